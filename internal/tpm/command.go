@@ -1,0 +1,98 @@
+package tpm
+
+import "encoding/binary"
+
+// HeaderSize is the size in bytes of the header that every command and every
+// response begins with: u16 tag, u32 size, u32 code, all big-endian.
+//
+// Source: TPM 2.0 Library, Part 1, "Command/Response Structure".
+const HeaderSize = 10
+
+// MaxCommand is the size in bytes of the largest command and response that
+// libtpms handles, TPM_BUFFER_MAX.
+const MaxCommand = 4096
+
+// Code is a command code (TPM 2.0) or an ordinal (TPM 1.2).
+type Code uint32
+
+// The command codes that the emulator sends itself or must recognise.
+const (
+	TPM2Startup  Code = 0x144
+	TPM2Shutdown Code = 0x145
+	TPM12Startup Code = 0x99
+
+	// VendorSetLocality comes from the kernel's vTPM proxy driver; byte 10
+	// of the command is the locality.
+	//
+	// Source: Linux, drivers/char/tpm/tpm_vtpm_proxy.c, TPM2_CC_SET_LOCALITY.
+	VendorSetLocality Code = 0x20001000
+)
+
+// The tags of commands and responses.
+const (
+	TagRqu12      = 0x00C1 // TPM_TAG_RQU_COMMAND
+	TagRsp12      = 0x00C4 // TPM_TAG_RSP_COMMAND
+	TagNoSessions = 0x8001 // TPM_ST_NO_SESSIONS
+	TagSessions   = 0x8002 // TPM_ST_SESSIONS
+)
+
+// Header is the header of a command or a response.
+//
+//	off len field
+//	  0   2 Tag
+//	  2   4 Size  bytes with the header
+//	  6   4 Code  command code; in a response the result
+type Header struct {
+	Tag  uint16
+	Size uint32
+	Code Code
+}
+
+// ParseHeader reads the header at the start of b; ok is false if b is shorter
+// than HeaderSize.
+func ParseHeader(b []byte) (h Header, ok bool) {
+	if len(b) < HeaderSize {
+		return Header{}, false
+	}
+	return Header{
+		Tag:  binary.BigEndian.Uint16(b),
+		Size: binary.BigEndian.Uint32(b[2:]),
+		Code: Code(binary.BigEndian.Uint32(b[6:])),
+	}, true
+}
+
+// ErrorResponse returns the 10-byte response that tells r, with the tag that
+// clients of a TPM of version v expect.
+func ErrorResponse(v Version, r Result) []byte {
+	tag := uint16(TagNoSessions)
+	if v == V12 {
+		tag = TagRsp12
+	}
+	return message(tag, uint32(r))
+}
+
+// message returns a header with the given tag and code and the fields, each of
+// them a u16, behind it.
+func message(tag uint16, code uint32, fields ...uint16) []byte {
+	b := binary.BigEndian.AppendUint16(nil, tag)
+	b = binary.BigEndian.AppendUint32(b, uint32(HeaderSize+2*len(fields)))
+	b = binary.BigEndian.AppendUint32(b, code)
+	for _, f := range fields {
+		b = binary.BigEndian.AppendUint16(b, f)
+	}
+	return b
+}
+
+// Startup returns TPM_Startup of a TPM 1.2 (typ 1 clear, 2 state, 3
+// deactivated) or TPM2_Startup (typ 0 clear, 1 state).
+func Startup(v Version, typ uint16) []byte {
+	if v == V12 {
+		return message(TagRqu12, uint32(TPM12Startup), typ)
+	}
+	return message(TagNoSessions, uint32(TPM2Startup), typ)
+}
+
+// Shutdown returns TPM2_Shutdown; typ is 0 for clear and 1 for state.
+func Shutdown(typ uint16) []byte {
+	return message(TagNoSessions, uint32(TPM2Shutdown), typ)
+}

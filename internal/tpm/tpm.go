@@ -1,0 +1,73 @@
+// Package tpm holds the words that the other packages share: versions,
+// localities, results, state blobs and the few command codes that a front end
+// must know. It does no I/O and knows nothing of libtpms.
+package tpm
+
+import "fmt"
+
+// Version is the TPM specification family that an instance implements.
+type Version uint8
+
+// The two families. The zero Version is neither.
+const (
+	V12 Version = 1
+	V20 Version = 2
+)
+
+// String returns the family as TCG writes it, "1.2" or "2.0".
+func (v Version) String() string {
+	switch v {
+	case V12:
+		return "1.2"
+	case V20:
+		return "2.0"
+	}
+	return fmt.Sprintf("Version(%d)", uint8(v))
+}
+
+// Locality is the locality of a command, 0 to 4.
+//
+// Source: TCG PC Client Platform TPM Profile, "Locality".
+type Locality uint8
+
+// MaxLocality is the highest locality there is.
+const MaxLocality Locality = 4
+
+// Blob is a state blob as the control channel numbers it. libtpms numbers the
+// same blobs differently; emul/libtpms translates.
+type Blob uint32
+
+// The three state blobs.
+//
+// Source: swtpm, include/swtpm/tpm_ioctl.h, PTM_BLOB_TYPE_*.
+const (
+	Permanent Blob = 1
+	Volatile  Blob = 2
+	Savestate Blob = 3
+)
+
+// Blobs lists the state blobs in the order in which they must be restored.
+var Blobs = []Blob{Permanent, Volatile, Savestate}
+
+// Name returns the name that libtpms and the state files use for b: "permall",
+// "volatilestate" or "savestate"; "" if b is none of the three.
+//
+// Source: libtpms/tpm_nvfilename.h.
+func (b Blob) Name() string {
+	switch b {
+	case Permanent:
+		return "permall"
+	case Volatile:
+		return "volatilestate"
+	case Savestate:
+		return "savestate"
+	}
+	return ""
+}
+
+func (b Blob) String() string {
+	if s := b.Name(); s != "" {
+		return s
+	}
+	return fmt.Sprintf("Blob(%d)", uint32(b))
+}
