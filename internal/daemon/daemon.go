@@ -1,0 +1,74 @@
+// Package daemon is what a program needs to live as a service and has nothing
+// to do with TPMs: the one place that exits, the log, the pid file, the
+// notification of systemd and the detached start of --daemon. It knows no
+// option and no configuration file.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Version is the version of all programs of this module.
+const Version = "0.1.0"
+
+// ExitError gives the exit code that the program ends with.
+type ExitError struct {
+	Code   int   // 0 to 255
+	Err    error // what went wrong; nil if there is nothing to say
+	Silent bool  // the message has been given already, or there is none
+}
+
+// Error returns the text of Err, or names the code if Err is nil.
+func (e *ExitError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("exit code %d", e.Code)
+	}
+	return e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Main runs a program called name and exits; nothing else does. The context
+// that run gets ends on SIGTERM and SIGINT; SIGPIPE is ignored. args are the
+// arguments without the program's name.
+//
+// An error is told on stderr in one line, "name: error"; the exit code is that
+// of an ExitError in its chain, else 1. Without an error it is 0.
+func Main(name string, run func(ctx context.Context, args []string) error) {
+	os.Exit(status(name, run))
+}
+
+// status runs the program and returns its exit code.
+func status(name string, run func(ctx context.Context, args []string) error) int {
+	signal.Ignore(unix.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+
+	err := run(ctx, os.Args[1:])
+	if err == nil {
+		return 0
+	}
+	code, silent := 1, false
+	if e, ok := errors.AsType[*ExitError](err); ok {
+		code, silent = e.Code, e.Silent
+	}
+	if !silent {
+		stderr := output{fd: unix.Stderr}
+		stderr.Write([]byte(name + ": " + oneLine(err.Error()) + "\n"))
+	}
+	return code
+}
+
+// oneLine joins the lines of s with semicolons, so that one message stays one
+// line whatever it quotes.
+func oneLine(s string) string {
+	return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "; ")
+}

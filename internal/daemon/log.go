@@ -1,0 +1,220 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// defaultPrefix precedes the lines of a log that nobody asked for.
+const defaultPrefix = "swtpm: "
+
+// maxControlDump is how much of a control request or reply Dump shows, in
+// bytes.
+const maxControlDump = 1024
+
+// LogOptions says where messages go and how many.
+type LogOptions struct {
+	Given    bool   // the user asked for a log; else all below is ignored
+	File     string // "-" for silence, "" for none
+	FD       int    // open for writing; wins over File; -1 for none
+	Level    int    // 1 and below: messages; 2: traffic; 5 and above: libtpms, too
+	Prefix   string // precedes every line
+	Truncate bool   // empty File first
+}
+
+// Log is the log of the program: swtpm's line format, or fields for the journal
+// if that is where the lines end up. Its methods may be used at the same time.
+type Log struct {
+	*logrus.Logger
+
+	out    *output // nil for silence
+	file   *os.File
+	level  int
+	prefix string
+}
+
+// OpenLog opens the log that o describes; without o.Given it is stderr with the
+// prefix "swtpm: ". With File and FD, File is created as well, but stays empty.
+// The file is created with mode 0600 under the umask and appended to; a
+// symbolic link in its place is an error, and so is an FD that is not open for
+// writing.
+func OpenLog(o LogOptions) (*Log, error) {
+	if !o.Given {
+		return newLog(&output{fd: unix.Stderr, prefix: defaultPrefix}, nil, 1, defaultPrefix), nil
+	}
+	level := max(o.Level, 1) // Compat: swtpm takes level=0 for 1
+	var file *os.File
+	if o.File != "" && o.File != "-" {
+		var err error
+		if file, err = openLogFile(o.File, o.Truncate); err != nil {
+			return nil, err
+		}
+	}
+	fd := unix.Stderr
+	switch {
+	case o.FD >= 0:
+		if err := checkWritable(o.FD); err != nil {
+			if file != nil {
+				file.Close()
+			}
+			return nil, err
+		}
+		fd = o.FD
+	case o.File == "-":
+		return newLog(nil, nil, level, o.Prefix), nil
+	case file != nil:
+		fd = int(file.Fd())
+	}
+	return newLog(&output{fd: fd, prefix: o.Prefix}, file, level, o.Prefix), nil
+}
+
+// openLogFile opens the log file at path. O_NONBLOCK keeps a FIFO that nobody
+// reads from holding us up.
+func openLogFile(path string, truncate bool) (*os.File, error) {
+	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	if truncate {
+		flags |= unix.O_TRUNC
+	}
+	fd, err := open(path, flags, 0o600)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("log: %q is a symbolic link; name the file itself", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("log: open %q: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// open is open(2), again if a signal interrupts it.
+func open(path string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags, mode)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// checkWritable fails unless fd is open for writing.
+func checkWritable(fd int) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return fmt.Errorf("log: fd %d: %w", fd, err)
+	}
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return fmt.Errorf("log: fd %d is not open for writing", fd)
+	}
+	return nil
+}
+
+// newLog returns a Log that writes to out, which may be nil.
+func newLog(out *output, file *os.File, level int, prefix string) *Log {
+	l := &Log{Logger: logrus.New(), out: out, file: file, level: level, prefix: prefix}
+	l.SetLevel(threshold(level))
+	lines := &lineFormatter{prefix: prefix, level: level}
+	l.SetFormatter(lines)
+	switch {
+	case out == nil:
+		l.SetOutput(io.Discard)
+		l.SetLevel(logrus.PanicLevel)
+	case isJournal(out.fd):
+		l.SetFormatter(&journalFormatter{id: identifier(prefix), send: journal.Send, lines: lines})
+		l.SetOutput(out)
+	default:
+		l.SetOutput(out)
+	}
+	return l
+}
+
+// threshold returns the least important level that is logged.
+func threshold(level int) logrus.Level {
+	switch {
+	case level >= 5:
+		return logrus.TraceLevel
+	case level >= 2:
+		return logrus.DebugLevel
+	}
+	return logrus.InfoLevel
+}
+
+// identifier is the journal's name for who speaks: the prefix without its
+// punctuation, else the program.
+func identifier(prefix string) string {
+	if s := strings.TrimRight(prefix, ": "); s != "" {
+		return s
+	}
+	return filepath.Base(os.Args[0])
+}
+
+// Close closes the file that OpenLog opened. Messages after it are lost.
+func (l *Log) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
+}
+
+// FD returns the descriptor that libtpms's debug log may be given, -1 if there
+// is to be silence. It stays ours.
+func (l *Log) FD() int {
+	if l.out == nil {
+		return -1
+	}
+	return l.out.fd
+}
+
+// Traffic reports whether commands, responses, requests and replies are dumped.
+func (l *Log) Traffic() bool { return l.out != nil && l.level >= 2 }
+
+// LibtpmsLevel returns the level of libtpms's debug log, 0 for none.
+func (l *Log) LibtpmsLevel() uint {
+	if l.out == nil || l.level < 5 {
+		return 0
+	}
+	return uint(l.level - 4)
+}
+
+// LibtpmsPrefix returns what precedes each line of libtpms's debug log.
+func (l *Log) LibtpmsPrefix() string { return l.prefix + "    " }
+
+// Dump logs b in hex if Traffic is true:
+//
+//	PREFIX Ctrl Rsp: length 8
+//	PREFIX 00 00 00 00 00 01 FF FF
+//
+// title is one of "Ctrl Cmd:", "Ctrl Rsp:", "Ctrl Rsp Continued:",
+// "SWTPM_IO_Read:" and "SWTPM_IO_Write:", with or without a blank before it. A
+// title that begins with "Ctrl" gets the first 1024 bytes of b and their count.
+//
+// Source: swtpm 0.7.1, a log at level 2.
+func (l *Log) Dump(title string, b []byte) {
+	if !l.Traffic() {
+		return
+	}
+	title = strings.TrimLeft(title, " ")
+	if strings.HasPrefix(title, "Ctrl") {
+		b = b[:min(len(b), maxControlDump)]
+	}
+	if j, ok := l.Formatter.(*journalFormatter); ok && j.dump(title, b) {
+		return
+	}
+	l.out.Write([]byte(hexDump(l.prefix, title, b)))
+}
+
+// hexDump returns the lines of Dump. Each byte is followed by a blank.
+func hexDump(prefix, title string, b []byte) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s %s length %d\n", prefix, title, len(b))
+	for ; len(b) > 0; b = b[min(len(b), 16):] {
+		fmt.Fprintf(&s, "%s % X \n", prefix, b[:min(len(b), 16)])
+	}
+	return s.String()
+}

@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a message waits for a reader who is slow, in
+// milliseconds. Once a message was lost, none waits until one got through.
+const patience = 100
+
+// pipeSize is what a pipe that polls as writable takes without blocking, in
+// bytes: PIPE_BUF of Linux.
+const pipeSize = 4096
+
+// output writes messages to a descriptor that others may share and nobody may
+// read: a write neither fails nor blocks for long nor ends the process, the
+// message is lost instead. The descriptor stays with its owner, and so does its
+// O_NONBLOCK flag, which the other users of the same pipe would feel.
+type output struct {
+	fd     int
+	prefix string // of the line that tells how much was lost
+
+	mu   sync.Mutex
+	lost int  // messages since the last one that got through
+	torn bool // the last message broke off within a line
+	gone bool // the reader has gone for good
+}
+
+// Write writes one message. It always tells that it did.
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gone || len(b) == 0 {
+		return len(b), nil
+	}
+	wait := patience
+	if o.lost > 0 {
+		note := fmt.Sprintf("%s%d log messages were lost, nobody read them in time\n", o.prefix, o.lost)
+		if o.torn {
+			note = "\n" + note
+		}
+		if o.put([]byte(note), 0) != len(note) {
+			o.lost++
+			return len(b), nil
+		}
+		o.lost, o.torn, wait = 0, false, 0
+	}
+	if n := o.put(b, wait); n != len(b) {
+		o.lost++
+		o.torn = n > 0
+	}
+	return len(b), nil
+}
+
+// put writes b, waits at most wait milliseconds before each piece and returns
+// how many bytes it got rid of.
+func (o *output) put(b []byte, wait int) int {
+	done := 0
+	for done < len(b) && o.writable(wait) {
+		n, err := unix.Write(o.fd, b[done:min(len(b), done+pipeSize)])
+		switch err {
+		case nil:
+			done += n
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return done // it polled as writable, yet somebody was faster
+		default:
+			o.gone = err == unix.EPIPE || err == unix.EBADF
+			return done
+		}
+	}
+	return done
+}
+
+// writable waits until a piece can be written without blocking.
+func (o *output) writable(wait int) bool {
+	for {
+		p := []unix.PollFd{{Fd: int32(o.fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(p, wait)
+		if err == unix.EINTR {
+			continue
+		}
+		return err == nil && n == 1
+	}
+}

@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// WritePID writes the process id, decimal and without a newline, to file, or to
+// fd if file is "". A file is created with mode 0644 under the umask or
+// emptied; a symbolic link or anything else that is not a regular file is
+// refused. fd must be a regular file open for writing; it is emptied and stays
+// open, for closing it would drop a lock that the process may hold on it.
+//
+// remove deletes the file as long as the name still leads to it. It is nil if
+// there is an error.
+func WritePID(file string, fd int) (remove func(), err error) {
+	if file != "" {
+		return writePIDFile(file)
+	}
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return nil, fmt.Errorf("pid file: fd %d: %w", fd, err)
+	}
+	remove, err = putPID(name, fd)
+	if err != nil {
+		return nil, fmt.Errorf("pid file: fd %d: %w", fd, err)
+	}
+	return remove, nil
+}
+
+func writePIDFile(file string) (remove func(), err error) {
+	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := open(file, flags, 0o644)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("pid file: %q is a symbolic link; name the file itself", file)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pid file: open %q: %w", file, err)
+	}
+	remove, err = putPID(file, fd)
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return nil, fmt.Errorf("pid file: %q: %w", file, err)
+	}
+	return remove, nil
+}
+
+// putPID replaces the content of fd, which is the file called name.
+func putPID(name string, fd int) (remove func(), err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errors.New("not a regular file")
+	}
+	if err := unix.Ftruncate(fd, 0); err != nil {
+		return nil, err
+	}
+	if _, err := unix.Pwrite(fd, strconv.AppendInt(nil, int64(os.Getpid()), 10), 0); err != nil {
+		return nil, err
+	}
+	return func() {
+		var now unix.Stat_t
+		if unix.Lstat(name, &now) == nil && now.Dev == st.Dev && now.Ino == st.Ino {
+			unix.Unlink(name)
+		}
+	}, nil
+}
