@@ -1,0 +1,23 @@
+// Package sandbox takes from the process what it no longer needs. It leaves to
+// others when that is.
+package sandbox
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Harden keeps the memory of the process, which holds keys and seeds, from
+// others: no core dump, and no /proc/PID/mem, no ptrace for other processes of
+// the same user. It must be called again after Drop, for a change of user
+// resets it, and after an exec. Root can still look.
+func Harden() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("sandbox: forbid core dumps: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("sandbox: hide the memory from other processes: %w", err)
+	}
+	return nil
+}
