@@ -1,0 +1,124 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// backupName is the name of the state before the last one.
+func backupName(name string) string { return name + ".bak" }
+
+// swapName is what the state is called while it is swapped with its backup on
+// file systems that cannot do so at once.
+func swapName(name string) string { return name + ".tmp" }
+
+// noExchange tells whether err says that the kernel or the file system cannot
+// exchange two names.
+func noExchange(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS)
+}
+
+// replaceKeeping makes temp the file name and keeps what that was as backup. At
+// each moment there is a file called name: the two are exchanged, and the old
+// one moves on to be the backup. If that last step fails, the exchange is undone.
+func (d *Dir) replaceKeeping(temp, name string) error {
+	err := d.rename(temp, name, unix.RENAME_EXCHANGE)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // the first one
+		return d.rename(temp, name, 0)
+	case err != nil && noExchange(err):
+		return d.replaceInTwo(temp, name)
+	case err != nil:
+		return err
+	}
+	if err := d.rename(temp, backupName(name), 0); err != nil {
+		return errors.Join(err, d.rename(temp, name, unix.RENAME_EXCHANGE))
+	}
+	return nil
+}
+
+// replaceInTwo is replaceKeeping where two names cannot be exchanged. Should
+// the process die between its steps, the next start finds the backup alone.
+func (d *Dir) replaceInTwo(temp, name string) error {
+	err := d.rename(name, backupName(name), 0)
+	had := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := d.rename(temp, name, 0); err != nil {
+		if had {
+			err = errors.Join(err, d.rename(backupName(name), name, 0))
+		}
+		return err
+	}
+	return nil
+}
+
+// loadBackup is Load for a state that is missing, as missing says. If there is
+// a backup, a store was cut short, and this is no new TPM.
+func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
+	bak := backupName(name)
+	st, err := d.stat(bak)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, missing
+	case err != nil:
+		return nil, err
+	case !d.o.Backup:
+		return nil, fmt.Errorf("%q is missing and its backup %q is there; start with backup or rename it back, or remove it for a new TPM", name, bak)
+	}
+	if err := d.checkState(bak, &st); err != nil {
+		return nil, err
+	}
+	if err := d.rename(bak, name, unix.RENAME_NOREPLACE); err != nil {
+		if !noExchange(err) {
+			return nil, err
+		}
+		if err := d.rename(bak, name, 0); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.syncDir(name); err != nil {
+		return nil, err
+	}
+	d.o.Warn("%q was missing; its backup %q was put in its place", name, bak)
+	return d.load(name)
+}
+
+// SwapBackup exchanges the permanent state and its backup. It fails with
+// errors.ErrUnsupported if backups are off, with fs.ErrNotExist if one of the
+// two is missing.
+func (d *Dir) SwapBackup() error {
+	if !d.o.Backup {
+		return fmt.Errorf("backups are off: %w", errors.ErrUnsupported)
+	}
+	name := d.permanent
+	bak := backupName(name)
+	delete(d.seen, name)
+	err := d.rename(name, bak, unix.RENAME_EXCHANGE)
+	if err != nil && noExchange(err) {
+		err = d.swapInThree(name, bak)
+	}
+	if err != nil {
+		return err
+	}
+	return d.syncDir(name)
+}
+
+// swapInThree is SwapBackup where two names cannot be exchanged.
+func (d *Dir) swapInThree(name, bak string) error {
+	if _, err := d.stat(bak); err != nil {
+		return err
+	}
+	tmp := swapName(name)
+	if err := d.rename(name, tmp, 0); err != nil {
+		return err
+	}
+	if err := d.rename(bak, name, 0); err != nil {
+		return errors.Join(err, d.rename(tmp, name, 0))
+	}
+	return d.rename(tmp, bak, 0)
+}

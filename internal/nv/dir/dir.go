@@ -1,0 +1,187 @@
+// Package dir keeps the items of a TPM as files in a directory, the way swtpm
+// does, so that each program runs on the other's directory:
+//
+//	tpm2-00.permall, tpm2-00.volatilestate       TPM 2.0
+//	tpm-00.permall, .volatilestate, .savestate   TPM 1.2
+//	TMP2-00.*, TMP-00.*                          while a file is written
+//	*.permall.bak, *.permall.tmp                 the state before; while the two are swapped
+//	.lock                                        lock, empty, never removed
+//
+// The directory is opened once, and everything after goes through that
+// descriptor: whoever renames it or its parents meanwhile changes nothing.
+// Whatever is not a plain file of a known owner is refused and never followed.
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options says how state is kept. package backend's Options has the same
+// fields and explains them.
+type Options struct {
+	Mode         fs.FileMode
+	ModeExplicit bool
+	Lock         bool
+	Backup       bool
+	Relaxed      bool
+	Prefix       string
+	Warn         func(format string, args ...any)
+}
+
+// defaultMode is the permission of state files before the umask.
+const defaultMode = 0o640
+
+// Dir is a directory with the state of a TPM, an nv.BackupBackend. Its methods
+// take no turns by themselves: nv.Store sees to that.
+type Dir struct {
+	o         Options
+	path      string // for messages only
+	permanent string // name of the permanent state, the only one with a backup
+	mode      uint32 // of files that we write
+	owner     uint32 // of the directory
+
+	fd      int // the directory
+	spare   int // gives its slot to an open that finds no other; or -1
+	lock    int // .lock while we hold it; or -1
+	widened bool
+	noFlock bool
+	seen    map[string]identity
+}
+
+// Open opens the directory at path, which must exist. It creates nothing.
+func Open(path string, o Options) (*Dir, error) {
+	if path == "" {
+		return nil, errors.New("the path of the state directory is empty")
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	d := &Dir{o: o, path: path, permanent: o.Prefix + "permall", fd: fd, spare: -1, lock: -1, seen: map[string]identity{}}
+	if d.o.Warn == nil {
+		d.o.Warn = func(string, ...any) {}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("stat state directory: %w", err)
+	}
+	d.owner = st.Uid
+	d.mode = uint32(o.Mode.Perm())
+	if !o.ModeExplicit {
+		if d.mode == 0 {
+			d.mode = defaultMode
+		}
+		d.mode &^= umask()
+	}
+	d.keepSpare()
+	return d, nil
+}
+
+// Close unlocks and closes the directory.
+func (d *Dir) Close() error {
+	if d.fd < 0 {
+		return nil
+	}
+	err := d.Unlock()
+	if d.spare >= 0 {
+		unix.Close(d.spare)
+	}
+	unix.Close(d.fd) // nothing was written through it
+	d.fd, d.spare = -1, -1
+	return err
+}
+
+// umask returns the file mode creation mask of the process. The only system
+// call for it also changes it, which a file made by another thread at that
+// moment would feel; so /proc is asked first.
+func umask() uint32 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err == nil {
+		for line := range strings.Lines(string(status)) {
+			if v, ok := strings.CutPrefix(line, "Umask:"); ok {
+				if m, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
+					return uint32(m)
+				}
+			}
+		}
+	}
+	m := unix.Umask(0o077)
+	unix.Umask(m)
+	return uint32(m)
+}
+
+// keepSpare takes a descriptor for worse times, if there is one.
+func (d *Dir) keepSpare() {
+	if d.spare < 0 {
+		d.spare, _ = unix.FcntlInt(uintptr(d.fd), unix.F_DUPFD_CLOEXEC, 0) // -1 on error
+	}
+}
+
+// openat opens name in the directory. If the process or the system is out of
+// descriptors it gives up the spare one for it: clients of the emulator can use
+// up the others, and that must not fail a write. keepSpare takes a new one once
+// the file is closed.
+func (d *Dir) openat(name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(d.fd, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, mode)
+		switch {
+		case err == unix.EINTR:
+		case (err == unix.EMFILE || err == unix.ENFILE) && d.spare >= 0:
+			unix.Close(d.spare)
+			d.spare = -1
+		case err == unix.ELOOP:
+			return -1, fmt.Errorf("%q is a symbolic link, which is never followed: %w", name, err)
+		case err != nil:
+			return -1, fmt.Errorf("open %q: %w", name, err)
+		default:
+			return fd, nil
+		}
+	}
+}
+
+// checkName refuses what is not the name of a file in the directory.
+func checkName(name string) error {
+	if name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00") {
+		return fmt.Errorf("%q is no name of a state file", name)
+	}
+	return nil
+}
+
+// unlink removes name, which is never followed.
+func (d *Dir) unlink(name string) error {
+	if err := retry(func() error { return unix.Unlinkat(d.fd, name, 0) }); err != nil {
+		return fmt.Errorf("remove %q: %w", name, err)
+	}
+	return nil
+}
+
+// rename makes newName what oldName is; flags are those of renameat2.
+func (d *Dir) rename(oldName, newName string, flags uint) error {
+	var err error
+	if flags == 0 {
+		err = unix.Renameat(d.fd, oldName, d.fd, newName)
+	} else {
+		err = unix.Renameat2(d.fd, oldName, d.fd, newName, flags)
+	}
+	if err != nil {
+		return fmt.Errorf("rename %q to %q: %w", oldName, newName, err)
+	}
+	return nil
+}
+
+// retry calls f until it is not interrupted by a signal.
+func retry(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}

@@ -1,0 +1,228 @@
+// Package nv keeps the state of a TPM: sealed by package seal, in a Backend. It
+// decides when something is written and what is handed out; how bytes reach a
+// disk and survive a power cut is the backend's.
+package nv
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// ErrLocked means that another process holds the lock.
+var ErrLocked = errors.New("locked by another process")
+
+// MaxItem is the size in bytes of the largest item a backend reads.
+const MaxItem = seal.MaxBlob
+
+// Backend keeps items, which are few, small and have names. It does not look
+// into them.
+type Backend interface {
+	// Load returns the whole item. Its error is fs.ErrNotExist if there is
+	// none, and only then: what is there but cannot be read, or is missing
+	// only because a store was cut short, is another error, so that no new
+	// TPM is made over it. The caller owns the bytes.
+	Load(name string) ([]byte, error)
+
+	// Store replaces the item, or makes it. When it returns nil the new one
+	// survives a power cut; on error the old one is still there. blob is
+	// not kept.
+	Store(name string, blob []byte) error
+
+	// Delete removes the item for good. Its error is fs.ErrNotExist if there
+	// is none.
+	Delete(name string) error
+
+	// Unchanged tells whether the item is still the very one that this
+	// Backend has last loaded or stored.
+	Unchanged(name string) bool
+
+	// Lock excludes other processes until Unlock. It tries once, and fails
+	// with ErrLocked if there is one. Holding it, Lock does nothing.
+	Lock() error
+	Unlock() error
+
+	// Close unlocks and gives back what Open took.
+	Close() error
+}
+
+// BackupBackend is a Backend that keeps the permanent state before the last.
+type BackupBackend interface {
+	Backend
+
+	// SwapBackup exchanges the permanent state and its backup. Its error is
+	// fs.ErrNotExist if there is no backup.
+	SwapBackup() error
+}
+
+// The items of a TPM.
+//
+// Source: libtpms/tpm_nvfilename.h.
+const (
+	Permanent = "permall"
+	Volatile  = "volatilestate"
+	Savestate = "savestate" // TPM 1.2 only
+)
+
+// lockInterval is the time between two tries to lock.
+const lockInterval = 10 * time.Millisecond
+
+// Store keeps the state of one TPM. Its methods may be called from several
+// goroutines; they take turns.
+type Store struct {
+	prefix string
+	key    *seal.Key // nil: plain state
+
+	mu     sync.Mutex // held while the backend works
+	b      Backend
+	locked bool
+	sums   map[string][sha256.Size]byte // of the payloads last loaded or stored
+}
+
+// New returns a Store on b, which it owns from now on. The name of an item is
+// prefix ("tpm2-00." or "tpm-00.") and the item's. key, which stays the
+// caller's, encrypts the state; nil leaves it plain.
+func New(b Backend, prefix string, key *seal.Key) *Store {
+	return &Store{prefix: prefix, key: key, b: b, sums: map[string][sha256.Size]byte{}}
+}
+
+// Load returns the state in item, checked and decoded to its last byte before
+// anybody else sees one. Its error is fs.ErrNotExist if there is none, one of
+// package seal's if it is damaged or the key is not its. The caller owns the
+// payload and should seal.Wipe it.
+func (s *Store) Load(item string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sums, item)
+	blob, err := s.b.Load(s.prefix + item)
+	if err != nil {
+		return nil, fmt.Errorf("nv: load %s: %w", item, err)
+	}
+	defer seal.Wipe(blob) // a plain one holds the secrets of the TPM
+	payload, err := seal.Open(blob, s.key)
+	if err != nil {
+		return nil, fmt.Errorf("nv: load %s: %w; the file is left as it is", item, err)
+	}
+	s.sums[item] = sha256.Sum256(payload)
+	return payload, nil
+}
+
+// Store seals payload and stores it as item. It writes nothing if that is what
+// is there already: libtpms stores all of its state at each change of a part,
+// and often without one. payload is not kept.
+func (s *Store) Store(item string, payload []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := sha256.Sum256(payload)
+	if last, ok := s.sums[item]; ok && last == sum && s.b.Unchanged(s.prefix+item) {
+		return nil
+	}
+	delete(s.sums, item) // whatever happens below, it is not known to be there
+	blob, err := seal.Seal(payload, s.key)
+	if err != nil {
+		return fmt.Errorf("nv: store %s: %w", item, err)
+	}
+	defer seal.Wipe(blob)
+	if err := s.b.Store(s.prefix+item, blob); err != nil {
+		return fmt.Errorf("nv: store %s: %w", item, err)
+	}
+	s.sums[item] = sum
+	return nil
+}
+
+// Delete removes item. Its error is fs.ErrNotExist if there is none.
+func (s *Store) Delete(item string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sums, item)
+	if err := s.b.Delete(s.prefix + item); err != nil {
+		return fmt.Errorf("nv: delete %s: %w", item, err)
+	}
+	return nil
+}
+
+// Lock excludes other processes until Unlock or Close. While another one holds
+// the lock it tries again every 10 ms, retries times, unless ctx ends; then its
+// error is ErrLocked. Holding the lock, it does nothing.
+func (s *Store) Lock(ctx context.Context, retries int) error {
+	for {
+		err := s.tryLock()
+		if err == nil {
+			return nil
+		}
+		if retries <= 0 || !errors.Is(err, ErrLocked) {
+			return fmt.Errorf("nv: %w", err)
+		}
+		retries--
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("nv: %w: %w", context.Cause(ctx), err)
+		case <-time.After(lockInterval):
+		}
+	}
+}
+
+func (s *Store) tryLock() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.locked {
+		return nil
+	}
+	if err := s.b.Lock(); err != nil {
+		return err
+	}
+	s.locked = true
+	return nil
+}
+
+// Unlock lets other processes in. What they write is noticed: see Store.
+func (s *Store) Unlock() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.locked = false
+	if err := s.b.Unlock(); err != nil {
+		return fmt.Errorf("nv: unlock: %w", err)
+	}
+	return nil
+}
+
+// Locked tells whether Lock has succeeded since the last Unlock.
+func (s *Store) Locked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.locked
+}
+
+// SwapBackup exchanges the permanent state and its backup. Its error is
+// errors.ErrUnsupported if the backend keeps none, fs.ErrNotExist if there is
+// none yet.
+func (s *Store) SwapBackup() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.b.(BackupBackend)
+	if !ok {
+		return fmt.Errorf("nv: swap backup: %w", errors.ErrUnsupported)
+	}
+	delete(s.sums, Permanent)
+	if err := b.SwapBackup(); err != nil {
+		return fmt.Errorf("nv: swap backup: %w", err)
+	}
+	return nil
+}
+
+// Close unlocks and closes the backend.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.locked = false
+	clear(s.sums)
+	if err := s.b.Close(); err != nil {
+		return fmt.Errorf("nv: close: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package seal
+
+import (
+	"crypto/hmac"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Source is where a key comes from, and in which form.
+type Source struct {
+	Path       string // file; wins over FD
+	FD         int    // descriptor, used if Path is ""; closed once it is read
+	Passphrase bool   // a passphrase, of which KDF makes the key; else the key itself
+	Hex        bool   // the key in hex digits; else its raw bytes
+	KDF        string // "pbkdf2" or "sha512"
+	Bits       int    // 128 or 256
+	Remove     bool   // unlink the file once it is read
+}
+
+const (
+	// maxKey is how many bytes are read of a key: "0x", 64 digits, newline.
+	maxKey = 67
+
+	// maxPassphrase is the size in bytes of the longest passphrase. The
+	// reference has no limit; ours bounds the memory that is locked.
+	maxPassphrase = 64 << 10
+
+	// shortPassphrase is the size up to which a passphrase is warned about.
+	shortPassphrase = 6
+)
+
+// The parameters of pbkdf2, fixed by the format of the state.
+//
+// Source: swtpm, src/swtpm/key.c, key_load_pwd.
+const (
+	pbkdf2Salt       = "swtpm"
+	pbkdf2Iterations = 1000
+)
+
+// ReadKey reads a key, or a passphrase and derives the key. What is read goes
+// into locked memory at once, and is overwritten before ReadKey returns. A
+// descriptor is read to its end, however slowly a pipe is fed, and closed then. Key.Warnings tells what the user should know.
+//
+// A file must be a regular one: the reference waits for ever on a fifo; the
+// right way to hand over a pipe is FD. A link to a file is followed: whoever
+// names the key file owns the configuration, and secret stores make links.
+//
+// The bytes are taken as the reference takes them:
+//
+//   - hex: at most 67 bytes; "0x" or not; digits up to a blank, NUL or the end;
+//     32 digits for 128 bits, 64 for 256.
+//   - raw: at most 67 bytes, as many as the key has. 16 bytes are taken for a
+//     key of 128 bits even if Bits is 256.
+//   - passphrase: all bytes, a newline at the end too.
+func ReadKey(src Source) (*Key, error) {
+	k, err := readKey(src)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %s: %w", src.name(), err)
+	}
+	return k, nil
+}
+
+func readKey(src Source) (k *Key, err error) {
+	if err := src.check(); err != nil {
+		return nil, err
+	}
+	fd, size, err := src.open()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	in, err := newPage(size)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, in.close()) }()
+	n, err := readFull(fd, in.b)
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	out, err := newPage(src.Bits / 8)
+	if err != nil {
+		return nil, err
+	}
+	if err := src.decode(out, in.b[:n]); err != nil {
+		return nil, errors.Join(err, out.close())
+	}
+	k = &Key{page: out, warnings: out.warnings}
+	if src.Passphrase && n <= shortPassphrase {
+		k.warnings = append(k.warnings, fmt.Sprintf("%s: the passphrase is short: %d bytes", src.name(), n))
+	}
+	if src.Remove && src.Path != "" {
+		if err := unix.Unlink(src.Path); err != nil {
+			k.warnings = append(k.warnings, fmt.Sprintf("%s: could not be removed: %v", src.name(), err))
+		}
+	}
+	return k, nil
+}
+
+// name says in words where the key comes from.
+func (src Source) name() string {
+	what := "key"
+	if src.Passphrase {
+		what = "passphrase"
+	}
+	if src.Path != "" {
+		return fmt.Sprintf("%s file %q", what, src.Path)
+	}
+	return fmt.Sprintf("%s fd %d", what, src.FD)
+}
+
+// check looks at what can be wrong before anything is read.
+func (src Source) check() error {
+	switch {
+	case src.Bits != 128 && src.Bits != 256:
+		return fmt.Errorf("a key of %d bits; AES takes 128 or 256", src.Bits)
+	case src.Passphrase && src.KDF != "pbkdf2" && src.KDF != "sha512":
+		return fmt.Errorf("kdf %q is neither pbkdf2 nor sha512", src.KDF)
+	}
+	return nil
+}
+
+// open returns the descriptor to read from, and the number of bytes to read at
+// most: for a passphrase one more than it may have.
+func (src Source) open() (fd, size int, err error) {
+	size = maxKey
+	if src.Passphrase {
+		size = maxPassphrase + 1
+	}
+	if src.Path == "" {
+		return src.FD, size, nil
+	}
+	// Without O_NONBLOCK a fifo would keep us here.
+	fd, err = unix.Open(src.Path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return -1, 0, fmt.Errorf("open: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, 0, fmt.Errorf("stat: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return -1, 0, errors.New("not a regular file; hand over a pipe as a descriptor, with fd= or pwdfd=")
+	}
+	return fd, size, nil
+}
+
+// readFull reads from fd until b is full or there is no more, and returns how
+// many bytes it read. A descriptor that does not block is waited for.
+func readFull(fd int, b []byte) (int, error) {
+	n := 0
+	for n < len(b) {
+		m, err := unix.Read(fd, b[n:])
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			if _, err := unix.Poll(ready, -1); err != nil && err != unix.EINTR {
+				return n, err
+			}
+		case err != nil:
+			return n, err
+		case m == 0:
+			return n, nil
+		default:
+			n += m
+		}
+	}
+	return n, nil
+}
+
+// decode puts the key that is in b, or is derived from it, into out, which it
+// shortens to the key's size.
+func (src Source) decode(out *page, b []byte) error {
+	switch {
+	case src.Passphrase && len(b) > maxPassphrase:
+		return fmt.Errorf("a passphrase of more than %d bytes", maxPassphrase)
+	case src.Passphrase:
+		erase(func() { derive(out.b, b, src.KDF) })
+		return nil
+	case src.Hex:
+		return decodeHex(out.b, b)
+	}
+	switch {
+	case len(b) == len(out.b):
+	case len(b) == 16:
+		// Compat: swtpm takes these 16 bytes for a key of 128 bits.
+		out.b = out.b[:16:16]
+	default:
+		return fmt.Errorf("a key of %d bytes, aes-%d-cbc takes %d", len(b), 8*len(out.b), len(out.b))
+	}
+	copy(out.b, b)
+	return nil
+}
+
+// decodeHex puts the key whose hex digits are in b into key. No digit goes into
+// an error: it is part of a secret.
+func decodeHex(key, b []byte) error {
+	b = b[:min(len(b), maxKey)]
+	if len(b) >= 2 && b[0] == '0' && b[1] == 'x' {
+		b = b[2:]
+	}
+	n := 0
+	for n < len(b) && !isEnd(b[n]) {
+		n++
+	}
+	switch {
+	case n != 32 && n != 64:
+		return fmt.Errorf("%d hex digits; a key has 32 for aes-128-cbc or 64 for aes-256-cbc", n)
+	case n != 2*len(key):
+		return fmt.Errorf("%d hex digits are no key for aes-%d-cbc; give mode=aes-%d-cbc or another key", n, 8*len(key), 4*n)
+	}
+	if _, err := hex.Decode(key, b[:n]); err != nil {
+		return errors.New("a character that is no hex digit")
+	}
+	return nil
+}
+
+// isEnd tells whether c ends a row of hex digits: NUL, or blank in C's sense.
+func isEnd(c byte) bool {
+	return c == 0 || c == ' ' || c >= '\t' && c <= '\r'
+}
+
+// derive fills key with what kdf makes of pass. The passphrase stays where it
+// is: crypto/pbkdf2 would want it in a string, which nobody can wipe.
+func derive(key, pass []byte, kdf string) {
+	var sum [sha512.Size]byte
+	defer Wipe(sum[:])
+	if kdf == "sha512" {
+		sum = sha512.Sum512(pass)
+		copy(key, sum[:])
+		return
+	}
+	// RFC 8018, 5.2: one block is enough, for no key is longer than a hash.
+	m := hmac.New(sha512.New, pass)
+	m.Write([]byte(pbkdf2Salt))
+	m.Write([]byte{0, 0, 0, 1})
+	m.Sum(sum[:0])
+	copy(key, sum[:])
+	for range pbkdf2Iterations - 1 {
+		m.Reset()
+		m.Write(sum[:])
+		m.Sum(sum[:0])
+		for i := range key {
+			key[i] ^= sum[i]
+		}
+	}
+	m.Reset()
+}

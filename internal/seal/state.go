@@ -1,0 +1,188 @@
+package seal
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"fmt"
+)
+
+// The flags that a state file of version 2 can have.
+const (
+	flagsPlain = Flags(0)
+	flags128   = FlagEncrypted
+	flags256   = FlagEncrypted | FlagKey256
+)
+
+// Seal returns the state file for payload, encrypted with k, or plain and with
+// a checksum block if k is nil. It fails with ErrLength if payload has more
+// than MaxPayload bytes. payload is not kept.
+//
+//	plain      header, tagPlain, tagChecksum
+//	encrypted  header, tagEncrypted, tagMAC, tagIV
+//
+// The checksum answers bit rot and half-copied files, which the reference's
+// plain files let pass. It is no answer to somebody who changes the file on
+// purpose: that needs a key.
+func Seal(payload []byte, k *Key) ([]byte, error) {
+	if len(payload) > MaxPayload {
+		return nil, fmt.Errorf("seal: %w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
+	}
+	if err := k.usable(); err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	total := headerSize + fileLayer.size(k, len(payload))
+	if k == nil {
+		total += blockSize + sha256.Size
+	}
+	b := appendHeader(make([]byte, 0, total), fileLayer.flags(k), total)
+	b, err := fileLayer.append(b, payload, k)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	if k == nil {
+		sum := sha256.Sum256(b)
+		b = appendBlock(b, tagChecksum, sum[:])
+	}
+	return b, nil
+}
+
+// Open returns the payload of a state file. With a key the file must be
+// encrypted, without one it must be plain. blob is not kept; the caller owns
+// the payload and should Wipe it.
+//
+// It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with
+// ErrKeySize if k has not the size the file was encrypted with, with ErrContent
+// if the blocks or the checksum are wrong or k is missing or not needed, with
+// ErrMAC if the key is wrong or the ciphertext was changed.
+//
+// Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_GetDecryptedData.
+func Open(blob []byte, k *Key) ([]byte, error) {
+	payload, err := open(blob, k)
+	if err == nil && len(payload) > MaxPayload {
+		err = fmt.Errorf("%w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return payload, nil
+}
+
+func open(blob []byte, k *Key) ([]byte, error) {
+	h, body, err := parseHeader(blob)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.usable(); err != nil {
+		return nil, err
+	}
+	if h.version == 1 {
+		return openFileV1(h, body, k)
+	}
+	if h.version != version {
+		return nil, errVersion(h)
+	}
+	if k != nil {
+		if err := fileLayer.fits(k, h.flags); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkFile(blob, h); err != nil {
+		return nil, err
+	}
+	if k != nil {
+		return fileLayer.open(body, k)
+	}
+	payload, ok := find(body, tagPlain)
+	if !ok {
+		return nil, fmt.Errorf("%w: the state is encrypted and no key is configured", ErrContent)
+	}
+	return append(make([]byte, 0, len(payload)), payload...), nil
+}
+
+// openFileV1 opens a state file of version 1, whose body without a key is the
+// payload itself. Flags say nothing of the key's size then.
+//
+// The reference hands an encrypted one to libtpms as it is if no key is
+// configured; we refuse it.
+func openFileV1(h header, body []byte, k *Key) ([]byte, error) {
+	switch {
+	case k != nil:
+		return k.openV1(body)
+	case h.flags&FlagEncrypted != 0:
+		return nil, fmt.Errorf("%w: the state is encrypted and no key is configured", ErrContent)
+	}
+	return append(make([]byte, 0, len(body)), body...), nil
+}
+
+// checkFile checks everything about a state file of version 2 that needs no
+// key, more strictly than the reference: each byte that the MAC does not cover
+// has exactly one value that is accepted, so no damage goes unseen.
+//
+//   - The minimum version is the one that every release has written.
+//   - The flags are one of three values, and say which blocks there are.
+//   - Blocks have known tags, occur once, and fill the file to its last byte:
+//     a flipped tag or length cannot hide a block or make room for another.
+//   - The MAC is exactly as long as it is, and the IV has a length that some
+//     release writes, which leaves no room to trade bytes with the ciphertext.
+//   - A checksum block is the last one and right.
+func checkFile(blob []byte, h header) error {
+	if h.minVersion != minVersion {
+		return fmt.Errorf("%w: %d, and every writer of state files writes %d", ErrVersion, h.minVersion, minVersion)
+	}
+	blocks, err := splitFile(blob)
+	if err != nil {
+		return err
+	}
+	switch h.flags {
+	case flagsPlain:
+		if len(blocks) != 1 || blocks[tagPlain] == nil {
+			return fmt.Errorf("%w: flags %#x of a plain state, but other blocks", ErrContent, uint16(h.flags))
+		}
+		return nil
+	case flags128, flags256:
+	default:
+		return fmt.Errorf("%w: flags %#x, which no state file has", ErrContent, uint16(h.flags))
+	}
+	if blocks[tagPlain] != nil || blocks[tagEncrypted] == nil || blocks[tagMAC] == nil {
+		return fmt.Errorf("%w: flags %#x of an encrypted state, but other blocks", ErrContent, uint16(h.flags))
+	}
+	if n := len(blocks[tagMAC]); n != macSize {
+		return fmt.Errorf("%w: MAC of %d bytes instead of %d", ErrMAC, n, macSize)
+	}
+	// 16 with AES-256 would be no more than ciphertext in the IV's place.
+	iv, ok := blocks[tagIV]
+	if n := len(iv); ok && n != 32 && (n != 16 || h.flags == flags256) {
+		return fmt.Errorf("%w: IV of %d bytes", ErrMAC, n)
+	}
+	return nil
+}
+
+// splitFile returns the blocks of a state file other than the checksum, which
+// it verifies. An empty block is not nil in the map.
+func splitFile(blob []byte) (map[tag][]byte, error) {
+	blocks := make(map[tag][]byte, 3)
+	for rest := blob[headerSize:]; len(rest) > 0; {
+		offset := len(blob) - len(rest)
+		t, content, next, ok := nextBlock(rest)
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("%w: the block at byte %d runs past the end", ErrContent, offset)
+		case blocks[t] != nil:
+			return nil, fmt.Errorf("%w: a second block with tag %#x at byte %d", ErrContent, uint16(t), offset)
+		case t == tagChecksum:
+			if len(next) > 0 {
+				return nil, fmt.Errorf("%w: %d bytes behind the checksum", ErrContent, len(next))
+			}
+			sum := sha256.Sum256(blob[:offset])
+			if subtle.ConstantTimeCompare(sum[:], content) != 1 {
+				return nil, fmt.Errorf("%w: the checksum does not match: the file is damaged", ErrContent)
+			}
+		case t != tagPlain && t != tagEncrypted && t != tagMAC && t != tagIV:
+			return nil, fmt.Errorf("%w: a block with unknown tag %#x at byte %d", ErrContent, uint16(t), offset)
+		default:
+			blocks[t] = content
+		}
+		rest = next
+	}
+	return blocks, nil
+}
