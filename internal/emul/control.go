@@ -1,0 +1,125 @@
+package emul
+
+import (
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// whileOn runs f with the engine's lock if the TPM is on.
+func (t *TPM) whileOn(f func() error) error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if !t.on.Load() {
+		return tpm.BadOrdinal
+	}
+	return f()
+}
+
+// SetLocality sets the locality of the commands to come; one that runs keeps its
+// own.
+func (t *TPM) SetLocality(l tpm.Locality) error {
+	if !t.localityAllowed(l) {
+		return tpm.BadLocality
+	}
+	t.engine.SetLocality(l)
+	return nil
+}
+
+// Established tells the tpmEstablished bit.
+func (t *TPM) Established() (bool, error) {
+	if !t.on.Load() {
+		return false, tpm.BadOrdinal
+	}
+	return t.engine.Established()
+}
+
+// ResetEstablished clears the tpmEstablished bit, which only localities 3 and 4
+// may.
+func (t *TPM) ResetEstablished(l tpm.Locality) error {
+	return t.whileOn(func() error {
+		if l > tpm.MaxLocality {
+			return tpm.BadLocality
+		}
+		return t.engine.ResetEstablished(l)
+	})
+}
+
+// HashStart begins a measurement into the locality 4 PCR.
+func (t *TPM) HashStart() error { return t.whileOn(t.engine.HashStart) }
+
+// HashData adds bytes to the measurement.
+func (t *TPM) HashData(b []byte) error {
+	return t.whileOn(func() error { return t.engine.HashData(b) })
+}
+
+// HashEnd ends the measurement.
+func (t *TPM) HashEnd() error { return t.whileOn(t.engine.HashEnd) }
+
+// Cancel asks the command that runs to stop; it waits for nothing.
+func (t *TPM) Cancel() error {
+	if !t.on.Load() {
+		return tpm.BadOrdinal
+	}
+	return t.engine.Cancel()
+}
+
+// Keys says which keys are configured.
+func (t *TPM) Keys() (file, migration bool) {
+	return t.opt.Keys.File != nil, t.opt.Keys.Migration != nil
+}
+
+// BufferSize sets the largest command and response in bytes, 0 asks only. It can
+// be set only while the TPM is off.
+func (t *TPM) BufferSize(want uint32) (size, low, high uint32, err error) {
+	if want > 0 {
+		if err := t.changeBufferSize(want); err != nil {
+			return 0, 0, 0, err
+		}
+	}
+	s := t.sizes.Load()
+	return s.size, s.low, s.high, nil
+}
+
+func (t *TPM) changeBufferSize(want uint32) error {
+	if t.on.Load() {
+		return tpm.BadOrdinal
+	}
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if t.on.Load() {
+		return tpm.BadOrdinal
+	}
+	t.setBufferSize(want)
+	return nil
+}
+
+func (t *TPM) setBufferSize(want uint32) {
+	var s bufferSizes
+	s.size, s.low, s.high = t.engine.BufferSize(want)
+	t.sizes.Store(&s)
+}
+
+// Info describes the TPM as JSON; flags are TPMLIB_INFO_* of libtpms.
+func (t *TPM) Info(flags uint64) (string, error) {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	return t.engine.Info(flags)
+}
+
+// advice says what a person can do about an error that kept the TPM off.
+var advice = []struct {
+	err  error
+	text string
+}{
+	{seal.ErrMAC, "check that --key names the key that the state was written with; if it does, the file is damaged: restore it from a backup"},
+	{seal.ErrKeySize, "check the mode of --key: the state was written with a key of the other size"},
+	{seal.ErrNoKey, "give the key with --key"},
+	{tpm.DecryptError, "check --key"},
+}
+
+// explain puts what, where, why and what to do into one line.
+func (t *TPM) explain(err error) string {
+	return fmt.Sprintf("TPM %s, state in %s: %v%s; the state was not changed", t.opt.Version, t.opt.Where, err, t.advise(err))
+}

@@ -1,0 +1,126 @@
+package emul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Options is what New needs besides the engine.
+type Options struct {
+	Version tpm.Version
+
+	// Open opens the state at rest, once, when it is first needed; nil if no
+	// place for it was named. Where names that place in messages.
+	Open  func() (*nv.Store, error)
+	Where string
+
+	Keys   seal.Keys
+	Backup bool // the backend keeps the previous permanent state; try it when the new one fails
+
+	NoAutoShutdown   bool // never send TPM2_Shutdown by ourselves
+	RejectLocality4  bool // locality 4 is nobody's
+	AllowSetLocality bool // take the vendor command SetLocality
+
+	// Slow keeps every command on the path through Execute, where it can be
+	// traced.
+	Slow bool
+
+	// Note is told what a person should know, a line at a time.
+	Note func(format string, args ...any)
+}
+
+// TPM is one TPM. Its methods may be called from any goroutine; those that need
+// the engine wait for the command that runs.
+type TPM struct {
+	engine Engine
+	opt    Options
+	ctx    context.Context // ends when the process does, and with it waits for the storage lock
+
+	on      atomic.Bool // written under the engine's lock
+	sizes   atomic.Pointer[bufferSizes]
+	retries atomic.Uint32 // tries for the storage lock, 10 ms apart
+
+	// Under the engine's lock.
+	store    *nv.Store           // nil until first needed
+	released bool                // the storage lock was given away on purpose
+	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
+	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
+}
+
+// loadedAs is the outcome of loading one item.
+type loadedAs struct {
+	payload []byte
+	err     error
+}
+
+type bufferSizes struct{ size, low, high uint32 }
+
+// ErrStorage means that the state's lock was given away and cannot be had back:
+// another process owns the state now, and this one must end.
+var ErrStorage = errors.New("emul: the storage lock is held by another process")
+
+// New returns a TPM that is off. ctx ends with the process.
+func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
+	if o.Note == nil {
+		o.Note = func(string, ...any) {}
+	}
+	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}}
+	e.Lock()
+	defer e.Unlock()
+	if err := e.Choose(o.Version); err != nil {
+		return nil, fmt.Errorf("this libtpms has no TPM %s: %w", o.Version, err)
+	}
+	if err := e.Register(host{t}); err != nil {
+		return nil, err
+	}
+	t.setBufferSize(0)
+	return t, nil
+}
+
+// On says whether the TPM has power.
+func (t *TPM) On() bool { return t.on.Load() }
+
+// Version returns the TPM's version.
+func (t *TPM) Version() tpm.Version { return t.opt.Version }
+
+// Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the
+// state. The TPM cannot be used afterwards.
+func (t *TPM) Close() error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	t.powerOff()
+	if t.store == nil {
+		return nil
+	}
+	err := t.store.Close()
+	t.store = nil
+	return err
+}
+
+// openStore opens the state if that has not been done yet.
+func (t *TPM) openStore() error {
+	if t.store != nil {
+		return nil
+	}
+	if t.opt.Open == nil {
+		return fmt.Errorf("no place for the state was named: give --tpmstate dir=PATH or set TPM_PATH: %w", tpm.Fail)
+	}
+	s, err := t.opt.Open()
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, tpm.Fail)
+	}
+	t.store = s
+	return nil
+}
+
+// admit lets the engine serve plain commands by itself as long as nothing else
+// has to be looked at first.
+func (t *TPM) admit() {
+	t.engine.Admit(t.on.Load() && !t.released && !t.opt.Slow)
+}

@@ -1,0 +1,85 @@
+// Package emul is the TPM as its front ends see it: power, locality, the order
+// of commands, and the traffic between libtpms and the state at rest. It knows
+// neither sockets nor C: libtpms stands behind Engine, the state behind
+// nv.Store.
+package emul
+
+import (
+	"sync"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Engine is the library that plays the TPM. Its state is global to the process,
+// so there is one Engine; its Locker is held while it works. Every method but
+// Cancel, SetLocality, Locality, Established and Serve needs the lock.
+//
+// Errors wrap the tpm.Result that the library gave.
+type Engine interface {
+	sync.Locker
+
+	// Choose picks the TPM version; it fails if the library lacks it.
+	Choose(v tpm.Version) error
+	// Register names the host of everything that follows.
+	Register(h Host) error
+	// Start powers the TPM on.
+	Start() error
+	// Terminate powers the TPM off; it writes nothing and may be repeated.
+	Terminate()
+
+	// Process runs one command at the current locality. The response belongs
+	// to the caller. The engine notes the command's code.
+	Process(cmd []byte) (rsp []byte, err error)
+	// LastCode is the code of the last command that Process or Serve ran.
+	LastCode() tpm.Code
+	// SetLastCode notes a code that never reached the library.
+	SetLastCode(c tpm.Code)
+
+	// SetLocality sets the locality of the next command and Locality tells it.
+	SetLocality(l tpm.Locality)
+	Locality() tpm.Locality
+
+	// Volatile returns the serialised volatile state.
+	Volatile() ([]byte, error)
+	// SetState hands the library a blob for the next Start, nil to hide the
+	// stored one. A rejected blob drops those handed over before.
+	SetState(b tpm.Blob, payload []byte) error
+
+	HashStart() error
+	HashData(b []byte) error
+	HashEnd() error
+
+	// Established tells the tpmEstablished bit. While a command runs it is
+	// the bit from before that command, so that the caller need not wait.
+	Established() (bool, error)
+	// ResetEstablished clears the bit, asked at locality l.
+	ResetEstablished(l tpm.Locality) error
+
+	// Cancel asks the running command to stop.
+	Cancel() error
+
+	// BufferSize sets the largest command and response in bytes, 0 asks only.
+	BufferSize(want uint32) (size, low, high uint32)
+	// Info describes the TPM as JSON; flags are TPMLIB_INFO_*.
+	Info(flags uint64) (string, error)
+
+	// Admit says whether Serve may run commands by itself.
+	Admit(ok bool)
+	// Serve answers whole, plain commands that arrive on the descriptor fd
+	// until it sees something else, or wake becomes readable. See io/data,
+	// TPM.Serve, for the results.
+	Serve(fd, wake int, buf []byte) (n int, rest []byte, err error)
+}
+
+// Host is what the library asks of its surroundings while it works. Names are
+// those of tpm.Blob.Name.
+type Host interface {
+	// LoadState returns the payload of a stored blob; its error is
+	// fs.ErrNotExist if there is none. The bytes are copied.
+	LoadState(name string) ([]byte, error)
+	// StoreState makes payload permanent before it returns.
+	StoreState(name string, payload []byte) error
+	// DeleteState removes a stored blob; its error is fs.ErrNotExist if there
+	// is none.
+	DeleteState(name string) error
+}

@@ -1,0 +1,129 @@
+package emul
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// prefixSize is the size in bytes of the prefix that may stand before a TPM 2.0
+// command:
+//
+//	off len field
+//	  0   4 8, TPM_SEND_COMMAND
+//	  4   1 locality
+//	  5   4 size of the command, not looked at
+//
+// Its response begins with the response's size as u32 and ends in a u32 0.
+//
+// Source: TCG's TPM 2.0 simulator, TcpServer.c; swtpm, PTM_CAP_SEND_COMMAND_HEADER.
+const (
+	prefixSize  = 9
+	sendCommand = 8
+)
+
+// MaxRaw is the size in bytes of the longest message that holds one command.
+const MaxRaw = prefixSize + tpm.MaxCommand
+
+// Execute runs what came in one message: a command, or a TPM 2.0 command behind
+// a prefix. The response is nil if the engine gave none. The only errors are
+// ErrStorage and those of an engine that failed. raw may be changed.
+func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if err := t.regainStorage(); err != nil {
+		return nil, err
+	}
+	cmd, prefixed := t.strip(raw)
+	if prefixed {
+		defer func() { rsp = frame(rsp) }()
+		if l := tpm.Locality(raw[4]); !t.localityAllowed(l) {
+			return tpm.ErrorResponse(t.opt.Version, tpm.RCLocality), nil
+		} else if t.on.Load() {
+			t.engine.SetLocality(l)
+		}
+	}
+	if !t.on.Load() {
+		// QEMU asks before INIT, and learns the version from the tag.
+		return t.refuse(tpm.Fail, tpm.RCFailure), nil
+	}
+	h, ok := tpm.ParseHeader(cmd)
+	if !ok {
+		return t.refuse(tpm.BadParamSize, tpm.RCInsufficient), nil
+	}
+	if h.Code == tpm.VendorSetLocality {
+		t.engine.SetLastCode(h.Code)
+		return t.vendorSetLocality(cmd), nil
+	}
+	return t.engine.Process(cmd)
+}
+
+// strip takes the prefix off raw if there is one.
+func (t *TPM) strip(raw []byte) (cmd []byte, prefixed bool) {
+	if t.opt.Version != tpm.V20 || len(raw) < tpm.HeaderSize {
+		return raw, false
+	}
+	tag := binary.BigEndian.Uint16(raw)
+	if tag == tpm.TagNoSessions || tag == tpm.TagSessions || binary.BigEndian.Uint32(raw) != sendCommand {
+		return raw, false
+	}
+	return raw[prefixSize:], true
+}
+
+// frame puts a response into the form that answers a prefixed command.
+func frame(rsp []byte) []byte {
+	if rsp == nil {
+		return nil
+	}
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, len(rsp)+8), uint32(len(rsp)))
+	b = append(b, rsp...)
+	return binary.BigEndian.AppendUint32(b, 0)
+}
+
+// refuse returns the response that tells r12 or r20, as the version has it.
+func (t *TPM) refuse(r12, r20 tpm.Result) []byte {
+	if t.opt.Version == tpm.V12 {
+		return tpm.ErrorResponse(tpm.V12, r12)
+	}
+	return tpm.ErrorResponse(t.opt.Version, r20)
+}
+
+// vendorSetLocality answers the command by which the kernel's vTPM proxy driver
+// passes on the locality: a header, then a byte.
+func (t *TPM) vendorSetLocality(cmd []byte) []byte {
+	switch {
+	case !t.opt.AllowSetLocality:
+		return t.refuse(tpm.Fail, tpm.RCFailure)
+	case len(cmd) <= tpm.HeaderSize:
+		return t.refuse(tpm.BadParamSize, tpm.RCInsufficient)
+	case !t.localityAllowed(tpm.Locality(cmd[tpm.HeaderSize])):
+		return t.refuse(tpm.BadLocality, tpm.RCLocality)
+	}
+	t.engine.SetLocality(tpm.Locality(cmd[tpm.HeaderSize]))
+	return t.refuse(tpm.Success, tpm.Success)
+}
+
+func (t *TPM) localityAllowed(l tpm.Locality) bool {
+	return l < tpm.MaxLocality || l == tpm.MaxLocality && !t.opt.RejectLocality4
+}
+
+// Serve answers plain commands on the descriptor fd without a detour through
+// Execute; see io/data, TPM.Serve.
+func (t *TPM) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
+	return t.engine.Serve(fd, wake, buf)
+}
+
+// regainStorage takes the storage lock again after it was given away with the
+// last state blob. Before the state was first opened there is nothing to take.
+func (t *TPM) regainStorage() error {
+	if !t.released || t.store == nil {
+		return nil
+	}
+	if err := t.store.Lock(t.ctx, int(t.retries.Swap(0))); err != nil {
+		return fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	t.released = false
+	t.admit()
+	return nil
+}

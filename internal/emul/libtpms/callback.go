@@ -1,0 +1,67 @@
+package libtpms
+
+/*
+#include "engine.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"io/fs"
+	"unsafe"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// The callbacks run on the thread that called into libtpms, with the lock held;
+// they must not call libtpms. libtpms carries no pointer for us, hence theEngine.
+
+// goLoad gives libtpms a stored payload, in memory that libtpms frees. It never
+// answers success without data: the TPM 2.0 engine would then start from a file
+// of its own.
+//
+//export goLoad
+func goLoad(out **C.uchar, n *C.uint32_t, name *C.char) C.TPM_RESULT {
+	*out, *n = nil, 0
+	b, err := theEngine.host.LoadState(C.GoString(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return C.TPM_RETRY // a TPM that has never run
+	case err != nil:
+		return theEngine.fail(err)
+	case len(b) == 0:
+		return theEngine.fail(errors.New("the stored payload is empty"))
+	}
+	*out, *n = (*C.uchar)(C.CBytes(b)), C.uint32_t(len(b))
+	return C.TPM_SUCCESS
+}
+
+// goStore hands a payload to the host; data is libtpms's and not kept.
+//
+//export goStore
+func goStore(data *C.uchar, n C.uint32_t, name *C.char) C.TPM_RESULT {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(data)), int(n))
+	if err := theEngine.host.StoreState(C.GoString(name), b); err != nil {
+		return theEngine.fail(err)
+	}
+	return C.TPM_SUCCESS
+}
+
+//export goDelete
+func goDelete(name *C.char, mustExist C.TPM_BOOL) C.TPM_RESULT {
+	err := theEngine.host.DeleteState(C.GoString(name))
+	if errors.Is(err, fs.ErrNotExist) && mustExist == 0 {
+		err = nil
+	}
+	if err != nil {
+		return theEngine.fail(err)
+	}
+	return C.TPM_SUCCESS
+}
+
+// fail keeps the cause of a failed callback for check and tells libtpms the
+// result in it.
+func (e *engine) fail(err error) C.TPM_RESULT {
+	e.cause = err
+	return C.TPM_RESULT(tpm.ResultOf(err))
+}

@@ -1,0 +1,288 @@
+#define _GNU_SOURCE
+#include "engine.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <malloc.h>
+#include <poll.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "_cgo_export.h"
+
+// The lock is a semaphore rather than a mutex because a goroutine may take it
+// on one thread and release it on another.
+static sem_t lock;
+
+static atomic_int admit;            // swtpm_serve may run commands
+static int powered;                 // the library has a TPM; under lock
+static int version2;                // the TPM is a 2.0; changed while admit is 0
+static _Atomic uint32_t locality;   // of the next command
+static uint32_t running_locality;   // of the command that runs; under lock
+static _Atomic uint32_t last;       // code of the last command
+static _Atomic uint8_t established; // tpmEstablished before the running command
+
+static uint16_t be16(const unsigned char *p) { return (uint16_t)(p[0] << 8 | p[1]); }
+
+static uint32_t be32(const unsigned char *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+void swtpm_prepare(void)
+{
+	sem_init(&lock, 0, 1);
+	// One arena: the library is used by one thread at a time, and a second
+	// arena costs every instance memory.
+	mallopt(M_ARENA_MAX, 1);
+}
+
+void swtpm_lock(void)
+{
+	while (sem_wait(&lock) != 0 && errno == EINTR)
+		;
+}
+
+void swtpm_unlock(void) { sem_post(&lock); }
+
+// Callbacks. libtpms wants malloc'ed memory from load and keeps nothing of what
+// it gives to store.
+
+static TPM_RESULT on_io_init(void) { return TPM_SUCCESS; }
+static TPM_RESULT on_nvram_init(void) { return TPM_SUCCESS; }
+
+static TPM_RESULT on_load(unsigned char **data, uint32_t *len, uint32_t number, const char *name)
+{
+	(void)number;
+	return goLoad(data, len, (char *)name);
+}
+
+static TPM_RESULT on_store(const unsigned char *data, uint32_t len, uint32_t number, const char *name)
+{
+	(void)number;
+	return goStore((unsigned char *)data, len, (char *)name);
+}
+
+static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
+{
+	(void)number;
+	return goDelete((char *)name, must_exist);
+}
+
+static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *l, uint32_t number)
+{
+	(void)number;
+	*l = running_locality;
+	return TPM_SUCCESS;
+}
+
+TPM_RESULT swtpm_register(void)
+{
+	struct libtpms_callbacks c = {
+		.sizeOfStruct = sizeof c,
+		.tpm_nvram_init = on_nvram_init,
+		.tpm_nvram_loaddata = on_load,
+		.tpm_nvram_storedata = on_store,
+		.tpm_nvram_deletename = on_delete,
+		.tpm_io_init = on_io_init,
+		.tpm_io_getlocality = on_locality,
+	};
+	return TPMLIB_RegisterCallbacks(&c);
+}
+
+void swtpm_set_locality(uint32_t l) { locality = l; }
+uint32_t swtpm_locality(void) { return locality; }
+void swtpm_set_last(uint32_t code) { last = code; }
+uint32_t swtpm_last(void) { return last; }
+
+void swtpm_admit(int ok, int is_version2)
+{
+	version2 = is_version2;
+	admit = ok;
+}
+
+void swtpm_refresh(void)
+{
+	TPM_BOOL bit = 0;
+
+	if (TPM_IO_TpmEstablished_Get(&bit) == TPM_SUCCESS)
+		established = bit;
+}
+
+// run executes one command. The response buffer grows as libtpms needs it.
+static TPM_RESULT run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len)
+{
+	TPM_RESULT rc;
+
+	running_locality = locality;
+	if (len >= 10)
+		last = be32(cmd + 6);
+	*rsplen = 0;
+	rc = TPMLIB_Process(rsp, rsplen, rspcap, cmd, len);
+	swtpm_refresh();
+	return rc;
+}
+
+TPM_RESULT swtpm_process(unsigned char **rsp, uint32_t *rsplen, unsigned char *cmd, uint32_t len)
+{
+	uint32_t cap = 0;
+
+	*rsp = NULL;
+	return run(rsp, rsplen, &cap, cmd, len);
+}
+
+TPM_RESULT swtpm_reset_established(uint32_t l)
+{
+	TPM_RESULT rc;
+
+	running_locality = l;
+	rc = TPM_IO_TpmEstablished_Reset();
+	swtpm_refresh();
+	return rc;
+}
+
+TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len) { return TPM_IO_Hash_Data(data, len); }
+
+// swtpm_power notes whether the library may be asked anything: a TPM 1.2 that is
+// off has no instance, and asking it would be a null dereference.
+void swtpm_power(int on)
+{
+	powered = on;
+	if (on)
+		swtpm_refresh();
+}
+
+// swtpm_established asks the library if it is free, else tells what was true
+// before the command that runs.
+void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc)
+{
+	*rc = TPM_SUCCESS;
+	*bit = established;
+	if (sem_trywait(&lock) != 0)
+		return;
+	if (powered)
+		*rc = TPM_IO_TpmEstablished_Get(bit);
+	sem_post(&lock);
+}
+
+// plain says whether the n bytes at b are exactly one command that needs
+// nothing of the front end.
+static int plain(const unsigned char *b, uint32_t n)
+{
+	uint16_t tag;
+
+	if (n < 10 || be32(b + 2) != n || be32(b + 6) == 0x20001000)
+		return 0;
+	tag = be16(b);
+	return !version2 || tag == 0x8001 || tag == 0x8002;
+}
+
+static int wait_readable(int fd, int wake)
+{
+	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = wake, .events = POLLIN } };
+
+	for (;;) {
+		int n = poll(p, 2, -1);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (p[1].revents)
+			return 0;
+		// A hang-up without data must end the connection, not spin.
+		return p[0].revents & POLLIN ? 1 : -EPIPE;
+	}
+}
+
+static ssize_t receive(int fd, int is_socket, unsigned char *buf, uint32_t cap)
+{
+	if (is_socket)
+		return recv(fd, buf, cap, MSG_DONTWAIT);
+	return read(fd, buf, cap);
+}
+
+// respond writes as much as goes out at once; the rest is left to the caller,
+// who has deadlines. What is no socket is left to the caller whole.
+static uint32_t respond(int fd, int is_socket, const unsigned char *rsp, uint32_t len)
+{
+	ssize_t n;
+
+	if (!is_socket)
+		return 0;
+	do
+		n = send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? 0 : (uint32_t)n;
+}
+
+// swtpm_serve stays on one thread, in C, from one command to the next: a hand-over
+// to a goroutine costs more than most commands do (see ARCHITECTURE.md).
+struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap)
+{
+	struct served s = { 0 };
+	uint32_t rspcap = 0;
+
+	for (;;) {
+		TPM_RESULT rc;
+		ssize_t n;
+		int ready = wait_readable(fd, wake);
+
+		if (ready == 0) {
+			s.how = SERVED_WAKE;
+			break;
+		}
+		if (ready < 0) {
+			s.how = ready == -EPIPE ? SERVED_EOF : SERVED_ERROR;
+			s.code = -ready;
+			break;
+		}
+		n = receive(fd, is_socket, buf, cap);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n <= 0) {
+			s.how = n == 0 ? SERVED_EOF : SERVED_ERROR;
+			s.code = errno;
+			break;
+		}
+		s.n = (uint32_t)n;
+		s.how = SERVED_OTHER;
+		if (!admit)
+			break;
+		swtpm_lock();
+		if (!admit || !plain(buf, s.n)) { // it may have been powered off meanwhile
+			swtpm_unlock();
+			break;
+		}
+		rc = run(&s.rsp, &s.rsplen, &rspcap, buf, s.n);
+		swtpm_unlock();
+		if (rc != TPM_SUCCESS) {
+			s.how = SERVED_MUTE;
+			s.code = (int)rc;
+			break;
+		}
+		s.sent = respond(fd, is_socket, s.rsp, s.rsplen);
+		if (s.sent < s.rsplen) {
+			s.how = SERVED_REST;
+			break;
+		}
+	}
+	if (s.how != SERVED_REST) {
+		free(s.rsp);
+		s.rsp = NULL;
+	}
+	return s;
+}
+
+int swtpm_has_profiles(void) { return dlsym(RTLD_DEFAULT, "TPMLIB_SetProfile") != NULL; }
+
+int swtpm_was_manufactured(void)
+{
+	TPM_BOOL (*f)(void) = (TPM_BOOL(*)(void))dlsym(RTLD_DEFAULT, "TPMLIB_WasManufactured");
+
+	return f ? f() != 0 : -1;
+}

@@ -1,0 +1,246 @@
+// Package libtpms is the fence around the C library: the only package that
+// calls C. No C type leaves it, and the causes of failed callbacks, which
+// libtpms's result codes lose, come out with the error.
+package libtpms
+
+/*
+#cgo CFLAGS: -O2 -Wall
+#cgo pkg-config: libtpms
+#include "engine.h"
+#include <stdlib.h>
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// engine is libtpms. Its state lives in C globals, so there is only theEngine.
+type engine struct {
+	host    emul.Host
+	version tpm.Version
+	cause   error // of the last failed callback, until check takes it
+}
+
+var theEngine = &engine{}
+
+var prepare = sync.OnceFunc(func() { C.swtpm_prepare() })
+
+// Engine returns the one engine of this process.
+func Engine() emul.Engine {
+	prepare()
+	return theEngine
+}
+
+// Version returns the version of the libtpms that is loaded, as "0.9.2".
+func Version() string {
+	v := uint32(C.TPMLIB_GetVersion())
+	return fmt.Sprintf("%d.%d.%d", v>>16, v>>8&0xff, v&0xff)
+}
+
+// WasManufactured says whether the last Start made a new TPM; known is false if
+// the library is too old to tell.
+func WasManufactured() (made, known bool) {
+	n := C.swtpm_was_manufactured()
+	return n == 1, n >= 0
+}
+
+// HasProfiles says whether the loaded libtpms has algorithm profiles, which came
+// with 0.10. It may be newer than the one that we were built with.
+func HasProfiles() bool { return C.swtpm_has_profiles() != 0 }
+
+// Debug directs libtpms's messages: to the descriptor fd, each line with prefix,
+// those below level only. Errors are written at any level.
+func Debug(fd int, level uint, prefix string) {
+	p := C.CString(prefix)
+	defer C.free(unsafe.Pointer(p))
+	C.TPMLIB_SetDebugFD(C.int(fd))
+	C.TPMLIB_SetDebugLevel(C.uint(level))
+	C.TPMLIB_SetDebugPrefix(p) // fails only without memory, and is cosmetic
+}
+
+// check names the call that failed and adds the cause that a callback kept aside.
+func (e *engine) check(call string, rc C.TPM_RESULT) error {
+	err, cause := tpm.Result(rc).Err(), e.cause
+	e.cause = nil
+	switch {
+	case err == nil:
+		return nil
+	case cause == nil:
+		return fmt.Errorf("libtpms: %s: %w", call, err)
+	}
+	return fmt.Errorf("libtpms: %s: %w: %w", call, err, cause)
+}
+
+func (e *engine) Lock()   { C.swtpm_lock() }
+func (e *engine) Unlock() { C.swtpm_unlock() }
+
+func (e *engine) Choose(v tpm.Version) error {
+	c := C.TPMLIB_TPMVersion(C.TPMLIB_TPM_VERSION_2)
+	if v == tpm.V12 {
+		c = C.TPMLIB_TPM_VERSION_1_2
+	}
+	if err := e.check("TPMLIB_ChooseTPMVersion", C.TPMLIB_ChooseTPMVersion(c)); err != nil {
+		return err
+	}
+	e.version = v
+	return nil
+}
+
+func (e *engine) Register(h emul.Host) error {
+	e.host = h
+	return e.check("TPMLIB_RegisterCallbacks", C.swtpm_register())
+}
+
+func (e *engine) Start() error {
+	rc := C.TPMLIB_MainInit()
+	if err := e.check("TPMLIB_MainInit", rc); err != nil {
+		C.TPMLIB_Terminate() // else the version stays locked
+		return err
+	}
+	C.swtpm_power(1)
+	return nil
+}
+
+func (e *engine) Terminate() {
+	C.swtpm_admit(0, 0)
+	C.swtpm_power(0)
+	C.TPMLIB_Terminate()
+}
+
+func (e *engine) Process(cmd []byte) ([]byte, error) {
+	if len(cmd) == 0 {
+		return nil, errors.New("libtpms: TPMLIB_Process: empty command")
+	}
+	var rsp *C.uchar
+	var n C.uint32_t
+	rc := C.swtpm_process(&rsp, &n, (*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd)))
+	defer C.free(unsafe.Pointer(rsp))
+	if err := e.check("TPMLIB_Process", rc); err != nil {
+		return nil, err
+	}
+	return C.GoBytes(unsafe.Pointer(rsp), C.int(n)), nil
+}
+
+func (e *engine) LastCode() tpm.Code         { return tpm.Code(C.swtpm_last()) }
+func (e *engine) SetLastCode(c tpm.Code)     { C.swtpm_set_last(C.uint32_t(c)) }
+func (e *engine) SetLocality(l tpm.Locality) { C.swtpm_set_locality(C.uint32_t(l)) }
+func (e *engine) Locality() tpm.Locality     { return tpm.Locality(C.swtpm_locality()) }
+
+func (e *engine) Volatile() ([]byte, error) {
+	var b *C.uchar
+	var n C.uint32_t
+	rc := C.TPMLIB_VolatileAll_Store(&b, &n)
+	defer C.free(unsafe.Pointer(b))
+	if err := e.check("TPMLIB_VolatileAll_Store", rc); err != nil {
+		return nil, err
+	}
+	return C.GoBytes(unsafe.Pointer(b), C.int(n)), nil
+}
+
+// stateTypes translates tpm.Blob into libtpms's numbers, which are bits.
+var stateTypes = map[tpm.Blob]uint32{
+	tpm.Permanent: C.TPMLIB_STATE_PERMANENT,
+	tpm.Volatile:  C.TPMLIB_STATE_VOLATILE,
+	tpm.Savestate: C.TPMLIB_STATE_SAVE_STATE,
+}
+
+func (e *engine) SetState(b tpm.Blob, payload []byte) error {
+	st, ok := stateTypes[b]
+	if !ok {
+		return fmt.Errorf("libtpms: SetState: no such state %d: %w", b, tpm.BadParameter)
+	}
+	var p *C.uchar
+	if len(payload) > 0 {
+		p = (*C.uchar)(unsafe.SliceData(payload))
+	}
+	return e.check("TPMLIB_SetState", C.TPMLIB_SetState(uint32(st), p, C.uint32_t(len(payload))))
+}
+
+func (e *engine) HashStart() error {
+	err := e.check("TPM_IO_Hash_Start", C.TPM_IO_Hash_Start())
+	C.swtpm_refresh()
+	return err
+}
+
+func (e *engine) HashData(b []byte) error {
+	if len(b) == 0 {
+		b = []byte{0}[:0:1]
+	}
+	return e.check("TPM_IO_Hash_Data", C.swtpm_hash_data((*C.uchar)(unsafe.SliceData(b)), C.uint32_t(len(b))))
+}
+
+func (e *engine) HashEnd() error { return e.check("TPM_IO_Hash_End", C.TPM_IO_Hash_End()) }
+
+func (e *engine) Established() (bool, error) {
+	var bit C.TPM_BOOL
+	var rc C.TPM_RESULT
+	C.swtpm_established(&bit, &rc)
+	if err := tpm.Result(rc).Err(); err != nil {
+		return false, fmt.Errorf("libtpms: TPM_IO_TpmEstablished_Get: %w", err)
+	}
+	return bit != 0, nil
+}
+
+func (e *engine) ResetEstablished(l tpm.Locality) error {
+	return e.check("TPM_IO_TpmEstablished_Reset", C.swtpm_reset_established(C.uint32_t(l)))
+}
+
+func (e *engine) Cancel() error {
+	return tpm.Result(C.TPMLIB_CancelCommand()).Err()
+}
+
+func (e *engine) BufferSize(want uint32) (size, low, high uint32) {
+	var mn, mx C.uint32_t
+	size = uint32(C.TPMLIB_SetBufferSize(C.uint32_t(want), &mn, &mx))
+	return size, uint32(mn), uint32(mx)
+}
+
+func (e *engine) Info(flags uint64) (string, error) {
+	s := C.TPMLIB_GetInfo(uint32(flags))
+	if s == nil {
+		return "", fmt.Errorf("libtpms: TPMLIB_GetInfo: out of memory: %w", tpm.Size)
+	}
+	defer C.free(unsafe.Pointer(s))
+	return C.GoString(s), nil
+}
+
+func (e *engine) Admit(ok bool) {
+	C.swtpm_admit(cbool(ok), cbool(e.version == tpm.V20))
+}
+
+func (e *engine) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
+	_, sockErr := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_TYPE)
+	s := C.swtpm_serve(C.int(fd), C.int(wake), cbool(sockErr == nil),
+		(*C.uchar)(unsafe.SliceData(buf)), C.uint32_t(len(buf)))
+	switch s.how {
+	case C.SERVED_OTHER:
+		return int(s.n), nil, nil
+	case C.SERVED_EOF:
+		return 0, nil, io.EOF
+	case C.SERVED_ERROR:
+		return 0, nil, syscall.Errno(s.code)
+	case C.SERVED_REST:
+		defer C.free(unsafe.Pointer(s.rsp))
+		b := C.GoBytes(unsafe.Pointer(s.rsp), C.int(s.rsplen))
+		return 0, b[s.sent:], nil
+	case C.SERVED_MUTE:
+		return 0, nil, fmt.Errorf("libtpms: TPMLIB_Process: %w", tpm.Result(uint32(s.code)))
+	}
+	return 0, nil, nil
+}
+
+func cbool(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
+}

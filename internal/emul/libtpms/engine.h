@@ -1,0 +1,57 @@
+// What Go calls. All of it but swtpm_cancel, swtpm_serve, swtpm_locality and
+// swtpm_established needs the lock.
+#ifndef SWTPM_ENGINE_H
+#define SWTPM_ENGINE_H
+
+#include <stdint.h>
+
+#include <libtpms/tpm_error.h>
+#include <libtpms/tpm_library.h>
+#include <libtpms/tpm_memory.h>
+#include <libtpms/tpm_tis.h>
+#include <libtpms/tpm_types.h>
+
+// How swtpm_serve ended.
+enum {
+	SERVED_WAKE = 0,  // wake is readable
+	SERVED_OTHER = 1, // n bytes were read and are not a plain command
+	SERVED_EOF = 2,   // the peer has gone
+	SERVED_ERROR = 3, // reading failed, code is errno
+	SERVED_REST = 4,  // the response, from rsp+sent on, could not be written now
+	SERVED_MUTE = 5,  // the library gave no response, code is its result
+};
+
+struct served {
+	int how;
+	int code;
+	uint32_t n;
+	unsigned char *rsp; // malloc'ed, the caller frees it; NULL if none
+	uint32_t rsplen;
+	uint32_t sent;
+};
+
+void swtpm_prepare(void);
+void swtpm_lock(void);
+void swtpm_unlock(void);
+
+TPM_RESULT swtpm_register(void);
+TPM_RESULT swtpm_process(unsigned char **rsp, uint32_t *rsplen, unsigned char *cmd, uint32_t len);
+TPM_RESULT swtpm_reset_established(uint32_t locality);
+TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len);
+void swtpm_refresh(void);
+void swtpm_power(int on);
+
+void swtpm_set_locality(uint32_t locality);
+uint32_t swtpm_locality(void);
+void swtpm_set_last(uint32_t code);
+uint32_t swtpm_last(void);
+void swtpm_admit(int ok, int version2);
+void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
+
+struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap);
+
+// Functions of libtpms 0.10 and later, looked up at run time.
+int swtpm_has_profiles(void);
+int swtpm_was_manufactured(void); // 1, 0, or -1 if the library cannot tell
+
+#endif

@@ -1,0 +1,229 @@
+package emul
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Init powers the TPM on, off first if it was on. With deleteVolatile the stored
+// volatile state is removed once it is loaded. A failure leaves the TPM off, the
+// state as it was, and one line in the log.
+//
+// The state is locked before it is read and decoded completely before libtpms
+// sees it; what is there but cannot be read never becomes a new TPM.
+func (t *TPM) Init(deleteVolatile bool) error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	err := t.init(deleteVolatile)
+	if err != nil {
+		t.opt.Note("INIT failed: %s", t.explain(err))
+	}
+	return err
+}
+
+func (t *TPM) init(deleteVolatile bool) error {
+	t.powerOff()
+	if err := t.openStore(); err != nil {
+		return err
+	}
+	if err := t.store.Lock(t.ctx, 0); err != nil {
+		return fmt.Errorf("%w: %w", err, tpm.Fail)
+	}
+	t.released = false
+	err := t.powerOn()
+	if err != nil && t.opt.Backup {
+		err = t.powerOnBackup(err)
+	}
+	if err != nil {
+		return err
+	}
+	if deleteVolatile {
+		if err := t.store.Delete(tpm.Volatile.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.powerOff()
+			return fmt.Errorf("%w: %w", err, tpm.Fail)
+		}
+	}
+	t.on.Store(true)
+	t.admit()
+	return nil
+}
+
+// powerOn loads and checks the state and starts the engine with it.
+func (t *TPM) powerOn() error {
+	defer t.forget()
+	if err := t.prove(); err != nil {
+		return err
+	}
+	return t.engine.Start()
+}
+
+// powerOnBackup starts the engine from the previous permanent state; if that
+// fails too the files are put back as they were. first is why the newer state
+// did not start.
+//
+// Compat: swtpm 0.11, --tpmstate backup.
+func (t *TPM) powerOnBackup(first error) error {
+	if err := t.store.SwapBackup(); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return first
+		}
+		return errors.Join(first, err)
+	}
+	err := t.powerOn()
+	if err == nil {
+		t.opt.Note("the permanent state could not be used (%v); the previous one, from the backup, is in use now", first)
+		return nil
+	}
+	if back := t.store.SwapBackup(); back != nil {
+		return errors.Join(first, fmt.Errorf("and the backup could not be put back: %w", back))
+	}
+	return first
+}
+
+// prove loads every stored item that the engine will ask for and checks it down
+// to libtpms's own structures. The results wait in t.loaded.
+func (t *TPM) prove() error {
+	t.loaded = map[string]loadedAs{}
+	for _, b := range tpm.Blobs {
+		if t.pending[b] && b != tpm.Permanent {
+			continue // replaced or hidden by a blob that waits in the engine
+		}
+		p, err := t.load(b)
+		if errors.Is(err, fs.ErrNotExist) {
+			t.loaded[b.Name()] = loadedAs{err: err}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		t.loaded[b.Name()] = loadedAs{payload: p}
+	}
+	return nil
+}
+
+// load returns the checked payload of a stored blob. Errors but fs.ErrNotExist
+// wrap the result that INIT gives for them.
+func (t *TPM) load(b tpm.Blob) ([]byte, error) {
+	p, err := t.store.Load(b.Name())
+	if err == nil {
+		if err = payload.Check(t.opt.Version, b, p); err != nil {
+			clear(p)
+			err = fmt.Errorf("%s: %w", b.Name(), err)
+		}
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
+	return nil, fmt.Errorf("%w: %w", err, t.loadResult(err))
+}
+
+// loadResult is what INIT answers if a stored item cannot be loaded.
+//
+// Source: swtpm 0.11, control channel: TPM 2.0 knows one failure, TPM 1.2 tells
+// the load error itself.
+func (t *TPM) loadResult(err error) tpm.Result {
+	if t.opt.Version == tpm.V20 {
+		return tpm.RCFailure
+	}
+	return sealResult(err)
+}
+
+// sealResults are the results that clients get for errors of package seal.
+var sealResults = []struct {
+	err    error
+	result tpm.Result
+}{
+	{seal.ErrLength, tpm.BadParameter},
+	{seal.ErrVersion, tpm.BadVersion},
+	{seal.ErrHeader, tpm.BadDataSize},
+	{seal.ErrKeySize, tpm.BadKeyProperty},
+	{seal.ErrMAC, tpm.DecryptError},
+	{seal.ErrNoKey, tpm.KeyNotFound},
+}
+
+func sealResult(err error) tpm.Result {
+	for _, r := range sealResults {
+		if errors.Is(err, r.err) {
+			return r.result
+		}
+	}
+	return tpm.Fail
+}
+
+// forget clears what prove loaded: the payloads are the TPM's secrets. The
+// engine has used up the blobs that waited in it.
+func (t *TPM) forget() {
+	for _, l := range t.loaded {
+		clear(l.payload)
+	}
+	t.loaded = nil
+	clear(t.pending)
+}
+
+// Stop powers the TPM off. The storage lock is kept.
+func (t *TPM) Stop() error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	t.powerOff()
+	return nil
+}
+
+// powerOff sends TPM2_Shutdown if that is due and stops the engine.
+func (t *TPM) powerOff() {
+	t.autoShutdown()
+	t.on.Store(false)
+	t.engine.Terminate()
+}
+
+// autoShutdown tells a TPM 2.0 that its power goes, unless the guest has done
+// so: without it the dictionary attack counter goes up with every power cycle.
+//
+// Source: TPM 2.0 Library, Part 1, "Shutdown"; swtpm 0.8.
+func (t *TPM) autoShutdown() {
+	if t.opt.Version != tpm.V20 || !t.on.Load() || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
+		return
+	}
+	last := t.engine.LastCode()
+	defer func() { t.engine.SetLastCode(last) }()
+	for _, typ := range []uint16{1, 0} { // state, else clear
+		rsp, err := t.engine.Process(tpm.Shutdown(typ))
+		h, ok := tpm.ParseHeader(rsp)
+		switch {
+		case err != nil || !ok:
+			t.opt.Note("TPM2_Shutdown before power-off: %v", err)
+			return
+		case h.Code == 0:
+			last = tpm.TPM2Shutdown
+			return
+		case tpm.Result(h.Code) == tpm.RCInitialize:
+			return // was never started: nothing to save
+		}
+	}
+}
+
+// Startup sends TPM_Startup or TPM2_Startup of the named type: "clear", "state"
+// or "deactivated". What the TPM answers is its own affair; an error is that it
+// gave no answer.
+func (t *TPM) Startup(name string) error {
+	typ, ok := startups[t.opt.Version][name]
+	if !ok {
+		return fmt.Errorf("a TPM %s has no startup type %q", t.opt.Version, name)
+	}
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	_, err := t.engine.Process(tpm.Startup(t.opt.Version, typ))
+	return err
+}
+
+// startups are the startup types by their names.
+//
+// Source: TPM 1.2 Part 2, TPM_STARTUP_TYPE; TPM 2.0 Part 2, TPM_SU.
+var startups = map[tpm.Version]map[string]uint16{
+	tpm.V12: {"clear": 1, "state": 2, "deactivated": 3},
+	tpm.V20: {"clear": 0, "state": 1},
+}

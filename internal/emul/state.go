@@ -1,0 +1,206 @@
+package emul
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// host is the TPM as the engine's callbacks see it: the lock is held, the engine
+// is busy. Errors carry the result that libtpms is told.
+type host struct{ t *TPM }
+
+func (h host) LoadState(name string) ([]byte, error) {
+	if l, ok := h.t.loaded[name]; ok {
+		return l.payload, l.err
+	}
+	if err := h.t.openStore(); err != nil {
+		return nil, err
+	}
+	for _, b := range tpm.Blobs {
+		if b.Name() == name {
+			return h.t.load(b)
+		}
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (h host) StoreState(name string, payload []byte) error {
+	if h.t.store == nil {
+		return errors.New("the state is not open")
+	}
+	if err := h.t.store.Store(name, payload); err != nil {
+		h.t.opt.Note("could not store %s, the old one is kept: %v", name, err)
+		return err
+	}
+	return nil
+}
+
+func (h host) DeleteState(name string) error {
+	if h.t.store == nil {
+		return errors.New("the state is not open")
+	}
+	err := h.t.store.Delete(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.t.opt.Note("could not delete %s: %v", name, err)
+	}
+	return err
+}
+
+// StoreVolatile stores the volatile state beside the permanent one.
+func (t *TPM) StoreVolatile() error {
+	return t.whileOn(func() error {
+		p, err := t.engine.Volatile()
+		if err != nil {
+			return err
+		}
+		defer clear(p)
+		return t.store.Store(tpm.Volatile.Name(), p)
+	})
+}
+
+// State returns a state blob as it travels to another host; encrypted says that
+// its inner layer is sealed with the file key, which plain forbids. There may be
+// no such blob: the error is then tpm.Retry.
+//
+// Compat: asking for the volatile blob removes the stored volatile state.
+func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err error) {
+	err = t.whileOn(func() error {
+		p, err := t.payloadOf(b)
+		if err != nil {
+			return err
+		}
+		defer clear(p)
+		blob, encrypted, err = t.opt.Keys.SealBlob(p, plain)
+		return err
+	})
+	return blob, encrypted, err
+}
+
+// payloadOf returns the payload of b as it is now.
+func (t *TPM) payloadOf(b tpm.Blob) ([]byte, error) {
+	switch b {
+	case tpm.Volatile:
+		err := t.store.Delete(b.Name())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		return t.engine.Volatile()
+	case tpm.Permanent, tpm.Savestate:
+		p, err := t.store.Load(b.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is no %s: %w", b, tpm.Retry)
+		}
+		return p, err
+	}
+	return nil, fmt.Errorf("no such state blob: %d: %w", uint32(b), tpm.Fail)
+}
+
+// PrepareSetState takes the storage lock for the blobs that are about to come.
+// The error is ErrStorage if another process has it.
+func (t *TPM) PrepareSetState() error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if t.openStore() != nil {
+		return nil // INIT will say so
+	}
+	if err := t.store.Lock(t.ctx, int(t.retries.Swap(0))); err != nil {
+		return fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	t.released = false
+	return nil
+}
+
+// SetState hands the engine a state blob for the next INIT; an empty one hides
+// the stored blob. Nothing is written before INIT. encrypted says that the inner
+// layer is sealed with the file key, which the blob's own header may say too.
+func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if t.on.Load() {
+		return tpm.BadOrdinal
+	}
+	err := t.setState(b, encrypted, blob)
+	if err != nil {
+		t.opt.Note("SET_STATEBLOB %s refused: %v", b, err)
+	}
+	return err
+}
+
+func (t *TPM) setState(b tpm.Blob, encrypted bool, blob []byte) error {
+	if b.Name() == "" {
+		return fmt.Errorf("no such state blob: %w", tpm.BadParameter)
+	}
+	var p []byte
+	if len(blob) > 0 {
+		var err error
+		if p, err = t.opt.Keys.OpenBlob(blob, encrypted); err != nil {
+			return fmt.Errorf("%w: %w", err, sealResult(err))
+		}
+		defer clear(p)
+	}
+	// An empty permanent state makes the TPM 2.0 of newer libraries abort.
+	if b == tpm.Permanent && len(p) == 0 && t.opt.Version == tpm.V20 {
+		return fmt.Errorf("the permanent state must not be empty: %w", tpm.BadParameter)
+	}
+	if len(p) > 0 && !(b == tpm.Savestate && t.opt.Version == tpm.V20) {
+		if err := payload.Check(t.opt.Version, b, p); err != nil {
+			return fmt.Errorf("%w: %w", err, t.badPayload())
+		}
+	}
+	if err := t.engine.SetState(b, p); err != nil {
+		clear(t.pending) // libtpms has dropped them all
+		return err
+	}
+	t.pending[b] = true
+	return nil
+}
+
+// badPayload is what SET_STATEBLOB answers to a payload that libtpms must not
+// see.
+func (t *TPM) badPayload() tpm.Result {
+	if t.opt.Version == tpm.V20 {
+		return tpm.RCInsufficient
+	}
+	return tpm.Fail
+}
+
+// ReleaseStorage gives the storage lock away, for the host that the guest moves
+// to; the next command here waits up to three seconds to have it back.
+//
+// Compat: swtpm does so after every GET_STATEBLOB of the savestate.
+func (t *TPM) ReleaseStorage() {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if t.store == nil || !t.store.Locked() {
+		return
+	}
+	if err := t.store.Unlock(); err != nil {
+		t.opt.Note("could not release the storage lock: %v", err)
+	}
+	t.released = true
+	t.retries.Store(300)
+	t.admit()
+}
+
+// LockStorage takes the storage lock, trying again retries times, 10 ms apart.
+func (t *TPM) LockStorage(retries uint32) error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	t.retries.Store(retries)
+	if t.opt.Open == nil {
+		return nil // Compat: nothing to lock is success
+	}
+	if err := t.openStore(); err != nil {
+		return err
+	}
+	if err := t.store.Lock(t.ctx, int(retries)); err != nil {
+		return fmt.Errorf("%w: %w", err, tpm.Fail)
+	}
+	t.released = false
+	t.admit()
+	return nil
+}

@@ -1,0 +1,115 @@
+// Package clients decides who may sit at a channel. It is the same for data and
+// control: a limited number of places, and a rule for whom to send away.
+package clients
+
+import "sync"
+
+// Room has a place for each client of one channel.
+//
+// When all places are taken, the client that has never been answered and came
+// first is sent away; those that have been answered keep their places and new
+// ones wait. Silent connections thus keep nobody out.
+type Room struct {
+	mu     sync.Mutex
+	change sync.Cond
+	max    int
+	here   []*Client // in the order they came
+	closed bool
+}
+
+// Client is one client's place.
+type Client struct {
+	evict func() // makes the client leave soon; nil if it must not be made to
+	used  bool   // has been answered
+	going bool   // evict was called
+}
+
+// NewRoom returns a room with the given number of places.
+func NewRoom(places int) *Room {
+	r := &Room{max: places}
+	r.change.L = &r.mu
+	return r
+}
+
+// Wait waits until there is a free place; false means that the room is closed.
+func (r *Room) Wait() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for !r.closed && len(r.here) >= r.max {
+		r.sendAway()
+		r.change.Wait()
+	}
+	return !r.closed
+}
+
+func (r *Room) sendAway() {
+	for _, c := range r.here {
+		if c.going {
+			return // one is on its way out
+		}
+	}
+	for _, c := range r.here {
+		if !c.used && c.evict != nil {
+			c.going = true
+			c.evict()
+			return
+		}
+	}
+}
+
+// Enter gives a client a place; nil means that the room is closed. evict is
+// called, once at most, to send the client away.
+func (r *Room) Enter(evict func()) *Client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	c := &Client{evict: evict}
+	r.here = append(r.here, c)
+	return c
+}
+
+// Use notes that c has been answered.
+func (r *Room) Use(c *Client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.used = true
+	r.change.Broadcast()
+}
+
+// Leave frees c's place. lost says that the channel has lost its clients: c was
+// the last one, or the last that had been answered. A closed room loses nobody.
+func (r *Room) Leave(c *Client) (lost bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	others := make([]*Client, 0, len(r.here))
+	users := 0
+	for _, o := range r.here {
+		if o == c {
+			continue
+		}
+		others = append(others, o)
+		if o.used {
+			users++
+		}
+	}
+	r.here = others
+	r.change.Broadcast()
+	return !r.closed && (len(others) == 0 || c.used && users == 0)
+}
+
+// Len is the number of clients.
+func (r *Room) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.here)
+}
+
+// Close lets nobody in any more.
+func (r *Room) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	r.change.Broadcast()
+}

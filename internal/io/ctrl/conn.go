@@ -1,0 +1,198 @@
+package ctrl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/clients"
+)
+
+const (
+	// firstRead is how much of a request is read before it is looked at: the
+	// code and at most 4100 bytes of body. Requests whose body is longer read
+	// on by themselves.
+	firstRead = 4 + 4100
+
+	// requestWait is how long a request may take to arrive, up to firstRead.
+	requestWait = 500 * time.Millisecond
+
+	// bodyWait is how long a client may stop in the middle of a longer body,
+	// and how long it may leave a reply unread.
+	bodyWait = 5 * time.Second
+
+	// quietWait ends the search for the rest of a refused request.
+	quietWait = 100 * time.Millisecond
+)
+
+var errGone = errors.New("the client has gone")
+
+// conn is one client. Only its own goroutine touches it, but for hangUp.
+type conn struct {
+	f     *os.File
+	raw   syscall.RawConn
+	place *clients.Client
+	buf   []byte
+}
+
+// hangUp makes the reads to come fail; a reply still goes out.
+func (c *conn) hangUp() {
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
+	_ = c.f.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (c *conn) close() { _ = c.f.Close() }
+
+func codeOf(msg []byte) Code { return Code(binary.BigEndian.Uint32(msg)) }
+
+// need returns how many bytes a request needs before it can be looked at, as far
+// as its start tells.
+//
+// Compat: the requests that are not listed must arrive whole in one read; their
+// body is what came with the code. Surplus belongs to the request: QEMU pads
+// SET_LOCALITY and RESET_TPMESTABLISHED with three bytes.
+func need(b []byte) int {
+	if len(b) < 4 {
+		return 4
+	}
+	switch codeOf(b) {
+	case Init:
+		return 8
+	case SetLocality, ResetTPMEstablished:
+		return 5
+	case HashData:
+		return 8 + lengthAt(b, 4)
+	case GetStateBlob:
+		return 16
+	case SetStateBlob:
+		return 16 + lengthAt(b, 12)
+	}
+	return 4
+}
+
+func lengthAt(b []byte, off int) int {
+	if len(b) < off+4 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint32(b[off:]))
+}
+
+// receive waits for a request and returns its start, in c.buf, and the first
+// descriptor that came with it or -1. Descriptors beyond that are closed.
+func (c *conn) receive() (msg []byte, fd int, err error) {
+	_ = c.f.SetReadDeadline(time.Time{})
+	n, fd, err := c.recv(c.buf)
+	if err != nil {
+		return nil, -1, err
+	}
+	_ = c.f.SetReadDeadline(time.Now().Add(requestWait))
+	for n < need(c.buf[:n]) && n < len(c.buf) {
+		m, more, err := c.recv(c.buf[n:])
+		if fd < 0 {
+			fd = more
+		} else if more >= 0 {
+			_ = unix.Close(more)
+		}
+		if err != nil {
+			if fd >= 0 {
+				_ = unix.Close(fd)
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				err = fmt.Errorf("only %d bytes of a request came", n)
+			}
+			return nil, -1, err
+		}
+		n += m
+	}
+	return c.buf[:n], fd, nil
+}
+
+// recv reads what has arrived, and the descriptor that came with it.
+func (c *conn) recv(b []byte) (n, fd int, err error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	var oobn int
+	var rerr error
+	err = c.raw.Read(func(s uintptr) bool {
+		for {
+			n, oobn, _, _, rerr = unix.Recvmsg(int(s), b, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			if rerr != unix.EINTR {
+				return rerr != unix.EAGAIN
+			}
+		}
+	})
+	if err == nil {
+		err = rerr
+	}
+	if err != nil {
+		return 0, -1, err
+	}
+	fd = firstFD(oob[:oobn])
+	if n == 0 {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		return 0, -1, errGone
+	}
+	return n, fd, nil
+}
+
+// firstFD returns the first descriptor in a control message, or -1, and closes
+// the others: there is room for two where one was meant.
+func firstFD(oob []byte) int {
+	first := -1
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if first < 0 {
+				first = fd
+			} else {
+				_ = unix.Close(fd)
+			}
+		}
+	}
+	return first
+}
+
+// more reads the next bytes of a body, no more than len(b).
+func (c *conn) more(b []byte) (int, error) {
+	_ = c.f.SetReadDeadline(time.Now().Add(bodyWait))
+	n, fd, err := c.recv(b)
+	if fd >= 0 {
+		_ = unix.Close(fd)
+	}
+	return n, err
+}
+
+// drain reads and drops what the client still sends of a refused request, until
+// it is quiet for a moment.
+func (c *conn) drain() {
+	end := time.Now().Add(bodyWait)
+	for time.Now().Before(end) {
+		_ = c.f.SetReadDeadline(time.Now().Add(quietWait))
+		_, fd, err := c.recv(c.buf)
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *conn) write(b []byte) error {
+	_ = c.f.SetWriteDeadline(time.Now().Add(bodyWait))
+	_, err := c.f.Write(b)
+	return err
+}

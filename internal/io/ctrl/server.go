@@ -1,0 +1,191 @@
+package ctrl
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// TPM is what requests act on. Its errors carry the tpm.Result that the client
+// is told.
+type TPM interface {
+	Version() tpm.Version
+	On() bool
+
+	Init(deleteVolatile bool) error
+	Stop() error
+
+	SetLocality(l tpm.Locality) error
+	Established() (bool, error)
+	ResetEstablished(l tpm.Locality) error
+	HashStart() error
+	HashData(b []byte) error
+	HashEnd() error
+	Cancel() error
+
+	StoreVolatile() error
+	// State returns a state blob and whether its inner layer is encrypted.
+	State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err error)
+	// PrepareSetState comes before a blob is read; if it fails the process ends.
+	PrepareSetState() error
+	SetState(b tpm.Blob, encrypted bool, blob []byte) error
+	// ReleaseStorage lets another process have the state.
+	ReleaseStorage()
+	LockStorage(retries uint32) error
+
+	Keys() (file, migration bool)
+	BufferSize(want uint32) (size, low, high uint32, err error)
+	Info(flags uint64) (string, error)
+}
+
+// Options is what New needs besides the TPM.
+type Options struct {
+	MaxClients int // at once; more wait in the listener's backlog
+
+	DataBusy func() bool        // SET_DATAFD would be refused
+	DataFD   func(fd int) error // takes over fd as the data channel unless it fails
+	Trace    func(title string, b []byte)
+	Note     func(format string, args ...any)
+	Lost     func()          // the clients have gone; see clients.Room
+	Shutdown func()          // a client asked the process to end
+	Fail     func(err error) // the process cannot go on
+}
+
+// Server serves any number of clients, each in a goroutine of its own.
+type Server struct {
+	tpm  TPM
+	opt  Options
+	room *clients.Room
+	done sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[*conn]bool
+}
+
+// New returns a server without clients.
+func New(t TPM, o Options) *Server {
+	return &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), conns: map[*conn]bool{}}
+}
+
+// Listener gives connected descriptors until it is closed.
+type Listener interface {
+	Accept() (fd int, err error)
+}
+
+// Listen serves the clients of l until l is closed.
+func (s *Server) Listen(l Listener) {
+	for s.room.Wait() {
+		fd, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if err := s.Attach(fd); err != nil {
+			s.opt.Note("control client: %v", err)
+		}
+	}
+}
+
+// Attach serves the client at the other end of the socket fd, which the server
+// owns from now on.
+func (s *Server) Attach(fd int) error {
+	c, err := newConn(fd)
+	if err != nil {
+		return err
+	}
+	if c.place = s.room.Enter(c.hangUp); c.place == nil {
+		c.close()
+		return nil
+	}
+	s.mu.Lock()
+	s.conns[c] = true
+	s.mu.Unlock()
+	s.done.Go(func() { s.serve(c) })
+	return nil
+}
+
+// serve handles one client until it goes.
+func (s *Server) serve(c *conn) {
+	for s.answer(c) {
+	}
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	lost := s.room.Leave(c.place)
+	c.close()
+	if lost && s.opt.Lost != nil {
+		s.opt.Lost()
+	}
+}
+
+// answer takes one request and replies; false ends the connection.
+func (s *Server) answer(c *conn) bool {
+	msg, fd, err := c.receive()
+	if err != nil {
+		if !errors.Is(err, errGone) {
+			s.opt.Note("control client: %v: connection closed", err)
+		}
+		return false
+	}
+	r := &request{conn: c, body: msg[4:], fd: fd}
+	defer r.closeFD()
+	s.trace(" Ctrl Cmd:", msg)
+	rep, after := s.do(codeOf(msg), r)
+	if r.unread > 0 { // refused before its body was read: the rest is no request
+		c.drain()
+	}
+	s.trace(" Ctrl Rsp:", rep)
+	if err := c.write(rep); err != nil {
+		s.opt.Note("control client: %v: connection closed", err)
+		rep = nil
+	} else {
+		s.room.Use(c.place)
+	}
+	if after != nil {
+		after()
+	}
+	return rep != nil
+}
+
+func (s *Server) trace(title string, b []byte) {
+	if s.opt.Trace != nil {
+		s.opt.Trace(title, b)
+	}
+}
+
+// Close ends all connections, each after the request that runs for it, and waits
+// for them, but no longer than d.
+func (s *Server) Close(d time.Duration) {
+	s.room.Close()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.hangUp()
+	}
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() { s.done.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(d):
+	}
+}
+
+// newConn takes over the socket fd.
+func newConn(fd int) (*conn, error) {
+	if err := unix.SetNonblock(fd, true); err != nil { // for Go's poller
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	c := &conn{f: os.NewFile(uintptr(fd), "control client"), buf: make([]byte, firstRead)}
+	var err error
+	if c.raw, err = c.f.SyscallConn(); err != nil {
+		_ = c.f.Close()
+		return nil, err
+	}
+	return c, nil
+}

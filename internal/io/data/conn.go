@@ -1,0 +1,146 @@
+package data
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/clients"
+)
+
+const (
+	// fragmentWait is how long the rest of a command may take to come after
+	// a part of it that tells its size. The TPM is then given what there is
+	// and answers that the size is wrong.
+	fragmentWait = time.Second
+
+	// writeWait is how long a client may leave a response unread before it
+	// loses its connection.
+	writeWait = 5 * time.Second
+)
+
+var (
+	errWoken  = errors.New("data: the server closes")
+	errUnread = errors.New("data: the client does not read its responses")
+)
+
+// conn is one client. Only its own goroutine touches it.
+type conn struct {
+	fd     int
+	socket bool
+	place  *clients.Client
+	used   bool // has had a response
+	buf    []byte
+}
+
+func newConn(fd int, place *clients.Client) *conn {
+	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	return &conn{fd: fd, socket: err == nil, place: place, buf: make([]byte, MaxMessage)}
+}
+
+// wait waits until fd is ready for events or wake becomes readable; d < 0 waits
+// for ever. ready is false if the time is up.
+func wait(fd, wake int, events int16, d time.Duration) (ready bool, err error) {
+	end := time.Now().Add(d)
+	for {
+		ms := -1
+		if d >= 0 {
+			ms = max(0, int(time.Until(end).Milliseconds()))
+		}
+		p := []unix.PollFd{{Fd: int32(fd), Events: events}, {Fd: int32(wake), Events: unix.POLLIN}}
+		n, err := unix.Poll(p, ms)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return false, err
+		case n == 0:
+			return false, nil
+		case p[1].Revents != 0:
+			return false, errWoken
+		case p[0].Revents&events == 0: // hang-up or error alone
+			return false, io.EOF
+		default:
+			return true, nil
+		}
+	}
+}
+
+// read reads into b what has arrived.
+func (c *conn) read(b []byte) (int, error) {
+	for {
+		var n int
+		var err error
+		if c.socket {
+			n, _, err = unix.Recvfrom(c.fd, b, unix.MSG_DONTWAIT)
+		} else {
+			n, err = unix.Read(c.fd, b)
+		}
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
+		default:
+			return n, nil
+		}
+	}
+}
+
+// complete reads on until the message of which buf[:n] is the start is whole.
+// A client that stops in the middle is given up after fragmentWait once the size
+// is known; before that it may take its time, as it holds up nobody. eof is true
+// if the client will send nothing more.
+func (c *conn) complete(n, wake int, need func([]byte) int) (total int, eof bool, err error) {
+	for need(c.buf[:n]) > 0 && n < len(c.buf) {
+		d := fragmentWait
+		if n < 10 {
+			d = -1
+		}
+		ready, err := wait(c.fd, wake, unix.POLLIN, d)
+		if err == nil && !ready {
+			return n, false, nil
+		}
+		var m int
+		if err == nil {
+			m, err = c.read(c.buf[n:])
+		}
+		switch {
+		case err == io.EOF:
+			return n, true, nil
+		case err == unix.EAGAIN:
+		case err != nil:
+			return n, false, err
+		}
+		n += m
+	}
+	return n, false, nil
+}
+
+// write writes b whole, or fails when the client does not read it.
+func (c *conn) write(b []byte, wake int) error {
+	for len(b) > 0 {
+		ready, err := wait(c.fd, wake, unix.POLLOUT, writeWait)
+		if err != nil {
+			return err
+		}
+		if !ready {
+			return errUnread
+		}
+		n, err := c.send(b)
+		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
+			return err
+		}
+		b = b[max(n, 0):]
+	}
+	return nil
+}
+
+func (c *conn) send(b []byte) (int, error) {
+	if c.socket {
+		return unix.SendmsgN(c.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	}
+	return unix.Write(c.fd, b)
+}

@@ -1,0 +1,39 @@
+// Package data serves the data channel: TPM commands in, responses out. It
+// frames messages and keeps clients from each other's throats; what a command
+// does is left to the TPM interface.
+package data
+
+import (
+	"encoding/binary"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// MaxMessage is the size in bytes of the longest message: the longest command
+// behind a prefix.
+const MaxMessage = prefixSize + tpm.MaxCommand
+
+// prefixSize is the size in bytes of the prefix that a TPM 2.0 command may have:
+// u32 8, u8 locality, u32 size.
+const prefixSize = 9
+
+// missing tells how many more bytes the message that begins with b needs, as far
+// as b tells; 0 if b is whole, or can never become a good command and may as
+// well be answered now.
+func missing(b []byte, v tpm.Version) int {
+	if len(b) < tpm.HeaderSize {
+		return tpm.HeaderSize - len(b)
+	}
+	start := 0
+	if v == tpm.V20 && binary.BigEndian.Uint32(b) == 8 {
+		start = prefixSize
+	}
+	h, ok := tpm.ParseHeader(b[start:])
+	switch {
+	case !ok:
+		return start + tpm.HeaderSize - len(b)
+	case h.Size > tpm.MaxCommand:
+		return 0
+	}
+	return max(0, start+int(h.Size)-len(b))
+}

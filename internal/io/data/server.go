@@ -1,0 +1,223 @@
+package data
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// TPM is what a client talks to.
+type TPM interface {
+	Version() tpm.Version
+
+	// Execute runs what came in one message and returns the response, nil if
+	// there is none. An error ends the server. raw may be changed.
+	Execute(raw []byte) (rsp []byte, err error)
+
+	// Serve may answer plain commands that arrive on the descriptor fd by
+	// itself. It returns
+	//
+	//	n > 0        buf[:n] was read and is the caller's to handle
+	//	rest         the end of a response that could not be written yet
+	//	io.EOF       the client has gone
+	//	other error  one command got no response, or reading failed
+	//
+	// and n = 0 without an error when wake becomes readable.
+	Serve(fd, wake int, buf []byte) (n int, rest []byte, err error)
+}
+
+// Options is what New needs besides the TPM.
+type Options struct {
+	Disconnect bool // close a connection after its first response
+	MaxClients int  // at once; more wait in the listener's backlog
+
+	Trace func(title string, b []byte)     // sees all messages; nil if nobody looks
+	Note  func(format string, args ...any) // a line for people
+	Lost  func()                           // the clients have gone; see clients.Room
+	Fail  func(err error)                  // the server cannot go on
+}
+
+// Server serves any number of clients, each on a thread of its own that waits in
+// poll(2), so that none can hold up another; commands run one after the other.
+type Server struct {
+	tpm  TPM
+	opt  Options
+	room *clients.Room
+
+	wake int // eventfd, readable when the server closes
+	done sync.WaitGroup
+
+	listening atomic.Bool
+	attaching sync.Mutex
+}
+
+// ErrBusy means that there is a data channel already.
+var ErrBusy = errors.New("data: there is a data channel already")
+
+// New returns a server without clients.
+func New(t TPM, o Options) (*Server, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), wake: wake}, nil
+}
+
+// Listener gives connected descriptors until it is closed.
+type Listener interface {
+	Accept() (fd int, err error)
+}
+
+// Listen serves the clients of l until l is closed.
+func (s *Server) Listen(l Listener) {
+	s.listening.Store(true)
+	for s.room.Wait() {
+		fd, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s.add(fd, func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) })
+	}
+}
+
+// Attach serves the client at the other end of fd, which the server then owns.
+// It fails with ErrBusy, and leaves fd alone, if the server listens or has a
+// client.
+func (s *Server) Attach(fd int) error {
+	s.attaching.Lock()
+	defer s.attaching.Unlock()
+	if s.Busy() {
+		return ErrBusy
+	}
+	s.add(fd, nil)
+	return nil
+}
+
+// Busy says whether Attach would fail.
+func (s *Server) Busy() bool { return s.listening.Load() || s.room.Len() > 0 }
+
+func (s *Server) add(fd int, evict func()) {
+	place := s.room.Enter(evict)
+	if place == nil {
+		_ = unix.Close(fd)
+		return
+	}
+	s.done.Go(func() { s.serve(newConn(fd, place)) })
+}
+
+// serve handles one client until it goes or the server closes.
+func (s *Server) serve(c *conn) {
+	if err := s.talk(c); err != nil && err != io.EOF && err != errWoken {
+		s.opt.Note("data client: %v: connection closed", err)
+	}
+	lost := s.room.Leave(c.place)
+	_ = unix.Close(c.fd)
+	if lost && s.opt.Lost != nil {
+		s.opt.Lost()
+	}
+}
+
+func (s *Server) talk(c *conn) error {
+	for {
+		n, rest, err := s.next(c)
+		switch {
+		case err != nil && broken(err):
+			return err
+		case err != nil: // no response to this command; the client may try another
+			s.opt.Note("data client: %v", err)
+		case rest != nil:
+			err = c.write(rest, s.wake)
+		case n == 0:
+			return errWoken
+		default:
+			var end bool
+			if end, err = s.handle(c, n); end && err == nil {
+				return nil
+			}
+		}
+		if err != nil && broken(err) {
+			return err
+		}
+	}
+}
+
+// broken says whether err is of the connection rather than of one command.
+func broken(err error) bool {
+	_, errno := errors.AsType[unix.Errno](err)
+	return errno || err == io.EOF || err == errWoken || err == errUnread
+}
+
+// next waits for a message that is not for TPM.Serve to answer, and returns what
+// TPM.Serve does. A client's first message always comes back, so that the server
+// knows who has used the TPM.
+func (s *Server) next(c *conn) (n int, rest []byte, err error) {
+	if c.used && !s.opt.Disconnect {
+		return s.tpm.Serve(c.fd, s.wake, c.buf)
+	}
+	if _, err = wait(c.fd, s.wake, unix.POLLIN, -1); err != nil {
+		return 0, nil, err
+	}
+	n, err = c.read(c.buf)
+	if err == unix.EAGAIN { // a wake-up for nothing
+		return s.next(c)
+	}
+	return n, nil, err
+}
+
+// handle answers the message that begins with the n bytes in c.buf; end says that
+// the connection is to be closed.
+func (s *Server) handle(c *conn, n int) (end bool, err error) {
+	v := s.tpm.Version()
+	n, eof, err := c.complete(n, s.wake, func(b []byte) int { return missing(b, v) })
+	if err != nil || eof && n < tpm.HeaderSize {
+		return true, err
+	}
+	s.trace(" SWTPM_IO_Read:", c.buf[:n])
+	rsp, err := s.tpm.Execute(c.buf[:n])
+	if err != nil {
+		s.opt.Fail(err)
+		return true, nil
+	}
+	if rsp != nil {
+		s.trace(" SWTPM_IO_Write:", rsp)
+		s.use(c)
+		if err := c.write(rsp, s.wake); err != nil {
+			return true, err
+		}
+	}
+	return eof || s.opt.Disconnect, nil
+}
+
+func (s *Server) trace(title string, b []byte) {
+	if s.opt.Trace != nil {
+		s.opt.Trace(title, b)
+	}
+}
+
+func (s *Server) use(c *conn) {
+	if !c.used {
+		c.used = true
+		s.room.Use(c.place)
+	}
+}
+
+// Close ends all connections, each after the command that runs for it, and waits
+// for them, but no longer than d.
+func (s *Server) Close(d time.Duration) {
+	s.room.Close()
+	_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	done := make(chan struct{})
+	go func() { s.done.Wait(); close(done) }()
+	select {
+	case <-done:
+		_ = unix.Close(s.wake)
+	case <-time.After(d):
+	}
+}

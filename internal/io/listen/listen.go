@@ -1,0 +1,187 @@
+// Package listen opens the ends that clients connect to: sockets of our own and
+// sockets that were passed to us. It hands out plain descriptors and reads
+// nothing from them.
+package listen
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// backlog is the number of clients that may wait for a place. The reference has
+// 1; more lets a client connect that comes while another is being accepted.
+const backlog = 16
+
+// Listener is a socket that clients connect to.
+type Listener struct {
+	f    *os.File
+	raw  syscall.RawConn
+	path string      // of a Unix socket that we made, else ""
+	made os.FileInfo // what path named then
+	name string
+}
+
+// Open returns the listener that e describes; e must be of kind Unix, TCP or
+// ListenFD. Errors name the address.
+func Open(e config.Endpoint) (*Listener, error) {
+	switch e.Kind {
+	case config.Unix:
+		return openUnix(e)
+	case config.TCP:
+		return openTCP(e)
+	case config.ListenFD:
+		return adopt(e.FD)
+	}
+	return nil, errors.New("listen: not an endpoint to listen on")
+}
+
+// newListener takes over fd, which listens.
+func newListener(fd int, name string) (*Listener, error) {
+	if err := unix.SetNonblock(fd, true); err != nil { // for Go's poller
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	l := &Listener{f: os.NewFile(uintptr(fd), name), name: name}
+	var err error
+	if l.raw, err = l.f.SyscallConn(); err != nil {
+		_ = l.f.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return l, nil
+}
+
+// adopt takes over a listening socket that was passed to us. It is not unlinked.
+func adopt(fd int) (*Listener, error) {
+	name := fmt.Sprintf("descriptor %d", fd)
+	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a socket: %w", name, err)
+	}
+	if on == 0 {
+		return nil, fmt.Errorf("%s does not listen: pass a listening socket here, a connected one as clientfd", name)
+	}
+	unix.CloseOnExec(fd)
+	return newListener(fd, name)
+}
+
+// Accept waits for a client and returns its descriptor, which blocks and is
+// closed on exec. It fails only when the listener is closed: while descriptors
+// are short, or a client has gone again, it tries on.
+func (l *Listener) Accept() (int, error) {
+	for {
+		fd, err := -1, error(nil)
+		waitErr := l.raw.Read(func(s uintptr) bool {
+			fd, _, err = unix.Accept4(int(s), unix.SOCK_CLOEXEC)
+			return err != unix.EAGAIN
+		})
+		switch {
+		case waitErr != nil:
+			return -1, waitErr
+		case err == nil:
+			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // fails on Unix sockets
+			return fd, nil
+		case err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM:
+			time.Sleep(50 * time.Millisecond) // the client waits in the backlog
+		case err == unix.EINVAL || err == unix.EBADF:
+			return -1, fmt.Errorf("%s: accept: %w", l.name, err)
+		}
+	}
+}
+
+// Close closes the listener and removes the path that it made, unless something
+// else has taken the path since.
+func (l *Listener) Close() error {
+	if l.path != "" {
+		if fi, err := os.Lstat(l.path); err == nil && os.SameFile(fi, l.made) {
+			_ = os.Remove(l.path)
+		}
+	}
+	return l.f.Close()
+}
+
+// String names the address for people.
+func (l *Listener) String() string { return l.name }
+
+// openUnix binds a Unix socket, in place of one that nobody listens on any more.
+func openUnix(e config.Endpoint) (*Listener, error) {
+	name := "unix:" + e.Path
+	if err := removeStale(e.Path); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	fi, err := bindUnix(fd, e)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	l, err := newListener(fd, name)
+	if err != nil {
+		return nil, err
+	}
+	l.path, l.made = e.Path, fi
+	return l, nil
+}
+
+// bindUnix binds fd so that nobody can connect before the socket has its final
+// owner and permissions.
+func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
+	old := unix.Umask(0o777)
+	err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.Path})
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("bind: %w", err)
+	}
+	fi, err := os.Lstat(e.Path)
+	if err == nil && (e.UID >= 0 || e.GID >= 0) {
+		err = os.Lchown(e.Path, e.UID, e.GID)
+	}
+	if err == nil {
+		err = os.Chmod(e.Path, e.Mode)
+	}
+	if err == nil {
+		err = unix.Listen(fd, backlog)
+	}
+	if err != nil {
+		_ = os.Remove(e.Path)
+		return nil, err
+	}
+	return fi, nil
+}
+
+// removeStale removes the socket at path that a process left behind. What is not
+// a socket, or still has a process behind it, is not ours to remove.
+//
+// The reference removes whatever is there (COMPAT.md).
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Mode().Type() != fs.ModeSocket {
+		return errors.New("there is something that is not a socket: remove it or choose another path")
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	if err == nil || err == unix.EAGAIN || err == unix.EINPROGRESS {
+		return errors.New("another process listens there: stop it first or choose another path")
+	}
+	return os.Remove(path)
+}

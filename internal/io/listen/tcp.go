@@ -1,0 +1,75 @@
+package listen
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// openTCP binds a TCP socket to a literal address.
+func openTCP(e config.Endpoint) (*Listener, error) {
+	addr, err := netip.ParseAddr(e.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("tcp:%s:%d: not a literal address: %w", e.Addr, e.Port, err)
+	}
+	name := "tcp:" + netip.AddrPortFrom(addr, uint16(e.Port)).String()
+	family, sa, err := sockaddr(addr, e)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := bindTCP(fd, sa); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return newListener(fd, name)
+}
+
+func bindTCP(fd int, sa unix.Sockaddr) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	return unix.Listen(fd, backlog)
+}
+
+func sockaddr(a netip.Addr, e config.Endpoint) (family int, sa unix.Sockaddr, err error) {
+	if a.Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: e.Port, Addr: a.As4()}, nil
+	}
+	sa6 := &unix.SockaddrInet6{Port: e.Port, Addr: a.As16()}
+	if e.IfName != "" {
+		if sa6.ZoneId, err = interfaceIndex(e.IfName); err != nil {
+			return 0, nil, err
+		}
+	}
+	return unix.AF_INET6, sa6, nil
+}
+
+// interfaceIndex looks a network interface up as the kernel shows it in sysfs,
+// which saves the daemon package net.
+func interfaceIndex(name string) (uint32, error) {
+	if strings.ContainsAny(name, "/") || name == "." || name == ".." {
+		return 0, fmt.Errorf("no network interface %q", name)
+	}
+	b, err := os.ReadFile("/sys/class/net/" + name + "/ifindex")
+	if err != nil {
+		return 0, fmt.Errorf("no network interface %q: %w", name, err)
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("network interface %q: %w", name, err)
+	}
+	return uint32(n), nil
+}
