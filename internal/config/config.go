@@ -1,28 +1,35 @@
 // Package config turns a profile (a TOML file) or a classic command line into
 // one Config. A key of the file and an option of the command line that mean the
-// same fill the same field. It opens nothing but the profile itself.
+// same fill the same field, through the tables of keys.go. It opens nothing but
+// the profile itself; whether an inherited descriptor is what the command line
+// says is looked up with fstat.
 package config
 
-import "io/fs"
+import (
+	"io/fs"
+	"path/filepath"
+	"strings"
+)
 
-// Config describes one TPM and how it is reached. Load makes it; nobody changes
-// it afterwards.
+// Config describes one TPM and how it is reached. Classic and LoadProfile make
+// it; nobody changes it afterwards.
 type Config struct {
-	TPM          string    `toml:"tpm"` // "1.2" or "2.0"
-	Interface    Interface `toml:"interface"`
-	Control      Control   `toml:"control"`
-	State        State     `toml:"tpmstate"`
-	Key          Key       `toml:"key"`
-	MigrationKey Key       `toml:"migration-key"`
-	Flags        Flags     `toml:"flags"`
-	Locality     Locality  `toml:"locality"`
-	Log          Log       `toml:"log"`
-	PID          PID       `toml:"pid"`
-	Sandbox      Sandbox   `toml:"sandbox"`
-	Daemon       bool      `toml:"-"` // --daemon; never in a profile: systemd does not want it
+	TPM          string // "1.2" or "2.0"
+	Interface    Interface
+	Control      Control
+	State        State
+	Key          Key
+	MigrationKey Key
+	Flags        Flags
+	Locality     Locality
+	Log          Log
+	PID          PID
+	Sandbox      Sandbox
+	Daemon       bool // --daemon; never in a profile: systemd does not want it
 
-	// PrintCapabilities asks for one line on stdout and nothing else.
-	PrintCapabilities bool `toml:"-"`
+	// PrintCapabilities asks for one line on stdout and nothing else. Then only
+	// TPM, Log and Sandbox are filled, as the reference looks at no more.
+	PrintCapabilities bool
 }
 
 // EndpointKind says how an Endpoint comes to be.
@@ -50,7 +57,7 @@ type Endpoint struct {
 	Port   int    // TCP: 0 lets the kernel choose
 	IfName string // TCP: interface, for an IPv6 link-local address
 
-	FD int // ListenFD, ConnFD
+	FD int // ListenFD, ConnFD; -1 otherwise
 }
 
 // Interface is the data channel: --server, --port, --fd, [interface].
@@ -75,9 +82,10 @@ type State struct {
 	Lock         bool        // exclude a second instance; default true
 	Backup       bool        // keep the previous permanent state as .bak
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
+	Create       bool        // make the directory if it is missing; only from a profile
 }
 
-// Key is where an AES key comes from: --key, [key].
+// Key is where an AES key comes from: --key, [key]. The zero Key is no key.
 type Key struct {
 	Source KeySource
 	Path   string // KeyFile, PassFile
@@ -103,7 +111,7 @@ const (
 // Flags is how the TPM is brought up: --flags, [flags].
 type Flags struct {
 	NotNeedInit         bool   // power on at process start
-	Startup             string // "", "clear", "state", "deactivated" or "none"
+	Startup             string // "", "clear", "state", "deactivated" or "none"; all but "" and "none" imply NotNeedInit
 	DisableAutoShutdown bool
 }
 
@@ -115,7 +123,7 @@ type Locality struct {
 
 // Log is where messages go: --log, [log].
 type Log struct {
-	Given    bool   // --log was given; then Prefix replaces the default one, even if empty
+	Given    bool   // --log or [log] was given; then Prefix replaces DefaultPrefix, even if empty
 	File     string // "-" for silence
 	FD       int    // -1 if none; wins over File
 	Level    int    // 1 or more
@@ -123,13 +131,58 @@ type Log struct {
 	Truncate bool
 }
 
+// DefaultPrefix is before every log line as long as no --log or [log] says
+// otherwise.
+const DefaultPrefix = "swtpm: "
+
 // PID is where the process id is written: --pid, [pid].
 type PID struct {
 	File string
-	FD   int // -1 if none
+	FD   int // -1 if none; then File counts
 }
 
 // Sandbox is what the process gives up: --runas, [sandbox].
 type Sandbox struct {
 	User string // name or number; "" keeps the current one
+}
+
+// defaults is the Config that an empty command line stands for.
+func defaults() *Config {
+	none := Endpoint{Mode: 0o770, UID: -1, GID: -1, FD: -1}
+	return &Config{
+		TPM:       "1.2",
+		Interface: Interface{Type: "socket", Server: none},
+		Control:   Control{Listen: none},
+		State:     State{Mode: 0o640, Lock: true},
+		Log:       Log{FD: -1, Level: 1},
+		PID:       PID{FD: -1},
+	}
+}
+
+// dirScheme is before the path of a state directory.
+const dirScheme = "dir://"
+
+// Absolute returns a copy of c whose relative paths begin in dir.
+func (c *Config) Absolute(dir string) *Config {
+	a := *c
+	for _, p := range []*string{
+		&a.Interface.Server.Path, &a.Control.Listen.Path, &a.Key.Path, &a.MigrationKey.Path, &a.PID.File,
+	} {
+		*p = beneath(dir, *p)
+	}
+	if a.Log.File != "-" {
+		a.Log.File = beneath(dir, a.Log.File)
+	}
+	if path, ok := strings.CutPrefix(a.State.URI, dirScheme); ok {
+		a.State.URI = dirScheme + beneath(dir, path)
+	}
+	return &a
+}
+
+// beneath returns path, seen from dir if it is relative; "" stays "".
+func beneath(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
 }

@@ -1,0 +1,163 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// fault is something a Config asks for that cannot be.
+type fault struct {
+	table, key string // where; key may be ""
+	text       string
+}
+
+// Check returns what is impossible in c: what a profile may not say and a
+// classic command line may. The errors are those of LoadProfile, without file
+// and line.
+func (c *Config) Check() error {
+	for _, f := range c.faults() {
+		return &ProfileError{File: "config", Key: strings.TrimSpace("[" + f.table + "] " + f.key), Text: f.text}
+	}
+	return nil
+}
+
+// faults returns everything that is impossible in c.
+func (c *Config) faults() []fault {
+	var out []fault
+	add := func(table, key, format string, args ...any) {
+		out = append(out, fault{table, key, fmt.Sprintf(format, args...)})
+	}
+	data, ctrl := c.Interface.Server, c.Control.Listen
+	path, isDir := strings.CutPrefix(c.State.URI, dirScheme)
+	switch {
+	case c.State.URI == "":
+		add("tpmstate", "", `no state; want dir = "PATH"`)
+	case !isDir || path == "":
+		add("tpmstate", "dir", "%q is not the URI of a directory; want dir://PATH", c.State.URI)
+	}
+	if c.TPM == "2.0" && c.Flags.Startup == "deactivated" {
+		add("flags", "startup", `a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`)
+	}
+	if data.Kind == None && ctrl.Kind == None {
+		add("interface", "server", `nobody could reach this TPM; want [interface] server or [control] listen`)
+	} else if ctrl.Kind == None && !c.Flags.NotNeedInit {
+		add("flags", "startup", `nobody could power this TPM on; want startup = "clear" or [control] listen`)
+	}
+	if data.Kind != None && same(data, ctrl) {
+		add("control", "listen", "%s is the data channel already; want another address", ctrl)
+	}
+	for _, e := range []struct {
+		table, key string
+		Endpoint
+	}{{"interface", "server", data}, {"control", "listen", ctrl}} {
+		if e.Kind == Unix && len(e.Path) > maxPath {
+			add(e.table, e.key, "the path is %d bytes long; want at most %d: %q", len(e.Path), maxPath, e.Path)
+		}
+	}
+	return append(out, c.descriptorFaults()...)
+}
+
+// same tells whether two endpoints cannot be there at once. TCP sockets of one
+// port may: a kernel that chooses the port chooses two.
+func same(a, b Endpoint) bool {
+	switch {
+	case a.Kind == Unix && b.Kind == Unix:
+		return a.Path == b.Path
+	case a.Kind == TCP && b.Kind == TCP:
+		return a.Port != 0 && a.Port == b.Port && a.Addr == b.Addr && a.IfName == b.IfName
+	}
+	return false
+}
+
+// descriptorFaults looks for an inherited descriptor with two uses.
+func (c *Config) descriptorFaults() []fault {
+	uses := []struct {
+		table, key string
+		fd         int
+		used       bool
+	}{
+		{"interface", "server", c.Interface.Server.FD, c.Interface.Server.FD >= 0},
+		{"control", "listen", c.Control.Listen.FD, c.Control.Listen.FD >= 0},
+		{"key", "fd", c.Key.FD, c.Key.Source == KeyFD},
+		{"key", "pwdfd", c.Key.FD, c.Key.Source == PassFD},
+		{"migration-key", "fd", c.MigrationKey.FD, c.MigrationKey.Source == KeyFD},
+		{"migration-key", "pwdfd", c.MigrationKey.FD, c.MigrationKey.Source == PassFD},
+		{"log", "fd", c.Log.FD, c.Log.FD >= 0},
+		{"pid", "fd", c.PID.FD, c.PID.FD >= 0},
+	}
+	var out []fault
+	by := map[int]string{}
+	for _, u := range uses {
+		if !u.used {
+			continue
+		}
+		if first, ok := by[u.fd]; ok {
+			out = append(out, fault{u.table, u.key, fmt.Sprintf("descriptor %d is that of %s already", u.fd, first)})
+			continue
+		}
+		by[u.fd] = "[" + u.table + "] " + u.key
+	}
+	return out
+}
+
+// exclusive are keys of one table of which a profile has at most one.
+var exclusive = map[string][]string{
+	"key":           {"file", "fd", "pwdfile", "pwdfd"},
+	"migration-key": {"file", "fd", "pwdfile", "pwdfd"},
+	"log":           {"file", "fd"},
+	"pid":           {"file", "fd"},
+}
+
+// required are the tables that say nothing without one of their exclusive keys.
+var required = []string{"key", "migration-key", "pid"}
+
+// checkGiven looks for keys that do not go together although the Config that
+// they make is fine.
+func (p *loader) checkGiven() {
+	for table, names := range exclusive {
+		var first string
+		for _, name := range names {
+			switch {
+			case !p.given[path(table, name)]:
+			case first == "":
+				first = name
+			default:
+				p.fault(fault{table, name, "there is " + first + " already; want only one of " + strings.Join(names, ", ")})
+			}
+		}
+	}
+	for _, table := range required {
+		names := exclusive[table]
+		if p.given[path(table)] && !p.anyGiven(table, names) {
+			p.fault(fault{table, "", "says nothing; want one of " + strings.Join(names, ", ")})
+		}
+	}
+	for _, t := range p.cfg.tables() {
+		for _, k := range t.keys.known(profile) {
+			if k.when != nil && p.given[path(t.name, k.name)] && !k.when() && (exclusive[t.name] == nil || p.anyGiven(t.name, exclusive[t.name])) {
+				p.fault(fault{t.name, k.name, "only " + k.only})
+			}
+		}
+	}
+	if p.given[path("tpmstate", "fsync")] && p.given[path("tpmstate", "durability")] {
+		p.fault(fault{"tpmstate", "fsync", `says what durability says; want only durability = "full" or "relaxed"`})
+	}
+}
+
+func (p *loader) anyGiven(table string, names []string) bool {
+	for _, name := range names {
+		if p.given[path(table, name)] {
+			return true
+		}
+	}
+	return false
+}
+
+// fault reports f at its key, or else at its table, or else for the whole file.
+func (p *loader) fault(f fault) {
+	at, ok := p.at[path(f.table, f.key)]
+	if !ok {
+		at = p.at[path(f.table)]
+	}
+	p.fail(at.key, strings.TrimSpace("["+f.table+"] "+f.key), "%s", f.text)
+}

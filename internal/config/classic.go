@@ -1,0 +1,361 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Classic reads the options of a classic command line: args is what follows the
+// word socket, env looks a variable up, "" if it is not set. The error is a
+// *UsageError, or a *HelpRequested for -h and --help.
+//
+// The sub-options are looked at in the order of the reference, so that of two
+// mistakes the same one is reported. Nothing is opened.
+func Classic(iface string, args []string, env func(string) string) (*Config, error) {
+	if iface != "socket" {
+		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
+	}
+	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env}
+	g := getopt{name: iface, rows: socketOptions, posix: env("POSIXLY_CORRECT") != "", take: l.take}
+	operands, err := g.run(args)
+	if err == nil {
+		err = l.finish(operands)
+	}
+	if err == nil {
+		return l.cfg, nil
+	}
+	var refused *UsageError
+	var help *HelpRequested
+	if !errors.As(err, &refused) && !errors.As(err, &help) {
+		err = &UsageError{Text: err.Error(), Code: 1, Log: l.cfg.Log}
+	}
+	return nil, err
+}
+
+// line is a command line while it is read.
+type line struct {
+	cfg   *Config
+	given map[string]string // the arguments of options that have sub-options
+	runAs string
+	fd    int    // of --fd, -1 if none
+	port  string // TPM_PORT; --port sets it
+	env   func(string) string
+	print bool // --print-capabilities
+}
+
+// take is called for each option, from left to right. Options with sub-options
+// are kept for finish; the last of two counts.
+func (l *line) take(o optionRow, arg string) error {
+	if o.later {
+		return refuse("--%s is %s", o.long, notYet)
+	}
+	switch o.long {
+	case "help":
+		return &HelpRequested{Text: Usage(l.cfg.Interface.Type)}
+	case "daemon":
+		l.cfg.Daemon = true
+	case "terminate":
+		l.cfg.Interface.Terminate = true
+	case "tpm2":
+		l.cfg.TPM = "2.0"
+	case "print-capabilities":
+		l.print = true
+	case "runas":
+		l.cfg.Sandbox.User = arg
+	case "port":
+		return l.takePort(arg)
+	case "fd":
+		return l.takeFD(arg)
+	default:
+		l.given[o.long] = arg
+	}
+	return nil
+}
+
+// takePort is --port: like --server type=tcp,disconnect with TPM_PORT set.
+func (l *line) takePort(arg string) error {
+	port, ok := parsePort(arg)
+	if !ok {
+		return refuse("Cannot parse socket port number '%s'.", arg)
+	}
+	if port > 65535 {
+		return refusal("Port is outside valid range.")
+	}
+	l.port = fmt.Sprint(port)
+	l.given["server"] = "type=tcp,disconnect"
+	return nil
+}
+
+// takeFD is --fd: an open channel of nearly any kind. It looks at the
+// descriptor at once, as the reference does.
+func (l *line) takeFD(arg string) error {
+	fd, ok := parseFD(arg)
+	if !ok {
+		return refusal("Cannot parse socket file descriptor.")
+	}
+	kind, err := fdType(fd)
+	if err != nil {
+		return refuse("Cannot stat file descriptor: %s", strerror(err))
+	}
+	switch kind {
+	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFBLK, unix.S_IFLNK:
+		return refusal("Given file descriptor type is not supported.")
+	}
+	l.fd = fd
+	l.cfg.Interface.Terminate = true
+	return nil
+}
+
+// finish fills the Config from the options that were kept.
+func (l *line) finish(operands []string) error {
+	if len(operands) > 0 {
+		return refuse("Unknown parameter '%s'", operands[0])
+	}
+	if l.fd >= 0 && l.fd <= 2 {
+		return refusal("Error: Cannot accept file descriptors with values 0, 1, or 2")
+	}
+	for _, step := range []func() error{l.log, l.ctrl, l.server, l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags} {
+		if err := step(); err != nil {
+			return err
+		}
+		if l.print { // after the log, before anything else
+			l.cfg.PrintCapabilities = true
+			return nil
+		}
+	}
+	return nil
+}
+
+// read parses the sub-options of an option, nil if it was not given. which is
+// its name in complaints.
+func (l *line) read(name, which string, ks keys) (suboptions, error) {
+	arg, ok := l.given[name]
+	if !ok {
+		return nil, nil
+	}
+	o, err := parseSuboptions(arg, ks)
+	return o, wrap(which, err)
+}
+
+// fill sets the fields of ks from o.
+func fill(o suboptions, which string, ks keys) error {
+	err := o.fill(ks)
+	var alone refusal
+	if errors.As(err, &alone) {
+		return err
+	}
+	return wrap(which, err)
+}
+
+func wrap(which string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return refuse("Error parsing %s options: %s", which, err)
+}
+
+func (l *line) log() error {
+	next := l.cfg.Log // the log that is replaced takes the complaint
+	ks := next.keys()
+	o, err := l.read("log", "logging", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	next.Given = true
+	if err := fill(o, "logging", ks); err != nil {
+		return err
+	}
+	next.FD = max(next.FD, -1)
+	l.cfg.Log = next
+	return nil
+}
+
+func (l *line) ctrl() error {
+	p, c := newPlace(), &l.cfg.Control
+	ks := c.keys(p)
+	o, err := l.read("ctrl", "ctrl", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if !o.has("type") {
+		return refusal("Missing type parameter for control channel")
+	}
+	if err := fill(o, "ctrl", ks); err != nil {
+		return err
+	}
+	e := &c.Listen
+	switch {
+	case p.kind != "unixio" && p.kind != "tcp":
+		return refuse("Unsupported control channel type: %s", p.kind)
+	case p.kind == "tcp" && p.fd >= 0:
+		err = inherit(e, ListenFD, p.fd, "TCP control channel")
+	case p.kind == "tcp" && p.port < 0:
+		err = refusal("Missing port and fd options for TCP control channel")
+	case p.kind == "tcp":
+		err = p.tcp(e, "TCP control channel port outside valid range")
+	case p.fd >= 0:
+		err = inherit(e, ListenFD, p.fd, "UnixIO control channel")
+	case p.clientFD >= 0:
+		err = inherit(e, ConnFD, p.clientFD, "UnixIO client control channel")
+	case p.path == "":
+		err = refusal("Missing path and fd options for UnixIO control channel")
+	default:
+		err = p.unix(e)
+	}
+	e.plain()
+	return err
+}
+
+// server is --server and --port, or --fd.
+func (l *line) server() error {
+	p, i := newPlace(), &l.cfg.Interface
+	ks := i.keys(p)
+	o, err := l.read("server", "server", ks)
+	if err != nil {
+		return err
+	}
+	if o != nil {
+		p.kind = "tcp"
+		if err := fill(o, "server", ks); err != nil {
+			return err
+		}
+		if err := l.listen(p, o.has("port")); err != nil {
+			return err
+		}
+	}
+	if l.fd >= 0 { // a connection we have been given wins over one to wait for
+		i.Server = Endpoint{Kind: ConnFD, FD: l.fd}
+		i.Disconnect = false
+	}
+	i.Server.plain()
+	return nil
+}
+
+// listen makes the endpoint of --server from p.
+func (l *line) listen(p *place, hasPort bool) error {
+	i := &l.cfg.Interface
+	e := &i.Server
+	switch {
+	case p.kind != "unixio" && p.kind != "tcp":
+		return refuse("Unsupported socket type: %s", p.kind)
+	case p.kind == "unixio" && p.fd >= 0:
+		return inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: swtpm says so here too
+	case p.kind == "unixio" && p.path == "":
+		return refusal("Missing path and file descriptor option for UnixIO socket")
+	case p.kind == "unixio":
+		return p.unix(e)
+	case p.fd >= 0: // Compat: a connected stream, other than with unixio
+		i.Terminate = true
+		return inherit(e, ConnFD, p.fd, "TCP socket")
+	}
+	if !hasPort {
+		if port, ok := leadingInt(l.port); ok {
+			p.port = port
+		}
+	}
+	if p.port < 0 {
+		return refusal("No valid port number provided for TCP socket.")
+	}
+	return p.tcp(e, "TCP socket port outside valid range")
+}
+
+// plain takes back what e says beyond its kind: two Configs that do the same are
+// equal.
+func (e *Endpoint) plain() {
+	if e.Kind != Unix {
+		e.Path, e.Mode, e.UID, e.GID = "", 0o770, -1, -1
+	}
+	if e.Kind != TCP {
+		e.Addr, e.Port, e.IfName = "", 0, ""
+	}
+	if e.Kind != ListenFD && e.Kind != ConnFD {
+		e.FD = -1
+	}
+}
+
+func (l *line) key() error          { return l.readKey("key", &l.cfg.Key) }
+func (l *line) migrationKey() error { return l.readKey("migration-key", &l.cfg.MigrationKey) }
+
+// readKey is --key and --migration-key. Both are called key in complaints.
+func (l *line) readKey(name string, k *Key) error {
+	ks := k.keys()
+	o, err := l.read(name, "key", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o["fd"]), "-") {
+		delete(o, "kdf") // only looked at for a passphrase
+	}
+	var found Key
+	if err := fill(o, "key", found.keys()); err != nil && found.Source != NoKey {
+		return err
+	}
+	if found.Source == NoKey {
+		return refusal("Either file=, fd=, pwdfile=, or pwdfd= is required for key option")
+	}
+	found.Hex = found.Hex && (found.Source == KeyFile || found.Source == KeyFD)
+	found.Remove = found.Remove && (found.Source == KeyFile || found.Source == PassFile)
+	*k = found
+	return nil
+}
+
+func (l *line) pid() error {
+	p := &l.cfg.PID
+	ks := p.keys()
+	o, err := l.read("pid", "pid", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if err := fill(o, "pid", ks); err != nil {
+		return err
+	}
+	switch {
+	case p.File != "":
+		p.FD = -1
+	case p.FD < 0:
+		return refusal("The file or fd parameter is required for the pid option.")
+	case !isRegular(p.FD):
+		return refuse("Bad filedescriptor %d for pid file", p.FD)
+	}
+	return nil
+}
+
+func (l *line) locality() error {
+	ks := l.cfg.Locality.keys()
+	o, err := l.read("locality", "locality", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "locality", ks)
+}
+
+// state is --tpmstate, or TPM_PATH without it.
+func (l *line) state() error {
+	s := &l.cfg.State
+	ks := s.keys()
+	o, err := l.read("tpmstate", "tpmstate", ks)
+	switch {
+	case err != nil:
+		return err
+	case o == nil:
+		if path := l.env("TPM_PATH"); path != "" {
+			s.URI = dirScheme + path
+		}
+		return nil
+	case !o.has("dir", "backend-uri"):
+		return refusal("The dir or backend-uri parameters is required for the tpmstate option.")
+	}
+	return fill(o, "tpmstate", ks)
+}
+
+func (l *line) flags() error {
+	ks := l.cfg.Flags.keys()
+	o, err := l.read("flags", "flags", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "flags", ks)
+}

@@ -1,0 +1,177 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// maxPath is the length of the longest path of a Unix socket, in bytes: 108 of
+// struct sockaddr_un without the NUL.
+const maxPath = 107
+
+// address is an endpoint as a profile spells it:
+//
+//	unix:PATH            a Unix socket to listen on
+//	tcp:HOST:PORT        a TCP socket to listen on; HOST is a literal address,
+//	                     IPv6 in brackets, link-local as [fe80::1%eth0]
+//	fd:N                 an inherited listening socket
+//	clientfd:N           an inherited connection
+type address struct{ e *Endpoint }
+
+func (address) check(string) error            { return nil }
+func (address) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+
+func (address) want() string {
+	return `"unix:PATH", "tcp:HOST:PORT", "fd:N" (a listening socket) or "clientfd:N" (a connection)`
+}
+
+func (a address) set(s string) error {
+	scheme, rest, _ := strings.Cut(s, ":")
+	switch scheme {
+	case "unix":
+		if rest == "" {
+			return errors.New("the path is missing")
+		}
+		a.e.Kind, a.e.Path = Unix, rest
+		return nil
+	case "tcp":
+		return a.setTCP(rest)
+	case "fd", "clientfd":
+		fd, err := strconv.ParseUint(rest, 10, 31)
+		if err != nil {
+			return fmt.Errorf("%q is not a file descriptor", rest)
+		}
+		a.e.Kind, a.e.FD = ListenFD, int(fd)
+		if scheme == "clientfd" {
+			a.e.Kind = ConnFD
+		}
+		return nil
+	case "systemd":
+		return later(`"systemd:NAME"`)
+	}
+	return fmt.Errorf("no such kind of address: %q", s)
+}
+
+// setTCP takes HOST:PORT.
+func (a address) setTCP(s string) error {
+	colon := strings.LastIndexByte(s, ':')
+	if colon < 0 {
+		return fmt.Errorf("%q has no port", s)
+	}
+	host := s[:colon]
+	port, err := strconv.ParseUint(s[colon+1:], 10, 16)
+	if err != nil {
+		return fmt.Errorf("%q is not a port from 0 to 65535", s[colon+1:])
+	}
+	inner, bracketed := strings.CutPrefix(host, "[")
+	if bracketed {
+		var closed bool
+		if host, closed = strings.CutSuffix(inner, "]"); !closed {
+			return fmt.Errorf("%q has no closing bracket", s)
+		}
+	}
+	host, ifname, zoned := strings.Cut(host, "%")
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is not a literal IPv4 or IPv6 address", host)
+	case ip.Is6() != bracketed:
+		return fmt.Errorf("%q: brackets are for an IPv6 address, and only for it", s)
+	case zoned && (ifname == "" || !ip.Is6()):
+		return fmt.Errorf("%q: the name after %% is the network interface of an IPv6 address", s)
+	case ip.Is6() && ip.IsLinkLocalUnicast() && ifname == "":
+		return fmt.Errorf("%q: a link-local address needs its network interface, as in [%s%%eth0]", s, host)
+	}
+	a.e.Kind, a.e.Addr, a.e.Port, a.e.IfName = TCP, host, int(port), ifname
+	return nil
+}
+
+func (a address) toTOML() (any, bool) { return textOrNil(a.e.String()), true }
+
+// String returns e as a profile spells it, "" for none.
+func (e Endpoint) String() string {
+	switch e.Kind {
+	case Unix:
+		return "unix:" + e.Path
+	case ListenFD:
+		return "fd:" + strconv.Itoa(e.FD)
+	case ConnFD:
+		return "clientfd:" + strconv.Itoa(e.FD)
+	case TCP:
+		host := e.Addr
+		if e.IfName != "" {
+			host += "%" + e.IfName
+		}
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		return "tcp:" + host + ":" + strconv.Itoa(e.Port)
+	}
+	return ""
+}
+
+// place is an endpoint as the sub-options of --server and --ctrl spell it.
+type place struct {
+	kind         string
+	path         string
+	addr, ifName string
+	port         int
+	fd, clientFD int
+}
+
+// newPlace is a place of which nothing is said.
+func newPlace() *place {
+	return &place{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1}
+}
+
+func (p *place) keys(hint string) keys {
+	return keys{
+		{name: "type", in: option, value: text{&p.kind}, hint: hint},
+		{name: "fd", in: option, value: number{p: &p.fd}, hint: `"fd:N" as the address`},
+		{name: "path", in: option, value: text{&p.path}, hint: hint},
+		{name: "port", in: option, value: number{p: &p.port}, hint: hint},
+		{name: "bindaddr", in: option, value: text{&p.addr}, hint: hint},
+		{name: "ifname", in: option, value: text{&p.ifName}, hint: hint},
+	}
+}
+
+// tcp makes e the TCP socket of p. out is what is said if the port is too large.
+func (p *place) tcp(e *Endpoint, out string) error {
+	if p.port > 65535 {
+		return refusal(out)
+	}
+	ip, err := netip.ParseAddr(p.addr)
+	switch {
+	case err != nil || ip.Zone() != "":
+		return refuse("Could not parse the bind address '%s'", p.addr)
+	case ip.Is6() && ip.IsLinkLocalUnicast() && p.ifName == "":
+		return refusal("Missing interface name for link local address")
+	}
+	e.Kind, e.Addr, e.Port = TCP, p.addr, p.port
+	if ip.Is6() {
+		e.IfName = p.ifName
+	}
+	return nil
+}
+
+// unix makes e the Unix socket of p.
+func (p *place) unix(e *Endpoint) error {
+	if len(p.path) > maxPath {
+		return refusal("Path for UnioIO socket is too long") // Compat: spelt so by swtpm
+	}
+	e.Kind, e.Path = Unix, p.path
+	return nil
+}
+
+// inherit makes e the descriptor fd, which must be a socket; whose is its use in
+// the complaint.
+func inherit(e *Endpoint, kind EndpointKind, fd int, whose string) error {
+	if !isSocket(fd) {
+		return refuse("Bad filedescriptor %d for %s", fd, whose)
+	}
+	e.Kind, e.FD = kind, fd
+	return nil
+}

@@ -1,0 +1,70 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// UsageError is a command line that swtpm refuses.
+//
+// The caller prints Error() and a newline, then Usage, and exits with Code. They
+// go to stderr, unless Log.Given: then --log was taken before the error was
+// found, and the line goes where Log says.
+type UsageError struct {
+	Text  string // one line, without prefix and newline
+	Usage string // what follows on stderr; ends in a newline, or ""
+	Code  int    // exit code
+	Log   Log    // the log as it was when the error was found
+	Raw   bool   // Text has no log prefix: it comes from the option parser
+}
+
+// Error returns the line as it is printed.
+func (e *UsageError) Error() string {
+	switch {
+	case e.Raw:
+		return e.Text
+	case e.Log.Given:
+		return e.Log.Prefix + e.Text
+	}
+	return DefaultPrefix + e.Text
+}
+
+// HelpRequested is the answer to -h and --help: Text goes to stdout, exit 0.
+type HelpRequested struct {
+	Text string
+}
+
+func (h *HelpRequested) Error() string { return "help requested" }
+
+// ProfileError is one thing that is wrong with a profile.
+type ProfileError struct {
+	File string
+	Line int    // from 1; 0 if the whole file is meant
+	Col  int    // in bytes, from 1
+	Key  string // "tpm", "[tpmstate]", "[tpmstate] mode"; "" if TOML itself is wrong
+	Text string // what is wrong, and what to write instead
+}
+
+// Error returns FILE:LINE:COL: [table] key: what is wrong.
+func (e *ProfileError) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Col)
+	}
+	if e.Key != "" {
+		b.WriteString(": " + e.Key)
+	}
+	return b.String() + ": " + e.Text
+}
+
+// notYet is what a word gets that belongs to a later release.
+const notYet = "not available in this release"
+
+// refusal is an error in the words of the reference that stands alone, without
+// "Error parsing … options: " before it.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func refuse(format string, args ...any) refusal { return refusal(fmt.Sprintf(format, args...)) }

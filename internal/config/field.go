@@ -1,0 +1,224 @@
+package config
+
+import (
+	"strconv"
+	"strings"
+)
+
+// The values of this file fill fields that two keys share, or that a key spells
+// in its own way.
+
+// prefix is text that may be empty.
+type prefix struct{ p *string }
+
+func (prefix) check(string) error            { return nil }
+func (t prefix) set(s string) error          { *t.p = s; return nil }
+func (prefix) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+func (t prefix) toTOML() (any, bool)         { return *t.p, true }
+func (prefix) want() string                  { return "a string" }
+
+// stateDir is the directory of the state, a URI in the field.
+type stateDir struct{ uri *string }
+
+func (stateDir) check(string) error            { return nil }
+func (d stateDir) set(s string) error          { *d.uri = dirScheme + s; return nil }
+func (stateDir) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
+func (stateDir) want() string                  { return "the path of a directory" }
+
+func (d stateDir) toTOML() (any, bool) {
+	path, ok := strings.CutPrefix(*d.uri, dirScheme)
+	if !ok {
+		return nil, false
+	}
+	return textOrNil(path), true
+}
+
+// backendURI is the state's URI as the command line gives it.
+type backendURI struct{ uri *string }
+
+func (backendURI) check(string) error { return nil }
+
+// set takes any scheme but file.
+//
+// Compat: swtpm finds out when the TPM is powered on that it has no such
+// backend, and answers TPM_FAIL.
+func (b backendURI) set(s string) error {
+	if strings.HasPrefix(s, "file://") {
+		return refuse("--tpmstate backend-uri=file:// is %s; use dir=PATH", notYet)
+	}
+	*b.uri = s
+	return nil
+}
+func (backendURI) fromTOML(any) (string, bool) { return "", false }
+func (backendURI) toTOML() (any, bool)         { return nil, false }
+func (backendURI) want() string                { return "dir://PATH" }
+
+// durability is "full" or "relaxed".
+type durability struct{ relaxed *bool }
+
+func (durability) check(string) error { return nil }
+
+func (d durability) set(s string) error {
+	var word string
+	if err := (words{p: &word, of: []string{"full", "relaxed"}, unknown: "Unknown durability '%s'."}).set(s); err != nil {
+		return err
+	}
+	*d.relaxed = word == "relaxed"
+	return nil
+}
+func (durability) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+func (durability) want() string                  { return `"full" or "relaxed"` }
+
+func (d durability) toTOML() (any, bool) {
+	if *d.relaxed {
+		return "relaxed", true
+	}
+	return "full", true
+}
+
+// source makes k a key from s, with the defaults of that source.
+func (k *Key) source(s KeySource, path string, fd int) {
+	*k = Key{Source: s, Path: path, FD: fd, Bits: 128}
+	if s == KeyFile || s == KeyFD {
+		k.Hex = true
+	} else {
+		k.KDF = "pbkdf2"
+	}
+}
+
+// keyPath is a file with a key or a passphrase.
+type keyPath struct {
+	k      *Key
+	source KeySource
+}
+
+func (keyPath) check(string) error            { return nil }
+func (p keyPath) set(s string) error          { p.k.source(p.source, s, -1); return nil }
+func (keyPath) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
+func (keyPath) want() string                  { return "the path of a file" }
+
+func (p keyPath) toTOML() (any, bool) {
+	if p.k.Source != p.source {
+		return nil, false
+	}
+	return textOrNil(p.k.Path), true
+}
+
+// keyFD is a descriptor with a key or a passphrase; a negative one is none.
+type keyFD struct {
+	k      *Key
+	source KeySource
+}
+
+func (keyFD) check(s string) error {
+	_, err := parseInt(s)
+	return err
+}
+
+func (f keyFD) set(s string) error {
+	fd, err := parseInt(s)
+	if err == nil && fd >= 0 {
+		f.k.source(f.source, "", fd)
+	}
+	return err
+}
+func (keyFD) fromTOML(v any) (string, bool) { return number{}.fromTOML(v) }
+func (keyFD) want() string                  { return number{}.want() }
+
+func (f keyFD) toTOML() (any, bool) {
+	if f.k.Source != f.source {
+		return nil, false
+	}
+	return f.k.FD, true
+}
+
+// keyFormat is "hex" or "binary".
+type keyFormat struct{ k *Key }
+
+func (keyFormat) check(string) error { return nil }
+
+func (f keyFormat) set(s string) error {
+	var word string
+	if err := (words{p: &word, of: []string{"hex", "binary"}, unknown: "Unknown key format '%s'."}).set(s); err != nil {
+		return err
+	}
+	f.k.Hex = word == "hex"
+	return nil
+}
+func (keyFormat) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+func (keyFormat) want() string                  { return `"hex" or "binary"` }
+
+func (f keyFormat) toTOML() (any, bool) {
+	if f.k.Hex {
+		return "hex", true
+	}
+	return "binary", true
+}
+
+// keyMode is the cipher, whose key size is all that varies.
+type keyMode struct{ k *Key }
+
+func (keyMode) check(string) error { return nil }
+
+func (m keyMode) set(s string) error {
+	switch s {
+	case "aes-cbc", "aes-128-cbc":
+		m.k.Bits = 128
+	case "aes-256-cbc":
+		m.k.Bits = 256
+	default:
+		return refuse("Unknown encryption mode '%s'.", s)
+	}
+	return nil
+}
+func (keyMode) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+func (keyMode) want() string                  { return `"aes-128-cbc" (or "aes-cbc") or "aes-256-cbc"` }
+func (m keyMode) toTOML() (any, bool)         { return "aes-" + strconv.Itoa(m.k.Bits) + "-cbc", true }
+
+// start fills Startup, and NotNeedInit if it follows from it.
+func (f *Flags) start(word string) {
+	f.Startup = word
+	if word != "none" {
+		f.NotNeedInit = true
+	}
+}
+
+// startupFlag is one of the flags startup-….
+type startupFlag struct {
+	f    *Flags
+	word string
+}
+
+func (startupFlag) check(string) error { return nil }
+
+func (s startupFlag) set(text string) error {
+	var on bool
+	err := truth{p: &on}.set(text)
+	if on {
+		s.f.start(s.word)
+	}
+	return err
+}
+func (startupFlag) fromTOML(any) (string, bool) { return "", false }
+func (startupFlag) toTOML() (any, bool)         { return nil, false }
+func (startupFlag) want() string                { return "nothing" }
+
+// startupWord is the same in a profile.
+type startupWord struct{ f *Flags }
+
+func (s startupWord) words() words {
+	return words{p: &s.f.Startup, of: []string{"clear", "state", "deactivated", "none"}, empty: "none"}
+}
+
+func (startupWord) check(string) error { return nil }
+
+func (s startupWord) set(text string) error {
+	if err := s.words().set(text); err != nil {
+		return err
+	}
+	s.f.start(text)
+	return nil
+}
+func (s startupWord) fromTOML(v any) (string, bool) { return s.words().fromTOML(v) }
+func (s startupWord) toTOML() (any, bool)           { return s.words().toTOML() }
+func (s startupWord) want() string                  { return s.words().want() }

@@ -1,0 +1,77 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// suffix is that of a profile.
+const suffix = ".toml"
+
+// systemDirs are where profiles are, in the order in which they are looked for.
+var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/lib/swtpm"}
+
+// FindProfile returns the file that PROFILE on a command line means, and the
+// instance. A name with a slash, or that ends in .toml, is a path; its instance
+// is the name of the file without .toml. Any other name is that of a profile in
+// one of the directories below, or, if it is in none, of an instance of
+// default.toml there:
+//
+//	$XDG_CONFIG_HOME/swtpm, or ~/.config/swtpm    unless root asks
+//	/etc/swtpm, /run/swtpm, /usr/lib/swtpm
+func FindProfile(name string) (file, instance string, err error) {
+	return findProfile(name, profileDirs(os.Geteuid(), os.Getenv))
+}
+
+// profileDirs are the directories that uid looks into.
+func profileDirs(uid int, env func(string) string) []string {
+	if uid == 0 {
+		return systemDirs
+	}
+	own := env("XDG_CONFIG_HOME")
+	if !filepath.IsAbs(own) { // the XDG specification ignores a relative one
+		own = ""
+		if home := env("HOME"); filepath.IsAbs(home) {
+			own = filepath.Join(home, ".config")
+		}
+	}
+	if own == "" {
+		return systemDirs
+	}
+	return append([]string{filepath.Join(own, "swtpm")}, systemDirs...)
+}
+
+func findProfile(name string, dirs []string) (file, instance string, err error) {
+	if strings.Contains(name, "/") || strings.HasSuffix(name, suffix) {
+		instance = strings.TrimSuffix(filepath.Base(name), suffix)
+		return name, instance, checkInstance(instance)
+	}
+	if err := checkInstance(name); err != nil {
+		return "", "", err
+	}
+	for _, base := range []string{name, "default"} {
+		for _, dir := range dirs {
+			file := filepath.Join(dir, base+suffix)
+			_, err := os.Stat(file)
+			switch {
+			case err == nil:
+				return file, name, nil
+			case !errors.Is(err, fs.ErrNotExist):
+				return "", "", fmt.Errorf("profile %q: %w", name, err)
+			}
+		}
+	}
+	return "", "", fmt.Errorf("profile %q: neither %s%s nor default%s in %s", name, name, suffix, suffix, strings.Join(dirs, ", "))
+}
+
+// checkInstance refuses a name that would lead out of a directory.
+func checkInstance(name string) error {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		return fmt.Errorf("instance %q: want a name without a slash", name)
+	}
+	return nil
+}

@@ -1,0 +1,160 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// optionRow is one row of the table of options.
+type optionRow struct {
+	long  string
+	short byte // 0: none
+	arg   bool // takes an argument
+	later bool // known, so that abbreviations are what they are in swtpm, but refused
+}
+
+// socketOptions are the options of swtpm socket, in the order in which an
+// ambiguous abbreviation names them.
+var socketOptions = []optionRow{
+	{long: "daemon", short: 'd'},
+	{long: "help", short: 'h'},
+	{long: "port", short: 'p', arg: true},
+	{long: "fd", short: 'f', arg: true},
+	{long: "server", arg: true},
+	{long: "runas", short: 'r', arg: true},
+	{long: "chroot", short: 'R', arg: true, later: true},
+	{long: "terminate", short: 't'},
+	{long: "locality", arg: true},
+	{long: "log", arg: true},
+	{long: "key", arg: true},
+	{long: "migration-key", arg: true},
+	{long: "pid", arg: true},
+	{long: "tpmstate", arg: true},
+	{long: "ctrl", arg: true},
+	{long: "flags", arg: true},
+	{long: "tpm2"},
+	{long: "seccomp", arg: true, later: true},
+	{long: "migration", arg: true, later: true},
+	{long: "profile", arg: true, later: true},
+	{long: "pcap", arg: true, later: true},
+	{long: "print-capabilities"},
+	{long: "print-states", later: true},
+	{long: "print-profiles", later: true},
+	{long: "print-info", arg: true, later: true},
+}
+
+// getopt reads a command line as getopt_long of the GNU C library does, with its
+// messages: clustered short options, arguments joined or apart, abbreviations,
+// options after operands unless posix, "--". It calls take for each option in
+// turn and returns the operands. An error of take ends it.
+type getopt struct {
+	name  string // what messages begin with
+	rows  []optionRow
+	posix bool // POSIXLY_CORRECT: the first operand ends the options
+	take  func(o optionRow, arg string) error
+}
+
+// run returns the operands of args.
+func (g *getopt) run(args []string) (operands []string, err error) {
+	for len(args) > 0 {
+		word := args[0]
+		args = args[1:]
+		switch {
+		case word == "--":
+			return append(operands, args...), nil
+		case strings.HasPrefix(word, "--"):
+			args, err = g.long(word[2:], args)
+		case len(word) > 1 && word[0] == '-':
+			args, err = g.short(word[1:], args)
+		case g.posix:
+			return append(append(operands, word), args...), nil
+		default:
+			operands = append(operands, word)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return operands, nil
+}
+
+// long takes one long option, without its dashes, and returns what is left of
+// args.
+func (g *getopt) long(word string, args []string) ([]string, error) {
+	name, arg, joined := strings.Cut(word, "=")
+	matches := g.match(name)
+	switch {
+	case len(matches) == 0:
+		return nil, g.complain("unrecognized option '--%s'", word)
+	case len(matches) > 1:
+		var names strings.Builder
+		for _, o := range matches {
+			names.WriteString(" '--" + o.long + "'")
+		}
+		return nil, g.complain("option '--%s' is ambiguous; possibilities:%s", word, names.String())
+	}
+	o := matches[0]
+	switch {
+	case joined && !o.arg:
+		return nil, g.complain("option '--%s' doesn't allow an argument", o.long)
+	case o.arg && !joined && len(args) == 0:
+		return nil, g.complain("option '--%s' requires an argument", o.long)
+	case o.arg && !joined:
+		arg, args = args[0], args[1:]
+	}
+	return args, g.take(o, arg)
+}
+
+// match returns the option of that name, or else all that begin with it.
+func (g *getopt) match(name string) []optionRow {
+	var out []optionRow
+	for _, o := range g.rows {
+		if o.long == name {
+			return []optionRow{o}
+		}
+		if strings.HasPrefix(o.long, name) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// short takes the short options of one word, without the dash, and returns what
+// is left of args.
+func (g *getopt) short(word string, args []string) ([]string, error) {
+	for word != "" {
+		c := word[0]
+		word = word[1:]
+		o := g.byLetter(c)
+		if o == nil {
+			return nil, g.complain("invalid option -- '%s'", string([]byte{c}))
+		}
+		arg := ""
+		switch {
+		case o.arg && word != "":
+			arg, word = word, ""
+		case o.arg && len(args) == 0:
+			return nil, g.complain("option requires an argument -- '%s'", string([]byte{c}))
+		case o.arg:
+			arg, args = args[0], args[1:]
+		}
+		if err := g.take(*o, arg); err != nil {
+			return nil, err
+		}
+	}
+	return args, nil
+}
+
+func (g *getopt) byLetter(c byte) *optionRow {
+	for i := range g.rows {
+		if g.rows[i].short == c && c != 0 {
+			return &g.rows[i]
+		}
+	}
+	return nil
+}
+
+// complain is a message of the parser's own; the usage follows it.
+func (g *getopt) complain(format string, args ...any) error {
+	return &UsageError{Text: g.name + ": " + fmt.Sprintf(format, args...), Usage: Usage(g.name), Code: 1, Raw: true}
+}

@@ -1,0 +1,205 @@
+package config
+
+// key is one key of a profile and one sub-option of the command line: the same
+// name, the same field.
+type key struct {
+	name  string
+	value value
+	in    dialect
+	hint  string      // for option: what a profile says instead
+	when  func() bool // whether the key says something, once all keys are set; nil: always
+	only  string      // with when, to be read after "only "
+}
+
+// dialect tells where a key is known.
+type dialect uint8
+
+const (
+	both    dialect = iota
+	option          // on the command line only
+	profile         // in a profile only
+)
+
+// keys is the table of one option or of one table of a profile. The order is
+// that in which the fields are filled: where two keys fill one field, the later
+// one in the table wins.
+type keys []key
+
+// known returns the keys of d.
+func (ks keys) known(d dialect) keys {
+	var out keys
+	for _, k := range ks {
+		if k.in == both || k.in == d {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// find returns the key of that name, nil if there is none.
+func (ks keys) find(name string) *key {
+	for i := range ks {
+		if ks[i].name == name {
+			return &ks[i]
+		}
+	}
+	return nil
+}
+
+// table is a table of a profile.
+type table struct {
+	name  string
+	keys  keys
+	given *bool  // set if the table is there, even an empty one; may be nil
+	none  string // why the table is not shown; "" if it is
+}
+
+// top is the keys before the first table.
+func (c *Config) top() keys {
+	return keys{{name: "tpm", in: profile, value: words{p: &c.TPM, of: []string{"1.2", "2.0"}}}}
+}
+
+// tables returns the tables of a profile, bound to the fields of c.
+func (c *Config) tables() []table {
+	return []table{
+		{name: "interface", keys: c.Interface.keys(&place{})},
+		{name: "control", keys: c.Control.keys(&place{}),
+			none: noneIf(c.Control.Listen.Kind == None, "no control channel")},
+		{name: "tpmstate", keys: c.State.keys()},
+		{name: "key", keys: c.Key.keys(),
+			none: noneIf(c.Key.Source == NoKey, "the state is stored as it is")},
+		{name: "migration-key", keys: c.MigrationKey.keys(),
+			none: noneIf(c.MigrationKey.Source == NoKey, "state leaves through the control channel as it is")},
+		{name: "flags", keys: c.Flags.keys()},
+		{name: "locality", keys: c.Locality.keys()},
+		{name: "sandbox", keys: c.Sandbox.keys(),
+			none: noneIf(c.Sandbox.User == "", "the user stays as it is")},
+		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
+			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
+		{name: "pid", keys: c.PID.keys(),
+			none: noneIf(c.PID.File == "" && c.PID.FD < 0, "no file with the process id")},
+	}
+}
+
+func noneIf(cond bool, why string) string {
+	if cond {
+		return why
+	}
+	return ""
+}
+
+// laterTables and laterKeys are words that belong to a later release.
+var (
+	laterTables = []string{"manufacture", "migration", "profile", "pcap"}
+	laterKeys   = map[string][]string{
+		"interface":     {"name", "device", "major", "minor"},
+		"tpmstate":      {"file"},
+		"key":           {"credential"},
+		"migration-key": {"credential"},
+		"sandbox":       {"chroot", "landlock", "seccomp"},
+	}
+)
+
+func (i *Interface) keys(p *place) keys {
+	ks := keys{
+		{name: "type", in: profile, value: words{p: &i.Type, of: []string{"socket"}, later: []string{"chardev", "vtpm-proxy", "cuse"}}},
+		{name: "server", in: profile, value: address{&i.Server}},
+	}
+	ks = append(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`)...)
+	ks = append(ks, i.Server.keys()...)
+	return append(ks,
+		key{name: "disconnect", value: truth{p: &i.Disconnect}},
+		key{name: "terminate", in: profile, value: truth{p: &i.Terminate}}, // --terminate
+	)
+}
+
+func (c *Control) keys(p *place) keys {
+	ks := keys{{name: "listen", in: profile, value: address{&c.Listen}}}
+	hint := `listen = "unix:PATH" or "tcp:HOST:PORT"`
+	ks = append(ks, p.keys(hint)...)
+	ks = append(ks, key{name: "clientfd", in: option, value: number{p: &p.clientFD}, hint: `listen = "clientfd:N"`})
+	ks = append(ks, c.Listen.keys()...)
+	return append(ks, key{name: "terminate", value: truth{p: &c.Terminate}})
+}
+
+// keys is what tells who may connect to a Unix socket.
+func (e *Endpoint) keys() keys {
+	unix := func() bool { return e.Kind == Unix }
+	const only = `for a socket "unix:PATH"`
+	return keys{
+		{name: "mode", value: octal{p: &e.Mode}, when: unix, only: only},
+		{name: "uid", value: owner{p: &e.UID}, when: unix, only: only},
+		{name: "gid", value: owner{p: &e.GID, group: true}, when: unix, only: only},
+	}
+}
+
+func (s *State) keys() keys {
+	return keys{
+		{name: "backend-uri", in: option, value: backendURI{&s.URI}, hint: `dir = "PATH"`},
+		{name: "dir", value: stateDir{&s.URI}},
+		{name: "create", in: profile, value: truth{p: &s.Create}},
+		{name: "mode", value: octal{p: &s.Mode, asked: &s.ModeExplicit}},
+		{name: "lock", value: truth{p: &s.Lock}},
+		{name: "backup", value: truth{p: &s.Backup}},
+		{name: "fsync", value: truth{p: &s.Relaxed, not: true}},
+		{name: "durability", value: durability{&s.Relaxed}},
+	}
+}
+
+func (k *Key) keys() keys {
+	raw := func() bool { return k.Source == KeyFile || k.Source == KeyFD }
+	pass := func() bool { return k.Source == PassFile || k.Source == PassFD }
+	file := func() bool { return k.Source == KeyFile || k.Source == PassFile }
+	return keys{ // the first of file, fd, pwdfile, pwdfd wins
+		{name: "pwdfd", value: keyFD{k, PassFD}},
+		{name: "pwdfile", value: keyPath{k, PassFile}},
+		{name: "fd", value: keyFD{k, KeyFD}},
+		{name: "file", value: keyPath{k, KeyFile}},
+		{name: "format", value: keyFormat{k}, when: raw, only: "with file or fd"},
+		{name: "mode", value: keyMode{k}},
+		{name: "kdf", value: words{p: &k.KDF, of: []string{"pbkdf2", "sha512"}, unknown: "Unknown kdf '%s'."},
+			when: pass, only: "with pwdfile or pwdfd"},
+		{name: "remove", value: truth{p: &k.Remove}, when: file, only: "with file or pwdfile"},
+	}
+}
+
+func (f *Flags) keys() keys {
+	const hint = `startup = "clear", "state", "deactivated" or "none"`
+	return keys{
+		{name: "not-need-init", value: truth{p: &f.NotNeedInit}},
+		{name: "startup-none", in: option, value: startupFlag{f, "none"}, hint: hint},
+		{name: "startup-deactivated", in: option, value: startupFlag{f, "deactivated"}, hint: hint},
+		{name: "startup-state", in: option, value: startupFlag{f, "state"}, hint: hint},
+		{name: "startup-clear", in: option, value: startupFlag{f, "clear"}, hint: hint},
+		{name: "startup", in: profile, value: startupWord{f}},
+		{name: "disable-auto-shutdown", value: truth{p: &f.DisableAutoShutdown}},
+	}
+}
+
+func (l *Locality) keys() keys {
+	return keys{
+		{name: "reject-locality-4", value: truth{p: &l.RejectLocality4}},
+		{name: "allow-set-locality", value: truth{p: &l.AllowSetLocality}},
+	}
+}
+
+func (s *Sandbox) keys() keys {
+	return keys{{name: "user", in: profile, value: text{&s.User}}} // --runas
+}
+
+func (l *Log) keys() keys {
+	return keys{
+		{name: "file", value: text{&l.File}},
+		{name: "fd", value: number{p: &l.FD}},
+		{name: "level", value: level{&l.Level}},
+		{name: "prefix", value: prefix{&l.Prefix}},
+		{name: "truncate", value: truth{p: &l.Truncate}},
+	}
+}
+
+func (p *PID) keys() keys {
+	return keys{
+		{name: "file", value: text{&p.File}},
+		{name: "fd", value: number{p: &p.FD}},
+	}
+}

@@ -1,0 +1,42 @@
+package config
+
+import "strconv"
+
+// nearest returns "; did you mean …?" with the word of known that is most like
+// name, or "" if none is like it.
+func nearest(name string, known []string) string {
+	best, bestAt := "", len(name)/3+2
+	for _, k := range known {
+		if d := distance(name, k); d < bestAt && d < len(k) {
+			best, bestAt = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return "; did you mean " + strconv.Quote(best) + "?"
+}
+
+// distance counts the letters to insert, drop or change to make b of a.
+func distance(a, b string) int {
+	if len(a) > 64 {
+		return len(a)
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := last
+			if a[i] != b[j] {
+				change++
+			}
+			last = row[j+1]
+			row[j+1] = min(change, last+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}

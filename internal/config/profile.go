@@ -1,0 +1,282 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// maxProfile is more than any profile needs, in bytes.
+const maxProfile = 1 << 20
+
+// LoadProfile reads one profile. Instance is what %i stands for; if it is empty,
+// the name of the file without .toml. Relative paths are seen from the directory
+// of the file. Nothing else is opened, nothing is created.
+//
+// The error has a *ProfileError for each mistake, one line each, in the order of
+// the file.
+func LoadProfile(file, instance string) (*Config, error) {
+	if instance == "" {
+		instance = strings.TrimSuffix(filepath.Base(file), suffix)
+	}
+	if err := checkInstance(instance); err != nil {
+		return nil, err
+	}
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fmt.Errorf("profile %q: %w", file, err)
+	}
+	src, err := readProfile(file)
+	if err != nil {
+		return nil, err
+	}
+	return parseProfile(file, src, filepath.Dir(abs), instance)
+}
+
+// readProfile returns what is in file.
+func readProfile(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("profile: %w", err)
+	}
+	defer f.Close()
+	src, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	if err != nil {
+		return "", fmt.Errorf("profile: %w", err)
+	}
+	if len(src) > maxProfile {
+		return "", fmt.Errorf("profile: %s: larger than %d bytes", file, maxProfile)
+	}
+	return string(src), nil
+}
+
+// loader is a profile while it is read.
+type loader struct {
+	file     string
+	instance string
+	dir      string
+	cfg      *Config
+	at       map[string]where
+	given    map[string]bool // the keys that are there, by path
+	errs     []*ProfileError
+}
+
+// parseProfile makes a Config of src, the text of file.
+func parseProfile(file, src, dir, instance string) (*Config, error) {
+	var tree map[string]any
+	if _, err := toml.Decode(src, &tree); err != nil {
+		return nil, syntaxError(file, err)
+	}
+	p := &loader{file: file, instance: instance, dir: dir, cfg: defaults(), at: locate(src), given: map[string]bool{}}
+	p.cfg.TPM = "2.0"
+	p.load(tree)
+	if len(p.errs) == 0 {
+		p.cfg = p.cfg.Absolute(dir)
+		p.checkGiven()
+		for _, f := range p.cfg.faults() {
+			p.fault(f)
+		}
+	}
+	if len(p.errs) == 0 {
+		return p.cfg, nil
+	}
+	slices.SortStableFunc(p.errs, func(a, b *ProfileError) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Col - b.Col
+	})
+	errs := make([]error, len(p.errs))
+	for i, e := range p.errs {
+		errs[i] = e
+	}
+	return nil, errors.Join(errs...)
+}
+
+// syntaxError tells where TOML itself is wrong.
+func syntaxError(file string, err error) error {
+	e := &ProfileError{File: file, Text: err.Error()}
+	var parse toml.ParseError
+	if errors.As(err, &parse) {
+		e.Line, e.Col, e.Text = parse.Position.Line, max(parse.Position.Col, 1), oneLine(parse.Message)
+	}
+	return e
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// load fills the fields from the tree of the whole file.
+func (p *loader) load(tree map[string]any) {
+	tables := p.cfg.tables()
+	for name, v := range tree {
+		i := slices.IndexFunc(tables, func(t table) bool { return t.name == name })
+		sub, isTable := v.(map[string]any)
+		switch {
+		case i >= 0 && !isTable:
+			p.fail(p.at[path(name)].key, "["+name+"]", "want a table, [%s], not %s", name, typeOf(v))
+		case i >= 0:
+			p.given[path(name)] = true
+			if tables[i].given != nil {
+				*tables[i].given = true
+			}
+			p.table(name, tables[i].keys.known(profile), sub)
+		case slices.Contains(laterTables, name):
+			p.fail(p.at[path(name)].key, "["+name+"]", "%s", notYet)
+		case isTable:
+			p.fail(p.at[path(name)].key, "["+name+"]", "unknown table%s", nearest(name, tableNames(tables)))
+		}
+	}
+	for name, v := range tree {
+		if _, isTable := v.(map[string]any); isTable || slices.ContainsFunc(tables, func(t table) bool { return t.name == name }) ||
+			slices.Contains(laterTables, name) {
+			continue
+		}
+		p.key("", name, p.cfg.top(), v)
+	}
+}
+
+func tableNames(tables []table) []string {
+	var out []string
+	for _, t := range tables {
+		out = append(out, t.name)
+	}
+	return out
+}
+
+// table fills the fields of one table, in the order of ks.
+func (p *loader) table(name string, ks keys, tree map[string]any) {
+	for _, k := range ks {
+		if v, ok := tree[k.name]; ok {
+			p.key(name, k.name, ks, v)
+		}
+	}
+	for word, v := range tree {
+		if ks.find(word) == nil {
+			p.key(name, word, ks, v)
+		}
+	}
+}
+
+// key fills one field. Table is "" for the keys before the first table.
+func (p *loader) key(table, name string, ks keys, v any) {
+	label, at := name, p.at[path(name)]
+	if table != "" {
+		label, at = "["+table+"] "+name, p.at[path(table, name)]
+	}
+	k := ks.find(name)
+	switch {
+	case k == nil && slices.Contains(laterKeys[table], name):
+		p.fail(at.key, label, "%s", notYet)
+		return
+	case k == nil:
+		p.fail(at.key, label, "unknown key%s", p.advice(table, name, ks))
+		return
+	}
+	p.given[path(table, name)] = true
+	s, isText := v.(string)
+	if isText {
+		if strings.ContainsRune(s, 0) {
+			p.fail(at.value, label, "%q has a NUL byte", s)
+			return
+		}
+		s = expand(s, p.instance)
+		v = s
+	}
+	text, ok := k.value.fromTOML(v)
+	if _, mayBeEmpty := k.value.(prefix); !ok || isText && s == "" && !mayBeEmpty {
+		p.fail(at.value, label, "%s; want %s", describe(v), k.value.want())
+		return
+	}
+	if err := k.value.check(text); err != nil {
+		p.fail(at.value, label, "%s; want %s", describe(v), k.value.want())
+		return
+	}
+	err := k.value.set(text)
+	var notNow later
+	switch {
+	case errors.As(err, &notNow):
+		p.fail(at.value, label, "%s", err)
+	case err != nil:
+		if _, isAddress := k.value.(address); isAddress {
+			p.fail(at.value, label, "%s; want %s", err, k.value.want())
+			return
+		}
+		p.fail(at.value, label, "%s; want %s", describe(v), k.value.want())
+	}
+}
+
+// advice tells what to write instead of an unknown key.
+func (p *loader) advice(table, name string, ks keys) string {
+	for _, t := range p.cfg.tables() {
+		if t.name != table {
+			continue
+		}
+		if k := t.keys.known(option).find(name); k != nil && k.hint != "" {
+			return "; in a profile, write " + k.hint
+		}
+	}
+	var names []string
+	for _, k := range ks {
+		names = append(names, k.name)
+	}
+	return nearest(name, names)
+}
+
+func (p *loader) fail(at position, key, format string, args ...any) {
+	p.errs = append(p.errs, &ProfileError{File: p.file, Line: at.line, Col: at.col, Key: key, Text: fmt.Sprintf(format, args...)})
+}
+
+// expand puts the instance in for %i. %% is a percent sign; one before anything
+// else stands for itself.
+func expand(s, instance string) string {
+	return strings.NewReplacer("%%", "%", "%i", instance).Replace(s)
+}
+
+// unexpand returns what expand makes s of.
+func unexpand(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		b.WriteByte(s[i])
+		if s[i] == '%' && i+1 < len(s) && (s[i+1] == 'i' || s[i+1] == '%') {
+			b.WriteByte('%')
+		}
+	}
+	return b.String()
+}
+
+// describe names a value for an error: what it is, and its type if that is all
+// there is to say.
+func describe(v any) string {
+	switch v := v.(type) {
+	case string:
+		return fmt.Sprintf("%q is not allowed", v)
+	case int64, bool:
+		return fmt.Sprintf("%v is not allowed", v)
+	}
+	return typeOf(v) + " is not allowed"
+}
+
+// typeOf names the TOML type of v.
+func typeOf(v any) string {
+	switch v.(type) {
+	case string:
+		return "a string"
+	case int64:
+		return "an integer"
+	case float64:
+		return "a float"
+	case bool:
+		return "a boolean"
+	case []any, []map[string]any:
+		return "an array"
+	case map[string]any:
+		return "a table"
+	}
+	return "a date or time"
+}

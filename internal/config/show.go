@@ -1,0 +1,132 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// TOML returns c as a profile with every default filled in. A key that was not
+// asked for stands behind a #. The profile loads back to a Config equal to c,
+// but for what no profile can say: Daemon, PrintCapabilities, strings that are
+// not UTF-8, and paths that are relative, which are seen from where the profile
+// is. Of a c that Check refuses, the profile is refused too.
+func (c *Config) TOML() string {
+	var b strings.Builder
+	writeKeys(&b, c.top())
+	for _, t := range c.tables() {
+		if t.none != "" {
+			fmt.Fprintf(&b, "\n# no [%s]: %s\n", t.name, t.none)
+			continue
+		}
+		fmt.Fprintf(&b, "\n[%s]\n", t.name)
+		writeKeys(&b, t.keys)
+	}
+	return b.String()
+}
+
+// writeKeys writes the lines of one table, the keys aligned.
+func writeKeys(b *strings.Builder, ks keys) {
+	shown := ks.shown()
+	width := 0
+	for _, k := range shown {
+		width = max(width, len(k.name))
+	}
+	for _, k := range shown {
+		v, asked := k.value.toTOML()
+		if !asked {
+			b.WriteString("# ")
+		}
+		s, isText := v.(string)
+		if isText {
+			v = quoteTOML(unexpand(s))
+		}
+		fmt.Fprintf(b, "%-*s = %v\n", width, k.name, v)
+	}
+}
+
+// shown returns the keys of a profile that have something to say.
+func (ks keys) shown() keys {
+	var out keys
+	for _, k := range ks.known(profile) {
+		if v, _ := k.value.toTOML(); v == nil || k.when != nil && !k.when() || k.name == "fsync" {
+			continue // fsync: durability says it
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+// quoteTOML returns s as a basic string of TOML.
+func quoteTOML(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteString(`\` + string(r))
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String() + `"`
+}
+
+// JSON returns c for machines: an object with the tables and keys of a profile,
+// defaults included, on one line with a newline. A table or key that says
+// nothing is left out. A byte that is not UTF-8 becomes U+FFFD.
+func (c *Config) JSON() string {
+	var b strings.Builder
+	b.WriteByte('{')
+	sep := writeJSON(&b, c.top(), "")
+	for _, t := range c.tables() {
+		if t.none != "" {
+			continue
+		}
+		b.WriteString(sep + strconv.Quote(t.name) + ":{")
+		writeJSON(&b, t.keys, "")
+		b.WriteString("}")
+	}
+	return b.String() + "}\n"
+}
+
+// writeJSON writes the members of one object and returns what stands before the
+// next.
+func writeJSON(b *strings.Builder, ks keys, sep string) string {
+	for _, k := range ks.shown() {
+		v, _ := k.value.toTOML()
+		if s, isText := v.(string); isText {
+			v = quoteTOML(strings.ToValidUTF8(s, "\uFFFD")) // its escapes are those of JSON too
+		}
+		fmt.Fprintf(b, "%s%q:%v", sep, k.name, v)
+		sep = ","
+	}
+	return sep
+}
+
+// Import returns the profile of a classic command line. Relative paths are seen
+// from dir. It fails as Classic does, and for what no profile can say.
+func Import(iface string, args []string, env func(string) string, dir string) (string, error) {
+	c, err := Classic(iface, args, env)
+	if err != nil {
+		return "", err
+	}
+	if c.PrintCapabilities {
+		return "", fmt.Errorf("import: --print-capabilities describes no TPM; leave it out")
+	}
+	c = c.Absolute(dir)
+	if err := c.Check(); err != nil {
+		return "", fmt.Errorf("import: no profile can say this: %w", err)
+	}
+	out := c.TOML()
+	if !utf8.ValidString(out) || strings.ContainsRune(out, 0) {
+		return "", fmt.Errorf("import: no profile can say this: a path or a name that is not UTF-8")
+	}
+	if c.Daemon {
+		out = "# --daemon is not kept: systemd, or the shell, runs a profile in the background\n" + out
+	}
+	return out, nil
+}

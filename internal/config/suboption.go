@@ -1,0 +1,104 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// suboptions is what one option says: the text of each name.
+type suboptions map[string]string
+
+// parseSuboptions reads name, name=value, name={…}, with commas between them.
+// A bare name means "true"; of two with one name the first counts. Every token
+// is checked, also one that does not count.
+func parseSuboptions(s string, ks keys) (suboptions, error) {
+	tokens, err := splitSuboptions(s)
+	if err != nil {
+		return nil, err
+	}
+	out := suboptions{}
+	ks = ks.known(option)
+	for _, token := range tokens {
+		name, text, ok := strings.Cut(token, "=")
+		if !ok {
+			text = "true"
+		}
+		k := ks.find(name)
+		if k == nil || text == "" {
+			return nil, fmt.Errorf("Unknown option '%s'", token) //lint:ignore ST1005 the words of the reference
+		}
+		if err := k.value.check(text); err != nil {
+			return nil, err
+		}
+		if _, given := out[name]; !given {
+			out[name] = text
+		}
+	}
+	return out, nil
+}
+
+// splitSuboptions cuts s at its commas. A value that begins with { reaches to
+// the brace that closes it, unless no comma follows: then it is the rest of s.
+func splitSuboptions(s string) ([]string, error) {
+	var out []string
+	for {
+		end := strings.IndexByte(s, ',')
+		if end < 0 {
+			return append(out, s), nil
+		}
+		if open := strings.Index(s[:end], "={"); open > 0 && strings.IndexByte(s[:open], '=') < 0 {
+			n := closing(s[open+1:])
+			if n < 0 {
+				return nil, errors.New("unterminated JSON map")
+			}
+			end = open + 1 + n
+			if end == len(s) {
+				return append(out, s), nil
+			}
+			if s[end] != ',' {
+				return nil, errors.New("unexpected character following JSON map")
+			}
+		}
+		out, s = append(out, s[:end]), s[end+1:]
+	}
+}
+
+// closing returns the length of what the brace at the begin of s opens, up to
+// and with the brace that closes it; -1 if none does. It knows no quotes.
+func closing(s string) int {
+	depth := 0
+	for i := range len(s) {
+		switch s[i] {
+		case '{':
+			depth++
+		case '}':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return -1
+}
+
+// has tells whether one of the names is there.
+func (o suboptions) has(names ...string) bool {
+	for _, name := range names {
+		if _, ok := o[name]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// fill sets the fields of ks, in the order of the table.
+func (o suboptions) fill(ks keys) error {
+	for _, k := range ks.known(option) {
+		if text, ok := o[k.name]; ok {
+			if err := k.value.set(text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

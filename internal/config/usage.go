@@ -1,0 +1,86 @@
+package config
+
+// Usage is the help text of one interface: swtpm socket --help.
+func Usage(iface string) string {
+	if iface != "socket" {
+		return Help()
+	}
+	return `Usage: swtpm socket [OPTION]...
+Runs one TPM behind a socket.
+
+The TPM:
+  --tpm2                  a TPM 2.0; without it, a TPM 1.2
+  --tpmstate dir=DIR|backend-uri=dir://DIR[,mode=OCTAL][,lock][,fsync][,backup]
+             [,durability=full|relaxed]
+                          where the state is kept; without it, in $TPM_PATH.
+                          mode: permissions of the files (0640); lock: keep
+                          other instances out (on); backup: keep the previous
+                          permanent state; durability: full (the default) has
+                          every change on disk before it is answered, as fsync
+                          asks for; relaxed leaves that to the kernel
+  --flags [not-need-init][,startup-clear|startup-state|startup-deactivated|
+          startup-none][,disable-auto-shutdown]
+                          power the TPM on at once; send it a Startup; never
+                          send it a TPM2_Shutdown
+  --locality [reject-locality-4][,allow-set-locality]
+                          what clients may do with localities
+  --key, --migration-key file=FILE|fd=N[,format=hex|binary][,mode=CIPHER][,remove]
+  --key, --migration-key pwdfile=FILE|pwdfd=N[,kdf=pbkdf2|sha512][,mode=CIPHER]
+        [,remove]
+                          encrypt the state on disk; encrypt the state that
+                          leaves through the control channel. CIPHER is
+                          aes-128-cbc (also aes-cbc; default) or aes-256-cbc;
+                          remove deletes the file once it is read
+
+Connections:
+  --server [type=tcp],port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,disconnect]
+  --server type=unixio,path=PATH|fd=N[,mode=OCTAL][,uid=USER][,gid=GROUP]
+           [,disconnect]
+                          the data channel. tcp: 127.0.0.1 unless bindaddr is
+                          given, $TPM_PORT without port, fd is a connection;
+                          unixio: fd is a listening socket; disconnect: close
+                          after each response
+  --ctrl type=unixio,path=PATH|fd=N|clientfd=N[,mode=OCTAL][,uid=USER]
+         [,gid=GROUP][,terminate]
+  --ctrl type=tcp,port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,terminate]
+                          the control channel; terminate: end when its
+                          connection is lost
+  -p, --port PORT         same as --server type=tcp,port=PORT,disconnect
+  -f, --fd N              the data channel is the open descriptor N
+  -t, --terminate         end when the data connection is lost
+
+The process:
+  -d, --daemon            run in the background
+  -r, --runas USER        change to this user
+  --pid file=FILE|fd=N    write the process id there
+  --log file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]
+                          where messages go; file=- for nowhere; level 5 and
+                          above has the log of libtpms too
+
+  --print-capabilities    tell what this program can do, as JSON
+  -h, --help              this text
+`
+}
+
+// Help is the help text of swtpm itself: swtpm --help.
+func Help() string {
+	return `A TPM 1.2 and 2.0 emulator.
+
+Usage: swtpm socket [OPTION]...         classic command line; swtpm socket --help
+       swtpm run [--instance NAME] PROFILE
+       swtpm check PROFILE...           look for mistakes, touch nothing
+       swtpm show [--json] PROFILE      the profile with every default filled in
+       swtpm import -- socket OPTION... the profile of a classic command line
+       swtpm help | version | -h | --help | -v | --version
+
+PROFILE is a path, or the name of a file in /etc/swtpm, /run/swtpm or
+/usr/lib/swtpm without its .toml; see swtpm.toml(5).
+`
+}
+
+// VersionLine is what swtpm --version prints, with a newline.
+//
+// Compat: other programs look for the first three words.
+func VersionLine(version string) string {
+	return "TPM emulator version " + version + ", Copyright (c) the swtpm-go authors\n"
+}
