@@ -1,0 +1,147 @@
+package seal
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// addSeeds adds each file of the vectors whose name fits, and what we write.
+func addSeeds(f *testing.F, fits func(name string) bool, add func(blob []byte)) {
+	for _, v := range vectors(f) {
+		for name := range v.Files {
+			if fits(name) {
+				add(readFile(f, v.path(name)))
+			}
+		}
+	}
+	add(nil)
+}
+
+func isBlob(name string) bool { return strings.HasSuffix(name, ".blob") }
+
+// vectorKeys are the keys of the vectors, so that seeds get past the MAC.
+func vectorKeys(f *testing.F) []Keys {
+	all := []Keys{{}}
+	for _, v := range vectors(f) {
+		if len(v.Args) > 0 {
+			all = append(all, v.keys(f))
+		}
+	}
+	return all
+}
+
+// FuzzOpen holds: no panic; what is opened can be sealed and opened again; it
+// is never more than the file; a file that is accepted is one under Inspect.
+func FuzzOpen(f *testing.F) {
+	keys := vectorKeys(f)
+	addSeeds(f, func(name string) bool { return !isBlob(name) }, func(blob []byte) {
+		for i := range keys {
+			f.Add(blob, uint8(i))
+		}
+	})
+	for i, k := range keys {
+		blob, err := Seal([]byte("seed"), k.File)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(blob, uint8(i))
+	}
+	f.Fuzz(func(t *testing.T, blob []byte, i uint8) {
+		k := keys[int(i)%len(keys)].File
+		before := bytes.Clone(blob)
+		payload, err := Open(blob, k)
+		if !bytes.Equal(blob, before) {
+			t.Fatal("Open has changed its argument")
+		}
+		if err != nil {
+			if payload != nil {
+				t.Fatalf("payload of %d bytes beside %v", len(payload), err)
+			}
+			return
+		}
+		if len(payload) > len(blob) {
+			t.Fatalf("%d bytes from %d", len(payload), len(blob))
+		}
+		if info, err := Inspect(blob); err != nil || info.Version == 2 && info.Encrypted != (k != nil) {
+			t.Fatalf("opened, but Inspect = %+v, %v", info, err)
+		}
+		again, err := Seal(payload, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Open(again, k); err != nil || !bytes.Equal(got, payload) {
+			t.Fatalf("Open(Seal(payload)) = %d bytes, %v, want %d", len(got), err, len(payload))
+		}
+		Wipe(payload) // it must be a copy
+		if !bytes.Equal(blob, before) {
+			t.Fatal("the payload is part of the argument")
+		}
+	})
+}
+
+// FuzzOpenBlob is FuzzOpen for migration blobs.
+func FuzzOpenBlob(f *testing.F) {
+	keys := vectorKeys(f)
+	addSeeds(f, isBlob, func(blob []byte) {
+		for i := range keys {
+			f.Add(blob, uint8(i), false)
+		}
+		f.Add(blob, uint8(0), true)
+	})
+	f.Fuzz(func(t *testing.T, blob []byte, i uint8, encrypted bool) {
+		k := keys[int(i)%len(keys)]
+		before := bytes.Clone(blob)
+		payload, err := k.OpenBlob(blob, encrypted)
+		if err != nil {
+			if payload != nil {
+				t.Fatalf("payload of %d bytes beside %v", len(payload), err)
+			}
+			return
+		}
+		if len(payload) > len(blob) {
+			t.Fatalf("%d bytes from %d", len(payload), len(blob))
+		}
+		again, enc, err := k.SealBlob(payload, encrypted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := k.OpenBlob(again, enc); err != nil || !bytes.Equal(got, payload) {
+			t.Fatalf("OpenBlob(SealBlob(payload)) = %d bytes, %v, want %d", len(got), err, len(payload))
+		}
+		Wipe(payload)
+		if !bytes.Equal(blob, before) {
+			t.Fatal("the payload is part of the argument, or the argument was changed")
+		}
+	})
+}
+
+// FuzzHexKey holds: a key that is read is the one that its digits say, in both
+// cases and with 0x and newline; no error shows the input.
+func FuzzHexKey(f *testing.F) {
+	for _, s := range []string{"", "0x", hex128, hex256, "0x" + hex256 + "\n", hex128 + " #", "0X" + hex128, hex128 + "\x00", "\xff\xfe"} {
+		f.Add([]byte(s), true)
+		f.Add([]byte(s), false)
+	}
+	f.Fuzz(func(t *testing.T, in []byte, long bool) {
+		size := 16
+		if long {
+			size = 32
+		}
+		key, again := make([]byte, size), make([]byte, size)
+		if err := decodeHex(key, bytes.Clone(in)); err != nil {
+			return
+		}
+		const digits = "0123456789ABCDEF"
+		out := []byte("0x")
+		for _, b := range key {
+			out = append(out, digits[b>>4], digits[b&15])
+		}
+		if err := decodeHex(again, append(out, '\n')); err != nil || !bytes.Equal(key, again) {
+			t.Fatalf("decodeHex(%q) = %x, %v, want %x", out, again, err, key)
+		}
+		if !bytes.Contains(bytes.ToUpper(in), out[2:]) {
+			t.Fatalf("decodeHex(%q) = %x", in, key)
+		}
+	})
+}
