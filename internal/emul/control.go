@@ -1,9 +1,6 @@
 package emul
 
 import (
-	"fmt"
-
-	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -106,20 +103,4 @@ func (t *TPM) Info(flags uint64) (string, error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
 	return t.engine.Info(flags)
-}
-
-// advice says what a person can do about an error that kept the TPM off.
-var advice = []struct {
-	err  error
-	text string
-}{
-	{seal.ErrMAC, "check that --key names the key that the state was written with; if it does, the file is damaged: restore it from a backup"},
-	{seal.ErrKeySize, "check the mode of --key: the state was written with a key of the other size"},
-	{seal.ErrNoKey, "give the key with --key"},
-	{tpm.DecryptError, "check --key"},
-}
-
-// explain puts what, where, why and what to do into one line.
-func (t *TPM) explain(err error) string {
-	return fmt.Sprintf("TPM %s, state in %s: %v%s; the state was not changed", t.opt.Version, t.opt.Where, err, t.advise(err))
 }

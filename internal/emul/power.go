@@ -155,6 +155,13 @@ func sealResult(err error) tpm.Result {
 	return tpm.Fail
 }
 
+// drop forgets one loaded item, because it changes: libtpms reads a new TPM's
+// state again right after it stored it, and must see it.
+func (t *TPM) drop(name string) {
+	clear(t.loaded[name].payload)
+	delete(t.loaded, name)
+}
+
 // forget clears what prove loaded: the payloads are the TPM's secrets. The
 // engine has used up the blobs that waited in it.
 func (t *TPM) forget() {

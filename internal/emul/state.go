@@ -32,6 +32,7 @@ func (h host) StoreState(name string, payload []byte) error {
 	if h.t.store == nil {
 		return errors.New("the state is not open")
 	}
+	h.t.drop(name)
 	if err := h.t.store.Store(name, payload); err != nil {
 		h.t.opt.Note("could not store %s, the old one is kept: %v", name, err)
 		return err
@@ -43,6 +44,7 @@ func (h host) DeleteState(name string) error {
 	if h.t.store == nil {
 		return errors.New("the state is not open")
 	}
+	h.t.drop(name)
 	err := h.t.store.Delete(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		h.t.opt.Note("could not delete %s: %v", name, err)

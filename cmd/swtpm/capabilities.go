@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// infoFeatures asks libtpms for its TPMFeatures, TPMLIB_INFO_TPMFEATURES.
+const infoFeatures = 4
+
+// printCapabilities writes the line that libvirt and others read: the words, the
+// order and the blanks of the reference, and only what works here.
+//
+// Source: swtpm 0.11, src/swtpm/capabilities.c.
+func printCapabilities(w io.Writer, v tpm.Version) error {
+	features := supported()
+	features = append(features,
+		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
+		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "nvram-backend-dir")
+	sizes, err := rsaKeySizes(v)
+	if err != nil {
+		return err
+	}
+	for _, s := range sizes {
+		features = append(features, "rsa-keysize-"+s)
+	}
+	features = append(features, "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
+		"tpmstate-dir-backend-opt-fsync", "systemd-notify")
+	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { }, \"version\": \"%s\" }\n",
+		strings.Join(features, `", "`), config.ReferenceVersion)
+	return err
+}
+
+// supported names the TPM versions that the loaded libtpms has.
+func supported() (features []string) {
+	e := libtpms.Engine()
+	for _, v := range []tpm.Version{tpm.V12, tpm.V20} {
+		if e.Choose(v) == nil {
+			features = append(features, "tpm-"+v.String())
+		}
+	}
+	return features
+}
+
+// rsaKeySizes lists the sizes of RSA keys in bits that the loaded libtpms has
+// for version v. Only a TPM 2.0 tells them:
+// {"TPMFeatures":{"RSAKeySizes":[1024,2048,3072],…}}.
+func rsaKeySizes(v tpm.Version) ([]string, error) {
+	e := libtpms.Engine()
+	if err := e.Choose(v); err != nil {
+		return nil, fmt.Errorf("this libtpms has no TPM %s: %w", v, err)
+	}
+	text, err := e.Info(infoFeatures)
+	if err != nil {
+		return nil, err
+	}
+	_, list, ok := strings.Cut(text, `"RSAKeySizes":[`)
+	if !ok {
+		return nil, nil
+	}
+	list, _, _ = strings.Cut(list, "]")
+	return strings.Split(list, ","), nil
+}

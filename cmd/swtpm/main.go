@@ -1,0 +1,158 @@
+// Command swtpm emulates a TPM 1.2 or 2.0 for a virtual machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/sandbox"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+func main() { daemon.Main("swtpm", run) }
+
+// run does what the first argument says: a verb of our own, or the interface of
+// the classic command line.
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return usage("Missing TPM interface type.")
+	}
+	if verb, ok := verbs()[args[0]]; ok {
+		return verb(ctx, args[1:])
+	}
+	cfg, err := config.Classic(args[0], args[1:], os.Getenv)
+	if err != nil {
+		return classicError(err)
+	}
+	if cfg.Daemon {
+		if child, err := daemon.Detach(ctx); err != nil || !child {
+			return err
+		}
+	}
+	return live(ctx, cfg)
+}
+
+// live is the life of a TPM, in order. Each step needs the ones above it.
+func live(ctx context.Context, cfg *config.Config) (err error) {
+	if err := sandbox.Drop(cfg.Sandbox.User); err != nil { // before files: they must belong to that user
+		return err
+	}
+	log, err := openLog(cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	defer func() { err = logError(cfg.Log, log, err) }()
+	if cfg.PrintCapabilities {
+		return printCapabilities(os.Stdout, version(cfg))
+	}
+
+	engine := libtpms.Engine()
+	if err := engine.Choose(version(cfg)); err != nil {
+		return fmt.Errorf("this libtpms has no TPM %s: %w", version(cfg), err)
+	}
+	ends, err := openEnds(cfg)
+	if err != nil {
+		return err
+	}
+	defer ends.Close()
+	keys, err := readKeys(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer closeKeys(keys)
+	if err := sandbox.Harden(); err != nil { // there may be keys in memory now
+		return err
+	}
+	if cfg.PID.File != "" || cfg.PID.FD >= 0 {
+		remove, err := daemon.WritePID(cfg.PID.File, cfg.PID.FD)
+		if err != nil {
+			return err
+		}
+		defer remove()
+	}
+
+	t, err := emul.New(ctx, engine, options(cfg, keys, log))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.Close()) }() // the last blob is stored here
+	if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
+		return err
+	}
+	return serve(ctx, cfg, ends, t, log)
+}
+
+// powerOn brings the TPM up unless a client is to do that. It returns false if
+// the TPM is not to be served.
+func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
+	if f.Startup == "deactivated" && t.Version() == tpm.V20 {
+		// Compat: swtpm says so and ends well.
+		log.Error("A TPM 2 cannot be started deactivated.")
+		return false, nil
+	}
+	if !f.NotNeedInit {
+		return true, nil
+	}
+	if err := t.Init(false); err != nil {
+		return false, silent(err) // Init has told why
+	}
+	if f.Startup == "" || f.Startup == "none" {
+		return true, nil
+	}
+	return true, t.Startup(f.Startup)
+}
+
+func version(cfg *config.Config) tpm.Version {
+	if cfg.TPM == "1.2" {
+		return tpm.V12
+	}
+	return tpm.V20
+}
+
+// readKeys reads the key of the state and that of the blobs which leave through
+// the control channel.
+func readKeys(cfg *config.Config, log *daemon.Log) (keys seal.Keys, err error) {
+	if keys.File, err = readKey("key", cfg.Key, log); err != nil {
+		return keys, err
+	}
+	keys.Migration, err = readKey("migration-key", cfg.MigrationKey, log)
+	return keys, err
+}
+
+func readKey(option string, k config.Key, log *daemon.Log) (*seal.Key, error) {
+	if k.Source == config.NoKey {
+		return nil, nil
+	}
+	key, err := seal.ReadKey(seal.Source{
+		Path:       k.Path,
+		FD:         k.FD,
+		Passphrase: k.Source == config.PassFile || k.Source == config.PassFD,
+		Hex:        k.Hex,
+		KDF:        k.KDF,
+		Bits:       k.Bits,
+		Remove:     k.Remove,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", option, err)
+	}
+	for _, w := range key.Warnings() {
+		log.Warnf("--%s: %s", option, w)
+	}
+	return key, nil
+}
+
+func closeKeys(k seal.Keys) {
+	for _, key := range []*seal.Key{k.File, k.Migration} {
+		if key != nil {
+			_ = key.Close()
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// openLog opens the log and points libtpms's own messages at it.
+func openLog(c config.Log) (*daemon.Log, error) {
+	log, err := daemon.OpenLog(daemon.LogOptions(c))
+	if err != nil {
+		return nil, err
+	}
+	libtpms.Debug(debugFD(c, log), log.LibtpmsLevel(), log.LibtpmsPrefix())
+	return log, nil
+}
+
+// debugFD is where libtpms writes: its errors go to stderr unless it is told
+// otherwise, so silence needs a descriptor too.
+func debugFD(c config.Log, log *daemon.Log) int {
+	if fd := log.FD(); fd >= 0 {
+		return fd
+	}
+	if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
+		return int(null.Fd()) // open as long as the process
+	}
+	return -1
+}
+
+// logError tells a log that is not stderr why the process ends: often it is the
+// only place where somebody looks.
+func logError(c config.Log, log *daemon.Log, err error) error {
+	if err != nil && !isSilent(err) && (c.File != "" || c.FD > 2) {
+		log.Error(err)
+	}
+	return err
+}
+
+func silent(err error) error {
+	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
+}
+
+func isSilent(err error) bool {
+	e, ok := errors.AsType[*daemon.ExitError](err)
+	return ok && e.Silent
+}
+
+// options joins the configuration and the log into what the TPM needs.
+func options(cfg *config.Config, keys seal.Keys, log *daemon.Log) emul.Options {
+	o := emul.Options{
+		Version:          version(cfg),
+		Where:            cfg.State.URI,
+		Keys:             keys,
+		Backup:           cfg.State.Backup,
+		NoAutoShutdown:   cfg.Flags.DisableAutoShutdown,
+		RejectLocality4:  cfg.Locality.RejectLocality4,
+		AllowSetLocality: cfg.Locality.AllowSetLocality,
+		Slow:             log.Traffic(),
+		Note:             log.Infof,
+	}
+	if cfg.State.URI != "" {
+		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log) }
+	}
+	return o
+}
+
+// filePrefixes begin the names of a TPM's state files.
+var filePrefixes = map[tpm.Version]string{tpm.V12: "tpm-00.", tpm.V20: "tpm2-00."}
+
+// openState opens the place where the state is kept.
+func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, error) {
+	if dir, ok := strings.CutPrefix(cfg.State.URI, "dir://"); ok && cfg.State.Create {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("create the state directory: %w", err)
+		}
+	}
+	prefix := filePrefixes[version(cfg)]
+	b, err := backend.Open(cfg.State.URI, backend.Options{
+		Mode:         cfg.State.Mode,
+		ModeExplicit: cfg.State.ModeExplicit,
+		Lock:         cfg.State.Lock,
+		Backup:       cfg.State.Backup,
+		Relaxed:      cfg.State.Relaxed,
+		Prefix:       prefix,
+		Warn:         log.Warnf,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return nv.New(b, prefix, key), nil
+}

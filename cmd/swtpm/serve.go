@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/data"
+	"github.com/swtpm-go/swtpm/internal/io/listen"
+)
+
+// stopWait is how long the end of the process waits for a command that runs: a
+// key generation may take its time, and its client is to have the response.
+const stopWait = 60 * time.Second
+
+// ends are the places where clients come from: for each channel a listener, or
+// one connection that was passed to us, or nothing.
+type ends struct {
+	data, ctrl     *listen.Listener
+	dataFD, ctrlFD int // -1 if none
+}
+
+// openEnds opens them. Sockets listen from here on, so that clients that wait
+// for them can connect; they are answered once serve runs.
+func openEnds(cfg *config.Config) (e *ends, err error) {
+	e = &ends{dataFD: -1, ctrlFD: -1}
+	if e.ctrl, e.ctrlFD, err = openEnd(cfg.Control.Listen); err != nil {
+		return nil, fmt.Errorf("control channel: %w", err)
+	}
+	if e.data, e.dataFD, err = openEnd(cfg.Interface.Server); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("data channel: %w", err)
+	}
+	return e, nil
+}
+
+func openEnd(e config.Endpoint) (*listen.Listener, int, error) {
+	switch e.Kind {
+	case config.None:
+		return nil, -1, nil
+	case config.ConnFD:
+		unix.CloseOnExec(e.FD)
+		return nil, e.FD, nil
+	}
+	l, err := listen.Open(e)
+	return l, -1, err
+}
+
+// Close closes the listeners and removes the sockets that we made.
+func (e *ends) Close() {
+	for _, l := range []*listen.Listener{e.ctrl, e.data} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	e.ctrl, e.data = nil, nil
+}
+
+// serve joins the ends and the TPM, and ends when the process is to end: by
+// signal, by request, because its clients have gone, or because the state
+// belongs to another process now. All of these are orderly ends.
+func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *daemon.Log) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	fail := func(err error) {
+		log.Errorf("%v; ending", err)
+		end(err)
+	}
+	lost := func(terminate bool) func() {
+		if !terminate {
+			return nil
+		}
+		return func() { end(errors.New("the client has gone")) }
+	}
+
+	places := maxClients()
+	d, err := data.New(t, data.Options{
+		Disconnect: cfg.Interface.Disconnect,
+		MaxClients: places,
+		Trace:      trace(log),
+		Note:       log.Infof,
+		Lost:       lost(cfg.Interface.Terminate),
+		Fail:       fail,
+	})
+	if err != nil {
+		return err
+	}
+	c := ctrl.New(t, ctrl.Options{
+		MaxClients: places,
+		DataBusy:   d.Busy,
+		DataFD:     d.Attach,
+		Trace:      trace(log),
+		Note:       log.Infof,
+		Lost:       lost(cfg.Control.Terminate),
+		Shutdown:   func() { end(errors.New("a client asked for it")) },
+		Fail:       fail,
+	})
+	if err := e.attach(d, c); err != nil {
+		return err
+	}
+	daemon.Ready()
+	<-ctx.Done()
+	e.Close()
+	c.Close(stopWait)
+	d.Close(stopWait)
+	return nil
+}
+
+// attach hands the ends to the servers.
+func (e *ends) attach(d *data.Server, c *ctrl.Server) error {
+	if e.data != nil {
+		go d.Listen(e.data)
+	}
+	if e.dataFD >= 0 {
+		if err := d.Attach(e.dataFD); err != nil {
+			return err
+		}
+	}
+	if e.ctrl != nil {
+		go c.Listen(e.ctrl)
+	}
+	if e.ctrlFD >= 0 {
+		if err := c.Attach(e.ctrlFD); err != nil {
+			return fmt.Errorf("control channel: descriptor %d: %w", e.ctrlFD, err)
+		}
+	}
+	return nil
+}
+
+// trace is the log's dump if it wants one; nil spares the servers the calls.
+func trace(log *daemon.Log) func(title string, b []byte) {
+	if !log.Traffic() {
+		return nil
+	}
+	return log.Dump
+}
+
+// maxClients is the number of clients of one channel: few, as a TPM has one user
+// as a rule, and never so many that descriptors for the state run short.
+func maxClients() int {
+	const most, others = 16, 32 // others: log, state, listeners, libraries
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil || r.Cur > 1024 {
+		return most
+	}
+	return max(1, min(most, (int(r.Cur)-others)/2))
+}

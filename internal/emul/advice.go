@@ -1,0 +1,43 @@
+package emul
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// advice is what a person can do about an error that keeps the TPM off. The
+// first that fits is given.
+var advice = []struct {
+	err  error
+	text string
+}{
+	{nv.ErrLocked, "stop the other process that uses this state"},
+	{seal.ErrMAC, "check that --key names the key that the state was written with; if it does, restore the file from a backup"},
+	{seal.ErrKeySize, "check the mode of --key"},
+	{seal.ErrNoKey, "give the key that the state was written with, --key"},
+	{seal.ErrVersion, "use a newer version of this program"},
+	{seal.ErrContent, "if a key is missing or one too many, correct --key, else restore the file from a backup"},
+	{seal.ErrLength, "restore the file from a backup"},
+	{seal.ErrHeader, "restore the file from a backup"},
+	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
+	{fs.ErrNotExist, "create the directory, or correct --tpmstate"},
+}
+
+// explain puts what failed, where, why and what to do into one line.
+func (t *TPM) explain(err error) string {
+	where := t.opt.Where
+	if where == "" {
+		where = "nowhere"
+	}
+	s := fmt.Sprintf("TPM %s with its state in %s: %v", t.opt.Version, where, err)
+	for _, a := range advice {
+		if errors.Is(err, a.err) {
+			return s + "; " + a.text
+		}
+	}
+	return s
+}
