@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// hashPiece is how many bytes a HASH_DATA carries at most.
+const hashPiece = 4096
+
+// command is an option that sends something to the TPM. set takes its argument
+// and is nil if it has none.
+type command struct {
+	name string
+	set  func(o *options, arg string) error
+	file bool
+	run  func(p *program, t target, o *options) error
+}
+
+// commandTable are the commands, in the order of the option parser's lists.
+var commandTable = []command{
+	{name: "c", run: capability},
+	{name: "i", run: plain(step{name: "INIT"}, func(t target, _ *options) error { return t.Init(ctrl.InitDeleteVolatile) })},
+	{name: "stop", run: plain(step{name: "STOP"}, func(t target, _ *options) error { return t.Stop() })},
+	{name: "s", run: plain(step{name: "SHUTDOWN"}, func(t target, _ *options) error { return t.Shutdown() })},
+	{name: "e", run: established},
+	{name: "r", set: setLocality, run: plain(step{name: "RESET_TPMESTABLISHED", call: "PTM_RESET_ESTABLISHED"},
+		func(t target, o *options) error { return t.ResetEstablished(o.locality) })},
+	{name: "v", run: plain(step{name: "STORE_VOLATILE"}, func(t target, _ *options) error { return t.StoreVolatile() })},
+	{name: "C", run: plain(step{name: "CANCEL_TPM_CMD"}, func(t target, _ *options) error { return t.Cancel() })},
+	{name: "l", set: setLocality, run: plain(step{name: "SET_LOCALITY"},
+		func(t target, o *options) error { return t.SetLocality(o.locality) })},
+	{name: "h", set: setArg, run: hash},
+	{name: "save", set: setArg, file: true, run: save},
+	{name: "load", set: setArg, file: true, run: load},
+	{name: "g", run: config},
+	{name: "b", set: setBufferSize, run: bufferSize},
+	{name: "info", set: setInfoFlags, run: info},
+	{name: "lock-storage", set: setRetries, run: plain(step{name: "LOCK_STORAGE"},
+		func(t target, o *options) error { return t.LockStorage(uint32(o.number)) })},
+}
+
+// step is a request and what swtpm_ioctl calls it in its messages.
+type step struct {
+	name string // in "TPM result from PTM_name"
+	call string // in "Could not execute call"; "PTM_" and name if empty
+}
+
+// explain puts the failure of a step into words.
+//
+// Compat: scripts look for these texts.
+func (s step) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if r, ok := errors.AsType[tpm.Result](err); ok {
+		return complain("TPM result from PTM_%s: 0x%x", s.name, uint32(r))
+	}
+	call := s.call
+	if call == "" {
+		call = "PTM_" + s.name
+	}
+	return complain("Could not execute %s: %s", call, strerror(err))
+}
+
+// plain returns a command of one request that prints nothing.
+func plain(s step, send func(t target, o *options) error) func(*program, target, *options) error {
+	return func(_ *program, t target, o *options) error { return s.explain(send(t, o)) }
+}
+
+func capability(p *program, t target, _ *options) error {
+	caps, err := t.Capability()
+	if err != nil {
+		return step{name: "GET_CAPABILITY"}.explain(err)
+	}
+	_, err = fmt.Fprintf(p.stdout, "ptm capability is 0x%x\n", uint32(caps))
+	return err
+}
+
+func established(p *program, t target, _ *options) error {
+	bit, err := t.Established()
+	if err != nil {
+		return step{name: "GET_TPMESTABLISHED", call: "PTM_GET_ESTABLISHED"}.explain(err)
+	}
+	n := 0
+	if bit {
+		n = 1
+	}
+	_, err = fmt.Fprintf(p.stdout, "tpmEstablished is %d\n", n)
+	return err
+}
+
+func config(p *program, t target, _ *options) error {
+	flags, err := t.Config()
+	if err != nil {
+		return step{name: "GET_CONFIG"}.explain(err)
+	}
+	_, err = fmt.Fprintf(p.stdout, "ptm configuration flags: 0x%x\n", uint32(flags))
+	return err
+}
+
+func bufferSize(p *program, t target, o *options) error {
+	rep, err := t.BufferSize(uint32(o.number))
+	if err != nil {
+		return step{name: "SET_BUFFERSIZE"}.explain(err)
+	}
+	_, err = fmt.Fprintf(p.stdout, "TPM buffersize: %d\nminimum size  : %d\nmaximum size  : %d\n", rep.Size, rep.Min, rep.Max)
+	return err
+}
+
+func info(p *program, t target, o *options) error {
+	text, err := t.Info(o.number)
+	if err != nil {
+		return step{name: "GET_INFO"}.explain(err)
+	}
+	_, err = fmt.Fprintln(p.stdout, text)
+	return err
+}
+
+// hash measures the argument, or stdin if that is "-", piece by piece.
+//
+// Compat: stdin ends with a piece that is not full, which may be empty; an
+// empty argument has no piece at all.
+func hash(p *program, t target, o *options) error {
+	step := func(name string) step { return step{name: name, call: "ioctl PTM_" + name} }
+	if err := t.HashStart(); err != nil {
+		return step("HASH_START").explain(err)
+	}
+	src := io.Reader(strings.NewReader(o.arg))
+	if o.arg == "-" {
+		src = p.stdin
+	}
+	piece := make([]byte, hashPiece)
+	for last := false; !last; {
+		n, err := io.ReadFull(src, piece)
+		last = err == io.EOF || err == io.ErrUnexpectedEOF
+		if err != nil && !last {
+			return complain("Could not read from stdin: %s", strerror(err))
+		}
+		if n == 0 && o.arg != "-" {
+			break
+		}
+		if err := t.HashData(piece[:n]); err != nil {
+			return step("HASH_DATA").explain(err)
+		}
+	}
+	return step("HASH_END").explain(t.HashEnd())
+}
+
+// blobType finds the blob that the user named.
+func blobType(s string) (tpm.Blob, bool) {
+	switch s {
+	case "permanent":
+		return tpm.Permanent, true
+	case "volatile":
+		return tpm.Volatile, true
+	case "savestate":
+		return tpm.Savestate, true
+	}
+	return 0, false
+}
+
+// save writes a state blob, without the emulator's encryption, to a file that
+// only its owner can read. A blob that the TPM does not have makes an empty one.
+func save(p *program, t target, o *options) (err error) {
+	blob, ok := blobType(o.arg)
+	if !ok {
+		return p.unknownType(o.arg)
+	}
+	f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return complain("Could not open file '%s' for writing: %s", o.file, strerror(err))
+	}
+	b, _, err := t.State(blob, true)
+	if r, ok := errors.AsType[tpm.Result](err); ok && r&tpm.Retry != 0 {
+		b, err = nil, nil
+	}
+	if err != nil {
+		f.Close()
+		return step{name: "GET_STATEBLOB", call: "ioctl PTM_GET_STATEBLOB"}.explain(err)
+	}
+	_, err = io.Copy(f, bytes.NewReader(b))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return complain("Could not write to file '%s': %s", o.file, strerror(err))
+	}
+	return nil
+}
+
+// load hands the blob in a file to the TPM.
+func load(p *program, t target, o *options) error {
+	blob, ok := blobType(o.arg)
+	if !ok {
+		return p.unknownType(o.arg)
+	}
+	b, err := os.ReadFile(o.file)
+	if err == nil && len(b) > math.MaxUint32 {
+		err = errors.New("larger than any state blob")
+	}
+	if err != nil {
+		return complain("Could not open file '%s' for reading: %s", o.file, strerror(err))
+	}
+	return step{name: "SET_STATEBLOB", call: "ioctl PTM_SET_STATEBLOB"}.explain(t.SetState(blob, 0, b))
+}
+
+// unknownType complains about s.
+//
+// Compat: swtpm_ioctl ends this line, and only this one, without a newline.
+func (p *program) unknownType(s string) error {
+	fmt.Fprintf(p.stderr, "Unknown TPM state type '%s'", s)
+	return complain("")
+}

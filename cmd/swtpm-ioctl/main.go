@@ -1,0 +1,172 @@
+// Swtpm-ioctl talks to the control channel of an emulator, this one or swtpm:
+// it powers the TPM on and off, saves and loads its state and so on. It takes
+// the command line of swtpm_ioctl, prints the same words and ends with the same
+// exit codes: 0, or 1 for everything that went wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+	"golang.org/x/sys/unix"
+)
+
+// maxPath is the length in bytes of the longest path of a Unix socket.
+const maxPath = 107
+
+// target is a TPM that requests are sent to, over a socket or by ioctl.
+type target interface {
+	Capability() (ctrl.Capability, error)
+	Init(ctrl.InitFlags) error
+	Shutdown() error
+	Stop() error
+	Established() (bool, error)
+	ResetEstablished(tpm.Locality) error
+	SetLocality(tpm.Locality) error
+	HashStart() error
+	HashData([]byte) error
+	HashEnd() error
+	Cancel() error
+	StoreVolatile() error
+	State(b tpm.Blob, decrypted bool) ([]byte, ctrl.StateFlags, error)
+	SetState(tpm.Blob, ctrl.StateFlags, []byte) error
+	Config() (ctrl.ConfigFlags, error)
+	BufferSize(uint32) (ctrl.BufferSizeRep, error)
+	Info(flags uint64) (string, error)
+	LockStorage(retries uint32) error
+	Close() error
+}
+
+// program is what a run of swtpm-ioctl uses of its surroundings.
+type program struct {
+	name   string // argv[0], for the messages of the option parser
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func main() { daemon.Main("swtpm_ioctl", run) }
+
+// run runs the program and ends early if ctx does: reading stdin or waiting for
+// a reply would not notice.
+func run(ctx context.Context, args []string) error {
+	p := &program{os.Args[0], os.Stdin, os.Stdout, os.Stderr}
+	done := make(chan error, 1)
+	go func() { done <- p.run(ctx, args) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return &daemon.ExitError{Code: 1, Err: errors.New("interrupted")}
+	}
+}
+
+// run does what args ask for. An error has been told on stderr.
+func (p *program) run(ctx context.Context, args []string) error {
+	err := p.perform(ctx, args)
+	if err == nil {
+		return nil
+	}
+	if s := err.Error(); s != "" {
+		fmt.Fprintln(p.stderr, s)
+	}
+	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
+}
+
+// perform is run without the error's message.
+func (p *program) perform(ctx context.Context, args []string) error {
+	o, err := p.parse(args)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.help:
+		_, err := fmt.Fprint(p.stdout, versionLine, usage)
+		return err
+	case o.version:
+		_, err := fmt.Fprint(p.stdout, versionLine)
+		return err
+	}
+	t, err := connect(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	return o.command.run(p, t, o)
+}
+
+// connect opens the device or socket that o names; the device is preferred, TCP
+// comes next.
+func connect(ctx context.Context, o *options) (target, error) {
+	switch {
+	case o.device != "":
+		return openDevice(o.device)
+	case o.tcp:
+		return connectTCP(ctx, o.host, o.port)
+	case o.unixSet:
+		return connectUnix(ctx, o.unix)
+	case o.operand != "":
+		return openDevice(o.operand)
+	}
+	return nil, complain("Error: Missing device name.")
+}
+
+func connectTCP(ctx context.Context, host, port string) (target, error) {
+	c, err := client.Dial(ctx, "tcp", net.JoinHostPort(host, port))
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		cause := dns.Err
+		if dns.IsNotFound {
+			cause = "Name or service not known"
+		}
+		return nil, complain("getaddrinfo failed on host '%s': %s", host, cause)
+	}
+	if err != nil {
+		return nil, complain("Could not connect to host '%s' on port '%s' using TCP socket: %s", host, port, strerror(err))
+	}
+	return c, nil
+}
+
+func connectUnix(ctx context.Context, path string) (target, error) {
+	if len(path) > maxPath {
+		return nil, complain("Socket path is too long.")
+	}
+	c, err := client.Dial(ctx, "unix", path)
+	if errors.Is(err, unix.EAGAIN) {
+		return nil, complain("Could not connect using UnixIO socket.")
+	}
+	if err != nil {
+		return nil, complain("Connect failed: %s", strerror(err))
+	}
+	return c, nil
+}
+
+// complaint is a message in the words of swtpm_ioctl, capitals and periods
+// included, because scripts look for them.
+type complaint string
+
+func (c complaint) Error() string { return string(c) }
+
+// complain returns a complaint.
+func complain(format string, args ...any) error {
+	return complaint(fmt.Sprintf(format, args...))
+}
+
+// strerror returns what C's strerror says of the system's error in err: Go has
+// the same texts with a small first letter. Other errors speak for themselves.
+func strerror(err error) string {
+	e, ok := errors.AsType[unix.Errno](err)
+	if !ok {
+		return err.Error()
+	}
+	s := e.Error()
+	return strings.ToUpper(s[:1]) + s[1:]
+}

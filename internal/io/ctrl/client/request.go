@@ -1,0 +1,237 @@
+package client
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+	"golang.org/x/sys/unix"
+)
+
+// Limits of what a server is believed, in bytes. The text of GET_INFO is some
+// kilobytes; a state blob is at most ctrl.MaxBlob for a server that takes it
+// back, but an old one may have more.
+const (
+	maxInfoText = 16 << 20
+	maxState    = 64 << 20
+)
+
+// Capability asks which requests the server takes.
+func (c *Client) Capability() (ctrl.Capability, error) {
+	var rep ctrl.CapabilityRep
+	err := c.do(request{"GET_CAPABILITY", ctrl.GetCapability, nil}, &rep)
+	return rep.Caps, err
+}
+
+// Init powers the TPM on, off and on if it is on.
+func (c *Client) Init(flags ctrl.InitFlags) error {
+	return c.simple(request{"INIT", ctrl.Init, ctrl.InitReq{Flags: flags}})
+}
+
+// Shutdown powers the TPM off and ends the emulator.
+func (c *Client) Shutdown() error {
+	return c.simple(request{"SHUTDOWN", ctrl.Shutdown, nil})
+}
+
+// Stop powers the TPM off.
+func (c *Client) Stop() error {
+	return c.simple(request{"STOP", ctrl.Stop, nil})
+}
+
+// Established asks for the tpmEstablished bit.
+func (c *Client) Established() (bool, error) {
+	var rep ctrl.EstablishedRep
+	err := c.do(request{"GET_TPMESTABLISHED", ctrl.GetTPMEstablished, nil}, &rep)
+	return rep.Bit != 0, err
+}
+
+// ResetEstablished clears the tpmEstablished bit; localities 3 and 4 may.
+func (c *Client) ResetEstablished(l tpm.Locality) error {
+	return c.simple(request{"RESET_TPMESTABLISHED", ctrl.ResetTPMEstablished, ctrl.LocalityReq{Locality: l}})
+}
+
+// SetLocality sets the locality of the commands that follow.
+func (c *Client) SetLocality(l tpm.Locality) error {
+	return c.simple(request{"SET_LOCALITY", ctrl.SetLocality, ctrl.LocalityReq{Locality: l}})
+}
+
+// HashStart begins a measurement of locality 4, as TPM_HASH_START does.
+func (c *Client) HashStart() error {
+	return c.simple(request{"HASH_START", ctrl.HashStart, nil})
+}
+
+// HashData adds b to the measurement. swtpm reads pieces of at most 4096 bytes
+// at once; longer ones are fine but slower.
+func (c *Client) HashData(b []byte) error {
+	return c.simple(request{"HASH_DATA", ctrl.HashData, hashReq(b)})
+}
+
+// hashReq returns the body of HASH_DATA: u32 length, bytes.
+func hashReq(b []byte) []byte {
+	n := uint32(len(b))
+	return append([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, b...)
+}
+
+// HashEnd ends the measurement and extends PCR 17.
+func (c *Client) HashEnd() error {
+	return c.simple(request{"HASH_END", ctrl.HashEnd, nil})
+}
+
+// Cancel cancels the command that the TPM works on.
+func (c *Client) Cancel() error {
+	return c.simple(request{"CANCEL_TPM_CMD", ctrl.CancelTPMCmd, nil})
+}
+
+// StoreVolatile makes the server store the volatile state.
+func (c *Client) StoreVolatile() error {
+	return c.simple(request{"STORE_VOLATILE", ctrl.StoreVolatile, nil})
+}
+
+// State asks for a state blob, without the server's encryption if decrypted is
+// true. A blob that does not exist is an error with bit 0x800 in its
+// tpm.Result. flags tells whether the blob is encrypted with the file key.
+func (c *Client) State(b tpm.Blob, decrypted bool) (blob []byte, flags ctrl.StateFlags, err error) {
+	body := ctrl.GetStateReq{Type: b}
+	if decrypted {
+		body.Flags = ctrl.Decrypted
+	}
+	q := request{"GET_STATEBLOB", ctrl.GetStateBlob, body}
+	if err := c.send(q, nil); err != nil {
+		return nil, 0, q.wrap(err)
+	}
+	var rep ctrl.GetStateRep
+	rest, err := c.receive(&rep)
+	if err != nil {
+		return nil, 0, q.wrap(err)
+	}
+	switch {
+	case rep.Length != rep.Total:
+		err = fmt.Errorf("%w: %d of %d bytes announced, want all", ErrReply, rep.Length, rep.Total)
+	case rep.Total > maxState:
+		err = fmt.Errorf("%w: %d bytes announced, want at most %d", ErrReply, rep.Total, maxState)
+	case uint32(len(rest)) > rep.Total:
+		err = fmt.Errorf("%w: %d bytes too many", ErrReply, uint32(len(rest))-rep.Total)
+	}
+	if err != nil {
+		return nil, 0, q.wrap(err)
+	}
+	blob, err = c.readRest(rest, int(rep.Total))
+	return blob, rep.Flags, q.wrap(err)
+}
+
+// readRest reads behind rest until there are n bytes. It does not reserve room
+// for more than came. Each piece has its own time.
+func (c *Client) readRest(rest []byte, n int) ([]byte, error) {
+	b := bytes.NewBuffer(rest)
+	for b.Len() < n {
+		if err := c.conn.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
+			return nil, err
+		}
+		_, err := io.CopyN(b, c.conn, int64(min(n-b.Len(), 64<<10)))
+		switch {
+		case err == io.EOF:
+			return nil, fmt.Errorf("%w: the server closed the connection after %d of %d bytes", ErrReply, b.Len(), n)
+		case err != nil:
+			return nil, err
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// SetState hands a state blob to a TPM that is off; flags may say that it is
+// encrypted with the file key, which the blob itself says as well. The header
+// and the blob are written one after the other, as QEMU does.
+func (c *Client) SetState(b tpm.Blob, flags ctrl.StateFlags, blob []byte) error {
+	q := request{"SET_STATEBLOB", ctrl.SetStateBlob, ctrl.SetStateReq{Flags: flags, Type: b, Length: uint32(len(blob))}}
+	if err := c.send(q, nil); err != nil {
+		return q.wrap(err)
+	}
+	var sent error
+	if len(blob) > 0 {
+		_, sent = c.conn.Write(blob)
+	}
+	// A server that refuses the blob by its header may not read it, and its
+	// reply tells more than the broken pipe.
+	if sent != nil {
+		c.conn.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	var r tpm.Result
+	err := c.receiveAll(&r)
+	if _, refused := errors.AsType[tpm.Result](err); sent != nil && !refused {
+		err = sent
+	}
+	return q.wrap(err)
+}
+
+// Config asks which keys the server has.
+func (c *Client) Config() (ctrl.ConfigFlags, error) {
+	var rep ctrl.ConfigRep
+	err := c.do(request{"GET_CONFIG", ctrl.GetConfig, nil}, &rep)
+	return rep.Flags, err
+}
+
+// SetDataFD hands over fd, a connected socket, as the data channel. fd stays
+// open with the caller. It needs a Unix socket.
+func (c *Client) SetDataFD(fd int) error {
+	q := request{"SET_DATAFD", ctrl.SetDataFD, nil}
+	if err := c.send(q, unix.UnixRights(fd)); err != nil {
+		return q.wrap(err)
+	}
+	var r tpm.Result
+	return q.wrap(c.receiveAll(&r))
+}
+
+// BufferSize asks for a buffer of n bytes, or with 0 just asks; rep tells the
+// size in force and its limits.
+func (c *Client) BufferSize(n uint32) (rep ctrl.BufferSizeRep, err error) {
+	err = c.do(request{"SET_BUFFERSIZE", ctrl.SetBufferSize, ctrl.BufferSizeReq{Size: n}}, &rep)
+	return rep, err
+}
+
+// Info asks for the text that describes the TPM; flags are libtpms's
+// TPMLIB_INFO_*. It comes in as many pieces as it takes.
+func (c *Client) Info(flags uint64) (string, error) {
+	var text []byte
+	for {
+		q := request{"GET_INFO", ctrl.GetInfo, ctrl.InfoReq{Flags: flags, Offset: uint32(len(text))}}
+		rep, piece, err := c.infoPiece(q)
+		if err != nil {
+			return "", q.wrap(err)
+		}
+		text = append(text, piece...)
+		switch have := uint32(len(text)); {
+		case rep.Total > maxInfoText || have > rep.Total || len(piece) == 0:
+			return "", q.wrap(fmt.Errorf("%w: %d bytes of %d after a piece of %d", ErrReply, have, rep.Total, len(piece)))
+		case have == rep.Total:
+			return string(bytes.TrimSuffix(text, []byte{0})), nil
+		}
+	}
+}
+
+// infoPiece sends q and reads a piece of the text.
+func (c *Client) infoPiece(q request) (rep ctrl.InfoRep, piece []byte, err error) {
+	if err := c.send(q, nil); err != nil {
+		return rep, nil, err
+	}
+	rest, err := c.receive(&rep)
+	if err != nil {
+		return rep, nil, err
+	}
+	if rep.Length > ctrl.MaxInfo || uint32(len(rest)) > rep.Length {
+		return rep, nil, fmt.Errorf("%w: a piece of %d bytes announced, want %d to %d", ErrReply, rep.Length, len(rest), ctrl.MaxInfo)
+	}
+	piece, err = c.readRest(rest, int(rep.Length))
+	return rep, piece, err
+}
+
+// LockStorage makes the server lock its state, trying n times more, 10 ms
+// apart, if somebody else has it.
+func (c *Client) LockStorage(n uint32) error {
+	defer func(t time.Duration) { c.Timeout = t }(c.Timeout)
+	c.Timeout += time.Duration(n) * 10 * time.Millisecond
+	return c.simple(request{"LOCK_STORAGE", ctrl.LockStorage, ctrl.LockStorageReq{Retries: n}})
+}
