@@ -1,0 +1,84 @@
+# Targets a person needs: run, stop, build, test, bench, install. CI: .ci/run.
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+MANDIR  ?= $(PREFIX)/share/man
+GO      ?= go
+
+# One binary per program and name: callers look for both, and some of them refuse
+# links and scripts.
+PROGRAMS := swtpm swtpm-ioctl
+ALIASES  := swtpm_ioctl
+
+GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
+
+# A cgo build on the path between guest and key: let the compiler help.
+export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
+
+.PHONY: all build run stop test unit race pure lint fuzz bench install clean
+
+all: build
+
+build:
+	@sh contrib/deps.sh build
+	@mkdir -p bin
+	@for p in $(PROGRAMS); do \
+		$(GO) build $(GOFLAGS_BUILD) -o bin/$$p ./cmd/$$p || exit 1; \
+	done
+	@for a in $(ALIASES); do cp -f bin/$$(echo $$a | tr _ -) bin/$$a || exit 1; done
+
+run: build
+	@sh contrib/deps.sh run
+	@sh contrib/quickstart.sh start
+
+stop:
+	@sh contrib/quickstart.sh stop
+
+# The whole suite, with the reference and the real clients.
+test: build
+	@sh contrib/deps.sh test
+	SWTPM_TEST_REQUIRE=1 $(GO) test -timeout 30m ./...
+
+# What needs neither libtpms nor a client.
+unit:
+	CGO_ENABLED=0 $(GO) test $(PURE)
+
+PURE = $$($(GO) list ./internal/... | grep -v -e internal/emul/libtpms -e internal/bench)
+
+race:
+	@sh contrib/deps.sh test
+	$(GO) test -race -timeout 30m ./internal/... ./cmd/...
+
+pure:
+	CGO_ENABLED=0 $(GO) vet $(PURE)
+	CGO_ENABLED=0 $(GO) test $(PURE)
+
+lint:
+	@out=$$(gofmt -l .); test -z "$$out" || { echo "not gofmt-ed: $$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck -checks=all ./...
+	@for m in man/*; do groff -man -Tutf8 -wall -z $$m || exit 1; done
+	@sh -n run contrib/*.sh
+
+FUZZTIME ?= 10s
+
+fuzz:
+	@for pkg in $$($(GO) list ./internal/...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "fuzz $$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+bench: build
+	@sh contrib/deps.sh test
+	$(GO) run ./internal/bench -ours bin/swtpm $(BENCHFLAGS)
+
+install: build
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(MANDIR)/man5
+	install -m 0755 $(addprefix bin/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BINDIR)
+	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
+	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
+
+clean:
+	rm -rf bin

@@ -1,0 +1,64 @@
+// Package swtpm_test keeps the picture in ARCHITECTURE.md true.
+package swtpm_test
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/swtpm-go/swtpm/"
+
+// arrows says which of our packages a package may import. What is not named may
+// import none.
+var arrows = map[string][]string{
+	"internal/nv":             {"internal/seal"},
+	"internal/nv/dir":         {"internal/nv", "internal/seal"},
+	"internal/nv/backend":     {"internal/nv", "internal/nv/dir"},
+	"internal/nv/nvtest":      {"internal/nv"},
+	"internal/emul":           {"internal/emul/payload", "internal/nv", "internal/seal", "internal/tpm"},
+	"internal/emul/payload":   {"internal/tpm"},
+	"internal/emul/libtpms":   {"internal/emul", "internal/tpm"},
+	"internal/io/data":        {"internal/io/clients", "internal/tpm"},
+	"internal/io/ctrl":        {"internal/io/clients", "internal/tpm"},
+	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/tpm"},
+	"internal/io/listen":      {"internal/config"},
+	"internal/sandbox":        {"internal/config"},
+}
+
+func TestArrows(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		pkg := strings.TrimPrefix(words[0], module)
+		for _, imp := range words[1:] {
+			name, ours := strings.CutPrefix(imp, module)
+			switch {
+			case imp == "C" && pkg != "internal/emul/libtpms":
+				t.Errorf("%s calls C; only internal/emul/libtpms may", pkg)
+			case !ours || strings.HasPrefix(pkg, "cmd/") || pkg == "internal/bench":
+			case strings.HasPrefix(name, "cmd/"), !slices.Contains(arrows[pkg], name):
+				t.Errorf("%s imports %s; ARCHITECTURE.md has no such arrow", pkg, name)
+			}
+		}
+	}
+}
+
+// heavy packages cost every virtual machine memory and start-up time.
+var heavy = []string{"net/http", "crypto/tls", "crypto/x509", "text/template", "html/template", "regexp", "math/big", "os/exec"}
+
+func TestDaemonStaysLight(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./cmd/swtpm").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range strings.Lines(string(out)) {
+		if slices.Contains(heavy, strings.TrimSpace(pkg)) {
+			t.Errorf("cmd/swtpm links %s", strings.TrimSpace(pkg))
+		}
+	}
+}

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs the Debian packages that a job needs and that are missing.
+#
+#   contrib/deps.sh build         compile
+#   contrib/deps.sh run           talk to a TPM from the shell
+#   contrib/deps.sh test          the test suite: the reference and real clients
+set -eu
+
+build='gcc libc6-dev make pkg-config libtpms-dev'
+run="$build tpm2-tools libtss2-tcti-swtpm0"
+test="$run swtpm swtpm-tools strace groff-base openssl"
+
+case ${1:-} in
+build) want=$build ;;
+run) want=$run ;;
+test) want=$test ;;
+*)
+	echo "usage: $0 build|run|test" >&2
+	exit 2
+	;;
+esac
+
+missing=
+for p in $want; do
+	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+
+root=
+if [ "$(id -u)" -ne 0 ]; then
+	root=sudo
+	command -v sudo >/dev/null || {
+		echo "$0: these packages are missing and need root to install:$missing" >&2
+		exit 1
+	}
+fi
+echo "Installing Debian packages:$missing"
+$root env DEBIAN_FRONTEND=noninteractive sh -c "apt-get update -qq && apt-get install -qq --no-install-recommends $missing >/dev/null"
