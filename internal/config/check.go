@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // fault is something a Config asks for that cannot be.
@@ -54,7 +55,21 @@ func (c *Config) faults() []fault {
 			add(e.table, e.key, "the path is %d bytes long; want at most %d: %q", len(e.Path), maxPath, e.Path)
 		}
 	}
-	return append(out, c.descriptorFaults()...)
+	return append(append(out, c.descriptorFaults()...), c.textFaults()...)
+}
+
+// textFaults looks for strings that TOML has no way to write.
+func (c *Config) textFaults() []fault {
+	var out []fault
+	for _, t := range c.tables() {
+		for _, k := range t.keys.shown() {
+			v, _ := k.value.toTOML()
+			if s, _ := v.(string); !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
+				out = append(out, fault{t.name, k.name, fmt.Sprintf("%q is not UTF-8 without a NUL", s)})
+			}
+		}
+	}
+	return out
 }
 
 // same tells whether two endpoints cannot be there at once. TCP sockets of one

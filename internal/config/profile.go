@@ -71,7 +71,7 @@ type loader struct {
 func parseProfile(file, src, dir, instance string) (*Config, error) {
 	var tree map[string]any
 	if _, err := toml.Decode(src, &tree); err != nil {
-		return nil, syntaxError(file, err)
+		return nil, syntaxError(file, src, err)
 	}
 	p := &loader{file: file, instance: instance, dir: dir, cfg: defaults(), at: locate(src), given: map[string]bool{}}
 	p.cfg.TPM = "2.0"
@@ -100,11 +100,19 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 }
 
 // syntaxError tells where TOML itself is wrong.
-func syntaxError(file string, err error) error {
-	e := &ProfileError{File: file, Text: err.Error()}
+func syntaxError(file, src string, err error) error {
+	e := &ProfileError{File: file, Text: oneLine(err.Error())}
 	var parse toml.ParseError
-	if errors.As(err, &parse) {
-		e.Line, e.Col, e.Text = parse.Position.Line, max(parse.Position.Col, 1), oneLine(parse.Message)
+	if !errors.As(err, &parse) {
+		return e
+	}
+	e.Line, e.Col, e.Text = max(parse.Position.Line, 1), parse.Position.Col, oneLine(parse.Message)
+	line := ""
+	if lines := strings.Split(src, "\n"); e.Line <= len(lines) {
+		line = lines[e.Line-1]
+	}
+	if e.Col < 1 || e.Col > len(line)+1 { // of a key that is there twice it tells the end
+		e.Col = len(line) - len(strings.TrimLeft(line, " \t")) + 1
 	}
 	return e
 }

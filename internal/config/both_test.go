@@ -1,0 +1,315 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// optionOf names the option of a table.
+var optionOf = map[string]string{
+	"interface": "server", "control": "ctrl", "tpmstate": "tpmstate", "key": "key", "migration-key": "migration-key",
+	"flags": "flags", "locality": "locality", "log": "log", "pid": "pid",
+}
+
+// TestSameFields: a key that is in both dialects changes the same fields to the
+// same values in both, and changes something.
+func TestSameFields(t *testing.T) {
+	reg, err := os.Create(t.TempDir() + "/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reg.Close()
+	fd := strconv.Itoa(int(reg.Fd()))
+	// What must be there for the key to be looked at: as an option, as a key.
+	base := map[string][2]string{
+		"interface":     {"type=unixio,path=/p", `server = "unix:/p"`},
+		"control":       {"type=unixio,path=/p", `listen = "unix:/p"`},
+		"tpmstate":      {"dir=/p", `dir = "/p"`},
+		"key":           {"file=/p", `file = "/p"`},
+		"migration-key": {"file=/p", `file = "/p"`},
+		"log":           {"fd=-1", ""},
+		"pid":           {"file=/p", `file = "/p"`},
+	}
+	samples := map[string][2]string{ // by key, or by table and key
+		"dir": {"/q", `"/q"`}, "mode": {"0611", `"0611"`}, "uid": {"7", "7"}, "gid": {"8", `"8"`}, "disconnect": {"true", "true"},
+		"terminate": {"true", "true"}, "lock": {"false", "false"}, "backup": {"true", "true"}, "fsync": {"false", "false"},
+		"durability": {"relaxed", `"relaxed"`}, "file": {"/q", `"/q"`}, "pwdfile": {"/q", `"/q"`}, "pwdfd": {fd, fd}, "fd": {fd, fd},
+		"format": {"binary", `"binary"`}, "key mode": {"aes-256-cbc", `"aes-256-cbc"`}, "migration-key mode": {"aes-256-cbc", `"aes-256-cbc"`},
+		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
+		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
+		"truncate": {"true", "true"},
+	}
+	tested := 0
+	for _, tb := range defaults().tables() {
+		for _, k := range tb.keys {
+			if k.in != both {
+				continue
+			}
+			sample, ok := samples[tb.name+" "+k.name]
+			if !ok {
+				sample, ok = samples[k.name]
+			}
+			if !ok {
+				t.Errorf("[%s] %s: no sample value in this test", tb.name, k.name)
+				continue
+			}
+			b := base[tb.name]
+			switch k.name {
+			case "dir", "file", "fd", "pwdfile", "pwdfd":
+				b = [2]string{}
+			case "kdf":
+				b = [2]string{"pwdfile=/p", `pwdfile = "/p"`}
+			}
+			sub := k.name + "=" + sample[0]
+			if b[0] != "" {
+				sub = b[0] + "," + sub
+			}
+			byOption, err := Classic("socket", []string{"--" + optionOf[tb.name], sub}, noEnv)
+			if err != nil {
+				t.Errorf("--%s %s: %v", optionOf[tb.name], sub, err)
+				continue
+			}
+			byKey := tableOnly(t, fmt.Sprintf("[%s]\n%s\n%s = %s\n", tb.name, b[1], k.name, sample[1]))
+			byKey.TPM = byOption.TPM // the one default that differs
+			if diff := cmp.Diff(byOption, byKey); diff != "" {
+				t.Errorf("[%s] %s: -option +key\n%s", tb.name, k.name, diff)
+			}
+			without := tableOnly(t, fmt.Sprintf("[%s]\n%s\n", tb.name, b[1]))
+			without.TPM = byOption.TPM
+			if k.name != "file" && k.name != "fd" && cmp.Equal(without, byKey) {
+				t.Errorf("[%s] %s = %s changes nothing", tb.name, k.name, sample[1])
+			}
+			tested++
+		}
+	}
+	if tested < 40 {
+		t.Errorf("%d keys tested, want more", tested)
+	}
+}
+
+// tableOnly is what one table makes of the defaults, possible or not.
+func tableOnly(t *testing.T, src string) *Config {
+	t.Helper()
+	p := &loader{file: "f", cfg: defaults(), at: locate(src), given: map[string]bool{}}
+	tree := decode(t, src)
+	p.load(tree)
+	for _, err := range p.errs {
+		t.Errorf("%s: %v", src, err)
+	}
+	return p.cfg
+}
+
+// TestStartup: the one word of the profile is the flags of the command line.
+func TestStartup(t *testing.T) {
+	for _, word := range []string{"clear", "state", "deactivated", "none"} {
+		byOption, err := Classic("socket", []string{"--flags", "startup-" + word}, noEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if byKey := tableOnly(t, "[flags]\nstartup = \""+word+"\""); !cmp.Equal(byOption, byKey) {
+			t.Errorf("startup = %q: %s", word, cmp.Diff(byOption, byKey))
+		}
+	}
+}
+
+// TestAddresses: an address of a profile and its sub-options are one endpoint,
+// and String gives the address back.
+func TestAddresses(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	fd := strconv.Itoa(pair[0])
+	for _, tt := range []struct{ address, args string }{
+		{"unix:/a:b", "--ctrl type=unixio,path=/a:b"},
+		{"tcp:127.0.0.1:5", "--ctrl type=tcp,port=5"},
+		{"tcp:[::1]:0", "--ctrl type=tcp,port=0,bindaddr=::1"},
+		{"tcp:[fe80::1%eth0]:5", "--ctrl type=tcp,port=5,bindaddr=fe80::1,ifname=eth0"},
+		{"fd:" + fd, "--ctrl type=unixio,fd=" + fd},
+		{"fd:" + fd, "--ctrl type=tcp,fd=" + fd},
+		{"clientfd:" + fd, "--ctrl type=unixio,clientfd=" + fd},
+	} {
+		c, err := Classic("socket", strings.Fields(tt.args), noEnv)
+		if err != nil {
+			t.Errorf("%s: %v", tt.args, err)
+			continue
+		}
+		e := defaults().Control.Listen
+		if err := (address{&e}).set(tt.address); err != nil || e != c.Control.Listen || e.String() != tt.address {
+			t.Errorf("%s = %+v, %v, want %+v", tt.address, e, err, c.Control.Listen)
+		}
+	}
+	var e Endpoint
+	for _, s := range []string{"", "tcp", "tcp:", "tcp::1", "tcp:1.2.3.4:", "tcp:1.2.3.4:-1", "tcp:1.2.3.4:+1", "tcp:[1.2.3.4]:1",
+		"tcp:[::1:5", "tcp:[::1%]:5", "tcp:1.2.3.4%lo:5", "fd:", "fd:x", "fd:2147483648", "clientfd:", "http:x", "UNIX:/x"} {
+		if err := (address{&e}).set(s); err == nil {
+			t.Errorf("address %q is taken as %+v", s, e)
+		}
+	}
+}
+
+// consumers are the command lines of programs that run swtpm. N is a listening
+// or connected socket, M a descriptor to read from.
+var consumers = []struct{ who, args string }{
+	{"libvirt", "--print-capabilities"},
+	{"libvirt", "--ctrl|type=unixio,path=/run/libvirt/qemu/swtpm/1-vm-swtpm.sock,mode=0600|--tpmstate|dir=/var/lib/libvirt/swtpm/u/tpm2,mode=0600|--log|file=/var/log/swtpm/libvirt/qemu/vm-swtpm.log|--terminate|--tpm2"},
+	{"libvirt, lock, debug", "--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600,lock|--log|file=/l,level=5|--terminate|--tpm2"},
+	{"libvirt, encrypted", "--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600|--log|file=/l|--terminate|--tpm2|--key|pwdfd=33,mode=aes-256-cbc|--migration-key|pwdfd=34,mode=aes-256-cbc"},
+	{"libvirt 8", "--daemon|--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600|--log|file=/l|--pid|file=/p"},
+	{"QEMU's tests", "--help"},
+	{"QEMU's tests", "--tpm2|--tpmstate|dir=/d|--ctrl|type=unixio,path=/d/sock"},
+	{"Proxmox, dir", "--tpmstate|backend-uri=dir:///st,mode=0600|--ctrl|type=unixio,path=/var/run/qemu-server/1.swtpm,mode=0600|--pid|file=/var/run/qemu-server/1.swtpm.pid|--terminate|--daemon|--log|file=/run/qemu-server/1-swtpm.log,level=1,prefix=[id=1700000000] |--tpm2"},
+	{"Incus", "--tpm2|--tpmstate|dir=/st/tpm.vtpm|--ctrl|type=unixio,path=devices/swtpm-vtpm.sock"},
+	{"LXD, systemd, mkosi", "--tpm2|--tpmstate|dir=/st|--ctrl|type=unixio,fd=N"},
+	{"quickemu", "--ctrl|type=unixio,path=/s|--terminate|--tpmstate|dir=/st|--tpm2"},
+	{"swtpm_setup", "--tpm2|--tpmstate|dir=/st|--server|type=tcp,fd=N|--flags|not-need-init"},
+	{"systemd's initrd, as socket", "--tpm2|--flags=startup-clear,disable-auto-shutdown|--ctrl=type=unixio,path=/s|--key=file=/k,format=hex,mode=aes-cbc,remove=true|--tpmstate=dir=/st,mode=0600"},
+	{"tpm2-tools users", "--tpm2|--tpmstate|dir=/st|--server|type=tcp,port=2321|--ctrl|type=tcp,port=2322|--flags|not-need-init,startup-clear"},
+	{"TPM 1.2", "-t|-p|2321|--tpmstate|dir=/st|--locality|reject-locality-4,allow-set-locality|--flags|startup-deactivated|-r|tss"},
+	{"clientfd", "--tpm2|--tpmstate|dir=/st|--ctrl|type=unixio,clientfd=N|--pid|file=/p"},
+	{"percent signs", "--tpmstate|dir=/a%i/%%b%|--ctrl|type=unixio,path=/%i|--log|file=/%%,prefix=%i \"\\\t"},
+	{"group and user", "--tpmstate|dir=/a|--ctrl|type=unixio,path=/c,uid=root,gid=root|--server|type=unixio,path=/d,uid=7,mode=0,disconnect"},
+}
+
+// TestConsumers: they parse, and import keeps their meaning.
+func TestConsumers(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	for _, tt := range consumers {
+		args := strings.Split(strings.ReplaceAll(tt.args, "fd=N", "fd="+strconv.Itoa(pair[0])), "|")
+		c, err := Classic("socket", args, noEnv)
+		if slices.Contains(args, "--help") {
+			if _, ok := err.(*HelpRequested); !ok {
+				t.Errorf("%s: %v, want help", tt.who, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", tt.who, err)
+			continue
+		}
+		out, err := Import("socket", args, noEnv, "/w")
+		if c.PrintCapabilities {
+			if err == nil {
+				t.Errorf("%s: imported as\n%s", tt.who, out)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: import: %v", tt.who, err)
+			continue
+		}
+		got, err := parseProfile(tt.who, out, "/elsewhere", "other")
+		if err != nil {
+			t.Errorf("import: %v\n%s", err, out)
+			continue
+		}
+		c.Daemon = false
+		if diff := cmp.Diff(c.Absolute("/w"), got); diff != "" {
+			t.Errorf("%s: import: -want +got\n%s\n%s", tt.who, diff, out)
+		}
+		again(t, tt.who, got)
+	}
+}
+
+func TestImportRefuses(t *testing.T) {
+	for _, tt := range []struct{ args, want string }{
+		{"--bogus", "socket: unrecognized option '--bogus'"},
+		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: no state; want dir = "PATH"`},
+		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
+		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "foo://s" is not the URI of a directory; want dir://PATH`},
+		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "\xff" is not UTF-8 without a NUL`},
+	} {
+		if _, err := Import("socket", strings.Split(tt.args, "|"), noEnv, "/w"); errText(err) != tt.want {
+			t.Errorf("Import(%q) = %v, want %s", tt.args, err, tt.want)
+		}
+	}
+}
+
+func TestShow(t *testing.T) {
+	c, err := Classic("socket", strings.Split("--tpm2|--tpmstate|dir=/s|--ctrl|type=unixio,path=/c,mode=0600|--log|prefix=\"\x7f,level=2|--key|pwdfd=5", "|"), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wantTOML = `tpm = "2.0"
+
+[interface]
+type       = "socket"
+disconnect = false
+terminate  = false
+
+[control]
+listen    = "unix:/c"
+mode      = "0600"
+terminate = false
+
+[tpmstate]
+dir        = "/s"
+create     = false
+# mode       = "0640"
+lock       = true
+backup     = false
+durability = "full"
+
+[key]
+pwdfd = 5
+mode  = "aes-128-cbc"
+kdf   = "pbkdf2"
+
+# no [migration-key]: state leaves through the control channel as it is
+
+[flags]
+not-need-init         = false
+# startup               = "none"
+disable-auto-shutdown = false
+
+[locality]
+reject-locality-4  = false
+allow-set-locality = false
+
+# no [sandbox]: the user stays as it is
+
+[log]
+level    = 2
+prefix   = "\"\u007F"
+truncate = false
+
+# no [pid]: no file with the process id
+`
+	if diff := cmp.Diff(wantTOML, c.TOML()); diff != "" {
+		t.Errorf("TOML: -want +got\n%s", diff)
+	}
+	const wantJSON = `{"tpm":"2.0","interface":{"type":"socket","disconnect":false,"terminate":false},` +
+		`"control":{"listen":"unix:/c","mode":"0600","terminate":false},` +
+		`"tpmstate":{"dir":"/s","create":false,"mode":"0640","lock":true,"backup":false,"durability":"full"},` +
+		`"key":{"pwdfd":5,"mode":"aes-128-cbc","kdf":"pbkdf2"},` +
+		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
+		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
+		`"log":{"level":2,"prefix":"\"\u007F","truncate":false}}` + "\n"
+	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {
+		t.Errorf("JSON: -want +got\n%s", diff)
+	}
+}
+
+func decode(t *testing.T, src string) map[string]any {
+	t.Helper()
+	var tree map[string]any
+	if _, err := toml.Decode(src, &tree); err != nil {
+		t.Fatalf("%s: %v", src, err)
+	}
+	return tree
+}

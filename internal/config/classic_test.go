@@ -1,0 +1,420 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// TestParserMessages: the words and the order of the GNU C library's parser, as
+// swtpm 0.7.1 prints them. The usage follows them.
+func TestParserMessages(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--bogus"}, "socket: unrecognized option '--bogus'"},
+		{[]string{"--bogus=3"}, "socket: unrecognized option '--bogus=3'"},
+		{[]string{"--port"}, "socket: option '--port' requires an argument"},
+		{[]string{"--por"}, "socket: option '--port' requires an argument"},
+		{[]string{"--key"}, "socket: option '--key' requires an argument"},
+		{[]string{"--tpm2=1"}, "socket: option '--tpm2' doesn't allow an argument"},
+		{[]string{"--h=1"}, "socket: option '--help' doesn't allow an argument"},
+		{[]string{"-x"}, "socket: invalid option -- 'x'"},
+		{[]string{"-tx"}, "socket: invalid option -- 'x'"},
+		{[]string{"-t=1"}, "socket: invalid option -- '='"},
+		{[]string{"-?"}, "socket: invalid option -- '?'"},
+		{[]string{"-\xc3\xa9"}, "socket: invalid option -- '\xc3'"},
+		{[]string{"-tp"}, "socket: option requires an argument -- 'p'"},
+		{[]string{"--s=1"}, "socket: option '--s=1' is ambiguous; possibilities: '--server' '--seccomp'"},
+		{[]string{"--l", "zz"}, "socket: option '--l' is ambiguous; possibilities: '--locality' '--log'"},
+		{[]string{"--t"}, "socket: option '--t' is ambiguous; possibilities: '--terminate' '--tpmstate' '--tpm2'"},
+		{[]string{"--tpm"}, "socket: option '--tpm' is ambiguous; possibilities: '--tpmstate' '--tpm2'"},
+		{[]string{"--c=1"}, "socket: option '--c=1' is ambiguous; possibilities: '--chroot' '--ctrl'"},
+		{[]string{"foo", "--bogus", "-h"}, "socket: unrecognized option '--bogus'"},
+		{[]string{"--log", "zz", "--bogus"}, "socket: unrecognized option '--bogus'"},
+	} {
+		_, err := Classic("socket", tt.args, noEnv)
+		var u *UsageError
+		if !errors.As(err, &u) || u.Error() != tt.want || u.Code != 1 || u.Usage != Usage("socket") {
+			t.Errorf("%q: %v, want %s and the usage", tt.args, err, tt.want)
+		}
+	}
+}
+
+// TestMessages: the complaints of the reference itself.
+func TestMessages(t *testing.T) {
+	long := strings.Repeat("a", 108)
+	for _, tt := range []struct{ args, want string }{
+		{"foo", "swtpm: Unknown parameter 'foo'"},
+		{"-- --tpm2", "swtpm: Unknown parameter '--tpm2'"},
+		{"-", "swtpm: Unknown parameter '-'"},
+		{"foo --log zz", "swtpm: Unknown parameter 'foo'"},
+		{"-p abc", "swtpm: Cannot parse socket port number 'abc'."},
+		{"-p5x", "swtpm: Cannot parse socket port number '5x'."},
+		{"-p -1", "swtpm: Cannot parse socket port number '-1'."},
+		{"-p 08", "swtpm: Cannot parse socket port number '08'."},
+		{"-p 0b1", "swtpm: Cannot parse socket port number '0b1'."},
+		{"-p 1_0", "swtpm: Cannot parse socket port number '1_0'."},
+		{"-p 4294967296", "swtpm: Cannot parse socket port number '4294967296'."},
+		{"-p 4294967295", "swtpm: Port is outside valid range."},
+		{"-p 0x10000", "swtpm: Port is outside valid range."},
+		{"-f abc", "swtpm: Cannot parse socket file descriptor."},
+		{"-f -1", "swtpm: Cannot parse socket file descriptor."},
+		{"-f 0x0", "swtpm: Cannot parse socket file descriptor."},
+		{"-f 99999999999", "swtpm: Cannot parse socket file descriptor."},
+		{"-f 2147483647", "swtpm: Cannot stat file descriptor: Bad file descriptor"},
+		{"--server foo", "swtpm: Error parsing server options: Unknown option 'foo'"},
+		{"--server=", "swtpm: Error parsing server options: Unknown option ''"},
+		{"--server type=", "swtpm: Error parsing server options: Unknown option 'type='"},
+		{"--server type=tcp,clientfd=1", "swtpm: Error parsing server options: Unknown option 'clientfd=1'"},
+		{"--server port=5,foo=1", "swtpm: Error parsing server options: Unknown option 'foo=1'"},
+		{"--server type", "swtpm: Unsupported socket type: true"},
+		{"--server type=foo", "swtpm: Unsupported socket type: foo"},
+		{"--server port", "swtpm: Error parsing server options: invalid number 'true'"},
+		{"--server port=1,port=abc", "swtpm: Error parsing server options: invalid number 'abc'"},
+		{"--server port=-1", "swtpm: No valid port number provided for TCP socket."},
+		{"--server type=tcp", "swtpm: No valid port number provided for TCP socket."},
+		{"--server fd=-1", "swtpm: No valid port number provided for TCP socket."},
+		{"--server port=65536", "swtpm: TCP socket port outside valid range"},
+		{"--server port=1,bindaddr=foo", "swtpm: Could not parse the bind address 'foo'"},
+		{"--server port=1,bindaddr=zz::1", "swtpm: Could not parse the bind address 'zz::1'"},
+		{"--server port=1,bindaddr=fe80::1%lo", "swtpm: Could not parse the bind address 'fe80::1%lo'"},
+		{"--server port=1,bindaddr=fe80::1", "swtpm: Missing interface name for link local address"},
+		{"--server fd=2147483647", "swtpm: Bad filedescriptor 2147483647 for TCP socket"},
+		{"--server type=unixio,fd=2147483647", "swtpm: Bad filedescriptor 2147483647 for UnixIO control channel"},
+		{"--server type=unixio", "swtpm: Missing path and file descriptor option for UnixIO socket"},
+		{"--server type=unixio,path=" + long, "swtpm: Path for UnioIO socket is too long"},
+		{"--server type=unixio,path=s,mode=888", "swtpm: Error parsing server options: invalid mode type '888'"},
+		{"--server type=unixio,path=s,uid=no-such", "swtpm: Error parsing server options: User 'no-such' does not exist."},
+		{"--server type=unixio,path=s,gid=no-such", "swtpm: Error parsing server options: Group 'no-such' does not exist."},
+		{"--server path={a,b", "swtpm: Error parsing server options: unterminated JSON map"},
+		{"--server path={a}x,type=unixio", "swtpm: Error parsing server options: unexpected character following JSON map"},
+		{"--ctrl path=s", "swtpm: Missing type parameter for control channel"},
+		{"--ctrl type=foo", "swtpm: Unsupported control channel type: foo"},
+		{"--ctrl type=unixio", "swtpm: Missing path and fd options for UnixIO control channel"},
+		{"--ctrl type=tcp", "swtpm: Missing port and fd options for TCP control channel"},
+		{"--ctrl type=tcp,port=-1", "swtpm: Missing port and fd options for TCP control channel"},
+		{"--ctrl type=tcp,port=65536", "swtpm: TCP control channel port outside valid range"},
+		{"--ctrl type=tcp,clientfd=7", "swtpm: Missing port and fd options for TCP control channel"},
+		{"--ctrl type=tcp,port=1,bindaddr=fe80::1", "swtpm: Missing interface name for link local address"},
+		{"--ctrl type=unixio,fd=2147483647", "swtpm: Bad filedescriptor 2147483647 for UnixIO control channel"},
+		{"--ctrl type=unixio,clientfd=2147483647", "swtpm: Bad filedescriptor 2147483647 for UnixIO client control channel"},
+		{"--ctrl type=tcp,fd=2147483647", "swtpm: Bad filedescriptor 2147483647 for TCP control channel"},
+		{"--ctrl type=unixio,disconnect", "swtpm: Error parsing ctrl options: Unknown option 'disconnect'"},
+		{"--tpmstate mode=0600", "swtpm: The dir or backend-uri parameters is required for the tpmstate option."},
+		{"--tpmstate dir=", "swtpm: Error parsing tpmstate options: Unknown option 'dir='"},
+		{"--tpmstate dir=s,mode=999", "swtpm: Error parsing tpmstate options: invalid mode type '999'"},
+		{"--tpmstate dir=s,create", "swtpm: Error parsing tpmstate options: Unknown option 'create'"},
+		{"--tpmstate dir=s,durability=none", "swtpm: Unknown durability 'none'."},
+		{"--tpmstate backend-uri=file://x", "swtpm: --tpmstate backend-uri=file:// is not available in this release; use dir=PATH"},
+		{"--key format=hex", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
+		{"--key format=foo", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
+		{"--key fd=-1", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
+		{"--migration-key pwdfd=-1", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
+		{"--key fd=abc", "swtpm: Error parsing key options: invalid number 'abc'"},
+		{"--migration-key zz", "swtpm: Error parsing key options: Unknown option 'zz'"},
+		{"--key file=k,format=foo,mode=bar", "swtpm: Unknown key format 'foo'."},
+		{"--key pwdfile=k,format=foo", "swtpm: Unknown key format 'foo'."},
+		{"--key file=k,mode=foo", "swtpm: Unknown encryption mode 'foo'."},
+		{"--key pwdfile=k,kdf=foo", "swtpm: Unknown kdf 'foo'."},
+		{"--key file=k,pdf=sha512", "swtpm: Error parsing key options: Unknown option 'pdf=sha512'"},
+		{"--log level=abc", "swtpm: Error parsing logging options: invalid number 'abc'"},
+		{"--log foo", "swtpm: Error parsing logging options: Unknown option 'foo'"},
+		{"--log level=1 --log prefix=a,zz", "swtpm: Error parsing logging options: Unknown option 'zz'"},
+		{"--pid fd=-1", "swtpm: The file or fd parameter is required for the pid option."},
+		{"--pid fd=2147483647", "swtpm: Bad filedescriptor 2147483647 for pid file"},
+		{"--locality foo", "swtpm: Error parsing locality options: Unknown option 'foo'"},
+		{"--flags startup-foo", "swtpm: Error parsing flags options: Unknown option 'startup-foo'"},
+		// The line of --log is there for what comes after it.
+		{"--log level=5 --tpmstate zz", "Error parsing tpmstate options: Unknown option 'zz'"},
+		{"--log prefix=a --tpmstate zz", "aError parsing tpmstate options: Unknown option 'zz'"},
+		// Refused for now, but known.
+		{"--seccomp action=none", "swtpm: --seccomp is not available in this release"},
+		{"--chr x", "swtpm: --chroot is not available in this release"},
+		{"-R x", "swtpm: --chroot is not available in this release"},
+		{"--migration incoming", "swtpm: --migration is not available in this release"},
+		{"--profile name=null", "swtpm: --profile is not available in this release"},
+		{"--print-info 1", "swtpm: --print-info is not available in this release"},
+		{"--print-s", "swtpm: --print-states is not available in this release"},
+		{"--print-p", "swtpm: --print-profiles is not available in this release"},
+		{"--pcap file=x", "swtpm: --pcap is not available in this release"},
+	} {
+		_, err := Classic("socket", strings.Fields(tt.args), noEnv)
+		var u *UsageError
+		if !errors.As(err, &u) || u.Error() != tt.want || u.Code != 1 || u.Usage != "" {
+			t.Errorf("%s: %v, want %s", tt.args, err, tt.want)
+		}
+	}
+}
+
+// TestOrder: of many mistakes the one is told that the reference tells.
+func TestOrder(t *testing.T) {
+	names := []string{"log", "ctrl", "server", "key", "migration-key", "pid", "locality", "tpmstate", "flags"}
+	said := map[string]string{"log": "logging", "migration-key": "key"}
+	for i, name := range names {
+		var args []string
+		for j := len(names) - 1; j >= i; j-- {
+			args = append(args, "--"+names[j], "zz")
+		}
+		word := name
+		if said[name] != "" {
+			word = said[name]
+		}
+		_, err := Classic("socket", args, noEnv)
+		if want := "swtpm: Error parsing " + word + " options: Unknown option 'zz'"; errText(err) != want {
+			t.Errorf("%q: %v, want %s", args, err, want)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range []string{"-h", "--help", "--he", "-th", "--help -x", "foo --help", "--tpmstate zz -h"} {
+		_, err := Classic("socket", strings.Fields(args), noEnv)
+		var h *HelpRequested
+		if !errors.As(err, &h) || h.Text != Usage("socket") {
+			t.Errorf("%s: %v, want the help text", args, err)
+		}
+	}
+	for _, o := range socketOptions {
+		usage := strings.ReplaceAll(Usage("socket"), "--migration-key", "--m")
+		if o.long == "migration-key" {
+			usage = Usage("socket")
+		}
+		if named := strings.Contains(usage, "--"+o.long); named == o.later {
+			t.Errorf("usage names --%s: %v, want %v", o.long, named, !o.later)
+		}
+	}
+	if strings.Contains(Help(), "chardev") || strings.Contains(Help(), "cuse") {
+		t.Errorf("Help() names an interface that is not there")
+	}
+	if !strings.HasPrefix(VersionLine("1.2.3"), "TPM emulator version 1.2.3, Copyright ") {
+		t.Errorf("VersionLine = %q", VersionLine("1.2.3"))
+	}
+}
+
+func TestOtherInterfaces(t *testing.T) {
+	for _, iface := range []string{"chardev", "cuse", "foo", "-x", ""} {
+		_, err := Classic(iface, []string{"--help"}, noEnv)
+		var u *UsageError
+		if want := "Unsupported TPM interface type '" + iface + "'."; !errors.As(err, &u) || u.Error() != want || u.Usage != Help() || u.Code != 1 {
+			t.Errorf("Classic(%q) = %v, want %s", iface, err, want)
+		}
+	}
+}
+
+// with returns the defaults, changed by f.
+func with(f func(*Config)) *Config {
+	c := defaults()
+	f(c)
+	return c
+}
+
+func TestClassic(t *testing.T) {
+	unixAt := func(path string) Endpoint {
+		return Endpoint{Kind: Unix, Path: path, Mode: 0o770, UID: -1, GID: -1, FD: -1}
+	}
+	tcp := func(addr string, port int) Endpoint {
+		return Endpoint{Kind: TCP, Addr: addr, Port: port, Mode: 0o770, UID: -1, GID: -1, FD: -1}
+	}
+	for _, tt := range []struct {
+		args string
+		want func(*Config)
+	}{
+		{"", func(*Config) {}},
+		{"--", func(*Config) {}},
+		{"--tpm2 -d", func(c *Config) { c.TPM, c.Daemon = "2.0", true }},
+		{"-td", func(c *Config) { c.Interface.Terminate, c.Daemon = true, true }},
+		{"-tp2321", func(c *Config) {
+			c.Interface = Interface{Type: "socket", Server: tcp("127.0.0.1", 2321), Disconnect: true, Terminate: true}
+		}},
+		{"-p 0x911", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("127.0.0.1", 2321), true }},
+		{"--port=010", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("127.0.0.1", 8), true }},
+		{"-p 5 --server type=unixio,path=s", func(c *Config) { c.Interface.Server = unixAt("s") }},
+		{"--server type=unixio,path=s -p 5", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("127.0.0.1", 5), true }},
+		{"-p 5 --server type=tcp", func(c *Config) { c.Interface.Server = tcp("127.0.0.1", 5) }}, // -p sets TPM_PORT
+		{"--server port=5,bindaddr=::1,disconnect", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("::1", 5), true }},
+		{"--server port=5,bindaddr=fe80::1,ifname=eth0", func(c *Config) {
+			c.Interface.Server = tcp("fe80::1", 5)
+			c.Interface.Server.IfName = "eth0"
+		}},
+		{"--server port=5,ifname=eth0,mode=0600,uid=3", func(c *Config) { c.Interface.Server = tcp("127.0.0.1", 5) }},
+		{"--server type=unixio,path=s,mode=0600,uid=3,gid=4", func(c *Config) {
+			c.Interface.Server = unixAt("s")
+			c.Interface.Server.Mode, c.Interface.Server.UID, c.Interface.Server.GID = 0o600, 3, 4
+		}},
+		{"--server type=unixio,path", func(c *Config) { c.Interface.Server = unixAt("true") }},
+		{"--server path={a},type=unixio", func(c *Config) { c.Interface.Server = unixAt("{a}") }},
+		{"--ctrl type=unixio,path=c,mode=0600,terminate", func(c *Config) {
+			c.Control = Control{Listen: unixAt("c"), Terminate: true}
+			c.Control.Listen.Mode = 0o600
+		}},
+		{"--ctrl type=tcp,port=0,bindaddr=0.0.0.0", func(c *Config) { c.Control.Listen = tcp("0.0.0.0", 0) }},
+		{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = unixAt("b") }},
+		{"--tpmstate dir=st", func(c *Config) { c.State.URI = "dir://st" }},
+		{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
+			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true}
+		}},
+		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.URI, c.State.Relaxed = "dir://x", true }},
+		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.URI = "foo://x" }},
+		{"--key file=k", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
+		{"--key file=k,kdf=foo", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
+		{"--key pwdfile=p,fd=5,format=binary,mode=aes-256-cbc,remove", func(c *Config) {
+			c.Key = Key{Source: KeyFD, FD: 5, Bits: 256}
+		}},
+		{"--key pwdfile=p,fd=-1,remove=1,kdf=sha512", func(c *Config) {
+			c.Key = Key{Source: PassFile, Path: "p", FD: -1, KDF: "sha512", Bits: 128, Remove: true}
+		}},
+		{"--migration-key pwdfd=7,mode=aes-cbc", func(c *Config) {
+			c.MigrationKey = Key{Source: PassFD, FD: 7, KDF: "pbkdf2", Bits: 128}
+		}},
+		{"--log file=-", func(c *Config) { c.Log = Log{Given: true, File: "-", FD: -1, Level: 1} }},
+		{"--log file=l,level=0,truncate --log fd=5,level=20,prefix=x", func(c *Config) {
+			c.Log = Log{Given: true, File: "", FD: 5, Level: 20, Prefix: "x"}
+		}},
+		{"--log fd=-5", func(c *Config) { c.Log = Log{Given: true, FD: -1, Level: 1} }},
+		{"--pid file=p,fd=77", func(c *Config) { c.PID.File = "p" }},
+		{"--locality reject-locality-4,allow-set-locality=false", func(c *Config) { c.Locality.RejectLocality4 = true }},
+		{"--fla startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+		{"--flags startup-none,startup-state,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+		{"--flags startup-deactivated,startup-state", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "state"} }},
+		{"--flags startup-none", func(c *Config) { c.Flags = Flags{Startup: "none"} }},
+		{"--flags startup-clear=false", func(*Config) {}},
+		{"--flags not-need-init,disable-auto-shutdown", func(c *Config) { c.Flags = Flags{NotNeedInit: true, DisableAutoShutdown: true} }},
+		{"--flags not-need-init=0,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+		{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
+		{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
+			c.TPM, c.PrintCapabilities, c.Interface.Terminate = "2.0", true, true
+			c.Log = Log{Given: true, FD: -1, Level: 3}
+		}},
+	} {
+		got, err := Classic("socket", strings.Fields(tt.args), noEnv)
+		if err != nil {
+			t.Errorf("%s: %v", tt.args, err)
+			continue
+		}
+		if diff := cmp.Diff(with(tt.want), got); diff != "" {
+			t.Errorf("%s: -want +got\n%s", tt.args, diff)
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	for _, tt := range []struct {
+		port, args string
+		want       int
+		err        string
+	}{
+		{"5x", "--server type=tcp", 5, ""},
+		{" 7", "--server disconnect", 7, ""},
+		{"0x10", "--server type=tcp", 0, ""},
+		{"65535", "--server type=tcp", 65535, ""},
+		{"9", "--server port=8", 8, ""},
+		{"9", "-p 8", 8, ""},
+		{"abc", "--server type=tcp", 0, "swtpm: No valid port number provided for TCP socket."},
+		{"-1", "--server type=tcp", 0, "swtpm: No valid port number provided for TCP socket."},
+		{"9", "--server port=-1", 0, "swtpm: No valid port number provided for TCP socket."},
+		{"65536", "--server type=tcp", 0, "swtpm: TCP socket port outside valid range"},
+		{"9", "--ctrl type=tcp", 0, "swtpm: Missing port and fd options for TCP control channel"},
+	} {
+		env := func(name string) string { return map[string]string{"TPM_PORT": tt.port}[name] }
+		c, err := Classic("socket", strings.Fields(tt.args), env)
+		if errText(err) != tt.err {
+			t.Errorf("TPM_PORT=%q %s: %v, want %s", tt.port, tt.args, err, tt.err)
+		} else if err == nil && c.Interface.Server.Port != tt.want {
+			t.Errorf("TPM_PORT=%q %s: port %d, want %d", tt.port, tt.args, c.Interface.Server.Port, tt.want)
+		}
+	}
+	env := func(name string) string { return map[string]string{"TPM_PATH": "/st", "POSIXLY_CORRECT": "1"}[name] }
+	c, err := Classic("socket", nil, env)
+	if err != nil || c.State != (State{URI: "dir:///st", Mode: 0o640, Lock: true}) {
+		t.Errorf("TPM_PATH: %+v, %v", c, err)
+	}
+	c, err = Classic("socket", []string{"--tpmstate", "dir=x"}, env)
+	if err != nil || c.State.URI != "dir://x" {
+		t.Errorf("TPM_PATH and --tpmstate: %+v, %v", c, err)
+	}
+	if _, err := Classic("socket", []string{"foo", "-h"}, env); errText(err) != "swtpm: Unknown parameter 'foo'" {
+		t.Errorf("POSIXLY_CORRECT: %v", err)
+	}
+}
+
+// TestDescriptors: what is told of descriptors that are there.
+func TestDescriptors(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := os.Create(t.TempDir() + "/f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	sock, dev, reg := strconv.Itoa(pair[0]), strconv.Itoa(int(null.Fd())), strconv.Itoa(int(file.Fd()))
+	for _, tt := range []struct{ args, want string }{
+		{"-f " + reg, "swtpm: Given file descriptor type is not supported."},
+		{"-f " + strconv.Itoa(int(dir.Fd())), "swtpm: Given file descriptor type is not supported."},
+		{"-f " + dev, ""},
+		{"-f " + sock, ""},
+		{"-f 0 zz", "swtpm: Unknown parameter 'zz'"},
+		{"--server fd=" + dev, "swtpm: Bad filedescriptor " + dev + " for TCP socket"},
+		{"--ctrl type=unixio,fd=" + reg, "swtpm: Bad filedescriptor " + reg + " for UnixIO control channel"},
+		{"--ctrl type=unixio,clientfd=" + sock, ""},
+		{"--pid fd=" + dev, "swtpm: Bad filedescriptor " + dev + " for pid file"},
+		{"--pid fd=" + reg, ""},
+	} {
+		if _, err := Classic("socket", strings.Fields(tt.args), noEnv); errText(err) != tt.want {
+			t.Errorf("%s: %v, want %q", tt.args, err, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		args string
+		want Interface
+	}{
+		{"-f " + sock, Interface{Type: "socket", Terminate: true}},
+		{"-p 5 -f " + sock, Interface{Type: "socket", Terminate: true}},
+		{"--server fd=" + sock, Interface{Type: "socket", Terminate: true}},
+		{"--server fd=" + sock + ",disconnect,port=5", Interface{Type: "socket", Terminate: true, Disconnect: true}},
+	} {
+		c, err := Classic("socket", strings.Fields(tt.args), noEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tt.want.Server = Endpoint{Kind: ConnFD, FD: pair[0], Mode: 0o770, UID: -1, GID: -1}
+		if diff := cmp.Diff(tt.want, c.Interface); diff != "" {
+			t.Errorf("%s: -want +got\n%s", tt.args, diff)
+		}
+	}
+	c, err := Classic("socket", []string{"--server", "type=unixio,path=x,fd=" + sock}, noEnv)
+	if err != nil || c.Interface.Server.Kind != ListenFD || c.Interface.Server.Path != "" || c.Interface.Terminate {
+		t.Errorf("unixio,fd: %+v, %v, want a listening socket", c, err)
+	}
+}
+
+// TestLowDescriptors: 0, 1 and 2 are never a channel of --fd. They may be
+// anything in a test, so the check itself is called.
+func TestLowDescriptors(t *testing.T) {
+	for fd := range 3 {
+		l := line{cfg: defaults(), given: map[string]string{"server": "zz"}, fd: fd, env: noEnv}
+		if err := l.finish(nil); errText(err) != "Error: Cannot accept file descriptors with values 0, 1, or 2" {
+			t.Errorf("fd %d: %v", fd, err)
+		}
+	}
+}

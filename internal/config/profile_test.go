@@ -1,0 +1,448 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+)
+
+const examples = "../../examples"
+
+func TestExamplesLoad(t *testing.T) {
+	files, err := filepath.Glob(examples + "/*.toml")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("examples: %q, %v, want at least five", files, err)
+	}
+	for _, file := range files {
+		c, err := LoadProfile(file, "vm1")
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		again(t, file, c)
+	}
+}
+
+// again tests that the profile that c shows loads to c.
+func again(t *testing.T, name string, c *Config) {
+	t.Helper()
+	got, err := parseProfile(name, c.TOML(), "/elsewhere", "other")
+	if err != nil {
+		t.Errorf("%s: its own TOML: %v\n%s", name, err, c.TOML())
+		return
+	}
+	if diff := cmp.Diff(c, got); diff != "" {
+		t.Errorf("%s: shown and loaded: -want +got\n%s\n%s", name, diff, c.TOML())
+	}
+}
+
+// TestReference: reference.toml has every key, and what it says is the default.
+func TestReference(t *testing.T) {
+	src, err := os.ReadFile(examples + "/reference.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	note := func(list *[]string, table, key string) {
+		if s := "[" + table + "] " + key; !slices.Contains(*list, s) {
+			*list = append(*list, s)
+		}
+	}
+	for _, tb := range defaults().tables() {
+		for _, k := range tb.keys.known(profile) {
+			note(&want, tb.name, k.name)
+		}
+	}
+	table := ""
+	for line := range strings.Lines(string(src)) {
+		line = strings.TrimPrefix(line, "# ")
+		if name, _, ok := strings.Cut(strings.TrimPrefix(line, "["), "]"); ok && line[0] == '[' {
+			table = name
+			continue
+		}
+		key, _, ok := strings.Cut(line, "=")
+		if key = strings.TrimSpace(key); ok && table != "" && !strings.Contains(key, " ") {
+			note(&got, table, key)
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("keys of reference.toml: -want +got\n%s", diff)
+	}
+
+	c, err := LoadProfile(examples+"/reference.toml", "vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def := defaults()
+	def.TPM = "2.0"
+	def.Interface.Server.Kind, def.Interface.Server.Path = Unix, "/run/swtpm/vm1/data.sock"
+	def.Control.Listen.Kind, def.Control.Listen.Path = Unix, "/run/swtpm/vm1/ctrl.sock"
+	def.State.URI = "dir:///var/lib/swtpm/vm1"
+	def.Log.Given = true
+	def.Flags.Startup = "none"
+	if diff := cmp.Diff(def, c); diff != "" {
+		t.Errorf("reference.toml says other than the default: -default +got\n%s", diff)
+	}
+}
+
+// TestReferenceUncommented: what reference.toml has behind a # loads too.
+func TestReferenceUncommented(t *testing.T) {
+	src, err := os.ReadFile(examples + "/reference.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const base = "[control]\nlisten = \"unix:/c\"\n[tpmstate]\ndir = \"/s\"\n"
+	table, seen := "", 0
+	for line := range strings.Lines(string(src)) {
+		body := strings.TrimPrefix(line, "# ")
+		if body[0] == '[' {
+			table = body[:strings.IndexByte(body, ']')+1]
+		}
+		if body == line || table == "" || body[0] == '[' || !strings.Contains(body, " = ") {
+			continue
+		}
+		seen++
+		head := table + "\n"
+		switch key, _, _ := strings.Cut(body, " "); {
+		case table == "[tpmstate]":
+			head = ""
+		case table == "[control]":
+			head = "[tpmstate]\ndir = \"/s\"\n[control]\nlisten = \"unix:/c\"\n"
+		case table == "[interface]" && key != "server":
+			head += "server = \"unix:/d\"\n"
+		case strings.HasSuffix(table, "key]") && (key == "format" || key == "mode" || key == "remove"):
+			head += "file = \"/k\"\n"
+		case strings.HasSuffix(table, "key]") && key == "kdf":
+			head += "pwdfile = \"/k\"\n"
+		}
+		full := base + head + body
+		if table == "[control]" {
+			full = head + body
+		}
+		c, err := parseProfile("reference", full, "/", "vm1")
+		if err != nil {
+			t.Errorf("%v\n%s", err, full)
+			continue
+		}
+		again(t, table+" "+body, c)
+	}
+	if seen < 25 {
+		t.Errorf("%d lines behind a #, want more", seen)
+	}
+}
+
+const small = `[control]
+listen = "unix:c"
+[tpmstate]
+dir = "s"
+`
+
+func TestProfile(t *testing.T) {
+	for _, tt := range []struct {
+		src  string
+		want func(*Config)
+	}{
+		{"", func(*Config) {}},
+		{"mode = \"0600\"", func(c *Config) { c.State.Mode, c.State.ModeExplicit = 0o600, true }},
+		{"backup = true\nlock = false\ncreate = true\ndurability = \"relaxed\"", func(c *Config) {
+			c.State.Backup, c.State.Lock, c.State.Create, c.State.Relaxed = true, false, true, true
+		}},
+		{"fsync = false", func(c *Config) { c.State.Relaxed = true }},
+		{"[interface]\nserver = \"tcp:[fe80::1%eth0]:0\"\ndisconnect = true", func(c *Config) {
+			s := &c.Interface.Server
+			s.Kind, s.Addr, s.IfName, c.Interface.Disconnect = TCP, "fe80::1", "eth0", true
+		}},
+		{"[interface]\nserver = \"tcp:[fe80::1%%i0]:7\"", func(c *Config) {
+			s := &c.Interface.Server
+			s.Kind, s.Addr, s.IfName, s.Port = TCP, "fe80::1", "i0", 7
+		}},
+		{"[interface]\nserver = \"clientfd:5\"\nterminate = true", func(c *Config) {
+			c.Interface.Server.Kind, c.Interface.Server.FD, c.Interface.Terminate = ConnFD, 5, true
+		}},
+		{"[interface]\nserver = \"unix:%i/d\"\nuid = 7\ngid = \"root\"\nmode = \"0600\"", func(c *Config) {
+			s := &c.Interface.Server
+			s.Kind, s.Path, s.UID, s.GID, s.Mode = Unix, "/p/vm1/d", 7, 0, 0o600
+		}},
+		{"[key]\npwdfd = 0\nkdf = \"sha512\"", func(c *Config) { c.Key = Key{Source: PassFD, KDF: "sha512", Bits: 128} }},
+		{"[migration-key]\nfile = \"k\"\nremove = true\nmode = \"aes-cbc\"\nformat = \"binary\"", func(c *Config) {
+			c.MigrationKey = Key{Source: KeyFile, Path: "/p/k", FD: -1, Bits: 128, Remove: true}
+		}},
+		{"[flags]\nstartup = \"state\"\ndisable-auto-shutdown = true", func(c *Config) {
+			c.Flags = Flags{NotNeedInit: true, Startup: "state", DisableAutoShutdown: true}
+		}},
+		{"[log]", func(c *Config) { c.Log.Given = true }},
+		{"[log]\nfile = \"-\"\nlevel = 0", func(c *Config) { c.Log.Given, c.Log.File = true, "-" }},
+		{"[log]\nfile = \"%%%i%\"\nprefix = \"[%i] \"", func(c *Config) {
+			c.Log.Given, c.Log.File, c.Log.Prefix = true, "/p/%vm1%", "[vm1] "
+		}},
+		{"[pid]\nfd = 9", func(c *Config) { c.PID.FD = 9 }},
+		{"[sandbox]\nuser = \"tss\"", func(c *Config) { c.Sandbox.User = "tss" }},
+		{"[locality]\nreject-locality-4 = true", func(c *Config) { c.Locality.RejectLocality4 = true }},
+	} {
+		want := defaults()
+		want.TPM = "2.0"
+		want.State.URI = "dir:///p/s"
+		want.Control.Listen.Kind, want.Control.Listen.Path = Unix, "/p/c"
+		tt.want(want)
+		got, err := parseProfile("f", small+tt.src, "/p", "vm1")
+		if err != nil {
+			t.Errorf("%s: %v", tt.src, err)
+			continue
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: -want +got\n%s", tt.src, diff)
+		}
+		again(t, tt.src, got)
+	}
+}
+
+// TestMistakes: small is put before each, 4 lines in [tpmstate].
+func TestMistakes(t *testing.T) {
+	long := strings.Repeat("a", 200)
+	for _, tt := range []struct{ src, want string }{
+		{`mod = "0600"`, `f:5:1: [tpmstate] mod: unknown key; did you mean "mode"?`},
+		{`  "mod" = "0600"`, `f:5:3: [tpmstate] mod: unknown key; did you mean "mode"?`},
+		{`xyzzy = 1`, `f:5:1: [tpmstate] xyzzy: unknown key`},
+		{`mode = "0999"`, `f:5:8: [tpmstate] mode: "0999" is not allowed; want an octal mode in quotes, "0000" to "0777"`},
+		{`mode = "1777"`, `f:5:8: [tpmstate] mode: "1777" is not allowed; want an octal mode in quotes, "0000" to "0777"`},
+		{`mode = 0o600`, `f:5:8: [tpmstate] mode: 384 is not allowed; want an octal mode in quotes, "0000" to "0777"`},
+		{`lock = "true"`, `f:5:8: [tpmstate] lock: "true" is not allowed; want true or false`},
+		{`lock = 1`, `f:5:8: [tpmstate] lock: 1 is not allowed; want true or false`},
+		{`lock = []`, `f:5:8: [tpmstate] lock: an array is not allowed; want true or false`},
+		{`lock.x = 1`, `f:5:10: [tpmstate] lock: a table is not allowed; want true or false`},
+		{`file = "/dev/sda"`, `f:5:1: [tpmstate] file: not available in this release`},
+		{`backend-uri = "dir://x"`, `f:5:1: [tpmstate] backend-uri: unknown key; in a profile, write dir = "PATH"`},
+		{`durability = "none"`, `f:5:14: [tpmstate] durability: "none" is not allowed; want "full" or "relaxed"`},
+		{"fsync = true\ndurability = \"full\"", `f:5:1: [tpmstate] fsync: says what durability says; want only durability = "full" or "relaxed"`},
+		{`backup = "a\u0000b"`, `f:5:10: [tpmstate] backup: "a\x00b" has a NUL byte`},
+		{"dir = \"s\"", `f:5:1: Key 'tpmstate.dir' has already been defined.`},
+		{`lock = tru`, `f:5:8: expected value but found "tru" instead`},
+		{"[tpmstat]\ndir = \"x\"", `f:5:2: [tpmstat]: unknown table; did you mean "tpmstate"?`},
+		{"[xyzzy]", `f:5:2: [xyzzy]: unknown table`},
+		{"[manufacture]\nek = 1", `f:5:2: [manufacture]: not available in this release`},
+		{"[[log]]", `f:5:3: [log]: want a table, [log], not an array`},
+		{"[key]", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd`},
+		{"[key]\nmode = \"aes-256-cbc\"", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd`},
+		{"[key]\nfile = \"a\"\nfd = 4", `f:7:1: [key] fd: there is file already; want only one of file, fd, pwdfile, pwdfd`},
+		{"[key]\ncredential = \"a\"", `f:6:1: [key] credential: not available in this release`},
+		{"[key]\npwdfile = \"a\"\nformat = \"hex\"", `f:7:1: [key] format: only with file or fd`},
+		{"[key]\nfile = \"a\"\nkdf = \"pbkdf2\"", `f:7:1: [key] kdf: only with pwdfile or pwdfd`},
+		{"[key]\nfd = 4\nremove = true", `f:7:1: [key] remove: only with file or pwdfile`},
+		{"[key]\nfd = -4", `f:6:6: [key] fd: -4 is not allowed; want a whole number from 0 to 2147483647`},
+		{"[key]\nfd = 4.0", `f:6:6: [key] fd: a float is not allowed; want a whole number from 0 to 2147483647`},
+		{"[key]\nfile = \"a\"\nmode = \"aes\"", `f:7:8: [key] mode: "aes" is not allowed; want "aes-128-cbc" (or "aes-cbc") or "aes-256-cbc"`},
+		{"[key]\nfile = \"\"", `f:6:8: [key] file: "" is not allowed; want the path of a file`},
+		{"[key]\nfd = 4\n[migration-key]\nfd = 4", `f:8:1: [migration-key] fd: descriptor 4 is that of [key] fd already`},
+		{"[flags]\nstartup = \"deactivated\"", `f:6:1: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
+		{"[flags]\nstartup-clear = true", `f:6:1: [flags] startup-clear: unknown key; in a profile, write startup = "clear", "state", "deactivated" or "none"`},
+		{"[flags]\nstartup = \"cler\"", `f:6:11: [flags] startup: "cler" is not allowed; want "clear" or "state" or "deactivated" or "none"`},
+		{"[interface]\ntype = \"cuse\"", `f:6:8: [interface] type: "cuse" is not available in this release`},
+		{"[interface]\nport = 5", `f:6:1: [interface] port: unknown key; in a profile, write server = "tcp:HOST:PORT" or "unix:PATH"`},
+		{"[interface]\nserver = \"unix:c\"", `f:2:1: [control] listen: unix:/p/c is the data channel already; want another address`},
+		{"[interface]\nserver = \"unix:" + long + "\"", `f:6:1: [interface] server: the path is 203 bytes long; want at most 107: "/p/` + long + `"`},
+		{"[interface]\nserver = \"tcp:localhost:5\"", `f:6:10: [interface] server: "localhost" is not a literal IPv4 or IPv6 address; want ` + address{}.want()},
+		{"[interface]\nserver = \"tcp:5\"", `f:6:10: [interface] server: "5" has no port; want ` + address{}.want()},
+		{"[interface]\nserver = \"tcp:1.2.3.4:65536\"", `f:6:10: [interface] server: "65536" is not a port from 0 to 65535; want ` + address{}.want()},
+		{"[interface]\nserver = \"tcp:::1:5\"", `f:6:10: [interface] server: "::1:5": brackets are for an IPv6 address, and only for it; want ` + address{}.want()},
+		{"[interface]\nserver = \"tcp:[fe80::1]:5\"", `f:6:10: [interface] server: "[fe80::1]:5": a link-local address needs its network interface, as in [fe80::1%eth0]; want ` + address{}.want()},
+		{"[interface]\nserver = \"fd:-1\"", `f:6:10: [interface] server: "-1" is not a file descriptor; want ` + address{}.want()},
+		{"[interface]\nserver = \"unix:\"", `f:6:10: [interface] server: the path is missing; want ` + address{}.want()},
+		{"[interface]\nserver = \"/run/x\"", `f:6:10: [interface] server: no such kind of address: "/run/x"; want ` + address{}.want()},
+		{"[interface]\nserver = \"systemd:x\"", `f:6:10: [interface] server: "systemd:NAME" is not available in this release`},
+		{"[interface]\nserver = \"fd:5\"\nmode = \"0600\"", `f:7:1: [interface] mode: only for a socket "unix:PATH"`},
+		{"[interface]\nserver = \"unix:x\"\nuid = \"no-such-user\"", `f:7:7: [interface] uid: "no-such-user" is not allowed; want the name or number of a user that exists`},
+		{"[sandbox]\nseccomp = \"kill\"", `f:6:1: [sandbox] seccomp: not available in this release`},
+		{"[log]\nfile = \"a\"\nfd = 5", `f:7:1: [log] fd: there is file already; want only one of file, fd`},
+		{"[log]\nlevel = -1", `f:6:9: [log] level: -1 is not allowed; want a whole number from 0 to 2147483647`},
+		{"[pid]", `f:5:2: [pid]: says nothing; want one of file, fd`},
+		{"[pid]\nfil = 1\n\n[log]\nlvel = 1", "f:6:1: [pid] fil: unknown key; did you mean \"file\"?\nf:9:1: [log] lvel: unknown key; did you mean \"level\"?"},
+	} {
+		c, err := parseProfile("f", small+tt.src, "/p", "vm1")
+		if errText(err) != tt.want || c != nil {
+			t.Errorf("%s:\n got %v\nwant %s", tt.src, err, tt.want)
+		}
+	}
+}
+
+// TestWholeMistakes are about the whole file.
+func TestWholeMistakes(t *testing.T) {
+	const st = "[tpmstate]\ndir = \"/s\"\n"
+	for _, tt := range []struct{ src, want string }{
+		{"", "f: [tpmstate]: no state; want dir = \"PATH\"\nf: [interface] server: nobody could reach this TPM; want [interface] server or [control] listen"},
+		{"tpm = \"3\"\n" + st, `f:1:7: tpm: "3" is not allowed; want "1.2" or "2.0"`},
+		{"tpn = \"2.0\"\n" + st, `f:1:1: tpn: unknown key; did you mean "tpm"?`},
+		{"log = 5\n" + st, `f:1:1: [log]: want a table, [log], not an integer`},
+		{"tpm = \"2.0", `f:1:10: unexpected EOF; expected '"'`},
+		{st + "[interface]\nserver = \"fd:5\"", `f: [flags] startup: nobody could power this TPM on; want startup = "clear" or [control] listen`},
+		{st + "[interface]\nserver = \"fd:5\"\n[flags]\nstartup = \"none\"", `f:6:1: [flags] startup: nobody could power this TPM on; want startup = "clear" or [control] listen`},
+		{st + "[flags]\nstartup = \"clear\"", `f: [interface] server: nobody could reach this TPM; want [interface] server or [control] listen`},
+		{st + "[interface]\nserver = \"tcp:127.0.0.1:5\"\n[control]\nlisten = \"tcp:127.0.0.1:5\"", `f:6:1: [control] listen: tcp:127.0.0.1:5 is the data channel already; want another address`},
+		{st + "[interface]\nserver = \"fd:5\"\n[control]\nlisten = \"fd:5\"", `f:6:1: [control] listen: descriptor 5 is that of [interface] server already`},
+	} {
+		c, err := parseProfile("f", tt.src, "/p", "vm1")
+		if errText(err) != tt.want || c != nil {
+			t.Errorf("%s:\n got %v\nwant %s", tt.src, err, tt.want)
+		}
+	}
+}
+
+func TestLocate(t *testing.T) {
+	src := "# [no]\na.b = [ { x = 1 }, { \"y z\" = '''\n[no]\n''' } ] # c\r\n" +
+		"[ t . 'u' ]\nv = \"\\\"#\" # w = 1\nw = {p.q = 1, r = [\n[2], # ]\n3]}\n[[s]]\nk=2026-01-01 10:00:00\n[s.z]\n"
+	at := locate(src)
+	for _, tt := range []struct {
+		words      []string
+		key, value position
+	}{
+		{[]string{"a"}, position{2, 1}, position{2, 7}},
+		{[]string{"a", "b"}, position{2, 1}, position{2, 7}},
+		{[]string{"a", "b", "x"}, position{2, 11}, position{2, 15}},
+		{[]string{"a", "b", "y z"}, position{2, 22}, position{2, 30}},
+		{[]string{"t", "u"}, position{5, 3}, position{5, 3}},
+		{[]string{"t", "u", "v"}, position{6, 1}, position{6, 5}},
+		{[]string{"t", "u", "w", "p", "q"}, position{7, 6}, position{7, 12}},
+		{[]string{"t", "u", "w", "r"}, position{7, 15}, position{7, 19}},
+		{[]string{"s"}, position{10, 3}, position{10, 3}},
+		{[]string{"s", "k"}, position{11, 1}, position{11, 3}},
+		{[]string{"s", "z"}, position{12, 2}, position{12, 2}},
+	} {
+		if got, ok := at[path(tt.words...)]; !ok || got.key != tt.key || got.value != tt.value {
+			t.Errorf("locate %q = %v, want %v %v", tt.words, got, tt.key, tt.value)
+		}
+	}
+	if _, ok := at["no"]; ok {
+		t.Errorf("locate found a key in a comment or a string")
+	}
+}
+
+func TestLoadProfile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "vm7.toml")
+	src := "[control]\nlisten = \"fd:3\"\n[tpmstate]\ndir = \"%i\"\n"
+	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ instance, want string }{{"", "vm7"}, {"a b", "a b"}} {
+		c, err := LoadProfile(file, tt.instance)
+		if want := "dir://" + filepath.Join(dir, tt.want); err != nil || c.State.URI != want {
+			t.Errorf("LoadProfile(%q) = %v, %v, want %s", tt.instance, c, err, want)
+		}
+	}
+	for _, instance := range []string{"..", "a/b", "a\x00"} {
+		if _, err := LoadProfile(file, instance); err == nil {
+			t.Errorf("LoadProfile took the instance %q", instance)
+		}
+	}
+	if _, err := LoadProfile(filepath.Join(dir, "none.toml"), ""); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("LoadProfile of no file: %v", err)
+	}
+	if err := os.WriteFile(file, make([]byte, maxProfile+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadProfile(file, ""); err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("LoadProfile of a large file: %v", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("after loading: %v, %v, want only the profile", entries, err)
+	}
+}
+
+func TestFindProfile(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	for _, f := range []string{a + "/default.toml", b + "/vm1.toml", b + "/default.toml", a + "/vm2.toml", b + "/vm2.toml"} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct{ name, file, instance, err string }{
+		{"vm1", b + "/vm1.toml", "vm1", ""},
+		{"vm2", a + "/vm2.toml", "vm2", ""},
+		{"vm3", a + "/default.toml", "vm3", ""},
+		{"x.toml", "x.toml", "x", ""},
+		{"./x", "./x", "x", ""},
+		{"/etc/x.toml", "/etc/x.toml", "x", ""},
+		{"..", "", "", `instance "..": want a name without a slash`},
+		{"", "", "", `instance "": want a name without a slash`},
+	} {
+		file, instance, err := findProfile(tt.name, []string{a, b})
+		if errText(err) != tt.err || err == nil && (file != tt.file || instance != tt.instance) {
+			t.Errorf("findProfile(%q) = %q, %q, %v, want %q, %q, %s", tt.name, file, instance, err, tt.file, tt.instance, tt.err)
+		}
+	}
+	if _, _, err := findProfile("x", []string{"/none"}); errText(err) != `profile "x": neither x.toml nor default.toml in /none` {
+		t.Errorf("findProfile of none: %v", err)
+	}
+	env := func(m map[string]string) func(string) string { return func(n string) string { return m[n] } }
+	for _, tt := range []struct {
+		uid  int
+		env  map[string]string
+		want []string
+	}{
+		{0, map[string]string{"XDG_CONFIG_HOME": "/x"}, systemDirs},
+		{1, map[string]string{"XDG_CONFIG_HOME": "/x", "HOME": "/h"}, append([]string{"/x/swtpm"}, systemDirs...)},
+		{1, map[string]string{"XDG_CONFIG_HOME": "x", "HOME": "/h"}, append([]string{"/h/.config/swtpm"}, systemDirs...)},
+		{1, nil, systemDirs},
+	} {
+		if got := profileDirs(tt.uid, env(tt.env)); !slices.Equal(got, tt.want) {
+			t.Errorf("profileDirs(%d, %v) = %q, want %q", tt.uid, tt.env, got, tt.want)
+		}
+	}
+}
+
+// FuzzProfile: never a panic; every key has its place; what loads, shows and
+// loads again.
+func FuzzProfile(f *testing.F) {
+	files, err := filepath.Glob(examples + "/*.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		src, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(src))
+	}
+	f.Add(small + "[key]\npwdfd = 3\n[log]\nprefix = \"%%i\\u0001\\\"\"\n[interface]\nserver = \"tcp:[fe80::1%eth0]:1\"")
+	f.Add("tpmstate = { dir = '''s''', mode = \"0600\" }\ncontrol.listen = \"fd:0\"\nflags.\"startup\" = \"none\"")
+	f.Fuzz(func(t *testing.T, src string) {
+		var tree map[string]any
+		if _, err := toml.Decode(src, &tree); err == nil && !strings.Contains(src, `\`) {
+			placed(t, locate(src), nil, tree)
+		}
+		c, err := parseProfile("f", src, "/p", "vm1")
+		var wrong *ProfileError
+		switch {
+		case err == nil:
+			again(t, "f", c)
+			if !strings.HasPrefix(c.JSON(), `{"tpm":`) {
+				t.Errorf("JSON = %s", c.JSON())
+			}
+		case !errors.As(err, &wrong) || strings.Contains(err.Error(), "%!"):
+			t.Errorf("%q: %v, want a ProfileError", src, err)
+		}
+	})
+}
+
+// placed tests that each key of tree is in at.
+func placed(t *testing.T, at map[string]where, words []string, tree map[string]any) {
+	t.Helper()
+	for name, v := range tree {
+		words := append(slices.Clone(words), name)
+		if _, ok := at[path(words...)]; !ok {
+			t.Errorf("no place for %q", words)
+		}
+		if sub, ok := v.(map[string]any); ok {
+			placed(t, at, words, sub)
+		}
+	}
+}
