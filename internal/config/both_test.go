@@ -232,7 +232,7 @@ func TestImportRefuses(t *testing.T) {
 		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: no state; want dir = "PATH"`},
 		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
 		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "foo://s" is not the URI of a directory; want dir://PATH`},
-		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "\xff" is not UTF-8 without a NUL`},
+		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 without a NUL`},
 	} {
 		if _, err := Import("socket", strings.Split(tt.args, "|"), noEnv, "/w"); errText(err) != tt.want {
 			t.Errorf("Import(%q) = %v, want %s", tt.args, err, tt.want)

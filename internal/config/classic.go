@@ -39,9 +39,8 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 type line struct {
 	cfg   *Config
 	given map[string]string // the arguments of options that have sub-options
-	runAs string
-	fd    int    // of --fd, -1 if none
-	port  string // TPM_PORT; --port sets it
+	fd    int               // of --fd, -1 if none
+	port  string            // TPM_PORT; --port sets it
 	env   func(string) string
 	print bool // --print-capabilities
 }
