@@ -1,0 +1,40 @@
+package backend
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestOpen(t *testing.T) {
+	path := t.TempDir()
+	b, err := Open("dir://"+path, Options{Prefix: "tpm2-00.", Lock: true, Warn: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.Store("tpm2-00.permall", []byte("state")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(path, "tpm2-00.permall")); string(got) != "state" || err != nil {
+		t.Errorf("file %q, %v", got, err)
+	}
+	for uri, want := range map[string]string{
+		"":                    "no place for the state",
+		path:                  "unsupported backend",
+		"dir:" + path:         "unsupported backend",
+		"nvram://" + path:     "unsupported backend",
+		"file://" + path:      "later release",
+		"dir://":              "empty",
+		"dir://" + path + "x": "no such file",
+	} {
+		if b, err := Open(uri, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Open(%q) = %v, %v, want %q", uri, b, err, want)
+		}
+	}
+	if _, err := Open("file://x", Options{}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("file: %v", err)
+	}
+}

@@ -1,0 +1,258 @@
+package dir
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// childEnv makes this test binary a program that stores, one after the other,
+// the blobs that are its value, separated by blanks; see childMain.
+const childEnv = "DIR_TEST_STORE"
+
+func TestMain(m *testing.M) {
+	if blobs := os.Getenv(childEnv); blobs != "" {
+		os.Exit(childMain(strings.Fields(blobs)))
+	}
+	os.Exit(m.Run())
+}
+
+// childMain stores blobs as permall in the directory "state" and acknowledges
+// each with a line in the file "acks". All on one thread: strace counts by it.
+func childMain(blobs []string) int {
+	runtime.LockOSThread()
+	acks, err := os.OpenFile("acks", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	o := Options{Prefix: "tpm2-00."}
+	if mode := os.Getenv(childEnv + "_MODE"); mode != "" {
+		o.Backup = strings.Contains(mode, "backup")
+		o.Relaxed = strings.Contains(mode, "relaxed")
+	}
+	d, err := Open("state", o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for _, blob := range blobs {
+		if err := d.Store(permall, []byte(blob)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		if _, err := acks.WriteString("ack-" + blob); err != nil {
+			panic(err)
+		}
+	}
+	d.Close()
+	return 0
+}
+
+// call is one system call of the child on the state directory, as strace has
+// written it down.
+type call struct {
+	name string
+	args string
+	nth  int // among those of its name, from 1
+	errs bool
+}
+
+// child runs childMain under strace in a new directory, where permall is old
+// unless that is "", with inject for the expression of strace's -e inject, if
+// any. It returns the directory and the system calls in their order.
+func child(t *testing.T, old, blobs, mode, inject string) (top string, calls []call, stderr string) {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("needs strace")
+	}
+	top = t.TempDir()
+	if top, err = filepath.EvalSymlinks(top); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(top, "state")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if old != "" {
+		write(t, filepath.Join(state, permall), old)
+	}
+	args := []string{"-ff", "-y", "-s", "100", "-o", filepath.Join(top, "trace")}
+	for _, p := range []string{state, filepath.Join(state, temp), filepath.Join(state, permall), filepath.Join(top, "acks")} {
+		args = append(args, "-P", p)
+	}
+	if inject != "" {
+		args = append(args, "-e", "inject="+inject)
+	}
+	cmd := exec.Command(strace, append(args, os.Args[0])...)
+	cmd.Dir = top
+	// The race detector would sleep for a second at exit.
+	cmd.Env = append(os.Environ(), childEnv+"="+blobs, childEnv+"_MODE="+mode, "GORACE=atexit_sleep_ms=0")
+	var out bytes.Buffer
+	cmd.Stderr = &out
+	err = cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	calls = parseTrace(t, filepath.Join(top, "trace.*"))
+	if len(calls) == 0 {
+		if strings.Contains(out.String(), "ptrace") {
+			t.Skipf("strace may not trace here: %s", out.String())
+		}
+		t.Fatalf("strace has seen nothing: %s", out.String())
+	}
+	return top, calls, out.String()
+}
+
+var traceLine = regexp.MustCompile(`^(\w+)\((.*)\)\s+= (\S+)`)
+
+// parseTrace reads the files of strace -ff; only one has lines.
+func parseTrace(t *testing.T, pattern string) []call {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []call
+	count := map[string]int{}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			m := traceLine.FindStringSubmatch(line)
+			if m == nil {
+				continue
+			}
+			count[m[1]]++
+			calls = append(calls, call{name: m[1], args: m[2], nth: count[m[1]], errs: strings.HasPrefix(m[3], "-")})
+		}
+	}
+	return calls
+}
+
+// on tells whether c names name, or has a descriptor of it.
+func (c call) on(name string) bool { return strings.Contains(c.args, name) }
+
+var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+// strings returns the string arguments of c.
+func (c call) strings(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, q := range quoted.FindAllString(c.args, -1) {
+		s, err := strconv.Unquote(q)
+		if err != nil {
+			t.Fatalf("%s(%s): %v", c.name, c.args, err)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// TestOrder holds the order of the system calls of a store.
+func TestOrder(t *testing.T) {
+	full := "openat temp, fchmod temp, write temp, fsync temp, close temp, renameat temp, fsync state, ack"
+	for _, c := range []struct{ old, mode, want string }{
+		{"old", "", full},
+		{"", "", full},
+		{"old", "relaxed", "openat temp, fchmod temp, write temp, close temp, renameat temp, ack"},
+		{"old", "backup", "openat temp, fchmod temp, write temp, fsync temp, close temp, renameat2 temp, renameat temp, fsync state, ack"},
+	} {
+		_, calls, stderr := child(t, c.old, "new", c.mode, "")
+		var got []string
+		for _, c := range calls {
+			switch {
+			case c.on("acks>") && c.name == "write":
+				got = append(got, "ack")
+			case c.on("acks"):
+			case c.name == "fstat" || c.name == "newfstatat" || c.name == "fcntl" || c.name == "unlinkat":
+			case c.on(temp):
+				got = append(got, c.name+" temp")
+			case c.name == "fsync" && c.on("/state>"):
+				got = append(got, "fsync state")
+			}
+		}
+		if s := strings.Join(got, ", "); s != c.want {
+			t.Errorf("mode %q: calls %s\nwant %s\n%s", c.mode, s, c.want, stderr)
+		}
+	}
+}
+
+// TestFaults makes each system call of a store fail, and the process die at
+// each: an error is never acknowledged, the old or the new state is there, and
+// the next store succeeds over what is left.
+func TestFaults(t *testing.T) {
+	for _, mode := range []string{"", "backup"} {
+		_, calls, stderr := child(t, "old", "new", mode, "")
+		tried := 0
+		for _, c := range calls {
+			if c.on("acks") {
+				continue
+			}
+			for _, fault := range []string{"error=EIO", "error=ENOSPC", "signal=KILL"} {
+				tried++
+				what := fmt.Sprintf("mode %q, %s:%s:when=%d", mode, c.name, fault, c.nth)
+				top, _, out := child(t, "old", "new", mode, what[strings.Index(what, ", ")+2:])
+				checkFault(t, what, c, fault, mode, top, out)
+			}
+		}
+		if tried < 3*8 {
+			t.Fatalf("mode %q: %d faults only; %s", mode, tried, stderr)
+		}
+	}
+}
+
+// harmless tells whether a store may succeed although c fails: it only looks
+// for later, or takes a descriptor in reserve.
+func (c call) harmless() bool {
+	return c.name == "fcntl" || c.name == "newfstatat" || c.name == "close" && c.on("/state>")
+}
+
+func checkFault(t *testing.T, what string, c call, fault, mode, top, stderr string) {
+	t.Helper()
+	state := filepath.Join(top, "state")
+	ack, _ := os.ReadFile(filepath.Join(top, "acks"))
+	got, err := os.ReadFile(filepath.Join(state, permall))
+	if err != nil {
+		t.Errorf("%s: no state: %v; files %q", what, err, names(t, state))
+		return
+	}
+	dies := strings.HasPrefix(fault, "signal")
+	switch {
+	case string(ack) == "ack-new" && string(got) != "new":
+		t.Errorf("%s: acknowledged, but the state is %q", what, got)
+	case string(ack) != "" && !dies && !c.harmless():
+		t.Errorf("%s: acknowledged", what)
+	case string(ack) == "" && !dies && c.harmless() && c.name != "close":
+		t.Errorf("%s: refused: %s", what, stderr)
+	case string(ack) == "" && !dies && stderr == "":
+		t.Errorf("%s: fails without a word", what)
+	case string(got) != "old" && string(got) != "new":
+		t.Errorf("%s: the state is %q", what, got)
+	}
+	// Only the last sync may fail with the new state in place.
+	last := c.name == "fsync" && c.on("/state>")
+	if string(ack) == "" && !dies && !last && string(got) != "old" {
+		t.Errorf("%s: refused, but the state is %q", what, got)
+	}
+	if _, err := os.Stat(filepath.Join(state, temp)); err == nil && !dies {
+		t.Errorf("%s: the temporary file is left", what)
+	}
+	d := open(t, state, Options{Prefix: "tpm2-00.", Backup: mode == "backup"})
+	defer d.Close()
+	if b, err := d.Load(permall); string(b) != string(got) || err != nil {
+		t.Errorf("%s: the next start loads %q, %v", what, b, err)
+	}
+	mustStore(t, d, permall, "next")
+	wantFile(t, filepath.Join(state, permall), "next")
+}

@@ -1,0 +1,277 @@
+package nv_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// disk is what fakes opened on it share.
+type disk struct {
+	items map[string]item
+	next  int
+	owner *fake
+}
+
+type item struct {
+	blob []byte
+	id   int
+}
+
+// fake is a Backend in memory that counts its stores and fails as it is told.
+type fake struct {
+	*disk
+	seen   map[string]int
+	closed bool
+	stores int
+	fail   error
+}
+
+func open(d *disk) *fake { return &fake{disk: d, seen: map[string]int{}} }
+
+func newDisk() *disk { return &disk{items: map[string]item{}} }
+
+func (f *fake) Load(name string) ([]byte, error) {
+	delete(f.seen, name)
+	if f.closed || f.fail != nil {
+		return nil, errors.Join(errors.New("fake"), f.fail)
+	}
+	i, ok := f.items[name]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	f.seen[name] = i.id
+	return bytes.Clone(i.blob), nil
+}
+
+func (f *fake) Store(name string, blob []byte) error {
+	f.stores++
+	delete(f.seen, name)
+	if f.closed || f.fail != nil {
+		return errors.Join(errors.New("fake"), f.fail)
+	}
+	f.next++
+	f.items[name] = item{bytes.Clone(blob), f.next}
+	f.seen[name] = f.next
+	return nil
+}
+
+func (f *fake) Delete(name string) error {
+	if _, ok := f.items[name]; !ok {
+		return fs.ErrNotExist
+	}
+	delete(f.items, name)
+	return nil
+}
+
+func (f *fake) Unchanged(name string) bool {
+	id, ok := f.seen[name]
+	return ok && f.items[name].id == id
+}
+
+func (f *fake) Lock() error {
+	if f.owner != nil && f.owner != f {
+		return nv.ErrLocked
+	}
+	f.owner = f
+	return nil
+}
+
+func (f *fake) Unlock() error {
+	if f.owner == f {
+		f.owner = nil
+	}
+	return nil
+}
+
+func (f *fake) Close() error {
+	f.closed = true
+	return f.Unlock()
+}
+
+// TestConformance holds that the fake is a backend like the others.
+func TestConformance(t *testing.T) {
+	nvtest.Test(t, func(*testing.T) func() nv.Backend {
+		d := newDisk()
+		return func() nv.Backend { return open(d) }
+	})
+}
+
+func mustStore(t *testing.T, s *nv.Store, payload string) {
+	t.Helper()
+	if err := s.Store(nv.Permanent, []byte(payload)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantLoad(t *testing.T, s *nv.Store, want string) {
+	t.Helper()
+	if got, err := s.Load(nv.Permanent); string(got) != want || err != nil {
+		t.Errorf("Load = %q, %v, want %q", got, err, want)
+	}
+}
+
+// TestSkip holds when a store is left out: if the payload is the one that is
+// there, and not if there is any doubt.
+func TestSkip(t *testing.T) {
+	key, err := seal.NewKey(make([]byte, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer key.Close()
+	for _, k := range []*seal.Key{nil, key} {
+		d := newDisk()
+		b := open(d)
+		s := nv.New(b, "tpm2-00.", k)
+		stores := func(when string, want int) {
+			t.Helper()
+			if b.stores != want {
+				t.Errorf("%s: %d stores, want %d", when, b.stores, want)
+			}
+		}
+		if _, err := s.Load(nv.Permanent); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Load of nothing = %v", err)
+		}
+		mustStore(t, s, "one")
+		stores("first", 1)
+		mustStore(t, s, "one")
+		stores("the same", 1)
+		mustStore(t, s, "two")
+		stores("another", 2)
+		mustStore(t, s, "one")
+		stores("the first again", 3)
+		wantLoad(t, s, "one")
+		mustStore(t, s, "one")
+		stores("what was loaded", 3)
+		if err := s.Store(nv.Volatile, []byte("one")); err != nil {
+			t.Fatal(err)
+		}
+		stores("another item", 4)
+
+		other := nv.New(open(d), "tpm2-00.", k)
+		mustStore(t, other, "two")
+		mustStore(t, s, "one")
+		stores("another has stored", 5)
+		wantLoad(t, other, "one")
+
+		if err := s.Delete(nv.Permanent); err != nil {
+			t.Fatal(err)
+		}
+		mustStore(t, s, "one")
+		stores("after Delete", 6)
+
+		b.fail = errors.New("broken")
+		if err := s.Store(nv.Permanent, []byte("two")); !errors.Is(err, b.fail) {
+			t.Errorf("Store = %v", err)
+		}
+		b.fail = nil
+		mustStore(t, s, "two")
+		stores("after a failure", 8)
+		wantLoad(t, other, "two")
+	}
+}
+
+// TestNames holds the names of items.
+func TestNames(t *testing.T) {
+	d := newDisk()
+	s := nv.New(open(d), "tpm-00.", nil)
+	for _, item := range []string{nv.Permanent, nv.Volatile, nv.Savestate} {
+		if err := s.Store(item, []byte(item)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"tpm-00.permall", "tpm-00.volatilestate", "tpm-00.savestate"} {
+		if _, ok := d.items[name]; !ok {
+			t.Errorf("no %s among %d", name, len(d.items))
+		}
+	}
+}
+
+// TestDamage holds that what is there but bad is an error of its own, that it
+// is left as it is, and that nothing is skipped afterwards.
+func TestDamage(t *testing.T) {
+	d := newDisk()
+	b := open(d)
+	s := nv.New(b, "tpm2-00.", nil)
+	mustStore(t, s, "state")
+	i := d.items["tpm2-00.permall"]
+	for bit := range 8 * len(i.blob) {
+		i.blob[bit/8] ^= 1 << (bit % 8)
+		before := bytes.Clone(i.blob)
+		got, err := s.Load(nv.Permanent)
+		if err == nil || errors.Is(err, fs.ErrNotExist) || got != nil {
+			t.Errorf("bit %d flipped: Load = %q, %v", bit, got, err)
+		}
+		if !bytes.Equal(d.items["tpm2-00.permall"].blob, before) {
+			t.Errorf("bit %d flipped: the item was changed", bit)
+		}
+		i.blob[bit/8] ^= 1 << (bit % 8)
+	}
+	i.blob[20] ^= 1
+	if _, err := s.Load(nv.Permanent); !errors.Is(err, seal.ErrContent) {
+		t.Errorf("Load = %v, want %v", err, seal.ErrContent)
+	}
+	mustStore(t, s, "state")
+	if b.stores != 2 {
+		t.Errorf("a store over damage was left out")
+	}
+	wantLoad(t, s, "state")
+}
+
+// TestTooBig holds that what could not be loaded is not stored.
+func TestTooBig(t *testing.T) {
+	b := open(newDisk())
+	s := nv.New(b, "tpm2-00.", nil)
+	if err := s.Store(nv.Permanent, make([]byte, seal.MaxPayload+1)); !errors.Is(err, seal.ErrLength) || b.stores != 0 {
+		t.Errorf("Store = %v, %d stores", err, b.stores)
+	}
+}
+
+// TestLock holds retries, the end of ctx, and what Locked tells.
+func TestLock(t *testing.T) {
+	ctx := t.Context()
+	d := newDisk()
+	a, b := nv.New(open(d), "tpm2-00.", nil), nv.New(open(d), "tpm2-00.", nil)
+	if a.Locked() {
+		t.Error("locked at first")
+	}
+	for range 2 {
+		if err := a.Lock(ctx, 0); err != nil || !a.Locked() {
+			t.Errorf("Lock = %v, Locked = %v", err, a.Locked())
+		}
+	}
+	if err := b.Lock(ctx, 2); !errors.Is(err, nv.ErrLocked) || b.Locked() {
+		t.Errorf("Lock = %v, Locked = %v", err, b.Locked())
+	}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := b.Lock(over, 1<<30); !errors.Is(err, nv.ErrLocked) || !errors.Is(err, context.Canceled) {
+		t.Errorf("Lock with ended context = %v", err)
+	}
+	if err := a.Unlock(); err != nil || a.Locked() {
+		t.Errorf("Unlock = %v, Locked = %v", err, a.Locked())
+	}
+	if err := b.Lock(over, 0); err != nil { // at least one try
+		t.Errorf("Lock = %v", err)
+	}
+	if err := b.Close(); err != nil || b.Locked() {
+		t.Errorf("Close = %v, Locked = %v", err, b.Locked())
+	}
+	if err := a.Lock(ctx, 0); err != nil {
+		t.Errorf("Lock after Close = %v", err)
+	}
+}
+
+// TestNoBackup holds that a backend without backups says so.
+func TestNoBackup(t *testing.T) {
+	s := nv.New(open(newDisk()), "tpm2-00.", nil)
+	if err := s.SwapBackup(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("SwapBackup = %v", err)
+	}
+}
