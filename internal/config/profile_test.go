@@ -446,3 +446,27 @@ func placed(t *testing.T, at map[string]where, words []string, tree map[string]a
 		}
 	}
 }
+
+// TestManual: the manual page has every table and every key.
+func TestManual(t *testing.T) {
+	src, err := os.ReadFile("../../man/swtpm.toml.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(src)
+	for _, tb := range defaults().tables() {
+		if !strings.Contains(page, "["+tb.name+"]") {
+			t.Errorf("man page without [%s]", tb.name)
+		}
+		for _, k := range tb.keys.known(profile) {
+			found := false
+			for line := range strings.Lines(page) {
+				words := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" ,\"\n", r) })
+				found = found || len(words) > 0 && strings.HasPrefix(words[0], ".") && slices.Contains(words[1:], k.name)
+			}
+			if !found {
+				t.Errorf("man page without [%s] %s", tb.name, k.name)
+			}
+		}
+	}
+}
