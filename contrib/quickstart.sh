@@ -7,9 +7,9 @@ set -eu
 cd "$(dirname "$0")/.."
 
 profile=examples/quickstart.toml
-dir=examples/quickstart
-pidfile=$dir/pid
-log=$dir/log
+dir=examples/quickstart-state
+pidfile=bin/quickstart.pid
+log=bin/quickstart.log
 data=2321
 ctrl=2322
 
@@ -25,15 +25,15 @@ stop() {
 }
 
 start() {
-	mkdir -p "$dir"
 	if ! alive; then
 		bin/swtpm check "$profile" >/dev/null
 		setsid bin/swtpm run "$profile" >"$log" 2>&1 </dev/null &
+		echo $! >"$pidfile"
 	fi
 	tries=0
 	until bin/swtpm-ioctl --tcp 127.0.0.1:$ctrl -e >/dev/null 2>&1; do
 		tries=$((tries + 1))
-		if [ $tries -ge 100 ]; then
+		if [ $tries -ge 100 ] || ! alive; then
 			echo "The TPM did not come up; this is its log, $log:" >&2
 			cat "$log" >&2
 			exit 1
