@@ -8,7 +8,7 @@ import (
 // from 1.
 type position struct{ line, col int }
 
-// place of a key and of its value.
+// where is the place of a key and that of its value.
 type where struct{ key, value position }
 
 // path joins the words of a key, so that it can index a map.
