@@ -21,6 +21,7 @@ stop() {
 		return
 	fi
 	bin/swtpm-ioctl --tcp 127.0.0.1:$ctrl -s
+	while alive; do sleep 0.1; done
 	echo "The quickstart TPM is off. Its state stays in $dir."
 }
 
