@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -78,10 +79,11 @@ type Store struct {
 	prefix string
 	key    *seal.Key // nil: plain state
 
-	mu     sync.Mutex // held while the backend works
-	b      Backend
-	locked bool
-	sums   map[string][sha256.Size]byte // of the payloads last loaded or stored
+	locked atomic.Bool // apart from mu: who asks must not wait for a sync
+
+	mu   sync.Mutex // held while the backend works
+	b    Backend
+	sums map[string][sha256.Size]byte // of the payloads last loaded or stored
 }
 
 // New returns a Store on b, which it owns from now on. The name of an item is
@@ -170,13 +172,13 @@ func (s *Store) Lock(ctx context.Context, retries int) error {
 func (s *Store) tryLock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.locked {
+	if s.locked.Load() {
 		return nil
 	}
 	if err := s.b.Lock(); err != nil {
 		return err
 	}
-	s.locked = true
+	s.locked.Store(true)
 	return nil
 }
 
@@ -184,19 +186,16 @@ func (s *Store) tryLock() error {
 func (s *Store) Unlock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.locked = false
+	s.locked.Store(false)
 	if err := s.b.Unlock(); err != nil {
 		return fmt.Errorf("nv: unlock: %w", err)
 	}
 	return nil
 }
 
-// Locked tells whether Lock has succeeded since the last Unlock.
-func (s *Store) Locked() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.locked
-}
+// Locked tells whether Lock has succeeded since the last Unlock. It never waits
+// for a store that is under way.
+func (s *Store) Locked() bool { return s.locked.Load() }
 
 // SwapBackup exchanges the permanent state and its backup. Its error is
 // errors.ErrUnsupported if the backend keeps none, fs.ErrNotExist if there is
@@ -219,7 +218,7 @@ func (s *Store) SwapBackup() error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.locked = false
+	s.locked.Store(false)
 	clear(s.sums)
 	if err := s.b.Close(); err != nil {
 		return fmt.Errorf("nv: close: %w", err)

@@ -6,40 +6,26 @@ import (
 	"testing"
 )
 
-// addSeeds adds each file of the vectors whose name fits, and what we write.
-func addSeeds(f *testing.F, fits func(name string) bool, add func(blob []byte)) {
-	for _, v := range vectors(f) {
+// seed adds the permanent state of each vector, as a file or as blobs, with the
+// index of its keys in the list that it returns: so seeds get past the MAC.
+func seed(f *testing.F, blobs bool, add func(blob []byte, keys uint8)) []Keys {
+	var all []Keys
+	for i, v := range vectors(f) {
+		all = append(all, v.keys(f))
 		for name := range v.Files {
-			if fits(name) {
-				add(readFile(f, v.path(name)))
+			if strings.Contains(name, "perm") && strings.HasSuffix(name, ".blob") == blobs {
+				add(readFile(f, v.path(name)), uint8(i))
 			}
 		}
 	}
-	add(nil)
-}
-
-func isBlob(name string) bool { return strings.HasSuffix(name, ".blob") }
-
-// vectorKeys are the keys of the vectors, so that seeds get past the MAC.
-func vectorKeys(f *testing.F) []Keys {
-	all := []Keys{{}}
-	for _, v := range vectors(f) {
-		if len(v.Args) > 0 {
-			all = append(all, v.keys(f))
-		}
-	}
+	add(nil, 0)
 	return all
 }
 
 // FuzzOpen holds: no panic; what is opened can be sealed and opened again; it
-// is never more than the file; a file that is accepted is one under Inspect.
+// is never more than the file; what is opened, Inspect knows.
 func FuzzOpen(f *testing.F) {
-	keys := vectorKeys(f)
-	addSeeds(f, func(name string) bool { return !isBlob(name) }, func(blob []byte) {
-		for i := range keys {
-			f.Add(blob, uint8(i))
-		}
-	})
+	keys := seed(f, false, func(blob []byte, i uint8) { f.Add(blob, i) })
 	for i, k := range keys {
 		blob, err := Seal([]byte("seed"), k.File)
 		if err != nil {
@@ -82,12 +68,9 @@ func FuzzOpen(f *testing.F) {
 
 // FuzzOpenBlob is FuzzOpen for migration blobs.
 func FuzzOpenBlob(f *testing.F) {
-	keys := vectorKeys(f)
-	addSeeds(f, isBlob, func(blob []byte) {
-		for i := range keys {
-			f.Add(blob, uint8(i), false)
-		}
-		f.Add(blob, uint8(0), true)
+	keys := seed(f, true, func(blob []byte, i uint8) {
+		f.Add(blob, i, false)
+		f.Add(blob, i, true)
 	})
 	f.Fuzz(func(t *testing.T, blob []byte, i uint8, encrypted bool) {
 		k := keys[int(i)%len(keys)]

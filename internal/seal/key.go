@@ -32,7 +32,7 @@ func NewKey(b []byte) (*Key, error) {
 	return &Key{page: p, warnings: p.warnings}, nil
 }
 
-// Bits returns the size of the key, 128 or 256; 0 after Close.
+// Bits returns the size of the key, 128 or 256; 0 for no key and after Close.
 func (k *Key) Bits() int { return 8 * len(k.bytes()) }
 
 // Warnings returns what the user should be told about the key: that its
@@ -53,8 +53,9 @@ func (k *Key) Close() error {
 	return nil
 }
 
+// bytes returns the key, nil if there is none or it was closed.
 func (k *Key) bytes() []byte {
-	if k.page == nil {
+	if k == nil || k.page == nil {
 		return nil
 	}
 	return k.page.b
