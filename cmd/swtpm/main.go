@@ -95,7 +95,7 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 	if f.Startup == "deactivated" && t.Version() == tpm.V20 {
 		// Compat: swtpm says so and ends well.
-		log.Error("A TPM 2 cannot be started deactivated.")
+		log.Error("TPM 2 does not support startup deactivated.")
 		return false, nil
 	}
 	if !f.NotNeedInit {

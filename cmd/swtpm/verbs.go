@@ -159,11 +159,15 @@ func importClassic(_ context.Context, args []string) error {
 	if done, err := parse(f, args, 1, -1); done || err != nil {
 		return err
 	}
-	cfg, err := config.Classic(f.Arg(0), f.Args()[1:], os.Getenv)
+	dir, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	profile, err := config.Import(f.Arg(0), f.Args()[1:], os.Getenv, dir)
 	if err != nil {
 		return classicError(err)
 	}
-	_, err = fmt.Print(cfg.TOML())
+	_, err = fmt.Print(profile)
 	return err
 }
 
