@@ -6,6 +6,9 @@ import (
 	"testing"
 )
 
+// Run these with -fuzzminimizetime 10x: each run has a random IV, and the engine
+// would spend all of its time on making inputs of some kilobytes smaller.
+
 // seed adds the permanent state of each vector, as a file or as blobs, with the
 // index of its keys in the list that it returns: so seeds get past the MAC.
 func seed(f *testing.F, blobs bool, add func(blob []byte, keys uint8)) []Keys {
