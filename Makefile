@@ -15,7 +15,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer bench install clean
 
 all: build
 
@@ -38,6 +38,11 @@ stop:
 test: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_REQUIRE=1 $(GO) test -timeout 30m ./...
+
+# The same binaries with a newer libtpms, from Debian's unstable suite.
+newer: build
+	sh test/newer/fetch.sh build/newer
+	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer
 
 # What needs neither libtpms nor a client.
 unit:
@@ -81,4 +86,4 @@ install: build
 	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
 
 clean:
-	rm -rf bin
+	rm -rf bin build

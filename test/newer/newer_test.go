@@ -1,0 +1,153 @@
+// Package newer_test runs a binary that was built against this machine's libtpms
+// with a newer one, and state made by each with the other. make newer fetches
+// the libraries and calls it.
+package newer_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rootVar names the directory that fetch.sh has filled, below which there is
+// root/usr/lib/….
+const rootVar = "SWTPM_NEWER_LIBTPMS"
+
+// newer returns the words that run a program with the newer libraries.
+func newer(t *testing.T) []string {
+	t.Helper()
+	dir := os.Getenv(rootVar)
+	if dir == "" {
+		t.Skipf("$%s is not set: run make newer", rootVar)
+	}
+	loaders, _ := filepath.Glob(filepath.Join(dir, "root/usr/lib/*/ld-linux-*.so.*"))
+	if len(loaders) != 1 {
+		t.Fatalf("no dynamic loader below %s/root", dir)
+	}
+	return []string{loaders[0], "--library-path", filepath.Dir(loaders[0])}
+}
+
+func build(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "swtpm")
+	if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/swtpm").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return bin
+}
+
+// dial waits for a Unix socket.
+func dial(t *testing.T, path string) net.Conn {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
+			return c
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ask sends a command in hex and returns the response in hex.
+func ask(t *testing.T, c net.Conn, cmd string) string {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(cmd, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	rsp := make([]byte, 4096)
+	n, err := c.Read(rsp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(rsp[:n])
+}
+
+// live starts a TPM, calls f with its data channel, and stops it.
+func live(t *testing.T, words []string, f func(net.Conn)) {
+	t.Helper()
+	dir := t.TempDir()
+	sock := filepath.Join(dir, "d")
+	words = append(words, "--server", "type=unixio,path="+sock)
+	cmd := exec.Command(words[0], words[1:]...)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, sock)
+	f(c)
+	_ = c.Close()
+	_ = cmd.Process.Signal(os.Interrupt)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %v\n%s", words, err, log.String())
+	}
+}
+
+func TestFindsNewerFunctions(t *testing.T) {
+	words := append(newer(t), build(t), "version", "--json")
+	out, err := exec.Command(words[0], words[1:]...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		Libtpms struct {
+			Version  string
+			Profiles bool
+		}
+	}
+	if err := json.Unmarshal(out, &v); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if strings.HasPrefix(v.Libtpms.Version, "0.9.") || !v.Libtpms.Profiles {
+		t.Errorf("version --json = %s, want a libtpms with profiles", out)
+	}
+}
+
+// Commands in hex. nvDefine makes an ordinary NV index of 8 bytes under the
+// owner's empty password, nvPublic reads what it is.
+const (
+	nvDefine   = "8002 0000002d 0000012a 40000001 00000009 40000009 0000 00 0000 0000 000e 01000001 000b 00020002 0000 0008"
+	nvPublic   = "8001 0000000e 00000169 01000001"
+	capVersion = "00c1 00000012 00000065 00000006 00000000" // TPM_GetCapability, TPM_CAP_VERSION
+)
+
+func TestStateGoesBothWays(t *testing.T) {
+	ld, bin := newer(t), build(t)
+	for _, v := range []struct {
+		name      string
+		args      []string
+		set, read string
+	}{
+		{"2.0", []string{"--tpm2"}, nvDefine, nvPublic},
+		{"1.2", nil, capVersion, capVersion},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			args := append([]string{bin, "socket", "--tpmstate", "dir=" + t.TempDir(), "--flags", "startup-clear"}, v.args...)
+			young := append(append([]string{}, ld...), args...)
+			var made, old, again string
+			live(t, young, func(c net.Conn) { ask(t, c, v.set); made = ask(t, c, v.read) })
+			live(t, args, func(c net.Conn) { old = ask(t, c, v.read) })
+			live(t, young, func(c net.Conn) { again = ask(t, c, v.read) })
+			if len(made) < 20 || made[12:20] != "00000000" {
+				t.Fatalf("with the newer library: response %s, want success", made)
+			}
+			if old != made || again != made {
+				t.Errorf("newer library: %s\nolder, on its state: %s\nnewer again: %s\nwant the same", made, old, again)
+			}
+		})
+	}
+}
