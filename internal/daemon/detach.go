@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,10 +16,10 @@ import (
 )
 
 // launchVar is the environment variable by which a launcher tells its child what
-// it left: "PID:PIPE:NULL", the launcher's process id, the write end of the pipe
-// that says "ready", and /dev/null. The child puts its own process id in place
-// of the launcher's, which may be killed at any time, and Ready removes it; the
-// child may exec itself in between.
+// it left: "PIPE:INODE:NULL", the write end of the pipe that says "ready", the
+// pipe's inode, and /dev/null. It stays until Ready, so that the child may exec
+// itself in between. The inode tells our pipe from any other: a variable that
+// somebody else left in the environment means nothing.
 const launchVar = "SWTPM_LAUNCHER"
 
 // Detach makes the program a daemon, as --daemon asks. Go cannot fork, so it
@@ -38,10 +38,7 @@ const launchVar = "SWTPM_LAUNCHER"
 //
 // Compat: swtpm forks twice, so its daemon is no session leader; ours is.
 func Detach(ctx context.Context) (child bool, err error) {
-	if l, ok := launcher(os.Getppid()); ok {
-		l.adopt()
-	}
-	if _, ok := launcher(os.Getpid()); ok {
+	if _, ok := launcher(); ok {
 		return true, nil
 	}
 	pid, ready, err := launch()
@@ -75,9 +72,13 @@ func launch() (pid, ready int, err error) {
 	defer unix.Close(p[1])
 	unix.CloseOnExec(p[0])
 
-	left := launched{pipe: p[1], null: null}
+	left, err := newLaunched(p[1], null)
+	if err != nil {
+		unix.Close(p[0])
+		return 0, -1, err
+	}
 	pid, err = syscall.ForkExec(exe, os.Args, &syscall.ProcAttr{
-		Env:   append(os.Environ(), launchVar+"="+left.mark(os.Getpid())),
+		Env:   left.environ(),
 		Files: []uintptr{0, 1, 2}, // those above are inherited without being named
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -149,41 +150,40 @@ func die(sig syscall.Signal) error {
 	return &ExitError{Code: 128 + int(sig), Err: fmt.Errorf("the daemon was killed: %v", sig), Silent: true}
 }
 
-// launched are the descriptors that a launcher leaves to its child.
-type launched struct{ pipe, null int }
+// launched is what a launcher leaves to its child.
+type launched struct {
+	pipe  int
+	inode uint64 // of the pipe
+	null  int
+}
 
-// launcher returns what was left to us; ok is false if that is nothing. A
-// variable in the environment that does not name pid is somebody else's.
-func launcher(pid int) (l launched, ok bool) {
-	parts := strings.Split(os.Getenv(launchVar), ":")
-	if len(parts) != 3 {
+// newLaunched describes the pipe and /dev/null.
+func newLaunched(pipe, null int) (launched, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(pipe, &st); err != nil {
+		return launched{}, err
+	}
+	return launched{pipe: pipe, inode: st.Ino, null: null}, nil
+}
+
+// environ returns our environment with l in it. An older variable is taken out:
+// of two the child would find the first.
+func (l launched) environ() []string {
+	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, launchVar+"=") })
+	return append(env, fmt.Sprintf("%s=%d:%d:%d", launchVar, l.pipe, l.inode, l.null))
+}
+
+// launcher returns what our launcher left to us; ok is false if we have none.
+func launcher() (l launched, ok bool) {
+	n, err := fmt.Sscanf(os.Getenv(launchVar), "%d:%d:%d", &l.pipe, &l.inode, &l.null)
+	if err != nil || n != 3 {
 		return launched{}, false
 	}
-	var n [3]int
-	for i, s := range parts {
-		var err error
-		if n[i], err = strconv.Atoi(s); err != nil {
-			return launched{}, false
-		}
-	}
-	l = launched{pipe: n[1], null: n[2]}
-	return l, n[0] == pid && isFIFO(l.pipe)
-}
-
-// adopt notes that l is ours, whatever becomes of the launcher.
-func (l launched) adopt() {
-	os.Setenv(launchVar, l.mark(os.Getpid()))
-}
-
-// mark returns the value of launchVar.
-func (l launched) mark(pid int) string {
-	return fmt.Sprintf("%d:%d:%d", pid, l.pipe, l.null)
-}
-
-// isFIFO reports whether fd is a pipe.
-func isFIFO(fd int) bool {
 	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO
+	if err := unix.Fstat(l.pipe, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO || st.Ino != l.inode {
+		return launched{}, false
+	}
+	return l, true
 }
 
 // Ready tells everybody who waits that the service is up: the launcher of
@@ -194,7 +194,7 @@ func isFIFO(fd int) bool {
 //
 // Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
 func Ready() {
-	if l, ok := launcher(os.Getpid()); ok {
+	if l, ok := launcher(); ok {
 		l.release()
 	}
 	daemon.SdNotify(false, daemon.SdNotifyReady)

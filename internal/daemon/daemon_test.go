@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// childVar makes the test binary act as a program that Main runs. Its first
+// argument says what it does. It is as long as the chain of processes that
+// started one another.
+const childVar = "DAEMON_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if v := os.Getenv(childVar); v != "" {
+		if len(v) > 3 { // a daemon that starts daemons without end
+			os.Exit(99)
+		}
+		os.Setenv(childVar, v+"1")
+		Main("prog", act)
+	}
+	os.Exit(m.Run())
+}
+
+// act is the program under test.
+func act(ctx context.Context, args []string) error {
+	switch args[0] {
+	case "nothing":
+		return nil
+	case "fail":
+		return errors.New("first\nsecond\n")
+	case "exit":
+		return fmt.Errorf("outer: %w", &ExitError{Code: 77, Err: errors.New("inner")})
+	case "silent":
+		return fmt.Errorf("outer: %w", &ExitError{Code: 3, Err: errors.New("inner"), Silent: true})
+	case "wait":
+		fmt.Println("up")
+		<-ctx.Done()
+		return errors.New("context ended")
+	case "log": // says much on a stderr that nobody reads
+		l, err := OpenLog(LogOptions{FD: -1})
+		if err != nil {
+			return err
+		}
+		for range 10000 {
+			l.Warn(strings.Repeat("x", 100))
+		}
+		fmt.Println("done")
+		return errors.New("the last words")
+	case "ready":
+		Ready()
+		fmt.Println(os.Getenv("NOTIFY_SOCKET"))
+		return nil
+	}
+	return actDetached(ctx, args)
+}
+
+// child returns the command that runs act with args.
+func child(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), childVar+"=1")
+	return cmd
+}
+
+func TestMainExit(t *testing.T) {
+	for _, tt := range []struct {
+		what   string
+		code   int
+		stderr string
+	}{
+		{"nothing", 0, ""},
+		{"fail", 1, "prog: first; second\n"},
+		{"exit", 77, "prog: outer: inner\n"},
+		{"silent", 3, ""},
+	} {
+		cmd := child(t, tt.what)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		cmd.Run()
+		if got := cmd.ProcessState.ExitCode(); got != tt.code || stderr.String() != tt.stderr {
+			t.Errorf("%s: exit %d, stderr %q, want %d, %q", tt.what, got, &stderr, tt.code, tt.stderr)
+		}
+	}
+}
+
+func TestMainSignals(t *testing.T) {
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGPIPE} {
+		cmd := child(t, "wait")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		io.ReadFull(out, make([]byte, 3))
+		cmd.Process.Signal(sig)
+		if sig == unix.SIGPIPE { // ignored, so it takes another one
+			cmd.Process.Signal(unix.SIGTERM)
+		}
+		cmd.Wait()
+		if got := cmd.ProcessState.String(); got != "exit status 1" || stderr.String() != "prog: context ended\n" {
+			t.Errorf("%v: %s, stderr %q, want exit status 1 and the error", sig, got, &stderr)
+		}
+	}
+}
+
+// TestStderrUnread holds that a stderr that is full, or broken, neither stops
+// nor kills the process.
+func TestStderrUnread(t *testing.T) {
+	for _, broken := range []bool{false, true} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		cmd := child(t, "log")
+		cmd.Stderr = w
+		var stdout bytes.Buffer
+		cmd.Stdout = &stdout
+		if broken {
+			r.Close()
+		}
+		err = cmd.Run()
+		w.Close()
+		if got := cmd.ProcessState.ExitCode(); got != 1 || stdout.String() != "done\n" {
+			t.Errorf("broken %v: %v, stdout %q, want exit code 1 and done", broken, err, &stdout)
+		}
+	}
+}
+
+func TestReady(t *testing.T) {
+	name := t.TempDir() + "/notify"
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := child(t, "ready")
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name)
+	out, err := cmd.Output()
+	if err != nil || string(out) != name+"\n" {
+		t.Errorf("NOTIFY_SOCKET afterwards is %q, %v, want %q", out, err, name)
+	}
+	b := make([]byte, 64)
+	n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	if err != nil || string(b[:n]) != "READY=1" {
+		t.Errorf("systemd was told %q, %v, want READY=1", b[:n], err)
+	}
+
+	cmd = child(t, "ready") // nobody listens
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name+".gone")
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != name+".gone\n" {
+		t.Errorf("Ready without a listener: %q, %v", out, err)
+	}
+}
+
+func TestExitError(t *testing.T) {
+	cause := errors.New("cause")
+	if e := (&ExitError{Code: 2, Err: cause}); e.Error() != "cause" || !errors.Is(e, cause) {
+		t.Errorf("ExitError with a cause = %q", e)
+	}
+	if e := (&ExitError{Code: 2}); e.Error() != "exit code 2" {
+		t.Errorf("ExitError without a cause = %q", e)
+	}
+}
+
+// eventually waits until ok holds, for a while that is long enough for any
+// machine.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 3000 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("waited in vain: %s", what)
+}

@@ -1,0 +1,119 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestWritePID(t *testing.T) {
+	old := unix.Umask(0o022)
+	defer unix.Umask(old)
+	name := filepath.Join(t.TempDir(), "pid")
+	for _, before := range []string{"", "a much longer text than any process id"} {
+		if before != "" {
+			if err := os.WriteFile(name, []byte(before), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		remove, err := WritePID(name, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(name); string(got) != strconv.Itoa(os.Getpid()) {
+			t.Errorf("pid file has %q, want %d", got, os.Getpid())
+		}
+		if st, err := os.Stat(name); err != nil || st.Mode() != 0o644 {
+			t.Errorf("pid file: %v, %v, want mode 0644", st, err)
+		}
+		remove()
+		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after remove: %v, want none", err)
+		}
+		remove() // harmless
+	}
+}
+
+// TestRemoveKeepsOthers holds that the file of a later process stays.
+func TestRemoveKeepsOthers(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "pid")
+	remove, err := WritePID(name, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(name, name+".old"), os.WriteFile(name, []byte("1"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	remove()
+	if _, err := os.Stat(name); err != nil {
+		t.Errorf("somebody else's pid file: %v", err)
+	}
+}
+
+func TestWritePIDFD(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "pid")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.WriteString("a longer text")
+	remove, err := WritePID("", int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(name); string(got) != strconv.Itoa(os.Getpid()) {
+		t.Errorf("pid file has %q, want %d", got, os.Getpid())
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil {
+		t.Errorf("the descriptor was closed, and its locks with it: %v", err)
+	}
+	remove()
+	if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after remove: %v, want none", err)
+	}
+}
+
+func TestWritePIDErrors(t *testing.T) {
+	dir := t.TempDir()
+	file, link, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
+	err := errors.Join(os.WriteFile(file, []byte("1"), 0o600), os.Symlink(file, link), unix.Mkfifo(fifo, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.OpenFile(fifo, os.O_RDWR, 0) // so that it can be opened for writing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ro, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ro.Close()
+	for _, tt := range []struct {
+		file string
+		fd   int
+		want string
+	}{
+		{link, -1, fmt.Sprintf("pid file: %q is a symbolic link; name the file itself", link)},
+		{fifo, -1, fmt.Sprintf("pid file: %q: not a regular file", fifo)},
+		{dir, -1, fmt.Sprintf("pid file: open %q: is a directory", dir)},
+		{dir + "/a/pid", -1, fmt.Sprintf("pid file: open %q: no such file or directory", dir+"/a/pid")},
+		{"", int(r.Fd()), fmt.Sprintf("pid file: fd %d: not a regular file", r.Fd())},
+		{"", int(ro.Fd()), fmt.Sprintf("pid file: fd %d: invalid argument", ro.Fd())},
+		{"", 1 << 20, "pid file: fd 1048576: readlink /proc/self/fd/1048576: no such file or directory"},
+	} {
+		if remove, err := WritePID(tt.file, tt.fd); err == nil || err.Error() != tt.want || remove != nil {
+			t.Errorf("WritePID(%q, %d) = %v, want %s", tt.file, tt.fd, err, tt.want)
+		}
+	}
+	if got, _ := os.ReadFile(file); string(got) != "1" {
+		t.Errorf("the file behind the link is now %q", got)
+	}
+}
