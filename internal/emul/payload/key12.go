@@ -32,7 +32,7 @@ func (r *reader) inside(b []byte, f func(*reader)) {
 	}
 	s := &reader{b: r.b[:r.off], off: r.off - len(b)}
 	f(s)
-	r.err, r.newer = s.err, s.newer
+	r.err = s.err
 }
 
 // keyParms12 is what is looked at of TPM_KEY_PARMS.

@@ -81,7 +81,7 @@ func (p *permanent) public() {
 		}
 		p.buffers20(2, "the point of an ECC key")
 	default:
-		p.newer = !p.done()
+		p.unknown()
 	}
 }
 
@@ -101,7 +101,7 @@ func (p *permanent) scheme() {
 	case algXOR, algECDAA:
 		p.skip(2+2, "the hash and the detail of a scheme")
 	default:
-		p.newer = !p.done()
+		p.unknown()
 	}
 }
 

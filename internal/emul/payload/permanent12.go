@@ -31,7 +31,7 @@ func permanent12(r *reader) {
 	if v := r.u16("the version of the permanent flags"); v == 0 {
 		r.failAt(r.off-2, "the version of the permanent flags is 0")
 	} else if v > permFlagsNewest {
-		r.newer = true
+		r.unknown()
 	}
 	r.u32("the permanent flags")
 	r.ownerEvicts12()
@@ -123,7 +123,7 @@ func (r *reader) keyHandles12(n uint32) {
 func (r *reader) nvIndices12() {
 	version := r.u16("the version of the NV indices")
 	if version > nvNewest {
-		r.newer = true
+		r.unknown()
 		return
 	}
 	n := r.count(r.u32("the number of NV indices"), minNVIndexSize, "NV indices")

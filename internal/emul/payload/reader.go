@@ -21,6 +21,9 @@ type reader struct {
 // than the known ones.
 func (r *reader) done() bool { return r.err != nil || r.newer }
 
+// unknown ends the decoding at a layout that is not known here.
+func (r *reader) unknown() { r.newer = r.newer || r.err == nil }
+
 // left returns the number of bytes that are not read yet.
 func (r *reader) left() int { return len(r.b) - r.off }
 

@@ -7,7 +7,7 @@ package payload
 var (
 	allHeader               = header{"the permanent state", 0xab364723, 4}
 	constantsHeader         = header{"the compile-time constants", 0xc9ea6431, 3}
-	dataHeader              = header{"the permanent data", 0x12213443, 4}
+	dataHeader              = header{"the permanent data", 0x12213443, 5}
 	pcrPolicyHeader         = header{"the PCR policies", 0x176be626, 2}
 	orderlyHeader           = header{"the orderly data", 0x56657887, 2}
 	drbgHeader              = header{"the random number generator", 0x6fe83ea1, 2}
@@ -54,8 +54,8 @@ func (r *reader) header(h header) uint16 {
 	if version >= minVersioned {
 		if oldest := r.u16("the minimum version of " + h.name); oldest > version {
 			r.failAt(r.off-2, "the minimum version of %s is %d, above its version %d", h.name, oldest, version)
-		} else if oldest > h.newest && !r.done() {
-			r.newer = true
+		} else if oldest > h.newest {
+			r.unknown()
 		}
 	}
 	return version

@@ -70,7 +70,7 @@ func (r *reader) stclearData12(n int) {
 		r.failAt(r.off-2, "the version of the stclear data is 0x%04x", version)
 	}
 	if version > newest {
-		r.newer = true
+		r.unknown()
 		return
 	}
 	r.digest(1, "contextNonceKey")
