@@ -1,0 +1,179 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whatever was acknowledged before kill -9 is there afterwards; one more bump
+// may be, for it was on its way.
+func TestKillLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			const tpms, kills = 5, 5
+			for range tpms { // a TPM 1.2 without owner can be written 64 times
+				killLoop(t, v, kills)
+			}
+		})
+	}
+}
+
+func killLoop(t *testing.T, v version, kills int) {
+	t.Helper()
+	state := tempDir(t)
+	e := start(t, setup{tpm: v, state: state})
+	ch := e.power(t, v)
+	ch.define(t)
+	acknowledged := ch.number(t)
+	for kill := range kills {
+		// The kill comes in the middle of the bumps, each time a little later.
+		timer := time.AfterFunc(time.Duration(5+7*kill)*time.Millisecond, func() { _ = e.cmd.Process.Kill() })
+		sent := acknowledged
+		for sent < acknowledged+maxWrites12/uint64(kills)-3 {
+			sent++
+			if ch.bump(sent) != nil {
+				break
+			}
+			acknowledged = sent
+		}
+		timer.Stop()
+		e.kill(t)
+		e = start(t, setup{tpm: v, state: state})
+		ch = e.power(t, v)
+		got := ch.number(t)
+		if got != acknowledged && got != sent {
+			t.Fatalf("after kill %d: the number is %d; %d was acknowledged, %d was sent", kill, got, acknowledged, sent)
+		}
+		acknowledged = got
+	}
+	if acknowledged < uint64(kills) {
+		t.Errorf("only %d bumps in %d rounds: the kills came too early to show anything", acknowledged, kills)
+	}
+	e.kill(t)
+}
+
+// A full disk is an error for the guest and nothing else: the old state stays,
+// and once there is room the TPM works again.
+func TestFullDisk(t *testing.T) {
+	needRoot(t, "it mounts a small tmpfs")
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			dir := tempDir(t)
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
+				t.Skipf("needs root with the right to mount: %v", err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+			e := start(t, setup{tpm: v, state: dir})
+			ch := e.power(t, v)
+			ch.define(t)
+			before := read(t, filepath.Join(dir, v.file()))
+
+			filler := filepath.Join(dir, "filler")
+			fill(t, filler)
+			if err := ch.bump(2); err == nil {
+				t.Error("a write that found no room was acknowledged")
+			}
+			if read(t, filepath.Join(dir, v.file())) != before {
+				t.Error("the old state has changed")
+			}
+			if read(t, e.log) == "" {
+				t.Error("the log says nothing")
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			ch = e.power(t, v) // libtpms is in failure mode until the next INIT
+			old := ch.number(t)
+			if old != 1 {
+				t.Errorf("the number is %d, want 1", old)
+			}
+			if err := ch.bump(2); err != nil {
+				t.Errorf("with room again: %v", err)
+			}
+			e.kill(t)
+			e = start(t, setup{tpm: v, state: dir})
+			if n := e.power(t, v).number(t); n != 2 {
+				t.Errorf("the number is %d, want 2", n)
+			}
+			e.kill(t)
+		})
+	}
+}
+
+// fill writes a file until there is no room for another byte.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for size := 4096; size > 0; {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			size /= 2
+		}
+	}
+}
+
+// SIGTERM while a key is generated: the client has its response, the process
+// ends well and takes its socket and pid file with it, and the state starts.
+func TestTerminateDuringKeyGeneration(t *testing.T) {
+	t.Parallel()
+	state := tempDir(t)
+	pid := filepath.Join(state, "pid")
+	e := start(t, setup{tpm: v20, state: state, args: []string{"--pid", "file=" + pid}})
+	ch := e.power(t, v20)
+	ch.define(t)
+
+	// TPM2_CreatePrimary of an RSA-2048 signing key takes far longer than it takes
+	// to send a signal; the lock of the engine shows that it runs.
+	const create = "8002 00000041 00000131 40000001 00000009 40000009 0000 00 0000 0004 0000 0000" +
+		"0018 0001 000b 00040072 0000 0010 0014 000b 0800 00000000 0000 0000 00000000"
+	cmd, err := fromHex(create)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.Write(cmd); err != nil {
+		t.Fatal(err)
+	}
+	busy(t, e)
+	if err := e.cmd.Process.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	rsp, err := ch.response()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result(rsp) != 0 || len(rsp) < 300 {
+		t.Errorf("response of %d bytes, result %#x; want a key", len(rsp), result(rsp))
+	}
+	if code := e.wait(t); code != 0 {
+		t.Errorf("exit code %d, want 0; log:\n%s", code, read(t, e.log))
+	}
+	for _, path := range []string{pid, e.data, e.ctrl} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	e = start(t, setup{tpm: v20, state: state})
+	if n := e.power(t, v20).number(t); n != 1 {
+		t.Errorf("the number is %d, want 1", n)
+	}
+}
+
+// busy waits until the emulator has begun to work: a thread of it runs.
+func busy(t *testing.T, e *emulator) {
+	t.Helper()
+	first := cpuTicks(t, e.cmd.Process.Pid)
+	if err := until(func() bool { return cpuTicks(t, e.cmd.Process.Pid) > first }); err != nil {
+		t.Fatal("the emulator does nothing")
+	}
+}

@@ -1,0 +1,246 @@
+package e2e_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+)
+
+// keyed are the options of a state that is stored plain, and of one that is not.
+var keyed = map[string][]string{
+	"plain": nil,
+	"aes":   {"--key", "file=testdata/key128.hex"},
+}
+
+// Each bit flip and each truncation of a state file that we wrote is refused by
+// INIT, with one line that says why; the file stays as it is and the process
+// goes on. In the end the undamaged state starts.
+func TestDamageIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		for name, args := range keyed {
+			t.Run(string(v)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				good := makeState(t, v, args...)
+				d := newDamage(t, v, args)
+				for i := range good {
+					bad := bytes.Clone(good)
+					bad[i] ^= 1 << (i % 8)
+					d.refused(t, fmt.Sprintf("byte %d flipped", i), bad)
+				}
+				for n := range good {
+					d.refused(t, fmt.Sprintf("cut to %d bytes", n), good[:n])
+				}
+				d.refused(t, "one byte too many", append(bytes.Clone(good), 0))
+				write(t, d.file, good)
+				if err := d.ctrl.Init(0); err != nil {
+					t.Fatalf("INIT with the undamaged state: %v", err)
+				}
+				if n := d.open(t, v).withStartup(t).number(t); n != 1 {
+					t.Errorf("the number is %d, want 1", n)
+				}
+			})
+		}
+	}
+}
+
+// A state of the reference has no checksum, so a flip may go unnoticed; but it
+// never ends the process, and the state before it always starts.
+func TestDamageOfReferenceStateDoesNotCrash(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			good, err := os.ReadFile(filepath.Join("testdata", "reference", v.file()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := newDamage(t, v, nil)
+			refused := 0
+			for i := range good {
+				bad := bytes.Clone(good)
+				bad[i] ^= 1 << (i % 8)
+				write(t, d.file, bad)
+				if err := d.ctrl.Init(0); err != nil {
+					refused++
+				} else if err := d.ctrl.Stop(); err != nil {
+					t.Fatalf("byte %d flipped: STOP: %v", i, err)
+				}
+				if d.gone() {
+					t.Fatalf("byte %d flipped: the process has ended:\n%s", i, d.out.String())
+				}
+			}
+			if refused == 0 {
+				t.Error("no damage at all was noticed")
+			}
+			write(t, d.file, good)
+			if err := d.ctrl.Init(0); err != nil {
+				t.Fatalf("INIT with the undamaged state: %v", err)
+			}
+		})
+	}
+}
+
+// damage is an emulator that is shown one state file after the other.
+type damage struct {
+	*emulator
+	ctrl *client.Client
+	file string   // the state file
+	tail *os.File // the log, read up to its end
+}
+
+func newDamage(t *testing.T, v version, args []string) *damage {
+	t.Helper()
+	state := tempDir(t)
+	e := start(t, setup{tpm: v, state: state, args: args})
+	tail, err := os.Open(e.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tail.Close() })
+	return &damage{emulator: e, ctrl: e.control(t), file: filepath.Join(state, v.file()), tail: tail}
+}
+
+// refused wants INIT to refuse the state file b and to leave it alone.
+func (d *damage) refused(t *testing.T, what string, b []byte) {
+	t.Helper()
+	write(t, d.file, b)
+	err := d.ctrl.Init(0)
+	if d.gone() {
+		t.Fatalf("%s: the process has ended:\n%s", what, d.out.String())
+	}
+	if err == nil {
+		t.Fatalf("%s: INIT took it", what)
+	}
+	if now := read(t, d.file); now != string(b) {
+		t.Fatalf("%s: the file was changed: %d bytes, were %d", what, len(now), len(b))
+	}
+	b, err = io.ReadAll(d.tail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := string(b)
+	if strings.Count(line, "\n") != 1 || !strings.Contains(line, filepath.Base(d.file)) && !strings.Contains(line, "permall") {
+		t.Fatalf("%s: the log has %q, want one line that names the state", what, line)
+	}
+}
+
+// withStartup sends TPM_Startup on a new connection.
+func (c *channel) withStartup(t testing.TB) *channel {
+	t.Helper()
+	c.ok(t, c.startup())
+	return c
+}
+
+// What no emulator has written is refused at once: INIT fails, nothing hangs,
+// and nothing is touched.
+func TestHostileStateFiles(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		make func(path string) error
+	}{
+		{"fifo", func(p string) error { return unix.Mkfifo(p, 0o600) }},
+		{"symlink", func(p string) error { return os.Symlink("elsewhere", p) }},
+		{"dangling symlink", func(p string) error { return os.Symlink("nowhere", p) }},
+		{"hard link", func(p string) error { return os.Link(filepath.Join(filepath.Dir(p), "elsewhere"), p) }},
+		{"directory", func(p string) error { return os.Mkdir(p, 0o700) }},
+		{"socket", func(p string) error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			return unix.Bind(fd, &unix.SockaddrUnix{Name: p})
+		}},
+		{"sparse file of 4 GiB", func(p string) error {
+			if err := os.WriteFile(p, nil, 0o600); err != nil {
+				return err
+			}
+			return os.Truncate(p, 4<<30)
+		}},
+		{"empty file", func(p string) error { return os.WriteFile(p, nil, 0o600) }},
+	}
+	good := map[version][]byte{v12: makeState(t, v12), v20: makeState(t, v20)}
+	for _, v := range both {
+		for _, test := range tests {
+			t.Run(string(v)+" "+test.name, func(t *testing.T) {
+				t.Parallel()
+				d := newDamage(t, v, nil)
+				elsewhere := filepath.Join(filepath.Dir(d.file), "elsewhere")
+				write(t, elsewhere, good[v])
+				if err := test.make(d.file); err != nil {
+					t.Fatal(err)
+				}
+				before, err := os.Lstat(d.file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := d.ctrl.Init(0); err == nil {
+					t.Error("INIT took it")
+				}
+				if line := read(t, d.log); !strings.Contains(line, d.tpmFile()) {
+					t.Errorf("the log does not name the file: %q", line)
+				}
+				after, err := os.Lstat(d.file)
+				if err != nil || !os.SameFile(before, after) || before.Mode() != after.Mode() || before.Size() != after.Size() {
+					t.Errorf("the file was touched: %v, %v", after, err)
+				}
+				if read(t, elsewhere) != string(good[v]) {
+					t.Error("another file was touched")
+				}
+				if err := os.RemoveAll(d.file); err != nil {
+					t.Fatal(err)
+				}
+				write(t, d.file, good[v])
+				if err := d.ctrl.Init(0); err != nil {
+					t.Errorf("INIT with a good file: %v", err)
+				}
+			})
+		}
+	}
+}
+
+func (d *damage) tpmFile() string { return filepath.Base(d.file) }
+
+// The same in place of the lock file: it is not opened, followed or emptied.
+func TestHostileLockFiles(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name string
+		make func(path, other string) error
+	}{
+		{"fifo", func(p, _ string) error { return unix.Mkfifo(p, 0o600) }},
+		{"symlink", func(p, other string) error { return os.Symlink(other, p) }},
+		{"hard link", func(p, other string) error { return os.Link(other, p) }},
+		{"directory", func(p, _ string) error { return os.Mkdir(p, 0o700) }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			d := newDamage(t, v20, nil)
+			other := filepath.Join(filepath.Dir(d.file), "other")
+			write(t, other, []byte("not ours"))
+			if err := test.make(filepath.Join(filepath.Dir(d.file), ".lock"), other); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.ctrl.Init(0); err == nil {
+				t.Error("INIT took it")
+			}
+			if read(t, other) != "not ours" {
+				t.Error("another file was touched")
+			}
+			if _, err := os.Lstat(d.file); err == nil {
+				t.Error("state was written without a lock")
+			}
+		})
+	}
+}
