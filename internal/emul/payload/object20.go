@@ -125,7 +125,7 @@ func (p *permanent) sensitive() {
 
 // privateExponent decodes the numbers that libtpms keeps of an RSA key.
 //
-// Source: libtpms, src/tpm2/NVMarshal.c, privateExponent_t_Unmarshal,
+// Source: libtpms, src/tpm2/NVMarshal.c, in ANY_OBJECT_Unmarshal; and
 // bn_prime_t_Unmarshal.
 func (p *permanent) privateExponent() {
 	version := p.header(exponentHeader)

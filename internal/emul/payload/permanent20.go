@@ -50,7 +50,7 @@ type permanent struct {
 // The compile-time constants that tell which hashes the writer knew, by their
 // place in the list.
 //
-// Source: libtpms, src/tpm2/NVMarshal.c, pa_compile_constants.
+// Source: libtpms, src/tpm2/NVMarshal.c; the names are in its messages.
 var hashConstants = map[int]uint16{
 	1: 0x0004, 8: 0x000b, 9: 0x000c, 10: 0x000d, 11: 0x0012, // SHA-1, SHA-256, -384, -512, SM3
 	95: 0x0027, 96: 0x0028, 97: 0x0029, // SHA3-256, -384, -512

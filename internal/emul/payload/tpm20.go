@@ -33,7 +33,7 @@ var (
 //	  2   4 magic
 //	  6   2 the oldest version whose reader can read this; if version >= 2
 //
-// Source: libtpms, src/tpm2/NVMarshal.c, NV_HEADER_Unmarshal.
+// Source: libtpms, src/tpm2/NVMarshal.c, NV_HEADER_UnmarshalVerbose.
 type header struct {
 	name   string
 	magic  uint32

@@ -53,7 +53,7 @@ func savestate12(r *reader) {
 
 // stclearFlags12 decodes TPM_STCLEAR_FLAGS.
 //
-// Source: libtpms, src/tpm12/tpm_global.c, TPM_StclearFlags_Load.
+// Source: libtpms, src/tpm12/tpm_init.c, TPM_StclearFlags_Load.
 func (r *reader) stclearFlags12() {
 	r.tag(0x0020, "the tag of the stclear flags")
 	r.flag(5, "a stclear flag")
@@ -62,7 +62,7 @@ func (r *reader) stclearFlags12() {
 // stclearData12 decodes TPM_STCLEAR_DATA with n PCRs. The older version of it
 // ends with the response of an ordinal.
 //
-// Source: libtpms, src/tpm12/tpm_global.c, TPM_StclearData_Load.
+// Source: libtpms, src/tpm12/tpm_init.c, TPM_StclearData_Load.
 func (r *reader) stclearData12(n int) {
 	const oldest, newest = 0x0023, 0x0024
 	version := r.u16("the version of the stclear data")
