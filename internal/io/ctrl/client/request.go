@@ -2,7 +2,6 @@ package client
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -144,27 +143,31 @@ func (c *Client) readRest(rest []byte, n int) ([]byte, error) {
 
 // SetState hands a state blob to a TPM that is off; flags may say that it is
 // encrypted with the file key, which the blob itself says as well. The header
-// and the blob are written one after the other, as QEMU does.
+// and the blob are written one after the other, as QEMU does. After an error
+// the connection is of no use any more if the blob was not read.
 func (c *Client) SetState(b tpm.Blob, flags ctrl.StateFlags, blob []byte) error {
 	q := request{"SET_STATEBLOB", ctrl.SetStateBlob, ctrl.SetStateReq{Flags: flags, Type: b, Length: uint32(len(blob))}}
 	if err := c.send(q, nil); err != nil {
 		return q.wrap(err)
 	}
-	var sent error
-	if len(blob) > 0 {
-		_, sent = c.conn.Write(blob)
-	}
-	// A server that refuses the blob by its header may not read it, and its
-	// reply tells more than the broken pipe.
-	if sent != nil {
-		c.conn.SetReadDeadline(time.Now().Add(time.Second))
-	}
+	// A server that refuses the blob by its header may never read it, so the
+	// reply is awaited while the blob is written.
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		if len(blob) > 0 { // an empty datagram would be a request
+			_, err = c.conn.Write(blob)
+		}
+		sent <- err
+	}()
 	var r tpm.Result
 	err := c.receiveAll(&r)
-	if _, refused := errors.AsType[tpm.Result](err); sent != nil && !refused {
-		err = sent
+	if err != nil {
+		c.conn.SetWriteDeadline(time.Now()) // nobody wants the rest
+		<-sent
+		return q.wrap(err)
 	}
-	return q.wrap(err)
+	return q.wrap(<-sent)
 }
 
 // Config asks which keys the server has.
