@@ -1,0 +1,156 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// mustCount are the system calls of a store whose failure the guest must hear
+// of. After others, such as a stat, the new state is as safe as without.
+var mustCount = []string{"openat", "write", "fsync", "close", "renameat", "renameat2"}
+
+// Each system call of a store is made to fail and to die. An error is never
+// acknowledged, and afterwards the old or the new state starts: the new one if
+// it was acknowledged.
+func TestStoreFaults(t *testing.T) {
+	needRoot(t, "the emulator lets nobody else trace it")
+	need(t, "strace", "strace")
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			seed := makeState(t, v)
+			calls := storeCalls(t, v, seed)
+			for _, name := range []string{"openat", "write", "fsync"} {
+				if !slices.ContainsFunc(calls, func(c call) bool { return c.name == name }) {
+					t.Fatalf("strace has seen no %s in a store, only %v", name, calls)
+				}
+			}
+			for _, c := range calls {
+				for _, fault := range []string{"error=EIO", "signal=KILL"} {
+					t.Run(fmt.Sprintf("%s %d %s", c.name, c.n, fault), func(t *testing.T) {
+						storeFault(t, v, seed, c, fault)
+					})
+				}
+			}
+		})
+	}
+}
+
+// call is the n-th system call of a name, from 1, among those of one store.
+type call struct {
+	name string
+	n    int
+}
+
+// storeCalls returns the system calls on state files of one bump.
+func storeCalls(t *testing.T, v version, seed []byte) []call {
+	t.Helper()
+	e, state := withState(t, v, seed)
+	ch := e.power(t, v)
+	s := attach(t, e, state, v)
+	if err := ch.bump(2); err != nil {
+		t.Fatal(err)
+	}
+	s.detach(t)
+	var calls []call
+	seen := map[string]int{}
+	for line := range strings.Lines(read(t, s.file)) {
+		name, ok := callName(line)
+		if !ok {
+			continue
+		}
+		seen[name]++
+		calls = append(calls, call{name, seen[name]})
+	}
+	return calls
+}
+
+// callName returns the name of the system call that begins in a line of strace:
+// "PID name(…".
+func callName(line string) (string, bool) {
+	_, rest, ok := strings.Cut(line, " ")
+	if !ok {
+		return "", false
+	}
+	name, _, ok := strings.Cut(strings.TrimSpace(rest), "(")
+	return name, ok && !strings.ContainsAny(name, " <+-")
+}
+
+func storeFault(t *testing.T, v version, seed []byte, c call, fault string) {
+	e, state := withState(t, v, seed)
+	ch := e.power(t, v)
+	s := attach(t, e, state, v, "-e", fmt.Sprintf("inject=%s:%s:when=%d", c.name, fault, c.n))
+	err := ch.bump(2)
+	if fault == "signal=KILL" {
+		e.wait(t)
+		s.wait(t) // it hangs if it is to detach from what is dying
+	} else {
+		s.detach(t)
+	}
+	if log := read(t, s.file); !strings.Contains(log, "INJECTED") && !strings.Contains(log, "killed by SIGKILL") {
+		t.Fatalf("the fault was not injected:\n%s", log)
+	}
+	if err == nil && fault != "signal=KILL" && slices.Contains(mustCount, c.name) {
+		t.Error("a failed store was acknowledged")
+	}
+	if err != nil && fault != "signal=KILL" && read(t, e.log) == "" {
+		t.Error("the log says nothing")
+	}
+	e.kill(t)
+
+	next := start(t, setup{tpm: v, state: state})
+	got := next.power(t, v).number(t)
+	if got != 2 && (got != 1 || err == nil) {
+		t.Errorf("the number is %d; it was 1, and 2 was sent with the answer %v", got, err)
+	}
+	next.kill(t)
+}
+
+// withState starts an emulator on a copy of the state seed.
+func withState(t *testing.T, v version, seed []byte) (e *emulator, state string) {
+	t.Helper()
+	state = tempDir(t)
+	write(t, filepath.Join(state, v.file()), seed)
+	return start(t, setup{tpm: v, state: state}), state
+}
+
+// tracer is strace attached to an emulator.
+type tracer struct {
+	*process
+	file string // its output
+}
+
+// attach traces what e does to the state directory and the permanent state in
+// it. The first -P of strace matches calls that name things in the directory.
+func attach(t *testing.T, e *emulator, state string, v version, args ...string) *tracer {
+	t.Helper()
+	temp := "TMP" + strings.TrimPrefix(v.file(), "tpm")
+	return attachTo(t, e, append([]string{
+		"-P", state, "-P", filepath.Join(state, v.file()), "-P", filepath.Join(state, temp),
+	}, args...))
+}
+
+func attachTo(t *testing.T, e *emulator, args []string) *tracer {
+	t.Helper()
+	s := &tracer{file: filepath.Join(tempDir(t), "strace")}
+	args = append([]string{"-f", "-o", s.file, "-p", fmt.Sprint(e.cmd.Process.Pid)}, args...)
+	s.process = startProcess(t, exec.Command(need(t, "strace", "strace"), args...))
+	if err := until(func() bool { return s.gone() || strings.Contains(s.out.String(), " attached") }); err != nil || s.gone() {
+		t.Fatalf("strace: %s", s.out.String())
+	}
+	return s
+}
+
+// detach ends strace; what it traced goes on.
+func (s *tracer) detach(t *testing.T) {
+	t.Helper()
+	_ = s.cmd.Process.Signal(unix.SIGINT)
+	s.wait(t)
+}
