@@ -1,0 +1,92 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Two processes never have the same state, whichever of them is the reference,
+// by whatever name they reach it, and even if the lock file is removed.
+func TestSecondInstanceIsRefused(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name          string
+		first, second func(t *testing.T) string // programs
+		disturb       func(t *testing.T, state string) string
+	}{
+		{"ours, ours", mine, mine, nil},
+		{"ours, the reference's", mine, reference, nil},
+		{"the reference's, ours", reference, mine, nil},
+		{"ours, ours, lock file removed", mine, mine, removeLock},
+		{"ours, ours, through a link", mine, mine, func(t *testing.T, state string) string {
+			link := filepath.Join(tempDir(t), "link")
+			if err := os.Symlink(state, link); err != nil {
+				t.Fatal(err)
+			}
+			return link
+		}},
+	}
+	for _, test := range tests {
+		for _, v := range both {
+			t.Run(test.name+" "+string(v), func(t *testing.T) {
+				t.Parallel()
+				state := tempDir(t)
+				first := start(t, setup{program: test.first(t), tpm: v, state: state})
+				ch := first.power(t, v)
+				ch.define(t)
+				before := read(t, filepath.Join(state, v.file()))
+				where := state
+				if test.disturb != nil {
+					where = test.disturb(t, state)
+				}
+				second := start(t, setup{program: test.second(t), tpm: v, state: where})
+				c := second.control(t)
+				if err := c.Init(0); err == nil {
+					t.Error("the second has the state, too")
+				}
+				_ = c.Close() // swtpm 0.7 has one control client at a time
+				if log := read(t, second.log); !strings.Contains(log, "Could not lock access to lockfile: Resource temporarily unavailable") {
+					t.Errorf("the log of the second does not say why: %q", log)
+				}
+				if read(t, filepath.Join(state, v.file())) != before {
+					t.Error("the second has changed the state")
+				}
+				if n := ch.number(t); n != 1 {
+					t.Errorf("the first has %d, want 1", n)
+				}
+				_ = ch.Close()
+				first.terminate(t)
+				if test.disturb == nil {
+					if n := second.power(t, v).number(t); n != 1 {
+						t.Errorf("the second has %d after the first ended, want 1", n)
+					}
+				}
+			})
+		}
+	}
+}
+
+func mine(*testing.T) string { return ours("swtpm") }
+
+// reference is the installed swtpm.
+func reference(t *testing.T) string { return need(t, "swtpm", "swtpm") }
+
+func removeLock(t *testing.T, state string) string {
+	if err := os.Remove(filepath.Join(state, ".lock")); err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// lock=false is for storage that cannot be locked.
+func TestLockFalse(t *testing.T) {
+	t.Parallel()
+	state := tempDir(t)
+	lockless := []string{"--tpmstate", "dir=" + state + ",lock=false"}
+	first := start(t, setup{tpm: v20, args: lockless})
+	first.power(t, v20)
+	second := start(t, setup{tpm: v20, args: lockless})
+	second.power(t, v20)
+}
