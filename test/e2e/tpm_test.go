@@ -79,10 +79,7 @@ type channel struct {
 // open connects to the data channel.
 func (e *emulator) open(t testing.TB, v version) *channel {
 	t.Helper()
-	conn, err := net.Dial("unix", e.data)
-	if err != nil {
-		t.Fatalf("%v\n%s%s", err, e.out.String(), read(t, e.log))
-	}
+	conn := connect(t, e.data)
 	t.Cleanup(func() { _ = conn.Close() })
 	return &channel{conn, v}
 }

@@ -1,0 +1,104 @@
+package e2e_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The main job: examples/quickstart.toml run by an ordinary user, used with
+// tpm2-tools, restarted, and everything is still there.
+func TestQuickstart(t *testing.T) {
+	tools := filepath.Dir(need(t, "tpm2_getrandom", "tpm2-tools"))
+	t.Parallel()
+	dir := tempDir(t)
+	port := freePort(t)
+	profile := quickstart(t, port)
+	write(t, filepath.Join(dir, "quickstart.toml"), []byte(profile))
+	script := filepath.Join(dir, "tools.sh")
+	write(t, script, []byte(read(t, "testdata/tools.sh")))
+	own(t, dir, "quickstart.toml", "tools.sh", ".")
+
+	for _, part := range []string{"first", "again"} {
+		cmd := asUser(dir, ours("swtpm"), "run", "quickstart.toml")
+		p := startProcess(t, cmd)
+		for _, port := range []int{port, port + 1} {
+			awaitTCP(t, p, port)
+		}
+		sh := asUser(dir, "/bin/sh", script, part)
+		sh.Env = append(os.Environ(), "PATH="+tools+":/usr/bin:/bin", "HOME="+dir,
+			fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port))
+		if code, stdout, stderr := runCmd(t, sh); code != 0 {
+			t.Fatalf("tools.sh %s: exit code %d\n%s%s\n%s", part, code, stdout, stderr, p.out.String())
+		}
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.wait(t); code != 0 {
+			t.Errorf("after SIGTERM: exit code %d, want 0\n%s", code, p.out.String())
+		}
+		if said := p.out.String(); said != "" {
+			t.Errorf("a TPM that works well says nothing, but this said %q", said)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "quickstart-state", "tpm2-00.permall")); err != nil {
+		t.Errorf("the state is not where the profile says: %v", err)
+	}
+}
+
+// quickstart is the example with other ports, for there may be one running.
+func quickstart(t *testing.T, port int) string {
+	t.Helper()
+	text := read(t, "../../examples/quickstart.toml")
+	for i, p := range []string{"2321", "2322"} {
+		if !strings.Contains(text, "tcp:127.0.0.1:"+p) {
+			t.Fatalf("examples/quickstart.toml does not listen on port %s", p)
+		}
+		text = strings.ReplaceAll(text, "tcp:127.0.0.1:"+p, fmt.Sprintf("tcp:127.0.0.1:%d", port+i))
+	}
+	return text
+}
+
+// asUser is a command that nobody runs in dir if root runs the test, and whoever
+// runs the test else.
+func asUser(dir, program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Dir = dir
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd
+}
+
+// own gives files in dir to the user of asUser.
+func own(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, name := range names {
+		if err := os.Chown(filepath.Join(dir, name), nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// awaitTCP waits until something listens on the port.
+func awaitTCP(t *testing.T, p *process, port int) {
+	t.Helper()
+	err := until(func() bool {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil || p.gone()
+	})
+	if err != nil || p.gone() {
+		t.Fatalf("nothing listens on port %d: %v\n%s", port, err, p.out.String())
+	}
+}

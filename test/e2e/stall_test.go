@@ -1,0 +1,185 @@
+package e2e_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// No client keeps another from being answered, whatever it does or does not do.
+func TestStalls(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		stall func(t *testing.T, e *emulator)
+	}{
+		{"half a command", func(t *testing.T, e *emulator) {
+			send(t, dial(t, e.data), "8001 0000000c 0000")
+		}},
+		{"a byte of a command", func(t *testing.T, e *emulator) {
+			send(t, dial(t, e.data), "80")
+		}},
+		{"a command that says it is longer", func(t *testing.T, e *emulator) {
+			send(t, dial(t, e.data), "8001 00000fff 0000017b 0008")
+		}},
+		{"half a request", func(t *testing.T, e *emulator) {
+			send(t, dial(t, e.ctrl), "000000")
+		}},
+		{"half a state blob", func(t *testing.T, e *emulator) {
+			send(t, dial(t, e.ctrl), "0000000d 00000000 00000001 00070000 00000000")
+		}},
+		{"half a measurement", func(t *testing.T, e *emulator) {
+			send(t, dial(t, e.ctrl), "00000007 00010000 00")
+		}},
+		{"40 silent data clients", func(t *testing.T, e *emulator) {
+			for range 40 {
+				dial(t, e.data)
+			}
+		}},
+		{"40 silent control clients", func(t *testing.T, e *emulator) {
+			for range 40 {
+				dial(t, e.ctrl)
+			}
+		}},
+		{"a data client that never reads", func(t *testing.T, e *emulator) {
+			neverRead(t, dial(t, e.data), random20)
+		}},
+		{"a control client that never reads", func(t *testing.T, e *emulator) {
+			neverRead(t, dial(t, e.ctrl), "00000001")
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			e := start(t, setup{tpm: v20})
+			before := e.power(t, v20)
+			test.stall(t, e)
+			within(t, func() {
+				before.alive(t)
+				e.open(t, v20).alive(t)
+				if _, err := e.control(t).Capability(); err != nil {
+					t.Errorf("another control client: %v", err)
+				}
+				before.alive(t)
+			})
+			e.terminate(t)
+		})
+	}
+}
+
+// within wants f to be done long before the emulator gives up a client that
+// stalls, after 5 seconds: then it would have been f that waited for that.
+func within(t *testing.T, f func()) {
+	t.Helper()
+	begin := time.Now()
+	f()
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("the other clients had to wait for %v", took)
+	}
+}
+
+// connect connects, with as many tries as a full queue takes.
+func connect(t testing.TB, path string) (conn net.Conn) {
+	t.Helper()
+	var err error
+	late := until(func() bool {
+		conn, err = net.Dial("unix", path)
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if err != nil || late != nil {
+		t.Fatalf("connect: %v", err)
+	}
+	return conn
+}
+
+// dial connects and says nothing.
+func dial(t *testing.T, path string) net.Conn {
+	t.Helper()
+	conn := connect(t, path)
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func send(t *testing.T, conn net.Conn, hex string) {
+	t.Helper()
+	b, err := fromHex(hex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// neverRead sends the same message until no more goes out.
+func neverRead(t *testing.T, conn net.Conn, hex string) {
+	t.Helper()
+	b, err := fromHex(hex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100000 {
+		_ = conn.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		if _, err := conn.Write(b); err != nil {
+			return // full, or the server has had enough
+		}
+	}
+	t.Error("the client could send for ever")
+}
+
+// Descriptors that come with requests that want none are closed, and thousands
+// of connections leave nothing behind.
+func TestNothingIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	const growthKiB = 8 << 10
+	e := start(t, setup{tpm: v20})
+	ch := e.power(t, v20)
+	pid := e.cmd.Process.Pid
+	flood := func(t *testing.T, frames, connects int) {
+		passed(t, e, frames)
+		for range connects {
+			for _, path := range []string{e.ctrl, e.data} {
+				_ = connect(t, path).Close()
+			}
+		}
+		ch.alive(t)
+	}
+	flood(t, 20, 100) // what is made once is made now
+	if err := until(func() bool { return openFDs(t, pid) < 40 }); err != nil {
+		t.Fatal(err)
+	}
+	fds, rss := openFDs(t, pid), residentKiB(t, pid)
+	flood(t, 200, 1000)
+	if err := until(func() bool { return openFDs(t, pid) <= fds }); err != nil {
+		t.Errorf("%d descriptors are open, were %d", openFDs(t, pid), fds)
+	}
+	if grown := residentKiB(t, pid) - rss; grown > growthKiB {
+		t.Errorf("the process has grown by %d KiB, want at most %d", grown, growthKiB)
+	}
+	e.terminate(t)
+}
+
+// passed sends requests with four descriptors each, which nobody asked for.
+func passed(t *testing.T, e *emulator, frames int) {
+	t.Helper()
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: e.ctrl, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	reply := make([]byte, 64)
+	for i := range frames {
+		if _, _, err := conn.WriteMsgUnix([]byte{0, 0, 0, 1}, unix.UnixRights(0, 1, 2, 0), nil); err != nil {
+			t.Fatal(err)
+		}
+		n, err := conn.Read(reply)
+		if err != nil || n != 8 || binary.BigEndian.Uint32(reply) != 0 {
+			t.Fatalf("request %d: reply %x, %v", i, reply[:n], err)
+		}
+	}
+}
