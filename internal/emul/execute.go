@@ -27,8 +27,8 @@ const (
 const MaxRaw = prefixSize + tpm.MaxCommand
 
 // Execute runs what came in one message: a command, or a TPM 2.0 command behind
-// a prefix. The response is nil if the engine gave none. The only errors are
-// ErrStorage and those of an engine that failed. raw may be changed.
+// a prefix. The response is nil if the engine gave none. The only error is
+// ErrStorage. raw may be changed.
 func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
@@ -36,27 +36,38 @@ func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 		return nil, err
 	}
 	cmd, prefixed := t.strip(raw)
-	if prefixed {
-		defer func() { rsp = frame(rsp) }()
-		if l := tpm.Locality(raw[4]); !t.localityAllowed(l) {
-			return tpm.ErrorResponse(t.opt.Version, tpm.RCLocality), nil
-		} else if t.on.Load() {
-			t.engine.SetLocality(l)
-		}
+	if !prefixed {
+		return t.execute(cmd), nil
 	}
+	l := tpm.Locality(raw[4])
+	if t.localityAllowed(l) {
+		t.engine.SetLocality(l)
+	} else if t.on.Load() {
+		return frame(t.refuse(tpm.BadLocality, tpm.RCLocality)), nil
+	}
+	return frame(t.execute(cmd)), nil
+}
+
+// execute runs one command without prefix.
+func (t *TPM) execute(cmd []byte) []byte {
 	if !t.on.Load() {
 		// QEMU asks before INIT, and learns the version from the tag.
-		return t.refuse(tpm.Fail, tpm.RCFailure), nil
+		return t.refuse(tpm.Fail, tpm.RCFailure)
 	}
 	h, ok := tpm.ParseHeader(cmd)
 	if !ok {
-		return t.refuse(tpm.BadParamSize, tpm.RCInsufficient), nil
+		return t.refuse(tpm.BadParamSize, tpm.RCInsufficient)
 	}
 	if h.Code == tpm.VendorSetLocality {
 		t.engine.SetLastCode(h.Code)
-		return t.vendorSetLocality(cmd), nil
+		return t.vendorSetLocality(cmd)
 	}
-	return t.engine.Process(cmd)
+	rsp, err := t.engine.Process(cmd)
+	if err != nil {
+		t.opt.Note("command 0x%x got no response: %v", uint32(h.Code), err)
+		return nil
+	}
+	return rsp
 }
 
 // strip takes the prefix off raw if there is one.
@@ -120,10 +131,35 @@ func (t *TPM) regainStorage() error {
 	if !t.released || t.store == nil {
 		return nil
 	}
-	if err := t.store.Lock(t.ctx, int(t.retries.Swap(0))); err != nil {
+	return t.takeStorage(t.retries.Swap(0))
+}
+
+// takeStorage takes the storage lock for good, trying again retries times.
+func (t *TPM) takeStorage(retries uint32) error {
+	if err := t.store.Lock(t.ctx, int(retries)); err != nil {
 		return fmt.Errorf("%w: %w", ErrStorage, err)
 	}
+	t.retries.Store(0)
 	t.released = false
 	t.admit()
 	return nil
+}
+
+// borrowStorage takes the storage lock for one change of the state while it is
+// given away: what another process may have written since is not to be replaced.
+// giveBack is never nil.
+func (t *TPM) borrowStorage() (giveBack func(), err error) {
+	if !t.released {
+		return func() {}, nil
+	}
+	if err := t.store.Lock(t.ctx, 0); err != nil {
+		return func() {}, fmt.Errorf("the storage lock was given away: %w", err)
+	}
+	t.released = false
+	return func() {
+		if err := t.store.Unlock(); err != nil {
+			t.opt.Note("could not release the storage lock: %v", err)
+		}
+		t.released = true
+	}, nil
 }

@@ -59,6 +59,7 @@ func (t *TPM) powerOn() error {
 	if err := t.prove(); err != nil {
 		return err
 	}
+	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	return t.engine.Start()
 }
 
@@ -162,14 +163,12 @@ func (t *TPM) drop(name string) {
 	delete(t.loaded, name)
 }
 
-// forget clears what prove loaded: the payloads are the TPM's secrets. The
-// engine has used up the blobs that waited in it.
+// forget clears what prove loaded: the payloads are the TPM's secrets.
 func (t *TPM) forget() {
 	for _, l := range t.loaded {
 		clear(l.payload)
 	}
 	t.loaded = nil
-	clear(t.pending)
 }
 
 // Stop powers the TPM off. The storage lock is kept.
@@ -193,6 +192,12 @@ func (t *TPM) powerOff() {
 // Source: TPM 2.0 Library, Part 1, "Shutdown"; swtpm 0.8.
 func (t *TPM) autoShutdown() {
 	if t.opt.Version != tpm.V20 || !t.on.Load() || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
+		return
+	}
+	giveBack, err := t.borrowStorage()
+	defer giveBack()
+	if err != nil {
+		t.opt.Note("no TPM2_Shutdown before power-off, as it would change the state: %v", err)
 		return
 	}
 	last := t.engine.LastCode()

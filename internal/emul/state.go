@@ -33,11 +33,15 @@ func (h host) StoreState(name string, payload []byte) error {
 		return errors.New("the state is not open")
 	}
 	h.t.drop(name)
-	if err := h.t.store.Store(name, payload); err != nil {
-		h.t.opt.Note("could not store %s, the old one is kept: %v", name, err)
-		return err
+	giveBack, err := h.t.borrowStorage()
+	defer giveBack()
+	if err == nil {
+		err = h.t.store.Store(name, payload)
 	}
-	return nil
+	if err != nil {
+		h.t.opt.Note("could not store %s, the old one is kept: %v", name, err)
+	}
+	return err
 }
 
 func (h host) DeleteState(name string) error {
@@ -45,7 +49,11 @@ func (h host) DeleteState(name string) error {
 		return errors.New("the state is not open")
 	}
 	h.t.drop(name)
-	err := h.t.store.Delete(name)
+	giveBack, err := h.t.borrowStorage()
+	defer giveBack()
+	if err == nil {
+		err = h.t.store.Delete(name)
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		h.t.opt.Note("could not delete %s: %v", name, err)
 	}
@@ -60,6 +68,11 @@ func (t *TPM) StoreVolatile() error {
 			return err
 		}
 		defer clear(p)
+		giveBack, err := t.borrowStorage()
+		defer giveBack()
+		if err != nil {
+			return err
+		}
 		return t.store.Store(tpm.Volatile.Name(), p)
 	})
 }
@@ -86,7 +99,12 @@ func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err er
 func (t *TPM) payloadOf(b tpm.Blob) ([]byte, error) {
 	switch b {
 	case tpm.Volatile:
-		err := t.store.Delete(b.Name())
+		giveBack, err := t.borrowStorage()
+		defer giveBack()
+		if err != nil {
+			return nil, err
+		}
+		err = t.store.Delete(b.Name())
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -109,11 +127,7 @@ func (t *TPM) PrepareSetState() error {
 	if t.openStore() != nil {
 		return nil // INIT will say so
 	}
-	if err := t.store.Lock(t.ctx, int(t.retries.Swap(0))); err != nil {
-		return fmt.Errorf("%w: %w", ErrStorage, err)
-	}
-	t.released = false
-	return nil
+	return t.takeStorage(t.retries.Swap(0))
 }
 
 // SetState hands the engine a state blob for the next INIT; an empty one hides
@@ -199,10 +213,5 @@ func (t *TPM) LockStorage(retries uint32) error {
 	if err := t.openStore(); err != nil {
 		return err
 	}
-	if err := t.store.Lock(t.ctx, int(retries)); err != nil {
-		return fmt.Errorf("%w: %w", err, tpm.Fail)
-	}
-	t.released = false
-	t.admit()
-	return nil
+	return t.takeStorage(retries)
 }

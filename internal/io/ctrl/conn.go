@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,16 +35,18 @@ var errGone = errors.New("the client has gone")
 
 // conn is one client. Only its own goroutine touches it, but for hangUp.
 type conn struct {
-	f     *os.File
-	raw   syscall.RawConn
-	place *clients.Client
-	buf   []byte
+	f       *os.File
+	raw     syscall.RawConn
+	place   *clients.Client
+	buf     []byte
+	leaving atomic.Bool // hangUp was called
 }
 
-// hangUp makes the reads to come fail; a reply still goes out.
+// hangUp makes the reads to come fail, even if there is something to read; a
+// reply still goes out.
 func (c *conn) hangUp() {
+	c.leaving.Store(true)
 	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
-	_ = c.f.SetReadDeadline(time.Unix(1, 0))
 }
 
 func (c *conn) close() { _ = c.f.Close() }
@@ -119,6 +122,10 @@ func (c *conn) recv(b []byte) (n, fd int, err error) {
 	var rerr error
 	err = c.raw.Read(func(s uintptr) bool {
 		for {
+			if c.leaving.Load() {
+				rerr = errGone
+				return true
+			}
 			n, oobn, _, _, rerr = unix.Recvmsg(int(s), b, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 			if rerr != unix.EINTR {
 				return rerr != unix.EAGAIN
@@ -175,19 +182,20 @@ func (c *conn) more(b []byte) (int, error) {
 	return n, err
 }
 
-// drain reads and drops what the client still sends of a refused request, until
-// it is quiet for a moment.
-func (c *conn) drain() {
+// drain reads and drops the n bytes that the client may still send of a refused
+// request, until it is quiet for a moment.
+func (c *conn) drain(n int) {
 	end := time.Now().Add(bodyWait)
-	for time.Now().Before(end) {
+	for n > 0 && time.Now().Before(end) {
 		_ = c.f.SetReadDeadline(time.Now().Add(quietWait))
-		_, fd, err := c.recv(c.buf)
+		m, fd, err := c.recv(c.buf[:min(n, len(c.buf))])
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
 		if err != nil {
 			return
 		}
+		n -= m
 	}
 }
 

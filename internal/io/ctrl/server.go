@@ -64,7 +64,7 @@ type Server struct {
 	room *clients.Room
 	done sync.WaitGroup
 
-	mu    sync.Mutex
+	mu    sync.Mutex // held while clients come and go
 	conns map[*conn]bool
 }
 
@@ -78,11 +78,16 @@ type Listener interface {
 	Accept() (fd int, err error)
 }
 
-// Listen serves the clients of l until l is closed.
+// Listen serves the clients of l until l is closed. A client is accepted before
+// there is a place for it: nobody is sent away unless somebody waits.
 func (s *Server) Listen(l Listener) {
-	for s.room.Wait() {
+	for {
 		fd, err := l.Accept()
 		if err != nil {
+			return
+		}
+		if !s.room.Wait() {
+			_ = unix.Close(fd)
 			return
 		}
 		if err := s.Attach(fd); err != nil {
@@ -98,13 +103,13 @@ func (s *Server) Attach(fd int) error {
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if c.place = s.room.Enter(c.hangUp); c.place == nil {
 		c.close()
 		return nil
 	}
-	s.mu.Lock()
 	s.conns[c] = true
-	s.mu.Unlock()
 	s.done.Go(func() { s.serve(c) })
 	return nil
 }
@@ -136,20 +141,17 @@ func (s *Server) answer(c *conn) bool {
 	defer r.closeFD()
 	s.trace(" Ctrl Cmd:", msg)
 	rep, after := s.do(codeOf(msg), r)
-	if r.unread > 0 { // refused before its body was read: the rest is no request
-		c.drain()
-	}
+	c.drain(r.unread) // of a refused request: the rest is no request
 	s.trace(" Ctrl Rsp:", rep)
-	if err := c.write(rep); err != nil {
+	if err = c.write(rep); err != nil {
 		s.opt.Note("control client: %v: connection closed", err)
-		rep = nil
 	} else {
 		s.room.Use(c.place)
 	}
 	if after != nil {
 		after()
 	}
-	return rep != nil
+	return err == nil && !r.last
 }
 
 func (s *Server) trace(title string, b []byte) {
@@ -161,8 +163,8 @@ func (s *Server) trace(title string, b []byte) {
 // Close ends all connections, each after the request that runs for it, and waits
 // for them, but no longer than d.
 func (s *Server) Close(d time.Duration) {
-	s.room.Close()
 	s.mu.Lock()
+	s.room.Close()
 	for c := range s.conns {
 		c.hangUp()
 	}

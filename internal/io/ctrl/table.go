@@ -17,6 +17,7 @@ type request struct {
 	body   []byte // what came with the code; in conn.buf
 	fd     int    // the descriptor that came along, or -1
 	unread int    // bytes of the body that nobody has read
+	last   bool   // nothing can follow: the body was cut short, or the process ends
 	after  func() // runs once the reply is out
 }
 
@@ -73,7 +74,7 @@ var commands = map[Code]command{
 	SetStateBlob:        {"SET_STATEBLOB", whenOff, -1, (*Server).setState},
 	Stop:                {"STOP", always, 0, simple(TPM.Stop)},
 	GetConfig:           {"GET_CONFIG", always, 0, (*Server).getConfig},
-	SetDataFD:           {"SET_DATAFD", always, 0, (*Server).setDataFD},
+	SetDataFD:           {"SET_DATAFD", always, -1, (*Server).setDataFD},
 	SetBufferSize:       {"SET_BUFFERSIZE", always, -1, (*Server).setBufferSize},
 	GetInfo:             {"GET_INFO", always, -1, (*Server).getInfo},
 	LockStorage:         {"LOCK_STORAGE", always, -1, (*Server).lockStorage},
@@ -136,7 +137,7 @@ func (s *Server) init(r *request) (any, error) {
 }
 
 func (s *Server) shutdown(r *request) (any, error) {
-	r.after = s.opt.Shutdown
+	r.after, r.last = s.opt.Shutdown, true
 	return nil, s.tpm.Stop()
 }
 
@@ -185,7 +186,7 @@ func (s *Server) hashData(r *request) (any, error) {
 		}
 		n, err := r.conn.more(r.conn.buf[:min(left, len(r.conn.buf))])
 		if err != nil {
-			r.unread = 0
+			r.unread, r.last = 0, true
 			return nil, tpm.IOError
 		}
 		chunk = r.conn.buf[:n]
@@ -237,7 +238,7 @@ func (s *Server) setState(r *request) (any, error) {
 	for len(blob) < int(q.Length) {
 		n, err := r.conn.more(blob[len(blob):cap(blob)])
 		if err != nil {
-			r.unread = 0
+			r.unread, r.last = 0, true
 			return nil, tpm.BadParameter
 		}
 		blob = blob[:len(blob)+n]

@@ -19,6 +19,9 @@ const (
 	// writeWait is how long a client may leave a response unread before it
 	// loses its connection.
 	writeWait = 5 * time.Second
+
+	// goneWait is how long a new client waits for one that has hung up.
+	goneWait = 5 * time.Second
 )
 
 var (
@@ -33,11 +36,19 @@ type conn struct {
 	place  *clients.Client
 	used   bool // has had a response
 	buf    []byte
+	left   chan struct{} // closed once it has gone
 }
 
 func newConn(fd int, place *clients.Client) *conn {
 	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-	return &conn{fd: fd, socket: err == nil, place: place, buf: make([]byte, MaxMessage)}
+	return &conn{fd: fd, socket: err == nil, place: place, buf: make([]byte, MaxMessage), left: make(chan struct{})}
+}
+
+// hungUp says whether the other end of fd sends nothing more.
+func hungUp(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0
 }
 
 // wait waits until fd is ready for events or wake becomes readable; d < 0 waits
@@ -57,6 +68,8 @@ func wait(fd, wake int, events int16, d time.Duration) (ready bool, err error) {
 			return false, err
 		case n == 0:
 			return false, nil
+		case p[0].Revents&events&unix.POLLOUT != 0: // a response goes out even now
+			return true, nil
 		case p[1].Revents != 0:
 			return false, errWoken
 		case p[0].Revents&events == 0: // hang-up or error alone

@@ -18,7 +18,8 @@ type TPM interface {
 	Version() tpm.Version
 
 	// Execute runs what came in one message and returns the response, nil if
-	// there is none. An error ends the server. raw may be changed.
+	// there is none. An error ends the server: the TPM may not go on. raw may
+	// be changed.
 	Execute(raw []byte) (rsp []byte, err error)
 
 	// Serve may answer plain commands that arrive on the descriptor fd by
@@ -55,7 +56,9 @@ type Server struct {
 	done sync.WaitGroup
 
 	listening atomic.Bool
-	attaching sync.Mutex
+
+	mu       sync.Mutex // held while clients come and go
+	attached *conn      // the client that came by Attach, while it is here
 }
 
 // ErrBusy means that there is a data channel already.
@@ -75,15 +78,22 @@ type Listener interface {
 	Accept() (fd int, err error)
 }
 
-// Listen serves the clients of l until l is closed.
+// Listen serves the clients of l until l is closed. A client is accepted before
+// there is a place for it: nobody is sent away unless somebody waits.
 func (s *Server) Listen(l Listener) {
 	s.listening.Store(true)
-	for s.room.Wait() {
+	for {
 		fd, err := l.Accept()
 		if err != nil {
 			return
 		}
+		if !s.room.Wait() {
+			_ = unix.Close(fd)
+			return
+		}
+		s.mu.Lock()
 		s.add(fd, func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) })
+		s.mu.Unlock()
 	}
 }
 
@@ -91,25 +101,50 @@ func (s *Server) Listen(l Listener) {
 // It fails with ErrBusy, and leaves fd alone, if the server listens or has a
 // client.
 func (s *Server) Attach(fd int) error {
-	s.attaching.Lock()
-	defer s.attaching.Unlock()
 	if s.Busy() {
 		return ErrBusy
 	}
-	s.add(fd, nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.attached != nil {
+		return ErrBusy
+	}
+	s.attached = s.add(fd, nil)
 	return nil
 }
 
-// Busy says whether Attach would fail.
-func (s *Server) Busy() bool { return s.listening.Load() || s.room.Len() > 0 }
+// Busy says whether Attach would fail. A client that has hung up does not count,
+// but is waited for, as its last command may still run.
+func (s *Server) Busy() bool {
+	if s.listening.Load() {
+		return true
+	}
+	s.mu.Lock()
+	c := s.attached
+	gone := c != nil && hungUp(c.fd)
+	s.mu.Unlock()
+	if !gone {
+		return c != nil
+	}
+	select {
+	case <-c.left:
+		return false
+	case <-time.After(goneWait):
+		return true
+	}
+}
 
-func (s *Server) add(fd int, evict func()) {
+// add serves a client in a goroutine of its own; nil means that the server has
+// closed. s.mu is held.
+func (s *Server) add(fd int, evict func()) *conn {
 	place := s.room.Enter(evict)
 	if place == nil {
 		_ = unix.Close(fd)
-		return
+		return nil
 	}
-	s.done.Go(func() { s.serve(newConn(fd, place)) })
+	c := newConn(fd, place)
+	s.done.Go(func() { s.serve(c) })
+	return c
 }
 
 // serve handles one client until it goes or the server closes.
@@ -118,7 +153,13 @@ func (s *Server) serve(c *conn) {
 		s.opt.Note("data client: %v: connection closed", err)
 	}
 	lost := s.room.Leave(c.place)
+	s.mu.Lock()
+	if s.attached == c {
+		s.attached = nil
+	}
 	_ = unix.Close(c.fd)
+	close(c.left)
+	s.mu.Unlock()
 	if lost && s.opt.Lost != nil {
 		s.opt.Lost()
 	}
@@ -211,7 +252,9 @@ func (s *Server) use(c *conn) {
 // Close ends all connections, each after the command that runs for it, and waits
 // for them, but no longer than d.
 func (s *Server) Close(d time.Duration) {
+	s.mu.Lock()
 	s.room.Close()
+	s.mu.Unlock()
 	_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	done := make(chan struct{})
 	go func() { s.done.Wait(); close(done) }()

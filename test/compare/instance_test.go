@@ -1,0 +1,277 @@
+// Package compare_test sends the same bytes to Debian's swtpm and to ours and
+// compares what comes back, byte for byte. What differs on purpose is in
+// differences_test.go, with the reason.
+package compare_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const reference = "/usr/bin/swtpm"
+
+// patience is how long an answer may take that must come.
+const patience = time.Minute
+
+// silence is how long nothing must come where nothing is to come. Half requests
+// are given up after 500 ms, half commands after a second.
+const silence = 2 * time.Second
+
+// quiet is how long nothing must come behind a response.
+const quiet = 300 * time.Millisecond
+
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "compare")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "swtpm")
+	out, err := exec.Command("go", "build", "-o", path, "../../cmd/swtpm").CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, err
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := build(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// referenceVersion skips the test if there is nothing to compare with.
+func referenceVersion(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command(reference, "--version").Output()
+	if err != nil {
+		t.Skipf("no reference to compare with: %s --version: %v; install Debian's package swtpm", reference, err)
+	}
+	words := strings.Fields(string(out)) // TPM emulator version 0.7.1, Copyright ...
+	if len(words) < 4 {
+		t.Fatalf("%s --version = %q, want a version as the fourth word", reference, out)
+	}
+	return strings.TrimRight(words[3], ",")
+}
+
+// instance is a running emulator with a state of its own.
+type instance struct {
+	dir  string
+	cmd  *exec.Cmd
+	out  bytes.Buffer
+	done chan struct{} // closed when the process has ended
+	ctrl *peer
+	data *peer
+}
+
+// peer is a connection and what is known of it.
+type peer struct {
+	net.Conn
+	path string
+}
+
+// start runs path with a state directory and both sockets. -listen in args
+// leaves the data channel to SET_DATAFD.
+func start(t *testing.T, path, version string, args ...string) *instance {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cmp") // t.TempDir is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	seed(t, dir, version)
+	i := &instance{dir: dir, done: make(chan struct{})}
+	i.ctrl, i.data = &peer{path: dir + "/c"}, &peer{path: dir + "/d"}
+	all := []string{"socket", "--tpmstate", "dir=" + dir, "--ctrl", "type=unixio,path=" + i.ctrl.path}
+	if version == "2.0" {
+		all = append(all, "--tpm2")
+	}
+	if len(args) > 0 && args[0] == "-nodata" {
+		args, i.data = args[1:], nil
+	} else {
+		all = append(all, "--server", "type=unixio,path="+i.data.path)
+	}
+	i.cmd = exec.Command(path, append(all, args...)...)
+	i.cmd.Stdout, i.cmd.Stderr = &i.out, &i.out
+	if err := i.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = i.cmd.Wait(); close(i.done) }()
+	t.Cleanup(i.kill)
+	i.ctrl.connect(t, i)
+	return i
+}
+
+// seed gives the instance a state, the same to all: to make one takes a TPM 1.2
+// seconds, and no two are the same.
+func seed(t *testing.T, dir, version string) {
+	t.Helper()
+	name := stateFiles[version] + "permall"
+	b, err := os.ReadFile(vectors + vectorNames[version] + "-plain/" + name)
+	if err == nil {
+		err = os.WriteFile(dir+"/"+name, b, 0o640)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// vectors are states and blobs of real TPMs, made by the reference; see the
+// README there.
+const vectors = "../../internal/seal/testdata/state/"
+
+var (
+	vectorNames = map[string]string{"1.2": "tpm12", "2.0": "tpm2"}
+	stateFiles  = map[string]string{"1.2": "tpm-00.", "2.0": "tpm2-00."}
+)
+
+func (i *instance) kill() {
+	_ = i.cmd.Process.Kill()
+	<-i.done
+}
+
+// ended waits for the process and returns its exit code.
+func (i *instance) ended(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-i.done:
+	case <-time.After(patience):
+		t.Fatalf("%s still runs", i.cmd.Path)
+	}
+	return i.cmd.ProcessState.ExitCode()
+}
+
+// connect connects anew.
+func (p *peer) connect(t *testing.T, i *instance) {
+	t.Helper()
+	p.close()
+	for end := time.Now().Add(patience); ; {
+		c, err := net.Dial("unix", p.path)
+		if err == nil {
+			p.Conn = c
+			return
+		}
+		select {
+		case <-i.done:
+			t.Fatalf("%s has ended: %s", i.cmd, i.out.Bytes())
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: %v", i.cmd, err)
+		}
+	}
+}
+
+func (p *peer) close() {
+	if p.Conn != nil {
+		_ = p.Close()
+		p.Conn = nil
+	}
+}
+
+// sentinel is GET_CAPABILITY. Its reply marks the end of what came before, as
+// replies do not tell their length.
+var sentinel = []byte{0, 0, 0, 1}
+
+// request sends a request, in pieces with a pause between them, and returns the
+// reply in hex; "closed" if the connection was closed without one, "silence" if
+// nothing came for d.
+func (p *peer) request(capability []byte, d time.Duration, pieces ...[]byte) string {
+	if err := p.send(pieces); err != nil {
+		return "closed"
+	}
+	var reply []byte
+	asked := false
+	buf := make([]byte, 1<<20)
+	_ = p.SetReadDeadline(time.Now().Add(d))
+	for {
+		n, err := p.Read(buf)
+		reply = append(reply, buf[:n]...)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return "silence"
+		case err != nil:
+			return hex.EncodeToString(reply) + "closed"
+		case !asked:
+			asked = true
+			if _, err := p.Write(sentinel); err != nil && !errors.Is(err, syscall.EPIPE) {
+				return err.Error()
+			}
+		case bytes.HasSuffix(reply, capability):
+			return hex.EncodeToString(reply[:len(reply)-len(capability)])
+		}
+	}
+}
+
+// command sends a command and returns in hex what comes until there are want
+// bytes, or until it is quiet.
+func (p *peer) command(want int, pieces ...[]byte) string {
+	if err := p.send(pieces); err != nil {
+		return "closed"
+	}
+	var rsp []byte
+	buf := make([]byte, 1<<16)
+	for len(rsp) < want || want == 0 {
+		d := silence
+		if len(rsp) > 0 {
+			d = quiet
+		}
+		_ = p.SetReadDeadline(time.Now().Add(d))
+		n, err := p.Read(buf)
+		rsp = append(rsp, buf[:n]...)
+		if err == io.EOF || errors.Is(err, syscall.ECONNRESET) {
+			return hex.EncodeToString(rsp) + "closed"
+		}
+		if err != nil {
+			return hex.EncodeToString(rsp) + "silence"
+		}
+	}
+	return hex.EncodeToString(rsp)
+}
+
+// send writes the pieces so that each is read by itself.
+func (p *peer) send(pieces [][]byte) error {
+	for n, b := range pieces {
+		if n > 0 {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if _, err := p.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unhex reads hex with blanks; "*N" repeats the byte before it to N bytes.
+func unhex(s string) []byte {
+	var b []byte
+	for word := range strings.FieldsSeq(s) {
+		word, count, repeated := strings.Cut(word, "*")
+		part, err := hex.DecodeString(word)
+		if err != nil {
+			panic(err)
+		}
+		if repeated {
+			var n int
+			if _, err := fmt.Sscan(count, &n); err != nil {
+				panic(err)
+			}
+			part = bytes.Repeat(part, n)
+		}
+		b = append(b, part...)
+	}
+	return b
+}
