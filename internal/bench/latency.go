@@ -164,7 +164,7 @@ func (s *server) one(w work) (c cost, err error) {
 	defer unix.SchedSetaffinity(0, &all)
 
 	fd := s.socket(w.request)
-	if _, err := measure(fd, w.request, min(20, w.count), w.pause); err != nil { // warm
+	if _, err := measure(fd, w.request, min(10, w.count), w.pause); err != nil { // warm
 		return c, err
 	}
 	before, err := cpu(s.pid)

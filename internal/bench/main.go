@@ -61,7 +61,7 @@ func parse(args []string) (p plan, asJSON bool, err error) {
 	f.StringVar(&p.ours, "ours", "bin/swtpm", "the program to look at")
 	f.StringVar(&p.dir, "dir", os.TempDir(), "directory for states: its file system is what NV_Increment waits for")
 	f.IntVar(&p.together, "n", 50, "number of instances whose mean memory is measured")
-	f.IntVar(&p.rounds, "rounds", 9, "rounds of latencies")
+	f.IntVar(&p.rounds, "rounds", 31, "rounds of latencies")
 	only := f.String("only", "", "measure only these parts: latency,start,idle,memory")
 	if err := f.Parse(args); err != nil {
 		return p, false, err
@@ -69,7 +69,7 @@ func parse(args []string) (p plan, asJSON bool, err error) {
 	if f.NArg() > 0 {
 		return p, false, fmt.Errorf("%q is one word too many", f.Arg(0))
 	}
-	p.backToBack, p.gapped, p.stores, p.starts, p.quiet = 3000, 250, 40, 25, 5*time.Second
+	p.backToBack, p.gapped, p.stores, p.starts, p.quiet = 1000, 80, 20, 31, 5*time.Second
 	if *quick {
 		p.rounds, p.backToBack, p.gapped, p.stores, p.starts = 3, 500, 50, 5, 3
 		p.quiet, p.together = time.Second, min(p.together, 5)

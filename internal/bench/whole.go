@@ -70,7 +70,9 @@ func (b *bench) idle() error {
 		}
 		servers = append(servers, s)
 	}
-	sleep(settle)
+	if err := settled(servers); err != nil {
+		return err
+	}
 	var v, n [2]float64
 	for i, s := range servers {
 		c, err := waits(s.pid)
@@ -99,6 +101,27 @@ func (b *bench) idle() error {
 	b.report.add(row{Name: "idle: threads", Unit: ""}, tasks, pairs{})
 	for _, s := range servers {
 		b.stop(s)
+	}
+	return nil
+}
+
+// settled waits until no thread has run for a while, but not for ever: on a busy
+// machine the end of the start may come late.
+func settled(servers []*server) error {
+	for last, end := -1, time.Now().Add(10*settle); time.Now().Before(end); {
+		sum := 0
+		for _, s := range servers {
+			n, err := waits(s.pid)
+			if err != nil {
+				return err
+			}
+			sum += n
+		}
+		if sum == last {
+			return nil
+		}
+		last = sum
+		sleep(settle)
 	}
 	return nil
 }
