@@ -140,7 +140,7 @@ var requests = []request{
 	{"SET_STATEBLOB encrypted, no key", "0000000d 00000002 00000001 00000020 0201000a 0004 00000020 0004 00000010 0001 0000000a 01020304050607080910", 0},
 	{"SET_STATEBLOB marked encrypted, no key", "0000000d 00000000 00000001 00000020 0201000a 0005 00000020 0004 00000010 0002 0000000a 01020304050607080910", 0},
 	{"SET_STATEBLOB for migration, no key", "0000000d 00000000 00000001 00000020 0201000a 0006 00000020 0005 00000010 0002 0000000a 01020304050607080910", 0},
-	{"SET_STATEBLOB of a long one with garbage", "0000000d 00000000 00000001 00002000/00*4096/00*4096", reconn},
+	{"SET_STATEBLOB of a long one with garbage", "0000000d 00000000 00000001 00002000/00*4096/00*4096", reconn | mute},
 	{"SET_STATEBLOB of half a savestate", "0000000d 00000000 00000003 00000004 01020304", 0},
 
 	{"HASH_START", "00000006", 0},
@@ -289,6 +289,9 @@ func (p *pair) try(t *testing.T, state string, r request) {
 		theirs, ours = head(theirs, 32), head(ours, 32)
 	}
 	p.check(t, state, r.name, theirs, ours)
+	if r.then&mute == 0 && strings.HasSuffix(theirs+ours, "silence") {
+		t.Errorf("TPM %s, %s: %s: no answer", p.version, state, r.name)
+	}
 	if r.name == "SHUTDOWN" {
 		return
 	}
