@@ -1,0 +1,202 @@
+package listen
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+func unixEnd(path string) config.Endpoint {
+	return config.Endpoint{Kind: config.Unix, Path: path, Mode: 0o600, UID: -1, GID: -1, FD: -1}
+}
+
+// greet connects to the address and checks that l hands the connection out.
+func greet(t *testing.T, l *Listener, network, address string) {
+	t.Helper()
+	c, err := net.Dial(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	fd, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if _, err := unix.Write(fd, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 5)
+	if _, err := c.Read(b); err != nil || string(b) != "hello" {
+		t.Errorf("read %q, %v, want hello", b, err)
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("the connection survives exec (flags %#x, %v)", flags, err)
+	}
+}
+
+func TestUnix(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Open(unixEnd(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil || fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode of the socket = %v, %v, want 0600", fi.Mode().Perm(), err)
+	}
+	greet(t, l, "unix", path)
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("Close left the socket behind")
+	}
+}
+
+func TestStaleSocketIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	old, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.SetUnlinkOnClose(false)
+	_ = old.Close()
+	l, err := Open(unixEnd(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	greet(t, l, "unix", path)
+}
+
+func TestWhatIsThereIsLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(unixEnd(file)); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("Open over a file: %v, want a refusal", err)
+	}
+	if b, _ := os.ReadFile(file); string(b) != "precious" {
+		t.Errorf("the file is %q now", b)
+	}
+	live := filepath.Join(dir, "live")
+	l, err := Open(unixEnd(live))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if _, err := Open(unixEnd(live)); err == nil || !strings.Contains(err.Error(), "another process listens") {
+		t.Errorf("Open over a live socket: %v, want a refusal", err)
+	}
+}
+
+func TestCloseLeavesASuccessorAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Open(unixEnd(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Open(unixEnd(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = next.Close() }()
+	_ = l.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("Close removed the successor's socket: %v", err)
+	}
+}
+
+// port returns the port that l listens on.
+func port(t *testing.T, l *Listener) int {
+	t.Helper()
+	var sa unix.Sockaddr
+	if err := l.raw.Control(func(fd uintptr) { sa, _ = unix.Getsockname(int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return sa.Port
+	case *unix.SockaddrInet6:
+		return sa.Port
+	}
+	t.Fatalf("no TCP address: %v", sa)
+	return 0
+}
+
+func TestTCP(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		l, err := Open(config.Endpoint{Kind: config.TCP, Addr: addr})
+		if err != nil {
+			if addr == "::1" {
+				t.Skipf("no IPv6 here: %v", err)
+			}
+			t.Fatal(err)
+		}
+		p := port(t, l)
+		greet(t, l, "tcp", (&net.TCPAddr{IP: net.ParseIP(addr), Port: p}).String())
+		if _, err := Open(config.Endpoint{Kind: config.TCP, Addr: addr, Port: p}); err == nil {
+			t.Errorf("port %d of %s was bound twice", p, addr)
+		}
+		_ = l.Close()
+	}
+	for _, e := range []config.Endpoint{
+		{Kind: config.TCP, Addr: "localhost"},
+		{Kind: config.TCP, Addr: "fe80::1", IfName: "no-such-interface"},
+		{Kind: config.TCP, Addr: "fe80::1", IfName: "../lo"},
+	} {
+		if l, err := Open(e); err == nil {
+			_ = l.Close()
+			t.Errorf("Open(%+v) succeeded", e)
+		}
+	}
+}
+
+func TestInherited(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	given, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = given.Close() }()
+	f, err := given.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	l, err := Open(config.Endpoint{Kind: config.ListenFD, FD: fd})
+	if err != nil {
+		t.Fatal(err)
+	}
+	greet(t, l, "unix", path)
+	_ = l.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the path of a socket that was passed to us is gone: %v", err)
+	}
+
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(pair[0]); _ = unix.Close(pair[1]) }()
+	if _, err := Open(config.Endpoint{Kind: config.ListenFD, FD: pair[0]}); err == nil || !strings.Contains(err.Error(), "does not listen") {
+		t.Errorf("Open of a connected socket: %v, want a refusal", err)
+	}
+}
