@@ -84,6 +84,7 @@ type Store struct {
 	mu   sync.Mutex // held while the backend works
 	b    Backend
 	sums map[string][sha256.Size]byte // of the payloads last loaded or stored
+	blob []byte                       // memory of the last sealed blob, wiped; see Store
 }
 
 // New returns a Store on b, which it owns from now on. The name of an item is
@@ -125,10 +126,14 @@ func (s *Store) Store(item string, payload []byte) error {
 		return nil
 	}
 	delete(s.sums, item) // whatever happens below, it is not known to be there
-	blob, err := seal.Seal(payload, s.key)
+	// A guest may store thousands of times. The memory is kept, or each time
+	// would leave garbage as large as the state until a collection, which
+	// costs an idle TPM more than the state does.
+	blob, err := seal.SealInto(s.blob, payload, s.key)
 	if err != nil {
 		return fmt.Errorf("nv: store %s: %w", item, err)
 	}
+	s.blob = blob
 	defer seal.Wipe(blob)
 	if err := s.b.Store(s.prefix+item, blob); err != nil {
 		return fmt.Errorf("nv: store %s: %w", item, err)

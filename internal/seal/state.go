@@ -23,7 +23,11 @@ const (
 // The checksum answers bit rot and half-copied files, which the reference's
 // plain files let pass. It is no answer to somebody who changes the file on
 // purpose: that needs a key.
-func Seal(payload []byte, k *Key) ([]byte, error) {
+func Seal(payload []byte, k *Key) ([]byte, error) { return SealInto(nil, payload, k) }
+
+// SealInto is Seal into the memory of buf, whose content is lost, if it is large
+// enough.
+func SealInto(buf, payload []byte, k *Key) ([]byte, error) {
 	if len(payload) > MaxPayload {
 		return nil, fmt.Errorf("seal: %w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
 	}
@@ -34,7 +38,10 @@ func Seal(payload []byte, k *Key) ([]byte, error) {
 	if k == nil {
 		total += blockSize + sha256.Size
 	}
-	b := appendHeader(make([]byte, 0, total), fileLayer.flags(k), total)
+	if cap(buf) < total {
+		buf = make([]byte, 0, total)
+	}
+	b := appendHeader(buf[:0], fileLayer.flags(k), total)
 	b, err := fileLayer.append(b, payload, k)
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)

@@ -33,13 +33,12 @@ static uint32_t be32(const unsigned char *p)
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-void swtpm_prepare(void)
-{
-	sem_init(&lock, 0, 1);
-	// One arena: the library is used by one thread at a time, and a second
-	// arena costs every instance memory.
-	mallopt(M_ARENA_MAX, 1);
-}
+void swtpm_prepare(void) { sem_init(&lock, 0, 1); }
+
+// One malloc arena: the library is used by one thread at a time, and a second
+// arena costs every instance memory. This must be said before the Go runtime
+// makes its first threads.
+__attribute__((constructor)) static void one_arena(void) { mallopt(M_ARENA_MAX, 1); }
 
 void swtpm_lock(void)
 {
