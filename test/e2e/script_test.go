@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -238,12 +237,4 @@ func modeCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if got := fi.Mode().Perm(); (got == os.FileMode(want)) == neg {
 		ts.Fatalf("%s has mode %#o", args[1], got)
 	}
-}
-
-// runIn is run in a directory.
-func runIn(t *testing.T, dir string, args ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	cmd := exec.Command(ours("swtpm"), args...)
-	cmd.Dir = dir
-	return runCmd(t, cmd)
 }

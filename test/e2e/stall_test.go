@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -136,9 +137,11 @@ func neverRead(t *testing.T, conn net.Conn, hex string) {
 func TestNothingIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	const growthKiB = 8 << 10
-	e := start(t, setup{tpm: v20})
+	// With few descriptors a leak ends it; root can count them as well.
+	e := start(t, setup{tpm: v20, wrap: []string{need(t, "prlimit", "util-linux"), "--nofile=128"}})
 	ch := e.power(t, v20)
 	pid := e.cmd.Process.Pid
+	root := os.Geteuid() == 0 // the emulator hides its descriptors from others
 	flood := func(t *testing.T, frames, connects int) {
 		passed(t, e, frames)
 		for range connects {
@@ -149,15 +152,19 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		ch.alive(t)
 	}
 	flood(t, 20, 100) // what is made once is made now
-	if err := until(func() bool { return openFDs(t, pid) < 40 }); err != nil {
-		t.Fatal(err)
+	fds, rss := 0, residentKiB(t, pid)
+	if root {
+		_ = until(func() bool { return openFDs(t, pid) < 40 }) // the last clients go
+		fds = openFDs(t, pid)
 	}
-	fds, rss := openFDs(t, pid), residentKiB(t, pid)
 	flood(t, 200, 1000)
-	if err := until(func() bool { return openFDs(t, pid) <= fds }); err != nil {
-		t.Errorf("%d descriptors are open, were %d", openFDs(t, pid), fds)
+	if root {
+		if err := until(func() bool { return openFDs(t, pid) <= fds }); err != nil {
+			t.Errorf("%d descriptors are open, were %d", openFDs(t, pid), fds)
+		}
 	}
-	if grown := residentKiB(t, pid) - rss; grown > growthKiB {
+	race := os.Getenv("SWTPM_TEST_BUILDFLAGS") == "-race" // which takes memory itself
+	if grown := residentKiB(t, pid) - rss; grown > growthKiB && !race {
 		t.Errorf("the process has grown by %d KiB, want at most %d", grown, growthKiB)
 	}
 	e.terminate(t)
