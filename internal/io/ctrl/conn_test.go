@@ -1,0 +1,400 @@
+package ctrl
+
+import (
+	"encoding/hex"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// sendFDs sends a request with n descriptors, both ends of pipes in turn.
+func (c *client) sendFDs(t *testing.T, in string, n int) {
+	t.Helper()
+	var fds []int
+	for len(fds) < n {
+		p := make([]int, 2)
+		if err := unix.Pipe2(p, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, p...)
+	}
+	if err := unix.Sendmsg(c.fd, unhex(in), unix.UnixRights(fds[:n]...), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
+}
+
+// open counts the process's descriptors.
+func open(t *testing.T) int {
+	t.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(e)
+}
+
+// settles waits until the process has want descriptors again.
+func settles(t *testing.T, want int) {
+	t.Helper()
+	got := 0
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if got = open(t); got <= want {
+			return
+		}
+	}
+	t.Errorf("%d descriptors are open, want %d", got, want)
+}
+
+func TestDataFD(t *testing.T) {
+	for _, g := range []struct {
+		name, in string
+		fds      int
+		busy     bool
+		want     string
+		taken    int
+	}{
+		{"one", "00000010", 1, false, ok, 1},
+		{"one, body", "00000010 00", 1, false, ok, 1},
+		{"none", "00000010", 0, false, bp, 0},
+		{"two", "00000010", 2, false, ok, 1},
+		{"many", "00000010", 20, false, ok, 1},
+		{"one, busy", "00000010", 1, true, ioe, 0},
+		{"none, busy", "00000010", 0, true, ioe, 0},
+		{"with another request", "0000000e", 1, false, ok, 0},
+		{"with half a code", "00", 1, false, no, 0},
+		{"with half a request", "00000002", 1, false, no, 0},
+	} {
+		b := newBench(t, tpm.V20)
+		b.busy = g.busy
+		c := b.connect(t, unix.SOCK_STREAM)
+		before := open(t)
+		c.sendFDs(t, g.in, g.fds)
+		got := c.ask(t, "", 4)
+		if got != g.want {
+			t.Errorf("%s: reply = %s, want %s", g.name, got, g.want)
+		}
+		if got == no {
+			before-- // the connection's
+		}
+		b.mu.Lock()
+		taken := len(b.taken)
+		b.mu.Unlock()
+		if taken != g.taken {
+			t.Errorf("%s: the data channel took %d descriptors, want %d", g.name, taken, g.taken)
+		}
+		settles(t, before+taken)
+	}
+}
+
+// TestStrayFDs sends descriptors that nobody asked for with every request, with
+// the first byte, in the middle and with the body.
+func TestStrayFDs(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	b.tpm.on = true
+	c := b.connect(t, unix.SOCK_STREAM)
+	before := open(t)
+	for range 50 {
+		for _, in := range []string{"00000001", "00000005 03", "0000000f", "00000004", "00000099"} {
+			c.sendFDs(t, in, 4)
+			want := 4
+			if in == "00000001" || in == "0000000f" || in == "00000004" {
+				want = 8
+			}
+			if got := c.ask(t, "", want); !strings.HasPrefix(got, "0000") {
+				t.Fatalf("%s: reply = %s", in, got)
+			}
+		}
+		c.sendFDs(t, "00000007 00002000 00", 3) // HASH_DATA: start, rest of the first buffer, rest
+		c.sendFDs(t, "00*4095", 3)
+		c.sendFDs(t, "00*4096", 3)
+		if got := c.ask(t, "", 4); got != ok {
+			t.Fatalf("HASH_DATA: reply = %s, want %s", got, ok)
+		}
+	}
+	settles(t, before)
+}
+
+// TestHashData holds that every byte of a long body gets to the TPM once.
+func TestHashData(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	b.tpm.on = true
+	c := b.connect(t, unix.SOCK_STREAM)
+	want := 0
+	for _, n := range []int{0, 1, 4095, 4096, 4097, 8192, 8193, 1 << 20} {
+		want += n
+		head := append([]byte{0, 0, 0, 7}, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+		c.send(t, append(head, make([]byte, n)...))
+		if got := c.ask(t, "", 4); got != ok {
+			t.Errorf("HASH_DATA of %d bytes: reply = %s, want %s", n, got, ok)
+		}
+		b.tpm.mu.Lock()
+		if b.tpm.hash != want {
+			t.Errorf("after HASH_DATA of %d bytes the TPM has %d in all, want %d", n, b.tpm.hash, want)
+		}
+		b.tpm.mu.Unlock()
+	}
+}
+
+// TestCutBodies ends the connection in the middle of a body.
+func TestCutBodies(t *testing.T) {
+	for _, g := range []struct{ name, in, want string }{
+		{"HASH_DATA", "00000007 00004000 00*8192", ioe},
+		{"SET_STATEBLOB", "0000000d 00000000 00000001 00004000 00*8192", bp},
+	} {
+		b := newBench(t, tpm.V20)
+		b.tpm.on = g.name == "HASH_DATA"
+		c := b.connect(t, unix.SOCK_STREAM)
+		c.send(t, unhex(g.in))
+		if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.ask(t, "", 8); got != g.want+no {
+			t.Errorf("%s: reply = %s, want %s and the end", g.name, got, g.want+no)
+		}
+	}
+}
+
+// TestStalledBody stops in the middle of a body but keeps the connection: what
+// comes later is no request.
+func TestStalledBody(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, tpm.V20)
+	c := b.connect(t, unix.SOCK_STREAM)
+	c.send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
+	if got := c.ask(t, "", 8); got != bp+no {
+		t.Errorf("reply = %s, want %s and the end", got, bp+no)
+	}
+	if got := b.tpm.took(); got != "Prepare" {
+		t.Errorf("the TPM was asked %q, want Prepare alone", got)
+	}
+}
+
+func TestShutdown(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	b.tpm.on = true
+	c := b.connect(t, unix.SOCK_STREAM)
+	c.send(t, unhex("00000003"))
+	if got := c.ask(t, "", 8); got != ok+no {
+		t.Errorf("reply = %s, want %s and the end", got, ok+no)
+	}
+	b.happened(t, "shutdown")
+	if got := b.tpm.took(); got != "Stop" {
+		t.Errorf("the TPM was asked %q, want Stop", got)
+	}
+}
+
+// TestShutdownAnsweredFirst holds that the reply is out before the process is
+// told to end.
+func TestShutdownAnsweredFirst(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	clients, waiting := make(chan *client, 1), make(chan int)
+	b.opt.Shutdown = func() {
+		n, _ := unix.IoctlGetInt((<-clients).fd, unix.TIOCINQ)
+		waiting <- n
+	}
+	c := b.connect(t, unix.SOCK_STREAM)
+	clients <- c
+	c.send(t, unhex("00000003"))
+	if got := <-waiting; got != 4 {
+		t.Errorf("when the process is told to end, %d bytes of the reply wait for the client, want 4", got)
+	}
+}
+
+// TestDatagrams uses a socket where one message is one request.
+func TestDatagrams(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	c := b.connect(t, unix.SOCK_DGRAM)
+	for _, g := range []struct{ in, want string }{
+		{"00000001", "000000000001ffff"},
+		{"00000002 00000001", ok},
+		{"0000000c 00000001 00000001 00000000", "00000000000000000000000600000006b10bb10bb10b"},
+		{"0000000e", ok},
+		{"0000000d 00000000 00000001 00000003 010203", ok},
+		{"0000000d 00000000 00000001 00000003/010203", ok},
+	} {
+		c.send(t, unhex(strings.Split(g.in, "/")[0]))
+		if _, rest, two := strings.Cut(g.in, "/"); two {
+			c.send(t, unhex(rest))
+		}
+		buf := make([]byte, 100)
+		n, err := c.f.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(buf[:n]); got != g.want {
+			t.Errorf("%s: reply = %s, want %s", g.in, got, g.want)
+		}
+	}
+}
+
+// queue is a listener that hands out descriptors.
+type queue struct{ fds chan int }
+
+func (q queue) Accept() (int, error) {
+	fd, open := <-q.fds
+	if !open {
+		return -1, os.ErrClosed
+	}
+	return fd, nil
+}
+
+// dial queues one end of a new connection and returns the other.
+func (q queue) dial(t *testing.T) *client {
+	t.Helper()
+	s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.fds <- s[0]
+	if err := unix.SetNonblock(s[1], true); err != nil {
+		t.Fatal(err)
+	}
+	c := &client{s[1], os.NewFile(uintptr(s[1]), "client")}
+	t.Cleanup(func() { _ = c.f.Close() })
+	_ = c.f.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// TestSquatters fills all places with silent clients, and with such as stop in
+// the middle of a request: the next one is served all the same.
+func TestSquatters(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	q := queue{make(chan int, 100)}
+	go b.Listen(q)
+	user := q.dial(t)
+	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
+		t.Fatalf("reply = %s", got)
+	}
+	for n := range 40 {
+		c := q.dial(t)
+		if n%2 == 0 {
+			c.send(t, unhex("0000"))
+		}
+	}
+	if got := q.dial(t).ask(t, "00000001", 8); got != "000000000001ffff" {
+		t.Errorf("reply beside 40 squatters = %s", got)
+	}
+	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
+		t.Errorf("reply to the first user = %s", got)
+	}
+	close(q.fds)
+}
+
+// TestSilentClientStays holds that nobody is sent away while nobody waits.
+func TestSilentClientStays(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	q := queue{make(chan int, 100)}
+	go b.Listen(q)
+	var all []*client
+	for range 4 { // all the places there are
+		all = append(all, q.dial(t))
+	}
+	for end := time.Now().Add(patience); b.room.Len() < 4 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	for n, c := range all {
+		if got := c.ask(t, "00000001", 8); got != "000000000001ffff" {
+			t.Errorf("client %d: reply = %s", n, got)
+		}
+	}
+	close(q.fds)
+}
+
+// TestQuickConnects connects and goes, over and over.
+func TestQuickConnects(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	q := queue{make(chan int)}
+	go b.Listen(q)
+	before := open(t)
+	for n := range 1000 {
+		s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n%3 == 0 {
+			if _, err := unix.Write(s[1], unhex("00000001")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		q.fds <- s[0]
+		_ = unix.Close(s[1])
+	}
+	settles(t, before)
+	close(q.fds)
+}
+
+// TestClose ends connections that wait, that flood, and that are in the middle
+// of a request.
+func TestClose(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	silent := b.connect(t, unix.SOCK_STREAM)
+	half := b.connect(t, unix.SOCK_STREAM)
+	half.send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
+	half.emptied(t)
+	flood := b.connect(t, unix.SOCK_STREAM)
+	flooded := make(chan bool)
+	go func() {
+		defer close(flooded)
+		buf := make([]byte, 8)
+		for {
+			if _, err := flood.f.Write(unhex("00000001")); err != nil {
+				return
+			}
+			if n, err := flood.f.Read(buf); n == 0 || err != nil {
+				return
+			}
+		}
+	}()
+	closed := make(chan bool)
+	go func() { b.Close(patience); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(patience / 2):
+		t.Error("Close waits for clients that hold up nothing")
+	}
+	<-flooded
+	if got := silent.ask(t, "", 1); got != no {
+		t.Errorf("the silent client gets %s, want the end", got)
+	}
+	s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(s[1]) }()
+	before := open(t)
+	if err := b.Attach(s[0]); err != nil || open(t) != before-1 {
+		t.Errorf("Attach after Close = %v, with %d descriptors, want %d", err, open(t), before-1)
+	}
+}
+
+func TestLost(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	c := b.connect(t, unix.SOCK_STREAM)
+	c.ask(t, "00000001", 8)
+	_ = c.f.Close()
+	b.happened(t, "lost")
+}
+
+// TestUnreadReplies has a client that never reads: it loses its connection, and
+// the others notice nothing.
+func TestUnreadReplies(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, tpm.V20)
+	b.tpm.on = true
+	b.tpm.blob = make([]byte, 4<<20)
+	stuck := b.connect(t, unix.SOCK_STREAM)
+	stuck.send(t, unhex("0000000c 00000001 00000001 00000000"))
+	c := b.connect(t, unix.SOCK_STREAM)
+	if got := c.ask(t, "00000001", 8); got != "000000000001ffff" {
+		t.Errorf("reply beside it = %s", got)
+	}
+	b.happened(t, "connection closed")
+}
