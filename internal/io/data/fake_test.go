@@ -1,0 +1,270 @@
+package data
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// patience is how long something may take that must happen.
+const patience = time.Minute
+
+// fake is a TPM that answers each message with "=" and the message, one that
+// begins with a byte of mute with nothing. While it is held it does not answer.
+type fake struct {
+	version tpm.Version
+	err     error // of Execute
+
+	held sync.Mutex
+	mu   sync.Mutex
+	got  []string // messages in hex
+	fast int      // of which Serve answered
+}
+
+const mute = 0xee
+
+func (f *fake) Version() tpm.Version { return f.version }
+
+func (f *fake) Execute(raw []byte) ([]byte, error) {
+	f.mu.Lock()
+	f.got = append(f.got, hex.EncodeToString(raw))
+	f.mu.Unlock()
+	f.held.Lock()
+	defer f.held.Unlock()
+	if f.err != nil || raw[0] == mute {
+		return nil, f.err
+	}
+	return append([]byte("="), raw...), nil
+}
+
+// Serve answers messages that are exactly one plain command, as the engine does.
+func (f *fake) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
+	for {
+		if _, err := wait(fd, wake, unix.POLLIN, -1); err == errWoken {
+			return 0, nil, nil
+		} else if err != nil {
+			return 0, nil, err
+		}
+		n, err := unix.Read(fd, buf)
+		if err != nil {
+			return 0, nil, err
+		}
+		h, ok := tpm.ParseHeader(buf[:n])
+		switch {
+		case n == 0:
+			return 0, nil, io.EOF
+		case !ok || int(h.Size) != n || h.Tag == 0:
+			return n, nil, nil
+		case buf[0] == mute:
+			return 0, nil, errors.New("no response")
+		}
+		f.mu.Lock()
+		f.fast++
+		f.mu.Unlock()
+		rsp, err := f.Execute(buf[:n])
+		if err != nil {
+			return 0, nil, err
+		}
+		sent, err := unix.SendmsgN(fd, rsp, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if err != nil {
+			sent = 0
+		}
+		if sent < len(rsp) {
+			return 0, rsp[sent:], nil
+		}
+	}
+}
+
+// messages returns what the TPM got since the last time.
+func (f *fake) messages() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	got := f.got
+	f.got = nil
+	return got
+}
+
+// bench is a server with a fake TPM.
+type bench struct {
+	*Server
+	tpm *fake
+
+	mu     sync.Mutex
+	events []string
+}
+
+func newBench(t *testing.T, f *fake, o Options) *bench {
+	t.Helper()
+	b := &bench{tpm: f}
+	note := func(s string) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.events = append(b.events, s)
+	}
+	o.Note = func(format string, args ...any) { note(fmt.Sprintf(format, args...)) }
+	o.Lost = func() { note("lost") }
+	o.Fail = func(err error) { note("fail: " + err.Error()) }
+	if o.MaxClients == 0 {
+		o.MaxClients = 4
+	}
+	s, err := New(f, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Server = s
+	t.Cleanup(func() { b.Close(patience) })
+	return b
+}
+
+func (b *bench) saw() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Join(b.events, " ")
+}
+
+// happened waits for an event.
+func (b *bench) happened(t *testing.T, want string) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if strings.Contains(b.saw(), want) {
+			return
+		}
+	}
+	t.Errorf("events = %q, want %q among them", b.saw(), want)
+}
+
+// client is the other end of a connection.
+type client struct {
+	fd int
+	f  *os.File
+}
+
+func pair(t *testing.T, typ int) (theirs int, c *client) {
+	t.Helper()
+	s, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(s[1], true); err != nil {
+		t.Fatal(err)
+	}
+	c = &client{s[1], os.NewFile(uintptr(s[1]), "client")}
+	t.Cleanup(func() { _ = c.f.Close() })
+	_ = c.f.SetDeadline(time.Now().Add(patience))
+	return s[0], c
+}
+
+// attach attaches a new client.
+func (b *bench) attach(t *testing.T) *client {
+	t.Helper()
+	fd, c := pair(t, unix.SOCK_STREAM)
+	if err := b.Attach(fd); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// queue is a listener that hands out descriptors.
+type queue struct{ fds chan int }
+
+func (b *bench) listen(t *testing.T) queue {
+	t.Helper()
+	q := queue{make(chan int, 100)}
+	go b.Listen(q)
+	t.Cleanup(func() { close(q.fds) })
+	for end := time.Now().Add(patience); !b.Busy() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	return q
+}
+
+func (q queue) Accept() (int, error) {
+	fd, open := <-q.fds
+	if !open {
+		return -1, os.ErrClosed
+	}
+	return fd, nil
+}
+
+func (q queue) dial(t *testing.T) *client {
+	t.Helper()
+	fd, c := pair(t, unix.SOCK_STREAM)
+	q.fds <- fd
+	return c
+}
+
+func (c *client) send(t *testing.T, b []byte) {
+	t.Helper()
+	if _, err := c.f.Write(b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// emptied waits until the server has read everything.
+func (c *client) emptied(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if n, err := unix.IoctlGetInt(c.fd, unix.TIOCOUTQ); err != nil || n == 0 {
+			return
+		}
+	}
+	t.Fatal("the server does not read")
+}
+
+// receives reads a response to the message msg.
+func (c *client) receives(t *testing.T, msg []byte) {
+	t.Helper()
+	b := make([]byte, 1+len(msg))
+	n, err := io.ReadFull(c.f, b)
+	if err != nil || string(b) != "="+string(msg) {
+		t.Errorf("response = %.60x (%d bytes), %v, want = and %.60x (%d bytes)", b[:n], n, err, msg, len(msg))
+	}
+}
+
+// ends wants the end of the connection and nothing before it.
+func (c *client) ends(t *testing.T) {
+	t.Helper()
+	b := make([]byte, 100)
+	if n, err := c.f.Read(b); err != io.EOF && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("read = %x, %v, want the end", b[:n], err)
+	}
+}
+
+// command returns a command of n bytes.
+func command(n int) []byte {
+	b := make([]byte, n)
+	copy(b, []byte{0x80, 0x01, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 0, 0, 1, 0x7b})
+	return b
+}
+
+// open counts the process's descriptors.
+func open(t *testing.T) int {
+	t.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(e)
+}
+
+// settles waits until the process has want descriptors again.
+func settles(t *testing.T, want int) {
+	t.Helper()
+	got := 0
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if got = open(t); got <= want {
+			return
+		}
+	}
+	t.Errorf("%d descriptors are open, want %d", got, want)
+}

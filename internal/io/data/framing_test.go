@@ -1,0 +1,139 @@
+package data
+
+import (
+	"encoding/hex"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// TestMissing is how much more a message needs.
+func TestMissing(t *testing.T) {
+	for _, g := range []struct {
+		name, in string
+		v12, v20 int
+	}{
+		{"nothing", "", 10, 10},
+		{"5 bytes", "80 01 00 00 00", 5, 5},
+		{"9 bytes", "80 01 00 00 00 0c 00 00 01", 1, 1},
+		{"a header of 12", "80 01 00 00 00 0c 00 00 01 44", 2, 2},
+		{"whole", "80 01 00 00 00 0c 00 00 01 44 00 00", 0, 0},
+		{"a byte too many", "80 01 00 00 00 0c 00 00 01 44 00 00 00", 0, 0},
+		{"size 0", "80 01 00 00 00 00 00 00 01 44", 0, 0},
+		{"size 9", "80 01 00 00 00 09 00 00 01 44", 0, 0},
+		{"the largest", "80 01 00 00 10 00 00 00 01 44", 4086, 4086},
+		{"larger", "80 01 00 00 10 01 00 00 01 44", 0, 0},
+		{"largest number", "80 01 ff ff ff ff 00 00 01 44", 0, 0},
+		{"a wrong tag", "12 34 00 00 00 0c 00 00 01 44", 2, 2},
+		{"a prefix", "00 00 00 08 03 00 00 00 0c 80", 0, 9}, // for a TPM 1.2 the size is 0x00080300
+		{"a prefix and a header of 12", "00 00 00 08 03 00 00 00 0c 80 01 00 00 00 0c 00 00 01 44", 0, 2},
+		{"whole behind a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 00 0c 00 00 01 44 00 00", 0, 0},
+		{"the largest behind a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 10 00 00 00 01 44", 0, 4086},
+		{"larger behind a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 10 01 00 00 01 44", 0, 0},
+		{"number 7", "00 00 00 07 03 00 00 00 0c 80", 0, 0},
+	} {
+		b, err := hex.DecodeString(strings.ReplaceAll(g.in, " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := missing(b, tpm.V12); got != g.v12 {
+			t.Errorf("%s: missing(TPM 1.2) = %d, want %d", g.name, got, g.v12)
+		}
+		if got := missing(b, tpm.V20); got != g.v20 {
+			t.Errorf("%s: missing(TPM 2.0) = %d, want %d", g.name, got, g.v20)
+		}
+	}
+}
+
+// FuzzMissing holds missing to its promise: what it asks for fits the buffer, and
+// with it the message is whole.
+func FuzzMissing(f *testing.F) {
+	f.Add([]byte{}, true)
+	f.Add(command(12)[:10], true)
+	f.Add(append([]byte{0, 0, 0, 8, 1, 0, 0, 0, 12}, command(12)[:10]...), false)
+	f.Fuzz(func(t *testing.T, b []byte, v12 bool) {
+		v := tpm.V20
+		if v12 {
+			v = tpm.V12
+		}
+		b = slices.Clone(b[:min(len(b), MaxMessage)])
+		for steps := 0; ; steps++ {
+			n := missing(b, v)
+			switch {
+			case n == 0:
+				if len(b) < tpm.HeaderSize {
+					t.Fatalf("missing(%x) = 0, and that is no header", b)
+				}
+				return
+			case n < 0 || len(b)+n > MaxMessage || steps > 3:
+				t.Fatalf("missing(%x) = %d after %d steps", b, n, steps)
+			}
+			b = append(b, make([]byte, n)...)
+		}
+	})
+}
+
+// TestFraming sends bytes in pieces, each of which is read before the next is
+// sent, and looks at what the TPM gets.
+func TestFraming(t *testing.T) {
+	whole := command(30)
+	prefix := []byte{0, 0, 0, 8, 2, 0, 0, 0, 30}
+	prefixed := append(slices.Clone(prefix), whole...)
+	long := command(5000)
+	tooShort := command(30)
+	tooShort[5] = 40 // more than will come
+	for _, g := range []struct {
+		name   string
+		pieces [][]byte
+		want   [][]byte
+	}{
+		{"one", [][]byte{whole}, [][]byte{whole}},
+		{"5 bytes, the rest", [][]byte{whole[:5], whole[5:]}, [][]byte{whole}},
+		{"10 bytes, the rest", [][]byte{whole[:10], whole[10:]}, [][]byte{whole}},
+		{"all but one byte", [][]byte{whole[:29], whole[29:]}, [][]byte{whole}},
+		{"one by one", split(whole), [][]byte{whole}},
+		{"the largest", [][]byte{command(4096)}, [][]byte{command(4096)}},
+		{"the largest in two", [][]byte{command(4096)[:4095], {0}}, [][]byte{command(4096)}},
+		{"two in one write", [][]byte{append(slices.Clone(whole), whole...)}, [][]byte{append(slices.Clone(whole), whole...)}},
+		{"one and a half, half", [][]byte{append(slices.Clone(whole), whole[:15]...)}, [][]byte{append(slices.Clone(whole), whole[:15]...)}},
+		{"size too large, silence", [][]byte{tooShort}, [][]byte{tooShort}},
+		{"5000 bytes", [][]byte{long}, [][]byte{long[:MaxMessage], long[MaxMessage:]}},
+		{"prefix", [][]byte{prefixed}, [][]byte{prefixed}},
+		{"prefix, command", [][]byte{prefix, whole}, [][]byte{prefixed}},
+		{"prefix and a half", [][]byte{prefixed[:20], prefixed[20:]}, [][]byte{prefixed}},
+		{"prefix, one by one", split(prefixed), [][]byte{prefixed}},
+		{"prefix, silence", [][]byte{prefixed[:11]}, [][]byte{prefixed[:11]}},
+	} {
+		for _, first := range []bool{true, false} { // the first message of a client takes another way
+			f := &fake{version: tpm.V20}
+			b := newBench(t, f, Options{})
+			c := b.attach(t)
+			if !first {
+				c.send(t, command(10))
+				c.receives(t, command(10))
+				f.messages()
+			}
+			for _, p := range g.pieces {
+				c.send(t, p)
+				c.emptied(t)
+			}
+			var want []string
+			for _, m := range g.want {
+				c.receives(t, m)
+				want = append(want, hex.EncodeToString(m))
+			}
+			if got := f.messages(); !slices.Equal(got, want) {
+				t.Errorf("%s, first %v: the TPM got %.60s, want %.60s", g.name, first, got, want)
+			}
+		}
+	}
+}
+
+func split(b []byte) (pieces [][]byte) {
+	for _, c := range b {
+		pieces = append(pieces, []byte{c})
+	}
+	return pieces
+}

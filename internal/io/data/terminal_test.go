@@ -1,0 +1,27 @@
+package data
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// openPeer opens the other end of the pseudo terminal whose master is fd.
+func openPeer(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		return -1, err
+	}
+	return unix.Open(fmt.Sprintf("/dev/pts/%d", n), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+}
+
+// makeRaw has the terminal pass on bytes as they are.
+func makeRaw(fd int) error {
+	m, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	m.Iflag, m.Oflag, m.Lflag = 0, 0, 0
+	m.Cc[unix.VMIN], m.Cc[unix.VTIME] = 1, 0
+	return unix.IoctlSetTermios(fd, unix.TCSETS, m)
+}
