@@ -2,6 +2,8 @@ package ctrl
 
 import (
 	"encoding/hex"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -339,20 +341,7 @@ func TestClose(t *testing.T) {
 	half := b.connect(t, unix.SOCK_STREAM)
 	half.send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
 	half.emptied(t)
-	flood := b.connect(t, unix.SOCK_STREAM)
-	flooded := make(chan bool)
-	go func() {
-		defer close(flooded)
-		buf := make([]byte, 8)
-		for {
-			if _, err := flood.f.Write(unhex("00000001")); err != nil {
-				return
-			}
-			if n, err := flood.f.Read(buf); n == 0 || err != nil {
-				return
-			}
-		}
-	}()
+	flooded := flood(t, b)
 	closed := make(chan bool)
 	go func() { b.Close(patience); close(closed) }()
 	select {
@@ -373,6 +362,51 @@ func TestClose(t *testing.T) {
 	if err := b.Attach(s[0]); err != nil || open(t) != before-1 {
 		t.Errorf("Attach after Close = %v, with %d descriptors, want %d", err, open(t), before-1)
 	}
+}
+
+// flood connects over TCP, where SHUT_RD does not stop what still comes, and
+// sends requests without end.
+func flood(t *testing.T, b *bench) (done chan bool) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	ours, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := ours.(*net.TCPConn).File()
+	_ = ours.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(f.Fd()))
+	_ = f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Attach(fd); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	done = make(chan bool)
+	go func() { _, _ = io.Copy(io.Discard, c) }()
+	go func() {
+		defer close(done)
+		for {
+			if _, err := c.Write(unhex("00000001")); err != nil {
+				return
+			}
+		}
+	}()
+	return done
 }
 
 func TestLost(t *testing.T) {
