@@ -68,6 +68,7 @@ func options(cfg *config.Config, keys seal.Keys, log *daemon.Log) emul.Options {
 		AllowSetLocality: cfg.Locality.AllowSetLocality,
 		Slow:             log.Traffic(),
 		Note:             log.Infof,
+		Error:            log.Errorf,
 	}
 	if cfg.State.URI != "" {
 		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log) }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -23,6 +24,9 @@ var advice = []struct {
 	{seal.ErrContent, "if a key is missing or one too many, correct --key, else restore the file from a backup"},
 	{seal.ErrLength, "restore the file from a backup"},
 	{seal.ErrHeader, "restore the file from a backup"},
+	{errIncomplete, "restore the missing file from a backup, or remove what is left for a new TPM"},
+	{payload.ErrDamaged, "restore the file from a backup"},
+	{nv.ErrDamaged, "restore the file from a backup"},
 	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
 	{fs.ErrNotExist, "create the directory, or correct --tpmstate"},
 }

@@ -31,8 +31,9 @@ type Options struct {
 	// traced.
 	Slow bool
 
-	// Note is told what a person should know, a line at a time.
-	Note func(format string, args ...any)
+	// Note is told what a person should know, Error what went wrong, a line
+	// at a time.
+	Note, Error func(format string, args ...any)
 }
 
 // TPM is one TPM. Its methods may be called from any goroutine; those that need
@@ -67,8 +68,10 @@ var ErrStorage = errors.New("emul: the storage lock is held by another process")
 
 // New returns a TPM that is off. ctx ends with the process.
 func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
-	if o.Note == nil {
-		o.Note = func(string, ...any) {}
+	for _, f := range []*func(string, ...any){&o.Note, &o.Error} {
+		if *f == nil {
+			*f = func(string, ...any) {}
+		}
 	}
 	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}}
 	e.Lock()

@@ -2,8 +2,11 @@ package emul
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"time"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -134,10 +137,32 @@ func (t *TPM) regainStorage() error {
 	return t.takeStorage(t.retries.Swap(0))
 }
 
-// takeStorage takes the storage lock for good, trying again retries times.
+const (
+	// lockInterval is the time between two tries for the storage lock.
+	lockInterval = 10 * time.Millisecond
+
+	// maxRetries bounds what a client may ask for: one minute.
+	maxRetries = 6000
+)
+
+// takeStorage takes the storage lock for good, trying again retries times. It
+// lets go of the engine's lock, which the caller holds, while it waits: others
+// are to be served, and the process is to end when it is told to.
 func (t *TPM) takeStorage(retries uint32) error {
-	if err := t.store.Lock(t.ctx, int(retries)); err != nil {
-		return fmt.Errorf("%w: %w", ErrStorage, err)
+	for n := min(retries, maxRetries); ; n-- {
+		err := t.store.Lock(t.ctx, 0)
+		if err == nil {
+			break
+		}
+		if n == 0 || !errors.Is(err, nv.ErrLocked) || t.ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", ErrStorage, err)
+		}
+		t.engine.Unlock()
+		time.Sleep(lockInterval)
+		t.engine.Lock()
+		if t.store == nil {
+			return fmt.Errorf("%w: %w", ErrStorage, err) // Close came in between
+		}
 	}
 	t.retries.Store(0)
 	t.released = false
@@ -158,7 +183,7 @@ func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	t.released = false
 	return func() {
 		if err := t.store.Unlock(); err != nil {
-			t.opt.Note("could not release the storage lock: %v", err)
+			t.opt.Error("could not release the storage lock: %v", err)
 		}
 		t.released = true
 	}, nil

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -21,13 +23,14 @@ func (t *TPM) Init(deleteVolatile bool) error {
 	defer t.engine.Unlock()
 	err := t.init(deleteVolatile)
 	if err != nil {
-		t.opt.Note("INIT failed: %s", t.explain(err))
+		t.opt.Error("INIT failed: %s", t.explain(err))
 	}
 	return err
 }
 
 func (t *TPM) init(deleteVolatile bool) error {
 	t.powerOff()
+	t.followPath()
 	if err := t.openStore(); err != nil {
 		return err
 	}
@@ -36,7 +39,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 	}
 	t.released = false
 	err := t.powerOn()
-	if err != nil && t.opt.Backup {
+	if err != nil && t.opt.Backup && isBadState(err) {
 		err = t.powerOnBackup(err)
 	}
 	if err != nil {
@@ -53,6 +56,19 @@ func (t *TPM) init(deleteVolatile bool) error {
 	return nil
 }
 
+// followPath closes the state if its path leads elsewhere by now, so that INIT
+// opens what is there: somebody restored a copy while the TPM was off.
+func (t *TPM) followPath() {
+	if t.store == nil || !t.store.Moved() {
+		return
+	}
+	t.opt.Note("%s is not the directory that was open; opening what is there now", t.opt.Where)
+	if err := t.store.Close(); err != nil {
+		t.opt.Note("close the state: %v", err)
+	}
+	t.store = nil
+}
+
 // powerOn loads and checks the state and starts the engine with it.
 func (t *TPM) powerOn() error {
 	defer t.forget()
@@ -60,7 +76,34 @@ func (t *TPM) powerOn() error {
 		return err
 	}
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
-	return t.engine.Start()
+	made := t.absent(tpm.Permanent) && !t.pending[tpm.Permanent]
+	if err := t.engine.Start(); err != nil {
+		return fmt.Errorf("%w: %w", errStart, err)
+	}
+	if made {
+		t.opt.Note("made a new TPM %s in %s", t.opt.Version, t.opt.Where)
+	}
+	return nil
+}
+
+// errStart means that the engine did not start with what it was given.
+var errStart = errors.New("the engine does not start with this state")
+
+// isBadState says whether err is of the state's content. Errors of the operating
+// system are not: the next try may read the file that this one could not.
+func isBadState(err error) bool {
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return false
+	}
+	for _, bad := range []error{
+		seal.ErrLength, seal.ErrVersion, seal.ErrHeader, seal.ErrContent, seal.ErrMAC,
+		payload.ErrDamaged, nv.ErrDamaged, errStart,
+	} {
+		if errors.Is(err, bad) {
+			return true
+		}
+	}
+	return false
 }
 
 // powerOnBackup starts the engine from the previous permanent state; if that
@@ -86,25 +129,74 @@ func (t *TPM) powerOnBackup(first error) error {
 	return first
 }
 
-// prove loads every stored item that the engine will ask for and checks it down
-// to libtpms's own structures. The results wait in t.loaded.
+// prove loads what the engine will ask for when it starts and checks it down to
+// libtpms's own structures. The results wait in t.loaded. The savestate is not
+// needed before TPM_Startup.
 func (t *TPM) prove() error {
 	t.loaded = map[string]loadedAs{}
-	for _, b := range tpm.Blobs {
-		if t.pending[b] && b != tpm.Permanent {
-			continue // replaced or hidden by a blob that waits in the engine
-		}
-		p, err := t.load(b)
-		if errors.Is(err, fs.ErrNotExist) {
-			t.loaded[b.Name()] = loadedAs{err: err}
-			continue
-		}
-		if err != nil {
+	if err := t.provePermanent(); err != nil {
+		return err
+	}
+	if !t.pending[tpm.Volatile] { // else replaced or hidden by what waits in the engine
+		if err := t.proveOne(tpm.Volatile); err != nil {
 			return err
 		}
-		t.loaded[b.Name()] = loadedAs{payload: p}
+	}
+	if t.absent(tpm.Permanent) && !t.pending[tpm.Permanent] {
+		return t.proveNew()
 	}
 	return nil
+}
+
+// proveOne loads and checks one item, which may be missing.
+func (t *TPM) proveOne(b tpm.Blob) error {
+	p, err := t.load(b)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	t.loaded[b.Name()] = loadedAs{payload: p, err: err}
+	return nil
+}
+
+// provePermanent is proveOne for the permanent state. If another one waits in the
+// engine, which is proved already, bad content is no obstacle: it is replaced.
+func (t *TPM) provePermanent() error {
+	err := t.proveOne(tpm.Permanent)
+	if err == nil || !t.pending[tpm.Permanent] || !isBadState(err) {
+		return err
+	}
+	t.opt.Note("the stored permanent state is replaced by the one that came in; it could not be used: %v", err)
+	t.loaded[tpm.Permanent.Name()] = loadedAs{err: fs.ErrNotExist}
+	return nil
+}
+
+// proveNew makes sure that a new TPM may be made. A part of a state without its
+// permanent one is what is left of a TPM, and must not get a new one beside it.
+func (t *TPM) proveNew() error {
+	for _, b := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
+		if t.pending[b] {
+			continue
+		}
+		if l, ok := t.loaded[b.Name()]; ok && errors.Is(l.err, fs.ErrNotExist) {
+			continue
+		}
+		p, err := t.store.Load(b.Name())
+		clear(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, errIncomplete, t.loadResult(errIncomplete))
+	}
+	return nil
+}
+
+// errIncomplete means that a part of the state is missing.
+var errIncomplete = errors.New("the state is incomplete")
+
+// absent says whether prove has found that there is no b.
+func (t *TPM) absent(b tpm.Blob) bool {
+	l, ok := t.loaded[b.Name()]
+	return ok && errors.Is(l.err, fs.ErrNotExist)
 }
 
 // load returns the checked payload of a stored blob. Errors but fs.ErrNotExist
@@ -206,8 +298,11 @@ func (t *TPM) autoShutdown() {
 		rsp, err := t.engine.Process(tpm.Shutdown(typ))
 		h, ok := tpm.ParseHeader(rsp)
 		switch {
-		case err != nil || !ok:
-			t.opt.Note("TPM2_Shutdown before power-off: %v", err)
+		case err != nil:
+			t.opt.Error("TPM2_Shutdown before power-off: %v", err)
+			return
+		case !ok:
+			t.opt.Error("TPM2_Shutdown before power-off: a response of %d bytes", len(rsp))
 			return
 		case h.Code == 0:
 			last = tpm.TPM2Shutdown

@@ -39,7 +39,7 @@ func (h host) StoreState(name string, payload []byte) error {
 		err = h.t.store.Store(name, payload)
 	}
 	if err != nil {
-		h.t.opt.Note("could not store %s, the old one is kept: %v", name, err)
+		h.t.opt.Error("could not store %s, the TPM is told so: %v", name, err)
 	}
 	return err
 }
@@ -55,7 +55,7 @@ func (h host) DeleteState(name string) error {
 		err = h.t.store.Delete(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		h.t.opt.Note("could not delete %s: %v", name, err)
+		h.t.opt.Error("could not delete %s: %v", name, err)
 	}
 	return err
 }
@@ -139,14 +139,6 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if t.on.Load() {
 		return tpm.BadOrdinal
 	}
-	err := t.setState(b, encrypted, blob)
-	if err != nil {
-		t.opt.Note("SET_STATEBLOB %s refused: %v", b, err)
-	}
-	return err
-}
-
-func (t *TPM) setState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if b.Name() == "" {
 		return fmt.Errorf("no such state blob: %w", tpm.BadParameter)
 	}
@@ -195,7 +187,7 @@ func (t *TPM) ReleaseStorage() {
 		return
 	}
 	if err := t.store.Unlock(); err != nil {
-		t.opt.Note("could not release the storage lock: %v", err)
+		t.opt.Error("could not release the storage lock: %v", err)
 	}
 	t.released = true
 	t.retries.Store(300)

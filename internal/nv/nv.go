@@ -15,8 +15,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// ErrLocked means that another process holds the lock.
-var ErrLocked = errors.New("locked by another process")
+var (
+	// ErrLocked means that another process holds the lock.
+	ErrLocked = errors.New("locked by another process")
+
+	// ErrDamaged means that an item cannot be one, whatever is in it.
+	ErrDamaged = errors.New("no state has this size")
+)
 
 // MaxItem is the size in bytes of the largest item a backend reads.
 const MaxItem = seal.MaxBlob
@@ -50,6 +55,15 @@ type Backend interface {
 
 	// Close unlocks and gives back what Open took.
 	Close() error
+}
+
+// MovableBackend is a Backend whose place may be taken by another while it is
+// open: a directory that was renamed.
+type MovableBackend interface {
+	Backend
+
+	// Moved says whether Open would open something else now.
+	Moved() bool
 }
 
 // BackupBackend is a Backend that keeps the permanent state before the last.
@@ -201,6 +215,14 @@ func (s *Store) Unlock() error {
 // Locked tells whether Lock has succeeded since the last Unlock. It never waits
 // for a store that is under way.
 func (s *Store) Locked() bool { return s.locked.Load() }
+
+// Moved says whether the place of the state has been taken by another.
+func (s *Store) Moved() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.b.(MovableBackend)
+	return ok && b.Moved()
+}
 
 // SwapBackup exchanges the permanent state and its backup. Its error is
 // errors.ErrUnsupported if the backend keeps none, fs.ErrNotExist if there is

@@ -20,7 +20,7 @@ static sem_t lock;
 
 static atomic_int admit;            // swtpm_serve may run commands
 static int powered;                 // the library has a TPM; under lock
-static int version2;                // the TPM is a 2.0; changed while admit is 0
+static int version2;                // the TPM is a 2.0; under lock
 static _Atomic uint32_t locality;   // of the next command
 static uint32_t running_locality;   // of the command that runs; under lock
 static _Atomic uint32_t last;       // code of the last command
@@ -278,10 +278,3 @@ struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, u
 }
 
 int swtpm_has_profiles(void) { return dlsym(RTLD_DEFAULT, "TPMLIB_SetProfile") != NULL; }
-
-int swtpm_was_manufactured(void)
-{
-	TPM_BOOL (*f)(void) = (TPM_BOOL(*)(void))dlsym(RTLD_DEFAULT, "TPMLIB_WasManufactured");
-
-	return f ? f() != 0 : -1;
-}

@@ -46,13 +46,6 @@ func Version() string {
 	return fmt.Sprintf("%d.%d.%d", v>>16, v>>8&0xff, v&0xff)
 }
 
-// WasManufactured says whether the last Start made a new TPM; known is false if
-// the library is too old to tell.
-func WasManufactured() (made, known bool) {
-	n := C.swtpm_was_manufactured()
-	return n == 1, n >= 0
-}
-
 // HasProfiles says whether the loaded libtpms has algorithm profiles, which came
 // with 0.10. It may be newer than the one that we were built with.
 func HasProfiles() bool { return C.swtpm_has_profiles() != 0 }
@@ -80,7 +73,11 @@ func (e *engine) check(call string, rc C.TPM_RESULT) error {
 	return fmt.Errorf("libtpms: %s: %w: %w", call, err, cause)
 }
 
-func (e *engine) Lock()   { C.swtpm_lock() }
+func (e *engine) Lock() {
+	C.swtpm_lock()
+	e.cause = nil // of a command in swtpm_serve, whose response has told it
+}
+
 func (e *engine) Unlock() { C.swtpm_unlock() }
 
 func (e *engine) Choose(v tpm.Version) error {
@@ -140,6 +137,7 @@ func (e *engine) Volatile() ([]byte, error) {
 	var n C.uint32_t
 	rc := C.TPMLIB_VolatileAll_Store(&b, &n)
 	defer C.free(unsafe.Pointer(b))
+	defer func() { clear(unsafe.Slice((*byte)(b), int(n))) }() // the TPM's secrets
 	if err := e.check("TPMLIB_VolatileAll_Store", rc); err != nil {
 		return nil, err
 	}

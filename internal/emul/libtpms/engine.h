@@ -1,4 +1,4 @@
-// What Go calls. All of it but swtpm_cancel, swtpm_serve, swtpm_locality and
+// What Go calls. All of it but swtpm_serve, swtpm_set_locality, swtpm_locality and
 // swtpm_established needs the lock.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
@@ -52,6 +52,5 @@ struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, u
 
 // Functions of libtpms 0.10 and later, looked up at run time.
 int swtpm_has_profiles(void);
-int swtpm_was_manufactured(void); // 1, 0, or -1 if the library cannot tell
 
 #endif

@@ -64,6 +64,9 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	st, err := d.stat(bak)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if _, err := d.stat(swapName(name)); !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%q is missing and %q, what it is called while it is swapped with its backup, is there; rename it back, or remove it for a new TPM", name, swapName(name))
+		}
 		return nil, missing
 	case err != nil:
 		return nil, err

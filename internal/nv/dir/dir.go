@@ -42,7 +42,7 @@ const defaultMode = 0o640
 // take no turns by themselves: nv.Store sees to that.
 type Dir struct {
 	o         Options
-	path      string // for messages only
+	path      string // for messages, and Moved
 	permanent string // name of the permanent state, the only one with a backup
 	mode      uint32 // of files that we write
 	owner     uint32 // of the directory
@@ -83,6 +83,19 @@ func Open(path string, o Options) (*Dir, error) {
 	}
 	d.keepSpare()
 	return d, nil
+}
+
+// Moved says whether the path of the directory leads to another one, or nowhere.
+func (d *Dir) Moved() bool {
+	var open, named unix.Stat_t
+	if err := unix.Fstat(d.fd, &open); err != nil {
+		return false
+	}
+	err := retry(func() error { return unix.Stat(d.path, &named) })
+	if err == unix.ENOENT {
+		return true
+	}
+	return err == nil && (open.Dev != named.Dev || open.Ino != named.Ino)
 }
 
 // Close unlocks and closes the directory.

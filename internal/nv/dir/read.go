@@ -90,8 +90,21 @@ func (d *Dir) load(name string) ([]byte, error) {
 	if err := d.fixMode(fd, &st); err != nil {
 		return nil, fmt.Errorf("%q: %w", name, err)
 	}
+	if err := d.settle(fd, name); err != nil {
+		return nil, err
+	}
 	d.seen[name] = identify(&st)
 	return b, nil
+}
+
+// settle makes sure that what was just read survives a power cut. The process that
+// wrote it may have died before it had synced, or be one that never does; whoever
+// acts on what it wrote must not lose it afterwards.
+func (d *Dir) settle(fd int, name string) error {
+	if err := d.sync(fd, name); err != nil {
+		return err
+	}
+	return d.sync(d.fd, d.path)
 }
 
 // checkState refuses what no emulator has written: another type of file, a
@@ -106,9 +119,9 @@ func (d *Dir) checkState(name string, st *unix.Stat_t) error {
 	}
 	switch {
 	case st.Size == 0:
-		return fmt.Errorf("%q is empty: the state in it was lost; restore it or remove it for a new TPM", name)
+		return fmt.Errorf("%q is empty, the state in it was lost; restore it or remove it for a new TPM: %w", name, nv.ErrDamaged)
 	case st.Size > nv.MaxItem:
-		return fmt.Errorf("%q has %d bytes, more than the %d that any state has", name, st.Size, nv.MaxItem)
+		return fmt.Errorf("%q has %d bytes, more than the %d that any state has: %w", name, st.Size, nv.MaxItem, nv.ErrDamaged)
 	}
 	return nil
 }
