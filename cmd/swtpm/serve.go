@@ -98,6 +98,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *d
 		DataFD:     d.Attach,
 		Trace:      trace(log),
 		Note:       log.Infof,
+		Error:      log.Errorf,
 		Lost:       lost(cfg.Control.Terminate),
 		Shutdown:   func() { end(errors.New("a client asked for it")) },
 		Fail:       fail,

@@ -20,12 +20,16 @@ const (
 	// on by themselves.
 	firstRead = 4 + 4100
 
-	// requestWait is how long a request may take to arrive, up to firstRead.
+	// requestWait is how long a client may stop in the middle of a request, up
+	// to firstRead.
 	requestWait = 500 * time.Millisecond
 
 	// bodyWait is how long a client may stop in the middle of a longer body,
 	// and how long it may leave a reply unread.
 	bodyWait = 5 * time.Second
+
+	// leaveWait is how long a client may leave its last reply unread.
+	leaveWait = 500 * time.Millisecond
 
 	// quietWait ends the search for the rest of a refused request.
 	quietWait = 100 * time.Millisecond
@@ -46,6 +50,7 @@ type conn struct {
 // reply still goes out.
 func (c *conn) hangUp() {
 	c.leaving.Store(true)
+	_ = c.f.SetWriteDeadline(time.Now().Add(leaveWait))
 	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
 }
 
@@ -93,8 +98,8 @@ func (c *conn) receive() (msg []byte, fd int, err error) {
 	if err != nil {
 		return nil, -1, err
 	}
-	_ = c.f.SetReadDeadline(time.Now().Add(requestWait))
 	for n < need(c.buf[:n]) && n < len(c.buf) {
+		_ = c.f.SetReadDeadline(time.Now().Add(requestWait))
 		m, more, err := c.recv(c.buf[n:])
 		if fd < 0 {
 			fd = more
@@ -120,7 +125,7 @@ func (c *conn) recv(b []byte) (n, fd int, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	var oobn int
 	var rerr error
-	err = c.raw.Read(func(s uintptr) bool {
+	look := func(s uintptr) bool {
 		for {
 			if c.leaving.Load() {
 				rerr = errGone
@@ -131,7 +136,18 @@ func (c *conn) recv(b []byte) (n, fd int, err error) {
 				return rerr != unix.EAGAIN
 			}
 		}
-	})
+	}
+	err = c.raw.Read(look)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// It may be us who came late: the machine is busy.
+		if cerr := c.raw.Control(func(s uintptr) {
+			if look(s) {
+				err = nil
+			}
+		}); cerr != nil {
+			err = cerr
+		}
+	}
 	if err == nil {
 		err = rerr
 	}
@@ -183,8 +199,8 @@ func (c *conn) more(b []byte) (int, error) {
 }
 
 // drain reads and drops the n bytes that the client may still send of a refused
-// request, until it is quiet for a moment.
-func (c *conn) drain(n int) {
+// request, until it is quiet for a moment. It returns how many have not come.
+func (c *conn) drain(n int) (missing int) {
 	end := time.Now().Add(bodyWait)
 	for n > 0 && time.Now().Before(end) {
 		_ = c.f.SetReadDeadline(time.Now().Add(quietWait))
@@ -193,14 +209,19 @@ func (c *conn) drain(n int) {
 			_ = unix.Close(fd)
 		}
 		if err != nil {
-			return
+			break
 		}
 		n -= m
 	}
+	return n
 }
 
 func (c *conn) write(b []byte) error {
-	_ = c.f.SetWriteDeadline(time.Now().Add(bodyWait))
+	d := bodyWait
+	if c.leaving.Load() {
+		d = leaveWait
+	}
+	_ = c.f.SetWriteDeadline(time.Now().Add(d))
 	_, err := c.f.Write(b)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -115,7 +116,7 @@ func (f *fake) State(b tpm.Blob, plain bool) ([]byte, bool, error) {
 	case b.Name() == "":
 		return nil, false, tpm.Fail
 	}
-	return f.blob, !plain, nil
+	return slices.Clone(f.blob), !plain, nil
 }
 
 func (f *fake) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
@@ -182,6 +183,7 @@ func newBench(t *testing.T, v tpm.Version) *bench {
 			return unix.Close(fd)
 		},
 		Note:     func(format string, args ...any) { b.event(fmt.Sprintf(format, args...)) },
+		Error:    func(format string, args ...any) { b.event(fmt.Sprintf(format, args...)) },
 		Lost:     func() { b.event("lost") },
 		Shutdown: func() { b.event("shutdown") },
 		Fail:     func(err error) { b.event("fail: " + err.Error()) },

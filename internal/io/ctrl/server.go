@@ -51,10 +51,11 @@ type Options struct {
 	DataBusy func() bool        // SET_DATAFD would be refused
 	DataFD   func(fd int) error // takes over fd as the data channel unless it fails
 	Trace    func(title string, b []byte)
-	Note     func(format string, args ...any)
-	Lost     func()          // the clients have gone; see clients.Room
-	Shutdown func()          // a client asked the process to end
-	Fail     func(err error) // the process cannot go on
+	Note     func(format string, args ...any) // a line for people
+	Error    func(format string, args ...any) // the same, of a request that failed
+	Lost     func()                           // the clients have gone; see clients.Room
+	Shutdown func()                           // a client asked the process to end
+	Fail     func(err error)                  // the process cannot go on
 }
 
 // Server serves any number of clients, each in a goroutine of its own.
@@ -141,13 +142,17 @@ func (s *Server) answer(c *conn) bool {
 	defer r.closeFD()
 	s.trace(" Ctrl Cmd:", msg)
 	rep, after := s.do(codeOf(msg), r)
-	c.drain(r.unread) // of a refused request: the rest is no request
+	if c.drain(r.unread) > 0 {
+		r.last = true // what is still to come of a refused request is no request
+	}
 	s.trace(" Ctrl Rsp:", rep)
 	if err = c.write(rep); err != nil {
 		s.opt.Note("control client: %v: connection closed", err)
 	} else {
 		s.room.Use(c.place)
 	}
+	clear(rep) // either may hold a state blob
+	clear(c.buf)
 	if after != nil {
 		after()
 	}

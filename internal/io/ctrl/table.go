@@ -100,7 +100,11 @@ func (s *Server) dispatch(code Code, r *request) (any, error) {
 	case c.exact >= 0 && len(r.body) != c.exact:
 		return nil, tpm.BadParameter
 	}
-	return c.do(s, r)
+	reply, err := c.do(s, r)
+	if _, bare := err.(tpm.Result); err != nil && !bare && code != Init && !errors.Is(err, tpm.Retry) {
+		s.opt.Error("%s: %v", c.name, err) // INIT has told already, with advice
+	}
+	return reply, err
 }
 
 // encode returns the bytes of a reply, or of the result alone.
@@ -205,15 +209,13 @@ func (s *Server) getState(r *request) (any, error) {
 		r.after = s.tpm.ReleaseStorage
 	}
 	blob, encrypted, err := s.tpm.State(q.Type, q.Flags&Decrypted != 0)
-	if err != nil && !errors.Is(err, tpm.Retry) {
-		s.opt.Note("GET_STATEBLOB: %v", err)
-	}
+	defer clear(blob)
 	blob = blob[min(uint64(q.Offset), uint64(len(blob))):]
 	rep := GetStateRep{Result: tpm.ResultOf(err), Total: uint32(len(blob)), Length: uint32(len(blob))}
 	if encrypted {
 		rep.Flags = Encrypted
 	}
-	return append(encode(rep, nil), blob...), nil
+	return append(encode(rep, nil), blob...), err
 }
 
 // setState collects a blob before it asks for the engine, so that a slow sender
