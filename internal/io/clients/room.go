@@ -2,7 +2,14 @@
 // control: a limited number of places, and a rule for whom to send away.
 package clients
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
+
+// grace is how long a client that was sent away may take to leave before
+// another one is sent away in its stead.
+const grace = time.Second
 
 // Room has a place for each client of one channel.
 //
@@ -13,20 +20,22 @@ type Room struct {
 	mu     sync.Mutex
 	change sync.Cond
 	max    int
-	here   []*Client // in the order they came
+	grace  time.Duration // for clients that were sent away
+	here   []*Client     // in the order they came
+	coming int           // those that wait for a place
 	closed bool
 }
 
 // Client is one client's place.
 type Client struct {
-	evict func() // makes the client leave soon; nil if it must not be made to
-	used  bool   // has been answered
-	going bool   // evict was called
+	evict func()    // makes the client leave soon; nil if it must not be made to
+	used  bool      // has been answered
+	going time.Time // when evict was called; zero if it was not
 }
 
 // NewRoom returns a room with the given number of places.
 func NewRoom(places int) *Room {
-	r := &Room{max: places}
+	r := &Room{max: places, grace: grace}
 	r.change.L = &r.mu
 	return r
 }
@@ -35,6 +44,8 @@ func NewRoom(places int) *Room {
 func (r *Room) Wait() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.coming++
+	defer func() { r.coming-- }()
 	for !r.closed && len(r.here) >= r.max {
 		r.sendAway()
 		r.change.Wait()
@@ -42,19 +53,35 @@ func (r *Room) Wait() bool {
 	return !r.closed
 }
 
+// sendAway sends away one client for each place that is needed. One that was
+// sent away counts as a free place for a while; after that it may hang as it
+// likes, in a command of a minute say, and does not protect the others.
 func (r *Room) sendAway() {
+	needed := len(r.here) + r.coming - r.max
 	for _, c := range r.here {
-		if c.going {
-			return // one is on its way out
+		if !c.going.IsZero() && time.Since(c.going) < r.grace {
+			needed--
 		}
 	}
 	for _, c := range r.here {
-		if !c.used && c.evict != nil {
-			c.going = true
-			c.evict()
+		if needed <= 0 {
 			return
 		}
+		if c.used || c.evict == nil || !c.going.IsZero() {
+			continue
+		}
+		needed--
+		c.going = time.Now()
+		c.evict()
+		time.AfterFunc(r.grace, r.look)
 	}
+}
+
+// look has those that wait look again.
+func (r *Room) look() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.change.Broadcast()
 }
 
 // Enter gives a client a place; nil means that the room is closed. evict is

@@ -23,6 +23,68 @@ func TestSilentClientMakesRoom(t *testing.T) {
 	}
 }
 
+// TestSlowToLeave holds that a client which is sent away and does not leave
+// keeps no place for the other silent ones, and that one that has still time to
+// leave is the only one to go.
+func TestSlowToLeave(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		r := NewRoom(3)
+		r.grace = time.Hour
+		if slow {
+			r.grace = 0
+		}
+		sent := make(chan string, 3)
+		var second *Client
+		stuck := r.Enter(func() { sent <- "stuck" })
+		second = r.Enter(func() { sent <- "second"; go r.Leave(second) })
+		user := r.Enter(func() { sent <- "user" })
+		r.Use(user)
+		free := make(chan bool)
+		go func() { free <- r.Wait() }()
+		if got := <-sent; got != "stuck" {
+			t.Fatalf("sent away first = %s, want stuck", got)
+		}
+		if !slow {
+			for range 100 {
+				r.Use(user) // those that wait look again
+				time.Sleep(100 * time.Microsecond)
+			}
+			r.Leave(stuck)
+		}
+		if !<-free {
+			t.Error("Wait() = false in an open room")
+		}
+		want := map[bool]int{false: 0, true: 1}[slow]
+		if got := len(sent); got != want {
+			t.Errorf("slow %v: %d more were sent away, want %d", slow, got, want)
+		}
+	}
+}
+
+// TestOnePlaceEach holds that as many are sent away as wait for a place.
+func TestOnePlaceEach(t *testing.T) {
+	r := NewRoom(4)
+	r.grace = time.Hour
+	sent := make(chan *Client, 4)
+	for range 4 {
+		var c *Client
+		c = r.Enter(func() { sent <- c })
+	}
+	free := make(chan bool)
+	for range 2 {
+		go func() { free <- r.Wait() }()
+	}
+	for _, c := range []*Client{<-sent, <-sent} {
+		r.Leave(c)
+	}
+	if !<-free || !<-free {
+		t.Error("Wait() = false in an open room")
+	}
+	if got := len(sent); got != 0 {
+		t.Errorf("%d more than needed were sent away", got)
+	}
+}
+
 func TestUsersKeepTheirPlaces(t *testing.T) {
 	r := NewRoom(1)
 	c := r.Enter(func() { t.Error("a client that had an answer was sent away") })
