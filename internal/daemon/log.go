@@ -44,8 +44,8 @@ type Log struct {
 // OpenLog opens the log that o describes; without o.Given it is stderr with the
 // prefix "swtpm: ". With File and FD, File is created as well, but stays empty.
 // The file is created with mode 0600 under the umask and appended to; a
-// symbolic link in its place is an error, and so is an FD that is not open for
-// writing.
+// symbolic link in its place is an error, and so is a file with other names, and
+// an FD that is not open for writing.
 func OpenLog(o LogOptions) (*Log, error) {
 	if !o.Given {
 		return newLog(&output{fd: unix.Stderr, prefix: defaultPrefix}, nil, 1, defaultPrefix), nil
@@ -76,13 +76,11 @@ func OpenLog(o LogOptions) (*Log, error) {
 	return newLog(&output{fd: fd, prefix: o.Prefix}, file, level, o.Prefix), nil
 }
 
-// openLogFile opens the log file at path. O_NONBLOCK keeps a FIFO that nobody
+// openLogFile opens the log file at path and empties it if truncate is set. A
+// regular file must have no other names. O_NONBLOCK keeps a FIFO that nobody
 // reads from holding us up.
 func openLogFile(path string, truncate bool) (*os.File, error) {
 	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	if truncate {
-		flags |= unix.O_TRUNC
-	}
 	fd, err := open(path, flags, 0o600)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("log: %q is a symbolic link; name the file itself", path)
@@ -90,7 +88,30 @@ func openLogFile(path string, truncate bool) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("log: open %q: %w", path, err)
 	}
+	if err := prepareLogFile(fd, truncate); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("log: %q: %w", path, err)
+	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// prepareLogFile looks at what was opened before it is changed. What is not a
+// regular file, as a FIFO or a terminal, is taken as it is.
+func prepareLogFile(fd int, truncate bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	if st.Nlink > 1 {
+		return errOtherNames
+	}
+	if !truncate {
+		return nil
+	}
+	return unix.Ftruncate(fd, 0)
 }
 
 // open is open(2), again if a signal interrupts it.

@@ -12,7 +12,8 @@ import (
 // WritePID writes the process id, decimal and without a newline, to file, or to
 // fd if file is "". A file is created with mode 0644 under the umask or
 // emptied; a symbolic link or anything else that is not a regular file is
-// refused. fd must be a regular file open for writing; it is emptied and stays
+// refused, and so is a file with other names, which may be somebody else's. fd
+// must be a regular file open for writing; it is emptied and stays
 // open, for closing it would drop a lock that the process may hold on it.
 //
 // remove deletes the file as long as the name still leads to it. It is nil if
@@ -48,6 +49,10 @@ func writePIDFile(file string) (remove func(), err error) {
 	return remove, nil
 }
 
+// errOtherNames refuses a file that a hard link may have put in our way: what
+// would be emptied could be any file of the same file system.
+var errOtherNames = errors.New("the file has other names (hard links): remove this one or choose another path")
+
 // putPID replaces the content of fd, which is the file called name.
 func putPID(name string, fd int) (remove func(), err error) {
 	var st unix.Stat_t
@@ -56,6 +61,9 @@ func putPID(name string, fd int) (remove func(), err error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
+	}
+	if st.Nlink > 1 {
+		return nil, errOtherNames
 	}
 	if err := unix.Ftruncate(fd, 0); err != nil {
 		return nil, err

@@ -117,3 +117,50 @@ func TestWritePIDErrors(t *testing.T) {
 		t.Errorf("the file behind the link is now %q", got)
 	}
 }
+
+// TestHardLinks holds that a file with another name is left alone, by the pid
+// file and by the log.
+func TestHardLinks(t *testing.T) {
+	dir := t.TempDir()
+	precious, link := filepath.Join(dir, "precious"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(precious, []byte("precious"), 0o600), os.Link(precious, link)); err != nil {
+		t.Fatal(err)
+	}
+	const why = "the file has other names (hard links): remove this one or choose another path"
+	_, err := WritePID(link, -1)
+	if want := fmt.Sprintf("pid file: %q: %s", link, why); err == nil || err.Error() != want {
+		t.Errorf("WritePID = %v, want %s", err, want)
+	}
+	for _, truncate := range []bool{false, true} {
+		_, err := OpenLog(LogOptions{Given: true, File: link, FD: -1, Truncate: truncate})
+		if want := fmt.Sprintf("log: %q: %s", link, why); err == nil || err.Error() != want {
+			t.Errorf("OpenLog, truncate %v = %v, want %s", truncate, err, want)
+		}
+	}
+	if got, err := os.ReadFile(precious); err != nil || string(got) != "precious" {
+		t.Errorf("the other name has %q, %v, want precious", got, err)
+	}
+}
+
+// TestLogFIFO holds that truncating is no reason to refuse what cannot be.
+func TestLogFIFO(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l, err := OpenLog(LogOptions{Given: true, File: fifo, FD: -1, Truncate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.Info("hello")
+	b := make([]byte, 16)
+	if n, err := r.Read(b); err != nil || string(b[:n]) != "hello\n" {
+		t.Errorf("the reader got %q, %v, want hello", b[:n], err)
+	}
+}
