@@ -10,25 +10,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// prefixSize is the size in bytes of the prefix that may stand before a TPM 2.0
-// command:
-//
-//	off len field
-//	  0   4 8, TPM_SEND_COMMAND
-//	  4   1 locality
-//	  5   4 size of the command, not looked at
-//
-// Its response begins with the response's size as u32 and ends in a u32 0.
-//
-// Source: TCG's TPM 2.0 simulator, TcpServer.c; swtpm, PTM_CAP_SEND_COMMAND_HEADER.
-const (
-	prefixSize  = 9
-	sendCommand = 8
-)
-
-// MaxRaw is the size in bytes of the longest message that holds one command.
-const MaxRaw = prefixSize + tpm.MaxCommand
-
 // Execute runs what came in one message: a command, or a TPM 2.0 command behind
 // a prefix. The response is nil if the engine gave none. The only error is
 // ErrStorage. raw may be changed.
@@ -75,14 +56,10 @@ func (t *TPM) execute(cmd []byte) []byte {
 
 // strip takes the prefix off raw if there is one.
 func (t *TPM) strip(raw []byte) (cmd []byte, prefixed bool) {
-	if t.opt.Version != tpm.V20 || len(raw) < tpm.HeaderSize {
+	if !tpm.Prefixed(t.opt.Version, raw) {
 		return raw, false
 	}
-	tag := binary.BigEndian.Uint16(raw)
-	if tag == tpm.TagNoSessions || tag == tpm.TagSessions || binary.BigEndian.Uint32(raw) != sendCommand {
-		return raw, false
-	}
-	return raw[prefixSize:], true
+	return raw[tpm.PrefixSize:], true
 }
 
 // frame puts a response into the form that answers a prefixed command.

@@ -12,6 +12,29 @@ const HeaderSize = 10
 // libtpms handles, TPM_BUFFER_MAX.
 const MaxCommand = 4096
 
+// PrefixSize is the size in bytes of the prefix that may stand before a TPM 2.0
+// command, big-endian as the rest:
+//
+//	off len field
+//	  0   4 8, TPM_SEND_COMMAND
+//	  4   1 locality
+//	  5   4 size of the command, not looked at
+//
+// Its response begins with the response's size as u32 and ends in a u32 0.
+//
+// Source: TCG's TPM 2.0 simulator, TcpServer.c; swtpm, PTM_CAP_SEND_COMMAND_HEADER.
+const PrefixSize = 9
+
+// MaxMessage is the size in bytes of the longest message with a command: the
+// longest command behind a prefix.
+const MaxMessage = PrefixSize + MaxCommand
+
+// Prefixed says whether the message that begins with b has a prefix. It needs
+// HeaderSize bytes to tell. No tag of a command looks like one.
+func Prefixed(v Version, b []byte) bool {
+	return v == V20 && len(b) >= HeaderSize && binary.BigEndian.Uint32(b) == 8
+}
+
 // Code is a command code (TPM 2.0) or an ordinal (TPM 1.2).
 type Code uint32
 

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 const (
@@ -41,7 +42,7 @@ type conn struct {
 
 func newConn(fd int, place *clients.Client) *conn {
 	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-	return &conn{fd: fd, socket: err == nil, place: place, buf: make([]byte, MaxMessage), left: make(chan struct{})}
+	return &conn{fd: fd, socket: err == nil, place: place, buf: make([]byte, tpm.MaxMessage), left: make(chan struct{})}
 }
 
 // hungUp says whether the other end of fd sends nothing more.

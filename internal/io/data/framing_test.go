@@ -58,7 +58,7 @@ func FuzzMissing(f *testing.F) {
 		if v12 {
 			v = tpm.V12
 		}
-		b = slices.Clone(b[:min(len(b), MaxMessage)])
+		b = slices.Clone(b[:min(len(b), tpm.MaxMessage)])
 		for steps := 0; ; steps++ {
 			n := missing(b, v)
 			switch {
@@ -67,7 +67,7 @@ func FuzzMissing(f *testing.F) {
 					t.Fatalf("missing(%x) = 0, and that is no header", b)
 				}
 				return
-			case n < 0 || len(b)+n > MaxMessage || steps > 3:
+			case n < 0 || len(b)+n > tpm.MaxMessage || steps > 3:
 				t.Fatalf("missing(%x) = %d after %d steps", b, n, steps)
 			}
 			b = append(b, make([]byte, n)...)
@@ -99,7 +99,7 @@ func TestFraming(t *testing.T) {
 		{"two in one write", [][]byte{append(slices.Clone(whole), whole...)}, [][]byte{append(slices.Clone(whole), whole...)}},
 		{"one and a half, half", [][]byte{append(slices.Clone(whole), whole[:15]...)}, [][]byte{append(slices.Clone(whole), whole[:15]...)}},
 		{"size too large, silence", [][]byte{tooShort}, [][]byte{tooShort}},
-		{"5000 bytes", [][]byte{long}, [][]byte{long[:MaxMessage], long[MaxMessage:]}},
+		{"5000 bytes", [][]byte{long}, [][]byte{long[:tpm.MaxMessage], long[tpm.MaxMessage:]}},
 		{"prefix", [][]byte{prefixed}, [][]byte{prefixed}},
 		{"prefix, command", [][]byte{prefix, whole}, [][]byte{prefixed}},
 		{"prefix and a half", [][]byte{prefixed[:20], prefixed[20:]}, [][]byte{prefixed}},

@@ -3,19 +3,7 @@
 // does is left to the TPM interface.
 package data
 
-import (
-	"encoding/binary"
-
-	"github.com/swtpm-go/swtpm/internal/tpm"
-)
-
-// MaxMessage is the size in bytes of the longest message: the longest command
-// behind a prefix.
-const MaxMessage = prefixSize + tpm.MaxCommand
-
-// prefixSize is the size in bytes of the prefix that a TPM 2.0 command may have:
-// u32 8, u8 locality, u32 size.
-const prefixSize = 9
+import "github.com/swtpm-go/swtpm/internal/tpm"
 
 // missing tells how many more bytes the message that begins with b needs, as far
 // as b tells; 0 if b is whole, or can never become a good command and may as
@@ -25,8 +13,8 @@ func missing(b []byte, v tpm.Version) int {
 		return tpm.HeaderSize - len(b)
 	}
 	start := 0
-	if v == tpm.V20 && binary.BigEndian.Uint32(b) == 8 {
-		start = prefixSize
+	if tpm.Prefixed(v, b) {
+		start = tpm.PrefixSize
 	}
 	h, ok := tpm.ParseHeader(b[start:])
 	switch {
