@@ -100,9 +100,7 @@ func (l *Listener) Accept() (int, error) {
 // else has taken the path since.
 func (l *Listener) Close() error {
 	if l.path != "" {
-		if fi, err := os.Lstat(l.path); err == nil && os.SameFile(fi, l.made) {
-			_ = os.Remove(l.path)
-		}
+		remove(l.path, l.made)
 	}
 	return l.f.Close()
 }
@@ -133,30 +131,76 @@ func openUnix(e config.Endpoint) (*Listener, error) {
 	return l, nil
 }
 
-// bindUnix binds fd so that nobody can connect before the socket has its final
-// owner and permissions.
+// bindUnix binds fd and lets it listen; before that nobody can connect, so the
+// socket has its final owner and permissions by then. It returns what was bound.
+//
+// Other users may be able to change the directory: after bind, nothing is done
+// by path but to look whether it still is our socket that is there.
 func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
-	old := unix.Umask(0o777)
+	old := unix.Umask(0o777 &^ int(e.Mode.Perm()))
 	err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.Path})
 	unix.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("bind: %w", err)
 	}
-	fi, err := os.Lstat(e.Path)
-	if err == nil && (e.UID >= 0 || e.GID >= 0) {
-		err = os.Lchown(e.Path, e.UID, e.GID)
+	f, made, err := openBound(e.Path)
+	if err != nil {
+		return nil, err // whose it is that is there is not known, so it stays
 	}
-	if err == nil {
-		err = os.Chmod(e.Path, e.Mode)
-	}
-	if err == nil {
+	defer func() { _ = f.Close() }()
+	if err = permit(int(f.Fd()), made, e); err == nil {
 		err = unix.Listen(fd, backlog)
 	}
 	if err != nil {
-		_ = os.Remove(e.Path)
+		remove(e.Path, made)
 		return nil, err
 	}
-	return fi, nil
+	return made, nil
+}
+
+// openBound opens the socket that was bound to path just now: a socket of ours,
+// not a link to one.
+func openBound(path string) (*os.File, os.FileInfo, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("look at the new socket: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	fi, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return nil, nil, fmt.Errorf("look at the new socket: %w", err)
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if fi.Mode().Type() != fs.ModeSocket || !ok || int(st.Uid) != os.Geteuid() {
+		_ = f.Close()
+		return nil, nil, errors.New("somebody has put something else in place of the new socket: " +
+			"choose a directory that only this user can write to")
+	}
+	return f, fi, nil
+}
+
+// permit gives the socket that fd was opened at with O_PATH its owner and
+// permissions. The latter differ from those of bind if the directory has a
+// default ACL.
+func permit(fd int, made os.FileInfo, e config.Endpoint) error {
+	if e.UID >= 0 || e.GID >= 0 {
+		if err := unix.Fchownat(fd, "", e.UID, e.GID, unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("change the owner to %d:%d: %w", e.UID, e.GID, err)
+		}
+	}
+	if made.Mode().Perm() != e.Mode.Perm() {
+		return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), e.Mode.Perm())
+	}
+	return nil
+}
+
+// remove removes the socket made at path, unless something else has taken the
+// path since.
+func remove(path string, made os.FileInfo) {
+	if fi, err := os.Lstat(path); err == nil && os.SameFile(fi, made) {
+		_ = os.Remove(path)
+	}
 }
 
 // removeStale removes the socket at path that a process left behind. What is not
@@ -174,14 +218,28 @@ func removeStale(path string) error {
 	if fi.Mode().Type() != fs.ModeSocket {
 		return errors.New("there is something that is not a socket: remove it or choose another path")
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	switch err := probe(path); err {
+	case unix.ECONNREFUSED:
+		remove(path, fi)
+		return nil
+	case unix.ENOENT:
+		return nil // it has gone meanwhile
+	case nil, unix.EPROTOTYPE, unix.EPERM:
+		return errors.New("another process listens there: stop it first or choose another path")
+	default:
+		return fmt.Errorf("cannot tell whether a process listens there: %w; remove it or choose another path", err)
+	}
+}
+
+// probe asks the kernel who is at path, and bothers nobody: a datagram socket
+// cannot connect to a stream socket. EPROTOTYPE means that there is one,
+// ECONNREFUSED that there is nothing any more. No error, or EPERM, means a
+// datagram socket.
+func probe(path string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
-	if err == nil || err == unix.EAGAIN || err == unix.EINPROGRESS {
-		return errors.New("another process listens there: stop it first or choose another path")
-	}
-	return os.Remove(path)
+	return unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 }

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -97,6 +98,135 @@ func TestWhatIsThereIsLeftAlone(t *testing.T) {
 	defer func() { _ = l.Close() }()
 	if _, err := Open(unixEnd(live)); err == nil || !strings.Contains(err.Error(), "another process listens") {
 		t.Errorf("Open over a live socket: %v, want a refusal", err)
+	}
+}
+
+// TestProbeIsNotSeen holds that looking whether somebody listens is no
+// connection.
+func TestProbeIsNotSeen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := Open(unixEnd(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if _, err := Open(unixEnd(path)); err == nil {
+		t.Fatal("Open over a live socket succeeded")
+	}
+	fd, err := int(-1), error(nil)
+	if err := l.raw.Control(func(s uintptr) { fd, _, err = unix.Accept4(int(s), unix.SOCK_CLOEXEC) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != unix.EAGAIN {
+		_ = unix.Close(fd)
+		t.Errorf("the listener has a client (%v), want none", err)
+	}
+}
+
+// TestOtherSockets holds that sockets which never listen have a process, too.
+func TestOtherSockets(t *testing.T) {
+	for kind, network := range map[int]string{unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "seqpacket", unix.SOCK_STREAM: "stream"} {
+		path := filepath.Join(t.TempDir(), "s")
+		fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(unixEnd(path)); err == nil || !strings.Contains(err.Error(), "another process listens") {
+			t.Errorf("Open over a %s socket: %v, want a refusal", network, err)
+		}
+		_ = unix.Close(fd)
+		l, err := Open(unixEnd(path))
+		if err != nil {
+			t.Errorf("Open over a stale %s socket: %v", network, err)
+			continue
+		}
+		_ = l.Close()
+	}
+}
+
+func TestExactMode(t *testing.T) {
+	dir := t.TempDir()
+	for _, acl := range []bool{false, true} {
+		if acl {
+			if err := unix.Setxattr(dir, "system.posix_acl_default", defaultACL, 0); err != nil {
+				t.Logf("no ACLs here, so a default one is not tried: %v", err)
+				break
+			}
+		}
+		for mode := range os.FileMode(0o1000) {
+			e := unixEnd(filepath.Join(dir, "s"))
+			e.Mode = mode
+			l, err := Open(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if fi, err := os.Lstat(e.Path); err != nil || fi.Mode() != mode|os.ModeSocket {
+				t.Errorf("default ACL %v: socket has %v, %v, want %v", acl, fi.Mode(), err, mode)
+			}
+			_ = l.Close()
+		}
+	}
+}
+
+// defaultACL is u::r--,g::r--,o::--- as the kernel takes it: version 2, then tag,
+// permissions and id of each entry, little-endian.
+var defaultACL = []byte("\x02\x00\x00\x00" +
+	"\x01\x00\x04\x00\xff\xff\xff\xff" +
+	"\x04\x00\x04\x00\xff\xff\xff\xff" +
+	"\x20\x00\x00\x00\xff\xff\xff\xff")
+
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: only root can give a socket away")
+	}
+	for _, ids := range [][2]int{{4711, 4712}, {4711, -1}, {-1, 4712}} {
+		e := unixEnd(filepath.Join(t.TempDir(), "s"))
+		e.UID, e.GID = ids[0], ids[1]
+		l, err := Open(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(e.Path, &st); err != nil {
+			t.Fatal(err)
+		}
+		if int(st.Uid) != max(ids[0], 0) || int(st.Gid) != max(ids[1], os.Getegid()) || st.Mode&0o777 != 0o600 {
+			t.Errorf("owner %v: socket has %d:%d and mode %o", ids, st.Uid, st.Gid, st.Mode)
+		}
+		_ = l.Close()
+	}
+}
+
+// TestPutInPlace holds that what took the place of a new socket is neither
+// followed nor taken for ours.
+func TestPutInPlace(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(unixEnd(filepath.Join(dir, "s")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink("s", link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link} {
+		if f, _, err := openBound(path); err == nil {
+			_ = f.Close()
+			t.Errorf("%s is taken for the new socket", path)
+		}
+	}
+	f, made, err := openBound(filepath.Join(dir, "s"))
+	if err != nil || !os.SameFile(made, l.made) {
+		t.Fatalf("openBound of our socket: %v", err)
+	}
+	_ = f.Close()
+	remove(file, made)
+	if _, err := os.Lstat(file); err != nil {
+		t.Errorf("remove took another file: %v", err)
 	}
 }
 
