@@ -63,14 +63,18 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	defer ends.Close()
-	keys, err := readKeys(cfg, log)
+	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
+		return err
+	}
+	keys, err := awaitKeys(ctx, cfg)
+	if ctx.Err() != nil {
+		return nil // who feeds the key may never come
+	}
 	if err != nil {
 		return err
 	}
 	defer closeKeys(keys)
-	if err := sandbox.Harden(); err != nil { // there may be keys in memory now
-		return err
-	}
+	warn(keys, log)
 	if cfg.PID.File != "" || cfg.PID.FD >= 0 {
 		remove, err := daemon.WritePID(cfg.PID.File, cfg.PID.FD)
 		if err != nil {
@@ -117,17 +121,41 @@ func version(cfg *config.Config) tpm.Version {
 	return tpm.V20
 }
 
+// awaitKeys is readKeys until ctx ends: a key may come through a pipe, whose
+// writer takes its time. What is read after that stays behind, in locked memory,
+// for the process is to end.
+func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
+	if cfg.Key.Source == config.NoKey && cfg.MigrationKey.Source == config.NoKey {
+		return seal.Keys{}, nil
+	}
+	type result struct {
+		keys seal.Keys
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		keys, err := readKeys(cfg)
+		read <- result{keys, err}
+	}()
+	select {
+	case r := <-read:
+		return r.keys, r.err
+	case <-ctx.Done():
+		return seal.Keys{}, ctx.Err()
+	}
+}
+
 // readKeys reads the key of the state and that of the blobs which leave through
 // the control channel.
-func readKeys(cfg *config.Config, log *daemon.Log) (keys seal.Keys, err error) {
-	if keys.File, err = readKey("key", cfg.Key, log); err != nil {
+func readKeys(cfg *config.Config) (keys seal.Keys, err error) {
+	if keys.File, err = readKey("key", cfg.Key); err != nil {
 		return keys, err
 	}
-	keys.Migration, err = readKey("migration-key", cfg.MigrationKey, log)
+	keys.Migration, err = readKey("migration-key", cfg.MigrationKey)
 	return keys, err
 }
 
-func readKey(option string, k config.Key, log *daemon.Log) (*seal.Key, error) {
+func readKey(option string, k config.Key) (*seal.Key, error) {
 	if k.Source == config.NoKey {
 		return nil, nil
 	}
@@ -143,10 +171,21 @@ func readKey(option string, k config.Key, log *daemon.Log) (*seal.Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--%s: %w", option, err)
 	}
-	for _, w := range key.Warnings() {
-		log.Warnf("--%s: %s", option, w)
-	}
 	return key, nil
+}
+
+// warn tells what the user should know of the keys.
+func warn(keys seal.Keys, log *daemon.Log) {
+	if keys.File != nil {
+		for _, w := range keys.File.Warnings() {
+			log.Warnf("--key: %s", w)
+		}
+	}
+	if keys.Migration != nil {
+		for _, w := range keys.Migration.Warnings() {
+			log.Warnf("--migration-key: %s", w)
+		}
+	}
 }
 
 func closeKeys(k seal.Keys) {
