@@ -38,35 +38,36 @@ func message(e *logrus.Entry) string {
 	return oneLine(s)
 }
 
-// journalFormatter sends entries to the journal with their fields and leaves
-// nothing to write. If the journal does not take one, it becomes a line.
+// journalFormatter queues entries for the journal with their fields and leaves
+// nothing to write.
 type journalFormatter struct {
-	id    string // SYSLOG_IDENTIFIER
-	send  func(message string, p journal.Priority, fields map[string]string) error
+	queue *journalQueue
 	lines *lineFormatter
 }
 
-// Format sends e; it returns a line only if that failed.
+// Format queues e if it has a line.
 func (f *journalFormatter) Format(e *logrus.Entry) ([]byte, error) {
-	line, err := f.lines.Format(e)
-	if err != nil || line == nil {
+	if line, err := f.lines.Format(e); err != nil || line == nil {
 		return nil, err
 	}
-	fields := map[string]string{"SYSLOG_IDENTIFIER": f.id}
+	text := message(e)
+	fields := make(map[string]string, len(e.Data))
 	for k, v := range e.Data {
 		fields[fieldName(k)] = fmt.Sprint(v)
 	}
-	if f.send(strings.TrimLeft(message(e), " "), priority(e.Level), fields) == nil {
-		return nil, nil
-	}
-	return line, nil
+	f.queue.put(journalEntry{
+		text:     text,
+		indent:   len(text) - len(strings.TrimLeft(text, " ")),
+		priority: priority(e.Level),
+		fields:   fields,
+	})
+	return nil, nil
 }
 
-// dump sends a dump as one entry and reports whether the journal took it.
-func (f *journalFormatter) dump(title string, b []byte) bool {
+// dump queues a dump as one entry.
+func (f *journalFormatter) dump(title string, b []byte) {
 	text := strings.TrimRight(hexDump("", title, b), "\n")
-	fields := map[string]string{"SYSLOG_IDENTIFIER": f.id}
-	return f.send(text, journal.PriDebug, fields) == nil
+	f.queue.put(journalEntry{text: text, priority: journal.PriDebug})
 }
 
 // fieldName turns the name of a logrus field into one that the journal takes:

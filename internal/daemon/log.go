@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,7 @@ type Log struct {
 	file   *os.File
 	level  int
 	prefix string
+	queue  *journalQueue // nil if the lines do not go to the journal
 }
 
 // OpenLog opens the log that o describes; without o.Given it is stderr with the
@@ -147,7 +149,8 @@ func newLog(out *output, file *os.File, level int, prefix string) *Log {
 		l.SetOutput(io.Discard)
 		l.SetLevel(logrus.PanicLevel)
 	case isJournal(out.fd):
-		l.SetFormatter(&journalFormatter{id: identifier(prefix), send: journal.Send, lines: lines})
+		l.queue = (&journalQueue{send: journal.Send, id: identifier(prefix), prefix: prefix, lines: out}).start()
+		l.SetFormatter(&journalFormatter{queue: l.queue, lines: lines})
 		l.SetOutput(out)
 	default:
 		l.SetOutput(out)
@@ -175,8 +178,14 @@ func identifier(prefix string) string {
 	return filepath.Base(os.Args[0])
 }
 
-// Close closes the file that OpenLog opened. Messages after it are lost.
+// Close gives those who read the log a moment to take what is on its way, and
+// closes the file that OpenLog opened. Messages after it are lost.
 func (l *Log) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+	defer cancel()
+	if l.queue != nil {
+		l.queue.close(ctx)
+	}
 	if l.file == nil {
 		return nil
 	}
@@ -224,7 +233,8 @@ func (l *Log) Dump(title string, b []byte) {
 	if strings.HasPrefix(title, "Ctrl") {
 		b = b[:min(len(b), maxControlDump)]
 	}
-	if j, ok := l.Formatter.(*journalFormatter); ok && j.dump(title, b) {
+	if j, ok := l.Formatter.(*journalFormatter); ok {
+		j.dump(title, b)
 		return
 	}
 	l.out.Write([]byte(hexDump(l.prefix, title, b)))

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -294,9 +296,10 @@ func TestJournalFields(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		var sent []string
 		l, read := fileLog(t, LogOptions{Level: 2, Prefix: "vm1: "})
-		l.SetFormatter(&journalFormatter{
-			id:    identifier(l.prefix),
-			lines: &lineFormatter{prefix: l.prefix, level: l.level},
+		q := (&journalQueue{
+			id:     identifier(l.prefix),
+			prefix: l.prefix,
+			lines:  l.out,
 			send: func(m string, p journal.Priority, f map[string]string) error {
 				if down {
 					return errors.New("journal is down")
@@ -304,11 +307,13 @@ func TestJournalFields(t *testing.T) {
 				sent = append(sent, fmt.Sprintf("%d %s %v", p, m, f))
 				return nil
 			},
-		})
+		}).start()
+		l.SetFormatter(&journalFormatter{queue: q, lines: &lineFormatter{prefix: l.prefix, level: l.level}})
 		l.WithError(errors.New("disk full")).WithField("state-uri", "dir://x").Error("cannot store")
 		l.Info("   too deep")
 		l.Info(" indented")
 		l.Dump("Ctrl Cmd:", []byte{1})
+		q.close(t.Context())
 		got, want := fmt.Sprintf("%q", sent), fmt.Sprintf("%q", []string{
 			"3 cannot store: disk full map[SWTPM_ERROR:disk full SWTPM_STATE_URI:dir://x SYSLOG_IDENTIFIER:vm1]",
 			"6 indented map[SYSLOG_IDENTIFIER:vm1]",
@@ -335,9 +340,10 @@ func TestPriority(t *testing.T) {
 	}
 }
 
-// TestJournalSocket builds a program whose journal is a socket of ours, lets it
-// log, and reads the datagram.
-func TestJournalSocket(t *testing.T) {
+// journalProgram builds a program whose journal is a socket of ours, and returns
+// how to run it, the socket and the program's stderr.
+func journalProgram(t *testing.T, args ...string) (cmd *exec.Cmd, fd int, stderr *os.File) {
+	t.Helper()
 	gobin, err := exec.LookPath("go")
 	if err != nil {
 		t.Skip("needs the go command to build a program with another journal:", err)
@@ -350,26 +356,82 @@ func TestJournalSocket(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	t.Cleanup(func() { unix.Close(fd) })
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
 		t.Fatal(err)
 	}
-	stderr, err := os.Create(filepath.Join(dir, "stderr"))
+	stderr, err = os.Create(filepath.Join(dir, "stderr"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stderr.Close()
+	t.Cleanup(func() { stderr.Close() })
 	var st unix.Stat_t
 	if err := unix.Fstat(int(stderr.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(prog)
+	cmd = exec.CommandContext(t.Context(), prog, args...)
 	cmd.Stderr = stderr
 	cmd.Env = append(os.Environ(), fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino))
+	return cmd, fd, stderr
+}
+
+// TestJournalUnread holds that a journal which nobody reads holds up neither
+// those who log nor the end. Without the queue the program never ends.
+func TestJournalUnread(t *testing.T) {
+	cmd, fd, _ := journalProgram(t, "5000")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 4096)
+	n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	if err != nil || !bytes.Contains(b[:n], []byte("MESSAGE=message 0\n")) {
+		t.Errorf("the journal got %q, %v, want message 0 first", b[:n], err)
+	}
+}
+
+// TestJournalQueue holds the order of what waits, and that a loss is told where
+// it was.
+func TestJournalQueue(t *testing.T) {
+	var sent []string
+	goOn, taken := make(chan struct{}), make(chan struct{}, 2000)
+	q := (&journalQueue{send: func(m string, _ journal.Priority, _ map[string]string) error {
+		taken <- struct{}{}
+		<-goOn
+		sent = append(sent, m)
+		return nil
+	}}).start()
+	q.put(journalEntry{text: "first"})
+	<-taken // it is no longer in the queue
+	var want []string
+	for i := range maxQueue + 7 {
+		q.put(journalEntry{text: fmt.Sprint(i)})
+		if i < maxQueue {
+			want = append(want, fmt.Sprint(i))
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	goOn <- struct{}{}
+	<-taken // there is a place
+	q.put(journalEntry{text: "after"})
+	q.put(journalEntry{text: "lost again"})
+	q.close(ended) // does not wait
+	q.put(journalEntry{text: "too late"})
+	close(goOn)
+	q.close(t.Context())
+	want = append(append([]string{"first"}, want...), lostNote(7), "after", lostNote(1))
+	if !slices.Equal(sent, want) {
+		t.Errorf("the journal got\n%q\nwant\n%q", sent, want)
+	}
+}
+
+// TestJournalSocket reads what the program's journal gets.
+func TestJournalSocket(t *testing.T) {
+	cmd, fd, stderr := journalProgram(t)
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}

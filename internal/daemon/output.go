@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"fmt"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +37,7 @@ func (o *output) Write(b []byte) (int, error) {
 	}
 	wait := patience
 	if o.lost > 0 {
-		note := fmt.Sprintf("%s%d log messages were lost, nobody read them in time\n", o.prefix, o.lost)
+		note := o.prefix + lostNote(o.lost) + "\n"
 		if o.torn {
 			note = "\n" + note
 		}

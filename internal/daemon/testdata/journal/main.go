@@ -1,9 +1,11 @@
-// Journal logs one message, for a test that plays the journal.
+// Journal logs one message, or as many as its argument says, for a test that
+// plays the journal.
 package main
 
 import (
 	"errors"
 	"os"
+	"strconv"
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
 )
@@ -12,6 +14,15 @@ func main() {
 	l, err := daemon.OpenLog(daemon.LogOptions{})
 	if err != nil {
 		os.Exit(1)
+	}
+	defer l.Close()
+	if len(os.Args) > 1 {
+		n, _ := strconv.Atoi(os.Args[1])
+		for i := range n {
+			l.Infof("message %d", i)
+			l.Dump("SWTPM_IO_Read:", []byte{1})
+		}
+		return
 	}
 	l.WithError(errors.New("cause")).WithField("key", "value").Warn("hello")
 }

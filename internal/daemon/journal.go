@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+// maxQueue is how many entries wait for the journal at most.
+const maxQueue = 256
+
+// flushTime is how long Close waits for those who read the log.
+const flushTime = 200 * time.Millisecond
+
+// journalEntry is one entry on its way to the journal.
+type journalEntry struct {
+	text     string // lines without the prefix, joined by newlines
+	indent   int    // bytes at the start of text that the journal does not get
+	priority journal.Priority
+	fields   map[string]string
+	lost     int // entries lost right before this one
+}
+
+// journalQueue sends entries to the journal in a goroutine of its own: a send
+// takes as long as the journal pleases, and whoever logs may hold a lock. A full
+// queue loses entries; how many, the next one is preceded by. What the journal
+// does not take becomes lines.
+type journalQueue struct {
+	send   func(message string, p journal.Priority, fields map[string]string) error
+	id     string  // SYSLOG_IDENTIFIER
+	prefix string  // of the lines
+	lines  *output // where they go
+
+	entries chan journalEntry
+	done    chan struct{} // closed when the last entry was sent
+
+	mu     sync.Mutex // for what is below, and for sending to entries
+	lost   int        // entries since the last one that found a place
+	closed bool
+}
+
+// start has the entries sent until close is called.
+func (q *journalQueue) start() *journalQueue {
+	q.entries = make(chan journalEntry, maxQueue)
+	q.done = make(chan struct{})
+	go q.drain()
+	return q
+}
+
+// put queues e or loses it; it does not wait.
+func (q *journalQueue) put(e journalEntry) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
+	e.lost = q.lost
+	select {
+	case q.entries <- e:
+		q.lost = 0
+	default:
+		q.lost++
+	}
+}
+
+// putSoon is put, but first waits a little for a place, unless entries were lost
+// just now.
+func (q *journalQueue) putSoon(e journalEntry) {
+	for range patience {
+		q.mu.Lock()
+		wait := !q.closed && q.lost == 0 && len(q.entries) == cap(q.entries)
+		q.mu.Unlock()
+		if !wait {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	q.put(e)
+}
+
+// drain sends what is queued, in order.
+func (q *journalQueue) drain() {
+	defer close(q.done)
+	for e := range q.entries {
+		q.tellLost(e.lost)
+		q.deliver(e)
+	}
+	q.mu.Lock() // closed: nothing changes lost any more
+	defer q.mu.Unlock()
+	q.tellLost(q.lost)
+}
+
+// tellLost tells that n entries were lost.
+func (q *journalQueue) tellLost(n int) {
+	if n > 0 {
+		q.deliver(journalEntry{text: lostNote(n), priority: journal.PriWarning})
+	}
+}
+
+// deliver sends e, or writes its lines if the journal does not take it.
+func (q *journalQueue) deliver(e journalEntry) {
+	fields := map[string]string{"SYSLOG_IDENTIFIER": q.id}
+	for k, v := range e.fields {
+		fields[k] = v
+	}
+	if q.send(e.text[e.indent:], e.priority, fields) == nil {
+		return
+	}
+	q.lines.Write([]byte(q.prefix + strings.ReplaceAll(e.text, "\n", "\n"+q.prefix) + "\n"))
+}
+
+// close takes no entries any more and waits until all were sent, or ctx ends.
+func (q *journalQueue) close(ctx context.Context) {
+	q.mu.Lock()
+	if !q.closed {
+		q.closed = true
+		close(q.entries)
+	}
+	q.mu.Unlock()
+	select {
+	case <-q.done:
+	case <-ctx.Done():
+	}
+}
+
+// lostNote tells that n messages were lost.
+func lostNote(n int) string {
+	return fmt.Sprintf("%d log messages were lost, nobody read them in time", n)
+}
