@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
@@ -41,6 +42,9 @@ type Log struct {
 	level  int
 	prefix string
 	queue  *journalQueue // nil if the lines do not go to the journal
+
+	mu    sync.Mutex
+	relay *relay // of libtpms's lines; nil if it is not needed
 }
 
 // OpenLog opens the log that o describes; without o.Given it is stderr with the
@@ -183,6 +187,12 @@ func identifier(prefix string) string {
 func (l *Log) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
+	l.mu.Lock()
+	if l.relay != nil {
+		l.relay.close(ctx)
+		l.relay = nil
+	}
+	l.mu.Unlock()
 	if l.queue != nil {
 		l.queue.close(ctx)
 	}
@@ -192,13 +202,28 @@ func (l *Log) Close() error {
 	return l.file.Close()
 }
 
-// FD returns the descriptor that libtpms's debug log may be given, -1 if there
-// is to be silence. It stays ours.
+// FD returns the descriptor that libtpms's log may be given, -1 if there is to
+// be silence. It stays ours. A write to it does not wait for whoever reads the
+// log: unless that is a file, it is a pipe which we read, from the first call
+// until Close.
 func (l *Log) FD() int {
 	if l.out == nil {
 		return -1
 	}
-	return l.out.fd
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.relay != nil {
+		return l.relay.w
+	}
+	if l.queue == nil && neverWaits(l.out.fd) {
+		return l.out.fd
+	}
+	var err error
+	if l.relay, err = newRelay(l.relayLine); err != nil {
+		l.relay = nil
+		return -1 // no log of libtpms is better than a TPM that hangs
+	}
+	return l.relay.w
 }
 
 // Traffic reports whether commands, responses, requests and replies are dumped.

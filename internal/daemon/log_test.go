@@ -111,11 +111,11 @@ func TestLevels(t *testing.T) {
 
 func TestLogDefault(t *testing.T) {
 	l, err := OpenLog(LogOptions{Level: 20, Prefix: "not asked for", File: "-"})
-	if err != nil || l.FD() != unix.Stderr || l.Traffic() || l.prefix != "swtpm: " {
+	if err != nil || l.out.fd != unix.Stderr || l.Traffic() || l.prefix != "swtpm: " {
 		t.Errorf("log without --log: fd %d, traffic %v, prefix %q, %v", l.FD(), l.Traffic(), l.prefix, err)
 	}
 	l, err = OpenLog(LogOptions{Given: true, FD: -1})
-	if err != nil || l.FD() != unix.Stderr || l.prefix != "" {
+	if err != nil || l.out.fd != unix.Stderr || l.prefix != "" {
 		t.Errorf("log with --log alone: fd %d, prefix %q, %v", l.FD(), l.prefix, err)
 	}
 }
