@@ -52,6 +52,7 @@ type TPM struct {
 	released bool                // the storage lock was given away on purpose
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
+	unstored error               // why the engine could not store something
 }
 
 // loadedAs is the outcome of loading one item.

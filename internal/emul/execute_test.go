@@ -187,7 +187,7 @@ func FuzzExecute(f *testing.F) {
 	f.Add(append([]byte{0, 0, 0, 8, 1, 0, 0, 0, 10}, header(tpm.TagNoSessions, 0x17a)...), true)
 	f.Add(header(tpm.TagNoSessions, tpm.VendorSetLocality), false)
 	f.Fuzz(func(t *testing.T, raw []byte, on bool) {
-		if len(raw) == 0 || len(raw) > MaxRaw {
+		if len(raw) == 0 || len(raw) > tpm.MaxMessage {
 			return
 		}
 		b := newBench(t, Options{AllowSetLocality: true})

@@ -77,8 +77,13 @@ func (t *TPM) powerOn() error {
 	}
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	made := t.absent(tpm.Permanent) && !t.pending[tpm.Permanent]
+	t.unstored = nil
 	if err := t.engine.Start(); err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
+	}
+	if t.unstored != nil { // a TPM 2.0 starts all the same, with a state that is nowhere
+		t.engine.Terminate()
+		return fmt.Errorf("%w: %w", t.unstored, tpm.Fail)
 	}
 	if made {
 		t.opt.Note("made a new TPM %s in %s", t.opt.Version, t.opt.Where)

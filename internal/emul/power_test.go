@@ -116,6 +116,9 @@ func TestInitFails(t *testing.T) {
 		}, tpm.Fail, tpm.Fail, "no such thing"},
 		{"engine", Options{}, func(b *bench, _ []byte) { b.e.startErr = tpm.Size }, tpm.Size, tpm.Size, "TPM_SIZE"},
 		{"cannot store", Options{}, func(b *bench, _ []byte) { b.d.broken = errors.New("disk full") }, tpm.Fail, tpm.Fail, "disk full"},
+		{"cannot store, engine does not care", Options{}, func(b *bench, _ []byte) {
+			b.d.broken, b.e.careless = errors.New("disk full"), true
+		}, tpm.Fail, tpm.Fail, "disk full"},
 		{"cut short", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p)[:100]) }, tpm.BadParameter, tpm.RCFailure, "restore the file"},
 		{"bit flip", Options{}, func(b *bench, p []byte) { blob := plain(p); blob[500] ^= 1; b.put("permall", blob) }, tpm.Fail, tpm.RCFailure, "checksum"},
 		{"bad payload", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p[:50])) }, tpm.Fail, tpm.RCFailure, "permall"},

@@ -40,6 +40,7 @@ func (h host) StoreState(name string, payload []byte) error {
 	}
 	if err != nil {
 		h.t.opt.Error("could not store %s, the TPM is told so: %v", name, err)
+		h.t.unstored = err
 	}
 	return err
 }
