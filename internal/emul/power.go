@@ -190,7 +190,7 @@ func (t *TPM) proveNew() error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, errIncomplete, t.loadResult(errIncomplete))
+		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, errIncomplete, t.loadResult(tpm.Permanent, errIncomplete))
 	}
 	return nil
 }
@@ -217,18 +217,21 @@ func (t *TPM) load(b tpm.Blob) ([]byte, error) {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
-	return nil, fmt.Errorf("%w: %w", err, t.loadResult(err))
+	return nil, fmt.Errorf("%w: %w", err, t.loadResult(b, err))
 }
 
 // loadResult is what INIT answers if a stored item cannot be loaded.
 //
 // Source: swtpm 0.11, control channel: TPM 2.0 knows one failure, TPM 1.2 tells
-// the load error itself.
-func (t *TPM) loadResult(err error) tpm.Result {
-	if t.opt.Version == tpm.V20 {
+// the load error itself if it is of the permanent state.
+func (t *TPM) loadResult(b tpm.Blob, err error) tpm.Result {
+	switch {
+	case t.opt.Version == tpm.V20:
 		return tpm.RCFailure
+	case b == tpm.Permanent:
+		return sealResult(err)
 	}
-	return sealResult(err)
+	return tpm.Fail
 }
 
 // sealResults are the results that clients get for errors of package seal.

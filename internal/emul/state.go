@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -143,14 +144,11 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if b.Name() == "" {
 		return fmt.Errorf("no such state blob: %w", tpm.BadParameter)
 	}
-	var p []byte
-	if len(blob) > 0 {
-		var err error
-		if p, err = t.opt.Keys.OpenBlob(blob, encrypted); err != nil {
-			return fmt.Errorf("%w: %w", err, sealResult(err))
-		}
-		defer clear(p)
+	p, err := t.openBlob(encrypted, blob)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, sealResult(err))
 	}
+	defer clear(p)
 	// An empty permanent state makes the TPM 2.0 of newer libraries abort.
 	if b == tpm.Permanent && len(p) == 0 && t.opt.Version == tpm.V20 {
 		return fmt.Errorf("the permanent state must not be empty: %w", tpm.BadParameter)
@@ -166,6 +164,28 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	}
 	t.pending[b] = true
 	return nil
+}
+
+// blobHeaderSize is the size in bytes of the header of a blob; see package seal.
+const blobHeaderSize = 10
+
+// openBlob returns the payload of a blob, nil of an empty one.
+//
+// Compat: for swtpm a good header with nothing behind it is an empty blob.
+func (t *TPM) openBlob(encrypted bool, blob []byte) ([]byte, error) {
+	if len(blob) == 0 {
+		return nil, nil
+	}
+	p, err := t.opt.Keys.OpenBlob(blob, encrypted)
+	if err == nil || len(blob) != blobHeaderSize {
+		return p, err
+	}
+	for _, bad := range []error{seal.ErrLength, seal.ErrVersion, seal.ErrHeader} {
+		if errors.Is(err, bad) {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // badPayload is what SET_STATEBLOB answers to a payload that libtpms must not

@@ -140,6 +140,8 @@ var requests = []request{
 	{"SET_STATEBLOB encrypted, no key", "0000000d 00000002 00000001 00000020 0201000a 0004 00000020 0004 00000010 0001 0000000a 01020304050607080910", 0},
 	{"SET_STATEBLOB marked encrypted, no key", "0000000d 00000000 00000001 00000020 0201000a 0005 00000020 0004 00000010 0002 0000000a 01020304050607080910", 0},
 	{"SET_STATEBLOB for migration, no key", "0000000d 00000000 00000001 00000020 0201000a 0006 00000020 0005 00000010 0002 0000000a 01020304050607080910", 0},
+	{"SET_STATEBLOB of a header alone", "0000000d 00000000 00000002 0000000a 0201000a 0004 0000000a", 0},
+	{"SET_STATEBLOB of a header alone, encrypted", "0000000d 00000002 00000002 0000000a 0201000a 0006 0000000a", 0},
 	{"SET_STATEBLOB of a long one with garbage", "0000000d 00000000 00000001 00002000/00*4096/00*4096", reconn | mute},
 	{"SET_STATEBLOB of half a savestate", "0000000d 00000000 00000003 00000004 01020304", 0},
 
@@ -343,6 +345,7 @@ func TestMigration(t *testing.T) {
 			{"permanent as savestate", []string{plain(1, "permanent.blob"), plain(3, "permanent.blob")}},
 			{"encrypted, no key", []string{setState(t, 1, dir+"-key128-hex/permanent.blob")}},
 			{"migration key missing", []string{setState(t, 1, dir+"-mig128/permanent.blob")}},
+			{"empty permanent", []string{empty(1)}},
 			{"a state file", []string{setState(t, 1, dir+"-plain/"+stateFiles[v.name]+"permall")}},
 		} {
 			t.Run(v.name+"/"+c.name, func(t *testing.T) {
@@ -351,6 +354,61 @@ func TestMigration(t *testing.T) {
 				for n, in := range c.steps {
 					theirs, ours := p.request(in)
 					p.check(t, "migration", fmt.Sprintf("%s: step %d", c.name, n+1), theirs, ours)
+				}
+			})
+		}
+	}
+}
+
+// TestMigrationKeys hands encrypted blobs to emulators with and without keys.
+func TestMigrationKeys(t *testing.T) {
+	referenceVersion(t)
+	for _, v := range versions {
+		dir := vectors + vectorNames[v.name]
+		file := func(of string) string { return "file=" + dir + of + "/keyfile.hex" }
+		const pwd = ",kdf=pbkdf2"
+		for _, c := range []struct{ name, key, migration, blob string }{
+			{"both keys", file("-mig128pwd-key128"), "pwdfile=" + dir + "-mig128pwd-key128/migpwd" + pwd, "-mig128pwd-key128/permanent.blob"},
+			{"both keys, plain inside", file("-mig128pwd-key128"), "pwdfile=" + dir + "-mig128pwd-key128/migpwd" + pwd, "-mig128pwd-key128/permanent.decrypted.blob"},
+			{"file key missing", "", "pwdfile=" + dir + "-mig128pwd-key128/migpwd" + pwd, "-mig128pwd-key128/permanent.blob"},
+			{"migration key missing", file("-mig128pwd-key128"), "", "-mig128pwd-key128/permanent.blob"},
+			{"wrong migration key", "", file("-key128-hex"), "-mig128/permanent.blob"},
+			{"migration key of another size", "", "file=" + dir + "-key256-bin/keyfile.bin,format=binary,mode=aes-256-cbc", "-mig128/permanent.blob"},
+			{"migration key not needed", "", "file=" + dir + "-mig128/migkey.hex", "-plain/permanent.blob"},
+			{"right migration key", "", "file=" + dir + "-mig128/migkey.hex", "-mig128/permanent.blob"},
+			{"right file key", file("-key128-hex"), "", "-key128-hex/permanent.blob"},
+			{"right file key, plain inside", file("-key128-hex"), "", "-key128-hex/permanent.decrypted.blob"},
+			{"wrong file key", file("-mig128pwd-key128"), "", "-key128-hex/permanent.blob"},
+			{"file key of another size", "file=" + dir + "-key256-bin/keyfile.bin,format=binary,mode=aes-256-cbc", "", "-key128-hex/permanent.blob"},
+		} {
+			t.Run(v.name+"/"+c.name, func(t *testing.T) {
+				t.Parallel()
+				var args []string
+				if c.key != "" {
+					args = append(args, "--key", c.key)
+				}
+				if c.migration != "" {
+					args = append(args, "--migration-key", c.migration)
+				}
+				p := startPair(t, v.name, args...)
+				for _, i := range p.one { // it is plain, and the emulator may have a key
+					if err := os.Remove(i.dir + "/" + stateFiles[v.name] + "permall"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				steps := []request{
+					{"SET_STATEBLOB", setState(t, 1, vectorNames[v.name]+c.blob), 0},
+					{"GET_CONFIG", "0000000f", 0},
+					{"INIT", "00000002 00000000", 0},
+					{"GET_STATEBLOB", "0000000c 00000000 00000001 00000000", 0},
+					{"GET_STATEBLOB decrypted", "0000000c 00000001 00000001 00000000", 0},
+				}
+				for _, r := range steps {
+					theirs, ours := p.request(r.in)
+					if strings.HasPrefix(r.name, "GET_STATEBLOB") { // IVs are random
+						theirs, ours = head(theirs, 32), head(ours, 32)
+					}
+					p.check(t, "migration keys", c.name+": "+r.name, theirs, ours)
 				}
 			})
 		}
@@ -400,6 +458,41 @@ func TestKeys(t *testing.T) {
 					}
 					p.check(t, "keys", c.name+": "+r.name, theirs, ours)
 				}
+			})
+		}
+	}
+}
+
+// TestDamage powers on with state files that are damaged.
+func TestDamage(t *testing.T) {
+	referenceVersion(t)
+	for _, v := range versions {
+		for _, c := range []struct {
+			name, file string
+			damage     func(permall []byte) []byte
+		}{
+			{"volatile of garbage", "volatilestate", func([]byte) []byte { return []byte("garbage, and some more of it") }},
+			{"volatile in a good container", "volatilestate", func(b []byte) []byte { return b }},
+			{"permanent cut short", "permall", func(b []byte) []byte { return b[:100] }},
+			{"permanent of no bytes", "permall", func([]byte) []byte { return nil }},
+			{"permanent of another version", "permall", func(b []byte) []byte { b[1] = 3; return b }},
+			{"permanent with another header size", "permall", func(b []byte) []byte { b[3] = 11; return b }},
+		} {
+			t.Run(v.name+"/"+c.name, func(t *testing.T) {
+				t.Parallel()
+				p := startPair(t, v.name)
+				for _, i := range p.one {
+					name := i.dir + "/" + stateFiles[v.name]
+					b, err := os.ReadFile(name + "permall")
+					if err == nil {
+						err = os.WriteFile(name+c.file, c.damage(b), 0o640)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				theirs, ours := p.request("00000002 00000000")
+				p.check(t, "damage", c.name, theirs, ours)
 			})
 		}
 	}

@@ -22,6 +22,8 @@ const (
 	whyPayload   = "a payload is checked before libtpms sees it, so the result is ours"
 	whyHashExtra = "0.7 waits for ever if there is more than was announced"
 	whyType      = "0.7 looks for a file of that name"
+	whyEmpty     = "a TPM 2.0 of later libraries aborts at the next INIT"
+	whyLoad      = "0.7 tells one error for all"
 	whyPieces    = "a command may come in pieces"
 	whyLocality  = "there is no locality 9, and libtpms is never told of one"
 	whyQuirk     = "the reference forgets its listener when a client goes"
@@ -69,6 +71,10 @@ var differences = []difference{
 
 	{"1.2", "", "SET_STATEBLOB of garbage in good blocks", "00000043", "00000009", whyPayload, false},
 	{"2.0", "", "SET_STATEBLOB of garbage in good blocks", "0000001e", "0000009a", whyPayload, false},
+	{"1.2", "damage", "permanent of another version", "00000009", "0000002e", whyLoad, true},
+	{"1.2", "damage", "permanent cut short", "00000009", "00000003", whyLoad, true},
+	{"1.2", "damage", "permanent with another header size", "00000009", "0000002b", whyLoad, true},
+	{"2.0", "migration", "empty permanent: step 1", "00000000", "00000003", whyEmpty, false},
 	{"1.2", "migration", "volatile as permanent: step 1", "00000043", "00000009", whyPayload, false},
 	{"2.0", "migration", "volatile as permanent: step 1", "0000001e", "0000009a", whyPayload, false},
 	{"1.2", "migration", "permanent as volatile: step 2", "00000043", "00000009", whyPayload, false},
