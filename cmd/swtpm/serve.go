@@ -82,6 +82,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *d
 
 	places := maxClients()
 	d, err := data.New(t, data.Options{
+		Listening:  e.data != nil,
 		Disconnect: cfg.Interface.Disconnect,
 		MaxClients: places,
 		Trace:      trace(log),

@@ -36,6 +36,7 @@ type TPM interface {
 
 // Options is what New needs besides the TPM.
 type Options struct {
+	Listening  bool // Listen will be called: Attach fails from the start
 	Disconnect bool // close a connection after its first response
 	MaxClients int  // at once; more wait in the listener's backlog
 
@@ -70,7 +71,9 @@ func New(t TPM, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), wake: wake}, nil
+	s := &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), wake: wake}
+	s.listening.Store(o.Listening)
+	return s, nil
 }
 
 // Listener gives connected descriptors until it is closed.
