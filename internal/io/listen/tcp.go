@@ -3,9 +3,6 @@ package listen
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -57,19 +54,19 @@ func sockaddr(a netip.Addr, e config.Endpoint) (family int, sa unix.Sockaddr, er
 	return unix.AF_INET6, sa6, nil
 }
 
-// interfaceIndex looks a network interface up as the kernel shows it in sysfs,
-// which saves the daemon package net.
+// interfaceIndex asks the kernel for the number of a network interface.
 func interfaceIndex(name string) (uint32, error) {
-	if strings.ContainsAny(name, "/") || name == "." || name == ".." {
-		return 0, fmt.Errorf("no network interface %q", name)
-	}
-	b, err := os.ReadFile("/sys/class/net/" + name + "/ifindex")
+	r, err := unix.NewIfreq(name)
 	if err != nil {
+		return 0, fmt.Errorf("no network interface %q: its name is too long", name)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r); err != nil {
 		return 0, fmt.Errorf("no network interface %q: %w", name, err)
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-	if err != nil {
-		return 0, fmt.Errorf("network interface %q: %w", name, err)
-	}
-	return uint32(n), nil
+	return r.Uint32(), nil
 }
