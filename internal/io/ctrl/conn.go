@@ -4,14 +4,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/io/poll"
 )
 
 const (
@@ -35,26 +35,28 @@ const (
 	quietWait = 100 * time.Millisecond
 )
 
-var errGone = errors.New("the client has gone")
+var (
+	errGone   = errors.New("the client has gone")
+	errLate   = errors.New("the client has stopped in the middle of a request")
+	errUnread = errors.New("the client does not read its replies")
+)
 
 // conn is one client. Only its own goroutine touches it, but for hangUp.
 type conn struct {
-	f       *os.File
-	raw     syscall.RawConn
+	fd      int
 	place   *clients.Client
 	buf     []byte
 	leaving atomic.Bool // hangUp was called
 }
 
 // hangUp makes the reads to come fail, even if there is something to read; a
-// reply still goes out.
+// reply still goes out. It must not be called after close.
 func (c *conn) hangUp() {
 	c.leaving.Store(true)
-	_ = c.f.SetWriteDeadline(time.Now().Add(leaveWait))
-	_ = c.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
+	_ = unix.Shutdown(c.fd, unix.SHUT_RD)
 }
 
-func (c *conn) close() { _ = c.f.Close() }
+func (c *conn) close() { _ = unix.Close(c.fd) }
 
 func codeOf(msg []byte) Code { return Code(binary.BigEndian.Uint32(msg)) }
 
@@ -93,14 +95,12 @@ func lengthAt(b []byte, off int) int {
 // receive waits for a request and returns its start, in c.buf, and the first
 // descriptor that came with it or -1. Descriptors beyond that are closed.
 func (c *conn) receive() (msg []byte, fd int, err error) {
-	_ = c.f.SetReadDeadline(time.Time{})
-	n, fd, err := c.recv(c.buf)
+	n, fd, err := c.recv(c.buf, -1)
 	if err != nil {
 		return nil, -1, err
 	}
 	for n < need(c.buf[:n]) && n < len(c.buf) {
-		_ = c.f.SetReadDeadline(time.Now().Add(requestWait))
-		m, more, err := c.recv(c.buf[n:])
+		m, more, err := c.recv(c.buf[n:], requestWait)
 		if fd < 0 {
 			fd = more
 		} else if more >= 0 {
@@ -110,7 +110,7 @@ func (c *conn) receive() (msg []byte, fd int, err error) {
 			if fd >= 0 {
 				_ = unix.Close(fd)
 			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
+			if err == errLate {
 				err = fmt.Errorf("only %d bytes of a request came", n)
 			}
 			return nil, -1, err
@@ -120,48 +120,36 @@ func (c *conn) receive() (msg []byte, fd int, err error) {
 	return c.buf[:n], fd, nil
 }
 
-// recv reads what has arrived, and the descriptor that came with it.
-func (c *conn) recv(b []byte) (n, fd int, err error) {
-	oob := make([]byte, unix.CmsgSpace(4))
-	var oobn int
-	var rerr error
-	look := func(s uintptr) bool {
-		for {
-			if c.leaving.Load() {
-				rerr = errGone
-				return true
-			}
-			n, oobn, _, _, rerr = unix.Recvmsg(int(s), b, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			if rerr != unix.EINTR {
-				return rerr != unix.EAGAIN
-			}
+// recv reads what has arrived or arrives within d, and the descriptor that came
+// with it; d < 0 waits for ever.
+func (c *conn) recv(b []byte, d time.Duration) (n, fd int, err error) {
+	for {
+		ready, err := poll.Wait(c.fd, -1, unix.POLLIN, d)
+		switch {
+		case c.leaving.Load() || err == io.EOF:
+			return 0, -1, errGone
+		case err != nil:
+			return 0, -1, err
+		case !ready:
+			return 0, -1, errLate
 		}
-	}
-	err = c.raw.Read(look)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// It may be us who came late: the machine is busy.
-		if cerr := c.raw.Control(func(s uintptr) {
-			if look(s) {
-				err = nil
+		oob := make([]byte, unix.CmsgSpace(4))
+		n, oobn, _, _, err := unix.Recvmsg(c.fd, b, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
+		}
+		if err != nil {
+			return 0, -1, err
+		}
+		fd := firstFD(oob[:oobn])
+		if n == 0 {
+			if fd >= 0 {
+				_ = unix.Close(fd)
 			}
-		}); cerr != nil {
-			err = cerr
+			return 0, -1, errGone
 		}
+		return n, fd, nil
 	}
-	if err == nil {
-		err = rerr
-	}
-	if err != nil {
-		return 0, -1, err
-	}
-	fd = firstFD(oob[:oobn])
-	if n == 0 {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-		return 0, -1, errGone
-	}
-	return n, fd, nil
 }
 
 // firstFD returns the first descriptor in a control message, or -1, and closes
@@ -190,8 +178,7 @@ func firstFD(oob []byte) int {
 
 // more reads the next bytes of a body, no more than len(b).
 func (c *conn) more(b []byte) (int, error) {
-	_ = c.f.SetReadDeadline(time.Now().Add(bodyWait))
-	n, fd, err := c.recv(b)
+	n, fd, err := c.recv(b, bodyWait)
 	if fd >= 0 {
 		_ = unix.Close(fd)
 	}
@@ -203,8 +190,7 @@ func (c *conn) more(b []byte) (int, error) {
 func (c *conn) drain(n int) (missing int) {
 	end := time.Now().Add(bodyWait)
 	for n > 0 && time.Now().Before(end) {
-		_ = c.f.SetReadDeadline(time.Now().Add(quietWait))
-		m, fd, err := c.recv(c.buf[:min(n, len(c.buf))])
+		m, fd, err := c.recv(c.buf[:min(n, len(c.buf))], quietWait)
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
@@ -216,12 +202,27 @@ func (c *conn) drain(n int) (missing int) {
 	return n
 }
 
+// write writes a reply whole, or fails when the client does not read it: for
+// bodyWait, or for leaveWait if the connection is about to end.
 func (c *conn) write(b []byte) error {
-	d := bodyWait
-	if c.leaving.Load() {
-		d = leaveWait
+	for waited := time.Duration(0); len(b) > 0; {
+		n, err := unix.SendmsgN(c.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch {
+		case err == nil:
+			b, waited = b[n:], 0
+			continue
+		case err == unix.EINTR:
+			continue
+		case err != unix.EAGAIN:
+			return err
+		case waited >= bodyWait || waited >= leaveWait && c.leaving.Load():
+			return errUnread
+		}
+		if ready, err := poll.Wait(c.fd, -1, unix.POLLOUT, leaveWait); err != nil {
+			return err
+		} else if !ready {
+			waited += leaveWait
+		}
 	}
-	_ = c.f.SetWriteDeadline(time.Now().Add(d))
-	_, err := c.f.Write(b)
-	return err
+	return nil
 }

@@ -2,7 +2,7 @@ package ctrl
 
 import (
 	"errors"
-	"os"
+	"fmt"
 	"sync"
 	"time"
 
@@ -100,10 +100,11 @@ func (s *Server) Listen(l Listener) {
 // Attach serves the client at the other end of the socket fd, which the server
 // owns from now on.
 func (s *Server) Attach(fd int) error {
-	c, err := newConn(fd)
-	if err != nil {
-		return err
+	if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+		_ = unix.Close(fd)
+		return fmt.Errorf("not a socket: %w", err)
 	}
+	c := &conn{fd: fd, buf: make([]byte, firstRead)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.place = s.room.Enter(c.hangUp); c.place == nil {
@@ -180,19 +181,4 @@ func (s *Server) Close(d time.Duration) {
 	case <-done:
 	case <-time.After(d):
 	}
-}
-
-// newConn takes over the socket fd.
-func newConn(fd int) (*conn, error) {
-	if err := unix.SetNonblock(fd, true); err != nil { // for Go's poller
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	c := &conn{f: os.NewFile(uintptr(fd), "control client"), buf: make([]byte, firstRead)}
-	var err error
-	if c.raw, err = c.f.SyscallConn(); err != nil {
-		_ = c.f.Close()
-		return nil, err
-	}
-	return c, nil
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -25,10 +26,7 @@ const (
 	goneWait = 5 * time.Second
 )
 
-var (
-	errWoken  = errors.New("data: the server closes")
-	errUnread = errors.New("data: the client does not read its responses")
-)
+var errUnread = errors.New("data: the client does not read its responses")
 
 // conn is one client. Only its own goroutine touches it.
 type conn struct {
@@ -50,35 +48,6 @@ func hungUp(fd int) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(p, 0)
 	return err == nil && n > 0
-}
-
-// wait waits until fd is ready for events or wake becomes readable; d < 0 waits
-// for ever. ready is false if the time is up.
-func wait(fd, wake int, events int16, d time.Duration) (ready bool, err error) {
-	end := time.Now().Add(d)
-	for {
-		ms := -1
-		if d >= 0 {
-			ms = max(0, int(time.Until(end).Milliseconds()))
-		}
-		p := []unix.PollFd{{Fd: int32(fd), Events: events}, {Fd: int32(wake), Events: unix.POLLIN}}
-		n, err := unix.Poll(p, ms)
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return false, err
-		case n == 0:
-			return false, nil
-		case p[0].Revents&events&unix.POLLOUT != 0: // a response goes out even now
-			return true, nil
-		case p[1].Revents != 0:
-			return false, errWoken
-		case p[0].Revents&events == 0: // hang-up or error alone
-			return false, io.EOF
-		default:
-			return true, nil
-		}
-	}
 }
 
 // read reads into b what has arrived.
@@ -113,7 +82,7 @@ func (c *conn) complete(n, wake int, need func([]byte) int) (total int, eof bool
 		if n < 10 {
 			d = -1
 		}
-		ready, err := wait(c.fd, wake, unix.POLLIN, d)
+		ready, err := poll.Wait(c.fd, wake, unix.POLLIN, d)
 		if err == nil && !ready {
 			return n, false, nil
 		}
@@ -136,7 +105,7 @@ func (c *conn) complete(n, wake int, need func([]byte) int) (total int, eof bool
 // write writes b whole, or fails when the client does not read it.
 func (c *conn) write(b []byte, wake int) error {
 	for len(b) > 0 {
-		ready, err := wait(c.fd, wake, unix.POLLOUT, writeWait)
+		ready, err := poll.Wait(c.fd, wake, unix.POLLOUT, writeWait)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -50,7 +51,7 @@ func (f *fake) Execute(raw []byte) ([]byte, error) {
 // Serve answers messages that are exactly one plain command, as the engine does.
 func (f *fake) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
 	for {
-		if _, err := wait(fd, wake, unix.POLLIN, -1); err == errWoken {
+		if _, err := poll.Wait(fd, wake, unix.POLLIN, -1); err == poll.ErrWoken {
 			return 0, nil, nil
 		} else if err != nil {
 			return 0, nil, err

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -152,7 +153,7 @@ func (s *Server) add(fd int, evict func()) *conn {
 
 // serve handles one client until it goes or the server closes.
 func (s *Server) serve(c *conn) {
-	if err := s.talk(c); err != nil && err != io.EOF && err != errWoken {
+	if err := s.talk(c); err != nil && err != io.EOF && err != poll.ErrWoken {
 		s.opt.Note("data client: %v: connection closed", err)
 	}
 	lost := s.room.Leave(c.place)
@@ -179,7 +180,7 @@ func (s *Server) talk(c *conn) error {
 		case rest != nil:
 			err = c.write(rest, s.wake)
 		case n == 0:
-			return errWoken
+			return poll.ErrWoken
 		default:
 			var end bool
 			if end, err = s.handle(c, n); end && err == nil {
@@ -195,7 +196,7 @@ func (s *Server) talk(c *conn) error {
 // broken says whether err is of the connection rather than of one command.
 func broken(err error) bool {
 	_, errno := errors.AsType[unix.Errno](err)
-	return errno || err == io.EOF || err == errWoken || err == errUnread
+	return errno || err == io.EOF || err == poll.ErrWoken || err == errUnread
 }
 
 // next waits for a message that is not for TPM.Serve to answer, and returns what
@@ -205,7 +206,7 @@ func (s *Server) next(c *conn) (n int, rest []byte, err error) {
 	if c.used && !s.opt.Disconnect {
 		return s.tpm.Serve(c.fd, s.wake, c.buf)
 	}
-	if _, err = wait(c.fd, s.wake, unix.POLLIN, -1); err != nil {
+	if _, err = poll.Wait(c.fd, s.wake, unix.POLLIN, -1); err != nil {
 		return 0, nil, err
 	}
 	n, err = c.read(c.buf)
