@@ -1,6 +1,9 @@
 package config
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // nearest returns "; did you mean …?" with the word of known that is most like
 // name, or "" if none is like it.
@@ -15,6 +18,22 @@ func nearest(name string, known []string) string {
 		return ""
 	}
 	return "; did you mean " + strconv.Quote(best) + "?"
+}
+
+// meant returns "; did you mean …?" with the word in quotes in want that is most
+// like v, or "" if v is no string or none is like it.
+func meant(v any, want string) string {
+	name, ok := v.(string)
+	if !ok {
+		return ""
+	}
+	var known []string
+	for n, part := range strings.Split(want, `"`) {
+		if n%2 == 1 && strings.IndexAny(part, "0123456789") != 0 { // a number is no word
+			known = append(known, part)
+		}
+	}
+	return nearest(name, known)
 }
 
 // distance counts the letters to insert, drop or change to make b of a.

@@ -198,11 +198,11 @@ func (p *loader) key(table, name string, ks keys, v any) {
 	}
 	text, ok := k.value.fromTOML(v)
 	if _, mayBeEmpty := k.value.(prefix); !ok || isText && s == "" && !mayBeEmpty {
-		p.fail(at.value, label, "%s; want %s", describe(v), k.value.want())
+		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
 		return
 	}
 	if err := k.value.check(text); err != nil {
-		p.fail(at.value, label, "%s; want %s", describe(v), k.value.want())
+		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
 		return
 	}
 	err := k.value.set(text)
@@ -215,7 +215,7 @@ func (p *loader) key(table, name string, ks keys, v any) {
 			p.fail(at.value, label, "%s; want %s", err, k.value.want())
 			return
 		}
-		p.fail(at.value, label, "%s; want %s", describe(v), k.value.want())
+		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
 	}
 }
 

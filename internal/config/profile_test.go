@@ -243,7 +243,7 @@ func TestMistakes(t *testing.T) {
 		{"[key]\nfd = 4\n[migration-key]\nfd = 4", `f:8:1: [migration-key] fd: descriptor 4 is that of [key] fd already`},
 		{"[flags]\nstartup = \"deactivated\"", `f:6:1: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
 		{"[flags]\nstartup-clear = true", `f:6:1: [flags] startup-clear: unknown key; in a profile, write startup = "clear", "state", "deactivated" or "none"`},
-		{"[flags]\nstartup = \"cler\"", `f:6:11: [flags] startup: "cler" is not allowed; want "clear" or "state" or "deactivated" or "none"`},
+		{"[flags]\nstartup = \"cler\"", `f:6:11: [flags] startup: "cler" is not allowed; want "clear" or "state" or "deactivated" or "none"; did you mean "clear"?`},
 		{"[interface]\ntype = \"cuse\"", `f:6:8: [interface] type: "cuse" is not available in this release`},
 		{"[interface]\nport = 5", `f:6:1: [interface] port: unknown key; in a profile, write server = "tcp:HOST:PORT" or "unix:PATH"`},
 		{"[interface]\nserver = \"unix:c\"", `f:2:1: [control] listen: unix:/p/c is the data channel already; want another address`},
