@@ -278,7 +278,7 @@ func TestSquatters(t *testing.T) {
 	for n := range 40 {
 		c := q.dial(t)
 		if n%2 == 0 {
-			c.send(t, unhex("0000"))
+			_, _ = c.f.Write(unhex("0000")) // it may have lost its place already
 		}
 	}
 	if got := q.dial(t).ask(t, "00000001", 8); got != "000000000001ffff" {
