@@ -147,10 +147,9 @@ func (s *Server) answer(c *conn) bool {
 		r.last = true // what is still to come of a refused request is no request
 	}
 	s.trace(" Ctrl Rsp:", rep)
+	s.room.Use(c.place) // before the client can know, and rely on it
 	if err = c.write(rep); err != nil {
 		s.opt.Note("control client: %v: connection closed", err)
-	} else {
-		s.room.Use(c.place)
 	}
 	clear(rep) // either may hold a state blob
 	clear(c.buf)

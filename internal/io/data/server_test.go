@@ -278,7 +278,7 @@ func TestSquatters(t *testing.T) {
 	user.receives(t, command(10))
 	for n := range 40 {
 		if c := q.dial(t); n%2 == 0 {
-			c.send(t, command(10)[:5])
+			_, _ = c.f.Write(command(10)[:5]) // it may have lost its place already
 		}
 	}
 	c := q.dial(t)
