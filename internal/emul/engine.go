@@ -12,7 +12,7 @@ import (
 
 // Engine is the library that plays the TPM. Its state is global to the process,
 // so there is one Engine; its Locker is held while it works. Every method but
-// Cancel, SetLocality, Locality, Established and Serve needs the lock.
+// Cancel, SetLocality, Established and Serve needs the lock.
 //
 // Errors wrap the tpm.Result that the library gave.
 type Engine interface {
@@ -35,9 +35,8 @@ type Engine interface {
 	// SetLastCode notes a code that never reached the library.
 	SetLastCode(c tpm.Code)
 
-	// SetLocality sets the locality of the next command and Locality tells it.
+	// SetLocality sets the locality of the next command.
 	SetLocality(l tpm.Locality)
-	Locality() tpm.Locality
 
 	// Volatile returns the serialised volatile state.
 	Volatile() ([]byte, error)

@@ -119,7 +119,6 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 func (e *engine) LastCode() tpm.Code         { e.locked("LastCode"); return e.last }
 func (e *engine) SetLastCode(c tpm.Code)     { e.locked("SetLastCode"); e.last = c }
 func (e *engine) SetLocality(l tpm.Locality) { e.locality = l }
-func (e *engine) Locality() tpm.Locality     { return e.locality }
 
 func (e *engine) Volatile() ([]byte, error) { e.locked("Volatile"); return []byte("volatile"), nil }
 

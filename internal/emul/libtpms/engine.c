@@ -94,7 +94,6 @@ TPM_RESULT swtpm_register(void)
 }
 
 void swtpm_set_locality(uint32_t l) { locality = l; }
-uint32_t swtpm_locality(void) { return locality; }
 void swtpm_set_last(uint32_t code) { last = code; }
 uint32_t swtpm_last(void) { return last; }
 

@@ -1,4 +1,4 @@
-// What Go calls. All of it but swtpm_serve, swtpm_set_locality, swtpm_locality and
+// What Go calls. All of it but swtpm_serve, swtpm_set_locality and
 // swtpm_established needs the lock.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
@@ -42,7 +42,6 @@ void swtpm_refresh(void);
 void swtpm_power(int on);
 
 void swtpm_set_locality(uint32_t locality);
-uint32_t swtpm_locality(void);
 void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
 void swtpm_admit(int ok, int version2);

@@ -65,6 +65,16 @@ type call struct {
 	errs bool
 }
 
+// needs skips a test for want of a program, or fails where all of them must be
+// there.
+func needs(t *testing.T, program string) {
+	t.Helper()
+	if os.Getenv("SWTPM_TEST_REQUIRE") != "" {
+		t.Fatalf("needs %s, and $SWTPM_TEST_REQUIRE is set", program)
+	}
+	t.Skipf("needs %s", program)
+}
+
 // child runs childMain under strace in a new directory, where permall is old
 // unless that is "", with inject for the expression of strace's -e inject, if
 // any. It returns the directory and the system calls in their order.
@@ -72,7 +82,7 @@ func child(t *testing.T, old, blobs, mode, inject string) (top string, calls []c
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("needs strace")
+		needs(t, "strace")
 	}
 	top = t.TempDir()
 	if top, err = filepath.EvalSymlinks(top); err != nil {
