@@ -24,8 +24,11 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usage("Missing TPM interface type.")
 	}
-	if verb, ok := verbs()[args[0]]; ok {
-		return verb(ctx, args[1:])
+	if tell, ok := plainWords[args[0]]; ok {
+		return tell()
+	}
+	if v := findVerb(verbTable(), args); v != nil {
+		return v.call(ctx, v.name, args[1:])
 	}
 	cfg, err := config.Classic(args[0], args[1:], os.Getenv)
 	if err != nil {

@@ -14,22 +14,111 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 )
 
-// verb is one of our own ways to call the program; args are the words behind it.
-type verb func(ctx context.Context, args []string) error
+// action is what a verb does once its flags are read; args are its operands.
+type action func(ctx context.Context, args []string) error
 
-func verbs() map[string]verb {
-	return map[string]verb{
-		"run":     runProfile,
-		"check":   check,
-		"show":    show,
-		"import":  importClassic,
-		"version": printVersion,
-		"help":    help,
+// verb is one of our own ways to call the program. All that a verb takes is
+// declared here, so that its help and the completion of shells are made of it.
+type verb struct {
+	name     string
+	synopsis string // what follows "Usage: swtpm "
+	what     string // the first line of its help
+	operand  string // what each operand is: PROFILE, FILE, DIR, …; "" without operands
+	least    int    // how many operands there are
+	most     int    // at most, -1 for any number
 
-		// Those of the reference.
-		"-h": help, "--help": help,
-		"-v": classicVersion, "--version": classicVersion,
+	// prepare declares the flags and returns what is done with them. An
+	// argument's kind is the word in backquotes in its usage, as in "write to `FILE`".
+	prepare func(f *pflag.FlagSet) action
+
+	verbs []verb // a verb of verbs has these instead of prepare: swtpm NAME VERB …
+}
+
+// verbTable are our verbs.
+func verbTable() []verb {
+	return []verb{
+		{name: "run", synopsis: "run [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: runProfile,
+			what: "Runs the TPM of a profile in the foreground; see swtpm.toml(5)."},
+		{name: "check", synopsis: "check PROFILE...", operand: "PROFILE", least: 1, most: -1, prepare: check,
+			what: "Looks for mistakes in profiles. Nothing is touched. Exit code 1 if there is one."},
+		{name: "show", synopsis: "show [--json] [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: show,
+			what: "Prints the profile with every default filled in."},
+		{name: "import", synopsis: "import -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: importClassic,
+			what: "Prints the profile that equals a classic command line."},
+		{name: "version", synopsis: "version [--json]", prepare: printVersion,
+			what: "Prints the versions of this program and of libtpms, and what it can do beyond swtpm."},
 	}
+}
+
+// plainWords are the words that ask for help or the version and end there.
+var plainWords = map[string]func() error{
+	"help": help, "-h": help, "--help": help,
+	"-v": classicVersion, "--version": classicVersion,
+}
+
+// findVerb returns the verb that args begin with, nil if they begin with none.
+func findVerb(verbs []verb, args []string) *verb {
+	for i := range verbs {
+		if verbs[i].name == args[0] {
+			return &verbs[i]
+		}
+	}
+	return nil
+}
+
+// call runs the verb with the words behind it. path is its name with those of
+// the verbs before it.
+func (v *verb) call(ctx context.Context, path string, args []string) error {
+	if v.verbs != nil {
+		if len(args) > 0 {
+			if sub := findVerb(v.verbs, args); sub != nil {
+				return sub.call(ctx, path+" "+sub.name, args[1:])
+			}
+		}
+		return v.whichVerb(path, args)
+	}
+	f := pflag.NewFlagSet(path, pflag.ContinueOnError)
+	f.SortFlags = false
+	f.Usage = func() {
+		fmt.Printf("Usage: swtpm %s\n%s\n", v.synopsis, v.what)
+		if s := f.FlagUsages(); s != "" {
+			fmt.Printf("\nOptions:\n%s", s)
+		}
+	}
+	act := v.prepare(f)
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return nil
+	case err == nil && f.NArg() < v.least:
+		err = fmt.Errorf("there is no %s", v.operand)
+	case err == nil && v.most >= 0 && f.NArg() > v.most:
+		err = fmt.Errorf("%q is one word too many", f.Arg(v.most))
+	}
+	if err != nil {
+		return misused(path, err)
+	}
+	return act(ctx, f.Args())
+}
+
+// whichVerb answers a call of a verb of verbs that names none of them.
+func (v *verb) whichVerb(path string, args []string) error {
+	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
+		fmt.Printf("Usage: swtpm %s\n%s\n\nVerbs:\n", v.synopsis, v.what)
+		for _, sub := range v.verbs {
+			fmt.Printf("  %s\n        %s\n", sub.synopsis, sub.what)
+		}
+		return nil
+	}
+	if len(args) == 0 {
+		return misused(path, errors.New("there is no verb"))
+	}
+	return misused(path, fmt.Errorf("no such verb: %q", args[0]))
+}
+
+// misused is the error for a wrong command line of a verb.
+func misused(path string, err error) error {
+	return &daemon.ExitError{Code: 2, Err: fmt.Errorf("%s: %w; see swtpm %s --help", path, err, path)}
 }
 
 // usage is an error in the words before an interface is chosen.
@@ -59,38 +148,6 @@ func classicError(err error) error {
 	return &daemon.ExitError{Code: u.Code, Err: u, Silent: true}
 }
 
-// flags returns the flag set of one of our verbs. what is its help's first line.
-func flags(name, synopsis, what string) *pflag.FlagSet {
-	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
-	f.SortFlags = false
-	f.Usage = func() {
-		fmt.Printf("Usage: swtpm %s\n%s\n", synopsis, what)
-		if s := f.FlagUsages(); s != "" {
-			fmt.Printf("\nOptions:\n%s", s)
-		}
-	}
-	return f
-}
-
-// parse reads args with f and checks how many words are left. done is true if
-// help was asked for and given.
-func parse(f *pflag.FlagSet, args []string, least, most int) (done bool, err error) {
-	err = f.Parse(args)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		return true, nil
-	case err == nil && f.NArg() < least:
-		err = errors.New("there is no PROFILE")
-	case err == nil && most >= 0 && f.NArg() > most:
-		err = fmt.Errorf("%q is one word too many", f.Arg(most))
-	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w; see swtpm %s --help", f.Name(), err, f.Name())
-		return false, &daemon.ExitError{Code: 2, Err: err}
-	}
-	return false, nil
-}
-
 func load(name, instance string) (*config.Config, error) {
 	path, found, err := config.FindProfile(name)
 	if err != nil {
@@ -102,101 +159,96 @@ func load(name, instance string) (*config.Config, error) {
 	return config.LoadProfile(path, instance)
 }
 
-func runProfile(ctx context.Context, args []string) error {
-	f := flags("run", "run [--instance NAME] PROFILE", "Runs the TPM of a profile in the foreground; see swtpm.toml(5).")
-	instance := f.String("instance", "", "what %i stands for in the profile; default: the profile's name")
-	if done, err := parse(f, args, 1, 1); done || err != nil {
-		return err
-	}
-	cfg, err := load(f.Arg(0), *instance)
-	if err != nil {
-		return err
-	}
-	return live(ctx, cfg)
+// instanceFlag declares --instance.
+func instanceFlag(f *pflag.FlagSet) *string {
+	return f.String("instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
 }
 
-func check(_ context.Context, args []string) error {
-	f := flags("check", "check PROFILE...", "Looks for mistakes in profiles. Nothing is touched. Exit code 1 if there is one.")
-	if done, err := parse(f, args, 1, -1); done || err != nil {
-		return err
-	}
-	bad := false
-	for _, name := range f.Args() {
-		if _, err := load(name, ""); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			bad = true
-			continue
+func runProfile(f *pflag.FlagSet) action {
+	instance := instanceFlag(f)
+	return func(ctx context.Context, args []string) error {
+		cfg, err := load(args[0], *instance)
+		if err != nil {
+			return err
 		}
-		fmt.Printf("%s: ok\n", name)
+		return live(ctx, cfg)
 	}
-	if bad {
-		return &daemon.ExitError{Code: 1, Silent: true}
-	}
-	return nil
 }
 
-func show(_ context.Context, args []string) error {
-	f := flags("show", "show [--json] [--instance NAME] PROFILE", "Prints the profile with every default filled in.")
+func check(*pflag.FlagSet) action {
+	return func(_ context.Context, args []string) error {
+		bad := false
+		for _, name := range args {
+			if _, err := load(name, ""); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				bad = true
+				continue
+			}
+			fmt.Printf("%s: ok\n", name)
+		}
+		if bad {
+			return &daemon.ExitError{Code: 1, Silent: true}
+		}
+		return nil
+	}
+}
+
+func show(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON rather than TOML")
-	instance := f.String("instance", "", "what %i stands for in the profile; default: the profile's name")
-	if done, err := parse(f, args, 1, 1); done || err != nil {
+	instance := instanceFlag(f)
+	return func(_ context.Context, args []string) error {
+		cfg, err := load(args[0], *instance)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			_, err = fmt.Println(strings.TrimRight(cfg.JSON(), "\n"))
+			return err
+		}
+		_, err = fmt.Print(cfg.TOML())
 		return err
 	}
-	cfg, err := load(f.Arg(0), *instance)
-	if err != nil {
-		return err
-	}
-	if *asJSON {
-		_, err = fmt.Println(strings.TrimRight(cfg.JSON(), "\n"))
-		return err
-	}
-	_, err = fmt.Print(cfg.TOML())
-	return err
 }
 
-func importClassic(_ context.Context, args []string) error {
-	f := flags("import", "import -- socket OPTION...", "Prints the profile that equals a classic command line.")
-	if done, err := parse(f, args, 1, -1); done || err != nil {
+func importClassic(*pflag.FlagSet) action {
+	return func(_ context.Context, args []string) error {
+		dir, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		profile, err := config.Import(args[0], args[1:], os.Getenv, dir)
+		if err != nil {
+			return classicError(err)
+		}
+		_, err = fmt.Print(profile)
 		return err
 	}
-	dir, err := os.Getwd()
-	if err != nil {
-		return err
-	}
-	profile, err := config.Import(f.Arg(0), f.Args()[1:], os.Getenv, dir)
-	if err != nil {
-		return classicError(err)
-	}
-	_, err = fmt.Print(profile)
-	return err
 }
 
-func help(context.Context, []string) error {
+func help() error {
 	_, err := fmt.Print(config.Help())
 	return err
 }
 
 // classicVersion prints the line that scripts read. Its number is that of the
 // reference whose interface this is.
-func classicVersion(context.Context, []string) error {
+func classicVersion() error {
 	_, err := fmt.Print(config.VersionLine(config.ReferenceVersion))
 	return err
 }
 
-func printVersion(_ context.Context, args []string) error {
-	f := flags("version", "version [--json]", "Prints the versions of this program and of libtpms, and what it can do beyond swtpm.")
+func printVersion(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON")
-	if done, err := parse(f, args, 0, 0); done || err != nil {
+	return func(context.Context, []string) error {
+		if !*asJSON {
+			_, err := fmt.Printf("swtpm-go %s (interface of swtpm %s), libtpms %s\n",
+				daemon.Version, config.ReferenceVersion, libtpms.Version())
+			return err
+		}
+		_, err := fmt.Printf(`{"program":"swtpm-go","version":%q,"interface":%q,"libtpms":{"version":%q,"profiles":%v},"features":["%s"]}`+"\n",
+			daemon.Version, config.ReferenceVersion, libtpms.Version(), libtpms.HasProfiles(), strings.Join(ours, `","`))
 		return err
 	}
-	if !*asJSON {
-		_, err := fmt.Printf("swtpm-go %s (interface of swtpm %s), libtpms %s\n",
-			daemon.Version, config.ReferenceVersion, libtpms.Version())
-		return err
-	}
-	_, err := fmt.Printf(`{"program":"swtpm-go","version":%q,"interface":%q,"libtpms":{"version":%q,"profiles":%v},"features":["%s"]}`+"\n",
-		daemon.Version, config.ReferenceVersion, libtpms.Version(), libtpms.HasProfiles(), strings.Join(ours, `","`))
-	return err
 }
 
 // ours are the features that the reference does not have.

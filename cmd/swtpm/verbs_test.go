@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/daemon"
+)
+
+// TestCall holds how a verb reads its words, one with verbs of its own too.
+func TestCall(t *testing.T) {
+	var got string
+	leaf := func(f *pflag.FlagSet) action {
+		on := f.Bool("on", false, "a flag")
+		return func(_ context.Context, args []string) error {
+			got = strings.Join(args, " ")
+			if *on {
+				got += " on"
+			}
+			return nil
+		}
+	}
+	verbs := []verb{
+		{name: "one", synopsis: "one FILE", operand: "FILE", least: 1, most: 1, prepare: leaf},
+		{name: "all", synopsis: "all VERB", verbs: []verb{{name: "in", synopsis: "all in FILE...", operand: "FILE", least: 1, most: -1, prepare: leaf}}},
+	}
+	for _, tt := range []struct{ args, got, err string }{
+		{"one a", "a", ""},
+		{"one --on a", "a on", ""},
+		{"one a --on", "a on", ""},
+		{"one", "", "one: there is no FILE; see swtpm one --help"},
+		{"one a b", "", `one: "b" is one word too many; see swtpm one --help`},
+		{"one --off", "", "one: unknown flag: --off; see swtpm one --help"},
+		{"all", "", "all: there is no verb; see swtpm all --help"},
+		{"all out", "", `all: no such verb: "out"; see swtpm all --help`},
+		{"all in", "", "all in: there is no FILE; see swtpm all in --help"},
+		{"all in a b", "a b", ""},
+		{"all --help", "", ""},
+		{"all in --help", "", ""},
+	} {
+		got = ""
+		args := strings.Fields(tt.args)
+		err := findVerb(verbs, args).call(context.Background(), args[0], args[1:])
+		text := ""
+		if err != nil {
+			text = err.Error()
+			if e, ok := errors.AsType[*daemon.ExitError](err); !ok || e.Code != 2 {
+				t.Errorf("swtpm %s: %v, want exit code 2", tt.args, err)
+			}
+		}
+		if got != tt.got || text != tt.err {
+			t.Errorf("swtpm %s: got %q, error %q, want %q, %q", tt.args, got, text, tt.got, tt.err)
+		}
+	}
+	if v := findVerb(verbs, []string{"socket"}); v != nil {
+		t.Errorf("socket is the verb %+v, want none", v)
+	}
+}
