@@ -21,7 +21,7 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 	features := supported()
 	features = append(features,
 		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
-		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "nvram-backend-dir")
+		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "nvram-backend-dir")
 	sizes, err := rsaKeySizes(v)
 	if err != nil {
 		return err
@@ -29,7 +29,10 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 	for _, s := range sizes {
 		features = append(features, "rsa-keysize-"+s)
 	}
-	features = append(features, "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
+	if v == tpm.V20 && libtpms.HasProfiles() {
+		features = append(features, "cmdarg-print-profiles")
+	}
+	features = append(features, "cmdarg-print-info", "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
 		"tpmstate-dir-backend-opt-fsync", "systemd-notify")
 	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { }, \"version\": \"%s\" }\n",
 		strings.Join(features, `", "`), config.ReferenceVersion)

@@ -66,6 +66,12 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	defer ends.Close()
+	switch { // Compat: swtpm takes the sockets first
+	case cfg.PrintStates:
+		return printStates(os.Stdout, cfg, log)
+	case cfg.PrintProfiles:
+		return printProfiles(os.Stdout, engine)
+	}
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return err
 	}
@@ -91,6 +97,9 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }() // the last blob is stored here
+	if cfg.PrintInfo != 0 {
+		return printInfo(os.Stdout, cfg, t)
+	}
 	if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
 		return err
 	}

@@ -70,6 +70,9 @@ func options(cfg *config.Config, keys seal.Keys, log *daemon.Log) emul.Options {
 		Note:             log.Infof,
 		Error:            log.Errorf,
 	}
+	if cfg.PrintInfo != 0 {
+		o.Note = nil // Compat: swtpm says nothing but what was asked for
+	}
 	if cfg.State.URI != "" {
 		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log) }
 	}

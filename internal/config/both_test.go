@@ -203,7 +203,7 @@ func TestConsumers(t *testing.T) {
 			continue
 		}
 		out, err := Import("socket", args, noEnv, "/w")
-		if c.PrintCapabilities {
+		if c.Printing() != "" {
 			if err == nil {
 				t.Errorf("%s: imported as\n%s", tt.who, out)
 			}
@@ -228,6 +228,10 @@ func TestConsumers(t *testing.T) {
 
 func TestImportRefuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
+		{"--print-c", "import: --print-capabilities describes no TPM; leave it out"},
+		{"--print-s|--tpmstate|dir=s", "import: --print-states describes no TPM; leave it out"},
+		{"--print-p", "import: --print-profiles describes no TPM; leave it out"},
+		{"--print-i|1", "import: --print-info describes no TPM; leave it out"},
 		{"--bogus", "socket: unrecognized option '--bogus'"},
 		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: no state; want dir = "PATH"`},
 		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},

@@ -42,7 +42,7 @@ type line struct {
 	fd    int               // of --fd, -1 if none
 	port  string            // TPM_PORT; --port sets it
 	env   func(string) string
-	print bool // --print-capabilities
+	done  bool // what is left of the options is not looked at
 }
 
 // take is called for each option, from left to right. Options with sub-options
@@ -61,7 +61,13 @@ func (l *line) take(o optionRow, arg string) error {
 	case "tpm2":
 		l.cfg.TPM = "2.0"
 	case "print-capabilities":
-		l.print = true
+		l.cfg.PrintCapabilities = true
+	case "print-states":
+		l.cfg.PrintStates = true
+	case "print-profiles":
+		l.cfg.PrintProfiles = true
+	case "print-info":
+		return l.takeInfo(arg)
 	case "runas":
 		l.cfg.Sandbox.User = arg
 	case "port":
@@ -85,6 +91,16 @@ func (l *line) takePort(arg string) error {
 	}
 	l.port = fmt.Sprint(port)
 	l.given["server"] = "type=tcp,disconnect"
+	return nil
+}
+
+// takeInfo is --print-info.
+func (l *line) takeInfo(arg string) error {
+	flags, ok := parseInfo(arg)
+	if !ok {
+		return refuse("Cannot parse info value '%s'.", arg)
+	}
+	l.cfg.PrintInfo = flags
 	return nil
 }
 
@@ -116,15 +132,38 @@ func (l *line) finish(operands []string) error {
 	if l.fd >= 0 && l.fd <= 2 {
 		return refusal("Error: Cannot accept file descriptors with values 0, 1, or 2")
 	}
-	for _, step := range []func() error{l.log, l.ctrl, l.server, l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags} {
-		if err := step(); err != nil {
+	for _, step := range []func() error{
+		l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags,
+	} {
+		if err := step(); err != nil || l.done {
 			return err
 		}
-		if l.print { // after the log, before anything else
-			l.cfg.PrintCapabilities = true
-			return nil
-		}
 	}
+	return nil
+}
+
+func (l *line) capabilities() error {
+	l.done = l.cfg.PrintCapabilities
+	return nil
+}
+
+// states is --print-states.
+//
+// Compat: swtpm does not look at TPM_PATH for it.
+func (l *line) states() error {
+	if !l.cfg.PrintStates {
+		return nil
+	}
+	l.done = true
+	if _, ok := l.given["tpmstate"]; !ok {
+		return refusal("Error: --tpmstate option is required for --print-states")
+	}
+	return l.state()
+}
+
+func (l *line) profiles() error {
+	l.done = l.cfg.PrintProfiles
 	return nil
 }
 

@@ -64,6 +64,13 @@ func TestMessages(t *testing.T) {
 		{"-p 4294967296", "swtpm: Cannot parse socket port number '4294967296'."},
 		{"-p 4294967295", "swtpm: Port is outside valid range."},
 		{"-p 0x10000", "swtpm: Port is outside valid range."},
+		{"--print-info x", "swtpm: Cannot parse info value 'x'."},
+		{"--print-info 08", "swtpm: Cannot parse info value '08'."},
+		{"--print-info - --help", "swtpm: Cannot parse info value '-'."},
+		{"--print-info 99999999999999999999", "swtpm: Cannot parse info value '99999999999999999999'."},
+		{"--print-states", "swtpm: Error: --tpmstate option is required for --print-states"},
+		{"--print-states --tpmstate mode=0600", "swtpm: The dir or backend-uri parameters is required for the tpmstate option."},
+		{"--print-states --ctrl zz", "swtpm: Error parsing ctrl options: Unknown option 'zz'"},
 		{"-f abc", "swtpm: Cannot parse socket file descriptor."},
 		{"-f -1", "swtpm: Cannot parse socket file descriptor."},
 		{"-f 0x0", "swtpm: Cannot parse socket file descriptor."},
@@ -140,9 +147,6 @@ func TestMessages(t *testing.T) {
 		{"-R x", "swtpm: --chroot is not available in this release"},
 		{"--migration incoming", "swtpm: --migration is not available in this release"},
 		{"--profile name=null", "swtpm: --profile is not available in this release"},
-		{"--print-info 1", "swtpm: --print-info is not available in this release"},
-		{"--print-s", "swtpm: --print-states is not available in this release"},
-		{"--print-p", "swtpm: --print-profiles is not available in this release"},
 		{"--pcap file=x", "swtpm: --pcap is not available in this release"},
 	} {
 		_, err := Classic("socket", strings.Fields(tt.args), noEnv)
@@ -292,6 +296,17 @@ func TestClassic(t *testing.T) {
 			c.TPM, c.PrintCapabilities, c.Interface.Terminate = "2.0", true, true
 			c.Log = Log{Given: true, FD: -1, Level: 3}
 		}},
+		{"--tpm2 --print-states --tpmstate dir=s --ctrl type=tcp,port=5 --key zz", func(c *Config) {
+			c.TPM, c.PrintStates, c.State.URI = "2.0", true, "dir://s"
+			c.Control.Listen = tcp("127.0.0.1", 5)
+		}},
+		{"--print-profiles --tpmstate zz -p 5", func(c *Config) {
+			c.PrintProfiles, c.Interface.Server, c.Interface.Disconnect = true, tcp("127.0.0.1", 5), true
+		}},
+		{"--print-info 0x20 --tpmstate dir=s", func(c *Config) { c.PrintInfo, c.State.URI = 0x20, "dir://s" }},
+		{"--print-info 010 --print-info -1", func(c *Config) { c.PrintInfo = 1<<32 - 1 }},
+		{"--print-info=4294967297", func(c *Config) { c.PrintInfo = 1 }},
+		{"--print-info=", func(*Config) {}},
 	} {
 		got, err := Classic("socket", strings.Fields(tt.args), noEnv)
 		if err != nil {

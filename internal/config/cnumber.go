@@ -53,6 +53,27 @@ func hasGoPrefix(s string) bool {
 	return len(s) > 1 && s[0] == '0' && strings.ContainsRune("bBoO", rune(s[1]))
 }
 
+// parseInfo reads the argument of --print-info as C's strtoul does with base 0:
+// 0x and 0 prefixes, nothing left over, "" is 0. Only the low 32 bits count.
+func parseInfo(s string) (uint32, bool) {
+	s = trimC(s)
+	if s == "" {
+		return 0, true
+	}
+	neg := s[0] == '-'
+	if neg || s[0] == '+' {
+		s = s[1:]
+	}
+	if s == "" || strings.ContainsAny(s, "_+-") || hasGoPrefix(s) {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s, 0, 64)
+	if neg {
+		n = -n
+	}
+	return uint32(n), err == nil
+}
+
 // parseFD reads the argument of --fd: decimal, nothing left over, "" is 0.
 func parseFD(s string) (int, bool) {
 	s = trimC(s)

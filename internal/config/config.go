@@ -27,9 +27,30 @@ type Config struct {
 	Sandbox      Sandbox
 	Daemon       bool // --daemon; never in a profile: systemd does not want it
 
-	// PrintCapabilities asks for one line on stdout and nothing else. Then only
-	// TPM, Log and Sandbox are filled, as the reference looks at no more.
+	// What to print on stdout instead of serving a TPM; of several the first
+	// counts. Never in a profile. For PrintCapabilities only TPM, Log and
+	// Sandbox are filled, for PrintStates also Interface, Control and State,
+	// for PrintProfiles Interface and Control: the reference looks at no more.
 	PrintCapabilities bool
+	PrintStates       bool
+	PrintProfiles     bool
+	PrintInfo         uint32 // TPMLIB_INFO_* of libtpms; 0 for none
+}
+
+// Printing names the option that has something printed; "" if the TPM is to be
+// served.
+func (c *Config) Printing() string {
+	switch {
+	case c.PrintCapabilities:
+		return "--print-capabilities"
+	case c.PrintStates:
+		return "--print-states"
+	case c.PrintProfiles:
+		return "--print-profiles"
+	case c.PrintInfo != 0:
+		return "--print-info"
+	}
+	return ""
 }
 
 // EndpointKind says how an Endpoint comes to be.

@@ -38,9 +38,9 @@ var socketOptions = []optionRow{
 	{long: "profile", arg: true, later: true},
 	{long: "pcap", arg: true, later: true},
 	{long: "print-capabilities"},
-	{long: "print-states", later: true},
-	{long: "print-profiles", later: true},
-	{long: "print-info", arg: true, later: true},
+	{long: "print-states"},
+	{long: "print-profiles"},
+	{long: "print-info", arg: true},
 }
 
 // getopt reads a command line as getopt_long of the GNU C library does, with its

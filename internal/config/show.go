@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,7 +8,7 @@ import (
 
 // TOML returns c as a profile with every default filled in. A key that was not
 // asked for stands behind a #. The profile loads back to a Config equal to c,
-// but for what no profile can say: Daemon, PrintCapabilities, strings that are
+// but for what no profile can say: Daemon, what is printed, strings that are
 // not UTF-8, and paths that are relative, which are seen from where the profile
 // is. Of a c that Check refuses, the profile is refused too.
 func (c *Config) TOML() string {
@@ -114,8 +113,8 @@ func Import(iface string, args []string, env func(string) string, dir string) (s
 	if err != nil {
 		return "", err
 	}
-	if c.PrintCapabilities {
-		return "", errors.New("import: --print-capabilities describes no TPM; leave it out")
+	if option := c.Printing(); option != "" {
+		return "", fmt.Errorf("import: %s describes no TPM; leave it out", option)
 	}
 	c = c.Absolute(dir)
 	if err := c.Check(); err != nil {

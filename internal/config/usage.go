@@ -58,6 +58,13 @@ The process:
                           above has the log of libtpms too
 
   --print-capabilities    tell what this program can do, as JSON
+  --print-states          tell which state there is and how large, as JSON
+  --print-profiles        tell the algorithm profiles of this libtpms, as JSON
+  --print-info FLAGS      tell about the TPM, as JSON; FLAGS are those of libtpms,
+                          added up: 1 specification, 2 attributes, 4 features, 8
+                          algorithms, 0x10 commands, 0x20 its profile, 0x40 all
+                          profiles, 0x80 more attributes. With a place for its
+                          state the TPM is powered on for it
   -h, --help              this text
 `
 }

@@ -66,6 +66,15 @@ type MovableBackend interface {
 	Moved() bool
 }
 
+// StatBackend is a Backend that tells what is stored without a look into it.
+type StatBackend interface {
+	Backend
+
+	// Stat returns the size of the item in bytes. Its error is
+	// fs.ErrNotExist where Load's is. It reads, locks and changes nothing.
+	Stat(name string) (size int64, err error)
+}
+
 // BackupBackend is a Backend that keeps the permanent state before the last.
 type BackupBackend interface {
 	Backend
@@ -165,6 +174,23 @@ func (s *Store) Delete(item string) error {
 		return fmt.Errorf("nv: delete %s: %w", item, err)
 	}
 	return nil
+}
+
+// Stat returns the size of item as it is stored, in bytes. Its error is
+// fs.ErrNotExist if there is none. The item is neither checked nor changed, and
+// the lock plays no part.
+func (s *Store) Stat(item string) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.b.(StatBackend)
+	if !ok {
+		return 0, fmt.Errorf("nv: stat %s: %w", item, errors.ErrUnsupported)
+	}
+	size, err := b.Stat(s.prefix + item)
+	if err != nil {
+		return 0, fmt.Errorf("nv: stat %s: %w", item, err)
+	}
+	return size, nil
 }
 
 // Lock excludes other processes until Unlock or Close. While another one holds

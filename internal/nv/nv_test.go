@@ -50,6 +50,14 @@ func (f *fake) Load(name string) ([]byte, error) {
 	return bytes.Clone(i.blob), nil
 }
 
+func (f *fake) Stat(name string) (int64, error) {
+	i, ok := f.items[name]
+	if !ok {
+		return 0, fs.ErrNotExist
+	}
+	return int64(len(i.blob)), nil
+}
+
 func (f *fake) Store(name string, blob []byte) error {
 	f.stores++
 	delete(f.seen, name)

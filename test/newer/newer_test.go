@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -34,13 +35,35 @@ func newer(t *testing.T) []string {
 	return []string{loaders[0], "--library-path", filepath.Dir(loaders[0])}
 }
 
-func build(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "swtpm")
-	if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/swtpm").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+// bin is our program, built once with this machine's library.
+var bin string
+
+func TestMain(m *testing.M) {
+	code, err := buildAndRun(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "newer:", err)
+		code = 1
 	}
-	return bin
+	os.Exit(code)
+}
+
+func buildAndRun(m *testing.M) (int, error) {
+	if os.Getenv(rootVar) == "" {
+		return m.Run(), nil // all is skipped
+	}
+	for _, v := range []string{"TPM_PORT", "TPM_PATH", "NOTIFY_SOCKET", "JOURNAL_STREAM"} {
+		os.Unsetenv(v)
+	}
+	dir, err := os.MkdirTemp("", "newer")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	bin = filepath.Join(dir, "swtpm")
+	if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/swtpm").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return m.Run(), nil
 }
 
 // dial waits for a Unix socket.
@@ -98,7 +121,7 @@ func live(t *testing.T, words []string, f func(net.Conn)) {
 }
 
 func TestFindsNewerFunctions(t *testing.T) {
-	words := append(newer(t), build(t), "version", "--json")
+	words := append(ours(t), "version", "--json")
 	out, err := exec.Command(words[0], words[1:]...).Output()
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +149,7 @@ const (
 )
 
 func TestStateGoesBothWays(t *testing.T) {
-	ld, bin := newer(t), build(t)
+	ld := newer(t)
 	for _, v := range []struct {
 		name      string
 		args      []string

@@ -57,21 +57,35 @@ func (d *Dir) replaceInTwo(temp, name string) error {
 	return nil
 }
 
-// loadBackup is Load for a state that is missing, as missing says. If there is
-// a backup, a store was cut short, and this is no new TPM.
-func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
+// backupFor returns the name of the backup of a state that is missing, as missing
+// says. If there is a backup, a store was cut short, and this is no new TPM; if
+// there is none, the error is missing.
+func (d *Dir) backupFor(name string, missing error) (string, error) {
 	bak := backupName(name)
-	st, err := d.stat(bak)
+	_, err := d.stat(bak)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := d.stat(swapName(name)); !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%q is missing and %q, what it is called while it is swapped with its backup, is there; rename it back, or remove it for a new TPM", name, swapName(name))
+			return "", fmt.Errorf("%q is missing and %q, what it is called while it is swapped with its backup, is there; rename it back, or remove it for a new TPM", name, swapName(name))
 		}
-		return nil, missing
+		return "", missing
 	case err != nil:
-		return nil, err
+		return "", err
 	case !d.o.Backup:
-		return nil, fmt.Errorf("%q is missing and its backup %q is there; start with backup or rename it back, or remove it for a new TPM", name, bak)
+		return "", fmt.Errorf("%q is missing and its backup %q is there; start with backup or rename it back, or remove it for a new TPM", name, bak)
+	}
+	return bak, nil
+}
+
+// loadBackup is Load for a state that is missing, as missing says.
+func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
+	bak, err := d.backupFor(name, missing)
+	if err != nil {
+		return nil, err
+	}
+	st, err := d.stat(bak)
+	if err != nil {
+		return nil, err
 	}
 	if err := d.checkState(bak, &st); err != nil {
 		return nil, err

@@ -39,6 +39,47 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestStat holds that Stat tells what Load would find, and changes nothing.
+func TestStat(t *testing.T) {
+	for _, c := range []struct {
+		name, bak string
+		backup    bool
+		make      func(path string) error
+		size      int64
+		err       string
+	}{
+		{name: "none", err: "no such file"},
+		{name: "a file", make: func(p string) error { return os.WriteFile(p, []byte("four"), 0o600) }, size: 4},
+		{name: "an empty file", make: func(p string) error { return os.WriteFile(p, nil, 0o600) }},
+		{name: "a file with a backup", bak: "five5", make: func(p string) error { return os.WriteFile(p, []byte("four"), 0o600) }, size: 4},
+		{name: "a backup", bak: "five5", backup: true, size: 5},
+		{name: "a backup, and backups are off", bak: "five5", err: "its backup"},
+		{name: "a directory", make: func(p string) error { return os.Mkdir(p, 0o700) }, err: "not a regular file"},
+		{name: "a symbolic link", make: func(p string) error { return os.Symlink("/etc/passwd", p) }, err: "not a regular file"},
+	} {
+		path := t.TempDir()
+		file := filepath.Join(path, permall)
+		if c.make != nil {
+			if err := c.make(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.bak != "" {
+			write(t, backupName(file), c.bak)
+		}
+		o := options(t)
+		o.Backup = c.backup
+		before := names(t, path)
+		size, err := open(t, path, o).Stat(permall)
+		if size != c.size || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("Stat of %s = %d, %v, want %d %s", c.name, size, err, c.size, c.err)
+		}
+		if got := names(t, path); got != before {
+			t.Errorf("Stat of %s leaves %q, was %q", c.name, got, before)
+		}
+	}
+}
+
 // TestBackupInSteps is the way without RENAME_EXCHANGE.
 func TestBackupInSteps(t *testing.T) {
 	path := t.TempDir()

@@ -97,6 +97,27 @@ func (d *Dir) load(name string) ([]byte, error) {
 	return b, nil
 }
 
+// Stat returns the size of the file, which is not opened. A permanent state that
+// is missing is that of its backup if Load would put that in its place.
+func (d *Dir) Stat(name string) (int64, error) {
+	if err := checkName(name); err != nil {
+		return 0, err
+	}
+	st, err := d.stat(name)
+	if name == d.permanent && errors.Is(err, fs.ErrNotExist) {
+		if name, err = d.backupFor(name, err); err == nil {
+			st, err = d.stat(name)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return 0, fmt.Errorf("%q is not a regular file", name)
+	}
+	return st.Size, nil
+}
+
 // settle makes sure that what was just read survives a power cut. The process that
 // wrote it may have died before it had synced, or be one that never does; whoever
 // acts on what it wrote must not lose it afterwards.

@@ -29,6 +29,7 @@ func Test(t *testing.T, storage func(t *testing.T) (open func() nv.Backend)) {
 		{"Reopen", testReopen},
 		{"Unchanged", testUnchanged},
 		{"Lock", testLock},
+		{"Stat", testStat},
 		{"Backup", testBackup},
 		{"Close", testClose},
 	} {
@@ -190,6 +191,29 @@ func testLock(t *testing.T, open func() nv.Backend) {
 		t.Error(err)
 	}
 	lock("a after Close", a, nil)
+}
+
+func testStat(t *testing.T, open func() nv.Backend) {
+	b, other := open(), open()
+	s, ok := other.(nv.StatBackend)
+	if !ok {
+		t.Fatalf("%T has no Stat", other)
+	}
+	if err := b.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{0, 1, 5000, 1185} {
+		if size > 0 {
+			store(t, b, permanent, string(bytes.Repeat([]byte("x"), size)))
+		}
+		n, err := s.Stat(permanent)
+		if size == 0 && !errors.Is(err, fs.ErrNotExist) || size > 0 && (err != nil || n != int64(size)) {
+			t.Errorf("Stat, while another has the lock = %d, %v, want %d", n, err, size)
+		}
+		if n, err := s.Stat(volatile); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Stat(%s) of nothing = %d, %v, want fs.ErrNotExist", volatile, n, err)
+		}
+	}
 }
 
 func testBackup(t *testing.T, open func() nv.Backend) {
