@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what has to come; no test measures time.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // process is a program that runs beside the test.
 type process struct {

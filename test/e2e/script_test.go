@@ -21,7 +21,8 @@ import (
 // TestScripts runs testdata/*.txtar: the options of the classic command line and
 // our verbs. Beside testscript's own commands there are
 //
-//	await PATH | tcp:HOST:PORT     waits until somebody listens, or the file is there
+//	await PATH | tcp:HOST:PORT     waits until somebody listens, or the file is there and
+//	                               not empty
 //	await -gone PATH               waits until the file is not there
 //	[!] cmd ADDR HEX...            sends TPM commands on one connection and prints the
 //	                               responses in hex; "closed" if there is none
@@ -112,7 +113,7 @@ func awaitCmd(ts *testscript.TestScript, neg bool, args []string) {
 		path := ts.MkAbs(args[0])
 		cond = func() bool {
 			fi, err := os.Lstat(path)
-			return err == nil && (fi.Mode()&os.ModeSocket == 0 || listens(path))
+			return err == nil && (fi.Mode().IsRegular() && fi.Size() > 0 || fi.Mode()&os.ModeSocket != 0 && listens(path))
 		}
 	}
 	ts.Check(until(cond))

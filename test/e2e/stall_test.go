@@ -58,28 +58,32 @@ func TestStalls(t *testing.T) {
 			t.Parallel()
 			e := start(t, setup{tpm: v20})
 			before := e.power(t, v20)
-			test.stall(t, e)
-			within(t, func() {
+			others := func() {
 				before.alive(t)
 				e.open(t, v20).alive(t)
 				if _, err := e.control(t).Capability(); err != nil {
 					t.Errorf("another control client: %v", err)
 				}
 				before.alive(t)
-			})
+			}
+			// The emulator gives up a client that stalls after 5 seconds, and then
+			// the others would be served in any case. On a machine that has much
+			// else to do one try may take as long for no fault of the emulator.
+			const givenUp, tries = 4 * time.Second, 3
+			var took time.Duration
+			for range tries {
+				test.stall(t, e)
+				begin := time.Now()
+				others()
+				if took = time.Since(begin); took < givenUp {
+					break
+				}
+			}
+			if took >= givenUp {
+				t.Errorf("the other clients had to wait, for %v at last", took)
+			}
 			e.terminate(t)
 		})
-	}
-}
-
-// within wants f to be done long before the emulator gives up a client that
-// stalls, after 5 seconds: then it would have been f that waited for that.
-func within(t *testing.T, f func()) {
-	t.Helper()
-	begin := time.Now()
-	f()
-	if took := time.Since(begin); took > 4*time.Second {
-		t.Errorf("the other clients had to wait for %v", took)
 	}
 }
 
