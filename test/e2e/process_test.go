@@ -194,6 +194,18 @@ func (e *emulator) control(t testing.TB) *client.Client {
 	return c
 }
 
+// besides returns a log without what it says of a slow disk, which may be at any
+// time and is no fault of the emulator.
+func besides(log string) string {
+	var out strings.Builder
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, "the disk is slow") {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
 // terminate ends the emulator by SIGTERM and wants it to end well.
 func (e *emulator) terminate(t testing.TB) {
 	t.Helper()
