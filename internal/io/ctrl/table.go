@@ -199,17 +199,17 @@ func (s *Server) hashData(r *request) (any, error) {
 
 // getState sends the blob from the offset to its end. A client asks for the
 // savestate last, before the guest goes on elsewhere: the storage lock is given
-// away then.
+// away then, before the client has its reply and can tell the other side.
 func (s *Server) getState(r *request) (any, error) {
 	var q GetStateReq
 	if err := r.decode(&q); err != nil {
 		return nil, err
 	}
-	if q.Type == tpm.Savestate {
-		r.after = s.tpm.ReleaseStorage
-	}
 	blob, encrypted, err := s.tpm.State(q.Type, q.Flags&Decrypted != 0)
 	defer clear(blob)
+	if q.Type == tpm.Savestate {
+		s.tpm.ReleaseStorage()
+	}
 	blob = blob[min(uint64(q.Offset), uint64(len(blob))):]
 	rep := GetStateRep{Result: tpm.ResultOf(err), Total: uint32(len(blob)), Length: uint32(len(blob))}
 	if encrypted {
