@@ -27,6 +27,9 @@ type Options struct {
 	RejectLocality4  bool // locality 4 is nobody's
 	AllowSetLocality bool // take the vendor command SetLocality
 
+	Incoming    bool // INIT leaves the storage lock alone until takeStorage had it once
+	KeepStorage bool // ReleaseStorage does nothing
+
 	// Slow keeps every command on the path through Execute, where it can be
 	// traced.
 	Slow bool
@@ -49,7 +52,8 @@ type TPM struct {
 
 	// Under the engine's lock.
 	store    *nv.Store           // nil until first needed
-	released bool                // the storage lock was given away on purpose
+	incoming bool                // the storage lock was never had, and INIT is not to take it
+	released bool                // the storage lock is another's: it was given away, or is not ours yet
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	unstored error               // why the engine could not store something
@@ -63,8 +67,8 @@ type loadedAs struct {
 
 type bufferSizes struct{ size, low, high uint32 }
 
-// ErrStorage means that the state's lock was given away and cannot be had back:
-// another process owns the state now, and this one must end.
+// ErrStorage means that the state's lock was given away, or was not ours yet, and
+// cannot be had: another process owns the state, and this one must end.
 var ErrStorage = errors.New("emul: the storage lock is held by another process")
 
 // New returns a TPM that is off. ctx ends with the process.
@@ -74,7 +78,10 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 			*f = func(string, ...any) {}
 		}
 	}
-	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}}
+	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming}
+	if o.Incoming {
+		t.retries.Store(handOver)
+	}
 	e.Lock()
 	defer e.Unlock()
 	if err := e.Choose(o.Version); err != nil {

@@ -105,8 +105,10 @@ func (t *TPM) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
 	return t.engine.Serve(fd, wake, buf)
 }
 
-// regainStorage takes the storage lock again after it was given away with the
-// last state blob. Before the state was first opened there is nothing to take.
+// regainStorage takes the storage lock after it was given away with the last
+// state blob, or if INIT had to leave it alone. Before the state was first opened
+// there is nothing to take: QEMU asks for the version while the host that the
+// guest comes from still has the state.
 func (t *TPM) regainStorage() error {
 	if !t.released || t.store == nil {
 		return nil
@@ -117,6 +119,10 @@ func (t *TPM) regainStorage() error {
 const (
 	// lockInterval is the time between two tries for the storage lock.
 	lockInterval = 10 * time.Millisecond
+
+	// handOver is how often the lock is tried for that the other side of a
+	// migration gives away.
+	handOver = 300
 
 	// maxRetries bounds what a client may ask for: one minute.
 	maxRetries = 6000
@@ -142,20 +148,20 @@ func (t *TPM) takeStorage(retries uint32) error {
 		}
 	}
 	t.retries.Store(0)
-	t.released = false
+	t.incoming, t.released = false, false
 	t.admit()
 	return nil
 }
 
 // borrowStorage takes the storage lock for one change of the state while it is
-// given away: what another process may have written since is not to be replaced.
+// another's: what that process may have written is not to be replaced.
 // giveBack is never nil.
 func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	if !t.released {
 		return func() {}, nil
 	}
 	if err := t.store.Lock(t.ctx, 0); err != nil {
-		return func() {}, fmt.Errorf("the storage lock was given away: %w", err)
+		return func() {}, fmt.Errorf("the storage lock is not ours at the moment: %w", err)
 	}
 	t.released = false
 	return func() {

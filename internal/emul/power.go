@@ -34,10 +34,9 @@ func (t *TPM) init(deleteVolatile bool) error {
 	if err := t.openStore(); err != nil {
 		return err
 	}
-	if err := t.store.Lock(t.ctx, 0); err != nil {
+	if err := t.lockForInit(); err != nil {
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
 	}
-	t.released = false
 	err := t.powerOn()
 	if err != nil && t.opt.Backup && isBadState(err) {
 		err = t.powerOnBackup(err)
@@ -46,13 +45,47 @@ func (t *TPM) init(deleteVolatile bool) error {
 		return err
 	}
 	if deleteVolatile {
-		if err := t.store.Delete(tpm.Volatile.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := t.deleteVolatile(); err != nil {
 			t.powerOff()
 			return fmt.Errorf("%w: %w", err, tpm.Fail)
 		}
 	}
 	t.on.Store(true)
 	t.admit()
+	return nil
+}
+
+// lockForInit takes the storage lock, unless the state is another process's until
+// the guest has come: then what INIT changes is written only if the lock is free
+// for that moment.
+func (t *TPM) lockForInit() error {
+	if t.incoming {
+		return nil
+	}
+	if err := t.store.Lock(t.ctx, 0); err != nil {
+		return err
+	}
+	t.released = false
+	return nil
+}
+
+// deleteVolatile removes the stored volatile state if there is one.
+func (t *TPM) deleteVolatile() error {
+	if t.released { // who has the lock need not be disturbed for nothing
+		p, err := t.store.Load(tpm.Volatile.Name())
+		clear(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	giveBack, err := t.borrowStorage()
+	defer giveBack()
+	if err != nil {
+		return err
+	}
+	if err := t.store.Delete(tpm.Volatile.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -164,10 +197,13 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 }
 
 // provePermanent is proveOne for the permanent state. If another one waits in the
-// engine, which is proved already, bad content is no obstacle: it is replaced.
+// engine, which is proved already, bad content is no obstacle: it is replaced. But
+// what the guest has left behind in a directory that its two hosts share must be
+// good here too: replaced with another key's, it would be lost to the first host,
+// which may have to go on.
 func (t *TPM) provePermanent() error {
 	err := t.proveOne(tpm.Permanent)
-	if err == nil || !t.pending[tpm.Permanent] || !isBadState(err) {
+	if err == nil || t.opt.Incoming || !t.pending[tpm.Permanent] || !isBadState(err) {
 		return err
 	}
 	t.opt.Note("the stored permanent state is replaced by the one that came in; it could not be used: %v", err)

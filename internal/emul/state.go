@@ -101,13 +101,7 @@ func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err er
 func (t *TPM) payloadOf(b tpm.Blob) ([]byte, error) {
 	switch b {
 	case tpm.Volatile:
-		giveBack, err := t.borrowStorage()
-		defer giveBack()
-		if err != nil {
-			return nil, err
-		}
-		err = t.store.Delete(b.Name())
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := t.deleteVolatile(); err != nil {
 			return nil, err
 		}
 		return t.engine.Volatile()
@@ -204,14 +198,14 @@ func (t *TPM) badPayload() tpm.Result {
 func (t *TPM) ReleaseStorage() {
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	if t.store == nil || !t.store.Locked() {
+	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
 		return
 	}
 	if err := t.store.Unlock(); err != nil {
 		t.opt.Error("could not release the storage lock: %v", err)
 	}
 	t.released = true
-	t.retries.Store(300)
+	t.retries.Store(handOver)
 	t.admit()
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -71,6 +72,103 @@ func TestRelease(t *testing.T) {
 	}
 	if err := b.PrepareSetState(); !errors.Is(err, ErrStorage) {
 		t.Errorf("PrepareSetState() beside another process = %v, want ErrStorage", err)
+	}
+}
+
+// TestKeepStorage: nobody asked for the lock to be given away.
+func TestKeepStorage(t *testing.T) {
+	b := newBench(t, Options{KeepStorage: true}).on(t)
+	b.ReleaseStorage()
+	if !b.d.mine || !b.e.admitted {
+		t.Errorf("locked = %v, admitted = %v, want both", b.d.mine, b.e.admitted)
+	}
+}
+
+// TestIncoming powers on while the host that the guest leaves has the state, and
+// takes it when the guest has come.
+func TestIncoming(t *testing.T) {
+	take := map[string]func(b *bench) error{
+		"a command":    func(b *bench) error { _, err := b.Execute(writing); return err },
+		"a blob":       func(b *bench) error { return errors.Join(b.Stop(), b.PrepareSetState()) },
+		"LOCK_STORAGE": func(b *bench) error { return b.LockStorage(0) },
+	}
+	for name, f := range take {
+		b := newBench(t, Options{Incoming: true})
+		if rsp, err := b.Execute(writing); err != nil || result(rsp) != tpm.RCFailure {
+			t.Errorf("%s: Execute() before INIT = %x, %v, want TPM_RC_FAILURE", name, rsp, err)
+		}
+		stored, err := seal.Seal(readPayload(t, tpm.V20, tpm.Permanent), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.put("permall", stored)
+		b.d.other = true
+		before := b.snapshot()
+		for range 2 {
+			if err := b.Init(true); err != nil || b.d.mine || b.e.admitted || b.snapshot() != before {
+				t.Errorf("%s: INIT = %v, locked = %v, admitted = %v; want none of it", name, err, b.d.mine, b.e.admitted)
+			}
+		}
+		if err := b.LockStorage(0); tpm.ResultOf(err) != tpm.Fail {
+			t.Errorf("%s: LOCK_STORAGE beside another process = %v, want TPM_FAIL", name, err)
+		}
+		b.retries.Store(0) // do not wait
+		if err := f(b); name != "LOCK_STORAGE" && !errors.Is(err, ErrStorage) {
+			t.Errorf("%s beside another process = %v, want ErrStorage", name, err)
+		}
+		b.d.other = false
+		if err := f(b); err != nil || !b.d.mine {
+			t.Errorf("%s = %v, locked = %v, want it locked", name, err, b.d.mine)
+		}
+		b.ReleaseStorage()
+		b.d.other = true
+		if err := b.Init(false); !errors.Is(err, nv.ErrLocked) {
+			t.Errorf("%s, then INIT beside another process = %v, want ErrLocked: the guest has come", name, err)
+		}
+	}
+}
+
+// TestIncomingMakesNothing: the other host's lock is in the way of a new TPM and
+// of what INIT would delete.
+func TestIncomingMakesNothing(t *testing.T) {
+	b := newBench(t, Options{Incoming: true})
+	b.d.other = true
+	if err := b.Init(false); tpm.ResultOf(err) != tpm.Fail || len(b.d.items) != 0 {
+		t.Errorf("INIT without a state = %v, %d items; want TPM_FAIL and none", err, len(b.d.items))
+	}
+	b.d.other = false
+	if err := b.Init(false); err != nil || b.d.mine || b.d.items["tpm2-00.permall"] == nil {
+		t.Errorf("INIT with the lock free = %v, locked = %v; want a new TPM, and the lock given back", err, b.d.mine)
+	}
+	volatile, err := seal.Seal(readPayload(t, tpm.V20, tpm.Volatile), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.put("volatilestate", volatile)
+	b.d.other = true
+	if err := b.Init(true); err == nil || b.d.items["tpm2-00.volatilestate"] == nil {
+		t.Errorf("INIT that is to delete another's volatile state = %v, want an error and it there", err)
+	}
+	b.d.other = false
+	if err := b.Init(true); err != nil || b.d.items["tpm2-00.volatilestate"] != nil {
+		t.Errorf("INIT with the lock free = %v, want the volatile state gone", err)
+	}
+}
+
+// TestIncomingBadState: what the host that the guest leaves has stored is not
+// replaced if it cannot be read here.
+func TestIncomingBadState(t *testing.T) {
+	blob, _, err := seal.Keys{}.SealBlob(readPayload(t, tpm.V20, tpm.Permanent), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t, Options{Incoming: true})
+	b.put("permall", []byte("of another key"))
+	if err := b.SetState(tpm.Permanent, false, blob); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Init(false); err == nil || string(b.d.items["tpm2-00.permall"]) != "of another key" {
+		t.Errorf("INIT = %v, want an error and the stored state as it was", err)
 	}
 }
 
