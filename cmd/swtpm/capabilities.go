@@ -21,7 +21,7 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 	features := supported()
 	features = append(features,
 		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
-		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "nvram-backend-dir")
+		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-migration", "nvram-backend-dir")
 	sizes, err := rsaKeySizes(v)
 	if err != nil {
 		return err

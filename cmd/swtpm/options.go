@@ -66,6 +66,8 @@ func options(cfg *config.Config, keys seal.Keys, log *daemon.Log) emul.Options {
 		NoAutoShutdown:   cfg.Flags.DisableAutoShutdown,
 		RejectLocality4:  cfg.Locality.RejectLocality4,
 		AllowSetLocality: cfg.Locality.AllowSetLocality,
+		Incoming:         cfg.Migration.Incoming,
+		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
 		Note:             log.Infof,
 		Error:            log.Errorf,

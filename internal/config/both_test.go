@@ -16,7 +16,7 @@ import (
 // optionOf names the option of a table.
 var optionOf = map[string]string{
 	"interface": "server", "control": "ctrl", "tpmstate": "tpmstate", "key": "key", "migration-key": "migration-key",
-	"flags": "flags", "locality": "locality", "log": "log", "pid": "pid",
+	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid",
 }
 
 // TestSameFields: a key that is in both dialects changes the same fields to the
@@ -45,7 +45,7 @@ func TestSameFields(t *testing.T) {
 		"format": {"binary", `"binary"`}, "key mode": {"aes-256-cbc", `"aes-256-cbc"`}, "migration-key mode": {"aes-256-cbc", `"aes-256-cbc"`},
 		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
 		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
-		"truncate": {"true", "true"},
+		"truncate": {"true", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"},
 	}
 	tested := 0
 	for _, tb := range defaults().tables() {
@@ -165,11 +165,13 @@ var consumers = []struct{ who, args string }{
 	{"libvirt", "--ctrl|type=unixio,path=/run/libvirt/qemu/swtpm/1-vm-swtpm.sock,mode=0600|--tpmstate|dir=/var/lib/libvirt/swtpm/u/tpm2,mode=0600|--log|file=/var/log/swtpm/libvirt/qemu/vm-swtpm.log|--terminate|--tpm2"},
 	{"libvirt, lock, debug", "--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600,lock|--log|file=/l,level=5|--terminate|--tpm2"},
 	{"libvirt, encrypted", "--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600|--log|file=/l|--terminate|--tpm2|--key|pwdfd=33,mode=aes-256-cbc|--migration-key|pwdfd=34,mode=aes-256-cbc"},
+	{"libvirt, shared storage", "--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600,lock|--log|file=/l|--terminate|--tpm2|--migration|release-lock-outgoing,incoming"},
 	{"libvirt 8", "--daemon|--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600|--log|file=/l|--pid|file=/p"},
 	{"QEMU's tests", "--help"},
 	{"QEMU's tests", "--tpm2|--tpmstate|dir=/d|--ctrl|type=unixio,path=/d/sock"},
 	{"Proxmox, dir", "--tpmstate|backend-uri=dir:///st,mode=0600|--ctrl|type=unixio,path=/var/run/qemu-server/1.swtpm,mode=0600|--pid|file=/var/run/qemu-server/1.swtpm.pid|--terminate|--daemon|--log|file=/run/qemu-server/1-swtpm.log,level=1,prefix=[id=1700000000] |--tpm2"},
 	{"Incus", "--tpm2|--tpmstate|dir=/st/tpm.vtpm|--ctrl|type=unixio,path=devices/swtpm-vtpm.sock"},
+	{"Incus, on the other host", "--tpm2|--tpmstate|dir=/st/tpm.vtpm|--ctrl|type=unixio,path=devices/swtpm-vtpm.sock|--migration|release-lock-outgoing,incoming"},
 	{"LXD, systemd, mkosi", "--tpm2|--tpmstate|dir=/st|--ctrl|type=unixio,fd=N"},
 	{"quickemu", "--ctrl|type=unixio,path=/s|--terminate|--tpmstate|dir=/st|--tpm2"},
 	{"swtpm_setup", "--tpm2|--tpmstate|dir=/st|--server|type=tcp,fd=N|--flags|not-need-init"},
@@ -285,6 +287,10 @@ disable-auto-shutdown = false
 reject-locality-4  = false
 allow-set-locality = false
 
+[migration]
+incoming              = false
+release-lock-outgoing = true
+
 # no [sandbox]: the user stays as it is
 
 [log]
@@ -303,6 +309,7 @@ truncate = false
 		`"key":{"pwdfd":5,"mode":"aes-128-cbc","kdf":"pbkdf2"},` +
 		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
 		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
+		`"migration":{"incoming":false,"release-lock-outgoing":true},` +
 		`"log":{"level":2,"prefix":"\"\u007F","truncate":false}}` + "\n"
 	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {
 		t.Errorf("JSON: -want +got\n%s", diff)

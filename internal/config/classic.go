@@ -134,7 +134,7 @@ func (l *line) finish(operands []string) error {
 	}
 	for _, step := range []func() error{
 		l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
-		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration,
 	} {
 		if err := step(); err != nil || l.done {
 			return err
@@ -396,4 +396,13 @@ func (l *line) flags() error {
 		return err
 	}
 	return fill(o, "flags", ks)
+}
+
+func (l *line) migration() error {
+	ks := l.cfg.Migration.keys()
+	o, err := l.read("migration", "migration", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "migration", ks)
 }

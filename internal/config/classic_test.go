@@ -137,6 +137,8 @@ func TestMessages(t *testing.T) {
 		{"--pid fd=-1", "swtpm: The file or fd parameter is required for the pid option."},
 		{"--pid fd=2147483647", "swtpm: Bad filedescriptor 2147483647 for pid file"},
 		{"--locality foo", "swtpm: Error parsing locality options: Unknown option 'foo'"},
+		{"--migration foo", "swtpm: Error parsing migration options: Unknown option 'foo'"},
+		{"--migration incoming,", "swtpm: Error parsing migration options: Unknown option ''"},
 		{"--flags startup-foo", "swtpm: Error parsing flags options: Unknown option 'startup-foo'"},
 		// The line of --log is there for what comes after it.
 		{"--log level=5 --tpmstate zz", "Error parsing tpmstate options: Unknown option 'zz'"},
@@ -145,7 +147,6 @@ func TestMessages(t *testing.T) {
 		{"--seccomp action=none", "swtpm: --seccomp is not available in this release"},
 		{"--chr x", "swtpm: --chroot is not available in this release"},
 		{"-R x", "swtpm: --chroot is not available in this release"},
-		{"--migration incoming", "swtpm: --migration is not available in this release"},
 		{"--profile name=null", "swtpm: --profile is not available in this release"},
 		{"--pcap file=x", "swtpm: --pcap is not available in this release"},
 	} {
@@ -159,7 +160,7 @@ func TestMessages(t *testing.T) {
 
 // TestOrder: of many mistakes the one is told that the reference tells.
 func TestOrder(t *testing.T) {
-	names := []string{"log", "ctrl", "server", "key", "migration-key", "pid", "locality", "tpmstate", "flags"}
+	names := []string{"log", "ctrl", "server", "key", "migration-key", "pid", "locality", "tpmstate", "flags", "migration"}
 	said := map[string]string{"log": "logging", "migration-key": "key"}
 	for i, name := range names {
 		var args []string
@@ -291,6 +292,9 @@ func TestClassic(t *testing.T) {
 		{"--flags startup-clear=false", func(*Config) {}},
 		{"--flags not-need-init,disable-auto-shutdown", func(c *Config) { c.Flags = Flags{NotNeedInit: true, DisableAutoShutdown: true} }},
 		{"--flags not-need-init=0,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+		{"--migration release-lock-outgoing,incoming", func(c *Config) { c.Migration.Incoming = true }},
+		{"--migration incoming --migration release-lock-outgoing", func(*Config) {}},
+		{"--migration release-lock-outgoing=false,incoming=no", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
 		{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
 		{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
 			c.TPM, c.PrintCapabilities, c.Interface.Terminate = "2.0", true, true

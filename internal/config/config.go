@@ -22,6 +22,7 @@ type Config struct {
 	MigrationKey Key
 	Flags        Flags
 	Locality     Locality
+	Migration    Migration
 	Log          Log
 	PID          PID
 	Sandbox      Sandbox
@@ -142,6 +143,13 @@ type Locality struct {
 	AllowSetLocality bool
 }
 
+// Migration is who has the state while the guest moves between hosts that share
+// it: --migration, [migration].
+type Migration struct {
+	Incoming            bool // the state is another process's until the first blob, LOCK_STORAGE or command
+	ReleaseLockOutgoing bool // it is given away when the savestate blob is fetched; default true
+}
+
 // Log is where messages go: --log, [log].
 type Log struct {
 	Given    bool   // --log or [log] was given; then Prefix replaces DefaultPrefix, even if empty
@@ -175,6 +183,7 @@ func defaults() *Config {
 		Interface: Interface{Type: "socket", Server: none},
 		Control:   Control{Listen: none},
 		State:     State{Mode: 0o640, Lock: true},
+		Migration: Migration{ReleaseLockOutgoing: true},
 		Log:       Log{FD: -1, Level: 1},
 		PID:       PID{FD: -1},
 	}

@@ -34,7 +34,7 @@ var socketOptions = []optionRow{
 	{long: "flags", arg: true},
 	{long: "tpm2"},
 	{long: "seccomp", arg: true, later: true},
-	{long: "migration", arg: true, later: true},
+	{long: "migration", arg: true},
 	{long: "profile", arg: true, later: true},
 	{long: "pcap", arg: true, later: true},
 	{long: "print-capabilities"},

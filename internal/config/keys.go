@@ -72,6 +72,7 @@ func (c *Config) tables() []table {
 			none: noneIf(c.MigrationKey.Source == NoKey, "state leaves through the control channel as it is")},
 		{name: "flags", keys: c.Flags.keys()},
 		{name: "locality", keys: c.Locality.keys()},
+		{name: "migration", keys: c.Migration.keys()},
 		{name: "sandbox", keys: c.Sandbox.keys(),
 			none: noneIf(c.Sandbox.User == "", "the user stays as it is")},
 		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
@@ -90,7 +91,7 @@ func noneIf(cond bool, why string) string {
 
 // laterTables and laterKeys are words that belong to a later release.
 var (
-	laterTables = []string{"manufacture", "migration", "profile", "pcap"}
+	laterTables = []string{"manufacture", "profile", "pcap"}
 	laterKeys   = map[string][]string{
 		"interface":     {"name", "device", "major", "minor"},
 		"tpmstate":      {"file"},
@@ -180,6 +181,17 @@ func (l *Locality) keys() keys {
 	return keys{
 		{name: "reject-locality-4", value: truth{p: &l.RejectLocality4}},
 		{name: "allow-set-locality", value: truth{p: &l.AllowSetLocality}},
+	}
+}
+
+// keys of a Migration.
+//
+// Compat: swtpm, since 0.8, gives the lock away without release-lock-outgoing
+// too, and its clients may count on it; only =false keeps it.
+func (m *Migration) keys() keys {
+	return keys{
+		{name: "incoming", value: truth{p: &m.Incoming}},
+		{name: "release-lock-outgoing", value: truth{p: &m.ReleaseLockOutgoing}},
 	}
 }
 

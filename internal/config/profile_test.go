@@ -185,6 +185,8 @@ func TestProfile(t *testing.T) {
 		}},
 		{"[pid]\nfd = 9", func(c *Config) { c.PID.FD = 9 }},
 		{"[sandbox]\nuser = \"tss\"", func(c *Config) { c.Sandbox.User = "tss" }},
+		{"[migration]\nincoming = true", func(c *Config) { c.Migration.Incoming = true }},
+		{"[migration]\nrelease-lock-outgoing = false", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
 		{"[locality]\nreject-locality-4 = true", func(c *Config) { c.Locality.RejectLocality4 = true }},
 	} {
 		want := defaults()

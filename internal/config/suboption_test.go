@@ -171,7 +171,7 @@ func FuzzSuboptions(f *testing.F) {
 		if err == nil && strings.Join(tokens, ",") != s {
 			t.Errorf("splitSuboptions(%q) = %q, which does not make it again", s, tokens)
 		}
-		for _, o := range []string{"server", "ctrl", "tpmstate", "key", "log", "pid", "locality", "flags"} {
+		for _, o := range []string{"server", "ctrl", "tpmstate", "key", "log", "pid", "locality", "flags", "migration"} {
 			c, err := Classic("socket", []string{"--" + o, s}, noEnv)
 			if (c == nil) == (err == nil) {
 				t.Errorf("--%s %q = %v, %v: want one of the two", o, s, c, err)

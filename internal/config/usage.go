@@ -31,6 +31,12 @@ The TPM:
                           leaves through the control channel. CIPHER is
                           aes-128-cbc (also aes-cbc; default) or aes-256-cbc;
                           remove deletes the file once it is read
+  --migration [incoming][,release-lock-outgoing]
+                          of a guest that moves between hosts with one state
+                          directory. incoming: the state belongs to another
+                          process until its blobs arrive; release-lock-outgoing:
+                          let go of it when the last blob leaves (on; =false
+                          keeps it)
 
 Connections:
   --server [type=tcp],port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,disconnect]
