@@ -1,0 +1,229 @@
+// Package redact blanks what is secret in the commands and responses of a TPM,
+// so that they can be shown to others: passwords and other authorisations, keys,
+// what is sealed, encrypted, hashed or kept in NV memory, random numbers.
+//
+// It works the other way round: two tables tell which fields of which commands
+// are known to be harmless, and all others become zeros. The length of a message
+// never changes, and its header, its handles and the sizes in it stay, so that
+// whatever reads the message finds its way.
+//
+// Harmless are handles, algorithms, attributes, policies, names, public keys and
+// areas, PCRs and their digests, capabilities and clocks. The sizes of what is
+// blanked stay too: one can see how long a password is.
+package redact
+
+import (
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Filter redacts the messages of one TPM. It looks at a response in the light of
+// the last command, so it must see all of them in order. It is not safe for
+// concurrent use.
+type Filter struct {
+	version tpm.Version
+	last    request
+}
+
+// request is what a command tells of its response.
+type request struct {
+	known     bool // layout is the command's
+	layout    layout
+	encrypted bool // the first parameter of the response will be
+}
+
+// layout is what is known of a command. The strings are for copier.fields.
+type layout struct {
+	handles int    // handles before the authorisations, of 4 bytes each
+	in      string // parameters of the command
+	handle  int    // handles in the response, 0 or 1
+	out     string // parameters of the response
+}
+
+// New returns a Filter for a TPM of version v.
+func New(v tpm.Version) *Filter { return &Filter{version: v} }
+
+// Command returns a redacted copy of a command as it came, with or without a
+// prefix.
+func (f *Filter) Command(raw []byte) []byte {
+	f.last = request{}
+	c := newCopier(raw)
+	if tpm.Prefixed(f.version, raw) {
+		c.keep(tpm.PrefixSize)
+	}
+	tag, code, ok := c.header()
+	switch {
+	case !ok:
+	case f.version == tpm.V12:
+		f.last = c.command12(tag, code)
+	default:
+		f.last = c.command20(tag, code)
+	}
+	return c.out
+}
+
+// Response returns a redacted copy of a response to the last command.
+func (f *Filter) Response(rsp []byte) []byte {
+	last := f.last
+	f.last = request{}
+	c := newCopier(rsp)
+	tag, code, ok := c.header()
+	switch {
+	case !ok || code != 0 || !last.known: // of a failure there is nothing more to tell
+	case f.version == tpm.V12:
+		c.response12(tag, last)
+	default:
+		c.response20(tag, last)
+	}
+	return c.out
+}
+
+// header copies the header that the rest of the message begins with. Without a
+// tag that TPMs have it is none, but a piece of something. ok is false if the
+// size is not that of the message: then nobody knows what is behind it.
+func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
+	h, ok := tpm.ParseHeader(c.in[c.pos:])
+	if !ok || !tags[h.Tag] {
+		return 0, 0, false
+	}
+	size := len(c.in) - c.pos
+	c.keep(tpm.HeaderSize)
+	return h.Tag, h.Code, int64(h.Size) == int64(size)
+}
+
+// tags are those of commands and responses of both versions. A TPM 2.0 answers
+// to other tags with that of a TPM 1.2.
+var tags = map[uint16]bool{
+	tpm.TagRqu12: true, tagRquAuth1: true, tagRquAuth2: true,
+	tpm.TagRsp12: true, tagRspAuth1: true, tagRspAuth2: true,
+	tpm.TagNoSessions: true, tpm.TagSessions: true,
+}
+
+// command20 goes over a TPM 2.0 command behind its header: handles, then, with
+// the tag for it, a size and as many bytes of authorisations, then parameters.
+//
+// Source: TPM 2.0 Library, Part 1, 18.
+func (c *copier) command20(tag uint16, code tpm.Code) request {
+	l, known := commands20[code]
+	if !known || tag != tpm.TagSessions && tag != tpm.TagNoSessions {
+		return request{}
+	}
+	c.keep(4 * l.handles)
+	var decrypt, encrypt bool
+	if tag == tpm.TagSessions {
+		c.within(c.size(), func(s *copier) { decrypt, encrypt = s.sessions(true) })
+	}
+	if c.bad {
+		return request{}
+	}
+	c.rest(func(p *copier) { p.parameters(l.in, decrypt) })
+	return request{known: true, layout: l, encrypted: encrypt}
+}
+
+// response20 goes over the response to a TPM 2.0 command: a handle, then, with
+// the tag for it, the size of the parameters, then these, then authorisations.
+func (c *copier) response20(tag uint16, last request) {
+	c.keep(4 * last.layout.handle)
+	if tag != tpm.TagSessions {
+		c.rest(func(p *copier) { p.parameters(last.layout.out, last.encrypted) })
+		return
+	}
+	c.within(c.size(), func(p *copier) { p.parameters(last.layout.out, last.encrypted) })
+	c.rest(func(s *copier) { s.sessions(false) })
+}
+
+// The bits of TPMA_SESSION that tell of encrypted parameters.
+//
+// Source: TPM 2.0 Library, Part 2, 8.4.
+const (
+	sessionDecrypt = 1 << 5 // the command's first one is encrypted
+	sessionEncrypt = 1 << 6 // the response's first one is to be
+)
+
+// sessions goes over all authorisations, up to the end:
+//
+//	u32 session handle (in commands), u16 size, nonce, u8 attributes,
+//	u16 size, password or HMAC
+func (c *copier) sessions(command bool) (decrypt, encrypt bool) {
+	for c.pos < c.end && !c.bad {
+		if command {
+			c.keep(4)
+		}
+		c.fields("b")
+		attributes := c.u8()
+		decrypt = decrypt || attributes&sessionDecrypt != 0
+		encrypt = encrypt || attributes&sessionEncrypt != 0
+		c.fields("b")
+	}
+	return decrypt, encrypt
+}
+
+// parameters goes over the parameters of a TPM 2.0 command or response. Only a
+// parameter with a size can be encrypted, and the size is not.
+func (c *copier) parameters(layout string, encrypted bool) {
+	if encrypted && layout != "" {
+		switch layout[0] {
+		case 'B', 'b', 'P', 'M':
+			layout = "b" + layout[1:]
+		default:
+			layout = "~"
+		}
+	}
+	c.fields(layout)
+}
+
+// Tags of TPM 1.2: one or two authorisations at the end.
+//
+// Source: TPM Main, Part 2, 6.
+const (
+	tagRquAuth1 = 0x00C2
+	tagRquAuth2 = 0x00C3
+	tagRspAuth1 = 0x00C5
+	tagRspAuth2 = 0x00C6
+)
+
+// Sizes of an authorisation of TPM 1.2: u32 handle (in commands), 20 bytes of
+// nonce, u8 continueAuthSession, 20 bytes of HMAC.
+const (
+	rquAuth = 4 + sha1Size + 1 + sha1Size
+	rspAuth = sha1Size + 1 + sha1Size
+)
+
+// command12 goes over a TPM 1.2 command behind its header: handles, parameters,
+// authorisations.
+//
+// Source: TPM Main, Part 1, 13, and Part 3, 1.
+func (c *copier) command12(tag uint16, code tpm.Code) request {
+	l, known := commands12[code]
+	if !known {
+		l.in = "~"
+	}
+	n, ok := map[uint16]int{tpm.TagRqu12: 0, tagRquAuth1: 1, tagRquAuth2: 2}[tag]
+	if !ok {
+		return request{}
+	}
+	c.rest(func(p *copier) {
+		p.within(p.end-p.pos-n*rquAuth, func(p *copier) {
+			p.keep(4 * l.handles)
+			p.fields(l.in)
+		})
+		p.fields(strings.Repeat("4x1x", n))
+	})
+	return request{known: known, layout: l}
+}
+
+// response12 goes over the response to a TPM 1.2 command.
+func (c *copier) response12(tag uint16, last request) {
+	n, ok := map[uint16]int{tpm.TagRsp12: 0, tagRspAuth1: 1, tagRspAuth2: 2}[tag]
+	if !ok {
+		return
+	}
+	c.rest(func(p *copier) {
+		p.within(p.end-p.pos-n*rspAuth, func(p *copier) {
+			p.keep(4 * last.layout.handle)
+			p.fields(last.layout.out)
+		})
+		p.fields(strings.Repeat("x1x", n))
+	})
+}
