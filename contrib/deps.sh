@@ -8,7 +8,7 @@ set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
-test="$run swtpm swtpm-tools strace groff-base openssl"
+test="$run swtpm swtpm-tools strace groff-base openssl tshark"
 
 case ${1:-} in
 build) want=$build ;;

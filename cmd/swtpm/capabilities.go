@@ -33,7 +33,7 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 		features = append(features, "cmdarg-print-profiles")
 	}
 	features = append(features, "cmdarg-print-info", "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
-		"tpmstate-dir-backend-opt-fsync", "systemd-notify")
+		"tpmstate-dir-backend-opt-fsync", "cmdarg-pcap", "systemd-notify")
 	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { }, \"version\": \"%s\" }\n",
 		strings.Join(features, `", "`), config.ReferenceVersion)
 	return err

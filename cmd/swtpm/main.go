@@ -84,6 +84,11 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	defer closeKeys(keys)
 	warn(keys, log)
+	record, stopRecord, err := openCapture(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer stopRecord()
 	if cfg.PID.File != "" || cfg.PID.FD >= 0 {
 		remove, err := daemon.WritePID(cfg.PID.File, cfg.PID.FD)
 		if err != nil {
@@ -92,7 +97,7 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		defer remove()
 	}
 
-	t, err := emul.New(ctx, engine, options(cfg, keys, log))
+	t, err := emul.New(ctx, engine, options(cfg, keys, record, log))
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func isSilent(err error) bool {
 }
 
 // options joins the configuration and the log into what the TPM needs.
-func options(cfg *config.Config, keys seal.Keys, log *daemon.Log) emul.Options {
+func options(cfg *config.Config, keys seal.Keys, record emul.Recorder, log *daemon.Log) emul.Options {
 	o := emul.Options{
 		Version:          version(cfg),
 		Where:            cfg.State.URI,
@@ -69,6 +69,7 @@ func options(cfg *config.Config, keys seal.Keys, log *daemon.Log) emul.Options {
 		Incoming:         cfg.Migration.Incoming,
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
+		Record:           record,
 		Note:             log.Infof,
 		Error:            log.Errorf,
 	}

@@ -257,6 +257,7 @@ var ours = []string{
 	"durable",             // an acknowledged change is on disk
 	"checksum",            // plain state files carry one
 	"tpmstate-durability", // --tpmstate durability=
+	"pcap-redact",         // --pcap redact
 	"concurrent-clients",  // no client holds up another
 	"cancel",              // CANCEL_TPM_CMD reaches a running command
 	"fragments",           // a command may come in pieces

@@ -16,7 +16,7 @@ import (
 // optionOf names the option of a table.
 var optionOf = map[string]string{
 	"interface": "server", "control": "ctrl", "tpmstate": "tpmstate", "key": "key", "migration-key": "migration-key",
-	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid",
+	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid", "pcap": "pcap",
 }
 
 // TestSameFields: a key that is in both dialects changes the same fields to the
@@ -37,6 +37,7 @@ func TestSameFields(t *testing.T) {
 		"migration-key": {"file=/p", `file = "/p"`},
 		"log":           {"fd=-1", ""},
 		"pid":           {"file=/p", `file = "/p"`},
+		"pcap":          {"file=/p", `file = "/p"`},
 	}
 	samples := map[string][2]string{ // by key, or by table and key
 		"dir": {"/q", `"/q"`}, "mode": {"0611", `"0611"`}, "uid": {"7", "7"}, "gid": {"8", `"8"`}, "disconnect": {"true", "true"},
@@ -45,7 +46,7 @@ func TestSameFields(t *testing.T) {
 		"format": {"binary", `"binary"`}, "key mode": {"aes-256-cbc", `"aes-256-cbc"`}, "migration-key mode": {"aes-256-cbc", `"aes-256-cbc"`},
 		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
 		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
-		"truncate": {"true", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"},
+		"truncate": {"true", "true"}, "checksums": {"true", "true"}, "redact": {"1", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"},
 	}
 	tested := 0
 	for _, tb := range defaults().tables() {
@@ -180,6 +181,7 @@ var consumers = []struct{ who, args string }{
 	{"TPM 1.2", "-t|-p|2321|--tpmstate|dir=/st|--locality|reject-locality-4,allow-set-locality|--flags|startup-deactivated|-r|tss"},
 	{"clientfd", "--tpm2|--tpmstate|dir=/st|--ctrl|type=unixio,clientfd=N|--pid|file=/p"},
 	{"percent signs", "--tpmstate|dir=/a%i/%%b%|--ctrl|type=unixio,path=/%i|--log|file=/%%,prefix=%i \"\\\t"},
+	{"pcap", "--tpmstate|dir=/a|--ctrl|type=unixio,path=/c|--pcap|file=f,truncate,mode=0600,checksums,redact"},
 	{"group and user", "--tpmstate|dir=/a|--ctrl|type=unixio,path=/c,uid=root,gid=root|--server|type=unixio,path=/d,uid=7,mode=0,disconnect"},
 }
 
@@ -299,6 +301,8 @@ prefix   = "\"\u007F"
 truncate = false
 
 # no [pid]: no file with the process id
+
+# no [pcap]: the traffic is not recorded
 `
 	if diff := cmp.Diff(wantTOML, c.TOML()); diff != "" {
 		t.Errorf("TOML: -want +got\n%s", diff)

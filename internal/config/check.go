@@ -99,6 +99,7 @@ func (c *Config) descriptorFaults() []fault {
 		{"migration-key", "pwdfd", c.MigrationKey.FD, c.MigrationKey.Source == PassFD},
 		{"log", "fd", c.Log.FD, c.Log.FD >= 0},
 		{"pid", "fd", c.PID.FD, c.PID.FD >= 0},
+		{"pcap", "fd", c.Pcap.FD, c.Pcap.FD >= 0},
 	}
 	var out []fault
 	by := map[int]string{}
@@ -121,10 +122,11 @@ var exclusive = map[string][]string{
 	"migration-key": {"file", "fd", "pwdfile", "pwdfd"},
 	"log":           {"file", "fd"},
 	"pid":           {"file", "fd"},
+	"pcap":          {"file", "fd"},
 }
 
 // required are the tables that say nothing without one of their exclusive keys.
-var required = []string{"key", "migration-key", "pid"}
+var required = []string{"key", "migration-key", "pid", "pcap"}
 
 // checkGiven looks for keys that do not go together although the Config that
 // they make is fine.

@@ -134,7 +134,7 @@ func (l *line) finish(operands []string) error {
 	}
 	for _, step := range []func() error{
 		l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
-		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.pcap,
 	} {
 		if err := step(); err != nil || l.done {
 			return err
@@ -405,4 +405,25 @@ func (l *line) migration() error {
 		return err
 	}
 	return fill(o, "migration", ks)
+}
+
+// pcap is --pcap.
+func (l *line) pcap() error {
+	next := l.cfg.Pcap
+	ks := next.keys()
+	o, err := l.read("pcap", "pcap", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if err := fill(o, "pcap", ks); err != nil {
+		return err
+	}
+	switch {
+	case next.File != "":
+		next.FD = -1
+	case next.FD < 0:
+		return refusal("The file or fd parameter is required for the pcap option.")
+	}
+	l.cfg.Pcap = next
+	return nil
 }

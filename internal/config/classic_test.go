@@ -148,7 +148,10 @@ func TestMessages(t *testing.T) {
 		{"--chr x", "swtpm: --chroot is not available in this release"},
 		{"-R x", "swtpm: --chroot is not available in this release"},
 		{"--profile name=null", "swtpm: --profile is not available in this release"},
-		{"--pcap file=x", "swtpm: --pcap is not available in this release"},
+		{"--pcap file=", "swtpm: Error parsing pcap options: Unknown option 'file='"},
+		{"--pcap truncate", "swtpm: The file or fd parameter is required for the pcap option."},
+		{"--pcap fd=-1", "swtpm: The file or fd parameter is required for the pcap option."},
+		{"--pcap file=x,mode=888", "swtpm: Error parsing pcap options: invalid mode type '888'"},
 	} {
 		_, err := Classic("socket", strings.Fields(tt.args), noEnv)
 		var u *UsageError

@@ -25,6 +25,7 @@ type Config struct {
 	Migration    Migration
 	Log          Log
 	PID          PID
+	Pcap         Pcap
 	Sandbox      Sandbox
 	Daemon       bool // --daemon; never in a profile: systemd does not want it
 
@@ -170,6 +171,16 @@ type PID struct {
 	FD   int // -1 if none; then File counts
 }
 
+// Pcap is where the traffic of the data channel is recorded: --pcap, [pcap].
+type Pcap struct {
+	File      string
+	FD        int         // -1 if none; then File counts
+	Mode      fs.FileMode // permission bits of the file, exact; 0640
+	Truncate  bool
+	Checksums bool // fill those of the simulated IP and TCP headers
+	Redact    bool // blank secrets
+}
+
 // Sandbox is what the process gives up: --runas, [sandbox].
 type Sandbox struct {
 	User string // name or number; "" keeps the current one
@@ -186,6 +197,7 @@ func defaults() *Config {
 		Migration: Migration{ReleaseLockOutgoing: true},
 		Log:       Log{FD: -1, Level: 1},
 		PID:       PID{FD: -1},
+		Pcap:      Pcap{FD: -1, Mode: 0o640},
 	}
 }
 
@@ -197,6 +209,7 @@ func (c *Config) Absolute(dir string) *Config {
 	a := *c
 	for _, p := range []*string{
 		&a.Interface.Server.Path, &a.Control.Listen.Path, &a.Key.Path, &a.MigrationKey.Path, &a.PID.File,
+		&a.Pcap.File,
 	} {
 		*p = beneath(dir, *p)
 	}

@@ -36,7 +36,7 @@ var socketOptions = []optionRow{
 	{long: "seccomp", arg: true, later: true},
 	{long: "migration", arg: true},
 	{long: "profile", arg: true, later: true},
-	{long: "pcap", arg: true, later: true},
+	{long: "pcap", arg: true},
 	{long: "print-capabilities"},
 	{long: "print-states"},
 	{long: "print-profiles"},

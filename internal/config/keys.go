@@ -79,6 +79,8 @@ func (c *Config) tables() []table {
 			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
 		{name: "pid", keys: c.PID.keys(),
 			none: noneIf(c.PID.File == "" && c.PID.FD < 0, "no file with the process id")},
+		{name: "pcap", keys: c.Pcap.keys(),
+			none: noneIf(c.Pcap.File == "" && c.Pcap.FD < 0, "the traffic is not recorded")},
 	}
 }
 
@@ -91,7 +93,7 @@ func noneIf(cond bool, why string) string {
 
 // laterTables and laterKeys are words that belong to a later release.
 var (
-	laterTables = []string{"manufacture", "profile", "pcap"}
+	laterTables = []string{"manufacture", "profile"}
 	laterKeys   = map[string][]string{
 		"interface":     {"name", "device", "major", "minor"},
 		"tpmstate":      {"file"},
@@ -213,5 +215,16 @@ func (p *PID) keys() keys {
 	return keys{
 		{name: "file", value: text{&p.File}},
 		{name: "fd", value: number{p: &p.FD}},
+	}
+}
+
+func (p *Pcap) keys() keys {
+	return keys{
+		{name: "file", value: text{&p.File}},
+		{name: "fd", value: number{p: &p.FD}},
+		{name: "mode", value: octal{p: &p.Mode}},
+		{name: "truncate", value: truth{p: &p.Truncate}},
+		{name: "checksums", value: truth{p: &p.Checksums}},
+		{name: "redact", value: truth{p: &p.Redact}},
 	}
 }

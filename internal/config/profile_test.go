@@ -122,6 +122,8 @@ func TestReferenceUncommented(t *testing.T) {
 			head += "file = \"/k\"\n"
 		case strings.HasSuffix(table, "key]") && key == "kdf":
 			head += "pwdfile = \"/k\"\n"
+		case table == "[pcap]" && key != "file" && key != "fd":
+			head += "file = \"/k\"\n"
 		}
 		full := base + head + body
 		if table == "[control]" {

@@ -62,6 +62,11 @@ The process:
   --log file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]
                           where messages go; file=- for nowhere; level 5 and
                           above has the log of libtpms too
+  --pcap file=FILE|fd=N[,truncate][,mode=OCTAL][,checksums][,redact]
+                          record the traffic of the data channel there, for
+                          Wireshark and tshark. mode: permissions of the file
+                          (0640); checksums: fill those of IP and TCP; redact:
+                          leave out passwords, keys and the like
 
   --print-capabilities    tell what this program can do, as JSON
   --print-states          tell which state there is and how large, as JSON

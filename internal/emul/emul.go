@@ -34,9 +34,23 @@ type Options struct {
 	// traced.
 	Slow bool
 
+	// Record sees every command and response, those of our own making
+	// included; nil if nobody looks. It implies Slow.
+	Record Recorder
+
 	// Note is told what a person should know, Error what went wrong, a line
 	// at a time.
 	Note, Error func(format string, args ...any)
+}
+
+// Recorder records what a TPM is told and answers. It is called with the engine's
+// lock held, so it must not take long, and the response comes right behind its
+// command.
+type Recorder interface {
+	// Command gets a command as it came, a prefix before it included.
+	Command(raw []byte)
+	// Response gets the response without what answers a prefix.
+	Response(rsp []byte)
 }
 
 // TPM is one TPM. Its methods may be called from any goroutine; those that need
@@ -133,5 +147,5 @@ func (t *TPM) openStore() error {
 // admit lets the engine serve plain commands by itself as long as nothing else
 // has to be looked at first.
 func (t *TPM) admit() {
-	t.engine.Admit(t.on.Load() && !t.released && !t.opt.Slow)
+	t.engine.Admit(t.on.Load() && !t.released && !t.opt.Slow && t.opt.Record == nil)
 }

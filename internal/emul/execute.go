@@ -19,17 +19,44 @@ func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	if err := t.regainStorage(); err != nil {
 		return nil, err
 	}
-	cmd, prefixed := t.strip(raw)
-	if !prefixed {
-		return t.execute(cmd), nil
+	if t.opt.Record != nil {
+		t.opt.Record.Command(raw)
 	}
-	l := tpm.Locality(raw[4])
+	cmd, prefixed := t.strip(raw)
+	if prefixed {
+		rsp = t.executePrefixed(tpm.Locality(raw[4]), cmd)
+	} else {
+		rsp = t.execute(cmd)
+	}
+	if t.opt.Record != nil && rsp != nil {
+		t.opt.Record.Response(rsp)
+	}
+	if prefixed {
+		rsp = frame(rsp)
+	}
+	return rsp, nil
+}
+
+// executePrefixed runs the command behind a prefix that names the locality l.
+func (t *TPM) executePrefixed(l tpm.Locality, cmd []byte) []byte {
 	if t.localityAllowed(l) {
 		t.engine.SetLocality(l)
 	} else if t.on.Load() {
-		return frame(t.refuse(tpm.BadLocality, tpm.RCLocality)), nil
+		return t.refuse(tpm.BadLocality, tpm.RCLocality)
 	}
-	return frame(t.execute(cmd)), nil
+	return t.execute(cmd)
+}
+
+// process runs a command of our own making.
+func (t *TPM) process(cmd []byte) ([]byte, error) {
+	if t.opt.Record != nil {
+		t.opt.Record.Command(cmd)
+	}
+	rsp, err := t.engine.Process(cmd)
+	if t.opt.Record != nil && err == nil {
+		t.opt.Record.Response(rsp)
+	}
+	return rsp, err
 }
 
 // execute runs one command without prefix.

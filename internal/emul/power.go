@@ -339,7 +339,7 @@ func (t *TPM) autoShutdown() {
 	last := t.engine.LastCode()
 	defer func() { t.engine.SetLastCode(last) }()
 	for _, typ := range []uint16{1, 0} { // state, else clear
-		rsp, err := t.engine.Process(tpm.Shutdown(typ))
+		rsp, err := t.process(tpm.Shutdown(typ))
 		h, ok := tpm.ParseHeader(rsp)
 		switch {
 		case err != nil:
@@ -367,7 +367,7 @@ func (t *TPM) Startup(name string) error {
 	}
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	_, err := t.engine.Process(tpm.Startup(t.opt.Version, typ))
+	_, err := t.process(tpm.Startup(t.opt.Version, typ))
 	return err
 }
 

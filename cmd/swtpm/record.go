@@ -1,0 +1,34 @@
+package main
+
+import (
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/pcap"
+	"github.com/swtpm-go/swtpm/internal/redact"
+)
+
+// openCapture opens what --pcap names; without the option the recorder is nil.
+// stop is never nil.
+func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop func(), err error) {
+	p := cfg.Pcap
+	if p.File == "" && p.FD < 0 {
+		return nil, func() {}, nil
+	}
+	o := pcap.Options{
+		File:      p.File,
+		FD:        p.FD,
+		Mode:      p.Mode,
+		Truncate:  p.Truncate,
+		Checksums: p.Checksums,
+		Note:      log.Warnf,
+	}
+	if p.Redact {
+		o.Filter = redact.New(version(cfg))
+	}
+	c, err := pcap.Open(o)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	return c, c.Close, nil
+}
