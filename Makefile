@@ -15,7 +15,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer libvirt bench install clean
 
 all: build
 
@@ -43,6 +43,11 @@ test: build
 newer: build
 	sh test/newer/fetch.sh build/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer
+
+# Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
+libvirt: build
+	@sh contrib/deps.sh libvirt
+	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v ./test/libvirt
 
 # What needs neither libtpms nor a client.
 unit:

@@ -4,18 +4,21 @@
 #   contrib/deps.sh build         compile
 #   contrib/deps.sh run           talk to a TPM from the shell
 #   contrib/deps.sh test          the test suite: the reference and real clients
+#   contrib/deps.sh libvirt       virtual machines of libvirt
 set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
 test="$run swtpm swtpm-tools strace groff-base openssl tshark"
+libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 
 case ${1:-} in
 build) want=$build ;;
 run) want=$run ;;
 test) want=$test ;;
+libvirt) want=$libvirt ;;
 *)
-	echo "usage: $0 build|run|test" >&2
+	echo "usage: $0 build|run|test|libvirt" >&2
 	exit 2
 	;;
 esac
