@@ -22,7 +22,7 @@ var arrows = map[string][]string{
 	"internal/emul/libtpms":   {"internal/emul", "internal/tpm"},
 	"internal/io/data":        {"internal/io/clients", "internal/io/poll", "internal/tpm"},
 	"internal/io/ctrl":        {"internal/io/clients", "internal/io/poll", "internal/tpm"},
-	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/tpm"},
+	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/io/dial", "internal/tpm"},
 	"internal/io/listen":      {"internal/config"},
 	"internal/redact":         {"internal/tpm"},
 }

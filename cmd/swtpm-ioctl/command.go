@@ -10,42 +10,60 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // hashPiece is how many bytes a HASH_DATA carries at most.
 const hashPiece = 4096
 
-// command is an option that sends something to the TPM. set takes its argument
-// and is nil if it has none.
+// command is an option that sends something to the TPM; see tool.Option. set
+// takes its argument and is nil if it has none.
 type command struct {
-	name string
-	set  func(o *options, arg string) error
-	file bool
-	run  func(p *program, t target, o *options) error
+	name, arg, file, help string
+	words                 []string
+	set                   func(o *options, arg string) error
+	run                   func(p *program, t target, o *options) error
 }
 
-// commandTable are the commands, in the order of the option parser's lists.
+// localities are what SET_LOCALITY takes.
+var localities = []string{"0", "1", "2", "3", "4"}
+
+// commandTable are the commands, in the order of the usage.
 var commandTable = []command{
-	{name: "c", run: capability},
-	{name: "i", run: plain(step{name: "INIT"}, func(t target, _ *options) error { return t.Init(ctrl.InitDeleteVolatile) })},
-	{name: "stop", run: plain(step{name: "STOP"}, func(t target, _ *options) error { return t.Stop() })},
-	{name: "s", run: plain(step{name: "SHUTDOWN"}, func(t target, _ *options) error { return t.Shutdown() })},
-	{name: "e", run: established},
-	{name: "r", set: setLocality, run: plain(step{name: "RESET_TPMESTABLISHED", call: "PTM_RESET_ESTABLISHED"},
-		func(t target, o *options) error { return t.ResetEstablished(o.locality) })},
-	{name: "v", run: plain(step{name: "STORE_VOLATILE"}, func(t target, _ *options) error { return t.StoreVolatile() })},
-	{name: "C", run: plain(step{name: "CANCEL_TPM_CMD"}, func(t target, _ *options) error { return t.Cancel() })},
-	{name: "l", set: setLocality, run: plain(step{name: "SET_LOCALITY"},
-		func(t target, o *options) error { return t.SetLocality(o.locality) })},
-	{name: "h", set: setArg, run: hash},
-	{name: "save", set: setArg, file: true, run: save},
-	{name: "load", set: setArg, file: true, run: load},
-	{name: "g", run: config},
-	{name: "b", set: setBufferSize, run: bufferSize},
-	{name: "info", set: setInfoFlags, run: info},
-	{name: "lock-storage", set: setRetries, run: plain(step{name: "LOCK_STORAGE"},
-		func(t target, o *options) error { return t.LockStorage(uint32(o.number)) })},
+	{name: "c", run: capability, help: "get ptm capabilities"},
+	{name: "i", run: plain(step{name: "INIT"}, func(t target, _ *options) error { return t.Init(ctrl.InitDeleteVolatile) }),
+		help: "do a hardware TPM_Init; if volatile state is found,\nit will resume the TPM with it and delete it\nafterwards"},
+	{name: "stop", run: plain(step{name: "STOP"}, func(t target, _ *options) error { return t.Stop() }),
+		help: "stop the TPM without exiting"},
+	{name: "s", run: plain(step{name: "SHUTDOWN"}, func(t target, _ *options) error { return t.Shutdown() }),
+		help: "shut down the TPM; stops and exits"},
+	{name: "e", run: established, help: "get the tpmEstablished bit"},
+	{name: "r", arg: "<loc>", words: localities, set: setLocality,
+		run: plain(step{name: "RESET_TPMESTABLISHED", call: "PTM_RESET_ESTABLISHED"},
+			func(t target, o *options) error { return t.ResetEstablished(o.locality) }),
+		help: "reset the tpmEstablished bit; use the given locality"},
+	{name: "v", run: plain(step{name: "STORE_VOLATILE"}, func(t target, _ *options) error { return t.StoreVolatile() }),
+		help: "store the TPM's volatile data"},
+	{name: "C", run: plain(step{name: "CANCEL_TPM_CMD"}, func(t target, _ *options) error { return t.Cancel() }),
+		help: "cancel an ongoing TPM command"},
+	{name: "l", arg: "<loc>", words: localities, set: setLocality,
+		run:  plain(step{name: "SET_LOCALITY"}, func(t target, o *options) error { return t.SetLocality(o.locality) }),
+		help: "set the locality to the given number; valid\nlocalities are 0-4"},
+	{name: "h", arg: "<data>", set: setArg, run: hash,
+		help: "hash the given data; if data is '-' then data are\nread from stdin"},
+	{name: "save", arg: "<type>", file: "<file>", words: blobWords(), set: setArg, run: save,
+		help: "store the TPM state blob of given type in a file;\ntype may be one of volatile, permanent, or savestate"},
+	{name: "load", arg: "<type>", file: "<file>", words: blobWords(), set: setArg, run: load,
+		help: "load the TPM state blob of given type from a file;\ntype may be one of volatile, permanent, or savestate"},
+	{name: "g", run: config, help: "get configuration flags indicating which keys are in\nuse"},
+	{name: "b", arg: "<buffersize>", set: setBufferSize, run: bufferSize,
+		help: "set the buffer size of the TPM and get its current\nsize; get minimum and maximum supported sizes"},
+	{name: "info", arg: "<flags>", set: setInfoFlags, run: info,
+		help: "get TPM implementation specific information;\nflags must be an integer value"},
+	{name: "lock-storage", arg: "<n>", set: setRetries,
+		run:  plain(step{name: "LOCK_STORAGE"}, func(t target, o *options) error { return t.LockStorage(uint32(o.number)) }),
+		help: "lock the storage, trying n times more, 10 ms apart"},
 }
 
 // step is a request and what swtpm_ioctl calls it in its messages.
@@ -62,13 +80,13 @@ func (s step) explain(err error) error {
 		return nil
 	}
 	if r, ok := errors.AsType[tpm.Result](err); ok {
-		return complain("TPM result from PTM_%s: 0x%x", s.name, uint32(r))
+		return tool.Complain("TPM result from PTM_%s: 0x%x", s.name, uint32(r))
 	}
 	call := s.call
 	if call == "" {
 		call = "PTM_" + s.name
 	}
-	return complain("Could not execute %s: %s", call, strerror(err))
+	return tool.Complain("Could not execute %s: %s", call, tool.Strerror(err))
 }
 
 // plain returns a command of one request that prints nothing.
@@ -143,7 +161,7 @@ func hash(p *program, t target, o *options) error {
 		n, err := io.ReadFull(src, piece)
 		last = err == io.EOF || err == io.ErrUnexpectedEOF
 		if err != nil && !last {
-			return complain("Could not read from stdin: %s", strerror(err))
+			return tool.Complain("Could not read from stdin: %s", tool.Strerror(err))
 		}
 		if n == 0 && o.arg != "-" {
 			break
@@ -155,15 +173,25 @@ func hash(p *program, t target, o *options) error {
 	return step("HASH_END").explain(t.HashEnd())
 }
 
+// blobNames are what the state blobs are called on the command line.
+var blobNames = []struct {
+	name string
+	blob tpm.Blob
+}{{"permanent", tpm.Permanent}, {"volatile", tpm.Volatile}, {"savestate", tpm.Savestate}}
+
+func blobWords() (words []string) {
+	for _, b := range blobNames {
+		words = append(words, b.name)
+	}
+	return words
+}
+
 // blobType finds the blob that the user named.
 func blobType(s string) (tpm.Blob, bool) {
-	switch s {
-	case "permanent":
-		return tpm.Permanent, true
-	case "volatile":
-		return tpm.Volatile, true
-	case "savestate":
-		return tpm.Savestate, true
+	for _, b := range blobNames {
+		if b.name == s {
+			return b.blob, true
+		}
 	}
 	return 0, false
 }
@@ -177,7 +205,7 @@ func save(p *program, t target, o *options) (err error) {
 	}
 	f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return complain("Could not open file '%s' for writing: %s", o.file, strerror(err))
+		return tool.Complain("Could not open file '%s' for writing: %s", o.file, tool.Strerror(err))
 	}
 	b, _, err := t.State(blob, true)
 	if r, ok := errors.AsType[tpm.Result](err); ok && r&tpm.Retry != 0 {
@@ -189,7 +217,7 @@ func save(p *program, t target, o *options) (err error) {
 	}
 	_, err = io.Copy(f, bytes.NewReader(b))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return complain("Could not write to file '%s': %s", o.file, strerror(err))
+		return tool.Complain("Could not write to file '%s': %s", o.file, tool.Strerror(err))
 	}
 	return nil
 }
@@ -205,7 +233,7 @@ func load(p *program, t target, o *options) error {
 		err = errors.New("larger than any state blob")
 	}
 	if err != nil {
-		return complain("Could not open file '%s' for reading: %s", o.file, strerror(err))
+		return tool.Complain("Could not open file '%s' for reading: %s", o.file, tool.Strerror(err))
 	}
 	return step{name: "SET_STATEBLOB", call: "ioctl PTM_SET_STATEBLOB"}.explain(t.SetState(blob, 0, b))
 }
@@ -215,5 +243,5 @@ func load(p *program, t target, o *options) error {
 // Compat: swtpm_ioctl ends this line, and only this one, without a newline.
 func (p *program) unknownType(s string) error {
 	fmt.Fprintf(p.stderr, "Unknown TPM state type '%s'", s)
-	return complain("")
+	return tool.Complain("")
 }

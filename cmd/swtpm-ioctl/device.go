@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -50,7 +51,7 @@ type device struct {
 func openDevice(path string) (target, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return nil, complain("Unable to open device '%s'.", path)
+		return nil, tool.Complain("Unable to open device '%s'.", path)
 	}
 	piece, err := strconv.Atoi(os.Getenv(bufferSizeVar))
 	if err != nil || piece < 1 {

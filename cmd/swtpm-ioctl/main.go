@@ -9,19 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/dial"
+	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
-
-// maxPath is the length in bytes of the longest path of a Unix socket.
-const maxPath = 107
 
 // target is a TPM that requests are sent to, over a socket or by ioctl.
 type target interface {
@@ -90,7 +87,7 @@ func (p *program) perform(ctx context.Context, args []string) error {
 	}
 	switch {
 	case o.help:
-		_, err := fmt.Fprint(p.stdout, versionLine, usage)
+		_, err := fmt.Fprint(p.stdout, versionLine, usageHead, tool.Usage(o.table()))
 		return err
 	case o.version:
 		_, err := fmt.Fprint(p.stdout, versionLine)
@@ -104,69 +101,42 @@ func (p *program) perform(ctx context.Context, args []string) error {
 	return o.command.run(p, t, o)
 }
 
-// connect opens the device or socket that o names; the device is preferred, TCP
-// comes next.
+// connect opens the device or socket that o names.
 func connect(ctx context.Context, o *options) (target, error) {
-	switch {
-	case o.device != "":
-		return openDevice(o.device)
-	case o.tcp:
-		return connectTCP(ctx, o.host, o.port)
-	case o.unixSet:
-		return connectUnix(ctx, o.unix)
+	switch t := o.target; {
+	case t.Device != nil:
+		return openDevice(*t.Device)
+	case t.TCP != nil:
+		return connectTCP(ctx, *t.TCP)
+	case t.Unix != nil:
+		return connectUnix(ctx, *t.Unix)
 	case o.operand != "":
 		return openDevice(o.operand)
 	}
-	return nil, complain("Error: Missing device name.")
+	return nil, tool.Complain("Error: Missing device name.")
 }
 
-func connectTCP(ctx context.Context, host, port string) (target, error) {
-	c, err := client.Dial(ctx, "tcp", net.JoinHostPort(host, port))
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		cause := dns.Err
-		if dns.IsNotFound {
-			cause = "Name or service not known"
-		}
-		return nil, complain("getaddrinfo failed on host '%s': %s", host, cause)
+func connectTCP(ctx context.Context, a tool.Address) (target, error) {
+	c, err := client.Dial(ctx, "tcp", a.String())
+	if unknown := tool.ResolveError(a.Host, err); unknown != nil {
+		return nil, unknown
 	}
 	if err != nil {
-		return nil, complain("Could not connect to host '%s' on port '%s' using TCP socket: %s", host, port, strerror(err))
+		return nil, tool.Complain("Could not connect to host '%s' on port '%s' using TCP socket: %s", a.Host, a.Port, tool.Strerror(err))
 	}
 	return c, nil
 }
 
 func connectUnix(ctx context.Context, path string) (target, error) {
-	if len(path) > maxPath {
-		return nil, complain("Socket path is too long.")
+	if len(path) > dial.MaxPath {
+		return nil, tool.Complain("Socket path is too long.")
 	}
 	c, err := client.Dial(ctx, "unix", path)
 	if errors.Is(err, unix.EAGAIN) {
-		return nil, complain("Could not connect using UnixIO socket.")
+		return nil, tool.Complain("Could not connect using UnixIO socket.")
 	}
 	if err != nil {
-		return nil, complain("Connect failed: %s", strerror(err))
+		return nil, tool.Complain("Connect failed: %s", tool.Strerror(err))
 	}
 	return c, nil
-}
-
-// complaint is a message in the words of swtpm_ioctl, capitals and periods
-// included, because scripts look for them.
-type complaint string
-
-func (c complaint) Error() string { return string(c) }
-
-// complain returns a complaint.
-func complain(format string, args ...any) error {
-	return complaint(fmt.Sprintf(format, args...))
-}
-
-// strerror returns what C's strerror says of the system's error in err: Go has
-// the same texts with a small first letter. Other errors speak for themselves.
-func strerror(err error) string {
-	e, ok := errors.AsType[unix.Errno](err)
-	if !ok {
-		return err.Error()
-	}
-	s := e.Error()
-	return strings.ToUpper(s[:1]) + s[1:]
 }

@@ -11,9 +11,9 @@ func TestParse(t *testing.T) {
 		args string
 		want func(o *options) bool
 	}{
-		{"--unix p -c", func(o *options) bool { return o.unix == "p" && o.unixSet && o.command.name == "c" }},
-		{"-unix=p --c", func(o *options) bool { return o.unix == "p" && o.command.name == "c" }},
-		{"--un p -C", func(o *options) bool { return o.unix == "p" && o.command.name == "C" }},
+		{"--unix p -c", func(o *options) bool { return *o.target.Unix == "p" && o.command.name == "c" }},
+		{"-unix=p --c", func(o *options) bool { return *o.target.Unix == "p" && o.command.name == "c" }},
+		{"--un p -C", func(o *options) bool { return *o.target.Unix == "p" && o.command.name == "C" }},
 		{"-stop", func(o *options) bool { return o.command.name == "stop" }},
 		{"-st", func(o *options) bool { return o.command.name == "stop" }},
 		{"-s", func(o *options) bool { return o.command.name == "s" }},
@@ -31,13 +31,13 @@ func TestParse(t *testing.T) {
 		{"-b -1", func(o *options) bool { return o.number == 1<<32-1 }},
 		{"-b 99999999999", func(o *options) bool { return o.number == 1<<32-1 }},
 		{"--lock-storage 7", func(o *options) bool { return o.command.name == "lock-storage" && o.number == 7 }},
-		{"--tcp h:1 -c", func(o *options) bool { return o.tcp && o.host == "h" && o.port == "1" }},
-		{"--tcp h -c", func(o *options) bool { return o.host == "h" && o.port == "6546" }},
-		{"--tcp : -c", func(o *options) bool { return o.host == "127.0.0.1" && o.port == "6546" }},
-		{"--tcp :65535 -c", func(o *options) bool { return o.host == "127.0.0.1" && o.port == "65535" }},
-		{"--tcp ::1:7 -c", func(o *options) bool { return o.host == "::1" && o.port == "7" }},
-		{"--tcp [::1]:7 -c", func(o *options) bool { return o.host == "::1" && o.port == "7" }},
-		{"--tpm-device d -c", func(o *options) bool { return o.device == "d" }},
+		{"--tcp h:1 -c", func(o *options) bool { return o.target.TCP.Host == "h" && o.target.TCP.Port == "1" }},
+		{"--tcp h -c", func(o *options) bool { return o.target.TCP.Host == "h" && o.target.TCP.Port == "6546" }},
+		{"--tcp : -c", func(o *options) bool { return o.target.TCP.Host == "127.0.0.1" && o.target.TCP.Port == "6546" }},
+		{"--tcp :65535 -c", func(o *options) bool { return o.target.TCP.Host == "127.0.0.1" && o.target.TCP.Port == "65535" }},
+		{"--tcp ::1:7 -c", func(o *options) bool { return o.target.TCP.Host == "::1" && o.target.TCP.Port == "7" }},
+		{"--tcp [::1]:7 -c", func(o *options) bool { return o.target.TCP.Host == "::1" && o.target.TCP.Port == "7" }},
+		{"--tpm-device d -c", func(o *options) bool { return *o.target.Device == "d" }},
 	} {
 		var errs bytes.Buffer
 		p := &program{name: "swtpm_ioctl", stderr: &errs}

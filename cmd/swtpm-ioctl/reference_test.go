@@ -18,12 +18,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// tool is a swtpm_ioctl, ours or the reference's.
-type tool func(args []string, stdin string) outcome
+// runner is a swtpm_ioctl, ours or the reference's.
+type runner func(args []string, stdin string) outcome
 
 // reference finds the programs of swtpm and returns its swtpm_ioctl. Its
 // messages begin with the name that it is called by.
-func reference(t *testing.T) tool {
+func reference(t *testing.T) runner {
 	t.Helper()
 	var path string
 	for _, name := range []string{"swtpm", "swtpm_ioctl"} {
@@ -141,9 +141,9 @@ func startup(v tpm.Version) []byte {
 	return tpm.Startup(v, 0)
 }
 
-// run runs the tool on the emulator; WORK in args and in the outcome stands for
+// run runs the program on the emulator; WORK in args and in the outcome stands for
 // its directory.
-func (e *emulator) run(f tool, args string, stdin string) outcome {
+func (e *emulator) run(f runner, args string, stdin string) outcome {
 	words := append([]string(nil), e.target...)
 	for _, a := range strings.Fields(args) {
 		switch a {
@@ -265,7 +265,7 @@ func TestMove(t *testing.T) {
 	theirs := reference(t)
 	for _, tt := range []struct {
 		name     string
-		out, in  tool
+		out, in  runner
 		measured string
 	}{
 		{"ours, then theirs", ours, theirs, "one"},
@@ -273,7 +273,7 @@ func TestMove(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := start(t, tpm.V20, false), start(t, tpm.V20, false)
-			must := func(e *emulator, f tool, args, stdin string) {
+			must := func(e *emulator, f runner, args, stdin string) {
 				t.Helper()
 				if o := e.run(f, args, stdin); o.Exit != 0 {
 					t.Fatalf("swtpm_ioctl %s: %v", args, o)

@@ -11,10 +11,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/dial"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -48,25 +48,11 @@ type Client struct {
 // is full, a Unix socket is tried again for up to 20 seconds. ctx limits the
 // connecting alone.
 func Dial(ctx context.Context, network, address string) (*Client, error) {
-	if network == "unix" && strings.HasPrefix(address, "@") {
-		address = "./" + address
+	conn, err := dial.Dial(ctx, network, address, Patience)
+	if err != nil {
+		return nil, fmt.Errorf("control channel: %w", err)
 	}
-	deadline := time.Now().Add(Patience)
-	for {
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, address)
-		if err == nil {
-			return New(conn), nil
-		}
-		if !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
-			return nil, fmt.Errorf("control channel: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("control channel: %w", ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	return New(conn), nil
 }
 
 // New returns a Client that uses conn and closes it in the end.
