@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/io/dial"
+	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+	"golang.org/x/sys/unix"
+)
+
+// conn is a way to a TPM. A read fails with os.ErrDeadlineExceeded in its error's
+// chain if nothing comes until the deadline.
+type conn interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
+// open opens the target: the device is preferred, TCP comes next.
+func open(ctx context.Context, t tool.Target) (conn, error) {
+	switch {
+	case t.Device != nil:
+		return openDevice(*t.Device)
+	case t.TCP != nil:
+		return openTCP(ctx, *t.TCP)
+	default:
+		return openUnix(ctx, *t.Unix)
+	}
+}
+
+func openTCP(ctx context.Context, a tool.Address) (conn, error) {
+	if err := tool.CheckPort(a.Port); err != nil { // from the environment
+		return nil, err
+	}
+	c, err := dial.Dial(ctx, "tcp", net.JoinHostPort(a.Host, a.Port), 0)
+	if unknown := tool.ResolveError(a.Host, err); unknown != nil {
+		return nil, unknown
+	}
+	if err != nil {
+		return nil, tool.Complain("Could not connect using TCP socket.")
+	}
+	return c, nil
+}
+
+func openUnix(ctx context.Context, path string) (conn, error) {
+	if len(path) > dial.MaxPath {
+		return nil, tool.Complain("Socket path is too long.")
+	}
+	c, err := dial.Dial(ctx, "unix", path, patience)
+	if err != nil {
+		return nil, tool.Complain("Could not connect using UnixIO socket.")
+	}
+	return c, nil
+}
+
+// exchange sends cmd over a connection of its own and returns the response, whose
+// size is what its header says.
+//
+// Compat: swtpm_bios connects anew for each command; a server that closes after
+// each response relies on it.
+func exchange(ctx context.Context, t tool.Target, cmd []byte, patience time.Duration) ([]byte, error) {
+	c, err := open(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	if _, err := c.Write(cmd); err != nil {
+		return nil, tool.Complain("Write to file descriptor failed.")
+	}
+	rsp, err := readResponse(c)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, tool.Complain("TPM did not respond after %d seconds.", patience/time.Second)
+	case err != nil:
+		return nil, err
+	}
+	return rsp, nil
+}
+
+// readResponse reads until the size in the response's header is reached. TCP may
+// bring it in pieces; a device gives it at once.
+func readResponse(r io.Reader) ([]byte, error) {
+	b := make([]byte, 0, tpm.MaxCommand+1)
+	want := tpm.HeaderSize
+	for len(b) < want {
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if len(b) >= tpm.HeaderSize {
+			size := binary.BigEndian.Uint32(b[2:])
+			if size < uint32(len(b)) || size > tpm.MaxCommand {
+				return nil, tool.Complain("Malformed response.")
+			}
+			want = int(size)
+		}
+		switch {
+		case len(b) == want:
+		case err == io.EOF && len(b) < tpm.HeaderSize:
+			return nil, tool.Complain("Returned packet is too short.")
+		case err == io.EOF:
+			return nil, tool.Complain("Malformed response.")
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, err
+		case err != nil:
+			return nil, tool.Complain("Read from file descriptor failed.")
+		}
+	}
+	return b, nil
+}
+
+// device is a TPM's character device, such as /dev/tpm0. It is used without
+// O_NONBLOCK, where a read that comes early finds nothing and says end of file.
+type device struct {
+	fd       int
+	deadline time.Time
+}
+
+func openDevice(path string) (conn, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, tool.Complain("Unable to open device '%s'.", path)
+	}
+	return &device{fd: fd}, nil
+}
+
+func (d *device) Close() error                  { return unix.Close(d.fd) }
+func (d *device) SetDeadline(t time.Time) error { d.deadline = t; return nil }
+
+// Write hands over a command, which has to be one call.
+func (d *device) Write(b []byte) (int, error) {
+	n, err := retry(func() (int, error) { return unix.Write(d.fd, b) })
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return n, err
+}
+
+// Read waits for the response.
+func (d *device) Read(b []byte) (int, error) {
+	for {
+		left := time.Until(d.deadline)
+		if left <= 0 {
+			return 0, os.ErrDeadlineExceeded
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		switch {
+		case err == unix.EINTR || err == nil && n == 0:
+			continue
+		case err != nil:
+			return 0, err
+		}
+		n, err = retry(func() (int, error) { return unix.Read(d.fd, b) })
+		if n == 0 && err == nil {
+			err = io.EOF
+		}
+		return max(n, 0), err
+	}
+}
+
+// retry calls f again while a signal interrupts it.
+func retry(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}

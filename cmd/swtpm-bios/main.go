@@ -1,0 +1,132 @@
+// Swtpm-bios sends a TPM the first commands that a firmware would send, over the
+// data channel of an emulator, this one or swtpm, or to a device. It takes the
+// command line of swtpm_bios, prints the same words and ends with the same exit
+// codes.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// The exit codes.
+const (
+	exitUsage     = 1
+	exitTPMError  = 128 // a command was refused
+	exitReset     = 129 // with -ea: the TPM must be reset and the program run again
+	exitTransport = 255
+)
+
+// errReset ends the sequence for a TPM that was deactivated.
+var errReset = errors.New("TPM requires a reset")
+
+// program is what a run of swtpm-bios uses of its surroundings.
+type program struct {
+	name           string // argv[0], for the messages of the option parser
+	env            func(string) (string, bool)
+	stdout, stderr io.Writer
+}
+
+func main() { daemon.Main("swtpm_bios", run) }
+
+// run runs the program and ends early if ctx does: waiting for a response would
+// not notice.
+func run(ctx context.Context, args []string) error {
+	p := &program{os.Args[0], os.LookupEnv, os.Stdout, os.Stderr}
+	done := make(chan error, 1)
+	go func() { done <- p.run(ctx, args) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return &daemon.ExitError{Code: exitTransport, Err: errors.New("interrupted")}
+	}
+}
+
+// run does what args ask for. An error has been told.
+func (p *program) run(ctx context.Context, args []string) error {
+	o, err := parse(args, p.env)
+	if wrong, ok := errors.AsType[misuse](err); ok {
+		fmt.Fprintf(p.stderr, "%s: %v\n", p.name, wrong)
+		p.usage()
+		return exit(exitUsage)
+	}
+	if err != nil {
+		fmt.Fprintln(p.stderr, err)
+		return exit(exitUsage)
+	}
+	switch {
+	case o.help:
+		return p.usage()
+	case o.version:
+		_, err := fmt.Fprint(p.stdout, versionLine)
+		return err
+	}
+	return p.send(ctx, o)
+}
+
+// send sends the sequence that o asks for. A command that the TPM refuses does
+// not end it, a response that does not come does.
+func (p *program) send(ctx context.Context, o *options) error {
+	// Compat: the errors of a TPM 2.0 go to stdout.
+	complaints := p.stderr
+	if o.tpm2 {
+		complaints = p.stdout
+	}
+	refused := false
+	for _, s := range o.sequence() {
+		rsp, err := s.do(ctx, o.target)
+		r, isResult := errors.AsType[tpm.Result](err)
+		switch {
+		case isResult:
+			fmt.Fprintf(complaints, "%s returned error code 0x%08x\n", s.name, uint32(r))
+			refused = true
+			continue
+		case err == nil && s.look != nil:
+			err = s.look(rsp)
+		}
+		switch {
+		case err == errReset:
+			fmt.Fprintln(p.stdout, err)
+			return exit(exitReset)
+		case ctx.Err() != nil:
+			return exit(exitTransport) // the caller tells why
+		case err != nil:
+			fmt.Fprintln(p.stderr, err)
+			return exit(exitTransport)
+		}
+	}
+	if refused {
+		return exit(exitTPMError)
+	}
+	return nil
+}
+
+// do sends the step's command, if it has one. An error of the TPM is a
+// tpm.Result.
+func (s step) do(ctx context.Context, t tool.Target) ([]byte, error) {
+	if s.cmd == nil {
+		return nil, nil
+	}
+	rsp, err := exchange(ctx, t, s.cmd, s.patience)
+	if err != nil {
+		return nil, err
+	}
+	h, _ := tpm.ParseHeader(rsp)
+	return rsp, tpm.Result(h.Code).Err()
+}
+
+func (p *program) usage() error {
+	_, err := fmt.Fprint(p.stdout, versionLine, usageHead, tool.Usage(new(options).table()))
+	return err
+}
+
+// exit returns the error for an exit code whose reason has been told.
+func exit(code int) error { return &daemon.ExitError{Code: code, Silent: true} }

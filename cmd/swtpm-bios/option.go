@@ -1,0 +1,108 @@
+package main
+
+import (
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+const versionLine = "TPM emulator BIOS emulator version " + daemon.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
+
+const usageHead = `
+swtpm_bios [options]
+
+Sends a TPM the first commands of a firmware: TPM_Startup (unless -n), then
+(unless -o) what sets physical presence and enables and activates the TPM, and
+finally (with -u) what gives up physical presence.
+
+The following options are supported:
+`
+
+// defaultPort is the TCP port of the data channel.
+const defaultPort = "6545"
+
+// startupType is which Startup is sent; but for none, the values are those of
+// TPM_Startup's parameter.
+type startupType uint16
+
+const (
+	startupNone        startupType = 0
+	startupClear       startupType = 1
+	startupState       startupType = 2
+	startupDeactivated startupType = 3
+)
+
+// options is a parsed command line.
+type options struct {
+	target tool.Target
+
+	tpm2     bool
+	startup  startupType
+	setup    bool // TPM 1.2: physical presence, enable, activate
+	selfTest bool // -cs
+	activate bool // -ea: tell a TPM 1.2 that must be reset
+	giveUp   bool // -u
+
+	help, version bool
+}
+
+// table returns all options there are, in the order of the usage; they fill o.
+func (o *options) table() []tool.Option {
+	flag := func(set func()) func(arg, file string) error {
+		return func(_, _ string) error { set(); return nil }
+	}
+	// Compat: each choice of a Startup undoes an -o before it.
+	startup := func(typ startupType, setup bool) func(arg, file string) error {
+		return flag(func() { o.startup, o.setup = typ, setup })
+	}
+	return append(o.target.Options(defaultPort), []tool.Option{
+		{Name: "tpm2", Help: "initialize a TPM 2.0; without it, a TPM 1.2", Set: flag(func() { o.tpm2 = true })},
+		{Name: "c", Help: "startup clear (default)", Set: startup(startupClear, true)},
+		{Name: "s", Help: "startup state", Set: startup(startupState, true)},
+		{Name: "d", Help: "startup deactivated, without what enables the TPM;\non a TPM 2.0 no startup", Set: startup(startupDeactivated, false)},
+		{Name: "n", Help: "no startup", Set: startup(startupNone, true)},
+		{Name: "o", Help: "startup only; an option -c, -s or -n after it\nundoes this", Set: flag(func() { o.setup = false })},
+		{Name: "cs", Help: "run TPM_ContinueSelfTest on a TPM 1.2,\nTPM2_IncrementalSelfTest on a TPM 2.0", Set: flag(func() { o.selfTest = true })},
+		{Name: "ea", Help: "make sure that a TPM 1.2 is activated; end with\nexit code 129 if it must be reset for that", Set: flag(func() { o.activate = true })},
+		{Name: "u", Help: "give up physical presence; on a TPM 2.0, set the\nplatform hierarchy to a random password", Set: flag(func() { o.giveUp = true })},
+		{Name: "v", Help: "display version and exit", Set: func(_, _ string) error { o.version = true; return tool.ErrStop }},
+		{Name: "h", Help: "display this help screen and exit", Set: func(_, _ string) error { o.help = true; return tool.ErrStop }},
+	}...)
+}
+
+// misuse is a message of the option parser.
+type misuse struct{ error }
+
+// parse reads the command line. Operands are not looked at. Without a target
+// env says which one it is; it looks up a variable as os.LookupEnv does.
+func parse(args []string, env func(string) (string, bool)) (*options, error) {
+	o := &options{startup: startupClear, setup: true}
+	_, err := tool.Parse(o.table(), args, func(err error) error { return misuse{err} })
+	if err != nil {
+		return nil, err
+	}
+	if t := &o.target; t.Device == nil && t.TCP == nil && t.Unix == nil {
+		fromEnvironment(t, env)
+	}
+	return o, nil
+}
+
+// fromEnvironment finds the target that the variables of the TrouSerS daemon name:
+//
+//	TCSD_USE_TCP_DEVICE       if it is set, TCP is used
+//	TCSD_TCP_DEVICE_HOSTNAME  localhost if not set
+//	TCSD_TCP_DEVICE_PORT      6545 if not set
+//	TPM_DEVICE                otherwise; /dev/tpm0 if not set
+func fromEnvironment(t *tool.Target, env func(string) (string, bool)) {
+	get := func(name, fallback string) string {
+		if s, ok := env(name); ok {
+			return s
+		}
+		return fallback
+	}
+	if _, ok := env("TCSD_USE_TCP_DEVICE"); ok {
+		t.TCP = &tool.Address{Host: get("TCSD_TCP_DEVICE_HOSTNAME", "localhost"), Port: get("TCSD_TCP_DEVICE_PORT", defaultPort)}
+		return
+	}
+	device := get("TPM_DEVICE", "/dev/tpm0")
+	t.Device = &device
+}
