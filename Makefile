@@ -7,8 +7,8 @@ GO      ?= go
 
 # One binary per program and name: callers look for both, and some of them refuse
 # links and scripts.
-PROGRAMS := swtpm swtpm-ioctl
-ALIASES  := swtpm_ioctl
+PROGRAMS := swtpm swtpm-ioctl swtpm-bios
+ALIASES  := swtpm_ioctl swtpm_bios
 
 GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 

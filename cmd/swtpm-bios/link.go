@@ -38,6 +38,9 @@ func openTCP(ctx context.Context, a tool.Address) (conn, error) {
 	if err := tool.CheckPort(a.Port); err != nil { // from the environment
 		return nil, err
 	}
+	if a.Host == "" { // likewise; for package net it would be this host
+		return nil, tool.ResolveError("", &net.DNSError{IsNotFound: true})
+	}
 	c, err := dial.Dial(ctx, "tcp", net.JoinHostPort(a.Host, a.Port), 0)
 	if unknown := tool.ResolveError(a.Host, err); unknown != nil {
 		return nil, unknown

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -51,12 +52,15 @@ func buildAndRun(m *testing.M) (int, error) {
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
 		args = append(args, f)
 	}
-	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl")...)
+	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-bios")...)
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("%v: %w\n%s", build, err, out)
 	}
-	if err := os.Link(filepath.Join(bin, "swtpm-ioctl"), filepath.Join(bin, "swtpm_ioctl")); err != nil {
-		return 1, err
+	for _, name := range []string{"swtpm-ioctl", "swtpm-bios"} {
+		alias := strings.ReplaceAll(name, "-", "_")
+		if err := os.Link(filepath.Join(bin, name), filepath.Join(bin, alias)); err != nil {
+			return 1, err
+		}
 	}
 	os.Setenv(binVar, bin)
 	return m.Run(), nil
