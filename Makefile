@@ -75,7 +75,7 @@ FUZZTIME ?= 10s
 # A run may fail because Go's fuzzer met its own deadline; what it found is kept as
 # a seed and fails the second run too.
 fuzz:
-	@for pkg in $$($(GO) list ./internal/...); do \
+	@for pkg in $$($(GO) list ./internal/... ./cmd/...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "fuzz $$pkg $$f"; \
 			one="$(GO) test -run ^Fuzz -fuzz ^$$f\$$ -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg"; \
