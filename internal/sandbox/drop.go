@@ -38,16 +38,47 @@ func Drop(name string) error {
 	if unix.Geteuid() != 0 && id.check() == nil {
 		return nil // systemd's User= was first; setgroups needs root
 	}
-	if err := id.assume(); err != nil {
-		return fmt.Errorf("run as %q: %w", name, err)
-	}
-	if err := id.check(); err != nil {
-		return fmt.Errorf("run as %q: %w", name, err)
-	}
-	if err := id.checkNoReturn(); err != nil {
+	if err := id.become(process); err != nil {
 		return fmt.Errorf("run as %q: %w", name, err)
 	}
 	return nil
+}
+
+// become makes whom c changes id, for good.
+func (id identity) become(c calls) error {
+	if err := id.assume(c); err != nil {
+		return err
+	}
+	if err := id.check(); err != nil {
+		return err
+	}
+	return id.checkNoReturn(c)
+}
+
+// calls are the system calls that change who somebody is.
+type calls struct {
+	setgroups func(gids []int) error
+	setresgid func(rgid, egid, sgid int) error
+	setresuid func(ruid, euid, suid int) error
+}
+
+var (
+	// process changes all threads: package syscall's calls do, with cgo
+	// through libc and without it by the runtime.
+	process = calls{syscall.Setgroups, syscall.Setresgid, syscall.Setresuid}
+
+	// thread changes only the thread that calls.
+	thread = calls{unix.Setgroups, raw(unix.SYS_SETRESGID), raw(unix.SYS_SETRESUID)}
+)
+
+// raw is a system call with three ids that no library spreads to other threads.
+func raw(number uintptr) func(r, e, s int) error {
+	return func(r, e, s int) error {
+		if _, _, errno := unix.RawSyscall(number, uintptr(r), uintptr(e), uintptr(s)); errno != 0 {
+			return errno
+		}
+		return nil
+	}
 }
 
 // lookup finds the user that name means.
@@ -111,20 +142,18 @@ func groupsOf(u *user.User) ([]int, error) {
 	return groups, nil
 }
 
-// assume changes all threads to id. The order matters: without the user id 0
-// the groups could not be changed any more. Package syscall's calls reach all
-// threads, with cgo through libc and without it by the runtime; raw ones of
-// x/sys/unix would not.
-func (id identity) assume() error {
+// assume changes to id. The order matters: without the user id 0 the groups
+// could not be changed any more.
+func (id identity) assume(c calls) error {
 	if id.setGroups {
-		if err := syscall.Setgroups(id.groups); err != nil {
+		if err := c.setgroups(id.groups); err != nil {
 			return fmt.Errorf("set the supplementary groups: %w", err)
 		}
 	}
-	if err := syscall.Setresgid(id.gid, id.gid, id.gid); err != nil {
+	if err := c.setresgid(id.gid, id.gid, id.gid); err != nil {
 		return fmt.Errorf("change to group %d: %w", id.gid, err)
 	}
-	if err := syscall.Setresuid(id.uid, id.uid, id.uid); err != nil {
+	if err := c.setresuid(id.uid, id.uid, id.uid); err != nil {
 		return fmt.Errorf("change to user %d: %w", id.uid, err)
 	}
 	return nil
@@ -143,16 +172,16 @@ func (id identity) check() error {
 	return nil
 }
 
-// checkNoReturn fails if the process can become root again, as one that keeps
-// CAP_SETUID or CAP_SETGID could.
-func (id identity) checkNoReturn() error {
+// checkNoReturn fails if there is a way back to root, as for one that keeps
+// CAP_SETUID or CAP_SETGID.
+func (id identity) checkNoReturn(c calls) error {
 	if id.uid == 0 {
 		return nil
 	}
-	if syscall.Setresuid(-1, 0, -1) == nil {
+	if c.setresuid(-1, 0, -1) == nil {
 		return errors.New("the process can still become root: it keeps CAP_SETUID")
 	}
-	if id.gid != 0 && syscall.Setresgid(-1, 0, -1) == nil {
+	if id.gid != 0 && c.setresgid(-1, 0, -1) == nil {
 		return errors.New("the process can still join the group root: it keeps CAP_SETGID")
 	}
 	return nil

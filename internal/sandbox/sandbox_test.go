@@ -206,7 +206,7 @@ func TestDropErrors(t *testing.T) {
 // root still.
 func TestNoReturn(t *testing.T) {
 	needRoot(t)
-	if err := (identity{uid: 4711}).checkNoReturn(); err == nil {
+	if err := (identity{uid: 4711}).checkNoReturn(process); err == nil {
 		t.Error("checkNoReturn as root = nil, want an error")
 	}
 }
