@@ -60,16 +60,11 @@ func newListener(fd int, name string) (*Listener, error) {
 
 // adopt takes over a listening socket that was passed to us. It is not unlinked.
 func adopt(fd int) (*Listener, error) {
-	name := fmt.Sprintf("descriptor %d", fd)
-	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a socket: %w", name, err)
-	}
-	if on == 0 {
-		return nil, fmt.Errorf("%s does not listen: pass a listening socket here, a connected one as clientfd", name)
+	if err := checkListens(fd); err != nil {
+		return nil, err
 	}
 	unix.CloseOnExec(fd)
-	return newListener(fd, name)
+	return newListener(fd, fmt.Sprintf("descriptor %d", fd))
 }
 
 // Accept waits for a client and returns its descriptor, which blocks and is
@@ -203,31 +198,40 @@ func remove(path string, made os.FileInfo) {
 	}
 }
 
-// removeStale removes the socket at path that a process left behind. What is not
-// a socket, or still has a process behind it, is not ours to remove.
+// removeStale removes the socket at path that a process left behind.
 //
 // The reference removes whatever is there (COMPAT.md).
 func removeStale(path string) error {
+	left, err := stale(path)
+	if left != nil {
+		remove(path, left)
+	}
+	return err
+}
+
+// stale looks at path and returns the socket that a process left behind there,
+// nil if there is nothing. What is not a socket, or still has a process behind
+// it, is not ours to remove.
+func stale(path string) (os.FileInfo, error) {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return errors.New("there is something that is not a socket: remove it or choose another path")
+		return nil, fmt.Errorf("%w: remove it or choose another path", ErrNoSocket)
 	}
 	switch err := probe(path); err {
 	case unix.ECONNREFUSED:
-		remove(path, fi)
-		return nil
+		return fi, nil
 	case unix.ENOENT:
-		return nil // it has gone meanwhile
+		return nil, nil // it has gone meanwhile
 	case nil, unix.EPROTOTYPE, unix.EPERM:
-		return errors.New("another process listens there: stop it first or choose another path")
+		return nil, fmt.Errorf("%w: stop it first or choose another path", ErrTaken)
 	default:
-		return fmt.Errorf("cannot tell whether a process listens there: %w; remove it or choose another path", err)
+		return nil, fmt.Errorf("cannot tell whether a process listens there: %w; remove it or choose another path", err)
 	}
 }
 

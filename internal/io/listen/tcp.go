@@ -28,6 +28,10 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	return newListener(fd, name)
 }
 
@@ -38,7 +42,7 @@ func bindTCP(fd int, sa unix.Sockaddr) error {
 	if err := unix.Bind(fd, sa); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
-	return unix.Listen(fd, backlog)
+	return nil
 }
 
 func sockaddr(a netip.Addr, e config.Endpoint) (family int, sa unix.Sockaddr, err error) {

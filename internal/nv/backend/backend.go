@@ -21,6 +21,7 @@ type Options struct {
 	Backup       bool        // keep the permanent state before the last
 	Relaxed      bool        // no fsync: fast, and a power cut loses what was acknowledged
 	Prefix       string      // of this TPM's items: "tpm2-00." or "tpm-00."
+	Look         bool        // change nothing: Store and Delete fail, Lock only says whether it could be had
 
 	// Warn takes one line for the log. nil drops it.
 	Warn func(format string, args ...any)

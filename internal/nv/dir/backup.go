@@ -90,6 +90,9 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	if err := d.checkState(bak, &st); err != nil {
 		return nil, err
 	}
+	if d.o.Look {
+		return d.load(bak)
+	}
 	if err := d.rename(bak, name, unix.RENAME_NOREPLACE); err != nil {
 		if !noExchange(err) {
 			return nil, err
@@ -114,6 +117,9 @@ func (d *Dir) SwapBackup() error {
 	}
 	name := d.permanent
 	bak := backupName(name)
+	if d.o.Look {
+		return d.swapLook(name, bak)
+	}
 	delete(d.seen, name)
 	err := d.rename(name, bak, unix.RENAME_EXCHANGE)
 	if err != nil && noExchange(err) {

@@ -32,11 +32,13 @@ type Options struct {
 	Backup       bool
 	Relaxed      bool
 	Prefix       string
+	Look         bool
 	Warn         func(format string, args ...any)
 }
 
-// defaultMode is the permission of state files before the umask.
-const defaultMode = 0o640
+// DefaultMode is the permission of state files before the umask. A wider one is
+// warned about.
+const DefaultMode = 0o640
 
 // Dir is a directory with the state of a TPM, an nv.BackupBackend. Its methods
 // take no turns by themselves: nv.Store sees to that.
@@ -52,6 +54,7 @@ type Dir struct {
 	lock    int // .lock while we hold it; or -1
 	widened bool
 	noFlock bool
+	swapped bool // Options.Look: the backup stands for the state
 	seen    map[string]identity
 }
 
@@ -77,7 +80,7 @@ func Open(path string, o Options) (*Dir, error) {
 	d.mode = uint32(o.Mode.Perm())
 	if !o.ModeExplicit {
 		if d.mode == 0 {
-			d.mode = defaultMode
+			d.mode = DefaultMode
 		}
 		d.mode &^= umask()
 	}

@@ -24,6 +24,9 @@ func (d *Dir) Lock() error {
 	if !d.o.Lock || d.lock >= 0 {
 		return nil
 	}
+	if d.o.Look {
+		return d.lookLock()
+	}
 	defer d.keepSpare()
 	fd, err := d.lockFile()
 	for range 3 { // somebody removes the file while we lock it

@@ -54,6 +54,7 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
+	name = d.lookAt(name)
 	delete(d.seen, name)
 	defer d.keepSpare()
 	b, err := d.load(name)
@@ -89,6 +90,9 @@ func (d *Dir) load(name string) ([]byte, error) {
 	}
 	if err := d.fixMode(fd, &st); err != nil {
 		return nil, fmt.Errorf("%q: %w", name, err)
+	}
+	if d.o.Look {
+		return b, nil
 	}
 	if err := d.settle(fd, name); err != nil {
 		return nil, err
@@ -194,7 +198,10 @@ func (d *Dir) fixMode(fd int, st *unix.Stat_t) error {
 	case d.o.ModeExplicit:
 		want = d.mode
 	case mode&unix.S_IWUSR == 0:
-		want = defaultMode
+		want = DefaultMode
+	}
+	if d.o.Look && want != mode {
+		return mayChmod(st, want)
 	}
 	if want != mode {
 		if err := unix.Fchmod(fd, want); err != nil {
@@ -204,9 +211,9 @@ func (d *Dir) fixMode(fd int, st *unix.Stat_t) error {
 			return fmt.Errorf("stat: %w", err)
 		}
 	}
-	if want&^defaultMode&0o077 != 0 && !d.widened {
+	if want&^DefaultMode&0o077 != 0 && !d.widened {
 		d.widened = true
-		d.o.Warn("state files in %q are open to others: mode %#o, wider than %#o", d.path, want, defaultMode)
+		d.o.Warn("state files in %q are open to others: mode %#o, wider than %#o", d.path, want, DefaultMode)
 	}
 	return nil
 }

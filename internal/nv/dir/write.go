@@ -29,6 +29,9 @@ func (d *Dir) Store(name string, blob []byte) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
+	if d.o.Look {
+		return errLook
+	}
 	delete(d.seen, name)
 	defer d.keepSpare()
 	temp := tempName(name)
@@ -138,6 +141,9 @@ func (d *Dir) syncDir(name string) error {
 func (d *Dir) Delete(name string) error {
 	if err := checkName(name); err != nil {
 		return err
+	}
+	if d.o.Look {
+		return errLook
 	}
 	delete(d.seen, name)
 	if d.o.Backup && name == d.permanent {

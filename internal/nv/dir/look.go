@@ -1,0 +1,138 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// errLook is why nothing changes under Options.Look.
+var errLook = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
+
+// lookAt returns the name of the file that is loaded for name. The state and its
+// backup are exchanged without a rename under Options.Look.
+func (d *Dir) lookAt(name string) string {
+	if d.swapped && name == d.permanent {
+		return backupName(name)
+	}
+	return name
+}
+
+// swapLook is SwapBackup under Options.Look.
+func (d *Dir) swapLook(name, bak string) error {
+	for _, n := range []string{name, bak} {
+		if _, err := d.stat(n); err != nil {
+			return err
+		}
+	}
+	d.swapped = !d.swapped
+	return nil
+}
+
+// mayChmod fails as fchmod(want) of the file that st describes would.
+func mayChmod(st *unix.Stat_t, want uint32) error {
+	if uint32(os.Geteuid()) == st.Uid || HasCap(unix.CAP_FOWNER) {
+		return nil
+	}
+	return fmt.Errorf("set mode %#o: %w", want, unix.EPERM)
+}
+
+// HasCap tells whether this thread has the capability c, one of unix.CAP_….
+func HasCap(c int) bool {
+	var data [2]unix.CapUserData
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return false
+	}
+	return data[c/32].Effective&(1<<(c%32)) != 0
+}
+
+// lookLock fails as Lock would, and takes nothing, not even for a moment: an
+// emulator that starts just then must not find the state locked.
+func (d *Dir) lookLock() error {
+	h, err := d.Holder()
+	if err == nil && h.Held {
+		err = d.errLocked()
+	}
+	return err
+}
+
+// Holder is who has the lock of a state.
+type Holder struct {
+	Held bool
+	PID  int // 0 if it cannot be told
+}
+
+// Holder looks who has the lock. It fails as Lock does if the lock file is none.
+//
+// The kernel tells of the lock file itself; of the directory only its list does,
+// which in turn has a process id for the latter alone: a lock that belongs to an
+// open file has none.
+func (d *Dir) Holder() (h Holder, err error) {
+	var dirStat unix.Stat_t
+	if err := unix.Fstat(d.fd, &dirStat); err != nil {
+		return h, fmt.Errorf("lock: stat state directory: %w", err)
+	}
+	if h.Held, h.PID, err = d.fileHolder(); err != nil {
+		return h, err
+	}
+	if h.PID > 0 {
+		return h, nil
+	}
+	for _, l := range kernelLocks() {
+		if l.kind == "FLOCK" && l.ino == dirStat.Ino && l.dev == uint64(dirStat.Dev) {
+			return Holder{Held: true, PID: max(l.pid, 0)}, nil
+		}
+	}
+	return h, nil
+}
+
+// fileHolder asks the kernel who has a lock on .lock. pid is 0 or less if the
+// lock belongs to an open file.
+func (d *Dir) fileHolder() (held bool, pid int, err error) {
+	st, err := d.stat(lockName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, 0, nil
+	case err != nil:
+		return false, 0, fmt.Errorf("lock: %w", err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return false, 0, fmt.Errorf("lock: %q is a symbolic link, which is never followed: %w", lockName, unix.ELOOP)
+	}
+	if err := checkType(lockName, &st); err != nil {
+		return false, 0, fmt.Errorf("lock: %w", err)
+	}
+	fd, err := d.openat(lockName, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false, 0, fmt.Errorf("lock: %w", err)
+	}
+	defer unix.Close(fd)
+	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &whole); err != nil {
+		return false, 0, fmt.Errorf("lock %q: %w", lockName, err)
+	}
+	return whole.Type != unix.F_UNLCK, max(int(whole.Pid), 0), nil
+}
+
+// Leftovers lists the files that a store or a swap of the backup which was cut
+// short has left behind. The next store removes the former.
+func (d *Dir) Leftovers() (names []string) {
+	for _, item := range []string{nv.Permanent, nv.Volatile, nv.Savestate} {
+		for _, name := range []string{tempName(d.o.Prefix + item), swapName(d.o.Prefix + item)} {
+			if _, err := d.stat(name); err == nil {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// BackupName is the name under which the state before the last is kept.
+func BackupName(name string) string { return backupName(name) }

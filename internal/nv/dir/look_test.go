@@ -1,0 +1,187 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// snapshot describes everything in a directory but what reading changes.
+func snapshot(t *testing.T, path string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(path, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil {
+			return err
+		}
+		fmt.Fprintln(&b, p, st.Ino, st.Mode, st.Uid, st.Gid, st.Nlink, st.Size, st.Mtim, st.Ctim)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestLook holds that a look reads what Load reads, and changes nothing where
+// Load and the others would.
+func TestLook(t *testing.T) {
+	path := t.TempDir()
+	o := backups(t)
+	d := open(t, path, o)
+	name := o.Prefix + nv.Permanent
+	mustStore(t, d, name, "first")
+	mustStore(t, d, name, "second")
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(path, tempName(name)), "torn")
+	if err := os.Chmod(filepath.Join(path, name), 0o400); err != nil { // Load would make it 0640
+		t.Fatal(err)
+	}
+
+	o.Look = true
+	look := open(t, path, o)
+	defer look.Close()
+	before := snapshot(t, path)
+	wantLook := func(want string) {
+		t.Helper()
+		if b, err := look.Load(name); string(b) != want || err != nil {
+			t.Errorf("Load = %q, %v, want %q", b, err, want)
+		}
+	}
+	wantLook("second")
+	if err := look.SwapBackup(); err != nil {
+		t.Error(err)
+	}
+	wantLook("first")
+	if err := look.SwapBackup(); err != nil {
+		t.Error(err)
+	}
+	wantLook("second")
+	if err := look.Lock(); err != nil { // there is no .lock, and none is made
+		t.Error(err)
+	}
+	for what, err := range map[string]error{"Store": look.Store(name, []byte("x")), "Delete": look.Delete(name)} {
+		if !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s = %v", what, err)
+		}
+	}
+	if got := look.Leftovers(); len(got) != 1 || got[0] != tempName(name) {
+		t.Errorf("Leftovers = %q", got)
+	}
+	if after := snapshot(t, path); after != before {
+		t.Errorf("the look has changed\n%swhich was\n%s", after, before)
+	}
+
+	// The backup alone: Load would rename it.
+	if err := os.Remove(filepath.Join(path, name)); err != nil {
+		t.Fatal(err)
+	}
+	before = snapshot(t, path)
+	wantLook("first")
+	if err := look.SwapBackup(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("SwapBackup with one of the two = %v", err)
+	}
+	if after := snapshot(t, path); after != before {
+		t.Errorf("the look has changed\n%swhich was\n%s", after, before)
+	}
+}
+
+// TestHolder holds that a look finds who has the lock, whichever of the two it is,
+// and does not take it.
+func TestHolder(t *testing.T) {
+	path := t.TempDir()
+	o := options(t)
+	o.Lock = true
+	d := open(t, path, o)
+	o.Look = true
+	look := open(t, path, o)
+	want := func(when string, held bool, pid int) {
+		t.Helper()
+		if h, err := look.Holder(); err != nil || h.Held != held || h.PID != pid {
+			t.Errorf("%s: Holder = %+v, %v, want held %v by %d", when, h, err, held, pid)
+		}
+		if err := look.Lock(); errors.Is(err, nv.ErrLocked) != held {
+			t.Errorf("%s: Lock = %v", when, err)
+		}
+	}
+	want("no lock file", false, 0)
+	if err := d.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	pid := os.Getpid()
+	if len(kernelLocks()) == 0 {
+		t.Log("this kernel has no /proc/locks that we may read: the process is not known")
+		pid = 0
+	}
+	want("both locks", true, pid)
+	if pid != 0 {
+		if err := os.Remove(filepath.Join(path, lockName)); err != nil {
+			t.Fatal(err)
+		}
+		want("the lock file is gone", true, pid)
+		write(t, filepath.Join(path, lockName), "")
+		want("the lock file is another", true, pid)
+	}
+	if err := d.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	want("unlocked", false, 0)
+
+	for what, trap := range map[string]func(name string) error{
+		"a link":   func(name string) error { return os.Symlink("elsewhere", name) },
+		"a fifo":   func(name string) error { return unix.Mkfifo(name, 0o600) },
+		"a folder": func(name string) error { return os.Mkdir(name, 0o700) },
+	} {
+		name := filepath.Join(path, lockName)
+		_ = os.Remove(name)
+		if err := trap(name); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := look.Holder(); err == nil {
+			t.Errorf("%s in place of the lock file: no error", what)
+		}
+	}
+}
+
+func TestParseLocks(t *testing.T) {
+	got := parseLocks("1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF\n" +
+		"1: -> FLOCK  ADVISORY  WRITE 25727 fe:00:9977860 0 EOF\n" +
+		"2: OFDLCK ADVISORY  WRITE -1 fe:1a:12 0 EOF\n" +
+		"3: POSIX  ADVISORY  READ  7 00:2f:18446744073709551615 128 128\n" +
+		"rubbish\n4: FLOCK ADVISORY WRITE x fe:00:1 0 EOF\n")
+	want := []kernelLock{
+		{"FLOCK", 25726, unix.Mkdev(0xfe, 0), 9977860},
+		{"OFDLCK", -1, unix.Mkdev(0xfe, 0x1a), 12},
+		{"POSIX", 7, unix.Mkdev(0, 0x2f), 18446744073709551615},
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("parseLocks = %v, want %v", got, want)
+	}
+}
+
+// FuzzParseLocks holds that what is found stands in the text.
+func FuzzParseLocks(f *testing.F) {
+	f.Add("1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF\n")
+	f.Add("1: -> POSIX ADVISORY WRITE -1 fe:00:1 0 EOF\n\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, l := range parseLocks(s) {
+			if !strings.Contains(s, l.kind) || !strings.Contains(s, fmt.Sprint(l.ino)) {
+				t.Errorf("%+v is not in %q", l, s)
+			}
+		}
+	})
+}

@@ -1,0 +1,55 @@
+package dir
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernelLock is a line of /proc/locks.
+type kernelLock struct {
+	kind     string // "FLOCK", "POSIX", "OFDLCK", "LEASE", …
+	pid      int    // -1 for a lock that belongs to an open file
+	dev, ino uint64
+}
+
+// kernelLocks returns the locks of the machine; none if the kernel does not
+// tell.
+func kernelLocks() []kernelLock {
+	b, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return nil
+	}
+	return parseLocks(string(b))
+}
+
+// parseLocks decodes /proc/locks; lines that it does not know are left out, and
+// so are those of processes that wait for a lock ("1: -> …").
+//
+//	1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF
+//	number kind - access pid major:minor:inode start end
+//
+// Major and minor are hexadecimal.
+//
+// Source: proc_locks(5).
+func parseLocks(s string) (locks []kernelLock) {
+	for line := range strings.Lines(s) {
+		f := strings.Fields(line)
+		if len(f) != 8 || f[1] == "->" {
+			continue
+		}
+		l := kernelLock{kind: f[1]}
+		var major, minor uint32
+		if n, err := fmt.Sscanf(f[5], "%x:%x:%d", &major, &minor, &l.ino); n != 3 || err != nil {
+			continue
+		}
+		if n, err := fmt.Sscanf(f[4], "%d", &l.pid); n != 1 || err != nil {
+			continue
+		}
+		l.dev = unix.Mkdev(major, minor)
+		locks = append(locks, l)
+	}
+	return locks
+}

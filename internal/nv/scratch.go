@@ -1,0 +1,64 @@
+package nv
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+)
+
+// Scratch returns a Backend that has the items of b, and keeps in memory what is
+// stored and deleted: a TPM can be tried on it without a trace. It locks as b
+// does, which is best opened to look only, and owns b.
+func Scratch(b Backend) Backend {
+	return &scratch{Backend: b, items: map[string][]byte{}}
+}
+
+type scratch struct {
+	Backend
+	items map[string][]byte // what differs from the Backend; nil was deleted
+}
+
+func (s *scratch) Load(name string) ([]byte, error) {
+	blob, ok := s.items[name]
+	switch {
+	case !ok:
+		return s.Backend.Load(name)
+	case blob == nil:
+		return nil, fs.ErrNotExist
+	}
+	return bytes.Clone(blob), nil
+}
+
+func (s *scratch) Store(name string, blob []byte) error {
+	s.items[name] = append([]byte{}, blob...)
+	return nil
+}
+
+func (s *scratch) Delete(name string) error {
+	blob, err := s.Load(name)
+	clear(blob)
+	if err == nil {
+		s.items[name] = nil
+	}
+	return err
+}
+
+// Unchanged is never sure: a store that is not needed costs nothing here.
+func (s *scratch) Unchanged(string) bool { return false }
+
+// SwapBackup forgets what was stored: it belongs to the state that goes.
+func (s *scratch) SwapBackup() error {
+	b, ok := s.Backend.(BackupBackend)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	clear(s.items)
+	return b.SwapBackup()
+}
+
+func (s *scratch) Close() error {
+	for _, blob := range s.items {
+		clear(blob)
+	}
+	return s.Backend.Close()
+}
