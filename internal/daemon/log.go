@@ -108,13 +108,10 @@ func prepareLogFile(fd int, truncate bool) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil
+	if err := checkPlain(&st, false); err != nil {
+		return err
 	}
-	if st.Nlink > 1 {
-		return errOtherNames
-	}
-	if !truncate {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || !truncate {
 		return nil
 	}
 	return unix.Ftruncate(fd, 0)

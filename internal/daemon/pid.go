@@ -59,11 +59,8 @@ func putPID(name string, fd int) (remove func(), err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, errors.New("not a regular file")
-	}
-	if st.Nlink > 1 {
-		return nil, errOtherNames
+	if err := checkPlain(&st, true); err != nil {
+		return nil, err
 	}
 	if err := unix.Ftruncate(fd, 0); err != nil {
 		return nil, err

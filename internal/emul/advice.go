@@ -38,10 +38,18 @@ func (t *TPM) explain(err error) string {
 		where = "nowhere"
 	}
 	s := fmt.Sprintf("TPM %s with its state in %s: %v", t.opt.Version, where, err)
-	for _, a := range advice {
-		if errors.Is(err, a.err) {
-			return s + "; " + a.text
-		}
+	if a := Advice(err); a != "" {
+		s += "; " + a
 	}
 	return s
+}
+
+// Advice is what a person can do about an error of Init, "" if nothing is known.
+func Advice(err error) string {
+	for _, a := range advice {
+		if errors.Is(err, a.err) {
+			return a.text
+		}
+	}
+	return ""
 }

@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// LookLog fails as OpenLog(o) would, and leaves no trace.
+func LookLog(o LogOptions) error {
+	if !o.Given {
+		return nil
+	}
+	if o.File != "" && o.File != "-" {
+		if err := lookFile(o.File, false); err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+	}
+	if o.FD >= 0 {
+		return checkWritable(o.FD)
+	}
+	return nil
+}
+
+// LookPID fails as WritePID(file, fd) would, and leaves no trace. What it cannot
+// foresee is a disk without room.
+func LookPID(file string, fd int) error {
+	if file != "" {
+		if err := lookFile(file, true); err != nil {
+			return fmt.Errorf("pid file: %w", err)
+		}
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("pid file: fd %d: %w", fd, err)
+	}
+	err := checkWritable(fd)
+	if err == nil {
+		err = checkPlain(&st, true)
+	}
+	if err != nil {
+		return fmt.Errorf("pid file: fd %d: %w", fd, err)
+	}
+	return nil
+}
+
+// checkPlain refuses a regular file with other names, and whatever else is not a
+// regular file if it must be one.
+func checkPlain(st *unix.Stat_t, must bool) error {
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1:
+		return errOtherNames
+	case st.Mode&unix.S_IFMT != unix.S_IFREG && must:
+		return errors.New("not a regular file")
+	}
+	return nil
+}
+
+// lookFile looks at a file that would be opened to write, and made if it is
+// missing. One that is there is never opened: a fifo has a reader who would
+// notice.
+func lookFile(path string, regular bool) error {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	if err == unix.ENOENT {
+		dir := filepath.Dir(path)
+		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("open %q: directory %q: %w", path, dir, err)
+		}
+		return nil
+	}
+	if err == nil {
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFLNK:
+			return fmt.Errorf("%q is a symbolic link; name the file itself", path)
+		case unix.S_IFDIR:
+			err = unix.EISDIR
+		case unix.S_IFSOCK:
+			err = unix.ENXIO
+		default:
+			err = unix.Access(path, unix.W_OK)
+		}
+	}
+	if err == nil && sticky(path, &st) {
+		err = unix.EACCES
+	}
+	if err != nil {
+		return fmt.Errorf("open %q: %w", path, err)
+	}
+	if err := checkPlain(&st, regular); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	return nil
+}
+
+// sticky tells whether the kernel refuses to open a regular file with O_CREAT
+// because a stranger made it in a sticky directory that others write to. It
+// refuses that to root, too.
+//
+// Source: Linux, Documentation/admin-guide/sysctl/fs.rst, protected_regular.
+func sticky(path string, st *unix.Stat_t) bool {
+	var dir unix.Stat_t
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || unix.Stat(filepath.Dir(path), &dir) != nil || dir.Mode&unix.S_ISVTX == 0 ||
+		st.Uid == dir.Uid || st.Uid == uint32(os.Geteuid()) {
+		return false
+	}
+	b, _ := os.ReadFile("/proc/sys/fs/protected_regular")
+	level, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return level >= 1 && dir.Mode&0o002 != 0 || level >= 2 && dir.Mode&0o020 != 0
+}

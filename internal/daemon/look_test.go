@@ -1,0 +1,85 @@
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestLook holds that LookLog and LookPID agree with OpenLog and WritePID about
+// every kind of place, and leave it as it is.
+func TestLook(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.WriteFile(in("file"), []byte("old"), 0o600))
+	must(os.WriteFile(in("twice"), []byte("old"), 0o600))
+	must(os.Link(in("twice"), in("again")))
+	must(os.Symlink("file", in("link")))
+	must(os.Mkdir(in("closed"), 0o500))
+	must(os.WriteFile(in("readonly"), nil, 0o400))
+	l, err := net.Listen("unix", in("socket"))
+	must(err)
+	defer func() { _ = l.Close() }()
+
+	for _, name := range []string{"new", "file", "twice", "link", "closed", "closed/new", "readonly", "socket", "missing/new", "file/new"} {
+		path := in(name)
+		before := describe(dir)
+		look := LookLog(LogOptions{Given: true, File: path, FD: -1})
+		lookPID := LookPID(path, -1)
+		if after := describe(dir); after != before {
+			t.Errorf("%s: the look has changed %s to %s", name, before, after)
+		}
+		log, err := OpenLog(LogOptions{Given: true, File: path, FD: -1})
+		if (err == nil) != (look == nil) {
+			t.Errorf("%s: LookLog = %v, but OpenLog = %v", name, look, err)
+		}
+		if err == nil {
+			must(log.Close())
+		}
+		remove, err := WritePID(path, -1)
+		if (err == nil) != (lookPID == nil) {
+			t.Errorf("%s: LookPID = %v, but WritePID = %v", name, lookPID, err)
+		}
+		if err == nil {
+			remove()
+		}
+	}
+
+	f, err := os.Open(in("twice"))
+	must(err)
+	defer func() { _ = f.Close() }()
+	for _, fd := range []int{int(f.Fd()), 1 << 20} {
+		_, err := OpenLog(LogOptions{Given: true, FD: fd})
+		if look := LookLog(LogOptions{Given: true, FD: fd}); look == nil || err == nil {
+			t.Errorf("fd %d: LookLog = %v, OpenLog = %v", fd, look, err)
+		}
+		_, err = WritePID("", fd)
+		if look := LookPID("", fd); look == nil || err == nil {
+			t.Errorf("fd %d: LookPID = %v, WritePID = %v", fd, look, err)
+		}
+	}
+	if err := LookLog(LogOptions{FD: -1, File: in("missing/new")}); err != nil {
+		t.Errorf("a log that nobody asked for: %v", err)
+	}
+}
+
+// describe tells what is in dir.
+func describe(dir string) (s string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		var st unix.Stat_t
+		_ = unix.Lstat(filepath.Join(dir, e.Name()), &st)
+		s += fmt.Sprintln(e.Name(), st.Ino, st.Mode, st.Size, st.Mtim, st.Ctim)
+	}
+	return s
+}
