@@ -13,7 +13,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // openLog opens the log and points libtpms's own messages at it.
@@ -82,9 +81,6 @@ func options(cfg *config.Config, keys seal.Keys, record emul.Recorder, log *daem
 	return o
 }
 
-// filePrefixes begin the names of a TPM's state files.
-var filePrefixes = map[tpm.Version]string{tpm.V12: "tpm-00.", tpm.V20: "tpm2-00."}
-
 // openState opens the place where the state is kept.
 func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, error) {
 	if dir, ok := strings.CutPrefix(cfg.State.URI, "dir://"); ok && cfg.State.Create {
@@ -92,7 +88,7 @@ func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, e
 			return nil, fmt.Errorf("create the state directory: %w", err)
 		}
 	}
-	prefix := filePrefixes[version(cfg)]
+	prefix := version(cfg).FilePrefix()
 	b, err := backend.Open(cfg.State.URI, backend.Options{
 		Mode:         cfg.State.Mode,
 		ModeExplicit: cfg.State.ModeExplicit,

@@ -43,6 +43,8 @@ func verbTable() []verb {
 			what: "Looks for mistakes in profiles. Nothing is touched. Exit code 1 if there is one."},
 		{name: "show", synopsis: "show [--json] [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: show,
 			what: "Prints the profile with every default filled in."},
+		{name: "doctor", synopsis: "doctor [--json] [--instance NAME] PROFILE... | -- socket OPTION...", operand: "PROFILE", least: 1, most: -1, prepare: doctorVerb,
+			what: "Says why a TPM would not start, and what to do. Nothing is touched. Exit code 1 if one would not."},
 		{name: "import", synopsis: "import -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: importClassic,
 			what: "Prints the profile that equals a classic command line."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,
@@ -254,6 +256,7 @@ func printVersion(f *pflag.FlagSet) action {
 // ours are the features that the reference does not have.
 var ours = []string{
 	"toml-profile",        // run, check, show, import
+	"doctor",              // says why a TPM would not start
 	"durable",             // an acknowledged change is on disk
 	"checksum",            // plain state files carry one
 	"tpmstate-durability", // --tpmstate durability=

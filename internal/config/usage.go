@@ -87,6 +87,7 @@ func Help() string {
 Usage: swtpm socket [OPTION]...         classic command line; swtpm socket --help
        swtpm run [--instance NAME] PROFILE
        swtpm check PROFILE...           look for mistakes, touch nothing
+       swtpm doctor [--json] PROFILE... why would it not start; touches nothing
        swtpm show [--json] PROFILE      the profile with every default filled in
        swtpm import -- socket OPTION... the profile of a classic command line
        swtpm help | version | -h | --help | -v | --version

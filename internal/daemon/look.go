@@ -50,6 +50,11 @@ func LookPID(file string, fd int) error {
 	return nil
 }
 
+// LookFile fails as opening the regular file at path to write, and making it if it
+// is missing, would in this program: links are refused, and so are files with
+// other names. It leaves no trace.
+func LookFile(path string) error { return lookFile(path, true) }
+
 // checkPlain refuses a regular file with other names, and whatever else is not a
 // regular file if it must be one.
 func checkPlain(st *unix.Stat_t, must bool) error {

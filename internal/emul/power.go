@@ -361,14 +361,21 @@ func (t *TPM) autoShutdown() {
 // or "deactivated". What the TPM answers is its own affair; an error is that it
 // gave no answer.
 func (t *TPM) Startup(name string) error {
-	typ, ok := startups[t.opt.Version][name]
+	cmd, ok := t.StartupCommand(name)
 	if !ok {
 		return fmt.Errorf("a TPM %s has no startup type %q", t.opt.Version, name)
 	}
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	_, err := t.process(tpm.Startup(t.opt.Version, typ))
+	_, err := t.process(cmd)
 	return err
+}
+
+// StartupCommand returns the command that Startup sends; ok is false if this TPM
+// has no such type.
+func (t *TPM) StartupCommand(name string) (cmd []byte, ok bool) {
+	typ, ok := startups[t.opt.Version][name]
+	return tpm.Startup(t.opt.Version, typ), ok
 }
 
 // startups are the startup types by their names.

@@ -25,6 +25,17 @@ func (v Version) String() string {
 	return fmt.Sprintf("Version(%d)", uint8(v))
 }
 
+// FilePrefix is what the names of a TPM's state files begin with.
+//
+// Source: libtpms, tpm_nvfile.c; swtpm, src/swtpm/swtpm_nvstore.h. The number is
+// that of the TPM, always 00.
+func (v Version) FilePrefix() string {
+	if v == V12 {
+		return "tpm-00."
+	}
+	return "tpm2-00."
+}
+
 // Locality is the locality of a command, 0 to 4.
 //
 // Source: TCG PC Client Platform TPM Profile, "Locality".

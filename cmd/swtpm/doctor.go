@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/doctor"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/sandbox"
+)
+
+// doctorVerb is swtpm doctor: of profiles, or of a classic command line behind --.
+func doctorVerb(f *pflag.FlagSet) action {
+	asJSON := f.Bool("json", false, "print JSON")
+	instance := instanceFlag(f)
+	return func(ctx context.Context, args []string) error {
+		var reports []doctor.Report
+		if f.ArgsLenAtDash() == 0 {
+			cfg, err := config.Classic(args[0], args[1:], os.Getenv)
+			if _, help := err.(*config.HelpRequested); help {
+				return classicError(err)
+			}
+			reports = append(reports, examine(ctx, "command line", cfg, err))
+		} else {
+			for _, name := range args {
+				cfg, err := load(name, *instance)
+				reports = append(reports, examine(ctx, name, cfg, err))
+			}
+		}
+		print := printReports
+		if *asJSON {
+			print = printReportsJSON
+		}
+		if err := print(os.Stdout, reports); err != nil {
+			return err
+		}
+		for _, r := range reports {
+			if !r.Starts {
+				return &daemon.ExitError{Code: 1, Silent: true}
+			}
+		}
+		return nil
+	}
+}
+
+// examine looks at the TPM that cfg describes, unless there is none because of err.
+func examine(ctx context.Context, name string, cfg *config.Config, err error) doctor.Report {
+	if err == nil && cfg.Printing() != "" {
+		err = fmt.Errorf("%s describes no TPM; leave it out", cfg.Printing())
+	}
+	if err == nil {
+		err = sandbox.Harden() // from here on there may be keys in memory
+	}
+	if err != nil {
+		return doctor.Refused(name, err)
+	}
+	log, err := openLog(config.Log{Given: true, File: "-", FD: -1}) // libtpms has its say in the findings
+	if err != nil {
+		return doctor.Refused(name, err)
+	}
+	defer log.Close()
+	return doctor.Examine(ctx, name, cfg, doctor.Engine{Engine: libtpms.Engine(), Version: libtpms.Version()})
+}
+
+// printReports prints a line for each finding and one for each TPM.
+func printReports(w io.Writer, reports []doctor.Report) error {
+	for _, r := range reports {
+		for _, f := range r.Findings {
+			if _, err := fmt.Fprintf(w, "%s: %s\n", r.Profile, f); err != nil {
+				return err
+			}
+		}
+		verdict := "would start"
+		if !r.Starts {
+			verdict = "would not start"
+		}
+		if _, err := fmt.Fprintf(w, "%s: %s\n", r.Profile, verdict); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printReportsJSON(w io.Writer, reports []doctor.Report) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(reports)
+}

@@ -1,0 +1,121 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/io/listen"
+	"github.com/swtpm-go/swtpm/internal/nv/dir"
+)
+
+// config looks for what a profile may not say and a classic command line may.
+func (x *exam) config() {
+	data, ctrl := x.cfg.Interface.Server, x.cfg.Control.Listen
+	switch {
+	case x.cfg.Flags.Startup == "deactivated" && x.cfg.TPM == "2.0":
+		x.add(Error, "startup-deactivated", "choose startup-clear, startup-state or startup-none", "a TPM 2.0 cannot start deactivated")
+	case data.Kind == config.None && ctrl.Kind == config.None:
+		x.add(Warning, "", "give a data or a control channel", "nobody can reach this TPM")
+	case ctrl.Kind == config.None && !x.cfg.Flags.NotNeedInit:
+		x.add(Warning, "", "give the flag not-need-init or a control channel", "nobody can power this TPM on")
+	}
+	if data.Kind != config.None && data.Kind == ctrl.Kind && data.String() == ctrl.String() && !(data.Kind == config.TCP && data.Port == 0) {
+		x.add(Error, data.String(), "give each an address of its own", "the data and the control channel are the same")
+	}
+}
+
+func (x *exam) control() {
+	e := x.cfg.Control.Listen
+	if e.Kind == config.ConnFD && x.descriptor(e.FD) {
+		if _, err := unix.GetsockoptInt(e.FD, unix.SOL_SOCKET, unix.SO_TYPE); err != nil {
+			x.add(Error, e.String(), "pass a connected socket", "descriptor %d is not a socket: %v", e.FD, err)
+		}
+	}
+	x.end(e)
+}
+
+func (x *exam) data() {
+	e := x.cfg.Interface.Server
+	if e.Kind == config.ConnFD {
+		x.descriptor(e.FD)
+	}
+	x.end(e)
+}
+
+// descriptor tells whether fd was passed to the program: our own all close on
+// exec.
+func (x *exam) descriptor(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err == nil && flags&unix.FD_CLOEXEC == 0 {
+		return true
+	}
+	x.add(Error, fmt.Sprintf("descriptor %d", fd), "let the program that starts the TPM pass it, or name a path or port",
+		"no such descriptor was passed to this program")
+	return false
+}
+
+// end looks at a place where clients will connect.
+func (x *exam) end(e config.Endpoint) {
+	switch e.Kind {
+	case config.None, config.ConnFD:
+		return
+	case config.ListenFD:
+		if !x.descriptor(e.FD) {
+			return
+		}
+	}
+	where := e.String()
+	left, err := listen.Look(e)
+	switch {
+	case errors.Is(err, listen.ErrTaken):
+		n := x.add(Error, where, "stop it, or choose another address", "taken: ")
+		x.complete(n, func() string { return x.endHolder(e) + " listens there" })
+	case errors.Is(err, listen.ErrNoSocket):
+		x.add(Error, where, "remove it, or choose another path", "%v", listen.ErrNoSocket)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		x.add(Error, where, "correct the address, or wait for the network", "this machine does not have that address")
+	case errors.Is(err, unix.EACCES) && e.Kind == config.TCP:
+		x.add(Error, where, "choose a port from 1024 on", "user %d may not listen on that port", os.Geteuid())
+	case err != nil && e.Kind == config.Unix:
+		x.add(Error, where, remedy(err), "no socket can be made: %s", reason(e.Path, err))
+	case err != nil:
+		x.add(Error, where, "", "%v", err)
+	case left:
+		x.add(Note, where, "", "a socket that nobody listens on is left over; it will be replaced")
+	}
+	if e.Kind == config.Unix && err == nil {
+		x.endOwner(e)
+	}
+}
+
+func (x *exam) endHolder(e config.Endpoint) string {
+	if e.Kind == config.Unix {
+		return x.listenerAt(e.Path)
+	}
+	addr, _ := netip.ParseAddr(e.Addr)
+	return x.listenerOn(addr, uint16(e.Port))
+}
+
+// endOwner looks whether the socket can be given its owner and group, and whether
+// who is meant to can get to it.
+func (x *exam) endOwner(e config.Endpoint) {
+	groups, _ := unix.Getgroups()
+	foreignUser := e.UID >= 0 && e.UID != os.Geteuid()
+	foreignGroup := e.GID >= 0 && e.GID != os.Getegid() && !slices.Contains(groups, e.GID)
+	if (foreignUser || foreignGroup) && !dir.HasCap(unix.CAP_CHOWN) {
+		x.add(Error, e.String(), "leave uid and gid out, choose a group of that user, or start as root",
+			"user %d may not give the socket to %d:%d", os.Geteuid(), e.UID, e.GID)
+	}
+	parent := filepath.Dir(e.Path)
+	var st unix.Stat_t
+	if unix.Stat(parent, &st) == nil && st.Mode&0o002 != 0 && st.Mode&unix.S_ISVTX == 0 {
+		x.add(Warning, describe(parent), "choose a directory that only this user can write to", "others can put a socket of theirs in its place")
+	}
+}

@@ -1,0 +1,109 @@
+package doctor
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	auditTail  = 256 << 10 // bytes of the audit log that are looked at
+	maxDenials = 5         // that are told
+)
+
+// denial is what a security module has refused.
+type denial struct {
+	comm string // of the process
+	name string // of the file; "" if it is not told
+	mask string // what was asked for
+}
+
+// kernelLog looks for what a security module has refused to an emulator lately,
+// in the kernel's log and in that of the audit daemon, if they can be read.
+func (x *exam) kernelLog() {
+	var found []denial
+	for _, line := range append(x.kernelMessages(), x.auditLines()...) {
+		if d, ok := parseDenial(line); ok && strings.HasPrefix(d.comm, "swtpm") && !slices.Contains(found, d) {
+			found = append(found, d)
+		}
+	}
+	for _, d := range found[max(0, len(found)-maxDenials):] {
+		what := "something"
+		if d.name != "" {
+			what = d.name
+		}
+		x.add(Note, what, "if that still happens, allow it in the policy", "was denied to a process %q not long ago (%s)", d.comm, d.mask)
+	}
+}
+
+// kernelMessages returns the records that the kernel still has.
+func (x *exam) kernelMessages() (lines []string) {
+	fd, err := unix.Open(filepath.Join(x.root, "/dev/kmsg"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(fd) }()
+	b := make([]byte, 8<<10)
+	for range 1 << 16 {
+		n, err := unix.Read(fd, b)
+		switch {
+		case err == unix.EPIPE || err == unix.EINTR: // a record was overwritten meanwhile
+			continue
+		case err != nil || n == 0:
+			return lines
+		}
+		lines = append(lines, strings.Split(string(b[:n]), "\n")...) // one, but in tests
+	}
+	return lines
+}
+
+// auditLines returns the end of the audit log.
+func (x *exam) auditLines() []string {
+	f, err := os.Open(filepath.Join(x.root, "/var/log/audit/audit.log"))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil && fi.Size() > auditTail {
+		if _, err := f.Seek(-auditTail, io.SeekEnd); err != nil {
+			return nil
+		}
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, auditTail))
+	return strings.Split(string(b), "\n")
+}
+
+// parseDenial decodes a record of AppArmor or SELinux:
+//
+//	… apparmor="DENIED" operation="open" profile="swtpm" name="/x" pid=1 comm="swtpm" requested_mask="wc" …
+//	… avc:  denied  { write } for  pid=1 comm="swtpm" name="x" dev="vda" … tclass=file …
+func parseDenial(line string) (d denial, ok bool) {
+	field := func(name string) string {
+		_, rest, ok := strings.Cut(line, " "+name+`="`)
+		if !ok {
+			return ""
+		}
+		value, _, _ := strings.Cut(rest, `"`)
+		return value
+	}
+	d = denial{comm: field("comm"), name: field("name")}
+	if p := field("path"); p != "" {
+		d.name = p
+	}
+	switch {
+	case strings.Contains(line, `apparmor="DENIED"`):
+		d.mask = fmt.Sprintf("AppArmor: %s %s", field("operation"), field("requested_mask"))
+	case strings.Contains(line, "avc:  denied  {"):
+		_, mask, _ := strings.Cut(line, "avc:  denied  {")
+		mask, _, _ = strings.Cut(mask, "}")
+		d.mask = "SELinux: " + strings.TrimSpace(mask)
+	default:
+		return denial{}, false
+	}
+	return d, d.comm != ""
+}

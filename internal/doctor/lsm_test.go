@@ -1,0 +1,240 @@
+package doctor
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// patient is an exam of a TPM in /srv/vm1 on a machine that the test makes up.
+func patient(root string) *exam {
+	return &exam{root: root, version: tpm.V20, report: newReport("vm1"), cfg: &config.Config{
+		TPM:     "2.0",
+		Pcap:    config.Pcap{File: "/srv/vm1.pcapng"},
+		State:   config.State{URI: "dir:///srv/vm1"},
+		Control: config.Control{Listen: config.Endpoint{Kind: config.Unix, Path: "/run/vm1.sock"}},
+		Log:     config.Log{File: "/var/log/vm1.log"},
+	}}
+}
+
+const profileText = `# a profile
+#include <tunables/global>
+include if exists <tunables/none>
+
+profile swtpm /usr/bin/swtpm flags=(attach_disconnected) {
+  #include <abstractions/base>
+  capability chown,
+  /usr/bin/swtpm rm,
+  owner @{HOME}/** rwk,
+  owner /var/lib/swtpm/** rwk, # state
+  /run/{vm,guest}[0-9].sock rw,
+  deny /srv/secret/** w,
+  /srv/** rw,
+  /var/log/*.log w,
+  include if exists <local/usr.bin.swtpm>
+}
+`
+
+func TestAppArmor(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine := func(mode string) string {
+		root := t.TempDir()
+		put(t, root, "/sys/module/apparmor/parameters/enabled", "Y\n")
+		put(t, root, "/sys/kernel/security/apparmor/policy/profiles/other.1/attach", "/usr/bin/other\n")
+		put(t, root, "/sys/kernel/security/apparmor/policy/profiles/swtpm.7/attach", exe+"\n")
+		put(t, root, "/sys/kernel/security/apparmor/policy/profiles/swtpm.7/name", "swtpm\n")
+		put(t, root, "/sys/kernel/security/apparmor/policy/profiles/swtpm.7/mode", mode+"\n")
+		return root
+	}
+	findings := func(root string) string {
+		x := patient(root)
+		x.check = "apparmor"
+		x.apparmor()
+		if !x.report.Starts {
+			t.Error("what the text of a profile says is no proof")
+		}
+		var b strings.Builder
+		for _, f := range x.report.Findings {
+			b.WriteString(f.String() + "\n")
+		}
+		return b.String()
+	}
+
+	if got := findings(t.TempDir()); got != "" {
+		t.Errorf("without AppArmor: %s", got)
+	}
+	if got := findings(machine("complain")); got != "" {
+		t.Errorf("with a profile that complains: %s", got)
+	}
+	root := machine("enforce")
+	if got := findings(root); !strings.Contains(got, "text of its profile was not found") {
+		t.Errorf("without a text: %s", got)
+	}
+	put(t, root, "/etc/apparmor.d/usr.bin.swtpm", profileText)
+	got := findings(root)
+	if n := strings.Count(got, "\n"); n != 1 || !strings.Contains(got, "/srv/vm1/.lock") || !strings.Contains(got, "owner /srv/vm1/.lock wk,") {
+		t.Errorf("want only the lock: %s", got)
+	}
+	put(t, root, "/etc/apparmor.d/local/usr.bin.swtpm", "owner /srv/vm1/.lock wk,\n")
+	if got := findings(root); got != "" {
+		t.Errorf("with the rule: %s", got)
+	}
+	if err := os.RemoveAll(root + "/sys/kernel"); err != nil {
+		t.Fatal(err)
+	}
+	if got := findings(root); !strings.Contains(got, "look again as root") {
+		t.Errorf("without the kernel's list: %s", got)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	files := map[string]string{
+		"/etc/apparmor.d/p":               profileText,
+		"/etc/apparmor.d/tunables/global": "@{HOMEDIRS}=/home/\n@{HOME}=@{HOMEDIRS}/*/ /root/\n",
+	}
+	p := newPolicy(func(path string) (string, error) {
+		if s, ok := files[path]; ok {
+			return s, nil
+		}
+		return "", os.ErrNotExist
+	})
+	if err := p.load("/etc/apparmor.d/p", 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		path, perms string
+		want        bool
+	}{
+		{"/home/me/tpm/x", "rwk", true}, {"/root/x", "rw", true}, {"/home/x", "r", false},
+		{"/var/lib/swtpm/a/b", "rwk", true}, {"/var/lib/swtpm", "r", false},
+		{"/run/vm1.sock", "rw", true}, {"/run/guest2.sock", "w", true}, {"/run/vmx.sock", "r", false},
+		{"/srv/a", "rw", true}, {"/srv/a", "k", false}, {"/srv/secret/a", "r", true}, {"/srv/secret/a", "rw", false},
+		{"/var/log/a.log", "w", true}, {"/var/log/a/b.log", "w", false},
+	} {
+		if got := p.allows(tt.path, tt.perms); got != tt.want {
+			t.Errorf("%s %s = %v, want %v", tt.path, tt.perms, got, tt.want)
+		}
+	}
+}
+
+func TestMatchGlob(t *testing.T) {
+	for _, tt := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"/a", "/a", true}, {"/a", "/ab", false}, {"/a*", "/ab", true}, {"/a*", "/a/b", false}, {"/a/**", "/a/b/c", true},
+		{"/a/**", "/a", false}, {"/?", "/x", true}, {"/?x", "//x", false}, {"/[a-c]x", "/bx", true}, {"/[^a-c]x", "/bx", false},
+		{"/{a,b{c,d}}", "/bd", true}, {"/{a,b{c,d}}", "/b", false}, {"/{,usr/}bin", "/bin", true}, {`/\*`, "/*", true}, {`/\*`, "/x", false},
+		{"/{a", "/{a", false}, {"/[a", "/a", false}, {"", "", true}, {"*", "", true},
+	} {
+		if got := matchGlob(tt.pattern, tt.s); got != tt.want {
+			t.Errorf("matchGlob(%q, %q) = %v, want %v", tt.pattern, tt.s, got, tt.want)
+		}
+	}
+}
+
+// FuzzMatchGlob holds that a pattern without special characters matches itself
+// alone, and that the time is bounded.
+func FuzzMatchGlob(f *testing.F) {
+	f.Add("/a/**", "/a/b")
+	f.Add("/{a,{b,c}}[^x-z]*", "/b")
+	f.Add("/*a*a*a*a*a*a*a*a*a*b", "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+	f.Add("/plain", "/plain")
+	f.Fuzz(func(t *testing.T, pattern, s string) {
+		got := matchGlob(pattern, s)
+		if !strings.ContainsAny(pattern, `*?[]{}\`) && got != (pattern == s) {
+			t.Errorf("matchGlob(%q, %q) = %v", pattern, s, got)
+		}
+	})
+}
+
+func TestSELinux(t *testing.T) {
+	for label, want := range map[string]string{
+		"system_u:object_r:virt_var_lib_t:s0": "virt_var_lib_t", "u:r:t": "t", "": "", "none": "",
+	} {
+		if got := typeOfLabel(label); got != want {
+			t.Errorf("typeOfLabel(%q) = %q, want %q", label, got, want)
+		}
+	}
+	for _, enforce := range []string{"", "0\n", "1\n"} { // files have no label here
+		root := t.TempDir()
+		if enforce != "" {
+			put(t, root, "/sys/fs/selinux/enforce", enforce)
+		}
+		x := patient(root)
+		x.selinux()
+		if len(x.report.Findings) > 0 {
+			t.Errorf("enforce %q: %v", enforce, x.report.Findings)
+		}
+	}
+}
+
+// TestSELinuxLabel needs the right to set a label, which root has as a rule.
+func TestSELinuxLabel(t *testing.T) {
+	root := t.TempDir()
+	put(t, root, "/sys/fs/selinux/enforce", "1")
+	put(t, root, "/srv/vm1/x", "")
+	for kind, want := range map[string]int{"user_home_t": 1, "virt_var_lib_t": 0} {
+		label := "system_u:object_r:" + kind + ":s0\x00"
+		if err := unix.Setxattr(root+"/srv/vm1", "security.selinux", []byte(label), 0); err != nil {
+			t.Skipf("needs root and a file system with labels: %v", err)
+		}
+		x := patient(root)
+		x.selinux()
+		if len(x.report.Findings) != want {
+			t.Errorf("%s: %v, want %d findings", kind, x.report.Findings, want)
+		}
+		for _, f := range x.report.Findings {
+			if f.Severity != Note || !strings.Contains(f.What, kind) {
+				t.Errorf("%s: %v", kind, f)
+			}
+		}
+	}
+}
+
+const denials = `6,1,2,-;audit: type=1400 audit(1.2:3): apparmor="DENIED" operation="open" profile="swtpm" name="/srv/x" pid=9 comm="swtpm" requested_mask="wc" denied_mask="wc"
+6,1,2,-;audit: type=1400 audit(1.2:3): apparmor="DENIED" operation="open" profile="cups" name="/srv/y" pid=9 comm="cupsd" requested_mask="r"
+type=AVC msg=audit(1.2:3): avc:  denied  { write } for  pid=1 comm="swtpm" name="st" dev="vda" ino=2 tclass=dir
+6,1,2,-;usb 1-1: new device
+`
+
+func TestKernelLog(t *testing.T) {
+	root := t.TempDir()
+	put(t, root, "/dev/kmsg", denials)
+	put(t, root, "/var/log/audit/audit.log", denials)
+	x := patient(root)
+	x.check = "kernel-log"
+	x.kernelLog()
+	var got []string
+	for _, f := range x.report.Findings {
+		got = append(got, f.Where+": "+f.What)
+	}
+	want := []string{
+		`/srv/x: was denied to a process "swtpm" not long ago (AppArmor: open wc)`,
+		`st: was denied to a process "swtpm" not long ago (SELinux: write)`,
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("findings %q, want %q", got, want)
+	}
+}
+
+// FuzzParseDenial holds that all that is found stands in the record.
+func FuzzParseDenial(f *testing.F) {
+	for line := range strings.Lines(denials) {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		d, ok := parseDenial(line)
+		if ok && (!strings.Contains(line, `comm="`+d.comm) || !strings.Contains(line, d.name)) {
+			t.Errorf("%+v is not in %q", d, line)
+		}
+	})
+}

@@ -1,0 +1,188 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The smallest rooms that a store of the state needs beside the old one, in
+// bytes; below the second it is told.
+const (
+	leastRoom = 16 << 10
+	shortRoom = 1 << 20
+)
+
+// statePath returns the scheme and the path of the state's URI.
+func (x *exam) statePath() (scheme, path string) {
+	scheme, path, _ = strings.Cut(x.cfg.State.URI, "://")
+	return scheme, path
+}
+
+// place looks at the directory, or the image file, of the state.
+func (x *exam) place() {
+	scheme, path := x.statePath()
+	switch {
+	case x.cfg.State.URI == "":
+		x.add(Error, "", "give --tpmstate dir=PATH or set TPM_PATH", "no place for the state is named")
+	case path == "":
+		x.add(Error, x.cfg.State.URI, "name a path", "the path is empty")
+	case scheme == "dir":
+		x.directory(path)
+	case scheme == "file":
+		x.image(path)
+	default:
+		x.add(Error, x.cfg.State.URI, "use dir://PATH or file://PATH", "there is no such kind of place")
+	}
+	x.noState = x.failed("directory")
+}
+
+// directory looks at the directory of the state.
+func (x *exam) directory(path string) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	switch {
+	case err == unix.ENOENT:
+		x.missing(path)
+		return
+	case err != nil:
+		x.add(Error, path, remedy(err), "cannot be looked at: %s", reason(path, err))
+		return
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		x.add(Error, path, "correct the path", "not a directory")
+		return
+	}
+	if err := unix.Access(path, unix.R_OK|unix.X_OK); err != nil {
+		x.add(Error, path, remedy(err), "cannot be read: %s", reason(path, err))
+		return
+	}
+	if err := unix.Access(path, unix.W_OK); err != nil {
+		x.add(Error, path, remedy(err), "no file can be made there, so the TPM could not keep its state: %s", reason(path, err))
+	}
+	if st.Uid != uint32(x.uid) && st.Uid != 0 {
+		x.add(Warning, describe(path), "make it the directory of the TPM's user", "its owner, user %d, can replace the state of a TPM that runs as user %d", st.Uid, x.uid)
+	}
+	if st.Mode&0o022 != 0 {
+		x.add(Warning, describe(path), "chmod 0700", "others can write to it, and replace the state")
+	}
+}
+
+// missing looks at a directory that is not there.
+func (x *exam) missing(path string) {
+	if exists(path) {
+		x.add(Error, path, "correct or remove the link", "a symbolic link that leads nowhere")
+		return
+	}
+	if !x.cfg.State.Create {
+		x.add(Error, path, "make it (mkdir -m 0700), or set [tpmstate] create = true", "there is no such directory")
+		return
+	}
+	above := filepath.Dir(path)
+	for !exists(above) && above != filepath.Dir(above) {
+		above = filepath.Dir(above)
+	}
+	if err := mayMakeIn(above); err != nil {
+		x.add(Error, path, remedy(err), "cannot be made: %s", reason(filepath.Join(above, "x"), err))
+		return
+	}
+	x.noRoom(above, leastRoom)
+	x.emptyState = true
+	x.add(Note, path, "", "there is no such directory; it will be made, and a new TPM in it")
+}
+
+// mayMakeIn fails as making something in dir would.
+func mayMakeIn(dir string) error {
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return errors.Join(err, unix.ENOTDIR)
+	}
+	return unix.Access(dir, unix.W_OK|unix.X_OK)
+}
+
+// space looks whether there is room for another copy of the state.
+func (x *exam) space() {
+	scheme, path := x.statePath()
+	if x.noState || x.emptyState || scheme != "dir" {
+		return
+	}
+	need := int64(leastRoom)
+	for _, name := range x.names() {
+		if fi, err := os.Lstat(filepath.Join(path, name)); err == nil && fi.Size() < 1<<20 {
+			need = max(need, fi.Size())
+		}
+	}
+	x.noRoom(path, need)
+}
+
+// noRoom tells if the file system of dir has not need bytes for this user. Root
+// may use what is kept back. Quotas are not looked at.
+func (x *exam) noRoom(dir string, need int64) {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
+		return
+	}
+	free := st.Bavail
+	if x.uid == 0 {
+		free = st.Bfree
+	}
+	room := int64(min(free, 1<<40)) * st.Bsize
+	was := x.check
+	x.check = "space"
+	defer func() { x.check = was }()
+	switch {
+	case room < need:
+		x.add(Error, dir, "make room", "the file system is full: %d bytes are free, a change of the state needs %d", room, need)
+	case st.Files > 0 && st.Ffree == 0:
+		x.add(Error, dir, "remove files", "the file system has no inode left for a new file")
+	case room < shortRoom:
+		x.add(Warning, dir, "make room", "the file system is nearly full: %d bytes are free", room)
+	}
+}
+
+// image looks at an image file or block device with the state.
+func (x *exam) image(path string) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	switch {
+	case err == unix.ENOENT:
+		if err := mayMakeIn(filepath.Dir(path)); err != nil {
+			x.add(Error, path, remedy(err), "cannot be made: %s", reason(path, err))
+			return
+		}
+		x.emptyState = true
+		x.add(Note, path, "", "there is no such file; it will be made, and a new TPM in it")
+	case err != nil:
+		x.add(Error, path, remedy(err), "cannot be looked at: %s", reason(path, err))
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		x.add(Error, path, "name the file itself", "a symbolic link, which is not followed")
+	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFBLK:
+		x.add(Error, path, "correct the path", "neither a regular file nor a block device")
+	default:
+		if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
+			x.add(Error, path, remedy(err), "cannot be read and written: %s", reason(path, err))
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o027 != 0 {
+			x.add(Warning, describe(path), "chmod 0600", "others can read it, or the group can change it")
+		}
+	}
+}
+
+// names are those of the state files of this TPM.
+func (x *exam) names() (names []string) {
+	for _, b := range x.blobs() {
+		names = append(names, x.prefix()+b.Name())
+	}
+	return names
+}
+
+// at names an item for people: the file, or the item in an image.
+func (x *exam) at(name string) string {
+	scheme, path := x.statePath()
+	if scheme == "dir" {
+		return filepath.Join(path, name)
+	}
+	return fmt.Sprintf("%s in %s", name, path)
+}

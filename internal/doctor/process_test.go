@@ -1,0 +1,115 @@
+package doctor
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const netUnix = `Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00010000 0001 01 101 /run/x.sock
+0000000000000000: 00000003 00000000 00000000 0001 03 102 /run/y.sock
+0000000000000000: 00000002 00000000 00010000 0001 01 103 /run/with blank
+0000000000000000: 00000002 00000000 00010000 0001 01 104
+`
+
+const netTCP = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:0911 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 201 1 0 100 0 0 10 0
+   1: 0100007F:0912 0100007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 202 1 0 100 0 0 10 0
+   2: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 203 1 0 100 0 0 10 0
+   3: 00000000000000000000000001000000:0913 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 204 1 0 100 0 0 10 0
+`
+
+func TestInodes(t *testing.T) {
+	for path, want := range map[string]uint64{"/run/x.sock": 101, "/run/y.sock": 0, "/run/with blank": 103, "/run": 0, "": 0} {
+		if got := unixInode(netUnix, path); got != want {
+			t.Errorf("unixInode(%q) = %d, want %d", path, got, want)
+		}
+	}
+	for _, tt := range []struct {
+		addr string
+		port uint16
+		want uint64
+	}{
+		{"127.0.0.1", 0x911, 201}, {"127.0.0.2", 0x911, 0}, {"0.0.0.0", 0x911, 201},
+		{"127.0.0.1", 0x912, 0}, {"127.0.0.1", 22, 203}, {"::1", 0x913, 204}, {"::2", 0x913, 0},
+	} {
+		if got := tcpInode(netTCP, netip.MustParseAddr(tt.addr), tt.port); got != tt.want {
+			t.Errorf("tcpInode(%s, %d) = %d, want %d", tt.addr, tt.port, got, tt.want)
+		}
+	}
+}
+
+// TestHolder finds the process with a real socket: this one, which is left out,
+// and a directory that stands for another.
+func TestHolder(t *testing.T) {
+	root := t.TempDir()
+	fd := filepath.Join(root, "proc/4711/fd")
+	if err := os.MkdirAll(fd, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("socket:[201]", filepath.Join(fd, "5")); err != nil {
+		t.Fatal(err)
+	}
+	put(t, root, "/proc/4711/comm", "thief\n")
+	put(t, root, "/proc/net/tcp", netTCP)
+	put(t, root, "/proc/net/unix", strings.ReplaceAll(netUnix, " 101 ", " 201 "))
+	x := &exam{root: root}
+	const want = "process 4711 (thief)"
+	if got := x.listenerOn(netip.MustParseAddr("127.0.0.1"), 0x911); got != want {
+		t.Errorf("on the port: %q, want %q", got, want)
+	}
+	if got := x.listenerAt("/run/x.sock"); got != want {
+		t.Errorf("at the path: %q, want %q", got, want)
+	}
+	if got := x.listenerAt("/run/none"); !strings.Contains(got, "a process that") {
+		t.Errorf("at no path: %q", got)
+	}
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	list, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Skip("this machine has no /proc/net/tcp:", err)
+	}
+	if tcpInode(string(list), addr.Addr(), addr.Port()) == 0 {
+		t.Errorf("%v is not found in the kernel's list", addr)
+	}
+}
+
+// put writes a file of a machine that a test makes up.
+func put(t *testing.T, root, path, content string) {
+	t.Helper()
+	path = filepath.Join(root, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FuzzInodes holds that an inode that is found stands in the list.
+func FuzzInodes(f *testing.F) {
+	f.Add(netUnix, "/run/x.sock", uint16(1))
+	f.Add(netTCP, "127.0.0.1", uint16(0x911))
+	f.Fuzz(func(t *testing.T, list, name string, port uint16) {
+		found := []uint64{unixInode(list, name)}
+		if addr, err := netip.ParseAddr(name); err == nil {
+			found = append(found, tcpInode(list, addr, port))
+		}
+		for _, inode := range found {
+			if inode != 0 && !strings.Contains(list, fmt.Sprint(inode)) {
+				t.Errorf("%d is not in %q", inode, list)
+			}
+		}
+	})
+}

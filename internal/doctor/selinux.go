@@ -1,0 +1,55 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// stateTypes are the types of files that the domains in which an emulator is
+// confined may write.
+//
+// Source: swtpm, src/selinux/swtpm.te, swtpm_svirt.te.
+var stateTypes = []string{"virt_var_lib_t", "svirt_image_t", "qemu_var_run_t", "virt_var_run_t", "svirt_tmp_t", "swtpm_var_lib_t"}
+
+// selinux looks whether SELinux would keep a confined emulator from its state.
+func (x *exam) selinux() {
+	enforce, err := os.ReadFile(filepath.Join(x.root, "/sys/fs/selinux/enforce"))
+	if err != nil || strings.TrimSpace(string(enforce)) != "1" {
+		return
+	}
+	_, path := x.statePath()
+	label := x.label(path)
+	kind := typeOfLabel(label)
+	if kind == "" || slices.Contains(stateTypes, kind) {
+		return
+	}
+	s := Note
+	exe, _ := os.Executable()
+	if typeOfLabel(x.label(exe)) == "swtpm_exec_t" {
+		s = Warning
+	}
+	x.add(s, path, "if it is denied (ausearch -m avc -c swtpm), label it: semanage fcontext -a -t virt_var_lib_t '"+path+"(/.*)?' && restorecon -R "+path,
+		"SELinux is enforcing and the label is %q: an emulator that is confined, as libvirt starts it, may not write there", label)
+}
+
+// label returns the SELinux label of a file, "" if it cannot be told.
+func (x *exam) label(path string) string {
+	b := make([]byte, 256)
+	n, err := unix.Getxattr(filepath.Join(x.root, path), "security.selinux", b)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimRight(string(b[:n]), "\x00")
+}
+
+// typeOfLabel returns the type in user:role:type:level.
+func typeOfLabel(label string) string {
+	if f := strings.Split(label, ":"); len(f) >= 3 {
+		return f[2]
+	}
+	return ""
+}

@@ -1,0 +1,348 @@
+package doctor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/nv/dir"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// library looks whether the loaded libtpms has the TPM's version.
+func (x *exam) library() {
+	x.engine.Lock()
+	defer x.engine.Unlock()
+	if err := x.engine.Choose(x.version); err != nil {
+		x.noState = true
+		x.add(Error, "libtpms "+x.engine.Version, "install one that has it, or choose the other version", "has no TPM %s: %v", x.version, err)
+	}
+}
+
+// blobs are the parts that the state of this TPM may have.
+func (x *exam) blobs() []tpm.Blob {
+	if x.version == tpm.V12 {
+		return []tpm.Blob{tpm.Permanent, tpm.Volatile, tpm.Savestate}
+	}
+	return []tpm.Blob{tpm.Permanent, tpm.Volatile}
+}
+
+// prefix is what the names of the state's items begin with.
+func (x *exam) prefix() string { return x.version.FilePrefix() }
+
+// open opens the state to look at it.
+func (x *exam) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
+	s := x.cfg.State
+	return backend.Open(s.URI, backend.Options{
+		Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: lock, Backup: s.Backup, Relaxed: s.Relaxed,
+		Prefix: version.FilePrefix(), Look: true, Warn: warn,
+	})
+}
+
+// lock looks who has the lock of the state.
+func (x *exam) lock() {
+	if x.noState || x.emptyState || !x.cfg.State.Lock {
+		return
+	}
+	b, err := x.open(x.version, true, nil)
+	if err != nil {
+		return // state tells
+	}
+	defer b.Close()
+	_, path := x.statePath()
+	d, isDir := b.(interface{ Holder() (dir.Holder, error) })
+	if !isDir {
+		if err := b.Lock(); err != nil {
+			n := x.inUse(path)
+			x.complete(n, func() string { return x.holder(path) })
+		}
+		return
+	}
+	h, err := d.Holder()
+	file := filepath.Join(path, ".lock")
+	switch {
+	case err != nil:
+		x.add(Error, file, "remove it, or correct its owner and mode; nothing is ever in it", "cannot be locked: %s", reasonOf(file, err))
+	case h.Held:
+		n := x.inUse(path)
+		x.complete(n, func() string {
+			if h.PID > 0 {
+				return x.named(h.PID)
+			}
+			return x.holder(file)
+		})
+	}
+}
+
+// inUse adds that the state is, and returns the number of the finding, which wants
+// a name behind it.
+func (x *exam) inUse(path string) int {
+	if x.cfg.Migration.Incoming {
+		return x.add(Note, path, "", "a guest is to come with its state, which until then is in use by ")
+	}
+	return x.add(Error, path, "stop it, or wait for its end", "the state is in use by ")
+}
+
+// reasonOf is reason for an error with more to say than a system call's.
+func reasonOf(path string, err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) && (errno == unix.EACCES || errno == unix.EROFS) {
+		return reason(path, errno)
+	}
+	return err.Error()
+}
+
+// state looks at each part of the state: that it can be read and is a plain file,
+// that the key is the right one, that it is whole.
+func (x *exam) state() {
+	if x.noState || x.emptyState {
+		return
+	}
+	b, err := x.open(x.version, false, func(format string, args ...any) { x.add(Warning, "", "", format, args...) })
+	if err != nil {
+		x.noState = true
+		x.add(Error, x.cfg.State.URI, emul.Advice(err), "%v", err)
+		return
+	}
+	defer b.Close()
+	there := map[tpm.Blob]bool{}
+	for _, blob := range x.blobs() {
+		there[blob] = x.part(b, blob)
+	}
+	if d, ok := b.(interface{ Leftovers() []string }); ok {
+		for _, name := range d.Leftovers() {
+			x.add(Note, x.at(name), "", "left over by a write that was cut short; it is no state")
+		}
+	}
+	if there[tpm.Permanent] || x.failed("state") {
+		return
+	}
+	x.emptyState = true
+	for _, blob := range x.blobs() {
+		if there[blob] {
+			x.emptyState = false
+			x.add(Error, x.at(x.prefix()+blob.Name()), "restore the missing file from a backup, or remove what is left for a new TPM",
+				"is there, but %s is missing: this is what is left of a TPM", x.prefix()+nv.Permanent)
+		}
+	}
+	if x.emptyState {
+		x.newTPM()
+	}
+}
+
+// newTPM tells that there is no state.
+func (x *exam) newTPM() {
+	other := map[tpm.Version]tpm.Version{tpm.V12: tpm.V20, tpm.V20: tpm.V12}[x.version]
+	if b, err := x.open(other, false, nil); err == nil {
+		defer b.Close()
+		blob, err := b.Load(other.FilePrefix() + nv.Permanent)
+		clear(blob)
+		if err == nil {
+			x.add(Warning, x.cfg.State.URI, fmt.Sprintf("if that is the TPM you mean, set tpm = %q", other),
+				"there is a TPM %s, and none of version %s: a new one will be made beside it", other, x.version)
+			return
+		}
+	}
+	x.add(Note, x.cfg.State.URI, "if there should be a TPM, restore its state", "there is no state; a new TPM %s will be made", x.version)
+}
+
+// part looks at one part of the state and tells whether it is there.
+func (x *exam) part(b nv.Backend, blob tpm.Blob) bool {
+	name := x.prefix() + blob.Name()
+	raw, err := b.Load(name)
+	defer clear(raw)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if err == nil {
+		err = x.content(blob, raw)
+	}
+	if err == nil {
+		return true
+	}
+	advice := emul.Advice(err)
+	if blob != tpm.Permanent {
+		advice = "restore it from a backup, or remove it to start the TPM without it, as after a loss of power"
+	} else if better := x.backup(b, name); better != "" {
+		advice = better
+	}
+	what := err.Error()
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		what = "cannot be used: " + reasonOf(x.at(name), err)
+		advice = remedy(errno)
+	} else if why, how := x.keyTrouble(raw, err); why != "" {
+		what, advice = why, how
+	}
+	x.bad = append(x.bad, x.add(Error, x.at(name), advice, "%s", what))
+	return true
+}
+
+// content proves the sealed part of a state as a start does.
+func (x *exam) content(blob tpm.Blob, raw []byte) error {
+	if !x.keysKnown {
+		_, err := seal.Inspect(raw)
+		return err
+	}
+	p, err := seal.Open(raw, x.keys.File)
+	defer clear(p)
+	if err != nil {
+		return err
+	}
+	return payload.Check(x.version, blob, p)
+}
+
+// keyTrouble says what err has to do with the key, and what to do; "" if nothing.
+func (x *exam) keyTrouble(raw []byte, err error) (what, advice string) {
+	i, bad := seal.Inspect(raw)
+	if bad != nil || !x.keysKnown {
+		return "", ""
+	}
+	encrypted := i.Flags&seal.FlagEncrypted != 0
+	bits := 128
+	if i.Flags&seal.FlagKey256 != 0 {
+		bits = 256
+	}
+	switch k := x.keys.File; {
+	case encrypted && k == nil:
+		return fmt.Sprintf("encrypted with a key of %d bits, and no key is configured", bits), "give the key that it was written with: [key] or --key"
+	case !encrypted && k != nil && i.Version > 1:
+		return "not encrypted, and a key is configured", "take the key away, or encrypt the state first"
+	case errors.Is(err, seal.ErrKeySize):
+		return fmt.Sprintf("encrypted with a key of %d bits, and the one that is configured has %d", bits, k.Bits()),
+			fmt.Sprintf("give the right key, with mode = \"aes-%d-cbc\"", bits)
+	case errors.Is(err, seal.ErrMAC):
+		return "the key is not the one that it was written with, or the file is damaged", "give the right key; if it is the right one, restore the file from a backup"
+	}
+	return "", ""
+}
+
+// backup says what the previous permanent state is good for; "" if there is none.
+func (x *exam) backup(b nv.Backend, name string) string {
+	bak := dir.BackupName(name)
+	raw, err := b.Load(bak)
+	defer clear(raw)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return ""
+	case err == nil && x.content(tpm.Permanent, raw) == nil:
+		return fmt.Sprintf("the previous state, %s, is good: set [tpmstate] backup = true to start from it, or rename it", bak)
+	}
+	return fmt.Sprintf("the previous state, %s, is bad too: restore one of them from a backup", bak)
+}
+
+// start starts the TPM in memory, with a copy of its state, as the emulator will:
+// what libtpms thinks of it cannot be known otherwise.
+func (x *exam) start() {
+	if x.noState || x.emptyState {
+		return
+	}
+	if !x.keysKnown {
+		if !x.failed("key") {
+			x.add(Note, "", "", "the state was not tried, for its key is not known")
+		}
+		return
+	}
+	var notes []string
+	t, err := emul.New(x.ctx, x.engine, emul.Options{
+		Version:        x.version,
+		Where:          x.cfg.State.URI,
+		Keys:           x.keys,
+		Backup:         x.cfg.State.Backup,
+		NoAutoShutdown: true,
+		Note:           func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
+		Open: func() (*nv.Store, error) {
+			b, err := x.open(x.version, false, nil)
+			if err != nil {
+				return nil, err
+			}
+			return nv.New(nv.Scratch(b), x.prefix(), x.keys.File), nil
+		},
+	})
+	if err != nil {
+		return // library has told
+	}
+	defer func() { _ = t.Close() }()
+	if err := t.Init(false); err != nil {
+		if len(x.bad) == 0 && !x.failed("state") {
+			x.add(Error, x.cfg.State.URI, x.tooNew(), "libtpms %s does not start with this state: %v", x.engine.Version, err)
+		}
+		return
+	}
+	x.starts(notes)
+	x.startup(t)
+}
+
+// starts takes back what has turned out to be no obstacle.
+func (x *exam) starts(notes []string) {
+	for _, n := range x.bad {
+		x.report.Findings[n].Severity = Warning
+	}
+	x.report.Starts = true
+	for _, f := range x.report.Findings {
+		x.report.Starts = x.report.Starts && f.Severity != Error
+	}
+	for _, n := range notes {
+		x.add(Note, "", "", "%s", n)
+	}
+}
+
+// startup sends the Startup of the profile to the TPM in memory.
+func (x *exam) startup(t *emul.TPM) {
+	name := x.cfg.Flags.Startup
+	if name == "" || name == "none" || name == "deactivated" && x.version == tpm.V20 {
+		return
+	}
+	cmd, ok := t.StartupCommand(name)
+	if !ok {
+		return
+	}
+	rsp, err := t.Execute(cmd)
+	h, ok := tpm.ParseHeader(rsp)
+	switch {
+	case err != nil || !ok:
+		x.add(Error, x.cfg.State.URI, "", "the TPM gives no answer to its startup: %v", err)
+	case h.Code == 0:
+	case name == "state":
+		x.add(Warning, "startup = \"state\"", `use "clear": a TPM that was shut down without a saved state cannot resume`, "the TPM refuses it: %v", tpm.Result(h.Code))
+	default:
+		x.add(Warning, fmt.Sprintf("startup = %q", name), "", "the TPM refuses it: %v", tpm.Result(h.Code))
+	}
+}
+
+// tooNew says what the state asks for that the library may not have.
+func (x *exam) tooNew() string {
+	const restore = "restore the state from a backup"
+	b, err := x.open(x.version, false, nil)
+	if err != nil {
+		return restore
+	}
+	defer b.Close()
+	raw, err := b.Load(x.prefix() + nv.Permanent)
+	defer clear(raw)
+	if err != nil {
+		return restore
+	}
+	p, err := seal.Open(raw, x.keys.File)
+	defer clear(p)
+	if err != nil || x.version != tpm.V20 {
+		return restore
+	}
+	if profile := payload.AlgorithmProfile(p); profile != "" {
+		return fmt.Sprintf("use the libtpms that wrote it, or a newer one; the state has the algorithm profile %s", strings.TrimSpace(profile))
+	}
+	if len(p) >= 8 && binary.BigEndian.Uint16(p) > 3 {
+		return "use the libtpms that wrote it, or a newer one"
+	}
+	return restore + ", or use the libtpms that wrote it"
+}
