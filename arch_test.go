@@ -19,7 +19,7 @@ var arrows = map[string][]string{
 	"internal/nv/nvtest":      {"internal/nv"},
 	"internal/emul":           {"internal/emul/payload", "internal/nv", "internal/seal", "internal/tpm"},
 	"internal/emul/payload":   {"internal/tpm"},
-	"internal/emul/libtpms":   {"internal/emul", "internal/tpm"},
+	"internal/emul/libtpms":   {"internal/algorithms", "internal/emul", "internal/tpm"},
 	"internal/io/data":        {"internal/io/clients", "internal/io/poll", "internal/tpm"},
 	"internal/io/ctrl":        {"internal/io/clients", "internal/io/poll", "internal/tpm"},
 	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/io/dial", "internal/tpm"},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/config"
@@ -22,6 +23,7 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 	features = append(features,
 		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
 		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-migration", "nvram-backend-dir")
+	profiles := ""
 	sizes, err := rsaKeySizes(v)
 	if err != nil {
 		return err
@@ -30,13 +32,35 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 		features = append(features, "rsa-keysize-"+s)
 	}
 	if v == tpm.V20 && libtpms.HasProfiles() {
-		features = append(features, "cmdarg-print-profiles")
+		features = append(features, "cmdarg-profile", "cmdarg-print-profiles", "profile-opt-remove-disabled")
+		if profiles, err = profileCapabilities(); err != nil {
+			return err
+		}
 	}
 	features = append(features, "cmdarg-print-info", "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
 		"tpmstate-dir-backend-opt-fsync", "cmdarg-pcap", "systemd-notify")
-	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { }, \"version\": \"%s\" }\n",
-		strings.Join(features, `", "`), config.ReferenceVersion)
+	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { %s}, \"version\": \"%s\" }\n",
+		strings.Join(features, `", "`), profiles, config.ReferenceVersion)
 	return err
+}
+
+// profileCapabilities tells the names of the algorithm profiles, and what a
+// custom one may do without:
+//
+//	"names": [ "default-v1", … ], "algorithms": { "canbedisabled": "…", "implemented": "…" }, "commands": { … }
+func profileCapabilities() (string, error) {
+	info, err := libraryInfo()
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, p := range info.AvailableProfiles {
+		names = append(names, strconv.Quote(p.Name))
+	}
+	a, c := info.RuntimeAlgorithms, info.RuntimeCommands
+	return fmt.Sprintf(`"names": [ %s ], "algorithms": { "canbedisabled": "%s", "implemented": "%s" }, `+
+		`"commands": { "canbedisabled": "%s", "implemented": "%s" } `,
+		strings.Join(names, ", "), a.CanBeDisabled, a.Implemented, c.CanBeDisabled, c.Implemented), nil
 }
 
 // supported names the TPM versions that the loaded libtpms has.

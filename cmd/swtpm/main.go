@@ -84,6 +84,13 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 	}
 	defer closeKeys(keys)
 	warn(keys, log)
+	profile, err := awaitProfile(ctx, cfg)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	record, stopRecord, err := openCapture(cfg, log)
 	if err != nil {
 		return err
@@ -97,7 +104,7 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		defer remove()
 	}
 
-	t, err := emul.New(ctx, engine, options(cfg, keys, record, log))
+	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, log))
 	if err != nil {
 		return err
 	}
@@ -145,20 +152,26 @@ func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
 	if cfg.Key.Source == config.NoKey && cfg.MigrationKey.Source == config.NoKey {
 		return seal.Keys{}, nil
 	}
+	return await(ctx, func() (seal.Keys, error) { return readKeys(cfg) })
+}
+
+// await returns what f does, or the error of ctx if that ends first.
+func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	type result struct {
-		keys seal.Keys
-		err  error
+		value T
+		err   error
 	}
-	read := make(chan result, 1)
+	done := make(chan result, 1)
 	go func() {
-		keys, err := readKeys(cfg)
-		read <- result{keys, err}
+		v, err := f()
+		done <- result{v, err}
 	}()
 	select {
-	case r := <-read:
-		return r.keys, r.err
+	case r := <-done:
+		return r.value, r.err
 	case <-ctx.Done():
-		return seal.Keys{}, ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 

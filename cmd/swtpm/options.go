@@ -56,10 +56,11 @@ func isSilent(err error) bool {
 }
 
 // options joins the configuration and the log into what the TPM needs.
-func options(cfg *config.Config, keys seal.Keys, record emul.Recorder, log *daemon.Log) emul.Options {
+func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, log *daemon.Log) emul.Options {
 	o := emul.Options{
 		Version:          version(cfg),
 		Where:            cfg.State.URI,
+		Profile:          profile,
 		Keys:             keys,
 		Backup:           cfg.State.Backup,
 		NoAutoShutdown:   cfg.Flags.DisableAutoShutdown,

@@ -16,7 +16,7 @@ import (
 // optionOf names the option of a table.
 var optionOf = map[string]string{
 	"interface": "server", "control": "ctrl", "tpmstate": "tpmstate", "key": "key", "migration-key": "migration-key",
-	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid", "pcap": "pcap",
+	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid", "pcap": "pcap", "profile": "profile",
 }
 
 // TestSameFields: a key that is in both dialects changes the same fields to the
@@ -35,6 +35,7 @@ func TestSameFields(t *testing.T) {
 		"tpmstate":      {"dir=/p", `dir = "/p"`},
 		"key":           {"file=/p", `file = "/p"`},
 		"migration-key": {"file=/p", `file = "/p"`},
+		"profile":       {"name=/p", `name = "/p"`},
 		"log":           {"fd=-1", ""},
 		"pid":           {"file=/p", `file = "/p"`},
 		"pcap":          {"file=/p", `file = "/p"`},
@@ -47,6 +48,7 @@ func TestSameFields(t *testing.T) {
 		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
 		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
 		"truncate": {"true", "true"}, "checksums": {"true", "true"}, "redact": {"1", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"},
+		"name": {"/q", `"/q"`}, "profile": {`{"a":1}`, "'{\"a\":1}'"}, "remove-disabled": {"check", `"check"`},
 	}
 	tested := 0
 	for _, tb := range defaults().tables() {
@@ -64,7 +66,7 @@ func TestSameFields(t *testing.T) {
 			}
 			b := base[tb.name]
 			switch k.name {
-			case "dir", "file", "fd", "pwdfile", "pwdfd":
+			case "dir", "file", "fd", "pwdfile", "pwdfd", "name", "profile":
 				b = [2]string{}
 			case "kdf":
 				b = [2]string{"pwdfile=/p", `pwdfile = "/p"`}
@@ -292,6 +294,8 @@ allow-set-locality = false
 [migration]
 incoming              = false
 release-lock-outgoing = true
+
+# no [profile]: a new TPM 2.0 gets the algorithms that libtpms gives it
 
 # no [sandbox]: the user stays as it is
 

@@ -39,6 +39,9 @@ func (c *Config) faults() []fault {
 	if c.TPM == "2.0" && c.Flags.Startup == "deactivated" {
 		add("flags", "startup", `a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`)
 	}
+	if c.TPM == "1.2" && c.Profile.Source != NoProfile {
+		add("profile", "", `only a TPM 2.0 has an algorithm profile; leave it out, or want tpm = "2.0"`)
+	}
 	if data.Kind == None && ctrl.Kind == None {
 		add("interface", "server", `nobody could reach this TPM; want [interface] server or [control] listen`)
 	} else if ctrl.Kind == None && !c.Flags.NotNeedInit {
@@ -97,6 +100,7 @@ func (c *Config) descriptorFaults() []fault {
 		{"key", "pwdfd", c.Key.FD, c.Key.Source == PassFD},
 		{"migration-key", "fd", c.MigrationKey.FD, c.MigrationKey.Source == KeyFD},
 		{"migration-key", "pwdfd", c.MigrationKey.FD, c.MigrationKey.Source == PassFD},
+		{"profile", "fd", c.Profile.FD, c.Profile.Source == ProfileFD},
 		{"log", "fd", c.Log.FD, c.Log.FD >= 0},
 		{"pid", "fd", c.PID.FD, c.PID.FD >= 0},
 		{"pcap", "fd", c.Pcap.FD, c.Pcap.FD >= 0},
@@ -120,13 +124,14 @@ func (c *Config) descriptorFaults() []fault {
 var exclusive = map[string][]string{
 	"key":           {"file", "fd", "pwdfile", "pwdfd"},
 	"migration-key": {"file", "fd", "pwdfile", "pwdfd"},
+	"profile":       {"name", "profile", "file", "fd"},
 	"log":           {"file", "fd"},
 	"pid":           {"file", "fd"},
 	"pcap":          {"file", "fd"},
 }
 
 // required are the tables that say nothing without one of their exclusive keys.
-var required = []string{"key", "migration-key", "pid", "pcap"}
+var required = []string{"key", "migration-key", "profile", "pid", "pcap"}
 
 // checkGiven looks for keys that do not go together although the Config that
 // they make is fine.

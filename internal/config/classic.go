@@ -134,7 +134,7 @@ func (l *line) finish(operands []string) error {
 	}
 	for _, step := range []func() error{
 		l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
-		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.pcap,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.profile, l.pcap,
 	} {
 		if err := step(); err != nil || l.done {
 			return err
@@ -426,4 +426,35 @@ func (l *line) pcap() error {
 	}
 	l.cfg.Pcap = next
 	return nil
+}
+
+// profile is --profile. With a TPM 1.2 it is read and means nothing.
+func (l *line) profile() error {
+	ks := l.cfg.Profile.keys()
+	o, err := l.read("profile", "profile", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	given, most := 0, 1
+	for _, name := range []string{"profile", "name", "file"} {
+		if o.has(name) {
+			given++
+		}
+	}
+	if o.has("fd") && !strings.HasPrefix(trimC(o["fd"]), "-") {
+		most = 2 // Compat: swtpm lets one more through, which then counts
+	}
+	if given > most {
+		return refusal("Only one profile option parameter of 'profile', 'name', 'fd', or 'file' may be provided")
+	}
+	var found AlgorithmProfile
+	found.FD = -1
+	err = fill(o, "profile", found.keys())
+	if found.Source == NoProfile {
+		return refusal("No profile option parameter given to get a profile")
+	}
+	if err == nil {
+		l.cfg.Profile = found
+	}
+	return err
 }

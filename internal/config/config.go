@@ -23,6 +23,7 @@ type Config struct {
 	Flags        Flags
 	Locality     Locality
 	Migration    Migration
+	Profile      AlgorithmProfile
 	Log          Log
 	PID          PID
 	Pcap         Pcap
@@ -151,6 +152,28 @@ type Migration struct {
 	ReleaseLockOutgoing bool // it is given away when the savestate blob is fetched; default true
 }
 
+// AlgorithmProfile says which commands and algorithms of libtpms a new TPM 2.0
+// gets, and where that is written down: --profile, [profile]. Without one,
+// libtpms decides.
+type AlgorithmProfile struct {
+	Source         ProfileSource
+	Text           string // ProfileText: JSON; ProfileName: a name; ProfileFile: a path
+	FD             int    // ProfileFD; -1 otherwise
+	RemoveDisabled string // "", or what to take out of it: "check" or "fips-host"
+}
+
+// ProfileSource says what kind of place AlgorithmProfile names.
+type ProfileSource uint8
+
+// The kinds of profile source.
+const (
+	NoProfile ProfileSource = iota
+	ProfileText
+	ProfileName
+	ProfileFile
+	ProfileFD
+)
+
 // Log is where messages go: --log, [log].
 type Log struct {
 	Given    bool   // --log or [log] was given; then Prefix replaces DefaultPrefix, even if empty
@@ -195,6 +218,7 @@ func defaults() *Config {
 		Control:   Control{Listen: none},
 		State:     State{Mode: 0o640, Lock: true},
 		Migration: Migration{ReleaseLockOutgoing: true},
+		Profile:   AlgorithmProfile{FD: -1},
 		Log:       Log{FD: -1, Level: 1},
 		PID:       PID{FD: -1},
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
@@ -212,6 +236,9 @@ func (c *Config) Absolute(dir string) *Config {
 		&a.Pcap.File,
 	} {
 		*p = beneath(dir, *p)
+	}
+	if a.Profile.Source == ProfileFile {
+		a.Profile.Text = beneath(dir, a.Profile.Text)
 	}
 	if a.Log.File != "-" {
 		a.Log.File = beneath(dir, a.Log.File)

@@ -175,6 +175,54 @@ func (keyMode) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, o
 func (keyMode) want() string                  { return `"aes-128-cbc" (or "aes-cbc") or "aes-256-cbc"` }
 func (m keyMode) toTOML() (any, bool)         { return "aes-" + strconv.Itoa(m.k.Bits) + "-cbc", true }
 
+// algorithmsText is a profile by its name, its text or its file.
+type algorithmsText struct {
+	a      *AlgorithmProfile
+	source ProfileSource
+	what   string
+}
+
+func (algorithmsText) check(string) error { return nil }
+
+func (t algorithmsText) set(s string) error {
+	t.a.Source, t.a.Text, t.a.FD = t.source, s, -1
+	return nil
+}
+func (algorithmsText) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
+func (t algorithmsText) want() string                { return t.what }
+
+func (t algorithmsText) toTOML() (any, bool) {
+	if t.a.Source != t.source {
+		return nil, false
+	}
+	return textOrNil(t.a.Text), true
+}
+
+// algorithmsFD is a descriptor with a profile; a negative one is none.
+type algorithmsFD struct{ a *AlgorithmProfile }
+
+func (algorithmsFD) check(s string) error {
+	_, err := parseInt(s)
+	return err
+}
+
+func (f algorithmsFD) set(s string) error {
+	fd, err := parseInt(s)
+	if err == nil && fd >= 0 {
+		f.a.Source, f.a.Text, f.a.FD = ProfileFD, "", fd
+	}
+	return err
+}
+func (algorithmsFD) fromTOML(v any) (string, bool) { return number{}.fromTOML(v) }
+func (algorithmsFD) want() string                  { return number{}.want() }
+
+func (f algorithmsFD) toTOML() (any, bool) {
+	if f.a.Source != ProfileFD {
+		return nil, false
+	}
+	return f.a.FD, true
+}
+
 // start fills Startup, and NotNeedInit if it follows from it.
 func (f *Flags) start(word string) {
 	f.Startup = word

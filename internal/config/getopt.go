@@ -35,7 +35,7 @@ var socketOptions = []optionRow{
 	{long: "tpm2"},
 	{long: "seccomp", arg: true, later: true},
 	{long: "migration", arg: true},
-	{long: "profile", arg: true, later: true},
+	{long: "profile", arg: true},
 	{long: "pcap", arg: true},
 	{long: "print-capabilities"},
 	{long: "print-states"},

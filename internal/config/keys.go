@@ -73,6 +73,8 @@ func (c *Config) tables() []table {
 		{name: "flags", keys: c.Flags.keys()},
 		{name: "locality", keys: c.Locality.keys()},
 		{name: "migration", keys: c.Migration.keys()},
+		{name: "profile", keys: c.Profile.keys(),
+			none: noneIf(c.Profile.Source == NoProfile, "a new TPM 2.0 gets the algorithms that libtpms gives it")},
 		{name: "sandbox", keys: c.Sandbox.keys(),
 			none: noneIf(c.Sandbox.User == "", "the user stays as it is")},
 		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
@@ -93,7 +95,7 @@ func noneIf(cond bool, why string) string {
 
 // laterTables and laterKeys are words that belong to a later release.
 var (
-	laterTables = []string{"manufacture", "profile"}
+	laterTables = []string{"manufacture"}
 	laterKeys   = map[string][]string{
 		"interface":     {"name", "device", "major", "minor"},
 		"tpmstate":      {"file"},
@@ -194,6 +196,17 @@ func (m *Migration) keys() keys {
 	return keys{
 		{name: "incoming", value: truth{p: &m.Incoming}},
 		{name: "release-lock-outgoing", value: truth{p: &m.ReleaseLockOutgoing}},
+	}
+}
+
+func (a *AlgorithmProfile) keys() keys {
+	return keys{ // the first of profile, name, file, fd wins
+		{name: "fd", value: algorithmsFD{a}},
+		{name: "file", value: algorithmsText{a, ProfileFile, "the path of a file"}},
+		{name: "name", value: algorithmsText{a, ProfileName, "the name of an algorithm profile"}},
+		{name: "profile", value: algorithmsText{a, ProfileText, "an algorithm profile as JSON"}},
+		{name: "remove-disabled", value: words{p: &a.RemoveDisabled, of: []string{"check", "fips-host"},
+			unknown: "Invalid option parameter '%s' for 'remove-disabled'"}},
 	}
 }
 

@@ -120,6 +120,8 @@ func TestReferenceUncommented(t *testing.T) {
 			head += "server = \"unix:/d\"\n"
 		case strings.HasSuffix(table, "key]") && (key == "format" || key == "mode" || key == "remove"):
 			head += "file = \"/k\"\n"
+		case table == "[profile]" && key == "remove-disabled":
+			head += "name = \"custom\"\n"
 		case strings.HasSuffix(table, "key]") && key == "kdf":
 			head += "pwdfile = \"/k\"\n"
 		case table == "[pcap]" && key != "file" && key != "fd":

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -50,14 +49,14 @@ func splitSuboptions(s string) ([]string, error) {
 		if open := strings.Index(s[:end], "={"); open > 0 && strings.IndexByte(s[:open], '=') < 0 {
 			n := closing(s[open+1:])
 			if n < 0 {
-				return nil, errors.New("unterminated JSON map")
+				return nil, refusal("Unterminated JSON map.")
 			}
 			end = open + 1 + n
 			if end == len(s) {
 				return append(out, s), nil
 			}
 			if s[end] != ',' {
-				return nil, errors.New("unexpected character following JSON map")
+				return nil, refusal("Unexpected character following JSON map.")
 			}
 		}
 		out, s = append(out, s[:end]), s[end+1:]

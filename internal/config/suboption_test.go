@@ -26,9 +26,9 @@ func TestSplitSuboptions(t *testing.T) {
 		{"a={x}z", []string{"a={x}z"}, ""},
 		{"a=b={x,y}", []string{"a=b={x", "y}"}, ""},
 		{"={x,y}", []string{"={x", "y}"}, ""},
-		{"a={x,y", nil, "unterminated JSON map"},
-		{"a={x,y}z", nil, "unexpected character following JSON map"},
-		{`a={"}",b}`, nil, "unexpected character following JSON map"}, // quotes are not understood
+		{"a={x,y", nil, "Unterminated JSON map."},
+		{"a={x,y}z", nil, "Unexpected character following JSON map."},
+		{`a={"}",b}`, nil, "Unexpected character following JSON map."}, // quotes are not understood
 	} {
 		got, err := splitSuboptions(tt.in)
 		if errText(err) != tt.err || !slices.Equal(got, tt.want) {

@@ -24,6 +24,11 @@ The TPM:
                           send it a TPM2_Shutdown
   --locality [reject-locality-4][,allow-set-locality]
                           what clients may do with localities
+  --profile name=NAME|profile=JSON|file=FILE|fd=N[,remove-disabled=check|fips-host]
+                          the algorithm profile of a new TPM 2.0: its name, or
+                          the JSON that describes it. remove-disabled takes out
+                          of a custom profile what OpenSSL refuses here, or on
+                          a FIPS host. Needs libtpms 0.10
   --key, --migration-key file=FILE|fd=N[,format=hex|binary][,mode=CIPHER][,remove]
   --key, --migration-key pwdfile=FILE|pwdfd=N[,kdf=pbkdf2|sha512][,mode=CIPHER]
         [,remove]

@@ -20,6 +20,10 @@ type Options struct {
 	Open  func() (*nv.Store, error)
 	Where string
 
+	// Profile is the algorithm profile, JSON, of a TPM 2.0 that is made; ""
+	// leaves it to the library. A TPM that is there already is refused.
+	Profile string
+
 	Keys   seal.Keys
 	Backup bool // the backend keeps the previous permanent state; try it when the new one fails
 
@@ -70,6 +74,7 @@ type TPM struct {
 	released bool                // the storage lock is another's: it was given away, or is not ours yet
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
+	profile  string              // of the TPM that the next INIT makes; "" once one was used
 	unstored error               // why the engine could not store something
 }
 
@@ -95,6 +100,9 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming}
 	if o.Incoming {
 		t.retries.Store(handOver)
+	}
+	if o.Version == tpm.V20 { // Compat: swtpm ignores it with a TPM 1.2
+		t.profile = o.Profile
 	}
 	e.Lock()
 	defer e.Unlock()

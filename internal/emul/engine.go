@@ -22,6 +22,13 @@ type Engine interface {
 	Choose(v tpm.Version) error
 	// Register names the host of everything that follows.
 	Register(h Host) error
+	// SetProfile names the algorithm profile, JSON, of the TPM 2.0 that the
+	// next Start makes; Terminate forgets it. Its error is
+	// errors.ErrUnsupported if the library has no profiles.
+	SetProfile(profile string) error
+	// Manufactured says whether the last Start has made the TPM, for a
+	// library that has profiles.
+	Manufactured() bool
 	// Start powers the TPM on.
 	Start() error
 	// Terminate powers the TPM off; it writes nothing and may be repeated.
@@ -81,4 +88,6 @@ type Host interface {
 	// DeleteState removes a stored blob; its error is fs.ErrNotExist if there
 	// is none.
 	DeleteState(name string) error
+	// Warn takes a line for the log.
+	Warn(format string, args ...any)
 }

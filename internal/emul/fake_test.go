@@ -23,19 +23,22 @@ type engine struct {
 	t    *testing.T
 	host Host
 
-	fresh    []byte // the state of a new TPM
-	calls    []string
-	on       bool
-	admitted bool
-	last     tpm.Code
-	locality tpm.Locality
-	startErr error
-	careless bool         // does not look at whether the state of a new TPM is stored
-	results  []tpm.Result // of the next commands; then success
-	mute     error        // what Process fails with
-	reject   error        // what SetState fails with
-	cached   map[tpm.Blob]bool
-	loads    []string // what Start loaded
+	fresh      []byte // the state of a new TPM
+	calls      []string
+	on         bool
+	admitted   bool
+	last       tpm.Code
+	locality   tpm.Locality
+	startErr   error
+	profileErr error        // what SetProfile fails with
+	made       bool         // the last Start made the TPM
+	failing    bool         // with a profile it makes none, and starts all the same
+	careless   bool         // does not look at whether the state of a new TPM is stored
+	results    []tpm.Result // of the next commands; then success
+	mute       error        // what Process fails with
+	reject     error        // what SetState fails with
+	cached     map[tpm.Blob]bool
+	loads      []string // what Start loaded
 }
 
 // write is a command whose effect is permanent.
@@ -62,10 +65,19 @@ func (e *engine) locked(what string) {
 func (e *engine) Choose(v tpm.Version) error { e.locked("Choose"); return nil }
 func (e *engine) Register(h Host) error      { e.locked("Register"); e.host = h; return nil }
 
+func (e *engine) SetProfile(profile string) error {
+	e.locked("SetProfile")
+	e.call("SetProfile(%s)", profile)
+	e.failing = profile == "failing"
+	return e.profileErr
+}
+
+func (e *engine) Manufactured() bool { return e.made }
+
 func (e *engine) Start() error {
 	e.locked("Start")
 	e.call("Start")
-	e.loads = nil
+	e.loads, e.made = nil, false
 	for _, b := range tpm.Blobs {
 		if e.cached[b] {
 			continue
@@ -74,7 +86,8 @@ func (e *engine) Start() error {
 		switch {
 		case err == nil:
 			e.loads = append(e.loads, fmt.Sprintf("%s:%d", b.Name(), len(p)))
-		case errors.Is(err, fs.ErrNotExist) && b == tpm.Permanent && e.startErr == nil:
+		case errors.Is(err, fs.ErrNotExist) && b == tpm.Permanent && e.startErr == nil && !e.failing:
+			e.made = true
 			if err := e.host.StoreState(b.Name(), e.fresh); err != nil && !e.careless {
 				return fmt.Errorf("start: %w: %w", tpm.Fail, err)
 			}

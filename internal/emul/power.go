@@ -31,6 +31,9 @@ func (t *TPM) Init(deleteVolatile bool) error {
 func (t *TPM) init(deleteVolatile bool) error {
 	t.powerOff()
 	t.followPath()
+	if err := t.setProfile(); err != nil {
+		return err
+	}
 	if err := t.openStore(); err != nil {
 		return err
 	}
@@ -44,6 +47,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 	if err != nil {
 		return err
 	}
+	t.profile = "" // it has its TPM
 	if deleteVolatile {
 		if err := t.deleteVolatile(); err != nil {
 			t.powerOff()
@@ -89,6 +93,27 @@ func (t *TPM) deleteVolatile() error {
 	return nil
 }
 
+// errProfile and errNotMade mean that the algorithm profile is none that libtpms
+// takes, errNotNew that it is for a TPM that is there already.
+//
+// Compat: the words are those of swtpm 0.10, which people look for.
+var (
+	errProfile = errors.New("the algorithm profile is refused: Could not set profile for TPM2")
+	errNotMade = errors.New("no TPM could be made with the algorithm profile: Could not set profile for TPM2")
+	errNotNew  = errors.New("the algorithm profile of a TPM cannot be changed: Profile could not be applied to an existing TPM 2 instance")
+)
+
+// setProfile tells the engine the algorithm profile, before anything is opened.
+func (t *TPM) setProfile() error {
+	if t.profile == "" {
+		return nil
+	}
+	if err := t.engine.SetProfile(t.profile); err != nil {
+		return fmt.Errorf("%w: '%s': %w: %w", errProfile, t.profile, err, tpm.Fail)
+	}
+	return nil
+}
+
 // followPath closes the state if its path leads elsewhere by now, so that INIT
 // opens what is there: somebody restored a copy while the TPM was off.
 func (t *TPM) followPath() {
@@ -108,11 +133,18 @@ func (t *TPM) powerOn() error {
 	if err := t.prove(); err != nil {
 		return err
 	}
-	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	made := t.absent(tpm.Permanent) && !t.pending[tpm.Permanent]
+	if t.profile != "" && !made {
+		return fmt.Errorf("%w: %w", errNotNew, tpm.Fail)
+	}
+	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	t.unstored = nil
 	if err := t.engine.Start(); err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
+	}
+	if t.profile != "" && !t.engine.Manufactured() { // it starts all the same, in failure mode
+		t.engine.Terminate()
+		return fmt.Errorf("%w: '%s': %w", errNotMade, t.profile, tpm.Fail)
 	}
 	if t.unstored != nil { // a TPM 2.0 starts all the same, with a state that is nowhere
 		t.engine.Terminate()

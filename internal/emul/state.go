@@ -62,6 +62,8 @@ func (h host) DeleteState(name string) error {
 	return err
 }
 
+func (h host) Warn(format string, args ...any) { h.t.opt.Error(format, args...) }
+
 // StoreVolatile stores the volatile state beside the permanent one.
 func (t *TPM) StoreVolatile() error {
 	return t.whileOn(func() error {

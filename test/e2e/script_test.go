@@ -32,7 +32,8 @@ import (
 //	                               or to that of the file
 //	mode OCTAL PATH                checks permission bits
 //
-// ADDR is a path or tcp:HOST:PORT. [root] holds if root runs the tests.
+// ADDR is a path or tcp:HOST:PORT. [root] holds if root runs the tests,
+// [profiles] if libtpms has algorithm profiles.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -40,8 +41,12 @@ func TestScripts(t *testing.T) {
 		WorkdirRoot: tempDir(t),
 		Setup:       setupScript,
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "profiles":
+				_, version, _ := run(t, "version", "--json")
+				return strings.Contains(version, `"profiles":true`), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},

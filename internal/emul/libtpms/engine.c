@@ -276,4 +276,21 @@ struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, u
 	return s;
 }
 
+typedef TPM_RESULT set_profile(const char *json);
+typedef TPM_BOOL was_manufactured(void);
+
 int swtpm_has_profiles(void) { return dlsym(RTLD_DEFAULT, "TPMLIB_SetProfile") != NULL; }
+
+TPM_RESULT swtpm_set_profile(const char *json)
+{
+	set_profile *set = (set_profile *)dlsym(RTLD_DEFAULT, "TPMLIB_SetProfile");
+
+	return set == NULL ? TPM_FAIL : set(json);
+}
+
+TPM_BOOL swtpm_was_manufactured(void)
+{
+	was_manufactured *was = (was_manufactured *)dlsym(RTLD_DEFAULT, "TPMLIB_WasManufactured");
+
+	return was != NULL && was();
+}

@@ -97,10 +97,25 @@ func (e *engine) Register(h emul.Host) error {
 	return e.check("TPMLIB_RegisterCallbacks", C.swtpm_register())
 }
 
+func (e *engine) SetProfile(profile string) error {
+	if !HasProfiles() {
+		return fmt.Errorf("libtpms %s has no algorithm profiles, 0.10 is the first that has: %w", Version(), errors.ErrUnsupported)
+	}
+	p := C.CString(profile)
+	defer C.free(unsafe.Pointer(p))
+	return e.check("TPMLIB_SetProfile", C.swtpm_set_profile(p))
+}
+
+func (e *engine) Manufactured() bool { return C.swtpm_was_manufactured() != 0 }
+
 func (e *engine) Start() error {
 	rc := C.TPMLIB_MainInit()
 	if err := e.check("TPMLIB_MainInit", rc); err != nil {
 		C.TPMLIB_Terminate() // else the version stays locked
+		return err
+	}
+	if err := e.fitOpenSSL(); err != nil {
+		C.TPMLIB_Terminate()
 		return err
 	}
 	C.swtpm_power(1)

@@ -51,5 +51,7 @@ struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, u
 
 // Functions of libtpms 0.10 and later, looked up at run time.
 int swtpm_has_profiles(void);
+TPM_RESULT swtpm_set_profile(const char *json);
+TPM_BOOL swtpm_was_manufactured(void);
 
 #endif

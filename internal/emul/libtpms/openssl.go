@@ -1,0 +1,156 @@
+package libtpms
+
+/*
+#include "openssl.h"
+#include <stdlib.h>
+*/
+import "C"
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// refuses tells how OpenSSL is asked whether it refuses an operation.
+var refuses = map[algorithms.Operation]func() C.int{
+	algorithms.Camellia128: func() C.int { return cipher("CAMELLIA-128-CBC") },
+	algorithms.Camellia256: func() C.int { return cipher("CAMELLIA-256-CBC") },
+	algorithms.TripleDES:   func() C.int { return max(cipher("DES-EDE-CBC"), cipher("DES-EDE3-CBC")) },
+	algorithms.RSAES:       func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 1) },
+	algorithms.NISTP192:    func() C.int { return named("P-192", func(s *C.char) C.int { return C.swtpm_refuses_curve(s) }) },
+	algorithms.RSA1024:     func() C.int { return sign(1024, "SHA256", 1) },
+	algorithms.SHA1Signing: func() C.int { return sign(2048, "SHA1", 1) },
+	algorithms.SHA1Verification: func() C.int {
+		return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_rsa_verify(2048, s) })
+	},
+	algorithms.UnpaddedEncrypt:  func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 0) },
+	algorithms.SHA1HMAC:         func() C.int { return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_hmac(s) }) },
+	algorithms.RSA1024SignPSS:   func() C.int { return sign(1024, "SHA1", 1) },
+	algorithms.RSA1024SignPKCS1: func() C.int { return sign(1024, "SHA1", 0) },
+	algorithms.RSA2048SignPSS:   func() C.int { return sign(2048, "SHA1", 1) },
+	algorithms.RSA2048SignPKCS1: func() C.int { return sign(2048, "SHA1", 0) },
+}
+
+func named(name string, f func(*C.char) C.int) C.int {
+	s := C.CString(name)
+	defer C.free(unsafe.Pointer(s))
+	return f(s)
+}
+
+func cipher(name string) C.int {
+	return named(name, func(s *C.char) C.int { return C.swtpm_refuses_cipher(s) })
+}
+
+func sign(bits C.int, digest string, pss C.int) C.int {
+	return named(digest, func(s *C.char) C.int { return C.swtpm_refuses_rsa_sign(bits, s, pss) })
+}
+
+// Refuses says whether this host's OpenSSL refuses an operation, by its
+// configuration or in FIPS mode. A libtpms without OpenSSL 3 refuses nothing.
+// The engine's lock must be held, or nobody else use it.
+func Refuses(op algorithms.Operation) bool {
+	f, ok := refuses[op]
+	return ok && f() > 0
+}
+
+// Entropy fails if OpenSSL has no source of random numbers, as it may in a
+// chroot without devices.
+func Entropy() error {
+	if C.swtpm_entropy() == 0 {
+		return errors.New("OpenSSL finds no good source of entropy: the kernel has no getrandom, and there is no /dev/urandom")
+	}
+	return nil
+}
+
+// fitOpenSSL makes OpenSSL do what the TPM that was just started may be asked
+// for, or fails: a TPM must not lose an algorithm that its keys need because the
+// host's policy has changed. A TPM 2.0 tells what it needs since libtpms 0.10.
+//
+// Source: swtpm 0.10, after TPMLIB_MainInit.
+func (e *engine) fitOpenSSL() error {
+	if e.version == tpm.V12 {
+		if C.swtpm_fips() == 1 {
+			return e.fipsOff("a TPM 1.2 needs what FIPS mode forbids")
+		}
+		return nil
+	}
+	needed, err := e.needed()
+	if err != nil {
+		return err
+	}
+	missing := refusedOf(needed)
+	if slices.ContainsFunc(missing, isSHA1Signature) {
+		e.host.Warn("OpenSSL refuses signatures with SHA-1, which this TPM may make: Setting OPENSSL_ENABLE_SHA1_SIGNATURES=1")
+		C.swtpm_allow_sha1()
+		missing = refusedOf(needed)
+	}
+	if len(missing) > 0 && C.swtpm_fips() == 1 {
+		if err := e.fipsOff(fmt.Sprintf("it forbids what this TPM has enabled: %s", list(missing))); err != nil {
+			return err
+		}
+		missing = refusedOf(needed)
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: %s: %w", errRefused, list(missing), tpm.Fail)
+	}
+	return nil
+}
+
+// errRefused means that the host's OpenSSL cannot do what the TPM has enabled.
+//
+// Compat: the words in the middle are those of swtpm 0.10.
+var errRefused = errors.New("need to start with modified OpenSSL config file to enable all needed algorithms; refused are")
+
+// needed returns what the TPM that runs needs of OpenSSL.
+func (e *engine) needed() ([]algorithms.Operation, error) {
+	const infoAlgorithms, infoAttributes = 0x08, 0x80 // TPMLIB_INFO_RUNTIME_*
+	text, err := e.Info(infoAlgorithms | infoAttributes)
+	if err != nil {
+		return nil, err
+	}
+	var info struct{ RuntimeAlgorithms, RuntimeAttributes struct{ Enabled string } }
+	if err := json.Unmarshal([]byte(text), &info); err != nil {
+		return nil, fmt.Errorf("libtpms: TPMLIB_GetInfo: %w: %w", err, tpm.Fail)
+	}
+	if info.RuntimeAlgorithms.Enabled == "" {
+		return nil, nil // libtpms before 0.10 does not tell
+	}
+	return algorithms.Needed(info.RuntimeAlgorithms.Enabled, info.RuntimeAttributes.Enabled), nil
+}
+
+// fipsOff turns OpenSSL's FIPS mode off for this process, and says so.
+func (e *engine) fipsOff(why string) error {
+	e.host.Warn("turning OpenSSL's FIPS mode off for this TPM: %s", why)
+	if C.swtpm_fips_off() != 1 {
+		return fmt.Errorf("could not turn OpenSSL's FIPS mode off: %w", tpm.Fail)
+	}
+	return nil
+}
+
+func refusedOf(ops []algorithms.Operation) (out []algorithms.Operation) {
+	for _, op := range ops {
+		if Refuses(op) {
+			out = append(out, op)
+		}
+	}
+	return out
+}
+
+func isSHA1Signature(op algorithms.Operation) bool {
+	return slices.Contains(algorithms.SHA1Signatures, op)
+}
+
+func list(ops []algorithms.Operation) string {
+	words := make([]string, len(ops))
+	for i, op := range ops {
+		words[i] = string(op)
+	}
+	return strings.Join(words, ", ")
+}
