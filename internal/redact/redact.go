@@ -46,7 +46,9 @@ func New(v tpm.Version) *Filter { return &Filter{version: v} }
 
 // Command returns a redacted copy of a command as it came, with or without a
 // prefix.
-func (f *Filter) Command(raw []byte) []byte {
+func (f *Filter) Command(raw []byte) []byte { return f.command(raw).out }
+
+func (f *Filter) command(raw []byte) *copier {
 	f.last = request{}
 	c := newCopier(raw)
 	if tpm.Prefixed(f.version, raw) {
@@ -60,11 +62,13 @@ func (f *Filter) Command(raw []byte) []byte {
 	default:
 		f.last = c.command20(tag, code)
 	}
-	return c.out
+	return c
 }
 
 // Response returns a redacted copy of a response to the last command.
-func (f *Filter) Response(rsp []byte) []byte {
+func (f *Filter) Response(rsp []byte) []byte { return f.response(rsp).out }
+
+func (f *Filter) response(rsp []byte) *copier {
 	last := f.last
 	f.last = request{}
 	c := newCopier(rsp)
@@ -76,7 +80,7 @@ func (f *Filter) Response(rsp []byte) []byte {
 	default:
 		c.response20(tag, last)
 	}
-	return c.out
+	return c
 }
 
 // header copies the header that the rest of the message begins with. Without a

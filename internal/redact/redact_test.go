@@ -3,6 +3,7 @@ package redact
 import (
 	"bytes"
 	"encoding/hex"
+	"os"
 	"strings"
 	"testing"
 
@@ -281,6 +282,21 @@ func FuzzFilter(f *testing.F) {
 			cmd, _ := hex.DecodeString(strings.NewReplacer(" ", "", "?", "0").Replace(e.cmd))
 			rsp, _ := hex.DecodeString(strings.NewReplacer(" ", "", "?", "0").Replace(e.rsp))
 			f.Add(is12, cmd, rsp)
+		}
+	}
+	for is12, file := range map[bool]string{false: "traffic20.txt", true: "traffic12.txt"} {
+		text, err := os.ReadFile("testdata/" + file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		var cmd []byte
+		for line := range strings.Lines(string(text)) {
+			b, _ := hex.DecodeString(strings.TrimSpace(line[2:]))
+			if line[0] == '>' {
+				cmd = b
+			} else {
+				f.Add(is12, cmd, b)
+			}
 		}
 	}
 	f.Fuzz(func(t *testing.T, is12 bool, cmd, rsp []byte) {
