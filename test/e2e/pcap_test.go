@@ -1,0 +1,362 @@
+package e2e_test
+
+import (
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// frame is a frame of a recording, as tshark sees it.
+type frame struct {
+	section   string // from 1
+	toTPM     bool
+	flags     uint64 // of TCP
+	payload   string // hex
+	code      string // command code or result, "0x0000017b", as the TPM dissector has it
+	protocols string
+	sums      string // whether the checksums of IP and TCP are right
+	analysis  string // what TCP's analysis finds fault with
+}
+
+// frames has tshark decode a recording.
+func frames(t *testing.T, path string, args ...string) []frame {
+	t.Helper()
+	fields := []string{
+		"frame.section_number", "tcp.dstport", "tcp.flags", "tcp.payload", "tpm.req.cc", "tpm.resp.rc", "frame.protocols",
+		"ip.checksum.status", "tcp.checksum.status", "tcp.analysis.flags",
+	}
+	args = append([]string{"-n", "-r", path, "-T", "fields", "-E", "separator=|", "-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"}, args...)
+	for _, f := range fields {
+		args = append(args, "-e", f)
+	}
+	cmd := exec.Command(need(t, "tshark", "tshark"), args...)
+	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(path), "XDG_CONFIG_HOME="+filepath.Dir(path)) // nobody's preferences
+	code, out, errout := runCmd(t, cmd)
+	if code != 0 {
+		t.Fatalf("tshark: exit code %d\n%s", code, errout)
+	}
+	var list []frame
+	for line := range strings.Lines(out) {
+		v := strings.Split(strings.TrimSuffix(line, "\n"), "|")
+		if len(v) != len(fields) {
+			t.Fatalf("tshark's line has %d fields, want %d: %q", len(v), len(fields), line)
+		}
+		flags, err := strconv.ParseUint(v[2], 0, 16)
+		if err != nil {
+			t.Fatalf("tshark's line has no TCP flags: %q", line)
+		}
+		list = append(list, frame{
+			section: v[0], toTPM: v[1] == "2321", flags: flags, payload: v[3], code: v[4] + v[5], protocols: v[6],
+			sums: v[7] + v[8], analysis: v[9],
+		})
+	}
+	return list
+}
+
+// traffic is what a client sent and got, in hex, and what the emulator said to
+// its TPM by itself.
+type traffic []string
+
+// exchange sends a command and notes what it sent and got.
+func (r *traffic) exchange(t *testing.T, c *channel, cmd string) {
+	t.Helper()
+	rsp, err := c.transmit(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := fromHex(cmd)
+	*r = append(*r, hex.EncodeToString(b), hex.EncodeToString(rsp))
+}
+
+// prefixed does so with a prefix, whose response is noted without what is around
+// it.
+func (r *traffic) prefixed(t *testing.T, c *channel, cmd string) {
+	t.Helper()
+	b, err := fromHex(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = append([]byte{0, 0, 0, 8, 2, 0, 0, 0, byte(len(b))}, b...)
+	if _, err := c.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	var size [4]byte
+	if _, err := c.Read(size[:]); err != nil {
+		t.Fatal(err)
+	}
+	rsp, err := c.response()
+	if err != nil || int(size[3]) != len(rsp) {
+		t.Fatalf("response of %x bytes: %x, %v", size, rsp, err)
+	}
+	if _, err := c.Read(size[:]); err != nil {
+		t.Fatal(err)
+	}
+	*r = append(*r, hex.EncodeToString(b), hex.EncodeToString(rsp))
+}
+
+// TestRecordingMatches compares byte for byte what clients sent and got with what
+// tshark finds in the recording, over two runs in one file.
+func TestRecordingMatches(t *testing.T) {
+	t.Parallel()
+	need(t, "tshark", "tshark")
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			dir := tempDir(t)
+			file := filepath.Join(dir, "f.pcapng")
+			state := filepath.Join(dir, "state")
+			mkdir(t, state)
+			var want []traffic
+			for run := range 2 {
+				e := start(t, setup{tpm: v, state: state, args: []string{"--flags", "startup-clear", "--pcap", "file=" + file + ",checksums"}})
+				var r traffic
+				begin := map[version]string{v12: startup12, v20: startup20}[v]
+				b, _ := fromHex(begin)
+				r = append(r, hex.EncodeToString(b), map[version]string{v12: "00c40000000a00000000", v20: "80010000000a00000000"}[v])
+				c, other := e.open(t, v), e.open(t, v)
+				if v == v20 {
+					for _, cmd := range []string{random20, define20, incr20, read20, readPCR[v20], "8001 0000000b 0000017b 00", "8001 0000000a 20000fff", "1234 0000000a 00000000"} {
+						r.exchange(t, c, cmd)
+						r.exchange(t, other, random20)
+					}
+					r.prefixed(t, c, random20)
+				} else {
+					for _, cmd := range []string{define12, fmt.Sprintf(write12, 7), read12, readPCR[v12], "00c1 0000000b 000000f1", "1234 0000000a 00000000"} {
+						r.exchange(t, c, cmd)
+						r.exchange(t, other, ticks12)
+					}
+				}
+				_ = other.Close()
+				// 300 commands more: the numbers of TCP go on.
+				for range 300 * run {
+					r.exchange(t, c, map[version]string{v12: ticks12, v20: random20}[v])
+				}
+				e.terminate(t)
+				if v == v20 { // of its own
+					r = append(r, "80010000000c000001450001", "80010000000a00000000")
+				}
+				want = append(want, r)
+			}
+			compareFrames(t, v, frames(t, file), want)
+			info := mustRun(t, need(t, "capinfos", "tshark"), "-M", "-c", "-t", "-E", file)
+			for _, line := range []string{"pcapng", "ether", fmt.Sprintf("Number of packets:   %d", len(want[0])+len(want[1])+2*6)} {
+				if !strings.Contains(info, line) {
+					t.Errorf("capinfos says\n%s, want %q", info, line)
+				}
+			}
+		})
+	}
+}
+
+// compareFrames wants in each section a handshake, what the client has seen, and
+// the end of the connection.
+func compareFrames(t *testing.T, v version, list []frame, want []traffic) {
+	t.Helper()
+	for n, r := range want {
+		var got []frame
+		for _, f := range list {
+			if f.section == strconv.Itoa(n+1) {
+				got = append(got, f)
+			}
+		}
+		if len(got) != len(r)+6 {
+			t.Fatalf("section %d: %d frames, want %d", n+1, len(got), len(r)+6)
+		}
+		var flags []string
+		for _, f := range append(got[:3:3], got[len(got)-3:]...) {
+			flags = append(flags, fmt.Sprintf("%02x", f.flags))
+		}
+		if s := strings.Join(flags, " "); s != "02 12 10 01 11 10" {
+			t.Errorf("section %d: TCP begins and ends with flags %s", n+1, s)
+		}
+		for i, f := range got {
+			if f.sums != "11" || strings.Contains(f.analysis, "lost") {
+				t.Fatalf("section %d, frame %d: %+v", n+1, i, f)
+			}
+		}
+		for i, f := range got[3 : len(got)-3] {
+			if f.payload != r[i] || f.toTPM != (i%2 == 0) {
+				t.Fatalf("section %d, record %d: to the TPM %v, %s, want %s", n+1, i, f.toTPM, f.payload, r[i])
+			}
+			if !strings.HasSuffix(f.protocols, ":tpm") {
+				t.Fatalf("section %d, record %d is %s, want TPM", n+1, i, f.protocols)
+			}
+			if v == v20 && !strings.HasPrefix(f.payload, "00000008") && f.code != "0x"+f.payload[12:20] {
+				t.Errorf("section %d, record %d: tshark sees code %s in %s", n+1, i, f.code, f.payload)
+			}
+		}
+	}
+}
+
+// The secrets of TestRedact. None has a byte that is zero, so that each leaves a
+// trace where it is not blanked.
+const (
+	ownerPassword = "0wner-passw0rd"
+	keyPassword   = "k3y-passw0rd"
+	sealPassword  = "sea1-passw0rd"
+	sealedSecret  = "what-is-sea1ed-in-the-TPM"
+	nvPassword    = "nv-passw0rd"
+	nvSecret      = "what-is-kept-in-NV-memory"
+)
+
+// toolsSession uses every secret through tpm2-tools, in a directory of its own.
+const toolsSession = `set -eu
+flush() { tpm2_flushcontext -t -Q; tpm2_flushcontext -l -Q; tpm2_flushcontext -s -Q; }
+printf %s "$SEALED" >sealed; printf %s "$NV" >nv
+tpm2_changeauth -Q -c owner "$OWNERPW"
+tpm2_createprimary -Q -C o -P "$OWNERPW" -p "$KEYPW" -c primary; flush
+tpm2_create -Q -C primary -P "$KEYPW" -p "$SEALPW" -i sealed -u pub -r priv; flush
+tpm2_load -Q -C primary -P "$KEYPW" -u pub -r priv -c object; flush
+test "$(tpm2_unseal -c object -p "$SEALPW")" = "$SEALED"; flush
+tpm2_nvdefine -Q 0x1500016 -C o -P "$OWNERPW" -p "$NVPW" -s 25 -a 'authread|authwrite'; flush
+tpm2_nvwrite -Q 0x1500016 -C 0x1500016 -P "$NVPW" -i nv; flush
+test "$(tpm2_nvread 0x1500016 -C 0x1500016 -P "$NVPW" -s 25)" = "$NV"; flush
+tpm2_pcrextend 10:sha256=1111111111111111111111111111111111111111111111111111111111111111
+tpm2_pcrread sha256:10 >/dev/null
+`
+
+// TestRedact finds no secret in a redacted recording, and all of them in one that
+// is not: those that tpm2-tools have sent, and those of plain commands.
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	need(t, "tshark", "tshark")
+	tools := filepath.Dir(need(t, "tpm2_unseal", "tpm2-tools"))
+	for _, redacted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("redact=%v", redacted), func(t *testing.T) {
+			t.Parallel()
+			dir := tempDir(t)
+			file := filepath.Join(dir, "f.pcapng")
+			port := freePort(t)
+			e := launch(t, setup{tpm: v20, nodata: true, args: []string{
+				"--flags", "startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port),
+				"--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1), "--pcap", fmt.Sprintf("file=%s,redact=%v", file, redacted),
+			}})
+			if err := until(func() bool { return e.gone() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.gone() {
+				t.Fatalf("%v does not listen; it said:\n%s%s", e.cmd, e.out.String(), read(t, e.log))
+			}
+			cmd := exec.Command("sh", "-c", toolsSession)
+			cmd.Dir = dir
+			cmd.Env = []string{"PATH=" + tools + ":/usr/bin:/bin", fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port),
+				"OWNERPW=" + ownerPassword, "KEYPW=" + keyPassword, "SEALPW=" + sealPassword, "SEALED=" + sealedSecret, "NVPW=" + nvPassword, "NV=" + nvSecret}
+			if code, out, errout := runCmd(t, cmd); code != 0 {
+				t.Fatalf("tpm2-tools: exit code %d\n%s%s", code, out, errout)
+			}
+			e.terminate(t)
+
+			recording := read(t, file)
+			for _, secret := range []string{ownerPassword, keyPassword, sealPassword, sealedSecret, nvPassword, nvSecret} {
+				if strings.Contains(recording, secret) == redacted {
+					t.Errorf("%q in the recording: %v", secret, !redacted)
+				}
+			}
+			// What is harmless is there either way, and the dissector finds its way.
+			for _, public := range []string{strings.Repeat("\x11", 32), "\x01\x50\x00\x16\x00\x0b"} {
+				if !strings.Contains(recording, public) {
+					t.Errorf("%x is not in the recording", public)
+				}
+			}
+			seen := map[string]bool{}
+			for _, f := range frames(t, file) {
+				if f.payload != "" && f.code == "" {
+					t.Errorf("tshark finds no code in %.60s", f.payload)
+				}
+				seen[f.code] = true
+			}
+			for _, code := range []string{"0x00000131", "0x00000153", "0x00000157", "0x0000015e", "0x0000012a", "0x00000137", "0x0000014e", "0x00000182", "0x00000000"} {
+				if !seen[code] {
+					t.Errorf("tshark sees no %s", code)
+				}
+			}
+		})
+	}
+}
+
+// TestRedactPlain is the same with commands that hide nothing by themselves, and
+// with random numbers, for both versions.
+func TestRedactPlain(t *testing.T) {
+	t.Parallel()
+	const secret = "5ec1e75ec1e75ec1"
+	commands := map[version][]string{
+		v20: {
+			"8002 00000023 00000129 40000001 00000009 40000009 0000 00 0000 0008" + secret, // HierarchyChangeAuth
+			"8002 0000002b 00000129 40000001 00000011 40000009 0000 00 0008" + secret + "0008" + secret,
+			"8001 00000014 00000146 0008" + secret,                                    // StirRandom
+			"8001 0000001a 0000017d 0008" + secret + "000b 40000007",                  // Hash
+			"8001 00000014 0000017c 0008" + secret,                                    // GetTestResult, with too much
+			"8001 00000013 20000001 00" + secret,                                      // unknown
+			"8001 000000ff 00000146 0008" + secret,                                    // a wrong size
+			secret + secret,                                                           // no command
+			"8002 0000001f 00000126 4000000c 00000011 40000009 0000 00 0008" + secret, // Clear: a wrong password
+			random20,
+		},
+		v12: {
+			define12,
+			"00c1 0000001e 000000cd 00001234 00000000 00000008" + secret,
+			read12,
+			"00c1 00000016 00000047 00000008" + secret, // StirRandom
+			"00c1 00000012 000000e7" + secret,          // ExecuteTransport
+			"00c2 0000003f 000000cd 00001234 00000000" + secret + "00000000" + secret[:16] + secret[:16] + secret[:8] + "00" + secret + secret + secret[:8],
+			secret + secret,
+			"00c1 0000000e 00000046 00000008", // GetRandom
+		},
+	}
+	for _, v := range both {
+		for _, redacted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/redact=%v", v, redacted), func(t *testing.T) {
+				t.Parallel()
+				file := filepath.Join(tempDir(t), "f.pcapng")
+				e := start(t, setup{tpm: v, args: []string{"--flags", "startup-clear", "--pcap", fmt.Sprintf("file=%s,redact=%v", file, redacted)}})
+				c := e.open(t, v)
+				var rsp []byte
+				for _, cmd := range commands[v] {
+					var err error
+					if rsp, err = c.transmit(cmd); err != nil {
+						t.Fatalf("%s: %v", cmd, err)
+					}
+				}
+				e.terminate(t)
+				b, _ := fromHex(secret)
+				random := rsp[len(rsp)-8:]
+				recording := read(t, file)
+				for _, s := range []string{string(b), string(random)} {
+					if strings.Contains(recording, s) == redacted {
+						t.Errorf("%x in the recording: %v", s, !redacted)
+					}
+				}
+				if redacted && strings.Contains(recording, "\x5e\xc1\xe7") {
+					t.Error("a part of the secret is in the recording")
+				}
+			})
+		}
+	}
+}
+
+// TestRecordingUnread records into a pipe that nobody reads: every command is
+// answered, the loss is told once, and the process ends when it is told to.
+func TestRecordingUnread(t *testing.T) {
+	t.Parallel()
+	fifo := filepath.Join(tempDir(t), "fifo")
+	if err := unix.Mkfifo(fifo, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	e := start(t, setup{
+		tpm: v20, wrap: []string{"sh", "-c", `exec 9<>"` + fifo + `"; exec "$0" "$@"`},
+		args: []string{"--flags", "startup-clear", "--pcap", "fd=9"},
+	})
+	c := e.open(t, v20)
+	for range 1000 {
+		c.ok(t, random20)
+	}
+	e.terminate(t)
+	const told = "pcap: descriptor 9: nobody reads what is written"
+	if log := read(t, e.log); strings.Count(log, told) != 1 {
+		t.Errorf("the log is\n%s, want once %q", log, told)
+	}
+}
