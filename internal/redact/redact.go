@@ -5,7 +5,8 @@
 // It works the other way round: two tables tell which fields of which commands
 // are known to be harmless, and all others become zeros. The length of a message
 // never changes, and its header, its handles and the sizes in it stay, so that
-// whatever reads the message finds its way.
+// whatever reads the message finds its way. Of one that is not laid out as its
+// table says only the header stays.
 //
 // Harmless are handles, algorithms, attributes, policies, names, public keys and
 // areas, PCRs and their digests, capabilities and clocks. The sizes of what is
@@ -113,28 +114,31 @@ func (c *copier) command20(tag uint16, code tpm.Code) request {
 	if !known || tag != tpm.TagSessions && tag != tpm.TagNoSessions {
 		return request{}
 	}
-	c.keep(4 * l.handles)
-	var decrypt, encrypt bool
-	if tag == tpm.TagSessions {
-		c.within(c.size(), func(s *copier) { decrypt, encrypt = s.sessions(true) })
-	}
-	if c.bad {
-		return request{}
-	}
-	c.rest(func(p *copier) { p.parameters(l.in, decrypt) })
-	return request{known: true, layout: l, encrypted: encrypt}
+	var encrypt bool
+	c.rest(func(p *copier) {
+		var decrypt bool
+		p.keep(4 * l.handles)
+		if tag == tpm.TagSessions {
+			p.within(p.size(), func(s *copier) { decrypt, encrypt = s.sessions(true) })
+		}
+		p.rest(func(p *copier) { p.parameters(l.in, decrypt) })
+	})
+	return request{known: !c.bad, layout: l, encrypted: encrypt}
 }
 
 // response20 goes over the response to a TPM 2.0 command: a handle, then, with
 // the tag for it, the size of the parameters, then these, then authorisations.
 func (c *copier) response20(tag uint16, last request) {
-	c.keep(4 * last.layout.handle)
-	if tag != tpm.TagSessions {
-		c.rest(func(p *copier) { p.parameters(last.layout.out, last.encrypted) })
-		return
-	}
-	c.within(c.size(), func(p *copier) { p.parameters(last.layout.out, last.encrypted) })
-	c.rest(func(s *copier) { s.sessions(false) })
+	parameters := func(p *copier) { p.parameters(last.layout.out, last.encrypted) }
+	c.rest(func(p *copier) {
+		p.keep(4 * last.layout.handle)
+		if tag != tpm.TagSessions {
+			p.rest(parameters)
+			return
+		}
+		p.within(p.size(), parameters)
+		p.rest(func(s *copier) { s.sessions(false) })
+	})
 }
 
 // The bits of TPMA_SESSION that tell of encrypted parameters.
@@ -200,11 +204,8 @@ const (
 // Source: TPM Main, Part 1, 13, and Part 3, 1.
 func (c *copier) command12(tag uint16, code tpm.Code) request {
 	l, known := commands12[code]
-	if !known {
-		l.in = "~"
-	}
 	n, ok := map[uint16]int{tpm.TagRqu12: 0, tagRquAuth1: 1, tagRquAuth2: 2}[tag]
-	if !ok {
+	if !known || !ok {
 		return request{}
 	}
 	c.rest(func(p *copier) {
@@ -214,7 +215,7 @@ func (c *copier) command12(tag uint16, code tpm.Code) request {
 		})
 		p.fields(strings.Repeat("4x1x", n))
 	})
-	return request{known: known, layout: l}
+	return request{known: !c.bad, layout: l}
 }
 
 // response12 goes over the response to a TPM 1.2 command.

@@ -2,8 +2,7 @@ package redact
 
 import "github.com/swtpm-go/swtpm/internal/tpm"
 
-// commands12 is the same for a TPM 1.2. Of a command that is not here, only the
-// header and the authorisations' handles are kept.
+// commands12 is the same for a TPM 1.2.
 //
 // Source: TPM Main, Part 3, revision 116; Part 2, 17 for the ordinals.
 var commands12 = map[tpm.Code]layout{

@@ -292,6 +292,7 @@ func TestRedactPlain(t *testing.T) {
 			"8001 00000014 0000017c 0008" + secret,                                    // GetTestResult, with too much
 			"8001 00000013 20000001 00" + secret,                                      // unknown
 			"8001 000000ff 00000146 0008" + secret,                                    // a wrong size
+			"8002 00000014 00000129 0008" + secret,                                    // HierarchyChangeAuth without a handle
 			secret + secret,                                                           // no command
 			"8002 0000001f 00000126 4000000c 00000011 40000009 0000 00 0008" + secret, // Clear: a wrong password
 			random20,
