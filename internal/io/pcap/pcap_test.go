@@ -96,14 +96,17 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.w.flush()
 	if got, want := read(t, path), unhex(t, start); !bytes.Equal(got, want) || len(got) != 312 {
 		t.Errorf("after the start: %d bytes\n%x, want\n%x", len(got), got, want)
 	}
 	c.Command(unhex(t, "80010000000c 0000017b 0008"))
 	c.Response(unhex(t, "aabbcc"))
 	c.Close()
+	<-c.w.done
 	c.Command([]byte("too late"))
 	c.Close()
+	<-c.w.done
 	want := unhex(t, start+`
 		06000000 64000000 00000000 57560500 5b5a5958 42000000 42000000
 		000000000000 000000000000 0800
@@ -193,6 +196,7 @@ func TestAppendAndTruncate(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Close()
+		<-c.w.done
 	}
 	const once = 312 + 3*88
 	old := unix.Umask(0o077)
@@ -228,6 +232,7 @@ func TestAppendAndTruncate(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Close()
+		<-c.w.done
 		want := map[bool]int{false: 2 * once, true: once}[truncate]
 		if b := read(t, path); len(b) != want {
 			t.Errorf("by descriptor, truncate %v: %d bytes, want %d", truncate, len(b), want)
@@ -277,6 +282,7 @@ func TestRefused(t *testing.T) {
 		c, err := Open(g.o)
 		if err == nil {
 			c.Close()
+			<-c.w.done
 		}
 		if err == nil || !strings.Contains(err.Error(), g.want) || !strings.HasPrefix(err.Error(), "pcap: ") {
 			t.Errorf("Open(%+v) = %v, want %s", g.o, err, g.want)
@@ -305,6 +311,7 @@ func TestFilter(t *testing.T) {
 	c.Command([]byte("secret one"))
 	c.Response([]byte("secret two"))
 	c.Close()
+	<-c.w.done
 	b := read(t, path)
 	if !bytes.Contains(b, []byte("C:SECRET ONE")) || !bytes.Contains(b, []byte("R:SECRET TWO")) || bytes.Contains(b, []byte("secret")) {
 		t.Errorf("the file is %q, want what the filter made", b)

@@ -21,8 +21,10 @@ const (
 	// that a slow disk or reader costs a TPM one part in a hundred.
 	respite = 10 * time.Second
 
-	// closeWait is how long close waits for the last blocks.
-	closeWait = time.Second
+	// fileWait and streamWait are how long the start and the end of a
+	// recording wait for what is to be written.
+	fileWait   = 5 * time.Second
+	streamWait = time.Second
 
 	// pollStep is how often a write that cannot go on looks for the end.
 	pollStep = 50 // milliseconds
@@ -65,13 +67,31 @@ func newWriter(fd int, name string, preamble []byte, note func(string, ...any)) 
 		queue: make(chan block, maxQueue), done: make(chan struct{}), stop: make(chan struct{}),
 	}
 	go w.drain()
-	w.put(nil)
+	w.send(nil, w.wait())
 	return w
+}
+
+// wait is how long the start and the end wait.
+func (w *writer) wait() time.Duration {
+	if w.file {
+		return fileWait
+	}
+	return streamWait
 }
 
 // put queues a block and waits a little until it is written. If there is no
 // place for it, it is lost. The caller holds a lock; b is kept.
 func (w *writer) put(b []byte) {
+	if time.Now().Before(w.until) {
+		w.send(b, 0)
+	} else if !w.send(b, patience) {
+		w.until = time.Now().Add(respite)
+	}
+}
+
+// send queues a block and waits for it. It returns true if it saw it written, or
+// lost.
+func (w *writer) send(b []byte, wait time.Duration) bool {
 	k := block{b, make(chan struct{})}
 	select {
 	case w.queue <- k:
@@ -81,17 +101,18 @@ func (w *writer) put(b []byte) {
 		} else {
 			w.lose(errSlow)
 		}
-		return
+		return false
 	}
-	if time.Now().Before(w.until) {
-		return
+	if wait == 0 {
+		return false
 	}
-	t := time.NewTimer(patience)
+	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-k.written:
+		return true
 	case <-t.C:
-		w.until = time.Now().Add(respite)
+		return false
 	}
 }
 
@@ -99,7 +120,7 @@ func (w *writer) put(b []byte) {
 // must not be called any more.
 func (w *writer) close() {
 	close(w.queue)
-	t := time.NewTimer(closeWait)
+	t := time.NewTimer(w.wait())
 	defer t.Stop()
 	select {
 	case <-w.done:

@@ -28,6 +28,13 @@ func blocks(t *testing.T, b []byte) (out [][]byte) {
 	return out
 }
 
+// flush waits until all that is queued was written, or lost.
+func (w *writer) flush() {
+	k := block{nil, make(chan struct{})}
+	w.queue <- k
+	<-k.written
+}
+
 // pipe returns a pipe: the end to write to is the writer's.
 func pipe(t *testing.T) (r *os.File, w int) {
 	t.Helper()
@@ -144,9 +151,11 @@ func TestFull(t *testing.T) {
 		}
 		c.Command(make([]byte, 100))
 		c.Response(make([]byte, 100))
+		c.w.flush()
 		limit(free.Cur)
 		c.Command([]byte("is there"))
 		c.Close()
+		<-c.w.done
 		b := read(t, path)
 		got := blocks(t, b)
 		if want := 5 + 1 + 3; len(got) != want || !bytes.Equal(b[:4], []byte{0x0a, 0x0d, 0x0d, 0x0a}) || !bytes.Contains(b, []byte("is there")) {
