@@ -150,7 +150,7 @@ func TestDataFD(t *testing.T) {
 		for n, i := range p.one {
 			if step.close {
 				i.data.close()
-				time.Sleep(200 * time.Millisecond) // the reference has one thread
+				time.Sleep(time.Second) // the reference has one thread
 			}
 			got[n] = p.sendFDs(t, i, n == 0, unhex(step.in), step.fds)
 		}
