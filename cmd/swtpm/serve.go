@@ -46,6 +46,9 @@ func openEnd(e config.Endpoint) (*listen.Listener, int, error) {
 	case config.None:
 		return nil, -1, nil
 	case config.ConnFD:
+		if _, err := unix.FcntlInt(uintptr(e.FD), unix.F_GETFD, 0); err != nil {
+			return nil, -1, fmt.Errorf("no descriptor %d was passed to this program: %w", e.FD, err)
+		}
 		unix.CloseOnExec(e.FD)
 		return nil, e.FD, nil
 	}

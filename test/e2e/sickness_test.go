@@ -381,6 +381,12 @@ func endSicknesses() []sickness {
 			make: func(_ *testing.T, w *ward) { w.server = "tcp:[fe80::1%none0]:7777" }},
 		{name: "a descriptor that was not passed", want: []string{"data: error: no such descriptor"},
 			make: func(_ *testing.T, w *ward) { w.server = "fd:99" }},
+		{name: "a connection that was not passed", want: []string{"data: error: no such descriptor"},
+			make: func(_ *testing.T, w *ward) { w.server = "clientfd:99" }},
+		{name: "a path that is too long", want: []string{"profile: error: bytes long"},
+			make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at(strings.Repeat("x", 108)) }},
+		{name: "a socket of no such user", want: []string{"profile: error: no-such-user-here"},
+			make: func(_ *testing.T, w *ward) { w.ends = `uid = "no-such-user-here"` }},
 		{name: "a control path that is taken", want: []string{"control: error: listens there"},
 			make: func(t *testing.T, w *ward) {
 				listenAt(t, "unix", w.at("c"))
@@ -415,6 +421,8 @@ func fileSicknesses() []sickness {
 			sickness{name: table + " cannot be written", want: []string{table + ": error: permission denied"},
 				make: at("ro", func(t *testing.T, path string) { write(t, path, nil) }),
 				then: func(t *testing.T, w *ward) { chmod(t, w.at("ro"), 0o400) }},
+			sickness{name: table + " of a descriptor that was not passed", want: []string{table + ": error: no such descriptor"},
+				make: func(_ *testing.T, w *ward) { w.more = fmt.Sprintf("[%s]\nfd = 99\n", table) }},
 			sickness{name: table + " of a stranger in a common directory", root: true, any: true, // by protected_regular
 				make: func(t *testing.T, w *ward) {
 					mkdir(t, w.at("tmp"))
