@@ -66,7 +66,7 @@ func examine(ctx context.Context, name string, cfg *config.Config, err error) do
 		return doctor.Refused(name, err)
 	}
 	defer log.Close()
-	return doctor.Examine(ctx, name, cfg, doctor.Engine{Engine: libtpms.Engine(), Version: libtpms.Version()})
+	return doctor.Examine(ctx, name, cfg, doctor.Engine{Engine: libtpms.Engine(), Version: libtpms.Version(), Profile: readProfile})
 }
 
 // printReports prints a line for each finding and one for each TPM.

@@ -12,9 +12,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// awaitProfile returns the algorithm profile of a new TPM, "" if the library is to
-// choose one. As a key, it may come through a pipe.
+// awaitProfile is readProfile until ctx ends: as a key, a profile may come through
+// a pipe.
 func awaitProfile(ctx context.Context, cfg *config.Config) (string, error) {
+	if cfg.Profile.Source == config.NoProfile {
+		return "", nil
+	}
+	return await(ctx, func() (string, error) { return readProfile(cfg) })
+}
+
+// readProfile returns the algorithm profile of a new TPM, "" if the library is to
+// choose one.
+func readProfile(cfg *config.Config) (string, error) {
 	p := cfg.Profile
 	if p.Source == config.NoProfile {
 		return "", nil
@@ -31,13 +40,11 @@ func awaitProfile(ctx context.Context, cfg *config.Config) (string, error) {
 	case config.ProfileFile:
 		source.Path = p.Text
 	}
-	text, err := await(ctx, func() (string, error) { return algorithms.Read(source) })
+	text, err := algorithms.Read(source)
 	if err == nil && p.RemoveDisabled != "" && version(cfg) == tpm.V20 {
 		text, err = removeDisabled(text, p.RemoveDisabled)
 	}
 	switch {
-	case ctx.Err() != nil:
-		return "", err
 	case err != nil:
 		return "", fmt.Errorf("--profile: %w", err)
 	case text == "" && version(cfg) == tpm.V20:

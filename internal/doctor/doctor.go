@@ -106,6 +106,10 @@ func refusals(r *Report, err error) {
 type Engine struct {
 	emul.Engine
 	Version string // of the library
+
+	// Profile returns the algorithm profile that the configuration names, as
+	// a start would read it. It must stay on the thread that calls it.
+	Profile func(*config.Config) (string, error)
 }
 
 // checks are what the doctor looks at, in the order in which a start would fail.
@@ -121,6 +125,7 @@ var checks = []struct {
 	{"data", (*exam).data},
 	{"key", (*exam).fileKey},
 	{"migration-key", (*exam).migrationKey},
+	{"algorithm-profile", (*exam).algorithms},
 	{"pid", (*exam).pid},
 	{"pcap", (*exam).pcap},
 	{"directory", (*exam).place},
@@ -154,9 +159,10 @@ type exam struct {
 
 	uid        int // who the TPM is
 	keys       seal.Keys
-	keysKnown  bool // keys has all that a start would have
-	noState    bool // the state cannot be looked at
-	emptyState bool // there is no TPM yet
+	keysKnown  bool   // keys has all that a start would have
+	profile    string // the algorithm profile; "" if there is none
+	noState    bool   // the state cannot be looked at
+	emptyState bool   // there is no TPM yet
 	bad        []int
 }
 

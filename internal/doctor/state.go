@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
@@ -47,6 +48,33 @@ func (x *exam) open(version tpm.Version, lock bool, warn func(format string, arg
 		Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: lock, Backup: s.Backup, Relaxed: s.Relaxed,
 		Prefix: version.FilePrefix(), Look: true, Warn: warn,
 	})
+}
+
+// algorithms reads the algorithm profile, unless it comes through a descriptor, which
+// can be read only once.
+func (x *exam) algorithms() {
+	p := x.cfg.Profile
+	switch p.Source {
+	case config.NoProfile:
+		return
+	case config.ProfileFD:
+		if x.descriptor(p.FD) {
+			x.add(Note, fmt.Sprintf("descriptor %d", p.FD), "", "the algorithm profile comes through something that is left alone, and is not looked at")
+		}
+		return
+	}
+	var err error
+	if x.profile, err = x.engine.Profile(x.cfg); err == nil {
+		return
+	}
+	where, what := "", err.Error()
+	var errno unix.Errno
+	if p.Source == config.ProfileFile {
+		if where = p.Text; errors.As(err, &errno) {
+			what = "cannot be read: " + reason(where, errno)
+		}
+	}
+	x.add(Error, where, remedy(err), "%s", what)
 }
 
 // lock looks who has the lock of the state.
@@ -244,7 +272,7 @@ func (x *exam) backup(b nv.Backend, name string) string {
 // start starts the TPM in memory, with a copy of its state, as the emulator will:
 // what libtpms thinks of it cannot be known otherwise.
 func (x *exam) start() {
-	if x.noState || x.emptyState {
+	if x.noState || x.failed("algorithm-profile") {
 		return
 	}
 	if !x.keysKnown {
@@ -257,14 +285,18 @@ func (x *exam) start() {
 	t, err := emul.New(x.ctx, x.engine, emul.Options{
 		Version:        x.version,
 		Where:          x.cfg.State.URI,
+		Profile:        x.profile,
 		Keys:           x.keys,
 		Backup:         x.cfg.State.Backup,
 		NoAutoShutdown: true,
 		Note:           func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
 		Open: func() (*nv.Store, error) {
-			b, err := x.open(x.version, false, nil)
-			if err != nil {
-				return nil, err
+			var b nv.Backend
+			if !x.emptyState {
+				var err error
+				if b, err = x.open(x.version, false, nil); err != nil {
+					return nil, err
+				}
 			}
 			return nv.New(nv.Scratch(b), x.prefix(), x.keys.File), nil
 		},
@@ -275,7 +307,11 @@ func (x *exam) start() {
 	defer func() { _ = t.Close() }()
 	if err := t.Init(false); err != nil {
 		if len(x.bad) == 0 && !x.failed("state") {
-			x.add(Error, x.cfg.State.URI, x.tooNew(), "libtpms %s does not start with this state: %v", x.engine.Version, err)
+			advice := emul.Advice(err)
+			if advice == "" {
+				advice = x.tooNew()
+			}
+			x.add(Error, x.cfg.State.URI, advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 		}
 		return
 	}
@@ -285,6 +321,9 @@ func (x *exam) start() {
 
 // starts takes back what has turned out to be no obstacle.
 func (x *exam) starts(notes []string) {
+	if x.emptyState {
+		return // state has told
+	}
 	for _, n := range x.bad {
 		x.report.Findings[n].Severity = Warning
 	}

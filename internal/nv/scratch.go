@@ -8,8 +8,11 @@ import (
 
 // Scratch returns a Backend that has the items of b, and keeps in memory what is
 // stored and deleted: a TPM can be tried on it without a trace. It locks as b
-// does, which is best opened to look only, and owns b.
+// does, which is best opened to look only, and owns b. Of nil there are no items.
 func Scratch(b Backend) Backend {
+	if b == nil {
+		b = nothing{}
+	}
 	return &scratch{Backend: b, items: map[string][]byte{}}
 }
 
@@ -62,3 +65,14 @@ func (s *scratch) Close() error {
 	}
 	return s.Backend.Close()
 }
+
+// nothing is a Backend without items.
+type nothing struct{}
+
+func (nothing) Load(string) ([]byte, error) { return nil, fs.ErrNotExist }
+func (nothing) Store(string, []byte) error  { return errors.ErrUnsupported }
+func (nothing) Delete(string) error         { return fs.ErrNotExist }
+func (nothing) Unchanged(string) bool       { return false }
+func (nothing) Lock() error                 { return nil }
+func (nothing) Unlock() error               { return nil }
+func (nothing) Close() error                { return nil }

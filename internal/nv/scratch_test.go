@@ -43,4 +43,11 @@ func TestScratch(t *testing.T) {
 		t.Errorf("%d stores came through", below.stores-stores)
 	}
 	wantLoad(t, nv.New(open(d), "tpm2-00.", nil), "there")
+
+	s = nv.New(nv.Scratch(nil), "tpm2-00.", nil)
+	if _, err := s.Load(nv.Permanent); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Load of nothing = %v", err)
+	}
+	mustStore(t, s, "new")
+	wantLoad(t, s, "new")
 }

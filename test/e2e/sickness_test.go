@@ -481,6 +481,21 @@ func machineSicknesses() []sickness {
 			make: func(_ *testing.T, w *ward) { w.more = "[sandbox]\nuser = \"no-such-user-here\"\n" }},
 		{name: "another user than we may become", any: true, // root may
 			make: func(_ *testing.T, w *ward) { w.more = "[sandbox]\nuser = \"65534\"\n" }},
+		{name: "an algorithm profile", any: true, // by the version of libtpms
+			make: func(t *testing.T, w *ward) {
+				must(t, os.Remove(w.in(v20.file())))
+				w.more = "[profile]\nname = \"default-v1\"\n"
+			}},
+		{name: "an algorithm profile for a TPM that is there", // which check says so is up to the library
+			make: func(_ *testing.T, w *ward) { w.more = "[profile]\nname = \"default-v1\"\n" }},
+		{name: "an algorithm profile of root", root: true, want: []string{"algorithm-profile: error: "},
+			make: func(t *testing.T, w *ward) {
+				must(t, os.Remove(w.in(v20.file())))
+				write(t, w.at("custom"), []byte(`{"Name":"custom"}`))
+				w.more = fmt.Sprintf("[profile]\nfile = %q\n", w.at("custom"))
+			}, then: func(t *testing.T, w *ward) { must(t, os.Chown(w.at("custom"), 0, 0)) }},
+		{name: "an algorithm profile in no file", want: []string{"algorithm-profile: error: "},
+			make: func(_ *testing.T, w *ward) { w.more = fmt.Sprintf("[profile]\nfile = %q\n", w.at("none")) }},
 		{name: "a mistake in the profile", want: []string{"profile: error: vm.toml:10:1"},
 			make: func(_ *testing.T, w *ward) { w.more = "colour = 1\n" }},
 	}
