@@ -3,6 +3,9 @@
 PREFIX  ?= /usr/local
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 GO      ?= go
 
 # One binary per program and name: callers look for both, and some of them refuse
@@ -92,6 +95,21 @@ install: build
 	install -m 0755 $(addprefix bin/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BINDIR)
 	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
+	rm -rf build/completion && mkdir -p build/completion
+	bin/swtpm completion bash >build/completion/swtpm
+	bin/swtpm completion zsh >build/completion/_swtpm
+	bin/swtpm completion fish >build/completion/swtpm.fish
+	for a in $(ALIASES); do \
+		p=$$(echo $$a | tr _ -); cd build/completion || exit 1; \
+		../../bin/$$a --completion bash >$$a && cp $$a $$p && \
+		../../bin/$$a --completion zsh >_$$a && \
+		../../bin/$$a --completion fish >$$a.fish && cp $$a.fish $$p.fish || exit 1; \
+		cd ../..; \
+	done
+	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
+	install -m 0644 $(addprefix build/completion/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BASHDIR)
+	install -m 0644 build/completion/_* $(DESTDIR)$(ZSHDIR)
+	install -m 0644 build/completion/*.fish $(DESTDIR)$(FISHDIR)
 
 clean:
 	rm -rf bin build

@@ -24,6 +24,7 @@ var arrows = map[string][]string{
 	"internal/io/ctrl":        {"internal/io/clients", "internal/io/poll", "internal/tpm"},
 	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/io/dial", "internal/tpm"},
 	"internal/io/listen":      {"internal/config"},
+	"internal/tool":           {"internal/complete"},
 	"internal/redact":         {"internal/tpm"},
 	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
 		"internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/sandbox", "internal/seal", "internal/tpm"},

@@ -9,7 +9,7 @@ set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
-test="$run swtpm swtpm-tools strace groff-base openssl tshark"
+test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish"
 libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 
 case ${1:-} in

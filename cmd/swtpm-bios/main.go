@@ -68,6 +68,12 @@ func (p *program) run(ctx context.Context, args []string) error {
 	case o.version:
 		_, err := fmt.Fprint(p.stdout, versionLine)
 		return err
+	case o.shell != "":
+		if err := tool.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_bios", "swtpm-bios"); err != nil {
+			fmt.Fprintln(p.stderr, err)
+			return exit(exitUsage)
+		}
+		return nil
 	}
 	return p.send(ctx, o)
 }

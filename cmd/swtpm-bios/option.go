@@ -43,6 +43,7 @@ type options struct {
 	giveUp   bool // -u
 
 	help, version bool
+	shell         string // --completion
 }
 
 // table returns all options there are, in the order of the usage; they fill o.
@@ -64,6 +65,7 @@ func (o *options) table() []tool.Option {
 		{Name: "cs", Help: "run TPM_ContinueSelfTest on a TPM 1.2,\nTPM2_IncrementalSelfTest on a TPM 2.0", Set: flag(func() { o.selfTest = true })},
 		{Name: "ea", Help: "make sure that a TPM 1.2 is activated; end with\nexit code 129 if it must be reset for that", Set: flag(func() { o.activate = true })},
 		{Name: "u", Help: "give up physical presence; on a TPM 2.0, set the\nplatform hierarchy to a random password", Set: flag(func() { o.giveUp = true })},
+		tool.CompletionOption(&o.shell),
 		{Name: "v", Help: "display version and exit", Set: func(_, _ string) error { o.version = true; return tool.ErrStop }},
 		{Name: "h", Help: "display this help screen and exit", Set: func(_, _ string) error { o.help = true; return tool.ErrStop }},
 	}...)

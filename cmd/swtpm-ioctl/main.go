@@ -92,6 +92,8 @@ func (p *program) perform(ctx context.Context, args []string) error {
 	case o.version:
 		_, err := fmt.Fprint(p.stdout, versionLine)
 		return err
+	case o.shell != "":
+		return tool.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_ioctl", "swtpm-ioctl")
 	}
 	t, err := connect(ctx, o)
 	if err != nil {

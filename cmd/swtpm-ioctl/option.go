@@ -36,6 +36,7 @@ type options struct {
 	file     string       // --save, --load
 
 	help, version bool
+	shell         string // --completion
 }
 
 // table returns all options there are, in the order of the usage; they fill o.
@@ -49,6 +50,7 @@ func (o *options) table() []tool.Option {
 		})
 	}
 	return append(all,
+		tool.CompletionOption(&o.shell),
 		tool.Option{Name: "version", Help: "display version and exit",
 			Set: func(_, _ string) error { o.version = true; return tool.ErrStop }},
 		tool.Option{Name: "help", Help: "display help screen and exit",
@@ -78,7 +80,7 @@ func (p *program) parse(args []string) (*options, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case o.command == nil && !o.help && !o.version:
+	case o.command == nil && !o.help && !o.version && o.shell == "":
 		return nil, tool.Complain("No valid command.")
 	}
 	if len(operands) > 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/internal/complete"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
@@ -21,7 +22,7 @@ type action func(ctx context.Context, args []string) error
 // declared here, so that its help and the completion of shells are made of it.
 type verb struct {
 	name     string
-	synopsis string // what follows "Usage: swtpm "
+	synopsis string // what follows "Usage: swtpm "; "-- socket" in it says that a classic command line may follow
 	what     string // the first line of its help
 	operand  string // what each operand is: PROFILE, FILE, DIR, …; "" without operands
 	least    int    // how many operands there are
@@ -47,6 +48,8 @@ func verbTable() []verb {
 			what: "Says why a TPM would not start, and what to do. Nothing is touched. Exit code 1 if one would not."},
 		{name: "import", synopsis: "import -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: importClassic,
 			what: "Prints the profile that equals a classic command line."},
+		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(complete.Shells, "|"), least: 1, most: 1,
+			prepare: printCompletion, what: "Prints what has a shell complete the words of a command line."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,
 			what: "Prints the versions of this program and of libtpms, and what it can do beyond swtpm."},
 	}

@@ -42,7 +42,8 @@ type line struct {
 	fd    int               // of --fd, -1 if none
 	port  string            // TPM_PORT; --port sets it
 	env   func(string) string
-	done  bool // what is left of the options is not looked at
+	done  bool                         // what is left of the options is not looked at
+	seen  func(option string, ks keys) // told the sub-options of each option; may be nil
 }
 
 // take is called for each option, from left to right. Options with sub-options
@@ -170,6 +171,9 @@ func (l *line) profiles() error {
 // read parses the sub-options of an option, nil if it was not given. which is
 // its name in complaints.
 func (l *line) read(name, which string, ks keys) (suboptions, error) {
+	if l.seen != nil {
+		l.seen(name, ks)
+	}
 	arg, ok := l.given[name]
 	if !ok {
 		return nil, nil

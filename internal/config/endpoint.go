@@ -122,6 +122,12 @@ type place struct {
 	fd, clientFD int
 }
 
+// channelType is what kind of socket a channel is. Each option complains of a
+// wrong one in its own words.
+type channelType struct{ text }
+
+func (channelType) want() string { return `"unixio" or "tcp"` }
+
 // newPlace is a place of which nothing is said.
 func newPlace() *place {
 	return &place{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1}
@@ -129,7 +135,7 @@ func newPlace() *place {
 
 func (p *place) keys(hint string) keys {
 	return keys{
-		{name: "type", in: option, value: text{&p.kind}, hint: hint},
+		{name: "type", in: option, value: channelType{text{&p.kind}}, hint: hint},
 		{name: "fd", in: option, value: number{p: &p.fd}, hint: `"fd:N" as the address`},
 		{name: "path", in: option, value: text{&p.path}, hint: hint},
 		{name: "port", in: option, value: number{p: &p.port}, hint: hint},

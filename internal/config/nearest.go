@@ -27,13 +27,17 @@ func meant(v any, want string) string {
 	if !ok {
 		return ""
 	}
-	var known []string
+	return nearest(name, quoted(want))
+}
+
+// quoted returns the words that stand in quotes in want, but no numbers.
+func quoted(want string) (known []string) {
 	for n, part := range strings.Split(want, `"`) {
-		if n%2 == 1 && strings.IndexAny(part, "0123456789") != 0 { // a number is no word
+		if n%2 == 1 && strings.IndexAny(part, "0123456789") != 0 {
 			known = append(known, part)
 		}
 	}
-	return nearest(name, known)
+	return known
 }
 
 // distance counts the letters to insert, drop or change to make b of a.

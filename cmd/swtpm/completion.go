@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/complete"
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+)
+
+// printCompletion is the verb that prints a shell's completion script.
+func printCompletion(*pflag.FlagSet) action {
+	return func(_ context.Context, args []string) error {
+		script, err := complete.Script(commandLine(), args[0])
+		if err != nil {
+			return &daemon.ExitError{Code: 2, Err: err}
+		}
+		_, err = fmt.Print(script)
+		return err
+	}
+}
+
+// commandLine describes our command line, from the tables that read it.
+func commandLine() *complete.Program {
+	dirs, suffix := config.ProfileDirs()
+	p := &complete.Program{Names: []string{"swtpm"}, ProfileDirs: dirs, ProfileSuffix: suffix}
+	p.Commands = append(p.Commands, classicCommand())
+	for _, v := range verbTable() {
+		p.Commands = append(p.Commands, v.command())
+	}
+	for _, word := range slices.Sorted(maps.Keys(plainWords)) {
+		if strings.HasPrefix(word, "-") {
+			p.Options = append(p.Options, complete.Option{Names: []string{word}})
+		} else {
+			p.Commands = append(p.Commands, complete.Command{Name: word})
+		}
+	}
+	return p
+}
+
+// classicCommand describes the classic command line.
+func classicCommand() complete.Command {
+	c := complete.Command{Name: "socket", Help: "Runs a TPM by the classic command line."}
+	for _, o := range config.SocketOptions() {
+		option := complete.Option{Names: o.Names}
+		switch {
+		case o.Sub != nil:
+			option.Args = []complete.Value{{Kind: complete.List, List: items(o.Sub)}}
+		case o.Arg != "":
+			option.Args = []complete.Value{complete.ValueOf(o.Arg)}
+		}
+		c.Options = append(c.Options, option)
+	}
+	return c
+}
+
+func items(sub []config.Suboption) (out []complete.Item) {
+	for _, s := range sub {
+		item := complete.Item{Name: s.Name, Switch: s.Switch}
+		switch {
+		case s.Path == config.File:
+			item.Value.Kind = complete.File
+		case s.Path == config.Directory:
+			item.Value.Kind = complete.Directory
+		case s.Words != nil:
+			item.Value = complete.Value{Kind: complete.Words, Words: s.Words}
+		}
+		out = append(out, item)
+	}
+	return out
+}
+
+// command describes the verb.
+func (v *verb) command() complete.Command {
+	c := complete.Command{Name: v.name, Help: v.what}
+	for _, sub := range v.verbs {
+		c.Commands = append(c.Commands, sub.command())
+	}
+	if v.prepare == nil {
+		return c
+	}
+	if strings.Contains(v.synopsis, "-- socket ") {
+		c.Commands = []complete.Command{{Name: "--", Commands: []complete.Command{classicCommand()}}}
+	}
+	f := pflag.NewFlagSet(v.name, pflag.ContinueOnError)
+	v.prepare(f)
+	f.VisitAll(func(flag *pflag.Flag) {
+		kind, help := pflag.UnquoteUsage(flag)
+		o := complete.Option{Names: []string{"--" + flag.Name}, Help: help}
+		if flag.Shorthand != "" {
+			o.Names = append(o.Names, "-"+flag.Shorthand)
+		}
+		if flag.NoOptDefVal == "" {
+			o.Args = []complete.Value{complete.ValueOf(kind)}
+		}
+		c.Options = append(c.Options, o)
+	})
+	c.Options = append(c.Options, complete.Option{Names: []string{"--help", "-h"}, Help: "help for this verb"})
+	c.Operand = complete.ValueOf(v.operand)
+	return c
+}

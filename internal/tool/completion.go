@@ -1,0 +1,50 @@
+package tool
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/complete"
+)
+
+// CompletionOption returns the option that asks for the completion script of a
+// shell, whose name it puts into shell.
+func CompletionOption(shell *string) Option {
+	return Option{
+		Name: "completion", Arg: "<shell>", Words: complete.Shells,
+		Help: "print what has a shell complete this command line:\nbash, zsh or fish",
+		Set:  func(arg, _ string) error { *shell = arg; return ErrStop },
+	}
+}
+
+// PrintCompletion writes the script for a program with these options and names.
+func PrintCompletion(w io.Writer, shell string, options []Option, names ...string) error {
+	script, err := complete.Script(describe(options, names), shell)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(w, script)
+	return err
+}
+
+// describe describes a program with these options; its operand is a device.
+func describe(options []Option, names []string) *complete.Program {
+	p := &complete.Program{Names: names, OneDash: true}
+	p.Operand.Kind = complete.File
+	for _, o := range options {
+		help, _, _ := strings.Cut(o.Help, ";")
+		c := complete.Option{Names: []string{o.Spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
+		switch {
+		case o.Words != nil:
+			c.Args = append(c.Args, complete.Value{Kind: complete.Words, Words: o.Words})
+		case o.Arg != "":
+			c.Args = append(c.Args, complete.ValueOf(o.Arg))
+		}
+		if o.File != "" {
+			c.Args = append(c.Args, complete.Value{Kind: complete.File})
+		}
+		p.Options = append(p.Options, c)
+	}
+	return p
+}
