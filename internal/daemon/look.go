@@ -117,5 +117,11 @@ func sticky(path string, st *unix.Stat_t) bool {
 	}
 	b, _ := os.ReadFile("/proc/sys/fs/protected_regular")
 	level, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-	return level >= 1 && dir.Mode&0o002 != 0 || level >= 2 && dir.Mode&0o020 != 0
+	return protects(level, dir.Mode)
+}
+
+// protects tells whether level, of protected_regular, is about a sticky directory
+// of this mode.
+func protects(level int, mode uint32) bool {
+	return level >= 1 && mode&0o002 != 0 || level >= 2 && mode&0o020 != 0
 }

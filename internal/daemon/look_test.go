@@ -73,6 +73,22 @@ func TestLook(t *testing.T) {
 	}
 }
 
+// The kernel of a test machine may protect nothing, so the rule is held apart.
+func TestProtects(t *testing.T) {
+	for _, tt := range []struct {
+		level int
+		mode  uint32
+		want  bool
+	}{
+		{0, 0o1777, false}, {1, 0o1777, true}, {2, 0o1777, true},
+		{1, 0o1775, false}, {2, 0o1775, true}, {2, 0o1755, false},
+	} {
+		if got := protects(tt.level, tt.mode); got != tt.want {
+			t.Errorf("protects(%d, %o) = %v, want %v", tt.level, tt.mode, got, tt.want)
+		}
+	}
+}
+
 // describe tells what is in dir.
 func describe(dir string) (s string) {
 	entries, _ := os.ReadDir(dir)

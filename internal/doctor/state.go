@@ -143,6 +143,10 @@ func (x *exam) state() {
 		return
 	}
 	defer b.Close()
+	if err := b.Lock(); err != nil { // takes nothing, but sees what a start would finish first
+		x.add(Error, x.cfg.State.URI, emul.Advice(err), "%v", err)
+		return
+	}
 	there := map[tpm.Blob]bool{}
 	for _, blob := range x.blobs() {
 		there[blob] = x.part(b, blob)

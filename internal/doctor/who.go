@@ -15,6 +15,7 @@ import (
 func (x *exam) user(err error) {
 	name := x.cfg.Sandbox.User
 	where := fmt.Sprintf("[sandbox] user = %q", name)
+	x.blind = true
 	if errors.Is(err, unix.EPERM) {
 		x.add(Error, where, "start it as root, or as that user, or leave the key out",
 			"user %d may not become %q: %v", os.Geteuid(), name, err)
@@ -93,13 +94,16 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// moreRights is what helps who lacks a right.
+const moreRights = "give that user the right (chown, chmod, setfacl), or choose another place"
+
 // remedy is what helps against err in general.
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, unix.EROFS):
 		return "mount it writable, or choose another place"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return "give that user the right (chown, chmod, setfacl), or choose another place"
+		return moreRights
 	case errors.Is(err, fs.ErrNotExist):
 		return "make it, or correct the path"
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EISDIR):

@@ -282,3 +282,17 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 	const failure20, fail12 = 0x101, 9
 	return result(rsp) != failure20 && result(rsp) != fail12, p.out.String()
 }
+
+// Who may not become the TPM's user cannot tell what that user may do, and the
+// doctor does not say that it may not.
+func TestDoctorBlind(t *testing.T) {
+	t.Parallel()
+	w := newWard(t, v20, nil)
+	giveAway(t, w.dir)
+	chmod(t, w.state, 0)
+	code, out, _ := runCmd(t, w.command(false, "doctor", w.profile(t, "4711")))
+	if code != 1 || !strings.Contains(out, "error: user: ") || !strings.Contains(out, "note: directory: ") || !strings.Contains(out, "look again as root") ||
+		strings.Contains(out, "error: directory") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+}

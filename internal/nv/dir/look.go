@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -85,8 +86,9 @@ func (d *Dir) Holder() (h Holder, err error) {
 	if h.PID > 0 {
 		return h, nil
 	}
+	devices := []uint64{uint64(dirStat.Dev), d.device()}
 	for _, l := range kernelLocks() {
-		if l.kind == "FLOCK" && l.ino == dirStat.Ino && l.dev == uint64(dirStat.Dev) {
+		if l.kind == "FLOCK" && l.ino == dirStat.Ino && slices.Contains(devices, l.dev) {
 			return Holder{Held: true, PID: max(l.pid, 0)}, nil
 		}
 	}

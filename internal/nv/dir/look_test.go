@@ -173,6 +173,20 @@ func TestParseLocks(t *testing.T) {
 	}
 }
 
+func TestMountDevice(t *testing.T) {
+	const info = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n" +
+		"31 22 0:27 /sub /srv rw,noatime - btrfs /dev/vdb rw,subvol=/sub\nrubbish\n"
+	for id, want := range map[uint64]uint64{22: unix.Mkdev(254, 0), 31: unix.Mkdev(0, 27), 1: 0} {
+		if got := mountDevice(info, id); got != want {
+			t.Errorf("mountDevice(%d) = %#x, want %#x", id, got, want)
+		}
+	}
+	d := open(t, t.TempDir(), options(t))
+	if d.device() == 0 {
+		t.Log("this kernel does not tell the mount of a file")
+	}
+}
+
 // FuzzParseLocks holds that what is found stands in the text.
 func FuzzParseLocks(f *testing.F) {
 	f.Add("1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF\n")

@@ -25,6 +25,33 @@ func kernelLocks() []kernelLock {
 	return parseLocks(string(b))
 }
 
+// device returns the device of the file system that the directory is on, as the
+// kernel has it for locks; 0 if it does not tell. Some file systems, btrfs for one,
+// give stat another one for each part of them.
+func (d *Dir) device() uint64 {
+	var st unix.Statx_t
+	if err := unix.Statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return 0
+	}
+	b, _ := os.ReadFile("/proc/self/mountinfo")
+	return mountDevice(string(b), st.Mnt_id)
+}
+
+// mountDevice returns the device of a mount, 0 if info, a /proc/PID/mountinfo, has
+// none with that id. A line begins with id, parent's id, major:minor in decimal.
+//
+// Source: proc_pid_mountinfo(5).
+func mountDevice(info string, id uint64) uint64 {
+	for line := range strings.Lines(info) {
+		var n, parent uint64
+		var major, minor uint32
+		if c, err := fmt.Sscanf(line, "%d %d %d:%d", &n, &parent, &major, &minor); c == 4 && err == nil && n == id {
+			return unix.Mkdev(major, minor)
+		}
+	}
+	return 0
+}
+
 // parseLocks decodes /proc/locks; lines that it does not know are left out, and
 // so are those of processes that wait for a lock ("1: -> …").
 //
