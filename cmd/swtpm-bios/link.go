@@ -76,17 +76,18 @@ func exchange(ctx context.Context, t tool.Target, cmd []byte, patience time.Dura
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
-	if _, err := c.Write(cmd); err != nil {
+	_, err = c.Write(cmd)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil, tool.Complain("Write to file descriptor failed.")
 	}
-	rsp, err := readResponse(c)
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, tool.Complain("TPM did not respond after %d seconds.", patience/time.Second)
-	case err != nil:
-		return nil, err
+	var rsp []byte
+	if err == nil {
+		rsp, err = readResponse(c)
 	}
-	return rsp, nil
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, tool.Complain("TPM did not respond after %d seconds.", patience/time.Second)
+	}
+	return rsp, err
 }
 
 // readResponse reads until the size in the response's header is reached. TCP may

@@ -60,6 +60,20 @@ func classicCommand() complete.Command {
 	return c
 }
 
+// flagValue returns what the argument of a verb's flag may be. kind is what the help
+// calls it: SUBOPTIONS are those of the option of swtpm socket of the same name, and
+// an option's name in capitals, such as KEY, is its argument.
+func flagValue(flag, kind string) complete.Value {
+	for _, o := range config.SocketOptions() {
+		name := strings.TrimPrefix(o.Names[0], "--")
+		if o.Sub != nil && (kind == "SUBOPTIONS" && name == flag || kind == strings.ToUpper(name)) {
+			return complete.Value{Kind: complete.List, List: items(o.Sub)}
+		}
+	}
+	return complete.ValueOf(kind)
+}
+
+// items describes the names in an option's list.
 func items(sub []config.Suboption) (out []complete.Item) {
 	for _, s := range sub {
 		item := complete.Item{Name: s.Name, Switch: s.Switch}
@@ -97,7 +111,7 @@ func (v *verb) command() complete.Command {
 			o.Names = append(o.Names, "-"+flag.Shorthand)
 		}
 		if flag.NoOptDefVal == "" {
-			o.Args = []complete.Value{complete.ValueOf(kind)}
+			o.Args = []complete.Value{flagValue(flag.Name, kind)}
 		}
 		c.Options = append(c.Options, o)
 	})
