@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -359,5 +360,48 @@ func TestRecordingUnread(t *testing.T) {
 	const told = "pcap: descriptor 9: nobody reads what is written"
 	if log := read(t, e.log); strings.Count(log, told) != 1 {
 		t.Errorf("the log is\n%s, want once %q", log, told)
+	}
+}
+
+// TestRecordingAfterKill appends to a recording that ended in the middle. What is
+// there of the first part is what was sent and got, in order, with no piece of a
+// record at its end.
+func TestRecordingAfterKill(t *testing.T) {
+	t.Parallel()
+	need(t, "tshark", "tshark")
+	dir := tempDir(t)
+	file := filepath.Join(dir, "f.pcapng")
+	mkdir(t, dir+"/state")
+	var want [2]traffic
+	for run := range 2 {
+		e := start(t, setup{tpm: v20, state: dir + "/state", args: []string{"--flags", "not-need-init", "--pcap", "file=" + file}})
+		c := e.open(t, v20)
+		want[run].exchange(t, c, startup20)
+		for range 20 {
+			want[run].exchange(t, c, random20)
+		}
+		if run == 0 {
+			e.kill(t)
+		} else {
+			want[run].exchange(t, c, "8001 0000000c 00000145 0000") // or we would send it
+			e.terminate(t)
+		}
+	}
+	var got [2][]string
+	for _, f := range frames(t, file) {
+		if f.payload != "" {
+			n, err := strconv.Atoi(f.section)
+			if err != nil || n > 2 {
+				t.Fatalf("section %q", f.section)
+			}
+			got[n-1] = append(got[n-1], f.payload)
+		}
+	}
+	if !slices.Equal(got[1], want[1]) {
+		t.Errorf("after the restart tshark sees\n%s, want\n%s", got[1], want[1])
+	}
+	// Whoever is killed may take with it what waits for a slow disk.
+	if n := len(got[0]); n > len(want[0]) || !slices.Equal(got[0], want[0][:n]) {
+		t.Errorf("before the restart tshark sees\n%s, want the begin of\n%s", got[0], want[0])
 	}
 }
