@@ -18,7 +18,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer libvirt bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest bench install clean
 
 all: build
 
@@ -51,6 +51,12 @@ newer: build
 libvirt: build
 	@sh contrib/deps.sh libvirt
 	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v ./test/libvirt
+
+# Virtual machines of QEMU with a kernel from Debian's packages.
+guest: build
+	@sh contrib/deps.sh guest
+	sh test/guest/fetch.sh build/guest
+	SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 30m ./test/guest
 
 # What needs neither libtpms nor a client.
 unit:

@@ -5,20 +5,23 @@
 #   contrib/deps.sh run           talk to a TPM from the shell
 #   contrib/deps.sh test          the test suite: the reference and real clients
 #   contrib/deps.sh libvirt       virtual machines of libvirt
+#   contrib/deps.sh guest         virtual machines of QEMU
 set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
 test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish"
 libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
+guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
 
 case ${1:-} in
 build) want=$build ;;
 run) want=$run ;;
 test) want=$test ;;
 libvirt) want=$libvirt ;;
+guest) want=$guest ;;
 *)
-	echo "usage: $0 build|run|test|libvirt" >&2
+	echo "usage: $0 build|run|test|libvirt|guest" >&2
 	exit 2
 	;;
 esac

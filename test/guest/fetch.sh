@@ -1,0 +1,51 @@
+#!/bin/sh
+# Unpacks the kernel of Debian's package linux-image-amd64 into the directory $1:
+# vmlinux, an ELF file, which QEMU starts through its PVH entry. Nothing is
+# installed: the machine's own packages and package lists stay as they are.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
+mkdir -p "$1"
+cd "$1"
+[ ! -e vmlinux ] || exit 0
+
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+rm -rf root ./*.deb
+mkdir -p lists/partial cache/archives/partial root
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror ${suite:-bookworm} main" >sources.list
+: >status
+apt="-o Dir::Etc::SourceList=$PWD/sources.list -o Dir::Etc::SourceParts=/dev/null
+	-o Dir::State::Lists=$PWD/lists -o Dir::State::status=$PWD/status
+	-o Dir::Cache=$PWD/cache -o APT::Architecture=amd64 -o APT::Sandbox::User=root"
+# The options are words.
+# shellcheck disable=SC2086
+{
+	apt-get $apt -qq update
+	# The package is empty; what it depends on has the version in its name.
+	package=$(apt-cache $apt depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*-amd64\)$/\1/p')
+	[ -n "$package" ] || { echo "$0: linux-image-amd64 names no kernel" >&2; exit 1; }
+	apt-get $apt -qq download "$package"
+}
+dpkg-deb -x "$package"_*.deb root
+set -- root/boot/vmlinuz-*
+
+# Where the compressed kernel is in a bzImage: after the boot sector and the
+# sectors that byte 0x1f1 counts, at the offset in the u32 at 0x248, as long as
+# that at 0x24c says, the last four bytes being its size once it is unpacked.
+# Source: Linux, Documentation/x86/boot.rst.
+number() { od -An -v -tu"$2" -j "$1" -N "$2" "$kernel" | tr -d ' '; }
+kernel=$1
+start=$((($(number 497 1) + 1) * 512 + $(number 584 4)))
+size=$(($(number 588 4) - 4))
+tail -c +$((start + 1)) "$kernel" | head -c "$size" >payload
+case $(od -An -tx1 -N4 payload | tr -d ' ') in
+fd377a58) xz -dc payload >vmlinux.new ;;
+28b52ffd) zstd -dcq payload >vmlinux.new ;;
+1f8b*) gzip -dc payload >vmlinux.new ;;
+*)
+	echo "$0: $kernel is compressed in a way that is not known here" >&2
+	exit 1
+	;;
+esac
+rm -rf root payload lists cache ./*.deb
+mv vmlinux.new vmlinux

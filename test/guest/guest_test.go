@@ -1,0 +1,344 @@
+package guest_test
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// commands are what the guest sends, as hex.
+//
+// Source: TPM Main Part 3; TPM 2.0 Library Part 3.
+type commands struct {
+	random           string // 8 bytes
+	extend, pcr      string // PCR 12, which the kernel leaves alone
+	define           string // an NV index of 8 bytes
+	increase, number string // what is in it, a counter or, in a TPM 1.2, a number
+	digest           int    // size of a PCR in bytes
+	last             int    // where the number begins in the response
+}
+
+func (m model) commands() commands {
+	if m.tpm2 {
+		return commands{
+			random:   "8001 0000000c 0000017b 0008",
+			extend:   "8002 00000041 00000182 0000000c 00000009 40000009 0000 00 0000 00000001 000b" + strings.Repeat("22", 32),
+			pcr:      "8001 00000014 0000017e 00000001 000b 03 001000",
+			define:   "8002 0000002d 0000012a 40000001 00000009 40000009 0000 00 0000 0000 000e 01800001 000b 02060016 0000 0008",
+			increase: "8002 0000001f 00000134 01800001 01800001 00000009 40000009 0000 00 0000",
+			number:   "8002 00000023 0000014e 01800001 01800001 00000009 40000009 0000 00 0000 0008 0000",
+			digest:   32, last: 16,
+		}
+	}
+	return commands{
+		random: "00c1 0000000e 00000046 00000008",
+		extend: "00c1 00000022 00000014 0000000c" + strings.Repeat("11", 20),
+		pcr:    "00c1 0000000e 00000015 0000000c",
+		define: "00c1 00000065 000000cc 0018 00001234" +
+			"0003 000000 1f" + strings.Repeat("00", 20) + "0003 000000 1f" + strings.Repeat("00", 20) +
+			"0017 00000002 00 00 00 00000008" + strings.Repeat("00", 20),
+		increase: "00c1 0000001e 000000cd 00001234 00000000 00000008 %016x",
+		number:   "00c1 00000016 000000cf 00001234 00000000 00000008",
+		digest:   20, last: 14,
+	}
+}
+
+// tpm has the guest send a command, which must succeed.
+func (v *machine) tpm(t *testing.T, cmd string) []byte {
+	t.Helper()
+	rsp, err := hex.DecodeString(v.ask(t, "tpm "+strings.ReplaceAll(cmd, " ", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rsp) < 10 || binary.BigEndian.Uint32(rsp[6:]) != 0 {
+		t.Fatalf("%.40s: response %x", cmd, rsp)
+	}
+	return rsp
+}
+
+// guest is what the TPM of a machine must have in it.
+type guest struct {
+	model
+	number uint64
+	pcr    string // PCR 12 in hex
+}
+
+// moveIn gives the TPM something to keep.
+func moveIn(t *testing.T, v *machine, m model) *guest {
+	t.Helper()
+	g := &guest{model: m}
+	v.tpm(t, m.commands().define)
+	g.increase(t, v)
+	g.extend(t, v)
+	return g
+}
+
+func (g *guest) increase(t *testing.T, v *machine) {
+	t.Helper()
+	g.number++
+	cmd := g.commands().increase
+	if !g.tpm2 {
+		cmd = fmt.Sprintf(cmd, g.number)
+	}
+	v.tpm(t, cmd)
+}
+
+func (g *guest) extend(t *testing.T, v *machine) {
+	t.Helper()
+	before := g.pcr
+	v.tpm(t, g.commands().extend)
+	if g.pcr = v.pcr(t, g.model); g.pcr == before {
+		t.Fatalf("PCR 12 is %s, extended and as before", g.pcr)
+	}
+}
+
+// pcr has the guest read PCR 12.
+func (v *machine) pcr(t *testing.T, m model) string {
+	t.Helper()
+	c := m.commands()
+	rsp := v.tpm(t, c.pcr)
+	return hex.EncodeToString(rsp[max(0, len(rsp)-c.digest):])
+}
+
+// isIn wants the TPM to have in it what g says.
+func (g *guest) isIn(t *testing.T, v *machine) {
+	t.Helper()
+	if pcr := v.pcr(t, g.model); pcr != g.pcr {
+		t.Errorf("PCR 12 is %s, want %s", pcr, g.pcr)
+	}
+	c := g.commands()
+	rsp := v.tpm(t, c.number)
+	if len(rsp) < c.last+8 {
+		t.Fatalf("the number is %x", rsp)
+	}
+	if n := binary.BigEndian.Uint64(rsp[c.last:]); n != g.number {
+		t.Errorf("the number is %d, want %d", n, g.number)
+	}
+}
+
+// reset presses the reset button and waits for the guest to be up again, with its
+// PCRs at their start.
+func (g *guest) reset(t *testing.T, v *machine) {
+	t.Helper()
+	v.monitor.do(t, "system_reset", nil)
+	v.booted(t)
+	g.pcr = strings.Repeat("00", g.commands().digest)
+}
+
+// findsTPM wants the kernel's driver to have found the TPM and to use it: for its
+// random numbers, its PCRs, and the firmware's log.
+func (v *machine) findsTPM(t *testing.T, m model) {
+	t.Helper()
+	const sys = "/sys/class/tpm/tpm0/"
+	want := "1"
+	if m.tpm2 {
+		want = "2"
+	}
+	if got := v.ask(t, "read "+sys+"tpm_version_major"); got != want {
+		t.Errorf("the kernel has found a TPM of version %s, want %s", got, want)
+	}
+	if got := v.ask(t, "read /sys/class/misc/hw_random/rng_current"); got != "tpm-rng-0" {
+		t.Errorf("the kernel's source of random numbers is %q, want tpm-rng-0", got)
+	}
+	var seen []string
+	for range 2 {
+		seen = append(seen, v.ask(t, "bytes 16 /dev/hwrng"), fmt.Sprintf("%x", v.tpm(t, m.commands().random)))
+	}
+	if slices.Sort(seen); len(slices.Compact(seen)) != 4 || slices.ContainsFunc(seen, func(s string) bool { return len(s) < 32 }) {
+		t.Errorf("random bytes: %q", seen)
+	}
+
+	own := v.pcr(t, m)
+	var kernels string
+	if m.tpm2 {
+		kernels = v.ask(t, "read "+sys+"pcr-sha256/12")
+	} else { // "PCR-00: 01 02 … PCR-01: …"
+		_, rest, _ := strings.Cut(v.ask(t, "read "+sys+"pcrs"), "PCR-12:")
+		kernels, _, _ = strings.Cut(rest, "PCR-13")
+	}
+	if kernels = strings.ToLower(strings.ReplaceAll(kernels, " ", "")); kernels != own {
+		t.Errorf("PCR 12 is %s for the kernel, %s for a program", kernels, own)
+	}
+	if m.firmware == "bios-256k.bin" && v.ask(t, "bytes 16 /sys/kernel/security/tpm0/binary_bios_measurements") == "" {
+		t.Error("SeaBIOS has measured nothing")
+	}
+}
+
+// The life of a machine: it boots, works, is reset, goes back to a snapshot with a
+// running kernel, and ends.
+func TestLife(t *testing.T) {
+	for _, m := range models {
+		t.Run(m.String(), func(t *testing.T) {
+			disk := newDisk(t)
+			e := startEmulator(t, bin, m.tpm2, tempDir(t))
+			v := startMachine(t, m, e, disk)
+			v.booted(t)
+			v.findsTPM(t, m)
+			g := moveIn(t, v, m)
+			g.isIn(t, v)
+
+			g.reset(t, v)
+			g.isIn(t, v)
+
+			g.extend(t, v)
+			v.monitor.human(t, "savevm one")
+			then := *g
+			g.isIn(t, v)
+			g.extend(t, v)
+			g.increase(t, v)
+			g.isIn(t, v)
+			v.monitor.human(t, "loadvm one")
+			then.isIn(t, v)
+			then.extend(t, v)
+			then.increase(t, v)
+			then.isIn(t, v)
+
+			then.reset(t, v) // what loadvm brought is what lasts
+			then.isIn(t, v)
+			v.quit(t, e)
+		})
+	}
+}
+
+// The driver finds in our TPM what it finds in the reference's.
+func TestReference(t *testing.T) {
+	m := models[0]
+	e := startEmulator(t, need(t, "swtpm", "swtpm"), m.tpm2, tempDir(t))
+	v := startMachine(t, m, e, newDisk(t))
+	v.booted(t)
+	v.findsTPM(t, m)
+	g := moveIn(t, v, m)
+	g.isIn(t, v)
+	v.quit(t, e)
+}
+
+// A machine is saved to a file and goes on in other processes: ours on the same
+// directory, as with shared storage; the reference's and ours again, each with a
+// directory of its own. What is in the PCRs and the NV memory comes along.
+func TestMove(t *testing.T) {
+	leaving := []string{"--migration", "release-lock-outgoing"}
+	arriving := []string{"--migration", "release-lock-outgoing,incoming"}
+	key := []string{"--migration-key", "file=testdata/migration.hex"}
+	type host struct {
+		reference bool
+		args      []string
+	}
+	for _, r := range []struct {
+		name   string
+		shared bool
+		hosts  []host
+	}{
+		{"shared", true, []host{{args: leaving}, {args: arriving}, {args: arriving}}},
+		{"with the reference", false, []host{{args: key}, {true, key}, {args: key}}},
+	} {
+		for _, m := range models {
+			t.Run(r.name+", "+m.String(), func(t *testing.T) {
+				disk, state := newDisk(t), tempDir(t)
+				var g *guest
+				var saved string
+				for i, h := range r.hosts {
+					program := bin
+					if h.reference {
+						program = need(t, "swtpm", "swtpm")
+					}
+					if !r.shared {
+						state = tempDir(t)
+					}
+					e := startEmulator(t, program, m.tpm2, state, h.args...)
+					if i == 0 {
+						v := startMachine(t, m, e, disk)
+						v.booted(t)
+						g = moveIn(t, v, m)
+						saved = save(t, v)
+						v.quit(t, e)
+						continue
+					}
+					v := startMachine(t, m, e, disk, "-incoming", "exec:cat "+saved)
+					until(t, "the machine", func() bool { return v.monitor.status(t) == "running" })
+					g.isIn(t, v)
+					g.extend(t, v)
+					g.increase(t, v)
+					if i == len(r.hosts)-1 {
+						g.reset(t, v)
+						g.isIn(t, v)
+					} else {
+						saved = save(t, v)
+					}
+					v.quit(t, e)
+				}
+			})
+		}
+	}
+}
+
+// save writes the machine to a file.
+func save(t *testing.T, v *machine) (path string) {
+	t.Helper()
+	path = filepath.Join(tempDir(t), "saved")
+	if status := v.monitor.migrate(t, "exec:cat > "+path); status != "completed" {
+		t.Fatalf("the migration has %s", status)
+	}
+	return path
+}
+
+// A live migration to a host with another key fails there, and the machine goes
+// on where it was; then it moves to one with the right key.
+func TestMoveFails(t *testing.T) {
+	good := []string{"--migration-key", "file=testdata/migration.hex"}
+	bad := []string{"--migration-key", "file=testdata/other.hex"}
+	for _, m := range models {
+		for _, shared := range []bool{false, true} {
+			if shared == (m.device == "tpm-crb") {
+				continue // one of the two will do
+			}
+			t.Run(fmt.Sprintf("%s, shared %t", m, shared), func(t *testing.T) {
+				disk, state := newDisk(t), tempDir(t)
+				src := startEmulator(t, bin, m.tpm2, state, append(good, "--migration", "release-lock-outgoing")...)
+				v := startMachine(t, m, src, disk)
+				v.booted(t)
+				g := moveIn(t, v, m)
+				for _, keys := range [][]string{bad, good} {
+					at, args := tempDir(t), keys
+					if shared {
+						at, args = state, append(slices.Clip(keys), "--migration", "release-lock-outgoing,incoming")
+					}
+					dst := startEmulator(t, bin, m.tpm2, at, args...)
+					uri := "unix:" + filepath.Join(tempDir(t), "q")
+					w := startMachine(t, m, dst, disk, "-incoming", uri)
+					until(t, "the incoming machine", func() bool { return w.monitor.status(t) == "inmigrate" })
+					v.monitor.migrate(t, uri)
+					if keys[1] == good[1] {
+						until(t, "the machine", func() bool { return w.monitor.status(t) == "running" })
+						v.quit(t, src)
+						g.isIn(t, w)
+						g.increase(t, w)
+						g.reset(t, w)
+						g.isIn(t, w)
+						w.quit(t, dst)
+						return
+					}
+					select {
+					case <-w.exited:
+					case <-time.After(patience):
+						t.Fatal("QEMU takes what the emulator refuses")
+					}
+					dst.ended(t)
+					if said := read(t, w.errors); !strings.Contains(said, "tpm-emulator") {
+						t.Errorf("QEMU has not failed for the TPM: %s", said)
+					}
+					if v.monitor.status(t) != "running" { // QEMU does not know; who manages it does
+						v.monitor.do(t, "cont", nil)
+					}
+					g.isIn(t, v)
+					g.extend(t, v)
+					g.increase(t, v)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,297 @@
+package guest_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// model is a machine with a TPM.
+type model struct {
+	device   string // QEMU's name of the TPM's interface
+	firmware string // SeaBIOS starts the TPM and measures; qboot leaves that to the kernel
+	tpm2     bool
+}
+
+func (m model) String() string {
+	v := "1.2"
+	if m.tpm2 {
+		v = "2.0"
+	}
+	return m.device + " " + v
+}
+
+var models = []model{
+	{"tpm-tis", "bios-256k.bin", true},
+	{"tpm-crb", "qboot.rom", true},
+	{"tpm-tis", "bios-256k.bin", false},
+}
+
+// machine is a virtual machine.
+type machine struct {
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	monitor *monitor
+	serial  net.Conn
+	lines   chan string // of the serial port
+	errors  string      // path of what QEMU said
+	asked   int
+	said    []string
+}
+
+// initrdAt is the address of the initial file system: behind the kernel, and not
+// at the end of the memory, which the firmware uses.
+const initrdAt = 0x8000000
+
+// startMachine starts a machine with the TPM of e. It connects to the test, which
+// so misses nothing that the guest says. Further words are for QEMU.
+func startMachine(t *testing.T, m model, e *emulator, disk string, args ...string) *machine {
+	t.Helper()
+	qemu := need(t, "qemu-system-x86_64", "qemu-system-x86")
+	dir := tempDir(t)
+	monitor, serial := listen(t, filepath.Join(dir, "m")), listen(t, filepath.Join(dir, "s"))
+	v := &machine{exited: make(chan struct{}), lines: make(chan string, 1024), errors: filepath.Join(dir, "qemu")}
+	args = append([]string{
+		"-accel", "tcg", "-machine", "q35", "-m", "160",
+		"-cpu", "max,vendor=GenuineIntel", // of AMD's firmware TPMs, Linux wants no random numbers
+		"-no-user-config", "-nodefaults", "-display", "none", "-bios", m.firmware,
+		// Not -initrd: QEMU 7.2 puts that where SeaBIOS has the TPM's log. The
+		// kernel copies it from memory that is not its own.
+		"-kernel", kernel, "-append", fmt.Sprintf("console=ttyS0 quiet memmap=16M$%#x initrdmem=%#x,%d", initrdAt, initrdAt, initrdSize),
+		"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", initrd, initrdAt),
+		"-chardev", "socket,id=mon,path=" + monitor.Addr().String(), "-mon", "chardev=mon,mode=control",
+		"-chardev", "socket,id=ser,path=" + serial.Addr().String(), "-serial", "chardev:ser",
+		"-chardev", "socket,id=tpm,path=" + e.ctrl, "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", m.device + ",tpmdev=tpm0",
+		"-drive", "if=none,id=disk,format=qcow2,file=" + disk, "-device", "virtio-blk-pci,drive=disk",
+	}, args...)
+	v.cmd = exec.Command(qemu, args...)
+	errs, err := os.Create(v.errors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errs.Close() }()
+	v.cmd.Stdout, v.cmd.Stderr = errs, errs
+	if err := v.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = v.cmd.Wait(); close(v.exited) }()
+	t.Cleanup(func() {
+		_ = v.cmd.Process.Kill()
+		<-v.exited
+		if t.Failed() {
+			t.Logf("QEMU: %s\nemulator: %s\nguest: %s", read(t, v.errors), read(t, e.log), strings.Join(v.said, "\n"))
+		}
+	})
+	v.monitor = newMonitor(t, v.accept(t, monitor))
+	v.serial = v.accept(t, serial)
+	go func() {
+		for s := bufio.NewScanner(v.serial); s.Scan(); {
+			v.lines <- s.Text()
+		}
+		close(v.lines)
+	}()
+	return v
+}
+
+func listen(t *testing.T, path string) *net.UnixListener {
+	t.Helper()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// accept waits for QEMU's connection.
+func (v *machine) accept(t *testing.T, l *net.UnixListener) net.Conn {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		_ = l.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		conn, err := l.Accept()
+		if err == nil {
+			t.Cleanup(func() { _ = conn.Close() })
+			return conn
+		}
+		select {
+		case <-v.exited:
+			t.Fatalf("QEMU has ended: %s", read(t, v.errors))
+		default:
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// booted waits until the program in the guest runs.
+func (v *machine) booted(t *testing.T) {
+	t.Helper()
+	v.await(t, "> ready")
+}
+
+// await waits for a line of the guest that begins with prefix and returns the
+// rest of it.
+func (v *machine) await(t *testing.T, prefix string) string {
+	t.Helper()
+	late := time.After(patience)
+	for {
+		select {
+		case line, ok := <-v.lines:
+			if !ok {
+				t.Fatalf("the guest's serial port is closed; waited for %q", prefix)
+			}
+			line = strings.TrimRight(line, "\r")
+			v.said = append(v.said, line)
+			if rest, ok := strings.CutPrefix(line, prefix); ok {
+				return strings.TrimSpace(rest)
+			}
+		case <-late:
+			t.Fatalf("the guest does not say %q", prefix)
+		}
+	}
+}
+
+// ask has the program in the guest do something and returns its answer.
+func (v *machine) ask(t *testing.T, what string) string {
+	t.Helper()
+	v.asked++
+	number := fmt.Sprintf("%d-%d", time.Now().UnixNano(), v.asked)
+	if _, err := fmt.Fprintf(v.serial, "%s %s\n", number, what); err != nil {
+		t.Fatal(err)
+	}
+	answer := v.await(t, "> "+number+" ")
+	if answer == "ok" {
+		return ""
+	}
+	text, ok := strings.CutPrefix(answer, "ok ")
+	if !ok {
+		t.Fatalf("the guest is told to %s: %s", what, answer)
+	}
+	return text
+}
+
+// quit ends QEMU, and with it the emulator.
+func (v *machine) quit(t *testing.T, e *emulator) {
+	t.Helper()
+	v.monitor.do(t, "quit", nil)
+	select {
+	case <-v.exited:
+	case <-time.After(patience):
+		t.Fatal("QEMU does not end")
+	}
+	e.ended(t)
+}
+
+// monitor is QEMU's control connection: one JSON object per line.
+type monitor struct {
+	conn net.Conn
+	in   *json.Decoder
+}
+
+func newMonitor(t *testing.T, conn net.Conn) *monitor {
+	t.Helper()
+	m := &monitor{conn, json.NewDecoder(conn)}
+	m.next(t) // the greeting
+	m.do(t, "qmp_capabilities", nil)
+	return m
+}
+
+// reply is one of the things that QEMU says.
+type reply struct {
+	Return json.RawMessage `json:"return"`
+	Error  struct {
+		Text string `json:"desc"`
+	} `json:"error"`
+	Event string `json:"event"`
+}
+
+func (m *monitor) next(t *testing.T) (r reply) {
+	t.Helper()
+	_ = m.conn.SetDeadline(time.Now().Add(patience))
+	if err := m.in.Decode(&r); err != nil {
+		t.Fatalf("monitor: %v", err)
+	}
+	return r
+}
+
+// do runs a command of the monitor, which must succeed.
+func (m *monitor) do(t *testing.T, name string, args map[string]any) json.RawMessage {
+	t.Helper()
+	cmd := map[string]any{"execute": name}
+	if args != nil {
+		cmd["arguments"] = args
+	}
+	_ = m.conn.SetDeadline(time.Now().Add(patience))
+	if err := json.NewEncoder(m.conn).Encode(cmd); err != nil {
+		t.Fatalf("monitor: %v", err)
+	}
+	for {
+		switch r := m.next(t); {
+		case r.Error.Text != "":
+			t.Fatalf("monitor: %s: %s", name, r.Error.Text)
+		case r.Event == "":
+			return r.Return
+		}
+	}
+}
+
+// human runs a command of the monitor for people, which says nothing if it
+// succeeds.
+func (m *monitor) human(t *testing.T, line string) {
+	t.Helper()
+	var said string
+	if err := json.Unmarshal(m.do(t, "human-monitor-command", map[string]any{"command-line": line}), &said); err != nil {
+		t.Fatal(err)
+	}
+	if said = strings.TrimSpace(said); said != "" {
+		t.Fatalf("monitor: %s: %s", line, said)
+	}
+}
+
+// migrate sends the machine to uri and waits for the end of that, which it
+// returns: "completed" or "failed".
+func (m *monitor) migrate(t *testing.T, uri string) string {
+	t.Helper()
+	m.do(t, "migrate", map[string]any{"uri": uri})
+	var info struct {
+		Status string `json:"status"`
+	}
+	until(t, "the end of the migration", func() bool {
+		if err := json.Unmarshal(m.do(t, "query-migrate", nil), &info); err != nil {
+			t.Fatal(err)
+		}
+		return info.Status == "completed" || info.Status == "failed"
+	})
+	return info.Status
+}
+
+// status is what the machine does: "running", "inmigrate" and so on.
+func (m *monitor) status(t *testing.T) string {
+	t.Helper()
+	var info struct {
+		Status string `json:"status"`
+	}
+	if err := json.Unmarshal(m.do(t, "query-status", nil), &info); err != nil {
+		t.Fatal(err)
+	}
+	return info.Status
+}
+
+// newDisk makes a disk that holds nothing but snapshots.
+func newDisk(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(tempDir(t), "disk")
+	cmd := exec.Command(need(t, "qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", path, "1M")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
+	}
+	return path
+}
