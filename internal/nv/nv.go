@@ -93,6 +93,10 @@ const (
 	Savestate = "savestate" // TPM 1.2 only
 )
 
+// Backup is the name under which a BackupBackend keeps the permanent state
+// before the last.
+const Backup = "permall.bak"
+
 // lockInterval is the time between two tries to lock.
 const lockInterval = 10 * time.Millisecond
 

@@ -23,6 +23,14 @@ type Options struct {
 	Prefix       string      // of this TPM's items: "tpm2-00." or "tpm-00."
 	Look         bool        // change nothing: Store and Delete fail, Lock only says whether it could be had
 
+	// ReadOnly changes nothing, not even a mode or a time. The lock is shared
+	// with other readers and excludes who writes.
+	ReadOnly bool
+
+	// Adopt gives new files to the owner of the storage if root runs this: for
+	// work on the state of a TPM that another user runs.
+	Adopt bool
+
 	// Warn takes one line for the log. nil drops it.
 	Warn func(format string, args ...any)
 }

@@ -90,7 +90,7 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	if err := d.checkState(bak, &st); err != nil {
 		return nil, err
 	}
-	if d.o.Look {
+	if d.o.Look || d.o.ReadOnly {
 		return d.load(bak)
 	}
 	if err := d.rename(bak, name, unix.RENAME_NOREPLACE); err != nil {
@@ -112,6 +112,9 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 // errors.ErrUnsupported if backups are off, with fs.ErrNotExist if one of the
 // two is missing.
 func (d *Dir) SwapBackup() error {
+	if d.o.ReadOnly {
+		return errReadOnly
+	}
 	if !d.o.Backup {
 		return fmt.Errorf("backups are off: %w", errors.ErrUnsupported)
 	}

@@ -43,6 +43,9 @@ func childMain(blobs []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	if os.Getenv(childEnv+"_MODE") == "batch" {
+		return childBatch(d, acks)
+	}
 	for _, blob := range blobs {
 		if err := d.Store(permall, []byte(blob)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -80,6 +83,16 @@ func needs(t *testing.T, program string) {
 // any. It returns the directory and the system calls in their order.
 func child(t *testing.T, old, blobs, mode, inject string) (top string, calls []call, stderr string) {
 	t.Helper()
+	files := map[string]string{}
+	if old != "" {
+		files[permall] = old
+	}
+	return childOn(t, files, blobs, mode, inject)
+}
+
+// childOn is child in a directory with these files.
+func childOn(t *testing.T, files map[string]string, blobs, mode, inject string) (top string, calls []call, stderr string) {
+	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		needs(t, "strace")
@@ -92,13 +105,16 @@ func child(t *testing.T, old, blobs, mode, inject string) (top string, calls []c
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if old != "" {
-		write(t, filepath.Join(state, permall), old)
+	for name, content := range files {
+		write(t, filepath.Join(state, name), content)
 	}
-	args := []string{"-ff", "-y", "-s", "100", "-o", filepath.Join(top, "trace")}
-	for _, p := range []string{state, filepath.Join(state, temp), filepath.Join(state, permall), filepath.Join(top, "acks")} {
-		args = append(args, "-P", p)
+	args := []string{"-ff", "-y", "-s", "1000", "-o", filepath.Join(top, "trace"), "-P", state, "-P", filepath.Join(top, "acks")}
+	for _, name := range []string{temp, permall, volstate, savestate, permall + ".bak"} {
+		for _, name := range []string{name, stagedName(name)} {
+			args = append(args, "-P", filepath.Join(state, name))
+		}
 	}
+	args = append(args, "-P", filepath.Join(state, journalFile), "-P", filepath.Join(state, journalFile+".tmp"))
 	if inject != "" {
 		args = append(args, "-e", "inject="+inject)
 	}
@@ -152,6 +168,18 @@ func parseTrace(t *testing.T, pattern string) []call {
 
 // on tells whether c names name, or has a descriptor of it.
 func (c call) on(name string) bool { return strings.Contains(c.args, name) }
+
+// file is the name of the file that the first argument, a descriptor, is open
+// on; "" if it is none.
+func (c call) file() string {
+	m := openOn.FindStringSubmatch(c.args)
+	if m == nil {
+		return ""
+	}
+	return filepath.Base(m[1])
+}
+
+var openOn = regexp.MustCompile(`^\d+<([^>]*)>`)
 
 var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 

@@ -60,11 +60,11 @@ func (m *model) apply(t *testing.T, c call) {
 		name := s[0]
 		m.do(func(names map[string]*inode) { delete(names, name) })
 	case c.name == "write":
-		file := m.now[temp]
+		file := m.now[c.file()]
 		file.content += s[0]
 		m.writing = file.content
-	case c.name == "fsync" && c.on(temp):
-		m.now[temp].safe = len(m.now[temp].content)
+	case c.name == "fsync" && m.now[c.file()] != nil:
+		m.now[c.file()].safe = len(m.now[c.file()].content)
 	case c.name == "fsync":
 		m.disk, m.pending = maps.Clone(m.now), nil
 	case strings.HasPrefix(c.name, "renameat"):
@@ -75,7 +75,7 @@ func (m *model) apply(t *testing.T, c call) {
 		} else {
 			m.do(func(names map[string]*inode) { delete(names, from); names[to] = a })
 		}
-	case slices.Contains([]string{"fchmod", "fstat", "newfstatat", "close", "fcntl"}, c.name):
+	case slices.Contains([]string{"fchmod", "fstat", "newfstatat", "close", "fcntl", "flock", "read"}, c.name):
 	default:
 		t.Fatalf("%s(%s) is not in the model", c.name, c.args)
 	}

@@ -5,6 +5,7 @@
 //	tpm-00.permall, .volatilestate, .savestate   TPM 1.2
 //	TMP2-00.*, TMP-00.*                          while a file is written
 //	*.permall.bak, *.permall.tmp                 the state before; while the two are swapped
+//	NEW2-00.*, NEW-00.*                          while several files are replaced at once
 //	.lock                                        lock, empty, never removed
 //
 // The directory is opened once, and everything after goes through that
@@ -33,6 +34,8 @@ type Options struct {
 	Relaxed      bool
 	Prefix       string
 	Look         bool
+	ReadOnly     bool
+	Adopt        bool
 	Warn         func(format string, args ...any)
 }
 
@@ -48,14 +51,21 @@ type Dir struct {
 	permanent string // name of the permanent state, the only one with a backup
 	mode      uint32 // of files that we write
 	owner     uint32 // of the directory
+	group     uint32 // of the directory
 
 	fd      int // the directory
 	spare   int // gives its slot to an open that finds no other; or -1
 	lock    int // .lock while we hold it; or -1
+	locked  bool
 	widened bool
 	noFlock bool
 	swapped bool // Options.Look: the backup stands for the state
-	seen    map[string]identity
+
+	// foreseen are the files that recover would put in the place of others,
+	// under Options.Look and ReadOnly; "" stands for none.
+	foreseen map[string]string
+
+	seen map[string]identity
 }
 
 // Open opens the directory at path, which must exist. It creates nothing.
@@ -76,7 +86,7 @@ func Open(path string, o Options) (*Dir, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("stat state directory: %w", err)
 	}
-	d.owner = st.Uid
+	d.owner, d.group = st.Uid, st.Gid
 	d.mode = uint32(o.Mode.Perm())
 	if !o.ModeExplicit {
 		if d.mode == 0 {
@@ -169,6 +179,21 @@ func checkName(name string) error {
 		return fmt.Errorf("%q is no name of a state file", name)
 	}
 	return nil
+}
+
+// errReadOnly is the answer to who would change a directory that is open for
+// reading.
+var errReadOnly = errors.New("the state is open for reading only")
+
+// checkWrite is checkName before something is changed.
+func (d *Dir) checkWrite(name string) error {
+	switch {
+	case d.o.Look:
+		return errLook
+	case d.o.ReadOnly:
+		return errReadOnly
+	}
+	return checkName(name)
 }
 
 // unlink removes name, which is never followed.

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	permall  = "tpm2-00.permall"
-	volstate = "tpm2-00.volatilestate"
-	temp     = "TMP2-00.permall"
+	permall     = "tpm2-00.permall"
+	volstate    = "tpm2-00.volatilestate"
+	savestate   = "tpm2-00.savestate"
+	temp        = "TMP2-00.permall"
+	journalFile = "NEW2-00.journal"
 )
 
 // options are those of a TPM 2.0 by default, with warnings into the test's log.

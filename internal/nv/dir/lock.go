@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 
@@ -19,15 +20,38 @@ const lockName = ".lock"
 //     open file: swtpm's kind vanishes when any descriptor of it is closed.
 //   - flock on the directory itself, for that cannot be removed, and .lock can.
 //
-// It tries once. With Options.Lock false it does nothing.
+// It tries once. With Options.Lock false it locks nothing. Several changes that
+// another process has not finished are finished or undone then; see Apply.
 func (d *Dir) Lock() error {
-	if !d.o.Lock || d.lock >= 0 {
+	if d.locked {
 		return nil
 	}
-	if d.o.Look {
-		return d.lookLock()
+	switch {
+	case d.o.Look && d.o.Lock:
+		if err := d.lookLock(); err != nil {
+			return err
+		}
+		return d.foresee()
+	case d.o.Look:
+		return d.foresee()
+	case d.o.Lock:
+		if err := d.takeLocks(); err != nil {
+			return err
+		}
 	}
+	if err := d.recover(); err != nil {
+		return errors.Join(err, d.Unlock())
+	}
+	d.locked = true
+	return nil
+}
+
+// takeLocks takes both locks or none.
+func (d *Dir) takeLocks() error {
 	defer d.keepSpare()
+	if err := d.giveLockFile(); err != nil {
+		return err
+	}
 	fd, err := d.lockFile()
 	for range 3 { // somebody removes the file while we lock it
 		if !errors.Is(err, errReplaced) {
@@ -39,7 +63,9 @@ func (d *Dir) Lock() error {
 		return err
 	}
 	if err := d.lockDir(); err != nil {
-		unix.Close(fd)
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 		return err
 	}
 	d.lock = fd
@@ -48,8 +74,18 @@ func (d *Dir) Lock() error {
 
 // lockFile opens and locks .lock, and makes it if there is none. It is not
 // truncated: nothing is ever in it, and somebody else's file may be there.
+//
+// A reader takes a lock that it shares with other readers, and makes no file: if
+// there is none, no swtpm has ever run here. The descriptor is -1 then.
 func (d *Dir) lockFile() (fd int, err error) {
-	fd, err = d.openat(lockName, unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOCTTY, 0o660)
+	flags, kind := unix.O_WRONLY|unix.O_CREAT, int16(unix.F_WRLCK)
+	if d.o.ReadOnly {
+		flags, kind = unix.O_RDONLY, unix.F_RDLCK
+	}
+	fd, err = d.openat(lockName, flags|unix.O_NONBLOCK|unix.O_NOCTTY, 0o660)
+	if d.o.ReadOnly && errors.Is(err, fs.ErrNotExist) {
+		return -1, nil
+	}
 	if err != nil {
 		return -1, fmt.Errorf("lock: %w", err)
 	}
@@ -65,7 +101,7 @@ func (d *Dir) lockFile() (fd int, err error) {
 	if err := checkType(lockName, &st); err != nil {
 		return -1, fmt.Errorf("lock: %w", err)
 	}
-	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	whole := unix.Flock_t{Type: kind, Whence: io.SeekStart}
 	err = retry(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &whole) })
 	switch {
 	case err == unix.EAGAIN || err == unix.EACCES:
@@ -80,10 +116,28 @@ func (d *Dir) lockFile() (fd int, err error) {
 	return fd, nil
 }
 
+// giveLockFile makes .lock for the owner of the directory, who could not open
+// root's, if there is none and Options.Adopt says so.
+func (d *Dir) giveLockFile() error {
+	if !d.o.Adopt || d.o.ReadOnly {
+		return nil
+	}
+	fd, err := d.openat(lockName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o660)
+	if err != nil {
+		return nil // it is there, or lockFile will say what is wrong
+	}
+	defer unix.Close(fd)
+	return d.adopt(fd, lockName)
+}
+
 // lockDir locks the directory. Where it cannot be locked at all (NFS), the lock
 // file alone has to do, and the log tells so once.
 func (d *Dir) lockDir() error {
-	err := retry(func() error { return unix.Flock(d.fd, unix.LOCK_EX|unix.LOCK_NB) })
+	how := unix.LOCK_EX
+	if d.o.ReadOnly {
+		how = unix.LOCK_SH
+	}
+	err := retry(func() error { return unix.Flock(d.fd, how|unix.LOCK_NB) })
 	switch err {
 	case nil:
 		return nil
@@ -108,10 +162,14 @@ func (d *Dir) errLocked() error {
 
 // Unlock lets other processes in. The lock file stays.
 func (d *Dir) Unlock() error {
-	if d.lock < 0 {
+	d.locked = false
+	if !d.o.Lock || d.fd < 0 {
 		return nil
 	}
 	unix.Flock(d.fd, unix.LOCK_UN) // fails only where lockDir did
+	if d.lock < 0 {
+		return nil
+	}
 	err := unix.Close(d.lock)
 	d.lock = -1
 	if err != nil && err != unix.EINTR {

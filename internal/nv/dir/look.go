@@ -16,13 +16,21 @@ import (
 // errLook is why nothing changes under Options.Look.
 var errLook = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
 
-// lookAt returns the name of the file that is loaded for name. The state and its
-// backup are exchanged without a rename under Options.Look.
-func (d *Dir) lookAt(name string) string {
+// lookAt returns the name of the file that is loaded for name. Under Options.Look
+// the state and its backup are exchanged without a rename, and what was cut short
+// is finished without one.
+func (d *Dir) lookAt(name string) (string, error) {
 	if d.swapped && name == d.permanent {
-		return backupName(name)
+		name = backupName(name)
 	}
-	return name
+	file, ok := d.foreseen[name]
+	switch {
+	case ok && file == "":
+		return "", fmt.Errorf("%q, which is to be removed: %w", name, fs.ErrNotExist)
+	case ok:
+		return file, nil
+	}
+	return name, nil
 }
 
 // swapLook is SwapBackup under Options.Look.
@@ -65,10 +73,7 @@ func (d *Dir) lookLock() error {
 }
 
 // Holder is who has the lock of a state.
-type Holder struct {
-	Held bool
-	PID  int // 0 if it cannot be told
-}
+type Holder = nv.Holder
 
 // Holder looks who has the lock. It fails as Lock does if the lock file is none.
 //

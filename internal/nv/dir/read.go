@@ -54,7 +54,10 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	name = d.lookAt(name)
+	name, err := d.lookAt(name)
+	if err != nil {
+		return nil, err
+	}
 	delete(d.seen, name)
 	defer d.keepSpare()
 	b, err := d.load(name)
@@ -87,6 +90,9 @@ func (d *Dir) load(name string) ([]byte, error) {
 	b, err := readAll(fd, int(st.Size))
 	if err != nil {
 		return nil, fmt.Errorf("read %q: %w", name, err)
+	}
+	if d.o.ReadOnly {
+		return b, nil
 	}
 	if err := d.fixMode(fd, &st); err != nil {
 		return nil, fmt.Errorf("%q: %w", name, err)

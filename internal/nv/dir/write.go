@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"time"
 
@@ -26,11 +27,8 @@ func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm
 // survive. No sync is tried twice: after a failed one the kernel forgets what
 // it has not written, and the second would say that all is well.
 func (d *Dir) Store(name string, blob []byte) error {
-	if err := checkName(name); err != nil {
+	if err := d.checkWrite(name); err != nil {
 		return err
-	}
-	if d.o.Look {
-		return errLook
 	}
 	delete(d.seen, name)
 	defer d.keepSpare()
@@ -40,7 +38,7 @@ func (d *Dir) Store(name string, blob []byte) error {
 	if err := d.unlink(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	st, err := d.writeTemp(temp, blob)
+	st, err := d.writeTemp(temp, blob, d.mode)
 	if err == nil {
 		err = d.replace(temp, name)
 	}
@@ -60,13 +58,14 @@ func (d *Dir) Store(name string, blob []byte) error {
 	return nil
 }
 
-// writeTemp makes the file temp with blob in it, and syncs it.
-func (d *Dir) writeTemp(temp string, blob []byte) (st unix.Stat_t, err error) {
+// writeTemp makes the file temp with blob in it and the permissions mode, and
+// syncs it.
+func (d *Dir) writeTemp(temp string, blob []byte, mode uint32) (st unix.Stat_t, err error) {
 	fd, err := d.openat(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return st, err
 	}
-	if err := d.fill(fd, temp, blob, &st); err != nil {
+	if err := d.fill(fd, temp, blob, mode, &st); err != nil {
 		unix.Close(fd)
 		return st, err
 	}
@@ -78,9 +77,12 @@ func (d *Dir) writeTemp(temp string, blob []byte) (st unix.Stat_t, err error) {
 }
 
 // fill writes blob to the new file behind fd, and syncs it.
-func (d *Dir) fill(fd int, temp string, blob []byte, st *unix.Stat_t) error {
-	if err := unix.Fchmod(fd, d.mode); err != nil {
-		return fmt.Errorf("set mode %#o of %q: %w", d.mode, temp, err)
+func (d *Dir) fill(fd int, temp string, blob []byte, mode uint32, st *unix.Stat_t) error {
+	if err := d.adopt(fd, temp); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(fd, mode); err != nil {
+		return fmt.Errorf("set mode %#o of %q: %w", mode, temp, err)
 	}
 	for b := blob; len(b) > 0; {
 		n, err := unix.Write(fd, b)
@@ -99,6 +101,17 @@ func (d *Dir) fill(fd int, temp string, blob []byte, st *unix.Stat_t) error {
 	}
 	if err := unix.Fstat(fd, st); err != nil {
 		return fmt.Errorf("stat %q: %w", temp, err)
+	}
+	return nil
+}
+
+// adopt gives a new file to the owner of the directory if Options.Adopt says so.
+func (d *Dir) adopt(fd int, name string) error {
+	if !d.o.Adopt || os.Geteuid() != 0 {
+		return nil
+	}
+	if err := unix.Fchown(fd, int(d.owner), int(d.group)); err != nil {
+		return fmt.Errorf("give %q to user %d: %w", name, d.owner, err)
 	}
 	return nil
 }
@@ -139,11 +152,8 @@ func (d *Dir) syncDir(name string) error {
 // Delete removes the file, and its backup if backups are on, so that it does
 // not come back. It fails with fs.ErrNotExist if there is none.
 func (d *Dir) Delete(name string) error {
-	if err := checkName(name); err != nil {
+	if err := d.checkWrite(name); err != nil {
 		return err
-	}
-	if d.o.Look {
-		return errLook
 	}
 	delete(d.seen, name)
 	if d.o.Backup && name == d.permanent {

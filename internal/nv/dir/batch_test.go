@@ -1,0 +1,438 @@
+package dir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// The batch of the tests: it replaces two files, makes one, and removes one.
+var (
+	oldFiles = map[string]string{permall: "old permall", permall + ".bak": "old backup", savestate: "old savestate"}
+	newFiles = map[string]string{permall: "new permall", permall + ".bak": "new backup", volstate: "new volatile"}
+	batch    = []nv.Change{
+		{Name: permall, Blob: []byte("new permall")},
+		{Name: volstate, Blob: []byte("new volatile")},
+		{Name: savestate},
+		{Name: permall + ".bak", Blob: []byte("new backup")},
+	}
+)
+
+// childBatch is childMain for the batch.
+func childBatch(d *Dir, acks *os.File) int {
+	if err := errors.Join(d.Lock(), d.Apply(batch)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if _, err := acks.WriteString("ack-batch"); err != nil {
+		panic(err)
+	}
+	d.Close()
+	return 0
+}
+
+// stateFiles returns the items in the directory, as whoever locks it finds them,
+// and what else is there. No items are what it finds if it cannot be locked.
+func stateFiles(t *testing.T, path string) (items map[string]string, others []string) {
+	t.Helper()
+	d := open(t, path, Options{Prefix: "tpm2-00.", Lock: true})
+	if err := d.Lock(); err != nil {
+		return nil, []string{err.Error()}
+	}
+	defer d.Close()
+	items = map[string]string{}
+	for name := range strings.FieldsSeq(names(t, path)) {
+		switch {
+		case strings.HasPrefix(name, "tpm2-00."):
+			b, err := os.ReadFile(filepath.Join(path, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			items[name] = string(b)
+		case name != lockName:
+			others = append(others, name)
+		}
+	}
+	return items, others
+}
+
+func apply(t *testing.T, path string, changes []nv.Change) error {
+	t.Helper()
+	d := open(t, path, options(t))
+	defer d.Close()
+	if err := d.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	return d.Apply(changes)
+}
+
+func fill(t *testing.T, files map[string]string) (path string) {
+	t.Helper()
+	path = t.TempDir()
+	for name, content := range files {
+		write(t, filepath.Join(path, name), content)
+	}
+	return path
+}
+
+func TestApply(t *testing.T) {
+	files := maps.Clone(oldFiles)
+	// Left by stores and batches that were cut short.
+	for _, name := range []string{temp, "TMP2-00.savestate", "NEW2-00.volatilestate", journalFile + ".tmp"} {
+		files[name] = "what is left"
+	}
+	path := fill(t, files)
+	if err := os.Chmod(filepath.Join(path, permall), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply(t, path, batch); err != nil {
+		t.Fatal(err)
+	}
+	got, others := stateFiles(t, path)
+	if !maps.Equal(got, newFiles) || len(others) > 0 {
+		t.Errorf("items %q and %q, want %q alone", got, others, newFiles)
+	}
+	if fi, err := os.Stat(filepath.Join(path, permall)); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("the mode was 0600 and is %v, %v", fi.Mode(), err)
+	}
+}
+
+func TestApplyRefuses(t *testing.T) {
+	for what, changes := range map[string][]nv.Change{
+		"nothing":                    {},
+		"nothing is stored first":    {{Name: volstate}, {Name: permall, Blob: []byte("x")}},
+		"a name that leads out":      {{Name: permall, Blob: []byte("x")}, {Name: "../x", Blob: []byte("x")}},
+		"a directory is in the way":  {{Name: permall, Blob: []byte("x")}, {Name: "tpm2-00.d", Blob: []byte("x")}},
+		"left by a swap with backup": {{Name: permall, Blob: []byte("x")}},
+	} {
+		path := fill(t, oldFiles)
+		if err := os.Mkdir(filepath.Join(path, "tpm2-00.d"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(what, "left") {
+			write(t, filepath.Join(path, permall+".tmp"), "the older one")
+		}
+		before := names(t, path)
+		if err := apply(t, path, changes); err == nil {
+			t.Errorf("%s: no error", what)
+		}
+		if got := names(t, path); got != strings.TrimSpace(lockName+" "+before) {
+			t.Errorf("%s: files %s, want %s", what, got, before)
+		}
+		wantFile(t, filepath.Join(path, permall), oldFiles[permall])
+	}
+	d := open(t, fill(t, oldFiles), options(t))
+	if err := d.Apply(batch); err == nil {
+		t.Error("without the lock: no error")
+	}
+}
+
+// TestBatchFaults makes each system call of a batch fail, and the process die at
+// each: whoever locks the directory next finds all the old files or all the new
+// ones, what was acknowledged in any case, and nothing else.
+func TestBatchFaults(t *testing.T) {
+	top, calls, stderr := childOn(t, oldFiles, "x", "batch", "")
+	if got, _ := stateFiles(t, filepath.Join(top, "state")); !maps.Equal(got, newFiles) {
+		t.Fatalf("without a fault: %q; %s", got, stderr)
+	}
+	outcomes := map[string]int{}
+	for _, c := range calls {
+		if c.on("acks") {
+			continue
+		}
+		for _, fault := range []string{"error=EIO", "signal=KILL"} {
+			inject := fmt.Sprintf("%s:%s:when=%d", c.name, fault, c.nth)
+			top, _, stderr := childOn(t, oldFiles, "x", "batch", inject)
+			ack, _ := os.ReadFile(filepath.Join(top, "acks"))
+			path := filepath.Join(top, "state")
+			got, others := stateFiles(t, path)
+			switch {
+			case maps.Equal(got, newFiles):
+				outcomes[fault+" new"]++
+			case maps.Equal(got, oldFiles) && len(ack) == 0:
+				outcomes[fault+" old"]++
+			default:
+				t.Errorf("%s: acknowledged %q, the items are %q; %s", inject, ack, got, stderr)
+			}
+			if len(others) > 0 && (maps.Equal(got, newFiles) || !strings.HasPrefix(fault, "signal")) {
+				t.Errorf("%s: files %q are left", inject, others)
+			}
+			if err := apply(t, path, batch); err != nil {
+				t.Errorf("%s: the next batch: %v", inject, err)
+			}
+			if got, others := stateFiles(t, path); !maps.Equal(got, newFiles) || len(others) > 0 {
+				t.Errorf("%s: after the next batch %q and %q", inject, got, others)
+			}
+		}
+	}
+	for _, what := range []string{"error=EIO old", "error=EIO new", "signal=KILL old", "signal=KILL new"} {
+		if outcomes[what] < 5 {
+			t.Errorf("%s: %d times; %v", what, outcomes[what], outcomes)
+		}
+	}
+}
+
+// TestBatchPowerCut replays what a power cut may leave at each moment of a batch.
+// To show that the model finds losses it also replays one without the sync that
+// decides.
+func TestBatchPowerCut(t *testing.T) {
+	_, calls, _ := childOn(t, oldFiles, "x", "batch", "")
+	lost, images := batchLosses(t, calls)
+	for _, l := range lost {
+		t.Error(l)
+	}
+	if images < 50 {
+		t.Errorf("%d images only", images)
+	}
+	var bare []call
+	for _, c := range calls {
+		if c.name != "fsync" || !c.on("/state>") {
+			bare = append(bare, c)
+		}
+	}
+	if lost, images := batchLosses(t, bare); len(lost) == 0 {
+		t.Errorf("no loss in %d images without a sync of the directory: the model sees nothing", images)
+	}
+}
+
+func batchLosses(t *testing.T, calls []call) (lost []string, images int) {
+	t.Helper()
+	m := &model{now: map[string]*inode{}, disk: map[string]*inode{}}
+	for name, content := range oldFiles {
+		m.now[name] = &inode{content, len(content)}
+	}
+	m.disk = maps.Clone(m.now)
+	seen := map[string]bool{}
+	for _, c := range calls {
+		m.apply(t, c)
+		for _, image := range m.images() {
+			key := fmt.Sprint(m.acked, image)
+			if seen[key] {
+				continue
+			}
+			seen[key] = true
+			images++
+			path := fill(t, image)
+			got, _ := stateFiles(t, path)
+			os.RemoveAll(path)
+			if !maps.Equal(got, newFiles) && (m.acked != "" || !maps.Equal(got, oldFiles)) {
+				lost = append(lost, fmt.Sprintf("after %s(%s), acknowledged %q: %q becomes %q", c.name, c.args, m.acked, image, got))
+			}
+		}
+	}
+	return lost, images
+}
+
+// A batch that was cut short is not finished over what another program has
+// stored since.
+func TestBatchOvertaken(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		path := fill(t, oldFiles)
+		d := open(t, path, options(t))
+		if err := d.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		j, err := d.stage(batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.rename(journalFile+".tmp", journalFile, 0); err != nil {
+			t.Fatal(err)
+		}
+		want := maps.Clone(oldFiles)
+		if first {
+			want[permall] = "newer permall"
+			write(t, filepath.Join(path, permall), "newer permall")
+		} else {
+			if err := d.do(rename, j[0].name); err != nil {
+				t.Fatal(err)
+			}
+			want = maps.Clone(newFiles)
+			want[permall], want[volstate] = "newer permall", "newer volatile"
+			write(t, filepath.Join(path, permall), "newer permall")
+			write(t, filepath.Join(path, volstate), "newer volatile")
+		}
+		d.Close()
+		if got, others := stateFiles(t, path); !maps.Equal(got, want) || len(others) > 0 {
+			t.Errorf("first %t: items %q and %q, want %q", first, got, others, want)
+		}
+	}
+}
+
+func TestJournalDamage(t *testing.T) {
+	j := journal{{permall, noDigest, strings.Repeat("ab", 32)}, {volstate, strings.Repeat("01", 32), noDigest}}
+	good := string(j.encode())
+	for _, bad := range []string{
+		"", good[1:], good[:len(good)-1], good + "x", strings.Replace(good, permall, "tpm2-00.permalx", 1),
+		strings.Replace(good, "ab", "ac", 1), strings.Replace(good, "end", "End", 1),
+		string(journal{{"tpm-00.permall", noDigest, strings.Repeat("ab", 32)}}.encode()),
+		string(journal{{"tpm2-00.", noDigest, strings.Repeat("ab", 32)}}.encode()),
+		string(journal{{"tpm2-00./../x", noDigest, strings.Repeat("ab", 32)}}.encode()),
+		string(journal{{volstate, strings.Repeat("ab", 32), noDigest}}.encode()),
+		string(journal{}.encode()),
+	} {
+		if got, err := decodeJournal("tpm2-00.", []byte(bad)); err == nil {
+			t.Errorf("decodeJournal(%q) = %v", bad, got)
+		}
+		path := fill(t, oldFiles)
+		write(t, filepath.Join(path, journalFile), bad)
+		d := open(t, path, options(t))
+		if err := d.Lock(); err == nil || !strings.Contains(err.Error(), journalFile) {
+			t.Errorf("Lock with the journal %q = %v", bad, err)
+		}
+		d.Close()
+		for name, content := range oldFiles {
+			wantFile(t, filepath.Join(path, name), content)
+		}
+	}
+}
+
+func FuzzJournal(f *testing.F) {
+	f.Add([]byte(journalHead + "end \n"))
+	f.Add(journal{{permall, noDigest, strings.Repeat("ab", 32)}, {volstate, strings.Repeat("01", 32), noDigest}}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		j, err := decodeJournal("tpm2-00.", b)
+		if err != nil {
+			return
+		}
+		if got := j.encode(); string(got) != string(b) {
+			t.Errorf("decodeJournal(%q) is encoded as %q", b, got)
+		}
+		for _, e := range j {
+			if checkName(e.name) != nil {
+				t.Errorf("decodeJournal(%q) has the name %q", b, e.name)
+			}
+		}
+	})
+}
+
+// TestReadOnly holds that a directory that is open for reading stays as it is,
+// whatever is asked, and that the lock keeps writers out and readers not.
+func TestReadOnly(t *testing.T) {
+	path := fill(t, oldFiles)
+	o := options(t)
+	o.ReadOnly, o.Backup = true, true
+	d := open(t, path, o)
+	if err := d.Lock(); err != nil { // no .lock there
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"Store": d.Store(permall, []byte("x")), "Delete": d.Delete(permall),
+		"SwapBackup": d.SwapBackup(), "Apply": d.Apply(batch),
+	} {
+		if !errors.Is(err, errReadOnly) {
+			t.Errorf("%s = %v, want %v", what, err, errReadOnly)
+		}
+	}
+	if b, err := d.Load(permall); string(b) != oldFiles[permall] || err != nil {
+		t.Errorf("Load = %q, %v", b, err)
+	}
+	if got := names(t, path); strings.Contains(got, lockName) {
+		t.Errorf("files %s", got)
+	}
+	writer, reader := open(t, path, options(t)), open(t, path, o)
+	if err := writer.Lock(); !errors.Is(err, nv.ErrLocked) {
+		t.Errorf("Lock of a writer beside a reader = %v", err)
+	}
+	if err := reader.Lock(); err != nil { // .lock is there now
+		t.Errorf("Lock of a second reader = %v", err)
+	}
+	if err := errors.Join(d.Close(), reader.Close(), writer.Lock()); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, path, o)
+	if err := d.Lock(); !errors.Is(err, nv.ErrLocked) {
+		t.Errorf("Lock of a reader beside a writer = %v", err)
+	}
+	if err := os.Remove(filepath.Join(path, permall)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := d.Load(permall); string(b) != oldFiles[permall+".bak"] || err != nil {
+		t.Errorf("Load with the backup alone = %q, %v", b, err)
+	}
+	if got := names(t, path); strings.Contains(got, permall+" ") {
+		t.Errorf("files %s", got)
+	}
+	wantFile(t, filepath.Join(path, permall+".bak"), oldFiles[permall+".bak"])
+}
+
+func TestList(t *testing.T) {
+	path := fill(t, map[string]string{
+		permall: "1", permall + ".bak": "12", permall + ".tmp": "123", volstate: "1234", temp: "1", journalFile: "1",
+		"NEW2-00.volatilestate": "1", "tpm-00.permall": "1", "TMP-00.permall": "1", "readme": "1", lockName: "", "tpm2-00.permall.orig": "1",
+	})
+	d := open(t, path, options(t))
+	for range 2 {
+		all, err := d.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range all {
+			got = append(got, fmt.Sprintf("%s %s %d", e.Name, e.Role, e.Size))
+			if e.Changed.IsZero() {
+				t.Errorf("%s has no time", e.Name)
+			}
+		}
+		want := "NEW2-00.journal interrupted 1, NEW2-00.volatilestate temporary 1, TMP2-00.permall temporary 1, tpm2-00.permall item 1, " +
+			"tpm2-00.permall.bak backup 2, tpm2-00.permall.tmp temporary 3, tpm2-00.volatilestate item 4"
+		if s := strings.Join(got, ", "); s != want {
+			t.Errorf("List = %s\nwant %s", s, want)
+		}
+	}
+}
+
+// TestForesee holds that a directory that is open for reading, or to look at, is
+// read as it would be if what was cut short were finished, and stays as it is.
+func TestForesee(t *testing.T) {
+	for _, o := range []Options{{ReadOnly: true}, {Look: true}} {
+		for _, at := range []string{"staged", "decided", "half done", "overtaken"} {
+			path := fill(t, oldFiles)
+			d := open(t, path, options(t))
+			if err := d.Lock(); err != nil {
+				t.Fatal(err)
+			}
+			j, err := d.stage(batch)
+			if err == nil && at != "staged" {
+				err = d.rename(journalFile+".tmp", journalFile, 0)
+			}
+			if err == nil && at == "half done" {
+				err = d.do(rename, j[0].name)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := maps.Clone(newFiles)
+			if at == "staged" || at == "overtaken" {
+				want = maps.Clone(oldFiles)
+			}
+			if at == "overtaken" {
+				want[permall] = "newer"
+				write(t, filepath.Join(path, permall), "newer")
+			}
+			d.Close()
+			before := names(t, path)
+			o.Prefix, o.Lock = "tpm2-00.", true
+			d = open(t, path, o)
+			if err := d.Lock(); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{permall, volstate, savestate, permall + ".bak"} {
+				b, err := d.Load(name)
+				if want[name] == "" && !errors.Is(err, fs.ErrNotExist) || string(b) != want[name] {
+					t.Errorf("%s, %+v: Load(%s) = %q, %v, want %q", at, o, name, b, err, want[name])
+				}
+			}
+			if got := names(t, path); got != before {
+				t.Errorf("%s: files %s, want %s", at, got, before)
+			}
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package dir
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// List returns the files of this TPM, in the order of their names; see
+// nv.ListBackend. Files of another TPM version are not among them.
+func (d *Dir) List() ([]nv.Entry, error) {
+	names, err := d.names()
+	if err != nil {
+		return nil, err
+	}
+	var all []nv.Entry
+	for _, name := range names {
+		role, ok := d.role(name)
+		if !ok {
+			continue
+		}
+		st, err := d.stat(name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, nv.Entry{Name: name, Role: role, Size: st.Size, Changed: time.Unix(st.Mtim.Unix())})
+	}
+	return all, nil
+}
+
+// names returns the names in the directory, sorted. They are read through a
+// descriptor of its own, which has a position.
+func (d *Dir) names() ([]string, error) {
+	fd, err := d.openat(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), d.path)
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list state directory: %w", err)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// role says what the file of that name is; ok is false if it is none of ours.
+func (d *Dir) role(name string) (nv.Role, bool) {
+	if item, ok := strings.CutPrefix(name, d.o.Prefix); ok {
+		switch item {
+		case nv.Permanent, nv.Volatile, nv.Savestate:
+			return nv.RoleItem, true
+		case nv.Backup:
+			return nv.RoleBackup, true
+		case nv.Permanent + ".tmp":
+			return nv.RoleTemporary, true
+		}
+		return "", false
+	}
+	switch {
+	case name == d.journalName():
+		return nv.RoleUnfinished, true
+	case strings.HasPrefix(name, tempName(d.o.Prefix)), strings.HasPrefix(name, stagedName(d.o.Prefix)):
+		return nv.RoleTemporary, true
+	}
+	return "", false
+}
