@@ -17,6 +17,7 @@ var arrows = map[string][]string{
 	"internal/nv/dir":         {"internal/nv", "internal/seal"},
 	"internal/nv/backend":     {"internal/nv", "internal/nv/dir"},
 	"internal/nv/nvtest":      {"internal/nv"},
+	"internal/atrest":         {"internal/emul", "internal/emul/payload", "internal/nv", "internal/seal", "internal/tpm"},
 	"internal/emul":           {"internal/emul/payload", "internal/nv", "internal/seal", "internal/tpm"},
 	"internal/emul/payload":   {"internal/tpm"},
 	"internal/emul/libtpms":   {"internal/algorithms", "internal/emul", "internal/tpm"},

@@ -82,12 +82,20 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 	return o
 }
 
-// openState opens the place where the state is kept.
-func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, error) {
+// makeStateDir makes the state directory if the profile says so.
+func makeStateDir(cfg *config.Config) error {
 	if dir, ok := strings.CutPrefix(cfg.State.URI, "dir://"); ok && cfg.State.Create {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("create the state directory: %w", err)
+			return fmt.Errorf("create the state directory: %w", err)
 		}
+	}
+	return nil
+}
+
+// openState opens the place where the state is kept.
+func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, error) {
+	if err := makeStateDir(cfg); err != nil {
+		return nil, err
 	}
 	prefix := version(cfg).FilePrefix()
 	b, err := backend.Open(cfg.State.URI, backend.Options{

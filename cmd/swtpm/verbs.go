@@ -48,6 +48,8 @@ func verbTable() []verb {
 			what: "Says why a TPM would not start, and what to do. Nothing is touched. Exit code 1 if one would not."},
 		{name: "import", synopsis: "import -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: importClassic,
 			what: "Prints the profile that equals a classic command line."},
+		{name: "state", synopsis: "state VERB", verbs: stateVerbs,
+			what: "Works on the state of a TPM that is off; see swtpm-state(8)."},
 		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(complete.Shells, "|"), least: 1, most: 1,
 			prepare: printCompletion, what: "Prints what has a shell complete the words of a command line."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,
@@ -267,4 +269,5 @@ var ours = []string{
 	"concurrent-clients",  // no client holds up another
 	"cancel",              // CANCEL_TPM_CMD reaches a running command
 	"fragments",           // a command may come in pieces
+	"state-verbs",         // state inspect, verify, rekey, export, import, rollback
 }

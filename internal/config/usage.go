@@ -95,6 +95,7 @@ Usage: swtpm socket [OPTION]...         classic command line; swtpm socket --hel
        swtpm doctor [--json] PROFILE... why would it not start; touches nothing
        swtpm show [--json] PROFILE      the profile with every default filled in
        swtpm import -- socket OPTION... the profile of a classic command line
+       swtpm state VERB ...             work on the state of a TPM that is off
        swtpm completion bash|zsh|fish   what has a shell complete all this
        swtpm help | version | -h | --help | -v | --version
 

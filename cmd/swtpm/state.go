@@ -1,0 +1,179 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+)
+
+// stateVerbs are what swtpm state does. WHICH of their synopses is a PROFILE or
+// options; see which.
+var stateVerbs = []verb{
+	{name: "inspect", synopsis: "state inspect [--json] WHICH", operand: "PROFILE", most: 1, prepare: stateInspect,
+		what: "Tells what is there of a TPM, as far as that goes without its key." + whichHelp},
+	{name: "verify", synopsis: "state verify WHICH", operand: "PROFILE", most: 1, prepare: stateVerify,
+		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong." + whichHelp},
+	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key WHICH", operand: "PROFILE", most: 1, prepare: stateRekey,
+		what: "Encrypts the state with another key, or none: all of it at once, or nothing." + whichHelp},
+	{name: "export", synopsis: "state export [OPTION]... WHICH FILE", operand: "FILE", least: 1, most: 2, prepare: stateExport,
+		what: "Writes the state into one file, which must not be there yet." + whichHelp},
+	{name: "import", synopsis: "state import [OPTION]... WHICH FILE", operand: "FILE", least: 1, most: 2, prepare: stateImport,
+		what: "Makes the TPM of an exported file, under the key that PROFILE or --key names." + whichHelp},
+	{name: "rollback", synopsis: "state rollback [--drop-volatile] WHICH", operand: "PROFILE", most: 1, prepare: stateRollback,
+		what: "Exchanges the permanent state and the one before it, which a TPM with backup keeps." + whichHelp},
+}
+
+const whichHelp = "\nWHICH is a PROFILE, or --tpmstate and --key in the words of swtpm socket."
+
+// stateUsage is an error in the words of a command line.
+func stateUsage(err error) error { return &daemon.ExitError{Code: 2, Err: err} }
+
+// quietEngine returns libtpms, whose own messages go nowhere: our errors say what
+// they say.
+func quietEngine() (emul.Engine, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	libtpms.Debug(int(null.Fd()), 0, "") // open as long as the process
+	return libtpms.Engine(), nil
+}
+
+func stateInspect(f *pflag.FlagSet) action {
+	w := whichFlags(f)
+	asJSON := f.Bool("json", false, "print JSON")
+	return w.then(0, func() error { return inspectState(w, *asJSON) })
+}
+
+func inspectState(w *which, asJSON bool) error {
+	s, err := w.open(readOnly)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	r, err := s.Inspect()
+	if err != nil {
+		return err
+	}
+	if !asJSON {
+		_, err := fmt.Print(r.Text())
+		return err
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Println(string(b))
+	return err
+}
+
+func stateVerify(f *pflag.FlagSet) action {
+	w := whichFlags(f)
+	return w.then(0, func() error { return verifyState(w) })
+}
+
+func verifyState(w *which) error {
+	s, err := w.open(readOnly)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	e, err := quietEngine()
+	if err != nil {
+		return err
+	}
+	names, err := s.Verify(e)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Printf("%s: TPM %s: ok (%s)\n", w.where, s.Version(), strings.Join(names, ", "))
+	return err
+}
+
+func stateRekey(f *pflag.FlagSet) action {
+	w := whichFlags(f)
+	arg := f.String("new-key", "", "the new key is `KEY`, in the words of --key")
+	none := f.Bool("no-key", false, "store the state as it is")
+	return w.then(0, func() error {
+		if (*arg == "") != *none {
+			return misused(f.Name(), errors.New("give either --new-key or --no-key"))
+		}
+		return rekeyState(w, *arg)
+	})
+}
+
+func rekeyState(w *which, arg string) error {
+	next, err := readKeyArg("new-key", arg)
+	if err != nil {
+		return err
+	}
+	if next != nil {
+		defer next.Close()
+	}
+	s, err := w.open(0)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	names, err := s.Rekey(next)
+	if err != nil {
+		return err
+	}
+	how := "is plain"
+	if next != nil {
+		how = fmt.Sprintf("is encrypted with the new key, AES-%d", next.Bits())
+	}
+	if len(names) == 0 {
+		_, err := fmt.Printf("%s: TPM %s: the state %s already\n", w.where, s.Version(), how)
+		return err
+	}
+	if _, err := fmt.Printf("%s: TPM %s: the state %s now (%s)\n", w.where, s.Version(), how, strings.Join(names, ", ")); err != nil {
+		return err
+	}
+	if next != nil && w.key == nil {
+		warnf("the disk may still hold blocks of the plain state that were given back; copies and snapshots do in any case")
+	}
+	if w.profile != "" {
+		warnf("%s still names the old key; change [key] in it before the TPM starts", w.profile)
+	}
+	return nil
+}
+
+func stateRollback(f *pflag.FlagSet) action {
+	w := whichFlags(f)
+	drop := f.Bool("drop-volatile", false, "remove a volatile or saved state of the newer generation")
+	return w.then(0, func() error { return rollbackState(w, *drop) })
+}
+
+func rollbackState(w *which, drop bool) error {
+	s, err := w.open(withBackup)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	e, err := quietEngine()
+	if err != nil {
+		return err
+	}
+	if err := s.Rollback(e, drop); err != nil {
+		return err
+	}
+	if _, err := fmt.Printf("%s: TPM %s: the state is the generation before; a second rollback undoes this\n", w.where, s.Version()); err != nil {
+		return err
+	}
+	warnf("what the TPM has done since is gone: keys and NV data that were made, counters that went up; a guest that sealed to them (BitLocker, LUKS) may ask for its recovery key")
+	return nil
+}
+
+// warnf tells what is no error.
+func warnf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "swtpm: "+format+"\n", args...)
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/atrest"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// passFlags are the options that name the passphrase of an archive.
+type passFlags struct {
+	file string
+	fd   int
+}
+
+func addPassFlags(f *pflag.FlagSet) *passFlags {
+	p := &passFlags{}
+	f.StringVar(&p.file, "passphrase-file", "", "the passphrase of the archive is in `FILE`; a newline at its end does not count")
+	f.IntVar(&p.fd, "passphrase-fd", -1, "read the passphrase from the open descriptor `N`")
+	return p
+}
+
+// read returns the passphrase, nil if none is named.
+func (p *passFlags) read() (*seal.Passphrase, error) {
+	switch {
+	case p.file != "" && p.fd >= 0:
+		return nil, stateUsage(errors.New("give either --passphrase-file or --passphrase-fd"))
+	case p.file == "" && p.fd < 0:
+		return nil, nil
+	}
+	pass, err := seal.ReadPassphrase(p.file, p.fd)
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range pass.Warnings() {
+		warnf("%s", text)
+	}
+	return pass, nil
+}
+
+// passBytes returns the passphrase, nil if there is none.
+func passBytes(p *seal.Passphrase) []byte {
+	if p == nil {
+		return nil
+	}
+	return p.Bytes()
+}
+
+func stateExport(f *pflag.FlagSet) action {
+	w := whichFlags(f)
+	pf := addPassFlags(f)
+	sealed := f.Bool("sealed", false, "keep an encrypted state as it is, under its key; the default without a key")
+	plain := f.Bool("plain", false, "write an encrypted state in the clear, without a passphrase")
+	return w.then(1, func() error {
+		if *sealed && *plain {
+			return misused(f.Name(), errors.New("give either --sealed or --plain"))
+		}
+		return exportState(w, pf, *sealed, *plain)
+	})
+}
+
+func exportState(w *which, pf *passFlags, sealed, plain bool) error {
+	pass, err := pf.read()
+	if err != nil {
+		return err
+	}
+	defer pass.Close()
+	s, err := w.open(readOnly)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	encrypted, err := s.Encrypted()
+	if err != nil {
+		return err
+	}
+	if encrypted && w.key == nil {
+		sealed = true
+	}
+	if encrypted && !sealed && !plain && pass == nil {
+		return fmt.Errorf("%s is encrypted, and the archive would hold it in the clear; give --passphrase-file, or --sealed to keep it under its key, or --plain", w.where)
+	}
+	a, err := s.Export(sealed, "swtpm-go "+daemon.Version)
+	if err != nil {
+		return err
+	}
+	defer a.Wipe()
+	b, err := a.Encode(passBytes(pass))
+	if err != nil {
+		return err
+	}
+	defer seal.Wipe(b)
+	if err := writeNew(w.files[0], b); err != nil {
+		return err
+	}
+	_, err = fmt.Printf("%s: TPM %s: exported to %s, %s (%s)\n", w.where, s.Version(), w.files[0], protection(a, pass), strings.Join(a.Kinds(), ", "))
+	if err == nil && !a.Sealed && pass == nil {
+		warnf("%s holds the secrets of the TPM in the clear", w.files[0])
+	}
+	return err
+}
+
+// protection says in words what keeps an archive from being read.
+func protection(a *atrest.Archive, pass *seal.Passphrase) string {
+	switch {
+	case a.Sealed && pass != nil:
+		return "under its key and the passphrase"
+	case a.Sealed:
+		return "under its key"
+	case pass != nil:
+		return "under the passphrase"
+	}
+	return "in the clear"
+}
+
+func stateImport(f *pflag.FlagSet) action {
+	w := whichFlags(f)
+	pf := addPassFlags(f)
+	replace := f.Bool("replace", false, "lose the TPM that is there")
+	return w.then(1, func() error { return importState(w, pf, *replace) })
+}
+
+func importState(w *which, pf *passFlags, replace bool) error {
+	pass, err := pf.read()
+	if err != nil {
+		return err
+	}
+	defer pass.Close()
+	b, err := readArchive(w.files[0])
+	if err != nil {
+		return err
+	}
+	defer seal.Wipe(b)
+	a, err := atrest.Decode(b, passBytes(pass))
+	if err != nil {
+		return fmt.Errorf("%s: %w", w.files[0], err)
+	}
+	defer a.Wipe()
+	if w.cfg.TPM == "" {
+		w.cfg.TPM = a.Version.String()
+	}
+	if err := makeStateDir(w.cfg); err != nil {
+		return err
+	}
+	s, err := w.open(0)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	e, err := quietEngine()
+	if err != nil {
+		return err
+	}
+	if err := s.Import(a, e, replace); err != nil {
+		return fmt.Errorf("%s: %w", w.files[0], err)
+	}
+	how := "plain"
+	if w.key != nil {
+		how = fmt.Sprintf("under the key, AES-%d", w.key.Bits())
+	}
+	_, err = fmt.Printf("%s: TPM %s: imported from %s, %s (%s)\n", w.where, s.Version(), w.files[0], how, strings.Join(a.Kinds(), ", "))
+	return err
+}
+
+// readArchive reads a file that may be an archive.
+func readArchive(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a fifo would keep us here
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: not a regular file", path)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, atrest.MaxArchive+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > atrest.MaxArchive {
+		return nil, fmt.Errorf("%s: more than %d bytes, which no archive of a TPM has", path, atrest.MaxArchive)
+	}
+	return b, nil
+}
+
+// writeNew makes the file path with b in it, for its owner only, and syncs it.
+func writeNew(path string, b []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s is there already; remove it or name another file", path)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

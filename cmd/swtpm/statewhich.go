@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/atrest"
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/sandbox"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// which is the TPM that a verb of swtpm state works on: a profile, or what the
+// options --tpmstate, --key and --tpm name.
+type which struct {
+	flags    *pflag.FlagSet
+	files    []string // words behind it
+	tpmstate string
+	keyArg   string
+	family   string
+	instance string
+
+	profile string // the file, "" if options name the TPM
+	where   string // for messages
+	cfg     *config.Config
+	key     *seal.Key // once it is open; lives as long as the process
+}
+
+// whichFlags declares the options that say which TPM is meant.
+func whichFlags(f *pflag.FlagSet) *which {
+	w := &which{flags: f}
+	f.StringVar(&w.tpmstate, "tpmstate", "", "the state is where `SUBOPTIONS` say, as for swtpm socket")
+	f.StringVar(&w.keyArg, "key", "", "the state has the key that `SUBOPTIONS` name, as for swtpm socket, and not the profile's")
+	f.StringVar(&w.family, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
+	f.StringVar(&w.instance, "instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
+	return w
+}
+
+// then returns the action that finds out which TPM is meant and goes on with act.
+// files is the number of operands behind it.
+func (w *which) then(files int, act func() error) action {
+	return func(_ context.Context, args []string) error {
+		if err := w.parse(args, files); err != nil {
+			return err
+		}
+		return act()
+	}
+}
+
+// parse takes the operands, of which the last ones, as many as files, are files.
+func (w *which) parse(args []string, files int) error {
+	profile := ""
+	var err error
+	switch {
+	case w.tpmstate != "" && len(args) == files+1:
+		err = fmt.Errorf("%q is one word too many: there is either a PROFILE or --tpmstate", args[0])
+	case w.tpmstate == "" && len(args) == files && os.Getenv("TPM_PATH") == "":
+		err = errors.New("there is neither a PROFILE nor --tpmstate")
+	case w.family != "" && w.family != "1.2" && w.family != "2.0":
+		err = fmt.Errorf("--tpm %q: want 1.2 or 2.0", w.family)
+	case len(args) == files+1:
+		profile, args = args[0], args[1:]
+	}
+	if err != nil {
+		return misused(w.flags.Name(), err)
+	}
+	w.files = args
+	return w.configure(profile)
+}
+
+// configure fills cfg.
+func (w *which) configure(profile string) error {
+	if profile == "" {
+		cfg, err := config.Storage(w.tpmstate, w.keyArg, os.Getenv)
+		if err != nil {
+			return stateUsage(err)
+		}
+		cfg.TPM = w.family
+		w.cfg, w.where = cfg, cfg.State.URI
+		return nil
+	}
+	cfg, err := load(profile, w.instance)
+	if err != nil {
+		return err
+	}
+	changed := *cfg
+	if w.keyArg != "" {
+		if changed.Key, err = config.ParseKey(w.keyArg); err != nil {
+			return stateUsage(err)
+		}
+	}
+	if w.family != "" {
+		changed.TPM = w.family
+	}
+	if changed.State.URI == "" {
+		return fmt.Errorf("%s: it names no place for the state, [tpmstate] dir", profile)
+	}
+	w.cfg, w.profile, w.where = &changed, profile, changed.State.URI
+	return nil
+}
+
+// access is how a state is opened.
+type access uint8
+
+const (
+	readOnly   access = 1 << iota
+	withBackup        // the generation before is to be exchanged
+)
+
+// version returns the TPM version that is meant, 0 for the one that is there.
+func (w *which) version() tpm.Version {
+	switch w.cfg.TPM {
+	case "1.2":
+		return tpm.V12
+	case "2.0":
+		return tpm.V20
+	}
+	return 0
+}
+
+// open reads the key and opens the state.
+func (w *which) open(how access) (*atrest.State, error) {
+	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
+		return nil, err
+	}
+	var err error
+	if w.key, err = readKey("key", w.cfg.Key); err != nil {
+		return nil, err
+	}
+	tellWarnings("key", w.key)
+	return atrest.Open(atrest.Options{
+		Open: func(prefix string, ro bool) (nv.Backend, error) {
+			return backend.Open(w.cfg.State.URI, backend.Options{
+				Mode:         w.cfg.State.Mode,
+				ModeExplicit: w.cfg.State.ModeExplicit,
+				Lock:         true,
+				Backup:       how&withBackup != 0,
+				Prefix:       prefix,
+				ReadOnly:     ro,
+				Adopt:        true,
+				Warn:         warnf,
+			})
+		},
+		Where:    w.where,
+		Version:  w.version(),
+		Key:      w.key,
+		ReadOnly: how&readOnly != 0,
+	})
+}
+
+// readKeyArg reads the key that the argument of an option names; "" is none.
+func readKeyArg(option, arg string) (*seal.Key, error) {
+	c, err := config.ParseKey(arg)
+	if err != nil {
+		return nil, stateUsage(fmt.Errorf("--%s: %w", option, err))
+	}
+	k, err := readKey(option, c)
+	if err == nil {
+		tellWarnings(option, k)
+	}
+	return k, err
+}
+
+// tellWarnings tells what the user should know of a key.
+func tellWarnings(option string, k *seal.Key) {
+	if k == nil {
+		return
+	}
+	for _, text := range k.Warnings() {
+		warnf("--%s: %s", option, text)
+	}
+}

@@ -1,0 +1,33 @@
+package config
+
+// Storage returns a Config of which only State and Key count: those that the
+// arguments of --tpmstate and --key name, in the words of the classic command
+// line. An empty key is none. env is as for Classic.
+func Storage(tpmstate, key string, env func(string) string) (*Config, error) {
+	l := line{cfg: defaults(), given: map[string]string{}, env: env}
+	if tpmstate != "" {
+		l.given["tpmstate"] = tpmstate
+	}
+	if err := l.state(); err != nil {
+		return nil, err
+	}
+	if l.cfg.State.URI == "" {
+		return nil, refusal("no place for the state is named; give a PROFILE or --tpmstate dir=PATH")
+	}
+	k, err := ParseKey(key)
+	if err != nil {
+		return nil, err
+	}
+	l.cfg.Key = k
+	return l.cfg, nil
+}
+
+// ParseKey reads the argument of --key; "" is no key.
+func ParseKey(arg string) (Key, error) {
+	l := line{cfg: defaults(), given: map[string]string{}}
+	if arg != "" {
+		l.given["key"] = arg
+	}
+	err := l.key()
+	return l.cfg.Key, err
+}

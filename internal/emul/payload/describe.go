@@ -1,0 +1,64 @@
+package payload
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Summary is what a permanent blob says of the TPM that it is.
+type Summary struct {
+	Version uint16 // of the layout
+
+	// The algorithm profile of a TPM 2.0. One that was made without has the
+	// profile "null", level 1, as every TPM 2.0 before libtpms 0.10.
+	Profile string // its name
+	Level   int    // StateFormatLevel: the newest libtpms features that the state may use
+}
+
+// Describe returns what payload, a permanent blob of a TPM of version v, says of
+// itself. It fails as Check does. payload is not kept.
+//
+// Source: libtpms, src/tpm2/RuntimeProfile.c, for the JSON text of a profile.
+func Describe(v tpm.Version, payload []byte) (Summary, error) {
+	if err := Check(v, tpm.Permanent, payload); err != nil {
+		return Summary{}, err
+	}
+	r := &reader{b: payload}
+	if v == tpm.V12 {
+		return Summary{Version: r.u16("the version of the blob")}, nil
+	}
+	s := Summary{Version: r.header(allHeader), Profile: "null", Level: 1}
+	if s.Version < profileVersion || r.done() {
+		return s, nil
+	}
+	n := r.u16("the length of the algorithm profile")
+	text := r.take(int(n), "the algorithm profile")
+	if len(text) > 0 && text[len(text)-1] == 0 { // C's end of a text
+		text = text[:len(text)-1]
+	}
+	if len(text) == 0 {
+		return s, nil
+	}
+	var p struct {
+		Name             string
+		StateFormatLevel int
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return Summary{}, fmt.Errorf("payload: TPM %v %v: %w: the algorithm profile: %w", v, tpm.Permanent, ErrDamaged, err)
+	}
+	s.Profile, s.Level = p.Name, p.StateFormatLevel
+	return s, nil
+}
+
+// VersionOf returns the version of the TPM whose permanent blob payload is, 0 if
+// it is neither's.
+func VersionOf(payload []byte) tpm.Version {
+	for _, v := range []tpm.Version{tpm.V20, tpm.V12} {
+		if Check(v, tpm.Permanent, payload) == nil {
+			return v
+		}
+	}
+	return 0
+}

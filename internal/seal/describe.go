@@ -1,0 +1,63 @@
+package seal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+)
+
+// Checksum says whether a state file has our checksum block.
+type Checksum string
+
+// The values of Checksum.
+const (
+	NoChecksum    Checksum = "none"
+	RightChecksum Checksum = "right"
+	WrongChecksum Checksum = "wrong"
+)
+
+// FileInfo is what can be told of a state file without its key.
+type FileInfo struct {
+	Version    uint8 // of the container: 2, or 1 before April 2018
+	MinVersion uint8 // of the reader
+	Flags      Flags
+	Bits       int // of the key that it is encrypted with; 0 if it is plain
+	Checksum   Checksum
+}
+
+// DescribeFile decodes a state file as far as that goes without a key: header,
+// blocks, sizes and checksum. It fails as Open does. What is wrong with an
+// encrypted payload shows with the key alone. Of version 1 an encrypted file
+// does not tell the size of its key; it is taken for 128 bits. blob is not kept.
+//
+// What could be told before something was found wrong is returned with the error.
+func DescribeFile(blob []byte) (FileInfo, error) {
+	h, body, err := parseHeader(blob)
+	i := FileInfo{Version: h.version, MinVersion: h.minVersion, Flags: h.flags, Checksum: NoChecksum}
+	if h.flags&FlagEncrypted != 0 {
+		i.Bits = 128
+		if h.flags&FlagKey256 != 0 {
+			i.Bits = 256
+		}
+	}
+	switch {
+	case err != nil:
+	case h.version == 1:
+	case h.version != version:
+		err = errVersion(h)
+	default:
+		err = checkFile(blob, h)
+		if sum, ok := find(body, tagChecksum); ok {
+			i.Checksum = WrongChecksum
+			// It is the last block, of everything before it.
+			want := sha256.Sum256(blob[:max(0, len(blob)-blockSize-sha256.Size)])
+			if bytes.Equal(sum, want[:]) {
+				i.Checksum = RightChecksum
+			}
+		}
+	}
+	if err != nil {
+		return i, fmt.Errorf("seal: %w", err)
+	}
+	return i, nil
+}
