@@ -1,0 +1,347 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// stateKeys are the words of --key; "" is plain.
+var stateKeys = map[string]string{
+	"plain":   "",
+	"aes-128": "file=testdata/key128.hex",
+	"aes-256": "file=testdata/key256.hex,mode=aes-256-cbc",
+}
+
+// keyArgs are the options that name a key of stateKeys.
+func keyArgs(key string) []string {
+	if stateKeys[key] == "" {
+		return nil
+	}
+	return []string{"--key", stateKeys[key]}
+}
+
+// newKeyArgs are those of a new one.
+func newKeyArgs(key string) []string {
+	if stateKeys[key] == "" {
+		return []string{"--no-key"}
+	}
+	return []string{"--new-key", stateKeys[key]}
+}
+
+// stateVerb runs swtpm state on a directory and must succeed.
+func stateVerb(t *testing.T, verb, dir string, args ...string) string {
+	t.Helper()
+	return mustRun(t, ours("swtpm"), append([]string{"state", verb, "--tpmstate", "dir=" + dir}, args...)...)
+}
+
+// vector copies the state of a TPM whose PCR 10 was extended, with its volatile
+// state and, for a TPM 1.2, its savestate. swtpm 0.7.1 wrote it.
+func vector(t *testing.T, v version) (dir string) {
+	t.Helper()
+	name := map[version]string{v12: "tpm12-plain", v20: "tpm2-plain"}[v]
+	from := filepath.Join("../../internal/seal/testdata/state", name)
+	dir = tempDir(t)
+	files, err := filepath.Glob(filepath.Join(from, "tpm*-00.*"))
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%s: %q, %v", from, files, err)
+	}
+	for _, f := range files {
+		write(t, filepath.Join(dir, filepath.Base(f)), []byte(read(t, f)))
+	}
+	return dir
+}
+
+// pcr10 starts program on the state and returns PCR 10 as it finds it, without a
+// startup: the volatile state is there.
+func pcr10(t *testing.T, program string, v version, dir, key string) (string, error) {
+	t.Helper()
+	e := start(t, setup{program: program, tpm: v, state: dir, args: keyArgs(key)})
+	defer e.kill(t)
+	c := e.control(t)
+	if err := c.Init(0); err != nil {
+		return "", err
+	}
+	_ = c.Close()
+	ch := e.open(t, v)
+	defer ch.Close()
+	return pcrValue(ch.ok(t, readPCR[v])), nil
+}
+
+// What rekey leaves is read by the reference at each step, volatile state and all.
+func TestStateRekey(t *testing.T) {
+	t.Parallel()
+	theirs := reference(t)
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			dir := vector(t, v)
+			want, err := pcr10(t, theirs, v, dir, "plain")
+			if err != nil || strings.Trim(want, "0") == "" {
+				t.Fatalf("PCR 10 is %s, %v", want, err)
+			}
+			last := "plain"
+			for _, next := range []string{"aes-128", "aes-256", "plain", "aes-256"} {
+				stateVerb(t, "rekey", dir, append(keyArgs(last), newKeyArgs(next)...)...)
+				stateVerb(t, "verify", dir, keyArgs(next)...)
+				for _, program := range []string{theirs, ours("swtpm")} {
+					if got, err := pcr10(t, program, v, dir, next); got != want || err != nil {
+						t.Errorf("%s to %s: %s finds PCR 10 %s, %v, want %s", last, next, program, got, err, want)
+					}
+				}
+				if code, _, stderr := run(t, append([]string{"state", "verify", "--tpmstate", "dir=" + dir}, keyArgs(last)...)...); code != 1 {
+					t.Errorf("%s to %s: verify with the old key: exit code %d; %s", last, next, code, stderr)
+				}
+				last = next
+			}
+		})
+	}
+}
+
+// What import makes of an archive is read by the reference: under another key
+// than it was exported from, and sealed as it was.
+func TestStateTransfer(t *testing.T) {
+	t.Parallel()
+	theirs := reference(t)
+	for _, v := range both {
+		for _, c := range []struct {
+			from, to string
+			export   []string
+			imports  []string
+		}{
+			{from: "plain", to: "aes-256"},
+			{from: "aes-128", to: "plain", export: []string{"--passphrase-file", "testdata/passphrase"}, imports: []string{"--passphrase-file", "testdata/passphrase"}},
+			{from: "aes-256", to: "aes-256", export: []string{"--sealed"}},
+			{from: "aes-128", to: "aes-256", export: []string{"--plain"}},
+		} {
+			t.Run(fmt.Sprintf("%s, %s to %s", v, c.from, c.to), func(t *testing.T) {
+				t.Parallel()
+				dir := vector(t, v)
+				want, err := pcr10(t, ours("swtpm"), v, dir, "plain")
+				if err != nil {
+					t.Fatal(err)
+				}
+				stateVerb(t, "rekey", dir, newKeyArgs(c.from)...)
+				archive := filepath.Join(tempDir(t), "archive")
+				stateVerb(t, "export", dir, append(append(keyArgs(c.from), c.export...), archive)...)
+				to := tempDir(t)
+				stateVerb(t, "import", to, append(append(keyArgs(c.to), c.imports...), archive)...)
+				if got, err := pcr10(t, theirs, v, to, c.to); got != want || err != nil {
+					t.Errorf("PCR 10 is %s, %v, want %s", got, err, want)
+				}
+			})
+		}
+	}
+}
+
+// inspect and verify open files for reading only, and leave no trace, whatever
+// they find.
+func TestStateVerifyTouchesNothing(t *testing.T) {
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	for _, v := range both {
+		for _, spoil := range []string{"", "truncate", "no permanent"} {
+			t.Run(string(v)+" "+spoil, func(t *testing.T) {
+				t.Parallel()
+				dir := vector(t, v)
+				file := filepath.Join(dir, v.file())
+				if err := os.Chmod(file, 0o440); err != nil { // an emulator would make it writable
+					t.Fatal(err)
+				}
+				var err error
+				switch spoil {
+				case "truncate":
+					err = os.Truncate(file, 700)
+				case "no permanent":
+					err = os.Rename(file, file+".bak")
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				before := snapshot(t, dir)
+				for _, verb := range []string{"inspect", "verify", "export"} {
+					trace := filepath.Join(tempDir(t), "trace")
+					args := []string{"-f", "-y", "-o", trace, "-e", "trace=file,desc", ours("swtpm"), "state", verb, "--tpmstate", "dir=" + dir}
+					if verb == "export" {
+						args = append(args, filepath.Join(tempDir(t), "archive"))
+					}
+					code, stdout, stderr := runCmd(t, exec.Command(strace, args...))
+					if strings.Contains(stderr, "ptrace") {
+						t.Skipf("strace may not trace here: %s", stderr)
+					}
+					if good := spoil == "" || verb == "inspect"; (code == 0) != good || code > 1 {
+						t.Errorf("%s: exit code %d\n%s%s", verb, code, stdout, stderr)
+					}
+					seen := 0
+					for line := range strings.Lines(read(t, trace)) {
+						if !strings.Contains(line, "<"+dir) && !strings.Contains(line, `"`+dir) {
+							continue
+						}
+						if regexp.MustCompile(`^\d+ +openat\(`).MatchString(line) {
+							seen++
+						}
+						if changes.MatchString(line) {
+							t.Errorf("%s: %s", verb, line)
+						}
+					}
+					if seen == 0 {
+						t.Errorf("%s: strace has seen no file opened", verb)
+					}
+				}
+				if after := snapshot(t, dir); after != before {
+					t.Errorf("before:\n%.2000s\nafter:\n%.2000s", before, after)
+				}
+			})
+		}
+	}
+}
+
+// changes are system calls that change a file or a directory.
+var changes = regexp.MustCompile(`O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|^\d+ +(write|pwrite|ftruncate|fchmod|fchown|rename|unlink|link|mkdir|utime|fsync|fallocate|setxattr)`)
+
+// rekey is killed at each system call that changes something. Afterwards the TPM
+// starts with the old key or with the new one, its volatile state and backup
+// too, and a second call makes it the new one.
+func TestStateRekeyKilled(t *testing.T) {
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	const v = v20
+	seed := func(t *testing.T) string {
+		dir := vector(t, v)
+		write(t, filepath.Join(dir, v.file()+".bak"), []byte(read(t, filepath.Join(dir, v.file()))))
+		stateVerb(t, "rekey", dir, newKeyArgs("aes-128")...)
+		return dir
+	}
+	rekey := func(dir string) []string {
+		args := []string{ours("swtpm"), "state", "rekey", "--tpmstate", "dir=" + dir}
+		return append(append(args, keyArgs("aes-128")...), newKeyArgs("aes-256")...)
+	}
+	want, err := pcr10(t, ours("swtpm"), v, seed(t), "aes-128")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	killed := 0
+	for _, call := range []string{"openat", "write", "fsync", "renameat", "unlinkat"} {
+		for n := 1; ; n++ {
+			dir := seed(t)
+			args := []string{"-f", "-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
+			for _, p := range append([]string{""}, rekeyFiles...) {
+				args = append(args, "-P", filepath.Join(dir, p))
+			}
+			cmd := exec.Command(strace, append(args, rekey(dir)...)...)
+			cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // strace counts by thread
+			code, _, stderr := runCmd(t, cmd)
+			if strings.Contains(stderr, "ptrace") {
+				t.Skipf("strace may not trace here: %s", stderr)
+			}
+			if code == 0 {
+				break
+			}
+			killed++
+			what := fmt.Sprintf("%s %d", call, n)
+			if err := checkRekeyed(t, dir, want); err != nil {
+				t.Errorf("killed at %s: %v", what, err)
+			}
+			mustRun(t, rekey(dir)[0], rekey(dir)[1:]...)
+			stateVerb(t, "verify", dir, keyArgs("aes-256")...)
+			for _, left := range []string{"NEW2-00.*", "TMP2-00.*"} {
+				if files, _ := filepath.Glob(filepath.Join(dir, left)); len(files) > 0 {
+					t.Errorf("killed at %s: %q are left", what, files)
+				}
+			}
+		}
+	}
+	if killed < 15 {
+		t.Errorf("killed %d times only", killed)
+	}
+}
+
+// rekeyFiles are those that rekey touches.
+var rekeyFiles = []string{
+	"NEW2-00.permall", "NEW2-00.volatilestate", "NEW2-00.permall.bak", "NEW2-00.journal", "NEW2-00.journal.tmp",
+	"tpm2-00.permall", "tpm2-00.volatilestate", "tpm2-00.permall.bak",
+}
+
+// checkRekeyed holds that the TPM starts with one of the keys and is what it was.
+func checkRekeyed(t *testing.T, dir, want string) error {
+	t.Helper()
+	for _, key := range []string{"aes-128", "aes-256"} {
+		got, err := pcr10(t, ours("swtpm"), v20, dir, key)
+		if err != nil {
+			continue
+		}
+		if got != want {
+			return fmt.Errorf("with %s PCR 10 is %s, want %s", key, got, want)
+		}
+		stateVerb(t, "verify", dir, keyArgs(key)...) // the backup too
+		return nil
+	}
+	return fmt.Errorf("the TPM starts with neither key; files %q", globAll(t, dir))
+}
+
+// A state that an emulator runs on is left alone, and the line says who has it.
+func TestStateInUse(t *testing.T) {
+	t.Parallel()
+	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": reference(t)} {
+		dir := tempDir(t)
+		e := start(t, setup{program: program, tpm: v20, state: dir})
+		e.power(t, v20)
+		before := read(t, filepath.Join(dir, v20.file()))
+		for _, verb := range []string{"inspect", "verify", "rekey --no-key", "rollback"} {
+			args := append([]string{"state"}, strings.Fields(verb)...)
+			code, _, stderr := run(t, append(args, "--tpmstate", "dir="+dir)...)
+			if code != 1 || !strings.Contains(stderr, fmt.Sprintf("in use by process %d", e.cmd.Process.Pid)) || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("%s beside %s: exit code %d, %q", verb, name, code, stderr)
+			}
+		}
+		if read(t, filepath.Join(dir, v20.file())) != before {
+			t.Errorf("beside %s: the state has changed", name)
+		}
+		e.kill(t)
+	}
+}
+
+// What root makes in the directory of another user is that user's.
+func TestStateAsRoot(t *testing.T) {
+	needRoot(t, "files of another user")
+	t.Parallel()
+	dir := vector(t, v20)
+	for _, path := range append([]string{dir}, globAll(t, dir)...) {
+		if err := os.Chown(path, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stateVerb(t, "rekey", dir, newKeyArgs("aes-128")...)
+	for _, path := range globAll(t, dir) {
+		fi, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := fi.Sys().(*syscall.Stat_t); st.Uid != nobody || st.Gid != nobody {
+			t.Errorf("%s belongs to %d:%d", path, st.Uid, st.Gid)
+		}
+	}
+	if err := unix.Access(filepath.Join(dir, ".lock"), unix.F_OK); err != nil {
+		t.Error(err)
+	}
+}
+
+func globAll(t *testing.T, dir string) (paths []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		paths = append(paths, filepath.Join(dir, e.Name()))
+	}
+	return paths
+}
