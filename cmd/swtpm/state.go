@@ -14,24 +14,21 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 )
 
-// stateVerbs are what swtpm state does. WHICH of their synopses is a PROFILE or
-// options; see which.
+// stateVerbs are what swtpm state does. For whichFlags a PROFILE may be missing.
 var stateVerbs = []verb{
-	{name: "inspect", synopsis: "state inspect [--json] WHICH", operand: "PROFILE", most: 1, prepare: stateInspect,
-		what: "Tells what is there of a TPM, as far as that goes without its key." + whichHelp},
-	{name: "verify", synopsis: "state verify WHICH", operand: "PROFILE", most: 1, prepare: stateVerify,
-		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong." + whichHelp},
-	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key WHICH", operand: "PROFILE", most: 1, prepare: stateRekey,
-		what: "Encrypts the state with another key, or none: all of it at once, or nothing." + whichHelp},
-	{name: "export", synopsis: "state export [OPTION]... WHICH FILE", operand: "FILE", least: 1, most: 2, prepare: stateExport,
-		what: "Writes the state into one file, which must not be there yet." + whichHelp},
-	{name: "import", synopsis: "state import [OPTION]... WHICH FILE", operand: "FILE", least: 1, most: 2, prepare: stateImport,
-		what: "Makes the TPM of an exported file, under the key that PROFILE or --key names." + whichHelp},
-	{name: "rollback", synopsis: "state rollback [--drop-volatile] WHICH", operand: "PROFILE", most: 1, prepare: stateRollback,
-		what: "Exchanges the permanent state and the one before it, which a TPM with backup keeps." + whichHelp},
+	{name: "inspect", synopsis: "state inspect [--json] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
+		what: "Tells what is there of a TPM, as far as that goes without its key."},
+	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
+		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong."},
+	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateRekey,
+		what: "Encrypts the state with another key, or none: all of it at once, or nothing."},
+	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, prepare: stateExport,
+		what: "Writes the state into one file, which must not be there yet."},
+	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, prepare: stateImport,
+		what: "Makes the TPM of an exported file, under the key that PROFILE or --key names."},
+	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateRollback,
+		what: "Exchanges the permanent state and the one before it, which a TPM with backup keeps."},
 }
-
-const whichHelp = "\nWHICH is a PROFILE, or --tpmstate and --key in the words of swtpm socket."
 
 // stateUsage is an error in the words of a command line.
 func stateUsage(err error) error { return &daemon.ExitError{Code: 2, Err: err} }

@@ -122,30 +122,30 @@ func (r *Report) add(s *State, i item, err error) {
 }
 
 // describe fills in what needs no key.
-func (out *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
-	out.Container = int(info.Version)
-	out.Checksum = string(info.Checksum)
-	out.Encryption = "none"
+func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
+	i.Container = int(info.Version)
+	i.Checksum = string(info.Checksum)
+	i.Encryption = "none"
 	if info.Bits > 0 {
-		out.Encryption = fmt.Sprintf("aes-%d-cbc", info.Bits)
+		i.Encryption = fmt.Sprintf("aes-%d-cbc", info.Bits)
 	}
 	switch {
 	case info.Bits == 0 && key == nil:
-		out.Key = keyNotNeeded
+		i.Key = keyNotNeeded
 	case info.Bits == 0 && info.Version > 1:
-		out.Key = keyTooMany
+		i.Key = keyTooMany
 	case key == nil:
-		out.Key = keyNotGiven
+		i.Key = keyNotGiven
 	}
 	switch {
 	case info.Version == 1:
-		out.Writer = writerOld
+		i.Writer = writerOld
 	case info.Checksum != seal.NoChecksum:
-		out.Writer = writerOurs
+		i.Writer = writerOurs
 	case info.Bits > 0:
-		out.Writer = writerEither
+		i.Writer = writerEither
 	case info.Version == 2:
-		out.Writer = writerSwtpm
+		i.Writer = writerSwtpm
 	}
 }
 

@@ -29,7 +29,7 @@ func (r *Report) Text() string {
 }
 
 // text is one item in words.
-func (i ItemReport) text() string {
+func (i *ItemReport) text() string {
 	words := []string{fmt.Sprintf("%d bytes", i.Bytes)}
 	if i.Container == 0 { // it could not be read
 		return words[0]
