@@ -69,7 +69,18 @@ func TestBash(t *testing.T) {
 	if err != nil {
 		t.Skip("bash is not installed: install the package bash")
 	}
+	config := t.TempDir()
+	if err := os.Mkdir(config+"/swtpm", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"$(touch x)", "vm", "*"} {
+		if err := os.WriteFile(config+"/swtpm/"+name+".toml", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for words, want := range map[string]string{
+		"odd-name run ''":                     "$(touch x) * vm [a-z]*",
+		"odd-name run '$'":                    "$(touch x)",
 		`odd-name ''`:                         "run both more",
 		`odd_name ''`:                         "run both more",
 		`odd-name -`:                          "--help -h",
@@ -93,11 +104,15 @@ func TestBash(t *testing.T) {
 		script += "\nCOMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:'; COMP_WORDS=(" + words + "); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _odd_name; echo \"${COMPREPLY[*]}\"\n"
 		cmd := exec.Command(path, "--norc", "-c", script)
 		cmd.Dir = t.TempDir()
+		if err := os.WriteFile(cmd.Dir+"/[a-z]*", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+config)
 		out, err := cmd.CombinedOutput()
 		if got := strings.TrimSpace(string(out)); err != nil || got != want {
 			t.Errorf("%s becomes %q, %v, want %q", words, got, err, want)
 		}
-		if left, _ := os.ReadDir(cmd.Dir); len(left) > 0 {
+		if left, _ := os.ReadDir(cmd.Dir); len(left) > 1 {
 			t.Errorf("%s has run something", words)
 		}
 	}

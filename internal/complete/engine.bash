@@ -16,32 +16,41 @@ NAME_list() {
 	done
 }
 
+# NAME_add: adds each line of stdin to what is offered.
+NAME_add() {
+	local line
+	while IFS= read -r line; do
+		COMPREPLY+=("$line")
+	done
+}
+
 # NAME_reply: completes $cur by a kind and its words.
 NAME_reply() {
 	local kind=$1 IFS=$'\n'
 	[[ $# -gt 0 ]] && shift
 	case $kind in
 	words) COMPREPLY+=($(compgen -W "$*" -- "$cur")) ;;
-	file) compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -f -- "$cur")) ;;
-	dir) compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -d -- "$cur")) ;;
-	user) COMPREPLY+=($(compgen -u -- "$cur")) ;;
+	file) compopt -o filenames 2>/dev/null; NAME_add < <(compgen -f -- "$cur") ;;
+	dir) compopt -o filenames 2>/dev/null; NAME_add < <(compgen -d -- "$cur") ;;
+	user) NAME_add < <(compgen -u -- "$cur") ;;
 	profile)
-		COMPREPLY+=($(compgen -W "$(NAME_profiles)" -- "$cur"))
+		NAME_profiles
 		compopt -o filenames 2>/dev/null
-		COMPREPLY+=($(compgen -f -- "$cur"))
+		NAME_add < <(compgen -f -- "$cur")
 		;;
 	list) IFS=$' \t\n' NAME_list "$1" ;;
 	esac
 }
 
-# NAME_profiles: prints the names of the profiles that are installed.
+# NAME_profiles: completes $cur to the name of an installed profile. A name is never
+# expanded, as compgen -W would.
 NAME_profiles() {
 	local dir file
 	for dir in "${XDG_CONFIG_HOME:-$HOME/.config}/swtpm" PROFILEDIRS; do
 		for file in "$dir"/*PROFILESUFFIX; do
 			[[ -e $file ]] || continue
 			file=${file##*/}
-			printf '%s\n' "${file%PROFILESUFFIX}"
+			[[ $file == "$cur"* ]] && COMPREPLY+=("${file%PROFILESUFFIX}")
 		done
 	done
 }
