@@ -1,0 +1,81 @@
+package doctor
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// poor is a library without a TPM 1.2.
+type poor struct{ emul.Engine }
+
+func (poor) Lock()   {}
+func (poor) Unlock() {}
+
+func (poor) Choose(v tpm.Version) error {
+	if v == tpm.V12 {
+		return errors.New("no such TPM")
+	}
+	return nil
+}
+
+// TestLibrary holds that a version which was not compiled into libtpms is told,
+// and that the state is left alone then.
+func TestLibrary(t *testing.T) {
+	for version, starts := range map[string]bool{"1.2": false, "2.0": true} {
+		cfg := &config.Config{TPM: version, Log: config.Log{FD: -1}, PID: config.PID{FD: -1}, Pcap: config.Pcap{FD: -1}}
+		cfg.State.URI = "dir://" + t.TempDir()
+		x := &exam{ctx: t.Context(), cfg: cfg, engine: Engine{Engine: poor{}, Version: "0.9.2"}, version: tpm.V20, report: newReport("vm1")}
+		if version == "1.2" {
+			x.version = tpm.V12
+		}
+		x.check = "libtpms"
+		x.library()
+		x.state()
+		var text []string
+		for _, f := range x.report.Findings {
+			text = append(text, f.String())
+		}
+		all := strings.Join(text, "\n")
+		if x.report.Starts != starts || starts == strings.Contains(all, "error: libtpms: libtpms 0.9.2: has no TPM 1.2") || starts != strings.Contains(all, "a new TPM") {
+			t.Errorf("TPM %s: starts %v\n%s", version, x.report.Starts, all)
+		}
+	}
+}
+
+// TestRefused holds how errors of the configuration become findings.
+func TestRefused(t *testing.T) {
+	two := errors.Join(
+		&config.ProfileError{File: "a.toml", Line: 3, Col: 1, Key: "[log] colour", Text: "unknown key; did you mean \"level\"?"},
+		errors.New("two\nlines"))
+	r := Refused("a", two)
+	want := []string{
+		`error: profile: a.toml:3:1: [log] colour: unknown key; did you mean "level"?`,
+		"error: profile: two; lines",
+	}
+	if r.Starts || len(r.Findings) != 2 || r.Findings[0].String() != want[0] || r.Findings[1].String() != want[1] {
+		t.Errorf("Refused = %+v, want %q", r, want)
+	}
+}
+
+// TestStarts holds that what a backup makes good is no error any more.
+func TestStarts(t *testing.T) {
+	x := &exam{report: newReport("vm1")}
+	x.bad = append(x.bad, x.add(Error, "permall", "", "damaged"))
+	if x.report.Starts {
+		t.Error("starts with an error")
+	}
+	x.starts([]string{"the backup is in use"})
+	if !x.report.Starts || x.report.Findings[0].Severity != Warning || x.report.Findings[1].Severity != Note {
+		t.Errorf("%+v", x.report)
+	}
+	x.add(Error, "lock", "", "in use")
+	x.starts(nil)
+	if x.report.Starts {
+		t.Error("starts with another error")
+	}
+}
