@@ -1,12 +1,10 @@
 package doctor
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -88,8 +86,8 @@ func (x *exam) lock() {
 	}
 	defer b.Close()
 	_, path := x.statePath()
-	d, isDir := b.(interface{ Holder() (dir.Holder, error) })
-	if !isDir {
+	d, tells := b.(nv.HolderBackend)
+	if !tells {
 		if err := b.Lock(); err != nil {
 			n := x.inUse(path)
 			x.complete(n, func() string { return x.holder(path) })
@@ -151,11 +149,7 @@ func (x *exam) state() {
 	for _, blob := range x.blobs() {
 		there[blob] = x.part(b, blob)
 	}
-	if d, ok := b.(interface{ Leftovers() []string }); ok {
-		for _, name := range d.Leftovers() {
-			x.add(Note, x.at(name), "", "left over by a write that was cut short; it is no state")
-		}
-	}
+	x.leftovers(b)
 	if there[tpm.Permanent] || x.failed("state") {
 		return
 	}
@@ -169,6 +163,26 @@ func (x *exam) state() {
 	}
 	if x.emptyState {
 		x.newTPM()
+	}
+}
+
+// leftovers tells of files that were left by a process which died.
+func (x *exam) leftovers(b nv.Backend) {
+	l, ok := b.(nv.ListBackend)
+	if !ok {
+		return
+	}
+	entries, err := l.List()
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		switch e.Role {
+		case nv.RoleTemporary:
+			x.add(Note, x.at(e.Name), "", "left over by a write that was cut short; it is no state")
+		case nv.RoleUnfinished:
+			x.add(Note, x.at(e.Name), "", "a change of several files was cut short; the start finishes it first")
+		}
 	}
 }
 
@@ -249,7 +263,7 @@ func (x *exam) keyTrouble(raw []byte, err error) (what, advice string) {
 	case encrypted && k == nil:
 		return fmt.Sprintf("encrypted with a key of %d bits, and no key is configured", bits), "give the key that it was written with: [key] or --key"
 	case !encrypted && k != nil && i.Version > 1:
-		return "not encrypted, and a key is configured", "take the key away, or encrypt the state first"
+		return "not encrypted, and a key is configured", "take the key away, or encrypt the state with swtpm state rekey"
 	case errors.Is(err, seal.ErrKeySize):
 		return fmt.Sprintf("encrypted with a key of %d bits, and the one that is configured has %d", bits, k.Bits()),
 			fmt.Sprintf("give the right key, with mode = \"aes-%d-cbc\"", bits)
@@ -268,7 +282,7 @@ func (x *exam) backup(b nv.Backend, name string) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return ""
 	case err == nil && x.content(tpm.Permanent, raw) == nil:
-		return fmt.Sprintf("the previous state, %s, is good: set [tpmstate] backup = true to start from it, or rename it", bak)
+		return fmt.Sprintf("the previous state, %s, is good: set [tpmstate] backup = true to start from it, or go back to it with swtpm state rollback", bak)
 	}
 	return fmt.Sprintf("the previous state, %s, is bad too: restore one of them from a backup", bak)
 }
@@ -381,11 +395,9 @@ func (x *exam) tooNew() string {
 	if err != nil || x.version != tpm.V20 {
 		return restore
 	}
-	if profile := payload.AlgorithmProfile(p); profile != "" {
-		return fmt.Sprintf("use the libtpms that wrote it, or a newer one; the state has the algorithm profile %s", strings.TrimSpace(profile))
-	}
-	if len(p) >= 8 && binary.BigEndian.Uint16(p) > 3 {
-		return "use the libtpms that wrote it, or a newer one"
+	s, err := payload.Describe(x.version, p)
+	if err == nil && s.Level > 1 {
+		return fmt.Sprintf("use the libtpms that wrote it, or a newer one: the state has the algorithm profile %q of level %d, which libtpms before 0.10 does not know", s.Profile, s.Level)
 	}
 	return restore + ", or use the libtpms that wrote it"
 }

@@ -128,18 +128,5 @@ func (d *Dir) fileHolder() (held bool, pid int, err error) {
 	return whole.Type != unix.F_UNLCK, max(int(whole.Pid), 0), nil
 }
 
-// Leftovers lists the files that a store or a swap of the backup which was cut
-// short has left behind. The next store removes the former.
-func (d *Dir) Leftovers() (names []string) {
-	for _, item := range []string{nv.Permanent, nv.Volatile, nv.Savestate} {
-		for _, name := range []string{tempName(d.o.Prefix + item), swapName(d.o.Prefix + item)} {
-			if _, err := d.stat(name); err == nil {
-				names = append(names, name)
-			}
-		}
-	}
-	return names
-}
-
 // BackupName is the name under which the state before the last is kept.
 func BackupName(name string) string { return backupName(name) }
