@@ -6,6 +6,8 @@ MANDIR  ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+DOCDIR  ?= $(PREFIX)/share/doc/swtpm-go
 GO      ?= go
 
 # One binary per program and name: callers look for both, and some of them refuse
@@ -18,7 +20,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest units systemd bench install clean
 
 all: build
 
@@ -58,6 +60,21 @@ guest: build
 	sh test/guest/fetch.sh build/guest
 	SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 30m ./test/guest
 
+# The units as they are installed, read by systemd's own tools; nothing is started.
+units:
+	@sh contrib/deps.sh units
+	@rm -rf build/units
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/units PREFIX=/usr
+	@sh test/systemd/units.sh $(CURDIR)/build/units
+
+# The units in a container with systemd as process 1; as root.
+systemd:
+	@sh contrib/deps.sh systemd
+	sh test/systemd/image.sh build/systemd/image
+	@rm -rf build/systemd/install
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/systemd/install PREFIX=/usr
+	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v ./test/systemd
+
 # What needs neither libtpms nor a client.
 unit:
 	CGO_ENABLED=0 $(GO) test $(PURE)
@@ -77,7 +94,7 @@ lint:
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks=all ./...
 	@for m in man/*; do groff -man -Tutf8 -wall -z $$m || exit 1; done
-	@sh -n run contrib/*.sh
+	@for s in run contrib/*.sh test/*/*.sh; do sh -n $$s || exit 1; done
 
 FUZZTIME ?= 10s
 
@@ -116,6 +133,14 @@ install: build
 	install -m 0644 $(addprefix build/completion/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BASHDIR)
 	install -m 0644 build/completion/_* $(DESTDIR)$(ZSHDIR)
 	install -m 0644 build/completion/*.fish $(DESTDIR)$(FISHDIR)
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
+	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket $(DESTDIR)$(UNITDIR)
+	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service
+	install -m 0644 contrib/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/swtpm.conf
+	install -m 0644 contrib/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/swtpm.conf
+	install -d $(DESTDIR)$(DOCDIR)/examples
+	install -m 0644 contrib/systemd/tcp.conf $(DESTDIR)$(DOCDIR)
+	install -m 0644 examples/*.toml $(DESTDIR)$(DOCDIR)/examples
 
 clean:
 	rm -rf bin build

@@ -6,6 +6,8 @@
 #   contrib/deps.sh test          the test suite: the reference and real clients
 #   contrib/deps.sh libvirt       virtual machines of libvirt
 #   contrib/deps.sh guest         virtual machines of QEMU
+#   contrib/deps.sh units         systemd's tools, to read the units
+#   contrib/deps.sh systemd       a container with systemd
 set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'
@@ -13,6 +15,8 @@ run="$build tpm2-tools libtss2-tcti-swtpm0"
 test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish"
 libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
+units="$build systemd"
+systemd="$build systemd-container mmdebstrap"
 
 case ${1:-} in
 build) want=$build ;;
@@ -20,8 +24,10 @@ run) want=$run ;;
 test) want=$test ;;
 libvirt) want=$libvirt ;;
 guest) want=$guest ;;
+units) want=$units ;;
+systemd) want=$systemd ;;
 *)
-	echo "usage: $0 build|run|test|libvirt|guest" >&2
+	echo "usage: $0 build|run|test|libvirt|guest|units|systemd" >&2
 	exit 2
 	;;
 esac

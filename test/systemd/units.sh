@@ -1,0 +1,38 @@
+#!/bin/sh
+# Looks at the units as `make install` leaves them in the directory $1: systemd must
+# find no mistake in them, and they must expose as little as we say. No systemd
+# needs to run.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 DESTDIR" >&2; exit 2; }
+command -v systemd-analyze >/dev/null || {
+	echo "$0: there is no systemd-analyze; install the package systemd" >&2
+	exit 1
+}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cp "$1"/usr/lib/systemd/system/swtpm* "$dir"
+sed -i "s,^ExecStart=/usr/,ExecStart=$1/usr/," "$dir/swtpm@.service"
+export SYSTEMD_UNIT_PATH="$dir:" SYSTEMD_EMOJI=0
+
+echo "systemd-analyze verify"
+out=$(systemd-analyze --man=no verify "$dir/swtpm@.service" "$dir/swtpm@.socket" "$dir/swtpm-data@.socket" 2>&1) || {
+	echo "$out" >&2
+	exit 1
+}
+# Other units of this machine, which are read too, may have mistakes of their own.
+if echo "$out" | grep swtpm >&2; then exit 1; fi
+
+# exposed UNIT MOST: the exposure in tenths, of a scale to 10.0.
+exposed() {
+	out=$(systemd-analyze --no-pager --offline=yes --threshold="$2" security "$1") || {
+		echo "$out" >&2
+		exit 1
+	}
+	echo "$out" | sed -n 's/^[^O]*Overall/Overall/p'
+}
+exposed "$dir/swtpm@.service" 3
+
+mkdir "$dir/swtpm@.service.d"
+cp "$1/usr/share/doc/swtpm-go/tcp.conf" "$dir/swtpm@.service.d"
+echo "with tcp.conf:"
+exposed "$dir/swtpm@.service" 10
