@@ -189,8 +189,15 @@ func readKey(option string, k config.Key) (*seal.Key, error) {
 	if k.Source == config.NoKey {
 		return nil, nil
 	}
+	path := k.Path
+	if k.Source == config.KeyCredential {
+		var err error
+		if path, err = daemon.Credential(k.Name); err != nil {
+			return nil, fmt.Errorf("--%s: %w", option, err)
+		}
+	}
 	key, err := seal.ReadKey(seal.Source{
-		Path:       k.Path,
+		Path:       path,
 		FD:         k.FD,
 		Passphrase: k.Source == config.PassFile || k.Source == config.PassFD,
 		Hex:        k.Hex,

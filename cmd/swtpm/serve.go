@@ -30,18 +30,23 @@ type ends struct {
 // openEnds opens them. Sockets listen from here on, so that clients that wait
 // for them can connect; they are answered once serve runs.
 func openEnds(cfg *config.Config) (e *ends, err error) {
+	passed, err := listen.TakePassed()
+	if err != nil {
+		return nil, err
+	}
+	defer passed.Close(cfg.Descriptors())
 	e = &ends{dataFD: -1, ctrlFD: -1}
-	if e.ctrl, e.ctrlFD, err = openEnd(cfg.Control.Listen); err != nil {
+	if e.ctrl, e.ctrlFD, err = openEnd(cfg.Control.Listen, passed); err != nil {
 		return nil, fmt.Errorf("control channel: %w", err)
 	}
-	if e.data, e.dataFD, err = openEnd(cfg.Interface.Server); err != nil {
+	if e.data, e.dataFD, err = openEnd(cfg.Interface.Server, passed); err != nil {
 		e.Close()
 		return nil, fmt.Errorf("data channel: %w", err)
 	}
 	return e, nil
 }
 
-func openEnd(e config.Endpoint) (*listen.Listener, int, error) {
+func openEnd(e config.Endpoint, passed *listen.Passed) (*listen.Listener, int, error) {
 	switch e.Kind {
 	case config.None:
 		return nil, -1, nil
@@ -51,6 +56,10 @@ func openEnd(e config.Endpoint) (*listen.Listener, int, error) {
 		}
 		unix.CloseOnExec(e.FD)
 		return nil, e.FD, nil
+	}
+	if e.Kind == config.Systemd {
+		l, err := passed.Open(e.Name)
+		return l, -1, err
 	}
 	l, err := listen.Open(e)
 	return l, -1, err

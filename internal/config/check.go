@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -81,19 +82,23 @@ func same(a, b Endpoint) bool {
 	switch {
 	case a.Kind == Unix && b.Kind == Unix:
 		return a.Path == b.Path
+	case a.Kind == Systemd && b.Kind == Systemd:
+		return a.Name == b.Name
 	case a.Kind == TCP && b.Kind == TCP:
 		return a.Port != 0 && a.Port == b.Port && a.Addr == b.Addr && a.IfName == b.IfName
 	}
 	return false
 }
 
-// descriptorFaults looks for an inherited descriptor with two uses.
-func (c *Config) descriptorFaults() []fault {
-	uses := []struct {
-		table, key string
-		fd         int
-		used       bool
-	}{
+// descriptorUse is an inherited descriptor that a key names by its number.
+type descriptorUse struct {
+	table, key string
+	fd         int
+	used       bool
+}
+
+func (c *Config) descriptorUses() []descriptorUse {
+	return slices.DeleteFunc([]descriptorUse{
 		{"interface", "server", c.Interface.Server.FD, c.Interface.Server.FD >= 0},
 		{"control", "listen", c.Control.Listen.FD, c.Control.Listen.FD >= 0},
 		{"key", "fd", c.Key.FD, c.Key.Source == KeyFD},
@@ -104,13 +109,23 @@ func (c *Config) descriptorFaults() []fault {
 		{"log", "fd", c.Log.FD, c.Log.FD >= 0},
 		{"pid", "fd", c.PID.FD, c.PID.FD >= 0},
 		{"pcap", "fd", c.Pcap.FD, c.Pcap.FD >= 0},
+	}, func(u descriptorUse) bool { return !u.used })
+}
+
+// Descriptors returns the numbers of the inherited descriptors that c uses.
+func (c *Config) Descriptors() []int {
+	var out []int
+	for _, u := range c.descriptorUses() {
+		out = append(out, u.fd)
 	}
+	return out
+}
+
+// descriptorFaults looks for an inherited descriptor with two uses.
+func (c *Config) descriptorFaults() []fault {
 	var out []fault
 	by := map[int]string{}
-	for _, u := range uses {
-		if !u.used {
-			continue
-		}
+	for _, u := range c.descriptorUses() {
 		if first, ok := by[u.fd]; ok {
 			out = append(out, fault{u.table, u.key, fmt.Sprintf("descriptor %d is that of %s already", u.fd, first)})
 			continue
@@ -122,8 +137,8 @@ func (c *Config) descriptorFaults() []fault {
 
 // exclusive are keys of one table of which a profile has at most one.
 var exclusive = map[string][]string{
-	"key":           {"file", "fd", "pwdfile", "pwdfd"},
-	"migration-key": {"file", "fd", "pwdfile", "pwdfd"},
+	"key":           {"file", "fd", "pwdfile", "pwdfd", "credential"},
+	"migration-key": {"file", "fd", "pwdfile", "pwdfd", "credential"},
 	"profile":       {"name", "profile", "file", "fd"},
 	"log":           {"file", "fd"},
 	"pid":           {"file", "fd"},

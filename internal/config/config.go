@@ -66,6 +66,7 @@ const (
 	TCP                          // a TCP socket that we bind and listen on
 	ListenFD                     // an inherited listening socket
 	ConnFD                       // an inherited descriptor that is already connected
+	Systemd                      // a listening socket that systemd passes under a name
 )
 
 // Endpoint is a place where clients reach the data or the control channel.
@@ -82,6 +83,8 @@ type Endpoint struct {
 	IfName string // TCP: interface, for an IPv6 link-local address
 
 	FD int // ListenFD, ConnFD; -1 otherwise
+
+	Name string // Systemd: its FileDescriptorName=
 }
 
 // Interface is the data channel: --server, --port, --fd, [interface].
@@ -114,7 +117,8 @@ type Key struct {
 	Source KeySource
 	Path   string // KeyFile, PassFile
 	FD     int    // KeyFD, PassFD
-	Hex    bool   // KeyFile, KeyFD: hex digits rather than raw bytes
+	Name   string // KeyCredential: of systemd's credential
+	Hex    bool   // KeyFile, KeyFD, KeyCredential: hex digits rather than raw bytes
 	KDF    string // PassFile, PassFD: "pbkdf2" or "sha512"
 	Bits   int    // 128 or 256
 	Remove bool   // unlink the file once it is read
@@ -130,6 +134,7 @@ const (
 	KeyFD
 	PassFile
 	PassFD
+	KeyCredential
 )
 
 // Flags is how the TPM is brought up: --flags, [flags].

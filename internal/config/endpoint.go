@@ -19,13 +19,15 @@ const maxPath = 107
 //	                     IPv6 in brackets, link-local as [fe80::1%eth0]
 //	fd:N                 an inherited listening socket
 //	clientfd:N           an inherited connection
+//	systemd:NAME         a listening socket of a .socket unit, by its
+//	                     FileDescriptorName=
 type address struct{ e *Endpoint }
 
 func (address) check(string) error            { return nil }
 func (address) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
 
 func (address) want() string {
-	return `"unix:PATH", "tcp:HOST:PORT", "fd:N" (a listening socket) or "clientfd:N" (a connection)`
+	return `"unix:PATH", "tcp:HOST:PORT", "systemd:NAME", "fd:N" (a listening socket) or "clientfd:N" (a connection)`
 }
 
 func (a address) set(s string) error {
@@ -50,9 +52,21 @@ func (a address) set(s string) error {
 		}
 		return nil
 	case "systemd":
-		return later(`"systemd:NAME"`)
+		if !isSocketName(rest) {
+			return fmt.Errorf("%q is not the name of a socket", rest)
+		}
+		a.e.Kind, a.e.Name = Systemd, rest
+		return nil
 	}
 	return fmt.Errorf("no such kind of address: %q", s)
+}
+
+// isSocketName tells whether systemd takes s as a FileDescriptorName=.
+//
+// Source: systemd.socket(5): up to 255 characters of ASCII, no control
+// characters and no colons.
+func isSocketName(s string) bool {
+	return s != "" && len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f || r == ':' })
 }
 
 // setTCP takes HOST:PORT.
@@ -100,6 +114,8 @@ func (e Endpoint) String() string {
 		return "fd:" + strconv.Itoa(e.FD)
 	case ConnFD:
 		return "clientfd:" + strconv.Itoa(e.FD)
+	case Systemd:
+		return "systemd:" + e.Name
 	case TCP:
 		host := e.Addr
 		if e.IfName != "" {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 )
@@ -79,7 +80,7 @@ func (d durability) toTOML() (any, bool) {
 // source makes k a key from s, with the defaults of that source.
 func (k *Key) source(s KeySource, path string, fd int) {
 	*k = Key{Source: s, Path: path, FD: fd, Bits: 128}
-	if s == KeyFile || s == KeyFD {
+	if s == KeyFile || s == KeyFD || s == KeyCredential {
 		k.Hex = true
 	} else {
 		k.KDF = "pbkdf2"
@@ -130,6 +131,30 @@ func (f keyFD) toTOML() (any, bool) {
 		return nil, false
 	}
 	return f.k.FD, true
+}
+
+// keyCredential is a credential of systemd's that is a key.
+type keyCredential struct{ k *Key }
+
+func (keyCredential) check(string) error { return nil }
+
+// set takes what systemd takes for the name of a credential, that is, of a file.
+func (c keyCredential) set(s string) error {
+	if err := checkInstance(s); err != nil || len(s) > 255 {
+		return errors.New("not the name of a file")
+	}
+	c.k.source(KeyCredential, "", -1)
+	c.k.Name = s
+	return nil
+}
+func (keyCredential) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
+func (keyCredential) want() string                  { return "the name of a systemd credential, without a slash" }
+
+func (c keyCredential) toTOML() (any, bool) {
+	if c.k.Source != KeyCredential {
+		return nil, false
+	}
+	return textOrNil(c.k.Name), true
 }
 
 // keyFormat is "hex" or "binary".

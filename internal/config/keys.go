@@ -97,11 +97,9 @@ func noneIf(cond bool, why string) string {
 var (
 	laterTables = []string{"manufacture"}
 	laterKeys   = map[string][]string{
-		"interface":     {"name", "device", "major", "minor"},
-		"tpmstate":      {"file"},
-		"key":           {"credential"},
-		"migration-key": {"credential"},
-		"sandbox":       {"chroot", "landlock", "seccomp"},
+		"interface": {"name", "device", "major", "minor"},
+		"tpmstate":  {"file"},
+		"sandbox":   {"chroot", "landlock", "seccomp"},
 	}
 )
 
@@ -152,7 +150,7 @@ func (s *State) keys() keys {
 }
 
 func (k *Key) keys() keys {
-	raw := func() bool { return k.Source == KeyFile || k.Source == KeyFD }
+	raw := func() bool { return k.Source == KeyFile || k.Source == KeyFD || k.Source == KeyCredential }
 	pass := func() bool { return k.Source == PassFile || k.Source == PassFD }
 	file := func() bool { return k.Source == KeyFile || k.Source == PassFile }
 	return keys{ // the first of file, fd, pwdfile, pwdfd wins
@@ -160,7 +158,8 @@ func (k *Key) keys() keys {
 		{name: "pwdfile", value: keyPath{k, PassFile}},
 		{name: "fd", value: keyFD{k, KeyFD}},
 		{name: "file", value: keyPath{k, KeyFile}},
-		{name: "format", value: keyFormat{k}, when: raw, only: "with file or fd"},
+		{name: "credential", in: profile, value: keyCredential{k}}, // file=$CREDENTIALS_DIRECTORY/NAME
+		{name: "format", value: keyFormat{k}, when: raw, only: "with file, fd or credential"},
 		{name: "mode", value: keyMode{k}},
 		{name: "kdf", value: words{p: &k.KDF, of: []string{"pbkdf2", "sha512"}, unknown: "Unknown kdf '%s'."},
 			when: pass, only: "with pwdfile or pwdfd"},

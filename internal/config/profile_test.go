@@ -179,6 +179,15 @@ func TestProfile(t *testing.T) {
 		{"[migration-key]\nfile = \"k\"\nremove = true\nmode = \"aes-cbc\"\nformat = \"binary\"", func(c *Config) {
 			c.MigrationKey = Key{Source: KeyFile, Path: "/p/k", FD: -1, Bits: 128, Remove: true}
 		}},
+		{"[interface]\nserver = \"systemd:data\"", func(c *Config) {
+			c.Interface.Server.Kind, c.Interface.Server.Name = Systemd, "data"
+		}},
+		{"[key]\ncredential = \"%i-key\"\nmode = \"aes-256-cbc\"", func(c *Config) {
+			c.Key = Key{Source: KeyCredential, Name: "vm1-key", FD: -1, Hex: true, Bits: 256}
+		}},
+		{"[migration-key]\ncredential = \"k\"\nformat = \"binary\"", func(c *Config) {
+			c.MigrationKey = Key{Source: KeyCredential, Name: "k", FD: -1, Bits: 128}
+		}},
 		{"[flags]\nstartup = \"state\"\ndisable-auto-shutdown = true", func(c *Config) {
 			c.Flags = Flags{NotNeedInit: true, Startup: "state", DisableAutoShutdown: true}
 		}},
@@ -235,11 +244,10 @@ func TestMistakes(t *testing.T) {
 		{"[xyzzy]", `f:5:2: [xyzzy]: unknown table`},
 		{"[manufacture]\nek = 1", `f:5:2: [manufacture]: not available in this release`},
 		{"[[log]]", `f:5:3: [log]: want a table, [log], not an array`},
-		{"[key]", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd`},
-		{"[key]\nmode = \"aes-256-cbc\"", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd`},
-		{"[key]\nfile = \"a\"\nfd = 4", `f:7:1: [key] fd: there is file already; want only one of file, fd, pwdfile, pwdfd`},
-		{"[key]\ncredential = \"a\"", `f:6:1: [key] credential: not available in this release`},
-		{"[key]\npwdfile = \"a\"\nformat = \"hex\"", `f:7:1: [key] format: only with file or fd`},
+		{"[key]", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd, credential`},
+		{"[key]\nmode = \"aes-256-cbc\"", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd, credential`},
+		{"[key]\nfile = \"a\"\nfd = 4", `f:7:1: [key] fd: there is file already; want only one of file, fd, pwdfile, pwdfd, credential`},
+		{"[key]\npwdfile = \"a\"\nformat = \"hex\"", `f:7:1: [key] format: only with file, fd or credential`},
 		{"[key]\nfile = \"a\"\nkdf = \"pbkdf2\"", `f:7:1: [key] kdf: only with pwdfile or pwdfd`},
 		{"[key]\nfd = 4\nremove = true", `f:7:1: [key] remove: only with file or pwdfile`},
 		{"[key]\nfd = -4", `f:6:6: [key] fd: -4 is not allowed; want a whole number from 0 to 2147483647`},
@@ -262,7 +270,12 @@ func TestMistakes(t *testing.T) {
 		{"[interface]\nserver = \"fd:-1\"", `f:6:10: [interface] server: "-1" is not a file descriptor; want ` + address{}.want()},
 		{"[interface]\nserver = \"unix:\"", `f:6:10: [interface] server: the path is missing; want ` + address{}.want()},
 		{"[interface]\nserver = \"/run/x\"", `f:6:10: [interface] server: no such kind of address: "/run/x"; want ` + address{}.want()},
-		{"[interface]\nserver = \"systemd:x\"", `f:6:10: [interface] server: "systemd:NAME" is not available in this release`},
+		{"[interface]\nserver = \"systemd:\"", `f:6:10: [interface] server: "" is not the name of a socket; want ` + address{}.want()},
+		{"[interface]\nserver = \"systemd:a:b\"", `f:6:10: [interface] server: "a:b" is not the name of a socket; want ` + address{}.want()},
+		{"[interface]\nserver = \"systemd:x\"\nmode = \"0600\"", `f:7:1: [interface] mode: only for a socket "unix:PATH"`},
+		{"[key]\ncredential = \"a/b\"", `f:6:14: [key] credential: "a/b" is not allowed; want the name of a systemd credential, without a slash`},
+		{"[key]\ncredential = \"k\"\nfile = \"a\"", `f:6:1: [key] credential: there is file already; want only one of file, fd, pwdfile, pwdfd, credential`},
+		{"[key]\ncredential = \"k\"\nremove = true", `f:7:1: [key] remove: only with file or pwdfile`},
 		{"[interface]\nserver = \"fd:5\"\nmode = \"0600\"", `f:7:1: [interface] mode: only for a socket "unix:PATH"`},
 		{"[interface]\nserver = \"unix:x\"\nuid = \"no-such-user\"", `f:7:7: [interface] uid: "no-such-user" is not allowed; want the name or number of a user that exists`},
 		{"[sandbox]\nseccomp = \"kill\"", `f:6:1: [sandbox] seccomp: not available in this release`},
@@ -291,6 +304,7 @@ func TestWholeMistakes(t *testing.T) {
 		{st + "[interface]\nserver = \"fd:5\"\n[flags]\nstartup = \"none\"", `f:6:1: [flags] startup: nobody could power this TPM on; want startup = "clear" or [control] listen`},
 		{st + "[flags]\nstartup = \"clear\"", `f: [interface] server: nobody could reach this TPM; want [interface] server or [control] listen`},
 		{st + "[interface]\nserver = \"tcp:127.0.0.1:5\"\n[control]\nlisten = \"tcp:127.0.0.1:5\"", `f:6:1: [control] listen: tcp:127.0.0.1:5 is the data channel already; want another address`},
+		{st + "[interface]\nserver = \"systemd:x\"\n[control]\nlisten = \"systemd:x\"", `f:6:1: [control] listen: systemd:x is the data channel already; want another address`},
 		{st + "[interface]\nserver = \"fd:5\"\n[control]\nlisten = \"fd:5\"", `f:6:1: [control] listen: descriptor 5 is that of [interface] server already`},
 	} {
 		c, err := parseProfile("f", tt.src, "/p", "vm1")

@@ -66,6 +66,9 @@ func (x *exam) end(e config.Endpoint) {
 	switch e.Kind {
 	case config.None, config.ConnFD:
 		return
+	case config.Systemd:
+		x.add(Note, e.String(), "", "the socket comes from systemd and is not looked at")
+		return
 	case config.ListenFD:
 		if !x.descriptor(e.FD) {
 			return

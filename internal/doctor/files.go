@@ -94,7 +94,17 @@ func (x *exam) key(k config.Key) *seal.Key {
 		Hex: k.Hex, KDF: k.KDF, Bits: k.Bits,
 	}
 	where := k.Path
-	if k.Path == "" {
+	switch {
+	case k.Source == config.KeyCredential:
+		where = "credential " + k.Name
+		path, err := daemon.Credential(k.Name)
+		if err != nil {
+			x.keysKnown = false
+			x.add(Note, where, "", "the key comes from systemd when the unit starts; it, and the state, are not looked at")
+			return nil
+		}
+		src.Path = path
+	case k.Path == "":
 		where = fmt.Sprintf("descriptor %d", k.FD)
 		back, ok := x.keyDescriptor(&src)
 		if !ok {

@@ -1,0 +1,106 @@
+package listen
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstPassed is the number of the first descriptor that systemd passes.
+const firstPassed = 3
+
+// Passed are the descriptors that systemd opened for us, with the names that the
+// units give them, FileDescriptorName=. They stay plain numbers, because a
+// configuration may name one of them by its number.
+//
+// Source: sd_listen_fds(3).
+type Passed struct {
+	files []passed
+}
+
+type passed struct {
+	fd   int
+	name string
+}
+
+// TakePassed takes over what systemd passed to this very process, if anything.
+// The variables that tell of it are gone afterwards, and the descriptors are
+// closed on exec: no other process is to take them for its own.
+func TakePassed() (*Passed, error) {
+	pid, count := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		_ = os.Unsetenv(v)
+	}
+	p := &Passed{}
+	if pid != strconv.Itoa(os.Getpid()) {
+		return p, nil // meant for another process, whose environment we have
+	}
+	n, err := strconv.ParseUint(count, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("LISTEN_FDS=%q is not a number of descriptors", count)
+	}
+	for i := range int(n) {
+		fd := firstPassed + i
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+			return nil, fmt.Errorf("LISTEN_FDS=%s, but descriptor %d: %w", count, fd, err)
+		}
+		name := ""
+		if i < len(names) {
+			name = names[i]
+		}
+		p.files = append(p.files, passed{fd, name})
+	}
+	return p, nil
+}
+
+// Open returns the listener of that name.
+func (p *Passed) Open(name string) (*Listener, error) {
+	at := -1
+	for i, f := range p.files {
+		switch {
+		case f.name != name:
+		case at >= 0:
+			return nil, fmt.Errorf("systemd:%s: systemd passed two of that name: give each a FileDescriptorName= of its own", name)
+		default:
+			at = i
+		}
+	}
+	if at < 0 {
+		return nil, fmt.Errorf("systemd:%s: systemd passed %s: "+
+			"start the .socket unit with FileDescriptorName=%s before the service", name, p.names(), name)
+	}
+	fd := p.files[at].fd
+	if err := checkListens(fd); err != nil {
+		return nil, fmt.Errorf("systemd:%s: %w", name, err)
+	}
+	p.files = slices.Delete(p.files, at, at+1)
+	return newListener(fd, "systemd:"+name)
+}
+
+// names says what there is, for somebody who looks for something else.
+func (p *Passed) names() string {
+	if len(p.files) == 0 {
+		return "no socket of that name"
+	}
+	names := make([]string, len(p.files))
+	for i, f := range p.files {
+		names[i] = strconv.Quote(f.name)
+	}
+	return "only " + strings.Join(names, ", ")
+}
+
+// Close closes the descriptors that nobody opened, but for those whose numbers
+// are in keep.
+func (p *Passed) Close(keep []int) {
+	for _, f := range p.files {
+		if !slices.Contains(keep, f.fd) {
+			_ = unix.Close(f.fd)
+		}
+	}
+	p.files = nil
+}
