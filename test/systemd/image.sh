@@ -1,0 +1,24 @@
+#!/bin/sh
+# Makes the root file system of a small Debian with systemd in the directory $1, of
+# this machine's own release, unless it is there already. Nothing is installed on
+# the machine.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
+packages=systemd,systemd-sysv,dbus,libtpms0
+release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+recipe="1 $release $packages"
+[ "$(cat "$1/recipe" 2>/dev/null)" != "$recipe" ] || exit 0
+
+mkdir -p "$1"
+for try in 1 2 3; do
+	rm -rf "$1/recipe" "$1/root"
+	if timeout 600 mmdebstrap --quiet --variant=minbase --include=$packages \
+		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+		"$release" "$1/root" "$mirror"; then
+		echo "$recipe" >"$1/recipe"
+		exit 0
+	fi
+	echo "$0: try $try of 3 failed" >&2
+done
+exit 1

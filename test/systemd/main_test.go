@@ -1,0 +1,195 @@
+// Package systemd_test runs the units as make install leaves them, with systemd as
+// process 1 of a container of Debian's packages. The container has mount, process,
+// network and cgroup namespaces of its own and writes to memory only: nothing of
+// the machine changes. make systemd calls it, as root.
+package systemd_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	wantVar  = "SWTPM_SYSTEMD"       // the directory with image and install; set to run these tests at all
+	innerVar = "SWTPM_SYSTEMD_INNER" // the work directory, inside the namespaces
+)
+
+// patience is how long a test waits for what has to come; no test measures time.
+const patience = time.Minute
+
+// cgroups is where the container's view of cgroups is made.
+const cgroups = "/sys/fs/cgroup"
+
+// leader is the process 1 of the container, seen from here.
+var leader int
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(innerVar)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	stop, err := boot(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "systemd:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "systemd:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// TestSystemd runs all other tests of this package inside the namespaces.
+func TestSystemd(t *testing.T) {
+	switch {
+	case os.Getenv(innerVar) != "":
+		t.Skip("this is what runs the others")
+	case os.Getenv(wantVar) == "":
+		t.Skipf("$%s is not set: run make systemd", wantVar)
+	case os.Geteuid() != 0:
+		t.Fatal("needs root: namespaces and mounts")
+	}
+	if out, err := exec.Command("unshare", "--mount", "--pid", "--net", "--fork", "mount", "-t", "cgroup2", "none", cgroups).CombinedOutput(); err != nil {
+		t.Skipf("no container can run here, this machine lets us make no namespaces with cgroups: %v: %s", err, out)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	// The shell is process 1: it reaps, and with it everything ends.
+	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child",
+		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=9m")
+	inner.Env = append(os.Environ(), innerVar+"="+t.TempDir())
+	out, err := inner.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(string(out), "\n--- PASS: "); err == nil && n < 5 {
+		t.Errorf("only %d tests ran", n)
+	}
+}
+
+// boot starts the container and returns when it is up; stop ends it.
+func boot(dir string) (stop func() error, err error) {
+	root := filepath.Join(dir, "root")
+	built := os.Getenv(wantVar)
+	if err := assemble(root, filepath.Join(dir, "memory"), filepath.Join(built, "install"), filepath.Join(built, "image", "root")); err != nil {
+		return nil, err
+	}
+	group, err := ownCgroup()
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil { // for nspawn's own files
+		return nil, fmt.Errorf("mount /run: %w", err)
+	}
+	nspawn := exec.Command("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
+		"--console=pipe", "--machine=swtpm-test", "--directory="+root, "--boot")
+	var said bytes.Buffer
+	nspawn.Stdout, nspawn.Stderr = &said, &said
+	if err := nspawn.Start(); err != nil {
+		return nil, fmt.Errorf("%w; install the package systemd-container", err)
+	}
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		if leader = child(nspawn.Process.Pid); leader > 0 {
+			out, _ := in("systemctl", "is-system-running")
+			if s := strings.TrimSpace(out); s == "running" || s == "degraded" {
+				break
+			}
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("the container does not come up: %s", said.String())
+		}
+	}
+	return func() error {
+		_, _ = in("systemctl", "poweroff")
+		late := time.AfterFunc(patience, func() { _ = nspawn.Process.Kill() })
+		err := nspawn.Wait()
+		if !late.Stop() {
+			err = errors.New("the container did not stop")
+		}
+		removeCgroup(group)
+		return err
+	}, nil
+}
+
+// assemble mounts the layers, the first on top, at root; what is written goes to
+// memory.
+func assemble(root, memory string, layers ...string) error {
+	upper, work := filepath.Join(memory, "upper"), filepath.Join(memory, "work")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(memory, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	for _, d := range []string{upper, work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", strings.Join(layers, ":"), upper, work)
+	if err := unix.Mount("overlay", root, "overlay", 0, options); err != nil {
+		return fmt.Errorf("mount an overlay of %q: %w", layers, err)
+	}
+	return nil
+}
+
+// ownCgroup moves this process to a new cgroup, so that all that systemd makes is
+// below it.
+func ownCgroup() (string, error) {
+	if err := unix.Mount("cgroup2", cgroups, "cgroup2", 0, ""); err != nil {
+		return "", fmt.Errorf("mount cgroup2: %w", err)
+	}
+	group, err := os.MkdirTemp(cgroups, "swtpm-test-")
+	if err != nil {
+		return "", err
+	}
+	return group, os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte("0"), 0o600)
+}
+
+// removeCgroup leaves group and removes it with those below it.
+func removeCgroup(group string) {
+	_ = os.WriteFile(filepath.Join(cgroups, "cgroup.procs"), []byte("0"), 0o600)
+	var all []string
+	_ = filepath.WalkDir(group, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			all = append(all, path)
+		}
+		return nil
+	})
+	for i := len(all) - 1; i >= 0; i-- {
+		_ = unix.Rmdir(all[i])
+	}
+}
+
+// child returns the one child of a process, 0 if it has none yet.
+func child(pid int) int {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n
+}
+
+// in runs a command in the container and returns what it printed.
+func in(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	enter := []string{"--target=" + strconv.Itoa(leader), "--all", "--"}
+	out, err := exec.CommandContext(ctx, "nsenter", append(enter, args...)...).CombinedOutput()
+	return string(out), err
+}

@@ -1,0 +1,106 @@
+package systemd_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// own is a profile that makes its sockets itself.
+const own = `[interface]
+server = "unix:/run/swtpm/%i/data.sock"
+[control]
+listen = "unix:/run/swtpm/%i/ctrl.sock"
+[tpmstate]
+dir = "/var/lib/swtpm/%i"
+[flags]
+startup = "STARTUP"
+`
+
+// profile is own with a startup.
+func profile(startup string) string { return strings.ReplaceAll(own, "STARTUP", startup) }
+
+// When start returns, commands are answered; what the process may do is what the
+// unit says. After stop the state is on disk, and the TPM was shut down, else
+// TPM2_Startup(STATE) would fail at the next start.
+func TestStartStop(t *testing.T) {
+	name := instance(t, profile("clear"))
+	unit := service(name)
+	must(t, "systemctl", "start", unit)
+	command(t, dial(t, name), getRandom)
+
+	status, err := os.ReadFile(inside("/proc/" + property(t, unit, "MainPID") + "/status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
+		if !strings.Contains(string(status), want+"\n") {
+			t.Errorf("no %q in\n%s", want, status)
+		}
+	}
+	if got := must(t, "stat", "--format=%U %a", "/var/lib/swtpm/"+name); got != "swtpm 700\n" {
+		t.Errorf("the state directory is %q, want swtpm 700", got)
+	}
+
+	must(t, "systemctl", "stop", unit)
+	if got := property(t, unit, "Result"); got != "success" {
+		t.Errorf("the result is %q", got)
+	}
+	if got := must(t, "stat", "--format=%U %a", "/var/lib/swtpm/"+name+"/tpm2-00.permall"); !strings.HasPrefix(got, "swtpm 6") {
+		t.Errorf("the state is %q, want swtpm 600 or so", got)
+	}
+	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("state"))
+	must(t, "systemctl", "start", unit)
+	command(t, dial(t, name), getRandom)
+	must(t, "systemctl", "restart", unit)
+	command(t, dial(t, name), getRandom)
+}
+
+// default.toml serves every instance that has no profile of its own.
+func TestDefaultProfile(t *testing.T) {
+	name := instance(t, "")
+	must(t, "rm", "/etc/swtpm/"+name+".toml")
+	put(t, "/etc/swtpm/default.toml", 0o644, profile("clear"))
+	defer must(t, "rm", "/etc/swtpm/default.toml")
+	must(t, "systemctl", "start", service(name))
+	command(t, dial(t, name), getRandom)
+}
+
+// A start that fails is not tried again, and says why in one line.
+func TestFailedStart(t *testing.T) {
+	name := instance(t, strings.Replace(profile("clear"), "dir =", "dirr =", 1))
+	unit := service(name)
+	fails(t, "systemctl", "start", unit)
+	if got := property(t, unit, "NRestarts"); got != "0" {
+		t.Errorf("it was tried again %s times", got)
+	}
+	must(t, "journalctl", "--sync")
+	out, _ := in("systemctl", "status", "--no-pager", unit)
+	want := `swtpm: /etc/swtpm/` + name + `.toml:6:1: [tpmstate] dirr: unknown key; did you mean "dir"?`
+	if n := strings.Count(out, "swtpm: "); !strings.Contains(out, want) {
+		t.Errorf("%d lines of ours, and not %q, in\n%s", n, want, out)
+	}
+}
+
+// A crash is followed by a new start, with the state of before.
+func TestCrash(t *testing.T) {
+	name := instance(t, profile("clear"))
+	unit := service(name)
+	must(t, "systemctl", "start", unit)
+	command(t, dial(t, name), getRandom)
+	must(t, "systemctl", "kill", "--signal=KILL", unit)
+	await(t, unit, "NRestarts", "1")
+	await(t, unit, "ActiveState", "active")
+	command(t, dial(t, name), getRandom)
+}
+
+// Another user as the drop-in of systemd makes it, without an account.
+func TestDynamicUser(t *testing.T) {
+	name := instance(t, profile("clear"))
+	dropIn(t, service(name), "[Service]\nDynamicUser=yes\nUser=\nGroup=\nRuntimeDirectoryPreserve=no\n")
+	must(t, "systemctl", "start", service(name))
+	command(t, dial(t, name), getRandom)
+	must(t, "systemctl", "restart", service(name))
+	command(t, dial(t, name), getRandom)
+	must(t, "test", "-s", "/var/lib/private/swtpm/"+name+"/tpm2-00.permall")
+}

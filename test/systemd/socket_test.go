@@ -1,0 +1,75 @@
+package systemd_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// passed is a profile whose sockets are systemd's.
+const passed = `[interface]
+server = "systemd:data"
+[control]
+listen = "systemd:ctrl"
+[tpmstate]
+dir = "/var/lib/swtpm/%i"
+[flags]
+startup = "clear"
+`
+
+// The first connection starts the service, on either socket; the sockets outlive
+// it, and so do their owner and mode.
+func TestSocketActivation(t *testing.T) {
+	name := instance(t, passed)
+	unit := service(name)
+	must(t, "systemctl", "start", socket(name), dataSocket(name))
+	if got := property(t, unit, "ActiveState"); got != "inactive" {
+		t.Fatalf("the service is %s before anybody came", got)
+	}
+	ioctl(t, name, "-g")
+	if got := property(t, unit, "ActiveState"); got != "active" {
+		t.Errorf("the service is %s", got)
+	}
+	command(t, dial(t, name), getRandom)
+	must(t, "systemctl", "stop", unit)
+	command(t, dial(t, name), getRandom) // starts it again
+	for _, file := range []string{"ctrl.sock", "data.sock"} {
+		if got := must(t, "stat", "--format=%U:%G %a", "/run/swtpm/"+name+"/"+file); got != "swtpm:swtpm 660\n" {
+			t.Errorf("%s is %q, want swtpm:swtpm 660", file, got)
+		}
+	}
+	must(t, "systemctl", "restart", unit)
+	command(t, dial(t, name), getRandom)
+	ioctl(t, name, "-s")
+	await(t, unit, "ActiveState", "inactive")
+}
+
+// Another group for the sockets stays, whatever the service does.
+func TestSocketGroup(t *testing.T) {
+	name := instance(t, passed)
+	dropIn(t, socket(name), "[Socket]\nSocketGroup=games\n")
+	must(t, "systemctl", "start", socket(name), dataSocket(name))
+	ioctl(t, name, "-g")
+	must(t, "systemctl", "restart", service(name))
+	ioctl(t, name, "-g")
+	if got := must(t, "stat", "--format=%U:%G %a", "/run/swtpm/"+name+"/ctrl.sock"); got != "swtpm:games 660\n" {
+		t.Errorf("the socket is %q, want swtpm:games 660", got)
+	}
+}
+
+// A TCP port of a socket unit needs no network in the service.
+func TestSocketTCP(t *testing.T) {
+	name := instance(t, strings.Replace(passed, "[interface]\nserver = \"systemd:data\"\n", "", 1))
+	dropIn(t, socket(name), "[Socket]\nListenStream=\nListenStream=127.0.0.1:2322\n")
+	must(t, "systemctl", "start", socket(name))
+	must(t, "swtpm_ioctl", "--tcp", "127.0.0.1:2322", "-g")
+}
+
+// Without its socket unit the service says which one is missing.
+func TestSocketMissing(t *testing.T) {
+	name := instance(t, passed)
+	fails(t, "systemctl", "start", service(name))
+	want := "swtpm: control channel: systemd:ctrl: systemd passed no socket of that name: start the .socket unit with FileDescriptorName=ctrl before the service"
+	if out := journal(t, service(name), "cat"); !strings.Contains(out, want) {
+		t.Errorf("no %q in\n%s", want, out)
+	}
+}
