@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv/dir"
 )
 
 // The smallest rooms that a store of the state needs beside the old one, in
@@ -89,15 +91,19 @@ func (x *exam) missing(path string) {
 		x.add(Error, path, remedy(err), "cannot be made: %s", reason(filepath.Join(above, "x"), err))
 		return
 	}
-	x.noRoom(above, leastRoom)
+	x.noRoom(above, leastRoom, Error)
 	x.emptyState = true
 	x.add(Note, path, "", "there is no such directory; it will be made, and a new TPM in it")
 }
 
 // mayMakeIn fails as making something in dir would.
 func mayMakeIn(dir string) error {
-	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return errors.Join(err, unix.ENOTDIR)
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return unix.ENOTDIR
 	}
 	return unix.Access(dir, unix.W_OK|unix.X_OK)
 }
@@ -114,12 +120,12 @@ func (x *exam) space() {
 			need = max(need, fi.Size())
 		}
 	}
-	x.noRoom(path, need)
+	x.noRoom(path, need, Error)
 }
 
-// noRoom tells if the file system of dir has not need bytes for this user. Root
-// may use what is kept back. Quotas are not looked at.
-func (x *exam) noRoom(dir string, need int64) {
+// noRoom tells if the file system of dir has not need bytes for this user, which
+// is as severe as s. Root may use what is kept back. Quotas are not looked at.
+func (x *exam) noRoom(dir string, need int64, s Severity) {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
 		return
@@ -134,9 +140,9 @@ func (x *exam) noRoom(dir string, need int64) {
 	defer func() { x.check = was }()
 	switch {
 	case room < need:
-		x.add(Error, dir, "make room", "the file system is full: %d bytes are free, a change of the state needs %d", room, need)
+		x.add(s, dir, "make room", "the file system is full: %d bytes are free, a change of the state needs %d", room, need)
 	case st.Files > 0 && st.Ffree == 0:
-		x.add(Error, dir, "remove files", "the file system has no inode left for a new file")
+		x.add(s, dir, "remove files", "the file system has no inode left for a new file")
 	case room < shortRoom:
 		x.add(Warning, dir, "make room", "the file system is nearly full: %d bytes are free", room)
 	}
@@ -144,30 +150,42 @@ func (x *exam) noRoom(dir string, need int64) {
 
 // image looks at an image file or block device with the state.
 func (x *exam) image(path string) {
-	var st unix.Stat_t
-	err := unix.Lstat(path, &st)
-	switch {
-	case err == unix.ENOENT:
+	if !exists(path) {
 		if err := mayMakeIn(filepath.Dir(path)); err != nil {
 			x.add(Error, path, remedy(err), "cannot be made: %s", reason(path, err))
 			return
 		}
+		x.noRoom(filepath.Dir(path), leastRoom, Error)
 		x.emptyState = true
 		x.add(Note, path, "", "there is no such file; it will be made, and a new TPM in it")
-	case err != nil:
-		x.add(Error, path, remedy(err), "cannot be looked at: %s", reason(path, err))
-	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-		x.add(Error, path, "name the file itself", "a symbolic link, which is not followed")
-	case st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFBLK:
-		x.add(Error, path, "correct the path", "neither a regular file nor a block device")
-	default:
-		if err := unix.Access(path, unix.R_OK|unix.W_OK); err != nil {
-			x.add(Error, path, remedy(err), "cannot be read and written: %s", reason(path, err))
-		}
-		if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o027 != 0 {
-			x.add(Warning, describe(path), "chmod 0600", "others can read it, or the group can change it")
-		}
+		return
 	}
+	b, err := x.open(x.version, false, nil)
+	if err == nil {
+		_ = b.Close()
+		err = unix.Access(path, unix.R_OK|unix.W_OK)
+	}
+	var errno unix.Errno
+	switch {
+	case errors.As(err, &errno):
+		x.add(Error, path, remedy(errno), "cannot be read and written: %s", reason(path, errno))
+	case err != nil:
+		x.add(Error, path, "correct the path, or make it a regular file with one name", "%v", err)
+	default:
+		x.imageFile(path)
+	}
+}
+
+// imageFile looks at what is of a regular file alone.
+func (x *exam) imageFile(path string) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	if st.Mode&0o777&^dir.DefaultMode != 0 {
+		x.add(Warning, describe(path), "chmod 0600, or 0640", "open to others, wider than %04o", dir.DefaultMode)
+	}
+	x.noRoom(filepath.Dir(path), leastRoom, Warning) // it may have grown already to all that it needs
 }
 
 // names are those of the state files of this TPM.
