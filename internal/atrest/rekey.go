@@ -33,6 +33,9 @@ func (s *State) Rekey(next *seal.Key) ([]string, error) {
 			continue
 		}
 		if err := s.open(i, s.key); err != nil {
+			if i.name == nv.Backup {
+				err = fmt.Errorf("%w; remove it if the generation before is not needed", err)
+			}
 			return nil, fmt.Errorf("%s: neither the old key nor the new one opens it; nothing was changed: %w", s.where, err)
 		}
 		blob, err := reseal(i.payload, next)

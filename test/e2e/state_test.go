@@ -144,6 +144,7 @@ func TestStateTransfer(t *testing.T) {
 // inspect and verify open files for reading only, and leave no trace, whatever
 // they find.
 func TestStateVerifyTouchesNothing(t *testing.T) {
+	needRoot(t, "a process with keys lets nobody else trace it")
 	strace := need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
@@ -210,6 +211,7 @@ var changes = regexp.MustCompile(`O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|^\d+ +(write|p
 // starts with the old key or with the new one, its volatile state and backup
 // too, and a second call makes it the new one.
 func TestStateRekeyKilled(t *testing.T) {
+	needRoot(t, "a process with keys lets nobody else trace it")
 	strace := need(t, "strace", "strace")
 	t.Parallel()
 	const v = v20

@@ -30,8 +30,8 @@ func (d *Dir) journalName() string { return stagedName(d.o.Prefix) + "journal" }
 //     and old items removed; that is synced;
 //  4. the journal goes.
 //
-// Whoever locks the directory next undoes what has no journal by doing nothing
-// about it, and finishes what has one; see recover. Each step but the third
+// Whoever locks the directory next removes what was staged without a journal, and
+// finishes what has one; see recover. Each step but the third
 // leaves the items alone. In the third they are of two kinds for a moment, which
 // only a program that does not know the journal could see, and only if the
 // process dies there; with a single change there is no such moment.
@@ -164,18 +164,35 @@ func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 }
 
 // recover finishes the change of several files that a journal tells of. Without
-// a journal there is nothing to do: the items are as they were. A directory that
+// a journal the items are as they were, and what was staged goes. A directory that
 // is open for reading stays as it is, but is read as it would be.
 func (d *Dir) recover() error {
 	if d.o.ReadOnly {
 		return d.foresee()
 	}
 	j, err := d.loadJournal()
-	if err != nil || len(j) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(j) == 0 {
+		return d.dropStaged()
 	}
 	d.o.Warn("a change of %d state files in %q was cut short; finishing it", len(j), d.path)
 	return d.finish(j)
+}
+
+// dropStaged removes what a batch has left that was cut short before it was
+// decided: it may hold the state without its key. Without the lock it may belong
+// to one that is under way.
+func (d *Dir) dropStaged() error {
+	if !d.o.Lock {
+		return nil
+	}
+	names := []string{d.journalName() + ".tmp"}
+	for _, item := range []string{nv.Permanent, nv.Volatile, nv.Savestate, nv.Backup} {
+		names = append(names, stagedName(d.o.Prefix+item))
+	}
+	return d.removeAll(names)
 }
 
 // foresee notes what recover would do.
