@@ -130,8 +130,10 @@ func (w *which) open(how access) (*atrest.State, error) {
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return nil, err
 	}
+	c := w.cfg.Key
+	c.Remove = false // the emulator's to do; here the key may be needed again
 	var err error
-	if w.key, err = readKey("key", w.cfg.Key); err != nil {
+	if w.key, err = readKey("key", c); err != nil {
 		return nil, err
 	}
 	tellWarnings("key", w.key)
@@ -161,6 +163,7 @@ func readKeyArg(option, arg string) (*seal.Key, error) {
 	if err != nil {
 		return nil, stateUsage(fmt.Errorf("--%s: %w", option, err))
 	}
+	c.Remove = false
 	k, err := readKey(option, c)
 	if err == nil {
 		tellWarnings(option, k)
