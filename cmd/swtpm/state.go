@@ -151,6 +151,9 @@ func stateRollback(f *pflag.FlagSet) action {
 }
 
 func rollbackState(w *which, drop bool) error {
+	if !strings.HasPrefix(w.cfg.State.URI, "dir://") {
+		return fmt.Errorf("%s keeps no generation before the last; only a directory with backup does", w.where)
+	}
 	s, err := w.open(withBackup)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/atrest"
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -148,7 +149,7 @@ func importState(w *which, pf *passFlags, replace bool) error {
 	if w.cfg.TPM == "" {
 		w.cfg.TPM = a.Version.String()
 	}
-	if err := makeStateDir(w.cfg); err != nil {
+	if err := makeOwnStateDir(w.cfg); err != nil {
 		return err
 	}
 	s, err := w.open(0)
@@ -169,6 +170,16 @@ func importState(w *which, pf *passFlags, replace bool) error {
 	}
 	_, err = fmt.Printf("%s: TPM %s: imported from %s, %s (%s)\n", w.where, s.Version(), w.files[0], how, strings.Join(a.Kinds(), ", "))
 	return err
+}
+
+// makeOwnStateDir is makeStateDir unless root would make a directory that the
+// profile's user could not enter.
+func makeOwnStateDir(cfg *config.Config) error {
+	dir, ok := strings.CutPrefix(cfg.State.URI, "dir://")
+	if _, err := os.Stat(dir); ok && cfg.State.Create && cfg.Sandbox.User != "" && os.Geteuid() == 0 && errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s is not there yet; make it, for the user %q", dir, cfg.Sandbox.User)
+	}
+	return makeStateDir(cfg)
 }
 
 // readArchive reads a file that may be an archive.
