@@ -15,7 +15,8 @@ const module = "github.com/swtpm-go/swtpm/"
 var arrows = map[string][]string{
 	"internal/nv":             {"internal/seal"},
 	"internal/nv/dir":         {"internal/nv", "internal/seal"},
-	"internal/nv/backend":     {"internal/nv", "internal/nv/dir"},
+	"internal/nv/linear":      {"internal/nv"},
+	"internal/nv/backend":     {"internal/nv", "internal/nv/dir", "internal/nv/linear"},
 	"internal/nv/nvtest":      {"internal/nv"},
 	"internal/atrest":         {"internal/emul", "internal/emul/payload", "internal/nv", "internal/seal", "internal/tpm"},
 	"internal/emul":           {"internal/emul/payload", "internal/nv", "internal/seal", "internal/tpm"},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
+	"github.com/swtpm-go/swtpm/internal/nv/linear"
 )
 
 // Options says how a backend keeps state. Not every backend knows every option;
@@ -42,7 +43,7 @@ var schemes = map[string]func(path string, o Options) (nv.Backend, error){
 }
 
 // Open opens the storage that uri names: dir://PATH, a directory with a file
-// for each item.
+// for each item, or file://PATH, one file or block device with all of them.
 func Open(uri string, o Options) (nv.Backend, error) {
 	if uri == "" {
 		return nil, errors.New("nv: no place for the state is configured; give --tpmstate dir=PATH")
@@ -50,7 +51,7 @@ func Open(uri string, o Options) (nv.Backend, error) {
 	scheme, path, ok := strings.Cut(uri, "://")
 	open := schemes[scheme]
 	if !ok || open == nil {
-		return nil, fmt.Errorf("nv: unsupported backend %q; dir://PATH is one that works", uri)
+		return nil, fmt.Errorf("nv: unsupported backend %q; dir://PATH and file://PATH are those that work", uri)
 	}
 	b, err := open(path, o)
 	if err != nil {
@@ -63,6 +64,6 @@ func openDir(path string, o Options) (nv.Backend, error) {
 	return dir.Open(path, dir.Options(o))
 }
 
-func openFile(string, Options) (nv.Backend, error) {
-	return nil, fmt.Errorf("state in an image file or block device comes in a later release; use dir://PATH: %w", errors.ErrUnsupported)
+func openFile(path string, o Options) (nv.Backend, error) {
+	return linear.Open(path, linear.Options(o))
 }

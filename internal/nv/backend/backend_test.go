@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +25,8 @@ func TestOpen(t *testing.T) {
 		path:                  "unsupported backend",
 		"dir:" + path:         "unsupported backend",
 		"nvram://" + path:     "unsupported backend",
-		"file://" + path:      "later release",
+		"file://" + path:      "neither a regular file nor",
+		"file://":             "empty",
 		"dir://":              "empty",
 		"dir://" + path + "x": "no such file",
 	} {
@@ -34,7 +34,12 @@ func TestOpen(t *testing.T) {
 			t.Errorf("Open(%q) = %v, %v, want %q", uri, b, err, want)
 		}
 	}
-	if _, err := Open("file://x", Options{}); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("file: %v", err)
+	b, err = Open("file://"+filepath.Join(path, "image"), Options{Prefix: "tpm2-00."})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.Store("tpm2-00.permall", []byte("state")); err != nil {
+		t.Error(err)
 	}
 }

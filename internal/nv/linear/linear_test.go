@@ -1,0 +1,76 @@
+package linear
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+)
+
+const (
+	permall  = "tpm2-00.permall"
+	volstate = "tpm2-00.volatilestate"
+)
+
+// options are those of a TPM 2.0, with warnings into the test's log.
+func options(t testing.TB) Options {
+	return Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
+}
+
+func open(t testing.TB, path string, o Options) *File {
+	t.Helper()
+	f, err := Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestConformance(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		set  func(o *Options)
+		size int64 // of the file at first; -1: none
+	}{
+		{"no file", func(*Options) {}, -1},
+		{"empty file", func(*Options) {}, 0},
+		{"short file", func(*Options) {}, 100},
+		{"4 MiB", func(*Options) {}, 4 << 20},
+		{"relaxed", func(o *Options) { o.Relaxed = true }, -1},
+		{"mode", func(o *Options) { o.Mode, o.ModeExplicit = 0o600, true }, -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			nvtest.Test(t, func(t *testing.T) func() nv.Backend {
+				path := filepath.Join(t.TempDir(), "image")
+				if c.size >= 0 {
+					if err := os.WriteFile(path, make([]byte, c.size), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return func() nv.Backend {
+					o := options(t)
+					c.set(&o)
+					return open(t, path, o)
+				}
+			})
+		})
+	}
+}
+
+func write(t testing.TB, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o640); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantFile(t testing.TB, path string, want []byte) {
+	t.Helper()
+	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes, %v, want %d", filepath.Base(path), len(got), err, len(want))
+	}
+}

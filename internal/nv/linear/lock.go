@@ -1,0 +1,46 @@
+package linear
+
+import (
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// Lock takes a write lock on all of the file. It belongs to the open file:
+// swtpm's kind, which it excludes and is excluded by, vanishes when any
+// descriptor of the file is closed. Who only reads shares it with others that do;
+// a node to look at only says whether it could have the lock.
+func (n *node) Lock() error {
+	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
+	if n.shared {
+		whole.Type = unix.F_RDLCK
+	}
+	cmd := unix.F_OFD_SETLK
+	if n.look { // not even for a moment: an emulator may start just then
+		cmd = unix.F_OFD_GETLK
+	}
+	err := retry(func() error { return unix.FcntlFlock(uintptr(n.fd), cmd, &whole) })
+	if err == nil && n.look && whole.Type != unix.F_UNLCK {
+		err = unix.EAGAIN
+	}
+	switch {
+	case err == unix.EAGAIN || err == unix.EACCES:
+		// Compat: the text of swtpm's log.
+		return fmt.Errorf("lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
+	case err != nil:
+		return fmt.Errorf("lock %q: %w", n.path, err)
+	}
+	return nil
+}
+
+// Unlock gives the lock back; without one it does nothing.
+func (n *node) Unlock() error {
+	whole := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
+	if err := retry(func() error { return unix.FcntlFlock(uintptr(n.fd), unix.F_OFD_SETLK, &whole) }); err != nil {
+		return fmt.Errorf("unlock %q: %w", n.path, err)
+	}
+	return nil
+}

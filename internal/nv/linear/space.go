@@ -1,0 +1,126 @@
+package linear
+
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+)
+
+// The space of a file is shared out like this. Used is only the header and the
+// items themselves; the rest of a section, which swtpm reserves for an item to
+// grow, is free to us.
+//
+// A section must reach to the next one all the same. swtpm, when it removes an
+// item, moves what follows by the distance to the next section, but lowers the
+// offsets by the length of the removed one: a gap between two would make it lose
+// the second. Before the first section and after the last there may be gaps.
+//
+// Source: seen with swtpm 0.7.1.
+
+// page is what the kernel writes at once. An item with pages of its own leaves
+// the others, the header's above all, alone.
+const page = 4096
+
+// gap is free space.
+type gap struct{ from, to int64 }
+
+// gaps returns the free space up to limit beside the items in used, in its order.
+func gaps(used []entry, limit int64) []gap {
+	used = slices.SortedFunc(slices.Values(used), func(a, b entry) int { return cmp.Compare(a.Offset, b.Offset) })
+	var list []gap
+	from := int64(headerSize)
+	for _, e := range used {
+		if e.Offset == 0 {
+			continue
+		}
+		if int64(e.Offset) > from {
+			list = append(list, gap{from, min(int64(e.Offset), limit)})
+		}
+		from = e.end()
+	}
+	return append(list, gap{from, limit})
+}
+
+// free returns how many bytes are free up to limit.
+func free(used []entry, limit int64) (total, largest int64) {
+	for _, g := range gaps(used, limit) {
+		n := max(g.to-g.from, 0)
+		total += n
+		largest = max(largest, n)
+	}
+	return total, largest
+}
+
+// find returns the lowest free place for n bytes up to limit, at the beginning
+// of a page if that can be.
+func find(used []entry, n, limit int64) (offset int64, ok bool) {
+	list := gaps(used, limit)
+	for _, align := range []int64{page, 1} {
+		for _, g := range list {
+			offset = (g.from + align - 1) / align * align
+			if offset+n <= g.to {
+				return offset, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// place returns h with free bytes for the items of changes instead of those that
+// they have, which are not touched, and without those that go. The file may grow
+// to limit. It fails if there is no space in one piece.
+func (h *header) place(changes []change, limit int64) (next header, ok bool) {
+	next = *h
+	used := h.Entries[:]
+	for _, c := range changes {
+		next.Entries[c.item] = entry{}
+		n := int64(len(c.blob))
+		if n == 0 {
+			continue
+		}
+		offset, ok := find(used, n, limit)
+		if !ok {
+			return header{}, false
+		}
+		e := entry{Offset: uint32(offset), Length: uint32(n), Section: uint32(min(section(n), limit-offset))}
+		next.Entries[c.item] = e
+		used = append(slices.Clip(used), e)
+	}
+	next.close()
+	return next, true
+}
+
+// close makes each section but the last reach to the next.
+func (h *header) close() {
+	list := h.sorted()
+	for n := 1; n < len(list); n++ {
+		e := &h.Entries[list[n-1]]
+		e.Section = h.Entries[list[n]].Offset - e.Offset
+	}
+}
+
+// section is the space that swtpm reserves for n bytes: the next power of two.
+func section(n int64) int64 { return 1 << bits.Len64(uint64(n-1)) }
+
+// gather returns the move of one item into free space that makes the largest
+// piece of free space up to limit larger than any other move does.
+func (h *header) gather(limit int64) (i int, next header, ok bool) {
+	_, best := free(h.Entries[:], limit)
+	for _, n := range h.sorted() {
+		length := int64(h.Entries[n].Length)
+		for _, g := range gaps(h.Entries[:], limit) {
+			for _, offset := range []int64{g.from, g.to - length} {
+				if g.to-g.from < length {
+					continue
+				}
+				moved := *h
+				moved.Entries[n] = entry{Offset: uint32(offset), Length: uint32(length), Section: uint32(length)}
+				if _, largest := free(moved.Entries[:], limit); largest > best {
+					moved.close()
+					i, next, best, ok = n, moved, largest, true
+				}
+			}
+		}
+	}
+	return i, next, ok
+}

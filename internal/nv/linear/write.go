@@ -1,0 +1,259 @@
+package linear
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// change is one of an item: its new content, nil if it goes.
+type change struct {
+	item int
+	blob []byte
+}
+
+// Store writes blob into free space, syncs it, writes the header, and syncs that.
+// Only then it returns nil. On error the old item is still there; but if only the
+// last sync fails, the new one is there and may not survive.
+func (f *File) Store(name string, blob []byte) error {
+	return f.change([]nv.Change{{Name: name, Blob: blob}}, func(*header) error {
+		if len(blob) == 0 {
+			return fmt.Errorf("store %q: there is nothing in it", name)
+		}
+		return nil
+	})
+}
+
+// Delete removes the item. It fails with fs.ErrNotExist if there is none. The
+// file does not get smaller: it may have the size that somebody wanted.
+func (f *File) Delete(name string) error {
+	return f.change([]nv.Change{{Name: name}}, func(h *header) error {
+		if i, err := f.index(name); err != nil || h.Entries[i].Offset == 0 {
+			return fmt.Errorf("%q has no %s: %w", f.path, name, fs.ErrNotExist)
+		}
+		return nil
+	})
+}
+
+// Apply makes all the changes or none, as Store does one: they have one header.
+// Then it wipes what was replaced: the new items may have a key, and the old ones
+// none.
+func (f *File) Apply(changes []nv.Change) error {
+	if err := f.change(changes, func(*header) error { return nil }); err != nil {
+		return err
+	}
+	if f.o.Relaxed {
+		return nil // the header that uses the old ones may still be on the disk
+	}
+	if err := f.wipe(); err != nil {
+		return fmt.Errorf("it is written, but what was there before could not be wiped: %w", err)
+	}
+	return nil
+}
+
+// wipe fills free space with zeros. The header must be on the disk.
+func (f *File) wipe() error {
+	h, size, _, err := f.header()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 64<<10)
+	for _, g := range gaps(h.Entries[:], min(size, reach)) {
+		for off := g.from; off < g.to; off += int64(len(b)) {
+			b = b[:min(int64(cap(b)), g.to-off)]
+			if err := f.s.ReadAt(b, off); err != nil {
+				return err
+			}
+			if isZero(b) {
+				continue
+			}
+			clear(b)
+			if err := f.s.WriteAt(b, off); err != nil {
+				return err
+			}
+		}
+	}
+	return f.sync()
+}
+
+// errLook and errReadOnly are why nothing changes under Options.Look and
+// ReadOnly.
+var (
+	errLook     = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
+	errReadOnly = errors.New("the state is open for reading only")
+)
+
+// change makes changes if may allows them, which sees the header as it is.
+func (f *File) change(list []nv.Change, may func(*header) error) error {
+	switch {
+	case f.o.Look:
+		return errLook
+	case f.o.ReadOnly:
+		return errReadOnly
+	}
+	var changes []change
+	for _, c := range list {
+		i, err := f.index(c.Name)
+		if err != nil {
+			return err
+		}
+		if len(c.Blob) > nv.MaxItem {
+			return fmt.Errorf("store %q: %d bytes, at most %d are allowed", c.Name, len(c.Blob), nv.MaxItem)
+		}
+		delete(f.seen, i)
+		changes = append(changes, change{i, c.Blob})
+	}
+	h, size, err := f.begin(may)
+	if err != nil {
+		return err
+	}
+	next, err := f.makeRoom(&h, changes, size)
+	if err != nil {
+		return err
+	}
+	if err := f.write(changes, next, size); err != nil {
+		return err
+	}
+	if err := f.replace(&h, next); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		if e := next.Entries[c.item]; len(c.blob) > 0 {
+			f.seen[c.item] = sight{e.Offset, e.Length, sha256.Sum256(c.blob)}
+		}
+	}
+	return nil
+}
+
+// begin returns the header that is on the disk for certain, and the size of the
+// file. Where nothing is yet it makes a header without items: items are written
+// before the header that names them, and without any a power cut would leave what
+// looks like somebody else's bytes. may sees the header before that.
+func (f *File) begin(may func(*header) error) (h header, size int64, err error) {
+	h, size, blank, err := f.header()
+	if err == nil {
+		err = may(&h)
+	}
+	if err != nil {
+		return header{}, 0, err
+	}
+	if !blank {
+		if f.safe != h {
+			err = f.settle(&h)
+		}
+		return h, size, err
+	}
+	h = newHeader()
+	if err := f.s.WriteAt(h.append(nil), 0); err != nil {
+		if !f.s.device() {
+			_ = f.s.Truncate(size)
+		}
+		return header{}, 0, err
+	}
+	if err := f.sync(); err != nil {
+		return header{}, 0, err
+	}
+	f.safe = h
+	return h, max(size, headerSize), nil
+}
+
+// makeRoom returns h with free space for what changes. If there is none in one
+// piece it moves items together, each as safely as a store; h is what is on the
+// disk then.
+func (f *File) makeRoom(h *header, changes []change, size int64) (next header, err error) {
+	limit := f.limit(size)
+	var need int64
+	for _, c := range changes {
+		need += int64(len(c.blob))
+	}
+	for {
+		if next, ok := h.place(changes, limit); ok {
+			return next, nil
+		}
+		total, largest := free(h.Entries[:], limit)
+		moved, next, ok := h.gather(limit)
+		if total < need || !ok {
+			return header{}, fmt.Errorf("no space in %q: %d bytes are needed beside the items that are there; %d are free, at most %d in a piece: %w",
+				f.path, need, total, largest, unix.ENOSPC)
+		}
+		if err := f.move(h, next, moved, size); err != nil {
+			return header{}, err
+		}
+		*h = next
+	}
+}
+
+// move makes next the header instead of h, in which one item is elsewhere.
+func (f *File) move(h *header, next header, moved int, size int64) error {
+	b, err := f.read(h.Entries[moved])
+	defer clear(b)
+	if err != nil {
+		return err
+	}
+	if err := f.write([]change{{moved, b}}, next, size); err != nil {
+		return err
+	}
+	delete(f.seen, moved)
+	return f.replace(h, next)
+}
+
+// write puts the new items where next has them, and syncs. What does not fit into
+// a file makes it larger, by the whole section; if that fails it gets its size
+// back.
+func (f *File) write(changes []change, next header, size int64) (err error) {
+	grows := false
+	for _, c := range changes {
+		e := next.Entries[c.item]
+		if len(c.blob) == 0 || err != nil {
+			continue
+		}
+		b := c.blob
+		if e.sectionEnd() > size {
+			grows = true
+			b = make([]byte, e.Section)
+			copy(b, c.blob)
+			defer clear(b)
+		}
+		err = f.s.WriteAt(b, int64(e.Offset))
+	}
+	if err == nil {
+		err = f.sync()
+	}
+	if err != nil && grows && !f.s.device() {
+		_ = f.s.Truncate(size)
+	}
+	return err
+}
+
+// replace makes next the header instead of old, which is on the disk.
+func (f *File) replace(old *header, next header) error {
+	if err := f.s.WriteAt(next.append(nil), 0); err != nil {
+		f.safe = header{}
+		if back := f.s.WriteAt(old.append(nil), 0); back != nil {
+			f.doubt = true
+		}
+		return err
+	}
+	if err := f.sync(); err != nil {
+		err = fmt.Errorf("it is written, but may not survive a power cut: %w", err)
+		f.o.Warn("%v", err)
+		return err
+	}
+	f.safe = next
+	return nil
+}
+
+// sync waits until all that was written is on the disk. After a failure nothing
+// is certain to be there.
+func (f *File) sync() error {
+	err := f.s.Sync()
+	if err != nil {
+		f.doubt, f.safe = true, header{}
+	}
+	return err
+}
