@@ -22,7 +22,8 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 	features := supported()
 	features = append(features,
 		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
-		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-migration", "nvram-backend-dir")
+		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-migration",
+		"nvram-backend-dir", "nvram-backend-file")
 	profiles := ""
 	sizes, err := rsaKeySizes(v)
 	if err != nil {

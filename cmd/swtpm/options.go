@@ -77,7 +77,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		o.Note = nil // Compat: swtpm says nothing but what was asked for
 	}
 	if cfg.State.URI != "" {
-		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log) }
+		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log, false) }
 	}
 	return o
 }
@@ -92,10 +92,12 @@ func makeStateDir(cfg *config.Config) error {
 	return nil
 }
 
-// openState opens the place where the state is kept.
-func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, error) {
-	if err := makeStateDir(cfg); err != nil {
-		return nil, err
+// openState opens the place where the state is kept; with look, to change nothing.
+func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
+	if !look {
+		if err := makeStateDir(cfg); err != nil {
+			return nil, err
+		}
 	}
 	prefix := version(cfg).FilePrefix()
 	b, err := backend.Open(cfg.State.URI, backend.Options{
@@ -105,6 +107,7 @@ func openState(cfg *config.Config, key *seal.Key, log *daemon.Log) (*nv.Store, e
 		Backup:       cfg.State.Backup,
 		Relaxed:      cfg.State.Relaxed,
 		Prefix:       prefix,
+		Look:         look,
 		Warn:         log.Warnf,
 	})
 	if err != nil {

@@ -28,7 +28,7 @@ const infoProfiles = 0x40
 // Source: swtpm 0.10, --print-states.
 func printStates(w io.Writer, cfg *config.Config, log *daemon.Log) error {
 	var items []string
-	s, err := openState(cfg, nil, log)
+	s, err := openState(cfg, nil, log, true)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:

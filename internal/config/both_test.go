@@ -172,6 +172,7 @@ var consumers = []struct{ who, args string }{
 	{"libvirt 8", "--daemon|--ctrl|type=unixio,path=/s,mode=0600|--tpmstate|dir=/st,mode=0600|--log|file=/l|--pid|file=/p"},
 	{"QEMU's tests", "--help"},
 	{"QEMU's tests", "--tpm2|--tpmstate|dir=/d|--ctrl|type=unixio,path=/d/sock"},
+	{"Proxmox", "--tpmstate|backend-uri=file:///dev/pve/vm-1-disk-0,mode=0600|--ctrl|type=unixio,path=/var/run/qemu-server/1.swtpm,mode=0600|--pid|file=/var/run/qemu-server/1.swtpm.pid|--terminate|--daemon|--log|file=/run/qemu-server/1-swtpm.log,level=1,prefix=[id=1700000000] |--tpm2"},
 	{"Proxmox, dir", "--tpmstate|backend-uri=dir:///st,mode=0600|--ctrl|type=unixio,path=/var/run/qemu-server/1.swtpm,mode=0600|--pid|file=/var/run/qemu-server/1.swtpm.pid|--terminate|--daemon|--log|file=/run/qemu-server/1-swtpm.log,level=1,prefix=[id=1700000000] |--tpm2"},
 	{"Incus", "--tpm2|--tpmstate|dir=/st/tpm.vtpm|--ctrl|type=unixio,path=devices/swtpm-vtpm.sock"},
 	{"Incus, on the other host", "--tpm2|--tpmstate|dir=/st/tpm.vtpm|--ctrl|type=unixio,path=devices/swtpm-vtpm.sock|--migration|release-lock-outgoing,incoming"},
@@ -239,9 +240,11 @@ func TestImportRefuses(t *testing.T) {
 		{"--print-p", "import: --print-profiles describes no TPM; leave it out"},
 		{"--print-i|1", "import: --print-info describes no TPM; leave it out"},
 		{"--bogus", "socket: unrecognized option '--bogus'"},
-		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: no state; want dir = "PATH"`},
+		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: no state; want dir = "PATH" or file = "PATH"`},
 		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
-		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "foo://s" is not the URI of a directory; want dir://PATH`},
+		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "foo://s" is not the URI of a directory or a file; want dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "file://" is not the URI of a directory or a file; want dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=file://s,backup|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] backup: only with dir; in a file there is no backup`},
 		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 without a NUL`},
 	} {
 		if _, err := Import("socket", strings.Split(tt.args, "|"), noEnv, "/w"); errText(err) != tt.want {

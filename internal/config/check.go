@@ -30,12 +30,15 @@ func (c *Config) faults() []fault {
 		out = append(out, fault{table, key, fmt.Sprintf(format, args...)})
 	}
 	data, ctrl := c.Interface.Server, c.Control.Listen
-	path, isDir := strings.CutPrefix(c.State.URI, dirScheme)
+	file, isFile := strings.CutPrefix(c.State.URI, fileScheme)
+	dir, isDir := strings.CutPrefix(c.State.URI, dirScheme)
 	switch {
 	case c.State.URI == "":
-		add("tpmstate", "", `no state; want dir = "PATH"`)
-	case !isDir || path == "":
-		add("tpmstate", "dir", "%q is not the URI of a directory; want dir://PATH", c.State.URI)
+		add("tpmstate", "", `no state; want dir = "PATH" or file = "PATH"`)
+	case !isDir && !isFile || dir == "" || isFile && file == "":
+		add("tpmstate", "dir", "%q is not the URI of a directory or a file; want dir://PATH or file://PATH", c.State.URI)
+	case isFile && c.State.Backup:
+		add("tpmstate", "backup", "only with dir; in a file there is no backup")
 	}
 	if c.TPM == "2.0" && c.Flags.Startup == "deactivated" {
 		add("flags", "startup", `a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`)
@@ -137,6 +140,7 @@ func (c *Config) descriptorFaults() []fault {
 
 // exclusive are keys of one table of which a profile has at most one.
 var exclusive = map[string][]string{
+	"tpmstate":      {"dir", "file"},
 	"key":           {"file", "fd", "pwdfile", "pwdfd", "credential"},
 	"migration-key": {"file", "fd", "pwdfile", "pwdfd", "credential"},
 	"profile":       {"name", "profile", "file", "fd"},

@@ -119,7 +119,6 @@ func TestMessages(t *testing.T) {
 		{"--tpmstate dir=s,mode=999", "swtpm: Error parsing tpmstate options: invalid mode type '999'"},
 		{"--tpmstate dir=s,create", "swtpm: Error parsing tpmstate options: Unknown option 'create'"},
 		{"--tpmstate dir=s,durability=none", "swtpm: Unknown durability 'none'."},
-		{"--tpmstate backend-uri=file://x", "swtpm: --tpmstate backend-uri=file:// is not available in this release; use dir=PATH"},
 		{"--key format=hex", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--key format=foo", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--key fd=-1", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
@@ -268,6 +267,13 @@ func TestClassic(t *testing.T) {
 			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true}
 		}},
 		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.URI, c.State.Relaxed = "dir://x", true }},
+		{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
+			c.State = State{URI: "file://x", Mode: 0o600, ModeExplicit: true}
+		}},
+		{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
+			c.State = State{URI: "file://x", Mode: 0o640, Lock: true, Backup: true}
+		}},
+		{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.URI = "dir://y" }},
 		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.URI = "foo://x" }},
 		{"--key file=k", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
 		{"--key file=k,kdf=foo", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},

@@ -76,8 +76,8 @@ func (k *key) suboption() Suboption {
 	switch k.value.(type) {
 	case truth, startupFlag:
 		s.Switch = true
-	case stateDir:
-		s.Path = Directory
+	case statePath:
+		s.Path = Directory // the options have only dir
 	case keyPath:
 		s.Path = File
 	case text, backendURI:

@@ -103,11 +103,11 @@ type Control struct {
 
 // State says where the TPM keeps its state: --tpmstate, [tpmstate].
 type State struct {
-	URI          string      // "dir://PATH"; "" if there is none
+	URI          string      // "dir://PATH" or "file://PATH"; "" if there is none
 	Mode         fs.FileMode // permission bits of state files; 0640
 	ModeExplicit bool        // Mode was asked for: exact, whatever the umask
-	Lock         bool        // exclude a second instance; default true
-	Backup       bool        // keep the previous permanent state as .bak
+	Lock         bool        // exclude a second instance; default true for a directory, false for a file
+	Backup       bool        // keep the previous permanent state as .bak; not with a file
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
 	Create       bool        // make the directory if it is missing; only from a profile
 }
@@ -230,8 +230,12 @@ func defaults() *Config {
 	}
 }
 
-// dirScheme is before the path of a state directory.
-const dirScheme = "dir://"
+// The schemes of the state's URI are before a path: that of a directory, or of a
+// file or block device.
+const (
+	dirScheme  = "dir://"
+	fileScheme = "file://"
+)
 
 // Absolute returns a copy of c whose relative paths begin in dir.
 func (c *Config) Absolute(dir string) *Config {
@@ -248,8 +252,10 @@ func (c *Config) Absolute(dir string) *Config {
 	if a.Log.File != "-" {
 		a.Log.File = beneath(dir, a.Log.File)
 	}
-	if path, ok := strings.CutPrefix(a.State.URI, dirScheme); ok {
-		a.State.URI = dirScheme + beneath(dir, path)
+	for _, scheme := range []string{dirScheme, fileScheme} {
+		if path, ok := strings.CutPrefix(a.State.URI, scheme); ok {
+			a.State.URI = scheme + beneath(dir, path)
+		}
 	}
 	return &a
 }

@@ -18,16 +18,34 @@ func (prefix) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok
 func (t prefix) toTOML() (any, bool)         { return *t.p, true }
 func (prefix) want() string                  { return "a string" }
 
-// stateDir is the directory of the state, a URI in the field.
-type stateDir struct{ uri *string }
+// at is where the state is kept. It also says what lock is unless that is asked
+// for.
+//
+// Compat: swtpm 0.10 and later lock a directory, but not a file or device.
+func (s *State) at(uri string) {
+	s.URI = uri
+	s.Lock = !strings.HasPrefix(uri, fileScheme)
+}
 
-func (stateDir) check(string) error            { return nil }
-func (d stateDir) set(s string) error          { *d.uri = dirScheme + s; return nil }
-func (stateDir) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
-func (stateDir) want() string                  { return "the path of a directory" }
+// statePath is the path of the state, with its scheme a URI in the field.
+type statePath struct {
+	s      *State
+	scheme string
+}
 
-func (d stateDir) toTOML() (any, bool) {
-	path, ok := strings.CutPrefix(*d.uri, dirScheme)
+func (statePath) check(string) error            { return nil }
+func (p statePath) set(path string) error       { p.s.at(p.scheme + path); return nil }
+func (statePath) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
+
+func (p statePath) want() string {
+	if p.scheme == dirScheme {
+		return "the path of a directory"
+	}
+	return "the path of a file or a block device"
+}
+
+func (p statePath) toTOML() (any, bool) {
+	path, ok := strings.CutPrefix(p.s.URI, p.scheme)
 	if !ok {
 		return nil, false
 	}
@@ -35,24 +53,21 @@ func (d stateDir) toTOML() (any, bool) {
 }
 
 // backendURI is the state's URI as the command line gives it.
-type backendURI struct{ uri *string }
+type backendURI struct{ s *State }
 
 func (backendURI) check(string) error { return nil }
 
-// set takes any scheme but file.
+// set takes any scheme.
 //
 // Compat: swtpm finds out when the TPM is powered on that it has no such
 // backend, and answers TPM_FAIL.
 func (b backendURI) set(s string) error {
-	if strings.HasPrefix(s, "file://") {
-		return refuse("--tpmstate backend-uri=file:// is %s; use dir=PATH", notYet)
-	}
-	*b.uri = s
+	b.s.at(s)
 	return nil
 }
 func (backendURI) fromTOML(any) (string, bool) { return "", false }
 func (backendURI) toTOML() (any, bool)         { return nil, false }
-func (backendURI) want() string                { return "dir://PATH" }
+func (backendURI) want() string                { return "dir://PATH or file://PATH" }
 
 // durability is "full" or "relaxed".
 type durability struct{ relaxed *bool }

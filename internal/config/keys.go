@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 // key is one key of a profile and one sub-option of the command line: the same
 // name, the same field.
 type key struct {
@@ -98,7 +100,6 @@ var (
 	laterTables = []string{"manufacture"}
 	laterKeys   = map[string][]string{
 		"interface": {"name", "device", "major", "minor"},
-		"tpmstate":  {"file"},
 		"sandbox":   {"chroot", "landlock", "seccomp"},
 	}
 )
@@ -137,10 +138,12 @@ func (e *Endpoint) keys() keys {
 }
 
 func (s *State) keys() keys {
-	return keys{
-		{name: "backend-uri", in: option, value: backendURI{&s.URI}, hint: `dir = "PATH"`},
-		{name: "dir", value: stateDir{&s.URI}},
-		{name: "create", in: profile, value: truth{p: &s.Create}},
+	isDir := func() bool { return strings.HasPrefix(s.URI, dirScheme) }
+	return keys{ // dir wins over backend-uri, and lock over the default of either
+		{name: "backend-uri", in: option, value: backendURI{s}, hint: `dir = "PATH" or file = "PATH"`},
+		{name: "file", in: profile, value: statePath{s, fileScheme}},
+		{name: "dir", value: statePath{s, dirScheme}},
+		{name: "create", in: profile, value: truth{p: &s.Create}, when: isDir, only: "with dir; a file is always made"},
 		{name: "mode", value: octal{p: &s.Mode, asked: &s.ModeExplicit}},
 		{name: "lock", value: truth{p: &s.Lock}},
 		{name: "backup", value: truth{p: &s.Backup}},

@@ -128,8 +128,11 @@ func TestReferenceUncommented(t *testing.T) {
 			head += "file = \"/k\"\n"
 		}
 		full := base + head + body
-		if table == "[control]" {
+		switch {
+		case table == "[control]":
 			full = head + body
+		case strings.HasPrefix(body, "file ") && table == "[tpmstate]": // instead of dir
+			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body
 		}
 		c, err := parseProfile("reference", full, "/", "vm1")
 		if err != nil {
@@ -233,8 +236,8 @@ func TestMistakes(t *testing.T) {
 		{`lock = 1`, `f:5:8: [tpmstate] lock: 1 is not allowed; want true or false`},
 		{`lock = []`, `f:5:8: [tpmstate] lock: an array is not allowed; want true or false`},
 		{`lock.x = 1`, `f:5:10: [tpmstate] lock: a table is not allowed; want true or false`},
-		{`file = "/dev/sda"`, `f:5:1: [tpmstate] file: not available in this release`},
-		{`backend-uri = "dir://x"`, `f:5:1: [tpmstate] backend-uri: unknown key; in a profile, write dir = "PATH"`},
+		{`file = "/dev/sda"`, `f:5:1: [tpmstate] file: there is dir already; want only one of dir, file`},
+		{`backend-uri = "dir://x"`, `f:5:1: [tpmstate] backend-uri: unknown key; in a profile, write dir = "PATH" or file = "PATH"`},
 		{`durability = "none"`, `f:5:14: [tpmstate] durability: "none" is not allowed; want "full" or "relaxed"`},
 		{"fsync = true\ndurability = \"full\"", `f:5:1: [tpmstate] fsync: says what durability says; want only durability = "full" or "relaxed"`},
 		{`backup = "a\u0000b"`, `f:5:10: [tpmstate] backup: "a\x00b" has a NUL byte`},
@@ -295,7 +298,7 @@ func TestMistakes(t *testing.T) {
 func TestWholeMistakes(t *testing.T) {
 	const st = "[tpmstate]\ndir = \"/s\"\n"
 	for _, tt := range []struct{ src, want string }{
-		{"", "f: [tpmstate]: no state; want dir = \"PATH\"\nf: [interface] server: nobody could reach this TPM; want [interface] server or [control] listen"},
+		{"", "f: [tpmstate]: no state; want dir = \"PATH\" or file = \"PATH\"\nf: [interface] server: nobody could reach this TPM; want [interface] server or [control] listen"},
 		{"tpm = \"3\"\n" + st, `f:1:7: tpm: "3" is not allowed; want "1.2" or "2.0"`},
 		{"tpn = \"2.0\"\n" + st, `f:1:1: tpn: unknown key; did you mean "tpm"?`},
 		{"log = 5\n" + st, `f:1:1: [log]: want a table, [log], not an integer`},
@@ -306,10 +309,23 @@ func TestWholeMistakes(t *testing.T) {
 		{st + "[interface]\nserver = \"tcp:127.0.0.1:5\"\n[control]\nlisten = \"tcp:127.0.0.1:5\"", `f:6:1: [control] listen: tcp:127.0.0.1:5 is the data channel already; want another address`},
 		{st + "[interface]\nserver = \"systemd:x\"\n[control]\nlisten = \"systemd:x\"", `f:6:1: [control] listen: systemd:x is the data channel already; want another address`},
 		{st + "[interface]\nserver = \"fd:5\"\n[control]\nlisten = \"fd:5\"", `f:6:1: [control] listen: descriptor 5 is that of [interface] server already`},
+		{"[control]\nlisten = \"fd:3\"\n[tpmstate]\nfile = \"/s\"\nbackup = true\ncreate = true", "f:5:1: [tpmstate] backup: only with dir; in a file there is no backup\nf:6:1: [tpmstate] create: only with dir; a file is always made"},
 	} {
 		c, err := parseProfile("f", tt.src, "/p", "vm1")
 		if errText(err) != tt.want || c != nil {
 			t.Errorf("%s:\n got %v\nwant %s", tt.src, err, tt.want)
+		}
+	}
+}
+
+// TestStateFile: a file is beside the profile, and locked only if that is asked
+// for.
+func TestStateFile(t *testing.T) {
+	const src = "[control]\nlisten = \"fd:3\"\n[tpmstate]\nfile = \"%i.img\"\n"
+	for more, lock := range map[string]bool{"": false, "lock = true": true, "lock = false": false} {
+		c, err := parseProfile("f", src+more, "/p", "vm1")
+		if err != nil || c.State.URI != "file:///p/vm1.img" || c.State.Lock != lock {
+			t.Errorf("%s: %+v, %v", more, c, err)
 		}
 	}
 }

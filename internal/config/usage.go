@@ -10,12 +10,14 @@ Runs one TPM behind a socket.
 
 The TPM:
   --tpm2                  a TPM 2.0; without it, a TPM 1.2
-  --tpmstate dir=DIR|backend-uri=dir://DIR[,mode=OCTAL][,lock][,fsync][,backup]
-             [,durability=full|relaxed]
+  --tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=OCTAL]
+             [,lock][,fsync][,backup][,durability=full|relaxed]
                           where the state is kept; without it, in $TPM_PATH.
+                          FILE: one image file or block device for all of it;
                           mode: permissions of the files (0640); lock: keep
-                          other instances out (on); backup: keep the previous
-                          permanent state; durability: full (the default) has
+                          other instances out (on; for FILE off); backup: keep
+                          the previous permanent state (not with FILE);
+                          durability: full (the default) has
                           every change on disk before it is answered, as fsync
                           asks for; relaxed leaves that to the kernel
   --flags [not-need-init][,startup-clear|startup-state|startup-deactivated|
