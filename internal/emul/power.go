@@ -120,7 +120,7 @@ func (t *TPM) followPath() {
 	if t.store == nil || !t.store.Moved() {
 		return
 	}
-	t.opt.Note("%s is not the directory that was open; opening what is there now", t.opt.Where)
+	t.opt.Note("%s is not what was open; opening what is there now", t.opt.Where)
 	if err := t.store.Close(); err != nil {
 		t.opt.Note("close the state: %v", err)
 	}

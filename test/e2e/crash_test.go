@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,21 +14,23 @@ import (
 // may be, for it was on its way.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
-	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) {
-			t.Parallel()
-			const tpms, kills = 5, 5
-			for range tpms { // a TPM 1.2 without owner can be written 64 times
-				killLoop(t, v, kills)
-			}
-		})
+	for _, k := range keepings {
+		for _, v := range both {
+			t.Run(fmt.Sprint(k, " ", v), func(t *testing.T) {
+				t.Parallel()
+				const tpms, kills = 5, 5
+				for range tpms { // a TPM 1.2 without owner can be written 64 times
+					killLoop(t, k, v, kills)
+				}
+			})
+		}
 	}
 }
 
-func killLoop(t *testing.T, v version, kills int) {
+func killLoop(t *testing.T, k keeping, v version, kills int) {
 	t.Helper()
 	state := tempDir(t)
-	e := start(t, setup{tpm: v, state: state})
+	e := start(t, k.at(v, state))
 	ch := e.power(t, v)
 	ch.define(t)
 	acknowledged := ch.number(t)
@@ -51,7 +54,7 @@ func killLoop(t *testing.T, v version, kills int) {
 		}
 		timer.Stop()
 		e.kill(t)
-		e = start(t, setup{tpm: v, state: state})
+		e = start(t, k.at(v, state))
 		ch = e.power(t, v)
 		got := ch.number(t)
 		if got != acknowledged && got != sent {

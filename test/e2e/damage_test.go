@@ -30,7 +30,7 @@ func TestDamageIsRefused(t *testing.T) {
 			t.Run(string(v)+" "+name, func(t *testing.T) {
 				t.Parallel()
 				good := makeState(t, v, args...)
-				d := newDamage(t, v, args)
+				d := newDamage(t, inDir, v, args)
 				for i := range good {
 					bad := bytes.Clone(good)
 					bad[i] ^= 1 << (i % 8)
@@ -63,7 +63,7 @@ func TestDamageOfReferenceStateDoesNotCrash(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := newDamage(t, v, nil)
+			d := newDamage(t, inDir, v, nil)
 			refused := 0
 			for i := range good {
 				bad := bytes.Clone(good)
@@ -92,21 +92,22 @@ func TestDamageOfReferenceStateDoesNotCrash(t *testing.T) {
 // damage is an emulator that is shown one state file after the other.
 type damage struct {
 	*emulator
+	v    version
 	ctrl *client.Client
 	file string   // the state file
 	tail *os.File // the log, read up to its end
 }
 
-func newDamage(t *testing.T, v version, args []string) *damage {
+func newDamage(t *testing.T, k keeping, v version, args []string) *damage {
 	t.Helper()
 	state := tempDir(t)
-	e := start(t, setup{tpm: v, state: state, args: args})
+	e := start(t, k.at(v, state, args...))
 	tail, err := os.Open(e.log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tail.Close() })
-	return &damage{emulator: e, ctrl: e.control(t), file: filepath.Join(state, v.file()), tail: tail}
+	return &damage{emulator: e, v: v, ctrl: e.control(t), file: k.file(v, state), tail: tail}
 }
 
 // refused wants INIT to refuse the state file b and to leave it alone.
@@ -185,7 +186,7 @@ func TestHostileStateFiles(t *testing.T) {
 		for _, test := range tests {
 			t.Run(string(v)+" "+test.name, func(t *testing.T) {
 				t.Parallel()
-				d := newDamage(t, v, nil)
+				d := newDamage(t, inDir, v, nil)
 				elsewhere := filepath.Join(filepath.Dir(d.file), "elsewhere")
 				write(t, elsewhere, good[v])
 				if err := test.make(d.file); err != nil {
@@ -237,7 +238,7 @@ func TestHostileLockFiles(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			d := newDamage(t, v20, nil)
+			d := newDamage(t, inDir, v20, nil)
 			other := filepath.Join(filepath.Dir(d.file), "other")
 			write(t, other, []byte("not ours"))
 			if err := test.make(filepath.Join(filepath.Dir(d.file), ".lock"), other); err != nil {

@@ -13,7 +13,7 @@ import (
 
 // mustCount are the system calls of a store whose failure the guest must hear
 // of. After others, such as a stat, the new state is as safe as without.
-var mustCount = []string{"openat", "write", "fsync", "close", "renameat", "renameat2"}
+var mustCount = []string{"openat", "write", "fsync", "close", "renameat", "renameat2", "pread64", "pwrite64", "fdatasync", "lseek"}
 
 // Each system call of a store is made to fail and to die. An error is never
 // acknowledged, and afterwards the old or the new state starts: the new one if
@@ -22,24 +22,34 @@ func TestStoreFaults(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	need(t, "strace", "strace")
 	t.Parallel()
-	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) {
-			t.Parallel()
-			seed := makeState(t, v)
-			calls := storeCalls(t, v, seed)
-			for _, name := range []string{"openat", "write", "fsync"} {
-				if !slices.ContainsFunc(calls, func(c call) bool { return c.name == name }) {
-					t.Fatalf("strace has seen no %s in a store, only %v", name, calls)
-				}
-			}
-			for _, c := range calls {
-				for _, fault := range []string{"error=EIO", "signal=KILL"} {
-					t.Run(fmt.Sprintf("%s %d %s", c.name, c.n, fault), func(t *testing.T) {
-						storeFault(t, v, seed, c, fault)
-					})
-				}
-			}
-		})
+	for _, k := range keepings {
+		for _, v := range both {
+			t.Run(fmt.Sprint(k, " ", v), func(t *testing.T) {
+				t.Parallel()
+				storeFaults(t, k, v)
+			})
+		}
+	}
+}
+
+func storeFaults(t *testing.T, k keeping, v version) {
+	seed := k.makeState(t, v)
+	calls := storeCalls(t, k, v, seed)
+	must := []string{"openat", "write", "fsync"}
+	if k == inFile {
+		must = []string{"pread64", "pwrite64", "fdatasync"}
+	}
+	for _, name := range must {
+		if !slices.ContainsFunc(calls, func(c call) bool { return c.name == name }) {
+			t.Fatalf("strace has seen no %s in a store, only %v", name, calls)
+		}
+	}
+	for _, c := range calls {
+		for _, fault := range []string{"error=EIO", "signal=KILL"} {
+			t.Run(fmt.Sprintf("%s %d %s", c.name, c.n, fault), func(t *testing.T) {
+				storeFault(t, k, v, seed, c, fault)
+			})
+		}
 	}
 }
 
@@ -50,11 +60,11 @@ type call struct {
 }
 
 // storeCalls returns the system calls on state files of one bump.
-func storeCalls(t *testing.T, v version, seed []byte) []call {
+func storeCalls(t *testing.T, k keeping, v version, seed []byte) []call {
 	t.Helper()
-	e, state := withState(t, v, seed)
+	e, state := withState(t, k, v, seed)
 	ch := e.power(t, v)
-	s := attach(t, e, state, v)
+	s := attach(t, e, k, state, v)
 	if err := ch.bump(2); err != nil {
 		t.Fatal(err)
 	}
@@ -83,10 +93,10 @@ func callName(line string) (string, bool) {
 	return name, ok && !strings.ContainsAny(name, " <+-")
 }
 
-func storeFault(t *testing.T, v version, seed []byte, c call, fault string) {
-	e, state := withState(t, v, seed)
+func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, fault string) {
+	e, state := withState(t, k, v, seed)
 	ch := e.power(t, v)
-	s := attach(t, e, state, v, "-e", fmt.Sprintf("inject=%s:%s:when=%d", c.name, fault, c.n))
+	s := attach(t, e, k, state, v, "-e", fmt.Sprintf("inject=%s:%s:when=%d", c.name, fault, c.n))
 	err := ch.bump(2)
 	if fault == "signal=KILL" {
 		e.wait(t)
@@ -105,7 +115,7 @@ func storeFault(t *testing.T, v version, seed []byte, c call, fault string) {
 	}
 	e.kill(t)
 
-	next := start(t, setup{tpm: v, state: state})
+	next := start(t, k.at(v, state))
 	got := next.power(t, v).number(t)
 	if got != 2 && (got != 1 || err == nil) {
 		t.Errorf("the number is %d; it was 1, and 2 was sent with the answer %v", got, err)
@@ -114,11 +124,11 @@ func storeFault(t *testing.T, v version, seed []byte, c call, fault string) {
 }
 
 // withState starts an emulator on a copy of the state seed.
-func withState(t *testing.T, v version, seed []byte) (e *emulator, state string) {
+func withState(t *testing.T, k keeping, v version, seed []byte) (e *emulator, state string) {
 	t.Helper()
 	state = tempDir(t)
-	write(t, filepath.Join(state, v.file()), seed)
-	return start(t, setup{tpm: v, state: state}), state
+	write(t, k.file(v, state), seed)
+	return start(t, k.at(v, state)), state
 }
 
 // tracer is strace attached to an emulator.
@@ -129,11 +139,11 @@ type tracer struct {
 
 // attach traces what e does to the state directory and the permanent state in
 // it. The first -P of strace matches calls that name things in the directory.
-func attach(t *testing.T, e *emulator, state string, v version, args ...string) *tracer {
+func attach(t *testing.T, e *emulator, k keeping, state string, v version, args ...string) *tracer {
 	t.Helper()
 	temp := "TMP" + strings.TrimPrefix(v.file(), "tpm")
 	return attachTo(t, e, append([]string{
-		"-P", state, "-P", filepath.Join(state, v.file()), "-P", filepath.Join(state, temp),
+		"-P", state, "-P", k.file(v, state), "-P", filepath.Join(state, temp),
 	}, args...))
 }
 

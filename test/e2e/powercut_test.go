@@ -25,7 +25,7 @@ func TestPowerCut(t *testing.T) {
 			t.Parallel()
 			const bumps = 5
 			seed := makeState(t, v)
-			e, state := withState(t, v, seed)
+			e, state := withState(t, inDir, v, seed)
 			ch := e.power(t, v)
 			powered := read(t, filepath.Join(state, v.file())) // as TPM_Startup left it
 			s := attachTo(t, e, []string{"-y", "-xx", "-s", "65536", "-e",
@@ -90,6 +90,7 @@ type event struct {
 	name  string
 	paths []string // of descriptors, and of names within them
 	bytes string   // that were written
+	off   int      // where, for pwrite64
 	text  string   // for people
 }
 
@@ -155,6 +156,9 @@ func parse(name, args, ret string) event {
 		}
 		if n, err := strconv.Atoi(strings.Fields(ret)[0]); err == nil && n < len(ev.bytes) {
 			ev.bytes = ev.bytes[:n]
+		}
+		if name == "pwrite64" {
+			ev.off, _ = strconv.Atoi(args[strings.LastIndex(args, " ")+1:])
 		}
 	case "fsync", "fdatasync", "ftruncate":
 		ev.paths = []string{dir}

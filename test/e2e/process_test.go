@@ -111,6 +111,7 @@ type setup struct {
 	program string   // default: swtpm as built
 	tpm     version  // default 1.2
 	state   string   // the state directory; default: a new one
+	file    string   // a file or block device for the state instead
 	args    []string // further options
 	wrap    []string // a program to start it by, such as strace
 	nodata  bool     // no data channel
@@ -133,14 +134,18 @@ func launch(t testing.TB, s setup) *emulator {
 	t.Helper()
 	dir := tempDir(t)
 	e := &emulator{dir: dir, data: filepath.Join(dir, "d"), ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log")}
-	if s.state == "" {
+	if s.state == "" && s.file == "" {
 		s.state = filepath.Join(dir, "state")
 		mkdir(t, s.state)
+	}
+	place := "dir=" + s.state
+	if s.file != "" {
+		place = "backend-uri=file://" + s.file
 	}
 	if s.program == "" {
 		s.program = ours("swtpm")
 	}
-	args := append(s.wrap, s.program, "socket", "--tpmstate", "dir="+s.state,
+	args := append(s.wrap, s.program, "socket", "--tpmstate", place,
 		"--ctrl", "type=unixio,path="+e.ctrl, "--log", "file="+e.log)
 	if !s.nodata {
 		args = append(args, "--server", "type=unixio,path="+e.data)

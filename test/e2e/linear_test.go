@@ -1,0 +1,469 @@
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+)
+
+// media are what the state in one file may be on. Each returns its path.
+var media = map[string]func(t *testing.T) string{
+	"new file": func(t *testing.T) string { return filepath.Join(tempDir(t), "image") },
+	"4 MiB":    func(t *testing.T) string { return volume(t, 4<<20) },
+	"device":   func(t *testing.T) string { return nvtest.Loop(t, volume(t, 4<<20)) },
+}
+
+// volume returns the path of a file with so many zeros.
+func volume(t *testing.T, size int64) string {
+	t.Helper()
+	path := filepath.Join(tempDir(t), "volume")
+	write(t, path, make([]byte, size))
+	return path
+}
+
+// One file goes from ours to the reference and back, and the other way round,
+// with the volatile state in it or without: each finds what the other has left,
+// in whatever layout.
+func TestFileHops(t *testing.T) {
+	t.Parallel()
+	for _, on := range []struct{ medium, encryption string }{
+		{"new file", "plain"}, {"4 MiB", "aes-128"}, {"device", "sha512"},
+	} {
+		for _, v := range both {
+			for _, firstOurs := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s, %s, %s, ours first %t", on.medium, on.encryption, v, firstOurs), func(t *testing.T) {
+					t.Parallel()
+					fileHops(t, media[on.medium](t), encryptions[on.encryption], v, firstOurs)
+				})
+			}
+		}
+	}
+}
+
+// fileHops has each program start twice in a row now and then, so that the
+// reference works in a layout of its own and in one of ours.
+func fileHops(t *testing.T, image string, args []string, v version, isOurs bool) {
+	resume, pcr := false, ""
+	for hop := range uint64(6) {
+		program := ours("swtpm")
+		if !isOurs {
+			program = reference(t)
+		}
+		e := start(t, setup{program: program, tpm: v, file: image, args: args})
+		c := e.control(t)
+		if err := c.Init(ctrl.InitDeleteVolatile); err != nil {
+			t.Fatalf("hop %d, ours %t: INIT: %v; log:\n%s", hop, isOurs, err, read(t, e.log))
+		}
+		ch := e.open(t, v)
+		if !resume {
+			ch.ok(t, ch.startup())
+		} else if got := pcrValue(ch.ok(t, readPCR[v])); got != pcr {
+			t.Fatalf("hop %d, ours %t: PCR 10 is %s, want %s", hop, isOurs, got, pcr)
+		}
+		if hop == 0 {
+			ch.define(t)
+		} else if err := ch.bump(hop + 1); err != nil {
+			t.Fatalf("hop %d, ours %t: %v", hop, isOurs, err)
+		}
+		if n := ch.number(t); n != hop+1 {
+			t.Fatalf("hop %d, ours %t: the number is %d, want %d", hop, isOurs, n, hop+1)
+		}
+		if resume = hop%3 != 1; resume {
+			ch.ok(t, extend[v])
+			pcr = pcrValue(ch.ok(t, readPCR[v]))
+			if err := c.StoreVolatile(); err != nil {
+				t.Fatalf("hop %d, ours %t: STORE_VOLATILE: %v; log:\n%s", hop, isOurs, err, read(t, e.log))
+			}
+			e.kill(t)
+		} else {
+			_, _ = ch.Close(), c.Close()
+			e.terminate(t)
+		}
+		if hop%4 != 2 {
+			isOurs = !isOurs
+		}
+	}
+}
+
+// Proxmox VE's own command line, on what it keeps state in: a volume of 4 MiB
+// that is a plain file, a link to a block device, or a file that cannot be
+// removed.
+func TestProxmox(t *testing.T) {
+	t.Parallel()
+	for name, make := range map[string]func(t *testing.T) string{
+		"file": media["4 MiB"],
+		"link to a device": func(t *testing.T) string {
+			link := filepath.Join(tempDir(t), "vm-100-disk-0")
+			if err := os.Symlink(media["device"](t), link); err != nil {
+				t.Fatal(err)
+			}
+			return link
+		},
+		"mount": func(t *testing.T) string {
+			needRoot(t, "it mounts a file")
+			path := filepath.Join(tempDir(t), "export")
+			write(t, path, nil)
+			if err := unix.Mount(media["4 MiB"](t), path, "", unix.MS_BIND, ""); err != nil {
+				t.Skipf("needs root with the right to mount: %v", err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+			return path
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			image, dir := make(t), tempDir(t)
+			for run := range uint64(2) {
+				sock, pid, log := filepath.Join(dir, "100.swtpm"), filepath.Join(dir, "100.swtpm.pid"), filepath.Join(dir, "100-swtpm.log")
+				mustRun(t, ours("swtpm"), "socket", "--tpmstate", "backend-uri=file://"+image+",mode=0600",
+					"--ctrl", "type=unixio,path="+sock+",mode=0600", "--pid", "file="+pid, "--terminate", "--daemon",
+					"--log", "file="+log+",level=1,prefix=[id=1700000000] ", "--tpm2")
+				first, _, _ := strings.Cut(read(t, pid), "\n")
+				process, err := strconv.Atoi(first) // there as soon as the command returns
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = unix.Kill(process, unix.SIGKILL) })
+				proxmoxGuest(t, sock, log, run+1)
+				if err := until(func() bool { return unix.Kill(process, 0) != nil }); err != nil {
+					t.Error("the process does not end with the guest")
+				}
+			}
+		})
+	}
+}
+
+// proxmoxGuest is what QEMU and a guest do.
+func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
+	c, err := client.Dial(t.Context(), "unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	c.Timeout = patience
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetDataFD(pair[1]); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(pair[1])
+	if err := c.Init(0); err != nil {
+		t.Fatalf("INIT: %v; log:\n%s", err, read(t, log))
+	}
+	data := os.NewFile(uintptr(pair[0]), "data")
+	conn, err := net.FileConn(data)
+	_ = data.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	ch := &channel{conn, v20}
+	ch.ok(t, ch.startup())
+	if want == 1 {
+		ch.define(t)
+	} else if err := ch.bump(want); err != nil {
+		t.Fatal(err)
+	}
+	if n := ch.number(t); n != want {
+		t.Errorf("the number is %d, want %d", n, want)
+	}
+	if err := c.Shutdown(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Once a file has both places for an item, a full disk is no obstacle any more.
+func TestFullDiskWithFile(t *testing.T) {
+	needRoot(t, "it mounts a small tmpfs")
+	t.Parallel()
+	dir := tempDir(t)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
+		t.Skipf("needs root with the right to mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	e := start(t, inFile.at(v20, dir))
+	ch := e.power(t, v20)
+	ch.define(t)
+	fill(t, filepath.Join(dir, "filler"))
+	for n := range uint64(3) {
+		if err := ch.bump(n + 2); err != nil {
+			t.Errorf("bump %d: %v; log:\n%s", n, err, read(t, e.log))
+		}
+	}
+	e.kill(t)
+	e = start(t, inFile.at(v20, dir))
+	if n := e.power(t, v20).number(t); n != 4 {
+		t.Errorf("the number is %d, want 4", n)
+	}
+}
+
+// A power cut at any moment of several bumps leaves a file that starts, with the
+// last number that was acknowledged or the one after it. strace records what is
+// written, synced and answered; what was not synced is left out sector by sector.
+func TestPowerCutWithFile(t *testing.T) {
+	needRoot(t, "the emulator lets nobody else trace it")
+	need(t, "strace", "strace")
+	t.Parallel()
+	for _, v := range both {
+		for name, args := range keyed {
+			t.Run(string(v)+" "+name, func(t *testing.T) {
+				t.Parallel()
+				powerCutWithFile(t, v, args)
+			})
+		}
+	}
+}
+
+func powerCutWithFile(t *testing.T, v version, args []string) {
+	const bumps = 4
+	place := tempDir(t)
+	image := inFile.file(v, place)
+	write(t, image, inFile.makeState(t, v, args...))
+	e := start(t, inFile.at(v, place, args...))
+	ch := e.power(t, v)
+	powered := read(t, image)
+	s := attachTo(t, e, []string{"-y", "-xx", "-s", "65536", "-e", "trace=write,pwrite64,ftruncate,fsync,fdatasync,sendto,sendmsg"})
+	for n := range uint64(bumps) {
+		if err := ch.bump(2 + n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.detach(t)
+	e.kill(t)
+
+	d := &sectors{path: image, disk: powered, size: len(powered)}
+	cuts := map[string]cut{}
+	for _, ev := range events(t, s.file) {
+		d.apply(t, ev)
+		for _, content := range d.images() {
+			c, seen := cuts[content]
+			if !seen || d.acknowledged > c.least {
+				c.least = d.acknowledged
+			}
+			c.after = ev.text
+			cuts[content] = c
+		}
+	}
+	// strace may be gone before it has seen the end of the last answer.
+	if d.acknowledged < bumps-1 || len(cuts) < 2*bumps {
+		t.Errorf("strace has seen %d answers, which left %d different states", d.acknowledged, len(cuts))
+	}
+	next := newDamage(t, inFile, v, args)
+	for content, c := range cuts {
+		write(t, next.file, []byte(content))
+		if err := next.ctrl.Init(0); err != nil {
+			t.Errorf("power cut after %s: it does not start: %v", c.after, err)
+			continue
+		}
+		ch := next.open(t, v).withStartup(t)
+		if got := ch.number(t); got < uint64(1+c.least) || got > uint64(2+c.least) {
+			t.Errorf("power cut after %s: the number is %d, %d was acknowledged", c.after, got, 1+c.least)
+		}
+		_ = ch.Close()
+		if err := next.ctrl.Stop(); err != nil { // it must not write into the next one
+			t.Fatal(err)
+		}
+	}
+}
+
+// sectors is a disk with one file.
+type sectors struct {
+	path         string
+	disk         string // as it is for certain
+	size         int    // as programs see it
+	pending      []sectorWrite
+	acknowledged int
+}
+
+type sectorWrite struct {
+	off   int
+	bytes string
+}
+
+// apply plays one system call.
+func (d *sectors) apply(t *testing.T, ev event) {
+	const sector = 512
+	p := ev.paths[0]
+	switch {
+	case strings.HasPrefix(p, "socket:") || strings.HasPrefix(p, "UNIX"):
+		if strings.HasPrefix(ev.bytes, "\x80") || strings.HasPrefix(ev.bytes, "\x00\xc4") {
+			d.acknowledged++
+		}
+	case p != d.path:
+	case ev.name == "pwrite64":
+		for off, b := ev.off, ev.bytes; b != ""; {
+			n := min(len(b), sector-off%sector)
+			d.pending = append(d.pending, sectorWrite{off, b[:n]})
+			off, b = off+n, b[n:]
+		}
+		d.size = max(d.size, ev.off+len(ev.bytes))
+	case ev.name == "fdatasync" || ev.name == "fsync":
+		d.disk, d.pending = d.image(d.pending), nil
+	default:
+		t.Errorf("%s is not in the model", ev.text)
+	}
+}
+
+func (d *sectors) image(writes []sectorWrite) string {
+	b := make([]byte, d.size)
+	copy(b, d.disk)
+	for _, w := range writes {
+		copy(b[w.off:], w.bytes)
+	}
+	return string(b)
+}
+
+// images are what a power cut may leave: nothing of what is not synced, all, a
+// beginning, one sector, all but one.
+func (d *sectors) images() []string {
+	list := []string{d.disk, d.image(d.pending)}
+	for i := range d.pending {
+		list = append(list, d.image(d.pending[:i]), d.image(d.pending[i:i+1]), d.image(slices.Delete(slices.Clone(d.pending), i, i+1)))
+	}
+	return list
+}
+
+// Each byte of the header of a file that we wrote is flipped, and some of the rest,
+// and the file is cut: INIT refuses it, says why and leaves it alone, or
+// the TPM starts as it was.
+func TestDamageOfFile(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			good := inFile.makeState(t, v)
+			d := newDamage(t, inFile, v, nil)
+			// Of the header's first entry, of the permanent state: u32
+			// offset, length, section.
+			from := int(binary.LittleEndian.Uint32(good[12:]))
+			to := from + int(binary.LittleEndian.Uint32(good[16:]))
+			end := from + int(binary.LittleEndian.Uint32(good[20:]))
+			for i := range good {
+				item := i >= from && i < to
+				if item && i%37 != 0 || i >= 192 && !item && i%1501 != 0 {
+					continue // TestDamageIsRefused has each byte of an item
+				}
+				bad := bytes.Clone(good)
+				bad[i] ^= 1 << (i % 8)
+				fine := d.refusedOrFine(t, fmt.Sprintf("byte %d flipped", i), bad)
+				free := i == 9 || i >= 20 && i < 24 || i >= 192 // padding, section: see parseHeader
+				if fine && (item || !free) {
+					t.Errorf("byte %d flipped: INIT took it", i)
+				}
+			}
+			for n := 1; n < len(good); n += 1 + n/20 {
+				if d.refusedOrFine(t, fmt.Sprintf("cut to %d bytes", n), good[:n]) && n < end {
+					t.Errorf("cut to %d bytes: INIT took it", n)
+				}
+			}
+			write(t, d.file, good)
+			if err := d.ctrl.Init(0); err != nil {
+				t.Fatalf("INIT with the undamaged state: %v", err)
+			}
+			if n := d.open(t, v).withStartup(t).number(t); n != 1 {
+				t.Errorf("the number is %d, want 1", n)
+			}
+		})
+	}
+}
+
+// refusedOrFine wants INIT to refuse b, as refused does, or to start the TPM that
+// was there.
+func (d *damage) refusedOrFine(t *testing.T, what string, b []byte) (fine bool) {
+	t.Helper()
+	write(t, d.file, b)
+	err := d.ctrl.Init(0)
+	if d.gone() {
+		t.Fatalf("%s: the process has ended:\n%s", what, d.out.String())
+	}
+	log, rerr := io.ReadAll(d.tail)
+	if rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil {
+		ch := d.open(t, d.v).withStartup(t)
+		if n := ch.number(t); n != 1 {
+			t.Errorf("%s: the number is %d, want 1", what, n)
+		}
+		_ = ch.Close()
+		if err := d.ctrl.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	}
+	if now := read(t, d.file); now != string(b) {
+		t.Fatalf("%s: the file was changed: %d bytes, were %d", what, len(now), len(b))
+	}
+	if lines := failures(string(log)); len(lines) != 1 || !strings.Contains(lines[0], d.file) {
+		t.Fatalf("%s: the log has %q, want one line on the failure that names the state", what, log)
+	}
+	return false
+}
+
+// What is no state file is refused at once: INIT fails, nothing hangs, and
+// nothing is touched. With a good file in its place the same process starts.
+func TestHostileImages(t *testing.T) {
+	t.Parallel()
+	good := inFile.makeState(t, v20)
+	for name, make := range map[string]func(p string) error{
+		"fifo":              func(p string) error { return unix.Mkfifo(p, 0o600) },
+		"symlink":           func(p string) error { return os.Symlink("elsewhere", p) },
+		"hard link":         func(p string) error { return os.Link(filepath.Join(filepath.Dir(p), "elsewhere"), p) },
+		"directory":         func(p string) error { return os.Mkdir(p, 0o700) },
+		"sparse file":       func(p string) error { return os.WriteFile(p, nil, 0o600) },
+		"foreign file":      func(p string) error { return os.WriteFile(p, []byte("precious"), 0o600) },
+		"symlink to device": func(p string) error { return os.Symlink("/dev/zero", p) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDamage(t, inFile, v20, nil)
+			elsewhere := filepath.Join(filepath.Dir(d.file), "elsewhere")
+			write(t, elsewhere, good)
+			if err := make(d.file); err != nil {
+				t.Fatal(err)
+			}
+			if name == "sparse file" {
+				if err := os.Truncate(d.file, 4<<30); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before, err := os.Lstat(d.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.ctrl.Init(0); err == nil {
+				t.Error("INIT took it")
+			}
+			after, err := os.Lstat(d.file)
+			if err != nil || !os.SameFile(before, after) || before.Mode() != after.Mode() || before.Size() != after.Size() || before.ModTime() != after.ModTime() {
+				t.Errorf("the file was touched: %v, %v", after, err)
+			}
+			if read(t, elsewhere) != string(good) {
+				t.Error("another file was touched")
+			}
+			if err := os.RemoveAll(d.file); err != nil {
+				t.Fatal(err)
+			}
+			write(t, d.file, good)
+			if err := d.ctrl.Init(0); err != nil {
+				t.Errorf("INIT with a good file: %v", err)
+			}
+		})
+	}
+}
