@@ -63,7 +63,13 @@ func vector(t *testing.T, v version) (dir string) {
 // startup: the volatile state is there.
 func pcr10(t *testing.T, program string, v version, dir, key string) (string, error) {
 	t.Helper()
-	e := start(t, setup{program: program, tpm: v, state: dir, args: keyArgs(key)})
+	return pcr10At(t, program, v, append([]string{"--tpmstate", "dir=" + dir}, keyArgs(key)...)...)
+}
+
+// pcr10At is pcr10 with options that name the state.
+func pcr10At(t *testing.T, program string, v version, args ...string) (string, error) {
+	t.Helper()
+	e := start(t, setup{program: program, tpm: v, args: args})
 	defer e.kill(t)
 	c := e.control(t)
 	if err := c.Init(0); err != nil {
@@ -102,6 +108,54 @@ func TestStateRekey(t *testing.T) {
 				last = next
 			}
 		})
+	}
+}
+
+// The same for a state in one file; an archive of it goes into a directory and
+// back into a file.
+func TestStateLinear(t *testing.T) {
+	t.Parallel()
+	theirs := reference(t)
+	dir := tempDir(t)
+	place := func(name string) []string {
+		return []string{"--tpmstate", "backend-uri=file://" + filepath.Join(dir, name), "--tpm", "2.0"}
+	}
+	options := func(name, key string) []string { return append(place(name)[:2], keyArgs(key)...) }
+	verb := func(verb, name string, args ...string) {
+		t.Helper()
+		mustRun(t, ours("swtpm"), append(append([]string{"state", verb}, place(name)...), args...)...)
+	}
+	write(t, filepath.Join(dir, "image"), []byte(read(t, "../../internal/nv/linear/testdata/plain.bin")))
+	want, err := pcr10At(t, theirs, v20, options("image", "plain")...)
+	if err != nil || strings.Trim(want, "0") == "" {
+		t.Fatalf("PCR 10 is %s, %v", want, err)
+	}
+	last := "plain"
+	for _, next := range []string{"aes-128", "aes-256", "plain", "aes-256"} {
+		verb("rekey", "image", append(keyArgs(last), newKeyArgs(next)...)...)
+		before := read(t, filepath.Join(dir, "image"))
+		verb("verify", "image", keyArgs(next)...)
+		verb("inspect", "image")
+		if read(t, filepath.Join(dir, "image")) != before {
+			t.Errorf("%s to %s: verify or inspect has changed the file", last, next)
+		}
+		for _, program := range []string{theirs, ours("swtpm")} {
+			if got, err := pcr10At(t, program, v20, options("image", next)...); got != want || err != nil {
+				t.Errorf("%s to %s: %s finds PCR 10 %s, %v, want %s", last, next, program, got, err, want)
+			}
+		}
+		last = next
+	}
+	if code, _, stderr := run(t, append([]string{"state", "rollback"}, place("image")...)...); code != 1 || !strings.Contains(stderr, "no generation") {
+		t.Errorf("rollback: exit code %d, %s", code, stderr)
+	}
+	verb("export", "image", append(keyArgs(last), "--sealed", filepath.Join(dir, "sealed"))...)
+	to := tempDir(t)
+	stateVerb(t, "import", to, append(keyArgs(last), filepath.Join(dir, "sealed"))...)
+	stateVerb(t, "export", to, append(keyArgs(last), "--plain", filepath.Join(dir, "plain"))...)
+	verb("import", "second", append(keyArgs("aes-128"), filepath.Join(dir, "plain"))...)
+	if got, err := pcr10At(t, theirs, v20, options("second", "aes-128")...); got != want || err != nil {
+		t.Errorf("after import: PCR 10 is %s, %v, want %s", got, err, want)
 	}
 }
 
