@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/nv/linear"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -19,7 +21,7 @@ import (
 func sicknesses(states map[string][]byte) []sickness {
 	var all []sickness
 	for _, group := range [][]sickness{
-		healthy(), placeSicknesses(), stateSicknesses(states), keySicknesses(states), lockSicknesses(), endSicknesses(), fileSicknesses(), machineSicknesses(),
+		healthy(), placeSicknesses(), stateSicknesses(states), keySicknesses(states), lockSicknesses(), imageSicknesses(states), endSicknesses(), fileSicknesses(), machineSicknesses(),
 	} {
 		all = append(all, group...)
 	}
@@ -325,6 +327,83 @@ func lockSicknesses() []sickness {
 		{name: "a lock that cannot be opened", want: []string{"lock: error: cannot be locked"},
 			make: lockFile(func(path string) error { return os.WriteFile(path, nil, 0o600) }),
 			then: func(t *testing.T, w *ward) { chmod(t, w.in(".lock"), 0o400) }},
+	}
+}
+
+// image puts the state of a TPM into a file, which f then changes.
+func image(state []byte, f func(t *testing.T, w *ward, path string)) func(*testing.T, *ward) {
+	return func(t *testing.T, w *ward) {
+		t.Helper()
+		path := w.at("image")
+		w.place = fmt.Sprintf("file = %q", path)
+		if state != nil {
+			b, err := linear.Open(path, linear.Options{Prefix: "tpm2-00.", Mode: 0o600})
+			must(t, err)
+			must(t, b.Store("tpm2-00.permall", state))
+			must(t, b.Close())
+		}
+		if f != nil {
+			f(t, w, path)
+		}
+	}
+}
+
+func imageSicknesses(states map[string][]byte) []sickness {
+	good := states["2.0"]
+	bytesOf := func(f func([]byte) []byte) func(*testing.T, *ward, string) {
+		return func(t *testing.T, _ *ward, path string) { write(t, path, f([]byte(read(t, path)))) }
+	}
+	moved := func(f func(path string) error) func(*testing.T, *ward, string) {
+		return func(t *testing.T, _ *ward, path string) {
+			must(t, os.Rename(path, path+"2"))
+			must(t, f(path))
+		}
+	}
+	return []sickness{
+		{name: "an image", fine: true, make: image(good, nil)},
+		{name: "a new image", fine: true, want: []string{"directory: note: will be made"}, make: image(nil, nil)},
+		{name: "an empty image", fine: true, want: []string{"state: note: a new TPM"},
+			make: image(nil, func(t *testing.T, _ *ward, path string) { write(t, path, make([]byte, 4<<20)) })},
+		{name: "an image that others can read", fine: true, want: []string{"directory: warning: open to others"},
+			make: image(good, func(t *testing.T, _ *ward, path string) { must(t, os.Chmod(path, 0o644)) })},
+		{name: "an image in no directory", want: []string{"directory: error: there is no directory"},
+			make: func(_ *testing.T, w *ward) { w.place = fmt.Sprintf("file = %q", w.at("none/image")) }},
+		{name: "an image that cannot be made", want: []string{"directory: error: cannot be made"},
+			make: func(_ *testing.T, w *ward) { w.place = fmt.Sprintf("file = %q", w.in("image")) },
+			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o500) }},
+		{name: "an image that cannot be read", want: []string{"directory: error: cannot be read and written"}, make: image(good, nil),
+			then: func(t *testing.T, w *ward) { chmod(t, w.at("image"), 0o200) }},
+		{name: "an image that cannot be written", want: []string{"directory: error: cannot be read and written"}, make: image(good, nil),
+			then: func(t *testing.T, w *ward) { chmod(t, w.at("image"), 0o400) }},
+		{name: "an image of a stranger", root: true, want: []string{"directory: error: belongs to user 1"}, make: image(good, nil),
+			then: func(t *testing.T, w *ward) { must(t, os.Chown(w.at("image"), 1, 1)); chmod(t, w.at("image"), 0o666) }},
+		{name: "a link for an image", want: []string{"directory: error: symbolic link"},
+			make: image(good, moved(func(path string) error { return os.Symlink(path+"2", path) }))},
+		{name: "an image with two names", want: []string{"directory: error: 2 links"},
+			make: image(good, moved(func(path string) error { return os.Link(path+"2", path) }))},
+		{name: "a fifo for an image", want: []string{"directory: error: neither a regular file"},
+			make: image(good, moved(func(path string) error { return unix.Mkfifo(path, 0o600) }))},
+		{name: "a directory for an image", want: []string{"directory: error: neither a regular file"},
+			make: image(good, moved(func(path string) error { return os.Mkdir(path, 0o700) }))},
+		{name: "an image of something else", want: []string{"state: error: magic"},
+			make: image(good, bytesOf(func([]byte) []byte { return []byte(strings.Repeat("this is no TPM ", 100)) }))},
+		{name: "an image with a damaged header", want: []string{"state: error: "},
+			make: image(good, bytesOf(func(b []byte) []byte { b[13] ^= 0x80; return b }))},
+		{name: "an image with a damaged state", want: []string{"state: error: checksum"},
+			make: image(good, bytesOf(func(b []byte) []byte { b[4096+1000] ^= 1; return b }))},
+		{name: "an image cut short", want: []string{"state: error: "}, make: image(good, bytesOf(func(b []byte) []byte { return b[:1000] }))},
+		{name: "an image in use", want: []string{"lock: error: in use by"}, // root alone sees by whom
+			make: image(good, func(_ *testing.T, w *ward, _ string) { w.tpmstate = "lock = true" }),
+			then: func(t *testing.T, w *ward) {
+				holder := newWard(t, v20, nil)
+				holder.place, holder.tpmstate = w.place, w.tpmstate
+				p := startProcess(t, exec.Command(ours("swtpm"), "run", holder.profile(t, "")))
+				e := &emulator{process: p, data: holder.at("d")}
+				e.await(t, e.data)
+				e.open(t, v20).alive(t) // its start writes no more
+			}},
+		{name: "an image that wants a backup", want: []string{"profile: error: only with dir"},
+			make: image(good, func(_ *testing.T, w *ward, _ string) { w.tpmstate = "backup = true" })},
 	}
 }
 
