@@ -22,7 +22,7 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 	features := supported()
 	features = append(features,
 		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
-		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-migration",
+		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-chroot", "cmdarg-migration",
 		"nvram-backend-dir", "nvram-backend-file")
 	profiles := ""
 	sizes, err := rsaKeySizes(v)

@@ -44,7 +44,8 @@ func run(ctx context.Context, args []string) error {
 
 // live is the life of a TPM, in order. Each step needs the ones above it.
 func live(ctx context.Context, cfg *config.Config) (err error) {
-	if err := sandbox.Drop(cfg.Sandbox.User); err != nil { // before files: they must belong to that user
+	ready := daemon.PrepareReady()
+	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
 		return err
 	}
 	log, err := openLog(cfg.Log)
@@ -115,7 +116,22 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 	if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
 		return err
 	}
-	return serve(ctx, cfg, ends, t, log)
+	return serve(ctx, cfg, ends, t, log, ready)
+}
+
+// enter changes the root directory and the user. Nothing but the program, what it
+// is linked to, and descriptors from before must be needed of the old root: OpenSSL
+// reads its configuration when it is first used, inside.
+func enter(s config.Sandbox) error {
+	if err := sandbox.Chroot(s.Chroot); err != nil {
+		return err
+	}
+	if s.Chroot != "" {
+		if err := libtpms.Entropy(); err != nil {
+			return err
+		}
+	}
+	return sandbox.Drop(s.User)
 }
 
 // powerOn brings the TPM up unless a client is to do that. It returns false if

@@ -31,8 +31,8 @@ func debugFD(c config.Log, log *daemon.Log) int {
 	if fd := log.FD(); fd >= 0 {
 		return fd
 	}
-	if null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0); err == nil {
-		return int(null.Fd()) // open as long as the process
+	if fd, err := daemon.Nowhere(); err == nil {
+		return fd // open as long as the process
 	}
 	return -1
 }

@@ -77,8 +77,9 @@ func (e *ends) Close() {
 
 // serve joins the ends and the TPM, and ends when the process is to end: by
 // signal, by request, because its clients have gone, or because the state
-// belongs to another process now. All of these are orderly ends.
-func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *daemon.Log) error {
+// belongs to another process now. All of these are orderly ends. It calls ready
+// when clients are served.
+func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *daemon.Log, ready func()) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	fail := func(err error) {
@@ -119,7 +120,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *d
 	if err := e.attach(d, c); err != nil {
 		return err
 	}
-	daemon.Ready()
+	ready()
 	<-ctx.Done()
 	e.Close()
 	c.Close(stopWait)

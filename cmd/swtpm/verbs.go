@@ -145,6 +145,9 @@ func classicError(err error) error {
 		return err
 	}
 	if u.Log.Given {
+		if err := enter(u.Sandbox); err != nil {
+			return err
+		}
 		if log, err := daemon.OpenLog(daemon.LogOptions(u.Log)); err == nil {
 			log.Error(u.Text)
 			log.Close()

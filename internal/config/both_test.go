@@ -300,7 +300,7 @@ release-lock-outgoing = true
 
 # no [profile]: a new TPM 2.0 gets the algorithms that libtpms gives it
 
-# no [sandbox]: the user stays as it is
+# no [sandbox]: the user and the root directory stay as they are
 
 [log]
 level    = 2

@@ -30,7 +30,7 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 	var refused *UsageError
 	var help *HelpRequested
 	if !errors.As(err, &refused) && !errors.As(err, &help) {
-		err = &UsageError{Text: err.Error(), Code: 1, Log: l.cfg.Log}
+		err = &UsageError{Text: err.Error(), Code: 1, Log: l.cfg.Log, Sandbox: l.cfg.Sandbox}
 	}
 	return nil, err
 }
@@ -71,6 +71,11 @@ func (l *line) take(o optionRow, arg string) error {
 		return l.takeInfo(arg)
 	case "runas":
 		l.cfg.Sandbox.User = arg
+	case "chroot":
+		if arg == "" {
+			return refusal("chroot failed: No such file or directory")
+		}
+		l.cfg.Sandbox.Chroot = arg
 	case "port":
 		return l.takePort(arg)
 	case "fd":
@@ -216,7 +221,7 @@ func (l *line) log() error {
 }
 
 func (l *line) ctrl() error {
-	p, c := newPlace(), &l.cfg.Control
+	p, c := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Control
 	ks := c.keys(p)
 	o, err := l.read("ctrl", "ctrl", ks)
 	if err != nil || o == nil {
@@ -253,7 +258,7 @@ func (l *line) ctrl() error {
 
 // server is --server and --port, or --fd.
 func (l *line) server() error {
-	p, i := newPlace(), &l.cfg.Interface
+	p, i := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
 	ks := i.keys(p)
 	o, err := l.read("server", "server", ks)
 	if err != nil {
@@ -308,7 +313,7 @@ func (l *line) listen(p *place, hasPort bool) error {
 // equal.
 func (e *Endpoint) plain() {
 	if e.Kind != Unix {
-		e.Path, e.Mode, e.UID, e.GID = "", 0o770, -1, -1
+		e.Path, e.Mode, e.UID, e.GID, e.User, e.Group = "", 0o770, -1, -1, "", ""
 	}
 	if e.Kind != TCP {
 		e.Addr, e.Port, e.IfName = "", 0, ""

@@ -71,6 +71,8 @@ func TestMessages(t *testing.T) {
 		{"--print-states", "swtpm: Error: --tpmstate option is required for --print-states"},
 		{"--print-states --tpmstate mode=0600", "swtpm: The dir or backend-uri parameters is required for the tpmstate option."},
 		{"--print-states --ctrl zz", "swtpm: Error parsing ctrl options: Unknown option 'zz'"},
+		{"--chroot=", "swtpm: chroot failed: No such file or directory"},
+		{"-R /x --ctrl type=unixio,path=c,uid=99999999999", "swtpm: Error parsing ctrl options: uid 99999999999 outside valid range"},
 		{"-f abc", "swtpm: Cannot parse socket file descriptor."},
 		{"-f -1", "swtpm: Cannot parse socket file descriptor."},
 		{"-f 0x0", "swtpm: Cannot parse socket file descriptor."},
@@ -144,8 +146,6 @@ func TestMessages(t *testing.T) {
 		{"--log prefix=a --tpmstate zz", "aError parsing tpmstate options: Unknown option 'zz'"},
 		// Refused for now, but known.
 		{"--seccomp action=none", "swtpm: --seccomp is not available in this release"},
-		{"--chr x", "swtpm: --chroot is not available in this release"},
-		{"-R x", "swtpm: --chroot is not available in this release"},
 		{"--pcap file=", "swtpm: Error parsing pcap options: Unknown option 'file='"},
 		{"--pcap truncate", "swtpm: The file or fd parameter is required for the pcap option."},
 		{"--pcap fd=-1", "swtpm: The file or fd parameter is required for the pcap option."},
@@ -303,6 +303,13 @@ func TestClassic(t *testing.T) {
 		{"--migration release-lock-outgoing,incoming", func(c *Config) { c.Migration.Incoming = true }},
 		{"--migration incoming --migration release-lock-outgoing", func(*Config) {}},
 		{"--migration release-lock-outgoing=false,incoming=no", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
+		{"--chr a -R /b", func(c *Config) { c.Sandbox.Chroot = "/b" }},
+		{"--server type=unixio,path=s,uid=no-such,gid=4 -R r --ctrl type=unixio,path=c,gid=nobody-there", func(c *Config) {
+			c.Sandbox.Chroot = "r"
+			c.Interface.Server, c.Control.Listen = unixAt("s"), unixAt("c")
+			c.Interface.Server.User, c.Interface.Server.GID, c.Control.Listen.Group = "no-such", 4, "nobody-there"
+		}},
+		{"-R r --server port=5,uid=no-such", func(c *Config) { c.Sandbox.Chroot, c.Interface.Server = "r", tcp("127.0.0.1", 5) }},
 		{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
 		{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
 			c.TPM, c.PrintCapabilities, c.Interface.Terminate = "2.0", true, true

@@ -78,6 +78,10 @@ type Endpoint struct {
 	UID  int         // Unix: owner of the socket; -1 leaves it
 	GID  int         // Unix: group of the socket; -1 leaves it
 
+	// Unix: names to be looked up in the new root, which may know other users;
+	// "" if UID and GID say it. See Owner.
+	User, Group string
+
 	Addr   string // TCP: literal IPv4 or IPv6 address
 	Port   int    // TCP: 0 lets the kernel choose
 	IfName string // TCP: interface, for an IPv6 link-local address
@@ -209,9 +213,10 @@ type Pcap struct {
 	Redact    bool // blank secrets
 }
 
-// Sandbox is what the process gives up: --runas, [sandbox].
+// Sandbox is what the process gives up: --runas, --chroot, [sandbox].
 type Sandbox struct {
-	User string // name or number; "" keeps the current one
+	User   string // name or number; "" keeps the current one
+	Chroot string // new root directory, in which all other paths and names are looked up; "" keeps the current one
 }
 
 // defaults is the Config that an empty command line stands for.
@@ -237,9 +242,14 @@ const (
 	fileScheme = "file://"
 )
 
-// Absolute returns a copy of c whose relative paths begin in dir.
+// Absolute returns a copy of c whose relative paths begin in dir; those inside a
+// new root begin at its top, where the process will be.
 func (c *Config) Absolute(dir string) *Config {
 	a := *c
+	if a.Sandbox.Chroot != "" {
+		a.Sandbox.Chroot = beneath(dir, a.Sandbox.Chroot)
+		dir = "/"
+	}
 	for _, p := range []*string{
 		&a.Interface.Server.Path, &a.Control.Listen.Path, &a.Key.Path, &a.MigrationKey.Path, &a.PID.File,
 		&a.Pcap.File,

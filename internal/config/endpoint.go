@@ -136,6 +136,7 @@ type place struct {
 	addr, ifName string
 	port         int
 	fd, clientFD int
+	root         *string // the new root directory; see Endpoint.keys
 }
 
 // channelType is what kind of socket a channel is. Each option complains of a
@@ -145,8 +146,25 @@ type channelType struct{ text }
 func (channelType) want() string { return `"unixio" or "tcp"` }
 
 // newPlace is a place of which nothing is said.
-func newPlace() *place {
-	return &place{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1}
+func newPlace(root *string) *place {
+	return &place{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1, root: root}
+}
+
+// Owner returns the owner and the group that a Unix socket is to get, -1 for the
+// one it has. Names are looked up in the root directory of the moment.
+func (e Endpoint) Owner() (uid, gid int, err error) {
+	uid, gid = e.UID, e.GID
+	if e.User != "" {
+		if uid, err = lookupOwner(e.User, false); err != nil {
+			return -1, -1, fmt.Errorf("User '%s' does not exist.", e.User) //lint:ignore ST1005 the words of the reference
+		}
+	}
+	if e.Group != "" {
+		if gid, err = lookupOwner(e.Group, true); err != nil {
+			return -1, -1, fmt.Errorf("Group '%s' does not exist.", e.Group) //lint:ignore ST1005 the words of the reference
+		}
+	}
+	return uid, gid, nil
 }
 
 func (p *place) keys(hint string) keys {

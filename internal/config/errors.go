@@ -9,13 +9,15 @@ import (
 //
 // The caller prints Error() and a newline, then Usage, and exits with Code. They
 // go to stderr, unless Log.Given: then --log was taken before the error was
-// found, and the line goes where Log says.
+// found, and the line goes where Log says, by the user and inside the root
+// directory that Sandbox names.
 type UsageError struct {
-	Text  string // one line, without prefix and newline
-	Usage string // what follows on stderr; ends in a newline, or ""
-	Code  int    // exit code
-	Log   Log    // the log as it was when the error was found
-	Raw   bool   // Text has no log prefix: it comes from the option parser
+	Text    string // one line, without prefix and newline
+	Usage   string // what follows on stderr; ends in a newline, or ""
+	Code    int    // exit code
+	Log     Log    // the log as it was when the error was found
+	Sandbox Sandbox
+	Raw     bool // Text has no log prefix: it comes from the option parser
 }
 
 // Error returns the line as it is printed.

@@ -22,7 +22,7 @@ var socketOptions = []optionRow{
 	{long: "fd", short: 'f', arg: true},
 	{long: "server", arg: true},
 	{long: "runas", short: 'r', arg: true},
-	{long: "chroot", short: 'R', arg: true, later: true},
+	{long: "chroot", short: 'R', arg: true},
 	{long: "terminate", short: 't'},
 	{long: "locality", arg: true},
 	{long: "log", arg: true},

@@ -64,8 +64,8 @@ func (c *Config) top() keys {
 // tables returns the tables of a profile, bound to the fields of c.
 func (c *Config) tables() []table {
 	return []table{
-		{name: "interface", keys: c.Interface.keys(&place{})},
-		{name: "control", keys: c.Control.keys(&place{}),
+		{name: "interface", keys: c.Interface.keys(&place{root: &c.Sandbox.Chroot})},
+		{name: "control", keys: c.Control.keys(&place{root: &c.Sandbox.Chroot}),
 			none: noneIf(c.Control.Listen.Kind == None, "no control channel")},
 		{name: "tpmstate", keys: c.State.keys()},
 		{name: "key", keys: c.Key.keys(),
@@ -78,7 +78,7 @@ func (c *Config) tables() []table {
 		{name: "profile", keys: c.Profile.keys(),
 			none: noneIf(c.Profile.Source == NoProfile, "a new TPM 2.0 gets the algorithms that libtpms gives it")},
 		{name: "sandbox", keys: c.Sandbox.keys(),
-			none: noneIf(c.Sandbox.User == "", "the user stays as it is")},
+			none: noneIf(c.Sandbox == Sandbox{}, "the user and the root directory stay as they are")},
 		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
 			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
 		{name: "pid", keys: c.PID.keys(),
@@ -100,7 +100,7 @@ var (
 	laterTables = []string{"manufacture"}
 	laterKeys   = map[string][]string{
 		"interface": {"name", "device", "major", "minor"},
-		"sandbox":   {"chroot", "landlock", "seccomp"},
+		"sandbox":   {"landlock", "seccomp"},
 	}
 )
 
@@ -110,7 +110,7 @@ func (i *Interface) keys(p *place) keys {
 		{name: "server", in: profile, value: address{&i.Server}},
 	}
 	ks = append(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`)...)
-	ks = append(ks, i.Server.keys()...)
+	ks = append(ks, i.Server.keys(p.root)...)
 	return append(ks,
 		key{name: "disconnect", value: truth{p: &i.Disconnect}},
 		key{name: "terminate", in: profile, value: truth{p: &i.Terminate}}, // --terminate
@@ -122,18 +122,19 @@ func (c *Control) keys(p *place) keys {
 	hint := `listen = "unix:PATH" or "tcp:HOST:PORT"`
 	ks = append(ks, p.keys(hint)...)
 	ks = append(ks, key{name: "clientfd", in: option, value: number{p: &p.clientFD}, hint: `listen = "clientfd:N"`})
-	ks = append(ks, c.Listen.keys()...)
+	ks = append(ks, c.Listen.keys(p.root)...)
 	return append(ks, key{name: "terminate", value: truth{p: &c.Terminate}})
 }
 
-// keys is what tells who may connect to a Unix socket.
-func (e *Endpoint) keys() keys {
+// keys is what tells who may connect to a Unix socket. root is where the new root
+// is, which may come to be known later.
+func (e *Endpoint) keys(root *string) keys {
 	unix := func() bool { return e.Kind == Unix }
 	const only = `for a socket "unix:PATH"`
 	return keys{
 		{name: "mode", value: octal{p: &e.Mode}, when: unix, only: only},
-		{name: "uid", value: owner{p: &e.UID}, when: unix, only: only},
-		{name: "gid", value: owner{p: &e.GID, group: true}, when: unix, only: only},
+		{name: "uid", value: owner{p: &e.UID, name: &e.User, root: root}, when: unix, only: only},
+		{name: "gid", value: owner{p: &e.GID, group: true, name: &e.Group, root: root}, when: unix, only: only},
 	}
 }
 
@@ -213,7 +214,10 @@ func (a *AlgorithmProfile) keys() keys {
 }
 
 func (s *Sandbox) keys() keys {
-	return keys{{name: "user", in: profile, value: text{&s.User}}} // --runas
+	return keys{
+		{name: "user", in: profile, value: text{&s.User}},     // --runas
+		{name: "chroot", in: profile, value: text{&s.Chroot}}, // --chroot
+	}
 }
 
 func (l *Log) keys() keys {

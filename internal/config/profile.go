@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,7 +123,8 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // load fills the fields from the tree of the whole file.
 func (p *loader) load(tree map[string]any) {
 	tables := p.cfg.tables()
-	for name, v := range tree {
+	for _, name := range sandboxFirst(tree) {
+		v := tree[name]
 		i := slices.IndexFunc(tables, func(t table) bool { return t.name == name })
 		sub, isTable := v.(map[string]any)
 		switch {
@@ -147,6 +149,16 @@ func (p *loader) load(tree map[string]any) {
 		}
 		p.key("", name, p.cfg.top(), v)
 	}
+}
+
+// sandboxFirst returns the keys of tree, [sandbox] before those whose values are
+// seen from inside it.
+func sandboxFirst(tree map[string]any) []string {
+	names := slices.Sorted(maps.Keys(tree))
+	if i := slices.Index(names, "sandbox"); i > 0 {
+		names = append([]string{"sandbox"}, slices.Delete(names, i, i+1)...)
+	}
+	return names
 }
 
 func tableNames(tables []table) []string {

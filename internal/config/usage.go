@@ -65,6 +65,8 @@ Connections:
 The process:
   -d, --daemon            run in the background
   -r, --runas USER        change to this user
+  -R, --chroot DIR        make DIR the root directory first; all other paths and
+                          names are looked up in it
   --pid file=FILE|fd=N    write the process id there
   --log file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]
                           where messages go; file=- for nowhere; level 5 and

@@ -159,6 +159,10 @@ func (octal) want() string { return `an octal mode in quotes, "0000" to "0777"` 
 type owner struct {
 	p     *int
 	group bool
+
+	// With a new root, *root, a name is kept in name until that is there.
+	name *string
+	root *string
 }
 
 func (o owner) check(s string) error {
@@ -168,7 +172,22 @@ func (o owner) check(s string) error {
 
 func (o owner) set(s string) (err error) {
 	*o.p, err = o.parse(s)
+	if o.name != nil {
+		*o.name = ""
+		if err == nil && o.later(s) {
+			*o.name = s
+		}
+	}
 	return err
+}
+
+// later tells whether s is a name that is looked up when the new root is there.
+func (o owner) later(s string) bool {
+	if o.root == nil || *o.root == "" {
+		return false
+	}
+	_, err := strconv.ParseInt(trimC(s), 10, 64)
+	return err != nil && !isRange(err)
 }
 
 // parse returns the id that s means. The largest number is -1: it leaves the
@@ -186,6 +205,8 @@ func (o owner) parse(s string) (int, error) {
 		return int(n), nil
 	case err == nil || isRange(err):
 		return 0, fmt.Errorf("%s %s outside valid range", field, s)
+	case o.later(s):
+		return -1, nil
 	}
 	id, err := lookupOwner(s, o.group)
 	if err != nil {
@@ -219,6 +240,9 @@ func (owner) fromTOML(v any) (string, bool) {
 }
 
 func (o owner) toTOML() (any, bool) {
+	if o.name != nil && *o.name != "" {
+		return *o.name, true
+	}
 	if *o.p < 0 {
 		return nil, false
 	}

@@ -57,7 +57,7 @@ func act(ctx context.Context, args []string) error {
 		fmt.Println("done")
 		return errors.New("the last words")
 	case "ready":
-		Ready()
+		PrepareReady()()
 		fmt.Println(os.Getenv("NOTIFY_SOCKET"))
 		return nil
 	}

@@ -57,7 +57,7 @@ func newRelay(put func(line []byte)) (*relay, error) {
 // The number of the write end stays taken, by /dev/null: libtpms knows it, and
 // must not meet another file there.
 func (r *relay) close(ctx context.Context) {
-	null, err := open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	null, err := Nowhere()
 	if err == nil {
 		err = errors.Join(unix.Dup3(null, r.w, unix.O_CLOEXEC), unix.Close(null))
 	}
@@ -68,6 +68,21 @@ func (r *relay) close(ctx context.Context) {
 	case <-r.done:
 	case <-ctx.Done():
 	}
+}
+
+// Nowhere returns a descriptor to which anybody may write, and nobody waits: of
+// /dev/null, or where there is none, as in a bare root directory, of a pipe that
+// has no other end. SIGPIPE must be ignored. The caller closes it.
+func Nowhere() (int, error) {
+	fd, err := open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		return fd, nil
+	}
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return -1, err
+	}
+	return p[1], unix.Close(p[0])
 }
 
 // relayLine passes on a line of libtpms. It is ours to wait a little here: what

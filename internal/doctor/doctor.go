@@ -179,6 +179,11 @@ func Examine(ctx context.Context, profile string, cfg *config.Config, e Engine) 
 }
 
 func (x *exam) examine() {
+	if x.cfg.Sandbox.Chroot != "" {
+		x.check = "chroot"
+		x.newRoot()
+		return
+	}
 	look := func() {
 		x.uid = os.Geteuid()
 		for _, c := range checks {

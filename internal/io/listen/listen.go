@@ -106,6 +106,10 @@ func (l *Listener) String() string { return l.name }
 // openUnix binds a Unix socket, in place of one that nobody listens on any more.
 func openUnix(e config.Endpoint) (*Listener, error) {
 	name := "unix:" + e.Path
+	var err error
+	if e.UID, e.GID, err = e.Owner(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	if err := removeStale(e.Path); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
