@@ -182,6 +182,7 @@ type disk struct {
 	items  map[string][]byte
 	other  bool // another process has the lock
 	mine   bool
+	tries  int   // how often Lock was called
 	broken error // what Store and Delete fail with
 	writes int
 }
@@ -217,6 +218,7 @@ func (d *disk) Delete(name string) error {
 func (d *disk) Unchanged(string) bool { return false }
 
 func (d *disk) Lock() error {
+	d.tries++
 	if d.other {
 		return nv.ErrLocked
 	}

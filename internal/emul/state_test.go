@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -124,6 +125,40 @@ func TestIncoming(t *testing.T) {
 		b.d.other = true
 		if err := b.Init(false); !errors.Is(err, nv.ErrLocked) {
 			t.Errorf("%s, then INIT beside another process = %v, want ErrLocked: the guest has come", name, err)
+		}
+	}
+}
+
+// TestHandOver has the other side of a migration give the lock away while a
+// command, or the first blob, waits for it here.
+func TestHandOver(t *testing.T) {
+	released := newBench(t, Options{}).on(t)
+	released.ReleaseStorage()
+	for name, test := range map[string]struct {
+		b    *bench
+		want func(b *bench) error
+	}{
+		"back":            {released, func(b *bench) error { _, err := b.Execute(writing); return err }},
+		"for the first":   {newBench(t, Options{Incoming: true}), func(b *bench) error { return b.PrepareSetState() }},
+		"after an INIT":   {newBench(t, Options{Incoming: true}).on(t), func(b *bench) error { _, err := b.Execute(writing); return err }},
+		"by LOCK_STORAGE": {newBench(t, Options{Incoming: true}), func(b *bench) error { return b.LockStorage(handOver) }},
+	} {
+		b := test.b
+		b.e.Lock()
+		b.d.other, b.d.tries = true, 0
+		b.e.Unlock()
+		done := make(chan error, 1)
+		go func() { done <- test.want(b) }()
+		for tries := 0; tries < 3 && len(done) == 0; time.Sleep(time.Millisecond) {
+			b.e.Lock()
+			tries = b.d.tries
+			b.e.Unlock()
+		}
+		b.e.Lock()
+		b.d.other = false
+		b.e.Unlock()
+		if err := <-done; err != nil || !b.d.mine {
+			t.Errorf("%s: %v, locked = %v, want it locked", name, err, b.d.mine)
 		}
 	}
 }
