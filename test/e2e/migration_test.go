@@ -328,8 +328,18 @@ func sendHalf(t *testing.T, e *emulator, p parcel) {
 func TestMigrationThatFails(t *testing.T) {
 	t.Parallel()
 	key := []string{"--migration-key", "file=testdata/migration.hex"}
+	targets := []struct {
+		name    string
+		program func(t *testing.T) string
+		shared  bool
+	}{
+		{"another directory", mine, false},
+		{"another directory, the reference", reference, false},
+		{"the same directory", mine, true},
+	}
 	for _, h := range hitches {
-		for _, shared := range []bool{false, true} {
+		for _, target := range targets {
+			shared := target.shared
 			if h.badState && shared {
 				continue
 			}
@@ -337,14 +347,14 @@ func TestMigrationThatFails(t *testing.T) {
 				if v == v12 && !shared && !h.badState {
 					continue // a TPM 1.2 takes its time
 				}
-				t.Run(fmt.Sprintf("%s, shared %t, %s", h.name, shared, v), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s, %s, %s", h.name, target.name, v), func(t *testing.T) {
 					t.Parallel()
 					state := tempDir(t)
 					src := start(t, setup{tpm: v, state: state, args: slices.Concat(key, leaving)})
 					g := moveIn(t, src, v)
 					bags := src.pack(t, true)
 
-					to := setup{tpm: v, state: tempDir(t), args: key}
+					to := setup{program: target.program(t), tpm: v, state: tempDir(t), args: key}
 					if h.dstArgs != nil {
 						to.args = h.dstArgs
 					}
