@@ -44,7 +44,8 @@ test: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_REQUIRE=1 $(GO) test -timeout 30m ./...
 
-# The same binaries with a newer libtpms, from Debian's unstable suite.
+# The same binaries with a newer libtpms, from Debian's unstable suite, and beside the
+# reference of that release.
 newer: build
 	sh test/newer/fetch.sh build/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer

@@ -81,3 +81,26 @@ func TestPrints(t *testing.T) {
 		}
 	}
 }
+
+// TestCapabilities compares the line that tells what the programs can do, but for
+// their versions, what came with 0.11, and seccomp, which the reference may have
+// been built without.
+func TestCapabilities(t *testing.T) {
+	later := []string{"cmdarg-seccomp", "tpmstate-dir-backend-opt-backup", "tpmstate-dir-backend-opt-fsync", "cmdarg-pcap", "systemd-notify"}
+	common := func(line string) string {
+		for _, w := range later {
+			line = strings.Replace(line, `, "`+w+`"`, "", 1)
+		}
+		before, _, ok := strings.Cut(line, `"version": "`)
+		if !ok || !strings.HasSuffix(line, "\" }\n") {
+			t.Errorf("not a line of capabilities: %q", line)
+		}
+		return before
+	}
+	for _, args := range [][]string{{"socket", "--print-capabilities"}, {"socket", "--tpm2", "--print-capabilities"}} {
+		want, got := try(t, t.TempDir(), nil, reference(t), args...), try(t, t.TempDir(), nil, ours(t), args...)
+		if common(want.stdout) != common(got.stdout) || got.code != 0 || got.stderr != "" {
+			t.Errorf("%v\nreference: %q\nours:      %q, exit %d, %s", args, want.stdout, got.stdout, got.code, got.stderr)
+		}
+	}
+}
