@@ -28,8 +28,8 @@ func (n *node) Lock() error {
 	}
 	switch {
 	case err == unix.EAGAIN || err == unix.EACCES:
-		// Compat: the text of swtpm's log.
-		return fmt.Errorf("lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
+		// Compat: the text of swtpm's log, 0.10.
+		return fmt.Errorf("SWTPM_NVRAM_LinearFile_Lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
 	case err != nil:
 		return fmt.Errorf("lock %q: %w", n.path, err)
 	}

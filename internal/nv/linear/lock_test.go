@@ -32,7 +32,7 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = f.Lock()
-	text := "Could not lock backend-uri file://" + path + ": Resource temporarily unavailable"
+	text := "SWTPM_NVRAM_LinearFile_Lock: Could not lock backend-uri file://" + path + ": Resource temporarily unavailable"
 	if !errors.Is(err, nv.ErrLocked) || !strings.Contains(err.Error(), text) {
 		t.Errorf("Lock beside swtpm's kind = %v, want %q", err, text)
 	}
