@@ -5,6 +5,7 @@ import (
 	"io/fs"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -28,7 +29,7 @@ func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
 	}
 	defer e.Terminate()
 	if err := e.Start(); err != nil {
-		return fmt.Errorf("libtpms does not start with this state: %w", err)
+		return fmt.Errorf("libtpms does not start with this state: %w%s", err, tooOld(v, payloads[nv.Permanent]))
 	}
 	if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
 		return nil
@@ -44,6 +45,16 @@ func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
 		return fmt.Errorf("libtpms does not start with this %s: TPM_Startup answers %x", nv.Savestate, rsp)
 	}
 	return nil
+}
+
+// tooOld is what a person should know of a state that libtpms does not start with:
+// an older libtpms refuses levels that it does not know.
+func tooOld(v tpm.Version, permanent []byte) string {
+	s, err := payload.Describe(v, permanent)
+	if err != nil || s.Level <= 1 {
+		return ""
+	}
+	return fmt.Sprintf("; it has the algorithm profile %q, state format level %d, which needs libtpms 0.10 or later; swtpm version names the one that is loaded", s.Profile, s.Level)
 }
 
 // startupState is the startup type ST_STATE of a TPM 1.2.

@@ -334,6 +334,17 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// What a libtpms refuses that may be too old is told with the level.
+func TestTooOld(t *testing.T) {
+	for name, want := range map[string]string{"tpm2-head-bare": `"default-v1", state format level 7`, "tpm2-fresh": "", "tpm12-fresh": ""} {
+		a := genuine(t, name)
+		_, err := newPlace(t, a, nil, nil).open(t, nil).Verify(&engine{bad: string(a.Items[0].Bytes[:20])})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "level") != (want != "") {
+			t.Errorf("%s: %v, want %q in it", name, err, want)
+		}
+	}
+}
+
 // A change that was cut short is told; a journal that is bad, too.
 func TestInterrupted(t *testing.T) {
 	p := newPlace(t, genuine(t, "tpm2-fresh"), nil, nil)
