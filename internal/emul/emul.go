@@ -42,6 +42,10 @@ type Options struct {
 	// included; nil if nobody looks. It implies Slow.
 	Record Recorder
 
+	// Event is told of what happens, with the engine's lock held, so that it
+	// must not wait. nil leaves it at the line of a failed INIT, by Error.
+	Event func(Event)
+
 	// Note is told what a person should know, Error what went wrong, a line
 	// at a time.
 	Note, Error func(format string, args ...any)
@@ -66,6 +70,7 @@ type TPM struct {
 
 	on      atomic.Bool // written under the engine's lock
 	sizes   atomic.Pointer[bufferSizes]
+	stored  atomic.Int64  // when the engine last stored something, in ns of Unix time; 0 for never
 	retries atomic.Uint32 // tries for the storage lock, 10 ms apart
 
 	// Under the engine's lock.
@@ -75,6 +80,7 @@ type TPM struct {
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
+	origin   string              // which state the engine was started with, in words
 	unstored error               // why the engine could not store something
 }
 
@@ -95,6 +101,13 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	for _, f := range []*func(string, ...any){&o.Note, &o.Error} {
 		if *f == nil {
 			*f = func(string, ...any) {}
+		}
+	}
+	if o.Event == nil {
+		o.Event = func(e Event) {
+			if e.Kind == InitFailed {
+				o.Error("%s", e)
+			}
 		}
 	}
 	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming}
@@ -127,7 +140,7 @@ func (t *TPM) Version() tpm.Version { return t.opt.Version }
 func (t *TPM) Close() error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	t.powerOff()
+	t.powerOff("the process ends")
 	if t.store == nil {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 
 // Engine is the library that plays the TPM. Its state is global to the process,
 // so there is one Engine; its Locker is held while it works. Every method but
-// Cancel, SetLocality, Established and Serve needs the lock.
+// Cancel, SetLocality, Established, Commands and Serve needs the lock.
 //
 // Errors wrap the tpm.Result that the library gave.
 type Engine interface {
@@ -37,6 +37,9 @@ type Engine interface {
 	// Process runs one command at the current locality. The response belongs
 	// to the caller. The engine notes the command's code.
 	Process(cmd []byte) (rsp []byte, err error)
+	// Commands is how many commands Process and Serve ran since the process
+	// began. It needs no lock.
+	Commands() uint64
 	// LastCode is the code of the last command that Process or Serve ran.
 	LastCode() tpm.Code
 	// SetLastCode notes a code that never reached the library.

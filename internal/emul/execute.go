@@ -175,6 +175,9 @@ func (t *TPM) takeStorage(retries uint32) error {
 		}
 	}
 	t.retries.Store(0)
+	if t.incoming || t.released {
+		t.event(StorageTaken, "the guest is here")
+	}
 	t.incoming, t.released = false, false
 	t.admit()
 	return nil

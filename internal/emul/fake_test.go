@@ -129,6 +129,7 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 	return tpm.ErrorResponse(tpm.V20, r), nil
 }
 
+func (e *engine) Commands() uint64           { return 0 }
 func (e *engine) LastCode() tpm.Code         { e.locked("LastCode"); return e.last }
 func (e *engine) SetLastCode(c tpm.Code)     { e.locked("SetLastCode"); e.last = c }
 func (e *engine) SetLocality(l tpm.Locality) { e.locality = l }

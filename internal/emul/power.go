@@ -23,13 +23,13 @@ func (t *TPM) Init(deleteVolatile bool) error {
 	defer t.engine.Unlock()
 	err := t.init(deleteVolatile)
 	if err != nil {
-		t.opt.Error("INIT failed: %s", t.explain(err))
+		t.event(InitFailed, t.explain(err))
 	}
 	return err
 }
 
 func (t *TPM) init(deleteVolatile bool) error {
-	t.powerOff()
+	t.powerOff("INIT")
 	t.followPath()
 	if err := t.setProfile(); err != nil {
 		return err
@@ -50,12 +50,13 @@ func (t *TPM) init(deleteVolatile bool) error {
 	t.profile = "" // it has its TPM
 	if deleteVolatile {
 		if err := t.deleteVolatile(); err != nil {
-			t.powerOff()
+			t.powerOff("INIT failed")
 			return fmt.Errorf("%w: %w", err, tpm.Fail)
 		}
 	}
 	t.on.Store(true)
 	t.admit()
+	t.event(PowerOn, t.origin)
 	return nil
 }
 
@@ -138,7 +139,7 @@ func (t *TPM) powerOn() error {
 		return fmt.Errorf("%w: %w", errNotNew, tpm.Fail)
 	}
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
-	t.unstored = nil
+	t.unstored, t.origin = nil, t.whence()
 	if err := t.engine.Start(); err != nil {
 		return fmt.Errorf("%w: %w", errStart, err)
 	}
@@ -343,15 +344,18 @@ func (t *TPM) forget() {
 func (t *TPM) Stop() error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	t.powerOff()
+	t.powerOff("a client asked for it")
 	return nil
 }
 
 // powerOff sends TPM2_Shutdown if that is due and stops the engine.
-func (t *TPM) powerOff() {
+func (t *TPM) powerOff(cause string) {
 	t.autoShutdown()
-	t.on.Store(false)
+	was := t.on.Swap(false)
 	t.engine.Terminate()
+	if was {
+		t.event(PowerOff, cause)
+	}
 }
 
 // autoShutdown tells a TPM 2.0 that its power goes, unless the guest has done

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -42,8 +43,10 @@ func (h host) StoreState(name string, payload []byte) error {
 	if err != nil {
 		h.t.opt.Error("could not store %s, the TPM is told so: %v", name, err)
 		h.t.unstored = err
+		return err
 	}
-	return err
+	h.t.stored.Store(time.Now().UnixNano())
+	return nil
 }
 
 func (h host) DeleteState(name string) error {
@@ -209,6 +212,7 @@ func (t *TPM) ReleaseStorage() {
 	t.released = true
 	t.retries.Store(handOver)
 	t.admit()
+	t.event(StorageReleased, "the state has left")
 }
 
 // LockStorage takes the storage lock, trying again retries times, 10 ms apart.

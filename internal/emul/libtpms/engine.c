@@ -24,6 +24,7 @@ static int version2;                // the TPM is a 2.0; under lock
 static _Atomic uint32_t locality;   // of the next command
 static uint32_t running_locality;   // of the command that runs; under lock
 static _Atomic uint32_t last;       // code of the last command
+static _Atomic uint64_t commands;   // that ran
 static _Atomic uint8_t established; // tpmEstablished before the running command
 
 static uint16_t be16(const unsigned char *p) { return (uint16_t)(p[0] << 8 | p[1]); }
@@ -96,6 +97,7 @@ TPM_RESULT swtpm_register(void)
 void swtpm_set_locality(uint32_t l) { locality = l; }
 void swtpm_set_last(uint32_t code) { last = code; }
 uint32_t swtpm_last(void) { return last; }
+uint64_t swtpm_commands(void) { return commands; }
 
 void swtpm_admit(int ok, int is_version2)
 {
@@ -117,6 +119,7 @@ static TPM_RESULT run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, u
 	TPM_RESULT rc;
 
 	running_locality = locality;
+	commands++;
 	if (len >= 10)
 		last = be32(cmd + 6);
 	*rsplen = 0;

@@ -1,4 +1,4 @@
-// What Go calls. All of it but swtpm_serve, swtpm_set_locality and
+// What Go calls. All of it but swtpm_serve, swtpm_set_locality, swtpm_commands and
 // swtpm_established needs the lock.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
@@ -44,6 +44,7 @@ void swtpm_power(int on);
 void swtpm_set_locality(uint32_t locality);
 void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
+uint64_t swtpm_commands(void);
 void swtpm_admit(int ok, int version2);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 

@@ -17,6 +17,10 @@ const grace = time.Second
 // first is sent away; those that have been answered keep their places and new
 // ones wait. Silent connections thus keep nobody out.
 type Room struct {
+	// Changed is called when a client has come or gone; nil if nobody wants to
+	// know. It is set before the first client comes, and must not wait.
+	Changed func()
+
 	mu     sync.Mutex
 	change sync.Cond
 	max    int
@@ -94,7 +98,14 @@ func (r *Room) Enter(evict func()) *Client {
 	}
 	c := &Client{evict: evict}
 	r.here = append(r.here, c)
+	r.changed()
 	return c
+}
+
+func (r *Room) changed() {
+	if r.Changed != nil {
+		r.Changed()
+	}
 }
 
 // Use notes that c has been answered.
@@ -122,6 +133,7 @@ func (r *Room) Leave(c *Client) (lost bool) {
 		}
 	}
 	r.here = others
+	r.changed()
 	r.change.Broadcast()
 	return !r.closed && (len(others) == 0 || c.used && users == 0)
 }

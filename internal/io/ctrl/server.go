@@ -50,6 +50,8 @@ type Options struct {
 
 	DataBusy func() bool        // SET_DATAFD would be refused
 	DataFD   func(fd int) error // takes over fd as the data channel unless it fails
+	Changed  func()             // a client has come or gone; must not wait; nil if nobody wants to know
+
 	Trace    func(title string, b []byte)
 	Note     func(format string, args ...any) // a line for people
 	Error    func(format string, args ...any) // the same, of a request that failed
@@ -71,8 +73,13 @@ type Server struct {
 
 // New returns a server without clients.
 func New(t TPM, o Options) *Server {
-	return &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), conns: map[*conn]bool{}}
+	s := &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), conns: map[*conn]bool{}}
+	s.room.Changed = o.Changed
+	return s
 }
+
+// Clients is the number of clients.
+func (s *Server) Clients() int { return s.room.Len() }
 
 // Listener gives connected descriptors until it is closed.
 type Listener interface {

@@ -41,6 +41,8 @@ type Options struct {
 	Disconnect bool // close a connection after its first response
 	MaxClients int  // at once; more wait in the listener's backlog
 
+	Changed func() // a client has come or gone; must not wait; nil if nobody wants to know
+
 	Trace func(title string, b []byte)     // sees all messages; nil if nobody looks
 	Note  func(format string, args ...any) // a line for people
 	Lost  func()                           // the clients have gone; see clients.Room
@@ -73,9 +75,13 @@ func New(t TPM, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), wake: wake}
+	s.room.Changed = o.Changed
 	s.listening.Store(o.Listening)
 	return s, nil
 }
+
+// Clients is the number of clients.
+func (s *Server) Clients() int { return s.room.Len() }
 
 // Listener gives connected descriptors until it is closed.
 type Listener interface {

@@ -1,0 +1,53 @@
+package emul
+
+import "github.com/swtpm-go/swtpm/internal/tpm"
+
+// Event is something in the life of a TPM that those who keep the machine want to
+// find again.
+type Event struct {
+	Kind  EventKind
+	Cause string // in words, for a line
+}
+
+// EventKind says what has happened.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	PowerOn         EventKind = iota // Cause: which state it has
+	PowerOff                         // Cause: who wanted it
+	InitFailed                       // Cause: why, and what to do
+	StorageReleased                  // the storage lock was given away; Cause: who wanted it
+	StorageTaken                     // it is ours again, or for the first time
+)
+
+// String returns the line that tells of e.
+func (e Event) String() string {
+	switch e.Kind {
+	case PowerOn:
+		return "power on: " + e.Cause
+	case PowerOff:
+		return "power off: " + e.Cause
+	case InitFailed:
+		return "INIT failed: " + e.Cause
+	case StorageReleased:
+		return "the storage lock was given away: " + e.Cause
+	}
+	return "the storage lock is ours: " + e.Cause
+}
+
+// event tells of one.
+func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{k, cause}) }
+
+// whence says which state the engine is about to start with, as prove found it.
+func (t *TPM) whence() string {
+	switch {
+	case t.pending[tpm.Permanent] || t.pending[tpm.Volatile]:
+		return "with the state that came in"
+	case t.absent(tpm.Permanent):
+		return "a new TPM"
+	case t.absent(tpm.Volatile):
+		return "with its stored state"
+	}
+	return "with its stored state, the volatile one too"
+}
