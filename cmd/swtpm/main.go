@@ -39,12 +39,13 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	return live(ctx, cfg)
+	return live(ctx, cfg, "")
 }
 
-// live is the life of a TPM, in order. Each step needs the ones above it.
-func live(ctx context.Context, cfg *config.Config) (err error) {
-	ready := daemon.PrepareReady()
+// live is the life of a TPM, in order. Each step needs the ones above it. Only a
+// profile has an instance.
+func live(ctx context.Context, cfg *config.Config, instance string) (err error) {
+	systemd := daemon.OpenNotifier()
 	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
 		return err
 	}
@@ -53,6 +54,7 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		return err
 	}
 	defer log.Close()
+	describe(log, instance, version(cfg))
 	defer func() { err = logError(cfg.Log, log, err) }()
 	if cfg.PrintCapabilities {
 		return printCapabilities(os.Stdout, version(cfg))
@@ -105,7 +107,8 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 		defer remove()
 	}
 
-	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, log))
+	s := &service{systemd: systemd, log: log}
+	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, s, log))
 	if err != nil {
 		return err
 	}
@@ -116,7 +119,7 @@ func live(ctx context.Context, cfg *config.Config) (err error) {
 	if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
 		return err
 	}
-	return serve(ctx, cfg, ends, t, log, ready)
+	return serve(ctx, cfg, ends, t, s, log)
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

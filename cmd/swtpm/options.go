@@ -56,7 +56,7 @@ func isSilent(err error) bool {
 }
 
 // options joins the configuration and the log into what the TPM needs.
-func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, log *daemon.Log) emul.Options {
+func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, s *service, log *daemon.Log) emul.Options {
 	o := emul.Options{
 		Version:          version(cfg),
 		Where:            cfg.State.URI,
@@ -70,6 +70,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
 		Record:           record,
+		Event:            s.event,
 		Note:             log.Infof,
 		Error:            log.Errorf,
 	}

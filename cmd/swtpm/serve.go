@@ -77,9 +77,8 @@ func (e *ends) Close() {
 
 // serve joins the ends and the TPM, and ends when the process is to end: by
 // signal, by request, because its clients have gone, or because the state
-// belongs to another process now. All of these are orderly ends. It calls ready
-// when clients are served.
-func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *daemon.Log, ready func()) error {
+// belongs to another process now. All of these are orderly ends.
+func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *service, log *daemon.Log) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	fail := func(err error) {
@@ -94,7 +93,14 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *d
 	}
 
 	places := maxClients()
+	var d *data.Server
+	var c *ctrl.Server
+	s.serve(func() string {
+		return status(t.Version(), t.Status(),
+			channel("data", cfg.Interface.Server, d.Clients()), channel("control", cfg.Control.Listen, c.Clients()))
+	}, t.Ping)
 	d, err := data.New(t, data.Options{
+		Changed:    s.changed,
 		Listening:  e.data != nil,
 		Disconnect: cfg.Interface.Disconnect,
 		MaxClients: places,
@@ -106,7 +112,8 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *d
 	if err != nil {
 		return err
 	}
-	c := ctrl.New(t, ctrl.Options{
+	c = ctrl.New(t, ctrl.Options{
+		Changed:    s.changed,
 		MaxClients: places,
 		DataBusy:   d.Busy,
 		DataFD:     d.Attach,
@@ -120,8 +127,9 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, log *d
 	if err := e.attach(d, c); err != nil {
 		return err
 	}
-	ready()
+	s.ready(ctx)
 	<-ctx.Done()
+	s.stopping(context.Cause(ctx))
 	e.Close()
 	c.Close(stopWait)
 	d.Close(stopWait)

@@ -159,14 +159,21 @@ func classicError(err error) error {
 }
 
 func load(name, instance string) (*config.Config, error) {
-	path, found, err := config.FindProfile(name)
+	path, instance, err := find(name, instance)
 	if err != nil {
 		return nil, err
 	}
-	if instance == "" {
-		instance = found
-	}
 	return config.LoadProfile(path, instance)
+}
+
+// find returns the file of a profile and its instance, which is that of the
+// profile unless one is given.
+func find(name, instance string) (path, of string, err error) {
+	path, of, err = config.FindProfile(name)
+	if instance != "" {
+		of = instance
+	}
+	return path, of, err
 }
 
 // instanceFlag declares --instance.
@@ -177,11 +184,15 @@ func instanceFlag(f *pflag.FlagSet) *string {
 func runProfile(f *pflag.FlagSet) action {
 	instance := instanceFlag(f)
 	return func(ctx context.Context, args []string) error {
-		cfg, err := load(args[0], *instance)
+		path, instance, err := find(args[0], *instance)
 		if err != nil {
 			return err
 		}
-		return live(ctx, cfg)
+		cfg, err := config.LoadProfile(path, instance)
+		if err != nil {
+			return err
+		}
+		return live(ctx, cfg, instance)
 	}
 }
 

@@ -57,7 +57,7 @@ func act(ctx context.Context, args []string) error {
 		fmt.Println("done")
 		return errors.New("the last words")
 	case "ready":
-		PrepareReady()()
+		OpenNotifier().Ready("as it should be")
 		fmt.Println(os.Getenv("NOTIFY_SOCKET"))
 		return nil
 	}
@@ -163,8 +163,8 @@ func TestReady(t *testing.T) {
 	}
 	b := make([]byte, 64)
 	n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
-	if err != nil || string(b[:n]) != "READY=1" {
-		t.Errorf("systemd was told %q, %v, want READY=1", b[:n], err)
+	if err != nil || string(b[:n]) != "READY=1\nSTATUS=as it should be" {
+		t.Errorf("systemd was told %q, %v, want READY=1 and the status", b[:n], err)
 	}
 
 	cmd = child(t, "ready") // nobody listens

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 )
 
@@ -185,31 +183,6 @@ func launcher() (l launched, ok bool) {
 		return launched{}, false
 	}
 	return l, true
-}
-
-// PrepareReady returns the function that tells everybody who waits that the
-// service is up: the launcher of Detach, which exits, and systemd, if
-// $NOTIFY_SOCKET is set. A daemon's stdout and stderr lead to /dev/null from then
-// on; stdin is left as it is. It is to be called before the root directory is
-// changed, for systemd's socket is in the old one.
-//
-// Nobody is told if it fails: a service that works is not stopped for that.
-//
-// Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
-func PrepareReady() (ready func()) {
-	var systemd *net.UnixConn
-	if path := os.Getenv("NOTIFY_SOCKET"); strings.HasPrefix(path, "/") || strings.HasPrefix(path, "@") {
-		systemd, _ = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	}
-	return func() {
-		if l, ok := launcher(); ok {
-			l.release()
-		}
-		if systemd != nil {
-			systemd.Write([]byte(daemon.SdNotifyReady))
-			systemd.Close()
-		}
-	}
 }
 
 // release sends the launcher home.

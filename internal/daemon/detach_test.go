@@ -53,7 +53,7 @@ func actDetached(ctx context.Context, args []string) error {
 // serveDetached becomes ready, waits until the launcher is gone, and reports.
 func serveDetached(report string, launcher int) error {
 	fmt.Println("before ready")
-	PrepareReady()()
+	OpenNotifier().Ready("")
 	fmt.Println("after ready")
 	fmt.Fprintln(os.Stderr, "after ready")
 	for os.Getppid() == launcher {

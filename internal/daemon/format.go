@@ -53,7 +53,10 @@ func (f *journalFormatter) Format(e *logrus.Entry) ([]byte, error) {
 	text := message(e)
 	fields := make(map[string]string, len(e.Data))
 	for k, v := range e.Data {
-		fields[fieldName(k)] = fmt.Sprint(v)
+		if k != messageID {
+			k = fieldName(k)
+		}
+		fields[k] = fmt.Sprint(v)
 	}
 	f.queue.put(journalEntry{
 		text:     text,

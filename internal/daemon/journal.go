@@ -3,8 +3,10 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -35,6 +37,7 @@ type journalQueue struct {
 	prefix string  // of the lines
 	lines  *output // where they go
 
+	common  atomic.Pointer[map[string]string] // fields of every entry; nil for none
 	entries chan journalEntry
 	done    chan struct{} // closed when the last entry was sent
 
@@ -104,9 +107,10 @@ func (q *journalQueue) tellLost(n int) {
 // deliver sends e, or writes its lines if the journal does not take it.
 func (q *journalQueue) deliver(e journalEntry) {
 	fields := map[string]string{"SYSLOG_IDENTIFIER": q.id}
-	for k, v := range e.fields {
-		fields[k] = v
+	if c := q.common.Load(); c != nil {
+		maps.Copy(fields, *c)
 	}
+	maps.Copy(fields, e.fields)
 	if q.send(e.text[e.indent:], e.priority, fields) == nil {
 		return
 	}

@@ -329,6 +329,36 @@ func TestJournalFields(t *testing.T) {
 	}
 }
 
+// TestEvent holds the fields of an event, and that a log of lines has only those
+// of what went wrong.
+func TestEvent(t *testing.T) {
+	l, read := fileLog(t, LogOptions{Level: 1, Prefix: "vm1: "})
+	tell := func() {
+		l.Describe(map[string]string{"instance": "vm7"})
+		l.Event(EventKind{ID: "0011", Name: "ready"}, false, "none", "it is ready")
+		l.Event(EventKind{ID: "2233", Name: "broken"}, true, "rust", "it broke")
+	}
+	tell()
+	if got, want := read(), "vm1: it broke\n"; got != want {
+		t.Errorf("a log of lines has %q, want %q", got, want)
+	}
+	var sent []string
+	l.queue = (&journalQueue{send: func(m string, p journal.Priority, f map[string]string) error {
+		sent = append(sent, fmt.Sprintf("%d %s %v", p, m, f))
+		return nil
+	}, id: "swtpm", lines: l.out}).start()
+	l.SetFormatter(&journalFormatter{queue: l.queue, lines: &lineFormatter{prefix: l.prefix, level: l.level}})
+	tell()
+	l.queue.close(t.Context())
+	want := []string{
+		"6 it is ready map[MESSAGE_ID:0011 SWTPM_CAUSE:none SWTPM_EVENT:ready SWTPM_INSTANCE:vm7 SYSLOG_IDENTIFIER:swtpm]",
+		"3 it broke map[MESSAGE_ID:2233 SWTPM_CAUSE:rust SWTPM_EVENT:broken SWTPM_INSTANCE:vm7 SYSLOG_IDENTIFIER:swtpm]",
+	}
+	if !slices.Equal(sent, want) {
+		t.Errorf("the journal got\n%q\nwant\n%q", sent, want)
+	}
+}
+
 func TestPriority(t *testing.T) {
 	for l, want := range map[logrus.Level]journal.Priority{
 		logrus.FatalLevel: journal.PriCrit, logrus.ErrorLevel: journal.PriErr, logrus.WarnLevel: journal.PriWarning,

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,7 +32,7 @@ func TestNotifyFromChroot(t *testing.T) {
 	must(t, notify.SetReadDeadline(time.Now().Add(patience)))
 	b := make([]byte, 64)
 	n, err := notify.Read(b)
-	if err != nil || string(b[:n]) != "READY=1" {
+	if err != nil || !strings.HasPrefix(string(b[:n]), "READY=1\n") {
 		t.Errorf("systemd got %q, %v, want READY=1\n%s", b[:n], err, p.out.String())
 	}
 	must(t, p.cmd.Process.Signal(unix.SIGTERM))

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// The events in the life of a TPM, as the journal gets them; swtpm(8) lists them.
+var (
+	eventReady    = daemon.EventKind{ID: "ef695ae07abf424b83a4be3f86e0b14c", Name: "ready"}
+	eventStopping = daemon.EventKind{ID: "f14b9f2481f9400cb9dbffc4ed319c69", Name: "stopping"}
+
+	eventsOfTPM = map[emul.EventKind]daemon.EventKind{
+		emul.PowerOn:         {ID: "b66b655fb6f6438eba5eb973d335c4f4", Name: "power-on"},
+		emul.PowerOff:        {ID: "ef61290ee78042d18b481dc6636f3e58", Name: "power-off"},
+		emul.InitFailed:      {ID: "d8d645a84d7a42729e04bf1d237c7d6f", Name: "init-failed"},
+		emul.StorageReleased: {ID: "9c61b280fb55488b8be0636b95026e46", Name: "storage-released"},
+		emul.StorageTaken:    {ID: "49405e59fa9840c6a9651f80431b139f", Name: "storage-taken"},
+	}
+)
+
+// describe tells the journal whose entries these are. The instance is that of a
+// profile; a classic command line has none.
+func describe(log *daemon.Log, instance string, v tpm.Version) {
+	fields := map[string]string{"tpm_version": v.String()}
+	if instance != "" {
+		fields["instance"] = instance
+	}
+	log.Describe(fields)
+}
+
+// service is what systemd and the journal are told of a TPM.
+type service struct {
+	systemd *daemon.Notifier
+	log     *daemon.Log
+	line    func() string   // how it is
+	tell    *daemon.Service // nil before serve, and if systemd does not want to know
+}
+
+// event tells of an event in the life of the TPM.
+func (s *service) event(e emul.Event) {
+	s.log.Event(eventsOfTPM[e.Kind], e.Kind == emul.InitFailed, e.Cause, e.String())
+	s.changed()
+}
+
+// serve is called before the TPM has clients; line may be called after it.
+func (s *service) serve(line func() string, ping func()) {
+	s.line = line
+	s.tell = s.systemd.Service(line, ping)
+}
+
+// changed says that there may be something new to tell.
+func (s *service) changed() { s.tell.Changed() }
+
+// ready tells everybody that commands are answered, and keeps telling how the TPM
+// is until ctx ends.
+func (s *service) ready(ctx context.Context) {
+	line := s.line()
+	s.systemd.Ready(line)
+	s.log.Event(eventReady, false, "", "ready: "+line)
+	if s.tell != nil {
+		go s.tell.Run(ctx)
+	}
+}
+
+// stopping tells that the process ends, and why.
+func (s *service) stopping(why error) {
+	s.tell.Stopping(why.Error())
+	s.log.Event(eventStopping, false, why.Error(), "ending: "+why.Error())
+}
+
+// status is a TPM in a line, as "TPM 2.0 is on; control unix:/c, 1 client; 7
+// commands; stored 2026-01-31 23:59:59 UTC".
+func status(v tpm.Version, s emul.Status, channels ...string) string {
+	power := "off"
+	if s.On {
+		power = "on"
+	}
+	parts := []string{fmt.Sprintf("TPM %s is %s", v, power)}
+	for _, c := range channels {
+		if c != "" {
+			parts = append(parts, c)
+		}
+	}
+	parts = append(parts, count(s.Commands, "command"))
+	if !s.Stored.IsZero() {
+		parts = append(parts, "stored "+s.Stored.UTC().Format(time.DateTime)+" UTC")
+	}
+	return strings.Join(parts, "; ")
+}
+
+// channel is one channel for status; "" if it is not there.
+func channel(name string, e config.Endpoint, clients int) string {
+	if e.Kind == config.None && clients == 0 {
+		return ""
+	}
+	if e.Kind != config.None {
+		name += " " + e.String()
+	}
+	return name + ", " + count(uint64(clients), "client")
+}
+
+func count(n uint64, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"context"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// Notifier tells systemd of this process, if $NOTIFY_SOCKET is set.
+//
+// Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
+type Notifier struct {
+	conn *net.UnixConn // nil if nobody wants to know
+}
+
+// OpenNotifier is to be called before the root directory is changed, for systemd's
+// socket is in the old one.
+func OpenNotifier() *Notifier {
+	n := &Notifier{}
+	if path := os.Getenv("NOTIFY_SOCKET"); strings.HasPrefix(path, "/") || strings.HasPrefix(path, "@") {
+		n.conn, _ = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	}
+	return n
+}
+
+// Ready tells everybody who waits that the service is up: the launcher of
+// Detach, which exits, and systemd, together with how the service is. A daemon's
+// stdout and stderr lead to /dev/null from here on; stdin is left as it is.
+func (n *Notifier) Ready(status string) {
+	if l, ok := launcher(); ok {
+		l.release()
+	}
+	n.tell(daemon.SdNotifyReady, statusLine(status))
+}
+
+// tell sends one message to systemd. Nobody is told if it fails: a service that
+// works is not stopped for that.
+func (n *Notifier) tell(lines ...string) {
+	if n.conn != nil {
+		_, _ = n.conn.Write([]byte(strings.Join(lines, "\n")))
+	}
+}
+
+// settle is the least time between two states that systemd is told of because
+// something has changed: clients may come and go by the thousand.
+const settle = time.Second
+
+// Service keeps systemd told how a service is, from Ready to Stopping. A nil
+// Service is that of a process that systemd did not start, and does nothing.
+type Service struct {
+	systemd *Notifier
+	status  func() string
+	ping    func()
+	every   time.Duration // between two pings; 0 if systemd does not watch
+	wake    chan struct{}
+}
+
+// Service returns the Service of this process: nil if systemd does not want to
+// know. status says in a line how the service is and may be called at any time;
+// ping returns once the service has proved able to work, if it ever does, and is
+// called only if systemd asks for it with WatchdogSec=. Nothing wakes up the
+// process otherwise.
+func (n *Notifier) Service(status func() string, ping func()) *Service {
+	if n.conn == nil {
+		return nil
+	}
+	s := &Service{systemd: n, status: status, ping: ping, wake: make(chan struct{}, 1)}
+	if d, err := daemon.SdWatchdogEnabled(false); err == nil {
+		s.every = d / 2
+	}
+	return s
+}
+
+// Changed says that status has something new to tell. It does not wait.
+func (s *Service) Changed() {
+	if s == nil {
+		return
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is told already
+	}
+}
+
+// Run tells systemd what is new, and that the service works, until ctx ends. Call
+// it when Ready was called.
+func (s *Service) Run(ctx context.Context) {
+	if s == nil {
+		return
+	}
+	var tick <-chan time.Time
+	pause := settle
+	if s.every > 0 {
+		t := time.NewTicker(s.every)
+		defer t.Stop()
+		tick, pause = t.C, min(pause, s.every/4)
+	}
+	told := ""
+	for {
+		var news []string
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+		case <-tick:
+			s.ping()
+			news = append(news, daemon.SdNotifyWatchdog)
+		}
+		if line := statusLine(s.status()); line != told {
+			told = line
+			news = append(news, line)
+		}
+		if len(news) > 0 && ctx.Err() == nil {
+			s.systemd.tell(news...)
+		}
+	}
+}
+
+// Stopping tells systemd that the service is about to end, and why.
+func (s *Service) Stopping(why string) {
+	if s != nil {
+		s.systemd.tell(daemon.SdNotifyStopping, statusLine("ending: "+why))
+	}
+}
+
+// statusLine is what `systemctl status` shows.
+func statusLine(s string) string { return "STATUS=" + oneLine(s) }

@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// notified returns a socket at which systemd would be, and what it got next.
+func notified(t *testing.T) (next func() string) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "notify")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30}); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NOTIFY_SOCKET", name)
+	return func() string {
+		t.Helper()
+		b := make([]byte, 4096)
+		for {
+			n, _, err := unix.Recvfrom(fd, b, 0)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				t.Fatalf("systemd was told nothing: %v", err)
+			}
+			return string(b[:n])
+		}
+	}
+}
+
+// TestService holds that what is new is told, what is not new is not, and that
+// without a watchdog nothing is told by itself.
+func TestService(t *testing.T) {
+	next := notified(t)
+	t.Setenv("WATCHDOG_USEC", "")
+	var clients atomic.Int32
+	s := OpenNotifier().Service(func() string { return fmt.Sprintf("%d\nclients", clients.Load()) }, func() { t.Error("a ping without a watchdog") })
+	ctx, end := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { s.Run(ctx); close(done) }()
+	for i := range int32(2) {
+		clients.Store(i)
+		s.Changed()
+		s.Changed()
+		if got, want := next(), fmt.Sprintf("STATUS=%d; clients", i); got != want {
+			t.Errorf("systemd was told %q, want %q", got, want)
+		}
+	}
+	s.Changed() // nothing is new
+	end()
+	<-done
+	s.Stopping("a client\nasked")
+	if got, want := next(), "STOPPING=1\nSTATUS=ending: a client; asked"; got != want {
+		t.Errorf("systemd was told %q, want %q", got, want)
+	}
+}
+
+// TestWatchdog holds that systemd hears of a ping that came back, and of no other.
+func TestWatchdog(t *testing.T) {
+	next := notified(t)
+	t.Setenv("WATCHDOG_USEC", "20000")
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+	pinged, goOn := make(chan struct{}), make(chan struct{})
+	s := OpenNotifier().Service(func() string { return "fine" }, func() { pinged <- struct{}{}; <-goOn })
+	go s.Run(t.Context())
+	<-pinged
+	s.Stopping("first") // would come second if a ping that hangs were told
+	goOn <- struct{}{}
+	for _, want := range []string{"STOPPING=1\nSTATUS=ending: first", "WATCHDOG=1\nSTATUS=fine"} {
+		if got := next(); got != want {
+			t.Errorf("systemd was told %q, want %q", got, want)
+		}
+	}
+	<-pinged
+	goOn <- struct{}{}
+	if got := next(); got != "WATCHDOG=1" {
+		t.Errorf("systemd was told %q, want WATCHDOG=1", got)
+	}
+}
+
+// A process that systemd did not start has a Service that does nothing.
+func TestNoService(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	s := OpenNotifier().Service(nil, nil)
+	if s != nil {
+		t.Fatalf("Service = %v, want nil", s)
+	}
+	s.Changed()
+	s.Run(t.Context())
+	s.Stopping("now")
+}
+
+// A watchdog of another process is none of ours.
+func TestWatchdogOfAnother(t *testing.T) {
+	notified(t)
+	t.Setenv("WATCHDOG_USEC", "20000")
+	t.Setenv("WATCHDOG_PID", "1")
+	if s := OpenNotifier().Service(nil, nil); s.every != 0 {
+		t.Errorf("pings every %v, want none", s.every)
+	}
+	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
+	if s := OpenNotifier().Service(nil, nil); s.every != 10*time.Millisecond {
+		t.Errorf("pings every %v, want 10 ms", s.every)
+	}
+}
