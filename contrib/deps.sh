@@ -16,7 +16,7 @@ test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish"
 libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
 units="$build systemd"
-systemd="$build systemd-container mmdebstrap"
+systemd="$build systemd-container mmdebstrap qemu-system-x86"
 
 case ${1:-} in
 build) want=$build ;;
