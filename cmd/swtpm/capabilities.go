@@ -38,7 +38,11 @@ func printCapabilities(w io.Writer, v tpm.Version) error {
 			return err
 		}
 	}
-	features = append(features, "cmdarg-print-info", "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
+	// libvirt asks for the active profile if it may ask at all, and gives up without one.
+	if libtpms.HasProfiles() {
+		features = append(features, "cmdarg-print-info")
+	}
+	features = append(features, "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
 		"tpmstate-dir-backend-opt-fsync", "cmdarg-pcap", "systemd-notify")
 	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { %s}, \"version\": \"%s\" }\n",
 		strings.Join(features, `", "`), profiles, config.ReferenceVersion)
