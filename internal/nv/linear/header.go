@@ -71,11 +71,11 @@ func damage(format string, args ...any) error { return damaged(fmt.Sprintf(forma
 func parseHeader(b []byte, size int64) (header, error) {
 	var h header
 	if _, err := binary.Decode(b, binary.LittleEndian, &h); err != nil {
-		return header{}, damage("it has only %d bytes, and they are not zero: it holds something else, or is cut off; empty it for a new TPM", len(b))
+		return header{}, damage("it has only %d bytes, and they are not zero: it holds something else, or is cut off; check the path; if nothing in it is needed, empty it for a new TPM", len(b))
 	}
 	switch {
 	case h.Magic != magic:
-		return header{}, damage("the magic number is %x, not %x: it holds something else, or its first bytes are damaged; fill it with zeros for a new TPM",
+		return header{}, damage("the magic number is %x, not %x: it holds something else, or its first bytes are damaged; check the path; if nothing in it is needed, fill it with zeros for a new TPM",
 			b[:8], newHeader().append(nil)[:8])
 	case h.Version != version:
 		return header{}, damage("the header has version %d, known is version %d", h.Version, version)

@@ -39,7 +39,7 @@ func (f *File) checkBlank(size int64) error {
 		}
 		if !isZero(b) {
 			return fmt.Errorf("%q: %w", f.path,
-				damage("it begins with zeros, but there is something in its first %d bytes: it holds something else, or its header is lost; fill it with zeros for a new TPM", reach))
+				damage("it begins with zeros, but there is something in its first %d bytes: it holds something else, or its header is lost; check the path; if nothing in it is needed, fill it with zeros for a new TPM", reach))
 		}
 	}
 	return nil
