@@ -233,6 +233,23 @@ func TestConsumers(t *testing.T) {
 	}
 }
 
+// TestImportDescriptors: whoever imports a line has not got its descriptors.
+func TestImportDescriptors(t *testing.T) {
+	for args, want := range map[string]string{
+		"--ctrl|type=unixio,fd=2000000000":                          `listen    = "fd:2000000000"`,
+		"--ctrl|type=unixio,clientfd=2000000000":                    `listen    = "clientfd:2000000000"`,
+		"--ctrl|type=tcp,port=1|--server|type=unixio,fd=2000000000": `server     = "fd:2000000000"`,
+		"--ctrl|type=tcp,port=1|--server|fd=2000000000":             `server     = "clientfd:2000000000"`,
+		"--ctrl|type=tcp,port=1|--fd|2000000000":                    `server     = "clientfd:2000000000"`,
+		"--ctrl|type=tcp,port=1|--pid|fd=2000000000":                `fd = 2000000000`,
+	} {
+		out, err := Import("socket", strings.Split("--tpmstate|dir=s|"+args, "|"), noEnv, "/w")
+		if err != nil || !strings.Contains(out, want+"\n") {
+			t.Errorf("Import(%q) = %v\n%s, want %s", args, err, out, want)
+		}
+	}
+}
+
 func TestImportRefuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--print-c", "import: --print-capabilities describes no TPM; leave it out"},

@@ -15,10 +15,14 @@ import (
 // The sub-options are looked at in the order of the reference, so that of two
 // mistakes the same one is reported. Nothing is opened.
 func Classic(iface string, args []string, env func(string) string) (*Config, error) {
+	return classic(iface, args, env, false)
+}
+
+func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
 	if iface != "socket" {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
 	}
-	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env}
+	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
 	g := getopt{name: iface, rows: socketOptions, posix: env("POSIXLY_CORRECT") != "", take: l.take}
 	operands, err := g.run(args)
 	if err == nil {
@@ -37,13 +41,14 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 
 // line is a command line while it is read.
 type line struct {
-	cfg   *Config
-	given map[string]string // the arguments of options that have sub-options
-	fd    int               // of --fd, -1 if none
-	port  string            // TPM_PORT; --port sets it
-	env   func(string) string
-	done  bool                         // what is left of the options is not looked at
-	seen  func(option string, ks keys) // told the sub-options of each option; may be nil
+	cfg     *Config
+	given   map[string]string // the arguments of options that have sub-options
+	fd      int               // of --fd, -1 if none
+	port    string            // TPM_PORT; --port sets it
+	onPaper bool              // it is not run: nobody has passed the descriptors that it names
+	env     func(string) string
+	done    bool                         // what is left of the options is not looked at
+	seen    func(option string, ks keys) // told the sub-options of each option; may be nil
 }
 
 // take is called for each option, from left to right. Options with sub-options
@@ -118,7 +123,10 @@ func (l *line) takeFD(arg string) error {
 		return refusal("Cannot parse socket file descriptor.")
 	}
 	kind, err := fdType(fd)
-	if err != nil {
+	switch {
+	case l.onPaper:
+		kind = unix.S_IFSOCK
+	case err != nil:
 		return refuse("Cannot stat file descriptor: %s", strerror(err))
 	}
 	switch kind {
@@ -238,15 +246,15 @@ func (l *line) ctrl() error {
 	case p.kind != "unixio" && p.kind != "tcp":
 		return refuse("Unsupported control channel type: %s", p.kind)
 	case p.kind == "tcp" && p.fd >= 0:
-		err = inherit(e, ListenFD, p.fd, "TCP control channel")
+		err = l.inherit(e, ListenFD, p.fd, "TCP control channel")
 	case p.kind == "tcp" && p.port < 0:
 		err = refusal("Missing port and fd options for TCP control channel")
 	case p.kind == "tcp":
 		err = p.tcp(e, "TCP control channel port outside valid range")
 	case p.fd >= 0:
-		err = inherit(e, ListenFD, p.fd, "UnixIO control channel")
+		err = l.inherit(e, ListenFD, p.fd, "UnixIO control channel")
 	case p.clientFD >= 0:
-		err = inherit(e, ConnFD, p.clientFD, "UnixIO client control channel")
+		err = l.inherit(e, ConnFD, p.clientFD, "UnixIO client control channel")
 	case p.path == "":
 		err = refusal("Missing path and fd options for UnixIO control channel")
 	default:
@@ -289,14 +297,14 @@ func (l *line) listen(p *place, hasPort bool) error {
 	case p.kind != "unixio" && p.kind != "tcp":
 		return refuse("Unsupported socket type: %s", p.kind)
 	case p.kind == "unixio" && p.fd >= 0:
-		return inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: swtpm says so here too
+		return l.inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: swtpm says so here too
 	case p.kind == "unixio" && p.path == "":
 		return refusal("Missing path and file descriptor option for UnixIO socket")
 	case p.kind == "unixio":
 		return p.unix(e)
 	case p.fd >= 0: // Compat: a connected stream, other than with unixio
 		i.Terminate = true
-		return inherit(e, ConnFD, p.fd, "TCP socket")
+		return l.inherit(e, ConnFD, p.fd, "TCP socket")
 	}
 	if !hasPort {
 		if port, ok := leadingInt(l.port); ok {
@@ -364,7 +372,7 @@ func (l *line) pid() error {
 		p.FD = -1
 	case p.FD < 0:
 		return refusal("The file or fd parameter is required for the pid option.")
-	case !isRegular(p.FD):
+	case !l.onPaper && !isRegular(p.FD):
 		return refuse("Bad filedescriptor %d for pid file", p.FD)
 	}
 	return nil

@@ -206,10 +206,10 @@ func (p *place) unix(e *Endpoint) error {
 	return nil
 }
 
-// inherit makes e the descriptor fd, which must be a socket; whose is its use in
-// the complaint.
-func inherit(e *Endpoint, kind EndpointKind, fd int, whose string) error {
-	if !isSocket(fd) {
+// inherit makes e the descriptor fd, which must be a socket if the line is to be
+// run; whose is its use in the complaint.
+func (l *line) inherit(e *Endpoint, kind EndpointKind, fd int, whose string) error {
+	if !l.onPaper && !isSocket(fd) {
 		return refuse("Bad filedescriptor %d for %s", fd, whose)
 	}
 	e.Kind, e.FD = kind, fd
