@@ -80,7 +80,7 @@ func (x *exam) missing(path string) {
 		return
 	}
 	if !x.cfg.State.Create {
-		x.add(Error, path, "make it (mkdir -m 0700), or set [tpmstate] create = true", "there is no such directory")
+		x.add(Error, path, "make it (mkdir -m 0700), or set [tpmstate] create = true in a profile", "there is no such directory")
 		return
 	}
 	above := filepath.Dir(path)

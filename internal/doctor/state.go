@@ -194,7 +194,8 @@ func (x *exam) newTPM() {
 		blob, err := b.Load(other.FilePrefix() + nv.Permanent)
 		clear(blob)
 		if err == nil {
-			x.add(Warning, x.cfg.State.URI, fmt.Sprintf("if that is the TPM you mean, set tpm = %q", other),
+			x.add(Warning, x.cfg.State.URI, fmt.Sprintf("if that is the TPM you mean, set tpm = %q, or %s --tpm2", other,
+				map[tpm.Version]string{tpm.V12: "leave out", tpm.V20: "give"}[other]),
 				"there is a TPM %s, and none of version %s: a new one will be made beside it", other, x.version)
 			return
 		}

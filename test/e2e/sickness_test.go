@@ -55,7 +55,7 @@ func healthy() []sickness {
 				w.place = fmt.Sprintf("dir = %q", w.state+"/deep/er")
 				w.tpmstate = "create = true"
 			}},
-		{name: "a new TPM 1.2 beside a TPM 2.0", fine: true, want: []string{`state: warning: set tpm = "2.0"`},
+		{name: "a new TPM 1.2 beside a TPM 2.0", fine: true, want: []string{`state: warning: set tpm = "2.0", or give --tpm2`},
 			make: func(_ *testing.T, w *ward) { w.tpm = "1.2" }},
 		{name: "no startup to resume from", fine: true, want: []string{`start: warning: startup = "state"`},
 			make: func(t *testing.T, w *ward) {
