@@ -139,7 +139,7 @@ func rekeyState(w *which, arg string) error {
 		warnf("the disk may still hold blocks of the plain state that were given back; copies and snapshots do in any case")
 	}
 	if w.profile != "" {
-		warnf("%s still names the old key; change [key] in it before the TPM starts", w.profile)
+		warnf("see that [key] in %s says the same before the TPM starts", w.profile)
 	}
 	return nil
 }
