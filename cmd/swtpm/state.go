@@ -88,6 +88,9 @@ func verifyState(w *which) error {
 		return err
 	}
 	names, err := s.Verify(e)
+	if a := emul.Advice(err); a != "" {
+		return fmt.Errorf("%w; %s", err, a)
+	}
 	if err != nil {
 		return err
 	}

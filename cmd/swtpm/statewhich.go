@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
@@ -137,7 +140,7 @@ func (w *which) open(how access) (*atrest.State, error) {
 		return nil, err
 	}
 	tellWarnings("key", w.key)
-	return atrest.Open(atrest.Options{
+	s, err := atrest.Open(atrest.Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
 			return backend.Open(w.cfg.State.URI, backend.Options{
 				Mode:         w.cfg.State.Mode,
@@ -155,6 +158,10 @@ func (w *which) open(how access) (*atrest.State, error) {
 		Key:      w.key,
 		ReadOnly: how&readOnly != 0,
 	})
+	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(w.cfg.State.URI, "dir://") {
+		return nil, fmt.Errorf("%w; %s", err, emul.Advice(err))
+	}
+	return s, err
 }
 
 // readKeyArg reads the key that the argument of an option names; "" is none.

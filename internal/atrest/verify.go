@@ -81,7 +81,7 @@ func (s *State) older() (item, error) {
 	i := item{name: nv.Backup, blob: tpm.Permanent}
 	var err error
 	if i.sealed, err = s.b.Load(s.prefix + i.name); err != nil {
-		return i, fmt.Errorf("%s: there is no generation to go back to: %w", s.where, err)
+		return i, fmt.Errorf("%s: there is no generation to go back to, which a TPM with backup keeps: %w", s.where, err)
 	}
 	if err := s.open(&i, s.key); err != nil {
 		return i, fmt.Errorf("%s: the generation before is bad: %w", s.where, err)
