@@ -19,6 +19,9 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 }
 
 func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
+	if iface == "chardev" || iface == "cuse" {
+		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s': %s.", iface, notYet), Usage: Help(), Code: 1, Raw: true}
+	}
 	if iface != "socket" {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
 	}
