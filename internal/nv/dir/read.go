@@ -150,7 +150,7 @@ func (d *Dir) checkState(name string, st *unix.Stat_t) error {
 	}
 	switch {
 	case st.Size == 0:
-		return fmt.Errorf("%q is empty, the state in it was lost; restore it or remove it for a new TPM: %w", name, nv.ErrDamaged)
+		return fmt.Errorf("%q is empty, the state in it was lost: %w", name, nv.ErrDamaged)
 	case st.Size > nv.MaxItem:
 		return fmt.Errorf("%q has %d bytes, more than the %d that any state has: %w", name, st.Size, nv.MaxItem, nv.ErrDamaged)
 	}
