@@ -140,7 +140,7 @@ func (t *TPM) regainStorage() error {
 	if !t.released || t.store == nil {
 		return nil
 	}
-	return t.takeStorage(t.retries.Swap(0))
+	return t.takeStorage(t.retries.Load())
 }
 
 const (

@@ -128,7 +128,7 @@ func (t *TPM) PrepareSetState() error {
 	if t.openStore() != nil {
 		return nil // INIT will say so
 	}
-	return t.takeStorage(t.retries.Swap(0))
+	return t.takeStorage(t.retries.Load())
 }
 
 // SetState hands the engine a state blob for the next INIT; an empty one hides

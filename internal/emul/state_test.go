@@ -478,3 +478,41 @@ func TestHost(t *testing.T) {
 		t.Errorf("DeleteState() of nothing = %v, want fs.ErrNotExist", err)
 	}
 }
+
+// TestTwoWait has two clients wait for the storage lock: it is the same wait, and
+// neither ends before its time.
+func TestTwoWait(t *testing.T) {
+	b := newBench(t, Options{}).on(t)
+	b.ReleaseStorage()
+	b.e.Lock()
+	b.d.other, b.d.tries = true, 0
+	b.e.Unlock()
+	done := make(chan error, 2)
+	run := func() {
+		_, err := b.Execute(append([]byte(nil), writing...))
+		done <- err
+	}
+	tries := func(n int) {
+		for {
+			b.e.Lock()
+			enough := b.d.tries >= n
+			b.e.Unlock()
+			if enough {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	go run()
+	tries(1)
+	go run()
+	tries(4)
+	b.e.Lock()
+	b.d.other = false
+	b.e.Unlock()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
