@@ -301,6 +301,24 @@ func TestJournalDamage(t *testing.T) {
 	}
 }
 
+// TestLongJournal holds that a journal cannot have its reader read files for hours.
+func TestLongJournal(t *testing.T) {
+	sum := strings.Repeat("ab", 32)
+	twice := journal{{permall, noDigest, sum}, {permall, noDigest, noDigest}}
+	var long journal
+	for n := range maxEntries + 1 {
+		long = append(long, entry{fmt.Sprintf("tpm2-00.%d", n), noDigest, sum})
+	}
+	for _, j := range []journal{twice, long} {
+		if _, err := decodeJournal("tpm2-00.", j.encode()); err == nil {
+			t.Errorf("decodeJournal of %d entries = nil, want an error", len(j))
+		}
+	}
+	if _, err := decodeJournal("tpm2-00.", long[:maxEntries].encode()); err != nil {
+		t.Errorf("decodeJournal of %d entries = %v", maxEntries, err)
+	}
+}
+
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte(journalHead + "end \n"))
 	f.Add(journal{{permall, noDigest, strings.Repeat("ab", 32)}, {volstate, strings.Repeat("01", 32), noDigest}}.encode())

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,10 @@ const noDigest = "-"
 // hex digits, "-" for no file. SUM is the SHA-256 of all that is before the last
 // line. Each line ends in a newline.
 type journal []entry
+
+// maxEntries is how many files a journal tells of at most; no TPM has so many.
+// Each of them is read as a whole.
+const maxEntries = 16
 
 const (
 	journalHead = "swtpm-go journal 1\n"
@@ -73,7 +78,12 @@ func decodeJournal(prefix string, b []byte) (journal, error) {
 		if err != nil {
 			return nil, err
 		}
-		j = append(j, e)
+		if slices.ContainsFunc(j, func(other entry) bool { return other.name == e.name }) {
+			return nil, fmt.Errorf("damaged: %q is there twice", e.name)
+		}
+		if j = append(j, e); len(j) > maxEntries {
+			return nil, fmt.Errorf("damaged: it has more than %d files", maxEntries)
+		}
 		rest = next
 	}
 	return nil, errors.New("damaged: it has no end")
