@@ -18,7 +18,7 @@ import (
 //
 // Everything is decoded before, and the new items are opened again, before the
 // first is written. Items that have the new key already stay: so a call may be
-// repeated.
+// repeated, and then removes what the one before has left.
 func (s *State) Rekey(next *seal.Key) ([]string, error) {
 	items, err := s.items()
 	if err != nil {
@@ -46,7 +46,7 @@ func (s *State) Rekey(next *seal.Key) ([]string, error) {
 		changes = append(changes, nv.Change{Name: s.prefix + i.name, Blob: blob})
 	}
 	if len(changes) == 0 {
-		return nil, nil
+		return nil, s.wipeOld()
 	}
 	if err := s.apply(changes); err != nil {
 		return nil, err
@@ -90,6 +90,16 @@ func (s *State) apply(changes []nv.Change) error {
 			return fmt.Errorf("%s: read again what was written: %w", s.where, err)
 		case !same:
 			return fmt.Errorf("%s: %s was written, but reads otherwise; the disk is bad", s.where, c.Name)
+		}
+	}
+	return nil
+}
+
+// wipeOld removes what a call that was cut short may have left of the old items.
+func (s *State) wipeOld() error {
+	if b, ok := s.b.(nv.WipeBackend); ok {
+		if err := b.Wipe(); err != nil {
+			return fmt.Errorf("%s: %w", s.where, err)
 		}
 	}
 	return nil

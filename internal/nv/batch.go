@@ -25,6 +25,15 @@ type BatchBackend interface {
 	Apply(changes []Change) error
 }
 
+// WipeBackend is a Backend in which old content may stay after a change of several
+// items that was cut short.
+type WipeBackend interface {
+	Backend
+
+	// Wipe overwrites what belongs to no item. The lock must be held.
+	Wipe() error
+}
+
 // Role says what an Entry is.
 type Role string
 

@@ -69,7 +69,7 @@ type storage interface {
 }
 
 // File is a file or block device with the state of a TPM, an nv.MovableBackend,
-// nv.StatBackend and nv.BatchBackend.
+// nv.StatBackend, nv.BatchBackend and nv.WipeBackend.
 // Its methods take no turns by themselves: nv.Store sees to that.
 type File struct {
 	o    Options

@@ -47,18 +47,30 @@ func (f *File) Apply(changes []nv.Change) error {
 	if err := f.change(changes, func(*header) error { return nil }); err != nil {
 		return err
 	}
+	return f.Wipe()
+}
+
+// Wipe overwrites what earlier items have left: Apply may have been cut short
+// before it did.
+func (f *File) Wipe() error {
 	if f.o.Relaxed {
 		return nil // the header that uses the old ones may still be on the disk
 	}
 	if err := f.wipe(); err != nil {
-		return fmt.Errorf("it is written, but what was there before could not be wiped: %w", err)
+		return fmt.Errorf("the items are written, but what was there before could not be wiped: %w", err)
 	}
 	return nil
 }
 
-// wipe fills free space with zeros. The header must be on the disk.
+// wipe fills free space with zeros. The header is made sure to be on the disk.
 func (f *File) wipe() error {
-	h, size, _, err := f.header()
+	switch {
+	case f.o.Look:
+		return errLook
+	case f.o.ReadOnly:
+		return errReadOnly
+	}
+	h, size, err := f.begin(func(*header) error { return nil })
 	if err != nil {
 		return err
 	}
