@@ -124,17 +124,19 @@ func live(ctx context.Context, cfg *config.Config, instance string) (err error) 
 
 // enter changes the root directory and the user. Nothing but the program, what it
 // is linked to, and descriptors from before must be needed of the old root: OpenSSL
-// reads its configuration when it is first used, inside.
+// reads its configuration when it is first used, inside. It may be told to load
+// code, so by then the process is no longer root.
 func enter(s config.Sandbox) error {
+	if s.Chroot == "" {
+		return sandbox.Drop(s.User)
+	}
 	if err := sandbox.Chroot(s.Chroot); err != nil {
 		return err
 	}
-	if s.Chroot != "" {
-		if err := libtpms.Entropy(); err != nil {
-			return err
-		}
+	if err := sandbox.DropInside(s.User); err != nil {
+		return err
 	}
-	return sandbox.Drop(s.User)
+	return libtpms.Entropy()
 }
 
 // powerOn brings the TPM up unless a client is to do that. It returns false if

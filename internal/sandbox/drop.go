@@ -27,7 +27,9 @@ type identity struct {
 // change did not take; the process is then to end.
 //
 // Compat: with a number the supplementary groups stay, as with swtpm.
-func Drop(name string) error {
+func Drop(name string) error { return drop(name, lookup) }
+
+func drop(name string, lookup func(name string) (identity, error)) error {
 	if name == "" {
 		return nil
 	}
