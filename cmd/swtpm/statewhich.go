@@ -93,6 +93,11 @@ func (w *which) configure(profile string) error {
 	if err != nil {
 		return err
 	}
+	if root := cfg.Sandbox.Chroot; root != "" {
+		// The paths are seen from inside. Joined to root here they could lead out
+		// by a link, and as they are they may be another TPM's.
+		return fmt.Errorf("%s: its paths are inside %s, [sandbox] chroot, where this does not look; name the state with --tpmstate, and its key with --key, as they are called from here", profile, root)
+	}
 	changed := *cfg
 	if w.keyArg != "" {
 		if changed.Key, err = config.ParseKey(w.keyArg); err != nil {
