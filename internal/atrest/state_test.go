@@ -18,6 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
+	"github.com/swtpm-go/swtpm/internal/nv/linear"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -421,6 +422,39 @@ func TestImportReplace(t *testing.T) {
 	}
 	if got := p.payloads(t, nil); !maps.Equal(got, next.payloads()) {
 		t.Errorf("%d items, want %d", len(got), len(next.Items))
+	}
+}
+
+// A state file tells no versions apart: nothing of a TPM 1.2 stays in it behind a
+// TPM 2.0.
+func TestImportReplaceOther(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	open := func(v tpm.Version) *State {
+		t.Helper()
+		s, err := Open(Options{Where: path, Version: v, Open: func(prefix string, ro bool) (nv.Backend, error) {
+			return linear.Open(path, linear.Options{Lock: true, Prefix: prefix, ReadOnly: ro, Warn: t.Logf})
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open(tpm.V12)
+	if err := s.b.Store("tpm-00."+nv.Savestate, []byte("of a TPM 1.2")); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(tpm.V20)
+	a := genuine(t, "tpm2-fresh")
+	if err := s.Import(a, &engine{}, false); err == nil {
+		t.Error("Import beside a savestate = nil, want an error")
+	}
+	if err := s.Import(a, &engine{}, true); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if b, err := os.ReadFile(path); err != nil || bytes.Contains(b, []byte("of a TPM 1.2")) {
+		t.Errorf("the savestate is still there, %v", err)
 	}
 }
 

@@ -136,8 +136,12 @@ func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
 	for _, i := range items {
 		stays[i.name] = true
 	}
+	all := s.names()
+	if s.version == tpm.V20 { // a file without prefixes may have that of a TPM 1.2
+		all = append(all, item{name: nv.Savestate, blob: tpm.Savestate})
+	}
 	var gone []nv.Change
-	for _, i := range s.names() {
+	for _, i := range all {
 		there, err := s.has(i.name)
 		switch {
 		case err != nil && !replace:
