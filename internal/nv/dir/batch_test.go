@@ -446,6 +446,11 @@ func TestForesee(t *testing.T) {
 			before := names(t, path)
 			o.Prefix, o.Lock = "tpm2-00.", true
 			d = open(t, path, o)
+			for _, name := range []string{permall, volstate, savestate} { // without the lock, too
+				if size, err := d.Stat(name); want[name] == "" && !errors.Is(err, fs.ErrNotExist) || int(size) != len(want[name]) {
+					t.Errorf("%s, %+v: Stat(%s) = %d, %v, want %d", at, o, name, size, err, len(want[name]))
+				}
+			}
 			if err := d.Lock(); err != nil {
 				t.Fatal(err)
 			}

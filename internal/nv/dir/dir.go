@@ -94,6 +94,11 @@ func Open(path string, o Options) (*Dir, error) {
 		}
 		d.mode &^= umask()
 	}
+	if o.Look || o.ReadOnly {
+		// Who looks without the lock is to see the items as they will be, too.
+		// What is wrong with a journal, Lock says.
+		_ = d.foresee()
+	}
 	d.keepSpare()
 	return d, nil
 }

@@ -113,6 +113,10 @@ func (d *Dir) Stat(name string) (int64, error) {
 	if err := checkName(name); err != nil {
 		return 0, err
 	}
+	name, err := d.lookAt(name)
+	if err != nil {
+		return 0, err
+	}
 	st, err := d.stat(name)
 	if name == d.permanent && errors.Is(err, fs.ErrNotExist) {
 		if name, err = d.backupFor(name, err); err == nil {
