@@ -97,7 +97,7 @@ func TestCrash(t *testing.T) {
 // Another user as the drop-in of systemd makes it, without an account.
 func TestDynamicUser(t *testing.T) {
 	name := instance(t, profile("clear"))
-	dropIn(t, service(name), "[Service]\nDynamicUser=yes\nUser=\nGroup=\nRuntimeDirectoryPreserve=no\n")
+	dropIn(t, service(name), "[Service]\nDynamicUser=yes\nUser=\nGroup=\nRuntimeDirectoryPreserve=no\nTemporaryFileSystem=\nBindPaths=\n")
 	must(t, "systemctl", "start", service(name))
 	command(t, dial(t, name), getRandom)
 	must(t, "systemctl", "restart", service(name))

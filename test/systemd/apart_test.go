@@ -1,0 +1,23 @@
+package systemd_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// A TPM sees neither the state nor the sockets of another, which has the same user.
+func TestApart(t *testing.T) {
+	one, other := instance(t, profile("clear")), "testapart2"
+	put(t, "/etc/swtpm/"+other+".toml", 0o644, profile("clear"))
+	t.Cleanup(func() { _, _ = in("systemctl", "stop", service(other)) })
+	for _, name := range []string{other, one} {
+		must(t, "systemctl", "start", service(name))
+		command(t, dial(t, name), getRandom)
+	}
+	root := "/proc/" + property(t, service(one), "MainPID") + "/root"
+	for _, dir := range []string{"/var/lib/swtpm", "/run/swtpm"} {
+		if got := strings.TrimSpace(must(t, "ls", root+dir)); got != one {
+			t.Errorf("%s has %q, want %q alone", dir, got, one)
+		}
+	}
+}
