@@ -2,6 +2,7 @@ package emul
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -77,6 +78,7 @@ type TPM struct {
 	store    *nv.Store           // nil until first needed
 	incoming bool                // the storage lock was never had, and INIT is not to take it
 	released bool                // the storage lock is another's: it was given away, or is not ours yet
+	left     *[sha256.Size]byte  // of the permanent state when the lock was given away; nil while it is ours
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	profile  string              // of the TPM that the next INIT makes; "" once one was used

@@ -1,6 +1,7 @@
 package emul
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -178,20 +179,23 @@ func (t *TPM) takeStorage(retries uint32) error {
 	if t.incoming || t.released {
 		t.event(StorageTaken, "the guest is here")
 	}
-	t.incoming, t.released = false, false
+	t.incoming, t.released, t.left = false, false, nil
 	t.admit()
 	return nil
 }
 
 // borrowStorage takes the storage lock for one change of the state while it is
-// another's: what that process may have written is not to be replaced.
-// giveBack is never nil.
+// another's: what that process may have written is not to be replaced, by now or
+// when it has ended. giveBack is never nil.
 func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	if !t.released {
 		return func() {}, nil
 	}
 	if err := t.store.Lock(t.ctx, 0); err != nil {
 		return func() {}, fmt.Errorf("the storage lock is not ours at the moment: %w", err)
+	}
+	if err := t.checkLeft(); err != nil {
+		return func() {}, errors.Join(err, t.store.Unlock())
 	}
 	t.released = false
 	return func() {
@@ -200,4 +204,21 @@ func (t *TPM) borrowStorage() (giveBack func(), err error) {
 		}
 		t.released = true
 	}, nil
+}
+
+// checkLeft fails unless the permanent state is as it was when the lock was given
+// away: the guest that went on elsewhere has changed it, and may be told so.
+func (t *TPM) checkLeft() error {
+	if t.left == nil {
+		return nil
+	}
+	p, err := t.store.Load(tpm.Permanent.Name())
+	defer clear(p)
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(p) != *t.left {
+		return errors.New("another process has changed the state since it was given away")
+	}
+	return nil
 }

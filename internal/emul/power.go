@@ -70,7 +70,7 @@ func (t *TPM) lockForInit() error {
 	if err := t.store.Lock(t.ctx, 0); err != nil {
 		return err
 	}
-	t.released = false
+	t.released, t.left = false, nil
 	return nil
 }
 
@@ -359,11 +359,13 @@ func (t *TPM) powerOff(cause string) {
 }
 
 // autoShutdown tells a TPM 2.0 that its power goes, unless the guest has done
-// so: without it the dictionary attack counter goes up with every power cycle.
+// so: without it the dictionary attack counter goes up with every power cycle. A
+// TPM whose guest never came has nothing to save: the guest is elsewhere, and what
+// it has stored since is newer.
 //
 // Source: TPM 2.0 Library, Part 1, "Shutdown"; swtpm 0.8.
 func (t *TPM) autoShutdown() {
-	if t.opt.Version != tpm.V20 || !t.on.Load() || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
+	if t.opt.Version != tpm.V20 || !t.on.Load() || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
 		return
 	}
 	giveBack, err := t.borrowStorage()

@@ -1,6 +1,7 @@
 package emul
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -205,6 +206,11 @@ func (t *TPM) ReleaseStorage() {
 	defer t.engine.Unlock()
 	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
 		return
+	}
+	t.left = &[sha256.Size]byte{} // of no state, unless it can be read
+	if p, err := t.store.Load(tpm.Permanent.Name()); err == nil {
+		*t.left = sha256.Sum256(p)
+		clear(p)
 	}
 	if err := t.store.Unlock(); err != nil {
 		t.opt.Error("could not release the storage lock: %v", err)

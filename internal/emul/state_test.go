@@ -516,3 +516,25 @@ func TestTwoWait(t *testing.T) {
 		}
 	}
 }
+
+// TestOvertaken has the state change while the lock is given away, or the guest
+// stay elsewhere: the TPM must then leave it alone when it is powered off.
+func TestOvertaken(t *testing.T) {
+	for name, o := range map[string]Options{"source": {}, "destination": {Incoming: true}} {
+		b := newBench(t, o).on(t)
+		if !o.Incoming {
+			b.ReleaseStorage()
+		}
+		newer, err := seal.Seal(append([]byte(nil), b.e.fresh[:len(b.e.fresh)-1]...), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.d.items["tpm2-00.permall"] = newer
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		if got := b.d.items["tpm2-00.permall"]; string(got) != string(newer) {
+			t.Errorf("%s: what another process has stored was replaced", name)
+		}
+	}
+}
