@@ -53,6 +53,10 @@ func (w *which) then(files int, act func() error) action {
 		if err := w.parse(args, files); err != nil {
 			return err
 		}
+		// An archive or a passphrase may be read before the key.
+		if err := sandbox.Harden(); err != nil {
+			return err
+		}
 		return act()
 	}
 }
@@ -135,9 +139,6 @@ func (w *which) version() tpm.Version {
 
 // open reads the key and opens the state.
 func (w *which) open(how access) (*atrest.State, error) {
-	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
-		return nil, err
-	}
 	c := w.cfg.Key
 	c.Remove = false // the emulator's to do; here the key may be needed again
 	var err error
