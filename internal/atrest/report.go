@@ -20,7 +20,7 @@ func (r *Report) Text() string {
 		}
 	}
 	for _, name := range r.Others {
-		fmt.Fprintf(&b, "  %s: temporary, left by a process that died\n", name)
+		fmt.Fprintf(&b, "  %q: temporary, left by a process that died\n", name)
 	}
 	if r.Interrupted {
 		b.WriteString("  a change of several items was cut short; the next start finishes it\n")
