@@ -36,11 +36,11 @@ func stateUsage(err error) error { return &daemon.ExitError{Code: 2, Err: err} }
 // quietEngine returns libtpms, whose own messages go nowhere: our errors say what
 // they say.
 func quietEngine() (emul.Engine, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	fd, err := daemon.Nowhere() // open as long as the process
 	if err != nil {
 		return nil, err
 	}
-	libtpms.Debug(int(null.Fd()), 0, "") // open as long as the process
+	libtpms.Debug(fd, 0, "")
 	return libtpms.Engine(), nil
 }
 
