@@ -53,7 +53,7 @@ newer: build
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build
 	@sh contrib/deps.sh libvirt
-	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v ./test/libvirt
+	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v -timeout 20m ./test/libvirt
 
 # Virtual machines of QEMU with a kernel from Debian's packages.
 guest: build
@@ -74,7 +74,7 @@ systemd:
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/systemd/install
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/systemd/install PREFIX=/usr
-	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 15m ./test/systemd
 
 # What needs neither libtpms nor a client.
 unit:
@@ -91,19 +91,24 @@ pure:
 	CGO_ENABLED=0 $(GO) test $(PURE)
 
 lint:
-	@out=$$(gofmt -l .); test -z "$$out" || { echo "not gofmt-ed: $$out"; exit 1; }
+	@sh contrib/deps.sh test
+	@out=$$(gofmt -l *.go cmd internal test) || exit 1; test -z "$$out" || { echo "not gofmt-ed: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks=all ./...
 	@for m in man/*; do groff -man -Tutf8 -wall -z $$m || exit 1; done
-	@for s in run contrib/*.sh test/*/*.sh; do sh -n $$s || exit 1; done
+	@for s in run contrib/*.sh test/*/*.sh test/*/testdata/*.sh; do sh -n $$s || exit 1; done
+	@bash -n .ci/run
 
 FUZZTIME ?= 10s
 
 # A run may fail because Go's fuzzer met its own deadline; what it found is kept as
 # a seed and fails the second run too.
 fuzz:
-	@for pkg in $$($(GO) list ./internal/... ./cmd/...); do \
-		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	@sh contrib/deps.sh build
+	@pkgs=$$($(GO) list ./internal/... ./cmd/...) || exit 1; \
+	for pkg in $$pkgs; do \
+		tests=$$($(GO) test -list '^Fuzz' $$pkg) || exit 1; \
+		for f in $$(echo "$$tests" | grep '^Fuzz'); do \
 			echo "fuzz $$pkg $$f"; \
 			one="$(GO) test -run ^Fuzz -fuzz ^$$f\$$ -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg"; \
 			$$one || $$one || exit 1; \
