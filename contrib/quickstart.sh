@@ -13,7 +13,8 @@ log=bin/quickstart.log
 data=2321
 ctrl=2322
 
-alive() { [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }
+# alive is false for a process that has ended and that nobody waits for.
+alive() { [ -s "$pidfile" ] && grep -q '^State:[^Z]*$' "/proc/$(cat "$pidfile")/status" 2>/dev/null; }
 
 stop() {
 	if ! alive; then
@@ -21,7 +22,15 @@ stop() {
 		return
 	fi
 	bin/swtpm-ioctl --tcp 127.0.0.1:$ctrl -s
-	while alive; do sleep 0.1; done
+	tries=0
+	while alive; do # it waits a minute for a command that runs
+		tries=$((tries + 1))
+		if [ $tries -ge 700 ]; then
+			echo "The quickstart TPM, process $(cat "$pidfile"), does not end." >&2
+			exit 1
+		fi
+		sleep 0.1
+	done
 	echo "The quickstart TPM is off. Its state stays in $dir."
 }
 
