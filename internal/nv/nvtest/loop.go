@@ -36,14 +36,11 @@ func Loop(t testing.TB, file string) string {
 		if err != nil {
 			t.Skipf("there is no free loop device: %v", err)
 		}
-		err = unix.IoctlLoopConfigure(int(dev.Fd()), &unix.LoopConfig{Fd: uint32(back.Fd())})
+		// It goes with its last descriptor, also if the test is killed.
+		c := unix.LoopConfig{Fd: uint32(back.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}}
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), &c)
 		if err == nil {
-			t.Cleanup(func() {
-				if err := unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
-					t.Errorf("%s stays: %v", path, err)
-				}
-				dev.Close()
-			})
+			t.Cleanup(func() { dev.Close() })
 			return path
 		}
 		dev.Close()
