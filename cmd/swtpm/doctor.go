@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,7 +25,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 		var reports []doctor.Report
 		if f.ArgsLenAtDash() == 0 {
 			cfg, err := config.Classic(args[0], args[1:], os.Getenv)
-			if _, help := err.(*config.HelpRequested); help {
+			if _, ok := errors.AsType[*config.HelpRequested](err); ok {
 				return classicError(err)
 			}
 			reports = append(reports, examine(ctx, "command line", cfg, err))
@@ -34,11 +35,11 @@ func doctorVerb(f *pflag.FlagSet) action {
 				reports = append(reports, examine(ctx, name, cfg, err))
 			}
 		}
-		print := printReports
+		tell := printReports
 		if *asJSON {
-			print = printReportsJSON
+			tell = printReportsJSON
 		}
-		if err := print(os.Stdout, reports); err != nil {
+		if err := tell(os.Stdout, reports); err != nil {
 			return err
 		}
 		for _, r := range reports {

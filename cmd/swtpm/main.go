@@ -79,33 +79,26 @@ func live(ctx context.Context, cfg *config.Config, instance string) (err error) 
 		return err
 	}
 	keys, err := awaitKeys(ctx, cfg)
-	if ctx.Err() != nil {
-		return nil // who feeds the key may never come
-	}
 	if err != nil {
-		return err
+		return unlessEnding(ctx, err)
 	}
 	defer closeKeys(keys)
-	warn(keys, log)
+	tellWarnings("key", keys.File, log.Warnf)
+	tellWarnings("migration-key", keys.Migration, log.Warnf)
 	profile, err := awaitProfile(ctx, cfg)
-	if ctx.Err() != nil {
-		return nil
-	}
 	if err != nil {
-		return err
+		return unlessEnding(ctx, err)
 	}
 	record, stopRecord, err := openCapture(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer stopRecord()
-	if cfg.PID.File != "" || cfg.PID.FD >= 0 {
-		remove, err := daemon.WritePID(cfg.PID.File, cfg.PID.FD)
-		if err != nil {
-			return err
-		}
-		defer remove()
+	removePID, err := writePID(cfg.PID)
+	if err != nil {
+		return err
 	}
+	defer removePID()
 
 	s := &service{systemd: systemd, log: log}
 	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, s, log))
@@ -196,6 +189,15 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
+// unlessEnding is err, or nil if the process is to end: who feeds a key or a
+// profile through a pipe may never come, and that is no failure then.
+func unlessEnding(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
 // readKeys reads the key of the state and that of the blobs which leave through
 // the control channel.
 func readKeys(cfg *config.Config) (keys seal.Keys, err error) {
@@ -232,17 +234,14 @@ func readKey(option string, k config.Key) (*seal.Key, error) {
 	return key, nil
 }
 
-// warn tells what the user should know of the keys.
-func warn(keys seal.Keys, log *daemon.Log) {
-	if keys.File != nil {
-		for _, w := range keys.File.Warnings() {
-			log.Warnf("--key: %s", w)
-		}
+// tellWarnings tells by warn what the user should know of the key that an option
+// names, if there is one.
+func tellWarnings(option string, k *seal.Key, warn func(format string, args ...any)) {
+	if k == nil {
+		return
 	}
-	if keys.Migration != nil {
-		for _, w := range keys.Migration.Warnings() {
-			log.Warnf("--migration-key: %s", w)
-		}
+	for _, text := range k.Warnings() {
+		warn("--%s: %s", option, text)
 	}
 }
 

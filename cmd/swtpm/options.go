@@ -46,6 +46,15 @@ func logError(c config.Log, log *daemon.Log, err error) error {
 	return err
 }
 
+// writePID writes the process id where the configuration says, if it does. remove
+// takes a file away again; it is nil if there is an error.
+func writePID(c config.PID) (remove func(), err error) {
+	if c.File == "" && c.FD < 0 {
+		return func() {}, nil
+	}
+	return daemon.WritePID(c.File, c.FD)
+}
+
 func silent(err error) error {
 	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
 }

@@ -145,7 +145,7 @@ func (w *which) open(how access) (*atrest.State, error) {
 	if w.key, err = readKey("key", c); err != nil {
 		return nil, err
 	}
-	tellWarnings("key", w.key)
+	tellWarnings("key", w.key, warnf)
 	s, err := atrest.Open(atrest.Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
 			return backend.Open(w.cfg.State.URI, backend.Options{
@@ -179,17 +179,7 @@ func readKeyArg(option, arg string) (*seal.Key, error) {
 	c.Remove = false
 	k, err := readKey(option, c)
 	if err == nil {
-		tellWarnings(option, k)
+		tellWarnings(option, k, warnf)
 	}
 	return k, err
-}
-
-// tellWarnings tells what the user should know of a key.
-func tellWarnings(option string, k *seal.Key) {
-	if k == nil {
-		return
-	}
-	for _, text := range k.Warnings() {
-		warnf("--%s: %s", option, text)
-	}
 }
