@@ -161,7 +161,7 @@ const (
 // are to be served, and the process is to end when it is told to.
 func (t *TPM) takeStorage(retries uint32) error {
 	for n := min(retries, maxRetries); ; n-- {
-		err := t.store.Lock(t.ctx, 0)
+		err := t.store.Lock()
 		if err == nil {
 			break
 		}
@@ -191,7 +191,7 @@ func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	if !t.released {
 		return func() {}, nil
 	}
-	if err := t.store.Lock(t.ctx, 0); err != nil {
+	if err := t.store.Lock(); err != nil {
 		return func() {}, fmt.Errorf("the storage lock is not ours at the moment: %w", err)
 	}
 	if err := t.checkLeft(); err != nil {

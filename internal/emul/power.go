@@ -67,7 +67,7 @@ func (t *TPM) lockForInit() error {
 	if t.incoming {
 		return nil
 	}
-	if err := t.store.Lock(t.ctx, 0); err != nil {
+	if err := t.store.Lock(); err != nil {
 		return err
 	}
 	t.released, t.left = false, nil

@@ -4,13 +4,11 @@
 package nv
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -96,9 +94,6 @@ const (
 // Backup is the name under which a BackupBackend keeps the permanent state
 // before the last.
 const Backup = "permall.bak"
-
-// lockInterval is the time between two tries to lock.
-const lockInterval = 10 * time.Millisecond
 
 // Store keeps the state of one TPM. Its methods may be called from several
 // goroutines; they take turns.
@@ -197,35 +192,16 @@ func (s *Store) Stat(item string) (int64, error) {
 	return size, nil
 }
 
-// Lock excludes other processes until Unlock or Close. While another one holds
-// the lock it tries again every 10 ms, retries times, unless ctx ends; then its
-// error is ErrLocked. Holding the lock, it does nothing.
-func (s *Store) Lock(ctx context.Context, retries int) error {
-	for {
-		err := s.tryLock()
-		if err == nil {
-			return nil
-		}
-		if retries <= 0 || !errors.Is(err, ErrLocked) {
-			return fmt.Errorf("nv: %w", err)
-		}
-		retries--
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("nv: %w: %w", context.Cause(ctx), err)
-		case <-time.After(lockInterval):
-		}
-	}
-}
-
-func (s *Store) tryLock() error {
+// Lock excludes other processes until Unlock or Close. It tries once; its error is
+// ErrLocked if another one holds the lock. Holding it, Lock does nothing.
+func (s *Store) Lock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.locked.Load() {
 		return nil
 	}
 	if err := s.b.Lock(); err != nil {
-		return err
+		return fmt.Errorf("nv: %w", err)
 	}
 	s.locked.Store(true)
 	return nil

@@ -2,7 +2,6 @@ package nv_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"testing"
@@ -241,37 +240,31 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// TestLock holds retries, the end of ctx, and what Locked tells.
+// TestLock holds who gets the lock, and what Locked tells.
 func TestLock(t *testing.T) {
-	ctx := t.Context()
 	d := newDisk()
 	a, b := nv.New(open(d), "tpm2-00.", nil), nv.New(open(d), "tpm2-00.", nil)
 	if a.Locked() {
 		t.Error("locked at first")
 	}
 	for range 2 {
-		if err := a.Lock(ctx, 0); err != nil || !a.Locked() {
+		if err := a.Lock(); err != nil || !a.Locked() {
 			t.Errorf("Lock = %v, Locked = %v", err, a.Locked())
 		}
 	}
-	if err := b.Lock(ctx, 2); !errors.Is(err, nv.ErrLocked) || b.Locked() {
+	if err := b.Lock(); !errors.Is(err, nv.ErrLocked) || b.Locked() {
 		t.Errorf("Lock = %v, Locked = %v", err, b.Locked())
-	}
-	over, cancel := context.WithCancel(ctx)
-	cancel()
-	if err := b.Lock(over, 1<<30); !errors.Is(err, nv.ErrLocked) || !errors.Is(err, context.Canceled) {
-		t.Errorf("Lock with ended context = %v", err)
 	}
 	if err := a.Unlock(); err != nil || a.Locked() {
 		t.Errorf("Unlock = %v, Locked = %v", err, a.Locked())
 	}
-	if err := b.Lock(over, 0); err != nil { // at least one try
+	if err := b.Lock(); err != nil {
 		t.Errorf("Lock = %v", err)
 	}
 	if err := b.Close(); err != nil || b.Locked() {
 		t.Errorf("Close = %v, Locked = %v", err, b.Locked())
 	}
-	if err := a.Lock(ctx, 0); err != nil {
+	if err := a.Lock(); err != nil {
 		t.Errorf("Lock after Close = %v", err)
 	}
 }
