@@ -13,7 +13,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
-	"github.com/swtpm-go/swtpm/internal/nv/dir"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -220,7 +219,7 @@ func (x *exam) part(b nv.Backend, blob tpm.Blob) bool {
 	advice := emul.Advice(err)
 	if blob != tpm.Permanent {
 		advice = "restore it from a backup, or remove it to start the TPM without it, as after a loss of power"
-	} else if better := x.backup(b, name); better != "" {
+	} else if better := x.backup(b); better != "" {
 		advice = better
 	}
 	what := err.Error()
@@ -275,8 +274,8 @@ func (x *exam) keyTrouble(raw []byte, err error) (what, advice string) {
 }
 
 // backup says what the previous permanent state is good for; "" if there is none.
-func (x *exam) backup(b nv.Backend, name string) string {
-	bak := dir.BackupName(name)
+func (x *exam) backup(b nv.Backend) string {
+	bak := x.prefix() + nv.Backup
 	raw, err := b.Load(bak)
 	defer clear(raw)
 	switch {

@@ -72,15 +72,12 @@ func (d *Dir) lookLock() error {
 	return err
 }
 
-// Holder is who has the lock of a state.
-type Holder = nv.Holder
-
 // Holder looks who has the lock. It fails as Lock does if the lock file is none.
 //
 // The kernel tells of the lock file itself; of the directory only its list does,
 // which in turn has a process id for the latter alone: a lock that belongs to an
 // open file has none.
-func (d *Dir) Holder() (h Holder, err error) {
+func (d *Dir) Holder() (h nv.Holder, err error) {
 	var dirStat unix.Stat_t
 	if err := unix.Fstat(d.fd, &dirStat); err != nil {
 		return h, fmt.Errorf("lock: stat state directory: %w", err)
@@ -94,7 +91,7 @@ func (d *Dir) Holder() (h Holder, err error) {
 	devices := []uint64{uint64(dirStat.Dev), d.device()}
 	for _, l := range kernelLocks() {
 		if l.kind == "FLOCK" && l.ino == dirStat.Ino && slices.Contains(devices, l.dev) {
-			return Holder{Held: true, PID: max(l.pid, 0)}, nil
+			return nv.Holder{Held: true, PID: max(l.pid, 0)}, nil
 		}
 	}
 	return h, nil
@@ -127,6 +124,3 @@ func (d *Dir) fileHolder() (held bool, pid int, err error) {
 	}
 	return whole.Type != unix.F_UNLCK, max(int(whole.Pid), 0), nil
 }
-
-// BackupName is the name under which the state before the last is kept.
-func BackupName(name string) string { return backupName(name) }
