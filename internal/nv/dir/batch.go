@@ -132,7 +132,7 @@ func (d *Dir) unstage(j journal) error {
 // digest returns the SHA-256 of a file in hex digits, noDigest if there is none,
 // and the permissions that a file in its place gets.
 func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
-	fd, err := d.openat(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	fd, st, err := d.openRead(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return noDigest, d.mode, nil
 	}
@@ -140,10 +140,6 @@ func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 		return "", 0, err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return "", 0, fmt.Errorf("stat %q: %w", name, err)
-	}
 	if err := d.checkState(name, &st); err != nil && !errors.Is(err, nv.ErrDamaged) {
 		return "", 0, err
 	}
@@ -239,15 +235,11 @@ func (d *Dir) loadJournal() (journal, error) {
 // readJournal returns the journal. Its error is fs.ErrNotExist if there is none.
 func (d *Dir) readJournal() ([]byte, error) {
 	name := d.journalName()
-	fd, err := d.openat(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	fd, st, err := d.openRead(name)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("stat %q: %w", name, err)
-	}
 	if err := d.checkState(name, &st); err != nil {
 		return nil, err
 	}

@@ -73,17 +73,25 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	return b, err
 }
 
-func (d *Dir) load(name string) ([]byte, error) {
+// openRead opens name to read it, whatever it is.
+func (d *Dir) openRead(name string) (fd int, st unix.Stat_t, err error) {
 	// Without O_NONBLOCK a fifo would keep us here.
-	fd, err := d.openat(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if fd, err = d.openat(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0); err != nil {
+		return -1, st, err
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, st, fmt.Errorf("stat %q: %w", name, err)
+	}
+	return fd, st, nil
+}
+
+func (d *Dir) load(name string) ([]byte, error) {
+	fd, st, err := d.openRead(name)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, fmt.Errorf("stat %q: %w", name, err)
-	}
 	if err := d.checkState(name, &st); err != nil {
 		return nil, err
 	}
