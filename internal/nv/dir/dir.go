@@ -22,6 +22,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // Options says how state is kept. package backend's Options has the same
@@ -43,8 +45,18 @@ type Options struct {
 // warned about.
 const DefaultMode = 0o640
 
-// Dir is a directory with the state of a TPM, an nv.BackupBackend. Its methods
-// take no turns by themselves: nv.Store sees to that.
+// A Dir can do all that a backend may.
+var (
+	_ nv.MovableBackend = (*Dir)(nil)
+	_ nv.StatBackend    = (*Dir)(nil)
+	_ nv.BackupBackend  = (*Dir)(nil)
+	_ nv.BatchBackend   = (*Dir)(nil)
+	_ nv.ListBackend    = (*Dir)(nil)
+	_ nv.HolderBackend  = (*Dir)(nil)
+)
+
+// Dir is a directory with the state of a TPM, an nv.Backend. Its methods take no
+// turns by themselves: nv.Store sees to that.
 type Dir struct {
 	o         Options
 	path      string // for messages, and Moved

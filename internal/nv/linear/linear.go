@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // Options says how state is kept. package backend's Options has the same
@@ -68,9 +70,16 @@ type storage interface {
 	Close() error
 }
 
-// File is a file or block device with the state of a TPM, an nv.MovableBackend,
-// nv.StatBackend, nv.BatchBackend and nv.WipeBackend.
-// Its methods take no turns by themselves: nv.Store sees to that.
+// What a File can do beyond an nv.Backend.
+var (
+	_ nv.MovableBackend = (*File)(nil)
+	_ nv.StatBackend    = (*File)(nil)
+	_ nv.BatchBackend   = (*File)(nil)
+	_ nv.WipeBackend    = (*File)(nil)
+)
+
+// File is a file or block device with the state of a TPM, an nv.Backend. Its
+// methods take no turns by themselves: nv.Store sees to that.
 type File struct {
 	o    Options
 	path string // for messages
