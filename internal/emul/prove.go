@@ -1,0 +1,151 @@
+package emul
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// prove loads what the engine will ask for when it starts and checks it down to
+// libtpms's own structures. The results wait in t.loaded. The savestate is not
+// needed before TPM_Startup.
+func (t *TPM) prove() error {
+	t.loaded = map[string]loadedAs{}
+	if err := t.provePermanent(); err != nil {
+		return err
+	}
+	if !t.pending[tpm.Volatile] { // else replaced or hidden by what waits in the engine
+		if err := t.proveOne(tpm.Volatile); err != nil {
+			return err
+		}
+	}
+	if t.absent(tpm.Permanent) && !t.pending[tpm.Permanent] {
+		return t.proveNew()
+	}
+	return nil
+}
+
+// proveOne loads and checks one item, which may be missing.
+func (t *TPM) proveOne(b tpm.Blob) error {
+	p, err := t.load(b)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	t.loaded[b.Name()] = loadedAs{payload: p, err: err}
+	return nil
+}
+
+// provePermanent is proveOne for the permanent state. If another one waits in the
+// engine, which is proved already, bad content is no obstacle: it is replaced. But
+// what the guest has left behind in a directory that its two hosts share must be
+// good here too: replaced with another key's, it would be lost to the first host,
+// which may have to go on.
+func (t *TPM) provePermanent() error {
+	err := t.proveOne(tpm.Permanent)
+	if err == nil || t.opt.Incoming || !t.pending[tpm.Permanent] || !isBadState(err) {
+		return err
+	}
+	t.opt.Note("the stored permanent state is replaced by the one that came in; it could not be used: %v", err)
+	t.loaded[tpm.Permanent.Name()] = loadedAs{err: fs.ErrNotExist}
+	return nil
+}
+
+// proveNew makes sure that a new TPM may be made. A part of a state without its
+// permanent one is what is left of a TPM, and must not get a new one beside it.
+func (t *TPM) proveNew() error {
+	for _, b := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
+		if t.pending[b] {
+			continue
+		}
+		if l, ok := t.loaded[b.Name()]; ok && errors.Is(l.err, fs.ErrNotExist) {
+			continue
+		}
+		p, err := t.store.Load(b.Name())
+		clear(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, errIncomplete, t.loadResult(tpm.Permanent, errIncomplete))
+	}
+	return nil
+}
+
+// errIncomplete means that a part of the state is missing.
+var errIncomplete = errors.New("the state is incomplete")
+
+// absent says whether prove has found that there is no b.
+func (t *TPM) absent(b tpm.Blob) bool {
+	l, ok := t.loaded[b.Name()]
+	return ok && errors.Is(l.err, fs.ErrNotExist)
+}
+
+// load returns the checked payload of a stored blob. Errors but fs.ErrNotExist
+// wrap the result that INIT gives for them.
+func (t *TPM) load(b tpm.Blob) ([]byte, error) {
+	p, err := t.store.Load(b.Name())
+	if err == nil {
+		if err = payload.Check(t.opt.Version, b, p); err != nil {
+			clear(p)
+			err = fmt.Errorf("%s: %w", b.Name(), err)
+		}
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
+	return nil, fmt.Errorf("%w: %w", err, t.loadResult(b, err))
+}
+
+// loadResult is what INIT answers if a stored item cannot be loaded.
+//
+// Source: swtpm 0.11, control channel: TPM 2.0 knows one failure, TPM 1.2 tells
+// the load error itself if it is of the permanent state.
+func (t *TPM) loadResult(b tpm.Blob, err error) tpm.Result {
+	switch {
+	case t.opt.Version == tpm.V20:
+		return tpm.RCFailure
+	case b == tpm.Permanent:
+		return sealResult(err)
+	}
+	return tpm.Fail
+}
+
+// sealResults are the results that clients get for errors of package seal.
+var sealResults = []struct {
+	err    error
+	result tpm.Result
+}{
+	{seal.ErrLength, tpm.BadParameter},
+	{seal.ErrVersion, tpm.BadVersion},
+	{seal.ErrHeader, tpm.BadDataSize},
+	{seal.ErrKeySize, tpm.BadKeyProperty},
+	{seal.ErrMAC, tpm.DecryptError},
+	{seal.ErrNoKey, tpm.KeyNotFound},
+}
+
+func sealResult(err error) tpm.Result {
+	for _, r := range sealResults {
+		if errors.Is(err, r.err) {
+			return r.result
+		}
+	}
+	return tpm.Fail
+}
+
+// drop forgets one loaded item, because it changes: libtpms reads a new TPM's
+// state again right after it stored it, and must see it.
+func (t *TPM) drop(name string) {
+	clear(t.loaded[name].payload)
+	delete(t.loaded, name)
+}
+
+// forget clears what prove loaded: the payloads are the TPM's secrets.
+func (t *TPM) forget() {
+	for _, l := range t.loaded {
+		clear(l.payload)
+	}
+	t.loaded = nil
+}
