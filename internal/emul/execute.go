@@ -1,13 +1,8 @@
 package emul
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"time"
 
-	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -131,94 +126,4 @@ func (t *TPM) localityAllowed(l tpm.Locality) bool {
 // Execute; see io/data, TPM.Serve.
 func (t *TPM) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
 	return t.engine.Serve(fd, wake, buf)
-}
-
-// regainStorage takes the storage lock after it was given away with the last
-// state blob, or if INIT had to leave it alone. Before the state was first opened
-// there is nothing to take: QEMU asks for the version while the host that the
-// guest comes from still has the state.
-func (t *TPM) regainStorage() error {
-	if !t.released || t.store == nil {
-		return nil
-	}
-	return t.takeStorage(t.retries.Load())
-}
-
-const (
-	// lockInterval is the time between two tries for the storage lock.
-	lockInterval = 10 * time.Millisecond
-
-	// handOver is how often the lock is tried for that the other side of a
-	// migration gives away.
-	handOver = 300
-
-	// maxRetries bounds what a client may ask for: one minute.
-	maxRetries = 6000
-)
-
-// takeStorage takes the storage lock for good, trying again retries times. It
-// lets go of the engine's lock, which the caller holds, while it waits: others
-// are to be served, and the process is to end when it is told to.
-func (t *TPM) takeStorage(retries uint32) error {
-	for n := min(retries, maxRetries); ; n-- {
-		err := t.store.Lock()
-		if err == nil {
-			break
-		}
-		if n == 0 || !errors.Is(err, nv.ErrLocked) || t.ctx.Err() != nil {
-			return fmt.Errorf("%w: %w", ErrStorage, err)
-		}
-		t.engine.Unlock()
-		time.Sleep(lockInterval)
-		t.engine.Lock()
-		if t.store == nil {
-			return fmt.Errorf("%w: %w", ErrStorage, err) // Close came in between
-		}
-	}
-	t.retries.Store(0)
-	if t.incoming || t.released {
-		t.event(StorageTaken, "the guest is here")
-	}
-	t.incoming, t.released, t.left = false, false, nil
-	t.admit()
-	return nil
-}
-
-// borrowStorage takes the storage lock for one change of the state while it is
-// another's: what that process may have written is not to be replaced, by now or
-// when it has ended. giveBack is never nil.
-func (t *TPM) borrowStorage() (giveBack func(), err error) {
-	if !t.released {
-		return func() {}, nil
-	}
-	if err := t.store.Lock(); err != nil {
-		return func() {}, fmt.Errorf("the storage lock is not ours at the moment: %w", err)
-	}
-	if err := t.checkLeft(); err != nil {
-		return func() {}, errors.Join(err, t.store.Unlock())
-	}
-	t.released = false
-	return func() {
-		if err := t.store.Unlock(); err != nil {
-			t.opt.Error("could not release the storage lock: %v", err)
-		}
-		t.released = true
-	}, nil
-}
-
-// checkLeft fails unless the permanent state is as it was when the lock was given
-// away: the guest that went on elsewhere has changed it, and may be told so.
-func (t *TPM) checkLeft() error {
-	if t.left == nil {
-		return nil
-	}
-	p, err := t.store.Load(tpm.Permanent.Name())
-	defer clear(p)
-	if err != nil {
-		return err
-	}
-	if sha256.Sum256(p) != *t.left {
-		return errors.New("another process has changed the state since it was given away")
-	}
-	return nil
 }

@@ -1,7 +1,6 @@
 package emul
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -195,42 +194,4 @@ func (t *TPM) badPayload() tpm.Result {
 		return tpm.RCInsufficient
 	}
 	return tpm.Fail
-}
-
-// ReleaseStorage gives the storage lock away, for the host that the guest moves
-// to; the next command here waits up to three seconds to have it back.
-//
-// Compat: swtpm does so after every GET_STATEBLOB of the savestate.
-func (t *TPM) ReleaseStorage() {
-	t.engine.Lock()
-	defer t.engine.Unlock()
-	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
-		return
-	}
-	t.left = &[sha256.Size]byte{} // of no state, unless it can be read
-	if p, err := t.store.Load(tpm.Permanent.Name()); err == nil {
-		*t.left = sha256.Sum256(p)
-		clear(p)
-	}
-	if err := t.store.Unlock(); err != nil {
-		t.opt.Error("could not release the storage lock: %v", err)
-	}
-	t.released = true
-	t.retries.Store(handOver)
-	t.admit()
-	t.event(StorageReleased, "the state has left")
-}
-
-// LockStorage takes the storage lock, trying again retries times, 10 ms apart.
-func (t *TPM) LockStorage(retries uint32) error {
-	t.engine.Lock()
-	defer t.engine.Unlock()
-	t.retries.Store(retries)
-	if t.opt.Open == nil {
-		return nil // Compat: nothing to lock is success
-	}
-	if err := t.openStore(); err != nil {
-		return err
-	}
-	return t.takeStorage(retries)
 }

@@ -1,0 +1,139 @@
+package emul
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// ReleaseStorage gives the storage lock away, for the host that the guest moves
+// to; the next command here waits up to three seconds to have it back.
+//
+// Compat: swtpm does so after every GET_STATEBLOB of the savestate.
+func (t *TPM) ReleaseStorage() {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
+		return
+	}
+	t.left = &[sha256.Size]byte{} // of no state, unless it can be read
+	if p, err := t.store.Load(tpm.Permanent.Name()); err == nil {
+		*t.left = sha256.Sum256(p)
+		clear(p)
+	}
+	if err := t.store.Unlock(); err != nil {
+		t.opt.Error("could not release the storage lock: %v", err)
+	}
+	t.released = true
+	t.retries.Store(handOver)
+	t.admit()
+	t.event(StorageReleased, "the state has left")
+}
+
+// LockStorage takes the storage lock, trying again retries times, 10 ms apart.
+func (t *TPM) LockStorage(retries uint32) error {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	t.retries.Store(retries)
+	if t.opt.Open == nil {
+		return nil // Compat: nothing to lock is success
+	}
+	if err := t.openStore(); err != nil {
+		return err
+	}
+	return t.takeStorage(retries)
+}
+
+// regainStorage takes the storage lock after it was given away with the last
+// state blob, or if INIT had to leave it alone. Before the state was first opened
+// there is nothing to take: QEMU asks for the version while the host that the
+// guest comes from still has the state.
+func (t *TPM) regainStorage() error {
+	if !t.released || t.store == nil {
+		return nil
+	}
+	return t.takeStorage(t.retries.Load())
+}
+
+const (
+	// lockInterval is the time between two tries for the storage lock.
+	lockInterval = 10 * time.Millisecond
+
+	// handOver is how often the lock is tried for that the other side of a
+	// migration gives away.
+	handOver = 300
+
+	// maxRetries bounds what a client may ask for: one minute.
+	maxRetries = 6000
+)
+
+// takeStorage takes the storage lock for good, trying again retries times. It
+// lets go of the engine's lock, which the caller holds, while it waits: others
+// are to be served, and the process is to end when it is told to.
+func (t *TPM) takeStorage(retries uint32) error {
+	for n := min(retries, maxRetries); ; n-- {
+		err := t.store.Lock()
+		if err == nil {
+			break
+		}
+		if n == 0 || !errors.Is(err, nv.ErrLocked) || t.ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", ErrStorage, err)
+		}
+		t.engine.Unlock()
+		time.Sleep(lockInterval)
+		t.engine.Lock()
+		if t.store == nil {
+			return fmt.Errorf("%w: %w", ErrStorage, err) // Close came in between
+		}
+	}
+	t.retries.Store(0)
+	if t.incoming || t.released {
+		t.event(StorageTaken, "the guest is here")
+	}
+	t.incoming, t.released, t.left = false, false, nil
+	t.admit()
+	return nil
+}
+
+// borrowStorage takes the storage lock for one change of the state while it is
+// another's: what that process may have written is not to be replaced, by now or
+// when it has ended. giveBack is never nil.
+func (t *TPM) borrowStorage() (giveBack func(), err error) {
+	if !t.released {
+		return func() {}, nil
+	}
+	if err := t.store.Lock(); err != nil {
+		return func() {}, fmt.Errorf("the storage lock is not ours at the moment: %w", err)
+	}
+	if err := t.checkLeft(); err != nil {
+		return func() {}, errors.Join(err, t.store.Unlock())
+	}
+	t.released = false
+	return func() {
+		if err := t.store.Unlock(); err != nil {
+			t.opt.Error("could not release the storage lock: %v", err)
+		}
+		t.released = true
+	}, nil
+}
+
+// checkLeft fails unless the permanent state is as it was when the lock was given
+// away: the guest that went on elsewhere has changed it, and may be told so.
+func (t *TPM) checkLeft() error {
+	if t.left == nil {
+		return nil
+	}
+	p, err := t.store.Load(tpm.Permanent.Name())
+	defer clear(p)
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(p) != *t.left {
+		return errors.New("another process has changed the state since it was given away")
+	}
+	return nil
+}
