@@ -160,7 +160,7 @@ func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
 func (a *Archive) Kinds() []string {
 	var names []string
 	for _, i := range a.Items {
-		names = append(names, tpm.Blob(i.Blob).Name())
+		names = append(names, i.Blob.Name())
 	}
 	return names
 }
