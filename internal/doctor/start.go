@@ -1,0 +1,126 @@
+package doctor
+
+import (
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// start starts the TPM in memory, with a copy of its state, as the emulator will:
+// what libtpms thinks of it cannot be known otherwise.
+func (x *exam) start() {
+	if x.noState || x.failed("algorithm-profile") {
+		return
+	}
+	if !x.keysKnown {
+		if !x.failed("key") {
+			x.add(Note, "", "", "the state was not tried, for its key is not known")
+		}
+		return
+	}
+	var notes []string
+	t, err := emul.New(x.ctx, x.engine, emul.Options{
+		Version:        x.version,
+		Where:          x.cfg.State.URI,
+		Profile:        x.profile,
+		Keys:           x.keys,
+		Backup:         x.cfg.State.Backup,
+		NoAutoShutdown: true,
+		Note:           func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
+		Open: func() (*nv.Store, error) {
+			var b nv.Backend
+			if !x.emptyState {
+				var err error
+				if b, err = x.open(x.version, false, nil); err != nil {
+					return nil, err
+				}
+			}
+			return nv.New(nv.Scratch(b), x.prefix(), x.keys.File), nil
+		},
+	})
+	if err != nil {
+		return // library has told
+	}
+	defer func() { _ = t.Close() }()
+	if err := t.Init(false); err != nil {
+		if len(x.bad) == 0 && !x.failed("state") {
+			advice := emul.Advice(err)
+			if advice == "" {
+				advice = x.tooNew()
+			}
+			x.add(Error, x.cfg.State.URI, advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
+		}
+		return
+	}
+	x.starts(notes)
+	x.startup(t)
+}
+
+// starts takes back what has turned out to be no obstacle.
+func (x *exam) starts(notes []string) {
+	if x.emptyState {
+		return // state has told
+	}
+	for _, n := range x.bad {
+		x.report.Findings[n].Severity = Warning
+	}
+	x.report.Starts = true
+	for _, f := range x.report.Findings {
+		x.report.Starts = x.report.Starts && f.Severity != Error
+	}
+	for _, n := range notes {
+		x.add(Note, "", "", "%s", n)
+	}
+}
+
+// startup sends the Startup of the profile to the TPM in memory.
+func (x *exam) startup(t *emul.TPM) {
+	name := x.cfg.Flags.Startup
+	if name == "" || name == "none" || name == "deactivated" && x.version == tpm.V20 {
+		return
+	}
+	cmd, ok := t.StartupCommand(name)
+	if !ok {
+		return
+	}
+	rsp, err := t.Execute(cmd)
+	h, ok := tpm.ParseHeader(rsp)
+	switch {
+	case err != nil || !ok:
+		x.add(Error, x.cfg.State.URI, "", "the TPM gives no answer to its startup: %v", err)
+	case h.Code == 0:
+	case name == "state":
+		x.add(Warning, "startup = \"state\"", `use "clear": a TPM that was shut down without a saved state cannot resume`, "the TPM refuses it: %v", tpm.Result(h.Code))
+	default:
+		x.add(Warning, fmt.Sprintf("startup = %q", name), "", "the TPM refuses it: %v", tpm.Result(h.Code))
+	}
+}
+
+// tooNew says what the state asks for that the library may not have.
+func (x *exam) tooNew() string {
+	const restore = "restore the state from a backup"
+	b, err := x.open(x.version, false, nil)
+	if err != nil {
+		return restore
+	}
+	defer b.Close()
+	raw, err := b.Load(x.prefix() + nv.Permanent)
+	defer clear(raw)
+	if err != nil {
+		return restore
+	}
+	p, err := seal.Open(raw, x.keys.File)
+	defer clear(p)
+	if err != nil || x.version != tpm.V20 {
+		return restore
+	}
+	s, err := payload.Describe(x.version, p)
+	if err == nil && s.Level > 1 {
+		return fmt.Sprintf("use the libtpms that wrote it, or a newer one: the state has the algorithm profile %q of level %d, which libtpms before 0.10 does not know", s.Profile, s.Level)
+	}
+	return restore + ", or use the libtpms that wrote it"
+}
