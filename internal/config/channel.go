@@ -1,0 +1,105 @@
+package config
+
+// ctrl is --ctrl.
+func (l *line) ctrl() error {
+	p, c := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Control
+	ks := c.keys(p)
+	o, err := l.read("ctrl", "ctrl", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if !o.has("type") {
+		return refusal("Missing type parameter for control channel")
+	}
+	if err := fill(o, "ctrl", ks); err != nil {
+		return err
+	}
+	e := &c.Listen
+	switch {
+	case p.kind != "unixio" && p.kind != "tcp":
+		return refuse("Unsupported control channel type: %s", p.kind)
+	case p.kind == "tcp" && p.fd >= 0:
+		err = l.inherit(e, ListenFD, p.fd, "TCP control channel")
+	case p.kind == "tcp" && p.port < 0:
+		err = refusal("Missing port and fd options for TCP control channel")
+	case p.kind == "tcp":
+		err = p.tcp(e, "TCP control channel port outside valid range")
+	case p.fd >= 0:
+		err = l.inherit(e, ListenFD, p.fd, "UnixIO control channel")
+	case p.clientFD >= 0:
+		err = l.inherit(e, ConnFD, p.clientFD, "UnixIO client control channel")
+	case p.path == "":
+		err = refusal("Missing path and fd options for UnixIO control channel")
+	default:
+		err = p.unix(e)
+	}
+	e.plain()
+	return err
+}
+
+// server is --server and --port, or --fd.
+func (l *line) server() error {
+	p, i := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
+	ks := i.keys(p)
+	o, err := l.read("server", "server", ks)
+	if err != nil {
+		return err
+	}
+	if o != nil {
+		p.kind = "tcp"
+		if err := fill(o, "server", ks); err != nil {
+			return err
+		}
+		if err := l.listen(p, o.has("port")); err != nil {
+			return err
+		}
+	}
+	if l.fd >= 0 { // a connection we have been given wins over one to wait for
+		i.Server = Endpoint{Kind: ConnFD, FD: l.fd}
+		i.Disconnect = false
+	}
+	i.Server.plain()
+	return nil
+}
+
+// listen makes the endpoint of --server from p.
+func (l *line) listen(p *place, hasPort bool) error {
+	i := &l.cfg.Interface
+	e := &i.Server
+	switch {
+	case p.kind != "unixio" && p.kind != "tcp":
+		return refuse("Unsupported socket type: %s", p.kind)
+	case p.kind == "unixio" && p.fd >= 0:
+		return l.inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: swtpm says so here too
+	case p.kind == "unixio" && p.path == "":
+		return refusal("Missing path and file descriptor option for UnixIO socket")
+	case p.kind == "unixio":
+		return p.unix(e)
+	case p.fd >= 0: // Compat: a connected stream, other than with unixio
+		i.Terminate = true
+		return l.inherit(e, ConnFD, p.fd, "TCP socket")
+	}
+	if !hasPort {
+		if port, ok := leadingInt(l.port); ok {
+			p.port = port
+		}
+	}
+	if p.port < 0 {
+		return refusal("No valid port number provided for TCP socket.")
+	}
+	return p.tcp(e, "TCP socket port outside valid range")
+}
+
+// plain takes back what e says beyond its kind: two Configs that do the same are
+// equal.
+func (e *Endpoint) plain() {
+	if e.Kind != Unix {
+		e.Path, e.Mode, e.UID, e.GID, e.User, e.Group = "", 0o770, -1, -1, "", ""
+	}
+	if e.Kind != TCP {
+		e.Addr, e.Port, e.IfName = "", 0, ""
+	}
+	if e.Kind != ListenFD && e.Kind != ConnFD {
+		e.FD = -1
+	}
+}
