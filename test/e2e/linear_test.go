@@ -137,7 +137,14 @@ func TestProxmox(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(func() { _ = unix.Kill(process, unix.SIGKILL) })
+				pidfd, err := unix.PidfdOpen(process, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) // no other process that has its number by then
+					_ = unix.Close(pidfd)
+				})
 				proxmoxGuest(t, sock, log, run+1)
 				if err := until(func() bool { return unix.Kill(process, 0) != nil }); err != nil {
 					t.Error("the process does not end with the guest")

@@ -407,7 +407,7 @@ func imageSicknesses(states map[string][]byte) []sickness {
 	}
 }
 
-// listening makes somebody listen at addr.
+// listenAt makes somebody listen at addr.
 func listenAt(t *testing.T, network, addr string) net.Listener {
 	t.Helper()
 	l, err := net.Listen(network, addr)
