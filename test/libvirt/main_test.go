@@ -7,6 +7,7 @@ package libvirt_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -64,7 +65,9 @@ func TestLibvirt(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The shell is process 1: it reaps what daemons leave behind.
-	inner := exec.Command("unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--mount-proc", "--kill-child",
+	ctx, cancel := context.WithTimeout(context.Background(), 18*time.Minute)
+	defer cancel()
+	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--mount-proc", "--kill-child",
 		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=15m")
 	inner.Env = append(os.Environ(), innerVar+"="+dir, "PATH="+bin+":"+os.Getenv("PATH"))
 	out, err := inner.CombinedOutput()

@@ -92,6 +92,11 @@ func boot(dir string) (stop func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			removeCgroup(group) // it is the machine's, and would stay
+		}
+	}()
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil { // for nspawn's own files
 		return nil, fmt.Errorf("mount /run: %w", err)
 	}
@@ -99,6 +104,7 @@ func boot(dir string) (stop func() error, err error) {
 		"--console=pipe", "--machine=swtpm-test", "--directory="+root, "--boot")
 	var said bytes.Buffer
 	nspawn.Stdout, nspawn.Stderr = &said, &said
+	nspawn.WaitDelay = time.Second // what it has started may keep the pipes
 	if err := nspawn.Start(); err != nil {
 		return nil, fmt.Errorf("%w; install the package systemd-container", err)
 	}
@@ -110,6 +116,8 @@ func boot(dir string) (stop func() error, err error) {
 			}
 		}
 		if time.Now().After(end) {
+			_ = nspawn.Process.Kill()
+			_ = nspawn.Wait()
 			return nil, fmt.Errorf("the container does not come up: %s", said.String())
 		}
 	}
