@@ -2,6 +2,9 @@ module github.com/swtpm-go/swtpm
 
 go 1.26.0
 
+// A root file system of Debian may be below it.
+ignore ./build
+
 require (
 	github.com/BurntSushi/toml v1.6.0
 	github.com/coreos/go-systemd/v22 v22.7.0
