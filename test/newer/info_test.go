@@ -21,6 +21,7 @@ func TestGetInfo(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	c := dial(t, sock)
 	got, replies := info(t, c, 0xffffffff000000df)
 	if got+"\n" != want || replies < 2 || len(got) < 4000 {

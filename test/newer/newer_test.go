@@ -111,6 +111,7 @@ func live(t *testing.T, words []string, f func(net.Conn)) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if f fails; else it has ended
 	c := dial(t, sock)
 	f(c)
 	_ = c.Close()
