@@ -94,7 +94,7 @@ func start(t *testing.T, v tpm.Version, tcp bool) *emulator {
 			t.Logf("swtpm: %s", &log)
 		}
 	})
-	for range 1000 {
+	for range 6000 { // a minute at least
 		if ours(append(e.target[:2:2], "-c"), "").Exit == 0 {
 			return e
 		}

@@ -69,7 +69,7 @@ func buildAndRun(m *testing.M) (int, error) {
 // dial waits for a Unix socket.
 func dial(t *testing.T, path string) net.Conn {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		c, err := net.Dial("unix", path)
 		if err == nil {
 			_ = c.SetDeadline(time.Now().Add(time.Minute))

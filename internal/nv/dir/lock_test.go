@@ -147,7 +147,7 @@ func TestLockReference(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}()
-	for range 1000 { // until it has it
+	for range 6000 { // until it has it, a minute at least
 		err = d.Lock()
 		if err != nil {
 			break

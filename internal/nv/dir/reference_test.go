@@ -99,7 +99,7 @@ func startReference(t *testing.T, swtpm, path string, args []string) {
 	defer func() {
 		cmd.Process.Kill()
 	}()
-	for range 1000 {
+	for range 6000 { // a minute at least
 		select {
 		case err := <-exited:
 			t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, log.String())
