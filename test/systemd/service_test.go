@@ -77,7 +77,7 @@ func TestFailedStart(t *testing.T) {
 	must(t, "journalctl", "--sync")
 	out, _ := in("systemctl", "status", "--no-pager", unit)
 	want := `swtpm: /etc/swtpm/` + name + `.toml:6:1: [tpmstate] dirr: unknown key; did you mean "dir"?`
-	if n := strings.Count(out, "swtpm: "); !strings.Contains(out, want) {
+	if n := strings.Count(out, "swtpm: "); n != 1 || !strings.Contains(out, want) {
 		t.Errorf("%d lines of ours, and not %q, in\n%s", n, want, out)
 	}
 }
