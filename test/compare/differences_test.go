@@ -95,7 +95,7 @@ func (p *pair) check(t *testing.T, state, name, theirs, ours string) {
 			d.name == name && (d.theirs == "*" || d.theirs == theirs) && d.ours == ours && (p.old || !d.old)
 	})
 	if n < 0 {
-		t.Errorf("TPM %s, %s: %s: ours = %.200s, reference %.200s", p.version, state, name, ours, theirs)
+		t.Errorf("TPM %s, %s: %s: ours = %.200s, reference %.200s%s", p.version, state, name, ours, theirs, p.one[1].ending())
 		return
 	}
 	seen.Store(n, true)

@@ -160,6 +160,16 @@ func (i *instance) ended(t *testing.T) int {
 	return i.cmd.ProcessState.ExitCode()
 }
 
+// ending tells how the process has ended and what it said; "" if it runs.
+func (i *instance) ending() string {
+	select {
+	case <-i.done:
+		return fmt.Sprintf("; %s: %v: %s", i.cmd.Path, i.cmd.ProcessState, i.out.Bytes())
+	case <-time.After(100 * time.Millisecond): // it may be about to
+		return ""
+	}
+}
+
 // connect connects anew.
 func (p *peer) connect(t *testing.T, i *instance) {
 	t.Helper()
