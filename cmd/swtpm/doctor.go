@@ -24,7 +24,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 	return func(ctx context.Context, args []string) error {
 		var reports []doctor.Report
 		if f.ArgsLenAtDash() == 0 {
-			cfg, err := config.Classic(args[0], args[1:], os.Getenv)
+			cfg, err := config.Foresee(args[0], args[1:], os.Getenv)
 			if _, ok := errors.AsType[*config.HelpRequested](err); ok {
 				return classicError(err)
 			}

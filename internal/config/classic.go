@@ -18,6 +18,12 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 	return classic(iface, args, env, false)
 }
 
+// Foresee is Classic for a command line that is not run by this process: of the
+// descriptors that it names nobody has passed any yet, so they are not looked at.
+func Foresee(iface string, args []string, env func(string) string) (*Config, error) {
+	return classic(iface, args, env, true)
+}
+
 func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
 	if iface == "chardev" || iface == "cuse" {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s': %s.", iface, notYet), Usage: Help(), Code: 1, Raw: true}

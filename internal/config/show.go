@@ -109,7 +109,7 @@ func writeJSON(b *strings.Builder, ks keys, sep string) string {
 // Import returns the profile of a classic command line. Relative paths are seen
 // from dir. It fails as Classic does, and for what no profile can say.
 func Import(iface string, args []string, env func(string) string, dir string) (string, error) {
-	c, err := classic(iface, args, env, true)
+	c, err := Foresee(iface, args, env)
 	if err != nil {
 		return "", err
 	}

@@ -21,6 +21,7 @@ var advice = []struct {
 	{seal.ErrKeySize, "check the mode of --key"},
 	{seal.ErrNoKey, "give the key that the state was written with, --key"},
 	{seal.ErrVersion, "use a newer version of this program"},
+	{seal.ErrChecksum, "restore the file from a backup"},
 	{seal.ErrContent, "if a key is missing or one too many, correct --key, else restore the file from a backup"},
 	{seal.ErrLength, "restore the file from a backup"},
 	{seal.ErrHeader, "restore the file from a backup"},

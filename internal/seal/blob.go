@@ -36,6 +36,9 @@ var (
 	ErrKeySize = errors.New("key of another size is needed")   // 0x28 TPM_BAD_KEY_PROPERTY
 	ErrMAC     = errors.New("wrong key or damaged ciphertext") // 0x21 TPM_DECRYPTERROR
 	ErrNoKey   = errors.New("no key for it is configured")     // 0x0D TPM_KEYNOTFOUND
+
+	// ErrChecksum is in the chain beside ErrContent.
+	ErrChecksum = errors.New("the checksum does not match: the file is damaged")
 )
 
 // Flags is the flag field of a header.

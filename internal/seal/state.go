@@ -182,7 +182,7 @@ func splitFile(blob []byte) (map[tag][]byte, error) {
 			}
 			sum := sha256.Sum256(blob[:offset])
 			if subtle.ConstantTimeCompare(sum[:], content) != 1 {
-				return nil, fmt.Errorf("%w: the checksum does not match: the file is damaged", ErrContent)
+				return nil, fmt.Errorf("%w: %w", ErrContent, ErrChecksum)
 			}
 		case t != tagPlain && t != tagEncrypted && t != tagMAC && t != tagIV:
 			return nil, fmt.Errorf("%w: a block with unknown tag %#x at byte %d", ErrContent, uint16(t), offset)
