@@ -35,6 +35,17 @@ func TestPowerCut(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			// strace may be behind; gone, it would not see the end of the last answer.
+			err := until(func() bool {
+				d := newDisk(state, v.file(), powered)
+				for _, ev := range events(t, s.file) {
+					d.apply(ev)
+				}
+				return d.acknowledged >= bumps
+			})
+			if err != nil {
+				t.Error(err)
+			}
 			s.detach(t)
 			e.kill(t)
 
