@@ -30,7 +30,7 @@ func TestHandles(t *testing.T) {
 	b := unhex(t, attributes)
 	for ; len(b) > 0; b = b[4:] {
 		a := binary.BigEndian.Uint32(b)
-		l, ok := commands20[tpm.Code(a&0xffff)]
+		l, ok := commands20()[tpm.Code(a&0xffff)]
 		if !ok {
 			t.Errorf("command 0x%x is not in the table", a&0xffff)
 			continue

@@ -110,7 +110,7 @@ var tags = map[uint16]bool{
 //
 // Source: TPM 2.0 Library, Part 1, 18.
 func (c *copier) command20(tag uint16, code tpm.Code) request {
-	l, known := commands20[code]
+	l, known := commands20()[code]
 	if !known || tag != tpm.TagSessions && tag != tpm.TagNoSessions {
 		return request{}
 	}
@@ -203,7 +203,7 @@ const (
 //
 // Source: TPM Main, Part 1, 13, and Part 3, 1.
 func (c *copier) command12(tag uint16, code tpm.Code) request {
-	l, known := commands12[code]
+	l, known := commands12()[code]
 	n, ok := map[uint16]int{tpm.TagRqu12: 0, tagRquAuth1: 1, tagRquAuth2: 2}[tag]
 	if !known || !ok {
 		return request{}

@@ -266,7 +266,7 @@ func TestStrayResponse(t *testing.T) {
 
 // TestLayouts has only letters that fields knows, and "*" and "~" only at the end.
 func TestLayouts(t *testing.T) {
-	for v, table := range map[tpm.Version]map[tpm.Code]layout{tpm.V12: commands12, tpm.V20: commands20} {
+	for v, table := range map[tpm.Version]map[tpm.Code]layout{tpm.V12: commands12(), tpm.V20: commands20()} {
 		for code, l := range table {
 			for _, s := range []string{l.in, l.out} {
 				if strings.Trim(s, "1248hxBbNnACDLVPMSTY*~") != "" || strings.ContainsAny(s[:max(0, len(s)-1)], "*~") {
