@@ -30,48 +30,42 @@ func numberError(s string, err error) error {
 	return fmt.Errorf("invalid number '%s'", s)
 }
 
-// parsePort reads the argument of --port as C's strtoul does with base 0: 0x
-// and 0 prefixes, nothing left over, "" is 0. It may return more than 65535.
+// parsePort reads the argument of --port. It may return more than 65535.
 func parsePort(s string) (uint32, bool) {
+	n, neg, ok := strtoul(s, 32)
+	return uint32(n), ok && (!neg || n == 0)
+}
+
+// parseInfo reads the argument of --print-info. Only the low 32 bits count.
+func parseInfo(s string) (uint32, bool) {
+	n, neg, ok := strtoul(s, 64)
+	if neg {
+		n = -n
+	}
+	return uint32(n), ok
+}
+
+// strtoul reads a number as C's function does with base 0: a sign, 0x and 0
+// prefixes, nothing left over, "" is 0. neg says that there was a minus before n.
+func strtoul(s string, bits int) (n uint64, neg, ok bool) {
 	s = trimC(s)
 	if s == "" {
-		return 0, true
+		return 0, false, true
 	}
-	neg := s[0] == '-'
+	neg = s[0] == '-'
 	if neg || s[0] == '+' {
 		s = s[1:]
 	}
 	if s == "" || strings.ContainsAny(s, "_+-") || hasGoPrefix(s) {
-		return 0, false
+		return 0, neg, false
 	}
-	n, err := strconv.ParseUint(s, 0, 32)
-	return uint32(n), err == nil && (!neg || n == 0)
+	n, err := strconv.ParseUint(s, 0, bits)
+	return n, neg, err == nil
 }
 
 // hasGoPrefix tells whether s has a prefix that is a number for Go, not for C.
 func hasGoPrefix(s string) bool {
 	return len(s) > 1 && s[0] == '0' && strings.ContainsRune("bBoO", rune(s[1]))
-}
-
-// parseInfo reads the argument of --print-info as C's strtoul does with base 0:
-// 0x and 0 prefixes, nothing left over, "" is 0. Only the low 32 bits count.
-func parseInfo(s string) (uint32, bool) {
-	s = trimC(s)
-	if s == "" {
-		return 0, true
-	}
-	neg := s[0] == '-'
-	if neg || s[0] == '+' {
-		s = s[1:]
-	}
-	if s == "" || strings.ContainsAny(s, "_+-") || hasGoPrefix(s) {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(s, 0, 64)
-	if neg {
-		n = -n
-	}
-	return uint32(n), err == nil
 }
 
 // parseFD reads the argument of --fd: decimal, nothing left over, "" is 0.
