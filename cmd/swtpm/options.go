@@ -110,7 +110,7 @@ func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*
 		}
 	}
 	prefix := version(cfg).FilePrefix()
-	b, err := backend.Open(cfg.State.URI, backend.Options{
+	b, err := backend.Open(cfg.State.URI, nv.Options{
 		Mode:         cfg.State.Mode,
 		ModeExplicit: cfg.State.ModeExplicit,
 		Lock:         cfg.State.Lock,

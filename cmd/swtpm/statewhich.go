@@ -148,7 +148,7 @@ func (w *which) open(how access) (*atrest.State, error) {
 	tellWarnings("key", w.key, warnf)
 	s, err := atrest.Open(atrest.Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
-			return backend.Open(w.cfg.State.URI, backend.Options{
+			return backend.Open(w.cfg.State.URI, nv.Options{
 				Mode:         w.cfg.State.Mode,
 				ModeExplicit: w.cfg.State.ModeExplicit,
 				Lock:         true,

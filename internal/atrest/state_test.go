@@ -90,7 +90,7 @@ type place struct {
 func (p place) options(t testing.TB, key *seal.Key) Options {
 	return Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
-			return dir.Open(p.path, dir.Options{Lock: true, Backup: true, Prefix: prefix, ReadOnly: ro, Warn: t.Logf})
+			return dir.Open(p.path, nv.Options{Lock: true, Backup: true, Prefix: prefix, ReadOnly: ro, Warn: t.Logf})
 		},
 		Where: p.path, Version: p.v, Key: key,
 	}
@@ -432,7 +432,7 @@ func TestImportReplaceOther(t *testing.T) {
 	open := func(v tpm.Version) *State {
 		t.Helper()
 		s, err := Open(Options{Where: path, Version: v, Open: func(prefix string, ro bool) (nv.Backend, error) {
-			return linear.Open(path, linear.Options{Lock: true, Prefix: prefix, ReadOnly: ro, Warn: t.Logf})
+			return linear.Open(path, nv.Options{Lock: true, Prefix: prefix, ReadOnly: ro, Warn: t.Logf})
 		}})
 		if err != nil {
 			t.Fatal(err)
@@ -566,7 +566,7 @@ func TestWhich(t *testing.T) {
 	}
 	// flat is a place whose items have no prefix.
 	flat := func(prefix string, ro bool) (nv.Backend, error) {
-		return dir.Open(p.path, dir.Options{Prefix: "tpm2-00.", ReadOnly: ro})
+		return dir.Open(p.path, nv.Options{Prefix: "tpm2-00.", ReadOnly: ro})
 	}
 	for what, c := range map[string]struct {
 		o    Options

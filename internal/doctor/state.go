@@ -41,7 +41,7 @@ func (x *exam) prefix() string { return x.version.FilePrefix() }
 // open opens the state to look at it.
 func (x *exam) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
 	s := x.cfg.State
-	return backend.Open(s.URI, backend.Options{
+	return backend.Open(s.URI, nv.Options{
 		Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: lock, Backup: s.Backup, Relaxed: s.Relaxed,
 		Prefix: version.FilePrefix(), Look: true, Warn: warn,
 	})

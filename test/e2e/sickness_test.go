@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/linear"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -337,7 +338,7 @@ func image(state []byte, f func(t *testing.T, w *ward, path string)) func(*testi
 		path := w.at("image")
 		w.place = fmt.Sprintf("file = %q", path)
 		if state != nil {
-			b, err := linear.Open(path, linear.Options{Prefix: "tpm2-00.", Mode: 0o600})
+			b, err := linear.Open(path, nv.Options{Prefix: "tpm2-00.", Mode: 0o600})
 			must(t, err)
 			must(t, b.Store("tpm2-00.permall", state))
 			must(t, b.Close())

@@ -5,7 +5,6 @@ package backend
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
@@ -13,38 +12,15 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/linear"
 )
 
-// Options says how a backend keeps state. Not every backend knows every option;
-// one that does not know it refuses it.
-type Options struct {
-	Mode         fs.FileMode // permission bits of state files; 0 is the default, 0640
-	ModeExplicit bool        // Mode was asked for: exact, whatever the umask
-	Lock         bool        // exclude a second instance
-	Backup       bool        // keep the permanent state before the last
-	Relaxed      bool        // no fsync: fast, and a power cut loses what was acknowledged
-	Prefix       string      // of this TPM's items: "tpm2-00." or "tpm-00."
-	Look         bool        // change nothing: Store and Delete fail, Lock only says whether it could be had
-
-	// ReadOnly changes nothing, not even a mode or a time. The lock is shared
-	// with other readers and excludes who writes.
-	ReadOnly bool
-
-	// Adopt gives new files to the owner of the storage if root runs this: for
-	// work on the state of a TPM that another user runs.
-	Adopt bool
-
-	// Warn takes one line for the log. nil drops it.
-	Warn func(format string, args ...any)
-}
-
 // schemes are the backends by the scheme of their URI.
-var schemes = map[string]func(path string, o Options) (nv.Backend, error){
+var schemes = map[string]func(path string, o nv.Options) (nv.Backend, error){
 	"dir":  openDir,
 	"file": openFile,
 }
 
 // Open opens the storage that uri names: dir://PATH, a directory with a file
 // for each item, or file://PATH, one file or block device with all of them.
-func Open(uri string, o Options) (nv.Backend, error) {
+func Open(uri string, o nv.Options) (nv.Backend, error) {
 	if uri == "" {
 		return nil, errors.New("nv: no place for the state is configured; give --tpmstate dir=PATH")
 	}
@@ -60,10 +36,10 @@ func Open(uri string, o Options) (nv.Backend, error) {
 	return b, nil
 }
 
-func openDir(path string, o Options) (nv.Backend, error) {
-	return dir.Open(path, dir.Options(o))
+func openDir(path string, o nv.Options) (nv.Backend, error) {
+	return dir.Open(path, o)
 }
 
-func openFile(path string, o Options) (nv.Backend, error) {
-	return linear.Open(path, linear.Options(o))
+func openFile(path string, o nv.Options) (nv.Backend, error) {
+	return linear.Open(path, o)
 }

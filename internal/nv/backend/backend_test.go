@@ -5,11 +5,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 func TestOpen(t *testing.T) {
 	path := t.TempDir()
-	b, err := Open("dir://"+path, Options{Prefix: "tpm2-00.", Lock: true, Warn: t.Logf})
+	b, err := Open("dir://"+path, nv.Options{Prefix: "tpm2-00.", Lock: true, Warn: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,11 +32,11 @@ func TestOpen(t *testing.T) {
 		"dir://":              "empty",
 		"dir://" + path + "x": "no such file",
 	} {
-		if b, err := Open(uri, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		if b, err := Open(uri, nv.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open(%q) = %v, %v, want %q", uri, b, err, want)
 		}
 	}
-	b, err = Open("file://"+filepath.Join(path, "image"), Options{Prefix: "tpm2-00."})
+	b, err = Open("file://"+filepath.Join(path, "image"), nv.Options{Prefix: "tpm2-00."})
 	if err != nil {
 		t.Fatal(err)
 	}

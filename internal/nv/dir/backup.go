@@ -6,6 +6,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // backupName is the name of the state before the last one.
@@ -113,7 +115,7 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 // two is missing.
 func (d *Dir) SwapBackup() error {
 	if d.o.ReadOnly {
-		return errReadOnly
+		return nv.ErrReadOnly
 	}
 	if !d.o.Backup {
 		return fmt.Errorf("backups are off: %w", errors.ErrUnsupported)

@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-func backups(t testing.TB) Options {
+func backups(t testing.TB) nv.Options {
 	o := options(t)
 	o.Backup = true
 	return o

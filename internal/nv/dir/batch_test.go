@@ -43,7 +43,7 @@ func childBatch(d *Dir, acks *os.File) int {
 // and what else is there. No items are what it finds if it cannot be locked.
 func stateFiles(t *testing.T, path string) (items map[string]string, others []string) {
 	t.Helper()
-	d := open(t, path, Options{Prefix: "tpm2-00.", Lock: true})
+	d := open(t, path, nv.Options{Prefix: "tpm2-00.", Lock: true})
 	if err := d.Lock(); err != nil {
 		return nil, []string{err.Error()}
 	}
@@ -352,8 +352,8 @@ func TestReadOnly(t *testing.T) {
 		"Store": d.Store(permall, []byte("x")), "Delete": d.Delete(permall),
 		"SwapBackup": d.SwapBackup(), "Apply": d.Apply(batch),
 	} {
-		if !errors.Is(err, errReadOnly) {
-			t.Errorf("%s = %v, want %v", what, err, errReadOnly)
+		if !errors.Is(err, nv.ErrReadOnly) {
+			t.Errorf("%s = %v, want %v", what, err, nv.ErrReadOnly)
 		}
 	}
 	if b, err := d.Load(permall); string(b) != oldFiles[permall] || err != nil {
@@ -417,7 +417,7 @@ func TestList(t *testing.T) {
 // TestForesee holds that a directory that is open for reading, or to look at, is
 // read as it would be if what was cut short were finished, and stays as it is.
 func TestForesee(t *testing.T) {
-	for _, o := range []Options{{ReadOnly: true}, {Look: true}} {
+	for _, o := range []nv.Options{{ReadOnly: true}, {Look: true}} {
 		for _, at := range []string{"staged", "decided", "half done", "overtaken"} {
 			path := fill(t, oldFiles)
 			d := open(t, path, options(t))

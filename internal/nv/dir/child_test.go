@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // childEnv makes this test binary a program that stores, one after the other,
@@ -33,7 +35,7 @@ func childMain(blobs []string) int {
 	if err != nil {
 		panic(err)
 	}
-	o := Options{Prefix: "tpm2-00."}
+	o := nv.Options{Prefix: "tpm2-00."}
 	if mode := os.Getenv(childEnv + "_MODE"); mode != "" {
 		o.Backup = strings.Contains(mode, "backup")
 		o.Relaxed = strings.Contains(mode, "relaxed")
@@ -286,7 +288,7 @@ func checkFault(t *testing.T, what string, c call, fault, mode, top, stderr stri
 	if _, err := os.Stat(filepath.Join(state, temp)); err == nil && !dies {
 		t.Errorf("%s: the temporary file is left", what)
 	}
-	d := open(t, state, Options{Prefix: "tpm2-00.", Backup: mode == "backup"})
+	d := open(t, state, nv.Options{Prefix: "tpm2-00.", Backup: mode == "backup"})
 	defer d.Close()
 	if b, err := d.Load(permall); string(b) != string(got) || err != nil {
 		t.Errorf("%s: the next start loads %q, %v", what, b, err)

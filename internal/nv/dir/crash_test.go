@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // The model of a file system at a power cut. What was not synced may be there,
@@ -104,7 +106,7 @@ func (m *model) images() []map[string]string {
 
 // losses runs the calls through the model and returns a line for each image,
 // after each call, that has lost what was acknowledged.
-func losses(t *testing.T, old string, calls []call, o Options) (lost []string, images int) {
+func losses(t *testing.T, old string, calls []call, o nv.Options) (lost []string, images int) {
 	t.Helper()
 	m := newModel(old)
 	check := func(when string) {
@@ -140,7 +142,7 @@ func losses(t *testing.T, old string, calls []call, o Options) (lost []string, i
 // reference's order, which syncs the directory before the rename.
 func TestPowerCut(t *testing.T) {
 	for _, mode := range []string{"", "backup"} {
-		o := Options{Prefix: "tpm2-00.", Backup: mode == "backup"}
+		o := nv.Options{Prefix: "tpm2-00.", Backup: mode == "backup"}
 		_, calls, stderr := child(t, "old", "one two three", mode, "")
 		lost, images := losses(t, "old", calls, o)
 		for _, l := range lost {
@@ -153,7 +155,7 @@ func TestPowerCut(t *testing.T) {
 	}
 
 	_, calls, _ := child(t, "old", "one two three", "relaxed", "")
-	if lost, images := losses(t, "old", calls, Options{Prefix: "tpm2-00."}); len(lost) == 0 {
+	if lost, images := losses(t, "old", calls, nv.Options{Prefix: "tpm2-00."}); len(lost) == 0 {
 		t.Errorf("no loss in %d images without any sync: the model sees nothing", images)
 	}
 
@@ -163,7 +165,7 @@ func TestPowerCut(t *testing.T) {
 			calls[i], calls[i+1] = calls[i+1], calls[i]
 		}
 	}
-	if lost, images := losses(t, "old", calls, Options{Prefix: "tpm2-00."}); len(lost) == 0 {
+	if lost, images := losses(t, "old", calls, nv.Options{Prefix: "tpm2-00."}); len(lost) == 0 {
 		t.Errorf("no loss in %d images with the directory synced before the rename: the model sees nothing", images)
 	}
 }

@@ -16,7 +16,6 @@ package dir
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -25,21 +24,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
-
-// Options says how state is kept. package backend's Options has the same
-// fields and explains them.
-type Options struct {
-	Mode         fs.FileMode
-	ModeExplicit bool
-	Lock         bool
-	Backup       bool
-	Relaxed      bool
-	Prefix       string
-	Look         bool
-	ReadOnly     bool
-	Adopt        bool
-	Warn         func(format string, args ...any)
-}
 
 // DefaultMode is the permission of state files before the umask. A wider one is
 // warned about.
@@ -58,7 +42,7 @@ var (
 // Dir is a directory with the state of a TPM, an nv.Backend. Its methods take no
 // turns by themselves: nv.Store sees to that.
 type Dir struct {
-	o         Options
+	o         nv.Options
 	path      string // for messages, and Moved
 	permanent string // name of the permanent state, the only one with a backup
 	mode      uint32 // of files that we write
@@ -81,7 +65,7 @@ type Dir struct {
 }
 
 // Open opens the directory at path, which must exist. It creates nothing.
-func Open(path string, o Options) (*Dir, error) {
+func Open(path string, o nv.Options) (*Dir, error) {
 	if path == "" {
 		return nil, errors.New("the path of the state directory is empty")
 	}
@@ -198,17 +182,13 @@ func checkName(name string) error {
 	return nil
 }
 
-// errReadOnly is the answer to who would change a directory that is open for
-// reading.
-var errReadOnly = errors.New("the state is open for reading only")
-
 // checkWrite is checkName before something is changed.
 func (d *Dir) checkWrite(name string) error {
 	switch {
 	case d.o.Look:
-		return errLook
+		return nv.ErrLook
 	case d.o.ReadOnly:
-		return errReadOnly
+		return nv.ErrReadOnly
 	}
 	return checkName(name)
 }

@@ -25,11 +25,11 @@ const (
 )
 
 // options are those of a TPM 2.0 by default, with warnings into the test's log.
-func options(t testing.TB) Options {
-	return Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
+func options(t testing.TB) nv.Options {
+	return nv.Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
 }
 
-func open(t testing.TB, path string, o Options) *Dir {
+func open(t testing.TB, path string, o nv.Options) *Dir {
 	t.Helper()
 	d, err := Open(path, o)
 	if err != nil {
@@ -78,12 +78,12 @@ func names(t testing.TB, path string) string {
 func TestConformance(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		set  func(o *Options)
+		set  func(o *nv.Options)
 	}{
-		{"default", func(*Options) {}},
-		{"relaxed", func(o *Options) { o.Relaxed = true }},
-		{"backup", func(o *Options) { o.Backup = true }},
-		{"mode", func(o *Options) { o.Mode, o.ModeExplicit = 0o600, true }},
+		{"default", func(*nv.Options) {}},
+		{"relaxed", func(o *nv.Options) { o.Relaxed = true }},
+		{"backup", func(o *nv.Options) { o.Backup = true }},
+		{"mode", func(o *nv.Options) { o.Mode, o.ModeExplicit = 0o600, true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			nvtest.Test(t, func(t *testing.T) func() nv.Backend {

@@ -13,9 +13,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// errLook is why nothing changes under Options.Look.
-var errLook = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
-
 // lookAt returns the name of the file that is loaded for name. Under Options.Look
 // the state and its backup are exchanged without a rename, and what was cut short
 // is finished without one.

@@ -9,10 +9,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// slowSync is how long a sync may take before the log tells: guests time out.
-const slowSync = 100 * time.Millisecond
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
 
 // tempName is the name under which an item is written.
 func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm") }
@@ -134,7 +133,7 @@ func (d *Dir) sync(fd int, name string) error {
 	if err := retry(func() error { return unix.Fsync(fd) }); err != nil {
 		return fmt.Errorf("sync %q: %w", name, err)
 	}
-	if took := time.Since(start); took > slowSync {
+	if took := time.Since(start); took > nv.SlowSync {
 		d.o.Warn("the sync of %q took %d ms; the disk is slow, and guests may time out", name, took.Milliseconds())
 	}
 	return nil

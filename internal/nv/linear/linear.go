@@ -21,21 +21,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// Options says how state is kept. package backend's Options has the same
-// fields and explains them.
-type Options struct {
-	Mode         fs.FileMode
-	ModeExplicit bool
-	Lock         bool
-	Backup       bool
-	Relaxed      bool
-	Prefix       string
-	Look         bool
-	ReadOnly     bool
-	Adopt        bool
-	Warn         func(format string, args ...any)
-}
-
 const (
 	// defaultMode is the permission of a new file before the umask.
 	defaultMode = 0o640
@@ -81,7 +66,7 @@ var (
 // File is a file or block device with the state of a TPM, an nv.Backend. Its
 // methods take no turns by themselves: nv.Store sees to that.
 type File struct {
-	o    Options
+	o    nv.Options
 	path string // for messages
 	s    storage
 
@@ -101,7 +86,7 @@ type sight struct {
 // Open opens the regular file or block device at path. If nothing is there it
 // makes an empty file, unless it is only to look or to read: then it fails with
 // fs.ErrNotExist. It changes nothing that is there.
-func Open(path string, o Options) (*File, error) {
+func Open(path string, o nv.Options) (*File, error) {
 	switch {
 	case path == "":
 		return nil, errors.New("the path of the state file is empty")

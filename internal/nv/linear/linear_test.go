@@ -16,11 +16,11 @@ const (
 )
 
 // options are those of a TPM 2.0, with warnings into the test's log.
-func options(t testing.TB) Options {
-	return Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
+func options(t testing.TB) nv.Options {
+	return nv.Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
 }
 
-func open(t testing.TB, path string, o Options) *File {
+func open(t testing.TB, path string, o nv.Options) *File {
 	t.Helper()
 	f, err := Open(path, o)
 	if err != nil {
@@ -33,15 +33,15 @@ func open(t testing.TB, path string, o Options) *File {
 func TestConformance(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		set  func(o *Options)
+		set  func(o *nv.Options)
 		size int64 // of the file at first; -1: none
 	}{
-		{"no file", func(*Options) {}, -1},
-		{"empty file", func(*Options) {}, 0},
-		{"short file", func(*Options) {}, 100},
-		{"4 MiB", func(*Options) {}, 4 << 20},
-		{"relaxed", func(o *Options) { o.Relaxed = true }, -1},
-		{"mode", func(o *Options) { o.Mode, o.ModeExplicit = 0o600, true }, -1},
+		{"no file", func(*nv.Options) {}, -1},
+		{"empty file", func(*nv.Options) {}, 0},
+		{"short file", func(*nv.Options) {}, 100},
+		{"4 MiB", func(*nv.Options) {}, 4 << 20},
+		{"relaxed", func(o *nv.Options) { o.Relaxed = true }, -1},
+		{"mode", func(o *nv.Options) { o.Mode, o.ModeExplicit = 0o600, true }, -1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			nvtest.Test(t, func(t *testing.T) func() nv.Backend {

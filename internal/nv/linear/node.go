@@ -10,10 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// slowSync is how long a sync may take before the log tells: guests time out.
-const slowSync = 100 * time.Millisecond
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
 
 // node is the regular file or the block device that the state is in.
 type node struct {
@@ -180,7 +179,7 @@ func (n *node) Sync() error {
 	if err := n.syncName(); err != nil {
 		return err
 	}
-	if took := time.Since(start); took > slowSync {
+	if took := time.Since(start); took > nv.SlowSync {
 		n.warn("the sync of %q took %d ms; the disk is slow, and guests may time out", n.path, took.Milliseconds())
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // sim is a file or a device under a kernel that a test has in hand: what was
@@ -162,5 +164,5 @@ func simOn(b []byte, isDevice bool) *sim {
 
 // fileOn is a File on s.
 func fileOn(s storage) *File {
-	return &File{o: Options{Prefix: "tpm2-00.", Warn: func(string, ...any) {}}, path: "sim", s: s, seen: map[int]sight{}}
+	return &File{o: nv.Options{Prefix: "tpm2-00.", Warn: func(string, ...any) {}}, path: "sim", s: s, seen: map[int]sight{}}
 }

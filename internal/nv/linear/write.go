@@ -2,7 +2,6 @@ package linear
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io/fs"
 
@@ -66,9 +65,9 @@ func (f *File) Wipe() error {
 func (f *File) wipe() error {
 	switch {
 	case f.o.Look:
-		return errLook
+		return nv.ErrLook
 	case f.o.ReadOnly:
-		return errReadOnly
+		return nv.ErrReadOnly
 	}
 	h, size, err := f.begin(func(*header) error { return nil })
 	if err != nil {
@@ -93,20 +92,13 @@ func (f *File) wipe() error {
 	return f.sync()
 }
 
-// errLook and errReadOnly are why nothing changes under Options.Look and
-// ReadOnly.
-var (
-	errLook     = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
-	errReadOnly = errors.New("the state is open for reading only")
-)
-
 // change makes changes if may allows them, which sees the header as it is.
 func (f *File) change(list []nv.Change, may func(*header) error) error {
 	switch {
 	case f.o.Look:
-		return errLook
+		return nv.ErrLook
 	case f.o.ReadOnly:
-		return errReadOnly
+		return nv.ErrReadOnly
 	}
 	var changes []change
 	for _, c := range list {
