@@ -1,0 +1,188 @@
+// Package cert builds the certificates of a TPM: of its endorsement key (EK), of
+// the platform that it is part of, of its initial attestation key (IAK) and of
+// its initial device identity (IDevID), field by field as swtpm_cert does. It
+// leaves to package issuer where the key that signs comes from, and to package
+// certtool the command line.
+//
+// A certificate is built here, and not by crypto/x509, because that knows neither
+// all the keys that a TPM may have nor all those that may sign. Its order of
+// extensions and its encodings are the reference's, so that signatures that are
+// the same each time make the same file.
+//
+// Source: swtpm, src/swtpm_cert/ek-cert.c; TCG EK Credential Profile, TCG
+// Credential Profiles V1.2, TCG TPM 2.0 Keys for Device Identity and Attestation.
+package cert
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// Type is what a certificate says of its key.
+type Type int
+
+// The types of certificates.
+const (
+	EK Type = iota
+	Platform
+	IAK
+	IDevID
+)
+
+var typeNames = []string{EK: "ek", Platform: "platform", IAK: "iak", IDevID: "idevid"}
+
+// String returns the name of t on a command line, such as "idevid".
+func (t Type) String() string { return typeNames[t] }
+
+// ParseType returns the type of that name; case does not matter.
+func ParseType(s string) (Type, error) {
+	for t, name := range typeNames {
+		if strings.EqualFold(s, name) {
+			return Type(t), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown certificate type %q, want one of %s", s, strings.Join(typeNames, ", "))
+}
+
+// MaxSerial is the largest serial number, of 20 bytes.
+var MaxSerial = new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 160), big.NewInt(1))
+
+// Forever, as Request.Days, has a certificate never expire.
+const Forever = -1
+
+// Attributes name a product: a TPM, or a platform.
+type Attributes struct{ Manufacturer, Model, Version string }
+
+// Spec is the specification that a TPM was built to: "2.0", 0, 183.
+type Spec struct {
+	Family          string
+	Level, Revision uint32
+}
+
+// Request is a certificate to be made. Which of the fields count depends on Type
+// and TPM2.
+type Request struct {
+	Type      Type
+	TPM2      bool // of a TPM 2.0, else of a TPM 1.2
+	Key       PublicKey
+	Subject   string    // NAME=VALUE,…; see ParseSubject. TPM 2.0 only
+	Serial    *big.Int  // 0 to MaxSerial
+	NotBefore time.Time // seconds count
+	Days      int       // after NotBefore, or Forever
+
+	TPM       Attributes // EK and Platform
+	Platform  Attributes // Platform
+	Spec      Spec       // EK
+	TPMSerial string     // IAK and IDevID
+
+	// Signing says that the key may sign, Decryption that it may be used as an
+	// EK all the same. TPM 2.0, EK and Platform only.
+	Signing, Decryption bool
+}
+
+// Create returns the certificate that r asks for, in DER, signed by key, which
+// must be the one that issuer certifies and which signs as issuer's key
+// algorithm says.
+func Create(r *Request, issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
+	switch {
+	case len(issuer.SubjectKeyId) == 0:
+		return nil, errors.New("the issuer's certificate has no subject key identifier, which each certificate that it issues must name")
+	case r.Serial == nil || r.Serial.Sign() < 0 || r.Serial.Cmp(MaxSerial) > 0:
+		return nil, fmt.Errorf("serial number %v, want 0 to %v", r.Serial, MaxSerial)
+	}
+	alg, err := algorithmFor(key.Public(), r.TPM2)
+	if err != nil {
+		return nil, err
+	}
+	tbs, err := r.tbs(issuer, alg)
+	if err != nil {
+		return nil, fmt.Errorf("%s certificate: %w", r.Type, err)
+	}
+	signature, err := alg.sign(key, tbs)
+	if err != nil {
+		return nil, fmt.Errorf("signing the %s certificate: %w", r.Type, err)
+	}
+	if err := alg.verify(key.Public(), tbs, signature); err != nil {
+		return nil, fmt.Errorf("the signing key made a signature that is not valid: %w", err)
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(tbs)
+		b.AddBytes(alg.identifier())
+		b.AddASN1BitString(signature)
+	})
+	return b.Bytes()
+}
+
+// tbs returns what is signed.
+//
+//	TBSCertificate ::= SEQUENCE {
+//	  [0] { INTEGER 2 }, serialNumber, signature, issuer, validity, subject,
+//	  subjectPublicKeyInfo, [3] { extensions } }
+//
+// Source: RFC 5280, 4.1.
+func (r *Request) tbs(issuer *x509.Certificate, alg *algorithm) ([]byte, error) {
+	subject, err := r.subject()
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Key.spki) == 0 {
+		return nil, errors.New("no public key")
+	}
+	notBefore := r.NotBefore.UTC().Truncate(time.Second)
+	notAfter := forever
+	if r.Days != Forever {
+		notAfter = notBefore.AddDate(0, 0, r.Days)
+	}
+	if r.Days < Forever || notAfter.After(forever) {
+		return nil, fmt.Errorf("%d days from %s are no time that a certificate can end at", r.Days, notBefore.Format(time.DateOnly))
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.Tag(0).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) { b.AddASN1Int64(2) })
+		b.AddASN1BigInt(r.Serial)
+		b.AddBytes(alg.identifier())
+		b.AddBytes(issuer.RawSubject)
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			addTime(b, notBefore)
+			addTime(b, notAfter)
+		})
+		b.AddBytes(subject)
+		b.AddBytes(r.Key.spki)
+		b.AddASN1(cbasn1.Tag(3).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				for _, e := range r.extensions(issuer.SubjectKeyId) {
+					e.add(b)
+				}
+			})
+		})
+	})
+	return b.Bytes()
+}
+
+// forever is the end of a certificate that does not expire.
+//
+// Source: RFC 5280, 4.1.2.5.
+var forever = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// addTime adds t as UTCTime, from the year 2050 on as GeneralizedTime.
+func addTime(b *cryptobyte.Builder, t time.Time) {
+	if t.Year() < 2050 {
+		b.AddASN1UTCTime(t)
+	} else {
+		b.AddASN1GeneralizedTime(t)
+	}
+}
+
+// utf8String adds s as UTF8String, as it is.
+func utf8String(b *cryptobyte.Builder, s string) {
+	b.AddASN1(cbasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
+}

@@ -1,0 +1,97 @@
+package issuer
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFile is how long a file with a key or a certificate may be, in bytes.
+const maxFile = 1 << 20
+
+// openFile returns the key in the PEM file that s names.
+func openFile(s Source) (*Key, error) {
+	text, err := readKeyFile(s.Key, s.Warn)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	key, err := ParsePEM(text, s.Password)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{Signer: key}, nil
+}
+
+// readKeyFile reads the file at path, which must be regular and nobody's to read
+// but its owner's and his group's. A group that may read it is worth a warning:
+// swtpm_localca makes such files.
+func readKeyFile(path string, warn func(string)) ([]byte, error) {
+	// A fifo must not keep us waiting, nor a terminal become ours.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, errors.New("it is not a regular file")
+	case info.Size() > maxFile:
+		return nil, fmt.Errorf("it has %d bytes, a key has less", info.Size())
+	}
+	switch mode := info.Mode().Perm(); {
+	case mode&0o027 != 0:
+		return nil, fmt.Errorf("its mode is %#o, so others than its owner may use or change the key: chmod 0600 %s", mode, path)
+	case mode&0o040 != 0 && warn != nil:
+		warn(fmt.Sprintf("The signing key %s may be read by its group, its mode is %#o; chmod 0600 would keep it to its owner.", path, mode))
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile))
+}
+
+// ParsePEM returns the first private key in text, which password opens if it is
+// encrypted.
+func ParsePEM(text, password []byte) (crypto.Signer, error) {
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return nil, errors.New("there is no PEM private key in it")
+		}
+		key, err := parseBlock(block, password)
+		if err != nil || key != nil {
+			return key, err
+		}
+	}
+}
+
+// parseBlock returns the key in block, nil if block is something else.
+func parseBlock(block *pem.Block, password []byte) (crypto.Signer, error) {
+	var key any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	default:
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a key of type %T does not sign", key)
+	}
+	return signer, nil
+}

@@ -1,0 +1,90 @@
+// Package issuer gets at what a CA signs with: the private key, which may be in a
+// PEM file, in a token behind PKCS#11 or in a TPM 2.0, and the certificate that
+// belongs to it. It leaves to package cert what is signed.
+package issuer
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+)
+
+// Source says where a signing key is and what opens it.
+type Source struct {
+	// Key is the path of a PEM file, or a URI that begins with "pkcs11:" or
+	// "tpm2:".
+	Key string
+
+	// Password opens an encrypted PEM file or a key of a TPM; nil for none.
+	Password []byte
+
+	// PIN logs into a token unless the URI has one; "" for none.
+	PIN string
+
+	// Warn, unless it is nil, gets a sentence about what does not keep the
+	// key from being used and should be mended all the same.
+	Warn func(string)
+}
+
+// Key is a private key that signs. Whoever opened it closes it.
+type Key struct {
+	crypto.Signer
+	close func() error // nil: nothing is open
+}
+
+// Close gives up what the key is in.
+func (k *Key) Close() error {
+	if k.close == nil {
+		return nil
+	}
+	return k.close()
+}
+
+// ErrPassword says that the key is encrypted and the password is missing or wrong.
+var ErrPassword = errors.New("wrong password")
+
+// Open returns the key at s.
+func Open(s Source) (*Key, error) {
+	scheme, _, _ := strings.Cut(s.Key, ":")
+	switch scheme {
+	case "tpmkey":
+		return nil, errors.New("keys of a TPM 1.2, tpmkey:…, are not supported; swtpm dropped them after 0.10")
+	case "pkcs11", "tpm2":
+		return nil, fmt.Errorf("keys behind %s: are not there yet", scheme)
+	}
+	return openFile(s)
+}
+
+// Certificate returns the certificate in the PEM file at path. It is the first
+// one if there are several.
+func Certificate(path string) (*x509.Certificate, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return nil, err
+	}
+	return parseCertificate(b)
+}
+
+// parseCertificate returns the first certificate in text.
+func parseCertificate(text []byte) (*x509.Certificate, error) {
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return nil, errors.New("no PEM certificate in it")
+		}
+		switch block.Type {
+		case "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
+			return x509.ParseCertificate(block.Bytes)
+		}
+	}
+}
