@@ -55,7 +55,7 @@ func ParseType(s string) (Type, error) {
 // MaxSerial is the largest serial number, of 20 bytes.
 var MaxSerial = new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 160), big.NewInt(1))
 
-// Forever, as Request.Days, has a certificate never expire.
+// Forever is the Request.Days of a certificate that never expires.
 const Forever = -1
 
 // Attributes name a product: a TPM, or a platform.

@@ -1,8 +1,8 @@
 package cert
 
 import (
-	"errors"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
