@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"internal/io/listen":      {"internal/config"},
 	"internal/tool":           {"internal/complete"},
 	"internal/redact":         {"internal/tpm"},
+	"internal/setup/tpm12":    {"internal/setup/job", "internal/tpm"},
 	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
 		"internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/sandbox", "internal/seal", "internal/tpm"},
 }

@@ -1,0 +1,160 @@
+package tpm12
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// protocolOwner is TPM_PID_OWNER.
+const protocolOwner = 0x0005
+
+// oaepLabel is TCPA_OAEP_PARM, which goes into all that is encrypted for a
+// TPM 1.2.
+//
+// Source: TPM Main, Part 1, 31.1.1.
+var oaepLabel = []byte("TCPA")
+
+// takeOwnership gives the TPM an owner and a storage root key with these
+// authorization values.
+func (c client) takeOwnership(ek *rsa.PublicKey, owner, srk Auth) error {
+	encOwner, err := encrypt(ek, owner)
+	if err != nil {
+		return err
+	}
+	encSRK, err := encrypt(ek, srk)
+	if err != nil {
+		return err
+	}
+	s, err := c.oiap()
+	if err != nil {
+		return err
+	}
+	return c.runAuth(s, owner, ordTakeOwnership, ownerParams(encOwner, encSRK))
+}
+
+// encrypt returns the authorization value a as only the TPM can read it.
+func encrypt(ek *rsa.PublicKey, a Auth) ([]byte, error) {
+	b, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, ek, a[:], oaepLabel)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt for the endorsement key: %w", err)
+	}
+	return b, nil
+}
+
+// ownerParams returns what TPM_TakeOwnership has between header and session:
+//
+//	off len field
+//	  0   2 protocolID
+//	  2   4 encOwnerAuthSize  256
+//	  6 256 encOwnerAuth
+//	262   4 encSrkAuthSize    256
+//	266 256 encSrkAuth
+//	522  47 srkParams         TPM_KEY12
+func ownerParams(encOwner, encSRK []byte) []byte {
+	b := binary.BigEndian.AppendUint16(nil, protocolOwner)
+	for _, enc := range [][]byte{encOwner, encSRK} {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(enc)))
+		b = append(b, enc...)
+	}
+	return appendSRK(b)
+}
+
+// session is an OIAP session.
+type session struct {
+	handle    uint32
+	nonceEven [sha1.Size]byte // the TPM's latest nonce
+}
+
+// oiap opens a session. The response has behind its header
+//
+//	off len field
+//	  0   4 authHandle
+//	  4  20 nonceEven
+func (c client) oiap() (session, error) {
+	rsp, err := c.run(ordOIAP, nil)
+	if err != nil {
+		return session{}, err
+	}
+	if len(rsp) != 4+sha1.Size {
+		return session{}, fmt.Errorf("%v: a session of %d bytes, want %d", ordOIAP, len(rsp), 4+sha1.Size)
+	}
+	s := session{handle: binary.BigEndian.Uint32(rsp)}
+	copy(s.nonceEven[:], rsp[4:])
+	return s, nil
+}
+
+// nonceOdd is our nonce. A session is used once and has a nonce of the TPM's.
+//
+// Compat: it is that of swtpm_setup, so that the traffic is the same.
+var nonceOdd = [sha1.Size]byte{1, 2, 3, 4, 5, 6}
+
+// runAuth sends a command whose params are all that the authorization value
+// covers, and ends the session with it. The TPM must know the value as well, or
+// its response is refused.
+func (c client) runAuth(s session, a Auth, o ordinal, params []byte) error {
+	rsp, err := c.send(tagRquAuth1, tagRspAuth1, o, authorize(s, a, o, params))
+	if err != nil {
+		return err
+	}
+	if err := verify(rsp, a, o); err != nil {
+		return fmt.Errorf("%v: %w", o, err)
+	}
+	return nil
+}
+
+// authorize returns params and behind them the session:
+//
+//	off len field
+//	  0   4 authHandle
+//	  4  20 nonceOdd
+//	 24   1 continueAuthSession  0
+//	 25  20 auth  HMAC
+func authorize(s session, a Auth, o ordinal, params []byte) []byte {
+	in := sha1.Sum(append(binary.BigEndian.AppendUint32(nil, uint32(o)), params...))
+	b := append(make([]byte, 0, len(params)+45), params...)
+	b = binary.BigEndian.AppendUint32(b, s.handle)
+	b = append(b, nonceOdd[:]...)
+	b = append(b, 0)
+	return append(b, authHMAC(a, in, s.nonceEven[:], 0)...)
+}
+
+// verify checks the session that ends a response, rsp without its header:
+//
+//	off len field
+//	  0   n the command's own
+//	  n  20 nonceEven  a new one
+//	n+20   1 continueAuthSession
+//	n+21  20 resAuth  HMAC
+func verify(rsp []byte, a Auth, o ordinal) error {
+	own := len(rsp) - (2*sha1.Size + 1)
+	if own < 0 {
+		return errors.New("a response without its session")
+	}
+	const success = 0
+	out := binary.BigEndian.AppendUint32(nil, success)
+	out = binary.BigEndian.AppendUint32(out, uint32(o))
+	digest := sha1.Sum(append(out, rsp[:own]...))
+	nonceEven, cont, auth := rsp[own:own+sha1.Size], rsp[own+sha1.Size], rsp[own+sha1.Size+1:]
+	if !hmac.Equal(auth, authHMAC(a, digest, nonceEven, cont)) {
+		return errors.New("a response whose authorization is wrong")
+	}
+	return nil
+}
+
+// authHMAC is the HMAC over the digest of a command or response and the session's
+// nonces.
+//
+// Source: TPM Main, Part 1, 13.2.1.
+func authHMAC(a Auth, digest [sha1.Size]byte, nonceEven []byte, cont byte) []byte {
+	h := hmac.New(sha1.New, a[:])
+	h.Write(digest[:])
+	h.Write(nonceEven)
+	h.Write(nonceOdd[:])
+	h.Write([]byte{cont})
+	return h.Sum(nil)
+}
