@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,9 @@ var typeNames = []string{EK: "ek", Platform: "platform", IAK: "iak", IDevID: "id
 
 // String returns the name of t on a command line, such as "idevid".
 func (t Type) String() string { return typeNames[t] }
+
+// TypeNames are the names of all types.
+func TypeNames() []string { return slices.Clone(typeNames) }
 
 // ParseType returns the type of that name; case does not matter.
 func ParseType(s string) (Type, error) {
@@ -98,6 +102,9 @@ func Create(r *Request, issuer *x509.Certificate, key crypto.Signer) ([]byte, er
 	case r.Serial == nil || r.Serial.Sign() < 0 || r.Serial.Cmp(MaxSerial) > 0:
 		return nil, fmt.Errorf("serial number %v, want 0 to %v", r.Serial, MaxSerial)
 	}
+	if !belongs(key.Public(), issuer) {
+		return nil, errors.New("the signing key is not the one of the issuer's certificate")
+	}
 	alg, err := algorithmFor(key.Public(), r.TPM2)
 	if err != nil {
 		return nil, err
@@ -138,12 +145,15 @@ func (r *Request) tbs(issuer *x509.Certificate, alg *algorithm) ([]byte, error) 
 		return nil, errors.New("no public key")
 	}
 	notBefore := r.NotBefore.UTC().Truncate(time.Second)
+	if r.Days < Forever {
+		return nil, fmt.Errorf("a certificate of %d days", r.Days)
+	}
 	notAfter := forever
 	if r.Days != Forever {
 		notAfter = notBefore.AddDate(0, 0, r.Days)
 	}
-	if r.Days < Forever || notAfter.After(forever) {
-		return nil, fmt.Errorf("%d days from %s are no time that a certificate can end at", r.Days, notBefore.Format(time.DateOnly))
+	if notAfter.After(forever) {
+		notAfter = forever
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

@@ -49,8 +49,8 @@ type Curve struct {
 	id    asn1.ObjectIdentifier
 }
 
-// Curves are those that TPMs of swtpm know.
-var Curves = []Curve{
+// curves are those that TPMs of swtpm know.
+var curves = []Curve{
 	{"secp256r1", elliptic.P256(), asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}},
 	{"secp384r1", elliptic.P384(), asn1.ObjectIdentifier{1, 3, 132, 0, 34}},
 	{"secp521r1", elliptic.P521(), asn1.ObjectIdentifier{1, 3, 132, 0, 35}},
@@ -59,9 +59,17 @@ var Curves = []Curve{
 // Size is the length of a coordinate in bytes.
 func (c Curve) Size() int { return (c.curve.Params().BitSize + 7) / 8 }
 
+// CurveNames are the names of all curves.
+func CurveNames() (names []string) {
+	for _, c := range curves {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 // CurveByName returns the curve of that name.
 func CurveByName(name string) (Curve, error) {
-	for _, c := range Curves {
+	for _, c := range curves {
 		if c.Name == name {
 			return c, nil
 		}
@@ -96,7 +104,7 @@ func NewKey(key crypto.PublicKey) (PublicKey, error) {
 		}
 		return RSA(k.N.Bytes(), uint32(k.E))
 	case *ecdsa.PublicKey:
-		for _, c := range Curves {
+		for _, c := range curves {
 			if c.curve != k.Curve {
 				continue
 			}

@@ -1,6 +1,7 @@
 package cert
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -9,15 +10,18 @@ import (
 	_ "crypto/sha1"   // for certificates of TPM 1.2
 	_ "crypto/sha256" // for all others
 	_ "crypto/sha512"
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 
+	"github.com/cloudflare/circl/sign"
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// algorithm is how a certificate is signed.
+// algorithm is how a certificate is signed. Ed448 and ML-DSA, which come from a
+// module, have one object identifier for keys and signatures.
 type algorithm struct {
 	id   asn1.ObjectIdentifier
 	null bool        // the identifier has parameters, NULL
@@ -68,6 +72,15 @@ func algorithmFor(key crypto.PublicKey, tpm2 bool) (*algorithm, error) {
 			return nil, ErrHashless
 		}
 		return pureEd25519, nil
+	case sign.PublicKey:
+		named, ok := k.Scheme().(interface{ Oid() asn1.ObjectIdentifier })
+		switch {
+		case !ok:
+		case !tpm2:
+			return nil, ErrHashless
+		default:
+			return &algorithm{named.Oid(), false, 0}, nil
+		}
 	}
 	return nil, fmt.Errorf("a signing key of type %T", key)
 }
@@ -109,9 +122,25 @@ func (a *algorithm) verify(key crypto.PublicKey, tbs, signature []byte) error {
 		ok = ecdsa.VerifyASN1(k, a.digest(tbs), signature)
 	case ed25519.PublicKey:
 		ok = ed25519.Verify(k, tbs, signature)
+	case sign.PublicKey:
+		ok = k.Scheme().Verify(k, tbs, signature, nil)
 	}
 	if !ok {
 		return errors.New("verification failed")
 	}
 	return nil
+}
+
+// belongs reports whether key is the one that the certificate ca is about.
+func belongs(key crypto.PublicKey, ca *x509.Certificate) bool {
+	if k, ok := ca.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok {
+		return k.Equal(key)
+	}
+	k, ok := key.(sign.PublicKey) // x509 does not know its algorithm
+	if !ok {
+		return false
+	}
+	b, err := k.MarshalBinary()
+	_, bits, err2 := splitSPKI(ca.RawSubjectPublicKeyInfo)
+	return err == nil && err2 == nil && bytes.Equal(b, bits)
 }

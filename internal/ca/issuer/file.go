@@ -1,9 +1,6 @@
 package issuer
 
 import (
-	"crypto"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -55,43 +52,4 @@ func readKeyFile(path string, warn func(string)) ([]byte, error) {
 		warn(fmt.Sprintf("The signing key %s may be read by its group, its mode is %#o; chmod 0600 would keep it to its owner.", path, mode))
 	}
 	return io.ReadAll(io.LimitReader(f, maxFile))
-}
-
-// ParsePEM returns the first private key in text, which password opens if it is
-// encrypted.
-func ParsePEM(text, password []byte) (crypto.Signer, error) {
-	for {
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			return nil, errors.New("there is no PEM private key in it")
-		}
-		key, err := parseBlock(block, password)
-		if err != nil || key != nil {
-			return key, err
-		}
-	}
-}
-
-// parseBlock returns the key in block, nil if block is something else.
-func parseBlock(block *pem.Block, password []byte) (crypto.Signer, error) {
-	var key any
-	var err error
-	switch block.Type {
-	case "PRIVATE KEY":
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	case "RSA PRIVATE KEY":
-		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-	case "EC PRIVATE KEY":
-		key, err = x509.ParseECPrivateKey(block.Bytes)
-	default:
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("a key of type %T does not sign", key)
-	}
-	return signer, nil
 }

@@ -23,6 +23,9 @@ type Source struct {
 	// Password opens an encrypted PEM file or a key of a TPM; nil for none.
 	Password []byte
 
+	// ParentPassword is that of the key above, for a key of a TPM; nil for none.
+	ParentPassword []byte
+
 	// PIN logs into a token unless the URI has one; "" for none.
 	PIN string
 
@@ -47,6 +50,17 @@ func (k *Key) Close() error {
 
 // ErrPassword says that the key is encrypted and the password is missing or wrong.
 var ErrPassword = errors.New("wrong password")
+
+// Kind says what sort of key is at a Source's Key: "PEM", "PKCS#11" or "TPM".
+func Kind(key string) string {
+	switch scheme, _, _ := strings.Cut(key, ":"); scheme {
+	case "pkcs11":
+		return "PKCS#11"
+	case "tpm2", "tpmkey":
+		return "TPM"
+	}
+	return "PEM"
+}
 
 // Open returns the key at s.
 func Open(s Source) (*Key, error) {

@@ -1,0 +1,133 @@
+// Package certtool is swtpm_cert without its process: a command line that makes
+// one certificate of a TPM. swtpm-cert is this and a main function; swtpm-localca
+// calls it in place of the program.
+package certtool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/ca/issuer"
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// Program is what a run uses of its surroundings.
+type Program struct {
+	Name   string // argv[0], for the messages of the option parser
+	Stdout io.Writer
+	Stderr io.Writer
+	Now    func() time.Time                 // time.Now
+	Env    func(name string) (string, bool) // os.LookupEnv
+}
+
+// capabilities are swtpm_cert's words.
+const capabilities = `{ "type": "swtpm_cert", "features": [ "cmdarg-signkey-pwd", "cmdarg-tpm-serial-num", ` +
+	`"supports-iak-idevid", "cmdarg-public", "cmdarg-keyalgo" ], "version": "` + config.ReferenceVersion + `" }` + "\n"
+
+const versionLine = "TPM certificate tool version " + config.ReferenceVersion + ", Copyright (c) 2026 the swtpm-go authors\n"
+
+const usageHead = `
+Usage: swtpm_cert [options]
+
+Makes one certificate of a TPM, for which only the public part of its key is
+needed.
+
+The following options are supported:
+`
+
+const usageTail = `
+The following environment variable is looked at:
+
+SWTPM_PKCS11_PIN      : the PIN of the token that a pkcs11: URI names
+
+A password <pwd> may be given as:
+- <password>
+- pass:<password>
+- fd:<file descriptor>
+- file:<filename>
+- env:<environment variable>
+`
+
+// Run does what args, the arguments without the program's name, ask for. The
+// error's text is the message for the user, in the words of swtpm_cert where it
+// has words; what is only a warning has been told on Stderr, and the usage that
+// goes with a wrong option is on Stdout. Every error means exit code 1.
+func (p *Program) Run(args []string) error {
+	o := &options{request: cert.Request{Serial: big.NewInt(1), Days: 365}}
+	o.key.exponent, o.key.curve = 0x10001, defaultCurve
+	table := o.table(p.Env)
+	defer func() { clear(o.password); clear(o.parentPassword) }()
+	_, err := tool.Parse(table, args, func(err error) error { return misuse{err} })
+	switch {
+	case errors.As(err, new(misuse)):
+		fmt.Fprint(p.Stdout, versionLine, usageHead, tool.Usage(table), usageTail)
+		return fmt.Errorf("%s: %w", p.Name, err)
+	case err != nil:
+		return err
+	}
+	text := ""
+	switch {
+	case o.help:
+		text = versionLine + usageHead + tool.Usage(table) + usageTail
+	case o.version:
+		text = versionLine
+	case o.capabilities:
+		text = capabilities
+	case o.shell != "":
+		return tool.PrintCompletion(p.Stdout, o.shell, table, "swtpm_cert", "swtpm-cert")
+	default:
+		return p.make(o)
+	}
+	_, err = io.WriteString(p.Stdout, text)
+	return err
+}
+
+// misuse is a message of the option parser.
+type misuse struct{ error }
+
+// make makes the certificate that o asks for, and nothing else unless that
+// succeeds.
+func (p *Program) make(o *options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	der, err := p.issue(o)
+	if err != nil {
+		return err
+	}
+	return p.write(o, der)
+}
+
+// issue returns the certificate in DER.
+func (p *Program) issue(o *options) ([]byte, error) {
+	r := o.request
+	var err error
+	if r.Key, err = o.key.read(); err != nil {
+		return nil, err
+	}
+	ca, err := issuer.Certificate(o.issuerCert)
+	if err != nil {
+		return nil, tool.Complain("Could not read issuer certificate from %s. %s", o.issuerCert, reason(err))
+	}
+	pin, _ := p.Env("SWTPM_PKCS11_PIN")
+	key, err := issuer.Open(issuer.Source{Key: o.signKey, Password: o.password, ParentPassword: o.parentPassword, PIN: pin,
+		Warn: func(s string) { fmt.Fprintln(p.Stderr, s) }})
+	if err != nil {
+		return nil, tool.Complain("Could not read %s signing key from %s. %s", issuer.Kind(o.signKey), o.signKey, reason(err))
+	}
+	defer key.Close()
+	r.NotBefore = p.Now()
+	der, err := cert.Create(&r, ca, key)
+	switch {
+	case errors.Is(err, cert.ErrHashless):
+		return nil, tool.Complain("Cannot use hashless signing scheme for TPM 1.2 certs.")
+	case err != nil:
+		return nil, tool.Complain("Could not create the certificate. %s", reason(err))
+	}
+	return der, nil
+}
