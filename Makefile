@@ -20,7 +20,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest units systemd bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest units systemd policy bench install clean
 
 all: build
 
@@ -67,6 +67,11 @@ units:
 	@rm -rf build/units
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/units PREFIX=/usr
 	@sh test/systemd/units.sh $(CURDIR)/build/units
+
+# The policies for AppArmor and SELinux, compiled and looked at; nothing is loaded.
+policy:
+	@sh contrib/deps.sh policy
+	sh test/policy/check.sh build/policy
 
 # The units in a container with systemd as process 1; as root.
 systemd:
@@ -147,6 +152,9 @@ install: build
 	install -d $(DESTDIR)$(DOCDIR)/examples
 	install -m 0644 contrib/systemd/tcp.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(DOCDIR)/apparmor $(DESTDIR)$(DOCDIR)/selinux
+	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor
+	install -m 0644 contrib/selinux/swtpm.* contrib/selinux/README $(DESTDIR)$(DOCDIR)/selinux
 
 clean:
 	rm -rf bin build

@@ -7,6 +7,7 @@
 #   contrib/deps.sh libvirt       virtual machines of libvirt
 #   contrib/deps.sh guest         virtual machines of QEMU
 #   contrib/deps.sh units         systemd's tools, to read the units
+#   contrib/deps.sh policy        compilers of AppArmor and SELinux
 #   contrib/deps.sh systemd       a container with systemd
 set -eu
 
@@ -16,6 +17,7 @@ test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish"
 libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
 units="$build systemd"
+policy='make apparmor checkpolicy semodule-utils policycoreutils selinux-policy-dev setools'
 systemd="$build systemd-container mmdebstrap qemu-system-x86"
 
 case ${1:-} in
@@ -25,9 +27,10 @@ test) want=$test ;;
 libvirt) want=$libvirt ;;
 guest) want=$guest ;;
 units) want=$units ;;
+policy) want=$policy ;;
 systemd) want=$systemd ;;
 *)
-	echo "usage: $0 build|run|test|libvirt|guest|units|systemd" >&2
+	echo "usage: $0 build|run|test|libvirt|guest|units|policy|systemd" >&2
 	exit 2
 	;;
 esac

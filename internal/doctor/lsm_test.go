@@ -238,3 +238,47 @@ func FuzzParseDenial(f *testing.F) {
 		}
 	})
 }
+
+// TestOurProfile reads the profile that the project ships: the places of libvirt,
+// Proxmox and the units are allowed, others are not.
+func TestOurProfile(t *testing.T) {
+	text, err := os.ReadFile("../../contrib/apparmor/usr.bin.swtpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPolicy(func(path string) (string, error) {
+		switch path {
+		case "/profile":
+			return string(text), nil
+		case "/etc/apparmor.d/tunables/global": // of Debian's apparmor 3.0, in short
+			return "@{run}=/run/ /var/run/\n@{etc_ro}=/etc/ /usr/etc/\n@{HOME}=/home/*/ /root/\n@{PROC}=/proc/\n", nil
+		}
+		return "", os.ErrNotExist
+	})
+	if err := p.load("/profile", 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path, perms string
+		want        bool
+	}{
+		{"/var/lib/swtpm/vm1/tpm2-00.permall", "rwk", true},
+		{"/run/swtpm/vm1/ctrl.sock", "rw", true},
+		{"/etc/swtpm/vm1.toml", "r", true},
+		{"/etc/swtpm/vm1.toml", "w", false},
+		{"/run/credentials/swtpm@vm1.service/state-key", "r", true},
+		{"/var/lib/libvirt/swtpm/5f1d7c5e/tpm2/.lock", "rwk", true},
+		{"/run/libvirt/qemu/swtpm/1-vm-swtpm.sock", "rw", true},
+		{"/var/run/qemu-server/100.swtpm", "rw", true},
+		{"/run/qemu-server/100.swtpm.pid", "rw", true},
+		{"/usr/bin/swtpm", "mr", true},
+		{"/usr/bin/bash", "x", false},
+		{"/etc/shadow", "r", false},
+		{"/var/lib/swtpm-localca/signkey.pem", "r", false},
+		{"/srv/tpm/tpm2-00.permall", "rw", false},
+	} {
+		if got := p.allows(c.path, c.perms); got != c.want {
+			t.Errorf("%s %s is allowed: %v, want %v", c.path, c.perms, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,82 @@
+#!/bin/sh
+# Compiles the policies for AppArmor and SELinux, and looks at what the latter allows
+# when Debian's own policy is around it. Neither needs to be active in this kernel,
+# and nothing is loaded. $1 is a directory for the work.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 BUILDDIR" >&2; exit 2; }
+here=$(cd "$(dirname "$0")/../.." && pwd)
+mkdir -p "$1"
+build=$(cd "$1" && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+
+echo "apparmor_parser"
+# As for a kernel that knows all kinds of rules.
+apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --Werror "$here/contrib/apparmor/usr.bin.swtpm"
+
+echo "checkmodule, semodule_package"
+rm -rf "$build/module" && mkdir -p "$build/module"
+cp "$here"/contrib/selinux/swtpm.* "$build/module"
+out=$(make -s -C "$build/module" -f /usr/share/selinux/devel/Makefile NAME=default swtpm.pp 2>&1) || {
+	echo "$out" >&2
+	exit 1
+}
+# Warnings about Debian's own headers come along.
+if echo "$out" | grep -E '^(swtpm\.|ERROR|.*swtpm\.(te|if|fc))' >&2; then exit 1; fi
+
+echo "linked with Debian's policy"
+root=$build/policy
+stamp=$(cat "$here"/contrib/selinux/swtpm.* "$0" | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$build/stamp" 2>/dev/null)" != "$stamp" ]; then
+	rm -rf "$root" "$build/deb" && mkdir -p "$build/deb" "$root"
+	(
+		cd "$build/deb"
+		# Not installed: it would label the file system. apt's own user may not
+		# write here.
+		apt-get -qq -o APT::Sandbox::User=root download selinux-policy-default >/dev/null 2>"$build/deb/err" || {
+			apt-get -qq update && apt-get -qq -o APT::Sandbox::User=root download selinux-policy-default >/dev/null
+		}
+		dpkg-deb -x selinux-policy-default_*.deb "$root"
+	)
+	mkdir -p "$root/var/lib/selinux/default/active/modules"
+	cp /etc/selinux/semanage.conf "$root/etc/selinux/"
+	semodule -n -p "$root" -s default -i "$root"/usr/share/selinux/default/*.pp.bz2 "$build/module/swtpm.pp" 2>"$build/semodule.log" || {
+		cat "$build/semodule.log" >&2
+		exit 1
+	}
+	echo "$stamp" >"$build/stamp"
+fi
+policy=$(ls "$root"/etc/selinux/default/policy/policy.*)
+
+fail=0
+# allowed WHAT WANT ARGUMENT...: the target types of the rules that sesearch finds,
+# without those that have to be switched on.
+allowed() {
+	what=$1 want=$2
+	shift 2
+	got=$(sesearch --allow "$@" "$policy" | grep '^allow' | grep -v '\[' | sed 's/^allow [^ ]* \([^:]*\):.*/\1/' | sort -u | tr '\n' ' ')
+	if [ "$got" != "$want " ] && [ "$got$want" != "" ]; then
+		echo "swtpm_t, $what: \"$got\", want \"$want\"" >&2
+		fail=1
+	fi
+}
+allowed "may execute" "swtpm_exec_t" -s swtpm_t -c file -p execute_no_trans
+allowed "may become" "" -s swtpm_t -c process -p transition
+allowed "may trace" "" -s swtpm_t -c process -p ptrace
+allowed "may make code of its memory" "" -s swtpm_t -c process -p execmem
+allowed "may create files" "svirt_image_t swtpm_log_t swtpm_runtime_t swtpm_var_lib_t virt_runtime_t virt_var_lib_t" -s swtpm_t -c file -p create
+allowed "may open TCP" "" -s swtpm_t -t swtpm_t -c tcp_socket -p create
+allowed "may change the policy" "" -s swtpm_t -c security -p load_policy
+entries=$(sesearch --allow -t swtpm_exec_t -c file -p entrypoint "$policy" | sed -n 's/^allow \([^ ]*\) swtpm_exec_t:.*/\1/p' | sort -u | tr '\n' ' ')
+[ "$entries" = "svirt_t swtpm_t " ] || {
+	echo "swtpm_exec_t is the entry of: \"$entries\"" >&2
+	fail=1
+}
+sesearch --type_trans -s init_t -t swtpm_exec_t -c process "$policy" | grep -q 'process swtpm_t' || {
+	echo "a unit of systemd does not run in swtpm_t" >&2
+	fail=1
+}
+sesearch --allow -s svirt_t -t swtpm_t -c unix_stream_socket -p connectto "$policy" | grep -q allow || {
+	echo "a virtual machine cannot connect to the socket of a unit" >&2
+	fail=1
+}
+exit $fail
