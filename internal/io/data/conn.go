@@ -26,7 +26,13 @@ const (
 	goneWait = 5 * time.Second
 )
 
-var errUnread = errors.New("data: the client does not read its responses")
+var (
+	errUnread = errors.New("data: the client does not read its responses")
+
+	// errUnwanted is the EIO of a device: the kernel has given the command up,
+	// after its own deadline, and takes no response to it. It will send others.
+	errUnwanted = errors.New("the device does not want the response any more")
+)
 
 // conn is one client. Only its own goroutine touches it.
 type conn struct {
@@ -113,6 +119,9 @@ func (c *conn) write(b []byte, wake int) error {
 			return errUnread
 		}
 		n, err := c.send(b)
+		if err == unix.EIO && !c.socket {
+			return errUnwanted
+		}
 		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 			return err
 		}

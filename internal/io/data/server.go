@@ -185,6 +185,9 @@ func (s *Server) talk(c *conn) error {
 			s.opt.Note("data client: %v", err)
 		case rest != nil:
 			err = c.write(rest, s.wake)
+			if err == errUnwanted {
+				s.opt.Note("data client: %v", err)
+			}
 		case n == 0:
 			return poll.ErrWoken
 		default:
@@ -239,7 +242,9 @@ func (s *Server) handle(c *conn, n int) (end bool, err error) {
 	if rsp != nil {
 		s.trace(" SWTPM_IO_Write:", rsp)
 		s.use(c)
-		if err := c.write(rsp, s.wake); err != nil {
+		if err := c.write(rsp, s.wake); err == errUnwanted {
+			s.opt.Note("data client: %v", err)
+		} else if err != nil {
 			return true, err
 		}
 	}
