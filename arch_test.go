@@ -27,6 +27,7 @@ var arrows = map[string][]string{
 	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/io/dial", "internal/tpm"},
 	"internal/io/listen":      {"internal/config"},
 	"internal/ca/certtool":    {"internal/ca/cert", "internal/ca/issuer", "internal/config", "internal/tool"},
+	"internal/io/vtpm":        {"internal/tpm"},
 	"internal/tool":           {"internal/complete"},
 	"internal/redact":         {"internal/tpm"},
 	"internal/setup/tpm12":    {"internal/setup/job", "internal/tpm"},

@@ -30,7 +30,7 @@ func printCompletion(*pflag.FlagSet) action {
 func commandLine() *complete.Program {
 	dirs, suffix := config.ProfileDirs()
 	p := &complete.Program{Names: []string{"swtpm"}, ProfileDirs: dirs, ProfileSuffix: suffix}
-	p.Commands = append(p.Commands, classicCommand())
+	p.Commands = append(p.Commands, classicCommands()...)
 	for _, v := range verbTable() {
 		p.Commands = append(p.Commands, v.command())
 	}
@@ -44,10 +44,17 @@ func commandLine() *complete.Program {
 	return p
 }
 
-// classicCommand describes the classic command line.
-func classicCommand() complete.Command {
-	c := complete.Command{Name: "socket", Help: "Runs a TPM by the classic command line."}
-	for _, o := range config.SocketOptions() {
+// classicCommands describes the classic command lines.
+func classicCommands() (out []complete.Command) {
+	for _, iface := range config.Interfaces {
+		out = append(out, classicCommand(iface))
+	}
+	return out
+}
+
+func classicCommand(iface string) complete.Command {
+	c := complete.Command{Name: iface, Help: "Runs a TPM by the classic command line."}
+	for _, o := range config.Options(iface) {
 		option := complete.Option{Names: o.Names}
 		switch {
 		case o.Sub != nil:
@@ -64,7 +71,7 @@ func classicCommand() complete.Command {
 // calls it: SUBOPTIONS are those of the option of swtpm socket of the same name, and
 // an option's name in capitals, such as KEY, is its argument.
 func flagValue(flag, kind string) complete.Value {
-	for _, o := range config.SocketOptions() {
+	for _, o := range config.Options("socket") {
 		name := strings.TrimPrefix(o.Names[0], "--")
 		if o.Sub != nil && (kind == "SUBOPTIONS" && name == flag || kind == strings.ToUpper(name)) {
 			return complete.Value{Kind: complete.List, List: items(o.Sub)}
@@ -100,7 +107,7 @@ func (v *verb) command() complete.Command {
 		return c
 	}
 	if strings.Contains(v.synopsis, "-- socket ") {
-		c.Commands = []complete.Command{{Name: "--", Commands: []complete.Command{classicCommand()}}}
+		c.Commands = []complete.Command{{Name: "--", Commands: classicCommands()}}
 	}
 	f := pflag.NewFlagSet(v.name, pflag.ContinueOnError)
 	v.prepare(f)

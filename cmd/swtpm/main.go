@@ -46,6 +46,10 @@ func run(ctx context.Context, args []string) error {
 // profile has an instance.
 func live(ctx context.Context, cfg *config.Config, instance string) (err error) {
 	systemd := daemon.OpenNotifier()
+	device, err := openDevice(cfg)
+	if err != nil {
+		return err
+	}
 	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
 		return err
 	}
@@ -64,7 +68,7 @@ func live(ctx context.Context, cfg *config.Config, instance string) (err error) 
 	if err := engine.Choose(version(cfg)); err != nil {
 		return fmt.Errorf("this libtpms has no TPM %s: %w", version(cfg), err)
 	}
-	ends, err := openEnds(cfg)
+	ends, err := openEnds(cfg, device)
 	if err != nil {
 		return err
 	}

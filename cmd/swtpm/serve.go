@@ -27,9 +27,9 @@ type ends struct {
 	dataFD, ctrlFD int // -1 if none
 }
 
-// openEnds opens them. Sockets listen from here on, so that clients that wait
+// openEnds opens them; device, unless it is -1, is the data channel. Sockets listen from here on, so that clients that wait
 // for them can connect; they are answered once serve runs.
-func openEnds(cfg *config.Config) (e *ends, err error) {
+func openEnds(cfg *config.Config, device int) (e *ends, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
 		return nil, err
@@ -38,6 +38,10 @@ func openEnds(cfg *config.Config) (e *ends, err error) {
 	e = &ends{dataFD: -1, ctrlFD: -1}
 	if e.ctrl, e.ctrlFD, err = openEnd(cfg.Control.Listen, passed); err != nil {
 		return nil, fmt.Errorf("control channel: %w", err)
+	}
+	if device >= 0 {
+		e.dataFD = device
+		return e, nil
 	}
 	if e.data, e.dataFD, err = openEnd(cfg.Interface.Server, passed); err != nil {
 		e.Close()
@@ -97,7 +101,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 	var c *ctrl.Server
 	s.serve(func() string {
 		return status(t.Version(), t.Status(),
-			channel("data", cfg.Interface.Server, d.Clients()), channel("control", cfg.Control.Listen, c.Clients()))
+			dataChannel(cfg.Interface, d.Clients()), channel("control", cfg.Control.Listen, c.Clients()))
 	}, t.Ping)
 	d, err := data.New(t, data.Options{
 		Changed:    s.changed,

@@ -107,6 +107,17 @@ func channel(name string, e config.Endpoint, clients int) string {
 	return name + ", " + count(uint64(clients), "client")
 }
 
+// dataChannel is the data channel for status; a device has one client, the kernel.
+func dataChannel(i config.Interface, clients int) string {
+	switch {
+	case i.Type == "vtpm-proxy":
+		return "data of a kernel's device"
+	case i.Device != "":
+		return "data of " + i.Device
+	}
+	return channel("data", i.Server, clients)
+}
+
 func count(n uint64, what string) string {
 	if n != 1 {
 		what += "s"

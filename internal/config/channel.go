@@ -40,7 +40,7 @@ func (l *line) ctrl() error {
 // server is --server and --port, or --fd.
 func (l *line) server() error {
 	p, i := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
-	ks := i.keys(p)
+	ks := l.cfg.interfaceKeys(p)
 	o, err := l.read("server", "server", ks)
 	if err != nil {
 		return err
@@ -59,6 +59,33 @@ func (l *line) server() error {
 		i.Disconnect = false
 	}
 	i.Server.plain()
+	return nil
+}
+
+// vtpmProxy is --vtpm-proxy, behind --locality and before --flags, which may say
+// otherwise.
+func (l *line) vtpmProxy() error {
+	if !l.proxy {
+		return nil
+	}
+	if l.fd >= 0 || l.cfg.Interface.Device != "" {
+		return refusal("Cannot use vTPM proxy with a provided device.")
+	}
+	l.cfg.choose("vtpm-proxy")
+	return nil
+}
+
+// chardev is --chardev or --fd of swtpm chardev.
+//
+// Compat: nothing is needed for --print-info; swtpm opens /dev/null for it.
+func (l *line) chardev() error {
+	i := &l.cfg.Interface
+	switch {
+	case l.fd >= 0:
+		i.Server.Kind, i.Server.FD = ConnFD, l.fd
+	case i.Type == "chardev" && i.Device == "" && l.cfg.PrintInfo == 0:
+		return refusal("Error: Missing character device or file descriptor")
+	}
 	return nil
 }
 

@@ -46,9 +46,17 @@ func (c *Config) faults() []fault {
 	if c.TPM == "1.2" && c.Profile.Source != NoProfile {
 		add("profile", "", `only a TPM 2.0 has an algorithm profile; leave it out, or want tpm = "2.0"`)
 	}
-	if data.Kind == None && ctrl.Kind == None {
+	switch i := c.Interface; {
+	case i.Type == "socket" && data.Kind == None && ctrl.Kind == None:
 		add("interface", "server", `nobody could reach this TPM; want [interface] server or [control] listen`)
-	} else if ctrl.Kind == None && !c.Flags.NotNeedInit {
+	case i.Type == "chardev" && data.Kind == None && i.Device == "":
+		add("interface", "type", `no device; want device = "PATH" or server = "clientfd:N"`)
+	case i.Type == "chardev" && data.Kind != None && i.Device != "":
+		add("interface", "server", `there is device already; want only one of device, server`)
+	case i.Type == "chardev" && data.Kind != None && data.Kind != ConnFD:
+		add("interface", "server", `%s is no open device; want server = "clientfd:N" or device = "PATH"`, data)
+	}
+	if (data.Kind != None || c.Interface.Type != "socket") && ctrl.Kind == None && !c.Flags.NotNeedInit {
 		add("flags", "startup", `nobody could power this TPM on; want startup = "clear" or [control] listen`)
 	}
 	if data.Kind != None && same(data, ctrl) {

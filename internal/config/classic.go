@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Classic reads the options of a classic command line: args is what follows the
-// word socket, env looks a variable up, "" if it is not set. The error is a
+// Classic reads the options of a classic command line: args is what follows iface,
+// the word socket or chardev, env looks a variable up, "" if it is not set. The error is a
 // *UsageError, or a *HelpRequested for -h and --help.
 //
 // The sub-options are looked at in the order of the reference, so that of two
@@ -25,14 +25,16 @@ func Foresee(iface string, args []string, env func(string) string) (*Config, err
 }
 
 func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
-	if iface == "chardev" || iface == "cuse" {
+	if iface == "cuse" {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s': %s.", iface, notYet), Usage: Help(), Code: 1, Raw: true}
 	}
-	if iface != "socket" {
+	rows, ok := optionsOf[iface]
+	if !ok {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
 	}
 	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
-	g := getopt{name: iface, rows: socketOptions, posix: env("POSIXLY_CORRECT") != "", take: l.take}
+	l.cfg.choose(iface)
+	g := getopt{name: iface, rows: rows, posix: env("POSIXLY_CORRECT") != "", take: l.take}
 	operands, err := g.run(args)
 	if err == nil {
 		err = l.finish(operands)
@@ -53,6 +55,7 @@ type line struct {
 	cfg     *Config
 	given   map[string]string // the arguments of options that have sub-options
 	fd      int               // of --fd, -1 if none
+	proxy   bool              // --vtpm-proxy
 	port    string            // TPM_PORT; --port sets it
 	onPaper bool              // it is not run: nobody has passed the descriptors that it names
 	env     func(string) string
@@ -68,7 +71,7 @@ func (l *line) take(o optionRow, arg string) error {
 	}
 	switch o.long {
 	case "help":
-		return &HelpRequested{Text: Usage(l.cfg.Interface.Type)}
+		return &HelpRequested{Text: Usage(l.word())}
 	case "daemon":
 		l.cfg.Daemon = true
 	case "terminate":
@@ -94,6 +97,10 @@ func (l *line) take(o optionRow, arg string) error {
 		return l.takePort(arg)
 	case "fd":
 		return l.takeFD(arg)
+	case "chardev":
+		l.takeDevice(arg)
+	case "vtpm-proxy":
+		l.proxy = true
 	default:
 		l.given[o.long] = arg
 	}
@@ -124,12 +131,34 @@ func (l *line) takeInfo(arg string) error {
 	return nil
 }
 
+// word is the word of the command line that its interface is called by.
+func (l *line) word() string {
+	if l.cfg.Interface.Type == "socket" {
+		return "socket"
+	}
+	return "chardev"
+}
+
+// takeDevice is --chardev.
+//
+// Compat: swtpm opens it at once, and of several devices and descriptors uses the
+// first.
+func (l *line) takeDevice(path string) {
+	if i := &l.cfg.Interface; i.Device == "" && l.fd < 0 {
+		i.Device = path
+	}
+}
+
 // takeFD is --fd: an open channel of nearly any kind. It looks at the
 // descriptor at once, as the reference does.
 func (l *line) takeFD(arg string) error {
+	if l.cfg.Interface.Type != "socket" && (l.cfg.Interface.Device != "" || l.fd >= 0) {
+		return nil
+	}
 	fd, ok := parseFD(arg)
 	if !ok {
-		return refusal("Cannot parse socket file descriptor.")
+		what := map[string]string{"socket": "socket", "chardev": "character device"}[l.word()]
+		return refuse("Cannot parse %s file descriptor.", what)
 	}
 	kind, err := fdType(fd)
 	switch {
@@ -152,16 +181,31 @@ func (l *line) finish(operands []string) error {
 	if len(operands) > 0 {
 		return refuse("Unknown parameter '%s'", operands[0])
 	}
-	if l.fd >= 0 && l.fd <= 2 {
-		return refusal("Error: Cannot accept file descriptors with values 0, 1, or 2")
-	}
-	for _, step := range []func() error{
-		l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
-		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.profile, l.pcap,
-	} {
+	for _, step := range l.steps() {
 		if err := step(); err != nil || l.done {
 			return err
 		}
+	}
+	return nil
+}
+
+// steps fill the Config, in the order of the reference.
+func (l *line) steps() []func() error {
+	if l.word() == "chardev" {
+		return []func() error{
+			l.log, l.locality, l.vtpmProxy, l.capabilities, l.states, l.profiles, l.chardev, l.standardFD, l.ctrl,
+			l.key, l.migrationKey, l.pid, l.state, l.flags, l.migration, l.profile, l.pcap,
+		}
+	}
+	return []func() error{
+		l.standardFD, l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.profile, l.pcap,
+	}
+}
+
+func (l *line) standardFD() error {
+	if l.fd >= 0 && l.fd <= 2 {
+		return refusal("Error: Cannot accept file descriptors with values 0, 1, or 2")
 	}
 	return nil
 }

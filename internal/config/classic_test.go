@@ -187,16 +187,21 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s: %v, want the help text", args, err)
 		}
 	}
-	for _, o := range socketOptions {
-		usage := strings.ReplaceAll(Usage("socket"), "--migration-key", "--m")
-		if o.long == "migration-key" {
-			usage = Usage("socket")
+	for _, iface := range Interfaces {
+		for _, o := range optionsOf[iface] {
+			usage := strings.ReplaceAll(Usage(iface), "--migration-key", "--m")
+			if o.long == "migration-key" {
+				usage = Usage(iface)
+			}
+			if named := strings.Contains(usage, "--"+o.long); named == o.later {
+				t.Errorf("usage of %s names --%s: %v, want %v", iface, o.long, named, !o.later)
+			}
 		}
-		if named := strings.Contains(usage, "--"+o.long); named == o.later {
-			t.Errorf("usage names --%s: %v, want %v", o.long, named, !o.later)
+		if !strings.Contains(Help(), iface) {
+			t.Errorf("Help() does not name %s", iface)
 		}
 	}
-	if strings.Contains(Help(), "chardev") || strings.Contains(Help(), "cuse") {
+	if strings.Contains(Help(), "cuse") {
 		t.Errorf("Help() names an interface that is not there")
 	}
 	if !strings.HasPrefix(VersionLine("1.2.3"), "TPM emulator version 1.2.3, Copyright ") {
@@ -205,11 +210,11 @@ func TestHelp(t *testing.T) {
 }
 
 func TestOtherInterfaces(t *testing.T) {
-	for _, iface := range []string{"chardev", "cuse", "foo", "-x", ""} {
+	for _, iface := range []string{"cuse", "foo", "-x", ""} {
 		_, err := Classic(iface, []string{"--help"}, noEnv)
 		var u *UsageError
 		want := "Unsupported TPM interface type '" + iface + "'."
-		if iface == "chardev" || iface == "cuse" {
+		if iface == "cuse" {
 			want = "Unsupported TPM interface type '" + iface + "': not available in this release."
 		}
 		if !errors.As(err, &u) || u.Error() != want || u.Usage != Help() || u.Code != 1 {

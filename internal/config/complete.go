@@ -27,18 +27,21 @@ const (
 	Directory                 // a directory
 )
 
-// SocketOptions returns the options of swtpm socket that are not refused. Their
+// Interfaces are the words that a classic command line may begin with.
+var Interfaces = []string{"socket", "chardev"}
+
+// Options returns the options of an interface that are not refused. Their
 // sub-options are those that the parser looks for.
-func SocketOptions() []Option {
+func Options(iface string) []Option {
 	tables := subTables()
 	var out []Option
-	for _, row := range socketOptions {
+	for _, row := range optionsOf[iface] {
 		if row.later {
 			continue
 		}
 		o := Option{Names: []string{"--" + row.long}}
 		if row.arg {
-			o.Arg = argName(row.long)
+			o.Arg = argName(iface, row.long)
 		}
 		if row.short != 0 {
 			o.Names = append(o.Names, "-"+string(rune(row.short)))
@@ -52,8 +55,8 @@ func SocketOptions() []Option {
 }
 
 // argName returns the word that follows an option in the help.
-func argName(long string) string {
-	_, after, _ := strings.Cut(Usage("socket"), "--"+long+" ")
+func argName(iface, long string) string {
+	_, after, _ := strings.Cut(Usage(iface), "--"+long+" ")
 	if words := strings.Fields(after); len(words) > 0 {
 		return words[0]
 	}

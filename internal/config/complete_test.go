@@ -12,7 +12,7 @@ import (
 // parser takes.
 func TestSocketOptionsAreAll(t *testing.T) {
 	options := map[string]Option{}
-	for _, o := range SocketOptions() {
+	for _, o := range Options("socket") {
 		options[o.Names[0]] = o
 	}
 	none := func(string) string { return "" }
@@ -52,7 +52,7 @@ func TestSocketOptionsAreAll(t *testing.T) {
 // TestSuboptions holds some of what the tables say of values.
 func TestSuboptions(t *testing.T) {
 	find := func(option, name string) Suboption {
-		for _, o := range SocketOptions() {
+		for _, o := range Options("socket") {
 			if i := slices.IndexFunc(o.Sub, func(s Suboption) bool { return s.Name == name }); o.Names[0] == option && i >= 0 {
 				return o.Sub[i]
 			}

@@ -91,12 +91,27 @@ type Endpoint struct {
 	Name string // Systemd: its FileDescriptorName=
 }
 
-// Interface is the data channel: --server, --port, --fd, [interface].
+// Interface is the data channel: --server, --port, --fd, --chardev, --vtpm-proxy,
+// [interface].
 type Interface struct {
-	Type       string // "socket"
-	Server     Endpoint
-	Disconnect bool // close the connection after each response
-	Terminate  bool // --terminate: end when the data connection is lost
+	Type       string   // "socket", "chardev" or "vtpm-proxy"
+	Server     Endpoint // of a socket; of a chardev only ConnFD, or none with Device
+	Device     string   // of a chardev: the character device to open; "" with Server
+	Disconnect bool     // close the connection after each response
+	Terminate  bool     // --terminate: end when the data connection is lost; always of a device
+}
+
+// choose makes the data channel one of that type, with what goes with it.
+//
+// Compat: swtpm powers a TPM behind the proxy on by itself, and lets the kernel's
+// driver choose localities.
+func (c *Config) choose(iface string) {
+	c.Interface.Type = iface
+	c.Interface.Terminate = iface != "socket"
+	if iface == "vtpm-proxy" {
+		c.Flags.start("clear")
+		c.Locality.AllowSetLocality = true
+	}
 }
 
 // Control is the control channel: --ctrl, [control].
@@ -246,6 +261,7 @@ const (
 // new root begin at its top, where the process will be.
 func (c *Config) Absolute(dir string) *Config {
 	a := *c
+	a.Interface.Device = beneath(dir, a.Interface.Device) // opened outside of a new root
 	if a.Sandbox.Chroot != "" {
 		a.Sandbox.Chroot = beneath(dir, a.Sandbox.Chroot)
 		dir = "/"

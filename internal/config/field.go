@@ -18,6 +18,20 @@ func (prefix) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok
 func (t prefix) toTOML() (any, bool)         { return *t.p, true }
 func (prefix) want() string                  { return "a string" }
 
+// interfaceType is the kind of the data channel, which other fields follow.
+type interfaceType struct {
+	words
+	c *Config
+}
+
+func (t interfaceType) set(s string) error {
+	if err := t.words.set(s); err != nil {
+		return err
+	}
+	t.c.choose(s)
+	return nil
+}
+
 // at is where the state is kept. It also says what lock is unless that is asked
 // for.
 //

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -42,6 +43,26 @@ var socketOptions = []optionRow{
 	{long: "print-profiles"},
 	{long: "print-info", arg: true},
 }
+
+// chardevOptions are those of swtpm chardev.
+var chardevOptions = interfaceOptions(
+	optionRow{long: "chardev", short: 'c', arg: true},
+	optionRow{long: "fd", short: 'f', arg: true},
+	optionRow{long: "vtpm-proxy"},
+)
+
+// interfaceOptions returns own and the options that all interfaces have, in the
+// order in which an ambiguous abbreviation names them.
+func interfaceOptions(own ...optionRow) []optionRow {
+	rows := slices.DeleteFunc(slices.Clone(socketOptions), func(o optionRow) bool {
+		return slices.Contains([]string{"port", "fd", "server", "terminate"}, o.long)
+	})
+	const daemonAndHelp = 2
+	return slices.Insert(rows, daemonAndHelp, own...)
+}
+
+// optionsOf are the options of each interface, by its word on the command line.
+var optionsOf = map[string][]optionRow{"socket": socketOptions, "chardev": chardevOptions}
 
 // getopt reads a command line as getopt_long of the GNU C library does, with its
 // messages: clustered short options, arguments joined or apart, abbreviations,

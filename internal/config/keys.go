@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // key is one key of a profile and one sub-option of the command line: the same
 // name, the same field.
@@ -64,7 +67,7 @@ func (c *Config) top() keys {
 // tables returns the tables of a profile, bound to the fields of c.
 func (c *Config) tables() []table {
 	return []table{
-		{name: "interface", keys: c.Interface.keys(&place{root: &c.Sandbox.Chroot})},
+		{name: "interface", keys: c.interfaceKeys(&place{root: &c.Sandbox.Chroot})},
 		{name: "control", keys: c.Control.keys(&place{root: &c.Sandbox.Chroot}),
 			none: noneIf(c.Control.Listen.Kind == None, "no control channel")},
 		{name: "tpmstate", keys: c.State.keys()},
@@ -99,21 +102,28 @@ func noneIf(cond bool, why string) string {
 var (
 	laterTables = []string{"manufacture"}
 	laterKeys   = map[string][]string{
-		"interface": {"name", "device", "major", "minor"},
+		"interface": {"name", "major", "minor"},
 		"sandbox":   {"landlock", "seccomp"},
 	}
 )
 
-func (i *Interface) keys(p *place) keys {
+// interfaceKeys are those of [interface], and of --server.
+func (c *Config) interfaceKeys(p *place) keys {
+	i := &c.Interface
+	is := func(types ...string) func() bool {
+		return func() bool { return slices.Contains(types, i.Type) }
+	}
 	ks := keys{
-		{name: "type", in: profile, value: words{p: &i.Type, of: []string{"socket"}, later: []string{"chardev", "vtpm-proxy", "cuse"}}},
-		{name: "server", in: profile, value: address{&i.Server}},
+		{name: "type", in: profile, value: interfaceType{words{p: &i.Type, of: []string{"socket", "chardev", "vtpm-proxy"}, later: []string{"cuse"}}, c}},
+		{name: "device", in: profile, value: text{&i.Device}, when: is("chardev"), only: `with type = "chardev"`}, // --chardev
+		{name: "server", in: profile, value: address{&i.Server}, when: is("socket", "chardev"), only: `with type = "socket" or "chardev"`},
 	}
 	ks = append(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`)...)
 	ks = append(ks, i.Server.keys(p.root)...)
+	const only = `with type = "socket"`
 	return append(ks,
-		key{name: "disconnect", value: truth{p: &i.Disconnect}},
-		key{name: "terminate", in: profile, value: truth{p: &i.Terminate}}, // --terminate
+		key{name: "disconnect", value: truth{p: &i.Disconnect}, when: is("socket"), only: only},
+		key{name: "terminate", in: profile, value: truth{p: &i.Terminate}, when: is("socket"), only: only}, // --terminate
 	)
 }
 

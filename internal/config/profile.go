@@ -123,7 +123,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 // load fills the fields from the tree of the whole file.
 func (p *loader) load(tree map[string]any) {
 	tables := p.cfg.tables()
-	for _, name := range sandboxFirst(tree) {
+	for _, name := range inOrder(tree) {
 		v := tree[name]
 		i := slices.IndexFunc(tables, func(t table) bool { return t.name == name })
 		sub, isTable := v.(map[string]any)
@@ -151,12 +151,14 @@ func (p *loader) load(tree map[string]any) {
 	}
 }
 
-// sandboxFirst returns the keys of tree, [sandbox] before those whose values are
-// seen from inside it.
-func sandboxFirst(tree map[string]any) []string {
+// inOrder returns the keys of tree, [sandbox] before those whose values are seen
+// from inside it, and [interface] before those whose defaults it changes.
+func inOrder(tree map[string]any) []string {
 	names := slices.Sorted(maps.Keys(tree))
-	if i := slices.Index(names, "sandbox"); i > 0 {
-		names = append([]string{"sandbox"}, slices.Delete(names, i, i+1)...)
+	for _, first := range []string{"interface", "sandbox"} {
+		if i := slices.Index(names, first); i > 0 {
+			names = append([]string{first}, slices.Delete(names, i, i+1)...)
+		}
 	}
 	return names
 }

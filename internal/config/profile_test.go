@@ -116,6 +116,8 @@ func TestReferenceUncommented(t *testing.T) {
 			head = ""
 		case table == "[control]":
 			head = "[tpmstate]\ndir = \"/s\"\n[control]\nlisten = \"unix:/c\"\n"
+		case table == "[interface]" && key == "device":
+			head += "type = \"chardev\"\n"
 		case table == "[interface]" && key != "server":
 			head += "server = \"unix:/d\"\n"
 		case strings.HasSuffix(table, "key]") && (key == "format" || key == "mode" || key == "remove"):

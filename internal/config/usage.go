@@ -2,13 +2,18 @@ package config
 
 // Usage is the help text of one interface: swtpm socket --help.
 func Usage(iface string) string {
-	if iface != "socket" {
-		return Help()
+	switch iface {
+	case "socket":
+		return "Usage: swtpm socket [OPTION]...\nRuns one TPM behind a socket.\n\n" + usageTPM +
+			"Connections:\n" + usageServer + usageCtrl + usagePort + usageProcess
+	case "chardev":
+		return "Usage: swtpm chardev [OPTION]...\nRuns one TPM behind a character device.\n\n" + usageTPM +
+			"Connections:\n" + usageChardev + usageCtrl + "\n" + usageProcess
 	}
-	return `Usage: swtpm socket [OPTION]...
-Runs one TPM behind a socket.
+	return Help()
+}
 
-The TPM:
+const usageTPM = `The TPM:
   --tpm2                  a TPM 2.0; without it, a TPM 1.2
   --tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=OCTAL]
              [,lock][,fsync][,backup][,durability=full|relaxed]
@@ -45,24 +50,40 @@ The TPM:
                           let go of it when the last blob leaves (on; =false
                           keeps it)
 
-Connections:
-  --server [type=tcp],port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,disconnect]
+`
+
+const usageServer = `  --server [type=tcp],port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,disconnect]
   --server type=unixio,path=PATH|fd=N[,mode=OCTAL][,uid=USER][,gid=GROUP]
            [,disconnect]
                           the data channel. tcp: 127.0.0.1 unless bindaddr is
                           given, $TPM_PORT without port, fd is a connection;
                           unixio: fd is a listening socket; disconnect: close
                           after each response
-  --ctrl type=unixio,path=PATH|fd=N|clientfd=N[,mode=OCTAL][,uid=USER]
+`
+
+const usagePort = `  -p, --port PORT         same as --server type=tcp,port=PORT,disconnect
+  -f, --fd N              the data channel is the open descriptor N
+  -t, --terminate         end when the data connection is lost
+
+`
+
+const usageChardev = `  -c, --chardev DEVICE    the data channel is this device; opened before --runas
+                          and --chroot
+  -f, --fd N              the data channel is the open descriptor N
+  --vtpm-proxy            make a device /dev/tpmN of the kernel's with the TPM
+                          behind it, and say so on stdout; as root. The TPM is
+                          powered on and gets a Startup (clear) unless --flags
+                          says otherwise
+`
+
+const usageCtrl = `  --ctrl type=unixio,path=PATH|fd=N|clientfd=N[,mode=OCTAL][,uid=USER]
          [,gid=GROUP][,terminate]
   --ctrl type=tcp,port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,terminate]
                           the control channel; terminate: end when its
                           connection is lost
-  -p, --port PORT         same as --server type=tcp,port=PORT,disconnect
-  -f, --fd N              the data channel is the open descriptor N
-  -t, --terminate         end when the data connection is lost
+`
 
-The process:
+const usageProcess = `The process:
   -d, --daemon            run in the background
   -r, --runas USER        change to this user
   -R, --chroot DIR        make DIR the root directory first; all other paths and
@@ -87,13 +108,12 @@ The process:
                           state the TPM is powered on for it
   -h, --help              this text
 `
-}
 
 // Help is the help text of swtpm itself: swtpm --help.
 func Help() string {
 	return `A TPM 1.2 and 2.0 emulator.
 
-Usage: swtpm socket [OPTION]...         classic command line; swtpm socket --help
+Usage: swtpm socket|chardev [OPTION]... classic command line; swtpm socket --help
        swtpm run [--instance NAME] PROFILE
        swtpm check PROFILE...           look for mistakes, touch nothing
        swtpm doctor [--json] PROFILE... why would it not start; touches nothing

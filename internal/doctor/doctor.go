@@ -135,12 +135,13 @@ var checks = []struct {
 	{"start", (*exam).start},
 }
 
-// afterwards are looked at as the user who calls: they need more rights, not
-// those of the TPM's user.
+// afterwards are looked at as the user who calls: they need more rights, or those of
+// the process before it becomes the TPM's user.
 var afterwards = []struct {
 	name string
 	run  func(*exam)
 }{
+	{"device", (*exam).device},
 	{"apparmor", (*exam).apparmor},
 	{"selinux", (*exam).selinux},
 	{"kernel-log", (*exam).kernelLog},

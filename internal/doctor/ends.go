@@ -21,7 +21,7 @@ func (x *exam) config() {
 	switch {
 	case x.cfg.Flags.Startup == "deactivated" && x.cfg.TPM == "2.0":
 		x.add(Error, "startup-deactivated", "choose startup-clear, startup-state or startup-none", "a TPM 2.0 cannot start deactivated")
-	case data.Kind == config.None && ctrl.Kind == config.None:
+	case x.cfg.Interface.Type == "socket" && data.Kind == config.None && ctrl.Kind == config.None:
 		x.add(Warning, "", "give a data or a control channel", "nobody can reach this TPM")
 	case ctrl.Kind == config.None && !x.cfg.Flags.NotNeedInit:
 		x.add(Warning, "", "give the flag not-need-init or a control channel", "nobody can power this TPM on")
@@ -47,6 +47,34 @@ func (x *exam) data() {
 		x.descriptor(e.FD)
 	}
 	x.end(e)
+}
+
+// device looks at the device that is the data channel, which is opened before the
+// user is changed.
+func (x *exam) device() {
+	path, what := x.cfg.Interface.Device, "name a character device"
+	switch x.cfg.Interface.Type {
+	case "vtpm-proxy":
+		path, what = "/dev/vtpmx", "modprobe tpm_vtpm_proxy"
+		if !dir.HasCap(unix.CAP_SYS_ADMIN) {
+			x.add(Error, path, "start as root", "user %d may not make a device of the kernel's", os.Geteuid())
+		}
+	case "chardev":
+		if path == "" {
+			return
+		}
+	default:
+		return
+	}
+	var st unix.Stat_t
+	switch err := unix.Stat(path, &st); {
+	case err != nil:
+		x.add(Error, path, what, "%v", err)
+	case st.Mode&unix.S_IFMT != unix.S_IFCHR:
+		x.add(Error, path, what, "it is no character device")
+	case unix.Access(path, unix.R_OK|unix.W_OK) != nil:
+		x.add(Error, path, "give that user the right", "user %d may not read and write it", os.Geteuid())
+	}
 }
 
 // descriptor tells whether fd was passed to the program: our own all close on

@@ -97,7 +97,7 @@ var queries = []query{
 	{"swtpm run fo", "fo.txt folder"},
 	{"swtpm completion ", "bash zsh fish"},
 	{"swtpm import ", "--"},
-	{"swtpm import -- ", "socket"},
+	{"swtpm import -- ", "socket chardev"},
 	{"swtpm doctor ", "-- mine folder"},
 	{"swtpm_ioctl --sto", "--stop"},
 	{"swtpm-ioctl --save ", "permanent volatile savestate"},
@@ -111,7 +111,10 @@ var queries = []query{
 // of swtpm socket and for each name in its list, from the help and the tables.
 func everyWord(t *testing.T) (out []query) {
 	t.Helper()
-	for _, o := range config.SocketOptions() {
+	for _, o := range config.Options("chardev") {
+		out = append(out, query{"swtpm chardev " + o.Names[0], o.Names[0]})
+	}
+	for _, o := range config.Options("socket") {
 		for _, name := range o.Names {
 			if strings.HasPrefix(name, "--") {
 				out = append(out, query{"swtpm socket " + name, name})

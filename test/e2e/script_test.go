@@ -44,6 +44,9 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "vtpmx":
+				_, err := os.Stat("/dev/vtpmx")
+				return err == nil, nil
 			case "profiles":
 				_, version, _ := run(t, "version", "--json")
 				return strings.Contains(version, `"profiles":true`), nil
@@ -83,6 +86,8 @@ func setupScript(e *testscript.Env) error {
 func TestEveryOptionIsTested(t *testing.T) {
 	t.Parallel()
 	_, help, _ := run(t, "socket", "--help")
+	_, more, _ := run(t, "chardev", "--help")
+	help += more
 	options := regexp.MustCompile(`(?m)(?:^|\s)(--[a-z0-9-]+|-[a-zA-Z])\b`).FindAllStringSubmatch(help, -1)
 	if len(options) < 15 {
 		t.Fatalf("the help names %d options: %q", len(options), help)
