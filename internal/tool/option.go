@@ -16,9 +16,18 @@ type Option struct {
 	Arg  string // what its argument is, as the usage shows it; "" without
 	File string // what the word after the argument is, a file name; "" without
 	Help string // for the usage, lines of at most 55 letters
+	Long bool   // it has two dashes however short its name is
 
 	// Words are what the argument may be, if it is one of a few.
 	Words []string
+
+	// Short and Optional are for ParseLong: the letters of an option without
+	// argument, and that the argument may be missing.
+	Short    string
+	Optional bool
+
+	// Hidden options are neither in the usage nor completed.
+	Hidden bool
 
 	// Set takes the argument and the file name, "" for none. If its error is
 	// ErrStop nothing behind the option is looked at.
@@ -117,9 +126,9 @@ func candidates(all []Option, name string) (found []Option) {
 }
 
 // Spelling returns the option as people write it: names of one or two letters
-// with one dash.
+// with one dash, unless it is Long.
 func (o Option) Spelling() string {
-	if len(o.Name) <= 2 {
+	if len(o.Name) <= 2 && !o.Long {
 		return "-" + o.Name
 	}
 	return "--" + o.Name

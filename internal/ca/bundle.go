@@ -1,0 +1,78 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/swtpm-go/swtpm/internal/folder"
+)
+
+// Bundle returns in PEM what a verifier of the CA's certificates needs: that of
+// the root CA, if it is here, and that of the key that signs. It makes nothing; it
+// fails with fs.ErrNotExist if there is no CA yet.
+func (c *CA) Bundle() ([]byte, error) {
+	chain, err := c.certificates(c.cfg.IssuerCert)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no CA yet, the first certificate makes it: %w", err)
+	case err != nil:
+		return nil, err
+	case len(chain) == 0:
+		return nil, fmt.Errorf("no PEM certificate in %q", c.cfg.IssuerCert)
+	}
+	root, err := c.root()
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	last := chain[len(chain)-1]
+	if root != nil && last.CheckSignatureFrom(root) == nil && !root.Equal(last) {
+		chain = append([]*x509.Certificate{root}, chain...)
+	}
+	for _, cert := range chain {
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}); err != nil {
+			return nil, err
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// root returns the certificate of the root CA, nil if it is not here: somebody
+// else's root may have signed that of the signing key.
+func (c *CA) root() (*x509.Certificate, error) {
+	beside := c.cfg.SigningKey
+	if c.cfg.InToken() {
+		beside = c.cfg.IssuerCert
+	}
+	all, err := c.certificates(filepath.Join(filepath.Dir(beside), rootCertName))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil || len(all) == 0:
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// certificates returns all certificates in a PEM file.
+func (c *CA) certificates(path string) ([]*x509.Certificate, error) {
+	dir, err := folder.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	text, _, err := dir.Read(filepath.Base(path), maxFile)
+	if err != nil {
+		return nil, err
+	}
+	all, err := parseCertificates(text)
+	if err != nil {
+		return nil, fmt.Errorf("certificate in %q: %w", path, err)
+	}
+	return all, nil
+}

@@ -1,0 +1,173 @@
+// Package ca is a local certificate authority for TPMs: a root key and a key that
+// issues certificates, each with its certificate, in files that swtpm_localca can
+// use as well. It makes them on first use, hands out serial numbers, and lends the
+// signing key to who builds a certificate. What is in that is package cert's.
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/ca/issuer"
+	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// Log takes messages, one call for each, without newline.
+type Log interface {
+	Infof(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
+// CA is a local CA. Several may be in use at once, for the same files, in this
+// process and in others.
+type CA struct {
+	cfg *Config
+	log Log
+
+	random io.Reader
+	now    func() time.Time
+}
+
+// New returns the CA that cfg describes. Nothing is touched before something is
+// asked of it.
+func New(cfg *Config, log Log) *CA {
+	return &CA{cfg: cfg, log: log, random: rand.Reader, now: time.Now}
+}
+
+// Issue has build make a certificate with a serial number that no other has, and
+// returns what build returns. The CA is made if there is none. key must not be
+// used after build has returned.
+func (c *CA) Issue(ctx context.Context, build func(serial *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error)) ([]byte, error) {
+	if err := c.prepare(ctx); err != nil {
+		return nil, err
+	}
+	key, cert, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	defer key.Close()
+	serial, err := c.nextSerial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return build(serial, cert, key)
+}
+
+// prepare makes the directories and the CA, as far as they are not there.
+func (c *CA) prepare(ctx context.Context) error {
+	for _, dir := range []struct{ key, path string }{
+		{"statedir", c.cfg.StateDir},
+		{"signingkey", filepath.Dir(c.cfg.SigningKey)},
+		{"issuercert", filepath.Dir(c.cfg.IssuerCert)},
+		{"certserial", filepath.Dir(c.cfg.Serial)},
+	} {
+		if dir.key == "signingkey" && c.cfg.InToken() {
+			continue
+		}
+		if err := c.makeDir(dir.key, dir.path); err != nil {
+			return err
+		}
+	}
+	if unix.Access(c.cfg.StateDir, unix.R_OK|unix.W_OK) != nil {
+		return tool.Complain("Need read/write rights on statedir %s for user %s.", c.cfg.StateDir, conf.UserName())
+	}
+	if c.cfg.InToken() {
+		return nil
+	}
+	return c.ensure(ctx)
+}
+
+// makeDir makes the directory of a key of the configuration file, and those above
+// it.
+func (c *CA) makeDir(key, path string) error {
+	_, err := os.Stat(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil // what is wrong with it is told when it is used
+	}
+	c.log.Infof("Creating swtpm-localca dir '%s'.", path)
+	if err := os.MkdirAll(path, 0o770); err != nil {
+		return tool.Complain("Could not create directory for '%s': %s", key, tool.Strerror(err))
+	}
+	return nil
+}
+
+// open returns the key that signs and its certificate, which belong together.
+func (c *CA) open() (*issuer.Key, *x509.Certificate, error) {
+	cert, err := c.issuerCert()
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := c.signingKey()
+	if err != nil {
+		return nil, nil, fmt.Errorf("signing key %q: %w", c.cfg.SigningKey, err)
+	}
+	if !belongs(cert, key.Public()) {
+		key.Close()
+		return nil, nil, fmt.Errorf("the certificate in %q is not that of the signing key %q", c.cfg.IssuerCert, c.cfg.SigningKey)
+	}
+	return key, cert, nil
+}
+
+// signingKey opens the key that signs.
+func (c *CA) signingKey() (*issuer.Key, error) {
+	if !c.cfg.InToken() {
+		p, err := openPair(c.cfg.SigningKey, c.cfg.IssuerCert)
+		if err != nil {
+			return nil, err
+		}
+		defer p.close()
+		if err := p.loadKey(c.cfg.Password, c.log); err != nil {
+			return nil, err
+		}
+		return &issuer.Key{Signer: p.key}, nil
+	}
+	for _, v := range c.cfg.Env {
+		name, value, _ := strings.Cut(v, "=")
+		if err := os.Setenv(name, value); err != nil {
+			return nil, fmt.Errorf("env:%s: %w", name, err)
+		}
+	}
+	pin := c.cfg.PIN
+	if c.cfg.Password != "" {
+		pin = c.cfg.Password
+	}
+	c.log.Infof("CA uses a PKCS#11 key; using SWTPM_PKCS11_PIN")
+	return issuer.Open(issuer.Source{
+		Key: c.cfg.SigningKey, PIN: pin, Password: []byte(c.cfg.Password),
+		Warn: func(s string) { c.log.Errorf("%s", s) },
+	})
+}
+
+// issuerCert returns the certificate of the key that signs.
+func (c *CA) issuerCert() (*x509.Certificate, error) {
+	all, err := c.certificates(c.cfg.IssuerCert)
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
+		return nil, tool.Complain("Need read rights on issuer certificate %s for user %s.", c.cfg.IssuerCert, conf.UserName())
+	case err != nil:
+		return nil, fmt.Errorf("issuer certificate: %w", err)
+	case len(all) == 0:
+		return nil, fmt.Errorf("issuer certificate: no PEM certificate in %q", c.cfg.IssuerCert)
+	}
+	return all[0], nil
+}
+
+// belongs tells whether cert is a certificate of that key.
+func belongs(cert *x509.Certificate, key crypto.PublicKey) bool {
+	k, ok := key.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(cert.PublicKey)
+}

@@ -1,0 +1,482 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// testLog keeps messages.
+type testLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *testLog) Infof(format string, args ...any)  { l.add(format, args) }
+func (l *testLog) Errorf(format string, args ...any) { l.add("error: "+format, args) }
+
+func (l *testLog) add(format string, args []any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, fmt.Sprintf(format, args...))
+}
+
+// newCA returns a CA in a directory, with its files below names of their own.
+func newCA(t *testing.T, dir string) (*CA, *testLog) {
+	t.Helper()
+	log := &testLog{}
+	return New(&Config{
+		StateDir: dir, SigningKey: filepath.Join(dir, "signkey.pem"), IssuerCert: filepath.Join(dir, "issuercert.pem"),
+		Serial: filepath.Join(dir, "certserial"), PIN: defaultPIN,
+	}, log), log
+}
+
+// issue has the CA issue something and returns its serial number and the issuer.
+func issue(c *CA) (serial *big.Int, cert *x509.Certificate, err error) {
+	_, err = c.Issue(context.Background(), func(n *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
+		serial, cert = n, issuer
+		if !belongs(issuer, key.Public()) {
+			return nil, errors.New("key and certificate do not belong together")
+		}
+		return nil, nil
+	})
+	return serial, cert, err
+}
+
+// made is a CA that was made once for all tests: its keys take their time.
+var made = sync.OnceValues(func() (files map[string][]byte, err error) {
+	dir, err := os.MkdirTemp("", "ca")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	c := New(&Config{StateDir: dir, SigningKey: dir + "/signkey.pem", IssuerCert: dir + "/issuercert.pem", Serial: dir + "/certserial"}, &testLog{})
+	if _, _, err := issue(c); err != nil {
+		return nil, err
+	}
+	files = make(map[string][]byte)
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
+			return nil, err
+		}
+	}
+	return files, err
+})
+
+// copyCA puts a CA into a new directory.
+func copyCA(t *testing.T) string {
+	t.Helper()
+	files, err := made()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, b := range files {
+		mode := fs.FileMode(0o644)
+		if strings.HasSuffix(name, "key.pem") {
+			mode = 0o600
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestNew(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "a", "b")
+	c, log := newCA(t, dir)
+	serial, cert, err := issue(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(log.lines, "\n"); got != "Creating swtpm-localca dir '"+dir+"'.\nCreating root CA and a local CA's signing key and issuer cert." {
+		t.Errorf("messages %q", got)
+	}
+	if want := string(read(t, dir, "certserial")); serial.String() != want || len(want) != startDigits || want[0] != '1' {
+		t.Errorf("serial %v, file %q", serial, want)
+	}
+	for name, mode := range map[string]fs.FileMode{
+		"signkey.pem": 0o600, rootKeyName: 0o600, "issuercert.pem": 0o644, rootCertName: 0o644, "certserial": 0o644, lockName: 0o755,
+	} {
+		fi, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || fi.Mode().Perm()&^umask(t) != mode&^umask(t) {
+			t.Errorf("%s: %v, mode %v, want %v", name, err, fi.Mode(), mode)
+		}
+	}
+	if got := names(t, dir); len(got) != 6 {
+		t.Errorf("files %q", got)
+	}
+	if cert.Subject.String() != "CN=swtpm-localca" || len(cert.SubjectKeyId) != 20 || cert.SignatureAlgorithm != x509.SHA256WithRSA {
+		t.Errorf("issuer %v, key identifier %x, %v", cert.Subject, cert.SubjectKeyId, cert.SignatureAlgorithm)
+	}
+	log.lines = nil
+	if next, _, err := issue(c); err != nil || next.Sub(next, serial).Int64() != 1 || log.lines != nil {
+		t.Errorf("the next certificate: %v, %v, %q", next, err, log.lines)
+	}
+}
+
+// umask returns the bits that new files do not get.
+func umask(t *testing.T) fs.FileMode {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x")
+	f, err := os.OpenFile(path, os.O_CREATE, 0o777)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return 0o777 &^ fi.Mode().Perm()
+}
+
+func read(t *testing.T, dir, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func names(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+// TestRepair holds that each half of a CA becomes a whole one, that what is of use
+// stays, and that nothing but emptiness is thrown away.
+func TestRepair(t *testing.T) {
+	const (
+		key, cert = "signkey.pem", "issuercert.pem"
+		part      = 400 // bytes of a file that was cut short
+	)
+	all := []string{rootKeyName, rootCertName, key, cert}
+	for _, tt := range []struct {
+		name  string
+		gone  []string          // are not there
+		spoil map[string]string // have this content, or PART of their own
+		stay  []string          // are afterwards as they were
+		old   []string          // are kept as .old
+	}{
+		{name: "whole", stay: all},
+		{name: "no root", gone: []string{rootKeyName, rootCertName}, stay: []string{key, cert}}, // a CA that somebody else has certified
+		{name: "nothing", gone: all},
+		{name: "root key only", gone: all[1:], stay: all[:1]},
+		{name: "root only", gone: all[2:], stay: all[:2]},
+		{name: "no issuer", gone: all[3:], stay: all[:3]},
+		{name: "no signing key", gone: all[2:3], stay: all[:2], old: []string{cert}},
+		{name: "no root key, no issuer", gone: []string{rootKeyName, cert}, stay: []string{key}, old: []string{rootCertName}},
+		{name: "no keys", gone: []string{rootKeyName, key}, old: []string{rootCertName, cert}},
+		{name: "empty issuer", spoil: map[string]string{cert: ""}, stay: all[:3]},
+		{name: "half an issuer", spoil: map[string]string{cert: "PART"}, stay: all[:3], old: []string{cert}},
+		{name: "empty key", gone: []string{cert}, spoil: map[string]string{key: ""}, stay: all[:2]},
+		{name: "half a key", gone: []string{cert}, spoil: map[string]string{key: "PART"}, stay: all[:2], old: []string{key}},
+		{name: "half a root key", gone: all[1:], spoil: map[string]string{rootKeyName: "PART"}, old: []string{rootKeyName}},
+		{name: "half a root", gone: all[2:], spoil: map[string]string{rootCertName: "PART"}, stay: all[:1], old: []string{rootCertName}},
+		{name: "no PEM", gone: []string{key}, spoil: map[string]string{cert: "something else"}, stay: all[:2], old: []string{cert}},
+		{name: "left over", gone: all[3:], spoil: map[string]string{".new." + cert: "half"}, stay: all[:3]},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := copyCA(t)
+			for _, name := range tt.gone {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for name, content := range tt.spoil {
+				if content == "PART" {
+					content = string(read(t, dir, name)[:part])
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := make(map[string][]byte)
+			for _, name := range names(t, dir) {
+				before[name] = read(t, dir, name)
+			}
+			c, log := newCA(t, dir)
+			if _, _, err := issue(c); err != nil {
+				t.Fatal(err, log.lines)
+			}
+			for _, name := range tt.stay {
+				if !bytes.Equal(read(t, dir, name), before[name]) {
+					t.Errorf("%s has changed", name)
+				}
+			}
+			for _, name := range tt.old {
+				if !bytes.Equal(read(t, dir, name+".old"), before[name]) {
+					t.Errorf("%s.old is not what was there", name)
+				}
+			}
+			if got := len(names(t, dir)); tt.name != "no root" && got != 6+len(tt.old) {
+				t.Errorf("files %q", names(t, dir))
+			}
+			wantChain(t, dir, tt.name != "no root")
+		})
+	}
+}
+
+// wantChain holds that the files are those of a CA: root, if it is there, signing
+// key and certificate.
+func wantChain(t *testing.T, dir string, root bool) {
+	t.Helper()
+	c, _ := newCA(t, dir)
+	bundle, err := c.Bundle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := parseCertificates(bundle)
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case !root && len(all) == 1:
+		return
+	case len(all) != 2:
+		t.Fatalf("%d certificates in the bundle", len(all))
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(all[0])
+	if _, err := all[1].Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		t.Error(err)
+	}
+	p, err := openPair(filepath.Join(dir, rootKeyName), filepath.Join(dir, rootCertName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	if err := p.load("", &testLog{}); err != nil || p.cert == nil {
+		t.Errorf("root: %v", err)
+	}
+}
+
+// TestRefused holds what is not touched, and told.
+func TestRefused(t *testing.T) {
+	stranger := func(dir, name string) error { return os.Chown(filepath.Join(dir, name), 12345, -1) }
+	for _, tt := range []struct {
+		name string
+		root bool // needs root
+		do   func(dir string) error
+		want string
+	}{
+		{"key that anybody may read", false, func(dir string) error { return os.Chmod(dir+"/signkey.pem", 0o604) }, "chmod 0600"},
+		{"certificate of another key", false, func(dir string) error {
+			b, err := os.ReadFile(filepath.Join(dir, rootCertName))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(dir+"/issuercert.pem", b, 0o600)
+		}, "is not that of the signing key"},
+		{"a stranger's key", true, func(dir string) error { return stranger(dir, "signkey.pem") }, "belongs to user 12345"},
+		{"a stranger's certificate", true, func(dir string) error { return stranger(dir, "issuercert.pem") }, "belongs to user 12345"},
+		{"a stranger's serial number", true, func(dir string) error { return stranger(dir, "certserial") }, "belongs to user 12345"},
+		{"a stranger's lock", true, func(dir string) error { return stranger(dir, lockName) }, "belongs to user 12345"},
+		{"a huge certificate", false, func(dir string) error { return os.Truncate(dir+"/issuercert.pem", 1<<40) }, "more than"},
+		{"an encrypted root", false, func(dir string) error {
+			os.Remove(dir + "/issuercert.pem")
+			p, err := openPair(filepath.Join(dir, rootKeyName), filepath.Join(dir, rootCertName))
+			if err != nil {
+				return err
+			}
+			defer p.close()
+			if err := p.load("", &testLog{}); err != nil {
+				return err
+			}
+			return p.storeKey(p.key, "secret")
+		}, rootPasswordVar},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.root && os.Geteuid() != 0 {
+				t.Skip("needs root, to give files away")
+			}
+			dir := copyCA(t)
+			if err := tt.do(dir); err != nil {
+				t.Fatal(err)
+			}
+			c, _ := newCA(t, dir)
+			before := strings.Join(names(t, dir), " ")
+			if _, _, err := issue(c); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Issue = %v, want %q", err, tt.want)
+			}
+			if got := strings.Join(names(t, dir), " "); got != before {
+				t.Errorf("files %q, were %q", got, before)
+			}
+		})
+	}
+}
+
+func TestPasswords(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(rootPasswordVar, "root's")
+	c, _ := newCA(t, dir)
+	c.cfg.Password = "key's"
+	if _, _, err := issue(c); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"signkey.pem", rootKeyName} {
+		if b, _ := pem.Decode(read(t, dir, name)); b == nil || b.Type != "ENCRYPTED PRIVATE KEY" {
+			t.Errorf("%s is %v", name, b)
+		}
+	}
+	if _, _, err := issue(c); err != nil {
+		t.Error(err)
+	}
+	c.cfg.Password = "another"
+	if _, _, err := issue(c); err == nil || !strings.Contains(err.Error(), "password") {
+		t.Errorf("with another password: %v", err)
+	}
+}
+
+// traps are what a hostile user of the directory may put at a name; outside is a
+// file that must stay as it is. A link is the trap of another user, for one's own
+// are followed to read a key.
+var traps = []struct {
+	name string
+	set  func(path, outside string) error
+}{
+	{"link", func(path, outside string) error {
+		return errors.Join(os.Symlink(outside, path), os.Lchown(path, 12345, -1))
+	}},
+	{"dangling link", func(path, outside string) error {
+		return errors.Join(os.Symlink(outside+".new", path), os.Lchown(path, 12345, -1))
+	}},
+	{"hard link", func(path, outside string) error { return os.Link(outside, path) }},
+	{"fifo", func(path, _ string) error { return unix.Mkfifo(path, 0o666) }},
+	{"directory", func(path, _ string) error { return os.Mkdir(path, 0o700) }},
+	{"socket", func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o666, 0) }},
+	{"device", func(path, _ string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) }},
+}
+
+// TestTraps holds that whatever is at a name, with the rest of the CA there or
+// missing, nothing outside is touched and nothing waits.
+func TestTraps(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make devices and other users' links")
+	}
+	for _, name := range []string{"signkey.pem", "issuercert.pem", "certserial", lockName, rootKeyName, rootCertName, ".new.signkey.pem", ".new.issuercert.pem"} {
+		for _, trap := range traps {
+			t.Run(name+" "+trap.name, func(t *testing.T) {
+				dir := copyCA(t)
+				outside := filepath.Join(t.TempDir(), "outside")
+				if err := os.WriteFile(outside, read(t, dir, "issuercert.pem"), 0o444); err != nil {
+					t.Fatal(err)
+				}
+				for _, gone := range []string{name, "issuercert.pem"} { // the second has what is missing made
+					os.Remove(filepath.Join(dir, gone))
+				}
+				if err := trap.set(filepath.Join(dir, name), outside); err != nil {
+					t.Fatal(err)
+				}
+				c, _ := newCA(t, dir)
+				_, _, err := issue(c)
+				switch temp := strings.HasPrefix(name, ".new."); {
+				case temp && trap.name != "directory" && err != nil:
+					t.Errorf("a %s at a temporary name: %v", trap.name, err)
+				case !temp && err == nil:
+					t.Errorf("a %s at %s is taken", trap.name, name)
+				}
+				fi, err := os.Stat(outside)
+				if b, _ := made(); err != nil || fi.Mode().Perm() != 0o444 || !bytes.Equal(read(t, filepath.Dir(outside), "outside"), b["issuercert.pem"]) {
+					t.Errorf("the file outside has changed: %v, %v", fi.Mode(), err)
+				}
+				if got := names(t, filepath.Dir(outside)); len(got) != 1 {
+					t.Errorf("files outside: %q", got)
+				}
+			})
+		}
+	}
+}
+
+// TestLink holds that a link of one's own leads to a key.
+func TestLink(t *testing.T) {
+	dir, elsewhere := copyCA(t), t.TempDir()
+	for _, name := range []string{"signkey.pem", "issuercert.pem"} {
+		to := filepath.Join(elsewhere, name)
+		if err := errors.Join(os.Rename(filepath.Join(dir, name), to), os.Symlink(to, filepath.Join(dir, name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, log := newCA(t, dir)
+	if _, _, err := issue(c); err != nil || log.lines != nil {
+		t.Errorf("%v, %q", err, log.lines)
+	}
+}
+
+// TestOwner holds that root's new files are of use to the owner of the directory.
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to give files away")
+	}
+	dir := copyCA(t)
+	for _, name := range []string{"issuercert.pem", "certserial", lockName} {
+		os.Remove(filepath.Join(dir, name))
+	}
+	if err := os.Chown(dir, 12345, 12345); err != nil {
+		t.Skipf("files cannot be given away here: %v", err)
+	}
+	c, _ := newCA(t, dir)
+	if _, _, err := issue(c); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"issuercert.pem", "certserial", lockName} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, name), &st); err != nil || st.Uid != 12345 || st.Gid != 12345 {
+			t.Errorf("%s: %v, owner %d:%d", name, err, st.Uid, st.Gid)
+		}
+	}
+}
+
+func TestBundle(t *testing.T) {
+	c, _ := newCA(t, t.TempDir())
+	if _, err := c.Bundle(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a CA: %v", err)
+	}
+	files, err := made()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ = newCA(t, copyCA(t))
+	got, err := c.Bundle()
+	if want := string(files[rootCertName]) + string(files["issuercert.pem"]); string(got) != want || err != nil {
+		t.Errorf("Bundle = %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	c, _ := newCA(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := c.Issue(ctx, func(*big.Int, *x509.Certificate, crypto.Signer) ([]byte, error) { return nil, nil })
+	if err == nil {
+		t.Error("no error")
+	}
+	if got := names(t, dir); len(got) > 1 {
+		t.Errorf("files %q", got)
+	}
+}

@@ -1,0 +1,158 @@
+package ca
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/swtpm-go/swtpm/internal/ca/issuer"
+	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// Names of the root CA's files, beside the signing key.
+const (
+	rootKeyName  = "swtpm-localca-rootca-privkey.pem"
+	rootCertName = "swtpm-localca-rootca-cert.pem"
+)
+
+// rootPasswordVar is the variable with the password of the root CA's key.
+const rootPasswordVar = "SWTPM_ROOTCA_PASSWORD"
+
+// ensure makes what is missing of the CA.
+func (c *CA) ensure(ctx context.Context) error {
+	if whole, err := c.whole(); err != nil || whole {
+		return err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if whole, err := c.whole(); err != nil || whole {
+		return err // another process was faster
+	}
+	c.log.Infof("Creating root CA and a local CA's signing key and issuer cert.")
+	if err := c.create(ctx); err != nil {
+		return fmt.Errorf("creating the local CA: %w", err)
+	}
+	return nil
+}
+
+// whole tells whether there is a CA. What create does makes this true at its very
+// end, and swtpm_localca too writes the issuer's certificate last: it may be cut
+// short, but a complete certificate means that all before it is complete.
+func (c *CA) whole() (bool, error) {
+	p, err := openPair(c.cfg.SigningKey, c.cfg.IssuerCert)
+	if err != nil {
+		return false, err
+	}
+	defer p.close()
+	text, _, err := p.keyDir.Read(p.keyName, maxFile)
+	there := err == nil && hasBlock(text, "PRIVATE KEY")
+	clear(text)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return false, tool.Complain("Need read rights on signing key %s for user %s.", c.cfg.SigningKey, conf.UserName())
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, fmt.Errorf("signing key: %w", err)
+	}
+	switch err := p.loadCert(); {
+	case errors.Is(err, fs.ErrPermission):
+		return false, tool.Complain("Need read rights on issuer certificate %s for user %s.", c.cfg.IssuerCert, conf.UserName())
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoPEM):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("issuer certificate: %w", err)
+	}
+	return there, nil
+}
+
+// create makes the root CA's key and certificate, then the signing key and the
+// issuer's certificate, each of them unless it is there: whatever ended the
+// process that began it, or another's swtpm_localca, no key is lost, and a root
+// that verifiers trust stays. Each file is complete and on the disk before the
+// next has its name.
+func (c *CA) create(ctx context.Context) error {
+	dir := filepath.Dir(c.cfg.SigningKey)
+	root, err := openPair(filepath.Join(dir, rootKeyName), filepath.Join(dir, rootCertName))
+	if err != nil {
+		return err
+	}
+	defer root.close()
+	local, err := openPair(c.cfg.SigningKey, c.cfg.IssuerCert)
+	if err != nil {
+		return err
+	}
+	defer local.close()
+
+	password := os.Getenv(rootPasswordVar)
+	if err := root.load(password, c.log); err != nil {
+		if errors.Is(err, issuer.ErrPassword) {
+			err = fmt.Errorf("%w: %s has to be that of the root CA's key, %q", err, rootPasswordVar, root.keyDir.Path(rootKeyName))
+		}
+		return err
+	}
+	if err := local.load(c.cfg.Password, c.log); err != nil {
+		return fmt.Errorf("signing key and certificate: %w", err)
+	}
+	if err := makeKeys(ctx, map[*pair]string{root: password, local: c.cfg.Password}, []*pair{root, local}); err != nil {
+		return err
+	}
+	if root.cert == nil {
+		der, err := rootCertificate(c.random, c.now(), root.key)
+		if err == nil {
+			err = root.storeCert(der)
+		}
+		if err != nil {
+			return fmt.Errorf("certificate of the root CA: %w", err)
+		}
+	}
+	der, err := caCertificate(c.random, c.now(), local.key.Public(), root.cert, root.key)
+	if err == nil {
+		err = local.storeCert(der)
+	}
+	if err != nil {
+		return fmt.Errorf("certificate of the signing key: %w", err)
+	}
+	return nil
+}
+
+// makeKeys makes the keys that are missing, at the same time, and stores them in
+// the order of pairs.
+func makeKeys(ctx context.Context, passwords map[*pair]string, pairs []*pair) error {
+	type result struct {
+		key crypto.Signer
+		err error
+	}
+	made := make(map[*pair]chan result)
+	for _, p := range pairs {
+		if p.key != nil {
+			continue
+		}
+		done := make(chan result, 1)
+		made[p] = done
+		go func() {
+			key, err := generate(ctx)
+			done <- result{key, err}
+		}()
+	}
+	for _, p := range pairs {
+		done, missing := made[p]
+		if !missing {
+			continue
+		}
+		r := <-done
+		if r.err != nil {
+			return fmt.Errorf("new key: %w", r.err)
+		}
+		if err := p.storeKey(r.key, passwords[p]); err != nil {
+			return fmt.Errorf("new key: %w", err)
+		}
+	}
+	return nil
+}

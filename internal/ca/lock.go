@@ -1,0 +1,72 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// lockName is the name of the lock file in the state directory.
+const lockName = ".lock.swtpm-localca"
+
+// How the lock is waited for.
+const (
+	lockPause = 5 * time.Millisecond
+	lockLimit = 2 * time.Minute // whoever makes a CA takes seconds
+)
+
+// lock excludes other processes, ours and swtpm's, and other calls of this one,
+// until unlock is called. It waits for its turn.
+func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
+	dir, err := folder.Open(c.cfg.StateDir)
+	if err != nil {
+		return nil, tool.Complain("Could not open lockfile %s/%s: %s", c.cfg.StateDir, lockName, tool.Strerror(err))
+	}
+	defer dir.Close()
+	for {
+		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: these are swtpm's
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return nil, tool.Complain("Need read/write rights on %s for user %s.", dir.Path(lockName), conf.UserName())
+		case err != nil:
+			return nil, fmt.Errorf("lock: %w", err)
+		}
+		if err := flock(ctx, file); err != nil {
+			file.Close()
+			return nil, tool.Complain("Could not lock file %s: %s", dir.Path(lockName), tool.Strerror(err))
+		}
+		if dir.Still(lockName, file) {
+			return func() { file.Close() }, nil
+		}
+		file.Close() // somebody removed it meanwhile
+	}
+}
+
+// flock locks the file.
+func flock(ctx context.Context, file *folder.File) error {
+	limit := time.After(lockLimit)
+	for {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case err != unix.EWOULDBLOCK && err != unix.EINTR:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.New("interrupted")
+		case <-limit:
+			return fmt.Errorf("another process has held it for %v", lockLimit)
+		case <-time.After(lockPause):
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/rand"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const largest = "1461501637330902918203684832716283019655932542975" // of 20 bytes
+
+// TestAfter has what swtpm 0.11 makes of a file; "" for a new start.
+func TestAfter(t *testing.T) {
+	for in, want := range map[string]string{
+		"41": "42", "41\n": "42", "41 x": "42", "0": "1", "007": "8", "99": "100",
+		"18446744073709551615": "18446744073709551616",
+		largest[:48] + "4":     largest,
+		largest:                "",
+		"":                     "", "x": "", "-1": "", " 1": "", "\n": "",
+		strings.Repeat("1", 50): "", "1" + strings.Repeat(" ", 49): "",
+	} {
+		got := ""
+		if n, ok := after(in); ok {
+			got = n.String()
+		}
+		if got != want {
+			t.Errorf("after(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestFirstSerial(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 500 {
+		n, err := firstSerial(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := n.String()
+		if len(s) != startDigits || s[0] != '1' || s[1] == '8' || strings.ContainsRune(s, '9') || !n.IsUint64() {
+			t.Errorf("first serial number %s", s)
+		}
+		if seen[s] {
+			t.Errorf("%s again", s)
+		}
+		seen[s] = true
+	}
+	if _, err := firstSerial(bytes.NewReader(nil)); err == nil {
+		t.Error("a number without random bytes")
+	}
+}
+
+// TestSerialFile holds what is in the file afterwards.
+func TestSerialFile(t *testing.T) {
+	for in, want := range map[string]string{"41\n": "42", "9 x": "10", strings.Repeat("7", 60): "", "": "", largest: ""} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "certserial")
+		if err := os.WriteFile(file, []byte(in), 0o640); err != nil {
+			t.Fatal(err)
+		}
+		c, _ := newCA(t, dir)
+		n, err := c.nextSerial(t.Context())
+		got := string(read(t, dir, "certserial"))
+		if err != nil || n.String() != got || want != "" && got != want || want == "" && len(got) != startDigits {
+			t.Errorf("after %q: %v, %v, file %q", in, n, err, got)
+		}
+	}
+}
+
+// TestSerialsAtOnce holds that no number is given twice.
+func TestSerialsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	var mu sync.Mutex
+	var got []string
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			c, _ := newCA(t, dir)
+			for range 5 {
+				n, err := c.nextSerial(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				got = append(got, n.String())
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(got)
+	if len(slices.Compact(got)) != 50 {
+		t.Errorf("50 numbers have %d values", len(slices.Compact(got)))
+	}
+}
+
+// FuzzAfter holds that a number is one more than all the digits in front, and
+// fits.
+func FuzzAfter(f *testing.F) {
+	for _, s := range []string{"", "41\n", largest, "18446744073709551615", "x", "007", strings.Repeat("1", 49)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		n, ok := after(s)
+		if !ok {
+			return
+		}
+		if n.Sign() <= 0 || n.BitLen() > serialBits {
+			t.Errorf("after(%q) = %v, which no certificate may have", s, n)
+		}
+		before := new(big.Int).Sub(n, big.NewInt(1)).String()
+		if before == "0" {
+			before = ""
+		}
+		rest, ok := strings.CutPrefix(strings.TrimLeft(s, "0"), before)
+		if !ok || rest != "" && rest[0] >= '0' && rest[0] <= '9' {
+			t.Errorf("after(%q) = %v", s, n)
+		}
+	})
+}
