@@ -12,8 +12,8 @@ GO      ?= go
 
 # One binary per program and name: callers look for both, and some of them refuse
 # links and scripts.
-PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert
-ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert
+PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca
+ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca
 
 GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 

@@ -168,7 +168,7 @@ func TestRun(t *testing.T) {
 		{args: s.args("--configfile", "/nonexistent"), stderr: "Need read rights on config file /nonexistent for user " + user + ".\n", fails: true},
 		{args: s.args("--optsfile", "/nonexistent"), stderr: "Need read rights on options file /nonexistent for user " + user + ".\n", fails: true},
 		{args: s.args("--configfile", "/dev/null"), stderr: "Missing 'statedir' config value in config file /dev/null.\n", fails: true},
-		{args: s.args("--dir", "/nonexistent"), stderr: "Could not create EK certificate locally\nCould not write the certificate: open /nonexistent", fails: true},
+		{args: s.args("--dir", "/nonexistent"), stderr: "Could not create EK certificate locally\nCould not open /nonexistent/ek.cert for writing the certificate: No such file or directory\n", fails: true},
 		{args: s.args("--logfile", link), stderr: "Cannot write to logfile " + link, fails: true},
 	} {
 		stdout, stderr, err := program(tt.args...)

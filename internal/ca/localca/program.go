@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/big"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -114,7 +115,7 @@ func (o *options) run(ctx context.Context, log ca.Log) error {
 		return err
 	}
 	if err := o.write(b); err != nil {
-		return fmt.Errorf("Could not create %s certificate locally\n%w", o.label(), err)
+		return tool.Complain("Could not create %s certificate locally\n%v", o.label(), err)
 	}
 	return nil
 }
@@ -169,7 +170,7 @@ func (o *options) write(b []byte) error {
 		err = dir.Write(name, temp, b, 0o600, false)
 	}
 	if err != nil {
-		return fmt.Errorf("Could not write the certificate: %w", err)
+		return tool.Complain("Could not open %s for writing the certificate: %s", filepath.Join(o.dir, name), tool.Strerror(err))
 	}
 	return nil
 }

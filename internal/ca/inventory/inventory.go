@@ -1,0 +1,174 @@
+// Package inventory keeps a list of TPM certificates: one JSON object per line,
+// appended to a file that any number of processes write at once. It knows what a
+// certificate says; which virtual machine it is for, its caller does.
+package inventory
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/folder"
+)
+
+// Entry is a line of the inventory.
+type Entry struct {
+	Time time.Time `json:"time"` // of the entry, UTC
+	VM   string    `json:"vm"`   // name of the virtual machine; "" if it has none
+	UUID string    `json:"uuid"` // of the virtual machine; "" if it has none
+	Type string    `json:"type"` // ek, platform, iak or idevid
+	Key  string    `json:"key"`  // algorithm of the key: rsa2048, secp384r1 and so on
+
+	// Fingerprint is the SHA-256 of the key's SubjectPublicKeyInfo, hex: that of
+	// the EK, for type ek.
+	Fingerprint string `json:"fingerprint"`
+
+	// Issuer, Serial and Certificate are of the certificate: who signed it, as
+	// RFC 2253 writes names, its number in hex, and the SHA-256 of all of it.
+	// All of them are "" for a key without certificate.
+	Issuer      string `json:"issuer"`
+	Serial      string `json:"serial"`
+	Certificate string `json:"certificate"`
+}
+
+// SplitVMID splits what libvirt and others give as --vmid, NAME:UUID; without a
+// UUID at its end all of it is the name.
+func SplitVMID(vmid string) (name, uuid string) {
+	i := strings.LastIndexByte(vmid, ':')
+	if isUUID(vmid[i+1:]) {
+		return vmid[:max(i, 0)], vmid[i+1:]
+	}
+	return vmid, ""
+}
+
+// isUUID tells whether s has the form of RFC 9562, 4.
+func isUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, c := range []byte(s) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// Describe fills in what the certificate says, in DER or, from a TPM 1.2, behind
+// the seven bytes of its header.
+func (e *Entry) Describe(cert []byte) error {
+	if bytes.HasPrefix(cert, []byte{0x10, 0x01, 0x00}) && len(cert) > 7 {
+		cert = cert[7:]
+	}
+	c, err := x509.ParseCertificate(cert)
+	if err != nil {
+		return fmt.Errorf("inventory: %w", err)
+	}
+	key, whole := sha256.Sum256(c.RawSubjectPublicKeyInfo), sha256.Sum256(c.Raw)
+	e.Fingerprint = hex.EncodeToString(key[:])
+	e.Certificate = hex.EncodeToString(whole[:])
+	e.Issuer = c.Issuer.String()
+	e.Serial = fmt.Sprintf("%02x", c.SerialNumber.Bytes())
+	return nil
+}
+
+// DescribeKey fills in the fingerprint of a key that has no certificate, an
+// *rsa.PublicKey or *ecdsa.PublicKey.
+func (e *Entry) DescribeKey(key any) error {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return fmt.Errorf("inventory: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	e.Fingerprint = hex.EncodeToString(sum[:])
+	return nil
+}
+
+// Line returns the entry as a line, with its newline.
+func (e *Entry) Line() ([]byte, error) {
+	b, err := json.Marshal(e)
+	return append(b, '\n'), err
+}
+
+// Append appends entries to the file at path, all of them or none, and returns
+// when they are on the disk. The file is made, 0640 where the umask allows, if
+// there is none. A line that a power cut or a full disk has left unfinished is
+// ended first, so that it spoils no other.
+func Append(path string, entries ...Entry) error {
+	var lines bytes.Buffer
+	for _, e := range entries {
+		b, err := e.Line()
+		if err != nil {
+			return fmt.Errorf("inventory: %w", err)
+		}
+		lines.Write(b)
+	}
+	dir, err := folder.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("inventory: %w", err)
+	}
+	defer dir.Close()
+	file, err := dir.OpenOrCreate(filepath.Base(path), 0o640)
+	if err != nil {
+		return fmt.Errorf("inventory: %w", err)
+	}
+	err = appendTo(file.File, lines.Bytes())
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("inventory %q: %w", path, err)
+	}
+	return dir.Sync()
+}
+
+// lock locks the file, which others hold for no longer than a write takes; one
+// who holds it for a minute must not keep us waiting any longer.
+func lock(file *os.File) error {
+	limit := time.Now().Add(time.Minute)
+	for {
+		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case err != unix.EWOULDBLOCK && err != unix.EINTR:
+			return fmt.Errorf("lock: %w", err)
+		case time.Now().After(limit):
+			return errors.New("lock: another process has held it for a minute")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// appendTo appends lines to the file, which nobody else does meanwhile.
+func appendTo(file *os.File, lines []byte) error {
+	if err := lock(file); err != nil {
+		return err
+	}
+	fi, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	end := fi.Size()
+	if end > 0 {
+		last := make([]byte, 1)
+		if _, err := file.ReadAt(last, end-1); err != nil {
+			return err
+		}
+		if last[0] != '\n' {
+			lines = append([]byte{'\n'}, lines...)
+		}
+	}
+	if _, err := file.WriteAt(lines, end); err != nil {
+		return errors.Join(err, file.Truncate(end)) // half a line is of no use
+	}
+	return file.Sync()
+}
