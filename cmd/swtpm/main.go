@@ -39,12 +39,18 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	return live(ctx, cfg, "")
+	return live(ctx, cfg, origin{})
 }
 
-// live is the life of a TPM, in order. Each step needs the ones above it. Only a
-// profile has an instance.
-func live(ctx context.Context, cfg *config.Config, instance string) (err error) {
+// origin is the profile that a Config is of. A classic command line has none.
+type origin struct {
+	instance string
+	hangups  *daemon.Hangups                // when it is to be read again
+	again    func() (*config.Config, error) // reads it
+}
+
+// live is the life of a TPM, in order. Each step needs the ones above it.
+func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	systemd := daemon.OpenNotifier()
 	device, err := openDevice(cfg)
 	if err != nil {
@@ -58,7 +64,7 @@ func live(ctx context.Context, cfg *config.Config, instance string) (err error) 
 		return err
 	}
 	defer log.Close()
-	describe(log, instance, version(cfg))
+	describe(log, from.instance, version(cfg))
 	defer func() { err = logError(cfg.Log, log, err) }()
 	if cfg.PrintCapabilities {
 		return printCapabilities(os.Stdout, version(cfg))
@@ -116,7 +122,7 @@ func live(ctx context.Context, cfg *config.Config, instance string) (err error) 
 	if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
 		return err
 	}
-	return serve(ctx, cfg, ends, t, s, log)
+	return serve(ctx, cfg, ends, t, s, from.reloader(cfg, t, s))
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

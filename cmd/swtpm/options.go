@@ -21,21 +21,12 @@ func openLog(c config.Log) (*daemon.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	libtpms.Debug(debugFD(c, log), log.LibtpmsLevel(), log.LibtpmsPrefix())
+	debugTo(log)
 	return log, nil
 }
 
-// debugFD is where libtpms writes: its errors go to stderr unless it is told
-// otherwise, so silence needs a descriptor too.
-func debugFD(c config.Log, log *daemon.Log) int {
-	if fd := log.FD(); fd >= 0 {
-		return fd
-	}
-	if fd, err := daemon.Nowhere(); err == nil {
-		return fd // open as long as the process
-	}
-	return -1
-}
+// debugTo points libtpms's own messages at log.
+func debugTo(log *daemon.Log) { libtpms.Debug(log.FD(), log.LibtpmsLevel(), log.LibtpmsPrefix()) }
 
 // logError tells a log that is not stderr why the process ends: often it is the
 // only place where somebody looks.

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
@@ -82,7 +81,8 @@ func (e *ends) Close() {
 // serve joins the ends and the TPM, and ends when the process is to end: by
 // signal, by request, because its clients have gone, or because the state
 // belongs to another process now. All of these are orderly ends.
-func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *service, log *daemon.Log) error {
+func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *service, r *reloader) error {
+	log := s.log
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	fail := func(err error) {
@@ -108,7 +108,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 		Listening:  e.data != nil,
 		Disconnect: cfg.Interface.Disconnect,
 		MaxClients: places,
-		Trace:      trace(log),
+		Trace:      log.Dump,
 		Note:       log.Infof,
 		Lost:       lost(cfg.Interface.Terminate),
 		Fail:       fail,
@@ -121,7 +121,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 		MaxClients: places,
 		DataBusy:   d.Busy,
 		DataFD:     d.Attach,
-		Trace:      trace(log),
+		Trace:      log.Dump,
 		Note:       log.Infof,
 		Error:      log.Errorf,
 		Lost:       lost(cfg.Control.Terminate),
@@ -132,6 +132,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 		return err
 	}
 	s.ready(ctx)
+	go r.run(ctx, func() { end(errors.New("the terminal has gone")) })
 	<-ctx.Done()
 	s.stopping(context.Cause(ctx))
 	e.Close()
@@ -159,14 +160,6 @@ func (e *ends) attach(d *data.Server, c *ctrl.Server) error {
 		}
 	}
 	return nil
-}
-
-// trace is the log's dump if it wants one; nil spares the servers the calls.
-func trace(log *daemon.Log) func(title string, b []byte) {
-	if !log.Traffic() {
-		return nil
-	}
-	return log.Dump
 }
 
 // maxClients is the number of clients of one channel: few, as a TPM has one user

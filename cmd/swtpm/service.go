@@ -17,6 +17,9 @@ var (
 	eventReady    = daemon.EventKind{ID: "ef695ae07abf424b83a4be3f86e0b14c", Name: "ready"}
 	eventStopping = daemon.EventKind{ID: "f14b9f2481f9400cb9dbffc4ed319c69", Name: "stopping"}
 
+	eventReloaded     = daemon.EventKind{ID: "1a91c40e01e54c4c98e499b661f55638", Name: "reloaded"}
+	eventReloadFailed = daemon.EventKind{ID: "b95da29b78c6454aad6f1584a8bc98b4", Name: "reload-failed"}
+
 	eventsOfTPM = map[emul.EventKind]daemon.EventKind{
 		emul.PowerOn:         {ID: "b66b655fb6f6438eba5eb973d335c4f4", Name: "power-on"},
 		emul.PowerOff:        {ID: "ef61290ee78042d18b481dc6636f3e58", Name: "power-off"},

@@ -184,15 +184,19 @@ func instanceFlag(f *pflag.FlagSet) *string {
 func runProfile(f *pflag.FlagSet) action {
 	instance := instanceFlag(f)
 	return func(ctx context.Context, args []string) error {
-		path, instance, err := find(args[0], *instance)
+		path, name, err := find(args[0], *instance)
 		if err != nil {
 			return err
 		}
-		cfg, err := config.LoadProfile(path, instance)
+		cfg, err := config.LoadProfile(path, name)
 		if err != nil {
 			return err
 		}
-		return live(ctx, cfg, instance)
+		return live(ctx, cfg, origin{
+			instance: name,
+			hangups:  daemon.CatchHangups(),
+			again:    func() (*config.Config, error) { return load(args[0], *instance) },
+		})
 	}
 }
 

@@ -15,14 +15,16 @@ type EventKind struct {
 // Describe sets fields that every entry of the journal gets, as who this service
 // is; their names get "SWTPM_" before them. Other logs have no fields.
 func (l *Log) Describe(fields map[string]string) {
-	if l.queue == nil {
-		return
-	}
 	named := make(map[string]string, len(fields))
 	for k, v := range fields {
 		named[fieldName(k)] = v
 	}
-	l.queue.common.Store(&named)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fields = named
+	if q := l.to.Load().queue; q != nil {
+		q.common.Store(&named)
+	}
 }
 
 // Event tells the journal of an event, with its cause as a field. Other logs have
@@ -32,7 +34,7 @@ func (l *Log) Event(k EventKind, wrong bool, cause, line string) {
 	switch {
 	case wrong:
 		level = logrus.ErrorLevel
-	case l.queue == nil:
+	case l.to.Load().queue == nil:
 		return
 	}
 	l.WithFields(logrus.Fields{messageID: k.ID, "event": k.Name, "cause": cause}).Log(level, line)

@@ -68,9 +68,9 @@ func (f *journalFormatter) Format(e *logrus.Entry) ([]byte, error) {
 }
 
 // dump queues a dump as one entry.
-func (f *journalFormatter) dump(title string, b []byte) {
+func (q *journalQueue) dump(title string, b []byte) {
 	text := strings.TrimRight(hexDump("", title, b), "\n")
-	f.queue.put(journalEntry{text: text, priority: journal.PriDebug})
+	q.put(journalEntry{text: text, priority: journal.PriDebug})
 }
 
 // fieldName turns the name of a logrus field into one that the journal takes:

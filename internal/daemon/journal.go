@@ -54,13 +54,16 @@ func (q *journalQueue) start() *journalQueue {
 	return q
 }
 
-// put queues e or loses it; it does not wait.
+// put queues e or loses it; it does not wait. What comes after close becomes lines:
+// somebody was about to log while the log moved on.
 func (q *journalQueue) put(e journalEntry) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	if q.closed {
+		q.mu.Unlock()
+		q.writeLines(e)
 		return
 	}
+	defer q.mu.Unlock()
 	e.lost = q.lost
 	select {
 	case q.entries <- e:
@@ -114,6 +117,11 @@ func (q *journalQueue) deliver(e journalEntry) {
 	if q.send(e.text[e.indent:], e.priority, fields) == nil {
 		return
 	}
+	q.writeLines(e)
+}
+
+// writeLines writes e to where there is no journal.
+func (q *journalQueue) writeLines(e journalEntry) {
 	q.lines.Write([]byte(q.prefix + strings.ReplaceAll(e.text, "\n", "\n"+q.prefix) + "\n"))
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
@@ -36,15 +37,21 @@ type LogOptions struct {
 // if that is where the lines end up. Its methods may be used at the same time.
 type Log struct {
 	*logrus.Logger
+	to atomic.Pointer[target]
 
+	mu     sync.Mutex
+	fields map[string]string // of every entry of the journal
+	debug  int               // what libtpms writes to; -1 until it is asked for
+	relay  *relay            // of libtpms's lines; nil if it is not needed
+}
+
+// target is where the lines of a Log go.
+type target struct {
 	out    *output // nil for silence
 	file   *os.File
 	level  int
 	prefix string
 	queue  *journalQueue // nil if the lines do not go to the journal
-
-	mu    sync.Mutex
-	relay *relay // of libtpms's lines; nil if it is not needed
 }
 
 // OpenLog opens the log that o describes; without o.Given it is stderr with the
@@ -53,8 +60,19 @@ type Log struct {
 // symbolic link in its place is an error, and so is a file with other names, and
 // an FD that is not open for writing.
 func OpenLog(o LogOptions) (*Log, error) {
+	t, err := openTarget(o)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{Logger: logrus.New(), debug: -1}
+	l.turn(t)
+	return l, nil
+}
+
+// openTarget opens where o says.
+func openTarget(o LogOptions) (*target, error) {
 	if !o.Given {
-		return newLog(&output{fd: unix.Stderr, prefix: defaultPrefix}, nil, 1, defaultPrefix), nil
+		return newTarget(&output{fd: unix.Stderr, prefix: defaultPrefix}, nil, 1, defaultPrefix), nil
 	}
 	level := max(o.Level, 1) // Compat: swtpm takes level=0 for 1
 	var file *os.File
@@ -75,11 +93,11 @@ func OpenLog(o LogOptions) (*Log, error) {
 		}
 		fd = o.FD
 	case o.File == "-":
-		return newLog(nil, nil, level, o.Prefix), nil
+		return newTarget(nil, nil, level, o.Prefix), nil
 	case file != nil:
 		fd = int(file.Fd())
 	}
-	return newLog(&output{fd: fd, prefix: o.Prefix}, file, level, o.Prefix), nil
+	return newTarget(&output{fd: fd, prefix: o.Prefix}, file, level, o.Prefix), nil
 }
 
 // openLogFile opens the log file at path and empties it if truncate is set. A
@@ -139,24 +157,31 @@ func checkWritable(fd int) error {
 	return nil
 }
 
-// newLog returns a Log that writes to out, which may be nil.
-func newLog(out *output, file *os.File, level int, prefix string) *Log {
-	l := &Log{Logger: logrus.New(), out: out, file: file, level: level, prefix: prefix}
-	l.SetLevel(threshold(level))
-	lines := &lineFormatter{prefix: prefix, level: level}
-	l.SetFormatter(lines)
-	switch {
-	case out == nil:
-		l.SetOutput(io.Discard)
-		l.SetLevel(logrus.PanicLevel)
-	case isJournal(out.fd):
-		l.queue = (&journalQueue{send: journal.Send, id: identifier(prefix), prefix: prefix, lines: out}).start()
-		l.SetFormatter(&journalFormatter{queue: l.queue, lines: lines})
-		l.SetOutput(out)
-	default:
-		l.SetOutput(out)
+// newTarget returns a target that writes to out, which may be nil.
+func newTarget(out *output, file *os.File, level int, prefix string) *target {
+	t := &target{out: out, file: file, level: level, prefix: prefix}
+	if out != nil && isJournal(out.fd) {
+		t.queue = (&journalQueue{send: journal.Send, id: identifier(prefix), prefix: prefix, lines: out}).start()
 	}
-	return l
+	return t
+}
+
+// turn sends the lines to t from now on.
+func (l *Log) turn(t *target) {
+	l.to.Store(t)
+	lines := &lineFormatter{prefix: t.prefix, level: t.level}
+	switch {
+	case t.out == nil:
+		l.SetLevel(logrus.PanicLevel)
+		l.SetOutput(io.Discard)
+		return
+	case t.queue != nil:
+		l.SetFormatter(&journalFormatter{queue: t.queue, lines: lines})
+	default:
+		l.SetFormatter(lines)
+	}
+	l.SetOutput(t.out)
+	l.SetLevel(threshold(t.level))
 }
 
 // threshold returns the least important level that is logged.
@@ -180,7 +205,8 @@ func identifier(prefix string) string {
 }
 
 // Close gives those who read the log a moment to take what is on its way, and
-// closes the file that OpenLog opened. Messages after it are lost.
+// closes the file that OpenLog opened. Messages after it are lost, or lines on stderr
+// if the journal was meant.
 func (l *Log) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
@@ -190,52 +216,37 @@ func (l *Log) Close() error {
 		l.relay = nil
 	}
 	l.mu.Unlock()
-	if l.queue != nil {
-		l.queue.close(ctx)
-	}
-	if l.file == nil {
-		return nil
-	}
-	return l.file.Close()
+	return l.to.Load().close(ctx)
 }
 
-// FD returns the descriptor that libtpms's log may be given, -1 if there is to
-// be silence. It stays ours. A write to it does not wait for whoever reads the
-// log: unless that is a file, it is a pipe which we read, from the first call
-// until Close.
-func (l *Log) FD() int {
-	if l.out == nil {
-		return -1
+// close waits for the journal until ctx ends, and closes the file.
+func (t *target) close(ctx context.Context) error {
+	if t.queue != nil {
+		t.queue.close(ctx)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.relay != nil {
-		return l.relay.w
+	if t.file == nil {
+		return nil
 	}
-	if l.queue == nil && neverWaits(l.out.fd) {
-		return l.out.fd
-	}
-	var err error
-	if l.relay, err = newRelay(l.relayLine); err != nil {
-		l.relay = nil
-		return -1 // no log of libtpms is better than a TPM that hangs
-	}
-	return l.relay.w
+	t.out.end() // somebody may be about to write, and the number will be another file's
+	return t.file.Close()
 }
 
 // Traffic reports whether commands, responses, requests and replies are dumped.
-func (l *Log) Traffic() bool { return l.out != nil && l.level >= 2 }
+func (l *Log) Traffic() bool { return l.to.Load().traffic() }
+
+func (t *target) traffic() bool { return t.out != nil && t.level >= 2 }
 
 // LibtpmsLevel returns the level of libtpms's debug log, 0 for none.
 func (l *Log) LibtpmsLevel() uint {
-	if l.out == nil || l.level < 5 {
+	t := l.to.Load()
+	if t.out == nil || t.level < 5 {
 		return 0
 	}
-	return uint(l.level - 4)
+	return uint(t.level - 4)
 }
 
 // LibtpmsPrefix returns what precedes each line of libtpms's debug log.
-func (l *Log) LibtpmsPrefix() string { return l.prefix + "    " }
+func (l *Log) LibtpmsPrefix() string { return l.to.Load().prefix + "    " }
 
 // Dump logs b in hex if Traffic is true:
 //
@@ -248,18 +259,19 @@ func (l *Log) LibtpmsPrefix() string { return l.prefix + "    " }
 //
 // Source: swtpm 0.7.1, a log at level 2.
 func (l *Log) Dump(title string, b []byte) {
-	if !l.Traffic() {
+	t := l.to.Load()
+	if !t.traffic() {
 		return
 	}
 	title = strings.TrimLeft(title, " ")
 	if strings.HasPrefix(title, "Ctrl") {
 		b = b[:min(len(b), maxControlDump)]
 	}
-	if j, ok := l.Formatter.(*journalFormatter); ok {
-		j.dump(title, b)
+	if t.queue != nil {
+		t.queue.dump(title, b)
 		return
 	}
-	l.out.Write([]byte(hexDump(l.prefix, title, b)))
+	t.out.Write([]byte(hexDump(t.prefix, title, b)))
 }
 
 // hexDump returns the lines of Dump. Each byte is followed by a blank.

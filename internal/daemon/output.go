@@ -85,3 +85,10 @@ func (o *output) writable(wait int) bool {
 		return err == nil && n == 1
 	}
 }
+
+// end has what is written from now on go nowhere.
+func (o *output) end() {
+	o.mu.Lock()
+	o.gone = true
+	o.mu.Unlock()
+}

@@ -85,17 +85,82 @@ func Nowhere() (int, error) {
 	return p[1], unix.Close(p[0])
 }
 
+// FD returns the descriptor that libtpms's log may be given. It stays ours, and
+// stays the same wherever the log goes. A write to it does not wait for whoever
+// reads the log: unless that is a file, it is a pipe which we read, from the first
+// call until Close. It is -1 if there is no descriptor to be had.
+func (l *Log) FD() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.debug < 0 {
+		var err error
+		if l.debug, l.relay, err = l.forLibtpms(l.to.Load()); err != nil {
+			l.debug, _ = Nowhere() // no log of libtpms is better than a TPM that hangs
+		}
+	}
+	return l.debug
+}
+
+// forLibtpms opens a descriptor that leads to t, and the relay behind it if there
+// has to be one.
+func (l *Log) forLibtpms(t *target) (int, *relay, error) {
+	switch {
+	case t.out == nil:
+		fd, err := Nowhere() // its errors would go to stderr
+		return fd, nil, err
+	case t.queue == nil && neverWaits(t.out.fd):
+		fd, err := unix.FcntlInt(uintptr(t.out.fd), unix.F_DUPFD_CLOEXEC, 3)
+		return fd, nil, err
+	}
+	r, err := newRelay(l.relayLine)
+	if err != nil {
+		return -1, nil, err
+	}
+	return r.w, r, nil
+}
+
+// redirect has the descriptor of libtpms's log lead to t, if it has one, and waits
+// until what is in the pipe of a relay was passed on, or ctx ends.
+func (l *Log) redirect(ctx context.Context, t *target) error {
+	if l.debug < 0 {
+		return nil
+	}
+	fd, r, err := l.forLibtpms(t)
+	if err != nil {
+		return err
+	}
+	if err := unix.Dup3(fd, l.debug, unix.O_CLOEXEC); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	if r != nil {
+		r.w = l.debug
+	}
+	last := l.relay
+	l.relay = r
+	if last != nil {
+		select {
+		case <-last.done:
+		case <-ctx.Done():
+		}
+	}
+	return unix.Close(fd)
+}
+
 // relayLine passes on a line of libtpms. It is ours to wait a little here: what
 // waits is the relay's goroutine.
 func (l *Log) relayLine(line []byte) {
-	if l.queue != nil {
-		text := strings.TrimSpace(strings.TrimPrefix(string(line), l.prefix))
+	t := l.to.Load()
+	if t.queue != nil {
+		text := strings.TrimSpace(strings.TrimPrefix(string(line), t.prefix))
 		if text != "" {
-			l.queue.putSoon(journalEntry{text: text, priority: journal.PriDebug})
+			t.queue.putSoon(journalEntry{text: text, priority: journal.PriDebug})
 		}
 		return
 	}
-	l.out.Write(append(line[:len(line):len(line)], '\n'))
+	if t.out == nil {
+		return
+	}
+	t.out.Write(append(line[:len(line):len(line)], '\n'))
 }
 
 // neverWaits reports whether a write to fd always ends soon: it is a regular

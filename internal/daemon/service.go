@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
 )
 
 // Notifier tells systemd of this process, if $NOTIFY_SOCKET is set.
@@ -36,6 +38,19 @@ func (n *Notifier) Ready(status string) {
 	}
 	n.tell(daemon.SdNotifyReady, statusLine(status))
 }
+
+// Reloading tells systemd that the service is about to read its settings again;
+// Reloaded, that it has done so, well or not.
+//
+// Source: systemd, sd_notify(3): since v253, Type=notify-reload asks for the time.
+func (n *Notifier) Reloading() {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	n.tell(daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
+}
+
+// Reloaded ends what Reloading began.
+func (n *Notifier) Reloaded() { n.tell(daemon.SdNotifyReady) }
 
 // tell sends one message to systemd. Nobody is told if it fails: a service that
 // works is not stopped for that.

@@ -71,6 +71,27 @@ func TestService(t *testing.T) {
 	}
 }
 
+// TestReloading holds what Type=notify-reload wants to hear: a time that is not
+// before the signal.
+func TestReloading(t *testing.T) {
+	next := notified(t)
+	n := OpenNotifier()
+	var signal unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &signal); err != nil {
+		t.Fatal(err)
+	}
+	n.Reloading()
+	n.Reloaded()
+	var usec int64
+	got := next()
+	if _, err := fmt.Sscanf(got, "RELOADING=1\nMONOTONIC_USEC=%d", &usec); err != nil || usec < signal.Nano()/1000 {
+		t.Errorf("systemd was told %q, %v, want a time of at least %d", got, err, signal.Nano()/1000)
+	}
+	if got := next(); got != "READY=1" {
+		t.Errorf("systemd was told %q, want READY=1", got)
+	}
+}
+
 // TestWatchdog holds that systemd hears of a ping that came back, and of no other.
 func TestWatchdog(t *testing.T) {
 	next := notified(t)

@@ -151,6 +151,16 @@ func (t *TPM) Close() error {
 	return err
 }
 
+// Relog says that the log is another now: slow is as in Options, and apply is
+// called between two commands.
+func (t *TPM) Relog(slow bool, apply func()) {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	apply()
+	t.opt.Slow = slow
+	t.admit()
+}
+
 // openStore opens the state if that has not been done yet.
 func (t *TPM) openStore() error {
 	if t.store != nil {

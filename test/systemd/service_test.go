@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // own is a profile that makes its sockets itself.
@@ -54,6 +55,41 @@ func TestStartStop(t *testing.T) {
 	command(t, dial(t, name), getRandom)
 	must(t, "systemctl", "restart", unit)
 	command(t, dial(t, name), getRandom)
+}
+
+// A stop under load goes by systemd's book: SIGTERM is enough, the command that runs
+// gets its response, the TPM is shut down and its state is on disk, and that in this
+// order.
+func TestStop(t *testing.T) {
+	name := instance(t, profile("clear"))
+	unit := service(name)
+	must(t, "systemctl", "start", unit)
+	c := dial(t, name)
+	answered := make(chan int)
+	go func() {
+		n := 0
+		for try(c, getRandom) == nil {
+			n++
+		}
+		answered <- n
+	}()
+	command(t, dial(t, name), getRandom)
+	begin := time.Now()
+	must(t, "systemctl", "stop", unit)
+	t.Logf("systemctl stop took %v", time.Since(begin).Round(time.Millisecond))
+	if n := <-answered; n == 0 {
+		t.Error("there was no load")
+	}
+	if out := journal(t, unit, "cat"); !strings.Contains(out, "Deactivated successfully") {
+		t.Errorf("it was not enough to ask for the end:\n%s", out)
+	}
+	// The very last words may come too late for the journal.
+	out := must(t, "journalctl", "--no-pager", "--output=cat", "SWTPM_INSTANCE="+name)
+	if end, off := strings.Index(out, "ending: terminated"), strings.Index(out, "power off: the process ends"); end < 0 || off >= 0 && off < end {
+		t.Errorf("not in order:\n%s", out)
+	}
+	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("state")) // works after TPM2_Shutdown only
+	must(t, "systemctl", "start", unit)
 }
 
 // default.toml serves every instance that has no profile of its own.

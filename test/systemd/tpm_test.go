@@ -132,22 +132,29 @@ func dial(t *testing.T, name string) net.Conn {
 }
 
 // command sends a command to a TPM and wants success.
-func command(t *testing.T, c net.Conn, cmd string) []byte {
+func command(t *testing.T, c net.Conn, cmd string) {
 	t.Helper()
+	if err := try(c, cmd); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// try sends a command to a TPM; anything but success is an error.
+func try(c net.Conn, cmd string) error {
 	b, err := hex.DecodeString(strings.ReplaceAll(cmd, " ", ""))
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write(b); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	rsp := make([]byte, 4096)
 	n, err := c.Read(rsp)
 	if err != nil || n < 10 || string(rsp[6:10]) != "\x00\x00\x00\x00" {
-		t.Fatalf("response %x, %v", rsp[:n], err)
+		return fmt.Errorf("response %x, %w", rsp[:n], err)
 	}
-	return rsp[:n]
+	return nil
 }
 
 const getRandom = "8001 0000000c 0000017b 0008" // TPM2_GetRandom of 8 bytes

@@ -1,0 +1,57 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+)
+
+// Hangups is what a program does with SIGHUP that takes it for "read the settings
+// again": a terminal that goes sends the same signal, and that ends the process as
+// ever, though in order.
+type Hangups struct {
+	signals  chan os.Signal
+	terminal int // -1 if there is none
+}
+
+// CatchHangups keeps SIGHUP from ending the process. A process that was started
+// with the signal ignored, as by nohup(1), goes on ignoring its terminal.
+func CatchHangups() *Hangups {
+	h := &Hangups{signals: make(chan os.Signal, 1), terminal: -1}
+	if !signal.Ignored(unix.SIGHUP) {
+		if fd, err := open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+			h.terminal = fd
+		}
+	}
+	signal.Notify(h.signals, unix.SIGHUP)
+	return h
+}
+
+// Run calls reload for each signal, and gone once if it was the terminal's, until
+// ctx ends. A signal from before the call counts.
+func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.signals:
+			if h.hungUp() {
+				gone()
+				return
+			}
+			reload()
+		}
+	}
+}
+
+// hungUp says whether the terminal has gone.
+func (h *Hangups) hungUp() bool {
+	if h.terminal < 0 {
+		return false
+	}
+	p := []unix.PollFd{{Fd: int32(h.terminal)}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 1 && p[0].Revents&unix.POLLHUP != 0
+}

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestReopen moves a log through all kinds of places. Every message and every line
+// of libtpms, by one and the same descriptor, is where the log was at that time.
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	l, err := OpenLog(LogOptions{Given: true, File: file("1"), FD: -1, Level: 5, Prefix: "a: "})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := l.FD()
+	tell := func(what string) {
+		l.Info(what)
+		say(t, fd, "lib "+what+"\n")
+	}
+	tell("one")
+	if err := os.Rename(file("1"), file("1.old")); err != nil {
+		t.Fatal(err)
+	}
+	tell("two") // the file is open still
+	for i, o := range []LogOptions{
+		{File: file("1"), FD: -1, Level: 5, Prefix: "b: ", Truncate: true},
+		{File: "-", FD: -1, Level: 5},
+		{FD: int(w.Fd()), Level: 5, Prefix: "c: "},
+		{File: file("1"), FD: -1, Level: 2, Prefix: "d: ", Truncate: true},
+	} {
+		o.Given = true
+		if err := l.Reopen(o); err != nil {
+			t.Fatal(err)
+		}
+		tell(fmt.Sprint(i))
+		if got := l.FD(); got != fd {
+			t.Errorf("%d: FD() = %d, want %d as before", i, got, fd)
+		}
+		if o.FD >= 0 { // else a slow machine may turn the log before the relay is through
+			want := "c: 2\nlib 2\n"
+			b := make([]byte, len(want))
+			if _, err := io.ReadFull(r, b); err != nil || string(b) != want {
+				t.Errorf("the pipe got %q, %v, want %q", b, err, want)
+			}
+		}
+	}
+	l.Dump("Ctrl Cmd:", []byte{1})
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	w.Close()
+	for name, want := range map[string]string{
+		"1.old": "a: one\nlib one\na: two\nlib two\n",
+		"1":     "b: 0\nlib 0\nd: 3\nlib 3\nd:  Ctrl Cmd: length 1\nd:  01 \n",
+	} {
+		if got, err := os.ReadFile(file(name)); string(got) != want {
+			t.Errorf("%s has %q, %v, want %q", name, got, err, want)
+		}
+	}
+	if got, err := io.ReadAll(r); len(got) > 0 || err != nil {
+		t.Errorf("the pipe got %q, %v, want no more", got, err)
+	}
+}
+
+// TestReopenFails leaves the log where it was.
+func TestReopenFails(t *testing.T) {
+	l, read := fileLog(t, LogOptions{Level: 5, Prefix: "P: "})
+	fd := l.FD()
+	file := filepath.Join(t.TempDir(), "no", "log")
+	want := fmt.Sprintf("log: open %q: no such file or directory", file)
+	if err := l.Reopen(LogOptions{Given: true, File: file, FD: -1}); err == nil || err.Error() != want {
+		t.Errorf("Reopen = %v, want %s", err, want)
+	}
+	l.Info("ours")
+	say(t, fd, "libtpms\n")
+	if got := read(); got != "P: ours\nlibtpms\n" || !l.Traffic() {
+		t.Errorf("the log has %q, traffic %v", got, l.Traffic())
+	}
+}
+
+// TestReopenFiles holds that no descriptor is left behind.
+func TestReopenFiles(t *testing.T) {
+	l, _ := fileLog(t, LogOptions{Level: 5})
+	l.FD()
+	o := LogOptions{Given: true, File: filepath.Join(t.TempDir(), "log"), FD: -1}
+	open := func() int {
+		names, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(names)
+	}
+	before := open()
+	for range 20 {
+		if err := l.Reopen(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := open(); after != before {
+		t.Errorf("%d descriptors are open, want %d", after, before)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(l.FD(), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		t.Errorf("libtpms writes to %o, %v", st.Mode, err)
+	}
+}

@@ -1,0 +1,141 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// profiled is an emulator of a profile that the test may rewrite.
+type profiled struct {
+	*emulator
+	profile string
+}
+
+// write writes the profile, with what is in table [log].
+func (p *profiled) write(t *testing.T, log string) {
+	t.Helper()
+	text := fmt.Sprintf("[interface]\nserver = %q\n[control]\nlisten = %q\n[tpmstate]\ndir = %q\n[flags]\nstartup = \"clear\"\n[log]\n%s",
+		"unix:"+p.data, "unix:"+p.ctrl, filepath.Join(p.dir, "state"), log)
+	if err := os.WriteFile(p.profile, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reload sends SIGHUP.
+func (p *profiled) reload(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startProfiled starts an emulator of a profile whose [log] is log.
+func startProfiled(t *testing.T, log string) *profiled {
+	t.Helper()
+	dir := tempDir(t)
+	p := &profiled{profile: filepath.Join(dir, "vm1.toml"), emulator: &emulator{
+		dir: dir, data: filepath.Join(dir, "d"), ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log")}}
+	mkdir(t, filepath.Join(dir, "state"))
+	p.write(t, log)
+	cmd := exec.Command(ours("swtpm"), "run", p.profile)
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // no terminal of whoever runs the test
+	p.process = startProcess(t, cmd)
+	p.await(t, p.data)
+	return p
+}
+
+// SIGHUP has the log's settings read again: level and prefix, also for a client that
+// is there already, and a file that was moved away is made anew.
+func TestReload(t *testing.T) {
+	p := startProfiled(t, "file = \"log\"\nprefix = \"a: \"\n")
+	c := p.open(t, v20)
+	c.ok(t, random20)
+	if err := os.Rename(p.log, p.log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	p.write(t, "file = \"log\"\nlevel = 2\nprefix = \"b: \"\ntruncate = true\n")
+	p.reload(t)
+	said := func(file, want string) {
+		t.Helper()
+		if until(func() bool { c.ok(t, random20); return strings.Contains(read(t, file), want) }) != nil {
+			t.Errorf("no %q in %s:\n%s", want, file, read(t, file))
+		}
+	}
+	said(p.log, "b:  SWTPM_IO_Read: length 12\nb:  80 01 ")
+	if old := read(t, p.log+".1"); strings.Contains(old, "SWTPM_IO_Read") {
+		t.Errorf("the traffic is in the old file:\n%s", old)
+	}
+
+	// A mistake is one line, and all stays as it was.
+	p.write(t, "file = \"other\"\nlevel = \"much\"\n")
+	p.reload(t)
+	said(p.log, "b: reload: "+p.profile+":11:9: [log] level: \"much\" is not allowed; ")
+	if n := strings.Count(read(t, p.log), "reload: "); n != 1 {
+		t.Errorf("the mistake has %d lines", n)
+	}
+	p.write(t, "fd = 7\nlevel = 1\n")
+	p.reload(t)
+	said(p.log, "b: reload: [log] fd: 7: descriptors are those of the start")
+	p.write(t, "file = \"no/log\"\nlevel = 1\n")
+	p.reload(t)
+	said(p.log, fmt.Sprintf("b: reload: log: open %q: no such file or directory; all stays as it was\n", filepath.Join(p.dir, "no/log")))
+
+	// Less again; what cannot change is told of, in the new place.
+	p.write(t, "file = \"other\"\nprefix = \"c: \"\n[pid]\nfile = \"pid\"\n")
+	p.reload(t)
+	other := filepath.Join(p.dir, "other")
+	said(other, "c: the profile has changed in more than [log]; the rest counts from the next start\n")
+	before := read(t, p.log)
+	c.ok(t, random20)
+	if got := read(t, p.log); got != before {
+		t.Errorf("the old log got\n%s", strings.TrimPrefix(got, before))
+	}
+	if strings.Contains(read(t, other), "SWTPM_IO") {
+		t.Errorf("level 1 has traffic:\n%s", read(t, other))
+	}
+	p.terminate(t)
+}
+
+// Compat: a TPM of a classic command line is ended by SIGHUP, at once.
+func TestHangupClassic(t *testing.T) {
+	e := start(t, setup{})
+	if err := e.cmd.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	e.wait(t)
+	if s := e.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(); s != unix.SIGHUP {
+		t.Errorf("it ended by %v", s)
+	}
+}
+
+// A terminal that goes ends the TPM of a profile, in order: its state is on disk and
+// its sockets are gone.
+func TestHangupTerminal(t *testing.T) {
+	p := startProfiled(t, "file = \"log\"\n")
+	p.terminate(t)
+	master, slave, _ := terminal(t)
+	cmd := exec.Command(ours("swtpm"), "run", p.profile)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
+	p.process = startProcess(t, cmd)
+	p.await(t, p.data)
+	slave.Close()
+	p.reload(t) // this is no terminal that goes
+	p.open(t, v20).ok(t, random20)
+	master.Close()
+	if code := p.wait(t); code != 0 {
+		t.Errorf("exit code %d; log:\n%s", code, read(t, p.log))
+	}
+	for _, path := range []string{p.data, p.ctrl} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is there still", path)
+		}
+	}
+}
