@@ -115,10 +115,11 @@ func (p *Program) issue(o *options) ([]byte, error) {
 		return nil, tool.Complain("Could not read issuer certificate from %s. %s", o.issuerCert, reason(err))
 	}
 	pin, _ := p.Env("SWTPM_PKCS11_PIN")
-	key, err := issuer.Open(issuer.Source{Key: o.signKey, Password: o.password, ParentPassword: o.parentPassword, PIN: pin,
+	tcti, _ := p.Env("TPM2TOOLS_TCTI")
+	key, err := issuer.Open(issuer.Source{Key: o.signKey, Password: o.password, ParentPassword: o.parentPassword, PIN: pin, TCTI: tcti,
 		Warn: func(s string) { fmt.Fprintln(p.Stderr, s) }})
 	if err != nil {
-		return nil, tool.Complain("Could not read %s signing key from %s. %s", issuer.Kind(o.signKey), o.signKey, reason(err))
+		return nil, tool.Complain("Could not read %s signing key from %s. %s", issuer.Kind(o.signKey), issuer.Place(o.signKey), reason(err))
 	}
 	defer key.Close()
 	r.NotBefore = p.Now()

@@ -22,8 +22,8 @@ import (
 
 // Limits of what a file may have us compute before it opens.
 const (
-	maxIterations = 10_000_000 // of PBKDF2
-	maxScrypt     = 1 << 30    // memory of scrypt, in bytes; and passes over it
+	maxIterations = 5_000_000 // of PBKDF2
+	maxScrypt     = 1 << 28   // memory of scrypt, in bytes; and passes over it
 )
 
 // iterations are those of PBKDF2 in what Encrypt makes. A certificate takes as

@@ -19,6 +19,9 @@ func openFile(s Source) (*Key, error) {
 		return nil, err
 	}
 	defer clear(text)
+	if der := tssBlock(text); der != nil {
+		return openTSS(s, der)
+	}
 	key, err := ParsePEM(text, s.Password)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -28,6 +27,10 @@ type Source struct {
 
 	// PIN logs into a token unless the URI has one; "" for none.
 	PIN string
+
+	// TCTI is where the TPM is that has the key, in the words of tpm2-tools,
+	// unless the URI says so; "" for DefaultTCTI.
+	TCTI string
 
 	// Warn, unless it is nil, gets a sentence about what does not keep the
 	// key from being used and should be mended all the same.
@@ -62,14 +65,35 @@ func Kind(key string) string {
 	return "PEM"
 }
 
+// Place returns key, a Source's Key, for messages: without a PIN that is in it.
+func Place(key string) string {
+	path, query, ok := strings.Cut(key, "?")
+	if !ok || !strings.HasPrefix(key, "pkcs11:") {
+		return key
+	}
+	attributes := strings.Split(query, "&")
+	for i, a := range attributes {
+		if strings.HasPrefix(a, "pin-value=") {
+			attributes[i] = "pin-value=…"
+		}
+	}
+	return path + "?" + strings.Join(attributes, "&")
+}
+
 // Open returns the key at s.
 func Open(s Source) (*Key, error) {
 	scheme, _, _ := strings.Cut(s.Key, ":")
 	switch scheme {
 	case "tpmkey":
 		return nil, errors.New("keys of a TPM 1.2, tpmkey:…, are not supported; swtpm dropped them after 0.10")
-	case "pkcs11", "tpm2":
-		return nil, fmt.Errorf("keys behind %s: are not there yet", scheme)
+	case "pkcs11":
+		u, err := parsePKCS11(s.Key)
+		if err != nil {
+			return nil, err
+		}
+		return openToken(u, s)
+	case "tpm2":
+		return openTPM(s)
 	}
 	return openFile(s)
 }
