@@ -12,8 +12,8 @@ GO      ?= go
 
 # One binary per program and name: callers look for both, and some of them refuse
 # links and scripts.
-PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca
-ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca
+PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca swtpm-setup
+ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
 
 GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 

@@ -33,7 +33,10 @@ var arrows = map[string][]string{
 	"internal/io/vtpm":        {"internal/tpm"},
 	"internal/tool":           {"internal/complete"},
 	"internal/redact":         {"internal/tpm"},
-	"internal/setup/tpm12":    {"internal/setup/job", "internal/tpm"},
+	"internal/setup": {"internal/algorithms", "internal/config", "internal/emul", "internal/io/ctrl/client", "internal/nv", "internal/nv/backend",
+		"internal/sandbox", "internal/seal", "internal/setup/job", "internal/setup/tpm12", "internal/setup/tpm20", "internal/tool", "internal/tpm"},
+	"internal/setup/tpm20": {"internal/setup/job", "internal/tool", "internal/tpm"},
+	"internal/setup/tpm12": {"internal/setup/job", "internal/tpm"},
 	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
 		"internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/sandbox", "internal/seal", "internal/tpm"},
 }

@@ -31,8 +31,16 @@ func PrintCompletion(w io.Writer, shell string, options []Option, names ...strin
 // describe describes a program with these options; its operand is a device.
 func describe(options []Option, names []string) *complete.Program {
 	p := &complete.Program{Names: names, OneDash: true}
+	for _, o := range options {
+		if o.Short != "" { // for ParseLong
+			p.OneDash = false
+		}
+	}
 	p.Operand.Kind = complete.File
 	for _, o := range options {
+		if o.Hidden {
+			continue
+		}
 		help, _, _ := strings.Cut(o.Help, ";")
 		c := complete.Option{Names: []string{o.Spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
 		switch {

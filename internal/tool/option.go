@@ -26,8 +26,10 @@ type Option struct {
 	Short    string
 	Optional bool
 
-	// Hidden options are neither in the usage nor completed.
-	Hidden bool
+	// Hidden options are neither in the usage nor completed. Own ones are not
+	// the reference's: a name cut short never means them if it could mean one
+	// of the reference's.
+	Hidden, Own bool
 
 	// Set takes the argument and the file name, "" for none. If its error is
 	// ErrStop nothing behind the option is looked at.
@@ -114,13 +116,20 @@ func match(all []Option, word string, args []string) (opt Option, arg string, re
 
 // candidates returns the option called name, else those whose names begin so.
 func candidates(all []Option, name string) (found []Option) {
+	var own []Option
 	for _, o := range all {
-		if o.Name == name {
+		switch {
+		case o.Name == name:
 			return []Option{o}
-		}
-		if strings.HasPrefix(o.Name, name) {
+		case !strings.HasPrefix(o.Name, name):
+		case o.Own:
+			own = append(own, o)
+		default:
 			found = append(found, o)
 		}
+	}
+	if len(found) == 0 {
+		return own
 	}
 	return found
 }
@@ -140,6 +149,9 @@ func Usage(all []Option) string {
 	const width = 22
 	var s strings.Builder
 	for _, o := range all {
+		if o.Hidden {
+			continue
+		}
 		left := o.Spelling()
 		for _, arg := range []string{o.Arg, o.File} {
 			if arg != "" {

@@ -19,7 +19,7 @@ func completionScripts(t *testing.T, dir, shell string) []string {
 	t.Helper()
 	var paths []string
 	for program, args := range map[string][]string{
-		"swtpm": {"completion", shell}, "swtpm_ioctl": {"--completion", shell}, "swtpm_bios": {"--completion", shell},
+		"swtpm": {"completion", shell}, "swtpm_ioctl": {"--completion", shell}, "swtpm_bios": {"--completion", shell}, "swtpm_setup": {"--completion", shell},
 	} {
 		path := filepath.Join(dir, program+"."+shell)
 		if shell == "zsh" && program == "swtpm_bios" {
@@ -100,6 +100,8 @@ var queries = []query{
 	{"swtpm import -- ", "socket chardev"},
 	{"swtpm doctor ", "-- mine folder"},
 	{"swtpm_ioctl --sto", "--stop"},
+	{"swtpm_setup --create-e", "--create-ek-cert"},
+	{"swtpm-setup --iakkeyalgo secp2", "secp256r1"},
 	{"swtpm-ioctl --save ", "permanent volatile savestate"},
 	{"swtpm_ioctl --save permanent fo.", "fo.txt"},
 	{"swtpm_ioctl --unix fo.", "fo.txt"},

@@ -52,11 +52,11 @@ func buildAndRun(m *testing.M) (int, error) {
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
 		args = append(args, f)
 	}
-	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-bios", "../../cmd/swtpm-cert", "../../cmd/swtpm-localca")...)
+	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-bios", "../../cmd/swtpm-cert", "../../cmd/swtpm-localca", "../../cmd/swtpm-setup")...)
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("%v: %w\n%s", build, err, out)
 	}
-	for _, name := range []string{"swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca"} {
+	for _, name := range []string{"swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup"} {
 		alias := strings.ReplaceAll(name, "-", "_")
 		if err := os.Link(filepath.Join(bin, name), filepath.Join(bin, alias)); err != nil {
 			return 1, err

@@ -1,0 +1,49 @@
+// Command swtpm-setup manufactures a TPM for a virtual machine: it takes the
+// command line of swtpm_setup, prints the same words and ends with the same exit
+// codes. The engine runs in this process.
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/setup"
+)
+
+func main() { daemon.Main("swtpm_setup", run) }
+
+func run(ctx context.Context, args []string) error {
+	if fd, err := daemon.Nowhere(); err == nil {
+		libtpms.Debug(fd, 0, "") // its own lines say what our errors say
+	}
+	err := setup.Run(ctx, args, setup.Surroundings{
+		Name:     os.Args[0],
+		Stdout:   os.Stdout,
+		Stderr:   os.Stderr,
+		Terminal: setup.Terminal(os.Stderr),
+		Env:      os.Getenv,
+		Bindir:   bindir(),
+		Library: setup.Library{
+			Engine:      libtpms.Engine(),
+			Version:     libtpms.Version(),
+			HasProfiles: libtpms.HasProfiles(),
+			Refuses:     libtpms.Refuses,
+		},
+	})
+	if err != nil {
+		return &daemon.ExitError{Code: 1, Err: err, Silent: true}
+	}
+	return nil
+}
+
+// bindir is where this program is, and so the others.
+func bindir() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "/usr/bin"
+	}
+	return filepath.Dir(path)
+}

@@ -1,0 +1,195 @@
+package setup
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/setup/job"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// certTool is a job.Certifier: the program that the configuration names, called
+// as swtpm_setup does.
+type certTool struct {
+	path            string // "" if none is configured
+	config, options string // files; "" for none
+	logFile         string
+	vmid            string
+	tpm2            bool
+	dir             string // where it leaves certificates, ours alone
+	tpm             job.TPM
+	log             job.Log
+}
+
+// newCertTool finds the program that c names, and makes its directory.
+func newCertTool(c *conf) (*certTool, error) {
+	t := &certTool{config: c.value("create_certs_tool_config", ""), options: c.value("create_certs_tool_options", "")}
+	name := c.value("create_certs_tool", "")
+	if name == "" {
+		return t, nil
+	}
+	path, err := exec.LookPath(name)
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return nil, tool.Complain("Could not find %s in PATH.", name)
+	}
+	t.path = path
+	if t.dir, err = os.MkdirTemp("", "swtpm_setup.certs."); err != nil {
+		return nil, tool.Complain("Could not create temporary directory for certs: %s", tool.Strerror(err))
+	}
+	return t, nil
+}
+
+// close removes the directory.
+func (t *certTool) close() {
+	if t != nil && t.dir != "" {
+		_ = os.RemoveAll(t.dir) // has been told to be temporary
+	}
+}
+
+// Issue implements job.Certifier.
+func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
+	if t.path == "" {
+		return nil, tool.Complain("There is no program for certificates: create_certs_tool is missing in the configuration file.")
+	}
+	args, err := t.args(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	t.log.Infof("  Invoking %s %s", t.path, strings.Join(args, " "))
+	if err := t.run(ctx, args); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(t.dir, string(r.Type)+".cert")
+	cert, err := os.ReadFile(path)
+	if err != nil {
+		return nil, tool.Complain("%s has left no certificate: %v", t.path, err)
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return cert, nil
+}
+
+// args are the arguments of the program, in the reference's order.
+func (t *certTool) args(ctx context.Context, r job.Request) ([]string, error) {
+	key, err := keyText(r.Key)
+	if err != nil {
+		return nil, err
+	}
+	option := "--ek"
+	if r.Type == job.IAK || r.Type == job.IDevID {
+		option = "--key"
+	}
+	args := []string{"--type", string(r.Type), option, key, "--dir", t.dir}
+	if r.Signing {
+		args = append(args, "--allow-signing")
+		if r.Decryption {
+			args = append(args, "--decryption")
+		}
+	}
+	if t.logFile != "" {
+		args = append(args, "--logfile", t.logFile)
+	}
+	if t.vmid != "" {
+		args = append(args, "--vmid", t.vmid)
+	}
+	spec, err := specArgs(ctx, t.tpm)
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, spec...)
+	if t.tpm2 {
+		args = append(args, "--tpm2")
+	}
+	if t.config != "" {
+		args = append(args, "--configfile", t.config)
+	}
+	if t.options != "" {
+		args = append(args, "--optsfile", t.options)
+	}
+	if r.Serial != "" {
+		args = append(args, "--tpm-serial-num", r.Serial)
+	}
+	return args, nil
+}
+
+// specArgs are the arguments that tell which TPM it is.
+func specArgs(ctx context.Context, t job.TPM) ([]string, error) {
+	text, err := t.Info(ctx, infoSpec)
+	if err != nil {
+		return nil, err
+	}
+	var i struct {
+		TPMSpecification *struct {
+			Family          string
+			Level, Revision int
+		}
+		TPMAttributes *struct{ Manufacturer, Model, Version string }
+	}
+	err = json.Unmarshal([]byte(text), &i)
+	if err != nil || i.TPMSpecification == nil || i.TPMAttributes == nil {
+		return nil, tool.Complain("Could not get the TPM spec and attribute parameters.")
+	}
+	s, a := i.TPMSpecification, i.TPMAttributes
+	return []string{
+		"--tpm-spec-family", s.Family, "--tpm-spec-level", fmt.Sprint(s.Level), "--tpm-spec-revision", fmt.Sprint(s.Revision),
+		"--tpm-manufacturer", a.Manufacturer, "--tpm-model", a.Model, "--tpm-version", a.Version,
+	}, nil
+}
+
+// keyText is a public key as certificate tools take it: the modulus in hex digits,
+// or x=HEX,y=HEX,id=CURVE.
+func keyText(key crypto.PublicKey) (string, error) {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return hex.EncodeToString(k.N.Bytes()), nil
+	case *ecdsa.PublicKey:
+		b, err := k.Bytes()
+		if err != nil {
+			return "", fmt.Errorf("the public key of the TPM: %w", err)
+		}
+		x, y := b[1:1+len(b)/2], b[1+len(b)/2:]
+		return fmt.Sprintf("x=%x,y=%x,id=secp%dr1", x, y, k.Params().BitSize), nil
+	}
+	return "", fmt.Errorf("a public key of type %T has no certificate", key)
+}
+
+// run runs the program. What it prints goes into our messages.
+func (t *certTool) run(ctx context.Context, args []string) error {
+	cmd := exec.CommandContext(ctx, t.path, args...)
+	var stdout, stderr bytes.Buffer
+	if t.logFile == "" {
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	}
+	err := cmd.Run()
+	for line := range strings.Lines(stdout.String()) {
+		if line = strings.TrimRight(line, "\r\n"); line != "" {
+			t.log.Infof("%s: %s", filepath.Base(t.path), line)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	why := strings.TrimRight(stderr.String(), "\n")
+	if why == "" && t.logFile != "" {
+		why = "see " + t.logFile
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+		return tool.Complain("%s exit with status %d: %s", filepath.Base(t.path), exit.ExitCode(), why)
+	}
+	return tool.Complain("An error occurred running %s: %v %s", filepath.Base(t.path), err, why)
+}

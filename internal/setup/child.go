@@ -1,0 +1,312 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// child is a TPM that another emulator plays, which runs on a directory of its
+// own. What it leaves there is put in place by us.
+type child struct {
+	cmd    *exec.Cmd
+	data   net.Conn
+	ctrl   *client.Client
+	dir    string // its state; removed in the end
+	prefix string
+	done   chan struct{} // closed when it has ended; err says how
+	err    error
+}
+
+const (
+	// startWait is how long an emulator may take until it has written its
+	// process id, stopWait until it has ended.
+	startWait = 5 * time.Second
+	stopWait  = 5 * time.Second
+
+	// answerWait is how long a command may take: an RSA key of 4096 bits takes
+	// its time on a slow machine.
+	answerWait = 5 * time.Minute
+)
+
+// startProgram starts the emulator that --tpm names, on a new TPM or a copy of
+// the one in the place.
+func (p *program) startProgram(ctx context.Context, pl *place, plan *plan) (_ maker, err error) {
+	c := &child{prefix: pl.version.FilePrefix(), done: make(chan struct{})}
+	if c.dir, err = stagingDir(pl); err != nil {
+		return nil, err
+	}
+	if p.o.Reconfigure {
+		if err := c.copyFrom(pl.b); err != nil {
+			return nil, errors.Join(err, c.remove())
+		}
+	}
+	if err := c.start(p, plan); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	if err := c.awaitStart(ctx); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	p.log.Infof("TPM is listening on Unix socket.")
+	return c, nil
+}
+
+// stagingDir makes a directory of ours alone: where the state will be if that is
+// a directory, so that the emulator may use it and nothing secret goes elsewhere.
+func stagingDir(pl *place) (string, error) {
+	if pl.isDir() {
+		return os.MkdirTemp(pl.path, ".swtpm_setup.")
+	}
+	return os.MkdirTemp("", ".swtpm_setup.")
+}
+
+// copyFrom copies the permanent state.
+func (c *child) copyFrom(b nv.Backend) error {
+	sealed, err := b.Load(c.prefix + nv.Permanent)
+	if err != nil {
+		return err
+	}
+	defer clear(sealed)
+	return os.WriteFile(filepath.Join(c.dir, c.prefix+nv.Permanent), sealed, 0o600)
+}
+
+// args are the arguments of the emulator, in the reference's order. data and ctrl
+// are its descriptors.
+func (c *child) args(p *program, plan *plan, data, ctrl int) []string {
+	args := slices.Concat(p.argv[1:], []string{
+		"--flags", "not-need-init,startup-clear", "--tpmstate", "dir=" + c.dir, "--pid", "file=" + c.pidFile(),
+	})
+	if p.o.TPM2 {
+		args = append(args, "--tpm2")
+	}
+	if plan.source != nil {
+		args = append(args, "--key", keyArg(plan.source, p.o.Cipher))
+	}
+	if plan.profile != "" {
+		profile := "profile=" + plan.profile
+		if p.o.RemoveDisable != "" {
+			profile += ",remove-disabled=" + p.o.RemoveDisable
+		}
+		args = append(args, "--profile", profile)
+	}
+	if p.o.LogFile != "" {
+		args = append(args, "--log", "file="+p.o.LogFile)
+	}
+	return append(args, "--server", fmt.Sprintf("type=tcp,fd=%d", data), "--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", ctrl))
+}
+
+// keyArg is a key in the words of --key.
+func keyArg(s *seal.Source, cipher string) string {
+	if cipher == "" {
+		cipher = "aes-128-cbc"
+	}
+	what := "file=" + s.Path
+	switch {
+	case s.Passphrase && s.Path != "":
+		what = "pwdfile=" + s.Path
+	case s.Passphrase:
+		what = fmt.Sprintf("pwdfd=%d", s.FD)
+	case s.Path == "":
+		what = fmt.Sprintf("fd=%d", s.FD)
+	}
+	return what + ",mode=" + cipher
+}
+
+func (c *child) pidFile() string { return filepath.Join(c.dir, ".pid") }
+
+// start starts the emulator with one end of two pairs of sockets. A descriptor of
+// the key keeps its number.
+func (c *child) start(p *program, plan *plan) error {
+	data, theirData, err := pair()
+	if err != nil {
+		return err
+	}
+	defer theirData.Close()
+	c.data = data
+	control, theirCtrl, err := pair()
+	if err != nil {
+		return err
+	}
+	defer theirCtrl.Close()
+	c.ctrl = client.New(control)
+
+	// Descriptors of ExtraFiles become 3, 4 and so on. One that must keep its
+	// number gets all below it, as many copies of one that does not matter.
+	extra := []*os.File{theirData, theirCtrl}
+	dataFD, ctrlFD := 3, 4
+	if plan.source != nil && plan.source.Path == "" {
+		key := os.NewFile(uintptr(plan.source.FD), "key")
+		defer key.Close()
+		if plan.source.FD <= 2 {
+			return fmt.Errorf("the key cannot come from descriptor %d for another emulator", plan.source.FD)
+		}
+		extra = nil
+		for fd := 3; fd < plan.source.FD; fd++ {
+			extra = append(extra, nil)
+		}
+		extra = append(extra, key, theirData, theirCtrl)
+		dataFD, ctrlFD = plan.source.FD+1, plan.source.FD+2
+	}
+	c.cmd = exec.Command(p.argv[0], c.args(p, plan, dataFD, ctrlFD)...)
+	c.cmd.ExtraFiles = extra
+	c.cmd.Stderr = p.Stderr
+	if p.o.LogFile != "" {
+		c.cmd.Stderr = nil
+	}
+	// Ctrl-C is for us: the emulator is stopped in order.
+	c.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	if err := c.cmd.Start(); err != nil {
+		c.cmd = nil
+		return fmt.Errorf("could not start swtpm '%s': %w", strings.Join(p.argv, " "), err)
+	}
+	go func() {
+		c.err = c.cmd.Wait()
+		close(c.done)
+	}()
+	return nil
+}
+
+// pair returns both ends of a stream: ours, and the emulator's.
+func pair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("could not create socketpair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "our end"), os.NewFile(uintptr(fds[1]), "its end")
+	defer ours.Close() // FileConn duplicates it
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn, theirs, nil
+}
+
+// awaitStart waits until the emulator has written its process id.
+func (c *child) awaitStart(ctx context.Context) error {
+	deadline := time.Now().Add(startWait)
+	for {
+		if st, err := os.Stat(c.pidFile()); err == nil && st.Size() > 0 {
+			return nil
+		}
+		select {
+		case <-c.done:
+			return fmt.Errorf("swtpm process terminated unexpectedly: %v", c.err)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("swtpm has not written its process id within %v", startWait)
+		}
+	}
+}
+
+// Execute implements job.TPM.
+func (c *child) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := c.data.SetDeadline(time.Now().Add(answerWait)); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.data.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	rsp, err := exchange(c.data, cmd)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return rsp, err
+}
+
+// exchange sends a command and reads the response, as many bytes as its header
+// says.
+func exchange(conn io.ReadWriter, cmd []byte) ([]byte, error) {
+	if _, err := conn.Write(cmd); err != nil {
+		return nil, err
+	}
+	head := make([]byte, tpm.HeaderSize)
+	if _, err := io.ReadFull(conn, head); err != nil {
+		return nil, fmt.Errorf("read the response: %w", err)
+	}
+	h, _ := tpm.ParseHeader(head)
+	if h.Size < tpm.HeaderSize || h.Size > tpm.MaxCommand {
+		return nil, fmt.Errorf("a response that says it has %d bytes", h.Size)
+	}
+	rsp := append(head, make([]byte, h.Size-tpm.HeaderSize)...)
+	if _, err := io.ReadFull(conn, rsp[tpm.HeaderSize:]); err != nil {
+		return nil, fmt.Errorf("read the response: %w", err)
+	}
+	return rsp, nil
+}
+
+// Info implements job.TPM.
+func (c *child) Info(_ context.Context, flags uint64) (string, error) {
+	text, err := c.ctrl.Info(flags)
+	if err != nil && flags == infoActive {
+		return "{}", nil // an emulator without profiles
+	}
+	return text, err
+}
+
+func (c *child) finish() ([]byte, error) {
+	if err := c.stop(); err != nil {
+		return nil, err
+	}
+	sealed, err := os.ReadFile(filepath.Join(c.dir, c.prefix+nv.Permanent))
+	if err != nil {
+		return nil, fmt.Errorf("the emulator has left no state: %w", err)
+	}
+	return sealed, nil
+}
+
+// stop ends the emulator, by request if it takes one.
+func (c *child) stop() error {
+	if c.cmd == nil {
+		return nil
+	}
+	c.ctrl.Timeout = stopWait
+	err := c.ctrl.Shutdown()
+	select {
+	case <-c.done:
+	case <-time.After(stopWait):
+		_ = c.cmd.Process.Kill()
+		<-c.done
+		err = errors.Join(err, errors.New("the emulator did not end when it was asked to"))
+	}
+	c.cmd = nil
+	return err
+}
+
+// close ends the emulator if it runs still, and removes its directory.
+func (c *child) close() error {
+	if c.cmd != nil {
+		_ = c.cmd.Process.Kill()
+		<-c.done
+		c.cmd = nil
+	}
+	if c.data != nil {
+		_ = c.data.Close()
+	}
+	if c.ctrl != nil {
+		_ = c.ctrl.Close()
+	}
+	return c.remove()
+}
+
+func (c *child) remove() error { return os.RemoveAll(c.dir) }

@@ -1,0 +1,123 @@
+package setup
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// createConfigFiles writes the configuration of a local CA for this user, who
+// needs no rights for it. flags are words with commas or blanks between them.
+// bindir is where the programs are.
+func createConfigFiles(stdout io.Writer, flags, bindir string, env func(string) string) error {
+	has := map[string]bool{}
+	for _, f := range strings.FieldsFunc(flags, func(r rune) bool { return r == ',' || r == ' ' }) {
+		has[f] = true
+	}
+	if has["overwrite"] && has["skip-if-exist"] {
+		return tool.Complain("Error: overwrite and skip-if-exist cannot both be used")
+	}
+	if os.Getuid() == 0 && !has["root"] {
+		return tool.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", sysDir)
+	}
+	dir := userDir(env)
+	if dir == "" {
+		return tool.Complain("This user has no home directory; set XDG_CONFIG_HOME.")
+	}
+	files := configFiles(dir, bindir)
+	for _, f := range files {
+		if _, err := os.Lstat(f.path); err != nil {
+			continue
+		}
+		if has["skip-if-exist"] {
+			return nil
+		}
+		if !has["overwrite"] {
+			return tool.Complain("File %s already exists. Refusing to overwrite.", f.path)
+		}
+	}
+	if err := os.MkdirAll(caDir(dir), 0o775); err != nil {
+		return tool.Complain("Could not create %s: %s", caDir(dir), tool.Strerror(err))
+	}
+	for _, f := range files {
+		fmt.Fprintf(stdout, "Writing %s.\n", f.path)
+		if err := writeFile(f.path, []byte(f.content), 0o666); err != nil {
+			return tool.Complain("Could not write to %s: %s", f.path, tool.Strerror(err))
+		}
+	}
+	return nil
+}
+
+func caDir(dir string) string { return filepath.Join(dir, "var/lib/swtpm-localca") }
+
+type configFile struct{ path, content string }
+
+// configFiles are the files and what is in them.
+//
+// Source: swtpm 0.11, --create-config-files.
+func configFiles(dir, bindir string) []configFile {
+	path := func(name string) string { return filepath.Join(dir, name) }
+	ca := caDir(dir)
+	system, version := uname()
+	return []configFile{
+		{path("swtpm_setup.conf"), fmt.Sprintf(`create_certs_tool = %s
+create_certs_tool_config = %s
+create_certs_tool_options = %s
+# Comma-separated list (no spaces) of PCR banks to activate by default
+active_pcr_banks = %s
+profile = {"Name":"default-v1"}
+# profile_file =
+local_profiles_dir = %s/
+`, filepath.Join(bindir, "swtpm_localca"), path("swtpm-localca.conf"), path("swtpm-localca.options"), defaultBanks, path("etc/swtpm/profiles"))},
+		{path("swtpm-localca.conf"), fmt.Sprintf("statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", ca)},
+		{path("swtpm-localca.options"), fmt.Sprintf("--platform-manufacturer %s\n--platform-version %s\n--platform-model %s\n", system, version, system)},
+	}
+}
+
+// uname returns the name and the version of the operating system, blanks as
+// underscores: the file of options knows no quotes.
+func uname() (system, version string) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "Linux", "unknown"
+	}
+	clean := func(b []byte) string {
+		return strings.ReplaceAll(unix.ByteSliceToString(b), " ", "_")
+	}
+	return clean(u.Sysname[:]), clean(u.Version[:])
+}
+
+// writeFile puts content at path in one step: a new file takes the place of what
+// is there, also of a link. mode is before the umask.
+func writeFile(path string, content []byte, mode os.FileMode) (err error) {
+	tmp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.tmp", filepath.Base(path), os.Getpid()))
+	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp)
+		}
+	}()
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

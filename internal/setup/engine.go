@@ -1,0 +1,107 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// maker is a TPM under manufacture, a job.TPM, whose state is nowhere yet.
+type maker interface {
+	Execute(ctx context.Context, cmd []byte) ([]byte, error)
+	Info(ctx context.Context, flags uint64) (string, error)
+
+	// finish powers the TPM off and returns its permanent state as it is to
+	// be stored.
+	finish() (sealed []byte, err error)
+	// close drops what finish has not returned.
+	close() error
+}
+
+// engine is the TPM of this process, whose state is in memory.
+type engine struct {
+	t       *emul.TPM
+	scratch nv.Backend
+	prefix  string
+}
+
+// keep is a Backend that is not closed with what is built on it.
+type keep struct{ nv.Backend }
+
+func (keep) Close() error { return nil }
+
+// startEngine powers on a new TPM or, to change it, the one of the place.
+func startEngine(ctx context.Context, lib Library, pl *place, isNew bool, key *seal.Key, profile string, log *messages) (*engine, error) {
+	var from nv.Backend
+	if !isNew {
+		from = keep{pl.b}
+	}
+	e := &engine{scratch: nv.Scratch(from), prefix: pl.version.FilePrefix()}
+	t, err := emul.New(ctx, lib.Engine, emul.Options{
+		Version: pl.version,
+		Open:    func() (*nv.Store, error) { return nv.New(e.scratch, e.prefix, key), nil },
+		Where:   pl.uri,
+		Profile: profile,
+		Keys:    seal.Keys{File: key},
+		Error:   log.Errorf,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.t = t
+	err = t.Init(false) // says why by log
+	if err == nil {
+		err = t.Startup("clear")
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+// Execute implements job.TPM. A command that runs is told to stop if ctx ends; a
+// TPM 1.2 goes on all the same, and who closes it waits.
+func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	type answer struct {
+		rsp []byte
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		rsp, err := e.t.Execute(cmd)
+		done <- answer{rsp, err}
+	}()
+	select {
+	case a := <-done:
+		if a.err == nil && a.rsp == nil {
+			a.err = errors.New("the TPM gave no response")
+		}
+		return a.rsp, a.err
+	case <-ctx.Done():
+		_ = e.t.Cancel() // a TPM 1.2 cannot
+		return nil, ctx.Err()
+	}
+}
+
+// Info implements job.TPM.
+func (e *engine) Info(_ context.Context, flags uint64) (string, error) { return e.t.Info(flags) }
+
+func (e *engine) finish() ([]byte, error) {
+	if err := e.t.Stop(); err != nil {
+		return nil, err
+	}
+	sealed, err := e.scratch.Load(e.prefix + nv.Permanent)
+	if err != nil {
+		return nil, fmt.Errorf("the TPM has left no state: %w", err)
+	}
+	return sealed, nil
+}
+
+func (e *engine) close() error { return e.t.Close() }

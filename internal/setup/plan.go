@@ -1,0 +1,228 @@
+package setup
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
+	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
+	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// defaultBanks are the PCR banks of a TPM 2.0 if nobody says anything.
+const defaultBanks = "sha256"
+
+// The passwords of a TPM 1.2's owner and SRK if nobody says anything.
+const (
+	defaultOwnerPass = "ooo"
+	defaultSRKPass   = "sss"
+)
+
+// checkVersion complains about options that are not for this version of a TPM.
+func (o *Options) checkVersion() error {
+	if o.TPM2 {
+		if o.TakeOwnership {
+			return tool.Complain("Taking ownership is not supported for TPM 2.")
+		}
+		return nil
+	}
+	for _, option := range []struct {
+		given bool
+		name  string
+	}{
+		{o.ECC, "ecc"}, {o.CreateSPK, "create-spk"}, {o.Reconfigure, "reconfigure"},
+		{o.AllowSigning, "allow-signing"}, {o.Decryption, "decryption"}, {o.PCRBanksGiven, "pcr-banks"},
+	} {
+		if option.given {
+			return tool.Complain("--%s requires --tpm2.", option.name)
+		}
+	}
+	if len(o.at) > 0 {
+		return tool.Complain("There's no --profile support for TPM 1.2")
+	}
+	return nil
+}
+
+// checkConflicts complains about options that exclude one another.
+func (o *Options) checkConflicts() error {
+	switch {
+	case o.Reconfigure && o.CreateEK:
+		return tool.Complain("Reconfiguration is not supported with creation of EK or certificates")
+	case o.Reconfigure && len(o.at) > 0:
+		return tool.Complain("Reconfiguration does not accept a (new) profile.")
+	case len(o.at) > 1:
+		return tool.Complain("Only one of --profile, --profile-name, --profile-file, and --profile-file-fd may be given.")
+	}
+	switch o.RemoveDisable {
+	case "", "check", "fips-host":
+	default:
+		return tool.Complain("Unsupported parameter for --profile-remove-disabled: %s", o.RemoveDisable)
+	}
+	return nil
+}
+
+// plan20 says what a TPM 2.0 is to get, from options and configuration.
+func (p *program) plan20(c *conf) (tpm20.Options, error) {
+	o := p.o
+	plan := tpm20.Options{Lock: o.LockNVRAM, Banks: pcrBanks(o, c)}
+	if o.Reconfigure {
+		return plan, nil
+	}
+	plan.Signing, plan.Decryption, plan.SPK, plan.SPKECC = o.AllowSigning, o.Decryption, o.CreateSPK, o.ECC
+	plan.EKCert, plan.PlatformCert = o.EKCert, o.PlatformCert
+	size, err := p.rsaKeySize(c)
+	if err != nil {
+		return plan, err
+	}
+	ek1, ek2 := "rsa"+size, "secp384r1"
+	for _, a := range []struct {
+		to           *tpm20.Algorithm
+		option, conf string
+		fallback     string
+		wanted       bool
+	}{
+		{&plan.EK1, o.EK1, "ek1keyalgo", ek1, o.CreateEK},
+		{&plan.EK2, o.EK2, "ek2keyalgo", ek2, o.CreateEK},
+		{&plan.IAK, o.IAK, "iakkeyalgo", "", true},
+		{&plan.IDevID, o.IDevID, "idevidkeyalgo", "", true},
+	} {
+		name := a.option
+		if name == "" {
+			name = c.value(a.conf, a.fallback)
+		}
+		if name == "" {
+			continue
+		}
+		alg, ok := tpm20.ParseAlgorithm(name)
+		if !ok {
+			return plan, tool.Complain("Key algorithm %s is not supported.", name)
+		}
+		if bits := alg.Bits(); a.wanted && bits > 0 && !slices.Contains(p.caps.rsaSizes, fmt.Sprint(bits)) {
+			return plan, tool.Complain("%d bit RSA keys are not supported by libtpms.", bits)
+		}
+		if a.wanted {
+			*a.to = alg
+		}
+	}
+	if !plan.EKCert && (plan.IAK != tpm20.None || plan.IDevID != tpm20.None) {
+		return plan, tool.Complain("When creating IAK and/or IDevID keys, then an EK certificate must be created as well.")
+	}
+	return plan, nil
+}
+
+// rsaKeySize is the size of the first EK, in bits, unless its algorithm is named.
+func (p *program) rsaKeySize(c *conf) (string, error) {
+	size := p.o.RSAKeySize
+	if size == "" {
+		size = c.value("rsa_keysize", "2048")
+	}
+	switch size {
+	case "2048", "3072", "4096":
+		return size, nil
+	case "max":
+		if n := len(p.caps.rsaSizes); n > 0 {
+			return p.caps.rsaSizes[n-1], nil
+		}
+		return "2048", nil
+	}
+	// Compat: swtpm_setup prints this one on stdout.
+	p.log.Infof("Unsupported RSA key size %s.", size)
+	return "", errTold
+}
+
+// pcrBanks are the banks that are to be active, nil to leave them alone.
+func pcrBanks(o *Options, c *conf) []string {
+	list := strings.Trim(o.PCRBanks, " \t")
+	if list == "" {
+		list = c.value("active_pcr_banks", defaultBanks)
+	}
+	if list == "-" {
+		return nil
+	}
+	banks := []string{}
+	for _, b := range strings.Split(list, ",") {
+		banks = append(banks, strings.Trim(b, " \t\n\v\f\r"))
+	}
+	return banks
+}
+
+// plan12 says what a TPM 1.2 is to get.
+func (o *Options) plan12() tpm12.Options {
+	auth := func(pass *string, known bool, fallback string) tpm12.Auth {
+		switch {
+		case known:
+			return tpm12.WellKnown()
+		case pass != nil:
+			return tpm12.Password(*pass)
+		}
+		return tpm12.Password(fallback)
+	}
+	return tpm12.Options{
+		EK: o.CreateEK, Owner: o.TakeOwnership, EKCert: o.EKCert, PlatformCert: o.PlatformCert, LockNV: o.LockNVRAM,
+		OwnerAuth: auth(o.OwnerPass, o.OwnerKnown, defaultOwnerPass),
+		SRKAuth:   auth(o.SRKPass, o.SRKKnown, defaultSRKPass),
+	}
+}
+
+func (o *Options) version() tpm.Version {
+	if o.TPM2 {
+		return tpm.V20
+	}
+	return tpm.V12
+}
+
+// parseFD reads the number of a descriptor.
+func parseFD(s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil || n == math.MaxInt32 {
+		return 0, tool.Complain("Invalid file descriptor '%s'", s)
+	}
+	if _, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0); err != nil {
+		return 0, tool.Complain("Descriptor %s was not passed to this program: %s", s, tool.Strerror(err))
+	}
+	return int(n), nil
+}
+
+// keySource says where the key of the state comes from; nil for a plain one. what
+// is what a person is told.
+func (o *Options) keySource() (source *seal.Source, what string, err error) {
+	bits := 0
+	switch o.Cipher {
+	case "", "aes-128-cbc", "aes-cbc":
+		bits = 128
+	case "aes-256-cbc":
+		bits = 256
+	default:
+		return nil, "", tool.Complain("Unsupported cipher %s.", o.Cipher)
+	}
+	s := seal.Source{Bits: bits, Hex: true, KDF: "pbkdf2"}
+	const key, pass = "with a provided key", "using a key derived from a passphrase"
+	switch {
+	case o.KeyFile != "":
+		if unix.Access(o.KeyFile, unix.R_OK) != nil {
+			return nil, "", tool.Complain("User %s cannot read keyfile %s.", userName(), o.KeyFile)
+		}
+		s.Path, what = o.KeyFile, key
+	case o.PwdFile != "":
+		if unix.Access(o.PwdFile, unix.R_OK) != nil {
+			return nil, "", tool.Complain("User %s cannot read passphrase file %s.", userName(), o.PwdFile)
+		}
+		s.Path, s.Passphrase, what = o.PwdFile, true, pass
+	case o.KeyFD != "":
+		s.FD, err = parseFD(o.KeyFD)
+		what = key + " (fd)"
+	case o.PwdFD != "":
+		s.FD, err = parseFD(o.PwdFD)
+		s.Passphrase, what = true, pass+" (fd)"
+	default:
+		return nil, "", nil
+	}
+	return &s, fmt.Sprintf("  The TPM's state will be encrypted %s.", what), err
+}

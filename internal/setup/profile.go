@@ -1,0 +1,203 @@
+package setup
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// maxProfileName is how many bytes the name of an algorithm profile may have.
+const maxProfileName = 32
+
+// profileNames are what --profile-name takes.
+var profileNames = regexp.MustCompile(`^[A-Za-z0-9.:-]+$`)
+
+// profileText returns the algorithm profile of the new TPM, JSON; "" if the
+// library is to choose one. c is the configuration.
+func (p *program) profileText(c *conf) (string, error) {
+	o := p.o
+	if o.Reconfigure {
+		return "", nil
+	}
+	text, err := p.askedProfile(c)
+	if err != nil {
+		return "", err
+	}
+	fromConfig := len(o.at) == 0
+	if text == "" && fromConfig {
+		if text, err = configuredProfile(c); err != nil {
+			return "", err
+		}
+		if text != "" && !strings.HasPrefix(text, "{") || o.ProfileFile == "" && text != "" {
+			if err := p.checkProfile(text); err != nil && p.hasProfiles() {
+				return "", err
+			}
+		}
+	}
+	switch {
+	case text == "":
+		return "", nil
+	case p.hasProfiles():
+	case fromConfig:
+		p.log.Infof("The profile of the configuration file is left out: libtpms %s has none.", p.lib.Version)
+		return "", nil
+	default:
+		return "", tool.Complain("There are no profiles with libtpms %s; 0.10 is the first that has them. Leave the option out.", p.lib.Version)
+	}
+	return text, nil
+}
+
+// hasProfiles says whether the emulator knows algorithm profiles.
+func (p *program) hasProfiles() bool { return p.caps.profiles != nil }
+
+// askedProfile is the profile that options ask for.
+func (p *program) askedProfile(c *conf) (string, error) {
+	o := p.o
+	switch {
+	case o.Profile != "":
+		if p.hasProfiles() {
+			return o.Profile, p.checkProfile(o.Profile)
+		}
+		return o.Profile, nil
+	case o.ProfileName != "":
+		return p.namedProfile(o.ProfileName, c.value("local_profiles_dir", ""))
+	case o.ProfileFile != "":
+		return readProfileFile(o.ProfileFile)
+	case o.ProfileFD != "":
+		fd, err := parseFD(o.ProfileFD)
+		if err != nil {
+			return "", err
+		}
+		text, err := algorithms.Read(algorithms.Source{FD: fd})
+		if err != nil {
+			return "", tool.Complain("%v", err)
+		}
+		return text, nil
+	}
+	return "", nil
+}
+
+// configuredProfile is the profile that the configuration names.
+func configuredProfile(c *conf) (string, error) {
+	if path := c.value("profile_file", ""); path != "" {
+		return readProfileFile(path)
+	}
+	return c.value("profile", ""), nil
+}
+
+func readProfileFile(path string) (string, error) {
+	text, err := algorithms.Read(algorithms.Source{Path: path})
+	if err != nil {
+		return "", tool.Complain("Could not open profile file '%s': %s", path, tool.Strerror(err))
+	}
+	return text, nil
+}
+
+// namedProfile finds a profile by its name.
+func (p *program) namedProfile(name, local string) (string, error) {
+	if !profileNames.MatchString(name) {
+		return "", tool.Complain("Profile name '%s' contains unacceptable characters.", name)
+	}
+	where, rest, ok := strings.Cut(name, ":")
+	if !ok || !slices.Contains([]string{"local", "distro", "builtin"}, where) {
+		where, rest = "", name
+	}
+	for _, place := range []struct{ name, dir string }{{"local", local}, {"distro", p.distroProfiles}} {
+		if place.dir == "" || where != "" && where != place.name {
+			continue
+		}
+		text, err := algorithms.Read(algorithms.Source{Path: filepath.Join(place.dir, rest+".json")})
+		if err == nil && text != "" {
+			return text, nil
+		}
+	}
+	if where == "local" || where == "distro" {
+		return "", tool.Complain("Could not find or access profile '%s'.", name)
+	}
+	text := `{"Name":"` + rest + `"}`
+	if !p.hasProfiles() {
+		return text, nil // the caller says so
+	}
+	return text, p.checkProfile(text)
+}
+
+// checkProfile checks the name of a profile.
+func (p *program) checkProfile(text string) error {
+	get := fmt.Sprintf("Failed to get 'Name' from profile '%s'.", text)
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &members); err != nil {
+		return tool.Complain("Could not parse JSON '%s': %v\n%s", text, err, get)
+	}
+	raw, ok := members["Name"]
+	if !ok {
+		return tool.Complain("Missing 'Name' field in '%s'\n%s", text, get)
+	}
+	var name *string
+	if err := json.Unmarshal(raw, &name); err != nil || name == nil {
+		return tool.Complain("%s", get)
+	}
+	if len(*name) > maxProfileName {
+		return tool.Complain("Profile name must not exceed %d characters.", maxProfileName)
+	}
+	if !slices.Contains(p.caps.profiles, *name) && !strings.HasPrefix(*name, "custom:") {
+		return tool.Complain("swtpm does not support a profile with name '%s'", *name)
+	}
+	return nil
+}
+
+// printProfiles prints the profiles that there are, by where they are.
+func (p *program) printProfiles(c *conf) error {
+	if !p.o.TPM2 {
+		_, err := fmt.Fprintln(p.out, "{}")
+		return err
+	}
+	var parts []string
+	for _, place := range []struct{ name, dir string }{{"local", c.value("local_profiles_dir", "")}, {"distro", p.distroProfiles}} {
+		if list, ok := profilesIn(place.dir); ok {
+			parts = append(parts, fmt.Sprintf(`"%s":%s`, place.name, list))
+		}
+	}
+	if p.caps.builtin != "" {
+		parts = append(parts, `"builtin":`+p.caps.builtin)
+	}
+	_, err := fmt.Fprintf(p.out, "{%s}\n", strings.Join(parts, ","))
+	return err
+}
+
+// profilesIn lists the profiles of a directory as JSON; they are called what
+// their files are. ok is false if there is no such directory.
+func profilesIn(dir string) (list string, ok bool) {
+	if dir == "" {
+		return "", false
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", false
+	}
+	all := []map[string]any{}
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		text, err := algorithms.Read(algorithms.Source{Path: filepath.Join(dir, e.Name())})
+		var profile map[string]any
+		if err != nil || json.Unmarshal([]byte(text), &profile) != nil || profile["Name"] == nil {
+			continue
+		}
+		profile["Name"] = name
+		all = append(all, profile)
+	}
+	b, err := json.Marshal(all)
+	if err != nil {
+		return "", false
+	}
+	return string(b), true
+}

@@ -1,0 +1,485 @@
+// Package setup manufactures TPMs: the program swtpm_setup, with its options, its
+// configuration file, messages and exit codes. Which commands a TPM gets is for
+// setup/tpm12 and setup/tpm20 to say, and certificates are another program's.
+//
+// A TPM is made in memory. Its state is put in place by one step at the very end,
+// so a setup that fails, or is interrupted, leaves what was there before: nothing,
+// or the TPM that was to be replaced or changed.
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/sandbox"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/setup/job"
+	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
+	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
+	"github.com/swtpm-go/swtpm/internal/tool"
+)
+
+// Surroundings are what a run uses of the world.
+type Surroundings struct {
+	Name           string // argv[0]
+	Stdout, Stderr io.Writer
+	Terminal       io.Writer // where progress is shown; nil for nowhere
+	Env            func(string) string
+	Bindir         string // where the programs are
+	Library        Library
+}
+
+// program is one run of swtpm_setup.
+type program struct {
+	Surroundings
+	o    *Options
+	out  io.Writer // what was asked for, as JSON
+	log  *messages
+	lib  Library
+	caps capabilities
+	argv []string // of another emulator; nil for ours
+
+	config         string // path of the configuration file
+	distroProfiles string
+	show           *terminal
+}
+
+// errTold is an error that has been told.
+var errTold = errors.New("told already")
+
+// Run runs swtpm_setup. Errors have been told, as messages or on stderr; what is
+// left is the exit code: 0 without an error, else 1.
+func Run(ctx context.Context, args []string, s Surroundings) error {
+	p := &program{
+		Surroundings: s, o: &Options{}, out: s.Stdout, lib: s.Library,
+		log:            &messages{stdout: s.Stdout, stderr: s.Stderr},
+		distroProfiles: distroProfiles,
+		show:           &terminal{w: s.Terminal},
+	}
+	p.log.before = p.show.clear
+	defer p.log.close()
+	err := p.run(ctx, args)
+	switch bad, isGetopt := errors.AsType[tool.GetoptError](err); {
+	case err == nil || errors.Is(err, errTold):
+	case isGetopt:
+		fmt.Fprintf(s.Stderr, "%s: %v\n", s.Name, bad)
+		p.usage()
+	default:
+		p.log.Errorf("%v", err)
+	}
+	return err
+}
+
+// run is the life of a setup, in the order that its messages tell of.
+func (p *program) run(ctx context.Context, args []string) error {
+	done, err := p.parse(args)
+	if done || err != nil {
+		return err
+	}
+	o := p.o
+	if o.LogFile != "" {
+		if err := p.log.openLog(o.LogFile); err != nil {
+			return err
+		}
+	}
+	if err := p.askCapabilities(); err != nil {
+		return err
+	}
+	if o.PrintCapabilities {
+		return p.printCapabilities()
+	}
+	if !p.caps.has(o.version()) {
+		return tool.Complain("swtpm at %s does not support TPM %s", p.emulator(), strings.TrimSuffix(o.version().String(), ".0"))
+	}
+	if err := p.runAs(); err != nil {
+		return err
+	}
+	if o.PrintProfiles || o.PrintTrust {
+		return p.print(ctx)
+	}
+	pl, err := p.checkPlace()
+	if err != nil {
+		return err
+	}
+	if goOn, err := p.mayMake(pl); !goOn || err != nil {
+		return err
+	}
+	plan, err := p.prepare()
+	if err != nil {
+		return err
+	}
+	defer plan.close()
+	return p.make(ctx, pl, plan)
+}
+
+// parse reads the command line. done says that it asked for something that has
+// been done.
+func (p *program) parse(args []string) (done bool, err error) {
+	h := hooks{
+		help:    func() error { done = true; p.usage(); return tool.ErrStop },
+		version: func() error { done = true; fmt.Fprint(p.Stdout, p.versionLine()); return tool.ErrStop },
+		configFiles: func(flags string) error {
+			done = true
+			if err := createConfigFiles(p.Stdout, flags, p.Bindir, p.Env); err != nil {
+				return err
+			}
+			return tool.ErrStop
+		},
+		warn: func(s string) { fmt.Fprint(p.Stdout, s) }, // Compat: without newline
+	}
+	table := p.o.table(h)
+	if _, err := tool.ParseLong(table, args); err != nil {
+		return false, err
+	}
+	if p.o.shell != "" {
+		return true, tool.PrintCompletion(p.Stdout, p.o.shell, table, "swtpm_setup", "swtpm-setup")
+	}
+	p.o.imply()
+	p.config = p.o.Config
+	if p.config == "" {
+		p.config = defaultConfig(p.Env) // of the user who calls, whoever runs it
+	}
+	return done, nil
+}
+
+// versionLine is what --version prints.
+//
+// Compat: mkosi asks for an algorithm profile from 0.10.0 on, which an older
+// libtpms does not have.
+func (p *program) versionLine() string {
+	v := config.ReferenceVersion
+	if !p.Library.HasProfiles {
+		v = "0.9.0"
+	}
+	return "TPM emulator setup tool version " + v + "\n"
+}
+
+func (p *program) usage() {
+	fmt.Fprintf(p.Stdout, "%sUsage: %s [options]\n\nThe following options are supported:\n%s", p.versionLine(), p.Name, tool.Usage((&Options{}).table(hooks{})))
+}
+
+// emulator names the emulator for messages.
+func (p *program) emulator() string {
+	if p.argv != nil {
+		return p.argv[0]
+	}
+	return filepath.Join(p.Bindir, "swtpm")
+}
+
+func (p *program) askCapabilities() (err error) {
+	if p.o.Program == "" {
+		p.caps, err = p.lib.capabilities()
+		return err
+	}
+	p.argv = words(p.o.Program)
+	if err := checkProgram(p.argv); err != nil {
+		return err
+	}
+	p.caps, err = programCapabilities(p.argv, p.o.TPM2)
+	return err
+}
+
+// runAs changes the user.
+func (p *program) runAs() error {
+	if p.o.RunAs == "" {
+		return nil
+	}
+	if err := sandbox.Drop(p.o.RunAs); err != nil {
+		return tool.Complain("Error: %v", err)
+	}
+	return nil
+}
+
+// print prints what there is without a TPM.
+func (p *program) print(ctx context.Context) error {
+	if p.o.PrintProfiles {
+		c, err := p.readConfig()
+		if err != nil {
+			return err
+		}
+		return p.printProfiles(c)
+	}
+	return p.printTrust(ctx)
+}
+
+func (p *program) readConfig() (*conf, error) {
+	c, err := readConf(p.config, p.Env)
+	if err != nil {
+		return nil, tool.Complain("User %s cannot read config file %s.", userName(), p.config)
+	}
+	return c, nil
+}
+
+// checkPlace makes sure that the places which options name can be used, and that
+// the options fit together.
+func (p *program) checkPlace() (*place, error) {
+	o := p.o
+	if o.State == "" {
+		return nil, tool.Complain("--tpm-state must be provided")
+	}
+	pl := parsePlace(o.State, o.version())
+	pl.warn = p.log.Errorf
+	if err := pl.check(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{o.CertDir, o.KeyDir} {
+		if dir != "" {
+			if err := checkDir(dir); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := o.checkVersion(); err != nil {
+		return nil, err
+	}
+	return pl, o.checkConflicts()
+}
+
+// mayMake says whether a TPM is to be made, or changed, where the place is.
+func (p *program) mayMake(pl *place) (bool, error) {
+	o := p.o
+	there, err := pl.existing()
+	switch {
+	case o.Reconfigure && err == nil && there == "":
+		return false, tool.Complain("There is no TPM in %s that could be reconfigured.", pl.uri)
+	case o.Reconfigure:
+		return err == nil, err
+	case err != nil && !o.Overwrite || err != nil && o.NotOverwrite:
+		return false, err
+	case there == "" && err == nil:
+		return true, nil
+	case o.NotOverwrite && there == items[0]:
+		p.log.Infof("Not overwriting existing state file.")
+		return false, nil
+	case o.NotOverwrite || !o.Overwrite:
+		return false, tool.Complain("Found existing TPM state '%s'.", there)
+	}
+	return true, nil
+}
+
+// plan is everything that a setup needs to know, checked.
+type plan struct {
+	tpm20   tpm20.Options
+	tpm12   tpm12.Options
+	profile string
+	key     *seal.Key
+	source  *seal.Source // where the key comes from; another emulator reads it
+	certs   *certTool
+}
+
+func (pl *plan) close() {
+	if pl.key != nil {
+		_ = pl.key.Close() // its memory goes with the process
+	}
+	pl.certs.close()
+}
+
+// prepare reads the configuration and the key, and checks what is left of the
+// options. After that nothing of them can be wrong.
+func (p *program) prepare() (out *plan, err error) {
+	o := p.o
+	c, err := p.readConfig()
+	if err != nil {
+		return nil, err
+	}
+	out = &plan{tpm12: o.plan12()}
+	if o.TPM2 {
+		if out.profile, err = p.profileText(c); err != nil {
+			return nil, err
+		}
+		if out.profile, err = p.reduceProfile(out.profile); err != nil {
+			return nil, err
+		}
+	}
+	source, what, err := o.keySource()
+	if err != nil {
+		return nil, err
+	}
+	if o.TPM2 {
+		if out.tpm20, err = p.plan20(c); err != nil {
+			return nil, err
+		}
+	}
+	if out.certs, err = p.prepareCerts(c); err != nil {
+		return nil, err
+	}
+	if source != nil {
+		p.log.Infof("%s", what)
+		out.source = source
+		if p.argv == nil {
+			err = p.readKey(out)
+		}
+	}
+	if err != nil {
+		out.close()
+		return nil, err
+	}
+	return out, nil
+}
+
+func (p *program) readKey(pl *plan) (err error) {
+	if err := sandbox.Harden(); err != nil { // from here on there is a key in memory
+		return err
+	}
+	if pl.key, err = seal.ReadKey(*pl.source); err != nil {
+		return err
+	}
+	for _, w := range pl.key.Warnings() {
+		p.log.Errorf("%s", w)
+	}
+	return nil
+}
+
+// prepareCerts finds who issues certificates. A program that is missing is an
+// error only if it is needed.
+func (p *program) prepareCerts(c *conf) (*certTool, error) {
+	o := p.o
+	if !o.EKCert && !(o.PlatformCert && o.TPM2) {
+		return &certTool{}, nil // Compat: a TPM 1.2 gets no platform certificate alone
+	}
+	t, err := newCertTool(c)
+	if err != nil {
+		return nil, err
+	}
+	if t.path == "" {
+		return nil, tool.Complain("create_certs_tool in %s names no program, and certificates were asked for.", p.config)
+	}
+	t.logFile, t.vmid, t.tpm2, t.log = o.LogFile, o.VMID, o.TPM2, p.log
+	return t, nil
+}
+
+// reduceProfile takes out of the profile what --profile-remove-disabled says.
+func (p *program) reduceProfile(text string) (string, error) {
+	if text == "" || p.o.RemoveDisable == "" {
+		return text, nil
+	}
+	if p.argv != nil {
+		return text, nil // the emulator does it
+	}
+	refuses := p.lib.Refuses
+	if p.o.RemoveDisable == "fips-host" {
+		refuses = nil
+	}
+	return algorithms.RemoveDisabled(text, p.caps.custom, refuses)
+}
+
+// timeFormat is how the first and the last message tell the time.
+const timeFormat = "Mon 02 Jan 2006 03:04:05 PM MST"
+
+// make makes or changes the TPM.
+func (p *program) make(ctx context.Context, pl *place, plan *plan) error {
+	what := "manufacturing"
+	if p.o.Reconfigure {
+		what = "reconfiguration"
+	}
+	p.log.Infof("Starting vTPM %s as %s:%s @ %s", what, userName(), groupName(), time.Now().Format(timeFormat))
+	defer func() { p.log.Infof("Ending vTPM manufacturing @ %s", time.Now().Format(timeFormat)) }()
+	err := p.manufacture(ctx, pl, plan)
+	if ctx.Err() != nil {
+		err = tool.Complain("Interrupted; %s is as it was.", pl.uri)
+	}
+	if err != nil {
+		p.log.Errorf("%v", err)
+		p.log.Errorf("An error occurred. Authoring the TPM state failed.")
+		return errTold
+	}
+	p.log.Infof("Successfully authored TPM state.")
+	return nil
+}
+
+// manufacture is make without its first and last messages: lock the place, look
+// again, make the TPM apart from it, and put it in place.
+func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (err error) {
+	if err := pl.open(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pl.close()) }()
+	if !p.o.Reconfigure && !p.o.Overwrite {
+		if there, err := pl.find(pl.b); err != nil || there != "" {
+			return errors.Join(err, tool.Complain("Found existing TPM state '%s'.", there))
+		}
+	}
+	if plan.profile != "" {
+		p.log.Infof("Apply profile: %s", plan.profile)
+	}
+	m, err := p.start(ctx, pl, plan)
+	if err != nil {
+		return fmt.Errorf("could not start the TPM %s: %w", strings.TrimSuffix(pl.version.String(), ".0"), err)
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+	if err := p.tellProfile(ctx, m); err != nil {
+		return err
+	}
+	plan.certs.tpm = m
+	j := &job.Job{TPM: m, Certs: plan.certs, Log: p.log, Progress: p.show}
+	if p.o.TPM2 {
+		err = tpm20.Manufacture(ctx, j, plan.tpm20)
+	} else {
+		err = tpm12.Manufacture(ctx, j, plan.tpm12)
+	}
+	if err != nil {
+		return err
+	}
+	sealed, err := m.finish()
+	if err != nil {
+		return err
+	}
+	defer clear(sealed)
+	if err := p.writeFiles(j.Made); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := pl.commit(sealed, !p.o.Reconfigure); err != nil {
+		return err
+	}
+	return p.register(pl, j.Made)
+}
+
+// start starts the TPM that is manufactured.
+func (p *program) start(ctx context.Context, pl *place, plan *plan) (maker, error) {
+	if p.argv != nil {
+		return p.startProgram(ctx, pl, plan)
+	}
+	return startEngine(ctx, p.lib, pl, !p.o.Reconfigure, plan.key, plan.profile, p.log)
+}
+
+// tellProfile tells the profile that a new TPM has got.
+func (p *program) tellProfile(ctx context.Context, m maker) error {
+	if !p.o.TPM2 || p.o.Reconfigure {
+		return nil
+	}
+	text, err := m.Info(ctx, infoActive)
+	if err != nil {
+		return err
+	}
+	if active, ok := strings.CutPrefix(strings.TrimSpace(text), `{"ActiveProfile":`); ok {
+		p.log.Infof("Active profile: %s", strings.TrimSuffix(active, "}"))
+	}
+	return nil
+}
+
+// isTerminal says whether f is one.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// Terminal returns f if it is a terminal, else nil.
+func Terminal(f *os.File) io.Writer {
+	if isTerminal(f) {
+		return f
+	}
+	return nil
+}
