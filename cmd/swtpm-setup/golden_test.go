@@ -42,17 +42,11 @@ type result struct {
 }
 
 // runSetup runs the program in this process.
-func runSetup(t *testing.T, env map[string]string, args ...string) result {
+func runSetup(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	err := setup.Run(t.Context(), args, setup.Surroundings{
 		Name: "swtpm_setup", Stdout: &stdout, Stderr: &stderr, Bindir: "PREFIX/bin",
-		Env: func(name string) string {
-			if v, ok := env[name]; ok {
-				return v
-			}
-			return os.Getenv(name)
-		},
 		Library: setup.Library{
 			Engine: libtpms.Engine(), Version: libtpms.Version(), HasProfiles: libtpms.HasProfiles(), Refuses: libtpms.Refuses,
 		},
@@ -135,7 +129,7 @@ func compare(t *testing.T, release string, i int, c call) {
 			t.Fatal(err)
 		}
 	}
-	r := runSetup(t, c.Env, args...)
+	r := runSetup(t, args...)
 	if r.exit != c.Exit {
 		t.Errorf("%d %q: exit code %d, want %d; stderr %q", i, args, r.exit, c.Exit, r.stderr)
 	}

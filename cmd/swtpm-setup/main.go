@@ -24,7 +24,6 @@ func run(ctx context.Context, args []string) error {
 		Stdout:   os.Stdout,
 		Stderr:   os.Stderr,
 		Terminal: setup.Terminal(os.Stderr),
-		Env:      os.Getenv,
 		Bindir:   bindir(),
 		Library: setup.Library{
 			Engine:      libtpms.Engine(),

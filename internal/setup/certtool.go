@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"debug/buildinfo"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,8 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/ca/localca"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
@@ -23,6 +26,8 @@ import (
 // as swtpm_setup does.
 type certTool struct {
 	path            string // "" if none is configured
+	inside          bool   // it is our swtpm-localca: no process is needed
+	prefix          string // of its messages
 	config, options string // files; "" for none
 	logFile         string
 	vmid            string
@@ -32,8 +37,9 @@ type certTool struct {
 	log             job.Log
 }
 
-// newCertTool finds the program that c names, and makes its directory.
-func newCertTool(c *conf) (*certTool, error) {
+// newCertTool finds the program that c names. With prefix what it says is told
+// with its name before it.
+func newCertTool(c settings, prefix bool) (*certTool, error) {
 	t := &certTool{config: c.value("create_certs_tool_config", ""), options: c.value("create_certs_tool_options", "")}
 	name := c.value("create_certs_tool", "")
 	if name == "" {
@@ -43,16 +49,32 @@ func newCertTool(c *conf) (*certTool, error) {
 	if err != nil && !errors.Is(err, exec.ErrDot) {
 		return nil, tool.Complain("Could not find %s in PATH.", name)
 	}
-	t.path = path
-	if t.dir, err = os.MkdirTemp("", "swtpm_setup.certs."); err != nil {
-		return nil, tool.Complain("Could not create temporary directory for certs: %s", tool.Strerror(err))
+	t.path, t.inside = path, isOurs(path)
+	if prefix {
+		t.prefix = filepath.Base(path) + ": "
 	}
 	return t, nil
 }
 
+// isOurs tells whether the program at path is our swtpm-localca, whose work this
+// process can do as well.
+func isOurs(path string) bool {
+	info, err := buildinfo.ReadFile(path)
+	return err == nil && info.Path == "github.com/swtpm-go/swtpm/cmd/swtpm-localca" && info.Main.Version == ourVersion()
+}
+
+// ourVersion is the version that this program was built from.
+func ourVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
 // close removes the directory.
 func (t *certTool) close() {
-	if t != nil && t.dir != "" {
+	if t.dir != "" {
 		_ = os.RemoveAll(t.dir) // has been told to be temporary
 	}
 }
@@ -61,6 +83,19 @@ func (t *certTool) close() {
 func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 	if t.path == "" {
 		return nil, tool.Complain("There is no program for certificates: create_certs_tool is missing in the configuration file.")
+	}
+	if t.inside {
+		cert, err := t.issueInside(ctx, r)
+		if !errors.Is(err, localca.ErrToken) {
+			return cert, err
+		}
+		t.inside = false
+	}
+	if t.dir == "" {
+		var err error
+		if t.dir, err = os.MkdirTemp("", "swtpm_setup.certs."); err != nil {
+			return nil, tool.Complain("Could not create temporary directory for certs: %s", tool.Strerror(err))
+		}
 	}
 	args, err := t.args(ctx, r)
 	if err != nil {
@@ -75,10 +110,40 @@ func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 	if err != nil {
 		return nil, tool.Complain("%s has left no certificate: %v", t.path, err)
 	}
-	if err := os.Remove(path); err != nil {
+	return cert, os.Remove(path)
+}
+
+// issueInside has the local CA issue the certificate in this process. Its messages
+// are those of the program.
+func (t *certTool) issueInside(ctx context.Context, r job.Request) ([]byte, error) {
+	args, err := t.args(ctx, r)
+	if err != nil {
 		return nil, err
 	}
+	t.log.Infof("  Invoking %s %s", t.path, strings.Join(args, " "))
+	cert, err := localca.Certificate(ctx, prefixed{t.log, t.prefix}, args)
+	if err != nil {
+		return nil, err
+	}
+	what := string(r.Type)
+	if r.Type == job.EK {
+		what = "EK"
+	}
+	t.log.Infof("%sSuccessfully created %s certificate locally.", t.prefix, what)
 	return cert, nil
+}
+
+// prefixed is a log whose messages begin with a word.
+type prefixed struct {
+	log    job.Log
+	prefix string
+}
+
+func (p prefixed) Infof(format string, args ...any) {
+	p.log.Infof("%s%s", p.prefix, fmt.Sprintf(format, args...))
+}
+func (p prefixed) Errorf(format string, args ...any) {
+	p.log.Errorf("%s%s", p.prefix, fmt.Sprintf(format, args...))
 }
 
 // args are the arguments of the program, in the reference's order.
@@ -91,7 +156,10 @@ func (t *certTool) args(ctx context.Context, r job.Request) ([]string, error) {
 	if r.Type == job.IAK || r.Type == job.IDevID {
 		option = "--key"
 	}
-	args := []string{"--type", string(r.Type), option, key, "--dir", t.dir}
+	args := []string{"--type", string(r.Type), option, key}
+	if t.dir != "" {
+		args = append(args, "--dir", t.dir)
+	}
 	if r.Signing {
 		args = append(args, "--allow-signing")
 		if r.Decryption {
@@ -175,7 +243,7 @@ func (t *certTool) run(ctx context.Context, args []string) error {
 	err := cmd.Run()
 	for line := range strings.Lines(stdout.String()) {
 		if line = strings.TrimRight(line, "\r\n"); line != "" {
-			t.log.Infof("%s: %s", filepath.Base(t.path), line)
+			t.log.Infof("%s%s", t.prefix, line)
 		}
 	}
 	if ctx.Err() != nil {

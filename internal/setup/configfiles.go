@@ -9,13 +9,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/folder"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // createConfigFiles writes the configuration of a local CA for this user, who
 // needs no rights for it. flags are words with commas or blanks between them.
 // bindir is where the programs are.
-func createConfigFiles(stdout io.Writer, flags, bindir string, env func(string) string) error {
+func createConfigFiles(stdout io.Writer, flags, bindir string) error {
 	has := map[string]bool{}
 	for _, f := range strings.FieldsFunc(flags, func(r rune) bool { return r == ',' || r == ' ' }) {
 		has[f] = true
@@ -24,9 +26,9 @@ func createConfigFiles(stdout io.Writer, flags, bindir string, env func(string) 
 		return tool.Complain("Error: overwrite and skip-if-exist cannot both be used")
 	}
 	if os.Getuid() == 0 && !has["root"] {
-		return tool.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", sysDir)
+		return tool.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", conf.SystemDir)
 	}
-	dir := userDir(env)
+	dir := conf.UserDir()
 	if dir == "" {
 		return tool.Complain("This user has no home directory; set XDG_CONFIG_HOME.")
 	}
@@ -93,31 +95,14 @@ func uname() (system, version string) {
 	return clean(u.Sysname[:]), clean(u.Version[:])
 }
 
-// writeFile puts content at path in one step: a new file takes the place of what
-// is there, also of a link. mode is before the umask.
-func writeFile(path string, content []byte, mode os.FileMode) (err error) {
-	tmp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d.tmp", filepath.Base(path), os.Getpid()))
-	if err := os.Remove(tmp); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+// writeFile puts content at path in one step, in place of what is there. mode is
+// before the umask.
+func writeFile(path string, content []byte, mode os.FileMode) error {
+	dir, err := folder.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp)
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	defer dir.Close()
+	name := filepath.Base(path)
+	return dir.Write(name, fmt.Sprintf(".new.%s.%d", name, os.Getpid()), content, mode, true)
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/conf"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/tool"
@@ -45,14 +46,14 @@ func (p *place) check() error {
 		if err == nil || err == unix.ENOENT && unix.Access(filepath.Dir(p.path), unix.W_OK|unix.X_OK) == nil {
 			return nil
 		}
-		return tool.Complain("User %s cannot access file %s: %s", userName(), p.path, tool.Strerror(err))
+		return tool.Complain("User %s cannot access file %s: %s", conf.UserName(), p.path, tool.Strerror(err))
 	}
 	if err := checkDir(p.path); err != nil {
 		return err
 	}
 	lock := filepath.Join(p.path, ".lock")
 	if err := unix.Access(lock, unix.R_OK|unix.W_OK); err != nil && err != unix.ENOENT {
-		return tool.Complain("User %s cannot read/write lockfile %s.", userName(), lock)
+		return tool.Complain("User %s cannot read/write lockfile %s.", conf.UserName(), lock)
 	}
 	return nil
 }
@@ -61,10 +62,10 @@ func (p *place) check() error {
 func checkDir(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || !st.IsDir() {
-		return tool.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", userName(), path)
+		return tool.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", conf.UserName(), path)
 	}
 	if unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK) != nil {
-		return tool.Complain("User %s cannot read from or write to directory %s.", userName(), path)
+		return tool.Complain("User %s cannot read from or write to directory %s.", conf.UserName(), path)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/conf"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
@@ -69,7 +70,7 @@ func (o *Options) checkConflicts() error {
 }
 
 // plan20 says what a TPM 2.0 is to get, from options and configuration.
-func (p *program) plan20(c *conf) (tpm20.Options, error) {
+func (p *program) plan20(c settings) (tpm20.Options, error) {
 	o := p.o
 	plan := tpm20.Options{Lock: o.LockNVRAM, Banks: pcrBanks(o, c)}
 	if o.Reconfigure {
@@ -118,7 +119,7 @@ func (p *program) plan20(c *conf) (tpm20.Options, error) {
 }
 
 // rsaKeySize is the size of the first EK, in bits, unless its algorithm is named.
-func (p *program) rsaKeySize(c *conf) (string, error) {
+func (p *program) rsaKeySize(c settings) (string, error) {
 	size := p.o.RSAKeySize
 	if size == "" {
 		size = c.value("rsa_keysize", "2048")
@@ -138,7 +139,7 @@ func (p *program) rsaKeySize(c *conf) (string, error) {
 }
 
 // pcrBanks are the banks that are to be active, nil to leave them alone.
-func pcrBanks(o *Options, c *conf) []string {
+func pcrBanks(o *Options, c settings) []string {
 	list := strings.Trim(o.PCRBanks, " \t")
 	if list == "" {
 		list = c.value("active_pcr_banks", defaultBanks)
@@ -207,12 +208,12 @@ func (o *Options) keySource() (source *seal.Source, what string, err error) {
 	switch {
 	case o.KeyFile != "":
 		if unix.Access(o.KeyFile, unix.R_OK) != nil {
-			return nil, "", tool.Complain("User %s cannot read keyfile %s.", userName(), o.KeyFile)
+			return nil, "", tool.Complain("User %s cannot read keyfile %s.", conf.UserName(), o.KeyFile)
 		}
 		s.Path, what = o.KeyFile, key
 	case o.PwdFile != "":
 		if unix.Access(o.PwdFile, unix.R_OK) != nil {
-			return nil, "", tool.Complain("User %s cannot read passphrase file %s.", userName(), o.PwdFile)
+			return nil, "", tool.Complain("User %s cannot read passphrase file %s.", conf.UserName(), o.PwdFile)
 		}
 		s.Path, s.Passphrase, what = o.PwdFile, true, pass
 	case o.KeyFD != "":

@@ -21,7 +21,7 @@ var profileNames = regexp.MustCompile(`^[A-Za-z0-9.:-]+$`)
 
 // profileText returns the algorithm profile of the new TPM, JSON; "" if the
 // library is to choose one. c is the configuration.
-func (p *program) profileText(c *conf) (string, error) {
+func (p *program) profileText(c settings) (string, error) {
 	o := p.o
 	if o.Reconfigure {
 		return "", nil
@@ -58,7 +58,7 @@ func (p *program) profileText(c *conf) (string, error) {
 func (p *program) hasProfiles() bool { return p.caps.profiles != nil }
 
 // askedProfile is the profile that options ask for.
-func (p *program) askedProfile(c *conf) (string, error) {
+func (p *program) askedProfile(c settings) (string, error) {
 	o := p.o
 	switch {
 	case o.Profile != "":
@@ -85,7 +85,7 @@ func (p *program) askedProfile(c *conf) (string, error) {
 }
 
 // configuredProfile is the profile that the configuration names.
-func configuredProfile(c *conf) (string, error) {
+func configuredProfile(c settings) (string, error) {
 	if path := c.value("profile_file", ""); path != "" {
 		return readProfileFile(path)
 	}
@@ -153,7 +153,7 @@ func (p *program) checkProfile(text string) error {
 }
 
 // printProfiles prints the profiles that there are, by where they are.
-func (p *program) printProfiles(c *conf) error {
+func (p *program) printProfiles(c settings) error {
 	if !p.o.TPM2 {
 		_, err := fmt.Fprintln(p.out, "{}")
 		return err

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/conf"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -34,8 +35,7 @@ type Surroundings struct {
 	Name           string // argv[0]
 	Stdout, Stderr io.Writer
 	Terminal       io.Writer // where progress is shown; nil for nowhere
-	Env            func(string) string
-	Bindir         string // where the programs are
+	Bindir         string    // where the programs are
 	Library        Library
 }
 
@@ -105,7 +105,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 		return err
 	}
 	if o.PrintProfiles || o.PrintTrust {
-		return p.print(ctx)
+		return p.print()
 	}
 	pl, err := p.checkPlace()
 	if err != nil {
@@ -130,7 +130,7 @@ func (p *program) parse(args []string) (done bool, err error) {
 		version: func() error { done = true; fmt.Fprint(p.Stdout, p.versionLine()); return tool.ErrStop },
 		configFiles: func(flags string) error {
 			done = true
-			if err := createConfigFiles(p.Stdout, flags, p.Bindir, p.Env); err != nil {
+			if err := createConfigFiles(p.Stdout, flags, p.Bindir); err != nil {
 				return err
 			}
 			return tool.ErrStop
@@ -147,7 +147,7 @@ func (p *program) parse(args []string) (done bool, err error) {
 	p.o.imply()
 	p.config = p.o.Config
 	if p.config == "" {
-		p.config = defaultConfig(p.Env) // of the user who calls, whoever runs it
+		p.config = conf.Find(confName) // of the user who calls, whoever runs it
 	}
 	return done, nil
 }
@@ -201,7 +201,7 @@ func (p *program) runAs() error {
 }
 
 // print prints what there is without a TPM.
-func (p *program) print(ctx context.Context) error {
+func (p *program) print() error {
 	if p.o.PrintProfiles {
 		c, err := p.readConfig()
 		if err != nil {
@@ -209,15 +209,15 @@ func (p *program) print(ctx context.Context) error {
 		}
 		return p.printProfiles(c)
 	}
-	return p.printTrust(ctx)
+	return p.printTrust()
 }
 
-func (p *program) readConfig() (*conf, error) {
-	c, err := readConf(p.config, p.Env)
+func (p *program) readConfig() (settings, error) {
+	f, err := conf.Read(p.config)
 	if err != nil {
-		return nil, tool.Complain("User %s cannot read config file %s.", userName(), p.config)
+		return settings{}, tool.Complain("User %s cannot read config file %s.", conf.UserName(), p.config)
 	}
-	return c, nil
+	return settings{f}, nil
 }
 
 // checkPlace makes sure that the places which options name can be used, and that
@@ -342,12 +342,12 @@ func (p *program) readKey(pl *plan) (err error) {
 
 // prepareCerts finds who issues certificates. A program that is missing is an
 // error only if it is needed.
-func (p *program) prepareCerts(c *conf) (*certTool, error) {
+func (p *program) prepareCerts(c settings) (*certTool, error) {
 	o := p.o
 	if !o.EKCert && !(o.PlatformCert && o.TPM2) {
 		return &certTool{}, nil // Compat: a TPM 1.2 gets no platform certificate alone
 	}
-	t, err := newCertTool(c)
+	t, err := newCertTool(c, o.LogFile == "")
 	if err != nil {
 		return nil, err
 	}
@@ -382,7 +382,7 @@ func (p *program) make(ctx context.Context, pl *place, plan *plan) error {
 	if p.o.Reconfigure {
 		what = "reconfiguration"
 	}
-	p.log.Infof("Starting vTPM %s as %s:%s @ %s", what, userName(), groupName(), time.Now().Format(timeFormat))
+	p.log.Infof("Starting vTPM %s as %s:%s @ %s", what, conf.UserName(), groupName(), time.Now().Format(timeFormat))
 	defer func() { p.log.Infof("Ending vTPM manufacturing @ %s", time.Now().Format(timeFormat)) }()
 	err := p.manufacture(ctx, pl, plan)
 	if ctx.Err() != nil {
@@ -444,7 +444,7 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (err e
 	if err := pl.commit(sealed, !p.o.Reconfigure); err != nil {
 		return err
 	}
-	return p.register(pl, j.Made)
+	return p.register(j.Made)
 }
 
 // start starts the TPM that is manufactured.
