@@ -74,7 +74,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	if err := engine.Choose(version(cfg)); err != nil {
 		return fmt.Errorf("this libtpms has no TPM %s: %w", version(cfg), err)
 	}
-	ends, err := openEnds(cfg, device)
+	ends, session, err := openEnds(cfg, device, systemd, log)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	defer removePID()
 
 	s := &service{systemd: systemd, log: log}
-	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, s, log))
+	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, session, s, log))
 	if err != nil {
 		return err
 	}
@@ -119,10 +119,12 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	if cfg.PrintInfo != 0 {
 		return printInfo(os.Stdout, cfg, t)
 	}
-	if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
-		return err
+	if !session.Old() || !t.Resume() { // where the process before this one has left it
+		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
+			return err
+		}
 	}
-	return serve(ctx, cfg, ends, t, s, from.reloader(cfg, t, s))
+	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s))
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

@@ -10,6 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/keep"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -56,7 +57,7 @@ func isSilent(err error) bool {
 }
 
 // options joins the configuration and the log into what the TPM needs.
-func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, s *service, log *daemon.Log) emul.Options {
+func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, session *keep.Session, s *service, log *daemon.Log) emul.Options {
 	o := emul.Options{
 		Version:          version(cfg),
 		Where:            cfg.State.URI,
@@ -70,6 +71,8 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
 		Record:           record,
+		Keep:             keeper(session),
+		Library:          libtpms.Version(),
 		Event:            s.event,
 		Note:             log.Infof,
 		Error:            log.Errorf,

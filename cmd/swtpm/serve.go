@@ -9,10 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
+	"github.com/swtpm-go/swtpm/internal/keep"
 )
 
 // stopWait is how long the end of the process waits for a command that runs: a
@@ -27,29 +29,32 @@ type ends struct {
 }
 
 // openEnds opens them; device, unless it is -1, is the data channel. Sockets listen from here on, so that clients that wait
-// for them can connect; they are answered once serve runs.
-func openEnds(cfg *config.Config, device int) (e *ends, err error) {
+// for them can connect; they are answered once serve runs. With the session that
+// systemd keeps, they may be those of the process before.
+func openEnds(cfg *config.Config, device int, systemd *daemon.Notifier, log *daemon.Log) (e *ends, s *keep.Session, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	s = openSession(cfg, systemd, passed, log)
+	defer s.Close()
 	defer passed.Close(cfg.Descriptors())
 	e = &ends{dataFD: -1, ctrlFD: -1}
-	if e.ctrl, e.ctrlFD, err = openEnd(cfg.Control.Listen, passed); err != nil {
-		return nil, fmt.Errorf("control channel: %w", err)
+	if e.ctrl, e.ctrlFD, err = openEnd("ctrl", cfg.Control.Listen, passed, s); err != nil {
+		return nil, nil, fmt.Errorf("control channel: %w", err)
 	}
 	if device >= 0 {
 		e.dataFD = device
-		return e, nil
+		return e, s, nil
 	}
-	if e.data, e.dataFD, err = openEnd(cfg.Interface.Server, passed); err != nil {
+	if e.data, e.dataFD, err = openEnd("data", cfg.Interface.Server, passed, s); err != nil {
 		e.Close()
-		return nil, fmt.Errorf("data channel: %w", err)
+		return nil, nil, fmt.Errorf("data channel: %w", err)
 	}
-	return e, nil
+	return e, s, nil
 }
 
-func openEnd(e config.Endpoint, passed *listen.Passed) (*listen.Listener, int, error) {
+func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *keep.Session) (*listen.Listener, int, error) {
 	switch e.Kind {
 	case config.None:
 		return nil, -1, nil
@@ -64,7 +69,7 @@ func openEnd(e config.Endpoint, passed *listen.Passed) (*listen.Listener, int, e
 		l, err := passed.Open(e.Name)
 		return l, -1, err
 	}
-	l, err := listen.Open(e)
+	l, err := channelEnd(channel, e, s)
 	return l, -1, err
 }
 
@@ -81,7 +86,7 @@ func (e *ends) Close() {
 // serve joins the ends and the TPM, and ends when the process is to end: by
 // signal, by request, because its clients have gone, or because the state
 // belongs to another process now. All of these are orderly ends.
-func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *service, r *reloader) error {
+func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service, r *reloader) error {
 	log := s.log
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -104,6 +109,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 			dataChannel(cfg.Interface, d.Clients()), channel("control", cfg.Control.Listen, c.Clients()))
 	}, t.Ping)
 	d, err := data.New(t, data.Options{
+		Keep:       keepData(session),
 		Changed:    s.changed,
 		Listening:  e.data != nil,
 		Disconnect: cfg.Interface.Disconnect,
@@ -116,7 +122,8 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 	if err != nil {
 		return err
 	}
-	c = ctrl.New(t, ctrl.Options{
+	c, err = ctrl.New(t, ctrl.Options{
+		Keep:       keepCtrl(session),
 		Changed:    s.changed,
 		MaxClients: places,
 		DataBusy:   d.Busy,
@@ -128,6 +135,10 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, t *emul.TPM, s *ser
 		Shutdown:   func() { end(errors.New("a client asked for it")) },
 		Fail:       fail,
 	})
+	if err != nil {
+		return err
+	}
+	resumeClients(session, d, c)
 	if err := e.attach(d, c); err != nil {
 		return err
 	}

@@ -95,6 +95,9 @@ func (h *host) clear() {
 // here.
 func (h *host) Warn(string, ...any) {}
 
+// Keep has nothing to do: nobody runs commands here.
+func (h *host) Keep([]byte) {}
+
 // LoadState, StoreState and DeleteState make host an emul.Host.
 func (h *host) LoadState(name string) ([]byte, error) {
 	p, ok := h.items[name]

@@ -319,6 +319,9 @@ release-lock-outgoing = true
 
 # no [sandbox]: the user and the root directory stay as they are
 
+[service]
+# keep-session = "auto"
+
 [log]
 level    = 2
 prefix   = "\"\u007F"
@@ -338,6 +341,7 @@ truncate = false
 		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
 		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
 		`"migration":{"incoming":false,"release-lock-outgoing":true},` +
+		`"service":{"keep-session":"auto"},` +
 		`"log":{"level":2,"prefix":"\"\u007F","truncate":false}}` + "\n"
 	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {
 		t.Errorf("JSON: -want +got\n%s", diff)

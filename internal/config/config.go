@@ -28,6 +28,7 @@ type Config struct {
 	PID          PID
 	Pcap         Pcap
 	Sandbox      Sandbox
+	Service      Service
 	Daemon       bool // --daemon; never in a profile: systemd does not want it
 
 	// What to print on stdout instead of serving a TPM; of several the first
@@ -129,6 +130,14 @@ type State struct {
 	Backup       bool        // keep the previous permanent state as .bak; not with a file
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
 	Create       bool        // make the directory if it is missing; only from a profile
+}
+
+// Service is how the TPM lives under systemd: [service].
+type Service struct {
+	// KeepSession says whether clients and volatile state outlive the process,
+	// in systemd's descriptor store: "yes", "no" or "auto", if systemd says
+	// that it keeps descriptors; "" is "auto".
+	KeepSession string
 }
 
 // Key is where an AES key comes from: --key, [key]. The zero Key is no key.

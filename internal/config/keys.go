@@ -82,6 +82,7 @@ func (c *Config) tables() []table {
 			none: noneIf(c.Profile.Source == NoProfile, "a new TPM 2.0 gets the algorithms that libtpms gives it")},
 		{name: "sandbox", keys: c.Sandbox.keys(),
 			none: noneIf(c.Sandbox == Sandbox{}, "the user and the root directory stay as they are")},
+		{name: "service", keys: c.Service.keys()},
 		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
 			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
 		{name: "pid", keys: c.PID.keys(),
@@ -227,6 +228,12 @@ func (s *Sandbox) keys() keys {
 	return keys{
 		{name: "user", in: profile, value: text{&s.User}},     // --runas
 		{name: "chroot", in: profile, value: text{&s.Chroot}}, // --chroot
+	}
+}
+
+func (s *Service) keys() keys {
+	return keys{
+		{name: "keep-session", in: profile, value: words{p: &s.KeepSession, of: []string{"auto", "yes", "no"}, empty: "auto"}},
 	}
 }
 

@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -58,6 +60,34 @@ func (n *Notifier) tell(lines ...string) {
 	if n.conn != nil {
 		_, _ = n.conn.Write([]byte(strings.Join(lines, "\n")))
 	}
+}
+
+// Keep has systemd keep fd, which may be closed here then, for the next process of
+// the service, under a name that may occur once; see FileDescriptorStoreMax=. A
+// connection whose other end is closed is dropped by systemd itself.
+func (n *Notifier) Keep(fd int, name string) error {
+	if n.conn == nil {
+		return errors.New("$NOTIFY_SOCKET leads to nobody")
+	}
+	raw, err := n.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	waited := raw.Write(func(s uintptr) bool {
+		err = unix.Sendmsg(int(s), []byte("FDSTORE=1\nFDNAME="+name), unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN && err != unix.EINTR
+	})
+	return errors.Join(err, waited)
+}
+
+// Drop has systemd close what it keeps under a name.
+func (n *Notifier) Drop(name string) { n.tell("FDSTOREREMOVE=1", "FDNAME="+name) }
+
+// KeepsDescriptors says whether systemd keeps descriptors of this service. It says
+// so itself since release 254; our unit says it for it.
+func (n *Notifier) KeepsDescriptors() bool {
+	v, err := strconv.Atoi(os.Getenv("FDSTORE"))
+	return n.conn != nil && err == nil && v > 0
 }
 
 // settle is the least time between two states that systemd is told of because

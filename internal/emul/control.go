@@ -89,6 +89,7 @@ func (t *TPM) changeBufferSize(want uint32) error {
 		return tpm.BadOrdinal
 	}
 	t.setBufferSize(want)
+	t.keep()
 	return nil
 }
 

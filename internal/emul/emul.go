@@ -43,6 +43,11 @@ type Options struct {
 	// included; nil if nobody looks. It implies Slow.
 	Record Recorder
 
+	// Keep keeps the volatile state beyond this process; nil if nothing does.
+	// Library names the engine's version, for who finds a state of another.
+	Keep    Keeper
+	Library string
+
 	// Event is told of what happens, with the engine's lock held, so that it
 	// must not wait. nil leaves it at the line of a failed INIT, by Error.
 	Event func(Event)
@@ -83,6 +88,7 @@ type TPM struct {
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
 	origin   string              // which state the engine was started with, in words
+	keeping  keeping             // what the Keeper is to have
 	unstored error               // why the engine could not store something
 }
 
@@ -128,6 +134,9 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		return nil, err
 	}
 	t.setBufferSize(0)
+	if o.Keep != nil {
+		e.Keep(o.Keep.Cells())
+	}
 	return t, nil
 }
 
@@ -138,10 +147,11 @@ func (t *TPM) On() bool { return t.on.Load() }
 func (t *TPM) Version() tpm.Version { return t.opt.Version }
 
 // Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the
-// state. The TPM cannot be used afterwards.
+// state. The TPM cannot be used afterwards; the Keeper has what Resume needs.
 func (t *TPM) Close() error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
+	t.leave()
 	t.powerOff("the process ends")
 	if t.store == nil {
 		return nil

@@ -7,6 +7,7 @@ package emul
 import (
 	"sync"
 
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -72,12 +73,27 @@ type Engine interface {
 	// Info describes the TPM as JSON; flags are TPMLIB_INFO_*.
 	Info(flags uint64) (string, error)
 
+	// Keep has the engine note in cells what changes without the lock, and
+	// hand the volatile state to the host after whatever changes it. It goes on
+	// with what the cells say.
+	Keep(cells *Cells)
+	// Snapshot hands the volatile state to the host now, also while the host
+	// is called, if the TPM is on and Keep was called.
+	Snapshot()
+
 	// Admit says whether Serve may run commands by itself.
 	Admit(ok bool)
 	// Serve answers whole, plain commands that arrive on the descriptor fd
 	// until it sees something else, or wake becomes readable. See io/data,
 	// TPM.Serve, for the results.
-	Serve(fd, wake int, buf []byte) (n int, rest []byte, err error)
+	Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error)
+}
+
+// Cells is what changes without the lock, in memory that outlives the process.
+type Cells struct {
+	Locality uint32 // of the next command; the engine's
+	LastCode uint32 // of the last command; the engine's
+	Resumes  uint32 // that have begun and not ended; ours
 }
 
 // Host is what the library asks of its surroundings while it works. Names are
@@ -91,6 +107,9 @@ type Host interface {
 	// DeleteState removes a stored blob; its error is fs.ErrNotExist if there
 	// is none.
 	DeleteState(name string) error
+	// Keep takes the volatile state, nil if there is none to be had; the bytes
+	// are not kept.
+	Keep(volatile []byte)
 	// Warn takes a line for the log.
 	Warn(format string, args ...any)
 }

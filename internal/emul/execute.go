@@ -3,6 +3,7 @@ package emul
 import (
 	"encoding/binary"
 
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -124,6 +125,6 @@ func (t *TPM) localityAllowed(l tpm.Locality) bool {
 
 // Serve answers plain commands on the descriptor fd without a detour through
 // Execute; see io/data, TPM.Serve.
-func (t *TPM) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
-	return t.engine.Serve(fd, wake, buf)
+func (t *TPM) Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error) {
+	return t.engine.Serve(fd, wake, buf, x)
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -176,7 +177,10 @@ func (e *engine) BufferSize(want uint32) (size, low, high uint32) {
 func (e *engine) Info(flags uint64) (string, error) { e.locked("Info"); return "{}", nil }
 func (e *engine) Admit(ok bool)                     { e.locked("Admit"); e.admitted = ok }
 
-func (e *engine) Serve(int, int, []byte) (int, []byte, error) { return 0, nil, nil }
+func (e *engine) Serve(int, int, []byte, *exchange.Record) (int, []byte, error) { return 0, nil, nil }
+
+func (e *engine) Keep(*Cells) { e.locked("Keep") }
+func (e *engine) Snapshot()   { e.locked("Snapshot") }
 
 // disk is a backend in memory.
 type disk struct {

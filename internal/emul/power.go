@@ -30,6 +30,9 @@ func (t *TPM) Init(deleteVolatile bool) error {
 
 func (t *TPM) init(deleteVolatile bool) error {
 	t.powerOff("INIT")
+	if t.keeping.lost {
+		return errLost
+	}
 	t.followPath()
 	if err := t.setProfile(); err != nil {
 		return err
@@ -54,10 +57,16 @@ func (t *TPM) init(deleteVolatile bool) error {
 			return fmt.Errorf("%w: %w", err, tpm.Fail)
 		}
 	}
+	t.poweredOn()
+	return nil
+}
+
+// poweredOn is what follows when the engine has started.
+func (t *TPM) poweredOn() {
 	t.on.Store(true)
+	t.keep()
 	t.admit()
 	t.event(PowerOn, t.origin)
-	return nil
 }
 
 // lockForInit takes the storage lock, unless the state is another process's until
@@ -204,6 +213,7 @@ func (t *TPM) powerOnBackup(first error) error {
 func (t *TPM) Stop() error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
+	t.keeping.lost = false
 	t.powerOff("a client asked for it")
 	return nil
 }
@@ -213,6 +223,7 @@ func (t *TPM) powerOff(cause string) {
 	t.autoShutdown()
 	was := t.on.Swap(false)
 	t.engine.Terminate()
+	t.keep()
 	if was {
 		t.event(PowerOff, cause)
 	}

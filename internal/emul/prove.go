@@ -18,7 +18,9 @@ func (t *TPM) prove() error {
 	if err := t.provePermanent(); err != nil {
 		return err
 	}
-	if !t.pending[tpm.Volatile] { // else replaced or hidden by what waits in the engine
+	if t.keeping.resumed != nil {
+		t.loaded[tpm.Volatile.Name()] = loadedAs{payload: t.keeping.resumed}
+	} else if !t.pending[tpm.Volatile] { // else replaced or hidden by what waits in the engine
 		if err := t.proveOne(tpm.Volatile); err != nil {
 			return err
 		}
@@ -36,6 +38,9 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 		return err
 	}
 	t.loaded[b.Name()] = loadedAs{payload: p, err: err}
+	if b == tpm.Permanent {
+		t.keeping.permanent = t.digest(p)
+	}
 	return nil
 }
 

@@ -38,7 +38,7 @@ func (h host) StoreState(name string, payload []byte) error {
 	giveBack, err := h.t.borrowStorage()
 	defer giveBack()
 	if err == nil {
-		err = h.t.store.Store(name, payload)
+		err = h.t.storeKept(name, payload)
 	}
 	if err != nil {
 		h.t.opt.Error("could not store %s, the TPM is told so: %v", name, err)
@@ -143,6 +143,9 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if b.Name() == "" {
 		return fmt.Errorf("no such state blob: %w", tpm.BadParameter)
 	}
+	if t.keeping.lost && b != tpm.Permanent {
+		return errLost
+	}
 	p, err := t.openBlob(encrypted, blob)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, sealResult(err))
@@ -162,6 +165,8 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return err
 	}
 	t.pending[b] = true
+	t.keeping.lost = false
+	t.keep()
 	return nil
 }
 

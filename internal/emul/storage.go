@@ -31,6 +31,7 @@ func (t *TPM) ReleaseStorage() {
 	t.released = true
 	t.retries.Store(handOver)
 	t.admit()
+	t.keep()
 	t.event(StorageReleased, "the state has left")
 }
 
@@ -91,11 +92,13 @@ func (t *TPM) takeStorage(retries uint32) error {
 		}
 	}
 	t.retries.Store(0)
-	if t.incoming || t.released {
-		t.event(StorageTaken, "the guest is here")
-	}
+	new := t.incoming || t.released
 	t.incoming, t.released, t.left = false, false, nil
 	t.admit()
+	if new {
+		t.keep()
+		t.event(StorageTaken, "the guest is here")
+	}
 	return nil
 }
 

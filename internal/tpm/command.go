@@ -40,9 +40,10 @@ type Code uint32
 
 // The command codes that the emulator sends itself or must recognise.
 const (
-	TPM2Startup  Code = 0x144
-	TPM2Shutdown Code = 0x145
-	TPM12Startup Code = 0x99
+	TPM2Startup    Code = 0x144
+	TPM2Shutdown   Code = 0x145
+	TPM2StirRandom Code = 0x146
+	TPM12Startup   Code = 0x99
 
 	// VendorSetLocality comes from the kernel's vTPM proxy driver; byte 10
 	// of the command is the locality.
@@ -118,4 +119,12 @@ func Startup(v Version, typ uint16) []byte {
 // Shutdown returns TPM2_Shutdown; typ is 0 for clear and 1 for state.
 func Shutdown(typ uint16) []byte {
 	return message(TagNoSessions, uint32(TPM2Shutdown), typ)
+}
+
+// StirRandom returns TPM2_StirRandom with entropy, at most 128 bytes.
+func StirRandom(entropy []byte) []byte {
+	b := message(TagNoSessions, uint32(TPM2StirRandom), uint16(len(entropy)))
+	b = append(b, entropy...)
+	binary.BigEndian.PutUint32(b[2:], uint32(len(b)))
+	return b
 }

@@ -59,6 +59,14 @@ func goDelete(name *C.char, mustExist C.TPM_BOOL) C.TPM_RESULT {
 	return C.TPM_SUCCESS
 }
 
+// goKeep hands the volatile state to the host, none if the library gave none; data
+// is not kept.
+//
+//export goKeep
+func goKeep(data *C.uchar, n C.uint32_t) {
+	theEngine.host.Keep(unsafe.Slice((*byte)(unsafe.Pointer(data)), int(n)))
+}
+
 // fail keeps the cause of a failed callback for check and tells libtpms the
 // result in it.
 func (e *engine) fail(err error) C.TPM_RESULT {

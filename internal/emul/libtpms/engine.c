@@ -21,9 +21,12 @@ static sem_t lock;
 static atomic_int admit;            // swtpm_serve may run commands
 static int powered;                 // the library has a TPM; under lock
 static int version2;                // the TPM is a 2.0; under lock
-static _Atomic uint32_t locality;   // of the next command
+static struct cells own_cells;
+static struct cells *cells = &own_cells; // atomic in use; in memory that outlives the process if that is kept
+static int keeping;                 // cells is such memory, and every change of the state goes to goKeep
+static unsigned char *kept;         // what goKeep has last got; malloc'ed, under lock
+static uint32_t keptlen;
 static uint32_t running_locality;   // of the command that runs; under lock
-static _Atomic uint32_t last;       // code of the last command
 static _Atomic uint64_t commands;   // that ran
 static _Atomic uint8_t established; // tpmEstablished before the running command
 
@@ -94,9 +97,12 @@ TPM_RESULT swtpm_register(void)
 	return TPMLIB_RegisterCallbacks(&c);
 }
 
-void swtpm_set_locality(uint32_t l) { locality = l; }
-void swtpm_set_last(uint32_t code) { last = code; }
-uint32_t swtpm_last(void) { return last; }
+static uint32_t cell(uint32_t *c) { return __atomic_load_n(c, __ATOMIC_SEQ_CST); }
+static void set_cell(uint32_t *c, uint32_t v) { __atomic_store_n(c, v, __ATOMIC_SEQ_CST); }
+
+void swtpm_set_locality(uint32_t l) { set_cell(&cells->locality, l); }
+void swtpm_set_last(uint32_t code) { set_cell(&cells->last, code); }
+uint32_t swtpm_last(void) { return cell(&cells->last); }
 uint64_t swtpm_commands(void) { return commands; }
 
 void swtpm_admit(int ok, int is_version2)
@@ -113,18 +119,58 @@ void swtpm_refresh(void)
 		established = bit;
 }
 
-// run executes one command. The response buffer grows as libtpms needs it.
+// swtpm_keep moves to cells that outlive the process, and takes over what they say.
+void swtpm_keep(struct cells *c)
+{
+	cells = c;
+	keeping = 1;
+}
+
+static void forget_kept(void)
+{
+	if (kept != NULL)
+		explicit_bzero(kept, keptlen); // the TPM's secrets
+	free(kept);
+	kept = NULL;
+	keptlen = 0;
+}
+
+// swtpm_snapshot hands the volatile state to goKeep if it has changed since, or
+// always. A command that changes none is common, and libtpms does not say so.
+void swtpm_snapshot(int always)
+{
+	unsigned char *b = NULL;
+	uint32_t n = 0;
+
+	if (!keeping || !powered)
+		return;
+	if (TPMLIB_VolatileAll_Store(&b, &n) != TPM_SUCCESS || b == NULL)
+		n = 0;
+	if (!always && kept != NULL && n == keptlen && memcmp(b, kept, n) == 0) {
+		explicit_bzero(b, n);
+		free(b);
+		return;
+	}
+	forget_kept();
+	kept = b;
+	keptlen = n;
+	goKeep(b, n);
+}
+
+// run executes one command. The response buffer grows as libtpms needs it. What it
+// has changed is kept before anybody can see the response.
 static TPM_RESULT run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len)
 {
 	TPM_RESULT rc;
 
-	running_locality = locality;
+	running_locality = cell(&cells->locality);
 	commands++;
 	if (len >= 10)
-		last = be32(cmd + 6);
+		set_cell(&cells->last, be32(cmd + 6));
 	*rsplen = 0;
 	rc = TPMLIB_Process(rsp, rsplen, rspcap, cmd, len);
 	swtpm_refresh();
+	swtpm_snapshot(0);
 	return rc;
 }
 
@@ -155,6 +201,8 @@ void swtpm_power(int on)
 	powered = on;
 	if (on)
 		swtpm_refresh();
+	else
+		forget_kept();
 }
 
 // swtpm_established asks the library if it is free, else tells what was true
@@ -200,30 +248,70 @@ static int wait_readable(int fd, int wake)
 	}
 }
 
-static ssize_t receive(int fd, int is_socket, unsigned char *buf, uint32_t cap)
+// exchange_receive is exchange.Record.Receive for the start of a request.
+static ssize_t exchange_receive(struct exchange *x, int fd, unsigned char *buf, uint32_t cap)
 {
+	struct iovec iov[2] = { { x->head, HEAD_SIZE }, { buf + HEAD_SIZE, cap - HEAD_SIZE } };
+
+	if (x->phase == PHASE_READING && x->in.now + x->in.base > 0) { // Go has left no such request
+		errno = EINVAL;
+		return -1;
+	}
+	x->in.now = x->in.base = 0;
+	__atomic_store_n(&x->phase, PHASE_READING, __ATOMIC_SEQ_CST);
+	x->in.hdr = (struct msghdr){ .msg_iov = iov, .msg_iovlen = 2 };
+	if (recvmmsg(fd, (struct mmsghdr *)&x->in.hdr, 1, MSG_DONTWAIT, NULL) < 0)
+		return -1;
+	memcpy(buf, x->head, x->in.now < HEAD_SIZE ? x->in.now : HEAD_SIZE);
+	return x->in.now;
+}
+
+static ssize_t receive(int fd, int is_socket, struct exchange *x, unsigned char *buf, uint32_t cap)
+{
+	if (x != NULL)
+		return exchange_receive(x, fd, buf, cap);
 	if (is_socket)
 		return recv(fd, buf, cap, MSG_DONTWAIT);
 	return read(fd, buf, cap);
 }
 
+// exchange_send is exchange.Record's Answer, Send and Done.
+static ssize_t exchange_send(struct exchange *x, int fd, const unsigned char *rsp, uint32_t len)
+{
+	struct iovec iov = { (void *)rsp, len };
+
+	if (x->phase != PHASE_ANSWERING) {
+		x->out.now = x->out.base = 0;
+		x->size = len;
+		__atomic_store_n(&x->phase, PHASE_ANSWERING, __ATOMIC_SEQ_CST);
+	}
+	x->out.hdr = (struct msghdr){ .msg_iov = &iov, .msg_iovlen = 1 };
+	if (sendmmsg(fd, (struct mmsghdr *)&x->out.hdr, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		return -1;
+	if (x->out.now == len) {
+		__atomic_store_n(&x->phase, PHASE_IDLE, __ATOMIC_SEQ_CST);
+		memset(x->head, 0, HEAD_SIZE);
+	}
+	return x->out.now;
+}
+
 // respond writes as much as goes out at once; the rest is left to the caller,
 // who has deadlines. What is no socket is left to the caller whole.
-static uint32_t respond(int fd, int is_socket, const unsigned char *rsp, uint32_t len)
+static uint32_t respond(int fd, int is_socket, struct exchange *x, const unsigned char *rsp, uint32_t len)
 {
 	ssize_t n;
 
 	if (!is_socket)
 		return 0;
 	do
-		n = send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = x != NULL ? exchange_send(x, fd, rsp, len) : send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? 0 : (uint32_t)n;
 }
 
 // swtpm_serve stays on one thread, in C, from one command to the next: a hand-over
 // to a goroutine costs more than most commands do (see ARCHITECTURE.md).
-struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap)
+struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap, struct exchange *x)
 {
 	struct served s = { 0 };
 	uint32_t rspcap = 0;
@@ -242,7 +330,7 @@ struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, u
 			s.code = -ready;
 			break;
 		}
-		n = receive(fd, is_socket, buf, cap);
+		n = receive(fd, is_socket, x, buf, cap);
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0) {
@@ -266,7 +354,7 @@ struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, u
 			s.code = (int)rc;
 			break;
 		}
-		s.sent = respond(fd, is_socket, s.rsp, s.rsplen);
+		s.sent = respond(fd, is_socket, x, s.rsp, s.rsplen);
 		if (s.sent < s.rsplen) {
 			s.how = SERVED_REST;
 			break;

@@ -20,6 +20,7 @@ import (
 	"unsafe"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -182,6 +183,7 @@ func (e *engine) SetState(b tpm.Blob, payload []byte) error {
 func (e *engine) HashStart() error {
 	err := e.check("TPM_IO_Hash_Start", C.TPM_IO_Hash_Start())
 	C.swtpm_refresh()
+	C.swtpm_snapshot(0)
 	return err
 }
 
@@ -189,10 +191,14 @@ func (e *engine) HashData(b []byte) error {
 	if len(b) == 0 {
 		b = []byte{0}[:0:1]
 	}
+	defer C.swtpm_snapshot(0)
 	return e.check("TPM_IO_Hash_Data", C.swtpm_hash_data((*C.uchar)(unsafe.SliceData(b)), C.uint32_t(len(b))))
 }
 
-func (e *engine) HashEnd() error { return e.check("TPM_IO_Hash_End", C.TPM_IO_Hash_End()) }
+func (e *engine) HashEnd() error {
+	defer C.swtpm_snapshot(0)
+	return e.check("TPM_IO_Hash_End", C.TPM_IO_Hash_End())
+}
 
 func (e *engine) Established() (bool, error) {
 	var bit C.TPM_BOOL
@@ -205,6 +211,7 @@ func (e *engine) Established() (bool, error) {
 }
 
 func (e *engine) ResetEstablished(l tpm.Locality) error {
+	defer C.swtpm_snapshot(0)
 	return e.check("TPM_IO_TpmEstablished_Reset", C.swtpm_reset_established(C.uint32_t(l)))
 }
 
@@ -231,10 +238,15 @@ func (e *engine) Admit(ok bool) {
 	C.swtpm_admit(cbool(ok), cbool(e.version == tpm.V20))
 }
 
-func (e *engine) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
+func (e *engine) Keep(cells *emul.Cells) { C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(cells))) }
+
+func (e *engine) Snapshot() { C.swtpm_snapshot(1) }
+
+func (e *engine) Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error) {
 	_, sockErr := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_TYPE)
 	s := C.swtpm_serve(C.int(fd), C.int(wake), cbool(sockErr == nil),
-		(*C.uchar)(unsafe.SliceData(buf)), C.uint32_t(len(buf)))
+		(*C.uchar)(unsafe.SliceData(buf)), C.uint32_t(len(buf)),
+		(*C.struct_exchange)(x.Pointer()))
 	switch s.how {
 	case C.SERVED_OTHER:
 		return int(s.n), nil, nil

@@ -4,6 +4,7 @@
 #define SWTPM_ENGINE_H
 
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include <libtpms/tpm_error.h>
 #include <libtpms/tpm_library.h>
@@ -30,6 +31,35 @@ struct served {
 	uint32_t sent;
 };
 
+// struct exchange is io/exchange.Record: what is known of a request and its reply
+// when this process is killed. count is a struct mmsghdr, whose msg_len the kernel
+// writes, and in its padding what had gone before.
+struct count {
+	struct msghdr hdr;
+	volatile uint32_t now;
+	volatile uint32_t base;
+};
+
+enum { HEAD_SIZE = 20 };
+enum { PHASE_IDLE = 0, PHASE_READING = 1, PHASE_ANSWERING = 2 };
+
+struct exchange {
+	uint32_t phase;
+	uint32_t used;
+	uint32_t size;
+	uint32_t unused;
+	struct count in;
+	struct count out;
+	unsigned char head[HEAD_SIZE];
+	uint32_t unused2;
+};
+
+// struct cells is emul.Cells: what changes without the lock.
+struct cells {
+	uint32_t locality; // of the next command
+	uint32_t last;     // code of the last command
+};
+
 void swtpm_prepare(void);
 void swtpm_lock(void);
 void swtpm_unlock(void);
@@ -41,6 +71,9 @@ TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len);
 void swtpm_refresh(void);
 void swtpm_power(int on);
 
+void swtpm_keep(struct cells *c);
+void swtpm_snapshot(int always);
+
 void swtpm_set_locality(uint32_t locality);
 void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
@@ -48,7 +81,7 @@ uint64_t swtpm_commands(void);
 void swtpm_admit(int ok, int version2);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
-struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap);
+struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap, struct exchange *x);
 
 // Functions of libtpms 0.10 and later, looked up at run time.
 int swtpm_has_profiles(void);

@@ -54,7 +54,7 @@ func newServing(t *testing.T) *serving {
 
 func (s *serving) start(x *emul.TPM) {
 	go func() {
-		n, rest, err := x.Serve(s.fd, s.wake, s.buf)
+		n, rest, err := x.Serve(s.fd, s.wake, s.buf, nil)
 		s.served <- result{n, rest, err}
 	}()
 }

@@ -38,6 +38,8 @@ const (
 var (
 	errGone   = errors.New("the client has gone")
 	errLate   = errors.New("the client has stopped in the middle of a request")
+	errWoken  = errors.New("the server closes")
+	errHalf   = errors.New("the rest of a reply went with the process before this one")
 	errUnread = errors.New("the client does not read its replies")
 )
 
@@ -47,6 +49,8 @@ type conn struct {
 	place   *clients.Client
 	buf     []byte
 	leaving atomic.Bool // hangUp was called
+	kept    Kept
+	wake    int // readable when the server closes, if the connection is kept; else -1
 }
 
 // hangUp makes the reads to come fail, even if there is something to read; a
@@ -123,9 +127,15 @@ func (c *conn) receive() (msg []byte, fd int, err error) {
 // recv reads what has arrived or arrives within d, and the descriptor that came
 // with it; d < 0 waits for ever.
 func (c *conn) recv(b []byte, d time.Duration) (n, fd int, err error) {
+	wake := -1
+	if d < 0 { // a request that has begun is finished
+		wake = c.wake
+	}
 	for {
-		ready, err := poll.Wait(c.fd, -1, unix.POLLIN, d)
+		ready, err := poll.Wait(c.fd, wake, unix.POLLIN, d)
 		switch {
+		case err == poll.ErrWoken:
+			return 0, -1, errWoken
 		case c.leaving.Load() || err == io.EOF:
 			return 0, -1, errGone
 		case err != nil:
@@ -134,7 +144,7 @@ func (c *conn) recv(b []byte, d time.Duration) (n, fd int, err error) {
 			return 0, -1, errLate
 		}
 		oob := make([]byte, unix.CmsgSpace(4))
-		n, oobn, _, _, err := unix.Recvmsg(c.fd, b, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		n, oobn, err := c.kept.Record.Receive(c.fd, b, oob, unix.MSG_CMSG_CLOEXEC)
 		if err == unix.EINTR || err == unix.EAGAIN {
 			continue
 		}
@@ -206,7 +216,7 @@ func (c *conn) drain(n int) (missing int) {
 // bodyWait, or for leaveWait if the connection is about to end.
 func (c *conn) write(b []byte) error {
 	for waited := time.Duration(0); len(b) > 0; {
-		n, err := unix.SendmsgN(c.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		n, err := c.kept.Record.Send(c.fd, b)
 		switch {
 		case err == nil:
 			b, waited = b[n:], 0

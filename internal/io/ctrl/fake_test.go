@@ -171,7 +171,8 @@ func (b *bench) happened(t *testing.T, want string) {
 func newBench(t *testing.T, v tpm.Version) *bench {
 	t.Helper()
 	b := &bench{tpm: &fake{version: v, blob: unhex("b10b b10b b10b"), info: "{}"}}
-	b.Server = New(b.tpm, Options{
+	var err error
+	b.Server, err = New(b.tpm, Options{
 		MaxClients: 4,
 		DataBusy:   func() bool { return b.busy },
 		DataFD: func(fd int) error {
@@ -188,6 +189,9 @@ func newBench(t *testing.T, v tpm.Version) *bench {
 		Shutdown: func() { b.event("shutdown") },
 		Fail:     func(err error) { b.event("fail: " + err.Error()) },
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		b.Close(patience)
 		for _, fd := range b.taken {

@@ -1,7 +1,6 @@
 package ctrl
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -9,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -50,6 +50,7 @@ type Options struct {
 
 	DataBusy func() bool        // SET_DATAFD would be refused
 	DataFD   func(fd int) error // takes over fd as the data channel unless it fails
+	Keep     func(fd int) Kept  // of a new client; nil if nothing is kept
 	Changed  func()             // a client has come or gone; must not wait; nil if nobody wants to know
 
 	Trace    func(title string, b []byte)
@@ -60,22 +61,36 @@ type Options struct {
 	Fail     func(err error)                  // the process cannot go on
 }
 
+// Kept is what outlives the process of a connection; the zero Kept is that of one
+// that ends with it.
+type Kept struct {
+	Record *exchange.Record
+	Forget func() // ends the connection for everybody who has it open
+}
+
 // Server serves any number of clients, each in a goroutine of its own.
 type Server struct {
 	tpm  TPM
 	opt  Options
 	room *clients.Room
 	done sync.WaitGroup
+	wake int // eventfd, readable when the server closes; -1 if nothing is kept
 
 	mu    sync.Mutex // held while clients come and go
 	conns map[*conn]bool
 }
 
 // New returns a server without clients.
-func New(t TPM, o Options) *Server {
-	s := &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), conns: map[*conn]bool{}}
+func New(t TPM, o Options) (*Server, error) {
+	s := &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), wake: -1, conns: map[*conn]bool{}}
 	s.room.Changed = o.Changed
-	return s
+	if o.Keep != nil {
+		var err error
+		if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Clients is the number of clients.
@@ -95,6 +110,7 @@ func (s *Server) Listen(l Listener) {
 			return
 		}
 		if !s.room.Wait() {
+			s.keep(fd) // the next process is to serve it
 			_ = unix.Close(fd)
 			return
 		}
@@ -111,21 +127,55 @@ func (s *Server) Attach(fd int) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("not a socket: %w", err)
 	}
-	c := &conn{fd: fd, buf: make([]byte, firstRead)}
+	s.add(fd, s.keep(fd), false)
+	return nil
+}
+
+func (s *Server) keep(fd int) Kept {
+	if s.opt.Keep == nil {
+		return Kept{}
+	}
+	return s.opt.Keep(fd)
+}
+
+// Resume serves a client of the process before this one, which the server then
+// owns.
+func (s *Server) Resume(fd int, k Kept) { s.add(fd, k, true) }
+
+// add serves a client in a goroutine of its own. If the server has closed, one that
+// is kept waits for the next process.
+func (s *Server) add(fd int, k Kept, resumed bool) {
+	c := &conn{fd: fd, buf: make([]byte, firstRead), kept: k, wake: -1}
+	if k.Record != nil {
+		c.wake = s.wake
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.place = s.room.Enter(c.hangUp); c.place == nil {
 		c.close()
-		return nil
+		return
+	}
+	if k.Record.Used() {
+		s.room.Use(c.place)
 	}
 	s.conns[c] = true
-	s.done.Go(func() { s.serve(c) })
-	return nil
+	s.done.Go(func() { s.serve(c, resumed) })
 }
 
 // serve handles one client until it goes.
-func (s *Server) serve(c *conn) {
-	for s.answer(c) {
+func (s *Server) serve(c *conn, resumed bool) {
+	err := error(nil)
+	if resumed {
+		err = s.settle(c)
+	}
+	for err == nil {
+		err = s.answer(c)
+	}
+	if err != errGone && err != errWoken {
+		s.opt.Note("control client: %v: connection closed", err)
+	}
+	if err != errWoken && c.kept.Forget != nil {
+		c.kept.Forget()
 	}
 	s.mu.Lock()
 	delete(s.conns, c)
@@ -137,14 +187,40 @@ func (s *Server) serve(c *conn) {
 	}
 }
 
-// answer takes one request and replies; false ends the connection.
-func (s *Server) answer(c *conn) bool {
+// settle replies to the request that the process before this one has taken and not
+// replied to, if there is one: it failed. Whether it was done nobody can tell. What
+// is still to come of it is dropped.
+func (s *Server) settle(c *conn) error {
+	st := c.kept.Record.State()
+	if st.Broken {
+		return errHalf
+	}
+	if st.Taken == 0 {
+		return nil
+	}
+	head := st.Head
+	for n := st.Taken; n < need(head); {
+		m, fd, err := c.recv(c.buf[:min(len(c.buf), need(head)-n)], bodyWait)
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		if err != nil {
+			return err
+		}
+		head = append(head, c.buf[:min(m, exchange.HeadSize-len(head))]...)
+		n += m
+	}
+	code := codeOf(head)
+	s.opt.Note("control client: %s, which ran when the process before this one ended, is answered: it failed", commands[code].name)
+	return s.reply(c, refusal(code))
+}
+
+// answer takes one request and replies. An error ends the connection; it is
+// errGone if there is nothing to say about it.
+func (s *Server) answer(c *conn) error {
 	msg, fd, err := c.receive()
 	if err != nil {
-		if !errors.Is(err, errGone) {
-			s.opt.Note("control client: %v: connection closed", err)
-		}
-		return false
+		return err
 	}
 	r := &request{conn: c, body: msg[4:], fd: fd}
 	defer r.closeFD()
@@ -153,17 +229,27 @@ func (s *Server) answer(c *conn) bool {
 	if c.drain(r.unread) > 0 {
 		r.last = true // what is still to come of a refused request is no request
 	}
-	s.trace(" Ctrl Rsp:", rep)
 	s.room.Use(c.place) // before the client can know, and rely on it
-	if err = c.write(rep); err != nil {
-		s.opt.Note("control client: %v: connection closed", err)
-	}
+	err = s.reply(c, rep)
 	clear(rep) // either may hold a state blob
 	clear(c.buf)
 	if after != nil {
 		after()
 	}
-	return err == nil && !r.last
+	if err == nil && r.last {
+		return errGone
+	}
+	return err
+}
+
+func (s *Server) reply(c *conn, rep []byte) error {
+	s.trace(" Ctrl Rsp:", rep)
+	c.kept.Record.Answer(len(rep))
+	err := c.write(rep)
+	if err == nil {
+		c.kept.Record.Done()
+	}
+	return err
 }
 
 func (s *Server) trace(title string, b []byte) {
@@ -178,9 +264,14 @@ func (s *Server) Close(d time.Duration) {
 	s.mu.Lock()
 	s.room.Close()
 	for c := range s.conns {
-		c.hangUp()
+		if c.wake < 0 {
+			c.hangUp()
+		}
 	}
 	s.mu.Unlock()
+	if s.wake >= 0 {
+		_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
 	done := make(chan struct{})
 	go func() { s.done.Wait(); close(done) }()
 	select {

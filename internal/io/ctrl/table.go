@@ -120,6 +120,28 @@ func encode(reply any, err error) []byte {
 	return b.Bytes()
 }
 
+// refusal is the reply of the result TPM_FAIL to a request whose handler is not
+// there to say more. It is as long as that of success: a client that reads so much
+// whatever the result is, as QEMU before 9 does, must not wait for ever.
+func refusal(code Code) []byte {
+	var long any
+	switch code {
+	case GetCapability:
+		long = CapabilityRep{Result: tpm.Fail}
+	case GetTPMEstablished:
+		long = EstablishedRep{Result: tpm.Fail}
+	case GetStateBlob:
+		long = GetStateRep{Result: tpm.Fail}
+	case GetConfig:
+		long = ConfigRep{Result: tpm.Fail}
+	case SetBufferSize:
+		long = BufferSizeRep{Result: tpm.Fail}
+	case GetInfo:
+		long = InfoRep{Result: tpm.Fail}
+	}
+	return encode(long, tpm.Fail)
+}
+
 // simple is a request without body whose reply is the result.
 func simple(f func(TPM) error) func(*Server, *request) (any, error) {
 	return func(s *Server, _ *request) (any, error) { return nil, f(s.tpm) }

@@ -40,13 +40,14 @@ type conn struct {
 	socket bool
 	place  *clients.Client
 	used   bool // has had a response
+	kept   Kept
 	buf    []byte
 	left   chan struct{} // closed once it has gone
 }
 
-func newConn(fd int, place *clients.Client) *conn {
+func newConn(fd int, place *clients.Client, k Kept) *conn {
 	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-	return &conn{fd: fd, socket: err == nil, place: place, buf: make([]byte, tpm.MaxMessage), left: make(chan struct{})}
+	return &conn{fd: fd, socket: err == nil, place: place, kept: k, buf: make([]byte, tpm.MaxMessage), left: make(chan struct{})}
 }
 
 // hungUp says whether the other end of fd sends nothing more.
@@ -62,7 +63,7 @@ func (c *conn) read(b []byte) (int, error) {
 		var n int
 		var err error
 		if c.socket {
-			n, _, err = unix.Recvfrom(c.fd, b, unix.MSG_DONTWAIT)
+			n, _, err = c.kept.Record.Receive(c.fd, b, nil, 0)
 		} else {
 			n, err = unix.Read(c.fd, b)
 		}
@@ -84,9 +85,12 @@ func (c *conn) read(b []byte) (int, error) {
 // if the client will send nothing more.
 func (c *conn) complete(n, wake int, need func([]byte) int) (total int, eof bool, err error) {
 	for need(c.buf[:n]) > 0 && n < len(c.buf) {
-		d := fragmentWait
-		if n < 10 {
+		d, wake := fragmentWait, wake
+		switch {
+		case n < tpm.HeaderSize:
 			d = -1
+		case c.kept.Record != nil:
+			wake = -1 // what was read is read: nobody could go on with it
 		}
 		ready, err := poll.Wait(c.fd, wake, unix.POLLIN, d)
 		if err == nil && !ready {
@@ -132,7 +136,7 @@ func (c *conn) write(b []byte, wake int) error {
 
 func (c *conn) send(b []byte) (int, error) {
 	if c.socket {
-		return unix.SendmsgN(c.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return c.kept.Record.Send(c.fd, b)
 	}
 	return unix.Write(c.fd, b)
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -48,8 +49,10 @@ func (f *fake) Execute(raw []byte) ([]byte, error) {
 	return append([]byte("="), raw...), nil
 }
 
+func (f *fake) Lost(head []byte) []byte { return append([]byte("lost "), head...) }
+
 // Serve answers messages that are exactly one plain command, as the engine does.
-func (f *fake) Serve(fd, wake int, buf []byte) (n int, rest []byte, err error) {
+func (f *fake) Serve(fd, wake int, buf []byte, _ *exchange.Record) (n int, rest []byte, err error) {
 	for {
 		if _, err := poll.Wait(fd, wake, unix.POLLIN, -1); err == poll.ErrWoken {
 			return 0, nil, nil

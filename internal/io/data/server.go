@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/clients"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -31,8 +32,20 @@ type TPM interface {
 	//	io.EOF       the client has gone
 	//	other error  one command got no response, or reading failed
 	//
-	// and n = 0 without an error when wake becomes readable.
-	Serve(fd, wake int, buf []byte) (n int, rest []byte, err error)
+	// and n = 0 without an error when wake becomes readable. x is the record of
+	// the connection, nil if it has none; the caller's Answer, for rest, is done.
+	Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error)
+
+	// Lost is the response to a command that a process before this one has
+	// taken; head is its start.
+	Lost(head []byte) []byte
+}
+
+// Kept is what outlives the process of a connection; the zero Kept is that of one
+// that ends with it.
+type Kept struct {
+	Record *exchange.Record
+	Forget func() // ends the connection for everybody who has it open
 }
 
 // Options is what New needs besides the TPM.
@@ -41,7 +54,8 @@ type Options struct {
 	Disconnect bool // close a connection after its first response
 	MaxClients int  // at once; more wait in the listener's backlog
 
-	Changed func() // a client has come or gone; must not wait; nil if nobody wants to know
+	Keep    func(fd int, attached bool) Kept // of a new client; nil if nothing is kept
+	Changed func()                           // a client has come or gone; must not wait; nil if nobody wants to know
 
 	Trace func(title string, b []byte)     // sees all messages; nil if nobody looks
 	Note  func(format string, args ...any) // a line for people
@@ -98,12 +112,34 @@ func (s *Server) Listen(l Listener) {
 			return
 		}
 		if !s.room.Wait() {
+			s.keep(fd, false) // the next process is to serve it
 			_ = unix.Close(fd)
 			return
 		}
 		s.mu.Lock()
-		s.add(fd, func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) })
+		s.add(fd, evict(fd), s.keep(fd, false), false)
 		s.mu.Unlock()
+	}
+}
+
+func evict(fd int) func() { return func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) } }
+
+func (s *Server) keep(fd int, attached bool) Kept {
+	if s.opt.Keep == nil {
+		return Kept{}
+	}
+	return s.opt.Keep(fd, attached)
+}
+
+// Resume serves a client of the process before this one, which the server then
+// owns. attached says whether it came by Attach.
+func (s *Server) Resume(fd int, k Kept, attached bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if attached {
+		s.attached = s.add(fd, nil, k, true)
+	} else {
+		s.add(fd, evict(fd), k, true)
 	}
 }
 
@@ -119,7 +155,7 @@ func (s *Server) Attach(fd int) error {
 	if s.attached != nil {
 		return ErrBusy
 	}
-	s.attached = s.add(fd, nil)
+	s.attached = s.add(fd, nil, s.keep(fd, true), false)
 	return nil
 }
 
@@ -145,22 +181,35 @@ func (s *Server) Busy() bool {
 }
 
 // add serves a client in a goroutine of its own; nil means that the server has
-// closed. s.mu is held.
-func (s *Server) add(fd int, evict func()) *conn {
+// closed: one that is kept waits for the next process. s.mu is held.
+func (s *Server) add(fd int, evict func(), k Kept, resumed bool) *conn {
 	place := s.room.Enter(evict)
 	if place == nil {
 		_ = unix.Close(fd)
 		return nil
 	}
-	c := newConn(fd, place)
-	s.done.Go(func() { s.serve(c) })
+	c := newConn(fd, place, k)
+	if k.Record.Used() {
+		s.use(c)
+	}
+	s.done.Go(func() { s.serve(c, resumed) })
 	return c
 }
 
 // serve handles one client until it goes or the server closes.
-func (s *Server) serve(c *conn) {
-	if err := s.talk(c); err != nil && err != io.EOF && err != poll.ErrWoken {
+func (s *Server) serve(c *conn, resumed bool) {
+	err := error(nil)
+	if resumed {
+		err = s.settle(c)
+	}
+	if err == nil {
+		err = s.talk(c)
+	}
+	if err != nil && err != io.EOF && err != poll.ErrWoken {
 		s.opt.Note("data client: %v: connection closed", err)
+	}
+	if err != poll.ErrWoken && c.kept.Forget != nil {
+		c.kept.Forget()
 	}
 	lost := s.room.Leave(c.place)
 	s.mu.Lock()
@@ -175,6 +224,34 @@ func (s *Server) serve(c *conn) {
 	}
 }
 
+// errHalf means that the process before this one has sent a part of a response.
+var errHalf = errors.New("the rest of a response went with the process before this one")
+
+// settle answers the command that the process before this one has taken and not
+// answered, if there is one: it failed. Whether it has run nobody can tell. What is
+// still to come of it is dropped.
+func (s *Server) settle(c *conn) error {
+	st := c.kept.Record.State()
+	if st.Broken {
+		return errHalf
+	}
+	if st.Taken == 0 {
+		return nil
+	}
+	clear(c.buf)
+	copy(c.buf, st.Head)
+	v := s.tpm.Version()
+	n, eof, err := c.complete(min(st.Taken, len(c.buf)), s.wake, func(b []byte) int { return missing(b, v) })
+	if eof {
+		return io.EOF
+	}
+	if err != nil {
+		return err
+	}
+	s.opt.Note("data client: the command that ran when the process before this one ended is answered: it failed")
+	return s.respond(c, s.tpm.Lost(c.buf[:n]))
+}
+
 func (s *Server) talk(c *conn) error {
 	for {
 		n, rest, err := s.next(c)
@@ -183,9 +260,13 @@ func (s *Server) talk(c *conn) error {
 			return err
 		case err != nil: // no response to this command; the client may try another
 			s.opt.Note("data client: %v", err)
+			c.kept.Record.Done()
 		case rest != nil:
 			err = c.write(rest, s.wake)
-			if err == errUnwanted {
+			switch err {
+			case nil:
+				c.kept.Record.Done()
+			case errUnwanted:
 				s.opt.Note("data client: %v", err)
 			}
 		case n == 0:
@@ -213,7 +294,7 @@ func broken(err error) bool {
 // knows who has used the TPM.
 func (s *Server) next(c *conn) (n int, rest []byte, err error) {
 	if c.used && !s.opt.Disconnect {
-		return s.tpm.Serve(c.fd, s.wake, c.buf)
+		return s.tpm.Serve(c.fd, s.wake, c.buf, c.kept.Record)
 	}
 	if _, err = poll.Wait(c.fd, s.wake, unix.POLLIN, -1); err != nil {
 		return 0, nil, err
@@ -239,16 +320,25 @@ func (s *Server) handle(c *conn, n int) (end bool, err error) {
 		s.opt.Fail(err)
 		return true, nil
 	}
-	if rsp != nil {
-		s.trace(" SWTPM_IO_Write:", rsp)
-		s.use(c)
-		if err := c.write(rsp, s.wake); err == errUnwanted {
-			s.opt.Note("data client: %v", err)
-		} else if err != nil {
-			return true, err
-		}
+	if rsp == nil {
+		c.kept.Record.Done()
+	} else if err := s.respond(c, rsp); err == errUnwanted {
+		s.opt.Note("data client: %v", err)
+	} else if err != nil {
+		return true, err
 	}
 	return eof || s.opt.Disconnect, nil
+}
+
+func (s *Server) respond(c *conn, rsp []byte) error {
+	s.trace(" SWTPM_IO_Write:", rsp)
+	s.use(c)
+	c.kept.Record.Answer(len(rsp))
+	err := c.write(rsp, s.wake)
+	if err == nil {
+		c.kept.Record.Done()
+	}
+	return err
 }
 
 func (s *Server) trace(title string, b []byte) {

@@ -1,0 +1,223 @@
+// Package keep has a service go on where the process before it was ended or killed:
+// its sockets, its clients' connections, how far the exchange with each had come,
+// and the volatile state of its TPM. systemd keeps the descriptors (its descriptor
+// store, FileDescriptorStoreMax=), one of which is memory with the rest. What
+// belongs into that memory is others' to say; package emul has the state.
+//
+// systemd drops all of it when the service is stopped and not started again.
+//
+// Source: sd_notify(3), FDSTORE=1; sd_listen_fds(3).
+package keep
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+)
+
+// Prefix begins the names of our descriptors in the store.
+const Prefix = "swtpm-"
+
+const (
+	memoryName = Prefix + "state"
+	listenName = Prefix + "listen-"
+)
+
+// Store is systemd's descriptor store.
+type Store interface {
+	// Keep has the store keep fd, which may be closed here then.
+	Keep(fd int, name string) error
+	// Drop has it close the descriptors of that name.
+	Drop(name string)
+}
+
+// FD is a descriptor that the store gave back.
+type FD struct {
+	FD   int
+	Name string
+}
+
+// Session is what is kept of one service. A nil Session keeps nothing.
+type Session struct {
+	store Store
+	mem   *memory
+	old   bool // mem is that of a process before
+
+	mu      sync.Mutex
+	taken   [records]bool
+	clients []Client // that are to be served again
+	listens map[string]int
+}
+
+// Client is the connection of a client.
+type Client struct {
+	FD     int
+	Kind   string
+	Record *exchange.Record
+	Forget func() // the client has gone: end the connection, which stays the caller's to close
+}
+
+// Open takes over what the store gave back, and keeps what is to come. why says
+// why a state that came back cannot be used.
+func Open(store Store, fds []FD) (s *Session, why error, err error) {
+	s = &Session{store: store, listens: map[string]int{}}
+	for _, f := range fds {
+		if f.Name == memoryName && s.mem == nil {
+			s.mem, why = oldMemory(f.FD)
+			s.old = s.mem != nil
+		}
+	}
+	if s.mem == nil {
+		if s.mem, err = newMemory(); err != nil {
+			return nil, why, err
+		}
+		if err = store.Keep(s.mem.fd, memoryName); err != nil {
+			return nil, why, fmt.Errorf("the descriptor store: %w", err)
+		}
+	}
+	for _, f := range fds {
+		if f.Name != memoryName {
+			s.takeBack(f)
+		}
+	}
+	return s, why, nil
+}
+
+// takeBack takes over a descriptor. A connection without its record is of no use:
+// nobody knows what the client waits for.
+func (s *Session) takeBack(f FD) {
+	if name, ok := strings.CutPrefix(f.Name, listenName); ok {
+		s.listens[name] = f.FD
+		return
+	}
+	kind, i, ok := parseName(f.Name)
+	if !ok || !s.old || s.taken[i] {
+		_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
+		s.store.Drop(f.Name)
+		_ = unix.Close(f.FD)
+		return
+	}
+	s.taken[i] = true
+	s.clients = append(s.clients, s.client(f.FD, kind, i))
+}
+
+func name(kind string, i int) string { return Prefix + kind + "-" + strconv.Itoa(i) }
+
+func parseName(s string) (kind string, i int, ok bool) {
+	kind, number, ok := strings.Cut(strings.TrimPrefix(s, Prefix), "-")
+	i, err := strconv.Atoi(number)
+	return kind, i, ok && err == nil && i >= 0 && i < records
+}
+
+// Keep keeps the connection of a new client; kind, a word, comes back with it. A
+// client that nothing can be kept of has neither a Record nor a Forget.
+func (s *Session) Keep(kind string, fd int) Client {
+	none := Client{FD: fd, Kind: kind}
+	if s == nil {
+		return none
+	}
+	if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err != nil || t != unix.SOCK_STREAM {
+		return none
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.taken {
+		if s.taken[i] {
+			continue
+		}
+		s.mem.record(i).Reset()
+		if s.store.Keep(fd, name(kind, i)) != nil {
+			return none
+		}
+		s.taken[i] = true
+		return s.client(fd, kind, i)
+	}
+	return none
+}
+
+func (s *Session) client(fd int, kind string, i int) Client {
+	return Client{FD: fd, Kind: kind, Record: s.mem.record(i), Forget: func() {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // the store has it open, too
+		s.store.Drop(name(kind, i))
+		s.mu.Lock()
+		s.taken[i] = false
+		s.mu.Unlock()
+	}}
+}
+
+// Clients returns those that the process before has left, once.
+func (s *Session) Clients() []Client {
+	if s == nil {
+		return nil
+	}
+	c := s.clients
+	s.clients = nil
+	return c
+}
+
+// Old says whether there was a process before.
+func (s *Session) Old() bool { return s != nil && s.old }
+
+// channels are the listeners that there may be.
+var channels = []string{"ctrl", "data"}
+
+// Listener returns the listening socket of a channel that the process before has
+// left, and what its path named when it was made; -1 if there is none.
+func (s *Session) Listener(channel string) (fd int, made [2]uint64) {
+	if s == nil {
+		return -1, made
+	}
+	fd, ok := s.listens[channel]
+	if !ok {
+		return -1, made
+	}
+	delete(s.listens, channel)
+	return fd, *s.mem.socket(index(channel))
+}
+
+// KeepListener keeps the listening socket of a channel.
+func (s *Session) KeepListener(channel string, fd int, made [2]uint64) error {
+	*s.mem.socket(index(channel)) = made
+	return s.store.Keep(fd, listenName+channel)
+}
+
+// DropListener has the store close it.
+func (s *Session) DropListener(channel string) { s.store.Drop(listenName + channel) }
+
+func index(channel string) int {
+	for i, c := range channels {
+		if c == channel {
+			return i
+		}
+	}
+	panic("keep: no channel " + channel)
+}
+
+// Close closes the listeners that nobody wanted.
+func (s *Session) Close() {
+	if s == nil {
+		return
+	}
+	for channel, fd := range s.listens {
+		s.DropListener(channel)
+		_ = unix.Close(fd)
+	}
+	clear(s.listens)
+}
+
+// Cells, Put and Kept make the Session an emul.Keeper.
+
+// Cells are the cells in the memory.
+func (s *Session) Cells() *emul.Cells { return s.mem.cells() }
+
+// Put keeps a state; see emul.Keeper.
+func (s *Session) Put(parts ...[]byte) error { return s.mem.put(parts) }
+
+// Kept returns the states that are kept, the newest first.
+func (s *Session) Kept() [][]byte { return s.mem.kept() }

@@ -1,0 +1,451 @@
+package e2e_test
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+)
+
+// keptTPM is a TPM of a service with a descriptor store, and its clients.
+type keptTPM struct {
+	*manager
+	dir  string
+	v    version
+	data *channel
+	ctrl *client.Client
+}
+
+const keyHex = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+// newKept starts one and powers it on; key encrypts its state.
+func newKept(t testing.TB, v version, key bool) *keptTPM {
+	t.Helper()
+	dir := tempDir(t)
+	mkdir(t, filepath.Join(dir, "state"))
+	args := append([]string{"socket", "--tpmstate", "dir=" + filepath.Join(dir, "state"),
+		"--ctrl", "type=unixio,path=" + filepath.Join(dir, "c"), "--server", "type=unixio,path=" + filepath.Join(dir, "d")}, v.options()...)
+	if key {
+		write(t, filepath.Join(dir, "key"), []byte(keyHex))
+		args = append(args, "--key", "file="+filepath.Join(dir, "key")+",mode=aes-256-cbc,format=hex")
+	}
+	k := &keptTPM{manager: newManager(t, args...), dir: dir, v: v}
+	k.start(t)
+	c, err := client.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Timeout = patience
+	t.Cleanup(func() { _ = c.Close() })
+	k.ctrl = c
+	if err := c.Init(0); err != nil {
+		t.Fatal(err)
+	}
+	k.data = k.dial(t)
+	k.data.ok(t, k.data.startup())
+	return k
+}
+
+func (k *keptTPM) dial(t testing.TB) *channel {
+	t.Helper()
+	conn := connect(t, filepath.Join(k.dir, "d"))
+	t.Cleanup(func() { _ = conn.Close() })
+	return &channel{conn, k.v}
+}
+
+// extend extends PCR 10 by what the number n makes; value is what it has after,
+// if it had before before.
+func (v version) extend(n uint64, before []byte) (cmd string, value []byte) {
+	if v == v12 {
+		digest := make([]byte, 20)
+		binary.BigEndian.PutUint64(digest, n)
+		sum := sha1.Sum(append(bytes.Clone(before), digest...))
+		return "00c1 00000022 00000014 0000000a" + hex.EncodeToString(digest), sum[:]
+	}
+	digest := make([]byte, 32)
+	binary.BigEndian.PutUint64(digest, n)
+	sum := sha256.Sum256(append(bytes.Clone(before), digest...))
+	return "8002 00000041 00000182 0000000a 00000009 40000009 0000 00 0000 00000001 000b" + hex.EncodeToString(digest), sum[:]
+}
+
+// pcr reads PCR 10.
+func (c *channel) pcr(t testing.TB) []byte {
+	t.Helper()
+	if c.v == v12 {
+		return c.ok(t, "00c1 0000000e 00000015 0000000a")[10:]
+	}
+	rsp := c.ok(t, "8001 00000014 0000017e 00000001 000b 03 000400")
+	return rsp[len(rsp)-32:]
+}
+
+// The parts of a volatile state that a guest can see.
+const (
+	policySession = "8001 0000002b 00000176 40000007 40000007 0010 000102030405060708090a0b0c0d0e0f 0000 01 0010 000b"
+	policyCommand = "8001 00000012 0000016c %08x 0000015e" // TPM2_PolicyCommandCode
+	policyDigest  = "8001 0000000e 00000189 %08x"
+	flushContext  = "8001 0000000e 00000165 %08x"
+	sequence      = "8001 0000000e 00000186 0000 000b" // TPM2_HashSequenceStart, SHA-256
+	sequenceAdd   = "8002 00000020 0000015c %08x 00000009 40000009 0000 00 0000 0003 616263"
+	sequenceEnd   = "8002 00000021 0000013e %08x 00000009 40000009 0000 00 0000 0000 40000007"
+	resetPCR20    = "8002 0000001b 0000013d 00000014 00000009 40000009 0000 00 0000" // at locality 2
+
+	oiap         = "00c1 0000000a 0000000a"
+	flushSession = "00c1 00000012 000000ba %08x 00000002"
+	sha1Start12  = "00c1 0000000a 000000a0"
+	sha1Add12    = "00c1 0000004e 000000a1 00000040" // and 64 bytes
+	sha1End12    = "00c1 0000000e 000000a2 00000000"
+)
+
+// fill gives the TPM a volatile state and returns what looks whether it is there.
+func (k *keptTPM) fill(t testing.TB) (check func()) {
+	t.Helper()
+	c := k.data
+	cmd, value := k.v.extend(1, c.pcr(t))
+	c.ok(t, cmd)
+	pcr := func() {
+		t.Helper()
+		if got := c.pcr(t); !bytes.Equal(got, value) {
+			t.Errorf("PCR 10 is %x, want %x", got, value)
+		}
+	}
+	if k.v == v12 {
+		session := binary.BigEndian.Uint32(c.ok(t, oiap)[10:])
+		block := bytes.Repeat([]byte{7}, 64)
+		c.ok(t, sha1Start12)
+		c.ok(t, sha1Add12+hex.EncodeToString(block))
+		return func() {
+			t.Helper()
+			want := sha1.Sum(block)
+			if rsp := c.ok(t, sha1End12); !bytes.Equal(rsp[10:], want[:]) {
+				t.Errorf("the SHA-1 that was under way is %x, want %x", rsp[10:], want)
+			}
+			pcr()
+			c.ok(t, fmt.Sprintf(flushSession, session))
+		}
+	}
+	session := binary.BigEndian.Uint32(c.ok(t, policySession)[10:])
+	c.ok(t, fmt.Sprintf(policyCommand, session))
+	digest := c.ok(t, fmt.Sprintf(policyDigest, session))
+	object := binary.BigEndian.Uint32(c.ok(t, sequence)[10:])
+	c.ok(t, fmt.Sprintf(sequenceAdd, object))
+	if err := k.ctrl.HashStart(); err != nil { // sets the established bit
+		t.Fatal(err)
+	}
+	if err := k.ctrl.HashEnd(); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.ctrl.SetLocality(2); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		pcr()
+		if got := c.ok(t, fmt.Sprintf(policyDigest, session)); !bytes.Equal(got, digest) {
+			t.Errorf("the policy session has %x, want %x", got, digest)
+		}
+		c.ok(t, fmt.Sprintf(flushContext, session))
+		want := sha256.Sum256([]byte("abc"))
+		if got := c.ok(t, fmt.Sprintf(sequenceEnd, object)); !bytes.Contains(got, want[:]) {
+			t.Errorf("the hash sequence gives %x, want %x in it", got, want)
+		}
+		if bit, err := k.ctrl.Established(); err != nil || !bit {
+			t.Errorf("the established bit is %t, %v; want true", bit, err)
+		}
+		c.ok(t, resetPCR20)
+		if err := k.ctrl.SetLocality(0); err != nil {
+			t.Error(err)
+		}
+		if rsp, err := c.transmit(resetPCR20); err != nil || result(rsp) != 0x907 {
+			t.Errorf("at locality 0: %x, %v; want TPM_RC_LOCALITY", rsp, err)
+		}
+	}
+}
+
+func everyKept(t *testing.T, f func(t *testing.T, v version, key bool)) {
+	for _, v := range both {
+		for _, key := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s key=%t", v, key), func(t *testing.T) {
+				t.Parallel()
+				f(t, v, key)
+			})
+		}
+	}
+}
+
+// An orderly restart takes nothing away from connected clients, however often, and
+// neither does a crash.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	everyKept(t, func(t *testing.T, v version, key bool) {
+		k := newKept(t, v, key)
+		for _, next := range []func(){
+			func() { k.restart(t) },
+			func() { k.crash(t, unix.SIGKILL) },
+			func() { k.restart(t); k.restart(t) },
+			func() { k.crash(t, unix.SIGSEGV) },
+			func() { k.crash(t, unix.SIGKILL); k.restart(t) },
+		} {
+			check := k.fill(t)
+			next()
+			check()
+			if said := k.out.String(); strings.Contains(said, "anew") {
+				t.Errorf("it said %s", said)
+			}
+		}
+		k.dial(t).alive(t) // the socket is there, too
+		names := strings.Join(k.kept(t), " ")
+		if want := "swtpm-state swtpm-listen-ctrl swtpm-listen-data swtpm-ctrl-0 swtpm-data-1"; !strings.HasPrefix(names, want) {
+			t.Errorf("kept are %s, want %s", names, want)
+		}
+		_ = k.data.Close()
+		if err := until(func() bool { return !strings.Contains(strings.Join(k.kept(t), " "), "swtpm-data-1") }); err != nil {
+			t.Errorf("the connection of a client that has gone: %v", err)
+		}
+	})
+}
+
+// After a stop, which drops what is kept, the TPM is one that was shut down well.
+func TestKeepStop(t *testing.T) {
+	t.Parallel()
+	k := newKept(t, v20, false)
+	k.data.ok(t, define20)
+	k.end(t)
+	k.drop()
+	k.start(t)
+	if _, err := k.data.transmit(random20); err == nil {
+		t.Error("the connection is still there")
+	}
+	c := k.dial(t)
+	if rsp, err := c.transmit(random20); err != nil || result(rsp) != 0x101 {
+		t.Errorf("a TPM that has no power: %x, %v", rsp, err)
+	}
+	ctrl, err := client.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ctrl.Close()
+	if err := ctrl.Init(0); err != nil {
+		t.Fatal(err)
+	}
+	c.ok(t, startup20)
+	// TPM_PT_STARTUP_CLEAR, bit 31: orderly.
+	rsp := c.ok(t, "8001 00000016 0000017a 00000006 00000201 00000001")
+	if binary.BigEndian.Uint32(rsp[len(rsp)-4:])>>31 != 1 {
+		t.Errorf("the end was not orderly: %x", rsp)
+	}
+}
+
+// Random numbers do not come twice.
+func TestKeepRandom(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			k := newKept(t, v, false)
+			random := "8001 0000000c 0000017b 0010"
+			if v == v12 {
+				random = "00c1 0000000e 00000046 00000010"
+			}
+			k.data.ok(t, random)
+			copy1 := k.memory(t) // what a crash before the next command's snapshot leaves
+			first := k.data.ok(t, random)
+			_ = k.cmd.Process.Kill()
+			k.wait(t)
+			k.mu.Lock()
+			if _, err := unix.Pwrite(k.fds["swtpm-state"], copy1, 0); err != nil {
+				t.Error(err)
+			}
+			k.mu.Unlock()
+			k.start(t)
+			if second := k.data.ok(t, random); bytes.Equal(first, second) {
+				t.Errorf("the same random bytes twice: %x", second)
+			}
+		})
+	}
+}
+
+// The memory tells nothing of an encrypted TPM.
+func TestKeepSecrets(t *testing.T) {
+	t.Parallel()
+	everyKept(t, func(t *testing.T, v version, key bool) {
+		k := newKept(t, v, key)
+		cmd, _ := v.extend(1, k.data.pcr(t))
+		k.data.ok(t, cmd)
+		value := k.data.pcr(t)
+		if plain := bytes.Contains(k.memory(t), value); plain == key {
+			t.Errorf("the value of a PCR is in the memory: %t, with a key: %t", plain, key)
+		}
+		if err := k.ctrl.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(k.memory(t), value) {
+			t.Error("the value of a PCR is in the memory of a TPM without power")
+		}
+		k.crash(t, unix.SIGKILL)
+		if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
+			t.Errorf("a TPM that has no power: %x, %v", rsp, err)
+		}
+	})
+}
+
+// A state that somebody has put in place of the TPM's own does not get the volatile
+// state of the latter.
+func TestKeepOtherState(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			other := makeState(t, v)
+			k := newKept(t, v, false)
+			_ = k.cmd.Process.Kill()
+			k.wait(t)
+			write(t, filepath.Join(k.dir, "state", v.file()), other)
+			k.start(t)
+			if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
+				t.Errorf("a TPM that has no power: %x, %v", rsp, err)
+			}
+			const want = "starts anew, the process before this one has left no state to go on with: the permanent state has been changed by another process since"
+			if said := k.out.String(); !strings.Contains(said, want) {
+				t.Errorf("it said %q, want %q", said, want)
+			}
+			if err := k.ctrl.Init(0); err != nil {
+				t.Fatal(err)
+			}
+			k.data.ok(t, k.data.startup())
+			if n := k.data.number(t); n != 1 {
+				t.Errorf("the number is %d, want 1", n)
+			}
+		})
+	}
+}
+
+// A client under load gets an answer to each command, the right one or that it
+// failed, whenever the process is killed or restarted; and what it was told is true
+// afterwards.
+func TestKeepUnderLoad(t *testing.T) {
+	t.Parallel()
+	everyKept(t, func(t *testing.T, v version, key bool) {
+		kills := 30
+		if v == v12 {
+			kills = 8 // each start tests the TPM itself
+		}
+		k := newKept(t, v, key)
+		k.data.define(t)
+		value, n, number, writes := k.data.pcr(t), uint64(0), uint64(1), 1
+		failed := 0
+		done := make(chan struct{})
+		go func() { // while this ends the process, the client goes on
+			defer close(done)
+			for i := range kills {
+				time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
+				if i%5 == 4 {
+					k.restart(t)
+				} else {
+					k.crash(t, unix.SIGKILL)
+				}
+			}
+		}()
+		fail := func(rsp []byte) bool { return len(rsp) == 10 && (result(rsp) == 0x101 || result(rsp) == 9) }
+		for running := true; running; {
+			select {
+			case <-done:
+				running = false
+			default:
+			}
+			n++
+			cmd, after := v.extend(n, value)
+			rsp, err := k.data.transmit(cmd)
+			if err != nil {
+				t.Fatalf("extend %d: %v; it said:\n%s", n, err, k.out.String())
+			}
+			if fail(rsp) {
+				failed++
+			} else if result(rsp) != 0 {
+				t.Fatalf("extend %d: result %#x", n, result(rsp))
+			}
+			got := pcrUntilAnswered(t, k.data)
+			switch {
+			case bytes.Equal(got, after):
+				value = after
+			case !fail(rsp) || !bytes.Equal(got, value):
+				t.Fatalf("extend %d: answered %x; PCR 10 is %x, was %x, want %x", n, rsp, got, value, after)
+			}
+			if v == v12 && writes >= maxWrites12-4 {
+				continue
+			}
+			writes++
+			if err := k.data.bump(number + 1); err != nil && !strings.Contains(err.Error(), "result 0x101") && !strings.Contains(err.Error(), "result 0x9") {
+				t.Fatalf("bump: %v", err)
+			} else if err == nil {
+				number++
+			} else if now := numberUntilAnswered(t, k.data); now != number && now != number+1 {
+				t.Fatalf("the number is %d, was %d", now, number)
+			} else {
+				number = now
+			}
+		}
+		if now := numberUntilAnswered(t, k.data); now != number {
+			t.Errorf("the number is %d, want %d", now, number)
+		}
+		if bit, err := k.ctrl.Established(); err != nil {
+			t.Errorf("the control client: %t, %v", bit, err)
+		}
+		t.Logf("%d commands, %d of which were answered that they failed", n, failed)
+	})
+}
+
+// pcrUntilAnswered asks again if the process was killed meanwhile.
+func pcrUntilAnswered(t testing.TB, c *channel) []byte {
+	t.Helper()
+	for {
+		cmd := "8001 00000014 0000017e 00000001 000b 03 000400"
+		if c.v == v12 {
+			cmd = "00c1 0000000e 00000015 0000000a"
+		}
+		rsp, err := c.transmit(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result(rsp) == 0 {
+			size := 32
+			if c.v == v12 {
+				size = 20
+			}
+			return rsp[len(rsp)-size:]
+		}
+		if result(rsp) != 0x101 && result(rsp) != 9 {
+			t.Fatalf("result %#x", result(rsp))
+		}
+	}
+}
+
+func numberUntilAnswered(t testing.TB, c *channel) uint64 {
+	t.Helper()
+	for {
+		cmd, at := read20, 16
+		if c.v == v12 {
+			cmd, at = read12, 14
+		}
+		rsp, err := c.transmit(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result(rsp) == 0 {
+			return binary.BigEndian.Uint64(rsp[at:])
+		}
+		if result(rsp) != 0x101 && result(rsp) != 9 {
+			t.Fatalf("result %#x", result(rsp))
+		}
+	}
+}
