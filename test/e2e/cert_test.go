@@ -263,7 +263,7 @@ func TestCertTPM(t *testing.T) {
 		{"file", "file.key", env},
 		{"file", "file.key", env}, // once more: the TPM has room for three keys that are loaded
 		{"file", "file.key", env},
-		{"file", "file.key", env},
+		{"file", "tpm2:file=file.key;tcti=" + tcti, nil},
 	} {
 		makeCert(t, ours("swtpm_cert"), dir, tt.env, options+"--issuercert "+tt.ca+".pem --signkey "+tt.signkey)
 		mustRun(t, openssl, "verify", "-ignore_critical", "-CAfile", filepath.Join(dir, "root.pem"), "-untrusted", filepath.Join(dir, tt.ca+".pem"),

@@ -102,7 +102,7 @@ func Create(r *Request, issuer *x509.Certificate, key crypto.Signer) ([]byte, er
 	case r.Serial == nil || r.Serial.Sign() < 0 || r.Serial.Cmp(MaxSerial) > 0:
 		return nil, fmt.Errorf("serial number %v, want 0 to %v", r.Serial, MaxSerial)
 	}
-	if !belongs(key.Public(), issuer) {
+	if !Belongs(key.Public(), issuer) {
 		return nil, errors.New("the signing key is not the one of the issuer's certificate")
 	}
 	alg, err := algorithmFor(key.Public(), r.TPM2)

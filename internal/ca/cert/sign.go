@@ -131,8 +131,8 @@ func (a *algorithm) verify(key crypto.PublicKey, tbs, signature []byte) error {
 	return nil
 }
 
-// belongs reports whether key is the one that the certificate ca is about.
-func belongs(key crypto.PublicKey, ca *x509.Certificate) bool {
+// Belongs reports whether key is the one that the certificate ca is about.
+func Belongs(key crypto.PublicKey, ca *x509.Certificate) bool {
 	if k, ok := ca.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok {
 		return k.Equal(key)
 	}

@@ -73,11 +73,14 @@ func TestHostileKeyFiles(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	for key, want := range map[string]string{
-		"tpmkey:uuid=8":           "keys of a TPM 1.2, tpmkey:…, are not supported",
-		"tpm2:handle=1":           `handle "1" in the URI is not one of a persistent object`,
-		"tpm2:tcti=device:":       "the URI has no handle=",
-		"tpm2:handle=0x81000001;": `"" in the URI is neither`,
-		"pkcs11:token=x":          "the URI names no key",
+		"tpmkey:uuid=8":                  "keys of a TPM 1.2, tpmkey:…, are not supported",
+		"tpm2:handle=1":                  `handle "1" in the URI is not one of a persistent object`,
+		"tpm2:tcti=device:":              "the URI must have one of handle= and file=",
+		"tpm2:handle=0x81000001;":        `"" in the URI is not handle=…, file=… or tcti=…`,
+		"tpm2:file=%":                    "is not percent-encoded",
+		"tpm2:file=/none":                "open /none: no such file or directory",
+		"tpm2:file=/x;handle=0x81000001": "the URI must have one of handle= and file=",
+		"pkcs11:token=x":                 "the URI names no key",
 	} {
 		if _, err := Open(Source{Key: key}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open(%s): %v, want %s", key, err, want)

@@ -14,25 +14,31 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// openTPM returns the key at a persistent handle of a TPM 2.0 that the URI of s
-// names:
-//
-//	tpm2:handle=0x81000001[;tcti=TCTI]
-//
-// Values may have %XX for a byte.
+// tpmURI is what a tpm2: URI says.
+type tpmURI struct {
+	handle tpm2.TPMHandle // of a persistent key; 0 if the key is in a file
+	file   string
+	tcti   string
+}
+
+// openTPM returns the key of a TPM 2.0 that the URI of s names.
 func openTPM(s Source) (*Key, error) {
-	handle, tcti, err := parseTPM(s.Key)
+	u, err := parseTPM(s.Key)
 	if err != nil {
 		return nil, err
 	}
-	if tcti == "" {
-		tcti = s.TCTI
+	if u.tcti != "" {
+		s.TCTI = u.tcti
 	}
-	conn, err := dialTPM(tcti)
+	if u.file != "" {
+		s.Key = u.file
+		return openFile(s)
+	}
+	conn, err := dialTPM(s.TCTI)
 	if err != nil {
 		return nil, err
 	}
-	k := &tpmKey{tpm: conn, handle: handle, password: s.Password}
+	k := &tpmKey{tpm: conn, handle: u.handle, password: s.Password}
 	if err := k.describe(); err != nil {
 		conn.Close()
 		return nil, err
@@ -40,31 +46,39 @@ func openTPM(s Source) (*Key, error) {
 	return &Key{Signer: k, close: conn.Close}, nil
 }
 
-// parseTPM reads a tpm2: URI.
-func parseTPM(s string) (handle tpm2.TPMHandle, tcti string, err error) {
+// parseTPM reads a URI
+//
+//	tpm2:handle=0x81000001[;tcti=TCTI]     a key that is in the TPM
+//	tpm2:file=PATH[;tcti=TCTI]             one in a file, encrypted by the TPM
+//
+// whose values may have %XX for a byte.
+func parseTPM(s string) (*tpmURI, error) {
+	u := &tpmURI{}
 	for _, attribute := range strings.Split(strings.TrimPrefix(s, "tpm2:"), ";") {
 		name, raw, _ := strings.Cut(attribute, "=")
 		value, err := url.PathUnescape(raw)
 		if err != nil {
-			return 0, "", fmt.Errorf("the value of %s in the URI is not percent-encoded: %w", name, err)
+			return nil, fmt.Errorf("the value of %s in the URI is not percent-encoded: %w", name, err)
 		}
 		switch name {
 		case "handle":
 			n, err := strconv.ParseUint(value, 0, 32)
 			if err != nil || n>>24 != 0x81 {
-				return 0, "", fmt.Errorf("handle %q in the URI is not one of a persistent object, such as 0x81000001", value)
+				return nil, fmt.Errorf("handle %q in the URI is not one of a persistent object, such as 0x81000001", value)
 			}
-			handle = tpm2.TPMHandle(n)
+			u.handle = tpm2.TPMHandle(n)
+		case "file":
+			u.file = value
 		case "tcti":
-			tcti = value
+			u.tcti = value
 		default:
-			return 0, "", fmt.Errorf("%q in the URI is neither handle=… nor tcti=…", attribute)
+			return nil, fmt.Errorf("%q in the URI is not handle=…, file=… or tcti=…", attribute)
 		}
 	}
-	if handle == 0 {
-		return 0, "", errors.New("the URI has no handle=")
+	if (u.handle == 0) == (u.file == "") {
+		return nil, errors.New("the URI must have one of handle= and file=")
 	}
-	return handle, tcti, nil
+	return u, nil
 }
 
 // tpmKey is a private key in a TPM 2.0.
