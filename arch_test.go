@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"internal/io/ctrl":        {"internal/io/clients", "internal/io/exchange", "internal/io/poll", "internal/tpm"},
 	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/io/dial", "internal/tpm"},
 	"internal/io/listen":      {"internal/config"},
-	"internal/ca":             {"internal/ca/issuer", "internal/conf", "internal/folder", "internal/tool"},
+	"internal/ca":             {"internal/ca/cert", "internal/ca/issuer", "internal/conf", "internal/folder", "internal/tool"},
 	"internal/ca/inventory":   {"internal/folder"},
 	"internal/ca/localca":     {"internal/ca", "internal/ca/cert", "internal/ca/certtool", "internal/conf", "internal/folder", "internal/tool"},
 	"internal/ca/certtool":    {"internal/ca/cert", "internal/ca/issuer", "internal/config", "internal/tool"},

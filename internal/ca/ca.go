@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/ca/issuer"
 	"github.com/swtpm-go/swtpm/internal/conf"
 	"github.com/swtpm-go/swtpm/internal/tool"
@@ -145,9 +146,11 @@ func (c *CA) signingKey() (*issuer.Key, error) {
 	if c.cfg.Password != "" {
 		pin = c.cfg.Password
 	}
-	c.log.Infof("CA uses a PKCS#11 key; using SWTPM_PKCS11_PIN")
+	if strings.HasPrefix(c.cfg.SigningKey, "pkcs11:") {
+		c.log.Infof("CA uses a PKCS#11 key; using SWTPM_PKCS11_PIN")
+	}
 	return issuer.Open(issuer.Source{
-		Key: c.cfg.SigningKey, PIN: pin, Password: []byte(c.cfg.Password),
+		Key: c.cfg.SigningKey, PIN: pin, Password: []byte(c.cfg.Password), TCTI: os.Getenv("TPM2TOOLS_TCTI"),
 		Warn: func(s string) { c.log.Errorf("%s", s) },
 	})
 }
@@ -166,8 +169,5 @@ func (c *CA) issuerCert() (*x509.Certificate, error) {
 	return all[0], nil
 }
 
-// belongs tells whether cert is a certificate of that key.
-func belongs(cert *x509.Certificate, key crypto.PublicKey) bool {
-	k, ok := key.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(cert.PublicKey)
-}
+// belongs tells whether crt is a certificate of that key.
+func belongs(crt *x509.Certificate, key crypto.PublicKey) bool { return cert.Belongs(key, crt) }

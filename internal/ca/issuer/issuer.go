@@ -19,10 +19,11 @@ type Source struct {
 	// "tpm2:".
 	Key string
 
-	// Password opens an encrypted PEM file or a key of a TPM; nil for none.
+	// Password opens an encrypted PEM file or a key of a TPM, or is the PIN of a
+	// token; without a byte there is none.
 	Password []byte
 
-	// ParentPassword is that of the key above, for a key of a TPM; nil for none.
+	// ParentPassword is that of the key above, for a key of a TPM.
 	ParentPassword []byte
 
 	// PIN logs into a token unless the URI has one; "" for none.

@@ -125,7 +125,7 @@ func (u *pkcs11URI) readPIN(password []byte, pin string) (string, error) {
 			return "", fmt.Errorf("pin-source of the URI: %w", err)
 		}
 		return strings.TrimRight(string(b), "\r\n"), nil
-	case password != nil:
+	case len(password) > 0:
 		return string(password), nil
 	}
 	return pin, nil

@@ -64,11 +64,7 @@ func TestReadPIN(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var password []byte
-		if tt.password != "" {
-			password = []byte(tt.password)
-		}
-		if got, err := u.readPIN(password, tt.pin); got != tt.want || err != nil {
+		if got, err := u.readPIN([]byte(tt.password), tt.pin); got != tt.want || err != nil {
 			t.Errorf("PIN of %q, password %q, environment %q = %q, %v, want %q", tt.query, tt.password, tt.pin, got, err, tt.want)
 		}
 	}
