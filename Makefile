@@ -129,6 +129,13 @@ install: build
 	install -m 0755 $(addprefix bin/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BINDIR)
 	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
+	for a in $(ALIASES); do \
+		p=$$(echo $$a | tr _ -); cd $(DESTDIR)$(MANDIR)/man8 || exit 1; \
+		for page in $$a $$p; do \
+			for other in $$a $$p; do test -e $$other.8 || ! test -e $$page.8 || ln -s $$page.8 $$other.8; done; \
+		done; \
+		cd - >/dev/null; \
+	done
 	rm -rf build/completion && mkdir -p build/completion
 	bin/swtpm completion bash >build/completion/swtpm
 	bin/swtpm completion zsh >build/completion/_swtpm

@@ -20,6 +20,7 @@ func completionScripts(t *testing.T, dir, shell string) []string {
 	var paths []string
 	for program, args := range map[string][]string{
 		"swtpm": {"completion", shell}, "swtpm_ioctl": {"--completion", shell}, "swtpm_bios": {"--completion", shell}, "swtpm_setup": {"--completion", shell},
+		"swtpm_cert": {"--completion", shell},
 	} {
 		path := filepath.Join(dir, program+"."+shell)
 		if shell == "zsh" && program == "swtpm_bios" {
@@ -106,6 +107,10 @@ var queries = []query{
 	{"swtpm_ioctl --save permanent fo.", "fo.txt"},
 	{"swtpm_ioctl --unix fo.", "fo.txt"},
 	{"swtpm_bios --tpm", "--tpm-device --tpm2"},
+	{"swtpm_cert --signkey fo.", "fo.txt"},
+	{"swtpm-cert --type id", "idevid"},
+	{"swtpm_cert --keyalgo ml-dsa-", "ml-dsa-44 ml-dsa-65 ml-dsa-87"},
+	{"swtpm_cert --ecc-", "--ecc-x --ecc-y --ecc-curveid"},
 	{"swtpm-bios --tcp : --tpm", "--tpm-device --tpm2"},
 }
 
@@ -232,6 +237,8 @@ func TestCompletionZsh(t *testing.T) {
 		{"swtpm_ioctl --save perm", "swtpm_ioctl --save permanent "},
 		{"swtpm-ioctl --save permanent fo.", "swtpm-ioctl --save permanent fo.txt "},
 		{"swtpm_bios --tpm-", "swtpm_bios --tpm-device="},
+		{"swtpm_cert --out-cert fo.", "swtpm_cert --out-cert fo.txt "},
+		{"swtpm-cert --type pl", "swtpm-cert --type platform "},
 		{"swtpm-bios -e", "swtpm-bios -ea "},
 	}
 	got := strings.Split(complete(t, "zsh", "zsh.zsh", lines(queries)), "\n")

@@ -35,7 +35,7 @@ const (
 
 func (k *keyOptions) table() []tool.Option {
 	return []tool.Option{
-		{Name: "pubkey", Arg: "<filename>", Help: "PEM file with the public key",
+		{Name: "pubkey", Arg: "<file>", Help: "PEM file with the public key",
 			Set: k.option(kindFile, func(arg string) error { k.file = arg; return nil })},
 		{Name: "modulus", Arg: "<hex string>", Help: "modulus of an RSA key", Set: k.option(kindRSA, hexInto(&k.modulus))},
 		{Name: "exponent", Arg: "<exponent>", Help: "exponent of an RSA key; default is 0x10001",

@@ -31,15 +31,15 @@ func (o *options) table(env func(string) (string, bool)) []tool.Option {
 	r := &o.request
 	all := o.key.table()
 	all = append(all, []tool.Option{
-		{Name: "signkey", Arg: "<file or URI>", Set: text(&o.signKey),
+		{Name: "signkey", Arg: "<file>", Set: text(&o.signKey),
 			Help: "the CA's private key: a PEM file, a pkcs11: or a\ntpm2: URI"},
 		{Name: "signkey-password", Arg: "<password>", Set: literal(&o.password), Help: "the password of the CA's key"},
 		{Name: "signkey-pwd", Arg: "<pwd>", Set: password(&o.password, env), Help: "the same, in one of the ways below"},
 		{Name: "parentkey-password", Arg: "<p>", Set: literal(&o.parentPassword),
 			Help: "the password of the key above the CA's, in a TPM 2.0"},
 		{Name: "parentkey-pwd", Arg: "<pwd>", Set: password(&o.parentPassword, env), Help: "the same, in one of the ways below"},
-		{Name: "issuercert", Arg: "<filename>", Set: text(&o.issuerCert), Help: "PEM file with the CA's certificate"},
-		{Name: "out-cert", Arg: "<filename>", Set: text(&o.out), Help: "file for the certificate"},
+		{Name: "issuercert", Arg: "<file>", Set: text(&o.issuerCert), Help: "PEM file with the CA's certificate"},
+		{Name: "out-cert", Arg: "<file>", Set: text(&o.out), Help: "file for the certificate"},
 		{Name: "serial", Arg: "<number>", Set: serial(&r.Serial), Help: "serial number of the certificate; default is 1"},
 		{Name: "days", Arg: "<number>", Set: days(&r.Days), Help: "days that the certificate is valid, -1 for ever;\ndefault is 365"},
 		{Name: "pem", Set: flag(&o.pem), Help: "write PEM; default is DER"},

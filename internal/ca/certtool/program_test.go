@@ -228,7 +228,7 @@ func TestImmediateOptions(t *testing.T) {
 		}
 	}
 	help := run("--help", "--bogus")
-	if help.err != nil || !strings.Contains(help.stdout, "--issuercert <filename>") {
+	if help.err != nil || !strings.Contains(help.stdout, "--issuercert <file>") {
 		t.Errorf("--help: %+v", help)
 	}
 	for _, line := range strings.Split(help.stdout, "\n") {
