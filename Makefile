@@ -20,7 +20,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest units systemd policy bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest kernel units systemd policy bench install clean
 
 all: build
 
@@ -60,6 +60,16 @@ guest: build
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest
 	SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 30m ./test/guest
+
+# A kernel with its drivers for a TPM behind a file, and what uses them.
+kernel:
+	@sh contrib/deps.sh kernel
+	sh test/guest/fetch.sh build/guest
+	sh test/kernel/image.sh build/kernel
+	@rm -rf build/kernel/install
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/kernel/install PREFIX=/usr
+	SWTPM_GUEST=$(CURDIR)/build/guest SWTPM_KERNEL=$(CURDIR)/build/kernel \
+		$(GO) test -count=1 -v -timeout 20m ./test/kernel
 
 # The units as they are installed, read by systemd's own tools; nothing is started.
 units:
@@ -157,7 +167,9 @@ install: build
 	install -m 0644 contrib/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/swtpm.conf
 	install -m 0644 contrib/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/swtpm.conf
 	install -d $(DESTDIR)$(DOCDIR)/examples
-	install -m 0644 contrib/systemd/tcp.conf $(DESTDIR)$(DOCDIR)
+	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
+	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
+	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml $(DESTDIR)$(DOCDIR)/examples
 	install -d $(DESTDIR)$(DOCDIR)/apparmor $(DESTDIR)$(DOCDIR)/selinux
 	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor

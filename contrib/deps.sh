@@ -6,6 +6,7 @@
 #   contrib/deps.sh test          the test suite: the reference and real clients
 #   contrib/deps.sh libvirt       virtual machines of libvirt
 #   contrib/deps.sh guest         virtual machines of QEMU
+#   contrib/deps.sh kernel        a virtual machine with a kernel's own TPM drivers
 #   contrib/deps.sh units         systemd's tools, to read the units
 #   contrib/deps.sh policy        compilers of AppArmor and SELinux
 #   contrib/deps.sh systemd       a container with systemd
@@ -16,6 +17,7 @@ run="$build tpm2-tools libtss2-tcti-swtpm0"
 test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish softhsm2 tpm2-openssl"
 libvirt="$test libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
+kernel="$build qemu-system-x86 xz-utils zstd mmdebstrap cpio"
 units="$build systemd"
 policy='make apparmor checkpolicy semodule-utils policycoreutils selinux-policy-dev setools'
 systemd="$build systemd-container mmdebstrap qemu-system-x86"
@@ -26,11 +28,12 @@ run) want=$run ;;
 test) want=$test ;;
 libvirt) want=$libvirt ;;
 guest) want=$guest ;;
+kernel) want=$kernel ;;
 units) want=$units ;;
 policy) want=$policy ;;
 systemd) want=$systemd ;;
 *)
-	echo "usage: $0 build|run|test|libvirt|guest|units|policy|systemd" >&2
+	echo "usage: $0 build|run|test|libvirt|guest|kernel|units|policy|systemd" >&2
 	exit 2
 	;;
 esac

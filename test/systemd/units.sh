@@ -32,7 +32,13 @@ exposed() {
 }
 exposed "$dir/swtpm@.service" 3
 
-mkdir "$dir/swtpm@.service.d"
-cp "$1/usr/share/doc/swtpm-go/tcp.conf" "$dir/swtpm@.service.d"
-echo "with tcp.conf:"
-exposed "$dir/swtpm@.service" 10
+# with DESTDIR CONF MOST: the same with a drop-in that comes along.
+with() {
+	rm -rf "$dir/swtpm@.service.d"
+	mkdir "$dir/swtpm@.service.d"
+	cp "$1/usr/share/doc/swtpm-go/$2" "$dir/swtpm@.service.d"
+	echo "with $2:"
+	exposed "$dir/swtpm@.service" "$3"
+}
+with "$1" tcp.conf 10
+with "$1" container.conf 10

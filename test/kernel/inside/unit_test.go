@@ -1,0 +1,85 @@
+package inside_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// unit installs an instance of swtpm@.service with an example as its profile and a
+// drop-in, as their first lines say.
+func unit(t *testing.T, instance, example, dropIn string) {
+	t.Helper()
+	dir := "/etc/systemd/system/swtpm@" + instance + ".service.d"
+	for _, f := range [][2]string{
+		{"/usr/share/doc/swtpm-go/examples/" + example, "/etc/swtpm/" + instance + ".toml"},
+		{"/usr/share/doc/swtpm-go/" + dropIn, dir + "/" + dropIn},
+	} {
+		if err := os.MkdirAll(filepath.Dir(f[1]), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "cp", f[0], f[1])
+	}
+	run(t, "systemctl", "daemon-reload")
+	t.Cleanup(func() {
+		_ = exec.Command("systemctl", "stop", "swtpm@"+instance).Run()
+		if t.Failed() {
+			out, _ := exec.Command("journalctl", "--no-pager", "-n", "60", "-u", "swtpm@"+instance).CombinedOutput()
+			t.Logf("%s", out)
+		}
+	})
+}
+
+// service runs an action of systemctl on an instance.
+func service(t *testing.T, action, instance string) {
+	t.Helper()
+	if out, err := try("systemctl", action, "swtpm@"+instance); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// mainPID is the process of an instance.
+func mainPID(t *testing.T, instance string) string {
+	t.Helper()
+	return strings.TrimSpace(run(t, "systemctl", "show", "-P", "MainPID", "swtpm@"+instance))
+}
+
+// powerless wants a process of the user swtpm that can have no capability but one.
+func powerless(t *testing.T, pid string) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^CapBnd:\s0000000000200000$`).Match(status) ||
+		regexp.MustCompile(`(?m)^Uid:\s0`).Match(status) {
+		t.Errorf("the process has more rights than it needs:\n%s", status)
+	}
+}
+
+// The unit with the drop-in for containers makes a device when it starts and takes it
+// away when it stops.
+func TestUnitContainer(t *testing.T) {
+	unit(t, "ct1", "container.toml", "container.conf")
+	service(t, "start", "ct1")
+	log := run(t, "journalctl", "--no-pager", "-o", "cat", "-u", "swtpm@ct1")
+	m := regexp.MustCompile(`New TPM device: (/dev/tpm(\d+)) `).FindStringSubmatch(log)
+	if m == nil {
+		t.Fatalf("the journal does not tell of the device:\n%s", log)
+	}
+	manager := "/dev/tpmrm" + m[2]
+	until(t, manager, func() bool { return exists(manager) })
+	run(t, "udevadm", "settle")
+	run(t, "tpm2_getrandom", "-T", "device:"+manager, "--hex", "8")
+	if got := run(t, "stat", "-c", "%a %G", manager); got != "660 tss\n" {
+		t.Errorf("%s is %q, want 660 tss", manager, got)
+	}
+	powerless(t, mainPID(t, "ct1"))
+	service(t, "stop", "ct1")
+	until(t, "the end of the device", func() bool { return !exists(m[1]) && !exists(manager) })
+	service(t, "start", "ct1")
+	service(t, "stop", "ct1")
+}
