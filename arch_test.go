@@ -40,7 +40,7 @@ var arrows = map[string][]string{
 	"internal/setup/tpm20": {"internal/setup/job", "internal/tool", "internal/tpm"},
 	"internal/setup/tpm12": {"internal/setup/job", "internal/tpm"},
 	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
-		"internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/sandbox", "internal/seal", "internal/tpm"},
+		"internal/metrics", "internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/sandbox", "internal/seal", "internal/tpm"},
 }
 
 func TestArrows(t *testing.T) {

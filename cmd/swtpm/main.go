@@ -111,7 +111,12 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	defer removePID()
 
 	s := &service{systemd: systemd, log: log}
-	t, err := emul.New(ctx, engine, options(cfg, keys, profile, record, session, s, log))
+	o := options(cfg, keys, profile, record, session, s, log)
+	m, err := newMeter(cfg, from.instance, &o, log)
+	if err != nil {
+		return err
+	}
+	t, err := emul.New(ctx, engine, o)
 	if err != nil {
 		return err
 	}
@@ -124,7 +129,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 			return err
 		}
 	}
-	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s))
+	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s), m)
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

@@ -25,6 +25,7 @@ const stopWait = 60 * time.Second
 // one connection that was passed to us, or nothing.
 type ends struct {
 	data, ctrl     *listen.Listener
+	metrics        *listen.Listener
 	dataFD, ctrlFD int // -1 if none
 }
 
@@ -43,6 +44,10 @@ func openEnds(cfg *config.Config, device int, systemd *daemon.Notifier, log *dae
 	if e.ctrl, e.ctrlFD, err = openEnd("ctrl", cfg.Control.Listen, passed, s); err != nil {
 		return nil, nil, fmt.Errorf("control channel: %w", err)
 	}
+	if e.metrics, err = openMetrics(cfg.Metrics.Listen, passed); err != nil {
+		e.Close()
+		return nil, nil, fmt.Errorf("metrics: %w", err)
+	}
 	if device >= 0 {
 		e.dataFD = device
 		return e, s, nil
@@ -52,6 +57,17 @@ func openEnds(cfg *config.Config, device int, systemd *daemon.Notifier, log *dae
 		return nil, nil, fmt.Errorf("data channel: %w", err)
 	}
 	return e, s, nil
+}
+
+// openMetrics opens the socket that [metrics] names, if it names one.
+func openMetrics(e config.Endpoint, passed *listen.Passed) (*listen.Listener, error) {
+	switch e.Kind {
+	case config.Unix:
+		return listen.Open(e)
+	case config.Systemd:
+		return passed.Open(e.Name)
+	}
+	return nil, nil
 }
 
 func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *keep.Session) (*listen.Listener, int, error) {
@@ -75,18 +91,18 @@ func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *keep.S
 
 // Close closes the listeners and removes the sockets that we made.
 func (e *ends) Close() {
-	for _, l := range []*listen.Listener{e.ctrl, e.data} {
+	for _, l := range []*listen.Listener{e.ctrl, e.data, e.metrics} {
 		if l != nil {
 			_ = l.Close()
 		}
 	}
-	e.ctrl, e.data = nil, nil
+	e.ctrl, e.data, e.metrics = nil, nil, nil
 }
 
 // serve joins the ends and the TPM, and ends when the process is to end: by
 // signal, by request, because its clients have gone, or because the state
 // belongs to another process now. All of these are orderly ends.
-func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service, r *reloader) error {
+func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service, r *reloader, m *meter) error {
 	log := s.log
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -143,6 +159,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessi
 		return err
 	}
 	s.ready(ctx)
+	defer m.tell(ctx, e.metrics, t, d, c)()
 	go r.run(ctx, func() { end(errors.New("the terminal has gone")) })
 	<-ctx.Done()
 	s.stopping(context.Cause(ctx))

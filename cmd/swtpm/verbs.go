@@ -288,4 +288,5 @@ var ours = []string{
 	"cancel",              // CANCEL_TPM_CMD reaches a running command
 	"fragments",           // a command may come in pieces
 	"state-verbs",         // state inspect, verify, rekey, export, import, rollback
+	"metrics",             // [metrics] of a profile
 }

@@ -330,6 +330,8 @@ truncate = false
 # no [pid]: no file with the process id
 
 # no [pcap]: the traffic is not recorded
+
+# no [metrics]: nothing is counted
 `
 	if diff := cmp.Diff(wantTOML, c.TOML()); diff != "" {
 		t.Errorf("TOML: -want +got\n%s", diff)

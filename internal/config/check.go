@@ -62,10 +62,15 @@ func (c *Config) faults() []fault {
 	if data.Kind != None && same(data, ctrl) {
 		add("control", "listen", "%s is the data channel already; want another address", ctrl)
 	}
+	if m := c.Metrics.Listen; m.Kind != None && m.Kind != Unix && m.Kind != Systemd {
+		add("metrics", "listen", `%s: not for metrics; want "unix:PATH" or "systemd:NAME"`, m)
+	} else if m.Kind != None && (same(m, data) || same(m, ctrl)) {
+		add("metrics", "listen", "%s is a channel of the TPM already; want another address", m)
+	}
 	for _, e := range []struct {
 		table, key string
 		Endpoint
-	}{{"interface", "server", data}, {"control", "listen", ctrl}} {
+	}{{"interface", "server", data}, {"control", "listen", ctrl}, {"metrics", "listen", c.Metrics.Listen}} {
 		if e.Kind == Unix && len(e.Path) > maxPath {
 			add(e.table, e.key, "the path is %d bytes long; want at most %d: %q", len(e.Path), maxPath, e.Path)
 		}
@@ -155,10 +160,11 @@ var exclusive = map[string][]string{
 	"log":           {"file", "fd"},
 	"pid":           {"file", "fd"},
 	"pcap":          {"file", "fd"},
+	"metrics":       {"listen", "file"},
 }
 
 // required are the tables that say nothing without one of their exclusive keys.
-var required = []string{"key", "migration-key", "profile", "pid", "pcap"}
+var required = []string{"key", "migration-key", "profile", "pid", "pcap", "metrics"}
 
 // checkGiven looks for keys that do not go together although the Config that
 // they make is fine.

@@ -27,6 +27,7 @@ type Config struct {
 	Log          Log
 	PID          PID
 	Pcap         Pcap
+	Metrics      Metrics
 	Sandbox      Sandbox
 	Service      Service
 	Daemon       bool // --daemon; never in a profile: systemd does not want it
@@ -237,6 +238,14 @@ type Pcap struct {
 	Redact    bool // blank secrets
 }
 
+// Metrics is where numbers of the TPM are told: [metrics]. No option of the command
+// line says it.
+type Metrics struct {
+	Listen   Endpoint // Unix or Systemd; or None
+	File     string   // "" for none
+	Interval int      // seconds between two writes of File; 15
+}
+
 // Sandbox is what the process gives up: --runas, --chroot, [sandbox].
 type Sandbox struct {
 	User   string // name or number; "" keeps the current one
@@ -256,6 +265,7 @@ func defaults() *Config {
 		Log:       Log{FD: -1, Level: 1},
 		PID:       PID{FD: -1},
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
+		Metrics:   Metrics{Listen: none, Interval: 15},
 	}
 }
 
@@ -277,7 +287,7 @@ func (c *Config) Absolute(dir string) *Config {
 	}
 	for _, p := range []*string{
 		&a.Interface.Server.Path, &a.Control.Listen.Path, &a.Key.Path, &a.MigrationKey.Path, &a.PID.File,
-		&a.Pcap.File,
+		&a.Pcap.File, &a.Metrics.Listen.Path, &a.Metrics.File,
 	} {
 		*p = beneath(dir, *p)
 	}

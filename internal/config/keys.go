@@ -89,6 +89,8 @@ func (c *Config) tables() []table {
 			none: noneIf(c.PID.File == "" && c.PID.FD < 0, "no file with the process id")},
 		{name: "pcap", keys: c.Pcap.keys(),
 			none: noneIf(c.Pcap.File == "" && c.Pcap.FD < 0, "the traffic is not recorded")},
+		{name: "metrics", keys: c.Metrics.keys(&c.Sandbox.Chroot),
+			none: noneIf(c.Metrics.File == "" && c.Metrics.Listen.Kind == None, "nothing is counted")},
 	}
 }
 
@@ -263,4 +265,17 @@ func (p *Pcap) keys() keys {
 		{name: "checksums", value: truth{p: &p.Checksums}},
 		{name: "redact", value: truth{p: &p.Redact}},
 	}
+}
+
+func (m *Metrics) keys(root *string) keys {
+	ks := keys{{name: "listen", in: profile, value: address{&m.Listen}}}
+	for _, k := range m.Listen.keys(root) {
+		k.in = profile
+		ks = append(ks, k)
+	}
+	file := func() bool { return m.File != "" }
+	return append(ks,
+		key{name: "file", in: profile, value: text{&m.File}},
+		key{name: "interval", in: profile, value: number{p: &m.Interval, min: 1}, when: file, only: "with file"},
+	)
 }

@@ -128,6 +128,10 @@ func TestReferenceUncommented(t *testing.T) {
 			head += "pwdfile = \"/k\"\n"
 		case table == "[pcap]" && key != "file" && key != "fd":
 			head += "file = \"/k\"\n"
+		case table == "[metrics]" && key == "interval":
+			head += "file = \"/m\"\n"
+		case table == "[metrics]" && key != "file" && key != "listen":
+			head += "listen = \"unix:/m\"\n"
 		}
 		full := base + head + body
 		switch {

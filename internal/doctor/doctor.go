@@ -128,6 +128,7 @@ var checks = []struct {
 	{"algorithm-profile", (*exam).algorithms},
 	{"pid", (*exam).pid},
 	{"pcap", (*exam).pcap},
+	{"metrics", (*exam).metrics},
 	{"directory", (*exam).place},
 	{"space", (*exam).space},
 	{"lock", (*exam).lock},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/metrics"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -58,6 +59,18 @@ func (x *exam) pcap() {
 	var st unix.Stat_t
 	if unix.Stat(c.File, &st) == nil && st.Uid != uint32(x.uid) && !dir.HasCap(unix.CAP_FOWNER) {
 		x.add(Error, describe(c.File), "remove it, or choose another file", "user %d may not set its permissions", x.uid)
+	}
+}
+
+// metrics looks at where the numbers are told.
+func (x *exam) metrics() {
+	c := x.cfg.Metrics
+	if c.File == "" {
+		x.end(c.Listen)
+		return
+	}
+	if err := metrics.Look(c.File); err != nil {
+		x.file(c.File, err)
 	}
 }
 

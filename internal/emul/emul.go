@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -51,6 +52,10 @@ type Options struct {
 	// Event is told of what happens, with the engine's lock held, so that it
 	// must not wait. nil leaves it at the line of a failed INIT, by Error.
 	Event func(Event)
+
+	// Stored is told how long the engine waited until an item, as tpm.Blob
+	// names it, was stored, or could not be; nil if nobody measures.
+	Stored func(item string, took time.Duration, err error)
 
 	// Note is told what a person should know, Error what went wrong, a line
 	// at a time.

@@ -30,7 +30,11 @@ func (h host) LoadState(name string) ([]byte, error) {
 	return nil, fs.ErrNotExist
 }
 
-func (h host) StoreState(name string, payload []byte) error {
+func (h host) StoreState(name string, payload []byte) (err error) {
+	if tell := h.t.opt.Stored; tell != nil {
+		begun := time.Now()
+		defer func() { tell(name, time.Since(begun), err) }()
+	}
 	if h.t.store == nil {
 		return errors.New("the state is not open")
 	}

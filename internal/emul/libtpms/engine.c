@@ -162,6 +162,7 @@ void swtpm_snapshot(int always)
 static TPM_RESULT run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len)
 {
 	TPM_RESULT rc;
+	uint64_t begun = swtpm_tally_begin();
 
 	running_locality = cell(&cells->locality);
 	commands++;
@@ -171,6 +172,9 @@ static TPM_RESULT run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, u
 	rc = TPMLIB_Process(rsp, rsplen, rspcap, cmd, len);
 	swtpm_refresh();
 	swtpm_snapshot(0);
+	if (begun != 0)
+		swtpm_tally_end(begun, len >= 10 ? cell(&cells->last) : TALLY_NO_CODE,
+				rc == TPM_SUCCESS && *rsplen >= 10 ? be32(*rsp + 6) : rc);
 	return rc;
 }
 

@@ -1,5 +1,5 @@
-// What Go calls. All of it but swtpm_serve, swtpm_set_locality, swtpm_commands and
-// swtpm_established needs the lock.
+// What Go calls. All of it but swtpm_serve, swtpm_set_locality, swtpm_commands,
+// swtpm_established and the readers of the tally needs the lock.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
 
@@ -82,6 +82,19 @@ void swtpm_admit(int ok, int version2);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
 struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap, struct exchange *x);
+
+// How the commands go, counted if swtpm_tally was called, under the lock and before
+// the first command, with the bounds of durations in ns, which rise. Counting
+// allocates nothing, and the counts are read without the lock.
+enum { TALLY_BOUNDS = 32 };
+#define TALLY_NO_CODE 0xffffffffu
+int swtpm_tally(const uint64_t *bounds, uint32_t n, int version2);
+uint64_t swtpm_tally_begin(void);
+void swtpm_tally_end(uint64_t begun, uint32_t code, uint32_t result);
+int swtpm_tally_pair(uint32_t *at, uint32_t *code, uint32_t *result, uint64_t *n);
+uint64_t swtpm_tally_bucket(uint32_t i);
+uint64_t swtpm_tally_ns(void);
+uint64_t swtpm_tally_other(void);
 
 // Functions of libtpms 0.10 and later, looked up at run time.
 int swtpm_has_profiles(void);

@@ -26,6 +26,7 @@ type Room struct {
 	max    int
 	grace  time.Duration // for clients that were sent away
 	here   []*Client     // in the order they came
+	came   uint64        // how many have entered so far
 	coming int           // those that wait for a place
 	closed bool
 }
@@ -98,6 +99,7 @@ func (r *Room) Enter(evict func()) *Client {
 	}
 	c := &Client{evict: evict}
 	r.here = append(r.here, c)
+	r.came++
 	r.changed()
 	return c
 }
@@ -143,6 +145,13 @@ func (r *Room) Len() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.here)
+}
+
+// Came is how many clients have entered so far.
+func (r *Room) Came() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.came
 }
 
 // Close lets nobody in any more.

@@ -97,6 +97,9 @@ func New(t TPM, o Options) (*Server, error) {
 // Clients is the number of clients.
 func (s *Server) Clients() int { return s.room.Len() }
 
+// Came is how many clients there were so far.
+func (s *Server) Came() uint64 { return s.room.Came() }
+
 // Listener gives connected descriptors until it is closed.
 type Listener interface {
 	Accept() (fd int, err error)

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/data"
+	"github.com/swtpm-go/swtpm/internal/io/listen"
+	"github.com/swtpm-go/swtpm/internal/metrics"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// meter measures a TPM for [metrics]. Without the table it is nil, and nothing is
+// measured.
+type meter struct {
+	file     string
+	every    time.Duration
+	instance string
+	started  time.Time
+	stores   map[string]*stores // by item; made once, so that no store allocates
+	warn     func(format string, args ...any)
+}
+
+// stores are those of one item.
+type stores struct {
+	took     *metrics.Histogram
+	failures atomic.Uint64
+}
+
+// newMeter begins to measure if the profile wants it, and has o tell of stores.
+func newMeter(cfg *config.Config, instance string, o *emul.Options, log *daemon.Log) (*meter, error) {
+	if cfg.Metrics.File == "" && cfg.Metrics.Listen.Kind == config.None {
+		return nil, nil
+	}
+	if err := libtpms.Count(o.Version, metrics.Bounds); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	m := &meter{
+		file:     cfg.Metrics.File,
+		every:    time.Duration(cfg.Metrics.Interval) * time.Second,
+		instance: instance,
+		started:  time.Now(),
+		stores:   map[string]*stores{},
+		warn:     log.Warnf,
+	}
+	for _, b := range tpm.Blobs {
+		m.stores[b.Name()] = &stores{took: metrics.NewHistogram()}
+	}
+	o.Stored = m.stored
+	return m, nil
+}
+
+func (m *meter) stored(item string, took time.Duration, err error) {
+	s, ok := m.stores[item]
+	if !ok {
+		return
+	}
+	s.took.Add(took)
+	if err != nil {
+		s.failures.Add(1)
+	}
+}
+
+// tell tells the numbers until ctx ends. The function that it returns waits until a
+// file with them has gone; a socket has been closed by then.
+func (m *meter) tell(ctx context.Context, l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server) (wait func()) {
+	if m == nil {
+		return func() {}
+	}
+	text := func() []byte { return m.sample(t, d, c).Text() }
+	if l != nil {
+		go metrics.Serve(l, text)
+		return func() {}
+	}
+	var done sync.WaitGroup
+	done.Go(func() { metrics.Keep(ctx, m.file, m.every, text, m.warn) })
+	return done.Wait
+}
+
+// sample waits for nothing.
+func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sample {
+	tally := libtpms.Counted()
+	s := &metrics.Sample{
+		Version:  daemon.Version,
+		Library:  libtpms.Version(),
+		TPM:      t.Version().String(),
+		Instance: m.instance,
+		On:       t.On(),
+		Started:  m.started,
+		Now:      time.Now(),
+		Commands: commandsOf(tally, t.Version()),
+		Latency:  metrics.Durations{Buckets: tally.Buckets, Sum: tally.Took},
+		Channels: []metrics.Channel{
+			{Name: "data", Clients: d.Clients(), Came: d.Came()},
+			{Name: "control", Clients: c.Clients(), Came: c.Came()},
+		},
+	}
+	for _, b := range tpm.Blobs {
+		i := m.stores[b.Name()]
+		s.Stores = append(s.Stores, metrics.Stores{Item: b.Name(), Took: i.took.Durations(), Failures: i.failures.Load()})
+	}
+	return s
+}
+
+// commandsOf names the commands of a tally.
+func commandsOf(t libtpms.Tally, v tpm.Version) (out []metrics.Command) {
+	for _, c := range t.Commands {
+		m := metrics.Command{Name: c.Code.Name(v), Code: fmt.Sprintf("0x%x", uint32(c.Code)), Result: uint32(c.Result), Count: c.Count}
+		if c.Code == libtpms.NoCode {
+			m.Name, m.Code = "", "unknown"
+		}
+		out = append(out, m)
+	}
+	if t.Other > 0 {
+		out = append(out, metrics.Command{Code: "other", Count: t.Other})
+	}
+	return out
+}

@@ -1,0 +1,70 @@
+package libtpms
+
+/*
+#include "engine.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"time"
+	"unsafe"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// NoCode is the code of all commands that the TPM does not have.
+const NoCode tpm.Code = C.TALLY_NO_CODE
+
+// Tally is how the commands went since Count.
+type Tally struct {
+	Commands []Tallied
+	Other    uint64   // commands with ever new codes and results
+	Buckets  []uint64 // commands that took no longer than a bound, but longer than the one before; the last has the rest
+	Took     time.Duration
+}
+
+// Tallied is how often a command had a result.
+type Tallied struct {
+	Code   tpm.Code   // NoCode if it is none
+	Result tpm.Result // without the number of a parameter, handle or session
+	Count  uint64
+}
+
+// Count has all commands from now on counted, by the bounds of their durations,
+// which rise. It is called once, before the first command. A command does not
+// allocate for it, nor does one wait for Counted.
+func Count(v tpm.Version, bounds []time.Duration) error {
+	ns := make([]C.uint64_t, len(bounds))
+	for i, b := range bounds {
+		ns[i] = C.uint64_t(b)
+	}
+	theEngine.Lock()
+	defer theEngine.Unlock()
+	if C.swtpm_tally(unsafe.SliceData(ns), C.uint32_t(len(ns)), cbool(v == tpm.V20)) != 0 {
+		return errors.New("libtpms: commands cannot be counted: no memory, or it is done already")
+	}
+	counted = len(bounds)
+	return nil
+}
+
+// counted is the number of bounds; written before the first command.
+var counted int
+
+// Counted returns the counts so far. It does not wait for a command that runs.
+func Counted() Tally {
+	t := Tally{
+		Other:   uint64(C.swtpm_tally_other()),
+		Took:    time.Duration(C.swtpm_tally_ns()),
+		Buckets: make([]uint64, counted+1),
+	}
+	for i := range t.Buckets {
+		t.Buckets[i] = uint64(C.swtpm_tally_bucket(C.uint32_t(i)))
+	}
+	var at, code, result C.uint32_t
+	var n C.uint64_t
+	for C.swtpm_tally_pair(&at, &code, &result, &n) != 0 {
+		t.Commands = append(t.Commands, Tallied{tpm.Code(code), tpm.Result(result), uint64(n)})
+	}
+	return t
+}

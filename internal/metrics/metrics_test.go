@@ -1,0 +1,196 @@
+package metrics
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sample has something of everything, and labels that need care.
+func sample() *Sample {
+	h := NewHistogram()
+	for _, d := range []time.Duration{1, 10 * time.Microsecond, 11 * time.Microsecond, time.Second, time.Hour} {
+		h.Add(d)
+	}
+	now := time.Now()
+	return &Sample{
+		Version: "0.1.0", Library: "0.9.2", TPM: "2.0", Instance: "a\"b\\c\nd",
+		On: true, Started: now.Add(-90 * time.Second), Now: now,
+		Commands: []Command{{"TPM2_GetRandom", "0x17b", 0, 7}, {"TPM2_GetRandom", "0x17b", 0x101, 1}, {"", "unknown", 0x143, 2}, {"", "other", 0, 1}},
+		Latency:  h.Durations(),
+		Stores:   []Stores{{"permall", h.Durations(), 1}, {"volatilestate", NewHistogram().Durations(), 0}},
+		Channels: []Channel{{"data", 1, 12}, {"control", 0, 3}},
+	}
+}
+
+// TestText holds lines of each family.
+func TestText(t *testing.T) {
+	got := string(sample().Text())
+	for _, want := range []string{
+		"# TYPE swtpm_build info\n",
+		`swtpm_build_info{version="0.1.0",libtpms="0.9.2",tpm="2.0",instance="a\"b\\c\nd"} 1` + "\n",
+		"swtpm_uptime_seconds 90.0\n",
+		"swtpm_on 1\n",
+		`swtpm_commands_total{command="TPM2_GetRandom",code="0x17b",result="0x0"} 7` + "\n",
+		`swtpm_commands_total{command="TPM2_GetRandom",code="0x17b",result="0x101"} 1` + "\n",
+		`swtpm_commands_total{command="",code="unknown",result="0x143"} 2` + "\n",
+		`swtpm_command_duration_seconds_bucket{le="1e-05"} 2` + "\n",
+		`swtpm_command_duration_seconds_bucket{le="2.5e-05"} 3` + "\n",
+		`swtpm_command_duration_seconds_bucket{le="0.5"} 3` + "\n",
+		`swtpm_command_duration_seconds_bucket{le="1.0"} 4` + "\n",
+		`swtpm_command_duration_seconds_bucket{le="+Inf"} 5` + "\n",
+		"swtpm_command_duration_seconds_count 5\n",
+		`swtpm_store_duration_seconds_count{item="permall"} 5` + "\n",
+		`swtpm_store_failures_total{item="permall"} 1` + "\n",
+		`swtpm_clients{channel="data"} 1` + "\n",
+		`swtpm_connections_total{channel="control"} 3` + "\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if !strings.HasSuffix(got, "\n# EOF\n") {
+		t.Error("the text has no end")
+	}
+}
+
+// TestParser has the text read by the parser of Prometheus' client library, which
+// takes the standard seriously.
+func TestParser(t *testing.T) {
+	if out, err := exec.Command("python3", "-c", "import prometheus_client").CombinedOutput(); err != nil {
+		text := fmt.Sprintf("no parser here; install the package python3-prometheus-client: %s", out)
+		if os.Getenv("SWTPM_TEST_REQUIRE") != "" {
+			t.Fatal(text)
+		}
+		t.Skip(text)
+	}
+	cmd := exec.Command("python3", "-c", `
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for f in text_string_to_metric_families(sys.stdin.read()):
+    print(f.name, f.type, len(f.samples))
+    if f.name == "swtpm_build": print(f.samples[0].labels["instance"].encode())
+`)
+	cmd.Stdin = strings.NewReader(string(sample().Text()))
+	out, err := cmd.CombinedOutput()
+	n := len(Bounds) + 3
+	want := fmt.Sprintf(`swtpm_build info 1
+b'a"b\\c\nd'
+swtpm_uptime_seconds gauge 1
+swtpm_on gauge 1
+swtpm_commands counter 4
+swtpm_command_duration_seconds histogram %d
+swtpm_store_duration_seconds histogram %d
+swtpm_store_failures counter 2
+swtpm_clients gauge 2
+swtpm_connections counter 2
+`, n, 2*n)
+	if err != nil || string(out) != want {
+		t.Errorf("the parser says %v\n%s\nwant\n%s", err, out, want)
+	}
+}
+
+// TestHistogramAllocates nothing once it is made.
+func TestHistogramAllocates(t *testing.T) {
+	h := NewHistogram()
+	if n := testing.AllocsPerRun(100, func() { h.Add(3 * time.Millisecond) }); n != 0 {
+		t.Errorf("Add allocates %v times", n)
+	}
+}
+
+// TestServe gives the text to clients that ask by HTTP, that say nothing and close
+// their side, and that say nothing at all.
+func TestServe(t *testing.T) {
+	l := listener{make(chan int)}
+	go Serve(l, func() []byte { return []byte("text\n") })
+	defer close(l.fds)
+	for _, tt := range []struct {
+		name, ask string
+		end       bool
+		want      string
+	}{
+		{"http", "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", false,
+			"HTTP/1.0 200 OK\r\nContent-Type: " + ContentType + "\r\nContent-Length: 5\r\n\r\ntext\n"},
+		{"closed", "", true, "text\n"},
+		{"silent", "", false, "text\n"},
+		{"odd", strings.Repeat("x", maxRequest), false, "text\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := os.NewFile(uintptr(p[0]), "client")
+			c, err := net.FileConn(f)
+			_ = f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			l.fds <- p[1]
+			if _, err := io.WriteString(c, tt.ask); err != nil {
+				t.Fatal(err)
+			}
+			if tt.end {
+				_ = c.(*net.UnixConn).CloseWrite()
+			}
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
+			if got, err := io.ReadAll(c); string(got) != tt.want {
+				t.Errorf("the client got %q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+type listener struct{ fds chan int }
+
+func (l listener) Accept() (int, error) {
+	if fd, ok := <-l.fds; ok {
+		return fd, nil
+	}
+	return -1, net.ErrClosed
+}
+
+// TestKeep writes the file, tells once that it cannot, and takes it away at the end.
+func TestKeep(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	path := filepath.Join(dir, "m.prom")
+	if err := Look(path); err == nil {
+		t.Error("Look finds nothing wrong with a directory that is not there")
+	}
+	ctx, end := context.WithCancel(t.Context())
+	said, done := make(chan string, 9), make(chan bool)
+	go func() {
+		Keep(ctx, path, time.Millisecond, func() []byte { return []byte("text\n") }, func(f string, a ...any) { said <- fmt.Sprintf(f, a...) })
+		close(done)
+	}()
+	if got := <-said; !strings.Contains(got, "no such file or directory; trying on") {
+		t.Errorf("Keep said %q", got)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := <-said, fmt.Sprintf("metrics: %q is written again", path); got != want {
+		t.Errorf("Keep said %q, want %q", got, want)
+	}
+	if got, err := os.ReadFile(path); string(got) != "text\n" {
+		t.Errorf("the file has %q, %v", got, err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o644 {
+		t.Errorf("the file: %v, %v", st, err)
+	}
+	end()
+	<-done
+	if names, _ := os.ReadDir(dir); len(names) != 0 || len(said) != 0 {
+		t.Errorf("what is left: %v, %d messages", names, len(said))
+	}
+}

@@ -1,0 +1,131 @@
+package metrics
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// askTime is how long a client may take to say that it speaks HTTP.
+	askTime = time.Second
+
+	// takeTime is how long it may take to read the text.
+	takeTime = 5 * time.Second
+
+	// maxRequest is how much of a request is read, in bytes.
+	maxRequest = 8192
+)
+
+// Listener gives connected descriptors until it is closed.
+type Listener interface {
+	Accept() (fd int, err error)
+}
+
+// Serve gives the text to each client of l, one after the other, and returns when l
+// is closed. A client that asks "GET ..." gets it by HTTP; others get the text
+// alone, when they have closed their side or said nothing for a second.
+func Serve(l Listener, text func() []byte) {
+	for {
+		fd, err := l.Accept()
+		if err != nil {
+			return
+		}
+		f := os.NewFile(uintptr(fd), "metrics")
+		if c, err := net.FileConn(f); err == nil {
+			answer(c, text)
+			_ = c.Close()
+		}
+		_ = f.Close()
+	}
+}
+
+// answer serves one client.
+func answer(c net.Conn, text func() []byte) {
+	_ = c.SetReadDeadline(time.Now().Add(askTime))
+	var b []byte
+	for len(b) < maxRequest && !bytes.Contains(b, []byte("\r\n\r\n")) {
+		part := make([]byte, 1024)
+		n, err := c.Read(part)
+		b = append(b, part[:n]...)
+		if err != nil {
+			break
+		}
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(takeTime))
+	body := text()
+	if bytes.HasPrefix(b, []byte("GET ")) {
+		head := fmt.Sprintf("HTTP/1.0 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", ContentType, len(body))
+		body = append([]byte(head), body...)
+	}
+	_, _ = c.Write(body)
+}
+
+// Keep writes the text to path now, and every so often until ctx ends; then the
+// file goes, for nobody shall take it for the numbers of a TPM that is there. warn is
+// told when a write fails, and when it works again.
+func Keep(ctx context.Context, path string, every time.Duration, text func() []byte, warn func(format string, args ...any)) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	defer func() { _ = os.Remove(path) }()
+	failed := false
+	for {
+		switch err := Write(path, text()); {
+		case err != nil && !failed:
+			failed = true
+			warn("metrics: %v; trying on", err)
+		case err == nil && failed:
+			failed = false
+			warn("metrics: %q is written again", path)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// Write replaces the file at path in one step, so that whoever reads it sees one
+// text or another. Everybody may read it.
+func Write(path string, text []byte) error {
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	_ = os.Remove(temporary) // of a process that was killed
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Chmod(0o644) // whatever the umask
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		_ = os.Remove(temporary)
+	}
+	return err
+}
+
+// Look fails as Write(path) would, and leaves no trace. What it cannot foresee is a
+// disk without room.
+func Look(path string) error {
+	dir := filepath.Dir(path)
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("directory %q: %w", dir, err)
+	}
+	if st, err := os.Lstat(path); err == nil && st.IsDir() {
+		return fmt.Errorf("%q: %w", path, unix.EISDIR)
+	}
+	return nil
+}

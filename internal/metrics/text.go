@@ -1,0 +1,155 @@
+package metrics
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Sample is a TPM at one moment.
+type Sample struct {
+	Version  string // of this program
+	Library  string // libtpms's version
+	TPM      string // "1.2" or "2.0"
+	Instance string // of the profile; "" without one
+
+	On       bool
+	Started  time.Time // the process
+	Now      time.Time
+	Commands []Command
+	Latency  Durations // of the commands, in the engine
+	Stores   []Stores
+	Channels []Channel
+}
+
+// Command is how often a command had a result.
+type Command struct {
+	Name   string // as TPM2_GetRandom; "" if it has none
+	Code   string // as 0x17b; "other" for those that are not told apart
+	Result uint32
+	Count  uint64
+}
+
+// Stores are those of one item of the state.
+type Stores struct {
+	Item     string
+	Took     Durations // those that failed, too
+	Failures uint64
+}
+
+// Channel is a place where clients come.
+type Channel struct {
+	Name    string
+	Clients int
+	Came    uint64 // so far, those included that are here
+}
+
+// ContentType is what HTTP calls the text.
+const ContentType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+// Text returns s as OpenMetrics text.
+//
+// Source: OpenMetrics 1.0.0, Text Format.
+func (s *Sample) Text() []byte {
+	var w writer
+	w.family("swtpm_build", "info", "", "The versions of swtpm-go and libtpms, and that of the TPM.")
+	w.sample("swtpm_build_info", labels{"version", s.Version, "libtpms", s.Library, "tpm", s.TPM, "instance", s.Instance}, "1")
+	w.family("swtpm_uptime_seconds", "gauge", "seconds", "How long the process has been running.")
+	w.sample("swtpm_uptime_seconds", nil, float(s.Now.Sub(s.Started).Seconds()))
+	w.family("swtpm_on", "gauge", "", "Whether the TPM has power.")
+	w.sample("swtpm_on", nil, map[bool]string{false: "0", true: "1"}[s.On])
+	w.commands(s.Commands)
+	w.family("swtpm_command_duration_seconds", "histogram", "seconds", "How long commands took in the TPM, with the stores of their state.")
+	w.durations("swtpm_command_duration_seconds", nil, s.Latency)
+	w.family("swtpm_store_duration_seconds", "histogram", "seconds", "How long items of the state took to be stored.")
+	for _, i := range s.Stores {
+		w.durations("swtpm_store_duration_seconds", labels{"item", i.Item}, i.Took)
+	}
+	w.family("swtpm_store_failures", "counter", "", "Items of the state that could not be stored.")
+	for _, i := range s.Stores {
+		w.sample("swtpm_store_failures_total", labels{"item", i.Item}, count(i.Failures))
+	}
+	w.family("swtpm_clients", "gauge", "", "Clients that are connected.")
+	for _, c := range s.Channels {
+		w.sample("swtpm_clients", labels{"channel", c.Name}, strconv.Itoa(c.Clients))
+	}
+	w.family("swtpm_connections", "counter", "", "Clients that have connected.")
+	for _, c := range s.Channels {
+		w.sample("swtpm_connections_total", labels{"channel", c.Name}, count(c.Came))
+	}
+	w.WriteString("# EOF\n")
+	return []byte(w.String())
+}
+
+// writer writes the text.
+type writer struct{ strings.Builder }
+
+// labels are names, each with its value behind it.
+type labels []string
+
+func (w *writer) family(name, kind, unit, help string) {
+	fmt.Fprintf(w, "# TYPE %s %s\n", name, kind)
+	if unit != "" {
+		fmt.Fprintf(w, "# UNIT %s %s\n", name, unit)
+	}
+	fmt.Fprintf(w, "# HELP %s %s\n", name, help)
+}
+
+func (w *writer) sample(name string, l labels, value string) {
+	w.WriteString(name)
+	sep := "{"
+	for i := 0; i < len(l); i += 2 {
+		fmt.Fprintf(w, `%s%s="%s"`, sep, l[i], escape.Replace(l[i+1]))
+		sep = ","
+	}
+	if len(l) > 0 {
+		w.WriteString("}")
+	}
+	w.WriteString(" " + value + "\n")
+}
+
+// escape writes the value of a label.
+var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func (w *writer) commands(all []Command) {
+	w.family("swtpm_commands", "counter", "", "Commands that the TPM ran, by the result in their response.")
+	all = slices.Clone(all)
+	slices.SortFunc(all, func(a, b Command) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Result, b.Result))
+	})
+	for _, c := range all {
+		w.sample("swtpm_commands_total",
+			labels{"command", c.Name, "code", c.Code, "result", fmt.Sprintf("0x%x", c.Result)}, count(c.Count))
+	}
+}
+
+// durations writes a histogram. Its count is that of the buckets as they are here:
+// more may have come meanwhile, and the sum be a little ahead.
+func (w *writer) durations(name string, l labels, d Durations) {
+	var n uint64
+	for i, b := range d.Buckets {
+		n += b
+		le := "+Inf"
+		if i < len(Bounds) {
+			le = float(Bounds[i].Seconds())
+		}
+		w.sample(name+"_bucket", append(slices.Clone(l), "le", le), count(n))
+	}
+	w.sample(name+"_count", l, count(n))
+	w.sample(name+"_sum", l, float(d.Sum.Seconds()))
+}
+
+func count(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// float is a number as OpenMetrics wants that of a bucket: with a point or an
+// exponent.
+func float(f float64) string {
+	s := strconv.FormatFloat(f, 'g', -1, 64)
+	if strings.ContainsAny(s, ".e") {
+		return s
+	}
+	return s + ".0"
+}
