@@ -41,12 +41,13 @@ type CA struct {
 
 	random io.Reader
 	now    func() time.Time
+	newKey func(ctx context.Context) (crypto.Signer, error)
 }
 
 // New returns the CA that cfg describes. Nothing is touched before something is
 // asked of it.
 func New(cfg *Config, log Log) *CA {
-	return &CA{cfg: cfg, log: log, random: rand.Reader, now: time.Now}
+	return &CA{cfg: cfg, log: log, random: rand.Reader, now: time.Now, newKey: generate}
 }
 
 // Issue has build make a certificate with a serial number that no other has, and

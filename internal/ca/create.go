@@ -100,7 +100,7 @@ func (c *CA) create(ctx context.Context) error {
 	if err := local.load(c.cfg.Password, c.log); err != nil {
 		return fmt.Errorf("signing key and certificate: %w", err)
 	}
-	if err := makeKeys(ctx, map[*pair]string{root: password, local: c.cfg.Password}, []*pair{root, local}); err != nil {
+	if err := c.makeKeys(ctx, map[*pair]string{root: password, local: c.cfg.Password}, []*pair{root, local}); err != nil {
 		return err
 	}
 	if root.cert == nil {
@@ -124,7 +124,7 @@ func (c *CA) create(ctx context.Context) error {
 
 // makeKeys makes the keys that are missing, at the same time, and stores them in
 // the order of pairs.
-func makeKeys(ctx context.Context, passwords map[*pair]string, pairs []*pair) error {
+func (c *CA) makeKeys(ctx context.Context, passwords map[*pair]string, pairs []*pair) error {
 	type result struct {
 		key crypto.Signer
 		err error
@@ -137,7 +137,7 @@ func makeKeys(ctx context.Context, passwords map[*pair]string, pairs []*pair) er
 		done := make(chan result, 1)
 		made[p] = done
 		go func() {
-			key, err := generate(ctx)
+			key, err := c.newKey(ctx)
 			done <- result{key, err}
 		}()
 	}
