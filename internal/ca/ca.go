@@ -143,17 +143,15 @@ func (c *CA) signingKey() (*issuer.Key, error) {
 			return nil, fmt.Errorf("env:%s: %w", name, err)
 		}
 	}
-	pin := c.cfg.PIN
+	source := issuer.Source{Key: c.cfg.SigningKey, PIN: c.cfg.PIN, TCTI: os.Getenv("TPM2TOOLS_TCTI"),
+		Warn: func(s string) { c.log.Errorf("%s", s) }}
 	if c.cfg.Password != "" {
-		pin = c.cfg.Password
+		source.Password = []byte(c.cfg.Password)
 	}
-	if strings.HasPrefix(c.cfg.SigningKey, "pkcs11:") {
+	if issuer.Kind(source.Key) == "PKCS#11" {
 		c.log.Infof("CA uses a PKCS#11 key; using SWTPM_PKCS11_PIN")
 	}
-	return issuer.Open(issuer.Source{
-		Key: c.cfg.SigningKey, PIN: pin, Password: []byte(c.cfg.Password), TCTI: os.Getenv("TPM2TOOLS_TCTI"),
-		Warn: func(s string) { c.log.Errorf("%s", s) },
-	})
+	return issuer.Open(source)
 }
 
 // issuerCert returns the certificate of the key that signs.
