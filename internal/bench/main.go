@@ -1,6 +1,7 @@
 // Command bench compares this swtpm with the reference, both on the same
 // libtpms, and prints one table: how long commands take, what the processor
-// does for them, how fast a TPM is there after exec, what an idle one costs.
+// does for them, how fast a TPM is there after exec, and one is made, what an idle
+// one costs.
 //
 //	go run ./internal/bench -ours bin/swtpm
 //
@@ -62,7 +63,7 @@ func parse(args []string) (p plan, asJSON bool, err error) {
 	f.StringVar(&p.dir, "dir", os.TempDir(), "directory for states: its file system is what NV_Increment waits for")
 	f.IntVar(&p.together, "n", 50, "number of instances whose mean memory is measured")
 	f.IntVar(&p.rounds, "rounds", 31, "rounds of latencies")
-	only := f.String("only", "", "measure only these parts: latency,start,idle,memory")
+	only := f.String("only", "", "measure only these parts: latency,start,setup,idle,memory")
 	if err := f.Parse(args); err != nil {
 		return p, false, err
 	}
@@ -119,7 +120,7 @@ func run(args []string) (err error) {
 		name string
 		f    func() error
 	}{
-		{"latency", b.latency}, {"start", b.start}, {"idle", b.idle}, {"memory", b.memory},
+		{"latency", b.latency}, {"start", b.start}, {"setup", b.setup}, {"idle", b.idle}, {"memory", b.memory},
 	} {
 		if !p.wants(part.name) {
 			continue
