@@ -1,8 +1,8 @@
 // Package libvirt_test runs virtual machines with libvirt and QEMU, without KVM,
 // and our swtpm as the one that libvirt finds in its PATH. libvirtd has mount,
 // process, network and IPC namespaces of its own, with overlays on /etc and /var
-// and an empty /run: nothing of the machine changes. swtpm_setup is the
-// reference's, driving our swtpm. make libvirt calls it, as root.
+// and an empty /run: nothing of the machine changes. swtpm_setup and swtpm_localca
+// are ours too. make libvirt calls it, as root.
 package libvirt_test
 
 import (
@@ -57,12 +57,14 @@ func TestLibvirt(t *testing.T) {
 		t.Fatal(err)
 	}
 	bin := filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/swtpm", "../../cmd/swtpm-ioctl")
+	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-setup", "../../cmd/swtpm-localca")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	if err := os.Rename(filepath.Join(bin, "swtpm-ioctl"), filepath.Join(bin, "swtpm_ioctl")); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"ioctl", "setup", "localca"} {
+		if err := os.Rename(filepath.Join(bin, "swtpm-"+name), filepath.Join(bin, "swtpm_"+name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The shell is process 1: it reaps what daemons leave behind.
 	ctx, cancel := context.WithTimeout(context.Background(), 18*time.Minute)
@@ -103,6 +105,8 @@ group = "root"
 swtpm_user = "tss"
 swtpm_group = "tss"
 `,
+		"/etc/swtpm_setup.conf": "create_certs_tool = swtpm_localca\n" +
+			"create_certs_tool_config = /etc/swtpm-localca.conf\ncreate_certs_tool_options = /etc/swtpm-localca.options\n",
 		"/etc/libvirt/libvirtd.conf": `auth_unix_rw = "none"
 auth_unix_ro = "none"
 log_outputs = "3:file:` + dir + `/libvirtd.log"
@@ -111,7 +115,7 @@ log_outputs = "3:file:` + dir + `/libvirtd.log"
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { // swtpm_setup runs as tss
 			return nil, err
 		}
 	}
