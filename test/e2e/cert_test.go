@@ -132,6 +132,8 @@ func TestCertText(t *testing.T) {
 	makeCert(t, ours("swtpm_cert"), dir, nil, certOptions+"--tpm2 --subject CN=vm:1 --pubkey pub-p256.pem --signkey ca-rsa3072.key.pem "+
 		"--issuercert ca-rsa3072.cert.pem --days -1 --serial 255")
 	text := mustRun(t, openssl, "x509", "-in", filepath.Join(dir, "swtpm_cert.out"), "-inform", "DER", "-noout", "-text")
+	squeeze := strings.NewReplacer(" ", "", "\n", "") // releases differ in white space
+	text = squeeze.Replace(text)
 	for _, want := range []string{
 		"Version: 3 (0x2)", "Serial Number: 255 (0xff)", "Signature Algorithm: sha384WithRSAEncryption", "Issuer: CN = swtpm-localca",
 		"Not After : Dec 31 23:59:59 9999 GMT", "Subject: CN = vm:1",
@@ -139,7 +141,7 @@ func TestCertText(t *testing.T) {
 		"X509v3 Basic Constraints: critical\n                CA:FALSE\n", "X509v3 Key Usage: critical\n                Key Encipherment\n",
 		"X509v3 Extended Key Usage: \n                2.23.133.8.1\n",
 	} {
-		if !strings.Contains(text, want) {
+		if !strings.Contains(text, squeeze.Replace(want)) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}
 	}

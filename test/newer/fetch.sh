@@ -10,7 +10,7 @@ cd "$1"
 
 packages="libtpms0 libssl3t64 libzstd1 zlib1g libc6
 	swtpm swtpm-libs libglib2.0-0t64 libjson-glib-1.0-0 libseccomp2
-	libatomic1 libffi8 libmount1 libblkid1 libpcre2-8-0 libselinux1 libgcc-s1"
+	openssl libatomic1 libffi8 libmount1 libblkid1 libpcre2-8-0 libselinux1 libgcc-s1"
 [ "$(cat root/done 2>/dev/null)" != "$packages" ] || exit 0
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}

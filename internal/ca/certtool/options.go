@@ -1,6 +1,8 @@
 package certtool
 
 import (
+	"math/big"
+
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
@@ -23,6 +25,19 @@ type options struct {
 
 	help, version, capabilities bool
 	shell                       string // --completion
+}
+
+// newOptions returns the defaults.
+func newOptions() *options {
+	o := &options{request: cert.Request{Serial: big.NewInt(1), Days: 365}}
+	o.key.exponent, o.key.curve = 0x10001, defaultCurve
+	return o
+}
+
+// clear overwrites the passwords.
+func (o *options) clear() {
+	clear(o.password)
+	clear(o.parentPassword)
 }
 
 // table returns all options there are, in the order of the usage; they fill o. env

@@ -4,10 +4,11 @@
 package certtool
 
 import (
+	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
@@ -58,10 +59,9 @@ A password <pwd> may be given as:
 // has words; what is only a warning has been told on Stderr, and the usage that
 // goes with a wrong option is on Stdout. Every error means exit code 1.
 func (p *Program) Run(args []string) error {
-	o := &options{request: cert.Request{Serial: big.NewInt(1), Days: 365}}
-	o.key.exponent, o.key.curve = 0x10001, defaultCurve
+	o := newOptions()
+	defer o.clear()
 	table := o.table(p.Env)
-	defer func() { clear(o.password); clear(o.parentPassword) }()
 	_, err := tool.Parse(table, args, func(err error) error { return misuse{err} })
 	switch {
 	case errors.As(err, new(misuse)):
@@ -105,9 +105,8 @@ func (p *Program) make(o *options) error {
 
 // issue returns the certificate in DER.
 func (p *Program) issue(o *options) ([]byte, error) {
-	r := o.request
 	var err error
-	if r.Key, err = o.key.read(); err != nil {
+	if o.request.Key, err = o.key.read(); err != nil {
 		return nil, err
 	}
 	ca, err := issuer.Certificate(o.issuerCert)
@@ -116,14 +115,21 @@ func (p *Program) issue(o *options) ([]byte, error) {
 	}
 	pin, _ := p.Env("SWTPM_PKCS11_PIN")
 	tcti, _ := p.Env("TPM2TOOLS_TCTI")
-	key, err := issuer.Open(issuer.Source{Key: o.signKey, Password: o.password, ParentPassword: o.parentPassword, PIN: pin, TCTI: tcti,
-		Warn: func(s string) { fmt.Fprintln(p.Stderr, s) }})
+	key, err := issuer.Open(issuer.Source{
+		Key: o.signKey, Password: o.password, ParentPassword: o.parentPassword, PIN: pin, TCTI: tcti,
+		Warn: func(s string) { fmt.Fprintln(p.Stderr, s) },
+	})
 	if err != nil {
 		return nil, tool.Complain("Could not read %s signing key from %s. %s", issuer.Kind(o.signKey), issuer.Place(o.signKey), reason(err))
 	}
 	defer key.Close()
-	r.NotBefore = p.Now()
-	der, err := cert.Create(&r, ca, key)
+	return o.create(ca, key, p.Now())
+}
+
+// create makes the certificate that o asks for, in DER.
+func (o *options) create(ca *x509.Certificate, key crypto.Signer, now time.Time) ([]byte, error) {
+	o.request.NotBefore = now
+	der, err := cert.Create(&o.request, ca, key)
 	switch {
 	case errors.Is(err, cert.ErrHashless):
 		return nil, tool.Complain("Cannot use hashless signing scheme for TPM 1.2 certs.")

@@ -10,28 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// write puts the certificate der where o wants it, in the form that o wants.
+// write puts the certificate der where o wants it.
 //
 // Compat: without --out-cert swtpm_cert writes PEM to stdout, without a header,
-// and DER nowhere. In a file --pem may go with --add-header.
+// and DER nowhere.
 func (p *Program) write(o *options, der []byte) error {
-	b := der
-	if o.pem {
-		b = cert.PEM(der)
-	}
-	if o.out == "" && o.pem {
-		if _, err := p.Stdout.Write(b); err != nil {
+	switch {
+	case o.out == "" && o.pem:
+		if _, err := p.Stdout.Write(cert.PEM(der)); err != nil {
 			return tool.Complain("Could not write certificate to stdout: %s", tool.Strerror(err))
 		}
-	}
-	if o.out == "" {
+		return nil
+	case o.out == "":
 		return nil
 	}
-	if o.header {
-		var err error
-		if b, err = cert.AddHeader(b); err != nil {
-			return tool.Complain("Could not write certificate header. %s", reason(err))
-		}
+	b, err := o.encode(der)
+	if err != nil {
+		return err
 	}
 	f, err := os.OpenFile(o.out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -42,6 +37,23 @@ func (p *Program) write(o *options, der []byte) error {
 		return tool.Complain("Could not write certificate into file %s: %s", o.out, tool.Strerror(err))
 	}
 	return nil
+}
+
+// encode returns der in the form that o wants in a file, in which --pem may go with
+// --add-header.
+func (o *options) encode(der []byte) ([]byte, error) {
+	b := der
+	if o.pem {
+		b = cert.PEM(der)
+	}
+	if !o.header {
+		return b, nil
+	}
+	b, err := cert.AddHeader(b)
+	if err != nil {
+		return nil, tool.Complain("Could not write certificate header. %s", reason(err))
+	}
+	return b, nil
 }
 
 // reason returns err as a sentence that follows one.

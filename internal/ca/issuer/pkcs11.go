@@ -27,6 +27,7 @@ type token struct {
 	ctx     *pkcs11.Ctx
 	session pkcs11.SessionHandle
 	open    bool // session is
+	begun   bool // the module was; somebody else may use it already
 	pin     string
 }
 
@@ -36,11 +37,11 @@ func openToken(u *pkcs11URI, s Source) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	module, ctx, err := loadModule(u)
+	t := &token{pin: pin}
+	module, err := t.load(u)
 	if err != nil {
 		return nil, err
 	}
-	t := &token{ctx: ctx, pin: pin}
 	key, err := t.find(u)
 	if err != nil {
 		t.close()
@@ -49,23 +50,24 @@ func openToken(u *pkcs11URI, s Source) (*Key, error) {
 	return &Key{Signer: key, close: t.close}, nil
 }
 
-// loadModule loads the first module there is of those that u may mean. Without a
-// name in u it is the one of p11-kit, which has all modules that the machine's
+// load loads the first module there is of those that u may mean. Without a name in
+// u it is the one of p11-kit, which has all modules that the machine's
 // configuration lists.
-func loadModule(u *pkcs11URI) (name string, ctx *pkcs11.Ctx, err error) {
+func (t *token) load(u *pkcs11URI) (name string, err error) {
 	names := u.modules()
 	for _, name := range names {
-		ctx := pkcs11.New(name)
-		if ctx == nil {
+		if t.ctx = pkcs11.New(name); t.ctx == nil {
 			continue
 		}
-		if err := ctx.Initialize(); err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-			ctx.Destroy()
-			return "", nil, fmt.Errorf("PKCS#11 module %s: %w", name, err)
+		err := t.ctx.Initialize()
+		if err != nil && !isCode(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+			t.ctx.Destroy()
+			return "", fmt.Errorf("PKCS#11 module %s: %w", name, err)
 		}
-		return name, ctx, nil
+		t.begun = err == nil
+		return name, nil
 	}
-	return "", nil, fmt.Errorf("no PKCS#11 module can be loaded, looked for %s", strings.Join(names, ", "))
+	return "", fmt.Errorf("no PKCS#11 module can be loaded, looked for %s", strings.Join(names, ", "))
 }
 
 func isCode(err error, code uint) bool {
@@ -80,7 +82,9 @@ func (t *token) close() error {
 		t.ctx.Logout(t.session) // there may have been no login
 		err = t.ctx.CloseSession(t.session)
 	}
-	err = errors.Join(err, t.ctx.Finalize())
+	if t.begun {
+		err = errors.Join(err, t.ctx.Finalize())
+	}
 	t.ctx.Destroy()
 	return err
 }
