@@ -271,6 +271,14 @@ func TestCertTPM(t *testing.T) {
 		mustRun(t, openssl, "verify", "-ignore_critical", "-CAfile", filepath.Join(dir, "root.pem"), "-untrusted", filepath.Join(dir, tt.ca+".pem"),
 			filepath.Join(dir, "swtpm_cert.out"))
 	}
+	// The local CA, whose key is in the TPM.
+	write(t, filepath.Join(dir, "ca.conf"), []byte("statedir = "+dir+"/state\nsigningkey = tpm2:handle=0x81000005\\;tcti="+tcti+
+		"\nsigningkey_password = secret\nissuercert = "+dir+"/handle.pem\n"))
+	write(t, filepath.Join(dir, "ca.options"), nil)
+	mustRun(t, ours("swtpm_localca"), strings.Fields("--type ek --ek "+strings.Repeat("ab", 256)+" --dir "+dir+" --tpm2 --vmid vm --tpm-manufacturer a --tpm-model b "+
+		"--tpm-version c --tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 183 --configfile "+dir+"/ca.conf --optsfile "+dir+"/ca.options")...)
+	mustRun(t, openssl, "verify", "-ignore_critical", "-CAfile", filepath.Join(dir, "root.pem"), "-untrusted", filepath.Join(dir, "handle.pem"),
+		filepath.Join(dir, "ek.cert"))
 	for args, want := range map[string]string{
 		"--issuercert handle.pem --signkey tpm2:handle=0x81000005 --signkey-password wrong": "wrong password: the TPM says TPM_RC_",
 		"--issuercert handle.pem --signkey tpm2:handle=0x81000006":                          "the TPM has no key at 0x81000006: TPM_RC_HANDLE",
