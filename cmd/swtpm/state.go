@@ -16,7 +16,7 @@ import (
 
 // stateVerbs are what swtpm state does. For whichFlags a PROFILE may be missing.
 var stateVerbs = []verb{
-	{name: "inspect", synopsis: "state inspect [--json] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
+	{name: "inspect", synopsis: "state inspect [--json] [--ek] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
 		what: "Tells what is there of a TPM, as far as that goes without its key."},
 	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
 		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong."},
@@ -47,7 +47,13 @@ func quietEngine() (emul.Engine, error) {
 func stateInspect(f *pflag.FlagSet) action {
 	w := whichFlags(f)
 	asJSON := f.Bool("json", false, "print JSON")
-	return w.then(0, func() error { return inspectState(w, *asJSON) })
+	ek := f.Bool("ek", false, "print the endorsement keys of a TPM 2.0 and their certificates instead")
+	return w.then(0, func() error {
+		if *ek {
+			return printEKs(w, *asJSON)
+		}
+		return inspectState(w, *asJSON)
+	})
 }
 
 func inspectState(w *which, asJSON bool) error {
@@ -70,6 +76,37 @@ func inspectState(w *which, asJSON bool) error {
 	}
 	_, err = fmt.Println(string(b))
 	return err
+}
+
+// printEKs prints public keys and certificates, each in PEM behind a line that says
+// what it is, as openssl reads them.
+func printEKs(w *which, asJSON bool) error {
+	s, err := w.open(readOnly)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	e, err := quietEngine()
+	if err != nil {
+		return err
+	}
+	keys, err := s.EKs(e)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		b, err := json.Marshal(keys)
+		if err == nil {
+			_, err = fmt.Println(string(b))
+		}
+		return err
+	}
+	for _, k := range keys {
+		if _, err := fmt.Printf("EK %s at %s, SHA-256 %s\n%s%s", k.Algorithm, k.Handle, k.Fingerprint, k.PublicKey, k.Certificate); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func stateVerify(f *pflag.FlagSet) action {

@@ -14,6 +14,30 @@ import (
 // of version v, as an emulator that starts would. Nothing is written: what the
 // engine stores stays in memory, and goes.
 func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
+	return whileOn(e, v, payloads, func() error {
+		if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
+			return nil
+		}
+		return proveSavestate(e, v)
+	})
+}
+
+// proveSavestate has TPM_Startup read what TPM_SaveState has saved. If there is a
+// volatile state the TPM is past that.
+func proveSavestate(e emul.Engine, v tpm.Version) error {
+	rsp, err := e.Process(tpm.Startup(v, startupState))
+	if err != nil {
+		return fmt.Errorf("libtpms does not start with this %s: %w", nv.Savestate, err)
+	}
+	header, ok := tpm.ParseHeader(rsp)
+	if !ok || header.Code != 0 {
+		return fmt.Errorf("libtpms does not start with this %s: TPM_Startup answers %x", nv.Savestate, rsp)
+	}
+	return nil
+}
+
+// whileOn starts the engine with payloads in memory, calls f, and stops it.
+func whileOn(e emul.Engine, v tpm.Version, payloads map[string][]byte, f func() error) error {
 	e.Lock()
 	defer e.Unlock()
 	if err := e.Choose(v); err != nil {
@@ -31,20 +55,7 @@ func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
 	if err := e.Start(); err != nil {
 		return fmt.Errorf("libtpms does not start with this state: %w%s", err, tooOld(v, payloads[nv.Permanent]))
 	}
-	if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
-		return nil
-	}
-	// What TPM_SaveState has saved is read by TPM_Startup, unless there is a
-	// volatile state: then the TPM is past it.
-	rsp, err := e.Process(tpm.Startup(v, startupState))
-	if err != nil {
-		return fmt.Errorf("libtpms does not start with this %s: %w", nv.Savestate, err)
-	}
-	header, ok := tpm.ParseHeader(rsp)
-	if !ok || header.Code != 0 {
-		return fmt.Errorf("libtpms does not start with this %s: TPM_Startup answers %x", nv.Savestate, rsp)
-	}
-	return nil
+	return f()
 }
 
 // tooOld is what a person should know of a state that libtpms does not start with:

@@ -2,6 +2,8 @@ package e2e_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -150,6 +152,24 @@ func TestSetupVerified(t *testing.T) {
 				"--public-key-files", filepath.Join(dir, "files"), "--inventory", inventory)
 			write(t, filepath.Join(dir, "bundle.pem"), []byte(mustRun(t, ours("swtpm-setup"), "--print-trust-bundle", "--config", conf)))
 			withTools(t, program, state, dir, verifyTPM)
+
+			// The host has the same from the state at rest.
+			var keys []struct{ Algorithm, Fingerprint, PublicKey, Certificate string }
+			if err := json.Unmarshal([]byte(mustRun(t, ours("swtpm"), "state", "inspect", "--ek", "--json", "--tpmstate", "dir="+state)), &keys); err != nil || len(keys) != 2 {
+				t.Fatalf("state inspect --ek: %v, %d keys", err, len(keys))
+			}
+			for _, k := range keys {
+				if want := read(t, filepath.Join(dir, "files", "ek-"+k.Algorithm+".pub.pem")); k.PublicKey != want {
+					t.Errorf("state inspect --ek: %s\n%s, want\n%s", k.Algorithm, k.PublicKey, want)
+				}
+				block, _ := pem.Decode([]byte(k.Certificate))
+				if want := read(t, filepath.Join(dir, "files", "ek-"+k.Algorithm+".crt")); block == nil || string(block.Bytes) != want {
+					t.Errorf("state inspect --ek: another certificate for %s", k.Algorithm)
+				}
+				if !strings.Contains(read(t, inventory), k.Fingerprint) {
+					t.Errorf("state inspect --ek: the fingerprint %s is not in the inventory", k.Fingerprint)
+				}
+			}
 
 			fingerprint := mustRun(t, "sh", "-c", "openssl pkey -pubin -in "+filepath.Join(dir, "files/ek-rsa2048.pub.pem")+" -outform der | sha256sum | cut -c1-64")
 			for _, want := range []string{`"vm":"vm1","uuid":"0c9a3b2e-1111-2222-3333-444455556666","type":"ek","key":"rsa2048"`,
