@@ -141,20 +141,29 @@ func command(t *testing.T, c net.Conn, cmd string) {
 
 // try sends a command to a TPM; anything but success is an error.
 func try(c net.Conn, cmd string) error {
+	rsp, err := transmit(c, cmd)
+	if err == nil && string(rsp[6:10]) != "\x00\x00\x00\x00" {
+		err = fmt.Errorf("response %x", rsp)
+	}
+	return err
+}
+
+// transmit sends a command and returns the response.
+func transmit(c net.Conn, cmd string) ([]byte, error) {
 	b, err := hex.DecodeString(strings.ReplaceAll(cmd, " ", ""))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write(b); err != nil {
-		return err
+		return nil, err
 	}
 	rsp := make([]byte, 4096)
 	n, err := c.Read(rsp)
-	if err != nil || n < 10 || string(rsp[6:10]) != "\x00\x00\x00\x00" {
-		return fmt.Errorf("response %x, %w", rsp[:n], err)
+	if err == nil && n < 10 {
+		err = fmt.Errorf("response %x", rsp[:n])
 	}
-	return nil
+	return rsp[:n], err
 }
 
 const getRandom = "8001 0000000c 0000017b 0008" // TPM2_GetRandom of 8 bytes
