@@ -140,7 +140,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	}
 	t.setBufferSize(0)
 	if o.Keep != nil {
-		e.Keep(o.Keep.Cells())
+		e.Keep(o.Keep)
 	}
 	return t, nil
 }

@@ -73,10 +73,14 @@ type Engine interface {
 	// Info describes the TPM as JSON; flags are TPMLIB_INFO_*.
 	Info(flags uint64) (string, error)
 
-	// Keep has the engine note in cells what changes without the lock, and
-	// hand the volatile state to the host after whatever changes it. It goes on
-	// with what the cells say.
-	Keep(cells *Cells)
+	// Keep has the engine note in the cells of k what changes without the lock,
+	// and hand the volatile state to the host after whatever changes it. It
+	// goes on with what the cells say.
+	Keep(k Keeper)
+	// KeepBehind has the engine put the volatile state behind header by itself,
+	// rather than hand it to the host, until it is called again, or Terminate;
+	// an empty header ends that.
+	KeepBehind(header []byte)
 	// Snapshot hands the volatile state to the host now, also while the host
 	// is called, if the TPM is on and Keep was called.
 	Snapshot()

@@ -179,8 +179,9 @@ func (e *engine) Admit(ok bool)                     { e.locked("Admit"); e.admit
 
 func (e *engine) Serve(int, int, []byte, *exchange.Record) (int, []byte, error) { return 0, nil, nil }
 
-func (e *engine) Keep(*Cells) { e.locked("Keep") }
-func (e *engine) Snapshot()   { e.locked("Snapshot") }
+func (e *engine) Keep(Keeper)       { e.locked("Keep") }
+func (e *engine) KeepBehind([]byte) { e.locked("KeepBehind") }
+func (e *engine) Snapshot()         { e.locked("Snapshot") }
 
 // disk is a backend in memory.
 type disk struct {

@@ -16,6 +16,9 @@ import (
 type Keeper interface {
 	// Cells are the cells that the process before this one has left.
 	Cells() *Cells
+	// Slots are where Put writes to, for an engine that does it by itself; keep's
+	// memory.go has their layout.
+	Slots() [2][]byte
 	// Put keeps the concatenation of parts. Until it is whole, and when the
 	// next one is put, the one before is kept too.
 	Put(parts ...[]byte) error
@@ -113,8 +116,12 @@ func (t *TPM) put(volatile []byte) {
 		err = t.opt.Keep.Put(h[:], body)
 	}
 	if err == nil {
+		if t.on.Load() && t.opt.Keys.File == nil {
+			t.engine.KeepBehind(h[:]) // the same, until the header is another
+		}
 		return
 	}
+	t.engine.KeepBehind(nil)
 	_ = t.opt.Keep.Put()
 	if !t.keeping.failed {
 		t.keeping.failed = true

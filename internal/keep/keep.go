@@ -211,10 +211,13 @@ func (s *Session) Close() {
 	clear(s.listens)
 }
 
-// Cells, Put and Kept make the Session an emul.Keeper.
+// Cells, Slots, Put and Kept make the Session an emul.Keeper.
 
 // Cells are the cells in the memory.
 func (s *Session) Cells() *emul.Cells { return s.mem.cells() }
+
+// Slots are where Put writes to; see emul.Keeper.
+func (s *Session) Slots() [2][]byte { return [2][]byte{s.mem.slot(0), s.mem.slot(1)} }
 
 // Put keeps a state; see emul.Keeper.
 func (s *Session) Put(parts ...[]byte) error { return s.mem.put(parts) }

@@ -29,7 +29,8 @@ import (
 //	  8   8 length      of the state in bytes
 //	 16     state
 //
-// Integers are those of the machine; no other one reads them.
+// Integers are those of the machine; no other one reads them. emul/libtpms writes
+// slots, too: put_slot.
 const (
 	magic      = uint64(0x73777470_6d6b7031) // "swtpmkp1"
 	cellsAt    = 64

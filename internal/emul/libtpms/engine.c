@@ -26,6 +26,11 @@ static struct cells *cells = &own_cells; // atomic in use; in memory that outliv
 static int keeping;                 // cells is such memory, and every change of the state goes to goKeep
 static unsigned char *kept;         // what goKeep has last got; malloc'ed, under lock
 static uint32_t keptlen;
+static unsigned char *slots[2];     // of keep/memory.go
+static uint64_t slotsize;
+enum { SLOT_HEADER = 16 };
+static unsigned char kept_header[128]; // what stands before the volatile state in a slot
+static uint32_t kept_headerlen;     // 0: goKeep has to do it
 static uint32_t running_locality;   // of the command that runs; under lock
 static _Atomic uint64_t commands;   // that ran
 static _Atomic uint8_t established; // tpmEstablished before the running command
@@ -120,10 +125,49 @@ void swtpm_refresh(void)
 }
 
 // swtpm_keep moves to cells that outlive the process, and takes over what they say.
-void swtpm_keep(struct cells *c)
+void swtpm_keep(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size)
 {
 	cells = c;
+	slots[0] = slot0;
+	slots[1] = slot1;
+	slotsize = size;
 	keeping = 1;
+}
+
+// swtpm_keep_behind has the volatile state written behind header without a detour
+// through goKeep, which wakes up the Go runtime; len 0 ends that. It holds until
+// header would be another.
+void swtpm_keep_behind(const unsigned char *header, uint32_t len)
+{
+	if (len > sizeof kept_header)
+		len = 0;
+	memcpy(kept_header, header, len);
+	kept_headerlen = len;
+}
+
+static uint64_t generation(unsigned char *slot) { return __atomic_load_n((uint64_t *)slot, __ATOMIC_SEQ_CST); }
+
+// put_slot is put of keep/memory.go; 0 if that has to do it.
+static int put_slot(const unsigned char *b, uint32_t n)
+{
+	uint64_t total = (uint64_t)kept_headerlen + n, was, newest;
+	unsigned char *s, *body;
+
+	if (kept_headerlen == 0 || n == 0 || total > slotsize - SLOT_HEADER)
+		return 0;
+	s = generation(slots[1]) > generation(slots[0]) ? slots[0] : slots[1];
+	newest = generation(s == slots[0] ? slots[1] : slots[0]);
+	body = s + SLOT_HEADER;
+	memcpy(&was, s + 8, sizeof was);
+	__atomic_store_n((uint64_t *)s, 0, __ATOMIC_SEQ_CST);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memcpy(body, kept_header, kept_headerlen);
+	memcpy(body + kept_headerlen, b, n);
+	if (was > total && was <= slotsize - SLOT_HEADER)
+		explicit_bzero(body + total, was - total);
+	memcpy(s + 8, &total, sizeof total);
+	__atomic_store_n((uint64_t *)s, newest + 1, __ATOMIC_SEQ_CST);
+	return 1;
 }
 
 static void forget_kept(void)
@@ -154,7 +198,8 @@ void swtpm_snapshot(int always)
 	forget_kept();
 	kept = b;
 	keptlen = n;
-	goKeep(b, n);
+	if (always || !put_slot(b, n))
+		goKeep(b, n);
 }
 
 // run executes one command. The response buffer grows as libtpms needs it. What it
@@ -205,8 +250,10 @@ void swtpm_power(int on)
 	powered = on;
 	if (on)
 		swtpm_refresh();
-	else
+	else {
 		forget_kept();
+		kept_headerlen = 0;
+	}
 }
 
 // swtpm_established asks the library if it is free, else tells what was true

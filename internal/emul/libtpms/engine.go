@@ -238,7 +238,21 @@ func (e *engine) Admit(ok bool) {
 	C.swtpm_admit(cbool(ok), cbool(e.version == tpm.V20))
 }
 
-func (e *engine) Keep(cells *emul.Cells) { C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(cells))) }
+// The structures in C are as large as ours.
+var (
+	_ [exchange.Size - C.sizeof_struct_exchange]struct{}
+	_ [C.sizeof_struct_exchange - exchange.Size]struct{}
+)
+
+func (e *engine) Keep(k emul.Keeper) {
+	s := k.Slots()
+	C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(k.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
+		(*C.uchar)(unsafe.SliceData(s[1])), C.uint64_t(len(s[0])))
+}
+
+func (e *engine) KeepBehind(header []byte) {
+	C.swtpm_keep_behind((*C.uchar)(unsafe.SliceData(header)), C.uint32_t(len(header)))
+}
 
 func (e *engine) Snapshot() { C.swtpm_snapshot(1) }
 

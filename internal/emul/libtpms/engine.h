@@ -71,7 +71,8 @@ TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len);
 void swtpm_refresh(void);
 void swtpm_power(int on);
 
-void swtpm_keep(struct cells *c);
+void swtpm_keep(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
+void swtpm_keep_behind(const unsigned char *header, uint32_t len);
 void swtpm_snapshot(int always);
 
 void swtpm_set_locality(uint32_t locality);

@@ -1,0 +1,125 @@
+package data
+
+import (
+	"bytes"
+	"io"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+func newRecord() *exchange.Record { return exchange.At(make([]byte, exchange.Size)) }
+
+// What the process before has taken of a command, answered, or not, decides what its
+// client gets from the next one.
+func TestResume(t *testing.T) {
+	whole, next := command(30), command(12)
+	take := func(t *testing.T, r *exchange.Record, fd int) {
+		t.Helper()
+		if _, _, err := r.Receive(fd, make([]byte, tpm.MaxMessage), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, g := range []struct {
+		name   string
+		before func(t *testing.T, r *exchange.Record, fd int, c *client) // in the process before
+		rest   []byte                                                    // what the client sends then
+		lost   []byte                                                    // the command that is answered as lost
+	}{
+		{"nothing", func(*testing.T, *exchange.Record, int, *client) {}, nil, nil},
+		{"a command that waits", func(t *testing.T, _ *exchange.Record, _ int, c *client) { c.send(t, whole) }, nil, nil},
+		{"a command", func(t *testing.T, r *exchange.Record, fd int, c *client) { c.send(t, whole); take(t, r, fd) }, nil, whole},
+		{"a part of a header", func(t *testing.T, r *exchange.Record, fd int, c *client) { c.send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
+		{"more than the head", func(t *testing.T, r *exchange.Record, fd int, c *client) { c.send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
+		{"a response that was ready", func(t *testing.T, r *exchange.Record, fd int, c *client) {
+			c.send(t, whole)
+			take(t, r, fd)
+			r.Answer(10)
+		}, nil, whole},
+	} {
+		t.Run(g.name, func(t *testing.T) {
+			b := newBench(t, &fake{}, Options{})
+			fd, c := pair(t, unix.SOCK_STREAM)
+			r := newRecord()
+			g.before(t, r, fd, c)
+			b.Resume(fd, Kept{Record: r}, false)
+			if g.rest != nil {
+				c.send(t, g.rest)
+			}
+			switch {
+			case g.lost != nil:
+				want := append([]byte("lost "), g.lost...)
+				copy(want[5+exchange.HeadSize:], make([]byte, len(g.lost))) // nobody has kept what is behind the head
+				if len(g.rest) > 0 {
+					copy(want[5+len(g.lost)-len(g.rest):], g.rest)
+				}
+				got := make([]byte, len(want))
+				if _, err := io.ReadFull(c.f, got); err != nil || !bytes.Equal(got, want) {
+					t.Fatalf("received %x, %v, want %x", got, err, want)
+				}
+			case g.name == "a command that waits":
+				c.receives(t, whole)
+			}
+			c.send(t, next)
+			c.receives(t, next)
+			for _, m := range b.tpm.messages() {
+				if g.lost != nil && len(m) == 2*len(whole) {
+					t.Error("the command was run again")
+				}
+			}
+			if s := r.State(); s.Taken != 0 || s.Broken {
+				t.Errorf("the record is %+v", s)
+			}
+		})
+	}
+}
+
+// A client that has a part of a response cannot get the rest: it loses its
+// connection, for everybody who has it open.
+func TestResumeHalfAnswered(t *testing.T) {
+	b := newBench(t, &fake{}, Options{})
+	fd, c := pair(t, unix.SOCK_STREAM)
+	r := newRecord()
+	r.Answer(10)
+	if _, err := r.Send(fd, []byte("1234")); err != nil {
+		t.Fatal(err)
+	}
+	var forgotten atomic.Int32
+	b.Resume(fd, Kept{Record: r, Forget: func() { forgotten.Add(1) }}, true)
+	if got, _ := io.ReadAll(c.f); string(got) != "1234" {
+		t.Errorf("received %q", got)
+	}
+	b.happened(t, "the rest of a response went with the process before this one")
+	if forgotten.Load() != 1 {
+		t.Errorf("forgotten %d times", forgotten.Load())
+	}
+}
+
+// A server that closes leaves its clients to the next process, without a byte of
+// theirs; one that has gone is forgotten.
+func TestLeave(t *testing.T) {
+	var kept, forgotten atomic.Int32
+	keep := func(fd int, attached bool) Kept {
+		kept.Add(1)
+		return Kept{Record: newRecord(), Forget: func() { forgotten.Add(1) }}
+	}
+	b := newBench(t, &fake{}, Options{Keep: keep})
+	q := b.listen(t)
+	gone, stays := q.dial(t), q.dial(t)
+	for _, c := range []*client{gone, stays} {
+		c.send(t, command(12))
+		c.receives(t, command(12))
+	}
+	_ = gone.f.Close()
+	for b.Clients() > 1 {
+		unix.Poll(nil, 1)
+	}
+	b.Close(patience)
+	if kept.Load() != 2 || forgotten.Load() != 1 {
+		t.Errorf("%d kept, %d forgotten, want 2 and 1", kept.Load(), forgotten.Load())
+	}
+}
