@@ -271,7 +271,8 @@ func (p *program) mayMake(pl *place) (bool, error) {
 type plan struct {
 	tpm20   tpm20.Options
 	tpm12   tpm12.Options
-	profile string
+	asked   string // the algorithm profile as it was given
+	profile string // and as the TPM gets it
 	key     *seal.Key
 	source  *seal.Source // where the key comes from; another emulator reads it
 	certs   *certTool
@@ -294,10 +295,10 @@ func (p *program) prepare() (out *plan, err error) {
 	}
 	out = &plan{tpm12: o.plan12()}
 	if o.TPM2 {
-		if out.profile, err = p.profileText(c); err != nil {
+		if out.asked, err = p.profileText(c); err != nil {
 			return nil, err
 		}
-		if out.profile, err = p.reduceProfile(out.profile); err != nil {
+		if out.profile, err = p.reduceProfile(out.asked); err != nil {
 			return nil, err
 		}
 	}
@@ -410,7 +411,7 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (err e
 		}
 	}
 	if plan.profile != "" {
-		p.log.Infof("Apply profile: %s", plan.profile)
+		p.log.Infof("Apply profile: %s", plan.asked)
 	}
 	m, err := p.start(ctx, pl, plan)
 	if err != nil {
