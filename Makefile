@@ -169,7 +169,7 @@ install: build
 	install -d $(DESTDIR)$(DOCDIR)/examples
 	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
-	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf $(DESTDIR)$(DOCDIR)
+	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml $(DESTDIR)$(DOCDIR)/examples
 	install -d $(DESTDIR)$(DOCDIR)/apparmor $(DESTDIR)$(DOCDIR)/selinux
 	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor

@@ -18,10 +18,13 @@ const infoFeatures = 4
 // order and the blanks of the reference, and only what works here.
 //
 // Source: swtpm 0.11, src/swtpm/capabilities.c.
-func printCapabilities(w io.Writer, v tpm.Version) error {
+func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
 	features := supported()
+	if iface != "cuse" {
+		features = append(features, "tpm-send-command-header")
+	}
 	features = append(features,
-		"tpm-send-command-header", "flags-opt-startup", "flags-opt-disable-auto-shutdown",
+		"flags-opt-startup", "flags-opt-disable-auto-shutdown",
 		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-chroot", "cmdarg-migration",
 		"nvram-backend-dir", "nvram-backend-file")
 	profiles := ""

@@ -1,27 +1,38 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/vtpm"
 )
 
-// openDevice opens the device that is the data channel, -1 if none is: before the
-// privileges and the old root directory go, for only root may, and the device is
-// there. Nothing is opened for what only prints.
-func openDevice(cfg *config.Config) (fd int, err error) {
+// device is what is opened before the privileges and the old root directory go, for
+// only root may, or the device is there.
+type device struct {
+	fd   int          // a device that is the data channel; -1 if none is
+	cuse *cuse.Device // a device that is both channels; nil if none is
+}
+
+// openDevice opens it. Nothing is opened for what only prints.
+func openDevice(cfg *config.Config) (d device, err error) {
+	d.fd = -1
 	switch i := cfg.Interface; {
 	case cfg.Printing() != "":
 	case i.Type == "vtpm-proxy":
-		return newProxy(cfg)
+		d.fd, err = newProxy(cfg)
+	case i.Type == "cuse":
+		d.cuse, err = openCUSE(i)
 	case i.Device != "":
-		return openCharacter(i.Device)
+		d.fd, err = openCharacter(i.Device)
 	}
-	return -1, nil
+	return d, err
 }
 
 // newProxy makes a device of the kernel's and tells which, in one write and before
@@ -55,4 +66,45 @@ func openCharacter(path string) (int, error) {
 		return -1, fmt.Errorf("Cannot open %s: %w", path, err) //lint:ignore ST1005 the words of the reference
 	}
 	return fd, nil
+}
+
+// The exit codes of swtpm cuse; config has those of its command line.
+const (
+	cuseStart   = 255 // -1: the device is there already, the TPM does not start
+	cuseKey     = 253 // -3: a key or a profile cannot be read
+	cuseNotRoot = 252 // -4
+	cuseNoUser  = 251 // -5
+	cusePID     = 243 // -13: the pid file, once the device is there
+)
+
+// openCUSE opens what makes the device.
+func openCUSE(i config.Interface) (*cuse.Device, error) {
+	path := "/dev/" + i.Name
+	if err := cuse.CheckName(i.Name); err != nil {
+		return nil, exitCode(cuseStart, err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return nil, exitCode(cuseStart, fmt.Errorf("%s is there already; choose another name", path))
+	}
+	d, err := cuse.Open(i.Name)
+	if errors.Is(err, os.ErrPermission) {
+		err = exitCode(cuseNotRoot, fmt.Errorf("%w; start as root", err))
+	}
+	return d, err
+}
+
+// exitCode has the process end with code for err.
+func exitCode(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &daemon.ExitError{Code: code, Err: err, Silent: isSilent(err)}
+}
+
+// cuseCode is exitCode for swtpm cuse alone.
+func cuseCode(cfg *config.Config, code int, err error) error {
+	if cfg.Interface.Type != "cuse" {
+		return err
+	}
+	return exitCode(code, err)
 }

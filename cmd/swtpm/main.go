@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	fmt.Fprint(os.Stderr, cfg.Ignored)
 	return live(ctx, cfg, origin{})
 }
 
@@ -57,7 +58,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		return err
 	}
 	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
-		return err
+		return cuseCode(cfg, cuseNoUser, err)
 	}
 	log, err := openLog(cfg.Log)
 	if err != nil {
@@ -67,7 +68,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	describe(log, from.instance, version(cfg))
 	defer func() { err = logError(cfg.Log, log, err) }()
 	if cfg.PrintCapabilities {
-		return printCapabilities(os.Stdout, version(cfg))
+		return printCapabilities(os.Stdout, version(cfg), cfg.Interface.Type)
 	}
 
 	engine := libtpms.Engine()
@@ -90,25 +91,27 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	}
 	keys, err := awaitKeys(ctx, cfg)
 	if err != nil {
-		return unlessEnding(ctx, err)
+		return unlessEnding(ctx, cuseCode(cfg, cuseKey, err))
 	}
 	defer closeKeys(keys)
 	tellWarnings("key", keys.File, log.Warnf)
 	tellWarnings("migration-key", keys.Migration, log.Warnf)
 	profile, err := awaitProfile(ctx, cfg)
 	if err != nil {
-		return unlessEnding(ctx, err)
+		return unlessEnding(ctx, cuseCode(cfg, cuseKey, err))
 	}
 	record, stopRecord, err := openCapture(cfg, log)
 	if err != nil {
-		return err
+		return cuseCode(cfg, cuseKey, err)
 	}
 	defer stopRecord()
-	removePID, err := writePID(cfg.PID)
-	if err != nil {
-		return err
+	pid := &pidFile{}
+	defer pid.remove()
+	if device.cuse == nil { // else who waits for the file waits for the device
+		if err := pid.write(cfg.PID); err != nil {
+			return err
+		}
 	}
-	defer removePID()
 
 	s := &service{systemd: systemd, log: log}
 	o := options(cfg, keys, profile, record, session, s, log)
@@ -125,8 +128,16 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		return printInfo(os.Stdout, cfg, t)
 	}
 	if !session.Old() || !t.Resume() { // where the process before this one has left it
-		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
+		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on && device.cuse == nil {
+			return cuseCode(cfg, cuseStart, err)
+		}
+	}
+	if device.cuse != nil {
+		if err := device.cuse.Create(uint32(cfg.Interface.Major), uint32(cfg.Interface.Minor)); err != nil {
 			return err
+		}
+		if err := pid.write(cfg.PID); err != nil {
+			return exitCode(cusePID, err)
 		}
 	}
 	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s), m)

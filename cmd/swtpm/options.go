@@ -47,6 +47,20 @@ func writePID(c config.PID) (remove func(), err error) {
 	return daemon.WritePID(c.File, c.FD)
 }
 
+// pidFile is the file with the process id, once it is written.
+type pidFile struct{ undo func() }
+
+func (p *pidFile) write(c config.PID) (err error) {
+	p.undo, err = writePID(c)
+	return err
+}
+
+func (p *pidFile) remove() {
+	if p.undo != nil {
+		p.undo()
+	}
+}
+
 func silent(err error) error {
 	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
 }

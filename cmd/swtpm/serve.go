@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/keep"
@@ -26,13 +27,14 @@ const stopWait = 60 * time.Second
 type ends struct {
 	data, ctrl     *listen.Listener
 	metrics        *listen.Listener
-	dataFD, ctrlFD int // -1 if none
+	dataFD, ctrlFD int          // -1 if none
+	cuse           *cuse.Device // a device that is both channels; nil if none is
 }
 
-// openEnds opens them; device, unless it is -1, is the data channel. Sockets listen from here on, so that clients that wait
-// for them can connect; they are answered once serve runs. With the session that
-// systemd keeps, they may be those of the process before.
-func openEnds(cfg *config.Config, device int, systemd *daemon.Notifier, log *daemon.Log) (e *ends, s *keep.Session, err error) {
+// openEnds opens them, but for the device, which is open. Sockets listen from here
+// on, so that clients that wait for them can connect; they are answered once serve
+// runs. With the session that systemd keeps, they may be those of the process before.
+func openEnds(cfg *config.Config, dev device, systemd *daemon.Notifier, log *daemon.Log) (e *ends, s *keep.Session, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
 		return nil, nil, err
@@ -40,7 +42,7 @@ func openEnds(cfg *config.Config, device int, systemd *daemon.Notifier, log *dae
 	s = openSession(cfg, systemd, passed, log)
 	defer s.Close()
 	defer passed.Close(cfg.Descriptors())
-	e = &ends{dataFD: -1, ctrlFD: -1}
+	e = &ends{dataFD: -1, ctrlFD: -1, cuse: dev.cuse}
 	if e.ctrl, e.ctrlFD, err = openEnd("ctrl", cfg.Control.Listen, passed, s); err != nil {
 		return nil, nil, fmt.Errorf("control channel: %w", err)
 	}
@@ -48,8 +50,8 @@ func openEnds(cfg *config.Config, device int, systemd *daemon.Notifier, log *dae
 		e.Close()
 		return nil, nil, fmt.Errorf("metrics: %w", err)
 	}
-	if device >= 0 {
-		e.dataFD = device
+	if dev.fd >= 0 {
+		e.dataFD = dev.fd
 		return e, s, nil
 	}
 	if e.data, e.dataFD, err = openEnd("data", cfg.Interface.Server, passed, s); err != nil {
@@ -158,12 +160,24 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessi
 	if err := e.attach(d, c); err != nil {
 		return err
 	}
+	if e.cuse != nil {
+		go e.cuse.Serve(t, cuse.Options{
+			Trace:    log.Dump,
+			Note:     log.Infof,
+			Error:    log.Errorf,
+			Shutdown: func() { end(errors.New("a client asked for it")) },
+			Fail:     fail,
+		})
+	}
 	s.ready(ctx)
 	defer m.tell(ctx, e.metrics, t, d, c)()
 	go r.run(ctx, func() { end(errors.New("the terminal has gone")) })
 	<-ctx.Done()
 	s.stopping(context.Cause(ctx))
 	e.Close()
+	if e.cuse != nil {
+		e.cuse.Close(stopWait)
+	}
 	c.Close(stopWait)
 	d.Close(stopWait)
 	return nil

@@ -115,6 +115,8 @@ func dataChannel(i config.Interface, clients int) string {
 	switch {
 	case i.Type == "vtpm-proxy":
 		return "data of a kernel's device"
+	case i.Type == "cuse":
+		return "/dev/" + i.Name
 	case i.Device != "":
 		return "data of " + i.Device
 	}

@@ -130,3 +130,39 @@ func (e *Endpoint) plain() {
 		e.FD = -1
 	}
 }
+
+// The exit codes of swtpm cuse, which are small negative numbers there.
+//
+// Source: swtpm, cuse_tpm.c.
+const (
+	cuseRefused = 255 // -1: no place for the state, a wrong number
+	cuseNoName  = 254 // -2
+	cuseOption  = 253 // -3: an option with suboptions
+)
+
+// exits makes code that of what is wrong from here on.
+func (l *line) exits(code int) func() error {
+	return func() error {
+		l.code = code
+		return nil
+	}
+}
+
+// device is --name. The device is there as long as the daemon is.
+func (l *line) device() error {
+	if l.cfg.Interface.Name == "" {
+		l.code = cuseNoName
+		return refusal("Error: device name missing")
+	}
+	l.cfg.Daemon = l.cfg.PrintInfo == 0
+	l.cfg.State.Create = true // Compat: swtpm makes the directory here, and only here
+	return nil
+}
+
+// place fails if there is none for the state.
+func (l *line) place() error {
+	if l.cfg.State.URI == "" {
+		return refusal("Error: Missing state directory or file; TPM_PATH is not set")
+	}
+	return nil
+}

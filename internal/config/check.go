@@ -49,6 +49,12 @@ func (c *Config) faults() []fault {
 	switch i := c.Interface; {
 	case i.Type == "socket" && data.Kind == None && ctrl.Kind == None:
 		add("interface", "server", `nobody could reach this TPM; want [interface] server or [control] listen`)
+	case i.Type == "cuse" && i.Name == "":
+		add("interface", "type", `no name; want name = "vtpm0" for /dev/vtpm0`)
+	case i.Type == "cuse" && strings.ContainsAny(i.Name, "/,=! \n"):
+		add("interface", "name", "%q is no name for a device; want one without a slash", i.Name)
+	case i.Type == "cuse" && ctrl.Kind != None:
+		add("control", "listen", `only without type = "cuse", whose device takes the requests of the control channel`)
 	case i.Type == "chardev" && data.Kind == None && i.Device == "":
 		add("interface", "type", `no device; want device = "PATH" or server = "clientfd:N"`)
 	case i.Type == "chardev" && data.Kind != None && i.Device != "":
@@ -56,7 +62,7 @@ func (c *Config) faults() []fault {
 	case i.Type == "chardev" && data.Kind != None && data.Kind != ConnFD:
 		add("interface", "server", `%s is no open device; want server = "clientfd:N" or device = "PATH"`, data)
 	}
-	if (data.Kind != None || c.Interface.Type != "socket") && ctrl.Kind == None && !c.Flags.NotNeedInit {
+	if i := c.Interface; i.Type != "cuse" && (data.Kind != None || i.Type != "socket") && ctrl.Kind == None && !c.Flags.NotNeedInit {
 		add("flags", "startup", `nobody could power this TPM on; want startup = "clear" or [control] listen`)
 	}
 	if data.Kind != None && same(data, ctrl) {

@@ -25,9 +25,6 @@ func Foresee(iface string, args []string, env func(string) string) (*Config, err
 }
 
 func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
-	if iface == "cuse" {
-		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s': %s.", iface, notYet), Usage: Help(), Code: 1, Raw: true}
-	}
 	rows, ok := optionsOf[iface]
 	if !ok {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
@@ -35,6 +32,9 @@ func classic(iface string, args []string, env func(string) string, onPaper bool)
 	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
 	l.cfg.choose(iface)
 	g := getopt{name: iface, rows: rows, posix: env("POSIXLY_CORRECT") != "", take: l.take}
+	if iface == "cuse" {
+		g.ignore = func(text string) { l.cfg.Ignored += text + "\n" }
+	}
 	operands, err := g.run(args)
 	if err == nil {
 		err = l.finish(operands)
@@ -45,7 +45,7 @@ func classic(iface string, args []string, env func(string) string, onPaper bool)
 	var refused *UsageError
 	var help *HelpRequested
 	if !errors.As(err, &refused) && !errors.As(err, &help) {
-		err = &UsageError{Text: err.Error(), Code: 1, Log: l.cfg.Log, Sandbox: l.cfg.Sandbox}
+		err = &UsageError{Text: err.Error(), Code: max(1, l.code), Log: l.cfg.Log, Sandbox: l.cfg.Sandbox}
 	}
 	return nil, err
 }
@@ -56,6 +56,7 @@ type line struct {
 	given   map[string]string // the arguments of options that have sub-options
 	fd      int               // of --fd, -1 if none
 	proxy   bool              // --vtpm-proxy
+	code    int               // exit code of what is wrong; 0 for 1
 	port    string            // TPM_PORT; --port sets it
 	onPaper bool              // it is not run: nobody has passed the descriptors that it names
 	env     func(string) string
@@ -101,6 +102,16 @@ func (l *line) take(o optionRow, arg string) error {
 		l.takeDevice(arg)
 	case "vtpm-proxy":
 		l.proxy = true
+	case "name":
+		if i := &l.cfg.Interface; i.Name == "" { // Compat: the first counts
+			i.Name = arg
+		}
+	case "maj":
+		return l.takeNumber(&l.cfg.Interface.Major, arg)
+	case "min":
+		return l.takeNumber(&l.cfg.Interface.Minor, arg)
+	case "version":
+		return &HelpRequested{Text: cuseVersion}
 	default:
 		l.given[o.long] = arg
 	}
@@ -133,10 +144,23 @@ func (l *line) takeInfo(arg string) error {
 
 // word is the word of the command line that its interface is called by.
 func (l *line) word() string {
-	if l.cfg.Interface.Type == "socket" {
-		return "socket"
+	if l.cfg.Interface.Type == "vtpm-proxy" {
+		return "chardev"
 	}
-	return "chardev"
+	return l.cfg.Interface.Type
+}
+
+// takeNumber is --maj and --min.
+//
+// Compat: only the digits at the start count, and both are called Major.
+func (l *line) takeNumber(p *int, arg string) error {
+	n, ok := leadingInt(arg)
+	if ok && (n < 0 || n > maxDevNumber) {
+		l.code = cuseRefused
+		return refuse("Major number outside valid range [0 - %d]", maxDevNumber)
+	}
+	*p = n
+	return nil
 }
 
 // takeDevice is --chardev.
@@ -191,6 +215,13 @@ func (l *line) finish(operands []string) error {
 
 // steps fill the Config, in the order of the reference.
 func (l *line) steps() []func() error {
+	if l.word() == "cuse" {
+		return []func() error{
+			l.log, l.capabilities, l.states, l.profiles, l.device, l.exits(cuseOption),
+			l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.profile, l.pcap,
+			l.exits(cuseRefused), l.place, l.exits(0),
+		}
+	}
 	if l.word() == "chardev" {
 		return []func() error{
 			l.log, l.locality, l.vtpmProxy, l.capabilities, l.states, l.profiles, l.chardev, l.standardFD, l.ctrl,

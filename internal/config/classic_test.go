@@ -201,22 +201,16 @@ func TestHelp(t *testing.T) {
 			t.Errorf("Help() does not name %s", iface)
 		}
 	}
-	if strings.Contains(Help(), "cuse") {
-		t.Errorf("Help() names an interface that is not there")
-	}
 	if !strings.HasPrefix(VersionLine("1.2.3"), "TPM emulator version 1.2.3, Copyright ") {
 		t.Errorf("VersionLine = %q", VersionLine("1.2.3"))
 	}
 }
 
 func TestOtherInterfaces(t *testing.T) {
-	for _, iface := range []string{"cuse", "foo", "-x", ""} {
+	for _, iface := range []string{"foo", "-x", ""} {
 		_, err := Classic(iface, []string{"--help"}, noEnv)
 		var u *UsageError
 		want := "Unsupported TPM interface type '" + iface + "'."
-		if iface == "cuse" {
-			want = "Unsupported TPM interface type '" + iface + "': not available in this release."
-		}
 		if !errors.As(err, &u) || u.Error() != want || u.Usage != Help() || u.Code != 1 {
 			t.Errorf("Classic(%q) = %v, want %s", iface, err, want)
 		}

@@ -28,7 +28,7 @@ const (
 )
 
 // Interfaces are the words that a classic command line may begin with.
-var Interfaces = []string{"socket", "chardev"}
+var Interfaces = []string{"socket", "chardev", "cuse"}
 
 // Options returns the options of an interface that are not refused. Their
 // sub-options are those that the parser looks for.

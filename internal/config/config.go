@@ -30,7 +30,8 @@ type Config struct {
 	Metrics      Metrics
 	Sandbox      Sandbox
 	Service      Service
-	Daemon       bool // --daemon; never in a profile: systemd does not want it
+	Daemon       bool   // --daemon, and swtpm cuse; never in a profile: systemd does not want it
+	Ignored      string // complaints of the option parser that swtpm cuse goes on after, a line each; for stderr
 
 	// What to print on stdout instead of serving a TPM; of several the first
 	// counts. Never in a profile. For PrintCapabilities only TPM, Log and
@@ -96,11 +97,14 @@ type Endpoint struct {
 // Interface is the data channel: --server, --port, --fd, --chardev, --vtpm-proxy,
 // [interface].
 type Interface struct {
-	Type       string   // "socket", "chardev" or "vtpm-proxy"
+	Type       string   // "socket", "chardev", "vtpm-proxy" or "cuse"
 	Server     Endpoint // of a socket; of a chardev only ConnFD, or none with Device
 	Device     string   // of a chardev: the character device to open; "" with Server
-	Disconnect bool     // close the connection after each response
-	Terminate  bool     // --terminate: end when the data connection is lost; always of a device
+	Name       string   // of cuse: the device is /dev/NAME
+	Major      int      // of cuse: the number of the device, up to 65535; with Major 0 the kernel chooses
+	Minor      int
+	Disconnect bool // close the connection after each response
+	Terminate  bool // --terminate: end when the data connection is lost; always of a device
 }
 
 // choose makes the data channel one of that type, with what goes with it.
@@ -109,7 +113,7 @@ type Interface struct {
 // driver choose localities.
 func (c *Config) choose(iface string) {
 	c.Interface.Type = iface
-	c.Interface.Terminate = iface != "socket"
+	c.Interface.Terminate = iface == "chardev" || iface == "vtpm-proxy"
 	if iface == "vtpm-proxy" {
 		c.Flags.start("clear")
 		c.Locality.AllowSetLocality = true

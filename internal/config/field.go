@@ -32,6 +32,27 @@ func (t interfaceType) set(s string) error {
 	return nil
 }
 
+// devNumber is a number of a device, of 16 bits.
+type devNumber struct{ p *int }
+
+func (devNumber) check(string) error { return nil }
+
+func (n devNumber) set(s string) (err error) {
+	*n.p, err = strconv.Atoi(s)
+	return err
+}
+
+func (devNumber) fromTOML(v any) (string, bool) {
+	i, ok := v.(int64)
+	s, _ := integer(v)
+	return s, ok && i >= 0 && i <= maxDevNumber
+}
+func (n devNumber) toTOML() (any, bool) { return *n.p, true }
+func (devNumber) want() string          { return "a whole number from 0 to 65535" }
+
+// maxDevNumber is the largest number of a device that swtpm takes.
+const maxDevNumber = 65535
+
 // at is where the state is kept. It also says what lock is unless that is asked
 // for.
 //

@@ -51,6 +51,19 @@ var chardevOptions = interfaceOptions(
 	optionRow{long: "vtpm-proxy"},
 )
 
+// cuseOptions are those of swtpm cuse, which always is a daemon and has its control
+// channel in the device.
+var cuseOptions = cuse()
+
+func cuse() []optionRow {
+	rows := slices.DeleteFunc(interfaceOptions(
+		optionRow{long: "maj", short: 'M', arg: true},
+		optionRow{long: "min", short: 'm', arg: true},
+		optionRow{long: "name", short: 'n', arg: true},
+	), func(o optionRow) bool { return o.long == "daemon" || o.long == "ctrl" })
+	return append(rows, optionRow{long: "version", short: 'v'})
+}
+
 // interfaceOptions returns own and the options that all interfaces have, in the
 // order in which an ambiguous abbreviation names them.
 func interfaceOptions(own ...optionRow) []optionRow {
@@ -62,7 +75,7 @@ func interfaceOptions(own ...optionRow) []optionRow {
 }
 
 // optionsOf are the options of each interface, by its word on the command line.
-var optionsOf = map[string][]optionRow{"socket": socketOptions, "chardev": chardevOptions}
+var optionsOf = map[string][]optionRow{"socket": socketOptions, "chardev": chardevOptions, "cuse": cuseOptions}
 
 // getopt reads a command line as getopt_long of the GNU C library does, with its
 // messages: clustered short options, arguments joined or apart, abbreviations,
@@ -73,6 +86,10 @@ type getopt struct {
 	rows  []optionRow
 	posix bool // POSIXLY_CORRECT: the first operand ends the options
 	take  func(o optionRow, arg string) error
+
+	// ignore is told what is wrong with an option, which is then passed over; nil
+	// ends it there.
+	ignore func(text string)
 }
 
 // run returns the operands of args.
@@ -92,7 +109,9 @@ func (g *getopt) run(args []string) (operands []string, err error) {
 		default:
 			operands = append(operands, word)
 		}
-		if err != nil {
+		if wrong, ok := err.(*UsageError); ok && wrong.Raw && g.ignore != nil {
+			g.ignore(wrong.Text)
+		} else if err != nil {
 			return nil, err
 		}
 	}
@@ -106,20 +125,20 @@ func (g *getopt) long(word string, args []string) ([]string, error) {
 	matches := g.match(name)
 	switch {
 	case len(matches) == 0:
-		return nil, g.complain("unrecognized option '--%s'", word)
+		return args, g.complain("unrecognized option '--%s'", word)
 	case len(matches) > 1:
 		var names strings.Builder
 		for _, o := range matches {
 			names.WriteString(" '--" + o.long + "'")
 		}
-		return nil, g.complain("option '--%s' is ambiguous; possibilities:%s", word, names.String())
+		return args, g.complain("option '--%s' is ambiguous; possibilities:%s", word, names.String())
 	}
 	o := matches[0]
 	switch {
 	case joined && !o.arg:
-		return nil, g.complain("option '--%s' doesn't allow an argument", o.long)
+		return args, g.complain("option '--%s' doesn't allow an argument", o.long)
 	case o.arg && !joined && len(args) == 0:
-		return nil, g.complain("option '--%s' requires an argument", o.long)
+		return args, g.complain("option '--%s' requires an argument", o.long)
 	case o.arg && !joined:
 		arg, args = args[0], args[1:]
 	}
@@ -148,14 +167,14 @@ func (g *getopt) short(word string, args []string) ([]string, error) {
 		word = word[1:]
 		o := g.byLetter(c)
 		if o == nil {
-			return nil, g.complain("invalid option -- '%s'", string([]byte{c}))
+			return args, g.complain("invalid option -- '%s'", string([]byte{c}))
 		}
 		arg := ""
 		switch {
 		case o.arg && word != "":
 			arg, word = word, ""
 		case o.arg && len(args) == 0:
-			return nil, g.complain("option requires an argument -- '%s'", string([]byte{c}))
+			return args, g.complain("option requires an argument -- '%s'", string([]byte{c}))
 		case o.arg:
 			arg, args = args[0], args[1:]
 		}

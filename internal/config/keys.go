@@ -105,8 +105,7 @@ func noneIf(cond bool, why string) string {
 var (
 	laterTables = []string{"manufacture"}
 	laterKeys   = map[string][]string{
-		"interface": {"name", "major", "minor"},
-		"sandbox":   {"landlock", "seccomp"},
+		"sandbox": {"landlock", "seccomp"},
 	}
 )
 
@@ -117,9 +116,17 @@ func (c *Config) interfaceKeys(p *place) keys {
 		return func() bool { return slices.Contains(types, i.Type) }
 	}
 	ks := keys{
-		{name: "type", in: profile, value: interfaceType{words{p: &i.Type, of: []string{"socket", "chardev", "vtpm-proxy"}, later: []string{"cuse"}}, c}},
+		{name: "type", in: profile, value: interfaceType{words{p: &i.Type, of: []string{"socket", "chardev", "vtpm-proxy", "cuse"}}, c}},
 		{name: "device", in: profile, value: text{&i.Device}, when: is("chardev"), only: `with type = "chardev"`}, // --chardev
 		{name: "server", in: profile, value: address{&i.Server}, when: is("socket", "chardev"), only: `with type = "socket" or "chardev"`},
+	}
+	for _, k := range []key{
+		{name: "name", value: text{&i.Name}}, // --name
+		{name: "major", value: devNumber{&i.Major}},
+		{name: "minor", value: devNumber{&i.Minor}},
+	} {
+		k.in, k.when, k.only = profile, is("cuse"), `with type = "cuse"`
+		ks = append(ks, k)
 	}
 	ks = append(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`)...)
 	ks = append(ks, i.Server.keys(p.root)...)

@@ -116,6 +116,15 @@ func TestReferenceUncommented(t *testing.T) {
 			head = ""
 		case table == "[control]":
 			head = "[tpmstate]\ndir = \"/s\"\n[control]\nlisten = \"unix:/c\"\n"
+		case table == "[interface]" && (key == "name" || key == "major" || key == "minor"):
+			full := "[tpmstate]\ndir = \"/s\"\n[interface]\ntype = \"cuse\"\nname = \"x\"\n" + body
+			if key == "name" {
+				full = "[tpmstate]\ndir = \"/s\"\n[interface]\ntype = \"cuse\"\n" + body
+			}
+			if _, err := parseProfile("reference", full, "/", "vm1"); err != nil {
+				t.Errorf("%v\n%s", err, full)
+			}
+			continue
 		case table == "[interface]" && key == "device":
 			head += "type = \"chardev\"\n"
 		case table == "[interface]" && key != "server":
@@ -267,7 +276,7 @@ func TestMistakes(t *testing.T) {
 		{"[flags]\nstartup = \"deactivated\"", `f:6:1: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
 		{"[flags]\nstartup-clear = true", `f:6:1: [flags] startup-clear: unknown key; in a profile, write startup = "clear", "state", "deactivated" or "none"`},
 		{"[flags]\nstartup = \"cler\"", `f:6:11: [flags] startup: "cler" is not allowed; want "clear" or "state" or "deactivated" or "none"; did you mean "clear"?`},
-		{"[interface]\ntype = \"cuse\"", `f:6:8: [interface] type: "cuse" is not available in this release`},
+		{"[interface]\ntype = \"cuse\"", `f:6:1: [interface] type: no name; want name = "vtpm0" for /dev/vtpm0`},
 		{"[interface]\nport = 5", `f:6:1: [interface] port: unknown key; in a profile, write server = "tcp:HOST:PORT" or "unix:PATH"`},
 		{"[interface]\nserver = \"unix:c\"", `f:2:1: [control] listen: unix:/p/c is the data channel already; want another address`},
 		{"[interface]\nserver = \"unix:" + long + "\"", `f:6:1: [interface] server: the path is 203 bytes long; want at most 107: "/p/` + long + `"`},

@@ -1,5 +1,7 @@
 package config
 
+import "strings"
+
 // Usage is the help text of one interface: swtpm socket --help.
 func Usage(iface string) string {
 	switch iface {
@@ -9,9 +11,15 @@ func Usage(iface string) string {
 	case "chardev":
 		return "Usage: swtpm chardev [OPTION]...\nRuns one TPM behind a character device.\n\n" + usageTPM +
 			"Connections:\n" + usageChardev + usageCtrl + "\n" + usageProcess
+	case "cuse":
+		return "Usage: swtpm cuse [OPTION]...\nRuns one TPM as a character device of its own, in the background.\n\n" + usageTPM +
+			"The device:\n" + usageCuse + strings.ReplaceAll(usageProcess, usageDaemon, "") + usageVersion
 	}
 	return Help()
 }
+
+// cuseVersion is what swtpm cuse --version prints.
+const cuseVersion = "TPM emulator CUSE interface version " + ReferenceVersion + ", Copyright (c) the swtpm-go authors\n"
 
 const usageTPM = `The TPM:
   --tpm2                  a TPM 2.0; without it, a TPM 1.2
@@ -76,6 +84,17 @@ const usageChardev = `  -c, --chardev DEVICE    the data channel is this device;
                           says otherwise
 `
 
+const usageCuse = `  -n, --name NAME         the device is /dev/NAME
+  -M, --maj N             its major number; 0, the default, for any
+  -m, --min N             its minor number
+
+`
+
+const (
+	usageDaemon  = "  -d, --daemon            run in the background\n"
+	usageVersion = "  -v, --version           the version\n"
+)
+
 const usageCtrl = `  --ctrl type=unixio,path=PATH|fd=N|clientfd=N[,mode=OCTAL][,uid=USER]
          [,gid=GROUP][,terminate]
   --ctrl type=tcp,port=PORT[,bindaddr=ADDR[,ifname=IF]]|fd=N[,terminate]
@@ -113,7 +132,8 @@ const usageProcess = `The process:
 func Help() string {
 	return `A TPM 1.2 and 2.0 emulator.
 
-Usage: swtpm socket|chardev [OPTION]... classic command line; swtpm socket --help
+Usage: swtpm socket|chardev|cuse [OPTION]...
+                                        classic command line; swtpm socket --help
        swtpm run [--instance NAME] PROFILE
        swtpm check PROFILE...           look for mistakes, touch nothing
        swtpm doctor [--json] PROFILE... why would it not start; touches nothing

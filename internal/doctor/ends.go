@@ -59,6 +59,11 @@ func (x *exam) device() {
 		if !dir.HasCap(unix.CAP_SYS_ADMIN) {
 			x.add(Error, path, "start as root", "user %d may not make a device of the kernel's", os.Geteuid())
 		}
+	case "cuse":
+		if made := "/dev/" + x.cfg.Interface.Name; unix.Access(made, unix.F_OK) == nil {
+			x.add(Error, made, "choose another name, or stop who has it", "the device is there already")
+		}
+		path, what = "/dev/cuse", "modprobe cuse"
 	case "chardev":
 		if path == "" {
 			return

@@ -98,7 +98,7 @@ var queries = []query{
 	{"swtpm run fo", "fo.txt folder"},
 	{"swtpm completion ", "bash zsh fish"},
 	{"swtpm import ", "--"},
-	{"swtpm import -- ", "socket chardev"},
+	{"swtpm import -- ", "socket chardev cuse"},
 	{"swtpm doctor ", "-- mine folder"},
 	{"swtpm_ioctl --sto", "--stop"},
 	{"swtpm_setup --create-e", "--create-ek-cert"},
@@ -118,8 +118,10 @@ var queries = []query{
 // of swtpm socket and for each name in its list, from the help and the tables.
 func everyWord(t *testing.T) (out []query) {
 	t.Helper()
-	for _, o := range config.Options("chardev") {
-		out = append(out, query{"swtpm chardev " + o.Names[0], o.Names[0]})
+	for _, iface := range []string{"chardev", "cuse"} {
+		for _, o := range config.Options(iface) {
+			out = append(out, query{"swtpm " + iface + " " + o.Names[0], o.Names[0]})
+		}
 	}
 	for _, o := range config.Options("socket") {
 		for _, name := range o.Names {

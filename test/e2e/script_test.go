@@ -44,6 +44,9 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "root":
 				return os.Geteuid() == 0, nil
+			case "cuse":
+				_, err := os.Stat("/dev/cuse")
+				return err == nil, nil
 			case "vtpmx":
 				_, err := os.Stat("/dev/vtpmx")
 				return err == nil, nil
@@ -87,7 +90,8 @@ func TestEveryOptionIsTested(t *testing.T) {
 	t.Parallel()
 	_, help, _ := run(t, "socket", "--help")
 	_, more, _ := run(t, "chardev", "--help")
-	help += more
+	_, last, _ := run(t, "cuse", "--help")
+	help += more + last
 	options := regexp.MustCompile(`(?m)(?:^|\s)(--[a-z0-9-]+|-[a-zA-Z])\b`).FindAllStringSubmatch(help, -1)
 	if len(options) < 15 {
 		t.Fatalf("the help names %d options: %q", len(options), help)

@@ -37,9 +37,9 @@ ExecStart=/bin/sh /tests/run
 `
 
 const script = `exec >/dev/ttyS1 2>&1 </dev/null
-stty -opost
+stty -opost </dev/ttyS1
 modules=/lib/modules/$(uname -r)
-mkdir -p $modules && cp /tests/*.ko* $modules && depmod
+mkdir -p $modules && cp /tests/*.ko* $modules && depmod 2>/dev/null
 systemd-sysusers && systemd-tmpfiles --create
 cd /tests && timeout 780 ./inside -test.v -test.timeout 12m
 echo "exit code $?"

@@ -42,3 +42,4 @@ with() {
 }
 with "$1" tcp.conf 10
 with "$1" container.conf 10
+with "$1" cuse.conf 10

@@ -4,6 +4,7 @@ package inside_test
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -95,6 +96,15 @@ func (p *process) end(t *testing.T, sig os.Signal, want int) {
 	p.wait(t, want)
 }
 
+func (p *process) gone() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 func (p *process) wait(t *testing.T, want int) {
 	t.Helper()
 	select {
@@ -171,8 +181,19 @@ func open(t *testing.T, path string) int {
 	return fd
 }
 
-// exchange sends a command in hex and returns the response in hex.
-func exchange(fd int, cmd string) (string, error) {
+// exchange sends a command in hex and returns the response in hex. If the kernel's own
+// deadline passes, it is sent again.
+func exchange(fd int, cmd string) (rsp string, err error) {
+	for range 10 {
+		rsp, err = exchangeOnce(fd, cmd)
+		if !errors.Is(err, unix.ETIME) && !errors.Is(err, unix.ECANCELED) {
+			break
+		}
+	}
+	return rsp, err
+}
+
+func exchangeOnce(fd int, cmd string) (string, error) {
 	b, err := hex.DecodeString(strings.ReplaceAll(cmd, " ", ""))
 	if err != nil {
 		return "", err
@@ -186,6 +207,15 @@ func exchange(fd int, cmd string) (string, error) {
 		return "", fmt.Errorf("read: %w", err)
 	}
 	return hex.EncodeToString(rsp[:n]), nil
+}
+
+func fromHex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // succeed sends a command that must succeed and returns its response.

@@ -1,0 +1,275 @@
+// Package cuse is a TPM as a character device that the kernel makes for us: it
+// speaks the protocol of /dev/cuse (module cuse) and answers what the kernel passes
+// on: open, read, write, poll, release, interrupt and the ioctls that are the control
+// channel there. What they do is left to the TPM interface.
+package cuse
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/io/poll"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// TPM is what the device's users talk to.
+type TPM interface {
+	ctrl.TPM
+
+	// Execute runs one command; see data.TPM.
+	Execute(raw []byte) (rsp []byte, err error)
+}
+
+// Options is what Serve needs besides the TPM.
+type Options struct {
+	Trace    func(title string, b []byte)     // sees all messages; nil if nobody looks
+	Note     func(format string, args ...any) // a line for people
+	Error    func(format string, args ...any) // the same, of a request that failed
+	Shutdown func()                           // a user asked the process to end
+	Fail     func(err error)                  // the process cannot go on
+}
+
+// control is the device that makes the others.
+const control = "/dev/cuse"
+
+const (
+	// maxWrite is what one write may bring. More than a command is cut, which
+	// ends the kernel's loop over a longer one.
+	maxWrite = 2 * tpm.MaxCommand
+
+	maxRead = 32 << 10
+
+	// maxRequests is the number of requests that are worked on at a time; others
+	// wait in the kernel.
+	maxRequests = 64
+)
+
+// Device is a character device, of which one process at a time has the other end.
+type Device struct {
+	fd   int
+	name string
+	wake int // eventfd, readable when the device closes
+	tpm  TPM
+	opt  Options
+
+	slots chan struct{}
+	done  sync.WaitGroup
+
+	mu      sync.Mutex
+	waiting map[uint64]chan struct{} // of requests that run; closed by an interrupt
+	file    file
+}
+
+// Open opens what makes the device /dev/NAME, which only root may.
+func Open(name string) (*Device, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open(control, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err == unix.ENOENT || err == unix.ENODEV || err == unix.ENXIO {
+		return nil, fmt.Errorf("open %s: %w; load the kernel's driver: modprobe cuse", control, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", control, err)
+	}
+	return newDevice(fd, name)
+}
+
+func newDevice(fd int, name string) (*Device, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return &Device{fd: fd, name: name, wake: wake, slots: make(chan struct{}, maxRequests), waiting: map[uint64]chan struct{}{}}, nil
+}
+
+// CheckName fails if there can be no device of that name.
+func CheckName(name string) error {
+	if name == "" || name == "." || name == ".." || len(name) > 64 || strings.ContainsAny(name, "/!,=\x00\n") {
+		return fmt.Errorf("%q is no name for a device: want one of at most 64 characters without a slash", name)
+	}
+	return nil
+}
+
+// initWait is how long the kernel may take for its first message.
+const initWait = 30 * time.Second
+
+// Create makes the device. It has that number; with major 0 the kernel chooses. Its
+// users wait until Serve is called.
+func (d *Device) Create(major, minor uint32) error {
+	ready, err := poll.Wait(d.fd, -1, unix.POLLIN, initWait)
+	if err == nil && !ready {
+		err = errors.New("the kernel sends nothing")
+	}
+	buf := make([]byte, bufferSize)
+	n := 0
+	if err == nil {
+		n, err = unix.Read(d.fd, buf)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", control, err)
+	}
+	h, body, ok := parse(buf[:n])
+	var in initIn
+	if _, err := decode(body, &in); err != nil || !ok || h.Op != opInit || in.Major != protoMajor || in.Minor < protoMinor {
+		return fmt.Errorf("%s: the kernel speaks version %d.%d of the protocol, want %d.%d", control, in.Major, in.Minor, protoMajor, protoMinor)
+	}
+	out := initOut{Major: protoMajor, Minor: protoMinor, MaxRead: maxRead, MaxWrite: maxWrite, DevMajor: major, DevMinor: minor}
+	if _, err := unix.Write(d.fd, message(h.Unique, 0, encode(out, []byte("DEVNAME="+d.name+"\x00")))); err != nil {
+		return fmt.Errorf("%s: make the device %q: %w", control, d.name, err)
+	}
+	// What the kernel refuses it does not answer: it gives up the connection.
+	if _, err := poll.Wait(d.fd, -1, unix.POLLIN, 0); err != nil {
+		return fmt.Errorf("%s: the kernel makes no device %q with number %d:%d; it may be taken", control, d.name, major, minor)
+	}
+	return nil
+}
+
+// bufferSize is more than any message has: the kernel wants 8 KiB at least, and room
+// for what is written.
+const bufferSize = 4096 + maxWrite
+
+// Serve answers the device's users until Close is called or the kernel gives up.
+func (d *Device) Serve(t TPM, o Options) {
+	d.tpm, d.opt = t, o
+	buf := make([]byte, bufferSize)
+	for {
+		if _, err := poll.Wait(d.fd, d.wake, unix.POLLIN, -1); err != nil {
+			d.lost(err)
+			return
+		}
+		n, err := unix.Read(d.fd, buf)
+		switch {
+		case err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT: // ENOENT: it was interrupted meanwhile
+			continue
+		case err != nil:
+			d.lost(err)
+			return
+		case n == 0:
+			d.lost(io.EOF)
+			return
+		}
+		d.take(buf[:n])
+		clear(buf[:n])
+	}
+}
+
+// lost tells that the kernel sends no more.
+func (d *Device) lost(err error) {
+	if err != poll.ErrWoken {
+		d.opt.Fail(fmt.Errorf("%s: the kernel has given the device up: %w", control, err))
+	}
+}
+
+// take has one message answered beside the others. msg is not kept.
+func (d *Device) take(msg []byte) {
+	h, body, ok := parse(msg)
+	if !ok {
+		d.opt.Note("cuse: a message of %d bytes is dropped", len(msg))
+		return
+	}
+	if h.Op == opInterrupt {
+		d.interrupt(body)
+		return
+	}
+	stop := make(chan struct{})
+	d.mu.Lock()
+	d.waiting[h.Unique] = stop
+	d.mu.Unlock()
+	body = append([]byte(nil), body...)
+	d.slots <- struct{}{}
+	d.done.Go(func() {
+		rep, after, err := d.handle(h.Op, body, stop)
+		clear(body)
+		d.mu.Lock()
+		delete(d.waiting, h.Unique)
+		d.mu.Unlock()
+		d.reply(h.Unique, rep, err)
+		clear(rep)
+		<-d.slots
+		if after != nil {
+			after()
+		}
+	})
+}
+
+// interrupt makes a request that waits give up: a signal came for its caller.
+func (d *Device) interrupt(body []byte) {
+	var in interruptIn
+	if _, err := decode(body, &in); err != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if stop, ok := d.waiting[in.Unique]; ok {
+		delete(d.waiting, in.Unique)
+		close(stop)
+	}
+}
+
+// reply answers one request.
+func (d *Device) reply(unique uint64, body []byte, err error) {
+	code := int32(0)
+	if err != nil {
+		errno, ok := errors.AsType[unix.Errno](err)
+		if !ok {
+			errno = unix.EIO
+		}
+		code, body = -int32(errno), nil
+	}
+	msg := message(unique, code, body)
+	// ENOENT: the caller was killed meanwhile.
+	if _, err := unix.Write(d.fd, msg); err != nil && err != unix.ENOENT {
+		d.opt.Note("cuse: a reply of %d bytes: %v", len(msg), err)
+	}
+	clear(msg)
+}
+
+// handle does what one request asks for. after is done once the reply is out.
+func (d *Device) handle(op uint32, body []byte, stop <-chan struct{}) (rep []byte, after func(), err error) {
+	switch op {
+	case opOpen:
+		rep, err = d.open()
+	case opRelease:
+		d.release()
+	case opRead:
+		rep, err = d.read(body, stop)
+	case opWrite:
+		rep, err = d.write(body)
+	case opPoll:
+		rep, err = d.poll(body)
+	case opIoctl:
+		return d.ioctl(body)
+	case opFlush, opFsync: // nothing is kept back
+	default:
+		err = unix.ENOSYS
+	}
+	return rep, nil, err
+}
+
+// Close takes the device away, once the requests that run are answered, but waits
+// for them no longer than wait. Who waits for a response gets it first.
+func (d *Device) Close(wait time.Duration) {
+	_, _ = unix.Write(d.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	done := make(chan struct{})
+	go func() { d.done.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(wait):
+	}
+	_ = unix.Close(d.fd)
+}
+
+func (d *Device) trace(title string, b []byte) {
+	if d.opt.Trace != nil {
+		d.opt.Trace(title, b)
+	}
+}

@@ -1,0 +1,230 @@
+package cuse
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// fake is a TPM that notes what it is asked. Commands that have 0x131 as their code
+// wait for release.
+type fake struct {
+	version tpm.Version
+	release chan struct{}
+
+	mu    sync.Mutex
+	on    bool
+	calls []string
+	blob  []byte // what State returns
+	err   error  // of PrepareSetState
+}
+
+func (f *fake) call(format string, args ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+	return nil
+}
+
+// took returns the calls since the last time.
+func (f *fake) took() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := strings.Join(f.calls, " ")
+	f.calls = nil
+	return s
+}
+
+func (f *fake) set(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.on = on
+}
+
+func (f *fake) On() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.on
+}
+
+func (f *fake) Version() tpm.Version { return f.version }
+func (f *fake) Init(del bool) error  { f.set(true); return f.call("Init(%v)", del) }
+func (f *fake) Stop() error          { f.set(false); return f.call("Stop") }
+func (f *fake) SetLocality(l tpm.Locality) error {
+	if l > tpm.MaxLocality {
+		return tpm.BadLocality
+	}
+	return f.call("SetLocality(%d)", l)
+}
+func (f *fake) Established() (bool, error)            { return true, f.call("Established") }
+func (f *fake) ResetEstablished(l tpm.Locality) error { return f.call("ResetEstablished(%d)", l) }
+func (f *fake) HashStart() error                      { return f.call("HashStart") }
+func (f *fake) HashData(b []byte) error               { return f.call("HashData(%d)", len(b)) }
+func (f *fake) HashEnd() error                        { return f.call("HashEnd") }
+func (f *fake) Cancel() error                         { return f.call("Cancel") }
+func (f *fake) StoreVolatile() error                  { return f.call("StoreVolatile") }
+func (f *fake) PrepareSetState() error                { return f.err }
+func (f *fake) ReleaseStorage()                       { _ = f.call("ReleaseStorage") }
+func (f *fake) LockStorage(n uint32) error            { return f.call("LockStorage(%d)", n) }
+func (f *fake) Keys() (file, migration bool)          { return true, false }
+func (f *fake) Info(uint64) (string, error)           { return strings.Repeat("i", 4000), nil }
+func (f *fake) BufferSize(n uint32) (a, b, c uint32, err error) {
+	return 4096, 3072, n, f.call("BufferSize(%d)", n)
+}
+
+func (f *fake) State(b tpm.Blob, plain bool) ([]byte, bool, error) {
+	if f.blob == nil {
+		return nil, false, tpm.Retry
+	}
+	return append([]byte(nil), f.blob...), !plain, f.call("State(%d,%v)", b, plain)
+}
+
+func (f *fake) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
+	return f.call("SetState(%d,%v,%d)", b, encrypted, len(blob))
+}
+
+func (f *fake) Execute(raw []byte) ([]byte, error) {
+	if h, _ := tpm.ParseHeader(raw); h.Code == 0x131 {
+		<-f.release
+	}
+	return []byte(fmt.Sprintf("response to %d bytes", len(raw))), f.call("Execute(%d)", len(raw))
+}
+
+var _ ctrl.TPM = (*fake)(nil)
+
+// patience is how long something may take that must happen.
+const patience = time.Minute
+
+// kernel is the other end of /dev/cuse.
+type kernel struct {
+	t    *testing.T
+	fd   int
+	tpm  *fake
+	dev  *Device
+	last uint64
+
+	mu    sync.Mutex
+	ended string // how the device told that the process is to end
+}
+
+// newKernel serves a device whose kernel is the test.
+func newKernel(t *testing.T) *kernel {
+	t.Helper()
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.SetsockoptTimeval(p[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+	d, err := newDevice(p[1], "vtpm0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kernel{t: t, fd: p[0], dev: d, tpm: &fake{version: tpm.V20, release: make(chan struct{}), on: true}}
+	k.send(opInit, encode(initIn{Major: 7, Minor: 36}, nil))
+	if err := d.Create(10, 200); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := k.receive()
+	want := encode(initOut{Major: 7, Minor: 11, MaxRead: maxRead, MaxWrite: maxWrite, DevMajor: 10, DevMinor: 200}, []byte("DEVNAME=vtpm0\x00"))
+	if string(out) != string(want) {
+		t.Fatalf("CUSE_INIT is answered by %x, want %x", out, want)
+	}
+	end := func(how string) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.ended = how
+	}
+	go d.Serve(k.tpm, Options{Note: t.Logf, Error: t.Logf, Shutdown: func() { end("shutdown") }, Fail: func(err error) { end(err.Error()) }})
+	t.Cleanup(func() { d.Close(patience); _ = unix.Close(k.fd) })
+	return k
+}
+
+// send sends a request and returns its name.
+func (k *kernel) send(op uint32, body []byte) uint64 {
+	k.t.Helper()
+	k.last++
+	h := inHeader{Op: op, Unique: k.last}
+	h.Len = uint32(binary.Size(h) + len(body))
+	if _, err := unix.Write(k.fd, encode(h, body)); err != nil {
+		k.t.Fatal(err)
+	}
+	return k.last
+}
+
+// receive returns the next reply: its body, or its errno.
+func (k *kernel) receive() ([]byte, unix.Errno) {
+	k.t.Helper()
+	b := make([]byte, 1<<17)
+	n, err := unix.Read(k.fd, b)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var h outHeader
+	rest, err := decode(b[:n], &h)
+	if err != nil || int(h.Len) != n {
+		k.t.Fatalf("a reply of %d bytes: %x", n, b[:n])
+	}
+	if h.Unique == 0 {
+		return rest, 0 // a notification
+	}
+	if h.Error != 0 {
+		return nil, unix.Errno(-h.Error)
+	}
+	return rest, 0
+}
+
+func (k *kernel) ask(op uint32, body []byte) ([]byte, unix.Errno) {
+	k.t.Helper()
+	k.send(op, body)
+	return k.receive()
+}
+
+// write writes and returns how much was taken.
+func (k *kernel) write(b []byte) (int, unix.Errno) {
+	k.t.Helper()
+	rep, errno := k.ask(opWrite, encode(readIn{Size: uint32(len(b))}, b))
+	if errno != 0 {
+		return 0, errno
+	}
+	var out writeOut
+	_, _ = decode(rep, &out)
+	return int(out.Size), 0
+}
+
+func (k *kernel) read(n int) (string, unix.Errno) {
+	k.t.Helper()
+	rep, errno := k.ask(opRead, encode(readIn{Size: uint32(n)}, nil))
+	return string(rep), errno
+}
+
+// ioctl sends a struct that is filled with zeros to its size and returns it as it
+// comes back.
+func (k *kernel) ioctl(number uint32, arg []byte) ([]byte, unix.Errno) {
+	k.t.Helper()
+	in := ioctlIn{Number: number, OutSize: uint32(size(number))}
+	const write = 1
+	if number>>30&write != 0 {
+		arg = append(arg, make([]byte, size(number)-len(arg))...)
+		in.InSize = uint32(size(number))
+	} else {
+		arg = nil
+	}
+	rep, errno := k.ask(opIoctl, encode(in, arg))
+	if errno != 0 {
+		return nil, errno
+	}
+	var out ioctlOut
+	rest, err := decode(rep, &out)
+	if err != nil || out.Result != 0 || len(rest) != size(number) {
+		k.t.Fatalf("ioctl %#x: %v, %d, a struct of %d bytes", number, err, out.Result, len(rest))
+	}
+	return rest, 0
+}

@@ -1,0 +1,189 @@
+package cuse
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// file is what the one opener of the device has. The device's mu is held.
+type file struct {
+	open    bool
+	rsp     []byte        // the response
+	off     int           // what of it was read
+	running chan struct{} // closed when the command that runs is done; nil if none does
+	watch   []uint64      // who polls and wants to be told
+
+	out blobOut
+	in  blobIn
+}
+
+// open lets one opener in at a time.
+//
+// Compat: swtpm, EBUSY for a second one.
+func (d *Device) open() ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.file.open {
+		return nil, unix.EBUSY
+	}
+	d.file.open = true
+	return encode(openOut{Flags: directIO | nonSeekable}, nil), nil
+}
+
+// release lets the next opener in. A response that nobody read stays, as with swtpm.
+func (d *Device) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.file.open = false
+	d.file.watch = nil
+	d.file.out.end()
+	d.file.in.end()
+}
+
+// asynchronous are the commands that may take long: write returns before they are
+// done, so that who wrote one can have it cancelled.
+//
+// Source: swtpm, cuse_tpm.c: TPM2_CreatePrimary, TPM2_Create; TPM_TakeOwnership,
+// TPM_CreateWrapKey.
+var asynchronous = map[tpm.Version]map[tpm.Code]bool{
+	tpm.V20: {0x131: true, 0x153: true},
+	tpm.V12: {0x0d: true, 0x1f: true},
+}
+
+// write takes a command and, unless it may take long, runs it; or, while a state blob
+// is set, a piece of it.
+func (d *Device) write(body []byte) ([]byte, error) {
+	var in readIn
+	b, err := decode(body, &in)
+	if err != nil || int(in.Size) != len(b) {
+		return nil, unix.EINVAL
+	}
+	d.mu.Lock()
+	switch {
+	case d.file.out.reading:
+		d.file.out.end()
+		d.mu.Unlock()
+		return nil, unix.EIO
+	case d.file.in.writing:
+		err := d.file.in.add(b)
+		d.mu.Unlock()
+		return encode(writeOut{Size: in.Size}, nil), err
+	case d.file.running != nil:
+		d.mu.Unlock()
+		return nil, unix.EBUSY
+	}
+	cmd := append([]byte(nil), b[:min(len(b), tpm.MaxCommand)]...)
+	running := make(chan struct{})
+	d.file.running = running
+	d.setResponse(nil)
+	d.mu.Unlock()
+
+	d.trace(" SWTPM_IO_Read:", cmd)
+	h, _ := tpm.ParseHeader(cmd)
+	written := encode(writeOut{Size: uint32(len(cmd))}, nil)
+	if asynchronous[d.tpm.Version()][h.Code] && d.tpm.On() {
+		d.done.Go(func() { _ = d.run(cmd, running) })
+		return written, nil
+	}
+	if err := d.run(cmd, running); err != nil {
+		return nil, err
+	}
+	return written, nil
+}
+
+// run runs a command and has its response read.
+func (d *Device) run(cmd []byte, running chan struct{}) error {
+	rsp, err := d.execute(cmd)
+	clear(cmd)
+	if err != nil {
+		d.opt.Error("%v", err)
+		rsp, err = nil, unix.EIO
+	}
+	if rsp != nil {
+		d.trace(" SWTPM_IO_Write:", rsp)
+	}
+	d.mu.Lock()
+	d.setResponse(rsp)
+	d.file.running = nil
+	watch := d.file.watch
+	d.file.watch = nil
+	d.mu.Unlock()
+	close(running)
+	for _, kernel := range watch {
+		_, _ = unix.Write(d.fd, message(0, notifyPoll, encode(kernel, nil)))
+	}
+	return err
+}
+
+// execute runs one command. A TPM 2.0 command has no prefix here.
+func (d *Device) execute(cmd []byte) ([]byte, error) {
+	const badTag = 0x84 // TPM_RC_TAG with parameter 0, as libtpms answers
+	v := d.tpm.Version()
+	switch {
+	case tpm.Prefixed(v, cmd) && d.tpm.On():
+		return tpm.ErrorResponse(v, badTag), nil
+	case tpm.Prefixed(v, cmd):
+		return tpm.ErrorResponse(v, tpm.RCFailure), nil
+	}
+	return d.tpm.Execute(cmd)
+}
+
+func (d *Device) setResponse(rsp []byte) {
+	clear(d.file.rsp)
+	d.file.rsp, d.file.off = rsp, 0
+}
+
+// read gives the next part of the response, after the command that runs; nothing if
+// there is none. While a state blob is fetched it gives that.
+func (d *Device) read(body []byte, stop <-chan struct{}) ([]byte, error) {
+	var in readIn
+	if _, err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	running := d.file.running
+	d.mu.Unlock()
+	if running != nil {
+		if in.OpenFlags&unix.O_NONBLOCK != 0 {
+			return nil, unix.EAGAIN
+		}
+		select {
+		case <-running:
+		case <-stop:
+			return nil, unix.EINTR
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch f := &d.file; {
+	case f.in.writing:
+		return nil, unix.EIO
+	case f.out.reading:
+		return f.out.read(int(in.Size)), nil
+	default:
+		part := append([]byte(nil), f.rsp[f.off:min(len(f.rsp), f.off+int(in.Size))]...)
+		f.off += len(part)
+		return part, nil
+	}
+}
+
+// poll tells whether a read has something, and a write is taken.
+func (d *Device) poll(body []byte) ([]byte, error) {
+	var in pollIn
+	if _, err := decode(body, &in); err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out pollOut
+	if d.file.running == nil {
+		out.Events = unix.POLLOUT
+		if d.file.off < len(d.file.rsp) || d.file.out.reading {
+			out.Events |= unix.POLLIN
+		}
+	} else if in.Flags&pollNotify != 0 && len(d.file.watch) < maxRequests {
+		d.file.watch = append(d.file.watch, in.Kernel)
+	}
+	return encode(out, nil), nil
+}
