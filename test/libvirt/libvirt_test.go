@@ -37,6 +37,7 @@ type guest struct {
 	version    string // "1.2" or "2.0"
 	model      string
 	secret     string // UUID of the passphrase for the state, or ""
+	external   string // the control socket of a TPM that libvirt does not start, or ""
 }
 
 // state is the directory where libvirt keeps the guest's TPM.
@@ -60,6 +61,10 @@ func (g *guest) define(t *testing.T, dir string) {
 	if g.secret != "" {
 		encryption = "<encryption secret='" + g.secret + "'/>"
 	}
+	backend := fmt.Sprintf("<backend type='emulator' version='%s'>%s</backend>", g.version, encryption)
+	if g.external != "" {
+		backend = "<backend type='external'><source type='unix' mode='connect' path='" + g.external + "'/></backend>"
+	}
 	xml := filepath.Join(dir, g.name+".xml")
 	write(t, xml, fmt.Sprintf(`<domain type='qemu'>
 <name>%s</name><uuid>%s</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
@@ -67,10 +72,10 @@ func (g *guest) define(t *testing.T, dir string) {
 <devices>
 <emulator>/usr/bin/qemu-system-x86_64</emulator>
 <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s'/><target dev='vda' bus='virtio'/></disk>
-<tpm model='%s'><backend type='emulator' version='%s'>%s</backend></tpm>
+<tpm model='%s'>%s</tpm>
 <memballoon model='none'/>
 </devices>
-</domain>`, g.name, g.uuid, disk, g.model, g.version, encryption))
+</domain>`, g.name, g.uuid, disk, g.model, backend))
 	virsh(t, "define", xml)
 	t.Cleanup(func() {
 		if t.Failed() {
