@@ -20,7 +20,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest kernel units systemd policy bench install clean
+.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest kernel units systemd deb debtest policy bench install clean
 
 all: build
 
@@ -90,6 +90,24 @@ systemd:
 	@rm -rf build/systemd/install
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/systemd/install PREFIX=/usr
 	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 15m ./test/systemd
+
+# A Debian package of this machine's release and architecture.
+DEB = build/swtpm-go.deb
+VERSION = $$(sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/daemon/daemon.go)
+
+deb:
+	@sh contrib/deps.sh deb
+	@rm -rf build/deb
+	@umask 022 && $(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/deb PREFIX=/usr
+	@umask 022 && sh contrib/debian/build.sh build/deb $(DEB) $(VERSION)
+
+# The package in a container with systemd as process 1; as root.
+debtest: deb
+	@sh contrib/deps.sh systemd
+	sh test/systemd/image.sh build/systemd/image
+	@rm -rf build/debtier && mkdir -p build/debtier/install build/debtier/image && ln -s ../../systemd/image/root build/debtier/image/root
+	@cp $(DEB) build/debtier/install
+	SWTPM_SYSTEMD=$(CURDIR)/build/debtier SWTPM_SYSTEMD_RUN=TestPackage $(GO) test -count=1 -v -timeout 10m -run TestSystemd ./test/systemd
 
 # What needs neither libtpms nor a client.
 unit:

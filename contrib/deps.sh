@@ -9,6 +9,7 @@
 #   contrib/deps.sh kernel        a virtual machine with a kernel's own TPM drivers
 #   contrib/deps.sh units         systemd's tools, to read the units
 #   contrib/deps.sh policy        compilers of AppArmor and SELinux
+#   contrib/deps.sh deb           a Debian package
 #   contrib/deps.sh systemd       a container with systemd
 set -eu
 
@@ -20,6 +21,7 @@ guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
 kernel="$build qemu-system-x86 xz-utils zstd mmdebstrap cpio"
 units="$build systemd"
 policy='make apparmor checkpolicy semodule-utils policycoreutils selinux-policy-dev setools'
+deb="$build dpkg-dev"
 systemd="$build systemd-container mmdebstrap qemu-system-x86"
 
 case ${1:-} in
@@ -31,6 +33,7 @@ guest) want=$guest ;;
 kernel) want=$kernel ;;
 units) want=$units ;;
 policy) want=$policy ;;
+deb) want=$deb ;;
 systemd) want=$systemd ;;
 *)
 	echo "usage: $0 build|run|test|libvirt|guest|kernel|units|policy|systemd" >&2

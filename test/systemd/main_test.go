@@ -23,6 +23,7 @@ import (
 const (
 	wantVar  = "SWTPM_SYSTEMD"       // the directory with image and install; set to run these tests at all
 	innerVar = "SWTPM_SYSTEMD_INNER" // the work directory, inside the namespaces
+	runVar   = "SWTPM_SYSTEMD_RUN"   // the one test to run, in a container without our files; else all others
 )
 
 // patience is how long a test waits for what has to come; no test measures time.
@@ -69,14 +70,14 @@ func TestSystemd(t *testing.T) {
 	defer cancel()
 	// The shell is process 1: it reaps, and with it everything ends.
 	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child",
-		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=9m")
+		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=9m", "-test.run="+os.Getenv(runVar))
 	inner.Env = append(os.Environ(), innerVar+"="+t.TempDir())
 	out, err := inner.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(string(out), "\n--- PASS: "); err == nil && n < 5 {
+	if n := strings.Count(string(out), "\n--- PASS: "); err == nil && n < 5 && os.Getenv(runVar) == "" || n == 0 {
 		t.Errorf("only %d tests ran", n)
 	}
 }

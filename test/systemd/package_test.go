@@ -1,0 +1,69 @@
+package systemd_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// packageFile is where make debtest puts the package.
+const packageFile = "/swtpm-go.deb"
+
+// The Debian package installs, serves a TPM, keeps its clients through an upgrade,
+// stops in order when it is removed, and leaves nothing behind when it is purged but
+// states and what belongs to them.
+func TestPackage(t *testing.T) {
+	name := instance(t, profile("clear"))
+	if _, err := os.Stat(inside(packageFile)); err != nil {
+		t.Skip("there is no package: run make debtest")
+	}
+	unit := service(name)
+	must(t, "dpkg", "--install", packageFile)
+	for _, program := range []string{"swtpm", "swtpm_ioctl", "swtpm-ioctl", "swtpm_setup", "swtpm_cert", "swtpm_localca", "swtpm_bios"} {
+		must(t, "test", "-x", "/usr/bin/"+program)
+	}
+	if out := must(t, "dpkg", "--verify", "swtpm-go"); out != "" {
+		t.Errorf("dpkg --verify says\n%s", out)
+	}
+	must(t, "systemctl", "enable", "--now", unit)
+	c := dial(t, name)
+	command(t, c, getRandom)
+	pid := property(t, unit, "MainPID")
+
+	must(t, "dpkg", "--install", packageFile) // an upgrade, to the same
+	await(t, unit, "ActiveState", "active")
+	now := property(t, unit, "MainPID")
+	if now == pid {
+		t.Error("the upgrade has not restarted the service")
+	}
+	command(t, c, getRandom)
+	_ = c.Close()
+
+	must(t, "dpkg", "--remove", "swtpm-go")
+	if _, err := in("test", "-d", "/proc/"+now); err == nil {
+		t.Error("the TPM runs still")
+	}
+	if out, err := in("test", "-e", "/usr/bin/swtpm"); err == nil {
+		t.Errorf("the program is still there: %s", out)
+	}
+	out := must(t, "dpkg", "--purge", "swtpm-go")
+	for _, dir := range []string{"/var/lib/swtpm", "/etc/swtpm"} {
+		if want := "swtpm-go: " + dir + " is not empty and stays"; !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	must(t, "test", "-s", "/var/lib/swtpm/"+name+"/tpm2-00.permall")
+	if out, err := in("dpkg-query", "--show", "swtpm-go"); err == nil {
+		t.Errorf("dpkg knows it still: %s", out)
+	}
+	left := must(t, "find", "/usr", "/lib", "/etc", "/run", "-name", "*swtpm*", "-not", "-path", "/etc/swtpm*", "-not", "-path", "/run/systemd/*", "-not", "-path", "/run/credentials*")
+	if left != "" {
+		t.Errorf("left behind:\n%s", left)
+	}
+
+	// The state is that of the TPM still: what is installed again goes on with it.
+	must(t, "dpkg", "--install", packageFile)
+	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("state")) // works after TPM2_Shutdown only
+	must(t, "systemctl", "start", unit)
+	command(t, dial(t, name), getRandom)
+}
