@@ -332,6 +332,8 @@ truncate = false
 # no [pcap]: the traffic is not recorded
 
 # no [metrics]: nothing is counted
+
+# no [manufacture]: a new TPM has neither keys nor certificates
 `
 	if diff := cmp.Diff(wantTOML, c.TOML()); diff != "" {
 		t.Errorf("TOML: -want +got\n%s", diff)

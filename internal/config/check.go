@@ -81,7 +81,7 @@ func (c *Config) faults() []fault {
 			add(e.table, e.key, "the path is %d bytes long; want at most %d: %q", len(e.Path), maxPath, e.Path)
 		}
 	}
-	return append(append(out, c.descriptorFaults()...), c.textFaults()...)
+	return slices.Concat(out, c.descriptorFaults(), c.manufactureFaults(), c.textFaults())
 }
 
 // textFaults looks for strings that TOML has no way to write.

@@ -30,6 +30,7 @@ type Config struct {
 	Metrics      Metrics
 	Sandbox      Sandbox
 	Service      Service
+	Manufacture  Manufacture
 	Daemon       bool   // --daemon, and swtpm cuse; never in a profile: systemd does not want it
 	Ignored      string // complaints of the option parser that swtpm cuse goes on after, a line each; for stderr
 
@@ -291,7 +292,7 @@ func (c *Config) Absolute(dir string) *Config {
 	}
 	for _, p := range []*string{
 		&a.Interface.Server.Path, &a.Control.Listen.Path, &a.Key.Path, &a.MigrationKey.Path, &a.PID.File,
-		&a.Pcap.File, &a.Metrics.Listen.Path, &a.Metrics.File,
+		&a.Pcap.File, &a.Metrics.Listen.Path, &a.Metrics.File, &a.Manufacture.Config, &a.Manufacture.CertFiles,
 	} {
 		*p = beneath(dir, *p)
 	}

@@ -91,6 +91,8 @@ func (c *Config) tables() []table {
 			none: noneIf(c.Pcap.File == "" && c.Pcap.FD < 0, "the traffic is not recorded")},
 		{name: "metrics", keys: c.Metrics.keys(&c.Sandbox.Chroot),
 			none: noneIf(c.Metrics.File == "" && c.Metrics.Listen.Kind == None, "nothing is counted")},
+		{name: "manufacture", keys: c.manufactureKeys(), given: &c.Manufacture.Given,
+			none: noneIf(!c.Manufacture.Given, "a new TPM has neither keys nor certificates")},
 	}
 }
 
@@ -103,7 +105,7 @@ func noneIf(cond bool, why string) string {
 
 // laterTables and laterKeys are words that belong to a later release.
 var (
-	laterTables = []string{"manufacture"}
+	laterTables []string
 	laterKeys   = map[string][]string{
 		"sandbox": {"landlock", "seccomp"},
 	}

@@ -77,6 +77,9 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 	p := &loader{file: file, instance: instance, dir: dir, cfg: defaults(), at: locate(src), given: map[string]bool{}}
 	p.cfg.TPM = "2.0"
 	p.load(tree)
+	if m := &p.cfg.Manufacture; m.Given && m.VMID == "" {
+		m.VMID = instance
+	}
 	if len(p.errs) == 0 {
 		p.cfg = p.cfg.Absolute(dir)
 		p.checkGiven()
@@ -225,7 +228,8 @@ func (p *loader) key(table, name string, ks keys, v any) {
 	case errors.As(err, &notNow):
 		p.fail(at.value, label, "%s", err)
 	case err != nil:
-		if _, isAddress := k.value.(address); isAddress {
+		switch k.value.(type) {
+		case address, list: // which part of it is wrong
 			p.fail(at.value, label, "%s; want %s", err, k.value.want())
 			return
 		}

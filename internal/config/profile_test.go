@@ -110,7 +110,7 @@ func TestReferenceUncommented(t *testing.T) {
 			continue
 		}
 		seen++
-		head := table + "\n"
+		top, head := "", table+"\n"
 		switch key, _, _ := strings.Cut(body, " "); {
 		case table == "[tpmstate]":
 			head = ""
@@ -141,8 +141,15 @@ func TestReferenceUncommented(t *testing.T) {
 			head += "file = \"/m\"\n"
 		case table == "[metrics]" && key != "file" && key != "listen":
 			head += "listen = \"unix:/m\"\n"
+		case key == "iak" || key == "idevid" || key == "decryption":
+			head += "ek-cert = true\nallow-signing = true\n"
+		case strings.Contains(line, " # 1.2: "):
+			top = "tpm = \"1.2\"\n"
+			if key != "take-ownership" {
+				head += "take-ownership = true\n"
+			}
 		}
-		full := base + head + body
+		full := top + base + head + body
 		switch {
 		case table == "[control]":
 			full = head + body
@@ -260,7 +267,16 @@ func TestMistakes(t *testing.T) {
 		{`lock = tru`, `f:5:8: expected value but found "tru" instead`},
 		{"[tpmstat]\ndir = \"x\"", `f:5:2: [tpmstat]: unknown table; did you mean "tpmstate"?`},
 		{"[xyzzy]", `f:5:2: [xyzzy]: unknown table`},
-		{"[manufacture]\nek = 1", `f:5:2: [manufacture]: not available in this release`},
+		{"[manufacture]\nek = 1", `f:6:6: [manufacture] ek: 1 is not allowed; want an array of "rsa2048", "rsa3072", "rsa4096", "secp256r1", "secp384r1", "secp521r1"`},
+		{"[manufacture]\nek = []", `f:6:6: [manufacture] ek: an array is not allowed; want an array of "rsa2048", "rsa3072", "rsa4096", "secp256r1", "secp384r1", "secp521r1"`},
+		{"[manufacture]\nek = [\"rsa1024\"]", `f:6:6: [manufacture] ek: "rsa1024" is not one of them; want an array of "rsa2048", "rsa3072", "rsa4096", "secp256r1", "secp384r1", "secp521r1"`},
+		{"[manufacture]\nek = [\"rsa2048\", \"rsa2048\"]", `f:6:1: [manufacture] ek: "rsa2048" is there twice; want two algorithms`},
+		{"[manufacture]\nek = [\"rsa2048\", \"rsa3072\", \"rsa4096\"]", `f:6:1: [manufacture] ek: 3 endorsement keys; want one or two`},
+		{"[manufacture]\npcr-banks = [\"sha256,sha1\"]", `f:6:13: [manufacture] pcr-banks: an array is not allowed; want an array of "sha1", "sha256", "sha384", "sha512", "sm3-256", "sha3-256", "sha3-384", "sha3-512"`},
+		{"[manufacture]\niak = \"secp384r1\"", `f:6:1: [manufacture] iak: its certificate names that of the endorsement key; want ek-cert = true`},
+		{"[manufacture]\ndecryption = true", `f:6:1: [manufacture] decryption: says something only with allow-signing = true`},
+		{"[manufacture]\ntake-ownership = true", `f:6:1: [manufacture] take-ownership: only with tpm = "1.2"`},
+		{"[manufacture]\nekcert = true", `f:6:1: [manufacture] ekcert: unknown key; did you mean "ek-cert"?`},
 		{"[[log]]", `f:5:3: [log]: want a table, [log], not an array`},
 		{"[key]", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd, credential`},
 		{"[key]\nmode = \"aes-256-cbc\"", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd, credential`},
@@ -306,6 +322,51 @@ func TestMistakes(t *testing.T) {
 		if errText(err) != tt.want || c != nil {
 			t.Errorf("%s:\n got %v\nwant %s", tt.src, err, tt.want)
 		}
+	}
+}
+
+// TestManufactureMistakes are about what only a TPM 1.2 is asked for.
+func TestManufactureMistakes(t *testing.T) {
+	const tpm12 = "tpm = \"1.2\"\ncontrol.listen = \"unix:c\"\ntpmstate.dir = \"s\"\n[manufacture]\n"
+	for _, tt := range []struct{ src, want string }{
+		{`ek = ["rsa3072"]`, `f:5:1: [manufacture] ek: a TPM 1.2 has one endorsement key; want ek = ["rsa2048"]`},
+		{`ek = ["rsa2048"]`, ""},
+		{`spk = "rsa"`, `f:5:1: [manufacture] spk: only with tpm = "2.0"`},
+		{`pcr-banks = []`, `f:5:1: [manufacture] pcr-banks: only with tpm = "2.0"`},
+		{`platform-cert = true`, `f:5:1: [manufacture] platform-cert: a TPM 1.2 has it only with ek-cert = true`},
+		{`ownerpass = "x"`, `f:5:1: [manufacture] ownerpass: says something only with take-ownership = true`},
+		{`srk-well-known = true`, `f:5:1: [manufacture] srk-well-known: says something only with take-ownership = true`},
+		{"take-ownership = true\nownerpass = \"x\"\nowner-well-known = true", `f:6:1: [manufacture] ownerpass: there is owner-well-known already; want only one of them`},
+		{"take-ownership = true\nownerpass = \"x\"\nsrk-well-known = true\nek-cert = true\nplatform-cert = true", ""},
+	} {
+		c, err := parseProfile("f", tpm12+tt.src, "/p", "vm1")
+		if errText(err) != tt.want && (tt.want != "" || err != nil) || (c == nil) != (err != nil) {
+			t.Errorf("%s:\n got %v\nwant %s", tt.src, err, tt.want)
+		}
+	}
+}
+
+// TestManufacture: who a TPM is for, and which keys it gets, has a default.
+func TestManufacture(t *testing.T) {
+	for _, tt := range []struct {
+		src  string
+		want Manufacture
+		eks  []string
+	}{
+		{"", Manufacture{}, []string{"rsa2048", "secp384r1"}},
+		{"[manufacture]", Manufacture{Given: true, VMID: "vm1"}, []string{"rsa2048", "secp384r1"}},
+		{"[manufacture]\nek = [\"secp521r1\"]\nvmid = \"%i:7\"\nconfig = \"c\"\npcr-banks = []\nwrite-ek-cert-files = \"d\"",
+			Manufacture{Given: true, VMID: "vm1:7", EK: []string{"secp521r1"}, Config: "/p/c", PCRBanks: []string{}, CertFiles: "/p/d"}, []string{"secp521r1"}},
+	} {
+		c, err := parseProfile("f", small+tt.src, "/p", "vm1")
+		if err != nil {
+			t.Errorf("%s: %v", tt.src, err)
+			continue
+		}
+		if diff := cmp.Diff(tt.want, c.Manufacture); diff != "" || !slices.Equal(c.EKs(), tt.eks) {
+			t.Errorf("%s: EKs() = %q, want %q; -want +got\n%s", tt.src, c.EKs(), tt.eks, diff)
+		}
+		again(t, tt.src, c)
 	}
 }
 

@@ -37,9 +37,11 @@ func writeKeys(b *strings.Builder, ks keys) {
 		if !asked {
 			b.WriteString("# ")
 		}
-		s, isText := v.(string)
-		if isText {
-			v = quoteTOML(unexpand(s))
+		switch x := v.(type) {
+		case string:
+			v = quoteTOML(unexpand(x))
+		case []string:
+			v = quoteList(x, ", ")
 		}
 		fmt.Fprintf(b, "%-*s = %v\n", width, k.name, v)
 	}
@@ -55,6 +57,15 @@ func (ks keys) shown() keys {
 		out = append(out, k)
 	}
 	return out
+}
+
+// quoteList returns words as an array of TOML, and of JSON.
+func quoteList(words []string, sep string) string {
+	quoted := make([]string, len(words))
+	for i, s := range words {
+		quoted[i] = quoteTOML(s)
+	}
+	return "[" + strings.Join(quoted, sep) + "]"
 }
 
 // quoteTOML returns s as a basic string of TOML.
@@ -97,8 +108,11 @@ func (c *Config) JSON() string {
 func writeJSON(b *strings.Builder, ks keys, sep string) string {
 	for _, k := range ks.shown() {
 		v, _ := k.value.toTOML()
-		if s, isText := v.(string); isText {
-			v = quoteTOML(strings.ToValidUTF8(s, "\uFFFD")) // its escapes are those of JSON too
+		switch x := v.(type) {
+		case string:
+			v = quoteTOML(strings.ToValidUTF8(x, "\uFFFD")) // its escapes are those of JSON too
+		case []string:
+			v = quoteList(x, ",")
 		}
 		fmt.Fprintf(b, "%s%q:%v", sep, k.name, v)
 		sep = ","

@@ -17,8 +17,8 @@ type value interface {
 	set(text string) error
 	// fromTOML returns the text of a value of a profile; false if its type is wrong.
 	fromTOML(v any) (string, bool)
-	// toTOML returns a string, an int or a bool that sets the field to what it
-	// is, and whether it was asked for; nil if there is nothing to write.
+	// toTOML returns a string, strings, an int or a bool that set the field to
+	// what it is, and whether it was asked for; nil if there is nothing to write.
 	toTOML() (v any, asked bool)
 	// want tells what is expected, to be read after "want ".
 	want() string

@@ -1,0 +1,173 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Manufacture is what swtpm-setup gives a new TPM: [manufacture], and options of
+// swtpm-setup. swtpm itself makes nothing of it.
+type Manufacture struct {
+	Given bool // [manufacture] is there: the TPM is to be manufactured
+
+	EK           []string // algorithms of the endorsement keys; nil: those of the reference
+	EKCert       bool
+	PlatformCert bool
+	AllowSigning bool     // 2.0: the EK may sign
+	Decryption   bool     // and decrypt, which it else may not then
+	IAK, IDevID  string   // 2.0: algorithms; "" for none
+	SPK          string   // 2.0: "rsa" or "ecc"; "" for none
+	PCRBanks     []string // 2.0: those that work; empty leaves all as libtpms has them, nil those of the configuration file
+
+	TakeOwnership  bool   // 1.2
+	OwnerPass      string // 1.2: "" for the reference's
+	OwnerWellKnown bool
+	SRKPass        string // 1.2: "" for the reference's
+	SRKWellKnown   bool
+
+	LockNVRAM bool
+	VMID      string // who the certificates are for
+	Config    string // swtpm_setup.conf; "" looks for it
+	CertFiles string // directory that gets certificates as files too; "" for none
+}
+
+// ekAlgorithms are the algorithms of keys, in the words of files' names; the
+// reference knows two of each curve.
+var ekAlgorithms = []string{"rsa2048", "rsa3072", "rsa4096", "secp256r1", "secp384r1", "secp521r1"}
+
+var bankNames = []string{"sha1", "sha256", "sha384", "sha512", "sm3-256", "sha3-256", "sha3-384", "sha3-512"}
+
+// EKs returns the algorithms of the endorsement keys, by default those of the
+// reference.
+func (c *Config) EKs() []string {
+	switch {
+	case c.Manufacture.EK != nil:
+		return c.Manufacture.EK
+	case c.TPM == "1.2":
+		return []string{"rsa2048"}
+	}
+	return []string{"rsa2048", "secp384r1"}
+}
+
+func (c *Config) manufactureKeys() keys {
+	m := &c.Manufacture
+	v12, v20 := func() bool { return c.TPM == "1.2" }, func() bool { return c.TPM == "2.0" }
+	only12, only20 := `with tpm = "1.2"`, `with tpm = "2.0"`
+	hashes := list{p: &m.PCRBanks, of: bankNames, none: true, unset: []string{"sha256"}}
+	return keys{
+		{name: "ek", in: profile, value: list{p: &m.EK, of: ekAlgorithms, unset: c.EKs()}},
+		{name: "ek-cert", in: profile, value: truth{p: &m.EKCert}},
+		{name: "platform-cert", in: profile, value: truth{p: &m.PlatformCert}},
+		{name: "allow-signing", in: profile, value: truth{p: &m.AllowSigning}, when: v20, only: only20},
+		{name: "decryption", in: profile, value: truth{p: &m.Decryption}, when: v20, only: only20},
+		{name: "iak", in: profile, value: words{p: &m.IAK, of: ekAlgorithms}, when: v20, only: only20},
+		{name: "idevid", in: profile, value: words{p: &m.IDevID, of: ekAlgorithms}, when: v20, only: only20},
+		{name: "spk", in: profile, value: words{p: &m.SPK, of: []string{"rsa", "ecc"}}, when: v20, only: only20},
+		{name: "pcr-banks", in: profile, value: hashes, when: v20, only: only20},
+		{name: "take-ownership", in: profile, value: truth{p: &m.TakeOwnership}, when: v12, only: only12},
+		{name: "ownerpass", in: profile, value: text{&m.OwnerPass}, when: v12, only: only12},
+		{name: "owner-well-known", in: profile, value: truth{p: &m.OwnerWellKnown}, when: v12, only: only12},
+		{name: "srkpass", in: profile, value: text{&m.SRKPass}, when: v12, only: only12},
+		{name: "srk-well-known", in: profile, value: truth{p: &m.SRKWellKnown}, when: v12, only: only12},
+		{name: "lock-nvram", in: profile, value: truth{p: &m.LockNVRAM}},
+		{name: "vmid", in: profile, value: text{&m.VMID}},
+		{name: "config", in: profile, value: text{&m.Config}},
+		{name: "write-ek-cert-files", in: profile, value: text{&m.CertFiles}},
+	}
+}
+
+// manufactureFaults returns what is impossible in [manufacture].
+func (c *Config) manufactureFaults() []fault {
+	m, out := c.Manufacture, []fault(nil)
+	if !m.Given {
+		return nil
+	}
+	add := func(key, text string) { out = append(out, fault{"manufacture", key, text}) }
+	eks := c.EKs()
+	switch {
+	case c.TPM == "1.2" && !slices.Equal(eks, []string{"rsa2048"}):
+		add("ek", `a TPM 1.2 has one endorsement key; want ek = ["rsa2048"]`)
+	case len(eks) > 2:
+		add("ek", fmt.Sprintf("%d endorsement keys; want one or two", len(eks)))
+	case len(eks) == 2 && eks[0] == eks[1]:
+		add("ek", fmt.Sprintf("%q is there twice; want two algorithms", eks[0]))
+	}
+	if c.TPM == "1.2" && m.PlatformCert && !m.EKCert {
+		add("platform-cert", "a TPM 1.2 has it only with ek-cert = true")
+	}
+	if m.Decryption && !m.AllowSigning {
+		add("decryption", "says something only with allow-signing = true")
+	}
+	for _, k := range []struct{ name, algorithm string }{{"iak", m.IAK}, {"idevid", m.IDevID}} {
+		if k.algorithm != "" && !m.EKCert {
+			add(k.name, "its certificate names that of the endorsement key; want ek-cert = true")
+		}
+	}
+	for _, k := range []struct {
+		name, pass string
+		known      bool
+	}{{"owner", m.OwnerPass, m.OwnerWellKnown}, {"srk", m.SRKPass, m.SRKWellKnown}} {
+		if k.pass != "" && k.known {
+			add(k.name+"pass", "there is "+k.name+"-well-known already; want only one of them")
+		}
+		if (k.pass != "" || k.known) && !m.TakeOwnership {
+			key := k.name + "pass"
+			if k.known {
+				key = k.name + "-well-known"
+			}
+			add(key, "says something only with take-ownership = true")
+		}
+	}
+	return out
+}
+
+// list is an array of words.
+type list struct {
+	p     *[]string
+	of    []string
+	none  bool     // may be empty
+	unset []string // what nil in the field stands for
+}
+
+func (list) check(string) error { return nil }
+
+func (l list) set(s string) error {
+	all := []string{}
+	if s != "" {
+		all = strings.Split(s, ",")
+	}
+	for _, word := range all {
+		if !slices.Contains(l.of, word) {
+			return fmt.Errorf("%q is not one of them", word)
+		}
+	}
+	*l.p = all
+	return nil
+}
+
+func (l list) fromTOML(v any) (string, bool) {
+	array, ok := v.([]any)
+	all := make([]string, len(array))
+	for i, x := range array {
+		s, isText := x.(string)
+		ok = ok && isText && s != "" && !strings.Contains(s, ",")
+		all[i] = s
+	}
+	return strings.Join(all, ","), ok && (l.none || len(all) > 0)
+}
+
+func (l list) toTOML() (any, bool) {
+	if *l.p == nil {
+		return l.unset, false
+	}
+	return *l.p, true
+}
+
+func (l list) want() string {
+	quoted := make([]string, len(l.of))
+	for i, s := range l.of {
+		quoted[i] = fmt.Sprintf("%q", s)
+	}
+	return "an array of " + strings.Join(quoted, ", ")
+}
