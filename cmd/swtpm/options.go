@@ -76,6 +76,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		Version:          version(cfg),
 		Where:            cfg.State.URI,
 		Profile:          profile,
+		NoNew:            cfg.Manufacture.Given,
 		Keys:             keys,
 		Backup:           cfg.State.Backup,
 		NoAutoShutdown:   cfg.Flags.DisableAutoShutdown,

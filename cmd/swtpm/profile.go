@@ -15,7 +15,7 @@ import (
 // awaitProfile is readProfile until ctx ends: as a key, a profile may come through
 // a pipe.
 func awaitProfile(ctx context.Context, cfg *config.Config) (string, error) {
-	if cfg.Profile.Source == config.NoProfile {
+	if cfg.Profile.Source == config.NoProfile || cfg.Manufacture.Given { // swtpm-setup makes the TPM
 		return "", nil
 	}
 	return await(ctx, func() (string, error) { return readProfile(cfg) })

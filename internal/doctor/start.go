@@ -27,6 +27,7 @@ func (x *exam) start() {
 		Version:        x.version,
 		Where:          x.cfg.State.URI,
 		Profile:        x.profile,
+		NoNew:          x.cfg.Manufacture.Given,
 		Keys:           x.keys,
 		Backup:         x.cfg.State.Backup,
 		NoAutoShutdown: true,

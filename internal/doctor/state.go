@@ -51,6 +51,9 @@ func (x *exam) open(version tpm.Version, lock bool, warn func(format string, arg
 // can be read only once.
 func (x *exam) algorithms() {
 	p := x.cfg.Profile
+	if x.cfg.Manufacture.Given { // swtpm-setup reads it
+		return
+	}
 	switch p.Source {
 	case config.NoProfile:
 		return

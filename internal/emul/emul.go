@@ -26,6 +26,10 @@ type Options struct {
 	// leaves it to the library. A TPM that is there already is refused.
 	Profile string
 
+	// NoNew has Init fail where it would make a TPM: another program makes it,
+	// with keys and certificates. A state that comes through SetState is taken.
+	NoNew bool
+
 	Keys   seal.Keys
 	Backup bool // the backend keeps the previous permanent state; try it when the new one fails
 

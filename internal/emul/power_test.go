@@ -125,6 +125,7 @@ func TestInitFails(t *testing.T) {
 		{"no key", Options{}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.Fail, tpm.RCFailure, "no key is configured"},
 		{"needless key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", plain(p)) }, tpm.Fail, tpm.RCFailure, "key"},
 		{"wrong key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.DecryptError, tpm.RCFailure, "--key"},
+		{"not manufactured", Options{NoNew: true}, func(*bench, []byte) {}, tpm.Fail, tpm.RCFailure, "swtpm-setup"},
 		{"volatile", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p)); b.put("volatilestate", []byte("xx")) }, tpm.Fail, tpm.RCFailure, "volatilestate"},
 	} {
 		for v, want := range map[tpm.Version]tpm.Result{tpm.V12: g.r12, tpm.V20: g.r20} {
@@ -146,6 +147,31 @@ func TestInitFails(t *testing.T) {
 				t.Errorf("TPM %s, %s: the state has changed", v, g.name)
 			}
 		}
+	}
+}
+
+// TestNoNew: a TPM that is there, or comes from another host, starts though none
+// may be made.
+func TestNoNew(t *testing.T) {
+	p := readPayload(t, tpm.V20, tpm.Permanent)
+	blob, err := seal.Seal(p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t, Options{NoNew: true})
+	b.put("permall", blob)
+	if err := b.Init(false); err != nil {
+		t.Errorf("Init() of a TPM that is there = %v", err)
+	}
+	if blob, _, err = (seal.Keys{}).SealBlob(p, true); err != nil {
+		t.Fatal(err)
+	}
+	b = newBench(t, Options{NoNew: true})
+	if err := b.SetState(tpm.Permanent, false, blob); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Init(false); err != nil {
+		t.Errorf("Init() of a TPM that came in = %v", err)
 	}
 }
 

@@ -76,8 +76,14 @@ func (t *TPM) proveNew() error {
 		}
 		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, errIncomplete, t.loadResult(tpm.Permanent, errIncomplete))
 	}
+	if t.opt.NoNew {
+		return fmt.Errorf("%w: %w", errNotYet, t.loadResult(tpm.Permanent, errNotYet))
+	}
 	return nil
 }
+
+// errNotYet means that there is no TPM, and that it is not for Init to make one.
+var errNotYet = errors.New("the TPM has not been manufactured")
 
 // errIncomplete means that a part of the state is missing.
 var errIncomplete = errors.New("the state is incomplete")
