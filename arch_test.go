@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/tool":           {"internal/complete"},
 	"internal/redact":         {"internal/tpm"},
 	"internal/setup": {"internal/algorithms", "internal/ca", "internal/ca/inventory", "internal/ca/localca", "internal/conf", "internal/config",
-		"internal/emul", "internal/folder", "internal/io/ctrl/client", "internal/nv", "internal/nv/backend",
+		"internal/daemon", "internal/emul", "internal/folder", "internal/io/ctrl/client", "internal/nv", "internal/nv/backend",
 		"internal/sandbox", "internal/seal", "internal/setup/job", "internal/setup/tpm12", "internal/setup/tpm20", "internal/tool", "internal/tpm"},
 	"internal/setup/tpm20": {"internal/setup/job", "internal/tool", "internal/tpm"},
 	"internal/setup/tpm12": {"internal/setup/job", "internal/tpm"},

@@ -11,14 +11,14 @@ import (
 type Manufacture struct {
 	Given bool // [manufacture] is there: the TPM is to be manufactured
 
-	EK           []string // algorithms of the endorsement keys; nil: those of the reference
+	EK           string // algorithms of the endorsement keys, with commas between; "": see EKs
 	EKCert       bool
 	PlatformCert bool
-	AllowSigning bool     // 2.0: the EK may sign
-	Decryption   bool     // and decrypt, which it else may not then
-	IAK, IDevID  string   // 2.0: algorithms; "" for none
-	SPK          string   // 2.0: "rsa" or "ecc"; "" for none
-	PCRBanks     []string // 2.0: those that work; empty leaves all as libtpms has them, nil those of the configuration file
+	AllowSigning bool   // 2.0: the EK may sign
+	Decryption   bool   // and decrypt, which it else may not then
+	IAK, IDevID  string // 2.0: algorithms; "" for none
+	SPK          string // 2.0: "rsa" or "ecc"; "" for none
+	PCRBanks     string // 2.0: those that work, with commas between; "-": as libtpms has them, "": as the configuration file says
 
 	TakeOwnership  bool   // 1.2
 	OwnerPass      string // 1.2: "" for the reference's
@@ -42,8 +42,8 @@ var bankNames = []string{"sha1", "sha256", "sha384", "sha512", "sm3-256", "sha3-
 // reference.
 func (c *Config) EKs() []string {
 	switch {
-	case c.Manufacture.EK != nil:
-		return c.Manufacture.EK
+	case c.Manufacture.EK != "":
+		return strings.Split(c.Manufacture.EK, ",")
 	case c.TPM == "1.2":
 		return []string{"rsa2048"}
 	}
@@ -122,27 +122,27 @@ func (c *Config) manufactureFaults() []fault {
 	return out
 }
 
-// list is an array of words.
+// list is an array of words. The field has commas between them, and "-" for none.
 type list struct {
-	p     *[]string
+	p     *string
 	of    []string
 	none  bool     // may be empty
-	unset []string // what nil in the field stands for
+	unset []string // what "" in the field stands for
 }
 
 func (list) check(string) error { return nil }
 
 func (l list) set(s string) error {
-	all := []string{}
-	if s != "" {
-		all = strings.Split(s, ",")
+	if s == "" {
+		*l.p = "-"
+		return nil
 	}
-	for _, word := range all {
+	for _, word := range strings.Split(s, ",") {
 		if !slices.Contains(l.of, word) {
 			return fmt.Errorf("%q is not one of them", word)
 		}
 	}
-	*l.p = all
+	*l.p = s
 	return nil
 }
 
@@ -158,10 +158,13 @@ func (l list) fromTOML(v any) (string, bool) {
 }
 
 func (l list) toTOML() (any, bool) {
-	if *l.p == nil {
+	switch *l.p {
+	case "":
 		return l.unset, false
+	case "-":
+		return []string{}, true
 	}
-	return *l.p, true
+	return strings.Split(*l.p, ","), true
 }
 
 func (l list) want() string {

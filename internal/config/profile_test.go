@@ -356,7 +356,7 @@ func TestManufacture(t *testing.T) {
 		{"", Manufacture{}, []string{"rsa2048", "secp384r1"}},
 		{"[manufacture]", Manufacture{Given: true, VMID: "vm1"}, []string{"rsa2048", "secp384r1"}},
 		{"[manufacture]\nek = [\"secp521r1\"]\nvmid = \"%i:7\"\nconfig = \"c\"\npcr-banks = []\nwrite-ek-cert-files = \"d\"",
-			Manufacture{Given: true, VMID: "vm1:7", EK: []string{"secp521r1"}, Config: "/p/c", PCRBanks: []string{}, CertFiles: "/p/d"}, []string{"secp521r1"}},
+			Manufacture{Given: true, VMID: "vm1:7", EK: "secp521r1", Config: "/p/c", PCRBanks: "-", CertFiles: "/p/d"}, []string{"secp521r1"}},
 	} {
 		c, err := parseProfile("f", small+tt.src, "/p", "vm1")
 		if err != nil {

@@ -3,6 +3,8 @@ package setup
 import (
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -59,6 +61,12 @@ type Options struct {
 
 	at    []string // which of the options that exclude one another were given
 	shell string   // --completion
+
+	// Of a profile only.
+	marked bool         // the manufacture is marked in the state directory
+	create bool         // which is made if it is missing
+	nv     nv.Options   // how the state is stored
+	source *seal.Source // where the key comes from; nil for KeyFile and so on
 }
 
 // hooks are what options do that act at once.

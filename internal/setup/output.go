@@ -45,9 +45,10 @@ func (p *program) write(path string, b []byte) error {
 	return nil
 }
 
-// register enters the TPM in the inventory, a line for each of its keys.
-func (p *program) register(made []job.Made) error {
-	if p.o.Register == "" || p.o.Reconfigure {
+// register notes what was made, key by key: beside the state if it was marked
+// there that it begins, and in the inventory.
+func (p *program) register(pl *place, made []job.Made) error {
+	if p.o.Register == "" && !p.o.marked || p.o.Reconfigure {
 		return nil
 	}
 	var entries []inventory.Entry
@@ -62,6 +63,9 @@ func (p *program) register(made []job.Made) error {
 			return err
 		}
 		entries = append(entries, e)
+	}
+	if err := p.end(pl, entries); err != nil || p.o.Register == "" {
+		return err
 	}
 	if p.o.Register == "-" {
 		return p.printEntries(entries)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ type place struct {
 	path    string
 	version tpm.Version
 	warn    func(format string, args ...any)
+	create  bool       // a directory that is missing is made
+	options nv.Options // how the state is stored
+	begun   time.Time  // when the manufacture was marked as begun
 
 	b nv.Backend // locked; nil before open
 }
@@ -47,6 +51,9 @@ func (p *place) check() error {
 			return nil
 		}
 		return tool.Complain("User %s cannot access file %s: %s", conf.UserName(), p.path, tool.Strerror(err))
+	}
+	if p.missing() {
+		return nil
 	}
 	if err := checkDir(p.path); err != nil {
 		return err
@@ -107,7 +114,12 @@ func (p *place) find(b nv.Backend) (string, error) {
 // open opens and locks the place. Nothing is changed but that the lock file, or
 // an empty file for the state, is made.
 func (p *place) open() error {
-	b, err := backend.Open(p.uri, nv.Options{Prefix: p.version.FilePrefix(), Lock: true, Warn: p.warn})
+	if err := p.makeDir(); err != nil {
+		return err
+	}
+	o := p.options
+	o.Prefix, o.Lock, o.Warn = p.version.FilePrefix(), true, p.warn
+	b, err := backend.Open(p.uri, o)
 	if err != nil {
 		return err
 	}

@@ -194,6 +194,15 @@ func parseFD(s string) (int, error) {
 // keySource says where the key of the state comes from; nil for a plain one. what
 // is what a person is told.
 func (o *Options) keySource() (source *seal.Source, what string, err error) {
+	const text = "  The TPM's state will be encrypted %s."
+	const key, pass = "with a provided key", "using a key derived from a passphrase"
+	if o.source != nil {
+		what = key
+		if o.source.Passphrase {
+			what = pass
+		}
+		return o.source, fmt.Sprintf(text, what), nil
+	}
 	bits := 0
 	switch o.Cipher {
 	case "", "aes-128-cbc", "aes-cbc":
@@ -204,7 +213,6 @@ func (o *Options) keySource() (source *seal.Source, what string, err error) {
 		return nil, "", tool.Complain("Unsupported cipher %s.", o.Cipher)
 	}
 	s := seal.Source{Bits: bits, Hex: true, KDF: "pbkdf2"}
-	const key, pass = "with a provided key", "using a key derived from a passphrase"
 	switch {
 	case o.KeyFile != "":
 		if unix.Access(o.KeyFile, unix.R_OK) != nil {
@@ -225,5 +233,5 @@ func (o *Options) keySource() (source *seal.Source, what string, err error) {
 	default:
 		return nil, "", nil
 	}
-	return &s, fmt.Sprintf("  The TPM's state will be encrypted %s.", what), err
+	return &s, fmt.Sprintf(text, what), err
 }

@@ -80,12 +80,20 @@ func Run(ctx context.Context, args []string, s Surroundings) error {
 	return err
 }
 
-// run is the life of a setup, in the order that its messages tell of.
+// run finds out what is to be done: options say it, or profiles.
 func (p *program) run(ctx context.Context, args []string) error {
+	if byProfile(args) {
+		return p.runProfiles(ctx, args)
+	}
 	done, err := p.parse(args)
 	if done || err != nil {
 		return err
 	}
+	return p.carryOut(ctx)
+}
+
+// carryOut is the life of a setup, in the order that its messages tell of.
+func (p *program) carryOut(ctx context.Context) error {
 	o := p.o
 	if o.LogFile != "" {
 		if err := p.log.openLog(o.LogFile); err != nil {
@@ -145,11 +153,17 @@ func (p *program) parse(args []string) (done bool, err error) {
 		return true, tool.PrintCompletion(p.Stdout, p.o.shell, table, "swtpm_setup", "swtpm-setup")
 	}
 	p.o.imply()
+	p.chooseConfig()
+	return done, nil
+}
+
+// chooseConfig finds the configuration file: of the user who calls, whoever runs
+// it.
+func (p *program) chooseConfig() {
 	p.config = p.o.Config
 	if p.config == "" {
-		p.config = conf.Find(confName) // of the user who calls, whoever runs it
+		p.config = conf.Find(confName)
 	}
-	return done, nil
 }
 
 // versionLine is what --version prints.
@@ -229,6 +243,7 @@ func (p *program) checkPlace() (*place, error) {
 	}
 	pl := parsePlace(o.State, o.version())
 	pl.warn = p.log.Errorf
+	pl.create, pl.options = o.create, o.nv
 	if err := pl.check(); err != nil {
 		return nil, err
 	}
@@ -250,6 +265,8 @@ func (p *program) mayMake(pl *place) (bool, error) {
 	o := p.o
 	there, err := pl.existing()
 	switch {
+	case err == nil && o.marked:
+		return p.decide(pl, there != "")
 	case o.Reconfigure && err == nil && there == "":
 		return false, tool.Complain("There is no TPM in %s that could be reconfigured.", pl.uri)
 	case o.Reconfigure:
@@ -410,6 +427,9 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (err e
 			return errors.Join(err, tool.Complain("Found existing TPM state '%s'.", there))
 		}
 	}
+	if err := p.begin(pl); err != nil {
+		return err
+	}
 	if plan.profile != "" {
 		p.log.Infof("Apply profile: %s", plan.asked)
 	}
@@ -445,7 +465,7 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (err e
 	if err := pl.commit(sealed, !p.o.Reconfigure); err != nil {
 		return err
 	}
-	return p.register(j.Made)
+	return p.register(pl, j.Made)
 }
 
 // start starts the TPM that is manufactured.
