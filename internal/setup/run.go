@@ -180,6 +180,8 @@ func (p *program) versionLine() string {
 
 func (p *program) usage() {
 	fmt.Fprintf(p.Stdout, "%sUsage: %s [options]\n\nThe following options are supported:\n%s", p.versionLine(), p.Name, tool.Usage((&Options{}).table(hooks{})))
+	fmt.Fprintf(p.Stdout, "\nOr: %s PROFILE... [options], for what [manufacture] in them says.\n\n%s",
+		p.Name, tool.Usage((&vmOptions{}).table()))
 }
 
 // emulator names the emulator for messages.

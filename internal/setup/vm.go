@@ -20,7 +20,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
-// needed is the option that begins the command line of the unit.
+// needed is the option that a command line with profiles may begin with.
 const needed = "--needed"
 
 // byProfile says whether a command line names profiles rather than options of
@@ -210,7 +210,7 @@ func mayOwn(c *config.Config) error {
 	if u, err := user.LookupId(who); err == nil {
 		who = u.Username
 	}
-	return tool.Complain("%s belongs to %s and not to root, who would own the TPM: run this as that user, name it in [sandbox] user, or start swtpm-manufacture@.service.", dir, who)
+	return tool.Complain("%s belongs to %s and not to root, who would own the TPM: run this as that user, or name it in [sandbox] user.", dir, who)
 }
 
 // makeDir makes the directory of the place if it is missing and the profile says
