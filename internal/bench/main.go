@@ -61,7 +61,7 @@ func parse(args []string) (p plan, asJSON bool, err error) {
 	f.StringVar(&p.ref, "ref", "/usr/bin/swtpm", "the program to compare with")
 	f.StringVar(&p.ours, "ours", "bin/swtpm", "the program to look at")
 	f.StringVar(&p.dir, "dir", os.TempDir(), "directory for states: its file system is what NV_Increment waits for")
-	f.IntVar(&p.together, "n", 50, "number of instances whose mean memory is measured")
+	f.IntVar(&p.together, "n", 200, "number of idle instances that are looked at together")
 	f.IntVar(&p.rounds, "rounds", 31, "rounds of latencies")
 	only := f.String("only", "", "measure only these parts: latency,start,setup,idle,memory")
 	if err := f.Parse(args); err != nil {

@@ -109,13 +109,9 @@ func (b *bench) idle() error {
 // machine the end of the start may come late.
 func settled(servers []*server) error {
 	for last, end := -1, time.Now().Add(10*settle); time.Now().Before(end); {
-		sum := 0
-		for _, s := range servers {
-			n, err := waits(s.pid)
-			if err != nil {
-				return err
-			}
-			sum += n
+		sum, err := allWaits(servers)
+		if err != nil {
+			return err
 		}
 		if sum == last {
 			return nil
@@ -131,10 +127,11 @@ func (b *bench) memory() error {
 	unix.Sync() // pages of a program that was just built count as dirty until they are on disk
 	for _, n := range []int{1, b.together} {
 		var mean [2]memory
+		var woken, total [2]float64 // per second; MB
 		var kinds [2]kind
 		kinds[0], kinds[1] = b.kinds()
 		for i, k := range kinds {
-			m, err := b.meanMemory(k, n)
+			m, w, err := b.crowd(k, n)
 			if errors.Is(err, fs.ErrPermission) {
 				b.report.note("memory: not measured; ours protects its memory, so only root may look: %v", err)
 				return nil
@@ -142,24 +139,32 @@ func (b *bench) memory() error {
 			if err != nil {
 				return err
 			}
-			mean[i] = m
+			mean[i], woken[i] = memory{pss: m.pss / n, private: m.private / n}, w
+			total[i] = float64(m.pss) / 1024
 		}
-		var pss, private pairs
+		var pss, private, all, wakes pairs
 		pss.add(float64(mean[0].pss), float64(mean[1].pss))
 		private.add(float64(mean[0].private), float64(mean[1].private))
+		all.add(total[0], total[1])
+		wakes.add(woken[0], woken[1])
 		name, target := "idle, alone", 0.0
 		if n > 1 {
 			name, target = fmt.Sprintf("idle, mean of %d", n), 1.6
 		}
 		b.report.add(row{Name: name + ": PSS", Unit: "kB", Target: target}, pss, pairs{})
 		b.report.add(row{Name: name + ": private dirty", Unit: "kB"}, private, pairs{})
+		if n > 1 {
+			b.report.add(row{Name: fmt.Sprintf("idle, all %d: PSS", n), Unit: "MB", Target: target}, all, pairs{})
+			b.report.add(row{Name: fmt.Sprintf("idle, all %d: wake-ups per second", n), Unit: "/s", Zero: true}, wakes, pairs{})
+		}
 	}
 	return nil
 }
 
-// meanMemory starts n TPMs of one kind together and looks at all of them; there
-// are none of the other kind, with which they would share libraries.
-func (b *bench) meanMemory(k kind, n int) (mean memory, err error) {
+// crowd starts n TPMs of one kind together and looks at all of them: the memory that
+// they occupy, and how often per second one of them wakes up. There are none of the
+// other kind, with which they would share libraries.
+func (b *bench) crowd(k kind, n int) (sum memory, wakes float64, err error) {
 	var servers []*server
 	defer func() {
 		for _, s := range servers {
@@ -169,22 +174,43 @@ func (b *bench) meanMemory(k kind, n int) (mean memory, err error) {
 	for range n {
 		s, err := b.launchExisting(k)
 		if err != nil {
-			return mean, err
+			return sum, 0, err
 		}
 		servers = append(servers, s)
 	}
-	sleep(settle)
+	if err := settled(servers); err != nil {
+		return sum, 0, err
+	}
+	before, err := allWaits(servers)
+	if err != nil {
+		return sum, 0, err
+	}
+	sleep(b.quiet)
+	after, err := allWaits(servers)
+	if err != nil {
+		return sum, 0, err
+	}
 	for _, s := range servers {
 		m, err := readMemory(s.pid)
 		if err != nil {
-			return mean, err
+			return sum, 0, err
 		}
-		mean.pss += m.pss
-		mean.private += m.private
+		sum.pss += m.pss
+		sum.private += m.private
 	}
-	mean.pss /= n
-	mean.private /= n
-	return mean, nil
+	return sum, float64(after-before) / b.quiet.Seconds(), nil
+}
+
+// allWaits is the sum of waits.
+func allWaits(servers []*server) (sum int, err error) {
+	for _, s := range servers {
+		n, err := waits(s.pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 func (b *bench) launchExisting(k kind) (*server, error) {
