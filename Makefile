@@ -7,6 +7,7 @@ BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSCONFDIR ?= /etc
 DOCDIR  ?= $(PREFIX)/share/doc/swtpm-go
 GO      ?= go
 
@@ -188,7 +189,11 @@ install: build
 	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf $(DESTDIR)$(DOCDIR)
-	install -m 0644 examples/*.toml $(DESTDIR)$(DOCDIR)/examples
+	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(SYSCONFDIR)
+	for f in swtpm-localca.conf swtpm-localca.options; do \
+		test -e $(DESTDIR)$(SYSCONFDIR)/$$f || install -m 0644 examples/$$f $(DESTDIR)$(SYSCONFDIR) || exit 1; \
+	done
 	install -d $(DESTDIR)$(DOCDIR)/apparmor $(DESTDIR)$(DOCDIR)/selinux
 	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor
 	install -m 0644 contrib/selinux/swtpm.* contrib/selinux/README $(DESTDIR)$(DOCDIR)/selinux

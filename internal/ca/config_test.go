@@ -57,6 +57,16 @@ func TestLoadConfig(t *testing.T) {
 	}
 }
 
+// TestExample holds that the example is a configuration, and says what swtpm's does.
+func TestExample(t *testing.T) {
+	c, err := LoadConfig("../../examples/swtpm-localca.conf")
+	const dir = "/var/lib/swtpm-localca"
+	want := &Config{StateDir: dir, SigningKey: dir + "/signkey.pem", IssuerCert: dir + "/issuercert.pem", Serial: dir + "/certserial", PIN: defaultPIN}
+	if err != nil || !reflect.DeepEqual(c, want) {
+		t.Errorf("the example is %+v, %v, want %+v", c, err, want)
+	}
+}
+
 // FuzzEnvironment holds that a variable has a name, and a value of one line.
 func FuzzEnvironment(f *testing.F) {
 	for _, s := range []string{"env:A = 1\n", "env:A=\nenv:_b1 =x y ", "env:=", "env:A"} {

@@ -115,7 +115,7 @@ func kill(t *testing.T, strace, seed, call string, n int) bool {
 		args = append(args, "-P", filepath.Join(dir, f))
 	}
 	cmd := exec.Command(strace, append(args, os.Args[0])...)
-	cmd.Env = append(os.Environ(), childVar+"="+dir)
+	cmd.Env = append(os.Environ(), childVar+"="+dir, "GORACE=atexit_sleep_ms=0")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

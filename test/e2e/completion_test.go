@@ -20,7 +20,7 @@ func completionScripts(t *testing.T, dir, shell string) []string {
 	var paths []string
 	for program, args := range map[string][]string{
 		"swtpm": {"completion", shell}, "swtpm_ioctl": {"--completion", shell}, "swtpm_bios": {"--completion", shell}, "swtpm_setup": {"--completion", shell},
-		"swtpm_cert": {"--completion", shell},
+		"swtpm_cert": {"--completion", shell}, "swtpm_localca": {"--completion", shell},
 	} {
 		path := filepath.Join(dir, program+"."+shell)
 		if shell == "zsh" && program == "swtpm_bios" {
@@ -110,6 +110,11 @@ var queries = []query{
 	{"swtpm_cert --signkey fo.", "fo.txt"},
 	{"swtpm-cert --type id", "idevid"},
 	{"swtpm_cert --keyalgo ml-dsa-", "ml-dsa-44 ml-dsa-65 ml-dsa-87"},
+	{"swtpm_localca --type ", "ek platform iak idevid"},
+	{"swtpm-localca --config", "--configfile"},
+	{"swtpm_localca --e", "--ek"},
+	{"swtpm_localca --optsfile fo.", "fo.txt"},
+	{"swtpm_localca --dir fo", "folder"},
 	{"swtpm_cert --ecc-", "--ecc-x --ecc-y --ecc-curveid"},
 	{"swtpm-bios --tcp : --tpm", "--tpm-device --tpm2"},
 }
