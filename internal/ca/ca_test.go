@@ -34,14 +34,17 @@ func (l *testLog) add(format string, args []any) {
 	l.lines = append(l.lines, fmt.Sprintf(format, args...))
 }
 
-// newCA returns a CA in a directory, with its files below names of their own.
+// newCA returns a CA in a directory. New keys of it are of elliptic curves, for
+// those of RSA take their time.
 func newCA(t *testing.T, dir string) (*CA, *testLog) {
 	t.Helper()
 	log := &testLog{}
-	return New(&Config{
+	c := New(&Config{
 		StateDir: dir, SigningKey: filepath.Join(dir, "signkey.pem"), IssuerCert: filepath.Join(dir, "issuercert.pem"),
 		Serial: filepath.Join(dir, "certserial"), PIN: defaultPIN,
-	}, log), log
+	}, log)
+	c.newKey = quickKey
+	return c, log
 }
 
 // issue has the CA issue something and returns its serial number and the issuer.
@@ -101,6 +104,7 @@ func TestNew(t *testing.T) {
 	top := t.TempDir()
 	dir := filepath.Join(top, "a", "b")
 	c, log := newCA(t, dir)
+	c.newKey = generate
 	serial, cert, err := issue(c)
 	if err != nil {
 		t.Fatal(err)
@@ -470,6 +474,7 @@ func TestBundle(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := newCA(t, dir)
+	c.newKey = generate
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := c.Issue(ctx, func(*big.Int, *x509.Certificate, crypto.Signer) ([]byte, error) { return nil, nil })

@@ -27,8 +27,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child does everything on one thread: strace counts by it. Keys are of elliptic
-// curves, for those of RSA take their time.
+// child does everything on one thread: strace counts by it.
 func child(dir string) int {
 	runtime.LockOSThread()
 	c := New(&Config{StateDir: dir, SigningKey: dir + "/signkey.pem", IssuerCert: dir + "/issuercert.pem", Serial: dir + "/certserial"}, &testLog{})
@@ -77,7 +76,6 @@ func TestKilled(t *testing.T) {
 			seed := t.TempDir()
 			if name != "nothing" {
 				c, _ := newCA(t, seed)
-				c.newKey = quickKey
 				if _, _, err := issue(c); err != nil {
 					t.Fatal(err)
 				}
@@ -129,7 +127,6 @@ func kill(t *testing.T, strace, seed, call string, n int) bool {
 	}
 	wantWhole(t, dir, fmt.Sprintf("%s %d", call, n))
 	c, log := newCA(t, dir)
-	c.newKey = quickKey
 	serial, _, err := issue(c)
 	if err != nil {
 		t.Errorf("killed at %s %d: %v, %q; files %q", call, n, err, log.lines, names(t, dir))
