@@ -19,6 +19,8 @@ find "$root/usr/share/man" -type l | while read -r link; do
 	ln -s "$to.gz" "$link.gz"
 done
 install -m 0755 "$here/postinst" "$here/prerm" "$here/postrm" "$root/DEBIAN"
+# An upgrade must not undo what an administrator has written.
+[ ! -d "$root/etc" ] || (cd "$root" && find etc -type f | LC_ALL=C sort | sed 's,^,/,') >"$root/DEBIAN/conffiles"
 
 # dpkg-shlibdeps wants to be in the tree of a source package.
 work=$(mktemp -d)
