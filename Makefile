@@ -50,6 +50,7 @@ test: build
 newer: build
 	sh test/newer/fetch.sh build/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer
+	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v -run '^TestKeepUpgrade$$' ./test/e2e
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -448,4 +449,30 @@ func numberUntilAnswered(t testing.TB, c *channel) uint64 {
 			t.Fatalf("result %#x", result(rsp))
 		}
 	}
+}
+
+// A newer libtpms goes on with the TPM of an older one, and the older one with what
+// the newer one has left of it. make newer has the newer one.
+func TestKeepUpgrade(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv("SWTPM_NEWER_LIBTPMS")
+	if dir == "" {
+		t.Skip("$SWTPM_NEWER_LIBTPMS is not set: run make newer")
+	}
+	loaders, _ := filepath.Glob(filepath.Join(dir, "root/usr/lib/*/ld-linux-*.so.*"))
+	if len(loaders) != 1 {
+		t.Fatalf("no dynamic loader below %s/root", dir)
+	}
+	everyKept(t, func(t *testing.T, v version, key bool) {
+		k := newKept(t, v, key)
+		for _, wrap := range [][]string{{loaders[0], "--library-path", filepath.Dir(loaders[0])}, nil} {
+			check := k.fill(t)
+			k.wrap = wrap
+			k.restart(t)
+			if newer := strings.Contains(read(t, fmt.Sprintf("/proc/%d/maps", k.cmd.Process.Pid)), dir); newer != (wrap != nil) {
+				t.Fatalf("the newer library is in use: %t", newer)
+			}
+			check()
+		}
+	})
 }

@@ -24,6 +24,7 @@ type manager struct {
 	path string
 	args []string // of the service
 	env  []string
+	wrap []string // what starts it
 
 	mu    sync.Mutex
 	seen  sync.Cond
@@ -160,7 +161,7 @@ func (m *manager) memory(t testing.TB) []byte {
 func (m *manager) start(t testing.TB) {
 	t.Helper()
 	m.settle(t)
-	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", ours("swtpm")}, m.args...)...)
+	cmd := exec.Command("sh", append(append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, append(m.wrap, ours("swtpm"))...), m.args...)...)
 	m.mu.Lock()
 	for _, name := range slices.Clone(m.names) { // as systemd's poll does
 		p := []unix.PollFd{{Fd: int32(m.fds[name])}}
