@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/folder"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -264,13 +265,25 @@ func (c *child) Info(_ context.Context, flags uint64) (string, error) {
 	return text, err
 }
 
+// maxState is how large the state of a TPM may be, in bytes.
+const maxState = 1 << 20
+
 func (c *child) finish() ([]byte, error) {
 	if err := c.stop(); err != nil {
 		return nil, err
 	}
-	sealed, err := os.ReadFile(filepath.Join(c.dir, c.prefix+nv.Permanent))
+	dir, err := folder.Open(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	sealed, _, err := dir.Read(c.prefix+nv.Permanent, maxState)
 	if err != nil {
 		return nil, fmt.Errorf("the emulator has left no state: %w", err)
+	}
+	// Its payload may be encrypted with a key that only the emulator has read.
+	if _, err := seal.DescribeFile(sealed); err != nil {
+		return nil, fmt.Errorf("the emulator has left a state that is damaged: %w", err)
 	}
 	return sealed, nil
 }
@@ -284,20 +297,31 @@ func (c *child) stop() error {
 	err := c.ctrl.Shutdown()
 	select {
 	case <-c.done:
+		if c.err != nil {
+			err = errors.Join(err, fmt.Errorf("the emulator ended with: %w", c.err))
+		}
 	case <-time.After(stopWait):
-		_ = c.cmd.Process.Kill()
-		<-c.done
+		c.kill()
 		err = errors.Join(err, errors.New("the emulator did not end when it was asked to"))
 	}
 	c.cmd = nil
 	return err
 }
 
+// kill ends the emulator, and what it has started: a script may have.
+func (c *child) kill() {
+	select {
+	case <-c.done: // its number may be somebody else's by now
+	default:
+		_ = unix.Kill(-c.cmd.Process.Pid, unix.SIGKILL)
+		<-c.done
+	}
+}
+
 // close ends the emulator if it runs still, and removes its directory.
 func (c *child) close() error {
 	if c.cmd != nil {
-		_ = c.cmd.Process.Kill()
-		<-c.done
+		c.kill()
 		c.cmd = nil
 	}
 	if c.data != nil {
