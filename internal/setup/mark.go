@@ -87,7 +87,9 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 	case m == nil:
 		return true, nil
 	case m.Done.IsZero():
-		p.log.Infof("The manufacture that began on %s was interrupted; it begins again.", day(m.Begun))
+		if pl.b != nil { // else it may be under way
+			p.log.Infof("The manufacture that began on %s was interrupted; it begins again.", day(m.Begun))
+		}
 		return true, nil
 	default:
 		return false, tool.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s/%s for a new one.", day(m.Done), pl.uri, pl.path, markName)

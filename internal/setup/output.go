@@ -45,29 +45,37 @@ func (p *program) write(path string, b []byte) error {
 	return nil
 }
 
-// register notes what was made, key by key: beside the state if it was marked
-// there that it begins, and in the inventory.
-func (p *program) register(pl *place, made []job.Made) error {
+// entries say what was made, a line for each key.
+func (p *program) entries(made []job.Made) (entries []inventory.Entry, err error) {
 	if p.o.Register == "" && !p.o.marked || p.o.Reconfigure {
-		return nil
+		return nil, nil
 	}
-	var entries []inventory.Entry
 	vm, uuid := inventory.SplitVMID(p.o.VMID)
 	for _, m := range made {
 		e := inventory.Entry{Time: time.Now().UTC().Truncate(time.Second), VM: vm, UUID: uuid, Type: string(m.Type), Key: m.Name}
-		describe := func() error { return e.DescribeKey(m.Key) }
 		if m.Cert != nil {
-			describe = func() error { return e.Describe(m.Cert) }
+			err = e.Describe(m.Cert)
+		} else {
+			err = e.DescribeKey(m.Key)
 		}
-		if err := describe(); err != nil {
-			return err
+		if err != nil {
+			return nil, err
 		}
 		entries = append(entries, e)
 	}
-	if err := p.end(pl, entries); err != nil || p.o.Register == "" {
+	return entries, nil
+}
+
+// register notes what was made, key by key: beside the state if it was marked
+// there that it begins, and in the inventory.
+func (p *program) register(pl *place, entries []inventory.Entry) error {
+	if err := p.end(pl, entries); err != nil {
 		return err
 	}
-	if p.o.Register == "-" {
+	switch {
+	case p.o.Register == "" || p.o.Reconfigure:
+		return nil
+	case p.o.Register == "-":
 		return p.printEntries(entries)
 	}
 	if err := inventory.Append(p.o.Register, entries...); err != nil {

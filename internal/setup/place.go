@@ -81,8 +81,11 @@ func checkDir(path string) error {
 var items = []string{nv.Permanent, nv.Volatile, nv.Savestate}
 
 // existing returns the name of an item that is there, "permall" if that is; ""
-// if there is none. It looks only.
+// if there is none. It looks only, and after open under the lock.
 func (p *place) existing() (string, error) {
+	if p.b != nil {
+		return p.find(p.b)
+	}
 	b, err := backend.Open(p.uri, nv.Options{Prefix: p.version.FilePrefix(), Look: true, Warn: p.warn})
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil

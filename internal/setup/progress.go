@@ -3,8 +3,11 @@ package setup
 import (
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A key that takes longer than patience is told of on a terminal, every interval
@@ -65,4 +68,18 @@ func (t *terminal) clear() {
 		fmt.Fprintf(t.w, "\r%*s\r", t.shown, "")
 		t.shown = 0
 	}
+}
+
+// isTerminal says whether f is one.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// Terminal returns f if it is a terminal, else nil.
+func Terminal(f *os.File) io.Writer {
+	if isTerminal(f) {
+		return f
+	}
+	return nil
 }
