@@ -115,11 +115,11 @@ func (c *CA) open() (*issuer.Key, *x509.Certificate, error) {
 	}
 	key, err := c.signingKey()
 	if err != nil {
-		return nil, nil, fmt.Errorf("signing key %q: %w", c.cfg.SigningKey, err)
+		return nil, nil, fmt.Errorf("signing key %q: %w", issuer.Place(c.cfg.SigningKey), err)
 	}
 	if !belongs(cert, key.Public()) {
 		key.Close()
-		return nil, nil, fmt.Errorf("the certificate in %q is not that of the signing key %q", c.cfg.IssuerCert, c.cfg.SigningKey)
+		return nil, nil, fmt.Errorf("the certificate in %q is not that of the signing key %q", c.cfg.IssuerCert, issuer.Place(c.cfg.SigningKey))
 	}
 	return key, cert, nil
 }

@@ -471,6 +471,20 @@ func TestBundle(t *testing.T) {
 	}
 }
 
+// TestSecretPIN holds that the PIN in the URI of a key is in no message.
+func TestSecretPIN(t *testing.T) {
+	dir := copyCA(t)
+	c, log := newCA(t, dir)
+	c.cfg.SigningKey = "pkcs11:token=none;object=none?pin-value=s3cr3t&module-path=/nonexistent.so"
+	_, _, err := issue(c)
+	if err == nil || !strings.Contains(err.Error(), "signing key") {
+		t.Fatalf("error %v", err)
+	}
+	if said := fmt.Sprint(err, log.lines); strings.Contains(said, "s3cr3t") {
+		t.Errorf("the PIN was told: %s", said)
+	}
+}
+
 func TestInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := newCA(t, dir)

@@ -93,6 +93,9 @@ func TestPlace(t *testing.T) {
 		"/etc/key.pem?pin-value=1": "/etc/key.pem?pin-value=1",
 		"pkcs11:object=a":          "pkcs11:object=a",
 		"pkcs11:object=a?pin-value=1234&module-name=softhsm2": "pkcs11:object=a?pin-value=…&module-name=softhsm2",
+		"pkcs11:object=a?pin-value=12;34?56":                  "pkcs11:object=a?pin-value=…",
+		"pkcs11:object=a;pin-value=1234;id=%01":               "pkcs11:object=a;pin-value=…;id=%01",
+		"pkcs11:pin-value=1234;object=a":                      "pkcs11:pin-value=…;object=a",
 	} {
 		if got := Place(key); got != want {
 			t.Errorf("Place(%s) = %s, want %s", key, got, want)

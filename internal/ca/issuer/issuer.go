@@ -68,17 +68,27 @@ func Kind(key string) string {
 
 // Place returns key, a Source's Key, for messages: without a PIN that is in it.
 func Place(key string) string {
-	path, query, ok := strings.Cut(key, "?")
-	if !ok || !strings.HasPrefix(key, "pkcs11:") {
+	rest, ok := strings.CutPrefix(key, "pkcs11:")
+	if !ok {
 		return key
 	}
-	attributes := strings.Split(query, "&")
+	path, query, more := strings.Cut(rest, "?")
+	place := "pkcs11:" + hidePIN(path, ";")
+	if more {
+		place += "?" + hidePIN(query, "&")
+	}
+	return place
+}
+
+// hidePIN returns the attributes of a URI in s, separated by sep, without the PIN.
+func hidePIN(s, sep string) string {
+	attributes := strings.Split(s, sep)
 	for i, a := range attributes {
 		if strings.HasPrefix(a, "pin-value=") {
 			attributes[i] = "pin-value=…"
 		}
 	}
-	return path + "?" + strings.Join(attributes, "&")
+	return strings.Join(attributes, sep)
 }
 
 // Open returns the key at s.
