@@ -6,8 +6,7 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/swtpm-go/swtpm/internal/folder"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -23,7 +22,7 @@ type messages struct {
 // openLog has messages go into the file at path. It is made if it is not there,
 // and is no link.
 func (m *messages) openLog(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_NONBLOCK, 0o640)
+	f, err := folder.OpenOutput(path, os.O_APPEND, 0o640)
 	if err != nil {
 		return tool.Complain("Error opening file %s: %s", path, tool.Strerror(err))
 	}

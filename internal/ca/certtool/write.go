@@ -6,8 +6,8 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/folder"
 	"github.com/swtpm-go/swtpm/internal/tool"
-	"golang.org/x/sys/unix"
 )
 
 // write puts the certificate der where o wants it.
@@ -28,7 +28,7 @@ func (p *Program) write(o *options, der []byte) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(o.out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	f, err := folder.OpenOutput(o.out, os.O_TRUNC, 0o600)
 	if err != nil {
 		return tool.Complain("Could not open %s for writing the certificate: %s", o.out, tool.Strerror(err))
 	}
