@@ -1,11 +1,13 @@
 package setup
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/algorithms"
 	"github.com/swtpm-go/swtpm/internal/config"
@@ -89,14 +91,22 @@ func (l Library) capabilities() (capabilities, error) {
 	return c, nil
 }
 
+// orphanWait is how long a program that was interrupted is waited for because what
+// it has started keeps its output open.
+const orphanWait = time.Second
+
 // programCapabilities asks another emulator; argv is its --tpm.
-func programCapabilities(argv []string, tpm2 bool) (c capabilities, err error) {
+func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capabilities, err error) {
 	args := slices.Concat(argv[1:], []string{"--print-capabilities"})
 	if tpm2 {
 		args = append(args, "--tpm2")
 	}
-	cmd := exec.Command(argv[0], args...)
+	cmd := exec.CommandContext(ctx, argv[0], args...)
+	cmd.WaitDelay = orphanWait
 	out, err := cmd.Output()
+	if ctx.Err() != nil {
+		return c, tool.Complain("Interrupted; nothing was done.")
+	}
 	if err != nil {
 		return c, tool.Complain("Could not get the capabilities of %s: %v", argv[0], err)
 	}
@@ -116,7 +126,7 @@ func programCapabilities(argv []string, tpm2 bool) (c capabilities, err error) {
 			c.versions = append(c.versions, tpm.V20)
 		case f == "cmdarg-profile" && c.profiles == nil:
 			c.profiles = append([]string{}, told.Profiles.Names...)
-		case isSize && size >= "2048":
+		case isSize && len(size) == 4 && size >= "2048":
 			c.rsaSizes = append(c.rsaSizes, size)
 		}
 	}

@@ -236,6 +236,7 @@ func keyText(key crypto.PublicKey) (string, error) {
 // run runs the program. What it prints goes into our messages.
 func (t *certTool) run(ctx context.Context, args []string) error {
 	cmd := exec.CommandContext(ctx, t.path, args...)
+	cmd.WaitDelay = orphanWait
 	var stdout, stderr bytes.Buffer
 	if t.logFile == "" {
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -69,11 +69,20 @@ func (p *program) startProgram(ctx context.Context, pl *place, plan *plan) (_ ma
 
 // stagingDir makes a directory of ours alone: where the state will be if that is
 // a directory, so that the emulator may use it and nothing secret goes elsewhere.
+// The emulator goes by its path, so it is not in a directory where others could
+// put a link in its place and have root write somewhere else.
 func stagingDir(pl *place) (string, error) {
-	if pl.isDir() {
+	if pl.isDir() && !othersMayChange(pl.path) {
 		return os.MkdirTemp(pl.path, ".swtpm_setup.")
 	}
 	return os.MkdirTemp("", ".swtpm_setup.")
+}
+
+// othersMayChange says whether users other than root, who runs this, may rename
+// what is in the directory.
+func othersMayChange(dir string) bool {
+	var st unix.Stat_t
+	return os.Geteuid() == 0 && (unix.Stat(dir, &st) != nil || st.Uid != 0 || st.Mode&0o022 != 0)
 }
 
 // copyFrom copies the permanent state.

@@ -91,7 +91,7 @@ func (p *program) carryOut(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := p.askCapabilities(); err != nil {
+	if err := p.askCapabilities(ctx); err != nil {
 		return err
 	}
 	if o.PrintCapabilities {
@@ -183,7 +183,7 @@ func (p *program) emulator() string {
 	return filepath.Join(p.Bindir, "swtpm")
 }
 
-func (p *program) askCapabilities() (err error) {
+func (p *program) askCapabilities(ctx context.Context) (err error) {
 	if p.o.Program == "" {
 		p.caps, err = p.lib.capabilities()
 		return err
@@ -192,7 +192,7 @@ func (p *program) askCapabilities() (err error) {
 	if err := checkProgram(p.argv); err != nil {
 		return err
 	}
-	p.caps, err = programCapabilities(p.argv, p.o.TPM2)
+	p.caps, err = programCapabilities(ctx, p.argv, p.o.TPM2)
 	return err
 }
 

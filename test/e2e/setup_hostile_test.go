@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // script writes a shell script and returns its path.
@@ -55,6 +57,62 @@ for word; do case $word in dir=*) state=${word#dir=}/`+v20.file()+`; `+text+`;; 
 			}
 			if left := mustRun(t, "ls", "-A", state); left != ".lock\n"+v20.file()+"\n" {
 				t.Errorf("left in the directory: %q", left)
+			}
+		})
+	}
+}
+
+// TestSetupStaging holds that root has an emulator work where nobody else can put
+// a link in the way, and otherwise beside the state.
+func TestSetupStaging(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "the state is another user's")
+	for owner, beside := range map[int]bool{0: true, 65534: false} {
+		dir := tempDir(t)
+		state, seen := filepath.Join(dir, "state"), filepath.Join(dir, "seen")
+		mkdir(t, state)
+		if err := os.Chown(state, owner, owner); err != nil {
+			t.Fatal(err)
+		}
+		program := script(t, filepath.Join(dir, "emulator"), `echo "$@" >>`+seen+"\nexec "+ours("swtpm")+` "$@"`+"\n")
+		for _, how := range []string{"--overwrite", "--reconfigure"} {
+			mustRun(t, ours("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", "/dev/null", how, "--tpm", program+" socket")
+		}
+		if got := strings.Contains(read(t, seen), "dir="+state+"/"); got != beside {
+			t.Errorf("owner %d: beside the state %v, want %v\n%s", owner, got, beside, read(t, seen))
+		}
+		if left := mustRun(t, "ls", "-A", state); left != ".lock\n"+v20.file()+"\n" {
+			t.Errorf("owner %d: left in the directory: %q", owner, left)
+		}
+	}
+}
+
+// TestSetupInterruptedPrograms ends a setup whose emulator says nothing of its
+// capabilities, or whose tool has started something that keeps its output open.
+func TestSetupInterruptedPrograms(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{"emulator": {"--tpm", "PROGRAM socket"}, "tool": {"--create-ek-cert"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := tempDir(t)
+			state, pid, conf := filepath.Join(dir, "state"), filepath.Join(dir, "pid"), filepath.Join(dir, "setup.conf")
+			mkdir(t, state)
+			program := script(t, filepath.Join(dir, "program"), "sleep 600 &\necho $! >"+pid+".new; mv "+pid+".new "+pid+"; wait\n")
+			write(t, conf, []byte("create_certs_tool = "+program+"\n"))
+			all := []string{"--tpm2", "--tpm-state", state, "--config", conf}
+			for _, a := range args {
+				all = append(all, strings.Replace(a, "PROGRAM", program, 1))
+			}
+			p := startProcess(t, exec.Command(ours("swtpm_setup"), all...))
+			if err := until(func() bool { _, err := os.Stat(pid); return err == nil || p.gone() }); err != nil || p.gone() {
+				t.Fatalf("the program was not asked; %s", p.out.String())
+			}
+			defer exec.Command("kill", strings.TrimSpace(read(t, pid))).Run()
+			if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if code := p.wait(t); code != 1 || !strings.Contains(p.out.String(), "Interrupted") {
+				t.Errorf("exit code %d, want 1; %s", code, p.out.String())
 			}
 		})
 	}
