@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -468,6 +471,35 @@ func TestBundle(t *testing.T) {
 	got, err := c.Bundle()
 	if want := string(files[rootCertName]) + string(files["issuercert.pem"]); string(got) != want || err != nil {
 		t.Errorf("Bundle = %q, %v, want %q", got, err, want)
+	}
+}
+
+// TestModes holds that others may write no certificate, whatever the umask, nor
+// read a key.
+func TestModes(t *testing.T) {
+	files, err := made()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	p, err := openPair(filepath.Join(dir, "key"), filepath.Join(dir, "cert"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(files["issuercert.pem"])
+	defer unix.Umask(unix.Umask(0))
+	if err := errors.Join(p.storeKey(key, ""), p.storeCert(block.Bytes)); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{"key": 0o600, "cert": 0o644} {
+		if st, err := os.Stat(filepath.Join(dir, name)); err != nil || st.Mode() != want {
+			t.Errorf("%s: %v, mode %v, want %v", name, err, st.Mode(), want)
+		}
 	}
 }
 

@@ -168,7 +168,7 @@ func (p *pair) storeCert(der []byte) (err error) {
 		return err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return p.certDir.Write(p.certName, tempName(p.certName), text, 0o666, true)
+	return p.certDir.Write(p.certName, tempName(p.certName), text, 0o644, true)
 }
 
 // tempName is the name under which a file is written, by who has the lock.
