@@ -64,29 +64,52 @@ type Client struct {
 }
 
 // Open takes over what the store gave back, and keeps what is to come. why says
-// why a state that came back cannot be used.
+// why a state that came back cannot be used. With an error nothing is kept any more,
+// and the clients of the process before are told that it has gone.
 func Open(store Store, fds []FD) (s *Session, why error, err error) {
 	s = &Session{store: store, listens: map[string]int{}}
 	for _, f := range fds {
-		if f.Name == memoryName && s.mem == nil {
+		switch {
+		case f.Name != memoryName:
+		case s.mem != nil:
+			_ = unix.Close(f.FD)
+		default:
 			s.mem, why = oldMemory(f.FD)
 			s.old = s.mem != nil
 		}
 	}
 	if s.mem == nil {
-		if s.mem, err = newMemory(); err != nil {
-			return nil, why, err
+		if why != nil {
+			store.Drop(memoryName) // else it comes back beside the new one
 		}
-		if err = store.Keep(s.mem.fd, memoryName); err != nil {
-			return nil, why, fmt.Errorf("the descriptor store: %w", err)
+		if s.mem, err = newMemory(); err == nil {
+			if err = store.Keep(s.mem.fd, memoryName); err != nil {
+				s.mem.close()
+				err = fmt.Errorf("the descriptor store: %w", err)
+			}
 		}
 	}
 	for _, f := range fds {
-		if f.Name != memoryName {
+		switch {
+		case f.Name == memoryName:
+		case err != nil:
+			s.giveUp(f)
+		default:
 			s.takeBack(f)
 		}
 	}
+	if err != nil {
+		return nil, why, err
+	}
 	return s, why, nil
+}
+
+// giveUp ends a connection, or a listener, that nobody can go on with. The store has
+// it open, too.
+func (s *Session) giveUp(f FD) {
+	_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
+	s.store.Drop(f.Name)
+	_ = unix.Close(f.FD)
 }
 
 // takeBack takes over a descriptor. A connection without its record is of no use:
@@ -98,9 +121,7 @@ func (s *Session) takeBack(f FD) {
 	}
 	kind, i, ok := parseName(f.Name)
 	if !ok || !s.old || s.taken[i] {
-		_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
-		s.store.Drop(f.Name)
-		_ = unix.Close(f.FD)
+		s.giveUp(f)
 		return
 	}
 	s.taken[i] = true

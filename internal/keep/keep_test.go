@@ -154,6 +154,78 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// A memory of another version leaves the store when the new one comes in: the next
+// process must not have to choose, and it holds the TPM's secrets.
+func TestOtherVersion(t *testing.T) {
+	other, err := unix.MemfdCreate("other", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &shelf{}
+	if err := s.Keep(other, memoryName); err != nil {
+		t.Fatal(err)
+	}
+	if _, why, err := Open(s, s.passed(t)); why == nil || err != nil {
+		t.Fatal(why, err)
+	}
+	if got := s.names(); got != memoryName {
+		t.Errorf("the store has %s", got)
+	}
+	if x := open(t, s, s.passed(t)); !x.Old() {
+		t.Error("the process after that does not go on")
+	}
+}
+
+// If nothing can be kept, nothing of before stays open: a client would wait for ever,
+// and nobody could listen where the process before did.
+func TestNothingCanBeKept(t *testing.T) {
+	ours, client := socketpair(t)
+	s := &shelf{}
+	if err := s.Keep(ours, "swtpm-data-0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep(ours, "swtpm-listen-ctrl"); err != nil {
+		t.Fatal(err)
+	}
+	fds := s.passed(t)
+	s.fail = true
+	if _, _, err := Open(s, fds); err == nil {
+		t.Fatal("no store, and no error")
+	}
+	if len(s.fds) != 0 {
+		t.Errorf("the store has %s", s.names())
+	}
+	for _, f := range fds {
+		if _, err := unix.FcntlInt(uintptr(f.FD), unix.F_GETFD, 0); err != unix.EBADF {
+			t.Errorf("%s is still open: %v", f.Name, err)
+		}
+	}
+	if n, _, err := unix.Recvfrom(client, make([]byte, 1), unix.MSG_DONTWAIT); n != 0 || err != nil {
+		t.Errorf("the client reads %d, %v", n, err)
+	}
+}
+
+// Nobody can run what is in the memory, where the kernel knows that seal: there are
+// machines that allow no other memory, vm.memfd_noexec=2.
+func TestNoExec(t *testing.T) {
+	fd, err := unix.MemfdCreate("probe", unix.MFD_CLOEXEC|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL {
+		t.Skip("Linux before 6.3")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(fd)
+	m, err := newMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	if seals, err := unix.FcntlInt(uintptr(m.fd), unix.F_GET_SEALS, 0); err != nil || seals&unix.F_SEAL_EXEC == 0 {
+		t.Errorf("seals %#x, %v", seals, err)
+	}
+}
+
 // The newest state counts; the one before is there too, until it is replaced, and
 // nothing is left of a longer one.
 func TestSlots(t *testing.T) {

@@ -53,9 +53,13 @@ type memory struct {
 }
 
 // newMemory makes an empty one. Nobody can change its size, as access to what was
-// cut off would end the process.
+// cut off would end the process, and nobody can run it.
 func newMemory() (*memory, error) {
-	fd, err := unix.MemfdCreate("swtpm-state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("swtpm-state", flags|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // Linux before 6.3; newer ones may allow no other, vm.memfd_noexec=2
+		fd, err = unix.MemfdCreate("swtpm-state", flags)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
