@@ -40,6 +40,7 @@ type engine struct {
 	reject     error        // what SetState fails with
 	cached     map[tpm.Blob]bool
 	loads      []string // what Start loaded
+	volatile   []byte   // what Snapshot gives
 }
 
 // write is a command whose effect is permanent.
@@ -181,13 +182,14 @@ func (e *engine) Serve(int, int, []byte, *exchange.Record) (int, []byte, error) 
 
 func (e *engine) Keep(Keeper)       { e.locked("Keep") }
 func (e *engine) KeepBehind([]byte) { e.locked("KeepBehind") }
-func (e *engine) Snapshot()         { e.locked("Snapshot") }
+func (e *engine) Snapshot()         { e.locked("Snapshot"); e.host.Keep(e.volatile) }
 
 // disk is a backend in memory.
 type disk struct {
 	items  map[string][]byte
 	other  bool // another process has the lock
 	mine   bool
+	busy   int   // how often another process has it yet
 	tries  int   // how often Lock was called
 	broken error // what Store and Delete fail with
 	writes int
@@ -225,7 +227,8 @@ func (d *disk) Unchanged(string) bool { return false }
 
 func (d *disk) Lock() error {
 	d.tries++
-	if d.other {
+	if d.other || d.busy > 0 {
+		d.busy--
 		return nv.ErrLocked
 	}
 	d.mine = true

@@ -283,8 +283,8 @@ func (t *TPM) resumeOn(all [][]byte, newest *kept) error {
 	if err := t.openStore(); err != nil {
 		return err
 	}
-	if !t.released {
-		if err := t.lockForInit(); err != nil {
+	if !t.released && !t.incoming { // who looks at a state while no process has it is done soon
+		if err := t.takeStorage(handOver); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,8 @@ package emul
 
 import (
 	"bytes"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -28,4 +30,37 @@ func FuzzKept(f *testing.F) {
 			t.Errorf("parseKept(%x) = %+v", b, k)
 		}
 	})
+}
+
+// cupboard is a Keeper.
+type cupboard struct {
+	cells Cells
+	kept  [][]byte // the newest first
+}
+
+func (c *cupboard) Cells() *Cells    { return &c.cells }
+func (c *cupboard) Slots() [2][]byte { return [2][]byte{} }
+func (c *cupboard) Kept() [][]byte   { return c.kept }
+
+func (c *cupboard) Put(parts ...[]byte) error {
+	c.kept = append([][]byte{bytes.Join(parts, nil)}, c.kept[:min(len(c.kept), 1)]...)
+	return nil
+}
+
+// Who looks at the state just when the process comes back, as swtpm state verify
+// does, has the storage lock for a moment: that costs no volatile state.
+func TestResumeWaitsForTheLock(t *testing.T) {
+	c := &cupboard{}
+	before := newBench(t, Options{Keep: c})
+	before.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
+	before.on(t)
+	now := newBench(t, Options{Keep: c})
+	now.e.volatile = before.e.volatile
+	now.d.items, now.d.busy = before.d.items, 3
+	if !now.Resume() {
+		t.Fatalf("Resume: %q", *now.notes)
+	}
+	if !now.On() || !now.d.mine || !slices.Contains(now.e.loads, tpm.Volatile.Name()+":"+strconv.Itoa(len(before.e.volatile))) {
+		t.Errorf("on %t, locked %t, loaded %s", now.On(), now.d.mine, now.e.loads)
+	}
 }
