@@ -13,6 +13,12 @@ echo "apparmor_parser"
 # As for a kernel that knows all kinds of rules.
 apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --Werror "$here/contrib/apparmor/usr.bin.swtpm"
 
+# A unit is up once it has told systemd so. The rules as they are loaded have it.
+apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --debug --debug "$here/contrib/apparmor/usr.bin.swtpm" 2>&1 | grep -q '/run})*/systemd/notify)' || {
+	echo "apparmor: swtpm may not tell systemd that it is ready" >&2
+	exit 1
+}
+
 echo "checkmodule, semodule_package"
 rm -rf "$build/module" && mkdir -p "$build/module"
 cp "$here"/contrib/selinux/swtpm.* "$build/module"
@@ -63,7 +69,7 @@ allowed "may execute" "swtpm_exec_t" -s swtpm_t -c file -p execute_no_trans
 allowed "may become" "" -s swtpm_t -c process -p transition
 allowed "may trace" "" -s swtpm_t -c process -p ptrace
 allowed "may make code of its memory" "" -s swtpm_t -c process -p execmem
-allowed "may create files" "svirt_image_t swtpm_log_t swtpm_runtime_t swtpm_var_lib_t virt_runtime_t virt_var_lib_t" -s swtpm_t -c file -p create
+allowed "may create files" "svirt_image_t swtpm_log_t swtpm_runtime_t swtpm_tmpfs_t swtpm_var_lib_t virt_runtime_t virt_var_lib_t" -s swtpm_t -c file -p create
 allowed "may open TCP" "" -s swtpm_t -t swtpm_t -c tcp_socket -p create
 allowed "may change the policy" "" -s swtpm_t -c security -p load_policy
 entries=$(sesearch --allow -t swtpm_exec_t -c file -p entrypoint "$policy" | sed -n 's/^allow \([^ ]*\) swtpm_exec_t:.*/\1/p' | sort -u | tr '\n' ' ')
@@ -79,4 +85,10 @@ sesearch --allow -s svirt_t -t swtpm_t -c unix_stream_socket -p connectto "$poli
 	echo "a virtual machine cannot connect to the socket of a unit" >&2
 	fail=1
 }
+for who in swtpm_t init_t; do
+	sesearch --allow -s $who -t swtpm_tmpfs_t -c file -p write "$policy" | grep -q allow || {
+		echo "$who cannot keep the memory with the volatile state" >&2
+		fail=1
+	}
+done
 exit $fail
