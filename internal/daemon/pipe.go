@@ -20,6 +20,7 @@ const maxLine = 4096
 // always read, and lose what nobody takes from us.
 type relay struct {
 	w    int           // what libtpms writes to
+	null int           // what it writes to after close
 	done chan struct{} // closed when everything was passed on
 }
 
@@ -31,10 +32,14 @@ func newRelay(put func(line []byte)) (*relay, error) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	if err := unix.SetNonblock(p[0], true); err != nil {
+	null, err := Nowhere() // now: in the end nothing may be opened any more
+	if err != nil {
 		return nil, errors.Join(err, unix.Close(p[0]), unix.Close(p[1]))
 	}
-	r := &relay{w: p[1], done: make(chan struct{})}
+	if err := unix.SetNonblock(p[0], true); err != nil {
+		return nil, errors.Join(err, unix.Close(p[0]), unix.Close(p[1]), unix.Close(null))
+	}
+	r := &relay{w: p[1], null: null, done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		f := os.NewFile(uintptr(p[0]), "libtpms log")
@@ -57,11 +62,7 @@ func newRelay(put func(line []byte)) (*relay, error) {
 // The number of the write end stays taken, by /dev/null: libtpms knows it, and
 // must not meet another file there.
 func (r *relay) close(ctx context.Context) {
-	null, err := Nowhere()
-	if err == nil {
-		err = errors.Join(unix.Dup3(null, r.w, unix.O_CLOEXEC), unix.Close(null))
-	}
-	if err != nil {
+	if err := errors.Join(unix.Dup3(r.null, r.w, unix.O_CLOEXEC), unix.Close(r.null)); err != nil {
 		unix.Close(r.w)
 	}
 	select {
