@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"internal/io/cuse":        {"internal/io/ctrl", "internal/io/poll", "internal/tpm"},
 	"internal/io/vtpm":        {"internal/tpm"},
 	"internal/keep":           {"internal/emul", "internal/io/exchange"},
+	"internal/sandbox":        {"internal/config"},
 	"internal/tool":           {"internal/complete"},
 	"internal/redact":         {"internal/tpm"},
 	"internal/setup": {"internal/algorithms", "internal/ca", "internal/ca/inventory", "internal/ca/localca", "internal/conf", "internal/config",

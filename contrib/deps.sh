@@ -13,7 +13,7 @@
 #   contrib/deps.sh systemd       a container with systemd
 set -eu
 
-build='gcc libc6-dev make pkg-config libtpms-dev'
+build='gcc libc6-dev make pkg-config libtpms-dev libseccomp-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
 test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish softhsm2 tpm2-openssl"
 libvirt="$test systemd libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"

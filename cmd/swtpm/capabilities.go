@@ -25,7 +25,7 @@ func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
 	}
 	features = append(features,
 		"flags-opt-startup", "flags-opt-disable-auto-shutdown",
-		"ctrl-opt-terminate", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-chroot", "cmdarg-migration",
+		"ctrl-opt-terminate", "cmdarg-seccomp", "cmdarg-key-fd", "cmdarg-pwd-fd", "cmdarg-print-states", "cmdarg-chroot", "cmdarg-migration",
 		"nvram-backend-dir", "nvram-backend-file")
 	profiles := ""
 	sizes, err := rsaKeySizes(v)

@@ -47,6 +47,7 @@ func run(ctx context.Context, args []string) error {
 type origin struct {
 	instance string
 	hangups  *daemon.Hangups                // when it is to be read again
+	path     string                         // absolute
 	again    func() (*config.Config, error) // reads it
 }
 
@@ -119,6 +120,9 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := makeStateDir(cfg); err != nil {
+		return cuseCode(cfg, cuseStart, err)
+	}
 	t, err := emul.New(ctx, engine, o)
 	if err != nil {
 		return err
@@ -141,6 +145,20 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		}
 	}
 	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s), m)
+}
+
+// confine takes from the process what it does not need any more, and says what
+// there is of that. profile is read again by a reload, unless it is "".
+func confine(cfg *config.Config, s *service, profile string) (err error) {
+	libtpms.Warm()
+	if s.confined, err = sandbox.Enter(sandbox.Plan(cfg, profile)); err != nil {
+		return err
+	}
+	if err := s.confined.Missing; err != nil {
+		s.log.Warnf("sandbox: %v", err)
+	}
+	s.log.Debugf("sandbox: %v", s.confined)
+	return nil
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

@@ -113,11 +113,6 @@ func makeStateDir(cfg *config.Config) error {
 
 // openState opens the place where the state is kept; with look, to change nothing.
 func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
-	if !look {
-		if err := makeStateDir(cfg); err != nil {
-			return nil, err
-		}
-	}
 	prefix := version(cfg).FilePrefix()
 	b, err := backend.Open(cfg.State.URI, nv.Options{
 		Mode:         cfg.State.Mode,

@@ -124,7 +124,7 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessi
 	var c *ctrl.Server
 	s.serve(func() string {
 		return status(t.Version(), t.Status(),
-			dataChannel(cfg.Interface, d.Clients()), channel("control", cfg.Control.Listen, c.Clients()))
+			dataChannel(cfg.Interface, d.Clients()), channel("control", cfg.Control.Listen, c.Clients())) + "; " + s.confined.String()
 	}, t.Ping)
 	d, err := data.New(t, data.Options{
 		Keep:       keepData(session),
@@ -154,6 +154,9 @@ func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessi
 		Fail:       fail,
 	})
 	if err != nil {
+		return err
+	}
+	if err := confine(cfg, s, r.profile()); err != nil { // all is open, and no client has had an answer
 		return err
 	}
 	resumeClients(session, d, c)

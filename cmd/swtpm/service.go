@@ -9,6 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -43,8 +44,11 @@ func describe(log *daemon.Log, instance string, v tpm.Version) {
 type service struct {
 	systemd *daemon.Notifier
 	log     *daemon.Log
-	line    func() string   // how it is
-	tell    *daemon.Service // nil before serve, and if systemd does not want to know
+
+	confined sandbox.Active
+
+	line func() string   // how it is
+	tell *daemon.Service // nil before serve, and if systemd does not want to know
 }
 
 // event tells of an event in the life of the TPM.

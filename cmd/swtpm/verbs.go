@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -192,10 +193,14 @@ func runProfile(f *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
+		if path, err = filepath.Abs(path); err != nil {
+			return err
+		}
 		return live(ctx, cfg, origin{
 			instance: name,
 			hangups:  daemon.CatchHangups(),
-			again:    func() (*config.Config, error) { return load(args[0], *instance) },
+			path:     path,
+			again:    func() (*config.Config, error) { return config.LoadProfile(path, name) },
 		})
 	}
 }

@@ -317,7 +317,9 @@ release-lock-outgoing = true
 
 # no [profile]: a new TPM 2.0 gets the algorithms that libtpms gives it
 
-# no [sandbox]: the user and the root directory stay as they are
+[sandbox]
+seccomp  = "kill"
+landlock = "best-effort"
 
 [service]
 # keep-session = "auto"
@@ -345,6 +347,7 @@ truncate = false
 		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
 		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
 		`"migration":{"incoming":false,"release-lock-outgoing":true},` +
+		`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
 		`"service":{"keep-session":"auto"},` +
 		`"log":{"level":2,"prefix":"\"\u007F","truncate":false}}` + "\n"
 	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {

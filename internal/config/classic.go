@@ -218,19 +218,19 @@ func (l *line) steps() []func() error {
 	if l.word() == "cuse" {
 		return []func() error{
 			l.log, l.capabilities, l.states, l.profiles, l.device, l.exits(cuseOption),
-			l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.profile, l.pcap,
+			l.key, l.migrationKey, l.pid, l.locality, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
 			l.exits(cuseRefused), l.place, l.exits(0),
 		}
 	}
 	if l.word() == "chardev" {
 		return []func() error{
 			l.log, l.locality, l.vtpmProxy, l.capabilities, l.states, l.profiles, l.chardev, l.standardFD, l.ctrl,
-			l.key, l.migrationKey, l.pid, l.state, l.flags, l.migration, l.profile, l.pcap,
+			l.key, l.migrationKey, l.pid, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
 		}
 	}
 	return []func() error{
 		l.standardFD, l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
-		l.key, l.migrationKey, l.pid, l.locality, l.state, l.flags, l.migration, l.profile, l.pcap,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
 	}
 }
 
@@ -385,6 +385,15 @@ func (l *line) state() error {
 		return refusal("The dir or backend-uri parameters is required for the tpmstate option.")
 	}
 	return fill(o, "tpmstate", ks)
+}
+
+func (l *line) seccomp() error {
+	ks := l.cfg.Sandbox.seccompKeys()
+	o, err := l.read("seccomp", "seccomp", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "seccomp", ks)
 }
 
 func (l *line) flags() error {

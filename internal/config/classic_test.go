@@ -145,7 +145,9 @@ func TestMessages(t *testing.T) {
 		{"--log level=5 --tpmstate zz", "Error parsing tpmstate options: Unknown option 'zz'"},
 		{"--log prefix=a --tpmstate zz", "aError parsing tpmstate options: Unknown option 'zz'"},
 		// Refused for now, but known.
-		{"--seccomp action=none", "swtpm: --seccomp is not available in this release"},
+		{"--seccomp action=trap", "swtpm: Unsupported seccomp log action trap"},
+		{"--seccomp action", "swtpm: Unsupported seccomp log action true"},
+		{"--seccomp kill", "swtpm: Error parsing seccomp options: Unknown option 'kill'"},
 		{"--pcap file=", "swtpm: Error parsing pcap options: Unknown option 'file='"},
 		{"--pcap truncate", "swtpm: The file or fd parameter is required for the pcap option."},
 		{"--pcap fd=-1", "swtpm: The file or fd parameter is required for the pcap option."},

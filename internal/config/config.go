@@ -251,10 +251,12 @@ type Metrics struct {
 	Interval int      // seconds between two writes of File; 15
 }
 
-// Sandbox is what the process gives up: --runas, --chroot, [sandbox].
+// Sandbox is what the process gives up: --runas, --chroot, --seccomp, [sandbox].
 type Sandbox struct {
-	User   string // name or number; "" keeps the current one
-	Chroot string // new root directory, in which all other paths and names are looked up; "" keeps the current one
+	User     string // name or number; "" keeps the current one
+	Chroot   string // new root directory, in which all other paths and names are looked up; "" keeps the current one
+	Seccomp  string // what a system call that a running TPM does not need does: "kill", "log" (and goes on) or "none" (is allowed)
+	Landlock string // whether files that it does not need are out of reach: "best-effort", "require" or "off"
 }
 
 // defaults is the Config that an empty command line stands for.
@@ -271,6 +273,7 @@ func defaults() *Config {
 		PID:       PID{FD: -1},
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
 		Metrics:   Metrics{Listen: none, Interval: 15},
+		Sandbox:   Sandbox{Seccomp: "kill", Landlock: "best-effort"},
 	}
 }
 

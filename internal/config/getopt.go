@@ -34,7 +34,7 @@ var socketOptions = []optionRow{
 	{long: "ctrl", arg: true},
 	{long: "flags", arg: true},
 	{long: "tpm2"},
-	{long: "seccomp", arg: true, later: true},
+	{long: "seccomp", arg: true},
 	{long: "migration", arg: true},
 	{long: "profile", arg: true},
 	{long: "pcap", arg: true},

@@ -80,8 +80,7 @@ func (c *Config) tables() []table {
 		{name: "migration", keys: c.Migration.keys()},
 		{name: "profile", keys: c.Profile.keys(),
 			none: noneIf(c.Profile.Source == NoProfile, "a new TPM 2.0 gets the algorithms that libtpms gives it")},
-		{name: "sandbox", keys: c.Sandbox.keys(),
-			none: noneIf(c.Sandbox == Sandbox{}, "the user and the root directory stay as they are")},
+		{name: "sandbox", keys: c.Sandbox.keys()},
 		{name: "service", keys: c.Service.keys()},
 		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
 			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
@@ -102,14 +101,6 @@ func noneIf(cond bool, why string) string {
 	}
 	return ""
 }
-
-// laterTables and laterKeys are words that belong to a later release.
-var (
-	laterTables []string
-	laterKeys   = map[string][]string{
-		"sandbox": {"landlock", "seccomp"},
-	}
-)
 
 // interfaceKeys are those of [interface], and of --server.
 func (c *Config) interfaceKeys(p *place) keys {
@@ -239,6 +230,8 @@ func (s *Sandbox) keys() keys {
 	return keys{
 		{name: "user", in: profile, value: text{&s.User}},     // --runas
 		{name: "chroot", in: profile, value: text{&s.Chroot}}, // --chroot
+		{name: "seccomp", in: profile, value: s.action()},     // --seccomp action=
+		{name: "landlock", in: profile, value: words{p: &s.Landlock, of: []string{"best-effort", "require", "off"}}},
 	}
 }
 
@@ -246,6 +239,15 @@ func (s *Service) keys() keys {
 	return keys{
 		{name: "keep-session", in: profile, value: words{p: &s.KeepSession, of: []string{"auto", "yes", "no"}, empty: "auto"}},
 	}
+}
+
+// seccompKeys are those of --seccomp.
+func (s *Sandbox) seccompKeys() keys {
+	return keys{{name: "action", in: option, value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
+}
+
+func (s *Sandbox) action() words {
+	return words{p: &s.Seccomp, of: []string{"kill", "log", "none"}, unknown: "Unsupported seccomp log action %s"}
 }
 
 func (l *Log) keys() keys {

@@ -139,8 +139,6 @@ func (p *loader) load(tree map[string]any) {
 				*tables[i].given = true
 			}
 			p.table(name, tables[i].keys.known(profile), sub)
-		case slices.Contains(laterTables, name):
-			p.fail(p.at[path(name)].key, "["+name+"]", "%s", notYet)
 		case isTable:
 			p.fail(p.at[path(name)].key, "["+name+"]", "unknown table%s", nearest(name, tableNames(tables)))
 		}
@@ -196,9 +194,6 @@ func (p *loader) key(table, name string, ks keys, v any) {
 	}
 	k := ks.find(name)
 	switch {
-	case k == nil && slices.Contains(laterKeys[table], name):
-		p.fail(at.key, label, "%s", notYet)
-		return
 	case k == nil:
 		p.fail(at.key, label, "unknown key%s", p.advice(table, name, ks))
 		return

@@ -107,6 +107,10 @@ const usageProcess = `The process:
   -r, --runas USER        change to this user
   -R, --chroot DIR        make DIR the root directory first; all other paths and
                           names are looked up in it
+  --seccomp action=kill|log|none
+                          what a system call does that a running TPM does not
+                          need: end the process (the default), be logged by the
+                          kernel, or nothing
   --pid file=FILE|fd=N    write the process id there
   --log file=FILE|fd=N[,level=N][,prefix=TEXT][,truncate]
                           where messages go; file=- for nowhere; level 5 and

@@ -161,6 +161,7 @@ func checkWritable(fd int) error {
 func newTarget(out *output, file *os.File, level int, prefix string) *target {
 	t := &target{out: out, file: file, level: level, prefix: prefix}
 	if out != nil && isJournal(out.fd) {
+		_ = journal.Enabled() // opens its socket now: later there may be no new one
 		t.queue = (&journalQueue{send: journal.Send, id: identifier(prefix), prefix: prefix, lines: out}).start()
 	}
 	return t

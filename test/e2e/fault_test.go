@@ -94,7 +94,11 @@ func callName(line string) (string, bool) {
 }
 
 func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, fault string) {
-	e, state := withState(t, k, v, seed)
+	action := "kill"
+	if fault != "signal=KILL" {
+		action = "log" // strace puts call -1 in the place of the one that is to fail
+	}
+	e, state := withState(t, k, v, seed, "--seccomp", "action="+action)
 	ch := e.power(t, v)
 	s := attach(t, e, k, state, v, "-e", fmt.Sprintf("inject=%s:%s:when=%d", c.name, fault, c.n))
 	err := ch.bump(2)
@@ -124,11 +128,11 @@ func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, fault s
 }
 
 // withState starts an emulator on a copy of the state seed.
-func withState(t *testing.T, k keeping, v version, seed []byte) (e *emulator, state string) {
+func withState(t *testing.T, k keeping, v version, seed []byte, args ...string) (e *emulator, state string) {
 	t.Helper()
 	state = tempDir(t)
 	write(t, k.file(v, state), seed)
-	return start(t, k.at(v, state)), state
+	return start(t, k.at(v, state, args...)), state
 }
 
 // tracer is strace attached to an emulator.

@@ -69,6 +69,12 @@ func Entropy() error {
 	return nil
 }
 
+// Warm has OpenSSL read its configuration and load what that names, as providers:
+// what is done in advance can be done where no file is opened any more.
+func Warm() {
+	C.swtpm_entropy()
+}
+
 // fitOpenSSL makes OpenSSL do what the TPM that was just started may be asked
 // for, or fails: a TPM must not lose an algorithm that its keys need because the
 // host's policy has changed. A TPM 2.0 tells what it needs since libtpms 0.10.

@@ -1,0 +1,112 @@
+package sandbox
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// Policy is what a process that serves a TPM may still do. Plan makes it, Enter
+// puts it into force; nothing else knows what it means.
+type Policy struct {
+	Seccomp  string   // "kill", "log" or "none"
+	Landlock string   // "best-effort", "require" or "off"
+	Calls    []Call   // the system calls that are allowed
+	Refused  []string // those that fail with EACCES rather than end the process
+	Places   []Place
+	Later    string // a place that is not there yet, so that no rule can name it; "" for none
+}
+
+// Place is a file or directory that is needed after the start.
+type Place struct {
+	Path   string
+	Access uint64 // LANDLOCK_ACCESS_FS_*, for what is beneath if it is a directory
+	Why    string
+}
+
+// What a place is needed for.
+const (
+	readFile  = unix.LANDLOCK_ACCESS_FS_READ_FILE
+	readDir   = unix.LANDLOCK_ACCESS_FS_READ_DIR
+	writeFile = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
+	makeFile  = unix.LANDLOCK_ACCESS_FS_MAKE_REG
+	remove    = unix.LANDLOCK_ACCESS_FS_REMOVE_FILE
+)
+
+// Plan returns what the TPM of cfg needs once its sockets are open and its keys
+// are read. profile is the file that is read again when the log's settings are to
+// change; "" if they cannot. It opens nothing, but looks whether the state is there.
+func Plan(cfg *config.Config, profile string) Policy {
+	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(always, checked())}
+	if profile != "" {
+		p.reload(cfg, profile)
+	}
+	p.state(cfg.State.URI)
+	p.place(taskDir, readFile|readDir, "the threads: whether all of them have lost what they should")
+	p.place("/proc/locks", readFile, "says who holds the lock of the state")
+	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen} {
+		if e.Kind == config.Unix {
+			p.place(filepath.Dir(e.Path), remove, "its socket goes when the process ends")
+		}
+	}
+	if cfg.PID.File != "" && cfg.PID.FD < 0 {
+		p.place(filepath.Dir(cfg.PID.File), remove, "its pid file goes when the process ends")
+	}
+	return p
+}
+
+func (p *Policy) place(path string, access uint64, why string) {
+	p.Places = append(p.Places, Place{Path: path, Access: access, Why: why})
+}
+
+// reload adds what a reload takes. The log may begin anew beside the old one. Users
+// whom the profile names are looked up in the files alone: libc would like to ask
+// a server first.
+func (p *Policy) reload(cfg *config.Config, profile string) {
+	p.Calls = append(p.Calls, Call{"pipe2", "libtpms's log goes through a pipe, if it did not before", nil})
+	p.Refused = append(p.Refused, "socket")
+	p.place(filepath.Dir(profile), readFile|readDir, "the profile is read again, or the one in its place")
+	p.place("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log of nothing")
+	for _, file := range []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf"} {
+		p.place(file, readFile, "users whom the profile names")
+	}
+	if cfg.Log.File != "" && cfg.Log.File != "-" {
+		p.place(filepath.Dir(cfg.Log.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|unix.LANDLOCK_ACCESS_FS_TRUNCATE|makeFile, "the log")
+	}
+}
+
+// state adds the place of the state: its own directory, its own device, or the
+// directory of its own file. It is opened again by each INIT, and the file may
+// then be made, or be another one: a rule names what is there now, whatever its name
+// is later.
+func (p *Policy) state(uri string) {
+	const inDir = writeFile | makeFile | remove | readDir
+	dir := strings.TrimPrefix(uri, "dir://")
+	file, isFile := strings.CutPrefix(uri, "file://")
+	if isFile {
+		dir = filepath.Dir(file)
+	}
+	switch {
+	case uri == "":
+	case isFile && isDevice(file):
+		p.place(file, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
+	case exists(dir):
+		p.place(dir, inDir, "the state")
+	default:
+		p.Later = dir
+	}
+}
+
+func isDevice(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK
+}
+
+func exists(path string) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil
+}

@@ -1,0 +1,96 @@
+package sandbox
+
+import (
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// maxCalls is how many system calls a policy may have.
+const maxCalls = 60
+
+func plan(t *testing.T, args ...string) Policy {
+	t.Helper()
+	cfg, err := config.Classic("socket", args, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Plan(cfg, "/etc/swtpm/vm1.toml")
+}
+
+// TestCalls holds that the list is short, that each call says why it is there,
+// that none is there by which one gets out, and that those that can do more than
+// is needed are checked.
+func TestCalls(t *testing.T) {
+	p := plan(t, "--tpmstate", "dir="+t.TempDir())
+	if len(p.Calls) > maxCalls {
+		t.Errorf("%d system calls, want at most %d", len(p.Calls), maxCalls)
+	}
+	seen := map[string]Call{}
+	for _, c := range p.Calls {
+		if _, twice := seen[c.Name]; twice {
+			t.Errorf("%s is there twice", c.Name)
+		}
+		if c.Why == "" {
+			t.Errorf("%s has no reason", c.Name)
+		}
+		seen[c.Name] = c
+	}
+	for _, name := range []string{
+		"execve", "execveat", "fork", "vfork", "clone3", "socket", "socketpair", "bind", "connect", "listen",
+		"ptrace", "process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "open_by_handle_at",
+		"kill", "tkill", "io_uring_setup", "bpf", "userfaultfd", "keyctl", "mount", "unshare", "setns", "chroot",
+		"setuid", "setresuid", "capset", "seccomp", "personality", "memfd_create", "ioctl", "linkat", "symlinkat", "mkdirat", "mknodat",
+	} {
+		if _, there := seen[name]; there {
+			t.Errorf("%s is allowed", name)
+		}
+	}
+	want := map[string]Check{
+		"mmap":     {2, unix.PROT_EXEC, 0},
+		"mprotect": {2, unix.PROT_EXEC, 0},
+		"clone":    {0, all, 0x3d0f00},
+		"tgkill":   {0, all, uint64(unix.Getpid())},
+		"prctl":    {0, all, 0x53564d41}, // "SVMA"
+	}
+	for name, check := range want {
+		if c, ok := seen[name]; !ok || !slices.Equal(c.Check, []Check{check}) {
+			t.Errorf("%s is checked by %+v, want %+v", name, c.Check, check)
+		}
+	}
+}
+
+// TestPlaces holds which files stay within reach.
+func TestPlaces(t *testing.T) {
+	dir := t.TempDir()
+	const inDir = writeFile | makeFile | remove | readDir
+	has := func(p Policy, path string, access uint64) {
+		t.Helper()
+		for _, place := range p.Places {
+			if place.Path == path && place.Access == access && place.Why != "" {
+				return
+			}
+		}
+		t.Errorf("%q is not there with %#x: %+v", path, access, p.Places)
+	}
+	p := plan(t, "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path=/run/x/c", "--pid", "file=/run/y/pid")
+	has(p, dir, inDir)
+	has(p, "/etc/swtpm", readFile|readDir)
+	has(p, "/run/x", remove)
+	has(p, "/run/y", remove)
+	has(plan(t, "--tpmstate", "backend-uri=file://"+dir+"/image"), dir, inDir)
+
+	for _, where := range []string{"dir=" + dir + "/none", "backend-uri=file://" + dir + "/none/image"} {
+		if p := plan(t, "--tpmstate", where); p.Later != dir+"/none" {
+			t.Errorf("%s: what comes later is %q, want %q", where, p.Later, dir+"/none")
+		}
+	}
+	for _, p := range p.Places {
+		if p.Path == "/" || p.Path == "/proc" || p.Access&unix.LANDLOCK_ACCESS_FS_EXECUTE != 0 {
+			t.Errorf("%+v is too much", p)
+		}
+	}
+}
