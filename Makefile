@@ -21,7 +21,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit race pure lint fuzz newer libvirt guest kernel units systemd deb debtest policy bench install clean
+.PHONY: all build run stop test unit record race pure lint fuzz newer libvirt guest kernel units systemd deb debtest policy bench install clean
 
 all: build
 
@@ -116,6 +116,12 @@ unit:
 	CGO_ENABLED=0 $(GO) test $(PURE)
 
 PURE = $$($(GO) list ./internal/... | grep -v -e internal/emul/libtpms -e internal/bench)
+
+# The system calls of emulators in the whole suite of the programs: they must be those
+# that the sandbox allows; as root.
+record:
+	@sh contrib/deps.sh test
+	SWTPM_TEST_RECORD=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -timeout 30m ./test/e2e
 
 race:
 	@sh contrib/deps.sh test

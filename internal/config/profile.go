@@ -144,8 +144,7 @@ func (p *loader) load(tree map[string]any) {
 		}
 	}
 	for name, v := range tree {
-		if _, isTable := v.(map[string]any); isTable || slices.ContainsFunc(tables, func(t table) bool { return t.name == name }) ||
-			slices.Contains(laterTables, name) {
+		if _, isTable := v.(map[string]any); isTable || slices.ContainsFunc(tables, func(t table) bool { return t.name == name }) {
 			continue
 		}
 		p.key("", name, p.cfg.top(), v)

@@ -49,6 +49,13 @@ func buildAndRun(m *testing.M) (int, error) {
 		return 1, err
 	}
 	args := []string{"build", "-o", bin + "/"}
+	record, err := startRecorder()
+	if err != nil {
+		return 1, err
+	}
+	if record != nil {
+		args = append(args, record.buildFlags()...)
+	}
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
 		args = append(args, f)
 	}
@@ -63,7 +70,11 @@ func buildAndRun(m *testing.M) (int, error) {
 		}
 	}
 	os.Setenv(binVar, bin)
-	return m.Run(), nil
+	code := m.Run()
+	if record != nil {
+		return code, record.judge()
+	}
+	return code, nil
 }
 
 // ours returns the path of a program under test.

@@ -1,0 +1,246 @@
+package e2e_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	seccomp "github.com/seccomp/libseccomp-golang"
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/sandbox"
+)
+
+// recordVar has the whole suite recorded: which system calls the emulators make
+// once they are confined. They must be those of the policy, no more and no less.
+// It needs root.
+const recordVar = "SWTPM_TEST_RECORD"
+
+// A recorder lists the system calls of emulators that are built for it, through
+// the notifications of a second filter, see internal/sandbox/record_on.go. A call
+// that was seen once is not waited for again by an emulator that starts later, so
+// a suite of many hundred of them is hardly slower.
+type recorder struct {
+	name string // of its abstract socket
+	ln   *net.UnixListener
+
+	mu   sync.Mutex
+	seen map[string]int // how many notifications, by name
+	errs []error
+}
+
+// startRecorder returns nil if nothing is to be recorded.
+func startRecorder() (*recorder, error) {
+	if os.Getenv(recordVar) == "" {
+		return nil, nil
+	}
+	r := &recorder{name: fmt.Sprintf("@swtpm-record-%d", os.Getpid()), seen: map[string]int{}}
+	var err error
+	r.ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: r.name})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		for {
+			conn, err := r.ln.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go func() {
+				if err := r.follow(conn); err != nil {
+					r.mu.Lock()
+					r.errs = append(r.errs, err)
+					r.mu.Unlock()
+				}
+			}()
+		}
+	}()
+	return r, nil
+}
+
+// buildFlags is what makes an emulator one that is recorded.
+func (r *recorder) buildFlags() []string {
+	return []string{"-tags=record", "-ldflags=-X github.com/swtpm-go/swtpm/internal/sandbox.recorder=" + r.name}
+}
+
+// follow tells an emulator what was seen so far, and then sees what it does.
+func (r *recorder) follow(conn *net.UnixConn) error {
+	pid, err := peer(conn)
+	if err != nil {
+		return err
+	}
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(process)
+	r.mu.Lock()
+	var names []string
+	for name := range r.seen {
+		names = append(names, name)
+	}
+	r.mu.Unlock()
+	_, err = conn.Write([]byte(strings.Join(names, " ")))
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	fd, err := takeListener(pid, process)
+	if fd < 0 || err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return r.listen(fd)
+}
+
+// peer returns the process at the other end.
+func peer(conn *net.UnixConn) (pid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	err2 := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, err2); err != nil {
+		return 0, err
+	}
+	return int(cred.Pid), nil
+}
+
+// takeListener waits until the process has the descriptor that tells of its calls,
+// and takes a copy: the process cannot send it, for each of its threads may wait for
+// us by then. It returns -1 if the process has ended before.
+func takeListener(pid, process int) (int, error) {
+	for {
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, link := range links {
+			if to, _ := os.Readlink(link); to != "anon_inode:seccomp notify" {
+				continue
+			}
+			var n int
+			if _, err := fmt.Sscan(filepath.Base(link), &n); err != nil {
+				return -1, err
+			}
+			return unix.PidfdGetfd(process, n, 0)
+		}
+		if ended, err := readable(process, 1); ended || err != nil {
+			return -1, err
+		}
+	}
+}
+
+// readable waits for at most ms milliseconds.
+func readable(fd, ms int) (bool, error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, ms)
+	if err == unix.EINTR {
+		return false, nil
+	}
+	return n > 0, err
+}
+
+// notification is struct seccomp_notif, answer struct seccomp_notif_resp.
+//
+// Source: <linux/seccomp.h>, seccomp_unotify(2).
+type notification struct {
+	ID         uint64
+	PID, Flags uint32
+	Number     int32
+	Arch       uint32
+	IP         uint64
+	Args       [6]uint64
+}
+
+type answer struct {
+	ID    uint64
+	Value int64
+	Error int32
+	Flags uint32 // 1: let it go on
+}
+
+const (
+	notifyReceive = 0xc0502100 // SECCOMP_IOCTL_NOTIF_RECV
+	notifySend    = 0xc0182101 // SECCOMP_IOCTL_NOTIF_SEND
+)
+
+// listen notes the calls that fd tells of, and lets them go on, until nobody is
+// left to make some.
+func (r *recorder) listen(fd int) error {
+	for {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(p, -1); err != nil && err != unix.EINTR {
+			return err
+		}
+		if p[0].Revents&unix.POLLIN == 0 {
+			if p[0].Revents != 0 {
+				return nil
+			}
+			continue
+		}
+		var n notification
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifyReceive, uintptr(unsafe.Pointer(&n))); errno == unix.ENOENT || errno == unix.EINTR {
+			continue // who made it has been killed, or went on after a signal
+		} else if errno != 0 {
+			return errno
+		}
+		name, err := seccomp.ScmpSyscall(n.Number).GetName()
+		if err != nil {
+			name = fmt.Sprint("number ", n.Number)
+		}
+		r.mu.Lock()
+		r.seen[name]++
+		r.mu.Unlock()
+		a := answer{ID: n.ID, Flags: 1}
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifySend, uintptr(unsafe.Pointer(&a))); errno != 0 && errno != unix.ENOENT {
+			return errno
+		}
+	}
+}
+
+// neverSeen are calls of the policy that a run of the suite need not make, and why.
+var neverSeen = map[string]string{
+	"restart_syscall": "the kernel makes it, after a stop in the middle of a wait",
+	"madvise":         "Go's runtime makes it when memory has been idle for minutes, libc when a thread ends",
+	"exit":            "a thread of Go's runtime that ends does so when the process has run for a while",
+	"prctl":           "Go's runtime makes it when its memory grows beyond what it has reserved",
+	"rt_sigaction":    "after a crash",
+	"pipe2":           "a reload that begins to log what libtpms says",
+	"ftruncate":       "after a write that fails half-way",
+}
+
+// notTheirs is what strace makes of a call that is to fail.
+const notTheirs = "number -1"
+
+// judge fails for each call that is not in the policy, and for each one there that
+// was never made.
+func (r *recorder) judge() error {
+	time.Sleep(100 * time.Millisecond) // what ended last may have something to tell
+	r.ln.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cfg, err := config.Classic("socket", nil, func(string) string { return "" })
+	if err != nil {
+		return err
+	}
+	errs := r.errs
+	listed := map[string]bool{}
+	for _, c := range sandbox.Plan(cfg, "profile").Calls {
+		listed[c.Name] = true
+		if r.seen[c.Name] == 0 && neverSeen[c.Name] == "" {
+			errs = append(errs, fmt.Errorf("%s is allowed and was never used: take it out of internal/sandbox/calls.go", c.Name))
+		}
+	}
+	for name := range r.seen {
+		if !listed[name] && name != notTheirs {
+			errs = append(errs, fmt.Errorf("%s was used %d times and is not allowed: see internal/sandbox/calls.go", name, r.seen[name]))
+		}
+	}
+	fmt.Printf("recorded %d system calls of confined emulators\n", len(r.seen))
+	return errors.Join(errs...)
+}
