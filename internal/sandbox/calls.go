@@ -27,6 +27,31 @@ const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLON
 // their callers then use one of those below, which can be checked.
 var notThere = []string{"clone3"}
 
+// inDir and inFile are for a state in a directory, and in a file or device.
+var (
+	inDir = []Call{
+		{"renameat", "new state takes the place of the old one", nil},
+		{"renameat2", "the same, unless there is one", nil},
+	}
+	inFile = []Call{
+		{"pwrite64", "state in a file", nil},
+		{"fdatasync", "the same", nil},
+		{"ftruncate", "takes back what was written in part, as the disk was full", nil},
+	}
+
+	// recorded is what a file with the traffic takes beside write.
+	recorded = []Call{
+		{"ftruncate", "takes back what was written in part, as the disk was full", nil},
+	}
+
+	// kept is for clients that outlive the process: the kernel notes there how far
+	// the exchange with them is.
+	kept = []Call{
+		{"recvmmsg", "commands, with their length noted", nil},
+		{"sendmmsg", "responses, with their length noted", nil},
+	}
+)
+
 // checked are the calls that could do more than is needed.
 func checked() []Call {
 	return []Call{
@@ -45,16 +70,11 @@ var always = []Call{
 	{"openat", "state, to be read and replaced; a log that begins anew", nil},
 	{"close", "clients that have gone, state", nil},
 	{"pread64", "state in a file", nil},
-	{"pwrite64", "state in a file", nil},
-	{"lseek", "size of a block device", nil},
+	{"lseek", "size of a block device; libc, when it writes libtpms's log", nil},
 	{"fstat", "who a file belongs to, whether it is the one that was locked", nil},
 	{"newfstatat", "the same by name", nil},
-	{"ftruncate", "takes back what was written in part, as the disk was full", nil},
 	{"fsync", "state, before it is told that it is there", nil},
-	{"fdatasync", "the same", nil},
 	{"fchmod", "mode of new state", nil},
-	{"renameat", "new state takes the place of the old one", nil},
-	{"renameat2", "the same, unless there is one", nil},
 	{"unlinkat", "state, sockets and the pid file go", nil},
 	{"getdents64", "which state there is", nil},
 	{"flock", "lock of the state", nil},

@@ -107,8 +107,8 @@ func (p *Policy) restrict() (abi int, err error) {
 	if p.Landlock == "off" {
 		return 0, nil
 	}
-	if abi, err = ll.LandlockGetABIVersion(); err != nil || abi < 1 {
-		return 0, errors.New("no Landlock: this kernel has none, or has it switched off")
+	if abi, err = ll.LandlockGetABIVersion(); err != nil {
+		return 0, fmt.Errorf("no Landlock: this kernel has none or has it switched off, or a filter of the service refuses it: %w", err)
 	}
 	if p.Later != "" {
 		return 0, fmt.Errorf("no Landlock: %q is not there yet, so no rule can name it", p.Later)

@@ -42,6 +42,17 @@ const (
 // change; "" if they cannot. It opens nothing, but looks whether the state is there.
 func Plan(cfg *config.Config, profile string) Policy {
 	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(always, checked())}
+	switch {
+	case strings.HasPrefix(cfg.State.URI, "file://"):
+		p.Calls = append(p.Calls, inFile...)
+	case cfg.Pcap.File != "" || cfg.Pcap.FD >= 0:
+		p.Calls = slices.Concat(p.Calls, inDir, recorded)
+	default:
+		p.Calls = append(p.Calls, inDir...)
+	}
+	if cfg.Service.KeepSession != "no" && cfg.Interface.Type == "socket" && !cfg.Daemon {
+		p.Calls = append(p.Calls, kept...)
+	}
 	if profile != "" {
 		p.reload(cfg, profile)
 	}
@@ -84,7 +95,7 @@ func (p *Policy) reload(cfg *config.Config, profile string) {
 // then be made, or be another one: a rule names what is there now, whatever its name
 // is later.
 func (p *Policy) state(uri string) {
-	const inDir = writeFile | makeFile | remove | readDir
+	const wholeDir = writeFile | makeFile | remove | readDir
 	dir := strings.TrimPrefix(uri, "dir://")
 	file, isFile := strings.CutPrefix(uri, "file://")
 	if isFile {
@@ -95,7 +106,7 @@ func (p *Policy) state(uri string) {
 	case isFile && isDevice(file):
 		p.place(file, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
 	case exists(dir):
-		p.place(dir, inDir, "the state")
+		p.place(dir, wholeDir, "the state")
 	default:
 		p.Later = dir
 	}

@@ -26,6 +26,9 @@ func (p *Policy) dropCapabilities() (keeps bool, err error) {
 	if err := unix.Capget(&header, &have[0]); err != nil {
 		return false, err
 	}
+	if have == ([2]unix.CapUserData{}) {
+		return false, nil // systemd was first, and lets nobody call capset any more
+	}
 	var keep uint32
 	if have[0].Permitted&forFiles != 0 && p.foreign() {
 		keep = have[0].Permitted & forFiles

@@ -102,6 +102,7 @@ func boot(dir string) (stop func() error, err error) {
 		return nil, fmt.Errorf("mount /run: %w", err)
 	}
 	nspawn := exec.Command("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
+		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
 		"--console=pipe", "--machine=swtpm-test", "--directory="+root, "--boot")
 	var said bytes.Buffer
 	nspawn.Stdout, nspawn.Stderr = &said, &said

@@ -28,11 +28,11 @@ func TestStatus(t *testing.T) {
 	unit := service(name)
 	must(t, "systemctl", "start", unit)
 	run := "/run/swtpm/" + name
-	awaitStatus(t, unit, "TPM 2.0 is off; data unix:"+run+"/data.sock, 0 clients; control unix:"+run+"/ctrl.sock, 0 clients; 0 commands")
+	awaitStatus(t, unit, "TPM 2.0 is off; data unix:"+run+"/data.sock, 0 clients; control unix:"+run+"/ctrl.sock, 0 clients; 0 commands; seccomp kill, Landlock [0-9]+")
 	ioctl(t, name, "-i")
 	c := dial(t, name)
 	command(t, c, "8001 0000000c 00000144 0000") // TPM2_Startup(CLEAR)
-	awaitStatus(t, unit, "TPM 2.0 is on; .*data.sock, 1 client; .*ctrl.sock, 0 clients; [0-9]+ commands?; stored 20..-.* UTC")
+	awaitStatus(t, unit, "TPM 2.0 is on; .*data.sock, 1 client; .*ctrl.sock, 0 clients; [0-9]+ commands?; stored 20..-.* UTC; seccomp kill, Landlock [0-9]+")
 	_ = c.Close()
 	awaitStatus(t, unit, "TPM 2.0 is on; .*data.sock, 0 clients; .*")
 	ioctl(t, name, "--stop")
