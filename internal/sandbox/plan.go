@@ -45,6 +45,9 @@ func Plan(cfg *config.Config, profile string) Policy {
 	switch {
 	case strings.HasPrefix(cfg.State.URI, "file://"):
 		p.Calls = append(p.Calls, inFile...)
+		if cfg.Metrics.File != "" {
+			p.Calls = append(p.Calls, Call{"renameat", "a new file with the metrics takes the place of the old one", nil})
+		}
 	case cfg.Pcap.File != "" || cfg.Pcap.FD >= 0:
 		p.Calls = slices.Concat(p.Calls, inDir, recorded)
 	default:
@@ -59,13 +62,16 @@ func Plan(cfg *config.Config, profile string) Policy {
 	p.state(cfg.State.URI)
 	p.place(taskDir, readFile|readDir, "the threads: whether all of them have lost what they should")
 	p.place("/proc/locks", readFile, "says who holds the lock of the state")
-	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen} {
+	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen, cfg.Metrics.Listen} {
 		if e.Kind == config.Unix {
 			p.place(filepath.Dir(e.Path), remove, "its socket goes when the process ends")
 		}
 	}
 	if cfg.PID.File != "" && cfg.PID.FD < 0 {
 		p.place(filepath.Dir(cfg.PID.File), remove, "its pid file goes when the process ends")
+	}
+	if cfg.Metrics.File != "" {
+		p.place(filepath.Dir(cfg.Metrics.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile|remove, "the file with the metrics is replaced")
 	}
 	return p
 }
