@@ -3,8 +3,8 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
-	"time"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -51,7 +51,9 @@ func Enter(p Policy) (Active, error) {
 }
 
 func enter(p Policy) (a Active, err error) {
-	warm()
+	if err := warm(); err != nil {
+		return a, err
+	}
 	if err := Harden(); err != nil {
 		return a, err
 	}
@@ -91,10 +93,14 @@ func enter(p Policy) (a Active, err error) {
 
 var errNoProc = errors.New("no Landlock: there is no /proc in the new root directory, which it takes to reach all threads")
 
-// warm has the Go runtime make now what it makes when it first needs it: the
-// descriptors of its poller, with the first timer.
-func warm() {
-	<-time.After(time.Nanosecond)
+// warm has the Go runtime make now what it makes for the first file that can be
+// waited for: the descriptors of its poller.
+func warm() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Close(), w.Close())
 }
 
 // ruleset is what Landlock is to refuse unless a Place allows it: everything that

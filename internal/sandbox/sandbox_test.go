@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	}
 	var err error
 	switch name, drop := strings.CutPrefix(action, "drop:"); {
+	case confined[strings.SplitN(action, ":", 2)[0]] != nil:
+		words := strings.Split(action, ":")
+		err = confined[words[0]](words[1:])
 	case drop:
 		release := manyThreads()
 		err = Drop(name)
