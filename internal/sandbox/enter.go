@@ -74,6 +74,11 @@ func enter(p Policy) (a Active, err error) {
 	if a.Missing != nil && p.Landlock == "require" {
 		return a, a.Missing
 	}
+	if seesThreads && a.Landlock == 0 {
+		if err := noNewPrivileges(); err != nil {
+			return a, fmt.Errorf("no new privileges: %w", err)
+		}
+	}
 	if seesThreads {
 		if a.Keeps, err = p.dropCapabilities(); err != nil {
 			return a, fmt.Errorf("drop the capabilities: %w", err)

@@ -24,6 +24,12 @@ var confined = map[string]func(args []string) error{
 		}
 		return escape(escapes[i], args[1], args[2])
 	},
+	"without": func(args []string) error {
+		a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: args[0], Landlock: args[1]},
+			State: config.State{URI: "dir://" + args[2]}}, ""))
+		fmt.Println(a)
+		return err
+	},
 	"runtime": func(args []string) error { return confinedRuntime(args[0]) },
 }
 
@@ -165,6 +171,23 @@ func confinedRuntime(own string) error {
 	runtime.GC()
 	close(release)
 	return p.checkThreads(a)
+}
+
+// TestWithout holds that Enter works with one half of it, and with none.
+func TestWithout(t *testing.T) {
+	for _, what := range []string{"none:best-effort", "kill:off", "none:off", "log:best-effort"} {
+		if out, err := child(t, "without:"+what+":"+t.TempDir(), nil); err != nil {
+			t.Errorf("%s: %v\n%s", what, err, out)
+		}
+	}
+	// A place that is not there yet.
+	out, err := child(t, "without:none:best-effort:/no/such/state", nil)
+	if err != nil || !strings.Contains(out, "no seccomp, no Landlock") {
+		t.Errorf("a state that comes later: %v\n%s", err, out)
+	}
+	if out, err := child(t, "without:kill:require:/no/such/state", nil); err == nil || !strings.Contains(out, `"/no/such/state" is not there yet`) {
+		t.Errorf("Landlock is required: %v\n%s", err, out)
+	}
 }
 
 func TestConfinedRuntime(t *testing.T) {

@@ -18,6 +18,15 @@ const taskDir = "/proc/self/task"
 // forFiles are the capabilities by which root has its way with files of others.
 const forFiles = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
 
+// noNewPrivileges sets the flag on all threads. Landlock and the filter bring it, but
+// either may be missing.
+func noNewPrivileges() error {
+	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // dropCapabilities empties the sets of all threads. Root keeps those for files if
 // one that it needs belongs to somebody else.
 func (p *Policy) dropCapabilities() (keeps bool, err error) {
