@@ -30,6 +30,8 @@ var notThere = []string{"clone3"}
 // inDir and inFile are for a state in a directory, and in a file or device.
 var (
 	inDir = []Call{
+		{"flock", "lock of the state", nil},
+		{"umask", "mode of new state", nil},
 		{"renameat", "new state takes the place of the old one", nil},
 		{"renameat2", "the same, unless there is one", nil},
 	}
@@ -42,6 +44,12 @@ var (
 	// recorded is what a file with the traffic takes beside write.
 	recorded = []Call{
 		{"ftruncate", "takes back what was written in part, as the disk was full", nil},
+	}
+
+	// measured is for those who ask for the metrics.
+	measured = []Call{
+		{"getsockname", "Go: where a connection that is made a net.Conn leads from", nil},
+		{"getpeername", "Go: and where to", nil},
 	}
 
 	// kept is for clients that outlive the process: the kernel notes there how far
@@ -77,9 +85,7 @@ var always = []Call{
 	{"fchmod", "mode of new state", nil},
 	{"unlinkat", "state, sockets and the pid file go", nil},
 	{"getdents64", "which state there is", nil},
-	{"flock", "lock of the state", nil},
 	{"fcntl", "locks of the state, flags of descriptors", nil},
-	{"umask", "mode of new state", nil},
 	{"dup3", "a daemon's output, and libtpms's log at the end, lead to /dev/null", nil},
 
 	// Clients.

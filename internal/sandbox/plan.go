@@ -70,6 +70,9 @@ func Plan(cfg *config.Config, profile string) Policy {
 	if cfg.PID.File != "" && cfg.PID.FD < 0 {
 		p.place(filepath.Dir(cfg.PID.File), remove, "its pid file goes when the process ends")
 	}
+	if cfg.Metrics.Listen.Kind != config.None {
+		p.Calls = append(p.Calls, measured...)
+	}
 	if cfg.Metrics.File != "" {
 		p.place(filepath.Dir(cfg.Metrics.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile|remove, "the file with the metrics is replaced")
 	}

@@ -30,6 +30,11 @@ func TestCalls(t *testing.T) {
 			t.Errorf("%v: %d system calls, want at most %d", args, n, maxCalls)
 		}
 	}
+	many := &config.Config{State: config.State{URI: "file:///image"}, Interface: config.Interface{Type: "socket"}}
+	many.Metrics.Listen.Kind = config.Unix
+	if n := len(Plan(many, "/p").Calls); n > maxCalls {
+		t.Errorf("an image with metrics: %d system calls, want at most %d", n, maxCalls)
+	}
 	p := plan(t, "--tpmstate", "dir="+t.TempDir())
 	seen := map[string]Call{}
 	for _, c := range p.Calls {

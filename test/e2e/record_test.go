@@ -232,6 +232,7 @@ func (r *recorder) judge() error {
 	listed := map[string]bool{}
 	inFile := *cfg
 	inFile.State.URI = "file:///image"
+	inFile.Metrics.Listen.Kind = config.Unix
 	for _, c := range append(sandbox.Plan(cfg, "profile").Calls, sandbox.Plan(&inFile, "profile").Calls...) {
 		if listed[c.Name] {
 			continue
