@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"internal/ca":             {"internal/ca/cert", "internal/ca/issuer", "internal/conf", "internal/folder", "internal/tool"},
 	"internal/ca/inventory":   {"internal/folder"},
 	"internal/ca/localca":     {"internal/ca", "internal/ca/cert", "internal/ca/certtool", "internal/conf", "internal/folder", "internal/tool"},
-	"internal/ca/certtool":    {"internal/ca/cert", "internal/ca/issuer", "internal/config", "internal/tool"},
+	"internal/ca/certtool":    {"internal/ca/cert", "internal/ca/issuer", "internal/config", "internal/folder", "internal/tool"},
 	"internal/io/cuse":        {"internal/io/ctrl", "internal/io/poll", "internal/tpm"},
 	"internal/io/vtpm":        {"internal/tpm"},
 	"internal/keep":           {"internal/emul", "internal/io/exchange"},
