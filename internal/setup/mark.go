@@ -48,7 +48,7 @@ func readMark(dir string) (*mark, error) {
 	}
 	m := &mark{}
 	if err := json.Unmarshal(b, m); err != nil || m.Begun.IsZero() {
-		return nil, fmt.Errorf("%s is no record of a manufacture: %w; remove it if there is no TPM to be lost", f.Path(markName), errors.Join(err, errors.ErrUnsupported))
+		return nil, fmt.Errorf("%s is no record of a manufacture; remove it if there is no TPM to be lost", f.Path(markName))
 	}
 	return m, nil
 }
