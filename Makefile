@@ -189,7 +189,7 @@ install: build
 	install -m 0644 build/completion/*.fish $(DESTDIR)$(FISHDIR)
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket $(DESTDIR)$(UNITDIR)
-	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service
+	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service
 	install -m 0644 contrib/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/swtpm.conf
 	install -m 0644 contrib/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/swtpm.conf
 	install -d $(DESTDIR)$(DOCDIR)/examples
@@ -200,6 +200,12 @@ install: build
 	install -d $(DESTDIR)$(SYSCONFDIR)
 	for f in swtpm-localca.conf swtpm-localca.options; do \
 		test -e $(DESTDIR)$(SYSCONFDIR)/$$f || install -m 0644 examples/$$f $(DESTDIR)$(SYSCONFDIR) || exit 1; \
+	done
+	install -d $(DESTDIR)$(SYSCONFDIR)/swtpm/ca
+	for f in swtpm_setup.conf swtpm-localca.conf; do \
+		to=$(DESTDIR)$(SYSCONFDIR)/swtpm/ca/$$f; test -e $$to || { \
+			install -m 0644 contrib/systemd/ca/$$f $$to && \
+			sed -i 's,= /usr/local/bin/,= $(BINDIR)/,' $$to; } || exit 1; \
 	done
 	install -d $(DESTDIR)$(DOCDIR)/apparmor $(DESTDIR)$(DOCDIR)/selinux
 	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor

@@ -119,6 +119,9 @@ func (c *Config) manufactureFaults() []fault {
 			add(key, "says something only with take-ownership = true")
 		}
 	}
+	if c.Sandbox.Chroot != "" {
+		out = append(out, fault{"sandbox", "chroot", "swtpm-setup makes a TPM outside of it; want no [manufacture], or no chroot"})
+	}
 	return out
 }
 

@@ -278,6 +278,7 @@ func TestMistakes(t *testing.T) {
 		{"[manufacture]\niak = \"secp384r1\"", `f:6:1: [manufacture] iak: its certificate names that of the endorsement key; want ek-cert = true`},
 		{"[manufacture]\ndecryption = true", `f:6:1: [manufacture] decryption: says something only with allow-signing = true`},
 		{"[manufacture]\ntake-ownership = true", `f:6:1: [manufacture] take-ownership: only with tpm = "1.2"`},
+		{"[sandbox]\nchroot = \"/\"\n[manufacture]", `f:6:1: [sandbox] chroot: swtpm-setup makes a TPM outside of it; want no [manufacture], or no chroot`},
 		{"[manufacture]\nekcert = true", `f:6:1: [manufacture] ekcert: unknown key; did you mean "ek-cert"?`},
 		{"[[log]]", `f:5:3: [log]: want a table, [log], not an array`},
 		{"[key]", `f:5:2: [key]: says nothing; want one of file, fd, pwdfile, pwdfd, credential`},

@@ -28,7 +28,7 @@ var advice = []struct {
 	{errProfile, "see swtpm socket --tpm2 --print-profiles"},
 	{errNotMade, "see swtpm socket --tpm2 --print-profiles"},
 	{errNotNew, "leave out --profile, or remove the state for a new TPM"},
-	{errNotYet, "make it with swtpm-setup and the name of the profile, whose [manufacture] asks for that"},
+	{errNotYet, "make it with swtpm-setup and the name of the profile, whose [manufacture] asks for that; if swtpm-manufacture@.service was to make it, its status says why it did not"},
 	{errIncomplete, "restore the missing file from a backup, or remove what is left for a new TPM"},
 	{payload.ErrDamaged, "restore the file from a backup"},
 	{nv.ErrDamaged, "restore the file from a backup"},

@@ -22,7 +22,7 @@ func TestCredentialEncrypted(t *testing.T) {
 	dropIn(t, unit, "[Service]\nLoadCredentialEncrypted=state-key:"+sealed+"\n")
 	must(t, "systemctl", "start", unit)
 	command(t, dial(t, name), getRandom)
-	if out, _ := in("swtpm", "state", "inspect", "dir:///var/lib/swtpm/"+name); !strings.Contains(strings.ToLower(out), "encrypted") {
+	if out, _ := in("swtpm", "state", "inspect", "--tpmstate", "dir=/var/lib/swtpm/"+name); !strings.Contains(strings.ToLower(out), "encrypted") {
 		t.Errorf("the state is not encrypted:\n%s", out)
 	}
 	for _, file := range []string{"cmdline", "environ"} {

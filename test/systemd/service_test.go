@@ -133,6 +133,7 @@ func TestCrash(t *testing.T) {
 // Another user as the drop-in of systemd makes it, without an account.
 func TestDynamicUser(t *testing.T) {
 	name := instance(t, profile("clear"))
+	must(t, "systemctl", "mask", "swtpm-manufacture@"+name) // it has a user of its own
 	dropIn(t, service(name), "[Service]\nDynamicUser=yes\nUser=\nGroup=\nRuntimeDirectoryPreserve=no\nTemporaryFileSystem=\nBindPaths=\n")
 	must(t, "systemctl", "start", service(name))
 	command(t, dial(t, name), getRandom)
