@@ -9,7 +9,8 @@ import (
 // packageFile is where make debtest puts the package.
 const packageFile = "/swtpm-go.deb"
 
-// The Debian package installs, serves a TPM, keeps its clients through an upgrade,
+// The Debian package installs, serves a TPM, keeps its clients through an upgrade, and
+// their TPM where systemd keeps nothing, as of a container that has it as a device,
 // stops in order when it is removed, and leaves nothing behind when it is purged but
 // states and what belongs to them.
 func TestPackage(t *testing.T) {
@@ -29,8 +30,16 @@ func TestPackage(t *testing.T) {
 	c := dial(t, name)
 	command(t, c, getRandom)
 	pid := property(t, unit, "MainPID")
+	alone := name + "-alone"
+	put(t, "/etc/swtpm/"+alone+".toml", 0o644, profile("clear")+"\n[service]\nkeep-session = \"no\"\n")
+	must(t, "systemctl", "start", service(alone))
+	pidAlone := property(t, service(alone), "MainPID")
 
-	must(t, "dpkg", "--install", packageFile) // an upgrade, to the same
+	told := must(t, "dpkg", "--install", packageFile) // an upgrade, to the same
+	if got := property(t, service(alone), "MainPID"); got != pidAlone || !strings.Contains(told, service(alone)+" is still the version before") {
+		t.Errorf("a TPM that nothing is kept of had the process %s before the upgrade, and has %s\n%s", pidAlone, got, told)
+	}
+	must(t, "systemctl", "stop", service(alone))
 	await(t, unit, "ActiveState", "active")
 	now := property(t, unit, "MainPID")
 	if now == pid {
