@@ -3,7 +3,6 @@ package seal
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -84,7 +83,10 @@ func (l layer) append(b, plain []byte, k *Key) ([]byte, error) {
 	erase(func() {
 		var c cipher.Block
 		if c, err = aes.NewCipher(k.bytes()); err == nil {
-			cipher.NewCBCEncrypter(c, iv[:aes.BlockSize]).CryptBlocks(text, text)
+			mode := cipher.NewCBCEncrypter(c, iv[:aes.BlockSize])
+			mode.CryptBlocks(text, text)
+			forget(mode)
+			forget(c)
 			k.mac(mac, text, iv)
 		}
 	})
@@ -98,10 +100,7 @@ func (l layer) append(b, plain []byte, k *Key) ([]byte, error) {
 
 // mac puts the MAC of text and iv into sum.
 func (k *Key) mac(sum, text, iv []byte) {
-	m := hmac.New(sha256.New, k.bytes())
-	m.Write(text)
-	m.Write(iv)
-	m.Sum(sum[:0])
+	hmacInto(sha256.New, sum, k.bytes(), text, iv)
 }
 
 // fits checks that a container with flags f can be opened with k in layer l.
@@ -169,7 +168,10 @@ func (k *Key) decrypt(text, iv []byte) ([]byte, error) {
 	erase(func() {
 		var c cipher.Block
 		if c, err = aes.NewCipher(k.bytes()); err == nil {
-			cipher.NewCBCDecrypter(c, iv).CryptBlocks(plain, text)
+			mode := cipher.NewCBCDecrypter(c, iv)
+			mode.CryptBlocks(plain, text)
+			forget(mode)
+			forget(c)
 		}
 	})
 	if err != nil {

@@ -1,7 +1,6 @@
 package seal
 
 import (
-	"crypto/hmac"
 	"crypto/sha512"
 	"encoding/hex"
 	"errors"
@@ -235,21 +234,16 @@ func derive(key, pass []byte, kdf string) {
 	if kdf == "sha512" {
 		sum = sha512.Sum512(pass)
 		copy(key, sum[:])
+		_ = sha512.Sum512(make([]byte, len(pass))) // in place of what the first has left on the stack
 		return
 	}
 	// RFC 8018, 5.2: one block is enough, for no key is longer than a hash.
-	m := hmac.New(sha512.New, pass)
-	m.Write([]byte(pbkdf2Salt))
-	m.Write([]byte{0, 0, 0, 1})
-	m.Sum(sum[:0])
+	hmacInto(sha512.New, sum[:], pass, []byte(pbkdf2Salt), []byte{0, 0, 0, 1})
 	copy(key, sum[:])
 	for range pbkdf2Iterations - 1 {
-		m.Reset()
-		m.Write(sum[:])
-		m.Sum(sum[:0])
+		hmacInto(sha512.New, sum[:], pass, sum[:])
 		for i := range key {
 			key[i] ^= sum[i]
 		}
 	}
-	m.Reset()
 }
