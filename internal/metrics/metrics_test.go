@@ -66,14 +66,15 @@ func TestText(t *testing.T) {
 // TestParser has the text read by the parser of Prometheus' client library, which
 // takes the standard seriously.
 func TestParser(t *testing.T) {
-	if out, err := exec.Command("python3", "-c", "import prometheus_client").CombinedOutput(); err != nil {
+	const python = "/usr/bin/python3" // the one that Debian's packages are for; others may be first in PATH
+	if out, err := exec.Command(python, "-c", "import prometheus_client").CombinedOutput(); err != nil {
 		text := fmt.Sprintf("no parser here; install the package python3-prometheus-client: %s", out)
 		if os.Getenv("SWTPM_TEST_REQUIRE") != "" {
 			t.Fatal(text)
 		}
 		t.Skip(text)
 	}
-	cmd := exec.Command("python3", "-c", `
+	cmd := exec.Command(python, "-c", `
 import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 for f in text_string_to_metric_families(sys.stdin.read()):

@@ -196,12 +196,13 @@ func TestRemove(t *testing.T) {
 // TestSecretErrors holds that an error shows no part of a key.
 func TestSecretErrors(t *testing.T) {
 	const digit = "\xfe"
-	_, err := ReadKey(Source{Path: keyFile(t, digit+hex128[1:]), Hex: true, Bits: 128})
+	path := keyFile(t, digit+hex128[1:])
+	_, err := ReadKey(Source{Path: path, Hex: true, Bits: 128})
 	if err == nil {
 		t.Fatal("accepted")
 	}
 	for _, leak := range []string{digit, "xfe", "fe'", hex128[1:9], fmt.Sprint(0xfe)} {
-		if strings.Contains(err.Error(), leak) {
+		if strings.Contains(strings.ReplaceAll(err.Error(), path, ""), leak) {
 			t.Errorf("error %q shows %q", err, leak)
 		}
 	}

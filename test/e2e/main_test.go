@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // binVar is the environment variable that leads to the programs under test. If it
@@ -23,6 +26,9 @@ const binVar = "SWTPM_TEST_BIN"
 const nobody = 65534
 
 func TestMain(m *testing.M) {
+	// Programs that are started inherit what is ignored, as under nohup; what is
+	// caught is as usual for them.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
