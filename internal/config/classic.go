@@ -67,9 +67,6 @@ type line struct {
 // take is called for each option, from left to right. Options with sub-options
 // are kept for finish; the last of two counts.
 func (l *line) take(o optionRow, arg string) error {
-	if o.later {
-		return refuse("--%s is %s", o.long, notYet)
-	}
 	switch o.long {
 	case "help":
 		return &HelpRequested{Text: Usage(l.word())}

@@ -195,8 +195,8 @@ func TestHelp(t *testing.T) {
 			if o.long == "migration-key" {
 				usage = Usage(iface)
 			}
-			if named := strings.Contains(usage, "--"+o.long); named == o.later {
-				t.Errorf("usage of %s names --%s: %v, want %v", iface, o.long, named, !o.later)
+			if !strings.Contains(usage, "--"+o.long) {
+				t.Errorf("usage of %s does not name --%s", iface, o.long)
 			}
 		}
 		if !strings.Contains(Help(), iface) {

@@ -30,15 +30,12 @@ const (
 // Interfaces are the words that a classic command line may begin with.
 var Interfaces = []string{"socket", "chardev", "cuse"}
 
-// Options returns the options of an interface that are not refused. Their
+// Options returns the options of an interface. Their
 // sub-options are those that the parser looks for.
 func Options(iface string) []Option {
 	tables := subTables()
 	var out []Option
 	for _, row := range optionsOf[iface] {
-		if row.later {
-			continue
-		}
 		o := Option{Names: []string{"--" + row.long}}
 		if row.arg {
 			o.Arg = argName(iface, row.long)

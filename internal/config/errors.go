@@ -60,9 +60,6 @@ func (e *ProfileError) Error() string {
 	return b.String() + ": " + e.Text
 }
 
-// notYet is what a word gets that belongs to a later release.
-const notYet = "not available in this release"
-
 // refusal is an error in the words of the reference that stands alone, without
 // "Error parsing … options: " before it.
 type refusal string

@@ -11,7 +11,6 @@ type optionRow struct {
 	long  string
 	short byte // 0: none
 	arg   bool // takes an argument
-	later bool // known, so that abbreviations are what they are in swtpm, but refused
 }
 
 // socketOptions are the options of swtpm socket, in the order in which an

@@ -216,12 +216,7 @@ func (p *loader) key(table, name string, ks keys, v any) {
 		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
 		return
 	}
-	err := k.value.set(text)
-	var notNow later
-	switch {
-	case errors.As(err, &notNow):
-		p.fail(at.value, label, "%s", err)
-	case err != nil:
+	if err := k.value.set(text); err != nil {
 		switch k.value.(type) {
 		case address, list: // which part of it is wrong
 			p.fail(at.value, label, "%s; want %s", err, k.value.want())

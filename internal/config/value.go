@@ -260,17 +260,14 @@ func (o owner) want() string {
 type words struct {
 	p       *string
 	of      []string
-	later   []string // words that a later release will take
-	unknown string   // format of the reference's complaint
-	empty   string   // what "" in the field stands for
+	unknown string // format of the reference's complaint
+	empty   string // what "" in the field stands for
 }
 
 func (words) check(string) error { return nil }
 
 func (w words) set(s string) error {
 	switch {
-	case slices.Contains(w.later, s):
-		return later(strconv.Quote(s))
 	case !slices.Contains(w.of, s) && w.unknown != "":
 		return refuse(w.unknown, s)
 	case !slices.Contains(w.of, s):
@@ -296,8 +293,3 @@ func (w words) want() string {
 	}
 	return strings.Join(quoted, " or ")
 }
-
-// later is the error for a value that a later release will take.
-type later string
-
-func (l later) Error() string { return string(l) + " is " + notYet }
