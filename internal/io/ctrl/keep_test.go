@@ -83,6 +83,7 @@ func TestResume(t *testing.T) {
 			if _, err := io.ReadFull(c, got); err != nil || binary.BigEndian.Uint32(got) != 0 {
 				t.Errorf("the next reply is %x, %v", got, err)
 			}
+			b.Close(patience) // the record is the server's until then
 			if s := r.State(); s.Taken != 0 || s.Broken {
 				t.Errorf("the record is %+v", s)
 			}

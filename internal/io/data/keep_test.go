@@ -71,6 +71,7 @@ func TestResume(t *testing.T) {
 					t.Error("the command was run again")
 				}
 			}
+			b.Close(patience) // the record is the server's until then
 			if s := r.State(); s.Taken != 0 || s.Broken {
 				t.Errorf("the record is %+v", s)
 			}
