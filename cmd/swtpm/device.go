@@ -35,6 +35,18 @@ func openDevice(cfg *config.Config) (d device, err error) {
 	return d, err
 }
 
+// appear makes the device of CUSE appear, and then writes the pid file: who waits for
+// the file waits for the device.
+func appear(cfg *config.Config, d *cuse.Device, pid *pidFile) error {
+	if err := d.Create(uint32(cfg.Interface.Major), uint32(cfg.Interface.Minor)); err != nil {
+		return err
+	}
+	if err := pid.write(cfg.PID); err != nil {
+		return exitCode(cusePID, err)
+	}
+	return nil
+}
+
 // newProxy makes a device of the kernel's and tells which, in one write and before
 // anything else is told: who waits for the line reads it from the start.
 func newProxy(cfg *config.Config) (int, error) {

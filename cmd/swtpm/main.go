@@ -108,7 +108,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	defer stopRecord()
 	pid := &pidFile{}
 	defer pid.remove()
-	if device.cuse == nil { // else who waits for the file waits for the device
+	if device.cuse == nil { // else see appear
 		if err := pid.write(cfg.PID); err != nil {
 			return err
 		}
@@ -137,11 +137,8 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		}
 	}
 	if device.cuse != nil {
-		if err := device.cuse.Create(uint32(cfg.Interface.Major), uint32(cfg.Interface.Minor)); err != nil {
+		if err := appear(cfg, device.cuse, pid); err != nil {
 			return err
-		}
-		if err := pid.write(cfg.PID); err != nil {
-			return exitCode(cusePID, err)
 		}
 	}
 	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s), m)

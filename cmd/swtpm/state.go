@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
@@ -44,6 +45,16 @@ func quietEngine() (emul.Engine, error) {
 	return libtpms.Engine(), nil
 }
 
+// openWithEngine opens the state of w to be read only, and libtpms to try it with.
+func (w *which) openWithEngine() (*atrest.State, emul.Engine, error) {
+	e, err := quietEngine()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := w.open(readOnly)
+	return s, e, err
+}
+
 func stateInspect(f *pflag.FlagSet) action {
 	w := whichFlags(f)
 	asJSON := f.Bool("json", false, "print JSON")
@@ -70,7 +81,11 @@ func inspectState(w *which, asJSON bool) error {
 		_, err := fmt.Print(r.Text())
 		return err
 	}
-	b, err := json.Marshal(r)
+	return printJSON(r)
+}
+
+func printJSON(v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -81,25 +96,17 @@ func inspectState(w *which, asJSON bool) error {
 // printEKs prints public keys and certificates, each in PEM behind a line that says
 // what it is, as openssl reads them.
 func printEKs(w *which, asJSON bool) error {
-	s, err := w.open(readOnly)
+	s, e, err := w.openWithEngine()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	e, err := quietEngine()
-	if err != nil {
-		return err
-	}
 	keys, err := s.EKs(e)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		b, err := json.Marshal(keys)
-		if err == nil {
-			_, err = fmt.Println(string(b))
-		}
-		return err
+		return printJSON(keys)
 	}
 	for _, k := range keys {
 		if _, err := fmt.Printf("EK %s at %s, SHA-256 %s\n%s%s", k.Algorithm, k.Handle, k.Fingerprint, k.PublicKey, k.Certificate); err != nil {
@@ -115,15 +122,11 @@ func stateVerify(f *pflag.FlagSet) action {
 }
 
 func verifyState(w *which) error {
-	s, err := w.open(readOnly)
+	s, e, err := w.openWithEngine()
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	e, err := quietEngine()
-	if err != nil {
-		return err
-	}
 	names, err := s.Verify(e)
 	if a := emul.Advice(err); a != "" {
 		return fmt.Errorf("%w; %s", err, a)
