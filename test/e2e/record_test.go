@@ -77,8 +77,10 @@ func (r *recorder) follow(conn *net.UnixConn) error {
 		return err
 	}
 	process, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return err
+	if err == unix.ESRCH {
+		return nil // killed before it was confined
+	} else if err != nil {
+		return fmt.Errorf("pidfd_open: %w", err)
 	}
 	defer unix.Close(process)
 	r.mu.Lock()
@@ -88,7 +90,9 @@ func (r *recorder) follow(conn *net.UnixConn) error {
 	}
 	r.mu.Unlock()
 	_, err = conn.Write([]byte(strings.Join(names, " ")))
-	if err = errors.Join(err, conn.Close()); err != nil {
+	if err = errors.Join(err, conn.Close()); errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		return nil // killed meanwhile
+	} else if err != nil {
 		return err
 	}
 	fd, err := takeListener(pid, process)
@@ -127,7 +131,11 @@ func takeListener(pid, process int) (int, error) {
 			if _, err := fmt.Sscan(filepath.Base(link), &n); err != nil {
 				return -1, err
 			}
-			return unix.PidfdGetfd(process, n, 0)
+			fd, err := unix.PidfdGetfd(process, n, 0)
+			if err == unix.ESRCH {
+				return -1, nil // killed since we looked
+			}
+			return fd, err
 		}
 		if ended, err := readable(process, 1); ended || err != nil {
 			return -1, err
