@@ -1,0 +1,272 @@
+package config
+
+import (
+	"errors"
+	"strings"
+)
+
+// finish fills the Config from the options that were kept.
+func (l *line) finish(operands []string) error {
+	if len(operands) > 0 {
+		return refuse("Unknown parameter '%s'", operands[0])
+	}
+	for _, step := range l.steps() {
+		if err := step(); err != nil || l.done {
+			return err
+		}
+	}
+	return nil
+}
+
+// steps fill the Config, in the order of the reference.
+func (l *line) steps() []func() error {
+	if l.word() == "cuse" {
+		return []func() error{
+			l.log, l.capabilities, l.states, l.profiles, l.device, l.exits(cuseOption),
+			l.key, l.migrationKey, l.pid, l.locality, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
+			l.exits(cuseRefused), l.place, l.exits(0),
+		}
+	}
+	if l.word() == "chardev" {
+		return []func() error{
+			l.log, l.locality, l.vtpmProxy, l.capabilities, l.states, l.profiles, l.chardev, l.standardFD, l.ctrl,
+			l.key, l.migrationKey, l.pid, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
+		}
+	}
+	return []func() error{
+		l.standardFD, l.log, l.capabilities, l.ctrl, l.server, l.states, l.profiles,
+		l.key, l.migrationKey, l.pid, l.locality, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
+	}
+}
+
+func (l *line) standardFD() error {
+	if l.fd >= 0 && l.fd <= 2 {
+		return refusal("Error: Cannot accept file descriptors with values 0, 1, or 2")
+	}
+	return nil
+}
+
+func (l *line) capabilities() error {
+	l.done = l.cfg.PrintCapabilities
+	return nil
+}
+
+// states is --print-states.
+//
+// Compat: swtpm does not look at TPM_PATH for it.
+func (l *line) states() error {
+	if !l.cfg.PrintStates {
+		return nil
+	}
+	l.done = true
+	if _, ok := l.given["tpmstate"]; !ok {
+		return refusal("Error: --tpmstate option is required for --print-states")
+	}
+	return l.state()
+}
+
+func (l *line) profiles() error {
+	l.done = l.cfg.PrintProfiles
+	return nil
+}
+
+// read parses the sub-options of an option, nil if it was not given. which is
+// its name in complaints.
+func (l *line) read(name, which string, ks keys) (suboptions, error) {
+	if l.seen != nil {
+		l.seen(name, ks)
+	}
+	arg, ok := l.given[name]
+	if !ok {
+		return nil, nil
+	}
+	o, err := parseSuboptions(arg, ks)
+	return o, wrap(which, err)
+}
+
+// fill sets the fields of ks from o.
+func fill(o suboptions, which string, ks keys) error {
+	err := o.fill(ks)
+	var alone refusal
+	if errors.As(err, &alone) {
+		return err
+	}
+	return wrap(which, err)
+}
+
+func wrap(which string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return refuse("Error parsing %s options: %s", which, err)
+}
+
+func (l *line) log() error {
+	next := l.cfg.Log // the log that is replaced takes the complaint
+	ks := next.keys()
+	o, err := l.read("log", "logging", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	next.Given = true
+	if err := fill(o, "logging", ks); err != nil {
+		return err
+	}
+	next.FD = max(next.FD, -1)
+	l.cfg.Log = next
+	return nil
+}
+
+func (l *line) key() error          { return l.readKey("key", &l.cfg.Key) }
+func (l *line) migrationKey() error { return l.readKey("migration-key", &l.cfg.MigrationKey) }
+
+// readKey is --key and --migration-key. Both are called key in complaints.
+func (l *line) readKey(name string, k *Key) error {
+	ks := k.keys()
+	o, err := l.read(name, "key", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o["fd"]), "-") {
+		delete(o, "kdf") // only looked at for a passphrase
+	}
+	var found Key
+	if err := fill(o, "key", found.keys()); err != nil && found.Source != NoKey {
+		return err
+	}
+	if found.Source == NoKey {
+		return refusal("Either file=, fd=, pwdfile=, or pwdfd= is required for key option")
+	}
+	found.Hex = found.Hex && (found.Source == KeyFile || found.Source == KeyFD)
+	found.Remove = found.Remove && (found.Source == KeyFile || found.Source == PassFile)
+	*k = found
+	return nil
+}
+
+func (l *line) pid() error {
+	p := &l.cfg.PID
+	ks := p.keys()
+	o, err := l.read("pid", "pid", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if err := fill(o, "pid", ks); err != nil {
+		return err
+	}
+	switch {
+	case p.File != "":
+		p.FD = -1
+	case p.FD < 0:
+		return refusal("The file or fd parameter is required for the pid option.")
+	case !l.onPaper && !isRegular(p.FD):
+		return refuse("Bad filedescriptor %d for pid file", p.FD)
+	}
+	return nil
+}
+
+func (l *line) locality() error {
+	ks := l.cfg.Locality.keys()
+	o, err := l.read("locality", "locality", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "locality", ks)
+}
+
+// state is --tpmstate, or TPM_PATH without it.
+func (l *line) state() error {
+	s := &l.cfg.State
+	ks := s.keys()
+	o, err := l.read("tpmstate", "tpmstate", ks)
+	switch {
+	case err != nil:
+		return err
+	case o == nil:
+		if path := l.env("TPM_PATH"); path != "" {
+			s.URI = dirScheme + path
+		}
+		return nil
+	case !o.has("dir", "backend-uri"):
+		return refusal("The dir or backend-uri parameters is required for the tpmstate option.")
+	}
+	return fill(o, "tpmstate", ks)
+}
+
+func (l *line) seccomp() error {
+	ks := l.cfg.Sandbox.seccompKeys()
+	o, err := l.read("seccomp", "seccomp", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "seccomp", ks)
+}
+
+func (l *line) flags() error {
+	ks := l.cfg.Flags.keys()
+	o, err := l.read("flags", "flags", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "flags", ks)
+}
+
+func (l *line) migration() error {
+	ks := l.cfg.Migration.keys()
+	o, err := l.read("migration", "migration", ks)
+	if err != nil {
+		return err
+	}
+	return fill(o, "migration", ks)
+}
+
+// pcap is --pcap.
+func (l *line) pcap() error {
+	next := l.cfg.Pcap
+	ks := next.keys()
+	o, err := l.read("pcap", "pcap", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	if err := fill(o, "pcap", ks); err != nil {
+		return err
+	}
+	switch {
+	case next.File != "":
+		next.FD = -1
+	case next.FD < 0:
+		return refusal("The file or fd parameter is required for the pcap option.")
+	}
+	l.cfg.Pcap = next
+	return nil
+}
+
+// profile is --profile. With a TPM 1.2 it is read and means nothing.
+func (l *line) profile() error {
+	ks := l.cfg.Profile.keys()
+	o, err := l.read("profile", "profile", ks)
+	if err != nil || o == nil {
+		return err
+	}
+	given, most := 0, 1
+	for _, name := range []string{"profile", "name", "file"} {
+		if o.has(name) {
+			given++
+		}
+	}
+	if o.has("fd") && !strings.HasPrefix(trimC(o["fd"]), "-") {
+		most = 2 // Compat: swtpm lets one more through, which then counts
+	}
+	if given > most {
+		return refusal("Only one profile option parameter of 'profile', 'name', 'fd', or 'file' may be provided")
+	}
+	var found AlgorithmProfile
+	found.FD = -1
+	err = fill(o, "profile", found.keys())
+	if found.Source == NoProfile {
+		return refusal("No profile option parameter given to get a profile")
+	}
+	if err == nil {
+		l.cfg.Profile = found
+	}
+	return err
+}
