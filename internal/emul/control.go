@@ -1,6 +1,8 @@
 package emul
 
 import (
+	"fmt"
+
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -12,6 +14,20 @@ func (t *TPM) whileOn(f func() error) error {
 		return tpm.BadOrdinal
 	}
 	return f()
+}
+
+// whileOurs is whileOn for what may change the state. If that is another process's
+// and f must not, f does not begin: an engine that could not store what it has
+// changed goes into failure mode.
+func (t *TPM) whileOurs(f func() error) error {
+	return t.whileOn(func() error {
+		giveBack, err := t.borrowStorage()
+		defer giveBack()
+		if err != nil {
+			return fmt.Errorf("%w: %w", err, tpm.Fail)
+		}
+		return f()
+	})
 }
 
 // SetLocality sets the locality of the commands to come; one that runs keeps its
@@ -33,26 +49,25 @@ func (t *TPM) Established() (bool, error) {
 }
 
 // ResetEstablished clears the tpmEstablished bit, which only localities 3 and 4
-// may.
+// may. A TPM 1.2 stores that.
 func (t *TPM) ResetEstablished(l tpm.Locality) error {
-	return t.whileOn(func() error {
-		if l > tpm.MaxLocality {
-			return tpm.BadLocality
-		}
-		return t.engine.ResetEstablished(l)
-	})
+	if l > tpm.MaxLocality {
+		return t.whileOn(func() error { return tpm.BadLocality })
+	}
+	return t.whileOurs(func() error { return t.engine.ResetEstablished(l) })
 }
 
-// HashStart begins a measurement into the locality 4 PCR.
-func (t *TPM) HashStart() error { return t.whileOn(t.engine.HashStart) }
+// HashStart begins a measurement into the locality 4 PCR, and sets the
+// tpmEstablished bit, which a TPM 1.2 stores.
+func (t *TPM) HashStart() error { return t.whileOurs(t.engine.HashStart) }
 
 // HashData adds bytes to the measurement.
 func (t *TPM) HashData(b []byte) error {
-	return t.whileOn(func() error { return t.engine.HashData(b) })
+	return t.whileOurs(func() error { return t.engine.HashData(b) })
 }
 
 // HashEnd ends the measurement.
-func (t *TPM) HashEnd() error { return t.whileOn(t.engine.HashEnd) }
+func (t *TPM) HashEnd() error { return t.whileOurs(t.engine.HashEnd) }
 
 // Cancel asks the command that runs to stop; it waits for nothing.
 func (t *TPM) Cancel() error {

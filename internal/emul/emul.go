@@ -92,7 +92,7 @@ type TPM struct {
 	store    *nv.Store           // nil until first needed
 	incoming bool                // the storage lock was never had, and INIT is not to take it
 	released bool                // the storage lock is another's: it was given away, or is not ours yet
-	left     *[sha256.Size]byte  // of the permanent state when the lock was given away; nil while it is ours
+	left     *[sha256.Size]byte  // of the state when the lock was given away, or INIT has read it without; nil while it is ours
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
@@ -112,6 +112,10 @@ type bufferSizes struct{ size, low, high uint32 }
 // ErrStorage means that the state's lock was given away, or was not ours yet, and
 // cannot be had: another process owns the state, and this one must end.
 var ErrStorage = errors.New("emul: the storage lock is held by another process")
+
+// ErrChanged means that another process has changed the state since it was last
+// looked at here. What this one has of it is not to replace it.
+var ErrChanged = errors.New("emul: another process has changed the state since it was last looked at here")
 
 // New returns a TPM that is off. ctx ends with the process.
 func New(ctx context.Context, e Engine, o Options) (*TPM, error) {

@@ -8,8 +8,8 @@ import (
 )
 
 // Execute runs what came in one message: a command, or a TPM 2.0 command behind
-// a prefix. The response is nil if the engine gave none. The only error is
-// ErrStorage. raw may be changed.
+// a prefix. The response is nil if the engine gave none. An error,
+// ErrStorage or ErrChanged, means that the process must end. raw may be changed.
 func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()

@@ -149,7 +149,13 @@ func (e *engine) SetState(b tpm.Blob, payload []byte) error {
 	return nil
 }
 
-func (e *engine) HashStart() error { e.locked("HashStart"); e.call("HashStart"); return nil }
+// HashStart and ResetEstablished store the bit, as a TPM 1.2 does.
+func (e *engine) HashStart() error {
+	e.locked("HashStart")
+	e.call("HashStart")
+	return e.host.StoreState("permall", append([]byte(nil), e.fresh...))
+}
+
 func (e *engine) HashData(b []byte) error {
 	e.locked("HashData")
 	e.call("HashData(%x)", b)
@@ -162,7 +168,7 @@ func (e *engine) Established() (bool, error) { return true, nil }
 func (e *engine) ResetEstablished(l tpm.Locality) error {
 	e.locked("ResetEstablished")
 	e.call("ResetEstablished(%d)", l)
-	return nil
+	return e.host.StoreState("permall", append([]byte(nil), e.fresh...))
 }
 
 func (e *engine) Cancel() error { return nil }

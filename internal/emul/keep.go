@@ -52,7 +52,7 @@ var errLost = fmt.Errorf("the state that came in was lost when the service was r
 //	 16   4 retries      for the storage lock
 //	 20  12 library      version of the engine, text
 //	 32  32 permanent    SHA-256 of the permanent state
-//	 64  32 left         the same, when the storage lock was given away
+//	 64  32 left         of the whole state; see TPM.left
 const (
 	keptSize   = 96
 	keptFormat = 1

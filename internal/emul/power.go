@@ -43,8 +43,9 @@ func (t *TPM) init(deleteVolatile bool) error {
 	if err := t.lockForInit(); err != nil {
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
 	}
+	backup := t.opt.Backup && !t.pending[tpm.Permanent] // which is no cure for what came in
 	err := t.powerOn()
-	if err != nil && t.opt.Backup && isBadState(err) {
+	if err != nil && backup && isBadState(err) {
 		err = t.powerOnBackup(err)
 	}
 	if err != nil {
@@ -74,6 +75,9 @@ func (t *TPM) poweredOn() {
 // for that moment.
 func (t *TPM) lockForInit() error {
 	if t.incoming {
+		if t.released {
+			t.note()
+		}
 		return nil
 	}
 	if err := t.store.Lock(); err != nil {
@@ -192,6 +196,15 @@ func isBadState(err error) bool {
 //
 // Compat: swtpm 0.11, --tpmstate backup.
 func (t *TPM) powerOnBackup(first error) error {
+	if t.released { // what is bad may be another process's, and by now be another
+		if err := t.store.Lock(); err != nil {
+			return first
+		}
+		defer t.borrowed()()
+		if err := t.powerOn(); err == nil || !isBadState(err) {
+			return err
+		}
+	}
 	if err := t.store.SwapBackup(); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return first

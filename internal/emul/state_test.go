@@ -216,6 +216,8 @@ func TestReleasedStateIsNotWritten(t *testing.T) {
 		"INIT":           func(b *bench) error { return b.Init(true) },
 		"STORE_VOLATILE": func(b *bench) error { return b.StoreVolatile() },
 		"GET_STATEBLOB":  func(b *bench) error { _, _, err := b.State(tpm.Volatile, true); return err },
+		"RESET":          func(b *bench) error { return b.ResetEstablished(3) },
+		"HASH_START":     func(b *bench) error { return b.HashStart() },
 		"a callback":     func(b *bench) error { return host{b.TPM}.StoreState("permall", b.e.fresh) },
 		"a deletion":     func(b *bench) error { return host{b.TPM}.DeleteState("permall") },
 	} {
@@ -225,9 +227,13 @@ func TestReleasedStateIsNotWritten(t *testing.T) {
 		b.ReleaseStorage()
 		b.d.other = true
 		before, writes := b.snapshot(), b.d.writes
+		b.e.took()
 		err := f(b)
 		if b.snapshot() != before || b.d.writes != writes {
 			t.Errorf("%s: the state has changed", name)
+		}
+		if got := b.e.took(); strings.Contains(got, "Reset") || strings.Contains(got, "Hash") {
+			t.Errorf("%s: the engine was asked %s, and could not store it", name, got)
 		}
 		if fails := name != "STOP" && name != "the end"; (err != nil) != fails {
 			t.Errorf("%s = %v, want an error: %v", name, err, fails)
@@ -517,24 +523,112 @@ func TestTwoWait(t *testing.T) {
 	}
 }
 
-// TestOvertaken has the state change while the lock is given away, or the guest
-// stay elsewhere: the TPM must then leave it alone when it is powered off.
+// TestOvertaken has the state change while the lock is given away, or before the
+// guest has come: it must then be left alone, whatever a client asks for, also when
+// the other process has ended and the lock is free.
 func TestOvertaken(t *testing.T) {
+	ways := []struct {
+		name  string
+		fails bool
+		f     func(b *bench) error
+	}{
+		{"the end", false, func(b *bench) error { return b.Close() }},
+		{"STOP", false, func(b *bench) error { return b.Stop() }},
+		{"RESET_TPMESTABLISHED", true, func(b *bench) error { return b.ResetEstablished(3) }},
+		{"HASH_START", true, func(b *bench) error { return b.HashStart() }},
+		{"STORE_VOLATILE", true, func(b *bench) error { return b.StoreVolatile() }},
+		{"a callback", true, func(b *bench) error { return host{b.TPM}.StoreState("permall", b.e.fresh) }},
+		{"a deletion", true, func(b *bench) error { return host{b.TPM}.DeleteState("permall") }},
+	}
+	for _, o := range []struct {
+		name string
+		Options
+	}{{"source", Options{}}, {"destination", Options{Incoming: true}}} {
+		for _, item := range []string{"permall", "volatilestate"} {
+			for _, w := range ways {
+				t.Run(o.name+", "+item+", "+w.name, func(t *testing.T) {
+					b := newBench(t, o.Options).on(t)
+					b.ReleaseStorage()
+					newer, err := seal.Seal(append([]byte(nil), b.e.fresh[:len(b.e.fresh)-1]...), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					b.put(item, newer)
+					before, writes := b.snapshot(), b.d.writes
+					if err := w.f(b); (err != nil) != w.fails {
+						t.Errorf("%v, want an error: %v", err, w.fails)
+					}
+					if b.snapshot() != before || b.d.writes != writes {
+						t.Error("what another process has stored was replaced")
+					}
+					if b.d.mine {
+						t.Error("the lock was kept")
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestNotOvertaken has nobody else change the state: each of our changes is the
+// state that the next one compares with.
+func TestNotOvertaken(t *testing.T) {
 	for name, o := range map[string]Options{"source": {}, "destination": {Incoming: true}} {
 		b := newBench(t, o).on(t)
-		if !o.Incoming {
-			b.ReleaseStorage()
+		b.ReleaseStorage()
+		for _, f := range []func() error{b.StoreVolatile, func() error { return b.ResetEstablished(3) }, b.HashStart, b.StoreVolatile, func() error { _, _, err := b.State(tpm.Volatile, true); return err }, b.Stop, func() error { return b.Init(true) }} {
+			if err := f(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
-		newer, err := seal.Seal(append([]byte(nil), b.e.fresh[:len(b.e.fresh)-1]...), nil)
-		if err != nil {
-			t.Fatal(err)
+		if b.d.items["tpm2-00.volatilestate"] != nil {
+			t.Errorf("%s: GET_STATEBLOB has not deleted the volatile state", name)
 		}
-		b.d.items["tpm2-00.permall"] = newer
-		if err := b.Close(); err != nil {
-			t.Error(err)
+	}
+}
+
+// TestIncomingOvertaken: the guest comes without blobs, as it would to a TPM that
+// INIT has started too early. What INIT has read is old by now.
+func TestIncomingOvertaken(t *testing.T) {
+	b := newBench(t, Options{Incoming: true}).on(t)
+	newer, err := seal.Seal(append([]byte(nil), b.e.fresh[:len(b.e.fresh)-1]...), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.put("permall", newer)
+	before := b.snapshot()
+	if err := b.LockStorage(0); !errors.Is(err, ErrChanged) || tpm.ResultOf(err) != tpm.Fail {
+		t.Errorf("LOCK_STORAGE = %v, want ErrChanged", err)
+	}
+	if _, err := b.Execute(append([]byte(nil), writing...)); !errors.Is(err, ErrChanged) {
+		t.Errorf("Execute() = %v, want ErrChanged", err)
+	}
+	if b.snapshot() != before || b.d.mine {
+		t.Errorf("the state has changed: %t, locked = %v", b.snapshot() != before, b.d.mine)
+	}
+	if err := errors.Join(b.Stop(), b.PrepareSetState()); err != nil || !b.d.mine {
+		t.Errorf("blobs = %v, locked = %v; want them taken", err, b.d.mine)
+	}
+}
+
+// TestIncomingBackup: a bad state is exchanged for its backup only where it is
+// nobody else's.
+func TestIncomingBackup(t *testing.T) {
+	good, err := seal.Seal(readPayload(t, tpm.V20, tpm.Permanent), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []bool{true, false} {
+		b := newBench(t, Options{Incoming: true, Backup: true})
+		b.put("permall", []byte("bad"))
+		b.put("permall.bak", good)
+		b.d.other = other
+		before := b.snapshot()
+		if err := b.Init(false); (err != nil) != other || b.d.mine {
+			t.Errorf("another has the lock: %t: INIT = %v, locked = %v", other, err, b.d.mine)
 		}
-		if got := b.d.items["tpm2-00.permall"]; string(got) != string(newer) {
-			t.Errorf("%s: what another process has stored was replaced", name)
+		if changed := b.snapshot() != before; changed == other {
+			t.Errorf("another has the lock: %t: the files were exchanged: %t", other, changed)
 		}
 	}
 }

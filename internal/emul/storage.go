@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
@@ -20,11 +21,7 @@ func (t *TPM) ReleaseStorage() {
 	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
 		return
 	}
-	t.left = &[sha256.Size]byte{} // of no state, unless it can be read
-	if p, err := t.store.Load(tpm.Permanent.Name()); err == nil {
-		*t.left = sha256.Sum256(p)
-		clear(p)
-	}
+	t.note()
 	if err := t.store.Unlock(); err != nil {
 		t.opt.Error("could not release the storage lock: %v", err)
 	}
@@ -91,6 +88,11 @@ func (t *TPM) takeStorage(retries uint32) error {
 			return fmt.Errorf("%w: %w", ErrStorage, err) // Close came in between
 		}
 	}
+	if t.incoming && t.on.Load() { // INIT has read it, and did not have the lock
+		if err := t.checkLeft(); err != nil {
+			return errors.Join(err, t.store.Unlock())
+		}
+	}
 	t.retries.Store(0)
 	new := t.incoming || t.released
 	t.incoming, t.released, t.left = false, false, nil
@@ -106,7 +108,7 @@ func (t *TPM) takeStorage(retries uint32) error {
 // another's: what that process may have written is not to be replaced, by now or
 // when it has ended. giveBack is never nil.
 func (t *TPM) borrowStorage() (giveBack func(), err error) {
-	if !t.released {
+	if !t.released || t.store == nil {
 		return func() {}, nil
 	}
 	if err := t.store.Lock(); err != nil {
@@ -115,28 +117,62 @@ func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	if err := t.checkLeft(); err != nil {
 		return func() {}, errors.Join(err, t.store.Unlock())
 	}
+	return t.borrowed(), nil
+}
+
+// borrowed is what follows when the lock is ours for a while; giveBack ends that.
+func (t *TPM) borrowed() (giveBack func()) {
 	t.released = false
 	return func() {
+		t.note() // the change was ours
 		if err := t.store.Unlock(); err != nil {
 			t.opt.Error("could not release the storage lock: %v", err)
 		}
 		t.released = true
-	}, nil
+	}
 }
 
-// checkLeft fails unless the permanent state is as it was when the lock was given
-// away: the guest that went on elsewhere has changed it, and may be told so.
+// note has checkLeft compare with the state as it is now.
+func (t *TPM) note() {
+	sum, err := t.stateDigest()
+	if err != nil {
+		sum = [sha256.Size]byte{} // nothing has that
+	}
+	t.left = &sum
+}
+
+// checkLeft fails unless the state is as it was when the lock was given away, or
+// when INIT has read it without: the guest that went on elsewhere has changed it,
+// and may be told so.
 func (t *TPM) checkLeft() error {
 	if t.left == nil {
 		return nil
 	}
-	p, err := t.store.Load(tpm.Permanent.Name())
-	defer clear(p)
+	sum, err := t.stateDigest()
 	if err != nil {
 		return err
 	}
-	if sha256.Sum256(p) != *t.left {
-		return errors.New("another process has changed the state since it was given away")
+	if sum != *t.left {
+		return ErrChanged
 	}
 	return nil
+}
+
+// stateDigest is a digest of all items. Which of them are missing is in it.
+func (t *TPM) stateDigest() (sum [sha256.Size]byte, err error) {
+	var all []byte
+	for _, b := range tpm.Blobs {
+		p, err := t.store.Load(b.Name())
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			all = append(all, 0)
+		case err != nil:
+			return sum, err
+		default:
+			one := sha256.Sum256(p)
+			all = append(append(all, 1), one[:]...)
+			clear(p)
+		}
+	}
+	return sha256.Sum256(all), nil
 }

@@ -602,6 +602,58 @@ func TestMigrationLostForGood(t *testing.T) {
 	}
 }
 
+// What a host does with the TPM while its guest is elsewhere, and when the other
+// host has ended and nobody has the lock, does not replace what the guest has stored
+// there: RESET_TPMESTABLISHED and HASH_START store the state of a TPM 1.2, all of it.
+func TestMigrationOvertaken(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		for _, arrived := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, the guest has moved: %t", v, arrived), func(t *testing.T) {
+				t.Parallel()
+				state := tempDir(t)
+				src := start(t, setup{tpm: v, state: state, args: leaving})
+				g := moveIn(t, src, v)
+				dst := start(t, setup{tpm: v, state: state, args: arriving})
+				old, here := dst, src
+				if arrived {
+					old, here = src, dst
+					arrives(t, dst, src.pack(t, true))
+				} else { // it reads the state, with nothing to go with it
+					c := dst.control(t)
+					if err := c.Init(0); err != nil {
+						t.Fatal(err)
+					}
+					_ = c.Close()
+				}
+				g.goesOn(t, here, v)
+				for _, ended := range []bool{false, true} {
+					if ended {
+						here.terminate(t)
+					}
+					before := listing(t, state)
+					c := old.control(t)
+					for name, do := range map[string]func() error{
+						"RESET_TPMESTABLISHED": func() error { return c.ResetEstablished(3) },
+						"HASH_START":           c.HashStart,
+						"STORE_VOLATILE":       c.StoreVolatile,
+					} {
+						if err := do(); tpm.ResultOf(err) != tpm.Fail {
+							t.Errorf("%s: %v, want %v; ended: %t", name, err, tpm.Fail, ended)
+						}
+					}
+					_ = c.Close()
+					if listing(t, state) != before {
+						t.Errorf("the state has changed; ended: %t", ended)
+					}
+				}
+				old.terminate(t)
+				g.isAt(t, state, v)
+			})
+		}
+	}
+}
+
 // A snapshot: the blobs are fetched and the guest goes on, with QEMU's
 // LOCK_STORAGE or, before QEMU 8, without. Meanwhile another process may have the
 // state, unless release-lock-outgoing=false.
