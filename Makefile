@@ -1,6 +1,7 @@
-# Targets a person needs: run, stop, build, test, bench, install. CI: .ci/run.
+# Targets a person needs: run, stop, build, test, bench, install, uninstall. CI: .ci/run.
 
-PREFIX  ?= /usr/local
+prefix  ?= /usr/local
+PREFIX  ?= $(prefix)
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
@@ -21,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit record race pure lint fuzz newer libvirt guest kernel units systemd deb debtest policy bench install clean
+.PHONY: all build run stop test unit record race pure lint fuzz newer libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
 
 all: build
 
@@ -103,9 +104,11 @@ deb:
 	@umask 022 && $(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/deb PREFIX=/usr
 	@umask 022 && sh contrib/debian/build.sh build/deb $(DEB) $(VERSION)
 
-# The package in a container with systemd as process 1; as root.
+# What lintian finds in the package, whether it is made the same again, and the package
+# in a container with systemd as process 1; as root.
 debtest: deb
-	@sh contrib/deps.sh systemd
+	@sh contrib/deps.sh debtest
+	@sh test/debian/check.sh $(DEB)
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/debtier && mkdir -p build/debtier/install build/debtier/image && ln -s ../../systemd/image/root build/debtier/image/root
 	@cp $(DEB) build/debtier/install
@@ -197,9 +200,15 @@ install: build
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(PREFIX)/share/swtpm
+	ln -sfr $(DESTDIR)$(BINDIR)/swtpm_localca $(DESTDIR)$(PREFIX)/share/swtpm/swtpm-localca
+	install -m 0755 contrib/swtpm-create-user-config-files $(DESTDIR)$(PREFIX)/share/swtpm
+	sed -i 's,^exec /usr/bin/,exec $(BINDIR)/,' $(DESTDIR)$(PREFIX)/share/swtpm/swtpm-create-user-config-files
 	install -d $(DESTDIR)$(SYSCONFDIR)
-	for f in swtpm-localca.conf swtpm-localca.options; do \
-		test -e $(DESTDIR)$(SYSCONFDIR)/$$f || install -m 0644 examples/$$f $(DESTDIR)$(SYSCONFDIR) || exit 1; \
+	for f in swtpm-localca.conf swtpm-localca.options swtpm_setup.conf; do \
+		to=$(DESTDIR)$(SYSCONFDIR)/$$f; test -e $$to || { \
+			install -m 0644 contrib/etc/$$f $$to && \
+			sed -i 's, /usr/bin/, $(BINDIR)/,' $$to; } || exit 1; \
 	done
 	install -d $(DESTDIR)$(SYSCONFDIR)/swtpm/ca
 	for f in swtpm_setup.conf swtpm-localca.conf; do \
@@ -210,6 +219,19 @@ install: build
 	install -d $(DESTDIR)$(DOCDIR)/apparmor $(DESTDIR)$(DOCDIR)/selinux
 	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor
 	install -m 0644 contrib/selinux/swtpm.* contrib/selinux/README $(DESTDIR)$(DOCDIR)/selinux
+
+# All that install has put there. A file in /etc stays where somebody has changed it, and
+# a directory where something else is in it.
+uninstall:
+	@rm -rf build/uninstall
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/uninstall
+	@cd build/uninstall && find . -type f -o -type l | while read -r f; do \
+		case $$f in .$(SYSCONFDIR)/*) cmp -s $$f "$(DESTDIR)/$$f" || continue ;; esac; \
+		rm -f "$(DESTDIR)/$$f" || exit 1; \
+	done
+	@cd build/uninstall && find . -depth -mindepth 1 -type d -path '*swtpm*' | while read -r d; do \
+		test ! -d "$(DESTDIR)/$$d" || rmdir --ignore-fail-on-non-empty "$(DESTDIR)/$$d" || exit 1; \
+	done
 
 clean:
 	rm -rf bin build

@@ -11,6 +11,7 @@
 #   contrib/deps.sh policy        compilers of AppArmor and SELinux
 #   contrib/deps.sh deb           a Debian package
 #   contrib/deps.sh systemd       a container with systemd
+#   contrib/deps.sh debtest       the same for the Debian package, and what judges it
 set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev libseccomp-dev'
@@ -23,6 +24,7 @@ units="$build systemd"
 policy='make apparmor checkpolicy semodule-utils policycoreutils selinux-policy-dev setools'
 deb="$build dpkg-dev"
 systemd="$build systemd-container mmdebstrap qemu-system-x86"
+debtest="$systemd $deb lintian"
 
 case ${1:-} in
 build) want=$build ;;
@@ -35,8 +37,9 @@ units) want=$units ;;
 policy) want=$policy ;;
 deb) want=$deb ;;
 systemd) want=$systemd ;;
+debtest) want=$debtest ;;
 *)
-	echo "usage: $0 build|run|test|libvirt|guest|kernel|units|policy|systemd" >&2
+	echo "usage: $0 build|run|test|libvirt|guest|kernel|units|policy|deb|systemd|debtest" >&2
 	exit 2
 	;;
 esac

@@ -1,16 +1,34 @@
 #!/bin/sh
 # Makes the Debian package $2 of what `make install PREFIX=/usr` has put into the
-# directory $1. The version is $3.
+# directory $1. The version is $3. Of the same files it makes the same bytes.
+#
+# $DEBFULLNAME and $DEBEMAIL say who maintains the package, $SOURCE_DATE_EPOCH how old
+# it is, in seconds since 1970; else it is as old as the manual page.
 set -eu
 [ $# -eq 3 ] || { echo "usage: $0 DIRECTORY PACKAGE VERSION" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$1" && pwd)
 doc=$root/usr/share/doc/swtpm-go
+version=$3-1
+maintainer="${DEBFULLNAME:-the swtpm-go authors} <${DEBEMAIL:-swtpm-go@example.org}>"
+if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+	SOURCE_DATE_EPOCH=$(date -u -d "$(sed -n 's/^\.TH SWTPM 8 \([0-9-]*\) .*/\1/p' "$here/../../man/swtpm.8")" +%s)
+fi
+export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
 
 mkdir -p "$doc" "$root/DEBIAN"
 install -m 0644 "$here/../../LICENSE" "$doc/copyright"
 gzip -9nc "$here/../../CHANGELOG.md" >"$doc/changelog.gz"
-chmod 0644 "$doc/changelog.gz"
+gzip -9nc >"$doc/changelog.Debian.gz" <<END
+swtpm-go ($version) unstable; urgency=medium
+
+  * Made by make deb; changelog.gz has what changed.
+
+ -- $maintainer  $(date -R -d "@$SOURCE_DATE_EPOCH")
+END
+chmod 0644 "$doc/changelog.gz" "$doc/changelog.Debian.gz"
+install -d "$root/usr/share/lintian/overrides"
+install -m 0644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/swtpm-go"
 find "$root/usr/share/man" -type f ! -name '*.gz' -exec gzip -9n {} +
 find "$root/usr/share/man" -type l | while read -r link; do
 	to=$(readlink "$link")
@@ -20,7 +38,8 @@ find "$root/usr/share/man" -type l | while read -r link; do
 done
 install -m 0755 "$here/postinst" "$here/prerm" "$here/postrm" "$root/DEBIAN"
 # An upgrade must not undo what an administrator has written.
-[ ! -d "$root/etc" ] || (cd "$root" && find etc -type f | LC_ALL=C sort | sed 's,^,/,') >"$root/DEBIAN/conffiles"
+(cd "$root" && find etc -type f | sort | sed 's,^,/,') >"$root/DEBIAN/conffiles"
+(cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 
 # dpkg-shlibdeps wants to be in the tree of a source package.
 work=$(mktemp -d)
@@ -28,14 +47,17 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/debian"
 printf 'Source: swtpm-go\n\nPackage: swtpm-go\nArchitecture: any\n' >"$work/debian/control"
 needs=$(cd "$work" && dpkg-shlibdeps -O "$root"/usr/bin/* | sed -n 's/^shlibs:Depends=//p')
+# In KiB, each file by itself: blocks would be those of whoever built it.
+size=$(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%s\n' -o -printf '1\n' |
+	awk '{ n += int(($1 + 1023) / 1024) } END { print n }')
 cat >"$root/DEBIAN/control" <<END
 Package: swtpm-go
-Version: $3
+Version: $version
 Section: misc
 Priority: optional
 Architecture: $(dpkg --print-architecture)
-Maintainer: the swtpm-go authors <swtpm-go@example.org>
-Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
+Maintainer: $maintainer
+Installed-Size: $size
 Depends: $needs, systemd | systemd-standalone-sysusers
 Provides: swtpm (= 0.11.0), swtpm-tools (= 0.11.0)
 Conflicts: swtpm, swtpm-tools
@@ -48,6 +70,6 @@ Description: TPM emulator with profiles, units and durable state
  A TPM of its own kind is described by a profile in /etc/swtpm and started by
  systemctl start swtpm@NAME.
 END
-# du counts the blocks of whoever built it; what is in the package is root's.
+find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 mkdir -p "$(dirname "$2")"
 dpkg-deb --root-owner-group --build "$root" "$2"

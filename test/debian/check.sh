@@ -1,0 +1,38 @@
+#!/bin/sh
+# Looks at the package $1: lintian finds nothing in it, and it is made once more with
+# the same bytes. What `make install` puts somewhere, `make uninstall` takes away, but
+# for a file that somebody has written to.
+set -eu
+[ $# -eq 1 ] || { echo "usage: $0 PACKAGE" >&2; exit 2; }
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "$0: $*" >&2; exit 1; }
+
+echo "lintian"
+lintian --fail-on error,warning,override "$1" 2>"$work/log" >"$work/out" || fail "$(cat "$work/out" "$work/log")"
+if lintian --info --show-overrides "$1" 2>/dev/null | grep unused-override >&2; then fail "an override is for nothing"; fi
+
+echo "the same package again"
+cp "$1" "$work/first.deb"
+(umask 077 && TZ=Asia/Kolkata LC_ALL=C.UTF-8 make --no-print-directory -s deb DEB="$work/second.deb" >"$work/out" 2>&1) ||
+	fail "$(cat "$work/out")"
+cmp "$work/first.deb" "$work/second.deb"
+
+# everything DIRECTORY: all that is in it but directories.
+everything() { (cd "$1" && find . ! -type d | LC_ALL=C sort); }
+
+for prefix in /usr /opt/swtpm-go; do
+	echo "make install and uninstall with prefix=$prefix"
+	to=$work/root$prefix-root
+	make --no-print-directory -s install DESTDIR="$to" prefix=$prefix >/dev/null
+	[ "$(everything "$to" | wc -l)" -ge 80 ] || fail "few files: $(everything "$to")"
+	if everything "$to" | grep -v -e "^\.$prefix/" -e '^\./etc/'; then fail "these are elsewhere"; fi
+	if grep -r /usr/local "$to/etc" "$to$prefix/lib/systemd"; then fail "another prefix"; fi
+	echo "# changed" >>"$to/etc/swtpm/ca/swtpm_setup.conf"
+	mkdir -p "$to/etc/swtpm" && echo 'tpm = "2.0"' >"$to/etc/swtpm/vm1.toml"
+	make --no-print-directory -s uninstall DESTDIR="$to" prefix=$prefix >/dev/null
+	left=$(everything "$to")
+	[ "$left" = "$(printf './etc/swtpm/ca/swtpm_setup.conf\n./etc/swtpm/vm1.toml')" ] || fail "left behind: $left"
+	if find "$to" -type d | grep -e doc/swtpm-go -e share/swtpm; then fail "directories of ours are left behind"; fi
+done
