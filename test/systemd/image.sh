@@ -1,20 +1,23 @@
 #!/bin/sh
 # Makes the root file system of a small Debian with systemd in the directory $1, of
 # this machine's own release, unless it is there already. Nothing is installed on
-# the machine.
+# the machine. Debian's own packages of swtpm are files in /swtpm, and what they depend
+# on is installed.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
 packages=systemd,systemd-sysv,dbus,libtpms0
+theirs=adduser,gnutls-bin,libglib2.0-0,libjson-glib-1.0-0,libtasn1-6,openssl
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-recipe="1 $release $packages"
+recipe="2 $release $packages,$theirs"
 [ "$(cat "$1/recipe" 2>/dev/null)" != "$recipe" ] || exit 0
 
 mkdir -p "$1"
 for try in 1 2 3; do
 	rm -rf "$1/recipe" "$1/root"
-	if timeout 600 mmdebstrap --quiet --variant=minbase --include=$packages \
+	if timeout 600 mmdebstrap --quiet --variant=minbase --include=$packages,$theirs \
 		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
+		--customize-hook='mkdir "$1/swtpm" && chroot "$1" sh -c "cd /swtpm && apt-get -qq -o APT::Sandbox::User=root download swtpm swtpm-libs swtpm-tools"' \
 		"$release" "$1/root" "$mirror"; then
 		echo "$recipe" >"$1/recipe"
 		exit 0
