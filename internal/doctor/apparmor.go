@@ -34,9 +34,11 @@ func (x *exam) apparmor() {
 		return
 	}
 	local := "/etc/apparmor.d/local/" + filepath.Base(file)
+	told := ""
 	for _, need := range x.needs() {
-		if !policy.allows(need.path, need.perms) {
-			x.add(Warning, need.path, fmt.Sprintf("add to %s the line: owner %s %s,  and load it: apparmor_parser -r %s", local, need.path, need.perms, file),
+		if need.rule != told && !policy.allows(need.path, need.perms) {
+			told = need.rule
+			x.add(Warning, need.path, fmt.Sprintf("add to %s the line: owner %s,  and load it: apparmor_parser -r %s", local, need.rule, file),
 				"the AppArmor profile %q, which is enforced for this program, does not allow %q there", name, need.perms)
 		}
 	}
@@ -44,8 +46,13 @@ func (x *exam) apparmor() {
 
 // confinement returns the name and the mode of the profile that the kernel puts
 // on exe when it is started, "" if there is none. known is false if the kernel
-// does not tell us.
+// does not tell us. It has put it on this process, too, if that was not started by
+// aa-exec(1) or the like, and then keeps the list of profiles from us.
 func (x *exam) confinement(exe string) (name, mode string, known bool) {
+	own, _ := os.ReadFile(filepath.Join(x.root, "/proc/self/attr/apparmor/current"))
+	if name, mode, ok := strings.Cut(strings.TrimSpace(string(own)), " ("); ok {
+		return name, strings.TrimSuffix(mode, ")"), true
+	}
 	top := filepath.Join(x.root, "/sys/kernel/security/apparmor/policy/profiles")
 	entries, err := os.ReadDir(top)
 	if err != nil {
@@ -83,34 +90,41 @@ func (x *exam) policy(name, exe string) (p policy, file string) {
 }
 
 // need is a path that the TPM uses, and how: r, w, k as in a profile of AppArmor.
-type need struct{ path, perms string }
+type need struct {
+	path, perms string
+	rule        string // what allows it, and what belongs to it
+}
 
 func (x *exam) needs() (list []need) {
+	add := func(path, perms string) {
+		if abs, err := filepath.Abs(path); err == nil {
+			list = append(list, need{abs, perms, abs + " " + perms})
+		}
+	}
 	scheme, path := x.statePath()
 	switch scheme {
 	case "dir":
-		list = append(list, need{filepath.Join(path, x.prefix()+"permall"), "rw"}, need{filepath.Join(path, ".lock"), "wk"})
+		add(filepath.Join(path, x.prefix()+"permall"), "rw")
+		add(filepath.Join(path, ".lock"), "wk")
+		for i := range list { // the directory is read, and new files replace the old ones
+			list[i].rule = filepath.Dir(list[i].path) + "/{,**} rwk"
+		}
 	case "file":
-		list = append(list, need{path, "rw"})
+		add(path, "rw")
 	}
 	for _, p := range []string{x.cfg.Interface.Server.Path, x.cfg.Control.Listen.Path} {
 		if p != "" {
-			list = append(list, need{p, "rw"})
+			add(p, "rw")
 		}
 	}
 	for _, p := range []string{x.cfg.Key.Path, x.cfg.MigrationKey.Path} {
 		if p != "" {
-			list = append(list, need{p, "r"})
+			add(p, "r")
 		}
 	}
 	for _, p := range []string{x.cfg.Log.File, x.cfg.PID.File, x.cfg.Pcap.File} {
 		if p != "" && p != "-" {
-			list = append(list, need{p, "w"})
-		}
-	}
-	for i, n := range list {
-		if abs, err := filepath.Abs(n.path); err == nil {
-			list[i].path = abs
+			add(p, "w")
 		}
 	}
 	return list

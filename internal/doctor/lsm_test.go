@@ -80,18 +80,37 @@ func TestAppArmor(t *testing.T) {
 	}
 	put(t, root, "/etc/apparmor.d/usr.bin.swtpm", profileText)
 	got := findings(root)
-	if n := strings.Count(got, "\n"); n != 1 || !strings.Contains(got, "/srv/vm1/.lock") || !strings.Contains(got, "owner /srv/vm1/.lock wk,") {
+	if n := strings.Count(got, "\n"); n != 1 || !strings.Contains(got, "/srv/vm1/.lock") || !strings.Contains(got, "owner /srv/vm1/{,**} rwk,") {
 		t.Errorf("want only the lock: %s", got)
 	}
 	put(t, root, "/etc/apparmor.d/local/usr.bin.swtpm", "owner /srv/vm1/.lock wk,\n")
 	if got := findings(root); got != "" {
 		t.Errorf("with the rule: %s", got)
 	}
+	put(t, root, "/etc/apparmor.d/local/usr.bin.swtpm", "owner /srv/vm1/{,**} rwk,\n")
+	if got := findings(root); got != "" {
+		t.Errorf("with the rule that it tells: %s", got)
+	}
+	if err := os.RemoveAll(root + "/etc/apparmor.d/local"); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.RemoveAll(root + "/sys/kernel"); err != nil {
 		t.Fatal(err)
 	}
 	if got := findings(root); !strings.Contains(got, "look again as root") {
 		t.Errorf("without the kernel's list: %s", got)
+	}
+	put(t, root, "/proc/self/attr/apparmor/current", "swtpm (complain)\n")
+	if got := findings(root); got != "" {
+		t.Errorf("confined by a profile that complains: %s", got)
+	}
+	put(t, root, "/proc/self/attr/apparmor/current", "swtpm (enforce)\n")
+	if got := findings(root); !strings.Contains(got, "owner /srv/vm1/{,**} rwk,") {
+		t.Errorf("confined: %s", got)
+	}
+	put(t, root, "/proc/self/attr/apparmor/current", "unconfined\n")
+	if got := findings(root); !strings.Contains(got, "look again as root") {
+		t.Errorf("not confined: %s", got)
 	}
 }
 
