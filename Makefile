@@ -72,7 +72,7 @@ kernel:
 	@rm -rf build/kernel/install
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/kernel/install PREFIX=/usr
 	SWTPM_GUEST=$(CURDIR)/build/guest SWTPM_KERNEL=$(CURDIR)/build/kernel \
-		$(GO) test -count=1 -v -timeout 20m ./test/kernel
+		$(GO) test -count=1 -v -timeout 45m ./test/kernel
 
 # The units as they are installed, read by systemd's own tools; nothing is started.
 units:

@@ -4,7 +4,7 @@
 # machine, unless it is there already. Nothing is installed on the machine.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
-packages=systemd,systemd-sysv,udev,dbus,kmod,libtpms0,libseccomp2,tpm2-tools,libtss2-tcti-device0
+packages=systemd,systemd-sysv,udev,dbus,kmod,libtpms0,libseccomp2,tpm2-tools,libtss2-tcti-device0,apparmor,policycoreutils,selinux-utils
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 recipe=$({ cat "$0"; echo "$release"; } | sha256sum | cut -d' ' -f1)

@@ -1,10 +1,11 @@
 // Package kernel_test boots a kernel of Debian's in QEMU, without KVM, with a small
-// Debian that has systemd, udev and tpm2-tools, our programs and units as they are
-// installed, and package inside, whose tests it runs there. make kernel prepares all
-// that and calls it.
+// Debian that has systemd, udev and tpm2-tools, our programs, units and policies as
+// they are installed, and package inside, whose tests it runs there. make kernel
+// prepares all that and calls it.
 package kernel_test
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -22,7 +23,7 @@ const (
 
 	// patience is the longest that the machine may live: it boots in ten seconds,
 	// and in minutes where everything is busy.
-	patience = 15 * time.Minute
+	patience = 20 * time.Minute
 )
 
 // unit is what the machine boots to. The second serial port has the output of the
@@ -41,12 +42,26 @@ stty -opost </dev/ttyS1
 modules=/lib/modules/$(uname -r)
 mkdir -p $modules && cp /tests/*.ko* $modules && depmod 2>/dev/null
 systemd-sysusers && systemd-tmpfiles --create
-cd /tests && timeout 780 ./inside -test.v -test.timeout 12m
+echo 0 >/proc/sys/kernel/printk_ratelimit # all that is denied is told
+cp /usr/share/doc/swtpm-go/apparmor/usr.bin.swtpm /etc/apparmor.d
+apparmor_parser -r /etc/apparmor.d/usr.bin.swtpm || echo "no profile of AppArmor"
+cd /tests && timeout 1080 ./inside -test.v -test.timeout 17m -test.run "$(cat which)"
 echo "exit code $?"
 poweroff -ff
 `
 
+// runVar may have the tests in the machine that are to run, as go test -run takes it.
+const runVar = "SWTPM_KERNEL_RUN"
+
+// With AppArmor on and our profile loaded, for everything.
 func TestInside(t *testing.T) {
+	boot(t, "apparmor=1 security=apparmor", cmp.Or(os.Getenv(runVar), "."))
+}
+
+// boot starts the machine with words for its kernel and runs the tests in it that
+// match the expression.
+func boot(t *testing.T, words, run string) {
+	t.Helper()
 	dir, guest := os.Getenv(dirVar), os.Getenv(guestVar)
 	if dir == "" || guest == "" {
 		t.Skipf("$%s and $%s are not set: run make kernel", dirVar, guestVar)
@@ -57,7 +72,7 @@ func TestInside(t *testing.T) {
 	}
 	tests := t.TempDir()
 	initrd := filepath.Join(tests, "initrd")
-	if err := join(initrd, filepath.Join(dir, "root.cpio"), overlay(t, dir, guest)); err != nil {
+	if err := join(initrd, filepath.Join(dir, "root.cpio"), overlay(t, dir, guest, run)); err != nil {
 		t.Fatal(err)
 	}
 	out, console := filepath.Join(tests, "out"), filepath.Join(tests, "console")
@@ -66,7 +81,7 @@ func TestInside(t *testing.T) {
 	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-machine", "q35", "-m", "1400", "-smp", "2",
 		"-cpu", "max,vendor=GenuineIntel", "-no-user-config", "-nodefaults", "-display", "none", "-bios", "qboot.rom", "-no-reboot",
 		"-kernel", filepath.Join(guest, "vmlinux"), "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 rdinit=/lib/systemd/systemd systemd.unit=tests.service systemd.show_status=0 no_console_suspend",
+		"-append", "console=ttyS0 quiet panic=-1 rdinit=/lib/systemd/systemd systemd.unit=tests.service systemd.show_status=0 no_console_suspend "+words,
 		"-serial", "file:"+console, "-serial", "file:"+out)
 	text, err := cmd.CombinedOutput()
 	said := read(t, out)
@@ -80,7 +95,7 @@ func TestInside(t *testing.T) {
 }
 
 // overlay returns a cpio archive of what goes on top of the root file system.
-func overlay(t *testing.T, dir, guest string) string {
+func overlay(t *testing.T, dir, guest, run string) string {
 	t.Helper()
 	top := t.TempDir()
 	tests := filepath.Join(top, "tests")
@@ -89,7 +104,7 @@ func overlay(t *testing.T, dir, guest string) string {
 			t.Fatal(err)
 		}
 	}
-	for name, body := range map[string]string{"tests/run": script, "usr/lib/systemd/system/tests.service": unit} {
+	for name, body := range map[string]string{"tests/run": script, "tests/which": run, "usr/lib/systemd/system/tests.service": unit} {
 		if err := os.WriteFile(filepath.Join(top, name), []byte(body), 0o644); err != nil {
 			t.Fatal(err)
 		}

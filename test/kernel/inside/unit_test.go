@@ -34,9 +34,9 @@ func unit(t *testing.T, instance, example, dropIn string) {
 }
 
 // service runs an action of systemctl on an instance.
-func service(t *testing.T, action, instance string) {
+func service(t *testing.T, action, instance string, args ...string) {
 	t.Helper()
-	if out, err := try("systemctl", action, "swtpm@"+instance); err != nil {
+	if out, err := try("systemctl", append([]string{action, "swtpm@" + instance}, args...)...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }
