@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
@@ -42,7 +43,7 @@ func (p *program) make(ctx context.Context, pl *place, plan *plan) error {
 // again, make the TPM apart from it, and put it in place. Until then it can be
 // interrupted. made is false if another process was faster and its TPM is to stay.
 func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (made bool, err error) {
-	if err := pl.open(); err != nil {
+	if goOn, err := p.lock(ctx, pl); !goOn || err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, pl.close()) }()
@@ -71,6 +72,37 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (made 
 		return false, err
 	}
 	return true, p.register(pl, entries)
+}
+
+// How long the place of a profile's TPM is waited for while another process has it.
+const (
+	lockPause = 50 * time.Millisecond
+	lockLimit = 2 * time.Minute
+)
+
+// lock opens and locks the place. With a profile two starts at once want the same
+// TPM: the second one waits, and goes not on when the first one has made it.
+func (p *program) lock(ctx context.Context, pl *place) (goOn bool, err error) {
+	limit := time.After(lockLimit)
+	for told := false; ; told = true {
+		err := pl.open()
+		if !p.o.marked || !errors.Is(err, nv.ErrLocked) {
+			return true, err
+		}
+		if goOn, err := p.mayMake(pl); !goOn || err != nil {
+			return false, err
+		}
+		if !told {
+			p.log.Infof("Another process uses %s and may be about to make the TPM; waiting for it.", pl.uri)
+		}
+		select {
+		case <-ctx.Done():
+			return false, tool.Complain("Interrupted; %s is as it was.", pl.uri)
+		case <-limit:
+			return false, err
+		case <-time.After(lockPause):
+		}
+	}
 }
 
 // author makes the TPM and returns its permanent state, as it is to be stored,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca/inventory"
 	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -71,19 +72,26 @@ func (m *mark) write(dir string) error {
 func day(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 
 // decide says whether a TPM is to be made in the place of a profile, where one is
-// or is not there: never beside one, and never in place of one that was lost.
+// or is not there: never beside one, and never in place of one that was lost. It
+// is asked before the place is locked, while another process may be at work, and
+// again when it is.
 func (p *program) decide(pl *place, there bool) (bool, error) {
 	m, err := pl.mark()
+	if err == nil && m != nil && !m.Done.IsZero() && !there {
+		// A mark is done after its TPM is there: it may have come meanwhile.
+		var item string
+		item, err = pl.existing()
+		there = item != ""
+	}
 	switch {
 	case there && m == nil:
 		p.log.Infof("There is a TPM in %s that [manufacture] has no part in; it is left as it is.", pl.uri)
-	case there && m.Done.IsZero() && err == nil: // interrupted when all was done but the mark
-		m.Done = time.Now().UTC()
-		err = m.write(pl.path)
-		fallthrough
-	case there && err == nil:
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.uri, day(m.Done))
 	case err != nil:
+	case there && m.Done.IsZero(): // who made it was interrupted, or is about to say that it is done
+		err = pl.finish(m)
+		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.uri, day(m.when()))
+	case there:
+		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.uri, day(m.when()))
 	case m == nil:
 		return true, nil
 	case m.Done.IsZero():
@@ -95,6 +103,41 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 		return false, tool.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s/%s for a new one.", day(m.Done), pl.uri, pl.path, markName)
 	}
 	return false, err
+}
+
+// when is the time at which people are told that the TPM was made.
+func (m *mark) when() time.Time {
+	if m.Done.IsZero() {
+		return m.Begun
+	}
+	return m.Done
+}
+
+// finish has the mark of a TPM that is there say that it is done. Who has the
+// place locked may be the one who made the TPM, and writes the mark then; an
+// emulator needs none.
+func (p *place) finish(m *mark) error {
+	if p.b == nil {
+		if err := p.open(); errors.Is(err, nv.ErrLocked) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		err := p.finish(m)
+		b := p.b
+		p.b = nil
+		return errors.Join(err, b.Close())
+	}
+	now, err := p.mark() // as it is when nobody else writes it
+	if err != nil || now == nil {
+		return err
+	}
+	if now.Done.IsZero() {
+		now.Done = time.Now().UTC()
+		err = now.write(p.path)
+	}
+	*m = *now
+	return err
 }
 
 // mark returns the mark of the place, nil if it has none. In a file there is room
