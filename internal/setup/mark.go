@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/ca/inventory"
 	"github.com/swtpm-go/swtpm/internal/folder"
@@ -15,8 +19,26 @@ import (
 
 // markName is the file in a state directory that tells of the manufacture that
 // its TPM's profile has asked for. libvirt takes a directory with nothing but
-// such names for an empty one.
+// such names for an empty one. Beside a state in one file it has that file's name
+// before it.
 const markName = ".manufactured"
+
+// markAt is where the mark of a place is: a directory, and a name in it.
+type markAt struct{ dir, name string }
+
+func (a *markAt) path() string { return filepath.Join(a.dir, a.name) }
+
+// markAt returns where the mark of the place is, nil if it has none: a block
+// device has no place beside it that outlives a reboot.
+func (p *place) markAt() *markAt {
+	if p.isDir() {
+		return &markAt{p.path, markName}
+	}
+	if st, err := os.Lstat(p.path); err == nil && !st.Mode().IsRegular() {
+		return nil
+	}
+	return &markAt{filepath.Dir(p.path), "." + filepath.Base(p.path) + markName}
+}
 
 // maxMark is more than any mark has, in bytes.
 const maxMark = 1 << 16
@@ -30,9 +52,9 @@ type mark struct {
 	Keys []inventory.Entry `json:"keys,omitempty"` // what was made
 }
 
-// readMark returns the mark in dir, nil if there is none.
-func readMark(dir string) (*mark, error) {
-	f, err := folder.Open(dir)
+// readMark returns the mark, nil if there is none.
+func readMark(at *markAt) (*mark, error) {
+	f, err := folder.Open(at.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -40,7 +62,7 @@ func readMark(dir string) (*mark, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, _, err := f.Read(markName, maxMark)
+	b, _, err := f.Read(at.name, maxMark)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -49,23 +71,23 @@ func readMark(dir string) (*mark, error) {
 	}
 	m := &mark{}
 	if err := json.Unmarshal(b, m); err != nil || m.Begun.IsZero() {
-		return nil, fmt.Errorf("%s is no record of a manufacture; remove it if there is no TPM to be lost", f.Path(markName))
+		return nil, fmt.Errorf("%s is no record of a manufacture; remove it if there is no TPM to be lost", at.path())
 	}
 	return m, nil
 }
 
-// write puts the mark into dir, on the disk.
-func (m *mark) write(dir string) error {
+// write puts the mark there, on the disk.
+func (m *mark) write(at *markAt) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	f, err := folder.Open(dir)
+	f, err := folder.Open(at.dir)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return f.Write(markName, markName+".new", append(b, '\n'), 0o640, true)
+	return f.Write(at.name, at.name+".new", append(b, '\n'), 0o640, true)
 }
 
 // day is how people are told of a time.
@@ -100,7 +122,7 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 		}
 		return true, nil
 	default:
-		return false, tool.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s/%s for a new one.", day(m.Done), pl.uri, pl.path, markName)
+		return false, tool.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), pl.uri, pl.markAt().path())
 	}
 	return false, err
 }
@@ -134,34 +156,51 @@ func (p *place) finish(m *mark) error {
 	}
 	if now.Done.IsZero() {
 		now.Done = time.Now().UTC()
-		err = now.write(p.path)
+		err = now.write(p.markAt())
 	}
 	*m = *now
 	return err
 }
 
-// mark returns the mark of the place, nil if it has none. In a file there is room
-// for the TPM only.
+// mark returns the mark of the place, nil if it has none.
 func (p *place) mark() (*mark, error) {
-	if !p.isDir() {
+	at := p.markAt()
+	if at == nil {
 		return nil, nil
 	}
-	return readMark(p.path)
+	m, err := readMark(at)
+	if p.cannotMark(err) {
+		return nil, nil
+	}
+	return m, err
+}
+
+// cannotMark says whether err means that there cannot be a mark: who may use the
+// file of a state need not have the directory that it is in.
+func (p *place) cannotMark(err error) bool {
+	return !p.isDir() && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS))
 }
 
 // begin marks that the manufacture begins, end that it is over. Both are called
 // with the place locked, and only for a profile.
 func (p *program) begin(pl *place) error {
-	if !p.o.marked || !pl.isDir() {
+	at := pl.markAt()
+	if !p.o.marked || at == nil {
 		return nil
 	}
-	pl.begun = time.Now().UTC()
-	return (&mark{Begun: pl.begun}).write(pl.path)
+	begun := time.Now().UTC()
+	err := (&mark{Begun: begun}).write(at)
+	if pl.cannotMark(err) {
+		p.log.Infof("There will be no record of the manufacture, so if the TPM is lost, a new one is made: %v.", err)
+		return nil
+	}
+	pl.begun = begun
+	return err
 }
 
 func (p *program) end(pl *place, made []inventory.Entry) error {
-	if !p.o.marked || !pl.isDir() {
+	if pl.begun.IsZero() {
 		return nil
 	}
-	return (&mark{Begun: pl.begun, Done: time.Now().UTC(), Keys: made}).write(pl.path)
+	return (&mark{Begun: pl.begun, Done: time.Now().UTC(), Keys: made}).write(pl.markAt())
 }

@@ -26,7 +26,7 @@ type place struct {
 	warn    func(format string, args ...any)
 	create  bool       // a directory that is missing is made
 	options nv.Options // how the state is stored
-	begun   time.Time  // when the manufacture was marked as begun
+	begun   time.Time  // when the manufacture was marked as begun; zero if it was not
 
 	b nv.Backend // locked; nil before open
 }

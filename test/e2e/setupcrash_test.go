@@ -106,6 +106,61 @@ func setupKilled(t *testing.T, strace string, v version, conf, call string, n in
 	return true, there
 }
 
+// TestSetupKilledFile kills a setup whose state is in one file at each system call
+// that changes something in it or in the record beside it. The TPM is there or not;
+// one that is there stays, and the next setup says that it is done.
+func TestSetupKilledFile(t *testing.T) {
+	needRoot(t, "strace traces it")
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	killed, whole := 0, 0
+	for _, call := range []string{"write", "pwrite64", "fsync", "fdatasync", "renameat,renameat2"} {
+		for n := 1; ; n++ {
+			dir := tempDir(t)
+			profile, image, mark := filepath.Join(dir, "vm.toml"), filepath.Join(dir, "image"), filepath.Join(dir, ".image.manufactured")
+			write(t, profile, fmt.Appendf(nil, "control.listen = \"unix:c\"\ntpmstate.file = %q\n[manufacture]\nek = [\"secp256r1\"]\nconfig = \"/dev/null\"\n", image))
+			cmd := exec.Command(strace, "-f", "-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n),
+				"-P", image, "-P", mark, "-P", mark+".new", "-P", dir, ours("swtpm-setup"), profile)
+			cmd.Env = append(noSleep(), "GOMAXPROCS=1") // strace counts by thread
+			code, _, stderr := runCmd(t, cmd)
+			if strings.Contains(stderr, "ptrace") {
+				t.Skipf("strace may not trace here: %s", stderr)
+			}
+			if code == 0 {
+				break
+			}
+			killed++
+			what := fmt.Sprintf("killed at %s %d", call, n)
+			before := eksOf(profile)
+			if before != "" {
+				whole++
+			}
+			made := mustRun(t, ours("swtpm-setup"), profile)
+			if isNew := strings.Contains(made, "Successfully authored TPM state."); isNew != (before == "") {
+				t.Errorf("%s: a TPM was there: %v; the next setup:\n%s", what, before != "", made)
+			}
+			if after := eksOf(profile); after == "" || before != "" && after != before {
+				t.Errorf("%s: the EKs were %q, are %q", what, before, after)
+			}
+			if !strings.Contains(read(t, mark), `"done":`) {
+				t.Errorf("%s: the record says %s", what, read(t, mark))
+			}
+		}
+	}
+	if killed < 5 || whole == 0 || whole == killed {
+		t.Errorf("killed %d times, %d of them with the TPM there; want both sides of the commit", killed, whole)
+	}
+}
+
+// eksOf are the endorsement keys of a profile's TPM, "" if it has none.
+func eksOf(profile string) string {
+	out, err := exec.Command(ours("swtpm"), "state", "inspect", "--ek", profile).Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
 // looksThere says whether swtpm_setup takes the TPM for one that is there. It
 // looks before it reads its configuration, which is missing.
 func looksThere(t *testing.T, v version, state string) bool {
