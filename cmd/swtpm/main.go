@@ -129,6 +129,9 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	}
 	defer func() { err = errors.Join(err, t.Close()) }() // the last blob is stored here
 	if cfg.PrintInfo != 0 {
+		if err := confineQuietly(cfg, s, ""); err != nil {
+			return err
+		}
 		return printInfo(os.Stdout, cfg, t)
 	}
 	if !session.Old() || !t.Resume() { // where the process before this one has left it
@@ -146,9 +149,8 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 
 // confine takes from the process what it does not need any more, and says what
 // there is of that. profile is read again by a reload, unless it is "".
-func confine(cfg *config.Config, s *service, profile string) (err error) {
-	libtpms.Warm()
-	if s.confined, err = sandbox.Enter(sandbox.Plan(cfg, profile)); err != nil {
+func confine(cfg *config.Config, s *service, profile string) error {
+	if err := confineQuietly(cfg, s, profile); err != nil {
 		return err
 	}
 	if err := s.confined.Missing; err != nil {
@@ -156,6 +158,13 @@ func confine(cfg *config.Config, s *service, profile string) (err error) {
 	}
 	s.log.Debugf("sandbox: %v", s.confined)
 	return nil
+}
+
+// confineQuietly is confine without a word.
+func confineQuietly(cfg *config.Config, s *service, profile string) (err error) {
+	libtpms.Warm()
+	s.confined, err = sandbox.Enter(sandbox.Plan(cfg, profile))
+	return err
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

@@ -45,13 +45,13 @@ func quietEngine() (emul.Engine, error) {
 	return libtpms.Engine(), nil
 }
 
-// openWithEngine opens the state of w to be read only, and libtpms to try it with.
-func (w *which) openWithEngine() (*atrest.State, emul.Engine, error) {
+// openWithEngine opens the state of w, and libtpms to try it with.
+func (w *which) openWithEngine(how access) (*atrest.State, emul.Engine, error) {
 	e, err := quietEngine()
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := w.open(readOnly)
+	s, err := w.open(how)
 	return s, e, err
 }
 
@@ -68,7 +68,7 @@ func stateInspect(f *pflag.FlagSet) action {
 }
 
 func inspectState(w *which, asJSON bool) error {
-	s, err := w.open(readOnly)
+	s, err := w.open(access{})
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func printJSON(v any) error {
 // printEKs prints public keys and certificates, each in PEM behind a line that says
 // what it is, as openssl reads them.
 func printEKs(w *which, asJSON bool) error {
-	s, e, err := w.openWithEngine()
+	s, e, err := w.openWithEngine(access{})
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func stateVerify(f *pflag.FlagSet) action {
 }
 
 func verifyState(w *which) error {
-	s, e, err := w.openWithEngine()
+	s, e, err := w.openWithEngine(access{})
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func rekeyState(w *which, arg string) error {
 	if next != nil {
 		defer next.Close()
 	}
-	s, err := w.open(0)
+	s, err := w.open(access{write: true})
 	if err != nil {
 		return err
 	}
@@ -197,15 +197,11 @@ func rollbackState(w *which, drop bool) error {
 	if !strings.HasPrefix(w.cfg.State.URI, "dir://") {
 		return fmt.Errorf("%s keeps no generation before the last; only a directory with backup does", w.where)
 	}
-	s, err := w.open(withBackup)
+	s, e, err := w.openWithEngine(access{write: true, backup: true})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	e, err := quietEngine()
-	if err != nil {
-		return err
-	}
 	if err := s.Rollback(e, drop); err != nil {
 		return err
 	}

@@ -69,13 +69,18 @@ func stateExport(f *pflag.FlagSet) action {
 	})
 }
 
-func exportState(w *which, pf *passFlags, sealed, plain bool) error {
+func exportState(w *which, pf *passFlags, sealed, plain bool) (err error) {
 	pass, err := pf.read()
 	if err != nil {
 		return err
 	}
 	defer pass.Close()
-	s, err := w.open(readOnly)
+	out, err := makeNew(w.files[0])
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.close()) }()
+	s, err := w.open(access{out: out})
 	if err != nil {
 		return err
 	}
@@ -100,7 +105,7 @@ func exportState(w *which, pf *passFlags, sealed, plain bool) error {
 		return err
 	}
 	defer seal.Wipe(b)
-	if err := writeNew(w.files[0], b); err != nil {
+	if err := out.fill(b); err != nil {
 		return err
 	}
 	_, err = fmt.Printf("%s: TPM %s: exported to %s, %s (%s)\n", w.where, s.Version(), w.files[0], protection(a, pass), strings.Join(a.Kinds(), ", "))
@@ -152,15 +157,11 @@ func importState(w *which, pf *passFlags, replace bool) error {
 	if err := makeOwnStateDir(w.cfg); err != nil {
 		return err
 	}
-	s, err := w.open(0)
+	s, e, err := w.openWithEngine(access{write: true})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	e, err := quietEngine()
-	if err != nil {
-		return err
-	}
 	if err := s.Import(a, e, replace); err != nil {
 		return fmt.Errorf("%s: %w", w.files[0], err)
 	}
@@ -206,34 +207,51 @@ func readArchive(path string) ([]byte, error) {
 	return b, nil
 }
 
-// writeNew makes the file path with b in it, for its owner only, and syncs it.
-func writeNew(path string, b []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s is there already; remove it or name another file", path)
+// newFile is a file that a verb makes, for its owner only. It is made before the
+// process is confined, and filled afterwards.
+type newFile struct {
+	path   string
+	f, dir *os.File
+	filled bool
+}
+
+// makeNew makes the file path, which must not be there.
+func makeNew(path string) (n *newFile, err error) {
+	n = &newFile{path: path}
+	if n.dir, err = os.Open(filepath.Dir(path)); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
-		}
-	}()
-	_, err = f.Write(b)
+	n.f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
-		err = f.Sync()
+		return n, nil
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	_ = n.dir.Close()
+	if errors.Is(err, os.ErrExist) {
+		err = fmt.Errorf("%s is there already; remove it or name another file", path)
 	}
-	if err != nil {
+	return nil, err
+}
+
+// fill writes b, and waits until the file is on the disk.
+func (n *newFile) fill(b []byte) error {
+	if _, err := n.f.Write(b); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
+	if err := n.f.Sync(); err != nil {
 		return err
 	}
-	defer dir.Close()
-	return dir.Sync()
+	if err := n.dir.Sync(); err != nil {
+		return err
+	}
+	n.filled = true
+	return nil
+}
+
+// close closes the file, and removes one that was not filled.
+func (n *newFile) close() error {
+	err := n.f.Close()
+	if !n.filled || err != nil {
+		err = errors.Join(err, unix.Unlinkat(int(n.dir.Fd()), filepath.Base(n.path), 0))
+	}
+	return errors.Join(err, n.dir.Close())
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
@@ -28,6 +29,7 @@ type which struct {
 	tpmstate string
 	keyArg   string
 	family   string
+	seccomp  string
 	instance string
 
 	profile string // the file, "" if options name the TPM
@@ -42,6 +44,7 @@ func whichFlags(f *pflag.FlagSet) *which {
 	f.StringVar(&w.tpmstate, "tpmstate", "", "the state is where `SUBOPTIONS` say, as for swtpm socket")
 	f.StringVar(&w.keyArg, "key", "", "the state has the key that `SUBOPTIONS` name, as for swtpm socket, and not the profile's")
 	f.StringVar(&w.family, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
+	f.StringVar(&w.seccomp, "seccomp", "", "a system call that the verb does not need does what `SUBOPTIONS` say, as for swtpm socket")
 	f.StringVar(&w.instance, "instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
 	return w
 }
@@ -79,7 +82,13 @@ func (w *which) parse(args []string, files int) error {
 		return misused(w.flags.Name(), err)
 	}
 	w.files = args
-	return w.configure(profile)
+	if err := w.configure(profile); err != nil {
+		return err
+	}
+	if err := config.ParseSeccomp(w.seccomp, &w.cfg.Sandbox); err != nil {
+		return stateUsage(err)
+	}
+	return nil
 }
 
 // configure fills cfg.
@@ -119,12 +128,11 @@ func (w *which) configure(profile string) error {
 }
 
 // access is how a state is opened.
-type access uint8
-
-const (
-	readOnly   access = 1 << iota
-	withBackup        // the generation before is to be exchanged
-)
+type access struct {
+	write  bool
+	backup bool     // the generation before is to be exchanged
+	out    *newFile // is open too; nil if none is
+}
 
 // version returns the TPM version that is meant, 0 for the one that is there.
 func (w *which) version() tpm.Version {
@@ -137,8 +145,39 @@ func (w *which) version() tpm.Version {
 	return 0
 }
 
-// open reads the key and opens the state.
+// open reads the key, opens the state, and confines the process: the state may be
+// made to do harm, and who looks at it is often root. What else the verb opens must
+// be open by then.
 func (w *which) open(how access) (*atrest.State, error) {
+	s, err := w.openFree(how)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.confine(how); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// confine takes from the process what the rest of the verb does not need.
+func (w *which) confine(how access) error {
+	out := ""
+	if how.out != nil {
+		out = how.out.path
+	}
+	libtpms.Warm()
+	a, err := sandbox.Enter(sandbox.AtRest(w.cfg, how.write, out))
+	if err != nil {
+		return err
+	}
+	if a.Missing != nil {
+		warnf("sandbox: %v", a.Missing)
+	}
+	return nil
+}
+
+// openFree is open without the sandbox.
+func (w *which) openFree(how access) (*atrest.State, error) {
 	c := w.cfg.Key
 	c.Remove = false // the emulator's to do; here the key may be needed again
 	var err error
@@ -152,7 +191,7 @@ func (w *which) open(how access) (*atrest.State, error) {
 				Mode:         w.cfg.State.Mode,
 				ModeExplicit: w.cfg.State.ModeExplicit,
 				Lock:         true,
-				Backup:       how&withBackup != 0,
+				Backup:       how.backup,
 				Prefix:       prefix,
 				ReadOnly:     ro,
 				Adopt:        true,
@@ -162,7 +201,7 @@ func (w *which) open(how access) (*atrest.State, error) {
 		Where:    w.where,
 		Version:  w.version(),
 		Key:      w.key,
-		ReadOnly: how&readOnly != 0,
+		ReadOnly: !how.write,
 	})
 	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(w.cfg.State.URI, "dir://") {
 		return nil, fmt.Errorf("%w; %s", err, emul.Advice(err))

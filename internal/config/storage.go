@@ -31,3 +31,16 @@ func ParseKey(arg string) (Key, error) {
 	err := l.key()
 	return l.cfg.Key, err
 }
+
+// ParseSeccomp reads the argument of --seccomp into s; "" changes nothing.
+func ParseSeccomp(arg string, s *Sandbox) error {
+	if arg == "" {
+		return nil
+	}
+	l := line{cfg: defaults(), given: map[string]string{"seccomp": arg}}
+	if err := l.seccomp(); err != nil {
+		return err
+	}
+	s.Seccomp = l.cfg.Sandbox.Seccomp
+	return nil
+}

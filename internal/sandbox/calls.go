@@ -1,6 +1,10 @@
 package sandbox
 
-import "golang.org/x/sys/unix"
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // Call is a system call that is allowed, and why.
 type Call struct {
@@ -30,11 +34,12 @@ var notThere = []string{"clone3"}
 // inDir and inFile are for a state in a directory, and in a file or device.
 var (
 	inDir = []Call{
-		{"flock", "lock of the state", nil},
+		locked,
 		{"umask", "mode of new state", nil},
 		{"renameat", "new state takes the place of the old one", nil},
 		{"renameat2", "the same, unless there is one", nil},
 	}
+	locked = Call{"flock", "lock of the state", nil}
 	inFile = []Call{
 		{"pwrite64", "state in a file", nil},
 		{"fdatasync", "the same", nil},
@@ -73,10 +78,16 @@ func checked() []Call {
 
 // always is what every TPM needs. A recording of the whole test suite holds it to
 // that: make record.
-var always = []Call{
-	// Files.
+var always = slices.Concat(ofFiles, ofClients, ofRuntime)
+
+// ofFiles is for what is written on a disk, and read from there.
+var ofFiles = []Call{
 	{"openat", "state, to be read and replaced; a log that begins anew", nil},
 	{"close", "clients that have gone, state", nil},
+	{"read", "commands, wake-ups, state", nil},
+	{"write", "responses, log, state, wake-ups", nil},
+	{"poll", "C: waits for commands; an error waits for who reads it", nil},
+	{"ppoll", "the same, with a time limit", nil},
 	{"pread64", "state in a file", nil},
 	{"lseek", "size of a block device; libc, when it writes libtpms's log", nil},
 	{"fstat", "who a file belongs to, whether it is the one that was locked", nil},
@@ -87,10 +98,10 @@ var always = []Call{
 	{"getdents64", "which state there is", nil},
 	{"fcntl", "locks of the state, flags of descriptors", nil},
 	{"dup3", "a daemon's output, and libtpms's log at the end, lead to /dev/null", nil},
+}
 
-	// Clients.
-	{"read", "commands, wake-ups, state", nil},
-	{"write", "responses, log, state, wake-ups", nil},
+// ofClients is for who uses the TPM.
+var ofClients = []Call{
 	{"accept4", "clients come", nil},
 	{"shutdown", "clients go", nil},
 	{"recvfrom", "commands", nil},
@@ -99,10 +110,10 @@ var always = []Call{
 	{"sendmsg", "journal, systemd", nil},
 	{"getsockopt", "what a descriptor is", nil},
 	{"setsockopt", "time limits of a client, TCP without delay", nil},
-	{"poll", "C: waits for commands", nil},
-	{"ppoll", "the same, with a time limit", nil},
+}
 
-	// The Go runtime and libc.
+// ofRuntime is for the Go runtime and libc.
+var ofRuntime = []Call{
 	{"epoll_ctl", "Go runtime: waits for clients", nil},
 	{"epoll_pwait", "Go runtime: waits for clients", nil},
 	{"futex", "Go runtime, libc: locks", nil},

@@ -15,7 +15,7 @@ import (
 type Active struct {
 	Seccomp  string // "kill", "log"; "" for nothing
 	Landlock int    // its ABI; 0 for nothing
-	Keeps    bool   // root keeps what it needs for files of another user
+	Keeps    uint32 // capabilities that root keeps for files of another user
 	Missing  error  // why there is less than was asked for; nil if there is not
 }
 
@@ -28,7 +28,7 @@ func (a Active) String() string {
 	if a.Landlock > 0 {
 		landlock = "Landlock " + strconv.Itoa(a.Landlock)
 	}
-	if a.Keeps {
+	if a.Keeps != 0 {
 		keeps = ", rights over files of another user"
 	}
 	return seccomp + ", " + landlock + keeps

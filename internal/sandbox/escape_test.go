@@ -18,11 +18,11 @@ import (
 // confined is what the child does behind Enter, by the first word of its action.
 var confined = map[string]func(args []string) error{
 	"escape": func(args []string) error {
-		i, err := strconv.Atoi(args[0])
+		i, err := strconv.Atoi(args[1])
 		if err != nil {
 			return err
 		}
-		return escape(escapes[i], args[1], args[2])
+		return escape(args[0], escapes[i], args[2], args[3])
 	},
 	"without": func(args []string) error {
 		a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: args[0], Landlock: args[1]},
@@ -31,6 +31,16 @@ var confined = map[string]func(args []string) error{
 		return err
 	},
 	"runtime": func(args []string) error { return confinedRuntime(args[0]) },
+}
+
+// cages are what a process is confined as.
+var cages = map[string]func(cfg *config.Config) Policy{
+	"emulator":         func(cfg *config.Config) Policy { return Plan(cfg, "") },
+	"verb that reads":  func(cfg *config.Config) Policy { return AtRest(cfg, false, "") },
+	"verb that writes": func(cfg *config.Config) Policy { return AtRest(cfg, true, "") },
+	"verb that makes a file": func(cfg *config.Config) Policy {
+		return AtRest(cfg, false, strings.TrimPrefix(cfg.State.URI, "dir://")+"/out/archive")
+	},
 }
 
 // A wayOut is a way out of a confined process.
@@ -95,8 +105,9 @@ func opened(path string, flags int) error {
 	return err
 }
 
-// escape confines this process as a TPM with the state own, and tries e, on a thread from before.
-func escape(e wayOut, own, other string) error {
+// escape confines this process in a cage with the state own, and tries e, on a thread
+// from before.
+func escape(cage string, e wayOut, own, other string) error {
 	release := manyThreads()
 	defer close(release)
 	tries, result := make(chan struct{}), make(chan error)
@@ -107,48 +118,63 @@ func escape(e wayOut, own, other string) error {
 		result <- e.try(own, other)
 	}()
 	<-tries
-	p := Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + own}}, "")
+	p := cages[cage](&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + own}})
 	a, err := Enter(p)
 	if err != nil {
 		return err
 	}
 	fmt.Println("confined:", a)
-	if err := opened(own+"/new", unix.O_RDWR|unix.O_CREAT); err != nil {
+	if err := opened(own+"/state", unix.O_RDONLY); err != nil {
 		return fmt.Errorf("its own state: %w", err)
+	}
+	err = opened(own+"/new", unix.O_RDWR|unix.O_CREAT)
+	if writes := p.Rights&^readOthers != 0 && cage != "verb that makes a file"; writes && err != nil || !writes && err == nil && a.Landlock > 0 {
+		return fmt.Errorf("its own state is written: %v", err)
 	}
 	close(tries)
 	fmt.Println("the answer is:", <-result)
 	return nil
 }
 
-// TestEscape holds that none of them works.
+// TestEscape holds that none of them works, from no cage.
 func TestEscape(t *testing.T) {
-	for i, e := range escapes {
-		t.Run(e.name, func(t *testing.T) {
-			own, other := t.TempDir(), t.TempDir()
-			if err := os.WriteFile(other+"/tpm2-00.permall", []byte("secret"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			out, err := child(t, fmt.Sprintf("escape:%d:%s:%s", i, own, other), nil)
-			if !strings.Contains(out, "confined: ") {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			if e.dies {
-				if !strings.Contains(fmt.Sprint(err), "bad system call") {
-					t.Errorf("%v, want the end by SIGSYS\n%s", err, out)
-				}
-				return
-			}
-			if strings.Contains(out, "no Landlock") {
-				t.Skip("there is no Landlock here")
-			}
-			if err != nil || !strings.Contains(out, "the answer is: "+unix.EACCES.Error()) && !strings.Contains(out, "the answer is: "+unix.EXDEV.Error()) {
-				t.Errorf("%v, want a refusal\n%s", err, out)
-			}
-			if b, err := os.ReadFile(other + "/tpm2-00.permall"); string(b) != "secret" {
-				t.Errorf("the state of the other TPM: %q, %v", b, err)
-			}
-		})
+	for cage := range cages {
+		for i, e := range escapes {
+			t.Run(cage+"/"+e.name, func(t *testing.T) { tryEscape(t, cage, i, e) })
+		}
+	}
+}
+
+func tryEscape(t *testing.T, cage string, i int, e wayOut) {
+	own, other := t.TempDir(), t.TempDir()
+	for _, file := range []string{own + "/state", other + "/tpm2-00.permall"} {
+		if err := os.WriteFile(file, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(own+"/out", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	out, err := child(t, fmt.Sprintf("escape:%s:%d:%s:%s", cage, i, own, other), nil)
+	if !strings.Contains(out, "confined: ") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if e.dies {
+		if !strings.Contains(fmt.Sprint(err), "bad system call") {
+			t.Errorf("%v, want the end by SIGSYS\n%s", err, out)
+		}
+		return
+	}
+	if strings.Contains(out, "no Landlock") {
+		t.Skip("there is no Landlock here")
+	}
+	died := strings.Contains(fmt.Sprint(err), "bad system call")
+	refused := strings.Contains(out, "the answer is: "+unix.EACCES.Error()) || strings.Contains(out, "the answer is: "+unix.EXDEV.Error())
+	if !died && (err != nil || !refused) {
+		t.Errorf("%v, want a refusal\n%s", err, out)
+	}
+	if b, err := os.ReadFile(other + "/tpm2-00.permall"); string(b) != "secret" {
+		t.Errorf("the state of the other TPM: %q, %v", b, err)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// Policy is what a process that serves a TPM may still do. Plan makes it, Enter
+// Policy is what a process that runs a TPM may still do. Plan or AtRest makes it, Enter
 // puts it into force; nothing else knows what it means.
 type Policy struct {
 	Seccomp  string   // "kill", "log" or "none"
@@ -18,6 +18,7 @@ type Policy struct {
 	Calls    []Call   // the system calls that are allowed
 	Refused  []string // those that fail with EACCES rather than end the process
 	Places   []Place
+	Rights   uint32 // capabilities that root keeps if a file of a Place is somebody else's
 	Later    string // a place that is not there yet, so that no rule can name it; "" for none
 }
 
@@ -35,13 +36,16 @@ const (
 	writeFile = unix.LANDLOCK_ACCESS_FS_READ_FILE | unix.LANDLOCK_ACCESS_FS_WRITE_FILE | unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	makeFile  = unix.LANDLOCK_ACCESS_FS_MAKE_REG
 	remove    = unix.LANDLOCK_ACCESS_FS_REMOVE_FILE
+	wholeDir  = writeFile | makeFile | remove | readDir
 )
+
+const whyThreads = "the threads: whether all of them have lost what they should"
 
 // Plan returns what the TPM of cfg needs once its sockets are open and its keys
 // are read. profile is the file that is read again when the log's settings are to
 // change; "" if they cannot. It opens nothing, but looks whether the state is there.
 func Plan(cfg *config.Config, profile string) Policy {
-	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(always, checked())}
+	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(always, checked()), Rights: writeOthers}
 	switch {
 	case strings.HasPrefix(cfg.State.URI, "file://"):
 		p.Calls = append(p.Calls, inFile...)
@@ -60,7 +64,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 		p.reload(cfg, profile)
 	}
 	p.state(cfg.State.URI)
-	p.place(taskDir, readFile|readDir, "the threads: whether all of them have lost what they should")
+	p.place(taskDir, readFile|readDir, whyThreads)
 	p.place("/proc/locks", readFile, "says who holds the lock of the state")
 	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen, cfg.Metrics.Listen} {
 		if e.Kind == config.Unix {
@@ -104,7 +108,6 @@ func (p *Policy) reload(cfg *config.Config, profile string) {
 // then be made, or be another one: a rule names what is there now, whatever its name
 // is later.
 func (p *Policy) state(uri string) {
-	const wholeDir = writeFile | makeFile | remove | readDir
 	dir := strings.TrimPrefix(uri, "dir://")
 	file, isFile := strings.CutPrefix(uri, "file://")
 	if isFile {

@@ -70,10 +70,51 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestAtRest holds that a verb can do less than an emulator: it has no clients, and
+// one that only tells what there is changes nothing.
+func TestAtRest(t *testing.T) {
+	emulator := map[string]bool{"fchown": true}
+	for _, uri := range []string{"dir:///st", "file:///image"} {
+		for _, c := range Plan(&config.Config{State: config.State{URI: uri}}, "").Calls {
+			emulator[c.Name] = true
+		}
+	}
+	dir := t.TempDir()
+	for _, uri := range []string{"dir://" + dir, "file://" + dir + "/image"} {
+		for _, write := range []bool{false, true} {
+			p := AtRest(&config.Config{State: config.State{URI: uri}}, write, "/out/archive")
+			seen := map[string]bool{}
+			for _, c := range p.Calls {
+				if seen[c.Name] || c.Why == "" || !emulator[c.Name] {
+					t.Errorf("%s, %v: %+v is there twice, has no reason, or no emulator has it", uri, write, c)
+				}
+				if c.Name == "fchown" && len(c.Check) != 2 {
+					t.Errorf("%+v is not checked", c)
+				}
+				seen[c.Name] = true
+			}
+			for _, name := range []string{"accept4", "recvmsg", "sendto", "sendmsg", "socket", "execve"} {
+				if seen[name] {
+					t.Errorf("%s, %v: %s is allowed", uri, write, name)
+				}
+			}
+			for _, name := range []string{"renameat", "renameat2", "pwrite64", "ftruncate", "fchown"} {
+				if seen[name] && !write {
+					t.Errorf("%s: %s is allowed, and nothing is written", uri, name)
+				}
+			}
+			for _, place := range p.Places {
+				if change := place.Access &^ (readFile | readDir); change != 0 && !write && (place.Path != "/out" || change != remove) {
+					t.Errorf("%s: %+v is too much", uri, place)
+				}
+			}
+		}
+	}
+}
+
 // TestPlaces holds which files stay within reach.
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
-	const inDir = writeFile | makeFile | remove | readDir
 	has := func(p Policy, path string, access uint64) {
 		t.Helper()
 		for _, place := range p.Places {
@@ -84,11 +125,11 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("%q is not there with %#x: %+v", path, access, p.Places)
 	}
 	p := plan(t, "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path=/run/x/c", "--pid", "file=/run/y/pid")
-	has(p, dir, inDir)
+	has(p, dir, wholeDir)
 	has(p, "/etc/swtpm", readFile|readDir)
 	has(p, "/run/x", remove)
 	has(p, "/run/y", remove)
-	has(plan(t, "--tpmstate", "backend-uri=file://"+dir+"/image"), dir, inDir)
+	has(plan(t, "--tpmstate", "backend-uri=file://"+dir+"/image"), dir, wholeDir)
 
 	for _, where := range []string{"dir=" + dir + "/none", "backend-uri=file://" + dir + "/none/image"} {
 		if p := plan(t, "--tpmstate", where); p.Later != dir+"/none" {

@@ -15,8 +15,12 @@ import (
 // taskDir has a directory for each thread.
 const taskDir = "/proc/self/task"
 
-// forFiles are the capabilities by which root has its way with files of others.
-const forFiles = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
+// The capabilities by which root has its way with files of others.
+const (
+	readOthers  = 1 << unix.CAP_DAC_READ_SEARCH
+	writeOthers = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
+	giveOthers  = writeOthers | 1<<unix.CAP_CHOWN
+)
 
 // noNewPrivileges sets the flag on all threads. Landlock and the filter bring it, but
 // either may be missing.
@@ -27,40 +31,39 @@ func noNewPrivileges() error {
 	return nil
 }
 
-// dropCapabilities empties the sets of all threads. Root keeps those for files if
-// one that it needs belongs to somebody else.
-func (p *Policy) dropCapabilities() (keeps bool, err error) {
+// dropCapabilities empties the sets of all threads. Root keeps those of p.Rights if
+// a file that it needs belongs to somebody else; it returns them.
+func (p *Policy) dropCapabilities() (kept uint32, err error) {
 	var have [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capget(&header, &have[0]); err != nil {
-		return false, err
+		return 0, err
 	}
 	if have == ([2]unix.CapUserData{}) {
-		return false, nil // systemd was first, and lets nobody call capset any more
+		return 0, nil // systemd was first, and lets nobody call capset any more
 	}
-	var keep uint32
-	if have[0].Permitted&forFiles != 0 && p.foreign() {
-		keep = have[0].Permitted & forFiles
+	if have[0].Permitted&p.Rights != 0 && p.foreign() {
+		kept = have[0].Permitted & p.Rights
 	}
 	header = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	want := [2]unix.CapUserData{{Effective: keep, Permitted: keep}}
+	want := [2]unix.CapUserData{{Effective: kept, Permitted: kept}}
 	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&want[0])), 0); errno != 0 {
-		return false, errno
+		return 0, errno
 	}
-	return keep != 0, nil
+	return kept, nil
 }
 
-// foreign tells whether one of the places that are written, or a file in it, is
-// somebody else's.
+// foreign tells whether one of the places that p.Rights are for, or a file in it,
+// is somebody else's.
 func (p *Policy) foreign() bool {
 	for _, place := range p.Places {
-		if place.Access&^(readFile|readDir) == 0 {
+		if place.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 {
 			continue
 		}
 		if !isOurs(place.Path) {
 			return true
 		}
-		if place.Access&makeFile == 0 {
+		if place.Access&(makeFile|readDir) == 0 {
 			continue
 		}
 		entries, _ := os.ReadDir(place.Path)
@@ -104,10 +107,9 @@ func (p *Policy) checkThreads(a Active) error {
 //
 // Source: proc_pid_status(5).
 func (a Active) checkThread(status string) error {
-	want := map[string]string{"CapInh": noCapabilities, "CapAmb": noCapabilities, "NoNewPrivs": "1"}
-	if !a.Keeps {
-		want["CapPrm"], want["CapEff"] = noCapabilities, noCapabilities
-	}
+	const none = "0000000000000000"
+	kept := fmt.Sprintf("%016x", a.Keeps)
+	want := map[string]string{"CapInh": none, "CapAmb": none, "CapPrm": kept, "CapEff": kept, "NoNewPrivs": "1"}
 	if a.Seccomp != "" {
 		want["Seccomp"] = "2"
 	}
@@ -127,5 +129,3 @@ func (a Active) checkThread(status string) error {
 	}
 	return nil
 }
-
-const noCapabilities = "0000000000000000"

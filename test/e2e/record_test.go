@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -241,7 +242,8 @@ func (r *recorder) judge() error {
 	inFile := *cfg
 	inFile.State.URI = "file:///image"
 	inFile.Metrics.Listen.Kind = config.Unix
-	for _, c := range append(sandbox.Plan(cfg, "profile").Calls, sandbox.Plan(&inFile, "profile").Calls...) {
+	verb := config.Config{State: config.State{URI: "dir:///"}}
+	for _, c := range slices.Concat(sandbox.Plan(cfg, "profile").Calls, sandbox.Plan(&inFile, "profile").Calls, sandbox.AtRest(&verb, true, "").Calls) {
 		if listed[c.Name] {
 			continue
 		}

@@ -1,0 +1,52 @@
+package sandbox
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// AtRest returns what a verb needs that works on the state of a TPM which is off,
+// cfg.State, once that is open and locked, and all is read that has to do with it:
+// keys, archives, passphrases. The verb decodes the state, which may be hostile,
+// starts libtpms with it, tells what there is, and changes it if write is true. out
+// is a file that it has open, and removes if it fails; "" if there is none.
+//
+// It opens nothing, but looks whom the state belongs to.
+func AtRest(cfg *config.Config, write bool, out string) Policy {
+	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(ofFiles, ofRuntime, checked()), Rights: readOthers}
+	dir, inDirectory := strings.CutPrefix(cfg.State.URI, "dir://")
+	if write {
+		p.Rights = giveOthers
+	}
+	switch {
+	case inDirectory && write:
+		p.Calls = slices.Concat(p.Calls, inDir, owned(dir))
+		p.place(dir, wholeDir, "the state")
+	case inDirectory:
+		p.Calls = append(p.Calls, locked)
+		p.place(dir, readFile|readDir, "the state")
+	case write: // a file is open, and not opened again
+		p.Calls = append(p.Calls, inFile...)
+	}
+	p.place(taskDir, readFile|readDir, whyThreads)
+	if out != "" {
+		p.Rights |= writeOthers
+		p.place(filepath.Dir(out), remove, "the file that was begun goes")
+	}
+	return p
+}
+
+// owned is what gives new state to the owner of its directory, and to nobody else.
+func owned(dir string) []Call {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return nil
+	}
+	const id = 1<<32 - 1
+	return []Call{{"fchown", "new state belongs to the owner of its directory", []Check{{1, id, uint64(st.Uid)}, {2, id, uint64(st.Gid)}}}}
+}

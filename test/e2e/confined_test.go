@@ -1,0 +1,70 @@
+package e2e_test
+
+import (
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// opening is a line of strace about a state file that is opened, or a filter that
+// comes into force.
+var opening = regexp.MustCompile(`(openat\(.*tpm2-00\.[a-z]+.* = \d|seccomp\(SECCOMP_SET_MODE_FILTER)`)
+
+// TestVerbsAreConfined holds that a verb is confined before it reads a byte of the
+// state, which may have been made to do harm to who looks at it.
+func TestVerbsAreConfined(t *testing.T) {
+	t.Parallel()
+	strace := need(t, "strace", "strace")
+	dir := vector(t, v20)
+	backup := filepath.Join(dir, "tpm2-00.permall.bak")
+	write(t, backup, []byte(read(t, filepath.Join(dir, "tpm2-00.permall"))))
+	archive := filepath.Join(tempDir(t), "archive")
+	where := []string{"--tpm", "2.0", "--tpmstate", "dir=" + dir}
+	for _, verb := range [][]string{
+		{"inspect"},
+		{"inspect", "--ek"},
+		{"verify"},
+		{"export", archive},
+		{"import", "--replace", archive},
+		{"rekey", "--new-key", stateKeys["aes-128"]},
+		{"rekey", "--no-key", "--key", stateKeys["aes-128"]},
+		{"rollback", "--drop-volatile"},
+	} {
+		if verb[0] == "rollback" { // import and rekey leave none
+			write(t, backup, []byte(read(t, filepath.Join(dir, "tpm2-00.permall"))))
+		}
+		trace := filepath.Join(tempDir(t), "trace")
+		args := append([]string{"-f", "-o", trace, "-e", "trace=openat,seccomp", ours("swtpm"), "state", verb[0]}, where...)
+		code, stdout, stderr := runCmd(t, exec.Command(strace, append(args, verb[1:]...)...))
+		if code != 0 {
+			t.Fatalf("%s: exit code %d\n%s%s", verb, code, stdout, stderr)
+		}
+		var order []string
+		for line := range strings.Lines(read(t, trace)) {
+			if m := opening.FindString(line); m != "" {
+				order = append(order, m)
+			}
+		}
+		if len(order) < 2 || !strings.HasPrefix(order[0], "seccomp") {
+			t.Errorf("%s: the filter must come first, and then state is opened:\n%s", verb, strings.Join(order, "\n"))
+		}
+	}
+}
+
+// TestPrintInfoIsConfined holds the same for an emulator that only tells of a TPM.
+func TestPrintInfoIsConfined(t *testing.T) {
+	t.Parallel()
+	strace := need(t, "strace", "strace")
+	trace := filepath.Join(tempDir(t), "trace")
+	code, stdout, stderr := runCmd(t, exec.Command(strace, "-f", "-o", trace, "-e", "trace=openat,seccomp", ours("swtpm"),
+		"socket", "--tpm2", "--tpmstate", "dir="+vector(t, v20), "--print-info", "1"))
+	if code != 0 || !strings.Contains(stdout, "{") {
+		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	first := opening.FindString(read(t, trace))
+	if !strings.HasPrefix(first, "seccomp") {
+		t.Errorf("the filter must come before the state is opened, but first is %q", first)
+	}
+}
