@@ -134,11 +134,13 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		}
 		return printInfo(os.Stdout, cfg, t)
 	}
-	if !session.Old() || !t.Resume() { // where the process before this one has left it
+	resumed := session.Old() && t.Resume() // where the process before this one has left it
+	if !resumed || !t.WasReady() {
 		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on && device.cuse == nil {
 			return cuseCode(cfg, cuseStart, err)
 		}
 	}
+	t.Ready()
 	if device.cuse != nil {
 		if err := appear(cfg, device.cuse, pid); err != nil {
 			return err
@@ -185,7 +187,8 @@ func enter(s config.Sandbox) error {
 }
 
 // powerOn brings the TPM up unless a client is to do that. It returns false if
-// the TPM is not to be served.
+// the TPM is not to be served. The process before this one may have been killed on
+// the way: a TPM that had its startup then refuses another one, and is none the worse.
 func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 	if f.Startup == "deactivated" && t.Version() == tpm.V20 {
 		// Compat: swtpm says so and ends well.
@@ -195,8 +198,10 @@ func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 	if !f.NotNeedInit {
 		return true, nil
 	}
-	if err := t.Init(false); err != nil {
-		return false, silent(err) // Init has told why
+	if !t.On() {
+		if err := t.Init(false); err != nil {
+			return false, silent(err) // Init has told why
+		}
 	}
 	if f.Startup == "" || f.Startup == "none" {
 		return true, nil

@@ -98,6 +98,7 @@ type Cells struct {
 	Locality uint32 // of the next command; the engine's
 	LastCode uint32 // of the last command; the engine's
 	Resumes  uint32 // that have begun and not ended; ours
+	Ready    uint32 // 1 once clients could have been served; ours
 }
 
 // Host is what the library asks of its surroundings while it works. Names are

@@ -242,10 +242,24 @@ func (t *TPM) Resume() bool {
 	if err == nil {
 		return true
 	}
+	t.opt.Keep.Cells().Ready = 0
 	t.powerOff("it could not go on")
 	t.opt.Error("the TPM starts anew, the process before this one has left no state to go on with: %v", err)
 	return false
 }
+
+// Ready notes that clients are served from now on, so that a TPM that is off, or had
+// no startup, is what they wanted.
+func (t *TPM) Ready() {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if t.opt.Keep != nil {
+		t.opt.Keep.Cells().Ready = 1
+	}
+}
+
+// WasReady says whether the process before this one has come to Ready.
+func (t *TPM) WasReady() bool { return t.opt.Keep != nil && t.opt.Keep.Cells().Ready != 0 }
 
 func (t *TPM) resume() error {
 	all := t.opt.Keep.Kept()

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -448,6 +449,124 @@ func numberUntilAnswered(t testing.TB, c *channel) uint64 {
 		if result(rsp) != 0x101 && result(rsp) != 9 {
 			t.Fatalf("result %#x", result(rsp))
 		}
+	}
+}
+
+// newStarting is a service that powers its TPM on by itself; its flags are the last
+// of its arguments.
+func newStarting(t *testing.T, v version, seed []byte, flags string) *keptTPM {
+	t.Helper()
+	dir := tempDir(t)
+	state := filepath.Join(dir, "state")
+	mkdir(t, state)
+	if seed != nil {
+		write(t, filepath.Join(state, v.file()), seed)
+	}
+	args := append([]string{"socket", "--tpmstate", "dir=" + state, "--pid", "file=" + filepath.Join(dir, "pid"),
+		"--server", "type=unixio,path=" + filepath.Join(dir, "d")}, v.options()...)
+	return &keptTPM{dir: dir, v: v, manager: newManager(t, append(args, "--flags", flags)...)}
+}
+
+// answers wants the result of a command, now and after a crash.
+func (k *keptTPM) answers(t *testing.T, want uint32) {
+	t.Helper()
+	c := k.dial(t)
+	random := map[version]string{v12: "00c1 0000000e 00000046 00000010", v20: random20}[k.v]
+	for _, when := range []string{"at first", "after a crash"} {
+		if rsp, err := c.transmit(random); err != nil || result(rsp) != want {
+			t.Errorf("%s: %x, %v; want the result %#x; it said:\n%s", when, rsp, err, want, k.out.String())
+		}
+		k.crash(t, unix.SIGKILL)
+	}
+	k.end(t)
+}
+
+// A process that is to power its TPM on by itself is killed on the way, at each step
+// that it takes on disk: the guest finds a TPM that had its startup.
+func TestKeepStartup(t *testing.T) {
+	needRoot(t, "strace traces it")
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	for _, typ := range []string{"clear", "state"} {
+		var seed []byte
+		if typ == "state" {
+			seed = makeState(t, v20) // its end was orderly
+		}
+		for _, call := range []string{"write", "renameat"} {
+			t.Run(typ+" "+call, func(t *testing.T) {
+				t.Parallel()
+				n := 1
+				for killedAtStartup(t, strace, typ, seed, call, n) {
+					n++
+				}
+				if n == 1 {
+					t.Errorf("no %s on the way", call)
+				}
+			})
+		}
+	}
+}
+
+// killedAtStartup is false if there is no n-th call on the way.
+func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string, n int) bool {
+	t.Helper()
+	k := newStarting(t, v20, seed, "startup-"+typ)
+	state := filepath.Join(k.dir, "state")
+	k.wrap = []string{strace, "-f", "-o", "/dev/null", "-P", state, "-P", filepath.Join(state, "TMP2-00.permall"),
+		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
+	k.env = append(k.env, "GOMAXPROCS=1") // strace counts by thread
+	if k.tryStart(t) {
+		pid, err := strconv.Atoi(strings.TrimSpace(read(t, filepath.Join(k.dir, "pid"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = unix.Kill(pid, unix.SIGKILL)
+		k.wait(t) // strace ends with it
+		return false
+	}
+	if strings.Contains(k.out.String(), "ptrace") {
+		t.Skipf("strace may not trace here: %s", k.out.String())
+	}
+	k.wrap = nil
+	k.start(t)
+	k.answers(t, 0)
+	return true
+}
+
+// The same for a process that was killed between power on and startup, where a TPM
+// 1.2 stores nothing: its memory says that it has served nobody.
+func TestKeepBeforeStartup(t *testing.T) {
+	t.Parallel()
+	for _, g := range []struct {
+		v     version
+		flags string
+		ready bool
+		want  uint32
+	}{
+		{v20, "startup-clear", false, 0},
+		{v20, "startup-clear", true, 0x100}, // TPM_RC_INITIALIZE: who has power on and no startup wants it so
+		{v12, "startup-clear", false, 0},
+		{v12, "startup-deactivated", false, 6}, // TPM_DEACTIVATED
+		{v12, "startup-clear", true, 38},       // TPM_INVALID_POSTINIT
+	} {
+		t.Run(fmt.Sprintf("%s %s %t", g.v, g.flags, g.ready), func(t *testing.T) {
+			t.Parallel()
+			k := newStarting(t, g.v, nil, "not-need-init")
+			k.start(t)
+			_ = k.cmd.Process.Kill()
+			k.wait(t)
+			if !g.ready {
+				k.mu.Lock()
+				const ready = 64 + 12 // of package keep's memory: the cells, the fourth of them
+				if _, err := unix.Pwrite(k.fds["swtpm-state"], make([]byte, 4), ready); err != nil {
+					t.Error(err)
+				}
+				k.mu.Unlock()
+			}
+			k.args[len(k.args)-1] = g.flags
+			k.start(t)
+			k.answers(t, g.want)
+		})
 	}
 }
 

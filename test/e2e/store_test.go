@@ -160,6 +160,14 @@ func (m *manager) memory(t testing.TB) []byte {
 // start starts the service with what is kept, and waits until it is ready.
 func (m *manager) start(t testing.TB) {
 	t.Helper()
+	if !m.tryStart(t) {
+		t.Fatalf("%v has ended; it said:\n%s", m.cmd, m.out.String())
+	}
+}
+
+// tryStart is start of a service that may end before it is ready.
+func (m *manager) tryStart(t testing.TB) bool {
+	t.Helper()
 	m.settle(t)
 	cmd := exec.Command("sh", append(append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, append(m.wrap, ours("swtpm"))...), m.args...)...)
 	m.mu.Lock()
@@ -189,10 +197,8 @@ func (m *manager) start(t testing.TB) {
 	for m.ready == ready && !p.gone() {
 		m.seen.Wait()
 	}
-	m.mu.Unlock()
-	if p.gone() {
-		t.Fatalf("%v has ended; it said:\n%s", cmd, p.out.String())
-	}
+	defer m.mu.Unlock()
+	return m.ready != ready
 }
 
 // restart is an orderly end, and a new start.
