@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,7 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // keptTPM is a TPM of a service with a descriptor store, and its clients.
@@ -33,6 +36,18 @@ const keyHex = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 
 // newKept starts one and powers it on; key encrypts its state.
 func newKept(t testing.TB, v version, key bool) *keptTPM {
+	t.Helper()
+	k := newKeptOff(t, v, key)
+	if err := k.ctrl.Init(0); err != nil {
+		t.Fatal(err)
+	}
+	k.data = k.dial(t)
+	k.data.ok(t, k.data.startup())
+	return k
+}
+
+// newKeptOff starts one.
+func newKeptOff(t testing.TB, v version, key bool) *keptTPM {
 	t.Helper()
 	dir := tempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
@@ -51,11 +66,6 @@ func newKept(t testing.TB, v version, key bool) *keptTPM {
 	c.Timeout = patience
 	t.Cleanup(func() { _ = c.Close() })
 	k.ctrl = c
-	if err := c.Init(0); err != nil {
-		t.Fatal(err)
-	}
-	k.data = k.dial(t)
-	k.data.ok(t, k.data.startup())
 	return k
 }
 
@@ -450,6 +460,120 @@ func numberUntilAnswered(t testing.TB, c *channel) uint64 {
 			t.Fatalf("result %#x", result(rsp))
 		}
 	}
+}
+
+// A service that is restarted or killed while a migration brings its state has the
+// migration fail: the state that came in has gone with the process, and no other TPM
+// is started or made in its place. The guest is on the other host still, and comes
+// when everything is sent again.
+func TestKeepIncoming(t *testing.T) {
+	t.Parallel()
+	src := start(t, setup{tpm: v20})
+	g := moveIn(t, src, v20)
+	bags := src.pack(t, true)
+	if len(bags) != 2 {
+		t.Fatalf("%d blobs, want 2", len(bags))
+	}
+	ends := map[string]func(*keptTPM){
+		"restart": func(k *keptTPM) { k.restart(t) },
+		"crash":   func(k *keptTPM) { k.crash(t, unix.SIGKILL) },
+		"both":    func(k *keptTPM) { k.crash(t, unix.SIGKILL); k.restart(t) },
+	}
+	for name, end := range ends {
+		for _, had := range []bool{false, true} { // a TPM of its own
+			for after := 1; after <= len(bags); after++ {
+				k := newKeptOff(t, v20, false)
+				var own []byte
+				if had {
+					own = makeState(t, v20)
+					write(t, filepath.Join(k.dir, "state", v20.file()), own)
+				}
+				err := sendKilled(k, bags, after, end)
+				k.wantLost(t, fmt.Sprintf("%s after blob %d, a TPM there: %t", name, after, had), err, own)
+				k.comes(t, bags, g)
+			}
+		}
+	}
+}
+
+// The same with the end in INIT, before and after the state is on disk.
+func TestKeepIncomingInit(t *testing.T) {
+	needRoot(t, "strace traces it")
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	src := start(t, setup{tpm: v20})
+	g := moveIn(t, src, v20)
+	bags := src.pack(t, true)
+	for _, call := range []string{"write", "renameat"} {
+		k := newKeptOff(t, v20, false)
+		state := filepath.Join(k.dir, "state")
+		var s *process
+		back := make(chan bool)
+		err := sendKilled(k, bags, len(bags), func(k *keptTPM) {
+			s = startProcess(t, exec.Command(strace, "-f", "-o", "/dev/null", "-p", strconv.Itoa(k.cmd.Process.Pid),
+				"-P", state, "-P", filepath.Join(state, "TMP2-00.permall"), "-e", "inject="+call+":signal=KILL"))
+			if err := until(func() bool { return s.gone() || strings.Contains(s.out.String(), " attached") }); err != nil || s.gone() {
+				t.Fatalf("strace: %s", s.out.String())
+			}
+			first := k.process
+			go func() { defer close(back); <-first.exited; k.start(t) }()
+		})
+		<-back
+		s.wait(t)
+		k.wantLost(t, "killed at "+call, err, nil)
+		k.comes(t, bags, g)
+	}
+}
+
+// sendKilled sends what QEMU sends of a guest that comes, with f after the n-th blob.
+// It goes on as long as QEMU would.
+func sendKilled(k *keptTPM, bags luggage, n int, f func(*keptTPM)) error {
+	if err := k.ctrl.Stop(); err != nil {
+		return err
+	}
+	for i, p := range bags {
+		if err := k.ctrl.SetState(p.kind, p.flags, p.blob); err != nil {
+			return err
+		}
+		if i+1 == n {
+			f(k)
+		}
+	}
+	return k.ctrl.Init(ctrl.InitDeleteVolatile)
+}
+
+// wantLost wants a migration to have failed with err, no TPM to be on, and the
+// state to be as it was, nil if there was none.
+func (k *keptTPM) wantLost(t *testing.T, what string, err error, was []byte) {
+	t.Helper()
+	if tpm.ResultOf(err) != tpm.Fail {
+		t.Errorf("%s: %v, want %v", what, err, tpm.Fail)
+	}
+	if rsp, err := k.dial(t).transmit(random20); err != nil || result(rsp) != 0x101 {
+		t.Errorf("%s: %x, %v; want a TPM that is off", what, rsp, err)
+	}
+	if err := k.ctrl.Init(0); tpm.ResultOf(err) != tpm.Fail {
+		t.Errorf("%s: INIT: %v, want %v", what, err, tpm.Fail)
+	}
+	if now, _ := os.ReadFile(filepath.Join(k.dir, "state", v20.file())); !bytes.Equal(now, was) {
+		t.Errorf("%s: there is a state of %d bytes, want %d", what, len(now), len(was))
+	}
+	if said := k.out.String(); !strings.Contains(said, "the state that came in was lost when the service was restarted") {
+		t.Errorf("%s: it said %q", what, said)
+	}
+}
+
+// comes sends the guest again.
+func (k *keptTPM) comes(t *testing.T, bags luggage, g guest) {
+	t.Helper()
+	if err := sendKilled(k, bags, 0, nil); err != nil {
+		t.Fatalf("%v; it said:\n%s", err, k.out.String())
+	}
+	c := k.dial(t)
+	if n, pcr := c.number(t), pcrValue(c.ok(t, readPCR[v20])); n != g.number || pcr != g.pcr {
+		t.Errorf("the number is %d and PCR 10 %s, want %d and %s", n, pcr, g.number, g.pcr)
+	}
+	k.end(t)
 }
 
 // newStarting is a service that powers its TPM on by itself; its flags are the last
