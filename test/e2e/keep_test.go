@@ -576,6 +576,66 @@ func (k *keptTPM) comes(t *testing.T, bags luggage, g guest) {
 	k.end(t)
 }
 
+// What ends the process that is to go on with it, twice, is given up: the TPM starts
+// anew with its permanent state. Once is no reason to.
+func TestKeepGivenUp(t *testing.T) {
+	needRoot(t, "strace traces it")
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	everyKept(t, func(t *testing.T, v version, key bool) {
+		k := newKept(t, v, key)
+		k.data.define(t)
+		cmd, value := v.extend(1, k.data.pcr(t))
+		k.data.ok(t, cmd)
+		die := func() { // as it reads the state that it is to go on with
+			t.Helper()
+			k.trace = []string{strace, "-f", "-o", "/dev/null", "-P", filepath.Join(k.dir, "state", v.file()), "-e", "inject=read,pread64:signal=KILL"}
+			if k.tryStart(t) {
+				t.Fatal("it was not killed")
+			}
+			if strings.Contains(k.out.String(), "ptrace") {
+				t.Skipf("strace may not trace here: %s", k.out.String())
+			}
+			k.trace = nil
+		}
+		for range 3 { // each time it is the first time again
+			_ = k.cmd.Process.Kill()
+			k.wait(t)
+			die()
+			k.start(t)
+			if got := k.data.pcr(t); !bytes.Equal(got, value) {
+				t.Fatalf("PCR 10 is %x, want %x; it said %s", got, value, k.out.String())
+			}
+		}
+		_ = k.cmd.Process.Kill()
+		k.wait(t)
+		die()
+		die()
+		k.start(t)
+		const want = "starts anew, the process before this one has left no state to go on with: it was tried twice, and ended the process"
+		if said := k.out.String(); !strings.Contains(said, want) {
+			t.Errorf("it said %q, want %q", said, want)
+		}
+		if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
+			t.Errorf("a TPM that has no power: %x, %v", rsp, err)
+		}
+		if err := k.ctrl.Init(0); err != nil {
+			t.Fatal(err)
+		}
+		k.data.ok(t, k.data.startup())
+		if n := k.data.number(t); n != 1 {
+			t.Errorf("the number is %d, want 1", n)
+		}
+		if got := k.data.pcr(t); !bytes.Equal(got, make([]byte, len(value))) {
+			t.Errorf("PCR 10 is %x after power on", got)
+		}
+		k.crash(t, unix.SIGKILL) // which is kept again
+		if n := k.data.number(t); n != 1 {
+			t.Errorf("the number is %d, want 1", n)
+		}
+	})
+}
+
 // newStarting is a service that powers its TPM on by itself; its flags are the last
 // of its arguments.
 func newStarting(t *testing.T, v version, seed []byte, flags string) *keptTPM {
@@ -636,7 +696,7 @@ func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string,
 	t.Helper()
 	k := newStarting(t, v20, seed, "startup-"+typ)
 	state := filepath.Join(k.dir, "state")
-	k.wrap = []string{strace, "-f", "-o", "/dev/null", "-P", state, "-P", filepath.Join(state, "TMP2-00.permall"),
+	k.trace = []string{strace, "-f", "-o", "/dev/null", "-P", state, "-P", filepath.Join(state, "TMP2-00.permall"),
 		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
 	k.env = append(k.env, "GOMAXPROCS=1") // strace counts by thread
 	if k.tryStart(t) {
@@ -651,7 +711,7 @@ func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string,
 	if strings.Contains(k.out.String(), "ptrace") {
 		t.Skipf("strace may not trace here: %s", k.out.String())
 	}
-	k.wrap = nil
+	k.trace = nil
 	k.start(t)
 	k.answers(t, 0)
 	return true

@@ -20,11 +20,12 @@ import (
 //
 // Source: sd_notify(3), sd_listen_fds(3).
 type manager struct {
-	conn *net.UnixConn
-	path string
-	args []string // of the service
-	env  []string
-	wrap []string // what starts it
+	conn  *net.UnixConn
+	path  string
+	args  []string // of the service
+	env   []string
+	wrap  []string // what starts it
+	trace []string // what looks at that, and at it
 
 	mu    sync.Mutex
 	seen  sync.Cond
@@ -169,7 +170,8 @@ func (m *manager) start(t testing.TB) {
 func (m *manager) tryStart(t testing.TB) bool {
 	t.Helper()
 	m.settle(t)
-	cmd := exec.Command("sh", append(append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, append(m.wrap, ours("swtpm"))...), m.args...)...)
+	line := slices.Concat(m.trace, []string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, m.wrap, []string{ours("swtpm")}, m.args)
+	cmd := exec.Command(line[0], line[1:]...)
 	m.mu.Lock()
 	for _, name := range slices.Clone(m.names) { // as systemd's poll does
 		p := []unix.PollFd{{Fd: int32(m.fds[name])}}
