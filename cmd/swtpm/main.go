@@ -58,6 +58,9 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := sandbox.Bound(); err != nil { // who is no longer root may not
+		return err
+	}
 	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
 		return cuseCode(cfg, cuseNoUser, err)
 	}

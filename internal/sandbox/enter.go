@@ -17,6 +17,8 @@ type Active struct {
 	Landlock int    // its ABI; 0 for nothing
 	Keeps    uint32 // capabilities that root keeps for files of another user
 	Missing  error  // why there is less than was asked for; nil if there is not
+
+	bounded bool // the capability bounding set is empty
 }
 
 // String says it in a few words, as "seccomp kill, Landlock 7".
@@ -80,7 +82,10 @@ func enter(p Policy) (a Active, err error) {
 		}
 	}
 	if seesThreads {
-		if a.Keeps, err = p.dropCapabilities(); err != nil {
+		if a.bounded, err = bound(); err != nil {
+			return a, fmt.Errorf("empty the capability bounding set: %w", err)
+		}
+		if err := p.dropCapabilities(&a); err != nil {
 			return a, fmt.Errorf("drop the capabilities: %w", err)
 		}
 	}

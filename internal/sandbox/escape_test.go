@@ -5,6 +5,8 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -28,6 +30,20 @@ var confined = map[string]func(args []string) error{
 		a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: args[0], Landlock: args[1]},
 			State: config.State{URI: "dir://" + args[2]}}, ""))
 		fmt.Println(a)
+		return err
+	},
+	"bound": func(args []string) error {
+		release := manyThreads()
+		defer close(release)
+		if err := Bound(); err != nil {
+			return err
+		}
+		tasks, _ := filepath.Glob("/proc/self/task/*/status")
+		for _, task := range tasks {
+			b, _ := os.ReadFile(task)
+			fmt.Println(regexp.MustCompile(`(?m)^CapBnd:.*`).FindString(string(b)))
+		}
+		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + args[0]}}, ""))
 		return err
 	},
 	"runtime": func(args []string) error { return confinedRuntime(args[0]) },

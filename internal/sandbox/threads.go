@@ -32,25 +32,27 @@ func noNewPrivileges() error {
 }
 
 // dropCapabilities empties the sets of all threads. Root keeps those of p.Rights if
-// a file that it needs belongs to somebody else; it returns them.
-func (p *Policy) dropCapabilities() (kept uint32, err error) {
+// a file that it needs belongs to somebody else; a.Keeps has them then.
+func (p *Policy) dropCapabilities(a *Active) error {
 	var have [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	if err := unix.Capget(&header, &have[0]); err != nil {
-		return 0, err
+		return err
 	}
 	if have == ([2]unix.CapUserData{}) {
-		return 0, nil // systemd was first, and lets nobody call capset any more
+		return nil // systemd was first, and lets nobody call capset any more
 	}
+	var kept uint32
 	if have[0].Permitted&p.Rights != 0 && p.foreign() {
 		kept = have[0].Permitted & p.Rights
 	}
 	header = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	want := [2]unix.CapUserData{{Effective: kept, Permitted: kept}}
 	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&want[0])), 0); errno != 0 {
-		return 0, errno
+		return errno
 	}
-	return kept, nil
+	a.Keeps = kept
+	return nil
 }
 
 // foreign tells whether one of the places that p.Rights are for, or a file in it,
@@ -110,6 +112,9 @@ func (a Active) checkThread(status string) error {
 	const none = "0000000000000000"
 	kept := fmt.Sprintf("%016x", a.Keeps)
 	want := map[string]string{"CapInh": none, "CapAmb": none, "CapPrm": kept, "CapEff": kept, "NoNewPrivs": "1"}
+	if a.bounded {
+		want["CapBnd"] = none
+	}
 	if a.Seccomp != "" {
 		want["Seccomp"] = "2"
 	}
