@@ -87,6 +87,7 @@ const (
 	cuseNotRoot = 252 // -4
 	cuseNoUser  = 251 // -5
 	cusePID     = 243 // -13: the pid file, once the device is there
+	cuseSandbox = 242 // -14: the sandbox
 )
 
 // openCUSE opens what makes the device.

@@ -169,7 +169,7 @@ func confine(cfg *config.Config, s *service, profile string) error {
 func confineQuietly(cfg *config.Config, s *service, profile string) (err error) {
 	libtpms.Warm()
 	s.confined, err = sandbox.Enter(sandbox.Plan(cfg, profile))
-	return err
+	return cuseCode(cfg, cuseSandbox, err)
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -66,5 +67,31 @@ func TestPrintInfoIsConfined(t *testing.T) {
 	first := opening.FindString(read(t, trace))
 	if !strings.HasPrefix(first, "seccomp") {
 		t.Errorf("the filter must come before the state is opened, but first is %q", first)
+	}
+}
+
+// TestNoFilter holds that nothing goes on without the filter, and the exit codes, of
+// which swtpm cuse has one of its own.
+func TestNoFilter(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(recordVar) != "" {
+		t.Skip("a program that is recorded has another filter")
+	}
+	strace := need(t, "strace", "strace")
+	dir := vector(t, v20)
+	for _, c := range []struct {
+		code int
+		args []string
+	}{
+		{242, []string{"cuse", "-n", "swtpm-no-filter", "--tpm2", "--tpmstate", "dir=" + dir, "--print-info", "1"}},
+		{1, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--print-info", "1"}},
+		{1, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--server", "type=unixio,path=" + filepath.Join(dir, "sock")}},
+		{1, []string{"state", "verify", "--tpmstate", "dir=" + dir}},
+	} {
+		cmd := exec.Command(strace, append([]string{"-f", "-qq", "-o", "/dev/null", "-e", "trace=seccomp", "-e", "inject=seccomp:error=EPERM", ours("swtpm")}, c.args...)...)
+		code, stdout, stderr := runCmd(t, cmd)
+		if code != c.code || stdout != "" || !strings.Contains(stderr, "sandbox: seccomp: ") {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", c.args, code, c.code, stdout, stderr)
+		}
 	}
 }
