@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,18 +128,7 @@ func TestServe(t *testing.T) {
 		{"odd", strings.Repeat("x", maxRequest), false, "text\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f := os.NewFile(uintptr(p[0]), "client")
-			c, err := net.FileConn(f)
-			_ = f.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			l.fds <- p[1]
+			c := l.connect(t)
 			if _, err := io.WriteString(c, tt.ask); err != nil {
 				t.Fatal(err)
 			}
@@ -152,7 +143,78 @@ func TestServe(t *testing.T) {
 	}
 }
 
+// TestServeSeveral has all places but one be taken by clients whose text is not ready:
+// others are served at the last one. There are never more than the places.
+func TestServeSeveral(t *testing.T) {
+	l := listener{make(chan int)}
+	defer close(l.fds)
+	begun, release := make(chan bool), make(chan bool)
+	var calls, now, most atomic.Int64
+	go Serve(l, func() []byte {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		if calls.Add(1) < places {
+			begun <- true
+			<-release
+		}
+		return []byte("text\n")
+	})
+	get := func(c net.Conn) {
+		t.Helper()
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		_ = c.(*net.UnixConn).CloseWrite()
+		if got, err := io.ReadAll(c); string(got) != "text\n" || err != nil {
+			t.Errorf("a client got %q, %v", got, err)
+		}
+	}
+	var slow []net.Conn
+	for range places - 1 {
+		c := l.connect(t)
+		_ = c.(*net.UnixConn).CloseWrite()
+		slow = append(slow, c)
+		select {
+		case <-begun:
+		case <-time.After(time.Minute):
+			t.Fatal("a client waits for another one")
+		}
+	}
+	for range 3 {
+		get(l.connect(t))
+	}
+	close(release)
+	for _, c := range slow {
+		get(c)
+	}
+	var done sync.WaitGroup
+	for range 3 * places {
+		done.Go(func() { get(l.connect(t)) })
+	}
+	done.Wait()
+	if n := most.Load(); n != places {
+		t.Errorf("%d clients were served at once, want %d", n, places)
+	}
+}
+
 type listener struct{ fds chan int }
+
+// connect returns a client's end of a connection that l gives.
+func (l listener) connect(t *testing.T) net.Conn {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Error(err)
+	}
+	f := os.NewFile(uintptr(p[0]), "client")
+	c, err := net.FileConn(f)
+	_ = f.Close()
+	if err != nil {
+		t.Error(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	l.fds <- p[1]
+	return c
+}
 
 func (l listener) Accept() (int, error) {
 	if fd, ok := <-l.fds; ok {

@@ -19,6 +19,10 @@ const (
 	// takeTime is how long it may take to read the text.
 	takeTime = 5 * time.Second
 
+	// places is how many clients are served at once. The next one waits until
+	// another has gone, which a slow one does after askTime and takeTime.
+	places = 8
+
 	// maxRequest is how much of a request is read, in bytes.
 	maxRequest = 8192
 )
@@ -28,21 +32,28 @@ type Listener interface {
 	Accept() (fd int, err error)
 }
 
-// Serve gives the text to each client of l, one after the other, and returns when l
-// is closed. A client that asks "GET ..." gets it by HTTP; others get the text
-// alone, when they have closed their side or said nothing for a second.
+// Serve gives the text to each client of l, a few at once, and returns when l is
+// closed. A client that asks "GET ..." gets it by HTTP; others get the text alone,
+// when they have closed their side or said nothing for a second. A client that waits
+// has no thread, as its descriptor is in the runtime's poller.
 func Serve(l Listener, text func() []byte) {
+	taken := make(chan struct{}, places)
 	for {
+		taken <- struct{}{}
 		fd, err := l.Accept()
 		if err != nil {
 			return
 		}
-		f := os.NewFile(uintptr(fd), "metrics")
-		if c, err := net.FileConn(f); err == nil {
-			answer(c, text)
-			_ = c.Close()
-		}
-		_ = f.Close()
+		go func() {
+			defer func() { <-taken }()
+			f := os.NewFile(uintptr(fd), "metrics")
+			c, err := net.FileConn(f)
+			_ = f.Close()
+			if err == nil {
+				answer(c, text)
+				_ = c.Close()
+			}
+		}()
 	}
 }
 
