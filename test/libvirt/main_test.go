@@ -23,12 +23,17 @@ import (
 const (
 	wantVar  = "SWTPM_LIBVIRT"       // set to run these tests at all
 	innerVar = "SWTPM_LIBVIRT_INNER" // the work directory, inside the namespaces
+	runVar   = "SWTPM_LIBVIRT_RUN"   // a pattern: only these tests, as -run has it
 )
 
 // patience is how long a test waits for what has to come; no test measures time.
 const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(secondVar); dir != "" {
+		fmt.Fprintln(os.Stderr, "the second libvirtd:", becomeSecond(dir))
+		os.Exit(1)
+	}
 	if os.Getenv(innerVar) == "" {
 		os.Exit(m.Run())
 	}
@@ -70,17 +75,29 @@ func TestLibvirt(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 18*time.Minute)
 	defer cancel()
 	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--mount-proc", "--kill-child",
-		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=15m")
+		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=15m", "-test.run="+os.Getenv(runVar))
 	inner.Env = append(os.Environ(), innerVar+"="+dir, "PATH="+bin+":"+os.Getenv("PATH"))
 	out, err := inner.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(string(out), "\n--- PASS: "); err == nil && n < 2 {
+	if n := strings.Count(string(out), "\n--- PASS: "); err == nil && n < 2 && os.Getenv(runVar) == "" {
 		t.Errorf("only %d tests ran", n)
 	}
 }
+
+// qemuConf has QEMU run as root without anything that needs more than a container
+// has, and swtpm as usual.
+const qemuConf = `stdio_handler = "file"
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+user = "root"
+group = "root"
+swtpm_user = "tss"
+swtpm_group = "tss"
+`
 
 // startLibvirt makes the file systems and starts libvirtd. stop ends it.
 func startLibvirt(dir string) (stop func(), err error) {
@@ -96,15 +113,7 @@ func startLibvirt(dir string) (stop func(), err error) {
 		return nil, fmt.Errorf("mount /run: %w", err)
 	}
 	for path, text := range map[string]string{
-		"/etc/libvirt/qemu.conf": `stdio_handler = "file"
-security_driver = "none"
-cgroup_controllers = []
-namespaces = []
-user = "root"
-group = "root"
-swtpm_user = "tss"
-swtpm_group = "tss"
-`,
+		"/etc/libvirt/qemu.conf": qemuConf,
 		"/etc/swtpm_setup.conf": "create_certs_tool = swtpm_localca\n" +
 			"create_certs_tool_config = /etc/swtpm-localca.conf\ncreate_certs_tool_options = /etc/swtpm-localca.options\n",
 		"/etc/libvirt/libvirtd.conf": `auth_unix_rw = "none"
