@@ -36,6 +36,7 @@ func (v *vmOptions) limit() (int, error) {
 // runMany manufactures one TPM in each process, for there is one engine in a
 // process, and tells of each.
 func (p *program) runMany(ctx context.Context, vms []vm, limit int, v *vmOptions) error {
+	p.linesOnly(v.register)
 	var wg sync.WaitGroup
 	failed := make([]error, len(vms))
 	places := make(chan bool, limit)
@@ -75,8 +76,8 @@ func (p *program) spawn(ctx context.Context, name string, v *vmOptions) error {
 	cmd := exec.CommandContext(ctx, self, append(args, "--", name)...)
 	cmd.Args[0] = p.Name
 	out, err := &lines{name + ": ", p.log.Infof, nil}, &lines{name + ": ", p.log.Errorf, nil}
-	if v.register == "-" { // lines of JSON are for programs
-		out.prefix = ""
+	if v.register == "-" { // all that comes there is lines of JSON
+		out.prefix, out.tell = "", func(format string, args ...any) { p.log.print(p.Stdout, format, args...) }
 	}
 	cmd.Stdout, cmd.Stderr = out, err
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -84,6 +84,14 @@ func (p *program) register(pl *place, entries []inventory.Entry) error {
 	return nil
 }
 
+// linesOnly has messages go to stderr if the inventory is stdout, which is for
+// programs then.
+func (p *program) linesOnly(register string) {
+	if register == "-" {
+		p.log.stdout = p.Stderr
+	}
+}
+
 func (p *program) printEntries(entries []inventory.Entry) error {
 	for _, e := range entries {
 		line, err := e.Line()

@@ -86,6 +86,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 // carryOut is the life of a setup, in the order that its messages tell of.
 func (p *program) carryOut(ctx context.Context) error {
 	o := p.o
+	p.linesOnly(o.Register)
 	if o.LogFile != "" {
 		if err := p.log.openLog(o.LogFile); err != nil {
 			return err
