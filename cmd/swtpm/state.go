@@ -58,7 +58,7 @@ func (w *which) openWithEngine(how access) (*atrest.State, emul.Engine, error) {
 func stateInspect(f *pflag.FlagSet) action {
 	w := whichFlags(f)
 	asJSON := f.Bool("json", false, "print JSON")
-	ek := f.Bool("ek", false, "print the endorsement keys of a TPM 2.0 and their certificates instead")
+	ek := f.Bool("ek", false, "print the endorsement keys and their certificates instead")
 	return w.then(0, func() error {
 		if *ek {
 			return printEKs(w, *asJSON)

@@ -14,9 +14,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// EK is an endorsement key of a TPM 2.0. The JSON of it is an interface.
+// EK is an endorsement key. The JSON of it is an interface.
 type EK struct {
-	Handle      string `json:"handle"`      // "0x81010001"
+	Handle      string `json:"handle"`      // "0x81010001"; of a TPM 1.2 TPM_KH_EK, "0x40000006"
 	Algorithm   string `json:"algorithm"`   // "rsa2048", "secp384r1"
 	Fingerprint string `json:"fingerprint"` // SHA-256 of the SubjectPublicKeyInfo, hex
 	PublicKey   string `json:"publicKey"`   // PEM
@@ -36,13 +36,10 @@ var ekPlaces = []struct{ handle, cert uint32 }{
 	{0x81010018, 0x01C00018}, // P-521
 }
 
-// EKs reads the endorsement keys and their certificates, from the engine started
-// in memory. Nothing is written. Of a TPM 1.2 they cannot be read: the error is
-// errors.ErrUnsupported.
+// EKs reads the endorsement keys and their certificates: of a TPM 2.0 from the
+// engine started in memory, of a TPM 1.2, which would tell its owner only, from
+// the state itself. Nothing is written.
 func (s *State) EKs(e emul.Engine) ([]EK, error) {
-	if s.version != tpm.V20 {
-		return nil, fmt.Errorf("%s: the EK of a TPM 1.2 is its owner's to read; swtpm_setup --public-key-files and --write-ek-cert-files write it when the TPM is made: %w", s.where, errors.ErrUnsupported)
-	}
 	items, err := s.items()
 	if err != nil {
 		return nil, err
@@ -50,6 +47,13 @@ func (s *State) EKs(e emul.Engine) ([]EK, error) {
 	defer wipe(items)
 	if err := s.open(&items[0], s.key); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.where, err)
+	}
+	if s.version == tpm.V12 {
+		all, err := readEK12(items[0].payload)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.where, err)
+		}
+		return all, nil
 	}
 	all := []EK{}
 	err = whileOn(e, s.version, map[string][]byte{nv.Permanent: items[0].payload}, func() (err error) {
@@ -236,8 +240,13 @@ func parseEK(b []byte) (EK, error) {
 	if spki == nil {
 		return EK{}, errors.New("its public area is cut short")
 	}
+	return newEK(name, spki), nil
+}
+
+// newEK is a key with this SubjectPublicKeyInfo.
+func newEK(algorithm string, spki []byte) EK {
 	sum := sha256.Sum256(spki)
-	return EK{Algorithm: name, Fingerprint: hex.EncodeToString(sum[:]), PublicKey: pemText("PUBLIC KEY", spki)}, nil
+	return EK{Algorithm: algorithm, Fingerprint: hex.EncodeToString(sum[:]), PublicKey: pemText("PUBLIC KEY", spki)}
 }
 
 // curves are those of EKs, by TPM_ECC_CURVE: the contents of their object

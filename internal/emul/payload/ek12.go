@@ -57,6 +57,7 @@ func (r *reader) endorsementKey12() {
 	if !isKeyPair(modulus, prime, parms.exponent) {
 		r.failAt(parmsEnd, "the public and the private endorsement key do not belong together")
 	}
+	r.findKey(modulus, parms.exponent)
 }
 
 // isKeyPair encrypts and decrypts a number with the RSA key whose modulus,

@@ -152,6 +152,6 @@ func (r *reader) nvIndices12() {
 			r.failAt(r.off-size12Digest-4, "the size of NV index 0x%08x is 0", index)
 		}
 		r.atMost(size, maxBuffer12, "the size of an NV index")
-		r.skip(int(size), "the contents of an NV index")
+		r.findStored(index, r.take(int(size), "the contents of an NV index"))
 	}
 }

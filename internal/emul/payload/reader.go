@@ -15,6 +15,8 @@ type reader struct {
 	off   int
 	err   error // the first failure
 	newer bool  // the rest has a layout that is not known here; no failure
+
+	found *Endorsement12 // where what is looked for in a TPM 1.2 goes; nil if nothing is
 }
 
 // done tells that there is nothing more to decode: a failure, or a layout newer
