@@ -92,7 +92,7 @@ systemd:
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/systemd/install
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/systemd/install PREFIX=/usr
-	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 15m ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 25m ./test/systemd
 
 # A Debian package of this machine's release and architecture.
 DEB = build/swtpm-go.deb
@@ -112,7 +112,7 @@ debtest: deb
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/debtier && mkdir -p build/debtier/install build/debtier/image && ln -s ../../systemd/image/root build/debtier/image/root
 	@cp $(DEB) build/debtier/install
-	SWTPM_SYSTEMD=$(CURDIR)/build/debtier SWTPM_SYSTEMD_RUN=TestPackage $(GO) test -count=1 -v -timeout 10m -run TestSystemd ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/debtier SWTPM_SYSTEMD_RUN=TestPackage $(GO) test -count=1 -v -timeout 25m -run TestSystemd ./test/systemd
 
 # What needs neither libtpms nor a client.
 unit:

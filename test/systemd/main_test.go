@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ const (
 )
 
 // patience is how long a test waits for what has to come; no test measures time.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // cgroups is where the container's view of cgroups is made.
 const cgroups = "/sys/fs/cgroup"
@@ -66,11 +67,11 @@ func TestSystemd(t *testing.T) {
 	if out, err := exec.Command("unshare", "--mount", "--pid", "--net", "--fork", "mount", "-t", "cgroup2", "none", cgroups).CombinedOutput(); err != nil {
 		t.Skipf("no container can run here, this machine lets us make no namespaces with cgroups: %v: %s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	// The shell is process 1: it reaps, and with it everything ends.
 	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child",
-		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=9m", "-test.run="+os.Getenv(runVar))
+		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=18m", "-test.run="+os.Getenv(runVar))
 	inner.Env = append(os.Environ(), innerVar+"="+t.TempDir())
 	out, err := inner.CombinedOutput()
 	t.Logf("%s", out)
@@ -101,6 +102,22 @@ func boot(dir string) (stop func() error, err error) {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil { // for nspawn's own files
 		return nil, fmt.Errorf("mount /run: %w", err)
 	}
+	if machine, err = start(root); err != nil {
+		return nil, err
+	}
+	return func() error {
+		_, _ = in("systemctl", "poweroff")
+		err := ended(machine)
+		removeCgroup(group)
+		return err
+	}, nil
+}
+
+// machine is the container that runs.
+var machine *exec.Cmd
+
+// start has the container boot from its root directory, and returns when it is up.
+func start(root string) (*exec.Cmd, error) {
 	nspawn := exec.Command("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network",
 		"--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
 		"--console=pipe", "--machine=swtpm-test", "--directory="+root, "--boot")
@@ -110,11 +127,11 @@ func boot(dir string) (stop func() error, err error) {
 	if err := nspawn.Start(); err != nil {
 		return nil, fmt.Errorf("%w; install the package systemd-container", err)
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * patience); ; time.Sleep(100 * time.Millisecond) {
 		if leader = child(nspawn.Process.Pid); leader > 0 {
 			out, _ := in("systemctl", "is-system-running")
 			if s := strings.TrimSpace(out); s == "running" || s == "degraded" {
-				break
+				return nspawn, nil
 			}
 		}
 		if time.Now().After(end) {
@@ -123,16 +140,31 @@ func boot(dir string) (stop func() error, err error) {
 			return nil, fmt.Errorf("the container does not come up: %s", said.String())
 		}
 	}
-	return func() error {
-		_, _ = in("systemctl", "poweroff")
-		late := time.AfterFunc(patience, func() { _ = nspawn.Process.Kill() })
-		err := nspawn.Wait()
-		if !late.Stop() {
-			err = errors.New("the container did not stop")
-		}
-		removeCgroup(group)
-		return err
-	}, nil
+}
+
+// ended waits until a container has ended.
+func ended(nspawn *exec.Cmd) error {
+	late := time.AfterFunc(patience, func() { _ = nspawn.Process.Kill() })
+	err := nspawn.Wait()
+	if !late.Stop() {
+		err = errors.New("the container did not stop")
+	}
+	return err
+}
+
+// reboot has the container end what runs and boot anew, from the files that it has.
+func reboot(t *testing.T) {
+	t.Helper()
+	root := strings.TrimPrefix(machine.Args[slices.IndexFunc(machine.Args, func(a string) bool { return strings.HasPrefix(a, "--directory=") })], "--directory=")
+	_, _ = in("systemctl", "reboot") // its answer may not come any more
+	// Compat: with --keep-unit systemd-nspawn leaves the rest to whoever has started it.
+	if err := ended(machine); machine.ProcessState.ExitCode() != 133 {
+		t.Fatalf("the container was to boot again, and ended: %v", err)
+	}
+	var err error
+	if machine, err = start(root); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // assemble mounts the layers, the first on top, at root; what is written goes to
