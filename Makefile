@@ -17,7 +17,8 @@ GO      ?= go
 PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca swtpm-setup
 ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
 
-GOFLAGS_BUILD := -trimpath -ldflags='-s -w'
+# The same sources make the same programs, in a clone and without git.
+GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w'
 
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
