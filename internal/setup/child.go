@@ -73,9 +73,9 @@ func (p *program) startProgram(ctx context.Context, pl *place, plan *plan) (_ ma
 // put a link in its place and have root write somewhere else.
 func stagingDir(pl *place) (string, error) {
 	if pl.isDir() && !othersMayChange(pl.path) {
-		return os.MkdirTemp(pl.path, ".swtpm_setup.")
+		return os.MkdirTemp(pl.path, stagingName)
 	}
-	return os.MkdirTemp("", ".swtpm_setup.")
+	return os.MkdirTemp("", stagingName)
 }
 
 // othersMayChange says whether users other than root, who runs this, may rename

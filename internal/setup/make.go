@@ -50,6 +50,7 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (made 
 	if goOn, err := p.mayMake(pl); !goOn || err != nil {
 		return false, err
 	}
+	p.sweep(pl)
 	if err := p.begin(pl); err != nil {
 		return false, err
 	}
