@@ -1,6 +1,8 @@
 package newer_test
 
 import (
+	"crypto/rsa"
+	"crypto/x509"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,5 +65,68 @@ func TestSetup(t *testing.T) {
 		if left, _ := filepath.Glob(state + "/*permall"); c.code != 0 && len(left) > 0 {
 			t.Errorf("%q: a TPM is there", c.args)
 		}
+	}
+}
+
+// TestRSA4096 makes an EK of 4096 bits with its certificate where the library can,
+// as --print-capabilities says, and is refused before anything is made where it
+// cannot, in words that say why. libtpms 0.10 cannot: its successor is the first.
+func TestRSA4096(t *testing.T) {
+	ld := newer(t)
+	dir := t.TempDir()
+	for _, name := range []string{"setup", "localca"} {
+		if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "swtpm_"+name), "../../cmd/swtpm-"+name).CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+	}
+	state, conf, caConf := filepath.Join(dir, "state"), filepath.Join(dir, "setup.conf"), filepath.Join(dir, "localca.conf")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{
+		conf:                          "create_certs_tool = " + dir + "/swtpm_localca\ncreate_certs_tool_config = " + caConf + "\ncreate_certs_tool_options = " + dir + "/options\n",
+		caConf:                        "statedir = " + dir + "/ca\nsigningkey = " + dir + "/ca/signkey.pem\nissuercert = " + dir + "/ca/issuercert.pem\n",
+		filepath.Join(dir, "options"): "",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) (code int, out string) {
+		cmd := exec.Command(ld[0], append(append(append([]string{}, ld[1:]...), filepath.Join(dir, "swtpm_setup"), "--tpm2"), args...)...)
+		b, _ := cmd.CombinedOutput() // the code says how
+		return cmd.ProcessState.ExitCode(), string(b)
+	}
+	code, capabilities := run("--print-capabilities")
+	if code != 0 || !strings.Contains(capabilities, `"tpm2-rsa-keysize-3072"`) {
+		t.Fatalf("--print-capabilities: exit code %d, %s", code, capabilities)
+	}
+	able := strings.Contains(capabilities, `"tpm2-rsa-keysize-4096"`)
+	t.Logf("the library makes RSA keys of 4096 bits: %v", able)
+	args := []string{"--tpm-state", state, "--config", conf, "--create-ek-cert", "--ek1keyalgo", "rsa4096", "--write-ek-cert-files", dir}
+	if able {
+		args = append(args, "--profile-name", "default-v2")
+	}
+	code, out := run(args...)
+	made, _ := filepath.Glob(filepath.Join(state, "*"))
+	if !able {
+		if code != 1 || out != "4096 bit RSA keys are not supported by libtpms.\n" || len(made) > 0 {
+			t.Errorf("exit code %d, want 1; it says %q; in the directory %q", code, out, made)
+		}
+		return
+	}
+	if code != 0 || !strings.Contains(out, "Successfully created RSA 4096 EK with handle 0x8101001e") || len(made) == 0 {
+		t.Errorf("exit code %d, in the directory %q:\n%s", code, made, out)
+	}
+	der, err := os.ReadFile(filepath.Join(dir, "ek-rsa4096.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k, ok := cert.PublicKey.(*rsa.PublicKey); !ok || k.N.BitLen() != 4096 {
+		t.Errorf("the certificate is that of a %T", cert.PublicKey)
 	}
 }
