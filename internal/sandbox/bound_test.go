@@ -42,10 +42,11 @@ func TestCheckThread(t *testing.T) {
 		{Active{Seccomp: "kill", bounded: true}, status(none, one, "2"), "CapBnd is 0000000000000002, not 0000000000000000"},
 		{Active{Seccomp: "kill"}, status(none, none, "0"), "Seccomp is 0, not 2"},
 		{Active{}, status(one, none, "0"), "CapPrm is 0000000000000002, not 0000000000000000"},
+		{Active{}, strings.Replace(status(none, none, "0"), "CapInh", "CapInhX", 1), "the kernel does not tell CapInh"},
 		{Active{}, "CapInh:\t" + none + "\n", "the kernel does not tell "},
 	} {
 		got := ""
-		if err := c.a.checkThread(c.status); err != nil {
+		if err := c.a.checkThread([]byte(c.status)); err != nil {
 			got = err.Error()
 		}
 		if got != c.want && (c.want == "" || !strings.HasPrefix(got, c.want)) {

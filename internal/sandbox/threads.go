@@ -1,11 +1,12 @@
 package sandbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -90,47 +91,85 @@ func (p *Policy) checkThreads(a Active) error {
 	if err != nil {
 		return fmt.Errorf("look at the threads: %w", err)
 	}
+	status := make([]byte, 0, 4096) // for all of them: what is made here stays for as long as the TPM does
 	for _, e := range entries {
-		status, err := os.ReadFile(taskDir + "/" + e.Name() + "/status")
+		status, err = readFileInto(status[:0], taskDir+"/"+e.Name()+"/status")
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("look at the threads: %w", err)
 		}
-		if err := a.checkThread(string(status)); err != nil {
+		if err := a.checkThread(status); err != nil {
 			return fmt.Errorf("thread %s: %w", e.Name(), err)
 		}
 	}
 	return nil
 }
 
+// readFileInto returns b with what is in a file behind it.
+func readFileInto(b []byte, path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return b, err
+	}
+	defer unix.Close(fd)
+	for {
+		b = slices.Grow(b, 1)
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return b, err
+		case n == 0:
+			return b, nil
+		default:
+			b = b[:len(b)+n]
+		}
+	}
+}
+
 // checkThread reads /proc/PID/task/TID/status.
 //
 // Source: proc_pid_status(5).
-func (a Active) checkThread(status string) error {
+func (a Active) checkThread(status []byte) error {
 	const none = "0000000000000000"
-	kept := fmt.Sprintf("%016x", a.Keeps)
-	want := map[string]string{"CapInh": none, "CapAmb": none, "CapPrm": kept, "CapEff": kept, "NoNewPrivs": "1"}
-	if a.bounded {
-		want["CapBnd"] = none
+	kept := none
+	if a.Keeps != 0 {
+		kept = fmt.Sprintf("%016x", a.Keeps)
 	}
-	if a.Seccomp != "" {
-		want["Seccomp"] = "2"
-	}
-	for line := range strings.Lines(status) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		w, ok := want[name]
-		if !ok {
+	for _, want := range []struct {
+		name, value string
+		applies     bool
+	}{
+		{"CapInh", none, true},
+		{"CapAmb", none, true},
+		{"CapPrm", kept, true},
+		{"CapEff", kept, true},
+		{"CapBnd", none, a.bounded},
+		{"NoNewPrivs", "1", true},
+		{"Seccomp", "2", a.Seccomp != ""},
+	} {
+		if !want.applies {
 			continue
 		}
-		if value = strings.TrimSpace(value); value != w {
-			return fmt.Errorf("%s is %s, not %s", name, value, w)
+		value, ok := statusLine(status, want.name)
+		if !ok {
+			return fmt.Errorf("the kernel does not tell %s", want.name)
 		}
-		delete(want, name)
-	}
-	for name := range want {
-		return fmt.Errorf("the kernel does not tell %s", name)
+		if string(value) != want.value {
+			return fmt.Errorf("%s is %s, not %s", want.name, value, want.value)
+		}
 	}
 	return nil
+}
+
+// statusLine returns what the line called name says.
+func statusLine(status []byte, name string) (value []byte, ok bool) {
+	for line := range bytes.Lines(status) {
+		if is, value, _ := bytes.Cut(line, []byte(":")); string(is) == name {
+			return bytes.TrimSpace(value), true
+		}
+	}
+	return nil, false
 }

@@ -16,7 +16,6 @@ package dir
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -129,14 +128,19 @@ func (d *Dir) Close() error {
 // umask returns the file mode creation mask of the process. The only system
 // call for it also changes it, which a file made by another thread at that
 // moment would feel; so /proc is asked first.
+//
+// Source: proc_pid_status(5).
 func umask() uint32 {
-	status, err := os.ReadFile("/proc/self/status")
-	if err == nil {
-		for line := range strings.Lines(string(status)) {
-			if v, ok := strings.CutPrefix(line, "Umask:"); ok {
-				if m, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
-					return uint32(m)
-				}
+	var start [256]byte // the line stands behind the name, which is short
+	n := 0
+	if fd, err := unix.Open("/proc/self/status", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		n, _ = unix.Read(fd, start[:])
+		unix.Close(fd)
+	}
+	for line := range strings.Lines(string(start[:max(n, 0)])) {
+		if v, ok := strings.CutPrefix(line, "Umask:"); ok && strings.HasSuffix(v, "\n") {
+			if m, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
+				return uint32(m)
 			}
 		}
 	}

@@ -1,0 +1,28 @@
+package sandbox
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestReadFileInto holds that a buffer that is too small grows, and that one which
+// had more in it does not show that.
+func TestReadFileInto(t *testing.T) {
+	long := bytes.Repeat([]byte("Groups:\t 4711\n"), 5000)
+	path := filepath.Join(t.TempDir(), "status")
+	b := make([]byte, 0, 16)
+	for _, want := range [][]byte{long, []byte("short\n"), {}} {
+		if err := os.WriteFile(path, want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if b, err = readFileInto(b[:0], path); err != nil || !bytes.Equal(b, want) {
+			t.Errorf("readFileInto = %d bytes, %v, want %d", len(b), err, len(want))
+		}
+	}
+	if _, err := readFileInto(nil, path+"x"); !os.IsNotExist(err) {
+		t.Errorf("readFileInto = %v, want that there is no such file", err)
+	}
+}
