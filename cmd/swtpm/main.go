@@ -35,13 +35,19 @@ func run(ctx context.Context, args []string) error {
 		return classicError(err)
 	}
 	if cfg.Daemon {
-		if child, err := daemon.Detach(ctx); err != nil || !child {
+		if child, err := daemon.Detach(ctx, oneProcessor); err != nil || !child {
 			return err
 		}
 	}
 	fmt.Fprint(os.Stderr, cfg.Ignored)
 	return live(ctx, cfg, origin{})
 }
+
+// oneProcessor has the Go runtime of a daemon ready for one processor rather than
+// for all of the machine: each costs every TPM memory, and commands run in C, one
+// after the other. It counts when a program starts; a change later on costs more
+// than it saves.
+const oneProcessor = "GOMAXPROCS=1"
 
 // origin is the profile that a Config is of. A classic command line has none.
 type origin struct {

@@ -24,7 +24,8 @@ const launchVar = "SWTPM_LAUNCHER"
 // Detach makes the program a daemon, as --daemon asks. Go cannot fork, so it
 // starts the program again, with the same arguments, environment and
 // descriptors and in a session of its own, and waits. It must be called before
-// anything is opened or read that can be opened or read only once.
+// anything is opened or read that can be opened or read only once. defaults are
+// variables, as "NAME=VALUE", that the child has unless the environment has them.
 //
 // In the child it returns true at once, however often it is called. In the
 // launcher it returns false when the child calls Ready; the launcher must then
@@ -36,11 +37,11 @@ const launchVar = "SWTPM_LAUNCHER"
 // started with have no close-on-exec flag, and we leave them alone.
 //
 // Compat: swtpm forks twice, so its daemon is no session leader; ours is.
-func Detach(ctx context.Context) (child bool, err error) {
+func Detach(ctx context.Context, defaults ...string) (child bool, err error) {
 	if _, ok := launcher(); ok {
 		return true, nil
 	}
-	pid, ready, err := launch()
+	pid, ready, err := launch(defaults)
 	if err != nil {
 		return false, fmt.Errorf("daemon: start %q again: %w", os.Args[0], err)
 	}
@@ -54,7 +55,7 @@ func Detach(ctx context.Context) (child bool, err error) {
 
 // launch starts the child and returns its process id and the end of the pipe
 // from which its "ready" is read.
-func launch() (pid, ready int, err error) {
+func launch(defaults []string) (pid, ready int, err error) {
 	exe, err := executable()
 	if err != nil {
 		return 0, -1, err
@@ -77,7 +78,7 @@ func launch() (pid, ready int, err error) {
 		return 0, -1, err
 	}
 	pid, err = syscall.ForkExec(exe, os.Args, &syscall.ProcAttr{
-		Env:   left.environ(),
+		Env:   left.environ(defaults),
 		Files: []uintptr{0, 1, 2}, // those above are inherited without being named
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -165,10 +166,16 @@ func newLaunched(pipe, null int) (launched, error) {
 	return launched{pipe: pipe, inode: st.Ino, null: null}, nil
 }
 
-// environ returns our environment with l in it. An older variable is taken out:
-// of two the child would find the first.
-func (l launched) environ() []string {
+// environ returns our environment with l in it, and those of defaults that it has
+// not. An older variable is taken out: of two the child would find the first.
+func (l launched) environ(defaults []string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, launchVar+"=") })
+	for _, d := range defaults {
+		name, _, _ := strings.Cut(d, "=")
+		if _, ok := os.LookupEnv(name); !ok {
+			env = append(env, d)
+		}
+	}
 	return append(env, fmt.Sprintf("%s=%d:%d:%d", launchVar, l.pipe, l.inode, l.null))
 }
 

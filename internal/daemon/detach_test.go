@@ -19,7 +19,7 @@ import (
 // actDetached is what act does as a daemon: args[0] says what, args[1] is the
 // file for its report.
 func actDetached(ctx context.Context, args []string) error {
-	ischild, err := Detach(ctx)
+	ischild, err := Detach(ctx, "SWTPM_TEST_DEFAULT=default", childVar+"=no default")
 	if err != nil || !ischild {
 		return err
 	}
@@ -63,6 +63,7 @@ func serveDetached(report string, launcher int) error {
 	var s strings.Builder
 	fmt.Fprintf(&s, "leader %v\n", sid == os.Getpid())
 	fmt.Fprintf(&s, "variable %q\n", os.Getenv(launchVar))
+	fmt.Fprintf(&s, "default %q\n", os.Getenv("SWTPM_TEST_DEFAULT"))
 	for fd := range 3 {
 		name, _ := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 		fmt.Fprintf(&s, "fd %d %s\n", fd, name)
@@ -121,7 +122,7 @@ func TestDetach(t *testing.T) {
 		return err == nil
 	})
 	comm := filepath.Base(cmd.Path)
-	want := "leader true\nvariable \"\"\nfd 0 /dev/null\nfd 1 /dev/null\nfd 2 /dev/null\nfd 9 inherited <nil>\n" +
+	want := "leader true\nvariable \"\"\ndefault \"default\"\nfd 0 /dev/null\nfd 1 /dev/null\nfd 2 /dev/null\nfd 9 inherited <nil>\n" +
 		"comm " + comm[:min(len(comm), 15)] + "\n"
 	if string(got) != want {
 		t.Errorf("the daemon reports\n%s\nwant\n%s", got, want)
