@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -42,7 +43,8 @@ type server struct {
 }
 
 // newDir makes a directory for a state; a copy of seed is put there unless seed
-// is empty.
+// is empty. The copy is on disk then, as a state is that was there before: else the
+// TPM that syncs what it loads would write it for us.
 func (b *bench) newDir(seed string) (string, error) {
 	b.dirs++
 	dir := filepath.Join(b.dir, strconv.Itoa(b.dirs))
@@ -57,7 +59,25 @@ func (b *bench) newDir(seed string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return dir, os.WriteFile(filepath.Join(dir, name), blob, 0o600)
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, blob, 0o600); err != nil {
+		return "", err
+	}
+	for _, p := range []string{path, dir, b.dir} {
+		if err := sync(p); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// sync waits until a file or directory is on disk.
+func sync(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // existing returns a directory with a state that the reference made, the same
