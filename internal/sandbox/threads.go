@@ -16,7 +16,13 @@ import (
 // taskDir has a directory for each thread.
 const taskDir = "/proc/self/task"
 
-// The capabilities by which root has its way with files of others.
+// The capabilities by which root has its way with files of others, as far as Landlock
+// lets it. It cannot be their owner instead. As the owner (setresuid, or setfsuid on
+// every thread) it would make state that is not root's, as that of swtpm is, could not
+// read what root has left in the directory before, and could not remove its sockets and
+// its pid file from directories of root's. And to be the owner for some calls only,
+// the filter would have to allow setfsuid, by which whoever has taken over the
+// process is root again. --runas is the way to be somebody else.
 const (
 	readOthers  = 1 << unix.CAP_DAC_READ_SEARCH
 	writeOthers = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
