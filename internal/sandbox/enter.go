@@ -72,6 +72,8 @@ func enter(p Policy) (a Active, err error) {
 		a.Missing = errNoProc
 	} else if a.Landlock, err = p.restrict(); err != nil {
 		a.Missing = err
+	} else if a.Landlock > 0 && p.Later != "" {
+		a.Missing = p.tooMuch()
 	}
 	if a.Missing != nil && p.Landlock == "require" {
 		return a, a.Missing
@@ -113,6 +115,11 @@ func warm() error {
 	return errors.Join(r.Close(), w.Close())
 }
 
+// tooMuch says that a rule had to name more than the state's directory.
+func (p *Policy) tooMuch() error {
+	return fmt.Errorf("%q is not there yet, so that Landlock leaves within reach all of %q; make the directory before the start", p.Later, above(p.Later))
+}
+
 // ruleset is what Landlock is to refuse unless a Place allows it: everything that
 // ABI 8 knows, TCP sockets, abstract sockets and signals of others included.
 var ruleset = landlock.V8
@@ -125,9 +132,6 @@ func (p *Policy) restrict() (abi int, err error) {
 	}
 	if abi, err = ll.LandlockGetABIVersion(); err != nil {
 		return 0, fmt.Errorf("no Landlock: this kernel has none or has it switched off, or a filter of the service refuses it: %w", err)
-	}
-	if p.Later != "" {
-		return 0, fmt.Errorf("no Landlock: %q is not there yet, so no rule can name it", p.Later)
 	}
 	rules := make([]landlock.Rule, 0, len(p.Places))
 	for _, place := range p.Places {

@@ -19,7 +19,7 @@ type Policy struct {
 	Refused  []string // those that fail with EACCES rather than end the process
 	Places   []Place
 	Rights   uint32 // capabilities that root keeps if a file of a Place is somebody else's
-	Later    string // a place that is not there yet, so that no rule can name it; "" for none
+	Later    string // a place that is not there yet, so that a rule names what is above it; "" for none
 }
 
 // Place is a file or directory that is needed after the start.
@@ -121,6 +121,16 @@ func (p *Policy) state(uri string) {
 		p.place(dir, wholeDir, "the state")
 	default:
 		p.Later = dir
+		p.place(above(dir), wholeDir, "the state, whose directory somebody is yet to make in it")
+	}
+}
+
+// above returns the nearest directory above path that is there.
+func above(path string) string {
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if exists(dir) || dir == filepath.Dir(dir) {
+			return dir
+		}
 	}
 }
 

@@ -134,6 +134,8 @@ func TestPlaces(t *testing.T) {
 	for _, where := range []string{"dir=" + dir + "/none", "backend-uri=file://" + dir + "/none/image"} {
 		if p := plan(t, "--tpmstate", where); p.Later != dir+"/none" {
 			t.Errorf("%s: what comes later is %q, want %q", where, p.Later, dir+"/none")
+		} else {
+			has(p, dir, wholeDir)
 		}
 	}
 	for _, p := range p.Places {
