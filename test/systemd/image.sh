@@ -2,10 +2,10 @@
 # Makes the root file system of a small Debian with systemd in the directory $1, of
 # this machine's own release, unless it is there already. Nothing is installed on
 # the machine. Debian's own packages of swtpm are files in /swtpm, and what they depend
-# on is installed.
+# on is installed. $2 names further packages, with commas.
 set -eu
-[ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
-packages=systemd,systemd-sysv,dbus,libtpms0
+[ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: $0 DIRECTORY [PACKAGES]" >&2; exit 2; }
+packages=systemd,systemd-sysv,dbus,libtpms0${2:+,$2}
 theirs=adduser,gnutls-bin,libglib2.0-0,libjson-glib-1.0-0,libtasn1-6,openssl
 release=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
