@@ -61,6 +61,7 @@ func TestFirstSuboptionCounts(t *testing.T) {
 
 // TestTypes has each type of a sub-option with what it takes and what it says.
 func TestTypes(t *testing.T) {
+	highest := uint32(1<<32 - 2) // negative where an int has 32 bits
 	for _, tt := range []struct {
 		key  string // of the table below
 		in   string
@@ -106,7 +107,7 @@ func TestTypes(t *testing.T) {
 		{"uid", "0", 0, ""},
 		{"uid", "00", 0, ""},
 		{"uid", "+7", 7, ""},
-		{"uid", "4294967294", 1<<32 - 2, ""},
+		{"uid", "4294967294", int(highest), ""},
 		{"uid", "4294967295", -1, ""},
 		{"uid", "root", 0, ""},
 		{"uid", "-1", 0, "uid -1 outside valid range"},

@@ -134,7 +134,7 @@ func (x *exam) noRoom(dir string, need int64, s Severity) {
 	if x.uid == 0 {
 		free = st.Bfree
 	}
-	room := int64(min(free, 1<<40)) * st.Bsize
+	room := int64(min(free, 1<<40)) * int64(st.Bsize) // not of 64 bits everywhere
 	was := x.check
 	x.check = "space"
 	defer func() { x.check = was }()

@@ -88,7 +88,7 @@ func (d *Device) getState(arg []byte) ([]byte, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	begin := min(int(q.Offset), len(o.blob))
+	begin := int(min(uint64(q.Offset), uint64(len(o.blob))))
 	piece := o.blob[begin:min(len(o.blob), begin+maxPiece)]
 	rep := ctrl.GetStateRep{Total: uint32(len(o.blob)), Length: uint32(len(piece))}
 	if o.encrypted {
@@ -130,7 +130,7 @@ func (d *Device) setState(arg []byte) ([]byte, func(), error) {
 	}
 	var q ctrl.SetStateReq
 	piece, err := decode(arg, &q)
-	if err == nil && int(q.Length) > min(len(piece), maxPiece) || q.Type.Name() == "" {
+	if err == nil && uint64(q.Length) > uint64(min(len(piece), maxPiece)) || q.Type.Name() == "" {
 		err = tpm.BadParameter
 	}
 	if err != nil {

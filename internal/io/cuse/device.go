@@ -46,9 +46,10 @@ const (
 
 	maxRead = 32 << 10
 
-	// maxRequests is the number of requests that are worked on at a time; others
-	// wait in the kernel.
-	maxRequests = 64
+	// maxRequests is the number of requests that run or wait at a time. Each has a
+	// thread of the user that waits for it; more are refused, for they must not keep
+	// what ends them in the kernel: an interrupt, PTM_CANCEL_TPM_CMD, a release.
+	maxRequests = 1024
 )
 
 // Device is a character device, of which one process at a time has the other end.
@@ -59,8 +60,7 @@ type Device struct {
 	tpm  TPM
 	opt  Options
 
-	slots chan struct{}
-	done  sync.WaitGroup
+	done sync.WaitGroup
 
 	mu      sync.Mutex
 	waiting map[uint64]chan struct{} // of requests that run; closed by an interrupt
@@ -88,7 +88,7 @@ func newDevice(fd int, name string) (*Device, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	return &Device{fd: fd, name: name, wake: wake, slots: make(chan struct{}, maxRequests), waiting: map[uint64]chan struct{}{}}, nil
+	return &Device{fd: fd, name: name, wake: wake, waiting: map[uint64]chan struct{}{}}, nil
 }
 
 // CheckName fails if there can be no device of that name.
@@ -182,10 +182,14 @@ func (d *Device) take(msg []byte) {
 	}
 	stop := make(chan struct{})
 	d.mu.Lock()
+	if len(d.waiting) >= maxRequests && h.Op != opRelease {
+		d.mu.Unlock()
+		d.reply(h.Unique, nil, unix.EBUSY)
+		return
+	}
 	d.waiting[h.Unique] = stop
 	d.mu.Unlock()
 	body = append([]byte(nil), body...)
-	d.slots <- struct{}{}
 	d.done.Go(func() {
 		rep, after, err := d.handle(h.Op, body, stop)
 		clear(body)
@@ -194,7 +198,6 @@ func (d *Device) take(msg []byte) {
 		d.mu.Unlock()
 		d.reply(h.Unique, rep, err)
 		clear(rep)
-		<-d.slots
 		if after != nil {
 			after()
 		}

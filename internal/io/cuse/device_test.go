@@ -216,6 +216,84 @@ func TestLong(t *testing.T) {
 	}
 }
 
+// TestManyReaders: however many wait, what ends their wait gets through; more than
+// there is room for are refused, and who closes the device is not.
+func TestManyReaders(t *testing.T) {
+	k := newKernel(t)
+	if _, errno := k.ask(opOpen, make([]byte, 8)); errno != 0 {
+		t.Fatal(errno)
+	}
+	if _, errno := k.write([]byte("\x80\x01\x00\x00\x00\x0a\x00\x00\x01\x31")); errno != 0 {
+		t.Fatal(errno)
+	}
+	read := encode(readIn{Size: 100}, nil)
+	first := k.send(opRead, read)
+	for range maxRequests - 2 {
+		k.send(opRead, read)
+	}
+	if _, errno := k.ioctl(0x80045008, nil); errno != 0 {
+		t.Errorf("cancel while %d wait: %v", maxRequests-1, errno)
+	}
+	k.until("the cancel's place", func() bool { return len(k.dev.waiting) == maxRequests-1 })
+	k.send(opRead, read)
+	k.until("a full house", func() bool { return len(k.dev.waiting) == maxRequests })
+	if _, errno := k.ask(opRead, read); errno != unix.EBUSY {
+		t.Errorf("one too many: %v, want EBUSY", errno)
+	}
+	if _, errno := k.ask(opRelease, make([]byte, 24)); errno != 0 {
+		t.Errorf("release: %v", errno)
+	}
+	k.send(opInterrupt, encode(interruptIn{Unique: first}, nil))
+	if _, errno := k.receive(); errno != unix.EINTR {
+		t.Errorf("an interrupted read: %v, want EINTR", errno)
+	}
+	close(k.tpm.release)
+	got := 0
+	for range maxRequests - 1 {
+		rep, errno := k.receive()
+		if errno != 0 {
+			t.Fatalf("a read: %v", errno)
+		}
+		got += len(rep)
+	}
+	if want := len("response to 10 bytes"); got != want {
+		t.Errorf("the readers got %d bytes, want %d", got, want)
+	}
+}
+
+// TestPieces: offsets and lengths that are negative in an int of 32 bits.
+func TestPieces(t *testing.T) {
+	k := newKernel(t)
+	k.tpm.blob = []byte("blob")
+	for _, n := range []uint32{1 << 31, 1<<32 - 1} {
+		rep, errno := k.ioctl(0xCC10500B, encode(ctrl.GetStateReq{Type: tpm.Permanent, Offset: n}, nil))
+		var got ctrl.GetStateRep
+		if _, err := decode(rep, &got); err != nil || errno != 0 || got.Result != tpm.Success || got.Length != 0 || got.Total != 4 {
+			t.Errorf("GET_STATEBLOB at %d: %+v, %v", n, got, errno)
+		}
+		if rep, errno := k.ioctl(0xCC105011, encode(ctrl.InfoReq{Flags: 1, Offset: n}, nil)); errno != 0 || result(rep) != tpm.BadParameter {
+			t.Errorf("GET_INFO at %d: %x, %v", n, result(rep), errno)
+		}
+		if rep, errno := k.ioctl(0xD0045006, encode(n, nil)); errno != 0 || result(rep) != tpm.Fail {
+			t.Errorf("HASH_DATA of %d bytes: %x, %v", n, result(rep), errno)
+		}
+	}
+	k.tpm.set(false)
+	for _, n := range []uint32{maxPiece + 1, 1 << 31, 1<<32 - 1} {
+		rep, errno := k.ioctl(0xCC0C500C, encode(ctrl.SetStateReq{Type: tpm.Permanent, Length: n}, nil))
+		if errno != 0 || result(rep) != tpm.BadParameter {
+			t.Errorf("SET_STATEBLOB of %d bytes: %x, %v", n, result(rep), errno)
+		}
+	}
+}
+
+// result is the first field of a reply.
+func result(rep []byte) tpm.Result {
+	var r tpm.Result
+	_, _ = decode(rep, &r)
+	return r
+}
+
 // TestBlobTransfer: a blob by read and by write, and what is refused meanwhile.
 func TestBlobTransfer(t *testing.T) {
 	k := newKernel(t)

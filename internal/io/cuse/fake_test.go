@@ -122,7 +122,10 @@ func newKernel(t *testing.T) *kernel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = unix.SetsockoptTimeval(p[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)})
+	timeout := unix.NsecToTimeval(patience.Nanoseconds())
+	for _, way := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		_ = unix.SetsockoptTimeval(p[0], unix.SOL_SOCKET, way, &timeout)
+	}
 	d, err := newDevice(p[1], "vtpm0")
 	if err != nil {
 		t.Fatal(err)
@@ -185,6 +188,22 @@ func (k *kernel) ask(op uint32, body []byte) ([]byte, unix.Errno) {
 	k.t.Helper()
 	k.send(op, body)
 	return k.receive()
+}
+
+// until waits for what is so while the device's mu is held.
+func (k *kernel) until(what string, cond func() bool) {
+	k.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		k.dev.mu.Lock()
+		ok := cond()
+		k.dev.mu.Unlock()
+		if ok {
+			return
+		}
+		if time.Now().After(end) {
+			k.t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }
 
 // write writes and returns how much was taken.

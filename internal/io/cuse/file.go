@@ -1,6 +1,8 @@
 package cuse
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -182,7 +184,7 @@ func (d *Device) poll(body []byte) ([]byte, error) {
 		if d.file.off < len(d.file.rsp) || d.file.out.reading {
 			out.Events |= unix.POLLIN
 		}
-	} else if in.Flags&pollNotify != 0 && len(d.file.watch) < maxRequests {
+	} else if in.Flags&pollNotify != 0 && !slices.Contains(d.file.watch, in.Kernel) {
 		d.file.watch = append(d.file.watch, in.Kernel)
 	}
 	return encode(out, nil), nil

@@ -14,7 +14,7 @@ func TestLayout(t *testing.T) {
 	}
 	const readWrite = 3
 	if want := uint32(readWrite<<30 | 20<<16 | 0xa1<<8); iocNewDev != want {
-		t.Errorf("the ioctl is %#x, want %#x", iocNewDev, want)
+		t.Errorf("the ioctl is %#x, want %#x", uint32(iocNewDev), want)
 	}
 	if unsafe.Offsetof(n.FD) != 8 || unsafe.Offsetof(n.Minor) != 16 {
 		t.Error("the fields are not where the kernel has them")
