@@ -94,7 +94,7 @@ func mountShared(t *testing.T, dir string) {
 		}
 	}
 	if out, err := exec.Command("bindfs", "-o", "subtype=glusterfs", lower, place).CombinedOutput(); err != nil {
-		t.Fatalf("bindfs: %v; install the package bindfs\n%s", err, out)
+		t.Fatalf("bindfs: %v; it needs the package bindfs and /dev/fuse\n%s", err, out)
 	}
 }
 
@@ -132,10 +132,10 @@ func commandLine(t *testing.T, g *guest) string {
 	return ""
 }
 
-// The commands: TPM2_PCR_Read of PCRs 0 to 7, SHA-256, TPM2_NV_ReadPublic and
-// TPM2_NV_Read of the certificate of the first EK, 512 bytes of it, by the owner.
+// The commands: TPM2_PCR_Read of PCRs 0 to 3, 6 and 7, SHA-256, which the firmware
+// leaves alone when it looks for a disk; TPM2_NV_ReadPublic and TPM2_NV_Read of the certificate of the first EK, 512 bytes of it, by the owner.
 const (
-	pcrRead      = "8001 00000014 0000017e 00000001 000b 03 ff0000"
+	pcrRead      = "8001 00000014 0000017e 00000001 000b 03 cf0000"
 	nvReadPublic = "8001 0000000e 00000169 01c00002"
 	nvRead       = "8002 00000023 0000014e 40000001 01c00002 00000009 40000009 0000 00 0000 0200 0000"
 )
