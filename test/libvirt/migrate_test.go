@@ -133,7 +133,8 @@ func commandLine(t *testing.T, g *guest) string {
 }
 
 // The commands: TPM2_PCR_Read of PCRs 0 to 3, 6 and 7, SHA-256, which the firmware
-// leaves alone when it looks for a disk; TPM2_NV_ReadPublic and TPM2_NV_Read of the certificate of the first EK, 512 bytes of it, by the owner.
+// leaves alone when it looks for a disk; TPM2_NV_ReadPublic and TPM2_NV_Read of
+// the certificate of the first EK, 512 bytes of it, by the owner.
 const (
 	pcrRead      = "8001 00000014 0000017e 00000001 000b 03 cf0000"
 	nvReadPublic = "8001 0000000e 00000169 01c00002"
