@@ -43,8 +43,8 @@ modules=/lib/modules/$(uname -r)
 mkdir -p $modules && cp /tests/*.ko* $modules && depmod 2>/dev/null
 systemd-sysusers && systemd-tmpfiles --create
 echo 0 >/proc/sys/kernel/printk_ratelimit # all that is denied is told
-cp /usr/share/doc/swtpm-go/apparmor/usr.bin.swtpm /etc/apparmor.d
-apparmor_parser -r /etc/apparmor.d/usr.bin.swtpm || echo "no profile of AppArmor"
+cp /usr/share/doc/swtpm-go/apparmor/* /etc/apparmor.d
+apparmor_parser -r /etc/apparmor.d/usr.bin.swtpm /etc/apparmor.d/swtpm-manufacture || echo "no profile of AppArmor"
 cd /tests && timeout 1080 ./inside -test.v -test.timeout 17m -test.run "$(cat which)"
 echo "exit code $?"
 poweroff -ff
@@ -53,7 +53,7 @@ poweroff -ff
 // runVar may have the tests in the machine that are to run, as go test -run takes it.
 const runVar = "SWTPM_KERNEL_RUN"
 
-// With AppArmor on and our profile loaded, for everything.
+// With AppArmor on and our profiles loaded, for everything.
 func TestInside(t *testing.T) {
 	boot(t, "apparmor=1 security=apparmor", cmp.Or(os.Getenv(runVar), "."))
 }

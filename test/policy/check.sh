@@ -11,7 +11,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 echo "apparmor_parser"
 # As for a kernel that knows all kinds of rules.
-apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --Werror "$here/contrib/apparmor/usr.bin.swtpm"
+apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --Werror "$here"/contrib/apparmor/*
 
 # A unit is up once it has told systemd so. The rules as they are loaded have it.
 apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --debug --debug "$here/contrib/apparmor/usr.bin.swtpm" 2>&1 | grep -q '/run})*/systemd/notify)' || {

@@ -9,6 +9,7 @@ import (
 // lsm is one of the security modules, as these tests see it.
 type lsm struct {
 	emulator string                          // what /proc/PID/attr/current has for an emulator that is confined
+	maker    string                          // and for what manufactures TPMs
 	denied   func(line string) bool          // tells a record of the kernel's log that is about our programs
 	label    func(t *testing.T, path string) // has a program taken for the emulator; nil if the path does
 	virt     func(t *testing.T)              // labels what libvirt labels; nil if there are no labels
@@ -16,6 +17,7 @@ type lsm struct {
 
 var appArmor = lsm{
 	emulator: "swtpm (enforce)",
+	maker:    "swtpm-manufacture (enforce)",
 	denied: func(line string) bool {
 		return strings.Contains(line, `apparmor="DENIED"`) && strings.Contains(line, `profile="swtpm`)
 	},

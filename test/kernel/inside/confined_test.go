@@ -7,10 +7,12 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -149,11 +151,20 @@ func TestConfinedUnit(t *testing.T) {
 func TestConfinedManufacture(t *testing.T) {
 	const name = "made"
 	write(t, "/etc/swtpm/"+name+".toml", passed)
+	write(t, "/etc/systemd/system/swtpm-manufacture@"+name+".service.d/other.conf", "[Service]\nExecStartPost=-/bin/cat /etc/debian_version\n")
+	expected = append(expected, `profile="swtpm-manufacture" name="/etc/debian_version"`)
 	installed(t, name)
 	run(t, "systemctl", "start", "swtpm@"+name+".socket", "swtpm-data@"+name+".socket")
+	seen := confinements(t, "swtpm-setup")
 	// The CA makes RSA keys, which may take minutes here.
 	if out, err := exec.Command("timeout", "500", "systemctl", "start", "swtpm@"+name).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	if got := seen(); !slices.Equal(got, []string{confinement().maker}) {
+		t.Errorf("swtpm-setup was %q, want %q", got, confinement().maker)
+	}
+	if all := strings.Join(denials(), "\n"); !strings.Contains(all, expected[len(expected)-1]) {
+		t.Errorf("the unit may read other files; denied was\n%s", all)
 	}
 	run(t, "swtpm_ioctl", "--unix", "/run/swtpm/"+name+"/ctrl.sock", "-g")
 	isConfined(t, mainPID(t, name))
@@ -164,6 +175,35 @@ func TestConfinedManufacture(t *testing.T) {
 			t.Errorf("there is no %s", file)
 		}
 	}
+}
+
+// confinements watches the processes of a program until the function that it returns
+// is called, which tells what /proc/PID/attr/current had for them once they were
+// that program.
+func confinements(t *testing.T, program string) func() []string {
+	t.Helper()
+	stop, done := make(chan bool), make(chan []string)
+	go func() {
+		var list []string
+		for {
+			select {
+			case <-stop:
+				done <- list
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			pids, _ := filepath.Glob("/proc/[0-9]*")
+			for _, pid := range pids {
+				exe, _ := os.Readlink(pid + "/exe")
+				b, err := os.ReadFile(pid + "/attr/current")
+				got := strings.TrimRight(string(b), "\n\x00")
+				if err == nil && filepath.Base(exe) == program && !slices.Contains(list, got) {
+					list = append(list, got)
+				}
+			}
+		}
+	}()
+	return func() []string { close(stop); return <-done }
 }
 
 // installed has systemd read the units again, and ends an instance with the test.
