@@ -111,6 +111,9 @@ func syntaxError(file, src string, err error) error {
 		return e
 	}
 	e.Line, e.Col, e.Text = max(parse.Position.Line, 1), parse.Position.Col, oneLine(parse.Message)
+	if unquoted(parse.Message) {
+		e.Text += `; text is in quotes, as in mode = "0600", and true and false are not`
+	}
 	line := ""
 	if lines := strings.Split(src, "\n"); e.Line <= len(lines) {
 		line = lines[e.Line-1]
@@ -119,6 +122,12 @@ func syntaxError(file, src string, err error) error {
 		e.Col = len(line) - len(strings.TrimLeft(line, " \t")) + 1
 	}
 	return e
+}
+
+// unquoted tells whether a message of the TOML parser is about a value that is no value
+// without quotes.
+func unquoted(message string) bool {
+	return strings.HasPrefix(message, "expected value but found") || strings.HasPrefix(message, "Invalid integer")
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -110,7 +110,7 @@ func openLogFile(path string, truncate bool) (*os.File, error) {
 		return nil, fmt.Errorf("log: %q is a symbolic link; name the file itself", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("log: open %q: %w", path, err)
+		return nil, fmt.Errorf("log: open %q: %w%s", path, err, advise(err))
 	}
 	if err := prepareLogFile(fd, truncate); err != nil {
 		unix.Close(fd)

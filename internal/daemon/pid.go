@@ -40,7 +40,7 @@ func writePIDFile(file string) (remove func(), err error) {
 		return nil, fmt.Errorf("pid file: %q is a symbolic link; name the file itself", file)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("pid file: open %q: %w", file, err)
+		return nil, fmt.Errorf("pid file: open %q: %w%s", file, err, advise(err))
 	}
 	remove, err = putPID(file, fd)
 	if err = errors.Join(err, unix.Close(fd)); err != nil {

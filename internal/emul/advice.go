@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
@@ -34,6 +35,10 @@ var advice = []struct {
 	{nv.ErrDamaged, "restore the file from a backup"},
 	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
 	{fs.ErrNotExist, "create the directory, or correct --tpmstate"},
+	{syscall.ENOTDIR, "name the directory with --tpmstate dir=; a state in one file is backend-uri=file://"},
+	{syscall.ENOSPC, "make room on that file system"},
+	{syscall.EDQUOT, "give the user more room on that file system"},
+	{syscall.EROFS, "let it be written to, in a unit with ReadWritePaths=, or correct --tpmstate"},
 }
 
 // explain puts what failed, where, why and what to do into one line.

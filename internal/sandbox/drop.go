@@ -149,6 +149,9 @@ func groupsOf(u *user.User) ([]int, error) {
 func (id identity) assume(c calls) error {
 	if id.setGroups {
 		if err := c.setgroups(id.groups); err != nil {
+			if errors.Is(err, unix.EPERM) {
+				return fmt.Errorf("set the supplementary groups: %w; start as root, or leave the user out", err)
+			}
 			return fmt.Errorf("set the supplementary groups: %w", err)
 		}
 	}

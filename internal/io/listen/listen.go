@@ -140,10 +140,7 @@ func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
 	err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.Path})
 	unix.Umask(old)
 	if err != nil {
-		if err == unix.ENOENT {
-			return nil, fmt.Errorf("bind: %w; make the directory of the socket, or correct the path", err)
-		}
-		return nil, fmt.Errorf("bind: %w", err)
+		return nil, advise(config.Unix, fmt.Errorf("bind: %w", err))
 	}
 	f, made, err := openBound(e.Path)
 	if err != nil {

@@ -22,15 +22,15 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
 	}
 	if err := bindTCP(fd, sa); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
 	}
 	return newListener(fd, name)
 }

@@ -1,0 +1,66 @@
+package systemd_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// A profile or a drop-in with a mistake: the start fails with exit code 1 and is not
+// tried again, and systemctl status has one line that says what is wrong, where, and
+// what to do.
+func TestMistakes(t *testing.T) {
+	const tcp = "[control]\nlisten = \"tcp:127.0.0.1:PORT\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n"
+	for _, c := range []struct{ name, profile, dropIn, want string }{
+		{"key", own + "[log]\nlevl = 2\n", "", `.toml:10:1: [log] levl: unknown key; did you mean "level"?`},
+		{"quotes", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "", `.toml:8:11: expected value but found "clear" instead; text is in quotes`},
+		{"network", strings.Replace(tcp, "PORT", "2322", 1), "", `address family not supported by protocol; give the unit the network with tcp.conf`},
+		{"port", strings.Replace(tcp, "PORT", "22", 1), "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET\n", "control channel: tcp:127.0.0.1:22: bind: permission denied; choose a port from 1024 on"},
+		{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "", "no such file or directory: TPM_RESULT 0x9 (TPM_FAIL); create the directory, or correct --tpmstate"},
+		{"outside", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv"), "", "read-only file system: TPM_RESULT 0x9 (TPM_FAIL); let it be written to, in a unit with ReadWritePaths="},
+		{"log", profile("clear") + "[log]\nfile = \"/var/log/%i.log\"\n", "", "read-only file system; choose a directory that can be written to"},
+		{"user", profile("clear") + "[sandbox]\nuser = \"daemon\"\n", "", "start as root, or leave the user out"},
+		{"device", "[interface]\ntype = \"vtpm-proxy\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "could not open /dev/vtpmx"},
+		{"descriptor", "[control]\nlisten = \"fd:9\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "descriptor 9 "},
+		{"pid", profile("clear") + "[pid]\nfile = \"/run/%i.pid\"\n", "", "permission denied; let this user write to it and its directory, or choose another"},
+		{"keyfile", profile("clear") + "[key]\nfile = \"/etc/swtpm/none.key\"\n", "", `key file "/etc/swtpm/none.key"`},
+		{"made", profile("clear") + "[manufacture]\nek-cert = true\nconfig = \"/etc/none.conf\"\n", "", "swtpm-manufacture@.service was to make it, its status says why it did not"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			name := instance(t, strings.Replace(c.profile, "STARTUP", "clear", 1))
+			unit := service(name)
+			if c.dropIn != "" {
+				dropIn(t, unit, c.dropIn)
+			}
+			var status string
+			var lines []string
+			// A line of the journal's own protocol from a process that has ended before
+			// journald asks for its unit is nobody's: seen once in many runs.
+			for try := 0; len(lines) == 0 && try < 5; try++ {
+				_, _ = in("systemctl", "reset-failed", unit)
+				fails(t, "systemctl", "start", unit)
+				await(t, unit, "ActiveState", "failed")
+				if code, again := property(t, unit, "ExecMainStatus"), property(t, unit, "NRestarts"); code != "1" || again != "0" {
+					t.Errorf("exit code %s, %s restarts", code, again)
+				}
+				must(t, "journalctl", "--sync")
+				status, _ = in("systemctl", "status", "--no-pager", "--full", unit)
+				for line := range strings.Lines(status) {
+					if strings.Contains(line, " swtpm[") {
+						lines = append(lines, line)
+					}
+				}
+			}
+			t.Log(strings.Join(lines, ""))
+			if len(lines) == 0 || !strings.Contains(lines[len(lines)-1], c.want) {
+				t.Errorf("no %q in the last line of\n%s", c.want, status)
+			}
+		})
+	}
+
+	// A unit of no profile's name.
+	fails(t, "systemctl", "start", service("no-such-profile"))
+	must(t, "journalctl", "--sync")
+	if out, _ := in("systemctl", "status", "--no-pager", "--full", service("no-such-profile")); !strings.Contains(out, `profile "no-such-profile": neither no-such-profile.toml nor default.toml in /etc/swtpm`) {
+		t.Error(out)
+	}
+}
