@@ -69,6 +69,14 @@ func newKeptOff(t testing.TB, v version, key bool) *keptTPM {
 	return k
 }
 
+// says wants the process to say so, which reaches us a moment later.
+func (k *keptTPM) says(t testing.TB, want string) {
+	t.Helper()
+	if err := until(func() bool { return strings.Contains(k.out.String(), want) }); err != nil {
+		t.Errorf("it said %q, want %q", k.out.String(), want)
+	}
+}
+
 func (k *keptTPM) dial(t testing.TB) *channel {
 	t.Helper()
 	conn := connect(t, filepath.Join(k.dir, "d"))
@@ -328,9 +336,7 @@ func TestKeepOtherState(t *testing.T) {
 				t.Errorf("a TPM that has no power: %x, %v", rsp, err)
 			}
 			const want = "starts anew, the process before this one has left no state to go on with: the permanent state has been changed by another process since"
-			if said := k.out.String(); !strings.Contains(said, want) {
-				t.Errorf("it said %q, want %q", said, want)
-			}
+			k.says(t, want)
 			if err := k.ctrl.Init(0); err != nil {
 				t.Fatal(err)
 			}
@@ -558,9 +564,7 @@ func (k *keptTPM) wantLost(t *testing.T, what string, err error, was []byte) {
 	if now, _ := os.ReadFile(filepath.Join(k.dir, "state", v20.file())); !bytes.Equal(now, was) {
 		t.Errorf("%s: there is a state of %d bytes, want %d", what, len(now), len(was))
 	}
-	if said := k.out.String(); !strings.Contains(said, "the state that came in was lost when the service was restarted") {
-		t.Errorf("%s: it said %q", what, said)
-	}
+	k.says(t, "the state that came in was lost when the service was restarted")
 }
 
 // comes sends the guest again.
@@ -613,9 +617,7 @@ func TestKeepGivenUp(t *testing.T) {
 		die()
 		k.start(t)
 		const want = "starts anew, the process before this one has left no state to go on with: it was tried twice, and ended the process"
-		if said := k.out.String(); !strings.Contains(said, want) {
-			t.Errorf("it said %q, want %q", said, want)
-		}
+		k.says(t, want)
 		if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
 			t.Errorf("a TPM that has no power: %x, %v", rsp, err)
 		}
