@@ -79,46 +79,6 @@ func (d *cuseDevice) fails(t *testing.T, want string, args ...string) {
 	}
 }
 
-// Every request by swtpm_ioctl, in the states in which it is taken and refused.
-func TestCUSERequests(t *testing.T) {
-	for _, v := range []struct{ name, sizes, cancelled string }{{"--tpm2", "4096", ""}, {"", "4096", "0x9"}} {
-		t.Run(v.name, func(t *testing.T) {
-			var args []string
-			if v.name != "" {
-				args = append(args, v.name)
-			}
-			d := startCUSE(t, stateDir(t), args...)
-			d.ctl(t, "ptm capability is 0x16fff", "-c")
-			for _, c := range [][]string{{"-e"}, {"-v"}, {"-h", "x"}, {"-C"}, {"-r", "3"}, {"--save", "permanent", "/dev/null"}} {
-				d.fails(t, "0xa", c...)
-			}
-			d.ctl(t, "", "-l", "2")
-			d.fails(t, "valid range", "-l", "5")
-			d.ctl(t, "ptm configuration flags: 0x0", "-g")
-			d.ctl(t, "TPM buffersize: "+v.sizes, "-b", "9999")
-			d.ctl(t, "TPMSpecification", "--info", "1")
-			d.ctl(t, "", "--lock-storage", "1")
-			d.ctl(t, "", "-i")
-			d.fails(t, "0xa", "-b", "3000")
-			d.ctl(t, "tpmEstablished is 0", "-e")
-			if v.name != "" {
-				d.ctl(t, "", "-h", "measured")
-				d.ctl(t, "tpmEstablished is 1", "-e")
-				d.ctl(t, "", "-r", "3")
-				d.ctl(t, "", "-C")
-			} else {
-				d.fails(t, v.cancelled, "-C")
-			}
-			d.fails(t, "0x3d", "-r", "0")
-			d.ctl(t, "", "-v")
-			d.ctl(t, "", "--stop")
-			d.ctl(t, "", "-i")
-			d.ctl(t, "", "-s")
-			d.ended(t)
-		})
-	}
-}
-
 // The state moves from one device to another, by ioctl and by read and write.
 func TestCUSEState(t *testing.T) {
 	for _, size := range []string{"", "1000", "4096"} {
