@@ -69,8 +69,16 @@ allowed "may execute" "swtpm_exec_t" -s swtpm_t -c file -p execute_no_trans
 allowed "may become" "" -s swtpm_t -c process -p transition
 allowed "may trace" "" -s swtpm_t -c process -p ptrace
 allowed "may make code of its memory" "" -s swtpm_t -c process -p execmem
-allowed "may create files" "svirt_image_t swtpm_log_t swtpm_runtime_t swtpm_tmpfs_t swtpm_var_lib_t virt_runtime_t virt_var_lib_t" -s swtpm_t -c file -p create
+allowed "may create files" "svirt_image_t svirt_runtime_t swtpm_log_t swtpm_runtime_t swtpm_tmpfs_t swtpm_var_lib_t virt_runtime_t virt_var_lib_t" -s swtpm_t -c file -p create
 allowed "may open TCP" "" -s swtpm_t -t swtpm_t -c tcp_socket -p create
+sesearch --allow -s swtpm_t -t ramfs_t -c file -p read "$policy" | grep -q allow || {
+	echo "swtpm_t may not read the credentials of systemd" >&2
+	fail=1
+}
+allowed "may see the CA" "" -s swtpm_t -t swtpm_ca_t -c file
+allowed "may execute as the manufacture" "swtpm_setup_exec_t" -s swtpm_setup_t -c file -p execute_no_trans
+allowed "may become as the manufacture" "" -s swtpm_setup_t -c process -p transition
+allowed "may create as the manufacture" "swtpm_ca_t swtpm_setup_tmp_t swtpm_var_lib_t" -s swtpm_setup_t -c file -p create
 allowed "may change the policy" "" -s swtpm_t -c security -p load_policy
 entries=$(sesearch --allow -t swtpm_exec_t -c file -p entrypoint "$policy" | sed -n 's/^allow \([^ ]*\) swtpm_exec_t:.*/\1/p' | sort -u | tr '\n' ' ')
 [ "$entries" = "svirt_t swtpm_t " ] || {
@@ -81,6 +89,16 @@ sesearch --type_trans -s init_t -t swtpm_exec_t -c process "$policy" | grep -q '
 	echo "a unit of systemd does not run in swtpm_t" >&2
 	fail=1
 }
+sesearch --type_trans -s init_t -t swtpm_setup_exec_t -c process "$policy" | grep -q 'process swtpm_setup_t' || {
+	echo "a unit of systemd does not manufacture in swtpm_setup_t" >&2
+	fail=1
+}
+for what in swtpm_ca_t swtpm_var_lib_t swtpm_runtime_t; do
+	sesearch --allow -s systemd_tmpfiles_t -t $what -c dir -p create "$policy" | grep -q "$what:" || {
+		echo "systemd-tmpfiles cannot make a directory of $what" >&2
+		fail=1
+	}
+done
 sesearch --allow -s svirt_t -t swtpm_t -c unix_stream_socket -p connectto "$policy" | grep -q allow || {
 	echo "a virtual machine cannot connect to the socket of a unit" >&2
 	fail=1
