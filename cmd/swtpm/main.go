@@ -11,6 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/keep"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -143,19 +144,29 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		}
 		return printInfo(os.Stdout, cfg, t)
 	}
-	resumed := session.Old() && t.Resume() // where the process before this one has left it
-	if !resumed || !t.WasReady() {
-		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on && device.cuse == nil {
-			return cuseCode(cfg, cuseStart, err)
-		}
+	r := from.reloader(cfg, t, s)
+	j, err := join(ctx, cfg, ends, session, t, s)
+	if err != nil {
+		return err
 	}
-	t.Ready()
-	if device.cuse != nil {
-		if err := appear(cfg, device.cuse, pid); err != nil {
+	defer j.end(nil)
+	if device.cuse == nil { // before a byte of the state is read, for it may be a stranger's
+		if err := confine(cfg, s, r.profile()); err != nil {
 			return err
 		}
 	}
-	return serve(ctx, cfg, ends, session, t, s, from.reloader(cfg, t, s), m)
+	if on, err := start(cfg, session, t, log); err != nil || !on && device.cuse == nil {
+		return cuseCode(cfg, cuseStart, err)
+	}
+	if device.cuse != nil {
+		if err := appear(cfg, device.cuse, pid); err != nil { // with the TPM on
+			return err
+		}
+		if err := confine(cfg, s, r.profile()); err != nil {
+			return err
+		}
+	}
+	return j.serve(r, m)
 }
 
 // confine takes from the process what it does not need any more, and says what
@@ -193,6 +204,19 @@ func enter(s config.Sandbox) error {
 		return err
 	}
 	return libtpms.Entropy()
+}
+
+// start puts the TPM where the process before this one has left it, or powers it
+// on. It returns false if the TPM is not to be served.
+func start(cfg *config.Config, session *keep.Session, t *emul.TPM, log *daemon.Log) (bool, error) {
+	resumed := session.Old() && t.Resume()
+	if !resumed || !t.WasReady() {
+		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
+			return false, err
+		}
+	}
+	t.Ready()
+	return true, nil
 }
 
 // powerOn brings the TPM up unless a client is to do that. It returns false if

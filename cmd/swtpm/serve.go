@@ -101,88 +101,114 @@ func (e *ends) Close() {
 	e.ctrl, e.data, e.metrics = nil, nil, nil
 }
 
-// serve joins the ends and the TPM, and ends when the process is to end: by
-// signal, by request, because its clients have gone, or because the state
-// belongs to another process now. All of these are orderly ends.
-func serve(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service, r *reloader, m *meter) error {
-	log := s.log
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	fail := func(err error) {
-		log.Errorf("%v; ending", err)
-		end(err)
-	}
+// joint is a TPM, its ends, and the servers between them.
+type joint struct {
+	cfg     *config.Config
+	ends    *ends
+	session *keep.Session
+	tpm     *emul.TPM
+	service *service
+	data    *data.Server
+	ctrl    *ctrl.Server
+
+	ctx context.Context // ends when the process is to end
+	end context.CancelCauseFunc
+}
+
+// join makes the servers of a TPM. Nobody is answered before serve. The caller ends
+// the joint.
+func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service) (j *joint, err error) {
+	j = &joint{cfg: cfg, ends: e, session: session, tpm: t, service: s}
+	j.ctx, j.end = context.WithCancelCause(ctx)
+	defer func() {
+		if err != nil {
+			j.end(err)
+		}
+	}()
 	lost := func(terminate bool) func() {
 		if !terminate {
 			return nil
 		}
-		return func() { end(errors.New("the client has gone")) }
+		return func() { j.end(errors.New("the client has gone")) }
 	}
-
 	places := maxClients()
-	var d *data.Server
-	var c *ctrl.Server
-	s.serve(func() string {
-		return status(t.Version(), t.Status(),
-			dataChannel(cfg.Interface, d.Clients()), channel("control", cfg.Control.Listen, c.Clients())) + "; " + s.confined.String()
-	}, t.Ping)
-	d, err := data.New(t, data.Options{
+	j.data, err = data.New(t, data.Options{
 		Keep:       keepData(session),
 		Changed:    s.changed,
 		Listening:  e.data != nil,
 		Disconnect: cfg.Interface.Disconnect,
 		MaxClients: places,
-		Trace:      log.Dump,
-		Note:       log.Infof,
+		Trace:      s.log.Dump,
+		Note:       s.log.Infof,
 		Lost:       lost(cfg.Interface.Terminate),
-		Fail:       fail,
+		Fail:       j.fail,
 	})
 	if err != nil {
-		return err
+		return j, err
 	}
-	c, err = ctrl.New(t, ctrl.Options{
+	j.ctrl, err = ctrl.New(t, ctrl.Options{
 		Keep:       keepCtrl(session),
 		Changed:    s.changed,
 		MaxClients: places,
-		DataBusy:   d.Busy,
-		DataFD:     d.Attach,
-		Trace:      log.Dump,
-		Note:       log.Infof,
-		Error:      log.Errorf,
+		DataBusy:   j.data.Busy,
+		DataFD:     j.data.Attach,
+		Trace:      s.log.Dump,
+		Note:       s.log.Infof,
+		Error:      s.log.Errorf,
 		Lost:       lost(cfg.Control.Terminate),
-		Shutdown:   func() { end(errors.New("a client asked for it")) },
-		Fail:       fail,
+		Shutdown:   j.shutdown,
+		Fail:       j.fail,
 	})
 	if err != nil {
-		return err
+		return j, err
 	}
-	if err := confine(cfg, s, r.profile()); err != nil { // all is open, and no client has had an answer
-		return err
-	}
-	resumeClients(session, d, c)
-	if err := e.attach(d, c); err != nil {
+	s.serve(j.status, t.Ping)
+	return j, nil
+}
+
+// status is how all of it is, in a line.
+func (j *joint) status() string {
+	line := status(j.tpm.Version(), j.tpm.Status(),
+		dataChannel(j.cfg.Interface, j.data.Clients()), channel("control", j.cfg.Control.Listen, j.ctrl.Clients()))
+	return line + "; " + j.service.confined.String()
+}
+
+func (j *joint) fail(err error) {
+	j.service.log.Errorf("%v; ending", err)
+	j.end(err)
+}
+
+func (j *joint) shutdown() { j.end(errors.New("a client asked for it")) }
+
+// serve answers clients until the process is to end: by signal, by request, because
+// its clients have gone, or because the state belongs to another process now. All of
+// these are orderly ends.
+func (j *joint) serve(r *reloader, m *meter) error {
+	e, log := j.ends, j.service.log
+	resumeClients(j.session, j.data, j.ctrl)
+	if err := e.attach(j.data, j.ctrl); err != nil {
 		return err
 	}
 	if e.cuse != nil {
-		go e.cuse.Serve(t, cuse.Options{
+		go e.cuse.Serve(j.tpm, cuse.Options{
 			Trace:    log.Dump,
 			Note:     log.Infof,
 			Error:    log.Errorf,
-			Shutdown: func() { end(errors.New("a client asked for it")) },
-			Fail:     fail,
+			Shutdown: j.shutdown,
+			Fail:     j.fail,
 		})
 	}
-	s.ready(ctx)
-	defer m.tell(ctx, e.metrics, t, d, c)()
-	go r.run(ctx, func() { end(errors.New("the terminal has gone")) })
-	<-ctx.Done()
-	s.stopping(context.Cause(ctx))
+	j.service.ready(j.ctx)
+	defer m.tell(j.ctx, e.metrics, j.tpm, j.data, j.ctrl)()
+	go r.run(j.ctx, func() { j.end(errors.New("the terminal has gone")) })
+	<-j.ctx.Done()
+	j.service.stopping(context.Cause(j.ctx))
 	e.Close()
 	if e.cuse != nil {
 		e.cuse.Close(stopWait)
 	}
-	c.Close(stopWait)
-	d.Close(stopWait)
+	j.ctrl.Close(stopWait)
+	j.data.Close(stopWait)
 	return nil
 }
 

@@ -222,6 +222,7 @@ func TestSetupFails(t *testing.T) {
 	}
 	// A TPM that runs is in use, and stays.
 	e := start(t, setup{tpm: v20, state: state, args: []string{"--flags", "startup-clear"}})
+	e.open(t, v20).ok(t, random20) // it answers, so it has the lock
 	code, _, stderr := runCmd(t, exec.Command(ours("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", "/dev/null", "--overwrite"))
 	if code != 1 || !strings.Contains(stderr, "locked") {
 		t.Errorf("a TPM that runs: exit code %d, %q", code, stderr)
