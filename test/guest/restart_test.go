@@ -86,6 +86,7 @@ func (m model) extended(t *testing.T, before string) string {
 func TestRestart(t *testing.T) {
 	for _, m := range []model{models[0], models[2]} {
 		t.Run(m.String(), func(t *testing.T) {
+			need(t, "qemu-system-x86_64", "qemu-system-x86")
 			s := startService(t, m.tpm2, tempDir(t))
 			v := startMachine(t, m, s.emulator, newDisk(t))
 			v.booted(t)
