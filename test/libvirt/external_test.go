@@ -11,11 +11,12 @@ import (
 
 // A TPM of <backend type='external'>: its control socket is systemd's, as
 // swtpm@.socket makes it, and QEMU's connection starts swtpm run. libvirt starts no
-// emulator, and the TPM ends with its guest.
+// emulator, and the TPM ends with its guest: with the connection, for a QEMU that is
+// ended while it starts sends no CMD_SHUTDOWN.
 func TestExternal(t *testing.T) {
 	dir := inside(t)
 	sock, state, profile := filepath.Join(dir, "ctrl.sock"), filepath.Join(dir, "external"), filepath.Join(dir, "vm1.toml")
-	write(t, profile, "[control]\nlisten = \"systemd:ctrl\"\n[tpmstate]\ndir = \""+state+"\"\ncreate = true\n")
+	write(t, profile, "[control]\nlisten = \"systemd:ctrl\"\nterminate = true\n[tpmstate]\ndir = \""+state+"\"\ncreate = true\n")
 	program, err := exec.LookPath("swtpm")
 	if err != nil {
 		t.Fatal(err)
