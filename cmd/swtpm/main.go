@@ -65,9 +65,6 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := sandbox.Bound(); err != nil { // who is no longer root may not
-		return err
-	}
 	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
 		return cuseCode(cfg, cuseNoUser, err)
 	}
@@ -150,23 +147,30 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		return err
 	}
 	defer j.end(nil)
-	if device.cuse == nil { // before a byte of the state is read, for it may be a stranger's
-		if err := confine(cfg, s, r.profile()); err != nil {
-			return err
-		}
-	}
-	if on, err := start(cfg, session, t, log); err != nil || !on && device.cuse == nil {
-		return cuseCode(cfg, cuseStart, err)
-	}
-	if device.cuse != nil {
-		if err := appear(cfg, device.cuse, pid); err != nil { // with the TPM on
-			return err
-		}
-		if err := confine(cfg, s, r.profile()); err != nil {
-			return err
-		}
+	if served, err := begin(cfg, device, session, t, s, r.profile(), pid); err != nil || !served {
+		return err
 	}
 	return j.serve(r, m)
+}
+
+// begin confines the process and starts the TPM, in this order, so that no byte of a
+// state, which may be a stranger's, reaches libtpms before. A device of CUSE appears
+// with the TPM on, and then its pid file, which takes what confine takes away. It
+// returns false if the TPM is not to be served.
+func begin(cfg *config.Config, d device, session *keep.Session, t *emul.TPM, s *service, profile string, pid *pidFile) (bool, error) {
+	if d.cuse == nil {
+		if err := confine(cfg, s, profile); err != nil {
+			return false, err
+		}
+		return start(cfg, session, t, s.log)
+	}
+	if _, err := start(cfg, session, t, s.log); err != nil {
+		return false, exitCode(cuseStart, err)
+	}
+	if err := appear(cfg, d.cuse, pid); err != nil {
+		return false, err
+	}
+	return true, confine(cfg, s, profile)
 }
 
 // confine takes from the process what it does not need any more, and says what
@@ -193,7 +197,16 @@ func confineQuietly(cfg *config.Config, s *service, profile string) (err error) 
 // is linked to, and descriptors from before must be needed of the old root: OpenSSL
 // reads its configuration when it is first used, inside. It may be told to load
 // code, so by then the process is no longer root.
+//
+// The bounding set goes first: who is no longer root cannot empty it, nor who has no
+// /proc to find the threads in.
 func enter(s config.Sandbox) error {
+	if s.Chroot == "" && s.User == "" {
+		return nil
+	}
+	if err := sandbox.Bound(); err != nil {
+		return err
+	}
 	if s.Chroot == "" {
 		return sandbox.Drop(s.User)
 	}
