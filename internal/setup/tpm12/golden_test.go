@@ -192,8 +192,8 @@ func TestIssuer(t *testing.T) {
 		want  string
 	}{
 		{issuer{err: broken}, "no CA"},
-		{issuer{certs: map[job.CertType][]byte{job.EK: make([]byte, 7)}}, "the EK certificate has 7 bytes"},
-		{issuer{certs: map[job.CertType][]byte{job.EK: make([]byte, 8)}}, "the Platform certificate has 0 bytes"},
+		{issuer{certs: map[job.CertType][]byte{job.EK: {}}}, "EK certificate is empty"},
+		{issuer{certs: map[job.CertType][]byte{job.EK: make([]byte, 8)}}, "Platform certificate is empty"},
 	} {
 		p := &player{rsps: responses(all)}
 		j, _, _ := newJob(t, p)
@@ -201,6 +201,29 @@ func TestIssuer(t *testing.T) {
 		err := Manufacture(context.Background(), j, full)
 		if err == nil || !strings.Contains(err.Error(), g.want) || len(p.cmds) != 7 {
 			t.Errorf("%d commands, %v; want 7, %q", len(p.cmds), err, g.want)
+		}
+	}
+}
+
+// TestShortCertificate checks that what the program wrote gets into the TPM and into
+// a file, even if it is no longer than the header of a certificate.
+func TestShortCertificate(t *testing.T) {
+	all := golden(t)
+	for _, g := range []struct{ in, file string }{{"a", "a"}, {"1234567", "1234567"}, {"12345678", "8"}} {
+		p := &player{rsps: responses(all)}
+		j, _, certs := newJob(t, p)
+		certs.certs = map[job.CertType][]byte{job.EK: []byte(g.in), job.Platform: []byte("p")}
+		if err := Manufacture(context.Background(), j, full); err != nil {
+			t.Errorf("%q: %v", g.in, err)
+			continue
+		}
+		if got := string(j.Made[0].Cert); got != g.file {
+			t.Errorf("the certificate %q is %q in a file, want %q", g.in, got, g.file)
+		}
+		for i, want := range map[int]string{8: g.in, 10: "p"} {
+			if got := string(p.cmds[i][22:]); got != want {
+				t.Errorf("command %d writes %q, want %q", i, got, want)
+			}
 		}
 	}
 }

@@ -102,7 +102,7 @@ func equip(ctx context.Context, c client, j *job.Job, o Options) error {
 			}
 			j.Log.Infof("Successfully created NVRAM area for %s certificate.", x.name)
 		}
-		made.Cert = certs[0].bytes[certHeader:]
+		made.Cert = certs[0].forFile()
 	}
 	j.Add(made)
 	return nil
@@ -119,6 +119,18 @@ type cert struct {
 	bytes []byte // with its header
 }
 
+// forFile returns the certificate as --write-ek-cert-files writes it.
+//
+// Compat: swtpm 0.7 to 0.10 check neither the header nor the certificate. What the
+// program wrote goes into the TPM, and a file gets it without its first 7 bytes if
+// it has more than these.
+func (c cert) forFile() []byte {
+	if len(c.bytes) > certHeader {
+		return c.bytes[certHeader:]
+	}
+	return c.bytes
+}
+
 // issue gets the certificates, all of them before one is stored.
 func issue(ctx context.Context, c job.Certifier, ek *rsa.PublicKey, platform bool) ([]cert, error) {
 	certs := []cert{{name: "EK", typ: job.EK}}
@@ -130,8 +142,8 @@ func issue(ctx context.Context, c job.Certifier, ek *rsa.PublicKey, platform boo
 		if err != nil {
 			return nil, err
 		}
-		if len(b) <= certHeader {
-			return nil, fmt.Errorf("the %s certificate has %d bytes, which is no more than its header", x.name, len(b))
+		if len(b) == 0 { // an NV index has one byte at least
+			return nil, fmt.Errorf("%s certificate is empty", x.name)
 		}
 		certs[i].bytes = b
 	}
