@@ -95,15 +95,34 @@ func (l Library) capabilities() (capabilities, error) {
 // it has started keeps its output open.
 const orphanWait = time.Second
 
+// ask returns what another emulator prints; argv is its --tpm, args what is asked.
+func ask(ctx context.Context, argv []string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, argv[0], slices.Concat(argv[1:], args)...)
+	cmd.WaitDelay = orphanWait
+	return cmd.Output()
+}
+
+// programProfiles returns the algorithm profiles of another emulator, a JSON array;
+// "" if it has none or does not know the question.
+func programProfiles(ctx context.Context, argv []string) string {
+	out, err := ask(ctx, argv, "--tpm2", "--print-profiles")
+	if err != nil {
+		return ""
+	}
+	var info struct{ AvailableProfiles json.RawMessage }
+	if json.Unmarshal(out, &info) != nil {
+		return ""
+	}
+	return string(info.AvailableProfiles)
+}
+
 // programCapabilities asks another emulator; argv is its --tpm.
 func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capabilities, err error) {
-	args := slices.Concat(argv[1:], []string{"--print-capabilities"})
+	args := []string{"--print-capabilities"}
 	if tpm2 {
 		args = append(args, "--tpm2")
 	}
-	cmd := exec.CommandContext(ctx, argv[0], args...)
-	cmd.WaitDelay = orphanWait
-	out, err := cmd.Output()
+	out, err := ask(ctx, argv, args...)
 	if ctx.Err() != nil {
 		return c, tool.Complain("Interrupted; nothing was done.")
 	}

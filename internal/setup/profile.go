@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -152,52 +153,62 @@ func (p *program) checkProfile(text string) error {
 	return nil
 }
 
-// printProfiles prints the profiles that there are, by where they are.
-func (p *program) printProfiles(c settings) error {
+// printProfiles prints the known profiles, by the place where they are.
+func (p *program) printProfiles(ctx context.Context, c settings) error {
 	if !p.o.TPM2 {
 		_, err := fmt.Fprintln(p.out, "{}")
 		return err
 	}
-	var parts []string
+	var all object
 	for _, place := range []struct{ name, dir string }{{"local", c.value("local_profiles_dir", "")}, {"distro", p.distroProfiles}} {
 		if list, ok := profilesIn(place.dir); ok {
-			parts = append(parts, fmt.Sprintf(`"%s":%s`, place.name, list))
+			all.set(place.name, list)
 		}
 	}
-	if p.caps.builtin != "" {
-		parts = append(parts, `"builtin":`+p.caps.builtin)
+	builtin := p.caps.builtin
+	if p.argv != nil {
+		builtin = programProfiles(ctx, p.argv)
+		if ctx.Err() != nil {
+			return tool.Complain("Interrupted; nothing was done.")
+		}
 	}
-	_, err := fmt.Fprintf(p.out, "{%s}\n", strings.Join(parts, ","))
+	if o, err := parseObject([]byte(`{"builtin":` + builtin + "}")); err == nil && builtin != "" {
+		all = append(all, o...)
+	}
+	_, err := fmt.Fprintf(p.out, "%s\n", appendJSON(nil, all))
 	return err
 }
 
-// profilesIn lists the profiles of a directory as JSON; they are called what
-// their files are. ok is false if there is no such directory.
-func profilesIn(dir string) (list string, ok bool) {
+// profilesIn lists the profiles of a directory. Their names are those of their
+// files. ok is false if the directory cannot be read.
+func profilesIn(dir string) (list []any, ok bool) {
 	if dir == "" {
-		return "", false
+		return nil, false
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", false
+		return nil, false
 	}
-	all := []map[string]any{}
+	list = []any{}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok {
+		if !ok || name == "" {
 			continue
 		}
 		text, err := algorithms.Read(algorithms.Source{Path: filepath.Join(dir, e.Name())})
-		var profile map[string]any
-		if err != nil || json.Unmarshal([]byte(text), &profile) != nil || profile["Name"] == nil {
+		if err != nil {
 			continue
 		}
-		profile["Name"] = name
-		all = append(all, profile)
+		profile, err := parseObject([]byte(text))
+		if err != nil {
+			continue
+		}
+		switch profile.get("Name").(type) {
+		case nil, object, []any:
+			continue
+		}
+		profile.set("Name", name)
+		list = append(list, profile)
 	}
-	b, err := json.Marshal(all)
-	if err != nil {
-		return "", false
-	}
-	return string(b), true
+	return list, true
 }

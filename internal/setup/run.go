@@ -105,7 +105,7 @@ func (p *program) carryOut(ctx context.Context) error {
 		return err
 	}
 	if o.PrintProfiles || o.PrintTrust {
-		return p.print()
+		return p.print(ctx)
 	}
 	pl, err := p.checkPlace()
 	if err != nil {
@@ -209,13 +209,13 @@ func (p *program) runAs() error {
 }
 
 // print prints what there is without a TPM.
-func (p *program) print() error {
+func (p *program) print(ctx context.Context) error {
 	if p.o.PrintProfiles {
 		c, err := p.readConfig()
 		if err != nil {
 			return err
 		}
-		return p.printProfiles(c)
+		return p.printProfiles(ctx, c)
 	}
 	return p.printTrust()
 }

@@ -25,7 +25,9 @@ func TestSetup(t *testing.T) {
 	}
 	for path, text := range map[string]string{
 		conf:                             "profile = {\"Name\": \"default-v1\"}\nlocal_profiles_dir = " + local + "\n",
+		filepath.Join(local, "odd.json"): `{ "b": [ 1 ], "Name":"custom:x", "a":"<ours> & \u003cothers>" }`,
 		filepath.Join(local, "own.json"): `{"Name":"custom:own","Description":"ours"}`,
+		filepath.Join(local, ".json"):    `{"Name":"custom:nameless"}`,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -39,8 +41,10 @@ func TestSetup(t *testing.T) {
 	}{
 		{[]string{"--print-capabilities"}, 0, `"cmdarg-profile", "cmdarg-profile-remove-disabled", "cmdarg-ek1keyalgo", "cmdarg-ek2keyalgo", "cmdarg-iakkeyalgo", "cmdarg-idevidkeyalgo" ], "profiles": [ "`, ""},
 		{[]string{"--version"}, 0, "TPM emulator setup tool version 0.11.0\n", ""},
-		{[]string{"--print-profiles"}, 0, `"local":[{"Description":"ours","Name":"own"}],`, ""},
+		{[]string{"--print-profiles"}, 0, `{"local":[{"b":[1],"Name":"odd","a":"<ours> & <others>"},{"Name":"own","Description":"ours"}],"`, ""},
 		{[]string{"--print-profiles"}, 0, `"builtin":[{"Name":"default-v`, ""},
+		{[]string{"--print-profiles", "--tpm", strings.Join(ours(t), " ") + " socket"}, 0, `,"builtin":[{"Name":"default-v`, ""},
+		{[]string{"--print-profiles", "--tpm", strings.Join(reference(t), " ") + " socket"}, 0, `,"builtin":[{"Name":"default-v`, ""},
 		{nil, 0, `Apply profile: {"Name": "default-v1"}` + "\nActive profile: {\"Name\":\"default-v1\",", ""},
 		{[]string{"--profile-name", "builtin:null"}, 0, `Active profile: {"Name":"null",`, ""},
 		{[]string{"--profile-name", "own"}, 0, `Active profile: {"Name":"custom:own",`, ""},
