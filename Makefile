@@ -12,10 +12,13 @@ SYSCONFDIR ?= /etc
 DOCDIR  ?= $(PREFIX)/share/doc/swtpm-go
 GO      ?= go
 
-# One binary per program and name: callers look for both, and some of them refuse
-# links and scripts.
+# Callers look for both names of a program, and some of them refuse symbolic links and
+# scripts: the second name is a hard link, or a copy where a file system has none.
 PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca swtpm-setup
 ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
+
+# $(ALIAS) FILE NAME gives a program its second name.
+ALIAS = alias() { ln -f "$$1" "$$2" 2>/dev/null || { rm -f "$$2" && cp -p "$$1" "$$2"; }; }; alias
 
 # The same sources make the same programs, in a clone and without git.
 GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w'
@@ -33,7 +36,7 @@ build:
 	@for p in $(PROGRAMS); do \
 		$(GO) build $(GOFLAGS_BUILD) -o bin/$$p ./cmd/$$p || exit 1; \
 	done
-	@for a in $(ALIASES); do cp -f bin/$$(echo $$a | tr _ -) bin/$$a || exit 1; done
+	@for a in $(ALIASES); do $(ALIAS) bin/$$(echo $$a | tr _ -) bin/$$a || exit 1; done
 
 run: build
 	@sh contrib/deps.sh run
@@ -174,7 +177,8 @@ bench: build
 
 install: build
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(MANDIR)/man5
-	install -m 0755 $(addprefix bin/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BINDIR)
+	install -m 0755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(BINDIR)
+	for a in $(ALIASES); do $(ALIAS) $(DESTDIR)$(BINDIR)/$$(echo $$a | tr _ -) $(DESTDIR)$(BINDIR)/$$a || exit 1; done
 	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
 	for a in $(ALIASES); do \

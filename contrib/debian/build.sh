@@ -47,9 +47,9 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/debian"
 printf 'Source: swtpm-go\n\nPackage: swtpm-go\nArchitecture: any\n' >"$work/debian/control"
 needs=$(cd "$work" && dpkg-shlibdeps -O "$root"/usr/bin/* | sed -n 's/^shlibs:Depends=//p')
-# In KiB, each file by itself: blocks would be those of whoever built it.
-size=$(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%s\n' -o -printf '1\n' |
-	awk '{ n += int(($1 + 1023) / 1024) } END { print n }')
+# In KiB, a file with several names once: blocks would depend on the builder's file system.
+size=$(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%i %s\n' -o -printf '%i 1\n' | sort -u |
+	awk '{ n += int(($2 + 1023) / 1024) } END { print n }')
 cat >"$root/DEBIAN/control" <<END
 Package: swtpm-go
 Version: $version
