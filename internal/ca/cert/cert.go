@@ -90,6 +90,13 @@ type Request struct {
 	// Signing says that the key may sign, Decryption that it may be used as an
 	// EK all the same. TPM 2.0, EK and Platform only.
 	Signing, Decryption bool
+
+	// NonCriticalSAN marks the subject alternative name as non-critical if the
+	// certificate has a subject: verifiers such as Go's crypto/x509 reject a
+	// critical one with nothing but a directory name in it.
+	NonCriticalSAN bool
+
+	Locations Locations
 }
 
 // Create returns the certificate that r asks for, in DER, signed by key, which

@@ -33,3 +33,8 @@ func AddHeader(der []byte) ([]byte, error) {
 func PEM(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
+
+// ListPEM returns a revocation list as text.
+func ListPEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
+}

@@ -71,7 +71,7 @@ const (
 // the identifier of the issuer's key.
 func (r *Request) extensions(ski []byte) []extension {
 	all := []extension{
-		{idSubjectAltName, r.Type == EK || r.Type == Platform, r.subjectAltName},
+		{idSubjectAltName, r.criticalSAN(), r.subjectAltName},
 		{idBasicConstraints, true, func(b *cryptobyte.Builder) {
 			b.AddASN1(cbasn1.SEQUENCE, func(*cryptobyte.Builder) {}) // no CA
 		}},
@@ -91,7 +91,18 @@ func (r *Request) extensions(ski []byte) []extension {
 			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(purpose) })
 		}})
 	}
-	return all
+	return append(all, r.Locations.extensions()...)
+}
+
+// criticalSAN reports whether the subject alternative name is critical. It must be
+// if there is no subject (RFC 5280, 4.1.2.6), as in a certificate of a TPM 1.2.
+func (r *Request) criticalSAN() bool {
+	if r.Type != EK && r.Type != Platform {
+		return false
+	}
+	subject, err := r.subject()
+	hasSubject := err == nil && len(subject) > len(emptyName)
+	return !r.NonCriticalSAN || !hasSubject
 }
 
 // purpose returns the extended key usage, nil for none.

@@ -46,10 +46,13 @@ var attributeTypes = []attributeType{
 	{"", "emailAddress", asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}, cbasn1.IA5String},
 }
 
+// emptyName is a Name without attributes, in DER.
+const emptyName = "\x30\x00"
+
 // subject returns the certificate's subject in DER.
 func (r *Request) subject() ([]byte, error) {
 	if !r.TPM2 {
-		return []byte{0x30, 0x00}, nil
+		return []byte(emptyName), nil
 	}
 	return ParseSubject(r.Subject)
 }

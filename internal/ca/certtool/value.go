@@ -87,6 +87,18 @@ func serial(n **big.Int) setter {
 	}
 }
 
+// location adds a URL to a list.
+func location(name string, urls *[]string) setter {
+	return func(arg, _ string) error {
+		u, err := cert.ParseURL(arg)
+		if err != nil {
+			return tool.Complain("--%s: %v.", name, err)
+		}
+		*urls = append(*urls, u)
+		return nil
+	}
+}
+
 // maxHex is how many digits of hex an option takes.
 const maxHex = 10240
 
