@@ -112,7 +112,7 @@ func (c *CA) create(ctx context.Context) error {
 			return fmt.Errorf("certificate of the root CA: %w", err)
 		}
 	}
-	der, err := caCertificate(c.random, c.now(), local.key.Public(), root.cert, root.key)
+	der, err := caCertificate(c.random, c.now(), local.key.Public(), root.cert, root.key, signsCerts)
 	if err == nil {
 		err = local.storeCert(der)
 	}

@@ -32,9 +32,18 @@ var (
 	idCommonName     = asn1.ObjectIdentifier{2, 5, 4, 3}
 )
 
+// keyUsage is the extension of that name: a BIT STRING in DER.
+type keyUsage string
+
+// What a CA's key may sign. Source: RFC 5280, 4.2.1.3.
+const (
+	signsCerts        keyUsage = "\x03\x02\x02\x04" // keyCertSign
+	signsCertsAndCRLs keyUsage = "\x03\x02\x01\x06" // keyCertSign, cRLSign
+)
+
 // rootCertificate returns the certificate of a root CA, which signs it itself.
 func rootCertificate(random io.Reader, now time.Time, key crypto.Signer) ([]byte, error) {
-	t, err := template(random, now, rootName, key.Public(), nil)
+	t, err := template(random, now, rootName, key.Public(), nil, signsCerts)
 	if err != nil {
 		return nil, err
 	}
@@ -42,9 +51,9 @@ func rootCertificate(random io.Reader, now time.Time, key crypto.Signer) ([]byte
 }
 
 // caCertificate returns the certificate of a key that issues certificates, from
-// its root CA.
-func caCertificate(random io.Reader, now time.Time, key crypto.PublicKey, root *x509.Certificate, rootKey crypto.Signer) ([]byte, error) {
-	t, err := template(random, now, caName, key, root.SubjectKeyId)
+// its root CA. usage says what else the key may sign.
+func caCertificate(random io.Reader, now time.Time, key crypto.PublicKey, root *x509.Certificate, rootKey crypto.Signer, usage keyUsage) ([]byte, error) {
+	t, err := template(random, now, caName, key, root.SubjectKeyId, usage)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +63,7 @@ func caCertificate(random io.Reader, now time.Time, key crypto.PublicKey, root *
 // template returns what both certificates have in common, with the extensions in
 // the reference's order. authority is the identifier of the key that signs, nil
 // if it is key itself.
-func template(random io.Reader, now time.Time, name string, key crypto.PublicKey, authority []byte) (*x509.Certificate, error) {
+func template(random io.Reader, now time.Time, name string, key crypto.PublicKey, authority []byte, usage keyUsage) (*x509.Certificate, error) {
 	serial := make([]byte, 20)
 	if _, err := io.ReadFull(random, serial); err != nil {
 		return nil, err
@@ -92,7 +101,7 @@ func template(random io.Reader, now time.Time, name string, key crypto.PublicKey
 			{Id: idBasic, Critical: true, Value: der(func(b *cryptobyte.Builder) {
 				sequence(b, func(b *cryptobyte.Builder) { b.AddASN1Boolean(true) })
 			})},
-			{Id: idKeyUsage, Critical: true, Value: []byte{3, 2, 2, 0x04}}, // keyCertSign
+			{Id: idKeyUsage, Critical: true, Value: []byte(usage)},
 		},
 	}, nil
 }

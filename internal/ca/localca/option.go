@@ -8,13 +8,13 @@ import (
 
 // options is a parsed command line.
 type options struct {
-	kind   string // --type
-	key    string // --ek, --key
-	dir    string
-	vmid   string
-	opts   string // --optsfile; "": where package conf finds it
-	config string // --configfile; the same
-	log    string // --logfile; "": stdout and stderr
+	kind string // --type
+	key  string // --ek, --key
+	dir  string
+	vmid string
+	opts string // --optsfile; "": where package conf finds it
+	conf string // --configfile; the same
+	log  string // --logfile; "": stdout and stderr
 
 	spec    []string // --tpm-spec-* with their arguments, in the order given
 	product []string // --tpm-manufacturer, -model, -version, the same
@@ -22,13 +22,15 @@ type options struct {
 
 	tpm2, signing, decryption bool
 
+	revocation revocation
+
 	help  bool
 	shell string // --completion
 }
 
 // table returns all options there are, in the order of the usage; they fill o.
 func (o *options) table() []tool.Option {
-	return []tool.Option{
+	all := []tool.Option{
 		{Name: "type", Arg: "<type>", Words: []string{"ek", "platform", "iak", "idevid"}, Set: text(&o.kind),
 			Help: "what to certify: ek, platform, iak or idevid"},
 		{Name: "ek", Arg: "<key>", Long: true, Set: text(&o.key),
@@ -37,7 +39,7 @@ func (o *options) table() []tool.Option {
 		{Name: "dir", Arg: "<dir>", Set: text(&o.dir), Help: "directory for the certificate; default is ."},
 		{Name: "vmid", Arg: "<name>", Set: text(&o.vmid), Help: "name of the virtual machine, for the subject"},
 		{Name: "optsfile", Arg: "<file>", Set: text(&o.opts), Help: "file with further options of swtpm_cert"},
-		{Name: "configfile", Arg: "<file>", Set: text(&o.config), Help: "file that says where the CA is"},
+		{Name: "configfile", Arg: "<file>", Set: text(&o.conf), Help: "file that says where the CA is"},
 		{Name: "logfile", Arg: "<file>", Set: text(&o.log), Help: "file for messages"},
 		{Name: "tpm-spec-family", Arg: "<family>", Set: pass(&o.spec, "--tpm-spec-family"), Help: "family of the TPM's specification, as 2.0"},
 		{Name: "tpm-spec-revision", Arg: "<rev>", Set: pass(&o.spec, "--tpm-spec-revision"), Help: "its revision, as 183"},
@@ -49,10 +51,12 @@ func (o *options) table() []tool.Option {
 		{Name: "tpm2", Set: flag(&o.tpm2), Help: "the TPM is a TPM 2.0"},
 		{Name: "allow-signing", Set: flag(&o.signing), Help: "the EK may sign"},
 		{Name: "decryption", Set: flag(&o.decryption), Help: "an EK that may sign may decrypt, too"},
-		tool.CompletionOption(&o.shell),
-		{Name: "help", Short: "h?", Help: "display this help screen and exit",
-			Set: func(_, _ string) error { o.help = true; return tool.ErrStop }},
 	}
+	all = append(all, o.revocation.table()...)
+	return append(all,
+		tool.CompletionOption(&o.shell),
+		tool.Option{Name: "help", Short: "h?", Help: "display this help screen and exit",
+			Set: func(_, _ string) error { o.help = true; return tool.ErrStop }})
 }
 
 func text(to *string) func(arg, file string) error {

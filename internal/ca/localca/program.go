@@ -52,7 +52,7 @@ type Program struct {
 // went wrong has been told, in the log file if there is one; every error means
 // exit code 1.
 func (p *Program) Run(ctx context.Context, args []string) error {
-	o := &options{dir: "."}
+	o := &options{dir: ".", revocation: revocation{days: defaultListDays}}
 	table := o.table()
 	if _, err := tool.ParseLong(table, args); err != nil {
 		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
@@ -72,9 +72,16 @@ func (p *Program) Run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer log.close()
-	if err := o.run(ctx, log); err != nil {
+	do := o.run
+	if o.revocation.wanted() {
+		do = o.revoke
+	}
+	if err := do(ctx, log); err != nil {
 		log.Errorf("%v", err)
 		return err
+	}
+	if o.revocation.wanted() {
+		return nil
 	}
 	log.Infof("Successfully created %s certificate locally.", o.label())
 	return nil
@@ -130,11 +137,17 @@ func (o *options) files() (cfg *ca.Config, opts []string, err error) {
 	if err != nil {
 		return nil, nil, tool.Complain("Need read rights on options file %s for user %s.", path, conf.UserName())
 	}
-	if path = o.config; path == "" {
+	cfg, err = o.config()
+	return cfg, words(string(text)), err
+}
+
+// config reads the configuration file.
+func (o *options) config() (*ca.Config, error) {
+	path := o.conf
+	if path == "" {
 		path = conf.Find(ca.ConfigName)
 	}
-	cfg, err = ca.LoadConfig(path)
-	return cfg, words(string(text)), err
+	return ca.LoadConfig(path)
 }
 
 // issue has the CA make the certificate.
