@@ -39,7 +39,9 @@ func (e *ExitError) Unwrap() error { return e.Err }
 // Main runs a program called name and exits; nothing else does. The context
 // that run gets ends on SIGTERM and SIGINT; SIGPIPE and SIGXFSZ are ignored, so
 // that a write without a reader, or beyond the limit of a file's size, fails and
-// kills nobody. args are the arguments without the program's name.
+// kills nobody. args are the arguments without the program's name. A umask must not
+// take the owner's rights to files that the program creates and opens again: these
+// bits are cleared.
 //
 // An error is told on stderr in one line, "name: error"; the exit code is that
 // of an ExitError in its chain, else 1. Without an error it is 0.
@@ -49,6 +51,7 @@ func Main(name string, run func(ctx context.Context, args []string) error) {
 
 // status runs the program and returns its exit code.
 func status(name string, run func(ctx context.Context, args []string) error) int {
+	unix.Umask(unix.Umask(0o077) &^ 0o700)
 	signal.Ignore(unix.SIGPIPE, unix.SIGXFSZ)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()

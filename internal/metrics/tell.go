@@ -113,9 +113,7 @@ func Write(path string, text []byte) error {
 		return err
 	}
 	_, err = f.Write(text)
-	if err == nil {
-		err = f.Chmod(0o644) // whatever the umask
-	}
+	_ = f.Chmod(0o644) // whatever the umask; a file system may keep no modes
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}

@@ -87,8 +87,12 @@ func useFD(o Options) error {
 
 // begin gives a regular file its permissions and goes to where writing begins.
 func begin(fd int, o Options) error {
-	if err := unix.Fchmod(fd, uint32(o.Mode&fs.ModePerm)); err != nil {
-		return fmt.Errorf("set the permissions to %#o: %w", o.Mode, err)
+	mode := uint32(o.Mode & fs.ModePerm)
+	if err := unix.Fchmod(fd, mode); err != nil {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Mode&0o7777 != mode {
+			return fmt.Errorf("set mode %#o: %w; choose a file of this user, on a file system that keeps modes", o.Mode, err)
+		}
 	}
 	if o.Truncate {
 		if err := unix.Ftruncate(fd, 0); err != nil {

@@ -52,8 +52,6 @@ type Dir struct {
 	spare   int // gives its slot to an open that finds no other; or -1
 	lock    int // .lock while we hold it; or -1
 	locked  bool
-	widened bool
-	noFlock bool
 	swapped bool // Options.Look: the backup stands for the state
 
 	// foreseen are the files that recover would put in the place of others,
@@ -61,6 +59,12 @@ type Dir struct {
 	foreseen map[string]string
 
 	seen map[string]identity
+
+	// What was warned about.
+	widened, noFlock, noOFD, noChmod bool
+
+	fresh  *newFile // what a new file looks like here; nil until somebody asks
+	remote bool     // nv.Remote, of a directory that is only read
 }
 
 // Open opens the directory at path, which must exist. It creates nothing.
@@ -87,15 +91,24 @@ func Open(path string, o nv.Options) (*Dir, error) {
 		if d.mode == 0 {
 			d.mode = DefaultMode
 		}
-		d.mode &^= umask()
+		d.mode = d.mode&^umask() | 0o600 // the owner must be able to read it again
 	}
 	if o.Look || o.ReadOnly {
+		d.remote = nv.Remote(fd)
 		// Who looks without the lock is to see the items as they will be, too.
 		// What is wrong with a journal, Lock says.
 		_ = d.foresee()
 	}
 	d.keepSpare()
 	return d, nil
+}
+
+// warnOnce logs a warning unless given says that this was done.
+func (d *Dir) warnOnce(given *bool, format string, args ...any) {
+	if !*given {
+		*given = true
+		d.o.Warn(format, args...)
+	}
 }
 
 // Moved says whether the path of the directory leads to another one, or nowhere.

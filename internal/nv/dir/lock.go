@@ -98,16 +98,20 @@ func (d *Dir) lockFile() (fd int, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return -1, fmt.Errorf("lock: stat %q: %w", lockName, err)
 	}
-	if err := checkType(lockName, &st); err != nil {
+	if err := d.checkType(lockName, &st); err != nil {
 		return -1, fmt.Errorf("lock: %w", err)
 	}
 	whole := unix.Flock_t{Type: kind, Whence: io.SeekStart}
-	err = retry(func() error { return unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &whole) })
+	process, err := nv.Lock(fd, unix.F_OFD_SETLK, &whole)
 	switch {
 	case err == unix.EAGAIN || err == unix.EACCES:
 		return -1, d.errLocked()
+	case err != nil && nv.CannotLock(err):
+		return -1, nv.Of(nv.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
 	case err != nil:
 		return -1, fmt.Errorf("lock %q: %w", lockName, err)
+	case process:
+		d.warnOnce(&d.noOFD, "no open-file-description locks here; %q in %q is locked for the process instead, as swtpm does", lockName, d.path)
 	}
 	now, err := d.stat(lockName)
 	if err != nil || now.Dev != st.Dev || now.Ino != st.Ino {
@@ -144,10 +148,7 @@ func (d *Dir) lockDir() error {
 	case unix.EWOULDBLOCK:
 		return d.errLocked()
 	case unix.EBADF, unix.EINVAL, unix.EISDIR, unix.ENOLCK, unix.ENOSYS, unix.EOPNOTSUPP:
-		if !d.noFlock {
-			d.noFlock = true
-			d.o.Warn("directory %q cannot be locked (%v): nothing may remove %q in it", d.path, err, lockName)
-		}
+		d.warnOnce(&d.noFlock, "directory %q cannot be locked (%v): nothing may remove %q in it", d.path, err, lockName)
 		return nil
 	}
 	return fmt.Errorf("lock directory: %w", err)

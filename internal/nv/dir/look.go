@@ -107,7 +107,7 @@ func (d *Dir) fileHolder() (held bool, pid int, err error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return false, 0, fmt.Errorf("lock: %q is a symbolic link, which is never followed: %w", lockName, unix.ELOOP)
 	}
-	if err := checkType(lockName, &st); err != nil {
+	if err := d.checkType(lockName, &st); err != nil {
 		return false, 0, fmt.Errorf("lock: %w", err)
 	}
 	fd, err := d.openat(lockName, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
@@ -116,7 +116,9 @@ func (d *Dir) fileHolder() (held bool, pid int, err error) {
 	}
 	defer unix.Close(fd)
 	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &whole); err != nil {
+	if _, err := nv.Lock(fd, unix.F_OFD_GETLK, &whole); err != nil && nv.CannotLock(err) {
+		return false, 0, nv.Of(nv.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
+	} else if err != nil {
 		return false, 0, fmt.Errorf("lock %q: %w", lockName, err)
 	}
 	return whole.Type != unix.F_UNLCK, max(int(whole.Pid), 0), nil

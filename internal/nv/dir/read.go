@@ -154,11 +154,11 @@ func (d *Dir) settle(fd int, name string) error {
 // second link (a name for a file outside), a stranger's file, one of a size
 // that no state has.
 func (d *Dir) checkState(name string, st *unix.Stat_t) error {
-	if err := checkType(name, st); err != nil {
+	if err := d.checkType(name, st); err != nil {
 		return err
 	}
-	if euid := os.Geteuid(); st.Uid != 0 && st.Uid != uint32(euid) && st.Uid != d.owner {
-		return fmt.Errorf("%q belongs to user %d, not to user %d who runs this, root or the owner of its directory", name, st.Uid, euid)
+	if euid := os.Geteuid(); st.Uid != 0 && st.Uid != uint32(euid) && st.Uid != d.owner && !d.givesOwner(st.Uid) {
+		return nv.Of(nv.ErrOwner, fmt.Errorf("%q belongs to user %d; expected user %d, who runs this process, root or the owner of the directory", name, st.Uid, euid))
 	}
 	switch {
 	case st.Size == 0:
@@ -169,17 +169,18 @@ func (d *Dir) checkState(name string, st *unix.Stat_t) error {
 	return nil
 }
 
-// checkType refuses what is not a plain file with one name.
-func checkType(name string, st *unix.Stat_t) error {
+// checkType refuses what is not a plain file with one name. Some file systems do
+// not count links: there a file may have the number that every new one has.
+func (d *Dir) checkType(name string, st *unix.Stat_t) error {
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return fmt.Errorf("%q is not a regular file", name)
+	case st.Nlink == 1 || d.givesLinks(uint64(st.Nlink)):
+		return nil
 	case st.Nlink == 0:
 		return fmt.Errorf("%q: %w", name, errReplaced)
-	case st.Nlink != 1:
-		return fmt.Errorf("%q has %d links; a state file or lock file must have one", name, st.Nlink)
 	}
-	return nil
+	return nv.Of(nv.ErrLinks, fmt.Errorf("%q has %d links; a state file or lock file must have one", name, st.Nlink))
 }
 
 // readAll reads size bytes, which must be all there are.
@@ -222,8 +223,8 @@ func (d *Dir) fixMode(fd int, st *unix.Stat_t) error {
 		return mayChmod(st, want)
 	}
 	if want != mode {
-		if err := unix.Fchmod(fd, want); err != nil {
-			return fmt.Errorf("set mode %#o: %w", want, err)
+		if err := d.chmod(fd, want); err != nil {
+			return err
 		}
 		if err := unix.Fstat(fd, st); err != nil {
 			return fmt.Errorf("stat: %w", err)

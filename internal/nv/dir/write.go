@@ -80,8 +80,8 @@ func (d *Dir) fill(fd int, temp string, blob []byte, mode uint32, st *unix.Stat_
 	if err := d.adopt(fd, temp); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, mode); err != nil {
-		return fmt.Errorf("set mode %#o of %q: %w", mode, temp, err)
+	if err := d.chmod(fd, mode); err != nil {
+		return fmt.Errorf("%q: %w", temp, err)
 	}
 	for b := blob; len(b) > 0; {
 		n, err := unix.Write(fd, b)
@@ -109,6 +109,10 @@ func (d *Dir) adopt(fd int, name string) error {
 	if !d.o.Adopt || os.Geteuid() != 0 {
 		return nil
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err == nil && st.Uid != 0 {
+		return nil // the file system decides about the owner, as NFS with root_squash does
+	}
 	if err := unix.Fchown(fd, int(d.owner), int(d.group)); err != nil {
 		return fmt.Errorf("give %q to user %d: %w", name, d.owner, err)
 	}
@@ -131,7 +135,11 @@ func (d *Dir) sync(fd int, name string) error {
 	}
 	start := time.Now()
 	if err := retry(func() error { return unix.Fsync(fd) }); err != nil {
-		return fmt.Errorf("sync %q: %w", name, err)
+		err = fmt.Errorf("sync %q: %w", name, err)
+		if nv.CannotSync(err) {
+			err = nv.Of(nv.ErrNoSync, err)
+		}
+		return err
 	}
 	if took := time.Since(start); took > nv.SlowSync {
 		d.o.Warn("the sync of %q took %d ms; the disk is slow, and guests may time out", name, took.Milliseconds())

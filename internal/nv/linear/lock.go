@@ -22,7 +22,7 @@ func (n *node) Lock() error {
 	if n.look { // not even for a moment: an emulator may start just then
 		cmd = unix.F_OFD_GETLK
 	}
-	err := retry(func() error { return unix.FcntlFlock(uintptr(n.fd), cmd, &whole) })
+	process, err := nv.Lock(n.fd, cmd, &whole)
 	if err == nil && n.look && whole.Type != unix.F_UNLCK {
 		err = unix.EAGAIN
 	}
@@ -30,8 +30,13 @@ func (n *node) Lock() error {
 	case err == unix.EAGAIN || err == unix.EACCES:
 		// Compat: the text of swtpm's log, 0.10.
 		return fmt.Errorf("SWTPM_NVRAM_LinearFile_Lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
+	case err != nil && nv.CannotLock(err):
+		return nv.Of(nv.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
 	case err != nil:
 		return fmt.Errorf("lock %q: %w", n.path, err)
+	case process && !n.look && !n.noOFD:
+		n.noOFD = true
+		n.warn("no open-file-description locks here; %q is locked for the process instead, as swtpm does", n.path)
 	}
 	return nil
 }
@@ -39,7 +44,7 @@ func (n *node) Lock() error {
 // Unlock gives the lock back; without one it does nothing.
 func (n *node) Unlock() error {
 	whole := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
-	if err := retry(func() error { return unix.FcntlFlock(uintptr(n.fd), unix.F_OFD_SETLK, &whole) }); err != nil {
+	if _, err := nv.Lock(n.fd, unix.F_OFD_SETLK, &whole); err != nil {
 		return fmt.Errorf("unlock %q: %w", n.path, err)
 	}
 	return nil

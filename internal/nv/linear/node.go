@@ -23,6 +23,7 @@ type node struct {
 	warn    func(format string, args ...any)
 
 	fd     int
+	noOFD  bool        // the warning about locks was given
 	parent int         // the directory, until its sync; or -1
 	id     unix.Stat_t // at its opening
 }
@@ -48,7 +49,7 @@ func tryOpen(path string, perm uint32, readOnly bool) (*node, bool, error) {
 	if readOnly {
 		flags ^= unix.O_RDWR ^ unix.O_RDONLY
 	}
-	st, err := lookAt(path)
+	st, err := lookAt(path, readOnly)
 	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case missing && !readOnly:
@@ -82,7 +83,11 @@ func tryOpen(path string, perm uint32, readOnly bool) (*node, bool, error) {
 // lookAt returns what is at path if state may be in it: a block device, or a
 // regular file with one name that belongs to root, to us, or to the owner of its
 // directory. Links are followed to block devices alone.
-func lookAt(path string) (unix.Stat_t, error) {
+//
+// A file system that gives files of this process another owner, as NFS with
+// root_squash does with root's, or that does not count links is asked with a new file;
+// or, if nothing may be created, trusted.
+func lookAt(path string, readOnly bool) (unix.Stat_t, error) {
 	var st, dir unix.Stat_t
 	if err := retry(func() error { return unix.Lstat(path, &st) }); err != nil {
 		return st, fmt.Errorf("stat %q: %w", path, err)
@@ -102,12 +107,29 @@ func lookAt(path string) (unix.Stat_t, error) {
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return st, fmt.Errorf("%q is neither a regular file nor a block device", path)
-	case st.Nlink > 1:
-		return st, fmt.Errorf("%q has %d links; a state file must have one", path, st.Nlink)
-	case st.Uid != 0 && st.Uid != uint32(euid) && st.Uid != dir.Uid:
-		return st, fmt.Errorf("%q belongs to user %d, not to user %d who runs this, root or the owner of its directory", path, st.Uid, euid)
+	case st.Nlink > 1 && !unusual(path, readOnly, func(_ uint32, links uint64) bool { return links == uint64(st.Nlink) }):
+		return st, nv.Of(nv.ErrLinks, fmt.Errorf("%q has %d links; a state file must have one", path, st.Nlink))
+	case st.Uid != 0 && st.Uid != uint32(euid) && st.Uid != dir.Uid &&
+		!unusual(path, readOnly, func(owner uint32, _ uint64) bool { return owner == st.Uid }):
+		return st, nv.Of(nv.ErrOwner, fmt.Errorf("%q belongs to user %d; expected user %d, who runs this process, root or the owner of the directory", path, st.Uid, euid))
 	}
 	return st, nil
+}
+
+// unusual reports whether a new file next to path has the owner and the number of
+// links that same accepts. If nothing may be created it reports whether the file
+// system is one where they may be unusual.
+func unusual(path string, readOnly bool, same func(owner uint32, links uint64) bool) bool {
+	dir, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dir)
+	if readOnly {
+		return nv.Remote(dir)
+	}
+	owner, links, err := nv.NewFile(dir, "."+filepath.Base(path)+".", time.Now().UnixNano())
+	return err == nil && same(owner, links)
 }
 
 func isDevice(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFBLK }
@@ -174,7 +196,11 @@ func (n *node) Sync() error {
 	}
 	start := time.Now()
 	if err := retry(func() error { return unix.Fdatasync(n.fd) }); err != nil {
-		return fmt.Errorf("sync %q: %w", n.path, err)
+		err = fmt.Errorf("sync %q: %w", n.path, err)
+		if nv.CannotSync(err) {
+			err = nv.Of(nv.ErrNoSync, err)
+		}
+		return err
 	}
 	if err := n.syncName(); err != nil {
 		return err
@@ -224,6 +250,9 @@ func (n *node) adopt() error {
 	if os.Geteuid() != 0 || unix.Stat(filepath.Dir(n.path), &dir) != nil {
 		return nil
 	}
+	if n.id.Uid != 0 {
+		return nil // the file system decides about the owner, as NFS with root_squash does
+	}
 	if err := unix.Fchown(n.fd, int(dir.Uid), int(dir.Gid)); err != nil {
 		return fmt.Errorf("give %q to user %d: %w", n.path, dir.Uid, err)
 	}
@@ -241,10 +270,16 @@ func (n *node) Mode() (uint32, error) {
 
 // SetMode sets the permission bits of a regular file.
 func (n *node) SetMode(mode uint32) error {
-	if err := unix.Fchmod(n.fd, mode); err != nil {
-		return fmt.Errorf("set mode %#o of %q: %w", mode, n.path, err)
+	err := unix.Fchmod(n.fd, mode)
+	if err == nil {
+		return nil
 	}
-	return nil
+	refused := nv.CannotChmod(err)
+	err = fmt.Errorf("set mode %#o of %q: %w", mode, n.path, err)
+	if refused {
+		err = nv.Of(nv.ErrMode, err)
+	}
+	return err
 }
 
 // Close gives back the descriptors, and with them the lock.

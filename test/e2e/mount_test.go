@@ -1,0 +1,225 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// unable is a file system, or a kernel, that cannot do one thing. faults are strace's
+// injections into system calls on state files. The TPM works and warns once, or INIT
+// fails with a line that names the remedy.
+type unable struct {
+	name    string
+	keep    []keeping
+	faults  []string
+	options string // of --tpmstate
+	works   bool
+	log     string
+}
+
+var onlyDir, onlyFile = []keeping{inDir}, []keeping{inFile}
+
+func unables() []unable {
+	all := []unable{
+		{"no locks of open files", keepings, []string{"fcntl:error=EINVAL:when=1"}, "", true, "is locked for the process instead"},
+		{"no locks", onlyDir, []string{"fcntl:error=ENOLCK", "flock:error=ENOLCK"}, "", false, "lock=false"},
+		{"no locks of any kind", keepings, []string{"fcntl:error=EINVAL"}, "", false, "lock=false"},
+		{"no locks in the protocol", keepings, []string{"fcntl:error=EOPNOTSUPP"}, "", false, "lock=false"},
+		{"no locks, lock=false", keepings, []string{"fcntl:error=ENOLCK", "flock:error=ENOLCK"}, ",lock=false", true, ""},
+		{"a mode that was asked for", onlyDir, []string{"fchmod:error=EPERM"}, ",mode=0644", false, "leave out mode="},
+	}
+	for _, errno := range []string{"EPERM", "ENOSYS", "EOPNOTSUPP"} {
+		all = append(all, unable{"no chmod: " + errno, onlyDir, []string{"fchmod:error=" + errno}, "", true, "refuses to set mode"})
+	}
+	for _, errno := range []string{"EINVAL", "EOPNOTSUPP", "ENOSYS"} {
+		all = append(all,
+			unable{"no fsync: " + errno, onlyDir, []string{"fsync:error=" + errno}, "", false, "durability=relaxed"},
+			unable{"no fdatasync: " + errno, onlyFile, []string{"fdatasync:error=" + errno}, "", false, "durability=relaxed"})
+	}
+	return append(all,
+		unable{"no fsync, durability=relaxed", keepings, []string{"fsync:error=EINVAL", "fdatasync:error=EINVAL"}, ",durability=relaxed", true, ""})
+}
+
+// TestUnableMount checks what happens on mounts that lack something.
+func TestUnableMount(t *testing.T) {
+	needRoot(t, "the emulator lets nobody else trace it")
+	need(t, "strace", "strace")
+	t.Parallel()
+	for _, u := range unables() {
+		for _, k := range u.keep {
+			t.Run(fmt.Sprint(k, " ", u.name), func(t *testing.T) {
+				t.Parallel()
+				u.check(t, k)
+			})
+		}
+	}
+}
+
+func (u unable) check(t *testing.T, k keeping) {
+	state := tempDir(t)
+	s := k.at(v20, state, "--seccomp", "action=log") // strace makes system calls of its own
+	if k == inDir {
+		s.state += u.options
+	} else {
+		s.file += u.options
+		if !strings.Contains(u.options, "lock") {
+			s.file += ",lock" // which is the default of directories
+		}
+	}
+	e := start(t, s)
+	tr := u.attach(t, e, k, state)
+	if !u.works {
+		err := e.control(t).Init(0)
+		tr.detach(t)
+		if log := read(t, e.log); err == nil || !strings.Contains(log, u.log) {
+			t.Errorf("INIT = %v; log without %q:\n%s", err, u.log, log)
+		}
+		return
+	}
+	ch := e.power(t, v20)
+	ch.define(t)
+	for range 3 {
+		if err := ch.bump(0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr.detach(t)
+	log := read(t, e.log)
+	if u.log != "" && strings.Count(log, u.log) != 1 || u.log == "" && strings.Contains(log, "failed") {
+		t.Errorf("log, with %q expected once:\n%s", u.log, log)
+	}
+	if u.options == "" {
+		s.args = nil
+		if err := start(t, s).control(t).Init(0); err == nil {
+			t.Error("a second emulator has the state, too")
+		}
+	}
+	e.terminate(t)
+	if n := start(t, k.at(v20, state)).power(t, v20).number(t); n != 4 {
+		t.Errorf("the number is %d afterwards, want 4", n)
+	}
+}
+
+// attach lets system calls of e fail. One that fails once only is the first on the file
+// that is locked.
+func (u unable) attach(t *testing.T, e *emulator, k keeping, state string) *tracer {
+	t.Helper()
+	lock := filepath.Join(state, ".lock")
+	if k == inFile {
+		lock = k.file(v20, state)
+	}
+	args := []string{"-P", lock}
+	once := false
+	for _, f := range u.faults {
+		args = append(args, "-e", "inject="+f)
+		once = once || strings.Contains(f, "when=")
+	}
+	if once {
+		return attachTo(t, e, args)
+	}
+	return attach(t, e, k, state, v20, args...)
+}
+
+// TestLinkedState checks that a state with a second name is refused with advice, and
+// that the advice helps.
+func TestLinkedState(t *testing.T) {
+	t.Parallel()
+	for _, k := range keepings {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			state, copies := tempDir(t), tempDir(t)
+			write(t, k.file(v20, state), k.makeState(t, v20))
+			must(t, os.Link(k.file(v20, state), filepath.Join(copies, "copy")))
+			e := start(t, k.at(v20, state))
+			const advice = "cp -p FILE FILE.new && mv FILE.new FILE"
+			if err := e.control(t).Init(0); err == nil || !strings.Contains(read(t, e.log), advice) {
+				t.Fatalf("INIT = %v; log:\n%s", err, read(t, e.log))
+			}
+			e.terminate(t)
+			sh := exec.Command("sh", "-c", strings.ReplaceAll(advice, "FILE", k.file(v20, state)))
+			if out, err := sh.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if n := start(t, k.at(v20, state)).power(t, v20).number(t); n != 1 {
+				t.Errorf("the number is %d, want 1", n)
+			}
+		})
+	}
+}
+
+// TestForeignState checks the message for a state that belongs to another user.
+func TestForeignState(t *testing.T) {
+	needRoot(t, "to give the state away")
+	t.Parallel()
+	for _, k := range keepings {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			state := tempDir(t)
+			write(t, k.file(v20, state), k.makeState(t, v20))
+			must(t, os.Chown(k.file(v20, state), 4711, 4711))
+			e := start(t, k.at(v20, state))
+			log := func() string { return read(t, e.log) }
+			if err := e.control(t).Init(0); err == nil || !strings.Contains(log(), "belongs to user 4711") || !strings.Contains(log(), "; correct the owner of the file with chown") {
+				t.Errorf("INIT = %v; log:\n%s", err, log())
+			}
+			if files, err := filepath.Glob(filepath.Join(state, "*probe*")); err != nil || len(files) > 0 {
+				t.Errorf("left over: %v, %v", files, err)
+			}
+		})
+	}
+}
+
+// TestUmask checks that files of a process whose umask takes everything from everybody
+// can be opened again by their owner.
+func TestUmask(t *testing.T) {
+	needRoot(t, "to become a user for whom modes count")
+	t.Parallel()
+	for _, mask := range []string{"0777", "0700", "0400"} {
+		for _, k := range keepings {
+			t.Run(fmt.Sprint(mask, " ", k), func(t *testing.T) {
+				t.Parallel()
+				state := tempDir(t)
+				must(t, os.Chown(state, nobody, nobody))
+				for n := range uint64(2) {
+					e := underMask(t, k, state, mask)
+					ch := e.power(t, v20)
+					if n == 0 {
+						ch.define(t)
+					} else if got := ch.number(t); got != 1 {
+						t.Errorf("the number is %d, want 1", got)
+					}
+					e.terminate(t)
+				}
+				var st unix.Stat_t
+				if err := unix.Stat(k.file(v20, state), &st); err != nil || st.Mode&0o600 != 0o600 {
+					t.Errorf("mode %o, %v; the owner can read and write it no more", st.Mode&0o777, err)
+				}
+			})
+		}
+	}
+}
+
+// underMask starts an emulator as an ordinary user with a umask. The user owns state,
+// where its sockets and its log are, too.
+func underMask(t *testing.T, k keeping, state, mask string) *emulator {
+	t.Helper()
+	e := &emulator{dir: state, data: filepath.Join(state, "d"), ctrl: filepath.Join(state, "c"), log: filepath.Join(state, "log")}
+	place := "dir=" + state
+	if k == inFile {
+		place = "backend-uri=file://" + k.file(v20, state)
+	}
+	cmd := exec.Command("sh", "-c", "umask "+mask+`; exec "$@"`, "sh", ours("swtpm"), "socket", "--tpm2", "--tpmstate", place,
+		"--ctrl", "type=unixio,path="+e.ctrl, "--server", "type=unixio,path="+e.data, "--log", "file="+e.log)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	e.process = startProcess(t, cmd)
+	e.await(t, e.ctrl)
+	e.await(t, e.data)
+	return e
+}
