@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
 // stateVerbs are what swtpm state does. For whichFlags a PROFILE may be missing.
@@ -21,7 +22,7 @@ var stateVerbs = []verb{
 		what: "Tells what is there of a TPM, as far as that goes without its key."},
 	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
 		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong."},
-	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateRekey,
+	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key|--accept-version-1 PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateRekey,
 		what: "Encrypts the state with another key, or none: all of it at once, or nothing."},
 	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, prepare: stateExport,
 		what: "Writes the state into one file, which must not be there yet."},
@@ -142,15 +143,19 @@ func stateRekey(f *pflag.FlagSet) action {
 	w := whichFlags(f)
 	arg := f.String("new-key", "", "the new key is `KEY`, in the words of --key")
 	none := f.Bool("no-key", false, "store the state as it is")
+	version1 := f.Bool("accept-version-1", false, "convert encrypted files of version 1, which have no MAC; keeps the key unless another is given")
 	return w.then(0, func() error {
-		if (*arg == "") != *none {
+		keepKey := *version1 && *arg == "" && !*none
+		if !keepKey && (*arg == "") != *none {
 			return misused(f.Name(), errors.New("give either --new-key or --no-key"))
 		}
-		return rekeyState(w, *arg)
+		return rekeyState(w, *arg, keepKey, *version1)
 	})
 }
 
-func rekeyState(w *which, arg string) error {
+// rekeyState gives the state the key that arg names, none if it is empty, unless
+// the key is to stay. It accepts encrypted files of version 1 if version1 is true.
+func rekeyState(w *which, arg string, keepKey, version1 bool) error {
 	next, err := readKeyArg("new-key", arg)
 	if err != nil {
 		return err
@@ -163,13 +168,23 @@ func rekeyState(w *which, arg string) error {
 		return err
 	}
 	defer s.Close()
-	names, err := s.Rekey(next)
+	if keepKey {
+		next = w.key
+	}
+	names, err := s.Rekey(next, version1)
+	if a := emul.Advice(err); a != "" && errors.Is(err, seal.ErrVersion1) {
+		err = fmt.Errorf("%w; %s", err, a)
+	}
 	if err != nil {
 		return err
 	}
 	how := "is plain"
 	if next != nil {
-		how = fmt.Sprintf("is encrypted with the new key, AES-%d", next.Bits())
+		which := "new key"
+		if keepKey {
+			which = "key"
+		}
+		how = fmt.Sprintf("is encrypted with the %s, AES-%d", which, next.Bits())
 	}
 	if len(names) == 0 {
 		_, err := fmt.Printf("%s: TPM %s: the state %s already\n", w.where, s.Version(), how)

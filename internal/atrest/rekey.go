@@ -19,7 +19,10 @@ import (
 // Everything is decoded before, and the new items are opened again, before the
 // first is written. Items that have the new key already stay: so a call may be
 // repeated, and then removes what the one before has left.
-func (s *State) Rekey(next *seal.Key) ([]string, error) {
+//
+// Encrypted files of version 1 are accepted if version1 is true: see
+// seal.OpenVersion1. The new ones are of version 2.
+func (s *State) Rekey(next *seal.Key, version1 bool) ([]string, error) {
 	items, err := s.items()
 	if err != nil {
 		return nil, err
@@ -32,7 +35,11 @@ func (s *State) Rekey(next *seal.Key) ([]string, error) {
 		if s.open(i, next) == nil {
 			continue
 		}
-		if err := s.open(i, s.key); err != nil {
+		err := s.open(i, s.key)
+		if version1 && errors.Is(err, seal.ErrVersion1) {
+			err = s.openVersion1(i)
+		}
+		if err != nil {
 			if i.name == nv.Backup {
 				err = fmt.Errorf("%w; remove it if the generation before is not needed", err)
 			}
@@ -52,6 +59,12 @@ func (s *State) Rekey(next *seal.Key) ([]string, error) {
 		return nil, err
 	}
 	return names, nil
+}
+
+// openVersion1 opens i, an encrypted file of version 1, with the key of the state.
+func (s *State) openVersion1(i *item) error {
+	p, err := seal.OpenVersion1(i.sealed, s.key)
+	return s.opened(i, p, err)
 }
 
 // reseal seals payload and holds that it can be opened again.

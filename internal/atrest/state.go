@@ -245,6 +245,11 @@ func (s *State) list() ([]nv.Entry, error) {
 // open opens i with key and checks what is in it.
 func (s *State) open(i *item, key *seal.Key) error {
 	p, err := seal.Open(i.sealed, key)
+	return s.opened(i, p, err)
+}
+
+// opened checks p, the payload of i, unless err says that there is none.
+func (s *State) opened(i *item, p []byte, err error) error {
 	if err == nil {
 		if err = payload.Check(s.version, i.blob, p); err != nil {
 			seal.Wipe(p)

@@ -202,7 +202,7 @@ func TestRekey(t *testing.T) {
 		var last *seal.Key
 		for n, next := range []*seal.Key{newKey(t, 16, 1), newKey(t, 32, 2), newKey(t, 16, 3), nil} {
 			s := p.open(t, last)
-			done, err := s.Rekey(next)
+			done, err := s.Rekey(next, false)
 			if err != nil {
 				t.Fatalf("%s, %d: %v", name, n, err)
 			}
@@ -210,7 +210,7 @@ func TestRekey(t *testing.T) {
 			if got := slices.Sorted(maps.Keys(want)); !slices.Equal(done, got) {
 				t.Errorf("%s, %d: Rekey = %q, want %q", name, n, done, got)
 			}
-			again, err := s.Rekey(next)
+			again, err := s.Rekey(next, false)
 			if len(again) > 0 || err != nil {
 				t.Errorf("%s, %d: again: %q, %v", name, n, again, err)
 			}
@@ -255,7 +255,7 @@ func TestRekeyRefuses(t *testing.T) {
 		}
 		before := p.files(t)
 		s := p.open(t, c.key)
-		if done, err := s.Rekey(next); err == nil {
+		if done, err := s.Rekey(next, false); err == nil {
 			t.Errorf("%s: Rekey = %q", what, done)
 		}
 		if !maps.Equal(p.files(t), before) {
@@ -290,7 +290,7 @@ func TestRekeyMixed(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := p.open(t, old)
-	if done, err := s.Rekey(next); err != nil || len(done) != 2 {
+	if done, err := s.Rekey(next, false); err != nil || len(done) != 2 {
 		t.Errorf("Rekey = %q, %v", done, err)
 	}
 	if got := p.payloads(t, next); !maps.Equal(got, a.payloads()) {
@@ -614,7 +614,7 @@ func TestPlainBackend(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		done, err := s.Rekey(key)
+		done, err := s.Rekey(key, false)
 		if n == 0 && (err != nil || len(done) != 1) {
 			t.Errorf("one item: %q, %v", done, err)
 		}

@@ -46,6 +46,8 @@ func (s *State) exported(i *item, sealed bool) ([]byte, error) {
 		return nil, err
 	case sealed && info.Bits == 0:
 		return nil, errors.New("it is not encrypted and cannot be exported as it is")
+	case sealed && info.Version == 1:
+		return nil, fmt.Errorf("%w; convert it with swtpm state rekey --accept-version-1", seal.ErrVersion1)
 	}
 	if !sealed || s.key != nil {
 		if err := s.open(i, s.key); err != nil {

@@ -263,6 +263,8 @@ func (x *exam) keyTrouble(raw []byte, err error) (what, advice string) {
 		bits = 256
 	}
 	switch k := x.keys.File; {
+	case errors.Is(err, seal.ErrVersion1):
+		return "encrypted, in a container of version 1, which has no MAC", "if the file is known to be this TPM's own, convert it once with swtpm state rekey --accept-version-1"
 	case encrypted && k == nil:
 		return fmt.Sprintf("encrypted with a key of %d bits, and no key is configured", bits), "give the key that it was written with: [key] or --key"
 	case !encrypted && k != nil && i.Version > 1:

@@ -21,6 +21,7 @@ var advice = []struct {
 	{seal.ErrMAC, "check that --key names the key that the state was written with; if it does, restore the file from a backup"},
 	{seal.ErrKeySize, "check the mode of --key"},
 	{seal.ErrNoKey, "give the key that the state was written with, --key"},
+	{seal.ErrVersion1, "if the file is known to be this TPM's own, convert it once with swtpm state rekey --accept-version-1"},
 	{seal.ErrVersion, "use a newer version of this program"},
 	{seal.ErrChecksum, "restore the file from a backup"},
 	{seal.ErrContent, "if a key is missing or one too many, correct --key, else restore the file from a backup"},

@@ -131,6 +131,7 @@ var sealResults = []struct {
 }{
 	{seal.ErrLength, tpm.BadParameter},
 	{seal.ErrVersion, tpm.BadVersion},
+	{seal.ErrVersion1, tpm.BadVersion},
 	{seal.ErrHeader, tpm.BadDataSize},
 	{seal.ErrKeySize, tpm.BadKeyProperty},
 	{seal.ErrMAC, tpm.DecryptError},

@@ -155,6 +155,9 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return fmt.Errorf("%w: %w", err, sealResult(err))
 	}
 	defer clear(p)
+	if i, err := seal.Inspect(blob); err == nil && !i.Encrypted && t.opt.Keys.Migration != nil {
+		t.opt.Note("SET_STATEBLOB: %s accepted, though it is not encrypted with the migration key", b)
+	}
 	// An empty permanent state makes the TPM 2.0 of newer libraries abort.
 	if b == tpm.Permanent && len(p) == 0 && t.opt.Version == tpm.V20 {
 		return fmt.Errorf("the permanent state must not be empty: %w", tpm.BadParameter)

@@ -119,93 +119,98 @@ func (l layer) fits(k *Key, f Flags) error {
 	return fmt.Errorf("%w: the %s key has %d bits, this is encrypted with one of %d", ErrKeySize, l.name, k.Bits(), want)
 }
 
-// open returns the plaintext of the encrypted blocks in body. The MAC is
-// compared first, in constant time, and nothing is decrypted unless it is
-// right: this answers chosen ciphertext (padding oracles, flipped bits in CBC).
-// The padding is looked at last.
-//
-// A body without IV block has a zero IV. That is no way to drop or change an
-// IV, which the MAC covers. The MAC does not cover where the ciphertext ends
-// and the IV begins: whoever can write the file can move whole cipher blocks
-// from one to the other. In files, checkFile leaves no room for that but a
-// guess at the padding; nothing in the format can.
-func (l layer) open(body []byte, k *Key) ([]byte, error) {
-	text, ok := find(body, l.encrypted)
-	if !ok {
-		return nil, fmt.Errorf("%w: a %s key is configured, but there is nothing encrypted with it", ErrContent, l.name)
-	}
-	mac, ok := find(body, tagMAC)
-	if !ok {
-		return nil, fmt.Errorf("%w: encrypted, but without MAC", ErrContent)
-	}
-	iv, hasIV := find(body, l.iv)
-	if len(mac) < macSize {
-		return nil, fmt.Errorf("%w: MAC of %d bytes instead of %d", ErrMAC, len(mac), macSize)
-	}
-	sum := make([]byte, macSize)
-	erase(func() { k.mac(sum, text, iv) })
-	if subtle.ConstantTimeCompare(sum, mac[:macSize]) != 1 {
-		return nil, fmt.Errorf("%w: the MAC under the %s key does not match", ErrMAC, l.name)
-	}
-	switch {
-	case !hasIV:
-		iv = make([]byte, aes.BlockSize)
-	case len(iv) < aes.BlockSize:
-		return nil, fmt.Errorf("%w: IV of %d bytes, at least %d are needed", ErrMAC, len(iv), aes.BlockSize)
-	}
-	return k.decrypt(text, iv[:aes.BlockSize])
+// errSealed returns the one error for everything that is wrong behind a key. What
+// exactly is wrong would be an oracle: it is in no message, no result and no
+// duration.
+func errSealed() error { return ErrMAC }
+
+// sealed are the blocks of one encrypted layer.
+type sealed struct {
+	text []byte // ciphertext
+	mac  []byte // macSize bytes
+	iv   []byte // the whole IV block, nil if there is none
 }
 
-// decrypt returns the plaintext of text without its padding. It fails with
-// ErrMAC if the size or the padding is wrong.
-func (k *Key) decrypt(text, iv []byte) ([]byte, error) {
+// split returns the encrypted blocks in body. Whether they fit needs no key. The
+// lengths of MAC and IV are those that some release has written: a free choice would
+// let blocks of ciphertext pass for an IV. If they do not fit, s has an empty MAC, and
+// rubbish of the size that body has, so that what follows takes as long.
+//
+// Without IV block the IV is zero, as for the reference.
+func (l layer) split(k *Key, body []byte) sealed {
+	text, hasText := find(body, l.encrypted)
+	mac, hasMAC := find(body, tagMAC)
+	iv, hasIV := find(body, l.iv)
 	size := len(k.bytes())
-	if len(text) < size || len(text)%aes.BlockSize != 0 {
-		return nil, fmt.Errorf("%w: %d bytes of ciphertext", ErrMAC, len(text))
+	if !hasText || !hasMAC || len(mac) < macSize || len(text) < size || len(text)%aes.BlockSize != 0 ||
+		hasIV && !ivFits(len(iv), k.Bits()) {
+		rubbish := make([]byte, max(size, len(body)/aes.BlockSize*aes.BlockSize))
+		return sealed{text: rubbish, mac: rubbish[:0]}
 	}
-	plain := make([]byte, len(text))
-	var err error
+	return sealed{text: text, mac: mac[:macSize], iv: iv}
+}
+
+// ivFits reports whether some release writes an IV block of n bytes with a key of
+// that many bits. Releases from 0.11 on may write 32 bytes with a key of 128 bits.
+func ivFits(n, bits int) bool {
+	return n == 32 || n == 16 && bits == 128
+}
+
+// open returns the plaintext of the encrypted blocks in body; good is 1 if it is
+// to be believed, else 0. err is about the system alone. The caller must use the
+// plaintext in the same way whatever good is, and decide last.
+//
+// The MAC is compared first, in constant time. With a wrong one as many zeros are
+// decrypted in the place of the ciphertext: chosen ciphertext never meets the key,
+// and the work is the same.
+//
+// The MAC does not cover where the ciphertext ends and the IV begins: with a key
+// of 128 bits the last block of one can be moved to the other. The result is then
+// bad padding or, with luck, an inner block that is cut off, and looks like a wrong
+// MAC in every way.
+func (l layer) open(body []byte, k *Key) (plain []byte, good int, err error) {
+	s := l.split(k, body)
+	sum := make([]byte, macSize)
+	erase(func() { k.mac(sum, s.text, s.iv) })
+	good = subtle.ConstantTimeCompare(sum, s.mac) // 0 if split has found nothing
+	text := make([]byte, len(s.text))
+	subtle.ConstantTimeCopy(good, text, s.text)
+	iv := make([]byte, aes.BlockSize)
+	copy(iv, s.iv)
+	if err := k.decrypt(text, iv); err != nil {
+		return nil, 0, err
+	}
+	plain, padded := k.unpad(text)
+	return plain, good & padded, nil
+}
+
+// decrypt decrypts text, whole blocks, in place.
+func (k *Key) decrypt(text, iv []byte) (err error) {
 	erase(func() {
 		var c cipher.Block
 		if c, err = aes.NewCipher(k.bytes()); err == nil {
 			mode := cipher.NewCBCDecrypter(c, iv)
-			mode.CryptBlocks(plain, text)
+			mode.CryptBlocks(text, text)
 			forget(mode)
 			forget(c)
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	n := int(plain[len(plain)-1])
-	good := n >= 1 && n <= size
-	for i := 1; good && i <= n; i++ {
-		good = plain[len(plain)-i] == byte(n)
-	}
-	if !good {
-		Wipe(plain)
-		return nil, fmt.Errorf("%w: bad padding", ErrMAC)
-	}
-	return plain[:len(plain)-n], nil
+	return err
 }
 
-// openV1 returns the payload of an encrypted body of version 1: AES-CBC with
-// zero IV, and in it the SHA-256 of the payload and the payload. There is no
-// MAC, so nothing can be checked before decryption; the version is read and
-// never written.
-func (k *Key) openV1(body []byte) ([]byte, error) {
-	plain, err := k.decrypt(body, make([]byte, aes.BlockSize))
-	if err != nil {
-		return nil, err
+// unpad returns plain, which has at least the size of the key, without its padding;
+// good is 1 if that is right. If it is wrong nothing is cut off. How long it takes
+// depends on the size of plain alone.
+func (k *Key) unpad(plain []byte) (rest []byte, good int) {
+	size := len(k.bytes())
+	n := int(plain[len(plain)-1])
+	good = subtle.ConstantTimeLessOrEq(1, n) & subtle.ConstantTimeLessOrEq(n, size)
+	for i := 1; i <= size; i++ {
+		same := subtle.ConstantTimeByteEq(plain[len(plain)-i], byte(n))
+		beyond := subtle.ConstantTimeLessOrEq(n+1, i)
+		good &= same | beyond
 	}
-	if len(plain) >= sha256.Size {
-		sum := sha256.Sum256(plain[sha256.Size:])
-		if subtle.ConstantTimeCompare(sum[:], plain[:sha256.Size]) == 1 {
-			return plain[sha256.Size:], nil
-		}
-	}
-	Wipe(plain)
-	return nil, fmt.Errorf("%w: the hash in a container of version 1 does not match", ErrContent)
+	return plain[:len(plain)-subtle.ConstantTimeSelect(good, n, 0)], good
 }
 
 // Wipe overwrites b with zeros. State that was opened holds the secrets of a

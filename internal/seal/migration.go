@@ -51,9 +51,12 @@ func (k Keys) SealBlob(payload []byte, decrypted bool) (blob []byte, encrypted b
 // blob is not kept; the caller owns the payload and should Wipe it.
 //
 // It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with
-// ErrNoKey if a layer is encrypted and its key is not configured, with
-// ErrKeySize, ErrMAC or ErrContent as Open does. A key that is configured but
-// not needed is no error: that is how an encrypted TPM is made of a plain one.
+// ErrVersion1 if the blob is encrypted and of version 1, with ErrNoKey or ErrKeySize
+// if a layer is encrypted and its key is not configured or of another size, with
+// ErrContent if a plain blob has not the blocks of one. Everything else that is
+// wrong with a layer that is encrypted, or with what is in it, is ErrMAC, with the
+// same text and after the same work. A key that is configured but not needed is no
+// error: that is how an encrypted TPM is made of a plain one.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_SetStateBlob.
 func (k Keys) OpenBlob(blob []byte, encrypted bool) ([]byte, error) {
@@ -78,37 +81,63 @@ func (k Keys) openBlob(blob []byte, encrypted bool) ([]byte, error) {
 	if err := k.usable(); err != nil {
 		return nil, err
 	}
-	inner, err := unwrap(migrationLayer, h, body, k.Migration, h.flags&FlagMigrationEncrypted != 0)
+	outer, inner := h.flags&FlagMigrationEncrypted != 0, encrypted || h.flags&FlagEncrypted != 0
+	if h.version == 1 {
+		if outer || inner {
+			return nil, ErrVersion1
+		}
+		return append(make([]byte, 0, len(body)), body...), nil // it has no blocks
+	}
+	// Everything that needs no key is decided here, for both layers: behind the
+	// first one it would say whether that has opened.
+	if err := migrationLayer.ready(k.Migration, h, outer); err != nil {
+		return nil, err
+	}
+	if err := fileLayer.ready(k.File, h, inner); err != nil {
+		return nil, err
+	}
+	content, good, err := migrationLayer.unwrap(body, k.Migration, outer)
 	if err != nil {
 		return nil, err
 	}
-	defer Wipe(inner)
-	return unwrap(fileLayer, h, inner, k.File, encrypted || h.flags&FlagEncrypted != 0)
+	defer Wipe(content)
+	payload, fine, err := fileLayer.unwrap(content, k.File, inner)
+	switch {
+	case err != nil:
+		return nil, err
+	case good&fine == 1:
+		return payload, nil
+	}
+	Wipe(payload)
+	if outer || inner {
+		return nil, errSealed()
+	}
+	return nil, fmt.Errorf("%w: there is no plain state in it; is it a migration blob?", ErrContent)
 }
 
-// unwrap returns a copy of what is in layer l of body, which is encrypted with
-// k or plain. Version 1 has no blocks: a plain layer is no layer at all.
-func unwrap(l layer, h header, body []byte, k *Key, encrypted bool) ([]byte, error) {
-	if !encrypted {
-		plain, ok := body, true
-		if h.version != 1 {
-			plain, ok = find(body, l.plain)
-		}
-		if !ok {
-			return nil, fmt.Errorf("%w: there is no plain %s block; is it a migration blob?", ErrContent, l.name)
-		}
-		return append(make([]byte, 0, len(plain)), plain...), nil
+// ready checks that there is a key of the right size if the layer is encrypted.
+func (l layer) ready(k *Key, h header, encrypted bool) error {
+	switch {
+	case !encrypted:
+		return nil
+	case k == nil:
+		return fmt.Errorf("%w: it is encrypted with a %s key", ErrNoKey, l.name)
 	}
-	if k == nil {
-		return nil, fmt.Errorf("%w: it is encrypted with a %s key", ErrNoKey, l.name)
+	return l.fits(k, h.flags)
+}
+
+// unwrap returns a copy of what is in the layer, as open does. If there is no plain
+// block it is a copy of body, so that it takes as long.
+func (l layer) unwrap(body []byte, k *Key, encrypted bool) (plain []byte, good int, err error) {
+	if encrypted {
+		return l.open(body, k)
 	}
-	if h.version == 1 {
-		return k.openV1(body)
+	good = 1
+	b, ok := find(body, l.plain)
+	if !ok {
+		b, good = body, 0
 	}
-	if err := l.fits(k, h.flags); err != nil {
-		return nil, err
-	}
-	return l.open(body, k)
+	return append(make([]byte, 0, len(b)), b...), good, nil
 }
 
 // usable fails if a key was closed already.

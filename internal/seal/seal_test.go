@@ -203,7 +203,7 @@ func TestOpenErrors(t *testing.T) {
 		{"IV of 48 bytes", macced(k128, 1, 48), k128, ErrMAC},
 		{"IV of 16 bytes with AES-256", macced(k256, 9, 16), k256, ErrMAC},
 		{"bad padding", macced(k128, 1, 16), k128, ErrMAC},
-		{"version 1 encrypted without key", append(appendHeader(nil, 1, 12)[:0], 1, 1, 0, 10, 0, 1, 0, 0, 0, 12, 7, 7), nil, ErrContent},
+		{"version 1 encrypted without key", append(appendHeader(nil, 1, 12)[:0], 1, 1, 0, 10, 0, 1, 0, 0, 0, 12, 7, 7), nil, ErrVersion1},
 	} {
 		if _, err := Open(c.blob, c.k); !errors.Is(err, c.want) {
 			t.Errorf("%s: Open = %v, want %v", c.name, err, c.want)
@@ -263,7 +263,7 @@ func TestOpenBlobErrors(t *testing.T) {
 		{"the same, by the header alone", sealed(file), false, none, ErrNoKey},
 		{"wrong file key", sealed(file), true, Keys{File: other}, ErrMAC},
 		{"file key of other size", sealed(both), true, Keys{k256, k128}, ErrKeySize},
-		{"plain but said to be encrypted, with key", sealed(none), true, file, ErrContent},
+		{"plain but said to be encrypted, with key", sealed(none), true, file, ErrMAC},
 		{"plain but said to be encrypted, no key", sealed(none), true, none, ErrNoKey},
 		{"plain although a file key is set", sealed(none), false, file, nil},
 		{"plain although a migration key is set", sealed(none), false, mig, nil},
@@ -273,7 +273,11 @@ func TestOpenBlobErrors(t *testing.T) {
 		{"minimum version", set(sealed(none), 1, 3), false, none, ErrVersion},
 		{"header size", set(sealed(none), 3, 11), false, none, ErrHeader},
 		{"version", set(sealed(none), 0, 7), false, none, ErrContent},
-		{"encrypted flag on a plain layer", set(sealed(none), 5, 6), false, mig, ErrContent},
+		{"encrypted flag on a plain layer", set(sealed(none), 5, 6), false, mig, ErrMAC},
+		{"version 1 with the migration key", []byte{1, 1, 0, 10, 0, 6, 0, 0, 0, 12, 7, 7}, false, mig, ErrVersion1},
+		{"version 1 with the file key", []byte{1, 1, 0, 10, 0, 5, 0, 0, 0, 12, 7, 7}, false, file, ErrVersion1},
+		{"version 1 that is said to be encrypted", []byte{1, 1, 0, 10, 0, 4, 0, 0, 0, 12, 7, 7}, true, file, ErrVersion1},
+		{"version 1 without keys", []byte{1, 1, 0, 10, 0, 6, 0, 0, 0, 12, 7, 7}, false, none, ErrVersion1},
 	} {
 		got, err := c.k.OpenBlob(c.blob, c.encrypted)
 		if !errors.Is(err, c.want) || err == nil && string(got) != "state" {

@@ -60,7 +60,8 @@ func SealInto(buf, payload []byte, k *Key) ([]byte, error) {
 // It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with
 // ErrKeySize if k has not the size the file was encrypted with, with ErrContent
 // if the blocks or the checksum are wrong or k is missing or not needed, with
-// ErrMAC if the key is wrong or the ciphertext was changed.
+// ErrVersion1 if the file is of version 1 and not plain, with ErrMAC, whose text is
+// always the same, if the key is wrong or the ciphertext was changed.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_GetDecryptedData.
 func Open(blob []byte, k *Key) ([]byte, error) {
@@ -96,8 +97,16 @@ func open(blob []byte, k *Key) ([]byte, error) {
 	if err := checkFile(blob, h); err != nil {
 		return nil, err
 	}
+	if k != nil && h.flags == flagsPlain {
+		return nil, fmt.Errorf("%w: a file key is configured, but the state is not encrypted", ErrContent)
+	}
 	if k != nil {
-		return fileLayer.open(body, k)
+		payload, good, err := fileLayer.open(body, k)
+		if err == nil && good != 1 {
+			Wipe(payload)
+			return nil, errSealed()
+		}
+		return payload, err
 	}
 	payload, ok := find(body, tagPlain)
 	if !ok {
@@ -106,17 +115,12 @@ func open(blob []byte, k *Key) ([]byte, error) {
 	return append(make([]byte, 0, len(payload)), payload...), nil
 }
 
-// openFileV1 opens a state file of version 1, whose body without a key is the
-// payload itself. Flags say nothing of the key's size then.
-//
-// The reference hands an encrypted one to libtpms as it is if no key is
-// configured; we refuse it.
+// openFileV1 opens a plain state file of version 1, whose body is the payload
+// itself. With a key, which says that the state must be encrypted, or encrypted
+// it is refused: see OpenVersion1.
 func openFileV1(h header, body []byte, k *Key) ([]byte, error) {
-	switch {
-	case k != nil:
-		return k.openV1(body)
-	case h.flags&FlagEncrypted != 0:
-		return nil, fmt.Errorf("%w: the state is encrypted and no key is configured", ErrContent)
+	if k != nil || h.flags&FlagEncrypted != 0 {
+		return nil, ErrVersion1
 	}
 	return append(make([]byte, 0, len(body)), body...), nil
 }
@@ -156,9 +160,12 @@ func checkFile(blob []byte, h header) error {
 	if n := len(blocks[tagMAC]); n != macSize {
 		return fmt.Errorf("%w: MAC of %d bytes instead of %d", ErrMAC, n, macSize)
 	}
-	// 16 with AES-256 would be no more than ciphertext in the IV's place.
+	bits := 128
+	if h.flags == flags256 {
+		bits = 256
+	}
 	iv, ok := blocks[tagIV]
-	if n := len(iv); ok && n != 32 && (n != 16 || h.flags == flags256) {
+	if n := len(iv); ok && !ivFits(n, bits) {
 		return fmt.Errorf("%w: IV of %d bytes", ErrMAC, n)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,10 +146,20 @@ func TestVectors(t *testing.T) {
 				before := bytes.Clone(blob)
 				var payload []byte
 				var err error
-				if strings.HasSuffix(name, ".blob") {
-					encrypted := f.StateFlags != nil && *f.StateFlags&2 != 0
+				switch encrypted := f.StateFlags != nil && *f.StateFlags&2 != 0; {
+				case strings.HasSuffix(name, ".blob") && f.Version == 1 && *f.Flags&3 != 0:
+					if _, err := k.OpenBlob(blob, encrypted); !errors.Is(err, ErrVersion1) {
+						t.Errorf("%s: OpenBlob = %v, want %v", name, err, ErrVersion1)
+					}
+					continue
+				case strings.HasSuffix(name, ".blob"):
 					payload, err = k.OpenBlob(blob, encrypted)
-				} else {
+				case f.Version == 1 && k.File != nil:
+					if _, err := Open(blob, k.File); !errors.Is(err, ErrVersion1) {
+						t.Errorf("%s: Open = %v, want %v", name, err, ErrVersion1)
+					}
+					payload, err = OpenVersion1(blob, k.File)
+				default:
 					payload, err = Open(blob, k.File)
 				}
 				if err != nil {
@@ -211,8 +222,9 @@ func TestLayout(t *testing.T) {
 			compareLayout(t, v.Name+"/"+name, got, *f.Flags, f.Outer)
 			inner, _ := find(got[headerSize:], tagMigration)
 			if k.Migration != nil {
-				if inner, err = migrationLayer.open(got[headerSize:], k.Migration); err != nil {
-					t.Fatal(err)
+				var good int
+				if inner, good, err = migrationLayer.open(got[headerSize:], k.Migration); err != nil || good != 1 {
+					t.Fatal(good, err)
 				}
 			}
 			if l := layout(t, inner); !equal(l, f.Inner) {

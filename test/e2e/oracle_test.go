@@ -1,0 +1,128 @@
+package e2e_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// container returns a blob: a header of that version and flags, and body.
+func container(version byte, flags uint16, body []byte) []byte {
+	b := []byte{version, 1, 0, 10}
+	b = binary.BigEndian.AppendUint16(b, flags)
+	b = binary.BigEndian.AppendUint32(b, uint32(10+len(body)))
+	return append(b, body...)
+}
+
+// results hands over each blob and returns how often each result came.
+func results(t *testing.T, c *client.Client, blobs [][]byte) map[tpm.Result]int {
+	t.Helper()
+	seen := map[tpm.Result]int{}
+	for _, b := range blobs {
+		err := c.SetState(tpm.Permanent, 0, b)
+		r, ok := errors.AsType[tpm.Result](err)
+		if !ok {
+			t.Fatalf("SET_STATEBLOB: %v, want a result", err)
+		}
+		seen[r]++
+	}
+	return seen
+}
+
+// TestBlobsAreNoOracle checks that a control client without the migration key learns
+// nothing from SET_STATEBLOB: whatever it makes of a blob, there is one answer.
+func TestBlobsAreNoOracle(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		e := start(t, setup{tpm: v, nodata: true, args: []string{"--migration-key", stateKeys["aes-128"]}})
+		c := e.control(t)
+		if err := c.Init(0); err != nil {
+			t.Fatal(err)
+		}
+		blob, _, err := c.State(tpm.Permanent, false)
+		if err == nil {
+			err = c.Stop()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := rand.New(rand.NewPCG(7, 11))
+		noise := func(n int) []byte {
+			b := make([]byte, n)
+			for i := range b {
+				b[i] = byte(r.Uint32())
+			}
+			return b
+		}
+		var first, second [][]byte
+		for range 1500 {
+			// The last cipher block is behind one whose last byte takes all values:
+			// one in 256 of these has good padding.
+			first = append(first, container(1, 6, append(noise(16), blob[16:32]...)))
+			b := slices.Clone(blob)
+			copy(b[16+r.IntN(4)*16:], noise(16))
+			second = append(second, b)
+		}
+		if seen := results(t, c, first); len(seen) != 1 || seen[tpm.BadVersion] == 0 {
+			t.Errorf("TPM %s: version 1: results %v, want %v alone", v, seen, tpm.BadVersion)
+		}
+		if seen := results(t, c, second); len(seen) != 1 || seen[tpm.DecryptError] == 0 {
+			t.Errorf("TPM %s: version 2: results %v, want %v alone", v, seen, tpm.DecryptError)
+		}
+		if err := c.SetState(tpm.Permanent, 0, blob); err != nil {
+			t.Errorf("TPM %s: the blob itself: %v", v, err)
+		}
+		e.terminate(t)
+	}
+}
+
+// TestVersion1File checks that a start refuses an encrypted file without a MAC, names
+// the verb that converts it, and takes what that has made of it.
+func TestVersion1File(t *testing.T) {
+	t.Parallel()
+	from := "../../internal/seal/testdata/state/synth-tpm2-v1-key128/"
+	dir, key := tempDir(t), "file="+from+"keyfile.hex"
+	for _, name := range []string{"tpm2-00.permall", "tpm2-00.volatilestate"} {
+		write(t, filepath.Join(dir, name), []byte(read(t, from+name)))
+	}
+	before := read(t, filepath.Join(dir, "tpm2-00.permall"))
+
+	e := start(t, setup{tpm: v20, state: dir, args: []string{"--key", key}})
+	if err := e.control(t).Init(0); err == nil {
+		t.Error("INIT with an encrypted file of version 1: success")
+	}
+	if log := read(t, e.log); !strings.Contains(log, "swtpm state rekey --accept-version-1") {
+		t.Errorf("the log does not name the verb:\n%s", log)
+	}
+	e.kill(t)
+
+	at := []string{"--tpmstate", "dir=" + dir, "--key", key}
+	for _, verb := range [][]string{{"verify"}, {"export", "--sealed", filepath.Join(dir, "archive")}, {"rekey", "--no-key"}} {
+		code, _, stderr := run(t, slices.Concat([]string{"state"}, verb[:1], at, verb[1:])...)
+		if code == 0 || !strings.Contains(stderr, "--accept-version-1") {
+			t.Errorf("swtpm state %s: exit code %d, %q; want one that names --accept-version-1", verb[0], code, stderr)
+		}
+	}
+	if read(t, filepath.Join(dir, "tpm2-00.permall")) != before {
+		t.Error("a verb that was refused has changed the state")
+	}
+	out := mustState(t, append([]string{"rekey", "--accept-version-1"}, at...)...)
+	if !strings.Contains(out, "encrypted with the key, AES-128") {
+		t.Errorf("swtpm state rekey: %q", out)
+	}
+	mustState(t, append([]string{"verify"}, at...)...)
+	if got, err := pcr10At(t, ours("swtpm"), v20, at...); err != nil || got != "5910329febe6ab0ab0ed1a0f64a0e70b5167d580" {
+		t.Errorf("PCR 10 = %s, %v", got, err)
+	}
+	out = mustState(t, append([]string{"rekey", "--accept-version-1"}, at...)...)
+	if !strings.Contains(out, "already") {
+		t.Errorf("the second swtpm state rekey: %q", out)
+	}
+}
