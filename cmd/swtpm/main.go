@@ -9,6 +9,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/early"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/keep"
@@ -35,20 +36,12 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return classicError(err)
 	}
-	if cfg.Daemon {
-		if child, err := daemon.Detach(ctx, oneProcessor); err != nil || !child {
-			return err
-		}
+	if _, _, ok := early.Launcher(); cfg.Daemon && !ok {
+		return errors.New("--daemon: the process was not forked")
 	}
 	fmt.Fprint(os.Stderr, cfg.Ignored)
 	return live(ctx, cfg, origin{})
 }
-
-// oneProcessor has the Go runtime of a daemon ready for one processor rather than
-// for all of the machine: each costs every TPM memory, and commands run in C, one
-// after the other. It counts when a program starts; a change later on costs more
-// than it saves.
-const oneProcessor = "GOMAXPROCS=1"
 
 // origin is the profile that a Config is of. A classic command line has none.
 type origin struct {
@@ -61,6 +54,9 @@ type origin struct {
 // live is the life of a TPM, in order. Each step needs the ones above it.
 func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	systemd := daemon.OpenNotifier()
+	if pipe, null, ok := early.Launcher(); ok {
+		systemd.Launched(pipe, null)
+	}
 	device, err := openDevice(cfg)
 	if err != nil {
 		return err

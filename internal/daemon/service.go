@@ -18,7 +18,8 @@ import (
 //
 // Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
 type Notifier struct {
-	conn *net.UnixConn // nil if nobody wants to know
+	conn     *net.UnixConn // nil if nobody wants to know
+	launcher *launcher     // nil in the foreground
 }
 
 // OpenNotifier is to be called before the root directory is changed, for systemd's
@@ -31,12 +32,13 @@ func OpenNotifier() *Notifier {
 	return n
 }
 
-// Ready tells everybody who waits that the service is up: the launcher of
-// Detach, which exits, and systemd, together with how the service is. A daemon's
-// stdout and stderr lead to /dev/null from here on; stdin is left as it is.
+// Ready reports that the service is up, to the launcher of a daemon, which exits, and
+// to systemd, together with how the service is. A daemon's stdout and stderr lead to
+// /dev/null from here on; stdin is left as it is.
 func (n *Notifier) Ready(status string) {
-	if l, ok := launcher(); ok {
-		l.release()
+	if n.launcher != nil {
+		n.launcher.release()
+		n.launcher = nil
 	}
 	n.tell(daemon.SdNotifyReady, statusLine(status))
 }

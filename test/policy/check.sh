@@ -65,7 +65,7 @@ allowed() {
 		fail=1
 	fi
 }
-allowed "may execute" "swtpm_exec_t" -s swtpm_t -c file -p execute_no_trans
+allowed "may execute" "" -s swtpm_t -c file -p execute_no_trans
 allowed "may become" "" -s swtpm_t -c process -p transition
 allowed "may trace" "" -s swtpm_t -c process -p ptrace
 allowed "may make code of its memory" "" -s swtpm_t -c process -p execmem

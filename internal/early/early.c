@@ -1,0 +1,247 @@
+// What a process can do only while it has one thread, that is before the Go runtime
+// starts: fork, and give up for all threads to come what needs no decision.
+
+#define _GNU_SOURCE
+#include "early.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int early_ready = -1, early_null = -1;
+
+// The interfaces of a classic command line, and those that an option belongs to.
+enum { SOCKET = 1, CHARDEV = 2, BOTH = SOCKET | CHARDEV, CUSE = 4 };
+
+// The options, as internal/config has them. A test compares the two. Those of cuse do
+// not matter: it is always a daemon.
+static const struct {
+	const char *name;
+	char letter;
+	int argument;
+	int where;
+} rows[] = {
+	{ "daemon", 'd', no_argument, BOTH },
+	{ "help", 'h', no_argument, BOTH },
+	{ "port", 'p', required_argument, SOCKET },
+	{ "server", 0, required_argument, SOCKET },
+	{ "terminate", 't', no_argument, SOCKET },
+	{ "fd", 'f', required_argument, BOTH },
+	{ "chardev", 'c', required_argument, CHARDEV },
+	{ "vtpm-proxy", 0, no_argument, CHARDEV },
+	{ "runas", 'r', required_argument, BOTH },
+	{ "chroot", 'R', required_argument, BOTH },
+	{ "locality", 0, required_argument, BOTH },
+	{ "log", 0, required_argument, BOTH },
+	{ "key", 0, required_argument, BOTH },
+	{ "migration-key", 0, required_argument, BOTH },
+	{ "pid", 0, required_argument, BOTH },
+	{ "tpmstate", 0, required_argument, BOTH },
+	{ "ctrl", 0, required_argument, BOTH },
+	{ "flags", 0, required_argument, BOTH },
+	{ "tpm2", 0, no_argument, BOTH },
+	{ "seccomp", 0, required_argument, BOTH },
+	{ "migration", 0, required_argument, BOTH },
+	{ "profile", 0, required_argument, BOTH },
+	{ "pcap", 0, required_argument, BOTH },
+	{ "print-capabilities", 0, no_argument, BOTH },
+	{ "print-states", 0, no_argument, BOTH },
+	{ "print-profiles", 0, no_argument, BOTH },
+	{ "print-info", 0, required_argument, BOTH },
+};
+
+enum { NROWS = sizeof(rows) / sizeof(rows[0]), LONG_ONLY = 256 };
+
+// interface returns what a word of the command line stands for, 0 for none.
+static int interface(const char *word)
+{
+	return !strcmp(word, "socket") ? SOCKET : !strcmp(word, "chardev") ? CHARDEV : !strcmp(word, "cuse") ? CUSE : 0;
+}
+
+// fill makes the tables of getopt_long(3). Each long option has a value of its own, as
+// those of one value are never ambiguous.
+static void fill(int kind, struct option *longs, char *shorts)
+{
+	for (int i = 0; i < NROWS; i++) {
+		if (!(rows[i].where & kind))
+			continue;
+		*longs++ = (struct option){ rows[i].name, rows[i].argument, NULL, rows[i].letter ? rows[i].letter : LONG_ONLY + i };
+		if (rows[i].letter) {
+			*shorts++ = rows[i].letter;
+			if (rows[i].argument)
+				*shorts++ = ':';
+		}
+	}
+	*longs = (struct option){ 0 };
+	*shorts = 0;
+}
+
+// A command line that will be refused, or that asks for help, needs no daemon to say so.
+// But a daemon can do it as well: the launcher ends as it does.
+bool early_daemon(int argc, char **argv)
+{
+	int kind = interface(argv[0]), c;
+	bool daemon = false;
+	struct option longs[NROWS + 1];
+	char shorts[2 * NROWS + 1];
+	char **copy = calloc((size_t)argc + 1, sizeof(*copy)); // getopt_long changes the order
+
+	if (!copy || !(kind & BOTH)) {
+		free(copy);
+		return kind == CUSE;
+	}
+	memcpy(copy, argv, (size_t)argc * sizeof(*copy));
+	fill(kind, longs, shorts);
+	opterr = 0;
+	optind = 0; // it starts anew, with POSIXLY_CORRECT
+	while ((c = getopt_long(argc, copy, shorts, longs, NULL)) != -1) {
+		if (c == 'd')
+			daemon = true;
+		if (c == 'h' || c == '?') {
+			daemon = false;
+			break;
+		}
+	}
+	optind = opterr = 1;
+	free(copy);
+	return daemon;
+}
+
+static void fail(const char *program, const char *what, const char *hint)
+{
+	const char *base = strrchr(program, '/');
+
+	dprintf(STDERR_FILENO, "%s: --daemon: %s: %s%s\n", base ? base + 1 : program, what, strerror(errno), hint);
+	_exit(EXIT_FAILURE);
+}
+
+// up moves a descriptor out of the way of those that the command line may name.
+static int up(int fd)
+{
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, 200), why = errno;
+
+	if (high < 0 && why == EINVAL) // beyond the limit of descriptors
+		high = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1), why = errno;
+	close(fd);
+	errno = why;
+	return high;
+}
+
+static volatile pid_t child;
+
+static void pass_on(int sig)
+{
+	int saved = errno;
+
+	(void)sig;
+	kill(child, SIGTERM);
+	errno = saved;
+}
+
+// end ends the launcher as its child has ended, by the same signal if it was one. The
+// core dump is the child's.
+static void end(int status)
+{
+	int sig = WTERMSIG(status);
+
+	if (WIFEXITED(status))
+		_exit(WEXITSTATUS(status));
+	setrlimit(RLIMIT_CORE, &(struct rlimit){ 0 });
+	signal(sig, SIG_DFL);
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, sig);
+	kill(getpid(), sig);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	_exit(128 + sig);
+}
+
+// launch waits until the child is ready or has ended, and ends the launcher. Whoever
+// asks the launcher to end, ends the child, and with it the launcher.
+static void launch(int fd, const sigset_t *mask)
+{
+	struct sigaction act = { .sa_handler = pass_on }; // no SA_RESTART is needed: read is repeated
+	char byte;
+	ssize_t n;
+	int status;
+
+	sigaction(SIGTERM, &act, NULL);
+	sigaction(SIGINT, &act, NULL);
+	sigprocmask(SIG_SETMASK, mask, NULL);
+	do
+		n = read(fd, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	if (n == 1)
+		_exit(EXIT_SUCCESS);
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			_exit(EXIT_FAILURE);
+	end(status);
+}
+
+// detach forks. The child goes on in a session of its own, with the descriptors of the
+// launcher at the same numbers.
+//
+// Compat: swtpm forks twice, so its daemon is no session leader; ours is.
+static void detach(const char *program)
+{
+	int p[2], null;
+	sigset_t ending, mask;
+
+	if (pipe2(p, O_CLOEXEC) < 0)
+		fail(program, "make a pipe", "");
+	if ((p[1] = up(p[1])) < 0 || (p[0] = up(p[0])) < 0)
+		fail(program, "make a pipe", "");
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		fail(program, "open /dev/null", "");
+	if ((null = up(null)) < 0)
+		fail(program, "open /dev/null", "");
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGTERM);
+	sigaddset(&ending, SIGINT);
+	sigprocmask(SIG_BLOCK, &ending, &mask);
+	child = fork();
+	if (child < 0)
+		fail(program, "start the process in the background", "; is there a limit of processes?");
+	if (child > 0) {
+		close(p[1]);
+		launch(p[0], &mask);
+	}
+	close(p[0]);
+	setsid();
+	sigprocmask(SIG_SETMASK, &mask, NULL);
+	early_ready = p[1];
+	early_null = null;
+}
+
+// give_up takes from the process what no TPM needs: privileges that come with an exec,
+// which none does. Without CAP_SETPCAP, and under a policy that refuses it, the bounding
+// set stays.
+static void give_up(void)
+{
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	for (int c = 0, has; (has = prctl(PR_CAPBSET_READ, c, 0, 0, 0)) >= 0; c++)
+		if (has && prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0)
+			break;
+}
+
+// The verbs but "run" are left alone.
+#ifdef __GLIBC__ // other libraries do not pass the arguments on
+__attribute__((constructor)) static void early(int argc, char **argv)
+{
+	if (argc < 2 || (!interface(argv[1]) && strcmp(argv[1], "run")))
+		return;
+	if (early_daemon(argc - 1, argv + 1))
+		detach(argv[0]);
+	give_up();
+}
+#endif
