@@ -44,7 +44,7 @@ func whichFlags(f *pflag.FlagSet) *which {
 	f.StringVar(&w.tpmstate, "tpmstate", "", "the state is where `SUBOPTIONS` say, as for swtpm socket")
 	f.StringVar(&w.keyArg, "key", "", "the state has the key that `SUBOPTIONS` name, as for swtpm socket, and not the profile's")
 	f.StringVar(&w.family, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
-	f.StringVar(&w.seccomp, "seccomp", "", "a system call that the verb does not need does what `SUBOPTIONS` say, as for swtpm socket")
+	f.StringVar(&w.seccomp, "seccomp", "", "do what `SUBOPTIONS` say, as for swtpm socket, about system calls that only an attacker makes")
 	f.StringVar(&w.instance, "instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
 	return w
 }

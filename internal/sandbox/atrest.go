@@ -18,7 +18,8 @@ import (
 //
 // It opens nothing, but looks whom the state belongs to.
 func AtRest(cfg *config.Config, write bool, out string) Policy {
-	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(ofFiles, ofRuntime, checked()), Rights: readOthers}
+	p := newPolicy(cfg, slices.Concat(ofFiles, ofRuntime, ofOthers))
+	p.Rights = readOthers
 	dir, inDirectory := strings.CutPrefix(cfg.State.URI, "dir://")
 	if write {
 		p.Rights = giveOthers
@@ -47,6 +48,5 @@ func owned(dir string) []Call {
 	if unix.Stat(dir, &st) != nil {
 		return nil
 	}
-	const id = 1<<32 - 1
-	return []Call{{"fchown", "new state belongs to the owner of its directory", []Check{{1, id, uint64(st.Uid)}, {2, id, uint64(st.Gid)}}}}
+	return []Call{{"fchown", "new state belongs to the owner of its directory", []Check{masked(1, word, uint64(st.Uid)), masked(2, word, uint64(st.Gid))}}}
 }

@@ -10,70 +10,133 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filter puts the list of calls into force for all threads, those to come
-// included: what is not on it ends the process, or is logged by the kernel.
-// Numbers of another architecture end it whatever the action is.
+// filter puts the classes of the policy into force for all threads, new ones included.
 //
 // no_new_privs is set with it. The library asks the kernel to spread both to all
-// threads, but does not tell if the kernel cannot; Enter looks.
+// threads, but does not report it if the kernel cannot; Enter checks.
 func filter(p Policy, r recording) error {
-	f, err := seccomp.NewFilter(actions[p.Seccomp])
+	f, err := p.build()
 	if err != nil {
-		return fmt.Errorf("make a filter: %w", err)
+		return err
 	}
 	defer f.Release()
-	if err := f.SetOptimize(byTree); err != nil {
-		return fmt.Errorf("arrange it as a tree: %w", err)
-	}
-	if err := f.SetBadArchAction(seccomp.ActKillProcess); err != nil {
-		return fmt.Errorf("refuse other architectures: %w", err)
-	}
-	for _, c := range p.Calls {
-		if err := allow(f, c); err != nil {
-			return fmt.Errorf("allow %s: %w", c.Name, err)
-		}
-	}
-	if err := errors.Join(refuse(f, notThere, unix.ENOSYS), refuse(f, p.Refused, unix.EACCES)); err != nil {
+	if err := silence(); err != nil {
 		return err
 	}
 	return r.load(f)
 }
 
-// refuse has calls fail with errno.
-func refuse(f *seccomp.ScmpFilter, names []string, errno unix.Errno) error {
-	for _, name := range names {
-		number, err := seccomp.GetSyscallFromName(name)
+// silent are calls that every libc tries first, for each new thread. They fail with
+// ENOSYS like others, but by a filter of their own, without a line in the kernel's log.
+var silent = []string{"clone3"}
+
+// silence puts that filter into force.
+func silence() error {
+	f, err := seccomp.NewFilter(seccomp.ActAllow)
+	if err != nil {
+		return fmt.Errorf("make a filter: %w", err)
+	}
+	defer f.Release()
+	for _, name := range silent {
+		if err := add(f, Call{Name: name}, errno(otherwise)); err != nil {
+			return err
+		}
+	}
+	return f.Load()
+}
+
+// otherwise is the errno of the calls that no rule names.
+const otherwise = unix.ENOSYS
+
+// byTree makes the filter look up the number of a call in a binary tree, not in a list.
+const byTree = 2
+
+var actions = map[string]seccomp.ScmpAction{"kill": seccomp.ActKillProcess, "log": seccomp.ActLog}
+
+// build returns the filter. Calls of another architecture end the process whatever the
+// action is, because their numbers mean other calls.
+func (p *Policy) build() (*seccomp.ScmpFilter, error) {
+	f, err := seccomp.NewFilter(errno(otherwise))
+	if err != nil {
+		return nil, fmt.Errorf("make a filter: %w", err)
+	}
+	if err := p.fill(f); err != nil {
+		f.Release()
+		return nil, err
+	}
+	return f, nil
+}
+
+// fill adds the rules of the policy.
+func (p *Policy) fill(f *seccomp.ScmpFilter) error {
+	if err := f.SetOptimize(byTree); err != nil {
+		return fmt.Errorf("arrange the filter as a tree: %w", err)
+	}
+	if err := f.SetBadArchAction(seccomp.ActKillProcess); err != nil {
+		return fmt.Errorf("forbid other architectures: %w", err)
+	}
+	// The kernel logs what it refuses, if it can (Linux 4.14) and the administrator wants
+	// it (kernel.seccomp.actions_logged).
+	_ = f.SetLogBit(true)
+	var errs []error
+	for _, name := range silent {
+		errs = append(errs, add(f, Call{Name: name}, seccomp.ActAllow))
+	}
+	for _, c := range p.Calls {
+		errs = append(errs, add(f, c, seccomp.ActAllow))
+	}
+	for _, r := range p.Refused {
+		errs = append(errs, add(f, r.Call, errno(r.Errno)))
+	}
+	for _, c := range p.Fatal {
+		errs = append(errs, add(f, c, actions[p.Seccomp]))
+	}
+	return errors.Join(errs...)
+}
+
+func errno(e unix.Errno) seccomp.ScmpAction { return seccomp.ActErrno.SetReturnCode(int16(e)) }
+
+// add adds a rule for c. A call that this architecture does not have, as arm64 has no
+// open, is left out.
+func add(f *seccomp.ScmpFilter, c Call, action seccomp.ScmpAction) error {
+	number, err := number(c.Name)
+	if err != nil || number < 0 {
+		return err
+	}
+	var conditions []seccomp.ScmpCondition
+	for _, k := range c.Check {
+		condition, err := condition(k)
 		if err != nil {
-			continue // libseccomp is older than that call, as is libc then
+			return fmt.Errorf("%s: %w", c.Name, err)
 		}
-		if err := f.AddRule(number, seccomp.ActErrno.SetReturnCode(int16(errno))); err != nil {
-			return fmt.Errorf("refuse %s: %w", name, err)
-		}
+		conditions = append(conditions, condition)
+	}
+	if len(conditions) == 0 {
+		err = f.AddRule(number, action)
+	} else {
+		err = f.AddRuleConditional(number, action, conditions)
+	}
+	if err != nil {
+		return fmt.Errorf("rule for %s: %w", c.Name, err)
 	}
 	return nil
 }
 
-// byTree has the number of a call looked up in a binary tree rather than a list.
-const byTree = 2
+// number returns the number of a call, which is negative if this architecture does not
+// have it.
+func number(name string) (seccomp.ScmpSyscall, error) {
+	if n, err := seccomp.GetSyscallFromName(name); err == nil {
+		return n, nil
+	}
+	if n, ok := laterNumber(name); ok {
+		return seccomp.ScmpSyscall(n), nil
+	}
+	return 0, fmt.Errorf("system call %s: unknown to libseccomp, and no number is listed", name)
+}
 
-var actions = map[string]seccomp.ScmpAction{"kill": killing, "log": seccomp.ActLog}
-
-// allow adds one call. One that this architecture has not, as poll, is left out.
-func allow(f *seccomp.ScmpFilter, c Call) error {
-	number, err := seccomp.GetSyscallFromName(c.Name)
-	if err != nil {
-		return nil
+func condition(k Check) (seccomp.ScmpCondition, error) {
+	if k.Not {
+		return seccomp.MakeCondition(k.Arg, seccomp.CompareNotEqual, k.Want)
 	}
-	if len(c.Check) == 0 {
-		return f.AddRule(number, seccomp.ActAllow)
-	}
-	var conds []seccomp.ScmpCondition
-	for _, k := range c.Check {
-		cond, err := seccomp.MakeCondition(k.Arg, seccomp.CompareMaskedEqual, k.Mask, k.Want)
-		if err != nil {
-			return err
-		}
-		conds = append(conds, cond)
-	}
-	return f.AddRuleConditional(number, seccomp.ActAllow, conds)
+	return seccomp.MakeCondition(k.Arg, seccomp.CompareMaskedEqual, k.Mask, k.Want)
 }

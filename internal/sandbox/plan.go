@@ -13,10 +13,11 @@ import (
 // Policy is what a process that runs a TPM may still do. Plan or AtRest makes it, Enter
 // puts it into force; nothing else knows what it means.
 type Policy struct {
-	Seccomp  string   // "kill", "log" or "none"
-	Landlock string   // "best-effort", "require" or "off"
-	Calls    []Call   // the system calls that are allowed
-	Refused  []string // those that fail with EACCES rather than end the process
+	Seccomp  string    // "kill", "log" or "none"
+	Landlock string    // "best-effort", "require" or "off"
+	Calls    []Call    // the system calls that are allowed
+	Refused  []Refusal // those that fail with an errno of their own; all others fail with ENOSYS
+	Fatal    []Call    // those that only an attacker makes: Seccomp says what happens
 	Places   []Place
 	Rights   uint32 // capabilities that root keeps if a file of a Place is somebody else's
 	Later    string // a place that is not there yet, so that a rule names what is above it; "" for none
@@ -45,7 +46,8 @@ const whyThreads = "the threads: whether all of them have lost what they should"
 // are read. profile is the file that is read again when the log's settings are to
 // change; "" if they cannot. It opens nothing, but looks whether the state is there.
 func Plan(cfg *config.Config, profile string) Policy {
-	p := Policy{Seccomp: cfg.Sandbox.Seccomp, Landlock: cfg.Sandbox.Landlock, Calls: slices.Concat(always, checked()), Rights: writeOthers}
+	p := newPolicy(cfg, always)
+	p.Rights = writeOthers
 	switch {
 	case strings.HasPrefix(cfg.State.URI, "file://"):
 		p.Calls = append(p.Calls, inFile...)
@@ -83,16 +85,26 @@ func Plan(cfg *config.Config, profile string) Policy {
 	return p
 }
 
+// newPolicy returns the policy of cfg with these calls and those whose arguments are
+// checked.
+func newPolicy(cfg *config.Config, calls []Call) Policy {
+	return Policy{
+		Seccomp:  cfg.Sandbox.Seccomp,
+		Landlock: cfg.Sandbox.Landlock,
+		Calls:    slices.Concat(calls, checked()),
+		Refused:  refused(),
+		Fatal:    fatal(),
+	}
+}
+
 func (p *Policy) place(path string, access uint64, why string) {
 	p.Places = append(p.Places, Place{Path: path, Access: access, Why: why})
 }
 
-// reload adds what a reload takes. The log may begin anew beside the old one. Users
-// whom the profile names are looked up in the files alone: libc would like to ask
-// a server first.
+// reload adds what a reload takes. The log may begin anew next to the old one.
 func (p *Policy) reload(cfg *config.Config, profile string) {
 	p.Calls = append(p.Calls, Call{"pipe2", "libtpms's log goes through a pipe, if it did not before", nil})
-	p.Refused = append(p.Refused, "socket")
+	p.refuseNameService()
 	p.place(filepath.Dir(profile), readFile|readDir, "the profile is read again, or the one in its place")
 	p.place("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log of nothing")
 	for _, file := range []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf"} {

@@ -4,9 +4,6 @@ package sandbox
 
 import seccomp "github.com/seccomp/libseccomp-golang"
 
-// killing is what action=kill does.
-const killing = seccomp.ActKillProcess
-
 // recording is nothing, but for the build that record_on.go is for.
 type recording struct{}
 

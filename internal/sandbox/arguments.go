@@ -1,0 +1,92 @@
+package sandbox
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// threadFlags are the flags without which clone makes a process, or a thread that
+	// shares less than all. spareFlags are those that libcs add or leave out.
+	threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+	spareFlags  = unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID | unix.CLONE_CHILD_SETTID | unix.CLONE_CHILD_CLEARTID | unix.CLONE_DETACHED
+
+	// setID are the bits of a mode by which a file gives its owner's or group's rights to
+	// everybody who executes it, and the sticky bit.
+	setID = unix.S_ISUID | unix.S_ISGID | unix.S_ISVTX
+
+	// makes are the flags of open with which the mode counts.
+	makes = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
+)
+
+// commands are the commands of fcntl that we, Go and libc use, without F_SETFL. Those
+// that send signals (F_SETOWN, F_SETSIG, F_SETLEASE, F_NOTIFY) are not among them.
+var commands = []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_OFD_SETLK, unix.F_OFD_GETLK}
+
+// checked are the allowed calls that could do more than is needed.
+func checked() []Call {
+	pid := uint64(unix.Getpid())
+	calls := []Call{
+		{"mmap", "memory, of the Go runtime and of libc; no code", []Check{masked(2, unix.PROT_EXEC, 0)}},
+		{"mprotect", "memory, such as the stacks of threads; no code", []Check{masked(2, unix.PROT_EXEC, 0)}},
+		{"clone", "threads; no process", []Check{masked(0, all&^spareFlags, threadFlags)}},
+		{"tgkill", "Go runtime: stops a goroutine of this process", []Check{equals(0, pid)}},
+		{"kill", "Go runtime: ends this process after a crash", []Check{equals(0, pid)}},
+		{"prctl", "Go runtime: names its memory", []Check{equals(0, unix.PR_SET_VMA)}},
+		{"ioctl", "libc: whether a file that it writes is a terminal", []Check{equals(1, unix.TCGETS)}},
+		{"fchmod", "mode of new state; not set-uid", []Check{masked(1, setID, 0)}},
+		{"fcntl", "flags of descriptors; no signals", []Check{masked(1, word, unix.F_SETFL), masked(2, unix.O_ASYNC, 0)}},
+	}
+	for _, command := range commands {
+		calls = append(calls, Call{"fcntl", "locks of the state, flags of descriptors", []Check{masked(1, word, command)}})
+	}
+	for name, flags := range opens {
+		calls = append(calls,
+			Call{name, "state, to be read; the mode does not count", []Check{masked(flags, makes, 0)}},
+			Call{name, "state and the log, to be made; not set-uid", []Check{masked(flags+1, setID, 0)}})
+	}
+	return calls
+}
+
+// opens are the calls that open a file, with the number of the argument that holds the
+// flags. The mode follows it. openat2 is refused: a filter cannot read a struct.
+var opens = map[string]uint{"openat": 2, "open": 1}
+
+// Refusal is a call that fails with an errno of its own.
+type Refusal struct {
+	Call
+	Errno unix.Errno
+}
+
+// refused are the calls that fail with something other than ENOSYS. The errno is the one
+// of a kernel that knows the call and not what is asked of it.
+func refused() []Refusal {
+	list := []Refusal{
+		{Call{"ioctl", "libc, OpenSSL: the answer of a file that is no device", []Check{differs(1, unix.TCGETS)}}, unix.ENOTTY},
+		{Call{"prctl", "Go, libc: the answer of a kernel without that option", []Check{differs(0, unix.PR_SET_VMA)}}, unix.EINVAL},
+	}
+	for _, bit := range []uint64{unix.S_ISUID, unix.S_ISGID, unix.S_ISVTX} {
+		list = append(list, Refusal{Call{"fchmod", "a set-uid or set-gid file outlives the process", []Check{masked(1, bit, bit)}}, unix.EPERM})
+		for name, flags := range opens {
+			for _, flag := range []uint64{unix.O_CREAT, makes &^ unix.O_CREAT} {
+				list = append(list, Refusal{Call{name, "the same", []Check{masked(flags, flag, flag), masked(flags+1, bit, bit)}}, unix.EPERM})
+			}
+		}
+	}
+	for _, name := range []string{"chmod", "fchmodat", "chown", "lchown", "fchownat", "mknod", "mknodat"} {
+		list = append(list, Refusal{Call{name, "files of other kinds, modes and owners", nil}, unix.EPERM})
+	}
+	return list
+}
+
+// refuseNameService lets the name service fail instead of end the process. When a
+// reload looks up a user, libc asks nscd or systemd first, over a Unix socket, and may
+// want to load a module. It then reads /etc/passwd. Other sockets stay fatal.
+func (p *Policy) refuseNameService() {
+	p.Fatal = slices.DeleteFunc(p.Fatal, func(c Call) bool { return c.Name == "socket" || c.Name == "mmap" })
+	p.Fatal = append(p.Fatal, Call{"socket", "talks to other processes and hosts", []Check{differs(0, unix.AF_UNIX)}})
+	p.Refused = append(p.Refused,
+		Refusal{Call{"socket", "libc: asks nscd for a user when the profile is reloaded", []Check{equals(0, unix.AF_UNIX)}}, unix.EACCES},
+		Refusal{Call{"mmap", "libc: loads a module of the name service when the profile is reloaded", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}}, unix.EACCES})
+}

@@ -1,0 +1,57 @@
+package sandbox
+
+import "golang.org/x/sys/unix"
+
+// Class is what the filter does with a system call.
+type Class int
+
+// The classes. A call that a policy does not name is Refused, with ENOSYS: libc, OpenSSL
+// and Go fall back to another call then, as on a kernel that is older than they are.
+const (
+	Refused Class = iota
+	Allowed
+	Fatal
+)
+
+func (c Class) String() string {
+	switch c {
+	case Allowed:
+		return "allowed"
+	case Fatal:
+		return "fatal"
+	}
+	return "refused"
+}
+
+// Class returns the class of a call with these arguments, and the errno that a refused
+// one fails with. It says what the filter does, and the tests compare the two.
+func (p *Policy) Class(name string, args [6]uint64) (Class, unix.Errno) {
+	for _, c := range p.Fatal {
+		if c.matches(name, args) {
+			return Fatal, 0
+		}
+	}
+	for _, r := range p.Refused {
+		if r.matches(name, args) {
+			return Refused, r.Errno
+		}
+	}
+	for _, c := range p.Calls {
+		if c.matches(name, args) {
+			return Allowed, 0
+		}
+	}
+	return Refused, unix.ENOSYS
+}
+
+func (c Call) matches(name string, args [6]uint64) bool {
+	if c.Name != name {
+		return false
+	}
+	for _, k := range c.Check {
+		if (args[k.Arg]&k.Mask == k.Want) == k.Not {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,202 @@
+package sandbox
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+var update = flag.Bool("update", false, "write "+tablePath)
+
+const (
+	native    = runtime.GOARCH
+	tablePath = "system-calls.md"
+)
+
+// auditArch is the architecture as the kernel tells it to a filter.
+var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[native]
+
+type systemCall struct {
+	name   string
+	number int
+}
+
+var numberLine = regexp.MustCompile(`(?m)^\s+SYS_(\w+)\s+= (\d+)$`)
+
+// systemCalls returns the calls of an architecture, which golang.org/x/sys has from the
+// kernel's headers, by number.
+func systemCalls(t *testing.T, arch string) (calls []systemCall) {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
+	if err != nil {
+		t.Skip("the source of golang.org/x/sys is not here:", err)
+	}
+	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "unix", "zsysnum_linux_"+arch+".go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range numberLine.FindAllStringSubmatch(string(b), -1) {
+		n, err := strconv.Atoi(m[2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls = append(calls, systemCall{kernelName(m[1]), n})
+	}
+	if len(calls) < 300 {
+		t.Fatalf("%d system calls on %s, want all of them", len(calls), arch)
+	}
+	return calls
+}
+
+// kernelName returns the name of a call where x/sys spells it differently.
+func kernelName(constant string) string {
+	switch name := strings.ToLower(constant); name {
+	case "fstatat":
+		return "newfstatat"
+	default:
+		return name
+	}
+}
+
+func highest(t *testing.T, arch string) int {
+	calls := systemCalls(t, arch)
+	return calls[len(calls)-1].number
+}
+
+// tables are the policies of the table: one with everything that an emulator may have,
+// and one of a verb.
+func tables(t *testing.T) (emulator, verb Policy) {
+	cfg := &config.Config{State: config.State{URI: "dir://" + t.TempDir()}, Interface: config.Interface{Type: "socket"}, Pcap: config.Pcap{File: "p"}}
+	cfg.Metrics.Listen.Kind = config.Unix
+	emulator, verb = Plan(cfg, ""), AtRest(cfg, true, "")
+	file := &config.Config{State: config.State{URI: "file:///image"}}
+	emulator.Calls = append(emulator.Calls, Plan(file, "/profile").Calls...)
+	verb.Calls = append(verb.Calls, AtRest(file, true, "").Calls...)
+	return emulator, verb
+}
+
+// classes says in a few words what a policy does with a call.
+func (p *Policy) classes(name string) string {
+	any, some := false, false
+	for _, c := range p.Calls {
+		if c.Name == name {
+			any, some = any || len(c.Check) == 0, some || len(c.Check) > 0
+		}
+	}
+	var words []string
+	switch {
+	case any:
+		return "allowed"
+	case some:
+		words = append(words, "allowed if checked")
+	}
+	for _, c := range p.Fatal {
+		if c.Name == name {
+			if len(c.Check) == 0 {
+				return "fatal"
+			}
+			words = append(words, "fatal if "+c.why())
+		}
+	}
+	errno := "ENOSYS"
+	for _, r := range p.Refused {
+		if r.Name == name {
+			errno = unix.ErrnoName(r.Errno)
+		}
+	}
+	return strings.Join(append(words, "refused ("+errno+")"), ", else ")
+}
+
+func (c Call) why() string { return "it " + c.Why }
+
+// TestTable checks that the table of all system calls is that of the policies, and that
+// each number has a class.
+func TestTable(t *testing.T) {
+	numbers := map[string][2]int{}
+	var names []string
+	for i, arch := range []string{"amd64", "arm64"} {
+		for _, c := range systemCalls(t, arch) {
+			n, there := numbers[c.name]
+			if !there {
+				n = [2]int{-1, -1}
+				names = append(names, c.name)
+			}
+			n[i] = c.number
+			numbers[c.name] = n
+		}
+	}
+	slices.Sort(names)
+	emulator, verb := tables(t)
+	var b strings.Builder
+	b.WriteString(tableHead)
+	for _, name := range names {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, numeral(numbers[name][0]), numeral(numbers[name][1]), emulator.classes(name), verb.classes(name))
+	}
+	if *update {
+		if err := os.WriteFile(tablePath, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(tablePath)
+	if err != nil || string(have) != b.String() {
+		t.Errorf("%s does not show the policies (%v): go test ./internal/sandbox -run TestTable -update", tablePath, err)
+	}
+	checkNames(t, numbers, emulator, verb)
+}
+
+func numeral(n int) string {
+	if n < 0 {
+		return "–"
+	}
+	return strconv.Itoa(n)
+}
+
+// elsewhere are calls of the lists that neither amd64 nor arm64 has.
+var elsewhere = []string{"umount"}
+
+// checkNames fails for a name of a list that is no system call, and for one with a
+// shared number that an older libseccomp would not know.
+func checkNames(t *testing.T, numbers map[string][2]int, policies ...Policy) {
+	for _, p := range policies {
+		calls := slices.Concat(p.Calls, p.Fatal)
+		for _, r := range p.Refused {
+			calls = append(calls, r.Call)
+		}
+		for _, c := range calls {
+			n, there := numbers[c.Name]
+			if !there && !slices.Contains(elsewhere, c.Name) {
+				t.Errorf("%s is no system call", c.Name)
+			}
+			if listed, ok := laterNumber(c.Name); n[1] >= firstShared && (!ok || listed != n[1]) {
+				t.Errorf("%s has number %d: add it to numbers.go", c.Name, n[1])
+			}
+		}
+	}
+}
+
+const tableHead = `# What the sandbox does with each system call
+
+Made by ` + "`go test ./internal/sandbox -run TestTable -update`" + ` from the lists in calls.go, arguments.go and fatal.go; the
+test compares it with them, and TestFilter compares the filter that the kernel gets with the same lists. A number that is
+not here is refused with ENOSYS.
+
+* **allowed**: a TPM needs it. *If checked*: only with arguments that arguments.go names. An emulator has the calls of
+  its configuration only; the column shows all of them together.
+* **refused**: the call fails with this errno, and the kernel logs it. libc, OpenSSL and Go then use another call.
+* **fatal**: only an attacker makes it. ` + "`--seccomp action=`" + ` says what happens: kill (the default), log or none.
+
+| system call | amd64 | arm64 | emulator | swtpm state |
+| --- | --- | --- | --- | --- |
+`
