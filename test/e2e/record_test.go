@@ -19,9 +19,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
-// recordVar has the whole suite recorded: which system calls the emulators make
-// once they are confined. They must be those of the policy, no more and no less.
-// It needs root.
+// recordVar makes the whole suite record which system calls the emulators and verbs make
+// once they are confined. Those that the policy allows must all occur, none may be
+// fatal, and one that is refused must be expected. It needs root.
 const recordVar = "SWTPM_TEST_RECORD"
 
 // A recorder lists the system calls of emulators that are built for it, through
@@ -32,8 +32,10 @@ type recorder struct {
 	name string // of its abstract socket
 	ln   *net.UnixListener
 
+	policy sandbox.Policy
+
 	mu   sync.Mutex
-	seen map[string]int // how many notifications, by name
+	seen map[sandbox.Class]map[string]int // how many notifications, by class and name
 	errs []error
 }
 
@@ -42,8 +44,11 @@ func startRecorder() (*recorder, error) {
 	if os.Getenv(recordVar) == "" {
 		return nil, nil
 	}
-	r := &recorder{name: fmt.Sprintf("@swtpm-record-%d", os.Getpid()), seen: map[string]int{}}
-	var err error
+	policy, err := recordedPolicy()
+	if err != nil {
+		return nil, err
+	}
+	r := &recorder{name: fmt.Sprintf("@swtpm-record-%d", os.Getpid()), policy: policy, seen: map[sandbox.Class]map[string]int{}}
 	r.ln, err = net.ListenUnix("unix", &net.UnixAddr{Name: r.name})
 	if err != nil {
 		return nil, err
@@ -66,6 +71,32 @@ func startRecorder() (*recorder, error) {
 	return r, nil
 }
 
+// recordedPolicy returns a policy that allows what any emulator or verb may do.
+func recordedPolicy() (sandbox.Policy, error) {
+	cfg, err := config.Classic("socket", []string{"--pcap", "file=p"}, func(string) string { return "" })
+	if err != nil {
+		return sandbox.Policy{}, err
+	}
+	file := *cfg
+	file.State.URI = "file:///image"
+	file.Metrics.Listen.Kind = config.Unix
+	verb := config.Config{State: config.State{URI: "dir:///"}}
+	p := sandbox.Plan(cfg, "profile")
+	p.Calls = slices.Concat(p.Calls, sandbox.Plan(&file, "profile").Calls, sandbox.AtRest(&verb, true, "").Calls)
+	for i, c := range p.Calls {
+		if c.Name == "fchown" {
+			p.Calls[i].Check = nil // the owner is that of each directory
+		}
+	}
+	return p, nil
+}
+
+// goesOn reports whether a call that was seen need not be looked at again: the policy
+// allows it with any arguments.
+func (r *recorder) goesOn(name string) bool {
+	return slices.ContainsFunc(r.policy.Calls, func(c sandbox.Call) bool { return c.Name == name && len(c.Check) == 0 })
+}
+
 // buildFlags is what makes an emulator one that is recorded.
 func (r *recorder) buildFlags() []string {
 	return []string{"-tags=record", "-ldflags=-X github.com/swtpm-go/swtpm/internal/sandbox.recorder=" + r.name}
@@ -86,8 +117,10 @@ func (r *recorder) follow(conn *net.UnixConn) error {
 	defer unix.Close(process)
 	r.mu.Lock()
 	var names []string
-	for name := range r.seen {
-		names = append(names, name)
+	for name := range r.seen[sandbox.Allowed] {
+		if r.goesOn(name) {
+			names = append(names, name)
+		}
 	}
 	r.mu.Unlock()
 	_, err = conn.Write([]byte(strings.Join(names, " ")))
@@ -101,7 +134,7 @@ func (r *recorder) follow(conn *net.UnixConn) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return r.listen(fd)
+	return r.listen(fd, pid)
 }
 
 // peer returns the process at the other end.
@@ -178,9 +211,9 @@ const (
 	notifySend    = 0xc0182101 // SECCOMP_IOCTL_NOTIF_SEND
 )
 
-// listen notes the calls that fd tells of, and lets them go on, until nobody is
-// left to make some.
-func (r *recorder) listen(fd int) error {
+// listen notes the calls of the process pid that fd reports, and answers them as the
+// policy says, until nobody is left to make some.
+func (r *recorder) listen(fd, pid int) error {
 	for {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, err := unix.Poll(p, -1); err != nil && err != unix.EINTR {
@@ -198,18 +231,44 @@ func (r *recorder) listen(fd int) error {
 		} else if errno != 0 {
 			return errno
 		}
-		name, err := seccomp.ScmpSyscall(n.Number).GetName()
-		if err != nil {
-			name = fmt.Sprint("number ", n.Number)
-		}
-		r.mu.Lock()
-		r.seen[name]++
-		r.mu.Unlock()
-		a := answer{ID: n.ID, Flags: 1}
+		a := r.note(n, pid)
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifySend, uintptr(unsafe.Pointer(&a))); errno != 0 && errno != unix.ENOENT {
 			return errno
 		}
 	}
+}
+
+// note notes a call and returns the answer. What is fatal fails, for the report's sake:
+// the test then goes on.
+func (r *recorder) note(n notification, pid int) answer {
+	name, err := seccomp.ScmpSyscall(n.Number).GetName()
+	if err != nil {
+		name = fmt.Sprint("number ", n.Number)
+	}
+	if name == "kill" || name == "tgkill" {
+		if n.Args[0] == uint64(pid) {
+			n.Args[0] = uint64(os.Getpid()) // the policy is one of this process
+		}
+	}
+	class, errno := r.policy.Class(name, n.Args)
+	if class == sandbox.Allowed {
+		r.count(class, name)
+		return answer{ID: n.ID, Flags: 1}
+	}
+	if class == sandbox.Fatal {
+		errno = unix.EPERM
+	}
+	r.count(class, fmt.Sprintf("%s(%#x, %#x, %#x)", name, n.Args[0], n.Args[1], n.Args[2]))
+	return answer{ID: n.ID, Error: -int32(errno)}
+}
+
+func (r *recorder) count(class sandbox.Class, name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen[class] == nil {
+		r.seen[class] = map[string]int{}
+	}
+	r.seen[class][name]++
 }
 
 // neverSeen are calls of the policy that a run of the suite need not make, and why.
@@ -223,40 +282,49 @@ var neverSeen = map[string]string{
 	"ftruncate":       "after a write that fails half-way",
 }
 
-// notTheirs is what strace makes of a call that is to fail.
-const notTheirs = "number -1"
+// ofOthers are calls of the policy that another libc, kernel or clock source makes.
+var ofOthers = []string{"gettimeofday", "time", "clock_getres", "clock_nanosleep", "stat", "lstat", "statx", "open", "readv", "writev",
+	"epoll_wait", "epoll_pwait2", "select", "pselect6", "mremap", "getuid", "getgid", "getegid", "getcpu", "kill"}
 
-// judge fails for each call that is not in the policy, and for each one there that
-// was never made.
+// expected are calls that are refused and whose callers know what to do then.
+var expected = map[string]string{
+	"socket(0x1, ": "libc asks nscd for a user when a profile is reloaded",
+	"number -1(":   "strace, of a call that is to fail",
+}
+
+// judge fails for each call that is fatal, for each one that is refused and not
+// expected, and for each one of the policy that was never made.
 func (r *recorder) judge() error {
 	time.Sleep(100 * time.Millisecond) // what ended last may have something to tell
 	r.ln.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	cfg, err := config.Classic("socket", nil, func(string) string { return "" })
-	if err != nil {
-		return err
-	}
 	errs := r.errs
-	listed := map[string]bool{}
-	inFile := *cfg
-	inFile.State.URI = "file:///image"
-	inFile.Metrics.Listen.Kind = config.Unix
-	verb := config.Config{State: config.State{URI: "dir:///"}}
-	for _, c := range slices.Concat(sandbox.Plan(cfg, "profile").Calls, sandbox.Plan(&inFile, "profile").Calls, sandbox.AtRest(&verb, true, "").Calls) {
-		if listed[c.Name] {
-			continue
-		}
-		listed[c.Name] = true
-		if r.seen[c.Name] == 0 && neverSeen[c.Name] == "" {
-			errs = append(errs, fmt.Errorf("%s is allowed and was never used: take it out of internal/sandbox/calls.go", c.Name))
+	for call, n := range r.seen[sandbox.Fatal] {
+		errs = append(errs, fmt.Errorf("%s was made %d times and is fatal: see internal/sandbox/fatal.go", call, n))
+	}
+	for call, n := range r.seen[sandbox.Refused] {
+		if !isExpected(call) {
+			errs = append(errs, fmt.Errorf("%s was made %d times and is refused: allow it in internal/sandbox/calls.go, or expect it here", call, n))
 		}
 	}
-	for name := range r.seen {
-		if !listed[name] && name != notTheirs {
-			errs = append(errs, fmt.Errorf("%s was used %d times and is not allowed: see internal/sandbox/calls.go", name, r.seen[name]))
+	made := r.seen[sandbox.Allowed]
+	for _, c := range r.policy.Calls {
+		if made[c.Name] == 0 && neverSeen[c.Name] == "" && !slices.Contains(ofOthers, c.Name) {
+			made[c.Name] = 1 // one line for each
+			errs = append(errs, fmt.Errorf("%s is allowed and was never made: take it out of internal/sandbox/calls.go", c.Name))
 		}
 	}
-	fmt.Printf("recorded %d system calls of confined emulators\n", len(r.seen))
+	fmt.Printf("recorded %d system calls of confined emulators, %d of them refused, %d fatal\n",
+		len(made), len(r.seen[sandbox.Refused]), len(r.seen[sandbox.Fatal]))
 	return errors.Join(errs...)
+}
+
+func isExpected(call string) bool {
+	for start := range expected {
+		if strings.HasPrefix(call, start) {
+			return true
+		}
+	}
+	return false
 }
