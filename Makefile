@@ -4,6 +4,7 @@ prefix  ?= /usr/local
 PREFIX  ?= $(prefix)
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
+INCLUDEDIR ?= $(PREFIX)/include
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
@@ -176,11 +177,14 @@ bench: build
 	$(GO) run ./internal/bench -ours bin/swtpm $(BENCHFLAGS)
 
 install: build
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(MANDIR)/man5
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man3
 	install -m 0755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(BINDIR)
 	for a in $(ALIASES); do $(ALIAS) $(DESTDIR)$(BINDIR)/$$(echo $$a | tr _ -) $(DESTDIR)$(BINDIR)/$$a || exit 1; done
 	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
+	install -m 0644 man/*.3 $(DESTDIR)$(MANDIR)/man3
+	install -d $(DESTDIR)$(INCLUDEDIR)/swtpm
+	install -m 0644 include/swtpm/*.h $(DESTDIR)$(INCLUDEDIR)/swtpm
 	for a in $(ALIASES); do \
 		p=$$(echo $$a | tr _ -); cd $(DESTDIR)$(MANDIR)/man8 || exit 1; \
 		for page in $$a $$p; do \

@@ -59,9 +59,9 @@ Architecture: $(dpkg --print-architecture)
 Maintainer: $maintainer
 Installed-Size: $size
 Depends: $needs, systemd | systemd-standalone-sysusers
-Provides: swtpm (= 0.11.0), swtpm-tools (= 0.11.0)
-Conflicts: swtpm, swtpm-tools
-Replaces: swtpm, swtpm-tools
+Provides: swtpm (= 0.11.0), swtpm-dev (= 0.11.0), swtpm-tools (= 0.11.0)
+Conflicts: swtpm, swtpm-dev, swtpm-tools
+Replaces: swtpm, swtpm-dev, swtpm-tools
 Description: TPM emulator with profiles, units and durable state
  swtpm-go emulates a TPM 1.2 or 2.0 for a virtual machine. It takes the command
  lines of swtpm and its tools, reads and writes their state, and is started by
