@@ -93,7 +93,7 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 		return nil, err
 	}
 	if d.o.Look || d.o.ReadOnly {
-		return d.load(bak)
+		return d.load(bak, identity{})
 	}
 	if err := d.rename(bak, name, unix.RENAME_NOREPLACE); err != nil {
 		if !noExchange(err) {
@@ -107,7 +107,7 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 		return nil, err
 	}
 	d.o.Warn("%q was missing; its backup %q was put in its place", name, bak)
-	return d.load(name)
+	return d.load(name, identity{})
 }
 
 // SwapBackup exchanges the permanent state and its backup. It fails with

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,6 +49,9 @@ func childMain(blobs []string) int {
 	if os.Getenv(childEnv+"_MODE") == "batch" {
 		return childBatch(d, acks)
 	}
+	if os.Getenv(childEnv+"_MODE") == "loads" {
+		return childLoads(d, blobs[0])
+	}
 	for _, blob := range blobs {
 		if err := d.Store(permall, []byte(blob)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -58,6 +62,22 @@ func childMain(blobs []string) int {
 		}
 	}
 	d.Close()
+	return 0
+}
+
+// childLoads loads permall three times, has another process's store in its place, and
+// loads it twice.
+func childLoads(d *Dir, blob string) int {
+	for i := range 5 {
+		if i == 3 {
+			if err := os.WriteFile("state/"+permall, []byte(blob), 0o600); err != nil {
+				panic(err)
+			}
+		}
+		if _, err := d.Load(permall); err != nil {
+			panic(err)
+		}
+	}
 	return 0
 }
 
@@ -225,6 +245,25 @@ func TestOrder(t *testing.T) {
 		if s := strings.Join(got, ", "); s != c.want {
 			t.Errorf("mode %q: calls %s\nwant %s\n%s", c.mode, s, c.want, stderr)
 		}
+	}
+}
+
+// TestLoadSyncsOnce checks that a state is synced when it is loaded first, and again
+// when another process has changed it, but not each time that a client asks for it.
+func TestLoadSyncsOnce(t *testing.T) {
+	_, calls, stderr := child(t, "old", "newer", "loads", "")
+	var syncs []int // how many reads came before each
+	reads := 0
+	for _, c := range calls {
+		switch {
+		case c.name == "openat" && c.on(permall) && c.on("O_RDONLY"):
+			reads++
+		case c.name == "fsync":
+			syncs = append(syncs, reads)
+		}
+	}
+	if want := []int{1, 1, 4, 4}; !slices.Equal(syncs, want) || reads != 5 {
+		t.Errorf("syncs after these of %d loads: %v, want %v of 5\n%s", reads, syncs, want, stderr)
 	}
 }
 

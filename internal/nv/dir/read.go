@@ -58,14 +58,15 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	settled := d.seen[name]
 	delete(d.seen, name)
 	defer d.keepSpare()
-	b, err := d.load(name)
+	b, err := d.load(name, settled)
 	for range 3 { // another process stores: what it puts there is as good
 		if !errors.Is(err, errReplaced) {
 			break
 		}
-		b, err = d.load(name)
+		b, err = d.load(name, settled)
 	}
 	if name == d.permanent && errors.Is(err, fs.ErrNotExist) {
 		return d.loadBackup(name, err)
@@ -86,7 +87,9 @@ func (d *Dir) openRead(name string) (fd int, st unix.Stat_t, err error) {
 	return fd, st, nil
 }
 
-func (d *Dir) load(name string) ([]byte, error) {
+// load returns the whole file. It syncs the file unless that is settled, the one
+// that d has loaded or stored last: a client may ask for a state again and again.
+func (d *Dir) load(name string, settled identity) ([]byte, error) {
 	fd, st, err := d.openRead(name)
 	if err != nil {
 		return nil, err
@@ -108,8 +111,10 @@ func (d *Dir) load(name string) ([]byte, error) {
 	if d.o.Look {
 		return b, nil
 	}
-	if err := d.settle(fd, name); err != nil {
-		return nil, err
+	if identify(&st) != settled {
+		if err := d.settle(fd, name); err != nil {
+			return nil, err
+		}
 	}
 	d.seen[name] = identify(&st)
 	return b, nil

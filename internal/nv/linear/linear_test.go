@@ -74,3 +74,33 @@ func wantFile(t testing.TB, path string, want []byte) {
 		t.Errorf("%s: %d bytes, %v, want %d", filepath.Base(path), len(got), err, len(want))
 	}
 }
+
+// TestLoadSyncsOnce checks that a state is synced when it is loaded first, and again
+// when another process has changed it, but not each time that a client asks for it.
+func TestLoadSyncsOnce(t *testing.T) {
+	s := simOn(nil, false)
+	if err := fileOn(s).Store("tpm2-00.permall", []byte("old")); err != nil {
+		t.Fatal(err)
+	}
+	f := fileOn(s)
+	for i, want := range []int{1, 0, 0, 1, 0} {
+		if i == 3 {
+			if err := fileOn(s).Store("tpm2-00.permall", []byte("new")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.calls = nil
+		if _, err := f.Load("tpm2-00.permall"); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, c := range s.calls {
+			if c == "sync" {
+				n++
+			}
+		}
+		if n != want {
+			t.Errorf("load %d: %d syncs, want %d: %q", i, n, want, s.calls)
+		}
+	}
+}
