@@ -217,6 +217,8 @@ install: build
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(PREFIX)/lib/swtpm
+	install -m 0644 examples/default.toml $(DESTDIR)$(PREFIX)/lib/swtpm
 	install -d $(DESTDIR)$(PREFIX)/share/swtpm
 	ln -sfr $(DESTDIR)$(BINDIR)/swtpm_localca $(DESTDIR)$(PREFIX)/share/swtpm/swtpm-localca
 	install -m 0755 contrib/swtpm-create-user-config-files $(DESTDIR)$(PREFIX)/share/swtpm

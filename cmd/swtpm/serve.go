@@ -65,6 +65,9 @@ func openEnds(cfg *config.Config, dev device, systemd *daemon.Notifier, log *dae
 func openMetrics(e config.Endpoint, passed *listen.Passed) (*listen.Listener, error) {
 	switch e.Kind {
 	case config.Unix:
+		if l, err := passed.OpenAt(e.Path); l != nil || err != nil {
+			return l, err
+		}
 		return listen.Open(e)
 	case config.Systemd:
 		return passed.Open(e.Name)
@@ -86,6 +89,11 @@ func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *keep.S
 	if e.Kind == config.Systemd {
 		l, err := passed.Open(e.Name)
 		return l, -1, err
+	}
+	if e.Kind == config.Unix {
+		if l, err := passed.OpenAt(e.Path); l != nil || err != nil {
+			return l, -1, err
+		}
 	}
 	l, err := channelEnd(channel, e, s)
 	return l, -1, err

@@ -13,7 +13,10 @@ import (
 const suffix = ".toml"
 
 // systemDirs are where profiles are, in the order in which they are looked for.
-var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/lib/swtpm"}
+var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/local/lib/swtpm", "/usr/lib/swtpm"}
+
+// exampleDirs are where make install and the package put profiles to copy.
+var exampleDirs = []string{"/usr/local/share/doc/swtpm-go/examples", "/usr/share/doc/swtpm-go/examples"}
 
 // FindProfile returns the file that PROFILE on a command line means, and the
 // instance. A name with a slash, or that ends in .toml, is a path; its instance
@@ -22,7 +25,7 @@ var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/lib/swtpm"}
 // default.toml there:
 //
 //	$XDG_CONFIG_HOME/swtpm, or ~/.config/swtpm    unless root asks
-//	/etc/swtpm, /run/swtpm, /usr/lib/swtpm
+//	/etc/swtpm, /run/swtpm, /usr/local/lib/swtpm, /usr/lib/swtpm
 func FindProfile(name string) (file, instance string, err error) {
 	return findProfile(name, profileDirs(os.Geteuid(), os.Getenv))
 }
@@ -65,7 +68,19 @@ func findProfile(name string, dirs []string) (file, instance string, err error) 
 			}
 		}
 	}
-	return "", "", fmt.Errorf("profile %q: neither %s%s nor default%s in %s", name, name, suffix, suffix, strings.Join(dirs, ", "))
+	return "", "", fmt.Errorf("profile %q: neither %s%s nor default%s in %s; copy %s to %s", name, name, suffix, suffix, strings.Join(dirs, ", "),
+		example("vm1"+suffix, exampleDirs), filepath.Join(dirs[0], name+suffix))
+}
+
+// example returns the path of the example name, or words for it if none is installed.
+func example(name string, dirs []string) string {
+	for _, dir := range dirs {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return "examples/" + name + " of the documentation"
 }
 
 // checkInstance refuses a name that would lead out of a directory.

@@ -496,8 +496,14 @@ func TestFindProfile(t *testing.T) {
 			t.Errorf("findProfile(%q) = %q, %q, %v, want %q, %q, %s", tt.name, file, instance, err, tt.file, tt.instance, tt.err)
 		}
 	}
-	if _, _, err := findProfile("x", []string{"/none"}); errText(err) != `profile "x": neither x.toml nor default.toml in /none` {
+	if _, _, err := findProfile("x", []string{"/none"}); !strings.HasPrefix(errText(err), `profile "x": neither x.toml nor default.toml in /none; copy `) || !strings.HasSuffix(errText(err), " to /none/x.toml") {
 		t.Errorf("findProfile of none: %v", err)
+	}
+	if got, want := example("vm1.toml", []string{"/none", examples}), examples+"/vm1.toml"; got != want {
+		t.Errorf("example = %q, want %q", got, want)
+	}
+	if got, want := example("vm1.toml", []string{"/none"}), "examples/vm1.toml of the documentation"; got != want {
+		t.Errorf("example = %q, want %q", got, want)
 	}
 	env := func(m map[string]string) func(string) string { return func(n string) string { return m[n] } }
 	for _, tt := range []struct {

@@ -147,8 +147,8 @@ Usage: swtpm socket|chardev|cuse [OPTION]...
        swtpm completion bash|zsh|fish   what has a shell complete all this
        swtpm help | version | -h | --help | -v | --version
 
-PROFILE is a path, or the name of a file in /etc/swtpm, /run/swtpm or
-/usr/lib/swtpm without its .toml; see swtpm.toml(5).
+PROFILE is a path, or the name of a file in /etc/swtpm, /run/swtpm,
+/usr/local/lib/swtpm or /usr/lib/swtpm without its .toml; see swtpm.toml(5).
 `
 }
 

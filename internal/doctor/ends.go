@@ -112,7 +112,13 @@ func (x *exam) end(e config.Endpoint) {
 	switch {
 	case errors.Is(err, listen.ErrTaken):
 		n := x.add(Error, where, "stop it, or choose another address", "taken: ")
-		x.complete(n, func() string { return x.endHolder(e) + " listens there" })
+		x.complete(n, func() string {
+			holder := x.endHolder(e)
+			if e.Kind == config.Unix && holder == "process 1 (systemd)" {
+				x.passed(n)
+			}
+			return holder + " listens there"
+		})
 	case errors.Is(err, listen.ErrNoSocket):
 		x.add(Error, where, "remove it, or choose another path", "%v", listen.ErrNoSocket)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
@@ -129,6 +135,14 @@ func (x *exam) end(e config.Endpoint) {
 	if e.Kind == config.Unix && err == nil {
 		x.endOwner(e)
 	}
+}
+
+// passed turns finding number n, a path that systemd listens at, into a note: it is the
+// socket of a .socket unit, which systemd passes to the service.
+func (x *exam) passed(n int) {
+	f := &x.report.Findings[n]
+	f.Severity, f.Advice = Note, "start the TPM as the service of that .socket unit"
+	x.report.Starts = !slices.ContainsFunc(x.report.Findings, func(f Finding) bool { return f.Severity == Error })
 }
 
 func (x *exam) endHolder(e config.Endpoint) string {

@@ -61,10 +61,13 @@ func TestMistakes(t *testing.T) {
 		})
 	}
 
-	// A unit of no profile's name.
+	// A unit of no profile's name, where the profile that is installed is gone.
+	must(t, "mv", "/usr/lib/swtpm/default.toml", "/usr/lib/swtpm/other.toml")
+	defer must(t, "mv", "/usr/lib/swtpm/other.toml", "/usr/lib/swtpm/default.toml")
 	fails(t, "systemctl", "start", service("no-such-profile"))
 	must(t, "journalctl", "--sync")
-	if out, _ := in("systemctl", "status", "--no-pager", "--full", service("no-such-profile")); !strings.Contains(out, `profile "no-such-profile": neither no-such-profile.toml nor default.toml in /etc/swtpm`) {
+	if out, _ := in("systemctl", "status", "--no-pager", "--full", service("no-such-profile")); !strings.Contains(out, `profile "no-such-profile": neither no-such-profile.toml nor default.toml in /etc/swtpm`) ||
+		!strings.Contains(out, "; copy /usr/share/doc/swtpm-go/examples/vm1.toml to /etc/swtpm/no-such-profile.toml") {
 		t.Error(out)
 	}
 }

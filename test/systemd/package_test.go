@@ -26,6 +26,11 @@ func TestPackage(t *testing.T) {
 	if out := must(t, "dpkg", "--verify", "swtpm-go"); out != "" {
 		t.Errorf("dpkg --verify says\n%s", out)
 	}
+	fresh := name + "-fresh" // without a profile of its own
+	must(t, "systemctl", "start", service(fresh))
+	command(t, dial(t, fresh), getRandom)
+	must(t, "systemctl", "stop", service(fresh))
+
 	must(t, "systemctl", "enable", "--now", unit)
 	c := dial(t, name)
 	command(t, c, getRandom)

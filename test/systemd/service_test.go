@@ -102,6 +102,29 @@ func TestDefaultProfile(t *testing.T) {
 	command(t, dial(t, name), getRandom)
 }
 
+// An instance without any profile starts with the one that is installed: a TPM that
+// answers at once. With its socket unit, which makes a socket at the same path, it
+// starts when a client connects.
+func TestInstalledProfile(t *testing.T) {
+	name := instance(t, "")
+	must(t, "rm", "/etc/swtpm/"+name+".toml")
+	must(t, "systemctl", "start", service(name))
+	command(t, dial(t, name), getRandom)
+	ioctl(t, name, "-g")
+	must(t, "test", "-s", "/var/lib/swtpm/"+name+"/tpm2-00.permall")
+	must(t, "systemctl", "stop", service(name))
+
+	must(t, "systemctl", "start", socket(name))
+	if out := must(t, "swtpm", "doctor", name); !strings.Contains(out, "start the TPM as the service of that .socket unit") {
+		t.Errorf("the doctor says\n%s", out)
+	}
+	ioctl(t, name, "-g")
+	command(t, dial(t, name), getRandom)
+	ioctl(t, name, "-s")
+	await(t, service(name), "ActiveState", "inactive")
+	ioctl(t, name, "-g")
+}
+
 // A start that fails is not tried again, and says why in one line.
 func TestFailedStart(t *testing.T) {
 	name := instance(t, strings.Replace(profile("clear"), "dir =", "dirr =", 1))

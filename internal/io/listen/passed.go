@@ -40,6 +40,9 @@ func TakePassed() (*Passed, error) {
 	if pid != strconv.Itoa(os.Getpid()) {
 		return p, nil // meant for another process, whose environment we have
 	}
+	if count == "" { // as for sd_listen_fds
+		return p, nil
+	}
 	n, err := strconv.ParseUint(count, 10, 16)
 	if err != nil {
 		return nil, fmt.Errorf("LISTEN_FDS=%q is not a number of descriptors", count)
@@ -80,6 +83,22 @@ func (p *Passed) Open(name string) (*Listener, error) {
 	}
 	p.files = slices.Delete(p.files, at, at+1)
 	return newListener(fd, "systemd:"+name)
+}
+
+// OpenAt returns the listener of the Unix socket at path, nil if systemd passed none:
+// a profile may name the path of a socket that a .socket unit makes.
+func (p *Passed) OpenAt(path string) (*Listener, error) {
+	for i, f := range p.files {
+		if sa, ok := sockname(f.fd).(*unix.SockaddrUnix); !ok || sa.Name != path {
+			continue
+		}
+		if err := checkListens(f.fd); err != nil {
+			return nil, fmt.Errorf("unix:%s: %w", path, err)
+		}
+		p.files = slices.Delete(p.files, i, i+1)
+		return newListener(f.fd, "unix:"+path)
+	}
+	return nil, nil
 }
 
 // names says what there is, for somebody who looks for something else.

@@ -2,6 +2,7 @@ package listen
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,5 +135,53 @@ func TestPassedToAnother(t *testing.T) {
 	t.Setenv("LISTEN_FDS", "-1")
 	if _, err := TakePassed(); err == nil || !strings.Contains(err.Error(), `LISTEN_FDS="-1" is not a number`) {
 		t.Errorf("TakePassed = %v", err)
+	}
+}
+
+// TestPassedNothing checks that a process is passed nothing without LISTEN_FDS, as for
+// sd_listen_fds(3), and that a count that is no number is an error.
+func TestPassedNothing(t *testing.T) {
+	for count, ok := range map[string]bool{"": true, "0": true, "x": false, "-1": false} {
+		t.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+		t.Setenv("LISTEN_FDS", count)
+		if count == "" {
+			_ = os.Unsetenv("LISTEN_FDS")
+		}
+		p, err := TakePassed()
+		if (err == nil) != ok || ok && len(p.files) > 0 {
+			t.Errorf("LISTEN_FDS=%q: %v, %v", count, p, err)
+		}
+	}
+}
+
+// TestPassedAt checks that a socket is found by the path that it is bound to.
+func TestPassedAt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	given, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = given.Close() }()
+	f, err := given.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Passed{files: []passed{{fd, "ctrl"}}}
+	if l, err := p.OpenAt(path + "2"); l != nil || err != nil {
+		t.Errorf("another path: %v, %v", l, err)
+	}
+	l, err := p.OpenAt(path)
+	if l == nil || err != nil || len(p.files) != 0 {
+		t.Fatalf("OpenAt = %v, %v; %d are left", l, err, len(p.files))
+	}
+	greet(t, l, "unix", path)
+	_ = l.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the path of a socket that was passed is gone: %v", err)
 	}
 }
