@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"internal/ca/certtool":    {"internal/ca/cert", "internal/ca/issuer", "internal/config", "internal/folder", "internal/tool"},
 	"internal/io/cuse":        {"internal/io/ctrl", "internal/io/poll", "internal/tpm"},
 	"internal/io/vtpm":        {"internal/tpm"},
+	"internal/daemon":         {"internal/printable"},
 	"internal/keep":           {"internal/emul", "internal/io/exchange"},
 	"internal/sandbox":        {"internal/config"},
 	"internal/tool":           {"internal/complete"},

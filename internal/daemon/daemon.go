@@ -10,9 +10,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // Version is the version of all programs of this module.
@@ -66,13 +67,7 @@ func status(name string, run func(ctx context.Context, args []string) error) int
 	}
 	if !silent {
 		stderr := output{fd: unix.Stderr}
-		stderr.Write([]byte(name + ": " + oneLine(err.Error()) + "\n"))
+		stderr.Write([]byte(name + ": " + printable.Line(err.Error()) + "\n"))
 	}
 	return code
-}
-
-// oneLine joins the lines of s with semicolons, so that one message stays one
-// line whatever it quotes.
-func oneLine(s string) string {
-	return strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "; ")
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // lineFormatter makes swtpm's lines: the prefix, the message and, if the entry
@@ -16,17 +18,35 @@ import (
 type lineFormatter struct {
 	prefix string
 	level  int
+	limit  *limiter // nil for none
 }
 
-// Format returns the line of e; none if the message is indented by as many
-// blanks as the level or more.
+// Format returns the line of e, after one that counts what the limit has suppressed
+// of its kind.
+func (f *lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
+	text, before, ok := f.text(e)
+	switch {
+	case !ok:
+		return nil, nil
+	case before != "":
+		return []byte(f.prefix + before + "\n" + f.prefix + text + "\n"), nil
+	}
+	return []byte(f.prefix + text + "\n"), nil
+}
+
+// text returns the message of e. ok is false if the message is indented by as many
+// blanks as the level or more, or is one too many. before is what comes before it.
 //
 // Compat: swtpm marks the importance of a message by the blanks before it.
-func (f *lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
+func (f *lineFormatter) text(e *logrus.Entry) (text, before string, ok bool) {
 	if blanks := len(e.Message) - len(strings.TrimLeft(e.Message, " ")); blanks >= f.level {
-		return nil, nil
+		return "", "", false
 	}
-	return []byte(f.prefix + message(e) + "\n"), nil
+	text, ok = message(e), true
+	if f.limit != nil {
+		before, ok = f.limit.admit(e.Level, text)
+	}
+	return text, before, ok
 }
 
 // message returns the message of e with its error, in one line.
@@ -35,7 +55,7 @@ func message(e *logrus.Entry) string {
 	if err, ok := e.Data[logrus.ErrorKey]; ok && err != nil {
 		s = fmt.Sprintf("%s: %v", s, err)
 	}
-	return oneLine(s)
+	return printable.Line(s)
 }
 
 // journalFormatter queues entries for the journal with their fields and leaves
@@ -47,16 +67,19 @@ type journalFormatter struct {
 
 // Format queues e if it has a line.
 func (f *journalFormatter) Format(e *logrus.Entry) ([]byte, error) {
-	if line, err := f.lines.Format(e); err != nil || line == nil {
-		return nil, err
+	text, before, ok := f.lines.text(e)
+	if !ok {
+		return nil, nil
 	}
-	text := message(e)
+	if before != "" {
+		f.queue.put(journalEntry{text: before, priority: journal.PriWarning})
+	}
 	fields := make(map[string]string, len(e.Data))
 	for k, v := range e.Data {
 		if k != messageID {
 			k = fieldName(k)
 		}
-		fields[k] = fmt.Sprint(v)
+		fields[k] = printable.Line(fmt.Sprint(v))
 	}
 	f.queue.put(journalEntry{
 		text:     text,

@@ -43,6 +43,7 @@ type Log struct {
 	fields map[string]string // of every entry of the journal
 	debug  int               // what libtpms writes to; -1 until it is asked for
 	relay  *relay            // of libtpms's lines; nil if it is not needed
+	limit  *limiter          // of similar lines
 }
 
 // target is where the lines of a Log go.
@@ -65,6 +66,7 @@ func OpenLog(o LogOptions) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{Logger: logrus.New(), debug: -1}
+	l.limit = newLimiter(func(text string) { l.to.Load().warn(text) })
 	l.turn(t)
 	return l, nil
 }
@@ -171,6 +173,9 @@ func newTarget(out *output, file *os.File, level int, prefix string) *target {
 func (l *Log) turn(t *target) {
 	l.to.Store(t)
 	lines := &lineFormatter{prefix: t.prefix, level: t.level}
+	if t.level < 2 { // who asks for traffic wants all of it
+		lines.limit = l.limit
+	}
 	switch {
 	case t.out == nil:
 		l.SetLevel(logrus.PanicLevel)
@@ -209,6 +214,7 @@ func identifier(prefix string) string {
 // closes the file that OpenLog opened. Messages after it are lost, or lines on stderr
 // if the journal was meant.
 func (l *Log) Close() error {
+	l.limit.flush()
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
 	l.mu.Lock()
@@ -230,6 +236,16 @@ func (t *target) close(ctx context.Context) error {
 	}
 	t.out.end() // somebody may be about to write, and the number will be another file's
 	return t.file.Close()
+}
+
+// warn logs text as it is, whatever the limit is.
+func (t *target) warn(text string) {
+	switch {
+	case t.queue != nil:
+		t.queue.put(journalEntry{text: text, priority: journal.PriWarning})
+	case t.out != nil:
+		t.out.Write([]byte(t.prefix + text + "\n"))
+	}
 }
 
 // Traffic reports whether commands, responses, requests and replies are dumped.

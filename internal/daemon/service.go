@@ -12,6 +12,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // Notifier tells systemd of this process, if $NOTIFY_SOCKET is set.
@@ -180,4 +182,4 @@ func (s *Service) Stopping(why string) {
 }
 
 // statusLine is what `systemctl status` shows.
-func statusLine(s string) string { return "STATUS=" + oneLine(s) }
+func statusLine(s string) string { return "STATUS=" + printable.Line(s) }
