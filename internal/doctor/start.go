@@ -4,9 +4,7 @@ import (
 	"fmt"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -26,6 +24,7 @@ func (x *exam) start() {
 	t, err := emul.New(x.ctx, x.engine, emul.Options{
 		Version:        x.version,
 		Where:          x.cfg.State.URI,
+		Library:        x.engine.Version,
 		Profile:        x.profile,
 		NoNew:          x.cfg.Manufacture.Given,
 		Keys:           x.keys,
@@ -50,9 +49,6 @@ func (x *exam) start() {
 	if err := t.Init(false); err != nil {
 		if len(x.bad) == 0 && !x.failed("state") {
 			advice := emul.Advice(err)
-			if advice == "" {
-				advice = x.tooNew()
-			}
 			x.add(Error, x.cfg.State.URI, advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 		}
 		return
@@ -99,29 +95,4 @@ func (x *exam) startup(t *emul.TPM) {
 	default:
 		x.add(Warning, fmt.Sprintf("startup = %q", name), "", "the TPM refuses it: %v", tpm.Result(h.Code))
 	}
-}
-
-// tooNew says what the state asks for that the library may not have.
-func (x *exam) tooNew() string {
-	const restore = "restore the state from a backup"
-	b, err := x.open(x.version, false, nil)
-	if err != nil {
-		return restore
-	}
-	defer b.Close()
-	raw, err := b.Load(x.prefix() + nv.Permanent)
-	defer clear(raw)
-	if err != nil {
-		return restore
-	}
-	p, err := seal.Open(raw, x.keys.File)
-	defer clear(p)
-	if err != nil || x.version != tpm.V20 {
-		return restore
-	}
-	s, err := payload.Describe(x.version, p)
-	if err == nil && s.Level > 1 {
-		return fmt.Sprintf("use the libtpms that wrote it, or a newer one: the state has the algorithm profile %q of level %d, which libtpms before 0.10 does not know", s.Profile, s.Level)
-	}
-	return restore + ", or use the libtpms that wrote it"
 }

@@ -45,6 +45,7 @@ var advice = []struct {
 	{syscall.ENOSPC, "make room on that file system"},
 	{syscall.EDQUOT, "give the user more room on that file system"},
 	{syscall.EROFS, "let it be written to, in a unit with ReadWritePaths=, or correct --tpmstate"},
+	{errStart, "restore the state from a backup, or use the libtpms that wrote it"},
 }
 
 // explain puts what failed, where, why and what to do into one line.
@@ -62,10 +63,35 @@ func (t *TPM) explain(err error) string {
 
 // Advice is what a person can do about an error of Init, "" if nothing is known.
 func Advice(err error) string {
+	if e, ok := errors.AsType[*tooNewError](err); ok {
+		return "use " + e.needs
+	}
 	for _, a := range advice {
 		if errors.Is(err, a.err) {
 			return a.text
 		}
 	}
 	return ""
+}
+
+// tooNewError is an error of libtpms with a state that it is too old for. Its text is
+// that of the error; Advice adds what is needed.
+type tooNewError struct {
+	error
+	needs string
+}
+
+// Unwrap returns the error of libtpms.
+func (e *tooNewError) Unwrap() error { return e.error }
+
+// blame returns err, which libtpms gave for the permanent state p, as a *tooNewError if
+// libtpms is too old for p.
+func (t *TPM) blame(err error, p []byte) error {
+	if err == nil || len(p) == 0 {
+		return err
+	}
+	if needs := payload.Needs(t.opt.Version, p, t.opt.Library); needs != "" {
+		return &tooNewError{err, needs}
+	}
+	return err
 }

@@ -154,7 +154,7 @@ func (t *TPM) powerOn() error {
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	t.unstored, t.origin = nil, t.whence()
 	if err := t.engine.Start(); err != nil {
-		return fmt.Errorf("%w: %w", errStart, err)
+		return fmt.Errorf("%w: %w", errStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
 	}
 	if t.profile != "" && !t.engine.Manufactured() { // it starts all the same, in failure mode
 		t.engine.Terminate()

@@ -169,6 +169,12 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	}
 	if err := t.engine.SetState(b, p); err != nil {
 		clear(t.pending) // libtpms has dropped them all
+		if b == tpm.Permanent {
+			err = t.blame(err, p)
+		}
+		if _, ok := errors.AsType[*tooNewError](err); ok {
+			err = fmt.Errorf("%w; %s", err, Advice(err))
+		}
 		return err
 	}
 	t.pending[b] = true

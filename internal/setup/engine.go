@@ -45,6 +45,7 @@ func startEngine(ctx context.Context, lib Library, pl *place, isNew bool, key *s
 		Version: pl.version,
 		Open:    func() (*nv.Store, error) { return nv.New(e.scratch, e.prefix, key), nil },
 		Where:   pl.uri,
+		Library: lib.Version,
 		Profile: profile,
 		Keys:    seal.Keys{File: key},
 		Error:   log.Errorf,

@@ -13,8 +13,9 @@ import (
 type reader struct {
 	b     []byte
 	off   int
-	err   error // the first failure
-	newer bool  // the rest has a layout that is not known here; no failure
+	err   error  // the first failure
+	newer bool   // the rest has a layout that is not known here; no failure
+	needs string // what makes it newer, in words
 
 	found *Endorsement12 // where what is looked for in a TPM 1.2 goes; nil if nothing is
 }

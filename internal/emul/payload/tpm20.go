@@ -1,5 +1,7 @@
 package payload
 
+import "fmt"
+
 // The magic numbers of the structures of a TPM 2.0, and the newest version of
 // each whose layout is known.
 //
@@ -55,6 +57,9 @@ func (r *reader) header(h header) uint16 {
 		if oldest := r.u16("the minimum version of " + h.name); oldest > version {
 			r.failAt(r.off-2, "the minimum version of %s is %d, above its version %d", h.name, oldest, version)
 		} else if oldest > h.newest {
+			if !r.done() {
+				r.needs = fmt.Sprintf("%s has version %d, which readers before version %d cannot read", h.name, version, oldest)
+			}
 			r.unknown()
 		}
 	}
