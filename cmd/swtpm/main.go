@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string) error {
 		return errors.New("--daemon: the process was not forked")
 	}
 	fmt.Fprint(os.Stderr, cfg.Ignored)
-	return live(ctx, cfg, origin{})
+	return findHeritage(os.Getenv).live(ctx, cfg, origin{})
 }
 
 // origin is the profile that a Config is of. A classic command line has none.
@@ -49,6 +49,7 @@ type origin struct {
 	hangups  *daemon.Hangups                // when it is to be read again
 	path     string                         // absolute
 	again    func() (*config.Config, error) // reads it
+	heritage *heritage                      // what the previous process has left
 }
 
 // live is the life of a TPM, in order. Each step needs the ones above it.
@@ -118,6 +119,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	}
 
 	s := &service{systemd: systemd, log: log}
+	s.rejected(from.heritage.problem)
 	o := options(cfg, keys, profile, record, session, s, log)
 	m, err := newMeter(cfg, from.instance, &o, log)
 	if err != nil {
@@ -130,7 +132,11 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.Close()) }() // the last blob is stored here
+	defer func() { // the last blob is stored here
+		if e := t.Close(); e != nil { // it is on disk by now
+			log.Errorf("close the state: %v", e)
+		}
+	}()
 	if cfg.PrintInfo != 0 {
 		if err := confineQuietly(cfg, s, ""); err != nil {
 			return err
@@ -143,30 +149,34 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		return err
 	}
 	defer j.end(nil)
-	if served, err := begin(cfg, device, session, t, s, r.profile(), pid); err != nil || !served {
+	if served, err := begin(ctx, cfg, device, session, t, s, from, pid); err != nil || !served {
+		return unlessEnding(ctx, retryable(err, from, systemd))
+	}
+	s.atReady = func() { from.heritage.ready(session) }
+	if err := j.serve(r, m); err != nil {
 		return err
 	}
-	return j.serve(r, m)
+	return lostStorage(context.Cause(j.ctx), session)
 }
 
 // begin confines the process and starts the TPM, in this order, so that no byte of a
 // state, which may be a stranger's, reaches libtpms before. A device of CUSE appears
 // with the TPM on, and then its pid file, which takes what confine takes away. It
 // returns false if the TPM is not to be served.
-func begin(cfg *config.Config, d device, session *keep.Session, t *emul.TPM, s *service, profile string, pid *pidFile) (bool, error) {
+func begin(ctx context.Context, cfg *config.Config, d device, session *keep.Session, t *emul.TPM, s *service, from origin, pid *pidFile) (bool, error) {
 	if d.cuse == nil {
-		if err := confine(cfg, s, profile); err != nil {
+		if err := confine(cfg, s, from.path); err != nil {
 			return false, err
 		}
-		return start(cfg, session, t, s.log)
+		return start(ctx, cfg, session, t, s, from.heritage)
 	}
-	if _, err := start(cfg, session, t, s.log); err != nil {
+	if _, err := start(ctx, cfg, session, t, s, from.heritage); err != nil {
 		return false, exitCode(cuseStart, err)
 	}
 	if err := appear(cfg, d.cuse, pid); err != nil {
 		return false, err
 	}
-	return true, confine(cfg, s, profile)
+	return true, confine(cfg, s, from.path)
 }
 
 // confine takes from the process what it does not need any more, and says what
@@ -217,10 +227,16 @@ func enter(s config.Sandbox) error {
 
 // start puts the TPM where the process before this one has left it, or powers it
 // on. It returns false if the TPM is not to be served.
-func start(cfg *config.Config, session *keep.Session, t *emul.TPM, log *daemon.Log) (bool, error) {
-	resumed := session.Old() && t.Resume()
+func start(ctx context.Context, cfg *config.Config, session *keep.Session, t *emul.TPM, s *service, h *heritage) (bool, error) {
+	resumed := false
+	if session.Old() {
+		var err error
+		if resumed, err = resume(ctx, h, t, s); err != nil {
+			return false, err
+		}
+	}
 	if !resumed || !t.WasReady() {
-		if on, err := powerOn(t, cfg.Flags, log); err != nil || !on {
+		if on, err := powerOn(t, cfg.Flags, s.log); err != nil || !on {
 			return false, err
 		}
 	}

@@ -29,14 +29,6 @@ func (from origin) reloader(cfg *config.Config, t *emul.TPM, s *service) *reload
 	return &reloader{origin: from, cfg: &now, tpm: t, service: s}
 }
 
-// profile is the path of what is read again; "" for a classic command line.
-func (r *reloader) profile() string {
-	if r == nil {
-		return ""
-	}
-	return r.path
-}
-
 // run reads the profile for each SIGHUP until ctx ends, and calls gone if the
 // terminal has.
 func (r *reloader) run(ctx context.Context, gone func()) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -20,6 +22,8 @@ var (
 
 	eventReloaded     = daemon.EventKind{ID: "1a91c40e01e54c4c98e499b661f55638", Name: "reloaded"}
 	eventReloadFailed = daemon.EventKind{ID: "b95da29b78c6454aad6f1584a8bc98b4", Name: "reload-failed"}
+
+	eventProfileRejected = daemon.EventKind{ID: "dbbb26eb12e84bf2bc3162d7707fd9c2", Name: "profile-rejected"}
 
 	eventsOfTPM = map[emul.EventKind]daemon.EventKind{
 		emul.PowerOn:         {ID: "b66b655fb6f6438eba5eb973d335c4f4", Name: "power-on"},
@@ -47,6 +51,9 @@ type service struct {
 
 	confined sandbox.Active
 
+	problem error  // why the profile is not the one in use; nil as a rule
+	atReady func() // called once, before ready
+
 	line func() string   // how it is
 	tell *daemon.Service // nil before serve, and if systemd does not want to know
 }
@@ -57,10 +64,25 @@ func (s *service) event(e emul.Event) {
 	s.changed()
 }
 
+// rejected says that the TPM runs with the profile of the previous process, and why.
+func (s *service) rejected(why error) {
+	if why == nil {
+		return
+	}
+	s.problem = errors.New(printable.Line(why.Error()))
+	s.log.Event(eventProfileRejected, true, s.problem.Error(),
+		fmt.Sprintf("cannot run with the present profile: %v; running with the previous one until the profile is corrected and the service restarted", s.problem))
+}
+
 // serve is called before the TPM has clients; line may be called after it.
 func (s *service) serve(line func() string, ping func()) {
-	s.line = line
-	s.tell = s.systemd.Service(line, ping)
+	s.line = func() string {
+		if s.problem != nil {
+			return fmt.Sprintf("the profile has an error: %v; running with the previous one; %s", s.problem, line())
+		}
+		return line()
+	}
+	s.tell = s.systemd.Service(s.line, ping)
 }
 
 // changed says that there may be something new to tell.
@@ -69,6 +91,7 @@ func (s *service) changed() { s.tell.Changed() }
 // ready tells everybody that commands are answered, and keeps telling how the TPM
 // is until ctx ends.
 func (s *service) ready(ctx context.Context) {
+	s.atReady()
 	line := s.line()
 	s.systemd.Ready(line)
 	s.log.Event(eventReady, false, "", "ready: "+line)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -185,18 +184,13 @@ func instanceFlag(f *pflag.FlagSet) *string {
 func runProfile(f *pflag.FlagSet) action {
 	instance := instanceFlag(f)
 	return func(ctx context.Context, args []string) error {
-		path, name, err := find(args[0], *instance)
+		h := findHeritage(os.Getenv)
+		cfg, name, err := h.choose(args[0], *instance)
 		if err != nil {
-			return err
+			return h.rescue(ctx, err)
 		}
-		cfg, err := config.LoadProfile(path, name)
-		if err != nil {
-			return err
-		}
-		if path, err = filepath.Abs(path); err != nil {
-			return err
-		}
-		return live(ctx, cfg, origin{
+		path := h.profile.Path
+		return h.live(ctx, cfg, origin{
 			instance: name,
 			hangups:  daemon.CatchHangups(),
 			path:     path,

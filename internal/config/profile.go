@@ -23,6 +23,15 @@ const maxProfile = 1 << 20
 // The error has a *ProfileError for each mistake, one line each, in the order of
 // the file.
 func LoadProfile(file, instance string) (*Config, error) {
+	src, err := ReadProfile(file)
+	if err != nil {
+		return nil, err
+	}
+	return ParseProfile(file, src, instance)
+}
+
+// ParseProfile is LoadProfile of a file whose text is known.
+func ParseProfile(file, text, instance string) (*Config, error) {
 	if instance == "" {
 		instance = strings.TrimSuffix(filepath.Base(file), suffix)
 	}
@@ -33,15 +42,11 @@ func LoadProfile(file, instance string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("profile %q: %w", file, err)
 	}
-	src, err := readProfile(file)
-	if err != nil {
-		return nil, err
-	}
-	return parseProfile(file, src, filepath.Dir(abs), instance)
+	return parseProfile(file, text, filepath.Dir(abs), instance)
 }
 
-// readProfile returns what is in file.
-func readProfile(file string) (string, error) {
+// ReadProfile returns the text of a profile.
+func ReadProfile(file string) (string, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return "", fmt.Errorf("profile: %w", err)

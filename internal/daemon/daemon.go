@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,10 @@ type ExitError struct {
 	Code   int   // 0 to 255
 	Err    error // what went wrong; nil if there is nothing to say
 	Silent bool  // the message has been given already, or there is none
+
+	// Delay is how long the process waits before it ends, unless the context ends:
+	// a service that is started again and again must not be started too often.
+	Delay time.Duration
 }
 
 // Error returns the text of Err, or names the code if Err is nil.
@@ -61,13 +66,19 @@ func status(name string, run func(ctx context.Context, args []string) error) int
 	if err == nil {
 		return 0
 	}
-	code, silent := 1, false
+	code, silent, delay := 1, false, time.Duration(0)
 	if e, ok := errors.AsType[*ExitError](err); ok {
-		code, silent = e.Code, e.Silent
+		code, silent, delay = e.Code, e.Silent, e.Delay
 	}
 	if !silent {
 		stderr := output{fd: unix.Stderr}
 		stderr.Write([]byte(name + ": " + printable.Line(err.Error()) + "\n"))
+	}
+	if delay > 0 {
+		select {
+		case <-ctx.Done():
+		case <-time.After(delay):
+		}
 	}
 	return code
 }

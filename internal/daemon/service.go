@@ -45,6 +45,12 @@ func (n *Notifier) Ready(status string) {
 	n.tell(daemon.SdNotifyReady, statusLine(status))
 }
 
+// Status tells systemd how the service is, before Ready.
+func (n *Notifier) Status(status string) { n.tell(statusLine(status)) }
+
+// Listens reports whether a service manager is told.
+func (n *Notifier) Listens() bool { return n.conn != nil }
+
 // Reloading tells systemd that the service is about to read its settings again;
 // Reloaded, that it has done so, well or not.
 //

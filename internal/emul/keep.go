@@ -6,8 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -33,6 +36,8 @@ type keeping struct {
 	buf       []byte            // memory of the sealed volatile state
 	orderly   bool              // the process ends as it should
 	left      bool              // the TPM goes on in another process: nothing more is put
+	leaving   bool              // the process ends, and TPM2_Shutdown runs
+	unstored  error             // why the state of that TPM2_Shutdown could not be stored; nothing more is put
 	failed    bool              // Put has failed, and that was said
 
 	resumed []byte // the volatile state of the process before, while the engine starts with it
@@ -77,10 +82,15 @@ func (t *TPM) digest(p []byte) [sha256.Size]byte {
 	return sha256.Sum256(p)
 }
 
+// keepsNow reports whether a change of the TPM reaches the Keeper.
+func (t *TPM) keepsNow() bool {
+	return t.opt.Keep != nil && !t.keeping.left && t.keeping.unstored == nil
+}
+
 // keep puts the TPM as it is now.
 func (t *TPM) keep() {
 	switch {
-	case t.opt.Keep == nil || t.keeping.left:
+	case !t.keepsNow():
 	case t.on.Load():
 		t.engine.Snapshot()
 	default:
@@ -92,10 +102,9 @@ func (t *TPM) keep() {
 // Keep puts the volatile state of a TPM that is on.
 func (h host) Keep(volatile []byte) {
 	t := h.t
-	if t.opt.Keep == nil || t.keeping.left || !t.on.Load() {
-		return
+	if t.keepsNow() && t.on.Load() {
+		t.put(volatile)
 	}
-	t.put(volatile)
 }
 
 // put puts what Resume needs, with the volatile state if the TPM is on. If that
@@ -161,6 +170,9 @@ func (t *TPM) storeKept(name string, p []byte) error {
 	if t.opt.Keep == nil || name != tpm.Permanent.Name() {
 		return t.store.Store(name, p)
 	}
+	if t.keeping.unstored != nil { // a second try would replace the snapshot from before the first
+		return t.keeping.unstored
+	}
 	old := t.keeping.permanent
 	t.keeping.permanent = sha256.Sum256(p)
 	if t.on.Load() {
@@ -169,22 +181,35 @@ func (t *TPM) storeKept(name string, p []byte) error {
 	err := t.store.Store(name, p)
 	if err != nil {
 		t.keeping.permanent = old
-		if t.on.Load() {
+		switch {
+		case t.keeping.leaving:
+			t.keeping.unstored = err
+			t.engine.KeepBehind(nil)
+		case t.on.Load():
 			t.keep()
 		}
 	}
 	return err
 }
 
-// leave has the Keeper have the TPM as the next process is to find it, after the
-// TPM2_Shutdown that is due: nobody knows whether there will be a next one. The
-// volatile state is that of after, since it belongs to the permanent one that the
-// command has stored; what a guest sees of it is that of before.
+// leave saves the TPM for the next process, after the TPM2_Shutdown that is due: a
+// process does not know whether there will be a next one. The volatile state is the
+// one after the command, because it belongs to the permanent state that the command
+// has stored; the guest sees the one from before.
+//
+// If that permanent state cannot be stored, libtpms goes into failure mode, and what
+// the Keeper has from before the command stays: the older slot has it with the
+// permanent state that is on disk, the newer one has the state that was to be stored,
+// in case it has reached the disk after all.
 func (t *TPM) leave() {
-	if t.opt.Keep == nil {
+	if t.opt.Keep == nil || t.keeping.left {
 		return
 	}
+	t.keeping.leaving = true
 	t.autoShutdown()
+	if t.keeping.unstored != nil {
+		t.opt.Note("TPM2_Shutdown could not be stored; a next process continues from the state before it: %v", t.keeping.unstored)
+	}
 	t.keeping.orderly = true
 	t.keep()
 	t.keeping.left = true
@@ -225,27 +250,99 @@ func trim(b []byte) []byte {
 	return b
 }
 
-// maxResumes is how often it is tried to go on with one state.
-const maxResumes = 2
+// maxResumes is how often the engine may end the process when it starts with one
+// state. A start takes milliseconds, so that a process which is killed for another
+// reason is rarely killed in one.
+const maxResumes = 5
 
-// Resume brings the TPM to where the process before this one has left it. It
-// returns false if there is nothing to go on with, and says why.
-func (t *TPM) Resume() bool {
+var (
+	errNothingKept = errors.New("it had none")
+	errCrashes     = fmt.Errorf("the engine has ended the process %d times when it started with it", maxResumes)
+)
+
+// Resume brings the TPM to where the previous process has left it. It returns false
+// if there is nothing to continue with, and says why.
+//
+// With an error it is too early to say: the state cannot be read now, which may be
+// different in a moment. What the previous process has left is untouched then, and
+// stays so; Resume may be called again, or the process must end. With strict every
+// failure is such an error: the settings of this process may be wrong.
+func (t *TPM) Resume(strict bool) (bool, error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
 	if t.opt.Keep == nil {
-		return false
+		return false, nil
 	}
+	t.keeping.left = false
 	err := t.resume()
 	t.keeping.resumed = nil
 	t.opt.Keep.Cells().Resumes = 0
-	if err == nil {
-		return true
+	switch {
+	case err == nil:
+		return true, nil
+	case IsSystemError(err), strict && !errors.Is(err, errNothingKept):
+		t.keeping.left = true
+		t.forgetStore()
+		if a := Advice(err); a != "" {
+			err = fmt.Errorf("%w; %s", err, a)
+		}
+		return false, fmt.Errorf("cannot resume the TPM of the previous process: %w", err)
 	}
 	t.opt.Keep.Cells().Ready = 0
 	t.powerOff("it could not go on")
 	t.opt.Error("the TPM starts anew, the process before this one has left no state to go on with: %v", err)
+	return false, nil
+}
+
+// forgetStore closes the state, so that the next try opens what its path names then.
+func (t *TPM) forgetStore() {
+	t.engine.Terminate()
+	if t.store == nil {
+		return
+	}
+	if err := t.store.Close(); err != nil {
+		t.opt.Note("close the state: %v", err)
+	}
+	t.store = nil
+}
+
+// IsSystemError reports whether err says that the state could not be read or locked,
+// rather than what is wrong with its content: the next try may succeed.
+func IsSystemError(err error) bool {
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return true
+	}
+	return errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, fs.ErrNotExist)
+}
+
+// transient are the errors of a system that is short of something, or of a disk that
+// may come back. The others are more often a mistake in the settings.
+var transient = []syscall.Errno{
+	syscall.EIO, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.EINTR, syscall.ESTALE,
+	syscall.ETIMEDOUT, syscall.ENOLCK, syscall.ENOSPC, syscall.EDQUOT, syscall.ENODEV, syscall.ENXIO,
+}
+
+// IsTransient reports whether err is a system error that goes away by itself as a
+// rule, also if there is no TPM to continue with.
+func IsTransient(err error) bool {
+	if errors.Is(err, nv.ErrLocked) {
+		return true
+	}
+	for _, e := range transient {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
 	return false
+}
+
+// startEngine starts the engine. With the state of a previous process it counts the
+// try, which may end this process.
+func (t *TPM) startEngine() error {
+	if t.keeping.resumed != nil {
+		t.opt.Keep.Cells().Resumes++
+	}
+	return t.engine.Start()
 }
 
 // Ready notes that clients are served from now on, so that a TPM that is off, or had
@@ -264,7 +361,7 @@ func (t *TPM) WasReady() bool { return t.opt.Keep != nil && t.opt.Keep.Cells().R
 func (t *TPM) resume() error {
 	all := t.opt.Keep.Kept()
 	if len(all) == 0 {
-		return errors.New("it had none")
+		return errNothingKept
 	}
 	k, err := t.parseKept(all[0])
 	if err != nil {
@@ -283,11 +380,9 @@ func (t *TPM) resume() error {
 		}
 		return nil
 	}
-	cells := t.opt.Keep.Cells()
-	if cells.Resumes >= maxResumes {
-		return errors.New("it was tried twice, and ended the process")
+	if t.opt.Keep.Cells().Resumes >= maxResumes {
+		return errCrashes
 	}
-	cells.Resumes++
 	return t.resumeOn(all, k)
 }
 
@@ -303,6 +398,9 @@ func (t *TPM) resumeOn(all [][]byte, newest *kept) error {
 		}
 	}
 	p, err := t.load(tpm.Permanent)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has no permanent state; mount the directory, or stop the service and start it for a new TPM: %w", t.opt.Where, err)
+	}
 	if err != nil {
 		return err
 	}

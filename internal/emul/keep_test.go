@@ -57,8 +57,8 @@ func TestResumeWaitsForTheLock(t *testing.T) {
 	now := newBench(t, Options{Keep: c})
 	now.e.volatile = before.e.volatile
 	now.d.items, now.d.busy = before.d.items, 3
-	if !now.Resume() {
-		t.Fatalf("Resume: %q", *now.notes)
+	if ok, err := now.Resume(false); err != nil || !ok {
+		t.Fatalf("Resume: %t, %v, %q", ok, err, *now.notes)
 	}
 	if !now.On() || !now.d.mine || !slices.Contains(now.e.loads, tpm.Volatile.Name()+":"+strconv.Itoa(len(before.e.volatile))) {
 		t.Errorf("on %t, locked %t, loaded %s", now.On(), now.d.mine, now.e.loads)

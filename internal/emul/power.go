@@ -153,7 +153,7 @@ func (t *TPM) powerOn() error {
 	}
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	t.unstored, t.origin = nil, t.whence()
-	if err := t.engine.Start(); err != nil {
+	if err := t.startEngine(); err != nil {
 		return fmt.Errorf("%w: %w", errStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
 	}
 	if t.profile != "" && !t.engine.Manufactured() { // it starts all the same, in failure mode
@@ -249,7 +249,7 @@ func (t *TPM) powerOff(cause string) {
 //
 // Source: TPM 2.0 Library, Part 1, "Shutdown"; swtpm 0.8.
 func (t *TPM) autoShutdown() {
-	if t.opt.Version != tpm.V20 || !t.on.Load() || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
+	if t.opt.Version != tpm.V20 || !t.on.Load() || t.keeping.left || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
 		return
 	}
 	giveBack, err := t.borrowStorage()

@@ -24,10 +24,10 @@ import (
 // Prefix begins the names of our descriptors in the store.
 const Prefix = "swtpm-"
 
-const (
-	memoryName = Prefix + "state"
-	listenName = Prefix + "listen-"
-)
+// MemoryName is the name of the memory there.
+const MemoryName = Prefix + "state"
+
+const listenName = Prefix + "listen-"
 
 // Store is systemd's descriptor store.
 type Store interface {
@@ -70,7 +70,7 @@ func Open(store Store, fds []FD) (s *Session, why error, err error) {
 	s = &Session{store: store, listens: map[string]int{}}
 	for _, f := range fds {
 		switch {
-		case f.Name != memoryName:
+		case f.Name != MemoryName:
 		case s.mem != nil:
 			_ = unix.Close(f.FD)
 		default:
@@ -80,10 +80,10 @@ func Open(store Store, fds []FD) (s *Session, why error, err error) {
 	}
 	if s.mem == nil {
 		if why != nil {
-			store.Drop(memoryName) // else it comes back beside the new one
+			store.Drop(MemoryName) // else it comes back beside the new one
 		}
 		if s.mem, err = newMemory(); err == nil {
-			if err = store.Keep(s.mem.fd, memoryName); err != nil {
+			if err = store.Keep(s.mem.fd, MemoryName); err != nil {
 				s.mem.close()
 				err = fmt.Errorf("the descriptor store: %w", err)
 			}
@@ -91,7 +91,7 @@ func Open(store Store, fds []FD) (s *Session, why error, err error) {
 	}
 	for _, f := range fds {
 		switch {
-		case f.Name == memoryName:
+		case f.Name == MemoryName:
 		case err != nil:
 			s.giveUp(f)
 		default:

@@ -137,7 +137,7 @@ func TestStrangers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x, why, err := Open(&shelf{}, []FD{{other, memoryName}, {fd, "swtpm-data-0"}})
+	x, why, err := Open(&shelf{}, []FD{{other, MemoryName}, {fd, "swtpm-data-0"}})
 	if why == nil || err != nil || x.Old() || len(x.Clients()) != 0 {
 		t.Errorf("%v, %v, old %t", why, err, x.Old())
 	}
@@ -162,13 +162,13 @@ func TestOtherVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &shelf{}
-	if err := s.Keep(other, memoryName); err != nil {
+	if err := s.Keep(other, MemoryName); err != nil {
 		t.Fatal(err)
 	}
 	if _, why, err := Open(s, s.passed(t)); why == nil || err != nil {
 		t.Fatal(why, err)
 	}
-	if got := s.names(); got != memoryName {
+	if got := s.names(); got != MemoryName {
 		t.Errorf("the store has %s", got)
 	}
 	if x := open(t, s, s.passed(t)); !x.Old() {

@@ -20,6 +20,7 @@ import (
 //	   64   16 cells      emul.Cells
 //	  128   32 sockets    of each listener that we made: device and inode of its path, u64
 //	 4096   64 records    exchange.Record, one for each client
+//	20480      profile    see profile.go
 //	65536    2 slots      a state each, slotSize bytes
 //
 // A slot:
@@ -81,21 +82,32 @@ func newMemory() (*memory, error) {
 // oldMemory maps the one that a process has left, and fails if it is none that we
 // know. It takes over fd.
 func oldMemory(fd int) (*memory, error) {
+	if err := checkMemory(fd); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	m, err := mapMemory(fd)
+	if err == nil && binary.NativeEndian.Uint64(m.b) != magic {
+		m.close()
+		return nil, errVersion
+	}
+	return m, err
+}
+
+// errVersion means that a memory has another layout.
+var errVersion = errors.New("it is not of this version")
+
+// checkMemory fails unless fd has the size of a memory of ours, and keeps it.
+func checkMemory(fd int) error {
 	var st unix.Stat_t
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 	if err == nil {
 		err = unix.Fstat(fd, &st)
 	}
 	if err != nil || seals&unix.F_SEAL_SHRINK == 0 || st.Size != memorySize {
-		_ = unix.Close(fd)
-		return nil, errors.New("it is not of this version")
+		return errVersion
 	}
-	m, err := mapMemory(fd)
-	if err == nil && binary.NativeEndian.Uint64(m.b) != magic {
-		m.close()
-		return nil, errors.New("it is not of this version")
-	}
-	return m, err
+	return nil
 }
 
 func mapMemory(fd int) (*memory, error) {

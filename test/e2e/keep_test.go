@@ -37,7 +37,12 @@ const keyHex = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
 // newKept starts one and powers it on; key encrypts its state.
 func newKept(t testing.TB, v version, key bool) *keptTPM {
 	t.Helper()
-	k := newKeptOff(t, v, key)
+	return newKeptOff(t, v, key).power(t)
+}
+
+// power powers it on.
+func (k *keptTPM) power(t testing.TB) *keptTPM {
+	t.Helper()
 	if err := k.ctrl.Init(0); err != nil {
 		t.Fatal(err)
 	}
@@ -51,13 +56,19 @@ func newKeptOff(t testing.TB, v version, key bool) *keptTPM {
 	t.Helper()
 	dir := tempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
+	return newKeptIn(t, v, key, dir)
+}
+
+// newKeptIn starts one in dir, whose directory state has its state; more are options.
+func newKeptIn(t testing.TB, v version, key bool, dir string, more ...string) *keptTPM {
+	t.Helper()
 	args := append([]string{"socket", "--tpmstate", "dir=" + filepath.Join(dir, "state"),
 		"--ctrl", "type=unixio,path=" + filepath.Join(dir, "c"), "--server", "type=unixio,path=" + filepath.Join(dir, "d")}, v.options()...)
 	if key {
 		write(t, filepath.Join(dir, "key"), []byte(keyHex))
 		args = append(args, "--key", "file="+filepath.Join(dir, "key")+",mode=aes-256-cbc,format=hex")
 	}
-	k := &keptTPM{manager: newManager(t, args...), dir: dir, v: v}
+	k := &keptTPM{manager: newManager(t, append(args, more...)...), dir: dir, v: v}
 	k.start(t)
 	c, err := client.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {
@@ -580,43 +591,36 @@ func (k *keptTPM) comes(t *testing.T, bags luggage, g guest) {
 	k.end(t)
 }
 
-// What ends the process that is to go on with it, twice, is given up: the TPM starts
-// anew with its permanent state. Once is no reason to.
+// A state with which the engine has ended the process five times is given up: the TPM
+// starts anew with its permanent state. Four times are no reason to.
 func TestKeepGivenUp(t *testing.T) {
-	needRoot(t, "strace traces it")
-	strace := need(t, "strace", "strace")
 	t.Parallel()
 	everyKept(t, func(t *testing.T, v version, key bool) {
 		k := newKept(t, v, key)
 		k.data.define(t)
 		cmd, value := v.extend(1, k.data.pcr(t))
 		k.data.ok(t, cmd)
-		die := func() { // as it reads the state that it is to go on with
+		crashed := func(times byte) {
 			t.Helper()
-			k.trace = []string{strace, "-f", "-o", "/dev/null", "-P", filepath.Join(k.dir, "state", v.file()), "-e", "inject=read,pread64:signal=KILL"}
-			if k.tryStart(t) {
-				t.Fatal("it was not killed")
-			}
-			if strings.Contains(k.out.String(), "ptrace") {
-				t.Skipf("strace may not trace here: %s", k.out.String())
-			}
-			k.trace = nil
-		}
-		for range 3 { // each time it is the first time again
 			_ = k.cmd.Process.Kill()
 			k.wait(t)
-			die()
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			const resumes = 64 + 8 // emul.Cells
+			if _, err := unix.Pwrite(k.fds["swtpm-state"], []byte{times, 0, 0, 0}, resumes); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			crashed(4)
 			k.start(t)
 			if got := k.data.pcr(t); !bytes.Equal(got, value) {
 				t.Fatalf("PCR 10 is %x, want %x; it said %s", got, value, k.out.String())
 			}
 		}
-		_ = k.cmd.Process.Kill()
-		k.wait(t)
-		die()
-		die()
+		crashed(5)
 		k.start(t)
-		const want = "starts anew, the process before this one has left no state to go on with: it was tried twice, and ended the process"
+		const want = "starts anew, the process before this one has left no state to go on with: the engine has ended the process 5 times when it started with it"
 		k.says(t, want)
 		if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
 			t.Errorf("a TPM that has no power: %x, %v", rsp, err)

@@ -1,0 +1,223 @@
+package emul
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// handedOver returns what a TPM leaves that ended in order, and its disk.
+func handedOver(t *testing.T) (*cupboard, *bench) {
+	t.Helper()
+	c := &cupboard{}
+	before := newBench(t, Options{Keep: c})
+	before.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
+	before.on(t)
+	before.Ready()
+	if err := before.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return c, before
+}
+
+// next is the next process, on the same disk.
+func (b *bench) next(t *testing.T, c *cupboard) *bench {
+	t.Helper()
+	n := newBench(t, Options{Keep: c})
+	n.e.volatile, n.d.items = b.e.volatile, b.d.items
+	return n
+}
+
+// faulty is a disk on which some things fail.
+type faulty struct {
+	*disk
+	load, lock error
+}
+
+func (f *faulty) Load(name string) ([]byte, error) {
+	if f.load != nil {
+		return nil, f.load
+	}
+	return f.disk.Load(name)
+}
+
+func (f *faulty) Lock() error {
+	if f.lock != nil {
+		return f.lock
+	}
+	return f.disk.Lock()
+}
+
+// A system error on the way to the state leaves what is kept alone, to the byte, and
+// the next try succeeds; bad content ends it, and the TPM starts anew.
+func TestResumeErrors(t *testing.T) {
+	errno := func(e syscall.Errno) error { return fmt.Errorf("fake: %w", e) }
+	for _, g := range []struct {
+		name             string
+		open, load, lock error
+		bad              func(b []byte) []byte
+		system           bool
+	}{
+		{name: "open EIO", open: errno(syscall.EIO), system: true},
+		{name: "open ENOMEM", open: errno(syscall.ENOMEM), system: true},
+		{name: "open EACCES", open: errno(syscall.EACCES), system: true},
+		{name: "open ENOENT", open: errno(syscall.ENOENT), system: true},
+		{name: "lock ENOLCK", lock: errno(syscall.ENOLCK), system: true},
+		{name: "locked", lock: nv.ErrLocked, system: true},
+		{name: "read EIO", load: errno(syscall.EIO), system: true},
+		{name: "read ESTALE", load: errno(syscall.ESTALE), system: true},
+		{name: "missing", load: fs.ErrNotExist, system: true},
+		{name: "checksum", bad: func(b []byte) []byte { b[len(b)-1] ^= 1; return b }},
+		{name: "short", bad: func(b []byte) []byte { return b[:4] }},
+		{name: "content", load: nv.ErrDamaged},
+	} {
+		t.Run(g.name, func(t *testing.T) {
+			c, before := handedOver(t)
+			n := before.next(t, c)
+			was := fmt.Sprintf("%x %+v", c.kept, c.cells)
+			f := &faulty{disk: n.d, load: g.load, lock: g.lock}
+			items := n.d.items
+			if g.bad != nil {
+				const name = "tpm2-00.permall"
+				n.d.items = map[string][]byte{name: g.bad(bytes.Clone(items[name]))}
+			}
+			opened := g.open
+			n.opt.Open = func() (*nv.Store, error) {
+				if opened != nil {
+					return nil, opened
+				}
+				return nv.New(f, "tpm2-00.", nil), nil
+			}
+			n.ctx = ended() // does not wait for the lock
+			ok, err := n.Resume(false)
+			if ok || g.system != (err != nil) {
+				t.Fatalf("Resume = %t, %v; want a system error: %t", ok, err, g.system)
+			}
+			if said := strings.Contains(strings.Join(*n.notes, ""), "anew"); said == g.system {
+				t.Errorf("it said %q", *n.notes)
+			}
+			if now := fmt.Sprintf("%x %+v", c.kept, c.cells); (now == was) != g.system {
+				t.Errorf("what is kept has changed: %t", now != was)
+			}
+			if !g.system {
+				return
+			}
+			if err := n.next(t, c).closeAfter(t, opened, f); err != nil {
+				t.Error(err)
+			}
+			if now := fmt.Sprintf("%x %+v", c.kept, c.cells); now != was {
+				t.Error("the end of a process that could not resume has changed what is kept")
+			}
+			opened, f.load, f.lock = nil, nil, nil
+			if ok, err := n.Resume(false); err != nil || !ok || !n.On() {
+				t.Errorf("the second try: %t, %v", ok, err)
+			}
+		})
+	}
+}
+
+// closeAfter closes the TPM after a try to resume that fails.
+func (b *bench) closeAfter(t *testing.T, open error, f *faulty) error {
+	t.Helper()
+	b.opt.Open = func() (*nv.Store, error) { return nv.New(f, "tpm2-00.", nil), open }
+	b.ctx = ended()
+	if ok, err := b.Resume(false); ok || err == nil {
+		t.Errorf("Resume = %t, %v", ok, err)
+	}
+	return b.Close()
+}
+
+func ended() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// A process that may have the wrong settings changes nothing whatever the error is.
+func TestResumeStrict(t *testing.T) {
+	c, before := handedOver(t)
+	was := fmt.Sprintf("%x %+v", c.kept, c.cells)
+	n := before.next(t, c)
+	n.opt.Version = tpm.V12
+	if ok, err := n.Resume(true); ok || err == nil || !strings.Contains(err.Error(), "other version") {
+		t.Errorf("Resume = %t, %v", ok, err)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if now := fmt.Sprintf("%x %+v", c.kept, c.cells); now != was {
+		t.Error("what is kept has changed")
+	}
+	if ok, err := newBench(t, Options{Keep: &cupboard{}}).Resume(true); ok || err != nil {
+		t.Errorf("with nothing kept: %t, %v", ok, err)
+	}
+}
+
+// A TPM2_Shutdown that cannot be stored when the process ends does not reach the next
+// one: what is kept for the permanent state on disk is from before it. The newer slot
+// is for the state that could not be stored, in case it is on the disk after all.
+func TestLeaveOnFullDisk(t *testing.T) {
+	c := &cupboard{}
+	b := newBench(t, Options{Keep: c})
+	b.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
+	b.on(t)
+	b.Ready()
+	before := bytes.Clone(c.kept[0])
+	changed := bytes.Clone(b.e.fresh) // what TPM2_Shutdown stores
+	changed[len(changed)-1] ^= 1
+	b.e.fresh, b.d.broken = changed, syscall.ENOSPC
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(b.e.took(), "Process"); n == 0 {
+		t.Error("there was no TPM2_Shutdown")
+	}
+	sum := sha256.Sum256(changed)
+	if len(c.kept) != 2 || !bytes.Equal(c.kept[1], before) || !bytes.Equal(c.kept[0][32:64], sum[:]) {
+		t.Fatal("the slots are not for the state before and after TPM2_Shutdown")
+	}
+	n := b.next(t, c)
+	n.d.broken = syscall.ENOSPC // still
+	if ok, err := n.Resume(false); err != nil || !ok {
+		t.Errorf("Resume = %t, %v; said %q", ok, err, *n.notes)
+	}
+	if want := fmt.Sprintf("%s:%d", tpm.Volatile.Name(), len(before)-keptSize); !slices.Contains(n.e.loads, want) {
+		t.Errorf("loaded %s, want %s", n.e.loads, want)
+	}
+}
+
+// A start of the engine that does not return is counted, up to a limit; a process that
+// ends before or after it is not.
+func TestResumeCrashes(t *testing.T) {
+	c, before := handedOver(t)
+	for range maxResumes {
+		n := before.next(t, c)
+		func() {
+			defer func() { _ = recover() }()
+			n.e.startErr = nil
+			n.TPM.engine = &crashing{n.e}
+			_, _ = n.Resume(false)
+		}()
+	}
+	if c.cells.Resumes != maxResumes {
+		t.Fatalf("%d starts are counted, want %d", c.cells.Resumes, maxResumes)
+	}
+	n := before.next(t, c)
+	if ok, err := n.Resume(false); ok || err != nil || !strings.Contains(strings.Join(*n.notes, ""), errCrashes.Error()) {
+		t.Errorf("Resume = %t, %v; said %q", ok, err, *n.notes)
+	}
+}
+
+// crashing is an engine whose start does not return.
+type crashing struct{ *engine }
+
+func (c *crashing) Start() error { panic("SIGSEGV") }

@@ -1,0 +1,354 @@
+package e2e_test
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+)
+
+// exitRetry is the exit code that systemd starts the service again after.
+const exitRetry = 75
+
+// smallDisk returns a directory whose directory state is a small file system.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	dir := tempDir(t)
+	state := filepath.Join(dir, "state")
+	mkdir(t, state)
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("needs root with the right to mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
+	return dir
+}
+
+// fails wants a start to fail with exitRetry and to leave the memory alone.
+func (k *keptTPM) fails(t *testing.T, said string) {
+	t.Helper()
+	before := k.memory(t)
+	if k.tryStart(t) {
+		t.Fatalf("it is ready; it said %s", k.out.String())
+	}
+	if code := k.wait(t); code != exitRetry {
+		t.Errorf("exit code %d, want %d; it said %s", code, exitRetry, k.out.String())
+	}
+	if !bytes.Equal(before, k.memory(t)) {
+		t.Error("the kept memory has changed")
+	}
+	if !strings.Contains(k.out.String(), said) {
+		t.Errorf("it said %q, want %q", k.out.String(), said)
+	}
+	if n := strings.Count(k.out.String(), "\n"); n > 2 {
+		t.Errorf("it said %d lines: %s", n, k.out.String())
+	}
+}
+
+// A restart on a full disk takes nothing from the guest: the TPM continues from before
+// the TPM2_Shutdown that could not be stored. So does one after another full disk, and
+// a crash.
+func TestRestartFullDisk(t *testing.T) {
+	needRoot(t, "it mounts a small tmpfs")
+	t.Parallel()
+	everyKept(t, func(t *testing.T, v version, key bool) {
+		k := newKeptIn(t, v, key, smallDisk(t)).power(t)
+		k.data.define(t)
+		filler := filepath.Join(k.dir, "state", "filler")
+		for i, next := range []func(){
+			func() { k.restart(t) },
+			func() { k.restart(t); k.restart(t) },
+			func() { k.restart(t); k.crash(t, unix.SIGKILL) },
+		} {
+			check := k.fill(t)
+			fill(t, filler)
+			next()
+			check()
+			if n := k.data.number(t); n != uint64(i)+1 {
+				t.Errorf("the number is %d, want %d", n, i+1)
+			}
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			if err := k.data.bump(uint64(i) + 2); err != nil {
+				t.Errorf("with room again: %v", err)
+			}
+		}
+		if strings.Contains(k.out.String(), "anew") {
+			t.Errorf("it said %s", k.out.String())
+		}
+	})
+}
+
+// A start that cannot read or lock the state for now leaves what the previous process
+// has kept alone, byte by byte, and ends with the exit code after which systemd starts
+// it again; once the state is there, the guest continues.
+func TestRestartSystemErrors(t *testing.T) {
+	needRoot(t, "strace injects errors")
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	for _, c := range []struct {
+		name, said string
+		harm       func(t *testing.T, k *keptTPM, state string) (mend func())
+	}{
+		{"locked", "locked by another process", func(t *testing.T, k *keptTPM, state string) func() {
+			other := newManager(t, append([]string{"socket", "--tpmstate", "dir=" + state, "--flags", "not-need-init",
+				"--server", "type=unixio,path=" + filepath.Join(k.dir, "other")}, k.v.options()...)...)
+			other.env = nil
+			other.start(t)
+			return func() { _ = other.cmd.Process.Kill(); other.wait(t) } // it has changed nothing yet
+		}},
+		{"missing", "no such file or directory", func(t *testing.T, k *keptTPM, state string) func() {
+			return moved(t, state)
+		}},
+		{"unmounted", "has no permanent state; mount the directory", func(t *testing.T, k *keptTPM, state string) func() {
+			mend := moved(t, state)
+			mkdir(t, state)
+			return func() {
+				if err := os.RemoveAll(state); err != nil {
+					t.Fatal(err)
+				}
+				mend()
+			}
+		}},
+		{"no directory", "not a directory", func(t *testing.T, k *keptTPM, state string) func() {
+			mend := moved(t, state)
+			write(t, state, nil)
+			return func() {
+				if err := os.Remove(state); err != nil {
+					t.Fatal(err)
+				}
+				mend()
+			}
+		}},
+		{"open EIO", "input/output error", inject(strace, "openat:error=EIO")},
+		{"open ENOMEM", "cannot allocate memory", inject(strace, "openat:error=ENOMEM")},
+		{"open EACCES", "permission denied: TPM_RESULT 0x9 (TPM_FAIL); check the owner", inject(strace, "openat:error=EACCES")},
+		{"read EIO", "input/output error", inject(strace, "read,pread64:error=EIO")},
+		{"fsync EIO", "input/output error", inject(strace, "fsync:error=EIO")},
+		{"stat ESTALE", "stale", inject(strace, "fstat,newfstatat:error=ESTALE")},
+	} {
+		for _, v := range both {
+			t.Run(c.name+" "+string(v), func(t *testing.T) {
+				t.Parallel()
+				dir := tempDir(t)
+				mkdir(t, filepath.Join(dir, "state"))
+				// strace puts call -1 in the place of the one that is to fail.
+				k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
+				k.data.define(t)
+				check := k.fill(t)
+				k.end(t)
+				mend := c.harm(t, k, filepath.Join(k.dir, "state"))
+				k.fails(t, c.said)
+				mend()
+				k.start(t)
+				check()
+				if n := k.data.number(t); n != 1 {
+					t.Errorf("the number is %d, want 1", n)
+				}
+				if strings.Contains(k.out.String(), "anew") {
+					t.Errorf("it said %s", k.out.String())
+				}
+			})
+		}
+	}
+}
+
+// moved moves a directory away until the end of the fault.
+func moved(t *testing.T, dir string) (mend func()) {
+	t.Helper()
+	rename := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rename(dir, dir+".away")
+	return func() { t.Helper(); rename(dir+".away", dir) }
+}
+
+// inject makes the system calls on the state of the next process fail.
+func inject(strace, fault string) func(t *testing.T, k *keptTPM, state string) func() {
+	return func(_ *testing.T, k *keptTPM, state string) func() {
+		k.trace = []string{strace, "-f", "-o", "/dev/null", "-P", state, "-P", filepath.Join(state, k.v.file()), "-e", "inject=" + fault}
+		return func() { k.trace = nil }
+	}
+}
+
+// A state that is damaged is none of these: it is reported as ever.
+func TestRestartDamagedState(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			k := newKept(t, v, false)
+			k.end(t)
+			file := filepath.Join(k.dir, "state", v.file())
+			bad := []byte(read(t, file))
+			bad[len(bad)/2] ^= 1
+			write(t, file, bad)
+			k.start(t)
+			k.says(t, "the TPM starts anew")
+			if err := k.ctrl.Init(0); err == nil {
+				t.Error("INIT with a damaged state succeeds")
+			}
+		})
+	}
+}
+
+// newProfiled is a kept TPM of a profile, which is on from its start; more is appended
+// to the profile.
+func newProfiled(t *testing.T, more string) (k *keptTPM, profile, good string) {
+	t.Helper()
+	dir := tempDir(t)
+	mkdir(t, filepath.Join(dir, "state"))
+	profile = filepath.Join(dir, "vm.toml")
+	good = "[tpmstate]\ndir = \"state\"\n[control]\nlisten = \"unix:c\"\n[interface]\nserver = \"unix:d\"\n[flags]\nstartup = \"clear\"\n" + more
+	write(t, profile, []byte(good))
+	k = &keptTPM{manager: newManager(t, "run", profile), dir: dir, v: v20}
+	k.start(t)
+	c, err := client.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Timeout = patience
+	t.Cleanup(func() { _ = c.Close() })
+	k.ctrl, k.data = c, k.dial(t)
+	return k, profile, good
+}
+
+// A mistake in the profile takes no TPM from a guest: the process runs with the profile
+// of the previous one, and says so until the mistake is corrected.
+func TestRestartBadProfile(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, said string
+		spoil      func(good string) string // "" removes the profile
+		fails      bool                     // the start, before the next one takes the previous profile
+	}{
+		{"syntax", "vm.toml:2:7: expected value", func(s string) string { return strings.Replace(s, `"state"`, `state`, 1) }, false},
+		{"unknown key", `unknown key; did you mean "listen"?`, func(s string) string { return strings.Replace(s, "listen", "lisen", 1) }, false},
+		{"empty name", "no such file or directory", func(string) string { return "" }, false},
+		{"log", "log: open", func(s string) string { return s + "[log]\nfile = \"none/log\"\n" }, true},
+		{"user", "nobody-of-this-name", func(s string) string { return s + "[sandbox]\nuser = \"nobody-of-this-name\"\n" }, true},
+		{"key file", "key file", func(s string) string { return s + "[key]\nfile = \"none.key\"\n" }, true},
+		{"wrong key", "is not encrypted with any", func(s string) string { return s + "[key]\nfile = \"good.key\"\nformat = \"hex\"\nmode = \"aes-256-cbc\"\n" }, true},
+		{"socket", "control channel: ", func(s string) string { return strings.Replace(s, "unix:c", "unix:none/c", 1) }, true},
+		{"other state", "no such file or directory", func(s string) string { return strings.Replace(s, `"state"`, `"other"`, 1) }, true},
+		{"empty state", "has no permanent state", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},
+		{"version", "other version", func(s string) string { return "tpm = \"1.2\"\n" + s }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			k, profile, good := newProfiled(t, "")
+			write(t, filepath.Join(k.dir, "good.key"), []byte(keyHex))
+			mkdir(t, filepath.Join(k.dir, "empty"))
+			k.data.define(t)
+			check := k.fill(t)
+			if bad := c.spoil(good); bad != "" {
+				write(t, profile, []byte(bad))
+			} else if err := os.Remove(profile); err != nil {
+				t.Fatal(err)
+			}
+			k.end(t)
+			if c.fails {
+				if k.tryStart(t) {
+					t.Fatalf("it is ready; it said %s", k.out.String())
+				}
+				if code := k.wait(t); code != exitRetry || !strings.Contains(k.out.String(), c.said) {
+					t.Errorf("exit code %d, want %d; it said %q, want %q", code, exitRetry, k.out.String(), c.said)
+				}
+			}
+			k.start(t)
+			check()
+			k.says(t, c.said)
+			k.says(t, "running with the previous one until the profile is corrected and the service restarted")
+			check = k.fill(t)
+			write(t, profile, []byte(good+"[log]\nlevel = 2\n"))
+			k.restart(t)
+			check()
+			if said := k.out.String(); strings.Contains(said, "previous one") || strings.Contains(said, "anew") {
+				t.Errorf("after the correction it said %s", said)
+			}
+			if n := k.data.number(t); n != 1 {
+				t.Errorf("the number is %d, want 1", n)
+			}
+		})
+	}
+}
+
+// Without a session there is nothing to lose, and a mistake is final.
+func TestStartBadProfile(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	profile := filepath.Join(dir, "vm.toml")
+	write(t, profile, []byte("[tpmstate]\ndir = state\n"))
+	m := newManager(t, "run", profile)
+	if m.tryStart(t) {
+		t.Fatal("it is ready")
+	}
+	if code := m.wait(t); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+}
+
+// SIGTERM while the process waits for the state is an orderly end that keeps all.
+func TestTerminateWhileResuming(t *testing.T) {
+	t.Parallel()
+	k := newKept(t, v20, false)
+	check := k.fill(t)
+	k.end(t)
+	mend := moved(t, filepath.Join(k.dir, "state"))
+	before := k.memory(t)
+	done := make(chan bool)
+	go func() { done <- k.tryStart(t) }()
+	if err := until(func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.process != nil && strings.Contains(k.out.String(), "trying again")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_ = k.cmd.Process.Signal(unix.SIGTERM)
+	if <-done {
+		t.Fatal("it is ready")
+	}
+	if code := k.wait(t); code != 0 {
+		t.Errorf("exit code %d, want 0; it said %s", code, k.out.String())
+	}
+	if !bytes.Equal(before, k.memory(t)) {
+		t.Error("the kept memory has changed")
+	}
+	mend()
+	k.start(t)
+	check()
+}
+
+// Processes that are killed while they resume do not count against the state, unless
+// they were killed as the engine started.
+func TestRestartKilledOften(t *testing.T) {
+	needRoot(t, "strace kills it")
+	strace := need(t, "strace", "strace")
+	t.Parallel()
+	k := newKept(t, v20, false)
+	check := k.fill(t)
+	k.end(t)
+	for range 7 {
+		mend := inject(strace, "read:signal=KILL")(t, k, filepath.Join(k.dir, "state"))
+		if k.tryStart(t) {
+			t.Fatal("it was not killed")
+		}
+		mend()
+	}
+	k.start(t)
+	check()
+	if _, err := os.Stat(filepath.Join(k.dir, "d")); err != nil {
+		t.Error(fmt.Errorf("the socket: %w", err.(*fs.PathError)))
+	}
+}
