@@ -143,7 +143,6 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 	j.data, err = data.New(t, data.Options{
 		Keep:       keepData(session),
 		Changed:    s.changed,
-		Listening:  e.data != nil,
 		Disconnect: cfg.Interface.Disconnect,
 		MaxClients: places,
 		Trace:      s.log.Dump,
@@ -158,6 +157,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		Keep:       keepCtrl(session),
 		Changed:    s.changed,
 		MaxClients: places,
+		Engine:     j.data.Post,
 		DataBusy:   j.data.Busy,
 		DataFD:     j.data.Attach,
 		Trace:      s.log.Dump,
@@ -197,6 +197,8 @@ func (j *joint) serve(r *reloader, m *meter) error {
 	if err := e.attach(j.data, j.ctrl); err != nil {
 		return err
 	}
+	go j.data.Run()
+	go j.ctrl.Run()
 	if e.cuse != nil {
 		go e.cuse.Serve(j.tpm, cuse.Options{
 			Trace:    log.Dump,
@@ -223,7 +225,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 // attach hands the ends to the servers.
 func (e *ends) attach(d *data.Server, c *ctrl.Server) error {
 	if e.data != nil {
-		go d.Listen(e.data)
+		d.Listen(e.data)
 	}
 	if e.dataFD >= 0 {
 		if err := d.Attach(e.dataFD); err != nil {
@@ -231,7 +233,7 @@ func (e *ends) attach(d *data.Server, c *ctrl.Server) error {
 		}
 	}
 	if e.ctrl != nil {
-		go c.Listen(e.ctrl)
+		c.Listen(e.ctrl)
 	}
 	if e.ctrlFD >= 0 {
 		if err := c.Attach(e.ctrlFD); err != nil {

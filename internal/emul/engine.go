@@ -87,10 +87,10 @@ type Engine interface {
 
 	// Admit says whether Serve may run commands by itself.
 	Admit(ok bool)
-	// Serve answers whole, plain commands that arrive on the descriptor fd
-	// until it sees something else, or wake becomes readable. See io/data,
-	// TPM.Serve, for the results.
-	Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error)
+	// Serve waits until a descriptor of s needs the caller, or the time is up.
+	// Meanwhile it answers whole, plain commands by itself. Only one goroutine
+	// calls it.
+	Serve(s *exchange.Set) exchange.Event
 }
 
 // Cells is what changes without the lock, in memory that outlives the process.

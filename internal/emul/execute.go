@@ -123,8 +123,6 @@ func (t *TPM) localityAllowed(l tpm.Locality) bool {
 	return l < tpm.MaxLocality || l == tpm.MaxLocality && !t.opt.RejectLocality4
 }
 
-// Serve answers plain commands on the descriptor fd without a detour through
-// Execute; see io/data, TPM.Serve.
-func (t *TPM) Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error) {
-	return t.engine.Serve(fd, wake, buf, x)
-}
+// Serve waits for the descriptors of s and answers plain commands without a detour
+// through Execute. Only one goroutine calls it.
+func (t *TPM) Serve(s *exchange.Set) exchange.Event { return t.engine.Serve(s) }

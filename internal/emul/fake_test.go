@@ -184,7 +184,7 @@ func (e *engine) BufferSize(want uint32) (size, low, high uint32) {
 func (e *engine) Info(flags uint64) (string, error) { e.locked("Info"); return "{}", nil }
 func (e *engine) Admit(ok bool)                     { e.locked("Admit"); e.admitted = ok }
 
-func (e *engine) Serve(int, int, []byte, *exchange.Record) (int, []byte, error) { return 0, nil, nil }
+func (e *engine) Serve(s *exchange.Set) exchange.Event { return s.Poll() }
 
 func (e *engine) Keep(Keeper)       { e.locked("Keep") }
 func (e *engine) KeepBehind([]byte) { e.locked("KeepBehind") }

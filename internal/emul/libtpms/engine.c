@@ -4,13 +4,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
-#include <poll.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "_cgo_export.h"
 
@@ -18,7 +15,7 @@
 // on one thread and release it on another.
 static sem_t lock;
 
-static atomic_int admit;            // swtpm_serve may run commands
+static atomic_int admit;            // swtpm_loop may run commands
 static int powered;                 // the library has a TPM; under lock
 static int version2;                // the TPM is a 2.0; under lock
 static struct cells own_cells;
@@ -34,8 +31,6 @@ static uint32_t kept_headerlen;     // 0: goKeep has to do it
 static uint32_t running_locality;   // of the command that runs; under lock
 static _Atomic uint64_t commands;   // that ran
 static _Atomic uint8_t established; // tpmEstablished before the running command
-
-static uint16_t be16(const unsigned char *p) { return (uint16_t)(p[0] << 8 | p[1]); }
 
 static uint32_t be32(const unsigned char *p)
 {
@@ -115,6 +110,9 @@ void swtpm_admit(int ok, int is_version2)
 	version2 = is_version2;
 	admit = ok;
 }
+
+int swtpm_admitted(void) { return admit; }
+int swtpm_is_version2(void) { return version2; }
 
 void swtpm_refresh(void)
 {
@@ -202,9 +200,9 @@ void swtpm_snapshot(int always)
 		goKeep(b, n);
 }
 
-// run executes one command. The response buffer grows as libtpms needs it. What it
+// swtpm_run executes one command. The response buffer grows as libtpms needs it. What it
 // has changed is kept before anybody can see the response.
-static TPM_RESULT run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len)
+TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len)
 {
 	TPM_RESULT rc;
 	uint64_t begun = swtpm_tally_begin();
@@ -228,7 +226,7 @@ TPM_RESULT swtpm_process(unsigned char **rsp, uint32_t *rsplen, unsigned char *c
 	uint32_t cap = 0;
 
 	*rsp = NULL;
-	return run(rsp, rsplen, &cap, cmd, len);
+	return swtpm_run(rsp, rsplen, &cap, cmd, len);
 }
 
 TPM_RESULT swtpm_reset_established(uint32_t l)
@@ -267,155 +265,6 @@ void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc)
 	if (powered)
 		*rc = TPM_IO_TpmEstablished_Get(bit);
 	sem_post(&lock);
-}
-
-// plain says whether the n bytes at b are exactly one command that needs
-// nothing of the front end.
-static int plain(const unsigned char *b, uint32_t n)
-{
-	uint16_t tag;
-
-	if (n < 10 || be32(b + 2) != n || be32(b + 6) == 0x20001000)
-		return 0;
-	tag = be16(b);
-	return !version2 || tag == 0x8001 || tag == 0x8002;
-}
-
-static int wait_readable(int fd, int wake)
-{
-	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = wake, .events = POLLIN } };
-
-	for (;;) {
-		int n = poll(p, 2, -1);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (p[1].revents)
-			return 0;
-		// A hang-up without data must end the connection, not spin.
-		return p[0].revents & POLLIN ? 1 : -EPIPE;
-	}
-}
-
-// exchange_receive is exchange.Record.Receive for the start of a request.
-static ssize_t exchange_receive(struct exchange *x, int fd, unsigned char *buf, uint32_t cap)
-{
-	struct iovec iov[2] = { { x->head, HEAD_SIZE }, { buf + HEAD_SIZE, cap - HEAD_SIZE } };
-
-	if (x->phase == PHASE_READING && x->in.now + x->in.base > 0) { // Go has left no such request
-		errno = EINVAL;
-		return -1;
-	}
-	x->in.now = x->in.base = 0;
-	__atomic_store_n(&x->phase, PHASE_READING, __ATOMIC_SEQ_CST);
-	x->in.hdr = (struct msghdr){ .msg_iov = iov, .msg_iovlen = 2 };
-	if (recvmmsg(fd, (struct mmsghdr *)&x->in.hdr, 1, MSG_DONTWAIT, NULL) < 0)
-		return -1;
-	memcpy(buf, x->head, x->in.now < HEAD_SIZE ? x->in.now : HEAD_SIZE);
-	return x->in.now;
-}
-
-static ssize_t receive(int fd, int is_socket, struct exchange *x, unsigned char *buf, uint32_t cap)
-{
-	if (x != NULL)
-		return exchange_receive(x, fd, buf, cap);
-	if (is_socket)
-		return recv(fd, buf, cap, MSG_DONTWAIT);
-	return read(fd, buf, cap);
-}
-
-// exchange_send is exchange.Record's Answer, Send and Done.
-static ssize_t exchange_send(struct exchange *x, int fd, const unsigned char *rsp, uint32_t len)
-{
-	struct iovec iov = { (void *)rsp, len };
-
-	if (x->phase != PHASE_ANSWERING) {
-		x->out.now = x->out.base = 0;
-		x->size = len;
-		__atomic_store_n(&x->phase, PHASE_ANSWERING, __ATOMIC_SEQ_CST);
-	}
-	x->out.hdr = (struct msghdr){ .msg_iov = &iov, .msg_iovlen = 1 };
-	if (sendmmsg(fd, (struct mmsghdr *)&x->out.hdr, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		return -1;
-	if (x->out.now == len) {
-		__atomic_store_n(&x->phase, PHASE_IDLE, __ATOMIC_SEQ_CST);
-		memset(x->head, 0, HEAD_SIZE);
-	}
-	return x->out.now;
-}
-
-// respond writes as much as goes out at once; the rest is left to the caller,
-// who has deadlines. What is no socket is left to the caller whole.
-static uint32_t respond(int fd, int is_socket, struct exchange *x, const unsigned char *rsp, uint32_t len)
-{
-	ssize_t n;
-
-	if (!is_socket)
-		return 0;
-	do
-		n = x != NULL ? exchange_send(x, fd, rsp, len) : send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? 0 : (uint32_t)n;
-}
-
-// swtpm_serve stays on one thread, in C, from one command to the next: a hand-over
-// to a goroutine costs more than most commands do (see ARCHITECTURE.md).
-struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap, struct exchange *x)
-{
-	struct served s = { 0 };
-	uint32_t rspcap = 0;
-
-	for (;;) {
-		TPM_RESULT rc;
-		ssize_t n;
-		int ready = wait_readable(fd, wake);
-
-		if (ready == 0) {
-			s.how = SERVED_WAKE;
-			break;
-		}
-		if (ready < 0) {
-			s.how = ready == -EPIPE ? SERVED_EOF : SERVED_ERROR;
-			s.code = -ready;
-			break;
-		}
-		n = receive(fd, is_socket, x, buf, cap);
-		if (n < 0 && (errno == EINTR || errno == EAGAIN))
-			continue;
-		if (n <= 0) {
-			s.how = n == 0 ? SERVED_EOF : SERVED_ERROR;
-			s.code = errno;
-			break;
-		}
-		s.n = (uint32_t)n;
-		s.how = SERVED_OTHER;
-		if (!admit)
-			break;
-		swtpm_lock();
-		if (!admit || !plain(buf, s.n)) { // it may have been powered off meanwhile
-			swtpm_unlock();
-			break;
-		}
-		rc = run(&s.rsp, &s.rsplen, &rspcap, buf, s.n);
-		swtpm_unlock();
-		if (rc != TPM_SUCCESS) {
-			s.how = SERVED_MUTE;
-			s.code = (int)rc;
-			break;
-		}
-		s.sent = respond(fd, is_socket, x, s.rsp, s.rsplen);
-		if (s.sent < s.rsplen) {
-			s.how = SERVED_REST;
-			break;
-		}
-	}
-	if (s.how != SERVED_REST) {
-		free(s.rsp);
-		s.rsp = NULL;
-	}
-	return s;
 }
 
 typedef TPM_RESULT set_profile(const char *json);

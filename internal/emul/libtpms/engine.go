@@ -14,13 +14,10 @@ import "C"
 import (
 	"errors"
 	"fmt"
-	"io"
 	"sync"
-	"syscall"
 	"unsafe"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -238,12 +235,6 @@ func (e *engine) Admit(ok bool) {
 	C.swtpm_admit(cbool(ok), cbool(e.version == tpm.V20))
 }
 
-// The structures in C are as large as ours.
-var (
-	_ [exchange.Size - C.sizeof_struct_exchange]struct{}
-	_ [C.sizeof_struct_exchange - exchange.Size]struct{}
-)
-
 func (e *engine) Keep(k emul.Keeper) {
 	s := k.Slots()
 	C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(k.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
@@ -255,28 +246,6 @@ func (e *engine) KeepBehind(header []byte) {
 }
 
 func (e *engine) Snapshot() { C.swtpm_snapshot(1) }
-
-func (e *engine) Serve(fd, wake int, buf []byte, x *exchange.Record) (n int, rest []byte, err error) {
-	_, sockErr := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_TYPE)
-	s := C.swtpm_serve(C.int(fd), C.int(wake), cbool(sockErr == nil),
-		(*C.uchar)(unsafe.SliceData(buf)), C.uint32_t(len(buf)),
-		(*C.struct_exchange)(x.Pointer()))
-	switch s.how {
-	case C.SERVED_OTHER:
-		return int(s.n), nil, nil
-	case C.SERVED_EOF:
-		return 0, nil, io.EOF
-	case C.SERVED_ERROR:
-		return 0, nil, syscall.Errno(s.code)
-	case C.SERVED_REST:
-		defer C.free(unsafe.Pointer(s.rsp))
-		b := C.GoBytes(unsafe.Pointer(s.rsp), C.int(s.rsplen))
-		return 0, b[s.sent:], nil
-	case C.SERVED_MUTE:
-		return 0, nil, fmt.Errorf("libtpms: TPMLIB_Process: %w", tpm.Result(uint32(s.code)))
-	}
-	return 0, nil, nil
-}
 
 func cbool(b bool) C.int {
 	if b {

@@ -1,4 +1,4 @@
-// What Go calls. All of it but swtpm_serve, swtpm_set_locality, swtpm_commands,
+// What Go calls. All of it but swtpm_loop, swtpm_set_locality, swtpm_commands,
 // swtpm_established and the readers of the tally needs the lock.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
@@ -11,25 +11,6 @@
 #include <libtpms/tpm_memory.h>
 #include <libtpms/tpm_tis.h>
 #include <libtpms/tpm_types.h>
-
-// How swtpm_serve ended.
-enum {
-	SERVED_WAKE = 0,  // wake is readable
-	SERVED_OTHER = 1, // n bytes were read and are not a plain command
-	SERVED_EOF = 2,   // the peer has gone
-	SERVED_ERROR = 3, // reading failed, code is errno
-	SERVED_REST = 4,  // the response, from rsp+sent on, could not be written now
-	SERVED_MUTE = 5,  // the library gave no response, code is its result
-};
-
-struct served {
-	int how;
-	int code;
-	uint32_t n;
-	unsigned char *rsp; // malloc'ed, the caller frees it; NULL if none
-	uint32_t rsplen;
-	uint32_t sent;
-};
 
 // struct exchange is io/exchange.Record: what is known of a request and its reply
 // when this process is killed. count is a struct mmsghdr, whose msg_len the kernel
@@ -82,7 +63,10 @@ uint64_t swtpm_commands(void);
 void swtpm_admit(int ok, int version2);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
-struct served swtpm_serve(int fd, int wake, int is_socket, unsigned char *buf, uint32_t cap, struct exchange *x);
+// For the loop: whether it may run commands, and of which version the TPM is.
+int swtpm_admitted(void);
+int swtpm_is_version2(void);
+TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len);
 
 // How the commands go, counted if swtpm_tally was called, under the lock and before
 // the first command, with the bounds of durations in ns, which rise. Counting

@@ -2,7 +2,6 @@ package libtpms_test
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"os"
 	"testing"
@@ -11,22 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// serving is TPM.Serve at work on one connection.
+// serving is TPM.Serve at work on one connection, beside a descriptor that wakes it.
 type serving struct {
 	client *os.File
-	fd     int // the server's end
-	wake   int
-	buf    []byte
-	served chan result
-}
-
-type result struct {
-	n    int
-	rest []byte
-	err  error
+	set    *exchange.Set
+	served chan exchange.Event
 }
 
 func newServing(t *testing.T) *serving {
@@ -42,32 +34,41 @@ func newServing(t *testing.T) *serving {
 	if err := unix.SetNonblock(p[1], true); err != nil {
 		t.Fatal(err)
 	}
-	s := &serving{os.NewFile(uintptr(p[1]), "client"), p[0], wake, make([]byte, 4105), make(chan result, 1)}
+	set := &exchange.Set{
+		Polls:   []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(p[0]), Events: unix.POLLIN}},
+		Clients: []exchange.Client{{}, {Plain: 1, Socket: 1}},
+		Buf:     make([]byte, 4105),
+		Wait:    -1,
+	}
+	s := &serving{os.NewFile(uintptr(p[1]), "client"), set, make(chan exchange.Event, 1)}
 	_ = s.client.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() {
 		_ = s.client.Close()
-		_ = unix.Close(s.fd)
-		_ = unix.Close(s.wake)
+		_ = unix.Close(p[0])
+		_ = unix.Close(wake)
 	})
 	return s
 }
 
-func (s *serving) start(x *emul.TPM) {
-	go func() {
-		n, rest, err := x.Serve(s.fd, s.wake, s.buf, nil)
-		s.served <- result{n, rest, err}
-	}()
+func (s *serving) start(x *emul.TPM) { go func() { s.served <- x.Serve(s.set) }() }
+
+// wake makes the other descriptor ready.
+func (s *serving) wake(t *testing.T) {
+	t.Helper()
+	if _, err := unix.Write(int(s.set.Polls[0].Fd), []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // returns waits for Serve to return.
-func (s *serving) returns(t *testing.T) result {
+func (s *serving) returns(t *testing.T) exchange.Event {
 	t.Helper()
 	select {
-	case r := <-s.served:
-		return r
+	case e := <-s.served:
+		return e
 	case <-time.After(patience):
 		t.Fatal("Serve does not return")
-		return result{}
+		return exchange.Event{}
 	}
 }
 
@@ -119,9 +120,12 @@ func TestServe(t *testing.T) {
 			}
 		}
 		s.send(t, in)
-		if r := s.returns(t); r.err != nil || r.rest != nil || !bytes.Equal(s.buf[:r.n], in) {
-			t.Errorf("%s: Serve() = %x, %x, %v, want what was sent", name, s.buf[:r.n], r.rest, r.err)
+		if e := s.returns(t); e.Kind != exchange.Message || e.At != 1 || !bytes.Equal(s.set.Buf[:e.N], in) {
+			t.Errorf("%s: Serve() = %+v with %x, want what was sent", name, e, s.set.Buf[:e.N])
 		}
+	}
+	if s.set.Tick == 0 || s.set.Clients[1].Last != s.set.Tick {
+		t.Errorf("the client's last answer is %d of %d", s.set.Clients[1].Last, s.set.Tick)
 	}
 }
 
@@ -132,22 +136,32 @@ func TestServeEnds(t *testing.T) {
 
 	s := newServing(t)
 	s.start(x)
-	if _, err := unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-		t.Fatal(err)
+	s.wake(t)
+	if e := s.returns(t); e.Kind != exchange.Ready || s.set.Polls[0].Revents == 0 || s.set.Polls[1].Revents != 0 {
+		t.Errorf("Serve() once woken = %+v, %+v", e, s.set.Polls)
 	}
-	if r := s.returns(t); r.n != 0 || r.rest != nil || r.err != nil {
-		t.Errorf("Serve() once woken = %+v, want nothing", r)
+
+	s = newServing(t)
+	s.set.Wait = time.Millisecond
+	s.start(x)
+	if e := s.returns(t); e.Kind != exchange.Ready || !e.Late || s.set.Polls[0].Revents != 0 {
+		t.Errorf("Serve() once the time is up = %+v, %+v", e, s.set.Polls)
 	}
 
 	s = newServing(t)
 	s.start(x)
 	_ = s.client.Close()
-	if r := s.returns(t); !errors.Is(r.err, io.EOF) {
-		t.Errorf("Serve() once the client has gone = %+v, want io.EOF", r)
+	if e := s.returns(t); e.Kind != exchange.Closed || e.At != 1 || e.Err != nil {
+		t.Errorf("Serve() once the client has gone = %+v, want Closed", e)
 	}
+}
 
-	s = newServing(t)
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
+// TestServeUnread has a client that does not read.
+func TestServeUnread(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	if err := unix.SetsockoptInt(int(s.set.Polls[1].Fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 1); err != nil {
 		t.Fatal(err)
 	}
 	s.start(x)
@@ -159,12 +173,51 @@ func TestServeEnds(t *testing.T) {
 		sent++
 		time.Sleep(time.Millisecond)
 	}
-	r := s.returns(t)
-	if r.err != nil || r.n != 0 || !bytes.HasSuffix(getCapRsp, r.rest) || len(r.rest) == 0 {
+	e := s.returns(t)
+	if e.Kind != exchange.Rest || !bytes.HasSuffix(getCapRsp, e.Rest) || len(e.Rest) == 0 {
 		// Two commands in one read are no plain command.
-		if r.n == 0 || r.n%len(getCap) != 0 {
-			t.Errorf("Serve() with a client that does not read, after %d commands = %+v, want the end of a response", sent, r)
+		if e.Kind != exchange.Message || e.N%len(getCap) != 0 {
+			t.Errorf("Serve() with a client that does not read, after %d commands = %+v, want the end of a response", sent, e)
 		}
+	}
+}
+
+// TestServeOthers checks that a client which always has a command for the engine keeps
+// neither other descriptors nor the end of the wait from the caller.
+func TestServeOthers(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	for _, name := range []string{"woken", "late"} {
+		s := newServing(t)
+		if name == "late" {
+			s.set.Wait = 20 * time.Millisecond
+		}
+		go func() { _, _ = io.Copy(io.Discard, s.client) }()
+		stop, stopped := make(chan bool), make(chan bool)
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = s.client.Write(getCap)
+				}
+			}
+		}()
+		if name == "woken" {
+			s.wake(t)
+		}
+		e := exchange.Event{Kind: exchange.Message}
+		for e.Kind == exchange.Message || e.Kind == exchange.Rest { // two commands in one read, a slow reader
+			s.start(x)
+			e = s.returns(t)
+		}
+		if e.Kind != exchange.Ready || e.Late != (name == "late") {
+			t.Errorf("%s: Serve() = %+v, want Ready", name, e)
+		}
+		close(stop)
+		<-stopped
 	}
 }
 
@@ -178,8 +231,8 @@ func TestServeOff(t *testing.T) {
 		s := newServing(t)
 		s.start(x)
 		s.send(t, getCap)
-		if r := s.returns(t); r.n != len(getCap) || r.err != nil {
-			t.Errorf("slow %v: Serve() = %+v, want the command", o.Slow, r)
+		if e := s.returns(t); e.Kind != exchange.Message || e.N != len(getCap) {
+			t.Errorf("slow %v: Serve() = %+v, want the command", o.Slow, e)
 		}
 		_ = x.Close()
 	}
@@ -195,19 +248,19 @@ func TestServeOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.send(t, getCap)
-	if r := s.returns(t); r.n != len(getCap) || r.err != nil {
-		t.Errorf("Serve() once the TPM is off = %+v, want the command", r)
+	if e := s.returns(t); e.Kind != exchange.Message || e.N != len(getCap) {
+		t.Errorf("Serve() once the TPM is off = %+v, want the command", e)
 	}
 }
 
-// TestServeWhileOthersWork lets two clients and the control channel at the TPM at
-// once.
+// TestServeWhileOthersWork has two clients in one set, while other threads use the TPM.
 func TestServeWhileOthersWork(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()
 	a, b := newServing(t), newServing(t)
+	a.set.Polls = append(a.set.Polls, b.set.Polls[1])
+	a.set.Clients = append(a.set.Clients, b.set.Clients[1])
 	a.start(x)
-	b.start(x)
 	done := make(chan bool, 2)
 	for _, s := range []*serving{a, b} {
 		go func() {

@@ -15,7 +15,7 @@ import (
 )
 
 // sendFDs sends a request with n descriptors, both ends of pipes in turn.
-func (c *client) sendFDs(t *testing.T, in string, n int) {
+func (c *peer) sendFDs(t *testing.T, in string, n int) {
 	t.Helper()
 	var fds []int
 	for len(fds) < n {
@@ -197,7 +197,7 @@ func TestShutdown(t *testing.T) {
 // told to end.
 func TestShutdownAnsweredFirst(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	clients, waiting := make(chan *client, 1), make(chan int)
+	clients, waiting := make(chan *peer, 1), make(chan int)
 	b.opt.Shutdown = func() {
 		n, _ := unix.IoctlGetInt((<-clients).fd, unix.TIOCINQ)
 		waiting <- n
@@ -238,28 +238,56 @@ func TestDatagrams(t *testing.T) {
 }
 
 // queue is a listener that hands out descriptors.
-type queue struct{ fds chan int }
+type queue struct {
+	fds     chan int
+	waiting int // eventfd, a semaphore
+}
 
-func (q queue) Accept() (int, error) {
-	fd, open := <-q.fds
-	if !open {
-		return -1, os.ErrClosed
+func (b *bench) listen(t *testing.T) queue {
+	t.Helper()
+	e, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return fd, nil
+	q := queue{make(chan int, 100), e}
+	b.Listen(q)
+	t.Cleanup(func() {
+		b.Close(patience)
+		_ = unix.Close(e)
+	})
+	return q
+}
+
+func (q queue) Descriptor() int { return q.waiting }
+
+func (q queue) TryAccept() (int, error) {
+	var b [8]byte
+	if _, err := unix.Read(q.waiting, b[:]); err != nil {
+		return -1, err
+	}
+	return <-q.fds, nil
+}
+
+func (q queue) put(t *testing.T, fd int) {
+	t.Helper()
+	q.fds <- fd
+	if _, err := unix.Write(q.waiting, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // dial queues one end of a new connection and returns the other.
-func (q queue) dial(t *testing.T) *client {
+func (q queue) dial(t *testing.T) *peer {
 	t.Helper()
 	s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.fds <- s[0]
+	q.put(t, s[0])
 	if err := unix.SetNonblock(s[1], true); err != nil {
 		t.Fatal(err)
 	}
-	c := &client{s[1], os.NewFile(uintptr(s[1]), "client")}
+	c := &peer{s[1], os.NewFile(uintptr(s[1]), "client")}
 	t.Cleanup(func() { _ = c.f.Close() })
 	_ = c.f.SetDeadline(time.Now().Add(patience))
 	return c
@@ -269,8 +297,7 @@ func (q queue) dial(t *testing.T) *client {
 // the middle of a request: the next one is served all the same.
 func TestSquatters(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	q := queue{make(chan int, 100)}
-	go b.Listen(q)
+	q := b.listen(t)
 	user := q.dial(t)
 	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Fatalf("reply = %s", got)
@@ -287,19 +314,17 @@ func TestSquatters(t *testing.T) {
 	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Errorf("reply to the first user = %s", got)
 	}
-	close(q.fds)
 }
 
 // TestSilentClientStays holds that nobody is sent away while nobody waits.
 func TestSilentClientStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	q := queue{make(chan int, 100)}
-	go b.Listen(q)
-	var all []*client
+	q := b.listen(t)
+	var all []*peer
 	for range 4 { // all the places there are
 		all = append(all, q.dial(t))
 	}
-	for end := time.Now().Add(patience); b.room.Len() < 4 && time.Now().Before(end); {
+	for end := time.Now().Add(patience); b.Clients() < 4 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	for n, c := range all {
@@ -307,14 +332,12 @@ func TestSilentClientStays(t *testing.T) {
 			t.Errorf("client %d: reply = %s", n, got)
 		}
 	}
-	close(q.fds)
 }
 
 // TestQuickConnects connects and goes, over and over.
 func TestQuickConnects(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	q := queue{make(chan int)}
-	go b.Listen(q)
+	q := b.listen(t)
 	before := open(t)
 	for n := range 1000 {
 		s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -326,11 +349,10 @@ func TestQuickConnects(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		q.fds <- s[0]
+		q.put(t, s[0])
 		_ = unix.Close(s[1])
 	}
 	settles(t, before)
-	close(q.fds)
 }
 
 // TestClose ends connections that wait, that flood, and that are in the middle

@@ -140,7 +140,8 @@ func (f *fake) Info(flags uint64) (string, error) { return f.info, f.call("Info(
 // bench is a server with a fake TPM.
 type bench struct {
 	*Server
-	tpm *fake
+	tpm    *fake
+	engine chan func() // what the engine is to do
 
 	mu     sync.Mutex
 	events []string // what the options were called with
@@ -170,10 +171,11 @@ func (b *bench) happened(t *testing.T, want string) {
 
 func newBench(t *testing.T, v tpm.Version) *bench {
 	t.Helper()
-	b := &bench{tpm: &fake{version: v, blob: unhex("b10b b10b b10b"), info: "{}"}}
+	b := &bench{tpm: &fake{version: v, blob: unhex("b10b b10b b10b"), info: "{}"}, engine: make(chan func(), 100)}
 	var err error
 	b.Server, err = New(b.tpm, Options{
 		MaxClients: 4,
+		Engine:     func(f func()) bool { b.engine <- f; return true },
 		DataBusy:   func() bool { return b.busy },
 		DataFD: func(fd int) error {
 			b.mu.Lock()
@@ -192,8 +194,15 @@ func newBench(t *testing.T, v tpm.Version) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	go b.Run()
+	go func() {
+		for f := range b.engine {
+			f()
+		}
+	}()
 	t.Cleanup(func() {
 		b.Close(patience)
+		close(b.engine)
 		for _, fd := range b.taken {
 			_ = unix.Close(fd)
 		}
@@ -201,14 +210,14 @@ func newBench(t *testing.T, v tpm.Version) *bench {
 	return b
 }
 
-// client is the other end of a connection.
-type client struct {
+// peer is the other end of a connection.
+type peer struct {
 	fd int
 	f  *os.File
 }
 
 // connect attaches a new client over a socket pair of the given type.
-func (b *bench) connect(t *testing.T, typ int) *client {
+func (b *bench) connect(t *testing.T, typ int) *peer {
 	t.Helper()
 	s, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -220,13 +229,13 @@ func (b *bench) connect(t *testing.T, typ int) *client {
 	if err := unix.SetNonblock(s[1], true); err != nil {
 		t.Fatal(err)
 	}
-	c := &client{s[1], os.NewFile(uintptr(s[1]), "client")}
+	c := &peer{s[1], os.NewFile(uintptr(s[1]), "client")}
 	t.Cleanup(func() { _ = c.f.Close() })
 	_ = c.f.SetDeadline(time.Now().Add(patience))
 	return c
 }
 
-func (c *client) send(t *testing.T, b []byte) {
+func (c *peer) send(t *testing.T, b []byte) {
 	t.Helper()
 	if len(b) == 0 {
 		return
@@ -239,7 +248,7 @@ func (c *client) send(t *testing.T, b []byte) {
 // ask sends the pieces of in, which slashes separate, so that each is read by
 // itself, and returns the reply in hex; "closed" if there is none. want is how
 // long it should be.
-func (c *client) ask(t *testing.T, in string, want int) string {
+func (c *peer) ask(t *testing.T, in string, want int) string {
 	t.Helper()
 	for n, piece := range strings.Split(in, "/") {
 		if n > 0 {
@@ -259,7 +268,7 @@ func (c *client) ask(t *testing.T, in string, want int) string {
 }
 
 // emptied waits until the server has read everything.
-func (c *client) emptied(t *testing.T) {
+func (c *peer) emptied(t *testing.T) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if n, err := unix.IoctlGetInt(c.fd, unix.TIOCOUTQ); err != nil || n == 0 {

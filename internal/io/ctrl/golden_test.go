@@ -159,7 +159,7 @@ func TestGolden(t *testing.T) {
 }
 
 // golden tries one request and returns a connection for the next.
-func (b *bench) golden(t *testing.T, c *client, state, name, in, off, on, took string) *client {
+func (b *bench) golden(t *testing.T, c *peer, state, name, in, off, on, took string) *peer {
 	t.Helper()
 	want := off
 	b.tpm.set(state != "off")

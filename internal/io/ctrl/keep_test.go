@@ -104,6 +104,7 @@ func TestLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &bench{Server: s, tpm: p.tpm}
+	go s.Run()
 	half := newRecord()
 	half.Answer(8)
 	null, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -1,19 +1,18 @@
 package ctrl
 
 import (
+	"errors"
 	"fmt"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/clients"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // TPM is what requests act on. Its errors carry the tpm.Result that the client
-// is told.
+// is told. On, SetLocality, Established, Cancel, Keys and BufferSize(0) return at once,
+// whatever the engine does.
 type TPM interface {
 	Version() tpm.Version
 	On() bool
@@ -44,9 +43,17 @@ type TPM interface {
 	Info(flags uint64) (string, error)
 }
 
+// Kept is the part of a connection that outlives the process.
+type Kept = conn.Kept
+
 // Options is what New needs besides the TPM.
 type Options struct {
 	MaxClients int // at once; more wait in the listener's backlog
+
+	// Engine calls f on the thread of the engine, later. It returns false if that
+	// has ended. Requests that may have to wait, for a command or for the disk, run
+	// there, so that those that must overtake a command are answered meanwhile.
+	Engine func(f func()) bool
 
 	DataBusy func() bool        // SET_DATAFD would be refused
 	DataFD   func(fd int) error // takes over fd as the data channel unless it fails
@@ -56,71 +63,41 @@ type Options struct {
 	Trace    func(title string, b []byte)
 	Note     func(format string, args ...any) // a line for people
 	Error    func(format string, args ...any) // the same, of a request that failed
-	Lost     func()                           // the clients have gone; see clients.Room
+	Lost     func()                           // the clients have gone; see conn.Options
 	Shutdown func()                           // a client asked the process to end
 	Fail     func(err error)                  // the process cannot go on
 }
 
-// Kept is what outlives the process of a connection; the zero Kept is that of one
-// that ends with it.
-type Kept struct {
-	Record *exchange.Record
-	Forget func() // ends the connection for everybody who has it open
-}
-
-// Server serves any number of clients, each in a goroutine of its own.
+// Server serves any number of clients on one thread, that of Run, which never waits
+// for anything but them.
 type Server struct {
+	*conn.Server
 	tpm  TPM
 	opt  Options
-	room *clients.Room
-	done sync.WaitGroup
-	wake int // eventfd, readable when the server closes; -1 if nothing is kept
-
-	mu    sync.Mutex // held while clients come and go
-	conns map[*conn]bool
+	free [][]byte // of firstRead bytes each, for requests
+	oob  [24]byte // room for a control message with one descriptor, unix.CmsgSpace(4)
 }
 
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
-	s := &Server{tpm: t, opt: o, room: clients.NewRoom(o.MaxClients), wake: -1, conns: map[*conn]bool{}}
-	s.room.Changed = o.Changed
+	s := &Server{tpm: t, opt: o}
+	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Changed: o.Changed, Lost: o.Lost}
 	if o.Keep != nil {
-		var err error
-		if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-			return nil, err
-		}
+		co.Keep = func(fd int, _ bool) Kept { return o.Keep(fd) }
 	}
-	return s, nil
+	var err error
+	s.Server, err = conn.New(co)
+	return s, err
 }
 
-// Clients is the number of clients.
-func (s *Server) Clients() int { return s.room.Len() }
-
-// Came is how many clients there were so far.
-func (s *Server) Came() uint64 { return s.room.Came() }
-
-// Listener gives connected descriptors until it is closed.
-type Listener interface {
-	Accept() (fd int, err error)
-}
-
-// Listen serves the clients of l until l is closed. A client is accepted before
-// there is a place for it: nobody is sent away unless somebody waits.
-func (s *Server) Listen(l Listener) {
-	for {
-		fd, err := l.Accept()
-		if err != nil {
-			return
-		}
-		if !s.room.Wait() {
-			s.keep(fd) // the next process is to serve it
-			_ = unix.Close(fd)
-			return
-		}
-		if err := s.Attach(fd); err != nil {
-			s.opt.Note("control client: %v", err)
-		}
+func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
+	x := &client{Conn: c, s: s, fd: -1}
+	if resumed {
+		x.settle()
+	} else {
+		x.idle()
 	}
+	return x
 }
 
 // Attach serves the client at the other end of the socket fd, which the server
@@ -130,155 +107,50 @@ func (s *Server) Attach(fd int) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("not a socket: %w", err)
 	}
-	s.add(fd, s.keep(fd), false)
-	return nil
+	return s.Server.Attach(fd, false)
 }
 
-func (s *Server) keep(fd int) Kept {
-	if s.opt.Keep == nil {
-		return Kept{}
+// Resume serves a client of the previous process, which the server then owns.
+func (s *Server) Resume(fd int, k Kept) { s.Server.Resume(fd, k, false) }
+
+// take returns memory for a request; release takes it back.
+func (s *Server) take() []byte {
+	if n := len(s.free); n > 0 {
+		b := s.free[n-1]
+		s.free = s.free[:n-1]
+		return b
 	}
-	return s.opt.Keep(fd)
+	return make([]byte, firstRead)
 }
 
-// Resume serves a client of the process before this one, which the server then
-// owns.
-func (s *Server) Resume(fd int, k Kept) { s.add(fd, k, true) }
+func (s *Server) release(b []byte) { s.free = append(s.free, b) }
 
-// add serves a client in a goroutine of its own. If the server has closed, one that
-// is kept waits for the next process.
-func (s *Server) add(fd int, k Kept, resumed bool) {
-	c := &conn{fd: fd, buf: make([]byte, firstRead), kept: k, wake: -1}
-	if k.Record != nil {
-		c.wake = s.wake
+// find returns the request's row of the table, or why the request is refused.
+func (s *Server) find(code Code, size int) (command, error) {
+	c, ok := commands[code]
+	on := s.tpm.On()
+	switch {
+	case !ok:
+		s.opt.Note("Unknown command: 0x%08x", uint32(code))
+		return c, tpm.BadOrdinal
+	case c.when == whenOn && !on, c.when == whenOff && on:
+		return c, tpm.BadOrdinal
+	case c.exact >= 0 && size != c.exact:
+		return c, tpm.BadParameter
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.place = s.room.Enter(c.hangUp); c.place == nil {
-		c.close()
-		return
-	}
-	if k.Record.Used() {
-		s.room.Use(c.place)
-	}
-	s.conns[c] = true
-	s.done.Go(func() { s.serve(c, resumed) })
+	return c, nil
 }
 
-// serve handles one client until it goes.
-func (s *Server) serve(c *conn, resumed bool) {
-	err := error(nil)
-	if resumed {
-		err = s.settle(c)
+// report logs why a request failed.
+func (s *Server) report(c command, err error) {
+	if _, bare := err.(tpm.Result); err == nil || bare || c.name == "INIT" || errors.Is(err, tpm.Retry) {
+		return // INIT has reported it already, with advice
 	}
-	for err == nil {
-		err = s.answer(c)
-	}
-	if err != errGone && err != errWoken {
-		s.opt.Note("control client: %v: connection closed", err)
-	}
-	if err != errWoken && c.kept.Forget != nil {
-		c.kept.Forget()
-	}
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
-	lost := s.room.Leave(c.place)
-	c.close()
-	if lost && s.opt.Lost != nil {
-		s.opt.Lost()
-	}
-}
-
-// settle replies to the request that the process before this one has taken and not
-// replied to, if there is one: it failed. Whether it was done nobody can tell. What
-// is still to come of it is dropped.
-func (s *Server) settle(c *conn) error {
-	st := c.kept.Record.State()
-	if st.Broken {
-		return errHalf
-	}
-	if st.Taken == 0 {
-		return nil
-	}
-	head := st.Head
-	for n := st.Taken; n < need(head); {
-		m, fd, err := c.recv(c.buf[:min(len(c.buf), need(head)-n)], bodyWait)
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-		if err != nil {
-			return err
-		}
-		head = append(head, c.buf[:min(m, exchange.HeadSize-len(head))]...)
-		n += m
-	}
-	code := codeOf(head)
-	s.opt.Note("control client: %s, which ran when the process before this one ended, is answered: it failed", commands[code].name)
-	return s.reply(c, refusal(code))
-}
-
-// answer takes one request and replies. An error ends the connection; it is
-// errGone if there is nothing to say about it.
-func (s *Server) answer(c *conn) error {
-	msg, fd, err := c.receive()
-	if err != nil {
-		return err
-	}
-	r := &request{conn: c, body: msg[4:], fd: fd}
-	defer r.closeFD()
-	s.trace(" Ctrl Cmd:", msg)
-	rep, after := s.do(codeOf(msg), r)
-	if c.drain(r.unread) > 0 {
-		r.last = true // what is still to come of a refused request is no request
-	}
-	s.room.Use(c.place) // before the client can know, and rely on it
-	err = s.reply(c, rep)
-	clear(rep) // either may hold a state blob
-	clear(c.buf)
-	if after != nil {
-		after()
-	}
-	if err == nil && r.last {
-		return errGone
-	}
-	return err
-}
-
-func (s *Server) reply(c *conn, rep []byte) error {
-	s.trace(" Ctrl Rsp:", rep)
-	c.kept.Record.Answer(len(rep))
-	err := c.write(rep)
-	if err == nil {
-		c.kept.Record.Done()
-	}
-	return err
+	s.opt.Error("%s: %v", c.name, err)
 }
 
 func (s *Server) trace(title string, b []byte) {
 	if s.opt.Trace != nil {
 		s.opt.Trace(title, b)
-	}
-}
-
-// Close ends all connections, each after the request that runs for it, and waits
-// for them, but no longer than d.
-func (s *Server) Close(d time.Duration) {
-	s.mu.Lock()
-	s.room.Close()
-	for c := range s.conns {
-		if c.wake < 0 {
-			c.hangUp()
-		}
-	}
-	s.mu.Unlock()
-	if s.wake >= 0 {
-		_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-	}
-	done := make(chan struct{})
-	go func() { s.done.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(d):
 	}
 }

@@ -3,28 +3,18 @@ package ctrl
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // request is one request as its handler sees it.
 type request struct {
-	conn   *conn
-	body   []byte // what came with the code; in conn.buf
+	body   []byte // what came with the code; in client.buf
 	fd     int    // the descriptor that came along, or -1
-	unread int    // bytes of the body that nobody has read
+	unread int    // bytes of the body that were not received
 	last   bool   // nothing can follow: the body was cut short, or the process ends
 	after  func() // runs once the reply is out
-}
-
-func (r *request) closeFD() {
-	if r.fd >= 0 {
-		_ = unix.Close(r.fd)
-	}
 }
 
 // decode fills the fields of q, a pointer to a wire struct, from the start of
@@ -52,59 +42,40 @@ const (
 // The reply is a wire struct or bytes; nil stands for the result alone, which is
 // also what a client gets for an error without a reply.
 type command struct {
-	name  string
-	when  when
-	exact int
-	do    func(s *Server, r *request) (reply any, err error)
+	name   string
+	when   when
+	exact  int
+	engine bool // do may have to wait for the engine or the disk
+	do     func(s *Server, r *request) (reply any, err error)
+	stream func(c *client) // in place of do: receives a body of any length
 }
+
+// Where a request is executed.
+const (
+	here     = false
+	inEngine = true
+)
 
 var commands = map[Code]command{
-	GetCapability:       {"GET_CAPABILITY", always, -1, (*Server).getCapability},
-	Init:                {"INIT", always, 4, (*Server).init},
-	Shutdown:            {"SHUTDOWN", always, 0, (*Server).shutdown},
-	GetTPMEstablished:   {"GET_TPMESTABLISHED", whenOn, 0, (*Server).getEstablished},
-	SetLocality:         {"SET_LOCALITY", always, -1, (*Server).setLocality},
-	HashStart:           {"HASH_START", whenOn, 0, simple(TPM.HashStart)},
-	HashData:            {"HASH_DATA", whenOn, -1, (*Server).hashData},
-	HashEnd:             {"HASH_END", whenOn, 0, simple(TPM.HashEnd)},
-	CancelTPMCmd:        {"CANCEL_TPM_CMD", whenOn, 0, simple(TPM.Cancel)},
-	StoreVolatile:       {"STORE_VOLATILE", whenOn, 0, simple(TPM.StoreVolatile)},
-	ResetTPMEstablished: {"RESET_TPMESTABLISHED", whenOn, -1, (*Server).resetEstablished},
-	GetStateBlob:        {"GET_STATEBLOB", whenOn, -1, (*Server).getState},
-	SetStateBlob:        {"SET_STATEBLOB", whenOff, -1, (*Server).setState},
-	Stop:                {"STOP", always, 0, simple(TPM.Stop)},
-	GetConfig:           {"GET_CONFIG", always, 0, (*Server).getConfig},
-	SetDataFD:           {"SET_DATAFD", always, -1, (*Server).setDataFD},
-	SetBufferSize:       {"SET_BUFFERSIZE", always, -1, (*Server).setBufferSize},
-	GetInfo:             {"GET_INFO", always, -1, (*Server).getInfo},
-	LockStorage:         {"LOCK_STORAGE", always, -1, (*Server).lockStorage},
-}
-
-// do runs a request and returns the bytes of the reply, and what is to be done
-// once they are out.
-func (s *Server) do(code Code, r *request) (rep []byte, after func()) {
-	r.unread = max(0, need(r.conn.buf[:4+len(r.body)])-4-len(r.body))
-	reply, err := s.dispatch(code, r)
-	return encode(reply, err), r.after
-}
-
-func (s *Server) dispatch(code Code, r *request) (any, error) {
-	c, ok := commands[code]
-	on := s.tpm.On()
-	switch {
-	case !ok:
-		s.opt.Note("Unknown command: 0x%08x", uint32(code))
-		return nil, tpm.BadOrdinal
-	case c.when == whenOn && !on, c.when == whenOff && on:
-		return nil, tpm.BadOrdinal
-	case c.exact >= 0 && len(r.body) != c.exact:
-		return nil, tpm.BadParameter
-	}
-	reply, err := c.do(s, r)
-	if _, bare := err.(tpm.Result); err != nil && !bare && code != Init && !errors.Is(err, tpm.Retry) {
-		s.opt.Error("%s: %v", c.name, err) // INIT has told already, with advice
-	}
-	return reply, err
+	GetCapability:       {"GET_CAPABILITY", always, -1, here, (*Server).getCapability, nil},
+	Init:                {"INIT", always, 4, inEngine, (*Server).init, nil},
+	Shutdown:            {"SHUTDOWN", always, 0, inEngine, (*Server).shutdown, nil},
+	GetTPMEstablished:   {"GET_TPMESTABLISHED", whenOn, 0, here, (*Server).getEstablished, nil},
+	SetLocality:         {"SET_LOCALITY", always, -1, here, (*Server).setLocality, nil},
+	HashStart:           {"HASH_START", whenOn, 0, inEngine, simple(TPM.HashStart), nil},
+	HashData:            {"HASH_DATA", whenOn, -1, inEngine, nil, (*client).hashData},
+	HashEnd:             {"HASH_END", whenOn, 0, inEngine, simple(TPM.HashEnd), nil},
+	CancelTPMCmd:        {"CANCEL_TPM_CMD", whenOn, 0, here, simple(TPM.Cancel), nil},
+	StoreVolatile:       {"STORE_VOLATILE", whenOn, 0, inEngine, simple(TPM.StoreVolatile), nil},
+	ResetTPMEstablished: {"RESET_TPMESTABLISHED", whenOn, -1, inEngine, (*Server).resetEstablished, nil},
+	GetStateBlob:        {"GET_STATEBLOB", whenOn, -1, inEngine, (*Server).getState, nil},
+	SetStateBlob:        {"SET_STATEBLOB", whenOff, -1, inEngine, nil, (*client).setState},
+	Stop:                {"STOP", always, 0, inEngine, simple(TPM.Stop), nil},
+	GetConfig:           {"GET_CONFIG", always, 0, here, (*Server).getConfig, nil},
+	SetDataFD:           {"SET_DATAFD", always, -1, here, (*Server).setDataFD, nil},
+	SetBufferSize:       {"SET_BUFFERSIZE", always, -1, inEngine, nil, (*client).setBufferSize},
+	GetInfo:             {"GET_INFO", always, -1, inEngine, (*Server).getInfo, nil},
+	LockStorage:         {"LOCK_STORAGE", always, -1, inEngine, (*Server).lockStorage, nil},
 }
 
 // encode returns the bytes of a reply, or of the result alone.
@@ -193,30 +164,41 @@ func (s *Server) resetEstablished(r *request) (any, error) {
 }
 
 // hashData takes a length and that many bytes, however many.
-func (s *Server) hashData(r *request) (any, error) {
-	if len(r.body) < 4 {
-		return nil, tpm.BadParameter
+func (c *client) hashData() {
+	if len(c.req.body) < 4 {
+		c.finish(nil, tpm.BadParameter)
+		return
 	}
-	left, chunk := int(binary.BigEndian.Uint32(r.body)), r.body[4:]
+	left, chunk := int(binary.BigEndian.Uint32(c.req.body)), c.req.body[4:]
 	if len(chunk) > left {
-		return nil, tpm.BadParameter
+		c.finish(nil, tpm.BadParameter)
+		return
 	}
-	for {
-		if err := s.tpm.HashData(chunk); err != nil {
-			return nil, err
+	c.body.left = left
+	c.hash(chunk)
+}
+
+// hash hashes a chunk of the body.
+func (c *client) hash(chunk []byte) {
+	c.engine(func() (any, error) { return nil, c.s.tpm.HashData(chunk) }, func(_ any, err error) {
+		c.body.left -= len(chunk)
+		c.req.unread = c.body.left
+		if err != nil || c.body.left == 0 {
+			c.finish(nil, err)
+			return
 		}
-		left -= len(chunk)
-		r.unread = left
-		if left == 0 {
-			return nil, nil
-		}
-		n, err := r.conn.more(r.conn.buf[:min(left, len(r.conn.buf))])
-		if err != nil {
-			r.unread, r.last = 0, true
-			return nil, tpm.IOError
-		}
-		chunk = r.conn.buf[:n]
+		c.receive(hashing, c.buf[:min(c.body.left, len(c.buf))], bodyWait)
+	})
+}
+
+// hashMore hashes the next n bytes.
+func (c *client) hashMore(n int, err error) {
+	if err != nil {
+		c.req.unread, c.req.last = 0, true
+		c.finish(nil, tpm.IOError)
+		return
 	}
+	c.hash(c.into[:n])
 }
 
 // getState sends the blob from the offset to its end. A client asks for the
@@ -242,36 +224,61 @@ func (s *Server) getState(r *request) (any, error) {
 
 // setState collects a blob before it asks for the engine, so that a slow sender
 // holds up nobody.
-func (s *Server) setState(r *request) (any, error) {
-	if err := s.tpm.PrepareSetState(); err != nil {
-		r.after = func() { s.opt.Fail(err) }
-		return nil, tpm.IOError
-	}
-	var q SetStateReq
-	if err := r.decode(&q); err != nil {
-		return nil, err
-	}
-	if q.Length > MaxBlob {
-		return nil, tpm.Fail
-	}
-	blob := append(make([]byte, 0, q.Length), r.body[binary.Size(q):]...)
-	if len(blob) > int(q.Length) {
-		return nil, tpm.BadParameter
-	}
-	defer func() { clear(blob[:cap(blob)]) }()
-	for len(blob) < int(q.Length) {
-		n, err := r.conn.more(blob[len(blob):cap(blob)])
+func (c *client) setState() {
+	c.engine(func() (any, error) { return nil, c.s.tpm.PrepareSetState() }, func(_ any, err error) {
 		if err != nil {
-			r.unread, r.last = 0, true
-			return nil, tpm.BadParameter
+			c.req.after = func() { c.s.opt.Fail(err) }
+			c.finish(nil, tpm.IOError)
+			return
 		}
-		blob = blob[:len(blob)+n]
+		c.prepared()
+	})
+}
+
+// prepared begins to collect the blob.
+func (c *client) prepared() {
+	q := &c.body.set
+	if err := c.req.decode(q); err != nil {
+		c.finish(nil, err)
+		return
 	}
-	r.unread = 0
-	if q.Type.Name() == "" {
-		return nil, tpm.BadParameter
+	switch size := binary.Size(q); {
+	case q.Length > MaxBlob:
+		c.finish(nil, tpm.Fail)
+	case len(c.req.body)-size > int(q.Length):
+		c.finish(nil, tpm.BadParameter)
+	default:
+		c.body.blob = append(make([]byte, 0, q.Length), c.req.body[size:]...)
+		c.collect()
 	}
-	return nil, s.tpm.SetState(q.Type, q.Flags&Encrypted != 0, blob)
+}
+
+// collect waits for the rest of a blob, or hands it to the TPM.
+func (c *client) collect() {
+	b := &c.body
+	if n := len(b.blob); n < int(b.set.Length) {
+		c.receive(collecting, b.blob[n:b.set.Length], bodyWait)
+		return
+	}
+	c.req.unread = 0
+	if b.set.Type.Name() == "" {
+		c.finish(nil, tpm.BadParameter)
+		return
+	}
+	c.engine(func() (any, error) {
+		return nil, c.s.tpm.SetState(b.set.Type, b.set.Flags&Encrypted != 0, b.blob)
+	}, c.finish)
+}
+
+// collectMore adds n bytes to the blob.
+func (c *client) collectMore(n int, err error) {
+	if err != nil {
+		c.req.unread, c.req.last = 0, true
+		c.finish(nil, tpm.BadParameter)
+		return
+	}
+	c.body.blob = c.body.blob[:len(c.body.blob)+n]
+	c.collect()
 }
 
 func (s *Server) getConfig(*request) (any, error) {
@@ -300,16 +307,25 @@ func (s *Server) setDataFD(r *request) (any, error) {
 	return nil, nil
 }
 
-func (s *Server) setBufferSize(r *request) (any, error) {
+// setBufferSize answers a query at once. A change has to wait for the engine.
+func (c *client) setBufferSize() {
 	var q BufferSizeReq
-	if err := r.decode(&q); err != nil {
-		return nil, err
+	if err := c.req.decode(&q); err != nil {
+		c.finish(nil, err)
+		return
 	}
-	size, low, high, err := s.tpm.BufferSize(q.Size)
-	if err != nil {
-		return nil, err
+	set := func() (any, error) {
+		size, low, high, err := c.s.tpm.BufferSize(q.Size)
+		if err != nil {
+			return nil, err
+		}
+		return BufferSizeRep{Size: size, Min: low, Max: high}, nil
 	}
-	return BufferSizeRep{Size: size, Min: low, Max: high}, nil
+	if q.Size == 0 {
+		c.finish(set())
+		return
+	}
+	c.engine(set, c.finish)
 }
 
 // getInfo sends a part of the text; the last part ends in a NUL.

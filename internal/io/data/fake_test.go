@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/exchange"
-	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -52,41 +51,58 @@ func (f *fake) Execute(raw []byte) ([]byte, error) {
 func (f *fake) Lost(head []byte) []byte { return append([]byte("lost "), head...) }
 
 // Serve answers messages that are exactly one plain command, as the engine does.
-func (f *fake) Serve(fd, wake int, buf []byte, _ *exchange.Record) (n int, rest []byte, err error) {
+func (f *fake) Serve(s *exchange.Set) exchange.Event {
 	for {
-		if _, err := poll.Wait(fd, wake, unix.POLLIN, -1); err == poll.ErrWoken {
-			return 0, nil, nil
-		} else if err != nil {
-			return 0, nil, err
+		e := s.Poll()
+		others := e.Late
+		for i, p := range s.Polls {
+			switch {
+			case p.Revents == 0:
+			case s.Clients[i].Plain == 0:
+				others = true
+			default:
+				if e, todo := f.serveOne(s, i); todo {
+					return e
+				}
+			}
 		}
-		n, err := unix.Read(fd, buf)
-		if err != nil {
-			return 0, nil, err
-		}
-		h, ok := tpm.ParseHeader(buf[:n])
-		switch {
-		case n == 0:
-			return 0, nil, io.EOF
-		case !ok || int(h.Size) != n || h.Tag == 0:
-			return n, nil, nil
-		case buf[0] == mute:
-			return 0, nil, errors.New("no response")
-		}
-		f.mu.Lock()
-		f.fast++
-		f.mu.Unlock()
-		rsp, err := f.Execute(buf[:n])
-		if err != nil {
-			return 0, nil, err
-		}
-		sent, err := unix.SendmsgN(fd, rsp, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		if err != nil {
-			sent = 0
-		}
-		if sent < len(rsp) {
-			return 0, rsp[sent:], nil
+		if others {
+			return e
 		}
 	}
+}
+
+// serveOne reads from one client; todo says that the caller has something to do.
+func (f *fake) serveOne(s *exchange.Set, i int) (e exchange.Event, todo bool) {
+	fd := int(s.Polls[i].Fd)
+	if s.Polls[i].Revents&unix.POLLIN == 0 {
+		return exchange.Event{Kind: exchange.Closed, At: i}, true
+	}
+	n, err := unix.Read(fd, s.Buf)
+	if n <= 0 {
+		return exchange.Event{Kind: exchange.Closed, At: i, Err: err}, true
+	}
+	h, ok := tpm.ParseHeader(s.Buf[:n])
+	switch {
+	case f.err != nil || !ok || int(h.Size) != n || h.Tag == 0:
+		return exchange.Event{Kind: exchange.Message, At: i, N: n}, true
+	case s.Buf[0] == mute:
+		return exchange.Event{Kind: exchange.Mute, At: i, Err: errors.New("no response")}, true
+	}
+	f.mu.Lock()
+	f.fast++
+	f.mu.Unlock()
+	rsp, _ := f.Execute(s.Buf[:n])
+	s.Tick++
+	s.Clients[i].Last = s.Tick
+	sent, err := unix.SendmsgN(fd, rsp, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if err != nil {
+		sent = 0
+	}
+	if sent < len(rsp) {
+		return exchange.Event{Kind: exchange.Rest, At: i, Rest: rsp[sent:]}, true
+	}
+	return exchange.Event{}, false
 }
 
 // messages returns what the TPM got since the last time.
@@ -126,6 +142,7 @@ func newBench(t *testing.T, f *fake, o Options) *bench {
 		t.Fatal(err)
 	}
 	b.Server = s
+	go s.Run()
 	t.Cleanup(func() { b.Close(patience) })
 	return b
 }
@@ -147,13 +164,13 @@ func (b *bench) happened(t *testing.T, want string) {
 	t.Errorf("events = %q, want %q among them", b.saw(), want)
 }
 
-// client is the other end of a connection.
-type client struct {
+// peer is the other end of a connection.
+type peer struct {
 	fd int
 	f  *os.File
 }
 
-func pair(t *testing.T, typ int) (theirs int, c *client) {
+func pair(t *testing.T, typ int) (theirs int, c *peer) {
 	t.Helper()
 	s, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -162,14 +179,14 @@ func pair(t *testing.T, typ int) (theirs int, c *client) {
 	if err := unix.SetNonblock(s[1], true); err != nil {
 		t.Fatal(err)
 	}
-	c = &client{s[1], os.NewFile(uintptr(s[1]), "client")}
+	c = &peer{s[1], os.NewFile(uintptr(s[1]), "client")}
 	t.Cleanup(func() { _ = c.f.Close() })
 	_ = c.f.SetDeadline(time.Now().Add(patience))
 	return s[0], c
 }
 
 // attach attaches a new client.
-func (b *bench) attach(t *testing.T) *client {
+func (b *bench) attach(t *testing.T) *peer {
 	t.Helper()
 	fd, c := pair(t, unix.SOCK_STREAM)
 	if err := b.Attach(fd); err != nil {
@@ -179,35 +196,52 @@ func (b *bench) attach(t *testing.T) *client {
 }
 
 // queue is a listener that hands out descriptors.
-type queue struct{ fds chan int }
+type queue struct {
+	fds     chan int
+	waiting int // eventfd, a semaphore
+}
 
 func (b *bench) listen(t *testing.T) queue {
 	t.Helper()
-	q := queue{make(chan int, 100)}
-	go b.Listen(q)
-	t.Cleanup(func() { close(q.fds) })
-	for end := time.Now().Add(patience); !b.Busy() && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	e, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
+	if err != nil {
+		t.Fatal(err)
 	}
+	q := queue{make(chan int, 100), e}
+	b.Listen(q)
+	t.Cleanup(func() {
+		b.Close(patience)
+		_ = unix.Close(e)
+	})
 	return q
 }
 
-func (q queue) Accept() (int, error) {
-	fd, open := <-q.fds
-	if !open {
-		return -1, os.ErrClosed
+func (q queue) Descriptor() int { return q.waiting }
+
+func (q queue) TryAccept() (int, error) {
+	var b [8]byte
+	if _, err := unix.Read(q.waiting, b[:]); err != nil {
+		return -1, err
 	}
-	return fd, nil
+	return <-q.fds, nil
 }
 
-func (q queue) dial(t *testing.T) *client {
+func (q queue) put(t *testing.T, fd int) {
+	t.Helper()
+	q.fds <- fd
+	if _, err := unix.Write(q.waiting, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (q queue) dial(t *testing.T) *peer {
 	t.Helper()
 	fd, c := pair(t, unix.SOCK_STREAM)
-	q.fds <- fd
+	q.put(t, fd)
 	return c
 }
 
-func (c *client) send(t *testing.T, b []byte) {
+func (c *peer) send(t *testing.T, b []byte) {
 	t.Helper()
 	if _, err := c.f.Write(b); err != nil {
 		t.Fatal(err)
@@ -215,7 +249,7 @@ func (c *client) send(t *testing.T, b []byte) {
 }
 
 // emptied waits until the server has read everything.
-func (c *client) emptied(t *testing.T) {
+func (c *peer) emptied(t *testing.T) {
 	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if n, err := unix.IoctlGetInt(c.fd, unix.TIOCOUTQ); err != nil || n == 0 {
@@ -226,7 +260,7 @@ func (c *client) emptied(t *testing.T) {
 }
 
 // receives reads a response to the message msg.
-func (c *client) receives(t *testing.T, msg []byte) {
+func (c *peer) receives(t *testing.T, msg []byte) {
 	t.Helper()
 	b := make([]byte, 1+len(msg))
 	n, err := io.ReadFull(c.f, b)
@@ -236,7 +270,7 @@ func (c *client) receives(t *testing.T, msg []byte) {
 }
 
 // ends wants the end of the connection and nothing before it.
-func (c *client) ends(t *testing.T) {
+func (c *peer) ends(t *testing.T) {
 	t.Helper()
 	b := make([]byte, 100)
 	if n, err := c.f.Read(b); err != io.EOF && !errors.Is(err, unix.ECONNRESET) {

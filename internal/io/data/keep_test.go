@@ -26,16 +26,16 @@ func TestResume(t *testing.T) {
 	}
 	for _, g := range []struct {
 		name   string
-		before func(t *testing.T, r *exchange.Record, fd int, c *client) // in the process before
-		rest   []byte                                                    // what the client sends then
-		lost   []byte                                                    // the command that is answered as lost
+		before func(t *testing.T, r *exchange.Record, fd int, c *peer) // in the process before
+		rest   []byte                                                  // what the client sends then
+		lost   []byte                                                  // the command that is answered as lost
 	}{
-		{"nothing", func(*testing.T, *exchange.Record, int, *client) {}, nil, nil},
-		{"a command that waits", func(t *testing.T, _ *exchange.Record, _ int, c *client) { c.send(t, whole) }, nil, nil},
-		{"a command", func(t *testing.T, r *exchange.Record, fd int, c *client) { c.send(t, whole); take(t, r, fd) }, nil, whole},
-		{"a part of a header", func(t *testing.T, r *exchange.Record, fd int, c *client) { c.send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
-		{"more than the head", func(t *testing.T, r *exchange.Record, fd int, c *client) { c.send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
-		{"a response that was ready", func(t *testing.T, r *exchange.Record, fd int, c *client) {
+		{"nothing", func(*testing.T, *exchange.Record, int, *peer) {}, nil, nil},
+		{"a command that waits", func(t *testing.T, _ *exchange.Record, _ int, c *peer) { c.send(t, whole) }, nil, nil},
+		{"a command", func(t *testing.T, r *exchange.Record, fd int, c *peer) { c.send(t, whole); take(t, r, fd) }, nil, whole},
+		{"a part of a header", func(t *testing.T, r *exchange.Record, fd int, c *peer) { c.send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
+		{"more than the head", func(t *testing.T, r *exchange.Record, fd int, c *peer) { c.send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
+		{"a response that was ready", func(t *testing.T, r *exchange.Record, fd int, c *peer) {
 			c.send(t, whole)
 			take(t, r, fd)
 			r.Answer(10)
@@ -94,7 +94,7 @@ func TestResumeHalfAnswered(t *testing.T) {
 	if got, _ := io.ReadAll(c.f); string(got) != "1234" {
 		t.Errorf("received %q", got)
 	}
-	b.happened(t, "the rest of a response went with the process before this one")
+	b.happened(t, "the previous process has sent only a part")
 	if forgotten.Load() != 1 {
 		t.Errorf("forgotten %d times", forgotten.Load())
 	}
@@ -111,7 +111,7 @@ func TestLeave(t *testing.T) {
 	b := newBench(t, &fake{}, Options{Keep: keep})
 	q := b.listen(t)
 	gone, stays := q.dial(t), q.dial(t)
-	for _, c := range []*client{gone, stays} {
+	for _, c := range []*peer{gone, stays} {
 		c.send(t, command(12))
 		c.receives(t, command(12))
 	}

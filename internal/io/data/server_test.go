@@ -103,7 +103,7 @@ func TestLost(t *testing.T) {
 	user.send(t, command(10))
 	user.receives(t, command(10))
 	_ = other.f.Close()
-	for end := time.Now().Add(patience); b.room.Len() > 1 && time.Now().Before(end); {
+	for end := time.Now().Add(patience); b.Clients() > 1 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if got := b.saw(); got != "" {
@@ -186,7 +186,7 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-func (c *client) receivesDatagram(t *testing.T, msg []byte) {
+func (c *peer) receivesDatagram(t *testing.T, msg []byte) {
 	t.Helper()
 	b := make([]byte, 8192)
 	n, err := c.f.Read(b)
@@ -294,7 +294,7 @@ func TestOnePlace(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{MaxClients: 1})
 	q := b.listen(t)
 	c := q.dial(t)
-	for end := time.Now().Add(patience); b.room.Len() < 1 && time.Now().Before(end); {
+	for end := time.Now().Add(patience); b.Clients() < 1 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	for range 2 {
@@ -323,13 +323,13 @@ func TestQuickConnects(t *testing.T) {
 			c.send(t, command(30)[:20])
 		}
 		_ = c.f.Close()
-		q.fds <- fd
+		q.put(t, fd)
 	}
 	settles(t, before)
 }
 
-// TestClose ends connections that wait and one whose command runs, which still
-// gets its response.
+// TestClose checks that a server that closes answers the command that runs and those
+// that were sent before, and then ends all connections.
 func TestClose(t *testing.T) {
 	f := &fake{version: tpm.V20}
 	b := newBench(t, f, Options{})
@@ -341,21 +341,21 @@ func TestClose(t *testing.T) {
 	later.receives(t, command(10))
 	f.held.Lock()
 	first.send(t, command(20))
-	later.send(t, command(30))
 	first.emptied(t)
-	later.emptied(t)
+	later.send(t, command(30))
 	closed := make(chan bool)
 	go func() { b.Close(patience); close(closed) }()
-	silent.ends(t)
-	half.ends(t)
 	select {
 	case <-closed:
-		t.Error("Close does not wait for commands that run")
-	default:
+		t.Error("Close does not wait for the command that runs")
+	case <-time.After(10 * time.Millisecond):
 	}
 	f.held.Unlock()
 	first.receives(t, command(20))
 	later.receives(t, command(30))
+	for _, c := range []*peer{silent, half, first, later} {
+		c.ends(t)
+	}
 	select {
 	case <-closed:
 	case <-time.After(patience):

@@ -35,11 +35,10 @@ func (p *Passed) Take(prefix string) (taken []Named) {
 // Socket is the descriptor of a listener, which stays its own, and what its path
 // named when it was made: device and inode, zero if we made none.
 func (l *Listener) Socket() (fd int, made [2]uint64) {
-	_ = l.raw.Control(func(s uintptr) { fd = int(s) })
 	if l.made != nil {
 		made = identity(l.made)
 	}
-	return fd, made
+	return l.fd, made
 }
 
 func identity(fi os.FileInfo) (id [2]uint64) {

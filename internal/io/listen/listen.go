@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,11 +23,14 @@ const backlog = 16
 
 // Listener is a socket that clients connect to.
 type Listener struct {
-	f    *os.File
-	raw  syscall.RawConn
 	path string      // of a Unix socket that we made, else ""
 	made os.FileInfo // what path named then
 	name string
+
+	mu     sync.Mutex
+	fd     int
+	closed bool
+	file   *os.File // fd in Go's poller; nil unless Accept was called
 }
 
 // Open returns the listener that e describes; e must be of kind Unix, TCP or
@@ -45,17 +49,12 @@ func Open(e config.Endpoint) (*Listener, error) {
 
 // newListener takes over fd, which listens.
 func newListener(fd int, name string) (*Listener, error) {
-	if err := unix.SetNonblock(fd, true); err != nil { // for Go's poller
+	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	l := &Listener{f: os.NewFile(uintptr(fd), name), name: name}
-	var err error
-	if l.raw, err = l.f.SyscallConn(); err != nil {
-		_ = l.f.Close()
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return l, nil
+	prepareTCP(fd)
+	return &Listener{fd: fd, name: name}, nil
 }
 
 // adopt takes over a listening socket that was passed to us. It is not unlinked.
@@ -67,13 +66,34 @@ func adopt(fd int) (*Listener, error) {
 	return newListener(fd, fmt.Sprintf("descriptor %d", fd))
 }
 
+// Descriptor is the descriptor to wait for, in poll(2).
+func (l *Listener) Descriptor() int { return l.fd }
+
+// TryAccept returns the descriptor of a client, which blocks and is closed on exec. It
+// does not wait: if there is no client, its error is unix.EAGAIN. After Close it is
+// unix.EBADF.
+func (l *Listener) TryAccept() (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return -1, unix.EBADF
+	}
+	fd, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC)
+	return fd, err
+}
+
 // Accept waits for a client and returns its descriptor, which blocks and is
 // closed on exec. It fails only when the listener is closed: while descriptors
-// are short, or a client has gone again, it tries on.
+// are short, or a client has gone again, it tries on. It waits in Go's poller, so that
+// a goroutine that waits has no thread.
 func (l *Listener) Accept() (int, error) {
+	raw, err := l.poller()
+	if err != nil {
+		return -1, err
+	}
 	for {
 		fd, err := -1, error(nil)
-		waitErr := l.raw.Read(func(s uintptr) bool {
+		waitErr := raw.Read(func(s uintptr) bool {
 			fd, _, err = unix.Accept4(int(s), unix.SOCK_CLOEXEC)
 			return err != unix.EAGAIN
 		})
@@ -81,7 +101,6 @@ func (l *Listener) Accept() (int, error) {
 		case waitErr != nil:
 			return -1, waitErr
 		case err == nil:
-			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // fails on Unix sockets
 			return fd, nil
 		case err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM:
 			time.Sleep(50 * time.Millisecond) // the client waits in the backlog
@@ -91,13 +110,35 @@ func (l *Listener) Accept() (int, error) {
 	}
 }
 
+// poller puts the listener into Go's poller.
+func (l *Listener) poller() (syscall.RawConn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, os.ErrClosed
+	}
+	if l.file == nil {
+		l.file = os.NewFile(uintptr(l.fd), l.name)
+	}
+	return l.file.SyscallConn()
+}
+
 // Close closes the listener and removes the path that it made, unless something
 // else has taken the path since.
 func (l *Listener) Close() error {
 	if l.path != "" {
 		remove(l.path, l.made)
 	}
-	return l.f.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return os.ErrClosed
+	}
+	l.closed = true
+	if l.file != nil {
+		return l.file.Close()
+	}
+	return unix.Close(l.fd)
 }
 
 // String names the address for people.

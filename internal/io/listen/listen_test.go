@@ -113,11 +113,7 @@ func TestProbeIsNotSeen(t *testing.T) {
 	if _, err := Open(unixEnd(path)); err == nil {
 		t.Fatal("Open over a live socket succeeded")
 	}
-	fd, err := int(-1), error(nil)
-	if err := l.raw.Control(func(s uintptr) { fd, _, err = unix.Accept4(int(s), unix.SOCK_CLOEXEC) }); err != nil {
-		t.Fatal(err)
-	}
-	if err != unix.EAGAIN {
+	if fd, err := l.TryAccept(); err != unix.EAGAIN {
 		_ = unix.Close(fd)
 		t.Errorf("the listener has a client (%v), want none", err)
 	}
@@ -253,8 +249,8 @@ func TestCloseLeavesASuccessorAlone(t *testing.T) {
 // port returns the port that l listens on.
 func port(t *testing.T, l *Listener) int {
 	t.Helper()
-	var sa unix.Sockaddr
-	if err := l.raw.Control(func(fd uintptr) { sa, _ = unix.Getsockname(int(fd)) }); err != nil {
+	sa, err := unix.Getsockname(l.Descriptor())
+	if err != nil {
 		t.Fatal(err)
 	}
 	switch sa := sa.(type) {

@@ -45,6 +45,19 @@ func bindTCP(fd int, sa unix.Sockaddr) error {
 	return nil
 }
 
+// prepareTCP sets the options that the connections of a TCP socket inherit: responses
+// leave at once, and a peer that has vanished is noticed after about two minutes. It
+// fails on other sockets, which need none of that.
+func prepareTCP(fd int) {
+	if unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) != nil {
+		return
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 10)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 6)
+}
+
 func sockaddr(a netip.Addr, e config.Endpoint) (family int, sa unix.Sockaddr, err error) {
 	if a.Is4() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: e.Port, Addr: a.As4()}, nil

@@ -1,0 +1,175 @@
+// The loop of the engine's thread: it waits for all descriptors in one poll(2) and
+// answers plain commands itself, because a return to Go costs more than most commands
+// do (see ARCHITECTURE.md).
+#define _GNU_SOURCE
+#include "loop.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static unsigned char *rsp;  // the response; libtpms lets it grow
+static uint32_t rspcap;
+static uint32_t first;      // index at which the next round begins, so that clients take turns
+
+static uint16_t be16(const unsigned char *p) { return (uint16_t)(p[0] << 8 | p[1]); }
+
+static uint32_t be32(const unsigned char *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+// plain reports whether the n bytes at b are exactly one command that needs nothing
+// of the front end.
+static int plain(const unsigned char *b, uint32_t n)
+{
+	uint16_t tag;
+
+	if (n < 10 || be32(b + 2) != n || be32(b + 6) == 0x20001000)
+		return 0;
+	tag = be16(b);
+	return !swtpm_is_version2() || tag == 0x8001 || tag == 0x8002;
+}
+
+static ssize_t receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap)
+{
+	if (c->record != 0)
+		return swtpm_exchange_receive((struct exchange *)c->record, fd, buf, cap);
+	if (c->socket)
+		return recv(fd, buf, cap, MSG_DONTWAIT);
+	return read(fd, buf, cap);
+}
+
+// respond writes as much of the response as goes out at once. Go writes the rest, and
+// everything to a descriptor that is not a socket: it has the deadlines.
+static uint32_t respond(int fd, const struct client *c, uint32_t len)
+{
+	ssize_t n;
+
+	if (!c->socket)
+		return 0;
+	do
+		n = c->record != 0 ? swtpm_exchange_send((struct exchange *)c->record, fd, rsp, len)
+				   : send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? 0 : (uint32_t)n;
+}
+
+// serve reads from one client and answers a plain command. It returns 0 if there is
+// something for Go to do, described in ev.
+static int serve(struct set *s, uint32_t i, struct event *ev)
+{
+	struct client *c = &s->clients[i];
+	TPM_RESULT rc;
+	uint32_t len = 0, sent;
+	ssize_t n;
+
+	ev->at = i;
+	if (!(s->polls[i].revents & POLLIN)) { // a hang-up or an error alone
+		ev->kind = EVENT_CLOSED;
+		ev->code = 0;
+		return 0;
+	}
+	n = receive(s->polls[i].fd, c, s->buf, s->cap);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 1;
+	if (n <= 0) {
+		ev->kind = EVENT_CLOSED;
+		ev->code = n == 0 ? 0 : errno;
+		return 0;
+	}
+	ev->kind = EVENT_MESSAGE;
+	ev->n = (uint32_t)n;
+	if (!swtpm_admitted())
+		return 0;
+	swtpm_lock();
+	if (!swtpm_admitted() || !plain(s->buf, ev->n)) { // it may have been powered off meanwhile
+		swtpm_unlock();
+		return 0;
+	}
+	rc = swtpm_run(&rsp, &len, &rspcap, s->buf, ev->n);
+	swtpm_unlock();
+	if (rc != TPM_SUCCESS) {
+		ev->kind = EVENT_MUTE;
+		ev->code = (int)rc;
+		return 0;
+	}
+	sent = respond(s->polls[i].fd, c, len);
+	c->last = ++s->tick;
+	if (sent == len)
+		return 1;
+	ev->kind = EVENT_REST;
+	ev->rest = rsp + sent;
+	ev->n = len - sent;
+	return 0;
+}
+
+// wait_for polls until a descriptor is ready or the time is up. It returns whether the
+// time was up before the last look at the descriptors.
+static int wait_for(struct set *s, int64_t end)
+{
+	for (;;) {
+		int ms = -1;
+		int n;
+
+		if (end >= 0) {
+			int64_t left = end - now_ms();
+
+			ms = left > 0 ? (int)left : 0;
+		}
+		n = poll(s->polls, s->n, ms);
+		if (n >= 0)
+			return n == 0 || ms == 0;
+		if (errno == EINTR || errno == EAGAIN || errno == ENOMEM)
+			continue;
+		for (uint32_t i = 0; i < s->n; i++)
+			s->polls[i].revents = 0;
+		return 1;
+	}
+}
+
+// others reports whether a descriptor is ready that Go looks after.
+static int others(const struct set *s)
+{
+	uint32_t i;
+
+	for (i = 0; i < s->n; i++)
+		if (!s->clients[i].plain && s->polls[i].revents)
+			return 1;
+	return 0;
+}
+
+struct event swtpm_loop(struct set *s)
+{
+	struct event ev = { 0 };
+	int64_t end = s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms;
+
+	for (;;) {
+		uint32_t i, k, start = s->n > 0 ? first % s->n : 0;
+
+		ev.late = wait_for(s, end);
+		for (k = 0; k < s->n; k++) {
+			i = (start + k) % s->n;
+			if (!s->clients[i].plain || !s->polls[i].revents)
+				continue;
+			first = i + 1;
+			if (!serve(s, i, &ev))
+				return ev;
+		}
+		if (ev.late || others(s))
+			break;
+	}
+	ev.kind = EVENT_READY;
+	return ev;
+}

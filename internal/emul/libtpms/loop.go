@@ -1,0 +1,68 @@
+package libtpms
+
+/*
+#include "loop.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"runtime"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// The structures in C are as large as ours.
+var (
+	_ [exchange.Size - C.sizeof_struct_exchange]struct{}
+	_ [C.sizeof_struct_exchange - exchange.Size]struct{}
+	_ [unsafe.Sizeof(exchange.Client{}) - C.sizeof_struct_client]struct{}
+	_ [C.sizeof_struct_client - unsafe.Sizeof(exchange.Client{})]struct{}
+	_ [unsafe.Sizeof(unix.PollFd{}) - C.sizeof_struct_pollfd]struct{}
+)
+
+// Serve waits for the descriptors of s and answers plain commands itself. Only one
+// goroutine calls it.
+func (e *engine) Serve(s *exchange.Set) exchange.Event {
+	var pin runtime.Pinner
+	defer pin.Unpin()
+	pin.Pin(unsafe.SliceData(s.Polls))
+	pin.Pin(unsafe.SliceData(s.Clients))
+	pin.Pin(unsafe.SliceData(s.Buf))
+	c := C.struct_set{
+		polls:   (*C.struct_pollfd)(unsafe.Pointer(unsafe.SliceData(s.Polls))),
+		clients: (*C.struct_client)(unsafe.Pointer(unsafe.SliceData(s.Clients))),
+		n:       C.uint32_t(len(s.Polls)),
+		wait_ms: -1,
+		buf:     (*C.uchar)(unsafe.SliceData(s.Buf)),
+		cap:     C.uint32_t(len(s.Buf)),
+		tick:    C.uint64_t(s.Tick),
+	}
+	if s.Wait >= 0 {
+		c.wait_ms = C.int((s.Wait + time.Millisecond - 1) / time.Millisecond)
+	}
+	ev := C.swtpm_loop(&c)
+	s.Tick = uint64(c.tick)
+	return event(ev)
+}
+
+func event(c C.struct_event) exchange.Event {
+	ev := exchange.Event{Kind: exchange.EventKind(c.kind), At: int(c.at), N: int(c.n), Late: c.late != 0}
+	switch c.kind {
+	case C.EVENT_REST:
+		ev.Rest = C.GoBytes(unsafe.Pointer(c.rest), C.int(c.n))
+	case C.EVENT_MUTE:
+		ev.Err = fmt.Errorf("libtpms: TPMLIB_Process: %w", tpm.Result(uint32(c.code)))
+	case C.EVENT_CLOSED:
+		if c.code != 0 {
+			ev.Err = syscall.Errno(c.code)
+		}
+	}
+	return ev
+}

@@ -1,0 +1,55 @@
+// The loop of the engine's thread, and the records of its clients.
+#ifndef SWTPM_LOOP_H
+#define SWTPM_LOOP_H
+
+#include <poll.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "engine.h"
+
+// struct client is io/exchange.Client.
+struct client {
+	uintptr_t record;
+	uint64_t last;
+	uint32_t plain;
+	uint32_t socket;
+};
+
+// struct set is what Go passes of io/exchange.Set.
+struct set {
+	struct pollfd *polls;
+	struct client *clients;
+	uint32_t n;
+	int wait_ms; // negative: without end
+	unsigned char *buf;
+	uint32_t cap;
+	uint64_t tick;
+};
+
+// The kinds of events: io/exchange.EventKind.
+enum {
+	EVENT_READY = 0,
+	EVENT_MESSAGE = 1, // n bytes are in buf
+	EVENT_REST = 2,    // the n bytes at rest, valid until the next call, could not be sent
+	EVENT_MUTE = 3,    // code is the result of the library
+	EVENT_CLOSED = 4,  // code is errno, or 0
+};
+
+struct event {
+	int kind;
+	int code;
+	int late; // the time was up at the last poll
+	uint32_t at;
+	uint32_t n;
+	const unsigned char *rest;
+};
+
+struct event swtpm_loop(struct set *s);
+
+// swtpm_exchange_receive is exchange.Record.Receive for the start of a request;
+// swtpm_exchange_send is Answer, Send and Done.
+ssize_t swtpm_exchange_receive(struct exchange *x, int fd, unsigned char *buf, uint32_t cap);
+ssize_t swtpm_exchange_send(struct exchange *x, int fd, const unsigned char *rsp, uint32_t len);
+
+#endif

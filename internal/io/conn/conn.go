@@ -1,0 +1,130 @@
+// Package conn is the part that the servers of both channels share: a loop on one
+// thread, which waits for all clients in one poll(2), accepts them, limits their
+// number, watches their deadlines and closes them. What a client sends is left to the
+// Handler of its channel.
+package conn
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+)
+
+// State says what a client is doing. It decides whether the client may be evicted, and
+// whether a server that closes waits for it.
+type State uint8
+
+// The states of a client.
+const (
+	Idle     State = iota // between two requests, or the request's size is not known yet
+	Partial               // a part of a request has been received
+	Running               // its request is executed
+	Replying              // a part of the reply waits for the client to read
+)
+
+// protected is how long a request or reply that makes no end protects its client from
+// eviction when another client waits.
+const protected = 5 * time.Second
+
+// Kept is the part of a connection that outlives the process; the zero Kept belongs to
+// a connection that ends with it.
+type Kept struct {
+	Record *exchange.Record
+	Forget func() // ends the connection for every process that has it open
+}
+
+// Handler is the protocol of one client. The loop calls it, one call at a time.
+type Handler interface {
+	// Ready is called when the descriptor is ready for the events that the client
+	// waits for. ok is false if the client has only hung up.
+	Ready(ok bool)
+	// Expired is called when the deadline of the client has passed.
+	Expired()
+	// Serve is called with an event of the engine, of a client that is Plain.
+	Serve(e exchange.Event)
+	// Gone is called when the connection is closed.
+	Gone()
+}
+
+// Conn is one client. Only the loop uses it.
+type Conn struct {
+	FD     int
+	Socket bool
+	Kept   Kept
+	Server *Server
+
+	Handler Handler
+	Events  int16 // to wait for; 0 ignores the client for now
+	Plain   bool  // the engine may answer plain commands
+
+	deadline time.Time // zero if there is none
+	state    State
+	since    time.Time // begin of the state, unless it is Idle
+	attached bool      // came by Attach: it is never evicted
+	used     bool      // has had a reply
+	last     uint64    // Set.Tick of the last reply or, without one, of the arrival
+	gone     bool
+}
+
+// Become changes the state. The deadline is d from now; 0 means none.
+func (c *Conn) Become(s State, events int16, d time.Duration) {
+	now := time.Time{}
+	if s != Idle || d > 0 {
+		now = time.Now()
+	}
+	if s == Idle || c.state != s {
+		c.since = now
+	}
+	c.state, c.Events, c.deadline = s, events, time.Time{}
+	if d > 0 {
+		c.deadline = now.Add(d)
+	}
+}
+
+// State returns the state.
+func (c *Conn) State() State { return c.state }
+
+// Answered notes that the client gets a reply.
+func (c *Conn) Answered() {
+	c.used = true
+	c.Server.set.Tick++
+	c.last = c.Server.set.Tick
+}
+
+// Leaving reports whether the server closes.
+func (c *Conn) Leaving() bool { return c.Server.closing }
+
+// Buffer is memory for one read, shared by all clients of the server.
+func (c *Conn) Buffer() []byte { return c.Server.set.Buf }
+
+// End closes the connection.
+func (c *Conn) End() { c.Server.end(c, true) }
+
+// evictable reports whether the client may be closed in favour of one that waits.
+func (c *Conn) evictable(now time.Time) bool {
+	switch {
+	case c.attached || c.gone || c.state == Running:
+		return false
+	case c.state == Idle || !c.used && c.state == Partial:
+		return true
+	}
+	return now.Sub(c.since) >= protected
+}
+
+// evictedBefore reports whether c is evicted before o: a client that never had a reply
+// first, then the one that has been idle for longest.
+func (c *Conn) evictedBefore(o *Conn) bool {
+	if c.used != o.used {
+		return !c.used
+	}
+	return c.last < o.last
+}
+
+// hungUp reports whether the peer of fd sends nothing more.
+func hungUp(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0
+}

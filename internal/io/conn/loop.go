@@ -1,0 +1,286 @@
+package conn
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+)
+
+// shortWait is how long no client is accepted after descriptors or memory ran out.
+const shortWait = 50 * time.Millisecond
+
+// Run serves clients until Close is called and the last of them has left.
+func (s *Server) Run() {
+	last := false // the round after the server began to close
+	for {
+		s.runPosted()
+		if s.closing {
+			s.leave(last)
+			if len(s.conns) == 0 && s.finish() {
+				return
+			}
+		}
+		s.fill()
+		if s.closing && !last {
+			s.set.Wait, last = 0, true // whoever has sent a command before is answered
+		}
+		e := s.opt.Wait(&s.set)
+		s.dispatch(e)
+		if e.Late {
+			s.expire()
+		}
+	}
+}
+
+// finish ends the loop, unless there is something more to do.
+func (s *Server) finish() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.posted) > 0 {
+		return false
+	}
+	s.done = true
+	_ = unix.Close(s.wake)
+	close(s.ended)
+	return true
+}
+
+func (s *Server) runPosted() {
+	for {
+		s.mu.Lock()
+		list := s.posted
+		s.posted, s.spare = s.spare[:0], nil
+		s.mu.Unlock()
+		for i, f := range list {
+			f()
+			list[i] = nil
+		}
+		s.mu.Lock()
+		s.spare = list
+		s.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+	}
+}
+
+// expire tells the clients whose deadline has passed without anything from them.
+func (s *Server) expire() {
+	for i, c := range s.at {
+		if c == nil || c.gone || s.set.Polls[i].Revents != 0 || c.deadline.IsZero() || c.deadline.After(s.due) {
+			continue
+		}
+		c.deadline = time.Time{}
+		c.Handler.Expired()
+	}
+}
+
+// leave closes the clients that nothing has to be finished for. The first call leaves
+// those that can still be answered at once.
+func (s *Server) leave(last bool) {
+	for _, c := range slices.Clone(s.conns) {
+		finish := c.state == Running || c.state == Replying || c.state == Partial && c.Kept.Record != nil
+		if !finish && (last || c.state == Partial || c.Kept.Record != nil) {
+			s.end(c, false)
+		}
+	}
+}
+
+// fill fills the set with what there is to wait for.
+func (s *Server) fill() {
+	s.set.Polls, s.set.Clients, s.at = s.set.Polls[:0], s.set.Clients[:0], s.at[:0]
+	s.set.Wait = -1
+	s.watch(nil, s.wake, unix.POLLIN)
+	var now, next time.Time
+	earlier := func(t time.Time) {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	if s.listen != nil && !s.closing {
+		now = time.Now()
+		switch {
+		case now.Before(s.pause):
+			earlier(s.pause)
+		case len(s.conns) < s.opt.MaxClients || s.victim(now) != nil:
+			s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
+		default:
+			earlier(s.release())
+		}
+	}
+	for _, c := range s.conns {
+		earlier(c.deadline)
+		if c.Events != 0 {
+			s.watch(c, c.FD, c.Events)
+		}
+	}
+	if s.due = next; !next.IsZero() {
+		s.set.Wait = max(0, time.Until(next))
+	}
+}
+
+func (s *Server) watch(c *Conn, fd int, events int16) {
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: events})
+	var e exchange.Client
+	if c != nil {
+		e.Last = c.last
+		if c.Plain {
+			e.Plain = 1
+		}
+		if c.Socket {
+			e.Socket = 1
+		}
+		e.SetRecord(c.Kept.Record)
+	}
+	s.set.Clients = append(s.set.Clients, e)
+	s.at = append(s.at, c)
+}
+
+// dispatch hands what has happened to the handlers.
+func (s *Server) dispatch(e exchange.Event) {
+	for i, c := range s.at { // what the engine has answered
+		if c != nil && s.set.Clients[i].Last > c.last {
+			c.last, c.used = s.set.Clients[i].Last, true
+		}
+	}
+	if e.Kind != exchange.Ready {
+		if c := s.at[e.At]; c != nil {
+			c.Handler.Serve(e)
+		}
+	}
+	for i, c := range s.at {
+		r := s.set.Polls[i].Revents
+		switch {
+		case r == 0:
+		case c != nil:
+			if !c.gone && s.set.Clients[i].Plain == 0 {
+				c.Handler.Ready(r&s.set.Polls[i].Events != 0)
+			}
+		case i == 0:
+			var b [8]byte
+			_, _ = unix.Read(s.wake, b[:])
+		default:
+			s.accept()
+		}
+	}
+}
+
+// accept accepts one client, and makes room for it if that is necessary.
+func (s *Server) accept() {
+	s.mu.Lock()
+	shut := s.shut
+	s.mu.Unlock()
+	if shut { // clients that wait are left to the next process
+		return
+	}
+	fd, err := s.listen.TryAccept()
+	switch err {
+	case nil:
+	case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+		s.pause = time.Now().Add(shortWait)
+		return
+	case unix.EINVAL, unix.EBADF:
+		s.listen = nil // it is closed
+		return
+	default:
+		return
+	}
+	if len(s.conns) >= s.opt.MaxClients {
+		if v := s.victim(time.Now()); v != nil {
+			s.end(v, true)
+		}
+	}
+	k := Kept{}
+	if s.opt.Keep != nil {
+		k = s.opt.Keep(fd, false)
+	}
+	s.add(fd, k, false, false)
+}
+
+// victim returns the client to close when another one waits; nil if there is none.
+func (s *Server) victim(now time.Time) (v *Conn) {
+	for _, c := range s.conns {
+		if c.evictable(now) && (v == nil || c.evictedBefore(v)) {
+			v = c
+		}
+	}
+	return v
+}
+
+// release is when the first client that is busy now may be evicted.
+func (s *Server) release() (t time.Time) {
+	for _, c := range s.conns {
+		if c.attached || c.state == Running {
+			continue
+		}
+		if end := c.since.Add(protected); t.IsZero() || end.Before(t) {
+			t = end
+		}
+	}
+	return t
+}
+
+// add begins to serve a client.
+func (s *Server) add(fd int, k Kept, attached, resumed bool) {
+	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	s.set.Tick++
+	c := &Conn{
+		FD: fd, Socket: err == nil, Kept: k, Server: s, attached: attached,
+		used: k.Record.Used(), last: s.set.Tick, Events: unix.POLLIN,
+	}
+	s.conns = append(s.conns, c)
+	s.clients.Add(1)
+	s.came.Add(1)
+	s.changed()
+	c.Handler = s.opt.New(c, resumed)
+}
+
+func (s *Server) changed() {
+	if s.opt.Changed != nil {
+		s.opt.Changed()
+	}
+}
+
+// end closes a connection. A kept one that is not forgotten is served by the next
+// process.
+func (s *Server) end(c *Conn, forget bool) {
+	if c.gone {
+		return
+	}
+	c.gone = true
+	if forget && c.Kept.Forget != nil {
+		c.Kept.Forget()
+	}
+	if c.Handler != nil {
+		c.Handler.Gone()
+	}
+	s.conns = slices.DeleteFunc(s.conns, func(o *Conn) bool { return o == c })
+	s.clients.Add(-1)
+	s.mu.Lock()
+	if s.only == c.FD {
+		s.only = -1
+	}
+	_ = unix.Close(c.FD)
+	s.mu.Unlock()
+	s.changed()
+	if s.lost(c) && s.opt.Lost != nil {
+		s.opt.Lost()
+	}
+}
+
+// lost reports whether the channel has lost its clients with c: the last one, or the
+// last one that had a reply.
+func (s *Server) lost(c *Conn) bool {
+	if s.closing {
+		return false
+	}
+	for _, o := range s.conns {
+		if o.used {
+			return false
+		}
+	}
+	return c.used || len(s.conns) == 0
+}

@@ -1,0 +1,179 @@
+package conn
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+)
+
+// Listener accepts clients without waiting for them.
+type Listener interface {
+	// Descriptor is the one to wait for.
+	Descriptor() int
+	// TryAccept returns a connected descriptor; its error is unix.EAGAIN if no
+	// client waits.
+	TryAccept() (fd int, err error)
+}
+
+// Options is what New needs.
+type Options struct {
+	MaxClients int // at once; more wait in the listener's backlog
+	Buffer     int // size in bytes of the memory for one read
+
+	// New returns the handler of a new client. A client is resumed if the
+	// previous process has served it.
+	New func(c *Conn, resumed bool) Handler
+
+	Wait    func(*exchange.Set) exchange.Event // waits for descriptors; nil for Set.Poll
+	Keep    func(fd int, attached bool) Kept   // keeps a new client; nil if nothing is kept
+	Changed func()                             // a client came or left; must not wait; nil if not needed
+	Lost    func()                             // the last client that had a reply, or the last one, has left; nil if not needed
+}
+
+// Server serves the clients of one channel on one thread, that of Run.
+type Server struct {
+	opt    Options
+	wake   int // eventfd that ends a wait
+	listen Listener
+	pause  time.Time // no client is accepted before: descriptors are short
+	ended  chan struct{}
+
+	clients atomic.Int32
+	came    atomic.Uint64
+
+	// Only the loop uses these.
+	set     exchange.Set
+	at      []*Conn   // the client of each descriptor of set, nil for others
+	conns   []*Conn   // in the order they came
+	due     time.Time // the first deadline; zero if there is none
+	closing bool
+
+	mu        sync.Mutex
+	posted    []func()
+	spare     []func() // memory for posted
+	shut      bool     // Close was called
+	done      bool     // the loop has ended
+	listening bool
+	only      int // descriptor of the attached client; -1 if there is none
+}
+
+// ErrBusy means that the channel has its client already.
+var ErrBusy = errors.New("there is a data channel already")
+
+// New returns a server without clients.
+func New(o Options) (*Server, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{opt: o, wake: wake, ended: make(chan struct{}), only: -1}
+	s.set.Buf = make([]byte, o.Buffer)
+	if s.opt.Wait == nil {
+		s.opt.Wait = (*exchange.Set).Poll
+	}
+	return s, nil
+}
+
+// Clients is the number of clients.
+func (s *Server) Clients() int { return int(s.clients.Load()) }
+
+// Came is the number of clients so far.
+func (s *Server) Came() uint64 { return s.came.Load() }
+
+// Listen makes the server accept the clients of l.
+func (s *Server) Listen(l Listener) {
+	s.mu.Lock()
+	s.listening = true
+	s.mu.Unlock()
+	s.Post(func() { s.listen = l })
+}
+
+// Post makes the loop call f soon. It reports whether the loop still runs.
+func (s *Server) Post(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done {
+		return false
+	}
+	s.posted = append(s.posted, f)
+	if len(s.posted) == 1 {
+		_, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+	return true
+}
+
+// Attach serves the client at the other end of fd, which the server then owns. If the
+// client is the only one that a channel may have, Attach fails with ErrBusy while
+// there is another one or a listener, and leaves fd alone. A client that has hung up
+// does not count.
+func (s *Server) Attach(fd int, only bool) error {
+	s.mu.Lock()
+	if only {
+		if s.busy() {
+			s.mu.Unlock()
+			return ErrBusy
+		}
+		s.only = fd
+	}
+	s.mu.Unlock()
+	return s.hand(fd, Kept{}, only, false)
+}
+
+// Resume serves a client of the previous process. attached reports whether it came by
+// Attach as the only one.
+func (s *Server) Resume(fd int, k Kept, attached bool) {
+	if attached {
+		s.mu.Lock()
+		s.only = fd
+		s.mu.Unlock()
+	}
+	_ = s.hand(fd, k, attached, true)
+}
+
+// hand hands fd to the loop. If that has ended, a kept client waits for the next
+// process.
+func (s *Server) hand(fd int, k Kept, attached, resumed bool) error {
+	ok := s.Post(func() {
+		if !resumed && s.opt.Keep != nil {
+			k = s.opt.Keep(fd, attached)
+		}
+		if s.closing {
+			_ = unix.Close(fd)
+			return
+		}
+		s.add(fd, k, attached, resumed)
+	})
+	if !ok {
+		_ = unix.Close(fd)
+	}
+	return nil
+}
+
+// Busy reports whether Attach would fail for an only client.
+func (s *Server) Busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy()
+}
+
+func (s *Server) busy() bool { return s.listening || s.only >= 0 && !hungUp(s.only) }
+
+// Close ends all connections, each after the request that runs for it, and waits for
+// the end of the loop, but no longer than d.
+func (s *Server) Close(d time.Duration) {
+	s.mu.Lock()
+	s.shut = true
+	s.mu.Unlock()
+	s.Post(func() { s.closing = true })
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-s.ended:
+	case <-t.C:
+	}
+}

@@ -1,0 +1,438 @@
+package ctrl
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+const (
+	// firstRead is how much of a request is received before it is handled: the code
+	// and at most 4100 bytes of body. The handlers of requests with a longer body
+	// receive the rest.
+	firstRead = 4 + 4100
+
+	// requestWait is how long a client may stop in the middle of a request, up to
+	// firstRead.
+	requestWait = 500 * time.Millisecond
+
+	// bodyWait is how long a client may stop in the middle of a longer body, and
+	// how long it may leave a reply unread.
+	bodyWait = 5 * time.Second
+
+	// quietWait ends the search for the rest of a refused request.
+	quietWait = 100 * time.Millisecond
+)
+
+var (
+	errGone   = errors.New("the client has closed the connection")
+	errLate   = errors.New("the client has stopped in the middle of a request")
+	errHalf   = errors.New("the previous process has sent only a part of a reply")
+	errUnread = errors.New("the client does not read its replies")
+)
+
+// phase says what the client's next bytes are.
+type phase uint8
+
+const (
+	starting   phase = iota // the start of a request
+	hashing                 // the body of HASH_DATA
+	collecting              // the body of SET_STATEBLOB
+	draining                // the rest of a refused request
+	settling                // the rest of a request that a restart has interrupted
+)
+
+// client is one client of the control channel.
+type client struct {
+	*conn.Conn
+	s *Server
+
+	phase phase
+	buf   []byte // of the server; nil between two requests
+	n     int    // bytes of the request in buf
+	fd    int    // the descriptor that came with the request, or -1
+	cmd   command
+	req   request
+	body  body
+
+	into []byte // receives the next bytes, unless the phase is starting
+	out  []byte // the part of the reply that is not sent yet
+	rep  []byte // the whole reply
+}
+
+// body is the body of a request, or what is left of it, that is received in pieces.
+type body struct {
+	left int         // bytes of HASH_DATA
+	set  SetStateReq // SET_STATEBLOB
+	blob []byte      // what has been received of its blob
+	end  time.Time   // of draining
+	head []byte      // of the request that is settled
+	n    int         // bytes of it that were received
+}
+
+// idle waits for the next request.
+func (c *client) idle() {
+	if c.buf != nil {
+		c.s.release(c.buf)
+	}
+	c.phase, c.buf, c.n, c.into, c.out, c.rep = starting, nil, 0, nil, nil, nil
+	c.cmd, c.req, c.body = command{}, request{}, body{}
+	c.Become(conn.Idle, unix.POLLIN, 0)
+}
+
+// Serve is not called: the engine answers no requests by itself.
+func (c *client) Serve(exchange.Event) {}
+
+// Ready handles a descriptor that is ready.
+func (c *client) Ready(ok bool) {
+	switch {
+	case c.out != nil:
+		c.send()
+	case c.phase == starting && ok:
+		c.start()
+	case c.phase == starting:
+		c.end(errGone)
+	case !ok:
+		c.received(0, errGone)
+	default:
+		if n, err := c.recv(c.into, true); err != errAgain {
+			c.received(n, err)
+		}
+	}
+}
+
+// Expired handles a deadline.
+func (c *client) Expired() {
+	switch {
+	case c.out != nil:
+		c.end(errUnread)
+	case c.phase == starting:
+		c.end(fmt.Errorf("only %d bytes of a request came", c.n))
+	default:
+		c.received(0, errLate)
+	}
+}
+
+// receive waits for the next bytes of a body, at most len(into).
+func (c *client) receive(p phase, into []byte, wait time.Duration) {
+	c.phase, c.into = p, into
+	c.Become(conn.Partial, unix.POLLIN, wait)
+}
+
+// received handles n bytes in c.into, or why there are none.
+func (c *client) received(n int, err error) {
+	switch c.phase {
+	case hashing:
+		c.hashMore(n, err)
+	case collecting:
+		c.collectMore(n, err)
+	case draining:
+		c.drained(n, err)
+	case settling:
+		c.settleMore(n, err)
+	}
+}
+
+// start receives the start of a request, and handles the request once there is enough
+// of it.
+func (c *client) start() {
+	if c.buf == nil {
+		c.buf = c.s.take()
+		c.fd = -1
+	}
+	n, err := c.recv(c.buf[c.n:], false)
+	if err == errAgain {
+		return
+	}
+	if err != nil {
+		c.end(err)
+		return
+	}
+	c.n += n
+	if msg := c.buf[:c.n]; len(msg) < need(msg) && len(msg) < len(c.buf) {
+		c.Become(conn.Partial, unix.POLLIN, requestWait)
+		return
+	}
+	c.handle()
+}
+
+// errAgain means that nothing has arrived.
+var errAgain = errors.New("nothing has arrived")
+
+// recv receives what has arrived. The first descriptor that comes with a request is
+// kept in c.fd, unless drop is set; all others are closed.
+func (c *client) recv(b []byte, drop bool) (int, error) {
+	oob := c.s.oob[:]
+	n, oobn, err := c.Kept.Record.Receive(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
+	if err == unix.EINTR || err == unix.EAGAIN {
+		return 0, errAgain
+	}
+	if err != nil {
+		return 0, err
+	}
+	if fd := firstFD(oob[:oobn]); fd >= 0 {
+		if drop || n == 0 || c.fd >= 0 {
+			_ = unix.Close(fd)
+		} else {
+			c.fd = fd
+		}
+	}
+	if n == 0 {
+		return 0, errGone
+	}
+	return n, nil
+}
+
+// firstFD returns the first descriptor in a control message, or -1, and closes
+// the others: there is room for two where one was meant.
+func firstFD(oob []byte) int {
+	if len(oob) == 0 {
+		return -1
+	}
+	first := -1
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if first < 0 {
+				first = fd
+			} else {
+				_ = unix.Close(fd)
+			}
+		}
+	}
+	return first
+}
+
+func codeOf(msg []byte) Code { return Code(binary.BigEndian.Uint32(msg)) }
+
+// need returns how many bytes a request needs before it can be handled, as far as its
+// start tells.
+//
+// Compat: the requests that are not listed must arrive whole in one read; their
+// body is what came with the code. Surplus belongs to the request: QEMU pads
+// SET_LOCALITY and RESET_TPMESTABLISHED with three bytes.
+func need(b []byte) int {
+	if len(b) < 4 {
+		return 4
+	}
+	switch codeOf(b) {
+	case Init:
+		return 8
+	case SetLocality, ResetTPMEstablished:
+		return 5
+	case HashData:
+		return 8 + lengthAt(b, 4)
+	case GetStateBlob:
+		return 16
+	case SetStateBlob:
+		return 16 + lengthAt(b, 12)
+	}
+	return 4
+}
+
+func lengthAt(b []byte, off int) int {
+	if len(b) < off+4 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint32(b[off:]))
+}
+
+// handle handles the request in c.buf.
+func (c *client) handle() {
+	msg := c.buf[:c.n]
+	c.s.trace(" Ctrl Cmd:", msg)
+	c.req = request{body: msg[4:], fd: c.fd, unread: max(0, need(msg)-len(msg))}
+	cmd, err := c.s.find(codeOf(msg), len(msg)-4)
+	c.cmd = cmd
+	switch {
+	case err != nil:
+		c.finish(nil, err)
+	case cmd.stream != nil:
+		cmd.stream(c)
+	case cmd.engine:
+		c.engine(func() (any, error) { return cmd.do(c.s, &c.req) }, c.finish)
+	default:
+		c.finish(cmd.do(c.s, &c.req))
+	}
+}
+
+// engine calls f on the thread of the engine and then, back on this one, next with its
+// results.
+func (c *client) engine(f func() (any, error), next func(any, error)) {
+	c.Become(conn.Running, 0, 0)
+	ok := c.s.opt.Engine(func() {
+		reply, err := f()
+		c.s.Post(func() { next(reply, err) })
+	})
+	if !ok {
+		next(nil, tpm.Fail) // the process ends
+	}
+}
+
+// finish replies to the request, after the rest of a refused one has been dropped:
+// what arrives later is not a request.
+func (c *client) finish(reply any, err error) {
+	c.fd = c.req.fd // -1 if the handler has taken it
+	c.s.report(c.cmd, err)
+	c.rep = encode(reply, err)
+	if c.req.unread > 0 {
+		c.body.end = time.Now().Add(bodyWait)
+		c.drain()
+		return
+	}
+	c.reply(c.rep)
+}
+
+// drain waits for bytes that the client may still send of a refused request.
+func (c *client) drain() {
+	c.receive(draining, c.buf[:min(c.req.unread, len(c.buf))], quietWait)
+}
+
+// drained drops bytes until the client is quiet for a moment, and replies.
+func (c *client) drained(n int, err error) {
+	c.req.unread -= n
+	if err == nil && c.req.unread > 0 && time.Now().Before(c.body.end) {
+		c.drain()
+		return
+	}
+	c.req.last = c.req.last || c.req.unread > 0
+	c.reply(c.rep)
+}
+
+// reply sends the reply.
+func (c *client) reply(rep []byte) {
+	c.closeFD()
+	c.Answered() // before the client can know, and rely on it
+	c.s.trace(" Ctrl Rsp:", rep)
+	c.Kept.Record.Answer(len(rep))
+	c.rep, c.out = rep, rep
+	c.send()
+}
+
+// send writes the rest of the reply. What does not go out at once follows when the
+// client has read.
+func (c *client) send() {
+	before := len(c.out)
+	for len(c.out) > 0 {
+		n, err := c.Kept.Record.Send(c.FD, c.out)
+		switch {
+		case err == nil:
+			c.out = c.out[n:]
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			if c.State() != conn.Replying || len(c.out) < before {
+				c.Become(conn.Replying, unix.POLLOUT, bodyWait)
+			}
+			return
+		default:
+			c.replied(err)
+			return
+		}
+	}
+	c.Kept.Record.Done()
+	c.replied(nil)
+}
+
+// replied goes on after a reply, which is out unless err says why not.
+func (c *client) replied(err error) {
+	c.wipe()
+	after, last := c.req.after, c.req.last
+	if after != nil {
+		after()
+	}
+	switch {
+	case err != nil:
+		c.end(err)
+	case last:
+		c.end(errGone)
+	default:
+		c.idle()
+	}
+}
+
+// wipe clears what may be a state blob.
+func (c *client) wipe() {
+	clear(c.rep)
+	clear(c.buf)
+	clear(c.body.blob[:cap(c.body.blob)])
+	c.rep, c.out = nil, nil
+}
+
+func (c *client) closeFD() {
+	if c.buf != nil && c.fd >= 0 {
+		_ = unix.Close(c.fd)
+	}
+	c.fd = -1
+}
+
+// settle replies to the request that the previous process has received and not replied
+// to, if there is one. It is not known whether it was executed. The part of it that is
+// still to arrive is dropped.
+func (c *client) settle() {
+	st := c.Kept.Record.State()
+	switch {
+	case st.Broken:
+		c.end(errHalf)
+	case st.Taken == 0:
+		c.idle()
+	default:
+		c.buf, c.fd = c.s.take(), -1
+		c.body.head, c.body.n = st.Head, st.Taken
+		c.settleRest()
+	}
+}
+
+// settleRest waits for what is missing of the request, or replies.
+func (c *client) settleRest() {
+	if left := need(c.body.head) - c.body.n; left > 0 {
+		c.receive(settling, c.buf[:min(len(c.buf), left)], bodyWait)
+		return
+	}
+	code := codeOf(c.body.head)
+	c.s.opt.Note("control client: %s interrupted by a restart; answered with TPM_FAIL", commands[code].name)
+	c.reply(refusal(code))
+}
+
+// settleMore drops bytes of the request.
+func (c *client) settleMore(n int, err error) {
+	if err != nil {
+		c.end(err)
+		return
+	}
+	b := &c.body
+	b.head = append(b.head, c.buf[:min(n, exchange.HeadSize-len(b.head))]...)
+	b.n += n
+	c.settleRest()
+}
+
+// end closes the connection because of err.
+func (c *client) end(err error) {
+	if err != errGone {
+		c.s.opt.Note("control client: %v: connection closed", err)
+	}
+	c.End()
+}
+
+// Gone releases what the client has.
+func (c *client) Gone() {
+	if c.buf != nil {
+		c.closeFD()
+		c.wipe()
+		c.s.release(c.buf)
+		c.buf = nil
+	}
+}

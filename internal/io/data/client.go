@@ -1,0 +1,252 @@
+package data
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+const (
+	// fragmentWait is how long the rest of a command may take to arrive once its
+	// size is known. Then the TPM gets what has arrived, and answers that the size
+	// is wrong.
+	fragmentWait = time.Second
+
+	// writeWait is how long a client may leave a response unread before it is
+	// disconnected.
+	writeWait = 5 * time.Second
+)
+
+var (
+	errUnread = errors.New("the client does not read its responses")
+
+	// errUnwanted is the EIO of a device: the kernel gave the command up, after its
+	// own deadline, and takes no response to it. It will send other commands.
+	errUnwanted = errors.New("the device does not want the response any more")
+
+	// errHalf means that the previous process has sent a part of a response.
+	errHalf = errors.New("the previous process has sent only a part of a response")
+)
+
+// client is one client of the data channel.
+type client struct {
+	*conn.Conn
+	s *Server
+
+	buf  []byte // the start of a message that is not whole; nil if there is none
+	n    int    // bytes in buf
+	lost bool   // the message is answered as lost, and not run
+	last bool   // the connection ends after the response
+	out  []byte // the part of a response that is not sent yet
+}
+
+// idle waits for the next message.
+func (c *client) idle() {
+	c.buf, c.n, c.out = nil, 0, nil
+	c.Plain = !c.s.opt.Disconnect
+	c.Become(conn.Idle, unix.POLLIN, 0)
+}
+
+// Serve handles an event of the engine.
+func (c *client) Serve(e exchange.Event) {
+	switch e.Kind {
+	case exchange.Message:
+		c.received(c.Buffer()[:e.N], false)
+	case exchange.Rest:
+		c.send(e.Rest)
+	case exchange.Mute: // the client may try another command
+		c.s.opt.Note("data client: %v", e.Err)
+		c.Kept.Record.Done()
+	case exchange.Closed:
+		c.end(e.Err)
+	}
+}
+
+// Ready handles a descriptor that is ready.
+func (c *client) Ready(ok bool) {
+	switch {
+	case !ok:
+		c.end(io.EOF)
+	case c.out != nil:
+		c.send(c.out)
+	case c.buf == nil:
+		b := c.Buffer()
+		n, err := c.read(b)
+		c.took(b[:max(n, 0)], err)
+	default:
+		n, err := c.read(c.buf[c.n:])
+		c.n += max(n, 0)
+		c.took(c.buf[:c.n], err)
+	}
+}
+
+// took handles a message of which b has arrived, after a read that gave err.
+func (c *client) took(b []byte, err error) {
+	switch {
+	case err == nil:
+		c.received(b, false)
+	case err == unix.EAGAIN || err == unix.EINTR: // a wake-up for nothing
+	case err == io.EOF && len(b) >= tpm.HeaderSize:
+		c.received(b, true)
+	default:
+		c.end(err)
+	}
+}
+
+// read reads into b what has arrived.
+func (c *client) read(b []byte) (n int, err error) {
+	if c.Socket {
+		n, _, err = c.Kept.Record.Receive(c.FD, b, nil, 0)
+	} else {
+		n, err = unix.Read(c.FD, b)
+	}
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// received handles a message of which b has arrived; eof reports whether nothing more
+// will come. b is in c.buf or in the buffer of the server.
+func (c *client) received(b []byte, eof bool) {
+	if !eof && missing(b, c.s.tpm.Version()) > 0 && len(b) < len(c.Buffer()) {
+		if c.buf == nil {
+			c.buf = make([]byte, len(c.Buffer()))
+			c.n = copy(c.buf, b)
+		}
+		c.Plain = false
+		if c.n < tpm.HeaderSize { // it may take its time, as it holds up nobody
+			c.Become(conn.Idle, unix.POLLIN, 0)
+		} else {
+			c.Become(conn.Partial, unix.POLLIN, fragmentWait)
+		}
+		return
+	}
+	c.last = eof || c.s.opt.Disconnect
+	c.run(b)
+}
+
+// Expired handles a deadline.
+func (c *client) Expired() {
+	if c.out != nil {
+		c.end(errUnread)
+		return
+	}
+	c.run(c.buf[:c.n])
+}
+
+// run runs a message and answers it.
+func (c *client) run(b []byte) {
+	if c.lost {
+		c.lost = false
+		c.s.opt.Note("data client: command interrupted by a restart; answered with TPM_FAIL")
+		c.respond(c.s.tpm.Lost(b))
+		return
+	}
+	c.s.trace(" SWTPM_IO_Read:", b)
+	rsp, err := c.s.tpm.Execute(b)
+	if err != nil {
+		c.s.opt.Fail(err)
+		c.End()
+		return
+	}
+	if rsp == nil {
+		c.Kept.Record.Done()
+		c.answered()
+		return
+	}
+	c.respond(rsp)
+}
+
+func (c *client) respond(rsp []byte) {
+	c.s.trace(" SWTPM_IO_Write:", rsp)
+	c.Answered()
+	c.Kept.Record.Answer(len(rsp))
+	c.send(rsp)
+}
+
+// send writes b, which is the rest of a response. What does not go out at once follows
+// when the client has read.
+func (c *client) send(b []byte) {
+	for len(b) > 0 {
+		n, err := c.write(b)
+		switch {
+		case err == nil:
+			b = b[n:]
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			c.wait(b)
+			return
+		case err == unix.EIO && !c.Socket:
+			c.s.opt.Note("data client: %v", errUnwanted)
+			c.answered()
+			return
+		default:
+			c.end(err)
+			return
+		}
+	}
+	c.Kept.Record.Done()
+	c.answered()
+}
+
+// wait waits until b can be sent.
+func (c *client) wait(b []byte) {
+	began := c.out != nil && c.State() == conn.Replying && len(b) == len(c.out)
+	c.out, c.Plain = b, false
+	if !began {
+		c.Become(conn.Replying, unix.POLLOUT, writeWait)
+	}
+}
+
+func (c *client) write(b []byte) (int, error) {
+	if c.Socket {
+		return c.Kept.Record.Send(c.FD, b)
+	}
+	return unix.Write(c.FD, b)
+}
+
+// answered goes on after a response.
+func (c *client) answered() {
+	if c.last {
+		c.End()
+		return
+	}
+	c.idle()
+}
+
+// settle answers the command that the previous process has received and not answered,
+// if there is one. It is not known whether the command was executed. The part of it
+// that is still to arrive is dropped.
+func (c *client) settle() {
+	st := c.Kept.Record.State()
+	switch {
+	case st.Broken:
+		c.end(errHalf)
+	case st.Taken == 0:
+		c.idle()
+	default:
+		c.buf = make([]byte, len(c.Buffer()))
+		copy(c.buf, st.Head)
+		c.n = min(st.Taken, len(c.buf))
+		c.lost = true
+		c.received(c.buf[:c.n], false)
+	}
+}
+
+// end closes the connection because of err.
+func (c *client) end(err error) {
+	if err != nil && err != io.EOF {
+		c.s.opt.Note("data client: %v: connection closed", err)
+	}
+	c.End()
+}
+
+// Gone has nothing to release.
+func (c *client) Gone() {}
