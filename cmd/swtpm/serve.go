@@ -159,7 +159,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		MaxClients: places,
 		Engine:     j.data.Post,
 		DataBusy:   j.data.Busy,
-		DataFD:     j.data.Attach,
+		DataFD:     j.data.AttachSocket,
 		Trace:      s.log.Dump,
 		Note:       s.log.Infof,
 		Error:      s.log.Errorf,

@@ -255,7 +255,7 @@ func lengthAt(b []byte, off int) int {
 func (c *client) handle() {
 	msg := c.buf[:c.n]
 	c.s.trace(" Ctrl Cmd:", msg)
-	c.req = request{body: msg[4:], fd: c.fd, unread: max(0, need(msg)-len(msg))}
+	c.req = request{body: msg[4:], fd: c.fd, client: c.FD, unread: max(0, need(msg)-len(msg))}
 	cmd, err := c.s.find(codeOf(msg), len(msg)-4)
 	c.cmd = cmd
 	switch {

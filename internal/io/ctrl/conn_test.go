@@ -96,6 +96,23 @@ func TestDataFD(t *testing.T) {
 	}
 }
 
+// TestDataFDOverTCP checks that the log says why SET_DATAFD cannot work over TCP.
+func TestDataFDOverTCP(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	ours, theirs := tcpPair(t)
+	if err := b.Attach(ours); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := theirs.Write(unhex("00000010")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(theirs, got); err != nil || hex.EncodeToString(got) != bp {
+		t.Errorf("reply = %x, %v, want %s", got, err, bp)
+	}
+	b.happened(t, "SET_DATAFD: no descriptor came with it: a control channel over TCP cannot carry one")
+}
+
 // TestStrayFDs sends descriptors that nobody asked for with every request, with
 // the first byte, in the middle and with the body.
 func TestStrayFDs(t *testing.T) {
@@ -386,9 +403,8 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// flood connects over TCP, where SHUT_RD does not stop what still comes, and
-// sends requests without end.
-func flood(t *testing.T, b *bench) (done chan bool) {
+// tcpPair returns two ends of a TCP connection.
+func tcpPair(t *testing.T) (ours int, theirs net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -400,24 +416,32 @@ func flood(t *testing.T, b *bench) (done chan bool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	ours, err := l.Accept()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := ours.(*net.TCPConn).File()
-	_ = ours.Close()
+	f, err := accepted.(*net.TCPConn).File()
+	_ = accepted.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Dup(int(f.Fd()))
+	ours, err = unix.Dup(int(f.Fd()))
 	_ = f.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Attach(fd); err != nil {
+	return ours, c
+}
+
+// flood connects over TCP, where SHUT_RD does not stop what still comes, and
+// sends requests without end.
+func flood(t *testing.T, b *bench) (done chan bool) {
+	t.Helper()
+	ours, c := tcpPair(t)
+	if err := b.Attach(ours); err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(patience))
 	done = make(chan bool)
 	go func() { _, _ = io.Copy(io.Discard, c) }()
 	go func() {

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -12,6 +14,7 @@ import (
 type request struct {
 	body   []byte // what came with the code; in client.buf
 	fd     int    // the descriptor that came along, or -1
+	client int    // the client's socket
 	unread int    // bytes of the body that were not received
 	last   bool   // nothing can follow: the body was cut short, or the process ends
 	after  func() // runs once the reply is out
@@ -296,15 +299,24 @@ func (s *Server) getConfig(*request) (any, error) {
 func (s *Server) setDataFD(r *request) (any, error) {
 	switch {
 	case s.opt.DataBusy():
-		return nil, tpm.IOError
+		return nil, fmt.Errorf("there is a data channel already: %w", tpm.IOError)
 	case r.fd < 0:
-		return nil, tpm.BadParameter
+		return nil, noDescriptor(r.client)
 	}
 	if err := s.opt.DataFD(r.fd); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, tpm.IOError)
 	}
-	r.fd = -1 // it is the data channel's now
+	r.fd = -1 // the data channel owns it now
 	return nil, nil
+}
+
+// noDescriptor returns why no descriptor came with a request on the socket fd.
+func noDescriptor(fd int) error {
+	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && family != unix.AF_UNIX {
+		return fmt.Errorf("no descriptor came with it: a control channel over TCP cannot carry one; "+
+			"use a Unix socket for the control channel (--ctrl type=unixio,path=...) or open a data channel with --server: %w", tpm.BadParameter)
+	}
+	return fmt.Errorf("no descriptor came with it: %w", tpm.BadParameter)
 }
 
 // setBufferSize answers a query at once. A change has to wait for the engine.

@@ -1,6 +1,10 @@
 package data
 
 import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
 	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -82,6 +86,24 @@ func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 // Attach serves the client at the other end of fd, which the server then owns. It
 // fails with ErrBusy, and leaves fd alone, if the server listens or has a client.
 func (s *Server) Attach(fd int) error { return s.Server.Attach(fd, true) }
+
+// AttachSocket is Attach for a descriptor that somebody has sent: fd must be a
+// connected stream socket. A device or a file might be ready for ever, or block.
+func (s *Server) AttachSocket(fd int) error {
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	switch {
+	case err != nil:
+		return errors.New("the descriptor is not a socket; want a connected stream socket")
+	case kind != unix.SOCK_STREAM:
+		return errors.New("the descriptor is a socket of another type; want a connected stream socket")
+	}
+	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	p := []unix.PollFd{{Fd: int32(fd)}} // tells of a socket that is not connected, or no more
+	if _, pollErr := unix.Poll(p, 0); err != nil || listens != 0 || pollErr != nil || p[0].Revents&unix.POLLHUP != 0 {
+		return errors.New("the descriptor is a socket that is not connected; want a connected stream socket")
+	}
+	return s.Attach(fd)
+}
 
 func (s *Server) trace(title string, b []byte) {
 	if s.opt.Trace != nil {

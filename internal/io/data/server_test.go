@@ -153,6 +153,49 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// TestAttachSocket checks that a descriptor which a client has sent is a connected stream
+// socket: others could be ready for ever.
+func TestAttachSocket(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	for name, make := range map[string]func() (int, error){
+		"/dev/zero": func() (int, error) { return unix.Open("/dev/zero", unix.O_RDWR|unix.O_CLOEXEC, 0) },
+		"a pipe": func() (int, error) {
+			var p [2]int
+			err := unix.Pipe2(p[:], unix.O_CLOEXEC)
+			_ = unix.Close(p[1])
+			return p[0], err
+		},
+		"a datagram socket": func() (int, error) { fd, _ := pair(t, unix.SOCK_DGRAM); return fd, nil },
+		"a socket that is not connected": func() (int, error) {
+			return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		},
+		"a socket that listens": func() (int, error) {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err == nil {
+				err = unix.Listen(fd, 1)
+			}
+			return fd, err
+		},
+	} {
+		fd, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.AttachSocket(fd); err == nil || b.Busy() {
+			t.Errorf("%s is accepted", name)
+		}
+		if err := unix.Close(fd); err != nil { // it was left alone
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	fd, c := pair(t, unix.SOCK_STREAM)
+	if err := b.AttachSocket(fd); err != nil {
+		t.Fatal(err)
+	}
+	c.send(t, command(10))
+	c.receives(t, command(10))
+}
+
 // TestAttachWhileBusy hangs up while the TPM works.
 func TestAttachWhileBusy(t *testing.T) {
 	f := &fake{version: tpm.V20}
