@@ -257,6 +257,7 @@ const maxResumes = 5
 
 var (
 	errNothingKept = errors.New("it had none")
+	errMissing     = errors.New("its permanent state is missing")
 	errCrashes     = fmt.Errorf("the engine has ended the process %d times when it started with it", maxResumes)
 )
 
@@ -312,7 +313,7 @@ func IsSystemError(err error) bool {
 	if _, ok := errors.AsType[syscall.Errno](err); ok {
 		return true
 	}
-	return errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, fs.ErrNotExist)
+	return errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, errMissing)
 }
 
 // transient are the errors of a system that is short of something, or of a disk that
@@ -399,7 +400,7 @@ func (t *TPM) resumeOn(all [][]byte, newest *kept) error {
 	}
 	p, err := t.load(tpm.Permanent)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s has no permanent state; mount the directory, or stop the service and start it for a new TPM: %w", t.opt.Where, err)
+		return fmt.Errorf("%s: %w", t.opt.Where, errMissing)
 	}
 	if err != nil {
 		return err

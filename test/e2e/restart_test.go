@@ -107,7 +107,7 @@ func TestRestartSystemErrors(t *testing.T) {
 		{"missing", "no such file or directory", func(t *testing.T, k *keptTPM, state string) func() {
 			return moved(t, state)
 		}},
-		{"unmounted", "has no permanent state; mount the directory", func(t *testing.T, k *keptTPM, state string) func() {
+		{"unmounted", "its permanent state is missing; mount the file system", func(t *testing.T, k *keptTPM, state string) func() {
 			mend := moved(t, state)
 			mkdir(t, state)
 			return func() {
@@ -241,7 +241,7 @@ func TestRestartBadProfile(t *testing.T) {
 		{"wrong key", "is not encrypted with any", func(s string) string { return s + "[key]\nfile = \"good.key\"\nformat = \"hex\"\nmode = \"aes-256-cbc\"\n" }, true},
 		{"socket", "control channel: ", func(s string) string { return strings.Replace(s, "unix:c", "unix:none/c", 1) }, true},
 		{"other state", "no such file or directory", func(s string) string { return strings.Replace(s, `"state"`, `"other"`, 1) }, true},
-		{"empty state", "has no permanent state", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},
+		{"empty state", "its permanent state is missing", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},
 		{"version", "other version", func(s string) string { return "tpm = \"1.2\"\n" + s }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
