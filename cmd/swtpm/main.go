@@ -1,3 +1,8 @@
+// For how many processors the Go runtime starts is decided once: see package early.
+//
+//go:debug updatemaxprocs=0
+//go:debug containermaxprocs=0
+
 // Command swtpm emulates a TPM 1.2 or 2.0 for a virtual machine.
 package main
 
@@ -91,8 +96,6 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	case cfg.PrintProfiles:
 		return printProfiles(os.Stdout, engine)
 	}
-	ends.logPorts(cfg, log)
-	warnings(cfg, systemd, log)
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return err
 	}
@@ -205,16 +208,7 @@ func confineQuietly(cfg *config.Config, s *service, profile string) (err error) 
 // is linked to, and descriptors from before must be needed of the old root: OpenSSL
 // reads its configuration when it is first used, inside. It may be told to load
 // code, so by then the process is no longer root.
-//
-// The bounding set goes first: who is no longer root cannot empty it, nor who has no
-// /proc to find the threads in.
 func enter(s config.Sandbox) error {
-	if s.Chroot == "" && s.User == "" {
-		return nil
-	}
-	if err := sandbox.Bound(); err != nil {
-		return err
-	}
 	if s.Chroot == "" {
 		return sandbox.Drop(s.User)
 	}

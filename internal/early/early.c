@@ -3,16 +3,19 @@
 
 #define _GNU_SOURCE
 #include "early.h"
+#include "../threads/threads.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -234,6 +237,37 @@ static void give_up(void)
 			break;
 }
 
+// The processors that this process may use, as the kernel has them: for up to 8,192.
+static struct {
+	unsigned long mask[128];
+	long size;
+} processors;
+
+static void all_processors(void)
+{
+	syscall(SYS_sched_setaffinity, 0, processors.size, processors.mask);
+}
+
+// one_processor makes the Go runtime start for one processor: each costs every TPM
+// memory, and commands run in C, one after the other. The runtime counts them before it
+// makes its first thread; from then on all are used again. A number in $GOMAXPROCS counts
+// instead.
+static void one_processor(void)
+{
+	enum { BITS = 8 * sizeof(long) };
+	unsigned long one[128] = { 0 };
+	int cpu = sched_getcpu();
+
+	if (getenv("GOMAXPROCS"))
+		return;
+	processors.size = syscall(SYS_sched_getaffinity, 0, sizeof(processors.mask), processors.mask);
+	if (processors.size <= 0 || cpu < 0 || cpu >= 8 * processors.size || !(processors.mask[cpu / BITS] >> cpu % BITS & 1))
+		return;
+	one[cpu / BITS] = 1UL << cpu % BITS;
+	if (syscall(SYS_sched_setaffinity, 0, processors.size, one) == 0)
+		threads_first = all_processors;
+}
+
 // The verbs but "run" are left alone.
 #ifdef __GLIBC__ // other libraries do not pass the arguments on
 __attribute__((constructor)) static void early(int argc, char **argv)
@@ -243,5 +277,6 @@ __attribute__((constructor)) static void early(int argc, char **argv)
 	if (early_daemon(argc - 1, argv + 1))
 		detach(argv[0]);
 	give_up();
+	one_processor();
 }
 #endif

@@ -16,7 +16,11 @@ package early
 // #include "early.h"
 import "C"
 
-import "unsafe"
+import (
+	"unsafe"
+
+	_ "github.com/swtpm-go/swtpm/internal/threads" // its pthread_create tells the constructor of the first thread
+)
 
 // Launcher returns the end of the pipe to the launcher and a descriptor of /dev/null, if
 // the process was forked for --daemon.

@@ -3,12 +3,14 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
-	"github.com/landlock-lsm/go-landlock/landlock"
-	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // Active is what Enter has put into force.
@@ -16,9 +18,22 @@ type Active struct {
 	Seccomp  string // "kill", "log"; "" for nothing
 	Landlock int    // its ABI; 0 for nothing
 	Keeps    uint32 // capabilities that root keeps for files of another user
-	Missing  error  // why there is less than was asked for; nil if there is not
+	Missing  error  // why there is less than was asked for, in one line; nil if there is not
 
 	bounded bool // the capability bounding set is empty
+	keepsIt bool // the capabilities could not be dropped
+	lacks   lacks
+}
+
+// lacks is what is missing, each with its reason.
+type lacks []string
+
+func (l lacks) Error() string { return strings.Join(l, "; ") }
+
+// lack adds a reason to a.Missing.
+func (a *Active) lack(err error) {
+	a.lacks = append(a.lacks, err.Error())
+	a.Missing = a.lacks
 }
 
 // String says it in a few words, as "seccomp kill, Landlock 7".
@@ -41,9 +56,8 @@ func (a Active) String() string {
 // they need; Enter sees to it for the Go runtime.
 //
 // It fails if any thread keeps something that it should not; the process is then to
-// end. A Landlock that cannot be had fails it only if it is required. In a new root
-// directory without /proc the threads cannot be reached or looked at one by one:
-// the filter reaches them all the same, Landlock is missing, and so is the check.
+// end. What the kernel, a policy of the host or a filter of the service refuses is in
+// Active.Missing, and fails it only where Landlock is required. It takes no /proc.
 func Enter(p Policy) (Active, error) {
 	a, err := enter(p)
 	if err != nil {
@@ -67,29 +81,8 @@ func enter(p Policy) (a Active, err error) {
 	if err != nil {
 		return a, err
 	}
-	seesThreads := exists(taskDir)
-	if !seesThreads {
-		a.Missing = errNoProc
-	} else if a.Landlock, err = p.restrict(); err != nil {
-		a.Missing = err
-	} else if a.Landlock > 0 && p.Later != "" {
-		a.Missing = p.tooMuch()
-	}
-	if a.Missing != nil && p.Landlock == "require" {
-		return a, a.Missing
-	}
-	if seesThreads && a.Landlock == 0 {
-		if err := noNewPrivileges(); err != nil {
-			return a, fmt.Errorf("no new privileges: %w", err)
-		}
-	}
-	if seesThreads {
-		if a.bounded, err = bound(); err != nil {
-			return a, fmt.Errorf("empty the capability bounding set: %w", err)
-		}
-		if err := p.dropCapabilities(&a); err != nil {
-			return a, fmt.Errorf("drop the capabilities: %w", err)
-		}
+	if err := p.lose(&a); err != nil {
+		return a, err
 	}
 	if p.Seccomp != "none" {
 		if err := filter(p, record); err != nil {
@@ -97,15 +90,107 @@ func enter(p Policy) (a Active, err error) {
 		}
 		a.Seccomp = p.Seccomp
 	}
-	if seesThreads {
-		err = p.checkThreads(a)
-	}
-	return a, err
+	return a, p.check(&a)
 }
 
-var errNoProc = errors.New("no Landlock: there is no /proc in the new root directory, which it takes to reach all threads")
+// lose takes from each thread what the kernel keeps by thread: privileges, and files by
+// Landlock.
+func (p *Policy) lose(a *Active) error {
+	fd, abi, err := p.ruleset()
+	if err != nil && p.Landlock == "require" {
+		return err
+	}
+	if err != nil {
+		a.lack(err)
+	}
+	if fd >= 0 {
+		defer unix.Close(fd)
+	}
+	if abi > 0 && p.Later != "" {
+		if p.Landlock == "require" {
+			return p.tooMuch()
+		}
+		a.lack(p.tooMuch())
+	}
+	has, err := capabilities()
+	if err != nil {
+		return fmt.Errorf("read the capabilities: %w", err)
+	}
+	loss := threads.Loss{
+		Ruleset:      fd,
+		Bounding:     has[0].Effective&(1<<unix.CAP_SETPCAP) != 0 && !boundingSetIsEmpty(),
+		Capabilities: has != [2]unix.CapUserData{}, // else systemd was first, and its filter may refuse capset
+	}
+	if rights := has[0].Permitted & p.Rights; rights != 0 && p.foreign() {
+		loss.Keep = rights
+	}
+	r, err := loss.Apply()
+	if err != nil {
+		return err
+	}
+	return p.judge(a, loss, r, abi)
+}
 
-// warm has the Go runtime make now what it makes for the first file that can be
+// judge says what became of the loss. Nothing may have succeeded on some threads alone.
+func (p *Policy) judge(a *Active, loss threads.Loss, r threads.Result, abi int) error {
+	for _, step := range []threads.Step{r.NoNewPrivs, r.Bounding, r.Landlock, r.Capabilities} {
+		if err := step.All(); errors.Is(err, threads.ErrMixed) {
+			return err
+		}
+	}
+	if err := r.NoNewPrivs.All(); err != nil {
+		return fmt.Errorf("no new privileges: %w", err)
+	}
+	a.bounded = boundingSetIsEmpty()
+	switch err := r.Landlock.All(); {
+	case err != nil && p.Landlock == "require":
+		return fmt.Errorf("no Landlock: %w", err)
+	case err != nil:
+		a.lack(fmt.Errorf("no Landlock: a filter of the service refuses it: %w", err))
+	default:
+		a.Landlock = abi
+	}
+	if err := r.Capabilities.All(); err != nil {
+		a.keepsIt = true
+		a.lack(fmt.Errorf("the capabilities stay, a filter of the service refuses capset: %w; start as an ordinary user, as with --runas", err))
+	} else {
+		a.Keeps = loss.Keep
+	}
+	return nil
+}
+
+// check fails if a thread has kept something. /proc lists the threads, those too that
+// package threads may not know. Where it cannot be read, each thread has reported what
+// it has lost, and is asked for the filter.
+func (p *Policy) check(a *Active) error {
+	err := p.checkThreads(*a)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		a.lack(a.policy())
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	if a.Seccomp == "" {
+		return nil
+	}
+	if _, no, err := threads.Filtered(); err != nil || no > 0 {
+		return errors.Join(err, fmt.Errorf("%d threads are not behind the filter", no))
+	}
+	return nil
+}
+
+// policy describes what a security policy of the host refuses, as that of another swtpm
+// does.
+func (a *Active) policy() error {
+	what := taskDir
+	if !a.bounded && os.Geteuid() == 0 {
+		what += " and CAP_SETPCAP, so the capability bounding set stays"
+	}
+	return fmt.Errorf("a security policy of this host, perhaps made for another swtpm, refuses %s: "+
+		"load the policy of swtpm-go, for AppArmor /usr/share/doc/swtpm-go/apparmor/usr.bin.swtpm", what)
+}
+
+// warm makes the Go runtime create now what it creates for the first file that can be
 // waited for: the descriptors of its poller.
 func warm() error {
 	r, w, err := os.Pipe()
@@ -118,27 +203,4 @@ func warm() error {
 // tooMuch says that a rule had to name more than the state's directory.
 func (p *Policy) tooMuch() error {
 	return fmt.Errorf("%q is not there yet, so that Landlock leaves within reach all of %q; make the directory before the start", p.Later, above(p.Later))
-}
-
-// ruleset is what Landlock is to refuse unless a Place allows it: everything that
-// ABI 8 knows, TCP sockets, abstract sockets and signals of others included.
-var ruleset = landlock.V8
-
-// restrict puts the places into force for all threads. It returns the ABI of
-// Landlock, 0 if it is switched off.
-func (p *Policy) restrict() (abi int, err error) {
-	if p.Landlock == "off" {
-		return 0, nil
-	}
-	if abi, err = ll.LandlockGetABIVersion(); err != nil {
-		return 0, fmt.Errorf("no Landlock: this kernel has none or has it switched off, or a filter of the service refuses it: %w", err)
-	}
-	rules := make([]landlock.Rule, 0, len(p.Places))
-	for _, place := range p.Places {
-		rules = append(rules, landlock.PathAccess(landlock.AccessFSSet(place.Access), place.Path).IgnoreIfMissing())
-	}
-	if err := ruleset.BestEffort().Restrict(rules...); err != nil {
-		return 0, fmt.Errorf("no Landlock: %w", err)
-	}
-	return abi, nil
 }

@@ -36,17 +36,16 @@ var confined = map[string]func(args []string) error{
 	"bound": func(args []string) error {
 		release := manyThreads()
 		defer close(release)
-		if err := Bound(); err != nil {
-			return err
-		}
+		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + args[0]}}, ""))
 		tasks, _ := filepath.Glob("/proc/self/task/*/status")
 		for _, task := range tasks {
 			b, _ := os.ReadFile(task)
 			fmt.Println(regexp.MustCompile(`(?m)^CapBnd:.*`).FindString(string(b)))
 		}
-		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + args[0]}}, ""))
 		return err
 	},
+	"lacking": func(args []string) error { return lacking(args[0]) },
+	"refused": func(args []string) error { return refusedByService(args) },
 	"later":   func(args []string) error { return later(args[0], args[1]) },
 	"runtime": func(args []string) error { return confinedRuntime(args[0]) },
 }

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -12,12 +13,15 @@ import (
 // others: no core dump, and no /proc/PID/mem, no ptrace for other processes of
 // the same user. It must be called again after Drop, for a change of user
 // resets it, and after an exec. Root can still look.
+//
+// A filter of the service may refuse to change the limit. A process that is not
+// dumpable makes no core dump without it either.
 func Harden() error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("sandbox: forbid core dumps: %w", err)
-	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("sandbox: hide the memory from other processes: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("sandbox: forbid core dumps: %w", err)
 	}
 	return nil
 }

@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/psx"
 )
 
 // taskDir has a directory for each thread.
@@ -29,37 +27,19 @@ const (
 	giveOthers  = writeOthers | 1<<unix.CAP_CHOWN
 )
 
-// noNewPrivileges sets the flag on all threads. Landlock and the filter bring it, but
-// either may be missing.
-func noNewPrivileges() error {
-	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
+// capabilities returns those of this thread, in two words; all threads have the same.
+func capabilities() (have [2]unix.CapUserData, err error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	return have, unix.Capget(&header, &have[0])
 }
 
-// dropCapabilities empties the sets of all threads. Root keeps those of p.Rights if
-// a file that it needs belongs to somebody else; a.Keeps has them then.
-func (p *Policy) dropCapabilities(a *Active) error {
-	var have [2]unix.CapUserData
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capget(&header, &have[0]); err != nil {
-		return err
+// boundingSetIsEmpty reports whether no exec could give a capability back.
+func boundingSetIsEmpty() bool {
+	for n := uintptr(0); ; n++ {
+		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, n, 0, 0, 0); err != nil || has != 0 {
+			return err == unix.EINVAL && n > 0 // the kernel knows no more
+		}
 	}
-	if have == ([2]unix.CapUserData{}) {
-		return nil // systemd was first, and lets nobody call capset any more
-	}
-	var kept uint32
-	if have[0].Permitted&p.Rights != 0 && p.foreign() {
-		kept = have[0].Permitted & p.Rights
-	}
-	header = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	want := [2]unix.CapUserData{{Effective: kept, Permitted: kept}}
-	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&want[0])), 0); errno != 0 {
-		return errno
-	}
-	a.Keeps = kept
-	return nil
 }
 
 // foreign tells whether one of the places that p.Rights are for, or a file in it,
@@ -148,10 +128,10 @@ func (a Active) checkThread(status []byte) error {
 		name, value string
 		applies     bool
 	}{
-		{"CapInh", none, true},
-		{"CapAmb", none, true},
-		{"CapPrm", kept, true},
-		{"CapEff", kept, true},
+		{"CapInh", none, !a.keepsIt},
+		{"CapAmb", none, !a.keepsIt},
+		{"CapPrm", kept, !a.keepsIt},
+		{"CapEff", kept, !a.keepsIt},
 		{"CapBnd", none, a.bounded},
 		{"NoNewPrivs", "1", true},
 		{"Seccomp", "2", a.Seccomp != ""},

@@ -1,0 +1,115 @@
+//go:build cgo && !record
+
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	seccomp "github.com/seccomp/libseccomp-golang"
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// lacking confines this process, and says what each thread reports of itself.
+func lacking(own string) error {
+	release := manyThreads()
+	defer close(release)
+	result := make(chan error)
+	try := make(chan struct{})
+	go func() { // on a thread from before
+		runtime.LockOSThread()
+		try <- struct{}{}
+		<-try
+		result <- opened("/etc/passwd", unix.O_RDONLY)
+	}()
+	<-try
+	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + own}}, ""))
+	fmt.Println("confined:", a)
+	fmt.Println("missing:", a.Missing)
+	if err != nil {
+		return err
+	}
+	close(try)
+	fmt.Println("another file:", <-result)
+	return nil
+}
+
+// TestWithoutProc checks that a process is confined as well where /proc is not mounted,
+// and where a policy refuses it, which is said in one line.
+func TestWithoutProc(t *testing.T) {
+	needRoot(t)
+	for _, tt := range []struct {
+		what, mount, missing string
+		cred                 *syscall.Credential
+	}{
+		{"no /proc", "mount -t tmpfs none /proc", "missing: <nil>\n", nil},
+		{"no /proc, an ordinary user", "mount -t tmpfs none /proc", "missing: <nil>\n", &syscall.Credential{Uid: 4711, Gid: 4711}},
+		{"a policy", "mount -t tmpfs -o mode=0700 none /proc", "missing: a security policy of this host", &syscall.Credential{Uid: 4711, Gid: 4711}},
+	} {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		setpriv := ""
+		if tt.cred != nil {
+			exe = copyFile(t, exe)
+			setpriv = fmt.Sprintf("setpriv --reuid %d --regid %d --clear-groups", tt.cred.Uid, tt.cred.Gid)
+		}
+		cmd := exec.Command("unshare", "--mount", "sh", "-c", tt.mount+" && exec "+setpriv+" "+exe)
+		cmd.Env = append(os.Environ(), childVar+"=lacking:/tmp")
+		b, err := cmd.CombinedOutput()
+		out := string(b)
+		if err != nil || strings.Count(out, tt.missing) != 1 || !strings.Contains(out, "confined: seccomp kill") {
+			t.Errorf("%s: %v\n%s", tt.what, err, out)
+		}
+		if !strings.Contains(out, "no Landlock") && !strings.Contains(out, "another file: "+unix.EACCES.Error()) {
+			t.Errorf("%s: Landlock does not reach an old thread\n%s", tt.what, out)
+		}
+	}
+}
+
+// refusedByService confines this process behind a filter that refuses calls with EPERM.
+func refusedByService(calls []string) error {
+	f, err := seccomp.NewFilter(seccomp.ActAllow)
+	if err != nil {
+		return err
+	}
+	for _, name := range calls[1:] {
+		number, err := seccomp.GetSyscallFromName(name)
+		if err != nil {
+			return err
+		}
+		if err := f.AddRule(number, seccomp.ActErrno.SetReturnCode(int16(unix.EPERM))); err != nil {
+			return err
+		}
+	}
+	if err := f.Load(); err != nil {
+		return err
+	}
+	return lacking(calls[0])
+}
+
+// TestRefusedByService checks that a filter of the service costs no more than what it
+// refuses, and that this is said.
+func TestRefusedByService(t *testing.T) {
+	needRoot(t)
+	for _, tt := range []struct{ calls, missing, confined string }{
+		{"prlimit64", "missing: <nil>", "confined: seccomp kill"},
+		{"capset", "missing: the capabilities stay, a filter of the service refuses capset: operation not permitted", "confined: seccomp kill"},
+		{"capset:prlimit64", "missing: the capabilities stay", "confined: seccomp kill"},
+		{"landlock_create_ruleset", "missing: no Landlock", "confined: seccomp kill, no Landlock"},
+		{"landlock_restrict_self", "missing: no Landlock", "confined: seccomp kill, no Landlock"},
+	} {
+		out, err := child(t, "refused:"+t.TempDir()+":"+tt.calls, nil)
+		if err != nil || strings.Count(out, "missing: ") != 1 || !strings.Contains(out, tt.missing) || !strings.Contains(out, tt.confined) {
+			t.Errorf("%s: %v, want %q\n%s", tt.calls, err, tt.missing, out)
+		}
+	}
+}

@@ -1,0 +1,294 @@
+// All threads of the process, and calls that each of them makes.
+//
+// The kernel keeps capabilities, no_new_privs and Landlock's domain by thread, and a
+// thread inherits them from the one that makes it. Only /proc lists the threads, and a
+// policy of the host may hide that, as may a new root directory. So every thread is
+// entered here when it is made: pthread_create below takes the place of libc's, also
+// for the Go runtime and for libraries.
+//
+// A call reaches the other threads by a signal, as setuid(2) of libc does. The signal is
+// number 34, which the Go runtime leaves to C libraries: it blocks it on no thread, and
+// installs no handler. The thread that asks is the last one: Landlock may keep a
+// confined thread from sending signals to others.
+
+#define _GNU_SOURCE
+#include "threads.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/capability.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SIGNAL = 34, UNBORN = -1, PATIENCE = 60 /* seconds */ };
+
+// One thread. Entries are used again, and never freed.
+struct thread {
+	struct thread *next;
+	atomic_int tid;        // 0: free; UNBORN: the thread is being made
+	atomic_uint answered;  // the last round that it has answered
+	int asked;             // tid of the thread that has got the signal of this round
+	void *(*run)(void *);
+	void *arg;
+};
+
+static struct thread first;                   // the main thread; its tid is the process's
+static _Atomic(struct thread *) list = &first; // newest entry first
+static atomic_uint births;                    // how many threads were begun to be made
+static struct thread ended;                   // for threads at their end
+static __thread struct thread *self;          // NULL for the main thread
+static pthread_key_t at_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+void (*threads_first)(void);
+
+// The current round.
+static struct {
+	atomic_uint round;
+	atomic_uint answers; // counts them, and wakes up the thread that asks
+	void (*act)(void);
+	struct threads_loss loss;
+	struct threads_result result;
+	struct threads_step filtered;
+} now;
+
+static pthread_mutex_t asking = PTHREAD_MUTEX_INITIALIZER;
+
+// leave takes an ended thread off the list. A signal that comes now is answered in
+// vain: the thread has no code of ours left to run.
+static void leave(void *p)
+{
+	struct thread *t = p;
+
+	self = &ended;
+	atomic_signal_fence(memory_order_seq_cst);
+	atomic_store(&t->tid, 0);
+}
+
+static void prepare(void)
+{
+	create = (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(RTLD_NEXT, "pthread_create");
+	if (!create || pthread_key_create(&at_end, leave) != 0)
+		abort();
+	if (threads_first)
+		threads_first();
+}
+
+// claim returns an entry for a thread that is about to be made.
+static struct thread *claim(void)
+{
+	struct thread *t;
+
+	for (t = atomic_load(&list); t; t = t->next) {
+		int free_now = 0;
+
+		if (t != &first && atomic_load(&t->tid) == 0 && atomic_compare_exchange_strong(&t->tid, &free_now, UNBORN)) {
+			atomic_store(&t->answered, 0);
+			return t;
+		}
+	}
+	if (!(t = calloc(1, sizeof(*t))))
+		return NULL;
+	atomic_store(&t->tid, UNBORN);
+	t->next = atomic_load(&list);
+	while (!atomic_compare_exchange_weak(&list, &t->next, t))
+		;
+	return t;
+}
+
+static void *begin(void *p)
+{
+	struct thread *t = p;
+
+	self = t;
+	pthread_setspecific(at_end, t);
+	atomic_store(&t->tid, (int)syscall(SYS_gettid));
+	return t->run(t->arg);
+}
+
+// pthread_create is libc's, but enters the thread. The entry is there before the thread
+// is, and births grows in between: see ask.
+int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
+{
+	struct thread *t;
+	int err;
+
+	pthread_once(&once, prepare);
+	if (!(t = claim()))
+		return EAGAIN;
+	t->run = run;
+	t->arg = arg;
+	atomic_fetch_add(&births, 1);
+	err = create(id, attr, begin, t);
+	if (err)
+		atomic_store(&t->tid, 0);
+	return err;
+}
+
+static void futex(atomic_uint *word, int op, unsigned value, const struct timespec *limit)
+{
+	syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, limit, NULL, 0);
+}
+
+// answer is the handler of the signal, on each thread but the one that asks.
+static void answer(int sig, siginfo_t *info, void *context)
+{
+	int saved = errno;
+	struct thread *t = self ? self : &first;
+	unsigned round = atomic_load(&now.round);
+
+	(void)sig;
+	(void)context;
+	if (info->si_code == SI_TKILL && info->si_pid == getpid() && atomic_load(&t->answered) != round) {
+		now.act();
+		atomic_store(&t->answered, round);
+		atomic_fetch_add(&now.answers, 1);
+		futex(&now.answers, FUTEX_WAKE, 1, NULL);
+	}
+	errno = saved;
+}
+
+// missing sends the signal to the threads that have not got it, and returns how many
+// have not answered.
+static int missing(struct thread *me, unsigned round)
+{
+	int waiting = 0;
+
+	for (struct thread *t = atomic_load(&list); t; t = t->next) {
+		int tid = t == &first ? getpid() : atomic_load(&t->tid);
+
+		if (t == me || tid == 0 || atomic_load(&t->answered) == round)
+			continue;
+		waiting++;
+		if (tid == UNBORN || tid == t->asked)
+			continue;
+		t->asked = tid;
+		if (syscall(SYS_tgkill, getpid(), tid, SIGNAL) < 0)
+			t->asked = 0; // it has just ended, or may be asked again
+	}
+	return waiting;
+}
+
+// ask has every thread call now.act once, itself last.
+//
+// It is done when all threads on the list have answered and none was begun to be made
+// meanwhile: a thread that is made later inherits from one that has answered.
+static int ask(void)
+{
+	struct sigaction act = { .sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+	const struct timespec pause = { .tv_nsec = 5000000 };
+	struct thread *me = self ? self : &first;
+	struct timespec end, t;
+	unsigned round = atomic_fetch_add(&now.round, 1) + 1;
+
+	sigfillset(&act.sa_mask);
+	if (sigaction(SIGNAL, &act, NULL) < 0)
+		return errno;
+	for (struct thread *t = atomic_load(&list); t; t = t->next)
+		t->asked = 0;
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	for (;;) {
+		unsigned born = atomic_load(&births), seen = atomic_load(&now.answers);
+
+		if (missing(me, round) == 0 && atomic_load(&births) == born)
+			break;
+		clock_gettime(CLOCK_MONOTONIC, &t);
+		if (t.tv_sec - end.tv_sec > PATIENCE)
+			return ETIMEDOUT;
+		futex(&now.answers, FUTEX_WAIT, seen, &pause);
+	}
+	now.act();
+	return 0;
+}
+
+// note counts the outcome of one step on one thread. Handlers run at the same time.
+static void note(struct threads_step *s, int failed)
+{
+	if (failed) {
+		__atomic_store_n(&s->why, errno, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&s->failed, 1, __ATOMIC_RELAXED);
+	} else {
+		__atomic_fetch_add(&s->done, 1, __ATOMIC_RELAXED);
+	}
+}
+
+static int empty_bounding_set(void)
+{
+	for (int c = 0, has; (has = prctl(PR_CAPBSET_READ, c, 0, 0, 0)) >= 0; c++)
+		if (has && prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0)
+			return -1;
+	return 0;
+}
+
+// drop_capabilities sets the sets of this thread, and reads them back.
+static int drop_capabilities(uint32_t keep)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	const struct __user_cap_data_struct want[2] = { { .effective = keep, .permitted = keep } };
+	struct __user_cap_data_struct got[2];
+
+	if (syscall(SYS_capset, &h, want) < 0 || syscall(SYS_capget, &h, got) < 0)
+		return -1;
+	if (memcmp(want, got, sizeof(want)) != 0) {
+		errno = ENOTRECOVERABLE;
+		return -1;
+	}
+	return 0;
+}
+
+static void lose(void)
+{
+	struct threads_result *r = &now.result;
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	note(&r->no_new_privs, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1);
+	if (now.loss.bounding)
+		note(&r->bounding, empty_bounding_set());
+	if (now.loss.ruleset >= 0)
+		note(&r->landlock, syscall(SYS_landlock_restrict_self, now.loss.ruleset, 0) < 0);
+	if (now.loss.capabilities)
+		note(&r->capabilities, drop_capabilities(now.loss.keep));
+}
+
+// Our filter refuses this question; without it, the answer is 0, or 2 behind the filter
+// of a service or container.
+static void filtered(void)
+{
+	note(&now.filtered, prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0);
+}
+
+int threads_lose(const struct threads_loss *l, struct threads_result *r)
+{
+	int err;
+
+	pthread_mutex_lock(&asking);
+	now.act = lose;
+	now.loss = *l;
+	memset(&now.result, 0, sizeof(now.result));
+	err = ask();
+	*r = now.result;
+	pthread_mutex_unlock(&asking);
+	return err;
+}
+
+int threads_filtered(struct threads_step *r)
+{
+	int err;
+
+	pthread_mutex_lock(&asking);
+	now.act = filtered;
+	memset(&now.filtered, 0, sizeof(now.filtered));
+	err = ask();
+	*r = now.filtered;
+	pthread_mutex_unlock(&asking);
+	return err;
+}
