@@ -53,7 +53,7 @@ func openTCP(ctx context.Context, a tool.Address) (conn, error) {
 
 func openUnix(ctx context.Context, path string) (conn, error) {
 	if len(path) > dial.MaxPath {
-		return nil, tool.Complain("Socket path is too long.")
+		return nil, tool.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
 	}
 	c, err := dial.Dial(ctx, "unix", path, patience)
 	if err != nil {

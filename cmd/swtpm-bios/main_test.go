@@ -348,7 +348,7 @@ func TestTarget(t *testing.T) {
 	}{
 		{"--unix " + f.path, nil, outcome{}},
 		{"--unix " + none, nil, outcome{255, "", "Could not connect using UnixIO socket.\n"}},
-		{"--unix " + strings.Repeat("a", 108), nil, outcome{255, "", "Socket path is too long.\n"}},
+		{"--unix " + strings.Repeat("a", 108), nil, outcome{255, "", "Socket path is too long. \"" + strings.Repeat("a", 108) + "\" has 108 bytes, the limit is 107.\n"}},
 		{"--unix " + strings.Repeat("a", 107), nil, outcome{255, "", "Could not connect using UnixIO socket.\n"}},
 		{"--unix " + f.path + " --tcp 127.0.0.1:1", nil, outcome{255, "", "Could not connect using TCP socket.\n"}},
 		{"--tcp 127.0.0.1:1 --unix " + f.path + " --tpm-device " + none, nil, outcome{255, "", dev}},

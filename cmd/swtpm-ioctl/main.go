@@ -131,7 +131,7 @@ func connectTCP(ctx context.Context, a tool.Address) (target, error) {
 
 func connectUnix(ctx context.Context, path string) (target, error) {
 	if len(path) > dial.MaxPath {
-		return nil, tool.Complain("Socket path is too long.")
+		return nil, tool.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
 	}
 	c, err := client.Dial(ctx, "unix", path)
 	if errors.Is(err, unix.EAGAIN) {

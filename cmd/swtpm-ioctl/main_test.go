@@ -187,7 +187,7 @@ func TestHelpAndVersion(t *testing.T) {
 func TestLongPath(t *testing.T) {
 	for n, want := range map[int]string{
 		107: "Connect failed: No such file or directory\n",
-		108: "Socket path is too long.\n",
+		108: "Socket path is too long. \"" + strings.Repeat("a", 108) + "\" has 108 bytes, the limit is 107.\n",
 	} {
 		got := ours([]string{"--unix", strings.Repeat("a", n), "-c"}, "")
 		if got != (outcome{1, "", want}) {

@@ -96,6 +96,8 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	case cfg.PrintProfiles:
 		return printProfiles(os.Stdout, engine)
 	}
+	ends.logPorts(cfg, log)
+	warnings(cfg, systemd, log)
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return err
 	}

@@ -61,6 +61,19 @@ func (p *pidFile) remove() {
 	}
 }
 
+// warnings logs what is wrong with a TPM that starts all the same.
+func warnings(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) {
+	if cfg.PrintInfo != 0 {
+		return
+	}
+	for _, text := range cfg.Warnings() {
+		log.Warnf("%s", text)
+	}
+	if err := systemd.Unreachable(); err != nil {
+		log.Warnf("systemd is not notified: %v", err)
+	}
+}
+
 func silent(err error) error {
 	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
 }

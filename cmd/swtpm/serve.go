@@ -61,6 +61,19 @@ func openEnds(cfg *config.Config, dev device, systemd *daemon.Notifier, log *dae
 	return e, s, nil
 }
 
+// logPorts logs the ports that the kernel has chosen, for port 0.
+func (e *ends) logPorts(cfg *config.Config, log *daemon.Log) {
+	for _, c := range []struct {
+		name   string
+		asked  config.Endpoint
+		opened *listen.Listener
+	}{{"control", cfg.Control.Listen, e.ctrl}, {"data", cfg.Interface.Server, e.data}} {
+		if c.asked.Kind == config.TCP && c.asked.Port == 0 && c.opened != nil {
+			log.Infof("%s channel: listening on %s", c.name, c.opened)
+		}
+	}
+}
+
 // openMetrics opens the socket that [metrics] names, if it names one.
 func openMetrics(e config.Endpoint, passed *listen.Passed) (*listen.Listener, error) {
 	switch e.Kind {

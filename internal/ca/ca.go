@@ -85,7 +85,7 @@ func (c *CA) prepare(ctx context.Context) error {
 		}
 	}
 	if unix.Access(c.cfg.StateDir, unix.R_OK|unix.W_OK) != nil {
-		return tool.Complain("Need read/write rights on statedir %s for user %s.", c.cfg.StateDir, conf.UserName())
+		return tool.Complain("Need read/write rights on statedir %s for user %s.%s", c.cfg.StateDir, conf.UserName(), conf.OwnFiles())
 	}
 	if c.cfg.InToken() {
 		return nil
@@ -102,7 +102,7 @@ func (c *CA) makeDir(key, path string) error {
 	}
 	c.log.Infof("Creating swtpm-localca dir '%s'.", path)
 	if err := os.MkdirAll(path, 0o770); err != nil {
-		return tool.Complain("Could not create directory for '%s': %s", key, tool.Strerror(err))
+		return tool.Complain("Could not create directory %s for '%s': %s.%s", path, key, tool.Strerror(err), conf.OwnFiles())
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func (c *CA) issuerCert() (*x509.Certificate, error) {
 	all, err := c.certificates(c.cfg.IssuerCert)
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, tool.Complain("Need read rights on issuer certificate %s for user %s.", c.cfg.IssuerCert, conf.UserName())
+		return nil, tool.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, conf.UserName(), conf.OwnFiles())
 	case err != nil:
 		return nil, fmt.Errorf("issuer certificate: %w", err)
 	case len(all) == 0:

@@ -34,7 +34,7 @@ type Config struct {
 func LoadConfig(path string) (*Config, error) {
 	file, err := conf.Read(path)
 	if err != nil {
-		return nil, tool.Complain("Need read rights on config file %s for user %s.", path, conf.UserName())
+		return nil, tool.Complain("Need read rights on config file %s for user %s.%s", path, conf.UserName(), conf.OwnFiles())
 	}
 	return parseConfig(path, file)
 }

@@ -45,7 +45,7 @@ func TestParseConfig(t *testing.T) {
 
 func TestLoadConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.conf")
-	want := "Need read rights on config file " + path + " for user " + conf.UserName() + "."
+	want := "Need read rights on config file " + path + " for user " + conf.UserName() + "." + conf.OwnFiles()
 	if _, err := LoadConfig(path); err == nil || err.Error() != want {
 		t.Errorf("LoadConfig = %v, want %q", err, want)
 	}

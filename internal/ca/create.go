@@ -57,13 +57,13 @@ func (c *CA) whole() (bool, error) {
 	clear(text)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return false, tool.Complain("Need read rights on signing key %s for user %s.", c.cfg.SigningKey, conf.UserName())
+		return false, tool.Complain("Need read rights on signing key %s for user %s.%s", c.cfg.SigningKey, conf.UserName(), conf.OwnFiles())
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, fmt.Errorf("signing key: %w", err)
 	}
 	switch err := p.loadCert(); {
 	case errors.Is(err, fs.ErrPermission):
-		return false, tool.Complain("Need read rights on issuer certificate %s for user %s.", c.cfg.IssuerCert, conf.UserName())
+		return false, tool.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, conf.UserName(), conf.OwnFiles())
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoPEM):
 		return false, nil
 	case err != nil:

@@ -35,7 +35,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: these are swtpm's
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil, tool.Complain("Need read/write rights on %s for user %s.", dir.Path(lockName), conf.UserName())
+			return nil, tool.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), conf.UserName(), conf.OwnFiles())
 		case err != nil:
 			return nil, fmt.Errorf("lock: %w", err)
 		}

@@ -126,3 +126,12 @@ func UserName() string {
 	}
 	return uid
 }
+
+// OwnFiles returns a sentence, after a blank, for an ordinary user who lacks the rights
+// to the machine's configuration or CA; "" for root.
+func OwnFiles() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return " For a configuration and a CA of this user run: swtpm_setup --create-config-files skip-if-exist"
+}

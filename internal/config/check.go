@@ -78,7 +78,7 @@ func (c *Config) faults() []fault {
 		Endpoint
 	}{{"interface", "server", data}, {"control", "listen", ctrl}, {"metrics", "listen", c.Metrics.Listen}} {
 		if e.Kind == Unix && len(e.Path) > maxPath {
-			add(e.table, e.key, "the path is %d bytes long; want at most %d: %q", len(e.Path), maxPath, e.Path)
+			add(e.table, e.key, "the path is too long for a Unix socket: %q is %d bytes long; want at most %d, such as a path in /run", e.Path, len(e.Path), maxPath)
 		}
 	}
 	return slices.Concat(out, c.descriptorFaults(), c.manufactureFaults(), c.textFaults())

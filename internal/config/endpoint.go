@@ -91,7 +91,7 @@ func (a address) setTCP(s string) error {
 	ip, err := netip.ParseAddr(host)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%q is not a literal IPv4 or IPv6 address", host)
+		return fmt.Errorf("%q is not a literal IPv4 or IPv6 address, such as 127.0.0.1 or [::1]", host)
 	case ip.Is6() != bracketed:
 		return fmt.Errorf("%q: brackets are for an IPv6 address, and only for it", s)
 	case zoned && (ifname == "" || !ip.Is6()):
@@ -186,7 +186,7 @@ func (p *place) tcp(e *Endpoint, out string) error {
 	ip, err := netip.ParseAddr(p.addr)
 	switch {
 	case err != nil || ip.Zone() != "":
-		return refuse("Could not parse the bind address '%s'", p.addr)
+		return refuse("Could not parse the bind address '%s'; want an IP address, such as 127.0.0.1 or ::1", p.addr)
 	case ip.Is6() && ip.IsLinkLocalUnicast() && p.ifName == "":
 		return refusal("Missing interface name for link local address")
 	}
@@ -200,7 +200,9 @@ func (p *place) tcp(e *Endpoint, out string) error {
 // unix makes e the Unix socket of p.
 func (p *place) unix(e *Endpoint) error {
 	if len(p.path) > maxPath {
-		return refusal("Path for UnioIO socket is too long") // Compat: spelt so by swtpm
+		// Compat: spelt so by swtpm
+		return refuse("Path for UnioIO socket is too long: %q has %d bytes, the limit is %d; choose a shorter path, or a relative one",
+			p.path, len(p.path), maxPath)
 	}
 	e.Kind, e.Path = Unix, p.path
 	return nil

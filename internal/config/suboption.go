@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -18,14 +19,15 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 	}
 	out := suboptions{}
 	ks = ks.known(option)
-	for _, token := range tokens {
+	for i, token := range tokens {
 		name, text, ok := strings.Cut(token, "=")
 		if !ok {
 			text = "true"
 		}
 		k := ks.find(name)
 		if k == nil || text == "" {
-			return nil, fmt.Errorf("Unknown option '%s'", token) //lint:ignore ST1005 the words of the reference
+			hint := pathHint(tokens[:i], token, ks)
+			return nil, fmt.Errorf("Unknown option '%s'%s", token, hint) //lint:ignore ST1005 the words of the reference
 		}
 		if err := k.value.check(text); err != nil {
 			return nil, err
@@ -35,6 +37,30 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 		}
 	}
 	return out, nil
+}
+
+// pathNames are the sub-options whose value is a path, the usual one of an option first.
+var pathNames = []string{"dir", "path", "file", "backend-uri", "pwdfile"}
+
+// pathHint returns what may be wrong with a token that is no sub-option, if it looks
+// like a path or follows one: a path cannot have a comma in it. before are the tokens
+// before it.
+func pathHint(before []string, token string, ks keys) string {
+	if n := len(before); n > 0 {
+		if name, value, ok := strings.Cut(before[n-1], "="); ok && slices.Contains(pathNames, name) {
+			return fmt.Sprintf("; a comma ends the value of %s, here %q: choose a path without a comma, or use a profile (swtpm run)", name, value)
+		}
+		return ""
+	}
+	if !strings.Contains(token, "/") || strings.Contains(token, "=") {
+		return ""
+	}
+	for _, name := range pathNames {
+		if ks.find(name) != nil {
+			return fmt.Sprintf("; to name a path write %s=%s", name, token)
+		}
+	}
+	return ""
 }
 
 // splitSuboptions cuts s at its commas. A value that begins with { reaches to

@@ -22,12 +22,22 @@ import (
 type Notifier struct {
 	conn     *net.UnixConn // nil if nobody wants to know
 	launcher *launcher     // nil in the foreground
+	err      error         // why systemd cannot be notified; nil if nobody asks for that
 }
+
+// maxNotify is the length in bytes of the longest path of a socket.
+const maxNotify = 107
+
+// Unreachable returns why systemd, which asks for it, cannot be notified.
+func (n *Notifier) Unreachable() error { return n.err }
 
 // OpenNotifier is to be called before the root directory is changed, for systemd's
 // socket is in the old one.
 func OpenNotifier() *Notifier {
 	n := &Notifier{}
+	if path := os.Getenv("NOTIFY_SOCKET"); len(path) > maxNotify {
+		n.err = fmt.Errorf("NOTIFY_SOCKET: %q is too long for a Unix socket: %d bytes, the limit is %d", path, len(path), maxNotify)
+	}
 	if path := os.Getenv("NOTIFY_SOCKET"); strings.HasPrefix(path, "/") || strings.HasPrefix(path, "@") {
 		n.conn, _ = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
 	}

@@ -86,7 +86,7 @@ func (f *Folder) check(name string, st *unix.Stat_t) error {
 	case st.Nlink == 0:
 		return f.fail("check", name, errReplaced)
 	case st.Nlink != 1:
-		return f.fail("check", name, fmt.Errorf("the file has %d names (hard links) and must have one", st.Nlink))
+		return f.fail("check", name, fmt.Errorf("the file has %d names (hard links) and must have one; replace it with a copy", st.Nlink))
 	}
 	if euid := uint32(os.Geteuid()); st.Uid != 0 && st.Uid != euid && st.Uid != f.owner {
 		return f.fail("check", name, fmt.Errorf("the file belongs to user %d, not to user %d who runs this, root or the owner of its directory", st.Uid, euid))

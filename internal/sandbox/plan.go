@@ -126,7 +126,7 @@ func (p *Policy) state(uri string) {
 		dir = filepath.Dir(file)
 	}
 	switch {
-	case uri == "":
+	case uri == "", !isFile && dir == uri: // nothing, or of a kind that INIT refuses
 	case isFile && isDevice(file):
 		p.place(file, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
 	case exists(dir):

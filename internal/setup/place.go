@@ -60,7 +60,7 @@ func (p *place) check() error {
 	}
 	lock := filepath.Join(p.path, ".lock")
 	if err := unix.Access(lock, unix.R_OK|unix.W_OK); err != nil && err != unix.ENOENT {
-		return tool.Complain("User %s cannot read/write lockfile %s.", conf.UserName(), lock)
+		return tool.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", conf.UserName(), lock)
 	}
 	return nil
 }
@@ -72,7 +72,7 @@ func checkDir(path string) error {
 		return tool.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", conf.UserName(), path)
 	}
 	if unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK) != nil {
-		return tool.Complain("User %s cannot read from or write to directory %s.", conf.UserName(), path)
+		return tool.Complain("User %s cannot read from or write to directory %s. Run this as its owner, or change that with chown.", conf.UserName(), path)
 	}
 	return nil
 }

@@ -223,7 +223,7 @@ func (p *program) print(ctx context.Context) error {
 func (p *program) readConfig() (settings, error) {
 	f, err := conf.Read(p.config)
 	if err != nil {
-		return settings{}, tool.Complain("User %s cannot read config file %s.", conf.UserName(), p.config)
+		return settings{}, tool.Complain("User %s cannot read config file %s.%s", conf.UserName(), p.config, conf.OwnFiles())
 	}
 	return settings{f}, nil
 }

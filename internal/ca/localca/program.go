@@ -135,7 +135,7 @@ func (o *options) files() (cfg *ca.Config, opts []string, err error) {
 	}
 	text, err := conf.Read(path)
 	if err != nil {
-		return nil, nil, tool.Complain("Need read rights on options file %s for user %s.", path, conf.UserName())
+		return nil, nil, tool.Complain("Need read rights on options file %s for user %s.%s", path, conf.UserName(), conf.OwnFiles())
 	}
 	cfg, err = o.config()
 	return cfg, words(string(text)), err

@@ -64,6 +64,9 @@ func Resume(e config.Endpoint, fd int, made [2]uint64) (*Listener, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
+	if addr, err := netip.ParseAddr(e.Addr); err == nil && e.Kind == config.TCP {
+		return newListener(fd, "tcp:"+addrPort(sockname(fd), addr).String())
+	}
 	return newListener(fd, e.String())
 }
 

@@ -32,7 +32,21 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
 	}
+	if sa := sockname(fd); e.Port == 0 {
+		name = "tcp:" + addrPort(sa, addr).String() // the port that the kernel has chosen
+	}
 	return newListener(fd, name)
+}
+
+// addrPort returns the address of a TCP socket; addr is what it was asked for.
+func addrPort(sa unix.Sockaddr, addr netip.Addr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	}
+	return netip.AddrPortFrom(addr, 0)
 }
 
 func bindTCP(fd int, sa unix.Sockaddr) error {

@@ -1,0 +1,40 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Warnings returns what a TPM can start with, and is not good for anything then. The
+// classic command line takes it, as swtpm does, and says nothing.
+func (c *Config) Warnings() []string {
+	var out []string
+	data, ctrl := c.Interface.Server.Kind != None || c.Interface.Device != "", c.Control.Listen.Kind != None
+	switch i := c.Interface; {
+	case i.Type == "cuse": // its ioctls are the control channel
+	case i.Type == "socket" && !data && !ctrl:
+		out = append(out, "no channel: no client can reach this TPM; give --ctrl or --server, [control] listen or [interface] server")
+	case !ctrl && !c.Flags.NotNeedInit:
+		out = append(out, "no control channel and no not-need-init: no client can power this TPM on, every command fails; "+
+			"give --ctrl, or --flags not-need-init,startup-clear ([control] listen, [flags] startup)")
+	}
+	if text := unknownScheme(c.State.URI); text != "" {
+		out = append(out, text)
+	}
+	return out
+}
+
+// unknownScheme returns what is wrong with the place of the state, "" if nothing is.
+func unknownScheme(uri string) string {
+	if uri == "" || strings.HasPrefix(uri, dirScheme) || strings.HasPrefix(uri, fileScheme) {
+		return ""
+	}
+	hint := ""
+	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
+	case "rbd":
+		hint = "; map the image with rbd map, and name its device, file:///dev/rbd/POOL/IMAGE"
+	case "iscsi", "nbd":
+		hint = "; connect the volume, and name its block device, file:///dev/…"
+	}
+	return fmt.Sprintf("state: no storage of the kind %q: INIT will fail; want dir://PATH, or file://PATH for a file or a block device%s", uri, hint)
+}
