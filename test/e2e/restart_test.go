@@ -352,3 +352,51 @@ func TestRestartKilledOften(t *testing.T) {
 		t.Error(fmt.Errorf("the socket: %w", err.(*fs.PathError)))
 	}
 }
+
+// SIGTERM while the disk fails is an orderly end: exit code 0, so that a unit's
+// RestartPreventExitStatus= does not apply, and the next process continues.
+func TestTerminateDuringErrors(t *testing.T) {
+	needRoot(t, "strace injects errors")
+	need(t, "strace", "strace")
+	t.Parallel()
+	for _, v := range both {
+		for _, fault := range []string{
+			"openat:error=EIO", "write:error=EIO", "fsync:error=EIO", "renameat:error=EIO", "close:error=EIO",
+			"flock:error=EIO", "fcntl:error=EIO", "read:error=EIO", "unlinkat:error=EIO", "fstat:error=EIO", "newfstatat:error=EIO",
+			"openat,write,fsync,renameat,close,read,unlinkat:error=EIO", "openat,write:error=ESTALE", "fsync:error=EDQUOT",
+		} {
+			t.Run(string(v)+" "+fault, func(t *testing.T) {
+				t.Parallel()
+				dir := tempDir(t)
+				mkdir(t, filepath.Join(dir, "state"))
+				k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
+				k.data.define(t)
+				check := k.fill(t)
+				state := filepath.Join(dir, "state")
+				s := attachTo(t, &emulator{process: k.process}, []string{"-P", state, "-P", filepath.Join(state, ".lock"),
+					"-P", filepath.Join(state, v.file()), "-P", filepath.Join(state, "TMP"+strings.TrimPrefix(v.file(), "tpm")), "-e", "inject=" + fault})
+				_ = k.cmd.Process.Signal(unix.SIGTERM)
+				code := k.wait(t)
+				s.wait(t)
+				if v == v20 && fault == "openat:error=EIO" && !strings.Contains(read(t, s.file), "INJECTED") { // a store fails
+					t.Fatalf("the fault was not injected:\n%s", read(t, s.file))
+				}
+				t.Logf("%d faults", strings.Count(read(t, s.file), "INJECTED"))
+				if code != 0 {
+					t.Errorf("exit code %d, want 0; it said %s", code, k.out.String())
+				}
+				k.start(t)
+				check()
+				if n := k.data.number(t); n != 1 {
+					t.Errorf("the number is %d, want 1", n)
+				}
+				if err := k.data.bump(2); err != nil {
+					t.Error(err)
+				}
+				if strings.Contains(k.out.String(), "anew") {
+					t.Errorf("it said %s", k.out.String())
+				}
+			})
+		}
+	}
+}
