@@ -185,8 +185,25 @@ func retryable(err error, from origin, systemd *daemon.Notifier) error {
 // state any more: the next process continues with what is kept. If another process has
 // the state, the end is an orderly one.
 func lostStorage(cause error, session *keep.Session) error {
-	if session == nil || !errors.Is(cause, emul.ErrStorage) || errors.Is(cause, nv.ErrLocked) {
+	lost := errors.Is(cause, emul.ErrStorage) && !errors.Is(cause, nv.ErrLocked)
+	if session == nil || !lost && !errors.Is(cause, emul.ErrReplaced) {
 		return nil
 	}
 	return &daemon.ExitError{Code: exitRetry, Err: cause, Silent: true} // it is in the log
+}
+
+// postpone is ctrl.Options.Postpone. Landlock's rules are about the directories that
+// exist when the process starts: a process that can reach a new one must be a new
+// process.
+func (j *joint) postpone() func(err error) bool {
+	if j.session == nil {
+		return nil
+	}
+	return func(err error) bool {
+		if !errors.Is(err, emul.ErrReplaced) {
+			return false
+		}
+		j.end(err)
+		return true
+	}
 }

@@ -179,6 +179,8 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		Lost:       lost(cfg.Control.Terminate),
 		Shutdown:   j.shutdown,
 		Fail:       j.fail,
+		Postpone:   j.postpone(),
+		Again:      t.TakeInit,
 	})
 	if err != nil {
 		return j, err

@@ -17,6 +17,7 @@ var advice = []struct {
 	err  error
 	text string
 }{
+	{ErrReplaced, "start this process again: its sandbox lets it use only what was there at the start"},
 	{errMissing, "mount the file system of the state, or, for a new TPM, stop the service and start it"},
 	{nv.ErrLocked, "stop the other process that uses this state"},
 	{seal.ErrMAC, "check that --key names the key that the state was written with; if it does, restore the file from a backup"},

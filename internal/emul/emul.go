@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync/atomic"
 	"time"
 
@@ -99,6 +100,7 @@ type TPM struct {
 	origin   string              // which state the engine was started with, in words
 	keeping  keeping             // what the Keeper is to have
 	unstored error               // why the engine could not store something
+	moved    bool                // the path of the state led elsewhere when INIT looked last
 }
 
 // loadedAs is the outcome of loading one item.
@@ -116,6 +118,11 @@ var ErrStorage = errors.New("emul: the storage lock is held by another process")
 // ErrChanged means that another process has changed the state since it was last
 // looked at here. What this one has of it is not to replace it.
 var ErrChanged = errors.New("emul: another process has changed the state since it was last looked at here")
+
+// ErrReplaced means that the path of the state leads to a place that did not exist, or
+// was another one, when the process started, and that its sandbox does not let it use
+// the new one. Another process can.
+var ErrReplaced = errors.New("the place of the state was replaced after the start of this process")
 
 // New returns a TPM that is off. ctx ends with the process.
 func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
@@ -193,10 +200,15 @@ func (t *TPM) openStore() error {
 		return fmt.Errorf("no place for the state was named: give --tpmstate dir=PATH or set TPM_PATH: %w", tpm.Fail)
 	}
 	s, err := t.opt.Open()
-	if err != nil {
+	switch {
+	case err != nil && t.moved && errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %w: %w", ErrReplaced, err, tpm.Fail)
+	case err != nil:
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
+	case t.moved && s.Moved(): // a directory that was removed, and is mounted here
+		return errors.Join(fmt.Errorf("%w: %w", ErrReplaced, tpm.Fail), s.Close())
 	}
-	t.store = s
+	t.store, t.moved = s, false
 	return nil
 }
 

@@ -99,6 +99,7 @@ type Cells struct {
 	LastCode uint32 // of the last command; the engine's
 	Resumes  uint32 // that have begun and not ended; ours
 	Ready    uint32 // 1 once clients could have been served; ours
+	Init     uint32 // 1 if the next process is to try the INIT that this one could not; ours
 }
 
 // Host is what the library asks of its surroundings while it works. Names are

@@ -22,10 +22,36 @@ func (t *TPM) Init(deleteVolatile bool) error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
 	err := t.init(deleteVolatile)
-	if err != nil {
+	switch {
+	case err == nil:
+	case t.leavesInit(err):
+		t.opt.Note("%v; the next process opens it", err)
+	default:
 		t.event(InitFailed, t.explain(err))
 	}
 	return err
+}
+
+// leavesInit reports whether INIT failed because of err, and the next process is to
+// try it; TakeInit says so there.
+func (t *TPM) leavesInit(err error) bool {
+	if t.opt.Keep == nil || !errors.Is(err, ErrReplaced) {
+		return false
+	}
+	t.opt.Keep.Cells().Init = 1
+	return true
+}
+
+// TakeInit reports, once, whether the previous process left an INIT to this one: it
+// had no effect there.
+func (t *TPM) TakeInit() bool {
+	if t.opt.Keep == nil {
+		return false
+	}
+	c := t.opt.Keep.Cells()
+	left := c.Init != 0
+	c.Init = 0
+	return left
 }
 
 func (t *TPM) init(deleteVolatile bool) error {
@@ -138,7 +164,7 @@ func (t *TPM) followPath() {
 	if err := t.store.Close(); err != nil {
 		t.opt.Note("close the state: %v", err)
 	}
-	t.store = nil
+	t.store, t.moved = nil, true
 }
 
 // powerOn loads and checks the state and starts the engine with it.

@@ -17,7 +17,7 @@ import (
 //
 //	  off  len field
 //	    0    8 magic      says the layout, too
-//	   64   16 cells      emul.Cells
+//	   64   20 cells      emul.Cells
 //	  128   32 sockets    of each listener that we made: device and inode of its path, u64
 //	 4096   64 records    exchange.Record, one for each client
 //	20480      profile    see profile.go

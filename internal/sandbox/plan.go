@@ -129,12 +129,35 @@ func (p *Policy) state(uri string) {
 	case uri == "", !isFile && dir == uri: // nothing, or of a kind that INIT refuses
 	case isFile && isDevice(file):
 		p.place(file, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
+	case ofOneGuest(dir):
+		p.place(filepath.Dir(dir), wholeDir, "the state, whose directory may be replaced while the TPM is off")
 	case exists(dir):
 		p.place(dir, wholeDir, "the state")
 	default:
 		p.Later = dir
 		p.place(above(dir), wholeDir, "the state, whose directory somebody is yet to make in it")
 	}
+}
+
+// ofOneGuest reports whether what is above the state's directory belongs to the same
+// guest: libvirt has the state in swtpm/UUID/tpm2 or swtpm/UUID/tpm1.2. A rule for the
+// directory above also covers one that takes the place of dir, which a rule for dir
+// does not, and no other guest's.
+//
+// Source: libvirt, src/qemu/qemu_tpm.c, qemuTPMEmulatorStorageBuildPath.
+func ofOneGuest(dir string) bool {
+	parent, name := filepath.Split(dir)
+	uuid := filepath.Base(parent)
+	if name != "tpm2" && name != "tpm1.2" || len(uuid) != 36 || !exists(parent) {
+		return false
+	}
+	for i, c := range uuid {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", c) {
+			return false
+		}
+	}
+	return true
 }
 
 // above returns the nearest directory above path that is there.

@@ -195,3 +195,25 @@ func TestRestartMountedLate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The state's directory is replaced while the service runs: INIT, as at a reset of the
+// guest, finds the new one. The service's own mount of it still shows the removed one.
+func TestReplacedState(t *testing.T) {
+	name := instance(t, profile("clear"))
+	g := newGuest(t, name)
+	dir := "/var/lib/swtpm/" + name
+	must(t, "sh", "-c", "cp -a "+dir+" "+dir+".new && rm -r "+dir+" && mv "+dir+".new "+dir)
+	ioctl(t, name, "-i")
+	await(t, g.unit, "ActiveState", "active")
+	command(t, g.conn, "8001 0000000c 00000144 0000")
+	if n := g.counter(t); n != g.count {
+		t.Errorf("the counter is %d, want %d", n, g.count)
+	}
+	g.stores(t)
+	must(t, "systemctl", "stop", g.unit)
+	must(t, "systemctl", "start", g.unit)
+	g.conn = dial(t, name)
+	if n := g.counter(t); n != g.count {
+		t.Errorf("the counter in the new directory is %d, want %d", n, g.count)
+	}
+}

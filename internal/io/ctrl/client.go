@@ -286,6 +286,10 @@ func (c *client) engine(f func() (any, error), next func(any, error)) {
 // finish replies to the request, after the rest of a refused one has been dropped:
 // what arrives later is not a request.
 func (c *client) finish(reply any, err error) {
+	if err != nil && c.s.opt.Postpone != nil && c.Kept.Record != nil && c.s.opt.Postpone(err) {
+		c.Become(conn.Idle, 0, 0) // the record says that it waits
+		return
+	}
 	c.fd = c.req.fd // -1 if the handler has taken it
 	c.s.report(c.cmd, err)
 	c.rep = encode(reply, err)
@@ -403,6 +407,12 @@ func (c *client) settleRest() {
 		return
 	}
 	code := codeOf(c.body.head)
+	if code == Init && c.s.opt.Again != nil && c.s.opt.Again() {
+		c.n = copy(c.buf, c.body.head[:need(c.body.head)])
+		c.body = body{}
+		c.handle()
+		return
+	}
 	c.s.opt.Note("control client: %s interrupted by a restart; answered with TPM_FAIL", commands[code].name)
 	c.reply(refusal(code))
 }

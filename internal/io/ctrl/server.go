@@ -66,6 +66,12 @@ type Options struct {
 	Lost     func()                           // the clients have gone; see conn.Options
 	Shutdown func()                           // a client asked the process to end
 	Fail     func(err error)                  // the process cannot go on
+
+	// Postpone reports whether the process ends because of the error of an INIT, and
+	// the next process is to handle the request. Again reports, once, whether the
+	// previous process did so. nil where nothing is kept.
+	Postpone func(err error) bool
+	Again    func() bool
 }
 
 // Server serves any number of clients on one thread, that of Run, which never waits

@@ -118,7 +118,7 @@ func (d *Dir) Moved() bool {
 		return false
 	}
 	err := retry(func() error { return unix.Stat(d.path, &named) })
-	if err == unix.ENOENT {
+	if err == unix.ENOENT || open.Nlink == 0 { // removed; a bind mount still leads there
 		return true
 	}
 	return err == nil && (open.Dev != named.Dev || open.Ino != named.Ino)
