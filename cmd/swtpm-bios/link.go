@@ -128,7 +128,7 @@ type device struct {
 }
 
 func openDevice(path string) (conn, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, tool.Complain("Unable to open device '%s'.", path)
 	}

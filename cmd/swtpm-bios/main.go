@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -39,7 +40,7 @@ func main() { daemon.Main("swtpm_bios", run) }
 // run runs the program and ends early if ctx does: waiting for a response would
 // not notice.
 func run(ctx context.Context, args []string) error {
-	p := &program{os.Args[0], os.LookupEnv, os.Stdout, os.Stderr}
+	p := &program{os.Args[0], os.LookupEnv, printable.Writer(os.Stdout), printable.Writer(os.Stderr)}
 	done := make(chan error, 1)
 	go func() { done <- p.run(ctx, args) }()
 	select {
@@ -54,12 +55,12 @@ func run(ctx context.Context, args []string) error {
 func (p *program) run(ctx context.Context, args []string) error {
 	o, err := parse(args, p.env)
 	if wrong, ok := errors.AsType[misuse](err); ok {
-		fmt.Fprintf(p.stderr, "%s: %v\n", p.name, wrong)
+		fmt.Fprintln(p.stderr, printable.Text(fmt.Sprintf("%s: %v", p.name, wrong)))
 		p.usage()
 		return exit(exitUsage)
 	}
 	if err != nil {
-		fmt.Fprintln(p.stderr, err)
+		fmt.Fprintln(p.stderr, printable.Text(err.Error()))
 		return exit(exitUsage)
 	}
 	switch {
@@ -70,7 +71,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 		return err
 	case o.shell != "":
 		if err := tool.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_bios", "swtpm-bios"); err != nil {
-			fmt.Fprintln(p.stderr, err)
+			fmt.Fprintln(p.stderr, printable.Text(err.Error()))
 			return exit(exitUsage)
 		}
 		return nil
@@ -105,7 +106,7 @@ func (p *program) send(ctx context.Context, o *options) error {
 		case ctx.Err() != nil:
 			return exit(exitTransport) // the caller tells why
 		case err != nil:
-			fmt.Fprintln(p.stderr, err)
+			fmt.Fprintln(p.stderr, printable.Text(err.Error()))
 			return exit(exitTransport)
 		}
 	}

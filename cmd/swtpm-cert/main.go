@@ -13,6 +13,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca/certtool"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 func main() { daemon.Main("swtpm_cert", run) }
@@ -20,7 +21,7 @@ func main() { daemon.Main("swtpm_cert", run) }
 // run runs the program and ends early if ctx does: a password that is not written
 // or a token that does not answer would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &certtool.Program{Name: os.Args[0], Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now, Env: os.LookupEnv}
+	p := &certtool.Program{Name: os.Args[0], Stdout: printable.Writer(os.Stdout), Stderr: printable.Writer(os.Stderr), Now: time.Now, Env: os.LookupEnv}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(args) }()
 	select {
@@ -28,7 +29,7 @@ func run(ctx context.Context, args []string) error {
 		if err == nil {
 			return nil
 		}
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, printable.Text(err.Error()))
 		return &daemon.ExitError{Code: 1, Err: err, Silent: true}
 	case <-ctx.Done():
 		return &daemon.ExitError{Code: 1, Err: errors.New("interrupted")}

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -222,16 +223,16 @@ func save(p *program, t target, o *options) (err error) {
 	return nil
 }
 
+// maxBlob is more than any state blob has, in bytes.
+const maxBlob = 8 << 20
+
 // load hands the blob in a file to the TPM.
 func load(p *program, t target, o *options) error {
 	blob, ok := blobType(o.arg)
 	if !ok {
 		return p.unknownType(o.arg)
 	}
-	b, err := os.ReadFile(o.file)
-	if err == nil && len(b) > math.MaxUint32 {
-		err = errors.New("larger than any state blob")
-	}
+	b, err := infile.Read(o.file, maxBlob)
 	if err != nil {
 		return tool.Complain("Could not open file '%s' for reading: %s", o.file, tool.Strerror(err))
 	}
@@ -242,6 +243,6 @@ func load(p *program, t target, o *options) error {
 //
 // Compat: swtpm_ioctl ends this line, and only this one, without a newline.
 func (p *program) unknownType(s string) error {
-	fmt.Fprintf(p.stderr, "Unknown TPM state type '%s'", s)
+	fmt.Fprint(p.stderr, printable.Line(fmt.Sprintf("Unknown TPM state type '%s'", s)))
 	return tool.Complain("")
 }

@@ -49,7 +49,7 @@ type device struct {
 
 // openDevice opens the character device at path.
 func openDevice(path string) (target, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, tool.Complain("Unable to open device '%s'.", path)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/io/dial"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
@@ -56,7 +57,7 @@ func main() { daemon.Main("swtpm_ioctl", run) }
 // run runs the program and ends early if ctx does: reading stdin or waiting for
 // a reply would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &program{os.Args[0], os.Stdin, os.Stdout, os.Stderr}
+	p := &program{os.Args[0], os.Stdin, printable.Writer(os.Stdout), printable.Writer(os.Stderr)}
 	done := make(chan error, 1)
 	go func() { done <- p.run(ctx, args) }()
 	select {
@@ -74,7 +75,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 		return nil
 	}
 	if s := err.Error(); s != "" {
-		fmt.Fprintln(p.stderr, s)
+		fmt.Fprintln(p.stderr, printable.Text(s))
 	}
 	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
 }

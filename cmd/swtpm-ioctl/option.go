@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -74,7 +75,7 @@ func (o *options) choose(c *command, arg, file string) error {
 func (p *program) parse(args []string) (*options, error) {
 	o := &options{}
 	operands, err := tool.Parse(o.table(), args, func(err error) error {
-		fmt.Fprintf(p.stderr, "%s: %v\n", p.name, err)
+		fmt.Fprintln(p.stderr, printable.Line(fmt.Sprintf("%s: %v", p.name, err)))
 		return nil
 	})
 	switch {

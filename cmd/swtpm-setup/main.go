@@ -10,6 +10,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/setup"
 )
 
@@ -21,8 +22,8 @@ func run(ctx context.Context, args []string) error {
 	}
 	err := setup.Run(ctx, args, setup.Surroundings{
 		Name:     os.Args[0],
-		Stdout:   os.Stdout,
-		Stderr:   os.Stderr,
+		Stdout:   printable.Writer(os.Stdout),
+		Stderr:   printable.Writer(os.Stderr),
 		Terminal: setup.Terminal(os.Stderr),
 		Bindir:   bindir(),
 		Library: setup.Library{

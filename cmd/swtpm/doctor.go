@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
@@ -39,7 +40,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 		if *asJSON {
 			tell = printReportsJSON
 		}
-		if err := tell(os.Stdout, reports); err != nil {
+		if err := tell(printable.Writer(os.Stdout), reports); err != nil {
 			return err
 		}
 		for _, r := range reports {

@@ -18,6 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/keep"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -44,7 +45,7 @@ func run(ctx context.Context, args []string) error {
 	if _, _, ok := early.Launcher(); cfg.Daemon && !ok {
 		return errors.New("--daemon: the process was not forked")
 	}
-	fmt.Fprint(os.Stderr, cfg.Ignored)
+	fmt.Fprint(os.Stderr, printable.Text(cfg.Ignored))
 	return findHeritage(os.Getenv).live(ctx, cfg, origin{})
 }
 
@@ -94,7 +95,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	case cfg.PrintStates:
 		return printStates(os.Stdout, cfg, log)
 	case cfg.PrintProfiles:
-		return printProfiles(os.Stdout, engine)
+		return printProfiles(printable.Writer(os.Stdout), engine)
 	}
 	ends.logPorts(cfg, log)
 	warnings(cfg, systemd, log)
@@ -148,7 +149,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		if err := confineQuietly(cfg, s, ""); err != nil {
 			return err
 		}
-		return printInfo(os.Stdout, cfg, t)
+		return printInfo(printable.Writer(os.Stdout), cfg, t)
 	}
 	r := from.reloader(cfg, t, s)
 	j, err := join(ctx, cfg, ends, session, t, s)

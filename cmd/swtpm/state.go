@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -22,13 +21,13 @@ var stateVerbs = []verb{
 		what: "Tells what is there of a TPM, as far as that goes without its key."},
 	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
 		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong."},
-	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key|--accept-version-1 PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateRekey,
+	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key|--accept-version-1 PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRekey,
 		what: "Encrypts the state with another key, or none: all of it at once, or nothing."},
-	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, prepare: stateExport,
+	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateExport,
 		what: "Writes the state into one file, which must not be there yet."},
-	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, prepare: stateImport,
+	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateImport,
 		what: "Makes the TPM of an exported file, under the key that PROFILE or --key names."},
-	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateRollback,
+	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
 		what: "Exchanges the permanent state and the one before it, which a TPM with backup keeps."},
 }
 
@@ -79,8 +78,7 @@ func inspectState(w *which, asJSON bool) error {
 		return err
 	}
 	if !asJSON {
-		_, err := fmt.Print(r.Text())
-		return err
+		return say("%s", r.Text())
 	}
 	return printJSON(r)
 }
@@ -90,8 +88,7 @@ func printJSON(v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Println(string(b))
-	return err
+	return say("%s\n", b)
 }
 
 // printEKs prints public keys and certificates, each in PEM behind a line that says
@@ -110,7 +107,7 @@ func printEKs(w *which, asJSON bool) error {
 		return printJSON(keys)
 	}
 	for _, k := range keys {
-		if _, err := fmt.Printf("EK %s at %s, SHA-256 %s\n%s%s", k.Algorithm, k.Handle, k.Fingerprint, k.PublicKey, k.Certificate); err != nil {
+		if err := say("EK %s at %s, SHA-256 %s\n%s%s", k.Algorithm, k.Handle, k.Fingerprint, k.PublicKey, k.Certificate); err != nil {
 			return err
 		}
 	}
@@ -135,7 +132,7 @@ func verifyState(w *which) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Printf("%s: TPM %s: ok (%s)\n", w.where, s.Version(), strings.Join(names, ", "))
+	err = say("%s: TPM %s: ok (%s)\n", w.where, s.Version(), strings.Join(names, ", "))
 	return err
 }
 
@@ -187,10 +184,9 @@ func rekeyState(w *which, arg string, keepKey, version1 bool) error {
 		how = fmt.Sprintf("is encrypted with the %s, AES-%d", which, next.Bits())
 	}
 	if len(names) == 0 {
-		_, err := fmt.Printf("%s: TPM %s: the state %s already\n", w.where, s.Version(), how)
-		return err
+		return say("%s: TPM %s: the state %s already\n", w.where, s.Version(), how)
 	}
-	if _, err := fmt.Printf("%s: TPM %s: the state %s now (%s)\n", w.where, s.Version(), how, strings.Join(names, ", ")); err != nil {
+	if err := say("%s: TPM %s: the state %s now (%s)\n", w.where, s.Version(), how, strings.Join(names, ", ")); err != nil {
 		return err
 	}
 	if next != nil && w.key == nil {
@@ -220,14 +216,9 @@ func rollbackState(w *which, drop bool) error {
 	if err := s.Rollback(e, drop); err != nil {
 		return err
 	}
-	if _, err := fmt.Printf("%s: TPM %s: the state is the generation before; a second rollback undoes this\n", w.where, s.Version()); err != nil {
+	if err := say("%s: TPM %s: the state is the generation before; a second rollback undoes this\n", w.where, s.Version()); err != nil {
 		return err
 	}
 	warnf("what the TPM has done since is gone: keys and NV data that were made, counters that went up; a guest that sealed to them (BitLocker, LUKS) may ask for its recovery key")
 	return nil
-}
-
-// warnf tells what is no error.
-func warnf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "swtpm: "+format+"\n", args...)
 }

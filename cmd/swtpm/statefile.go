@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -108,7 +108,7 @@ func exportState(w *which, pf *passFlags, sealed, plain bool) (err error) {
 	if err := out.fill(b); err != nil {
 		return err
 	}
-	_, err = fmt.Printf("%s: TPM %s: exported to %s, %s (%s)\n", w.where, s.Version(), w.files[0], protection(a, pass), strings.Join(a.Kinds(), ", "))
+	err = say("%s: TPM %s: exported to %s, %s (%s)\n", w.where, s.Version(), w.files[0], protection(a, pass), strings.Join(a.Kinds(), ", "))
 	if err == nil && !a.Sealed && pass == nil {
 		warnf("%s holds the secrets of the TPM in the clear", w.files[0])
 	}
@@ -141,7 +141,7 @@ func importState(w *which, pf *passFlags, replace bool) error {
 		return err
 	}
 	defer pass.Close()
-	b, err := readArchive(w.files[0])
+	b, err := infile.Read(w.files[0], atrest.MaxArchive)
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func importState(w *which, pf *passFlags, replace bool) error {
 	if w.key != nil {
 		how = fmt.Sprintf("under the key, AES-%d", w.key.Bits())
 	}
-	_, err = fmt.Printf("%s: TPM %s: imported from %s, %s (%s)\n", w.where, s.Version(), w.files[0], how, strings.Join(a.Kinds(), ", "))
+	err = say("%s: TPM %s: imported from %s, %s (%s)\n", w.where, s.Version(), w.files[0], how, strings.Join(a.Kinds(), ", "))
 	return err
 }
 
@@ -181,30 +181,6 @@ func makeOwnStateDir(cfg *config.Config) error {
 		return fmt.Errorf("%s is not there yet; make it, for the user %q", dir, cfg.Sandbox.User)
 	}
 	return makeStateDir(cfg)
-}
-
-// readArchive reads a file that may be an archive.
-func readArchive(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a fifo would keep us here
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, err
-	case !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, atrest.MaxArchive+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > atrest.MaxArchive {
-		return nil, fmt.Errorf("%s: more than %d bytes, which no archive of a TPM has", path, atrest.MaxArchive)
-	}
-	return b, nil
 }
 
 // newFile is a file that a verb makes, for its owner only. It is made before the

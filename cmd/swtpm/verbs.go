@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // action is what a verb does once its flags are read; args are its operands.
@@ -27,6 +28,7 @@ type verb struct {
 	operand  string // what each operand is: PROFILE, FILE, DIR, …; "" without operands
 	least    int    // how many operands there are
 	most     int    // at most, -1 for any number
+	finishes bool   // a signal does not end it at once: it serves, or changes something
 
 	// prepare declares the flags and returns what is done with them. An
 	// argument's kind is the word in backquotes in its usage, as in "write to `FILE`".
@@ -38,7 +40,7 @@ type verb struct {
 // verbTable are our verbs.
 func verbTable() []verb {
 	return []verb{
-		{name: "run", synopsis: "run [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: runProfile,
+		{name: "run", synopsis: "run [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, finishes: true, prepare: runProfile,
 			what: "Runs the TPM of a profile in the foreground; see swtpm.toml(5)."},
 		{name: "check", synopsis: "check PROFILE...", operand: "PROFILE", least: 1, most: -1, prepare: check,
 			what: "Looks for mistakes in profiles. Nothing is touched. Exit code 1 if there is one."},
@@ -105,6 +107,9 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 	if err != nil {
 		return misused(path, err)
 	}
+	if !v.finishes {
+		daemon.DefaultSignals()
+	}
 	return act(ctx, f.Args())
 }
 
@@ -154,7 +159,7 @@ func classicError(err error) error {
 			return &daemon.ExitError{Code: u.Code, Err: u, Silent: true}
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%s\n%s", u.Error(), u.Usage)
+	fmt.Fprintf(os.Stderr, "%s\n%s", printable.Line(u.Error()), printable.Text(u.Usage))
 	return &daemon.ExitError{Code: u.Code, Err: u, Silent: true}
 }
 
@@ -204,11 +209,13 @@ func check(*pflag.FlagSet) action {
 		bad := false
 		for _, name := range args {
 			if _, err := load(name, ""); err != nil {
-				fmt.Fprintln(os.Stderr, err)
+				fmt.Fprintln(os.Stderr, printable.Text(err.Error()))
 				bad = true
 				continue
 			}
-			fmt.Printf("%s: ok\n", name)
+			if err := say("%s: ok\n", name); err != nil {
+				return err
+			}
 		}
 		if bad {
 			return &daemon.ExitError{Code: 1, Silent: true}
@@ -226,11 +233,9 @@ func show(f *pflag.FlagSet) action {
 			return err
 		}
 		if *asJSON {
-			_, err = fmt.Println(strings.TrimRight(cfg.JSON(), "\n"))
-			return err
+			return say("%s\n", strings.TrimRight(cfg.JSON(), "\n"))
 		}
-		_, err = fmt.Print(cfg.TOML())
-		return err
+		return say("%s", cfg.TOML())
 	}
 }
 
@@ -244,8 +249,7 @@ func importClassic(*pflag.FlagSet) action {
 		if err != nil {
 			return classicError(err)
 		}
-		_, err = fmt.Print(profile)
-		return err
+		return say("%s", profile)
 	}
 }
 

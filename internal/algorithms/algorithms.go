@@ -7,11 +7,11 @@ package algorithms
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 // Source says where a profile comes from. One of its fields is set; FD counts if
@@ -56,19 +56,8 @@ func Read(s Source) (string, error) {
 }
 
 func readFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return "", err
-	}
-	if len(b) > maxFile {
-		return "", fmt.Errorf("%q is larger than %d bytes", path, maxFile)
-	}
-	return string(b), nil
+	b, err := infile.Read(path, maxFile)
+	return string(b), err
 }
 
 // readFD takes what one read gives and closes the descriptor.

@@ -3,9 +3,6 @@
 package conf
 
 import (
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -13,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 // maxSize is how large a configuration file may be; one has a few hundred bytes.
@@ -21,26 +20,9 @@ const maxSize = 1 << 20
 // File is the text of a configuration file.
 type File string
 
-// Read returns the text of the file at path, which is a regular file or
-// /dev/null. It does not wait for anybody.
+// Read returns the text of the file at path; see package infile.
 func Read(path string) (File, error) {
-	// Without O_NONBLOCK a fifo would keep us here.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	if !fi.Mode().IsRegular() && fi.Mode().Type() != os.ModeDevice|os.ModeCharDevice {
-		return "", &os.PathError{Op: "read", Path: path, Err: errors.New("not a regular file")}
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err == nil && len(b) > maxSize {
-		err = &os.PathError{Op: "read", Path: path, Err: fmt.Errorf("more than %d bytes, which is no configuration file", maxSize)}
-	}
+	b, err := infile.Read(path, maxSize)
 	return File(b), err
 }
 

@@ -51,8 +51,8 @@ func TestRead(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		fifo:        "not a regular file",
-		dir:         "not a regular file",
-		"/dev/zero": "more than",
+		dir:         "is a directory",
+		"/dev/zero": "not a regular file",
 		dir + "/no": "no such file",
 	} {
 		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), want) {

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // UsageError is a command line that swtpm refuses.
@@ -47,8 +49,20 @@ type ProfileError struct {
 	Text string // what is wrong, and what to write instead
 }
 
-// Error returns FILE:LINE:COL: [table] key: what is wrong.
+// maxError is where a ProfileError is cut off, in bytes: a key may have any length.
+const maxError = 1000
+
+// Error returns FILE:LINE:COL: [table] key: what is wrong. It is one line without
+// control characters.
 func (e *ProfileError) Error() string {
+	s := e.text()
+	if len(s) > maxError {
+		s = s[:maxError] + " ..."
+	}
+	return printable.Line(s)
+}
+
+func (e *ProfileError) text() string {
 	var b strings.Builder
 	b.WriteString(e.File)
 	if e.Line > 0 {

@@ -3,25 +3,28 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 // maxProfile is more than any profile needs, in bytes.
-const maxProfile = 1 << 20
+const maxProfile = 64 << 10
+
+// maxFaults is how many mistakes of a profile are told.
+const maxFaults = 50
 
 // LoadProfile reads one profile. Instance is what %i stands for; if it is empty,
 // the name of the file without .toml. Relative paths are seen from the directory
 // of the file. Nothing else is opened, nothing is created.
 //
 // The error has a *ProfileError for each mistake, one line each, in the order of
-// the file.
+// the file, and one for those beyond maxFaults.
 func LoadProfile(file, instance string) (*Config, error) {
 	src, err := ReadProfile(file)
 	if err != nil {
@@ -47,17 +50,9 @@ func ParseProfile(file, text, instance string) (*Config, error) {
 
 // ReadProfile returns the text of a profile.
 func ReadProfile(file string) (string, error) {
-	f, err := os.Open(file)
+	src, err := infile.Read(file, maxProfile)
 	if err != nil {
 		return "", fmt.Errorf("profile: %w", err)
-	}
-	defer f.Close()
-	src, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
-	if err != nil {
-		return "", fmt.Errorf("profile: %w", err)
-	}
-	if len(src) > maxProfile {
-		return "", fmt.Errorf("profile: %s: larger than %d bytes", file, maxProfile)
 	}
 	return string(src), nil
 }
@@ -75,6 +70,9 @@ type loader struct {
 
 // parseProfile makes a Config of src, the text of file.
 func parseProfile(file, src, dir, instance string) (*Config, error) {
+	if at, deep := tooDeep(src); deep {
+		return nil, &ProfileError{File: file, Line: at.line, Col: at.col, Text: fmt.Sprintf("nested more than %d times; a profile has tables of keys and nothing deeper", maxNesting)}
+	}
 	var tree map[string]any
 	if _, err := toml.Decode(src, &tree); err != nil {
 		return nil, syntaxError(file, src, err)
@@ -101,9 +99,13 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 		}
 		return a.Col - b.Col
 	})
-	errs := make([]error, len(p.errs))
+	var errs []error
 	for i, e := range p.errs {
-		errs[i] = e
+		if i == maxFaults {
+			errs = append(errs, &ProfileError{File: file, Text: fmt.Sprintf("and %d more mistakes", len(p.errs)-i)})
+			break
+		}
+		errs = append(errs, e)
 	}
 	return nil, errors.Join(errs...)
 }

@@ -5,7 +5,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
+
+// maxPolicy is more than any profile of AppArmor has, in bytes.
+const maxPolicy = 1 << 20
 
 // apparmor looks whether a profile of AppArmor that confines this program would
 // keep it from what the TPM's profile names. The kernel tells which one that is;
@@ -79,7 +84,7 @@ func (x *exam) policy(name, exe string) (p policy, file string) {
 			continue
 		}
 		p := newPolicy(func(path string) (string, error) {
-			b, err := os.ReadFile(filepath.Join(x.root, path))
+			b, err := infile.Read(filepath.Join(x.root, path), maxPolicy)
 			return string(b), err
 		})
 		if p.load(file, 0) == nil {

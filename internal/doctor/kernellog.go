@@ -3,12 +3,13 @@ package doctor
 import (
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 const (
@@ -64,7 +65,7 @@ func (x *exam) kernelMessages() (lines []string) {
 
 // auditLines returns the end of the audit log.
 func (x *exam) auditLines() []string {
-	f, err := os.Open(filepath.Join(x.root, "/var/log/audit/audit.log"))
+	f, _, err := infile.Open(filepath.Join(x.root, "/var/log/audit/audit.log"))
 	if err != nil {
 		return nil
 	}

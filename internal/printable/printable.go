@@ -62,6 +62,15 @@ func unprinted(r rune) bool {
 // end within a character; those of package fmt do not.
 func Writer(w io.Writer) io.Writer { return writer{w} }
 
+// Raw returns what a writer of this package passes text on to, for a script that has
+// control characters of its own; else w.
+func Raw(w io.Writer) io.Writer {
+	if p, ok := w.(writer); ok {
+		return p.w
+	}
+	return w
+}
+
 type writer struct{ w io.Writer }
 
 func (w writer) Write(b []byte) (int, error) {

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/ca/localca"
+	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
@@ -106,12 +107,15 @@ func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 		return nil, err
 	}
 	path := filepath.Join(t.dir, string(r.Type)+".cert")
-	cert, err := os.ReadFile(path)
+	cert, err := infile.Read(path, maxCertificate)
 	if err != nil {
 		return nil, tool.Complain("%s has left no certificate: %v", t.path, err)
 	}
 	return cert, os.Remove(path)
 }
+
+// maxCertificate is more than any certificate has, in bytes.
+const maxCertificate = 1 << 20
 
 // issueInside has the local CA issue the certificate in this process. Its messages
 // are those of the program.

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -43,7 +44,7 @@ func (m *messages) print(w io.Writer, format string, args ...any) {
 		m.before()
 	}
 	// Nobody can be told of a failure.
-	_, _ = fmt.Fprintf(w, format+"\n", args...)
+	_, _ = fmt.Fprintln(w, printable.Text(fmt.Sprintf(format, args...)))
 }
 
 func (m *messages) close() {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/conf"
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
@@ -63,7 +64,7 @@ func Run(ctx context.Context, args []string, s Surroundings) error {
 	switch bad, isGetopt := errors.AsType[tool.GetoptError](err); {
 	case err == nil || errors.Is(err, errTold):
 	case isGetopt:
-		fmt.Fprintf(s.Stderr, "%s: %v\n", s.Name, bad)
+		fmt.Fprintln(s.Stderr, printable.Line(fmt.Sprintf("%s: %v", s.Name, bad)))
 		p.usage()
 	default:
 		p.log.Errorf("%v", err)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/complete"
+	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // CompletionOption returns the option that asks for the completion script of a
@@ -24,7 +25,7 @@ func PrintCompletion(w io.Writer, shell string, options []Option, names ...strin
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprint(w, script)
+	_, err = fmt.Fprint(printable.Raw(w), script)
 	return err
 }
 

@@ -1,11 +1,10 @@
 package certtool
 
 import (
-	"io"
-	"os"
 	"slices"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -116,14 +115,9 @@ const maxPublicKey = 1 << 20
 
 // readPublicKey returns the key in the PEM file at path.
 func readPublicKey(path string) (cert.PublicKey, error) {
-	f, err := os.Open(path)
+	text, err := infile.Read(path, maxPublicKey)
 	if err != nil {
 		return cert.PublicKey{}, tool.Complain("Could not open file for EK public key: %s: %s", path, tool.Strerror(err))
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPublicKey))
-	if err != nil {
-		return cert.PublicKey{}, tool.Complain("Could not read EK public key from %s: %s", path, tool.Strerror(err))
 	}
 	key, err := cert.ParsePEM(text)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -139,7 +140,7 @@ func password(b *[]byte, env func(string) (string, bool)) setter {
 			}
 			*b = []byte(v)
 		case "file":
-			f, err := os.Open(rest)
+			f, _, err := infile.Open(rest)
 			if err != nil {
 				return tool.Complain("Could not open password file %s for reading: %s", rest, tool.Strerror(err))
 			}

@@ -1,12 +1,10 @@
 package issuer
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 // maxFile is how long a file with a key or a certificate may be, in bytes.
@@ -33,18 +31,14 @@ func openFile(s Source) (*Key, error) {
 // but its owner's and his group's. A group that may read it is worth a warning:
 // swtpm_localca makes such files.
 func readKeyFile(path string, warn func(string)) ([]byte, error) {
-	// A fifo must not keep us waiting, nor a terminal become ours.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	f, info, err := infile.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
 	switch {
-	case err != nil:
-		return nil, err
 	case !info.Mode().IsRegular():
-		return nil, errors.New("it is not a regular file")
+		return nil, infile.ErrType
 	case info.Size() > maxFile:
 		return nil, fmt.Errorf("it has %d bytes, a key has less", info.Size())
 	}

@@ -60,8 +60,8 @@ func TestHostileKeyFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		fifo:                       "it is not a regular file",
-		dir:                        "it is not a regular file",
+		fifo:                       "not a regular file",
+		dir:                        "is a directory",
 		huge:                       "it has 1099511627776 bytes, a key has less",
 		filepath.Join(dir, "none"): "no such file or directory",
 	} {

@@ -8,9 +8,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"io"
-	"os"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 // Source says where a signing key is and what opens it.
@@ -112,12 +112,7 @@ func Open(s Source) (*Key, error) {
 // Certificate returns the certificate in the PEM file at path. It is the first
 // one if there are several.
 func Certificate(path string) (*x509.Certificate, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	b, err := infile.Read(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
 )
 
 // pkcs11URI is what a pkcs11: URI says. What is "" or nil matches everything.
@@ -114,13 +115,16 @@ func (u *pkcs11URI) set(name, value string) error {
 	return nil
 }
 
+// maxPIN is more than any file with a PIN has, in bytes.
+const maxPIN = 4096
+
 // readPIN returns the PIN that the URI has, else password, else pin; "" for none.
 func (u *pkcs11URI) readPIN(password []byte, pin string) (string, error) {
 	switch {
 	case u.pin != nil:
 		return *u.pin, nil
 	case u.pinSource != "":
-		b, err := os.ReadFile(strings.TrimPrefix(strings.TrimPrefix(u.pinSource, "file:"), "//"))
+		b, err := infile.Read(strings.TrimPrefix(strings.TrimPrefix(u.pinSource, "file:"), "//"), maxPIN)
 		if err != nil {
 			return "", fmt.Errorf("pin-source of the URI: %w", err)
 		}

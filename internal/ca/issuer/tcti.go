@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/go-tpm/tpm2/transport"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultTCTI is the TPM of the machine, shared with others by the kernel.
@@ -30,7 +31,7 @@ func dialTPM(tcti string) (transport.TPMCloser, error) {
 		return nil, err
 	}
 	if network == "" {
-		f, err := os.OpenFile(address, os.O_RDWR, 0)
+		f, err := os.OpenFile(address, os.O_RDWR|unix.O_NOCTTY, 0)
 		if err != nil {
 			return nil, fmt.Errorf("TPM %q: %w", tcti, err)
 		}

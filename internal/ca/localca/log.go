@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -29,10 +30,14 @@ func (p *Program) openLog(path string) (*log, error) {
 }
 
 // Infof tells what has happened.
-func (l *log) Infof(format string, args ...any) { fmt.Fprintf(l.out, format+"\n", args...) }
+func (l *log) Infof(format string, args ...any) {
+	fmt.Fprintln(l.out, printable.Text(fmt.Sprintf(format, args...)))
+}
 
 // Errorf tells what is wrong.
-func (l *log) Errorf(format string, args ...any) { fmt.Fprintf(l.err, format+"\n", args...) }
+func (l *log) Errorf(format string, args ...any) {
+	fmt.Fprintln(l.err, printable.Text(fmt.Sprintf(format, args...)))
+}
 
 func (l *log) close() {
 	if l.file != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/certtool"
 	"github.com/swtpm-go/swtpm/internal/conf"
 	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
@@ -55,7 +56,7 @@ func (p *Program) Run(ctx context.Context, args []string) error {
 	o := &options{dir: ".", revocation: revocation{days: defaultListDays}}
 	table := o.table()
 	if _, err := tool.ParseLong(table, args); err != nil {
-		fmt.Fprintf(p.Stderr, "%s: %v\n", p.Name, err)
+		fmt.Fprintln(p.Stderr, printable.Text(fmt.Sprintf("%s: %v", p.Name, err)))
 		fmt.Fprint(p.Stdout, usageHead, tool.Usage(table), usageTail)
 		return err
 	}
@@ -68,7 +69,7 @@ func (p *Program) Run(ctx context.Context, args []string) error {
 	}
 	log, err := p.openLog(o.log)
 	if err != nil {
-		fmt.Fprintln(p.Stderr, err)
+		fmt.Fprintln(p.Stderr, printable.Text(err.Error()))
 		return err
 	}
 	defer log.close()

@@ -1,0 +1,93 @@
+package config
+
+import "strings"
+
+// maxNesting is how deep arrays, tables and dotted keys of a profile may be; one
+// needs two. The decoder's time grows with the cube of it, its memory with a
+// hundred times the size of the file.
+const maxNesting = 16
+
+// tooDeep returns the place in src where something is nested deeper than maxNesting;
+// ok is false if nothing is. src need not be TOML: the decoder says so afterwards.
+//
+// Source: TOML 1.0, of which it knows strings and comments, as they may have
+// brackets and dots in them.
+func tooDeep(src string) (at position, ok bool) {
+	s := nesting{src: src}
+	for s.pos < len(src) {
+		switch src[s.pos] {
+		case '#':
+			s.line()
+			continue
+		case '"', '\'':
+			s.text(src[s.pos])
+			continue
+		case '[', '{':
+			s.depth++
+		case ']', '}':
+			s.depth = max(s.depth-1, 0)
+		case '.':
+			s.dots++
+		case '=', ',':
+			s.dots = 0
+		case '\n':
+			s.dots = 0
+		}
+		if s.depth > maxNesting || s.dots > maxNesting {
+			before := src[:s.pos]
+			return position{strings.Count(before, "\n") + 1, s.pos - strings.LastIndexByte(before, '\n')}, true
+		}
+		s.pos++
+	}
+	return position{}, false
+}
+
+// nesting is how deep a profile is at pos.
+type nesting struct {
+	src         string
+	pos         int
+	depth, dots int
+}
+
+// line goes to the end of the line.
+func (s *nesting) line() {
+	if n := strings.IndexByte(s.src[s.pos:], '\n'); n >= 0 {
+		s.pos += n
+		return
+	}
+	s.pos = len(s.src)
+}
+
+// text goes behind the string that begins at pos with quote. One of several lines
+// may end in up to two quotes of its own. One that has no end, for which the decoder
+// stops, ends with its line.
+func (s *nesting) text(quote byte) {
+	three := strings.Repeat(string(quote), 3)
+	multiline := strings.HasPrefix(s.src[s.pos:], three)
+	if multiline {
+		s.pos += 3
+	} else {
+		s.pos++
+	}
+	for s.pos < len(s.src) {
+		switch c := s.src[s.pos]; {
+		case c == '\\' && quote == '"':
+			s.pos++
+		case multiline && strings.HasPrefix(s.src[s.pos:], three):
+			s.pos += 3
+			for range 2 {
+				if s.pos < len(s.src) && s.src[s.pos] == quote {
+					s.pos++
+				}
+			}
+			return
+		case !multiline && c == quote:
+			s.pos++
+			return
+		case !multiline && c == '\n':
+			return
+		}
+		s.pos++
+	}
+	s.pos = min(s.pos, len(s.src))
+}
