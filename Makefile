@@ -27,7 +27,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit record race pure lint fuzz newer libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
+.PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer trixie libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
 
 all: build
 
@@ -57,6 +57,15 @@ newer: build
 	sh test/newer/fetch.sh build/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v -run '^TestKeepUpgrade$$' ./test/e2e
+
+# The suite on Debian 13, in a root file system of its own; as root. $TRIXIE is what
+# runs there.
+TRIXIE ?= ./run && ./run stop && ./run test
+
+trixie:
+	@sh contrib/deps.sh trixie
+	sh test/trixie/root.sh build/trixie
+	sh test/trixie/run.sh build/trixie sh -c '$(TRIXIE)'
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build

@@ -12,11 +12,14 @@
 #   contrib/deps.sh deb           a Debian package
 #   contrib/deps.sh systemd       a container with systemd
 #   contrib/deps.sh debtest       the same for the Debian package, and what judges it
+#   contrib/deps.sh trixie        what makes a root file system of Debian 13
+#
+# With --list before the job the names of all its packages are printed instead.
 set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev libseccomp-dev'
 run="$build tpm2-tools libtss2-tcti-swtpm0"
-test="$run swtpm swtpm-tools strace groff-base openssl tshark zsh fish softhsm2 tpm2-openssl python3-prometheus-client"
+test="$run swtpm swtpm-tools swtpm-dev strace groff-base openssl tshark zsh fish softhsm2 tpm2-openssl python3-prometheus-client"
 libvirt="$test systemd bindfs libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils"
 guest="$build swtpm qemu-system-x86 qemu-utils xz-utils zstd"
 kernel="$build qemu-system-x86 xz-utils zstd mmdebstrap cpio"
@@ -25,6 +28,10 @@ policy='make apparmor checkpolicy semodule-utils policycoreutils selinux-policy-
 deb="$build dpkg-dev"
 systemd="$build systemd-container mmdebstrap qemu-system-x86"
 debtest="$systemd $deb lintian"
+trixie="$build mmdebstrap"
+
+list=
+[ "${1:-}" != --list ] || { list=yes && shift; }
 
 case ${1:-} in
 build) want=$build ;;
@@ -38,15 +45,20 @@ policy) want=$policy ;;
 deb) want=$deb ;;
 systemd) want=$systemd ;;
 debtest) want=$debtest ;;
+trixie) want=$trixie ;;
 *)
-	echo "usage: $0 build|run|test|libvirt|guest|kernel|units|policy|deb|systemd|debtest" >&2
+	echo "usage: $0 [--list] build|run|test|libvirt|guest|kernel|units|policy|deb|systemd|debtest|trixie" >&2
 	exit 2
 	;;
 esac
+[ -z "$list" ] || { echo "$want" && exit 0; }
+
+# Debian 13 has new names for some libraries: libtss2-tcti-swtpm0t64.
+installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
 
 missing=
 for p in $want; do
-	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
+	installed "$p" || installed "${p}t64" || missing="$missing $p"
 done
 [ -n "$missing" ] || exit 0
 
