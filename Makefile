@@ -181,6 +181,11 @@ fuzz:
 		done; \
 	done
 
+# Running emulators, for FUZZTIME with each version: make fuzzlive FUZZTIME=10m.
+fuzzlive:
+	@sh contrib/deps.sh build
+	SWTPM_FUZZLIVE=$(FUZZTIME) $(GO) test -count=1 -v -timeout 60m ./test/fuzzlive
+
 bench: build
 	@sh contrib/deps.sh test
 	$(GO) run ./internal/bench -ours bin/swtpm $(BENCHFLAGS)
