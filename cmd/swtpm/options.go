@@ -96,6 +96,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		RejectLocality4:  cfg.Locality.RejectLocality4,
 		AllowSetLocality: cfg.Locality.AllowSetLocality,
 		Incoming:         cfg.Migration.Incoming,
+		Locks:            cfg.State.Lock,
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
 		Record:           record,

@@ -58,6 +58,9 @@ type Options struct {
 	// must not wait. nil leaves it at the line of a failed INIT, by Error.
 	Event func(Event)
 
+	// Locks says that the storage lock excludes other processes; it may be off.
+	Locks bool
+
 	// Stored is told how long the engine waited until an item, as tpm.Blob
 	// names it, was stored, or could not be; nil if nobody measures.
 	Stored func(item string, took time.Duration, err error)
@@ -99,6 +102,7 @@ type TPM struct {
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
 	origin   string              // which state the engine was started with, in words
 	keeping  keeping             // what the Keeper is to have
+	guard    guard               // of the permanent state, after a migration
 	unstored error               // why the engine could not store something
 	moved    bool                // the path of the state led elsewhere when INIT looked last
 }
@@ -173,6 +177,8 @@ func (t *TPM) Close() error {
 	defer t.engine.Unlock()
 	t.leave()
 	t.powerOff("the process ends")
+	t.restoreState()
+	t.unwatchState()
 	if t.store == nil {
 		return nil
 	}

@@ -69,6 +69,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 	if err := t.lockForInit(); err != nil {
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
 	}
+	t.restoreState()
 	backup := t.opt.Backup && !t.pending[tpm.Permanent] // which is no cure for what came in
 	err := t.powerOn()
 	if err != nil && backup && isBadState(err) {
@@ -91,6 +92,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 // poweredOn is what follows when the engine has started.
 func (t *TPM) poweredOn() {
 	t.on.Store(true)
+	t.watchState()
 	t.keep()
 	t.admit()
 	t.event(PowerOn, t.origin)
@@ -237,6 +239,7 @@ func (t *TPM) powerOnBackup(first error) error {
 		}
 		return errors.Join(first, err)
 	}
+	t.unwatchState()
 	err := t.powerOn()
 	if err == nil {
 		t.opt.Note("the permanent state could not be used (%v); the previous one, from the backup, is in use now", first)

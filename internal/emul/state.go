@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -49,6 +50,7 @@ func (h host) StoreState(name string, payload []byte) (err error) {
 		h.t.unstored = err
 		return err
 	}
+	h.t.guardStored(name, payload)
 	h.t.stored.Store(time.Now().UnixNano())
 	return nil
 }
@@ -61,6 +63,9 @@ func (h host) DeleteState(name string) error {
 	giveBack, err := h.t.borrowStorage()
 	defer giveBack()
 	if err == nil {
+		if name == tpm.Permanent.Name() {
+			h.t.unwatchState()
+		}
 		err = h.t.store.Delete(name)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -84,8 +89,21 @@ func (t *TPM) StoreVolatile() error {
 		if err != nil {
 			return err
 		}
-		return t.store.Store(tpm.Volatile.Name(), p)
+		return t.storeVolatile(p)
 	})
+}
+
+// storeVolatile stores p. If that fails after the new item is in place, it is removed:
+// the client is told of the failure, and the next INIT must not resume from it.
+func (t *TPM) storeVolatile(p []byte) error {
+	name := tpm.Volatile.Name()
+	err := t.store.Store(name, p)
+	if errors.Is(err, nv.ErrUnsynced) {
+		if derr := t.store.Delete(name); derr != nil && !errors.Is(derr, nv.ErrUnsynced) && !errors.Is(derr, fs.ErrNotExist) {
+			t.opt.Error("volatile state that could not be synced is left behind: %v", derr)
+		}
+	}
+	return err
 }
 
 // State returns a state blob as it travels to another host; encrypted says that

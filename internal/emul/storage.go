@@ -21,6 +21,8 @@ func (t *TPM) ReleaseStorage() {
 	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
 		return
 	}
+	t.restoreState()
+	t.unwatchState()
 	t.note()
 	if err := t.store.Unlock(); err != nil {
 		t.opt.Error("could not release the storage lock: %v", err)
@@ -95,7 +97,9 @@ func (t *TPM) takeStorage(retries uint32) error {
 	}
 	t.retries.Store(0)
 	new := t.incoming || t.released
+	t.guard.due = t.guard.due || t.incoming && t.opt.Locks
 	t.incoming, t.released, t.left = false, false, nil
+	t.watchState()
 	t.admit()
 	if new {
 		t.keep()

@@ -17,6 +17,9 @@ var (
 	// ErrOwner means that a file belongs to a user whose files are not trusted.
 	ErrOwner = errors.New("unexpected owner")
 
+	// ErrUnsynced means that a new item is in place, and may not survive a power cut.
+	ErrUnsynced = errors.New("not synced")
+
 	// ErrMode means that the mode that was asked for cannot be set.
 	ErrMode = errors.New("mode refused")
 )

@@ -4,6 +4,7 @@
 package nv
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -162,6 +163,20 @@ func (s *Store) Store(item string, payload []byte) error {
 	}
 	s.sums[item] = sum
 	return nil
+}
+
+// Holds reports whether item is still payload. It reads the item if another process
+// may have changed it; one that cannot be read is not payload.
+func (s *Store) Holds(item string, payload []byte) bool {
+	s.mu.Lock()
+	same := s.sums[item] == sha256.Sum256(payload) && s.b.Unchanged(s.prefix+item)
+	s.mu.Unlock()
+	if same {
+		return true
+	}
+	p, err := s.Load(item)
+	defer seal.Wipe(p)
+	return err == nil && bytes.Equal(p, payload)
 }
 
 // Delete removes item. Its error is fs.ErrNotExist if there is none.

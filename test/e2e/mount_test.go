@@ -223,3 +223,45 @@ func underMask(t *testing.T, k keeping, state, mask string) *emulator {
 	e.await(t, e.data)
 	return e
 }
+
+// TestStoreVolatileUnsynced checks that no volatile state stays behind that could not be
+// synced: STORE_VOLATILE fails, and the next INIT does not resume.
+func TestStoreVolatileUnsynced(t *testing.T) {
+	needRoot(t, "the emulator lets nobody else trace it")
+	need(t, "strace", "strace")
+	t.Parallel()
+	for _, v := range both {
+		for _, k := range keepings {
+			for _, sync := range []int{1, 2} { // of the item, and of what names it
+				t.Run(fmt.Sprint(v, " ", k, " ", sync), func(t *testing.T) {
+					t.Parallel()
+					state := tempDir(t)
+					e := start(t, k.at(v, state, "--seccomp", "action=log"))
+					ch := e.power(t, v)
+					ch.define(t)
+					call := map[keeping]string{inDir: "fsync", inFile: "fdatasync"}[k]
+					temp := "TMP" + strings.TrimPrefix(strings.TrimSuffix(v.file(), "permall"), "tpm") + "volatilestate"
+					tr := attach(t, e, k, state, v, "-P", filepath.Join(state, temp), "-e", fmt.Sprintf("inject=%s:error=EIO:when=%d", call, sync))
+					err := e.control(t).StoreVolatile()
+					tr.detach(t)
+					if err == nil {
+						t.Fatal("STORE_VOLATILE is acknowledged")
+					}
+					e.kill(t)
+					next := start(t, k.at(v, state))
+					if err := next.control(t).Init(0); err != nil {
+						t.Fatalf("INIT: %v; log:\n%s", err, read(t, next.log))
+					}
+					ch = next.open(t, v)
+					if rsp, err := ch.transmit(map[version]string{v12: ticks12, v20: random20}[v]); err != nil || result(rsp) == 0 {
+						t.Errorf("the TPM has resumed: %x, %v", rsp, err)
+					}
+					ch.ok(t, ch.startup())
+					if n := ch.number(t); n != 1 {
+						t.Errorf("the number is %d, want 1", n)
+					}
+				})
+			}
+		}
+	}
+}

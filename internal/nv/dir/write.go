@@ -48,7 +48,7 @@ func (d *Dir) Store(name string, blob []byte) error {
 		return err
 	}
 	if err := d.syncDir(name); err != nil {
-		return fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err)
+		return nv.Of(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
 	}
 	// A rename changes the time of the file, so look again, but only at ours.
 	if now, err := d.stat(name); err == nil && now.Dev == st.Dev && now.Ino == st.Ino {
@@ -171,5 +171,8 @@ func (d *Dir) Delete(name string) error {
 	if err := d.unlink(name); err != nil {
 		return err
 	}
-	return d.syncDir(name)
+	if err := d.syncDir(name); err != nil {
+		return nv.Of(nv.ErrUnsynced, err)
+	}
+	return nil
 }

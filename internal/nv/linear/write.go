@@ -244,7 +244,7 @@ func (f *File) replace(old *header, next header) error {
 		return err
 	}
 	if err := f.sync(); err != nil {
-		err = fmt.Errorf("it is written, but may not survive a power cut: %w", err)
+		err = nv.Of(nv.ErrUnsynced, fmt.Errorf("it is written, but may not survive a power cut: %w", err))
 		f.o.Warn("%v", err)
 		return err
 	}

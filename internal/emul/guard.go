@@ -1,0 +1,112 @@
+package emul
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// guard protects the permanent state of a guest that has come over a directory which
+// both hosts share. The reference's head, as the source, writes at its end, or for its
+// next command, its old state over ours, although it has released the storage lock. So
+// for some seconds the state is compared with what was stored here, and stored again.
+//
+// Source: swtpm 0.11, TPM2_Shutdown at SHUTDOWN and SIGTERM after the lock was released.
+type guard struct {
+	due     bool   // the guest has come: the watch begins when the TPM is on
+	payload []byte // the permanent state as it has to be; nil while nothing is watched
+	timers  []*time.Timer
+	round   int // of the timers: one that was stopped too late is of an earlier round
+}
+
+// guardTimes are when the state is looked at, after the guest has come and the TPM is
+// on. After the last one there are no wake-ups.
+var guardTimes = []time.Duration{
+	100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond,
+	3 * time.Second, 5 * time.Second, 7 * time.Second, 10 * time.Second,
+}
+
+// watchState begins the watch if it is due and the TPM is on.
+func (t *TPM) watchState() {
+	g := &t.guard
+	if !g.due || !t.on.Load() || t.store == nil || t.released {
+		return
+	}
+	t.unwatchState()
+	p, err := t.store.Load(tpm.Permanent.Name())
+	if err != nil {
+		t.opt.Note("the permanent state is not watched: %v", err)
+		return
+	}
+	g.payload = p
+	t.startTimers()
+}
+
+// startTimers starts the timers of the watch, from the beginning.
+func (t *TPM) startTimers() {
+	t.stopTimers()
+	g := &t.guard
+	round := g.round
+	for i, d := range guardTimes {
+		last := i == len(guardTimes)-1
+		g.timers = append(g.timers, time.AfterFunc(d, func() { t.lookAtState(round, last) }))
+	}
+}
+
+func (t *TPM) stopTimers() {
+	g := &t.guard
+	for _, timer := range g.timers {
+		timer.Stop()
+	}
+	g.timers = nil
+	g.round++
+}
+
+// lookAtState is what a timer does.
+func (t *TPM) lookAtState(round int, last bool) {
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if round != t.guard.round {
+		return
+	}
+	if restored := t.restoreState(); last && !restored {
+		t.unwatchState()
+	}
+}
+
+// unwatchState ends the watch.
+func (t *TPM) unwatchState() {
+	t.stopTimers()
+	clear(t.guard.payload)
+	t.guard.payload, t.guard.due = nil, false
+}
+
+// guardStored notes what the engine has stored.
+func (t *TPM) guardStored(name string, payload []byte) {
+	if g := &t.guard; g.payload != nil && name == tpm.Permanent.Name() {
+		clear(g.payload)
+		g.payload = bytes.Clone(payload)
+	}
+}
+
+// restoreState stores the permanent state again if another process has changed it while
+// this one holds the storage lock, and reports whether it did. The watch then begins
+// anew. A process that has taken the lock since is left alone.
+func (t *TPM) restoreState() bool {
+	g := &t.guard
+	if g.payload == nil || t.store == nil || t.released || !t.store.Locked() {
+		return false
+	}
+	name := tpm.Permanent.Name()
+	if t.store.Holds(name, g.payload) {
+		return false
+	}
+	if err := t.store.Store(name, g.payload); err != nil {
+		t.opt.Error("permanent state overwritten by another process without the storage lock, and could not be stored again: %v", err)
+		return false
+	}
+	t.opt.Error("permanent state overwritten by another process without the storage lock; stored again: stop the source of the migration")
+	t.startTimers()
+	return true
+}

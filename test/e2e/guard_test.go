@@ -1,0 +1,179 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// overwrites are the ways of a source that does not look at the lock to put its old
+// state over the one of the host that the guest has come to.
+var overwrites = map[string]func(t *testing.T, path string, old []byte){
+	"rename": func(t *testing.T, path string, old []byte) {
+		write(t, path+".source", old)
+		must(t, os.Rename(path+".source", path))
+	},
+	"in place": func(t *testing.T, path string, old []byte) {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+		must(t, err)
+		_, err = f.Write(old)
+		must(t, err)
+		must(t, f.Close())
+	},
+	"removed": func(t *testing.T, path string, _ []byte) { must(t, os.Remove(path)) },
+	"garbage": func(t *testing.T, path string, _ []byte) { write(t, path, []byte("garbage")) },
+}
+
+const storedAgain = "permanent state overwritten by another process without the storage lock; stored again"
+
+// TestGuardAfterMigration checks that what this host has acknowledged after a guest has
+// come to it survives a source that stores its old state without the lock.
+func TestGuardAfterMigration(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		for how, overwrite := range overwrites {
+			for _, key := range [][]string{nil, encryptions["aes-256"]} {
+				t.Run(fmt.Sprint(v, " ", how, " key ", len(key)), func(t *testing.T) {
+					t.Parallel()
+					state := tempDir(t)
+					path := inDir.file(v, state)
+					src := start(t, setup{tpm: v, state: state, args: append(leaving, key...)})
+					g := moveIn(t, src, v)
+					dst := start(t, setup{tpm: v, state: state, args: append(arriving, key...)})
+					bags := src.pack(t, true)
+					old := []byte(read(t, path))
+					src.kill(t)
+					arrives(t, dst, bags)
+					if n := strings.Count(read(t, dst.log), storedAgain); n != 0 {
+						t.Errorf("overwritten %d times before anybody did", n)
+					}
+					for n := 1; n <= 2; n++ {
+						g.goesOn(t, dst, v)
+						overwrite(t, path, old)
+						if err := until(func() bool { return strings.Count(read(t, dst.log), storedAgain) == n }); err != nil {
+							t.Fatalf("not stored again: %v; log:\n%s", err, read(t, dst.log))
+						}
+					}
+					dst.kill(t)
+					g.isAt(t, state, v, key...)
+				})
+			}
+		}
+	}
+}
+
+// TestGuardAtEnd checks that a state which was overwritten is stored again before the
+// storage lock is given up: at the end, and at the next INIT.
+func TestGuardAtEnd(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"terminate", "INIT"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			state := tempDir(t)
+			path := inDir.file(v20, state)
+			src := start(t, setup{tpm: v20, state: state, args: leaving})
+			g := moveIn(t, src, v20)
+			dst := start(t, setup{tpm: v20, state: state, args: arriving})
+			bags := src.pack(t, true)
+			old := []byte(read(t, path))
+			src.kill(t)
+			arrives(t, dst, bags)
+			g.goesOn(t, dst, v20)
+			overwrites["rename"](t, path, old)
+			if end == "INIT" {
+				if n := dst.power(t, v20).number(t); n != g.number {
+					t.Errorf("the number is %d, want %d", n, g.number)
+				}
+			}
+			dst.terminate(t)
+			g.isAt(t, state, v20)
+		})
+	}
+}
+
+// TestGuardLeavesOwnerAlone checks that a process which has the lock legitimately is not
+// fought: what it stores after this host has released the lock stays.
+func TestGuardLeavesOwnerAlone(t *testing.T) {
+	t.Parallel()
+	state := tempDir(t)
+	src := start(t, setup{tpm: v20, state: state, args: leaving})
+	g := moveIn(t, src, v20)
+	dst := start(t, setup{tpm: v20, state: state, args: arriving})
+	bags := src.pack(t, true)
+	src.kill(t)
+	arrives(t, dst, bags)
+	g.goesOn(t, dst, v20)
+
+	third := start(t, setup{tpm: v20, state: state, args: arriving})
+	bags = dst.pack(t, true) // releases the lock
+	arrives(t, third, bags)
+	g.goesOn(t, third, v20)
+	g.goesOn(t, third, v20)
+	dst.terminate(t)
+	if log := read(t, dst.log) + read(t, third.log); strings.Contains(log, storedAgain) {
+		t.Errorf("two owners in turn:\n%s", log)
+	}
+	third.terminate(t)
+	g.isAt(t, state, v20)
+	if left, err := filepath.Glob(filepath.Join(state, "*TMP*")); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
+
+// TestGuardReference checks that what was acknowledged here survives the end of the
+// reference's newer release as the source, which stores its state without the lock.
+func TestGuardReference(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv("SWTPM_NEWER_LIBTPMS")
+	if dir == "" {
+		t.Skip("$SWTPM_NEWER_LIBTPMS is not set: run make newer")
+	}
+	loaders, _ := filepath.Glob(filepath.Join(dir, "root/usr/lib/*/ld-linux-*.so.*"))
+	if len(loaders) != 1 {
+		t.Fatalf("no dynamic loader below %s/root", dir)
+	}
+	libs := filepath.Dir(loaders[0])
+	for _, v := range both {
+		for _, end := range []string{"SIGTERM", "SHUTDOWN", "command"} {
+			t.Run(fmt.Sprint(v, " ", end), func(t *testing.T) {
+				t.Parallel()
+				state := tempDir(t)
+				src := start(t, setup{tpm: v, state: state, args: append([]string{"--seccomp", "action=none"}, leaving...),
+					wrap: []string{loaders[0], "--library-path", libs + ":" + filepath.Join(libs, "swtpm")}, program: filepath.Join(dir, "root/usr/bin/swtpm")})
+				g := moveIn(t, src, v)
+				dst := start(t, setup{tpm: v, state: state, args: arriving})
+				arrives(t, dst, src.pack(t, true))
+				g.goesOn(t, dst, v)
+				acknowledged := read(t, inDir.file(v, state))
+				switch end {
+				case "SIGTERM":
+					must(t, src.cmd.Process.Signal(unix.SIGTERM))
+					src.wait(t)
+				case "SHUTDOWN":
+					c := src.control(t)
+					_ = c.Shutdown()
+					_ = c.Close()
+					src.wait(t)
+				case "command":
+					ch := src.open(t, v)
+					_, _ = ch.transmit(map[version]string{v12: ticks12, v20: random20}[v])
+					_ = ch.Close()
+					src.kill(t)
+				}
+				overwritten := read(t, inDir.file(v, state)) != acknowledged
+				if overwritten {
+					if err := until(func() bool { return strings.Contains(read(t, dst.log), storedAgain) }); err != nil {
+						t.Fatalf("not stored again: %v; log:\n%s", err, read(t, dst.log))
+					}
+				}
+				t.Logf("overwritten by the source: %t; log: %s", overwritten, read(t, dst.log))
+				dst.kill(t)
+				g.isAt(t, state, v)
+			})
+		}
+	}
+}
