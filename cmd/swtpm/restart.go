@@ -149,6 +149,7 @@ func resume(ctx context.Context, h *heritage, t *emul.TPM, s *service) (bool, er
 	for told := false; ; told = true {
 		ok, err := t.Resume(h.changed)
 		if err == nil || ctx.Err() != nil {
+			h.kept = h.kept && (ok || err != nil) // else no TPM can be lost any more
 			return ok, err
 		}
 		if h.changed && !emul.IsTransient(err) {

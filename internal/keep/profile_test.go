@@ -2,6 +2,7 @@ package keep
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -75,5 +76,48 @@ func TestProfilesElsewhere(t *testing.T) {
 	m.b[0] ^= 0xff
 	if _, err := OpenProfiles(m.fd); err != errVersion {
 		t.Errorf("OpenProfiles of another version = %v", err)
+	}
+}
+
+// A memory that the first version of this program has made is read, byte by byte as
+// it wrote it: an upgrade must not lose a TPM. It had no profile area.
+func TestFirstVersion(t *testing.T) {
+	const size = 65536 + 2*(512<<10)
+	fd, err := unix.MemfdCreate("swtpm-state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, size)
+	put := func(at int, n uint64) { binary.NativeEndian.PutUint64(b[at:], n) }
+	put(0, 0x73777470_6d6b7031)
+	put(64, 3)      // cells: the locality
+	put(128+16, 77) // the device of the second listener's path
+	for i, text := range []string{"older", "newer"} {
+		slot := 65536 + i*(512<<10)
+		put(slot, uint64(7+i))
+		put(slot+8, uint64(len(text)))
+		copy(b[slot+16:], text)
+	}
+	if _, err := unix.Write(fd, b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		t.Fatal(err)
+	}
+	m, err := oldMemory(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	if got := string(bytes.Join(m.kept(), []byte(" "))); got != "newer older" || m.cells().Locality != 3 || m.socket(1)[0] != 77 {
+		t.Errorf("states %q, cells %+v, listener %v", got, *m.cells(), *m.socket(1))
+	}
+	p := &Profiles{m.b}
+	if last, ok := p.Last(); ok || p.Rejected("") != nil {
+		t.Errorf("it has the profile %q", last)
+	}
+	*p.length(0) = profileSize // damaged
+	if _, ok := p.Last(); ok {
+		t.Error("a profile that is longer than its area is read")
 	}
 }

@@ -173,6 +173,48 @@ func moved(t *testing.T, dir string) (mend func()) {
 	return func() { t.Helper(); rename(dir+".away", dir) }
 }
 
+// The same with the state in one file.
+func TestRestartSystemErrorsInFile(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, said string
+		harm       func(t *testing.T, file string) (mend func())
+	}{
+		{"locked", "locked by another process", func(t *testing.T, file string) func() {
+			f, err := os.OpenFile(file, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lock := unix.Flock_t{Type: unix.F_WRLCK}
+			if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+				t.Fatal(err)
+			}
+			return func() { _ = f.Close() }
+		}},
+		{"missing", "its permanent state is missing; mount the file system", moved},
+		{"no directory", "no such file or directory", func(t *testing.T, file string) func() { return moved(t, filepath.Dir(file)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := tempDir(t)
+			mkdir(t, filepath.Join(dir, "state"))
+			file := filepath.Join(dir, "state", "file")
+			k := newKeptIn(t, v20, false, dir, "--tpmstate", "backend-uri=file://"+file+",lock").power(t)
+			k.data.define(t)
+			check := k.fill(t)
+			k.end(t)
+			mend := c.harm(t, file)
+			k.fails(t, c.said)
+			mend()
+			k.start(t)
+			check()
+			if n := k.data.number(t); n != 1 {
+				t.Errorf("the number is %d, want 1", n)
+			}
+		})
+	}
+}
+
 // inject makes the system calls on the state of the next process fail.
 func inject(strace, fault string) func(t *testing.T, k *keptTPM, state string) func() {
 	return func(_ *testing.T, k *keptTPM, state string) func() {
@@ -200,6 +242,26 @@ func TestRestartDamagedState(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A damaged state of a TPM that is powered on at the start ends the start for good: the
+// clients learn that their TPM is gone.
+func TestRestartDamagedStateAtStart(t *testing.T) {
+	t.Parallel()
+	k, _, _ := newProfiled(t, "")
+	k.end(t)
+	file := filepath.Join(k.dir, "state", v20.file())
+	bad := []byte(read(t, file))
+	bad[len(bad)/2] ^= 1
+	write(t, file, bad)
+	if k.tryStart(t) {
+		t.Fatalf("it is ready; it said %s", k.out.String())
+	}
+	if code := k.wait(t); code != 1 {
+		t.Errorf("exit code %d, want 1; it said %s", code, k.out.String())
+	}
+	k.says(t, "the TPM starts anew")
+	k.says(t, "INIT failed")
 }
 
 // newProfiled is a kept TPM of a profile, which is on from its start; more is appended
@@ -296,6 +358,24 @@ func TestStartBadProfile(t *testing.T) {
 	if code := m.wait(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
+}
+
+// A service that finds the lock held at its first start is started again, too.
+func TestStartLocked(t *testing.T) {
+	t.Parallel()
+	k, profile, good := newProfiled(t, "")
+	second := strings.ReplaceAll(good, "unix:", "unix:second-")
+	other := strings.Replace(profile, "vm.toml", "other.toml", 1)
+	write(t, other, []byte(second))
+	m := newManager(t, "run", other)
+	if m.tryStart(t) {
+		t.Fatal("it is ready")
+	}
+	if code := m.wait(t); code != exitRetry || !strings.Contains(m.out.String(), "locked by another process") {
+		t.Errorf("exit code %d, want %d; it said %s", code, exitRetry, m.out.String())
+	}
+	k.end(t)
+	m.start(t)
 }
 
 // SIGTERM while the process waits for the state is an orderly end that keeps all.
