@@ -24,7 +24,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-func main() { daemon.Main("swtpm", run) }
+func main() { daemon.MainSignals("swtpm", early.Signals, run) }
 
 // run does what the first argument says: a verb of our own, or the interface of
 // the classic command line.

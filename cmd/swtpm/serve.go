@@ -212,6 +212,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 	if err := e.attach(j.data, j.ctrl); err != nil {
 		return err
 	}
+	createThreads(r != nil || m != nil || j.service.tell != nil || e.cuse != nil || j.cfg.Pcap.File != "" || j.cfg.Pcap.FD >= 0)
 	go j.data.Run()
 	go j.ctrl.Run()
 	if e.cuse != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/complete"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/early"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/printable"
 )
@@ -197,7 +198,7 @@ func runProfile(f *pflag.FlagSet) action {
 		path := h.profile.Path
 		return h.live(ctx, cfg, origin{
 			instance: name,
-			hangups:  daemon.CatchHangups(),
+			hangups:  daemon.CatchHangups(early.Signals),
 			path:     path,
 			again:    func() (*config.Config, error) { return config.LoadProfile(path, name) },
 		})

@@ -52,7 +52,12 @@ func (e *ExitError) Unwrap() error { return e.Err }
 // An error is told on stderr in one line, "name: error"; the exit code is that
 // of an ExitError in its chain, else 1. Without an error it is 0.
 func Main(name string, run func(ctx context.Context, args []string) error) {
-	os.Exit(status(name, run))
+	os.Exit(status(name, nil, run))
+}
+
+// MainSignals is Main for a program that gets signals its own way.
+func MainSignals(name string, s Signals, run func(ctx context.Context, args []string) error) {
+	os.Exit(status(name, s, run))
 }
 
 // DefaultSignals has SIGTERM and SIGINT end the process at once, as if there were no
@@ -60,10 +65,10 @@ func Main(name string, run func(ctx context.Context, args []string) error) {
 func DefaultSignals() { signal.Reset(unix.SIGTERM, unix.SIGINT) }
 
 // status runs the program and returns its exit code.
-func status(name string, run func(ctx context.Context, args []string) error) int {
+func status(name string, s Signals, run func(ctx context.Context, args []string) error) int {
 	unix.Umask(unix.Umask(0o077) &^ 0o700)
 	signal.Ignore(unix.SIGPIPE, unix.SIGXFSZ)
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	ctx, stop := untilEnd(s)
 	defer stop()
 
 	err := run(ctx, os.Args[1:])

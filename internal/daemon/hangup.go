@@ -13,25 +13,34 @@ import (
 // ever, though in order.
 type Hangups struct {
 	signals  chan os.Signal
-	terminal int // -1 if there is none
+	file     *os.File // has the signals; nil if the channel has them
+	terminal int      // -1 if there is none
 }
 
-// CatchHangups keeps SIGHUP from ending the process. A process that was started
+// CatchHangups keeps SIGHUP from ending the process; s may be nil. A process that was started
 // with the signal ignored, as by nohup(1), goes on ignoring its terminal.
-func CatchHangups() *Hangups {
+func CatchHangups(s Signals) *Hangups {
 	h := &Hangups{signals: make(chan os.Signal, 1), terminal: -1}
 	if !signal.Ignored(unix.SIGHUP) {
 		if fd, err := open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
 			h.terminal = fd
 		}
 	}
-	signal.Notify(h.signals, unix.SIGHUP)
+	if s != nil {
+		h.file = s(unix.SIGHUP)
+	}
+	if h.file == nil {
+		signal.Notify(h.signals, unix.SIGHUP)
+	}
 	return h
 }
 
 // Run calls reload for each signal, and gone once if it was the terminal's, until
 // ctx ends. A signal from before the call counts.
 func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
+	if h.file != nil {
+		go h.read()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,6 +52,13 @@ func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
 			}
 			reload()
 		}
+	}
+}
+
+// read passes the signals of the file on.
+func (h *Hangups) read() {
+	for next(h.file) {
+		h.signals <- unix.SIGHUP
 	}
 }
 

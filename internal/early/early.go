@@ -17,9 +17,11 @@ package early
 import "C"
 
 import (
+	"os"
+	"syscall"
 	"unsafe"
 
-	_ "github.com/swtpm-go/swtpm/internal/threads" // its pthread_create tells the constructor of the first thread
+	_ "github.com/swtpm-go/swtpm/internal/threads" // its pthread_create calls the constructor's hooks
 )
 
 // Launcher returns the end of the pipe to the launcher and a descriptor of /dev/null, if
@@ -37,4 +39,23 @@ func Daemon(args []string) bool {
 		defer C.free(unsafe.Pointer(argv[i]))
 	}
 	return bool(C.early_daemon(C.int(len(args)), &argv[0]))
+}
+
+// Serve says that clients are served from now on. Until then the process ends, with one
+// line, when a thread cannot be created; after that it tries until it can.
+func Serve() { C.early_serve() }
+
+// Signals returns a file that has 8 bytes to read after one of the signals came. The
+// signals have no other effect any more. It returns nil if there can be no such file.
+func Signals(signals ...syscall.Signal) *os.File {
+	fd := C.early_event()
+	if fd < 0 {
+		return nil
+	}
+	for _, s := range signals {
+		if C.early_catch(C.int(s), fd) != 0 {
+			return nil
+		}
+	}
+	return os.NewFile(uintptr(fd), "signals")
 }

@@ -3,8 +3,19 @@
 // Package early needs C: without it there is no launcher.
 package early
 
+import (
+	"os"
+	"syscall"
+)
+
 // Launcher reports that the process was not forked.
 func Launcher() (pipe, null int, ok bool) { return -1, -1, false }
 
 // Daemon reports false: no process is forked.
 func Daemon([]string) bool { return false }
+
+// Serve does nothing.
+func Serve() {}
+
+// Signals returns nil: package os/signal has to do.
+func Signals(...syscall.Signal) *os.File { return nil }

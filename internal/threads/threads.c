@@ -50,6 +50,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 void (*threads_first)(void);
+int (*threads_refused)(int tries);
 
 // The current round.
 static struct {
@@ -120,7 +121,7 @@ static void *begin(void *p)
 int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
 	struct thread *t;
-	int err;
+	int err, tries = 0;
 
 	pthread_once(&once, prepare);
 	if (!(t = claim()))
@@ -128,7 +129,9 @@ int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void 
 	t->run = run;
 	t->arg = arg;
 	atomic_fetch_add(&births, 1);
-	err = create(id, attr, begin, t);
+	do
+		err = create(id, attr, begin, t);
+	while (err == EAGAIN && threads_refused && threads_refused(tries++));
 	if (err)
 		atomic_store(&t->tid, 0);
 	return err;

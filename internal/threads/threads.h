@@ -30,3 +30,7 @@ int threads_filtered(struct threads_step *r);
 
 // threads_first is called before the first thread is made, unless it is NULL.
 extern void (*threads_first)(void);
+
+// threads_refused is called when the kernel refuses a thread, unless it is NULL, with the
+// number of such calls for this thread so far. If it returns 0, pthread_create fails.
+extern int (*threads_refused)(int tries);

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"runtime"
+	"sync"
+
+	"github.com/swtpm-go/swtpm/internal/early"
+)
+
+// createThreads makes the Go runtime create, now, the threads that it can ever need, so
+// that it creates none while clients are served: a limit that is reached later costs no
+// guest its TPM. helpers says that goroutines besides the servers look after systemd, the
+// metrics, a reload, a recording or a device.
+//
+// A goroutine needs a thread while it is in a system call or in C: those of the two
+// servers, and the helpers, which are there only for a moment and share two. Another one
+// runs what Go code there is, and one waits in the poller. The runtime has two threads of
+// its own. That makes six, or eight.
+func createThreads(helpers bool) {
+	if runtime.GOMAXPROCS(0) > 1 {
+		runtime.GOMAXPROCS(1)
+	}
+	n := 2
+	if helpers {
+		n += 2
+	}
+	create(n)
+	early.Serve()
+}
+
+// create makes the runtime have n threads that are free, besides that of the caller. A
+// goroutine that is bound to its thread keeps it from the others while it waits.
+func create(n int) {
+	var bound, done sync.WaitGroup
+	release := make(chan struct{})
+	bound.Add(n)
+	for range n {
+		done.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			bound.Done()
+			<-release
+		})
+	}
+	bound.Wait()
+	close(release)
+	done.Wait()
+}

@@ -1,0 +1,150 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// threads returns the threads of a process.
+func threads(t testing.TB, pid int) (ids []int) {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		id, err := strconv.Atoi(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// mostThreads is how many threads a TPM may have, whatever its clients do.
+const mostThreads = 6
+
+// No thread is created once clients are served, for any number of clients, commands that
+// take long, stores, state blobs and signals. A thread that was created and has ended
+// would have taken a number between two that this test's own process gets; so a limit
+// that allows no further thread shows it.
+func TestThreads(t *testing.T) {
+	t.Parallel()
+	for _, v := range []version{v12, v20} {
+		e := start(t, setup{tpm: v})
+		pid := e.cmd.Process.Pid
+		c := e.power(t, v)
+		before := threads(t, pid)
+		if len(before) > mostThreads {
+			t.Errorf("%v: %d threads, want at most %d", v, len(before), mostThreads)
+		}
+		burst(t, e, c)
+		for _, id := range threads(t, pid) {
+			if !slices.Contains(before, id) {
+				t.Errorf("%v: thread %d was created while clients were served", v, id)
+			}
+		}
+	}
+}
+
+// burst has clients of both channels, commands, stores and state blobs.
+func burst(t *testing.T, e *emulator, c *channel) {
+	t.Helper()
+	c.define(t)
+	for n := range 48 {
+		dial(t, e.data)
+		dial(t, e.ctrl)
+		if n%4 == 0 {
+			o := e.open(t, c.v)
+			o.alive(t)
+			if err := o.bump(uint64(n + 2)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x := e.control(t)
+		if _, err := x.Capability(); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.StoreVolatile(); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := x.State(tpm.Permanent, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A limit that leaves no room for a further thread is no reason to end once clients are
+// served: it may be reached at any time.
+func TestThreadLimit(t *testing.T) {
+	needRoot(t, "a user of its own, whose threads are counted")
+	for _, g := range []struct {
+		limit int
+		runs  bool
+	}{{3, false}, {mostThreads, true}} {
+		const user = "45679"
+		dir := tempDir(t)
+		state := filepath.Join(dir, "state")
+		mkdir(t, state)
+		for _, p := range []string{dir, state} {
+			if err := os.Chown(p, 45679, 45679); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctrl := filepath.Join(dir, "c")
+		p := startProcess(t, exec.Command("prlimit", fmt.Sprintf("--nproc=%d", g.limit),
+			"setpriv", "--reuid", user, "--regid", user, "--clear-groups",
+			ours("swtpm"), "socket", "--tpm2", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+ctrl,
+			"--server", "type=unixio,path="+filepath.Join(dir, "d"), "--flags", "startup-clear"))
+		if !g.runs {
+			if code := p.wait(t); code != 1 || strings.Count(p.out.String(), "\n") != 1 || !strings.Contains(p.out.String(), "create a thread: ") {
+				t.Errorf("limit %d: exit code %d, %q; want 1 and one line", g.limit, code, p.out.String())
+			}
+			continue
+		}
+		e := &emulator{process: p, dir: dir, data: filepath.Join(dir, "d"), ctrl: ctrl}
+		e.await(t, e.data)
+		c := e.open(t, v20)
+		burst(t, e, c)
+		if e.gone() {
+			t.Errorf("limit %d: the TPM has gone: %s", g.limit, p.out.String())
+		}
+		if err := unix.Kill(p.cmd.Process.Pid, unix.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.wait(t); code != 0 {
+			t.Errorf("limit %d: exit code %d: %s", g.limit, code, p.out.String())
+		}
+	}
+}
+
+// A resource limit that is too small gives one line that says which.
+func TestSmallLimits(t *testing.T) {
+	t.Parallel()
+	for option, want := range map[string]string{
+		"-v 600000": "RLIMIT_AS is 614400000 bytes, at least",
+		"-d 60000":  "RLIMIT_DATA is 61440000 bytes, at least",
+		"-n 10":     "RLIMIT_NOFILE is 10 descriptors, at least",
+	} {
+		dir := tempDir(t)
+		for _, word := range []string{"socket", "socket -d", "chardev", "run"} {
+			cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit %s; exec "$0" %s "$@"`, option, word), ours("swtpm"),
+				"--tpm2", "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path="+filepath.Join(dir, "c"))
+			code, _, stderr := runCmd(t, cmd)
+			if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, want) {
+				t.Errorf("%s %s: exit code %d, %q; want 1 and one line with %q", word, option, code, stderr, want)
+			}
+		}
+	}
+}
