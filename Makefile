@@ -229,7 +229,7 @@ install: build
 	install -d $(DESTDIR)$(DOCDIR)/examples
 	install -d $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
-	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf $(DESTDIR)$(DOCDIR)
+	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf contrib/systemd/one-user.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
 	install -d $(DESTDIR)$(PREFIX)/lib/swtpm
 	install -m 0644 examples/default.toml $(DESTDIR)$(PREFIX)/lib/swtpm

@@ -21,7 +21,9 @@ const hostileText = "\x1b[31m\x1b]0;owned\a\u009b2J\u202etxt\r\b\x7f\xff"
 // is no UTF-8.
 func cleanText(t *testing.T, what, out string) {
 	t.Helper()
-	bad := strings.IndexFunc(out, func(r rune) bool { return r != '\n' && (unicode.IsControl(r) || r == 0x202e || r == unicode.ReplacementChar) })
+	bad := strings.IndexFunc(out, func(r rune) bool {
+		return r != '\n' && (unicode.IsControl(r) || r == 0x202e || r == unicode.ReplacementChar)
+	})
 	if bad >= 0 {
 		t.Errorf("%s: %q has a control character", what, out[max(0, bad-100):min(len(out), bad+40)])
 	}

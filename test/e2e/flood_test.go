@@ -38,9 +38,9 @@ func TestLogFlood(t *testing.T) {
 	}
 	const n = 3000
 	for i := range n {
-		ask("\xde\xad" + string([]byte{byte(i >> 8), byte(i)}))             // unknown
+		ask("\xde\xad" + string([]byte{byte(i >> 8), byte(i)}))                 // unknown
 		ask("\x00\x00\x00\x0d\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00") // SET_STATEBLOB while the TPM is on
-		if half, err := net.Dial("unix", e.ctrl); err == nil { // the backlog may be full
+		if half, err := net.Dial("unix", e.ctrl); err == nil {                  // the backlog may be full
 			_, _ = half.Write([]byte("\x00\x00"))
 			_ = half.Close()
 		}

@@ -1,6 +1,7 @@
 package systemd_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -53,6 +54,35 @@ func TestSocketGroup(t *testing.T) {
 	ioctl(t, name, "-g")
 	if got := must(t, "stat", "--format=%U:%G %a", "/run/swtpm/"+name+"/ctrl.sock"); got != "swtpm:games 660\n" {
 		t.Errorf("the socket is %q, want swtpm:games 660", got)
+	}
+}
+
+// The drop-in for one user: who is in the instance's group reaches that TPM alone, and
+// who is in none reaches no TPM. The devices have a group that is not in the way.
+func TestSocketOneUser(t *testing.T) {
+	profile := strings.Replace(passed, "[interface]\nserver = \"systemd:data\"\n", "", 1)
+	name := instance(t, profile)
+	other := name + "2"
+	put(t, "/etc/swtpm/"+other+".toml", 0o644, profile)
+	t.Cleanup(func() { _, _ = in("systemctl", "stop", socket(other), service(other)) })
+	b, err := os.ReadFile("../../contrib/systemd/one-user.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, "systemd-sysusers", "--inline", "g "+name+" -", "g "+other+" -")
+	dropIn(t, socket(name), string(b))
+	dropIn(t, socket(other), string(b))
+	must(t, "systemctl", "start", socket(name), socket(other))
+	as := func(group, instance string) []string {
+		return []string{"setpriv", "--reuid=games", "--regid=games", "--groups=" + group, "--",
+			"swtpm_ioctl", "--unix", "/run/swtpm/" + instance + "/ctrl.sock", "-g"}
+	}
+	must(t, as(name, name)...)
+	must(t, as(other, other)...)
+	for _, c := range [][2]string{{name, other}, {other, name}, {"games", name}, {"swtpm-devices", name}, {"swtpm", name}} {
+		if out := fails(t, as(c[0], c[1])...); !strings.Contains(out, "Permission denied") {
+			t.Errorf("group %s at %s: %s", c[0], c[1], out)
+		}
 	}
 }
 

@@ -316,6 +316,9 @@ func TestUnitCUSE(t *testing.T) {
 	if got := run(t, "stat", "-c", "%a %G", "/dev/vtpm0"); got != "660 tss\n" {
 		t.Errorf("/dev/vtpm0 is %q, want 660 tss", got)
 	}
+	if got := run(t, "stat", "-c", "%a %G", "/dev/cuse"); got != "660 swtpm-devices\n" {
+		t.Errorf("/dev/cuse is %q, want 660 swtpm-devices", got)
+	}
 	run(t, "tpm2_getrandom", "-T", "device:/dev/vtpm0", "--hex", "8")
 	service(t, "stop", "vtpm0")
 	until(t, "the end of the device", func() bool { return !exists("/dev/vtpm0") })

@@ -78,6 +78,9 @@ func TestUnitContainer(t *testing.T) {
 		t.Errorf("%s is %q, want 660 tss", manager, got)
 	}
 	powerless(t, mainPID(t, "ct1"))
+	if got := run(t, "stat", "-c", "%a %G", "/dev/vtpmx"); got != "660 swtpm-devices\n" {
+		t.Errorf("/dev/vtpmx is %q, want 660 swtpm-devices", got)
+	}
 	service(t, "stop", "ct1")
 	until(t, "the end of the device", func() bool { return !exists(m[1]) && !exists(manager) })
 	service(t, "start", "ct1")
