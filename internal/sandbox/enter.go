@@ -152,7 +152,7 @@ func (p *Policy) judge(a *Active, loss threads.Loss, r threads.Result, abi int) 
 	}
 	if err := r.Capabilities.All(); err != nil {
 		a.keepsIt = true
-		a.lack(fmt.Errorf("the capabilities stay, a filter of the service refuses capset: %w; start as an ordinary user, as with --runas", err))
+		a.lack(fmt.Errorf("the capabilities stay, a filter of the service or a security policy refuses capset: %w; start as an ordinary user, as with --runas", err))
 	} else {
 		a.Keeps = loss.Keep
 	}

@@ -102,7 +102,7 @@ func TestRefusedByService(t *testing.T) {
 	needRoot(t)
 	for _, tt := range []struct{ calls, missing, confined string }{
 		{"prlimit64", "missing: <nil>", "confined: seccomp kill"},
-		{"capset", "missing: the capabilities stay, a filter of the service refuses capset: operation not permitted", "confined: seccomp kill"},
+		{"capset", "missing: the capabilities stay, a filter of the service or a security policy refuses capset: operation not permitted", "confined: seccomp kill"},
 		{"capset:prlimit64", "missing: the capabilities stay", "confined: seccomp kill"},
 		{"landlock_create_ruleset", "missing: no Landlock", "confined: seccomp kill, no Landlock"},
 		{"landlock_restrict_self", "missing: no Landlock", "confined: seccomp kill, no Landlock"},

@@ -161,7 +161,7 @@ static void answer(int sig, siginfo_t *info, void *context)
 }
 
 // missing sends the signal to the threads that have not got it, and returns how many
-// have not answered.
+// have not answered. It returns -1 if the signal is refused.
 static int missing(struct thread *me, unsigned round)
 {
 	int waiting = 0;
@@ -175,8 +175,11 @@ static int missing(struct thread *me, unsigned round)
 		if (tid == UNBORN || tid == t->asked)
 			continue;
 		t->asked = tid;
-		if (syscall(SYS_tgkill, getpid(), tid, SIGNAL) < 0)
-			t->asked = 0; // it has just ended, or may be asked again
+		if (syscall(SYS_tgkill, getpid(), tid, SIGNAL) == 0)
+			continue;
+		if (errno != ESRCH && errno != EAGAIN)
+			return -1;
+		t->asked = 0; // it has just ended, or too many signals wait: another try follows
 	}
 	return waiting;
 }
@@ -201,8 +204,11 @@ static int ask(void)
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	for (;;) {
 		unsigned born = atomic_load(&births), seen = atomic_load(&now.answers);
+		int waiting = missing(me, round);
 
-		if (missing(me, round) == 0 && atomic_load(&births) == born)
+		if (waiting < 0)
+			return errno;
+		if (waiting == 0 && atomic_load(&births) == born)
 			break;
 		clock_gettime(CLOCK_MONOTONIC, &t);
 		if (t.tv_sec - end.tv_sec > PATIENCE)
