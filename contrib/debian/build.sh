@@ -27,6 +27,8 @@ swtpm-go ($version) unstable; urgency=medium
  -- $maintainer  $(date -R -d "@$SOURCE_DATE_EPOCH")
 END
 chmod 0644 "$doc/changelog.gz" "$doc/changelog.Debian.gz"
+# What postinst may need must not be among the documents, which may be left out.
+install -D -m 0644 "$here/../apparmor/usr.bin.swtpm" "$root/usr/share/swtpm-go/usr.bin.swtpm"
 install -d "$root/usr/share/lintian/overrides"
 install -m 0644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/swtpm-go"
 find "$root/usr/share/man" -type f ! -name '*.gz' -exec gzip -9n {} +
