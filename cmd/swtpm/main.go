@@ -1,7 +1,6 @@
-// For how many processors the Go runtime starts is decided once: see package early.
+// The Go runtime starts for one processor, see package early, and stays with that.
 //
 //go:debug updatemaxprocs=0
-//go:debug containermaxprocs=0
 
 // Command swtpm emulates a TPM 1.2 or 2.0 for a virtual machine.
 package main

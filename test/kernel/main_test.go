@@ -114,7 +114,7 @@ func overlay(t *testing.T, dir, guest, run string) string {
 	archive := filepath.Join(t.TempDir(), "overlay")
 	for _, cmd := range []*exec.Cmd{
 		build,
-		exec.Command("sh", "-c", `cp -R "$1"/install/. "$2" && cp "$3"/modules/* "$2"/tests`, "sh", dir, top, guest),
+		exec.Command("sh", "-c", `cp -R "$1"/install/. "$2" && cp "$3"/modules/* "$2"/tests && mkdir -p "$1"/profiles && cp -R "$1"/profiles "$2"/tests`, "sh", dir, top, guest),
 		exec.Command("sh", "-c", `cd "$1" && find . -print0 | cpio --quiet -0 -o -H newc -R 0:0 >"$2"`, "sh", top, archive),
 	} {
 		if text, err := cmd.CombinedOutput(); err != nil {
