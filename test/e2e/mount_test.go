@@ -127,6 +127,62 @@ func (u unable) attach(t *testing.T, e *emulator, k keeping, state string) *trac
 	return attach(t, e, k, state, v20, args...)
 }
 
+// TestForeignMount checks that the TPM starts twice on file systems that give its files to
+// another user, as NFS with root_squash does, or that keep no modes; and that the doctor
+// and the verbs on a state at rest agree.
+func TestForeignMount(t *testing.T) {
+	needRoot(t, "to mount")
+	bindfs := need(t, "bindfs", "bindfs")
+	t.Parallel()
+	for name, options := range map[string][]string{
+		"owners": {"--create-for-user=65534", "--create-for-group=65534", "--chown-deny"},
+		"modes":  {"--chmod-deny", "--chown-deny"},
+	} {
+		for _, k := range keepings {
+			t.Run(fmt.Sprint(name, " ", k), func(t *testing.T) {
+				source, state := tempDir(t), tempDir(t)
+				must(t, os.Chmod(source, 0o777))
+				if out, err := exec.Command(bindfs, append(options, source, state)...).CombinedOutput(); err != nil {
+					t.Skipf("no FUSE here: %v: %s", err, out)
+				}
+				t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
+				// FUSE, unlike NFS, wants root's capabilities for files of another user. Root
+				// keeps them if there is such a file at the start.
+				write(t, filepath.Join(state, ".lock"), nil)
+				for n := range uint64(2) {
+					e := start(t, k.at(v20, state))
+					ch := e.power(t, v20)
+					if n == 0 {
+						ch.define(t)
+					} else if got := ch.number(t); got != 1 {
+						t.Errorf("the number is %d, want 1", got)
+					}
+					e.terminate(t)
+				}
+				place := "dir=" + state
+				if k == inFile {
+					place = "backend-uri=file://" + k.file(v20, state)
+				}
+				for _, args := range [][]string{
+					{"doctor", "--", "socket", "--tpm2", "--tpmstate", place, "--ctrl", "type=unixio,path=" + filepath.Join(source, "c")},
+					{"state", "verify", "--tpmstate", place},
+				} {
+					if out, err := exec.Command(ours("swtpm"), args...).CombinedOutput(); err != nil {
+						t.Errorf("%q: %v\n%s", args, err, out)
+					}
+				}
+				if name != "owners" {
+					return
+				}
+				var st unix.Stat_t
+				if err := unix.Stat(k.file(v20, state), &st); err != nil || st.Uid != nobody {
+					t.Errorf("the state belongs to user %d, %v: the test shows nothing", st.Uid, err)
+				}
+			})
+		}
+	}
+}
+
 // TestLinkedState checks that a state with a second name is refused with advice, and
 // that the advice helps.
 func TestLinkedState(t *testing.T) {

@@ -47,9 +47,10 @@ func (d *Dir) givesLinks(n uint64) bool {
 	return f.err == nil && f.links == n && f.links != 1
 }
 
-// chmod sets the mode of an open file. Where the file system refuses that, a mode that
-// nobody asked for is left out, with a warning.
-func (d *Dir) chmod(fd int, mode uint32) error {
+// chmod sets the mode of an open file; created says that this process has just created
+// it. Where the file system refuses that, a mode that nobody asked for is left out, with a
+// warning.
+func (d *Dir) chmod(fd int, mode uint32, created bool) error {
 	err := unix.Fchmod(fd, mode)
 	if err == nil || !nv.CannotChmod(err) {
 		return wrapMode(mode, err)
@@ -58,7 +59,7 @@ func (d *Dir) chmod(fd int, mode uint32) error {
 	switch serr := unix.Fstat(fd, &st); {
 	case serr == nil && st.Mode&0o7777 == mode:
 		return nil
-	case serr != nil || st.Uid != uint32(os.Geteuid()): // it may be for its owner to set
+	case serr != nil || !created && st.Uid != uint32(os.Geteuid()) && !d.givesOwner(st.Uid): // it is for its owner to set
 		return wrapMode(mode, err)
 	case d.o.ModeExplicit:
 		return nv.Of(nv.ErrMode, wrapMode(mode, err))

@@ -228,7 +228,7 @@ func (d *Dir) fixMode(fd int, st *unix.Stat_t) error {
 		return mayChmod(st, want)
 	}
 	if want != mode {
-		if err := d.chmod(fd, want); err != nil {
+		if err := d.chmod(fd, want, false); err != nil {
 			return err
 		}
 		if err := unix.Fstat(fd, st); err != nil {

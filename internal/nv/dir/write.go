@@ -80,7 +80,7 @@ func (d *Dir) fill(fd int, temp string, blob []byte, mode uint32, st *unix.Stat_
 	if err := d.adopt(fd, temp); err != nil {
 		return err
 	}
-	if err := d.chmod(fd, mode); err != nil {
+	if err := d.chmod(fd, mode, true); err != nil {
 		return fmt.Errorf("%q: %w", temp, err)
 	}
 	for b := blob; len(b) > 0; {
