@@ -200,7 +200,7 @@ func runProfile(f *pflag.FlagSet) action {
 			instance: name,
 			hangups:  daemon.CatchHangups(early.Signals),
 			path:     path,
-			again:    func() (*config.Config, error) { return config.LoadProfile(path, name) },
+			again:    func() (*config.Config, error) { return config.ReloadProfile(path, name) },
 		})
 	}
 }

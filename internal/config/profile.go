@@ -48,6 +48,15 @@ func ParseProfile(file, text, instance string) (*Config, error) {
 	return parseProfile(file, text, filepath.Dir(abs), instance)
 }
 
+// ReloadProfile is LoadProfile in a process that is confined and cannot ask the name
+// service for users any more.
+func ReloadProfile(file, instance string) (*Config, error) {
+	accounts.Lock()
+	accounts.confined = true
+	accounts.Unlock()
+	return LoadProfile(file, instance)
+}
+
 // ReadProfile returns the text of a profile.
 func ReadProfile(file string) (string, error) {
 	src, err := infile.Read(file, maxProfile)

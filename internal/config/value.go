@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"io/fs"
-	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -213,22 +212,6 @@ func (o owner) parse(s string) (int, error) {
 		return 0, fmt.Errorf("%s '%s' does not exist.", kind, s) //lint:ignore ST1005 the words of the reference
 	}
 	return id, nil
-}
-
-// lookupOwner returns the id of a user or group.
-func lookupOwner(name string, group bool) (int, error) {
-	if group {
-		g, err := user.LookupGroup(name)
-		if err != nil {
-			return 0, err
-		}
-		return strconv.Atoi(g.Gid)
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(u.Uid)
 }
 
 func (owner) fromTOML(v any) (string, bool) {

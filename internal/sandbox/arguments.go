@@ -1,10 +1,6 @@
 package sandbox
 
-import (
-	"slices"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 const (
 	// threadFlags are the flags without which clone makes a process, or a thread that
@@ -78,15 +74,4 @@ func refused() []Refusal {
 		list = append(list, Refusal{Call{name, "files of other kinds, modes and owners", nil}, unix.EPERM})
 	}
 	return list
-}
-
-// refuseNameService lets the name service fail instead of end the process. When a
-// reload looks up a user, libc asks nscd or systemd first, over a Unix socket, and may
-// want to load a module. It then reads /etc/passwd. Other sockets stay fatal.
-func (p *Policy) refuseNameService() {
-	p.Fatal = slices.DeleteFunc(p.Fatal, func(c Call) bool { return c.Name == "socket" || c.Name == "mmap" })
-	p.Fatal = append(p.Fatal, Call{"socket", "talks to other processes and hosts", []Check{differs(0, unix.AF_UNIX)}})
-	p.Refused = append(p.Refused,
-		Refusal{Call{"socket", "libc: asks nscd for a user when the profile is reloaded", []Check{equals(0, unix.AF_UNIX)}}, unix.EACCES},
-		Refusal{Call{"mmap", "libc: loads a module of the name service when the profile is reloaded", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}}, unix.EACCES})
 }

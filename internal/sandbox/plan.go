@@ -104,10 +104,9 @@ func (p *Policy) place(path string, access uint64, why string) {
 // reload adds what a reload takes. The log may begin anew next to the old one.
 func (p *Policy) reload(cfg *config.Config, profile string) {
 	p.Calls = append(p.Calls, Call{"pipe2", "libtpms's log goes through a pipe, if it did not before", nil})
-	p.refuseNameService()
 	p.place(filepath.Dir(profile), readFile|readDir, "the profile is read again, or the one in its place")
 	p.place("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log of nothing")
-	for _, file := range []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf"} {
+	for _, file := range []string{"/etc/passwd", "/etc/group"} {
 		p.place(file, readFile, "users whom the profile names")
 	}
 	if cfg.Log.File != "" && cfg.Log.File != "-" {

@@ -288,7 +288,6 @@ var ofOthers = []string{"gettimeofday", "time", "clock_getres", "clock_nanosleep
 
 // expected are calls that are refused and whose callers know what to do then.
 var expected = map[string]string{
-	"socket(0x1, ": "libc asks nscd for a user when a profile is reloaded",
 	"prctl(0x15, ": "each thread is asked for the filter where /proc cannot be read",
 	"number -1(":   "strace, of a call that is to fail",
 }
