@@ -50,6 +50,13 @@ func (b *buffer) String() string {
 // startProcess starts cmd and sees to it that it ends with the test.
 func startProcess(t testing.TB, cmd *exec.Cmd) *process {
 	t.Helper()
+	return startChanged(t, cmd, func(int) error { return nil })
+}
+
+// startChanged is startProcess with a call of change before anything waits for the
+// process, as a tracer has to.
+func startChanged(t testing.TB, cmd *exec.Cmd, change func(pid int) error) *process {
+	t.Helper()
 	p := &process{cmd: cmd, exited: make(chan struct{})}
 	if cmd.Stdout == nil {
 		cmd.Stdout = &p.out
@@ -61,11 +68,15 @@ func startProcess(t testing.TB, cmd *exec.Cmd) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	changed := change(cmd.Process.Pid)
 	go func() { _ = cmd.Wait(); close(p.exited) }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-p.exited
 	})
+	if changed != nil {
+		t.Fatal(changed)
+	}
 	return p
 }
 
