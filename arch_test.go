@@ -42,6 +42,7 @@ var arrows = map[string][]string{
 	"internal/sandbox":        {"internal/config", "internal/threads"},
 	"internal/early":          {"internal/threads"},
 	"internal/tool":           {"internal/complete", "internal/printable"},
+	"test/record":             {"internal/config", "internal/sandbox"},
 	"internal/redact":         {"internal/tpm"},
 	"internal/setup": {"internal/algorithms", "internal/ca", "internal/ca/inventory", "internal/ca/localca", "internal/conf", "internal/config",
 		"internal/daemon", "internal/emul", "internal/folder", "internal/io/ctrl/client", "internal/nv", "internal/nv/backend",

@@ -13,7 +13,7 @@ import (
 
 // recorder is the abstract socket of the test that records which system calls are
 // made behind the filter; the linker sets it. This build is for that test alone,
-// see test/e2e/record_test.go: the test decides about each call, instead of the filter,
+// see test/record: the test decides about each call, instead of the filter,
 // and a call that it has not seen yet waits until then.
 var recorder string
 

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/record"
 )
 
 // opening is a line of strace about a state file that is opened, or a filter that
@@ -74,7 +76,7 @@ func TestPrintInfoIsConfined(t *testing.T) {
 // which swtpm cuse has one of its own.
 func TestNoFilter(t *testing.T) {
 	t.Parallel()
-	if os.Getenv(recordVar) != "" {
+	if os.Getenv(record.Var) != "" {
 		t.Skip("a program that is recorded has another filter")
 	}
 	strace := need(t, "strace", "strace")

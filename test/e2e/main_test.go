@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/record"
 )
 
 // binVar is the environment variable that leads to the programs under test. If it
@@ -55,13 +57,11 @@ func buildAndRun(m *testing.M) (int, error) {
 		return 1, err
 	}
 	args := []string{"build", "-o", bin + "/"}
-	record, err := startRecorder()
+	recorder, err := record.Start()
 	if err != nil {
 		return 1, err
 	}
-	if record != nil {
-		args = append(args, record.buildFlags()...)
-	}
+	args = append(args, recorder.BuildFlags()...)
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
 		args = append(args, f)
 	}
@@ -77,10 +77,7 @@ func buildAndRun(m *testing.M) (int, error) {
 	}
 	os.Setenv(binVar, bin)
 	code := m.Run()
-	if record != nil {
-		return code, record.judge()
-	}
-	return code, nil
+	return code, recorder.Judge(true)
 }
 
 // ours returns the path of a program under test.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/record"
 )
 
 // rootVar names the directory that fetch.sh has filled, below which there is
@@ -60,10 +62,16 @@ func buildAndRun(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	bin = filepath.Join(dir, "swtpm")
-	if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/swtpm").CombinedOutput(); err != nil {
+	recorder, err := record.Start()
+	if err != nil {
+		return 1, err
+	}
+	args := append([]string{"build", "-o", bin}, recorder.BuildFlags()...)
+	if out, err := exec.Command("go", append(args, "../../cmd/swtpm")...).CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	return m.Run(), nil
+	code := m.Run()
+	return code, recorder.Judge(false)
 }
 
 // dial waits for a Unix socket.
