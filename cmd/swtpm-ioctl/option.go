@@ -120,13 +120,27 @@ func setRetries(o *options, s string) error {
 	return nil
 }
 
-// setInfoFlags takes a number as C writes them: 31, 0x1f or 037.
+// setInfoFlags takes a number as strtoull does: 31, 0x1f or 037, with blanks or a sign
+// before it, and an empty word as 0.
+//
+// Compat: -1 asks for everything.
 func setInfoFlags(o *options, s string) error {
-	n, err := strconv.ParseUint(s, 0, 64)
-	if err != nil || strings.ContainsAny(s, "_oObB") && !strings.HasPrefix(strings.ToLower(s), "0x") {
+	digits := strings.TrimLeft(s, " \t\n\v\f\r")
+	negative := strings.HasPrefix(digits, "-")
+	if negative || strings.HasPrefix(digits, "+") {
+		digits = digits[1:]
+	}
+	if s == "" {
+		digits = "0"
+	}
+	n, err := strconv.ParseUint(digits, 0, 64)
+	hex := strings.HasPrefix(strings.ToLower(digits), "0x")
+	if err != nil || strings.Contains(digits, "_") || strings.ContainsAny(digits, "oObB") && !hex {
 		return tool.Complain("Cannot parse info flags.")
 	}
-	o.number = n
+	if o.number = n; negative {
+		o.number = -n
+	}
 	return nil
 }
 
