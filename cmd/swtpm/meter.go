@@ -87,13 +87,16 @@ func (m *meter) tell(ctx context.Context, l *listen.Listener, t *emul.TPM, d *da
 
 // sample waits for nothing.
 func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sample {
-	tally := libtpms.Counted()
+	tally, status := libtpms.Counted(), t.Status()
 	s := &metrics.Sample{
 		Version:  daemon.Version,
 		Library:  libtpms.Version(),
 		TPM:      t.Version().String(),
 		Instance: m.instance,
-		On:       t.On(),
+		On:       status.On,
+		Waiting:  status.Waiting != "",
+		Waits:    status.Waits,
+		Refused:  status.Refused,
 		Started:  m.started,
 		Now:      time.Now(),
 		Commands: commandsOf(tally, t.Version()),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
@@ -100,6 +101,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
 		Record:           record,
+		FullWait:         fullWait(cfg.State),
 		Keep:             keeper(session),
 		Library:          libtpms.Version(),
 		Event:            s.event,
@@ -113,6 +115,17 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log, false) }
 	}
 	return o
+}
+
+// fullWait is how long a command waits for space on a full disk.
+func fullWait(s config.State) time.Duration {
+	switch {
+	case s.OnFull == "fail":
+		return 0
+	case s.WaitLimit == 0:
+		return emul.Forever
+	}
+	return s.WaitLimit
 }
 
 // makeStateDir makes the state directory if the profile says so.

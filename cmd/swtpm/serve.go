@@ -228,6 +228,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 	defer m.tell(j.ctx, e.metrics, j.tpm, j.data, j.ctrl)()
 	go r.run(j.ctx, func() { j.end(errors.New("the terminal has gone")) })
 	<-j.ctx.Done()
+	j.tpm.Ending()
 	j.service.stopping(context.Cause(j.ctx))
 	e.Close()
 	if e.cuse != nil {

@@ -31,6 +31,9 @@ var (
 		emul.InitFailed:      {ID: "d8d645a84d7a42729e04bf1d237c7d6f", Name: "init-failed"},
 		emul.StorageReleased: {ID: "9c61b280fb55488b8be0636b95026e46", Name: "storage-released"},
 		emul.StorageTaken:    {ID: "49405e59fa9840c6a9651f80431b139f", Name: "storage-taken"},
+		emul.StoreWaiting:    {ID: "2df62f11c0874871adfaf97ecc32ef70", Name: "store-waiting"},
+		emul.StoreFailed:     {ID: "b83d8986320a4febb05150632534788f", Name: "store-failed"},
+		emul.StoreResumed:    {ID: "c7a8c15e8fea4d95b9705795d51d3795", Name: "store-resumed"},
 	}
 )
 
@@ -60,7 +63,13 @@ type service struct {
 
 // event tells of an event in the life of the TPM.
 func (s *service) event(e emul.Event) {
-	s.log.Event(eventsOfTPM[e.Kind], e.Kind == emul.InitFailed, e.Cause, e.String())
+	switch {
+	case e.Again:
+	case e.Kind == emul.StoreResumed:
+		s.log.Notice(eventsOfTPM[e.Kind], e.Cause, e.String())
+	default:
+		s.log.Event(eventsOfTPM[e.Kind], isBad(e.Kind), e.Cause, e.String())
+	}
 	s.changed()
 }
 
@@ -72,6 +81,11 @@ func (s *service) rejected(why error) {
 	s.problem = errors.New(printable.Line(why.Error()))
 	s.log.Event(eventProfileRejected, true, s.problem.Error(),
 		fmt.Sprintf("cannot run with the present profile: %v; running with the previous one until the profile is corrected and the service restarted", s.problem))
+}
+
+// isBad reports whether an event is an error.
+func isBad(k emul.EventKind) bool {
+	return k == emul.InitFailed || k == emul.StoreWaiting || k == emul.StoreFailed
 }
 
 // serve is called before the TPM has clients; line may be called after it.
@@ -114,6 +128,9 @@ func status(v tpm.Version, s emul.Status, channels ...string) string {
 		power = "on"
 	}
 	parts := []string{fmt.Sprintf("TPM %s is %s", v, power)}
+	if s.Waiting != "" {
+		parts[0] += ", " + s.Waiting
+	}
 	for _, c := range channels {
 		if c != "" {
 			parts = append(parts, c)

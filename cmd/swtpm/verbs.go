@@ -287,6 +287,7 @@ var ours = []string{
 	"durable",             // an acknowledged change is on disk
 	"checksum",            // plain state files carry one
 	"tpmstate-durability", // --tpmstate durability=
+	"tpmstate-on-full",    // --tpmstate on-full=, wait-limit=
 	"pcap-redact",         // --pcap redact
 	"concurrent-clients",  // no client holds up another
 	"cancel",              // CANCEL_TPM_CMD reaches a running command

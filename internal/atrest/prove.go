@@ -109,6 +109,9 @@ func (h *host) Warn(string, ...any) {}
 // Keep has nothing to do: nobody runs commands here.
 func (h *host) Keep([]byte) {}
 
+// Recover has nothing to undo: no callback fails.
+func (h *host) Recover([]byte, tpm.Code) []byte { return nil }
+
 // LoadState, StoreState and DeleteState make host an emul.Host.
 func (h *host) LoadState(name string) ([]byte, error) {
 	p, ok := h.items[name]

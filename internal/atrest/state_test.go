@@ -57,6 +57,7 @@ func (e *engine) Choose(tpm.Version) error       { return nil }
 func (e *engine) Register(h emul.Host) error     { e.host = h; return nil }
 func (e *engine) Terminate()                     {}
 func (e *engine) Lock()                          { e.Mutex.Lock() }
+func (e *engine) TryLock() bool                  { return e.Mutex.TryLock() }
 func (e *engine) Unlock()                        { e.Mutex.Unlock() }
 func (e *engine) Process([]byte) ([]byte, error) { return make([]byte, 10), nil }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -132,6 +133,9 @@ func TestMessages(t *testing.T) {
 		{"--pcap ./a", "swtpm: Error parsing pcap options: Unknown option './a'; to name a path write file=./a"},
 		{"--flags a/b", "swtpm: Error parsing flags options: Unknown option 'a/b'"},
 		{"--tpmstate dir=s,durability=none", "swtpm: Unknown durability 'none'."},
+		{"--tpmstate dir=s,on-full=pause", "swtpm: Unknown on-full 'pause'."},
+		{"--tpmstate dir=s,wait-limit=90", "swtpm: Error parsing tpmstate options: invalid time span '90'; want 1s to 24h, as 90s or 2m30s, or none"},
+		{"--tpmstate dir=s,wait-limit=25h", "swtpm: Error parsing tpmstate options: invalid time span '25h'; want 1s to 24h, as 90s or 2m30s, or none"},
 		{"--key format=hex", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--key format=foo", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--key fd=-1", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
@@ -280,14 +284,17 @@ func TestClassic(t *testing.T) {
 		{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = unixAt("b") }},
 		{"--tpmstate dir=st", func(c *Config) { c.State.URI = "dir://st" }},
 		{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
-			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true}
+			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}
 		}},
 		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.URI, c.State.Relaxed = "dir://x", true }},
+		{"--tpmstate dir=x,on-full=fail", func(c *Config) { c.State.URI, c.State.OnFull = "dir://x", "fail" }},
+		{"--tpmstate dir=x,wait-limit=none", func(c *Config) { c.State.URI, c.State.WaitLimit = "dir://x", 0 }},
+		{"--tpmstate dir=x,on-full=wait,wait-limit=2m30s", func(c *Config) { c.State.URI, c.State.WaitLimit = "dir://x", 150*time.Second }},
 		{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
-			c.State = State{URI: "file://x", Mode: 0o600, ModeExplicit: true}
+			c.State = State{URI: "file://x", Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}
 		}},
 		{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
-			c.State = State{URI: "file://x", Mode: 0o640, Lock: true, Backup: true}
+			c.State = State{URI: "file://x", Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}
 		}},
 		{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.URI = "dir://y" }},
 		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.URI = "foo://x" }},
@@ -382,7 +389,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	env := func(name string) string { return map[string]string{"TPM_PATH": "/st", "POSIXLY_CORRECT": "1"}[name] }
 	c, err := Classic("socket", nil, env)
-	if err != nil || c.State != (State{URI: "dir:///st", Mode: 0o640, Lock: true}) {
+	if err != nil || c.State != (State{URI: "dir:///st", Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}) {
 		t.Errorf("TPM_PATH: %+v, %v", c, err)
 	}
 	c, err = Classic("socket", []string{"--tpmstate", "dir=x"}, env)

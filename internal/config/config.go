@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Config describes one TPM and how it is reached. Classic and LoadProfile make
@@ -136,7 +137,16 @@ type State struct {
 	Backup       bool        // keep the previous permanent state as .bak; not with a file
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
 	Create       bool        // make the directory if it is missing; only from a profile
+
+	OnFull    string        // "wait" or "fail": what a TPM command does when the disk is full
+	WaitLimit time.Duration // how long it waits at most; 0 for no limit
 }
+
+// DefaultWaitLimit is how long a TPM command waits for space on a full disk. Linux
+// gives up a command that may write after 120 s and cancels it; a little earlier, it
+// learns from the response why, and QEMU, which waits for the command when the guest
+// is reset, saved or migrated, is not held up for longer.
+const DefaultWaitLimit = 100 * time.Second
 
 // Service is how the TPM lives under systemd: [service].
 type Service struct {
@@ -266,7 +276,7 @@ func defaults() *Config {
 		TPM:       "1.2",
 		Interface: Interface{Type: "socket", Server: none},
 		Control:   Control{Listen: none},
-		State:     State{Mode: 0o640, Lock: true},
+		State:     State{Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit},
 		Migration: Migration{ReleaseLockOutgoing: true},
 		Profile:   AlgorithmProfile{FD: -1},
 		Log:       Log{FD: -1, Level: 1},

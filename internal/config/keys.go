@@ -152,6 +152,7 @@ func (e *Endpoint) keys(root *string) keys {
 }
 
 func (s *State) keys() keys {
+	waits := func() bool { return s.OnFull == "wait" }
 	isDir := func() bool { return strings.HasPrefix(s.URI, dirScheme) }
 	return keys{ // dir wins over backend-uri, and lock over the default of either
 		{name: "backend-uri", in: option, value: backendURI{s}, hint: `dir = "PATH" or file = "PATH"`},
@@ -163,6 +164,8 @@ func (s *State) keys() keys {
 		{name: "backup", value: truth{p: &s.Backup}},
 		{name: "fsync", value: truth{p: &s.Relaxed, not: true}},
 		{name: "durability", value: durability{&s.Relaxed}},
+		{name: "on-full", value: words{p: &s.OnFull, of: []string{"wait", "fail"}, unknown: "Unknown on-full '%s'."}},
+		{name: "wait-limit", value: duration{&s.WaitLimit}, when: waits, only: `with on-full = "wait"`},
 	}
 }
 

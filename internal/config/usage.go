@@ -25,6 +25,7 @@ const usageTPM = `The TPM:
   --tpm2                  a TPM 2.0; without it, a TPM 1.2
   --tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=OCTAL]
              [,lock][,fsync][,backup][,durability=full|relaxed]
+             [,on-full=wait|fail][,wait-limit=TIME|none]
                           where the state is kept; without it, in $TPM_PATH.
                           FILE: one image file or block device for all of it;
                           mode: permissions of the files (0640); lock: keep
@@ -32,7 +33,10 @@ const usageTPM = `The TPM:
                           the previous permanent state (not with FILE);
                           durability: full (the default) has
                           every change on disk before it is answered, as fsync
-                          asks for; relaxed leaves that to the kernel
+                          asks for; relaxed leaves that to the kernel;
+                          on-full: when the disk is full, a TPM command waits
+                          for space (wait, the default), at most wait-limit
+                          (100s), or gets an error at once (fail)
   --flags [not-need-init][,startup-clear|startup-state|startup-deactivated|
           startup-none][,disable-auto-shutdown]
                           power the TPM on at once; send it a Startup; never

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // value is one field as the options and the keys of a profile see it.
@@ -91,6 +92,39 @@ func (n number) toTOML() (any, bool) {
 	return *n.p, true
 }
 func (n number) want() string { return fmt.Sprintf("a whole number from %d to %d", n.min, 1<<31-1) }
+
+// duration is a time span as "90s" or "2m30s"; "none" is none at all, 0.
+type duration struct{ p *time.Duration }
+
+func (d duration) check(s string) error {
+	_, err := d.parse(s)
+	return err
+}
+
+func (duration) parse(s string) (time.Duration, error) {
+	if s == "none" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < time.Second || d > 24*time.Hour {
+		return 0, fmt.Errorf("invalid time span '%s'; want 1s to 24h, as 90s or 2m30s, or none", s)
+	}
+	return d, nil
+}
+
+func (d duration) set(s string) (err error) {
+	*d.p, err = d.parse(s)
+	return err
+}
+func (duration) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+func (duration) want() string                  { return `a time span from "1s" to "24h", or "none"` }
+
+func (d duration) toTOML() (any, bool) {
+	if *d.p == 0 {
+		return "none", true
+	}
+	return strconv.FormatFloat(d.p.Seconds(), 'f', -1, 64) + "s", true
+}
 
 // level is the log level: decimal, not negative; 0 counts as 1.
 type level struct{ p *int }

@@ -37,5 +37,13 @@ func (l *Log) Event(k EventKind, wrong bool, cause, line string) {
 	case l.to.Load().queue == nil:
 		return
 	}
+	l.event(level, k, cause, line)
+}
+
+// Notice writes an event to every log, as a warning: it ends what an earlier line has
+// reported.
+func (l *Log) Notice(k EventKind, cause, line string) { l.event(logrus.WarnLevel, k, cause, line) }
+
+func (l *Log) event(level logrus.Level, k EventKind, cause, line string) {
 	l.WithFields(logrus.Fields{messageID: k.ID, "event": k.Name, "cause": cause}).Log(level, line)
 }

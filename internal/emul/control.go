@@ -1,6 +1,7 @@
 package emul
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -13,6 +14,10 @@ func (t *TPM) whileOn(f func() error) error {
 	if !t.on.Load() {
 		return tpm.BadOrdinal
 	}
+	if err := t.settled(); err != nil {
+		return fmt.Errorf("%w: %w", err, tpm.Fail)
+	}
+	defer t.ours()()
 	return f()
 }
 
@@ -69,12 +74,26 @@ func (t *TPM) HashData(b []byte) error {
 // HashEnd ends the measurement.
 func (t *TPM) HashEnd() error { return t.whileOurs(t.engine.HashEnd) }
 
-// Cancel asks the command that runs to stop; it waits for nothing.
+// Cancel asks the command that runs to stop, also while it waits for the disk. It
+// waits for nothing itself.
 func (t *TPM) Cancel() error {
 	if !t.on.Load() {
 		return tpm.BadOrdinal
 	}
-	return t.engine.Cancel()
+	waits := t.waiting.why.Load() != nil
+	t.EndWait()
+	err := t.engine.Cancel()
+	if waits {
+		return nil // whatever the library says: a TPM 1.2 has no cancel
+	}
+	return err
+}
+
+// EndWait has the command that runs wait no longer for a full disk; it is refused then.
+// A later one waits again.
+func (t *TPM) EndWait() {
+	t.waiting.cancel.Store(t.engine.Commands())
+	t.wakeUp()
 }
 
 // Keys says which keys are configured.
@@ -115,8 +134,7 @@ func (t *TPM) setBufferSize(want uint32) {
 }
 
 // Info describes the TPM as JSON; flags are TPMLIB_INFO_* of libtpms.
-func (t *TPM) Info(flags uint64) (string, error) {
-	t.engine.Lock()
-	defer t.engine.Unlock()
-	return t.engine.Info(flags)
+func (t *TPM) Info(flags uint64) (s string, err error) {
+	t.aside(context.Background(), func() { s, err = t.engine.Info(flags) })
+	return s, err
 }

@@ -49,13 +49,18 @@ type Options struct {
 	// included; nil if nobody looks. It implies Slow.
 	Record Recorder
 
+	// FullWait is how long a client's command waits for space on a full disk; 0
+	// answers it with an error at once.
+	FullWait time.Duration
+
 	// Keep keeps the volatile state beyond this process; nil if nothing does.
 	// Library names the engine's version, for who finds a state of another.
 	Keep    Keeper
 	Library string
 
 	// Event is told of what happens, with the engine's lock held, so that it
-	// must not wait. nil leaves it at the line of a failed INIT, by Error.
+	// must not wait. nil leaves it at the lines of a failed INIT and of a state that
+	// cannot be stored, by Error.
 	Event func(Event)
 
 	// Locks says that the storage lock excludes other processes; it may be off.
@@ -91,6 +96,7 @@ type TPM struct {
 	sizes   atomic.Pointer[bufferSizes]
 	stored  atomic.Int64  // when the engine last stored something, in ns of Unix time; 0 for never
 	retries atomic.Uint32 // tries for the storage lock, 10 ms apart
+	waiting waiting
 
 	// Under the engine's lock.
 	store    *nv.Store           // nil until first needed
@@ -105,6 +111,10 @@ type TPM struct {
 	guard    guard               // of the permanent state, after a migration
 	unstored error               // why the engine could not store something
 	moved    bool                // the path of the state led elsewhere when INIT looked last
+
+	base       [sha256.Size]byte // of the permanent state that the engine's belongs to
+	undo       *undo             // what is to be undone before anything else; nil if nothing is
+	restarting bool              // the engine restarts to undo a command
 }
 
 // loadedAs is the outcome of loading one item.
@@ -137,12 +147,16 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	}
 	if o.Event == nil {
 		o.Event = func(e Event) {
-			if e.Kind == InitFailed {
-				o.Error("%s", e)
+			switch e.Kind {
+			case InitFailed, StoreWaiting, StoreFailed, StoreResumed:
+				if !e.Again {
+					o.Error("%s", e)
+				}
 			}
 		}
 	}
 	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming}
+	t.waiting.wake, t.waiting.aside = make(chan struct{}, 1), make(chan func())
 	if o.Incoming {
 		t.retries.Store(handOver)
 	}
@@ -173,7 +187,7 @@ func (t *TPM) Version() tpm.Version { return t.opt.Version }
 // Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the
 // state. The TPM cannot be used afterwards; the Keeper has what Resume needs.
 func (t *TPM) Close() error {
-	t.engine.Lock()
+	t.lockSoon()
 	defer t.engine.Unlock()
 	t.leave()
 	t.powerOff("the process ends")
@@ -190,11 +204,11 @@ func (t *TPM) Close() error {
 // Relog says that the log is another now: slow is as in Options, and apply is
 // called between two commands.
 func (t *TPM) Relog(slow bool, apply func()) {
-	t.engine.Lock()
-	defer t.engine.Unlock()
-	apply()
-	t.opt.Slow = slow
-	t.admit()
+	t.aside(context.Background(), func() {
+		apply()
+		t.opt.Slow = slow
+		t.admit()
+	})
 }
 
 // openStore opens the state if that has not been done yet.
@@ -221,5 +235,5 @@ func (t *TPM) openStore() error {
 // admit lets the engine serve plain commands by itself as long as nothing else
 // has to be looked at first.
 func (t *TPM) admit() {
-	t.engine.Admit(t.on.Load() && !t.released && !t.opt.Slow && t.opt.Record == nil)
+	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil)
 }

@@ -18,6 +18,8 @@ import (
 // Errors wrap the tpm.Result that the library gave.
 type Engine interface {
 	sync.Locker
+	// TryLock takes the lock if it is free.
+	TryLock() bool
 
 	// Choose picks the TPM version; it fails if the library lacks it.
 	Choose(v tpm.Version) error
@@ -116,6 +118,11 @@ type Host interface {
 	// Keep takes the volatile state, nil if there is none to be had; the bytes
 	// are not kept.
 	Keep(volatile []byte)
+	// Recover is called after a command, or a request, for which a callback
+	// has failed. It gets the volatile state from before and the code of the
+	// command before, may restart the engine, and returns the response to use
+	// instead of the engine's own one; nil leaves that. The bytes are not kept.
+	Recover(before []byte, last tpm.Code) (rsp []byte)
 	// Warn takes a line for the log.
 	Warn(format string, args ...any)
 }

@@ -7,6 +7,7 @@ import "github.com/swtpm-go/swtpm/internal/tpm"
 type Event struct {
 	Kind  EventKind
 	Cause string // in words, for a line
+	Again bool   // the same was reported a moment ago; a line would say nothing new
 }
 
 // EventKind says what has happened.
@@ -19,6 +20,9 @@ const (
 	InitFailed                       // Cause: why, and what to do
 	StorageReleased                  // the storage lock was given away; Cause: who wanted it
 	StorageTaken                     // it is ours again, or for the first time
+	StoreWaiting                     // a command waits for space on the disk; Cause: where, and what to do
+	StoreFailed                      // the state could not be stored; Cause: where, why, and what to do
+	StoreResumed                     // the disk has taken a state after StoreWaiting or StoreFailed
 )
 
 // String returns the line that tells of e.
@@ -32,12 +36,18 @@ func (e Event) String() string {
 		return "INIT failed: " + e.Cause
 	case StorageReleased:
 		return "the storage lock was given away: " + e.Cause
+	case StoreWaiting:
+		return "store waiting: " + e.Cause
+	case StoreFailed:
+		return "store failed: " + e.Cause
+	case StoreResumed:
+		return "store resumed: " + e.Cause
 	}
 	return "the storage lock is ours: " + e.Cause
 }
 
 // event tells of one.
-func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{k, cause}) }
+func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{Kind: k, Cause: cause}) }
 
 // whence says which state the engine is about to start with, as prove found it.
 func (t *TPM) whence() string {

@@ -2,6 +2,7 @@ package emul
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -46,6 +47,7 @@ func (t *TPM) executePrefixed(l tpm.Locality, cmd []byte) []byte {
 
 // process runs a command of our own making.
 func (t *TPM) process(cmd []byte) ([]byte, error) {
+	defer t.ours()()
 	if t.opt.Record != nil {
 		t.opt.Record.Command(cmd)
 	}
@@ -65,6 +67,12 @@ func (t *TPM) execute(cmd []byte) []byte {
 	h, ok := tpm.ParseHeader(cmd)
 	if !ok {
 		return t.refuse(tpm.BadParamSize, tpm.RCInsufficient)
+	}
+	switch err := t.settled(); {
+	case errors.Is(err, errDead):
+		return t.refuse(tpm.Fail, tpm.RCFailure)
+	case err != nil:
+		return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
 	}
 	if h.Code == tpm.VendorSetLocality {
 		t.engine.SetLastCode(h.Code)

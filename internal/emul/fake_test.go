@@ -1,6 +1,7 @@
 package emul
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ type engine struct {
 	cached     map[tpm.Blob]bool
 	loads      []string // what Start loaded
 	volatile   []byte   // what Snapshot gives
+	commands   uint64
 }
 
 // write is a command whose effect is permanent.
@@ -114,7 +116,9 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 		e.t.Errorf("Process(%x) while off", cmd)
 	}
 	e.call("Process(%x)", cmd[2:])
+	e.commands++
 	h, _ := tpm.ParseHeader(cmd)
+	before, last := bytes.Clone(e.volatile), e.last
 	e.last = h.Code
 	if e.mute != nil {
 		return nil, e.mute
@@ -126,12 +130,15 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 	if r == 0 && (h.Code == write || h.Code == tpm.TPM2Shutdown) {
 		if err := e.host.StoreState("permall", append([]byte(nil), e.fresh...)); err != nil {
 			r = tpm.RCFailure
+			if rsp := e.host.Recover(before, last); rsp != nil {
+				return rsp, nil
+			}
 		}
 	}
 	return tpm.ErrorResponse(tpm.V20, r), nil
 }
 
-func (e *engine) Commands() uint64           { return 0 }
+func (e *engine) Commands() uint64           { return e.commands }
 func (e *engine) LastCode() tpm.Code         { e.locked("LastCode"); return e.last }
 func (e *engine) SetLastCode(c tpm.Code)     { e.locked("SetLastCode"); e.last = c }
 func (e *engine) SetLocality(l tpm.Locality) { e.locality = l }
@@ -195,13 +202,20 @@ type disk struct {
 	items  map[string][]byte
 	other  bool // another process has the lock
 	mine   bool
-	busy   int   // how often another process has it yet
-	tries  int   // how often Lock was called
-	broken error // what Store and Delete fail with
+	busy   int                       // how often another process has it yet
+	tries  int                       // how often Lock was called
+	broken error                     // what Store and Delete fail with
+	fault  func(stored func()) error // what Store fails with, which may store all the same
+	load   func() error              // what Load fails with
 	writes int
 }
 
 func (d *disk) Load(name string) ([]byte, error) {
+	if d.load != nil {
+		if err := d.load(); err != nil {
+			return nil, err
+		}
+	}
 	b, ok := d.items[name]
 	if !ok {
 		return nil, fs.ErrNotExist
@@ -212,6 +226,11 @@ func (d *disk) Load(name string) ([]byte, error) {
 func (d *disk) Store(name string, blob []byte) error {
 	if d.broken != nil {
 		return d.broken
+	}
+	if d.fault != nil {
+		if err := d.fault(func() { d.items[name] = append([]byte(nil), blob...) }); err != nil {
+			return err
+		}
 	}
 	d.writes++
 	d.items[name] = append([]byte(nil), blob...)
@@ -318,6 +337,13 @@ func (b *bench) run(t *testing.T, raw []byte) []byte {
 		t.Fatalf("Execute(%x): %v", raw, err)
 	}
 	return rsp
+}
+
+// callback calls f as the engine calls its host.
+func (b *bench) callback(f func(host) error) error {
+	b.e.Lock()
+	defer b.e.Unlock()
+	return f(host{b.TPM})
 }
 
 // header returns a command without parameters.

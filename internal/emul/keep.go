@@ -84,7 +84,7 @@ func (t *TPM) digest(p []byte) [sha256.Size]byte {
 
 // keepsNow reports whether a change of the TPM reaches the Keeper.
 func (t *TPM) keepsNow() bool {
-	return t.opt.Keep != nil && !t.keeping.left && t.keeping.unstored == nil
+	return t.opt.Keep != nil && !t.keeping.left && t.keeping.unstored == nil && t.undo == nil
 }
 
 // keep puts the TPM as it is now.
@@ -163,33 +163,26 @@ func (t *TPM) keptHeader() (h [keptSize]byte) {
 	return h
 }
 
-// storeKept stores an item. Of a new permanent state the Keeper has the volatile
-// one that belongs to it before the disk has it, and the old one until the next
-// change: whichever of the two a crash leaves on disk finds its own.
-func (t *TPM) storeKept(name string, p []byte) error {
+// announce gives the Keeper the volatile state that belongs to a new permanent state
+// before the disk has that, and the old one until the next change: whichever of the
+// two a crash leaves on disk finds its own. withdraw ends that if the permanent state
+// could not be stored; both stay until the TPM is as it was before.
+func (t *TPM) announce(name string, p []byte) (withdraw func(error)) {
 	if t.opt.Keep == nil || name != tpm.Permanent.Name() {
-		return t.store.Store(name, p)
-	}
-	if t.keeping.unstored != nil { // a second try would replace the snapshot from before the first
-		return t.keeping.unstored
+		return func(error) {}
 	}
 	old := t.keeping.permanent
 	t.keeping.permanent = sha256.Sum256(p)
 	if t.on.Load() {
 		t.keep()
 	}
-	err := t.store.Store(name, p)
-	if err != nil {
+	return func(err error) {
 		t.keeping.permanent = old
-		switch {
-		case t.keeping.leaving:
+		t.engine.KeepBehind(nil) // its header names the new one
+		if t.keeping.leaving {
 			t.keeping.unstored = err
-			t.engine.KeepBehind(nil)
-		case t.on.Load():
-			t.keep()
 		}
 	}
-	return err
 }
 
 // leave saves the TPM for the next process, after the TPM2_Shutdown that is due: a
@@ -340,7 +333,7 @@ func IsTransient(err error) bool {
 // startEngine starts the engine. With the state of a previous process it counts the
 // try, which may end this process.
 func (t *TPM) startEngine() error {
-	if t.keeping.resumed != nil {
+	if t.keeping.resumed != nil && !t.restarting {
 		t.opt.Keep.Cells().Resumes++
 	}
 	return t.engine.Start()

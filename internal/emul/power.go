@@ -19,8 +19,9 @@ import (
 // The state is locked before it is read and decoded completely before libtpms
 // sees it; what is there but cannot be read never becomes a new TPM.
 func (t *TPM) Init(deleteVolatile bool) error {
-	t.engine.Lock()
+	t.lockSoon()
 	defer t.engine.Unlock()
+	defer t.ours()()
 	err := t.init(deleteVolatile)
 	switch {
 	case err == nil:
@@ -253,7 +254,7 @@ func (t *TPM) powerOnBackup(first error) error {
 
 // Stop powers the TPM off. The storage lock is kept.
 func (t *TPM) Stop() error {
-	t.engine.Lock()
+	t.lockSoon()
 	defer t.engine.Unlock()
 	t.keeping.lost = false
 	t.powerOff("a client asked for it")
@@ -264,6 +265,7 @@ func (t *TPM) Stop() error {
 func (t *TPM) powerOff(cause string) {
 	t.autoShutdown()
 	was := t.on.Swap(false)
+	t.forgetUndo()
 	t.engine.Terminate()
 	t.keep()
 	if was {
@@ -280,6 +282,9 @@ func (t *TPM) powerOff(cause string) {
 func (t *TPM) autoShutdown() {
 	if t.opt.Version != tpm.V20 || !t.on.Load() || t.keeping.left || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
 		return
+	}
+	if t.settled() != nil {
+		return // and told so
 	}
 	giveBack, err := t.borrowStorage()
 	defer giveBack()
@@ -304,6 +309,9 @@ func (t *TPM) autoShutdown() {
 			return
 		case tpm.Result(h.Code) == tpm.RCInitialize:
 			return // was never started: nothing to save
+		case tpm.Result(h.Code) == tpm.RCNVUnavailable:
+			t.opt.Note("no TPM2_Shutdown before power-off: its effect could not be stored")
+			return
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package emul
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,6 +40,7 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 	}
 	t.loaded[b.Name()] = loadedAs{payload: p, err: err}
 	if b == tpm.Permanent {
+		t.base = sha256.Sum256(p)
 		t.keeping.permanent = t.digest(p)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package emul
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,59 +18,97 @@ import (
 type host struct{ t *TPM }
 
 func (h host) LoadState(name string) ([]byte, error) {
-	if l, ok := h.t.loaded[name]; ok {
+	t := h.t
+	if l, ok := t.loaded[name]; ok {
 		return l.payload, l.err
 	}
-	if err := h.t.openStore(); err != nil {
+	if err := t.openStore(); err != nil {
 		return nil, err
 	}
 	for _, b := range tpm.Blobs {
-		if b.Name() == name {
-			return h.t.load(b)
+		if b.Name() != name {
+			continue
 		}
+		p, err := t.load(b)
+		for n := 1; n < maxTries && err != nil && isSystem(err) && !errors.Is(err, fs.ErrNotExist); n++ {
+			t.pause(firstPause)
+			p, err = t.load(b)
+		}
+		if err != nil && isSystem(err) && !errors.Is(err, fs.ErrNotExist) {
+			t.opt.Error("could not load %s: %v", name, err)
+			t.mustUndo(nil)
+		}
+		return p, err
 	}
 	return nil, fs.ErrNotExist
 }
 
 func (h host) StoreState(name string, payload []byte) (err error) {
-	if tell := h.t.opt.Stored; tell != nil {
+	t := h.t
+	if measure := t.opt.Stored; measure != nil {
 		begun := time.Now()
-		defer func() { tell(name, time.Since(begun), err) }()
+		defer func() { measure(name, time.Since(begun), err) }()
 	}
-	if h.t.store == nil {
-		return errors.New("the state is not open")
+	permanent := name == tpm.Permanent.Name()
+	next := payload
+	if !permanent {
+		next = nil
 	}
-	h.t.drop(name)
-	giveBack, err := h.t.borrowStorage()
-	defer giveBack()
-	if err == nil {
-		err = h.t.storeKept(name, payload)
-	}
+	err = t.change(name, next, func() error {
+		withdraw := t.announce(name, payload)
+		err := t.persistently(func() error { return t.store.Store(name, payload) })
+		if err != nil {
+			withdraw(err)
+		}
+		return err
+	})
 	if err != nil {
-		h.t.opt.Error("could not store %s, the TPM is told so: %v", name, err)
-		h.t.unstored = err
+		t.unstored = err
 		return err
 	}
-	h.t.guardStored(name, payload)
-	h.t.stored.Store(time.Now().UnixNano())
+	if permanent {
+		t.base = sha256.Sum256(payload)
+	}
+	t.guardStored(name, payload)
+	t.stored.Store(time.Now().UnixNano())
 	return nil
 }
 
 func (h host) DeleteState(name string) error {
-	if h.t.store == nil {
+	t := h.t
+	return t.change(name, nil, func() error {
+		if name == tpm.Permanent.Name() {
+			t.unwatchState()
+		}
+		missing := error(nil)
+		err := t.persistently(func() error {
+			err := t.store.Delete(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				missing, err = err, nil
+			}
+			return err
+		})
+		return errors.Join(err, missing)
+	})
+}
+
+// change calls f, which changes an item, with the storage lock. If it fails the
+// engine is told so, and what the command has done must be undone; next is the
+// permanent state that was to be stored, nil if f changes something else.
+func (t *TPM) change(name string, next []byte, f func() error) error {
+	if t.store == nil {
 		return errors.New("the state is not open")
 	}
-	h.t.drop(name)
-	giveBack, err := h.t.borrowStorage()
+	t.drop(name)
+	giveBack, err := t.borrowStorage()
 	defer giveBack()
-	if err == nil {
-		if name == tpm.Permanent.Name() {
-			h.t.unwatchState()
-		}
-		err = h.t.store.Delete(name)
+	if err != nil {
+		t.opt.Error("could not change %s: %v", name, err)
+	} else {
+		err = f()
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		h.t.opt.Error("could not delete %s: %v", name, err)
+		t.mustUndo(next)
 	}
 	return err
 }

@@ -33,7 +33,7 @@ func TestStoreFails(t *testing.T) {
 	if b.snapshot() != before {
 		t.Error("the state has changed")
 	}
-	if all := strings.Join(*b.notes, "\n"); !strings.Contains(all, "could not store permall") {
+	if all := strings.Join(*b.notes, "\n"); !strings.Contains(all, "store failed: a fake: nv: store permall: disk full") {
 		t.Errorf("notes = %q, want why", all)
 	}
 	if err := b.StoreVolatile(); err == nil {
@@ -218,8 +218,10 @@ func TestReleasedStateIsNotWritten(t *testing.T) {
 		"GET_STATEBLOB":  func(b *bench) error { _, _, err := b.State(tpm.Volatile, true); return err },
 		"RESET":          func(b *bench) error { return b.ResetEstablished(3) },
 		"HASH_START":     func(b *bench) error { return b.HashStart() },
-		"a callback":     func(b *bench) error { return host{b.TPM}.StoreState("permall", b.e.fresh) },
-		"a deletion":     func(b *bench) error { return host{b.TPM}.DeleteState("permall") },
+		"a callback": func(b *bench) error {
+			return b.callback(func(h host) error { return h.StoreState("permall", b.e.fresh) })
+		},
+		"a deletion": func(b *bench) error { return b.callback(func(h host) error { return h.DeleteState("permall") }) },
 	} {
 		b := newBench(t, Options{}).on(t)
 		b.run(t, writing)
@@ -537,8 +539,10 @@ func TestOvertaken(t *testing.T) {
 		{"RESET_TPMESTABLISHED", true, func(b *bench) error { return b.ResetEstablished(3) }},
 		{"HASH_START", true, func(b *bench) error { return b.HashStart() }},
 		{"STORE_VOLATILE", true, func(b *bench) error { return b.StoreVolatile() }},
-		{"a callback", true, func(b *bench) error { return host{b.TPM}.StoreState("permall", b.e.fresh) }},
-		{"a deletion", true, func(b *bench) error { return host{b.TPM}.DeleteState("permall") }},
+		{"a callback", true, func(b *bench) error {
+			return b.callback(func(h host) error { return h.StoreState("permall", b.e.fresh) })
+		}},
+		{"a deletion", true, func(b *bench) error { return b.callback(func(h host) error { return h.DeleteState("permall") }) }},
 	}
 	for _, o := range []struct {
 		name string

@@ -26,7 +26,7 @@ func sample() *Sample {
 	now := time.Now()
 	return &Sample{
 		Version: "0.1.0", Library: "0.9.2", TPM: "2.0", Instance: "a\"b\\c\nd",
-		On: true, Started: now.Add(-90 * time.Second), Now: now,
+		On: true, Waiting: true, Waits: 4, Refused: 3, Started: now.Add(-90 * time.Second), Now: now,
 		Commands: []Command{{"TPM2_GetRandom", "0x17b", 0, 7}, {"TPM2_GetRandom", "0x17b", 0x101, 1}, {"", "unknown", 0x143, 2}, {"", "other", 0, 1}},
 		Latency:  h.Durations(),
 		Stores:   []Stores{{"permall", h.Durations(), 1}, {"volatilestate", NewHistogram().Durations(), 0}},
@@ -53,6 +53,9 @@ func TestText(t *testing.T) {
 		"swtpm_command_duration_seconds_count 5\n",
 		`swtpm_store_duration_seconds_count{item="permall"} 5` + "\n",
 		`swtpm_store_failures_total{item="permall"} 1` + "\n",
+		"swtpm_store_waiting 1\n",
+		"swtpm_store_waits_total 4\n",
+		"swtpm_commands_refused_total 3\n",
 		`swtpm_clients{channel="data"} 1` + "\n",
 		`swtpm_connections_total{channel="control"} 3` + "\n",
 	} {
@@ -94,6 +97,9 @@ swtpm_commands counter 4
 swtpm_command_duration_seconds histogram %d
 swtpm_store_duration_seconds histogram %d
 swtpm_store_failures counter 2
+swtpm_store_waiting gauge 1
+swtpm_store_waits counter 1
+swtpm_commands_refused counter 1
 swtpm_clients gauge 2
 swtpm_connections counter 2
 `, n, 2*n)

@@ -17,6 +17,9 @@ type Sample struct {
 	Instance string // of the profile; "" without one
 
 	On       bool
+	Waiting  bool // a command waits until its effect can be stored
+	Waits    uint64
+	Refused  uint64    // commands whose effect could not be stored
 	Started  time.Time // the process
 	Now      time.Time
 	Commands []Command
@@ -72,6 +75,12 @@ func (s *Sample) Text() []byte {
 	for _, i := range s.Stores {
 		w.sample("swtpm_store_failures_total", labels{"item", i.Item}, count(i.Failures))
 	}
+	w.family("swtpm_store_waiting", "gauge", "", "Whether a command waits for space on the disk.")
+	w.sample("swtpm_store_waiting", nil, map[bool]string{false: "0", true: "1"}[s.Waiting])
+	w.family("swtpm_store_waits", "counter", "", "Commands that had to wait for space on the disk.")
+	w.sample("swtpm_store_waits_total", nil, count(s.Waits))
+	w.family("swtpm_commands_refused", "counter", "", "Commands that were refused and undone because their effect could not be stored.")
+	w.sample("swtpm_commands_refused_total", nil, count(s.Refused))
 	w.family("swtpm_clients", "gauge", "", "Clients that are connected.")
 	for _, c := range s.Channels {
 		w.sample("swtpm_clients", labels{"channel", c.Name}, strconv.Itoa(c.Clients))

@@ -18,6 +18,10 @@ var (
 	// ErrLocked means that another process holds the lock.
 	ErrLocked = errors.New("locked by another process")
 
+	// ErrTooSmall means that the file or device of the state has no room for an
+	// item, however much space the file system has.
+	ErrTooSmall = errors.New("the file or device is too small")
+
 	// ErrDamaged means that an item cannot be one, whatever is in it.
 	ErrDamaged = errors.New("no state has this size")
 )

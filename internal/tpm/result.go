@@ -36,6 +36,10 @@ const (
 	RCInitialize   Result = 0x100
 	RCFailure      Result = 0x101
 	RCLocality     Result = 0x107
+
+	// RCNVUnavailable is a warning: the command needs the NV memory, which
+	// cannot be written now. The TPM is as if the command had not been sent.
+	RCNVUnavailable Result = 0x923
 )
 
 var resultNames = map[Result]string{
@@ -59,6 +63,7 @@ var resultNames = map[Result]string{
 	RCInitialize:    "TPM_RC_INITIALIZE",
 	RCFailure:       "TPM_RC_FAILURE",
 	RCLocality:      "TPM_RC_LOCALITY",
+	RCNVUnavailable: "TPM_RC_NV_UNAVAILABLE",
 }
 
 // Error names the result: "TPM_RESULT 0x9 (TPM_FAIL)".

@@ -65,56 +65,6 @@ func killLoop(t *testing.T, k keeping, v version, kills int) {
 	e.kill(t)
 }
 
-// A full disk is an error for the guest and nothing else: the old state stays,
-// and once there is room the TPM works again.
-func TestFullDisk(t *testing.T) {
-	needRoot(t, "it mounts a small tmpfs")
-	t.Parallel()
-	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) {
-			t.Parallel()
-			dir := tempDir(t)
-			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
-				t.Skipf("needs root with the right to mount: %v", err)
-			}
-			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-			e := start(t, setup{tpm: v, state: dir})
-			ch := e.power(t, v)
-			ch.define(t)
-			before := read(t, filepath.Join(dir, v.file()))
-
-			filler := filepath.Join(dir, "filler")
-			fill(t, filler)
-			if err := ch.bump(2); err == nil {
-				t.Error("a write that found no room was acknowledged")
-			}
-			if read(t, filepath.Join(dir, v.file())) != before {
-				t.Error("the old state has changed")
-			}
-			if read(t, e.log) == "" {
-				t.Error("the log says nothing")
-			}
-			if err := os.Remove(filler); err != nil {
-				t.Fatal(err)
-			}
-			ch = e.power(t, v) // libtpms is in failure mode until the next INIT
-			old := ch.number(t)
-			if old != 1 {
-				t.Errorf("the number is %d, want 1", old)
-			}
-			if err := ch.bump(2); err != nil {
-				t.Errorf("with room again: %v", err)
-			}
-			e.kill(t)
-			e = start(t, setup{tpm: v, state: dir})
-			if n := e.power(t, v).number(t); n != 2 {
-				t.Errorf("the number is %d, want 2", n)
-			}
-			e.kill(t)
-		})
-	}
-}
-
 // fill writes a file until there is no room for another byte.
 func fill(t *testing.T, path string) {
 	t.Helper()

@@ -14,7 +14,7 @@ import (
 )
 
 // The callbacks run on the thread that called into libtpms, with the lock held;
-// they must not call libtpms. libtpms carries no pointer for us, hence theEngine.
+// goRecover alone is called between two calls of libtpms. libtpms carries no pointer for us, hence theEngine.
 
 // goLoad gives libtpms a stored payload, in memory that libtpms frees. It never
 // answers success without data: the TPM 2.0 engine would then start from a file
@@ -65,6 +65,16 @@ func goDelete(name *C.char, mustExist C.TPM_BOOL) C.TPM_RESULT {
 //export goKeep
 func goKeep(data *C.uchar, n C.uint32_t) {
 	theEngine.host.Keep(unsafe.Slice((*byte)(unsafe.Pointer(data)), int(n)))
+}
+
+// goRecover lets the host undo a command for which a callback has failed. b is the
+// volatile state from before it. It returns the size of the response that it has put
+// into rsp, which has room for an error; 0 if the library's own one is right.
+//
+//export goRecover
+func goRecover(b *C.uchar, n C.uint32_t, last C.uint32_t, rsp *C.uchar) C.uint32_t {
+	r := theEngine.host.Recover(unsafe.Slice((*byte)(unsafe.Pointer(b)), int(n)), tpm.Code(last))
+	return C.uint32_t(copy(unsafe.Slice((*byte)(unsafe.Pointer(rsp)), C.ERROR_SIZE), r))
 }
 
 // fail keeps the cause of a failed callback for check and tells libtpms the

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <malloc.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -23,6 +24,13 @@ static struct cells *cells = &own_cells; // atomic in use; in memory that outliv
 static int keeping;                 // cells is such memory, and every change of the state goes to goKeep
 static unsigned char *kept;         // what goKeep has last got; malloc'ed, under lock
 static uint32_t keptlen;
+static unsigned char *before;       // what kept was before the command that runs, if it is another by now
+static uint32_t beforelen;
+static int inside;                  // a command or a request is in the library
+static int changed;                 // kept is older than the state; only without keeping
+static int refused;                 // a callback has failed
+static int log_fd = -1;             // of the library's own messages
+static uint32_t last_before;        // cells->last before the command that runs
 static unsigned char *slots[2];     // of keep/memory.go
 static uint64_t slotsize;
 enum { SLOT_HEADER = 16 };
@@ -50,7 +58,26 @@ void swtpm_lock(void)
 		;
 }
 
+int swtpm_trylock(void) { return sem_trywait(&lock) == 0; }
+
 void swtpm_unlock(void) { sem_post(&lock); }
+
+void swtpm_log_to(int fd)
+{
+	log_fd = fd;
+	TPMLIB_SetDebugFD(fd);
+}
+
+// refuse notes that a callback has failed. What the library then writes to the log,
+// the command among it, would come for each command on a full disk, and is wrong if
+// the command is undone. Nothing can be written to a descriptor with this number.
+static TPM_RESULT refuse(TPM_RESULT rc)
+{
+	refused = 1;
+	if (inside)
+		TPMLIB_SetDebugFD(INT_MAX);
+	return rc;
+}
 
 // Callbacks. libtpms wants malloc'ed memory from load and keeps nothing of what
 // it gives to store.
@@ -60,20 +87,29 @@ static TPM_RESULT on_nvram_init(void) { return TPM_SUCCESS; }
 
 static TPM_RESULT on_load(unsigned char **data, uint32_t *len, uint32_t number, const char *name)
 {
+	TPM_RESULT rc;
+
 	(void)number;
-	return goLoad(data, len, (char *)name);
+	rc = goLoad(data, len, (char *)name);
+	return rc == TPM_SUCCESS || rc == TPM_RETRY ? rc : refuse(rc);
 }
 
 static TPM_RESULT on_store(const unsigned char *data, uint32_t len, uint32_t number, const char *name)
 {
+	TPM_RESULT rc;
+
 	(void)number;
-	return goStore((unsigned char *)data, len, (char *)name);
+	rc = goStore((unsigned char *)data, len, (char *)name);
+	return rc == TPM_SUCCESS ? rc : refuse(rc);
 }
 
 static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
 {
+	TPM_RESULT rc;
+
 	(void)number;
-	return goDelete((char *)name, must_exist);
+	rc = goDelete((char *)name, must_exist);
+	return rc == TPM_SUCCESS ? rc : refuse(rc);
 }
 
 static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *l, uint32_t number)
@@ -168,13 +204,27 @@ static int put_slot(const unsigned char *b, uint32_t n)
 	return 1;
 }
 
+static void forget(unsigned char **b, uint32_t *n)
+{
+	if (*b != NULL)
+		explicit_bzero(*b, *n); // the TPM's secrets
+	free(*b);
+	*b = NULL;
+	*n = 0;
+}
+
+// forget_kept forgets what is older than the state. While a command runs, the state
+// from before it stays.
 static void forget_kept(void)
 {
-	if (kept != NULL)
-		explicit_bzero(kept, keptlen); // the TPM's secrets
-	free(kept);
-	kept = NULL;
-	keptlen = 0;
+	if (inside && before == NULL) {
+		before = kept;
+		beforelen = keptlen;
+		kept = NULL;
+		keptlen = 0;
+		return;
+	}
+	forget(&kept, &keptlen);
 }
 
 // swtpm_snapshot hands the volatile state to goKeep if it has changed since, or
@@ -200,24 +250,103 @@ void swtpm_snapshot(int always)
 		goKeep(b, n);
 }
 
+// remember notes the volatile state if that has changed, so that the next command can
+// be undone.
+static void remember(void)
+{
+	unsigned char *b = NULL;
+	uint32_t n = 0;
+
+	if (keeping || !powered || (!changed && kept != NULL))
+		return;
+	if (TPMLIB_VolatileAll_Store(&b, &n) != TPM_SUCCESS)
+		n = 0;
+	forget_kept();
+	kept = b;
+	keptlen = n;
+	changed = 0;
+}
+
+// swtpm_remember does so when there is time, after a response was sent; else the next
+// command has to.
+void swtpm_remember(void)
+{
+	if (keeping)
+		return;
+	swtpm_lock();
+	remember();
+	swtpm_unlock();
+}
+
+// enter comes before what may change the state.
+static void enter(void)
+{
+	remember();
+	refused = 0;
+	last_before = cell(&cells->last);
+	inside = 1;
+}
+
+// leave comes after it. If a callback has failed the library is in failure mode, and
+// the host may restart it. leave returns the size of the response to use instead of
+// the library's, 0 if that is right.
+static uint32_t leave(unsigned char rsp[ERROR_SIZE])
+{
+	unsigned char *b = before;
+	uint32_t n = beforelen, size = 0;
+
+	before = NULL;
+	beforelen = 0;
+	inside = 0;
+	changed = 1;
+	if (refused) {
+		refused = 0;
+		TPMLIB_SetDebugFD(log_fd);
+		size = b != NULL ? goRecover(b, n, last_before, rsp) : goRecover(kept, keptlen, last_before, rsp);
+	}
+	forget(&b, &n);
+	return size;
+}
+
+// answer replaces a response.
+static TPM_RESULT answer(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, const unsigned char *b, uint32_t n)
+{
+	if (*rsp == NULL || *rspcap < n) {
+		unsigned char *larger = realloc(*rsp, n);
+
+		if (larger == NULL)
+			return TPM_SIZE;
+		*rsp = larger;
+		*rspcap = n;
+	}
+	memcpy(*rsp, b, n);
+	*rsplen = n;
+	return TPM_SUCCESS;
+}
+
 // swtpm_run executes one command. The response buffer grows as libtpms needs it. What it
 // has changed is kept before anybody can see the response.
 TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len)
 {
 	TPM_RESULT rc;
 	uint64_t begun = swtpm_tally_begin();
+	unsigned char error[ERROR_SIZE];
+	uint32_t code = len >= 10 ? be32(cmd + 6) : TALLY_NO_CODE, size;
 
+	enter();
 	running_locality = cell(&cells->locality);
 	commands++;
 	if (len >= 10)
 		set_cell(&cells->last, be32(cmd + 6));
 	*rsplen = 0;
 	rc = TPMLIB_Process(rsp, rsplen, rspcap, cmd, len);
+	size = leave(error);
+	if (size != 0)
+		rc = answer(rsp, rsplen, rspcap, error, size);
 	swtpm_refresh();
 	swtpm_snapshot(0);
 	if (begun != 0)
-		swtpm_tally_end(begun, len >= 10 ? cell(&cells->last) : TALLY_NO_CODE,
-				rc == TPM_SUCCESS && *rsplen >= 10 ? be32(*rsp + 6) : rc);
+		swtpm_tally_end(begun, code, rc == TPM_SUCCESS && *rsplen >= 10 ? be32(*rsp + 6) : rc);
 	return rc;
 }
 
@@ -229,23 +358,53 @@ TPM_RESULT swtpm_process(unsigned char **rsp, uint32_t *rsplen, unsigned char *c
 	return swtpm_run(rsp, rsplen, &cap, cmd, len);
 }
 
+// done is what follows a request that is no command. Its result is an error if it
+// was undone.
+static TPM_RESULT done(TPM_RESULT rc)
+{
+	unsigned char error[ERROR_SIZE];
+
+	if (leave(error) != 0 && rc == TPM_SUCCESS)
+		rc = TPM_IOERROR;
+	swtpm_refresh();
+	swtpm_snapshot(0);
+	return rc;
+}
+
 TPM_RESULT swtpm_reset_established(uint32_t l)
 {
 	TPM_RESULT rc;
 
+	enter();
 	running_locality = l;
 	rc = TPM_IO_TpmEstablished_Reset();
-	swtpm_refresh();
-	return rc;
+	return done(rc);
 }
 
-TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len) { return TPM_IO_Hash_Data(data, len); }
+TPM_RESULT swtpm_hash_start(void)
+{
+	enter();
+	return done(TPM_IO_Hash_Start());
+}
+
+TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len)
+{
+	enter();
+	return done(TPM_IO_Hash_Data(data, len));
+}
+
+TPM_RESULT swtpm_hash_end(void)
+{
+	enter();
+	return done(TPM_IO_Hash_End());
+}
 
 // swtpm_power notes whether the library may be asked anything: a TPM 1.2 that is
 // off has no instance, and asking it would be a null dereference.
 void swtpm_power(int on)
 {
 	powered = on;
+	changed = 1;
 	if (on)
 		swtpm_refresh();
 	else {

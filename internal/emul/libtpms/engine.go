@@ -53,7 +53,7 @@ func HasProfiles() bool { return C.swtpm_has_profiles() != 0 }
 func Debug(fd int, level uint, prefix string) {
 	p := C.CString(prefix)
 	defer C.free(unsafe.Pointer(p))
-	C.TPMLIB_SetDebugFD(C.int(fd))
+	C.swtpm_log_to(C.int(fd))
 	C.TPMLIB_SetDebugLevel(C.uint(level))
 	C.TPMLIB_SetDebugPrefix(p) // fails only without memory, and is cosmetic
 }
@@ -74,6 +74,14 @@ func (e *engine) check(call string, rc C.TPM_RESULT) error {
 func (e *engine) Lock() {
 	C.swtpm_lock()
 	e.cause = nil // of a command in swtpm_serve, whose response has told it
+}
+
+func (e *engine) TryLock() bool {
+	if C.swtpm_trylock() == 0 {
+		return false
+	}
+	e.cause = nil
+	return true
 }
 
 func (e *engine) Unlock() { C.swtpm_unlock() }
@@ -178,23 +186,18 @@ func (e *engine) SetState(b tpm.Blob, payload []byte) error {
 }
 
 func (e *engine) HashStart() error {
-	err := e.check("TPM_IO_Hash_Start", C.TPM_IO_Hash_Start())
-	C.swtpm_refresh()
-	C.swtpm_snapshot(0)
-	return err
+	return e.check("TPM_IO_Hash_Start", C.swtpm_hash_start())
 }
 
 func (e *engine) HashData(b []byte) error {
 	if len(b) == 0 {
 		b = []byte{0}[:0:1]
 	}
-	defer C.swtpm_snapshot(0)
 	return e.check("TPM_IO_Hash_Data", C.swtpm_hash_data((*C.uchar)(unsafe.SliceData(b)), C.uint32_t(len(b))))
 }
 
 func (e *engine) HashEnd() error {
-	defer C.swtpm_snapshot(0)
-	return e.check("TPM_IO_Hash_End", C.TPM_IO_Hash_End())
+	return e.check("TPM_IO_Hash_End", C.swtpm_hash_end())
 }
 
 func (e *engine) Established() (bool, error) {
@@ -208,7 +211,6 @@ func (e *engine) Established() (bool, error) {
 }
 
 func (e *engine) ResetEstablished(l tpm.Locality) error {
-	defer C.swtpm_snapshot(0)
 	return e.check("TPM_IO_TpmEstablished_Reset", C.swtpm_reset_established(C.uint32_t(l)))
 }
 

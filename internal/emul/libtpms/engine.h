@@ -42,12 +42,16 @@ struct cells {
 };
 
 void swtpm_prepare(void);
+void swtpm_log_to(int fd);
 void swtpm_lock(void);
+int swtpm_trylock(void);
 void swtpm_unlock(void);
 
 TPM_RESULT swtpm_register(void);
 TPM_RESULT swtpm_process(unsigned char **rsp, uint32_t *rsplen, unsigned char *cmd, uint32_t len);
 TPM_RESULT swtpm_reset_established(uint32_t locality);
+TPM_RESULT swtpm_hash_start(void);
+TPM_RESULT swtpm_hash_end(void);
 TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len);
 void swtpm_refresh(void);
 void swtpm_power(int on);
@@ -55,6 +59,10 @@ void swtpm_power(int on);
 void swtpm_keep(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
 void swtpm_keep_behind(const unsigned char *header, uint32_t len);
 void swtpm_snapshot(int always);
+void swtpm_remember(void);
+
+// ERROR_SIZE is the size in bytes of a response that is an error.
+enum { ERROR_SIZE = 10 };
 
 void swtpm_set_locality(uint32_t locality);
 void swtpm_set_last(uint32_t code);

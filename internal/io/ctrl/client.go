@@ -264,6 +264,9 @@ func (c *client) handle() {
 	case cmd.stream != nil:
 		cmd.stream(c)
 	case cmd.engine:
+		if powersOff[codeOf(msg)] {
+			c.s.tpm.EndWait()
+		}
 		c.engine(func() (any, error) { return cmd.do(c.s, &c.req) }, c.finish)
 	default:
 		c.finish(cmd.do(c.s, &c.req))

@@ -92,6 +92,7 @@ func (f *fake) ResetEstablished(l tpm.Locality) error {
 func (f *fake) Established() (bool, error) { return true, f.call("Established") }
 func (f *fake) HashStart() error           { return f.call("HashStart") }
 func (f *fake) HashEnd() error             { return f.call("HashEnd") }
+func (f *fake) EndWait()                   {}
 func (f *fake) Cancel() error              { return f.call("Cancel") }
 func (f *fake) StoreVolatile() error       { return f.call("StoreVolatile") }
 func (f *fake) PrepareSetState() error     { return f.call("Prepare") }

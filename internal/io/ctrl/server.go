@@ -27,6 +27,8 @@ type TPM interface {
 	HashData(b []byte) error
 	HashEnd() error
 	Cancel() error
+	// EndWait has the command that runs wait no longer for a full disk.
+	EndWait()
 
 	StoreVolatile() error
 	// State returns a state blob and whether its inner layer is encrypted.

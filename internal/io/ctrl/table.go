@@ -81,6 +81,10 @@ var commands = map[Code]command{
 	LockStorage:         {"LOCK_STORAGE", always, -1, inEngine, (*Server).lockStorage, nil},
 }
 
+// powersOff are the requests that power the TPM off: they end the wait of a command for
+// a full disk, which holds the engine.
+var powersOff = map[Code]bool{Init: true, Shutdown: true, Stop: true}
+
 // encode returns the bytes of a reply, or of the result alone.
 func encode(reply any, err error) []byte {
 	if b, ok := reply.([]byte); ok {

@@ -182,8 +182,8 @@ func (f *File) makeRoom(h *header, changes []change, size int64) (next header, e
 		total, largest := free(h.Entries[:], limit)
 		moved, next, ok := h.gather(limit)
 		if total < need || !ok {
-			return header{}, fmt.Errorf("no space in %q: %d bytes are needed beside the items that are there; %d are free, at most %d in a piece: %w",
-				f.path, need, total, largest, unix.ENOSPC)
+			return header{}, fmt.Errorf("no space in %q: %d bytes are needed beside the items that are there; %d are free, at most %d in a piece: %w: %w",
+				f.path, need, total, largest, nv.ErrTooSmall, unix.ENOSPC)
 		}
 		if err := f.move(h, next, moved, size); err != nil {
 			return header{}, err

@@ -1,0 +1,208 @@
+package emul
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// undo is a command whose state could not be stored. The library is in failure mode
+// then; the TPM goes on with the permanent state that is on disk, and with the
+// volatile state that belongs to it.
+type undo struct {
+	base   [sha256.Size]byte // of the permanent state from before the command
+	before []byte            // the volatile state from before it
+	next   [sha256.Size]byte // of the permanent state that could not be stored; zero if it was another item
+	after  []byte            // the volatile state that belongs to that
+	last   tpm.Code          // of the command before
+
+	off  bool // the engine was terminated and has not started again
+	dead bool // nothing is left to go on with before the next INIT
+	said bool // that it is to be tried again
+}
+
+// errDead means that the TPM is in failure mode until the next INIT.
+var errDead = errors.New("the TPM is in failure mode until it is reset")
+
+// errOtherState means that what is on disk is neither the state from before a
+// command nor the one from after it.
+var errOtherState = errors.New("the permanent state on disk was changed by another process")
+
+// mustUndo notes that the engine was told of a failed callback, so that its state
+// is of no use any more. next is the permanent state that could not be stored, nil if
+// it was something else.
+func (t *TPM) mustUndo(next []byte) {
+	if !t.on.Load() || t.undo != nil {
+		return
+	}
+	t.undo = &undo{base: t.base}
+	if next == nil || t.restarting {
+		return
+	}
+	t.undo.next = sha256.Sum256(next)
+	// A store whose last sync failed has left the new state on disk. What belongs
+	// to it is what the engine has now, before it learns of the failure.
+	if p, err := t.engine.Volatile(); err == nil {
+		t.undo.after = p
+	}
+}
+
+// Recover brings the TPM back to where it was before a command that the engine could
+// not store, and returns the response to that command, nil if the engine's own one is
+// right. before is the volatile state from then, last the code of the command before.
+func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
+	t := h.t
+	if t.undo == nil || t.restarting {
+		return nil
+	}
+	code := t.engine.LastCode()
+	if len(before) == 0 {
+		t.opt.Error("the TPM is in failure mode until it is reset: its state from before command %#x is not known", uint32(code))
+		t.forgetUndo()
+		return nil
+	}
+	t.undo.before = bytes.Clone(before)
+	t.undo.last = last
+	err := t.tryUndo()
+	switch {
+	case err == nil:
+		if !t.waiting.told {
+			t.waiting.told = true
+			t.opt.Note("command %#x refused; the TPM is as it was before it", uint32(code))
+		}
+	case t.undo == nil:
+		return nil // the engine is in failure mode, and answers so
+	case t.undo.dead:
+		return t.refuse(tpm.Fail, tpm.RCFailure)
+	}
+	t.waiting.refused.Add(1)
+	return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
+}
+
+// settled ends an undo that could not be completed before. Its error is what the
+// TPM answers until it can.
+func (t *TPM) settled() error {
+	switch {
+	case t.undo == nil || t.restarting:
+		return nil
+	case t.undo.dead:
+		return errDead
+	}
+	return t.tryUndo()
+}
+
+// tryUndo restarts the engine. An error of the operating system leaves the undo for
+// the next command to complete, any other one ends it: the TPM is in failure mode.
+func (t *TPM) tryUndo() error {
+	u := t.undo
+	err := t.restart(u)
+	switch {
+	case err == nil:
+		return nil
+	case isSystem(err):
+		if !u.said {
+			u.said = true
+			t.opt.Error("the TPM command is undone as soon as its state can be read again; until then every command is refused: %v", err)
+		}
+		t.parkVolatile(u.before)
+	default:
+		t.opt.Error("the TPM is in failure mode until it is reset; its permanent state on disk is not touched: %v", err)
+		u.dead = true
+		if !u.off {
+			t.forgetUndo() // the engine answers by itself
+		}
+	}
+	t.admit()
+	return err
+}
+
+// restart starts the engine with the permanent state on disk and the volatile one
+// that belongs to it.
+func (t *TPM) restart(u *undo) error {
+	defer t.ours()()
+	t.restarting = true
+	defer func() { t.restarting = false }()
+	volatile, err := t.belonging(u)
+	if err != nil {
+		return err
+	}
+	origin := t.origin
+	u.off = true
+	t.engine.Terminate()
+	t.undo, t.keeping.resumed = nil, bytes.Clone(volatile)
+	err = t.powerOn()
+	t.keeping.resumed = nil
+	t.origin = origin
+	t.engine.SetLastCode(u.last)
+	if err == nil {
+		u.off = false
+		err = t.refresh()
+	}
+	t.forgetUndo() // of the restart itself
+	if err != nil {
+		t.undo = u
+		return err
+	}
+	u.wipe()
+	t.keeping.unstored = nil
+	t.keep()
+	t.admit()
+	return nil
+}
+
+// refresh gives a TPM 2.0 new entropy: its volatile state holds the state of its
+// random numbers, so that it would give those again that a client has had since.
+func (t *TPM) refresh() error {
+	record := t.opt.Record
+	t.opt.Record = nil // the command before it has had no response yet
+	defer func() { t.opt.Record = record }()
+	t.stir()
+	if t.undo != nil {
+		return fmt.Errorf("TPM2_StirRandom: %w", t.unstored)
+	}
+	return nil
+}
+
+// belonging returns the volatile state that belongs to the permanent one on disk.
+func (t *TPM) belonging(u *undo) ([]byte, error) {
+	p, err := t.load(tpm.Permanent)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(p)
+	seal.Wipe(p)
+	switch {
+	case sum == u.base:
+		return u.before, nil
+	case sum == u.next && len(u.after) > 0:
+		return u.after, nil
+	}
+	return nil, errOtherState
+}
+
+// parkVolatile keeps volatile for the next process, in place of what the engine has.
+func (t *TPM) parkVolatile(volatile []byte) {
+	if t.opt.Keep == nil || t.keeping.left {
+		return
+	}
+	t.put(volatile)
+	t.engine.KeepBehind(nil)
+}
+
+// forgetUndo ends an undo without one.
+func (t *TPM) forgetUndo() {
+	if t.undo != nil {
+		t.undo.wipe()
+		t.undo = nil
+	}
+}
+
+// wipe clears the secrets in u.
+func (u *undo) wipe() {
+	seal.Wipe(u.before)
+	seal.Wipe(u.after)
+}

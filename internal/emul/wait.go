@@ -1,0 +1,252 @@
+package emul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+)
+
+// Forever is an Options.FullWait without an end.
+const Forever = time.Duration(math.MaxInt64)
+
+const (
+	// firstPause and longestPause are the times between two tries to store;
+	// they double from the one to the other.
+	firstPause   = 200 * time.Millisecond
+	longestPause = time.Second
+
+	// maxTries is how often a store is tried that fails for another reason
+	// than a full disk.
+	maxTries = 3
+
+	// askInterval is the time between two looks at whether the engine is free.
+	askInterval = 5 * time.Millisecond
+)
+
+// waiting is about commands that wait until the disk takes what they have changed.
+type waiting struct {
+	why     atomic.Pointer[string] // what the command waits for; nil if none waits
+	count   atomic.Uint64          // of waits that have begun
+	refused atomic.Uint64          // commands that were answered with an error instead
+	hurried atomic.Int32           // callers that wait for the engine and end every wait
+	cancel  atomic.Uint64          // Engine.Commands of the command that CANCEL_TPM_CMD ends
+	ending  atomic.Bool            // the process ends
+	wake    chan struct{}          // says that one of the three above has changed
+	aside   chan func()            // what the waiting thread does for others meanwhile
+
+	// Under the engine's lock.
+	own   int    // depth of calls that are not a client's command, and never wait
+	told  bool   // that a command was refused; since then too
+	fault string // the error that was logged last; "" since the disk has taken a state
+}
+
+// isFull reports whether err is that the disk, or the user's share of it, is full.
+// A file or device that is too small for the state does not grow by itself.
+func isFull(err error) bool {
+	return (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.Is(err, nv.ErrTooSmall)
+}
+
+// isSystem reports whether err came from the operating system, so that the next
+// try may succeed.
+func isSystem(err error) bool {
+	_, ok := errors.AsType[syscall.Errno](err)
+	return ok && !errors.Is(err, nv.ErrTooSmall)
+}
+
+// persistently calls try until it succeeds. A full disk delays a client's command
+// up to Options.FullWait; other errors of the operating system get maxTries. The
+// engine's lock is held throughout.
+func (t *TPM) persistently(try func() error) error {
+	begun, pause := time.Now(), firstPause
+	var last error
+	for n := 1; ; n++ {
+		err := try()
+		if err == nil {
+			t.storeWorks(begun, last)
+			return nil
+		}
+		if why := t.giveUp(err, n, time.Since(begun)); why != "" {
+			t.storeFailed(err, why)
+			return err
+		}
+		last = err
+		if isFull(err) {
+			t.sayWaiting(err)
+		}
+		t.pause(min(pause, t.remaining(begun)))
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// remaining is what is left of Options.FullWait.
+func (t *TPM) remaining(begun time.Time) time.Duration {
+	if t.opt.FullWait == Forever {
+		return longestPause
+	}
+	return max(t.opt.FullWait-time.Since(begun), firstPause)
+}
+
+// giveUp returns why the n-th try was the last, "" if it was not.
+func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
+	switch {
+	case !isSystem(err):
+		return "it cannot be tried again"
+	case !isFull(err):
+		if n >= maxTries {
+			return fmt.Sprintf("tried %d times", n)
+		}
+		return ""
+	case t.opt.FullWait <= 0:
+		return "on-full is fail"
+	case t.waiting.own > 0:
+		return "not a command of a client"
+	case t.ctx.Err() != nil || t.waiting.ending.Load():
+		return "the process ends"
+	case t.waiting.cancel.Load() == t.engine.Commands():
+		return "a client ended the wait"
+	case t.waiting.hurried.Load() > 0:
+		return "the TPM is powered off"
+	case waited >= t.opt.FullWait:
+		return "waited " + t.opt.FullWait.String()
+	}
+	return ""
+}
+
+// pause waits, and calls the functions of aside meanwhile. It ends early if there is
+// a new reason to give up.
+func (t *TPM) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case f := <-t.waiting.aside:
+			f()
+		case <-t.waiting.wake:
+			return
+		case <-t.ctx.Done():
+			return
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// wakeUp has a wait look at its reasons to end.
+func (t *TPM) wakeUp() {
+	select {
+	case t.waiting.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lockSoon takes the engine's lock, and ends the wait of a command that has it: the
+// caller powers the TPM off.
+func (t *TPM) lockSoon() {
+	t.waiting.hurried.Add(1)
+	defer t.waiting.hurried.Add(-1)
+	t.wakeUp()
+	t.engine.Lock()
+}
+
+// Ending ends the wait of a command, and lets no further one wait: the process is
+// about to end.
+func (t *TPM) Ending() {
+	t.waiting.ending.Store(true)
+	t.wakeUp()
+}
+
+// aside calls f, which neither runs commands nor changes the TPM, with the engine's
+// lock, or on the thread that has it while a command waits for the disk. It returns
+// false if ctx ends before.
+func (t *TPM) aside(ctx context.Context, f func()) bool {
+	done := make(chan struct{})
+	job := func() { defer close(done); f() }
+	timer := time.NewTicker(askInterval)
+	defer timer.Stop()
+	for !t.engine.TryLock() {
+		select {
+		case t.waiting.aside <- job:
+			<-done
+			return true
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+		}
+	}
+	defer t.engine.Unlock()
+	f()
+	return true
+}
+
+// ours marks what follows as not a client's command until the function that it
+// returns is called: it never waits for a full disk.
+func (t *TPM) ours() (done func()) {
+	t.waiting.own++
+	return func() { t.waiting.own-- }
+}
+
+// sayWaiting reports that a command waits. Only the first wait since the disk has
+// taken a state is logged.
+func (t *TPM) sayWaiting(err error) {
+	if t.waiting.why.Load() != nil {
+		return
+	}
+	why := "waiting for space in " + t.opt.Where
+	t.waiting.why.Store(&why)
+	t.waiting.count.Add(1)
+	limit := "without a limit"
+	if t.opt.FullWait != Forever {
+		limit = "at most " + t.opt.FullWait.String()
+	}
+	again := t.waiting.fault != ""
+	if !again {
+		t.waiting.fault = faultText(err)
+	}
+	t.opt.Event(Event{StoreWaiting, fmt.Sprintf("%s: %v; %s; the TPM command waits, %s", t.opt.Where, err, Advice(err), limit), again})
+}
+
+// storeFailed reports that the state could not be stored. It is logged once for
+// each kind of error until the disk takes a state.
+func (t *TPM) storeFailed(err error, why string) {
+	t.waiting.why.Store(nil)
+	text := "refused: " + faultText(err)
+	again := t.waiting.fault == text
+	t.waiting.fault = text
+	s := fmt.Sprintf("%s: %v (%s)", t.opt.Where, err, why)
+	if a := Advice(err); a != "" {
+		s += "; " + a
+	}
+	t.opt.Event(Event{StoreFailed, s, again})
+}
+
+// storeWorks reports that the disk has taken a state after the error last, or after
+// those that were reported.
+func (t *TPM) storeWorks(begun time.Time, last error) {
+	waited := t.waiting.why.Swap(nil) != nil
+	if t.waiting.fault == "" && last == nil {
+		return
+	}
+	t.waiting.fault, t.waiting.told = "", false
+	s := t.opt.Where
+	switch {
+	case waited:
+		s += fmt.Sprintf(": the TPM command goes on after %s", time.Since(begun).Round(100*time.Millisecond))
+	case last != nil:
+		s += fmt.Sprintf(": the next try succeeded after %v", last)
+	}
+	t.opt.Event(Event{StoreResumed, s, false})
+}
+
+// faultText is what makes two errors the same to a reader.
+func faultText(err error) string {
+	if e, ok := errors.AsType[syscall.Errno](err); ok {
+		return e.Error()
+	}
+	return err.Error()
+}
