@@ -169,6 +169,9 @@ const (
 // the emulator.
 func (g *generator) request() (b []byte, whole bool) {
 	code := 1 + g.Uint32N(0x13)
+	if code == cmdInit && !g.chance(4) {
+		code = cmdSetDataFD // a TPM that is started all the time does nothing else
+	}
 	if g.chance(12) {
 		code = pick(g, 0, 0x14, 0x1400, 0x8001, g.Uint32())
 	}
@@ -204,7 +207,7 @@ func (g *generator) body(code uint32) (b []byte, whole bool) {
 	case cmdSetStateBlob:
 		blob := pick(g, nil, g.bytes(g.IntN(2000)))
 		if len(g.blobs) > 0 && !g.chance(3) {
-			if blob = pick(g, g.blobs...); !g.chance(3) {
+			if blob = slices.Clone(pick(g, g.blobs...)); !g.chance(3) {
 				blob = g.mutate(blob)
 			}
 		}

@@ -104,7 +104,7 @@ func fuzz(t *testing.T, v version, a arrangement, seed uint64, total time.Durati
 	after := e.settled(t, before)
 	t.Logf("%d connections and %d commands and requests; %v, then %v", f.connections.Load(), f.sent.Load(), before, after)
 	if after.fds > before.fds {
-		t.Errorf("%d descriptors are open, were %d", after.fds, before.fds)
+		t.Errorf("%d descriptors are open, were %d: %q", after.fds, before.fds, e.openFiles())
 	}
 	if after.threads > before.threads+maxThreads {
 		t.Errorf("%d threads, were %d", after.threads, before.threads)

@@ -1,6 +1,7 @@
 package fuzzlive_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -157,13 +158,28 @@ func (w *worker) session() {
 		return
 	}
 	w.f.connections.Add(1)
-	for range 1 + w.IntN(20) {
+	for i := range 1 + w.IntN(20) {
 		b, whole := w.next()
-		if !w.deliver(conn, b) || !whole {
+		alone := w.control && i == 0 && whole && bytes.IndexByte(b, cmdShutdown) >= 0
+		if w.control && !alone {
+			scrub(b)
+		}
+		if !w.deliver(conn, b, alone) || !whole || alone {
 			break // what follows could be taken for anything
 		}
 	}
 	w.end(conn)
+}
+
+// scrub takes the byte of SHUTDOWN out of what is sent in pieces, with wrong lengths or
+// after other requests, so that no part of it is taken for that request, which ends the
+// emulator.
+func scrub(b []byte) {
+	for i := range b {
+		if b[i] == cmdShutdown {
+			b[i] = 0x13
+		}
+	}
 }
 
 func (w *worker) next() (b []byte, whole bool) {
@@ -173,9 +189,9 @@ func (w *worker) next() (b []byte, whole bool) {
 	return w.command()
 }
 
-// deliver sends b in one way or another and mostly reads the answer. It returns false
-// if the connection is of no more use.
-func (w *worker) deliver(conn net.Conn, b []byte) bool {
+// deliver sends b in one way or another, in one piece if it is alone on its connection,
+// and mostly reads the answer. It returns false if the connection is of no more use.
+func (w *worker) deliver(conn net.Conn, b []byte, alone bool) bool {
 	if w.last = append(w.last, b); len(w.last) > remembered {
 		w.last = w.last[1:]
 	}
@@ -191,6 +207,8 @@ func (w *worker) deliver(conn net.Conn, b []byte) bool {
 	switch {
 	case fds > 0:
 		err = w.withDescriptors(conn, b, fds)
+	case alone:
+		_, err = conn.Write(b)
 	case w.chance(6) && len(b) > 1: // in pieces
 		at := 1 + w.IntN(len(b)-1)
 		if _, err = conn.Write(b[:at]); err == nil {
@@ -332,6 +350,7 @@ func (w *worker) flood() {
 		w.f.connections.Add(1)
 		if w.chance(2) {
 			b, _ := w.next()
+			scrub(b)
 			_, _ = conn.Write(b[:w.IntN(len(b)+1)]) // half of something, or all
 		}
 		all = append(all, conn)
