@@ -97,6 +97,7 @@ func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sam
 		Waiting:  status.Waiting != "",
 		Waits:    status.Waits,
 		Refused:  status.Refused,
+		Limited:  t.Limited(),
 		Started:  m.started,
 		Now:      time.Now(),
 		Commands: commandsOf(tally, t.Version()),

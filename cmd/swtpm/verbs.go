@@ -288,6 +288,7 @@ var ours = []string{
 	"checksum",            // plain state files carry one
 	"tpmstate-durability", // --tpmstate durability=
 	"tpmstate-on-full",    // --tpmstate on-full=, wait-limit=
+	"tpmstate-max-stores", // --tpmstate max-stores-per-minute=
 	"pcap-redact",         // --pcap redact
 	"concurrent-clients",  // no client holds up another
 	"cancel",              // CANCEL_TPM_CMD reaches a running command

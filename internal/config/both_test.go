@@ -43,7 +43,7 @@ func TestSameFields(t *testing.T) {
 	samples := map[string][2]string{ // by key, or by table and key
 		"dir": {"/q", `"/q"`}, "mode": {"0611", `"0611"`}, "uid": {"7", "7"}, "gid": {"8", `"8"`}, "disconnect": {"true", "true"},
 		"terminate": {"true", "true"}, "lock": {"false", "false"}, "backup": {"true", "true"}, "fsync": {"false", "false"},
-		"durability": {"relaxed", `"relaxed"`}, "on-full": {"fail", `"fail"`}, "wait-limit": {"5m", `"5m"`}, "file": {"/q", `"/q"`}, "pwdfile": {"/q", `"/q"`}, "pwdfd": {fd, fd}, "fd": {fd, fd},
+		"durability": {"relaxed", `"relaxed"`}, "max-stores-per-minute": {"60", "60"}, "on-full": {"fail", `"fail"`}, "wait-limit": {"5m", `"5m"`}, "file": {"/q", `"/q"`}, "pwdfile": {"/q", `"/q"`}, "pwdfd": {fd, fd}, "fd": {fd, fd},
 		"format": {"binary", `"binary"`}, "key mode": {"aes-256-cbc", `"aes-256-cbc"`}, "migration-key mode": {"aes-256-cbc", `"aes-256-cbc"`},
 		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
 		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
@@ -288,14 +288,15 @@ mode      = "0600"
 terminate = false
 
 [tpmstate]
-dir        = "/s"
-create     = false
-# mode       = "0640"
-lock       = true
-backup     = false
-durability = "full"
-on-full    = "wait"
-wait-limit = "100s"
+dir                   = "/s"
+create                = false
+# mode                  = "0640"
+lock                  = true
+backup                = false
+durability            = "full"
+on-full               = "wait"
+wait-limit            = "100s"
+max-stores-per-minute = 300
 
 [key]
 pwdfd = 5
@@ -344,7 +345,7 @@ truncate = false
 	}
 	const wantJSON = `{"tpm":"2.0","interface":{"type":"socket","disconnect":false,"terminate":false},` +
 		`"control":{"listen":"unix:/c","mode":"0600","terminate":false},` +
-		`"tpmstate":{"dir":"/s","create":false,"mode":"0640","lock":true,"backup":false,"durability":"full","on-full":"wait","wait-limit":"100s"},` +
+		`"tpmstate":{"dir":"/s","create":false,"mode":"0640","lock":true,"backup":false,"durability":"full","on-full":"wait","wait-limit":"100s","max-stores-per-minute":300},` +
 		`"key":{"pwdfd":5,"mode":"aes-128-cbc","kdf":"pbkdf2"},` +
 		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
 		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +

@@ -284,17 +284,18 @@ func TestClassic(t *testing.T) {
 		{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = unixAt("b") }},
 		{"--tpmstate dir=st", func(c *Config) { c.State.URI = "dir://st" }},
 		{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
-			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}
+			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
 		}},
+		{"--tpmstate dir=x,max-stores-per-minute=0", func(c *Config) { c.State.URI, c.State.MaxStores = "dir://x", 0 }},
 		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.URI, c.State.Relaxed = "dir://x", true }},
 		{"--tpmstate dir=x,on-full=fail", func(c *Config) { c.State.URI, c.State.OnFull = "dir://x", "fail" }},
 		{"--tpmstate dir=x,wait-limit=none", func(c *Config) { c.State.URI, c.State.WaitLimit = "dir://x", 0 }},
 		{"--tpmstate dir=x,on-full=wait,wait-limit=2m30s", func(c *Config) { c.State.URI, c.State.WaitLimit = "dir://x", 150*time.Second }},
 		{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
-			c.State = State{URI: "file://x", Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}
+			c.State = State{URI: "file://x", Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
 		}},
 		{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
-			c.State = State{URI: "file://x", Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}
+			c.State = State{URI: "file://x", Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
 		}},
 		{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.URI = "dir://y" }},
 		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.URI = "foo://x" }},
@@ -389,7 +390,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	env := func(name string) string { return map[string]string{"TPM_PATH": "/st", "POSIXLY_CORRECT": "1"}[name] }
 	c, err := Classic("socket", nil, env)
-	if err != nil || c.State != (State{URI: "dir:///st", Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit}) {
+	if err != nil || c.State != (State{URI: "dir:///st", Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}) {
 		t.Errorf("TPM_PATH: %+v, %v", c, err)
 	}
 	c, err = Classic("socket", []string{"--tpmstate", "dir=x"}, env)

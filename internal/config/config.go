@@ -140,6 +140,7 @@ type State struct {
 
 	OnFull    string        // "wait" or "fail": what a TPM command does when the disk is full
 	WaitLimit time.Duration // how long it waits at most; 0 for no limit
+	MaxStores int           // stores of the state per minute, in the long run; 0 for no limit
 }
 
 // DefaultWaitLimit is how long a TPM command waits for space on a full disk. Linux
@@ -147,6 +148,11 @@ type State struct {
 // learns from the response why, and QEMU, which waits for the command when the guest
 // is reset, saved or migrated, is not held up for longer.
 const DefaultWaitLimit = 100 * time.Second
+
+// DefaultMaxStores is how often a minute the state may be stored in the long run. A
+// TPM whose NV memory is full then writes 65 GB a day at most, which a disk bears for
+// years; a guest that is installed or started stores a hundred times in all.
+const DefaultMaxStores = 300
 
 // Service is how the TPM lives under systemd: [service].
 type Service struct {
@@ -276,7 +282,7 @@ func defaults() *Config {
 		TPM:       "1.2",
 		Interface: Interface{Type: "socket", Server: none},
 		Control:   Control{Listen: none},
-		State:     State{Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit},
+		State:     State{Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores},
 		Migration: Migration{ReleaseLockOutgoing: true},
 		Profile:   AlgorithmProfile{FD: -1},
 		Log:       Log{FD: -1, Level: 1},

@@ -166,6 +166,7 @@ func (s *State) keys() keys {
 		{name: "durability", value: durability{&s.Relaxed}},
 		{name: "on-full", value: words{p: &s.OnFull, of: []string{"wait", "fail"}, unknown: "Unknown on-full '%s'."}},
 		{name: "wait-limit", value: duration{&s.WaitLimit}, when: waits, only: `with on-full = "wait"`},
+		{name: "max-stores-per-minute", value: number{p: &s.MaxStores}},
 	}
 }
 

@@ -26,6 +26,7 @@ const usageTPM = `The TPM:
   --tpmstate dir=DIR|backend-uri=dir://DIR|backend-uri=file://FILE[,mode=OCTAL]
              [,lock][,fsync][,backup][,durability=full|relaxed]
              [,on-full=wait|fail][,wait-limit=TIME|none]
+             [,max-stores-per-minute=N]
                           where the state is kept; without it, in $TPM_PATH.
                           FILE: one image file or block device for all of it;
                           mode: permissions of the files (0640); lock: keep
@@ -36,7 +37,10 @@ const usageTPM = `The TPM:
                           asks for; relaxed leaves that to the kernel;
                           on-full: when the disk is full, a TPM command waits
                           for space (wait, the default), at most wait-limit
-                          (100s), or gets an error at once (fail)
+                          (100s), or gets an error at once (fail);
+                          max-stores-per-minute: refuse commands that write NV
+                          memory when a guest stores more often for long (300;
+                          0 for no limit)
   --flags [not-need-init][,startup-clear|startup-state|startup-deactivated|
           startup-none][,disable-auto-shutdown]
                           power the TPM on at once; send it a Startup; never

@@ -34,6 +34,8 @@ type Options struct {
 	Keys   seal.Keys
 	Backup bool // the backend keeps the previous permanent state; try it when the new one fails
 
+	MaxStores int // stores of the state per minute, in the long run; 0 for no limit
+
 	NoAutoShutdown   bool // never send TPM2_Shutdown by ourselves
 	RejectLocality4  bool // locality 4 is nobody's
 	AllowSetLocality bool // take the vendor command SetLocality
@@ -108,6 +110,7 @@ type TPM struct {
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
 	origin   string              // which state the engine was started with, in words
 	keeping  keeping             // what the Keeper is to have
+	limit    *storeLimit         // of stores
 	guard    guard               // of the permanent state, after a migration
 	unstored error               // why the engine could not store something
 	moved    bool                // the path of the state led elsewhere when INIT looked last
@@ -155,7 +158,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 			}
 		}
 	}
-	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming}
+	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming, limit: newStoreLimit(o.MaxStores)}
 	t.waiting.wake, t.waiting.aside = make(chan struct{}, 1), make(chan func())
 	if o.Incoming {
 		t.retries.Store(handOver)
@@ -235,5 +238,5 @@ func (t *TPM) openStore() error {
 // admit lets the engine serve plain commands by itself as long as nothing else
 // has to be looked at first.
 func (t *TPM) admit() {
-	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil)
+	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty)
 }

@@ -78,6 +78,9 @@ func (t *TPM) execute(cmd []byte) []byte {
 		t.engine.SetLastCode(h.Code)
 		return t.vendorSetLocality(cmd)
 	}
+	if t.limited(h.Code) {
+		return t.refuse(tpm.Retry, tpm.RCNVRate)
+	}
 	rsp, err := t.engine.Process(cmd)
 	if err != nil {
 		t.opt.Note("command 0x%x got no response: %v", uint32(h.Code), err)

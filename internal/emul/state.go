@@ -71,6 +71,7 @@ func (h host) StoreState(name string, payload []byte) (err error) {
 	}
 	t.guardStored(name, payload)
 	t.stored.Store(time.Now().UnixNano())
+	t.countStores()
 	return nil
 }
 

@@ -100,6 +100,7 @@ swtpm_store_failures counter 2
 swtpm_store_waiting gauge 1
 swtpm_store_waits counter 1
 swtpm_commands_refused counter 1
+swtpm_limited_commands counter 1
 swtpm_clients gauge 2
 swtpm_connections counter 2
 `, n, 2*n)

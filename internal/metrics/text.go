@@ -25,6 +25,7 @@ type Sample struct {
 	Commands []Command
 	Latency  Durations // of the commands, in the engine
 	Stores   []Stores
+	Limited  uint64 // commands that were refused because of too many stores
 	Channels []Channel
 }
 
@@ -81,6 +82,8 @@ func (s *Sample) Text() []byte {
 	w.sample("swtpm_store_waits_total", nil, count(s.Waits))
 	w.family("swtpm_commands_refused", "counter", "", "Commands that were refused and undone because their effect could not be stored.")
 	w.sample("swtpm_commands_refused_total", nil, count(s.Refused))
+	w.family("swtpm_limited_commands", "counter", "", "Commands that were refused because the state was stored too often.")
+	w.sample("swtpm_limited_commands_total", nil, count(s.Limited))
 	w.family("swtpm_clients", "gauge", "", "Clients that are connected.")
 	for _, c := range s.Channels {
 		w.sample("swtpm_clients", labels{"channel", c.Name}, strconv.Itoa(c.Clients))

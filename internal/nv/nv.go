@@ -106,7 +106,8 @@ type Store struct {
 	prefix string
 	key    *seal.Key // nil: plain state
 
-	locked atomic.Bool // apart from mu: who asks must not wait for a sync
+	locked  atomic.Bool // apart from mu: who asks must not wait for a sync
+	written atomic.Uint64
 
 	mu   sync.Mutex // held while the backend works
 	b    Backend
@@ -166,8 +167,12 @@ func (s *Store) Store(item string, payload []byte) error {
 		return fmt.Errorf("nv: store %s: %w", item, err)
 	}
 	s.sums[item] = sum
+	s.written.Add(1)
 	return nil
 }
+
+// Written returns how many times Store has written something.
+func (s *Store) Written() uint64 { return s.written.Load() }
 
 // Holds reports whether item is still payload. It reads the item if another process
 // may have changed it; one that cannot be read is not payload.

@@ -40,6 +40,7 @@ const (
 	// RCNVUnavailable is a warning: the command needs the NV memory, which
 	// cannot be written now. The TPM is as if the command had not been sent.
 	RCNVUnavailable Result = 0x923
+	RCNVRate        Result = 0x920 // too many writes of NV memory; the same command may succeed later
 )
 
 var resultNames = map[Result]string{
@@ -64,6 +65,7 @@ var resultNames = map[Result]string{
 	RCFailure:       "TPM_RC_FAILURE",
 	RCLocality:      "TPM_RC_LOCALITY",
 	RCNVUnavailable: "TPM_RC_NV_UNAVAILABLE",
+	RCNVRate:        "TPM_RC_NV_RATE",
 }
 
 // Error names the result: "TPM_RESULT 0x9 (TPM_FAIL)".

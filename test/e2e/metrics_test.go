@@ -35,6 +35,7 @@ func TestMetrics(t *testing.T) {
 		`(?m)^swtpm_commands_total\{command="TPM2_Startup",code="0x144",result="0x0"\} 1$`,
 		`(?m)^swtpm_command_duration_seconds_count 4$`,
 		`(?m)^swtpm_store_duration_seconds_count\{item="permall"\} [1-9]`,
+		`(?m)^swtpm_limited_commands_total 0$`,
 		`(?m)^swtpm_store_failures_total\{item="permall"\} 0$`,
 		`(?m)^swtpm_clients\{channel="data"\} 1$`,
 		`(?m)^swtpm_connections_total\{channel="data"\} 1$`,
