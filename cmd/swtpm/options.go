@@ -98,6 +98,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		AllowSetLocality: cfg.Locality.AllowSetLocality,
 		Incoming:         cfg.Migration.Incoming,
 		Locks:            cfg.State.Lock,
+		SealedOnly:       cfg.Migration.EncryptedOnly,
 		MaxStores:        cfg.State.MaxStores,
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),

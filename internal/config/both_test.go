@@ -47,7 +47,7 @@ func TestSameFields(t *testing.T) {
 		"format": {"binary", `"binary"`}, "key mode": {"aes-256-cbc", `"aes-256-cbc"`}, "migration-key mode": {"aes-256-cbc", `"aes-256-cbc"`},
 		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
 		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
-		"truncate": {"true", "true"}, "checksums": {"true", "true"}, "redact": {"1", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"},
+		"truncate": {"true", "true"}, "checksums": {"true", "true"}, "redact": {"1", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"}, "encrypted-only": {"true", "true"},
 		"name": {"/q", `"/q"`}, "profile": {`{"a":1}`, "'{\"a\":1}'"}, "remove-disabled": {"check", `"check"`},
 	}
 	tested := 0
@@ -75,17 +75,22 @@ func TestSameFields(t *testing.T) {
 			if b[0] != "" {
 				sub = b[0] + "," + sub
 			}
-			byOption, err := Classic("socket", []string{"--" + optionOf[tb.name], sub}, noEnv)
+			var also []string // what the key cannot be without
+			alsoTable := ""
+			if k.name == "encrypted-only" {
+				also, alsoTable = []string{"--migration-key", "file=/p"}, "[migration-key]\nfile = \"/p\"\n"
+			}
+			byOption, err := Classic("socket", append(also, "--"+optionOf[tb.name], sub), noEnv)
 			if err != nil {
 				t.Errorf("--%s %s: %v", optionOf[tb.name], sub, err)
 				continue
 			}
-			byKey := tableOnly(t, fmt.Sprintf("[%s]\n%s\n%s = %s\n", tb.name, b[1], k.name, sample[1]))
+			byKey := tableOnly(t, alsoTable+fmt.Sprintf("[%s]\n%s\n%s = %s\n", tb.name, b[1], k.name, sample[1]))
 			byKey.TPM = byOption.TPM // the one default that differs
 			if diff := cmp.Diff(byOption, byKey); diff != "" {
 				t.Errorf("[%s] %s: -option +key\n%s", tb.name, k.name, diff)
 			}
-			without := tableOnly(t, fmt.Sprintf("[%s]\n%s\n", tb.name, b[1]))
+			without := tableOnly(t, alsoTable+fmt.Sprintf("[%s]\n%s\n", tb.name, b[1]))
 			without.TPM = byOption.TPM
 			if k.name != "file" && k.name != "fd" && cmp.Equal(without, byKey) {
 				t.Errorf("[%s] %s = %s changes nothing", tb.name, k.name, sample[1])
@@ -317,6 +322,7 @@ allow-set-locality = false
 [migration]
 incoming              = false
 release-lock-outgoing = true
+encrypted-only        = false
 
 # no [profile]: a new TPM 2.0 gets the algorithms that libtpms gives it
 
@@ -349,7 +355,7 @@ truncate = false
 		`"key":{"pwdfd":5,"mode":"aes-128-cbc","kdf":"pbkdf2"},` +
 		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
 		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
-		`"migration":{"incoming":false,"release-lock-outgoing":true},` +
+		`"migration":{"incoming":false,"release-lock-outgoing":true,"encrypted-only":false},` +
 		`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
 		`"service":{"keep-session":"auto"},` +
 		`"log":{"level":2,"prefix":"\"\u007F","truncate":false}}` + "\n"

@@ -43,6 +43,9 @@ func (c *Config) faults() []fault {
 	if c.TPM == "2.0" && c.Flags.Startup == "deactivated" {
 		add("flags", "startup", `a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`)
 	}
+	if c.Migration.EncryptedOnly && c.MigrationKey.Source == NoKey {
+		add("migration", "encrypted-only", `only with [migration-key]`)
+	}
 	if c.TPM == "1.2" && c.Profile.Source != NoProfile {
 		add("profile", "", `only a TPM 2.0 has an algorithm profile; leave it out, or want tpm = "2.0"`)
 	}

@@ -138,6 +138,7 @@ func TestMessages(t *testing.T) {
 		{"--tpmstate dir=s,wait-limit=25h", "swtpm: Error parsing tpmstate options: invalid time span '25h'; want 1s to 24h, as 90s or 2m30s, or none"},
 		{"--key format=hex", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--key format=foo", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
+		{"--migration encrypted-only", "swtpm: The migration option encrypted-only requires --migration-key."},
 		{"--key fd=-1", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--migration-key pwdfd=-1", "swtpm: Either file=, fd=, pwdfile=, or pwdfd= is required for key option"},
 		{"--key fd=abc", "swtpm: Error parsing key options: invalid number 'abc'"},
@@ -327,6 +328,9 @@ func TestClassic(t *testing.T) {
 		{"--migration release-lock-outgoing,incoming", func(c *Config) { c.Migration.Incoming = true }},
 		{"--migration incoming --migration release-lock-outgoing", func(*Config) {}},
 		{"--migration release-lock-outgoing=false,incoming=no", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
+		{"--migration encrypted-only --migration-key fd=5", func(c *Config) {
+			c.Migration.EncryptedOnly, c.MigrationKey = true, Key{Source: KeyFD, FD: 5, Hex: true, Bits: 128}
+		}},
 		{"--chr a -R /b", func(c *Config) { c.Sandbox.Chroot = "/b" }},
 		{"--server type=unixio,path=s,uid=no-such,gid=4 -R r --ctrl type=unixio,path=c,gid=nobody-there", func(c *Config) {
 			c.Sandbox.Chroot = "r"

@@ -205,6 +205,7 @@ type Locality struct {
 type Migration struct {
 	Incoming            bool // the state is another process's until the first blob, LOCK_STORAGE or command
 	ReleaseLockOutgoing bool // it is given away when the savestate blob is fetched; default true
+	EncryptedOnly       bool // blobs that are not encrypted with the migration key are refused
 }
 
 // AlgorithmProfile says which commands and algorithms of libtpms a new TPM 2.0

@@ -216,6 +216,7 @@ func (m *Migration) keys() keys {
 	return keys{
 		{name: "incoming", value: truth{p: &m.Incoming}},
 		{name: "release-lock-outgoing", value: truth{p: &m.ReleaseLockOutgoing}},
+		{name: "encrypted-only", value: truth{p: &m.EncryptedOnly}},
 	}
 }
 

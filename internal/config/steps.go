@@ -216,7 +216,13 @@ func (l *line) migration() error {
 	if err != nil {
 		return err
 	}
-	return fill(o, "migration", ks)
+	if err := fill(o, "migration", ks); err != nil {
+		return err
+	}
+	if l.cfg.Migration.EncryptedOnly && l.cfg.MigrationKey.Source == NoKey {
+		return refusal("The migration option encrypted-only requires --migration-key.")
+	}
+	return nil
 }
 
 // pcap is --pcap.

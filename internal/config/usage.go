@@ -59,12 +59,13 @@ const usageTPM = `The TPM:
                           leaves through the control channel. CIPHER is
                           aes-128-cbc (also aes-cbc; default) or aes-256-cbc;
                           remove deletes the file once it is read
-  --migration [incoming][,release-lock-outgoing]
+  --migration [incoming][,release-lock-outgoing][,encrypted-only]
                           of a guest that moves between hosts with one state
                           directory. incoming: the state belongs to another
                           process until its blobs arrive; release-lock-outgoing:
                           let go of it when the last blob leaves (on; =false
-                          keeps it)
+                          keeps it); encrypted-only: refuse blobs that are not
+                          encrypted with the migration key
 
 `
 

@@ -34,6 +34,9 @@ type Options struct {
 	Keys   seal.Keys
 	Backup bool // the backend keeps the previous permanent state; try it when the new one fails
 
+	// SealedOnly has SetState refuse blobs that are not encrypted with the migration key.
+	SealedOnly bool
+
 	MaxStores int // stores of the state per minute, in the long run; 0 for no limit
 
 	NoAutoShutdown   bool // never send TPM2_Shutdown by ourselves

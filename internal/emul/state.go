@@ -213,7 +213,11 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return fmt.Errorf("%w: %w", err, sealResult(err))
 	}
 	defer clear(p)
-	if i, err := seal.Inspect(blob); err == nil && !i.Encrypted && t.opt.Keys.Migration != nil {
+	switch i, err := seal.Inspect(blob); {
+	case err == nil && i.Flags&seal.FlagMigrationEncrypted != 0:
+	case t.opt.SealedOnly:
+		return fmt.Errorf("%s is not encrypted with the migration key, and only such blobs are accepted: %w", b, tpm.DecryptError)
+	case err == nil && t.opt.Keys.Migration != nil:
 		t.opt.Note("SET_STATEBLOB: %s accepted, though it is not encrypted with the migration key", b)
 	}
 	// An empty permanent state makes the TPM 2.0 of newer libraries abort.

@@ -83,6 +83,47 @@ func TestBlobsAreNoOracle(t *testing.T) {
 	}
 }
 
+// TestEncryptedOnly checks that a plain blob is accepted with a line in the log, as a
+// snapshot from before there was a key, and refused if the administrator says so.
+func TestEncryptedOnly(t *testing.T) {
+	t.Parallel()
+	key := []string{"--migration-key", stateKeys["aes-128"]}
+	old := start(t, setup{tpm: v20, nodata: true})
+	blob := func(e *emulator) []byte {
+		c := e.control(t)
+		if err := c.Init(0); err != nil {
+			t.Fatal(err)
+		}
+		b, _, err := c.State(tpm.Permanent, false)
+		if err == nil {
+			err = c.Stop()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	plain := blob(old)
+	e := start(t, setup{tpm: v20, nodata: true, args: key})
+	if err := e.control(t).SetState(tpm.Permanent, 0, plain); err != nil {
+		t.Errorf("a plain blob: %v", err)
+	}
+	if log := read(t, e.log); !strings.Contains(log, "not encrypted with the migration key") {
+		t.Errorf("no line on the plain blob:\n%s", log)
+	}
+	sealed := blob(e)
+	e = start(t, setup{tpm: v20, nodata: true, args: append(key, "--migration", "encrypted-only")})
+	c := e.control(t)
+	for name, b := range map[string][]byte{"plain": plain, "empty": nil, "header": container(2, 4, nil)} {
+		if r, ok := errors.AsType[tpm.Result](c.SetState(tpm.Volatile, 0, b)); !ok || r != tpm.DecryptError {
+			t.Errorf("%s blob with encrypted-only: %v, want %v", name, r, tpm.DecryptError)
+		}
+	}
+	if err := c.SetState(tpm.Permanent, 0, sealed); err != nil {
+		t.Errorf("an encrypted blob: %v", err)
+	}
+}
+
 // TestVersion1File checks that a start refuses an encrypted file without a MAC, names
 // the verb that converts it, and takes what that has made of it.
 func TestVersion1File(t *testing.T) {
