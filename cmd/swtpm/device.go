@@ -68,7 +68,7 @@ func openCharacter(path string) (int, error) {
 	}
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFCHR {
-		err = fmt.Errorf("it is no character device")
+		err = errors.New("not a character device; name the device of a TPM's driver")
 	}
 	if err == nil {
 		err = unix.SetNonblock(fd, false)
@@ -97,7 +97,7 @@ func openCUSE(i config.Interface) (*cuse.Device, error) {
 		return nil, exitCode(cuseStart, err)
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return nil, exitCode(cuseStart, fmt.Errorf("%s is there already; choose another name", path))
+		return nil, exitCode(cuseStart, fmt.Errorf("%s already exists; choose another name, or stop the process that has the device", path))
 	}
 	d, err := cuse.Open(i.Name)
 	if errors.Is(err, os.ErrPermission) {

@@ -83,7 +83,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 
 	engine := libtpms.Engine()
 	if err := engine.Choose(version(cfg)); err != nil {
-		return fmt.Errorf("this libtpms has no TPM %s: %w", version(cfg), err)
+		return fmt.Errorf("libtpms %s has no TPM %s: %w; install one that has it, or choose the other version", libtpms.Version(), version(cfg), err)
 	}
 	ends, session, err := openEnds(cfg, device, systemd, log)
 	if err != nil {

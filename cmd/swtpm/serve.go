@@ -94,7 +94,7 @@ func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *keep.S
 		return nil, -1, nil
 	case config.ConnFD:
 		if _, err := unix.FcntlInt(uintptr(e.FD), unix.F_GETFD, 0); err != nil {
-			return nil, -1, fmt.Errorf("no descriptor %d was passed to this program: %w", e.FD, err)
+			return nil, -1, fmt.Errorf("descriptor %d was not passed to this program: %w; let the program that starts this one pass it, or name a path or a port", e.FD, err)
 		}
 		unix.CloseOnExec(e.FD)
 		return nil, e.FD, nil

@@ -70,9 +70,9 @@ func (w *which) parse(args []string, files int) error {
 	var err error
 	switch {
 	case w.tpmstate != "" && len(args) == files+1:
-		err = fmt.Errorf("%q is one word too many: there is either a PROFILE or --tpmstate", args[0])
+		err = fmt.Errorf("unexpected argument %q: give a PROFILE or --tpmstate, not both", args[0])
 	case w.tpmstate == "" && len(args) == files && os.Getenv("TPM_PATH") == "":
-		err = errors.New("there is neither a PROFILE nor --tpmstate")
+		err = errors.New("missing PROFILE argument or --tpmstate")
 	case w.family != "" && w.family != "1.2" && w.family != "2.0":
 		err = fmt.Errorf("--tpm %q: want 1.2 or 2.0", w.family)
 	case len(args) == files+1:

@@ -101,9 +101,9 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 	case errors.Is(err, pflag.ErrHelp):
 		return nil
 	case err == nil && f.NArg() < v.least:
-		err = fmt.Errorf("there is no %s", v.operand)
+		err = fmt.Errorf("missing %s argument", v.operand)
 	case err == nil && v.most >= 0 && f.NArg() > v.most:
-		err = fmt.Errorf("%q is one word too many", f.Arg(v.most))
+		err = fmt.Errorf("unexpected argument %q", f.Arg(v.most))
 	}
 	if err != nil {
 		return misused(path, err)
@@ -124,9 +124,9 @@ func (v *verb) whichVerb(path string, args []string) error {
 		return nil
 	}
 	if len(args) == 0 {
-		return misused(path, errors.New("there is no verb"))
+		return misused(path, errors.New("missing verb"))
 	}
-	return misused(path, fmt.Errorf("no such verb: %q", args[0]))
+	return misused(path, fmt.Errorf("unknown verb %q", args[0]))
 }
 
 // misused is the error for a wrong command line of a verb.

@@ -68,7 +68,7 @@ func parse(args []string) (p plan, asJSON bool, err error) {
 		return p, false, err
 	}
 	if f.NArg() > 0 {
-		return p, false, fmt.Errorf("%q is one word too many", f.Arg(0))
+		return p, false, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	p.backToBack, p.gapped, p.stores, p.starts, p.quiet = 1000, 80, 20, 31, 5*time.Second
 	if *quick {

@@ -30,13 +30,24 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 			return nil, fmt.Errorf("Unknown option '%s'%s", token, hint) //lint:ignore ST1005 the words of the reference
 		}
 		if err := k.value.check(text); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w%s", err, expected(k))
 		}
 		if _, given := out[name]; !given {
 			out[name] = text
 		}
 	}
 	return out, nil
+}
+
+// expected says what k takes, where the words of the reference do not name it.
+func expected(k *key) string {
+	switch k.value.(type) {
+	case number, keyFD, algorithmsFD, level:
+		return "; " + k.name + " takes a whole number"
+	case octal:
+		return "; " + k.name + " takes an octal mode, such as 0640"
+	}
+	return ""
 }
 
 // pathNames are the sub-options whose value is a path, the usual one of an option first.

@@ -130,8 +130,12 @@ func TestTypes(t *testing.T) {
 			{name: "gid", value: owner{p: &got, group: true}},
 		}
 		o, err := parseSuboptions(tt.key+"="+tt.in, ks)
-		if errText(err) != tt.err {
-			t.Errorf("%s=%s: error %q, want %q", tt.key, tt.in, errText(err), tt.err)
+		want := tt.err
+		if k := ks.find(tt.key); want != "" {
+			want += expected(k)
+		}
+		if errText(err) != want {
+			t.Errorf("%s=%s: error %q, want %q", tt.key, tt.in, errText(err), want)
 		}
 		if err != nil {
 			continue

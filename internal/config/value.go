@@ -286,7 +286,11 @@ func (words) check(string) error { return nil }
 func (w words) set(s string) error {
 	switch {
 	case !slices.Contains(w.of, s) && w.unknown != "":
-		return refuse(w.unknown, s)
+		text := fmt.Sprintf(w.unknown, s)
+		if strings.HasSuffix(text, ".") {
+			return refuse("%s Want %s.", text, w.want())
+		}
+		return refuse("%s; want %s", text, w.want())
 	case !slices.Contains(w.of, s):
 		return fmt.Errorf("unknown value '%s'", s)
 	}

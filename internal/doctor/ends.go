@@ -76,7 +76,7 @@ func (x *exam) device() {
 	case err != nil:
 		x.add(Error, path, what, "%v", err)
 	case st.Mode&unix.S_IFMT != unix.S_IFCHR:
-		x.add(Error, path, what, "it is no character device")
+		x.add(Error, path, what, "not a character device")
 	case unix.Access(path, unix.R_OK|unix.W_OK) != nil:
 		x.add(Error, path, "give that user the right", "user %d may not read and write it", os.Geteuid())
 	}

@@ -47,6 +47,13 @@ var advice = []struct {
 	{syscall.ENOSPC, "make room on that file system"},
 	{syscall.EDQUOT, "give the user more room on that file system"},
 	{syscall.EROFS, "let it be written to, in a unit with ReadWritePaths=, or correct --tpmstate"},
+	{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
+	{syscall.ESTALE, "the file server has replaced the directory: mount it again"},
+	{syscall.EMFILE, "let the process open more files, in a unit with LimitNOFILE="},
+	{syscall.ENFILE, "let this machine open more files, with sysctl fs.file-max"},
+	{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
+	{syscall.ENAMETOOLONG, "choose a shorter path for the state"},
+	{syscall.ELOOP, "name the file or directory itself, not a link to it"},
 	{errStart, "restore the state from a backup, or use the libtpms that wrote it"},
 }
 

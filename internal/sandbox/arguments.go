@@ -18,7 +18,8 @@ const (
 
 // commands are the commands of fcntl that we, Go and libc use, without F_SETFL. Those
 // that send signals (F_SETOWN, F_SETSIG, F_SETLEASE, F_NOTIFY) are not among them.
-var commands = []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_OFD_SETLK, unix.F_OFD_GETLK}
+var commands = []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_OFD_SETLK, unix.F_OFD_GETLK,
+	unix.F_SETLK, unix.F_GETLK} // the last two where the kernel has no locks of open files
 
 // checked are the allowed calls that could do more than is needed.
 func checked() []Call {

@@ -15,7 +15,11 @@ func Chroot(path string) error {
 		return nil
 	}
 	if err := unix.Chroot(path); err != nil {
-		return fmt.Errorf("chroot failed: %q: %w", path, err) // Compat: the words of swtpm
+		hint := ""
+		if err == unix.EPERM {
+			hint = "; start as root, or leave --chroot out"
+		}
+		return fmt.Errorf("chroot failed: %q: %w%s", path, err, hint) // Compat: the words of swtpm
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("chdir failed: into %q: %w", path, err)

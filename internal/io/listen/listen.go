@@ -226,11 +226,13 @@ func openBound(path string) (*os.File, os.FileInfo, error) {
 func permit(fd int, made os.FileInfo, e config.Endpoint) error {
 	if e.UID >= 0 || e.GID >= 0 {
 		if err := unix.Fchownat(fd, "", e.UID, e.GID, unix.AT_EMPTY_PATH); err != nil {
-			return fmt.Errorf("change the owner to %d:%d: %w", e.UID, e.GID, err)
+			return fmt.Errorf("change the owner to %d:%d: %w; leave uid and gid out, choose a group of this user, or start as root", e.UID, e.GID, err)
 		}
 	}
 	if made.Mode().Perm() != e.Mode.Perm() {
-		return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), e.Mode.Perm())
+		if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), e.Mode.Perm()); err != nil {
+			return fmt.Errorf("set mode %#o: %w; choose a directory on a file system that keeps modes, such as /run, for the socket", e.Mode.Perm(), err)
+		}
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func interfaceIndex(name string) (uint32, error) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r); err != nil {
-		return 0, fmt.Errorf("no network interface %q: %w", name, err)
+		return 0, fmt.Errorf("no network interface %q: %w; ip link lists those of this machine", name, err)
 	}
 	return r.Uint32(), nil
 }

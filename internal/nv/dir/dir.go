@@ -183,6 +183,8 @@ func (d *Dir) openat(name string, flags int, mode uint32) (int, error) {
 			d.spare = -1
 		case err == unix.ELOOP:
 			return -1, fmt.Errorf("%q is a symbolic link, which is never followed: %w", name, err)
+		case err == unix.EACCES || err == unix.EPERM:
+			return -1, fmt.Errorf("open %q: %w%s", name, err, d.rights(name))
 		case err != nil:
 			return -1, fmt.Errorf("open %q: %w", name, err)
 		default:

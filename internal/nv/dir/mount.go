@@ -74,3 +74,17 @@ func wrapMode(mode uint32, err error) error {
 	}
 	return fmt.Errorf("set mode %#o: %w", mode, err)
 }
+
+// rights returns, in brackets, whom the file belongs to that cannot be opened, or the
+// directory if there is no such file, and who this process is.
+func (d *Dir) rights(name string) string {
+	st, err := d.stat(name)
+	what := "it"
+	if err != nil {
+		what = "the directory"
+		if unix.Fstat(d.fd, &st) != nil {
+			return ""
+		}
+	}
+	return fmt.Sprintf(" (%s belongs to %d:%d and has mode %#o, this process is user %d)", what, st.Uid, st.Gid, st.Mode&0o7777, os.Geteuid())
+}
