@@ -478,3 +478,54 @@ func TestUnreadReplies(t *testing.T) {
 	}
 	b.happened(t, "connection closed")
 }
+
+// TestOvertaking checks that requests which need neither the engine nor the disk are
+// answered while another client's request waits for them.
+func TestOvertaking(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	b.tpm.on = true
+	free := b.hold()
+	waiting := b.connect(t, unix.SOCK_STREAM)
+	waiting.send(t, unhex("0000000a")) // STORE_VOLATILE
+	waiting.emptied(t)
+	c := b.connect(t, unix.SOCK_STREAM)
+	for _, g := range []struct{ name, in, want string }{
+		{"CANCEL_TPM_CMD", "00000009", ok},
+		{"SET_LOCALITY", "00000005 03", ok},
+		{"GET_CAPABILITY", "00000001", "00000000 0001ffff"},
+		{"GET_CONFIG", "0000000f", "00000000 00000002"},
+		{"GET_TPMESTABLISHED", "00000004", "00000000 01000000"},
+		{"SET_BUFFERSIZE, ask", "00000011 00000000", "00000000 00000abc 0000000a 00001000"},
+		{"SET_DATAFD, none", "00000010", bp},
+		{"an unknown request", "00000099", bo},
+	} {
+		want := strings.ReplaceAll(g.want, " ", "")
+		if got := c.ask(t, g.in, len(want)/2); got != want {
+			t.Errorf("%s: reply = %s, want %s", g.name, got, want)
+		}
+	}
+	free()
+	if got := waiting.ask(t, "", 4); got != ok {
+		t.Errorf("STORE_VOLATILE: reply = %s, want %s", got, ok)
+	}
+}
+
+// TestRunningStays fills all places: clients that had a reply make room for others, but not
+// the one whose request runs.
+func TestRunningStays(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	q := b.listen(t)
+	free := b.hold()
+	running := q.dial(t)
+	running.send(t, unhex("00000002 00000000"))
+	running.emptied(t)
+	for range 10 {
+		if got := q.dial(t).ask(t, "00000001", 8); got != "000000000001ffff" {
+			t.Fatalf("reply = %s", got)
+		}
+	}
+	free()
+	if got := running.ask(t, "", 4); got != ok {
+		t.Errorf("INIT: reply = %s, want %s", got, ok)
+	}
+}

@@ -150,6 +150,13 @@ type bench struct {
 	taken  []int    // descriptors that the data channel took
 }
 
+// hold keeps the engine busy until free is called.
+func (b *bench) hold() (free func()) {
+	held := make(chan bool)
+	b.engine <- func() { <-held }
+	return func() { close(held) }
+}
+
 func (b *bench) event(s string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -78,7 +78,13 @@ func (f *fake) serveOne(s *exchange.Set, i int) (e exchange.Event, todo bool) {
 	if s.Polls[i].Revents&unix.POLLIN == 0 {
 		return exchange.Event{Kind: exchange.Closed, At: i}, true
 	}
-	n, err := unix.Read(fd, s.Buf)
+	n, _, err := unix.Recvfrom(fd, s.Buf, unix.MSG_DONTWAIT)
+	if err == unix.ENOTSOCK {
+		n, err = unix.Read(fd, s.Buf)
+	}
+	if err == unix.EAGAIN { // a wake-up for nothing
+		return exchange.Event{}, false
+	}
 	if n <= 0 {
 		return exchange.Event{Kind: exchange.Closed, At: i, Err: err}, true
 	}

@@ -429,3 +429,61 @@ func TestCloseGivesUp(t *testing.T) {
 	f.held.Unlock()
 	c.receives(t, command(10))
 }
+
+// TestIdleUserMakesRoom fills all places with clients that had an answer: the next one is
+// served, and the client that has been idle for longest is disconnected.
+func TestIdleUserMakesRoom(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	use := func(c *peer) {
+		t.Helper()
+		c.send(t, command(10))
+		c.receives(t, command(10))
+	}
+	var all []*peer
+	for range 4 { // all the places there are
+		c := q.dial(t)
+		use(c)
+		all = append(all, c)
+	}
+	use(all[0])
+	for _, idle := range []*peer{all[1], all[2], all[3], all[0]} {
+		use(q.dial(t))
+		idle.ends(t)
+	}
+}
+
+// TestBusyStays checks that a client is not disconnected in favour of another one while it
+// is in the middle of a command whose size is known.
+func TestBusyStays(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{MaxClients: 1})
+	q := b.listen(t)
+	c := q.dial(t)
+	c.send(t, command(10))
+	c.receives(t, command(10))
+	c.send(t, command(30)[:20])
+	c.emptied(t)
+	next := q.dial(t)
+	next.send(t, command(10))
+	c.send(t, command(30)[20:])
+	c.receives(t, command(30))
+	next.receives(t, command(10))
+	c.ends(t)
+}
+
+// TestOutOfBand sends out-of-band bytes, each of which wakes up the server for nothing.
+func TestOutOfBand(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	c := b.attach(t)
+	for range 20000 {
+		if err := unix.Sendto(c.fd, []byte{0}, unix.MSG_OOB, nil); err == unix.EAGAIN {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLOUT}}, 1000)
+		} else if err != nil {
+			t.Skipf("no out-of-band bytes here: %v", err)
+		}
+	}
+	other, x := pair(t, unix.SOCK_STREAM)
+	b.Server.Resume(other, Kept{}, false)
+	x.send(t, command(10))
+	x.receives(t, command(10))
+}
