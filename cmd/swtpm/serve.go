@@ -217,6 +217,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 	go j.ctrl.Run()
 	if e.cuse != nil {
 		go e.cuse.Serve(j.tpm, cuse.Options{
+			Engine:   j.data.Post,
 			Trace:    log.Dump,
 			Note:     log.Infof,
 			Error:    log.Errorf,

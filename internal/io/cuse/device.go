@@ -29,6 +29,10 @@ type TPM interface {
 
 // Options is what Serve needs besides the TPM.
 type Options struct {
+	// Engine calls f on the thread of the engine, later. It returns false if that
+	// has ended.
+	Engine func(f func()) bool
+
 	Trace    func(title string, b []byte)     // sees all messages; nil if nobody looks
 	Note     func(format string, args ...any) // a line for people
 	Error    func(format string, args ...any) // the same, of a request that failed
@@ -169,7 +173,11 @@ func (d *Device) lost(err error) {
 	}
 }
 
-// take has one message answered beside the others. msg is not kept.
+// take answers one message, or sees to it that it is answered. msg is not kept.
+//
+// What may have to wait for the engine or the disk is done on the thread of the engine, one
+// after the other. A read that waits for the command that runs is a goroutine, which takes
+// no thread while it waits.
 func (d *Device) take(msg []byte) {
 	h, body, ok := parse(msg)
 	if !ok {
@@ -190,18 +198,58 @@ func (d *Device) take(msg []byte) {
 	d.waiting[h.Unique] = stop
 	d.mu.Unlock()
 	body = append([]byte(nil), body...)
-	d.done.Go(func() {
+	answer := func() {
 		rep, after, err := d.handle(h.Op, body, stop)
 		clear(body)
-		d.mu.Lock()
-		delete(d.waiting, h.Unique)
-		d.mu.Unlock()
-		d.reply(h.Unique, rep, err)
-		clear(rep)
-		if after != nil {
-			after()
-		}
-	})
+		d.finish(h.Unique, rep, after, err)
+	}
+	switch {
+	case h.Op == opWrite:
+		d.takeWrite(h.Unique, body)
+	case h.Op == opRead:
+		d.done.Go(answer)
+	case h.Op == opIoctl && inEngine(body):
+		d.engine(answer)
+	default:
+		answer()
+	}
+}
+
+// engine calls f on the thread of the engine, later.
+func (d *Device) engine(f func()) {
+	d.done.Add(1)
+	if !d.opt.Engine(func() { defer d.done.Done(); f() }) {
+		d.done.Done() // the process ends
+	}
+}
+
+// takeWrite answers a write, of a command once it has run, unless it may take long.
+func (d *Device) takeWrite(unique uint64, body []byte) {
+	cmd, rep, err := d.begin(body)
+	clear(body)
+	if cmd == nil {
+		d.finish(unique, rep, nil, err)
+		return
+	}
+	h, _ := tpm.ParseHeader(cmd)
+	if asynchronous[d.tpm.Version()][h.Code] && d.tpm.On() {
+		d.finish(unique, rep, nil, nil)
+		d.engine(func() { _ = d.run(cmd) })
+		return
+	}
+	d.engine(func() { d.finish(unique, rep, nil, d.run(cmd)) })
+}
+
+// finish answers a request that was taken.
+func (d *Device) finish(unique uint64, rep []byte, after func(), err error) {
+	d.mu.Lock()
+	delete(d.waiting, unique)
+	d.mu.Unlock()
+	d.reply(unique, rep, err)
+	clear(rep)
+	if after != nil {
+		after()
+	}
 }
 
 // interrupt makes a request that waits give up: a signal came for its caller.
@@ -245,8 +293,6 @@ func (d *Device) handle(op uint32, body []byte, stop <-chan struct{}) (rep []byt
 		d.release()
 	case opRead:
 		rep, err = d.read(body, stop)
-	case opWrite:
-		rep, err = d.write(body)
 	case opPoll:
 		rep, err = d.poll(body)
 	case opIoctl:

@@ -378,6 +378,12 @@ func FuzzMessage(f *testing.F) {
 		stop := make(chan struct{})
 		close(stop)
 		for range 2 {
+			if op == opWrite {
+				if cmd, _, _ := d.begin(body); cmd != nil {
+					_ = d.run(cmd)
+				}
+				continue
+			}
 			rep, _, err := d.handle(op, append([]byte(nil), body...), stop)
 			if op != opIoctl || err != nil {
 				continue

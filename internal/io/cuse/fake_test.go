@@ -146,8 +146,15 @@ func newKernel(t *testing.T) *kernel {
 		defer k.mu.Unlock()
 		k.ended = how
 	}
-	go d.Serve(k.tpm, Options{Note: t.Logf, Error: t.Logf, Shutdown: func() { end("shutdown") }, Fail: func(err error) { end(err.Error()) }})
-	t.Cleanup(func() { d.Close(patience); _ = unix.Close(k.fd) })
+	engine := make(chan func(), 2*maxRequests)
+	go func() {
+		for f := range engine {
+			f()
+		}
+	}()
+	run := func(f func()) bool { engine <- f; return true }
+	go d.Serve(k.tpm, Options{Engine: run, Note: t.Logf, Error: t.Logf, Shutdown: func() { end("shutdown") }, Fail: func(err error) { end(err.Error()) }})
+	t.Cleanup(func() { d.Close(patience); _ = unix.Close(k.fd); close(engine) })
 	return k
 }
 

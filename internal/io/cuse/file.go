@@ -53,49 +53,35 @@ var asynchronous = map[tpm.Version]map[tpm.Code]bool{
 	tpm.V12: {0x0d: true, 0x1f: true},
 }
 
-// write takes a command and, unless it may take long, runs it; or, while a state blob
-// is set, a piece of it.
-func (d *Device) write(body []byte) ([]byte, error) {
+// begin takes what was written: a command, which is to be run then, or, while a state blob
+// is set, a piece of it. rep is the answer to the write.
+func (d *Device) begin(body []byte) (cmd, rep []byte, err error) {
 	var in readIn
 	b, err := decode(body, &in)
 	if err != nil || int(in.Size) != len(b) {
-		return nil, unix.EINVAL
+		return nil, nil, unix.EINVAL
 	}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	switch {
 	case d.file.out.reading:
 		d.file.out.end()
-		d.mu.Unlock()
-		return nil, unix.EIO
+		return nil, nil, unix.EIO
 	case d.file.in.writing:
 		err := d.file.in.add(b)
-		d.mu.Unlock()
-		return encode(writeOut{Size: in.Size}, nil), err
+		return nil, encode(writeOut{Size: in.Size}, nil), err
 	case d.file.running != nil:
-		d.mu.Unlock()
-		return nil, unix.EBUSY
+		return nil, nil, unix.EBUSY
 	}
-	cmd := append([]byte(nil), b[:min(len(b), tpm.MaxCommand)]...)
-	running := make(chan struct{})
-	d.file.running = running
+	cmd = append([]byte{}, b[:min(len(b), tpm.MaxCommand)]...)
+	d.file.running = make(chan struct{})
 	d.setResponse(nil)
-	d.mu.Unlock()
-
 	d.trace(" SWTPM_IO_Read:", cmd)
-	h, _ := tpm.ParseHeader(cmd)
-	written := encode(writeOut{Size: uint32(len(cmd))}, nil)
-	if asynchronous[d.tpm.Version()][h.Code] && d.tpm.On() {
-		d.done.Go(func() { _ = d.run(cmd, running) })
-		return written, nil
-	}
-	if err := d.run(cmd, running); err != nil {
-		return nil, err
-	}
-	return written, nil
+	return cmd, encode(writeOut{Size: uint32(len(cmd))}, nil), nil
 }
 
 // run runs a command and has its response read.
-func (d *Device) run(cmd []byte, running chan struct{}) error {
+func (d *Device) run(cmd []byte) error {
 	rsp, err := d.execute(cmd)
 	clear(cmd)
 	if err != nil {
@@ -107,6 +93,7 @@ func (d *Device) run(cmd []byte, running chan struct{}) error {
 	}
 	d.mu.Lock()
 	d.setResponse(rsp)
+	running := d.file.running
 	d.file.running = nil
 	watch := d.file.watch
 	d.file.watch = nil

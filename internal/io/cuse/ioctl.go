@@ -118,6 +118,21 @@ func (d *Device) ioctl(body []byte) ([]byte, func(), error) {
 	return out, after, nil
 }
 
+// here are the requests that are answered at once, whatever the engine does.
+var here = map[string]bool{
+	"GET_CAPABILITY": true, "GET_TPMESTABLISHED": true, "SET_LOCALITY": true, "CANCEL_TPM_CMD": true, "GET_CONFIG": true,
+}
+
+// inEngine reports whether the ioctl in body may have to wait for the engine or the disk.
+func inEngine(body []byte) bool {
+	var in ioctlIn
+	if _, err := decode(body, &in); err != nil {
+		return false
+	}
+	r := find(in.Number)
+	return r != nil && !here[r.name]
+}
+
 func find(number uint32) *request {
 	for i := range requests {
 		if requests[i].number == number {
