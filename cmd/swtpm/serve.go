@@ -152,7 +152,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		}
 		return func() { j.end(errors.New("the client has gone")) }
 	}
-	places := maxClients()
+	places, memory := maxClients(), &collector{}
 	j.data, err = data.New(t, data.Options{
 		Keep:       keepData(session),
 		Changed:    s.changed,
@@ -161,6 +161,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		Trace:      s.log.Dump,
 		Note:       s.log.Infof,
 		Lost:       lost(cfg.Interface.Terminate),
+		Quiet:      memory.tidy,
 		Fail:       j.fail,
 	})
 	if err != nil {
@@ -177,6 +178,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		Note:       s.log.Infof,
 		Error:      s.log.Errorf,
 		Lost:       lost(cfg.Control.Terminate),
+		Quiet:      memory.tidy,
 		Shutdown:   j.shutdown,
 		Fail:       j.fail,
 		Postpone:   j.postpone(),
@@ -212,6 +214,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 	if err := e.attach(j.data, j.ctrl); err != nil {
 		return err
 	}
+	limitHeap()
 	createThreads(r != nil || m != nil || j.service.tell != nil || e.cuse != nil || j.cfg.Pcap.File != "" || j.cfg.Pcap.FD >= 0)
 	go j.data.Run()
 	go j.ctrl.Run()

@@ -12,6 +12,12 @@ import (
 // shortWait is how long no client is accepted after descriptors or memory ran out.
 const shortWait = 50 * time.Millisecond
 
+// Quiet is called quietWait after the last of at least burst events.
+const (
+	burst     = 100
+	quietWait = 5 * time.Second
+)
+
 // Run serves clients until Close is called and the last of them has left.
 func (s *Server) Run() {
 	last := false // the round after the server began to close
@@ -31,6 +37,7 @@ func (s *Server) Run() {
 		s.dispatch(e)
 		if e.Late {
 			s.expire()
+			s.settleDown()
 		}
 	}
 }
@@ -78,6 +85,14 @@ func (s *Server) expire() {
 	}
 }
 
+// settleDown calls Quiet if it is due.
+func (s *Server) settleDown() {
+	if !s.quiet.IsZero() && !s.quiet.After(s.due) {
+		s.events, s.quiet = 0, time.Time{}
+		s.opt.Quiet()
+	}
+}
+
 // leave closes the clients that nothing has to be finished for. The first call leaves
 // those that can still be answered at once.
 func (s *Server) leave(last bool) {
@@ -110,6 +125,12 @@ func (s *Server) fill() {
 		default:
 			earlier(s.release())
 		}
+	}
+	if s.events >= burst && s.opt.Quiet != nil {
+		if s.quiet.IsZero() {
+			s.quiet = time.Now().Add(quietWait)
+		}
+		earlier(s.quiet)
 	}
 	for _, c := range s.conns {
 		earlier(c.deadline)
@@ -153,6 +174,10 @@ func (s *Server) dispatch(e exchange.Event) {
 	}
 	for i, c := range s.at {
 		r := s.set.Polls[i].Revents
+		if r != 0 {
+			s.events++
+			s.quiet = time.Time{}
+		}
 		switch {
 		case r == 0:
 		case c != nil:

@@ -33,6 +33,7 @@ type Options struct {
 	Keep    func(fd int, attached bool) Kept   // keeps a new client; nil if nothing is kept
 	Changed func()                             // a client came or left; must not wait; nil if not needed
 	Lost    func()                             // the last client that had a reply, or the last one, has left; nil if not needed
+	Quiet   func()                             // called when nothing has happened for a while after much has; nil if not needed
 }
 
 // Server serves the clients of one channel on one thread, that of Run.
@@ -51,6 +52,8 @@ type Server struct {
 	at      []*Conn   // the client of each descriptor of set, nil for others
 	conns   []*Conn   // in the order they came
 	due     time.Time // the first deadline; zero if there is none
+	events  int       // that Go has handled since Quiet was called
+	quiet   time.Time // when Quiet is due
 	closing bool
 
 	mu        sync.Mutex

@@ -66,6 +66,7 @@ type Options struct {
 	Note     func(format string, args ...any) // a line for people
 	Error    func(format string, args ...any) // the same, of a request that failed
 	Lost     func()                           // the clients have gone; see conn.Options
+	Quiet    func()                           // nothing has happened for a while; see conn.Options
 	Shutdown func()                           // a client asked the process to end
 	Fail     func(err error)                  // the process cannot go on
 
@@ -89,7 +90,7 @@ type Server struct {
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o}
-	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Changed: o.Changed, Lost: o.Lost}
+	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Changed: o.Changed, Lost: o.Lost, Quiet: o.Quiet}
 	if o.Keep != nil {
 		co.Keep = func(fd int, _ bool) Kept { return o.Keep(fd) }
 	}

@@ -42,6 +42,7 @@ type Options struct {
 	Trace func(title string, b []byte)     // sees all messages; nil if nobody looks
 	Note  func(format string, args ...any) // a line for people
 	Lost  func()                           // the clients have gone; see conn.Options
+	Quiet func()                           // nothing has happened for a while; see conn.Options
 	Fail  func(err error)                  // the server cannot go on
 }
 
@@ -69,6 +70,7 @@ func New(t TPM, o Options) (*Server, error) {
 		Keep:       o.Keep,
 		Changed:    o.Changed,
 		Lost:       o.Lost,
+		Quiet:      o.Quiet,
 	})
 	return s, err
 }
