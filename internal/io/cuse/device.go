@@ -209,6 +209,9 @@ func (d *Device) take(msg []byte) {
 	case h.Op == opRead:
 		d.done.Go(answer)
 	case h.Op == opIoctl && inEngine(body):
+		if powersOff(body) { // it ends the wait of a command for a full disk
+			d.tpm.EndWait()
+		}
 		d.engine(answer)
 	default:
 		answer()

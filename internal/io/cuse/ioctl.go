@@ -123,14 +123,29 @@ var here = map[string]bool{
 	"GET_CAPABILITY": true, "GET_TPMESTABLISHED": true, "SET_LOCALITY": true, "CANCEL_TPM_CMD": true, "GET_CONFIG": true,
 }
 
-// inEngine reports whether the ioctl in body may have to wait for the engine or the disk.
-func inEngine(body []byte) bool {
+// nameOf returns the name of the request in body, "" if there is no such request.
+func nameOf(body []byte) string {
 	var in ioctlIn
 	if _, err := decode(body, &in); err != nil {
-		return false
+		return ""
 	}
 	r := find(in.Number)
-	return r != nil && !here[r.name]
+	if r == nil {
+		return ""
+	}
+	return r.name
+}
+
+// inEngine reports whether the ioctl in body may have to wait for the engine or the disk.
+func inEngine(body []byte) bool {
+	name := nameOf(body)
+	return name != "" && !here[name]
+}
+
+// powersOff reports whether the ioctl in body powers the TPM off.
+func powersOff(body []byte) bool {
+	name := nameOf(body)
+	return name == "INIT" || name == "STOP" || name == "SHUTDOWN"
 }
 
 func find(number uint32) *request {
