@@ -71,8 +71,21 @@ func Entropy() error {
 
 // Warm has OpenSSL read its configuration and load what that names, as providers:
 // what is done in advance can be done where no file is opened any more.
+//
+// Random numbers come from the kernel, but in FIPS mode.
 func Warm() {
-	C.swtpm_entropy()
+	if !kernelRandom() {
+		C.swtpm_entropy()
+	}
+}
+
+// kernelRandom makes OpenSSL take its random numbers from the kernel, and reports
+// whether it does.
+func kernelRandom() bool { return C.swtpm_kernel_random() == 1 }
+
+// random fills b with random numbers of OpenSSL.
+func random(b []byte) bool {
+	return C.swtpm_random((*C.uchar)(&b[0]), C.int(len(b))) == 1
 }
 
 // fitOpenSSL makes OpenSSL do what the TPM that was just started may be asked

@@ -19,6 +19,13 @@ int swtpm_refuses_hmac(const char *digest);
 // above.
 int swtpm_entropy(void);
 
+// swtpm_kernel_random makes OpenSSL take its random numbers from getrandom(2). It returns
+// 0 if that cannot be, or in FIPS mode: then OpenSSL makes them as ever.
+int swtpm_kernel_random(void);
+
+// swtpm_random fills p with n random bytes of OpenSSL. It returns 1 if that worked.
+int swtpm_random(unsigned char *p, int n);
+
 // swtpm_fips says whether FIPS mode is on, swtpm_fips_off turns it off for this
 // process and returns 1 if that worked; -1 as above.
 int swtpm_fips(void);

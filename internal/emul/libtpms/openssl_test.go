@@ -2,6 +2,7 @@ package libtpms
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/algorithms"
@@ -38,5 +39,31 @@ func TestProfileNeedsNewerLibrary(t *testing.T) {
 	err := e.SetProfile("{}")
 	if HasProfiles() == errors.Is(err, errors.ErrUnsupported) || err == nil {
 		t.Errorf("SetProfile({}) = %v, with profiles: %v", err, HasProfiles())
+	}
+}
+
+// TestKernelRandom checks that random numbers are those of the kernel, more at a time
+// than getrandom(2) gives uninterrupted, too, and that no byte is left out.
+func TestKernelRandom(t *testing.T) {
+	if !kernelRandom() {
+		t.Fatal("OpenSSL does not take its random numbers from the kernel")
+	}
+	for _, n := range []int{1, 32, 257, 1 << 20} {
+		b := make([]byte, n+1)
+		seen := make([]bool, n)
+		for range 40 { // all zero 40 times by chance: 2^-320 for each byte
+			if !random(b[:n]) {
+				t.Fatalf("no %d random bytes", n)
+			}
+			for i, c := range b[:n] {
+				seen[i] = seen[i] || c != 0
+			}
+		}
+		if i := slices.Index(seen, false); i >= 0 || b[n] != 0 {
+			t.Errorf("of %d random bytes the one at %d is always 0; the byte behind them is %d", n, i, b[n])
+		}
+	}
+	if err := Entropy(); err != nil {
+		t.Error(err)
 	}
 }
