@@ -6,6 +6,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -47,6 +50,7 @@ func TestDamageIsRefused(t *testing.T) {
 				if n := d.open(t, v).withStartup(t).number(t); n != 1 {
 					t.Errorf("the number is %d, want 1", n)
 				}
+				d.finish(t)
 			})
 		}
 	}
@@ -96,6 +100,8 @@ type damage struct {
 	ctrl *client.Client
 	file string   // the state file
 	tail *os.File // the log, read up to its end
+
+	refusals, reported int // by INIT; those that the log has a line on
 }
 
 func newDamage(t *testing.T, k keeping, v version, args []string) *damage {
@@ -124,13 +130,54 @@ func (d *damage) refused(t *testing.T, what string, b []byte) {
 	if now := read(t, d.file); now != string(b) {
 		t.Fatalf("%s: the file was changed: %d bytes, were %d", what, len(now), len(b))
 	}
-	b, err = io.ReadAll(d.tail)
+	d.logged(t, what, d.newLines(t), filepath.Base(d.file), "permall")
+}
+
+// newLines returns what was logged since it was last called.
+func (d *damage) newLines(t *testing.T) string {
+	t.Helper()
+	b, err := io.ReadAll(d.tail)
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := failures(string(b))
-	if len(lines) != 1 || !strings.Contains(lines[0], filepath.Base(d.file)) && !strings.Contains(lines[0], "permall") {
-		t.Fatalf("%s: the log has %q, want one line on the failure that names the state", what, b)
+	return string(b)
+}
+
+// freeLines is how many similar lines the log has before it limits their rate.
+const freeLines = 20
+
+// logged checks that the log has one line on a refusal, which has one of names in it, or
+// none if there were many of them: see finish.
+func (d *damage) logged(t *testing.T, what, log string, names ...string) {
+	t.Helper()
+	d.refusals++
+	lines := failures(log)
+	d.reported += len(lines)
+	if len(lines) == 0 && d.refusals > freeLines {
+		return
+	}
+	if len(lines) != 1 || !slices.ContainsFunc(names, func(name string) bool { return strings.Contains(lines[0], name) }) {
+		t.Fatalf("%s: the log has %q, want one line on the failure that names the state", what, log)
+	}
+}
+
+// suppressedLines is the line on similar ones that are not in the log.
+var suppressedLines = regexp.MustCompile(`(?m)(\d+) similar lines suppressed: INIT failed: `)
+
+// finish ends the emulator and checks that its log has accounted for each refusal.
+func (d *damage) finish(t *testing.T) {
+	t.Helper()
+	d.terminate(t)
+	n := d.reported
+	for _, m := range suppressedLines.FindAllStringSubmatch(read(t, d.emulator.log), -1) {
+		suppressed, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += suppressed
+	}
+	if n != d.refusals {
+		t.Errorf("the log accounts for %d of %d refusals:\n%s", n, d.refusals, read(t, d.emulator.log))
 	}
 }
 
@@ -138,7 +185,7 @@ func (d *damage) refused(t *testing.T, what string, b []byte) {
 // others: a disk may be slow at any time, and the log says so.
 func failures(log string) (lines []string) {
 	for line := range strings.Lines(log) {
-		if strings.Contains(line, "INIT failed: ") {
+		if strings.Contains(line, "INIT failed: ") && !suppressedLines.MatchString(line) {
 			lines = append(lines, line)
 		}
 	}

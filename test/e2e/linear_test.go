@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -386,6 +385,7 @@ func TestDamageOfFile(t *testing.T) {
 			if n := d.open(t, v).withStartup(t).number(t); n != 1 {
 				t.Errorf("the number is %d, want 1", n)
 			}
+			d.finish(t)
 		})
 	}
 }
@@ -399,10 +399,7 @@ func (d *damage) refusedOrFine(t *testing.T, what string, b []byte) (fine bool) 
 	if d.gone() {
 		t.Fatalf("%s: the process has ended:\n%s", what, d.out.String())
 	}
-	log, rerr := io.ReadAll(d.tail)
-	if rerr != nil {
-		t.Fatal(rerr)
-	}
+	log := d.newLines(t)
 	if err == nil {
 		ch := d.open(t, d.v).withStartup(t)
 		if n := ch.number(t); n != 1 {
@@ -417,9 +414,7 @@ func (d *damage) refusedOrFine(t *testing.T, what string, b []byte) (fine bool) 
 	if now := read(t, d.file); now != string(b) {
 		t.Fatalf("%s: the file was changed: %d bytes, were %d", what, len(now), len(b))
 	}
-	if lines := failures(string(log)); len(lines) != 1 || !strings.Contains(lines[0], d.file) {
-		t.Fatalf("%s: the log has %q, want one line on the failure that names the state", what, log)
-	}
+	d.logged(t, what, log, d.file)
 	return false
 }
 
