@@ -300,7 +300,9 @@ func TestRestartBadProfile(t *testing.T) {
 		{"log", "log: open", func(s string) string { return s + "[log]\nfile = \"none/log\"\n" }, true},
 		{"user", "nobody-of-this-name", func(s string) string { return s + "[sandbox]\nuser = \"nobody-of-this-name\"\n" }, true},
 		{"key file", "key file", func(s string) string { return s + "[key]\nfile = \"none.key\"\n" }, true},
-		{"wrong key", "is not encrypted with any", func(s string) string { return s + "[key]\nfile = \"good.key\"\nformat = \"hex\"\nmode = \"aes-256-cbc\"\n" }, true},
+		{"wrong key", "is not encrypted with any", func(s string) string {
+			return s + "[key]\nfile = \"good.key\"\nformat = \"hex\"\nmode = \"aes-256-cbc\"\n"
+		}, true},
 		{"socket", "control channel: ", func(s string) string { return strings.Replace(s, "unix:c", "unix:none/c", 1) }, true},
 		{"other state", "no such file or directory", func(s string) string { return strings.Replace(s, `"state"`, `"other"`, 1) }, true},
 		{"empty state", "its permanent state is missing", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},

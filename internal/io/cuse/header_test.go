@@ -24,7 +24,9 @@ type fact struct {
 // headerFacts returns all that the header states: from the tables and the structures
 // of this package and of ctrl wherever they have it.
 func headerFacts() (all []fact) {
-	add := func(want uint64, format string, args ...any) { all = append(all, fact{fmt.Sprintf(format, args...), want}) }
+	add := func(want uint64, format string, args ...any) {
+		all = append(all, fact{fmt.Sprintf(format, args...), want})
+	}
 	for _, r := range requests {
 		add(uint64(r.number), "PTM_%s", r.name)
 	}
