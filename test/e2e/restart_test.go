@@ -347,6 +347,54 @@ func TestRestartBadProfile(t *testing.T) {
 	}
 }
 
+// A profile that has changed is not blamed for a lock: the next start tries it again.
+func TestRestartChangedProfile(t *testing.T) {
+	t.Parallel()
+	k, profile, good := newProfiled(t, "")
+	check := k.fill(t)
+	k.end(t)
+	write(t, profile, []byte(good+"# changed\n"))
+	dir, err := os.Open(filepath.Join(k.dir, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	k.fails(t, "locked by another process")
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	k.start(t)
+	check()
+	if said := k.out.String(); strings.Contains(said, "previous one") {
+		t.Errorf("it said %s", said)
+	}
+}
+
+// A version of the program that saved no profile has left the TPM: the process ends,
+// and is started again, until the profile is corrected.
+func TestRestartBadProfileAfterUpgrade(t *testing.T) {
+	t.Parallel()
+	k, profile, good := newProfiled(t, "")
+	check := k.fill(t)
+	k.end(t)
+	k.mu.Lock()
+	const area = 20480 // keep/profile.go
+	if _, err := unix.Pwrite(k.fds["swtpm-state"], make([]byte, 1024), area); err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Unlock()
+	write(t, profile, []byte(good+"[nothing]\n"))
+	for range 2 {
+		k.fails(t, "[nothing]: unknown table")
+	}
+	write(t, profile, []byte(good))
+	k.start(t)
+	check()
+}
+
 // Without a session there is nothing to lose, and a mistake is final.
 func TestStartBadProfile(t *testing.T) {
 	t.Parallel()
