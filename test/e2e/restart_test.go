@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -84,6 +85,42 @@ func TestRestartFullDisk(t *testing.T) {
 			t.Errorf("it said %s", k.out.String())
 		}
 	})
+}
+
+// Nothing waits for a full disk at a power-off: a client that asks for one, or for the
+// end of the process, has its reply, and the process ends.
+func TestShutdownFullDisk(t *testing.T) {
+	needRoot(t, "it mounts a small tmpfs")
+	t.Parallel()
+	for _, service := range []bool{false, true} {
+		t.Run(fmt.Sprintf("service=%t", service), func(t *testing.T) {
+			t.Parallel()
+			k := newKeptIn(t, v20, false, smallDisk(t))
+			if !service {
+				k.end(t)
+				k.drop()
+				k.env = nil
+				k.start(t)
+			}
+			ctrl, err := client.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ctrl.Close()
+			ctrl.Timeout = patience
+			k.ctrl = ctrl
+			k.power(t).data.define(t)
+			fill(t, filepath.Join(k.dir, "state", "filler"))
+			begun := time.Now()
+			if err := ctrl.Shutdown(); err != nil {
+				t.Errorf("SHUTDOWN: %v", err)
+			}
+			if code := k.wait(t); code != 0 {
+				t.Errorf("exit code %d; it said %s", code, k.out.String())
+			}
+			t.Logf("the end took %v", time.Since(begun))
+		})
+	}
 }
 
 // A start that cannot read or lock the state for now leaves what the previous process
