@@ -27,7 +27,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w'
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-.PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer trixie libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
+.PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
 
 all: build
 
@@ -66,6 +66,12 @@ trixie:
 	@sh contrib/deps.sh trixie
 	sh test/trixie/root.sh build/trixie
 	sh test/trixie/run.sh build/trixie sh -c '$(TRIXIE)'
+
+# Every operation that stores on a full disk, on tmpfs and ext4, and every error of a
+# store; as root. The suite has a part of it.
+full: build
+	@sh contrib/deps.sh test
+	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$' ./test/e2e
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build

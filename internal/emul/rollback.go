@@ -70,7 +70,7 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	err := t.tryUndo()
 	switch {
 	case err == nil:
-		if !t.waiting.told {
+		if t.waiting.own == 0 && !t.waiting.told {
 			t.waiting.told = true
 			t.opt.Note("command %#x refused; the TPM is as it was before it", uint32(code))
 		}

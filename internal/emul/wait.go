@@ -41,9 +41,10 @@ type waiting struct {
 	aside   chan func()            // what the waiting thread does for others meanwhile
 
 	// Under the engine's lock.
-	own   int    // depth of calls that are not a client's command, and never wait
-	told  bool   // that a command was refused; since then too
-	fault string // the error that was logged last; "" since the disk has taken a state
+	own    int    // depth of calls that are not a client's command, and never wait
+	told   bool   // a refused command was logged; since then too
+	waited bool   // a waiting one was
+	fault  string // the error that was logged last; "" since the disk has taken a state
 }
 
 // isFull reports whether err is that the disk, or the user's share of it, is full.
@@ -204,8 +205,9 @@ func (t *TPM) sayWaiting(err error) {
 	if t.opt.FullWait != Forever {
 		limit = "at most " + t.opt.FullWait.String()
 	}
-	again := t.waiting.fault != ""
-	if !again {
+	again := t.waiting.waited
+	t.waiting.waited = true
+	if t.waiting.fault == "" {
 		t.waiting.fault = faultText(err)
 	}
 	t.opt.Event(Event{StoreWaiting, fmt.Sprintf("%s: %v; %s; the TPM command waits, %s", t.opt.Where, err, Advice(err), limit), again})
@@ -232,7 +234,7 @@ func (t *TPM) storeWorks(begun time.Time, last error) {
 	if t.waiting.fault == "" && last == nil {
 		return
 	}
-	t.waiting.fault, t.waiting.told = "", false
+	t.waiting.fault, t.waiting.told, t.waiting.waited = "", false, false
 	s := t.opt.Where
 	switch {
 	case waited:

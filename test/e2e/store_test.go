@@ -33,6 +33,7 @@ type manager struct {
 	fds   map[string]int
 	ready int
 	marks int // messages of our own
+	said  []string
 
 	*process
 }
@@ -67,6 +68,7 @@ func (m *manager) hear(msg string, oob []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.seen.Broadcast()
+	m.said = append(m.said, msg)
 	var fds []int
 	if msgs, err := unix.ParseSocketControlMessage(oob); err == nil {
 		for i := range msgs {
@@ -107,6 +109,16 @@ func (m *manager) forget(name string) {
 		delete(m.fds, name)
 		m.names = slices.DeleteFunc(m.names, func(n string) bool { return n == name })
 	}
+}
+
+// count returns how many messages had text in them.
+func (m *manager) count(text string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.said {
+		n += strings.Count(s, text)
+	}
+	return n
 }
 
 // settle waits until everything that was sent was heard.
