@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/config"
@@ -342,9 +343,20 @@ func readKey(option string, k config.Key) (*seal.Key, error) {
 		Remove:     k.Remove,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--%s: %w", option, err)
+		return nil, fmt.Errorf("--%s: %w%s", option, err, keyAdvice(err))
 	}
 	return key, nil
+}
+
+// keyAdvice is what a person can do about a key file that cannot be opened.
+func keyAdvice(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "; correct the path, or restore the file"
+	case errors.Is(err, fs.ErrPermission):
+		return "; let this user read the file, or, in a unit, pass it with LoadCredential= and [key] credential"
+	}
+	return ""
 }
 
 // tellWarnings tells by warn what the user should know of the key that an option
