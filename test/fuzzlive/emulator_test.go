@@ -22,6 +22,12 @@ const (
 	// patience is how long an answer may take; the machine may be busy.
 	patience = 3 * time.Minute
 
+	// leaving is how long it may take until clients that have left are forgotten.
+	leaving = 30 * time.Second
+
+	// lateFDs are descriptors that an emulator may open after its start.
+	lateFDs = 2
+
 	// maxGrowthKiB is what the memory may differ between two moments of the same load.
 	maxGrowthKiB = 8 << 10
 
@@ -350,28 +356,18 @@ func (e *emulator) openFiles() (all []string) {
 	return all
 }
 
-// settled waits until the clients that have left are forgotten, and returns what the
-// process has then. It stops waiting when there are no more descriptors than want has,
-// or when their number has been the same for a second.
-func (e *emulator) settled(t *testing.T, want usage) usage {
+// settled waits until the clients that have left are forgotten and there are at most
+// want descriptors, and returns what the process has then.
+func (e *emulator) settled(t *testing.T, want int) usage {
 	t.Helper()
-	u, same := e.usage(), 0
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(leaving); ; time.Sleep(100 * time.Millisecond) {
 		if e.ended() {
 			e.complain(t, "the emulator has ended")
 		}
-		next := e.usage()
-		if next.fds == u.fds {
-			same++
-		} else {
-			same = 0
-		}
-		u = next
-		if same >= 10 || u.fds <= want.fds && want.fds > 0 {
-			break
+		if u := e.usage(); u.fds <= want || time.Now().After(end) {
+			return u
 		}
 	}
-	return u
 }
 
 // idle checks that an emulator without clients takes no processor time.

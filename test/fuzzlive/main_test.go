@@ -97,14 +97,18 @@ func TestLive(t *testing.T) {
 func fuzz(t *testing.T, v version, a arrangement, seed uint64, total time.Duration) {
 	e := launch(t, v, a)
 	e.proper(t)
+	time.Sleep(time.Second) // the clients of proper are forgotten
+	fds := e.usage().fds + lateFDs
 	f := newFleet(e, seed)
 	f.run(t, total/3)
-	before := e.settled(t, usage{})
+	before := e.settled(t, fds)
 	f.run(t, total-total/3)
-	after := e.settled(t, before)
+	after := e.settled(t, fds)
 	t.Logf("%d connections and %d commands and requests; %v, then %v", f.connections.Load(), f.sent.Load(), before, after)
-	if after.fds > before.fds {
-		t.Errorf("%d descriptors are open, were %d: %q", after.fds, before.fds, e.openFiles())
+	for _, u := range []usage{before, after} {
+		if u.fds > fds {
+			t.Errorf("%d descriptors are open without clients, want at most %d: %q", u.fds, fds, e.openFiles())
+		}
 	}
 	if after.threads > before.threads+maxThreads {
 		t.Errorf("%d threads, were %d", after.threads, before.threads)
