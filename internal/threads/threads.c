@@ -28,6 +28,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SYS_landlock_restrict_self // headers before Linux 5.13; the number is the same everywhere
+#define SYS_landlock_restrict_self 446
+#endif
+
 enum { SIGNAL = 34, UNBORN = -1, PATIENCE = 60 /* seconds */ };
 
 // One thread. Entries are used again, and never freed.

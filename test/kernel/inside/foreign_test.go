@@ -47,6 +47,11 @@ func TestForeignProfile(t *testing.T) {
 	defer run(t, "apparmor_parser", "-r", "/etc/apparmor.d/usr.bin.swtpm")
 	for i, profile := range list {
 		run(t, "apparmor_parser", "-r", profile)
+		t.Run(filepath.Base(profile)+"/libvirt", func(t *testing.T) {
+			before := len(denials())
+			TestConfinedLibvirt(t)
+			onlyRefused(t, denials()[before:])
+		})
 		for j, as := range []*syscall.Credential{nil, tss(t)} {
 			for k, uri := range []string{"dir://", "file://"} {
 				for _, daemon := range []bool{false, true} {
