@@ -93,14 +93,14 @@ func exchange(ctx context.Context, t tool.Target, cmd []byte, patience time.Dura
 // readResponse reads until the size in the response's header is reached. TCP may
 // bring it in pieces; a device gives it at once.
 func readResponse(r io.Reader) ([]byte, error) {
-	b := make([]byte, 0, tpm.MaxCommand+1)
+	b := make([]byte, 0, tpm.LargestCommand+1)
 	want := tpm.HeaderSize
 	for len(b) < want {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		if len(b) >= tpm.HeaderSize {
 			size := binary.BigEndian.Uint32(b[2:])
-			if size < uint32(len(b)) || size > tpm.MaxCommand {
+			if size < uint32(len(b)) || size > tpm.LargestCommand {
 				return nil, tool.Complain("Malformed response.")
 			}
 			want = int(size)

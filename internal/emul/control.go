@@ -127,6 +127,12 @@ func (t *TPM) changeBufferSize(want uint32) error {
 	return nil
 }
 
+// MaxCommand is the size in bytes of the largest command and response, as the library
+// has it, within limits of ours.
+func (t *TPM) MaxCommand() int {
+	return min(max(int(t.sizes.Load().high), tpm.MaxCommand), tpm.LargestCommand)
+}
+
 func (t *TPM) setBufferSize(want uint32) {
 	var s bufferSizes
 	s.size, s.low, s.high = t.engine.BufferSize(want)

@@ -255,7 +255,7 @@ func exchange(conn io.ReadWriter, cmd []byte) ([]byte, error) {
 		return nil, fmt.Errorf("read the response: %w", err)
 	}
 	h, _ := tpm.ParseHeader(head)
-	if h.Size < tpm.HeaderSize || h.Size > tpm.MaxCommand {
+	if h.Size < tpm.HeaderSize || h.Size > tpm.LargestCommand {
 		return nil, fmt.Errorf("a response that says it has %d bytes", h.Size)
 	}
 	rsp := append(head, make([]byte, h.Size-tpm.HeaderSize)...)

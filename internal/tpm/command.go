@@ -8,9 +8,13 @@ import "encoding/binary"
 // Source: TPM 2.0 Library, Part 1, "Command/Response Structure".
 const HeaderSize = 10
 
-// MaxCommand is the size in bytes of the largest command and response that
-// libtpms handles, TPM_BUFFER_MAX.
-const MaxCommand = 4096
+// MaxCommand is the size in bytes of the largest command and response that every
+// libtpms handles, TPM_BUFFER_MAX. The one that is loaded may say more, up to
+// LargestCommand, which is a limit of ours.
+const (
+	MaxCommand     = 4096
+	LargestCommand = 16 << 10
+)
 
 // PrefixSize is the size in bytes of the prefix that may stand before a TPM 2.0
 // command, big-endian as the rest:
@@ -25,8 +29,8 @@ const MaxCommand = 4096
 // Source: TCG's TPM 2.0 simulator, TcpServer.c; swtpm, PTM_CAP_SEND_COMMAND_HEADER.
 const PrefixSize = 9
 
-// MaxMessage is the size in bytes of the longest message with a command: the
-// longest command behind a prefix.
+// MaxMessage is the size in bytes of the longest message with a command of up to
+// MaxCommand bytes: the command behind a prefix.
 const MaxMessage = PrefixSize + MaxCommand
 
 // Prefixed says whether the message that begins with b has a prefix. It needs

@@ -23,7 +23,8 @@ import (
 type TPM interface {
 	ctrl.TPM
 
-	// Execute runs one command; see data.TPM.
+	// MaxCommand and Execute: see data.TPM.
+	MaxCommand() int
 	Execute(raw []byte) (rsp []byte, err error)
 }
 
@@ -46,7 +47,7 @@ const control = "/dev/cuse"
 const (
 	// maxWrite is what one write may bring. More than a command is cut, which
 	// ends the kernel's loop over a longer one.
-	maxWrite = 2 * tpm.MaxCommand
+	maxWrite = 2 * tpm.LargestCommand
 
 	maxRead = 32 << 10
 

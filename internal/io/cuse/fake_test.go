@@ -69,6 +69,7 @@ func (f *fake) ResetEstablished(l tpm.Locality) error { return f.call("ResetEsta
 func (f *fake) HashStart() error                      { return f.call("HashStart") }
 func (f *fake) HashData(b []byte) error               { return f.call("HashData(%d)", len(b)) }
 func (f *fake) HashEnd() error                        { return f.call("HashEnd") }
+func (f *fake) MaxCommand() int                       { return tpm.MaxCommand }
 func (f *fake) EndWait()                              {}
 func (f *fake) Cancel() error                         { return f.call("Cancel") }
 func (f *fake) StoreVolatile() error                  { return f.call("StoreVolatile") }

@@ -73,7 +73,7 @@ func (d *Device) begin(body []byte) (cmd, rep []byte, err error) {
 	case d.file.running != nil:
 		return nil, nil, unix.EBUSY
 	}
-	cmd = append([]byte{}, b[:min(len(b), tpm.MaxCommand)]...)
+	cmd = append([]byte{}, b[:min(len(b), d.tpm.MaxCommand())]...)
 	d.file.running = make(chan struct{})
 	d.setResponse(nil)
 	d.trace(" SWTPM_IO_Read:", cmd)

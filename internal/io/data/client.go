@@ -115,7 +115,7 @@ func (c *client) read(b []byte) (n int, err error) {
 // received handles a message of which b has arrived; eof reports whether nothing more
 // will come. b is in c.buf or in the buffer of the server.
 func (c *client) received(b []byte, eof bool) {
-	if !eof && missing(b, c.s.tpm.Version()) > 0 && len(b) < len(c.Buffer()) {
+	if !eof && missing(b, c.s.tpm.Version(), c.s.largest) > 0 && len(b) < len(c.Buffer()) {
 		if c.buf == nil {
 			c.buf = make([]byte, len(c.Buffer()))
 			c.n = copy(c.buf, b)

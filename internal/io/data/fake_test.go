@@ -25,6 +25,7 @@ const patience = time.Minute
 type fake struct {
 	version tpm.Version
 	err     error // of Execute
+	largest int   // what MaxCommand returns, if it is more than the usual
 
 	held sync.Mutex
 	mu   sync.Mutex
@@ -35,6 +36,8 @@ type fake struct {
 const mute = 0xee
 
 func (f *fake) Version() tpm.Version { return f.version }
+
+func (f *fake) MaxCommand() int { return max(f.largest, tpm.MaxCommand) }
 
 func (f *fake) Execute(raw []byte) ([]byte, error) {
 	f.mu.Lock()

@@ -38,10 +38,10 @@ func TestMissing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := missing(b, tpm.V12); got != g.v12 {
+		if got := missing(b, tpm.V12, tpm.MaxCommand); got != g.v12 {
 			t.Errorf("%s: missing(TPM 1.2) = %d, want %d", g.name, got, g.v12)
 		}
-		if got := missing(b, tpm.V20); got != g.v20 {
+		if got := missing(b, tpm.V20, tpm.MaxCommand); got != g.v20 {
 			t.Errorf("%s: missing(TPM 2.0) = %d, want %d", g.name, got, g.v20)
 		}
 	}
@@ -60,7 +60,7 @@ func FuzzMissing(f *testing.F) {
 		}
 		b = slices.Clone(b[:min(len(b), tpm.MaxMessage)])
 		for steps := 0; ; steps++ {
-			n := missing(b, v)
+			n := missing(b, v, tpm.MaxCommand)
 			switch {
 			case n == 0:
 				if len(b) < tpm.HeaderSize {
@@ -136,4 +136,21 @@ func split(b []byte) (pieces [][]byte) {
 		pieces = append(pieces, []byte{c})
 	}
 	return pieces
+}
+
+// TestLargeCommand has a library that takes larger commands than usual.
+func TestLargeCommand(t *testing.T) {
+	f := &fake{version: tpm.V20, largest: 8192}
+	b := newBench(t, f, Options{})
+	c := b.attach(t)
+	for range 2 {
+		whole := command(8192)
+		c.send(t, whole[:5000])
+		c.emptied(t)
+		c.send(t, whole[5000:])
+		c.receives(t, whole)
+	}
+	if got := f.messages(); len(got) != 2 || len(got[1]) != 2*8192 {
+		t.Errorf("the TPM got %d messages, want 2 of 8192 bytes", len(got))
+	}
 }

@@ -8,7 +8,7 @@ import "github.com/swtpm-go/swtpm/internal/tpm"
 // missing tells how many more bytes the message that begins with b needs, as far
 // as b tells; 0 if b is whole, or can never become a good command and may as
 // well be answered now.
-func missing(b []byte, v tpm.Version) int {
+func missing(b []byte, v tpm.Version, largest int) int {
 	if len(b) < tpm.HeaderSize {
 		return tpm.HeaderSize - len(b)
 	}
@@ -20,7 +20,7 @@ func missing(b []byte, v tpm.Version) int {
 	switch {
 	case !ok:
 		return start + tpm.HeaderSize - len(b)
-	case h.Size > tpm.MaxCommand:
+	case int64(h.Size) > int64(largest):
 		return 0
 	}
 	return max(0, start+int(h.Size)-len(b))

@@ -13,6 +13,8 @@ import (
 // TPM is what a client talks to.
 type TPM interface {
 	Version() tpm.Version
+	// MaxCommand is the size in bytes of the largest command.
+	MaxCommand() int
 
 	// Execute runs what came in one message and returns the response, nil if
 	// there is none. An error ends the server: the TPM may not go on. raw may
@@ -51,8 +53,9 @@ type Options struct {
 // what goes at once.
 type Server struct {
 	*conn.Server
-	tpm TPM
-	opt Options
+	tpm     TPM
+	opt     Options
+	largest int // size of a command, in bytes
 }
 
 // ErrBusy means that there is a data channel already.
@@ -60,11 +63,11 @@ var ErrBusy = conn.ErrBusy
 
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
-	s := &Server{tpm: t, opt: o}
+	s := &Server{tpm: t, opt: o, largest: t.MaxCommand()}
 	var err error
 	s.Server, err = conn.New(conn.Options{
 		MaxClients: o.MaxClients,
-		Buffer:     tpm.MaxMessage,
+		Buffer:     tpm.PrefixSize + s.largest,
 		New:        s.newClient,
 		Wait:       t.Serve,
 		Keep:       o.Keep,
