@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "engine.h"
+#include "parts.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -31,11 +31,6 @@ static int changed;                 // kept is older than the state; only withou
 static int refused;                 // a callback has failed
 static int log_fd = -1;             // of the library's own messages
 static uint32_t last_before;        // cells->last before the command that runs
-static unsigned char *slots[2];     // of keep/memory.go
-static uint64_t slotsize;
-enum { SLOT_HEADER = 16 };
-static unsigned char kept_header[128]; // what stands before the volatile state in a slot
-static uint32_t kept_headerlen;     // 0: goKeep has to do it
 static uint32_t running_locality;   // of the command that runs; under lock
 static _Atomic uint64_t commands;   // that ran
 static _Atomic uint8_t established; // tpmEstablished before the running command
@@ -68,69 +63,15 @@ void swtpm_log_to(int fd)
 	TPMLIB_SetDebugFD(fd);
 }
 
-// refuse notes that a callback has failed. What the library then writes to the log,
+// swtpm_refuse notes that a callback has failed. What the library then writes to the log,
 // the command among it, would come for each command on a full disk, and is wrong if
 // the command is undone. Nothing can be written to a descriptor with this number.
-static TPM_RESULT refuse(TPM_RESULT rc)
+TPM_RESULT swtpm_refuse(TPM_RESULT rc)
 {
 	refused = 1;
 	if (inside)
 		TPMLIB_SetDebugFD(INT_MAX);
 	return rc;
-}
-
-// Callbacks. libtpms wants malloc'ed memory from load and keeps nothing of what
-// it gives to store.
-
-static TPM_RESULT on_io_init(void) { return TPM_SUCCESS; }
-static TPM_RESULT on_nvram_init(void) { return TPM_SUCCESS; }
-
-static TPM_RESULT on_load(unsigned char **data, uint32_t *len, uint32_t number, const char *name)
-{
-	TPM_RESULT rc;
-
-	(void)number;
-	rc = goLoad(data, len, (char *)name);
-	return rc == TPM_SUCCESS || rc == TPM_RETRY ? rc : refuse(rc);
-}
-
-static TPM_RESULT on_store(const unsigned char *data, uint32_t len, uint32_t number, const char *name)
-{
-	TPM_RESULT rc;
-
-	(void)number;
-	rc = goStore((unsigned char *)data, len, (char *)name);
-	return rc == TPM_SUCCESS ? rc : refuse(rc);
-}
-
-static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
-{
-	TPM_RESULT rc;
-
-	(void)number;
-	rc = goDelete((char *)name, must_exist);
-	return rc == TPM_SUCCESS ? rc : refuse(rc);
-}
-
-static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *l, uint32_t number)
-{
-	(void)number;
-	*l = running_locality;
-	return TPM_SUCCESS;
-}
-
-TPM_RESULT swtpm_register(void)
-{
-	struct libtpms_callbacks c = {
-		.sizeOfStruct = sizeof c,
-		.tpm_nvram_init = on_nvram_init,
-		.tpm_nvram_loaddata = on_load,
-		.tpm_nvram_storedata = on_store,
-		.tpm_nvram_deletename = on_delete,
-		.tpm_io_init = on_io_init,
-		.tpm_io_getlocality = on_locality,
-	};
-	return TPMLIB_RegisterCallbacks(&c);
 }
 
 static uint32_t cell(uint32_t *c) { return __atomic_load_n(c, __ATOMIC_SEQ_CST); }
@@ -147,6 +88,7 @@ void swtpm_admit(int ok, int is_version2)
 	admit = ok;
 }
 
+uint32_t swtpm_running_locality(void) { return running_locality; }
 int swtpm_admitted(void) { return admit; }
 int swtpm_is_version2(void) { return version2; }
 
@@ -162,46 +104,8 @@ void swtpm_refresh(void)
 void swtpm_keep(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size)
 {
 	cells = c;
-	slots[0] = slot0;
-	slots[1] = slot1;
-	slotsize = size;
+	swtpm_set_slots(slot0, slot1, size);
 	keeping = 1;
-}
-
-// swtpm_keep_behind has the volatile state written behind header without a detour
-// through goKeep, which wakes up the Go runtime; len 0 ends that. It holds until
-// header would be another.
-void swtpm_keep_behind(const unsigned char *header, uint32_t len)
-{
-	if (len > sizeof kept_header)
-		len = 0;
-	memcpy(kept_header, header, len);
-	kept_headerlen = len;
-}
-
-static uint64_t generation(unsigned char *slot) { return __atomic_load_n((uint64_t *)slot, __ATOMIC_SEQ_CST); }
-
-// put_slot is put of keep/memory.go; 0 if that has to do it.
-static int put_slot(const unsigned char *b, uint32_t n)
-{
-	uint64_t total = (uint64_t)kept_headerlen + n, was, newest;
-	unsigned char *s, *body;
-
-	if (kept_headerlen == 0 || n == 0 || total > slotsize - SLOT_HEADER)
-		return 0;
-	s = generation(slots[1]) > generation(slots[0]) ? slots[0] : slots[1];
-	newest = generation(s == slots[0] ? slots[1] : slots[0]);
-	body = s + SLOT_HEADER;
-	memcpy(&was, s + 8, sizeof was);
-	__atomic_store_n((uint64_t *)s, 0, __ATOMIC_SEQ_CST);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	memcpy(body, kept_header, kept_headerlen);
-	memcpy(body + kept_headerlen, b, n);
-	if (was > total && was <= slotsize - SLOT_HEADER)
-		explicit_bzero(body + total, was - total);
-	memcpy(s + 8, &total, sizeof total);
-	__atomic_store_n((uint64_t *)s, newest + 1, __ATOMIC_SEQ_CST);
-	return 1;
 }
 
 static void forget(unsigned char **b, uint32_t *n)
@@ -246,7 +150,7 @@ void swtpm_snapshot(int always)
 	forget_kept();
 	kept = b;
 	keptlen = n;
-	if (always || !put_slot(b, n))
+	if (always || !swtpm_put_slot(b, n))
 		goKeep(b, n);
 }
 
@@ -409,7 +313,7 @@ void swtpm_power(int on)
 		swtpm_refresh();
 	else {
 		forget_kept();
-		kept_headerlen = 0;
+		swtpm_keep_behind(NULL, 0);
 	}
 }
 

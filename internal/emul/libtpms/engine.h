@@ -71,11 +71,6 @@ uint64_t swtpm_commands(void);
 void swtpm_admit(int ok, int version2);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
-// For the loop: whether it may run commands, and of which version the TPM is.
-int swtpm_admitted(void);
-int swtpm_is_version2(void);
-TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len);
-
 // How the commands go, counted if swtpm_tally was called, under the lock and before
 // the first command, with the bounds of durations in ns, which rise. Counting
 // allocates nothing, and the counts are read without the lock.

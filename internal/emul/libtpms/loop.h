@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "engine.h"
+#include "parts.h"
 
 // struct client is io/exchange.Client.
 struct client {
