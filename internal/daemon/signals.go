@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 
@@ -13,22 +14,27 @@ import (
 // poller has none.
 type Signals func(signals ...unix.Signal) *os.File
 
-// untilEnd returns a context that ends on SIGTERM and SIGINT.
+// untilEnd returns a context that ends on SIGTERM and SIGINT. Its cause names the signal
+// in the words of signal.NotifyContext.
 func untilEnd(s Signals) (context.Context, context.CancelFunc) {
-	var f *os.File
-	if s != nil {
-		f = s(unix.SIGTERM, unix.SIGINT)
-	}
-	if f == nil {
-		return signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		if next(f) {
-			cancel()
+	files := map[unix.Signal]*os.File{}
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
+		if s != nil {
+			files[sig] = s(sig)
 		}
-	}()
-	return ctx, cancel
+		if files[sig] == nil {
+			return signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	for sig, f := range files {
+		go func() {
+			if next(f) {
+				cancel(fmt.Errorf("%v signal received", sig))
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
 }
 
 // next waits for a signal.
