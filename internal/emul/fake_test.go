@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/io/exchange"
@@ -42,7 +43,7 @@ type engine struct {
 	cached     map[tpm.Blob]bool
 	loads      []string // what Start loaded
 	volatile   []byte   // what Snapshot gives
-	commands   uint64
+	commands   atomic.Uint64
 }
 
 // write is a command whose effect is permanent.
@@ -116,7 +117,7 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 		e.t.Errorf("Process(%x) while off", cmd)
 	}
 	e.call("Process(%x)", cmd[2:])
-	e.commands++
+	e.commands.Add(1)
 	h, _ := tpm.ParseHeader(cmd)
 	before, last := bytes.Clone(e.volatile), e.last
 	e.last = h.Code
@@ -138,7 +139,7 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 	return tpm.ErrorResponse(tpm.V20, r), nil
 }
 
-func (e *engine) Commands() uint64           { return e.commands }
+func (e *engine) Commands() uint64           { return e.commands.Load() }
 func (e *engine) LastCode() tpm.Code         { e.locked("LastCode"); return e.last }
 func (e *engine) SetLastCode(c tpm.Code)     { e.locked("SetLastCode"); e.last = c }
 func (e *engine) SetLocality(l tpm.Locality) { e.locality = l }

@@ -102,13 +102,18 @@ func (t *TPM) tryUndo() error {
 	err := t.restart(u)
 	switch {
 	case err == nil:
+		if u.said {
+			t.event(StoreResumed, t.opt.Where+": the state could be read again, the TPM is as it was before the refused command")
+		}
 		return nil
 	case isSystem(err):
+		t.parkVolatile(u.before)
+		why := "refusing commands until its state in " + t.opt.Where + " can be read"
+		t.waiting.why.Store(&why)
 		if !u.said {
 			u.said = true
-			t.opt.Error("the TPM command is undone as soon as its state can be read again; until then every command is refused: %v", err)
+			t.event(StoreFailed, fmt.Sprintf("%s: %v; until the state can be read again every command is refused", t.opt.Where, err))
 		}
-		t.parkVolatile(u.before)
 	default:
 		t.opt.Error("the TPM is in failure mode until it is reset; its permanent state on disk is not touched: %v", err)
 		u.dead = true
@@ -199,6 +204,7 @@ func (t *TPM) forgetUndo() {
 		t.undo.wipe()
 		t.undo = nil
 	}
+	t.waiting.why.Store(nil)
 }
 
 // wipe clears the secrets in u.

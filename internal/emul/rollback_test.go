@@ -68,6 +68,9 @@ func TestRollBackLater(t *testing.T) {
 	if b.e.admitted {
 		t.Error("the engine serves commands by itself")
 	}
+	if s := b.Status(); s.Waiting != "refusing commands until its state in a fake can be read" {
+		t.Errorf("Status().Waiting = %q, want what the TPM waits for", s.Waiting)
+	}
 	b.e.took()
 	if r := result(b.run(t, header(tpm.TagNoSessions, 0x17b))); r != tpm.RCNVUnavailable {
 		t.Errorf("result of another command = %v, want TPM_RC_NV_UNAVAILABLE", r)
@@ -87,6 +90,14 @@ func TestRollBackLater(t *testing.T) {
 	}
 	if len(b.e.loads) != 2 || b.e.loads[1] != "volatilestate:11" {
 		t.Errorf("the engine started with %q, want both states", b.e.loads)
+	}
+	if s := b.Status(); s.Waiting != "" {
+		t.Errorf("Status().Waiting = %q afterwards", s.Waiting)
+	}
+	for _, want := range []string{"store failed: a fake: nv: load permall: input/output error", "store resumed: a fake"} {
+		if n := strings.Count(strings.Join(*b.notes, "\n"), want); n != 1 {
+			t.Errorf("%d times %q in %q, want once", n, want, *b.notes)
+		}
 	}
 }
 
