@@ -82,6 +82,7 @@ var ofFiles = []Call{
 	{"lseek", "size of a block device; libc, when it writes libtpms's log", nil},
 	{"fstat", "who a file belongs to, whether it is the one that was locked", nil},
 	{"newfstatat", "the same by name", nil},
+	{"fstatfs", "whether the file system is one whose owners come from another machine", nil},
 	{"fsync", "state, before it is told that it is there", nil},
 	{"unlinkat", "state, sockets and the pid file go", nil},
 	{"getdents64", "which state there is", nil},

@@ -26,19 +26,16 @@ func filter(p Policy, r recording) error {
 	return r.load(f)
 }
 
-// silent are calls that every libc tries first, for each new thread. They fail with
-// ENOSYS like others, but by a filter of their own, without a line in the kernel's log.
-var silent = []string{"clone3"}
-
-// silence puts that filter into force.
+// silence puts a filter of their own into force for the calls that every start makes and
+// that are to fail, so that the kernel does not log them.
 func silence() error {
 	f, err := seccomp.NewFilter(seccomp.ActAllow)
 	if err != nil {
 		return fmt.Errorf("make a filter: %w", err)
 	}
 	defer f.Release()
-	for _, name := range silent {
-		if err := add(f, Call{Name: name}, errno(otherwise)); err != nil {
+	for _, c := range silent {
+		if err := add(f, c, errno(otherwise)); err != nil {
 			return err
 		}
 	}
@@ -79,8 +76,8 @@ func (p *Policy) fill(f *seccomp.ScmpFilter) error {
 	// it (kernel.seccomp.actions_logged).
 	_ = f.SetLogBit(true)
 	var errs []error
-	for _, name := range silent {
-		errs = append(errs, add(f, Call{Name: name}, seccomp.ActAllow))
+	for _, c := range silent {
+		errs = append(errs, add(f, c, seccomp.ActAllow)) // another filter refuses it
 	}
 	for _, c := range p.Calls {
 		errs = append(errs, add(f, c, seccomp.ActAllow))
