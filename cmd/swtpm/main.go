@@ -197,6 +197,9 @@ func confine(cfg *config.Config, s *service, profile string) error {
 		s.log.Warnf("sandbox: %v", err)
 	}
 	s.log.Debugf("sandbox: %v", s.confined)
+	for _, path := range s.confined.Stays {
+		s.log.Debugf("sandbox: %q stays at the end: others have files in the same directory; choose a directory of the TPM's own", path)
+	}
 	return nil
 }
 

@@ -227,7 +227,9 @@ func (n *newFile) fill(b []byte) error {
 func (n *newFile) close() error {
 	err := n.f.Close()
 	if !n.filled || err != nil {
-		err = errors.Join(err, unix.Unlinkat(int(n.dir.Fd()), filepath.Base(n.path), 0))
+		if uerr := unix.Unlinkat(int(n.dir.Fd()), filepath.Base(n.path), 0); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s is incomplete; remove it: %w", n.path, uerr))
+		}
 	}
 	return errors.Join(err, n.dir.Close())
 }

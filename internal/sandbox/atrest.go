@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -37,7 +36,7 @@ func AtRest(cfg *config.Config, write bool, out string) Policy {
 	p.place(taskDir, readFile|readDir, whyThreads)
 	if out != "" {
 		p.Rights |= writeOthers
-		p.place(filepath.Dir(out), remove, "the file that was begun goes")
+		p.mayRemove(out, "the file that was begun goes", nil)
 	}
 	return p
 }

@@ -15,10 +15,11 @@ import (
 
 // Active is what Enter has put into force.
 type Active struct {
-	Seccomp  string // "kill", "log"; "" for nothing
-	Landlock int    // its ABI; 0 for nothing
-	Keeps    uint32 // capabilities that root keeps for files of another user
-	Missing  error  // why there is less than was asked for, in one line; nil if there is not
+	Seccomp  string   // "kill", "log"; "" for nothing
+	Landlock int      // its ABI; 0 for nothing
+	Keeps    uint32   // capabilities that root keeps for files of another user
+	Missing  error    // why there is less than was asked for, in one line; nil if there is not
+	Stays    []string // files that the process can no longer remove at its end, see Policy
 
 	bounded bool // the capability bounding set is empty
 	keepsIt bool // the capabilities could not be dropped
@@ -77,6 +78,7 @@ func enter(p Policy) (a Active, err error) {
 	if p.Seccomp == "none" && p.Landlock == "off" {
 		return a, nil
 	}
+	a.Stays = p.Stays
 	record, err := newRecording()
 	if err != nil {
 		return a, err

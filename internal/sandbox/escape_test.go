@@ -46,6 +46,18 @@ var confined = map[string]func(args []string) error{
 	},
 	"lacking": func(args []string) error { return lacking(args[0]) },
 	"refused": func(args []string) error { return refusedByService(args) },
+	"remove": func(args []string) error {
+		cfg := &config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + args[0]}}
+		cfg.Control.Listen = config.Endpoint{Kind: config.Unix, Path: args[1] + "/ctrl"}
+		a, err := Enter(Plan(cfg, ""))
+		if err != nil {
+			return err
+		}
+		fmt.Println(a, a.Stays)
+		fmt.Println("ours:", unix.Unlink(args[1]+"/ctrl"))
+		fmt.Println("theirs:", unix.Unlink(args[1]+"/other.pid"))
+		return nil
+	},
 	"later":   func(args []string) error { return later(args[0], args[1]) },
 	"runtime": func(args []string) error { return confinedRuntime(args[0]) },
 }
@@ -226,5 +238,42 @@ func TestWithout(t *testing.T) {
 func TestConfinedRuntime(t *testing.T) {
 	if out, err := child(t, "runtime:"+t.TempDir(), nil); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestRemove checks that a process may remove its socket where no other process has
+// files, and nothing where one has.
+func TestRemove(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		other bool
+	}{{"alone", false}, {"with others", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			files := []string{dir + "/ctrl"}
+			if c.other {
+				files = append(files, dir+"/other.pid")
+			}
+			for _, file := range files {
+				if err := os.WriteFile(file, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, err := child(t, "remove:"+t.TempDir()+":"+dir, nil)
+			if strings.Contains(out, "no Landlock") {
+				t.Skip("there is no Landlock here")
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if stays := strings.Contains(out, "["+dir+"/ctrl]"); stays != c.other {
+				t.Errorf("the socket stays: %v, want %v\n%s", stays, c.other, out)
+			}
+			for _, file := range files {
+				if _, err := os.Stat(file); (err == nil) != c.other {
+					t.Errorf("%s is there: %v, want %v\n%s", file, err == nil, c.other, out)
+				}
+			}
+		})
 	}
 }

@@ -19,8 +19,11 @@ type Policy struct {
 	Refused  []Refusal // those that fail with an errno of their own; all others fail with ENOSYS
 	Fatal    []Call    // those that only an attacker makes: Seccomp says what happens
 	Places   []Place
-	Rights   uint32 // capabilities that root keeps if a file of a Place is somebody else's
-	Later    string // a place that is not there yet, so that a rule names what is above it; "" for none
+	Stays    []string // files that are not removed at the end, because others have files in the same directory
+	Rights   uint32   // capabilities that root keeps if a file of a Place is somebody else's
+	Later    string   // a place that is not there yet, so that a rule names what is above it; "" for none
+
+	jailed bool // the root directory is one of the TPM's own
 }
 
 // Place is a file or directory that is needed after the start.
@@ -68,13 +71,14 @@ func Plan(cfg *config.Config, profile string) Policy {
 	p.state(cfg.State.URI)
 	p.place(taskDir, readFile|readDir, whyThreads)
 	p.place("/proc/locks", readFile, "says who holds the lock of the state")
+	ours := ownFiles(cfg)
 	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen, cfg.Metrics.Listen} {
 		if e.Kind == config.Unix {
-			p.place(filepath.Dir(e.Path), remove, "its socket goes when the process ends")
+			p.mayRemove(e.Path, "its socket goes when the process ends", ours)
 		}
 	}
 	if cfg.PID.File != "" && cfg.PID.FD < 0 {
-		p.place(filepath.Dir(cfg.PID.File), remove, "its pid file goes when the process ends")
+		p.mayRemove(cfg.PID.File, "its pid file goes when the process ends", ours)
 	}
 	if cfg.Metrics.Listen.Kind != config.None {
 		p.Calls = append(p.Calls, measured...)
@@ -94,6 +98,7 @@ func newPolicy(cfg *config.Config, calls []Call) Policy {
 		Calls:    slices.Concat(calls, checked()),
 		Refused:  refused(),
 		Fatal:    fatal(),
+		jailed:   cfg.Sandbox.Chroot != "",
 	}
 }
 

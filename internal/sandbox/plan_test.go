@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -199,6 +200,54 @@ func TestPlaces(t *testing.T) {
 	for _, p := range p.Places {
 		if p.Path == "/" || p.Path == "/proc" || p.Access&unix.LANDLOCK_ACCESS_FS_EXECUTE != 0 {
 			t.Errorf("%+v is too much", p)
+		}
+	}
+}
+
+// TestShared checks in which directories a TPM may not remove files, because others than
+// this TPM have some there.
+func TestShared(t *testing.T) {
+	for _, dir := range []string{"/", "/run", "/tmp", "/var", "/var/log", "/var/run", "/var/log/swtpm/libvirt/qemu", "/dev", "/etc", "/root", "/home/somebody", "/run/user/1000"} {
+		if exists(dir) && !isShared(dir, nil, false) {
+			t.Errorf("%s is not shared", dir)
+		}
+		if !exists(dir) && !ofSystem(dir) {
+			t.Errorf("%s is not of the system", dir)
+		}
+	}
+	if isShared("/run", nil, true) && !hasOthers("/run", nil) {
+		t.Error("/run in a root directory of its own is shared")
+	}
+	for _, c := range []struct {
+		name   string
+		mode   os.FileMode
+		file   string
+		shared bool
+	}{
+		{"ours", 0o700, "ctrl", false},
+		{"readable", 0o755, "data.sock", false},
+		{"what a user has", 0o755, "notes.txt", false},
+		{"nobody's in particular", 0o777, "ctrl", false},
+		{"sticky", 0o777 | os.ModeSticky, "ctrl", true},
+		{"another TPM's pid file", 0o755, "vm2.pid", true},
+		{"logs", 0o755, "vm2.log", true},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/"+c.file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		cfg := &config.Config{}
+		cfg.Control.Listen = config.Endpoint{Kind: config.Unix, Path: dir + "/ctrl"}
+		cfg.Interface.Server = config.Endpoint{Kind: config.Unix, Path: dir + "/data.sock"}
+		if got := isShared(dir, ownFiles(cfg), false); got != c.shared {
+			t.Errorf("%s: shared %v, want %v", c.name, got, c.shared)
+		}
+		p := Plan(cfg, "")
+		if stays := len(p.Stays) == 2; stays != c.shared {
+			t.Errorf("%s: %q stays, want %v", c.name, p.Stays, c.shared)
 		}
 	}
 }
