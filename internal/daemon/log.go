@@ -65,6 +65,9 @@ func OpenLog(o LogOptions) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
+	if isJournal(unix.Stderr) { // a reload may send the log there
+		openJournal()
+	}
 	l := &Log{Logger: logrus.New(), debug: -1}
 	l.limit = newLimiter(func(text string) { l.to.Load().warn(text) })
 	l.turn(t)
@@ -159,11 +162,15 @@ func checkWritable(fd int) error {
 	return nil
 }
 
+// openJournal opens the journal's socket, once: the sandbox ends a process that opens a
+// socket. journal.Enabled keeps one, and opens another each time that it is called.
+var openJournal = sync.OnceFunc(func() { _ = journal.Enabled() })
+
 // newTarget returns a target that writes to out, which may be nil.
 func newTarget(out *output, file *os.File, level int, prefix string) *target {
 	t := &target{out: out, file: file, level: level, prefix: prefix}
 	if out != nil && isJournal(out.fd) {
-		_ = journal.Enabled() // opens its socket now: later there may be no new one
+		openJournal()
 		t.queue = (&journalQueue{send: journal.Send, id: identifier(prefix), prefix: prefix, lines: out}).start()
 	}
 	return t
