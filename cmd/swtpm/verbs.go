@@ -109,7 +109,7 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 		return misused(path, err)
 	}
 	if !v.finishes {
-		daemon.DefaultSignals()
+		daemon.ExitOnSignal(ctx)
 	}
 	return act(ctx, f.Args())
 }

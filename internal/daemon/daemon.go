@@ -60,10 +60,6 @@ func MainSignals(name string, s Signals, run func(ctx context.Context, args []st
 	os.Exit(status(name, s, run))
 }
 
-// DefaultSignals has SIGTERM and SIGINT end the process at once, as if there were no
-// Main: for what only reads, and may wait for what it reads.
-func DefaultSignals() { signal.Reset(unix.SIGTERM, unix.SIGINT) }
-
 // status runs the program and returns its exit code.
 func status(name string, s Signals, run func(ctx context.Context, args []string) error) int {
 	unix.Umask(unix.Umask(0o077) &^ 0o700)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,22 @@ func untilEnd(s Signals) (context.Context, context.CancelFunc) {
 		}()
 	}
 	return ctx, func() { cancel(nil) }
+}
+
+// ExitOnSignal has the signals that end ctx, which is Main's, end the process at once:
+// for what only reads, and may wait for what it reads. A signal from before the call
+// counts. The exit code is that which a shell gives for the signal.
+func ExitOnSignal(ctx context.Context) {
+	context.AfterFunc(ctx, func() {
+		cause := context.Cause(ctx)
+		switch {
+		case cause == context.Canceled: // Main has come to its end
+		case strings.HasPrefix(cause.Error(), unix.SIGTERM.String()):
+			os.Exit(128 + int(unix.SIGTERM))
+		default:
+			os.Exit(128 + int(unix.SIGINT))
+		}
+	})
 }
 
 // next waits for a signal.
