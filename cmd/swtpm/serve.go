@@ -216,6 +216,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 	}
 	limitHeap()
 	createThreads(r != nil || m != nil || j.service.tell != nil || e.cuse != nil || j.cfg.Pcap.File != "" || j.cfg.Pcap.FD >= 0)
+	j.service.ready(j.ctx) // before the servers run: then this goroutine needs no thread any more
 	go j.data.Run()
 	go j.ctrl.Run()
 	if e.cuse != nil {
@@ -228,7 +229,6 @@ func (j *joint) serve(r *reloader, m *meter) error {
 			Fail:     j.fail,
 		})
 	}
-	j.service.ready(j.ctx)
 	defer m.tell(j.ctx, e.metrics, j.tpm, j.data, j.ctrl)()
 	go r.run(j.ctx, func() { j.end(errors.New("the terminal has gone")) })
 	<-j.ctx.Done()

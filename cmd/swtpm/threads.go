@@ -13,14 +13,14 @@ import (
 // metrics, a reload, a recording or a device.
 //
 // A goroutine needs a thread while it is in a system call or in C: those of the two
-// servers, and the helpers, which are there only for a moment and share two. Another one
-// runs what Go code there is, and one waits in the poller. The runtime has two threads of
-// its own. That makes six, or eight.
+// servers, of the signals and of libtpms's log, and the helpers, which are there only for a
+// moment and share two. Another thread runs what Go code there is, and one waits in the
+// poller. The runtime has two threads of its own. That makes eight, or ten.
 func createThreads(helpers bool) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)
 	}
-	n := 2
+	n := 4
 	if helpers {
 		n += 2
 	}

@@ -33,7 +33,7 @@ func threads(t testing.TB, pid int) (ids []int) {
 }
 
 // mostThreads is how many threads a TPM may have, whatever its clients do.
-const mostThreads = 6
+const mostThreads = 8
 
 // No thread is created once clients are served, for any number of clients, commands that
 // take long, stores, state blobs and signals. A thread that was created and has ended
