@@ -57,6 +57,7 @@ var (
 	measured = []Call{
 		{"getsockname", "Go: where a connection that is made a net.Conn leads from", nil},
 		{"getpeername", "Go: and where to", nil},
+		{"setsockopt", "Go: TCP without delay, if systemd passes such a socket", nil},
 	}
 
 	// kept is for clients that outlive the process: the kernel notes there how far
@@ -98,7 +99,6 @@ var ofClients = []Call{
 	{"recvmsg", "SET_DATAFD, a connection from a client", nil},
 	{"sendmsg", "journal, systemd", nil},
 	{"getsockopt", "what a descriptor is", nil},
-	{"setsockopt", "time limits of a client, TCP without delay", nil},
 }
 
 // ofRuntime is for the Go runtime and libc.
