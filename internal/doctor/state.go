@@ -99,6 +99,8 @@ func (x *exam) lock() {
 	h, err := d.Holder()
 	file := filepath.Join(path, ".lock")
 	switch {
+	case errors.Is(err, nv.ErrNoLocks):
+		x.add(Error, path, emul.Advice(err), "%v", err)
 	case err != nil:
 		x.add(Error, file, "remove it, or correct its owner and mode; nothing is ever in it", "cannot be locked: %s", reasonOf(file, err))
 	case h.Held:
