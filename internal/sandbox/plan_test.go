@@ -97,6 +97,7 @@ func TestArguments(t *testing.T) {
 		{"ioctl", args{0, unix.TCGETS}, Allowed},
 		{"ioctl", args{0, unix.TIOCSTI}, Refused},
 		{"fcntl", args{3, unix.F_OFD_SETLK}, Allowed},
+		{"fcntl", args{3, unix.F_SETLK}, Allowed}, // the lock where the kernel has no other
 		{"fcntl", args{3, unix.F_SETLK}, Allowed},
 		{"fcntl", args{3, unix.F_SETFL, unix.O_NONBLOCK}, Allowed},
 		{"fcntl", args{3, unix.F_SETFL, unix.O_ASYNC}, Refused},
