@@ -317,8 +317,8 @@ func (t *TPM) autoShutdown() {
 }
 
 // Startup sends TPM_Startup or TPM2_Startup of the named type: "clear", "state"
-// or "deactivated". What the TPM answers is its own affair; an error is that it
-// gave no answer.
+// or "deactivated". It fails if the TPM gives no response, or if the state cannot be
+// stored. Other error responses of the TPM are not errors.
 func (t *TPM) Startup(name string) error {
 	cmd, ok := t.StartupCommand(name)
 	if !ok {
@@ -326,8 +326,14 @@ func (t *TPM) Startup(name string) error {
 	}
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	_, err := t.process(cmd)
-	return err
+	t.unstored = nil
+	if _, err := t.process(cmd); err != nil {
+		return err
+	}
+	if t.unstored != nil { // and the command was undone
+		return fmt.Errorf("start the TPM with startup %q: %w", name, t.unstored)
+	}
+	return nil
 }
 
 // StartupCommand returns the command that Startup sends; ok is false if this TPM

@@ -135,7 +135,7 @@ func (t *TPM) restart(u *undo) error {
 	if err != nil {
 		return err
 	}
-	origin := t.origin
+	origin, cause := t.origin, t.unstored
 	u.off = true
 	t.engine.Terminate()
 	t.undo, t.keeping.resumed = nil, bytes.Clone(volatile)
@@ -153,7 +153,7 @@ func (t *TPM) restart(u *undo) error {
 		return err
 	}
 	u.wipe()
-	t.keeping.unstored = nil
+	t.unstored, t.keeping.unstored = cause, nil
 	t.keep()
 	t.admit()
 	return nil
