@@ -63,8 +63,22 @@ func TestScripts(t *testing.T) {
 			"ports":  portsCmd,
 			"signal": signalCmd,
 			"mode":   modeCmd,
+			"silent": silentCmd,
 		},
 	})
+}
+
+// silentCmd checks that the last program has printed nothing on stderr. A disk may be
+// slow at any time, and the line on that is no fault.
+//
+//	silent
+func silentCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: silent")
+	}
+	if said := besides(ts.ReadFile("stderr")); said != "" {
+		ts.Fatalf("stderr is not empty: %s", said)
+	}
 }
 
 // setupScript puts the programs under test in front and names commands.
