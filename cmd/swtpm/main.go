@@ -49,165 +49,222 @@ func run(ctx context.Context, args []string) error {
 	return findHeritage(os.Getenv).live(ctx, cfg, origin{})
 }
 
-// origin is the profile that a Config is of. A classic command line has none.
+// origin is the profile that a Config comes from. A classic command line has none.
 type origin struct {
 	instance string
-	hangups  *daemon.Hangups                // when it is to be read again
+	hangups  *daemon.Hangups                // signals to read it again
 	path     string                         // absolute
 	again    func() (*config.Config, error) // reads it
-	heritage *heritage                      // what the previous process has left
+	heritage *heritage                      // of the previous process
+}
+
+// life is one TPM from the start of its process to the end, as far as live has come.
+type life struct {
+	cfg     *config.Config
+	from    origin
+	systemd *daemon.Notifier
+	device  device
+	log     *daemon.Log
+	engine  emul.Engine
+	ends    *ends
+	session *keep.Session
+	keys    seal.Keys
+	profile string // algorithm profile of a new TPM
+	pid     pidFile
+	service *service
+	meter   *meter
+	tpm     *emul.TPM
 }
 
 // live is the life of a TPM, in order. Each step needs the ones above it.
 func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
-	systemd := daemon.OpenNotifier()
-	if pipe, null, ok := early.Launcher(); ok {
-		systemd.Launched(pipe, null)
-	}
-	device, err := openDevice(cfg)
-	if err != nil {
+	l := &life{cfg: cfg, from: from, systemd: openNotifier()}
+	if err := l.giveUpPrivileges(); err != nil {
 		return err
 	}
-	if err := enter(cfg.Sandbox); err != nil { // before files: they must be inside, and belong to that user
-		return cuseCode(cfg, cuseNoUser, err)
-	}
-	log, err := openLog(cfg.Log)
-	if err != nil {
+	if l.log, err = openLog(cfg.Log); err != nil {
 		return err
 	}
-	defer log.Close()
-	describe(log, from.instance, version(cfg))
-	defer func() { err = logError(cfg.Log, log, err) }()
+	defer l.log.Close()
+	describe(l.log, from.instance, version(cfg))
+	defer func() { err = logError(cfg.Log, l.log, err) }()
 	if cfg.PrintCapabilities {
 		return printCapabilities(os.Stdout, version(cfg), cfg.Interface.Type)
 	}
-
-	engine := libtpms.Engine()
-	if err := engine.Choose(version(cfg)); err != nil {
-		return fmt.Errorf("libtpms %s has no TPM %s: %w; install one that has it, or choose the other version", libtpms.Version(), version(cfg), err)
-	}
-	ends, session, err := openEnds(cfg, device, systemd, log)
-	if err != nil {
+	if err := l.open(); err != nil {
 		return err
 	}
-	defer ends.Close()
+	defer l.ends.Close()
 	switch { // Compat: swtpm takes the sockets first
 	case cfg.PrintStates:
-		return printStates(os.Stdout, cfg, log)
+		return printStates(os.Stdout, cfg, l.log)
 	case cfg.PrintProfiles:
-		return printProfiles(printable.Writer(os.Stdout), engine)
+		return printProfiles(printable.Writer(os.Stdout), l.engine)
 	}
-	ends.logPorts(cfg, log)
-	warnings(cfg, systemd, log)
+	l.ends.logPorts(cfg, l.log)
+	warnings(cfg, l.systemd, l.log)
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return err
 	}
-	keys, err := awaitKeys(ctx, cfg)
-	if err != nil {
+	defer func() { closeKeys(l.keys) }()
+	if err := l.readInputs(ctx); err != nil {
 		return unlessEnding(ctx, cuseCode(cfg, cuseKey, err))
 	}
-	defer closeKeys(keys)
-	tellWarnings("key", keys.File, log.Warnf)
-	tellWarnings("migration-key", keys.Migration, log.Warnf)
-	profile, err := awaitProfile(ctx, cfg)
-	if err != nil {
-		return unlessEnding(ctx, cuseCode(cfg, cuseKey, err))
-	}
-	record, stopRecord, err := openCapture(cfg, log)
+	record, stopRecord, err := openCapture(cfg, l.log)
 	if err != nil {
 		return cuseCode(cfg, cuseKey, err)
 	}
 	defer stopRecord()
-	pid := &pidFile{}
-	defer pid.remove()
-	if device.cuse == nil { // else see appear
-		if err := pid.write(cfg.PID); err != nil {
-			return err
-		}
-	}
-
-	s := &service{systemd: systemd, log: log}
-	s.rejected(from.heritage.problem)
-	o := options(cfg, keys, profile, record, session, s, log)
-	m, err := newMeter(cfg, from.instance, &o, log)
-	if err != nil {
+	defer l.pid.remove()
+	if err := l.assemble(ctx, record); err != nil {
 		return err
 	}
-	if err := makeStateDir(cfg); err != nil {
-		return cuseCode(cfg, cuseStart, err)
-	}
-	t, err := emul.New(ctx, engine, o)
-	if err != nil {
-		return err
-	}
-	defer func() { // the last blob is stored here
-		if e := t.Close(); e != nil { // it is on disk by now
-			log.Errorf("close the state: %v", e)
-		}
-	}()
+	defer l.store()
 	if cfg.PrintInfo != 0 {
-		if err := confineQuietly(cfg, s, ""); err != nil {
+		return l.printInfo()
+	}
+	return l.run(ctx)
+}
+
+// openNotifier returns the connection to systemd or to the launcher of --daemon.
+func openNotifier() *daemon.Notifier {
+	systemd := daemon.OpenNotifier()
+	if pipe, null, ok := early.Launcher(); ok {
+		systemd.Launched(pipe, null)
+	}
+	return systemd
+}
+
+// giveUpPrivileges changes the root directory and the user. It comes before files, which
+// must be inside and belong to that user, but after the devices that only root may open.
+func (l *life) giveUpPrivileges() (err error) {
+	if l.device, err = openDevice(l.cfg); err != nil {
+		return err
+	}
+	return cuseCode(l.cfg, cuseNoUser, enter(l.cfg.Sandbox))
+}
+
+// open chooses the TPM version of libtpms and opens the sockets.
+func (l *life) open() (err error) {
+	l.engine = libtpms.Engine()
+	v := version(l.cfg)
+	if err := l.engine.Choose(v); err != nil {
+		return fmt.Errorf("libtpms %s has no TPM %s: %w; install one that has it, or choose the other version", libtpms.Version(), v, err)
+	}
+	l.ends, l.session, err = openEnds(l.cfg, l.device, l.systemd, l.log)
+	return err
+}
+
+// readInputs reads the keys and the algorithm profile. They may come through pipes, so it
+// ends when ctx does.
+func (l *life) readInputs(ctx context.Context) (err error) {
+	if l.keys, err = awaitKeys(ctx, l.cfg); err != nil {
+		return err
+	}
+	logKeyWarnings("key", l.keys.File, l.log.Warnf)
+	logKeyWarnings("migration-key", l.keys.Migration, l.log.Warnf)
+	l.profile, err = awaitProfile(ctx, l.cfg)
+	return err
+}
+
+// assemble makes the TPM, which is off, and what observes it. No state is read yet.
+func (l *life) assemble(ctx context.Context, record emul.Recorder) (err error) {
+	if l.device.cuse == nil { // else see appear
+		if err := l.pid.write(l.cfg.PID); err != nil {
 			return err
 		}
-		return printInfo(printable.Writer(os.Stdout), cfg, t)
 	}
-	r := from.reloader(cfg, t, s)
-	j, err := join(ctx, cfg, ends, session, t, s)
+	l.service = &service{systemd: l.systemd, log: l.log}
+	l.service.rejected(l.from.heritage.problem)
+	o := options(l.cfg, l.keys, l.profile, record, l.session, l.service, l.log)
+	if l.meter, err = newMeter(l.cfg, l.from.instance, &o, l.log); err != nil {
+		return err
+	}
+	if err := makeStateDir(l.cfg); err != nil {
+		return cuseCode(l.cfg, cuseStart, err)
+	}
+	l.tpm, err = emul.New(ctx, l.engine, o)
+	return err
+}
+
+// store stops the TPM, which stores its last state. An error of closing the state does not
+// change the exit code: the state is on disk by then.
+func (l *life) store() {
+	if err := l.tpm.Close(); err != nil {
+		l.log.Errorf("close the state: %v", err)
+	}
+}
+
+// printInfo prints what libtpms knows of the TPM, inside the sandbox.
+func (l *life) printInfo() error {
+	if err := l.confineQuietly(""); err != nil {
+		return err
+	}
+	return printInfo(printable.Writer(os.Stdout), l.cfg, l.tpm)
+}
+
+// run confines the process, starts the TPM and serves its clients until the process is to
+// end.
+func (l *life) run(ctx context.Context) error {
+	r := l.from.reloader(l.cfg, l.tpm, l.service)
+	j, err := join(ctx, l.cfg, l.ends, l.session, l.tpm, l.service)
 	if err != nil {
 		return err
 	}
 	defer j.end(nil)
-	if served, err := begin(ctx, cfg, device, session, t, s, from, pid); err != nil || !served {
-		return unlessEnding(ctx, retryable(err, from, systemd))
+	if served, err := l.begin(ctx); err != nil || !served {
+		return unlessEnding(ctx, retryable(err, l.from, l.systemd))
 	}
-	s.atReady = func() { from.heritage.ready(session) }
-	if err := j.serve(r, m); err != nil {
+	l.service.atReady = func() { l.from.heritage.ready(l.session) }
+	if err := j.serve(r, l.meter); err != nil {
 		return err
 	}
-	return lostStorage(context.Cause(j.ctx), session)
+	return lostStorage(context.Cause(j.ctx), l.session)
 }
 
 // begin confines the process and starts the TPM, in this order, so that no byte of a
 // state, which may be a stranger's, reaches libtpms before. A device of CUSE appears
-// with the TPM on, and then its pid file, which takes what confine takes away. It
+// with the TPM on, and then its pid file. Both need what confine takes away. begin
 // returns false if the TPM is not to be served.
-func begin(ctx context.Context, cfg *config.Config, d device, session *keep.Session, t *emul.TPM, s *service, from origin, pid *pidFile) (bool, error) {
-	if d.cuse == nil {
-		if err := confine(cfg, s, from.path); err != nil {
+func (l *life) begin(ctx context.Context) (bool, error) {
+	if l.device.cuse == nil {
+		if err := l.confine(); err != nil {
 			return false, err
 		}
-		return start(ctx, cfg, session, t, s, from.heritage)
+		return l.start(ctx)
 	}
-	if _, err := start(ctx, cfg, session, t, s, from.heritage); err != nil {
+	if _, err := l.start(ctx); err != nil {
 		return false, exitCode(cuseStart, err)
 	}
-	if err := appear(cfg, d.cuse, pid); err != nil {
+	if err := appear(l.cfg, l.device.cuse, &l.pid); err != nil {
 		return false, err
 	}
-	return true, confine(cfg, s, from.path)
+	return true, l.confine()
 }
 
-// confine takes from the process what it does not need any more, and says what
-// there is of that. profile is read again by a reload, unless it is "".
-func confine(cfg *config.Config, s *service, profile string) error {
-	if err := confineQuietly(cfg, s, profile); err != nil {
+// confine takes from the process what it no longer needs, and logs what the sandbox
+// lacks. A reload can still read the profile.
+func (l *life) confine() error {
+	if err := l.confineQuietly(l.from.path); err != nil {
 		return err
 	}
-	if err := s.confined.Missing; err != nil {
-		s.log.Warnf("sandbox: %v", err)
+	confined := l.service.confined
+	if err := confined.Missing; err != nil {
+		l.log.Warnf("sandbox: %v", err)
 	}
-	s.log.Debugf("sandbox: %v", s.confined)
-	for _, path := range s.confined.Stays {
-		s.log.Debugf("sandbox: %q stays at the end: others have files in the same directory; choose a directory of the TPM's own", path)
+	l.log.Debugf("sandbox: %v", confined)
+	for _, path := range confined.Stays {
+		l.log.Debugf("sandbox: %q stays at the end: others have files in the same directory; choose a directory of the TPM's own", path)
 	}
 	return nil
 }
 
-// confineQuietly is confine without a word.
-func confineQuietly(cfg *config.Config, s *service, profile string) (err error) {
+// confineQuietly is confine without log lines. profile is the file that a reload reads, ""
+// for none.
+func (l *life) confineQuietly(profile string) (err error) {
 	libtpms.Warm()
-	s.confined, err = sandbox.Enter(sandbox.Plan(cfg, profile))
-	return cuseCode(cfg, cuseSandbox, err)
+	l.service.confined, err = sandbox.Enter(sandbox.Plan(l.cfg, profile))
+	return cuseCode(l.cfg, cuseSandbox, err)
 }
 
 // enter changes the root directory and the user. Nothing but the program, what it
@@ -227,31 +284,31 @@ func enter(s config.Sandbox) error {
 	return libtpms.Entropy()
 }
 
-// start puts the TPM where the process before this one has left it, or powers it
-// on. It returns false if the TPM is not to be served.
-func start(ctx context.Context, cfg *config.Config, session *keep.Session, t *emul.TPM, s *service, h *heritage) (bool, error) {
+// start resumes the TPM of the previous process, or powers it on. It returns false if the
+// TPM is not to be served.
+func (l *life) start(ctx context.Context) (bool, error) {
 	resumed := false
-	if session.Old() {
+	if l.session.Old() {
 		var err error
-		if resumed, err = resume(ctx, h, t, s); err != nil {
+		if resumed, err = resume(ctx, l.from.heritage, l.tpm, l.service); err != nil {
 			return false, err
 		}
 	}
-	if !resumed || !t.WasReady() {
-		if on, err := powerOn(t, cfg.Flags, s.log); err != nil || !on {
+	if !resumed || !l.tpm.WasReady() {
+		if on, err := powerOn(l.tpm, l.cfg.Flags, l.log); err != nil || !on {
 			return false, err
 		}
 	}
-	t.Ready()
+	l.tpm.Ready()
 	return true, nil
 }
 
-// powerOn brings the TPM up unless a client is to do that. It returns false if
-// the TPM is not to be served. The process before this one may have been killed on
-// the way: a TPM that had its startup then refuses another one, and is none the worse.
+// powerOn powers the TPM on unless a client is to do that. It returns false if the TPM is
+// not to be served. The previous process may have sent the Startup already: sending it
+// twice is harmless, because the TPM rejects the second one.
 func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 	if f.Startup == "deactivated" && t.Version() == tpm.V20 {
-		// Compat: swtpm says so and ends well.
+		// Compat: swtpm says so and ends with 0.
 		log.Error("TPM 2 does not support startup deactivated.")
 		return false, nil
 	}
@@ -260,7 +317,7 @@ func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 	}
 	if !t.On() {
 		if err := t.Init(false); err != nil {
-			return false, silent(err) // Init has told why
+			return false, silent(err) // Init has logged the cause
 		}
 	}
 	if f.Startup == "" || f.Startup == "none" {
@@ -276,9 +333,9 @@ func version(cfg *config.Config) tpm.Version {
 	return tpm.V20
 }
 
-// awaitKeys is readKeys until ctx ends: a key may come through a pipe, whose
-// writer takes its time. What is read after that stays behind, in locked memory,
-// for the process is to end.
+// awaitKeys calls readKeys until ctx ends, because a key may come through a pipe whose
+// writer is slow. A key that is read after that stays in locked memory until the process
+// ends.
 func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
 	if cfg.Key.Source == config.NoKey && cfg.MigrationKey.Source == config.NoKey {
 		return seal.Keys{}, nil
@@ -286,7 +343,7 @@ func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
 	return await(ctx, func() (seal.Keys, error) { return readKeys(cfg) })
 }
 
-// await returns what f does, or the error of ctx if that ends first.
+// await returns the result of f, or the error of ctx if that ends first.
 func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -306,8 +363,8 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// unlessEnding is err, or nil if the process is to end: who feeds a key or a
-// profile through a pipe may never come, and that is no failure then.
+// unlessEnding returns err, or nil if the process is to end: the writer of a pipe for a key
+// or a profile may never come, which is no failure then.
 func unlessEnding(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -351,7 +408,7 @@ func readKey(option string, k config.Key) (*seal.Key, error) {
 	return key, nil
 }
 
-// keyAdvice is what a person can do about a key file that cannot be opened.
+// keyAdvice returns a hint for a key file that cannot be opened.
 func keyAdvice(err error) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -362,9 +419,8 @@ func keyAdvice(err error) string {
 	return ""
 }
 
-// tellWarnings tells by warn what the user should know of the key that an option
-// names, if there is one.
-func tellWarnings(option string, k *seal.Key, warn func(format string, args ...any)) {
+// logKeyWarnings logs the warnings about the key of an option. k may be nil.
+func logKeyWarnings(option string, k *seal.Key, warn func(format string, args ...any)) {
 	if k == nil {
 		return
 	}

@@ -184,7 +184,7 @@ func (w *which) openFree(how access) (*atrest.State, error) {
 	if w.key, err = readKey("key", c); err != nil {
 		return nil, err
 	}
-	tellWarnings("key", w.key, warnf)
+	logKeyWarnings("key", w.key, warnf)
 	s, err := atrest.Open(atrest.Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
 			return backend.Open(w.cfg.State.URI, nv.Options{
@@ -218,7 +218,7 @@ func readKeyArg(option, arg string) (*seal.Key, error) {
 	c.Remove = false
 	k, err := readKey(option, c)
 	if err == nil {
-		tellWarnings(option, k, warnf)
+		logKeyWarnings(option, k, warnf)
 	}
 	return k, err
 }
