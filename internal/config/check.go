@@ -76,15 +76,22 @@ func (c *Config) faults() []fault {
 	} else if m.Kind != None && (same(m, data) || same(m, ctrl)) {
 		add("metrics", "listen", "%s is a channel of the TPM already; want another address", m)
 	}
+	return slices.Concat(out, c.pathFaults(), c.descriptorFaults(), c.manufactureFaults(), c.textFaults())
+}
+
+// pathFaults returns the paths that are too long for a Unix socket.
+func (c *Config) pathFaults() []fault {
+	var out []fault
 	for _, e := range []struct {
 		table, key string
 		Endpoint
-	}{{"interface", "server", data}, {"control", "listen", ctrl}, {"metrics", "listen", c.Metrics.Listen}} {
+	}{{"interface", "server", c.Interface.Server}, {"control", "listen", c.Control.Listen}, {"metrics", "listen", c.Metrics.Listen}} {
 		if e.Kind == Unix && len(e.Path) > maxPath {
-			add(e.table, e.key, "the path is too long for a Unix socket: %q is %d bytes long; want at most %d, such as a path in /run", e.Path, len(e.Path), maxPath)
+			text := fmt.Sprintf("the path is too long for a Unix socket: %q is %d bytes long; want at most %d, such as a path in /run", e.Path, len(e.Path), maxPath)
+			out = append(out, fault{e.table, e.key, text})
 		}
 	}
-	return slices.Concat(out, c.descriptorFaults(), c.manufactureFaults(), c.textFaults())
+	return out
 }
 
 // textFaults looks for strings that TOML has no way to write.
