@@ -12,9 +12,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/keep"
 )
 
-// openSession takes over what systemd has kept of the process before this one, and
-// has it keep what is to come; nil if nothing is to be kept. A service that cannot
-// be kept works all the same.
+// openSession takes over the descriptors of the previous process that systemd has kept, and
+// asks systemd to keep those to come. It returns nil if nothing is kept; the service works
+// without.
 func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *keep.Session {
 	var fds []keep.FD
 	for _, f := range passed.Take(keep.Prefix) {
@@ -29,7 +29,7 @@ func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Pa
 	}
 	s, why, err := keep.Open(systemd, fds)
 	if why != nil {
-		log.Warnf("what the process before this one has left cannot be used: %v", why)
+		log.Warnf("cannot use the session of the previous process: %v", why)
 	}
 	if err != nil {
 		log.Warnf("a restart will lose the clients and the volatile state: %v", err)
@@ -38,8 +38,8 @@ func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Pa
 	return s
 }
 
-// keeps says whether a session is wanted. A connection that was passed to us is that
-// of who started us, and does not outlive this process; neither does a device.
+// keeps reports whether a session is wanted. A connection that was passed to this process
+// belongs to the program that started it, and ends with it; so does a device.
 func keeps(cfg *config.Config, systemd *daemon.Notifier) bool {
 	if cfg.Printing() != "" || cfg.Interface.Type != "socket" || cfg.Control.Listen.Kind == config.ConnFD || cfg.Interface.Server.Kind == config.ConnFD {
 		return false
@@ -61,8 +61,8 @@ func keeper(s *keep.Session) emul.Keeper {
 	return s
 }
 
-// channelEnd is the listener of a channel that we make ourselves: the one of the
-// process before, or a new one, which is kept.
+// channelEnd returns the listener of a channel that this program makes itself: the one of
+// the previous process, or a new one, which systemd is asked to keep.
 func channelEnd(channel string, e config.Endpoint, s *keep.Session) (*listen.Listener, error) {
 	if s == nil || e.Kind != config.Unix && e.Kind != config.TCP {
 		return listen.Open(e)
@@ -118,7 +118,7 @@ func keepCtrl(s *keep.Session) func(fd int) ctrl.Kept {
 	}
 }
 
-// resumeClients serves those of the process before.
+// resumeClients serves the clients of the previous process.
 func resumeClients(s *keep.Session, d *data.Server, c *ctrl.Server) {
 	for _, k := range s.Clients() {
 		switch k.Kind {

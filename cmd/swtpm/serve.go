@@ -31,9 +31,9 @@ type ends struct {
 	cuse           *cuse.Device // a device that is both channels; nil if none is
 }
 
-// openEnds opens them, but for the device, which is open. Sockets listen from here
+// openEnds opens all of them but the device, which is open already. Sockets listen from here
 // on, so that clients that wait for them can connect; they are answered once serve
-// runs. With the session that systemd keeps, they may be those of the process before.
+// runs. With a session that systemd keeps, they may be those of the previous process.
 func openEnds(cfg *config.Config, dev device, systemd *daemon.Notifier, log *daemon.Log) (e *ends, s *keep.Session, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
@@ -74,7 +74,7 @@ func (e *ends) logPorts(cfg *config.Config, log *daemon.Log) {
 	}
 }
 
-// openMetrics opens the socket that [metrics] names, if it names one.
+// openMetrics opens the socket that [metrics] names. It returns nil if there is none.
 func openMetrics(e config.Endpoint, passed *listen.Passed) (*listen.Listener, error) {
 	switch e.Kind {
 	case config.Unix:
@@ -136,7 +136,7 @@ type joint struct {
 	end context.CancelCauseFunc
 }
 
-// join makes the servers of a TPM. Nobody is answered before serve. The caller ends
+// join makes the servers of a TPM. They answer no client before serve. The caller ends
 // the joint.
 func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service) (j *joint, err error) {
 	j = &joint{cfg: cfg, ends: e, session: session, tpm: t, service: s}
@@ -150,7 +150,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		if !terminate {
 			return nil
 		}
-		return func() { j.end(errors.New("the client has gone")) }
+		return func() { j.end(errors.New("the client disconnected")) }
 	}
 	places, memory := maxClients(), &collector{}
 	j.data, err = data.New(t, data.Options{
@@ -191,7 +191,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 	return j, nil
 }
 
-// status is how all of it is, in a line.
+// status returns a one-line summary.
 func (j *joint) status() string {
 	line := status(j.tpm.Version(), j.tpm.Status(),
 		dataChannel(j.cfg.Interface, j.data.Clients()), channel("control", j.cfg.Control.Listen, j.ctrl.Clients()))
@@ -206,7 +206,7 @@ func (j *joint) fail(err error) {
 func (j *joint) shutdown() { j.end(errors.New("a client asked for it")) }
 
 // serve answers clients until the process is to end: by signal, by request, because
-// its clients have gone, or because the state belongs to another process now. All of
+// its clients disconnected, or because the state belongs to another process now. All of
 // these are orderly ends.
 func (j *joint) serve(r *reloader, m *meter) error {
 	e, log := j.ends, j.service.log
@@ -230,7 +230,7 @@ func (j *joint) serve(r *reloader, m *meter) error {
 		})
 	}
 	defer m.tell(j.ctx, e.metrics, j.tpm, j.data, j.ctrl)()
-	go r.run(j.ctx, func() { j.end(errors.New("the terminal has gone")) })
+	go r.run(j.ctx, func() { j.end(errors.New("the terminal was closed")) })
 	<-j.ctx.Done()
 	j.tpm.Ending()
 	j.service.stopping(context.Cause(j.ctx))
@@ -264,8 +264,8 @@ func (e *ends) attach(d *data.Server, c *ctrl.Server) error {
 	return nil
 }
 
-// maxClients is the number of clients of one channel: few, as a TPM has one user
-// as a rule, and never so many that descriptors for the state run short.
+// maxClients returns the largest number of clients of one channel. It is small, because a
+// TPM usually has one user, and leaves enough descriptors for the state.
 func maxClients() int {
 	const most, others = 16, 32 // others: log, state, listeners, libraries
 	var r unix.Rlimit

@@ -106,8 +106,8 @@ type TPM struct {
 	// Under the engine's lock.
 	store    *nv.Store           // nil until first needed
 	incoming bool                // the storage lock was never had, and INIT is not to take it
-	released bool                // the storage lock is another's: it was given away, or is not ours yet
-	left     *[sha256.Size]byte  // of the state when the lock was given away, or INIT has read it without; nil while it is ours
+	released bool                // another process may hold the storage lock: it was released, or was not acquired yet
+	left     *[sha256.Size]byte  // of the state when the lock was released, or INIT read it without; nil while the lock is held
 	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
@@ -131,12 +131,12 @@ type loadedAs struct {
 
 type bufferSizes struct{ size, low, high uint32 }
 
-// ErrStorage means that the state's lock was given away, or was not ours yet, and
-// cannot be had: another process owns the state, and this one must end.
+// ErrStorage means that the storage lock was released, or was not acquired yet, and cannot
+// be acquired: another process owns the state, and this one must end.
 var ErrStorage = errors.New("emul: the storage lock is held by another process")
 
-// ErrChanged means that another process has changed the state since it was last
-// looked at here. What this one has of it is not to replace it.
+// ErrChanged means that another process has changed the state since this one last read it.
+// This process must not overwrite it.
 var ErrChanged = errors.New("emul: another process has changed the state since it was last looked at here")
 
 // ErrReplaced means that the path of the state leads to a place that did not exist, or

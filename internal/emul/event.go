@@ -18,14 +18,14 @@ const (
 	PowerOn         EventKind = iota // Cause: which state it has
 	PowerOff                         // Cause: who wanted it
 	InitFailed                       // Cause: why, and what to do
-	StorageReleased                  // the storage lock was given away; Cause: who wanted it
-	StorageTaken                     // it is ours again, or for the first time
+	StorageReleased                  // the storage lock was released; Cause: why
+	StorageTaken                     // the storage lock was acquired
 	StoreWaiting                     // a command waits for space on the disk; Cause: where, and what to do
 	StoreFailed                      // the state could not be stored; Cause: where, why, and what to do
 	StoreResumed                     // the disk has taken a state after StoreWaiting or StoreFailed
 )
 
-// String returns the line that tells of e.
+// String returns the log line of e.
 func (e Event) String() string {
 	switch e.Kind {
 	case PowerOn:
@@ -35,7 +35,7 @@ func (e Event) String() string {
 	case InitFailed:
 		return "INIT failed: " + e.Cause
 	case StorageReleased:
-		return "the storage lock was given away: " + e.Cause
+		return "storage lock released: " + e.Cause
 	case StoreWaiting:
 		return "store waiting: " + e.Cause
 	case StoreFailed:
@@ -43,13 +43,13 @@ func (e Event) String() string {
 	case StoreResumed:
 		return "store resumed: " + e.Cause
 	}
-	return "the storage lock is ours: " + e.Cause
+	return "storage lock acquired: " + e.Cause
 }
 
-// event tells of one.
+// event reports an event.
 func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{Kind: k, Cause: cause}) }
 
-// whence says which state the engine is about to start with, as prove found it.
+// whence returns which state the engine is about to start with, as prove found it.
 func (t *TPM) whence() string {
 	switch {
 	case t.pending[tpm.Permanent] || t.pending[tpm.Volatile]:

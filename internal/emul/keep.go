@@ -12,7 +12,7 @@ import (
 
 // Keeper keeps, beyond this process, what a TPM would lose with it.
 type Keeper interface {
-	// Cells are the cells that the process before this one has left.
+	// Cells returns the cells, as the previous process left them.
 	Cells() *Cells
 	// Slots are where Put writes to, for an engine that does it by itself; keep's
 	// memory.go has their layout.
@@ -35,7 +35,7 @@ type keeping struct {
 	unstored  error             // why the state of that TPM2_Shutdown could not be stored; nothing more is put
 	failed    bool              // Put has failed, and that was said
 
-	resumed []byte // the volatile state of the process before, while the engine starts with it
+	resumed []byte // the volatile state of the previous process, while the engine starts with it
 	lost    bool   // blobs that waited for INIT have gone with it
 }
 
@@ -203,9 +203,9 @@ func (t *TPM) leave() {
 	t.keeping.left = true
 }
 
-// Lost is the response to a command that the process before this one has taken and
-// not answered; head is its start. It may or may not have run, and must not run
-// again: it may be what ended the process.
+// Lost returns the response to a command that the previous process took and did not
+// answer; head is its start. It may or may not have run. It must not run again, because
+// it may be what ended the process.
 func (t *TPM) Lost(head []byte) []byte {
 	_, prefixed := t.strip(head)
 	rsp := t.refuse(tpm.Fail, tpm.RCFailure)

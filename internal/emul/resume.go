@@ -15,7 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// kept is what Resume has found.
+// kept is the state of the previous process that Resume has found.
 type kept struct {
 	flags, size, retries uint32
 	library              string
@@ -25,7 +25,7 @@ type kept struct {
 
 func (t *TPM) parseKept(b []byte) (*kept, error) {
 	if len(b) < keptSize {
-		return nil, errors.New("it had none that is whole")
+		return nil, errors.New("it left no complete state")
 	}
 	var v [5]uint32
 	for i := range v {
@@ -56,7 +56,7 @@ func trim(b []byte) []byte {
 const maxResumes = 5
 
 var (
-	errNothingKept = errors.New("it had none")
+	errNothingKept = errors.New("it left no state")
 	errMissing     = errors.New("its permanent state is missing")
 	errCrashes     = fmt.Errorf("the engine has ended the process %d times when it started with it", maxResumes)
 )
@@ -91,7 +91,7 @@ func (t *TPM) Resume(strict bool) (bool, error) {
 	}
 	t.opt.Keep.Cells().Ready = 0
 	t.powerOff("it could not go on")
-	t.opt.Error("the TPM starts anew, the process before this one has left no state to go on with: %v", err)
+	t.opt.Error("cannot resume the TPM of the previous process; the TPM starts anew: %v", err)
 	return false, nil
 }
 
@@ -190,7 +190,7 @@ func (t *TPM) resumeOn(all [][]byte, newest *kept) error {
 	if err := t.openStore(); err != nil {
 		return err
 	}
-	if !t.released && !t.incoming { // who looks at a state while no process has it is done soon
+	if !t.released && !t.incoming { // a program that inspects a state without an owner is done soon
 		if err := t.takeStorage(handOver); err != nil {
 			return err
 		}
@@ -220,7 +220,7 @@ func (t *TPM) resumeOn(all [][]byte, newest *kept) error {
 	if err := t.powerOn(); err != nil {
 		return fmt.Errorf("%w (it is of libtpms %s, this is %s)", err, k.library, t.opt.Library)
 	}
-	t.origin = "where the process before this one has left it"
+	t.origin = "with the state of the previous process"
 	if k.flags&keptOrderly == 0 {
 		t.stir()
 	}
@@ -250,9 +250,9 @@ func (t *TPM) openKept(k *kept) (p []byte, err error) {
 // stirSize is the number of bytes that stir adds; each brings 8 bits.
 const stirSize = 48
 
-// stir has a TPM 2.0 that goes on after a crash draw new entropy: its random
-// numbers are in the volatile state, and what the command drew that ran at the
-// crash may be in the permanent one. A TPM 1.2 has OpenSSL's.
+// stir gives new entropy to a TPM 2.0 that resumes after a crash. The state of its random
+// numbers is in the volatile state, and numbers that the interrupted command drew may be in
+// the permanent one. A TPM 1.2 takes its random numbers from OpenSSL.
 func (t *TPM) stir() {
 	if t.opt.Version != tpm.V20 {
 		return

@@ -31,7 +31,7 @@ func (t *TPM) ReleaseStorage() {
 	t.retries.Store(handOver)
 	t.admit()
 	t.keep()
-	t.event(StorageReleased, "the state has left")
+	t.event(StorageReleased, "state migrated")
 }
 
 // LockStorage takes the storage lock, trying again retries times, 10 ms apart.
@@ -48,7 +48,7 @@ func (t *TPM) LockStorage(retries uint32) error {
 	return t.takeStorage(retries)
 }
 
-// regainStorage takes the storage lock after it was given away with the last
+// regainStorage takes the storage lock after it was released with the last
 // state blob, or if INIT had to leave it alone. Before the state was first opened
 // there is nothing to take: QEMU asks for the version while the host that the
 // guest comes from still has the state.
@@ -63,17 +63,17 @@ const (
 	// lockInterval is the time between two tries for the storage lock.
 	lockInterval = 10 * time.Millisecond
 
-	// handOver is how often the lock is tried for that the other side of a
-	// migration gives away.
+	// handOver is the number of tries for a lock that the other side of a migration
+	// is about to release.
 	handOver = 300
 
 	// maxRetries bounds what a client may ask for: one minute.
 	maxRetries = 6000
 )
 
-// takeStorage takes the storage lock for good, trying again retries times. It
-// lets go of the engine's lock, which the caller holds, while it waits: others
-// are to be served, and the process is to end when it is told to.
+// takeStorage takes the storage lock for good, trying again retries times. While it
+// waits it releases the engine's lock, which the caller holds, so that other requests are
+// served and the process can end.
 func (t *TPM) takeStorage(retries uint32) error {
 	for n := min(retries, maxRetries); ; n-- {
 		err := t.store.Lock()
@@ -103,7 +103,7 @@ func (t *TPM) takeStorage(retries uint32) error {
 	t.admit()
 	if new {
 		t.keep()
-		t.event(StorageTaken, "the guest is here")
+		t.event(StorageTaken, "guest arrived")
 	}
 	return nil
 }
@@ -124,7 +124,7 @@ func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	return t.borrowed(), nil
 }
 
-// borrowed is what follows when the lock is ours for a while; giveBack ends that.
+// borrowed notes that this process holds the lock for a while; giveBack releases it.
 func (t *TPM) borrowed() (giveBack func()) {
 	t.released = false
 	return func() {
@@ -136,7 +136,7 @@ func (t *TPM) borrowed() (giveBack func()) {
 	}
 }
 
-// note has checkLeft compare with the state as it is now.
+// note remembers the state as it is now for checkLeft.
 func (t *TPM) note() {
 	sum, err := t.stateDigest()
 	if err != nil {
@@ -145,9 +145,8 @@ func (t *TPM) note() {
 	t.left = &sum
 }
 
-// checkLeft fails unless the state is as it was when the lock was given away, or
-// when INIT has read it without: the guest that went on elsewhere has changed it,
-// and may be told so.
+// checkLeft fails unless the state is as it was when the lock was released, or when INIT
+// read it without the lock: then the guest continued elsewhere and has changed it.
 func (t *TPM) checkLeft() error {
 	if t.left == nil {
 		return nil

@@ -1,8 +1,7 @@
-// Package keep has a service go on where the process before it was ended or killed:
-// its sockets, its clients' connections, how far the exchange with each had come,
-// and the volatile state of its TPM. systemd keeps the descriptors (its descriptor
-// store, FileDescriptorStoreMax=), one of which is memory with the rest. What
-// belongs into that memory is others' to say; package emul has the state.
+// Package keep lets a restarted service resume where the previous process was stopped or
+// killed. systemd's descriptor store (FileDescriptorStoreMax=) keeps the sockets, the
+// clients' connections and a memfd. The memfd holds how far the exchange with each client
+// had come, and the volatile state of the TPM, whose format package emul defines.
 //
 // systemd drops all of it when the service is stopped and not started again.
 //
@@ -31,9 +30,9 @@ const listenName = Prefix + "listen-"
 
 // Store is systemd's descriptor store.
 type Store interface {
-	// Keep has the store keep fd, which may be closed here then.
+	// Keep asks the store to keep fd, which may be closed here afterwards.
 	Keep(fd int, name string) error
-	// Drop has it close the descriptors of that name.
+	// Drop asks it to close the descriptors of that name.
 	Drop(name string)
 }
 
@@ -47,11 +46,11 @@ type FD struct {
 type Session struct {
 	store Store
 	mem   *memory
-	old   bool // mem is that of a process before
+	old   bool // mem comes from the previous process
 
 	mu      sync.Mutex
 	taken   [records]bool
-	clients []Client // that are to be served again
+	clients []Client // of the previous process, to be served
 	listens map[string]int
 }
 
@@ -60,12 +59,12 @@ type Client struct {
 	FD     int
 	Kind   string
 	Record *exchange.Record
-	Forget func() // the client has gone: end the connection, which stays the caller's to close
+	Forget func() // ends the connection for good; the caller closes FD
 }
 
-// Open takes over what the store gave back, and keeps what is to come. why says
-// why a state that came back cannot be used. With an error nothing is kept any more,
-// and the clients of the process before are told that it has gone.
+// Open takes over the descriptors that the store gave back, and keeps those to come. why
+// is the reason why a state that came back cannot be used. With an error nothing is kept
+// any more, and the clients of the previous process are disconnected.
 func Open(store Store, fds []FD) (s *Session, why error, err error) {
 	s = &Session{store: store, listens: map[string]int{}}
 	for _, f := range fds {
@@ -104,16 +103,15 @@ func Open(store Store, fds []FD) (s *Session, why error, err error) {
 	return s, why, nil
 }
 
-// giveUp ends a connection, or a listener, that nobody can go on with. The store has
-// it open, too.
+// giveUp ends a connection or listener that cannot be resumed. The store has it open, too.
 func (s *Session) giveUp(f FD) {
 	_ = unix.Shutdown(f.FD, unix.SHUT_RDWR)
 	s.store.Drop(f.Name)
 	_ = unix.Close(f.FD)
 }
 
-// takeBack takes over a descriptor. A connection without its record is of no use:
-// nobody knows what the client waits for.
+// takeBack takes over a descriptor. A connection without its record is of no use, because
+// it is unknown which reply the client waits for.
 func (s *Session) takeBack(f FD) {
 	if name, ok := strings.CutPrefix(f.Name, listenName); ok {
 		s.listens[name] = f.FD
@@ -172,7 +170,7 @@ func (s *Session) client(fd int, kind string, i int) Client {
 	}}
 }
 
-// Clients returns those that the process before has left, once.
+// Clients returns the clients of the previous process, once.
 func (s *Session) Clients() []Client {
 	if s == nil {
 		return nil
@@ -182,14 +180,14 @@ func (s *Session) Clients() []Client {
 	return c
 }
 
-// Old says whether there was a process before.
+// Old reports whether there was a previous process.
 func (s *Session) Old() bool { return s != nil && s.old }
 
 // channels are the listeners that there may be.
 var channels = []string{"ctrl", "data"}
 
-// Listener returns the listening socket of a channel that the process before has
-// left, and what its path named when it was made; -1 if there is none.
+// Listener returns the listening socket of a channel from the previous process, and what
+// its path named when it was made; -1 if there is none.
 func (s *Session) Listener(channel string) (fd int, made [2]uint64) {
 	if s == nil {
 		return -1, made
@@ -208,7 +206,7 @@ func (s *Session) KeepListener(channel string, fd int, made [2]uint64) error {
 	return s.store.Keep(fd, listenName+channel)
 }
 
-// DropListener has the store close it.
+// DropListener asks the store to close it.
 func (s *Session) DropListener(channel string) { s.store.Drop(listenName + channel) }
 
 func index(channel string) int {
@@ -220,7 +218,7 @@ func index(channel string) int {
 	panic("keep: no channel " + channel)
 }
 
-// Close closes the listeners that nobody wanted.
+// Close closes the listeners that were not taken.
 func (s *Session) Close() {
 	if s == nil {
 		return

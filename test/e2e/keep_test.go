@@ -346,7 +346,7 @@ func TestKeepOtherState(t *testing.T) {
 			if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
 				t.Errorf("a TPM that has no power: %x, %v", rsp, err)
 			}
-			const want = "starts anew, the process before this one has left no state to go on with: the permanent state has been changed by another process since"
+			const want = "the TPM starts anew: the permanent state has been changed by another process since"
 			k.says(t, want)
 			if err := k.ctrl.Init(0); err != nil {
 				t.Fatal(err)
@@ -620,7 +620,7 @@ func TestKeepGivenUp(t *testing.T) {
 		}
 		crashed(5)
 		k.start(t)
-		const want = "starts anew, the process before this one has left no state to go on with: the engine has ended the process 5 times when it started with it"
+		const want = "the TPM starts anew: the engine has ended the process 5 times when it started with it"
 		k.says(t, want)
 		if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
 			t.Errorf("a TPM that has no power: %x, %v", rsp, err)
