@@ -167,8 +167,8 @@ static void end(int status)
 	_exit(128 + sig);
 }
 
-// launch waits until the child is ready or has ended, and ends the launcher. Whoever
-// asks the launcher to end, ends the child, and with it the launcher.
+// launch waits until the child is ready or has ended, and ends the launcher. SIGTERM and
+// SIGINT to the launcher end the child, and with it the launcher.
 static void launch(int fd, const sigset_t *mask)
 {
 	struct sigaction act = { .sa_handler = pass_on }; // no SA_RESTART is needed: read is repeated
@@ -250,8 +250,8 @@ static void all_processors(void)
 
 // one_processor makes the Go runtime start for one processor: each costs every TPM
 // memory, and commands run in C, one after the other. The runtime counts them before it
-// makes its first thread; from then on all are used again. A number in $GOMAXPROCS counts
-// instead.
+// makes its first thread; from then on the process may use all again. With $GOMAXPROCS the
+// runtime starts for that number, and cmd/swtpm sets it to one before clients are served.
 static void one_processor(void)
 {
 	enum { BITS = 8 * sizeof(long) };

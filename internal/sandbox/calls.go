@@ -68,32 +68,32 @@ var (
 	}
 )
 
-// always is what every TPM needs. A recording of the whole test suite holds it to
-// that: make record.
+// always are the calls that every TPM needs. make record compares them with those that the
+// whole test suite makes.
 var always = slices.Concat(ofFiles, ofClients, ofRuntime, ofOthers)
 
-// ofFiles is for what is written on a disk, and read from there.
+// ofFiles are the calls for files on a disk, and for descriptors of every kind.
 var ofFiles = []Call{
-	{"close", "clients that have gone, state", nil},
+	{"close", "disconnected clients, state", nil},
 	{"read", "commands, wake-ups, state", nil},
 	{"write", "responses, log, state, wake-ups", nil},
-	{"poll", "C: waits for commands; an error waits for who reads it", nil},
+	{"poll", "C: waits for commands; a log line waits for its reader", nil},
 	{"ppoll", "the same, with a time limit", nil},
 	{"pread64", "state in a file", nil},
 	{"lseek", "size of a block device; libc, when it writes libtpms's log", nil},
 	{"fstat", "who a file belongs to, whether it is the one that was locked", nil},
 	{"newfstatat", "the same by name", nil},
 	{"fstatfs", "whether the file system is one whose owners come from another machine", nil},
-	{"fsync", "state, before it is told that it is there", nil},
-	{"unlinkat", "state, sockets and the pid file go", nil},
-	{"getdents64", "which state there is", nil},
+	{"fsync", "state, before the command that changed it is answered", nil},
+	{"unlinkat", "removes state, sockets and the pid file", nil},
+	{"getdents64", "lists the stored state", nil},
 	{"dup3", "a daemon's output, and libtpms's log at the end, lead to /dev/null", nil},
 }
 
-// ofClients is for who uses the TPM.
+// ofClients are the calls for the clients of the TPM.
 var ofClients = []Call{
-	{"accept4", "clients come", nil},
-	{"shutdown", "clients go", nil},
+	{"accept4", "accepts clients", nil},
+	{"shutdown", "disconnects clients", nil},
 	{"recvfrom", "commands", nil},
 	{"sendto", "responses, log", nil},
 	{"recvmsg", "SET_DATAFD, a connection from a client", nil},
@@ -101,7 +101,7 @@ var ofClients = []Call{
 	{"getsockopt", "what a descriptor is", nil},
 }
 
-// ofRuntime is for the Go runtime and libc.
+// ofRuntime are the calls of the Go runtime and libc.
 var ofRuntime = []Call{
 	{"epoll_ctl", "Go runtime: waits for clients", nil},
 	{"epoll_pwait", "Go runtime: waits for clients", nil},
@@ -128,8 +128,8 @@ var ofRuntime = []Call{
 	{"exit_group", "the process ends", nil},
 }
 
-// ofOthers is for another libc, another kernel or another clock source: these calls do
-// what one of the calls above does, and no more. A recording does not show them.
+// ofOthers are the calls of another libc, kernel or clock source. Each does what one of the
+// calls above does, and no more. A recording does not show them.
 var ofOthers = []Call{
 	{"gettimeofday", "time: the vDSO makes this call if the clock source is hpet or acpi_pm", nil},
 	{"time", "time: libc makes this call if the kernel gives it no vDSO", nil},

@@ -1,5 +1,5 @@
-// Package sandbox takes from the process what it no longer needs. It leaves to
-// others when that is.
+// Package sandbox takes from the process what it no longer needs: the user, privileges,
+// files and system calls. cmd/swtpm decides when.
 package sandbox
 
 import (
@@ -12,7 +12,7 @@ import (
 
 // Harden keeps the memory of the process, which holds keys and seeds, from
 // others: no core dump, and no /proc/PID/mem, no ptrace for other processes of
-// the same user. It must be called again after Drop, for a change of user
+// the same user. It must be called again after Drop, because a change of user
 // resets it, and after an exec. Root can still look.
 //
 // A filter of the service may refuse to change the limit, as does Fedora's SELinux policy

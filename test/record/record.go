@@ -285,7 +285,7 @@ var neverSeen = map[string]string{
 	"exit":              "a thread of Go's runtime that ends does so when the process has run for a while",
 	"prctl":             "Go's runtime makes it when its memory grows beyond what it has reserved",
 	"rt_sigaction":      "after a crash",
-	"sched_getaffinity": "Go's runtime makes it from time to time unless GOMAXPROCS is set",
+	"sched_getaffinity": "Go's runtime makes it from time to time in a program without updatemaxprocs=0",
 	"setsockopt":        "the metrics of a TCP socket that systemd passes",
 	"fstatfs":           "INIT makes it if the state's owner or links look unusual",
 	"pipe2":             "a reload that begins to log what libtpms says",

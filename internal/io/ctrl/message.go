@@ -1,7 +1,6 @@
 // Package ctrl speaks the control channel: requests that power a TPM on and
-// off, set its locality, move its state blobs and so on. It has the server that
-// the emulator runs and the client that swtpm-ioctl and tests use. What a
-// request does is left to the TPM interface.
+// off, set its locality, move its state blobs and so on. It has the server; the client of
+// swtpm-ioctl and of tests is package client. The TPM interface executes the requests.
 //
 // All integers are big-endian. A request is a u32 code and a body, a reply is a
 // body alone that begins with a u32 result.
