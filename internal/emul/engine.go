@@ -29,7 +29,7 @@ type Engine interface {
 	// next Start makes; Terminate forgets it. Its error is
 	// errors.ErrUnsupported if the library has no profiles.
 	SetProfile(profile string) error
-	// Manufactured says whether the last Start has made the TPM, for a
+	// Manufactured reports whether the last Start made a new TPM, for a
 	// library that has profiles.
 	Manufactured() bool
 	// Start powers the TPM on.
@@ -61,7 +61,7 @@ type Engine interface {
 	HashData(b []byte) error
 	HashEnd() error
 
-	// Established tells the tpmEstablished bit. While a command runs it is
+	// Established returns the tpmEstablished bit. While a command runs it is
 	// the bit from before that command, so that the caller need not wait.
 	Established() (bool, error)
 	// ResetEstablished clears the bit, asked at locality l.
@@ -75,19 +75,19 @@ type Engine interface {
 	// Info describes the TPM as JSON; flags are TPMLIB_INFO_*.
 	Info(flags uint64) (string, error)
 
-	// Keep has the engine note in the cells of k what changes without the lock,
-	// and hand the volatile state to the host after whatever changes it. It
-	// goes on with what the cells say.
+	// Keep makes the engine store in the cells of k what changes without the
+	// lock, starting with their present values, and hand the volatile state to the
+	// host after each change.
 	Keep(k Keeper)
-	// KeepBehind has the engine put the volatile state behind header by itself,
-	// rather than hand it to the host, until it is called again, or Terminate;
-	// an empty header ends that.
+	// KeepBehind makes the engine itself write header and the volatile state after
+	// each change, rather than hand the state to the host. It holds until the next
+	// call or Terminate; an empty header ends it.
 	KeepBehind(header []byte)
 	// Snapshot hands the volatile state to the host now, also while the host
 	// is called, if the TPM is on and Keep was called.
 	Snapshot()
 
-	// Admit says whether Serve may run commands by itself.
+	// Admit sets whether Serve may run commands by itself.
 	Admit(ok bool)
 	// Serve waits until a descriptor of s needs the caller, or the time is up.
 	// Meanwhile it answers whole, plain commands by itself. Only one goroutine
@@ -95,13 +95,14 @@ type Engine interface {
 	Serve(s *exchange.Set) exchange.Event
 }
 
-// Cells is what changes without the lock, in memory that outlives the process.
+// Cells are values that change without the lock, in memory that outlives the process. The
+// engine writes the first two, this package the others.
 type Cells struct {
-	Locality uint32 // of the next command; the engine's
-	LastCode uint32 // of the last command; the engine's
-	Resumes  uint32 // that have begun and not ended; ours
-	Ready    uint32 // 1 once clients could have been served; ours
-	Init     uint32 // 1 if the next process is to try the INIT that this one could not; ours
+	Locality uint32 // of the next command
+	LastCode uint32 // of the last command
+	Resumes  uint32 // starts with the state of a previous process that have begun and not ended
+	Ready    uint32 // 1 once clients could have been served
+	Init     uint32 // 1 if the next process is to try the INIT that this one could not
 }
 
 // Host is what the library asks of its surroundings while it works. Names are

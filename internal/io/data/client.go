@@ -221,9 +221,9 @@ func (c *client) answered() {
 	c.idle()
 }
 
-// settle answers the command that the previous process has received and not answered,
-// if there is one. It is not known whether the command was executed. The part of it
-// that is still to arrive is dropped.
+// settle answers the command that the previous process received and did not answer, if
+// there is one. It is unknown whether the command was executed. The part of the command
+// that has yet to arrive is dropped.
 func (c *client) settle() {
 	st := c.Kept.Record.State()
 	switch {

@@ -1,13 +1,12 @@
-// Package data serves the data channel: TPM commands in, responses out. It
-// frames messages and keeps clients from each other's throats; what a command
-// does is left to the TPM interface.
+// Package data serves the data channel: TPM commands in, responses out. It frames
+// messages, and no client can hold up another. The TPM interface executes the commands.
 package data
 
 import "github.com/swtpm-go/swtpm/internal/tpm"
 
-// missing tells how many more bytes the message that begins with b needs, as far
-// as b tells; 0 if b is whole, or can never become a good command and may as
-// well be answered now.
+// missing returns how many more bytes the message that begins with b needs, as far as b
+// shows. It returns 0 if b is complete, or can never become a valid command and is answered
+// at once.
 func missing(b []byte, v tpm.Version, largest int) int {
 	if len(b) < tpm.HeaderSize {
 		return tpm.HeaderSize - len(b)

@@ -38,12 +38,12 @@ type Options struct {
 	Disconnect bool // close a connection after its first response
 	MaxClients int  // at once; more wait in the listener's backlog
 
-	Keep    func(fd int, attached bool) Kept // of a new client; nil if nothing is kept
-	Changed func()                           // a client has come or gone; must not wait; nil if nobody wants to know
+	Keep    func(fd int, attached bool) Kept // keeps a new client; nil if nothing is kept
+	Changed func()                           // a client connected or disconnected; must not wait; nil if not needed
 
-	Trace func(title string, b []byte)     // sees all messages; nil if nobody looks
-	Note  func(format string, args ...any) // a line for people
-	Lost  func()                           // the clients have gone; see conn.Options
+	Trace func(title string, b []byte)     // gets all messages; nil if not needed
+	Note  func(format string, args ...any) // logs a line
+	Lost  func()                           // the clients disconnected; see conn.Options
 	Quiet func()                           // nothing has happened for a while; see conn.Options
 	Fail  func(err error)                  // the server cannot go on
 }
@@ -92,8 +92,8 @@ func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 // fails with ErrBusy, and leaves fd alone, if the server listens or has a client.
 func (s *Server) Attach(fd int) error { return s.Server.Attach(fd, true) }
 
-// AttachSocket is Attach for a descriptor that somebody has sent: fd must be a
-// connected stream socket. A device or a file might be ready for ever, or block.
+// AttachSocket is Attach for a descriptor that a client has sent: fd must be a connected
+// stream socket. A device or a file might be ready for ever, or block.
 func (s *Server) AttachSocket(fd int) error {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	switch {
@@ -103,7 +103,7 @@ func (s *Server) AttachSocket(fd int) error {
 		return errors.New("the descriptor is a socket of another type; want a connected stream socket")
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	p := []unix.PollFd{{Fd: int32(fd)}} // tells of a socket that is not connected, or no more
+	p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP: not connected, or no longer
 	if _, pollErr := unix.Poll(p, 0); err != nil || listens != 0 || pollErr != nil || p[0].Revents&unix.POLLHUP != 0 {
 		return errors.New("the descriptor is a socket that is not connected; want a connected stream socket")
 	}

@@ -1,6 +1,6 @@
 // Package exchange records how far a client's request and its reply have come, in
-// memory that outlives the process: who finds the record after a crash knows what
-// the dead process has taken from the connection, and what the client has got.
+// memory that outlives the process. After a crash the next process reads there what the
+// previous one received from the connection, and what it sent to the client.
 //
 // A process may be killed between any two instructions, also between a system call
 // and the line that would note its result. So the kernel notes it: recvmmsg(2) and
@@ -23,8 +23,8 @@ const HeadSize = 20
 // Size is the size in bytes of a Record. Records begin at multiples of 8.
 const Size = int(unsafe.Sizeof(Record{}))
 
-// Record is one client's. Only one goroutine uses it at a time. All methods of a
-// nil Record work, and record nothing.
+// Record is the record of one client. Only one goroutine uses it at a time. All methods of
+// a nil Record work, and record nothing.
 //
 // emul/libtpms has the same structure in C, struct exchange.
 type Record struct {
@@ -38,8 +38,8 @@ type Record struct {
 	_     [4]byte
 }
 
-// count is the argument of recvmmsg or sendmmsg, where the kernel notes what went
-// through, and behind it what had gone before. The two change in one step.
+// count is the argument of recvmmsg or sendmmsg, in which the kernel notes the number of
+// bytes, followed by the number of bytes of the calls before. The two change in one step.
 type count struct {
 	hdr  unix.Msghdr
 	now  uint32 // struct mmsghdr, msg_len
@@ -56,7 +56,7 @@ func (c *count) set(n int) {
 
 const (
 	idle      uint32 = iota
-	reading          // in says how much of a request was taken
+	reading          // in says how much of a request was received
 	answering        // out says how much of a reply of size bytes was sent
 )
 
@@ -66,7 +66,7 @@ func At(mem []byte) *Record {
 	return (*Record)(unsafe.Pointer(unsafe.SliceData(mem)))
 }
 
-// Pointer is where the record is, for C; nil if there is none.
+// Pointer returns the address of the record, for C; nil if there is none.
 func (r *Record) Pointer() unsafe.Pointer { return unsafe.Pointer(r) }
 
 // Reset makes the record that of a new client.
@@ -76,8 +76,8 @@ func (r *Record) Reset() {
 	}
 }
 
-// Receive is unix.Recvmsg with MSG_DONTWAIT. What it takes belongs to the same
-// request until Answer.
+// Receive is unix.Recvmsg with MSG_DONTWAIT. The bytes of all calls until Answer belong to
+// the same request.
 func (r *Record) Receive(fd int, b, oob []byte, flags int) (n, oobn int, err error) {
 	flags |= unix.MSG_DONTWAIT
 	if r == nil {
@@ -90,7 +90,7 @@ func (r *Record) Receive(fd int, b, oob []byte, flags int) (n, oobn int, err err
 	} else if r.in.now > 0 {
 		r.in.set(r.in.total())
 	}
-	// The head goes straight into the record, or it might be taken and lost.
+	// The kernel writes the head into the record, so that a crash cannot lose it.
 	head := r.head[min(r.in.total(), HeadSize):]
 	head = head[:min(len(head), len(b))]
 	iov := [2]unix.Iovec{}
@@ -121,7 +121,7 @@ func (r *Record) Receive(fd int, b, oob []byte, flags int) (n, oobn int, err err
 func (c *count) call(trap uintptr, fd int, h unix.Msghdr, flags int) (unix.Msghdr, error) {
 	c.hdr = h
 	_, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&c.hdr)), 1, uintptr(flags), 0, 0)
-	runtime.KeepAlive(h.Iov) // nobody looks for pointers where the record is
+	runtime.KeepAlive(h.Iov) // the garbage collector does not scan the record
 	runtime.KeepAlive(h.Control)
 	h2 := c.hdr
 	c.hdr = unix.Msghdr{}
@@ -141,7 +141,7 @@ func (r *Record) Answer(size int) {
 	atomic.StoreUint32(&r.phase, answering)
 }
 
-// Send sends what goes out at once of the rest of the reply.
+// Send sends as much of b, the rest of the reply, as it can without waiting.
 func (r *Record) Send(fd int, b []byte) (int, error) {
 	const flags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	if r == nil || len(b) == 0 {
@@ -170,17 +170,17 @@ func (r *Record) Done() {
 	clear(r.head[:])
 }
 
-// Used says whether the client had a reply.
+// Used reports whether the client had a reply.
 func (r *Record) Used() bool { return r != nil && r.used != 0 }
 
-// State is how an exchange stands whose process has gone.
+// State describes an exchange that the previous process did not finish.
 type State struct {
-	Taken  int    // bytes of a request that were taken and not answered; 0 if there is none
+	Taken  int    // bytes of a request that were received and not answered; 0 if there is none
 	Head   []byte // its start
-	Broken bool   // a part of the reply was sent: nobody can send the rest
+	Broken bool   // a part of the reply was sent; the rest is lost
 }
 
-// State tells it.
+// State returns the state of the exchange.
 func (r *Record) State() State {
 	if r == nil {
 		return State{}

@@ -22,7 +22,7 @@ type Set struct {
 // struct client.
 type Client struct {
 	Record uintptr // the client's Record; 0 if it has none
-	Last   uint64  // Tick after the last answer; 0 if there was none
+	Last   uint64  // Tick after the last reply; 0 if there was none
 	Plain  uint32  // 1 if the engine may answer plain commands
 	Socket uint32  // 1 if the descriptor is a socket
 }
