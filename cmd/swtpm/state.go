@@ -18,17 +18,17 @@ import (
 // stateVerbs are what swtpm state does. For whichFlags a PROFILE may be missing.
 var stateVerbs = []verb{
 	{name: "inspect", synopsis: "state inspect [--json] [--ek] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
-		what: "Tells what is there of a TPM, as far as that goes without its key."},
+		what: "Show the stored TPM state. Works without the key, with less detail."},
 	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
-		what: "Decodes the whole state and starts libtpms with it. Nothing is changed. Exit code 1 if something is wrong."},
+		what: "Decode the whole state and start libtpms with it. Change nothing. Exit with 1 if something is wrong."},
 	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key|--accept-version-1 PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRekey,
-		what: "Encrypts the state with another key, or none: all of it at once, or nothing."},
+		what: "Encrypt the state with another key, or none: all of it at once, or nothing."},
 	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateExport,
-		what: "Writes the state into one file, which must not be there yet."},
+		what: "Write the state into one file, which must not exist yet."},
 	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateImport,
-		what: "Makes the TPM of an exported file, under the key that PROFILE or --key names."},
+		what: "Create the TPM of an exported file, under the key that PROFILE or --key names."},
 	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
-		what: "Exchanges the permanent state and the one before it, which a TPM with backup keeps."},
+		what: "Exchange the permanent state and the previous one, which a TPM with backup keeps."},
 }
 
 // stateUsage is an error in the words of a command line.

@@ -42,21 +42,21 @@ type verb struct {
 func verbTable() []verb {
 	return []verb{
 		{name: "run", synopsis: "run [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, finishes: true, prepare: runProfile,
-			what: "Runs the TPM of a profile in the foreground; see swtpm.toml(5)."},
+			what: "Run the TPM of a profile in the foreground; see swtpm.toml(5)."},
 		{name: "check", synopsis: "check PROFILE...", operand: "PROFILE", least: 1, most: -1, prepare: check,
-			what: "Looks for mistakes in profiles. Nothing is touched. Exit code 1 if there is one."},
+			what: "Look for mistakes in profiles. Change nothing. Exit with 1 if there is one."},
 		{name: "show", synopsis: "show [--json] [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: show,
-			what: "Prints the profile with every default filled in."},
+			what: "Print the profile with every default filled in."},
 		{name: "doctor", synopsis: "doctor [--json] [--instance NAME] PROFILE... | -- socket OPTION...", operand: "PROFILE", least: 1, most: -1, prepare: doctorVerb,
-			what: "Says why a TPM would not start, and what to do. Nothing is touched. Exit code 1 if one would not."},
+			what: "Find out why a TPM would not start, and what to do. Change nothing. Exit with 1 if one would not."},
 		{name: "import", synopsis: "import -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: importClassic,
-			what: "Prints the profile that equals a classic command line."},
+			what: "Print the profile that equals a classic command line."},
 		{name: "state", synopsis: "state VERB", verbs: stateVerbs,
-			what: "Works on the state of a TPM that is off; see swtpm-state(8)."},
+			what: "Work on the state of a TPM that is off; see swtpm-state(8)."},
 		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(complete.Shells, "|"), least: 1, most: 1,
-			prepare: printCompletion, what: "Prints what has a shell complete the words of a command line."},
+			prepare: printCompletion, what: "Print a shell completion script."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,
-			what: "Prints the versions of this program and of libtpms, and what it can do beyond swtpm."},
+			what: "Print the versions of this program and of libtpms, and the features that swtpm lacks."},
 	}
 }
 

@@ -148,12 +148,12 @@ func Help() string {
 Usage: swtpm socket|chardev|cuse [OPTION]...
                                         classic command line; swtpm socket --help
        swtpm run [--instance NAME] PROFILE
-       swtpm check PROFILE...           look for mistakes, touch nothing
-       swtpm doctor [--json] PROFILE... why would it not start; touches nothing
-       swtpm show [--json] PROFILE      the profile with every default filled in
-       swtpm import -- socket OPTION... the profile of a classic command line
+       swtpm check PROFILE...           look for mistakes; change nothing
+       swtpm doctor [--json] PROFILE... find out why a TPM would not start
+       swtpm show [--json] PROFILE      print the profile with every default
+       swtpm import -- socket OPTION... print the profile of a command line
        swtpm state VERB ...             work on the state of a TPM that is off
-       swtpm completion bash|zsh|fish   what has a shell complete all this
+       swtpm completion bash|zsh|fish   print a shell completion script
        swtpm help | version | -h | --help | -v | --version
 
 PROFILE is a path, or the name of a file in /etc/swtpm, /run/swtpm,

@@ -172,7 +172,7 @@ func (o *Options) otherOptions(h hooks) []tool.Option {
 		{Name: "swtpm_ioctl", Arg: "<executable>", Set: deprecated("swtpm_ioctl"), Hidden: true},
 		{Name: "tcsd-system-ps-file", Arg: "<file>", Set: deprecated("tcsd-system-ps-file"), Hidden: true},
 		{Name: "completion", Arg: "<shell>", Own: true, Words: tool.CompletionOption(&o.shell).Words, Set: tool.CompletionOption(&o.shell).Set,
-			Help: "Print what has a shell complete this command line:\nbash, zsh or fish."},
+			Help: "Print a completion script for this command line:\nbash, zsh or fish."},
 		{Name: "version", Set: func(_, _ string) error { return h.version() }, Help: "Print the version."},
 		{Name: "help", Short: "h?", Set: func(_, _ string) error { return h.help() }, Help: "Print this text."},
 	}

@@ -14,7 +14,7 @@ import (
 func CompletionOption(shell *string) Option {
 	return Option{
 		Name: "completion", Arg: "<shell>", Words: complete.Shells,
-		Help: "print what has a shell complete this command line:\nbash, zsh or fish",
+		Help: "print a completion script for this command line:\nbash, zsh or fish",
 		Set:  func(arg, _ string) error { *shell = arg; return ErrStop },
 	}
 }
