@@ -68,16 +68,20 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// silentCmd checks that the last program has printed nothing on stderr. A disk may be
-// slow at any time, and the line on that is no fault.
+// silentCmd checks that the last program has printed nothing on stderr, or that a log is
+// empty. A disk may be slow at any time, and the line on that is no fault.
 //
-//	silent
+//	silent [log]
 func silentCmd(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 0 {
-		ts.Fatalf("usage: silent")
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: silent [log]")
 	}
-	if said := besides(ts.ReadFile("stderr")); said != "" {
-		ts.Fatalf("stderr is not empty: %s", said)
+	file := "stderr"
+	if len(args) == 1 {
+		file = args[0]
+	}
+	if said := besides(ts.ReadFile(file)); said != "" {
+		ts.Fatalf("%s is not empty: %s", file, said)
 	}
 }
 
