@@ -20,9 +20,9 @@ import (
 //
 // Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
 type Notifier struct {
-	conn     *net.UnixConn // nil if nobody wants to know
+	conn     *net.UnixConn // nil without a service manager
 	launcher *launcher     // nil in the foreground
-	err      error         // why systemd cannot be notified; nil if nobody asks for that
+	err      error         // why systemd cannot be notified; nil without $NOTIFY_SOCKET
 }
 
 // maxNotify is the length in bytes of the longest path of a socket.
@@ -82,12 +82,12 @@ func (n *Notifier) tell(lines ...string) {
 	}
 }
 
-// Keep has systemd keep fd, which may be closed here then, for the next process of
-// the service, under a name that may occur once; see FileDescriptorStoreMax=. A
-// connection whose other end is closed is dropped by systemd itself.
+// Keep asks systemd to store fd for the next process of the service, under a name that may
+// occur once; see FileDescriptorStoreMax=. The caller may close fd afterwards. systemd drops
+// a connection whose other end is closed.
 func (n *Notifier) Keep(fd int, name string) error {
 	if n.conn == nil {
-		return errors.New("$NOTIFY_SOCKET leads to nobody")
+		return errors.New("NOTIFY_SOCKET is not set or not reachable")
 	}
 	raw, err := n.conn.SyscallConn()
 	if err != nil {

@@ -107,7 +107,7 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 	}
 	switch {
 	case there && m == nil:
-		p.log.Infof("There is a TPM in %s that [manufacture] has no part in; it is left as it is.", pl.uri)
+		p.log.Infof("The TPM in %s was not created by [manufacture]; leaving it unchanged.", pl.uri)
 	case err != nil:
 	case there && m.Done.IsZero(): // who made it was interrupted, or is about to say that it is done
 		err = pl.finish(m)

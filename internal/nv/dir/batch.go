@@ -45,7 +45,7 @@ func (d *Dir) Apply(changes []nv.Change) error {
 	if !d.locked {
 		return errors.New("several items are changed under the lock only")
 	}
-	defer d.keepSpare()
+	defer d.reserveDescriptor()
 	if err := d.clean(changes); err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func Open(path string, o nv.Options) (*Dir, error) {
 		// What is wrong with a journal, Lock says.
 		_ = d.foresee()
 	}
-	d.keepSpare()
+	d.reserveDescriptor()
 	return d, nil
 }
 
@@ -162,17 +162,16 @@ func umask() uint32 {
 	return uint32(m)
 }
 
-// keepSpare takes a descriptor for worse times, if there is one.
-func (d *Dir) keepSpare() {
+// reserveDescriptor reserves a descriptor for when the process runs out of them.
+func (d *Dir) reserveDescriptor() {
 	if d.spare < 0 {
 		d.spare, _ = unix.FcntlInt(uintptr(d.fd), unix.F_DUPFD_CLOEXEC, 0) // -1 on error
 	}
 }
 
-// openat opens name in the directory. If the process or the system is out of
-// descriptors it gives up the spare one for it: clients of the emulator can use
-// up the others, and that must not fail a write. keepSpare takes a new one once
-// the file is closed.
+// openat opens name in the directory. If the process or the system is out of descriptors
+// it uses the reserved one, because clients of the emulator can use up the others, and that
+// must not fail a write. reserveDescriptor reserves a new one once the file is closed.
 func (d *Dir) openat(name string, flags int, mode uint32) (int, error) {
 	for {
 		fd, err := unix.Openat(d.fd, name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, mode)

@@ -266,7 +266,7 @@ func TestDescriptors(t *testing.T) {
 		unix.Close(fd)
 	}
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
-	d.keepSpare()
+	d.reserveDescriptor()
 	if now := openDescriptors(t); now != count {
 		t.Errorf("%d descriptors, %d before", now, count)
 	}

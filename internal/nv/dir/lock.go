@@ -48,7 +48,7 @@ func (d *Dir) Lock() error {
 
 // takeLocks takes both locks or none.
 func (d *Dir) takeLocks() error {
-	defer d.keepSpare()
+	defer d.reserveDescriptor()
 	if err := d.giveLockFile(); err != nil {
 		return err
 	}

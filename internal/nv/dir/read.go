@@ -60,7 +60,7 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	}
 	settled := d.seen[name]
 	delete(d.seen, name)
-	defer d.keepSpare()
+	defer d.reserveDescriptor()
 	b, err := d.load(name, settled)
 	for range 3 { // another process stores: what it puts there is as good
 		if !errors.Is(err, errReplaced) {
@@ -206,7 +206,7 @@ func readAll(fd, size int) ([]byte, error) {
 		n += m
 	}
 	if n != size {
-		return nil, fmt.Errorf("%d bytes where stat has said %d", n, size)
+		return nil, fmt.Errorf("read %d bytes, expected %d", n, size)
 	}
 	return b[:size], nil
 }

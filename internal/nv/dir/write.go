@@ -30,7 +30,7 @@ func (d *Dir) Store(name string, blob []byte) error {
 		return err
 	}
 	delete(d.seen, name)
-	defer d.keepSpare()
+	defer d.reserveDescriptor()
 	temp := tempName(name)
 	// What is there was left by a process that died; it is no state. The
 	// name may also be a trap: O_EXCL makes a file of our own or fails.
