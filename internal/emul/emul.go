@@ -114,6 +114,7 @@ type TPM struct {
 	origin   string              // which state the engine was started with, in words
 	keeping  keeping             // what the Keeper is to have
 	limit    *storeLimit         // of stores
+	guesses  guesses             // of authorizations, on a full disk
 	guard    guard               // of the permanent state, after a migration
 	unstored error               // why the engine could not store something
 	moved    bool                // the path of the state led elsewhere when INIT looked last
@@ -241,5 +242,5 @@ func (t *TPM) openStore() error {
 // admit lets the engine serve plain commands by itself as long as nothing else
 // has to be looked at first.
 func (t *TPM) admit() {
-	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty)
+	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero())
 }

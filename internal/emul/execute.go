@@ -81,6 +81,10 @@ func (t *TPM) execute(cmd []byte) []byte {
 	if t.limited(h.Code) {
 		return t.refuse(tpm.Retry, tpm.RCNVRate)
 	}
+	if !t.mayAuthorize(cmd) {
+		return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
+	}
+	defer func() { t.guesses.running = false }()
 	rsp, err := t.engine.Process(cmd)
 	if err != nil {
 		t.opt.Note("command 0x%x got no response: %v", uint32(h.Code), err)

@@ -67,6 +67,9 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	}
 	t.undo.before = bytes.Clone(before)
 	t.undo.last = last
+	if t.waiting.own == 0 && t.opt.Version == tpm.V20 {
+		t.guesses.undone()
+	}
 	err := t.tryUndo()
 	switch {
 	case err == nil:

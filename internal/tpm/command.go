@@ -111,6 +111,12 @@ func message(tag uint16, code uint32, fields ...uint16) []byte {
 	return b
 }
 
+// WithHandle returns a TPM 2.0 command without sessions that has a handle and nothing
+// else, such as TPM2_ReadPublic.
+func WithHandle(code Code, handle uint32) []byte {
+	return message(TagNoSessions, uint32(code), uint16(handle>>16), uint16(handle))
+}
+
 // Startup returns TPM_Startup of a TPM 1.2 (typ 1 clear, 2 state, 3
 // deactivated) or TPM2_Startup (typ 0 clear, 1 state).
 func Startup(v Version, typ uint16) []byte {

@@ -26,6 +26,7 @@ type disk struct {
 	mu     sync.Mutex
 	items  map[string][]byte
 	broken error // what Store fails with
+	room   int   // Stores that succeed all the same
 	stores int
 
 	gate    sync.Mutex
@@ -52,7 +53,9 @@ func (d *disk) Store(name string, blob []byte) error {
 	defer d.gate.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.broken != nil {
+	if d.room > 0 {
+		d.room--
+	} else if d.broken != nil {
 		return d.broken
 	}
 	d.stores++

@@ -144,8 +144,7 @@ func TestServeWaits(t *testing.T) {
 		t.Errorf("result after CANCEL_TPM_CMD = %v, want TPM_RC_NV_UNAVAILABLE", code(got))
 	}
 	d.fault(nil)
-	s.send(t, readCounter)
-	if got := s.receive(t); code(got) != 0 || binary.BigEndian.Uint64(got[16:]) != 2 {
+	if got := run(t, x, readCounter); code(got) != 0 || binary.BigEndian.Uint64(got[16:]) != 2 {
 		t.Errorf("counter after one refused and one delayed increment: %x, want 2", got)
 	}
 	if st := x.Status(); st.Waits != 2 || st.Refused != 1 || st.Waiting != "" {
