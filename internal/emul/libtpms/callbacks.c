@@ -16,13 +16,22 @@ static TPM_RESULT on_load(unsigned char **data, uint32_t *len, uint32_t number, 
 	return rc == TPM_SUCCESS || rc == TPM_RETRY ? rc : swtpm_refuse(rc);
 }
 
+// changed notes the result of a change of the store.
+static TPM_RESULT changed(TPM_RESULT rc)
+{
+	if (rc != TPM_SUCCESS)
+		return swtpm_refuse(rc);
+	swtpm_stored();
+	return rc;
+}
+
 static TPM_RESULT on_store(const unsigned char *data, uint32_t len, uint32_t number, const char *name)
 {
 	TPM_RESULT rc;
 
 	(void)number;
 	rc = goStore((unsigned char *)data, len, (char *)name);
-	return rc == TPM_SUCCESS ? rc : swtpm_refuse(rc);
+	return changed(rc);
 }
 
 static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exist)
@@ -31,7 +40,7 @@ static TPM_RESULT on_delete(uint32_t number, const char *name, TPM_BOOL must_exi
 
 	(void)number;
 	rc = goDelete((char *)name, must_exist);
-	return rc == TPM_SUCCESS ? rc : swtpm_refuse(rc);
+	return changed(rc);
 }
 
 static TPM_RESULT on_locality(TPM_MODIFIER_INDICATOR *l, uint32_t number)

@@ -28,11 +28,13 @@ static unsigned char *before;       // what kept was before the command that run
 static uint32_t beforelen;
 static int inside;                  // a command or a request is in the library
 static int changed;                 // kept is older than the state; only without keeping
+static int unsettled;               // the next change of any kind is stored; under lock
 static int refused;                 // a callback has failed
 static int log_fd = -1;             // of the library's own messages
 static uint32_t last_before;        // cells->last before the command that runs
 static uint32_t running_locality;   // of the command that runs; under lock
 static _Atomic uint64_t commands;   // that ran
+static uint64_t serialized;         // how often the volatile state was; under lock
 static _Atomic uint8_t established; // tpmEstablished before the running command
 
 static uint32_t be32(const unsigned char *p)
@@ -61,17 +63,6 @@ void swtpm_log_to(int fd)
 {
 	log_fd = fd;
 	TPMLIB_SetDebugFD(fd);
-}
-
-// swtpm_refuse notes that a callback has failed. What the library then writes to the log,
-// the command among it, would come for each command on a full disk, and is wrong if
-// the command is undone. Nothing can be written to a descriptor with this number.
-TPM_RESULT swtpm_refuse(TPM_RESULT rc)
-{
-	refused = 1;
-	if (inside)
-		TPMLIB_SetDebugFD(INT_MAX);
-	return rc;
 }
 
 static uint32_t cell(uint32_t *c) { return __atomic_load_n(c, __ATOMIC_SEQ_CST); }
@@ -140,6 +131,7 @@ void swtpm_snapshot(int always)
 
 	if (!keeping || !powered)
 		return;
+	serialized++;
 	if (TPMLIB_VolatileAll_Store(&b, &n) != TPM_SUCCESS || b == NULL)
 		n = 0;
 	if (!always && kept != NULL && n == keptlen && memcmp(b, kept, n) == 0) {
@@ -154,8 +146,8 @@ void swtpm_snapshot(int always)
 		goKeep(b, n);
 }
 
-// remember notes the volatile state if that has changed, so that the next command can
-// be undone.
+// remember notes the volatile state if that has changed, so that the command that
+// follows or runs can be undone.
 static void remember(void)
 {
 	unsigned char *b = NULL;
@@ -163,33 +155,49 @@ static void remember(void)
 
 	if (keeping || !powered || (!changed && kept != NULL))
 		return;
+	serialized++;
 	if (TPMLIB_VolatileAll_Store(&b, &n) != TPM_SUCCESS)
 		n = 0;
-	forget_kept();
+	forget(&kept, &keptlen);
 	kept = b;
 	keptlen = n;
 	changed = 0;
 }
 
-// swtpm_remember does so when there is time, after a response was sent; else the next
-// command has to.
-void swtpm_remember(void)
+// enter comes before what may change the state. To serialize that takes longer than most
+// commands do, so it is done only before what is likely to store.
+static void enter(int may_store)
 {
-	if (keeping)
-		return;
-	swtpm_lock();
-	remember();
-	swtpm_unlock();
-}
-
-// enter comes before what may change the state.
-static void enter(void)
-{
-	remember();
+	if (may_store || unsettled)
+		remember();
 	refused = 0;
 	last_before = cell(&cells->last);
 	inside = 1;
 }
+
+// swtpm_refuse notes that a callback has failed. What the library then writes to the log,
+// the command among it, would come for each command on a full disk, and is wrong if
+// the command is undone. Nothing can be written to a descriptor with this number.
+//
+// A command that is not known to store, and has to now and then, for the clock or a
+// timer, was not remembered before it began. It is undone to the volatile state of this
+// moment, before the library learns of the failure. The effect of the command on
+// volatile state may be part of that, wholly or by half, though its response is an error: a
+// PCR may be extended, a session begun. The TPM goes on, and nothing permanent changes.
+TPM_RESULT swtpm_refuse(TPM_RESULT rc)
+{
+	refused = 1;
+	if (inside) {
+		TPMLIB_SetDebugFD(INT_MAX);
+		remember();
+	}
+	return rc;
+}
+
+// swtpm_stored notes that the store has been changed.
+void swtpm_stored(void) { unsettled = 0; }
+
+uint64_t swtpm_serialized(void) { return serialized; }
 
 // leave comes after it. If a callback has failed the library is in failure mode, and
 // the host may restart it. leave returns the size of the response to use instead of
@@ -237,13 +245,15 @@ TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, un
 	unsigned char error[ERROR_SIZE];
 	uint32_t code = len >= 10 ? be32(cmd + 6) : TALLY_NO_CODE, size;
 
-	enter();
+	enter(swtpm_may_store(cmd, len));
 	running_locality = cell(&cells->locality);
 	commands++;
 	if (len >= 10)
 		set_cell(&cells->last, be32(cmd + 6));
 	*rsplen = 0;
 	rc = TPMLIB_Process(rsp, rsplen, rspcap, cmd, len);
+	if (swtpm_prepares_off(cmd, len))
+		unsettled = 1;
 	size = leave(error);
 	if (size != 0)
 		rc = answer(rsp, rsplen, rspcap, error, size);
@@ -279,7 +289,7 @@ TPM_RESULT swtpm_reset_established(uint32_t l)
 {
 	TPM_RESULT rc;
 
-	enter();
+	enter(1);
 	running_locality = l;
 	rc = TPM_IO_TpmEstablished_Reset();
 	return done(rc);
@@ -287,19 +297,19 @@ TPM_RESULT swtpm_reset_established(uint32_t l)
 
 TPM_RESULT swtpm_hash_start(void)
 {
-	enter();
+	enter(1);
 	return done(TPM_IO_Hash_Start());
 }
 
 TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len)
 {
-	enter();
+	enter(1);
 	return done(TPM_IO_Hash_Data(data, len));
 }
 
 TPM_RESULT swtpm_hash_end(void)
 {
-	enter();
+	enter(1);
 	return done(TPM_IO_Hash_End());
 }
 

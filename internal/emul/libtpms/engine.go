@@ -249,6 +249,15 @@ func (e *engine) KeepBehind(header []byte) {
 
 func (e *engine) Snapshot() { C.swtpm_snapshot(1) }
 
+// mayStore reports whether a command is likely to store something, so that the volatile
+// state is serialized before it.
+func mayStore(cmd []byte) bool {
+	return C.swtpm_may_store((*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd))) != 0
+}
+
+// serialized is how often the volatile state was serialized around commands.
+func serialized() uint64 { return uint64(C.swtpm_serialized()) }
+
 func cbool(b bool) C.int {
 	if b {
 		return 1

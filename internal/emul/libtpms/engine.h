@@ -59,7 +59,8 @@ void swtpm_power(int on);
 void swtpm_keep(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
 void swtpm_keep_behind(const unsigned char *header, uint32_t len);
 void swtpm_snapshot(int always);
-void swtpm_remember(void);
+int swtpm_may_store(const unsigned char *cmd, uint32_t len);
+uint64_t swtpm_serialized(void);
 
 // ERROR_SIZE is the size in bytes of a response that is an error.
 enum { ERROR_SIZE = 10 };

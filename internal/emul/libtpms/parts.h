@@ -9,10 +9,14 @@ int swtpm_admitted(void);
 int swtpm_is_version2(void);
 TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len);
 
-// For the callbacks: the locality of the command that runs, and that a callback has failed
-// with rc, which is returned.
+// For the callbacks: the locality of the command that runs, that the store has been changed, and
+// that a callback has failed with rc, which is returned.
 uint32_t swtpm_running_locality(void);
+void swtpm_stored(void);
 TPM_RESULT swtpm_refuse(TPM_RESULT rc);
+
+// storing.c: what a command is, of which the store has something.
+int swtpm_prepares_off(const unsigned char *cmd, uint32_t len);
 
 // slots.c: where the slots are, and the volatile state put into one; 0 if Go has to do it.
 void swtpm_set_slots(unsigned char *slot0, unsigned char *slot1, uint64_t size);
