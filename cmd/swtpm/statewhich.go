@@ -91,6 +91,20 @@ func (w *which) parse(args []string, files int) error {
 	return nil
 }
 
+// stateHint returns what to do if profile is no profile, but names a state as log
+// lines do, or is its directory.
+func stateHint(profile string) string {
+	for _, scheme := range []string{"dir://", "file://"} {
+		if strings.HasPrefix(profile, scheme) {
+			return "; to name the state instead of a profile, write --tpmstate backend-uri=" + profile
+		}
+	}
+	if fi, err := os.Stat(profile); err == nil && fi.IsDir() {
+		return "; to name the state instead of a profile, write --tpmstate dir=" + profile
+	}
+	return ""
+}
+
 // configure fills cfg.
 func (w *which) configure(profile string) error {
 	if profile == "" {
@@ -104,7 +118,7 @@ func (w *which) configure(profile string) error {
 	}
 	cfg, err := load(profile, w.instance)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w%s", err, stateHint(profile))
 	}
 	if root := cfg.Sandbox.Chroot; root != "" {
 		// The paths are seen from inside. Joined to root here they could lead out

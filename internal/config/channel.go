@@ -17,7 +17,7 @@ func (l *line) ctrl() error {
 	e := &c.Listen
 	switch {
 	case p.kind != "unixio" && p.kind != "tcp":
-		return refuse("Unsupported control channel type: %s", p.kind)
+		return refuse("Unsupported control channel type: %s; want unixio or tcp", p.kind)
 	case p.kind == "tcp" && p.fd >= 0:
 		err = l.inherit(e, ListenFD, p.fd, "TCP control channel")
 	case p.kind == "tcp" && p.port < 0:
@@ -95,7 +95,7 @@ func (l *line) listen(p *place, hasPort bool) error {
 	e := &i.Server
 	switch {
 	case p.kind != "unixio" && p.kind != "tcp":
-		return refuse("Unsupported socket type: %s", p.kind)
+		return refuse("Unsupported socket type: %s; want unixio or tcp", p.kind)
 	case p.kind == "unixio" && p.fd >= 0:
 		return l.inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: swtpm says so here too
 	case p.kind == "unixio" && p.path == "":

@@ -68,6 +68,9 @@ func pathHint(before []string, token string, ks keys) string {
 	}
 	for _, name := range pathNames {
 		if ks.find(name) != nil {
+			if name == "path" { // of a socket; a profile calls it unix:PATH
+				name, token = "type=unixio,path", strings.TrimPrefix(token, "unix:")
+			}
 			return fmt.Sprintf("; to name a path write %s=%s", name, token)
 		}
 	}

@@ -46,7 +46,7 @@ var advice = []struct {
 	{syscall.ENOTDIR, "name the directory with --tpmstate dir=; a state in one file is backend-uri=file://"},
 	{syscall.ENOSPC, "make room on that file system"},
 	{syscall.EDQUOT, "give the user more room on that file system"},
-	{syscall.EROFS, "let it be written to, in a unit with ReadWritePaths=, or correct --tpmstate"},
+	{syscall.EROFS, "mount it writable, in a unit add ReadWritePaths=, or correct --tpmstate"},
 	{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
 	{syscall.ESTALE, "the file server has replaced the directory: mount it again"},
 	{syscall.EMFILE, "let the process open more files, in a unit with LimitNOFILE="},

@@ -43,6 +43,18 @@ func TestRollBack(t *testing.T) {
 	}
 }
 
+// TestRollBackRemoved checks that a store into a directory that no longer exists is
+// undone like any other failed store.
+func TestRollBackRemoved(t *testing.T) {
+	b := newBench(t, Options{}).on(t)
+	if r := b.refusedOn(t, func(func()) error { return syscall.ENOENT }); r != tpm.RCNVUnavailable {
+		t.Errorf("result = %v, want TPM_RC_NV_UNAVAILABLE", r)
+	}
+	if r := result(b.run(t, writing)); r != 0 {
+		t.Errorf("result when the directory exists again = %v, want success", r)
+	}
+}
+
 // TestRollBackInDoubt checks that the state on disk decides: a store may fail when the
 // new state is there already.
 func TestRollBackInDoubt(t *testing.T) {

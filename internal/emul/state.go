@@ -77,20 +77,23 @@ func (h host) StoreState(name string, payload []byte) (err error) {
 
 func (h host) DeleteState(name string) error {
 	t := h.t
-	return t.change(name, nil, func() error {
+	missing := error(nil)
+	err := t.change(name, nil, func() error {
 		if name == tpm.Permanent.Name() {
 			t.unwatchState()
 		}
-		missing := error(nil)
-		err := t.persistently(func() error {
+		return t.persistently(func() error {
 			err := t.store.Delete(name)
 			if errors.Is(err, fs.ErrNotExist) {
 				missing, err = err, nil
 			}
 			return err
 		})
-		return errors.Join(err, missing)
 	})
+	if err != nil {
+		return err
+	}
+	return missing // nothing failed, so there is nothing to undo
 }
 
 // change calls f, which changes an item, with the storage lock. If it fails the
@@ -108,7 +111,7 @@ func (t *TPM) change(name string, next []byte, f func() error) error {
 	} else {
 		err = f()
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		t.mustUndo(next)
 	}
 	return err

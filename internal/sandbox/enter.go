@@ -204,5 +204,5 @@ func warm() error {
 
 // tooMuch says that a rule had to name more than the state's directory.
 func (p *Policy) tooMuch() error {
-	return fmt.Errorf("%q is not there yet, so that Landlock leaves within reach all of %q; make the directory before the start", p.Later, above(p.Later))
+	return fmt.Errorf("%q does not exist yet, so that Landlock leaves all of %q accessible; create the directory before the start", p.Later, above(p.Later))
 }

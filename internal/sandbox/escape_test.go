@@ -197,7 +197,7 @@ func TestLater(t *testing.T) {
 	if strings.Contains(out, "no Landlock") {
 		t.Skip("there is no Landlock here")
 	}
-	if err != nil || !strings.Contains(out, `is not there yet, so that Landlock leaves within reach all of "`+above+`"`) {
+	if err != nil || !strings.Contains(out, `does not exist yet, so that Landlock leaves all of "`+above+`" accessible`) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -230,7 +230,7 @@ func TestWithout(t *testing.T) {
 	if err != nil || !strings.Contains(out, "no seccomp, Landlock ") && !strings.Contains(out, "no Landlock") {
 		t.Errorf("a state that comes later: %v\n%s", err, out)
 	}
-	if out, err := child(t, "without:kill:require:/no/such/state", nil); err == nil || !strings.Contains(out, `"/no/such/state" is not there yet`) {
+	if out, err := child(t, "without:kill:require:/no/such/state", nil); err == nil || !strings.Contains(out, `"/no/such/state" does not exist yet`) {
 		t.Errorf("Landlock is required: %v\n%s", err, out)
 	}
 }
