@@ -46,10 +46,14 @@ run: build
 stop:
 	@sh contrib/quickstart.sh stop
 
+# The tests of the programs mostly wait, for clients and disks: more of them than there
+# are processors run at once.
+AT_ONCE ?= 4
+
 # The whole suite, with the reference and the real clients.
 test: build
 	@sh contrib/deps.sh test
-	SWTPM_TEST_REQUIRE=1 $(GO) test -timeout 30m ./...
+	SWTPM_TEST_REQUIRE=1 $(GO) test -parallel $(AT_ONCE) -timeout 30m ./...
 
 # The same binaries with a newer libtpms, from Debian's unstable suite, and beside the
 # reference of that release.
@@ -149,7 +153,7 @@ PURE = $$($(GO) list ./internal/... | grep -v -e internal/emul/libtpms -e intern
 # that is fatal; as root.
 record:
 	@sh contrib/deps.sh test
-	SWTPM_TEST_RECORD=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -timeout 30m ./test/e2e
+	SWTPM_TEST_RECORD=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
 	sh test/newer/fetch.sh build/newer
 	SWTPM_TEST_RECORD=1 SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -timeout 20m ./test/newer
 
