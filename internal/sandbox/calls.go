@@ -55,8 +55,6 @@ var (
 
 	// measured is for those who ask for the metrics.
 	measured = []Call{
-		{"getsockname", "Go: where a connection that is made a net.Conn leads from", nil},
-		{"getpeername", "Go: and where to", nil},
 		{"setsockopt", "Go: TCP without delay, if systemd passes such a socket", nil},
 	}
 
@@ -99,6 +97,8 @@ var ofClients = []Call{
 	{"recvmsg", "SET_DATAFD, a connection from a client", nil},
 	{"sendmsg", "journal, systemd", nil},
 	{"getsockopt", "what a descriptor is", nil},
+	{"getsockname", "SET_DATAFD: a connection may lead to itself; Go: where one that is made a net.Conn leads from", nil},
+	{"getpeername", "the same", nil},
 }
 
 // ofRuntime are the calls of the Go runtime and libc.

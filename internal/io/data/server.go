@@ -107,7 +107,32 @@ func (s *Server) AttachSocket(fd int) error {
 	if _, pollErr := unix.Poll(p, 0); err != nil || listens != 0 || pollErr != nil || p[0].Revents&unix.POLLHUP != 0 {
 		return errors.New("the descriptor is a socket that is not connected; want a connected stream socket")
 	}
+	if toItself(fd) {
+		return errors.New("the descriptor is a socket that is connected to itself; want one that is connected to a client")
+	}
 	return s.Attach(fd)
+}
+
+// toItself reports whether what is sent through the TCP socket fd arrives there: each
+// response of the TPM would be its next command, for ever.
+func toItself(fd int) bool {
+	a, err := unix.Getsockname(fd)
+	if err != nil {
+		return false
+	}
+	b, err := unix.Getpeername(fd)
+	if err != nil {
+		return false
+	}
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		b, ok := b.(*unix.SockaddrInet4)
+		return ok && a.Port == b.Port && a.Addr == b.Addr
+	case *unix.SockaddrInet6:
+		b, ok := b.(*unix.SockaddrInet6)
+		return ok && a.Port == b.Port && a.Addr == b.Addr
+	}
+	return false
 }
 
 func (s *Server) trace(title string, b []byte) {

@@ -169,6 +169,20 @@ func TestAttachSocket(t *testing.T) {
 		"a socket that is not connected": func() (int, error) {
 			return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		},
+		"a socket that is connected to itself": func() (int, error) {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err == nil {
+				err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+			}
+			if err != nil {
+				return fd, err
+			}
+			own, err := unix.Getsockname(fd)
+			if err == nil {
+				err = unix.Connect(fd, own)
+			}
+			return fd, err
+		},
 		"a socket that listens": func() (int, error) {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 			if err == nil {
