@@ -171,6 +171,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Sessio
 		Keep:       keepCtrl(session),
 		Changed:    s.changed,
 		MaxClients: places,
+		Wait:       t.ServeQueries,
 		Engine:     j.data.Post,
 		DataBusy:   j.data.Busy,
 		DataFD:     j.data.AttachSocket,

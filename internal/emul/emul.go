@@ -240,7 +240,8 @@ func (t *TPM) openStore() error {
 }
 
 // admit lets the engine serve plain commands by itself as long as nothing else
-// has to be looked at first.
+// has to be looked at first. Queries of the control channel need only the log.
 func (t *TPM) admit() {
+	t.engine.AnswerQueries(!t.opt.Slow)
 	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero())
 }

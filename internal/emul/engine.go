@@ -93,6 +93,12 @@ type Engine interface {
 	// Meanwhile it answers whole, plain commands by itself. Only one goroutine
 	// calls it.
 	Serve(s *exchange.Set) exchange.Event
+
+	// AnswerQueries sets whether ServeQueries may answer by itself.
+	AnswerQueries(ok bool)
+	// ServeQueries is Serve for the control channel: it answers the requests with a reply in
+	// s.Fixed, GET_TPMESTABLISHED of a TPM that is on and SET_LOCALITY below 4.
+	ServeQueries(s *exchange.Set) exchange.Event
 }
 
 // Cells are values that change without the lock, in memory that outlives the process. The

@@ -141,3 +141,7 @@ func (t *TPM) localityAllowed(l tpm.Locality) bool {
 // Serve waits for the descriptors of s and answers plain commands without a detour
 // through Execute. Only one goroutine calls it.
 func (t *TPM) Serve(s *exchange.Set) exchange.Event { return t.engine.Serve(s) }
+
+// ServeQueries waits for the descriptors of s, those of the control channel, and answers
+// requests that need neither the engine nor the log. Only one goroutine calls it.
+func (t *TPM) ServeQueries(s *exchange.Set) exchange.Event { return t.engine.ServeQueries(s) }

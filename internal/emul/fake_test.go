@@ -194,6 +194,10 @@ func (e *engine) Admit(ok bool)                     { e.locked("Admit"); e.admit
 
 func (e *engine) Serve(s *exchange.Set) exchange.Event { return s.Poll() }
 
+func (e *engine) AnswerQueries(bool) {}
+
+func (e *engine) ServeQueries(s *exchange.Set) exchange.Event { return s.Poll() }
+
 func (e *engine) Keep(Keeper)       { e.locked("Keep") }
 func (e *engine) KeepBehind([]byte) { e.locked("KeepBehind") }
 func (e *engine) Snapshot()         { e.locked("Snapshot"); e.host.Keep(e.volatile) }

@@ -17,7 +17,8 @@
 static sem_t lock;
 
 static atomic_int admit;            // swtpm_loop may run commands
-static int powered;                 // the library has a TPM; under lock
+static atomic_int answer_queries;   // swtpm_queries may answer requests
+static atomic_int powered;          // the library has a TPM; changes under lock
 static int version2;                // the TPM is a 2.0; under lock
 static struct cells own_cells;
 static struct cells *cells = &own_cells; // atomic in use; in memory that outlives the process if that is kept
@@ -79,6 +80,9 @@ void swtpm_admit(int ok, int is_version2)
 	admit = ok;
 }
 
+void swtpm_answer_queries(int ok) { answer_queries = ok; }
+int swtpm_answers_queries(void) { return answer_queries; }
+int swtpm_powered(void) { return powered; }
 uint32_t swtpm_running_locality(void) { return running_locality; }
 int swtpm_admitted(void) { return admit; }
 int swtpm_is_version2(void) { return version2; }

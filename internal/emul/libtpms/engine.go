@@ -237,6 +237,8 @@ func (e *engine) Admit(ok bool) {
 	C.swtpm_admit(cbool(ok), cbool(e.version == tpm.V20))
 }
 
+func (e *engine) AnswerQueries(ok bool) { C.swtpm_answer_queries(cbool(ok)) }
+
 func (e *engine) Keep(k emul.Keeper) {
 	s := k.Slots()
 	C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(k.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),

@@ -1,4 +1,4 @@
-// What Go calls. All of it but swtpm_loop, swtpm_set_locality, swtpm_commands,
+// What Go calls. All of it but swtpm_loop, swtpm_queries, swtpm_set_locality, swtpm_commands,
 // swtpm_established and the readers of the tally needs the lock.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
@@ -70,6 +70,7 @@ void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
 uint64_t swtpm_commands(void);
 void swtpm_admit(int ok, int version2);
+void swtpm_answer_queries(int ok);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
 // How the commands go, counted if swtpm_tally was called, under the lock and before

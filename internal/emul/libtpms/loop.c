@@ -42,7 +42,7 @@ static int plain(const unsigned char *b, uint32_t n)
 	return !swtpm_is_version2() || tag == 0x8001 || tag == 0x8002;
 }
 
-static ssize_t receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap)
+ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap)
 {
 	if (c->record != 0)
 		return swtpm_exchange_receive((struct exchange *)c->record, fd, buf, cap);
@@ -51,9 +51,9 @@ static ssize_t receive(int fd, const struct client *c, unsigned char *buf, uint3
 	return read(fd, buf, cap);
 }
 
-// respond writes as much of the response as goes out at once. Go writes the rest, and
+// swtpm_respond writes as much of the response as goes out at once. Go writes the rest, and
 // everything to a descriptor that is not a socket: it has the deadlines.
-static uint32_t respond(int fd, const struct client *c, uint32_t len)
+uint32_t swtpm_respond(int fd, const struct client *c, const unsigned char *rsp, uint32_t len)
 {
 	ssize_t n;
 
@@ -81,7 +81,7 @@ static int serve(struct set *s, uint32_t i, struct event *ev)
 		ev->code = 0;
 		return 0;
 	}
-	n = receive(s->polls[i].fd, c, s->buf, s->cap);
+	n = swtpm_receive(s->polls[i].fd, c, s->buf, s->cap);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 1;
 	if (n <= 0) {
@@ -105,7 +105,7 @@ static int serve(struct set *s, uint32_t i, struct event *ev)
 		ev->code = (int)rc;
 		return 0;
 	}
-	sent = respond(s->polls[i].fd, c, len);
+	sent = swtpm_respond(s->polls[i].fd, c, rsp, len);
 	c->last = ++s->tick;
 	if (sent == len)
 		return 1;
@@ -115,9 +115,11 @@ static int serve(struct set *s, uint32_t i, struct event *ev)
 	return 0;
 }
 
-// wait_for polls until a descriptor is ready or the time is up. It returns whether the
+int64_t swtpm_end_of_wait(const struct set *s) { return s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms; }
+
+// swtpm_wait_for polls until a descriptor is ready or the time is up. It returns whether the
 // time was up before the last look at the descriptors.
-static int wait_for(struct set *s, int64_t end)
+int swtpm_wait_for(struct set *s, int64_t end)
 {
 	for (;;) {
 		int ms = -1;
@@ -139,8 +141,8 @@ static int wait_for(struct set *s, int64_t end)
 	}
 }
 
-// others reports whether a descriptor is ready that Go looks after.
-static int others(const struct set *s)
+// swtpm_others reports whether a descriptor is ready that Go looks after.
+int swtpm_others(const struct set *s)
 {
 	uint32_t i;
 
@@ -153,12 +155,12 @@ static int others(const struct set *s)
 struct event swtpm_loop(struct set *s)
 {
 	struct event ev = { 0 };
-	int64_t end = s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms;
+	int64_t end = swtpm_end_of_wait(s);
 
 	for (;;) {
 		uint32_t i, k, start = s->n > 0 ? first % s->n : 0;
 
-		ev.late = wait_for(s, end);
+		ev.late = swtpm_wait_for(s, end);
 		for (k = 0; k < s->n; k++) {
 			i = (start + k) % s->n;
 			if (!s->clients[i].plain || !s->polls[i].revents)
@@ -167,7 +169,7 @@ struct event swtpm_loop(struct set *s)
 			if (!serve(s, i, &ev))
 				return ev;
 		}
-		if (ev.late || others(s))
+		if (ev.late || swtpm_others(s))
 			break;
 	}
 	ev.kind = EVENT_READY;

@@ -24,17 +24,32 @@ var (
 	_ [C.sizeof_struct_exchange - exchange.Size]struct{}
 	_ [unsafe.Sizeof(exchange.Client{}) - C.sizeof_struct_client]struct{}
 	_ [C.sizeof_struct_client - unsafe.Sizeof(exchange.Client{})]struct{}
+	_ [unsafe.Sizeof(exchange.Fixed{}) - C.sizeof_struct_fixed]struct{}
+	_ [C.sizeof_struct_fixed - unsafe.Sizeof(exchange.Fixed{})]struct{}
 	_ [unsafe.Sizeof(unix.PollFd{}) - C.sizeof_struct_pollfd]struct{}
 )
 
 // Serve waits for the descriptors of s and answers plain commands itself. Only one
 // goroutine calls it.
 func (e *engine) Serve(s *exchange.Set) exchange.Event {
+	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_loop(c) })
+}
+
+// ServeQueries waits for the descriptors of s and answers the requests of the control
+// channel itself that need nothing else. Only one goroutine calls it.
+func (e *engine) ServeQueries(s *exchange.Set) exchange.Event {
+	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_queries(c) })
+}
+
+// wait passes s to loop.
+func wait(s *exchange.Set, loop func(*C.struct_set) C.struct_event) exchange.Event {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(unsafe.SliceData(s.Polls))
 	pin.Pin(unsafe.SliceData(s.Clients))
-	pin.Pin(unsafe.SliceData(s.Buf))
+	for _, p := range []any{unsafe.SliceData(s.Buf), unsafe.SliceData(s.Fixed)} {
+		pin.Pin(p)
+	}
 	c := C.struct_set{
 		polls:   (*C.struct_pollfd)(unsafe.Pointer(unsafe.SliceData(s.Polls))),
 		clients: (*C.struct_client)(unsafe.Pointer(unsafe.SliceData(s.Clients))),
@@ -43,11 +58,13 @@ func (e *engine) Serve(s *exchange.Set) exchange.Event {
 		buf:     (*C.uchar)(unsafe.SliceData(s.Buf)),
 		cap:     C.uint32_t(len(s.Buf)),
 		tick:    C.uint64_t(s.Tick),
+		fixed:   (*C.struct_fixed)(unsafe.Pointer(unsafe.SliceData(s.Fixed))),
+		nfixed:  C.uint32_t(len(s.Fixed)),
 	}
 	if s.Wait >= 0 {
 		c.wait_ms = C.int((s.Wait + time.Millisecond - 1) / time.Millisecond)
 	}
-	ev := C.swtpm_loop(&c)
+	ev := loop(&c)
 	s.Tick = uint64(c.tick)
 	return event(ev)
 }

@@ -16,6 +16,13 @@ struct client {
 	uint32_t socket;
 };
 
+// struct fixed is io/exchange.Fixed.
+struct fixed {
+	uint32_t code;
+	uint32_t size;
+	unsigned char reply[8];
+};
+
 // struct set is what Go passes of io/exchange.Set.
 struct set {
 	struct pollfd *polls;
@@ -25,6 +32,8 @@ struct set {
 	unsigned char *buf;
 	uint32_t cap;
 	uint64_t tick;
+	const struct fixed *fixed;
+	uint32_t nfixed;
 };
 
 // The kinds of events: io/exchange.EventKind.
@@ -46,6 +55,15 @@ struct event {
 };
 
 struct event swtpm_loop(struct set *s);
+struct event swtpm_queries(struct set *s);
+
+// Parts of both loops: the end of a wait that begins now, the wait, whether Go has to look
+// after a descriptor, and one read and write.
+int64_t swtpm_end_of_wait(const struct set *s);
+int swtpm_wait_for(struct set *s, int64_t end);
+int swtpm_others(const struct set *s);
+ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap);
+uint32_t swtpm_respond(int fd, const struct client *c, const unsigned char *rsp, uint32_t len);
 
 // swtpm_exchange_receive is exchange.Record.Receive for the start of a request;
 // swtpm_exchange_send is Answer, Send and Done.

@@ -7,6 +7,8 @@
 // For the loop: whether it may run commands, and of which version the TPM is.
 int swtpm_admitted(void);
 int swtpm_is_version2(void);
+int swtpm_powered(void);
+int swtpm_answers_queries(void);
 TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len);
 
 // For the callbacks: the locality of the command that runs, that the store has been changed, and

@@ -8,7 +8,8 @@
 
 ssize_t swtpm_exchange_receive(struct exchange *x, int fd, unsigned char *buf, uint32_t cap)
 {
-	struct iovec iov[2] = { { x->head, HEAD_SIZE }, { buf + HEAD_SIZE, cap - HEAD_SIZE } };
+	uint32_t head = cap < HEAD_SIZE ? cap : HEAD_SIZE;
+	struct iovec iov[2] = { { x->head, head }, { buf + head, cap - head } };
 
 	if (x->phase == PHASE_READING && x->in.now + x->in.base > 0) { // Go has left no such request
 		errno = EINVAL;
@@ -36,6 +37,7 @@ ssize_t swtpm_exchange_send(struct exchange *x, int fd, const unsigned char *rsp
 	if (sendmmsg(fd, (struct mmsghdr *)&x->out.hdr, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 		return -1;
 	if (x->out.now == len) {
+		x->used = 1;
 		__atomic_store_n(&x->phase, PHASE_IDLE, __ATOMIC_SEQ_CST);
 		memset(x->head, 0, HEAD_SIZE);
 	}

@@ -57,7 +57,7 @@ type Conn struct {
 
 	Handler Handler
 	Events  int16 // to wait for; 0 ignores the client for now
-	Plain   bool  // the engine may answer plain commands
+	Plain   bool  // the engine may answer plain commands, or queries
 
 	deadline time.Time // zero if there is none
 	state    State

@@ -24,6 +24,7 @@ type Listener interface {
 type Options struct {
 	MaxClients int // at once; more wait in the listener's backlog
 	Buffer     int // size in bytes of the memory for one read
+	Fixed      []exchange.Fixed
 
 	// New returns the handler of a new client. A client is resumed if the
 	// previous process has served it.
@@ -75,7 +76,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opt: o, wake: wake, ended: make(chan struct{}), only: -1}
-	s.set.Buf = make([]byte, o.Buffer)
+	s.set.Buf, s.set.Fixed = make([]byte, o.Buffer), o.Fixed
 	if s.opt.Wait == nil {
 		s.opt.Wait = (*exchange.Set).Poll
 	}

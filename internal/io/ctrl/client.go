@@ -84,11 +84,17 @@ func (c *client) idle() {
 	}
 	c.phase, c.buf, c.n, c.into, c.out, c.rep = starting, nil, 0, nil, nil, nil
 	c.cmd, c.req, c.body = command{}, request{}, body{}
+	c.Plain = c.s.opt.Wait != nil
 	c.Become(conn.Idle, unix.POLLIN, 0)
 }
 
-// Serve is not called: the engine answers no requests by itself.
-func (c *client) Serve(exchange.Event) {}
+// Serve sends the rest of a reply of the engine's.
+func (c *client) Serve(e exchange.Event) {
+	if e.Kind == exchange.Rest {
+		c.Plain, c.rep, c.out = false, e.Rest, e.Rest
+		c.send()
+	}
+}
 
 // Ready handles a descriptor that is ready.
 func (c *client) Ready(ok bool) {
@@ -143,6 +149,7 @@ func (c *client) received(n int, err error) {
 // start receives the start of a request, and handles the request once there is enough
 // of it.
 func (c *client) start() {
+	c.Plain = false
 	if c.buf == nil {
 		c.buf = c.s.take()
 		c.fd = -1

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -52,6 +53,10 @@ type Kept = conn.Kept
 type Options struct {
 	MaxClients int // at once; more wait in the listener's backlog
 
+	// Wait waits for descriptors, and may answer requests as ServeQueries of emul.Engine
+	// does; nil for Set.Poll.
+	Wait func(*exchange.Set) exchange.Event
+
 	// Engine calls f on the thread of the engine, later. It returns false if that
 	// has ended. Requests that may have to wait, for a command or for the disk, run
 	// there, so that those that must overtake a command are answered meanwhile.
@@ -90,13 +95,24 @@ type Server struct {
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o}
-	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Changed: o.Changed, Lost: o.Lost, Quiet: o.Quiet}
+	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Lost: o.Lost, Quiet: o.Quiet}
 	if o.Keep != nil {
 		co.Keep = func(fd int, _ bool) Kept { return o.Keep(fd) }
 	}
 	var err error
 	s.Server, err = conn.New(co)
 	return s, err
+}
+
+// fixed returns the replies that are the same as long as the process runs.
+func (s *Server) fixed() (list []exchange.Fixed) {
+	for _, c := range []Code{GetCapability, GetConfig} {
+		rep := encode(commands[c].do(s, &request{fd: -1}))
+		f := exchange.Fixed{Code: uint32(c), Size: uint32(len(rep))}
+		copy(f.Reply[:], rep)
+		list = append(list, f)
+	}
+	return list
 }
 
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {

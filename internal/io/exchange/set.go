@@ -9,13 +9,22 @@ import (
 
 // Set is what a loop waits for, in one call of poll(2).
 //
-// The engine reads Polls, Clients and Buf from C, so none of them has a Go pointer.
+// The engine reads Polls, Clients, Buf and Fixed from C, so none of them has a Go pointer.
 type Set struct {
 	Polls   []unix.PollFd
 	Clients []Client      // Clients[i] describes the descriptor Polls[i]
 	Buf     []byte        // receives messages
 	Wait    time.Duration // how long to wait; negative: without end
 	Tick    uint64        // rises with each answered command
+	Fixed   []Fixed       // replies of the control channel
+}
+
+// Fixed is the reply to a request of the control channel that consists of its code alone.
+// emul/libtpms has the same structure in C, struct fixed.
+type Fixed struct {
+	Code  uint32 // of the request
+	Size  uint32 // of the reply
+	Reply [8]byte
 }
 
 // Client is one descriptor of a Set. emul/libtpms has the same structure in C,

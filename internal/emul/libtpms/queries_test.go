@@ -1,0 +1,117 @@
+package libtpms_test
+
+import (
+	"bytes"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// querying returns TPM.ServeQueries at work on one connection.
+func querying(t *testing.T, x *emul.TPM, r *exchange.Record) *serving {
+	t.Helper()
+	s := newServing(t)
+	s.set.Buf = nil
+	s.set.Clients[1].SetRecord(r)
+	s.set.Fixed = []exchange.Fixed{
+		{Code: 1, Size: 8, Reply: [8]byte{6: 0x7f, 7: 0xff}},
+		{Code: 15, Size: 8, Reply: [8]byte{7: 3}},
+	}
+	go func() { s.served <- x.ServeQueries(s.set) }()
+	return s
+}
+
+// gets checks that the request is answered with want.
+func (s *serving) gets(t *testing.T, request, want []byte) {
+	t.Helper()
+	s.send(t, request)
+	got := make([]byte, len(want)+1)
+	n, err := s.client.Read(got)
+	if err != nil || !bytes.Equal(got[:n], want) {
+		t.Errorf("reply to %x = %x, %v, want %x", request, got[:n], err, want)
+	}
+}
+
+// TestQueries checks that queries are answered without a return to Go, with and
+// without a record of the exchange.
+func TestQueries(t *testing.T) {
+	for _, record := range []*exchange.Record{nil, exchange.At(make([]byte, exchange.Size))} {
+		x := started(t, newDisk(), tpm.V20)
+		s := querying(t, x, record)
+		for range 3 {
+			s.gets(t, unhex("00000001"), unhex("00000000 00007fff"))
+			s.gets(t, unhex("00000004"), unhex("00000000 00000000"))
+			s.gets(t, unhex("00000005 03"), unhex("00000000"))
+			s.gets(t, unhex("00000005 00 000000"), unhex("00000000"))
+		}
+		s.send(t, unhex("00000009")) // CANCEL_TPM_CMD
+		if e := s.returns(t); e.Kind != exchange.Ready || s.set.Tick != 12 || s.set.Clients[1].Last != 12 {
+			t.Errorf("ServeQueries() = %+v with tick %d, want 12 answers", e, s.set.Tick)
+		}
+		if record != nil && (!record.Used() || record.State().Taken != 0 || record.State().Broken) {
+			t.Errorf("record: used %v, %+v, want an answered exchange", record.Used(), record.State())
+		}
+		_ = x.Close()
+	}
+}
+
+// TestQueriesForGo checks that any other request stays in the socket for Go, whole.
+func TestQueriesForGo(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	for _, in := range []string{"00", "00000002 00000000", "00000001 00", "00000005", "00000005 04", "00000005 00 00",
+		"00000005 00 000000 00", "00000009", "00000010", "00000013 00000000", "ffffffff"} {
+		s := querying(t, x, nil)
+		s.send(t, unhex(in))
+		left(t, s, in)
+	}
+	if err := x.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s := querying(t, x, nil)
+	s.gets(t, unhex("0000000f"), unhex("00000000 00000003"))
+	s.send(t, unhex("00000004"))
+	left(t, s, "00000004")
+	_ = x.Close()
+
+	x = newTPM(t, newDisk(), emul.Options{Version: tpm.V20, Slow: true})
+	powerOn(t, x)
+	s = querying(t, x, nil)
+	s.send(t, unhex("00000001"))
+	left(t, s, "00000001")
+}
+
+// left checks that ServeQueries returns, and the request in can be received.
+func left(t *testing.T, s *serving, in string) {
+	t.Helper()
+	e := s.returns(t)
+	got := make([]byte, 100)
+	n, err := unix.Read(int(s.set.Polls[1].Fd), got)
+	if e.Kind != exchange.Ready || s.set.Clients[1].Plain != 0 || err != nil || !bytes.Equal(got[:n], unhex(in)) {
+		t.Errorf("request %s: ServeQueries() = %+v, plain %d, %x left, %v; want all of it", in, e, s.set.Clients[1].Plain, got[:n], err)
+	}
+}
+
+// TestQueriesUnread checks that a reply that does not fit into the socket goes to Go.
+func TestQueriesUnread(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	s := newServing(t)
+	s.set.Fixed = []exchange.Fixed{{Code: 1, Size: 8}}
+	fd := int(s.set.Polls[1].Fd)
+	for { // nobody reads
+		if _, err := unix.Write(fd, make([]byte, 4096)); err != nil {
+			break
+		}
+		if err := unix.SetNonblock(fd, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { s.served <- x.ServeQueries(s.set) }()
+	s.send(t, unhex("00000001"))
+	if e := s.returns(t); e.Kind != exchange.Rest || e.At != 1 || len(e.Rest) == 0 {
+		t.Errorf("ServeQueries() = %+v, want the rest of the reply", e)
+	}
+}
