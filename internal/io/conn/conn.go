@@ -28,6 +28,9 @@ const (
 // eviction when another client waits.
 const protected = 5 * time.Second
 
+// idleTime is how long a client that had a reply must have been idle to be evicted.
+const idleTime = time.Second
+
 // Kept is the part of a connection that outlives the process; the zero Kept belongs to
 // a connection that ends with it.
 type Kept struct {

@@ -120,10 +120,14 @@ func (s *Server) fill() {
 		switch {
 		case now.Before(s.pause):
 			earlier(s.pause)
-		case len(s.conns) < s.opt.MaxClients || s.victim(now) != nil:
+		case len(s.conns) < s.opt.MaxClients:
 			s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
-		default:
+		case s.victim(now) == nil:
 			earlier(s.release())
+		case now.Before(s.idleUntil):
+			earlier(s.idleUntil)
+		default:
+			s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
 		}
 	}
 	if s.events >= burst && s.opt.Quiet != nil {
@@ -201,6 +205,12 @@ func (s *Server) accept() {
 	if shut { // clients that wait are left to the next process
 		return
 	}
+	var victim *Conn
+	if now := time.Now(); len(s.conns) >= s.opt.MaxClients {
+		if victim = s.victim(now); victim == nil || victim.used && !s.idle(victim, now) {
+			return
+		}
+	}
 	fd, err := s.listen.TryAccept()
 	switch err {
 	case nil:
@@ -213,10 +223,8 @@ func (s *Server) accept() {
 	default:
 		return
 	}
-	if len(s.conns) >= s.opt.MaxClients {
-		if v := s.victim(time.Now()); v != nil {
-			s.end(v, true)
-		}
+	if victim != nil {
+		s.end(victim, true)
 	}
 	k := Kept{}
 	if s.opt.Keep != nil {
@@ -233,6 +241,17 @@ func (s *Server) victim(now time.Time) (v *Conn) {
 		}
 	}
 	return v
+}
+
+// idle reports whether c has had no reply for idleTime. Without it, clients that do not
+// read, which are protected, would make every new client evict one that works. Replies
+// are counted, not timed, so idle compares the count with the one from idleTime ago; it
+// notes the count, and when to ask again, if it cannot tell yet.
+func (s *Server) idle(c *Conn, now time.Time) bool {
+	if c.last > s.idleTick || s.idleUntil.IsZero() {
+		s.idleTick, s.idleUntil = s.set.Tick, now.Add(idleTime)
+	}
+	return !now.Before(s.idleUntil)
 }
 
 // release is when the first client that is busy now may be evicted.

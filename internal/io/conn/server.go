@@ -49,13 +49,16 @@ type Server struct {
 	came    atomic.Uint64
 
 	// Only the loop uses these.
-	set     exchange.Set
-	at      []*Conn   // the client of each descriptor of set, nil for others
-	conns   []*Conn   // in the order they came
-	due     time.Time // the first deadline; zero if there is none
-	events  int       // that Go has handled since Quiet was called
-	quiet   time.Time // when Quiet is due
-	closing bool
+	set    exchange.Set
+	at     []*Conn   // the client of each descriptor of set, nil for others
+	conns  []*Conn   // in the order they came
+	due    time.Time // the first deadline; zero if there is none
+	events int       // that Go has handled since Quiet was called
+	quiet  time.Time // when Quiet is due
+
+	idleTick  uint64    // Tick of the set at a time; see idle
+	idleUntil time.Time // idleTime after that
+	closing   bool
 
 	mu        sync.Mutex
 	posted    []func()

@@ -467,6 +467,29 @@ func TestIdleUserMakesRoom(t *testing.T) {
 	}
 }
 
+// TestWorkingStays checks that a client that works is not disconnected when all others
+// are protected, in the middle of a command, and one more waits.
+func TestWorkingStays(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	working := q.dial(t)
+	working.send(t, command(10))
+	working.receives(t, command(10))
+	for range 3 {
+		c := q.dial(t)
+		c.send(t, command(10))
+		c.receives(t, command(10))
+		c.send(t, command(30)[:20])
+		c.emptied(t)
+	}
+	next := q.dial(t)
+	next.send(t, command(10))
+	for begun := time.Now(); time.Since(begun) < 2*time.Second; time.Sleep(10 * time.Millisecond) {
+		working.send(t, command(10))
+		working.receives(t, command(10))
+	}
+}
+
 // TestBusyStays checks that a client is not disconnected in favour of another one while it
 // is in the middle of a command whose size is known.
 func TestBusyStays(t *testing.T) {
