@@ -76,11 +76,13 @@ func ofSystem(dir string) bool {
 	return strings.HasPrefix(dir, "/var/log/") || dir == "/run/lock" || dir == "/dev/shm" || err == nil && dir == filepath.Clean(home)
 }
 
-// hasOthers reports whether dir has a pid file or a log of another process.
+// hasOthers reports whether dir has a pid file or a log of another process. A directory
+// that cannot be listed, because of AppArmor's profile of swtpm for example, is judged by
+// its mode and owner alone.
 func hasOthers(dir string, ours []string) bool {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return true
+		return false
 	}
 	for _, e := range entries {
 		kind := slices.Contains([]string{".pid", ".log"}, filepath.Ext(e.Name()))

@@ -285,7 +285,7 @@ func TestCUSEExitCodes(t *testing.T) {
 		{"-n vtpmx1 --tpmstate zz", 253, "Unknown option 'zz'"},
 		{"-n vtpmx1 --tpmstate " + state + " --key file=/nonexistent", 253, "/nonexistent"},
 		{"-n vtpmx1 --tpmstate " + state + " --runas no-such-user", 251, "no-such-user"},
-		{"-n " + name + " --tpmstate " + state, 255, "is there already"},
+		{"-n " + name + " --tpmstate " + state, 255, "already exists"},
 		{"-n vtpmx1 --tpmstate " + state + " operand", 1, "Unknown parameter 'operand'"},
 		{"-n vtpmx1 --tpmstate " + state + " --log zz", 1, "Unknown option 'zz'"},
 		{"-n vtpmx1 --tpmstate file:///proc/version --flags not-need-init --tpm2", 253, ""},

@@ -22,6 +22,8 @@ const profiles = "/tests/profiles"
 var refusedThere = []*regexp.Regexp{
 	// The second check of the threads; each thread has reported by then.
 	regexp.MustCompile(`operation="open" .*name="/proc/[0-9]+/task/"`),
+	// Whether others have files where the socket and the pid file are.
+	regexp.MustCompile(`operation="open" .*name="` + virtRun + `/" .*requested_mask="r"`),
 	// Root's bounding set, in the constructor and in the sandbox.
 	regexp.MustCompile(`operation="capable" .*capname="setpcap"`),
 	// The Go runtime asks for the size of huge pages and for limits of processors, and
