@@ -1,7 +1,6 @@
 package ctrl
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -224,40 +223,6 @@ func firstFD(oob []byte) int {
 	return first
 }
 
-func codeOf(msg []byte) Code { return Code(binary.BigEndian.Uint32(msg)) }
-
-// need returns how many bytes a request needs before it can be handled, as far as its
-// start tells.
-//
-// Compat: the requests that are not listed must arrive whole in one read; their
-// body is what came with the code. Surplus belongs to the request: QEMU pads
-// SET_LOCALITY and RESET_TPMESTABLISHED with three bytes.
-func need(b []byte) int {
-	if len(b) < 4 {
-		return 4
-	}
-	switch codeOf(b) {
-	case Init:
-		return 8
-	case SetLocality, ResetTPMEstablished:
-		return 5
-	case HashData:
-		return 8 + lengthAt(b, 4)
-	case GetStateBlob:
-		return 16
-	case SetStateBlob:
-		return 16 + lengthAt(b, 12)
-	}
-	return 4
-}
-
-func lengthAt(b []byte, off int) int {
-	if len(b) < off+4 {
-		return 0
-	}
-	return int(binary.BigEndian.Uint32(b[off:]))
-}
-
 // handle handles the request in c.buf.
 func (c *client) handle() {
 	msg := c.buf[:c.n]
@@ -391,52 +356,6 @@ func (c *client) closeFD() {
 		_ = unix.Close(c.fd)
 	}
 	c.fd = -1
-}
-
-// settle replies to the request that the previous process has received and not replied
-// to, if there is one. It is not known whether it was executed. The part of it that is
-// still to arrive is dropped.
-func (c *client) settle() {
-	st := c.Kept.Record.State()
-	switch {
-	case st.Broken:
-		c.end(errHalf)
-	case st.Taken == 0:
-		c.idle()
-	default:
-		c.buf, c.fd = c.s.take(), -1
-		c.body.head, c.body.n = st.Head, st.Taken
-		c.settleRest()
-	}
-}
-
-// settleRest waits for what is missing of the request, or replies.
-func (c *client) settleRest() {
-	if left := need(c.body.head) - c.body.n; left > 0 {
-		c.receive(settling, c.buf[:min(len(c.buf), left)], bodyWait)
-		return
-	}
-	code := codeOf(c.body.head)
-	if code == Init && c.s.opt.Again != nil && c.s.opt.Again() {
-		c.n = copy(c.buf, c.body.head[:need(c.body.head)])
-		c.body = body{}
-		c.handle()
-		return
-	}
-	c.s.opt.Note("control client: %s interrupted by a restart; answered with TPM_FAIL", commands[code].name)
-	c.reply(refusal(code))
-}
-
-// settleMore drops bytes of the request.
-func (c *client) settleMore(n int, err error) {
-	if err != nil {
-		c.end(err)
-		return
-	}
-	b := &c.body
-	b.head = append(b.head, c.buf[:min(n, exchange.HeadSize-len(b.head))]...)
-	b.n += n
-	c.settleRest()
 }
 
 // end closes the connection because of err.

@@ -1,0 +1,49 @@
+package ctrl
+
+import "github.com/swtpm-go/swtpm/internal/io/exchange"
+
+// settle replies to the request that the previous process has received and not replied
+// to, if there is one. It is not known whether it was executed. The part of it that is
+// still to arrive is dropped.
+func (c *client) settle() {
+	st := c.Kept.Record.State()
+	switch {
+	case st.Broken:
+		c.end(errHalf)
+	case st.Taken == 0:
+		c.idle()
+	default:
+		c.buf, c.fd = c.s.take(), -1
+		c.body.head, c.body.n = st.Head, st.Taken
+		c.settleRest()
+	}
+}
+
+// settleRest waits for what is missing of the request, or replies.
+func (c *client) settleRest() {
+	if left := need(c.body.head) - c.body.n; left > 0 {
+		c.receive(settling, c.buf[:min(len(c.buf), left)], bodyWait)
+		return
+	}
+	code := codeOf(c.body.head)
+	if code == Init && c.s.opt.Again != nil && c.s.opt.Again() {
+		c.n = copy(c.buf, c.body.head[:need(c.body.head)])
+		c.body = body{}
+		c.handle()
+		return
+	}
+	c.s.opt.Note("control client: %s interrupted by a restart; answered with TPM_FAIL", commands[code].name)
+	c.reply(refusal(code))
+}
+
+// settleMore drops bytes of the request.
+func (c *client) settleMore(n int, err error) {
+	if err != nil {
+		c.end(err)
+		return
+	}
+	b := &c.body
+	b.head = append(b.head, c.buf[:min(n, exchange.HeadSize-len(b.head))]...)
+	b.n += n
+	c.settleRest()
+}
