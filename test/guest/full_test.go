@@ -17,13 +17,14 @@ import (
 func TestFullDisk(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.String(), func(t *testing.T) {
+			disk := newDisk(t)
 			state := tempDir(t)
 			if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=192k"); err != nil {
 				t.Skipf("needs root with the right to mount: %v", err)
 			}
 			t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
 			e := startEmulator(t, bin, m.tpm2, state+",wait-limit=5s")
-			v := startMachine(t, m, e, newDisk(t))
+			v := startMachine(t, m, e, disk)
 			v.booted(t)
 			g := moveIn(t, v, m)
 			check := fill(t, v, m)
