@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/sha256"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -81,7 +82,10 @@ func TestOneErrorBehindAKey(t *testing.T) {
 			continue
 		}
 		texts[err.Error()] = append(texts[err.Error()], name)
-		a := testing.AllocsPerRun(20, func() { _, _ = keys.OpenBlob(blob, false) })
+		a := math.Inf(1) // the race detector makes some runs allocate more
+		for range 50 {
+			a = min(a, testing.AllocsPerRun(1, func() { _, _ = keys.OpenBlob(blob, false) }))
+		}
 		allocs[a] = append(allocs[a], name)
 	}
 	if len(texts) != 1 {

@@ -75,7 +75,7 @@ func TestCharacterDescriptor(t *testing.T) {
 	cmd.ExtraFiles = []*os.File{there}
 	p := startProcess(t, cmd)
 	_ = there.Close()
-	if err := until(func() bool { _, err := os.Lstat(ctrlPath); return err == nil }); err != nil {
+	if err := until(func() bool { return listens(ctrlPath) }); err != nil {
 		t.Fatal(err)
 	}
 	c := client.New(connect(t, ctrlPath))

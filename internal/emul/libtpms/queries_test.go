@@ -36,10 +36,13 @@ func (s *serving) gets(t *testing.T, request, want []byte) {
 	}
 }
 
+// recordMemory is on the heap, where it is aligned as a record must be.
+var recordMemory = make([]byte, exchange.Size)
+
 // TestQueries checks that queries are answered without a return to Go, with and
 // without a record of the exchange.
 func TestQueries(t *testing.T) {
-	for _, record := range []*exchange.Record{nil, exchange.At(make([]byte, exchange.Size))} {
+	for _, record := range []*exchange.Record{nil, exchange.At(recordMemory)} {
 		x := started(t, newDisk(), tpm.V20)
 		s := querying(t, x, record)
 		for range 3 {

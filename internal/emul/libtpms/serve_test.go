@@ -189,9 +189,7 @@ func TestServeOthers(t *testing.T) {
 	defer x.Close()
 	for _, name := range []string{"woken", "late"} {
 		s := newServing(t)
-		if name == "late" {
-			s.set.Wait = 20 * time.Millisecond
-		}
+		end := time.Now().Add(20 * time.Millisecond)
 		go func() { _, _ = io.Copy(io.Discard, s.client) }()
 		stop, stopped := make(chan bool), make(chan bool)
 		go func() {
@@ -210,6 +208,9 @@ func TestServeOthers(t *testing.T) {
 		}
 		e := exchange.Event{Kind: exchange.Message}
 		for e.Kind == exchange.Message || e.Kind == exchange.Rest { // two commands in one read, a slow reader
+			if name == "late" {
+				s.set.Wait = max(0, time.Until(end))
+			}
 			s.start(x)
 			e = s.returns(t)
 		}
