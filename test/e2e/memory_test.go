@@ -66,6 +66,7 @@ func flockOfClients(t *testing.T, e *emulator) {
 
 // A burst of clients and state blobs does not raise the memory of a TPM for good.
 func TestMemoryAfterBurst(t *testing.T) {
+	skipWithRace(t)
 	t.Parallel()
 	e := start(t, setup{tpm: v20})
 	e.power(t, v20).alive(t)
@@ -86,6 +87,7 @@ func TestMemoryAfterBurst(t *testing.T) {
 // A limit of memory as small as swtpm(8) allows is enough for a burst of clients.
 func TestMemoryLimit(t *testing.T) {
 	needRoot(t, "a control group")
+	skipWithRace(t)
 	const limit = 12 << 20 // swtpm(8) says 16 MB
 	group := memoryGroup(t, limit)
 	e := start(t, setup{tpm: v20, wrap: []string{"sh", "-c", "echo $$ > " + filepath.Join(group, "cgroup.procs") + ` && exec "$@"`, "sh"}})
@@ -116,4 +118,13 @@ func memoryGroup(t *testing.T, limit int) string {
 	}
 	t.Skip("no control group of memory can be made here")
 	return ""
+}
+
+// skipWithRace skips a test of memory if the programs have the race detector, which
+// takes memory itself.
+func skipWithRace(t *testing.T) {
+	t.Helper()
+	if os.Getenv("SWTPM_TEST_BUILDFLAGS") == "-race" {
+		t.Skip("the race detector takes memory itself")
+	}
 }
