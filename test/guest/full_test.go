@@ -56,12 +56,12 @@ func TestFullDisk(t *testing.T) {
 				t.Errorf("response on a disk that stays full: %s, want the result %s", rsp, want)
 			}
 			g.isIn(t, v)
-			check()
 			v.tpm(t, m.commands().random)
 			g.extend(t, v)
 			if err := os.Remove(filler); err != nil {
 				t.Fatal(err)
 			}
+			check() // with a key whose failed authorizations could not be counted before
 			g.increase(t, v)
 			g.isIn(t, v)
 			v.findsTPM(t, m)
