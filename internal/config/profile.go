@@ -16,7 +16,7 @@ import (
 // maxProfile is more than any profile needs, in bytes.
 const maxProfile = 64 << 10
 
-// maxFaults is how many mistakes of a profile are told.
+// maxFaults is how many mistakes of a profile are reported.
 const maxFaults = 50
 
 // LoadProfile reads one profile. Instance is what %i stands for; if it is empty,

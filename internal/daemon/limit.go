@@ -16,8 +16,8 @@ import (
 const (
 	limitBurst = 20               // lines of one kind at once
 	limitEvery = 6 * time.Second  // then one in this time
-	limitFlush = 10 * time.Second // what is suppressed is counted in the log after this time
-	limitKinds = 64               // kinds that are told apart; all others share one limit
+	limitFlush = 10 * time.Second // the number of suppressed lines is logged after this time
+	limitKinds = 64               // kinds with a limit of their own; all others share one
 	limitQuote = 200              // bytes of a suppressed line that are quoted
 )
 

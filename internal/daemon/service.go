@@ -58,7 +58,7 @@ func (n *Notifier) Ready(status string) {
 // Status tells systemd how the service is, before Ready.
 func (n *Notifier) Status(status string) { n.tell(statusLine(status)) }
 
-// Listens reports whether a service manager is told.
+// Listens reports whether there is a service manager to notify.
 func (n *Notifier) Listens() bool { return n.conn != nil }
 
 // Reloading tells systemd that the service is about to read its settings again;

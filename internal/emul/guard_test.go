@@ -39,7 +39,7 @@ func TestGuardEnds(t *testing.T) {
 		if !watched(b) {
 			t.Fatalf("%s: not watched", name)
 		}
-		b.lookAtState(b.guard.round-1, true) // a timer of before
+		b.lookAtState(b.guard.round-1, true) // an earlier timer
 		if !watched(b) {
 			t.Errorf("%s: ended by an old timer", name)
 		}
