@@ -146,7 +146,7 @@ debtest: deb
 unit:
 	CGO_ENABLED=0 $(GO) test $(PURE)
 
-PURE = $$($(GO) list ./internal/... | grep -v -e internal/emul/libtpms -e internal/bench)
+PURE = $$($(GO) list ./internal/... | grep -v -e internal/emul/libtpms -e test/bench)
 
 # The system calls of confined processes in the whole suite of the programs, and with the
 # libtpms, libc and OpenSSL of Debian's unstable suite: all that the sandbox allows, none
@@ -202,7 +202,7 @@ fuzzlive:
 
 bench: build
 	@sh contrib/deps.sh test
-	$(GO) run ./internal/bench -ours bin/swtpm $(BENCHFLAGS)
+	$(GO) run ./test/bench -ours bin/swtpm $(BENCHFLAGS)
 
 install: build
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man3

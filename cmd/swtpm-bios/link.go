@@ -9,8 +9,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/io/dial"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +23,7 @@ type conn interface {
 }
 
 // open opens the target: the device is preferred, TCP comes next.
-func open(ctx context.Context, t tool.Target) (conn, error) {
+func open(ctx context.Context, t cli.Target) (conn, error) {
 	switch {
 	case t.Device != nil:
 		return openDevice(*t.Device)
@@ -34,30 +34,30 @@ func open(ctx context.Context, t tool.Target) (conn, error) {
 	}
 }
 
-func openTCP(ctx context.Context, a tool.Address) (conn, error) {
-	if err := tool.CheckPort(a.Port); err != nil { // from the environment
+func openTCP(ctx context.Context, a cli.Address) (conn, error) {
+	if err := cli.CheckPort(a.Port); err != nil { // from the environment
 		return nil, err
 	}
 	if a.Host == "" { // likewise; for package net it would be this host
-		return nil, tool.ResolveError("", &net.DNSError{IsNotFound: true})
+		return nil, cli.ResolveError("", &net.DNSError{IsNotFound: true})
 	}
 	c, err := dial.Dial(ctx, "tcp", net.JoinHostPort(a.Host, a.Port), 0)
-	if unknown := tool.ResolveError(a.Host, err); unknown != nil {
+	if unknown := cli.ResolveError(a.Host, err); unknown != nil {
 		return nil, unknown
 	}
 	if err != nil {
-		return nil, tool.Complain("Could not connect using TCP socket.")
+		return nil, cli.Complain("Could not connect using TCP socket.")
 	}
 	return c, nil
 }
 
 func openUnix(ctx context.Context, path string) (conn, error) {
 	if len(path) > dial.MaxPath {
-		return nil, tool.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
+		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
 	}
 	c, err := dial.Dial(ctx, "unix", path, patience)
 	if err != nil {
-		return nil, tool.Complain("Could not connect using UnixIO socket.")
+		return nil, cli.Complain("Could not connect using UnixIO socket.")
 	}
 	return c, nil
 }
@@ -67,7 +67,7 @@ func openUnix(ctx context.Context, path string) (conn, error) {
 //
 // Compat: swtpm_bios connects anew for each command; a server that closes after
 // each response relies on it.
-func exchange(ctx context.Context, t tool.Target, cmd []byte, patience time.Duration) ([]byte, error) {
+func exchange(ctx context.Context, t cli.Target, cmd []byte, patience time.Duration) ([]byte, error) {
 	c, err := open(ctx, t)
 	if err != nil {
 		return nil, err
@@ -78,14 +78,14 @@ func exchange(ctx context.Context, t tool.Target, cmd []byte, patience time.Dura
 	}
 	_, err = c.Write(cmd)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, tool.Complain("Write to file descriptor failed.")
+		return nil, cli.Complain("Write to file descriptor failed.")
 	}
 	var rsp []byte
 	if err == nil {
 		rsp, err = readResponse(c)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, tool.Complain("TPM did not respond after %d seconds.", patience/time.Second)
+		return nil, cli.Complain("TPM did not respond after %d seconds.", patience/time.Second)
 	}
 	return rsp, err
 }
@@ -101,20 +101,20 @@ func readResponse(r io.Reader) ([]byte, error) {
 		if len(b) >= tpm.HeaderSize {
 			size := binary.BigEndian.Uint32(b[2:])
 			if size < uint32(len(b)) || size > tpm.LargestCommand {
-				return nil, tool.Complain("Malformed response.")
+				return nil, cli.Complain("Malformed response.")
 			}
 			want = int(size)
 		}
 		switch {
 		case len(b) == want:
 		case err == io.EOF && len(b) < tpm.HeaderSize:
-			return nil, tool.Complain("Returned packet is too short.")
+			return nil, cli.Complain("Returned packet is too short.")
 		case err == io.EOF:
-			return nil, tool.Complain("Malformed response.")
+			return nil, cli.Complain("Malformed response.")
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, err
 		case err != nil:
-			return nil, tool.Complain("Read from file descriptor failed.")
+			return nil, cli.Complain("Read from file descriptor failed.")
 		}
 	}
 	return b, nil
@@ -130,7 +130,7 @@ type device struct {
 func openDevice(path string) (conn, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
-		return nil, tool.Complain("Unable to open device '%s'.", path)
+		return nil, cli.Complain("Unable to open device '%s'.", path)
 	}
 	return &device{fd: fd}, nil
 }

@@ -11,9 +11,9 @@ import (
 	"io"
 	"os"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/printable"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -70,7 +70,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 		_, err := fmt.Fprint(p.stdout, versionLine)
 		return err
 	case o.shell != "":
-		if err := tool.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_bios", "swtpm-bios"); err != nil {
+		if err := cli.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_bios", "swtpm-bios"); err != nil {
 			fmt.Fprintln(p.stderr, printable.Text(err.Error()))
 			return exit(exitUsage)
 		}
@@ -118,7 +118,7 @@ func (p *program) send(ctx context.Context, o *options) error {
 
 // do sends the step's command, if it has one. An error of the TPM is a
 // tpm.Result.
-func (s step) do(ctx context.Context, t tool.Target) ([]byte, error) {
+func (s step) do(ctx context.Context, t cli.Target) ([]byte, error) {
 	if s.cmd == nil {
 		return nil, nil
 	}
@@ -131,7 +131,7 @@ func (s step) do(ctx context.Context, t tool.Target) ([]byte, error) {
 }
 
 func (p *program) usage() error {
-	_, err := fmt.Fprint(p.stdout, versionLine, usageHead, tool.Usage(new(options).table()))
+	_, err := fmt.Fprint(p.stdout, versionLine, usageHead, cli.Usage(new(options).table()))
 	return err
 }
 

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -323,7 +323,7 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = exchange(context.Background(), tool.Target{Unix: &path}, unhex("00c10000000c000000990001"), 10*time.Millisecond)
+	_, err = exchange(context.Background(), cli.Target{Unix: &path}, unhex("00c10000000c000000990001"), 10*time.Millisecond)
 	if err == nil || err.Error() != "TPM did not respond after 0 seconds." {
 		t.Errorf("a silent TPM: %v", err)
 	}
@@ -366,12 +366,12 @@ func TestTarget(t *testing.T) {
 			t.Errorf("swtpm_bios -o %s with %q: %v, want %v", tt.args, tt.env, got, tt.want)
 		}
 	}
-	var to tool.Target
+	var to cli.Target
 	fromEnvironment(&to, lookup(nil))
 	if *to.Device != "/dev/tpm0" {
 		t.Errorf("without anything the device is %s, want /dev/tpm0", *to.Device)
 	}
-	to = tool.Target{}
+	to = cli.Target{}
 	fromEnvironment(&to, lookup([]string{"TCSD_USE_TCP_DEVICE="}))
 	if to.TCP.String() != "localhost:6545" {
 		t.Errorf("TCP without more is %s, want localhost:6545", to.TCP)
@@ -379,7 +379,7 @@ func TestTarget(t *testing.T) {
 }
 
 func TestHelpVersionMisuse(t *testing.T) {
-	help := versionLine + usageHead + tool.Usage(new(options).table())
+	help := versionLine + usageHead + cli.Usage(new(options).table())
 	for _, tt := range []struct {
 		args string
 		want outcome
@@ -439,7 +439,7 @@ func TestDevice(t *testing.T) {
 	if b := <-got; !bytes.Equal(b, unhex(startup12)) {
 		t.Errorf("the device got % x, want %s", b, startup12)
 	}
-	_, err = exchange(context.Background(), tool.Target{Device: &name}, unhex(startup12), 10*time.Millisecond)
+	_, err = exchange(context.Background(), cli.Target{Device: &name}, unhex(startup12), 10*time.Millisecond)
 	if err == nil || err.Error() != "TPM did not respond after 0 seconds." {
 		t.Errorf("a silent device: %v", err)
 	}

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 const versionLine = "TPM emulator BIOS emulator version " + daemon.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
@@ -33,7 +33,7 @@ const (
 
 // options is a parsed command line.
 type options struct {
-	target tool.Target
+	target cli.Target
 
 	tpm2     bool
 	startup  startupType
@@ -47,7 +47,7 @@ type options struct {
 }
 
 // table returns all options there are, in the order of the usage; they fill o.
-func (o *options) table() []tool.Option {
+func (o *options) table() []cli.Option {
 	flag := func(set func()) func(arg, file string) error {
 		return func(_, _ string) error { set(); return nil }
 	}
@@ -55,7 +55,7 @@ func (o *options) table() []tool.Option {
 	startup := func(typ startupType, setup bool) func(arg, file string) error {
 		return flag(func() { o.startup, o.setup = typ, setup })
 	}
-	return append(o.target.Options(defaultPort), []tool.Option{
+	return append(o.target.Options(defaultPort), []cli.Option{
 		{Name: "tpm2", Help: "initialize a TPM 2.0; without it, a TPM 1.2", Set: flag(func() { o.tpm2 = true })},
 		{Name: "c", Help: "startup clear (default)", Set: startup(startupClear, true)},
 		{Name: "s", Help: "startup state", Set: startup(startupState, true)},
@@ -65,9 +65,9 @@ func (o *options) table() []tool.Option {
 		{Name: "cs", Help: "run TPM_ContinueSelfTest on a TPM 1.2,\nTPM2_IncrementalSelfTest on a TPM 2.0", Set: flag(func() { o.selfTest = true })},
 		{Name: "ea", Help: "make sure that a TPM 1.2 is activated; end with\nexit code 129 if it must be reset for that", Set: flag(func() { o.activate = true })},
 		{Name: "u", Help: "give up physical presence; on a TPM 2.0, set the\nplatform hierarchy to a random password", Set: flag(func() { o.giveUp = true })},
-		tool.CompletionOption(&o.shell),
-		{Name: "v", Help: "display version and exit", Set: func(_, _ string) error { o.version = true; return tool.ErrStop }},
-		{Name: "h", Help: "display this help screen and exit", Set: func(_, _ string) error { o.help = true; return tool.ErrStop }},
+		cli.CompletionOption(&o.shell),
+		{Name: "v", Help: "display version and exit", Set: func(_, _ string) error { o.version = true; return cli.ErrStop }},
+		{Name: "h", Help: "display this help screen and exit", Set: func(_, _ string) error { o.help = true; return cli.ErrStop }},
 	}...)
 }
 
@@ -78,7 +78,7 @@ type misuse struct{ error }
 // env says which one it is; it looks up a variable as os.LookupEnv does.
 func parse(args []string, env func(string) (string, bool)) (*options, error) {
 	o := &options{startup: startupClear, setup: true}
-	_, err := tool.Parse(o.table(), args, func(err error) error { return misuse{err} })
+	_, err := cli.Parse(o.table(), args, func(err error) error { return misuse{err} })
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func parse(args []string, env func(string) (string, bool)) (*options, error) {
 //	TCSD_TCP_DEVICE_HOSTNAME  localhost if not set
 //	TCSD_TCP_DEVICE_PORT      6545 if not set
 //	TPM_DEVICE                otherwise; /dev/tpm0 if not set
-func fromEnvironment(t *tool.Target, env func(string) (string, bool)) {
+func fromEnvironment(t *cli.Target, env func(string) (string, bool)) {
 	get := func(name, fallback string) string {
 		if s, ok := env(name); ok {
 			return s
@@ -102,7 +102,7 @@ func fromEnvironment(t *tool.Target, env func(string) (string, bool)) {
 		return fallback
 	}
 	if _, ok := env("TCSD_USE_TCP_DEVICE"); ok {
-		t.TCP = &tool.Address{Host: get("TCSD_TCP_DEVICE_HOSTNAME", "localhost"), Port: get("TCSD_TCP_DEVICE_PORT", defaultPort)}
+		t.TCP = &cli.Address{Host: get("TCSD_TCP_DEVICE_HOSTNAME", "localhost"), Port: get("TCSD_TCP_DEVICE_PORT", defaultPort)}
 		return
 	}
 	device := get("TPM_DEVICE", "/dev/tpm0")

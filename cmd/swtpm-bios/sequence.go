@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -180,7 +180,7 @@ func command(tag uint16, code uint32, params ...byte) []byte {
 func isDeactivated(rsp []byte) (bool, error) {
 	const offset = 18
 	if len(rsp) <= offset {
-		return false, tool.Complain("Malformed response.")
+		return false, cli.Complain("Malformed response.")
 	}
 	return rsp[offset] != 0, nil
 }

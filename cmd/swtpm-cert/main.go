@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/ca/certtool"
+	"github.com/swtpm-go/swtpm/internal/ca/cmdcert"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/printable"
 )
@@ -21,7 +21,7 @@ func main() { daemon.Main("swtpm_cert", run) }
 // run runs the program and ends early if ctx does: a password that is not written
 // or a token that does not answer would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &certtool.Program{Name: os.Args[0], Stdout: printable.Writer(os.Stdout), Stderr: printable.Writer(os.Stderr), Now: time.Now, Env: os.LookupEnv}
+	p := &cmdcert.Program{Name: os.Args[0], Stdout: printable.Writer(os.Stdout), Stderr: printable.Writer(os.Stderr), Now: time.Now, Env: os.LookupEnv}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(args) }()
 	select {

@@ -8,17 +8,17 @@ import (
 	"os"
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/printable"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // hashPiece is how many bytes a HASH_DATA carries at most.
 const hashPiece = 4096
 
-// command is an option that sends something to the TPM; see tool.Option. set
+// command is an option that sends something to the TPM; see cli.Option. set
 // takes its argument and is nil if it has none.
 type command struct {
 	name, arg, file, help string
@@ -81,13 +81,13 @@ func (s step) explain(err error) error {
 		return nil
 	}
 	if r, ok := errors.AsType[tpm.Result](err); ok {
-		return tool.Complain("TPM result from PTM_%s: 0x%x", s.name, uint32(r))
+		return cli.Complain("TPM result from PTM_%s: 0x%x", s.name, uint32(r))
 	}
 	call := s.call
 	if call == "" {
 		call = "PTM_" + s.name
 	}
-	return tool.Complain("Could not execute %s: %s", call, tool.Strerror(err))
+	return cli.Complain("Could not execute %s: %s", call, cli.Strerror(err))
 }
 
 // plain returns a command of one request that prints nothing.
@@ -162,7 +162,7 @@ func hash(p *program, t target, o *options) error {
 		n, err := io.ReadFull(src, piece)
 		last = err == io.EOF || err == io.ErrUnexpectedEOF
 		if err != nil && !last {
-			return tool.Complain("Could not read from stdin: %s", tool.Strerror(err))
+			return cli.Complain("Could not read from stdin: %s", cli.Strerror(err))
 		}
 		if n == 0 && o.arg != "-" {
 			break
@@ -206,7 +206,7 @@ func save(p *program, t target, o *options) (err error) {
 	}
 	f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return tool.Complain("Could not open file '%s' for writing: %s", o.file, tool.Strerror(err))
+		return cli.Complain("Could not open file '%s' for writing: %s", o.file, cli.Strerror(err))
 	}
 	b, _, err := t.State(blob, true)
 	if r, ok := errors.AsType[tpm.Result](err); ok && r&tpm.Retry != 0 {
@@ -218,7 +218,7 @@ func save(p *program, t target, o *options) (err error) {
 	}
 	_, err = io.Copy(f, bytes.NewReader(b))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return tool.Complain("Could not write to file '%s': %s", o.file, tool.Strerror(err))
+		return cli.Complain("Could not write to file '%s': %s", o.file, cli.Strerror(err))
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ func load(p *program, t target, o *options) error {
 	}
 	b, err := infile.Read(o.file, maxBlob)
 	if err != nil {
-		return tool.Complain("Could not open file '%s' for reading: %s", o.file, tool.Strerror(err))
+		return cli.Complain("Could not open file '%s' for reading: %s", o.file, cli.Strerror(err))
 	}
 	return step{name: "SET_STATEBLOB", call: "ioctl PTM_SET_STATEBLOB"}.explain(t.SetState(blob, 0, b))
 }
@@ -244,5 +244,5 @@ func load(p *program, t target, o *options) error {
 // Compat: swtpm_ioctl ends this line, and only this one, without a newline.
 func (p *program) unknownType(s string) error {
 	fmt.Fprint(p.stderr, printable.Line(fmt.Sprintf("Unknown TPM state type '%s'", s)))
-	return tool.Complain("")
+	return cli.Complain("")
 }

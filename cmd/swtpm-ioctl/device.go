@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"unsafe"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +51,7 @@ type device struct {
 func openDevice(path string) (target, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		return nil, tool.Complain("Unable to open device '%s'.", path)
+		return nil, cli.Complain("Unable to open device '%s'.", path)
 	}
 	piece, err := strconv.Atoi(os.Getenv(bufferSizeVar))
 	if err != nil || piece < 1 {

@@ -11,12 +11,12 @@ import (
 	"io"
 	"os"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/io/dial"
 	"github.com/swtpm-go/swtpm/internal/printable"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -88,13 +88,13 @@ func (p *program) perform(ctx context.Context, args []string) error {
 	}
 	switch {
 	case o.help:
-		_, err := fmt.Fprint(p.stdout, versionLine, usageHead, tool.Usage(o.table()))
+		_, err := fmt.Fprint(p.stdout, versionLine, usageHead, cli.Usage(o.table()))
 		return err
 	case o.version:
 		_, err := fmt.Fprint(p.stdout, versionLine)
 		return err
 	case o.shell != "":
-		return tool.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_ioctl", "swtpm-ioctl")
+		return cli.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_ioctl", "swtpm-ioctl")
 	}
 	t, err := connect(ctx, o)
 	if err != nil {
@@ -116,30 +116,30 @@ func connect(ctx context.Context, o *options) (target, error) {
 	case o.operand != "":
 		return openDevice(o.operand)
 	}
-	return nil, tool.Complain("Error: Missing device name.")
+	return nil, cli.Complain("Error: Missing device name.")
 }
 
-func connectTCP(ctx context.Context, a tool.Address) (target, error) {
+func connectTCP(ctx context.Context, a cli.Address) (target, error) {
 	c, err := client.Dial(ctx, "tcp", a.String())
-	if unknown := tool.ResolveError(a.Host, err); unknown != nil {
+	if unknown := cli.ResolveError(a.Host, err); unknown != nil {
 		return nil, unknown
 	}
 	if err != nil {
-		return nil, tool.Complain("Could not connect to host '%s' on port '%s' using TCP socket: %s", a.Host, a.Port, tool.Strerror(err))
+		return nil, cli.Complain("Could not connect to host '%s' on port '%s' using TCP socket: %s", a.Host, a.Port, cli.Strerror(err))
 	}
 	return c, nil
 }
 
 func connectUnix(ctx context.Context, path string) (target, error) {
 	if len(path) > dial.MaxPath {
-		return nil, tool.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
+		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
 	}
 	c, err := client.Dial(ctx, "unix", path)
 	if errors.Is(err, unix.EAGAIN) {
-		return nil, tool.Complain("Could not connect using UnixIO socket.")
+		return nil, cli.Complain("Could not connect using UnixIO socket.")
 	}
 	if err != nil {
-		return nil, tool.Complain("Connect failed: %s", tool.Strerror(err))
+		return nil, cli.Complain("Connect failed: %s", cli.Strerror(err))
 	}
 	return c, nil
 }

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // outcome is what a run of the program leaves.
@@ -176,7 +176,7 @@ func TestHelpAndVersion(t *testing.T) {
 	if got, want := ours([]string{"--version", "-c", "-c"}, ""), (outcome{0, versionLine, ""}); got != want {
 		t.Errorf("--version = %v, want %v", got, want)
 	}
-	if got, want := ours([]string{"-c", "--help"}, ""), (outcome{0, versionLine + usageHead + tool.Usage((&options{}).table()), ""}); got != want {
+	if got, want := ours([]string{"-c", "--help"}, ""), (outcome{0, versionLine + usageHead + cli.Usage((&options{}).table()), ""}); got != want {
 		t.Errorf("--help = %v, want %v", got, want)
 	}
 	if !strings.HasPrefix(versionLine, "TPM emulator control tool version "+daemon.Version+", Copyright (c) ") {

@@ -6,9 +6,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/printable"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -27,7 +27,7 @@ const defaultPort = "6546"
 
 // options is a parsed command line.
 type options struct {
-	target  tool.Target
+	target  cli.Target
 	operand string // the first one
 
 	command  *command
@@ -41,28 +41,28 @@ type options struct {
 }
 
 // table returns all options there are, in the order of the usage; they fill o.
-func (o *options) table() []tool.Option {
+func (o *options) table() []cli.Option {
 	all := o.target.Options(defaultPort)
 	for i := range commandTable {
 		c := &commandTable[i]
-		all = append(all, tool.Option{
+		all = append(all, cli.Option{
 			Name: c.name, Arg: c.arg, File: c.file, Help: c.help, Words: c.words,
 			Set: func(arg, file string) error { return o.choose(c, arg, file) },
 		})
 	}
 	return append(all,
-		tool.CompletionOption(&o.shell),
-		tool.Option{Name: "version", Help: "display version and exit",
-			Set: func(_, _ string) error { o.version = true; return tool.ErrStop }},
-		tool.Option{Name: "help", Help: "display help screen and exit",
-			Set: func(_, _ string) error { o.help = true; return tool.ErrStop }},
+		cli.CompletionOption(&o.shell),
+		cli.Option{Name: "version", Help: "display version and exit",
+			Set: func(_, _ string) error { o.version = true; return cli.ErrStop }},
+		cli.Option{Name: "help", Help: "display help screen and exit",
+			Set: func(_, _ string) error { o.help = true; return cli.ErrStop }},
 	)
 }
 
 // choose makes c the command, of which there can be one.
 func (o *options) choose(c *command, arg, file string) error {
 	if o.command != nil {
-		return tool.Complain("Only one command may be given.")
+		return cli.Complain("Only one command may be given.")
 	}
 	o.command, o.file = c, file
 	if c.set == nil {
@@ -74,7 +74,7 @@ func (o *options) choose(c *command, arg, file string) error {
 // parse reads the command line. A wrong option is told on stderr and left out.
 func (p *program) parse(args []string) (*options, error) {
 	o := &options{}
-	operands, err := tool.Parse(o.table(), args, func(err error) error {
+	operands, err := cli.Parse(o.table(), args, func(err error) error {
 		fmt.Fprintln(p.stderr, printable.Line(fmt.Sprintf("%s: %v", p.name, err)))
 		return nil
 	})
@@ -82,7 +82,7 @@ func (p *program) parse(args []string) (*options, error) {
 	case err != nil:
 		return nil, err
 	case o.command == nil && !o.help && !o.version && o.shell == "":
-		return nil, tool.Complain("No valid command.")
+		return nil, cli.Complain("No valid command.")
 	}
 	if len(operands) > 0 {
 		o.operand = operands[0]
@@ -94,9 +94,9 @@ func setLocality(o *options, s string) error {
 	n, ok := scanUint(s)
 	switch {
 	case !ok:
-		return tool.Complain("Could not get locality number from %s.", s)
+		return cli.Complain("Could not get locality number from %s.", s)
 	case n > uint32(tpm.MaxLocality):
-		return tool.Complain("Locality outside valid range of [0..4].")
+		return cli.Complain("Locality outside valid range of [0..4].")
 	}
 	o.locality = tpm.Locality(n)
 	return nil
@@ -105,7 +105,7 @@ func setLocality(o *options, s string) error {
 func setBufferSize(o *options, s string) error {
 	n, ok := scanUint(s)
 	if !ok {
-		return tool.Complain("Could not get buffersize from %s.", s)
+		return cli.Complain("Could not get buffersize from %s.", s)
 	}
 	o.number = uint64(n)
 	return nil
@@ -114,7 +114,7 @@ func setBufferSize(o *options, s string) error {
 func setRetries(o *options, s string) error {
 	n, ok := scanUint(s)
 	if !ok {
-		return tool.Complain("Could not parse lock retries from %s.", s)
+		return cli.Complain("Could not parse lock retries from %s.", s)
 	}
 	o.number = uint64(n)
 	return nil
@@ -136,7 +136,7 @@ func setInfoFlags(o *options, s string) error {
 	n, err := strconv.ParseUint(digits, 0, 64)
 	hex := strings.HasPrefix(strings.ToLower(digits), "0x")
 	if err != nil || strings.Contains(digits, "_") || strings.ContainsAny(digits, "oObB") && !hex {
-		return tool.Complain("Cannot parse info flags.")
+		return cli.Complain("Cannot parse info flags.")
 	}
 	if o.number = n; negative {
 		o.number = -n

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"os"
 
-	"github.com/swtpm-go/swtpm/internal/ca/localca"
+	"github.com/swtpm-go/swtpm/internal/ca/cmdlocalca"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/printable"
 )
@@ -18,7 +18,7 @@ func main() { daemon.Main("swtpm_localca", run) }
 // run runs the program and ends early if ctx does: a token that does not answer
 // would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &localca.Program{Name: os.Args[0], Stdout: printable.Writer(os.Stdout), Stderr: printable.Writer(os.Stderr)}
+	p := &cmdlocalca.Program{Name: os.Args[0], Stdout: printable.Writer(os.Stdout), Stderr: printable.Writer(os.Stderr)}
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, args) }()
 	select {

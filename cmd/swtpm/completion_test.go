@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/complete"
+	"github.com/swtpm-go/swtpm/internal/cli/completion"
 )
 
 // TestVerbCompletion holds how a verb's declaration is read for completion.
@@ -27,16 +27,16 @@ func TestVerbCompletion(t *testing.T) {
 		t.Fatalf("a verb of verbs is %+v, want one command and no options", c)
 	}
 	one := c.Commands[0]
-	if one.Operand.Kind != complete.File || len(one.Commands) != 1 || one.Commands[0].Commands[0].Name != "socket" {
+	if one.Operand.Kind != completion.File || len(one.Commands) != 1 || one.Commands[0].Commands[0].Name != "socket" {
 		t.Errorf("the verb takes %+v and %+v, want a file or a classic command line", one.Operand, one.Commands)
 	}
 	type arg struct {
-		kind  complete.Kind
+		kind  completion.Kind
 		names string // the first one of a list
 	}
 	want := map[string][]arg{
-		"--on": nil, "--help": nil, "--to": {{complete.File, ""}}, "--fd": {{complete.Text, ""}},
-		"--tpmstate": {{complete.List, "backend-uri"}}, "--new-key": {{complete.List, "pwdfd"}},
+		"--on": nil, "--help": nil, "--to": {{completion.File, ""}}, "--fd": {{completion.Text, ""}},
+		"--tpmstate": {{completion.List, "backend-uri"}}, "--new-key": {{completion.List, "pwdfd"}},
 	}
 	for _, o := range one.Options {
 		args, ok := want[o.Names[0]]

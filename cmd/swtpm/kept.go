@@ -6,19 +6,19 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
-	"github.com/swtpm-go/swtpm/internal/keep"
 )
 
 // openSession takes over the descriptors of the previous process that systemd has kept, and
 // asks systemd to keep those to come. It returns nil if nothing is kept; the service works
 // without.
-func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *keep.Session {
-	var fds []keep.FD
-	for _, f := range passed.Take(keep.Prefix) {
-		fds = append(fds, keep.FD(f))
+func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *handover.Session {
+	var fds []handover.FD
+	for _, f := range passed.Take(handover.Prefix) {
+		fds = append(fds, handover.FD(f))
 	}
 	if !keeps(cfg, systemd) {
 		for _, f := range fds {
@@ -27,7 +27,7 @@ func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Pa
 		}
 		return nil
 	}
-	s, why, err := keep.Open(systemd, fds)
+	s, why, err := handover.Open(systemd, fds)
 	if why != nil {
 		log.Warnf("cannot use the session of the previous process: %v", why)
 	}
@@ -54,7 +54,7 @@ func keeps(cfg *config.Config, systemd *daemon.Notifier) bool {
 }
 
 // keeper is s for emul.
-func keeper(s *keep.Session) emul.Keeper {
+func keeper(s *handover.Session) emul.Keeper {
 	if s == nil {
 		return nil
 	}
@@ -63,7 +63,7 @@ func keeper(s *keep.Session) emul.Keeper {
 
 // channelEnd returns the listener of a channel that this program makes itself: the one of
 // the previous process, or a new one, which systemd is asked to keep.
-func channelEnd(channel string, e config.Endpoint, s *keep.Session) (*listen.Listener, error) {
+func channelEnd(channel string, e config.Endpoint, s *handover.Session) (*listen.Listener, error) {
 	if s == nil || e.Kind != config.Unix && e.Kind != config.TCP {
 		return listen.Open(e)
 	}
@@ -93,7 +93,7 @@ const (
 )
 
 // keepData is data.Options.Keep, nil if nothing is kept.
-func keepData(s *keep.Session) func(fd int, attached bool) data.Kept {
+func keepData(s *handover.Session) func(fd int, attached bool) data.Kept {
 	if s == nil {
 		return nil
 	}
@@ -108,7 +108,7 @@ func keepData(s *keep.Session) func(fd int, attached bool) data.Kept {
 }
 
 // keepCtrl is ctrl.Options.Keep, nil if nothing is kept.
-func keepCtrl(s *keep.Session) func(fd int) ctrl.Kept {
+func keepCtrl(s *handover.Session) func(fd int) ctrl.Kept {
 	if s == nil {
 		return nil
 	}
@@ -119,7 +119,7 @@ func keepCtrl(s *keep.Session) func(fd int) ctrl.Kept {
 }
 
 // resumeClients serves the clients of the previous process.
-func resumeClients(s *keep.Session, d *data.Server, c *ctrl.Server) {
+func resumeClients(s *handover.Session, d *data.Server, c *ctrl.Server) {
 	for _, k := range s.Clients() {
 		switch k.Kind {
 		case ctrlClient:

@@ -17,7 +17,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/early"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/keep"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -67,7 +67,7 @@ type life struct {
 	log     *daemon.Log
 	engine  emul.Engine
 	ends    *ends
-	session *keep.Session
+	session *handover.Session
 	keys    seal.Keys
 	profile string // algorithm profile of a new TPM
 	pid     pidFile

@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/keep"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -85,7 +85,7 @@ func isSilent(err error) bool {
 }
 
 // options joins the configuration and the log into what the TPM needs.
-func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, session *keep.Session, s *service, log *daemon.Log) emul.Options {
+func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, session *handover.Session, s *service, log *daemon.Log) emul.Options {
 	o := emul.Options{
 		Version:          version(cfg),
 		Where:            cfg.State.URI,

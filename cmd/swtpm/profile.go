@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/algprofile"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -31,7 +31,7 @@ func readProfile(cfg *config.Config) (string, error) {
 	if version(cfg) == tpm.V20 && !libtpms.HasProfiles() {
 		return "", fmt.Errorf("--profile needs libtpms 0.10 or newer, and this is libtpms %s; leave it out, and a new TPM works with every libtpms", libtpms.Version())
 	}
-	source := algorithms.Source{FD: p.FD}
+	source := algprofile.Source{FD: p.FD}
 	switch p.Source {
 	case config.ProfileText:
 		source.JSON = p.Text
@@ -40,7 +40,7 @@ func readProfile(cfg *config.Config) (string, error) {
 	case config.ProfileFile:
 		source.Path = p.Text
 	}
-	text, err := algorithms.Read(source)
+	text, err := algprofile.Read(source)
 	if err == nil && p.RemoveDisabled != "" && version(cfg) == tpm.V20 {
 		text, err = removeDisabled(text, p.RemoveDisabled)
 	}
@@ -70,7 +70,7 @@ func removeDisabled(profile, how string) (string, error) {
 	if how == "fips-host" {
 		refuses = nil
 	}
-	return algorithms.RemoveDisabled(profile, custom, refuses)
+	return algprofile.RemoveDisabled(profile, custom, refuses)
 }
 
 // info is what libtpms 0.10 and later say of a TPM 2.0, as far as it is needed

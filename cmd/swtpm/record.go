@@ -1,11 +1,11 @@
 package main
 
 import (
+	"github.com/swtpm-go/swtpm/internal/capture"
+	"github.com/swtpm-go/swtpm/internal/capture/redact"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/io/pcap"
-	"github.com/swtpm-go/swtpm/internal/redact"
 )
 
 // openCapture opens what --pcap names; without the option the recorder is nil.
@@ -15,7 +15,7 @@ func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop fun
 	if p.File == "" && p.FD < 0 {
 		return nil, func() {}, nil
 	}
-	o := pcap.Options{
+	o := capture.Options{
 		File:      p.File,
 		FD:        p.FD,
 		Mode:      p.Mode,
@@ -26,7 +26,7 @@ func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop fun
 	if p.Redact {
 		o.Filter = redact.New(version(cfg))
 	}
-	c, err := pcap.Open(o)
+	c, err := capture.Open(o)
 	if err != nil {
 		return nil, func() {}, err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/keep"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
@@ -38,13 +38,13 @@ const (
 
 // heritage is what a start finds of the previous process of the service.
 type heritage struct {
-	kept     bool           // there is a TPM, or clients
-	profiles *keep.Profiles // nil if there is no memory that can be read
+	kept     bool               // there is a TPM, or clients
+	profiles *handover.Profiles // nil if there is no memory that can be read
 
-	profile keep.Profile // this process runs with it
-	changed bool         // it is another one than the previous process ran with
-	problem error        // why that process's profile is used again
-	started bool         // clients are served
+	profile handover.Profile // this process runs with it
+	changed bool             // it is another one than the previous process ran with
+	problem error            // why that process's profile is used again
+	started bool             // clients are served
 }
 
 // findHeritage looks at what systemd passed. It takes nothing.
@@ -54,11 +54,11 @@ func findHeritage(env func(string) string) *heritage {
 		return h
 	}
 	for i, name := range strings.Split(env("LISTEN_FDNAMES"), ":") {
-		if name != keep.MemoryName {
+		if name != handover.MemoryName {
 			continue
 		}
 		h.kept = true
-		h.profiles, _ = keep.OpenProfiles(3 + i) // else openSession says why
+		h.profiles, _ = handover.OpenProfiles(3 + i) // else openSession says why
 	}
 	return h
 }
@@ -77,11 +77,11 @@ func (h *heritage) choose(name, instance string) (cfg *config.Config, of string,
 	if err == nil {
 		cfg, err = config.ParseProfile(path, text, of)
 	}
-	last, ok := keep.Profile{}, false
+	last, ok := handover.Profile{}, false
 	if h.profiles != nil {
 		last, ok = h.profiles.Last()
 	}
-	h.profile = keep.Profile{Path: path, Text: text}
+	h.profile = handover.Profile{Path: path, Text: text}
 	h.changed = ok && h.profile != last
 	if err == nil && h.changed {
 		err = h.profiles.Rejected(text)
@@ -131,7 +131,7 @@ func (h *heritage) rescue(ctx context.Context, err error) error {
 }
 
 // ready notes that clients are served, and the profile with which they are.
-func (h *heritage) ready(s *keep.Session) {
+func (h *heritage) ready(s *handover.Session) {
 	h.started = true
 	if h.profile.Path != "" {
 		s.SaveProfile(h.profile)
@@ -185,7 +185,7 @@ func retryable(err error, from origin, systemd *daemon.Notifier) error {
 // lostStorage returns the error for a process that ends because it cannot reach its
 // state any more: the next process continues with what is kept. If another process has
 // the state, the end is an orderly one.
-func lostStorage(cause error, session *keep.Session) error {
+func lostStorage(cause error, session *handover.Session) error {
 	lost := errors.Is(cause, emul.ErrStorage) && !errors.Is(cause, nv.ErrLocked)
 	if session == nil || !lost && !errors.Is(cause, emul.ErrReplaced) {
 		return nil

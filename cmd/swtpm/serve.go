@@ -11,11 +11,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
-	"github.com/swtpm-go/swtpm/internal/keep"
 )
 
 // stopWait is how long the end of the process waits for a command that runs: a
@@ -34,7 +34,7 @@ type ends struct {
 // openEnds opens all of them but the device, which is open already. Sockets listen from here
 // on, so that clients that wait for them can connect; they are answered once serve
 // runs. With a session that systemd keeps, they may be those of the previous process.
-func openEnds(cfg *config.Config, dev device, systemd *daemon.Notifier, log *daemon.Log) (e *ends, s *keep.Session, err error) {
+func openEnds(cfg *config.Config, dev device, systemd *daemon.Notifier, log *daemon.Log) (e *ends, s *handover.Session, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
 		return nil, nil, err
@@ -88,7 +88,7 @@ func openMetrics(e config.Endpoint, passed *listen.Passed) (*listen.Listener, er
 	return nil, nil
 }
 
-func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *keep.Session) (*listen.Listener, int, error) {
+func openEnd(channel string, e config.Endpoint, passed *listen.Passed, s *handover.Session) (*listen.Listener, int, error) {
 	switch e.Kind {
 	case config.None:
 		return nil, -1, nil
@@ -126,7 +126,7 @@ func (e *ends) Close() {
 type joint struct {
 	cfg     *config.Config
 	ends    *ends
-	session *keep.Session
+	session *handover.Session
 	tpm     *emul.TPM
 	service *service
 	data    *data.Server
@@ -138,7 +138,7 @@ type joint struct {
 
 // join makes the servers of a TPM. They answer no client before serve. The caller ends
 // the joint.
-func join(ctx context.Context, cfg *config.Config, e *ends, session *keep.Session, t *emul.TPM, s *service) (j *joint, err error) {
+func join(ctx context.Context, cfg *config.Config, e *ends, session *handover.Session, t *emul.TPM, s *service) (j *joint, err error) {
 	j = &joint{cfg: cfg, ends: e, session: session, tpm: t, service: s}
 	j.ctx, j.end = context.WithCancelCause(ctx)
 	defer func() {

@@ -8,10 +8,10 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -46,7 +46,7 @@ func quietEngine() (emul.Engine, error) {
 }
 
 // openWithEngine opens the state of w, and libtpms to try it with.
-func (w *which) openWithEngine(how access) (*atrest.State, emul.Engine, error) {
+func (w *which) openWithEngine(how access) (*offline.State, emul.Engine, error) {
 	e, err := quietEngine()
 	if err != nil {
 		return nil, nil, err

@@ -10,10 +10,10 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -116,7 +116,7 @@ func exportState(w *which, pf *passFlags, sealed, plain bool) (err error) {
 }
 
 // protection says in words what keeps an archive from being read.
-func protection(a *atrest.Archive, pass *seal.Passphrase) string {
+func protection(a *offline.Archive, pass *seal.Passphrase) string {
 	switch {
 	case a.Sealed && pass != nil:
 		return "under its key and the passphrase"
@@ -141,12 +141,12 @@ func importState(w *which, pf *passFlags, replace bool) error {
 		return err
 	}
 	defer pass.Close()
-	b, err := infile.Read(w.files[0], atrest.MaxArchive)
+	b, err := infile.Read(w.files[0], offline.MaxArchive)
 	if err != nil {
 		return err
 	}
 	defer seal.Wipe(b)
-	a, err := atrest.Decode(b, passBytes(pass))
+	a, err := offline.Decode(b, passBytes(pass))
 	if err != nil {
 		return fmt.Errorf("%s: %w", w.files[0], err)
 	}

@@ -10,12 +10,12 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/atrest"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -162,7 +162,7 @@ func (w *which) version() tpm.Version {
 // open reads the key, opens the state, and confines the process: the state may be
 // made to do harm, and who looks at it is often root. What else the verb opens must
 // be open by then.
-func (w *which) open(how access) (*atrest.State, error) {
+func (w *which) open(how access) (*offline.State, error) {
 	s, err := w.openFree(how)
 	if err != nil {
 		return nil, err
@@ -191,7 +191,7 @@ func (w *which) confine(how access) error {
 }
 
 // openFree is open without the sandbox.
-func (w *which) openFree(how access) (*atrest.State, error) {
+func (w *which) openFree(how access) (*offline.State, error) {
 	c := w.cfg.Key
 	c.Remove = false // the emulator's to do; here the key may be needed again
 	var err error
@@ -199,7 +199,7 @@ func (w *which) openFree(how access) (*atrest.State, error) {
 		return nil, err
 	}
 	logKeyWarnings("key", w.key, warnf)
-	s, err := atrest.Open(atrest.Options{
+	s, err := offline.Open(offline.Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
 			return backend.Open(w.cfg.State.URI, nv.Options{
 				Mode:         w.cfg.State.Mode,

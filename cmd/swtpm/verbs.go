@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/complete"
+	"github.com/swtpm-go/swtpm/internal/cli/completion"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/early"
@@ -53,7 +53,7 @@ func verbTable() []verb {
 			what: "Print the profile that equals a classic command line."},
 		{name: "state", synopsis: "state VERB", verbs: stateVerbs,
 			what: "Work on the state of a TPM that is off; see swtpm-state(8)."},
-		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(complete.Shells, "|"), least: 1, most: 1,
+		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(completion.Shells, "|"), least: 1, most: 1,
 			prepare: printCompletion, what: "Print a shell completion script."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,
 			what: "Print the versions of this program and of libtpms, and the features that swtpm lacks."},

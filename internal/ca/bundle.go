@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // Bundle returns in PEM what a verifier of the CA's certificates needs: that of
@@ -61,7 +61,7 @@ func (c *CA) root() (*x509.Certificate, error) {
 
 // certificates returns all certificates in a PEM file.
 func (c *CA) certificates(path string) ([]*x509.Certificate, error) {
-	dir, err := folder.Open(filepath.Dir(path))
+	dir, err := safefile.Open(filepath.Dir(path))
 	if err != nil {
 		return nil, err
 	}

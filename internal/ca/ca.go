@@ -22,9 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
-	"github.com/swtpm-go/swtpm/internal/ca/issuer"
-	"github.com/swtpm-go/swtpm/internal/conf"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // Log takes messages, one call for each, without newline.
@@ -85,7 +85,7 @@ func (c *CA) prepare(ctx context.Context) error {
 		}
 	}
 	if unix.Access(c.cfg.StateDir, unix.R_OK|unix.W_OK) != nil {
-		return tool.Complain("Need read/write rights on statedir %s for user %s.%s", c.cfg.StateDir, conf.UserName(), conf.OwnFiles())
+		return cli.Complain("Need read/write rights on statedir %s for user %s.%s", c.cfg.StateDir, keyvalue.UserName(), keyvalue.OwnFiles())
 	}
 	if c.cfg.InToken() {
 		return nil
@@ -102,30 +102,30 @@ func (c *CA) makeDir(key, path string) error {
 	}
 	c.log.Infof("Creating swtpm-localca dir '%s'.", path)
 	if err := os.MkdirAll(path, 0o770); err != nil {
-		return tool.Complain("Could not create directory %s for '%s': %s.%s", path, key, tool.Strerror(err), conf.OwnFiles())
+		return cli.Complain("Could not create directory %s for '%s': %s.%s", path, key, cli.Strerror(err), keyvalue.OwnFiles())
 	}
 	return nil
 }
 
 // open returns the key that signs and its certificate, which belong together.
-func (c *CA) open() (*issuer.Key, *x509.Certificate, error) {
+func (c *CA) open() (*signer.Key, *x509.Certificate, error) {
 	cert, err := c.issuerCert()
 	if err != nil {
 		return nil, nil, err
 	}
 	key, err := c.signingKey()
 	if err != nil {
-		return nil, nil, fmt.Errorf("signing key %q: %w", issuer.Place(c.cfg.SigningKey), err)
+		return nil, nil, fmt.Errorf("signing key %q: %w", signer.Place(c.cfg.SigningKey), err)
 	}
 	if !belongs(cert, key.Public()) {
 		key.Close()
-		return nil, nil, fmt.Errorf("the certificate in %q is not that of the signing key %q", c.cfg.IssuerCert, issuer.Place(c.cfg.SigningKey))
+		return nil, nil, fmt.Errorf("the certificate in %q is not that of the signing key %q", c.cfg.IssuerCert, signer.Place(c.cfg.SigningKey))
 	}
 	return key, cert, nil
 }
 
 // signingKey opens the key that signs.
-func (c *CA) signingKey() (*issuer.Key, error) {
+func (c *CA) signingKey() (*signer.Key, error) {
 	if !c.cfg.InToken() {
 		p, err := openPair(c.cfg.SigningKey, c.cfg.IssuerCert)
 		if err != nil {
@@ -135,7 +135,7 @@ func (c *CA) signingKey() (*issuer.Key, error) {
 		if err := p.loadKey(c.cfg.Password, c.log); err != nil {
 			return nil, err
 		}
-		return &issuer.Key{Signer: p.key}, nil
+		return &signer.Key{Signer: p.key}, nil
 	}
 	for _, v := range c.cfg.Env {
 		name, value, _ := strings.Cut(v, "=")
@@ -143,15 +143,15 @@ func (c *CA) signingKey() (*issuer.Key, error) {
 			return nil, fmt.Errorf("env:%s: %w", name, err)
 		}
 	}
-	source := issuer.Source{Key: c.cfg.SigningKey, PIN: c.cfg.PIN, TCTI: os.Getenv("TPM2TOOLS_TCTI"),
+	source := signer.Source{Key: c.cfg.SigningKey, PIN: c.cfg.PIN, TCTI: os.Getenv("TPM2TOOLS_TCTI"),
 		Warn: func(s string) { c.log.Errorf("%s", s) }}
 	if c.cfg.Password != "" {
 		source.Password = []byte(c.cfg.Password)
 	}
-	if issuer.Kind(source.Key) == "PKCS#11" {
+	if signer.Kind(source.Key) == "PKCS#11" {
 		c.log.Infof("CA uses a PKCS#11 key; using SWTPM_PKCS11_PIN")
 	}
-	return issuer.Open(source)
+	return signer.Open(source)
 }
 
 // issuerCert returns the certificate of the key that signs.
@@ -159,7 +159,7 @@ func (c *CA) issuerCert() (*x509.Certificate, error) {
 	all, err := c.certificates(c.cfg.IssuerCert)
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, tool.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, conf.UserName(), conf.OwnFiles())
+		return nil, cli.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, keyvalue.UserName(), keyvalue.OwnFiles())
 	case err != nil:
 		return nil, fmt.Errorf("issuer certificate: %w", err)
 	case len(all) == 0:

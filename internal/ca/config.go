@@ -4,8 +4,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // ConfigName is the name of the configuration file where package conf looks for
@@ -32,15 +32,15 @@ type Config struct {
 
 // LoadConfig reads the configuration file at path.
 func LoadConfig(path string) (*Config, error) {
-	file, err := conf.Read(path)
+	file, err := keyvalue.Read(path)
 	if err != nil {
-		return nil, tool.Complain("Need read rights on config file %s for user %s.%s", path, conf.UserName(), conf.OwnFiles())
+		return nil, cli.Complain("Need read rights on config file %s for user %s.%s", path, keyvalue.UserName(), keyvalue.OwnFiles())
 	}
 	return parseConfig(path, file)
 }
 
 // parseConfig takes the keys from the text of the file at path.
-func parseConfig(path string, file conf.File) (*Config, error) {
+func parseConfig(path string, file keyvalue.File) (*Config, error) {
 	c := &Config{PIN: defaultPIN}
 	for _, key := range []struct {
 		name string
@@ -48,7 +48,7 @@ func parseConfig(path string, file conf.File) (*Config, error) {
 	}{{"statedir", &c.StateDir}, {"signingkey", &c.SigningKey}, {"issuercert", &c.IssuerCert}} {
 		var ok bool
 		if *key.to, ok = file.Value(key.name); !ok || *key.to == "" {
-			return nil, tool.Complain("Missing '%s' config value in config file %s.", key.name, path)
+			return nil, cli.Complain("Missing '%s' config value in config file %s.", key.name, path)
 		}
 	}
 	c.SigningKey = strings.ReplaceAll(c.SigningKey, `\;`, ";")
@@ -77,7 +77,7 @@ func (c *Config) InToken() bool {
 
 // environment returns the lines env:NAME = VALUE as NAME=VALUE. A value ends with
 // its line: "#" and ${} mean nothing in it.
-func environment(file conf.File) (env []string) {
+func environment(file keyvalue.File) (env []string) {
 	for line := range strings.Lines(string(file)) {
 		rest, ok := strings.CutPrefix(line, "env:")
 		if !ok {

@@ -9,9 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/swtpm-go/swtpm/internal/ca/issuer"
-	"github.com/swtpm-go/swtpm/internal/conf"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // Names of the root CA's files, beside the signing key.
@@ -57,13 +57,13 @@ func (c *CA) whole() (bool, error) {
 	clear(text)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return false, tool.Complain("Need read rights on signing key %s for user %s.%s", c.cfg.SigningKey, conf.UserName(), conf.OwnFiles())
+		return false, cli.Complain("Need read rights on signing key %s for user %s.%s", c.cfg.SigningKey, keyvalue.UserName(), keyvalue.OwnFiles())
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, fmt.Errorf("signing key: %w", err)
 	}
 	switch err := p.loadCert(); {
 	case errors.Is(err, fs.ErrPermission):
-		return false, tool.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, conf.UserName(), conf.OwnFiles())
+		return false, cli.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, keyvalue.UserName(), keyvalue.OwnFiles())
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoPEM):
 		return false, nil
 	case err != nil:
@@ -92,7 +92,7 @@ func (c *CA) create(ctx context.Context) error {
 
 	password := os.Getenv(rootPasswordVar)
 	if err := root.load(password, c.log); err != nil {
-		if errors.Is(err, issuer.ErrPassword) {
+		if errors.Is(err, signer.ErrPassword) {
 			err = fmt.Errorf("%w: %s has to be that of the root CA's key, %q", err, rootPasswordVar, root.keyDir.Path(rootKeyName))
 		}
 		return err

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/ca/issuer"
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // crlNumberName is the name of the file with the number of the last revocation
@@ -56,14 +56,14 @@ func (c *CA) RevocationList(ctx context.Context, days int) ([]byte, error) {
 		Number: number, ThisUpdate: now, NextUpdate: now.AddDate(0, 0, days), RevokedCertificateEntries: all,
 	}, crt, key)
 	if err != nil {
-		return nil, fmt.Errorf("sign the revocation list with %q: %w", issuer.Place(c.cfg.SigningKey), err)
+		return nil, fmt.Errorf("sign the revocation list with %q: %w", signer.Place(c.cfg.SigningKey), err)
 	}
 	return der, nil
 }
 
 // renewForLists replaces the certificate of the signing key by one that allows it
 // to sign revocation lists. The caller holds the lock.
-func (c *CA) renewForLists(key *issuer.Key) (*x509.Certificate, error) {
+func (c *CA) renewForLists(key *signer.Key) (*x509.Certificate, error) {
 	const remedy = "have the root CA issue a certificate for the same key with the key usages keyCertSign and cRLSign"
 	if c.cfg.InToken() {
 		return nil, fmt.Errorf("the certificate in %q does not allow its key to sign revocation lists; %s", c.cfg.IssuerCert, remedy)
@@ -82,7 +82,7 @@ func (c *CA) renewForLists(key *issuer.Key) (*x509.Certificate, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("the certificate in %q does not allow its key to sign revocation lists, and the key or the certificate of the root CA is missing in %q: put %s and %s back for this call, or %s",
 			c.cfg.IssuerCert, dir, rootKeyName, rootCertName, remedy)
-	case errors.Is(err, issuer.ErrPassword):
+	case errors.Is(err, signer.ErrPassword):
 		return nil, fmt.Errorf("%w: set %s to the password of the root CA's key, %q", err, rootPasswordVar, root.keyDir.Path(rootKeyName))
 	case err != nil:
 		return nil, fmt.Errorf("root CA: %w", err)
@@ -108,7 +108,7 @@ func (c *CA) renewForLists(key *issuer.Key) (*x509.Certificate, error) {
 // nextListNumber returns the number of a new list, which is on disk before. The
 // caller holds the lock.
 func (c *CA) nextListNumber() (*big.Int, error) {
-	dir, err := folder.Open(c.cfg.StateDir)
+	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}

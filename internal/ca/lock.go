@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
-	"github.com/swtpm-go/swtpm/internal/folder"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // lockName is the name of the lock file in the state directory.
@@ -26,22 +26,22 @@ const (
 // lock excludes other processes, ours and swtpm's, and other calls of this one,
 // until unlock is called. It waits for its turn.
 func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
-	dir, err := folder.Open(c.cfg.StateDir)
+	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
-		return nil, tool.Complain("Could not open lockfile %s/%s: %s", c.cfg.StateDir, lockName, tool.Strerror(err))
+		return nil, cli.Complain("Could not open lockfile %s/%s: %s", c.cfg.StateDir, lockName, cli.Strerror(err))
 	}
 	defer dir.Close()
 	for {
 		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: these are swtpm's
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil, tool.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), conf.UserName(), conf.OwnFiles())
+			return nil, cli.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), keyvalue.UserName(), keyvalue.OwnFiles())
 		case err != nil:
 			return nil, fmt.Errorf("lock: %w", err)
 		}
 		if err := flock(ctx, file); err != nil {
 			file.Close()
-			return nil, tool.Complain("Could not lock file %s: %s", dir.Path(lockName), tool.Strerror(err))
+			return nil, cli.Complain("Could not lock file %s: %s", dir.Path(lockName), cli.Strerror(err))
 		}
 		if dir.Still(lockName, file) {
 			return func() { file.Close() }, nil
@@ -51,7 +51,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // flock locks the file.
-func flock(ctx context.Context, file *folder.File) error {
+func flock(ctx context.Context, file *safefile.File) error {
 	limit := time.After(lockLimit)
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)

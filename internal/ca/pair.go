@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/ca/issuer"
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // maxFile is how long a file with a key or certificates may be, in bytes.
@@ -22,7 +22,7 @@ const maxFile = 1 << 20
 
 // pair is a private key and its certificate, a PEM file each.
 type pair struct {
-	keyDir, certDir   *folder.Folder
+	keyDir, certDir   *safefile.Folder
 	keyName, certName string
 
 	key  crypto.Signer     // nil: none was loaded
@@ -31,11 +31,11 @@ type pair struct {
 
 // openPair opens the directories of the two files.
 func openPair(key, cert string) (*pair, error) {
-	keyDir, err := folder.Open(filepath.Dir(key))
+	keyDir, err := safefile.Open(filepath.Dir(key))
 	if err != nil {
 		return nil, err
 	}
-	certDir, err := folder.Open(filepath.Dir(cert))
+	certDir, err := safefile.Open(filepath.Dir(cert))
 	if err != nil {
 		keyDir.Close()
 		return nil, err
@@ -69,7 +69,7 @@ func (p *pair) loadKey(password string, log Log) error {
 	case mode&0o020 != 0:
 		log.Errorf("The mode of %s is %#o, so its group may change the key; chmod 0600 would keep it to its owner.", path, mode)
 	}
-	p.key, err = issuer.ParsePEM(text, []byte(password))
+	p.key, err = signer.ParsePEM(text, []byte(password))
 	return err
 }
 
@@ -118,7 +118,7 @@ func (p *pair) load(password string, log Log) error {
 
 // setAside gives a file that is of no use another name. One without a byte is
 // removed.
-func setAside(dir *folder.Folder, name, why string, log Log) error {
+func setAside(dir *safefile.Folder, name, why string, log Log) error {
 	if b, _, err := dir.Read(name, maxFile); err == nil && len(b) == 0 {
 		return dir.Remove(name)
 	}
@@ -149,7 +149,7 @@ func (p *pair) storeKey(key crypto.Signer, password string) error {
 	block := pem.Block{Type: "PRIVATE KEY", Bytes: b}
 	if password != "" {
 		block.Type = "ENCRYPTED PRIVATE KEY"
-		if block.Bytes, err = issuer.Encrypt(b, []byte(password)); err != nil {
+		if block.Bytes, err = signer.Encrypt(b, []byte(password)); err != nil {
 			return err
 		}
 	}

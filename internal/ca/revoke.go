@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // revokedName is the name of the file with the revoked certificates, in the state
@@ -37,7 +37,7 @@ func (c *CA) IssuedSerial(name string) (*big.Int, error) {
 	if n, ok := parseSerial(name); ok {
 		return n, nil
 	}
-	dir, err := folder.Open(filepath.Dir(name))
+	dir, err := safefile.Open(filepath.Dir(name))
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func (c *CA) Revoke(ctx context.Context, serial *big.Int) (time.Time, error) {
 	for _, r := range all {
 		fmt.Fprintf(&text, "%s %s\n", r.SerialNumber, r.RevocationTime.Format(time.RFC3339))
 	}
-	dir, err := folder.Open(c.cfg.StateDir)
+	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -108,7 +108,7 @@ func (c *CA) Revoke(ctx context.Context, serial *big.Int) (time.Time, error) {
 
 // revoked returns the certificates that were revoked, the oldest first.
 func (c *CA) revoked() (all []x509.RevocationListEntry, err error) {
-	dir, err := folder.Open(c.cfg.StateDir)
+	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // Limits of serial numbers.
@@ -36,7 +36,7 @@ func (c *CA) nextSerial(ctx context.Context) (*big.Int, error) {
 		return nil, err
 	}
 	defer unlock()
-	dir, err := folder.Open(filepath.Dir(c.cfg.Serial))
+	dir, err := safefile.Open(filepath.Dir(c.cfg.Serial))
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (c *CA) nextSerial(ctx context.Context) (*big.Int, error) {
 
 // advance writes the number after the one in the file into it, and returns it
 // when it is on the disk.
-func advance(file *folder.File, random io.Reader) (*big.Int, error) {
+func advance(file *safefile.File, random io.Reader) (*big.Int, error) {
 	text := make([]byte, serialDigits+1)
 	n, err := file.ReadAt(text, 0)
 	if err != nil && err != io.EOF {

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/algprofile"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -21,7 +21,7 @@ type Library struct {
 	Engine      emul.Engine
 	Version     string
 	HasProfiles bool
-	Refuses     func(algorithms.Operation) bool // what this host's OpenSSL does
+	Refuses     func(algprofile.Operation) bool // what this host's OpenSSL does
 }
 
 // capabilities are what an emulator can do.
@@ -124,17 +124,17 @@ func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capab
 	}
 	out, err := ask(ctx, argv, args...)
 	if ctx.Err() != nil {
-		return c, tool.Complain("Interrupted; nothing was done.")
+		return c, cli.Complain("Interrupted; nothing was done.")
 	}
 	if err != nil {
-		return c, tool.Complain("Could not get the capabilities of %s: %v", argv[0], err)
+		return c, cli.Complain("Could not get the capabilities of %s: %v", argv[0], err)
 	}
 	var told struct {
 		Features []string
 		Profiles struct{ Names []string }
 	}
 	if err := json.Unmarshal(out, &told); err != nil {
-		return c, tool.Complain("Could not read the capabilities of %s: %v", argv[0], err)
+		return c, cli.Complain("Could not read the capabilities of %s: %v", argv[0], err)
 	}
 	for _, f := range told.Features {
 		size, isSize := strings.CutPrefix(f, "rsa-keysize-")
@@ -155,10 +155,10 @@ func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capab
 // checkProgram makes sure that --tpm names a program.
 func checkProgram(argv []string) error {
 	if len(argv) == 0 {
-		return tool.Complain("Default TPM 'swtpm' could not be found and was not provided using --tpm")
+		return cli.Complain("Default TPM 'swtpm' could not be found and was not provided using --tpm")
 	}
 	if _, err := exec.LookPath(argv[0]); err != nil {
-		return tool.Complain("swtpm at %s is not an executable.", argv[0])
+		return cli.Complain("swtpm at %s is not an executable.", argv[0])
 	}
 	return nil
 }

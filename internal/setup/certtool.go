@@ -17,10 +17,10 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/ca/localca"
+	"github.com/swtpm-go/swtpm/internal/ca/cmdlocalca"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // certTool is a job.Certifier: the program that the configuration names, called
@@ -48,7 +48,7 @@ func newCertTool(c settings, prefix bool) (*certTool, error) {
 	}
 	path, err := exec.LookPath(name)
 	if err != nil && !errors.Is(err, exec.ErrDot) {
-		return nil, tool.Complain("Could not find %s in PATH.", name)
+		return nil, cli.Complain("Could not find %s in PATH.", name)
 	}
 	t.path, t.inside = path, isOurs(path)
 	if prefix {
@@ -83,11 +83,11 @@ func (t *certTool) close() {
 // Issue implements job.Certifier.
 func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 	if t.path == "" {
-		return nil, tool.Complain("There is no program for certificates: create_certs_tool is missing in the configuration file.")
+		return nil, cli.Complain("There is no program for certificates: create_certs_tool is missing in the configuration file.")
 	}
 	if t.inside {
 		cert, err := t.issueInside(ctx, r)
-		if !errors.Is(err, localca.ErrToken) {
+		if !errors.Is(err, cmdlocalca.ErrToken) {
 			return cert, err
 		}
 		t.inside = false
@@ -95,7 +95,7 @@ func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 	if t.dir == "" {
 		var err error
 		if t.dir, err = os.MkdirTemp("", "swtpm_setup.certs."); err != nil {
-			return nil, tool.Complain("Could not create temporary directory for certs: %s", tool.Strerror(err))
+			return nil, cli.Complain("Could not create temporary directory for certs: %s", cli.Strerror(err))
 		}
 	}
 	args, err := t.args(ctx, r)
@@ -109,7 +109,7 @@ func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 	path := filepath.Join(t.dir, string(r.Type)+".cert")
 	cert, err := infile.Read(path, maxCertificate)
 	if err != nil {
-		return nil, tool.Complain("%s has left no certificate: %v", t.path, err)
+		return nil, cli.Complain("%s has left no certificate: %v", t.path, err)
 	}
 	return cert, os.Remove(path)
 }
@@ -125,7 +125,7 @@ func (t *certTool) issueInside(ctx context.Context, r job.Request) ([]byte, erro
 		return nil, err
 	}
 	t.log.Infof("  Invoking %s %s", t.path, strings.Join(args, " "))
-	cert, err := localca.Certificate(ctx, prefixed{t.log, t.prefix}, args)
+	cert, err := cmdlocalca.Certificate(ctx, prefixed{t.log, t.prefix}, args)
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func specArgs(ctx context.Context, t job.TPM) ([]string, error) {
 	}
 	err = json.Unmarshal([]byte(text), &i)
 	if err != nil || i.TPMSpecification == nil || i.TPMAttributes == nil {
-		return nil, tool.Complain("Could not get the TPM spec and attribute parameters.")
+		return nil, cli.Complain("Could not get the TPM spec and attribute parameters.")
 	}
 	s, a := i.TPMSpecification, i.TPMAttributes
 	return []string{
@@ -262,7 +262,7 @@ func (t *certTool) run(ctx context.Context, args []string) error {
 		why = "see " + t.logFile
 	}
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
-		return tool.Complain("%s exit with status %d: %s", filepath.Base(t.path), exit.ExitCode(), why)
+		return cli.Complain("%s exit with status %d: %s", filepath.Base(t.path), exit.ExitCode(), why)
 	}
-	return tool.Complain("An error occurred running %s: %v %s", filepath.Base(t.path), err, why)
+	return cli.Complain("An error occurred running %s: %v %s", filepath.Base(t.path), err, why)
 }

@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/folder"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -281,7 +281,7 @@ func (c *child) finish() ([]byte, error) {
 	if err := c.stop(); err != nil {
 		return nil, err
 	}
-	dir, err := folder.Open(c.dir)
+	dir, err := safefile.Open(c.dir)
 	if err != nil {
 		return nil, err
 	}

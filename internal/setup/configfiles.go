@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
-	"github.com/swtpm-go/swtpm/internal/folder"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // createConfigFiles writes the configuration of a local CA for this user, who
@@ -23,14 +23,14 @@ func createConfigFiles(stdout io.Writer, flags, bindir string) error {
 		has[f] = true
 	}
 	if has["overwrite"] && has["skip-if-exist"] {
-		return tool.Complain("Error: overwrite and skip-if-exist cannot both be used")
+		return cli.Complain("Error: overwrite and skip-if-exist cannot both be used")
 	}
 	if os.Getuid() == 0 && !has["root"] {
-		return tool.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", conf.SystemDir)
+		return cli.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", keyvalue.SystemDir)
 	}
-	dir := conf.UserDir()
+	dir := keyvalue.UserDir()
 	if dir == "" {
-		return tool.Complain("This user has no home directory; set XDG_CONFIG_HOME.")
+		return cli.Complain("This user has no home directory; set XDG_CONFIG_HOME.")
 	}
 	files := configFiles(dir, bindir)
 	for _, f := range files {
@@ -41,16 +41,16 @@ func createConfigFiles(stdout io.Writer, flags, bindir string) error {
 			return nil
 		}
 		if !has["overwrite"] {
-			return tool.Complain("File %s already exists. Refusing to overwrite.", f.path)
+			return cli.Complain("File %s already exists. Refusing to overwrite.", f.path)
 		}
 	}
 	if err := os.MkdirAll(caDir(dir), 0o775); err != nil {
-		return tool.Complain("Could not create %s: %s", caDir(dir), tool.Strerror(err))
+		return cli.Complain("Could not create %s: %s", caDir(dir), cli.Strerror(err))
 	}
 	for _, f := range files {
 		fmt.Fprintf(stdout, "Writing %s.\n", f.path)
 		if err := writeFile(f.path, []byte(f.content), 0o666); err != nil {
-			return tool.Complain("Could not write to %s: %s", f.path, tool.Strerror(err))
+			return cli.Complain("Could not write to %s: %s", f.path, cli.Strerror(err))
 		}
 	}
 	return nil
@@ -98,7 +98,7 @@ func uname() (system, version string) {
 // writeFile puts content at path in one step, in place of what is there. mode is
 // before the umask.
 func writeFile(path string, content []byte, mode os.FileMode) error {
-	dir, err := folder.Open(filepath.Dir(path))
+	dir, err := safefile.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // stagingName is what the directory of another emulator is called, stagingNames
@@ -60,7 +60,7 @@ func abandoned(path string) error {
 	if st.Mode&^unix.S_ISGID != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
 		return errors.New("it is no directory with mode 0700 that belongs to who runs this")
 	}
-	dir, err := folder.Open(path)
+	dir, err := safefile.Open(path)
 	if err != nil {
 		return err
 	}

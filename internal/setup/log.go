@@ -6,9 +6,9 @@ import (
 	"os"
 	"sync"
 
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/printable"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // messages is a job.Log: everything into a file, or on stdout and stderr.
@@ -23,9 +23,9 @@ type messages struct {
 // openLog has messages go into the file at path. It is made if it is not there,
 // and is no link.
 func (m *messages) openLog(path string) error {
-	f, err := folder.OpenOutput(path, os.O_APPEND, 0o640)
+	f, err := safefile.OpenOutput(path, os.O_APPEND, 0o640)
 	if err != nil {
-		return tool.Complain("Error opening file %s: %s", path, tool.Strerror(err))
+		return cli.Complain("Error opening file %s: %s", path, cli.Strerror(err))
 	}
 	m.file = f
 	return nil

@@ -7,13 +7,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // timeFormat is how the first and the last message tell the time.
@@ -25,7 +25,7 @@ func (p *program) make(ctx context.Context, pl *place, plan *plan) error {
 	if p.o.Reconfigure {
 		what = "reconfiguration"
 	}
-	p.log.Infof("Starting vTPM %s as %s:%s @ %s", what, conf.UserName(), groupName(), time.Now().Format(timeFormat))
+	p.log.Infof("Starting vTPM %s as %s:%s @ %s", what, keyvalue.UserName(), groupName(), time.Now().Format(timeFormat))
 	defer func() { p.log.Infof("Ending vTPM manufacturing @ %s", time.Now().Format(timeFormat)) }()
 	made, err := p.manufacture(ctx, pl, plan)
 	switch {
@@ -57,7 +57,7 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (made 
 	sealed, keys, err := p.author(ctx, pl, plan)
 	defer seal.Wipe(sealed)
 	if ctx.Err() != nil {
-		return false, tool.Complain("Interrupted; %s is as it was.", pl.uri)
+		return false, cli.Complain("Interrupted; %s is as it was.", pl.uri)
 	}
 	if err != nil {
 		return false, err
@@ -98,7 +98,7 @@ func (p *program) lock(ctx context.Context, pl *place) (goOn bool, err error) {
 		}
 		select {
 		case <-ctx.Done():
-			return false, tool.Complain("Interrupted; %s is as it was.", pl.uri)
+			return false, cli.Complain("Interrupted; %s is as it was.", pl.uri)
 		case <-limit:
 			return false, err
 		case <-time.After(lockPause):

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
 // self is this program, also when its file was replaced meanwhile.
@@ -28,7 +28,7 @@ func (v *vmOptions) limit() (int, error) {
 	}
 	n, err := strconv.ParseUint(v.jobs, 10, 16)
 	if err != nil || n == 0 {
-		return 0, tool.Complain("--jobs: %q is not a number from 1 to 65535.", v.jobs)
+		return 0, cli.Complain("--jobs: %q is not a number from 1 to 65535.", v.jobs)
 	}
 	return int(n), nil
 }

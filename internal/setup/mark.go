@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/ca/inventory"
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // markName is the file in a state directory that tells of the manufacture that
@@ -54,7 +54,7 @@ type mark struct {
 
 // readMark returns the mark, nil if there is none.
 func readMark(at *markAt) (*mark, error) {
-	f, err := folder.Open(at.dir)
+	f, err := safefile.Open(at.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -82,7 +82,7 @@ func (m *mark) write(at *markAt) error {
 	if err != nil {
 		return err
 	}
-	f, err := folder.Open(at.dir)
+	f, err := safefile.Open(at.dir)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 		}
 		return true, nil
 	default:
-		return false, tool.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), pl.uri, pl.markAt().path())
+		return false, cli.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), pl.uri, pl.markAt().path())
 	}
 	return false, err
 }

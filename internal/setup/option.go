@@ -3,9 +3,9 @@ package setup
 import (
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // Options are a command line of swtpm_setup, as it was given: nothing is checked
@@ -94,12 +94,12 @@ func yes(flags ...*bool) func(_, _ string) error {
 }
 
 // table returns all options, in the order of the usage; they fill o.
-func (o *Options) table(h hooks) []tool.Option {
+func (o *Options) table(h hooks) []cli.Option {
 	return append(o.mainOptions(h), o.otherOptions(h)...)
 }
 
-func (o *Options) mainOptions(h hooks) []tool.Option {
-	return []tool.Option{
+func (o *Options) mainOptions(h hooks) []cli.Option {
+	return []cli.Option{
 		{Name: "runas", Arg: "<user>", Set: text(&o.RunAs), Help: "Run this program under the given user's account."},
 		{Name: "tpm-state", Arg: "<dir>", Set: text(&o.State), Help: "Where the state of the TPM is written to; required.\ndir:// before the path of a directory, or nothing;\nfile:// before that of a file or block device."},
 		{Name: "tpmstate", Arg: "<dir>", Set: text(&o.State), Help: "The same as --tpm-state."},
@@ -139,7 +139,7 @@ func (o *Options) mainOptions(h hooks) []tool.Option {
 	}
 }
 
-func (o *Options) otherOptions(h hooks) []tool.Option {
+func (o *Options) otherOptions(h hooks) []cli.Option {
 	profile := func(p *string) func(arg, _ string) error {
 		return func(arg, _ string) error {
 			*p = arg
@@ -154,7 +154,7 @@ func (o *Options) otherOptions(h hooks) []tool.Option {
 		}
 	}
 	ignore := func(_, _ string) error { return nil }
-	return []tool.Option{
+	return []cli.Option{
 		{Name: "profile", Arg: "<json>", Set: profile(&o.Profile), Help: "The algorithm profile of a new TPM 2.0."},
 		{Name: "profile-name", Arg: "<name>", Set: profile(&o.ProfileName), Help: "The name of one: local:NAME, distro:NAME,\nbuiltin:NAME, or the first of them that is there."},
 		{Name: "profile-file", Arg: "<file>", Set: profile(&o.ProfileFile), Help: "A file with one."},
@@ -171,7 +171,7 @@ func (o *Options) otherOptions(h hooks) []tool.Option {
 		{Name: "display", Hidden: true, Set: ignore},
 		{Name: "swtpm_ioctl", Arg: "<executable>", Set: deprecated("swtpm_ioctl"), Hidden: true},
 		{Name: "tcsd-system-ps-file", Arg: "<file>", Set: deprecated("tcsd-system-ps-file"), Hidden: true},
-		{Name: "completion", Arg: "<shell>", Own: true, Words: tool.CompletionOption(&o.shell).Words, Set: tool.CompletionOption(&o.shell).Set,
+		{Name: "completion", Arg: "<shell>", Own: true, Words: cli.CompletionOption(&o.shell).Words, Set: cli.CompletionOption(&o.shell).Set,
 			Help: "Print a completion script for this command line:\nbash, zsh or fish."},
 		{Name: "version", Set: func(_, _ string) error { return h.version() }, Help: "Print the version."},
 		{Name: "help", Short: "h?", Set: func(_, _ string) error { return h.help() }, Help: "Print this text."},

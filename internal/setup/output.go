@@ -9,9 +9,9 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca"
 	"github.com/swtpm-go/swtpm/internal/ca/inventory"
-	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // writeFiles writes what the host wants to have of the TPM: certificates as
@@ -40,7 +40,7 @@ func (p *program) writeFiles(made []job.Made) error {
 
 func (p *program) write(path string, b []byte) error {
 	if err := writeFile(path, b, 0o640); err != nil {
-		return tool.Complain("Could not write to %s: %s", path, tool.Strerror(err))
+		return cli.Complain("Could not write to %s: %s", path, cli.Strerror(err))
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (p *program) printTrust() error {
 	}
 	path := c.value("create_certs_tool_config", "")
 	if path == "" {
-		path = conf.Find(ca.ConfigName)
+		path = keyvalue.Find(ca.ConfigName)
 	}
 	cfg, err := ca.LoadConfig(path)
 	if err != nil {

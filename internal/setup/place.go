@@ -11,10 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -50,7 +50,7 @@ func (p *place) check() error {
 		if err == nil || err == unix.ENOENT && unix.Access(filepath.Dir(p.path), unix.W_OK|unix.X_OK) == nil {
 			return nil
 		}
-		return tool.Complain("User %s cannot access file %s: %s", conf.UserName(), p.path, tool.Strerror(err))
+		return cli.Complain("User %s cannot access file %s: %s", keyvalue.UserName(), p.path, cli.Strerror(err))
 	}
 	if p.missing() {
 		return nil
@@ -60,7 +60,7 @@ func (p *place) check() error {
 	}
 	lock := filepath.Join(p.path, ".lock")
 	if err := unix.Access(lock, unix.R_OK|unix.W_OK); err != nil && err != unix.ENOENT {
-		return tool.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", conf.UserName(), lock)
+		return cli.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", keyvalue.UserName(), lock)
 	}
 	return nil
 }
@@ -69,10 +69,10 @@ func (p *place) check() error {
 func checkDir(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || !st.IsDir() {
-		return tool.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", conf.UserName(), path)
+		return cli.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", keyvalue.UserName(), path)
 	}
 	if unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK) != nil {
-		return tool.Complain("User %s cannot read from or write to directory %s. Run this as its owner, or change that with chown.", conf.UserName(), path)
+		return cli.Complain("User %s cannot read from or write to directory %s. Run this as its owner, or change that with chown.", keyvalue.UserName(), path)
 	}
 	return nil
 }

@@ -9,11 +9,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
-	"github.com/swtpm-go/swtpm/internal/tool"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -30,7 +30,7 @@ const (
 func (o *Options) checkVersion() error {
 	if o.TPM2 {
 		if o.TakeOwnership {
-			return tool.Complain("Taking ownership is not supported for TPM 2.")
+			return cli.Complain("Taking ownership is not supported for TPM 2.")
 		}
 		return nil
 	}
@@ -42,11 +42,11 @@ func (o *Options) checkVersion() error {
 		{o.AllowSigning, "allow-signing"}, {o.Decryption, "decryption"}, {o.PCRBanksGiven, "pcr-banks"},
 	} {
 		if option.given {
-			return tool.Complain("--%s requires --tpm2.", option.name)
+			return cli.Complain("--%s requires --tpm2.", option.name)
 		}
 	}
 	if len(o.at) > 0 {
-		return tool.Complain("There's no --profile support for TPM 1.2")
+		return cli.Complain("There's no --profile support for TPM 1.2")
 	}
 	return nil
 }
@@ -55,16 +55,16 @@ func (o *Options) checkVersion() error {
 func (o *Options) checkConflicts() error {
 	switch {
 	case o.Reconfigure && o.CreateEK:
-		return tool.Complain("Reconfiguration is not supported with creation of EK or certificates")
+		return cli.Complain("Reconfiguration is not supported with creation of EK or certificates")
 	case o.Reconfigure && len(o.at) > 0:
-		return tool.Complain("Reconfiguration does not accept a (new) profile.")
+		return cli.Complain("Reconfiguration does not accept a (new) profile.")
 	case len(o.at) > 1:
-		return tool.Complain("Only one of --profile, --profile-name, --profile-file, and --profile-file-fd may be given.")
+		return cli.Complain("Only one of --profile, --profile-name, --profile-file, and --profile-file-fd may be given.")
 	}
 	switch o.RemoveDisable {
 	case "", "check", "fips-host":
 	default:
-		return tool.Complain("Unsupported parameter for --profile-remove-disabled: %s", o.RemoveDisable)
+		return cli.Complain("Unsupported parameter for --profile-remove-disabled: %s", o.RemoveDisable)
 	}
 	return nil
 }
@@ -103,17 +103,17 @@ func (p *program) plan20(c settings) (tpm20.Options, error) {
 		}
 		alg, ok := tpm20.ParseAlgorithm(name)
 		if !ok {
-			return plan, tool.Complain("Key algorithm %s is not supported.", name)
+			return plan, cli.Complain("Key algorithm %s is not supported.", name)
 		}
 		if bits := alg.Bits(); a.wanted && bits > 0 && !slices.Contains(p.caps.rsaSizes, fmt.Sprint(bits)) {
-			return plan, tool.Complain("%d bit RSA keys are not supported by libtpms.", bits)
+			return plan, cli.Complain("%d bit RSA keys are not supported by libtpms.", bits)
 		}
 		if a.wanted {
 			*a.to = alg
 		}
 	}
 	if !plan.EKCert && (plan.IAK != tpm20.None || plan.IDevID != tpm20.None) {
-		return plan, tool.Complain("When creating IAK and/or IDevID keys, then an EK certificate must be created as well.")
+		return plan, cli.Complain("When creating IAK and/or IDevID keys, then an EK certificate must be created as well.")
 	}
 	return plan, nil
 }
@@ -183,10 +183,10 @@ func (o *Options) version() tpm.Version {
 func parseFD(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil || n == math.MaxInt32 {
-		return 0, tool.Complain("Invalid file descriptor '%s'", s)
+		return 0, cli.Complain("Invalid file descriptor '%s'", s)
 	}
 	if _, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0); err != nil {
-		return 0, tool.Complain("Descriptor %s was not passed to this program: %s", s, tool.Strerror(err))
+		return 0, cli.Complain("Descriptor %s was not passed to this program: %s", s, cli.Strerror(err))
 	}
 	return int(n), nil
 }
@@ -210,18 +210,18 @@ func (o *Options) keySource() (source *seal.Source, what string, err error) {
 	case "aes-256-cbc":
 		bits = 256
 	default:
-		return nil, "", tool.Complain("Unsupported cipher %s.", o.Cipher)
+		return nil, "", cli.Complain("Unsupported cipher %s.", o.Cipher)
 	}
 	s := seal.Source{Bits: bits, Hex: true, KDF: "pbkdf2"}
 	switch {
 	case o.KeyFile != "":
 		if unix.Access(o.KeyFile, unix.R_OK) != nil {
-			return nil, "", tool.Complain("User %s cannot read keyfile %s.", conf.UserName(), o.KeyFile)
+			return nil, "", cli.Complain("User %s cannot read keyfile %s.", keyvalue.UserName(), o.KeyFile)
 		}
 		s.Path, what = o.KeyFile, key
 	case o.PwdFile != "":
 		if unix.Access(o.PwdFile, unix.R_OK) != nil {
-			return nil, "", tool.Complain("User %s cannot read passphrase file %s.", conf.UserName(), o.PwdFile)
+			return nil, "", cli.Complain("User %s cannot read passphrase file %s.", keyvalue.UserName(), o.PwdFile)
 		}
 		s.Path, s.Passphrase, what = o.PwdFile, true, pass
 	case o.KeyFD != "":

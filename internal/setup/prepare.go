@@ -1,12 +1,12 @@
 package setup
 
 import (
-	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/algprofile"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
 	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // plan is everything that a setup needs to know, checked.
@@ -95,7 +95,7 @@ func (p *program) prepareCerts(c settings) (*certTool, error) {
 		return nil, err
 	}
 	if t.path == "" {
-		return nil, tool.Complain("create_certs_tool in %s names no program, and certificates were asked for.", p.config)
+		return nil, cli.Complain("create_certs_tool in %s names no program, and certificates were asked for.", p.config)
 	}
 	t.logFile, t.vmid, t.tpm2, t.log = o.LogFile, o.VMID, o.TPM2, p.log
 	return t, nil
@@ -113,5 +113,5 @@ func (p *program) reduceProfile(text string) (string, error) {
 	if p.o.RemoveDisable == "fips-host" {
 		refuses = nil
 	}
-	return algorithms.RemoveDisabled(text, p.caps.custom, refuses)
+	return algprofile.RemoveDisabled(text, p.caps.custom, refuses)
 }

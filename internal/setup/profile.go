@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/algorithms"
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/algprofile"
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
 // maxProfileName is how many bytes the name of an algorithm profile may have.
@@ -50,7 +50,7 @@ func (p *program) profileText(c settings) (string, error) {
 		p.log.Infof("The profile of the configuration file is left out: libtpms %s has none.", p.lib.Version)
 		return "", nil
 	default:
-		return "", tool.Complain("There are no profiles with libtpms %s; 0.10 is the first that has them. Leave the option out.", p.lib.Version)
+		return "", cli.Complain("There are no profiles with libtpms %s; 0.10 is the first that has them. Leave the option out.", p.lib.Version)
 	}
 	return text, nil
 }
@@ -76,9 +76,9 @@ func (p *program) askedProfile(c settings) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		text, err := algorithms.Read(algorithms.Source{FD: fd})
+		text, err := algprofile.Read(algprofile.Source{FD: fd})
 		if err != nil {
-			return "", tool.Complain("%v", err)
+			return "", cli.Complain("%v", err)
 		}
 		return text, nil
 	}
@@ -94,9 +94,9 @@ func configuredProfile(c settings) (string, error) {
 }
 
 func readProfileFile(path string) (string, error) {
-	text, err := algorithms.Read(algorithms.Source{Path: path})
+	text, err := algprofile.Read(algprofile.Source{Path: path})
 	if err != nil {
-		return "", tool.Complain("Could not open profile file '%s': %s", path, tool.Strerror(err))
+		return "", cli.Complain("Could not open profile file '%s': %s", path, cli.Strerror(err))
 	}
 	return text, nil
 }
@@ -104,7 +104,7 @@ func readProfileFile(path string) (string, error) {
 // namedProfile finds a profile by its name.
 func (p *program) namedProfile(name, local string) (string, error) {
 	if !profileNames.MatchString(name) {
-		return "", tool.Complain("Profile name '%s' contains unacceptable characters.", name)
+		return "", cli.Complain("Profile name '%s' contains unacceptable characters.", name)
 	}
 	where, rest, ok := strings.Cut(name, ":")
 	if !ok || !slices.Contains([]string{"local", "distro", "builtin"}, where) {
@@ -114,13 +114,13 @@ func (p *program) namedProfile(name, local string) (string, error) {
 		if place.dir == "" || where != "" && where != place.name {
 			continue
 		}
-		text, err := algorithms.Read(algorithms.Source{Path: filepath.Join(place.dir, rest+".json")})
+		text, err := algprofile.Read(algprofile.Source{Path: filepath.Join(place.dir, rest+".json")})
 		if err == nil && text != "" {
 			return text, nil
 		}
 	}
 	if where == "local" || where == "distro" {
-		return "", tool.Complain("Could not find or access profile '%s'.", name)
+		return "", cli.Complain("Could not find or access profile '%s'.", name)
 	}
 	text := `{"Name":"` + rest + `"}`
 	if !p.hasProfiles() {
@@ -134,21 +134,21 @@ func (p *program) checkProfile(text string) error {
 	get := fmt.Sprintf("Failed to get 'Name' from profile '%s'.", text)
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &members); err != nil {
-		return tool.Complain("Could not parse JSON '%s': %v\n%s", text, err, get)
+		return cli.Complain("Could not parse JSON '%s': %v\n%s", text, err, get)
 	}
 	raw, ok := members["Name"]
 	if !ok {
-		return tool.Complain("Missing 'Name' field in '%s'\n%s", text, get)
+		return cli.Complain("Missing 'Name' field in '%s'\n%s", text, get)
 	}
 	var name *string
 	if err := json.Unmarshal(raw, &name); err != nil || name == nil {
-		return tool.Complain("%s", get)
+		return cli.Complain("%s", get)
 	}
 	if len(*name) > maxProfileName {
-		return tool.Complain("Profile name must not exceed %d characters.", maxProfileName)
+		return cli.Complain("Profile name must not exceed %d characters.", maxProfileName)
 	}
 	if !slices.Contains(p.caps.profiles, *name) && !strings.HasPrefix(*name, "custom:") {
-		return tool.Complain("swtpm does not support a profile with name '%s'", *name)
+		return cli.Complain("swtpm does not support a profile with name '%s'", *name)
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (p *program) printProfiles(ctx context.Context, c settings) error {
 	if p.argv != nil {
 		builtin = programProfiles(ctx, p.argv)
 		if ctx.Err() != nil {
-			return tool.Complain("Interrupted; nothing was done.")
+			return cli.Complain("Interrupted; nothing was done.")
 		}
 	}
 	if o, err := parseObject([]byte(`{"builtin":` + builtin + "}")); err == nil && builtin != "" {
@@ -195,7 +195,7 @@ func profilesIn(dir string) (list []any, ok bool) {
 		if !ok || name == "" {
 			continue
 		}
-		text, err := algorithms.Read(algorithms.Source{Path: filepath.Join(dir, e.Name())})
+		text, err := algprofile.Read(algprofile.Source{Path: filepath.Join(dir, e.Name())})
 		if err != nil {
 			continue
 		}

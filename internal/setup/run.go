@@ -15,11 +15,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/printable"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // Surroundings are what a run uses of the world.
@@ -61,7 +61,7 @@ func Run(ctx context.Context, args []string, s Surroundings) error {
 	p.log.before = p.show.clear
 	defer p.log.close()
 	err := p.run(ctx, args)
-	switch bad, isGetopt := errors.AsType[tool.GetoptError](err); {
+	switch bad, isGetopt := errors.AsType[cli.GetoptError](err); {
 	case err == nil || errors.Is(err, errTold):
 	case isGetopt:
 		fmt.Fprintln(s.Stderr, printable.Line(fmt.Sprintf("%s: %v", s.Name, bad)))
@@ -100,7 +100,7 @@ func (p *program) carryOut(ctx context.Context) error {
 		return p.printCapabilities()
 	}
 	if !p.caps.has(o.version()) {
-		return tool.Complain("swtpm at %s does not support TPM %s", p.emulator(), strings.TrimSuffix(o.version().String(), ".0"))
+		return cli.Complain("swtpm at %s does not support TPM %s", p.emulator(), strings.TrimSuffix(o.version().String(), ".0"))
 	}
 	if err := p.runAs(); err != nil {
 		return err
@@ -127,23 +127,23 @@ func (p *program) carryOut(ctx context.Context) error {
 // been done.
 func (p *program) parse(args []string) (done bool, err error) {
 	h := hooks{
-		help:    func() error { done = true; p.usage(); return tool.ErrStop },
-		version: func() error { done = true; fmt.Fprint(p.Stdout, p.versionLine()); return tool.ErrStop },
+		help:    func() error { done = true; p.usage(); return cli.ErrStop },
+		version: func() error { done = true; fmt.Fprint(p.Stdout, p.versionLine()); return cli.ErrStop },
 		configFiles: func(flags string) error {
 			done = true
 			if err := createConfigFiles(p.Stdout, flags, p.Bindir); err != nil {
 				return err
 			}
-			return tool.ErrStop
+			return cli.ErrStop
 		},
 		warn: func(s string) { fmt.Fprint(p.Stdout, s) }, // Compat: without newline
 	}
 	table := p.o.table(h)
-	if _, err := tool.ParseLong(table, args); err != nil {
+	if _, err := cli.ParseLong(table, args); err != nil {
 		return false, err
 	}
 	if p.o.shell != "" {
-		return true, tool.PrintCompletion(p.Stdout, p.o.shell, table, "swtpm_setup", "swtpm-setup")
+		return true, cli.PrintCompletion(p.Stdout, p.o.shell, table, "swtpm_setup", "swtpm-setup")
 	}
 	p.o.imply()
 	p.chooseConfig()
@@ -155,7 +155,7 @@ func (p *program) parse(args []string) (done bool, err error) {
 func (p *program) chooseConfig() {
 	p.config = p.o.Config
 	if p.config == "" {
-		p.config = conf.Find(confName)
+		p.config = keyvalue.Find(confName)
 	}
 }
 
@@ -172,9 +172,9 @@ func (p *program) versionLine() string {
 }
 
 func (p *program) usage() {
-	fmt.Fprintf(p.Stdout, "%sUsage: %s [options]\n\nThe following options are supported:\n%s", p.versionLine(), p.Name, tool.Usage((&Options{}).table(hooks{})))
+	fmt.Fprintf(p.Stdout, "%sUsage: %s [options]\n\nThe following options are supported:\n%s", p.versionLine(), p.Name, cli.Usage((&Options{}).table(hooks{})))
 	fmt.Fprintf(p.Stdout, "\nOr: %s PROFILE... [options], for what [manufacture] in them says.\n\n%s",
-		p.Name, tool.Usage((&vmOptions{}).table()))
+		p.Name, cli.Usage((&vmOptions{}).table()))
 }
 
 // emulator names the emulator for messages.
@@ -204,7 +204,7 @@ func (p *program) runAs() error {
 		return nil
 	}
 	if err := sandbox.Drop(p.o.RunAs); err != nil {
-		return tool.Complain("Error: %v", err)
+		return cli.Complain("Error: %v", err)
 	}
 	return nil
 }
@@ -222,9 +222,9 @@ func (p *program) print(ctx context.Context) error {
 }
 
 func (p *program) readConfig() (settings, error) {
-	f, err := conf.Read(p.config)
+	f, err := keyvalue.Read(p.config)
 	if err != nil {
-		return settings{}, tool.Complain("User %s cannot read config file %s.%s", conf.UserName(), p.config, conf.OwnFiles())
+		return settings{}, cli.Complain("User %s cannot read config file %s.%s", keyvalue.UserName(), p.config, keyvalue.OwnFiles())
 	}
 	return settings{f}, nil
 }
@@ -234,7 +234,7 @@ func (p *program) readConfig() (settings, error) {
 func (p *program) checkPlace() (*place, error) {
 	o := p.o
 	if o.State == "" {
-		return nil, tool.Complain("--tpm-state must be provided")
+		return nil, cli.Complain("--tpm-state must be provided")
 	}
 	pl := parsePlace(o.State, o.version())
 	pl.warn = p.log.Errorf
@@ -263,7 +263,7 @@ func (p *program) mayMake(pl *place) (bool, error) {
 	case err == nil && o.marked:
 		return p.decide(pl, there != "")
 	case o.Reconfigure && err == nil && there == "":
-		return false, tool.Complain("There is no TPM in %s that could be reconfigured.", pl.uri)
+		return false, cli.Complain("There is no TPM in %s that could be reconfigured.", pl.uri)
 	case o.Reconfigure:
 		return err == nil, err
 	case err != nil && !o.Overwrite || err != nil && o.NotOverwrite:
@@ -274,7 +274,7 @@ func (p *program) mayMake(pl *place) (bool, error) {
 		p.log.Infof("Not overwriting existing state file.")
 		return false, nil
 	case o.NotOverwrite || !o.Overwrite:
-		return false, tool.Complain("Found existing TPM state '%s'.", there)
+		return false, cli.Complain("Found existing TPM state '%s'.", there)
 	}
 	return true, nil
 }

@@ -5,21 +5,21 @@ import (
 	"os/user"
 	"strconv"
 
-	"github.com/swtpm-go/swtpm/internal/conf"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // confName is the name of the configuration file, sysConfig where the one of the
 // machine is.
 const (
 	confName  = "swtpm_setup.conf"
-	sysConfig = conf.SystemDir + "/" + confName
+	sysConfig = keyvalue.SystemDir + "/" + confName
 
 	// distroProfiles is where the distribution's algorithm profiles are.
 	distroProfiles = "/usr/share/swtpm/profiles"
 )
 
 // settings are the configuration file.
-type settings struct{ conf.File }
+type settings struct{ keyvalue.File }
 
 // value returns the value of key, or fallback if the file does not have the key.
 func (s settings) value(key, fallback string) string {

@@ -13,11 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // needed is the option that a command line with profiles may begin with.
@@ -37,12 +37,12 @@ type vmOptions struct {
 	help     bool
 }
 
-func (v *vmOptions) table() []tool.Option {
-	return []tool.Option{
+func (v *vmOptions) table() []cli.Option {
+	return []cli.Option{
 		{Name: "needed", Set: yes(&v.needed), Help: "A profile without [manufacture] needs nothing;\nwithout the option that is an error."},
 		{Name: "jobs", Arg: "<n>", Set: text(&v.jobs), Help: "So many TPMs at once. Default: one for each core."},
 		{Name: "inventory", Arg: "<file>", Set: text(&v.register), Help: "As above."},
-		{Name: "help", Short: "h?", Set: func(_, _ string) error { v.help = true; return tool.ErrStop }, Help: "As above."},
+		{Name: "help", Short: "h?", Set: func(_, _ string) error { v.help = true; return cli.ErrStop }, Help: "As above."},
 	}
 }
 
@@ -56,7 +56,7 @@ type vm struct {
 // one process each.
 func (p *program) runProfiles(ctx context.Context, args []string) error {
 	v := &vmOptions{}
-	names, err := tool.ParseLong(v.table(), args)
+	names, err := cli.ParseLong(v.table(), args)
 	switch {
 	case err != nil:
 		return err
@@ -64,7 +64,7 @@ func (p *program) runProfiles(ctx context.Context, args []string) error {
 		p.usage()
 		return nil
 	case len(names) == 0:
-		return tool.GetoptError("there is no profile behind '" + needed + "'")
+		return cli.GetoptError("there is no profile behind '" + needed + "'")
 	}
 	limit, err := v.limit()
 	if err != nil {
@@ -93,9 +93,9 @@ func (p *program) load(names []string, needed bool) (vms []vm, err error) {
 		case bad == nil && !cfg.Manufacture.Given && needed:
 			continue
 		case bad == nil && !cfg.Manufacture.Given:
-			bad = tool.Complain("%s: the profile has no [manufacture]; nothing is to be made.", name)
+			bad = cli.Complain("%s: the profile has no [manufacture]; nothing is to be made.", name)
 		case bad == nil && states[cfg.State.URI] != "":
-			bad = tool.Complain("%s: its state is in %s, as that of %s.", name, cfg.State.URI, states[cfg.State.URI])
+			bad = cli.Complain("%s: its state is in %s, as that of %s.", name, cfg.State.URI, states[cfg.State.URI])
 		}
 		if bad != nil {
 			p.log.Errorf("%v", bad)
@@ -210,7 +210,7 @@ func mayOwn(c *config.Config) error {
 	if u, err := user.LookupId(who); err == nil {
 		who = u.Username
 	}
-	return tool.Complain("%s belongs to %s and not to root, who would own the TPM: run this as that user, or name it in [sandbox] user.", dir, who)
+	return cli.Complain("%s belongs to %s and not to root, who would own the TPM: run this as that user, or name it in [sandbox] user.", dir, who)
 }
 
 // makeDir makes the directory of the place if it is missing and the profile says

@@ -16,7 +16,7 @@ import (
 )
 
 // goldenCerts has issuers and public keys.
-const goldenCerts = "../../internal/ca/certtool/testdata"
+const goldenCerts = "../../internal/ca/cmdcert/testdata"
 
 // certFiles copies them into a directory, the keys as keys must be.
 func certFiles(t *testing.T) string {

@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/ca/issuer"
+	"github.com/swtpm-go/swtpm/internal/ca/signer"
 )
 
 // golden is where the certificates are that the reference made.
-const golden = "../certtool/testdata"
+const golden = "../cmdcert/testdata"
 
 // TestCreate makes certificates as the issuing code does, without a command line.
 // Package certtool has all of the reference's.
@@ -22,11 +22,11 @@ func TestCreate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := issuer.ParsePEM(text, nil)
+	key, err := signer.ParsePEM(text, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := issuer.Certificate(filepath.Join(golden, "ca-rsa3072.cert.pem"))
+	ca, err := signer.Certificate(filepath.Join(golden, "ca-rsa3072.cert.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}

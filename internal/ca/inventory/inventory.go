@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/folder"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // Entry is a line of the inventory.
@@ -114,7 +114,7 @@ func Append(path string, entries ...Entry) error {
 		}
 		lines.Write(b)
 	}
-	dir, err := folder.Open(filepath.Dir(path))
+	dir, err := safefile.Open(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("inventory: %w", err)
 	}

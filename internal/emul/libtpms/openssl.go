@@ -14,28 +14,28 @@ import (
 	"strings"
 	"unsafe"
 
-	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/algprofile"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // refuses tells how OpenSSL is asked whether it refuses an operation.
-var refuses = map[algorithms.Operation]func() C.int{
-	algorithms.Camellia128: func() C.int { return cipher("CAMELLIA-128-CBC") },
-	algorithms.Camellia256: func() C.int { return cipher("CAMELLIA-256-CBC") },
-	algorithms.TripleDES:   func() C.int { return max(cipher("DES-EDE-CBC"), cipher("DES-EDE3-CBC")) },
-	algorithms.RSAES:       func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 1) },
-	algorithms.NISTP192:    func() C.int { return named("P-192", func(s *C.char) C.int { return C.swtpm_refuses_curve(s) }) },
-	algorithms.RSA1024:     func() C.int { return sign(1024, "SHA256", 1) },
-	algorithms.SHA1Signing: func() C.int { return sign(2048, "SHA1", 1) },
-	algorithms.SHA1Verification: func() C.int {
+var refuses = map[algprofile.Operation]func() C.int{
+	algprofile.Camellia128: func() C.int { return cipher("CAMELLIA-128-CBC") },
+	algprofile.Camellia256: func() C.int { return cipher("CAMELLIA-256-CBC") },
+	algprofile.TripleDES:   func() C.int { return max(cipher("DES-EDE-CBC"), cipher("DES-EDE3-CBC")) },
+	algprofile.RSAES:       func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 1) },
+	algprofile.NISTP192:    func() C.int { return named("P-192", func(s *C.char) C.int { return C.swtpm_refuses_curve(s) }) },
+	algprofile.RSA1024:     func() C.int { return sign(1024, "SHA256", 1) },
+	algprofile.SHA1Signing: func() C.int { return sign(2048, "SHA1", 1) },
+	algprofile.SHA1Verification: func() C.int {
 		return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_rsa_verify(2048, s) })
 	},
-	algorithms.UnpaddedEncrypt:  func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 0) },
-	algorithms.SHA1HMAC:         func() C.int { return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_hmac(s) }) },
-	algorithms.RSA1024SignPSS:   func() C.int { return sign(1024, "SHA1", 1) },
-	algorithms.RSA1024SignPKCS1: func() C.int { return sign(1024, "SHA1", 0) },
-	algorithms.RSA2048SignPSS:   func() C.int { return sign(2048, "SHA1", 1) },
-	algorithms.RSA2048SignPKCS1: func() C.int { return sign(2048, "SHA1", 0) },
+	algprofile.UnpaddedEncrypt:  func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 0) },
+	algprofile.SHA1HMAC:         func() C.int { return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_hmac(s) }) },
+	algprofile.RSA1024SignPSS:   func() C.int { return sign(1024, "SHA1", 1) },
+	algprofile.RSA1024SignPKCS1: func() C.int { return sign(1024, "SHA1", 0) },
+	algprofile.RSA2048SignPSS:   func() C.int { return sign(2048, "SHA1", 1) },
+	algprofile.RSA2048SignPKCS1: func() C.int { return sign(2048, "SHA1", 0) },
 }
 
 func named(name string, f func(*C.char) C.int) C.int {
@@ -55,7 +55,7 @@ func sign(bits C.int, digest string, pss C.int) C.int {
 // Refuses says whether this host's OpenSSL refuses an operation, by its
 // configuration or in FIPS mode. A libtpms without OpenSSL 3 refuses nothing.
 // The engine's lock must be held, or nobody else use it.
-func Refuses(op algorithms.Operation) bool {
+func Refuses(op algprofile.Operation) bool {
 	f, ok := refuses[op]
 	return ok && f() > 0
 }
@@ -128,7 +128,7 @@ func (e *engine) fitOpenSSL() error {
 var errRefused = errors.New("need to start with modified OpenSSL config file to enable all needed algorithms; refused are")
 
 // needed returns what the TPM that runs needs of OpenSSL.
-func (e *engine) needed() ([]algorithms.Operation, error) {
+func (e *engine) needed() ([]algprofile.Operation, error) {
 	const infoAlgorithms, infoAttributes = 0x08, 0x80 // TPMLIB_INFO_RUNTIME_*
 	text, err := e.Info(infoAlgorithms | infoAttributes)
 	if err != nil {
@@ -141,7 +141,7 @@ func (e *engine) needed() ([]algorithms.Operation, error) {
 	if info.RuntimeAlgorithms.Enabled == "" {
 		return nil, nil // libtpms before 0.10 does not tell
 	}
-	return algorithms.Needed(info.RuntimeAlgorithms.Enabled, info.RuntimeAttributes.Enabled), nil
+	return algprofile.Needed(info.RuntimeAlgorithms.Enabled, info.RuntimeAttributes.Enabled), nil
 }
 
 // fipsOff turns OpenSSL's FIPS mode off for this process, and says so.
@@ -153,7 +153,7 @@ func (e *engine) fipsOff(why string) error {
 	return nil
 }
 
-func refusedOf(ops []algorithms.Operation) (out []algorithms.Operation) {
+func refusedOf(ops []algprofile.Operation) (out []algprofile.Operation) {
 	for _, op := range ops {
 		if Refuses(op) {
 			out = append(out, op)
@@ -162,11 +162,11 @@ func refusedOf(ops []algorithms.Operation) (out []algorithms.Operation) {
 	return out
 }
 
-func isSHA1Signature(op algorithms.Operation) bool {
-	return slices.Contains(algorithms.SHA1Signatures, op)
+func isSHA1Signature(op algprofile.Operation) bool {
+	return slices.Contains(algprofile.SHA1Signatures, op)
 }
 
-func list(ops []algorithms.Operation) string {
+func list(ops []algprofile.Operation) string {
 	words := make([]string, len(ops))
 	for i, op := range ops {
 		words[i] = string(op)

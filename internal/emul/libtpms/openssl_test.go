@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/algorithms"
+	"github.com/swtpm-go/swtpm/internal/algprofile"
 )
 
 // On a host without a policy of its own OpenSSL refuses nothing that a TPM may
@@ -16,7 +16,7 @@ func TestRefusesNothing(t *testing.T) {
 			t.Errorf("OpenSSL refuses %s", op)
 		}
 	}
-	if len(refuses) != 14 || Refuses(algorithms.Operation("something else")) {
+	if len(refuses) != 14 || Refuses(algprofile.Operation("something else")) {
 		t.Errorf("%d operations are asked about, want all 14 and no other", len(refuses))
 	}
 	for _, ask := range []func() bool{

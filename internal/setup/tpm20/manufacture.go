@@ -16,8 +16,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
-	"github.com/swtpm-go/swtpm/internal/tool"
 )
 
 // Options says what a TPM is to get. The zero Options leave it as it is.
@@ -259,7 +259,7 @@ func (m *maker) serial(ek1 []byte) (string, error) {
 		return "", fmt.Errorf("the EK certificate that the tool has made: %w", err)
 	}
 	if len(cert.AuthorityKeyId) == 0 {
-		return "", tool.Complain("The EK certificate has no authority key identifier, which the serial number of the TPM is made of; the issuer's certificate needs a subject key identifier.")
+		return "", cli.Complain("The EK certificate has no authority key identifier, which the serial number of the TPM is made of; the issuer's certificate needs a subject key identifier.")
 	}
 	return fmt.Sprintf("%s:%s:%s", manufacturer, hex.EncodeToString(cert.AuthorityKeyId), hex.EncodeToString(cert.SerialNumber.Bytes())), nil
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
-	"github.com/swtpm-go/swtpm/internal/tool"
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
 // banks are the PCR banks by their names.
@@ -82,7 +82,7 @@ func (c commander) allocatePCRs(wanted []string) (active, all []string, err erro
 }
 
 // errNoBank means that the TPM has none of the banks.
-var errNoBank = tool.Complain("No PCR banks could be allocated. None of the selected algorithms are supported.")
+var errNoBank = cli.Complain("No PCR banks could be allocated. None of the selected algorithms are supported.")
 
 // pcrBanks asks which banks the TPM has.
 //

@@ -1,0 +1,79 @@
+// Package algprofile makes the algorithm profile that a new TPM 2.0 is to get:
+// JSON for libtpms 0.10 and later, which says what the TPM can do. It reads the
+// profile and takes out of it what a host's OpenSSL refuses. Whether the rest
+// makes sense is for libtpms to say.
+package algprofile
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
+)
+
+// Source says where a profile comes from. One of its fields is set; FD counts if
+// no other is.
+type Source struct {
+	JSON string
+	Name string // of a profile that libtpms has, or "custom:" and any word
+	Path string // of a file with JSON
+	FD   int
+}
+
+const (
+	// maxFile is more than any profile has, in bytes.
+	maxFile = 1 << 20
+
+	// maxFD is what is taken from a descriptor, in bytes.
+	maxFD = 10<<10 - 1
+)
+
+// Read returns the profile as JSON, without white space around it. It may wait
+// for whoever writes to a pipe.
+func Read(s Source) (string, error) {
+	text := s.JSON
+	var err error
+	switch {
+	case text != "":
+	case s.Name != "":
+		// Compat: swtpm puts it in as it is, and shows it so in errors.
+		text = `{"Name":"` + s.Name + `"}`
+	case s.Path != "":
+		text, err = readFile(s.Path)
+	default:
+		text, err = readFD(s.FD)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the algorithm profile: %w", err)
+	}
+	if strings.Contains(text, "\x00") {
+		return "", errors.New("the algorithm profile has a NUL byte and is no JSON")
+	}
+	return strings.Trim(text, " \t\n\v\f\r"), nil
+}
+
+func readFile(path string) (string, error) {
+	b, err := infile.Read(path, maxFile)
+	return string(b), err
+}
+
+// readFD takes what one read gives and closes the descriptor.
+//
+// Compat: swtpm reads once; the writer may keep its end open.
+func readFD(fd int) (string, error) {
+	b := make([]byte, maxFD)
+	for {
+		n, err := unix.Read(fd, b)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+		unix.Close(fd)
+		return string(b[:n]), nil
+	}
+}

@@ -1,0 +1,127 @@
+package cmdcert
+
+import (
+	"slices"
+
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/infile"
+)
+
+// keyOptions are those that give the public key to certify, in one of four ways.
+type keyOptions struct {
+	kind string // "RSA", "EC", … ; "" as long as there was none
+
+	file      string // --pubkey
+	modulus   []byte // --modulus; nil if not given
+	exponent  uint32
+	x, y      []byte // nil if not given
+	curve     string
+	public    []byte // --public; nil if not given
+	algorithm string // --keyalgo
+}
+
+// defaultCurve is the one of --ecc-x and --ecc-y alone.
+const defaultCurve = "secp256r1"
+
+// Ways to give a key, as messages call them.
+const (
+	kindRSA    = "RSA"
+	kindEC     = "EC"
+	kindFile   = "PEM"
+	kindPublic = "ML-KEM/ML-DSA"
+)
+
+func (k *keyOptions) table() []cli.Option {
+	return []cli.Option{
+		{Name: "pubkey", Arg: "<file>", Help: "PEM file with the public key",
+			Set: k.option(kindFile, func(arg string) error { k.file = arg; return nil })},
+		{Name: "modulus", Arg: "<hex string>", Help: "modulus of an RSA key", Set: k.option(kindRSA, hexInto(&k.modulus))},
+		{Name: "exponent", Arg: "<exponent>", Help: "exponent of an RSA key; default is 0x10001",
+			Set: k.option(kindRSA, func(arg string) (err error) { k.exponent, err = exponent(arg); return err })},
+		{Name: "ecc-x", Arg: "<hex string>", Help: "x of a key of elliptic curves", Set: k.option(kindEC, hexInto(&k.x))},
+		{Name: "ecc-y", Arg: "<hex string>", Help: "y of a key of elliptic curves", Set: k.option(kindEC, hexInto(&k.y))},
+		{Name: "ecc-curveid", Arg: "<id>", Words: cert.CurveNames(), Help: "its curve: secp256r1, secp384r1 or secp521r1;\ndefault is secp256r1",
+			Set: k.option(kindEC, func(arg string) error {
+				if _, err := cert.CurveByName(arg); err != nil {
+					return cli.Complain("Unsupported ECC curve id: %s", arg)
+				}
+				k.curve = arg
+				return nil
+			})},
+		{Name: "public", Arg: "<hex string>", Help: "a key of another algorithm", Set: k.option(kindPublic, hexInto(&k.public))},
+		{Name: "keyalgo", Arg: "<algorithm>", Words: cert.PQNames(), Help: "its algorithm: ml-kem-512, ml-kem-768, ml-kem-1024,\nml-dsa-44, ml-dsa-65 or ml-dsa-87",
+			Set: k.option(kindPublic, func(arg string) error {
+				if !slices.Contains(cert.PQNames(), arg) {
+					return cli.Complain("Unsupported key algorithm: %s", arg)
+				}
+				k.algorithm = arg
+				return nil
+			})},
+	}
+}
+
+// option returns the Set of an option for keys of that kind.
+func (k *keyOptions) option(kind string, set func(arg string) error) setter {
+	return func(arg, _ string) error {
+		if k.kind != "" && k.kind != kind {
+			return cli.Complain("Already found options for '%s' key; cannot switch to '%s'.", k.kind, kind)
+		}
+		k.kind = kind
+		return set(arg)
+	}
+}
+
+func hexInto(b *[]byte) func(arg string) error {
+	return func(arg string) (err error) { *b, err = parseHex(arg); return err }
+}
+
+// check complains about what is missing.
+func (k *keyOptions) check() error {
+	switch {
+	case k.kind == "", k.kind == kindRSA && len(k.modulus) == 0, k.kind == kindFile && k.file == "":
+		return cli.Complain("No parameters for a public key were given.")
+	case k.kind == kindEC && (len(k.x) == 0 || len(k.y) == 0):
+		return cli.Complain("ECC x and y parameters must both be given.")
+	case k.kind == kindPublic && (len(k.public) == 0 || k.algorithm == ""):
+		return cli.Complain("--public and --keyalgo must both be provided.")
+	}
+	return nil
+}
+
+// read returns the key.
+func (k *keyOptions) read() (key cert.PublicKey, err error) {
+	switch k.kind {
+	case kindFile:
+		return readPublicKey(k.file)
+	case kindRSA:
+		key, err = cert.RSA(k.modulus, k.exponent)
+	case kindEC:
+		var c cert.Curve
+		if c, err = cert.CurveByName(k.curve); err == nil {
+			key, err = cert.EC(c, k.x, k.y)
+		}
+	case kindPublic:
+		key, err = cert.PQ(k.algorithm, k.public)
+	}
+	if err != nil {
+		return key, cli.Complain("Could not make the %s public key: %s.", k.kind, err)
+	}
+	return key, nil
+}
+
+// maxPublicKey is how much of a file is looked at for a public key, in bytes.
+const maxPublicKey = 1 << 20
+
+// readPublicKey returns the key in the PEM file at path.
+func readPublicKey(path string) (cert.PublicKey, error) {
+	text, err := infile.Read(path, maxPublicKey)
+	if err != nil {
+		return cert.PublicKey{}, cli.Complain("Could not open file for EK public key: %s: %s", path, cli.Strerror(err))
+	}
+	key, err := cert.ParsePEM(text)
+	if err != nil {
+		return key, cli.Complain("Could not read EK public key from %s: %s.", path, err)
+	}
+	return key, nil
+}

@@ -1,0 +1,132 @@
+package cmdcert
+
+import (
+	"math/big"
+
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/cli"
+)
+
+// options is a parsed command line.
+type options struct {
+	request cert.Request // but for its key and its time
+	key     keyOptions
+
+	signKey        string
+	password       []byte // of signKey; nil for none
+	parentPassword []byte // of the key above it, in a TPM; nil for none
+	issuerCert     string
+
+	out    string // "": nowhere, or as PEM to stdout
+	pem    bool
+	header bool
+
+	level, revision bool // --tpm-spec-level, --tpm-spec-revision were given
+
+	help, version, capabilities bool
+	shell                       string // --completion
+}
+
+// newOptions returns the defaults.
+func newOptions() *options {
+	o := &options{request: cert.Request{Serial: big.NewInt(1), Days: 365}}
+	o.key.exponent, o.key.curve = 0x10001, defaultCurve
+	return o
+}
+
+// clear overwrites the passwords.
+func (o *options) clear() {
+	clear(o.password)
+	clear(o.parentPassword)
+}
+
+// table returns all options there are, in the order of the usage; they fill o. env
+// looks up a variable as os.LookupEnv does.
+func (o *options) table(env func(string) (string, bool)) []cli.Option {
+	r := &o.request
+	all := o.key.table()
+	all = append(all, []cli.Option{
+		{Name: "signkey", Arg: "<file>", Set: text(&o.signKey),
+			Help: "the CA's private key: a PEM file, a pkcs11: or a\ntpm2: URI"},
+		{Name: "signkey-password", Arg: "<password>", Set: literal(&o.password), Help: "the password of the CA's key"},
+		{Name: "signkey-pwd", Arg: "<pwd>", Set: password(&o.password, env), Help: "the same, in one of the ways below"},
+		{Name: "parentkey-password", Arg: "<p>", Set: literal(&o.parentPassword),
+			Help: "the password of the key above the CA's, in a TPM 2.0"},
+		{Name: "parentkey-pwd", Arg: "<pwd>", Set: password(&o.parentPassword, env), Help: "the same, in one of the ways below"},
+		{Name: "issuercert", Arg: "<file>", Set: text(&o.issuerCert), Help: "PEM file with the CA's certificate"},
+		{Name: "out-cert", Arg: "<file>", Set: text(&o.out), Help: "file for the certificate"},
+		{Name: "serial", Arg: "<number>", Set: serial(&r.Serial), Help: "serial number of the certificate; default is 1"},
+		{Name: "days", Arg: "<number>", Set: days(&r.Days), Help: "days that the certificate is valid, -1 for ever;\ndefault is 365"},
+		{Name: "pem", Set: flag(&o.pem), Help: "write PEM; default is DER"},
+		{Name: "type", Arg: "<type>", Words: cert.TypeNames(), Set: certType(&r.Type), Help: "ek, platform, iak or idevid; default is ek"},
+	}...)
+	all = append(all, attributes("tpm", "TPM", &r.TPM)...)
+	all = append(all, attributes("platform", "platform", &r.Platform)...)
+	return append(all, []cli.Option{
+		{Name: "tpm-spec-family", Arg: "<family>", Set: text(&r.Spec.Family), Help: "family of the TPM's specification, a string"},
+		{Name: "tpm-spec-level", Arg: "<level>", Set: number("tpm-spec-level", &r.Spec.Level, &o.level), Help: "its level, a number"},
+		{Name: "tpm-spec-revision", Arg: "<rev>", Set: number("tpm-spec-revision", &r.Spec.Revision, &o.revision), Help: "its revision, a number"},
+		{Name: "tpm-serial-num", Arg: "<number>", Set: text(&r.TPMSerial), Help: "serial number of the TPM; for iak and idevid"},
+		{Name: "subject", Arg: "<subject>", Set: text(&r.Subject), Help: "subject, such as C=US,ST=NY,L=NewYork;\nnot used for a TPM 1.2"},
+		{Name: "add-header", Set: flag(&o.header), Help: "put the header in front that the NVRAM of a TPM 1.2\nwants"},
+		{Name: "tpm2", Set: flag(&r.TPM2), Help: "a certificate of a TPM 2.0"},
+		{Name: "allow-signing", Set: flag(&r.Signing), Help: "the EK may sign; requires --tpm2"},
+		{Name: "decryption", Set: flag(&r.Decryption), Help: "an EK that may sign may encipher keys, too;\nrequires --tpm2"},
+		{Name: "non-critical-san", Set: flag(&r.NonCriticalSAN), Help: "mark the subject alternative name as non-critical, for\nverifiers that reject a critical one; not used without a\nsubject"},
+		{Name: "ocsp-url", Arg: "<url>", Set: location("ocsp-url", &r.Locations.OCSP), Help: "URL of an OCSP responder; may be repeated"},
+		{Name: "ca-issuers-url", Arg: "<url>", Set: location("ca-issuers-url", &r.Locations.CAIssuers), Help: "URL of the issuer's certificate, in DER; may be\nrepeated"},
+		{Name: "crl-url", Arg: "<url>", Set: location("crl-url", &r.Locations.CRL), Help: "URL of the issuer's certificate revocation list, in\nDER; may be repeated"},
+		{Name: "print-capabilities", Set: last(&o.capabilities), Help: "print capabilities and exit"},
+		cli.CompletionOption(&o.shell),
+		{Name: "version", Set: last(&o.version), Help: "display version and exit"},
+		{Name: "help", Set: last(&o.help), Help: "display this help screen and exit"},
+	}...)
+}
+
+// attributes returns the three options that fill a; what begins their names.
+func attributes(what, whose string, a *cert.Attributes) []cli.Option {
+	return []cli.Option{
+		{Name: what + "-manufacturer", Arg: "<name>", Set: text(&a.Manufacturer), Help: "name of the " + whose + "'s manufacturer"},
+		{Name: what + "-model", Arg: "<model>", Set: text(&a.Model), Help: "model of the " + whose},
+		{Name: what + "-version", Arg: "<version>", Set: text(&a.Version), Help: "version of the " + whose},
+	}
+}
+
+// check complains about what is missing.
+//
+// Compat: the words, and what counts as given, are swtpm_cert's.
+func (o *options) check() error {
+	r := &o.request
+	if err := o.key.check(); err != nil {
+		return err
+	}
+	switch {
+	case o.issuerCert == "":
+		return cli.Complain("The issuer certificate name is required.")
+	case o.signKey == "":
+		return cli.Complain("Missing signature key.")
+	}
+	switch r.Type {
+	case cert.IAK, cert.IDevID:
+		if r.TPMSerial == "" {
+			return cli.Complain("--tpm-serial-num must be provided")
+		}
+		return nil
+	case cert.EK:
+		if r.Spec.Family == "" || !o.level || !o.revision {
+			return cli.Complain("--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided.")
+		}
+	case cert.Platform:
+		if incomplete(r.Platform) {
+			return cli.Complain("--platform-manufacturer and --platform-model and --platform-version must all be provided.")
+		}
+	}
+	if incomplete(r.TPM) {
+		return cli.Complain("--tpm-manufacturer and --tpm-model and --tpm-version must all be provided.")
+	}
+	return nil
+}
+
+func incomplete(a cert.Attributes) bool {
+	return a.Manufacturer == "" || a.Model == "" || a.Version == ""
+}

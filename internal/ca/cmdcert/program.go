@@ -1,0 +1,140 @@
+// Package cmdcert is swtpm_cert without its process: a command line that makes
+// one certificate of a TPM. swtpm-cert is this and a main function; swtpm-localca
+// calls it in place of the program.
+package cmdcert
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// Program is what a run uses of its surroundings.
+type Program struct {
+	Name   string // argv[0], for the messages of the option parser
+	Stdout io.Writer
+	Stderr io.Writer
+	Now    func() time.Time                 // time.Now
+	Env    func(name string) (string, bool) // os.LookupEnv
+}
+
+// capabilities are swtpm_cert's words.
+const capabilities = `{ "type": "swtpm_cert", "features": [ "cmdarg-signkey-pwd", "cmdarg-tpm-serial-num", ` +
+	`"supports-iak-idevid", "cmdarg-public", "cmdarg-keyalgo" ], "version": "` + config.ReferenceVersion + `" }` + "\n"
+
+const versionLine = "TPM certificate tool version " + config.ReferenceVersion + ", Copyright (c) 2026 the swtpm-go authors\n"
+
+const usageHead = `
+Usage: swtpm_cert [options]
+
+Makes one certificate of a TPM, for which only the public part of its key is
+needed.
+
+The following options are supported:
+`
+
+const usageTail = `
+The following environment variable is looked at:
+
+SWTPM_PKCS11_PIN      : the PIN of the token that a pkcs11: URI names
+
+A password <pwd> may be given as:
+- <password>
+- pass:<password>
+- fd:<file descriptor>
+- file:<filename>
+- env:<environment variable>
+`
+
+// Run does what args, the arguments without the program's name, ask for. The
+// error's text is the message for the user, in the words of swtpm_cert where it
+// has words; what is only a warning has been told on Stderr, and the usage that
+// goes with a wrong option is on Stdout. Every error means exit code 1.
+func (p *Program) Run(args []string) error {
+	o := newOptions()
+	defer o.clear()
+	table := o.table(p.Env)
+	_, err := cli.Parse(table, args, func(err error) error { return misuse{err} })
+	switch {
+	case errors.As(err, new(misuse)):
+		fmt.Fprint(p.Stdout, versionLine, usageHead, cli.Usage(table), usageTail)
+		return fmt.Errorf("%s: %w", p.Name, err)
+	case err != nil:
+		return err
+	}
+	text := ""
+	switch {
+	case o.help:
+		text = versionLine + usageHead + cli.Usage(table) + usageTail
+	case o.version:
+		text = versionLine
+	case o.capabilities:
+		text = capabilities
+	case o.shell != "":
+		return cli.PrintCompletion(p.Stdout, o.shell, table, "swtpm_cert", "swtpm-cert")
+	default:
+		return p.make(o)
+	}
+	_, err = io.WriteString(p.Stdout, text)
+	return err
+}
+
+// misuse is a message of the option parser.
+type misuse struct{ error }
+
+// make makes the certificate that o asks for, and nothing else unless that
+// succeeds.
+func (p *Program) make(o *options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	der, err := p.issue(o)
+	if err != nil {
+		return err
+	}
+	return p.write(o, der)
+}
+
+// issue returns the certificate in DER.
+func (p *Program) issue(o *options) ([]byte, error) {
+	var err error
+	if o.request.Key, err = o.key.read(); err != nil {
+		return nil, err
+	}
+	ca, err := signer.Certificate(o.issuerCert)
+	if err != nil {
+		return nil, cli.Complain("Could not read issuer certificate from %s. %s", o.issuerCert, reason(err))
+	}
+	pin, _ := p.Env("SWTPM_PKCS11_PIN")
+	tcti, _ := p.Env("TPM2TOOLS_TCTI")
+	key, err := signer.Open(signer.Source{
+		Key: o.signKey, Password: o.password, ParentPassword: o.parentPassword, PIN: pin, TCTI: tcti,
+		Warn: func(s string) { fmt.Fprintln(p.Stderr, s) },
+	})
+	if err != nil {
+		return nil, cli.Complain("Could not read %s signing key from %s. %s", signer.Kind(o.signKey), signer.Place(o.signKey), reason(err))
+	}
+	defer key.Close()
+	return o.create(ca, key, p.Now())
+}
+
+// create makes the certificate that o asks for, in DER.
+func (o *options) create(ca *x509.Certificate, key crypto.Signer, now time.Time) ([]byte, error) {
+	o.request.NotBefore = now
+	der, err := cert.Create(&o.request, ca, key)
+	switch {
+	case errors.Is(err, cert.ErrHashless):
+		return nil, cli.Complain("Cannot use hashless signing scheme for TPM 1.2 certs.")
+	case err != nil:
+		return nil, cli.Complain("Could not create the certificate. %s", reason(err))
+	}
+	return der, nil
+}

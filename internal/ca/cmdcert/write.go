@@ -1,0 +1,66 @@
+package cmdcert
+
+import (
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/safefile"
+)
+
+// write puts the certificate der where o wants it.
+//
+// Compat: without --out-cert swtpm_cert writes PEM to stdout, without a header,
+// and DER nowhere.
+func (p *Program) write(o *options, der []byte) error {
+	switch {
+	case o.out == "" && o.pem:
+		if _, err := p.Stdout.Write(cert.PEM(der)); err != nil {
+			return cli.Complain("Could not write certificate to stdout: %s", cli.Strerror(err))
+		}
+		return nil
+	case o.out == "":
+		return nil
+	}
+	b, err := o.encode(der)
+	if err != nil {
+		return err
+	}
+	f, err := safefile.OpenOutput(o.out, os.O_TRUNC, 0o600)
+	if err != nil {
+		return cli.Complain("Could not open %s for writing the certificate: %s", o.out, cli.Strerror(err))
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return cli.Complain("Could not write certificate into file %s: %s", o.out, cli.Strerror(err))
+	}
+	return nil
+}
+
+// encode returns der in the form that o wants in a file, in which --pem may go with
+// --add-header.
+func (o *options) encode(der []byte) ([]byte, error) {
+	b := der
+	if o.pem {
+		b = cert.PEM(der)
+	}
+	if !o.header {
+		return b, nil
+	}
+	b, err := cert.AddHeader(b)
+	if err != nil {
+		return nil, cli.Complain("Could not write certificate header. %s", reason(err))
+	}
+	return b, nil
+}
+
+// reason returns err as a sentence that follows one.
+func reason(err error) string {
+	s := strings.ReplaceAll(cli.Strerror(err), "\n", "; ")
+	if s == "" {
+		return ""
+	}
+	return strings.ToUpper(s[:1]) + s[1:] + "."
+}

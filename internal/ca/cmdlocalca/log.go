@@ -1,0 +1,46 @@
+package cmdlocalca
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/safefile"
+)
+
+// log takes messages: those about errors go to stderr, the others to stdout, all
+// of them to the log file if there is one.
+type log struct {
+	out, err io.Writer
+	file     *os.File // nil: none
+}
+
+// openLog opens the log file at path, "" for none.
+func (p *Program) openLog(path string) (*log, error) {
+	if path == "" {
+		return &log{out: p.Stdout, err: p.Stderr}, nil
+	}
+	f, err := safefile.OpenOutput(path, os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, cli.Complain("Cannot write to logfile %s: %s", path, cli.Strerror(err))
+	}
+	return &log{out: f, err: f, file: f}, nil
+}
+
+// Infof tells what has happened.
+func (l *log) Infof(format string, args ...any) {
+	fmt.Fprintln(l.out, printable.Text(fmt.Sprintf(format, args...)))
+}
+
+// Errorf tells what is wrong.
+func (l *log) Errorf(format string, args ...any) {
+	fmt.Fprintln(l.err, printable.Text(fmt.Sprintf(format, args...)))
+}
+
+func (l *log) close() {
+	if l.file != nil {
+		l.file.Close()
+	}
+}

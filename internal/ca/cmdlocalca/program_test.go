@@ -1,0 +1,218 @@
+package cmdlocalca
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/keyvalue"
+)
+
+func parse(t *testing.T, args ...string) *options {
+	t.Helper()
+	o := &options{}
+	if _, err := cli.ParseLong(o.table(), args); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// TestCertArgs has what swtpm_localca 0.11 calls swtpm_cert with, without the
+// last arguments, which say where the CA is.
+func TestCertArgs(t *testing.T) {
+	product := []string{"--tpm-manufacturer", "M", "--tpm-model", "m", "--tpm-version", "v"}
+	spec := []string{"--tpm-spec-family", "2.0", "--tpm-spec-level", "0", "--tpm-spec-revision", "183"}
+	for _, tt := range []struct{ args, want string }{
+		{"--type ek --ek 80ff --vmid vm:uuid SPEC PRODUCT --tpm2 --allow-signing --decryption",
+			"--subject CN=vm:uuid --platform-model QEMU --tpm2 --allow-signing --decryption SPEC PRODUCT --modulus 80ff --days -1 --serial 7"},
+		{"--type ek --ek 80ff SPEC PRODUCT",
+			"--subject CN=unknown --platform-model QEMU --add-header SPEC PRODUCT --modulus 80ff --days -1 --serial 7"},
+		{"--type platform --ek x=1,y=2,id=secp384r1 --vmid a SPEC PRODUCT --tpm2 --allow-signing --tpm-serial-num S",
+			"--subject CN=a --platform-model QEMU --tpm-serial-num S --tpm2 PRODUCT --type platform --ecc-x 1 --ecc-y 2 --ecc-curveid secp384r1 --days -1 --serial 7"},
+		{"--type iak --key x=1,y=2 --vmid a --tpm2 --tpm-serial-num S",
+			"--subject serialNumber=a --platform-model QEMU --tpm-serial-num S --tpm2 --type iak --ecc-x 1 --ecc-y 2 --days -1 --serial 7"},
+		{"--type idevid --key 80 --tpm-serial-num S",
+			"--subject serialNumber=unknown --platform-model QEMU --add-header --type idevid --modulus 80 --days -1 --serial 7"},
+	} {
+		fill := func(s string) []string {
+			s = strings.ReplaceAll(s, "SPEC", strings.Join(spec, " "))
+			return strings.Fields(strings.ReplaceAll(s, "PRODUCT", strings.Join(product, " ")))
+		}
+		got := parse(t, fill(tt.args)...).certArgs([]string{"--platform-model", "QEMU"}, "7")
+		if !slices.Equal(got, fill(tt.want)) {
+			t.Errorf("%s\ngives %q\nwant  %q", tt.args, got, fill(tt.want))
+		}
+	}
+}
+
+func TestSubject(t *testing.T) {
+	for vmid, want := range map[string]string{
+		"": "CN=unknown", "vm:1": "CN=vm:1", `a,b+c\+d`: `CN=a_b_c\+d`, "+": "CN=_", `\+`: `CN=\+`, "ä,": "CN=ä_",
+	} {
+		if got := (&options{vmid: vmid}).subject(); got != want {
+			t.Errorf("subject of %q = %q, want %q", vmid, got, want)
+		}
+	}
+}
+
+func TestKeyArgs(t *testing.T) {
+	for in, want := range map[string]string{
+		"x=aB,y=01":                "--ecc-x aB --ecc-y 01",
+		"x=1,y=2,id=secp521r1":     "--ecc-x 1 --ecc-y 2 --ecc-curveid secp521r1",
+		"id=q,x=1,y=2,id=c,more=3": "--ecc-x 1 --ecc-y 2 --ecc-curveid c",
+		"x=,x=1,y=2":               "--ecc-x 1 --ecc-y 2",
+		"x=1y=2":                   "--modulus x=1y=2",
+		"x=1,y=":                   "--modulus x=1,y=",
+		"80":                       "--modulus 80",
+	} {
+		if got := strings.Join(keyArgs(in), " "); got != want {
+			t.Errorf("keyArgs(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+// FuzzKeyArgs holds that a key of elliptic curves has coordinates that are in what
+// was given, and that all else is a modulus as it was given.
+func FuzzKeyArgs(f *testing.F) {
+	for _, s := range []string{"80", "x=1,y=2", "x=1,y=2,id=c", "x=x=1,y=2"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		args := keyArgs(s)
+		if args[0] == "--modulus" {
+			if len(args) != 2 || args[1] != s {
+				t.Errorf("keyArgs(%q) = %q", s, args)
+			}
+			return
+		}
+		if len(args) < 4 || !strings.Contains(s, "x="+args[1]+",y="+args[3]) || args[1] == "" || args[3] == "" {
+			t.Errorf("keyArgs(%q) = %q", s, args)
+		}
+	})
+}
+
+func TestWords(t *testing.T) {
+	got := words("--platform-manufacturer \"Fedora XYZ\"\n\n  --a\t b \r\n# c")
+	if want := []string{"--platform-manufacturer", `"Fedora`, `XYZ"`, "--a", "b", "#", "c"}; !slices.Equal(got, want) {
+		t.Errorf("words = %q, want %q", got, want)
+	}
+}
+
+// site is a configuration in a new directory.
+type site struct{ dir, conf, opts string }
+
+func newSite(t *testing.T) site {
+	t.Helper()
+	dir := t.TempDir()
+	s := site{dir, filepath.Join(dir, "c.conf"), filepath.Join(dir, "o")}
+	for path, text := range map[string]string{
+		s.conf: "statedir = " + dir + "/ca\nsigningkey = " + dir + "/ca/signkey.pem\nissuercert = " + dir + "/ca/issuercert.pem\n",
+		s.opts: "--platform-manufacturer Fedora\n--platform-version 2.1\n--platform-model QEMU\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// args are those of a good call.
+func (s site) args(more ...string) []string {
+	return append([]string{"--configfile", s.conf, "--optsfile", s.opts, "--dir", s.dir, "--tpm2", "--type", "ek",
+		"--ek", "x=6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,y=4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
+		"--tpm-spec-family", "2.0", "--tpm-spec-level", "0", "--tpm-spec-revision", "183",
+		"--tpm-manufacturer", "id:00001014", "--tpm-model", "swtpm", "--tpm-version", "id:1"}, more...)
+}
+
+// program runs a command line and returns its outputs.
+func program(args ...string) (stdout, stderr string, err error) {
+	var out, errs bytes.Buffer
+	p := &Program{Name: "swtpm_localca", Stdout: &out, Stderr: &errs}
+	err = p.Run(context.Background(), args)
+	return out.String(), errs.String(), err
+}
+
+func TestRun(t *testing.T) {
+	s := newSite(t)
+	ca := filepath.Join(s.dir, "ca")
+	log := filepath.Join(s.dir, "log")
+	link := filepath.Join(s.dir, "link")
+	if err := os.Symlink(log, link); err != nil {
+		t.Fatal(err)
+	}
+	user := keyvalue.UserName()
+	for _, tt := range []struct {
+		args           []string
+		stdout, stderr string // beginning with these
+		fails          bool
+	}{
+		{args: s.args(), stdout: "Creating swtpm-localca dir '" + ca + "'.\nCreating root CA and a local CA's signing key and issuer cert.\nSuccessfully created EK certificate locally.\n"},
+		{args: s.args("--type", "platform"), stdout: "Successfully created platform certificate locally.\n"},
+		{args: s.args("--type=iak", "--tpm-serial-num=1"), stdout: "Successfully created iak certificate locally.\n"},
+		{args: s.args("--typ", "idevid", "--tpm-serial", "1"), stdout: "Successfully created idevid certificate locally.\n"},
+		{args: s.args("--logfile", log)},
+		{args: s.args("--logfile", "/dev/null")},
+		{args: []string{"-h"}, stdout: "Usage: swtpm_localca [options]\n"},
+		{args: []string{"--bogus"}, stdout: "Usage: swtpm_localca [options]\n", stderr: "swtpm_localca: unrecognized option '--bogus'\n", fails: true},
+		{args: s.args("--type", "bogus"), stderr: "Could not create bogus certificate locally\n", fails: true},
+		{args: s.args("--type", ""), stderr: "Could not create  certificate locally\n", fails: true},
+		{args: s.args("--tpm-spec-family", ""), stderr: "Could not create EK certificate locally\n--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided.\n", fails: true},
+		{args: s.args("--ek", ""), stderr: "Could not create EK certificate locally\n", fails: true},
+		{args: s.args("--configfile", "/nonexistent"), stderr: "Need read rights on config file /nonexistent for user " + user + "." + keyvalue.OwnFiles() + "\n", fails: true},
+		{args: s.args("--optsfile", "/nonexistent"), stderr: "Need read rights on options file /nonexistent for user " + user + "." + keyvalue.OwnFiles() + "\n", fails: true},
+		{args: s.args("--configfile", "/dev/null"), stderr: "Missing 'statedir' config value in config file /dev/null.\n", fails: true},
+		{args: s.args("--dir", "/nonexistent"), stderr: "Could not create EK certificate locally\nCould not open /nonexistent/ek.cert for writing the certificate: No such file or directory\n", fails: true},
+		{args: s.args("--logfile", link), stderr: "Cannot write to logfile " + link, fails: true},
+	} {
+		stdout, stderr, err := program(tt.args...)
+		if (err != nil) != tt.fails || !strings.HasPrefix(stdout, tt.stdout) || !strings.HasPrefix(stderr, tt.stderr) ||
+			tt.stdout == "" && stdout != "" || tt.stderr == "" && stderr != "" {
+			t.Errorf("%q: %v\nstdout %q\nwant   %q\nstderr %q\nwant   %q", tt.args, err, stdout, tt.stdout, stderr, tt.stderr)
+		}
+	}
+	for _, name := range []string{"ek.cert", "platform.cert", "iak.cert", "idevid.cert"} {
+		b, err := os.ReadFile(filepath.Join(s.dir, name))
+		if err == nil {
+			_, err = x509.ParseCertificate(b)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if fi, err := os.Stat(filepath.Join(s.dir, name)); err != nil || fi.Mode() != 0o600 {
+			t.Errorf("%s: %v, mode %v", name, err, fi.Mode())
+		}
+	}
+	if b, err := os.ReadFile(log); err != nil || string(b) != "Successfully created EK certificate locally.\n" {
+		t.Errorf("log file %q, %v", b, err)
+	}
+}
+
+// keep keeps nothing.
+type keep struct{}
+
+func (keep) Infof(string, ...any)  {}
+func (keep) Errorf(string, ...any) {}
+
+func TestCertificate(t *testing.T) {
+	s := newSite(t)
+	b, err := Certificate(t.Context(), keep{}, s.args("--dir", "/nonexistent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x509.ParseCertificate(b); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(s.conf, []byte("statedir = /s\nsigningkey = pkcs11:token=a\nissuercert = /c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Certificate(t.Context(), keep{}, s.args()); !errors.Is(err, ErrToken) {
+		t.Errorf("with a key in a token: %v", err)
+	}
+}

@@ -1,0 +1,110 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// openOutput returns the descriptor that o names, ready to be appended to, and
+// what to call it. It never waits: neither here nor in a later write.
+func openOutput(o Options) (fd int, name string, err error) {
+	if o.File != "" {
+		fd, err = openFile(o)
+		return fd, fmt.Sprintf("%q", o.File), err
+	}
+	return o.FD, fmt.Sprintf("descriptor %d", o.FD), useFD(o)
+}
+
+// openFile opens a file by its path. It must be a regular one without other
+// names: the process may be root, and the directory somebody else's.
+func openFile(o Options) (int, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
+	fd, err := unix.Open(o.File, flags, 0o600)
+	for err == unix.EINTR {
+		fd, err = unix.Open(o.File, flags, 0o600)
+	}
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return -1, fmt.Errorf("pcap: %q is a symbolic link; name the file itself", o.File)
+	case errors.Is(err, unix.ENXIO): // a fifo that nobody reads
+		return -1, fmt.Errorf("pcap: %q is not a regular file; pass anything else as fd=N", o.File)
+	case err != nil:
+		return -1, fmt.Errorf("pcap: open %q: %w", o.File, err)
+	}
+	if err := prepareFile(fd, o); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("pcap: %q: %w", o.File, err)
+	}
+	return fd, nil
+}
+
+// prepareFile looks at what was opened by path before it is changed.
+func prepareFile(fd int, o Options) error {
+	var st unix.Stat_t
+	switch err := unix.Fstat(fd, &st); {
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errors.New("not a regular file; pass anything else as fd=N")
+	case st.Nlink > 1:
+		return errors.New("the file has other names (hard links); name one that has not")
+	}
+	return begin(fd, o)
+}
+
+// useFD prepares a descriptor that was passed to us. Who passed it knows what it
+// is; only what can never work is refused.
+func useFD(o Options) error {
+	fail := func(err error) error { return fmt.Errorf("pcap: fd %d: %w", o.FD, err) }
+	flags, err := unix.FcntlInt(uintptr(o.FD), unix.F_GETFL, 0)
+	if err != nil {
+		return fail(err)
+	}
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return fail(errors.New("not open for writing"))
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(o.FD, &st); err != nil {
+		return fail(err)
+	}
+	unix.CloseOnExec(o.FD)
+	if err := unix.SetNonblock(o.FD, true); err != nil {
+		return fail(err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		if err := begin(o.FD, o); err != nil {
+			return fail(err)
+		}
+	case unix.S_IFBLK:
+		return fail(errors.New("a block device; want a file, a pipe or a socket"))
+	}
+	return nil
+}
+
+// begin gives a regular file its permissions and goes to where writing begins.
+func begin(fd int, o Options) error {
+	mode := uint32(o.Mode & fs.ModePerm)
+	if err := unix.Fchmod(fd, mode); err != nil {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Mode&0o7777 != mode {
+			return fmt.Errorf("set mode %#o: %w; choose a file of this user, on a file system that keeps modes", o.Mode, err)
+		}
+	}
+	if o.Truncate {
+		if err := unix.Ftruncate(fd, 0); err != nil {
+			return fmt.Errorf("truncate: %w", err)
+		}
+	}
+	_, err := unix.Seek(fd, 0, unix.SEEK_END)
+	return err
+}
+
+// regular tells whether fd is a regular file.
+func regular(fd int) bool {
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}

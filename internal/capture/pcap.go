@@ -1,0 +1,114 @@
+// Package capture records the commands and responses of a TPM in a file that
+// Wireshark and tshark read: pcapng, in which the traffic seems to go through a
+// TCP connection to port 2321, where their dissectors look for a TPM. What must
+// not be in the file is taken out by a Filter; this package looks at no command.
+//
+// A file that cannot be written, or a reader that is slow, costs records and not
+// commands.
+package capture
+
+import (
+	"io/fs"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Options says where and how to record.
+type Options struct {
+	File      string      // appended to; "" for FD
+	FD        int         // open for writing, ours from here on
+	Mode      fs.FileMode // permission bits of the file, exact
+	Truncate  bool        // empty the file first
+	Checksums bool        // fill those of the IP and TCP headers, zero otherwise
+
+	Filter Filter                           // sees all messages first; nil if they are recorded as they are
+	Note   func(format string, args ...any) // a line for people: what was lost
+}
+
+// Filter returns what is to be recorded of a message: a copy, for the message
+// itself is still needed. Responses come right behind their commands.
+type Filter interface {
+	Command(raw []byte) []byte
+	Response(rsp []byte) []byte
+}
+
+// Capture records the traffic of one TPM, that of all clients in one connection.
+// Its methods may be used at the same time.
+type Capture struct {
+	filter Filter
+	now    func() time.Time
+
+	mu     sync.Mutex
+	conn   connection
+	w      *writer
+	closed bool
+}
+
+// Open opens the file and begins a new section in it with the handshake of a
+// connection: 312 bytes.
+func Open(o Options) (*Capture, error) {
+	return open(o, time.Now, rand.Uint32)
+}
+
+// open is Open with a clock and a source of random numbers.
+func open(o Options, now func() time.Time, random func() uint32) (*Capture, error) {
+	fd, name, err := openOutput(o)
+	if err != nil {
+		return nil, err
+	}
+	c := &Capture{filter: o.Filter, now: now}
+	c.conn = connection{
+		port:      50000 + uint16(random()%5000),
+		next:      [2]uint32{random(), random()},
+		checksums: o.Checksums,
+	}
+	preamble := section()
+	preamble = c.append(preamble, client, syn, nil)
+	preamble = c.append(preamble, server, syn|ack, nil)
+	preamble = c.append(preamble, client, ack, nil)
+	c.w = newWriter(fd, name, preamble, o.Note)
+	return c, nil
+}
+
+// Command records a command as it came, a prefix before it included.
+func (c *Capture) Command(raw []byte) { c.record(client, raw) }
+
+// Response records a response, without what answers a prefix.
+func (c *Capture) Response(rsp []byte) { c.record(server, rsp) }
+
+func (c *Capture) record(from side, b []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	if c.filter != nil {
+		if from == client {
+			b = c.filter.Command(b)
+		} else {
+			b = c.filter.Response(b)
+		}
+	}
+	c.w.put(c.append(nil, from, 0, b))
+}
+
+// append appends the block of one packet.
+func (c *Capture) append(b []byte, from side, flags byte, payload []byte) []byte {
+	return appendPacket(b, c.now(), c.conn.frame(from, flags, payload))
+}
+
+// Close ends the connection with FIN, FIN and ACK, and closes the file. What
+// comes later is not recorded.
+func (c *Capture) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	end := c.append(nil, client, fin, nil)
+	end = c.append(end, server, fin|ack, nil)
+	c.w.put(c.append(end, client, ack, nil))
+	c.w.close()
+}

@@ -1,0 +1,221 @@
+package capture
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxQueue is how many blocks wait to be written at most; the largest
+	// has some 4200 bytes.
+	maxQueue = 256
+
+	// patience is how long put waits for its block to be written. Then what
+	// a command did before it brought the process down is in the file.
+	patience = 100 * time.Millisecond
+
+	// respite is how long put waits for nothing after it waited in vain, so
+	// that a slow disk or reader costs a TPM one part in a hundred.
+	respite = 10 * time.Second
+
+	// fileWait and streamWait are how long the start and the end of a
+	// recording wait for what is to be written.
+	fileWait   = 5 * time.Second
+	streamWait = time.Second
+
+	// pollStep is how often a write that cannot go on looks for the end.
+	pollStep = 50 // milliseconds
+)
+
+var (
+	errSlow  = errors.New("nobody reads what is written")
+	errStuck = errors.New("a write takes too long")
+)
+
+// block is what is written in one piece, or not at all.
+type block struct {
+	b       []byte
+	written chan struct{} // closed once the block is written or lost
+}
+
+// writer writes blocks to a descriptor in a goroutine of its own, so that
+// neither a disk nor a reader can hold up whoever has them written.
+type writer struct {
+	fd       int
+	file     bool   // a regular file: what was written in part can be taken back
+	preamble []byte // what has to be there before the first block; nil once it is
+
+	queue chan block
+	done  chan struct{} // closed when the last block was written or lost
+	until time.Time     // put waits for nothing before this
+
+	stop   chan struct{} // closed when there is no more time
+	broken bool          // nobody will ever read what is written
+
+	tell sync.Once // the loss, once
+	note func(format string, args ...any)
+	name string
+}
+
+// newWriter returns a writer to fd. The preamble is written at once.
+func newWriter(fd int, name string, preamble []byte, note func(string, ...any)) *writer {
+	w := &writer{
+		fd: fd, file: regular(fd), preamble: preamble, note: note, name: name,
+		queue: make(chan block, maxQueue), done: make(chan struct{}), stop: make(chan struct{}),
+	}
+	go w.drain()
+	w.send(nil, w.wait())
+	return w
+}
+
+// wait is how long the start and the end wait.
+func (w *writer) wait() time.Duration {
+	if w.file {
+		return fileWait
+	}
+	return streamWait
+}
+
+// put queues a block and waits a little until it is written. If there is no
+// place for it, it is lost. The caller holds a lock; b is kept.
+func (w *writer) put(b []byte) {
+	if time.Now().Before(w.until) {
+		w.send(b, 0)
+	} else if !w.send(b, patience) {
+		w.until = time.Now().Add(respite)
+	}
+}
+
+// send queues a block and waits for it. It returns true if it saw it written, or
+// lost.
+func (w *writer) send(b []byte, wait time.Duration) bool {
+	k := block{b, make(chan struct{})}
+	select {
+	case w.queue <- k:
+	default:
+		if w.file {
+			w.lose(errStuck)
+		} else {
+			w.lose(errSlow)
+		}
+		return false
+	}
+	if wait == 0 {
+		return false
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-k.written:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// close writes what is queued, for a while, and gives up the descriptor. put
+// must not be called any more.
+func (w *writer) close() {
+	close(w.queue)
+	t := time.NewTimer(w.wait())
+	defer t.Stop()
+	select {
+	case <-w.done:
+		return
+	case <-t.C:
+	}
+	close(w.stop)
+	if !w.file { // a write to a file cannot be called off
+		<-w.done
+	}
+}
+
+// drain writes what is queued, in order.
+func (w *writer) drain() {
+	defer close(w.done)
+	for k := range w.queue {
+		if err := w.write(k.b); err != nil {
+			w.lose(err)
+		}
+		close(k.written)
+	}
+	_ = unix.Close(w.fd)
+}
+
+// lose tells that something was lost, the first time.
+func (w *writer) lose(err error) {
+	w.tell.Do(func() {
+		w.note("pcap: %s: %v; commands and responses are missing from it, from here on", w.name, err)
+	})
+}
+
+// write writes the block, behind the preamble if that is still missing.
+func (w *writer) write(b []byte) error {
+	if w.broken {
+		return errSlow
+	}
+	if w.preamble != nil {
+		b = append(w.preamble[:len(w.preamble):len(w.preamble)], b...)
+	}
+	var err error
+	if w.file {
+		err = w.writeFile(b)
+	} else {
+		err = w.writeStream(b)
+		w.broken = err != nil
+	}
+	if err == nil {
+		w.preamble = nil
+	}
+	return err
+}
+
+// writeFile writes all of b to a regular file, or nothing: half a block would
+// make what comes behind it unreadable.
+func (w *writer) writeFile(b []byte) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(w.fd, &st); err != nil {
+		return err
+	}
+	for n := 0; n < len(b); {
+		m, err := unix.Write(w.fd, b[n:])
+		n += max(m, 0)
+		if err == nil || err == unix.EINTR {
+			continue
+		}
+		if n > 0 {
+			_ = unix.Ftruncate(w.fd, st.Size)
+			_, _ = unix.Seek(w.fd, st.Size, unix.SEEK_SET)
+		}
+		return err
+	}
+	return nil
+}
+
+// writeStream writes all of b to a pipe, a socket or a device, however long that
+// takes, unless there is no more time.
+func (w *writer) writeStream(b []byte) error {
+	for len(b) > 0 {
+		n, err := unix.Write(w.fd, b)
+		b = b[max(n, 0):]
+		switch {
+		case err == nil || err == unix.EINTR:
+		case err == unix.EAGAIN:
+			p := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLOUT}}
+			_, _ = unix.Poll(p, pollStep)
+		default:
+			return err
+		}
+		select {
+		case <-w.stop:
+			if len(b) > 0 {
+				return errSlow
+			}
+		default:
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/cli/completion"
+	"github.com/swtpm-go/swtpm/internal/printable"
+)
+
+// CompletionOption returns the option that asks for the completion script of a
+// shell, whose name it puts into shell.
+func CompletionOption(shell *string) Option {
+	return Option{
+		Name: "completion", Arg: "<shell>", Words: completion.Shells,
+		Help: "print a completion script for this command line:\nbash, zsh or fish",
+		Set:  func(arg, _ string) error { *shell = arg; return ErrStop },
+	}
+}
+
+// PrintCompletion writes the script for a program with these options and names.
+func PrintCompletion(w io.Writer, shell string, options []Option, names ...string) error {
+	script, err := completion.Script(describe(options, names), shell)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprint(printable.Raw(w), script)
+	return err
+}
+
+// describe describes a program with these options; its operand is a device.
+func describe(options []Option, names []string) *completion.Program {
+	p := &completion.Program{Names: names, OneDash: true}
+	for _, o := range options {
+		if o.Short != "" { // for ParseLong
+			p.OneDash = false
+		}
+	}
+	p.Operand.Kind = completion.File
+	for _, o := range options {
+		if o.Hidden {
+			continue
+		}
+		help, _, _ := strings.Cut(o.Help, ";")
+		c := completion.Option{Names: []string{o.Spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
+		switch {
+		case o.Words != nil:
+			c.Args = append(c.Args, completion.Value{Kind: completion.Words, Words: o.Words})
+		case o.Arg != "":
+			c.Args = append(c.Args, completion.ValueOf(o.Arg))
+		}
+		if o.File != "" {
+			c.Args = append(c.Args, completion.Value{Kind: completion.File})
+		}
+		p.Options = append(p.Options, c)
+	}
+	return p
+}

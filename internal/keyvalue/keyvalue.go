@@ -1,0 +1,119 @@
+// Package keyvalue reads the configuration files of swtpm_setup and swtpm_localca:
+// lines of the form KEY = VALUE. It knows no key.
+package keyvalue
+
+import (
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/infile"
+)
+
+// maxSize is how large a configuration file may be; one has a few hundred bytes.
+const maxSize = 1 << 20
+
+// File is the text of a configuration file.
+type File string
+
+// Read returns the text of the file at path; see package infile.
+func Read(path string) (File, error) {
+	b, err := infile.Read(path, maxSize)
+	return File(b), err
+}
+
+// Value returns the value of the first line with that key, without what follows
+// a "#" and without the blanks around it, and with the environment's values for
+// ${NAME}. The key is at the very beginning of its line.
+func (f File) Value(key string) (value string, ok bool) {
+	for line := range strings.Lines(string(f)) {
+		rest, found := strings.CutPrefix(line, key)
+		if !found {
+			continue
+		}
+		rest, found = strings.CutPrefix(strings.TrimLeft(rest, blanks), "=")
+		if !found {
+			continue
+		}
+		rest, _, _ = strings.Cut(rest, "#")
+		return Expand(strings.Trim(rest, blanks)), true
+	}
+	return "", false
+}
+
+const blanks = " \t\r\n\v\f"
+
+// Expand replaces ${NAME} with the value of the environment, "" if there is
+// none. "${" without "}" stays as it is.
+func Expand(s string) string {
+	var out strings.Builder
+	for {
+		before, rest, found := strings.Cut(s, "${")
+		out.WriteString(before)
+		if !found {
+			return out.String()
+		}
+		name, after, found := strings.Cut(rest, "}")
+		if !found {
+			out.WriteString("${" + rest)
+			return out.String()
+		}
+		out.WriteString(os.Getenv(name))
+		s = after
+	}
+}
+
+// SystemDir is where the configuration of the machine is.
+const SystemDir = "/etc"
+
+// Find returns the path of the configuration file of that name: that of the user
+// if it is readable, else that of the machine, which need not be there.
+func Find(name string) string {
+	if dir := UserDir(); dir != "" {
+		if path := filepath.Join(dir, name); unix.Access(path, unix.R_OK) == nil {
+			return path
+		}
+	}
+	return filepath.Join(SystemDir, name)
+}
+
+// UserDir returns the directory with the user's configuration, "" if there is
+// none: $XDG_CONFIG_HOME, or .config at home, which is that of the password file
+// if the environment names none.
+func UserDir() string {
+	if dir := os.Getenv("XDG_CONFIG_HOME"); dir != "" {
+		return dir
+	}
+	home := os.Getenv("HOME")
+	if home == "" {
+		u, err := user.Current()
+		if err != nil {
+			return ""
+		}
+		home = u.HomeDir
+	}
+	return filepath.Join(home, ".config")
+}
+
+// UserName returns the name of who runs this, for messages: its number if it has
+// none.
+func UserName() string {
+	uid := strconv.Itoa(os.Geteuid())
+	if u, err := user.LookupId(uid); err == nil {
+		return u.Username
+	}
+	return uid
+}
+
+// OwnFiles returns a sentence, after a blank, for an ordinary user who lacks the rights
+// to the machine's configuration or CA; "" for root.
+func OwnFiles() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return " For a configuration and a CA of this user run: swtpm_setup --create-config-files skip-if-exist"
+}

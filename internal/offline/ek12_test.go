@@ -1,0 +1,45 @@
+package offline
+
+import (
+	"bytes"
+	"testing"
+)
+
+func TestStoredCert12(t *testing.T) {
+	for _, tt := range []struct{ stored, want, err string }{
+		{"\x10\x01\x00\x00\x05\x10\x02abc", "abc", ""},
+		{"\x10\x01\x00\x00\x05\x10\x02abc\xff\xff", "abc", ""}, // an index that is longer
+		{"\x10\x01\x00\x00\x06\x10\x02abc", "", "it says that it has 6 bytes, and 5 are there"},
+		{"\x10\x01\x00\x00\x02\x10\x02abc", "", "it says that it has 2 bytes, and 5 are there"},
+		{"\x10\x01\x01\x00\x05\x10\x02abc", "", "what is stored there does not begin as a certificate does"},
+		{"\x10\x01\x00\x00\x05\x10\x03abc", "", "what is stored there does not begin as a certificate does"},
+		{"\x10\x01\x00\x00\x05\x10", "", "what is stored there does not begin as a certificate does"},
+	} {
+		got, err := storedCert12([]byte(tt.stored))
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if string(got) != tt.want || text != tt.err {
+			t.Errorf("storedCert12(%x) = %q, %v, want %q, %s", tt.stored, got, err, tt.want, tt.err)
+		}
+	}
+}
+
+// FuzzStoredCert12 holds that a certificate that is found, and stored again, is what
+// the index begins with.
+func FuzzStoredCert12(f *testing.F) {
+	f.Add([]byte("\x10\x01\x00\x00\x05\x10\x02abc"))
+	f.Add([]byte("\x10\x01\x00\xff\xff\x10\x02abc"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		cert, err := storedCert12(b)
+		if err != nil {
+			return
+		}
+		n := len(cert) + 2
+		again := append([]byte{0x10, 0x01, 0, byte(n >> 8), byte(n), 0x10, 0x02}, cert...)
+		if !bytes.HasPrefix(b, again) {
+			t.Errorf("%x has the certificate %x", b, cert)
+		}
+	})
+}

@@ -1,0 +1,174 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Report is what is there of a TPM. The JSON of it is an interface.
+type Report struct {
+	Where string `json:"where"`
+	TPM   string `json:"tpm"` // "1.2", "2.0"
+
+	// Profile is nil if the permanent state could not be opened, or has none.
+	Profile *ProfileReport `json:"profile"`
+
+	Items []ItemReport `json:"items"`
+
+	// Others are temporary files, which processes have left that died.
+	Others []string `json:"others"`
+
+	// Interrupted is true if a change of several items was cut short. The
+	// next start, or verb that writes, finishes it.
+	Interrupted bool `json:"interrupted"`
+}
+
+// ProfileReport is the algorithm profile of a TPM 2.0.
+type ProfileReport struct {
+	Name  string `json:"name"`
+	Level int    `json:"stateFormatLevel"`
+}
+
+// ItemReport is one item. Fields that could not be found out are empty.
+type ItemReport struct {
+	Name       string `json:"name"`
+	Bytes      int    `json:"bytes"`
+	Changed    string `json:"changed,omitempty"` // RFC 3339, UTC
+	Container  int    `json:"container"`         // version: 2; 1 before April 2018
+	Encryption string `json:"encryption"`        // "none", "aes-128-cbc", "aes-256-cbc"
+	Key        string `json:"key"`               // one of the words below
+	Checksum   string `json:"checksum"`          // "none", "right", "wrong"
+	Writer     string `json:"writer"`
+	Payload    int    `json:"payload,omitempty"` // bytes of libtpms's part
+	Problem    string `json:"problem,omitempty"`
+}
+
+// What ItemReport.Key says of the key that was given.
+const (
+	keyNotNeeded = "not needed"
+	keyNotGiven  = "not given"
+	keyFits      = "fits"
+	keyDoesNot   = "does not fit"
+	keyTooMany   = "given, but the state is plain"
+)
+
+// What ItemReport.Writer says: of an encrypted item nothing tells who wrote it.
+const (
+	writerOurs   = "swtpm-go"
+	writerSwtpm  = "swtpm"
+	writerEither = "swtpm or swtpm-go"
+	writerOld    = "swtpm before 0.1, of 2018"
+)
+
+// Inspect tells what is there, as far as the key, or none, allows.
+func (s *State) Inspect() (*Report, error) {
+	r := &Report{Where: s.where, TPM: s.version.String(), Items: []ItemReport{}, Others: []string{}}
+	entries, err := s.list()
+	if err != nil {
+		return nil, err
+	}
+	changed := map[string]time.Time{}
+	for _, e := range entries {
+		changed[e.Name] = e.Changed
+		switch e.Role {
+		case nv.RoleTemporary:
+			r.Others = append(r.Others, e.Name)
+		case nv.RoleUnfinished:
+			r.Interrupted = true
+		}
+	}
+	for _, i := range s.names() {
+		blob, err := s.b.Load(s.prefix + i.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		i.sealed, i.changed = blob, changed[s.prefix+i.name]
+		r.add(s, i, err)
+		wipe([]item{i})
+	}
+	if len(r.Items) == 0 && len(r.Others) == 0 && !r.Interrupted {
+		return nil, fmt.Errorf("%s: %w of version %s", s.where, ErrNone, s.version)
+	}
+	return r, nil
+}
+
+// add puts i into the report; err is why it could not be loaded.
+func (r *Report) add(s *State, i item, err error) {
+	out := ItemReport{Name: i.name, Bytes: len(i.sealed)}
+	if !i.changed.IsZero() {
+		out.Changed = i.changed.UTC().Format(time.RFC3339)
+	}
+	if err != nil {
+		out.Problem = err.Error()
+		r.Items = append(r.Items, out)
+		return
+	}
+	info, err := seal.DescribeFile(i.sealed)
+	out.describe(info, s.key)
+	if err == nil && out.Key != keyNotGiven && out.Key != keyTooMany {
+		err = r.open(s, i, &out)
+	}
+	if err != nil {
+		out.Problem = err.Error()
+	}
+	r.Items = append(r.Items, out)
+}
+
+// describe fills in what needs no key.
+func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
+	i.Container = int(info.Version)
+	i.Checksum = string(info.Checksum)
+	i.Encryption = "none"
+	if info.Bits > 0 {
+		i.Encryption = fmt.Sprintf("aes-%d-cbc", info.Bits)
+	}
+	switch {
+	case info.Bits == 0 && key == nil:
+		i.Key = keyNotNeeded
+	case info.Bits == 0 && info.Version > 1:
+		i.Key = keyTooMany
+	case key == nil:
+		i.Key = keyNotGiven
+	}
+	switch {
+	case info.Version == 1:
+		i.Writer = writerOld
+	case info.Checksum != seal.NoChecksum:
+		i.Writer = writerOurs
+	case info.Bits > 0:
+		i.Writer = writerEither
+	case info.Version == 2:
+		i.Writer = writerSwtpm
+	}
+}
+
+// open opens i and fills in what is inside.
+func (r *Report) open(s *State, i item, out *ItemReport) error {
+	p, err := seal.Open(i.sealed, s.key)
+	switch {
+	case err != nil && s.key != nil:
+		out.Key = keyDoesNot
+		return err
+	case err != nil:
+		return err
+	case s.key != nil:
+		out.Key = keyFits
+	}
+	defer seal.Wipe(p)
+	out.Payload = len(p)
+	if i.name != nv.Permanent {
+		return payload.Check(s.version, i.blob, p)
+	}
+	sum, err := payload.Describe(s.version, p)
+	if err == nil && s.version == tpm.V20 {
+		r.Profile = &ProfileReport{Name: sum.Profile, Level: sum.Level}
+	}
+	return err
+}

@@ -1,0 +1,139 @@
+package offline
+
+import (
+	"fmt"
+	"io/fs"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// prove loads the payloads, by the names of their items, into the engine of a TPM
+// of version v, as an emulator that starts would. Nothing is written: what the
+// engine stores stays in memory, and goes.
+func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
+	return whileOn(e, v, payloads, func() error {
+		if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
+			return nil
+		}
+		return proveSavestate(e, v)
+	})
+}
+
+// proveSavestate has TPM_Startup read what TPM_SaveState has saved. If there is a
+// volatile state the TPM is past that.
+func proveSavestate(e emul.Engine, v tpm.Version) error {
+	rsp, err := e.Process(tpm.Startup(v, startupState))
+	if err != nil {
+		return fmt.Errorf("libtpms does not start with this %s: %w", nv.Savestate, err)
+	}
+	header, ok := tpm.ParseHeader(rsp)
+	if !ok || header.Code != 0 {
+		return fmt.Errorf("libtpms does not start with this %s: TPM_Startup answers %x", nv.Savestate, rsp)
+	}
+	return nil
+}
+
+// whileOn starts the engine with payloads in memory, calls f, and stops it.
+func whileOn(e emul.Engine, v tpm.Version, payloads map[string][]byte, f func() error) error {
+	e.Lock()
+	defer e.Unlock()
+	if err := e.Choose(v); err != nil {
+		return fmt.Errorf("this libtpms has no TPM %s: %w", v, err)
+	}
+	h := &host{}
+	for name, p := range payloads {
+		h.put(name, p)
+	}
+	defer h.clear()
+	if err := e.Register(h); err != nil {
+		return err
+	}
+	defer e.Terminate()
+	if err := e.Start(); err != nil {
+		return fmt.Errorf("libtpms does not start with this state: %w%s", err, tooOld(v, payloads[nv.Permanent]))
+	}
+	return f()
+}
+
+// tooOld is what a person should know of a state that libtpms does not start with:
+// an older libtpms refuses levels that it does not know.
+func tooOld(v tpm.Version, permanent []byte) string {
+	s, err := payload.Describe(v, permanent)
+	if err != nil || s.Level <= 1 {
+		return ""
+	}
+	return fmt.Sprintf("; it has the algorithm profile %q, state format level %d, which needs libtpms 0.10 or later; swtpm version names the one that is loaded", s.Profile, s.Level)
+}
+
+// startupState is the startup type ST_STATE of a TPM 1.2.
+//
+// Source: TPM 1.2 Part 2, TPM_STARTUP_TYPE.
+const startupState = 2
+
+// proveItems is prove with items that were opened; the backup is not among what
+// an emulator starts with.
+func proveItems(e emul.Engine, v tpm.Version, items []item) error {
+	payloads := map[string][]byte{}
+	for _, i := range items {
+		if i.name != nv.Backup {
+			payloads[i.name] = i.payload
+		}
+	}
+	return prove(e, v, payloads)
+}
+
+// host keeps in memory what the engine stores.
+type host struct{ items map[string][]byte }
+
+func (h *host) put(name string, p []byte) {
+	if h.items == nil {
+		h.items = map[string][]byte{}
+	}
+	clear(h.items[name])
+	h.items[name] = append([]byte(nil), p...)
+}
+
+func (h *host) clear() {
+	for _, p := range h.items {
+		clear(p)
+	}
+}
+
+// Warn is told what OpenSSL is about to be made to do, which is nobody's concern
+// here.
+func (h *host) Warn(string, ...any) {}
+
+// Keep has nothing to do: nobody runs commands here.
+func (h *host) Keep([]byte) {}
+
+// Recover has nothing to undo: no callback fails.
+func (h *host) Recover([]byte, tpm.Code) []byte { return nil }
+
+// LoadState, StoreState and DeleteState make host an emul.Host.
+func (h *host) LoadState(name string) ([]byte, error) {
+	p, ok := h.items[name]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return p, nil
+}
+
+// StoreState keeps payload.
+func (h *host) StoreState(name string, payload []byte) error {
+	h.put(name, payload)
+	return nil
+}
+
+// DeleteState forgets a payload.
+func (h *host) DeleteState(name string) error {
+	p, ok := h.items[name]
+	if !ok {
+		return fs.ErrNotExist
+	}
+	clear(p)
+	delete(h.items, name)
+	return nil
+}

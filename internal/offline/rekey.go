@@ -1,0 +1,132 @@
+package offline
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// Rekey encrypts every item with next instead of the key of the state; nil is
+// plain. It returns the names of the items that it has changed. They change all
+// at once: whatever happens, the TPM starts with the old key or with the new one,
+// and a call that was cut short is finished or undone when the state is locked
+// next.
+//
+// Everything is decoded before, and the new items are opened again, before the
+// first is written. Items that have the new key already stay: so a call may be
+// repeated, and then removes what the one before has left.
+//
+// Encrypted files of version 1 are accepted if version1 is true: see
+// seal.OpenVersion1. The new ones are of version 2.
+func (s *State) Rekey(next *seal.Key, version1 bool) ([]string, error) {
+	items, err := s.items()
+	if err != nil {
+		return nil, err
+	}
+	defer wipe(items)
+	var changes []nv.Change
+	var names []string
+	for n := range items {
+		i := &items[n]
+		if s.open(i, next) == nil {
+			continue
+		}
+		err := s.open(i, s.key)
+		if version1 && errors.Is(err, seal.ErrVersion1) {
+			err = s.openVersion1(i)
+		}
+		if err != nil {
+			if i.name == nv.Backup {
+				err = fmt.Errorf("%w; remove it if the generation before is not needed", err)
+			}
+			return nil, fmt.Errorf("%s: neither the old key nor the new one opens it; nothing was changed: %w", s.where, err)
+		}
+		blob, err := reseal(i.payload, next)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", s.where, i.name, err)
+		}
+		names = append(names, i.name)
+		changes = append(changes, nv.Change{Name: s.prefix + i.name, Blob: blob})
+	}
+	if len(changes) == 0 {
+		return nil, s.wipeOld()
+	}
+	if err := s.apply(changes); err != nil {
+		return nil, err
+	}
+	return names, nil
+}
+
+// openVersion1 opens i, an encrypted file of version 1, with the key of the state.
+func (s *State) openVersion1(i *item) error {
+	p, err := seal.OpenVersion1(i.sealed, s.key)
+	return s.opened(i, p, err)
+}
+
+// reseal seals payload and holds that it can be opened again.
+func reseal(payload []byte, key *seal.Key) ([]byte, error) {
+	blob, err := seal.Seal(payload, key)
+	if err != nil {
+		return nil, err
+	}
+	back, err := seal.Open(blob, key)
+	if err != nil {
+		return nil, err
+	}
+	defer seal.Wipe(back)
+	if !bytes.Equal(back, payload) {
+		return nil, errors.New("what was sealed does not open as what it was")
+	}
+	return blob, nil
+}
+
+// apply makes the changes and holds that they are there.
+func (s *State) apply(changes []nv.Change) error {
+	err := nv.Apply(s.b, changes)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("%s: %w; start the TPM, shut it down in order so that only its permanent state is left, and try again", s.where, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.where, err)
+	}
+	for _, c := range changes {
+		got, err := s.b.Load(c.Name)
+		same := bytes.Equal(got, c.Blob)
+		seal.Wipe(got)
+		switch {
+		case c.Blob == nil && errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return fmt.Errorf("%s: read again what was written: %w", s.where, err)
+		case !same:
+			return fmt.Errorf("%s: %s was written, but reads otherwise; the disk is bad", s.where, c.Name)
+		}
+	}
+	return nil
+}
+
+// wipeOld removes what a call that was cut short may have left of the old items.
+func (s *State) wipeOld() error {
+	if b, ok := s.b.(nv.WipeBackend); ok {
+		if err := b.Wipe(); err != nil {
+			return fmt.Errorf("%s: %w", s.where, err)
+		}
+	}
+	return nil
+}
+
+// has says whether there is an item of that name, good or bad.
+func (s *State) has(name string) (bool, error) {
+	blob, err := s.b.Load(s.prefix + name)
+	seal.Wipe(blob)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err == nil, errors.Is(err, nv.ErrDamaged):
+		return true, nil
+	}
+	return false, fmt.Errorf("%s: %w", s.where, err)
+}

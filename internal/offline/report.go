@@ -1,0 +1,56 @@
+package offline
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Text returns the report for people, with a newline at its end.
+func (r *Report) Text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: TPM %s", r.Where, r.TPM)
+	if r.Profile != nil {
+		fmt.Fprintf(&b, ", profile %q, state format level %d", r.Profile.Name, r.Profile.Level)
+	}
+	b.WriteString("\n")
+	for _, i := range r.Items {
+		fmt.Fprintf(&b, "  %s: %s\n", i.Name, i.text())
+		if i.Problem != "" {
+			fmt.Fprintf(&b, "    problem: %s\n", i.Problem)
+		}
+	}
+	for _, name := range r.Others {
+		fmt.Fprintf(&b, "  %q: temporary, left by a process that died\n", name)
+	}
+	if r.Interrupted {
+		b.WriteString("  a change of several items was cut short; the next start finishes it\n")
+	}
+	return b.String()
+}
+
+// text is one item in words.
+func (i *ItemReport) text() string {
+	words := []string{fmt.Sprintf("%d bytes", i.Bytes)}
+	if i.Container == 0 { // it could not be read
+		return words[0]
+	}
+	if i.Payload > 0 {
+		words[0] += fmt.Sprintf(", %d of them libtpms's", i.Payload)
+	}
+	switch {
+	case i.Encryption == "none" && i.Key == keyTooMany:
+		words = append(words, "plain, though a key is given")
+	case i.Encryption == "none":
+		words = append(words, "plain")
+	default:
+		words = append(words, fmt.Sprintf("encrypted with %s, key %s", i.Encryption, i.Key))
+	}
+	if i.Encryption == "none" {
+		words = append(words, "checksum "+i.Checksum)
+	}
+	words = append(words, fmt.Sprintf("container version %d, written by %s", i.Container, i.Writer))
+	if i.Changed != "" {
+		words = append(words, "changed "+i.Changed)
+	}
+	return strings.Join(words, "; ")
+}

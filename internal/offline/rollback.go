@@ -1,0 +1,69 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Rollback puts the permanent state before the last in the place of the last, and
+// that in its place. It refuses if the older one would not start. A volatile or
+// saved state is of the newer generation: it is removed if drop is true, and else
+// the rollback refused.
+//
+// Removing comes first: if the process dies after it, the TPM is as after a power
+// cut.
+func (s *State) Rollback(e emul.Engine, drop bool) error {
+	b, ok := s.b.(nv.BackupBackend)
+	if !ok {
+		return fmt.Errorf("%s keeps no generation before the last: %w", s.where, errors.ErrUnsupported)
+	}
+	older, err := s.older()
+	if err != nil {
+		return err
+	}
+	defer wipe([]item{older})
+	if err := prove(e, s.version, map[string][]byte{nv.Permanent: older.payload}); err != nil {
+		return fmt.Errorf("%s: %w", s.where, inBackup(err))
+	}
+	for _, blob := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
+		if err := s.dropNewer(blob.Name(), drop); err != nil {
+			return err
+		}
+	}
+	if err := b.SwapBackup(); err != nil {
+		return fmt.Errorf("%s: %w", s.where, err)
+	}
+	return nil
+}
+
+// older is the backup, opened.
+func (s *State) older() (item, error) {
+	i := item{name: nv.Backup, blob: tpm.Permanent}
+	var err error
+	if i.sealed, err = s.b.Load(s.prefix + i.name); err != nil {
+		return i, fmt.Errorf("%s: there is no generation to go back to, which a TPM with backup keeps: %w", s.where, err)
+	}
+	if err := s.open(&i, s.key); err != nil {
+		return i, fmt.Errorf("%s: the generation before is bad: %w", s.where, err)
+	}
+	return i, nil
+}
+
+// dropNewer removes an item of the newer generation, if it is there.
+func (s *State) dropNewer(name string, drop bool) error {
+	there, err := s.has(name)
+	switch {
+	case err != nil || !there:
+		return err
+	case !drop:
+		return fmt.Errorf("%s: %s belongs to the newer generation; give --drop-volatile to remove it", s.where, name)
+	}
+	if err := s.b.Delete(s.prefix + name); err != nil {
+		return fmt.Errorf("%s: %w", s.where, err)
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Export returns the state as an archive that writer has made. Sealed items stay
+// encrypted as they are, and sealed says so for the whole; they are opened with
+// the key of the state, if there is one, only to prove them. Else the archive has
+// the payloads. The backup stays behind. The caller should Wipe the archive.
+func (s *State) Export(sealed bool, writer string) (*Archive, error) {
+	items, err := s.items()
+	if err != nil {
+		return nil, err
+	}
+	defer wipe(items)
+	a := &Archive{Version: s.version, Sealed: sealed, Created: time.Now(), Writer: writer}
+	for n := range items {
+		i := &items[n]
+		if i.name == nv.Backup {
+			continue
+		}
+		b, err := s.exported(i, sealed)
+		if err != nil {
+			a.Wipe()
+			return nil, fmt.Errorf("%s: %s: %w", s.where, i.name, err)
+		}
+		a.Items = append(a.Items, ArchiveItem{Blob: i.blob, Changed: i.changed, Bytes: b})
+	}
+	return a, nil
+}
+
+// exported returns a copy of what goes into the archive for i.
+func (s *State) exported(i *item, sealed bool) ([]byte, error) {
+	info, err := seal.DescribeFile(i.sealed)
+	switch {
+	case err != nil:
+		return nil, err
+	case sealed && info.Bits == 0:
+		return nil, errors.New("it is not encrypted and cannot be exported as it is")
+	case sealed && info.Version == 1:
+		return nil, fmt.Errorf("%w; convert it with swtpm state rekey --accept-version-1", seal.ErrVersion1)
+	}
+	if !sealed || s.key != nil {
+		if err := s.open(i, s.key); err != nil {
+			return nil, err
+		}
+	}
+	if sealed {
+		return append([]byte(nil), i.sealed...), nil
+	}
+	return append([]byte(nil), i.payload...), nil
+}
+
+// Encrypted says whether the permanent state is encrypted.
+func (s *State) Encrypted() (bool, error) {
+	items, err := s.items()
+	if err != nil {
+		return false, err
+	}
+	defer wipe(items)
+	info, err := seal.DescribeFile(items[0].sealed)
+	if err != nil {
+		return false, fmt.Errorf("%s: %s: %w", s.where, items[0].name, err)
+	}
+	return info.Bits > 0, nil
+}
+
+// Import makes the state what the archive says, under the key of the state, all
+// of it at once. Unless replace is true it refuses if there is anything of a TPM
+// of that version already. With it, what is there goes, its backup too.
+//
+// The archive is decoded to its last byte, and its TPM started in the engine,
+// before anything is touched.
+func (s *State) Import(a *Archive, e emul.Engine, replace bool) error {
+	if a.Version != s.version {
+		return fmt.Errorf("the archive has a TPM %s, and %s is for a TPM %s", a.Version, s.where, s.version)
+	}
+	items, err := s.unpack(a)
+	if err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	defer wipe(items)
+	if err := proveItems(e, s.version, items); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	var changes []nv.Change
+	for _, i := range items {
+		blob, err := reseal(i.payload, s.key)
+		if err != nil {
+			return fmt.Errorf("archive: %s: %w", i.name, err)
+		}
+		changes = append(changes, nv.Change{Name: s.prefix + i.name, Blob: blob})
+	}
+	gone, err := s.replaced(items, replace)
+	if err != nil {
+		return err
+	}
+	return s.apply(append(changes, gone...))
+}
+
+// unpack opens and checks the items of an archive.
+func (s *State) unpack(a *Archive) ([]item, error) {
+	var items []item
+	for _, ai := range a.Items {
+		i := item{name: ai.Blob.Name(), blob: ai.Blob}
+		var err error
+		switch {
+		case a.Sealed && s.key == nil:
+			return nil, fmt.Errorf("its items are encrypted with the key of the TPM: %w; give the key to import it", seal.ErrNoKey)
+		case a.Sealed:
+			i.sealed = append([]byte(nil), ai.Bytes...)
+			err = s.open(&i, s.key)
+		default:
+			i.payload = append([]byte(nil), ai.Bytes...)
+			err = payload.Check(s.version, i.blob, i.payload)
+		}
+		items = append(items, i)
+		if err != nil {
+			wipe(items)
+			return nil, fmt.Errorf("%s: %w", i.name, err)
+		}
+	}
+	return items, nil
+}
+
+// replaced returns the changes that remove what is there and not among items.
+func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
+	stays := map[string]bool{}
+	for _, i := range items {
+		stays[i.name] = true
+	}
+	all := s.names()
+	if s.version == tpm.V20 { // a file without prefixes may have that of a TPM 1.2
+		all = append(all, item{name: nv.Savestate, blob: tpm.Savestate})
+	}
+	var gone []nv.Change
+	for _, i := range all {
+		there, err := s.has(i.name)
+		switch {
+		case err != nil && !replace:
+			return nil, err
+		case err == nil && !there:
+		case !replace:
+			return nil, fmt.Errorf("%s has a TPM %s already (%s); give --replace to lose it", s.where, s.version, i.name)
+		case !stays[i.name]:
+			gone = append(gone, nv.Change{Name: s.prefix + i.name})
+		}
+	}
+	return gone, nil
+}
+
+// Kinds names the items of the archive.
+func (a *Archive) Kinds() []string {
+	var names []string
+	for _, i := range a.Items {
+		names = append(names, i.Blob.Name())
+	}
+	return names
+}

@@ -1,0 +1,146 @@
+// Command bench compares this swtpm with the reference, both on the same
+// libtpms, and prints one table: how long commands take, what the processor
+// does for them, how fast a TPM is there after exec, and one is made, what an idle
+// one costs.
+//
+//	go run ./test/bench -ours bin/swtpm
+//
+// What keeps the comparison fair:
+//
+//   - The two run in turn, in rounds, and which goes first alternates. A value is
+//     the median of the rounds, a ratio the median of the ratios within a round,
+//     so what else the machine does hits both.
+//   - The client is one locked thread that makes raw system calls without
+//     passing through the Go scheduler; see exchange.
+//   - Where a row says "one CPU", the client's thread and all threads of the
+//     server are bound to the same processor after the server has started: it
+//     counts what the server does, not where the kernel puts it. "Two CPUs" binds
+//     them to two. A server always starts unbound, so that it sees the machine
+//     as it is. Starts and memory are measured unbound.
+//
+// The times depend on the machine; the counts (faults, threads, wake-ups, kB)
+// hardly do. Nothing fails because something is slow: that is for people to see.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+// plan says what to measure and how often.
+type plan struct {
+	ref, ours string // programs
+	dir       string // for states and sockets
+	only      []string
+
+	rounds     int // of latencies
+	backToBack int // commands per round
+	gapped     int
+	stores     int           // commands per round that change the state on disk
+	starts     int           // pairs of starts
+	quiet      time.Duration // in which wake-ups are counted
+	together   int           // instances started together
+}
+
+func (p *plan) wants(part string) bool {
+	return len(p.only) == 0 || slices.Contains(p.only, part)
+}
+
+func parse(args []string) (p plan, asJSON bool, err error) {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	quick := f.Bool("quick", false, "a few seconds that show that everything can be measured; the figures are rough")
+	f.BoolVar(&asJSON, "json", false, "print JSON rather than a table")
+	f.StringVar(&p.ref, "ref", "/usr/bin/swtpm", "the program to compare with")
+	f.StringVar(&p.ours, "ours", "bin/swtpm", "the program to look at")
+	f.StringVar(&p.dir, "dir", os.TempDir(), "directory for states: its file system is what NV_Increment waits for")
+	f.IntVar(&p.together, "n", 200, "number of idle instances that are looked at together")
+	f.IntVar(&p.rounds, "rounds", 31, "rounds of latencies")
+	only := f.String("only", "", "measure only these parts: latency,start,setup,idle,memory")
+	if err := f.Parse(args); err != nil {
+		return p, false, err
+	}
+	if f.NArg() > 0 {
+		return p, false, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	p.backToBack, p.gapped, p.stores, p.starts, p.quiet = 1000, 80, 20, 31, 5*time.Second
+	if *quick {
+		p.rounds, p.backToBack, p.gapped, p.stores, p.starts = 3, 500, 50, 5, 3
+		p.quiet, p.together = time.Second, min(p.together, 5)
+	}
+	if *only != "" {
+		p.only = strings.Split(*only, ",")
+	}
+	if p.rounds < 1 || p.together < 1 {
+		return p, false, errors.New("-rounds and -n are at least 1")
+	}
+	for _, path := range []*string{&p.ref, &p.ours} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return p, false, err
+		}
+		if _, err := os.Stat(*path); err != nil {
+			return p, false, fmt.Errorf("%w; build ours with `make build`, install the reference as package swtpm", err)
+		}
+	}
+	return p, asJSON, nil
+}
+
+func main() {
+	if err := run(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) (err error) {
+	p, asJSON, err := parse(args)
+	if err != nil {
+		return err
+	}
+	// The children die with the thread that starts them: it stays.
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1)
+	if p.dir, err = os.MkdirTemp(p.dir, "bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(p.dir)
+
+	start := time.Now()
+	b := &bench{plan: p}
+	defer b.stopAll()
+	b.report.note("file system of the states: %s", fileSystem(p.dir))
+	for _, part := range []struct {
+		name string
+		f    func() error
+	}{
+		{"latency", b.latency}, {"start", b.start}, {"setup", b.setup}, {"idle", b.idle}, {"memory", b.memory},
+	} {
+		if !p.wants(part.name) {
+			continue
+		}
+		if err := part.f(); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	b.report.note("this took %.0f s", time.Since(start).Seconds())
+	if asJSON {
+		return b.report.json(os.Stdout)
+	}
+	return b.report.table(os.Stdout)
+}
+
+// bench is one run.
+type bench struct {
+	plan
+	report  report
+	running []*server
+	seed    string // a state directory that the reference made
+	dirs    int    // directories made so far
+}
