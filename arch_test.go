@@ -34,7 +34,7 @@ var arrows = map[string][]string{
 	"internal/io/cuse":        {"internal/io/ctrl", "internal/io/poll", "internal/tpm"},
 	"internal/io/vtpm":        {"internal/tpm"},
 	"internal/daemon":         {"internal/printable"},
-	"internal/config":         {"internal/infile", "internal/printable"},
+	"internal/config":         {"internal/infile", "internal/printable", "internal/tpm"},
 	"internal/algprofile":     {"internal/infile"},
 	"internal/keyvalue":       {"internal/infile"},
 	"internal/ca/signer":      {"internal/infile"},

@@ -50,7 +50,7 @@ func appear(cfg *config.Config, d *cuse.Device, pid *pidFile) error {
 // newProxy makes a device of the kernel's and tells which, in one write and before
 // anything else is told: who waits for the line reads it from the start.
 func newProxy(cfg *config.Config) (int, error) {
-	d, err := vtpm.New(version(cfg))
+	d, err := vtpm.New(cfg.TPM)
 	if err != nil {
 		return -1, err
 	}

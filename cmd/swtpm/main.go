@@ -86,10 +86,10 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 		return err
 	}
 	defer l.log.Close()
-	describe(l.log, from.instance, version(cfg))
+	describe(l.log, from.instance, cfg.TPM)
 	defer func() { err = logError(cfg.Log, l.log, err) }()
 	if cfg.PrintCapabilities {
-		return printCapabilities(os.Stdout, version(cfg), cfg.Interface.Type)
+		return printCapabilities(os.Stdout, cfg.TPM, cfg.Interface.Type)
 	}
 	if err := l.open(); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (l *life) giveUpPrivileges() (err error) {
 // open chooses the TPM version of libtpms and opens the sockets.
 func (l *life) open() (err error) {
 	l.engine = libtpms.Engine()
-	v := version(l.cfg)
+	v := l.cfg.TPM
 	if err := l.engine.Choose(v); err != nil {
 		return fmt.Errorf("libtpms %s has no TPM %s: %w; install one that has it, or choose the other version", libtpms.Version(), v, err)
 	}
@@ -324,13 +324,6 @@ func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 		return true, nil
 	}
 	return true, t.Startup(f.Startup)
-}
-
-func version(cfg *config.Config) tpm.Version {
-	if cfg.TPM == "1.2" {
-		return tpm.V12
-	}
-	return tpm.V20
 }
 
 // awaitKeys calls readKeys until ctx ends, because a key may come through a pipe whose

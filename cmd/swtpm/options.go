@@ -87,7 +87,7 @@ func isSilent(err error) bool {
 // options joins the configuration and the log into what the TPM needs.
 func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, session *handover.Session, s *service, log *daemon.Log) emul.Options {
 	o := emul.Options{
-		Version:          version(cfg),
+		Version:          cfg.TPM,
 		Where:            cfg.State.URI,
 		Profile:          profile,
 		NoNew:            cfg.Manufacture.Given,
@@ -142,7 +142,7 @@ func makeStateDir(cfg *config.Config) error {
 
 // openState opens the place where the state is kept; with look, to change nothing.
 func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
-	prefix := version(cfg).FilePrefix()
+	prefix := cfg.TPM.FilePrefix()
 	b, err := backend.Open(cfg.State.URI, nv.Options{
 		Mode:         cfg.State.Mode,
 		ModeExplicit: cfg.State.ModeExplicit,

@@ -28,7 +28,7 @@ func readProfile(cfg *config.Config) (string, error) {
 	if p.Source == config.NoProfile {
 		return "", nil
 	}
-	if version(cfg) == tpm.V20 && !libtpms.HasProfiles() {
+	if cfg.TPM == tpm.V20 && !libtpms.HasProfiles() {
 		return "", fmt.Errorf("--profile needs libtpms 0.10 or newer, and this is libtpms %s; leave it out, and a new TPM works with every libtpms", libtpms.Version())
 	}
 	source := algprofile.Source{FD: p.FD}
@@ -41,13 +41,13 @@ func readProfile(cfg *config.Config) (string, error) {
 		source.Path = p.Text
 	}
 	text, err := algprofile.Read(source)
-	if err == nil && p.RemoveDisabled != "" && version(cfg) == tpm.V20 {
+	if err == nil && p.RemoveDisabled != "" && cfg.TPM == tpm.V20 {
 		text, err = removeDisabled(text, p.RemoveDisabled)
 	}
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("--profile: %w", err)
-	case text == "" && version(cfg) == tpm.V20:
+	case text == "" && cfg.TPM == tpm.V20:
 		return "", errors.New("--profile: there is nothing in it: Could not set profile for TPM2: ''")
 	}
 	return text, nil

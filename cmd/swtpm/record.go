@@ -24,7 +24,7 @@ func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop fun
 		Note:      log.Warnf,
 	}
 	if p.Redact {
-		o.Filter = redact.New(version(cfg))
+		o.Filter = redact.New(cfg.TPM)
 	}
 	c, err := capture.Open(o)
 	if err != nil {

@@ -151,8 +151,8 @@ func importState(w *which, pf *passFlags, replace bool) error {
 		return fmt.Errorf("%s: %w", w.files[0], err)
 	}
 	defer a.Wipe()
-	if w.cfg.TPM == "" {
-		w.cfg.TPM = a.Version.String()
+	if w.cfg.TPM == 0 {
+		w.cfg.TPM = a.Version
 	}
 	if err := makeOwnStateDir(w.cfg); err != nil {
 		return err

@@ -28,7 +28,7 @@ type which struct {
 	files    []string // words behind it
 	tpmstate string
 	keyArg   string
-	family   string
+	version  string // --tpm
 	seccomp  string
 	instance string
 
@@ -43,7 +43,7 @@ func whichFlags(f *pflag.FlagSet) *which {
 	w := &which{flags: f}
 	f.StringVar(&w.tpmstate, "tpmstate", "", "the state is where `SUBOPTIONS` say, as for swtpm socket")
 	f.StringVar(&w.keyArg, "key", "", "the state has the key that `SUBOPTIONS` name, as for swtpm socket, and not the profile's")
-	f.StringVar(&w.family, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
+	f.StringVar(&w.version, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
 	f.StringVar(&w.seccomp, "seccomp", "", "do what `SUBOPTIONS` say, as for swtpm socket, about system calls that only an attacker makes")
 	f.StringVar(&w.instance, "instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
 	return w
@@ -67,14 +67,16 @@ func (w *which) then(files int, act func() error) action {
 // parse takes the operands, of which the last ones, as many as files, are files.
 func (w *which) parse(args []string, files int) error {
 	profile := ""
+	var version tpm.Version // 0: not named
 	var err error
+	if w.version != "" && version.UnmarshalText([]byte(w.version)) != nil {
+		return misused(w.flags.Name(), fmt.Errorf("--tpm %q: want 1.2 or 2.0", w.version))
+	}
 	switch {
 	case w.tpmstate != "" && len(args) == files+1:
 		err = fmt.Errorf("unexpected argument %q: give a PROFILE or --tpmstate, not both", args[0])
 	case w.tpmstate == "" && len(args) == files && os.Getenv("TPM_PATH") == "":
 		err = errors.New("missing PROFILE argument or --tpmstate")
-	case w.family != "" && w.family != "1.2" && w.family != "2.0":
-		err = fmt.Errorf("--tpm %q: want 1.2 or 2.0", w.family)
 	case len(args) == files+1:
 		profile, args = args[0], args[1:]
 	}
@@ -82,7 +84,7 @@ func (w *which) parse(args []string, files int) error {
 		return misused(w.flags.Name(), err)
 	}
 	w.files = args
-	if err := w.configure(profile); err != nil {
+	if err := w.configure(profile, version); err != nil {
 		return err
 	}
 	if err := config.ParseSeccomp(w.seccomp, &w.cfg.Sandbox); err != nil {
@@ -105,14 +107,14 @@ func stateHint(profile string) string {
 	return ""
 }
 
-// configure fills cfg.
-func (w *which) configure(profile string) error {
+// configure fills cfg. A version that is not 0 replaces the profile's.
+func (w *which) configure(profile string, version tpm.Version) error {
 	if profile == "" {
 		cfg, err := config.Storage(w.tpmstate, w.keyArg, os.Getenv)
 		if err != nil {
 			return stateUsage(err)
 		}
-		cfg.TPM = w.family
+		cfg.TPM = version
 		w.cfg, w.where = cfg, cfg.State.URI
 		return nil
 	}
@@ -131,8 +133,8 @@ func (w *which) configure(profile string) error {
 			return stateUsage(err)
 		}
 	}
-	if w.family != "" {
-		changed.TPM = w.family
+	if version != 0 {
+		changed.TPM = version
 	}
 	if changed.State.URI == "" {
 		return fmt.Errorf("%s: it names no place for the state, [tpmstate] dir", profile)
@@ -146,17 +148,6 @@ type access struct {
 	write  bool
 	backup bool     // the generation before is to be exchanged
 	out    *newFile // is open too; nil if none is
-}
-
-// version returns the TPM version that is meant, 0 for the one that is there.
-func (w *which) version() tpm.Version {
-	switch w.cfg.TPM {
-	case "1.2":
-		return tpm.V12
-	case "2.0":
-		return tpm.V20
-	}
-	return 0
 }
 
 // open reads the key, opens the state, and confines the process: the state may be
@@ -213,7 +204,7 @@ func (w *which) openFree(how access) (*offline.State, error) {
 			})
 		},
 		Where:    w.where,
-		Version:  w.version(),
+		Version:  w.cfg.TPM,
 		Key:      w.key,
 		ReadOnly: !how.write,
 	})

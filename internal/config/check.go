@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // fault is something a Config asks for that cannot be.
@@ -40,13 +42,13 @@ func (c *Config) faults() []fault {
 	case isFile && c.State.Backup:
 		add("tpmstate", "backup", "only with dir; in a file there is no backup")
 	}
-	if c.TPM == "2.0" && c.Flags.Startup == "deactivated" {
+	if c.TPM == tpm.V20 && c.Flags.Startup == "deactivated" {
 		add("flags", "startup", `a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`)
 	}
 	if c.Migration.EncryptedOnly && c.MigrationKey.Source == NoKey {
 		add("migration", "encrypted-only", `only with [migration-key]`)
 	}
-	if c.TPM == "1.2" && c.Profile.Source != NoProfile {
+	if c.TPM == tpm.V12 && c.Profile.Source != NoProfile {
 		add("profile", "", `only a TPM 2.0 has an algorithm profile; leave it out, or want tpm = "2.0"`)
 	}
 	switch i := c.Interface; {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // Classic reads the options of a classic command line: args is what follows iface,
@@ -74,7 +76,7 @@ func (l *line) take(o optionRow, arg string) error {
 	case "terminate":
 		l.cfg.Interface.Terminate = true
 	case "tpm2":
-		l.cfg.TPM = "2.0"
+		l.cfg.TPM = tpm.V20
 	case "print-capabilities":
 		l.cfg.PrintCapabilities = true
 	case "print-states":

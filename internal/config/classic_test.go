@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // TestParserMessages: the words and the order of the GNU C library's parser, as
@@ -256,7 +258,7 @@ func TestClassic(t *testing.T) {
 	}{
 		{"", func(*Config) {}},
 		{"--", func(*Config) {}},
-		{"--tpm2 -d", func(c *Config) { c.TPM, c.Daemon = "2.0", true }},
+		{"--tpm2 -d", func(c *Config) { c.TPM, c.Daemon = tpm.V20, true }},
 		{"-td", func(c *Config) { c.Interface.Terminate, c.Daemon = true, true }},
 		{"-tp2321", func(c *Config) {
 			c.Interface = Interface{Type: "socket", Server: tcp("127.0.0.1", 2321), Disconnect: true, Terminate: true}
@@ -341,11 +343,11 @@ func TestClassic(t *testing.T) {
 		{"-R r --server port=5,uid=no-such", func(c *Config) { c.Sandbox.Chroot, c.Interface.Server = "r", tcp("127.0.0.1", 5) }},
 		{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
 		{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
-			c.TPM, c.PrintCapabilities, c.Interface.Terminate = "2.0", true, true
+			c.TPM, c.PrintCapabilities, c.Interface.Terminate = tpm.V20, true, true
 			c.Log = Log{Given: true, FD: -1, Level: 3}
 		}},
 		{"--tpm2 --print-states --tpmstate dir=s --ctrl type=tcp,port=5 --key zz", func(c *Config) {
-			c.TPM, c.PrintStates, c.State.URI = "2.0", true, "dir://s"
+			c.TPM, c.PrintStates, c.State.URI = tpm.V20, true, "dir://s"
 			c.Control.Listen = tcp("127.0.0.1", 5)
 		}},
 		{"--print-profiles --tpmstate zz -p 5", func(c *Config) {

@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // Config describes one TPM and how it is reached. Classic and LoadProfile make
 // it; nobody changes it afterwards.
 type Config struct {
-	TPM          string // "1.2" or "2.0"
+	TPM          tpm.Version
 	Interface    Interface
 	Control      Control
 	State        State
@@ -280,7 +282,7 @@ type Sandbox struct {
 func defaults() *Config {
 	none := Endpoint{Mode: 0o770, UID: -1, GID: -1, FD: -1}
 	return &Config{
-		TPM:       "1.2",
+		TPM:       tpm.V12,
 		Interface: Interface{Type: "socket", Server: none},
 		Control:   Control{Listen: none},
 		State:     State{Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores},

@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // key is one key of a profile and one sub-option of the command line: the same
@@ -61,7 +63,7 @@ type table struct {
 
 // top is the keys before the first table.
 func (c *Config) top() keys {
-	return keys{{name: "tpm", in: profile, value: words{p: &c.TPM, of: []string{"1.2", "2.0"}}}}
+	return keys{{name: "tpm", in: profile, value: choice[tpm.Version]{p: &c.TPM, of: []tpm.Version{tpm.V12, tpm.V20}}}}
 }
 
 // tables returns the tables of a profile, bound to the fields of c.

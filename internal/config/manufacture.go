@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // Manufacture is what swtpm-setup gives a new TPM: [manufacture], and options of
@@ -44,7 +46,7 @@ func (c *Config) EKs() []string {
 	switch {
 	case c.Manufacture.EK != "":
 		return strings.Split(c.Manufacture.EK, ",")
-	case c.TPM == "1.2":
+	case c.TPM == tpm.V12:
 		return []string{"rsa2048"}
 	}
 	return []string{"rsa2048", "secp384r1"}
@@ -52,7 +54,7 @@ func (c *Config) EKs() []string {
 
 func (c *Config) manufactureKeys() keys {
 	m := &c.Manufacture
-	v12, v20 := func() bool { return c.TPM == "1.2" }, func() bool { return c.TPM == "2.0" }
+	v12, v20 := func() bool { return c.TPM == tpm.V12 }, func() bool { return c.TPM == tpm.V20 }
 	only12, only20 := `with tpm = "1.2"`, `with tpm = "2.0"`
 	hashes := list{p: &m.PCRBanks, of: bankNames, none: true, unset: []string{"sha256"}}
 	return keys{
@@ -86,14 +88,14 @@ func (c *Config) manufactureFaults() []fault {
 	add := func(key, text string) { out = append(out, fault{"manufacture", key, text}) }
 	eks := c.EKs()
 	switch {
-	case c.TPM == "1.2" && !slices.Equal(eks, []string{"rsa2048"}):
+	case c.TPM == tpm.V12 && !slices.Equal(eks, []string{"rsa2048"}):
 		add("ek", `a TPM 1.2 has one endorsement key; want ek = ["rsa2048"]`)
 	case len(eks) > 2:
 		add("ek", fmt.Sprintf("%d endorsement keys; want one or two", len(eks)))
 	case len(eks) == 2 && eks[0] == eks[1]:
 		add("ek", fmt.Sprintf("%q is there twice; want two algorithms", eks[0]))
 	}
-	if c.TPM == "1.2" && m.PlatformCert && !m.EKCert {
+	if c.TPM == tpm.V12 && m.PlatformCert && !m.EKCert {
 		add("platform-cert", "a TPM 1.2 has it only with ek-cert = true")
 	}
 	if m.Decryption && !m.AllowSigning {

@@ -11,6 +11,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // maxProfile is more than any profile needs, in bytes.
@@ -87,7 +88,7 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 		return nil, syntaxError(file, src, err)
 	}
 	p := &loader{file: file, instance: instance, dir: dir, cfg: defaults(), at: locate(src), given: map[string]bool{}}
-	p.cfg.TPM = "2.0"
+	p.cfg.TPM = tpm.V20
 	p.load(tree)
 	if m := &p.cfg.Manufacture; m.Given && m.VMID == "" {
 		m.VMID = instance

@@ -10,6 +10,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 const examples = "../../examples"
@@ -82,7 +84,7 @@ func TestReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	def := defaults()
-	def.TPM = "2.0"
+	def.TPM = tpm.V20
 	def.Interface.Server.Kind, def.Interface.Server.Path = Unix, "/run/swtpm/vm1/data.sock"
 	def.Control.Listen.Kind, def.Control.Listen.Path = Unix, "/run/swtpm/vm1/ctrl.sock"
 	def.State.URI = "dir:///var/lib/swtpm/vm1"
@@ -230,7 +232,7 @@ func TestProfile(t *testing.T) {
 		{"[locality]\nreject-locality-4 = true", func(c *Config) { c.Locality.RejectLocality4 = true }},
 	} {
 		want := defaults()
-		want.TPM = "2.0"
+		want.TPM = tpm.V20
 		want.State.URI = "dir:///p/s"
 		want.Control.Listen.Kind, want.Control.Listen.Path = Unix, "/p/c"
 		tt.want(want)

@@ -314,3 +314,32 @@ func (w words) want() string {
 	}
 	return strings.Join(quoted, " or ")
 }
+
+// choice is one of a few values of a type, each of which String spells.
+type choice[T fmt.Stringer] struct {
+	p  *T
+	of []T
+}
+
+func (choice[T]) check(string) error { return nil }
+
+func (c choice[T]) set(s string) error {
+	for _, v := range c.of {
+		if v.String() == s {
+			*c.p = v
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown value '%s'", s)
+}
+
+func (choice[T]) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
+func (c choice[T]) toTOML() (any, bool)         { return (*c.p).String(), true }
+
+func (c choice[T]) want() string {
+	quoted := make([]string, len(c.of))
+	for i, v := range c.of {
+		quoted[i] = strconv.Quote(v.String())
+	}
+	return strings.Join(quoted, " or ")
+}

@@ -18,7 +18,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // Severity says what a finding means for the start.
@@ -150,15 +149,14 @@ var afterwards = []struct {
 
 // exam is one TPM while it is looked at.
 type exam struct {
-	ctx     context.Context
-	cfg     *config.Config
-	engine  Engine
-	version tpm.Version
-	root    string // where /sys, /proc and /etc are; "" but in tests
-	report  Report
-	check   string   // the name of the check that runs
-	later   []func() // what the caller finds out after the checks
-	blind   bool     // the checks run as another user than the TPM's: what rights it has is not known
+	ctx    context.Context
+	cfg    *config.Config
+	engine Engine
+	root   string // where /sys, /proc and /etc are; "" but in tests
+	report Report
+	check  string   // the name of the check that runs
+	later  []func() // what the caller finds out after the checks
+	blind  bool     // the checks run as another user than the TPM's: what rights it has is not known
 
 	uid        int // who the TPM is
 	keys       seal.Keys
@@ -172,10 +170,7 @@ type exam struct {
 // Examine looks at the TPM that cfg describes; profile is its name. It takes the
 // keys into memory: call sandbox.Harden first.
 func Examine(ctx context.Context, profile string, cfg *config.Config, e Engine) Report {
-	x := &exam{ctx: ctx, cfg: cfg, engine: e, version: tpm.V20, report: newReport(profile)}
-	if cfg.TPM == "1.2" {
-		x.version = tpm.V12
-	}
+	x := &exam{ctx: ctx, cfg: cfg, engine: e, report: newReport(profile)}
 	x.examine()
 	return x.report
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // config looks for what a profile may not say and a classic command line may.
 func (x *exam) config() {
 	data, ctrl := x.cfg.Interface.Server, x.cfg.Control.Listen
 	switch {
-	case x.cfg.Flags.Startup == "deactivated" && x.cfg.TPM == "2.0":
+	case x.cfg.Flags.Startup == "deactivated" && x.cfg.TPM == tpm.V20:
 		x.add(Error, "startup-deactivated", "choose startup-clear, startup-state or startup-none", "a TPM 2.0 cannot start deactivated")
 	case x.cfg.Interface.Type == "socket" && data.Kind == config.None && ctrl.Kind == config.None:
 		x.add(Warning, "", "give a data or a control channel", "nobody can reach this TPM")

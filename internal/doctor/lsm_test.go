@@ -13,8 +13,8 @@ import (
 
 // patient is an exam of a TPM in /srv/vm1 on a machine that the test makes up.
 func patient(root string) *exam {
-	return &exam{root: root, version: tpm.V20, report: newReport("vm1"), cfg: &config.Config{
-		TPM:     "2.0",
+	return &exam{root: root, report: newReport("vm1"), cfg: &config.Config{
+		TPM:     tpm.V20,
 		Pcap:    config.Pcap{File: "/srv/vm1.pcapng"},
 		State:   config.State{URI: "dir:///srv/vm1"},
 		Control: config.Control{Listen: config.Endpoint{Kind: config.Unix, Path: "/run/vm1.sock"}},

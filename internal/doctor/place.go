@@ -160,7 +160,7 @@ func (x *exam) image(path string) {
 		x.add(Note, path, "", "there is no such file; it will be made, and a new TPM in it")
 		return
 	}
-	b, err := x.open(x.version, false, nil)
+	b, err := x.open(x.cfg.TPM, false, nil)
 	if err == nil {
 		_ = b.Close()
 		err = unix.Access(path, unix.R_OK|unix.W_OK)

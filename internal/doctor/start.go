@@ -22,7 +22,7 @@ func (x *exam) start() {
 	}
 	var notes []string
 	t, err := emul.New(x.ctx, x.engine, emul.Options{
-		Version:        x.version,
+		Version:        x.cfg.TPM,
 		Where:          x.cfg.State.URI,
 		Library:        x.engine.Version,
 		Profile:        x.profile,
@@ -35,7 +35,7 @@ func (x *exam) start() {
 			var b nv.Backend
 			if !x.emptyState {
 				var err error
-				if b, err = x.open(x.version, false, nil); err != nil {
+				if b, err = x.open(x.cfg.TPM, false, nil); err != nil {
 					return nil, err
 				}
 			}
@@ -77,7 +77,7 @@ func (x *exam) starts(notes []string) {
 // startup sends the Startup of the profile to the TPM in memory.
 func (x *exam) startup(t *emul.TPM) {
 	name := x.cfg.Flags.Startup
-	if name == "" || name == "none" || name == "deactivated" && x.version == tpm.V20 {
+	if name == "" || name == "none" || name == "deactivated" && x.cfg.TPM == tpm.V20 {
 		return
 	}
 	cmd, ok := t.StartupCommand(name)

@@ -21,22 +21,22 @@ import (
 func (x *exam) library() {
 	x.engine.Lock()
 	defer x.engine.Unlock()
-	if err := x.engine.Choose(x.version); err != nil {
+	if err := x.engine.Choose(x.cfg.TPM); err != nil {
 		x.noState = true
-		x.add(Error, "libtpms "+x.engine.Version, "install one that has it, or choose the other version", "has no TPM %s: %v", x.version, err)
+		x.add(Error, "libtpms "+x.engine.Version, "install one that has it, or choose the other version", "has no TPM %s: %v", x.cfg.TPM, err)
 	}
 }
 
 // blobs are the parts that the state of this TPM may have.
 func (x *exam) blobs() []tpm.Blob {
-	if x.version == tpm.V12 {
+	if x.cfg.TPM == tpm.V12 {
 		return []tpm.Blob{tpm.Permanent, tpm.Volatile, tpm.Savestate}
 	}
 	return []tpm.Blob{tpm.Permanent, tpm.Volatile}
 }
 
 // prefix is what the names of the state's items begin with.
-func (x *exam) prefix() string { return x.version.FilePrefix() }
+func (x *exam) prefix() string { return x.cfg.TPM.FilePrefix() }
 
 // open opens the state to look at it.
 func (x *exam) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
@@ -82,7 +82,7 @@ func (x *exam) lock() {
 	if x.noState || x.emptyState || !x.cfg.State.Lock {
 		return
 	}
-	b, err := x.open(x.version, true, nil)
+	b, err := x.open(x.cfg.TPM, true, nil)
 	if err != nil {
 		return // state tells
 	}
@@ -138,7 +138,7 @@ func (x *exam) state() {
 	if x.noState || x.emptyState {
 		return
 	}
-	b, err := x.open(x.version, false, func(format string, args ...any) { x.add(Warning, "", "", format, args...) })
+	b, err := x.open(x.cfg.TPM, false, func(format string, args ...any) { x.add(Warning, "", "", format, args...) })
 	if err != nil {
 		x.noState = true
 		x.add(Error, x.cfg.State.URI, emul.Advice(err), "%v", err)
@@ -192,7 +192,7 @@ func (x *exam) leftovers(b nv.Backend) {
 
 // newTPM tells that there is no state.
 func (x *exam) newTPM() {
-	other := map[tpm.Version]tpm.Version{tpm.V12: tpm.V20, tpm.V20: tpm.V12}[x.version]
+	other := map[tpm.Version]tpm.Version{tpm.V12: tpm.V20, tpm.V20: tpm.V12}[x.cfg.TPM]
 	if b, err := x.open(other, false, nil); err == nil {
 		defer b.Close()
 		blob, err := b.Load(other.FilePrefix() + nv.Permanent)
@@ -200,11 +200,11 @@ func (x *exam) newTPM() {
 		if err == nil {
 			x.add(Warning, x.cfg.State.URI, fmt.Sprintf("if that is the TPM you mean, set tpm = %q, or %s --tpm2", other,
 				map[tpm.Version]string{tpm.V12: "leave out", tpm.V20: "give"}[other]),
-				"there is a TPM %s, and none of version %s: a new one will be made beside it", other, x.version)
+				"there is a TPM %s, and none of version %s: a new one will be made beside it", other, x.cfg.TPM)
 			return
 		}
 	}
-	x.add(Note, x.cfg.State.URI, "if there should be a TPM, restore its state", "there is no state; a new TPM %s will be made", x.version)
+	x.add(Note, x.cfg.State.URI, "if there should be a TPM, restore its state", "there is no state; a new TPM %s will be made", x.cfg.TPM)
 }
 
 // part looks at one part of the state and tells whether it is there.
@@ -250,7 +250,7 @@ func (x *exam) content(blob tpm.Blob, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	return payload.Check(x.version, blob, p)
+	return payload.Check(x.cfg.TPM, blob, p)
 }
 
 // keyTrouble says what err has to do with the key, and what to do; "" if nothing.

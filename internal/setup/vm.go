@@ -18,6 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // needed is the option that a command line with profiles may begin with.
@@ -138,7 +139,7 @@ func fromProfile(c *config.Config) (*Options, error) {
 	o := &Options{
 		marked: true, create: s.Create,
 		nv:    nv.Options{Mode: s.Mode, ModeExplicit: s.ModeExplicit, Backup: s.Backup, Relaxed: s.Relaxed},
-		State: s.URI, TPM2: c.TPM == "2.0", RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
+		State: s.URI, TPM2: c.TPM == tpm.V20, RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
 		CreateEK: true, EKCert: m.EKCert, PlatformCert: m.PlatformCert, AllowSigning: m.AllowSigning, Decryption: m.Decryption,
 		IAK: m.IAK, IDevID: m.IDevID, CreateSPK: m.SPK != "", ECC: m.SPK == "ecc", LockNVRAM: m.LockNVRAM,
 		TakeOwnership: m.TakeOwnership, OwnerKnown: m.OwnerWellKnown, SRKKnown: m.SRKWellKnown,

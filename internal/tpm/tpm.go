@@ -5,16 +5,16 @@ package tpm
 
 import "fmt"
 
-// Version is the TPM specification family that an instance implements.
+// Version is the version of the TPM specification ("family") that a TPM implements.
 type Version uint8
 
-// The two families. The zero Version is neither.
+// The two versions. The zero Version is neither.
 const (
 	V12 Version = 1
 	V20 Version = 2
 )
 
-// String returns the family as TCG writes it, "1.2" or "2.0".
+// String returns the version as TCG writes it, "1.2" or "2.0".
 func (v Version) String() string {
 	switch v {
 	case V12:
@@ -25,7 +25,18 @@ func (v Version) String() string {
 	return fmt.Sprintf("Version(%d)", uint8(v))
 }
 
-// FilePrefix is what the names of a TPM's state files begin with.
+// UnmarshalText sets v to the version that text names: "1.2" or "2.0".
+func (v *Version) UnmarshalText(text []byte) error {
+	for _, known := range []Version{V12, V20} {
+		if string(text) == known.String() {
+			*v = known
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown TPM version %q; want 1.2 or 2.0", text)
+}
+
+// FilePrefix returns the prefix of the names of a TPM's state files.
 //
 // Source: libtpms, tpm_nvfile.c; swtpm, src/swtpm/swtpm_nvstore.h. The number is
 // that of the TPM, always 00.
@@ -41,7 +52,7 @@ func (v Version) FilePrefix() string {
 // Source: TCG PC Client Platform TPM Profile, "Locality".
 type Locality uint8
 
-// MaxLocality is the highest locality there is.
+// MaxLocality is the highest locality.
 const MaxLocality Locality = 4
 
 // Blob is a state blob as the control channel numbers it. libtpms numbers the
@@ -76,6 +87,7 @@ func (b Blob) Name() string {
 	return ""
 }
 
+// String returns Name, or the number of a blob without a name.
 func (b Blob) String() string {
 	if s := b.Name(); s != "" {
 		return s

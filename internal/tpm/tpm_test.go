@@ -70,6 +70,12 @@ func TestNames(t *testing.T) {
 			t.Errorf("Blob(%d).Name() = %q, want %q", uint32(b), got, want)
 		}
 	}
+	for text, want := range map[string]Version{"1.2": V12, "2.0": V20, "2": 0, "": 0, "Version(0)": 0} {
+		var got Version
+		if err := got.UnmarshalText([]byte(text)); got != want || (err == nil) != (want != 0) {
+			t.Errorf("UnmarshalText(%q) = %d, %v, want %d", text, got, err, want)
+		}
+	}
 	for v, want := range map[Version]string{V12: "1.2", V20: "2.0", 0: "Version(0)"} {
 		if got := v.String(); got != want {
 			t.Errorf("Version(%d) = %q, want %q", uint8(v), got, want)
