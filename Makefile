@@ -124,7 +124,7 @@ systemd:
 
 # A Debian package of this machine's release and architecture.
 DEB = build/swtpm-go.deb
-VERSION = $$(sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/daemon/daemon.go)
+VERSION = $$(sed -n 's/^const Version = "\(.*\)"$$/\1/p' internal/program/program.go)
 
 deb:
 	@sh contrib/deps.sh deb

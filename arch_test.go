@@ -27,26 +27,26 @@ var arrows = map[string][]string{
 	"internal/io/ctrl":        {"internal/io/conn", "internal/io/exchange", "internal/tpm"},
 	"internal/io/ctrl/client": {"internal/io/ctrl", "internal/io/dial", "internal/tpm"},
 	"internal/io/listen":      {"internal/config"},
-	"internal/ca":             {"internal/ca/cert", "internal/ca/signer", "internal/keyvalue", "internal/safefile", "internal/cli"},
+	"internal/ca":             {"internal/ca/cert", "internal/ca/signer", "internal/keyvalue", "internal/program", "internal/safefile", "internal/cli"},
 	"internal/ca/inventory":   {"internal/safefile"},
-	"internal/ca/cmdlocalca":  {"internal/ca", "internal/ca/cert", "internal/ca/cmdcert", "internal/keyvalue", "internal/safefile", "internal/cli", "internal/printable"},
-	"internal/ca/cmdcert":     {"internal/ca/cert", "internal/ca/signer", "internal/config", "internal/safefile", "internal/cli", "internal/infile"},
+	"internal/ca/cmdlocalca":  {"internal/ca", "internal/ca/cert", "internal/ca/cmdcert", "internal/keyvalue", "internal/safefile", "internal/cli", "internal/program"},
+	"internal/ca/cmdcert":     {"internal/ca/cert", "internal/ca/signer", "internal/program", "internal/safefile", "internal/cli", "internal/infile"},
 	"internal/io/cuse":        {"internal/io/ctrl", "internal/io/poll", "internal/tpm"},
 	"internal/io/vtpm":        {"internal/tpm"},
-	"internal/daemon":         {"internal/printable"},
-	"internal/config":         {"internal/infile", "internal/printable", "internal/tpm"},
+	"internal/daemon":         {"internal/program"},
+	"internal/config":         {"internal/infile", "internal/program", "internal/tpm"},
 	"internal/algprofile":     {"internal/infile"},
 	"internal/keyvalue":       {"internal/infile"},
 	"internal/ca/signer":      {"internal/infile"},
 	"internal/handover":       {"internal/emul", "internal/io/exchange"},
 	"internal/sandbox":        {"internal/config", "internal/threads"},
 	"internal/early":          {"internal/threads"},
-	"internal/cli":            {"internal/cli/completion", "internal/printable"},
+	"internal/cli":            {"internal/cli/completion", "internal/program"},
 	"test/record":             {"internal/config", "internal/sandbox"},
 	"internal/capture/redact": {"internal/tpm"},
 	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/inventory", "internal/ca/cmdlocalca", "internal/keyvalue", "internal/config",
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl/client", "internal/nv", "internal/nv/backend",
-		"internal/sandbox", "internal/seal", "internal/setup/job", "internal/setup/tpm12", "internal/setup/tpm20", "internal/cli", "internal/tpm", "internal/infile", "internal/printable"},
+		"internal/sandbox", "internal/seal", "internal/setup/job", "internal/setup/tpm12", "internal/setup/tpm20", "internal/cli", "internal/tpm", "internal/infile", "internal/program"},
 	"internal/setup/tpm20": {"internal/setup/job", "internal/cli", "internal/tpm"},
 	"internal/setup/tpm12": {"internal/setup/job", "internal/tpm"},
 	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
@@ -83,13 +83,29 @@ func TestArrows(t *testing.T) {
 var heavy = []string{"net/http", "crypto/tls", "crypto/x509", "text/template", "html/template", "regexp", "os/exec"}
 
 func TestDaemonStaysLight(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", "./cmd/swtpm").Output()
+	linksNone(t, "cmd/swtpm", heavy)
+}
+
+// services are packages that only a program with a profile or a service needs.
+var services = []string{"github.com/BurntSushi/toml", "github.com/sirupsen/logrus", "github.com/coreos/go-systemd/v22/journal",
+	module + "internal/config", module + "internal/daemon"}
+
+func TestToolsStayLight(t *testing.T) {
+	for _, p := range []string{"cmd/swtpm-bios", "cmd/swtpm-cert", "cmd/swtpm-ioctl", "cmd/swtpm-localca"} {
+		linksNone(t, p, services)
+	}
+}
+
+// linksNone checks that a program links none of the packages.
+func linksNone(t *testing.T, program string, packages []string) {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps", "./"+program).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for pkg := range strings.Lines(string(out)) {
-		if slices.Contains(heavy, strings.TrimSpace(pkg)) {
-			t.Errorf("cmd/swtpm links %s", strings.TrimSpace(pkg))
+		if slices.Contains(packages, strings.TrimSpace(pkg)) {
+			t.Errorf("%s links %s", program, strings.TrimSpace(pkg))
 		}
 	}
 }

@@ -12,8 +12,7 @@ import (
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -28,39 +27,36 @@ const (
 // errReset ends the sequence for a TPM that was deactivated.
 var errReset = errors.New("TPM requires a reset")
 
-// program is what a run of swtpm-bios uses of its surroundings.
-type program struct {
+// invocation is one run of swtpm-bios with its standard streams.
+type invocation struct {
 	name           string // argv[0], for the messages of the option parser
 	env            func(string) (string, bool)
 	stdout, stderr io.Writer
 }
 
-func main() { daemon.Main("swtpm_bios", run) }
+func main() { program.Main("swtpm_bios", run) }
 
 // run runs the program and ends early if ctx does: waiting for a response would
 // not notice.
 func run(ctx context.Context, args []string) error {
-	p := &program{os.Args[0], os.LookupEnv, printable.Writer(os.Stdout), printable.Writer(os.Stderr)}
-	done := make(chan error, 1)
-	go func() { done <- p.run(ctx, args) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return &daemon.ExitError{Code: exitTransport, Err: errors.New("interrupted")}
+	p := &invocation{os.Args[0], os.LookupEnv, program.PrintableWriter(os.Stdout), program.PrintableWriter(os.Stderr)}
+	err := program.AwaitError(ctx, func() error { return p.run(ctx, args) })
+	if err == program.ErrInterrupted {
+		return &program.ExitError{Code: exitTransport, Err: err}
 	}
+	return err
 }
 
 // run does what args ask for. An error has been told.
-func (p *program) run(ctx context.Context, args []string) error {
+func (p *invocation) run(ctx context.Context, args []string) error {
 	o, err := parse(args, p.env)
 	if wrong, ok := errors.AsType[misuse](err); ok {
-		fmt.Fprintln(p.stderr, printable.Text(fmt.Sprintf("%s: %v", p.name, wrong)))
+		fmt.Fprintln(p.stderr, program.Printable(fmt.Sprintf("%s: %v", p.name, wrong)))
 		p.usage()
 		return exit(exitUsage)
 	}
 	if err != nil {
-		fmt.Fprintln(p.stderr, printable.Text(err.Error()))
+		fmt.Fprintln(p.stderr, program.Printable(err.Error()))
 		return exit(exitUsage)
 	}
 	switch {
@@ -71,7 +67,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 		return err
 	case o.shell != "":
 		if err := cli.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_bios", "swtpm-bios"); err != nil {
-			fmt.Fprintln(p.stderr, printable.Text(err.Error()))
+			fmt.Fprintln(p.stderr, program.Printable(err.Error()))
 			return exit(exitUsage)
 		}
 		return nil
@@ -81,7 +77,7 @@ func (p *program) run(ctx context.Context, args []string) error {
 
 // send sends the sequence that o asks for. A command that the TPM refuses does
 // not end it, a response that does not come does.
-func (p *program) send(ctx context.Context, o *options) error {
+func (p *invocation) send(ctx context.Context, o *options) error {
 	// Compat: the errors of a TPM 2.0 go to stdout.
 	complaints := p.stderr
 	if o.tpm2 {
@@ -106,7 +102,7 @@ func (p *program) send(ctx context.Context, o *options) error {
 		case ctx.Err() != nil:
 			return exit(exitTransport) // the caller tells why
 		case err != nil:
-			fmt.Fprintln(p.stderr, printable.Text(err.Error()))
+			fmt.Fprintln(p.stderr, program.Printable(err.Error()))
 			return exit(exitTransport)
 		}
 	}
@@ -130,10 +126,10 @@ func (s step) do(ctx context.Context, t cli.Target) ([]byte, error) {
 	return rsp, tpm.Result(h.Code).Err()
 }
 
-func (p *program) usage() error {
+func (p *invocation) usage() error {
 	_, err := fmt.Fprint(p.stdout, versionLine, usageHead, cli.Usage(new(options).table()))
 	return err
 }
 
 // exit returns the error for an exit code whose reason has been told.
-func exit(code int) error { return &daemon.ExitError{Code: code, Silent: true} }
+func exit(code int) error { return &program.ExitError{Code: code, Silent: true} }

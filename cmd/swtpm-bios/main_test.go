@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -34,11 +34,11 @@ func (o outcome) String() string {
 // ours runs our program; env has the variables NAME=VALUE.
 func ours(args []string, env ...string) outcome {
 	var out, errs bytes.Buffer
-	p := &program{"swtpm_bios", lookup(env), &out, &errs}
+	p := &invocation{"swtpm_bios", lookup(env), &out, &errs}
 	code := 0
 	if err := p.run(context.Background(), args); err != nil {
 		code = 254
-		if e, ok := errors.AsType[*daemon.ExitError](err); ok {
+		if e, ok := errors.AsType[*program.ExitError](err); ok {
 			code = e.Code
 		}
 	}
@@ -331,7 +331,7 @@ func TestSilence(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- run(ctx, []string{"--unix", path}) }()
 	cancel()
-	if e, ok := errors.AsType[*daemon.ExitError](<-done); !ok || e.Code != 255 {
+	if e, ok := errors.AsType[*program.ExitError](<-done); !ok || e.Code != 255 {
 		t.Errorf("interrupted: %v, want exit code 255", e)
 	}
 }
@@ -395,7 +395,7 @@ func TestHelpVersionMisuse(t *testing.T) {
 			t.Errorf("swtpm_bios %s = %v, want %v", tt.args, got, tt.want)
 		}
 	}
-	if !strings.HasPrefix(versionLine, "TPM emulator BIOS emulator version "+daemon.Version+", Copyright (c) ") {
+	if !strings.HasPrefix(versionLine, "TPM emulator BIOS emulator version "+program.Version+", Copyright (c) ") {
 		t.Errorf("the version line is %q", versionLine)
 	}
 }

@@ -2,10 +2,10 @@ package main
 
 import (
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-const versionLine = "TPM emulator BIOS emulator version " + daemon.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
+const versionLine = "TPM emulator BIOS emulator version " + program.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
 
 const usageHead = `
 swtpm_bios [options]

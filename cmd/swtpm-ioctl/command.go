@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -24,7 +24,7 @@ type command struct {
 	name, arg, file, help string
 	words                 []string
 	set                   func(o *options, arg string) error
-	run                   func(p *program, t target, o *options) error
+	run                   func(p *invocation, t target, o *options) error
 }
 
 // localities are what SET_LOCALITY takes.
@@ -91,11 +91,11 @@ func (s step) explain(err error) error {
 }
 
 // plain returns a command of one request that prints nothing.
-func plain(s step, send func(t target, o *options) error) func(*program, target, *options) error {
-	return func(_ *program, t target, o *options) error { return s.explain(send(t, o)) }
+func plain(s step, send func(t target, o *options) error) func(*invocation, target, *options) error {
+	return func(_ *invocation, t target, o *options) error { return s.explain(send(t, o)) }
 }
 
-func capability(p *program, t target, _ *options) error {
+func capability(p *invocation, t target, _ *options) error {
 	caps, err := t.Capability()
 	if err != nil {
 		return step{name: "GET_CAPABILITY"}.explain(err)
@@ -104,7 +104,7 @@ func capability(p *program, t target, _ *options) error {
 	return err
 }
 
-func established(p *program, t target, _ *options) error {
+func established(p *invocation, t target, _ *options) error {
 	bit, err := t.Established()
 	if err != nil {
 		return step{name: "GET_TPMESTABLISHED", call: "PTM_GET_ESTABLISHED"}.explain(err)
@@ -117,7 +117,7 @@ func established(p *program, t target, _ *options) error {
 	return err
 }
 
-func config(p *program, t target, _ *options) error {
+func config(p *invocation, t target, _ *options) error {
 	flags, err := t.Config()
 	if err != nil {
 		return step{name: "GET_CONFIG"}.explain(err)
@@ -126,7 +126,7 @@ func config(p *program, t target, _ *options) error {
 	return err
 }
 
-func bufferSize(p *program, t target, o *options) error {
+func bufferSize(p *invocation, t target, o *options) error {
 	rep, err := t.BufferSize(uint32(o.number))
 	if err != nil {
 		return step{name: "SET_BUFFERSIZE"}.explain(err)
@@ -135,7 +135,7 @@ func bufferSize(p *program, t target, o *options) error {
 	return err
 }
 
-func info(p *program, t target, o *options) error {
+func info(p *invocation, t target, o *options) error {
 	text, err := t.Info(o.number)
 	if err != nil {
 		return step{name: "GET_INFO"}.explain(err)
@@ -148,7 +148,7 @@ func info(p *program, t target, o *options) error {
 //
 // Compat: stdin ends with a piece that is not full, which may be empty; an
 // empty argument has no piece at all.
-func hash(p *program, t target, o *options) error {
+func hash(p *invocation, t target, o *options) error {
 	step := func(name string) step { return step{name: name, call: "ioctl PTM_" + name} }
 	if err := t.HashStart(); err != nil {
 		return step("HASH_START").explain(err)
@@ -199,7 +199,7 @@ func blobType(s string) (tpm.Blob, bool) {
 
 // save writes a state blob, without the emulator's encryption, to a file that
 // only its owner can read. A blob that the TPM does not have makes an empty one.
-func save(p *program, t target, o *options) (err error) {
+func save(p *invocation, t target, o *options) (err error) {
 	blob, ok := blobType(o.arg)
 	if !ok {
 		return p.unknownType(o.arg)
@@ -227,7 +227,7 @@ func save(p *program, t target, o *options) (err error) {
 const maxBlob = 8 << 20
 
 // load hands the blob in a file to the TPM.
-func load(p *program, t target, o *options) error {
+func load(p *invocation, t target, o *options) error {
 	blob, ok := blobType(o.arg)
 	if !ok {
 		return p.unknownType(o.arg)
@@ -242,7 +242,7 @@ func load(p *program, t target, o *options) error {
 // unknownType complains about s.
 //
 // Compat: swtpm_ioctl ends this line, and only this one, without a newline.
-func (p *program) unknownType(s string) error {
-	fmt.Fprint(p.stderr, printable.Line(fmt.Sprintf("Unknown TPM state type '%s'", s)))
+func (p *invocation) unknownType(s string) error {
+	fmt.Fprint(p.stderr, program.PrintableLine(fmt.Sprintf("Unknown TPM state type '%s'", s)))
 	return cli.Complain("")
 }

@@ -12,11 +12,10 @@ import (
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/io/dial"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -44,44 +43,41 @@ type target interface {
 	Close() error
 }
 
-// program is what a run of swtpm-ioctl uses of its surroundings.
-type program struct {
+// invocation is one run of swtpm-ioctl with its standard streams.
+type invocation struct {
 	name   string // argv[0], for the messages of the option parser
 	stdin  io.Reader
 	stdout io.Writer
 	stderr io.Writer
 }
 
-func main() { daemon.Main("swtpm_ioctl", run) }
+func main() { program.Main("swtpm_ioctl", run) }
 
 // run runs the program and ends early if ctx does: reading stdin or waiting for
 // a reply would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &program{os.Args[0], os.Stdin, printable.Writer(os.Stdout), printable.Writer(os.Stderr)}
-	done := make(chan error, 1)
-	go func() { done <- p.run(ctx, args) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return &daemon.ExitError{Code: 1, Err: errors.New("interrupted")}
+	p := &invocation{os.Args[0], os.Stdin, program.PrintableWriter(os.Stdout), program.PrintableWriter(os.Stderr)}
+	err := program.AwaitError(ctx, func() error { return p.run(ctx, args) })
+	if err == program.ErrInterrupted {
+		return &program.ExitError{Code: 1, Err: err}
 	}
+	return err
 }
 
 // run does what args ask for. An error has been told on stderr.
-func (p *program) run(ctx context.Context, args []string) error {
+func (p *invocation) run(ctx context.Context, args []string) error {
 	err := p.perform(ctx, args)
 	if err == nil {
 		return nil
 	}
 	if s := err.Error(); s != "" {
-		fmt.Fprintln(p.stderr, printable.Text(s))
+		fmt.Fprintln(p.stderr, program.Printable(s))
 	}
-	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
+	return &program.ExitError{Code: 1, Err: err, Silent: true}
 }
 
 // perform is run without the error's message.
-func (p *program) perform(ctx context.Context, args []string) error {
+func (p *invocation) perform(ctx context.Context, args []string) error {
 	o, err := p.parse(args)
 	if err != nil {
 		return err

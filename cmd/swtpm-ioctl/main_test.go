@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // outcome is what a run of the program leaves.
@@ -30,11 +30,11 @@ func (o outcome) String() string {
 // ours runs our program.
 func ours(args []string, stdin string) outcome {
 	var out, errs bytes.Buffer
-	p := &program{"swtpm_ioctl", strings.NewReader(stdin), &out, &errs}
+	p := &invocation{"swtpm_ioctl", strings.NewReader(stdin), &out, &errs}
 	exit := 0
 	if err := p.run(context.Background(), args); err != nil {
 		exit = 255
-		if e, ok := errors.AsType[*daemon.ExitError](err); ok {
+		if e, ok := errors.AsType[*program.ExitError](err); ok {
 			exit = e.Code
 		}
 	}
@@ -179,7 +179,7 @@ func TestHelpAndVersion(t *testing.T) {
 	if got, want := ours([]string{"-c", "--help"}, ""), (outcome{0, versionLine + usageHead + cli.Usage((&options{}).table()), ""}); got != want {
 		t.Errorf("--help = %v, want %v", got, want)
 	}
-	if !strings.HasPrefix(versionLine, "TPM emulator control tool version "+daemon.Version+", Copyright (c) ") {
+	if !strings.HasPrefix(versionLine, "TPM emulator control tool version "+program.Version+", Copyright (c) ") {
 		t.Errorf("the version line is %q", versionLine)
 	}
 }
@@ -204,7 +204,7 @@ func TestInterrupted(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- run(ctx, args) }()
 	cancel()
-	if e, ok := errors.AsType[*daemon.ExitError](<-done); !ok || e.Code != 1 {
+	if e, ok := errors.AsType[*program.ExitError](<-done); !ok || e.Code != 1 {
 		t.Errorf("interrupted: %v, want exit code 1", e)
 	}
 }

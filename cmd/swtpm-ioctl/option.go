@@ -7,12 +7,11 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-const versionLine = "TPM emulator control tool version " + daemon.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
+const versionLine = "TPM emulator control tool version " + program.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
 
 const usageHead = `
 Usage: swtpm_ioctl command <device path>
@@ -72,10 +71,10 @@ func (o *options) choose(c *command, arg, file string) error {
 }
 
 // parse reads the command line. A wrong option is told on stderr and left out.
-func (p *program) parse(args []string) (*options, error) {
+func (p *invocation) parse(args []string) (*options, error) {
 	o := &options{}
 	operands, err := cli.Parse(o.table(), args, func(err error) error {
-		fmt.Fprintln(p.stderr, printable.Line(fmt.Sprintf("%s: %v", p.name, err)))
+		fmt.Fprintln(p.stderr, program.PrintableLine(fmt.Sprintf("%s: %v", p.name, err)))
 		return nil
 	})
 	switch {

@@ -42,7 +42,7 @@ func TestParse(t *testing.T) {
 		{"--tpm-device d -c", func(o *options) bool { return *o.target.Device == "d" }},
 	} {
 		var errs bytes.Buffer
-		p := &program{name: "swtpm_ioctl", stderr: &errs}
+		p := &invocation{name: "swtpm_ioctl", stderr: &errs}
 		o, err := p.parse(strings.Fields(tt.args))
 		if err != nil || errs.Len() > 0 || !tt.want(o) {
 			t.Errorf("parse(%s) = %+v, %v, %q on stderr", tt.args, o, err, &errs)

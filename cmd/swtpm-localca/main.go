@@ -5,29 +5,24 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cmdlocalca"
-	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-func main() { daemon.Main("swtpm_localca", run) }
+func main() { program.Main("swtpm_localca", run) }
 
 // run runs the program and ends early if ctx does: a token that does not answer
 // would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &cmdlocalca.Program{Name: os.Args[0], Stdout: printable.Writer(os.Stdout), Stderr: printable.Writer(os.Stderr)}
-	done := make(chan error, 1)
-	go func() { done <- p.Run(ctx, args) }()
-	select {
-	case err := <-done:
-		if err == nil {
-			return nil
-		}
-		return &daemon.ExitError{Code: 1, Err: err, Silent: true}
-	case <-ctx.Done():
-		return &daemon.ExitError{Code: 1, Err: errors.New("interrupted")}
+	p := &cmdlocalca.Program{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr)}
+	err := program.AwaitError(ctx, func() error { return p.Run(ctx, args) })
+	if err == program.ErrInterrupted {
+		return &program.ExitError{Code: 1, Err: err}
 	}
+	if err == nil {
+		return nil
+	}
+	return &program.ExitError{Code: 1, Err: err, Silent: true}
 }

@@ -10,11 +10,11 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/setup"
 )
 
-func main() { daemon.Main("swtpm_setup", run) }
+func main() { program.Main("swtpm_setup", run) }
 
 func run(ctx context.Context, args []string) error {
 	if fd, err := daemon.Nowhere(); err == nil {
@@ -22,8 +22,8 @@ func run(ctx context.Context, args []string) error {
 	}
 	err := setup.Run(ctx, args, setup.Surroundings{
 		Name:     os.Args[0],
-		Stdout:   printable.Writer(os.Stdout),
-		Stderr:   printable.Writer(os.Stderr),
+		Stdout:   program.PrintableWriter(os.Stdout),
+		Stderr:   program.PrintableWriter(os.Stderr),
 		Terminal: setup.Terminal(os.Stderr),
 		Bindir:   bindir(),
 		Library: setup.Library{
@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string) error {
 		},
 	})
 	if err != nil {
-		return &daemon.ExitError{Code: 1, Err: err, Silent: true}
+		return &program.ExitError{Code: 1, Err: err, Silent: true}
 	}
 	return nil
 }

@@ -6,8 +6,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -48,7 +48,7 @@ func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
 	features = append(features, "tpmstate-opt-lock", "tpmstate-dir-backend-opt-backup",
 		"tpmstate-dir-backend-opt-fsync", "cmdarg-pcap", "systemd-notify")
 	_, err = fmt.Fprintf(w, "{ \"type\": \"swtpm\", \"features\": [ \"%s\" ], \"profiles\": { %s}, \"version\": \"%s\" }\n",
-		strings.Join(features, `", "`), profiles, config.ReferenceVersion)
+		strings.Join(features, `", "`), profiles, program.ReferenceVersion)
 	return err
 }
 

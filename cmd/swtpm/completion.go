@@ -11,7 +11,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/cli/completion"
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // printCompletion is the verb that prints a shell's completion script.
@@ -19,7 +19,7 @@ func printCompletion(*pflag.FlagSet) action {
 	return func(_ context.Context, args []string) error {
 		script, err := completion.Script(commandLine(), args[0])
 		if err != nil {
-			return &daemon.ExitError{Code: 2, Err: err}
+			return &program.ExitError{Code: 2, Err: err}
 		}
 		_, err = fmt.Print(script)
 		return err

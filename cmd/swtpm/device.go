@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/vtpm"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // device is what is opened before the privileges and the old root directory go, for
@@ -111,7 +111,7 @@ func exitCode(code int, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &daemon.ExitError{Code: code, Err: err, Silent: isSilent(err)}
+	return &program.ExitError{Code: code, Err: err, Silent: isSilent(err)}
 }
 
 // cuseCode is exitCode for swtpm cuse alone.

@@ -11,10 +11,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
@@ -40,12 +39,12 @@ func doctorVerb(f *pflag.FlagSet) action {
 		if *asJSON {
 			tell = printReportsJSON
 		}
-		if err := tell(printable.Writer(os.Stdout), reports); err != nil {
+		if err := tell(program.PrintableWriter(os.Stdout), reports); err != nil {
 			return err
 		}
 		for _, r := range reports {
 			if !r.Starts {
-				return &daemon.ExitError{Code: 1, Silent: true}
+				return &program.ExitError{Code: 1, Silent: true}
 			}
 		}
 		return nil

@@ -18,13 +18,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/handover"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-func main() { daemon.MainSignals("swtpm", early.Signals, run) }
+func main() { program.MainSignals("swtpm", early.Signals, run) }
 
 // run does what the first argument says: a verb of our own, or the interface of
 // the classic command line.
@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string) error {
 	if _, _, ok := early.Launcher(); cfg.Daemon && !ok {
 		return errors.New("--daemon: the process was not forked")
 	}
-	fmt.Fprint(os.Stderr, printable.Text(cfg.Ignored))
+	fmt.Fprint(os.Stderr, program.Printable(cfg.Ignored))
 	return findHeritage(os.Getenv).live(ctx, cfg, origin{})
 }
 
@@ -99,7 +99,7 @@ func live(ctx context.Context, cfg *config.Config, from origin) (err error) {
 	case cfg.PrintStates:
 		return printStates(os.Stdout, cfg, l.log)
 	case cfg.PrintProfiles:
-		return printProfiles(printable.Writer(os.Stdout), l.engine)
+		return printProfiles(program.PrintableWriter(os.Stdout), l.engine)
 	}
 	l.ends.logPorts(cfg, l.log)
 	warnings(cfg, l.systemd, l.log)
@@ -200,7 +200,7 @@ func (l *life) printInfo() error {
 	if err := l.confineQuietly(""); err != nil {
 		return err
 	}
-	return printInfo(printable.Writer(os.Stdout), l.cfg, l.tpm)
+	return printInfo(program.PrintableWriter(os.Stdout), l.cfg, l.tpm)
 }
 
 // run confines the process, starts the TPM and serves its clients until the process is to
@@ -333,27 +333,7 @@ func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
 	if cfg.Key.Source == config.NoKey && cfg.MigrationKey.Source == config.NoKey {
 		return seal.Keys{}, nil
 	}
-	return await(ctx, func() (seal.Keys, error) { return readKeys(cfg) })
-}
-
-// await returns the result of f, or the error of ctx if that ends first.
-func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := f()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
-	}
+	return program.Await(ctx, func() (seal.Keys, error) { return readKeys(cfg) })
 }
 
 // unlessEnding returns err, or nil if the process is to end: the writer of a pipe for a key

@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/metrics"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -89,7 +90,7 @@ func (m *meter) tell(ctx context.Context, l *listen.Listener, t *emul.TPM, d *da
 func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sample {
 	tally, status := libtpms.Counted(), t.Status()
 	s := &metrics.Sample{
-		Version:  daemon.Version,
+		Version:  program.Version,
 		Library:  libtpms.Version(),
 		TPM:      t.Version().String(),
 		Instance: m.instance,

@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -76,11 +77,11 @@ func warnings(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) {
 }
 
 func silent(err error) error {
-	return &daemon.ExitError{Code: 1, Err: err, Silent: true}
+	return &program.ExitError{Code: 1, Err: err, Silent: true}
 }
 
 func isSilent(err error) bool {
-	e, ok := errors.AsType[*daemon.ExitError](err)
+	e, ok := errors.AsType[*program.ExitError](err)
 	return ok && e.Silent
 }
 

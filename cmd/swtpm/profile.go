@@ -9,6 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/algprofile"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -18,7 +19,7 @@ func awaitProfile(ctx context.Context, cfg *config.Config) (string, error) {
 	if cfg.Profile.Source == config.NoProfile || cfg.Manufacture.Given { // swtpm-setup makes the TPM
 		return "", nil
 	}
-	return await(ctx, func() (string, error) { return readProfile(cfg) })
+	return program.Await(ctx, func() (string, error) { return readProfile(cfg) })
 }
 
 // readProfile returns the algorithm profile of a new TPM, "" if the library is to

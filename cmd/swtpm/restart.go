@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // exitRetry is the exit code of a start that may succeed later: the system failed, not
@@ -119,10 +120,10 @@ func (h *heritage) rescue(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil // the next process continues
 	}
-	if e, ok := errors.AsType[*daemon.ExitError](err); ok && e.Code == exitRetry {
+	if e, ok := errors.AsType[*program.ExitError](err); ok && e.Code == exitRetry {
 		return err
 	}
-	retry := &daemon.ExitError{Code: exitRetry, Err: err, Silent: isSilent(err), Delay: retryPause}
+	retry := &program.ExitError{Code: exitRetry, Err: err, Silent: isSilent(err), Delay: retryPause}
 	if h.changed {
 		h.profiles.Reject(h.profile.Text, err)
 		retry.Delay = 0
@@ -160,7 +161,7 @@ func resume(ctx context.Context, h *heritage, t *emul.TPM, s *service) (bool, er
 			s.systemd.Status(fmt.Sprintf("%v; trying again", err))
 		}
 		if time.Now().After(until) {
-			return false, &daemon.ExitError{Code: exitRetry, Err: err, Silent: true}
+			return false, &program.ExitError{Code: exitRetry, Err: err, Silent: true}
 		}
 		select {
 		case <-ctx.Done():
@@ -175,7 +176,7 @@ func retryable(err error, from origin, systemd *daemon.Notifier) error {
 	if from.again == nil || !emul.IsTransient(err) {
 		return err
 	}
-	e := &daemon.ExitError{Code: exitRetry, Err: err, Silent: isSilent(err)}
+	e := &program.ExitError{Code: exitRetry, Err: err, Silent: isSilent(err)}
 	if systemd.Listens() {
 		e.Delay = retryPause
 	}
@@ -190,7 +191,7 @@ func lostStorage(cause error, session *handover.Session) error {
 	if session == nil || !lost && !errors.Is(cause, emul.ErrReplaced) {
 		return nil
 	}
-	return &daemon.ExitError{Code: exitRetry, Err: cause, Silent: true} // it is in the log
+	return &program.ExitError{Code: exitRetry, Err: cause, Silent: true} // it is in the log
 }
 
 // postpone is ctrl.Options.Postpone. Landlock's rules are about the directories that

@@ -10,7 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -78,7 +78,7 @@ func (s *service) rejected(why error) {
 	if why == nil {
 		return
 	}
-	s.problem = errors.New(printable.Line(why.Error()))
+	s.problem = errors.New(program.PrintableLine(why.Error()))
 	s.log.Event(eventProfileRejected, true, s.problem.Error(),
 		fmt.Sprintf("cannot run with the present profile: %v; running with the previous one until the profile is corrected and the service restarted", s.problem))
 }

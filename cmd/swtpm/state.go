@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/offline"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -32,7 +33,7 @@ var stateVerbs = []verb{
 }
 
 // stateUsage is an error in the words of a command line.
-func stateUsage(err error) error { return &daemon.ExitError{Code: 2, Err: err} }
+func stateUsage(err error) error { return &program.ExitError{Code: 2, Err: err} }
 
 // quietEngine returns libtpms, whose own messages go nowhere: our errors say what
 // they say.

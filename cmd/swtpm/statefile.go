@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/offline"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -95,7 +95,7 @@ func exportState(w *which, pf *passFlags, sealed, plain bool) (err error) {
 	if encrypted && !sealed && !plain && pass == nil {
 		return fmt.Errorf("%s is encrypted, and the archive would hold it in the clear; give --passphrase-file, or --sealed to keep it under its key, or --plain", w.where)
 	}
-	a, err := s.Export(sealed, "swtpm-go "+daemon.Version)
+	a, err := s.Export(sealed, "swtpm-go "+program.Version)
 	if err != nil {
 		return err
 	}

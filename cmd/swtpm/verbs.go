@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/early"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // action is what a verb does once its flags are read; args are its operands.
@@ -109,7 +109,7 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 		return misused(path, err)
 	}
 	if !v.finishes {
-		daemon.ExitOnSignal(ctx)
+		program.ExitOnSignal(ctx)
 	}
 	return act(ctx, f.Args())
 }
@@ -131,7 +131,7 @@ func (v *verb) whichVerb(path string, args []string) error {
 
 // misused is the error for a wrong command line of a verb.
 func misused(path string, err error) error {
-	return &daemon.ExitError{Code: 2, Err: fmt.Errorf("%s: %w; see swtpm %s --help", path, err, path)}
+	return &program.ExitError{Code: 2, Err: fmt.Errorf("%s: %w; see swtpm %s --help", path, err, path)}
 }
 
 // usage is an error in the words before an interface is chosen.
@@ -157,11 +157,11 @@ func classicError(err error) error {
 		if log, err := daemon.OpenLog(daemon.LogOptions(u.Log)); err == nil {
 			log.Error(u.Text)
 			log.Close()
-			return &daemon.ExitError{Code: u.Code, Err: u, Silent: true}
+			return &program.ExitError{Code: u.Code, Err: u, Silent: true}
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%s\n%s", printable.Line(u.Error()), printable.Text(u.Usage))
-	return &daemon.ExitError{Code: u.Code, Err: u, Silent: true}
+	fmt.Fprintf(os.Stderr, "%s\n%s", program.PrintableLine(u.Error()), program.Printable(u.Usage))
+	return &program.ExitError{Code: u.Code, Err: u, Silent: true}
 }
 
 func load(name, instance string) (*config.Config, error) {
@@ -210,7 +210,7 @@ func check(*pflag.FlagSet) action {
 		bad := false
 		for _, name := range args {
 			if _, err := load(name, ""); err != nil {
-				fmt.Fprintln(os.Stderr, printable.Text(err.Error()))
+				fmt.Fprintln(os.Stderr, program.Printable(err.Error()))
 				bad = true
 				continue
 			}
@@ -219,7 +219,7 @@ func check(*pflag.FlagSet) action {
 			}
 		}
 		if bad {
-			return &daemon.ExitError{Code: 1, Silent: true}
+			return &program.ExitError{Code: 1, Silent: true}
 		}
 		return nil
 	}
@@ -262,7 +262,7 @@ func help() error {
 // classicVersion prints the line that scripts read. Its number is that of the
 // reference whose interface this is.
 func classicVersion() error {
-	_, err := fmt.Print(config.VersionLine(config.ReferenceVersion))
+	_, err := fmt.Print(config.VersionLine(program.ReferenceVersion))
 	return err
 }
 
@@ -271,11 +271,11 @@ func printVersion(f *pflag.FlagSet) action {
 	return func(context.Context, []string) error {
 		if !*asJSON {
 			_, err := fmt.Printf("swtpm-go %s (interface of swtpm %s), libtpms %s\n",
-				daemon.Version, config.ReferenceVersion, libtpms.Version())
+				program.Version, program.ReferenceVersion, libtpms.Version())
 			return err
 		}
 		_, err := fmt.Printf(`{"program":"swtpm-go","version":%q,"interface":%q,"libtpms":{"version":%q,"profiles":%v},"features":["%s"]}`+"\n",
-			daemon.Version, config.ReferenceVersion, libtpms.Version(), libtpms.HasProfiles(), strings.Join(ours, `","`))
+			program.Version, program.ReferenceVersion, libtpms.Version(), libtpms.HasProfiles(), strings.Join(ours, `","`))
 		return err
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // TestCall holds how a verb reads its words, one with verbs of its own too.
@@ -48,7 +48,7 @@ func TestCall(t *testing.T) {
 		text := ""
 		if err != nil {
 			text = err.Error()
-			if e, ok := errors.AsType[*daemon.ExitError](err); !ok || e.Code != 2 {
+			if e, ok := errors.AsType[*program.ExitError](err); !ok || e.Code != 2 {
 				t.Errorf("swtpm %s: %v, want exit code 2", tt.args, err)
 			}
 		}

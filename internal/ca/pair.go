@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
@@ -176,21 +177,7 @@ func tempName(name string) string { return ".new." + name }
 
 // generate returns a new key, or an error when ctx ends first.
 func generate(ctx context.Context) (crypto.Signer, error) {
-	type result struct {
-		key *rsa.PrivateKey
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		key, err := rsa.GenerateKey(rand.Reader, keyBits)
-		done <- result{key, err}
-	}()
-	select {
-	case r := <-done:
-		return r.key, r.err
-	case <-ctx.Done():
-		return nil, errors.New("interrupted")
-	}
+	return program.Await(ctx, func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, keyBits) })
 }
 
 // hasBlock tells whether text has a PEM block whose type ends in kind.

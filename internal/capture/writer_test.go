@@ -106,7 +106,7 @@ func TestCloseUnread(t *testing.T) {
 
 // TestReaderGone loses what comes after the reader went.
 func TestReaderGone(t *testing.T) {
-	signal.Ignore(unix.SIGPIPE) // as daemon.Main does
+	signal.Ignore(unix.SIGPIPE) // as program.Main does
 	defer signal.Reset(unix.SIGPIPE)
 	r, w := pipe(t)
 	var n notes
@@ -127,7 +127,7 @@ func TestReaderGone(t *testing.T) {
 // TestFull has no room for a block, and then again: the block is lost as a whole,
 // and what comes behind it can be read.
 func TestFull(t *testing.T) {
-	signal.Ignore(unix.SIGXFSZ) // as daemon.Main does
+	signal.Ignore(unix.SIGXFSZ) // as program.Main does
 	defer signal.Reset(unix.SIGXFSZ)
 	var free unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &free); err != nil {

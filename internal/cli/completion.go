@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli/completion"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // CompletionOption returns the option that asks for the completion script of a
@@ -25,7 +25,7 @@ func PrintCompletion(w io.Writer, shell string, options []Option, names ...strin
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprint(printable.Raw(w), script)
+	_, err = fmt.Fprint(program.RawWriter(w), script)
 	return err
 }
 

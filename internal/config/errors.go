@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // UsageError is a command line that swtpm refuses.
@@ -59,7 +59,7 @@ func (e *ProfileError) Error() string {
 	if len(s) > maxError {
 		s = s[:maxError] + " ..."
 	}
-	return printable.Line(s)
+	return program.PrintableLine(s)
 }
 
 func (e *ProfileError) text() string {

@@ -1,6 +1,10 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/program"
+)
 
 // Usage is the help text of one interface: swtpm socket --help.
 func Usage(iface string) string {
@@ -19,7 +23,7 @@ func Usage(iface string) string {
 }
 
 // cuseVersion is what swtpm cuse --version prints.
-const cuseVersion = "TPM emulator CUSE interface version " + ReferenceVersion + ", Copyright (c) the swtpm-go authors\n"
+const cuseVersion = "TPM emulator CUSE interface version " + program.ReferenceVersion + ", Copyright (c) the swtpm-go authors\n"
 
 const usageTPM = `The TPM:
   --tpm2                  a TPM 2.0; without it, a TPM 1.2

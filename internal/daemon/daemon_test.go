@@ -5,42 +5,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// childVar makes the test binary act as a program that Main runs. Its first
-// argument says what it does.
+// childVar makes the test binary act as a program that Main runs. The first
+// argument selects what it does.
 const childVar = "DAEMON_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childVar) != "" {
-		Main("prog", act)
+		program.Main("prog", act)
 	}
 	os.Exit(m.Run())
 }
 
 // act is the program under test.
-func act(ctx context.Context, args []string) error {
+func act(_ context.Context, args []string) error {
 	switch args[0] {
-	case "nothing":
-		return nil
-	case "fail":
-		return errors.New("first\nsecond\n")
-	case "exit":
-		return fmt.Errorf("outer: %w", &ExitError{Code: 77, Err: errors.New("inner")})
-	case "silent":
-		return fmt.Errorf("outer: %w", &ExitError{Code: 3, Err: errors.New("inner"), Silent: true})
-	case "wait":
-		fmt.Println("up")
-		<-ctx.Done()
-		return errors.New("context ended")
-	case "log": // says much on a stderr that nobody reads
+	case "log": // logs much on a stderr that is not read
 		l, err := OpenLog(LogOptions{FD: -1})
 		if err != nil {
 			return err
@@ -70,52 +59,7 @@ func child(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-func TestMainExit(t *testing.T) {
-	for _, tt := range []struct {
-		what   string
-		code   int
-		stderr string
-	}{
-		{"nothing", 0, ""},
-		{"fail", 1, "prog: first; second\n"},
-		{"exit", 77, "prog: outer: inner\n"},
-		{"silent", 3, ""},
-	} {
-		cmd := child(t, tt.what)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		cmd.Run()
-		if got := cmd.ProcessState.ExitCode(); got != tt.code || stderr.String() != tt.stderr {
-			t.Errorf("%s: exit %d, stderr %q, want %d, %q", tt.what, got, &stderr, tt.code, tt.stderr)
-		}
-	}
-}
-
-func TestMainSignals(t *testing.T) {
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGXFSZ} {
-		cmd := child(t, "wait")
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		io.ReadFull(out, make([]byte, 3))
-		cmd.Process.Signal(sig)
-		if sig == unix.SIGPIPE || sig == unix.SIGXFSZ { // ignored, so it takes another one
-			cmd.Process.Signal(unix.SIGTERM)
-		}
-		cmd.Wait()
-		if got := cmd.ProcessState.String(); got != "exit status 1" || stderr.String() != "prog: context ended\n" {
-			t.Errorf("%v: %s, stderr %q, want exit status 1 and the error", sig, got, &stderr)
-		}
-	}
-}
-
-// TestStderrUnread holds that a stderr that is full, or broken, neither stops
+// TestStderrUnread checks that a stderr that is full, or broken, neither stops
 // nor kills the process.
 func TestStderrUnread(t *testing.T) {
 	for _, broken := range []bool{false, true} {
@@ -165,15 +109,5 @@ func TestReady(t *testing.T) {
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name+".gone")
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != name+".gone\n" {
 		t.Errorf("Ready without a listener: %q, %v", out, err)
-	}
-}
-
-func TestExitError(t *testing.T) {
-	cause := errors.New("cause")
-	if e := (&ExitError{Code: 2, Err: cause}); e.Error() != "cause" || !errors.Is(e, cause) {
-		t.Errorf("ExitError with a cause = %q", e)
-	}
-	if e := (&ExitError{Code: 2}); e.Error() != "exit code 2" {
-		t.Errorf("ExitError without a cause = %q", e)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // lineFormatter makes swtpm's lines: the prefix, the message and, if the entry
@@ -55,7 +55,7 @@ func message(e *logrus.Entry) string {
 	if err, ok := e.Data[logrus.ErrorKey]; ok && err != nil {
 		s = fmt.Sprintf("%s: %v", s, err)
 	}
-	return printable.Line(s)
+	return program.PrintableLine(s)
 }
 
 // journalFormatter queues entries for the journal with their fields and leaves
@@ -79,7 +79,7 @@ func (f *journalFormatter) Format(e *logrus.Entry) ([]byte, error) {
 		if k != messageID {
 			k = fieldName(k)
 		}
-		fields[k] = printable.Line(fmt.Sprint(v))
+		fields[k] = program.PrintableLine(fmt.Sprint(v))
 	}
 	f.queue.put(journalEntry{
 		text:     text,

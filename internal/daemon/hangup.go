@@ -6,6 +6,8 @@ import (
 	"os/signal"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // Hangups is what a program does with SIGHUP that takes it for "read the settings
@@ -19,7 +21,7 @@ type Hangups struct {
 
 // CatchHangups keeps SIGHUP from ending the process; s may be nil. A process that was started
 // with the signal ignored, as by nohup(1), goes on ignoring its terminal.
-func CatchHangups(s Signals) *Hangups {
+func CatchHangups(s program.Signals) *Hangups {
 	h := &Hangups{signals: make(chan os.Signal, 1), terminal: -1}
 	if !signal.Ignored(unix.SIGHUP) {
 		if fd, err := open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
@@ -57,7 +59,7 @@ func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
 
 // read passes the signals of the file on.
 func (h *Hangups) read() {
-	for next(h.file) {
+	for program.Next(h.file) {
 		h.signals <- unix.SIGHUP
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // maxQueue is how many entries wait for the journal at most.
@@ -76,7 +78,7 @@ func (q *journalQueue) put(e journalEntry) {
 // putSoon is put, but first waits a little for a place, unless entries were lost
 // just now.
 func (q *journalQueue) putSoon(e journalEntry) {
-	for range patience {
+	for range program.Patience {
 		q.mu.Lock()
 		wait := !q.closed && q.lost == 0 && len(q.entries) == cap(q.entries)
 		q.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // The limit of a kind of line: a client that is refused a thousand times a second
@@ -77,7 +77,7 @@ func (k *lineKind) count() string {
 	if k.suppressed == 0 {
 		return ""
 	}
-	s := fmt.Sprintf("%d similar lines suppressed: %s", k.suppressed, printable.Line(k.text)) // it may be cut within a character
+	s := fmt.Sprintf("%d similar lines suppressed: %s", k.suppressed, program.PrintableLine(k.text)) // it may be cut within a character
 	k.suppressed, k.text = 0, ""
 	return s
 }

@@ -4,15 +4,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/program"
 )
-
-// patience is how long a message waits for a reader who is slow, in
-// milliseconds. Once a message was lost, none waits until one got through.
-const patience = 100
-
-// pipeSize is what a pipe that polls as writable takes without blocking, in
-// bytes: PIPE_BUF of Linux.
-const pipeSize = 4096
 
 // output writes messages to a descriptor that others may share and nobody may
 // read: a write neither fails nor blocks for long nor ends the process, the
@@ -35,7 +29,7 @@ func (o *output) Write(b []byte) (int, error) {
 	if o.gone || len(b) == 0 {
 		return len(b), nil
 	}
-	wait := patience
+	wait := program.Patience
 	if o.lost > 0 {
 		note := o.prefix + lostNote(o.lost) + "\n"
 		if o.torn {
@@ -55,35 +49,11 @@ func (o *output) Write(b []byte) (int, error) {
 }
 
 // put writes b, waits at most wait milliseconds before each piece and returns
-// how many bytes it got rid of.
+// how many bytes it wrote.
 func (o *output) put(b []byte, wait int) int {
-	done := 0
-	for done < len(b) && o.writable(wait) {
-		n, err := unix.Write(o.fd, b[done:min(len(b), done+pipeSize)])
-		switch err {
-		case nil:
-			done += n
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return done // it polled as writable, yet somebody was faster
-		default:
-			o.gone = err == unix.EPIPE || err == unix.EBADF
-			return done
-		}
-	}
-	return done
-}
-
-// writable waits until a piece can be written without blocking.
-func (o *output) writable(wait int) bool {
-	for {
-		p := []unix.PollFd{{Fd: int32(o.fd), Events: unix.POLLOUT}}
-		n, err := unix.Poll(p, wait)
-		if err == unix.EINTR {
-			continue
-		}
-		return err == nil && n == 1
-	}
+	n, err := program.WriteSoon(o.fd, b, wait)
+	o.gone = err == unix.EPIPE || err == unix.EBADF
+	return n
 }
 
 // end has what is written from now on go nowhere.

@@ -11,7 +11,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // maxLine is the size in bytes of the longest line of libtpms that stays whole.
@@ -154,7 +154,7 @@ func (l *Log) redirect(ctx context.Context, t *target) error {
 func (l *Log) relayLine(line []byte) {
 	t := l.to.Load()
 	if t.queue != nil {
-		text := printable.Line(strings.TrimSpace(strings.TrimPrefix(string(line), t.prefix)))
+		text := program.PrintableLine(strings.TrimSpace(strings.TrimPrefix(string(line), t.prefix)))
 		if text != "" {
 			t.queue.putSoon(journalEntry{text: text, priority: journal.PriDebug})
 		}

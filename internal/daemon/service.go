@@ -13,7 +13,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // Notifier tells systemd of this process, if $NOTIFY_SOCKET is set.
@@ -198,4 +198,4 @@ func (s *Service) Stopping(why string) {
 }
 
 // statusLine is what `systemctl status` shows.
-func statusLine(s string) string { return "STATUS=" + printable.Line(s) }
+func statusLine(s string) string { return "STATUS=" + program.PrintableLine(s) }

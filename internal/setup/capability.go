@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	prog "github.com/swtpm-go/swtpm/internal/program"
 	"os/exec"
 	"slices"
 	"strings"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/algprofile"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -188,6 +188,6 @@ func (p *program) printCapabilities() error {
 		profiles = `[ "` + strings.Join(p.caps.profiles, `", "`) + `" ]`
 	}
 	_, err := fmt.Fprintf(p.out, "{ \"type\": \"swtpm_setup\", \"features\": [ \"%s\" ], \"profiles\": %s, \"version\": \"%s\" }\n",
-		strings.Join(features, `", "`), profiles, config.ReferenceVersion)
+		strings.Join(features, `", "`), profiles, prog.ReferenceVersion)
 	return err
 }

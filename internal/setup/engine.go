@@ -7,6 +7,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -70,25 +71,15 @@ func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	type answer struct {
-		rsp []byte
-		err error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		rsp, err := e.t.Execute(cmd)
-		done <- answer{rsp, err}
-	}()
-	select {
-	case a := <-done:
-		if a.err == nil && a.rsp == nil {
-			a.err = errors.New("the TPM gave no response")
-		}
-		return a.rsp, a.err
-	case <-ctx.Done():
+	rsp, err := prog.Await(ctx, func() ([]byte, error) { return e.t.Execute(cmd) })
+	switch {
+	case err == prog.ErrInterrupted:
 		_ = e.t.Cancel() // a TPM 1.2 cannot
 		return nil, ctx.Err()
+	case err == nil && rsp == nil:
+		return nil, errors.New("the TPM gave no response")
 	}
+	return rsp, err
 }
 
 // Info implements job.TPM.

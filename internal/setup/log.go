@@ -7,7 +7,7 @@ import (
 	"sync"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
@@ -44,7 +44,7 @@ func (m *messages) print(w io.Writer, format string, args ...any) {
 		m.before()
 	}
 	// Nobody can be told of a failure.
-	_, _ = fmt.Fprintln(w, printable.Text(fmt.Sprintf(format, args...)))
+	_, _ = fmt.Fprintln(w, prog.Printable(fmt.Sprintf(format, args...)))
 }
 
 func (m *messages) close() {

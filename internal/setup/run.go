@@ -16,9 +16,8 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
@@ -64,7 +63,7 @@ func Run(ctx context.Context, args []string, s Surroundings) error {
 	switch bad, isGetopt := errors.AsType[cli.GetoptError](err); {
 	case err == nil || errors.Is(err, errTold):
 	case isGetopt:
-		fmt.Fprintln(s.Stderr, printable.Line(fmt.Sprintf("%s: %v", s.Name, bad)))
+		fmt.Fprintln(s.Stderr, prog.PrintableLine(fmt.Sprintf("%s: %v", s.Name, bad)))
 		p.usage()
 	default:
 		p.log.Errorf("%v", err)
@@ -164,7 +163,7 @@ func (p *program) chooseConfig() {
 // Compat: mkosi asks for an algorithm profile from 0.10.0 on, which an older
 // libtpms does not have.
 func (p *program) versionLine() string {
-	v := config.ReferenceVersion
+	v := prog.ReferenceVersion
 	if !p.Library.HasProfiles {
 		v = "0.9.0"
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/ca/signer"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // Program is what a run uses of its surroundings.
@@ -28,9 +28,9 @@ type Program struct {
 
 // capabilities are swtpm_cert's words.
 const capabilities = `{ "type": "swtpm_cert", "features": [ "cmdarg-signkey-pwd", "cmdarg-tpm-serial-num", ` +
-	`"supports-iak-idevid", "cmdarg-public", "cmdarg-keyalgo" ], "version": "` + config.ReferenceVersion + `" }` + "\n"
+	`"supports-iak-idevid", "cmdarg-public", "cmdarg-keyalgo" ], "version": "` + program.ReferenceVersion + `" }` + "\n"
 
-const versionLine = "TPM certificate tool version " + config.ReferenceVersion + ", Copyright (c) 2026 the swtpm-go authors\n"
+const versionLine = "TPM certificate tool version " + program.ReferenceVersion + ", Copyright (c) 2026 the swtpm-go authors\n"
 
 const usageHead = `
 Usage: swtpm_cert [options]

@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
@@ -31,12 +31,12 @@ func (p *Program) openLog(path string) (*log, error) {
 
 // Infof tells what has happened.
 func (l *log) Infof(format string, args ...any) {
-	fmt.Fprintln(l.out, printable.Text(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(l.out, program.Printable(fmt.Sprintf(format, args...)))
 }
 
 // Errorf tells what is wrong.
 func (l *log) Errorf(format string, args ...any) {
-	fmt.Fprintln(l.err, printable.Text(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(l.err, program.Printable(fmt.Sprintf(format, args...)))
 }
 
 func (l *log) close() {

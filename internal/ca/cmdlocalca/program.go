@@ -21,7 +21,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/cmdcert"
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
-	"github.com/swtpm-go/swtpm/internal/printable"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
@@ -56,7 +56,7 @@ func (p *Program) Run(ctx context.Context, args []string) error {
 	o := &options{dir: ".", revocation: revocation{days: defaultListDays}}
 	table := o.table()
 	if _, err := cli.ParseLong(table, args); err != nil {
-		fmt.Fprintln(p.Stderr, printable.Text(fmt.Sprintf("%s: %v", p.Name, err)))
+		fmt.Fprintln(p.Stderr, program.Printable(fmt.Sprintf("%s: %v", p.Name, err)))
 		fmt.Fprint(p.Stdout, usageHead, cli.Usage(table), usageTail)
 		return err
 	}
@@ -69,7 +69,7 @@ func (p *Program) Run(ctx context.Context, args []string) error {
 	}
 	log, err := p.openLog(o.log)
 	if err != nil {
-		fmt.Fprintln(p.Stderr, printable.Text(err.Error()))
+		fmt.Fprintln(p.Stderr, program.Printable(err.Error()))
 		return err
 	}
 	defer log.close()

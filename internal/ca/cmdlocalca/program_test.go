@@ -131,8 +131,8 @@ func (s site) args(more ...string) []string {
 		"--tpm-manufacturer", "id:00001014", "--tpm-model", "swtpm", "--tpm-version", "id:1"}, more...)
 }
 
-// program runs a command line and returns its outputs.
-func program(args ...string) (stdout, stderr string, err error) {
+// runProgram runs a command line and returns its outputs.
+func runProgram(args ...string) (stdout, stderr string, err error) {
 	var out, errs bytes.Buffer
 	p := &Program{Name: "swtpm_localca", Stdout: &out, Stderr: &errs}
 	err = p.Run(context.Background(), args)
@@ -171,7 +171,7 @@ func TestRun(t *testing.T) {
 		{args: s.args("--dir", "/nonexistent"), stderr: "Could not create EK certificate locally\nCould not open /nonexistent/ek.cert for writing the certificate: No such file or directory\n", fails: true},
 		{args: s.args("--logfile", link), stderr: "Cannot write to logfile " + link, fails: true},
 	} {
-		stdout, stderr, err := program(tt.args...)
+		stdout, stderr, err := runProgram(tt.args...)
 		if (err != nil) != tt.fails || !strings.HasPrefix(stdout, tt.stdout) || !strings.HasPrefix(stderr, tt.stderr) ||
 			tt.stdout == "" && stdout != "" || tt.stderr == "" && stderr != "" {
 			t.Errorf("%q: %v\nstdout %q\nwant   %q\nstderr %q\nwant   %q", tt.args, err, stdout, tt.stdout, stderr, tt.stderr)

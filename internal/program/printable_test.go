@@ -1,4 +1,4 @@
-package printable
+package program
 
 import (
 	"strings"
@@ -6,7 +6,7 @@ import (
 	"unicode"
 )
 
-func TestLine(t *testing.T) {
+func TestPrintableLine(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"", ""},
 		{"plain, as most are: \u00e4\u00df\u4e16", "plain, as most are: \u00e4\u00df\u4e16"},
@@ -19,28 +19,28 @@ func TestLine(t *testing.T) {
 		{"a real \uFFFD", "a real \uFFFD"},
 		{`a backslash \ stays`, `a backslash \ stays`},
 	} {
-		if got := Line(c.in); got != c.want {
-			t.Errorf("Line(%q) = %q, want %q", c.in, got, c.want)
+		if got := PrintableLine(c.in); got != c.want {
+			t.Errorf("PrintableLine(%q) = %q, want %q", c.in, got, c.want)
 		}
 	}
-	if got, want := Text("one\n\x1btwo\n"), "one\n\\x1btwo\n"; got != want {
-		t.Errorf("Text = %q, want %q", got, want)
+	if got, want := Printable("one\n\x1btwo\n"), "one\n\\x1btwo\n"; got != want {
+		t.Errorf("Printable = %q, want %q", got, want)
 	}
 	var b strings.Builder
-	if n, err := Writer(&b).Write([]byte("\x1b\n")); n != 2 || err != nil || b.String() != "\\x1b\n" {
+	if n, err := PrintableWriter(&b).Write([]byte("\x1b\n")); n != 2 || err != nil || b.String() != "\\x1b\n" {
 		t.Errorf("Write = %d, %v, %q", n, err, b.String())
 	}
 }
 
-func FuzzLine(f *testing.F) {
+func FuzzPrintableLine(f *testing.F) {
 	f.Add("\x1b]0;title\a\n\xff\u202e")
 	f.Fuzz(func(t *testing.T, s string) {
-		got := Line(s)
+		got := PrintableLine(s)
 		if i := strings.IndexFunc(got, unicode.IsControl); i >= 0 {
-			t.Errorf("Line(%q) = %q, with a control character at %d", s, got, i)
+			t.Errorf("PrintableLine(%q) = %q, with a control character at %d", s, got, i)
 		}
-		if again := Line(got); again != got {
-			t.Errorf("Line(Line(%q)) = %q, want %q", s, again, got)
+		if again := PrintableLine(got); again != got {
+			t.Errorf("PrintableLine(PrintableLine(%q)) = %q, want %q", s, again, got)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package daemon
+package program
 
 import (
 	"context"
@@ -10,10 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Signals returns a file that has 8 bytes to read after one of the signals came; nil if
-// package os/signal is to be used. That has two threads of its own, a file in Go's
-// poller has none.
+// Signals returns a file from which 8 bytes can be read after one of the signals arrived.
+// It returns nil if package os/signal is to be used, which has two threads of its own; a
+// file in Go's poller has none.
 type Signals func(signals ...unix.Signal) *os.File
+
+// Next waits for a signal of the file. It returns false if the file is closed.
+func Next(f *os.File) bool {
+	var count [8]byte
+	_, err := f.Read(count[:])
+	return err == nil
+}
 
 // untilEnd returns a context that ends on SIGTERM and SIGINT. Its cause names the signal
 // in the words of signal.NotifyContext.
@@ -30,7 +37,7 @@ func untilEnd(s Signals) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	for sig, f := range files {
 		go func() {
-			if next(f) {
+			if Next(f) {
 				cancel(fmt.Errorf("%v signal received", sig))
 			}
 		}()
@@ -38,9 +45,9 @@ func untilEnd(s Signals) (context.Context, context.CancelFunc) {
 	return ctx, func() { cancel(nil) }
 }
 
-// ExitOnSignal has the signals that end ctx, which is Main's, end the process at once:
-// for what only reads, and may wait for what it reads. A signal from before the call
-// counts. The exit code is that which a shell gives for the signal.
+// ExitOnSignal makes the signals that end ctx, which is Main's, end the process at once.
+// It is meant for programs that only read, and that may wait for what they read. A signal
+// from before the call counts. The exit code is the one that a shell reports for the signal.
 func ExitOnSignal(ctx context.Context) {
 	context.AfterFunc(ctx, func() {
 		cause := context.Cause(ctx)
@@ -52,11 +59,4 @@ func ExitOnSignal(ctx context.Context) {
 			os.Exit(128 + int(unix.SIGINT))
 		}
 	})
-}
-
-// next waits for a signal.
-func next(f *os.File) bool {
-	var count [8]byte
-	_, err := f.Read(count[:])
-	return err == nil
 }

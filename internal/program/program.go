@@ -1,8 +1,6 @@
-// Package daemon is what a program needs to live as a service and has nothing
-// to do with TPMs: the one place that exits, the log, the pid file, the
-// notification of systemd and the detached start of --daemon. It knows no
-// option and no configuration file.
-package daemon
+// Package program is what all programs of this module share: the one place that exits, the
+// versions, interruptible work and printable text. It knows no option and no service.
+package program
 
 import (
 	"context"
@@ -13,21 +11,24 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/swtpm-go/swtpm/internal/printable"
 )
 
 // Version is the version of all programs of this module.
 const Version = "0.1.0"
 
-// ExitError gives the exit code that the program ends with.
+// ReferenceVersion is the version of swtpm whose interface these programs have. Classic
+// options print it as our version, because callers decide by it what they may ask for.
+// A feature that is missing here is also missing from --print-capabilities.
+const ReferenceVersion = "0.11.0"
+
+// ExitError gives the exit code of the program.
 type ExitError struct {
 	Code   int   // 0 to 255
-	Err    error // what went wrong; nil if there is nothing to say
-	Silent bool  // the message has been given already, or there is none
+	Err    error // the cause; nil if there is no message
+	Silent bool  // Main prints nothing: the message was printed already, or there is none
 
-	// Delay is how long the process waits before it ends, unless the context ends:
-	// a service that is started again and again must not be started too often.
+	// Delay is how long the process waits before it ends, unless the context ends: it
+	// keeps a service that fails at each start below the limit of starts.
 	Delay time.Duration
 }
 
@@ -43,19 +44,19 @@ func (e *ExitError) Error() string {
 func (e *ExitError) Unwrap() error { return e.Err }
 
 // Main runs a program called name and exits; nothing else does. The context
-// that run gets ends on SIGTERM and SIGINT; SIGPIPE and SIGXFSZ are ignored, so
+// that run gets ends on SIGTERM and SIGINT. SIGPIPE and SIGXFSZ are ignored, so
 // that a write without a reader, or beyond the limit of a file's size, fails and
-// kills nobody. args are the arguments without the program's name. A umask must not
-// take the owner's rights to files that the program creates and opens again: these
+// does not kill the process. args are the arguments without the program's name. A umask
+// must not take the owner's rights to files that the program creates and opens again: these
 // bits are cleared.
 //
-// An error is told on stderr in one line, "name: error"; the exit code is that
+// An error is printed on stderr in one line, "name: error"; the exit code is that
 // of an ExitError in its chain, else 1. Without an error it is 0.
 func Main(name string, run func(ctx context.Context, args []string) error) {
 	os.Exit(status(name, nil, run))
 }
 
-// MainSignals is Main for a program that gets signals its own way.
+// MainSignals is Main for a program that receives signals through s.
 func MainSignals(name string, s Signals, run func(ctx context.Context, args []string) error) {
 	os.Exit(status(name, s, run))
 }
@@ -76,8 +77,7 @@ func status(name string, s Signals, run func(ctx context.Context, args []string)
 		code, silent, delay = e.Code, e.Silent, e.Delay
 	}
 	if !silent {
-		stderr := output{fd: unix.Stderr}
-		stderr.Write([]byte(name + ": " + printable.Line(err.Error()) + "\n"))
+		_, _ = WriteSoon(unix.Stderr, []byte(name+": "+PrintableLine(err.Error())+"\n"), Patience)
 	}
 	if delay > 0 {
 		select {
