@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/io/dial"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +41,7 @@ func openTCP(ctx context.Context, a cli.Address) (conn, error) {
 	if a.Host == "" { // likewise; for package net it would be this host
 		return nil, cli.ResolveError("", &net.DNSError{IsNotFound: true})
 	}
-	c, err := dial.Dial(ctx, "tcp", net.JoinHostPort(a.Host, a.Port), 0)
+	c, err := ctrl.Connect(ctx, "tcp", net.JoinHostPort(a.Host, a.Port), 0)
 	if unknown := cli.ResolveError(a.Host, err); unknown != nil {
 		return nil, unknown
 	}
@@ -52,10 +52,10 @@ func openTCP(ctx context.Context, a cli.Address) (conn, error) {
 }
 
 func openUnix(ctx context.Context, path string) (conn, error) {
-	if len(path) > dial.MaxPath {
-		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
+	if len(path) > ctrl.MaxPath {
+		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), ctrl.MaxPath)
 	}
-	c, err := dial.Dial(ctx, "unix", path, patience)
+	c, err := ctrl.Connect(ctx, "unix", path, patience)
 	if err != nil {
 		return nil, cli.Complain("Could not connect using UnixIO socket.")
 	}

@@ -13,8 +13,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
-	"github.com/swtpm-go/swtpm/internal/io/dial"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
@@ -116,7 +114,7 @@ func connect(ctx context.Context, o *options) (target, error) {
 }
 
 func connectTCP(ctx context.Context, a cli.Address) (target, error) {
-	c, err := client.Dial(ctx, "tcp", a.String())
+	c, err := ctrl.Dial(ctx, "tcp", a.String())
 	if unknown := cli.ResolveError(a.Host, err); unknown != nil {
 		return nil, unknown
 	}
@@ -127,10 +125,10 @@ func connectTCP(ctx context.Context, a cli.Address) (target, error) {
 }
 
 func connectUnix(ctx context.Context, path string) (target, error) {
-	if len(path) > dial.MaxPath {
-		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), dial.MaxPath)
+	if len(path) > ctrl.MaxPath {
+		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), ctrl.MaxPath)
 	}
-	c, err := client.Dial(ctx, "unix", path)
+	c, err := ctrl.Dial(ctx, "unix", path)
 	if errors.Is(err, unix.EAGAIN) {
 		return nil, cli.Complain("Could not connect using UnixIO socket.")
 	}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
-	"github.com/swtpm-go/swtpm/internal/io/vtpm"
+	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
@@ -50,7 +50,7 @@ func appear(cfg *config.Config, d *cuse.Device, pid *pidFile) error {
 // newProxy makes a device of the kernel's and tells which, in one write and before
 // anything else is told: who waits for the line reads it from the start.
 func newProxy(cfg *config.Config) (int, error) {
-	d, err := vtpm.New(cfg.TPM)
+	d, err := listen.OpenProxy(cfg.TPM)
 	if err != nil {
 		return -1, err
 	}

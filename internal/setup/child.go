@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -27,7 +27,7 @@ import (
 type child struct {
 	cmd    *exec.Cmd
 	data   net.Conn
-	ctrl   *client.Client
+	ctrl   *ctrl.Client
 	dir    string // its state; removed in the end
 	prefix string
 	done   chan struct{} // closed when it has ended; err says how
@@ -153,7 +153,7 @@ func (c *child) start(p *program, plan *plan) error {
 		return err
 	}
 	defer theirCtrl.Close()
-	c.ctrl = client.New(control)
+	c.ctrl = ctrl.NewClient(control)
 
 	// Descriptors of ExtraFiles become 3, 4 and so on. One that must keep its
 	// number gets all below it, as many copies of one that does not matter.

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -183,7 +183,7 @@ func logSink(t *testing.T, v version, s sink) {
 	}
 	write(t, filepath.Join(state, v.file()), bad)
 	e := s.start(t, v, dir, state)
-	c, err := client.Dial(t.Context(), "unix", e.ctrl)
+	c, err := ctrl.Dial(t.Context(), "unix", e.ctrl)
 	if err != nil {
 		t.Fatal(err)
 	}

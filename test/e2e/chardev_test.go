@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // terminal returns both ends of a pseudo terminal that passes bytes on as they
@@ -78,7 +78,7 @@ func TestCharacterDescriptor(t *testing.T) {
 	if err := until(func() bool { return listens(ctrlPath) }); err != nil {
 		t.Fatal(err)
 	}
-	c := client.New(connect(t, ctrlPath))
+	c := ctrl.NewClient(connect(t, ctrlPath))
 	defer func() { _ = c.Close() }()
 	if err := c.Init(0); err != nil {
 		t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // keyed are the options of a state that is stored plain, and of one that is not.
@@ -97,7 +97,7 @@ func TestDamageOfReferenceStateDoesNotCrash(t *testing.T) {
 type damage struct {
 	*emulator
 	v    version
-	ctrl *client.Client
+	ctrl *ctrl.Client
 	file string   // the state file
 	tail *os.File // the log, read up to its end
 

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // ward is a profile with all that it names, in a directory of its own.
@@ -259,7 +259,7 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 		}
 	}
 	if w.startup == "none" { // a client powers it on
-		c, err := client.Dial(t.Context(), "unix", w.at("c"))
+		c, err := ctrl.Dial(t.Context(), "unix", w.at("c"))
 		must(t, err)
 		defer func() { _ = c.Close() }()
 		c.Timeout = patience

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -190,7 +190,7 @@ type filled struct {
 	d    *fullDisk
 	v    version
 	ch   *channel
-	ctrl *client.Client
+	ctrl *ctrl.Client
 }
 
 func newFilled(t *testing.T, d *fullDisk, v version, args []string) *filled {

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // passedFD is the number that the first of exec.Cmd.ExtraFiles has in the child.
@@ -131,7 +131,7 @@ func TestPassedControl(t *testing.T) {
 	path := filepath.Join(tempDir(t), "c")
 	p := inherit(t, []*os.File{listening(t, path)}, "--ctrl", fmt.Sprintf("type=unixio,fd=%d", passedFD))
 	for range 2 {
-		c, err := client.Dial(t.Context(), "unix", path)
+		c, err := ctrl.Dial(t.Context(), "unix", path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestPassedControl(t *testing.T) {
 			t.Parallel()
 			here, there := pair(t, typ)
 			p := inherit(t, []*os.File{there}, "--ctrl", fmt.Sprintf("type=unixio,clientfd=%d,terminate", passedFD))
-			c, err := client.FromFD(int(here.Fd()))
+			c, err := ctrl.FromFD(int(here.Fd()))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -29,7 +28,7 @@ type keptTPM struct {
 	dir  string
 	v    version
 	data *channel
-	ctrl *client.Client
+	ctrl *ctrl.Client
 }
 
 const keyHex = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
@@ -70,7 +69,7 @@ func newKeptIn(t testing.TB, v version, key bool, dir string, more ...string) *k
 	}
 	k := &keptTPM{manager: newManager(t, append(args, more...)...), dir: dir, v: v}
 	k.start(t)
-	c, err := client.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
+	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +260,7 @@ func TestKeepStop(t *testing.T) {
 	if rsp, err := c.transmit(random20); err != nil || result(rsp) != 0x101 {
 		t.Errorf("a TPM that has no power: %x, %v", rsp, err)
 	}
-	ctrl, err := client.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
+	ctrl, err := ctrl.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
 	if err != nil {
 		t.Fatal(err)
 	}

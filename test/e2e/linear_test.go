@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
 	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
 )
 
@@ -155,7 +154,7 @@ func TestProxmox(t *testing.T) {
 
 // proxmoxGuest is what QEMU and a guest do.
 func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
-	c, err := client.Dial(t.Context(), "unix", sock)
+	c, err := ctrl.Dial(t.Context(), "unix", sock)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -22,7 +22,7 @@ func container(version byte, flags uint16, body []byte) []byte {
 }
 
 // results hands over each blob and returns how often each result came.
-func results(t *testing.T, c *client.Client, blobs [][]byte) map[tpm.Result]int {
+func results(t *testing.T, c *ctrl.Client, blobs [][]byte) map[tpm.Result]int {
 	t.Helper()
 	seen := map[tpm.Result]int{}
 	for _, b := range blobs {

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // patience is how long a test waits for what has to come; no test measures time.
@@ -199,9 +199,9 @@ func listens(path string) bool {
 }
 
 // control connects to the control channel.
-func (e *emulator) control(t testing.TB) *client.Client {
+func (e *emulator) control(t testing.TB) *ctrl.Client {
 	t.Helper()
-	c, err := client.Dial(t.Context(), "unix", e.ctrl)
+	c, err := ctrl.Dial(t.Context(), "unix", e.ctrl)
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, e.out.String(), read(t, e.log))
 	}

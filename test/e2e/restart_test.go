@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // exitRetry is the exit code that systemd starts the service again after.
@@ -102,7 +102,7 @@ func TestShutdownFullDisk(t *testing.T) {
 				k.env = nil
 				k.start(t)
 			}
-			ctrl, err := client.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
+			ctrl, err := ctrl.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -312,7 +312,7 @@ func newProfiled(t *testing.T, more string) (k *keptTPM, profile, good string) {
 	write(t, profile, []byte(good))
 	k = &keptTPM{manager: newManager(t, "run", profile), dir: dir, v: v20}
 	k.start(t)
-	c, err := client.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
+	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {
 		t.Fatal(err)
 	}

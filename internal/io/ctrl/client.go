@@ -1,377 +1,186 @@
 package ctrl
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"golang.org/x/sys/unix"
 )
 
-const (
-	// firstRead is how much of a request is received before it is handled: the code
-	// and at most 4100 bytes of body. The handlers of requests with a longer body
-	// receive the rest.
-	firstRead = 4 + 4100
+// clientPatience is how long a request waits for its reply, and Dial for a place in
+// the queue of a Unix socket.
+const clientPatience = 20 * time.Second
 
-	// requestWait is how long a client may stop in the middle of a request, up to
-	// firstRead.
-	requestWait = 500 * time.Millisecond
+// resultSize is the size in bytes of the result that each reply begins with; a
+// reply that tells a failure may end there.
+const resultSize = 4
 
-	// bodyWait is how long a client may stop in the middle of a longer body, and
-	// how long it may leave a reply unread.
-	bodyWait = 5 * time.Second
+// ErrReply is in the chain of an error if the server's reply has the wrong
+// length or contradicts itself. The connection is of no use any more.
+var ErrReply = errors.New("unexpected reply")
 
-	// quietWait ends the search for the rest of a refused request.
-	quietWait = 100 * time.Millisecond
-)
+// Client is a connection to the control channel. Requests go one by one; a
+// Client is not for use by several goroutines, but Close may come from any.
+//
+// A method whose request was refused returns an error with the tpm.Result in
+// its chain; one that got no reply in time an error with ETIMEDOUT in it.
+type Client struct {
+	// Timeout is how long each request waits; NewClient sets it to clientPatience.
+	Timeout time.Duration
 
-var (
-	errGone   = errors.New("the client has closed the connection")
-	errLate   = errors.New("the client has stopped in the middle of a request")
-	errHalf   = errors.New("the previous process has sent only a part of a reply")
-	errUnread = errors.New("the client does not read its replies")
-)
-
-// phase says what the client's next bytes are.
-type phase uint8
-
-const (
-	starting   phase = iota // the start of a request
-	hashing                 // the body of HASH_DATA
-	collecting              // the body of SET_STATEBLOB
-	draining                // the rest of a refused request
-	settling                // the rest of a request that a restart has interrupted
-)
-
-// client is one client of the control channel.
-type client struct {
-	*conn.Conn
-	s *Server
-
-	phase phase
-	buf   []byte // of the server; nil between two requests
-	n     int    // bytes of the request in buf
-	fd    int    // the descriptor that came with the request, or -1
-	cmd   command
-	req   request
-	body  body
-
-	into []byte // receives the next bytes, unless the phase is starting
-	out  []byte // the part of the reply that is not sent yet
-	rep  []byte // the whole reply
+	conn net.Conn
 }
 
-// body is the body of a request, or what is left of it, that is received in pieces.
-type body struct {
-	left int         // bytes of HASH_DATA
-	set  SetStateReq // SET_STATEBLOB
-	blob []byte      // what has been received of its blob
-	end  time.Time   // of draining
-	head []byte      // of the request that is settled
-	n    int         // bytes of it that were received
-}
-
-// idle waits for the next request.
-func (c *client) idle() {
-	if c.buf != nil {
-		c.s.release(c.buf)
-	}
-	c.phase, c.buf, c.n, c.into, c.out, c.rep = starting, nil, 0, nil, nil, nil
-	c.cmd, c.req, c.body = command{}, request{}, body{}
-	c.Plain = c.s.opt.Wait != nil
-	c.Become(conn.Idle, unix.POLLIN, 0)
-}
-
-// Serve sends the rest of a reply of the engine's.
-func (c *client) Serve(e exchange.Event) {
-	if e.Kind == exchange.Rest {
-		c.Plain, c.rep, c.out = false, e.Rest, e.Rest
-		c.send()
-	}
-}
-
-// Ready handles a descriptor that is ready.
-func (c *client) Ready(ok bool) {
-	switch {
-	case c.out != nil:
-		c.send()
-	case c.phase == starting && ok:
-		c.start()
-	case c.phase == starting:
-		c.end(errGone)
-	case !ok:
-		c.received(0, errGone)
-	default:
-		if n, err := c.recv(c.into, true); err != errAgain {
-			c.received(n, err)
-		}
-	}
-}
-
-// Expired handles a deadline.
-func (c *client) Expired() {
-	switch {
-	case c.out != nil:
-		c.end(errUnread)
-	case c.phase == starting:
-		c.end(fmt.Errorf("only %d bytes of a request came", c.n))
-	default:
-		c.received(0, errLate)
-	}
-}
-
-// receive waits for the next bytes of a body, at most len(into).
-func (c *client) receive(p phase, into []byte, wait time.Duration) {
-	c.phase, c.into = p, into
-	c.Become(conn.Partial, unix.POLLIN, wait)
-}
-
-// received handles n bytes in c.into, or why there are none.
-func (c *client) received(n int, err error) {
-	switch c.phase {
-	case hashing:
-		c.hashMore(n, err)
-	case collecting:
-		c.collectMore(n, err)
-	case draining:
-		c.drained(n, err)
-	case settling:
-		c.settleMore(n, err)
-	}
-}
-
-// start receives the start of a request, and handles the request once there is enough
-// of it.
-func (c *client) start() {
-	c.Plain = false
-	if c.buf == nil {
-		c.buf = c.s.take()
-		c.fd = -1
-	}
-	n, err := c.recv(c.buf[c.n:], false)
-	if err == errAgain {
-		return
-	}
+// Dial connects to the control channel: network is "unix" with a path, which
+// is never an abstract name, or "tcp" with HOST:PORT. While the server's queue
+// is full, a Unix socket is tried again for up to 20 seconds. ctx limits the
+// connecting alone.
+func Dial(ctx context.Context, network, address string) (*Client, error) {
+	conn, err := Connect(ctx, network, address, clientPatience)
 	if err != nil {
-		c.end(err)
-		return
+		return nil, fmt.Errorf("control channel: %w", err)
 	}
-	c.n += n
-	if msg := c.buf[:c.n]; len(msg) < need(msg) && len(msg) < len(c.buf) {
-		c.Become(conn.Partial, unix.POLLIN, requestWait)
-		return
-	}
-	c.handle()
+	return NewClient(conn), nil
 }
 
-// errAgain means that nothing has arrived.
-var errAgain = errors.New("nothing has arrived")
+// NewClient returns a Client that uses conn and closes it in the end.
+func NewClient(conn net.Conn) *Client { return &Client{Timeout: clientPatience, conn: conn} }
 
-// recv receives what has arrived. The first descriptor that comes with a request is
-// kept in c.fd, unless drop is set; all others are closed.
-func (c *client) recv(b []byte, drop bool) (int, error) {
-	oob := c.s.oob[:]
-	n, oobn, err := c.Kept.Record.Receive(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
-	if err == unix.EINTR || err == unix.EAGAIN {
-		return 0, errAgain
-	}
+// FromFD returns a Client for a connected socket, stream or datagram. It takes
+// a duplicate; fd stays with the caller.
+func FromFD(fd int) (*Client, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return 0, err
+		return nil, fmt.Errorf("control channel: fd %d: %w", fd, err)
 	}
-	if fd := firstFD(oob[:oobn]); fd >= 0 {
-		if drop || n == 0 || c.fd >= 0 {
-			_ = unix.Close(fd)
-		} else {
-			c.fd = fd
-		}
-	}
-	if n == 0 {
-		return 0, errGone
-	}
-	return n, nil
-}
-
-// firstFD returns the first descriptor in a control message, or -1, and closes
-// the others: there is room for two where one was meant.
-func firstFD(oob []byte) int {
-	if len(oob) == 0 {
-		return -1
-	}
-	first := -1
-	msgs, err := unix.ParseSocketControlMessage(oob)
+	f := os.NewFile(uintptr(dup), "control channel")
+	defer f.Close() // FileConn duplicates it once more
+	conn, err := net.FileConn(f)
 	if err != nil {
-		return -1
+		return nil, fmt.Errorf("control channel: fd %d: %w", fd, err)
 	}
-	for i := range msgs {
-		fds, err := unix.ParseUnixRights(&msgs[i])
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if first < 0 {
-				first = fd
-			} else {
-				_ = unix.Close(fd)
-			}
-		}
-	}
-	return first
+	return NewClient(conn), nil
 }
 
-// handle handles the request in c.buf.
-func (c *client) handle() {
-	msg := c.buf[:c.n]
-	c.s.trace(" Ctrl Cmd:", msg)
-	c.req = request{body: msg[4:], fd: c.fd, client: c.FD, unread: max(0, need(msg)-len(msg))}
-	cmd, err := c.s.find(codeOf(msg), len(msg)-4)
-	c.cmd = cmd
+// Close closes the connection.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// clientRequest is a request on its way: its name for errors, its code and the struct
+// that is its body, nil for none.
+type clientRequest struct {
+	name string
+	code Code
+	body any
+}
+
+// bytes returns the request as it is sent.
+func (q clientRequest) bytes() ([]byte, error) {
+	b := binary.BigEndian.AppendUint32(nil, uint32(q.code))
+	if q.body == nil {
+		return b, nil
+	}
+	return binary.Append(b, binary.BigEndian, q.body)
+}
+
+// wrap says which request failed.
+func (q clientRequest) wrap(err error) error {
 	switch {
-	case err != nil:
-		c.finish(nil, err)
-	case cmd.stream != nil:
-		cmd.stream(c)
-	case cmd.engine:
-		if powersOff[codeOf(msg)] {
-			c.s.tpm.EndWait()
-		}
-		c.engine(func() (any, error) { return cmd.do(c.s, &c.req) }, c.finish)
-	default:
-		c.finish(cmd.do(c.s, &c.req))
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("no reply in time: %w", unix.ETIMEDOUT)
 	}
+	return fmt.Errorf("%s: %w", q.name, err)
 }
 
-// engine calls f on the thread of the engine and then, back on this one, next with its
-// results.
-func (c *client) engine(f func() (any, error), next func(any, error)) {
-	c.Become(conn.Running, 0, 0)
-	ok := c.s.opt.Engine(func() {
-		reply, err := f()
-		c.s.Post(func() { next(reply, err) })
-	})
+// do sends q and reads the fixed-size reply into rep, a pointer to a struct
+// whose first field is the result.
+func (c *Client) do(q clientRequest, rep any) error {
+	if err := c.send(q, nil); err != nil {
+		return q.wrap(err)
+	}
+	return q.wrap(c.receiveAll(rep))
+}
+
+// simple sends q and reads a reply that is a result and nothing else.
+func (c *Client) simple(q clientRequest) error {
+	var r tpm.Result
+	return c.do(q, &r)
+}
+
+// send writes q in one piece, with the descriptors in rights if there are any,
+// and starts the clock for the reply.
+func (c *Client) send(q clientRequest, rights []byte) error {
+	b, err := q.bytes()
+	if err != nil {
+		return err
+	}
+	if err := c.conn.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
+		return err
+	}
+	if rights == nil {
+		_, err = c.conn.Write(b)
+		return err
+	}
+	u, ok := c.conn.(*net.UnixConn)
 	if !ok {
-		next(nil, tpm.Fail) // the process ends
+		return errors.New("only a Unix socket carries descriptors")
 	}
+	_, _, err = u.WriteMsgUnix(b, rights, nil)
+	return err
 }
 
-// finish replies to the request, after the rest of a refused one has been dropped:
-// what arrives later is not a request.
-func (c *client) finish(reply any, err error) {
-	if err != nil && c.s.opt.Postpone != nil && c.Kept.Record != nil && c.s.opt.Postpone(err) {
-		c.Become(conn.Idle, 0, 0) // the record says that it waits
-		return
+// receive reads a reply into rep and returns what came after it. A result other
+// than success is the error; the reply may then be shorter than rep.
+func (c *Client) receive(rep any) (rest []byte, err error) {
+	b, err := c.readAtLeast(make([]byte, 0, 4096), resultSize)
+	if err != nil {
+		return nil, err
 	}
-	c.fd = c.req.fd // -1 if the handler has taken it
-	c.s.report(c.cmd, err)
-	c.rep = encode(reply, err)
-	if c.req.unread > 0 {
-		c.body.end = time.Now().Add(bodyWait)
-		c.drain()
-		return
+	if r := tpm.Result(binary.BigEndian.Uint32(b)); r != tpm.Success {
+		return nil, r
 	}
-	c.reply(c.rep)
-}
-
-// drain waits for bytes that the client may still send of a refused request.
-func (c *client) drain() {
-	c.receive(draining, c.buf[:min(c.req.unread, len(c.buf))], quietWait)
-}
-
-// drained drops bytes until the client is quiet for a moment, and replies.
-func (c *client) drained(n int, err error) {
-	c.req.unread -= n
-	if err == nil && c.req.unread > 0 && time.Now().Before(c.body.end) {
-		c.drain()
-		return
+	size := binary.Size(rep)
+	if b, err = c.readAtLeast(b, size); err != nil {
+		return nil, err
 	}
-	c.req.last = c.req.last || c.req.unread > 0
-	c.reply(c.rep)
+	if _, err := binary.Decode(b, binary.BigEndian, rep); err != nil {
+		return nil, err
+	}
+	return b[size:], nil
 }
 
-// reply sends the reply.
-func (c *client) reply(rep []byte) {
-	c.closeFD()
-	c.Answered() // before the client can know, and rely on it
-	c.s.trace(" Ctrl Rsp:", rep)
-	c.Kept.Record.Answer(len(rep))
-	c.rep, c.out = rep, rep
-	c.send()
+// receiveAll is receive for a reply that ends with rep.
+func (c *Client) receiveAll(rep any) error {
+	rest, err := c.receive(rep)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%w: %d bytes too many", ErrReply, len(rest))
+	}
+	return err
 }
 
-// send writes the rest of the reply. What does not go out at once follows when the
-// client has read.
-func (c *client) send() {
-	before := len(c.out)
-	for len(c.out) > 0 {
-		n, err := c.Kept.Record.Send(c.FD, c.out)
+// readAtLeast reads behind b until it has n bytes; n must not exceed b's
+// capacity, which is also the most that it reads.
+func (c *Client) readAtLeast(b []byte, n int) ([]byte, error) {
+	for len(b) < n {
+		m, err := c.conn.Read(b[len(b):cap(b)])
+		b = b[:len(b)+m]
 		switch {
-		case err == nil:
-			c.out = c.out[n:]
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			if c.State() != conn.Replying || len(c.out) < before {
-				c.Become(conn.Replying, unix.POLLOUT, bodyWait)
-			}
-			return
-		default:
-			c.replied(err)
-			return
+		case len(b) >= n:
+		case err == io.EOF:
+			return b, fmt.Errorf("%w: the server closed the connection after %d of %d bytes", ErrReply, len(b), n)
+		case err != nil && len(b) > 0 && errors.Is(err, os.ErrDeadlineExceeded):
+			return b, fmt.Errorf("%w: %d of %d bytes came in time: %w", ErrReply, len(b), n, unix.ETIMEDOUT)
+		case err != nil:
+			return b, err
 		}
 	}
-	c.Kept.Record.Done()
-	c.replied(nil)
-}
-
-// replied goes on after a reply, which is out unless err says why not.
-func (c *client) replied(err error) {
-	c.wipe()
-	after, last := c.req.after, c.req.last
-	if after != nil {
-		after()
-	}
-	switch {
-	case err != nil:
-		c.end(err)
-	case last:
-		c.end(errGone)
-	default:
-		c.idle()
-	}
-}
-
-// wipe clears what may be a state blob.
-func (c *client) wipe() {
-	clear(c.rep)
-	clear(c.buf)
-	clear(c.body.blob[:cap(c.body.blob)])
-	c.rep, c.out = nil, nil
-}
-
-func (c *client) closeFD() {
-	if c.buf != nil && c.fd >= 0 {
-		_ = unix.Close(c.fd)
-	}
-	c.fd = -1
-}
-
-// end closes the connection because of err.
-func (c *client) end(err error) {
-	if err != errGone {
-		c.s.opt.Note("control client: %v: connection closed", err)
-	}
-	c.End()
-}
-
-// Gone releases what the client has.
-func (c *client) Gone() {
-	if c.buf != nil {
-		c.closeFD()
-		c.wipe()
-		c.s.release(c.buf)
-		c.buf = nil
-	}
+	return b, nil
 }

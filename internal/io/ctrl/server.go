@@ -116,7 +116,7 @@ func (s *Server) fixed() (list []exchange.Fixed) {
 }
 
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
-	x := &client{Conn: c, s: s, fd: -1}
+	x := &session{Conn: c, s: s, fd: -1}
 	if resumed {
 		x.settle()
 	} else {

@@ -5,7 +5,7 @@ import "github.com/swtpm-go/swtpm/internal/io/exchange"
 // settle replies to the request that the previous process has received and not replied
 // to, if there is one. It is not known whether it was executed. The part of it that is
 // still to arrive is dropped.
-func (c *client) settle() {
+func (c *session) settle() {
 	st := c.Kept.Record.State()
 	switch {
 	case st.Broken:
@@ -20,7 +20,7 @@ func (c *client) settle() {
 }
 
 // settleRest waits for what is missing of the request, or replies.
-func (c *client) settleRest() {
+func (c *session) settleRest() {
 	if left := need(c.body.head) - c.body.n; left > 0 {
 		c.receive(settling, c.buf[:min(len(c.buf), left)], bodyWait)
 		return
@@ -37,7 +37,7 @@ func (c *client) settleRest() {
 }
 
 // settleMore drops bytes of the request.
-func (c *client) settleMore(n int, err error) {
+func (c *session) settleMore(n int, err error) {
 	if err != nil {
 		c.end(err)
 		return

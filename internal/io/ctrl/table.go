@@ -12,7 +12,7 @@ import (
 
 // request is one request as its handler sees it.
 type request struct {
-	body   []byte // what came with the code; in client.buf
+	body   []byte // what came with the code; in session.buf
 	fd     int    // the descriptor that came along, or -1
 	client int    // the client's socket
 	unread int    // bytes of the body that were not received
@@ -50,7 +50,7 @@ type command struct {
 	exact  int
 	engine bool // do may have to wait for the engine or the disk
 	do     func(s *Server, r *request) (reply any, err error)
-	stream func(c *client) // in place of do: receives a body of any length
+	stream func(c *session) // in place of do: receives a body of any length
 }
 
 // Where a request is executed.
@@ -66,17 +66,17 @@ var commands = map[Code]command{
 	GetTPMEstablished:   {"GET_TPMESTABLISHED", whenOn, 0, here, (*Server).getEstablished, nil},
 	SetLocality:         {"SET_LOCALITY", always, -1, here, (*Server).setLocality, nil},
 	HashStart:           {"HASH_START", whenOn, 0, inEngine, simple(TPM.HashStart), nil},
-	HashData:            {"HASH_DATA", whenOn, -1, inEngine, nil, (*client).hashData},
+	HashData:            {"HASH_DATA", whenOn, -1, inEngine, nil, (*session).hashData},
 	HashEnd:             {"HASH_END", whenOn, 0, inEngine, simple(TPM.HashEnd), nil},
 	CancelTPMCmd:        {"CANCEL_TPM_CMD", whenOn, 0, here, simple(TPM.Cancel), nil},
 	StoreVolatile:       {"STORE_VOLATILE", whenOn, 0, inEngine, simple(TPM.StoreVolatile), nil},
 	ResetTPMEstablished: {"RESET_TPMESTABLISHED", whenOn, -1, inEngine, (*Server).resetEstablished, nil},
 	GetStateBlob:        {"GET_STATEBLOB", whenOn, -1, inEngine, (*Server).getState, nil},
-	SetStateBlob:        {"SET_STATEBLOB", whenOff, -1, inEngine, nil, (*client).setState},
+	SetStateBlob:        {"SET_STATEBLOB", whenOff, -1, inEngine, nil, (*session).setState},
 	Stop:                {"STOP", always, 0, inEngine, simple(TPM.Stop), nil},
 	GetConfig:           {"GET_CONFIG", always, 0, here, (*Server).getConfig, nil},
 	SetDataFD:           {"SET_DATAFD", always, -1, here, (*Server).setDataFD, nil},
-	SetBufferSize:       {"SET_BUFFERSIZE", always, -1, inEngine, nil, (*client).setBufferSize},
+	SetBufferSize:       {"SET_BUFFERSIZE", always, -1, inEngine, nil, (*session).setBufferSize},
 	GetInfo:             {"GET_INFO", always, -1, inEngine, (*Server).getInfo, nil},
 	LockStorage:         {"LOCK_STORAGE", always, -1, inEngine, (*Server).lockStorage, nil},
 }
@@ -171,7 +171,7 @@ func (s *Server) resetEstablished(r *request) (any, error) {
 }
 
 // hashData takes a length and that many bytes, however many.
-func (c *client) hashData() {
+func (c *session) hashData() {
 	if len(c.req.body) < 4 {
 		c.finish(nil, tpm.BadParameter)
 		return
@@ -186,7 +186,7 @@ func (c *client) hashData() {
 }
 
 // hash hashes a chunk of the body.
-func (c *client) hash(chunk []byte) {
+func (c *session) hash(chunk []byte) {
 	c.engine(func() (any, error) { return nil, c.s.tpm.HashData(chunk) }, func(_ any, err error) {
 		c.body.left -= len(chunk)
 		c.req.unread = c.body.left
@@ -199,7 +199,7 @@ func (c *client) hash(chunk []byte) {
 }
 
 // hashMore hashes the next n bytes.
-func (c *client) hashMore(n int, err error) {
+func (c *session) hashMore(n int, err error) {
 	if err != nil {
 		c.req.unread, c.req.last = 0, true
 		c.finish(nil, tpm.IOError)
@@ -231,7 +231,7 @@ func (s *Server) getState(r *request) (any, error) {
 
 // setState collects a blob before it asks for the engine, so that a slow sender
 // holds up nobody.
-func (c *client) setState() {
+func (c *session) setState() {
 	c.engine(func() (any, error) { return nil, c.s.tpm.PrepareSetState() }, func(_ any, err error) {
 		if err != nil {
 			c.req.after = func() { c.s.opt.Fail(err) }
@@ -243,7 +243,7 @@ func (c *client) setState() {
 }
 
 // prepared begins to collect the blob.
-func (c *client) prepared() {
+func (c *session) prepared() {
 	q := &c.body.set
 	if err := c.req.decode(q); err != nil {
 		c.finish(nil, err)
@@ -261,7 +261,7 @@ func (c *client) prepared() {
 }
 
 // collect waits for the rest of a blob, or hands it to the TPM.
-func (c *client) collect() {
+func (c *session) collect() {
 	b := &c.body
 	if n := len(b.blob); n < int(b.set.Length) {
 		c.receive(collecting, b.blob[n:b.set.Length], bodyWait)
@@ -278,7 +278,7 @@ func (c *client) collect() {
 }
 
 // collectMore adds n bytes to the blob.
-func (c *client) collectMore(n int, err error) {
+func (c *session) collectMore(n int, err error) {
 	if err != nil {
 		c.req.unread, c.req.last = 0, true
 		c.finish(nil, tpm.BadParameter)
@@ -324,7 +324,7 @@ func noDescriptor(fd int) error {
 }
 
 // setBufferSize answers a query at once. A change has to wait for the engine.
-func (c *client) setBufferSize() {
+func (c *session) setBufferSize() {
 	var q BufferSizeReq
 	if err := c.req.decode(&q); err != nil {
 		c.finish(nil, err)

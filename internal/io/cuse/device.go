@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/io/poll"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -110,7 +110,7 @@ const initWait = 30 * time.Second
 // Create makes the device. It has that number; with major 0 the kernel chooses. Its
 // users wait until Serve is called.
 func (d *Device) Create(major, minor uint32) error {
-	ready, err := poll.Wait(d.fd, -1, unix.POLLIN, initWait)
+	ready, err := conn.Wait(d.fd, -1, unix.POLLIN, initWait)
 	if err == nil && !ready {
 		err = errors.New("the kernel sends nothing")
 	}
@@ -132,7 +132,7 @@ func (d *Device) Create(major, minor uint32) error {
 		return fmt.Errorf("%s: make the device %q: %w", control, d.name, err)
 	}
 	// What the kernel refuses it does not answer: it gives up the connection.
-	if _, err := poll.Wait(d.fd, -1, unix.POLLIN, 0); err != nil {
+	if _, err := conn.Wait(d.fd, -1, unix.POLLIN, 0); err != nil {
 		return fmt.Errorf("%s: the kernel makes no device %q with number %d:%d; it may be taken", control, d.name, major, minor)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (d *Device) Serve(t TPM, o Options) {
 	d.tpm, d.opt = t, o
 	buf := make([]byte, bufferSize)
 	for {
-		if _, err := poll.Wait(d.fd, d.wake, unix.POLLIN, -1); err != nil {
+		if _, err := conn.Wait(d.fd, d.wake, unix.POLLIN, -1); err != nil {
 			d.lost(err)
 			return
 		}
@@ -169,7 +169,7 @@ func (d *Device) Serve(t TPM, o Options) {
 
 // lost tells that the kernel sends no more.
 func (d *Device) lost(err error) {
-	if err != poll.ErrWoken {
+	if err != conn.ErrWoken {
 		d.opt.Fail(fmt.Errorf("%s: the kernel has given the device up: %w", control, err))
 	}
 }

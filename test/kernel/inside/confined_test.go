@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl/client"
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
 // What follows runs under the policies of contrib/apparmor and contrib/selinux, one at
@@ -296,7 +296,7 @@ func drive(t *testing.T, pid string, conn net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := client.New(conn)
+	c := ctrl.NewClient(conn)
 	if err := c.SetDataFD(pair[0]); err != nil {
 		t.Fatal(err)
 	}

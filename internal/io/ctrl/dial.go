@@ -1,6 +1,4 @@
-// Package dial connects to the sockets of an emulator, whichever channel is
-// behind them.
-package dial
+package ctrl
 
 import (
 	"context"
@@ -15,20 +13,20 @@ import (
 // MaxPath is the length in bytes of the longest path of a Unix socket.
 const MaxPath = 107
 
-// Dial connects to address: a path if network is "unix", which is never an
+// Connect connects to address: a path if network is "unix", which is never an
 // abstract name, or HOST:PORT if it is "tcp". While the server's queue is full,
 // a Unix socket is tried again as long as patience lasts. ctx limits the
 // connecting alone. The error is that of package net or of ctx.
-func Dial(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
+func Connect(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
 	if network == "unix" && strings.HasPrefix(address, "@") {
 		address = "./" + address
 	}
 	deadline := time.Now().Add(patience)
 	for {
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, address)
+		c, err := d.DialContext(ctx, network, address)
 		if err == nil || !errors.Is(err, unix.EAGAIN) || time.Now().After(deadline) {
-			return conn, err
+			return c, err
 		}
 		select {
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-package dial
+package ctrl
 
 import (
 	"context"
@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestDialWaits fills the queue of a listener, which makes connect fail with
-// EAGAIN, and empties it while Dial waits.
-func TestDialWaits(t *testing.T) {
+// TestConnectWaits fills the queue of a listener, which makes connect fail with
+// EAGAIN, and empties it while Connect waits.
+func TestConnectWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -37,13 +37,13 @@ func TestDialWaits(t *testing.T) {
 
 	short, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
 	defer cancel()
-	if _, err := Dial(short, "unix", path, time.Hour); err == nil {
-		t.Error("Dial to a full queue until the context ends = nil, want an error")
+	if _, err := Connect(short, "unix", path, time.Hour); err == nil {
+		t.Error("Connect to a full queue until the context ends = nil, want an error")
 	}
 
 	dialled := make(chan error, 1)
 	go func() {
-		c, err := Dial(context.Background(), "unix", path, time.Hour)
+		c, err := Connect(context.Background(), "unix", path, time.Hour)
 		if err == nil {
 			c.Close()
 		}
@@ -56,24 +56,24 @@ func TestDialWaits(t *testing.T) {
 	}
 	defer unix.Close(n)
 	if err := <-dialled; err != nil {
-		t.Errorf("Dial while the queue empties = %v, want nil", err)
+		t.Errorf("Connect while the queue empties = %v, want nil", err)
 	}
 }
 
-// TestDialPath holds that "@" begins a file name, not an abstract address.
-func TestDialPath(t *testing.T) {
+// TestConnectPath holds that "@" begins a file name, not an abstract address.
+func TestConnectPath(t *testing.T) {
 	t.Chdir(t.TempDir())
 	l, err := net.Listen("unix", "./@c")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := Dial(context.Background(), "unix", "@c", 0)
+	c, err := Connect(context.Background(), "unix", "@c", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
-	if _, err := Dial(context.Background(), "unix", "nothing", 0); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("Dial(nothing) = %v, want %v", err, unix.ENOENT)
+	if _, err := Connect(context.Background(), "unix", "nothing", 0); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("Connect(nothing) = %v, want %v", err, unix.ENOENT)
 	}
 }

@@ -1,4 +1,4 @@
-package client
+package ctrl
 
 import (
 	"bytes"
@@ -13,20 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
-
-// unhex reads hex digits with blanks between them.
-func unhex(t *testing.T, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		t.Fatalf("%q: %v", s, err)
-	}
-	return b
-}
 
 // turn is one exchange of a scripted server: it reads exactly the bytes of req
 // and then writes the pieces of rep.
@@ -110,7 +99,7 @@ var calls = []struct {
 		v, err := c.Capability()
 		return fmt.Sprintf("%#x", uint32(v)), err
 	}, []turn{{"00000001", []string{"00000000 0001ffff"}}}, "0x1ffff"},
-	{"init", do(func(c *Client) error { return c.Init(ctrl.InitDeleteVolatile) }),
+	{"init", do(func(c *Client) error { return c.Init(InitDeleteVolatile) }),
 		[]turn{{"00000002 00000001", []string{"00000000"}}}, ""},
 	{"shutdown", do((*Client).Shutdown), []turn{{"00000003", []string{"00000000"}}}, ""},
 	{"established", func(c *Client) (string, error) {
@@ -137,7 +126,7 @@ var calls = []struct {
 		b, f, err := c.State(tpm.Permanent, false)
 		return fmt.Sprintf("%s %d", b, f), err
 	}, []turn{{"0000000c 00000000 00000001 00000000", []string{"00000000 00000000 00000000 00000000"}}}, " 0"},
-	{"set state", do(func(c *Client) error { return c.SetState(tpm.Savestate, ctrl.Encrypted, []byte("xyz")) }),
+	{"set state", do(func(c *Client) error { return c.SetState(tpm.Savestate, Encrypted, []byte("xyz")) }),
 		[]turn{{"0000000d 00000002 00000003 00000003 78797a", []string{"00000000"}}}, ""},
 	{"stop", do((*Client).Stop), []turn{{"0000000e", []string{"00", "0000", "00"}}}, ""},
 	{"config", func(c *Client) (string, error) {
@@ -193,11 +182,11 @@ func TestResults(t *testing.T) {
 // says so, whether the server closes the connection or keeps silent.
 func TestCutReplies(t *testing.T) {
 	for _, tt := range calls {
-		whole := unhex(t, strings.Join(tt.turn[0].rep, ""))
+		whole := unhex(strings.Join(tt.turn[0].rep, ""))
 		for n := range whole {
 			for _, silent := range []bool{false, true} {
 				near, far := pair(t)
-				c := New(near)
+				c := NewClient(near)
 				c.Timeout = time.Hour
 				if silent {
 					c.Timeout = 5 * time.Millisecond
@@ -285,9 +274,9 @@ func TestRefusedUnread(t *testing.T) {
 	near, far := pair(t)
 	go func() {
 		io.ReadFull(far, make([]byte, 16))
-		far.Write(unhex(t, "00000009")) // and never reads the blob
+		far.Write(unhex("00000009")) // and never reads the blob
 	}()
-	c := New(near)
+	c := NewClient(near)
 	c.Timeout = time.Hour
 	err := c.SetState(tpm.Permanent, 0, make([]byte, 8<<20))
 	if r, ok := errors.AsType[tpm.Result](err); !ok || r != tpm.Fail {
@@ -306,7 +295,7 @@ func TestSetDataFD(t *testing.T) {
 	defer unix.Close(fds[1])
 	served := make(chan error, 1)
 	go func() { served <- takeFD(far.(*net.UnixConn), []byte("hello")) }()
-	if err := New(near).SetDataFD(fds[0]); err != nil {
+	if err := NewClient(near).SetDataFD(fds[0]); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-served; err != nil {
@@ -345,7 +334,7 @@ func TestSetDataFDNeedsUnix(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
 	defer far.Close()
-	if err := New(near).SetDataFD(0); err == nil || !strings.Contains(err.Error(), "only a Unix socket") {
+	if err := NewClient(near).SetDataFD(0); err == nil || !strings.Contains(err.Error(), "only a Unix socket") {
 		t.Errorf("SetDataFD without a Unix socket = %v, want an error", err)
 	}
 }
@@ -376,8 +365,8 @@ func TestFromFD(t *testing.T) {
 			unix.Write(fds[1], []byte{0, 0, 0, 0, 0, 0, 0, 1})
 		}
 	}()
-	if f, err := c.Config(); err != nil || f != ctrl.HasFileKey {
-		t.Errorf("Config over datagrams = %v, %v, want %v", f, err, ctrl.HasFileKey)
+	if f, err := c.Config(); err != nil || f != HasFileKey {
+		t.Errorf("Config over datagrams = %v, %v, want %v", f, err, HasFileKey)
 	}
 	c.Close()
 	if err := unix.Close(fds[0]); err != nil {

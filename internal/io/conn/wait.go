@@ -1,7 +1,4 @@
-// Package poll waits for a descriptor on the thread that will use it. A thread
-// that waits in poll(2) is woken straight away; Go's poller hands the goroutine
-// over to another thread first, which costs more than most commands do.
-package poll
+package conn
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package vtpm
+package listen
 
 import (
 	"encoding/binary"
@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// TestLayout holds the struct and the number against the kernel's header.
-func TestLayout(t *testing.T) {
+// TestProxyLayout compares the struct and the number with the header of the kernel.
+func TestProxyLayout(t *testing.T) {
 	var n newDevice
 	if got := unsafe.Sizeof(n); got != 20 || binary.Size(n) != 20 {
 		t.Errorf("the argument has %d bytes, want 20", got)
@@ -17,13 +17,13 @@ func TestLayout(t *testing.T) {
 		t.Errorf("the ioctl is %#x, want %#x", uint32(iocNewDev), want)
 	}
 	if unsafe.Offsetof(n.FD) != 8 || unsafe.Offsetof(n.Minor) != 16 {
-		t.Error("the fields are not where the kernel has them")
+		t.Error("a field has another offset than in the header of the kernel")
 	}
 }
 
-// TestLine is what Incus parses: split at blanks, the seventh word is "A/B)".
-func TestLine(t *testing.T) {
-	got := Device{FD: 7, Number: 12, Major: 253, Minor: 65548}.String()
+// TestProxyLine checks the line that Incus parses: of the words between blanks, the seventh is "A/B)".
+func TestProxyLine(t *testing.T) {
+	got := Proxy{FD: 7, Number: 12, Major: 253, Minor: 65548}.String()
 	if want := "New TPM device: /dev/tpm12 (major/minor = 253/65548)"; got != want {
 		t.Errorf("String() = %q, want %q", got, want)
 	}

@@ -1,4 +1,4 @@
-package client
+package ctrl
 
 import (
 	"bytes"
@@ -6,13 +6,12 @@ import (
 	"io"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
 
 // Limits of what a server is believed, in bytes. The text of GET_INFO is some
-// kilobytes; a state blob is at most ctrl.MaxBlob for a server that takes it
+// kilobytes; a state blob is at most MaxBlob for a server that takes it
 // back, but an old one may have more.
 const (
 	maxInfoText = 16 << 20
@@ -20,53 +19,53 @@ const (
 )
 
 // Capability asks which requests the server takes.
-func (c *Client) Capability() (ctrl.Capability, error) {
-	var rep ctrl.CapabilityRep
-	err := c.do(request{"GET_CAPABILITY", ctrl.GetCapability, nil}, &rep)
+func (c *Client) Capability() (Capability, error) {
+	var rep CapabilityRep
+	err := c.do(clientRequest{"GET_CAPABILITY", GetCapability, nil}, &rep)
 	return rep.Caps, err
 }
 
 // Init powers the TPM on, off and on if it is on.
-func (c *Client) Init(flags ctrl.InitFlags) error {
-	return c.simple(request{"INIT", ctrl.Init, ctrl.InitReq{Flags: flags}})
+func (c *Client) Init(flags InitFlags) error {
+	return c.simple(clientRequest{"INIT", Init, InitReq{Flags: flags}})
 }
 
 // Shutdown powers the TPM off and ends the emulator.
 func (c *Client) Shutdown() error {
-	return c.simple(request{"SHUTDOWN", ctrl.Shutdown, nil})
+	return c.simple(clientRequest{"SHUTDOWN", Shutdown, nil})
 }
 
 // Stop powers the TPM off.
 func (c *Client) Stop() error {
-	return c.simple(request{"STOP", ctrl.Stop, nil})
+	return c.simple(clientRequest{"STOP", Stop, nil})
 }
 
 // Established asks for the tpmEstablished bit.
 func (c *Client) Established() (bool, error) {
-	var rep ctrl.EstablishedRep
-	err := c.do(request{"GET_TPMESTABLISHED", ctrl.GetTPMEstablished, nil}, &rep)
+	var rep EstablishedRep
+	err := c.do(clientRequest{"GET_TPMESTABLISHED", GetTPMEstablished, nil}, &rep)
 	return rep.Bit != 0, err
 }
 
 // ResetEstablished clears the tpmEstablished bit; localities 3 and 4 may.
 func (c *Client) ResetEstablished(l tpm.Locality) error {
-	return c.simple(request{"RESET_TPMESTABLISHED", ctrl.ResetTPMEstablished, ctrl.LocalityReq{Locality: l}})
+	return c.simple(clientRequest{"RESET_TPMESTABLISHED", ResetTPMEstablished, LocalityReq{Locality: l}})
 }
 
 // SetLocality sets the locality of the commands that follow.
 func (c *Client) SetLocality(l tpm.Locality) error {
-	return c.simple(request{"SET_LOCALITY", ctrl.SetLocality, ctrl.LocalityReq{Locality: l}})
+	return c.simple(clientRequest{"SET_LOCALITY", SetLocality, LocalityReq{Locality: l}})
 }
 
 // HashStart begins a measurement of locality 4, as TPM_HASH_START does.
 func (c *Client) HashStart() error {
-	return c.simple(request{"HASH_START", ctrl.HashStart, nil})
+	return c.simple(clientRequest{"HASH_START", HashStart, nil})
 }
 
 // HashData adds b to the measurement. swtpm reads pieces of at most 4096 bytes
 // at once; longer ones are fine but slower.
 func (c *Client) HashData(b []byte) error {
-	return c.simple(request{"HASH_DATA", ctrl.HashData, hashReq(b)})
+	return c.simple(clientRequest{"HASH_DATA", HashData, hashReq(b)})
 }
 
 // hashReq returns the body of HASH_DATA: u32 length, bytes.
@@ -77,32 +76,32 @@ func hashReq(b []byte) []byte {
 
 // HashEnd ends the measurement and extends PCR 17.
 func (c *Client) HashEnd() error {
-	return c.simple(request{"HASH_END", ctrl.HashEnd, nil})
+	return c.simple(clientRequest{"HASH_END", HashEnd, nil})
 }
 
 // Cancel cancels the command that the TPM works on.
 func (c *Client) Cancel() error {
-	return c.simple(request{"CANCEL_TPM_CMD", ctrl.CancelTPMCmd, nil})
+	return c.simple(clientRequest{"CANCEL_TPM_CMD", CancelTPMCmd, nil})
 }
 
 // StoreVolatile makes the server store the volatile state.
 func (c *Client) StoreVolatile() error {
-	return c.simple(request{"STORE_VOLATILE", ctrl.StoreVolatile, nil})
+	return c.simple(clientRequest{"STORE_VOLATILE", StoreVolatile, nil})
 }
 
 // State asks for a state blob, without the server's encryption if decrypted is
 // true. A blob that does not exist is an error with bit 0x800 in its
 // tpm.Result. flags tells whether the blob is encrypted with the file key.
-func (c *Client) State(b tpm.Blob, decrypted bool) (blob []byte, flags ctrl.StateFlags, err error) {
-	body := ctrl.GetStateReq{Type: b}
+func (c *Client) State(b tpm.Blob, decrypted bool) (blob []byte, flags StateFlags, err error) {
+	body := GetStateReq{Type: b}
 	if decrypted {
-		body.Flags = ctrl.Decrypted
+		body.Flags = Decrypted
 	}
-	q := request{"GET_STATEBLOB", ctrl.GetStateBlob, body}
+	q := clientRequest{"GET_STATEBLOB", GetStateBlob, body}
 	if err := c.send(q, nil); err != nil {
 		return nil, 0, q.wrap(err)
 	}
-	var rep ctrl.GetStateRep
+	var rep GetStateRep
 	rest, err := c.receive(&rep)
 	if err != nil {
 		return nil, 0, q.wrap(err)
@@ -145,8 +144,8 @@ func (c *Client) readRest(rest []byte, n int) ([]byte, error) {
 // encrypted with the file key, which the blob itself says as well. The header
 // and the blob are written one after the other, as QEMU does. After an error
 // the connection is of no use any more if the blob was not read.
-func (c *Client) SetState(b tpm.Blob, flags ctrl.StateFlags, blob []byte) error {
-	q := request{"SET_STATEBLOB", ctrl.SetStateBlob, ctrl.SetStateReq{Flags: flags, Type: b, Length: uint32(len(blob))}}
+func (c *Client) SetState(b tpm.Blob, flags StateFlags, blob []byte) error {
+	q := clientRequest{"SET_STATEBLOB", SetStateBlob, SetStateReq{Flags: flags, Type: b, Length: uint32(len(blob))}}
 	if err := c.send(q, nil); err != nil {
 		return q.wrap(err)
 	}
@@ -171,16 +170,16 @@ func (c *Client) SetState(b tpm.Blob, flags ctrl.StateFlags, blob []byte) error 
 }
 
 // Config asks which keys the server has.
-func (c *Client) Config() (ctrl.ConfigFlags, error) {
-	var rep ctrl.ConfigRep
-	err := c.do(request{"GET_CONFIG", ctrl.GetConfig, nil}, &rep)
+func (c *Client) Config() (ConfigFlags, error) {
+	var rep ConfigRep
+	err := c.do(clientRequest{"GET_CONFIG", GetConfig, nil}, &rep)
 	return rep.Flags, err
 }
 
 // SetDataFD hands over fd, a connected socket, as the data channel. fd stays
 // open with the caller. It needs a Unix socket.
 func (c *Client) SetDataFD(fd int) error {
-	q := request{"SET_DATAFD", ctrl.SetDataFD, nil}
+	q := clientRequest{"SET_DATAFD", SetDataFD, nil}
 	if err := c.send(q, unix.UnixRights(fd)); err != nil {
 		return q.wrap(err)
 	}
@@ -190,8 +189,8 @@ func (c *Client) SetDataFD(fd int) error {
 
 // BufferSize asks for a buffer of n bytes, or with 0 just asks; rep tells the
 // size in force and its limits.
-func (c *Client) BufferSize(n uint32) (rep ctrl.BufferSizeRep, err error) {
-	err = c.do(request{"SET_BUFFERSIZE", ctrl.SetBufferSize, ctrl.BufferSizeReq{Size: n}}, &rep)
+func (c *Client) BufferSize(n uint32) (rep BufferSizeRep, err error) {
+	err = c.do(clientRequest{"SET_BUFFERSIZE", SetBufferSize, BufferSizeReq{Size: n}}, &rep)
 	return rep, err
 }
 
@@ -200,7 +199,7 @@ func (c *Client) BufferSize(n uint32) (rep ctrl.BufferSizeRep, err error) {
 func (c *Client) Info(flags uint64) (string, error) {
 	var text []byte
 	for {
-		q := request{"GET_INFO", ctrl.GetInfo, ctrl.InfoReq{Flags: flags, Offset: uint32(len(text))}}
+		q := clientRequest{"GET_INFO", GetInfo, InfoReq{Flags: flags, Offset: uint32(len(text))}}
 		rep, piece, err := c.infoPiece(q)
 		if err != nil {
 			return "", q.wrap(err)
@@ -216,7 +215,7 @@ func (c *Client) Info(flags uint64) (string, error) {
 }
 
 // infoPiece sends q and reads a piece of the text.
-func (c *Client) infoPiece(q request) (rep ctrl.InfoRep, piece []byte, err error) {
+func (c *Client) infoPiece(q clientRequest) (rep InfoRep, piece []byte, err error) {
 	if err := c.send(q, nil); err != nil {
 		return rep, nil, err
 	}
@@ -224,8 +223,8 @@ func (c *Client) infoPiece(q request) (rep ctrl.InfoRep, piece []byte, err error
 	if err != nil {
 		return rep, nil, err
 	}
-	if rep.Length > ctrl.MaxInfo || uint32(len(rest)) > rep.Length {
-		return rep, nil, fmt.Errorf("%w: a piece of %d bytes announced, want %d to %d", ErrReply, rep.Length, len(rest), ctrl.MaxInfo)
+	if rep.Length > MaxInfo || uint32(len(rest)) > rep.Length {
+		return rep, nil, fmt.Errorf("%w: a piece of %d bytes announced, want %d to %d", ErrReply, rep.Length, len(rest), MaxInfo)
 	}
 	piece, err = c.readRest(rest, int(rep.Length))
 	return rep, piece, err
@@ -236,5 +235,5 @@ func (c *Client) infoPiece(q request) (rep ctrl.InfoRep, piece []byte, err error
 func (c *Client) LockStorage(n uint32) error {
 	defer func(t time.Duration) { c.Timeout = t }(c.Timeout)
 	c.Timeout += time.Duration(n) * 10 * time.Millisecond
-	return c.simple(request{"LOCK_STORAGE", ctrl.LockStorage, ctrl.LockStorageReq{Retries: n}})
+	return c.simple(clientRequest{"LOCK_STORAGE", LockStorage, LockStorageReq{Retries: n}})
 }
