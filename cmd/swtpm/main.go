@@ -288,7 +288,7 @@ func enter(s config.Sandbox) error {
 // TPM is not to be served.
 func (l *life) start(ctx context.Context) (bool, error) {
 	resumed := false
-	if l.session.Old() {
+	if l.session.Resumed() {
 		var err error
 		if resumed, err = resume(ctx, l.from.heritage, l.tpm, l.service); err != nil {
 			return false, err

@@ -105,7 +105,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		Slow:             log.Traffic(),
 		Record:           record,
 		FullWait:         fullWait(cfg.State),
-		Keep:             keeper(session),
+		Handover:         handoverTo(session),
 		Library:          libtpms.Version(),
 		Event:            s.event,
 		Note:             log.Infof,

@@ -154,7 +154,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *handover.Se
 	}
 	places, memory := maxClients(), &collector{}
 	j.data, err = data.New(t, data.Options{
-		Keep:       keepData(session),
+		Keep:       saveData(session),
 		Changed:    s.changed,
 		Disconnect: cfg.Interface.Disconnect,
 		MaxClients: places,
@@ -168,7 +168,7 @@ func join(ctx context.Context, cfg *config.Config, e *ends, session *handover.Se
 		return j, err
 	}
 	j.ctrl, err = ctrl.New(t, ctrl.Options{
-		Keep:       keepCtrl(session),
+		Keep:       saveCtrl(session),
 		Changed:    s.changed,
 		MaxClients: places,
 		Wait:       t.ServeQueries,

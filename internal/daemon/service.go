@@ -82,10 +82,10 @@ func (n *Notifier) tell(lines ...string) {
 	}
 }
 
-// Keep asks systemd to store fd for the next process of the service, under a name that may
-// occur once; see FileDescriptorStoreMax=. The caller may close fd afterwards. systemd drops
+// StoreFD asks systemd to store fd for the next process of the service, under a name that may
+// occur once; see FileDescriptorStoreMax=. The caller may close fd afterwards. systemd removes
 // a connection whose other end is closed.
-func (n *Notifier) Keep(fd int, name string) error {
+func (n *Notifier) StoreFD(fd int, name string) error {
 	if n.conn == nil {
 		return errors.New("NOTIFY_SOCKET is not set or not reachable")
 	}
@@ -100,12 +100,12 @@ func (n *Notifier) Keep(fd int, name string) error {
 	return errors.Join(err, waited)
 }
 
-// Drop has systemd close what it keeps under a name.
-func (n *Notifier) Drop(name string) { n.tell("FDSTOREREMOVE=1", "FDNAME="+name) }
+// RemoveFD asks systemd to close the descriptors that it stores under a name.
+func (n *Notifier) RemoveFD(name string) { n.tell("FDSTOREREMOVE=1", "FDNAME="+name) }
 
-// KeepsDescriptors says whether systemd keeps descriptors of this service. It says
-// so itself since release 254; our unit says it for it.
-func (n *Notifier) KeepsDescriptors() bool {
+// HasFDStore reports whether systemd stores descriptors of this service: $FDSTORE, which
+// systemd sets since release 254, and our unit for older ones.
+func (n *Notifier) HasFDStore() bool {
 	v, err := strconv.Atoi(os.Getenv("FDSTORE"))
 	return n.conn != nil && err == nil && v > 0
 }

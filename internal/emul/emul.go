@@ -58,10 +58,10 @@ type Options struct {
 	// answers it with an error at once.
 	FullWait time.Duration
 
-	// Keep keeps the volatile state beyond this process; nil if nothing does.
-	// Library names the engine's version, for who finds a state of another.
-	Keep    Keeper
-	Library string
+	// Handover saves the volatile state beyond this process; nil for none. Library is the
+	// engine's version, which an error message names if another version cannot resume.
+	Handover Handover
+	Library  string
 
 	// Event is told of what happens, with the engine's lock held, so that it
 	// must not wait. nil leaves it at the lines of a failed INIT and of a state that
@@ -112,7 +112,7 @@ type TPM struct {
 	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
 	profile  string              // of the TPM that the next INIT makes; "" once one was used
 	origin   string              // which state the engine was started with, in words
-	keeping  keeping             // what the Keeper is to have
+	keeping  keeping             // what the Handover is to have
 	limit    *storeLimit         // of stores
 	guesses  guesses             // of authorizations, on a full disk
 	guard    guard               // of the permanent state, after a migration
@@ -179,8 +179,8 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		return nil, err
 	}
 	t.setBufferSize(0)
-	if o.Keep != nil {
-		e.Keep(o.Keep)
+	if o.Handover != nil {
+		e.Keep(o.Handover)
 	}
 	return t, nil
 }
@@ -192,7 +192,7 @@ func (t *TPM) On() bool { return t.on.Load() }
 func (t *TPM) Version() tpm.Version { return t.opt.Version }
 
 // Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the
-// state. The TPM cannot be used afterwards; the Keeper has what Resume needs.
+// state. The TPM cannot be used afterwards; the Handover has what Resume needs.
 func (t *TPM) Close() error {
 	t.lockSoon()
 	defer t.engine.Unlock()

@@ -7,7 +7,7 @@ package emul
 import (
 	"sync"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -78,7 +78,7 @@ type Engine interface {
 	// Keep makes the engine store in the cells of k what changes without the
 	// lock, starting with their present values, and hand the volatile state to the
 	// host after each change.
-	Keep(k Keeper)
+	Keep(k Handover)
 	// KeepBehind makes the engine itself write header and the volatile state after
 	// each change, rather than hand the state to the host. It holds until the next
 	// call or Terminate; an empty header ends it.
@@ -92,23 +92,13 @@ type Engine interface {
 	// Serve waits until a descriptor of s needs the caller, or the time is up.
 	// Meanwhile it answers whole, plain commands by itself. Only one goroutine
 	// calls it.
-	Serve(s *exchange.Set) exchange.Event
+	Serve(s *handover.Set) handover.Event
 
 	// AnswerQueries sets whether ServeQueries may answer by itself.
 	AnswerQueries(ok bool)
 	// ServeQueries is Serve for the control channel: it answers the requests with a reply in
 	// s.Fixed, GET_TPMESTABLISHED of a TPM that is on and SET_LOCALITY below 4.
-	ServeQueries(s *exchange.Set) exchange.Event
-}
-
-// Cells are values that change without the lock, in memory that outlives the process. The
-// engine writes the first two, this package the others.
-type Cells struct {
-	Locality uint32 // of the next command
-	LastCode uint32 // of the last command
-	Resumes  uint32 // starts with the state of a previous process that have begun and not ended
-	Ready    uint32 // 1 once clients could have been served
-	Init     uint32 // 1 if the next process is to try the INIT that this one could not
+	ServeQueries(s *handover.Set) handover.Event
 }
 
 // Host is what the library asks of its surroundings while it works. Names are

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -140,8 +140,8 @@ func (t *TPM) localityAllowed(l tpm.Locality) bool {
 
 // Serve waits for the descriptors of s and answers plain commands without a detour
 // through Execute. Only one goroutine calls it.
-func (t *TPM) Serve(s *exchange.Set) exchange.Event { return t.engine.Serve(s) }
+func (t *TPM) Serve(s *handover.Set) handover.Event { return t.engine.Serve(s) }
 
 // ServeQueries waits for the descriptors of s, those of the control channel, and answers
 // requests that need neither the engine nor the log. Only one goroutine calls it.
-func (t *TPM) ServeQueries(s *exchange.Set) exchange.Event { return t.engine.ServeQueries(s) }
+func (t *TPM) ServeQueries(s *handover.Set) handover.Event { return t.engine.ServeQueries(s) }

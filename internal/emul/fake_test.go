@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -192,13 +192,13 @@ func (e *engine) BufferSize(want uint32) (size, low, high uint32) {
 func (e *engine) Info(flags uint64) (string, error) { e.locked("Info"); return "{}", nil }
 func (e *engine) Admit(ok bool)                     { e.locked("Admit"); e.admitted = ok }
 
-func (e *engine) Serve(s *exchange.Set) exchange.Event { return s.Poll() }
+func (e *engine) Serve(s *handover.Set) handover.Event { return s.Poll() }
 
 func (e *engine) AnswerQueries(bool) {}
 
-func (e *engine) ServeQueries(s *exchange.Set) exchange.Event { return s.Poll() }
+func (e *engine) ServeQueries(s *handover.Set) handover.Event { return s.Poll() }
 
-func (e *engine) Keep(Keeper)       { e.locked("Keep") }
+func (e *engine) Keep(Handover)     { e.locked("Keep") }
 func (e *engine) KeepBehind([]byte) { e.locked("KeepBehind") }
 func (e *engine) Snapshot()         { e.locked("Snapshot"); e.host.Keep(e.volatile) }
 

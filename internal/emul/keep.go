@@ -6,25 +6,25 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Keeper keeps, beyond this process, what a TPM would lose with it.
-type Keeper interface {
+// Handover saves, beyond this process, what a TPM would lose with it. A handover.Session is one.
+type Handover interface {
 	// Cells returns the cells, as the previous process left them.
-	Cells() *Cells
-	// Slots are where Put writes to, for an engine that does it by itself; keep's
-	// memory.go has their layout.
+	Cells() *handover.Cells
+	// Slots returns what Save writes to, for an engine that saves by itself.
 	Slots() [2][]byte
-	// Put keeps the concatenation of parts. Until it is whole, and when the
-	// next one is put, the one before is kept too.
-	Put(parts ...[]byte) error
-	// Kept returns what was put last, and what before that, if it is there.
-	Kept() [][]byte
+	// Save saves the concatenation of parts. The state that was saved before stays until the
+	// next call.
+	Save(parts ...[]byte) error
+	// Saved returns the states that were saved last, the newest first.
+	Saved() [][]byte
 }
 
-// keeping is what the Keeper is to have besides the volatile state, and what it
+// keeping is what the Handover is to have besides the volatile state, and what it
 // had. The engine's lock guards it.
 type keeping struct {
 	permanent [sha256.Size]byte // of the state that the volatile one belongs to
@@ -71,15 +71,15 @@ const (
 
 // digest is the SHA-256 of a payload if somebody wants to know.
 func (t *TPM) digest(p []byte) [sha256.Size]byte {
-	if t.opt.Keep == nil {
+	if t.opt.Handover == nil {
 		return [sha256.Size]byte{}
 	}
 	return sha256.Sum256(p)
 }
 
-// keepsNow reports whether a change of the TPM reaches the Keeper.
+// keepsNow reports whether a change of the TPM reaches the Handover.
 func (t *TPM) keepsNow() bool {
-	return t.opt.Keep != nil && !t.keeping.left && t.keeping.unstored == nil && t.undo == nil
+	return t.opt.Handover != nil && !t.keeping.left && t.keeping.unstored == nil && t.undo == nil
 }
 
 // keep puts the TPM as it is now.
@@ -117,7 +117,7 @@ func (t *TPM) put(volatile []byte) {
 		}
 	}
 	if err == nil {
-		err = t.opt.Keep.Put(h[:], body)
+		err = t.opt.Handover.Save(h[:], body)
 	}
 	if err == nil {
 		if t.on.Load() && t.opt.Keys.File == nil {
@@ -126,7 +126,7 @@ func (t *TPM) put(volatile []byte) {
 		return
 	}
 	t.engine.KeepBehind(nil)
-	_ = t.opt.Keep.Put()
+	_ = t.opt.Handover.Save()
 	if !t.keeping.failed {
 		t.keeping.failed = true
 		t.opt.Error("the volatile state cannot be kept, a restart will lose it: %v", err)
@@ -158,12 +158,12 @@ func (t *TPM) keptHeader() (h [keptSize]byte) {
 	return h
 }
 
-// announce gives the Keeper the volatile state that belongs to a new permanent state
+// announce gives the Handover the volatile state that belongs to a new permanent state
 // before the disk has that, and the old one until the next change: whichever of the
 // two a crash leaves on disk finds its own. withdraw ends that if the permanent state
 // could not be stored; both stay until the TPM is as it was before.
 func (t *TPM) announce(name string, p []byte) (withdraw func(error)) {
-	if t.opt.Keep == nil || name != tpm.Permanent.Name() {
+	if t.opt.Handover == nil || name != tpm.Permanent.Name() {
 		return func(error) {}
 	}
 	old := t.keeping.permanent
@@ -186,11 +186,11 @@ func (t *TPM) announce(name string, p []byte) (withdraw func(error)) {
 // has stored; the guest sees the one from before.
 //
 // If that permanent state cannot be stored, libtpms goes into failure mode, and what
-// the Keeper has from before the command stays: the older slot has it with the
+// the Handover has from before the command stays: the older slot has it with the
 // permanent state that is on disk, the newer one has the state that was to be stored,
 // in case it has reached the disk after all.
 func (t *TPM) leave() {
-	if t.opt.Keep == nil || t.keeping.left {
+	if t.opt.Handover == nil || t.keeping.left {
 		return
 	}
 	t.keeping.leaving = true

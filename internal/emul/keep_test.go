@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -32,17 +33,17 @@ func FuzzKept(f *testing.F) {
 	})
 }
 
-// cupboard is a Keeper.
+// cupboard is a Handover.
 type cupboard struct {
-	cells Cells
+	cells handover.Cells
 	kept  [][]byte // the newest first
 }
 
-func (c *cupboard) Cells() *Cells    { return &c.cells }
-func (c *cupboard) Slots() [2][]byte { return [2][]byte{} }
-func (c *cupboard) Kept() [][]byte   { return c.kept }
+func (c *cupboard) Cells() *handover.Cells { return &c.cells }
+func (c *cupboard) Slots() [2][]byte       { return [2][]byte{} }
+func (c *cupboard) Saved() [][]byte        { return c.kept }
 
-func (c *cupboard) Put(parts ...[]byte) error {
+func (c *cupboard) Save(parts ...[]byte) error {
 	c.kept = append([][]byte{bytes.Join(parts, nil)}, c.kept[:min(len(c.kept), 1)]...)
 	return nil
 }
@@ -51,10 +52,10 @@ func (c *cupboard) Put(parts ...[]byte) error {
 // does, has the storage lock for a moment: that costs no volatile state.
 func TestResumeWaitsForTheLock(t *testing.T) {
 	c := &cupboard{}
-	before := newBench(t, Options{Keep: c})
+	before := newBench(t, Options{Handover: c})
 	before.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
 	before.on(t)
-	now := newBench(t, Options{Keep: c})
+	now := newBench(t, Options{Handover: c})
 	now.e.volatile = before.e.volatile
 	now.d.items, now.d.busy = before.d.items, 3
 	if ok, err := now.Resume(false); err != nil || !ok {

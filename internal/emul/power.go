@@ -36,20 +36,20 @@ func (t *TPM) Init(deleteVolatile bool) error {
 // leavesInit reports whether INIT failed because of err, and the next process is to
 // try it; TakeInit says so there.
 func (t *TPM) leavesInit(err error) bool {
-	if t.opt.Keep == nil || !errors.Is(err, ErrReplaced) {
+	if t.opt.Handover == nil || !errors.Is(err, ErrReplaced) {
 		return false
 	}
-	t.opt.Keep.Cells().Init = 1
+	t.opt.Handover.Cells().Init = 1
 	return true
 }
 
 // TakeInit reports, once, whether the previous process left an INIT to this one: it
 // had no effect there.
 func (t *TPM) TakeInit() bool {
-	if t.opt.Keep == nil {
+	if t.opt.Handover == nil {
 		return false
 	}
-	c := t.opt.Keep.Cells()
+	c := t.opt.Handover.Cells()
 	left := c.Init != 0
 	c.Init = 0
 	return left

@@ -71,13 +71,13 @@ var (
 func (t *TPM) Resume(strict bool) (bool, error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	if t.opt.Keep == nil {
+	if t.opt.Handover == nil {
 		return false, nil
 	}
 	t.keeping.left = false
 	err := t.resume()
 	t.keeping.resumed = nil
-	t.opt.Keep.Cells().Resumes = 0
+	t.opt.Handover.Cells().Resumes = 0
 	switch {
 	case err == nil:
 		return true, nil
@@ -89,7 +89,7 @@ func (t *TPM) Resume(strict bool) (bool, error) {
 		}
 		return false, fmt.Errorf("cannot resume the TPM of the previous process: %w", err)
 	}
-	t.opt.Keep.Cells().Ready = 0
+	t.opt.Handover.Cells().Ready = 0
 	t.powerOff("it could not go on")
 	t.opt.Error("cannot resume the TPM of the previous process; the TPM starts anew: %v", err)
 	return false, nil
@@ -138,7 +138,7 @@ func IsTransient(err error) bool {
 // try, which may end this process.
 func (t *TPM) startEngine() error {
 	if t.keeping.resumed != nil && !t.restarting {
-		t.opt.Keep.Cells().Resumes++
+		t.opt.Handover.Cells().Resumes++
 	}
 	return t.engine.Start()
 }
@@ -148,16 +148,16 @@ func (t *TPM) startEngine() error {
 func (t *TPM) Ready() {
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	if t.opt.Keep != nil {
-		t.opt.Keep.Cells().Ready = 1
+	if t.opt.Handover != nil {
+		t.opt.Handover.Cells().Ready = 1
 	}
 }
 
 // WasReady reports whether the previous process has come to Ready.
-func (t *TPM) WasReady() bool { return t.opt.Keep != nil && t.opt.Keep.Cells().Ready != 0 }
+func (t *TPM) WasReady() bool { return t.opt.Handover != nil && t.opt.Handover.Cells().Ready != 0 }
 
 func (t *TPM) resume() error {
-	all := t.opt.Keep.Kept()
+	all := t.opt.Handover.Saved()
 	if len(all) == 0 {
 		return errNothingKept
 	}
@@ -178,7 +178,7 @@ func (t *TPM) resume() error {
 		}
 		return nil
 	}
-	if t.opt.Keep.Cells().Resumes >= maxResumes {
+	if t.opt.Handover.Cells().Resumes >= maxResumes {
 		return errCrashes
 	}
 	return t.resumeOn(all, k)

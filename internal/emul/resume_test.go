@@ -18,7 +18,7 @@ import (
 func handedOver(t *testing.T) (*cupboard, *bench) {
 	t.Helper()
 	c := &cupboard{}
-	before := newBench(t, Options{Keep: c})
+	before := newBench(t, Options{Handover: c})
 	before.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
 	before.on(t)
 	before.Ready()
@@ -31,7 +31,7 @@ func handedOver(t *testing.T) (*cupboard, *bench) {
 // next is the next process, on the same disk.
 func (b *bench) next(t *testing.T, c *cupboard) *bench {
 	t.Helper()
-	n := newBench(t, Options{Keep: c})
+	n := newBench(t, Options{Handover: c})
 	n.e.volatile, n.d.items = b.e.volatile, b.d.items
 	return n
 }
@@ -156,7 +156,7 @@ func TestResumeStrict(t *testing.T) {
 	if now := fmt.Sprintf("%x %+v", c.kept, c.cells); now != was {
 		t.Error("what is kept has changed")
 	}
-	if ok, err := newBench(t, Options{Keep: &cupboard{}}).Resume(true); ok || err != nil {
+	if ok, err := newBench(t, Options{Handover: &cupboard{}}).Resume(true); ok || err != nil {
 		t.Errorf("with nothing kept: %t, %v", ok, err)
 	}
 }
@@ -165,7 +165,7 @@ func TestResumeStrict(t *testing.T) {
 // one: it is undone, and the newer slot is for the state from before it.
 func TestLeaveOnFullDisk(t *testing.T) {
 	c := &cupboard{}
-	b := newBench(t, Options{Keep: c})
+	b := newBench(t, Options{Handover: c})
 	b.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
 	b.on(t)
 	b.Ready()

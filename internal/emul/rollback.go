@@ -194,7 +194,7 @@ func (t *TPM) belonging(u *undo) ([]byte, error) {
 
 // parkVolatile keeps volatile for the next process, in place of what the engine has.
 func (t *TPM) parkVolatile(volatile []byte) {
-	if t.opt.Keep == nil || t.keeping.left {
+	if t.opt.Handover == nil || t.keeping.left {
 		return
 	}
 	t.put(volatile)

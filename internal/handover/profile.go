@@ -13,19 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The profile area of the memory, between the records and the slots. It has the
-// profile that the service runs with, for a next process whose own profile is wrong:
+// The profile area of the memory has the profile that the service runs with, for a next
+// process whose own profile is invalid:
 //
 //	off len field
-//	  0   4 length    of path, NUL and text in bytes; 0 while they are not whole
+//	  0   4 length    of path, NUL and text in bytes; 0 while they are not complete
 //	  4   4 reason    length of the reason in bytes
 //	  8  32 rejected  SHA-256 of the text of the profile that failed; zero for none
-//	 40 512 reason    why it failed
+//	 40 512 reason    of the failure
 //	552     path, NUL, text
 //
-// A process that knows nothing of the area leaves it zero.
+// An older version, which does not know the area, leaves it zero.
 const (
-	profileAt   = recordsAt + records*recordSize
+	profileAt   = recordsAt + records*recordStride
 	profileSize = slotsAt - profileAt
 	rejectedAt  = 8
 	reasonAt    = rejectedAt + sha256.Size
@@ -33,14 +33,14 @@ const (
 	profileText = reasonAt + reasonSize
 )
 
-// Profile is the text of a profile, and the file that it is from.
+// Profile is the text of a profile, and the path of its file.
 type Profile struct{ Path, Text string }
 
 // Profiles is the profile area of a session's memory.
 type Profiles struct{ b []byte }
 
-// OpenProfiles opens the area in the memory fd, which stays the caller's. Close
-// closes it. The error means that fd is not a memory of ours.
+// OpenProfiles maps the area in the memory fd, which the caller closes. It fails if fd is not
+// a memory of this layout.
 func OpenProfiles(fd int) (*Profiles, error) {
 	if err := checkMemory(fd); err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func OpenProfiles(fd int) (*Profiles, error) {
 	return &Profiles{b}, nil
 }
 
-// Close closes the area. It may be called on nil.
+// Close unmaps the area. It may be called on nil.
 func (p *Profiles) Close() {
 	if p != nil {
 		_ = unix.Munmap(p.b)
@@ -80,10 +80,10 @@ func (p *Profiles) Last() (last Profile, ok bool) {
 	return Profile{string(path), string(text)}, ok
 }
 
-// Reject notes that the profile text failed, and why, for Rejected.
-func (p *Profiles) Reject(text string, why error) {
+// Reject records for Rejected that a start with the profile text failed because of cause.
+func (p *Profiles) Reject(text string, cause error) {
 	a := p.area()
-	reason := strings.ToValidUTF8(why.Error(), "?")
+	reason := strings.ToValidUTF8(cause.Error(), "?")
 	for len(reason) > reasonSize {
 		_, n := utf8.DecodeLastRuneInString(reason)
 		reason = reason[:len(reason)-n]
@@ -94,8 +94,8 @@ func (p *Profiles) Reject(text string, why error) {
 	copy(a[rejectedAt:], sum[:])
 }
 
-// Rejected returns why the last process failed with the profile text; nil if it has
-// not tried it.
+// Rejected returns the reason why the last start with the profile text failed; nil if the text
+// was not tried.
 func (p *Profiles) Rejected(text string) error {
 	a := p.area()
 	sum := sha256.Sum256([]byte(text))
@@ -106,8 +106,8 @@ func (p *Profiles) Rejected(text string) error {
 	return errors.New(string(a[reasonAt:][:n]))
 }
 
-// SaveProfile saves the profile that the service runs with. One that is too large is
-// not saved. A rejection is forgotten: the next process tries its profile again.
+// SaveProfile saves the profile that the service runs with, unless it is too large. It clears
+// the rejection, so the next process tries its profile again.
 func (s *Session) SaveProfile(profile Profile) {
 	if s == nil {
 		return

@@ -13,7 +13,7 @@ import (
 // The profile that a process runs with reaches the next one, with the reason why
 // another one failed; a process that is up forgets that reason.
 func TestProfiles(t *testing.T) {
-	s := &shelf{}
+	s := &fdStore{}
 	x := open(t, s, nil)
 	p, err := OpenProfiles(s.fds[0].FD)
 	if err != nil {
@@ -109,12 +109,12 @@ func TestFirstVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.close()
-	if got := string(bytes.Join(m.kept(), []byte(" "))); got != "newer older" || m.cells().Locality != 3 || m.socket(1)[0] != 77 {
+	if got := string(bytes.Join(saved(m.slots()), []byte(" "))); got != "newer older" || m.cells().Locality != 3 || m.socket(1)[0] != 77 {
 		t.Errorf("states %q, cells %+v, listener %v", got, *m.cells(), *m.socket(1))
 	}
 	p := &Profiles{m.b}
 	if last, ok := p.Last(); ok || p.Rejected("") != nil {
-		t.Errorf("it has the profile %q", last)
+		t.Errorf("the memory has the profile %q", last)
 	}
 	*p.length(0) = profileSize // damaged
 	if _, ok := p.Last(); ok {

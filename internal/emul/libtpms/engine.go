@@ -239,7 +239,7 @@ func (e *engine) Admit(ok bool) {
 
 func (e *engine) AnswerQueries(ok bool) { C.swtpm_answer_queries(cbool(ok)) }
 
-func (e *engine) Keep(k emul.Keeper) {
+func (e *engine) Keep(k emul.Handover) {
 	s := k.Slots()
 	C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(k.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
 		(*C.uchar)(unsafe.SliceData(s[1])), C.uint64_t(len(s[0])))

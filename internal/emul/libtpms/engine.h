@@ -12,7 +12,7 @@
 #include <libtpms/tpm_tis.h>
 #include <libtpms/tpm_types.h>
 
-// struct exchange is io/exchange.Record: what is known of a request and its reply
+// struct record is handover.Record: what is known of a request and its reply
 // when this process is killed. count is a struct mmsghdr, whose msg_len the kernel
 // writes, and in its padding what had gone before.
 struct count {
@@ -24,7 +24,7 @@ struct count {
 enum { HEAD_SIZE = 20 };
 enum { PHASE_IDLE = 0, PHASE_READING = 1, PHASE_ANSWERING = 2 };
 
-struct exchange {
+struct record {
 	uint32_t phase;
 	uint32_t used;
 	uint32_t size;
@@ -35,7 +35,7 @@ struct exchange {
 	uint32_t unused2;
 };
 
-// struct cells is emul.Cells: what changes without the lock.
+// struct cells is handover.Cells: what changes without the lock.
 struct cells {
 	uint32_t locality; // of the next command
 	uint32_t last;     // code of the last command

@@ -45,7 +45,7 @@ static int plain(const unsigned char *b, uint32_t n)
 ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap)
 {
 	if (c->record != 0)
-		return swtpm_exchange_receive((struct exchange *)c->record, fd, buf, cap);
+		return swtpm_record_receive((struct record *)c->record, fd, buf, cap);
 	if (c->socket)
 		return recv(fd, buf, cap, MSG_DONTWAIT);
 	return read(fd, buf, cap);
@@ -60,7 +60,7 @@ uint32_t swtpm_respond(int fd, const struct client *c, const unsigned char *rsp,
 	if (!c->socket)
 		return 0;
 	do
-		n = c->record != 0 ? swtpm_exchange_send((struct exchange *)c->record, fd, rsp, len)
+		n = c->record != 0 ? swtpm_record_send((struct record *)c->record, fd, rsp, len)
 				   : send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? 0 : (uint32_t)n;

@@ -14,35 +14,35 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // The structures in C are as large as ours.
 var (
-	_ [exchange.Size - C.sizeof_struct_exchange]struct{}
-	_ [C.sizeof_struct_exchange - exchange.Size]struct{}
-	_ [unsafe.Sizeof(exchange.Client{}) - C.sizeof_struct_client]struct{}
-	_ [C.sizeof_struct_client - unsafe.Sizeof(exchange.Client{})]struct{}
-	_ [unsafe.Sizeof(exchange.Fixed{}) - C.sizeof_struct_fixed]struct{}
-	_ [C.sizeof_struct_fixed - unsafe.Sizeof(exchange.Fixed{})]struct{}
+	_ [handover.RecordSize - C.sizeof_struct_record]struct{}
+	_ [C.sizeof_struct_record - handover.RecordSize]struct{}
+	_ [unsafe.Sizeof(handover.Entry{}) - C.sizeof_struct_client]struct{}
+	_ [C.sizeof_struct_client - unsafe.Sizeof(handover.Entry{})]struct{}
+	_ [unsafe.Sizeof(handover.Fixed{}) - C.sizeof_struct_fixed]struct{}
+	_ [C.sizeof_struct_fixed - unsafe.Sizeof(handover.Fixed{})]struct{}
 	_ [unsafe.Sizeof(unix.PollFd{}) - C.sizeof_struct_pollfd]struct{}
 )
 
 // Serve waits for the descriptors of s and answers plain commands itself. Only one
 // goroutine calls it.
-func (e *engine) Serve(s *exchange.Set) exchange.Event {
+func (e *engine) Serve(s *handover.Set) handover.Event {
 	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_loop(c) })
 }
 
 // ServeQueries waits for the descriptors of s and answers the requests of the control
 // channel itself that need nothing else. Only one goroutine calls it.
-func (e *engine) ServeQueries(s *exchange.Set) exchange.Event {
+func (e *engine) ServeQueries(s *handover.Set) handover.Event {
 	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_queries(c) })
 }
 
 // wait passes s to loop.
-func wait(s *exchange.Set, loop func(*C.struct_set) C.struct_event) exchange.Event {
+func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Event {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(unsafe.SliceData(s.Polls))
@@ -69,8 +69,8 @@ func wait(s *exchange.Set, loop func(*C.struct_set) C.struct_event) exchange.Eve
 	return event(ev)
 }
 
-func event(c C.struct_event) exchange.Event {
-	ev := exchange.Event{Kind: exchange.EventKind(c.kind), At: int(c.at), N: int(c.n), Late: c.late != 0}
+func event(c C.struct_event) handover.Event {
+	ev := handover.Event{Kind: handover.EventKind(c.kind), At: int(c.at), N: int(c.n), Late: c.late != 0}
 	switch c.kind {
 	case C.EVENT_REST:
 		ev.Rest = C.GoBytes(unsafe.Pointer(c.rest), C.int(c.n))

@@ -8,7 +8,7 @@
 
 #include "parts.h"
 
-// struct client is io/exchange.Client.
+// struct client is handover.Entry.
 struct client {
 	uintptr_t record;
 	uint64_t last;
@@ -16,14 +16,14 @@ struct client {
 	uint32_t socket;
 };
 
-// struct fixed is io/exchange.Fixed.
+// struct fixed is handover.Fixed.
 struct fixed {
 	uint32_t code;
 	uint32_t size;
 	unsigned char reply[8];
 };
 
-// struct set is what Go passes of io/exchange.Set.
+// struct set is what Go passes of handover.Set.
 struct set {
 	struct pollfd *polls;
 	struct client *clients;
@@ -36,7 +36,7 @@ struct set {
 	uint32_t nfixed;
 };
 
-// The kinds of events: io/exchange.EventKind.
+// The kinds of events: handover.EventKind.
 enum {
 	EVENT_READY = 0,
 	EVENT_MESSAGE = 1, // n bytes are in buf
@@ -65,9 +65,9 @@ int swtpm_others(const struct set *s);
 ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap);
 uint32_t swtpm_respond(int fd, const struct client *c, const unsigned char *rsp, uint32_t len);
 
-// swtpm_exchange_receive is exchange.Record.Receive for the start of a request;
-// swtpm_exchange_send is Answer, Send and Done.
-ssize_t swtpm_exchange_receive(struct exchange *x, int fd, unsigned char *buf, uint32_t cap);
-ssize_t swtpm_exchange_send(struct exchange *x, int fd, const unsigned char *rsp, uint32_t len);
+// swtpm_record_receive is handover.Record.Receive for the start of a request;
+// swtpm_record_send is Answer, Send and Done.
+ssize_t swtpm_record_receive(struct record *x, int fd, unsigned char *buf, uint32_t cap);
+ssize_t swtpm_record_send(struct record *x, int fd, const unsigned char *rsp, uint32_t len);
 
 #endif

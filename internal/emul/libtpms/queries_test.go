@@ -7,17 +7,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // querying returns TPM.ServeQueries at work on one connection.
-func querying(t *testing.T, x *emul.TPM, r *exchange.Record) *serving {
+func querying(t *testing.T, x *emul.TPM, r *handover.Record) *serving {
 	t.Helper()
 	s := newServing(t)
 	s.set.Buf = nil
 	s.set.Clients[1].SetRecord(r)
-	s.set.Fixed = []exchange.Fixed{
+	s.set.Fixed = []handover.Fixed{
 		{Code: 1, Size: 8, Reply: [8]byte{6: 0x7f, 7: 0xff}},
 		{Code: 15, Size: 8, Reply: [8]byte{7: 3}},
 	}
@@ -37,12 +37,12 @@ func (s *serving) gets(t *testing.T, request, want []byte) {
 }
 
 // recordMemory is on the heap, where it is aligned as a record must be.
-var recordMemory = make([]byte, exchange.Size)
+var recordMemory = make([]byte, handover.RecordSize)
 
 // TestQueries checks that queries are answered without a return to Go, with and
 // without a record of the exchange.
 func TestQueries(t *testing.T) {
-	for _, record := range []*exchange.Record{nil, exchange.At(recordMemory)} {
+	for _, record := range []*handover.Record{nil, handover.RecordAt(recordMemory)} {
 		x := started(t, newDisk(), tpm.V20)
 		s := querying(t, x, record)
 		for range 3 {
@@ -52,11 +52,11 @@ func TestQueries(t *testing.T) {
 			s.gets(t, unhex("00000005 00 000000"), unhex("00000000"))
 		}
 		s.send(t, unhex("00000009")) // CANCEL_TPM_CMD
-		if e := s.returns(t); e.Kind != exchange.Ready || s.set.Tick != 12 || s.set.Clients[1].Last != 12 {
+		if e := s.returns(t); e.Kind != handover.EventReady || s.set.Tick != 12 || s.set.Clients[1].Last != 12 {
 			t.Errorf("ServeQueries() = %+v with tick %d, want 12 answers", e, s.set.Tick)
 		}
-		if record != nil && (!record.Used() || record.State().Taken != 0 || record.State().Broken) {
-			t.Errorf("record: used %v, %+v, want an answered exchange", record.Used(), record.State())
+		if record != nil && (!record.Used() || record.Unfinished().Taken != 0 || record.Unfinished().Broken) {
+			t.Errorf("record: used %v, %+v, want an answered exchange", record.Used(), record.Unfinished())
 		}
 		_ = x.Close()
 	}
@@ -93,7 +93,7 @@ func left(t *testing.T, s *serving, in string) {
 	e := s.returns(t)
 	got := make([]byte, 100)
 	n, err := unix.Read(int(s.set.Polls[1].Fd), got)
-	if e.Kind != exchange.Ready || s.set.Clients[1].Plain != 0 || err != nil || !bytes.Equal(got[:n], unhex(in)) {
+	if e.Kind != handover.EventReady || s.set.Clients[1].Plain != 0 || err != nil || !bytes.Equal(got[:n], unhex(in)) {
 		t.Errorf("request %s: ServeQueries() = %+v, plain %d, %x left, %v; want all of it", in, e, s.set.Clients[1].Plain, got[:n], err)
 	}
 }
@@ -102,7 +102,7 @@ func left(t *testing.T, s *serving, in string) {
 func TestQueriesUnread(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	s := newServing(t)
-	s.set.Fixed = []exchange.Fixed{{Code: 1, Size: 8}}
+	s.set.Fixed = []handover.Fixed{{Code: 1, Size: 8}}
 	fd := int(s.set.Polls[1].Fd)
 	for { // nobody reads
 		if _, err := unix.Write(fd, make([]byte, 4096)); err != nil {
@@ -114,7 +114,7 @@ func TestQueriesUnread(t *testing.T) {
 	}
 	go func() { s.served <- x.ServeQueries(s.set) }()
 	s.send(t, unhex("00000001"))
-	if e := s.returns(t); e.Kind != exchange.Rest || e.At != 1 || len(e.Rest) == 0 {
+	if e := s.returns(t); e.Kind != handover.EventRest || e.At != 1 || len(e.Rest) == 0 {
 		t.Errorf("ServeQueries() = %+v, want the rest of the reply", e)
 	}
 }

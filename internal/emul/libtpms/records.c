@@ -1,4 +1,4 @@
-// The records of io/exchange, as the loop writes them.
+// The records of package handover, as the loop writes them.
 #define _GNU_SOURCE
 #include "loop.h"
 
@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-ssize_t swtpm_exchange_receive(struct exchange *x, int fd, unsigned char *buf, uint32_t cap)
+ssize_t swtpm_record_receive(struct record *x, int fd, unsigned char *buf, uint32_t cap)
 {
 	uint32_t head = cap < HEAD_SIZE ? cap : HEAD_SIZE;
 	struct iovec iov[2] = { { x->head, head }, { buf + head, cap - head } };
@@ -24,7 +24,7 @@ ssize_t swtpm_exchange_receive(struct exchange *x, int fd, unsigned char *buf, u
 	return x->in.now;
 }
 
-ssize_t swtpm_exchange_send(struct exchange *x, int fd, const unsigned char *rsp, uint32_t len)
+ssize_t swtpm_record_send(struct record *x, int fd, const unsigned char *rsp, uint32_t len)
 {
 	struct iovec iov = { (void *)rsp, len };
 

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // serving is TPM.Serve at work on one connection, beside a descriptor that wakes it.
 type serving struct {
 	client *os.File
-	set    *exchange.Set
-	served chan exchange.Event
+	set    *handover.Set
+	served chan handover.Event
 }
 
 func newServing(t *testing.T) *serving {
@@ -34,13 +34,13 @@ func newServing(t *testing.T) *serving {
 	if err := unix.SetNonblock(p[1], true); err != nil {
 		t.Fatal(err)
 	}
-	set := &exchange.Set{
+	set := &handover.Set{
 		Polls:   []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(p[0]), Events: unix.POLLIN}},
-		Clients: []exchange.Client{{}, {Plain: 1, Socket: 1}},
+		Clients: []handover.Entry{{}, {Plain: 1, Socket: 1}},
 		Buf:     make([]byte, 4105),
 		Wait:    -1,
 	}
-	s := &serving{os.NewFile(uintptr(p[1]), "client"), set, make(chan exchange.Event, 1)}
+	s := &serving{os.NewFile(uintptr(p[1]), "client"), set, make(chan handover.Event, 1)}
 	_ = s.client.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() {
 		_ = s.client.Close()
@@ -61,14 +61,14 @@ func (s *serving) wake(t *testing.T) {
 }
 
 // returns waits for Serve to return.
-func (s *serving) returns(t *testing.T) exchange.Event {
+func (s *serving) returns(t *testing.T) handover.Event {
 	t.Helper()
 	select {
 	case e := <-s.served:
 		return e
 	case <-time.After(patience):
 		t.Fatal("Serve does not return")
-		return exchange.Event{}
+		return handover.Event{}
 	}
 }
 
@@ -120,7 +120,7 @@ func TestServe(t *testing.T) {
 			}
 		}
 		s.send(t, in)
-		if e := s.returns(t); e.Kind != exchange.Message || e.At != 1 || !bytes.Equal(s.set.Buf[:e.N], in) {
+		if e := s.returns(t); e.Kind != handover.EventMessage || e.At != 1 || !bytes.Equal(s.set.Buf[:e.N], in) {
 			t.Errorf("%s: Serve() = %+v with %x, want what was sent", name, e, s.set.Buf[:e.N])
 		}
 	}
@@ -137,21 +137,21 @@ func TestServeEnds(t *testing.T) {
 	s := newServing(t)
 	s.start(x)
 	s.wake(t)
-	if e := s.returns(t); e.Kind != exchange.Ready || s.set.Polls[0].Revents == 0 || s.set.Polls[1].Revents != 0 {
+	if e := s.returns(t); e.Kind != handover.EventReady || s.set.Polls[0].Revents == 0 || s.set.Polls[1].Revents != 0 {
 		t.Errorf("Serve() once woken = %+v, %+v", e, s.set.Polls)
 	}
 
 	s = newServing(t)
 	s.set.Wait = time.Millisecond
 	s.start(x)
-	if e := s.returns(t); e.Kind != exchange.Ready || !e.Late || s.set.Polls[0].Revents != 0 {
+	if e := s.returns(t); e.Kind != handover.EventReady || !e.Late || s.set.Polls[0].Revents != 0 {
 		t.Errorf("Serve() once the time is up = %+v, %+v", e, s.set.Polls)
 	}
 
 	s = newServing(t)
 	s.start(x)
 	_ = s.client.Close()
-	if e := s.returns(t); e.Kind != exchange.Closed || e.At != 1 || e.Err != nil {
+	if e := s.returns(t); e.Kind != handover.EventClosed || e.At != 1 || e.Err != nil {
 		t.Errorf("Serve() once the client has gone = %+v, want Closed", e)
 	}
 }
@@ -174,9 +174,9 @@ func TestServeUnread(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	e := s.returns(t)
-	if e.Kind != exchange.Rest || !bytes.HasSuffix(getCapRsp, e.Rest) || len(e.Rest) == 0 {
+	if e.Kind != handover.EventRest || !bytes.HasSuffix(getCapRsp, e.Rest) || len(e.Rest) == 0 {
 		// Two commands in one read are no plain command.
-		if e.Kind != exchange.Message || e.N%len(getCap) != 0 {
+		if e.Kind != handover.EventMessage || e.N%len(getCap) != 0 {
 			t.Errorf("Serve() with a client that does not read, after %d commands = %+v, want the end of a response", sent, e)
 		}
 	}
@@ -206,15 +206,15 @@ func TestServeOthers(t *testing.T) {
 		if name == "woken" {
 			s.wake(t)
 		}
-		e := exchange.Event{Kind: exchange.Message}
-		for e.Kind == exchange.Message || e.Kind == exchange.Rest { // two commands in one read, a slow reader
+		e := handover.Event{Kind: handover.EventMessage}
+		for e.Kind == handover.EventMessage || e.Kind == handover.EventRest { // two commands in one read, a slow reader
 			if name == "late" {
 				s.set.Wait = max(0, time.Until(end))
 			}
 			s.start(x)
 			e = s.returns(t)
 		}
-		if e.Kind != exchange.Ready || e.Late != (name == "late") {
+		if e.Kind != handover.EventReady || e.Late != (name == "late") {
 			t.Errorf("%s: Serve() = %+v, want Ready", name, e)
 		}
 		close(stop)
@@ -232,7 +232,7 @@ func TestServeOff(t *testing.T) {
 		s := newServing(t)
 		s.start(x)
 		s.send(t, getCap)
-		if e := s.returns(t); e.Kind != exchange.Message || e.N != len(getCap) {
+		if e := s.returns(t); e.Kind != handover.EventMessage || e.N != len(getCap) {
 			t.Errorf("slow %v: Serve() = %+v, want the command", o.Slow, e)
 		}
 		_ = x.Close()
@@ -249,7 +249,7 @@ func TestServeOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.send(t, getCap)
-	if e := s.returns(t); e.Kind != exchange.Message || e.N != len(getCap) {
+	if e := s.returns(t); e.Kind != handover.EventMessage || e.N != len(getCap) {
 		t.Errorf("Serve() once the TPM is off = %+v, want the command", e)
 	}
 }

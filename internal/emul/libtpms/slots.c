@@ -1,4 +1,4 @@
-// The slots of keep/memory.go, which the volatile state is put into without a return to Go.
+// The slots of handover/slot.go, which the volatile state is put into without a return to Go.
 #define _GNU_SOURCE
 #include "parts.h"
 
@@ -32,7 +32,7 @@ void swtpm_keep_behind(const unsigned char *header, uint32_t len)
 
 static uint64_t generation(unsigned char *slot) { return __atomic_load_n((uint64_t *)slot, __ATOMIC_SEQ_CST); }
 
-// swtpm_put_slot is put of keep/memory.go; 0 if that has to do it.
+// swtpm_put_slot is put of handover/slot.go; 0 if that has to do it.
 int swtpm_put_slot(const unsigned char *b, uint32_t n)
 {
 	uint64_t total = (uint64_t)kept_headerlen + n, was, newest;

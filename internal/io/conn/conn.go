@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 )
 
 // State says what a client is doing. It decides whether the client may be evicted, and
@@ -34,7 +34,7 @@ const idleTime = time.Second
 // Kept is the part of a connection that outlives the process; the zero Kept belongs to
 // a connection that ends with it.
 type Kept struct {
-	Record *exchange.Record
+	Record *handover.Record
 	Forget func() // ends the connection for every process that has it open
 }
 
@@ -46,7 +46,7 @@ type Handler interface {
 	// Expired is called when the deadline of the client has passed.
 	Expired()
 	// Serve is called with an event of the engine, of a client that is Plain.
-	Serve(e exchange.Event)
+	Serve(e handover.Event)
 	// Gone is called when the connection is closed.
 	Gone()
 }

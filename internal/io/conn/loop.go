@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 )
 
 // shortWait is how long no client is accepted after descriptors or memory ran out.
@@ -149,7 +149,7 @@ func (s *Server) fill() {
 
 func (s *Server) watch(c *Conn, fd int, events int16) {
 	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: events})
-	var e exchange.Client
+	var e handover.Entry
 	if c != nil {
 		e.Last = c.last
 		if c.Plain {
@@ -165,13 +165,13 @@ func (s *Server) watch(c *Conn, fd int, events int16) {
 }
 
 // dispatch hands what has happened to the handlers.
-func (s *Server) dispatch(e exchange.Event) {
+func (s *Server) dispatch(e handover.Event) {
 	for i, c := range s.at { // what the engine has answered
 		if c != nil && s.set.Clients[i].Last > c.last {
 			c.last, c.used = s.set.Clients[i].Last, true
 		}
 	}
-	if e.Kind != exchange.Ready {
+	if e.Kind != handover.EventReady {
 		if c := s.at[e.At]; c != nil {
 			c.Handler.Serve(e)
 		}

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 )
 
 // Listener accepts clients without waiting for them.
@@ -24,13 +24,13 @@ type Listener interface {
 type Options struct {
 	MaxClients int // at once; more wait in the listener's backlog
 	Buffer     int // size in bytes of the memory for one read
-	Fixed      []exchange.Fixed
+	Fixed      []handover.Fixed
 
 	// New returns the handler of a new client. A client is resumed if the
 	// previous process has served it.
 	New func(c *Conn, resumed bool) Handler
 
-	Wait    func(*exchange.Set) exchange.Event // waits for descriptors; nil for Set.Poll
+	Wait    func(*handover.Set) handover.Event // waits for descriptors; nil for Set.Poll
 	Keep    func(fd int, attached bool) Kept   // keeps a new client; nil if nothing is kept
 	Changed func()                             // a client came or left; must not wait; nil if not needed
 	Lost    func()                             // the last client that had a reply, or the last one, has left; nil if not needed
@@ -49,7 +49,7 @@ type Server struct {
 	came    atomic.Uint64
 
 	// Only the loop uses these.
-	set    exchange.Set
+	set    handover.Set
 	at     []*Conn   // the client of each descriptor of set, nil for others
 	conns  []*Conn   // in the order they came
 	due    time.Time // the first deadline; zero if there is none
@@ -81,7 +81,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{opt: o, wake: wake, ended: make(chan struct{}), only: -1}
 	s.set.Buf, s.set.Fixed = make([]byte, o.Buffer), o.Fixed
 	if s.opt.Wait == nil {
-		s.opt.Wait = (*exchange.Set).Poll
+		s.opt.Wait = (*handover.Set).Poll
 	}
 	return s, nil
 }

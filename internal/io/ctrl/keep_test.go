@@ -12,14 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-func newRecord() *exchange.Record { return exchange.At(make([]byte, exchange.Size)) }
+func newRecord() *handover.Record { return handover.RecordAt(make([]byte, handover.RecordSize)) }
 
 // resume has b serve a client of whom the process before has taken a request in.
-func resume(t *testing.T, b *bench, r *exchange.Record, in string, forget func()) net.Conn {
+func resume(t *testing.T, b *bench, r *handover.Record, in string, forget func()) net.Conn {
 	t.Helper()
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -84,7 +84,7 @@ func TestResume(t *testing.T) {
 				t.Errorf("the next reply is %x, %v", got, err)
 			}
 			b.Close(patience) // the record is the server's until then
-			if s := r.State(); s.Taken != 0 || s.Broken {
+			if s := r.Unfinished(); s.Taken != 0 || s.Broken {
 				t.Errorf("the record is %+v", s)
 			}
 		})

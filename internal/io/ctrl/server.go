@@ -6,8 +6,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -55,7 +55,7 @@ type Options struct {
 
 	// Wait waits for descriptors, and may answer requests as ServeQueries of emul.Engine
 	// does; nil for Set.Poll.
-	Wait func(*exchange.Set) exchange.Event
+	Wait func(*handover.Set) handover.Event
 
 	// Engine calls f on the thread of the engine, later. It returns false if that
 	// has ended. Requests that may have to wait, for a command or for the disk, run
@@ -105,10 +105,10 @@ func New(t TPM, o Options) (*Server, error) {
 }
 
 // fixed returns the replies that are the same as long as the process runs.
-func (s *Server) fixed() (list []exchange.Fixed) {
+func (s *Server) fixed() (list []handover.Fixed) {
 	for _, c := range []Code{GetCapability, GetConfig} {
 		rep := encode(commands[c].do(s, &request{fd: -1}))
-		f := exchange.Fixed{Code: uint32(c), Size: uint32(len(rep))}
+		f := handover.Fixed{Code: uint32(c), Size: uint32(len(rep))}
 		copy(f.Reply[:], rep)
 		list = append(list, f)
 	}

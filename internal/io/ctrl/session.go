@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -88,8 +88,8 @@ func (c *session) idle() {
 }
 
 // Serve sends the rest of a reply of the engine's.
-func (c *session) Serve(e exchange.Event) {
-	if e.Kind == exchange.Rest {
+func (c *session) Serve(e handover.Event) {
+	if e.Kind == handover.EventRest {
 		c.Plain, c.rep, c.out = false, e.Rest, e.Rest
 		c.send()
 	}

@@ -1,12 +1,12 @@
 package ctrl
 
-import "github.com/swtpm-go/swtpm/internal/io/exchange"
+import "github.com/swtpm-go/swtpm/internal/handover"
 
 // settle replies to the request that the previous process has received and not replied
 // to, if there is one. It is not known whether it was executed. The part of it that is
 // still to arrive is dropped.
 func (c *session) settle() {
-	st := c.Kept.Record.State()
+	st := c.Kept.Record.Unfinished()
 	switch {
 	case st.Broken:
 		c.end(errHalf)
@@ -43,7 +43,7 @@ func (c *session) settleMore(n int, err error) {
 		return
 	}
 	b := &c.body
-	b.head = append(b.head, c.buf[:min(n, exchange.HeadSize-len(b.head))]...)
+	b.head = append(b.head, c.buf[:min(n, handover.HeadSize-len(b.head))]...)
 	b.n += n
 	c.settleRest()
 }

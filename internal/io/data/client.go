@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -54,16 +54,16 @@ func (c *client) idle() {
 }
 
 // Serve handles an event of the engine.
-func (c *client) Serve(e exchange.Event) {
+func (c *client) Serve(e handover.Event) {
 	switch e.Kind {
-	case exchange.Message:
+	case handover.EventMessage:
 		c.received(c.Buffer()[:e.N], false)
-	case exchange.Rest:
+	case handover.EventRest:
 		c.send(e.Rest)
-	case exchange.Mute: // the client may try another command
+	case handover.EventNoResponse: // the client may try another command
 		c.s.opt.Note("data client: %v", e.Err)
 		c.Kept.Record.Done()
-	case exchange.Closed:
+	case handover.EventClosed:
 		c.end(e.Err)
 	}
 }
@@ -225,7 +225,7 @@ func (c *client) answered() {
 // there is one. It is unknown whether the command was executed. The part of the command
 // that has yet to arrive is dropped.
 func (c *client) settle() {
-	st := c.Kept.Record.State()
+	st := c.Kept.Record.Unfinished()
 	switch {
 	case st.Broken:
 		c.end(errHalf)

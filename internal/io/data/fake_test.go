@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -54,7 +54,7 @@ func (f *fake) Execute(raw []byte) ([]byte, error) {
 func (f *fake) Lost(head []byte) []byte { return append([]byte("lost "), head...) }
 
 // Serve answers messages that are exactly one plain command, as the engine does.
-func (f *fake) Serve(s *exchange.Set) exchange.Event {
+func (f *fake) Serve(s *handover.Set) handover.Event {
 	for {
 		e := s.Poll()
 		others := e.Late
@@ -76,27 +76,27 @@ func (f *fake) Serve(s *exchange.Set) exchange.Event {
 }
 
 // serveOne reads from one client; todo says that the caller has something to do.
-func (f *fake) serveOne(s *exchange.Set, i int) (e exchange.Event, todo bool) {
+func (f *fake) serveOne(s *handover.Set, i int) (e handover.Event, todo bool) {
 	fd := int(s.Polls[i].Fd)
 	if s.Polls[i].Revents&unix.POLLIN == 0 {
-		return exchange.Event{Kind: exchange.Closed, At: i}, true
+		return handover.Event{Kind: handover.EventClosed, At: i}, true
 	}
 	n, _, err := unix.Recvfrom(fd, s.Buf, unix.MSG_DONTWAIT)
 	if err == unix.ENOTSOCK {
 		n, err = unix.Read(fd, s.Buf)
 	}
 	if err == unix.EAGAIN { // a wake-up for nothing
-		return exchange.Event{}, false
+		return handover.Event{}, false
 	}
 	if n <= 0 {
-		return exchange.Event{Kind: exchange.Closed, At: i, Err: err}, true
+		return handover.Event{Kind: handover.EventClosed, At: i, Err: err}, true
 	}
 	h, ok := tpm.ParseHeader(s.Buf[:n])
 	switch {
 	case f.err != nil || !ok || int(h.Size) != n || h.Tag == 0:
-		return exchange.Event{Kind: exchange.Message, At: i, N: n}, true
+		return handover.Event{Kind: handover.EventMessage, At: i, N: n}, true
 	case s.Buf[0] == mute:
-		return exchange.Event{Kind: exchange.Mute, At: i, Err: errors.New("no response")}, true
+		return handover.Event{Kind: handover.EventNoResponse, At: i, Err: errors.New("no response")}, true
 	}
 	f.mu.Lock()
 	f.fast++
@@ -109,9 +109,9 @@ func (f *fake) serveOne(s *exchange.Set, i int) (e exchange.Event, todo bool) {
 		sent = 0
 	}
 	if sent < len(rsp) {
-		return exchange.Event{Kind: exchange.Rest, At: i, Rest: rsp[sent:]}, true
+		return handover.Event{Kind: handover.EventRest, At: i, Rest: rsp[sent:]}, true
 	}
-	return exchange.Event{}, false
+	return handover.Event{}, false
 }
 
 // messages returns what the TPM got since the last time.

@@ -8,17 +8,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-func newRecord() *exchange.Record { return exchange.At(make([]byte, exchange.Size)) }
+func newRecord() *handover.Record { return handover.RecordAt(make([]byte, handover.RecordSize)) }
 
 // What the process before has taken of a command, answered, or not, decides what its
 // client gets from the next one.
 func TestResume(t *testing.T) {
 	whole, next := command(30), command(12)
-	take := func(t *testing.T, r *exchange.Record, fd int) {
+	take := func(t *testing.T, r *handover.Record, fd int) {
 		t.Helper()
 		if _, _, err := r.Receive(fd, make([]byte, tpm.MaxMessage), nil, 0); err != nil {
 			t.Fatal(err)
@@ -26,16 +26,16 @@ func TestResume(t *testing.T) {
 	}
 	for _, g := range []struct {
 		name   string
-		before func(t *testing.T, r *exchange.Record, fd int, c *peer) // in the process before
+		before func(t *testing.T, r *handover.Record, fd int, c *peer) // in the process before
 		rest   []byte                                                  // what the client sends then
 		lost   []byte                                                  // the command that is answered as lost
 	}{
-		{"nothing", func(*testing.T, *exchange.Record, int, *peer) {}, nil, nil},
-		{"a command that waits", func(t *testing.T, _ *exchange.Record, _ int, c *peer) { c.send(t, whole) }, nil, nil},
-		{"a command", func(t *testing.T, r *exchange.Record, fd int, c *peer) { c.send(t, whole); take(t, r, fd) }, nil, whole},
-		{"a part of a header", func(t *testing.T, r *exchange.Record, fd int, c *peer) { c.send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
-		{"more than the head", func(t *testing.T, r *exchange.Record, fd int, c *peer) { c.send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
-		{"a response that was ready", func(t *testing.T, r *exchange.Record, fd int, c *peer) {
+		{"nothing", func(*testing.T, *handover.Record, int, *peer) {}, nil, nil},
+		{"a command that waits", func(t *testing.T, _ *handover.Record, _ int, c *peer) { c.send(t, whole) }, nil, nil},
+		{"a command", func(t *testing.T, r *handover.Record, fd int, c *peer) { c.send(t, whole); take(t, r, fd) }, nil, whole},
+		{"a part of a header", func(t *testing.T, r *handover.Record, fd int, c *peer) { c.send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
+		{"more than the head", func(t *testing.T, r *handover.Record, fd int, c *peer) { c.send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
+		{"a response that was ready", func(t *testing.T, r *handover.Record, fd int, c *peer) {
 			c.send(t, whole)
 			take(t, r, fd)
 			r.Answer(10)
@@ -53,7 +53,7 @@ func TestResume(t *testing.T) {
 			switch {
 			case g.lost != nil:
 				want := append([]byte("lost "), g.lost...)
-				copy(want[5+exchange.HeadSize:], make([]byte, len(g.lost))) // nobody has kept what is behind the head
+				copy(want[5+handover.HeadSize:], make([]byte, len(g.lost))) // nobody has kept what is behind the head
 				if len(g.rest) > 0 {
 					copy(want[5+len(g.lost)-len(g.rest):], g.rest)
 				}
@@ -72,7 +72,7 @@ func TestResume(t *testing.T) {
 				}
 			}
 			b.Close(patience) // the record is the server's until then
-			if s := r.State(); s.Taken != 0 || s.Broken {
+			if s := r.Unfinished(); s.Taken != 0 || s.Broken {
 				t.Errorf("the record is %+v", s)
 			}
 		})

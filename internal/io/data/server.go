@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/exchange"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -23,7 +23,7 @@ type TPM interface {
 
 	// Serve waits until a descriptor of s needs the server, or the time is up.
 	// Meanwhile it may answer plain commands by itself.
-	Serve(s *exchange.Set) exchange.Event
+	Serve(s *handover.Set) handover.Event
 
 	// Lost is the response to a command that the previous process has received;
 	// head is its start.

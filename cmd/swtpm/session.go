@@ -12,24 +12,24 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 )
 
-// openSession takes over the descriptors of the previous process that systemd has kept, and
-// asks systemd to keep those to come. It returns nil if nothing is kept; the service works
-// without.
+// openSession takes over the descriptors of the previous process that systemd has stored, and
+// asks systemd to store those to come. It returns nil if nothing is saved; the service works
+// without a session.
 func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *handover.Session {
 	var fds []handover.FD
 	for _, f := range passed.Take(handover.Prefix) {
 		fds = append(fds, handover.FD(f))
 	}
-	if !keeps(cfg, systemd) {
+	if !wantsSession(cfg, systemd) {
 		for _, f := range fds {
-			systemd.Drop(f.Name)
+			systemd.RemoveFD(f.Name)
 			_ = unix.Close(f.FD)
 		}
 		return nil
 	}
-	s, why, err := handover.Open(systemd, fds)
-	if why != nil {
-		log.Warnf("cannot use the session of the previous process: %v", why)
+	s, unusable, err := handover.Open(systemd, fds)
+	if unusable != nil {
+		log.Warnf("cannot use the session of the previous process: %v", unusable)
 	}
 	if err != nil {
 		log.Warnf("a restart will lose the clients and the volatile state: %v", err)
@@ -38,9 +38,9 @@ func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Pa
 	return s
 }
 
-// keeps reports whether a session is wanted. A connection that was passed to this process
+// wantsSession reports whether a session is saved. A connection that was passed to this process
 // belongs to the program that started it, and ends with it; so does a device.
-func keeps(cfg *config.Config, systemd *daemon.Notifier) bool {
+func wantsSession(cfg *config.Config, systemd *daemon.Notifier) bool {
 	if cfg.Printing() != "" || cfg.Interface.Type != "socket" || cfg.Control.Listen.Kind == config.ConnFD || cfg.Interface.Server.Kind == config.ConnFD {
 		return false
 	}
@@ -50,50 +50,50 @@ func keeps(cfg *config.Config, systemd *daemon.Notifier) bool {
 	case "yes":
 		return true
 	}
-	return systemd.KeepsDescriptors()
+	return systemd.HasFDStore()
 }
 
-// keeper is s for emul.
-func keeper(s *handover.Session) emul.Keeper {
+// handoverTo returns s for emul.Options: a nil interface if s is nil.
+func handoverTo(s *handover.Session) emul.Handover {
 	if s == nil {
 		return nil
 	}
 	return s
 }
 
-// channelEnd returns the listener of a channel that this program makes itself: the one of
-// the previous process, or a new one, which systemd is asked to keep.
+// channelEnd returns the listener of a channel that this program opens itself: the one of
+// the previous process, or a new one, which systemd is asked to store.
 func channelEnd(channel string, e config.Endpoint, s *handover.Session) (*listen.Listener, error) {
 	if s == nil || e.Kind != config.Unix && e.Kind != config.TCP {
 		return listen.Open(e)
 	}
-	if fd, made := s.Listener(channel); fd >= 0 {
-		if l, err := listen.Resume(e, fd, made); err == nil {
+	if fd, id := s.Listener(channel); fd >= 0 {
+		if l, err := listen.Resume(e, fd, id); err == nil {
 			l.Leave()
 			return l, nil
 		}
-		s.DropListener(channel)
+		s.RemoveListener(channel)
 	}
 	l, err := listen.Open(e)
 	if err != nil {
 		return nil, err
 	}
-	fd, made := l.Socket()
-	if s.KeepListener(channel, fd, made) == nil {
+	fd, id := l.Socket()
+	if s.SaveListener(channel, fd, id) == nil {
 		l.Leave()
 	}
 	return l, nil
 }
 
-// The kinds of clients that are kept.
+// The kinds of clients that are saved.
 const (
 	ctrlClient   = "ctrl"
 	dataClient   = "data"   // of the data socket
 	dataFDClient = "datafd" // of SET_DATAFD
 )
 
-// keepData is data.Options.Keep, nil if nothing is kept.
-func keepData(s *handover.Session) func(fd int, attached bool) data.Kept {
+// saveData returns data.Options.Keep, which saves a client; nil if s is nil.
+func saveData(s *handover.Session) func(fd int, attached bool) data.Kept {
 	if s == nil {
 		return nil
 	}
@@ -102,33 +102,33 @@ func keepData(s *handover.Session) func(fd int, attached bool) data.Kept {
 		if attached {
 			kind = dataFDClient
 		}
-		c := s.Keep(kind, fd)
+		c := s.SaveClient(kind, fd)
 		return data.Kept{Record: c.Record, Forget: c.Forget}
 	}
 }
 
-// keepCtrl is ctrl.Options.Keep, nil if nothing is kept.
-func keepCtrl(s *handover.Session) func(fd int) ctrl.Kept {
+// saveCtrl returns ctrl.Options.Keep, which saves a client; nil if s is nil.
+func saveCtrl(s *handover.Session) func(fd int) ctrl.Kept {
 	if s == nil {
 		return nil
 	}
 	return func(fd int) ctrl.Kept {
-		c := s.Keep(ctrlClient, fd)
+		c := s.SaveClient(ctrlClient, fd)
 		return ctrl.Kept{Record: c.Record, Forget: c.Forget}
 	}
 }
 
 // resumeClients serves the clients of the previous process.
 func resumeClients(s *handover.Session, d *data.Server, c *ctrl.Server) {
-	for _, k := range s.Clients() {
-		switch k.Kind {
+	for _, client := range s.Clients() {
+		switch client.Kind {
 		case ctrlClient:
-			c.Resume(k.FD, ctrl.Kept{Record: k.Record, Forget: k.Forget})
+			c.Resume(client.FD, ctrl.Kept{Record: client.Record, Forget: client.Forget})
 		case dataClient, dataFDClient:
-			d.Resume(k.FD, data.Kept{Record: k.Record, Forget: k.Forget}, k.Kind == dataFDClient)
+			d.Resume(client.FD, data.Kept{Record: client.Record, Forget: client.Forget}, client.Kind == dataFDClient)
 		default:
-			k.Forget()
-			_ = unix.Close(k.FD)
+			client.Forget()
+			_ = unix.Close(client.FD)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package exchange
+package handover
 
 import (
 	"bytes"
@@ -25,17 +25,17 @@ func write(t *testing.T, fd int, b []byte) {
 	}
 }
 
-// The record tells what the next process has to know after each step.
-func TestState(t *testing.T) {
+// TestUnfinished checks what the next process learns from the record after each step.
+func TestUnfinished(t *testing.T) {
 	ours, client := pair(t)
-	r := At(make([]byte, Size))
+	r := RecordAt(make([]byte, RecordSize))
 	request := []byte("a request that is longer than the head")
 	buf := make([]byte, 100)
 	want := func(step string, taken int, broken bool) {
 		t.Helper()
-		s := r.State()
+		s := r.Unfinished()
 		if s.Taken != taken || s.Broken != broken || !bytes.Equal(s.Head, request[:min(taken, HeadSize)]) {
-			t.Fatalf("%s: State() = %d taken, head %q, broken %t; want %d, %t", step, s.Taken, s.Head, s.Broken, taken, broken)
+			t.Fatalf("%s: Unfinished() = %d taken, head %q, broken %t; want %d, %t", step, s.Taken, s.Head, s.Broken, taken, broken)
 		}
 	}
 	want("a new client", 0, false)
@@ -84,9 +84,9 @@ func TestState(t *testing.T) {
 	want("another client", 0, false)
 }
 
-// Descriptors come along as without a record.
+// TestDescriptors checks that descriptors are received with and without a record.
 func TestDescriptors(t *testing.T) {
-	for _, r := range []*Record{nil, At(make([]byte, Size))} {
+	for _, r := range []*Record{nil, RecordAt(make([]byte, RecordSize))} {
 		ours, client := pair(t)
 		if err := unix.Sendmsg(client, []byte("x"), unix.UnixRights(0, 1), nil, 0); err != nil {
 			t.Fatal(err)
@@ -110,9 +110,9 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
-// A peer that has gone, with and without a record.
+// TestEnd checks a client that has disconnected, with and without a record.
 func TestEnd(t *testing.T) {
-	for _, r := range []*Record{nil, At(make([]byte, Size))} {
+	for _, r := range []*Record{nil, RecordAt(make([]byte, RecordSize))} {
 		ours, client := pair(t)
 		_ = unix.Shutdown(client, unix.SHUT_RDWR)
 		if n, _, err := r.Receive(ours, make([]byte, 9), nil, 0); n != 0 || err != nil {

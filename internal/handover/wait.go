@@ -1,0 +1,78 @@
+package handover
+
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Set names the descriptors that a loop waits for, in one call of poll(2).
+//
+// The engine reads Polls, Clients, Buf and Fixed from C, so they contain no Go pointers.
+type Set struct {
+	Polls   []unix.PollFd
+	Clients []Entry       // Clients[i] describes the descriptor Polls[i]
+	Buf     []byte        // receives messages
+	Wait    time.Duration // maximum; negative for no limit
+	Tick    uint64        // rises with each answered command
+	Fixed   []Fixed       // replies of the control channel
+}
+
+// Fixed is the constant reply to a request of the control channel that consists of its code
+// alone. emul/libtpms has the same structure in C, struct fixed.
+type Fixed struct {
+	Code  uint32 // of the request
+	Size  uint32 // of the reply
+	Reply [8]byte
+}
+
+// Entry is one descriptor of a Set. emul/libtpms has the same structure in C,
+// struct client.
+type Entry struct {
+	Record uintptr // address of the client's Record; 0 for none
+	Last   uint64  // Tick after the last reply; 0 before the first
+	Plain  uint32  // 1 if the engine may answer plain commands
+	Socket uint32  // 1 if the descriptor is a socket
+}
+
+// SetRecord stores the address of r, which must not move while the Set is in use.
+func (c *Entry) SetRecord(r *Record) { c.Record = uintptr(unsafe.Pointer(r)) }
+
+// EventKind is the reason why a wait has ended.
+type EventKind uint8
+
+// The kinds of events. All but Ready concern the client with the index At.
+const (
+	EventReady      EventKind = iota // descriptors are ready, see Polls, or the time is up
+	EventMessage                     // Buf[:N] was received and is not a plain command
+	EventRest                        // Rest is the part of a response that could not be sent
+	EventNoResponse                  // a command got no response; Err is the cause
+	EventClosed                      // the client has closed the connection; Err is nil or the cause
+)
+
+// Event is the result of a wait. Descriptors whose entry is not plain may be ready as well,
+// whatever the kind is.
+type Event struct {
+	Kind EventKind
+	At   int
+	N    int
+	Rest []byte
+	Err  error
+	Late bool // the time was up at the last poll
+}
+
+// Poll waits for the descriptors of s and answers nothing itself.
+func (s *Set) Poll() Event {
+	ms := -1
+	if s.Wait >= 0 {
+		ms = int((s.Wait + time.Millisecond - 1) / time.Millisecond)
+	}
+	n, err := unix.Poll(s.Polls, ms)
+	if err != nil {
+		for i := range s.Polls {
+			s.Polls[i].Revents = 0
+		}
+	}
+	return Event{Late: n == 0 && err == nil || s.Wait == 0}
+}
