@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/config"
@@ -89,7 +88,7 @@ func isSilent(err error) bool {
 func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, session *handover.Session, s *service, log *daemon.Log) emul.Options {
 	o := emul.Options{
 		Version:          cfg.TPM,
-		Where:            cfg.State.URI,
+		Where:            cfg.State.Location.String(),
 		Profile:          profile,
 		NoNew:            cfg.Manufacture.Given,
 		Keys:             keys,
@@ -114,7 +113,7 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 	if cfg.PrintInfo != 0 {
 		o.Note = nil // Compat: swtpm says nothing but what was asked for
 	}
-	if cfg.State.URI != "" {
+	if cfg.State.Location.Kind != nv.None {
 		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log, false) }
 	}
 	return o
@@ -133,7 +132,7 @@ func fullWait(s config.State) time.Duration {
 
 // makeStateDir makes the state directory if the profile says so.
 func makeStateDir(cfg *config.Config) error {
-	if dir, ok := strings.CutPrefix(cfg.State.URI, "dir://"); ok && cfg.State.Create {
+	if dir, ok := cfg.State.Location.Dir(); ok && cfg.State.Create {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("create the state directory: %w", err)
 		}
@@ -144,16 +143,9 @@ func makeStateDir(cfg *config.Config) error {
 // openState opens the place where the state is kept; with look, to change nothing.
 func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
 	prefix := cfg.TPM.FilePrefix()
-	b, err := backend.Open(cfg.State.URI, nv.Options{
-		Mode:         cfg.State.Mode,
-		ModeExplicit: cfg.State.ModeExplicit,
-		Lock:         cfg.State.Lock,
-		Backup:       cfg.State.Backup,
-		Relaxed:      cfg.State.Relaxed,
-		Prefix:       prefix,
-		Look:         look,
-		Warn:         log.Warnf,
-	})
+	o := cfg.State.Storage()
+	o.Prefix, o.Look, o.Warn = prefix, look, log.Warnf
+	b, err := backend.Open(cfg.State.Location, o)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -69,7 +70,7 @@ func printProfiles(w io.Writer, e emul.Engine) error {
 // for the state the TPM is powered on for it, as only then it has a profile: that
 // takes the lock, and makes a TPM if there is none.
 func printInfo(w io.Writer, cfg *config.Config, t *emul.TPM) error {
-	if cfg.State.URI != "" || cfg.Flags.NotNeedInit {
+	if cfg.State.Location.Kind != nv.None || cfg.Flags.NotNeedInit {
 		if err := t.Init(false); err != nil {
 			return silent(err) // Init has told why
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -206,7 +207,7 @@ func stateRollback(f *pflag.FlagSet) action {
 }
 
 func rollbackState(w *which, drop bool) error {
-	if !strings.HasPrefix(w.cfg.State.URI, "dir://") {
+	if w.cfg.State.Location.Kind != nv.Directory {
 		return fmt.Errorf("%s keeps no generation before the last; only a directory with backup does", w.where)
 	}
 	s, e, err := w.openWithEngine(access{write: true, backup: true})

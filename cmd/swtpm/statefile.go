@@ -176,7 +176,7 @@ func importState(w *which, pf *passFlags, replace bool) error {
 // makeOwnStateDir is makeStateDir unless root would make a directory that the
 // profile's user could not enter.
 func makeOwnStateDir(cfg *config.Config) error {
-	dir, ok := strings.CutPrefix(cfg.State.URI, "dir://")
+	dir, ok := cfg.State.Location.Dir()
 	if _, err := os.Stat(dir); ok && cfg.State.Create && cfg.Sandbox.User != "" && os.Geteuid() == 0 && errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s is not there yet; make it, for the user %q", dir, cfg.Sandbox.User)
 	}

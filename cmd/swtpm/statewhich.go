@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -96,10 +95,8 @@ func (w *which) parse(args []string, files int) error {
 // stateHint returns what to do if profile is no profile, but names a state as log
 // lines do, or is its directory.
 func stateHint(profile string) string {
-	for _, scheme := range []string{"dir://", "file://"} {
-		if strings.HasPrefix(profile, scheme) {
-			return "; to name the state instead of a profile, write --tpmstate backend-uri=" + profile
-		}
+	if kind := nv.ParseLocation(profile).Kind; kind == nv.Directory || kind == nv.File {
+		return "; to name the state instead of a profile, write --tpmstate backend-uri=" + profile
 	}
 	if fi, err := os.Stat(profile); err == nil && fi.IsDir() {
 		return "; to name the state instead of a profile, write --tpmstate dir=" + profile
@@ -115,7 +112,7 @@ func (w *which) configure(profile string, version tpm.Version) error {
 			return stateUsage(err)
 		}
 		cfg.TPM = version
-		w.cfg, w.where = cfg, cfg.State.URI
+		w.cfg, w.where = cfg, cfg.State.Location.String()
 		return nil
 	}
 	cfg, err := load(profile, w.instance)
@@ -136,10 +133,10 @@ func (w *which) configure(profile string, version tpm.Version) error {
 	if version != 0 {
 		changed.TPM = version
 	}
-	if changed.State.URI == "" {
+	if changed.State.Location.Kind == nv.None {
 		return fmt.Errorf("%s: it names no place for the state, [tpmstate] dir", profile)
 	}
-	w.cfg, w.profile, w.where = &changed, profile, changed.State.URI
+	w.cfg, w.profile, w.where = &changed, profile, changed.State.Location.String()
 	return nil
 }
 
@@ -192,23 +189,17 @@ func (w *which) openFree(how access) (*offline.State, error) {
 	logKeyWarnings("key", w.key, warnf)
 	s, err := offline.Open(offline.Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
-			return backend.Open(w.cfg.State.URI, nv.Options{
-				Mode:         w.cfg.State.Mode,
-				ModeExplicit: w.cfg.State.ModeExplicit,
-				Lock:         true,
-				Backup:       how.backup,
-				Prefix:       prefix,
-				ReadOnly:     ro,
-				Adopt:        true,
-				Warn:         warnf,
-			})
+			o := w.cfg.State.Storage()
+			o.Lock, o.Backup, o.Relaxed = true, how.backup, false
+			o.Prefix, o.ReadOnly, o.Adopt, o.Warn = prefix, ro, true, warnf
+			return backend.Open(w.cfg.State.Location, o)
 		},
 		Where:    w.where,
 		Version:  w.cfg.TPM,
 		Key:      w.key,
 		ReadOnly: !how.write,
 	})
-	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(w.cfg.State.URI, "dir://") {
+	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
 		return nil, fmt.Errorf("%w; %s", err, emul.Advice(err))
 	}
 	return s, err

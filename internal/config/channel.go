@@ -1,5 +1,7 @@
 package config
 
+import "github.com/swtpm-go/swtpm/internal/nv"
+
 // ctrl is --ctrl.
 func (l *line) ctrl() error {
 	p, c := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Control
@@ -161,7 +163,7 @@ func (l *line) device() error {
 
 // place fails if there is none for the state.
 func (l *line) place() error {
-	if l.cfg.State.URI == "" {
+	if l.cfg.State.Location.Kind == nv.None {
 		return refusal("Error: Missing state directory or file; TPM_PATH is not set")
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -32,14 +33,12 @@ func (c *Config) faults() []fault {
 		out = append(out, fault{table, key, fmt.Sprintf(format, args...)})
 	}
 	data, ctrl := c.Interface.Server, c.Control.Listen
-	file, isFile := strings.CutPrefix(c.State.URI, fileScheme)
-	dir, isDir := strings.CutPrefix(c.State.URI, dirScheme)
-	switch {
-	case c.State.URI == "":
+	switch l := c.State.Location; {
+	case l.Kind == nv.None:
 		add("tpmstate", "", `no state; want dir = "PATH" or file = "PATH"`)
-	case !isDir && !isFile || dir == "" || isFile && file == "":
-		add("tpmstate", "dir", "%q is not the URI of a directory or a file; want dir://PATH or file://PATH", c.State.URI)
-	case isFile && c.State.Backup:
+	case l.Kind == nv.Unsupported || l.Path == "":
+		add("tpmstate", "dir", "%q is not the URI of a directory or a file; want dir://PATH or file://PATH", l)
+	case l.Kind == nv.File && c.State.Backup:
 		add("tpmstate", "backup", "only with dir; in a file there is no backup")
 	}
 	if c.TPM == tpm.V20 && c.Flags.Startup == "deactivated" {

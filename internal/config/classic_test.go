@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -286,23 +287,25 @@ func TestClassic(t *testing.T) {
 		}},
 		{"--ctrl type=tcp,port=0,bindaddr=0.0.0.0", func(c *Config) { c.Control.Listen = tcp("0.0.0.0", 0) }},
 		{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = unixAt("b") }},
-		{"--tpmstate dir=st", func(c *Config) { c.State.URI = "dir://st" }},
+		{"--tpmstate dir=st", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "st"} }},
 		{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
-			c.State = State{URI: "dir://x", Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+			c.State = State{Location: nv.Location{Kind: nv.Directory, Path: "x"}, Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
 		}},
-		{"--tpmstate dir=x,max-stores-per-minute=0", func(c *Config) { c.State.URI, c.State.MaxStores = "dir://x", 0 }},
-		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.URI, c.State.Relaxed = "dir://x", true }},
-		{"--tpmstate dir=x,on-full=fail", func(c *Config) { c.State.URI, c.State.OnFull = "dir://x", "fail" }},
-		{"--tpmstate dir=x,wait-limit=none", func(c *Config) { c.State.URI, c.State.WaitLimit = "dir://x", 0 }},
-		{"--tpmstate dir=x,on-full=wait,wait-limit=2m30s", func(c *Config) { c.State.URI, c.State.WaitLimit = "dir://x", 150*time.Second }},
+		{"--tpmstate dir=x,max-stores-per-minute=0", func(c *Config) { c.State.Location, c.State.MaxStores = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
+		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.Location, c.State.Relaxed = nv.Location{Kind: nv.Directory, Path: "x"}, true }},
+		{"--tpmstate dir=x,on-full=fail", func(c *Config) { c.State.Location, c.State.OnFull = nv.Location{Kind: nv.Directory, Path: "x"}, "fail" }},
+		{"--tpmstate dir=x,wait-limit=none", func(c *Config) { c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
+		{"--tpmstate dir=x,on-full=wait,wait-limit=2m30s", func(c *Config) {
+			c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 150*time.Second
+		}},
 		{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
-			c.State = State{URI: "file://x", Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+			c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
 		}},
 		{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
-			c.State = State{URI: "file://x", Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+			c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
 		}},
-		{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.URI = "dir://y" }},
-		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.URI = "foo://x" }},
+		{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "y"} }},
+		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Unsupported, Path: "foo://x"} }},
 		{"--key file=k", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
 		{"--key file=k,kdf=foo", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
 		{"--key pwdfile=p,fd=5,format=binary,mode=aes-256-cbc,remove", func(c *Config) {
@@ -347,13 +350,13 @@ func TestClassic(t *testing.T) {
 			c.Log = Log{Given: true, FD: -1, Level: 3}
 		}},
 		{"--tpm2 --print-states --tpmstate dir=s --ctrl type=tcp,port=5 --key zz", func(c *Config) {
-			c.TPM, c.PrintStates, c.State.URI = tpm.V20, true, "dir://s"
+			c.TPM, c.PrintStates, c.State.Location = tpm.V20, true, nv.Location{Kind: nv.Directory, Path: "s"}
 			c.Control.Listen = tcp("127.0.0.1", 5)
 		}},
 		{"--print-profiles --tpmstate zz -p 5", func(c *Config) {
 			c.PrintProfiles, c.Interface.Server, c.Interface.Disconnect = true, tcp("127.0.0.1", 5), true
 		}},
-		{"--print-info 0x20 --tpmstate dir=s", func(c *Config) { c.PrintInfo, c.State.URI = 0x20, "dir://s" }},
+		{"--print-info 0x20 --tpmstate dir=s", func(c *Config) { c.PrintInfo, c.State.Location = 0x20, nv.Location{Kind: nv.Directory, Path: "s"} }},
 		{"--print-info 010 --print-info -1", func(c *Config) { c.PrintInfo = 1<<32 - 1 }},
 		{"--print-info=4294967297", func(c *Config) { c.PrintInfo = 1 }},
 		{"--print-info=", func(*Config) {}},
@@ -397,11 +400,11 @@ func TestEnvironment(t *testing.T) {
 	}
 	env := func(name string) string { return map[string]string{"TPM_PATH": "/st", "POSIXLY_CORRECT": "1"}[name] }
 	c, err := Classic("socket", nil, env)
-	if err != nil || c.State != (State{URI: "dir:///st", Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}) {
+	if err != nil || c.State != (State{Location: nv.Location{Kind: nv.Directory, Path: "/st"}, Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}) {
 		t.Errorf("TPM_PATH: %+v, %v", c, err)
 	}
 	c, err = Classic("socket", []string{"--tpmstate", "dir=x"}, env)
-	if err != nil || c.State.URI != "dir://x" {
+	if err != nil || c.State.Location.String() != "dir://x" {
 		t.Errorf("TPM_PATH and --tpmstate: %+v, %v", c, err)
 	}
 	if _, err := Classic("socket", []string{"foo", "-h"}, env); errText(err) != "swtpm: Unknown parameter 'foo'" {

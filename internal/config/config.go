@@ -8,9 +8,9 @@ package config
 import (
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -132,7 +132,7 @@ type Control struct {
 
 // State says where the TPM keeps its state: --tpmstate, [tpmstate].
 type State struct {
-	URI          string      // "dir://PATH" or "file://PATH"; "" if there is none
+	Location     nv.Location
 	Mode         fs.FileMode // permission bits of state files; 0640
 	ModeExplicit bool        // Mode was asked for: exact, whatever the umask
 	Lock         bool        // exclude a second instance; default true for a directory, false for a file
@@ -143,6 +143,12 @@ type State struct {
 	OnFull    string        // "wait" or "fail": what a TPM command does when the disk is full
 	WaitLimit time.Duration // how long it waits at most; 0 for no limit
 	MaxStores int           // stores of the state per minute, in the long run; 0 for no limit
+}
+
+// Storage returns the options with which the backend opens s. The caller adds what
+// is not configured: Prefix, Warn, and how it uses the storage.
+func (s *State) Storage() nv.Options {
+	return nv.Options{Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: s.Lock, Backup: s.Backup, Relaxed: s.Relaxed}
 }
 
 // DefaultWaitLimit is how long a TPM command waits for space on a full disk. Linux
@@ -296,13 +302,6 @@ func defaults() *Config {
 	}
 }
 
-// The schemes of the state's URI are before a path: that of a directory, or of a
-// file or block device.
-const (
-	dirScheme  = "dir://"
-	fileScheme = "file://"
-)
-
 // Absolute returns a copy of c whose relative paths begin in dir; those inside a
 // new root begin at its top, where the process will be.
 func (c *Config) Absolute(dir string) *Config {
@@ -324,10 +323,8 @@ func (c *Config) Absolute(dir string) *Config {
 	if a.Log.File != "-" {
 		a.Log.File = beneath(dir, a.Log.File)
 	}
-	for _, scheme := range []string{dirScheme, fileScheme} {
-		if path, ok := strings.CutPrefix(a.State.URI, scheme); ok {
-			a.State.URI = scheme + beneath(dir, path)
-		}
+	if a.State.Location.Kind != nv.Unsupported {
+		a.State.Location.Path = beneath(dir, a.State.Location.Path)
 	}
 	return &a
 }

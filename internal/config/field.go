@@ -3,7 +3,8 @@ package config
 import (
 	"errors"
 	"strconv"
-	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // The values of this file fill fields that two keys share, or that a key spells
@@ -57,34 +58,33 @@ const maxDevNumber = 65535
 // for.
 //
 // Compat: swtpm 0.10 and later lock a directory, but not a file or device.
-func (s *State) at(uri string) {
-	s.URI = uri
-	s.Lock = !strings.HasPrefix(uri, fileScheme)
+func (s *State) at(l nv.Location) {
+	s.Location = l
+	s.Lock = l.Kind != nv.File
 }
 
-// statePath is the path of the state, with its scheme a URI in the field.
+// statePath is the path of a location of one kind.
 type statePath struct {
-	s      *State
-	scheme string
+	s    *State
+	kind nv.LocationKind
 }
 
 func (statePath) check(string) error            { return nil }
-func (p statePath) set(path string) error       { p.s.at(p.scheme + path); return nil }
+func (p statePath) set(path string) error       { p.s.at(nv.Location{Kind: p.kind, Path: path}); return nil }
 func (statePath) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok && s != "" }
 
 func (p statePath) want() string {
-	if p.scheme == dirScheme {
+	if p.kind == nv.Directory {
 		return "the path of a directory"
 	}
 	return "the path of a file or a block device"
 }
 
 func (p statePath) toTOML() (any, bool) {
-	path, ok := strings.CutPrefix(p.s.URI, p.scheme)
-	if !ok {
+	if p.s.Location.Kind != p.kind {
 		return nil, false
 	}
-	return textOrNil(path), true
+	return textOrNil(p.s.Location.Path), true
 }
 
 // backendURI is the state's URI as the command line gives it.
@@ -97,7 +97,7 @@ func (backendURI) check(string) error { return nil }
 // Compat: swtpm finds out when the TPM is powered on that it has no such
 // backend, and answers TPM_FAIL.
 func (b backendURI) set(s string) error {
-	b.s.at(s)
+	b.s.at(nv.ParseLocation(s))
 	return nil
 }
 func (backendURI) fromTOML(any) (string, bool) { return "", false }

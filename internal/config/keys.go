@@ -2,8 +2,8 @@ package config
 
 import (
 	"slices"
-	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -155,11 +155,11 @@ func (e *Endpoint) keys(root *string) keys {
 
 func (s *State) keys() keys {
 	waits := func() bool { return s.OnFull == "wait" }
-	isDir := func() bool { return strings.HasPrefix(s.URI, dirScheme) }
+	isDir := func() bool { return s.Location.Kind == nv.Directory }
 	return keys{ // dir wins over backend-uri, and lock over the default of either
 		{name: "backend-uri", in: option, value: backendURI{s}, hint: `dir = "PATH" or file = "PATH"`},
-		{name: "file", in: profile, value: statePath{s, fileScheme}},
-		{name: "dir", value: statePath{s, dirScheme}},
+		{name: "file", in: profile, value: statePath{s, nv.File}},
+		{name: "dir", value: statePath{s, nv.Directory}},
 		{name: "create", in: profile, value: truth{p: &s.Create}, when: isDir, only: "with dir; a file is always made"},
 		{name: "mode", value: octal{p: &s.Mode, asked: &s.ModeExplicit}},
 		{name: "lock", value: truth{p: &s.Lock}},

@@ -11,6 +11,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -87,7 +88,7 @@ func TestReference(t *testing.T) {
 	def.TPM = tpm.V20
 	def.Interface.Server.Kind, def.Interface.Server.Path = Unix, "/run/swtpm/vm1/data.sock"
 	def.Control.Listen.Kind, def.Control.Listen.Path = Unix, "/run/swtpm/vm1/ctrl.sock"
-	def.State.URI = "dir:///var/lib/swtpm/vm1"
+	def.State.Location = nv.Location{Kind: nv.Directory, Path: "/var/lib/swtpm/vm1"}
 	def.Log.Given = true
 	def.Flags.Startup = "none"
 	if diff := cmp.Diff(def, c); diff != "" {
@@ -233,7 +234,7 @@ func TestProfile(t *testing.T) {
 	} {
 		want := defaults()
 		want.TPM = tpm.V20
-		want.State.URI = "dir:///p/s"
+		want.State.Location = nv.Location{Kind: nv.Directory, Path: "/p/s"}
 		want.Control.Listen.Kind, want.Control.Listen.Path = Unix, "/p/c"
 		tt.want(want)
 		got, err := parseProfile("f", small+tt.src, "/p", "vm1")
@@ -412,7 +413,7 @@ func TestStateFile(t *testing.T) {
 	const src = "[control]\nlisten = \"fd:3\"\n[tpmstate]\nfile = \"%i.img\"\n"
 	for more, lock := range map[string]bool{"": false, "lock = true": true, "lock = false": false} {
 		c, err := parseProfile("f", src+more, "/p", "vm1")
-		if err != nil || c.State.URI != "file:///p/vm1.img" || c.State.Lock != lock {
+		if err != nil || c.State.Location.String() != "file:///p/vm1.img" || c.State.Lock != lock {
 			t.Errorf("%s: %+v, %v", more, c, err)
 		}
 	}
@@ -456,7 +457,7 @@ func TestLoadProfile(t *testing.T) {
 	}
 	for _, tt := range []struct{ instance, want string }{{"", "vm7"}, {"a b", "a b"}} {
 		c, err := LoadProfile(file, tt.instance)
-		if want := "dir://" + filepath.Join(dir, tt.want); err != nil || c.State.URI != want {
+		if want := "dir://" + filepath.Join(dir, tt.want); err != nil || c.State.Location.String() != want {
 			t.Errorf("LoadProfile(%q) = %v, %v, want %s", tt.instance, c, err, want)
 		}
 	}

@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // finish fills the Config from the options that were kept.
@@ -183,7 +185,7 @@ func (l *line) state() error {
 		return err
 	case o == nil:
 		if path := l.env("TPM_PATH"); path != "" {
-			s.URI = dirScheme + path
+			s.Location = nv.Location{Kind: nv.Directory, Path: path}
 		}
 		return nil
 	case !o.has("dir", "backend-uri"):

@@ -1,5 +1,7 @@
 package config
 
+import "github.com/swtpm-go/swtpm/internal/nv"
+
 // Storage returns a Config of which only State and Key count: those that the
 // arguments of --tpmstate and --key name, in the words of the classic command
 // line. An empty key is none. env is as for Classic.
@@ -11,7 +13,7 @@ func Storage(tpmstate, key string, env func(string) string) (*Config, error) {
 	if err := l.state(); err != nil {
 		return nil, err
 	}
-	if l.cfg.State.URI == "" {
+	if l.cfg.State.Location.Kind == nv.None {
 		return nil, refusal("no place for the state is named; give a PROFILE or --tpmstate dir=PATH")
 	}
 	k, err := ParseKey(key)

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 func TestSplitSuboptions(t *testing.T) {
@@ -53,7 +55,7 @@ func TestFirstSuboptionCounts(t *testing.T) {
 	if err := o.fill(s.keys()); err != nil {
 		t.Fatal(err)
 	}
-	want := State{URI: "dir:///x", Mode: 0o600, ModeExplicit: true, Lock: true, Backup: true}
+	want := State{Location: nv.Location{Kind: nv.Directory, Path: "/x"}, Mode: 0o600, ModeExplicit: true, Lock: true, Backup: true}
 	if s != want {
 		t.Errorf("got %+v, want %+v", s, want)
 	}

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // Warnings returns what a TPM can start with, and is not good for anything then. The
@@ -18,23 +20,23 @@ func (c *Config) Warnings() []string {
 		out = append(out, "no control channel and no not-need-init: no client can power this TPM on, every command fails; "+
 			"give --ctrl, or --flags not-need-init,startup-clear ([control] listen, [flags] startup)")
 	}
-	if text := unknownScheme(c.State.URI); text != "" {
+	if text := unknownScheme(c.State.Location); text != "" {
 		out = append(out, text)
 	}
 	return out
 }
 
 // unknownScheme returns what is wrong with the place of the state, "" if nothing is.
-func unknownScheme(uri string) string {
-	if uri == "" || strings.HasPrefix(uri, dirScheme) || strings.HasPrefix(uri, fileScheme) {
+func unknownScheme(l nv.Location) string {
+	if l.Kind != nv.Unsupported {
 		return ""
 	}
 	hint := ""
-	switch scheme, _, _ := strings.Cut(uri, ":"); scheme {
+	switch scheme, _, _ := strings.Cut(l.Path, ":"); scheme {
 	case "rbd":
 		hint = "; map the image with rbd map, and name its device, file:///dev/rbd/POOL/IMAGE"
 	case "iscsi", "nbd":
 		hint = "; connect the volume, and name its block device, file:///dev/…"
 	}
-	return fmt.Sprintf("state: no storage of the kind %q: INIT will fail; want dir://PATH, or file://PATH for a file or a block device%s", uri, hint)
+	return fmt.Sprintf("state: no storage of the kind %q: INIT will fail; want dir://PATH, or file://PATH for a file or a block device%s", l, hint)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // maxPolicy is more than any profile of AppArmor has, in bytes.
@@ -106,15 +107,15 @@ func (x *exam) needs() (list []need) {
 			list = append(list, need{abs, perms, abs + " " + perms})
 		}
 	}
-	scheme, path := x.statePath()
-	switch scheme {
-	case "dir":
+	path := x.cfg.State.Location.Path
+	switch x.cfg.State.Location.Kind {
+	case nv.Directory:
 		add(filepath.Join(path, x.prefix()+"permall"), "rw")
 		add(filepath.Join(path, ".lock"), "wk")
 		for i := range list { // the directory is read, and new files replace the old ones
 			list[i].rule = filepath.Dir(list[i].path) + "/{,**} rwk"
 		}
-	case "file":
+	case nv.File:
 		add(path, "rw")
 	}
 	for _, p := range []string{x.cfg.Interface.Server.Path, x.cfg.Control.Listen.Path} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -28,7 +29,7 @@ func (poor) Choose(v tpm.Version) error {
 func TestLibrary(t *testing.T) {
 	for version, starts := range map[tpm.Version]bool{tpm.V12: false, tpm.V20: true} {
 		cfg := &config.Config{TPM: version, Log: config.Log{FD: -1}, PID: config.PID{FD: -1}, Pcap: config.Pcap{FD: -1}}
-		cfg.State.URI = "dir://" + t.TempDir()
+		cfg.State.Location = nv.Location{Kind: nv.Directory, Path: t.TempDir()}
 		x := &exam{ctx: t.Context(), cfg: cfg, engine: Engine{Engine: poor{}, Version: "0.9.2"}, report: newReport("vm1")}
 		x.check = "libtpms"
 		x.library()

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -16,7 +17,7 @@ func patient(root string) *exam {
 	return &exam{root: root, report: newReport("vm1"), cfg: &config.Config{
 		TPM:     tpm.V20,
 		Pcap:    config.Pcap{File: "/srv/vm1.pcapng"},
-		State:   config.State{URI: "dir:///srv/vm1"},
+		State:   config.State{Location: nv.Location{Kind: nv.Directory, Path: "/srv/vm1"}},
 		Control: config.Control{Listen: config.Endpoint{Kind: config.Unix, Path: "/run/vm1.sock"}},
 		Log:     config.Log{File: "/var/log/vm1.log"},
 	}}

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
 )
 
@@ -19,26 +19,20 @@ const (
 	shortRoom = 1 << 20
 )
 
-// statePath returns the scheme and the path of the state's URI.
-func (x *exam) statePath() (scheme, path string) {
-	scheme, path, _ = strings.Cut(x.cfg.State.URI, "://")
-	return scheme, path
-}
-
 // place looks at the directory, or the image file, of the state.
 func (x *exam) place() {
-	scheme, path := x.statePath()
+	l := x.cfg.State.Location
 	switch {
-	case x.cfg.State.URI == "":
+	case l.Kind == nv.None:
 		x.add(Error, "", "give --tpmstate dir=PATH or set TPM_PATH", "no place for the state is named")
-	case path == "":
-		x.add(Error, x.cfg.State.URI, "name a path", "the path is empty")
-	case scheme == "dir":
-		x.directory(path)
-	case scheme == "file":
-		x.image(path)
+	case l.Path == "":
+		x.add(Error, l.String(), "name a path", "the path is empty")
+	case l.Kind == nv.Directory:
+		x.directory(l.Path)
+	case l.Kind == nv.File:
+		x.image(l.Path)
 	default:
-		x.add(Error, x.cfg.State.URI, "use dir://PATH or file://PATH", "there is no such kind of place")
+		x.add(Error, l.String(), "use dir://PATH or file://PATH", "there is no such kind of place")
 	}
 	x.noState = x.failed("directory")
 }
@@ -110,8 +104,8 @@ func mayMakeIn(dir string) error {
 
 // space looks whether there is room for another copy of the state.
 func (x *exam) space() {
-	scheme, path := x.statePath()
-	if x.noState || x.emptyState || scheme != "dir" {
+	path, isDir := x.cfg.State.Location.Dir()
+	if x.noState || x.emptyState || !isDir {
 		return
 	}
 	need := int64(leastRoom)
@@ -198,9 +192,9 @@ func (x *exam) names() (names []string) {
 
 // at names an item for people: the file, or the item in an image.
 func (x *exam) at(name string) string {
-	scheme, path := x.statePath()
-	if scheme == "dir" {
-		return filepath.Join(path, name)
+	l := x.cfg.State.Location
+	if l.Kind == nv.Directory {
+		return filepath.Join(l.Path, name)
 	}
-	return fmt.Sprintf("%s in %s", name, path)
+	return fmt.Sprintf("%s in %s", name, l.Path)
 }

@@ -21,7 +21,7 @@ func (x *exam) selinux() {
 	if err != nil || strings.TrimSpace(string(enforce)) != "1" {
 		return
 	}
-	_, path := x.statePath()
+	path := x.cfg.State.Location.Path
 	label := x.label(path)
 	kind := typeOfLabel(label)
 	if kind == "" || slices.Contains(stateTypes, kind) {

@@ -23,7 +23,7 @@ func (x *exam) start() {
 	var notes []string
 	t, err := emul.New(x.ctx, x.engine, emul.Options{
 		Version:        x.cfg.TPM,
-		Where:          x.cfg.State.URI,
+		Where:          x.cfg.State.Location.String(),
 		Library:        x.engine.Version,
 		Profile:        x.profile,
 		NoNew:          x.cfg.Manufacture.Given,
@@ -49,7 +49,7 @@ func (x *exam) start() {
 	if err := t.Init(false); err != nil {
 		if len(x.bad) == 0 && !x.failed("state") {
 			advice := emul.Advice(err)
-			x.add(Error, x.cfg.State.URI, advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
+			x.add(Error, x.cfg.State.Location.String(), advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 		}
 		return
 	}
@@ -88,7 +88,7 @@ func (x *exam) startup(t *emul.TPM) {
 	h, ok := tpm.ParseHeader(rsp)
 	switch {
 	case err != nil || !ok:
-		x.add(Error, x.cfg.State.URI, "", "the TPM gives no answer to its startup: %v", err)
+		x.add(Error, x.cfg.State.Location.String(), "", "the TPM gives no answer to its startup: %v", err)
 	case h.Code == 0:
 	case name == "state":
 		x.add(Warning, "startup = \"state\"", `use "clear": a TPM that was shut down without a saved state cannot resume`, "the TPM refuses it: %v", tpm.Result(h.Code))

@@ -41,10 +41,9 @@ func (x *exam) prefix() string { return x.cfg.TPM.FilePrefix() }
 // open opens the state to look at it.
 func (x *exam) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
 	s := x.cfg.State
-	return backend.Open(s.URI, nv.Options{
-		Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: lock, Backup: s.Backup, Relaxed: s.Relaxed,
-		Prefix: version.FilePrefix(), Look: true, Warn: warn,
-	})
+	o := s.Storage()
+	o.Lock, o.Prefix, o.Look, o.Warn = lock, version.FilePrefix(), true, warn
+	return backend.Open(s.Location, o)
 }
 
 // algorithms reads the algorithm profile, unless it comes through a descriptor, which
@@ -87,7 +86,7 @@ func (x *exam) lock() {
 		return // state tells
 	}
 	defer b.Close()
-	_, path := x.statePath()
+	path := x.cfg.State.Location.Path
 	d, tells := b.(nv.HolderBackend)
 	if !tells {
 		if err := b.Lock(); err != nil {
@@ -141,12 +140,12 @@ func (x *exam) state() {
 	b, err := x.open(x.cfg.TPM, false, func(format string, args ...any) { x.add(Warning, "", "", format, args...) })
 	if err != nil {
 		x.noState = true
-		x.add(Error, x.cfg.State.URI, emul.Advice(err), "%v", err)
+		x.add(Error, x.cfg.State.Location.String(), emul.Advice(err), "%v", err)
 		return
 	}
 	defer b.Close()
 	if err := b.Lock(); err != nil { // takes nothing, but sees what a start would finish first
-		x.add(Error, x.cfg.State.URI, emul.Advice(err), "%v", err)
+		x.add(Error, x.cfg.State.Location.String(), emul.Advice(err), "%v", err)
 		return
 	}
 	there := map[tpm.Blob]bool{}
@@ -198,13 +197,13 @@ func (x *exam) newTPM() {
 		blob, err := b.Load(other.FilePrefix() + nv.Permanent)
 		clear(blob)
 		if err == nil {
-			x.add(Warning, x.cfg.State.URI, fmt.Sprintf("if that is the TPM you mean, set tpm = %q, or %s --tpm2", other,
+			x.add(Warning, x.cfg.State.Location.String(), fmt.Sprintf("if that is the TPM you mean, set tpm = %q, or %s --tpm2", other,
 				map[tpm.Version]string{tpm.V12: "leave out", tpm.V20: "give"}[other]),
 				"there is a TPM %s, and none of version %s: a new one will be made beside it", other, x.cfg.TPM)
 			return
 		}
 	}
-	x.add(Note, x.cfg.State.URI, "if there should be a TPM, restore its state", "there is no state; a new TPM %s will be made", x.cfg.TPM)
+	x.add(Note, x.cfg.State.Location.String(), "if there should be a TPM, restore its state", "there is no state; a new TPM %s will be made", x.cfg.TPM)
 }
 
 // part looks at one part of the state and tells whether it is there.

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +18,7 @@ import (
 func AtRest(cfg *config.Config, write bool, out string) Policy {
 	p := newPolicy(cfg, slices.Concat(ofFiles, ofRuntime, ofOthers))
 	p.Rights = readOthers
-	dir, inDirectory := strings.CutPrefix(cfg.State.URI, "dir://")
+	dir, inDirectory := cfg.State.Location.Dir()
 	if write {
 		p.Rights = giveOthers
 	}

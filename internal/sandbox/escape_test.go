@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // confined is what the child does behind Enter, by the first word of its action.
@@ -29,14 +30,14 @@ var confined = map[string]func(args []string) error{
 	},
 	"without": func(args []string) error {
 		a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: args[0], Landlock: args[1]},
-			State: config.State{URI: "dir://" + args[2]}}, ""))
+			State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[2]}}}, ""))
 		fmt.Println(a)
 		return err
 	},
 	"bound": func(args []string) error {
 		release := manyThreads()
 		defer close(release)
-		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + args[0]}}, ""))
+		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[0]}}}, ""))
 		tasks, _ := filepath.Glob("/proc/self/task/*/status")
 		for _, task := range tasks {
 			b, _ := os.ReadFile(task)
@@ -47,7 +48,7 @@ var confined = map[string]func(args []string) error{
 	"lacking": func(args []string) error { return lacking(args[0]) },
 	"refused": func(args []string) error { return refusedByService(args) },
 	"remove": func(args []string) error {
-		cfg := &config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + args[0]}}
+		cfg := &config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[0]}}}
 		cfg.Control.Listen = config.Endpoint{Kind: config.Unix, Path: args[1] + "/ctrl"}
 		a, err := Enter(Plan(cfg, ""))
 		if err != nil {
@@ -68,7 +69,7 @@ var cages = map[string]func(cfg *config.Config) Policy{
 	"verb that reads":  func(cfg *config.Config) Policy { return AtRest(cfg, false, "") },
 	"verb that writes": func(cfg *config.Config) Policy { return AtRest(cfg, true, "") },
 	"verb that makes a file": func(cfg *config.Config) Policy {
-		return AtRest(cfg, false, strings.TrimPrefix(cfg.State.URI, "dir://")+"/out/archive")
+		return AtRest(cfg, false, cfg.State.Location.Path+"/out/archive")
 	},
 }
 
@@ -97,7 +98,7 @@ func escape(cage string, e wayOut, own, other string) error {
 		result <- e.try(own, other)
 	}()
 	<-tries
-	p := cages[cage](&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + own}})
+	p := cages[cage](&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}})
 	a, err := Enter(p)
 	if err != nil {
 		return err
@@ -168,7 +169,7 @@ func tryEscape(t *testing.T, cage string, i int, e wayOut) {
 // confinedRuntime has the runtime work behind Enter: it makes threads, takes memory
 // and gives it back. It fails if a thread that is new is not confined.
 func confinedRuntime(own string) error {
-	p := Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + own}}, "")
+	p := Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}}, "")
 	a, err := Enter(p)
 	if err != nil {
 		return err
@@ -204,7 +205,7 @@ func TestLater(t *testing.T) {
 
 // later confines this process before its state is there.
 func later(above, other string) error {
-	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + above + "/a/state"}}, ""))
+	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: above + "/a/state"}}}, ""))
 	fmt.Println(a, a.Missing)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // program is a filter as the kernel gets it.
@@ -95,9 +96,9 @@ func (p program) run(t *testing.T, number int, args [6]uint64) uint32 {
 
 // policies are those whose filters the tests look at.
 func policies(t *testing.T) map[string]Policy {
-	dir := &config.Config{State: config.State{URI: "dir://" + t.TempDir()}, Sandbox: config.Sandbox{Seccomp: "kill"}}
+	dir := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Sandbox: config.Sandbox{Seccomp: "kill"}}
 	file := *dir
-	file.State.URI = "file:///image"
+	file.State.Location = nv.Location{Kind: nv.File, Path: "/image"}
 	logs := *dir
 	logs.Sandbox.Seccomp = "log"
 	return map[string]Policy{

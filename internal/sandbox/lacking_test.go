@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // lacking confines this process, and says what each thread reports of itself.
@@ -30,7 +31,7 @@ func lacking(own string) error {
 		result <- opened("/etc/passwd", unix.O_RDONLY)
 	}()
 	<-try
-	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{URI: "dir://" + own}}, ""))
+	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}}, ""))
 	fmt.Println("confined:", a)
 	fmt.Println("missing:", a.Missing)
 	if err != nil {

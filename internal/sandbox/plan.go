@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // Policy is what a process that runs a TPM may still do. Plan or AtRest makes it, Enter
@@ -52,7 +53,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 	p := newPolicy(cfg, always)
 	p.Rights = writeOthers
 	switch {
-	case strings.HasPrefix(cfg.State.URI, "file://"):
+	case cfg.State.Location.Kind == nv.File:
 		p.Calls = append(p.Calls, inFile...)
 		if cfg.Metrics.File != "" {
 			p.Calls = append(p.Calls, Call{"renameat", "a new file with the metrics takes the place of the old one", nil})
@@ -68,7 +69,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 	if profile != "" {
 		p.reload(cfg, profile)
 	}
-	p.state(cfg.State.URI)
+	p.state(cfg.State.Location)
 	p.place(taskDir, readFile|readDir, whyThreads)
 	p.place("/proc/locks", readFile, "says who holds the lock of the state")
 	ours := ownFiles(cfg)
@@ -123,16 +124,15 @@ func (p *Policy) reload(cfg *config.Config, profile string) {
 // directory of its own file. It is opened again by each INIT, and the file may
 // then be made, or be another one: a rule names what is there now, whatever its name
 // is later.
-func (p *Policy) state(uri string) {
-	dir := strings.TrimPrefix(uri, "dir://")
-	file, isFile := strings.CutPrefix(uri, "file://")
-	if isFile {
-		dir = filepath.Dir(file)
+func (p *Policy) state(l nv.Location) {
+	dir := l.Path
+	if l.Kind == nv.File {
+		dir = filepath.Dir(l.Path)
 	}
 	switch {
-	case uri == "", !isFile && dir == uri: // nothing, or of a kind that INIT refuses
-	case isFile && isDevice(file):
-		p.place(file, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
+	case l.Kind == nv.None, l.Kind == nv.Unsupported: // INIT fails
+	case l.Kind == nv.File && isDevice(l.Path):
+		p.place(l.Path, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
 	case ofOneGuest(dir):
 		p.place(filepath.Dir(dir), wholeDir, "the state, whose directory may be replaced while the TPM is off")
 	case exists(dir):

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 func plan(t *testing.T, args ...string) Policy {
@@ -130,14 +131,14 @@ func TestArguments(t *testing.T) {
 func TestAtRest(t *testing.T) {
 	emulator := map[string]bool{"fchown": true}
 	for _, uri := range []string{"dir:///st", "file:///image"} {
-		for _, c := range Plan(&config.Config{State: config.State{URI: uri}}, "").Calls {
+		for _, c := range Plan(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, "").Calls {
 			emulator[c.Name] = true
 		}
 	}
 	dir := t.TempDir()
 	for _, uri := range []string{"dir://" + dir, "file://" + dir + "/image"} {
 		for _, write := range []bool{false, true} {
-			p := AtRest(&config.Config{State: config.State{URI: uri}}, write, "/out/archive")
+			p := AtRest(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, write, "/out/archive")
 			seen := map[string]bool{}
 			for _, c := range p.Calls {
 				if c.Why == "" || !emulator[c.Name] {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 var update = flag.Bool("update", false, "write "+tablePath)
@@ -78,10 +79,10 @@ func highest(t *testing.T, arch string) int {
 // tables are the policies of the table: one with everything that an emulator may have,
 // and one of a verb.
 func tables(t *testing.T) (emulator, verb Policy) {
-	cfg := &config.Config{State: config.State{URI: "dir://" + t.TempDir()}, Interface: config.Interface{Type: "socket"}, Pcap: config.Pcap{File: "p"}}
+	cfg := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Interface: config.Interface{Type: "socket"}, Pcap: config.Pcap{File: "p"}}
 	cfg.Metrics.Listen.Kind = config.Unix
 	emulator, verb = Plan(cfg, ""), AtRest(cfg, true, "")
-	file := &config.Config{State: config.State{URI: "file:///image"}}
+	file := &config.Config{State: config.State{Location: nv.Location{Kind: nv.File, Path: "/image"}}}
 	emulator.Calls = append(emulator.Calls, Plan(file, "/profile").Calls...)
 	verb.Calls = append(verb.Calls, AtRest(file, true, "").Calls...)
 	return emulator, verb

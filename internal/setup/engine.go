@@ -45,7 +45,7 @@ func startEngine(ctx context.Context, lib Library, pl *place, isNew bool, key *s
 	t, err := emul.New(ctx, lib.Engine, emul.Options{
 		Version: pl.version,
 		Open:    func() (*nv.Store, error) { return nv.New(e.scratch, e.prefix, key), nil },
-		Where:   pl.uri,
+		Where:   pl.Location.String(),
 		Library: lib.Version,
 		Profile: profile,
 		Keys:    seal.Keys{File: key},

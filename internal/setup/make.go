@@ -57,7 +57,7 @@ func (p *program) manufacture(ctx context.Context, pl *place, plan *plan) (made 
 	sealed, keys, err := p.author(ctx, pl, plan)
 	defer seal.Wipe(sealed)
 	if ctx.Err() != nil {
-		return false, cli.Complain("Interrupted; %s is as it was.", pl.uri)
+		return false, cli.Complain("Interrupted; %s is as it was.", pl.Location)
 	}
 	if err != nil {
 		return false, err
@@ -94,11 +94,11 @@ func (p *program) lock(ctx context.Context, pl *place) (goOn bool, err error) {
 			return false, err
 		}
 		if !told {
-			p.log.Infof("Another process uses %s and may be about to make the TPM; waiting for it.", pl.uri)
+			p.log.Infof("Another process uses %s and may be about to make the TPM; waiting for it.", pl.Location)
 		}
 		select {
 		case <-ctx.Done():
-			return false, cli.Complain("Interrupted; %s is as it was.", pl.uri)
+			return false, cli.Complain("Interrupted; %s is as it was.", pl.Location)
 		case <-limit:
 			return false, err
 		case <-time.After(lockPause):

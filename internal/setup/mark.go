@@ -107,13 +107,13 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 	}
 	switch {
 	case there && m == nil:
-		p.log.Infof("The TPM in %s was not created by [manufacture]; leaving it unchanged.", pl.uri)
+		p.log.Infof("The TPM in %s was not created by [manufacture]; leaving it unchanged.", pl.Location)
 	case err != nil:
 	case there && m.Done.IsZero(): // who made it was interrupted, or is about to say that it is done
 		err = pl.finish(m)
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.uri, day(m.when()))
+		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.Location, day(m.when()))
 	case there:
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.uri, day(m.when()))
+		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.Location, day(m.when()))
 	case m == nil:
 		return true, nil
 	case m.Done.IsZero():
@@ -122,7 +122,7 @@ func (p *program) decide(pl *place, there bool) (bool, error) {
 		}
 		return true, nil
 	default:
-		return false, cli.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), pl.uri, pl.markAt().path())
+		return false, cli.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), pl.Location, pl.markAt().path())
 	}
 	return false, err
 }

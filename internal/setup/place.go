@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +19,7 @@ import (
 
 // place is where the state of a TPM is, or will be.
 type place struct {
-	uri     string // dir://PATH or file://PATH
+	nv.Location
 	path    string
 	version tpm.Version
 	warn    func(format string, args ...any)
@@ -33,15 +32,14 @@ type place struct {
 
 // parsePlace reads --tpm-state.
 func parsePlace(s string, v tpm.Version) *place {
-	for _, scheme := range []string{"dir://", "file://"} {
-		if path, ok := strings.CutPrefix(s, scheme); ok {
-			return &place{uri: s, path: path, version: v}
-		}
+	l := nv.ParseLocation(s)
+	if l.Kind == nv.None || l.Kind == nv.Unsupported {
+		l = nv.Location{Kind: nv.Directory, Path: s}
 	}
-	return &place{uri: "dir://" + s, path: s, version: v}
+	return &place{Location: l, path: l.Path, version: v}
 }
 
-func (p *place) isDir() bool { return strings.HasPrefix(p.uri, "dir://") }
+func (p *place) isDir() bool { return p.Kind == nv.Directory }
 
 // check makes sure that we may use the place, without a trace.
 func (p *place) check() error {
@@ -86,7 +84,7 @@ func (p *place) existing() (string, error) {
 	if p.b != nil {
 		return p.find(p.b)
 	}
-	b, err := backend.Open(p.uri, nv.Options{Prefix: p.version.FilePrefix(), Look: true, Warn: p.warn})
+	b, err := backend.Open(p.Location, nv.Options{Prefix: p.version.FilePrefix(), Look: true, Warn: p.warn})
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -100,7 +98,7 @@ func (p *place) existing() (string, error) {
 func (p *place) find(b nv.Backend) (string, error) {
 	s, ok := b.(nv.StatBackend)
 	if !ok {
-		return "", fmt.Errorf("%s: what is there cannot be told: %w", p.uri, errors.ErrUnsupported)
+		return "", fmt.Errorf("%s: what is there cannot be told: %w", p.Location, errors.ErrUnsupported)
 	}
 	for _, name := range items {
 		_, err := s.Stat(p.version.FilePrefix() + name)
@@ -122,12 +120,12 @@ func (p *place) open() error {
 	}
 	o := p.options
 	o.Prefix, o.Lock, o.Warn = p.version.FilePrefix(), true, p.warn
-	b, err := backend.Open(p.uri, o)
+	b, err := backend.Open(p.Location, o)
 	if err != nil {
 		return err
 	}
 	if err := b.Lock(); err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", p.uri, err), b.Close())
+		return errors.Join(fmt.Errorf("%s: %w", p.Location, err), b.Close())
 	}
 	p.b = b
 	return nil

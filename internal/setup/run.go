@@ -262,7 +262,7 @@ func (p *program) mayMake(pl *place) (bool, error) {
 	case err == nil && o.marked:
 		return p.decide(pl, there != "")
 	case o.Reconfigure && err == nil && there == "":
-		return false, cli.Complain("There is no TPM in %s that could be reconfigured.", pl.uri)
+		return false, cli.Complain("There is no TPM in %s that could be reconfigured.", pl.Location)
 	case o.Reconfigure:
 		return err == nil, err
 	case err != nil && !o.Overwrite || err != nil && o.NotOverwrite:

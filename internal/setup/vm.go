@@ -9,7 +9,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -87,7 +86,7 @@ func (p *program) runProfiles(ctx context.Context, args []string) error {
 // load reads the profiles, all of them before anything is made. Mistakes have
 // been told.
 func (p *program) load(names []string, needed bool) (vms []vm, err error) {
-	states := map[string]string{}
+	states := map[nv.Location]string{}
 	for _, name := range names {
 		cfg, bad := loadOne(name)
 		switch {
@@ -95,15 +94,15 @@ func (p *program) load(names []string, needed bool) (vms []vm, err error) {
 			continue
 		case bad == nil && !cfg.Manufacture.Given:
 			bad = cli.Complain("%s: the profile has no [manufacture]; nothing is to be made.", name)
-		case bad == nil && states[cfg.State.URI] != "":
-			bad = cli.Complain("%s: its state is in %s, as that of %s.", name, cfg.State.URI, states[cfg.State.URI])
+		case bad == nil && states[cfg.State.Location] != "":
+			bad = cli.Complain("%s: its state is in %s, as that of %s.", name, cfg.State.Location, states[cfg.State.Location])
 		}
 		if bad != nil {
 			p.log.Errorf("%v", bad)
 			err = errTold
 			continue
 		}
-		states[cfg.State.URI] = name
+		states[cfg.State.Location] = name
 		vms = append(vms, vm{name, cfg})
 	}
 	return vms, err
@@ -138,8 +137,8 @@ func fromProfile(c *config.Config) (*Options, error) {
 	s := c.State
 	o := &Options{
 		marked: true, create: s.Create,
-		nv:    nv.Options{Mode: s.Mode, ModeExplicit: s.ModeExplicit, Backup: s.Backup, Relaxed: s.Relaxed},
-		State: s.URI, TPM2: c.TPM == tpm.V20, RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
+		nv:    s.Storage(),
+		State: s.Location.String(), TPM2: c.TPM == tpm.V20, RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
 		CreateEK: true, EKCert: m.EKCert, PlatformCert: m.PlatformCert, AllowSigning: m.AllowSigning, Decryption: m.Decryption,
 		IAK: m.IAK, IDevID: m.IDevID, CreateSPK: m.SPK != "", ECC: m.SPK == "ecc", LockNVRAM: m.LockNVRAM,
 		TakeOwnership: m.TakeOwnership, OwnerKnown: m.OwnerWellKnown, SRKKnown: m.SRKWellKnown,
@@ -199,7 +198,7 @@ func (o *Options) takeKey(k config.Key) error {
 // mayOwn refuses to make as root what the emulator could not use then: it runs
 // as the owner of its directory.
 func mayOwn(c *config.Config) error {
-	dir, isDir := strings.CutPrefix(c.State.URI, "dir://")
+	dir, isDir := c.State.Location.Dir()
 	if os.Geteuid() != 0 || c.Sandbox.User != "" || !isDir {
 		return nil
 	}

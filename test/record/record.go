@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
@@ -81,9 +82,9 @@ func recordedPolicy() (sandbox.Policy, error) {
 		return sandbox.Policy{}, err
 	}
 	file := *cfg
-	file.State.URI = "file:///image"
+	file.State.Location = nv.Location{Kind: nv.File, Path: "/image"}
 	file.Metrics.Listen.Kind = config.Unix
-	verb := config.Config{State: config.State{URI: "dir:///"}}
+	verb := config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: "/"}}}
 	p := sandbox.Plan(cfg, "profile")
 	p.Calls = slices.Concat(p.Calls, sandbox.Plan(&file, "profile").Calls, sandbox.AtRest(&verb, true, "").Calls)
 	for i, c := range p.Calls {

@@ -177,7 +177,7 @@ func (v vector) fromFiles(t *testing.T, prefix string) {
 		}
 	}
 	x := newTPM(t, nil, emul.Options{Version: v.version(), Keys: keys, Open: func() (*nv.Store, error) {
-		b, err := backend.Open("dir://"+dir, nv.Options{Mode: 0o600, Lock: true, Prefix: prefix})
+		b, err := backend.Open(nv.Location{Kind: nv.Directory, Path: dir}, nv.Options{Mode: 0o600, Lock: true, Prefix: prefix})
 		if err != nil {
 			return nil, err
 		}

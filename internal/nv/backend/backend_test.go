@@ -11,7 +11,7 @@ import (
 
 func TestOpen(t *testing.T) {
 	path := t.TempDir()
-	b, err := Open("dir://"+path, nv.Options{Prefix: "tpm2-00.", Lock: true, Warn: t.Logf})
+	b, err := Open(nv.Location{Kind: nv.Directory, Path: path}, nv.Options{Prefix: "tpm2-00.", Lock: true, Warn: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestOpen(t *testing.T) {
 		t.Errorf("file %q, %v", got, err)
 	}
 	for uri, want := range map[string]string{
-		"":                    "no place for the state",
+		"":                    "no state location",
 		path:                  "unsupported backend",
 		"dir:" + path:         "unsupported backend",
 		"nvram://" + path:     "unsupported backend",
@@ -32,11 +32,11 @@ func TestOpen(t *testing.T) {
 		"dir://":              "empty",
 		"dir://" + path + "x": "no such file",
 	} {
-		if b, err := Open(uri, nv.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+		if b, err := Open(nv.ParseLocation(uri), nv.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open(%q) = %v, %v, want %q", uri, b, err, want)
 		}
 	}
-	b, err = Open("file://"+filepath.Join(path, "image"), nv.Options{Prefix: "tpm2-00."})
+	b, err = Open(nv.Location{Kind: nv.File, Path: filepath.Join(path, "image")}, nv.Options{Prefix: "tpm2-00."})
 	if err != nil {
 		t.Fatal(err)
 	}
