@@ -21,9 +21,9 @@ const (
 var commands = []uint64{unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_OFD_SETLK, unix.F_OFD_GETLK,
 	unix.F_SETLK, unix.F_GETLK} // the last two where the kernel has no locks of open files
 
-// checked are the allowed calls that could do more than is needed.
-func checked() []Call {
-	pid := uint64(unix.Getpid())
+// checked returns the allowed calls that could do more than a TPM needs. pid is the
+// process that may get signals.
+func checked(pid uint64) []Call {
 	calls := []Call{
 		{"mmap", "memory, of the Go runtime and of libc; no code", []Check{masked(2, unix.PROT_EXEC, 0)}},
 		{"mprotect", "memory, such as the stacks of threads; no code", []Check{masked(2, unix.PROT_EXEC, 0)}},
@@ -38,17 +38,20 @@ func checked() []Call {
 	for _, command := range commands {
 		calls = append(calls, Call{"fcntl", "locks of the state, flags of descriptors", []Check{masked(1, word, command)}})
 	}
-	for name, flags := range opens {
+	for _, o := range opens {
 		calls = append(calls,
-			Call{name, "state, to be read; the mode does not count", []Check{masked(flags, makes, 0)}},
-			Call{name, "state and the log, to be made; not set-uid", []Check{masked(flags+1, setID, 0)}})
+			Call{o.name, "state, to be read; the mode does not count", []Check{masked(o.flags, makes, 0)}},
+			Call{o.name, "state and the log, to be made; not set-uid", []Check{masked(o.flags+1, setID, 0)}})
 	}
 	return calls
 }
 
 // opens are the calls that open a file, with the number of the argument that holds the
 // flags. The mode follows it. openat2 is refused: a filter cannot read a struct.
-var opens = map[string]uint{"openat": 2, "open": 1}
+var opens = []struct {
+	name  string
+	flags uint
+}{{"openat", 2}, {"open", 1}}
 
 // silent are calls that every start makes and that fail with ENOSYS like others, but
 // without a line in the kernel's log.
@@ -71,9 +74,9 @@ func refused() []Refusal {
 	}
 	for _, bit := range []uint64{unix.S_ISUID, unix.S_ISGID, unix.S_ISVTX} {
 		list = append(list, Refusal{Call{"fchmod", "a set-uid or set-gid file outlives the process", []Check{masked(1, bit, bit)}}, unix.EPERM})
-		for name, flags := range opens {
+		for _, o := range opens {
 			for _, flag := range []uint64{unix.O_CREAT, makes &^ unix.O_CREAT} {
-				list = append(list, Refusal{Call{name, "the same", []Check{masked(flags, flag, flag), masked(flags+1, bit, bit)}}, unix.EPERM})
+				list = append(list, Refusal{Call{o.name, "the same", []Check{masked(o.flags, flag, flag), masked(o.flags+1, bit, bit)}}, unix.EPERM})
 			}
 		}
 	}

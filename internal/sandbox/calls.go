@@ -53,6 +53,12 @@ var (
 		{"ftruncate", "takes back what was written in part, as the disk was full", nil},
 	}
 
+	// replaced is for a file with the metrics, next to a state in a file.
+	replaced = Call{"renameat", "a new file with the metrics replaces the old one", nil}
+
+	// reloaded is for a profile that may be read again.
+	reloaded = Call{"pipe2", "libtpms's log goes through a pipe, if it did not before", nil}
+
 	// measured is for those who ask for the metrics.
 	measured = []Call{
 		{"setsockopt", "Go: TCP without delay, if systemd passes such a socket", nil},

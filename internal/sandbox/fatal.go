@@ -26,9 +26,9 @@ var attacks = []struct {
 	{"changes the view of the system", []string{"setns", "unshare", "personality"}},
 }
 
-// fatal returns the calls that action=kill ends the process for.
-func fatal() []Call {
-	pid := uint64(unix.Getpid())
+// fatal returns the calls that end the process if the policy says "kill". pid is the only
+// process that may get signals.
+func fatal(pid uint64) []Call {
 	calls := []Call{
 		{"clone", "makes a process", []Check{masked(0, unix.CLONE_THREAD, 0)}},
 		{"kill", "sends a signal to another process", []Check{differs(0, pid)}},

@@ -56,7 +56,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 	case cfg.State.Location.Kind == nv.File:
 		p.Calls = append(p.Calls, inFile...)
 		if cfg.Metrics.File != "" {
-			p.Calls = append(p.Calls, Call{"renameat", "a new file with the metrics takes the place of the old one", nil})
+			p.Calls = append(p.Calls, replaced)
 		}
 	case cfg.Pcap.File != "" || cfg.Pcap.FD >= 0:
 		p.Calls = slices.Concat(p.Calls, inDir, recorded)
@@ -93,12 +93,13 @@ func Plan(cfg *config.Config, profile string) Policy {
 // newPolicy returns the policy of cfg with these calls and those whose arguments are
 // checked.
 func newPolicy(cfg *config.Config, calls []Call) Policy {
+	pid := uint64(unix.Getpid())
 	return Policy{
 		Seccomp:  cfg.Sandbox.Seccomp,
 		Landlock: cfg.Sandbox.Landlock,
-		Calls:    slices.Concat(calls, checked()),
+		Calls:    slices.Concat(calls, checked(pid)),
 		Refused:  refused(),
-		Fatal:    fatal(),
+		Fatal:    fatal(pid),
 		jailed:   cfg.Sandbox.Chroot != "",
 	}
 }
@@ -109,7 +110,7 @@ func (p *Policy) place(path string, access uint64, why string) {
 
 // reload adds what a reload takes. The log may begin anew next to the old one.
 func (p *Policy) reload(cfg *config.Config, profile string) {
-	p.Calls = append(p.Calls, Call{"pipe2", "libtpms's log goes through a pipe, if it did not before", nil})
+	p.Calls = append(p.Calls, reloaded)
 	p.place(filepath.Dir(profile), readFile|readDir, "the profile is read again, or the one in its place")
 	p.place("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log of nothing")
 	for _, file := range []string{"/etc/passwd", "/etc/group"} {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	seccomp "github.com/seccomp/libseccomp-golang"
+	"golang.org/x/sys/unix"
 )
 
 // recorder is the abstract socket of the test that records which system calls are
@@ -35,7 +36,7 @@ func newRecording() (recording, error) {
 
 // load puts a filter into force that reports to the test what the policy's filter
 // would judge. Its descriptor is never closed.
-func (r recording) load(*seccomp.ScmpFilter) error {
+func (r recording) load([]unix.SockFilter) error {
 	f, err := seccomp.NewFilter(seccomp.ActNotify)
 	if err != nil {
 		return err

@@ -19,15 +19,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-var update = flag.Bool("update", false, "write "+tablePath)
+var update = flag.Bool("update", false, "write "+tablePath+" and the generated programs")
 
 const (
 	native    = runtime.GOARCH
 	tablePath = "system-calls.md"
 )
-
-// auditArch is the architecture as the kernel tells it to a filter.
-var auditArch = map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[native]
 
 type systemCall struct {
 	name   string
@@ -40,11 +37,7 @@ var numberLine = regexp.MustCompile(`(?m)^\s+SYS_(\w+)\s+= (\d+)$`)
 // kernel's headers, by number.
 func systemCalls(t *testing.T, arch string) (calls []systemCall) {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
-	if err != nil {
-		t.Skip("the source of golang.org/x/sys is not here:", err)
-	}
-	b, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "unix", "zsysnum_linux_"+arch+".go"))
+	b, err := os.ReadFile(filepath.Join(unixSource(t), "zsysnum_linux_"+arch+".go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +52,16 @@ func systemCalls(t *testing.T, arch string) (calls []systemCall) {
 		t.Fatalf("%d system calls on %s, want all of them", len(calls), arch)
 	}
 	return calls
+}
+
+// unixSource returns the directory with the source of golang.org/x/sys/unix.
+func unixSource(t *testing.T) string {
+	t.Helper()
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
+	if err != nil {
+		t.Skip("the source of golang.org/x/sys is missing:", err)
+	}
+	return filepath.Join(strings.TrimSpace(string(dir)), "unix")
 }
 
 // kernelName returns the name of a call where x/sys spells it differently.
@@ -152,7 +155,7 @@ func TestTable(t *testing.T) {
 	}
 	have, err := os.ReadFile(tablePath)
 	if err != nil || string(have) != b.String() {
-		t.Errorf("%s does not show the policies (%v): go test ./internal/sandbox -run TestTable -update", tablePath, err)
+		t.Errorf("%s does not show the policies (%v): go generate ./internal/sandbox", tablePath, err)
 	}
 	checkNames(t, numbers, emulator, verb)
 }
@@ -189,7 +192,7 @@ func checkNames(t *testing.T, numbers map[string][2]int, policies ...Policy) {
 
 const tableHead = `# What the sandbox does with each system call
 
-Made by ` + "`go test ./internal/sandbox -run TestTable -update`" + ` from the lists in calls.go, arguments.go and fatal.go; the
+Made by ` + "`go generate ./internal/sandbox`" + ` from the lists in calls.go, arguments.go and fatal.go; the
 test compares it with them, and TestFilter compares the filter that the kernel gets with the same lists. A number that is
 not here is refused with ENOSYS.
 
