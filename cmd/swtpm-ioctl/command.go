@@ -9,9 +9,9 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -232,7 +232,7 @@ func load(p *invocation, t target, o *options) error {
 	if !ok {
 		return p.unknownType(o.arg)
 	}
-	b, err := infile.Read(o.file, maxBlob)
+	b, err := safefile.ReadInput(o.file, maxBlob)
 	if err != nil {
 		return cli.Complain("Could not open file '%s' for reading: %s", o.file, cli.Strerror(err))
 	}

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -141,7 +141,7 @@ func importState(w *which, pf *passFlags, replace bool) error {
 		return err
 	}
 	defer pass.Close()
-	b, err := infile.Read(w.files[0], offline.MaxArchive)
+	b, err := safefile.ReadInput(w.files[0], offline.MaxArchive)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // Source says where a profile comes from. One of its fields is set; FD counts if
@@ -56,7 +56,7 @@ func Read(s Source) (string, error) {
 }
 
 func readFile(path string) (string, error) {
-	b, err := infile.Read(path, maxFile)
+	b, err := safefile.ReadInput(path, maxFile)
 	return string(b), err
 }
 

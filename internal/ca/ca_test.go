@@ -303,7 +303,7 @@ func TestRefused(t *testing.T) {
 		{"a stranger's certificate", true, func(dir string) error { return stranger(dir, "issuercert.pem") }, "belongs to user 12345"},
 		{"a stranger's serial number", true, func(dir string) error { return stranger(dir, "certserial") }, "belongs to user 12345"},
 		{"a stranger's lock", true, func(dir string) error { return stranger(dir, lockName) }, "belongs to user 12345"},
-		{"a huge certificate", false, func(dir string) error { return os.Truncate(dir+"/issuercert.pem", 1<<40) }, "more than"},
+		{"a huge certificate", false, func(dir string) error { return os.Truncate(dir+"/issuercert.pem", 1<<40) }, "larger than"},
 		{"an encrypted root", false, func(dir string) error {
 			os.Remove(dir + "/issuercert.pem")
 			p, err := openPair(filepath.Join(dir, rootKeyName), filepath.Join(dir, rootCertName))

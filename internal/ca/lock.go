@@ -43,7 +43,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 			file.Close()
 			return nil, cli.Complain("Could not lock file %s: %s", dir.Path(lockName), cli.Strerror(err))
 		}
-		if dir.Still(lockName, file) {
+		if dir.Same(lockName, file) {
 			return func() { file.Close() }, nil
 		}
 		file.Close() // somebody removed it meanwhile

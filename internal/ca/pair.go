@@ -23,7 +23,7 @@ const maxFile = 1 << 20
 
 // pair is a private key and its certificate, a PEM file each.
 type pair struct {
-	keyDir, certDir   *safefile.Folder
+	keyDir, certDir   *safefile.Dir
 	keyName, certName string
 
 	key  crypto.Signer     // nil: none was loaded
@@ -119,7 +119,7 @@ func (p *pair) load(password string, log Log) error {
 
 // setAside gives a file that is of no use another name. One without a byte is
 // removed.
-func setAside(dir *safefile.Folder, name, why string, log Log) error {
+func setAside(dir *safefile.Dir, name, why string, log Log) error {
 	if b, _, err := dir.Read(name, maxFile); err == nil && len(b) == 0 {
 		return dir.Remove(name)
 	}

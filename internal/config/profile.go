@@ -10,7 +10,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -60,7 +60,7 @@ func ReloadProfile(file, instance string) (*Config, error) {
 
 // ReadProfile returns the text of a profile.
 func ReadProfile(file string) (string, error) {
-	src, err := infile.Read(file, maxProfile)
+	src, err := safefile.ReadInput(file, maxProfile)
 	if err != nil {
 		return "", fmt.Errorf("profile: %w", err)
 	}

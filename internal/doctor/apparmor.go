@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // maxPolicy is more than any profile of AppArmor has, in bytes.
@@ -85,7 +85,7 @@ func (x *exam) policy(name, exe string) (p policy, file string) {
 			continue
 		}
 		p := newPolicy(func(path string) (string, error) {
-			b, err := infile.Read(filepath.Join(x.root, path), maxPolicy)
+			b, err := safefile.ReadInput(filepath.Join(x.root, path), maxPolicy)
 			return string(b), err
 		})
 		if p.load(file, 0) == nil {

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 const (
@@ -65,7 +65,7 @@ func (x *exam) kernelMessages() (lines []string) {
 
 // auditLines returns the end of the audit log.
 func (x *exam) auditLines() []string {
-	f, _, err := infile.Open(filepath.Join(x.root, "/var/log/audit/audit.log"))
+	f, _, err := safefile.OpenInput(filepath.Join(x.root, "/var/log/audit/audit.log"))
 	if err != nil {
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -98,7 +99,7 @@ func (x *exam) lock() {
 	h, err := d.Holder()
 	file := filepath.Join(path, ".lock")
 	switch {
-	case errors.Is(err, nv.ErrNoLocks):
+	case errors.Is(err, safefile.ErrNoLocks):
 		x.add(Error, path, emul.Advice(err), "%v", err)
 	case err != nil:
 		x.add(Error, file, "remove it, or correct its owner and mode; nothing is ever in it", "cannot be locked: %s", reasonOf(file, err))

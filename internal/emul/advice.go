@@ -8,6 +8,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -36,11 +37,11 @@ var advice = []struct {
 	{errIncomplete, "restore the missing file from a backup, or remove what is left for a new TPM"},
 	{payload.ErrDamaged, "restore the file from a backup"},
 	{nv.ErrDamaged, "restore the file from a backup"},
-	{nv.ErrNoLocks, "the file system has no locks: set lock=false in --tpmstate, or [tpmstate] lock = false in the profile, and make sure that no other process uses this state"},
-	{nv.ErrNoSync, "the file system has no fsync: set durability=relaxed in --tpmstate, or [tpmstate] durability = \"relaxed\" in the profile; a power cut may then lose what the TPM has acknowledged"},
-	{nv.ErrLinks, "replace the file with a copy of its own: cp -p FILE FILE.new && mv FILE.new FILE"},
-	{nv.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
-	{nv.ErrMode, "the file system keeps no modes: leave out mode= of --tpmstate, or [tpmstate] mode of the profile"},
+	{safefile.ErrNoLocks, "the file system has no locks: set lock=false in --tpmstate, or [tpmstate] lock = false in the profile, and make sure that no other process uses this state"},
+	{safefile.ErrNoSync, "the file system has no fsync: set durability=relaxed in --tpmstate, or [tpmstate] durability = \"relaxed\" in the profile; a power cut may then lose what the TPM has acknowledged"},
+	{safefile.ErrLinks, "replace the file with a copy of its own: cp -p FILE FILE.new && mv FILE.new FILE"},
+	{safefile.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
+	{safefile.ErrMode, "the file system keeps no modes: leave out mode= of --tpmstate, or [tpmstate] mode of the profile"},
 	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
 	{fs.ErrNotExist, "create the directory, or correct --tpmstate"},
 	{syscall.ENOTDIR, "name the directory with --tpmstate dir=; a state in one file is backend-uri=file://"},

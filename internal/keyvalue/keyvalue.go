@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // maxSize is how large a configuration file may be; one has a few hundred bytes.
@@ -20,9 +20,9 @@ const maxSize = 1 << 20
 // File is the text of a configuration file.
 type File string
 
-// Read returns the text of the file at path; see package infile.
+// Read returns the text of the file at path; see safefile.ReadInput.
 func Read(path string) (File, error) {
-	b, err := infile.Read(path, maxSize)
+	b, err := safefile.ReadInput(path, maxSize)
 	return File(b), err
 }
 

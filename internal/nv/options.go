@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
 )
 
 // Options says how a backend keeps state. Not every backend knows every option;
@@ -36,6 +35,3 @@ var (
 	ErrLook     = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
 	ErrReadOnly = errors.New("the state is open for reading only")
 )
-
-// SlowSync is how long a sync may take before the log tells: guests time out.
-const SlowSync = 100 * time.Millisecond

@@ -19,7 +19,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca/cmdlocalca"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/setup/job"
 )
 
@@ -107,7 +107,7 @@ func (t *certTool) Issue(ctx context.Context, r job.Request) ([]byte, error) {
 		return nil, err
 	}
 	path := filepath.Join(t.dir, string(r.Type)+".cert")
-	cert, err := infile.Read(path, maxCertificate)
+	cert, err := safefile.ReadInput(path, maxCertificate)
 	if err != nil {
 		return nil, cli.Complain("%s has left no certificate: %v", t.path, err)
 	}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // keyOptions are those that give the public key to certify, in one of four ways.
@@ -115,7 +115,7 @@ const maxPublicKey = 1 << 20
 
 // readPublicKey returns the key in the PEM file at path.
 func readPublicKey(path string) (cert.PublicKey, error) {
-	text, err := infile.Read(path, maxPublicKey)
+	text, err := safefile.ReadInput(path, maxPublicKey)
 	if err != nil {
 		return cert.PublicKey{}, cli.Complain("Could not open file for EK public key: %s: %s", path, cli.Strerror(err))
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // setter is the Set of a cli.Option.
@@ -140,7 +140,7 @@ func password(b *[]byte, env func(string) (string, bool)) setter {
 			}
 			*b = []byte(v)
 		case "file":
-			f, _, err := infile.Open(rest)
+			f, _, err := safefile.OpenInput(rest)
 			if err != nil {
 				return cli.Complain("Could not open password file %s for reading: %s", rest, cli.Strerror(err))
 			}

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // maxFile is how long a file with a key or a certificate may be, in bytes.
@@ -31,14 +31,14 @@ func openFile(s Source) (*Key, error) {
 // but its owner's and his group's. A group that may read it is worth a warning:
 // swtpm_localca makes such files.
 func readKeyFile(path string, warn func(string)) ([]byte, error) {
-	f, info, err := infile.Open(path)
+	f, info, err := safefile.OpenInput(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	switch {
 	case !info.Mode().IsRegular():
-		return nil, infile.ErrType
+		return nil, safefile.ErrType
 	case info.Size() > maxFile:
 		return nil, fmt.Errorf("it has %d bytes, a key has less", info.Size())
 	}

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // pkcs11URI is what a pkcs11: URI says. What is "" or nil matches everything.
@@ -124,7 +124,7 @@ func (u *pkcs11URI) readPIN(password []byte, pin string) (string, error) {
 	case u.pin != nil:
 		return *u.pin, nil
 	case u.pinSource != "":
-		b, err := infile.Read(strings.TrimPrefix(strings.TrimPrefix(u.pinSource, "file:"), "//"), maxPIN)
+		b, err := safefile.ReadInput(strings.TrimPrefix(strings.TrimPrefix(u.pinSource, "file:"), "//"), maxPIN)
 		if err != nil {
 			return "", fmt.Errorf("pin-source of the URI: %w", err)
 		}

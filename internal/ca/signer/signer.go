@@ -10,7 +10,7 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/infile"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // Source says where a signing key is and what opens it.
@@ -112,7 +112,7 @@ func Open(s Source) (*Key, error) {
 // Certificate returns the certificate in the PEM file at path. It is the first
 // one if there are several.
 func Certificate(path string) (*x509.Certificate, error) {
-	b, err := infile.Read(path, maxFile)
+	b, err := safefile.ReadInput(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

@@ -27,17 +27,17 @@ func noExchange(err error) bool {
 // each moment there is a file called name: the two are exchanged, and the old
 // one moves on to be the backup. If that last step fails, the exchange is undone.
 func (d *Dir) replaceKeeping(temp, name string) error {
-	err := d.rename(temp, name, unix.RENAME_EXCHANGE)
+	err := d.files.RenameAt(temp, name, unix.RENAME_EXCHANGE)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // the first one
-		return d.rename(temp, name, 0)
+		return d.files.RenameAt(temp, name, 0)
 	case err != nil && noExchange(err):
 		return d.replaceInTwo(temp, name)
 	case err != nil:
 		return err
 	}
-	if err := d.rename(temp, backupName(name), 0); err != nil {
-		return errors.Join(err, d.rename(temp, name, unix.RENAME_EXCHANGE))
+	if err := d.files.RenameAt(temp, backupName(name), 0); err != nil {
+		return errors.Join(err, d.files.RenameAt(temp, name, unix.RENAME_EXCHANGE))
 	}
 	return nil
 }
@@ -45,14 +45,14 @@ func (d *Dir) replaceKeeping(temp, name string) error {
 // replaceInTwo is replaceKeeping where two names cannot be exchanged. Should
 // the process die between its steps, the next start finds the backup alone.
 func (d *Dir) replaceInTwo(temp, name string) error {
-	err := d.rename(name, backupName(name), 0)
+	err := d.files.RenameAt(name, backupName(name), 0)
 	had := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := d.rename(temp, name, 0); err != nil {
+	if err := d.files.RenameAt(temp, name, 0); err != nil {
 		if had {
-			err = errors.Join(err, d.rename(backupName(name), name, 0))
+			err = errors.Join(err, d.files.RenameAt(backupName(name), name, 0))
 		}
 		return err
 	}
@@ -64,10 +64,10 @@ func (d *Dir) replaceInTwo(temp, name string) error {
 // there is none, the error is missing.
 func (d *Dir) backupFor(name string, missing error) (string, error) {
 	bak := backupName(name)
-	_, err := d.stat(bak)
+	_, err := d.files.Stat(bak)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := d.stat(swapName(name)); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := d.files.Stat(swapName(name)); !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("%q is missing and %q, what it is called while it is swapped with its backup, is there; rename it back, or remove it for a new TPM", name, swapName(name))
 		}
 		return "", missing
@@ -85,7 +85,7 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := d.stat(bak)
+	st, err := d.files.Stat(bak)
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +95,11 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	if d.o.Look || d.o.ReadOnly {
 		return d.load(bak, identity{})
 	}
-	if err := d.rename(bak, name, unix.RENAME_NOREPLACE); err != nil {
+	if err := d.files.RenameAt(bak, name, unix.RENAME_NOREPLACE); err != nil {
 		if !noExchange(err) {
 			return nil, err
 		}
-		if err := d.rename(bak, name, 0); err != nil {
+		if err := d.files.RenameAt(bak, name, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -126,7 +126,7 @@ func (d *Dir) SwapBackup() error {
 		return d.swapLook(name, bak)
 	}
 	delete(d.seen, name)
-	err := d.rename(name, bak, unix.RENAME_EXCHANGE)
+	err := d.files.RenameAt(name, bak, unix.RENAME_EXCHANGE)
 	if err != nil && noExchange(err) {
 		err = d.swapInThree(name, bak)
 	}
@@ -138,15 +138,15 @@ func (d *Dir) SwapBackup() error {
 
 // swapInThree is SwapBackup where two names cannot be exchanged.
 func (d *Dir) swapInThree(name, bak string) error {
-	if _, err := d.stat(bak); err != nil {
+	if _, err := d.files.Stat(bak); err != nil {
 		return err
 	}
 	tmp := swapName(name)
-	if err := d.rename(name, tmp, 0); err != nil {
+	if err := d.files.RenameAt(name, tmp, 0); err != nil {
 		return err
 	}
-	if err := d.rename(bak, name, 0); err != nil {
-		return errors.Join(err, d.rename(tmp, name, 0))
+	if err := d.files.RenameAt(bak, name, 0); err != nil {
+		return errors.Join(err, d.files.RenameAt(tmp, name, 0))
 	}
-	return d.rename(tmp, bak, 0)
+	return d.files.RenameAt(tmp, bak, 0)
 }

@@ -45,7 +45,7 @@ func (d *Dir) Apply(changes []nv.Change) error {
 	if !d.locked {
 		return errors.New("several items are changed under the lock only")
 	}
-	defer d.reserveDescriptor()
+	defer d.files.ReserveFD()
 	if err := d.clean(changes); err != nil {
 		return err
 	}
@@ -53,10 +53,10 @@ func (d *Dir) Apply(changes []nv.Change) error {
 	if err != nil {
 		return errors.Join(err, d.unstage(j))
 	}
-	if err := d.sync(d.fd, d.path); err != nil {
+	if err := d.files.Sync(); err != nil {
 		return errors.Join(err, d.unstage(j))
 	}
-	if err := d.rename(d.journalName()+".tmp", d.journalName(), 0); err != nil {
+	if err := d.files.RenameAt(d.journalName()+".tmp", d.journalName(), 0); err != nil {
 		return errors.Join(err, d.unstage(j))
 	}
 	if err := d.syncDir(d.journalName()); err != nil {
@@ -74,7 +74,7 @@ func (d *Dir) clean(changes []nv.Change) error {
 		}
 		names = append(names, stagedName(c.Name), tempName(c.Name))
 	}
-	if _, err := d.stat(swapName(d.permanent)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.files.Stat(swapName(d.permanent)); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%q is there, what the state is called while it is swapped with its backup; rename it to %q if that is missing, else remove it",
 			swapName(d.permanent), backupName(d.permanent))
 	}
@@ -85,7 +85,7 @@ func (d *Dir) clean(changes []nv.Change) error {
 func (d *Dir) removeAll(names []string) error {
 	var errs []error
 	for _, name := range names {
-		if err := d.unlink(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -110,11 +110,11 @@ func (d *Dir) stage(changes []nv.Change) (journal, error) {
 		}
 		sum := sha256.Sum256(c.Blob)
 		j = append(j, entry{name: c.Name, old: old, next: hex.EncodeToString(sum[:])})
-		if _, err := d.writeTemp(stagedName(c.Name), c.Blob, mode); err != nil {
+		if _, err := d.files.WriteNew(stagedName(c.Name), c.Blob, d.newFile(mode)); err != nil {
 			return j, err
 		}
 	}
-	_, err := d.writeTemp(d.journalName()+".tmp", j.encode(), d.mode)
+	_, err := d.files.WriteNew(d.journalName()+".tmp", j.encode(), d.newFile(d.mode))
 	return j, err
 }
 
@@ -132,7 +132,7 @@ func (d *Dir) unstage(j journal) error {
 // digest returns the SHA-256 of a file in hex digits, noDigest if there is none,
 // and the permissions that a file in its place gets.
 func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
-	fd, st, err := d.openRead(name)
+	fd, st, err := d.files.OpenStat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return noDigest, d.mode, nil
 	}
@@ -146,9 +146,9 @@ func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 	if st.Size > nv.MaxItem {
 		return "", 0, fmt.Errorf("%q has %d bytes: %w", name, st.Size, nv.ErrDamaged)
 	}
-	b, err := readAll(fd, int(st.Size))
+	b, err := d.files.ReadExact(fd, name, st.Size)
 	if err != nil {
-		return "", 0, fmt.Errorf("read %q: %w", name, err)
+		return "", 0, err
 	}
 	mode = d.mode
 	if !d.o.ModeExplicit {
@@ -235,7 +235,7 @@ func (d *Dir) loadJournal() (journal, error) {
 // readJournal returns the journal. Its error is fs.ErrNotExist if there is none.
 func (d *Dir) readJournal() ([]byte, error) {
 	name := d.journalName()
-	fd, st, err := d.openRead(name)
+	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
 		return nil, err
 	}
@@ -243,11 +243,7 @@ func (d *Dir) readJournal() ([]byte, error) {
 	if err := d.checkState(name, &st); err != nil {
 		return nil, err
 	}
-	b, err := readAll(fd, int(st.Size))
-	if err != nil {
-		return nil, fmt.Errorf("read %q: %w", name, err)
-	}
-	return b, nil
+	return d.files.ReadExact(fd, name, st.Size)
 }
 
 // finish does what a decided journal says and is not done yet.
@@ -278,7 +274,7 @@ func (d *Dir) finish(j journal) error {
 	if err := d.syncDir(d.permanent); err != nil {
 		return err
 	}
-	if err := d.unlink(d.journalName()); err != nil {
+	if err := d.files.Remove(d.journalName()); err != nil {
 		return err
 	}
 	return d.syncDir(d.journalName())
@@ -304,7 +300,7 @@ func (d *Dir) next(e entry) (step, error) {
 	case now == e.next:
 		return done, nil
 	case now != e.old:
-		if _, err := d.stat(stagedName(e.name)); e.next != noDigest && errors.Is(err, fs.ErrNotExist) {
+		if _, err := d.files.Stat(stagedName(e.name)); e.next != noDigest && errors.Is(err, fs.ErrNotExist) {
 			return done, nil
 		}
 		return overtaken, nil
@@ -323,10 +319,10 @@ func (d *Dir) do(s step, name string) error {
 	switch s {
 	case rename:
 		delete(d.seen, name)
-		return d.rename(stagedName(name), name, 0)
+		return d.files.RenameAt(stagedName(name), name, 0)
 	case remove:
 		delete(d.seen, name)
-		return d.unlink(name)
+		return d.files.Remove(name)
 	}
 	return nil
 }

@@ -250,7 +250,7 @@ func TestBatchOvertaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := d.rename(journalFile+".tmp", journalFile, 0); err != nil {
+		if err := d.files.RenameAt(journalFile+".tmp", journalFile, 0); err != nil {
 			t.Fatal(err)
 		}
 		want := maps.Clone(oldFiles)
@@ -426,7 +426,7 @@ func TestForesee(t *testing.T) {
 			}
 			j, err := d.stage(batch)
 			if err == nil && at != "staged" {
-				err = d.rename(journalFile+".tmp", journalFile, 0)
+				err = d.files.RenameAt(journalFile+".tmp", journalFile, 0)
 			}
 			if err == nil && at == "half done" {
 				err = d.do(rename, j[0].name)

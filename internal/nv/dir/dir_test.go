@@ -14,6 +14,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 const (
@@ -224,6 +225,11 @@ func TestRenamedDirectory(t *testing.T) {
 func TestDescriptors(t *testing.T) {
 	d := open(t, t.TempDir(), options(t))
 	mustStore(t, d, permall, "old")
+	plain, err := safefile.Open(d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
 	count := openDescriptors(t)
 
 	var limit unix.Rlimit
@@ -255,18 +261,14 @@ func TestDescriptors(t *testing.T) {
 			t.Errorf("load without descriptors = %q, %v", got, err)
 		}
 	}
-	// Without the spare one it must fail, or this tests nothing.
-	unix.Close(d.spare)
-	d.spare = -1
-	fds = append(fds, fill()...)
-	if err := d.Store(permall, []byte("none")); !errors.Is(err, unix.EMFILE) {
-		t.Errorf("store without spare descriptor = %v, want EMFILE", err)
+	// Without a reserved descriptor it must fail, or this tests nothing.
+	if _, err := plain.WriteNew("none", nil, safefile.NewFile{}); !errors.Is(err, unix.EMFILE) {
+		t.Errorf("store without a reserved descriptor = %v, want EMFILE", err)
 	}
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
 	unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
-	d.reserveDescriptor()
 	if now := openDescriptors(t); now != count {
 		t.Errorf("%d descriptors, %d before", now, count)
 	}

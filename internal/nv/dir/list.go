@@ -2,12 +2,9 @@ package dir
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
@@ -25,7 +22,7 @@ func (d *Dir) List() ([]nv.Entry, error) {
 		if !ok {
 			continue
 		}
-		st, err := d.stat(name)
+		st, err := d.files.Stat(name)
 		if err != nil {
 			return nil, err
 		}
@@ -34,16 +31,9 @@ func (d *Dir) List() ([]nv.Entry, error) {
 	return all, nil
 }
 
-// names returns the names in the directory, sorted. They are read through a
-// descriptor of its own, which has a position.
+// names returns the names in the directory, sorted.
 func (d *Dir) names() ([]string, error) {
-	fd, err := d.openat(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), d.path)
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
+	names, err := d.files.Names()
 	if err != nil {
 		return nil, fmt.Errorf("list state directory: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // lockName is the name of the lock file.
@@ -48,17 +49,11 @@ func (d *Dir) Lock() error {
 
 // takeLocks takes both locks or none.
 func (d *Dir) takeLocks() error {
-	defer d.reserveDescriptor()
+	defer d.files.ReserveFD()
 	if err := d.giveLockFile(); err != nil {
 		return err
 	}
-	fd, err := d.lockFile()
-	for range 3 { // somebody removes the file while we lock it
-		if !errors.Is(err, errReplaced) {
-			break
-		}
-		fd, err = d.lockFile()
-	}
+	fd, err := safefile.Again(d.lockFile)
 	if err != nil {
 		return err
 	}
@@ -82,7 +77,7 @@ func (d *Dir) lockFile() (fd int, err error) {
 	if d.o.ReadOnly {
 		flags, kind = unix.O_RDONLY, unix.F_RDLCK
 	}
-	fd, err = d.openat(lockName, flags|unix.O_NONBLOCK|unix.O_NOCTTY, 0o660)
+	fd, err = d.files.OpenFD(lockName, flags, 0o660)
 	if d.o.ReadOnly && errors.Is(err, fs.ErrNotExist) {
 		return -1, nil
 	}
@@ -98,24 +93,24 @@ func (d *Dir) lockFile() (fd int, err error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return -1, fmt.Errorf("lock: stat %q: %w", lockName, err)
 	}
-	if err := d.checkType(lockName, &st); err != nil {
+	if err := d.files.CheckType(lockName, &st); err != nil {
 		return -1, fmt.Errorf("lock: %w", err)
 	}
 	whole := unix.Flock_t{Type: kind, Whence: io.SeekStart}
-	process, err := nv.Lock(fd, unix.F_OFD_SETLK, &whole)
+	process, err := safefile.Lock(fd, unix.F_OFD_SETLK, &whole)
 	switch {
 	case err == unix.EAGAIN || err == unix.EACCES:
 		return -1, d.errLocked()
-	case err != nil && nv.CannotLock(err):
-		return -1, nv.Of(nv.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
+	case err != nil && safefile.CannotLock(err):
+		return -1, safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
 	case err != nil:
 		return -1, fmt.Errorf("lock %q: %w", lockName, err)
 	case process:
 		d.warnOnce(&d.noOFD, "no open-file-description locks here; %q in %q is locked for the process instead, as swtpm does", lockName, d.path)
 	}
-	now, err := d.stat(lockName)
+	now, err := d.files.Stat(lockName)
 	if err != nil || now.Dev != st.Dev || now.Ino != st.Ino {
-		return -1, fmt.Errorf("lock: %q: %w", lockName, errReplaced)
+		return -1, fmt.Errorf("lock: %q: %w", lockName, safefile.ErrReplaced)
 	}
 	return fd, nil
 }
@@ -126,12 +121,12 @@ func (d *Dir) giveLockFile() error {
 	if !d.o.Adopt || d.o.ReadOnly {
 		return nil
 	}
-	fd, err := d.openat(lockName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o660)
+	fd, err := d.files.OpenFD(lockName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o660)
 	if err != nil {
 		return nil // it is there, or lockFile will say what is wrong
 	}
 	defer unix.Close(fd)
-	return d.adopt(fd, lockName)
+	return d.files.Adopt(fd, lockName)
 }
 
 // lockDir locks the directory. Where it cannot be locked at all (NFS), the lock
@@ -141,7 +136,7 @@ func (d *Dir) lockDir() error {
 	if d.o.ReadOnly {
 		how = unix.LOCK_SH
 	}
-	err := retry(func() error { return unix.Flock(d.fd, how|unix.LOCK_NB) })
+	err := flock(d.files.FD(), how|unix.LOCK_NB)
 	switch err {
 	case nil:
 		return nil
@@ -154,6 +149,15 @@ func (d *Dir) lockDir() error {
 	return fmt.Errorf("lock directory: %w", err)
 }
 
+// flock calls flock(2) until a signal does not interrupt it.
+func flock(fd, how int) error {
+	for {
+		if err := unix.Flock(fd, how); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
 // errLocked says that another process has the state.
 //
 // Compat: scripts and swtpm's tests match this text of its log.
@@ -164,10 +168,10 @@ func (d *Dir) errLocked() error {
 // Unlock lets other processes in. The lock file stays.
 func (d *Dir) Unlock() error {
 	d.locked = false
-	if !d.o.Lock || d.fd < 0 {
+	if !d.o.Lock || d.closed {
 		return nil
 	}
-	unix.Flock(d.fd, unix.LOCK_UN) // fails only where lockDir did
+	unix.Flock(d.files.FD(), unix.LOCK_UN) // fails only where lockDir did
 	if d.lock < 0 {
 		return nil
 	}

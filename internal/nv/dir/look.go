@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // lookAt returns the name of the file that is loaded for name. Under Options.Look
@@ -33,7 +34,7 @@ func (d *Dir) lookAt(name string) (string, error) {
 // swapLook is SwapBackup under Options.Look.
 func (d *Dir) swapLook(name, bak string) error {
 	for _, n := range []string{name, bak} {
-		if _, err := d.stat(n); err != nil {
+		if _, err := d.files.Stat(n); err != nil {
 			return err
 		}
 	}
@@ -42,11 +43,11 @@ func (d *Dir) swapLook(name, bak string) error {
 }
 
 // mayChmod fails as fchmod(want) of the file that st describes would.
-func mayChmod(st *unix.Stat_t, want uint32) error {
+func mayChmod(name string, st *unix.Stat_t, want uint32) error {
 	if uint32(os.Geteuid()) == st.Uid || HasCap(unix.CAP_FOWNER) {
 		return nil
 	}
-	return fmt.Errorf("set mode %#o: %w", want, unix.EPERM)
+	return fmt.Errorf("set mode %#o of %q: %w", want, name, unix.EPERM)
 }
 
 // HasCap tells whether this thread has the capability c, one of unix.CAP_….
@@ -76,7 +77,7 @@ func (d *Dir) lookLock() error {
 // open file has none.
 func (d *Dir) Holder() (h nv.Holder, err error) {
 	var dirStat unix.Stat_t
-	if err := unix.Fstat(d.fd, &dirStat); err != nil {
+	if err := unix.Fstat(d.files.FD(), &dirStat); err != nil {
 		return h, fmt.Errorf("lock: stat state directory: %w", err)
 	}
 	if h.Held, h.PID, err = d.fileHolder(); err != nil {
@@ -97,27 +98,24 @@ func (d *Dir) Holder() (h nv.Holder, err error) {
 // fileHolder asks the kernel who has a lock on .lock. pid is 0 or less if the
 // lock belongs to an open file.
 func (d *Dir) fileHolder() (held bool, pid int, err error) {
-	st, err := d.stat(lockName)
+	st, err := d.files.Stat(lockName)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return false, 0, nil
 	case err != nil:
 		return false, 0, fmt.Errorf("lock: %w", err)
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		return false, 0, fmt.Errorf("lock: %q is a symbolic link, which is never followed: %w", lockName, unix.ELOOP)
-	}
-	if err := d.checkType(lockName, &st); err != nil {
+	if err := d.files.CheckType(lockName, &st); err != nil {
 		return false, 0, fmt.Errorf("lock: %w", err)
 	}
-	fd, err := d.openat(lockName, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	fd, err := d.files.OpenFD(lockName, unix.O_WRONLY, 0)
 	if err != nil {
 		return false, 0, fmt.Errorf("lock: %w", err)
 	}
 	defer unix.Close(fd)
 	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	if _, err := nv.Lock(fd, unix.F_OFD_GETLK, &whole); err != nil && nv.CannotLock(err) {
-		return false, 0, nv.Of(nv.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
+	if _, err := safefile.Lock(fd, unix.F_OFD_GETLK, &whole); err != nil && safefile.CannotLock(err) {
+		return false, 0, safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
 	} else if err != nil {
 		return false, 0, fmt.Errorf("lock %q: %w", lockName, err)
 	}

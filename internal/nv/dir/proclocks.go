@@ -30,7 +30,7 @@ func kernelLocks() []kernelLock {
 // give stat another one for each part of them.
 func (d *Dir) device() uint64 {
 	var st unix.Statx_t
-	if err := unix.Statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+	if err := unix.Statx(d.files.FD(), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
 		return 0
 	}
 	b, _ := os.ReadFile("/proc/self/mountinfo")

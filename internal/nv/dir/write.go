@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // tempName is the name under which an item is written.
@@ -24,132 +23,44 @@ func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm
 // On error the file under the other name is removed and the old state is still
 // there; but if only the last sync fails, the new state is there and may not
 // survive. No sync is tried twice: after a failed one the kernel forgets what
-// it has not written, and the second would say that all is well.
+// it has not written, and a second one would report success.
+//
+// Without a backup it makes seven system calls: openat, write, fsync, fstat, close,
+// renameat, and fsync of the directory.
 func (d *Dir) Store(name string, blob []byte) error {
 	if err := d.checkWrite(name); err != nil {
 		return err
 	}
 	delete(d.seen, name)
-	defer d.reserveDescriptor()
+	defer d.files.ReserveFD()
 	temp := tempName(name)
-	// What is there was left by a process that died; it is no state. The
-	// name may also be a trap: O_EXCL makes a file of our own or fails.
-	if err := d.unlink(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	st, err := d.writeTemp(temp, blob, d.mode)
-	if err == nil {
-		err = d.replace(temp, name)
-	}
+	st, err := d.files.Replace(temp, blob, d.newFile(d.mode), func() error { return d.replace(temp, name) })
 	if err != nil {
-		if uerr := d.unlink(temp); uerr != nil && !errors.Is(uerr, fs.ErrNotExist) {
-			err = errors.Join(err, uerr)
-		}
 		return err
 	}
 	if err := d.syncDir(name); err != nil {
-		return nv.Of(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
+		return safefile.Of(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
 	}
-	// A rename changes the time of the file, so look again, but only at ours.
-	if now, err := d.stat(name); err == nil && now.Dev == st.Dev && now.Ino == st.Ino {
-		d.seen[name] = identify(&now)
-	}
+	d.seen[name] = renamed(&st)
 	return nil
 }
 
-// writeTemp makes the file temp with blob in it and the permissions mode, and
-// syncs it.
-func (d *Dir) writeTemp(temp string, blob []byte, mode uint32) (st unix.Stat_t, err error) {
-	fd, err := d.openat(temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
-	if err != nil {
-		return st, err
-	}
-	if err := d.fill(fd, temp, blob, mode, &st); err != nil {
-		unix.Close(fd)
-		return st, err
-	}
-	// NFS and quotas report here. After EINTR it is closed as well.
-	if err := unix.Close(fd); err != nil && err != unix.EINTR {
-		return st, fmt.Errorf("close %q: %w", temp, err)
-	}
-	return st, nil
+// newFile returns how a file with exactly this mode is written.
+func (d *Dir) newFile(mode uint32) safefile.NewFile {
+	return safefile.NewFile{Mode: fs.FileMode(mode), Exact: true, Sync: true}
 }
 
-// fill writes blob to the new file behind fd, and syncs it.
-func (d *Dir) fill(fd int, temp string, blob []byte, mode uint32, st *unix.Stat_t) error {
-	if err := d.adopt(fd, temp); err != nil {
-		return err
-	}
-	if err := d.chmod(fd, mode, true); err != nil {
-		return fmt.Errorf("%q: %w", temp, err)
-	}
-	for b := blob; len(b) > 0; {
-		n, err := unix.Write(fd, b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return fmt.Errorf("write %q: %w", temp, err)
-		case n == 0:
-			return fmt.Errorf("write %q: no byte was taken", temp)
-		}
-		b = b[n:]
-	}
-	if err := d.sync(fd, temp); err != nil {
-		return err
-	}
-	if err := unix.Fstat(fd, st); err != nil {
-		return fmt.Errorf("stat %q: %w", temp, err)
-	}
-	return nil
-}
-
-// adopt gives a new file to the owner of the directory if Options.Adopt says so.
-func (d *Dir) adopt(fd int, name string) error {
-	if !d.o.Adopt || os.Geteuid() != 0 {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err == nil && st.Uid != 0 {
-		return nil // the file system decides about the owner, as NFS with root_squash does
-	}
-	if err := unix.Fchown(fd, int(d.owner), int(d.group)); err != nil {
-		return fmt.Errorf("give %q to user %d: %w", name, d.owner, err)
-	}
-	return nil
-}
-
-// replace makes temp the file name.
+// replace renames temp to name, and keeps a backup if that is wanted.
 func (d *Dir) replace(temp, name string) error {
 	if d.o.Backup && name == d.permanent {
 		return d.replaceKeeping(temp, name)
 	}
-	return d.rename(temp, name, 0)
-}
-
-// sync waits until what was written through fd, to the file or directory name,
-// is on the disk.
-func (d *Dir) sync(fd int, name string) error {
-	if d.o.Relaxed {
-		return nil
-	}
-	start := time.Now()
-	if err := retry(func() error { return unix.Fsync(fd) }); err != nil {
-		err = fmt.Errorf("sync %q: %w", name, err)
-		if nv.CannotSync(err) {
-			err = nv.Of(nv.ErrNoSync, err)
-		}
-		return err
-	}
-	if took := time.Since(start); took > nv.SlowSync {
-		d.o.Warn("the sync of %q took %d ms; the disk is slow, and guests may time out", name, took.Milliseconds())
-	}
-	return nil
+	return d.files.RenameAt(temp, name, 0)
 }
 
 // syncDir waits until the names in the directory are on the disk.
 func (d *Dir) syncDir(name string) error {
-	err := d.sync(d.fd, d.path)
+	err := d.files.Sync()
 	if err != nil {
 		d.o.Warn("%q in %q may not survive a power cut: %v", name, d.path, err)
 	}
@@ -164,15 +75,44 @@ func (d *Dir) Delete(name string) error {
 	}
 	delete(d.seen, name)
 	if d.o.Backup && name == d.permanent {
-		if err := d.unlink(backupName(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.files.Remove(backupName(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	if err := d.unlink(name); err != nil {
+	if err := d.files.Remove(name); err != nil {
 		return err
 	}
 	if err := d.syncDir(name); err != nil {
-		return nv.Of(nv.ErrUnsynced, err)
+		return safefile.Of(nv.ErrUnsynced, err)
 	}
 	return nil
+}
+
+// identity is what a file is recognised by: nobody can replace or change it without
+// another inode or time.
+type identity struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func identify(st *unix.Stat_t) identity {
+	return identity{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
+}
+
+// renamed returns the identity of a file that was renamed after st was taken. The
+// rename has changed its ctime, which a store does not read again.
+func renamed(st *unix.Stat_t) identity {
+	id := identify(st)
+	id.ctime = unix.Timespec{}
+	return id
+}
+
+// is reports whether st describes the file that id was taken from.
+func (id identity) is(st *unix.Stat_t) bool {
+	now := identify(st)
+	if id.ctime == (unix.Timespec{}) {
+		now.ctime = unix.Timespec{}
+	}
+	return now == id
 }

@@ -14,37 +14,30 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// traps are what a hostile user of the directory may put at the path. outside is
-// a file that must stay as it is.
+// traps are some of what a hostile user of the directory may put at the path; package
+// safefile tests all of them. outside is a file that must stay as it is.
 var traps = []struct {
 	name string
 	set  func(path, outside string) error
 	want string
 }{
 	{"symbolic link", func(path, outside string) error { return os.Symlink(outside, path) }, "symbolic link"},
-	{"dangling link", func(path, outside string) error { return os.Symlink(outside+".new", path) }, "symbolic link"},
-	{"link to a device", func(path, _ string) error { return os.Symlink("/dev/zero", path) }, "symbolic link"},
-	{"link to itself", func(path, _ string) error { return os.Symlink(path, path) }, "symbolic link"},
-	{"hard link", func(path, outside string) error { return os.Link(outside, path) }, "2 links"},
+	{"link to a character device", func(path, _ string) error { return os.Symlink("/dev/zero", path) }, "symbolic link"},
+	{"hard link", func(path, outside string) error { return os.Link(outside, path) }, "2 hard links"},
 	{"fifo", func(path, _ string) error { return unix.Mkfifo(path, 0o666) }, "neither a regular file nor a block device"},
-	{"directory", func(path, _ string) error { return os.Mkdir(path, 0o700) }, "neither"},
-	{"socket", func(path, _ string) error { return unix.Mknod(path, unix.S_IFSOCK|0o666, 0) }, "neither"},
-	{"device", func(path, _ string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) }, "neither"},
 	{"sparse file", func(path, _ string) error {
 		return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 4<<30))
 	}, "4294967296 bytes"},
 }
 
-// TestTraps holds that no trap is opened, followed or written.
+// TestTraps checks that no trap is opened, followed or written.
 func TestTraps(t *testing.T) {
 	for _, trap := range traps {
 		t.Run(trap.name, func(t *testing.T) {
 			top := t.TempDir()
 			path, outside := filepath.Join(top, "image"), filepath.Join(top, "outside")
 			write(t, outside, vector(t, "plain.bin"))
-			if err := trap.set(path, outside); errors.Is(err, unix.EPERM) {
-				t.Skipf("only root can make a %s: %v", trap.name, err)
-			} else if err != nil {
+			if err := trap.set(path, outside); err != nil {
 				t.Fatal(err)
 			}
 			before, err := os.Lstat(path)
@@ -67,26 +60,6 @@ func TestTraps(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestOwner holds whose files are taken.
-func TestOwner(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to give files away")
-	}
-	const stranger = 12345
-	path := filepath.Join(t.TempDir(), "image")
-	write(t, path, nil)
-	if err := os.Chown(path, stranger, -1); err != nil {
-		t.Skipf("files cannot be given away here: %v", err)
-	}
-	if _, err := Open(path, options(t)); err == nil || !strings.Contains(err.Error(), "12345") {
-		t.Errorf("a stranger's file: %v", err)
-	}
-	if err := os.Chown(filepath.Dir(path), stranger, -1); err != nil {
-		t.Fatal(err)
-	}
-	open(t, path, options(t))
 }
 
 // TestForeign holds that only nothing and zeros are begun on: all else is an

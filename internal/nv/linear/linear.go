@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 const (
@@ -101,17 +102,14 @@ func Open(path string, o nv.Options) (*File, error) {
 	if p := uint32(o.Mode.Perm()); p != 0 || o.ModeExplicit {
 		perm = p
 	}
-	n, created, err := openNode(path, perm, o.Look || o.ReadOnly)
+	n, created, err := openNode(path, perm, safefile.Options{Adopt: o.Adopt, ReadOnly: o.Look || o.ReadOnly, Warn: o.Warn})
 	if err != nil {
 		return nil, err
 	}
 	n.relaxed, n.look, n.warn = o.Relaxed, o.Look, o.Warn
 	n.shared = o.ReadOnly
 	f := &File{o: o, path: path, s: n, seen: map[int]sight{}}
-	if created && o.Adopt {
-		err = n.adopt()
-	}
-	if created && o.ModeExplicit && err == nil {
+	if created && o.ModeExplicit {
 		err = n.SetMode(perm)
 	}
 	if err == nil {

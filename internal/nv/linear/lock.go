@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // Lock takes a write lock on all of the file. It belongs to the open file:
@@ -22,7 +23,7 @@ func (n *node) Lock() error {
 	if n.look { // not even for a moment: an emulator may start just then
 		cmd = unix.F_OFD_GETLK
 	}
-	process, err := nv.Lock(n.fd, cmd, &whole)
+	process, err := safefile.Lock(n.fd, cmd, &whole)
 	if err == nil && n.look && whole.Type != unix.F_UNLCK {
 		err = unix.EAGAIN
 	}
@@ -30,8 +31,8 @@ func (n *node) Lock() error {
 	case err == unix.EAGAIN || err == unix.EACCES:
 		// Compat: the text of swtpm's log, 0.10.
 		return fmt.Errorf("SWTPM_NVRAM_LinearFile_Lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
-	case err != nil && nv.CannotLock(err):
-		return nv.Of(nv.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
+	case err != nil && safefile.CannotLock(err):
+		return safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
 	case err != nil:
 		return fmt.Errorf("lock %q: %w", n.path, err)
 	case process && !n.look && !n.noOFD:
@@ -44,7 +45,7 @@ func (n *node) Lock() error {
 // Unlock gives the lock back; without one it does nothing.
 func (n *node) Unlock() error {
 	whole := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
-	if _, err := nv.Lock(n.fd, unix.F_OFD_SETLK, &whole); err != nil {
+	if _, err := safefile.Lock(n.fd, unix.F_OFD_SETLK, &whole); err != nil {
 		return fmt.Errorf("unlock %q: %w", n.path, err)
 	}
 	return nil

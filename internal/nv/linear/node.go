@@ -5,131 +5,117 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // node is the regular file or the block device that the state is in.
 type node struct {
 	path    string
 	relaxed bool
-	look    bool // the lock is not taken, not even for a moment
+	look    bool // the lock is not acquired, not even for a moment
 	shared  bool // the lock is shared with other readers
 	warn    func(format string, args ...any)
 
-	fd     int
-	noOFD  bool        // the warning about locks was given
-	parent int         // the directory, until its sync; or -1
-	id     unix.Stat_t // at its opening
+	fd    int
+	noOFD bool          // the warning about locks was given
+	dir   *safefile.Dir // of a regular file, until its name is synced; or nil
+	id    unix.Stat_t   // when it was opened
 }
 
-// openNode opens path, or makes an empty file there with the permissions perm
-// less the umask, unless it is to be read only. It refuses what may not be state before it
-// opens it: opening alone can hang, or rewind a tape.
-func openNode(path string, perm uint32, readOnly bool) (n *node, created bool, err error) {
-	for range 3 { // somebody may make or replace it meanwhile
-		n, created, err = tryOpen(path, perm, readOnly)
-		if !errors.Is(err, errReplaced) {
-			break
-		}
+// openNode opens path, or creates an empty file there with the permissions perm less
+// the umask, unless o.ReadOnly is set. It checks the file before it opens it: opening
+// alone can block, or rewind a tape.
+func openNode(path string, perm uint32, o safefile.Options) (n *node, created bool, err error) {
+	var st unix.Stat_t
+	// Links are followed to devices: LVM and ZFS give links to theirs.
+	if err := retry(func() error { return unix.Stat(path, &st) }); err == nil && isDevice(&st) {
+		n, err = openDevice(path, &st, o.ReadOnly)
+		return n, false, err
 	}
-	return n, created, err
+	o.TempPrefix, o.SearchOnly = "."+filepath.Base(path)+".", true
+	dir, err := safefile.OpenWith(filepath.Dir(path), o)
+	if err != nil {
+		return nil, false, err
+	}
+	n, err = safefile.Again(func() (n *node, err error) {
+		n, created, err = openFile(dir, filepath.Base(path), perm, o.ReadOnly)
+		return n, err
+	})
+	if err != nil {
+		dir.Close()
+		return nil, false, err
+	}
+	n.path, n.dir = path, dir
+	return n, created, nil
 }
 
-// errReplaced means that path is another file than a moment before.
-var errReplaced = errors.New("replaced by another process while it was opened")
-
-func tryOpen(path string, perm uint32, readOnly bool) (*node, bool, error) {
-	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC | unix.O_NOFOLLOW
+// openDevice opens the block device at path, which st describes.
+func openDevice(path string, st *unix.Stat_t, readOnly bool) (*node, error) {
+	flags := unix.O_RDWR | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
 	if readOnly {
 		flags ^= unix.O_RDWR ^ unix.O_RDONLY
 	}
-	st, err := lookAt(path, readOnly)
+	n := &node{path: path, warn: func(string, ...any) {}}
+	err := retry(func() (err error) {
+		n.fd, err = unix.Open(path, flags, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %q: %w", path, err)
+	}
+	if err = unix.Fstat(n.fd, &n.id); err == nil && (st.Dev != n.id.Dev || st.Ino != n.id.Ino) {
+		err = safefile.ErrReplaced
+	}
+	if err != nil {
+		unix.Close(n.fd)
+		return nil, fmt.Errorf("open %q: %w", path, err)
+	}
+	return n, nil
+}
+
+// openFile opens or creates the regular file name.
+func openFile(dir *safefile.Dir, name string, perm uint32, readOnly bool) (n *node, created bool, err error) {
+	flags := unix.O_RDWR
+	if readOnly {
+		flags = unix.O_RDONLY
+	}
+	st, err := dir.Stat(name)
 	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case missing && !readOnly:
 		flags |= unix.O_CREAT | unix.O_EXCL
-	case err != nil:
-		return nil, false, err
-	case isDevice(&st):
-		flags &^= unix.O_NOFOLLOW // LVM and ZFS give links to their devices
-	}
-	n := &node{path: path, parent: -1, warn: func(string, ...any) {}}
-	if n.fd, err = unix.Open(path, flags, perm); err != nil {
-		if missing && err == unix.EEXIST || !missing && (err == unix.ENOENT || err == unix.ELOOP) {
-			err = errReplaced
+	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		err = fmt.Errorf("%q is a symbolic link; one is followed only to a block device", dir.Path(name))
+	case err == nil:
+		if err = dir.Check(name, &st); errors.Is(err, safefile.ErrType) {
+			err = fmt.Errorf("%q is neither a regular file nor a block device", dir.Path(name))
 		}
-		return nil, false, fmt.Errorf("open %q: %w", path, err)
 	}
-	if err := unix.Fstat(n.fd, &n.id); err != nil {
+	if err != nil && !(missing && !readOnly) {
+		return nil, false, err
+	}
+	n = &node{warn: func(string, ...any) {}}
+	if n.fd, err = dir.OpenFD(name, flags, perm); err != nil {
+		if missing && errors.Is(err, fs.ErrExist) || !missing && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP)) {
+			err = safefile.ErrReplaced
+		}
+		return nil, false, err
+	}
+	if err = unix.Fstat(n.fd, &n.id); err == nil && !missing && (st.Dev != n.id.Dev || st.Ino != n.id.Ino) {
+		err = safefile.ErrReplaced
+	}
+	if err == nil && missing {
+		err = dir.Adopt(n.fd, name)
+	}
+	if err != nil {
 		unix.Close(n.fd)
-		return nil, false, fmt.Errorf("stat %q: %w", path, err)
-	}
-	if !missing && (st.Dev != n.id.Dev || st.Ino != n.id.Ino) {
-		unix.Close(n.fd)
-		return nil, false, fmt.Errorf("%q: %w", path, errReplaced)
-	}
-	if !n.device() {
-		n.parent, _ = unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return nil, false, fmt.Errorf("open %q: %w", dir.Path(name), err)
 	}
 	return n, missing, nil
-}
-
-// lookAt returns what is at path if state may be in it: a block device, or a
-// regular file with one name that belongs to root, to us, or to the owner of its
-// directory. Links are followed to block devices alone.
-//
-// A file system that gives files of this process another owner, as NFS with
-// root_squash does with root's, or that does not count links is asked with a new file;
-// or, if nothing may be created, trusted.
-func lookAt(path string, readOnly bool) (unix.Stat_t, error) {
-	var st, dir unix.Stat_t
-	if err := retry(func() error { return unix.Lstat(path, &st) }); err != nil {
-		return st, fmt.Errorf("stat %q: %w", path, err)
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		if unix.Stat(path, &st) != nil || !isDevice(&st) {
-			return st, fmt.Errorf("%q is a symbolic link; one is followed only to a block device", path)
-		}
-	}
-	if isDevice(&st) {
-		return st, nil
-	}
-	if err := retry(func() error { return unix.Stat(filepath.Dir(path), &dir) }); err != nil {
-		return st, fmt.Errorf("stat the directory of %q: %w", path, err)
-	}
-	euid := os.Geteuid()
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return st, fmt.Errorf("%q is neither a regular file nor a block device", path)
-	case st.Nlink > 1 && !unusual(path, readOnly, func(_ uint32, links uint64) bool { return links == uint64(st.Nlink) }):
-		return st, nv.Of(nv.ErrLinks, fmt.Errorf("%q has %d links; a state file must have one", path, st.Nlink))
-	case st.Uid != 0 && st.Uid != uint32(euid) && st.Uid != dir.Uid &&
-		!unusual(path, readOnly, func(owner uint32, _ uint64) bool { return owner == st.Uid }):
-		return st, nv.Of(nv.ErrOwner, fmt.Errorf("%q belongs to user %d; expected user %d, who runs this process, root or the owner of the directory", path, st.Uid, euid))
-	}
-	return st, nil
-}
-
-// unusual reports whether a new file next to path has the owner and the number of
-// links that same accepts. If nothing may be created it reports whether the file
-// system is one where they may be unusual.
-func unusual(path string, readOnly bool, same func(owner uint32, links uint64) bool) bool {
-	dir, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(dir)
-	if readOnly {
-		return nv.Remote(dir)
-	}
-	owner, links, err := nv.NewFile(dir, "."+filepath.Base(path)+".", time.Now().UnixNano())
-	return err == nil && same(owner, links)
 }
 
 func isDevice(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFBLK }
@@ -188,40 +174,28 @@ func (n *node) Truncate(size int64) error {
 	return nil
 }
 
-// Sync waits until all that was written is on the disk, and the first time the
-// name of the file too.
+// Sync waits until all that was written is on the disk, and the first time also the
+// name of the file.
 func (n *node) Sync() error {
 	if n.relaxed {
 		return nil
 	}
-	start := time.Now()
-	if err := retry(func() error { return unix.Fdatasync(n.fd) }); err != nil {
-		err = fmt.Errorf("sync %q: %w", n.path, err)
-		if nv.CannotSync(err) {
-			err = nv.Of(nv.ErrNoSync, err)
-		}
+	if err := safefile.SyncFD(n.fd, n.path, unix.Fdatasync, n.warn); err != nil {
 		return err
 	}
-	if err := n.syncName(); err != nil {
-		return err
-	}
-	if took := time.Since(start); took > nv.SlowSync {
-		n.warn("the sync of %q took %d ms; the disk is slow, and guests may time out", n.path, took.Milliseconds())
-	}
-	return nil
+	return n.syncName()
 }
 
-// syncName makes sure that the file is still there after a power cut.
+// syncName makes sure that the file still exists after a power cut.
 func (n *node) syncName() error {
-	if n.parent < 0 {
+	if n.dir == nil {
 		return nil
 	}
-	err := retry(func() error { return unix.Fsync(n.parent) })
-	if err != nil && err != unix.EINVAL && err != unix.EOPNOTSUPP { // some FUSE file systems
-		return fmt.Errorf("sync the directory of %q: %w", n.path, err)
+	if err := n.dir.Sync(); err != nil && !errors.Is(err, safefile.ErrNoSync) { // some FUSE file systems
+		return err
 	}
-	unix.Close(n.parent)
-	n.parent = -1
+	n.dir.Close()
+	n.dir = nil
 	return nil
 }
 
@@ -244,21 +218,6 @@ func (n *node) Moved() bool {
 	return st.Dev != n.id.Dev || st.Ino != n.id.Ino
 }
 
-// adopt gives a new file to the owner of its directory if root has made it.
-func (n *node) adopt() error {
-	var dir unix.Stat_t
-	if os.Geteuid() != 0 || unix.Stat(filepath.Dir(n.path), &dir) != nil {
-		return nil
-	}
-	if n.id.Uid != 0 {
-		return nil // the file system decides about the owner, as NFS with root_squash does
-	}
-	if err := unix.Fchown(n.fd, int(dir.Uid), int(dir.Gid)); err != nil {
-		return fmt.Errorf("give %q to user %d: %w", n.path, dir.Uid, err)
-	}
-	return nil
-}
-
 // Mode returns the permission bits of a regular file.
 func (n *node) Mode() (uint32, error) {
 	var st unix.Stat_t
@@ -274,21 +233,21 @@ func (n *node) SetMode(mode uint32) error {
 	if err == nil {
 		return nil
 	}
-	refused := nv.CannotChmod(err)
+	refused := safefile.CannotChmod(err)
 	err = fmt.Errorf("set mode %#o of %q: %w", mode, n.path, err)
 	if refused {
-		err = nv.Of(nv.ErrMode, err)
+		err = safefile.Of(safefile.ErrMode, err)
 	}
 	return err
 }
 
-// Close gives back the descriptors, and with them the lock.
+// Close closes the descriptors, which releases the lock.
 func (n *node) Close() error {
-	if n.parent >= 0 {
-		unix.Close(n.parent)
+	if n.dir != nil {
+		n.dir.Close()
 	}
 	err := unix.Close(n.fd)
-	n.fd, n.parent = -1, -1
+	n.fd, n.dir = -1, nil
 	if err != nil && err != unix.EINTR {
 		return fmt.Errorf("close %q: %w", n.path, err)
 	}

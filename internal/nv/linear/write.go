@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // change is one of an item: its new content, nil if it goes.
@@ -244,7 +245,7 @@ func (f *File) replace(old *header, next header) error {
 		return err
 	}
 	if err := f.sync(); err != nil {
-		err = nv.Of(nv.ErrUnsynced, fmt.Errorf("it is written, but may not survive a power cut: %w", err))
+		err = safefile.Of(nv.ErrUnsynced, fmt.Errorf("it is written, but may not survive a power cut: %w", err))
 		f.o.Warn("%v", err)
 		return err
 	}

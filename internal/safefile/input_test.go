@@ -1,4 +1,4 @@
-package infile
+package safefile
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestRead(t *testing.T) {
+func TestReadInput(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	if err := os.WriteFile(at("ten"), []byte("0123456789"), 0o600); err != nil {
@@ -53,12 +53,12 @@ func TestRead(t *testing.T) {
 		{"/dev/zero", "", "not a regular file"},
 		{"/dev/tty", "", " "}, // ENXIO without a terminal
 	} {
-		b, err := Read(c.path, 10)
+		b, err := ReadInput(c.path, 10)
 		if string(b) != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
-			t.Errorf("Read(%q) = %q, %v; want %q, %q", c.path, b, err, c.want, c.err)
+			t.Errorf("ReadInput(%q) = %q, %v; want %q, %q", c.path, b, err, c.want, c.err)
 		}
 	}
-	if _, _, err := Open(at("fifo")); !errors.Is(err, ErrType) {
+	if _, _, err := OpenInput(at("fifo")); !errors.Is(err, ErrType) {
 		t.Errorf("Open of a FIFO = %v, want %v", err, ErrType)
 	}
 }

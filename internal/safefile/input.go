@@ -1,10 +1,6 @@
-// Package infile opens the files that a program reads because somebody has named
-// them: profiles, keys, certificates, blobs. The name may be a trap: a FIFO that
-// nobody feeds, a terminal, a device without an end, a file of any size.
-package infile
+package safefile
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,14 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrType means that the file is not regular.
-var ErrType = errors.New("not a regular file")
-
-// Open opens the file at path for reading, and returns what is known of it. It never
-// waits, and a terminal does not become the controlling one. The file is a regular
-// one or /dev/null; a path that names a descriptor of this process, as /dev/stdin and
-// /dev/fd/N do, may be a pipe.
-func Open(path string) (*os.File, fs.FileInfo, error) {
+// OpenInput opens a file for reading whose path a user has named: a profile, a key, a
+// certificate. The path may be a trap: a FIFO without a writer, a terminal, a device
+// without an end. OpenInput never waits, and a terminal does not become the controlling
+// one. The file must be regular or /dev/null; a path that names a descriptor of this
+// process, such as /dev/stdin and /dev/fd/N, may be a pipe.
+func OpenInput(path string) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, nil, err
@@ -42,14 +36,19 @@ func Open(path string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// Read returns the whole file at path, which has at most limit bytes. What may be
-// read is as with Open.
-func Read(path string, limit int64) ([]byte, error) {
-	f, _, err := Open(path)
+// ReadInput returns the whole file at path, which OpenInput opens and which has at most
+// limit bytes.
+func ReadInput(path string, limit int64) ([]byte, error) {
+	f, _, err := OpenInput(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	return readUpTo(f, path, limit)
+}
+
+// readUpTo returns all bytes of f, which are at most limit.
+func readUpTo(f io.Reader, path string, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
 		clear(b)
