@@ -144,7 +144,7 @@ func makeStateDir(cfg *config.Config) error {
 func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
 	prefix := cfg.TPM.FilePrefix()
 	o := cfg.State.Storage()
-	o.Prefix, o.Look, o.Warn = prefix, look, log.Warnf
+	o.Prefix, o.DryRun, o.Warn = prefix, look, log.Warnf
 	b, err := backend.Open(cfg.State.Location, o)
 	if err != nil {
 		return nil, err

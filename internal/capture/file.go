@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // openOutput returns the descriptor that o names, ready to be appended to, and
@@ -18,41 +21,21 @@ func openOutput(o Options) (fd int, name string, err error) {
 	return o.FD, fmt.Sprintf("descriptor %d", o.FD), useFD(o)
 }
 
-// openFile opens a file by its path. It must be a regular one without other
-// names: the process may be root, and the directory somebody else's.
+// openFile opens a file by its path. It must be a regular one without other names: the
+// process may run as root in a directory of another user.
 func openFile(o Options) (int, error) {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := unix.Open(o.File, flags, 0o600)
-	for err == unix.EINTR {
-		fd, err = unix.Open(o.File, flags, 0o600)
+	fd, _, err := safefile.OpenOutputFD(o.File, os.O_APPEND, 0o600, true)
+	if errors.Is(err, safefile.ErrType) {
+		err = fmt.Errorf("%w; pass anything else as fd=N", err)
 	}
-	switch {
-	case errors.Is(err, unix.ELOOP):
-		return -1, fmt.Errorf("pcap: %q is a symbolic link; name the file itself", o.File)
-	case errors.Is(err, unix.ENXIO): // a fifo that nobody reads
-		return -1, fmt.Errorf("pcap: %q is not a regular file; pass anything else as fd=N", o.File)
-	case err != nil:
-		return -1, fmt.Errorf("pcap: open %q: %w", o.File, err)
+	if err != nil {
+		return -1, fmt.Errorf("pcap: %w", err)
 	}
-	if err := prepareFile(fd, o); err != nil {
+	if err := begin(fd, o); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("pcap: %q: %w", o.File, err)
 	}
 	return fd, nil
-}
-
-// prepareFile looks at what was opened by path before it is changed.
-func prepareFile(fd int, o Options) error {
-	var st unix.Stat_t
-	switch err := unix.Fstat(fd, &st); {
-	case err != nil:
-		return err
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return errors.New("not a regular file; pass anything else as fd=N")
-	case st.Nlink > 1:
-		return errors.New("the file has other names (hard links); name one that has not")
-	}
-	return begin(fd, o)
 }
 
 // useFD prepares a descriptor that was passed to us. Who passed it knows what it

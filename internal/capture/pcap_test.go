@@ -269,7 +269,7 @@ func TestRefused(t *testing.T) {
 		want string
 	}{
 		{Options{File: file("hard")}, "hard links"},
-		{Options{File: file("symbolic")}, "is a symbolic link"},
+		{Options{File: file("symbolic")}, "symbolic link; name the file itself"},
 		{Options{File: file("fifo")}, "not a regular file"},
 		{Options{File: file("read")}, "not a regular file"},
 		{Options{File: dir}, "is a directory"},

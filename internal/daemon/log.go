@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // defaultPrefix precedes the lines of a log that nobody asked for.
@@ -105,39 +106,18 @@ func openTarget(o LogOptions) (*target, error) {
 	return newTarget(&output{fd: fd, prefix: o.Prefix}, file, level, o.Prefix), nil
 }
 
-// openLogFile opens the log file at path and empties it if truncate is set. A
-// regular file must have no other names. O_NONBLOCK keeps a FIFO that nobody
-// reads from holding us up.
+// openLogFile opens the log file at path and empties it if truncate is set. It may be
+// a FIFO with a reader, or a terminal.
 func openLogFile(path string, truncate bool) (*os.File, error) {
-	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := open(path, flags, 0o600)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("log: %q is a symbolic link; name the file itself", path)
+	flags := os.O_APPEND
+	if truncate {
+		flags |= os.O_TRUNC
 	}
+	f, err := safefile.OpenOutput(path, flags, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("log: open %q: %w%s", path, err, advise(err))
+		return nil, fmt.Errorf("log: %w%s", err, advise(err))
 	}
-	if err := prepareLogFile(fd, truncate); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("log: %q: %w", path, err)
-	}
-	return os.NewFile(uintptr(fd), path), nil
-}
-
-// prepareLogFile looks at what was opened before it is changed. What is not a
-// regular file, as a FIFO or a terminal, is taken as it is.
-func prepareLogFile(fd int, truncate bool) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if err := checkPlain(&st, false); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || !truncate {
-		return nil
-	}
-	return unix.Ftruncate(fd, 0)
+	return f, nil
 }
 
 // open is open(2), again if a signal interrupts it.

@@ -163,9 +163,9 @@ func TestLogFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		link:                        `log: "` + link + `" is a symbolic link; name the file itself`,
-		fifo:                        `log: open "` + fifo + `": no such device or address`,
-		filepath.Join(dir, "a/log"): `log: open "` + dir + `/a/log": no such file or directory; make its directory, or correct the path`,
+		link:                        "log: open " + link + ": symbolic link; name the file itself",
+		fifo:                        "log: open " + fifo + ": no such device or address",
+		filepath.Join(dir, "a/log"): "log: open " + dir + "/a/log" + `: no such file or directory; make its directory, or correct the path`,
 	} {
 		if _, err := OpenLog(LogOptions{Given: true, File: path, FD: -1}); err == nil || err.Error() != want {
 			t.Errorf("OpenLog(%s) = %v, want %s", path, err, want)

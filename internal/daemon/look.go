@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // LookLog fails as OpenLog(o) would, and leaves no trace.
@@ -42,7 +43,7 @@ func LookPID(file string, fd int) error {
 	}
 	err := checkWritable(fd)
 	if err == nil {
-		err = checkPlain(&st, true)
+		err = safefile.CheckOutput(&st, true)
 	}
 	if err != nil {
 		return fmt.Errorf("pid file: fd %d: %w", fd, err)
@@ -55,18 +56,6 @@ func LookPID(file string, fd int) error {
 // other names. It leaves no trace.
 func LookFile(path string) error { return lookFile(path, true) }
 
-// checkPlain refuses a regular file with other names, and whatever else is not a
-// regular file if it must be one.
-func checkPlain(st *unix.Stat_t, must bool) error {
-	switch {
-	case st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 1:
-		return errOtherNames
-	case st.Mode&unix.S_IFMT != unix.S_IFREG && must:
-		return errors.New("not a regular file")
-	}
-	return nil
-}
-
 // lookFile looks at a file that would be opened to write, and made if it is
 // missing. One that is there is never opened: a fifo has a reader who would
 // notice.
@@ -76,14 +65,14 @@ func lookFile(path string, regular bool) error {
 	if err == unix.ENOENT {
 		dir := filepath.Dir(path)
 		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
-			return fmt.Errorf("open %q: directory %q: %w", path, dir, err)
+			return fmt.Errorf("open %s: directory %q: %w", path, dir, err)
 		}
 		return nil
 	}
 	if err == nil {
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFLNK:
-			return fmt.Errorf("%q is a symbolic link; name the file itself", path)
+			return fmt.Errorf("open %s: symbolic link; name the file itself", path)
 		case unix.S_IFDIR:
 			err = unix.EISDIR
 		case unix.S_IFSOCK:
@@ -96,10 +85,10 @@ func lookFile(path string, regular bool) error {
 		err = unix.EACCES
 	}
 	if err != nil {
-		return fmt.Errorf("open %q: %w", path, err)
+		return fmt.Errorf("open %s: %w", path, err)
 	}
-	if err := checkPlain(&st, regular); err != nil {
-		return fmt.Errorf("%q: %w", path, err)
+	if err := safefile.CheckOutput(&st, regular); err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
 // WritePID writes the process id, decimal and without a newline, to file, or to
@@ -34,13 +36,9 @@ func WritePID(file string, fd int) (remove func(), err error) {
 }
 
 func writePIDFile(file string) (remove func(), err error) {
-	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-	fd, err := open(file, flags, 0o644)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("pid file: %q is a symbolic link; name the file itself", file)
-	}
+	fd, _, err := safefile.OpenOutputFD(file, 0, 0o644, true)
 	if err != nil {
-		return nil, fmt.Errorf("pid file: open %q: %w%s", file, err, advise(err))
+		return nil, fmt.Errorf("pid file: %w%s", err, advise(err))
 	}
 	remove, err = putPID(file, fd)
 	if err = errors.Join(err, unix.Close(fd)); err != nil {
@@ -49,17 +47,13 @@ func writePIDFile(file string) (remove func(), err error) {
 	return remove, nil
 }
 
-// errOtherNames refuses a file that a hard link may have put in our way: what
-// would be emptied could be any file of the same file system.
-var errOtherNames = errors.New("the file has other names (hard links): remove this one or choose another path")
-
 // putPID replaces the content of fd, which is the file called name.
 func putPID(name string, fd int) (remove func(), err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
 	}
-	if err := checkPlain(&st, true); err != nil {
+	if err := safefile.CheckOutput(&st, true); err != nil {
 		return nil, err
 	}
 	if err := unix.Ftruncate(fd, 0); err != nil {

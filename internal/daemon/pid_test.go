@@ -101,10 +101,10 @@ func TestWritePIDErrors(t *testing.T) {
 		fd   int
 		want string
 	}{
-		{link, -1, fmt.Sprintf("pid file: %q is a symbolic link; name the file itself", link)},
-		{fifo, -1, fmt.Sprintf("pid file: %q: not a regular file", fifo)},
-		{dir, -1, fmt.Sprintf("pid file: open %q: is a directory", dir)},
-		{dir + "/a/pid", -1, fmt.Sprintf("pid file: open %q: no such file or directory; make its directory, or correct the path", dir+"/a/pid")},
+		{link, -1, "pid file: open " + link + ": symbolic link; name the file itself"},
+		{fifo, -1, "pid file: open " + fifo + ": not a regular file"},
+		{dir, -1, fmt.Sprintf("pid file: open %s: is a directory", dir)},
+		{dir + "/a/pid", -1, fmt.Sprintf("pid file: open %s: no such file or directory; make its directory, or correct the path", dir+"/a/pid")},
 		{"", int(r.Fd()), fmt.Sprintf("pid file: fd %d: not a regular file", r.Fd())},
 		{"", int(ro.Fd()), fmt.Sprintf("pid file: fd %d: invalid argument", ro.Fd())},
 		{"", 1 << 20, "pid file: fd 1048576: readlink /proc/self/fd/1048576: no such file or directory"},
@@ -126,14 +126,14 @@ func TestHardLinks(t *testing.T) {
 	if err := errors.Join(os.WriteFile(precious, []byte("precious"), 0o600), os.Link(precious, link)); err != nil {
 		t.Fatal(err)
 	}
-	const why = "the file has other names (hard links): remove this one or choose another path"
+	const why = "the file has 2 hard links, expected 1; replace it with a copy"
 	_, err := WritePID(link, -1)
-	if want := fmt.Sprintf("pid file: %q: %s", link, why); err == nil || err.Error() != want {
+	if want := fmt.Sprintf("pid file: open %s: %s", link, why); err == nil || err.Error() != want {
 		t.Errorf("WritePID = %v, want %s", err, want)
 	}
 	for _, truncate := range []bool{false, true} {
 		_, err := OpenLog(LogOptions{Given: true, File: link, FD: -1, Truncate: truncate})
-		if want := fmt.Sprintf("log: %q: %s", link, why); err == nil || err.Error() != want {
+		if want := fmt.Sprintf("log: open %s: %s", link, why); err == nil || err.Error() != want {
 			t.Errorf("OpenLog, truncate %v = %v, want %s", truncate, err, want)
 		}
 	}

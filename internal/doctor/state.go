@@ -43,7 +43,7 @@ func (x *exam) prefix() string { return x.cfg.TPM.FilePrefix() }
 func (x *exam) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
 	s := x.cfg.State
 	o := s.Storage()
-	o.Lock, o.Prefix, o.Look, o.Warn = lock, version.FilePrefix(), true, warn
+	o.Lock, o.Prefix, o.DryRun, o.Warn = lock, version.FilePrefix(), true, warn
 	return backend.Open(s.Location, o)
 }
 

@@ -15,7 +15,7 @@ type Options struct {
 	Backup       bool        // keep the permanent state before the last
 	Relaxed      bool        // no fsync: fast, and a power cut loses what was acknowledged
 	Prefix       string      // of this TPM's items: "tpm2-00." or "tpm-00."
-	Look         bool        // change nothing: Store and Delete fail, Lock only says whether it could be had
+	DryRun       bool        // change nothing: Store and Delete fail, Lock only says whether it could be had
 
 	// ReadOnly changes nothing, not even a mode or a time. The lock is shared
 	// with other readers and excludes who writes.
@@ -29,9 +29,9 @@ type Options struct {
 	Warn func(format string, args ...any)
 }
 
-// ErrLook and ErrReadOnly are why nothing changes under Options.Look and
+// ErrDryRun and ErrReadOnly are why nothing changes under Options.DryRun and
 // Options.ReadOnly.
 var (
-	ErrLook     = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
+	ErrDryRun   = fmt.Errorf("the state was opened to look at, not to change: %w", errors.ErrUnsupported)
 	ErrReadOnly = errors.New("the state is open for reading only")
 )

@@ -157,7 +157,7 @@ func (d *Dir) OpenFD(name string, flags int, mode uint32) (int, error) {
 		case err == nil:
 			return fd, nil
 		case err == unix.ELOOP:
-			return -1, d.fail("open", name, fmt.Errorf("symbolic link, which is never followed: %w", err))
+			return -1, d.fail("open", name, Of(err, errors.New("symbolic link, which is never followed")))
 		case err == unix.EACCES || err == unix.EPERM:
 			return -1, d.fail("open", name, fmt.Errorf("%w%s", err, d.rights(name)))
 		default:

@@ -84,7 +84,7 @@ func (p *place) existing() (string, error) {
 	if p.b != nil {
 		return p.find(p.b)
 	}
-	b, err := backend.Open(p.Location, nv.Options{Prefix: p.version.FilePrefix(), Look: true, Warn: p.warn})
+	b, err := backend.Open(p.Location, nv.Options{Prefix: p.version.FilePrefix(), DryRun: true, Warn: p.warn})
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

@@ -92,7 +92,7 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	if err := d.checkState(bak, &st); err != nil {
 		return nil, err
 	}
-	if d.o.Look || d.o.ReadOnly {
+	if d.o.DryRun || d.o.ReadOnly {
 		return d.load(bak, identity{})
 	}
 	if err := d.files.RenameAt(bak, name, unix.RENAME_NOREPLACE); err != nil {
@@ -122,8 +122,8 @@ func (d *Dir) SwapBackup() error {
 	}
 	name := d.permanent
 	bak := backupName(name)
-	if d.o.Look {
-		return d.swapLook(name, bak)
+	if d.o.DryRun {
+		return d.swapDryRun(name, bak)
 	}
 	delete(d.seen, name)
 	err := d.files.RenameAt(name, bak, unix.RENAME_EXCHANGE)

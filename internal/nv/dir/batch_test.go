@@ -417,7 +417,7 @@ func TestList(t *testing.T) {
 // TestForesee holds that a directory that is open for reading, or to look at, is
 // read as it would be if what was cut short were finished, and stays as it is.
 func TestForesee(t *testing.T) {
-	for _, o := range []nv.Options{{ReadOnly: true}, {Look: true}} {
+	for _, o := range []nv.Options{{ReadOnly: true}, {DryRun: true}} {
 		for _, at := range []string{"staged", "decided", "half done", "overtaken"} {
 			path := fill(t, oldFiles)
 			d := open(t, path, options(t))

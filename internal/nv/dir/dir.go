@@ -51,10 +51,10 @@ type Dir struct {
 	lock    int // .lock while we hold it; or -1
 	closed  bool
 	locked  bool
-	swapped bool // Options.Look: the backup stands for the state
+	swapped bool // Options.DryRun: the backup stands for the state
 
 	// foreseen are the files that recover would put in the place of others,
-	// under Options.Look and ReadOnly; "" stands for none.
+	// under Options.DryRun and ReadOnly; "" stands for none.
 	foreseen map[string]string
 
 	seen map[string]identity // of the files that were last loaded or stored
@@ -75,7 +75,7 @@ func Open(path string, o nv.Options) (*Dir, error) {
 	d.files, err = safefile.OpenWith(path, safefile.Options{
 		Adopt:        o.Adopt,
 		Reserve:      true,
-		ReadOnly:     o.Look || o.ReadOnly,
+		ReadOnly:     o.DryRun || o.ReadOnly,
 		Relaxed:      o.Relaxed,
 		ModeRequired: o.ModeExplicit,
 		TempPrefix:   tempName(o.Prefix),
@@ -91,7 +91,7 @@ func Open(path string, o nv.Options) (*Dir, error) {
 		}
 		d.mode = d.mode&^umask() | 0o600 // the owner must be able to read it again
 	}
-	if o.Look || o.ReadOnly {
+	if o.DryRun || o.ReadOnly {
 		// A reader without the lock sees the items as they will be, too. Lock
 		// reports what is wrong with a journal.
 		_ = d.foresee()
@@ -156,8 +156,8 @@ func checkName(name string) error {
 // checkWrite is checkName before a change.
 func (d *Dir) checkWrite(name string) error {
 	switch {
-	case d.o.Look:
-		return nv.ErrLook
+	case d.o.DryRun:
+		return nv.ErrDryRun
 	case d.o.ReadOnly:
 		return nv.ErrReadOnly
 	}

@@ -28,12 +28,12 @@ func (d *Dir) Lock() error {
 		return nil
 	}
 	switch {
-	case d.o.Look && d.o.Lock:
-		if err := d.lookLock(); err != nil {
+	case d.o.DryRun && d.o.Lock:
+		if err := d.queryLocks(); err != nil {
 			return err
 		}
 		return d.foresee()
-	case d.o.Look:
+	case d.o.DryRun:
 		return d.foresee()
 	case d.o.Lock:
 		if err := d.takeLocks(); err != nil {

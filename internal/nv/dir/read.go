@@ -28,7 +28,7 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	name, err := d.lookAt(name)
+	name, err := d.fileOf(name)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func (d *Dir) load(name string, settled identity) ([]byte, error) {
 	if err := d.fixMode(fd, name, &st); err != nil {
 		return nil, err
 	}
-	if d.o.Look {
+	if d.o.DryRun {
 		return b, nil
 	}
 	if !settled.is(&st) {
@@ -81,7 +81,7 @@ func (d *Dir) Stat(name string) (int64, error) {
 	if err := checkName(name); err != nil {
 		return 0, err
 	}
-	name, err := d.lookAt(name)
+	name, err := d.fileOf(name)
 	if err != nil {
 		return 0, err
 	}
@@ -138,7 +138,7 @@ func (d *Dir) fixMode(fd int, name string, st *unix.Stat_t) error {
 	case mode&unix.S_IWUSR == 0:
 		want = DefaultMode
 	}
-	if d.o.Look && want != mode {
+	if d.o.DryRun && want != mode {
 		return mayChmod(name, st, want)
 	}
 	if want != mode {

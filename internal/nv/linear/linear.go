@@ -102,11 +102,11 @@ func Open(path string, o nv.Options) (*File, error) {
 	if p := uint32(o.Mode.Perm()); p != 0 || o.ModeExplicit {
 		perm = p
 	}
-	n, created, err := openNode(path, perm, safefile.Options{Adopt: o.Adopt, ReadOnly: o.Look || o.ReadOnly, Warn: o.Warn})
+	n, created, err := openNode(path, perm, safefile.Options{Adopt: o.Adopt, ReadOnly: o.DryRun || o.ReadOnly, Warn: o.Warn})
 	if err != nil {
 		return nil, err
 	}
-	n.relaxed, n.look, n.warn = o.Relaxed, o.Look, o.Warn
+	n.relaxed, n.query, n.warn = o.Relaxed, o.DryRun, o.Warn
 	n.shared = o.ReadOnly
 	f := &File{o: o, path: path, s: n, seen: map[int]sight{}}
 	if created && o.ModeExplicit {
@@ -169,7 +169,7 @@ func (f *File) Lock() error {
 
 // Unlock lets other processes in.
 func (f *File) Unlock() error {
-	if !f.o.Lock || f.o.Look || f.closed {
+	if !f.o.Lock || f.o.DryRun || f.closed {
 		return nil
 	}
 	return f.s.Unlock()

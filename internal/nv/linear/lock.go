@@ -20,11 +20,11 @@ func (n *node) Lock() error {
 		whole.Type = unix.F_RDLCK
 	}
 	cmd := unix.F_OFD_SETLK
-	if n.look { // not even for a moment: an emulator may start just then
+	if n.query { // not even for a moment: an emulator may start just then
 		cmd = unix.F_OFD_GETLK
 	}
 	process, err := safefile.Lock(n.fd, cmd, &whole)
-	if err == nil && n.look && whole.Type != unix.F_UNLCK {
+	if err == nil && n.query && whole.Type != unix.F_UNLCK {
 		err = unix.EAGAIN
 	}
 	switch {
@@ -35,7 +35,7 @@ func (n *node) Lock() error {
 		return safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
 	case err != nil:
 		return fmt.Errorf("lock %q: %w", n.path, err)
-	case process && !n.look && !n.noOFD:
+	case process && !n.query && !n.noOFD:
 		n.noOFD = true
 		n.warn("no open-file-description locks here; %q is locked for the process instead, as swtpm does", n.path)
 	}

@@ -110,7 +110,7 @@ func TestMoved(t *testing.T) {
 func TestLook(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	o := options(t)
-	o.Look = true
+	o.DryRun = true
 	o.Mode, o.ModeExplicit = 0o600, true // a reason to change the mode
 	if _, err := Open(path, o); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open of nothing = %v", err)

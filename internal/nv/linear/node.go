@@ -16,7 +16,7 @@ import (
 type node struct {
 	path    string
 	relaxed bool
-	look    bool // the lock is not acquired, not even for a moment
+	query   bool // the lock is not acquired, not even for a moment
 	shared  bool // the lock is shared with other readers
 	warn    func(format string, args ...any)
 

@@ -80,7 +80,7 @@ func (f *File) Load(name string) ([]byte, error) {
 		}
 		now = sight{e.Offset, e.Length, sha256.Sum256(b)}
 	}
-	if !blank && !f.o.Look && !f.o.ReadOnly {
+	if !blank && !f.o.DryRun && !f.o.ReadOnly {
 		err := f.fixMode()
 		if err == nil && (f.doubt || f.safe != h || now != last) {
 			err = f.settle(&h)

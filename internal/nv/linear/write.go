@@ -65,8 +65,8 @@ func (f *File) Wipe() error {
 // wipe fills free space with zeros. The header is made sure to be on the disk.
 func (f *File) wipe() error {
 	switch {
-	case f.o.Look:
-		return nv.ErrLook
+	case f.o.DryRun:
+		return nv.ErrDryRun
 	case f.o.ReadOnly:
 		return nv.ErrReadOnly
 	}
@@ -96,8 +96,8 @@ func (f *File) wipe() error {
 // change makes changes if may allows them, which sees the header as it is.
 func (f *File) change(list []nv.Change, may func(*header) error) error {
 	switch {
-	case f.o.Look:
-		return nv.ErrLook
+	case f.o.DryRun:
+		return nv.ErrDryRun
 	case f.o.ReadOnly:
 		return nv.ErrReadOnly
 	}

@@ -14,10 +14,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// lookAt returns the name of the file that is loaded for name. Under Options.Look
+// lookAt returns the name of the file that is loaded for name. Under Options.DryRun
 // the state and its backup are exchanged without a rename, and what was cut short
 // is finished without one.
-func (d *Dir) lookAt(name string) (string, error) {
+func (d *Dir) fileOf(name string) (string, error) {
 	if d.swapped && name == d.permanent {
 		name = backupName(name)
 	}
@@ -31,8 +31,8 @@ func (d *Dir) lookAt(name string) (string, error) {
 	return name, nil
 }
 
-// swapLook is SwapBackup under Options.Look.
-func (d *Dir) swapLook(name, bak string) error {
+// swapDryRun is SwapBackup under Options.DryRun.
+func (d *Dir) swapDryRun(name, bak string) error {
 	for _, n := range []string{name, bak} {
 		if _, err := d.files.Stat(n); err != nil {
 			return err
@@ -60,9 +60,9 @@ func HasCap(c int) bool {
 	return data[c/32].Effective&(1<<(c%32)) != 0
 }
 
-// lookLock fails as Lock would, and takes nothing, not even for a moment: an
+// queryLocks fails as Lock would, and takes nothing, not even for a moment: an
 // emulator that starts just then must not find the state locked.
-func (d *Dir) lookLock() error {
+func (d *Dir) queryLocks() error {
 	h, err := d.Holder()
 	if err == nil && h.Held {
 		err = d.errLocked()

@@ -52,7 +52,7 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	o.Look = true
+	o.DryRun = true
 	look := open(t, path, o)
 	defer look.Close()
 	before := snapshot(t, path)
@@ -104,7 +104,7 @@ func TestHolder(t *testing.T) {
 	o := options(t)
 	o.Lock = true
 	d := open(t, path, o)
-	o.Look = true
+	o.DryRun = true
 	look := open(t, path, o)
 	want := func(when string, held bool, pid int) {
 		t.Helper()
