@@ -36,8 +36,9 @@ type Log interface {
 // CA is a local CA. Several may be in use at once, for the same files, in this
 // process and in others.
 type CA struct {
-	cfg *Config
-	log Log
+	cfg     *Config
+	log     Log
+	options []string // words of the options file
 
 	random io.Reader
 	now    func() time.Time
@@ -50,10 +51,10 @@ func New(cfg *Config, log Log) *CA {
 	return &CA{cfg: cfg, log: log, random: rand.Reader, now: time.Now, newKey: generate}
 }
 
-// Issue has build make a certificate with a serial number that no other has, and
-// returns what build returns. The CA is made if there is none. key must not be
-// used after build has returned.
-func (c *CA) Issue(ctx context.Context, build func(serial *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error)) ([]byte, error) {
+// issue calls build with a serial number that no other certificate has, and returns
+// the certificate that build returns. It creates the CA if there is none. key is valid
+// until build returns.
+func (c *CA) issue(ctx context.Context, build func(serial *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error)) ([]byte, error) {
 	if err := c.prepare(ctx); err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func newCA(t *testing.T, dir string) (*CA, *testLog) {
 
 // issue has the CA issue something and returns its serial number and the issuer.
 func issue(c *CA) (serial *big.Int, cert *x509.Certificate, err error) {
-	_, err = c.Issue(context.Background(), func(n *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
+	_, err = c.issue(context.Background(), func(n *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
 		serial, cert = n, issuer
 		if !belongs(issuer, key.Public()) {
 			return nil, errors.New("key and certificate do not belong together")
@@ -523,7 +523,7 @@ func TestInterrupted(t *testing.T) {
 	c.newKey = generate
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := c.Issue(ctx, func(*big.Int, *x509.Certificate, crypto.Signer) ([]byte, error) { return nil, nil })
+	_, err := c.issue(ctx, func(*big.Int, *x509.Certificate, crypto.Signer) ([]byte, error) { return nil, nil })
 	if err == nil {
 		t.Error("no error")
 	}

@@ -8,30 +8,34 @@ import (
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
-// ConfigName is the name of the configuration file where package conf looks for
-// it.
+// ConfigName is the name of the configuration file in the directories of configuration
+// files.
 const ConfigName = "swtpm-localca.conf"
 
-// defaultPIN is the PIN of tokens that swtpm-create-tpmca has made.
+// defaultPIN is the PIN of tokens that swtpm-create-tpmca creates.
 const defaultPIN = "swtpm-tpmca"
 
-// Config says where a CA is: swtpm-localca.conf.
+// Config is the configuration of a CA, swtpm-localca.conf.
 type Config struct {
-	StateDir   string // statedir: for the lock
+	StateDir   string // statedir: directory of the lock file
 	SigningKey string // signingkey: path of a PEM file, or URI of a key in a token
 	IssuerCert string // issuercert: path of a PEM file
 	Serial     string // certserial: path of the file with the last serial number
 
-	Password string // signingkey_password: of the PEM file, or a PIN; "" for none
-	PIN      string // SWTPM_PKCS11_PIN: of a token unless there is a Password
+	Password string // signingkey_password: password of the PEM file, or a PIN; "" for none
+	PIN      string // SWTPM_PKCS11_PIN: PIN of a token if there is no Password
 
-	// Env are the lines env:NAME = VALUE, as NAME=VALUE: for the module that
-	// reaches a token.
+	// Env has the lines env:NAME = VALUE as NAME=VALUE, the environment of a PKCS #11
+	// module.
 	Env []string
 }
 
-// LoadConfig reads the configuration file at path.
+// LoadConfig reads the configuration file at path; "" stands for the file of the user or
+// of the system.
 func LoadConfig(path string) (*Config, error) {
+	if path == "" {
+		path = keyvalue.Find(ConfigName)
+	}
 	file, err := keyvalue.Read(path)
 	if err != nil {
 		return nil, cli.Complain("Need read rights on config file %s for user %s.%s", path, keyvalue.UserName(), keyvalue.OwnFiles())
@@ -39,7 +43,7 @@ func LoadConfig(path string) (*Config, error) {
 	return parseConfig(path, file)
 }
 
-// parseConfig takes the keys from the text of the file at path.
+// parseConfig parses the configuration file; path is used in messages.
 func parseConfig(path string, file keyvalue.File) (*Config, error) {
 	c := &Config{PIN: defaultPIN}
 	for _, key := range []struct {
@@ -65,7 +69,7 @@ func parseConfig(path string, file keyvalue.File) (*Config, error) {
 	return c, nil
 }
 
-// InToken says that the signing key is not in a file.
+// InToken reports whether the signing key is in a token or a TPM instead of a file.
 func (c *Config) InToken() bool {
 	for _, scheme := range []string{"pkcs11:", "tpm2:", "tpmkey:"} {
 		if strings.HasPrefix(c.SigningKey, scheme) {
@@ -75,8 +79,8 @@ func (c *Config) InToken() bool {
 	return false
 }
 
-// environment returns the lines env:NAME = VALUE as NAME=VALUE. A value ends with
-// its line: "#" and ${} mean nothing in it.
+// environment returns the lines env:NAME = VALUE as NAME=VALUE. A value ends at the end of
+// its line: "#" and ${} have no meaning in it.
 func environment(file keyvalue.File) (env []string) {
 	for line := range strings.Lines(string(file)) {
 		rest, ok := strings.CutPrefix(line, "env:")
@@ -91,7 +95,7 @@ func environment(file keyvalue.File) (env []string) {
 	return env
 }
 
-// isName tells whether s may be the name of a variable.
+// isName reports whether s is a valid name of a variable.
 func isName(s string) bool {
 	for i, c := range []byte(s) {
 		letter := c == '_' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'

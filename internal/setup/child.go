@@ -47,13 +47,13 @@ const (
 
 // startProgram starts the emulator that --tpm names, on a new TPM or a copy of
 // the one in the place.
-func (p *program) startProgram(ctx context.Context, pl *place, plan *plan) (_ maker, err error) {
-	c := &child{prefix: pl.version.FilePrefix(), done: make(chan struct{})}
-	if c.dir, err = stagingDir(pl); err != nil {
+func (p *program) startProgram(ctx context.Context, loc *location, plan *plan) (_ emulator, err error) {
+	c := &child{prefix: loc.version.FilePrefix(), done: make(chan struct{})}
+	if c.dir, err = stagingDir(loc); err != nil {
 		return nil, err
 	}
 	if p.o.Reconfigure {
-		if err := c.copyFrom(pl.b); err != nil {
+		if err := c.copyFrom(loc.b); err != nil {
 			return nil, errors.Join(err, c.remove())
 		}
 	}
@@ -71,9 +71,9 @@ func (p *program) startProgram(ctx context.Context, pl *place, plan *plan) (_ ma
 // a directory, so that the emulator may use it and nothing secret goes elsewhere.
 // The emulator goes by its path, so it is not in a directory where others could
 // put a link in its place and have root write somewhere else.
-func stagingDir(pl *place) (string, error) {
-	if pl.isDir() && !othersMayChange(pl.path) {
-		return os.MkdirTemp(pl.path, stagingName)
+func stagingDir(loc *location) (string, error) {
+	if loc.isDir() && !othersMayChange(loc.path) {
+		return os.MkdirTemp(loc.path, stagingName)
 	}
 	return os.MkdirTemp("", stagingName)
 }
@@ -227,7 +227,7 @@ func (c *child) awaitStart(ctx context.Context) error {
 	}
 }
 
-// Execute implements job.TPM.
+// Execute implements manufacture.TPM.
 func (c *child) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -265,7 +265,7 @@ func exchange(conn io.ReadWriter, cmd []byte) ([]byte, error) {
 	return rsp, nil
 }
 
-// Info implements job.TPM.
+// Info implements manufacture.TPM.
 func (c *child) Info(_ context.Context, flags uint64) (string, error) {
 	text, err := c.ctrl.Info(flags)
 	if err != nil && flags == infoActive {

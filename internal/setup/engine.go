@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// maker is a TPM under manufacture, a job.TPM, whose state is nowhere yet.
-type maker interface {
+// emulator is a TPM under manufacture, a manufacture.TPM, whose state is nowhere yet.
+type emulator interface {
 	Execute(ctx context.Context, cmd []byte) ([]byte, error)
 	Info(ctx context.Context, flags uint64) (string, error)
 
@@ -31,21 +31,21 @@ type engine struct {
 }
 
 // keep is a Backend that is not closed with what is built on it.
-type keep struct{ nv.Backend }
+type unclosed struct{ nv.Backend }
 
-func (keep) Close() error { return nil }
+func (unclosed) Close() error { return nil }
 
 // startEngine powers on a new TPM or, to change it, the one of the place.
-func startEngine(ctx context.Context, lib Library, pl *place, isNew bool, key *seal.Key, profile string, log *messages) (*engine, error) {
+func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, key *seal.Key, profile string, log *messages) (*engine, error) {
 	var from nv.Backend
 	if !isNew {
-		from = keep{pl.b}
+		from = unclosed{loc.b}
 	}
-	e := &engine{scratch: nv.Scratch(from), prefix: pl.version.FilePrefix()}
+	e := &engine{scratch: nv.Scratch(from), prefix: loc.version.FilePrefix()}
 	t, err := emul.New(ctx, lib.Engine, emul.Options{
-		Version: pl.version,
+		Version: loc.version,
 		Open:    func() (*nv.Store, error) { return nv.New(e.scratch, e.prefix, key), nil },
-		Where:   pl.Location.String(),
+		Where:   loc.Location.String(),
 		Library: lib.Version,
 		Profile: profile,
 		Keys:    seal.Keys{File: key},
@@ -65,7 +65,7 @@ func startEngine(ctx context.Context, lib Library, pl *place, isNew bool, key *s
 	return e, nil
 }
 
-// Execute implements job.TPM. A command that runs is told to stop if ctx ends; a
+// Execute implements manufacture.TPM. A command that runs is told to stop if ctx ends; a
 // TPM 1.2 goes on all the same, and who closes it waits.
 func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
@@ -82,7 +82,7 @@ func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	return rsp, err
 }
 
-// Info implements job.TPM.
+// Info implements manufacture.TPM.
 func (e *engine) Info(_ context.Context, flags uint64) (string, error) { return e.t.Info(flags) }
 
 func (e *engine) finish() ([]byte, error) {

@@ -22,21 +22,21 @@ var stagingNames = regexp.MustCompile(`^\.swtpm_setup\.[0-9]+$`)
 // directory: the unfinished TPM, and its key. They were made under the lock of that
 // directory, which we have now, so their setups have ended; an emulator that has
 // not keeps its own lock. The place is locked.
-func (p *program) sweep(pl *place) {
-	if !pl.isDir() {
+func (p *program) sweep(loc *location) {
+	if !loc.isDir() {
 		return
 	}
-	entries, err := os.ReadDir(pl.path)
+	entries, err := os.ReadDir(loc.path)
 	if err != nil {
 		return // who makes the TPM says so
 	}
 	for _, e := range entries {
-		path := filepath.Join(pl.path, e.Name())
+		path := filepath.Join(loc.path, e.Name())
 		if !stagingNames.MatchString(e.Name()) {
 			continue
 		}
 		err := abandoned(path)
-		if err == nil && othersMayChange(pl.path) {
+		if err == nil && othersMayChange(loc.path) {
 			err = errors.New("others may change this directory, so root removes nothing in it")
 		}
 		if err == nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// messages is a job.Log: everything into a file, or on stdout and stderr.
+// messages is a manufacture.Log: everything into a file, or on stdout and stderr.
 type messages struct {
 	stdout, stderr io.Writer
 	file           *os.File // nil if there is none

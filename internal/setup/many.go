@@ -57,7 +57,7 @@ func (p *program) runMany(ctx context.Context, vms []vm, limit int, v *vmOptions
 	}
 	if bad > 0 {
 		p.log.Errorf("%d of %d TPMs failed.", bad, len(vms))
-		return errTold
+		return errReported
 	}
 	p.log.Infof("All of %d TPMs are there.", len(vms))
 	return nil

@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/ca/inventory"
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/safefile"
@@ -23,21 +22,21 @@ import (
 // before it.
 const markName = ".manufactured"
 
-// markAt is where the mark of a place is: a directory, and a name in it.
-type markAt struct{ dir, name string }
+// markFile is where the mark of a place is: a directory, and a name in it.
+type markFile struct{ dir, name string }
 
-func (a *markAt) path() string { return filepath.Join(a.dir, a.name) }
+func (a *markFile) path() string { return filepath.Join(a.dir, a.name) }
 
-// markAt returns where the mark of the place is, nil if it has none: a block
+// markFile returns where the mark of the place is, nil if it has none: a block
 // device has no place beside it that outlives a reboot.
-func (p *place) markAt() *markAt {
-	if p.isDir() {
-		return &markAt{p.path, markName}
+func (l *location) markFile() *markFile {
+	if l.isDir() {
+		return &markFile{l.path, markName}
 	}
-	if st, err := os.Lstat(p.path); err == nil && !st.Mode().IsRegular() {
+	if st, err := os.Lstat(l.path); err == nil && !st.Mode().IsRegular() {
 		return nil
 	}
-	return &markAt{filepath.Dir(p.path), "." + filepath.Base(p.path) + markName}
+	return &markFile{filepath.Dir(l.path), "." + filepath.Base(l.path) + markName}
 }
 
 // maxMark is more than any mark has, in bytes.
@@ -49,11 +48,11 @@ type mark struct {
 	Begun time.Time `json:"begun"`
 	Done  time.Time `json:"done,omitzero"`
 
-	Keys []inventory.Entry `json:"keys,omitempty"` // what was made
+	Keys []inventoryEntry `json:"keys,omitempty"` // what was made
 }
 
 // readMark returns the mark, nil if there is none.
-func readMark(at *markAt) (*mark, error) {
+func readMark(at *markFile) (*mark, error) {
 	f, err := safefile.Open(at.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -77,7 +76,7 @@ func readMark(at *markAt) (*mark, error) {
 }
 
 // write puts the mark there, on the disk.
-func (m *mark) write(at *markAt) error {
+func (m *mark) write(at *markFile) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -97,32 +96,32 @@ func day(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 // or is not there: never beside one, and never in place of one that was lost. It
 // is asked before the place is locked, while another process may be at work, and
 // again when it is.
-func (p *program) decide(pl *place, there bool) (bool, error) {
-	m, err := pl.mark()
+func (p *program) decide(loc *location, there bool) (bool, error) {
+	m, err := loc.mark()
 	if err == nil && m != nil && !m.Done.IsZero() && !there {
 		// A mark is done after its TPM is there: it may have come meanwhile.
 		var item string
-		item, err = pl.existing()
+		item, err = loc.existing()
 		there = item != ""
 	}
 	switch {
 	case there && m == nil:
-		p.log.Infof("The TPM in %s was not created by [manufacture]; leaving it unchanged.", pl.Location)
+		p.log.Infof("The TPM in %s was not created by [manufacture]; leaving it unchanged.", loc.Location)
 	case err != nil:
 	case there && m.Done.IsZero(): // who made it was interrupted, or is about to say that it is done
-		err = pl.finish(m)
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.Location, day(m.when()))
+		err = loc.finish(m)
+		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", loc.Location, day(m.when()))
 	case there:
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", pl.Location, day(m.when()))
+		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", loc.Location, day(m.when()))
 	case m == nil:
 		return true, nil
 	case m.Done.IsZero():
-		if pl.b != nil { // else it may be under way
+		if loc.b != nil { // else it may be under way
 			p.log.Infof("The manufacture that began on %s was interrupted; it begins again.", day(m.Begun))
 		}
 		return true, nil
 	default:
-		return false, cli.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), pl.Location, pl.markAt().path())
+		return false, cli.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), loc.Location, loc.markFile().path())
 	}
 	return false, err
 }
@@ -138,38 +137,38 @@ func (m *mark) when() time.Time {
 // finish has the mark of a TPM that is there say that it is done. Who has the
 // place locked may be the one who made the TPM, and writes the mark then; an
 // emulator needs none.
-func (p *place) finish(m *mark) error {
-	if p.b == nil {
-		if err := p.open(); errors.Is(err, nv.ErrLocked) {
+func (l *location) finish(m *mark) error {
+	if l.b == nil {
+		if err := l.open(); errors.Is(err, nv.ErrLocked) {
 			return nil
 		} else if err != nil {
 			return err
 		}
-		err := p.finish(m)
-		b := p.b
-		p.b = nil
+		err := l.finish(m)
+		b := l.b
+		l.b = nil
 		return errors.Join(err, b.Close())
 	}
-	now, err := p.mark() // as it is when nobody else writes it
+	now, err := l.mark() // as it is when nobody else writes it
 	if err != nil || now == nil {
 		return err
 	}
 	if now.Done.IsZero() {
 		now.Done = time.Now().UTC()
-		err = now.write(p.markAt())
+		err = now.write(l.markFile())
 	}
 	*m = *now
 	return err
 }
 
 // mark returns the mark of the place, nil if it has none.
-func (p *place) mark() (*mark, error) {
-	at := p.markAt()
+func (l *location) mark() (*mark, error) {
+	at := l.markFile()
 	if at == nil {
 		return nil, nil
 	}
 	m, err := readMark(at)
-	if p.cannotMark(err) {
+	if l.cannotMark(err) {
 		return nil, nil
 	}
 	return m, err
@@ -177,30 +176,30 @@ func (p *place) mark() (*mark, error) {
 
 // cannotMark says whether err means that there cannot be a mark: who may use the
 // file of a state need not have the directory that it is in.
-func (p *place) cannotMark(err error) bool {
-	return !p.isDir() && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS))
+func (l *location) cannotMark(err error) bool {
+	return !l.isDir() && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS))
 }
 
 // begin marks that the manufacture begins, end that it is over. Both are called
 // with the place locked, and only for a profile.
-func (p *program) begin(pl *place) error {
-	at := pl.markAt()
+func (p *program) begin(loc *location) error {
+	at := loc.markFile()
 	if !p.o.marked || at == nil {
 		return nil
 	}
 	begun := time.Now().UTC()
 	err := (&mark{Begun: begun}).write(at)
-	if pl.cannotMark(err) {
+	if loc.cannotMark(err) {
 		p.log.Infof("There will be no record of the manufacture, so if the TPM is lost, a new one is made: %v.", err)
 		return nil
 	}
-	pl.begun = begun
+	loc.begun = begun
 	return err
 }
 
-func (p *program) end(pl *place, made []inventory.Entry) error {
-	if pl.begun.IsZero() {
+func (p *program) end(loc *location, made []inventoryEntry) error {
+	if loc.begun.IsZero() {
 		return nil
 	}
-	return (&mark{Begun: pl.begun, Done: time.Now().UTC(), Keys: made}).write(pl.markAt())
+	return (&mark{Begun: loc.begun, Done: time.Now().UTC(), Keys: made}).write(loc.markFile())
 }

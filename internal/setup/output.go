@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ca"
-	"github.com/swtpm-go/swtpm/internal/ca/inventory"
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
-	"github.com/swtpm-go/swtpm/internal/setup/job"
+	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 )
 
 // writeFiles writes what the host wants to have of the TPM: certificates as
 // DER, public keys as PEM.
-func (p *program) writeFiles(made []job.Made) error {
+func (p *program) writeFiles(made []manufacture.Key) error {
 	for _, m := range made {
 		if p.o.CertDir != "" && m.Cert != nil {
 			if err := p.write(filepath.Join(p.o.CertDir, m.CertFile()), m.Cert); err != nil {
@@ -26,11 +25,11 @@ func (p *program) writeFiles(made []job.Made) error {
 		if p.o.KeyDir == "" {
 			continue
 		}
-		der, err := x509.MarshalPKIXPublicKey(m.Key)
+		der, err := x509.MarshalPKIXPublicKey(m.Public)
 		if err != nil {
 			return fmt.Errorf("the public key of the %s: %w", m.Type, err)
 		}
-		name := fmt.Sprintf("%s-%s.pub.pem", m.Type, m.Name)
+		name := fmt.Sprintf("%s-%s.pub.pem", m.Type, m.Algorithm)
 		if err := p.write(filepath.Join(p.o.KeyDir, name), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})); err != nil {
 			return err
 		}
@@ -46,17 +45,17 @@ func (p *program) write(path string, b []byte) error {
 }
 
 // entries say what was made, a line for each key.
-func (p *program) entries(made []job.Made) (entries []inventory.Entry, err error) {
+func (p *program) entries(made []manufacture.Key) (entries []inventoryEntry, err error) {
 	if p.o.Register == "" && !p.o.marked || p.o.Reconfigure {
 		return nil, nil
 	}
-	vm, uuid := inventory.SplitVMID(p.o.VMID)
+	vm, uuid := splitVMID(p.o.VMID)
 	for _, m := range made {
-		e := inventory.Entry{Time: time.Now().UTC().Truncate(time.Second), VM: vm, UUID: uuid, Type: string(m.Type), Key: m.Name}
+		e := inventoryEntry{Time: time.Now().UTC().Truncate(time.Second), VM: vm, UUID: uuid, Type: m.Type.String(), Key: m.Algorithm}
 		if m.Cert != nil {
-			err = e.Describe(m.Cert)
+			err = e.describe(m.Cert)
 		} else {
-			err = e.DescribeKey(m.Key)
+			err = e.describeKey(m.Public)
 		}
 		if err != nil {
 			return nil, err
@@ -68,8 +67,8 @@ func (p *program) entries(made []job.Made) (entries []inventory.Entry, err error
 
 // register notes what was made, key by key: beside the state if it was marked
 // there that it begins, and in the inventory.
-func (p *program) register(pl *place, entries []inventory.Entry) error {
-	if err := p.end(pl, entries); err != nil {
+func (p *program) register(loc *location, entries []inventoryEntry) error {
+	if err := p.end(loc, entries); err != nil {
 		return err
 	}
 	switch {
@@ -78,7 +77,7 @@ func (p *program) register(pl *place, entries []inventory.Entry) error {
 	case p.o.Register == "-":
 		return p.printEntries(entries)
 	}
-	if err := inventory.Append(p.o.Register, entries...); err != nil {
+	if err := appendInventory(p.o.Register, entries...); err != nil {
 		return fmt.Errorf("the TPM is made, but is not in the inventory: %w", err)
 	}
 	return nil
@@ -92,9 +91,9 @@ func (p *program) linesOnly(register string) {
 	}
 }
 
-func (p *program) printEntries(entries []inventory.Entry) error {
+func (p *program) printEntries(entries []inventoryEntry) error {
 	for _, e := range entries {
-		line, err := e.Line()
+		line, err := e.line()
 		if err == nil {
 			_, err = p.Stdout.Write(line)
 		}

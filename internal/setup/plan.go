@@ -12,8 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
-	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
+	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -70,9 +69,9 @@ func (o *Options) checkConflicts() error {
 }
 
 // plan20 says what a TPM 2.0 is to get, from options and configuration.
-func (p *program) plan20(c settings) (tpm20.Options, error) {
+func (p *program) plan20(c settings) (manufacture.Options20, error) {
 	o := p.o
-	plan := tpm20.Options{Lock: o.LockNVRAM, Banks: pcrBanks(o, c)}
+	plan := manufacture.Options20{Lock: o.LockNVRAM, Banks: pcrBanks(o, c)}
 	if o.Reconfigure {
 		return plan, nil
 	}
@@ -84,7 +83,7 @@ func (p *program) plan20(c settings) (tpm20.Options, error) {
 	}
 	ek1, ek2 := "rsa"+size, "secp384r1"
 	for _, a := range []struct {
-		to           *tpm20.Algorithm
+		to           *manufacture.Algorithm
 		option, conf string
 		fallback     string
 		wanted       bool
@@ -101,7 +100,7 @@ func (p *program) plan20(c settings) (tpm20.Options, error) {
 		if name == "" {
 			continue
 		}
-		alg, ok := tpm20.ParseAlgorithm(name)
+		alg, ok := manufacture.ParseAlgorithm(name)
 		if !ok {
 			return plan, cli.Complain("Key algorithm %s is not supported.", name)
 		}
@@ -112,7 +111,7 @@ func (p *program) plan20(c settings) (tpm20.Options, error) {
 			*a.to = alg
 		}
 	}
-	if !plan.EKCert && (plan.IAK != tpm20.None || plan.IDevID != tpm20.None) {
+	if !plan.EKCert && (plan.IAK != manufacture.None || plan.IDevID != manufacture.None) {
 		return plan, cli.Complain("When creating IAK and/or IDevID keys, then an EK certificate must be created as well.")
 	}
 	return plan, nil
@@ -135,7 +134,7 @@ func (p *program) rsaKeySize(c settings) (string, error) {
 	}
 	// Compat: swtpm_setup prints this one on stdout.
 	p.log.Infof("Unsupported RSA key size %s.", size)
-	return "", errTold
+	return "", errReported
 }
 
 // pcrBanks are the banks that are to be active, nil to leave them alone.
@@ -155,17 +154,17 @@ func pcrBanks(o *Options, c settings) []string {
 }
 
 // plan12 says what a TPM 1.2 is to get.
-func (o *Options) plan12() tpm12.Options {
-	auth := func(pass *string, known bool, fallback string) tpm12.Auth {
+func (o *Options) plan12() manufacture.Options12 {
+	auth := func(pass *string, known bool, fallback string) manufacture.Auth {
 		switch {
 		case known:
-			return tpm12.WellKnown()
+			return manufacture.WellKnown()
 		case pass != nil:
-			return tpm12.Password(*pass)
+			return manufacture.Password(*pass)
 		}
-		return tpm12.Password(fallback)
+		return manufacture.Password(fallback)
 	}
-	return tpm12.Options{
+	return manufacture.Options12{
 		EK: o.CreateEK, Owner: o.TakeOwnership, EKCert: o.EKCert, PlatformCert: o.PlatformCert, LockNV: o.LockNVRAM,
 		OwnerAuth: auth(o.OwnerPass, o.OwnerKnown, defaultOwnerPass),
 		SRKAuth:   auth(o.SRKPass, o.SRKKnown, defaultSRKPass),

@@ -5,19 +5,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/setup/tpm12"
-	"github.com/swtpm-go/swtpm/internal/setup/tpm20"
+	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 )
 
 // plan is everything that a setup needs to know, checked.
 type plan struct {
-	tpm20   tpm20.Options
-	tpm12   tpm12.Options
+	tpm20   manufacture.Options20
+	tpm12   manufacture.Options12
 	asked   string // the algorithm profile as it was given
 	profile string // and as the TPM gets it
 	key     *seal.Key
 	source  *seal.Source // where the key comes from; another emulator reads it
-	certs   *certTool
+	certs   *certifier
 }
 
 func (pl *plan) close() {
@@ -85,12 +84,12 @@ func (p *program) readKey(pl *plan) (err error) {
 
 // prepareCerts finds who issues certificates. A program that is missing is an
 // error only if it is needed.
-func (p *program) prepareCerts(c settings) (*certTool, error) {
+func (p *program) prepareCerts(c settings) (*certifier, error) {
 	o := p.o
 	if !o.EKCert && !(o.PlatformCert && o.TPM2) {
-		return &certTool{}, nil // Compat: a TPM 1.2 gets no platform certificate alone
+		return &certifier{}, nil // Compat: a TPM 1.2 gets no platform certificate alone
 	}
-	t, err := newCertTool(c, o.LogFile == "")
+	t, err := newCertifier(c, o.LogFile == "")
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ const (
 	interval = 500 * time.Millisecond
 )
 
-// terminal is a job.Progress: a line that is written over until it is done. The
+// terminal is a manufacture.Progress: a line that is written over until it is done. The
 // messages call clear before they print.
 type terminal struct {
 	w io.Writer // nil shows nothing

@@ -45,8 +45,8 @@ type program struct {
 	show           *terminal
 }
 
-// errTold is an error that has been told.
-var errTold = errors.New("told already")
+// errReported is an error that has been told.
+var errReported = errors.New("told already")
 
 // Run runs swtpm_setup. Errors have been told, as messages or on stderr; what is
 // left is the exit code: 0 without an error, else 1.
@@ -61,7 +61,7 @@ func Run(ctx context.Context, args []string, s Surroundings) error {
 	defer p.log.close()
 	err := p.run(ctx, args)
 	switch bad, isGetopt := errors.AsType[cli.GetoptError](err); {
-	case err == nil || errors.Is(err, errTold):
+	case err == nil || errors.Is(err, errReported):
 	case isGetopt:
 		fmt.Fprintln(s.Stderr, prog.PrintableLine(fmt.Sprintf("%s: %v", s.Name, bad)))
 		p.usage()
@@ -99,7 +99,7 @@ func (p *program) carryOut(ctx context.Context) error {
 		return p.printCapabilities()
 	}
 	if !p.caps.has(o.version()) {
-		return cli.Complain("swtpm at %s does not support TPM %s", p.emulator(), strings.TrimSuffix(o.version().String(), ".0"))
+		return cli.Complain("swtpm at %s does not support TPM %s", p.emulatorPath(), strings.TrimSuffix(o.version().String(), ".0"))
 	}
 	if err := p.runAs(); err != nil {
 		return err
@@ -107,11 +107,11 @@ func (p *program) carryOut(ctx context.Context) error {
 	if o.PrintProfiles || o.PrintTrust {
 		return p.print(ctx)
 	}
-	pl, err := p.checkPlace()
+	loc, err := p.checkLocation()
 	if err != nil {
 		return err
 	}
-	if goOn, err := p.mayMake(pl); !goOn || err != nil {
+	if goOn, err := p.mayManufacture(loc); !goOn || err != nil {
 		return err
 	}
 	plan, err := p.prepare()
@@ -119,7 +119,7 @@ func (p *program) carryOut(ctx context.Context) error {
 		return err
 	}
 	defer plan.close()
-	return p.make(ctx, pl, plan)
+	return p.make(ctx, loc, plan)
 }
 
 // parse reads the command line. done says that it asked for something that has
@@ -177,7 +177,7 @@ func (p *program) usage() {
 }
 
 // emulator names the emulator for messages.
-func (p *program) emulator() string {
+func (p *program) emulatorPath() string {
 	if p.argv != nil {
 		return p.argv[0]
 	}
@@ -228,17 +228,17 @@ func (p *program) readConfig() (settings, error) {
 	return settings{f}, nil
 }
 
-// checkPlace makes sure that the places which options name can be used, and that
+// checkLocation makes sure that the places which options name can be used, and that
 // the options fit together.
-func (p *program) checkPlace() (*place, error) {
+func (p *program) checkLocation() (*location, error) {
 	o := p.o
 	if o.State == "" {
 		return nil, cli.Complain("--tpm-state must be provided")
 	}
-	pl := parsePlace(o.State, o.version())
-	pl.warn = p.log.Errorf
-	pl.create, pl.options = o.create, o.nv
-	if err := pl.check(); err != nil {
+	loc := parseLocation(o.State, o.version())
+	loc.warn = p.log.Errorf
+	loc.create, loc.options = o.create, o.nv
+	if err := loc.check(); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{o.CertDir, o.KeyDir} {
@@ -251,18 +251,18 @@ func (p *program) checkPlace() (*place, error) {
 	if err := o.checkVersion(); err != nil {
 		return nil, err
 	}
-	return pl, o.checkConflicts()
+	return loc, o.checkConflicts()
 }
 
-// mayMake says whether a TPM is to be made, or changed, where the place is.
-func (p *program) mayMake(pl *place) (bool, error) {
+// mayManufacture says whether a TPM is to be made, or changed, where the place is.
+func (p *program) mayManufacture(loc *location) (bool, error) {
 	o := p.o
-	there, err := pl.existing()
+	there, err := loc.existing()
 	switch {
 	case err == nil && o.marked:
-		return p.decide(pl, there != "")
+		return p.decide(loc, there != "")
 	case o.Reconfigure && err == nil && there == "":
-		return false, cli.Complain("There is no TPM in %s that could be reconfigured.", pl.Location)
+		return false, cli.Complain("There is no TPM in %s that could be reconfigured.", loc.Location)
 	case o.Reconfigure:
 		return err == nil, err
 	case err != nil && !o.Overwrite || err != nil && o.NotOverwrite:

@@ -99,7 +99,7 @@ func (p *program) load(names []string, needed bool) (vms []vm, err error) {
 		}
 		if bad != nil {
 			p.log.Errorf("%v", bad)
-			err = errTold
+			err = errReported
 			continue
 		}
 		states[cfg.State.Location] = name
@@ -215,23 +215,23 @@ func mayOwn(c *config.Config) error {
 
 // makeDir makes the directory of the place if it is missing and the profile says
 // that it is to be made.
-func (p *place) makeDir() error {
-	if !p.create {
+func (l *location) makeDir() error {
+	if !l.create {
 		return nil
 	}
-	if err := os.MkdirAll(p.path, 0o700); err != nil {
+	if err := os.MkdirAll(l.path, 0o700); err != nil {
 		return fmt.Errorf("create the state directory: %w", err)
 	}
 	return nil
 }
 
 // missing says whether the directory of the place is to be made, and can be.
-func (p *place) missing() bool {
-	if !p.create || !p.isDir() {
+func (l *location) missing() bool {
+	if !l.create || !l.isDir() {
 		return false
 	}
-	_, err := os.Stat(p.path)
-	above := filepath.Dir(p.path)
+	_, err := os.Stat(l.path)
+	above := filepath.Dir(l.path)
 	for errors.Is(err, fs.ErrNotExist) {
 		if _, up := os.Stat(above); !errors.Is(up, fs.ErrNotExist) || above == filepath.Dir(above) {
 			return unix.Access(above, unix.W_OK|unix.X_OK) == nil

@@ -19,6 +19,8 @@ type keyOptions struct {
 	curve     string
 	public    []byte // --public; nil if not given
 	algorithm string // --keyalgo
+
+	parsed *cert.PublicKey // set by SetKey; nil for the options above
 }
 
 // defaultCurve is the one of --ecc-x and --ecc-y alone.
@@ -76,9 +78,11 @@ func hexInto(b *[]byte) func(arg string) error {
 	return func(arg string) (err error) { *b, err = parseHex(arg); return err }
 }
 
-// check complains about what is missing.
+// check returns an error if a part of the key is missing.
 func (k *keyOptions) check() error {
 	switch {
+	case k.parsed != nil:
+		return nil
 	case k.kind == "", k.kind == kindRSA && len(k.modulus) == 0, k.kind == kindFile && k.file == "":
 		return cli.Complain("No parameters for a public key were given.")
 	case k.kind == kindEC && (len(k.x) == 0 || len(k.y) == 0):
@@ -91,6 +95,9 @@ func (k *keyOptions) check() error {
 
 // read returns the key.
 func (k *keyOptions) read() (key cert.PublicKey, err error) {
+	if k.parsed != nil {
+		return *k.parsed, nil
+	}
 	switch k.kind {
 	case kindFile:
 		return readPublicKey(k.file)

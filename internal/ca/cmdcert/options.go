@@ -9,19 +9,14 @@ import (
 
 // options is a parsed command line.
 type options struct {
-	request cert.Request // but for its key and its time
-	key     keyOptions
+	Request
 
 	signKey        string
 	password       []byte // of signKey; nil for none
 	parentPassword []byte // of the key above it, in a TPM; nil for none
 	issuerCert     string
 
-	out    string // "": nowhere, or as PEM to stdout
-	pem    bool
-	header bool
-
-	level, revision bool // --tpm-spec-level, --tpm-spec-revision were given
+	out string // "" for no file; PEM is then written to stdout
 
 	help, version, capabilities bool
 	shell                       string // --completion
@@ -29,7 +24,8 @@ type options struct {
 
 // newOptions returns the defaults.
 func newOptions() *options {
-	o := &options{request: cert.Request{Serial: big.NewInt(1), Days: 365}}
+	o := &options{}
+	o.Serial, o.Days = big.NewInt(1), 365
 	o.key.exponent, o.key.curve = 0x10001, defaultCurve
 	return o
 }
@@ -43,7 +39,7 @@ func (o *options) clear() {
 // table returns all options there are, in the order of the usage; they fill o. env
 // looks up a variable as os.LookupEnv does.
 func (o *options) table(env func(string) (string, bool)) []cli.Option {
-	r := &o.request
+	r := &o.Request
 	all := o.key.table()
 	all = append(all, []cli.Option{
 		{Name: "signkey", Arg: "<file>", Set: text(&o.signKey),
@@ -57,18 +53,18 @@ func (o *options) table(env func(string) (string, bool)) []cli.Option {
 		{Name: "out-cert", Arg: "<file>", Set: text(&o.out), Help: "file for the certificate"},
 		{Name: "serial", Arg: "<number>", Set: serial(&r.Serial), Help: "serial number of the certificate; default is 1"},
 		{Name: "days", Arg: "<number>", Set: days(&r.Days), Help: "days that the certificate is valid, -1 for ever;\ndefault is 365"},
-		{Name: "pem", Set: flag(&o.pem), Help: "write PEM; default is DER"},
+		{Name: "pem", Set: flag(&r.PEM), Help: "write PEM; default is DER"},
 		{Name: "type", Arg: "<type>", Words: cert.TypeNames(), Set: certType(&r.Type), Help: "ek, platform, iak or idevid; default is ek"},
 	}...)
 	all = append(all, attributes("tpm", "TPM", &r.TPM)...)
 	all = append(all, attributes("platform", "platform", &r.Platform)...)
 	return append(all, []cli.Option{
 		{Name: "tpm-spec-family", Arg: "<family>", Set: text(&r.Spec.Family), Help: "family of the TPM's specification, a string"},
-		{Name: "tpm-spec-level", Arg: "<level>", Set: number("tpm-spec-level", &r.Spec.Level, &o.level), Help: "its level, a number"},
-		{Name: "tpm-spec-revision", Arg: "<rev>", Set: number("tpm-spec-revision", &r.Spec.Revision, &o.revision), Help: "its revision, a number"},
+		{Name: "tpm-spec-level", Arg: "<level>", Set: number("tpm-spec-level", &r.Spec.Level, &r.level), Help: "its level, a number"},
+		{Name: "tpm-spec-revision", Arg: "<rev>", Set: number("tpm-spec-revision", &r.Spec.Revision, &r.revision), Help: "its revision, a number"},
 		{Name: "tpm-serial-num", Arg: "<number>", Set: text(&r.TPMSerial), Help: "serial number of the TPM; for iak and idevid"},
 		{Name: "subject", Arg: "<subject>", Set: text(&r.Subject), Help: "subject, such as C=US,ST=NY,L=NewYork;\nnot used for a TPM 1.2"},
-		{Name: "add-header", Set: flag(&o.header), Help: "put the header in front that the NVRAM of a TPM 1.2\nwants"},
+		{Name: "add-header", Set: flag(&r.Header), Help: "put the header in front that the NVRAM of a TPM 1.2\nwants"},
 		{Name: "tpm2", Set: flag(&r.TPM2), Help: "a certificate of a TPM 2.0"},
 		{Name: "allow-signing", Set: flag(&r.Signing), Help: "the EK may sign; requires --tpm2"},
 		{Name: "decryption", Set: flag(&r.Decryption), Help: "an EK that may sign may encipher keys, too;\nrequires --tpm2"},
@@ -92,11 +88,10 @@ func attributes(what, whose string, a *cert.Attributes) []cli.Option {
 	}
 }
 
-// check complains about what is missing.
+// check returns an error if an option is missing.
 //
-// Compat: the words, and what counts as given, are swtpm_cert's.
+// Compat: the order of the messages is swtpm_cert's.
 func (o *options) check() error {
-	r := &o.request
 	if err := o.key.check(); err != nil {
 		return err
 	}
@@ -106,27 +101,5 @@ func (o *options) check() error {
 	case o.signKey == "":
 		return cli.Complain("Missing signature key.")
 	}
-	switch r.Type {
-	case cert.IAK, cert.IDevID:
-		if r.TPMSerial == "" {
-			return cli.Complain("--tpm-serial-num must be provided")
-		}
-		return nil
-	case cert.EK:
-		if r.Spec.Family == "" || !o.level || !o.revision {
-			return cli.Complain("--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided.")
-		}
-	case cert.Platform:
-		if incomplete(r.Platform) {
-			return cli.Complain("--platform-manufacturer and --platform-model and --platform-version must all be provided.")
-		}
-	}
-	if incomplete(r.TPM) {
-		return cli.Complain("--tpm-manufacturer and --tpm-model and --tpm-version must all be provided.")
-	}
-	return nil
-}
-
-func incomplete(a cert.Attributes) bool {
-	return a.Manufacturer == "" || a.Model == "" || a.Version == ""
+	return o.checkFields()
 }

@@ -4,14 +4,11 @@
 package cmdcert
 
 import (
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/ca/signer"
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/program"
@@ -106,7 +103,7 @@ func (p *Program) make(o *options) error {
 // issue returns the certificate in DER.
 func (p *Program) issue(o *options) ([]byte, error) {
 	var err error
-	if o.request.Key, err = o.key.read(); err != nil {
+	if o.Key, err = o.key.read(); err != nil {
 		return nil, err
 	}
 	ca, err := signer.Certificate(o.issuerCert)
@@ -123,18 +120,6 @@ func (p *Program) issue(o *options) ([]byte, error) {
 		return nil, cli.Complain("Could not read %s signing key from %s. %s", signer.Kind(o.signKey), signer.Place(o.signKey), reason(err))
 	}
 	defer key.Close()
-	return o.create(ca, key, p.Now())
-}
-
-// create makes the certificate that o asks for, in DER.
-func (o *options) create(ca *x509.Certificate, key crypto.Signer, now time.Time) ([]byte, error) {
-	o.request.NotBefore = now
-	der, err := cert.Create(&o.request, ca, key)
-	switch {
-	case errors.Is(err, cert.ErrHashless):
-		return nil, cli.Complain("Cannot use hashless signing scheme for TPM 1.2 certs.")
-	case err != nil:
-		return nil, cli.Complain("Could not create the certificate. %s", reason(err))
-	}
-	return der, nil
+	o.NotBefore = p.Now()
+	return o.sign(ca, key)
 }

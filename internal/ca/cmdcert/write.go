@@ -16,7 +16,7 @@ import (
 // and DER nowhere.
 func (p *Program) write(o *options, der []byte) error {
 	switch {
-	case o.out == "" && o.pem:
+	case o.out == "" && o.PEM:
 		if _, err := p.Stdout.Write(cert.PEM(der)); err != nil {
 			return cli.Complain("Could not write certificate to stdout: %s", cli.Strerror(err))
 		}
@@ -37,23 +37,6 @@ func (p *Program) write(o *options, der []byte) error {
 		return cli.Complain("Could not write certificate into file %s: %s", o.out, cli.Strerror(err))
 	}
 	return nil
-}
-
-// encode returns der in the form that o wants in a file, in which --pem may go with
-// --add-header.
-func (o *options) encode(der []byte) ([]byte, error) {
-	b := der
-	if o.pem {
-		b = cert.PEM(der)
-	}
-	if !o.header {
-		return b, nil
-	}
-	b, err := cert.AddHeader(b)
-	if err != nil {
-		return nil, cli.Complain("Could not write certificate header. %s", reason(err))
-	}
-	return b, nil
 }
 
 // reason returns err as a sentence that follows one.

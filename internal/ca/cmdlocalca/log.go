@@ -10,14 +10,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// log takes messages: those about errors go to stderr, the others to stdout, all
-// of them to the log file if there is one.
+// log prints messages: errors to stderr and others to stdout, or all to the log file if
+// there is one.
 type log struct {
 	out, err io.Writer
-	file     *os.File // nil: none
+	file     *os.File // nil for none
 }
 
-// openLog opens the log file at path, "" for none.
+// openLog opens the log file at path; "" means that there is none.
 func (p *Program) openLog(path string) (*log, error) {
 	if path == "" {
 		return &log{out: p.Stdout, err: p.Stderr}, nil
@@ -29,12 +29,12 @@ func (p *Program) openLog(path string) (*log, error) {
 	return &log{out: f, err: f, file: f}, nil
 }
 
-// Infof tells what has happened.
+// Infof prints a message.
 func (l *log) Infof(format string, args ...any) {
 	fmt.Fprintln(l.out, program.Printable(fmt.Sprintf(format, args...)))
 }
 
-// Errorf tells what is wrong.
+// Errorf prints an error.
 func (l *log) Errorf(format string, args ...any) {
 	fmt.Fprintln(l.err, program.Printable(fmt.Sprintf(format, args...)))
 }

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"errors"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/internal/ca"
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
@@ -24,40 +25,29 @@ func parse(t *testing.T, args ...string) *options {
 	return o
 }
 
-// TestCertArgs has what swtpm_localca 0.11 calls swtpm_cert with, without the
-// last arguments, which say where the CA is.
-func TestCertArgs(t *testing.T) {
-	product := []string{"--tpm-manufacturer", "M", "--tpm-model", "m", "--tpm-version", "v"}
-	spec := []string{"--tpm-spec-family", "2.0", "--tpm-spec-level", "0", "--tpm-spec-revision", "183"}
-	for _, tt := range []struct{ args, want string }{
-		{"--type ek --ek 80ff --vmid vm:uuid SPEC PRODUCT --tpm2 --allow-signing --decryption",
-			"--subject CN=vm:uuid --platform-model QEMU --tpm2 --allow-signing --decryption SPEC PRODUCT --modulus 80ff --days -1 --serial 7"},
-		{"--type ek --ek 80ff SPEC PRODUCT",
-			"--subject CN=unknown --platform-model QEMU --add-header SPEC PRODUCT --modulus 80ff --days -1 --serial 7"},
-		{"--type platform --ek x=1,y=2,id=secp384r1 --vmid a SPEC PRODUCT --tpm2 --allow-signing --tpm-serial-num S",
-			"--subject CN=a --platform-model QEMU --tpm-serial-num S --tpm2 PRODUCT --type platform --ecc-x 1 --ecc-y 2 --ecc-curveid secp384r1 --days -1 --serial 7"},
-		{"--type iak --key x=1,y=2 --vmid a --tpm2 --tpm-serial-num S",
-			"--subject serialNumber=a --platform-model QEMU --tpm-serial-num S --tpm2 --type iak --ecc-x 1 --ecc-y 2 --days -1 --serial 7"},
-		{"--type idevid --key 80 --tpm-serial-num S",
-			"--subject serialNumber=unknown --platform-model QEMU --add-header --type idevid --modulus 80 --days -1 --serial 7"},
+// TestRequest checks the request of a command line, and in it the options that
+// swtpm_localca 0.11 passes to swtpm_cert.
+func TestRequest(t *testing.T) {
+	product := "--tpm-manufacturer M --tpm-model m --tpm-version v"
+	spec := "--tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 183"
+	for _, tt := range []struct {
+		typ        cert.Type
+		args, want string
+		r          ca.Request
+	}{
+		{cert.EK, "--ek 80ff --vmid vm:uuid SPEC PRODUCT --tpm2 --allow-signing --decryption", "SPEC PRODUCT --modulus 80ff",
+			ca.Request{Type: cert.EK, VMID: "vm:uuid", TPM2: true, Signing: true, Decryption: true}},
+		{cert.EK, "--ek 80ff SPEC PRODUCT", "SPEC PRODUCT --modulus 80ff", ca.Request{Type: cert.EK}},
+		{cert.Platform, "--ek x=1,y=2,id=secp384r1 --vmid a SPEC PRODUCT --tpm2 --allow-signing --tpm-serial-num S",
+			"PRODUCT --ecc-x 1 --ecc-y 2 --ecc-curveid secp384r1", ca.Request{Type: cert.Platform, VMID: "a", TPM2: true, Signing: true, TPMSerial: "S"}},
+		{cert.IAK, "--key x=1,y=2 --tpm2 --tpm-serial-num S", "--ecc-x 1 --ecc-y 2", ca.Request{Type: cert.IAK, TPM2: true, TPMSerial: "S"}},
 	} {
 		fill := func(s string) []string {
-			s = strings.ReplaceAll(s, "SPEC", strings.Join(spec, " "))
-			return strings.Fields(strings.ReplaceAll(s, "PRODUCT", strings.Join(product, " ")))
+			return strings.Fields(strings.NewReplacer("SPEC", spec, "PRODUCT", product).Replace(s))
 		}
-		got := parse(t, fill(tt.args)...).certArgs([]string{"--platform-model", "QEMU"}, "7")
-		if !slices.Equal(got, fill(tt.want)) {
-			t.Errorf("%s\ngives %q\nwant  %q", tt.args, got, fill(tt.want))
-		}
-	}
-}
-
-func TestSubject(t *testing.T) {
-	for vmid, want := range map[string]string{
-		"": "CN=unknown", "vm:1": "CN=vm:1", `a,b+c\+d`: `CN=a_b_c\+d`, "+": "CN=_", `\+`: `CN=\+`, "ä,": "CN=ä_",
-	} {
-		if got := (&options{vmid: vmid}).subject(); got != want {
-			t.Errorf("subject of %q = %q, want %q", vmid, got, want)
+		tt.r.Args = fill(tt.want)
+		if got := parse(t, fill(tt.args)...).request(tt.typ); !reflect.DeepEqual(got, tt.r) {
+			t.Errorf("%s\ngives %+v\nwant  %+v", tt.args, got, tt.r)
 		}
 	}
 }
@@ -78,8 +68,8 @@ func TestKeyArgs(t *testing.T) {
 	}
 }
 
-// FuzzKeyArgs holds that a key of elliptic curves has coordinates that are in what
-// was given, and that all else is a modulus as it was given.
+// FuzzKeyArgs checks that the coordinates of an ECC key are parts of the argument, and
+// that any other argument is passed unchanged as a modulus.
 func FuzzKeyArgs(f *testing.F) {
 	for _, s := range []string{"80", "x=1,y=2", "x=1,y=2,id=c", "x=x=1,y=2"} {
 		f.Add(s)
@@ -96,13 +86,6 @@ func FuzzKeyArgs(f *testing.F) {
 			t.Errorf("keyArgs(%q) = %q", s, args)
 		}
 	})
-}
-
-func TestWords(t *testing.T) {
-	got := words("--platform-manufacturer \"Fedora XYZ\"\n\n  --a\t b \r\n# c")
-	if want := []string{"--platform-manufacturer", `"Fedora`, `XYZ"`, "--a", "b", "#", "c"}; !slices.Equal(got, want) {
-		t.Errorf("words = %q, want %q", got, want)
-	}
 }
 
 // site is a configuration in a new directory.
@@ -123,7 +106,7 @@ func newSite(t *testing.T) site {
 	return s
 }
 
-// args are those of a good call.
+// args returns the arguments of a valid call.
 func (s site) args(more ...string) []string {
 	return append([]string{"--configfile", s.conf, "--optsfile", s.opts, "--dir", s.dir, "--tpm2", "--type", "ek",
 		"--ek", "x=6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,y=4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
@@ -191,28 +174,5 @@ func TestRun(t *testing.T) {
 	}
 	if b, err := os.ReadFile(log); err != nil || string(b) != "Successfully created EK certificate locally.\n" {
 		t.Errorf("log file %q, %v", b, err)
-	}
-}
-
-// keep keeps nothing.
-type keep struct{}
-
-func (keep) Infof(string, ...any)  {}
-func (keep) Errorf(string, ...any) {}
-
-func TestCertificate(t *testing.T) {
-	s := newSite(t)
-	b, err := Certificate(t.Context(), keep{}, s.args("--dir", "/nonexistent"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := x509.ParseCertificate(b); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(s.conf, []byte("statedir = /s\nsigningkey = pkcs11:token=a\nissuercert = /c\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Certificate(t.Context(), keep{}, s.args()); !errors.Is(err, ErrToken) {
-		t.Errorf("with a key in a token: %v", err)
 	}
 }

@@ -15,10 +15,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// revocation is what a command line says of revoked certificates.
+// revocation has the options for revoked certificates.
 type revocation struct {
 	certs []string // --revoke: serial numbers, or files with certificates
-	list  string   // --crl: the file for the revocation list; "": none
+	list  string   // --crl: the file for the revocation list; "" for none
 	days  int      // --crl-days
 }
 
@@ -34,7 +34,7 @@ func (r *revocation) table() []cli.Option {
 	}
 }
 
-// setDays takes the argument of --crl-days.
+// setDays sets the argument of --crl-days.
 func (r *revocation) setDays(arg, _ string) error {
 	const most = 36500
 	n, err := strconv.Atoi(arg)
@@ -47,12 +47,12 @@ func (r *revocation) setDays(arg, _ string) error {
 
 func (r *revocation) wanted() bool { return len(r.certs) > 0 || r.list != "" }
 
-// revoke revokes certificates and writes the list, as far as o asks for it.
+// revoke revokes certificates and writes the list, as far as requested.
 func (o *options) revoke(ctx context.Context, log ca.Log) error {
 	if o.kind != "" || o.key != "" {
 		return errors.New("--revoke and --crl issue no certificate; leave out --type and --ek")
 	}
-	cfg, err := o.config()
+	cfg, err := ca.LoadConfig(o.conf)
 	if err != nil {
 		return err
 	}
@@ -78,8 +78,8 @@ func (o *options) revoke(ctx context.Context, log ca.Log) error {
 	return o.writeList(der)
 }
 
-// writeList writes the list to its file. Those who fetch it find the old one or the
-// new one.
+// writeList writes the list to its file in one step, so that a web server delivers
+// either the old or the new one.
 func (o *options) writeList(der []byte) error {
 	path := o.revocation.list
 	if strings.HasSuffix(path, ".pem") {

@@ -1,4 +1,4 @@
-package inventory
+package setup
 
 import (
 	"crypto/ecdsa"
@@ -32,8 +32,8 @@ func TestSplitVMID(t *testing.T) {
 		"":               {"", ""},
 		"vm:" + uuid[1:]: {"vm:" + uuid[1:], ""},
 	} {
-		if name, id := SplitVMID(in); name != want[0] || id != want[1] {
-			t.Errorf("SplitVMID(%q) = %q, %q, want %q", in, name, id, want)
+		if name, id := splitVMID(in); name != want[0] || id != want[1] {
+			t.Errorf("splitVMID(%q) = %q, %q, want %q", in, name, id, want)
 		}
 	}
 }
@@ -44,9 +44,9 @@ func FuzzSplitVMID(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		name, id := SplitVMID(s)
+		name, id := splitVMID(s)
 		if joined := name + ":" + id; id == "" && name != s || id != "" && joined != s && ":"+s != joined {
-			t.Errorf("SplitVMID(%q) = %q, %q", s, name, id)
+			t.Errorf("splitVMID(%q) = %q, %q", s, name, id)
 		}
 	})
 }
@@ -65,8 +65,8 @@ func TestDescribe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var e, f, g Entry
-	if err := e.Describe(der); err != nil {
+	var e, f, g inventoryEntry
+	if err := e.describe(der); err != nil {
 		t.Fatal(err)
 	}
 	sum, whole := sha256.Sum256(spki), sha256.Sum256(der)
@@ -74,15 +74,15 @@ func TestDescribe(t *testing.T) {
 		t.Errorf("entry %+v", e)
 	}
 	header := []byte{0x10, 0x01, 0, byte((len(der) + 2) >> 8), byte(len(der) + 2), 0x10, 0x02}
-	if err := f.Describe(append(header, der...)); err != nil || f != e {
+	if err := f.describe(append(header, der...)); err != nil || f != e {
 		t.Errorf("with a header: %+v, %v", f, err)
 	}
-	if err := g.DescribeKey(key.Public()); err != nil || g != (Entry{Fingerprint: e.Fingerprint}) {
+	if err := g.describeKey(key.Public()); err != nil || g != (inventoryEntry{Fingerprint: e.Fingerprint}) {
 		t.Errorf("without a certificate: %+v, %v", g, err)
 	}
 	for _, bad := range [][]byte{nil, {0x10, 1, 0}, der[1:]} {
-		if err := g.Describe(bad); err == nil {
-			t.Errorf("Describe(%x) succeeds", bad)
+		if err := g.describe(bad); err == nil {
+			t.Errorf("describe(%x) succeeds", bad)
 		}
 	}
 }
@@ -98,7 +98,7 @@ func TestAppend(t *testing.T) {
 	for i := range 10 {
 		wg.Go(func() {
 			vm := fmt.Sprint("vm\n", i)
-			if err := Append(path, Entry{VM: vm, Type: "ek"}, Entry{VM: vm, Type: "iak"}); err != nil {
+			if err := appendInventory(path, inventoryEntry{VM: vm, Type: "ek"}, inventoryEntry{VM: vm, Type: "iak"}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -113,7 +113,7 @@ func TestAppend(t *testing.T) {
 		t.Fatalf("%d lines: %q", len(lines), lines)
 	}
 	for i := 1; i < len(lines); i += 2 {
-		var a, b Entry
+		var a, b inventoryEntry
 		if err := json.Unmarshal([]byte(lines[i]), &a); err != nil {
 			t.Error(err)
 		}
@@ -136,7 +136,7 @@ func TestTrap(t *testing.T) {
 	if err := os.Symlink(outside, path); err != nil {
 		t.Fatal(err)
 	}
-	if err := Append(path, Entry{VM: "a"}); err == nil {
+	if err := appendInventory(path, inventoryEntry{VM: "a"}); err == nil {
 		t.Error("a link is followed")
 	}
 	if b, _ := os.ReadFile(outside); string(b) != "x\n" {

@@ -1,4 +1,4 @@
-package tpm12
+package manufacture
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ const (
 	keyBits   = 2048
 	keyBytes  = keyBits / 8
 	keyPrimes = 2
-	exponent  = 65537 // what an exponent of size 0 stands for
+	exponent  = 65537 // the default, encoded as an exponent of size 0
 )
 
 // appendKeyParms appends TPM_KEY_PARMS of an RSA 2048 key:
@@ -48,18 +48,18 @@ func appendKeyParms(b []byte, sigScheme uint16) []byte {
 	return binary.BigEndian.AppendUint32(b, 0)
 }
 
-// antiReplay goes into the checksum of the new endorsement key.
+// antiReplay is a part of the checksum of the new endorsement key.
 //
-// Compat: it is that of swtpm_setup, so that the traffic is the same. Nobody
-// stands between us and the TPM who could repeat an old response.
+// Compat: the value is swtpm_setup's, so that the traffic is the same. No attacker
+// can replay an old response, because the TPM is in this process or its child.
 var antiReplay = [sha1.Size]byte{
 	0x38, 0xf0, 0x30, 0x81, 0x07, 0x2b, 0x0c, 0xa9, 0x10, 0x98,
 	0x08, 0xc0, 0x4b, 0x05, 0x11, 0xc9, 0x50, 0x23, 0x52, 0xc4,
 }
 
-// createEK has the TPM make its endorsement key. Behind the header the command
-// has TPM_NONCE antiReplay and TPM_KEY_PARMS.
-func (c client) createEK() (*rsa.PublicKey, error) {
+// createEK creates the endorsement key. The parameters of the command are TPM_NONCE
+// antiReplay and TPM_KEY_PARMS.
+func (c client12) createEK() (*rsa.PublicKey, error) {
 	rsp, err := c.run(ordCreateEndorsementKeyPair, appendKeyParms(antiReplay[:], sigPKCS1SHA1))
 	if err != nil {
 		return nil, err
@@ -71,16 +71,16 @@ func (c client) createEK() (*rsa.PublicKey, error) {
 	return ek, nil
 }
 
-// parseEK returns the endorsement key in what is behind the header of the
-// response to TPM_CreateEndorsementKeyPair:
+// parseEK returns the endorsement key in the parameters of the response to
+// TPM_CreateEndorsementKeyPair:
 //
 //	off len field
 //	  0  24 TPM_KEY_PARMS
 //	 24   4 keyLength   256
 //	 28 256 modulus
-//	284  20 checksum    SHA-1 of all before it and antiReplay
+//	284  20 checksum    SHA-1 of the fields above and antiReplay
 //
-// The key it returns has 2048 bits and an odd modulus.
+// The returned key has 2048 bits and an odd modulus.
 func parseEK(b []byte) (*rsa.PublicKey, error) {
 	const (
 		parms   = 24
@@ -88,24 +88,24 @@ func parseEK(b []byte) (*rsa.PublicKey, error) {
 		sum     = modulus + keyBytes
 	)
 	if len(b) != sum+sha1.Size {
-		return nil, fmt.Errorf("an endorsement key of %d bytes, want %d", len(b), sum+sha1.Size)
+		return nil, fmt.Errorf("invalid endorsement key of %d bytes, expected %d", len(b), sum+sha1.Size)
 	}
 	be := binary.BigEndian
 	switch {
 	case be.Uint32(b) != algRSA || be.Uint32(b[12:]) != keyBits || be.Uint32(b[parms:]) != keyBytes:
-		return nil, errors.New("an endorsement key that is not RSA 2048")
+		return nil, errors.New("unexpected endorsement key, not RSA 2048")
 	case be.Uint32(b[20:]) != 0:
-		return nil, errors.New("an endorsement key with an exponent other than 65537")
+		return nil, errors.New("unexpected exponent of the endorsement key, not 65537")
 	case b[modulus]&0x80 == 0 || b[sum-1]&1 == 0:
-		return nil, errors.New("a modulus of the endorsement key that is not one of 2048 bits")
+		return nil, errors.New("invalid modulus of the endorsement key")
 	}
 	if want := sha1.Sum(append(bytes.Clone(b[:sum]), antiReplay[:]...)); !bytes.Equal(b[sum:], want[:]) {
-		return nil, errors.New("a checksum that is not that of the endorsement key")
+		return nil, errors.New("wrong checksum of the endorsement key")
 	}
 	return &rsa.PublicKey{N: new(big.Int).SetBytes(b[modulus:sum]), E: exponent}, nil
 }
 
-// appendSRK appends TPM_KEY12 that asks for a storage root key:
+// appendSRK appends the TPM_KEY12 that requests a storage root key:
 //
 //	off len field
 //	  0   2 tag
@@ -115,7 +115,7 @@ func parseEK(b []byte) (*rsa.PublicKey, error) {
 //	 10   1 authDataUsage
 //	 11  24 TPM_KEY_PARMS
 //	 35   4 PCRInfoSize     0
-//	 39   4 pubKey.keyLength 0: to be made
+//	 39   4 pubKey.keyLength 0: not created yet
 //	 43   4 encSize         0
 func appendSRK(b []byte) []byte {
 	b = binary.BigEndian.AppendUint16(b, tagKey12)

@@ -1,6 +1,6 @@
 //go:build cgo
 
-package tpm12
+package manufacture
 
 import (
 	"bytes"
@@ -58,20 +58,20 @@ func newReal(t *testing.T) (real, func()) {
 func TestEngine(t *testing.T) {
 	for _, g := range []struct {
 		file string
-		o    Options
+		o    Options12
 	}{
 		{"owned", full},
-		{"unlocked", Options{EK: true, EKCert: true, PlatformCert: true}},
+		{"unlocked", Options12{EK: true, EKCert: true, PlatformCert: true}},
 	} {
 		t.Run(g.file, func(t *testing.T) {
 			x, on := newReal(t)
-			j, _, certs := newJob(t, x)
-			if err := Manufacture(t.Context(), j, g.o); err != nil {
+			j, _, certs := newJob12(t, x)
+			if err := Make12(t.Context(), j, g.o); err != nil {
 				t.Fatal(err)
 			}
 			on()
-			a := asker{t, client{t.Context(), x}}
-			b, err := os.ReadFile("testdata/" + g.file + ".json")
+			a := asker{t, client12{t.Context(), x}}
+			b, err := os.ReadFile("testdata/tpm12/" + g.file + ".json")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +91,7 @@ func TestEngine(t *testing.T) {
 			if g.o.Owner {
 				a.owner(certs)
 			} else {
-				a.unowned(certs, j.Made[0].Key)
+				a.unowned(certs, j.Keys[0].Public)
 			}
 		})
 	}
@@ -100,7 +100,7 @@ func TestEngine(t *testing.T) {
 // asker asks a manufactured TPM.
 type asker struct {
 	t *testing.T
-	c client
+	c client12
 }
 
 // ask sends a command in hex, without its header.
@@ -229,8 +229,8 @@ func (a asker) unowned(certs *issuer, key crypto.PublicKey) {
 // TestEngineWellKnown takes ownership with the well-known secrets.
 func TestEngineWellKnown(t *testing.T) {
 	x, _ := newReal(t)
-	j, _, _ := newJob(t, x)
-	if err := Manufacture(t.Context(), j, Options{EK: true, Owner: true, OwnerAuth: WellKnown(), SRKAuth: WellKnown()}); err != nil {
+	j, _, _ := newJob12(t, x)
+	if err := Make12(t.Context(), j, Options12{EK: true, Owner: true, OwnerAuth: WellKnown(), SRKAuth: WellKnown()}); err != nil {
 		t.Fatal(err)
 	}
 	if WellKnown() != sha1.Sum(make([]byte, 20)) {
@@ -242,8 +242,8 @@ func TestEngineWellKnown(t *testing.T) {
 func TestEngineTwice(t *testing.T) {
 	x, _ := newReal(t)
 	for i, want := range []string{"", "TPM_CreateEndorsementKeyPair: TPM_RESULT 0x8"} {
-		j, _, _ := newJob(t, x)
-		err := Manufacture(t.Context(), j, Options{EK: true})
+		j, _, _ := newJob12(t, x)
+		err := Make12(t.Context(), j, Options12{EK: true})
 		if fmt.Sprint(err) != want && (i > 0 || err != nil) {
 			t.Errorf("manufacture %d = %v, want %q", i+1, err, want)
 		}

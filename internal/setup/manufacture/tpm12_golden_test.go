@@ -1,4 +1,4 @@
-package tpm12
+package manufacture
 
 import (
 	"bytes"
@@ -11,8 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/setup/job"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
 )
 
 // Where TPM_TakeOwnership has what is random: offsets with the header.
@@ -33,12 +34,12 @@ func blank(cmd []byte) []byte {
 	return cmd
 }
 
-// TestGolden has the reference's TPM manufactured by us, with the same commands.
+// TestGolden12 has the reference's TPM manufactured by us, with the same commands.
 func TestGolden(t *testing.T) {
 	all := golden(t)
 	p := &player{rsps: responses(all)}
-	j, s, certs := newJob(t, p)
-	if err := Manufacture(context.Background(), j, full); err != nil {
+	j, s, certs := newJob12(t, p)
+	if err := Make12(context.Background(), j, full); err != nil {
 		t.Fatal(err)
 	}
 	if len(p.cmds) != len(all) {
@@ -51,18 +52,18 @@ func TestGolden(t *testing.T) {
 	}
 
 	modulus := all[4].rsp[38:][:256]
-	if len(j.Made) != 1 {
-		t.Fatalf("Made = %v, want one key", j.Made)
+	if len(j.Keys) != 1 {
+		t.Fatalf("Made = %v, want one key", j.Keys)
 	}
-	m := j.Made[0]
-	if key, ok := m.Key.(*rsa.PublicKey); !ok || !bytes.Equal(key.N.Bytes(), modulus) || key.E != 65537 {
-		t.Errorf("the EK = %v, want the modulus %x", m.Key, modulus)
+	m := j.Keys[0]
+	if key, ok := m.Public.(*rsa.PublicKey); !ok || !bytes.Equal(key.N.Bytes(), modulus) || key.E != 65537 {
+		t.Errorf("the EK = %v, want the modulus %x", m.Public, modulus)
 	}
-	if !bytes.Equal(m.Cert, certs.certs[job.EK][7:]) || m.Type != job.EK || m.Handle != 0 || m.CertFile() != "ek-rsa2048.crt" {
+	if !bytes.Equal(m.Cert, certs.certs[cert.EK][7:]) || m.Type != cert.EK || m.Handle != 0 || m.CertFile() != "ek-rsa2048.crt" {
 		t.Errorf("Made = %+v", m)
 	}
-	for i, want := range []job.CertType{job.EK, job.Platform} {
-		if r := certs.requests[i]; r.Type != want || r.Key != m.Key || r.Signing || r.Decryption || r.Serial != "" {
+	for i, want := range []cert.Type{cert.EK, cert.Platform} {
+		if r := certs.requests[i]; r.Type != want || r.Key != m.Public || r.Signing || r.Decryption || r.TPMSerial != "" {
 			t.Errorf("request %d = %+v, want %q for the EK", i, r, want)
 		}
 	}
@@ -82,9 +83,9 @@ func TestGolden(t *testing.T) {
 func TestAuthorization(t *testing.T) {
 	all := golden(t)
 	oiap, cmd := all[5].rsp[10:], all[6].cmd
-	s := session{handle: binary.BigEndian.Uint32(oiap), nonceEven: [20]byte(oiap[4:])}
+	s := oiapSession{handle: binary.BigEndian.Uint32(oiap), nonceEven: [20]byte(oiap[4:])}
 	params := ownerParams(cmd[ownerAt:][:256], cmd[srkAt:][:256])
-	got := command(tagRquAuth1, ordTakeOwnership, authorize(s, Password("ooo"), ordTakeOwnership, params))
+	got := command12(tagRquAuth1, ordTakeOwnership, authorize(s, Password("ooo"), ordTakeOwnership, params))
 	if !bytes.Equal(got, cmd) {
 		t.Errorf("TPM_TakeOwnership = %x, want %x", got, cmd)
 	}
@@ -106,24 +107,24 @@ func TestPassword(t *testing.T) {
 	}
 }
 
-// TestOptions looks at which commands the options lead to.
+// TestOptions12 looks at which commands the options lead to.
 func TestOptions(t *testing.T) {
 	all := golden(t)
 	enable, ek, own, certEK, certPlatform, lock := []int{0, 1, 2, 3}, []int{4}, []int{5, 6}, []int{7, 8}, []int{9, 10}, []int{11}
 	for _, g := range []struct {
 		name string
-		o    Options
+		o    Options12
 		want [][]int
 	}{
-		{"nothing", Options{}, [][]int{enable}},
-		{"an EK", Options{EK: true}, [][]int{enable, ek}},
-		{"an owner", Options{EK: true, Owner: true, OwnerAuth: full.OwnerAuth}, [][]int{enable, ek, own}},
-		{"an owner without an EK", Options{Owner: true}, [][]int{enable}},
-		{"a certificate", Options{EK: true, EKCert: true}, [][]int{enable, ek, certEK}},
-		{"a platform certificate alone", Options{EK: true, PlatformCert: true}, [][]int{enable, ek}},
-		{"both", Options{EK: true, EKCert: true, PlatformCert: true}, [][]int{enable, ek, certEK, certPlatform}},
-		{"certificates without an EK", Options{EKCert: true, PlatformCert: true}, [][]int{enable}},
-		{"a lock without an EK", Options{LockNV: true}, [][]int{enable, lock}},
+		{"nothing", Options12{}, [][]int{enable}},
+		{"an EK", Options12{EK: true}, [][]int{enable, ek}},
+		{"an owner", Options12{EK: true, Owner: true, OwnerAuth: full.OwnerAuth}, [][]int{enable, ek, own}},
+		{"an owner without an EK", Options12{Owner: true}, [][]int{enable}},
+		{"a certificate", Options12{EK: true, EKCert: true}, [][]int{enable, ek, certEK}},
+		{"a platform certificate alone", Options12{EK: true, PlatformCert: true}, [][]int{enable, ek}},
+		{"both", Options12{EK: true, EKCert: true, PlatformCert: true}, [][]int{enable, ek, certEK, certPlatform}},
+		{"certificates without an EK", Options12{EKCert: true, PlatformCert: true}, [][]int{enable}},
+		{"a lock without an EK", Options12{LockNV: true}, [][]int{enable, lock}},
 	} {
 		var part []exchange
 		for _, i := range slices.Concat(g.want...) {
@@ -142,7 +143,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestRefused has each command fail, and its response be of another length and changed.
+// TestRefused12 has each command fail, and its response be of another length and changed.
 func TestRefused(t *testing.T) {
 	all := golden(t)
 	for i := range all {
@@ -155,14 +156,14 @@ func TestRefused(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), o.String()+": ") || !strings.Contains(err.Error(), want) {
 				t.Errorf("%v, %s: %v; want %q", o, what, err, want)
 			}
-			if len(p.cmds) != i+1 || len(j.Made) > 1 {
+			if len(p.cmds) != i+1 || len(j.Keys) > 1 {
 				t.Errorf("%v, %s: %d commands, want %d", o, what, len(p.cmds), i+1)
 			}
 		}
 		try("refused", "TPM_RESULT 0x9 (TPM_FAIL)", tpm.ErrorResponse(tpm.V12, tpm.Fail))
 		try("no response", "shorter than its header", nil)
 		rsp := all[i].rsp
-		try("longer", "that says it has", append(bytes.Clone(rsp), 0))
+		try("longer", "but its header says", append(bytes.Clone(rsp), 0))
 		other := bytes.Clone(rsp)
 		other[1]++
 		try("another tag", "tag 0x00c", other)
@@ -192,13 +193,13 @@ func TestIssuer(t *testing.T) {
 		want  string
 	}{
 		{issuer{err: broken}, "no CA"},
-		{issuer{certs: map[job.CertType][]byte{job.EK: {}}}, "EK certificate is empty"},
-		{issuer{certs: map[job.CertType][]byte{job.EK: make([]byte, 8)}}, "Platform certificate is empty"},
+		{issuer{certs: map[cert.Type][]byte{cert.EK: {}}}, "EK certificate is empty"},
+		{issuer{certs: map[cert.Type][]byte{cert.EK: make([]byte, 8)}}, "Platform certificate is empty"},
 	} {
 		p := &player{rsps: responses(all)}
-		j, _, _ := newJob(t, p)
+		j, _, _ := newJob12(t, p)
 		j.Certs = &g.certs
-		err := Manufacture(context.Background(), j, full)
+		err := Make12(context.Background(), j, full)
 		if err == nil || !strings.Contains(err.Error(), g.want) || len(p.cmds) != 7 {
 			t.Errorf("%d commands, %v; want 7, %q", len(p.cmds), err, g.want)
 		}
@@ -211,13 +212,13 @@ func TestShortCertificate(t *testing.T) {
 	all := golden(t)
 	for _, g := range []struct{ in, file string }{{"a", "a"}, {"1234567", "1234567"}, {"12345678", "8"}} {
 		p := &player{rsps: responses(all)}
-		j, _, certs := newJob(t, p)
-		certs.certs = map[job.CertType][]byte{job.EK: []byte(g.in), job.Platform: []byte("p")}
-		if err := Manufacture(context.Background(), j, full); err != nil {
+		j, _, certs := newJob12(t, p)
+		certs.certs = map[cert.Type][]byte{cert.EK: []byte(g.in), cert.Platform: []byte("p")}
+		if err := Make12(context.Background(), j, full); err != nil {
 			t.Errorf("%q: %v", g.in, err)
 			continue
 		}
-		if got := string(j.Made[0].Cert); got != g.file {
+		if got := string(j.Keys[0].Cert); got != g.file {
 			t.Errorf("the certificate %q is %q in a file, want %q", g.in, got, g.file)
 		}
 		for i, want := range map[int]string{8: g.in, 10: "p"} {
@@ -233,7 +234,7 @@ func TestLongCertificate(t *testing.T) {
 	long := bytes.Repeat([]byte("0123456789"), 601)
 	ok := tpm.ErrorResponse(tpm.V12, 0)
 	p := &player{rsps: [][]byte{ok, ok, ok, ok}}
-	if err := (client{context.Background(), p}).store(certIndices[job.EK], long); err != nil {
+	if err := (client12{context.Background(), p}).store(certIndices[cert.EK], long); err != nil {
 		t.Fatal(err)
 	}
 	var got []byte
@@ -248,7 +249,7 @@ func TestLongCertificate(t *testing.T) {
 	}
 }
 
-// FuzzResponses gives a manufacture any responses. What it takes for a key is
+// FuzzResponses12 gives a manufacture any responses. What it takes for a key is
 // one, and what it takes for the owner's authorization covers each byte.
 func FuzzResponses(f *testing.F) {
 	all := golden(f)
@@ -257,8 +258,8 @@ func FuzzResponses(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, rsp []byte) {
 		for _, tag := range []uint16{tpm.TagRsp12, tagRspAuth1} {
-			if b, err := open(rsp, tag); err == nil && !bytes.Equal(rsp, command(tag, 0, b)) {
-				t.Errorf("open(%x) = %x", rsp, b)
+			if b, err := parseResponse(rsp, tag); err == nil && !bytes.Equal(rsp, command12(tag, 0, b)) {
+				t.Errorf("parseResponse(%x) = %x", rsp, b)
 			}
 		}
 		if len(rsp) < tpm.HeaderSize {

@@ -1,4 +1,4 @@
-package tpm12
+package manufacture
 
 import (
 	"bufio"
@@ -12,7 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/setup/job"
+	"github.com/swtpm-go/swtpm/internal/ca"
+	"github.com/swtpm-go/swtpm/internal/ca/cert"
 )
 
 // exchange is a command and its response.
@@ -21,7 +22,7 @@ type exchange struct{ cmd, rsp []byte }
 // golden returns the reference's manufacture of a TPM.
 func golden(t testing.TB) (all []exchange) {
 	t.Helper()
-	f, err := os.Open("testdata/full.txt")
+	f, err := os.Open("testdata/tpm12/full.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,12 +76,12 @@ func (s *surroundings) Begin(what string) func() {
 
 // issuer has certificates ready.
 type issuer struct {
-	certs    map[job.CertType][]byte
-	requests []job.Request
+	certs    map[cert.Type][]byte
+	requests []ca.Request
 	err      error
 }
 
-func (i *issuer) Issue(_ context.Context, r job.Request) ([]byte, error) {
+func (i *issuer) Issue(_ context.Context, r ca.Request) ([]byte, error) {
 	i.requests = append(i.requests, r)
 	return i.certs[r.Type], i.err
 }
@@ -89,29 +90,29 @@ func (i *issuer) Issue(_ context.Context, r job.Request) ([]byte, error) {
 func goldenCerts(t testing.TB) *issuer {
 	all := golden(t)
 	const params = 22 // header, nvIndex, offset, dataSize
-	return &issuer{certs: map[job.CertType][]byte{
-		job.EK:       all[8].cmd[params:],
-		job.Platform: all[10].cmd[params:],
+	return &issuer{certs: map[cert.Type][]byte{
+		cert.EK:       all[8].cmd[params:],
+		cert.Platform: all[10].cmd[params:],
 	}}
 }
 
 // newJob is a manufacture in which nothing is missing.
-func newJob(t testing.TB, to job.TPM) (*job.Job, *surroundings, *issuer) {
+func newJob12(t testing.TB, to TPM) (*Job, *surroundings, *issuer) {
 	s, certs := &surroundings{}, goldenCerts(t)
-	return &job.Job{TPM: to, Certs: certs, Log: s, Progress: s}, s, certs
+	return &Job{TPM: to, Certs: certs, Log: s, Progress: s}, s, certs
 }
 
 // full is what the reference's TPM got.
-var full = Options{
+var full = Options12{
 	EK: true, Owner: true, EKCert: true, PlatformCert: true, LockNV: true,
 	OwnerAuth: Password("ooo"), SRKAuth: Password("sss"),
 }
 
 // play manufactures a TPM that gives these responses.
-func play(t testing.TB, o Options, rsps [][]byte) (*job.Job, *player, error) {
+func play(t testing.TB, o Options12, rsps [][]byte) (*Job, *player, error) {
 	p := &player{rsps: rsps}
-	j, _, _ := newJob(t, p)
-	return j, p, Manufacture(context.Background(), j, o)
+	j, _, _ := newJob12(t, p)
+	return j, p, Make12(context.Background(), j, o)
 }
 
 func responses(all []exchange) [][]byte {

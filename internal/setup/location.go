@@ -18,7 +18,7 @@ import (
 )
 
 // place is where the state of a TPM is, or will be.
-type place struct {
+type location struct {
 	nv.Location
 	path    string
 	version tpm.Version
@@ -30,33 +30,33 @@ type place struct {
 	b nv.Backend // locked; nil before open
 }
 
-// parsePlace reads --tpm-state.
-func parsePlace(s string, v tpm.Version) *place {
+// parseLocation reads --tpm-state.
+func parseLocation(s string, v tpm.Version) *location {
 	l := nv.ParseLocation(s)
 	if l.Kind == nv.None || l.Kind == nv.Unsupported {
 		l = nv.Location{Kind: nv.Directory, Path: s}
 	}
-	return &place{Location: l, path: l.Path, version: v}
+	return &location{Location: l, path: l.Path, version: v}
 }
 
-func (p *place) isDir() bool { return p.Kind == nv.Directory }
+func (l *location) isDir() bool { return l.Kind == nv.Directory }
 
 // check makes sure that we may use the place, without a trace.
-func (p *place) check() error {
-	if !p.isDir() {
-		err := unix.Access(p.path, unix.R_OK|unix.W_OK)
-		if err == nil || err == unix.ENOENT && unix.Access(filepath.Dir(p.path), unix.W_OK|unix.X_OK) == nil {
+func (l *location) check() error {
+	if !l.isDir() {
+		err := unix.Access(l.path, unix.R_OK|unix.W_OK)
+		if err == nil || err == unix.ENOENT && unix.Access(filepath.Dir(l.path), unix.W_OK|unix.X_OK) == nil {
 			return nil
 		}
-		return cli.Complain("User %s cannot access file %s: %s", keyvalue.UserName(), p.path, cli.Strerror(err))
+		return cli.Complain("User %s cannot access file %s: %s", keyvalue.UserName(), l.path, cli.Strerror(err))
 	}
-	if p.missing() {
+	if l.missing() {
 		return nil
 	}
-	if err := checkDir(p.path); err != nil {
+	if err := checkDir(l.path); err != nil {
 		return err
 	}
-	lock := filepath.Join(p.path, ".lock")
+	lock := filepath.Join(l.path, ".lock")
 	if err := unix.Access(lock, unix.R_OK|unix.W_OK); err != nil && err != unix.ENOENT {
 		return cli.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", keyvalue.UserName(), lock)
 	}
@@ -80,11 +80,11 @@ var items = []string{nv.Permanent, nv.Volatile, nv.Savestate}
 
 // existing returns the name of an item that is there, "permall" if that is; ""
 // if there is none. It looks only, and after open under the lock.
-func (p *place) existing() (string, error) {
-	if p.b != nil {
-		return p.find(p.b)
+func (l *location) existing() (string, error) {
+	if l.b != nil {
+		return l.find(l.b)
 	}
-	b, err := backend.Open(p.Location, nv.Options{Prefix: p.version.FilePrefix(), DryRun: true, Warn: p.warn})
+	b, err := backend.Open(l.Location, nv.Options{Prefix: l.version.FilePrefix(), DryRun: true, Warn: l.warn})
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -92,16 +92,16 @@ func (p *place) existing() (string, error) {
 		return "", err
 	}
 	defer b.Close()
-	return p.find(b)
+	return l.find(b)
 }
 
-func (p *place) find(b nv.Backend) (string, error) {
+func (l *location) find(b nv.Backend) (string, error) {
 	s, ok := b.(nv.StatBackend)
 	if !ok {
-		return "", fmt.Errorf("%s: what is there cannot be told: %w", p.Location, errors.ErrUnsupported)
+		return "", fmt.Errorf("%s: what is there cannot be told: %w", l.Location, errors.ErrUnsupported)
 	}
 	for _, name := range items {
-		_, err := s.Stat(p.version.FilePrefix() + name)
+		_, err := s.Stat(l.version.FilePrefix() + name)
 		if err == nil {
 			return name, nil
 		}
@@ -114,54 +114,54 @@ func (p *place) find(b nv.Backend) (string, error) {
 
 // open opens and locks the place. Nothing is changed but that the lock file, or
 // an empty file for the state, is made.
-func (p *place) open() error {
-	if err := p.makeDir(); err != nil {
+func (l *location) open() error {
+	if err := l.makeDir(); err != nil {
 		return err
 	}
-	o := p.options
-	o.Prefix, o.Lock, o.Warn = p.version.FilePrefix(), true, p.warn
-	b, err := backend.Open(p.Location, o)
+	o := l.options
+	o.Prefix, o.Lock, o.Warn = l.version.FilePrefix(), true, l.warn
+	b, err := backend.Open(l.Location, o)
 	if err != nil {
 		return err
 	}
 	if err := b.Lock(); err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", p.Location, err), b.Close())
+		return errors.Join(fmt.Errorf("%s: %w", l.Location, err), b.Close())
 	}
-	p.b = b
+	l.b = b
 	return nil
 }
 
 // commit puts the permanent state in place, in one step: the new one is there, on
 // disk, or the old one is. A new TPM takes the place of everything that was
 // there of another; a changed one leaves the other items.
-func (p *place) commit(sealed []byte, isNew bool) error {
-	prefix := p.version.FilePrefix()
+func (l *location) commit(sealed []byte, isNew bool) error {
+	prefix := l.version.FilePrefix()
 	changes := []nv.Change{{Name: prefix + nv.Permanent, Blob: sealed}}
 	if isNew {
-		old, err := p.others()
+		old, err := l.others()
 		if err != nil {
 			return err
 		}
 		changes = append(changes, old...)
 	}
-	return nv.Apply(p.b, changes)
+	return nv.Apply(l.b, changes)
 }
 
 // others are the changes that remove what the permanent state leaves of a TPM.
-func (p *place) others() (changes []nv.Change, err error) {
-	s, ok := p.b.(nv.StatBackend)
+func (l *location) others() (changes []nv.Change, err error) {
+	s, ok := l.b.(nv.StatBackend)
 	if !ok {
 		return nil, nil
 	}
 	names := items[1:]
-	if p.isDir() {
+	if l.isDir() {
 		names = append(names[:len(names):len(names)], nv.Backup)
 	}
 	for _, name := range names {
-		_, err := s.Stat(p.version.FilePrefix() + name)
+		_, err := s.Stat(l.version.FilePrefix() + name)
 		switch {
 		case err == nil:
-			changes = append(changes, nv.Change{Name: p.version.FilePrefix() + name})
+			changes = append(changes, nv.Change{Name: l.version.FilePrefix() + name})
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err
 		}
@@ -170,9 +170,9 @@ func (p *place) others() (changes []nv.Change, err error) {
 }
 
 // close gives the lock back.
-func (p *place) close() error {
-	if p.b == nil {
+func (l *location) close() error {
+	if l.b == nil {
 		return nil
 	}
-	return p.b.Close()
+	return l.b.Close()
 }

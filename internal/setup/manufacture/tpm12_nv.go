@@ -1,4 +1,4 @@
-package tpm12
+package manufacture
 
 import "encoding/binary"
 
@@ -11,13 +11,13 @@ const (
 	anyLocality     = 0x1F
 )
 
-// maxWrite is how many bytes one command writes: in any case less than the
-// smallest buffer of a TPM 1.2, of 3072 bytes.
+// maxWrite is the number of bytes that one command writes. It is less than the
+// smallest command buffer of a TPM 1.2, 3072 bytes.
 const maxWrite = 3000
 
-// store makes an NV index and writes it, which needs no authorization as long as
+// store creates an NV index and writes b into it. That needs no authorization while
 // NV memory is not locked.
-func (c client) store(index uint32, b []byte) error {
+func (c client12) store(index uint32, b []byte) error {
 	if _, err := c.run(ordNVDefineSpace, nvSpace(index, nvPerOwner, len(b))); err != nil {
 		return err
 	}
@@ -29,13 +29,13 @@ func (c client) store(index uint32, b []byte) error {
 	return nil
 }
 
-// lockNV has NV memory ask for authorization from now on.
-func (c client) lockNV() error {
+// lockNV makes the TPM enforce the authorization of NV indices from now on.
+func (c client12) lockNV() error {
 	_, err := c.run(ordNVDefineSpace, nvSpace(indexLock, 0, 0))
 	return err
 }
 
-// nvSpace returns what TPM_NV_DefineSpace has behind its header:
+// nvSpace returns the parameters of TPM_NV_DefineSpace:
 //
 //	off len field
 //	  0   2 tag
@@ -46,7 +46,7 @@ func (c client) lockNV() error {
 //	 60   4 permission.attributes
 //	 64   3 bReadSTClear, bWriteSTClear, bWriteDefine  0
 //	 67   4 dataSize
-//	 71  20 encAuth        0: the index has no authorization value
+//	 71  20 encAuth        0: no authorization value
 func nvSpace(index, attributes uint32, size int) []byte {
 	b := binary.BigEndian.AppendUint16(nil, tagNVPublic)
 	b = binary.BigEndian.AppendUint32(b, index)
@@ -61,7 +61,7 @@ func nvSpace(index, attributes uint32, size int) []byte {
 	return append(b, make([]byte, 20)...)
 }
 
-// nvWrite returns what TPM_NV_WriteValue has behind its header:
+// nvWrite returns the parameters of TPM_NV_WriteValue:
 //
 //	off len field
 //	  0   4 nvIndex

@@ -1,7 +1,4 @@
-// Package inventory keeps a list of TPM certificates: one JSON object per line,
-// appended to a file that any number of processes write at once. It knows what a
-// certificate says; which virtual machine it is for, its caller does.
-package inventory
+package setup
 
 import (
 	"bytes"
@@ -21,8 +18,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// Entry is a line of the inventory.
-type Entry struct {
+// inventoryEntry is a line of the inventory.
+type inventoryEntry struct {
 	Time time.Time `json:"time"` // of the entry, UTC
 	VM   string    `json:"vm"`   // name of the virtual machine; "" if it has none
 	UUID string    `json:"uuid"` // of the virtual machine; "" if it has none
@@ -41,9 +38,9 @@ type Entry struct {
 	Certificate string `json:"certificate"`
 }
 
-// SplitVMID splits what libvirt and others give as --vmid, NAME:UUID; without a
+// splitVMID splits what libvirt and others give as --vmid, NAME:UUID; without a
 // UUID at its end all of it is the name.
-func SplitVMID(vmid string) (name, uuid string) {
+func splitVMID(vmid string) (name, uuid string) {
 	i := strings.LastIndexByte(vmid, ':')
 	if isUUID(vmid[i+1:]) {
 		return vmid[:max(i, 0)], vmid[i+1:]
@@ -65,9 +62,9 @@ func isUUID(s string) bool {
 	return true
 }
 
-// Describe fills in what the certificate says, in DER or, from a TPM 1.2, behind
+// describe fills in what the certificate says, in DER or, from a TPM 1.2, behind
 // the seven bytes of its header.
-func (e *Entry) Describe(cert []byte) error {
+func (e *inventoryEntry) describe(cert []byte) error {
 	if bytes.HasPrefix(cert, []byte{0x10, 0x01, 0x00}) && len(cert) > 7 {
 		cert = cert[7:]
 	}
@@ -83,9 +80,9 @@ func (e *Entry) Describe(cert []byte) error {
 	return nil
 }
 
-// DescribeKey fills in the fingerprint of a key that has no certificate, an
+// describeKey fills in the fingerprint of a key that has no certificate, an
 // *rsa.PublicKey or *ecdsa.PublicKey.
-func (e *Entry) DescribeKey(key any) error {
+func (e *inventoryEntry) describeKey(key any) error {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return fmt.Errorf("inventory: %w", err)
@@ -95,20 +92,20 @@ func (e *Entry) DescribeKey(key any) error {
 	return nil
 }
 
-// Line returns the entry as a line, with its newline.
-func (e *Entry) Line() ([]byte, error) {
+// line returns the entry as a line, with its newline.
+func (e *inventoryEntry) line() ([]byte, error) {
 	b, err := json.Marshal(e)
 	return append(b, '\n'), err
 }
 
-// Append appends entries to the file at path, all of them or none, and returns
+// appendInventory appends entries to the file at path, all of them or none, and returns
 // when they are on the disk. The file is made, 0640 where the umask allows, if
 // there is none. A line that a power cut or a full disk has left unfinished is
 // ended first, so that it spoils no other.
-func Append(path string, entries ...Entry) error {
+func appendInventory(path string, entries ...inventoryEntry) error {
 	var lines bytes.Buffer
 	for _, e := range entries {
-		b, err := e.Line()
+		b, err := e.line()
 		if err != nil {
 			return fmt.Errorf("inventory: %w", err)
 		}
@@ -132,7 +129,7 @@ func Append(path string, entries ...Entry) error {
 
 // lock locks the file, which others hold for no longer than a write takes; one
 // who holds it for a minute must not keep us waiting any longer.
-func lock(file *os.File) error {
+func lockInventory(file *os.File) error {
 	limit := time.Now().Add(time.Minute)
 	for {
 		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -150,7 +147,7 @@ func lock(file *os.File) error {
 
 // appendTo appends lines to the file, which nobody else does meanwhile.
 func appendTo(file *os.File, lines []byte) error {
-	if err := lock(file); err != nil {
+	if err := lockInventory(file); err != nil {
 		return err
 	}
 	fi, err := file.Stat()

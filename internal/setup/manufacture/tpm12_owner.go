@@ -1,4 +1,4 @@
-package tpm12
+package manufacture
 
 import (
 	"crypto/hmac"
@@ -13,15 +13,15 @@ import (
 // protocolOwner is TPM_PID_OWNER.
 const protocolOwner = 0x0005
 
-// oaepLabel is TCPA_OAEP_PARM, which goes into all that is encrypted for a
-// TPM 1.2.
+// oaepLabel is TCPA_OAEP_PARM, the OAEP label of everything that is encrypted for
+// a TPM 1.2.
 //
 // Source: TPM Main, Part 1, 31.1.1.
 var oaepLabel = []byte("TCPA")
 
 // takeOwnership gives the TPM an owner and a storage root key with these
 // authorization values.
-func (c client) takeOwnership(ek *rsa.PublicKey, owner, srk Auth) error {
+func (c client12) takeOwnership(ek *rsa.PublicKey, owner, srk Auth) error {
 	encOwner, err := encrypt(ek, owner)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func (c client) takeOwnership(ek *rsa.PublicKey, owner, srk Auth) error {
 	return c.runAuth(s, owner, ordTakeOwnership, ownerParams(encOwner, encSRK))
 }
 
-// encrypt returns the authorization value a as only the TPM can read it.
+// encrypt encrypts the authorization value a for the TPM.
 func encrypt(ek *rsa.PublicKey, a Auth) ([]byte, error) {
 	b, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, ek, a[:], oaepLabel)
 	if err != nil {
@@ -46,7 +46,7 @@ func encrypt(ek *rsa.PublicKey, a Auth) ([]byte, error) {
 	return b, nil
 }
 
-// ownerParams returns what TPM_TakeOwnership has between header and session:
+// ownerParams returns the parameters of TPM_TakeOwnership, without the session:
 //
 //	off len field
 //	  0   2 protocolID
@@ -64,39 +64,39 @@ func ownerParams(encOwner, encSRK []byte) []byte {
 	return appendSRK(b)
 }
 
-// session is an OIAP session.
-type session struct {
+// oiapSession is an OIAP session.
+type oiapSession struct {
 	handle    uint32
 	nonceEven [sha1.Size]byte // the TPM's latest nonce
 }
 
-// oiap opens a session. The response has behind its header
+// oiap opens a session. The parameters of the response are
 //
 //	off len field
 //	  0   4 authHandle
 //	  4  20 nonceEven
-func (c client) oiap() (session, error) {
+func (c client12) oiap() (oiapSession, error) {
 	rsp, err := c.run(ordOIAP, nil)
 	if err != nil {
-		return session{}, err
+		return oiapSession{}, err
 	}
 	if len(rsp) != 4+sha1.Size {
-		return session{}, fmt.Errorf("%v: a session of %d bytes, want %d", ordOIAP, len(rsp), 4+sha1.Size)
+		return oiapSession{}, fmt.Errorf("%v: invalid session of %d bytes, expected %d", ordOIAP, len(rsp), 4+sha1.Size)
 	}
-	s := session{handle: binary.BigEndian.Uint32(rsp)}
+	s := oiapSession{handle: binary.BigEndian.Uint32(rsp)}
 	copy(s.nonceEven[:], rsp[4:])
 	return s, nil
 }
 
-// nonceOdd is our nonce. A session is used once and has a nonce of the TPM's.
+// nonceOdd is our nonce. It is constant because each session is used once and has a
+// nonce from the TPM.
 //
-// Compat: it is that of swtpm_setup, so that the traffic is the same.
+// Compat: the value is swtpm_setup's, so that the traffic is the same.
 var nonceOdd = [sha1.Size]byte{1, 2, 3, 4, 5, 6}
 
-// runAuth sends a command whose params are all that the authorization value
-// covers, and ends the session with it. The TPM must know the value as well, or
-// its response is refused.
-func (c client) runAuth(s session, a Auth, o ordinal, params []byte) error {
+// runAuth sends a command that the authorization value a authorizes, as its last one
+// in session s. It rejects a response unless the TPM has authorized it with a, too.
+func (c client12) runAuth(s oiapSession, a Auth, o ordinal, params []byte) error {
 	rsp, err := c.send(tagRquAuth1, tagRspAuth1, o, authorize(s, a, o, params))
 	if err != nil {
 		return err
@@ -107,14 +107,14 @@ func (c client) runAuth(s session, a Auth, o ordinal, params []byte) error {
 	return nil
 }
 
-// authorize returns params and behind them the session:
+// authorize returns params, followed by the session:
 //
 //	off len field
 //	  0   4 authHandle
 //	  4  20 nonceOdd
 //	 24   1 continueAuthSession  0
 //	 25  20 auth  HMAC
-func authorize(s session, a Auth, o ordinal, params []byte) []byte {
+func authorize(s oiapSession, a Auth, o ordinal, params []byte) []byte {
 	in := sha1.Sum(append(binary.BigEndian.AppendUint32(nil, uint32(o)), params...))
 	b := append(make([]byte, 0, len(params)+45), params...)
 	b = binary.BigEndian.AppendUint32(b, s.handle)
@@ -123,17 +123,18 @@ func authorize(s session, a Auth, o ordinal, params []byte) []byte {
 	return append(b, authHMAC(a, in, s.nonceEven[:], 0)...)
 }
 
-// verify checks the session that ends a response, rsp without its header:
+// verify checks the session at the end of a response; rsp is the response without its
+// header:
 //
 //	off len field
-//	  0   n the command's own
-//	  n  20 nonceEven  a new one
+//	  0   n parameters
+//	  n  20 nonceEven
 //	n+20   1 continueAuthSession
 //	n+21  20 resAuth  HMAC
 func verify(rsp []byte, a Auth, o ordinal) error {
 	own := len(rsp) - (2*sha1.Size + 1)
 	if own < 0 {
-		return errors.New("a response without its session")
+		return errors.New("missing session in the response")
 	}
 	const success = 0
 	out := binary.BigEndian.AppendUint32(nil, success)
@@ -141,13 +142,13 @@ func verify(rsp []byte, a Auth, o ordinal) error {
 	digest := sha1.Sum(append(out, rsp[:own]...))
 	nonceEven, cont, auth := rsp[own:own+sha1.Size], rsp[own+sha1.Size], rsp[own+sha1.Size+1:]
 	if !hmac.Equal(auth, authHMAC(a, digest, nonceEven, cont)) {
-		return errors.New("a response whose authorization is wrong")
+		return errors.New("wrong authorization of the response")
 	}
 	return nil
 }
 
-// authHMAC is the HMAC over the digest of a command or response and the session's
-// nonces.
+// authHMAC returns the HMAC of the digest of a command or response and the nonces of
+// its session.
 //
 // Source: TPM Main, Part 1, 13.2.1.
 func authHMAC(a Auth, digest [sha1.Size]byte, nonceEven []byte, cont byte) []byte {

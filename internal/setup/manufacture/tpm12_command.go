@@ -1,11 +1,10 @@
-package tpm12
+package manufacture
 
 import (
 	"context"
 	"encoding/binary"
 	"fmt"
 
-	"github.com/swtpm-go/swtpm/internal/setup/job"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -15,7 +14,7 @@ const (
 	tagRspAuth1 = 0x00C5 // TPM_TAG_RSP_AUTH1_COMMAND
 )
 
-// ordinal is the code of a command, and with it its name.
+// ordinal is the code of a command.
 type ordinal uint32
 
 // Source: TPM Main, Part 2, 17.
@@ -43,32 +42,32 @@ var ordinalNames = map[ordinal]string{
 
 func (o ordinal) String() string { return ordinalNames[o] }
 
-// client sends the commands of this package.
-type client struct {
+// client12 sends commands to a TPM 1.2.
+type client12 struct {
 	ctx context.Context
-	to  job.TPM
+	to  TPM
 }
 
-// command returns a whole command: header and params.
-func command(tag uint16, o ordinal, params []byte) []byte {
+// command12 returns a complete command: header and params.
+func command12(tag uint16, o ordinal, params []byte) []byte {
 	b := binary.BigEndian.AppendUint16(nil, tag)
 	b = binary.BigEndian.AppendUint32(b, uint32(tpm.HeaderSize+len(params)))
 	b = binary.BigEndian.AppendUint32(b, uint32(o))
 	return append(b, params...)
 }
 
-// run sends a command without authorization and returns what is behind the
-// header of its response.
-func (c client) run(o ordinal, params []byte) ([]byte, error) {
+// run sends a command without authorization and returns the parameters of the
+// response.
+func (c client12) run(o ordinal, params []byte) ([]byte, error) {
 	return c.send(tpm.TagRqu12, tpm.TagRsp12, o, params)
 }
 
-// send sends a command with the tag rqu and returns what is behind the header of
-// its response, which must have the tag rsp and tell success.
-func (c client) send(rqu, rsp uint16, o ordinal, params []byte) ([]byte, error) {
-	b, err := c.to.Execute(c.ctx, command(rqu, o, params))
+// send sends a command with the tag rqu and returns the response without its header.
+// The response must have the tag rsp and the code TPM_SUCCESS.
+func (c client12) send(rqu, rsp uint16, o ordinal, params []byte) ([]byte, error) {
+	b, err := c.to.Execute(c.ctx, command12(rqu, o, params))
 	if err == nil {
-		b, err = open(b, rsp)
+		b, err = parseResponse(b, rsp)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%v: %w", o, err)
@@ -76,19 +75,19 @@ func (c client) send(rqu, rsp uint16, o ordinal, params []byte) ([]byte, error) 
 	return b, nil
 }
 
-// open returns what is behind the header of a response that must tell success
-// with the given tag.
-func open(rsp []byte, tag uint16) ([]byte, error) {
+// parseResponse returns the response without its header. It returns an error unless
+// the response has the given tag and the code TPM_SUCCESS.
+func parseResponse(rsp []byte, tag uint16) ([]byte, error) {
 	h, ok := tpm.ParseHeader(rsp)
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("a response of %d bytes, shorter than its header", len(rsp))
+		return nil, fmt.Errorf("response of %d bytes, shorter than its header", len(rsp))
 	case int64(h.Size) != int64(len(rsp)):
-		return nil, fmt.Errorf("a response of %d bytes that says it has %d", len(rsp), h.Size)
+		return nil, fmt.Errorf("response of %d bytes, but its header says %d", len(rsp), h.Size)
 	case h.Code != 0:
 		return nil, tpm.Result(h.Code)
 	case h.Tag != tag:
-		return nil, fmt.Errorf("a response with tag 0x%04x, want 0x%04x", h.Tag, tag)
+		return nil, fmt.Errorf("unexpected tag 0x%04x of the response, not 0x%04x", h.Tag, tag)
 	}
 	return rsp[tpm.HeaderSize:], nil
 }
@@ -97,12 +96,12 @@ func open(rsp []byte, tag uint16) ([]byte, error) {
 //
 // Source: TPM Main, Part 2, 4.9.
 const (
-	presenceCommandEnable = 0x0020 // physical presence may be told by command
+	presenceCommandEnable = 0x0020 // a command may assert physical presence
 	presencePresent       = 0x0008
 )
 
-// enable tells the TPM that somebody is present, and switches it on for good.
-func (c client) enable() error {
+// enable asserts physical presence and enables and activates the TPM permanently.
+func (c client12) enable() error {
 	for _, s := range []struct {
 		ord    ordinal
 		params []byte
