@@ -1,5 +1,8 @@
-// The Go runtime starts for one processor, see package early, and stays with that.
+// The Go runtime starts for one processor, see package early, and stays with that, so it need
+// not read the limits of its cgroup. It does not name its memory: no prctl is allowed then.
 //
+//go:debug containermaxprocs=0
+//go:debug decoratemappings=0
 //go:debug updatemaxprocs=0
 
 // Command swtpm emulates a TPM 1.2 or 2.0 for a virtual machine.

@@ -1,5 +1,5 @@
-// What a process can do only while it has one thread, that is before the Go runtime
-// starts: fork, and give up for all threads to come what needs no decision.
+// Work that needs a process with a single thread, before the Go runtime starts: the fork of
+// --daemon, and giving up privileges for all later threads.
 
 #define _GNU_SOURCE
 #include "early.h"
@@ -24,8 +24,8 @@ int early_ready = -1, early_null = -1;
 // The interfaces of a classic command line, and those that an option belongs to.
 enum { SOCKET = 1, CHARDEV = 2, BOTH = SOCKET | CHARDEV, CUSE = 4 };
 
-// The options, as internal/config has them. A test compares the two. Those of cuse do
-// not matter: it is always a daemon.
+// The options of internal/config; a test compares the two lists. The options of cuse are
+// not needed, because cuse is always a daemon.
 static const struct {
 	const char *name;
 	char letter;
@@ -63,14 +63,14 @@ static const struct {
 
 enum { NROWS = sizeof(rows) / sizeof(rows[0]), LONG_ONLY = 256 };
 
-// interface returns what a word of the command line stands for, 0 for none.
+// interface returns the interface that word names, 0 for none.
 static int interface(const char *word)
 {
 	return !strcmp(word, "socket") ? SOCKET : !strcmp(word, "chardev") ? CHARDEV : !strcmp(word, "cuse") ? CUSE : 0;
 }
 
-// fill makes the tables of getopt_long(3). Each long option has a value of its own, as
-// those of one value are never ambiguous.
+// fill fills the tables of getopt_long(3). Each long option has its own value, because
+// getopt_long takes an abbreviation of options with equal values as unambiguous.
 static void fill(int kind, struct option *longs, char *shorts)
 {
 	for (int i = 0; i < NROWS; i++) {
@@ -87,8 +87,8 @@ static void fill(int kind, struct option *longs, char *shorts)
 	*shorts = 0;
 }
 
-// A command line that will be refused, or that asks for help, needs no daemon to say so.
-// But a daemon can do it as well: the launcher ends as it does.
+// An invalid command line, or one that asks for help, needs no daemon. If a daemon is
+// started all the same, the launcher exits as the daemon does.
 bool early_daemon(int argc, char **argv)
 {
 	int kind = interface(argv[0]), c;
@@ -104,7 +104,7 @@ bool early_daemon(int argc, char **argv)
 	memcpy(copy, argv, (size_t)argc * sizeof(*copy));
 	fill(kind, longs, shorts);
 	opterr = 0;
-	optind = 0; // it starts anew, with POSIXLY_CORRECT
+	optind = 0; // start again, and read POSIXLY_CORRECT
 	while ((c = getopt_long(argc, copy, shorts, longs, NULL)) != -1) {
 		if (c == 'd')
 			daemon = true;
@@ -126,7 +126,7 @@ static void fail(const char *program, const char *what, const char *hint)
 	_exit(EXIT_FAILURE);
 }
 
-// up moves a descriptor out of the way of those that the command line may name.
+// up moves a descriptor to a high number, because the command line may name low numbers.
 static int up(int fd)
 {
 	int high = fcntl(fd, F_DUPFD_CLOEXEC, 200), why = errno;
@@ -149,8 +149,8 @@ static void pass_on(int sig)
 	errno = saved;
 }
 
-// end ends the launcher as its child has ended, by the same signal if it was one. The
-// core dump is the child's.
+// end ends the launcher in the same way as its child: with the exit status, or by the
+// signal. It leaves no core dump, because the child has left one.
 static void end(int status)
 {
 	int sig = WTERMSIG(status);
@@ -167,11 +167,11 @@ static void end(int status)
 	_exit(128 + sig);
 }
 
-// launch waits until the child is ready or has ended, and ends the launcher. SIGTERM and
-// SIGINT to the launcher end the child, and with it the launcher.
+// launch waits until the child is ready or has ended, and ends the launcher. It passes
+// SIGTERM and SIGINT on to the child as SIGTERM.
 static void launch(int fd, const sigset_t *mask)
 {
-	struct sigaction act = { .sa_handler = pass_on }; // no SA_RESTART is needed: read is repeated
+	struct sigaction act = { .sa_handler = pass_on }; // without SA_RESTART: read is repeated
 	char byte;
 	ssize_t n;
 	int status;
@@ -190,10 +190,10 @@ static void launch(int fd, const sigset_t *mask)
 	end(status);
 }
 
-// detach forks. The child goes on in a session of its own, with the descriptors of the
-// launcher at the same numbers.
+// detach forks. The child continues in a new session, with the launcher's descriptors at
+// the same numbers.
 //
-// Compat: swtpm forks twice, so its daemon is no session leader; ours is.
+// Compat: swtpm forks twice, so its daemon is not a session leader. Ours is one.
 static void detach(const char *program)
 {
 	int p[2], null;
@@ -226,18 +226,18 @@ static void detach(const char *program)
 	early_null = null;
 }
 
-// give_up takes from the process what no TPM needs: privileges that come with an exec,
-// which none does. Without CAP_SETPCAP, and under a policy that refuses it, the bounding
-// set stays.
+// give_up gives up the privileges that only an exec could use; a TPM executes no program.
+// The bounding set stays without CAP_SETPCAP, and under a policy that refuses to change it.
 static void give_up(void)
 {
+	int c = 0;
+
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	for (int c = 0, has; (has = prctl(PR_CAPBSET_READ, c, 0, 0, 0)) >= 0; c++)
-		if (has && prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0)
-			break;
+	while (prctl(PR_CAPBSET_DROP, c, 0, 0, 0) == 0) // fails after the last capability
+		c++;
 }
 
-// The processors that this process may use, as the kernel has them: for up to 8,192.
+// The processors that this process may use, in the format of the kernel: up to 8,192.
 static struct {
 	unsigned long mask[128];
 	long size;
@@ -248,10 +248,11 @@ static void all_processors(void)
 	syscall(SYS_sched_setaffinity, 0, processors.size, processors.mask);
 }
 
-// one_processor makes the Go runtime start for one processor: each costs every TPM
-// memory, and commands run in C, one after the other. The runtime counts them before it
-// makes its first thread; from then on the process may use all again. With $GOMAXPROCS the
-// runtime starts for that number, and cmd/swtpm sets it to one before clients are served.
+// one_processor makes the Go runtime start for one processor, because each processor costs
+// every TPM memory, and commands run in C, one after the other. The runtime counts the
+// processors before it creates its first thread; after that the process may use all of them
+// again. With $GOMAXPROCS the runtime starts for that number, and cmd/swtpm sets it to one
+// before clients are served.
 static void one_processor(void)
 {
 	enum { BITS = 8 * sizeof(long) };
@@ -268,8 +269,8 @@ static void one_processor(void)
 		threads_first = all_processors;
 }
 
-// The verbs but "run" are left alone.
-#ifdef __GLIBC__ // other libraries do not pass the arguments on
+// Of the verbs, only "run" is affected.
+#ifdef __GLIBC__ // other C libraries do not pass the arguments to a constructor
 __attribute__((constructor)) static void early(int argc, char **argv)
 {
 	if (argc < 2 || (!interface(argv[1]) && strcmp(argv[1], "run")))

@@ -1,6 +1,6 @@
 //go:build !cgo
 
-// Package early needs C: without it there is no launcher.
+// Package early needs C; without C, no process is forked.
 package early
 
 import (
@@ -17,5 +17,5 @@ func Daemon([]string) bool { return false }
 // Serve does nothing.
 func Serve() {}
 
-// Signals returns nil: package os/signal has to do.
+// Signals returns nil, so that the caller uses package os/signal.
 func Signals(...syscall.Signal) *os.File { return nil }

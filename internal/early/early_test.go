@@ -21,9 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary is the program under test if its first argument is "socket" or "run".
-// The file named by $EARLY_TEST_REPORT takes its report; its last argument says what
-// it does.
+// reportVar makes the test binary the program under test. It names the file for the
+// report. The last argument of the program selects the action.
 const reportVar = "EARLY_TEST_REPORT"
 
 func TestMain(m *testing.M) {
@@ -70,7 +69,7 @@ func act(what, report string) int {
 	return 0
 }
 
-// describe writes what the process is like to the file report.
+// describe writes the properties of the process to the file report.
 func describe(report string, pipe, null int) {
 	var s strings.Builder
 	sid, _ := unix.Getsid(0)
@@ -102,8 +101,8 @@ func program(t *testing.T, args ...string) (cmd *exec.Cmd, report string) {
 	return cmd, report
 }
 
-// run runs cmd and returns what it writes. Its descriptor 9 reads "inherited". Run
-// returns when stdout and stderr are closed, so it shows that a daemon lets go of them.
+// run runs cmd and returns its output. Descriptor 9 of cmd reads "inherited". run returns
+// when stdout and stderr are closed, which shows that a daemon closes them.
 func run(t *testing.T, cmd *exec.Cmd) (stdout, stderr string) {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -133,18 +132,18 @@ func read(t *testing.T, report string) string {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatal("there is no report")
+	t.Fatal("missing report")
 	return ""
 }
 
-// TestFork checks that a daemon is a session leader with the descriptors of its
-// launcher, and that the launcher ends when the daemon is ready.
+// TestFork checks that a daemon is a session leader with its launcher's descriptors, and
+// that the launcher exits when the daemon is ready.
 func TestFork(t *testing.T) {
 	for _, args := range [][]string{{"socket", "-d", "serve"}, {"chardev", "--tpm2", "--dae", "serve"}, {"cuse", "-n", "x", "serve"}} {
 		cmd, report := program(t, args...)
 		stdout, stderr := run(t, cmd)
 		if !cmd.ProcessState.Success() || stdout != "before ready true\n" || stderr != "" {
-			t.Fatalf("%q: %v, stdout %q, stderr %q, want success and what came before ready", args, cmd.ProcessState, stdout, stderr)
+			t.Fatalf("%q: %v, stdout %q, stderr %q, want success and the output before ready", args, cmd.ProcessState, stdout, stderr)
 		}
 		got := read(t, report)
 		const want = "leader true\nfd 0 /dev/null\nfd 1 /dev/null\nfd 2 /dev/null\nfd 9 inherited <nil>\nhigh true\n"
@@ -154,7 +153,7 @@ func TestFork(t *testing.T) {
 	}
 }
 
-// TestGiveUp checks which command lines give up what only an exec needs.
+// TestGiveUp checks which command lines give up the privileges that only an exec can use.
 func TestGiveUp(t *testing.T) {
 	for _, tt := range []struct {
 		args []string
@@ -180,7 +179,7 @@ func TestGiveUp(t *testing.T) {
 	}
 }
 
-// TestEarlyEnd checks that the launcher ends as a daemon does that never was ready.
+// TestEarlyEnd checks that the launcher ends like a daemon that was never ready.
 func TestEarlyEnd(t *testing.T) {
 	for _, tt := range []struct{ what, state, stderr string }{
 		{"exit=42", "exit status 42", "no state directory\n"},
@@ -199,8 +198,8 @@ func TestEarlyEnd(t *testing.T) {
 	}
 }
 
-// TestTerminate checks that a launcher which is asked to end ends the daemon, and then
-// as the daemon does.
+// TestTerminate checks that a signal to the launcher ends the daemon, and that the launcher
+// exits with the daemon's exit code.
 func TestTerminate(t *testing.T) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT} {
 		cmd, report := program(t, "socket", "--daemon", "wait")
@@ -216,8 +215,8 @@ func TestTerminate(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors checks a daemon whose limit of descriptors is low, and one that
-// was started with none open.
+// TestFewDescriptors checks a daemon with a low limit of descriptors, and one that was
+// started with closed standard streams.
 func TestFewDescriptors(t *testing.T) {
 	for _, how := range []string{"ulimit -n 30; exec \"$@\"", "exec \"$@\" <&- 2>&-"} {
 		cmd, report := program(t, "-c", how, "sh", os.Args[0], "socket", "-d", "serve")

@@ -1,4 +1,4 @@
-// Resource limits that are too small for the Go runtime, which would end with a stack trace.
+// Resource limits that are too low for the Go runtime, which would abort with a stack trace.
 
 #define _GNU_SOURCE
 #include "early.h"
@@ -14,14 +14,14 @@ static const struct {
 	rlim_t least;
 	const char *name, *unit, *raise;
 } limits[] = {
-	// The runtime reserves 700 MB of addresses without using them, and each thread has a
-	// stack of 8 MiB, which takes memory only where it is written to.
+	// The runtime reserves 700 MB of address space without using it. Each thread reserves
+	// 8 MiB for its stack, and uses only the pages that it writes to.
 	{ RLIMIT_AS, 1536ul << 20, "RLIMIT_AS", "bytes", "ulimit -v or LimitAS=; MemoryMax= limits memory that is used" },
 	{ RLIMIT_DATA, 192ul << 20, "RLIMIT_DATA", "bytes", "ulimit -d or LimitDATA=; MemoryMax= limits memory that is used" },
 	{ RLIMIT_NOFILE, 24, "RLIMIT_NOFILE", "descriptors", "ulimit -n or LimitNOFILE=" },
 };
 
-// early_limits ends the process with one line if a limit is too small.
+// early_limits exits with a message if a limit is too low.
 void early_limits(void)
 {
 	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {

@@ -1,6 +1,6 @@
-// Signals as events of a descriptor. Go's package os/signal takes two threads for that; a
-// descriptor in Go's poller takes none. signalfd(2) cannot be used, because the Go runtime
-// does not let signals be blocked that end a process.
+// Signals as events of a descriptor. Go's package os/signal needs two threads; a descriptor
+// in Go's poller needs none. signalfd(2) cannot be used, because the Go runtime unblocks
+// the signals that end a process.
 
 #define _GNU_SOURCE
 #include "early.h"
@@ -19,7 +19,7 @@ static void on_signal(int sig)
 	uint64_t one = 1;
 
 	if (write(events[sig], &one, sizeof(one)) < 0) {
-		// The counter is at its limit: there are events enough.
+		// The counter is at its limit, so an event is pending.
 	}
 	errno = saved;
 }

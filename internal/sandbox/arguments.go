@@ -30,7 +30,6 @@ func checked(pid uint64) []Call {
 		{"clone", "threads; no process", []Check{masked(0, all&^spareFlags, threadFlags)}},
 		{"tgkill", "Go runtime: stops a goroutine of this process", []Check{equals(0, pid)}},
 		{"kill", "Go runtime: ends this process after a crash", []Check{equals(0, pid)}},
-		{"prctl", "Go runtime: names its memory", []Check{equals(0, unix.PR_SET_VMA)}},
 		{"ioctl", "libc: whether a file that it writes is a terminal", []Check{equals(1, unix.TCGETS)}},
 		{"fchmod", "mode of new state; not set-uid", []Check{masked(1, setID, 0)}},
 		{"fcntl", "flags of descriptors; no signals", []Check{masked(1, word, unix.F_SETFL), masked(2, unix.O_ASYNC, 0)}},

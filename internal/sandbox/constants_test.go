@@ -13,7 +13,7 @@ func TestConstants(t *testing.T) {
 	names := []string{"CLONE_VM", "CLONE_FS", "CLONE_FILES", "CLONE_SIGHAND", "CLONE_THREAD", "CLONE_SYSVSEM", "CLONE_SETTLS",
 		"CLONE_PARENT_SETTID", "CLONE_CHILD_SETTID", "CLONE_CHILD_CLEARTID", "CLONE_DETACHED", "S_ISUID", "S_ISGID", "S_ISVTX",
 		"O_CREAT", "O_ASYNC", "F_DUPFD_CLOEXEC", "F_GETFD", "F_SETFD", "F_GETFL", "F_SETFL", "F_OFD_SETLK", "F_OFD_GETLK",
-		"F_SETLK", "F_GETLK", "PROT_EXEC", "PR_SET_VMA", "PR_GET_SECCOMP", "TCGETS"}
+		"F_SETLK", "F_GETLK", "PROT_EXEC", "PR_GET_SECCOMP", "TCGETS"}
 	dir := unixSource(t)
 	for _, name := range names {
 		values := map[string]string{}

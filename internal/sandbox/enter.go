@@ -118,9 +118,10 @@ func (p *Policy) lose(a *Active) error {
 	if err != nil {
 		return fmt.Errorf("read the capabilities: %w", err)
 	}
+	a.bounded = boundingSetIsEmpty()
 	loss := threads.Loss{
 		Ruleset:      fd,
-		Bounding:     has[0].Effective&(1<<unix.CAP_SETPCAP) != 0 && !boundingSetIsEmpty(),
+		Bounding:     !a.bounded && has[0].Effective&(1<<unix.CAP_SETPCAP) != 0,
 		Capabilities: has != [2]unix.CapUserData{}, // else systemd was first, and its filter may refuse capset
 	}
 	if rights := has[0].Permitted & p.Rights; rights != 0 && p.foreign() {
@@ -143,7 +144,7 @@ func (p *Policy) judge(a *Active, loss threads.Loss, r threads.Result, abi int) 
 	if err := r.NoNewPrivs.All(); err != nil {
 		return fmt.Errorf("no new privileges: %w", err)
 	}
-	a.bounded = boundingSetIsEmpty()
+	a.bounded = a.bounded || loss.Bounding && r.Bounding.All() == nil
 	switch err := r.Landlock.All(); {
 	case err != nil && p.Landlock == "require":
 		return fmt.Errorf("no Landlock: %w", err)

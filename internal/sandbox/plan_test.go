@@ -93,7 +93,7 @@ func TestArguments(t *testing.T) {
 		{"kill", args{pid, 6}, Allowed},
 		{"kill", args{0, 9}, Fatal},
 		{"kill", args{all, 9}, Fatal},
-		{"prctl", args{unix.PR_SET_VMA}, Allowed},
+		{"prctl", args{unix.PR_SET_VMA}, Refused},
 		{"prctl", args{unix.PR_SET_DUMPABLE, 1}, Refused},
 		{"ioctl", args{0, unix.TCGETS}, Allowed},
 		{"ioctl", args{0, unix.TIOCSTI}, Refused},

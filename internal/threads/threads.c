@@ -1,15 +1,15 @@
-// All threads of the process, and calls that each of them makes.
+// A list of all threads of the process, and functions that each thread runs.
 //
-// The kernel keeps capabilities, no_new_privs and Landlock's domain by thread, and a
-// thread inherits them from the one that makes it. Only /proc lists the threads, and a
-// policy of the host may hide that, as may a new root directory. So every thread is
-// entered here when it is made: pthread_create below takes the place of libc's, also
-// for the Go runtime and for libraries.
+// The kernel stores capabilities, no_new_privs and the Landlock domain for each thread. A
+// thread inherits them from its creator. Only /proc lists the threads, and a policy of
+// the host or a new root directory may hide /proc. Therefore, every thread is added to a
+// list when it is created: pthread_create below replaces libc's, also for the Go runtime
+// and for libraries.
 //
-// A call reaches the other threads by a signal, as setuid(2) of libc does. The signal is
-// number 34, which the Go runtime leaves to C libraries: it blocks it on no thread, and
-// installs no handler. The thread that asks is the last one: Landlock may keep a
-// confined thread from sending signals to others.
+// A signal makes the other threads run a function, as in libc's setuid(2). The signal is
+// number 34, which the Go runtime reserves for C libraries: it is never blocked, and has
+// no handler of Go. The requesting thread runs the function last, because Landlock may
+// forbid a confined thread to send signals to others.
 
 #define _GNU_SOURCE
 #include "threads.h"
@@ -34,20 +34,20 @@
 
 enum { SIGNAL = 34, UNBORN = -1, PATIENCE = 60 /* seconds */ };
 
-// One thread. Entries are used again, and never freed.
+// An entry of the list of threads. Entries are reused, and never freed.
 struct thread {
 	struct thread *next;
-	atomic_int tid;        // 0: free; UNBORN: the thread is being made
-	atomic_uint answered;  // the last round that it has answered
-	int asked;             // tid of the thread that has got the signal of this round
+	atomic_int tid;        // 0: free; UNBORN: the thread is being created
+	atomic_uint answered;  // the last round that the thread has answered
+	int asked;             // tid of the thread to which this round's signal was sent
 	void *(*run)(void *);
 	void *arg;
 };
 
 static struct thread first;                   // the main thread; its tid is the process's
 static _Atomic(struct thread *) list = &first; // newest entry first
-static atomic_uint births;                    // how many threads were begun to be made
-static struct thread ended;                   // for threads at their end
+static atomic_uint births;                    // number of calls of pthread_create
+static struct thread ended;                   // self of a thread that ends
 static __thread struct thread *self;          // NULL for the main thread
 static pthread_key_t at_end;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -59,7 +59,8 @@ int (*threads_refused)(int tries);
 // The current round.
 static struct {
 	atomic_uint round;
-	atomic_uint answers; // counts them, and wakes up the thread that asks
+	atomic_uint answers; // their number; the requesting thread waits for a change
+	pid_t process;
 	void (*act)(void);
 	struct threads_loss loss;
 	struct threads_result result;
@@ -68,8 +69,8 @@ static struct {
 
 static pthread_mutex_t asking = PTHREAD_MUTEX_INITIALIZER;
 
-// leave takes an ended thread off the list. A signal that comes now is answered in
-// vain: the thread has no code of ours left to run.
+// leave removes a thread that ends from the list. A signal that arrives now has no effect
+// that matters, because the thread runs none of our code any more.
 static void leave(void *p)
 {
 	struct thread *t = p;
@@ -88,7 +89,7 @@ static void prepare(void)
 		threads_first();
 }
 
-// claim returns an entry for a thread that is about to be made.
+// claim returns an entry for a new thread.
 static struct thread *claim(void)
 {
 	struct thread *t;
@@ -120,8 +121,8 @@ static void *begin(void *p)
 	return t->run(t->arg);
 }
 
-// pthread_create is libc's, but enters the thread. The entry is there before the thread
-// is, and births grows in between: see ask.
+// pthread_create calls libc's, and adds the thread to the list. It creates the entry,
+// increments births, and then creates the thread: see ask.
 int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
 	struct thread *t;
@@ -146,7 +147,7 @@ static void futex(atomic_uint *word, int op, unsigned value, const struct timesp
 	syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, limit, NULL, 0);
 }
 
-// answer is the handler of the signal, on each thread but the one that asks.
+// answer handles the signal on each thread except the requesting one.
 static void answer(int sig, siginfo_t *info, void *context)
 {
 	int saved = errno;
@@ -155,7 +156,7 @@ static void answer(int sig, siginfo_t *info, void *context)
 
 	(void)sig;
 	(void)context;
-	if (info->si_code == SI_TKILL && info->si_pid == getpid() && atomic_load(&t->answered) != round) {
+	if (info->si_code == SI_TKILL && info->si_pid == now.process && atomic_load(&t->answered) != round) {
 		now.act();
 		atomic_store(&t->answered, round);
 		atomic_fetch_add(&now.answers, 1);
@@ -164,14 +165,14 @@ static void answer(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
-// missing sends the signal to the threads that have not got it, and returns how many
-// have not answered. It returns -1 if the signal is refused.
+// missing sends the signal to the threads that have not received it, and returns the number
+// of threads that have not answered. It returns -1 if the kernel refuses to send it.
 static int missing(struct thread *me, unsigned round)
 {
 	int waiting = 0;
 
 	for (struct thread *t = atomic_load(&list); t; t = t->next) {
-		int tid = t == &first ? getpid() : atomic_load(&t->tid);
+		int tid = t == &first ? now.process : atomic_load(&t->tid);
 
 		if (t == me || tid == 0 || atomic_load(&t->answered) == round)
 			continue;
@@ -179,19 +180,19 @@ static int missing(struct thread *me, unsigned round)
 		if (tid == UNBORN || tid == t->asked)
 			continue;
 		t->asked = tid;
-		if (syscall(SYS_tgkill, getpid(), tid, SIGNAL) == 0)
+		if (syscall(SYS_tgkill, now.process, tid, SIGNAL) == 0)
 			continue;
 		if (errno != ESRCH && errno != EAGAIN)
 			return -1;
-		t->asked = 0; // it has just ended, or too many signals wait: another try follows
+		t->asked = 0; // the thread has ended, or too many signals are pending: try again
 	}
 	return waiting;
 }
 
-// ask has every thread call now.act once, itself last.
+// ask makes every thread call now.act once, the calling thread last.
 //
-// It is done when all threads on the list have answered and none was begun to be made
-// meanwhile: a thread that is made later inherits from one that has answered.
+// It returns when all threads on the list have answered and no thread was created
+// meanwhile: a later thread inherits from one that has answered.
 static int ask(void)
 {
 	struct sigaction act = { .sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
@@ -200,6 +201,7 @@ static int ask(void)
 	struct timespec end, t;
 	unsigned round = atomic_fetch_add(&now.round, 1) + 1;
 
+	now.process = getpid();
 	sigfillset(&act.sa_mask);
 	if (sigaction(SIGNAL, &act, NULL) < 0)
 		return errno;
@@ -223,7 +225,7 @@ static int ask(void)
 	return 0;
 }
 
-// note counts the outcome of one step on one thread. Handlers run at the same time.
+// note counts the outcome of one step on one thread. Handlers may run at the same time.
 static void note(struct threads_step *s, int failed)
 {
 	if (failed) {
@@ -242,7 +244,7 @@ static int empty_bounding_set(void)
 	return 0;
 }
 
-// drop_capabilities sets the sets of this thread, and reads them back.
+// drop_capabilities sets the capabilities of this thread, and verifies them.
 static int drop_capabilities(uint32_t keep)
 {
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -272,8 +274,8 @@ static void lose(void)
 		note(&r->capabilities, drop_capabilities(now.loss.keep));
 }
 
-// Our filter refuses this question; without it, the answer is 0, or 2 behind the filter
-// of a service or container.
+// Our filter refuses this call. Without our filter it returns 0, or 2 with the filter of a
+// service or container.
 static void filtered(void)
 {
 	note(&now.filtered, prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0);

@@ -1,6 +1,7 @@
-// Package threads takes privileges from all threads of the process, without /proc: the
-// kernel keeps them by thread, and no call of its own reaches all. Programs that import
-// it know their threads, since its pthread_create takes the place of libc's.
+// Package threads drops privileges on all threads of the process, without /proc. The kernel
+// stores privileges for each thread, and has no call that changes all threads. A program
+// that imports this package has a list of its threads, because the package's
+// pthread_create replaces libc's.
 package threads
 
 import (
@@ -8,29 +9,29 @@ import (
 	"fmt"
 )
 
-// Loss is what every thread is to lose. no_new_privs is set in any case.
+// Loss is the set of privileges that every thread loses. no_new_privs is always set.
 type Loss struct {
-	Ruleset      int    // a ruleset of Landlock, as a descriptor; -1 for none
-	Bounding     bool   // all of the capability bounding set
-	Capabilities bool   // all capabilities but Keep
-	Keep         uint32 // set of capabilities, all of them below 32
+	Ruleset      int    // descriptor of a Landlock ruleset; -1 for none
+	Bounding     bool   // the whole capability bounding set
+	Capabilities bool   // all capabilities except Keep
+	Keep         uint32 // set of capabilities with numbers below 32
 }
 
-// Step is what became of one step on the threads.
+// Step is the outcome of one step.
 type Step struct {
-	Done, Failed int   // threads
-	Err          error // of one that failed
+	Done, Failed int   // number of threads
+	Err          error // of one thread on which the step failed
 }
 
-// Result is what became of a Loss. A step that was not asked for has no threads.
+// Result is the outcome of a Loss. The counts of a step that was not requested are 0.
 type Result struct {
 	NoNewPrivs, Bounding, Landlock, Capabilities Step
 }
 
-// ErrMixed says that a step succeeded on some threads alone: the process is to end.
-var ErrMixed = errors.New("it succeeded on some threads alone")
+// ErrMixed reports a step that succeeded on some threads only. The process must end then.
+var ErrMixed = errors.New("succeeded on some threads only")
 
-// All returns nil if the step succeeded on every thread, or was not asked for.
+// All returns nil if the step succeeded on every thread or was not requested.
 func (s Step) All() error {
 	switch {
 	case s.Failed == 0:

@@ -2,15 +2,15 @@
 #pragma once
 #include <stdint.h>
 
-// What each thread is to lose.
+// The privileges that each thread loses.
 struct threads_loss {
-	int ruleset;      // of Landlock; -1 for none
-	int bounding;     // whether the bounding set is emptied
-	int capabilities; // whether the capabilities go, but for those in keep
+	int ruleset;      // descriptor of a Landlock ruleset; -1 for none
+	int bounding;     // empty the bounding set
+	int capabilities; // drop all capabilities except keep
 	uint32_t keep;
 };
 
-// How often a step succeeded and failed, and the errno of a failure.
+// The numbers of threads on which a step succeeded and failed, and the errno of a failure.
 struct threads_step {
 	int done, failed, why;
 };
@@ -19,18 +19,18 @@ struct threads_result {
 	struct threads_step no_new_privs, bounding, landlock, capabilities;
 };
 
-// threads_lose takes from every thread what l says. It returns 0 if every thread has
+// threads_lose drops the privileges l on every thread. It returns 0 if every thread has
 // answered, else an errno.
 int threads_lose(const struct threads_loss *l, struct threads_result *r);
 
-// threads_filtered counts the threads behind a filter that refuses
-// prctl(PR_GET_SECCOMP) in r->done, the others in r->failed. It returns as threads_lose
-// does.
+// threads_filtered counts the threads with a filter that refuses prctl(PR_GET_SECCOMP) in
+// r->done, and the other threads in r->failed. It returns a value like threads_lose.
 int threads_filtered(struct threads_step *r);
 
-// threads_first is called before the first thread is made, unless it is NULL.
+// threads_first is called before the first thread is created, unless it is NULL.
 extern void (*threads_first)(void);
 
-// threads_refused is called when the kernel refuses a thread, unless it is NULL, with the
-// number of such calls for this thread so far. If it returns 0, pthread_create fails.
+// threads_refused is called when the kernel refuses to create a thread, unless it is NULL.
+// tries is the number of earlier calls for the same thread. If it returns 0,
+// pthread_create fails.
 extern int (*threads_refused)(int tries);

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apply puts l into force. It fails if a thread does not answer; what a step failed
-// with is in the Result.
+// Apply puts l into force. It fails if a thread does not answer. The errors of the steps are
+// in the Result.
 func (l Loss) Apply() (Result, error) {
 	var r C.struct_threads_result
 	loss := C.struct_threads_loss{
@@ -29,8 +29,8 @@ func (l Loss) Apply() (Result, error) {
 	return Result{step(r.no_new_privs), step(r.bounding), step(r.landlock), step(r.capabilities)}, nil
 }
 
-// Filtered returns how many threads are behind a seccomp filter that refuses
-// prctl(PR_GET_SECCOMP), and how many are not.
+// Filtered returns the number of threads with a seccomp filter that refuses
+// prctl(PR_GET_SECCOMP), and the number of threads without one.
 func Filtered() (yes, no int, err error) {
 	var s C.struct_threads_step
 	if errno := C.threads_filtered(&s); errno != 0 {

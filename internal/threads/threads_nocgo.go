@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apply puts l into force, by the Go runtime, which makes all threads where there is no
-// C. What a step failed with is in the Result.
+// Apply puts l into force by the Go runtime, which creates all threads of a program without
+// C. The errors of the steps are in the Result.
 func (l Loss) Apply() (Result, error) {
 	r := Result{NoNewPrivs: each(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)}
 	if l.Bounding {
@@ -28,11 +28,11 @@ func (l Loss) Apply() (Result, error) {
 	return r, nil
 }
 
-// Filtered fails: there is no filter without C.
+// Filtered fails: it needs C.
 func Filtered() (yes, no int, err error) { return 0, 0, errors.ErrUnsupported }
 
-// each makes a system call on all threads. The runtime ends the process if it succeeds
-// on some alone.
+// each makes a system call on all threads. The runtime ends the process if the call
+// succeeds on some threads only.
 func each(number, a, b uintptr) Step {
 	if _, _, errno := syscall.AllThreadsSyscall6(number, a, b, 0, 0, 0, 0); errno != 0 {
 		return Step{Failed: 1, Err: errno}
@@ -44,7 +44,7 @@ func emptyBoundingSet() Step {
 	for c := uintptr(0); ; c++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
 		if err != nil {
-			return Step{Done: 1} // the kernel knows no more
+			return Step{Done: 1} // after the last capability
 		}
 		if has == 0 {
 			continue

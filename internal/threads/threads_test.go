@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childVar makes the test binary the process whose threads lose something.
+// childVar makes the test binary drop privileges on all its threads.
 const childVar = "THREADS_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// act takes everything from all threads while threads come and go, and looks at each
-// thread afterwards.
+// act drops all privileges while threads are created and end, and checks each thread
+// afterwards.
 func act() error {
 	var stop atomic.Bool
 	var churn sync.WaitGroup
@@ -64,7 +64,7 @@ func act() error {
 			return err
 		}
 		for i, s := range []Step{r.NoNewPrivs, r.Bounding, r.Capabilities} {
-			// As root only the first round can empty the bounding set; then it is empty.
+			// As root, the first round empties the bounding set; later rounds cannot.
 			if s.Failed > 0 || s.Done < 13 && i != 1 {
 				return fmt.Errorf("%+v, want success on 13 threads at least", r)
 			}
@@ -79,7 +79,7 @@ func act() error {
 	return confined()
 }
 
-// confined fails if a thread has a capability, or may get one.
+// confined returns an error if a thread has a capability or may gain one.
 func confined() error {
 	tasks, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil || len(tasks) < 2 {
@@ -88,7 +88,7 @@ func confined() error {
 	for _, task := range tasks {
 		b, err := os.ReadFile(task)
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || len(b) == 0 {
-			continue // it has ended
+			continue // the thread has ended
 		}
 		if strings.Contains(string(b), "State:\tX") || strings.Contains(string(b), "State:\tZ") {
 			continue
@@ -105,7 +105,7 @@ func confined() error {
 	return nil
 }
 
-// TestApply checks that no thread is left out, be it old, being made or ending.
+// TestApply checks that no thread is omitted: old, new or about to end.
 func TestApply(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -120,15 +120,15 @@ func TestApply(t *testing.T) {
 	}
 }
 
-// TestFiltered checks that a thread without a filter is noticed.
+// TestFiltered checks that threads without a filter are counted.
 func TestFiltered(t *testing.T) {
 	yes, no, err := Filtered()
 	if err != nil || yes != 0 || no < 2 {
-		t.Errorf("Filtered() = %d, %d, %v, want that no thread has a filter", yes, no, err)
+		t.Errorf("Filtered() = %d, %d, %v, want no thread with a filter", yes, no, err)
 	}
 }
 
-// TestAll checks what is said of a step.
+// TestAll checks the error of a step.
 func TestAll(t *testing.T) {
 	for _, tt := range []struct {
 		step  Step

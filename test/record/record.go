@@ -284,7 +284,6 @@ var neverSeen = map[string]string{
 	"restart_syscall":   "the kernel makes it, after a stop in the middle of a wait",
 	"madvise":           "Go's runtime makes it when memory has been idle for minutes, libc when a thread ends",
 	"exit":              "a thread of Go's runtime that ends does so when the process has run for a while",
-	"prctl":             "Go's runtime makes it when its memory grows beyond what it has reserved",
 	"rt_sigaction":      "after a crash",
 	"sched_getaffinity": "Go's runtime makes it from time to time in a program without updatemaxprocs=0",
 	"setsockopt":        "the metrics of a TCP socket that systemd passes",

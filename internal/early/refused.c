@@ -1,4 +1,4 @@
-// What happens when the Go runtime cannot have a thread. It would abort with a stack trace.
+// A thread that cannot be created. The Go runtime would abort with a stack trace.
 
 #define _GNU_SOURCE
 #include "early.h"
@@ -13,14 +13,14 @@
 
 static atomic_int serving;
 
-// early_serve says that clients are served from now on: a thread that cannot be created
-// is waited for, and no reason to end.
+// early_serve is called before clients are served. From then on, a thread that cannot be
+// created is retried for a longer time.
 void early_serve(void) { serving = 1; }
 
-// early_refused waits 20 ms, so that another try can be made. A limit may be reached for a
-// moment only. One that lasts for a second ends a program that serves nobody yet; one that
-// lasts for a minute ends every program, since what the thread was to do waits for it: a
-// service is started again then, and goes on where it was.
+// early_refused waits 20 ms before the next try, because a limit may be reached for a moment
+// only. After a second the program exits if it does not serve clients yet. After a minute
+// it aborts in any case, because the work for the thread waits: a restarted service
+// resumes its session.
 int early_refused(int tries)
 {
 	enum { MANY = 50, TOO_MANY = 3000 };
