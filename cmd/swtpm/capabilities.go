@@ -11,11 +11,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// infoFeatures asks libtpms for its TPMFeatures, TPMLIB_INFO_TPMFEATURES.
+// infoFeatures asks libtpms for its TPMFeatures: TPMLIB_INFO_TPMFEATURES.
 const infoFeatures = 4
 
-// printCapabilities writes the line that libvirt and others read: the words, the
-// order and the blanks of the reference, and only what works here.
+// printCapabilities writes the line that libvirt and others read, with the words, the
+// order and the blanks of the reference. It lists only features that work here.
 //
 // Source: swtpm 0.11, src/swtpm/capabilities.c.
 func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
@@ -41,7 +41,7 @@ func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
 			return err
 		}
 	}
-	// libvirt asks for the active profile if it may ask at all, and gives up without one.
+	// libvirt asks for the active profile if this feature exists, and fails without one.
 	if libtpms.HasProfiles() {
 		features = append(features, "cmdarg-print-info")
 	}
@@ -52,8 +52,8 @@ func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
 	return err
 }
 
-// profileCapabilities tells the names of the algorithm profiles, and what a
-// custom one may do without:
+// profileCapabilities returns the names of the algorithm profiles, and what a
+// custom profile may leave out:
 //
 //	"names": [ "default-v1", … ], "algorithms": { "canbedisabled": "…", "implemented": "…" }, "commands": { … }
 func profileCapabilities() (string, error) {
@@ -71,7 +71,7 @@ func profileCapabilities() (string, error) {
 		strings.Join(names, ", "), a.CanBeDisabled, a.Implemented, c.CanBeDisabled, c.Implemented), nil
 }
 
-// supported names the TPM versions that the loaded libtpms has.
+// supported returns the features for the TPM versions that the loaded libtpms has.
 func supported() (features []string) {
 	e := libtpms.Engine()
 	for _, v := range []tpm.Version{tpm.V12, tpm.V20} {
@@ -82,8 +82,8 @@ func supported() (features []string) {
 	return features
 }
 
-// rsaKeySizes lists the sizes of RSA keys in bits that the loaded libtpms has
-// for version v. Only a TPM 2.0 tells them:
+// rsaKeySizes returns the sizes of RSA keys in bits that the loaded libtpms has
+// for version v. Only a TPM 2.0 reports them:
 // {"TPMFeatures":{"RSAKeySizes":[1024,2048,3072],…}}.
 func rsaKeySizes(v tpm.Version) ([]string, error) {
 	e := libtpms.Engine()

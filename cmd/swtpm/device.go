@@ -10,57 +10,39 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
-	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// device is what is opened before the privileges and the old root directory go, for
-// only root may, or the device is there.
-type device struct {
-	fd   int          // a device that is the data channel; -1 if none is
-	cuse *cuse.Device // a device that is both channels; nil if none is
-}
-
-// openDevice opens it. Nothing is opened for what only prints.
-func openDevice(cfg *config.Config) (d device, err error) {
-	d.fd = -1
+// openDevice returns the channels with the device, if the TPM has one. It is called before
+// the process gives up its privileges and the old root directory, because only root may
+// open it, or because only the old root contains it. Options that only print open nothing.
+func openDevice(cfg *config.Config) (c *channels, err error) {
+	c = &channels{dataFD: -1, ctrlFD: -1}
 	switch i := cfg.Interface; {
 	case cfg.Printing() != "":
 	case i.Type == "vtpm-proxy":
-		d.fd, err = newProxy(cfg)
+		c.dataFD, err = newProxy(cfg)
 	case i.Type == "cuse":
-		d.cuse, err = openCUSE(i)
+		c.cuse, err = openCUSE(i)
 	case i.Device != "":
-		d.fd, err = openCharacter(i.Device)
+		c.dataFD, err = openCharacter(i.Device)
 	}
-	return d, err
+	return c, err
 }
 
-// appear makes the device of CUSE appear, and then writes the pid file: who waits for
-// the file waits for the device.
-func appear(cfg *config.Config, d *cuse.Device, pid *pidFile) error {
-	if err := d.Create(uint32(cfg.Interface.Major), uint32(cfg.Interface.Minor)); err != nil {
-		return err
-	}
-	if err := pid.write(cfg.PID); err != nil {
-		return exitCode(cusePID, err)
-	}
-	return nil
-}
-
-// newProxy makes a device of the kernel's and tells which, in one write and before
-// anything else is told: who waits for the line reads it from the start.
+// newProxy creates a device of the kernel and prints its name, in one write and before
+// any other output, so that a caller reads the line from the start.
 func newProxy(cfg *config.Config) (int, error) {
 	d, err := listen.OpenProxy(cfg.TPM)
 	if err != nil {
 		return -1, err
 	}
 	if _, err := fmt.Println(d); err != nil {
-		fmt.Fprintf(os.Stderr, "swtpm: stdout: %v\n", err) // the device is there all the same
+		fmt.Fprintf(os.Stderr, "swtpm: stdout: %v\n", err) // the device exists all the same
 	}
 	return d.FD, nil
 }
 
-// openCharacter opens the device at path, which must be one to talk to.
+// openCharacter opens the device at path, which must be a character device.
 func openCharacter(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -80,44 +62,18 @@ func openCharacter(path string) (int, error) {
 	return fd, nil
 }
 
-// The exit codes of swtpm cuse; config has those of its command line.
-const (
-	cuseStart   = 255 // -1: the device is there already, the TPM does not start
-	cuseKey     = 253 // -3: a key or a profile cannot be read
-	cuseNotRoot = 252 // -4
-	cuseNoUser  = 251 // -5
-	cusePID     = 243 // -13: the pid file, once the device is there
-	cuseSandbox = 242 // -14: the sandbox
-)
-
-// openCUSE opens what makes the device.
+// openCUSE opens the driver that creates the device.
 func openCUSE(i config.Interface) (*cuse.Device, error) {
 	path := "/dev/" + i.Name
 	if err := cuse.CheckName(i.Name); err != nil {
-		return nil, exitCode(cuseStart, err)
+		return nil, withCode(cuseStart, err)
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return nil, exitCode(cuseStart, fmt.Errorf("%s already exists; choose another name, or stop the process that has the device", path))
+		return nil, withCode(cuseStart, fmt.Errorf("%s already exists; choose another name, or stop the process that uses the device", path))
 	}
 	d, err := cuse.Open(i.Name)
 	if errors.Is(err, os.ErrPermission) {
-		err = exitCode(cuseNotRoot, fmt.Errorf("%w; start as root", err))
+		err = withCode(cuseNotRoot, fmt.Errorf("%w; start as root", err))
 	}
 	return d, err
-}
-
-// exitCode has the process end with code for err.
-func exitCode(code int, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &program.ExitError{Code: code, Err: err, Silent: isSilent(err)}
-}
-
-// cuseCode is exitCode for swtpm cuse alone.
-func cuseCode(cfg *config.Config, code int, err error) error {
-	if cfg.Interface.Type != "cuse" {
-		return err
-	}
-	return exitCode(code, err)
 }

@@ -30,13 +30,14 @@ type meter struct {
 	warn     func(format string, args ...any)
 }
 
-// stores are those of one item.
+// stores counts the stores of one item.
 type stores struct {
 	took     *metrics.Histogram
 	failures atomic.Uint64
 }
 
-// newMeter begins to measure if the profile wants it, and has o tell of stores.
+// newMeter starts measuring if the profile asks for it, and registers itself in o for
+// stores.
 func newMeter(cfg *config.Config, instance string, o *emul.Options, log *daemon.Log) (*meter, error) {
 	if cfg.Metrics.File == "" && cfg.Metrics.Listen.Kind == config.None {
 		return nil, nil
@@ -59,6 +60,7 @@ func newMeter(cfg *config.Config, instance string, o *emul.Options, log *daemon.
 	return m, nil
 }
 
+// stored counts a store of an item.
 func (m *meter) stored(item string, took time.Duration, err error) {
 	s, ok := m.stores[item]
 	if !ok {
@@ -70,9 +72,9 @@ func (m *meter) stored(item string, took time.Duration, err error) {
 	}
 }
 
-// tell tells the numbers until ctx ends. The function that it returns waits until a
-// file with them has gone; a socket has been closed by then.
-func (m *meter) tell(ctx context.Context, l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server) (wait func()) {
+// publish publishes the numbers until ctx ends. The function that it returns waits until
+// the file with them is removed; a socket is closed by then.
+func (m *meter) publish(ctx context.Context, l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server) (wait func()) {
 	if m == nil {
 		return func() {}
 	}
@@ -86,7 +88,7 @@ func (m *meter) tell(ctx context.Context, l *listen.Listener, t *emul.TPM, d *da
 	return done.Wait
 }
 
-// sample waits for nothing.
+// sample returns the numbers of now. It does not wait.
 func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sample {
 	tally, status := libtpms.Counted(), t.Status()
 	s := &metrics.Sample{
@@ -115,7 +117,7 @@ func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sam
 	return s
 }
 
-// commandsOf names the commands of a tally.
+// commandsOf returns the commands of a tally with their names.
 func commandsOf(t libtpms.Tally, v tpm.Version) (out []metrics.Command) {
 	for _, c := range t.Commands {
 		m := metrics.Command{Name: c.Code.Name(v), Code: fmt.Sprintf("0x%x", uint32(c.Code)), Result: uint32(c.Result), Count: c.Count}

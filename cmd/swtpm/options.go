@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,88 +9,20 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
-	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// openLog opens the log and points libtpms's own messages at it.
-func openLog(c config.Log) (*daemon.Log, error) {
-	log, err := daemon.OpenLog(daemon.LogOptions(c))
-	if err != nil {
-		return nil, err
-	}
-	debugTo(log)
-	return log, nil
-}
-
-// debugTo points libtpms's own messages at log.
-func debugTo(log *daemon.Log) { libtpms.Debug(log.FD(), log.LibtpmsLevel(), log.LibtpmsPrefix()) }
-
-// logError tells a log that is not stderr why the process ends: often it is the
-// only place where somebody looks.
-func logError(c config.Log, log *daemon.Log, err error) error {
-	if err != nil && !isSilent(err) && (c.File != "" || c.FD > 2) {
-		log.Error(err)
-	}
-	return err
-}
-
-// writePID writes the process id where the configuration says, if it does. remove
-// takes a file away again; it is nil if there is an error.
-func writePID(c config.PID) (remove func(), err error) {
-	if c.File == "" && c.FD < 0 {
-		return func() {}, nil
-	}
-	return daemon.WritePID(c.File, c.FD)
-}
-
-// pidFile is the file with the process id, once it is written.
-type pidFile struct{ undo func() }
-
-func (p *pidFile) write(c config.PID) (err error) {
-	p.undo, err = writePID(c)
-	return err
-}
-
-func (p *pidFile) remove() {
-	if p.undo != nil {
-		p.undo()
-	}
-}
-
-// warnings logs what is wrong with a TPM that starts all the same.
-func warnings(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) {
-	if cfg.PrintInfo != 0 {
-		return
-	}
-	for _, text := range cfg.Warnings() {
-		log.Warnf("%s", text)
-	}
-	if err := systemd.Unreachable(); err != nil {
-		log.Warnf("systemd is not notified: %v", err)
-	}
-}
-
-func silent(err error) error {
-	return &program.ExitError{Code: 1, Err: err, Silent: true}
-}
-
-func isSilent(err error) bool {
-	e, ok := errors.AsType[*program.ExitError](err)
-	return ok && e.Silent
-}
-
-// options joins the configuration and the log into what the TPM needs.
-func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Recorder, session *handover.Session, s *service, log *daemon.Log) emul.Options {
+// options returns the options of the TPM.
+func (e *emulator) options() emul.Options {
+	cfg, log := e.cfg, e.log
 	o := emul.Options{
 		Version:          cfg.TPM,
 		Where:            cfg.State.Location.String(),
-		Profile:          profile,
+		Profile:          e.profile,
 		NoNew:            cfg.Manufacture.Given,
-		Keys:             keys,
+		Keys:             e.keys,
 		Backup:           cfg.State.Backup,
 		NoAutoShutdown:   cfg.Flags.DisableAutoShutdown,
 		RejectLocality4:  cfg.Locality.RejectLocality4,
@@ -102,24 +33,24 @@ func options(cfg *config.Config, keys seal.Keys, profile string, record emul.Rec
 		MaxStores:        cfg.State.MaxStores,
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
-		Record:           record,
+		Record:           e.recorder,
 		FullWait:         fullWait(cfg.State),
-		Handover:         handoverTo(session),
+		Handover:         handoverTo(e.session),
 		Library:          libtpms.Version(),
-		Event:            s.event,
+		Event:            e.service.event,
 		Note:             log.Infof,
 		Error:            log.Errorf,
 	}
 	if cfg.PrintInfo != 0 {
-		o.Note = nil // Compat: swtpm says nothing but what was asked for
+		o.Note = nil // Compat: C-215: swtpm prints only what was asked for
 	}
 	if cfg.State.Location.Kind != nv.None {
-		o.Open = func() (*nv.Store, error) { return openState(cfg, keys.File, log, false) }
+		o.Open = func() (*nv.Store, error) { return openState(cfg, e.keys.File, log, false) }
 	}
 	return o
 }
 
-// fullWait is how long a command waits for space on a full disk.
+// fullWait returns how long a command waits for space on a full disk.
 func fullWait(s config.State) time.Duration {
 	switch {
 	case s.OnFull == "fail":
@@ -130,7 +61,7 @@ func fullWait(s config.State) time.Duration {
 	return s.WaitLimit
 }
 
-// makeStateDir makes the state directory if the profile says so.
+// makeStateDir creates the state directory if the profile asks for it.
 func makeStateDir(cfg *config.Config) error {
 	if dir, ok := cfg.State.Location.Dir(); ok && cfg.State.Create {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -140,7 +71,7 @@ func makeStateDir(cfg *config.Config) error {
 	return nil
 }
 
-// openState opens the place where the state is kept; with look, to change nothing.
+// openState opens the storage of the state. If look is true, that changes nothing.
 func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
 	prefix := cfg.TPM.FilePrefix()
 	o := cfg.State.Storage()

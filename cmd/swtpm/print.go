@@ -1,30 +1,68 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// infoProfiles asks libtpms for the algorithm profiles it has,
+// printAndEnd serves no TPM: it prints what an option --print-… asks for.
+func printAndEnd(ctx context.Context, cfg *config.Config, src source) (err error) {
+	e := &emulator{cfg: cfg, source: src}
+	defer func() { err = e.end(err) }()
+	if err := e.giveUpPrivileges(); err != nil {
+		return err
+	}
+	if err := e.openLog(); err != nil {
+		return err
+	}
+	if cfg.PrintCapabilities {
+		return printCapabilities(os.Stdout, cfg.TPM, cfg.Interface.Type)
+	}
+	if err := e.openChannels(); err != nil { // Compat: C-216: swtpm opens the sockets first
+		return err
+	}
+	switch {
+	case cfg.PrintStates:
+		return printStates(os.Stdout, cfg, e.log)
+	case cfg.PrintProfiles:
+		return printProfiles(program.PrintableWriter(os.Stdout), e.engine)
+	}
+	e.channels.logPorts(cfg, e.log)
+	if err := e.readInputs(ctx); err != nil {
+		return unlessEnding(ctx, err)
+	}
+	if err := e.createTPM(ctx); err != nil {
+		return err
+	}
+	if err := e.confineQuietly(""); err != nil {
+		return err
+	}
+	return printInfo(program.PrintableWriter(os.Stdout), cfg, e.tpm)
+}
+
+// infoProfiles asks libtpms for its algorithm profiles:
 // TPMLIB_INFO_AVAILABLE_PROFILES of libtpms 0.10.
 const infoProfiles = 0x40
 
-// printStates writes which state there is, without a newline:
+// printStates writes which state items exist, without a newline:
 //
 //	{ "type": "swtpm", "states": [] }
 //	{ "type": "swtpm", "states": [ {"name": "permall", "size": 1185} ] }
 //
-// The sizes are those of the items as they are stored, in bytes. Nothing is
-// locked, decoded or made; a place that does not exist holds no state.
+// The sizes are those of the stored items, in bytes. Nothing is locked, decoded or
+// created; a location that does not exist holds no state.
 //
 // Source: swtpm 0.10, --print-states.
 func printStates(w io.Writer, cfg *config.Config, log *daemon.Log) error {
@@ -55,8 +93,8 @@ func printStates(w io.Writer, cfg *config.Config, log *daemon.Log) error {
 	return err
 }
 
-// printProfiles writes what libtpms says of its algorithm profiles, without a
-// newline: {} of a TPM 1.2 and of a libtpms before 0.10.
+// printProfiles writes libtpms's description of its algorithm profiles, without a
+// newline: {} for a TPM 1.2 and for a libtpms before 0.10.
 func printProfiles(w io.Writer, e emul.Engine) error {
 	text, err := e.Info(infoProfiles)
 	if err != nil {
@@ -66,13 +104,13 @@ func printProfiles(w io.Writer, e emul.Engine) error {
 	return err
 }
 
-// printInfo writes what libtpms says of the TPM, as one line. If there is a place
-// for the state the TPM is powered on for it, as only then it has a profile: that
-// takes the lock, and makes a TPM if there is none.
+// printInfo writes libtpms's description of the TPM, as one line. A TPM with a location
+// for its state is powered on first, because only then it has a profile: that acquires the
+// lock, and creates a TPM if none exists.
 func printInfo(w io.Writer, cfg *config.Config, t *emul.TPM) error {
 	if cfg.State.Location.Kind != nv.None || cfg.Flags.NotNeedInit {
 		if err := t.Init(false); err != nil {
-			return silent(err) // Init has told why
+			return silent(err) // Init has logged the cause
 		}
 	}
 	text, err := t.Info(uint64(cfg.PrintInfo))

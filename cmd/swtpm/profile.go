@@ -13,24 +13,23 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// awaitProfile is readProfile until ctx ends: as a key, a profile may come through
-// a pipe.
+// awaitProfile is readProfile until ctx ends, because an algorithm profile may come through
+// a pipe. It returns "" for a TPM that swtpm-setup creates.
 func awaitProfile(ctx context.Context, cfg *config.Config) (string, error) {
-	if cfg.Profile.Source == config.NoProfile || cfg.Manufacture.Given { // swtpm-setup makes the TPM
+	if cfg.Profile.Source == config.NoProfile || cfg.Manufacture.Given {
 		return "", nil
 	}
 	return program.Await(ctx, func() (string, error) { return readProfile(cfg) })
 }
 
-// readProfile returns the algorithm profile of a new TPM, "" if the library is to
-// choose one.
+// readProfile returns the algorithm profile of a new TPM, "" if libtpms is to choose one.
 func readProfile(cfg *config.Config) (string, error) {
 	p := cfg.Profile
 	if p.Source == config.NoProfile {
 		return "", nil
 	}
 	if cfg.TPM == tpm.V20 && !libtpms.HasProfiles() {
-		return "", fmt.Errorf("--profile needs libtpms 0.10 or newer, and this is libtpms %s; leave it out, and a new TPM works with every libtpms", libtpms.Version())
+		return "", fmt.Errorf("--profile: libtpms 0.10 or newer is needed, this is libtpms %s; leave the option out to create a TPM that works with every libtpms", libtpms.Version())
 	}
 	source := algprofile.Source{FD: p.FD}
 	switch p.Source {
@@ -49,12 +48,12 @@ func readProfile(cfg *config.Config) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("--profile: %w", err)
 	case text == "" && cfg.TPM == tpm.V20:
-		return "", errors.New("--profile: there is nothing in it: Could not set profile for TPM2: ''")
+		return "", errors.New("--profile: the profile is empty: Could not set profile for TPM2: ''")
 	}
 	return text, nil
 }
 
-// removeDisabled takes out of a custom profile what OpenSSL refuses on this host,
+// removeDisabled removes from a custom profile what OpenSSL refuses on this host,
 // or on a FIPS host.
 func removeDisabled(profile, how string) (string, error) {
 	info, err := libraryInfo()
@@ -74,18 +73,18 @@ func removeDisabled(profile, how string) (string, error) {
 	return algprofile.RemoveDisabled(profile, custom, refuses)
 }
 
-// info is what libtpms 0.10 and later say of a TPM 2.0, as far as it is needed
-// here.
+// info is the part that is needed here of what libtpms 0.10 and later report about a
+// TPM 2.0.
 type info struct {
 	AvailableProfiles                  []struct{ Name, Algorithms string }
 	RuntimeAlgorithms, RuntimeCommands struct{ CanBeDisabled, Implemented string }
 }
 
-// infoRuntime asks libtpms for its RuntimeAlgorithms and RuntimeCommands,
+// infoRuntime asks libtpms for its RuntimeAlgorithms and RuntimeCommands:
 // TPMLIB_INFO_RUNTIME_ALGORITHMS and TPMLIB_INFO_RUNTIME_COMMANDS.
 const infoRuntime = 0x08 | 0x10
 
-// libraryInfo asks the library, of which TPM 2.0 was chosen.
+// libraryInfo returns what libtpms reports after TPM 2.0 was chosen.
 func libraryInfo() (*info, error) {
 	text, err := libtpms.Engine().Info(infoProfiles | infoRuntime)
 	if err != nil {
@@ -93,7 +92,7 @@ func libraryInfo() (*info, error) {
 	}
 	var i info
 	if err := json.Unmarshal([]byte(text), &i); err != nil {
-		return nil, fmt.Errorf("what libtpms says of itself: %w", err)
+		return nil, fmt.Errorf("libtpms: invalid description of itself: %w", err)
 	}
 	return &i, nil
 }

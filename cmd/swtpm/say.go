@@ -8,8 +8,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// say prints lines to standard output. They may quote what others have chosen, and
-// have no control characters but newlines.
+// say prints lines to standard output, in printable form, because they may quote names of
+// files and parts of a state.
 func say(format string, args ...any) error {
 	_, err := io.WriteString(os.Stdout, program.Printable(fmt.Sprintf(format, args...)))
 	return err

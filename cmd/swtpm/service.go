@@ -11,11 +11,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// The events in the life of a TPM, as the journal gets them; swtpm(8) lists them.
+// The events of a TPM in the journal; swtpm(8) lists them.
 var (
 	eventReady    = daemon.EventKind{ID: "ef695ae07abf424b83a4be3f86e0b14c", Name: "ready"}
 	eventStopping = daemon.EventKind{ID: "f14b9f2481f9400cb9dbffc4ed319c69", Name: "stopping"}
@@ -37,8 +36,8 @@ var (
 	}
 )
 
-// describe tells the journal whose entries these are. The instance is that of a
-// profile; a classic command line has none.
+// describe adds fields that identify the TPM to all entries of the journal. The instance
+// is that of a profile; a classic command line has none.
 func describe(log *daemon.Log, instance string, v tpm.Version) {
 	fields := map[string]string{"tpm_version": v.String()}
 	if instance != "" {
@@ -47,21 +46,16 @@ func describe(log *daemon.Log, instance string, v tpm.Version) {
 	log.Describe(fields)
 }
 
-// service is what systemd and the journal are told of a TPM.
+// service reports a TPM to systemd and to the journal.
 type service struct {
 	systemd *daemon.Notifier
 	log     *daemon.Log
-
-	confined sandbox.Active
-
-	problem error  // why the profile is not the one in use; nil as a rule
-	atReady func() // called once, before ready
-
-	line func() string   // how it is
-	tell *daemon.Service // nil before serve, and if systemd does not want to know
+	problem error           // why the profile is not in use; usually nil
+	line    func() string   // one-line summary
+	updates *daemon.Service // nil before watch, and if systemd does not ask for them
 }
 
-// event tells of an event in the life of the TPM.
+// event reports an event of the TPM.
 func (s *service) event(e emul.Event) {
 	switch {
 	case e.Again:
@@ -73,12 +67,13 @@ func (s *service) event(e emul.Event) {
 	s.changed()
 }
 
-// rejected says that the TPM runs with the profile of the previous process, and why.
-func (s *service) rejected(why error) {
-	if why == nil {
+// profileRejected logs that the TPM runs with the profile of the previous process because
+// of cause, unless that is nil.
+func (s *service) profileRejected(cause error) {
+	if cause == nil {
 		return
 	}
-	s.problem = errors.New(program.PrintableLine(why.Error()))
+	s.problem = errors.New(program.PrintableLine(cause.Error()))
 	s.log.Event(eventProfileRejected, true, s.problem.Error(),
 		fmt.Sprintf("cannot run with the present profile: %v; running with the previous one until the profile is corrected and the service restarted", s.problem))
 }
@@ -88,39 +83,38 @@ func isBad(k emul.EventKind) bool {
 	return k == emul.InitFailed || k == emul.StoreWaiting || k == emul.StoreFailed
 }
 
-// serve is called before the TPM has clients; line may be called after it.
-func (s *service) serve(line func() string, ping func()) {
+// watch is called before the TPM has clients. It makes line and ping available to systemd.
+func (s *service) watch(line func() string, ping func()) {
 	s.line = func() string {
 		if s.problem != nil {
 			return fmt.Sprintf("the profile has an error: %v; running with the previous one; %s", s.problem, line())
 		}
 		return line()
 	}
-	s.tell = s.systemd.Service(s.line, ping)
+	s.updates = s.systemd.Service(s.line, ping)
 }
 
-// changed says that there may be something new to tell.
-func (s *service) changed() { s.tell.Changed() }
+// changed reports that the summary may have changed.
+func (s *service) changed() { s.updates.Changed() }
 
-// ready tells everybody that commands are answered, and keeps telling how the TPM
-// is until ctx ends.
+// ready reports that commands are answered, and sends updates of the summary until ctx
+// ends.
 func (s *service) ready(ctx context.Context) {
-	s.atReady()
 	line := s.line()
 	s.systemd.Ready(line)
 	s.log.Event(eventReady, false, "", "ready: "+line)
-	if s.tell != nil {
-		go s.tell.Run(ctx)
+	if s.updates != nil {
+		go s.updates.Run(ctx)
 	}
 }
 
-// stopping tells that the process ends, and why.
-func (s *service) stopping(why error) {
-	s.tell.Stopping(why.Error())
-	s.log.Event(eventStopping, false, why.Error(), "ending: "+why.Error())
+// stopping reports that the process ends, and the cause.
+func (s *service) stopping(cause error) {
+	s.updates.Stopping(cause.Error())
+	s.log.Event(eventStopping, false, cause.Error(), "ending: "+cause.Error())
 }
 
-// status is a TPM in a line, as "TPM 2.0 is on; control unix:/c, 1 client; 7
+// status returns a one-line summary, such as "TPM 2.0 is on; control unix:/c, 1 client; 7
 // commands; stored 2026-01-31 23:59:59 UTC".
 func status(v tpm.Version, s emul.Status, channels ...string) string {
 	power := "off"
@@ -143,8 +137,8 @@ func status(v tpm.Version, s emul.Status, channels ...string) string {
 	return strings.Join(parts, "; ")
 }
 
-// channel is one channel for status; "" if it is not there.
-func channel(name string, e config.Endpoint, clients int) string {
+// channelStatus returns the part of status about one channel, "" without a channel.
+func channelStatus(name string, e config.Endpoint, clients int) string {
 	if e.Kind == config.None && clients == 0 {
 		return ""
 	}
@@ -154,7 +148,8 @@ func channel(name string, e config.Endpoint, clients int) string {
 	return name + ", " + count(uint64(clients), "client")
 }
 
-// dataChannel is the data channel for status; a device has one client, the kernel.
+// dataChannel returns the part of status about the data channel. A device has one client,
+// the kernel.
 func dataChannel(i config.Interface, clients int) string {
 	switch {
 	case i.Type == "vtpm-proxy":
@@ -164,9 +159,10 @@ func dataChannel(i config.Interface, clients int) string {
 	case i.Device != "":
 		return "data of " + i.Device
 	}
-	return channel("data", i.Server, clients)
+	return channelStatus("data", i.Server, clients)
 }
 
+// count returns n with its noun.
 func count(n uint64, what string) string {
 	if n != 1 {
 		what += "s"

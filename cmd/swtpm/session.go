@@ -61,9 +61,9 @@ func handoverTo(s *handover.Session) emul.Handover {
 	return s
 }
 
-// channelEnd returns the listener of a channel that this program opens itself: the one of
+// openListener returns the listener of a channel that this program opens itself: the one of
 // the previous process, or a new one, which systemd is asked to store.
-func channelEnd(channel string, e config.Endpoint, s *handover.Session) (*listen.Listener, error) {
+func openListener(channel string, e config.Endpoint, s *handover.Session) (*listen.Listener, error) {
 	if s == nil || e.Kind != config.Unix && e.Kind != config.TCP {
 		return listen.Open(e)
 	}

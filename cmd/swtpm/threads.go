@@ -7,14 +7,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/early"
 )
 
-// createThreads makes the Go runtime create, now, the threads that it can ever need, so
-// that it creates none while clients are served: a limit that is reached later costs no
-// guest its TPM. helpers says that goroutines besides the servers look after systemd, the
+// createThreads makes the Go runtime create, now, all threads that it may need later, so
+// that it creates none while clients are served: a limit that is reached later would end
+// the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
 // metrics, a reload, a recording or a device.
 //
 // A goroutine needs a thread while it is in a system call or in C: those of the two
-// servers, of the signals and of libtpms's log, and the helpers, which are there only for a
-// moment and share two. Another thread runs what Go code there is, and one waits in the
+// servers, of the signals and of libtpms's log, and the helpers, which need one only for a
+// moment and share two. Another thread runs Go code, and one waits in the
 // poller. The runtime has two threads of its own. That makes eight, or ten.
 func createThreads(helpers bool) {
 	if runtime.GOMAXPROCS(0) > 1 {
@@ -28,8 +28,8 @@ func createThreads(helpers bool) {
 	early.Serve()
 }
 
-// create makes the runtime have n threads that are free, besides that of the caller. A
-// goroutine that is bound to its thread keeps it from the others while it waits.
+// create makes the runtime create n threads besides that of the caller, and leaves them
+// idle. A goroutine that is bound to its thread reserves it while it waits.
 func create(n int) {
 	var bound, done sync.WaitGroup
 	release := make(chan struct{})

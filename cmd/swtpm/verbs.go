@@ -190,18 +190,13 @@ func instanceFlag(f *pflag.FlagSet) *string {
 func runProfile(f *pflag.FlagSet) action {
 	instance := instanceFlag(f)
 	return func(ctx context.Context, args []string) error {
-		h := findHeritage(os.Getenv)
-		cfg, name, err := h.choose(args[0], *instance)
+		p := findPrevious(os.Getenv)
+		cfg, name, err := p.choose(args[0], *instance)
 		if err != nil {
-			return h.rescue(ctx, err)
+			return p.rescue(ctx, err)
 		}
-		path := h.profile.Path
-		return h.live(ctx, cfg, origin{
-			instance: name,
-			hangups:  daemon.CatchHangups(early.Signals),
-			path:     path,
-			again:    func() (*config.Config, error) { return config.ReloadProfile(path, name) },
-		})
+		src := source{path: p.profile.Path, instance: name, hangups: daemon.CatchHangups(early.Signals), previous: p}
+		return p.rescue(ctx, live(ctx, cfg, src))
 	}
 }
 

@@ -91,7 +91,7 @@ func TestReload(t *testing.T) {
 	p.write(t, "file = \"other\"\nprefix = \"c: \"\n[pid]\nfile = \"pid\"\n")
 	p.reload(t)
 	other := filepath.Join(p.dir, "other")
-	said(other, "c: the profile has changed in more than [log]; the rest counts from the next start\n")
+	said(other, "c: the profile has changed in more than [log]; the other changes take effect at the next start\n")
 	before := read(t, p.log)
 	c.ok(t, random20)
 	if got := read(t, p.log); got != before {

@@ -8,8 +8,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 )
 
-// openCapture opens what --pcap names; without the option the recorder is nil.
-// stop is never nil.
+// openCapture opens the recording that --pcap names. Without the option the recorder is
+// nil. stop is never nil.
 func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop func(), err error) {
 	p := cfg.Pcap
 	if p.File == "" && p.FD < 0 {
