@@ -17,7 +17,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// stateVerbs are what swtpm state does. For whichFlags a PROFILE may be missing.
+// stateVerbs are what swtpm state does. For targetFlags a PROFILE may be missing.
 var stateVerbs = []verb{
 	{name: "inspect", synopsis: "state inspect [--json] [--ek] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
 		what: "Show the stored TPM state. Works without the key, with less detail."},
@@ -48,7 +48,7 @@ func quietEngine() (emul.Engine, error) {
 }
 
 // openWithEngine opens the state of w, and libtpms to try it with.
-func (w *which) openWithEngine(how access) (*offline.State, emul.Engine, error) {
+func (w *stateTarget) openWithEngine(how access) (*offline.State, emul.Engine, error) {
 	e, err := quietEngine()
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +58,7 @@ func (w *which) openWithEngine(how access) (*offline.State, emul.Engine, error) 
 }
 
 func stateInspect(f *pflag.FlagSet) action {
-	w := whichFlags(f)
+	w := targetFlags(f)
 	asJSON := f.Bool("json", false, "print JSON")
 	ek := f.Bool("ek", false, "print the endorsement keys and their certificates instead")
 	return w.then(0, func() error {
@@ -69,7 +69,7 @@ func stateInspect(f *pflag.FlagSet) action {
 	})
 }
 
-func inspectState(w *which, asJSON bool) error {
+func inspectState(w *stateTarget, asJSON bool) error {
 	s, err := w.open(access{})
 	if err != nil {
 		return err
@@ -95,7 +95,7 @@ func printJSON(v any) error {
 
 // printEKs prints public keys and certificates, each in PEM behind a line that says
 // what it is, as openssl reads them.
-func printEKs(w *which, asJSON bool) error {
+func printEKs(w *stateTarget, asJSON bool) error {
 	s, e, err := w.openWithEngine(access{})
 	if err != nil {
 		return err
@@ -117,11 +117,11 @@ func printEKs(w *which, asJSON bool) error {
 }
 
 func stateVerify(f *pflag.FlagSet) action {
-	w := whichFlags(f)
+	w := targetFlags(f)
 	return w.then(0, func() error { return verifyState(w) })
 }
 
-func verifyState(w *which) error {
+func verifyState(w *stateTarget) error {
 	s, e, err := w.openWithEngine(access{})
 	if err != nil {
 		return err
@@ -139,7 +139,7 @@ func verifyState(w *which) error {
 }
 
 func stateRekey(f *pflag.FlagSet) action {
-	w := whichFlags(f)
+	w := targetFlags(f)
 	arg := f.String("new-key", "", "the new key is `KEY`, in the words of --key")
 	none := f.Bool("no-key", false, "store the state as it is")
 	version1 := f.Bool("accept-version-1", false, "convert encrypted files of version 1, which have no MAC; keeps the key unless another is given")
@@ -154,7 +154,7 @@ func stateRekey(f *pflag.FlagSet) action {
 
 // rekeyState gives the state the key that arg names, none if it is empty, unless
 // the key is to stay. It accepts encrypted files of version 1 if version1 is true.
-func rekeyState(w *which, arg string, keepKey, version1 bool) error {
+func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	next, err := readKeyArg("new-key", arg)
 	if err != nil {
 		return err
@@ -201,12 +201,12 @@ func rekeyState(w *which, arg string, keepKey, version1 bool) error {
 }
 
 func stateRollback(f *pflag.FlagSet) action {
-	w := whichFlags(f)
+	w := targetFlags(f)
 	drop := f.Bool("drop-volatile", false, "remove a volatile or saved state of the newer generation")
 	return w.then(0, func() error { return rollbackState(w, *drop) })
 }
 
-func rollbackState(w *which, drop bool) error {
+func rollbackState(w *stateTarget, drop bool) error {
 	if w.cfg.State.Location.Kind != nv.Directory {
 		return fmt.Errorf("%s keeps no generation before the last; only a directory with backup does", w.where)
 	}

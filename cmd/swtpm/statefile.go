@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/offline"
@@ -57,7 +56,7 @@ func passBytes(p *seal.Passphrase) []byte {
 }
 
 func stateExport(f *pflag.FlagSet) action {
-	w := whichFlags(f)
+	w := targetFlags(f)
 	pf := addPassFlags(f)
 	sealed := f.Bool("sealed", false, "keep an encrypted state as it is, under its key; the default without a key")
 	plain := f.Bool("plain", false, "write an encrypted state in the clear, without a passphrase")
@@ -69,13 +68,13 @@ func stateExport(f *pflag.FlagSet) action {
 	})
 }
 
-func exportState(w *which, pf *passFlags, sealed, plain bool) (err error) {
+func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) {
 	pass, err := pf.read()
 	if err != nil {
 		return err
 	}
 	defer pass.Close()
-	out, err := makeNew(w.files[0])
+	out, err := createNew(w.files[0])
 	if err != nil {
 		return err
 	}
@@ -105,7 +104,7 @@ func exportState(w *which, pf *passFlags, sealed, plain bool) (err error) {
 		return err
 	}
 	defer seal.Wipe(b)
-	if err := out.fill(b); err != nil {
+	if err := out.write(b); err != nil {
 		return err
 	}
 	err = say("%s: TPM %s: exported to %s, %s (%s)\n", w.where, s.Version(), w.files[0], protection(a, pass), strings.Join(a.Kinds(), ", "))
@@ -129,13 +128,13 @@ func protection(a *offline.Archive, pass *seal.Passphrase) string {
 }
 
 func stateImport(f *pflag.FlagSet) action {
-	w := whichFlags(f)
+	w := targetFlags(f)
 	pf := addPassFlags(f)
 	replace := f.Bool("replace", false, "lose the TPM that is there")
 	return w.then(1, func() error { return importState(w, pf, *replace) })
 }
 
-func importState(w *which, pf *passFlags, replace bool) error {
+func importState(w *stateTarget, pf *passFlags, replace bool) error {
 	pass, err := pf.read()
 	if err != nil {
 		return err
@@ -183,33 +182,34 @@ func makeOwnStateDir(cfg *config.Config) error {
 	return makeStateDir(cfg)
 }
 
-// newFile is a file that a verb makes, for its owner only. It is made before the
-// process is confined, and filled afterwards.
+// newFile is a file that a verb creates for its owner only. It is created before the
+// process is confined, and written afterwards.
 type newFile struct {
-	path   string
-	f, dir *os.File
-	filled bool
+	path    string
+	dir     *safefile.Dir
+	f       *safefile.File
+	written bool
 }
 
-// makeNew makes the file path, which must not be there.
-func makeNew(path string) (n *newFile, err error) {
+// createNew creates the file path, which must not exist.
+func createNew(path string) (n *newFile, err error) {
 	n = &newFile{path: path}
-	if n.dir, err = os.Open(filepath.Dir(path)); err != nil {
+	if n.dir, err = safefile.OpenWith(filepath.Dir(path), safefile.Options{}); err != nil {
 		return nil, err
 	}
-	n.f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	n.f, err = n.dir.Create(filepath.Base(path), 0o600)
 	if err == nil {
 		return n, nil
 	}
 	_ = n.dir.Close()
 	if errors.Is(err, os.ErrExist) {
-		err = fmt.Errorf("%s is there already; remove it or name another file", path)
+		err = fmt.Errorf("%s already exists; remove it or name another file", path)
 	}
 	return nil, err
 }
 
-// fill writes b, and waits until the file is on the disk.
-func (n *newFile) fill(b []byte) error {
+// write writes b, and waits until the file is on the disk.
+func (n *newFile) write(b []byte) error {
 	if _, err := n.f.Write(b); err != nil {
 		return err
 	}
@@ -219,16 +219,16 @@ func (n *newFile) fill(b []byte) error {
 	if err := n.dir.Sync(); err != nil {
 		return err
 	}
-	n.filled = true
+	n.written = true
 	return nil
 }
 
-// close closes the file, and removes one that was not filled.
+// close closes the file, and removes one that is incomplete.
 func (n *newFile) close() error {
 	err := n.f.Close()
-	if !n.filled || err != nil {
-		if uerr := unix.Unlinkat(int(n.dir.Fd()), filepath.Base(n.path), 0); uerr != nil {
-			err = errors.Join(err, fmt.Errorf("%s is incomplete; remove it: %w", n.path, uerr))
+	if !n.written || err != nil {
+		if rerr := n.dir.Remove(filepath.Base(n.path)); rerr != nil {
+			err = errors.Join(err, fmt.Errorf("%s is incomplete; remove it: %w", n.path, rerr))
 		}
 	}
 	return errors.Join(err, n.dir.Close())

@@ -56,7 +56,7 @@ func Open(o Options) (*State, error) {
 	v := o.Version
 	if v == 0 {
 		var err error
-		if v, err = o.which(); err != nil {
+		if v, err = o.findVersion(); err != nil {
 			return nil, err
 		}
 	}
@@ -105,8 +105,8 @@ func (s *State) Close() error {
 // Version returns the TPM's version.
 func (s *State) Version() tpm.Version { return s.version }
 
-// which returns the version of the TPM that is there.
-func (o Options) which() (tpm.Version, error) {
+// findVersion returns the version of the TPM that is there.
+func (o Options) findVersion() (tpm.Version, error) {
 	found := map[tpm.Version][]byte{}
 	for _, v := range versions {
 		blob, err := o.probe(v.FilePrefix())

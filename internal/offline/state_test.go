@@ -81,14 +81,14 @@ func (e *engine) Start() error {
 	return nil
 }
 
-// place is a directory with the state of a TPM.
-type place struct {
+// fixture is a directory with the state of a TPM.
+type fixture struct {
 	path string
 	v    tpm.Version
 }
 
 // options are those that open p with key.
-func (p place) options(t testing.TB, key *seal.Key) Options {
+func (p fixture) options(t testing.TB, key *seal.Key) Options {
 	return Options{
 		Open: func(prefix string, ro bool) (nv.Backend, error) {
 			return dir.Open(p.path, nv.Options{Lock: true, Backup: true, Prefix: prefix, ReadOnly: ro, Warn: t.Logf})
@@ -97,7 +97,7 @@ func (p place) options(t testing.TB, key *seal.Key) Options {
 	}
 }
 
-func (p place) open(t testing.TB, key *seal.Key) *State {
+func (p fixture) open(t testing.TB, key *seal.Key) *State {
 	t.Helper()
 	s, err := Open(p.options(t, key))
 	if err != nil {
@@ -108,7 +108,7 @@ func (p place) open(t testing.TB, key *seal.Key) *State {
 }
 
 // files returns what is in the directory.
-func (p place) files(t testing.TB) map[string]string {
+func (p fixture) files(t testing.TB) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(p.path)
 	if err != nil {
@@ -128,11 +128,11 @@ func (p place) files(t testing.TB) map[string]string {
 	return all
 }
 
-// newPlace makes a state of an archive, under key, with a backup of the
+// newFixture makes a state of an archive, under key, with a backup of the
 // permanent item if backup is not nil.
-func newPlace(t testing.TB, a *Archive, key *seal.Key, backup []byte) place {
+func newFixture(t testing.TB, a *Archive, key *seal.Key, backup []byte) fixture {
 	t.Helper()
-	p := place{t.TempDir(), a.Version}
+	p := fixture{t.TempDir(), a.Version}
 	put := func(name string, payload []byte) {
 		blob, err := seal.Seal(payload, key)
 		if err != nil {
@@ -164,7 +164,7 @@ func newKey(t testing.TB, size int, fill byte) *seal.Key {
 var names = []string{"tpm2-fresh", "tpm12-fresh"}
 
 // payloads opens every file with key; the ones that it does not fit are "?".
-func (p place) payloads(t testing.TB, key *seal.Key) map[string]string {
+func (p fixture) payloads(t testing.TB, key *seal.Key) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	for name, blob := range p.files(t) {
@@ -190,7 +190,7 @@ func (a *Archive) payloads() map[string]string {
 func TestRekey(t *testing.T) {
 	for _, name := range names {
 		a := genuine(t, name)
-		p := newPlace(t, a, nil, a.Items[0].Bytes)
+		p := newFixture(t, a, nil, a.Items[0].Bytes)
 		want := a.payloads()
 		want[nv.Backup] = want[nv.Permanent]
 		secret := want[nv.Permanent][400:440]
@@ -246,7 +246,7 @@ func TestRekeyRefuses(t *testing.T) {
 		"bad backup":   {right, []byte("no payload of a TPM"), ""},
 		"no permanent": {right, nil, "-" + nv.Permanent},
 	} {
-		p := newPlace(t, a, right, c.backup)
+		p := newFixture(t, a, right, c.backup)
 		if item, ok := strings.CutPrefix(c.spoil, "-"); ok {
 			if err := os.Remove(filepath.Join(p.path, p.v.FilePrefix()+item)); err != nil {
 				t.Fatal(err)
@@ -282,7 +282,7 @@ func spoil(t testing.TB, path string) {
 func TestRekeyMixed(t *testing.T) {
 	a := genuine(t, "tpm12-fresh")
 	old, next := newKey(t, 16, 1), newKey(t, 32, 2)
-	p := newPlace(t, a, old, nil)
+	p := newFixture(t, a, old, nil)
 	blob, err := seal.Seal(a.Items[0].Bytes, next)
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +303,7 @@ func TestVerify(t *testing.T) {
 	for _, name := range names {
 		a := genuine(t, name)
 		key := newKey(t, 32, 1)
-		p := newPlace(t, a, key, a.Items[0].Bytes)
+		p := newFixture(t, a, key, a.Items[0].Bytes)
 		before := p.files(t)
 		e := &engine{}
 		o := p.options(t, key)
@@ -327,7 +327,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("%s: a state that the engine refuses: %v", name, err)
 		}
 		for _, i := range a.Items {
-			p := newPlace(t, a, key, nil)
+			p := newFixture(t, a, key, nil)
 			spoil(t, filepath.Join(p.path, p.v.FilePrefix()+i.Blob.Name()))
 			if got, err := p.open(t, key).Verify(e); err == nil || !strings.Contains(err.Error(), i.Blob.Name()) {
 				t.Errorf("%s: %s damaged: Verify = %q, %v", name, i.Blob, got, err)
@@ -340,7 +340,7 @@ func TestVerify(t *testing.T) {
 func TestTooOld(t *testing.T) {
 	for name, want := range map[string]string{"tpm2-head-bare": `"default-v1", state format level 7`, "tpm2-fresh": "", "tpm12-fresh": ""} {
 		a := genuine(t, name)
-		_, err := newPlace(t, a, nil, nil).open(t, nil).Verify(&engine{bad: string(a.Items[0].Bytes[:20])})
+		_, err := newFixture(t, a, nil, nil).open(t, nil).Verify(&engine{bad: string(a.Items[0].Bytes[:20])})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "level") != (want != "") {
 			t.Errorf("%s: %v, want %q in it", name, err, want)
 		}
@@ -349,7 +349,7 @@ func TestTooOld(t *testing.T) {
 
 // A change that was cut short is told; a journal that is bad, too.
 func TestInterrupted(t *testing.T) {
-	p := newPlace(t, genuine(t, "tpm2-fresh"), nil, nil)
+	p := newFixture(t, genuine(t, "tpm2-fresh"), nil, nil)
 	o := p.options(t, nil)
 	o.ReadOnly = true
 	journal := "swtpm-go journal 1\ntpm2-00.permall - " + strings.Repeat("0", 64) + "\n"
@@ -385,7 +385,7 @@ func TestTransfer(t *testing.T) {
 			sealed   bool
 		}{{nil, nil, false}, {nil, key, false}, {key, nil, false}, {key, other, false}, {key, key, true}} {
 			what := fmt.Sprintf("%s, %d to %d bits, sealed %t", name, c.from.Bits(), c.to.Bits(), c.sealed)
-			s := newPlace(t, a, c.from, []byte("left behind")).open(t, c.from)
+			s := newFixture(t, a, c.from, []byte("left behind")).open(t, c.from)
 			out, err := s.Export(c.sealed, "w")
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
@@ -398,7 +398,7 @@ func TestTransfer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := place{t.TempDir(), a.Version}
+			p := fixture{t.TempDir(), a.Version}
 			to := p.open(t, c.to)
 			if err := to.Import(in, &engine{}, false); err != nil {
 				t.Errorf("%s: %v", what, err)
@@ -417,7 +417,7 @@ func TestTransfer(t *testing.T) {
 func TestImportReplace(t *testing.T) {
 	old := genuine(t, "tpm12-fresh")
 	next := &Archive{Version: tpm.V12, Items: genuine(t, "tpm12-owned").Items}
-	p := newPlace(t, old, newKey(t, 16, 1), old.Items[0].Bytes)
+	p := newFixture(t, old, newKey(t, 16, 1), old.Items[0].Bytes)
 	if err := p.open(t, nil).Import(next, &engine{}, true); err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestImportRefuses(t *testing.T) {
 	good := genuine(t, "tpm2-fresh")
 	bad := genuine(t, "tpm2-fresh")
 	bad.Items[1].Bytes[100] ^= 1
-	sealed, err := newPlace(t, good, key, nil).open(t, key).Export(true, "")
+	sealed, err := newFixture(t, good, key, nil).open(t, key).Export(true, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -481,7 +481,7 @@ func TestImportRefuses(t *testing.T) {
 		"another key":       {sealed, newKey(t, 16, 9), &engine{}},
 		"key of other size": {sealed, newKey(t, 32, 1), &engine{}},
 	} {
-		p := newPlace(t, good, nil, nil)
+		p := newFixture(t, good, nil, nil)
 		before := p.files(t)
 		if err := p.open(t, c.key).Import(c.a, c.e, true); err == nil {
 			t.Errorf("%s: no error", what)
@@ -490,10 +490,10 @@ func TestImportRefuses(t *testing.T) {
 			t.Errorf("%s: the files have changed", what)
 		}
 	}
-	if _, err := newPlace(t, good, nil, nil).open(t, nil).Export(true, ""); err == nil {
+	if _, err := newFixture(t, good, nil, nil).open(t, nil).Export(true, ""); err == nil {
 		t.Error("Export of a plain state as sealed: no error")
 	}
-	if _, err := newPlace(t, good, key, nil).open(t, nil).Export(false, ""); err == nil {
+	if _, err := newFixture(t, good, key, nil).open(t, nil).Export(false, ""); err == nil {
 		t.Error("Export of a sealed state without a key: no error")
 	}
 }
@@ -502,7 +502,7 @@ func TestRollback(t *testing.T) {
 	key := newKey(t, 16, 1)
 	older, newer := genuine(t, "tpm2-fresh"), genuine(t, "tpm2-rich")
 	newer.Items = newer.Items[:1]
-	p := newPlace(t, newer, key, older.Items[0].Bytes)
+	p := newFixture(t, newer, key, older.Items[0].Bytes)
 	s := p.open(t, key)
 	for n := range 2 {
 		if err := s.Rollback(&engine{}, false); err != nil {
@@ -535,7 +535,7 @@ func TestRollbackRefuses(t *testing.T) {
 		"engine refuses": {only, perm, &engine{bad: string(perm[:20])}, false},
 		"volatile there": {a, perm, &engine{}, false},
 	} {
-		p := newPlace(t, c.a, nil, c.backup)
+		p := newFixture(t, c.a, nil, c.backup)
 		if c.spoil {
 			spoil(t, filepath.Join(p.path, "tpm2-00."+nv.Backup))
 		}
@@ -547,7 +547,7 @@ func TestRollbackRefuses(t *testing.T) {
 			t.Errorf("%s: the files have changed", what)
 		}
 	}
-	p := newPlace(t, a, nil, perm)
+	p := newFixture(t, a, nil, perm)
 	if err := p.open(t, nil).Rollback(&engine{}, true); err != nil {
 		t.Error(err)
 	}
@@ -558,8 +558,8 @@ func TestRollbackRefuses(t *testing.T) {
 
 func TestWhich(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")
-	p := newPlace(t, a, nil, nil)
-	both := newPlace(t, genuine(t, "tpm12-fresh"), nil, nil)
+	p := newFixture(t, a, nil, nil)
+	both := newFixture(t, genuine(t, "tpm12-fresh"), nil, nil)
 	for name, content := range p.files(t) {
 		if err := os.WriteFile(filepath.Join(both.path, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -575,11 +575,11 @@ func TestWhich(t *testing.T) {
 	}{
 		"one":     {p.options(t, nil), tpm.V20},
 		"both":    {both.options(t, nil), 0},
-		"nothing": {place{t.TempDir(), 0}.options(t, nil), 0},
+		"nothing": {fixture{t.TempDir(), 0}.options(t, nil), 0},
 		"flat":    {Options{Open: func(prefix string, ro bool) (nv.Backend, error) { b, err := flat(prefix, ro); return renamed{b}, err }}, tpm.V20},
 	} {
 		c.o.Version = 0
-		v, err := c.o.which()
+		v, err := c.o.findVersion()
 		if v != c.want || (err == nil) != (c.want != 0) {
 			t.Errorf("%s: %v, %v, want %v", what, v, err, c.want)
 		}
@@ -604,7 +604,7 @@ func TestPlainBackend(t *testing.T) {
 	key := newKey(t, 16, 1)
 	for n := range a.Items {
 		one := &Archive{Version: tpm.V20, Items: a.Items[:n+1]}
-		p := newPlace(t, one, nil, nil)
+		p := newFixture(t, one, nil, nil)
 		o := p.options(t, nil)
 		open := o.Open
 		o.Open = func(prefix string, ro bool) (nv.Backend, error) {
@@ -630,7 +630,7 @@ func TestPlainBackend(t *testing.T) {
 }
 
 func TestInUse(t *testing.T) {
-	p := newPlace(t, genuine(t, "tpm2-fresh"), nil, nil)
+	p := newFixture(t, genuine(t, "tpm2-fresh"), nil, nil)
 	p.open(t, nil)
 	if _, err := Open(p.options(t, nil)); !errors.Is(err, nv.ErrLocked) || !strings.Contains(err.Error(), "stop it first") {
 		t.Errorf("Open of a state in use = %v", err)
@@ -659,7 +659,7 @@ func TestInspect(t *testing.T) {
 		{"needless key", head, nil, key, false, "plain, though a key is given"},
 		{"damaged", head, nil, nil, true, "checksum wrong"},
 	} {
-		p := newPlace(t, c.a, c.under, nil)
+		p := newFixture(t, c.a, c.under, nil)
 		if c.spoil {
 			spoil(t, filepath.Join(p.path, p.v.FilePrefix()+nv.Permanent))
 		}
@@ -681,7 +681,7 @@ func TestInspect(t *testing.T) {
 			t.Errorf("%s: others %q", c.what, r.Others)
 		}
 	}
-	if _, err := (place{t.TempDir(), tpm.V20}).open(t, nil).Inspect(); !errors.Is(err, ErrNone) {
+	if _, err := (fixture{t.TempDir(), tpm.V20}).open(t, nil).Inspect(); !errors.Is(err, ErrNone) {
 		t.Errorf("of nothing: %v", err)
 	}
 }

@@ -29,8 +29,8 @@ func (c *copier) take(n int) []byte {
 // blank moves over n bytes.
 func (c *copier) blank(n int) { c.take(n) }
 
-// keep moves over n bytes, copies and returns them.
-func (c *copier) keep(n int) []byte {
+// copy moves over n bytes, copies and returns them.
+func (c *copier) copy(n int) []byte {
 	b := c.take(n)
 	copy(c.out[c.pos-len(b):], b)
 	return b
@@ -38,21 +38,21 @@ func (c *copier) keep(n int) []byte {
 
 // u8, u16 and u32 copy a number; 0 if there is none.
 func (c *copier) u8() int {
-	if b := c.keep(1); b != nil {
+	if b := c.copy(1); b != nil {
 		return int(b[0])
 	}
 	return 0
 }
 
 func (c *copier) u16() int {
-	if b := c.keep(2); b != nil {
+	if b := c.copy(2); b != nil {
 		return int(binary.BigEndian.Uint16(b))
 	}
 	return 0
 }
 
 func (c *copier) u32() uint32 {
-	if b := c.keep(4); b != nil {
+	if b := c.copy(4); b != nil {
 		return binary.BigEndian.Uint32(b)
 	}
 	return 0
@@ -61,7 +61,7 @@ func (c *copier) u32() uint32 {
 // move moves over n bytes, copied or not.
 func (c *copier) move(n int, copied bool) {
 	if copied {
-		c.keep(n)
+		c.copy(n)
 	} else {
 		c.blank(n)
 	}
@@ -118,7 +118,7 @@ func (c *copier) fields(layout string) {
 	for _, l := range layout {
 		switch l {
 		case '1', '2', '4', '8':
-			c.keep(int(l - '0'))
+			c.copy(int(l - '0'))
 		case 'h', 'x':
 			c.move(sha1Size, l == 'h')
 		case 'B', 'b':
@@ -126,15 +126,15 @@ func (c *copier) fields(layout string) {
 		case 'N', 'n':
 			c.move(c.size(), l == 'N')
 		case 'A':
-			c.list(func() { c.keep(2) })
+			c.list(func() { c.copy(2) })
 		case 'C':
-			c.list(func() { c.keep(4) })
+			c.list(func() { c.copy(4) })
 		case 'D':
-			c.list(func() { c.keep(c.u16()) })
+			c.list(func() { c.copy(c.u16()) })
 		case 'L':
-			c.list(func() { c.keep(2); c.keep(c.u8()) })
+			c.list(func() { c.copy(2); c.copy(c.u8()) })
 		case 'V':
-			c.list(func() { c.keep(digestSize(c.u16())) })
+			c.list(func() { c.copy(digestSize(c.u16())) })
 		case 'P':
 			c.within(c.u16(), func(p *copier) { p.public(true) })
 		case 'M':
@@ -210,9 +210,9 @@ func (c *copier) scheme() {
 	switch c.u16() {
 	case algNull, algRSAES:
 	case algECDAA:
-		c.keep(4) // hash, count
+		c.copy(4) // hash, count
 	default:
-		c.keep(2) // hash
+		c.copy(2) // hash
 	}
 }
 
@@ -223,9 +223,9 @@ func (c *copier) symmetric() {
 	switch c.u16() {
 	case algNull:
 	case algXOR:
-		c.keep(2) // hash
+		c.copy(2) // hash
 	default:
-		c.keep(4) // key bits, mode
+		c.copy(4) // key bits, mode
 	}
 }
 
@@ -245,9 +245,9 @@ func (c *copier) public(key bool) {
 	case algKeyedHash:
 		switch c.u16() {
 		case algHMAC:
-			c.keep(2) // hash
+			c.copy(2) // hash
 		case algXOR:
-			c.keep(4) // hash, kdf
+			c.copy(4) // hash, kdf
 		}
 		key = false
 	case algSymCipher:

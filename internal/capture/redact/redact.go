@@ -53,7 +53,7 @@ func (f *Filter) command(raw []byte) *copier {
 	f.last = request{}
 	c := newCopier(raw)
 	if tpm.Prefixed(f.version, raw) {
-		c.keep(tpm.PrefixSize)
+		c.copy(tpm.PrefixSize)
 	}
 	tag, code, ok := c.header()
 	switch {
@@ -93,7 +93,7 @@ func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 		return 0, 0, false
 	}
 	size := len(c.in) - c.pos
-	c.keep(tpm.HeaderSize)
+	c.copy(tpm.HeaderSize)
 	return h.Tag, h.Code, int64(h.Size) == int64(size)
 }
 
@@ -117,7 +117,7 @@ func (c *copier) command20(tag uint16, code tpm.Code) request {
 	var encrypt bool
 	c.rest(func(p *copier) {
 		var decrypt bool
-		p.keep(4 * l.handles)
+		p.copy(4 * l.handles)
 		if tag == tpm.TagSessions {
 			p.within(p.size(), func(s *copier) { decrypt, encrypt = s.sessions(true) })
 		}
@@ -131,7 +131,7 @@ func (c *copier) command20(tag uint16, code tpm.Code) request {
 func (c *copier) response20(tag uint16, last request) {
 	parameters := func(p *copier) { p.parameters(last.layout.out, last.encrypted) }
 	c.rest(func(p *copier) {
-		p.keep(4 * last.layout.handle)
+		p.copy(4 * last.layout.handle)
 		if tag != tpm.TagSessions {
 			p.rest(parameters)
 			return
@@ -156,7 +156,7 @@ const (
 func (c *copier) sessions(command bool) (decrypt, encrypt bool) {
 	for c.pos < c.end && !c.bad {
 		if command {
-			c.keep(4)
+			c.copy(4)
 		}
 		c.fields("b")
 		attributes := c.u8()
@@ -210,7 +210,7 @@ func (c *copier) command12(tag uint16, code tpm.Code) request {
 	}
 	c.rest(func(p *copier) {
 		p.within(p.end-p.pos-n*rquAuth, func(p *copier) {
-			p.keep(4 * l.handles)
+			p.copy(4 * l.handles)
 			p.fields(l.in)
 		})
 		p.fields(strings.Repeat("4x1x", n))
@@ -226,7 +226,7 @@ func (c *copier) response12(tag uint16, last request) {
 	}
 	c.rest(func(p *copier) {
 		p.within(p.end-p.pos-n*rspAuth, func(p *copier) {
-			p.keep(4 * last.layout.handle)
+			p.copy(4 * last.layout.handle)
 			p.fields(last.layout.out)
 		})
 		p.fields(strings.Repeat("x1x", n))

@@ -23,10 +23,10 @@ func noExchange(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS)
 }
 
-// replaceKeeping makes temp the file name and keeps what that was as backup. At
+// replaceWithBackup makes temp the file name and keeps what that was as backup. At
 // each moment there is a file called name: the two are exchanged, and the old
 // one moves on to be the backup. If that last step fails, the exchange is undone.
-func (d *Dir) replaceKeeping(temp, name string) error {
+func (d *Dir) replaceWithBackup(temp, name string) error {
 	err := d.files.RenameAt(temp, name, unix.RENAME_EXCHANGE)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // the first one
@@ -42,7 +42,7 @@ func (d *Dir) replaceKeeping(temp, name string) error {
 	return nil
 }
 
-// replaceInTwo is replaceKeeping where two names cannot be exchanged. Should
+// replaceInTwo is replaceWithBackup where two names cannot be exchanged. Should
 // the process die between its steps, the next start finds the backup alone.
 func (d *Dir) replaceInTwo(temp, name string) error {
 	err := d.files.RenameAt(name, backupName(name), 0)

@@ -35,9 +35,9 @@ func snapshot(t *testing.T, path string) string {
 	return b.String()
 }
 
-// TestLook holds that a look reads what Load reads, and changes nothing where
+// TestDryRun holds that a dry run reads what Load reads, and changes nothing where
 // Load and the others would.
-func TestLook(t *testing.T) {
+func TestDryRun(t *testing.T) {
 	path := t.TempDir()
 	o := backups(t)
 	d := open(t, path, o)
@@ -53,34 +53,34 @@ func TestLook(t *testing.T) {
 	}
 
 	o.DryRun = true
-	look := open(t, path, o)
-	defer look.Close()
+	dry := open(t, path, o)
+	defer dry.Close()
 	before := snapshot(t, path)
-	wantLook := func(want string) {
+	wantLoaded := func(want string) {
 		t.Helper()
-		if b, err := look.Load(name); string(b) != want || err != nil {
+		if b, err := dry.Load(name); string(b) != want || err != nil {
 			t.Errorf("Load = %q, %v, want %q", b, err, want)
 		}
 	}
-	wantLook("second")
-	if err := look.SwapBackup(); err != nil {
+	wantLoaded("second")
+	if err := dry.SwapBackup(); err != nil {
 		t.Error(err)
 	}
-	wantLook("first")
-	if err := look.SwapBackup(); err != nil {
+	wantLoaded("first")
+	if err := dry.SwapBackup(); err != nil {
 		t.Error(err)
 	}
-	wantLook("second")
-	if err := look.Lock(); err != nil { // there is no .lock, and none is made
+	wantLoaded("second")
+	if err := dry.Lock(); err != nil { // there is no .lock, and none is made
 		t.Error(err)
 	}
-	for what, err := range map[string]error{"Store": look.Store(name, []byte("x")), "Delete": look.Delete(name)} {
+	for what, err := range map[string]error{"Store": dry.Store(name, []byte("x")), "Delete": dry.Delete(name)} {
 		if !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s = %v", what, err)
 		}
 	}
 	if after := snapshot(t, path); after != before {
-		t.Errorf("the look has changed\n%swhich was\n%s", after, before)
+		t.Errorf("the dry run has changed\n%swhich was\n%s", after, before)
 	}
 
 	// The backup alone: Load would rename it.
@@ -88,16 +88,16 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	before = snapshot(t, path)
-	wantLook("first")
-	if err := look.SwapBackup(); !errors.Is(err, fs.ErrNotExist) {
+	wantLoaded("first")
+	if err := dry.SwapBackup(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("SwapBackup with one of the two = %v", err)
 	}
 	if after := snapshot(t, path); after != before {
-		t.Errorf("the look has changed\n%swhich was\n%s", after, before)
+		t.Errorf("the dry run has changed\n%swhich was\n%s", after, before)
 	}
 }
 
-// TestHolder holds that a look finds who has the lock, whichever of the two it is,
+// TestHolder holds that a dry run finds who has the lock, whichever of the two it is,
 // and does not take it.
 func TestHolder(t *testing.T) {
 	path := t.TempDir()
@@ -105,13 +105,13 @@ func TestHolder(t *testing.T) {
 	o.Lock = true
 	d := open(t, path, o)
 	o.DryRun = true
-	look := open(t, path, o)
+	dry := open(t, path, o)
 	want := func(when string, held bool, pid int) {
 		t.Helper()
-		if h, err := look.Holder(); err != nil || h.Held != held || h.PID != pid {
+		if h, err := dry.Holder(); err != nil || h.Held != held || h.PID != pid {
 			t.Errorf("%s: Holder = %+v, %v, want held %v by %d", when, h, err, held, pid)
 		}
-		if err := look.Lock(); errors.Is(err, nv.ErrLocked) != held {
+		if err := dry.Lock(); errors.Is(err, nv.ErrLocked) != held {
 			t.Errorf("%s: Lock = %v", when, err)
 		}
 	}
@@ -148,7 +148,7 @@ func TestHolder(t *testing.T) {
 		if err := trap(name); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := look.Holder(); err == nil {
+		if _, err := dry.Holder(); err == nil {
 			t.Errorf("%s in place of the lock file: no error", what)
 		}
 	}

@@ -32,19 +32,19 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	settled := d.seen[name]
+	synced := d.seen[name]
 	delete(d.seen, name)
 	defer d.files.ReserveFD()
-	b, err := safefile.Again(func() ([]byte, error) { return d.load(name, settled) })
+	b, err := safefile.Again(func() ([]byte, error) { return d.load(name, synced) })
 	if name == d.permanent && errors.Is(err, fs.ErrNotExist) {
 		return d.loadBackup(name, err)
 	}
 	return b, err
 }
 
-// load returns the whole file. It syncs the file unless that is settled, the one
+// load returns the whole file. It syncs the file unless that is synced, the one
 // that d has loaded or stored last: a client may ask for a state again and again.
-func (d *Dir) load(name string, settled identity) ([]byte, error) {
+func (d *Dir) load(name string, synced identity) ([]byte, error) {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
 		return nil, err
@@ -66,8 +66,8 @@ func (d *Dir) load(name string, settled identity) ([]byte, error) {
 	if d.o.DryRun {
 		return b, nil
 	}
-	if !settled.is(&st) {
-		if err := d.settle(fd, name); err != nil {
+	if !synced.is(&st) {
+		if err := d.syncLoaded(fd, name); err != nil {
 			return nil, err
 		}
 	}
@@ -100,10 +100,10 @@ func (d *Dir) Stat(name string) (int64, error) {
 	return st.Size, nil
 }
 
-// settle makes sure that what was just read survives a power cut. The process that
+// syncLoaded makes sure that what was just read survives a power cut. The process that
 // wrote it may have died before it had synced, or be one that never does; whoever
 // acts on what it wrote must not lose it afterwards.
-func (d *Dir) settle(fd int, name string) error {
+func (d *Dir) syncLoaded(fd int, name string) error {
 	if err := d.files.SyncFile(fd, name); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ func (d *Dir) newFile(mode uint32) safefile.NewFile {
 // replace renames temp to name, and keeps a backup if that is wanted.
 func (d *Dir) replace(temp, name string) error {
 	if d.o.Backup && name == d.permanent {
-		return d.replaceKeeping(temp, name)
+		return d.replaceWithBackup(temp, name)
 	}
 	return d.files.RenameAt(temp, name, 0)
 }

@@ -152,7 +152,7 @@ func FuzzHeader(f *testing.F) {
 		apart(t, h, size)
 		length := 1 + int(n%nv.MaxItem)
 		changes := []change{{0, make([]byte, length)}, {1, make([]byte, 1+length/2)}}
-		if next, ok := h.place(changes, reach); ok {
+		if next, ok := h.allocate(changes, reach); ok {
 			apart(t, next, max(size, reach))
 			for i, c := range changes {
 				e := next.Entries[i]
@@ -164,7 +164,7 @@ func FuzzHeader(f *testing.F) {
 			}
 			closed(t, next)
 		}
-		next, _ := h.place([]change{{1, nil}}, reach)
+		next, _ := h.allocate([]change{{1, nil}}, reach)
 		apart(t, next, size)
 		closed(t, next)
 	})

@@ -73,13 +73,13 @@ type File struct {
 
 	safe   header // is on the disk for certain; none if it is zero
 	doubt  bool   // a sync has failed: what the kernel has in memory may not be on the disk
-	seen   map[int]sight
+	seen   map[int]known
 	closed bool
 	wide   bool // the warning about the mode was given
 }
 
-// sight is what was last loaded or stored.
-type sight struct {
+// known is what was last loaded or stored.
+type known struct {
 	offset, length uint32
 	sum            [sha256.Size]byte
 }
@@ -108,7 +108,7 @@ func Open(path string, o nv.Options) (*File, error) {
 	}
 	n.relaxed, n.query, n.warn = o.Relaxed, o.DryRun, o.Warn
 	n.shared = o.ReadOnly
-	f := &File{o: o, path: path, s: n, seen: map[int]sight{}}
+	f := &File{o: o, path: path, s: n, seen: map[int]known{}}
 	if created && o.ModeExplicit {
 		err = n.SetMode(perm)
 	}

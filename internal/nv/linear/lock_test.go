@@ -105,9 +105,9 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// TestLook holds that a look reads what Load reads, tells of the lock, and
+// TestDryRun holds that a dry run reads what Load reads, tells of the lock, and
 // changes nothing.
-func TestLook(t *testing.T) {
+func TestDryRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	o := options(t)
 	o.DryRun = true
@@ -135,13 +135,13 @@ func TestLook(t *testing.T) {
 	}
 	other := open(t, path, options(t))
 	if err := other.Lock(); err != nil {
-		t.Errorf("Lock beside a look = %v", err)
+		t.Errorf("Lock beside a dry run = %v", err)
 	}
 	if err := f.Lock(); !errors.Is(err, nv.ErrLocked) {
-		t.Errorf("Lock of a look beside a lock = %v", err)
+		t.Errorf("Lock of a dry run beside a lock = %v", err)
 	}
 	if f.Store(permall, []byte("x")) == nil || f.Delete(permall) == nil {
-		t.Error("a look changes something")
+		t.Error("a dry run changes something")
 	}
 	after, err := os.Stat(path)
 	if err != nil || before.Mode() != after.Mode() || before.ModTime() != after.ModTime() {

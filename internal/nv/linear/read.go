@@ -73,17 +73,17 @@ func (f *File) Load(name string) ([]byte, error) {
 	}
 	e := h.Entries[i]
 	var b []byte
-	var now sight
+	var now known
 	if e.Offset != 0 {
 		if b, err = f.read(e); err != nil {
 			return nil, err
 		}
-		now = sight{e.Offset, e.Length, sha256.Sum256(b)}
+		now = known{e.Offset, e.Length, sha256.Sum256(b)}
 	}
 	if !blank && !f.o.DryRun && !f.o.ReadOnly {
 		err := f.fixMode()
 		if err == nil && (f.doubt || f.safe != h || now != last) {
-			err = f.settle(&h)
+			err = f.makeDurable(&h)
 		}
 		if err != nil {
 			clear(b)
@@ -143,11 +143,11 @@ func (f *File) Unchanged(name string) bool {
 	return err == nil && sha256.Sum256(b) == want.sum
 }
 
-// settle makes sure that h, the header as it was just read, and its items survive
+// makeDurable makes sure that h, the header as it was just read, and its items survive
 // a power cut. The process that wrote them may have died before it had synced;
 // and whoever writes into space that h says is free must be certain that no older
 // header, which uses it, comes back.
-func (f *File) settle(h *header) error {
+func (f *File) makeDurable(h *header) error {
 	if f.doubt {
 		if err := f.rewrite(h); err != nil {
 			return err

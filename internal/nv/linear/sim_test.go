@@ -164,5 +164,5 @@ func simOn(b []byte, isDevice bool) *sim {
 
 // fileOn is a File on s.
 func fileOn(s storage) *File {
-	return &File{o: nv.Options{Prefix: "tpm2-00.", Warn: func(string, ...any) {}}, path: "sim", s: s, seen: map[int]sight{}}
+	return &File{o: nv.Options{Prefix: "tpm2-00.", Warn: func(string, ...any) {}}, path: "sim", s: s, seen: map[int]known{}}
 }

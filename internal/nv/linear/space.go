@@ -66,10 +66,10 @@ func find(used []entry, n, limit int64) (offset int64, ok bool) {
 	return 0, false
 }
 
-// place returns h with free bytes for the items of changes instead of those that
+// allocate returns h with free bytes for the items of changes instead of those that
 // they have, which are not touched, and without those that go. The file may grow
 // to limit. It fails if there is no space in one piece.
-func (h *header) place(changes []change, limit int64) (next header, ok bool) {
+func (h *header) allocate(changes []change, limit int64) (next header, ok bool) {
 	next = *h
 	used := h.Entries[:]
 	for _, c := range changes {

@@ -129,7 +129,7 @@ func (f *File) change(list []nv.Change, may func(*header) error) error {
 	}
 	for _, c := range changes {
 		if e := next.Entries[c.item]; len(c.blob) > 0 {
-			f.seen[c.item] = sight{e.Offset, e.Length, sha256.Sum256(c.blob)}
+			f.seen[c.item] = known{e.Offset, e.Length, sha256.Sum256(c.blob)}
 		}
 	}
 	return nil
@@ -149,7 +149,7 @@ func (f *File) begin(may func(*header) error) (h header, size int64, err error) 
 	}
 	if !blank {
 		if f.safe != h {
-			err = f.settle(&h)
+			err = f.makeDurable(&h)
 		}
 		return h, size, err
 	}
@@ -177,7 +177,7 @@ func (f *File) makeRoom(h *header, changes []change, size int64) (next header, e
 		need += int64(len(c.blob))
 	}
 	for {
-		if next, ok := h.place(changes, limit); ok {
+		if next, ok := h.allocate(changes, limit); ok {
 			return next, nil
 		}
 		total, largest := free(h.Entries[:], limit)

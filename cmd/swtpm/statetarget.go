@@ -20,9 +20,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// which is the TPM that a verb of swtpm state works on: a profile, or what the
+// stateTarget is the TPM that a verb of swtpm state works on: a profile, or what the
 // options --tpmstate, --key and --tpm name.
-type which struct {
+type stateTarget struct {
 	flags    *pflag.FlagSet
 	files    []string // words behind it
 	tpmstate string
@@ -37,9 +37,9 @@ type which struct {
 	key     *seal.Key // once it is open; lives as long as the process
 }
 
-// whichFlags declares the options that say which TPM is meant.
-func whichFlags(f *pflag.FlagSet) *which {
-	w := &which{flags: f}
+// targetFlags declares the options that say which TPM is meant.
+func targetFlags(f *pflag.FlagSet) *stateTarget {
+	w := &stateTarget{flags: f}
 	f.StringVar(&w.tpmstate, "tpmstate", "", "the state is where `SUBOPTIONS` say, as for swtpm socket")
 	f.StringVar(&w.keyArg, "key", "", "the state has the key that `SUBOPTIONS` name, as for swtpm socket, and not the profile's")
 	f.StringVar(&w.version, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
@@ -50,7 +50,7 @@ func whichFlags(f *pflag.FlagSet) *which {
 
 // then returns the action that finds out which TPM is meant and goes on with act.
 // files is the number of operands behind it.
-func (w *which) then(files int, act func() error) action {
+func (w *stateTarget) then(files int, act func() error) action {
 	return func(_ context.Context, args []string) error {
 		if err := w.parse(args, files); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (w *which) then(files int, act func() error) action {
 }
 
 // parse takes the operands, of which the last ones, as many as files, are files.
-func (w *which) parse(args []string, files int) error {
+func (w *stateTarget) parse(args []string, files int) error {
 	profile := ""
 	var version tpm.Version // 0: not named
 	var err error
@@ -105,7 +105,7 @@ func stateHint(profile string) string {
 }
 
 // configure fills cfg. A version that is not 0 replaces the profile's.
-func (w *which) configure(profile string, version tpm.Version) error {
+func (w *stateTarget) configure(profile string, version tpm.Version) error {
 	if profile == "" {
 		cfg, err := config.Storage(w.tpmstate, w.keyArg, os.Getenv)
 		if err != nil {
@@ -150,7 +150,7 @@ type access struct {
 // open reads the key, opens the state, and confines the process: the state may be
 // made to do harm, and who looks at it is often root. What else the verb opens must
 // be open by then.
-func (w *which) open(how access) (*offline.State, error) {
+func (w *stateTarget) open(how access) (*offline.State, error) {
 	s, err := w.openFree(how)
 	if err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (w *which) open(how access) (*offline.State, error) {
 }
 
 // confine takes from the process what the rest of the verb does not need.
-func (w *which) confine(how access) error {
+func (w *stateTarget) confine(how access) error {
 	out := ""
 	if how.out != nil {
 		out = how.out.path
@@ -179,7 +179,7 @@ func (w *which) confine(how access) error {
 }
 
 // openFree is open without the sandbox.
-func (w *which) openFree(how access) (*offline.State, error) {
+func (w *stateTarget) openFree(how access) (*offline.State, error) {
 	c := w.cfg.Key
 	c.Remove = false // the emulator's to do; here the key may be needed again
 	var err error
