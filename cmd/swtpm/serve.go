@@ -11,6 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/data"
+	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // stopWait is how long the end of the process waits for a running command: a
@@ -66,6 +67,7 @@ func (e *emulator) serve() error {
 	}
 	e.service.watch(e.status, e.tpm.Ping)
 	limitHeap()
+	program.MoveWatches(e.ctrl)
 	createThreads(e.needsHelpers())
 	e.source.previous.ready(e.session)
 	e.service.ready(e.ctx) // before the servers run: then this goroutine needs no thread any more
@@ -93,6 +95,7 @@ func (e *emulator) stopServing() {
 		e.channels.cuse.Close(stopWait)
 	}
 	e.ctrl.Close(stopWait)
+	program.MoveWatches(nil)
 	e.data.Close(stopWait)
 }
 

@@ -3,6 +3,9 @@ package main
 import (
 	"runtime"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/early"
 )
@@ -12,19 +15,22 @@ import (
 // the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
 // metrics, a reload, a recording or a device.
 //
-// A goroutine needs a thread while it is in a system call or in C: those of the two
-// servers, of the signals and of libtpms's log, and the helpers, which need one only for a
-// moment and share two. Another thread runs Go code, and one waits in the
-// poller. The runtime has two threads of its own. That makes eight, or ten.
+// A goroutine needs a thread while it is in a system call or in C: those of the two servers,
+// and the helpers, which need one only for a moment and share two. With helpers another thread
+// waits in Go's poller. Without them it is empty, because the loop of the control channel waits
+// for the signals and libtpms's log (program.MoveWatches). Another thread runs Go code, and the
+// runtime has two threads of its own. That makes five, or eight with helpers.
 func createThreads(helpers bool) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)
 	}
-	n := 4
+	time.Sleep(time.Microsecond) // wakes up the thread in Go's poller, which has nothing to wait for any more
+	n := 2
 	if helpers {
-		n += 2
+		n += 3
 	}
 	create(n)
+	endSurplus(n + 3)
 	early.Serve()
 }
 
@@ -45,4 +51,27 @@ func create(n int) {
 	bound.Wait()
 	close(release)
 	done.Wait()
+}
+
+// endSurplus ends idle threads that only the start needed, until at most most are left. More
+// than that are not an error.
+func endSurplus(most int) {
+	for tries := 0; threads() > most && tries < 100; tries++ {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // a goroutine that ends like this takes its thread with it
+			if unix.Gettid() == unix.Getpid() {
+				runtime.UnlockOSThread() // the main thread would stay, and do nothing
+			}
+		}()
+		<-done
+		time.Sleep(50 * time.Microsecond)
+	}
+}
+
+// threads returns the number of threads that the Go runtime has.
+func threads() int {
+	n, _ := runtime.ThreadCreateProfile(nil)
+	return n - 1 // one is ready for a thread that C creates
 }

@@ -41,7 +41,7 @@ func CatchHangups(s program.Signals) *Hangups {
 // ctx ends. A signal from before the call counts.
 func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
 	if h.file != nil {
-		go h.read()
+		program.OnSignal(h.file, h.arrived)
 	}
 	for {
 		select {
@@ -57,10 +57,11 @@ func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
 	}
 }
 
-// read passes the signals of the file on.
-func (h *Hangups) read() {
-	for program.Next(h.file) {
-		h.signals <- unix.SIGHUP
+// arrived passes a signal of the file on, unless one waits already.
+func (h *Hangups) arrived() {
+	select {
+	case h.signals <- unix.SIGHUP:
+	default:
 	}
 }
 

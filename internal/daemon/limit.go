@@ -46,7 +46,7 @@ type lineKind struct {
 }
 
 func newLimiter(note func(text string)) *limiter {
-	return &limiter{now: time.Now, wake: func(d time.Duration, f func()) { time.AfterFunc(d, f) }, note: note}
+	return &limiter{now: time.Now, wake: program.After, note: note}
 }
 
 // admit reports whether a line may be logged. before, if not empty, is a line that

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -21,14 +20,17 @@ const maxLine = 4096
 // itself, waits until that is read, and the engine's lock is held meanwhile; we
 // always read, and lose what nobody takes from us.
 type relay struct {
+	f    *os.File // the read end
+	r    int      // its descriptor
+	buf  []byte   // the start of a line
+	put  func(line []byte)
 	w    int           // what libtpms writes to
 	null int           // what it writes to after close
 	done chan struct{} // closed when everything was passed on
 }
 
-// newRelay starts a goroutine that calls put with each line, without its
-// newline. Only the read end is non-blocking: the goroutine takes no thread, and
-// the writer's lines get in whole.
+// newRelay makes a relay that calls put with each line, without its newline. Only the read
+// end is non-blocking, so the writer's lines stay whole.
 func newRelay(put func(line []byte)) (*relay, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
@@ -41,23 +43,54 @@ func newRelay(put func(line []byte)) (*relay, error) {
 	if err := unix.SetNonblock(p[0], true); err != nil {
 		return nil, errors.Join(err, unix.Close(p[0]), unix.Close(p[1]), unix.Close(null))
 	}
-	r := &relay{w: p[1], null: null, done: make(chan struct{})}
-	go func() {
-		defer close(r.done)
-		f := os.NewFile(uintptr(p[0]), "libtpms log")
-		defer f.Close()
-		in := bufio.NewReaderSize(f, maxLine)
-		for {
-			line, err := in.ReadSlice('\n')
-			if line = bytes.TrimSuffix(line, []byte("\n")); len(line) > 0 || err == nil {
-				put(line)
-			}
-			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-				return
-			}
-		}
-	}()
+	r := &relay{r: p[0], w: p[1], null: null, done: make(chan struct{}), put: put}
+	f := os.NewFile(uintptr(p[0]), "libtpms log")
+	if err := program.Watch(f, r.read); err != nil {
+		return nil, errors.Join(err, f.Close(), unix.Close(p[1]), unix.Close(null))
+	}
 	return r, nil
+}
+
+// read passes on the lines that are in the pipe. It returns false at the end of the pipe.
+func (r *relay) read() bool {
+	if r.buf == nil {
+		r.buf = make([]byte, 0, maxLine)
+	}
+	for {
+		n, err := unix.Read(r.r, r.buf[len(r.buf):cap(r.buf)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return true
+		case err != nil || n == 0:
+			if len(r.buf) > 0 {
+				r.put(r.buf)
+			}
+			close(r.done)
+			return false
+		}
+		r.buf = r.buf[:len(r.buf)+n]
+		r.split()
+	}
+}
+
+// split passes on the whole lines in the buffer, and what fills it.
+func (r *relay) split() {
+	rest := r.buf
+	for {
+		line, after, whole := bytes.Cut(rest, []byte("\n"))
+		if !whole {
+			break
+		}
+		r.put(line)
+		rest = after
+	}
+	if len(rest) == cap(r.buf) {
+		r.put(rest)
+		rest = nil
+	}
+	r.buf = r.buf[:copy(r.buf[:cap(r.buf)], rest)]
 }
 
 // close ends the pipe and waits until its content was passed on, or ctx ends.

@@ -12,14 +12,27 @@ import (
 
 // Signals returns a file from which 8 bytes can be read after one of the signals arrived.
 // It returns nil if package os/signal is to be used, which has two threads of its own; a
-// file in Go's poller has none.
+// file has none.
 type Signals func(signals ...unix.Signal) *os.File
 
-// Next waits for a signal of the file. It returns false if the file is closed.
-func Next(f *os.File) bool {
-	var count [8]byte
-	_, err := f.Read(count[:])
-	return err == nil
+// OnSignal calls arrived each time a signal has arrived at f, which is of a Signals. It must not
+// wait.
+func OnSignal(f *os.File, arrived func()) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = Watch(f, func() bool {
+		var count [8]byte
+		n := 0
+		if err := raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), count[:]) }); err != nil {
+			return false // closed
+		}
+		if n == len(count) {
+			arrived()
+		}
+		return true
+	})
 }
 
 // untilEnd returns a context that ends on SIGTERM and SIGINT. Its cause names the signal
@@ -36,11 +49,7 @@ func untilEnd(s Signals) (context.Context, context.CancelFunc) {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	for sig, f := range files {
-		go func() {
-			if Next(f) {
-				cancel(fmt.Errorf("%v signal received", sig))
-			}
-		}()
+		OnSignal(f, func() { cancel(fmt.Errorf("%v signal received", sig)) })
 	}
 	return ctx, func() { cancel(nil) }
 }

@@ -32,13 +32,12 @@ func threads(t testing.TB, pid int) (ids []int) {
 	return ids
 }
 
-// mostThreads is how many threads a TPM may have, whatever its clients do.
-const mostThreads = 8
+// mostThreads is the number of threads that a TPM may have, whatever its clients do.
+const mostThreads = 5
 
-// No thread is created once clients are served, for any number of clients, commands that
-// take long, stores, state blobs and signals. A thread that was created and has ended
-// would have taken a number between two that this test's own process gets; so a limit
-// that allows no further thread shows it.
+// TestThreads checks that a TPM has few threads, and that none is created once clients are
+// served: for many clients, stores and state blobs. TestThreadLimit checks the same with a limit
+// that allows no further thread.
 func TestThreads(t *testing.T) {
 	t.Parallel()
 	for _, v := range []version{v12, v20} {
@@ -85,8 +84,8 @@ func burst(t *testing.T, e *emulator, c *channel) {
 	}
 }
 
-// A limit that leaves no room for a further thread is no reason to end once clients are
-// served: it may be reached at any time.
+// TestThreadLimit checks that a TPM whose threads exist survives a limit that allows no further
+// one, because that may be reached at any time.
 func TestThreadLimit(t *testing.T) {
 	needRoot(t, "a user of its own, whose threads are counted")
 	for _, g := range []struct {

@@ -109,7 +109,9 @@ func (s *Server) fill() {
 	s.set.Polls, s.set.Clients, s.at = s.set.Polls[:0], s.set.Clients[:0], s.at[:0]
 	s.set.Wait = -1
 	s.watch(nil, s.wake, unix.POLLIN)
-	var now, next time.Time
+	s.watchOthers()
+	var now time.Time
+	next := s.runTimers()
 	earlier := func(t time.Time) {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
@@ -176,6 +178,8 @@ func (s *Server) dispatch(e handover.Event) {
 			c.Handler.Serve(e)
 		}
 	}
+	others := len(s.watches)
+	s.watched()
 	for i, c := range s.at {
 		r := s.set.Polls[i].Revents
 		if r != 0 {
@@ -191,6 +195,7 @@ func (s *Server) dispatch(e handover.Event) {
 		case i == 0:
 			var b [8]byte
 			_, _ = unix.Read(s.wake, b[:])
+		case i <= others: // see watched
 		default:
 			s.accept()
 		}

@@ -56,6 +56,9 @@ type Server struct {
 	events int       // that Go has handled since Quiet was called
 	quiet  time.Time // when Quiet is due
 
+	watches []watch // descriptors of others
+	timers  []timer // deadlines of others
+
 	idleTick  uint64    // Tick of the set at a time; see idle
 	idleUntil time.Time // idleTime after that
 	closing   bool
