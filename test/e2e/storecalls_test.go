@@ -1,0 +1,66 @@
+package e2e_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+// beginOfCall is the begin of a system call in the output of strace -f.
+var beginOfCall = regexp.MustCompile(`(?m)^\d+ +(\w+)\(`)
+
+// TestStoreCalls checks the system calls of the whole process for a command that is
+// durable when it is answered, an NV_Increment or an NV_WriteValue.
+func TestStoreCalls(t *testing.T) {
+	needRoot(t, "the emulator lets nobody else trace it")
+	need(t, "strace", "strace")
+	t.Parallel()
+	const bumps = 20
+	want := map[keeping]map[string]int{
+		inDir:  {"poll": 1, "recvfrom": 1, "openat": 1, "write": 1, "fsync": 2, "fstat": 1, "close": 1, "renameat": 1, "sendto": 1},
+		inFile: {"poll": 1, "recvfrom": 1, "lseek": 1, "pread64": 1, "pwrite64": 2, "fdatasync": 2, "sendto": 1},
+	}
+	// The Go runtime's own calls, and those of malloc, depend on time.
+	ignored := []string{"brk", "clock_gettime", "epoll_pwait", "futex", "getpid", "madvise", "mmap", "munmap", "nanosleep", "restart_syscall", "rt_sigreturn", "sched_yield", "tgkill"}
+	for _, k := range keepings {
+		for _, v := range both {
+			t.Run(fmt.Sprint(k, " ", v), func(t *testing.T) {
+				t.Parallel()
+				e, _ := withState(t, k, v, k.makeState(t, v))
+				ch := e.power(t, v)
+				if err := ch.bump(2); err != nil { // it may set up something
+					t.Fatal(err)
+				}
+				s := attachTo(t, e, []string{"-s", "0"})
+				for n := range uint64(bumps) {
+					if err := ch.bump(3 + n); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s.detach(t)
+				b, err := os.ReadFile(s.file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				calls := map[string]int{}
+				for _, m := range beginOfCall.FindAllStringSubmatch(string(b), -1) {
+					if !slices.Contains(ignored, m[1]) {
+						calls[m[1]]++
+					}
+				}
+				for _, name := range slices.Sorted(maps.Keys(calls)) {
+					// A poll may be under way when strace begins and when it ends.
+					if most := want[k][name] * bumps; calls[name] > most && !(name == "poll" && calls[name] <= most+2) {
+						t.Errorf("%d commands: %s %d times, want at most %d", bumps, name, calls[name], most)
+					}
+				}
+				if syncs := calls["fsync"] + calls["fdatasync"]; syncs != 2*bumps {
+					t.Errorf("%d commands: %d syncs, want %d", bumps, syncs, 2*bumps)
+				}
+			})
+		}
+	}
+}
