@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -18,9 +19,9 @@ const infoFeatures = 4
 // order and the blanks of the reference. It lists only features that work here.
 //
 // Source: swtpm 0.11, src/swtpm/capabilities.c.
-func printCapabilities(w io.Writer, v tpm.Version, iface string) error {
+func printCapabilities(w io.Writer, v tpm.Version, iface config.InterfaceKind) error {
 	features := supported()
-	if iface != "cuse" {
+	if iface != config.CUSE {
 		features = append(features, "tpm-send-command-header")
 	}
 	features = append(features,

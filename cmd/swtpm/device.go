@@ -19,9 +19,9 @@ func openDevice(cfg *config.Config) (c *channels, err error) {
 	c = &channels{dataFD: -1, ctrlFD: -1}
 	switch i := cfg.Interface; {
 	case cfg.Printing() != "":
-	case i.Type == "vtpm-proxy":
+	case i.Type == config.VTPMProxy:
 		c.dataFD, err = newProxy(cfg)
-	case i.Type == "cuse":
+	case i.Type == config.CUSE:
 		c.cuse, err = openCUSE(i)
 	case i.Device != "":
 		c.dataFD, err = openCharacter(i.Device)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
@@ -48,11 +49,11 @@ func withCode(code int, err error) error {
 
 // exitCode returns err as an ExitError if the interface has an exit code of its own for it.
 // A code that makes systemd start the service again has precedence.
-func exitCode(iface string, err error) error {
+func exitCode(iface config.InterfaceKind, err error) error {
 	if e, ok := errors.AsType[*program.ExitError](err); ok && e.Code == exitRetry {
 		return err
 	}
-	if c, ok := errors.AsType[*codedError](err); ok && iface == "cuse" {
+	if c, ok := errors.AsType[*codedError](err); ok && iface == config.CUSE {
 		return &program.ExitError{Code: c.code, Err: err, Silent: isSilent(err)}
 	}
 	return err

@@ -53,7 +53,7 @@ func (e *emulator) options() emul.Options {
 // fullWait returns how long a command waits for space on a full disk.
 func fullWait(s config.State) time.Duration {
 	switch {
-	case s.OnFull == "fail":
+	case s.OnFull == config.FullFail:
 		return 0
 	case s.WaitLimit == 0:
 		return emul.Forever

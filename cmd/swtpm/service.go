@@ -152,9 +152,9 @@ func channelStatus(name string, e config.Endpoint, clients int) string {
 // the kernel.
 func dataChannel(i config.Interface, clients int) string {
 	switch {
-	case i.Type == "vtpm-proxy":
+	case i.Type == config.VTPMProxy:
 		return "data of a kernel's device"
-	case i.Type == "cuse":
+	case i.Type == config.CUSE:
 		return "/dev/" + i.Name
 	case i.Device != "":
 		return "data of " + i.Device

@@ -41,13 +41,13 @@ func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Pa
 // wantsSession reports whether a session is saved. A connection that was passed to this process
 // belongs to the program that started it, and ends with it; so does a device.
 func wantsSession(cfg *config.Config, systemd *daemon.Notifier) bool {
-	if cfg.Printing() != "" || cfg.Interface.Type != "socket" || cfg.Control.Listen.Kind == config.ConnFD || cfg.Interface.Server.Kind == config.ConnFD {
+	if cfg.Printing() != "" || cfg.Interface.Type != config.Socket || cfg.Control.Listen.Kind == config.ConnFD || cfg.Interface.Server.Kind == config.ConnFD {
 		return false
 	}
 	switch cfg.Service.KeepSession {
-	case "no":
+	case config.SessionNo:
 		return false
-	case "yes":
+	case config.SessionYes:
 		return true
 	}
 	return systemd.HasFDStore()

@@ -107,7 +107,7 @@ func (e *emulator) resumeOrPowerOn(ctx context.Context) (bool, error) {
 // not to be served. The previous process may have sent the Startup already: sending it
 // twice is harmless, because the TPM rejects the second one.
 func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
-	if f.Startup == "deactivated" && t.Version() == tpm.V20 {
+	if f.Startup == config.StartupDeactivated && t.Version() == tpm.V20 {
 		// Compat: C-213: swtpm logs this and ends with exit code 0.
 		log.Errorf("TPM 2 does not support startup deactivated.")
 		return false, nil
@@ -120,8 +120,8 @@ func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 			return false, silent(err) // Init has logged the cause
 		}
 	}
-	if f.Startup == "" || f.Startup == "none" {
+	if f.Startup == config.NoStartup || f.Startup == config.StartupNone {
 		return true, nil
 	}
-	return true, t.Startup(f.Startup)
+	return true, t.Startup(string(f.Startup))
 }

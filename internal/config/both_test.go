@@ -153,14 +153,14 @@ func TestAddresses(t *testing.T) {
 			continue
 		}
 		e := defaults().Control.Listen
-		if err := (address{&e}).set(tt.address); err != nil || e != c.Control.Listen || e.String() != tt.address {
+		if err := e.setAddress(tt.address); err != nil || e != c.Control.Listen || e.String() != tt.address {
 			t.Errorf("%s = %+v, %v, want %+v", tt.address, e, err, c.Control.Listen)
 		}
 	}
 	var e Endpoint
 	for _, s := range []string{"", "tcp", "tcp:", "tcp::1", "tcp:1.2.3.4:", "tcp:1.2.3.4:-1", "tcp:1.2.3.4:+1", "tcp:[1.2.3.4]:1",
 		"tcp:[::1:5", "tcp:[::1%]:5", "tcp:1.2.3.4%lo:5", "fd:", "fd:x", "fd:2147483648", "clientfd:", "http:x", "UNIX:/x"} {
-		if err := (address{&e}).set(s); err == nil {
+		if err := e.setAddress(s); err == nil {
 			t.Errorf("address %q is taken as %+v", s, e)
 		}
 	}
@@ -262,12 +262,12 @@ func TestImportRefuses(t *testing.T) {
 		{"--print-p", "import: --print-profiles describes no TPM; leave it out"},
 		{"--print-i|1", "import: --print-info describes no TPM; leave it out"},
 		{"--bogus", "socket: unrecognized option '--bogus'"},
-		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: no state; want dir = "PATH" or file = "PATH"`},
-		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; want "clear", "state" or "none"`},
-		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "foo://s" is not the URI of a directory or a file; want dir://PATH or file://PATH`},
-		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "file://" is not the URI of a directory or a file; want dir://PATH or file://PATH`},
-		{"--tpmstate|backend-uri=file://s,backup|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] backup: only with dir; in a file there is no backup`},
-		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 without a NUL`},
+		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: missing; write dir = "PATH" or file = "PATH"`},
+		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; write "clear", "state" or "none"`},
+		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: unsupported URI "foo://s"; write dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: unsupported URI "file://"; write dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=file://s,backup|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] backup: valid only with dir; a file has no backup`},
+		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 or contains a NUL byte`},
 	} {
 		if _, err := Import("socket", strings.Split(tt.args, "|"), noEnv, "/w"); errText(err) != tt.want {
 			t.Errorf("Import(%q) = %v, want %s", tt.args, err, tt.want)

@@ -4,7 +4,7 @@ import "github.com/swtpm-go/swtpm/internal/nv"
 
 // ctrl is --ctrl.
 func (l *line) ctrl() error {
-	p, c := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Control
+	p, c := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Control
 	ks := c.keys(p)
 	o, err := l.read("ctrl", "ctrl", ks)
 	if err != nil || o == nil {
@@ -41,7 +41,7 @@ func (l *line) ctrl() error {
 
 // server is --server and --port, or --fd.
 func (l *line) server() error {
-	p, i := newPlace(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
+	p, i := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
 	ks := l.cfg.interfaceKeys(p)
 	o, err := l.read("server", "server", ks)
 	if err != nil {
@@ -73,7 +73,7 @@ func (l *line) vtpmProxy() error {
 	if l.fd >= 0 || l.cfg.Interface.Device != "" {
 		return refusal("Cannot use vTPM proxy with a provided device.")
 	}
-	l.cfg.choose("vtpm-proxy")
+	l.cfg.choose(VTPMProxy)
 	return nil
 }
 
@@ -85,14 +85,14 @@ func (l *line) chardev() error {
 	switch {
 	case l.fd >= 0:
 		i.Server.Kind, i.Server.FD = ConnFD, l.fd
-	case i.Type == "chardev" && i.Device == "" && l.cfg.PrintInfo == 0:
+	case i.Type == Chardev && i.Device == "" && l.cfg.PrintInfo == 0:
 		return refusal("Error: Missing character device or file descriptor")
 	}
 	return nil
 }
 
 // listen makes the endpoint of --server from p.
-func (l *line) listen(p *place, hasPort bool) error {
+func (l *line) listen(p *endpointOptions, hasPort bool) error {
 	i := &l.cfg.Interface
 	e := &i.Server
 	switch {

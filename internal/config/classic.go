@@ -31,7 +31,7 @@ func classic(iface string, args []string, env func(string) string, onPaper bool)
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
 	}
 	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
-	l.cfg.choose(iface)
+	l.cfg.choose(InterfaceKind(iface))
 	g := getopt{name: iface, rows: rows, posix: env("POSIXLY_CORRECT") != "", take: l.take}
 	if iface == "cuse" {
 		g.ignore = func(text string) { l.cfg.Ignored += text + "\n" }
@@ -142,10 +142,10 @@ func (l *line) takeInfo(arg string) error {
 
 // word is the word of the command line that its interface is called by.
 func (l *line) word() string {
-	if l.cfg.Interface.Type == "vtpm-proxy" {
-		return "chardev"
+	if l.cfg.Interface.Type == VTPMProxy {
+		return string(Chardev)
 	}
-	return l.cfg.Interface.Type
+	return string(l.cfg.Interface.Type)
 }
 
 // takeNumber is --maj and --min.
@@ -153,9 +153,9 @@ func (l *line) word() string {
 // Compat: only the digits at the start count, and both are called Major.
 func (l *line) takeNumber(p *int, arg string) error {
 	n, ok := leadingInt(arg)
-	if ok && (n < 0 || n > maxDevNumber) {
+	if ok && (n < 0 || n > maxDeviceNumber) {
 		l.code = cuseRefused
-		return refuse("Major number outside valid range [0 - %d]", maxDevNumber)
+		return refuse("Major number outside valid range [0 - %d]", maxDeviceNumber)
 	}
 	*p = n
 	return nil
@@ -174,7 +174,7 @@ func (l *line) takeDevice(path string) {
 // takeFD is --fd: an open channel of nearly any kind. It looks at the
 // descriptor at once, as the reference does.
 func (l *line) takeFD(arg string) error {
-	if l.cfg.Interface.Type != "socket" && (l.cfg.Interface.Device != "" || l.fd >= 0) {
+	if l.cfg.Interface.Type != Socket && (l.cfg.Interface.Device != "" || l.fd >= 0) {
 		return nil
 	}
 	fd, ok := parseFD(arg)

@@ -72,18 +72,9 @@ func subTables() map[string]keys {
 
 // suboption describes k.
 func (k *key) suboption() Suboption {
-	s := Suboption{Name: k.name, Words: quoted(k.value.want())}
-	switch k.value.(type) {
-	case truth, startupFlag:
-		s.Switch = true
-	case statePath:
-		s.Path = Directory // the options have only dir
-	case keyPath:
-		s.Path = File
-	case text, backendURI:
-		if k.name == "file" || k.name == "path" || strings.HasSuffix(k.name, "-file") {
-			s.Path = File
-		}
+	s := Suboption{Name: k.name, Switch: k.value.isSwitch, Path: k.value.path}
+	if !s.Switch {
+		s.Words = quoted(k.value.want)
 	}
 	return s
 }

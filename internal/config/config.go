@@ -101,7 +101,7 @@ type Endpoint struct {
 // Interface is the data channel: --server, --port, --fd, --chardev, --vtpm-proxy,
 // [interface].
 type Interface struct {
-	Type       string   // "socket", "chardev", "vtpm-proxy" or "cuse"
+	Type       InterfaceKind
 	Server     Endpoint // of a socket; of a chardev only ConnFD, or none with Device
 	Device     string   // of a chardev: the character device to open; "" with Server
 	Name       string   // of cuse: the device is /dev/NAME
@@ -115,11 +115,11 @@ type Interface struct {
 //
 // Compat: swtpm powers a TPM behind the proxy on by itself, and lets the kernel's
 // driver choose localities.
-func (c *Config) choose(iface string) {
+func (c *Config) choose(iface InterfaceKind) {
 	c.Interface.Type = iface
-	c.Interface.Terminate = iface == "chardev" || iface == "vtpm-proxy"
-	if iface == "vtpm-proxy" {
-		c.Flags.start("clear")
+	c.Interface.Terminate = iface == Chardev || iface == VTPMProxy
+	if iface == VTPMProxy {
+		c.Flags.start(StartupClear)
 		c.Locality.AllowSetLocality = true
 	}
 }
@@ -140,7 +140,7 @@ type State struct {
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
 	Create       bool        // make the directory if it is missing; only from a profile
 
-	OnFull    string        // "wait" or "fail": what a TPM command does when the disk is full
+	OnFull    OnFull        // what a TPM command does when the disk is full
 	WaitLimit time.Duration // how long it waits at most; 0 for no limit
 	MaxStores int           // stores of the state per minute, in the long run; 0 for no limit
 }
@@ -167,7 +167,7 @@ type Service struct {
 	// KeepSession says whether clients and volatile state outlive the process,
 	// in systemd's descriptor store: "yes", "no" or "auto", if systemd says
 	// that it keeps descriptors; "" is "auto".
-	KeepSession string
+	KeepSession KeepSession
 }
 
 // Key is where an AES key comes from: --key, [key]. The zero Key is no key.
@@ -197,8 +197,8 @@ const (
 
 // Flags is how the TPM is brought up: --flags, [flags].
 type Flags struct {
-	NotNeedInit         bool   // power on at process start
-	Startup             string // "", "clear", "state", "deactivated" or "none"; all but "" and "none" imply NotNeedInit
+	NotNeedInit         bool    // power on at process start
+	Startup             Startup // all but NoStartup and StartupNone imply NotNeedInit
 	DisableAutoShutdown bool
 }
 
@@ -278,10 +278,10 @@ type Metrics struct {
 
 // Sandbox is what the process gives up: --runas, --chroot, --seccomp, [sandbox].
 type Sandbox struct {
-	User     string // name or number; "" keeps the current one
-	Chroot   string // new root directory, in which all other paths and names are looked up; "" keeps the current one
-	Seccomp  string // what a system call that a running TPM does not need does: "kill", "log" (and goes on) or "none" (is allowed)
-	Landlock string // whether files that it does not need are out of reach: "best-effort", "require" or "off"
+	User     string        // name or number; "" keeps the current one
+	Chroot   string        // new root directory, in which all other paths and names are looked up; "" keeps the current one
+	Seccomp  SeccompAction // what happens at a system call that a running TPM does not need
+	Landlock LandlockMode  // whether files that it does not need are out of reach
 }
 
 // defaults is the Config that an empty command line stands for.
@@ -289,42 +289,37 @@ func defaults() *Config {
 	none := Endpoint{Mode: 0o770, UID: -1, GID: -1, FD: -1}
 	return &Config{
 		TPM:       tpm.V12,
-		Interface: Interface{Type: "socket", Server: none},
+		Interface: Interface{Type: Socket, Server: none},
 		Control:   Control{Listen: none},
-		State:     State{Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores},
+		State:     State{Mode: 0o640, Lock: true, OnFull: FullWait, WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores},
 		Migration: Migration{ReleaseLockOutgoing: true},
 		Profile:   AlgorithmProfile{FD: -1},
 		Log:       Log{FD: -1, Level: 1},
 		PID:       PID{FD: -1},
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
 		Metrics:   Metrics{Listen: none, Interval: 15},
-		Sandbox:   Sandbox{Seccomp: "kill", Landlock: "best-effort"},
+		Sandbox:   Sandbox{Seccomp: SeccompKill, Landlock: LandlockBestEffort},
 	}
 }
 
-// Absolute returns a copy of c whose relative paths begin in dir; those inside a
-// new root begin at its top, where the process will be.
+// Absolute returns a copy of c whose relative paths begin in dir. Paths that are used
+// inside a new root directory begin at its top, where the process will be.
 func (c *Config) Absolute(dir string) *Config {
 	a := *c
-	a.Interface.Device = beneath(dir, a.Interface.Device) // opened outside of a new root
+	inside := dir
 	if a.Sandbox.Chroot != "" {
-		a.Sandbox.Chroot = beneath(dir, a.Sandbox.Chroot)
-		dir = "/"
+		inside = "/"
 	}
-	for _, p := range []*string{
-		&a.Interface.Server.Path, &a.Control.Listen.Path, &a.Key.Path, &a.MigrationKey.Path, &a.PID.File,
-		&a.Pcap.File, &a.Metrics.Listen.Path, &a.Metrics.File, &a.Manufacture.Config, &a.Manufacture.CertFiles,
-	} {
-		*p = beneath(dir, *p)
-	}
-	if a.Profile.Source == ProfileFile {
-		a.Profile.Text = beneath(dir, a.Profile.Text)
-	}
-	if a.Log.File != "-" {
-		a.Log.File = beneath(dir, a.Log.File)
-	}
-	if a.State.Location.Kind != nv.Unsupported {
-		a.State.Location.Path = beneath(dir, a.State.Location.Path)
+	for _, t := range a.tables() {
+		for _, k := range t.keys.known(profile) {
+			switch v := k.value; {
+			case v.rebase == nil:
+			case v.outside:
+				v.rebase(dir)
+			default:
+				v.rebase(inside)
+			}
+		}
 	}
 	return &a
 }

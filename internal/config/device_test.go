@@ -70,7 +70,7 @@ func TestChardev(t *testing.T) {
 
 // TestProxyStartup: the flags say otherwise than the default of the proxy.
 func TestProxyStartup(t *testing.T) {
-	for flags, want := range map[string]string{
+	for flags, want := range map[string]Startup{
 		"": "clear", "--flags startup-state": "state", "--flags startup-none": "none", "--flags disable-auto-shutdown": "clear",
 	} {
 		c, err := Classic("chardev", strings.Fields("--vtpm-proxy "+flags), noEnv)
@@ -89,13 +89,13 @@ func TestDeviceProfiles(t *testing.T) {
 		"[flags]\nstartup = \"none\"\n[interface]\ntype = \"vtpm-proxy\"\n":                                       "",
 		"[interface]\ntype = \"chardev\"\ndevice = \"/dev/x\"\n[flags]\nstartup = \"clear\"\n":                    "",
 		"[interface]\ntype = \"chardev\"\nserver = \"clientfd:7\"\n[flags]\nstartup = \"clear\"\n":                "",
-		"[interface]\ntype = \"chardev\"\n[flags]\nstartup = \"clear\"\n":                                         `f:2:1: [interface] type: no device; want device = "PATH" or server = "clientfd:N"`,
-		"[interface]\ntype = \"chardev\"\nserver = \"unix:/d\"\n[flags]\nstartup = \"clear\"\n":                   `f:3:1: [interface] server: unix:/d is no open device; want server = "clientfd:N" or device = "PATH"`,
-		"[interface]\ntype = \"vtpm-proxy\"\nserver = \"unix:/d\"\n":                                              `f:3:1: [interface] server: only with type = "socket" or "chardev"`,
-		"[interface]\ntype = \"vtpm-proxy\"\ndevice = \"/d\"\n":                                                   `f:3:1: [interface] device: only with type = "chardev"`,
-		"[interface]\ntype = \"vtpm-proxy\"\nterminate = true\n":                                                  `f:3:1: [interface] terminate: only with type = "socket"`,
-		"[interface]\ntype = \"chardev\"\ndevice = \"/dev/x\"\n":                                                  `f: [flags] startup: nobody could power this TPM on; want startup = "clear" or [control] listen`,
-		"[interface]\ntype = \"chardev\"\ndevice=\"/x\"\nserver = \"clientfd:7\"\n[flags]\nstartup = \"clear\"\n": `f:4:1: [interface] server: there is device already; want only one of device, server`,
+		"[interface]\ntype = \"chardev\"\n[flags]\nstartup = \"clear\"\n":                                         `f:2:1: [interface] type: missing device; write device = "PATH" or server = "clientfd:N"`,
+		"[interface]\ntype = \"chardev\"\nserver = \"unix:/d\"\n[flags]\nstartup = \"clear\"\n":                   `f:3:1: [interface] server: unix:/d is not an open device; write server = "clientfd:N" or device = "PATH"`,
+		"[interface]\ntype = \"vtpm-proxy\"\nserver = \"unix:/d\"\n":                                              `f:3:1: [interface] server: valid only with type = "socket" or "chardev"`,
+		"[interface]\ntype = \"vtpm-proxy\"\ndevice = \"/d\"\n":                                                   `f:3:1: [interface] device: valid only with type = "chardev"`,
+		"[interface]\ntype = \"vtpm-proxy\"\nterminate = true\n":                                                  `f:3:1: [interface] terminate: valid only with type = "socket"`,
+		"[interface]\ntype = \"chardev\"\ndevice = \"/dev/x\"\n":                                                  `f: [flags] startup: no client could power on this TPM; write startup = "clear" or [control] listen`,
+		"[interface]\ntype = \"chardev\"\ndevice=\"/x\"\nserver = \"clientfd:7\"\n[flags]\nstartup = \"clear\"\n": `f:4:1: [interface] server: conflicts with device; write only one of device, server`,
 	} {
 		c, err := parseProfile("f", src+state, "/", "vm1")
 		if errText(err) != want {

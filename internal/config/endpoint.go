@@ -12,7 +12,7 @@ import (
 // struct sockaddr_un without the NUL.
 const maxPath = 107
 
-// address is an endpoint as a profile spells it:
+// address is the endpoint as a profile spells it:
 //
 //	unix:PATH            a Unix socket to listen on
 //	tcp:HOST:PORT        a TCP socket to listen on; HOST is a literal address,
@@ -21,47 +21,57 @@ const maxPath = 107
 //	clientfd:N           an inherited connection
 //	systemd:NAME         a listening socket of a .socket unit, by its
 //	                     FileDescriptorName=
-type address struct{ e *Endpoint }
-
-func (address) check(string) error            { return nil }
-func (address) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
-
-func (address) want() string {
-	return `"unix:PATH", "tcp:HOST:PORT", "systemd:NAME", "fd:N" (a listening socket) or "clientfd:N" (a connection)`
+func (e *Endpoint) address() value {
+	return value{
+		parse:    anyForm(e.setAddress),
+		fromTOML: tomlString,
+		toTOML:   func() (any, bool) { return textOrNil(e.String()), true },
+		want:     addressForms,
+		exact:    true,
+		rebase: func(dir string) {
+			if e.Kind == Unix {
+				e.Path = beneath(dir, e.Path)
+			}
+		},
+		descriptor: func() (int, bool) { return e.FD, e.Kind == ListenFD || e.Kind == ConnFD },
+	}
 }
 
-func (a address) set(s string) error {
+// addressForms are the forms of an address.
+const addressForms = `"unix:PATH", "tcp:HOST:PORT", "systemd:NAME", "fd:N" (a listening socket) or "clientfd:N" (a connection)`
+
+func (e *Endpoint) setAddress(s string) error {
 	scheme, rest, _ := strings.Cut(s, ":")
 	switch scheme {
 	case "unix":
 		if rest == "" {
-			return errors.New("the path is missing")
+			return errors.New("missing path")
 		}
-		a.e.Kind, a.e.Path = Unix, rest
+		e.Kind, e.Path = Unix, rest
 		return nil
 	case "tcp":
-		return a.setTCP(rest)
+		return e.setTCP(rest)
 	case "fd", "clientfd":
 		fd, err := strconv.ParseUint(rest, 10, 31)
 		if err != nil {
-			return fmt.Errorf("%q is not a file descriptor", rest)
+			return fmt.Errorf("invalid file descriptor %q", rest)
 		}
-		a.e.Kind, a.e.FD = ListenFD, int(fd)
+		e.Kind, e.FD = ListenFD, int(fd)
 		if scheme == "clientfd" {
-			a.e.Kind = ConnFD
+			e.Kind = ConnFD
 		}
 		return nil
 	case "systemd":
 		if !isSocketName(rest) {
-			return fmt.Errorf("%q is not the name of a socket", rest)
+			return fmt.Errorf("invalid socket name %q", rest)
 		}
-		a.e.Kind, a.e.Name = Systemd, rest
+		e.Kind, e.Name = Systemd, rest
 		return nil
 	}
-	return fmt.Errorf("no such kind of address: %q", s)
+	return fmt.Errorf("unknown kind of address %q", s)
 }
 
-// isSocketName tells whether systemd takes s as a FileDescriptorName=.
+// isSocketName reports whether systemd takes s as a FileDescriptorName=.
 //
 // Source: systemd.socket(5): up to 255 characters of ASCII, no control
 // characters and no colons.
@@ -69,8 +79,8 @@ func isSocketName(s string) bool {
 	return s != "" && len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f || r == ':' })
 }
 
-// setTCP takes HOST:PORT.
-func (a address) setTCP(s string) error {
+// setTCP makes e the TCP socket HOST:PORT.
+func (e *Endpoint) setTCP(s string) error {
 	colon := strings.LastIndexByte(s, ':')
 	if colon < 0 {
 		return fmt.Errorf("%q has no port", s)
@@ -99,11 +109,9 @@ func (a address) setTCP(s string) error {
 	case ip.Is6() && ip.IsLinkLocalUnicast() && ifname == "":
 		return fmt.Errorf("%q: a link-local address needs its network interface, as in [%s%%eth0]", s, host)
 	}
-	a.e.Kind, a.e.Addr, a.e.Port, a.e.IfName = TCP, host, int(port), ifname
+	e.Kind, e.Addr, e.Port, e.IfName = TCP, host, int(port), ifname
 	return nil
 }
-
-func (a address) toTOML() (any, bool) { return textOrNil(a.e.String()), true }
 
 // String returns e as a profile spells it, "" for none.
 func (e Endpoint) String() string {
@@ -129,8 +137,8 @@ func (e Endpoint) String() string {
 	return ""
 }
 
-// place is an endpoint as the sub-options of --server and --ctrl spell it.
-type place struct {
+// endpointOptions is an endpoint as the sub-options of --server and --ctrl spell it.
+type endpointOptions struct {
 	kind         string
 	path         string
 	addr, ifName string
@@ -139,15 +147,17 @@ type place struct {
 	root         *string // the new root directory; see Endpoint.keys
 }
 
-// channelType is what kind of socket a channel is. Each option complains of a
-// wrong one in its own words.
-type channelType struct{ text }
+// channelType is the kind of socket of a channel. Each option complains about an
+// unknown one in its own words.
+func (p *endpointOptions) channelType() value {
+	v := text(&p.kind)
+	v.want = `"unixio" or "tcp"`
+	return v
+}
 
-func (channelType) want() string { return `"unixio" or "tcp"` }
-
-// newPlace is a place of which nothing is said.
-func newPlace(root *string) *place {
-	return &place{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1, root: root}
+// newEndpointOptions returns the defaults of --server and --ctrl.
+func newEndpointOptions(root *string) *endpointOptions {
+	return &endpointOptions{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1, root: root}
 }
 
 // Owner returns the owner and the group that a Unix socket is to get, -1 for the
@@ -167,19 +177,19 @@ func (e Endpoint) Owner() (uid, gid int, err error) {
 	return uid, gid, nil
 }
 
-func (p *place) keys(hint string) keys {
+func (p *endpointOptions) keys(hint string) keys {
 	return keys{
-		{name: "type", in: option, value: channelType{text{&p.kind}}, hint: hint},
-		{name: "fd", in: option, value: number{p: &p.fd}, hint: `"fd:N" as the address`},
-		{name: "path", in: option, value: text{&p.path}, hint: hint},
-		{name: "port", in: option, value: number{p: &p.port}, hint: hint},
-		{name: "bindaddr", in: option, value: text{&p.addr}, hint: hint},
-		{name: "ifname", in: option, value: text{&p.ifName}, hint: hint},
+		{name: "type", in: option, value: p.channelType(), hint: hint},
+		{name: "fd", in: option, value: number(&p.fd, 0), hint: `"fd:N" as the address`},
+		{name: "path", in: option, value: file(&p.path), hint: hint},
+		{name: "port", in: option, value: number(&p.port, 0), hint: hint},
+		{name: "bindaddr", in: option, value: text(&p.addr), hint: hint},
+		{name: "ifname", in: option, value: text(&p.ifName), hint: hint},
 	}
 }
 
 // tcp makes e the TCP socket of p. out is what is said if the port is too large.
-func (p *place) tcp(e *Endpoint, out string) error {
+func (p *endpointOptions) tcp(e *Endpoint, out string) error {
 	if p.port > 65535 {
 		return refusal(out)
 	}
@@ -198,7 +208,7 @@ func (p *place) tcp(e *Endpoint, out string) error {
 }
 
 // unix makes e the Unix socket of p.
-func (p *place) unix(e *Endpoint) error {
+func (p *endpointOptions) unix(e *Endpoint) error {
 	if len(p.path) > maxPath {
 		// Compat: spelt so by swtpm
 		return refuse("Path for UnioIO socket is too long: %q has %d bytes, the limit is %d; choose a shorter path, or a relative one",

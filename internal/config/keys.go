@@ -13,12 +13,13 @@ type key struct {
 	name  string
 	value value
 	in    dialect
-	hint  string      // for option: what a profile says instead
-	when  func() bool // whether the key says something, once all keys are set; nil: always
-	only  string      // with when, to be read after "only "
+	hint  string      // for option: what to write in a profile instead
+	when  func() bool // whether the key has an effect, once all keys are set; nil: always
+	only  string      // with when, to be read after "valid only "
+	one   bool        // a profile has at most one of these keys of a table
 }
 
-// dialect tells where a key is known.
+// dialect says where a key is valid.
 type dialect uint8
 
 const (
@@ -43,6 +44,15 @@ func (ks keys) known(d dialect) keys {
 	return out
 }
 
+// names returns the names of all keys.
+func (ks keys) names() []string {
+	var out []string
+	for _, k := range ks {
+		out = append(out, k.name)
+	}
+	return out
+}
+
 // find returns the key of that name, nil if there is none.
 func (ks keys) find(name string) *key {
 	for i := range ks {
@@ -57,40 +67,41 @@ func (ks keys) find(name string) *key {
 type table struct {
 	name  string
 	keys  keys
-	given *bool  // set if the table is there, even an empty one; may be nil
+	given *bool  // set if the profile has the table, even an empty one; may be nil
 	none  string // why the table is not shown; "" if it is
+	needs bool   // the table has no effect without one of its keys with one
 }
 
 // top is the keys before the first table.
 func (c *Config) top() keys {
-	return keys{{name: "tpm", in: profile, value: choice[tpm.Version]{p: &c.TPM, of: []tpm.Version{tpm.V12, tpm.V20}}}}
+	return keys{{name: "tpm", in: profile, value: choice(&c.TPM, "", words(tpm.V12, tpm.V20))}}
 }
 
 // tables returns the tables of a profile, bound to the fields of c.
 func (c *Config) tables() []table {
 	return []table{
-		{name: "interface", keys: c.interfaceKeys(&place{root: &c.Sandbox.Chroot})},
-		{name: "control", keys: c.Control.keys(&place{root: &c.Sandbox.Chroot}),
+		{name: "interface", keys: c.interfaceKeys(&endpointOptions{root: &c.Sandbox.Chroot})},
+		{name: "control", keys: c.Control.keys(&endpointOptions{root: &c.Sandbox.Chroot}),
 			none: noneIf(c.Control.Listen.Kind == None, "no control channel")},
 		{name: "tpmstate", keys: c.State.keys()},
-		{name: "key", keys: c.Key.keys(),
+		{name: "key", keys: c.Key.keys(), needs: true,
 			none: noneIf(c.Key.Source == NoKey, "the state is stored as it is")},
-		{name: "migration-key", keys: c.MigrationKey.keys(),
+		{name: "migration-key", keys: c.MigrationKey.keys(), needs: true,
 			none: noneIf(c.MigrationKey.Source == NoKey, "state leaves through the control channel as it is")},
 		{name: "flags", keys: c.Flags.keys()},
 		{name: "locality", keys: c.Locality.keys()},
 		{name: "migration", keys: c.Migration.keys()},
-		{name: "profile", keys: c.Profile.keys(),
+		{name: "profile", keys: c.Profile.keys(), needs: true,
 			none: noneIf(c.Profile.Source == NoProfile, "a new TPM 2.0 gets the algorithms that libtpms gives it")},
 		{name: "sandbox", keys: c.Sandbox.keys()},
 		{name: "service", keys: c.Service.keys()},
 		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
 			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
-		{name: "pid", keys: c.PID.keys(),
+		{name: "pid", keys: c.PID.keys(), needs: true,
 			none: noneIf(c.PID.File == "" && c.PID.FD < 0, "no file with the process id")},
-		{name: "pcap", keys: c.Pcap.keys(),
+		{name: "pcap", keys: c.Pcap.keys(), needs: true,
 			none: noneIf(c.Pcap.File == "" && c.Pcap.FD < 0, "the traffic is not recorded")},
-		{name: "metrics", keys: c.Metrics.keys(&c.Sandbox.Chroot),
+		{name: "metrics", keys: c.Metrics.keys(&c.Sandbox.Chroot), needs: true,
 			none: noneIf(c.Metrics.File == "" && c.Metrics.Listen.Kind == None, "nothing is counted")},
 		{name: "manufacture", keys: c.manufactureKeys(), given: &c.Manufacture.Given,
 			none: noneIf(!c.Manufacture.Given, "a new TPM has neither keys nor certificates")},
@@ -105,40 +116,42 @@ func noneIf(cond bool, why string) string {
 }
 
 // interfaceKeys are those of [interface], and of --server.
-func (c *Config) interfaceKeys(p *place) keys {
+func (c *Config) interfaceKeys(p *endpointOptions) keys {
 	i := &c.Interface
-	is := func(types ...string) func() bool {
+	is := func(types ...InterfaceKind) func() bool {
 		return func() bool { return slices.Contains(types, i.Type) }
 	}
+	device := file(&i.Device)
+	device.outside = true // opened before the new root is entered
 	ks := keys{
-		{name: "type", in: profile, value: interfaceType{words{p: &i.Type, of: []string{"socket", "chardev", "vtpm-proxy", "cuse"}}, c}},
-		{name: "device", in: profile, value: text{&i.Device}, when: is("chardev"), only: `with type = "chardev"`}, // --chardev
-		{name: "server", in: profile, value: address{&i.Server}, when: is("socket", "chardev"), only: `with type = "socket" or "chardev"`},
+		{name: "type", in: profile, value: choice(&i.Type, "", words(Socket, Chardev, VTPMProxy, CUSE)).then(func() { c.choose(i.Type) })},
+		{name: "device", in: profile, value: device, when: is(Chardev), only: `with type = "chardev"`}, // --chardev
+		{name: "server", in: profile, value: i.Server.address(), when: is(Socket, Chardev), only: `with type = "socket" or "chardev"`},
 	}
 	for _, k := range []key{
-		{name: "name", value: text{&i.Name}}, // --name
-		{name: "major", value: devNumber{&i.Major}},
-		{name: "minor", value: devNumber{&i.Minor}},
+		{name: "name", value: text(&i.Name)}, // --name
+		{name: "major", value: deviceNumber(&i.Major)},
+		{name: "minor", value: deviceNumber(&i.Minor)},
 	} {
-		k.in, k.when, k.only = profile, is("cuse"), `with type = "cuse"`
+		k.in, k.when, k.only = profile, is(CUSE), `with type = "cuse"`
 		ks = append(ks, k)
 	}
 	ks = append(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`)...)
 	ks = append(ks, i.Server.keys(p.root)...)
 	const only = `with type = "socket"`
 	return append(ks,
-		key{name: "disconnect", value: truth{p: &i.Disconnect}, when: is("socket"), only: only},
-		key{name: "terminate", in: profile, value: truth{p: &i.Terminate}, when: is("socket"), only: only}, // --terminate
+		key{name: "disconnect", value: truth(&i.Disconnect), when: is(Socket), only: only},
+		key{name: "terminate", in: profile, value: truth(&i.Terminate), when: is(Socket), only: only}, // --terminate
 	)
 }
 
-func (c *Control) keys(p *place) keys {
-	ks := keys{{name: "listen", in: profile, value: address{&c.Listen}}}
+func (c *Control) keys(p *endpointOptions) keys {
+	ks := keys{{name: "listen", in: profile, value: c.Listen.address()}}
 	hint := `listen = "unix:PATH" or "tcp:HOST:PORT"`
 	ks = append(ks, p.keys(hint)...)
-	ks = append(ks, key{name: "clientfd", in: option, value: number{p: &p.clientFD}, hint: `listen = "clientfd:N"`})
+	ks = append(ks, key{name: "clientfd", in: option, value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`})
 	ks = append(ks, c.Listen.keys(p.root)...)
-	return append(ks, key{name: "terminate", value: truth{p: &c.Terminate}})
+	return append(ks, key{name: "terminate", value: truth(&c.Terminate)})
 }
 
 // keys is what tells who may connect to a Unix socket. root is where the new root
@@ -147,66 +160,66 @@ func (e *Endpoint) keys(root *string) keys {
 	unix := func() bool { return e.Kind == Unix }
 	const only = `for a socket "unix:PATH"`
 	return keys{
-		{name: "mode", value: octal{p: &e.Mode}, when: unix, only: only},
-		{name: "uid", value: owner{p: &e.UID, name: &e.User, root: root}, when: unix, only: only},
-		{name: "gid", value: owner{p: &e.GID, group: true, name: &e.Group, root: root}, when: unix, only: only},
+		{name: "mode", value: octal(&e.Mode, nil), when: unix, only: only},
+		{name: "uid", value: owner{id: &e.UID, name: &e.User, root: root}.value(), when: unix, only: only},
+		{name: "gid", value: owner{id: &e.GID, group: true, name: &e.Group, root: root}.value(), when: unix, only: only},
 	}
 }
 
 func (s *State) keys() keys {
-	waits := func() bool { return s.OnFull == "wait" }
+	waits := func() bool { return s.OnFull == FullWait }
 	isDir := func() bool { return s.Location.Kind == nv.Directory }
 	return keys{ // dir wins over backend-uri, and lock over the default of either
-		{name: "backend-uri", in: option, value: backendURI{s}, hint: `dir = "PATH" or file = "PATH"`},
-		{name: "file", in: profile, value: statePath{s, nv.File}},
-		{name: "dir", value: statePath{s, nv.Directory}},
-		{name: "create", in: profile, value: truth{p: &s.Create}, when: isDir, only: "with dir; a file is always made"},
-		{name: "mode", value: octal{p: &s.Mode, asked: &s.ModeExplicit}},
-		{name: "lock", value: truth{p: &s.Lock}},
-		{name: "backup", value: truth{p: &s.Backup}},
-		{name: "fsync", value: truth{p: &s.Relaxed, not: true}},
-		{name: "durability", value: durability{&s.Relaxed}},
-		{name: "on-full", value: words{p: &s.OnFull, of: []string{"wait", "fail"}, unknown: "Unknown on-full '%s'."}},
-		{name: "wait-limit", value: duration{&s.WaitLimit}, when: waits, only: `with on-full = "wait"`},
-		{name: "max-stores-per-minute", value: number{p: &s.MaxStores}},
+		{name: "backend-uri", in: option, value: s.backendURI(), hint: `dir = "PATH" or file = "PATH"`},
+		{name: "file", in: profile, value: s.location(nv.File), one: true},
+		{name: "dir", value: s.location(nv.Directory), one: true},
+		{name: "create", in: profile, value: truth(&s.Create), when: isDir, only: "with dir; a file is always created"},
+		{name: "mode", value: octal(&s.Mode, &s.ModeExplicit)},
+		{name: "lock", value: truth(&s.Lock)},
+		{name: "backup", value: truth(&s.Backup)},
+		{name: "fsync", value: falsity(&s.Relaxed)},
+		{name: "durability", value: choice(&s.Relaxed, "Unknown durability '%s'.", []word[bool]{{"full", false}, {"relaxed", true}})},
+		{name: "on-full", value: choice(&s.OnFull, "Unknown on-full '%s'.", words(FullWait, FullFail))},
+		{name: "wait-limit", value: duration(&s.WaitLimit), when: waits, only: `with on-full = "wait"`},
+		{name: "max-stores-per-minute", value: number(&s.MaxStores, 0)},
 	}
 }
 
 func (k *Key) keys() keys {
 	raw := func() bool { return k.Source == KeyFile || k.Source == KeyFD || k.Source == KeyCredential }
 	pass := func() bool { return k.Source == PassFile || k.Source == PassFD }
-	file := func() bool { return k.Source == KeyFile || k.Source == PassFile }
+	fromFile := func() bool { return k.Source == KeyFile || k.Source == PassFile }
 	return keys{ // the first of file, fd, pwdfile, pwdfd wins
-		{name: "pwdfd", value: keyFD{k, PassFD}},
-		{name: "pwdfile", value: keyPath{k, PassFile}},
-		{name: "fd", value: keyFD{k, KeyFD}},
-		{name: "file", value: keyPath{k, KeyFile}},
-		{name: "credential", in: profile, value: keyCredential{k}}, // file=$CREDENTIALS_DIRECTORY/NAME
-		{name: "format", value: keyFormat{k}, when: raw, only: "with file, fd or credential"},
-		{name: "mode", value: keyMode{k}},
-		{name: "kdf", value: words{p: &k.KDF, of: []string{"pbkdf2", "sha512"}, unknown: "Unknown kdf '%s'."},
+		{name: "pwdfd", value: k.fd(PassFD), one: true},
+		{name: "pwdfile", value: k.path(PassFile), one: true},
+		{name: "fd", value: k.fd(KeyFD), one: true},
+		{name: "file", value: k.path(KeyFile), one: true},
+		{name: "credential", in: profile, value: k.credential(), one: true}, // file=$CREDENTIALS_DIRECTORY/NAME
+		{name: "format", value: choice(&k.Hex, "Unknown key format '%s'.", []word[bool]{{"hex", true}, {"binary", false}}), when: raw, only: "with file, fd or credential"},
+		{name: "mode", value: choice(&k.Bits, "Unknown encryption mode '%s'.", []word[int]{{"aes-128-cbc", 128}, {"aes-cbc", 128}, {"aes-256-cbc", 256}})},
+		{name: "kdf", value: choice(&k.KDF, "Unknown kdf '%s'.", words("pbkdf2", "sha512")),
 			when: pass, only: "with pwdfile or pwdfd"},
-		{name: "remove", value: truth{p: &k.Remove}, when: file, only: "with file or pwdfile"},
+		{name: "remove", value: truth(&k.Remove), when: fromFile, only: "with file or pwdfile"},
 	}
 }
 
 func (f *Flags) keys() keys {
 	const hint = `startup = "clear", "state", "deactivated" or "none"`
 	return keys{
-		{name: "not-need-init", value: truth{p: &f.NotNeedInit}},
-		{name: "startup-none", in: option, value: startupFlag{f, "none"}, hint: hint},
-		{name: "startup-deactivated", in: option, value: startupFlag{f, "deactivated"}, hint: hint},
-		{name: "startup-state", in: option, value: startupFlag{f, "state"}, hint: hint},
-		{name: "startup-clear", in: option, value: startupFlag{f, "clear"}, hint: hint},
-		{name: "startup", in: profile, value: startupWord{f}},
-		{name: "disable-auto-shutdown", value: truth{p: &f.DisableAutoShutdown}},
+		{name: "not-need-init", value: truth(&f.NotNeedInit)},
+		{name: "startup-none", in: option, value: f.startupFlag(StartupNone), hint: hint},
+		{name: "startup-deactivated", in: option, value: f.startupFlag(StartupDeactivated), hint: hint},
+		{name: "startup-state", in: option, value: f.startupFlag(StartupState), hint: hint},
+		{name: "startup-clear", in: option, value: f.startupFlag(StartupClear), hint: hint},
+		{name: "startup", in: profile, value: f.startup()},
+		{name: "disable-auto-shutdown", value: truth(&f.DisableAutoShutdown)},
 	}
 }
 
 func (l *Locality) keys() keys {
 	return keys{
-		{name: "reject-locality-4", value: truth{p: &l.RejectLocality4}},
-		{name: "allow-set-locality", value: truth{p: &l.AllowSetLocality}},
+		{name: "reject-locality-4", value: truth(&l.RejectLocality4)},
+		{name: "allow-set-locality", value: truth(&l.AllowSetLocality)},
 	}
 }
 
@@ -216,35 +229,36 @@ func (l *Locality) keys() keys {
 // too, and its clients may count on it; only =false keeps it.
 func (m *Migration) keys() keys {
 	return keys{
-		{name: "incoming", value: truth{p: &m.Incoming}},
-		{name: "release-lock-outgoing", value: truth{p: &m.ReleaseLockOutgoing}},
-		{name: "encrypted-only", value: truth{p: &m.EncryptedOnly}},
+		{name: "incoming", value: truth(&m.Incoming)},
+		{name: "release-lock-outgoing", value: truth(&m.ReleaseLockOutgoing)},
+		{name: "encrypted-only", value: truth(&m.EncryptedOnly)},
 	}
 }
 
 func (a *AlgorithmProfile) keys() keys {
 	return keys{ // the first of profile, name, file, fd wins
-		{name: "fd", value: algorithmsFD{a}},
-		{name: "file", value: algorithmsText{a, ProfileFile, "the path of a file"}},
-		{name: "name", value: algorithmsText{a, ProfileName, "the name of an algorithm profile"}},
-		{name: "profile", value: algorithmsText{a, ProfileText, "an algorithm profile as JSON"}},
-		{name: "remove-disabled", value: words{p: &a.RemoveDisabled, of: []string{"check", "fips-host"},
-			unknown: "Invalid option parameter '%s' for 'remove-disabled'"}},
+		{name: "fd", value: a.fd(), one: true},
+		{name: "file", value: a.text(ProfileFile, "the path of a file"), one: true},
+		{name: "name", value: a.text(ProfileName, "the name of an algorithm profile"), one: true},
+		{name: "profile", value: a.text(ProfileText, "an algorithm profile as JSON"), one: true},
+		{name: "remove-disabled", value: choice(&a.RemoveDisabled, "Invalid option parameter '%s' for 'remove-disabled'", words("check", "fips-host"))},
 	}
 }
 
 func (s *Sandbox) keys() keys {
+	chroot := directory(&s.Chroot)
+	chroot.outside = true
 	return keys{
-		{name: "user", in: profile, value: text{&s.User}},     // --runas
-		{name: "chroot", in: profile, value: text{&s.Chroot}}, // --chroot
-		{name: "seccomp", in: profile, value: s.action()},     // --seccomp action=
-		{name: "landlock", in: profile, value: words{p: &s.Landlock, of: []string{"best-effort", "require", "off"}}},
+		{name: "user", in: profile, value: text(&s.User)}, // --runas
+		{name: "chroot", in: profile, value: chroot},      // --chroot
+		{name: "seccomp", in: profile, value: s.action()}, // --seccomp action=
+		{name: "landlock", in: profile, value: choice(&s.Landlock, "", words(LandlockBestEffort, LandlockRequire, LandlockOff))},
 	}
 }
 
 func (s *Service) keys() keys {
 	return keys{
-		{name: "keep-session", in: profile, value: words{p: &s.KeepSession, of: []string{"auto", "yes", "no"}, empty: "auto"}},
+		{name: "keep-session", in: profile, value: choice(&s.KeepSession, "", words(SessionAuto, SessionYes, SessionNo)).unset(string(SessionAuto))},
 	}
 }
 
@@ -253,47 +267,53 @@ func (s *Sandbox) seccompKeys() keys {
 	return keys{{name: "action", in: option, value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
 }
 
-func (s *Sandbox) action() words {
-	return words{p: &s.Seccomp, of: []string{"kill", "log", "none"}, unknown: "Unsupported seccomp log action %s"}
+func (s *Sandbox) action() value {
+	return choice(&s.Seccomp, "Unsupported seccomp log action %s", words(SeccompKill, SeccompLog, SeccompNone))
 }
 
 func (l *Log) keys() keys {
+	logFile := file(&l.File)
+	logFile.rebase = func(dir string) {
+		if l.File != "-" {
+			l.File = beneath(dir, l.File)
+		}
+	}
 	return keys{
-		{name: "file", value: text{&l.File}},
-		{name: "fd", value: number{p: &l.FD}},
-		{name: "level", value: level{&l.Level}},
-		{name: "prefix", value: prefix{&l.Prefix}},
-		{name: "truncate", value: truth{p: &l.Truncate}},
+		{name: "file", value: logFile, one: true},
+		{name: "fd", value: descriptor(&l.FD), one: true},
+		{name: "level", value: level(&l.Level)},
+		{name: "prefix", value: prefix(&l.Prefix)},
+		{name: "truncate", value: truth(&l.Truncate)},
 	}
 }
 
 func (p *PID) keys() keys {
 	return keys{
-		{name: "file", value: text{&p.File}},
-		{name: "fd", value: number{p: &p.FD}},
+		{name: "file", value: file(&p.File), one: true},
+		{name: "fd", value: descriptor(&p.FD), one: true},
 	}
 }
 
 func (p *Pcap) keys() keys {
 	return keys{
-		{name: "file", value: text{&p.File}},
-		{name: "fd", value: number{p: &p.FD}},
-		{name: "mode", value: octal{p: &p.Mode}},
-		{name: "truncate", value: truth{p: &p.Truncate}},
-		{name: "checksums", value: truth{p: &p.Checksums}},
-		{name: "redact", value: truth{p: &p.Redact}},
+		{name: "file", value: file(&p.File), one: true},
+		{name: "fd", value: descriptor(&p.FD), one: true},
+		{name: "mode", value: octal(&p.Mode, nil)},
+		{name: "truncate", value: truth(&p.Truncate)},
+		{name: "checksums", value: truth(&p.Checksums)},
+		{name: "redact", value: truth(&p.Redact)},
 	}
 }
 
 func (m *Metrics) keys(root *string) keys {
-	ks := keys{{name: "listen", in: profile, value: address{&m.Listen}}}
+	ks := keys{{name: "listen", in: profile, value: m.Listen.address(), one: true}}
 	for _, k := range m.Listen.keys(root) {
 		k.in = profile
 		ks = append(ks, k)
 	}
-	file := func() bool { return m.File != "" }
+	toFile := func() bool { return m.File != "" }
 	return append(ks,
-		key{name: "file", in: profile, value: text{&m.File}},
-		key{name: "interval", in: profile, value: number{p: &m.Interval, min: 1}, when: file, only: "with file"},
+		key{name: "file", in: profile, value: file(&m.File), one: true},
+		key{name: "interval", in: profile, value: number(&m.Interval, 1), when: toFile, only: "with file"},
 	)
 }

@@ -56,26 +56,26 @@ func (c *Config) manufactureKeys() keys {
 	m := &c.Manufacture
 	v12, v20 := func() bool { return c.TPM == tpm.V12 }, func() bool { return c.TPM == tpm.V20 }
 	only12, only20 := `with tpm = "1.2"`, `with tpm = "2.0"`
-	hashes := list{p: &m.PCRBanks, of: bankNames, none: true, unset: []string{"sha256"}}
+	hashes := list{p: &m.PCRBanks, of: bankNames, empty: true, unset: []string{"sha256"}}.value()
 	return keys{
-		{name: "ek", in: profile, value: list{p: &m.EK, of: ekAlgorithms, unset: c.EKs()}},
-		{name: "ek-cert", in: profile, value: truth{p: &m.EKCert}},
-		{name: "platform-cert", in: profile, value: truth{p: &m.PlatformCert}},
-		{name: "allow-signing", in: profile, value: truth{p: &m.AllowSigning}, when: v20, only: only20},
-		{name: "decryption", in: profile, value: truth{p: &m.Decryption}, when: v20, only: only20},
-		{name: "iak", in: profile, value: words{p: &m.IAK, of: ekAlgorithms}, when: v20, only: only20},
-		{name: "idevid", in: profile, value: words{p: &m.IDevID, of: ekAlgorithms}, when: v20, only: only20},
-		{name: "spk", in: profile, value: words{p: &m.SPK, of: []string{"rsa", "ecc"}}, when: v20, only: only20},
+		{name: "ek", in: profile, value: list{p: &m.EK, of: ekAlgorithms, unset: c.EKs()}.value()},
+		{name: "ek-cert", in: profile, value: truth(&m.EKCert)},
+		{name: "platform-cert", in: profile, value: truth(&m.PlatformCert)},
+		{name: "allow-signing", in: profile, value: truth(&m.AllowSigning), when: v20, only: only20},
+		{name: "decryption", in: profile, value: truth(&m.Decryption), when: v20, only: only20},
+		{name: "iak", in: profile, value: choice(&m.IAK, "", words(ekAlgorithms...)), when: v20, only: only20},
+		{name: "idevid", in: profile, value: choice(&m.IDevID, "", words(ekAlgorithms...)), when: v20, only: only20},
+		{name: "spk", in: profile, value: choice(&m.SPK, "", words("rsa", "ecc")), when: v20, only: only20},
 		{name: "pcr-banks", in: profile, value: hashes, when: v20, only: only20},
-		{name: "take-ownership", in: profile, value: truth{p: &m.TakeOwnership}, when: v12, only: only12},
-		{name: "ownerpass", in: profile, value: text{&m.OwnerPass}, when: v12, only: only12},
-		{name: "owner-well-known", in: profile, value: truth{p: &m.OwnerWellKnown}, when: v12, only: only12},
-		{name: "srkpass", in: profile, value: text{&m.SRKPass}, when: v12, only: only12},
-		{name: "srk-well-known", in: profile, value: truth{p: &m.SRKWellKnown}, when: v12, only: only12},
-		{name: "lock-nvram", in: profile, value: truth{p: &m.LockNVRAM}},
-		{name: "vmid", in: profile, value: text{&m.VMID}},
-		{name: "config", in: profile, value: text{&m.Config}},
-		{name: "write-ek-cert-files", in: profile, value: text{&m.CertFiles}},
+		{name: "take-ownership", in: profile, value: truth(&m.TakeOwnership), when: v12, only: only12},
+		{name: "ownerpass", in: profile, value: text(&m.OwnerPass), when: v12, only: only12},
+		{name: "owner-well-known", in: profile, value: truth(&m.OwnerWellKnown), when: v12, only: only12},
+		{name: "srkpass", in: profile, value: text(&m.SRKPass), when: v12, only: only12},
+		{name: "srk-well-known", in: profile, value: truth(&m.SRKWellKnown), when: v12, only: only12},
+		{name: "lock-nvram", in: profile, value: truth(&m.LockNVRAM)},
+		{name: "vmid", in: profile, value: text(&m.VMID)},
+		{name: "config", in: profile, value: file(&m.Config)},
+		{name: "write-ek-cert-files", in: profile, value: directory(&m.CertFiles)},
 	}
 }
 
@@ -89,21 +89,21 @@ func (c *Config) manufactureFaults() []fault {
 	eks := c.EKs()
 	switch {
 	case c.TPM == tpm.V12 && !slices.Equal(eks, []string{"rsa2048"}):
-		add("ek", `a TPM 1.2 has one endorsement key; want ek = ["rsa2048"]`)
+		add("ek", `a TPM 1.2 has one endorsement key; write ek = ["rsa2048"]`)
 	case len(eks) > 2:
-		add("ek", fmt.Sprintf("%d endorsement keys; want one or two", len(eks)))
+		add("ek", fmt.Sprintf("%d endorsement keys; write one or two", len(eks)))
 	case len(eks) == 2 && eks[0] == eks[1]:
-		add("ek", fmt.Sprintf("%q is there twice; want two algorithms", eks[0]))
+		add("ek", fmt.Sprintf("duplicate %q; write two algorithms", eks[0]))
 	}
 	if c.TPM == tpm.V12 && m.PlatformCert && !m.EKCert {
-		add("platform-cert", "a TPM 1.2 has it only with ek-cert = true")
+		add("platform-cert", "valid for a TPM 1.2 only with ek-cert = true")
 	}
 	if m.Decryption && !m.AllowSigning {
-		add("decryption", "says something only with allow-signing = true")
+		add("decryption", "valid only with allow-signing = true")
 	}
 	for _, k := range []struct{ name, algorithm string }{{"iak", m.IAK}, {"idevid", m.IDevID}} {
 		if k.algorithm != "" && !m.EKCert {
-			add(k.name, "its certificate names that of the endorsement key; want ek-cert = true")
+			add(k.name, "valid only with ek-cert = true, whose certificate its own refers to")
 		}
 	}
 	for _, k := range []struct {
@@ -111,18 +111,18 @@ func (c *Config) manufactureFaults() []fault {
 		known      bool
 	}{{"owner", m.OwnerPass, m.OwnerWellKnown}, {"srk", m.SRKPass, m.SRKWellKnown}} {
 		if k.pass != "" && k.known {
-			add(k.name+"pass", "there is "+k.name+"-well-known already; want only one of them")
+			add(k.name+"pass", "conflicts with "+k.name+"-well-known; write only one of them")
 		}
 		if (k.pass != "" || k.known) && !m.TakeOwnership {
 			key := k.name + "pass"
 			if k.known {
 				key = k.name + "-well-known"
 			}
-			add(key, "says something only with take-ownership = true")
+			add(key, "valid only with take-ownership = true")
 		}
 	}
 	if c.Sandbox.Chroot != "" {
-		out = append(out, fault{"sandbox", "chroot", "swtpm-setup makes a TPM outside of it; want no [manufacture], or no chroot"})
+		out = append(out, fault{"sandbox", "chroot", "conflicts with [manufacture], because swtpm-setup creates a TPM outside of it"})
 	}
 	return out
 }
@@ -131,11 +131,24 @@ func (c *Config) manufactureFaults() []fault {
 type list struct {
 	p     *string
 	of    []string
-	none  bool     // may be empty
+	empty bool     // may have no words
 	unset []string // what "" in the field stands for
 }
 
-func (list) check(string) error { return nil }
+func (l list) value() value {
+	quoted := make([]string, len(l.of))
+	for i, s := range l.of {
+		quoted[i] = fmt.Sprintf("%q", s)
+	}
+	return value{
+		parse:    anyForm(l.set),
+		fromTOML: l.fromTOML,
+		toTOML:   l.toTOML,
+		want:     "an array of " + strings.Join(quoted, ", "),
+		mayEmpty: l.empty,
+		exact:    true,
+	}
+}
 
 func (l list) set(s string) error {
 	if s == "" {
@@ -144,7 +157,7 @@ func (l list) set(s string) error {
 	}
 	for _, word := range strings.Split(s, ",") {
 		if !slices.Contains(l.of, word) {
-			return fmt.Errorf("%q is not one of them", word)
+			return fmt.Errorf("unknown value %q", word)
 		}
 	}
 	*l.p = s
@@ -159,7 +172,7 @@ func (l list) fromTOML(v any) (string, bool) {
 		ok = ok && isText && s != "" && !strings.Contains(s, ",")
 		all[i] = s
 	}
-	return strings.Join(all, ","), ok && (l.none || len(all) > 0)
+	return strings.Join(all, ","), ok && (l.empty || len(all) > 0)
 }
 
 func (l list) toTOML() (any, bool) {
@@ -170,12 +183,4 @@ func (l list) toTOML() (any, bool) {
 		return []string{}, true
 	}
 	return strings.Split(*l.p, ","), true
-}
-
-func (l list) want() string {
-	quoted := make([]string, len(l.of))
-	for i, s := range l.of {
-		quoted[i] = fmt.Sprintf("%q", s)
-	}
-	return "an array of " + strings.Join(quoted, ", ")
 }

@@ -3,10 +3,13 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/BurntSushi/toml"
 
@@ -62,9 +65,22 @@ func ReloadProfile(file, instance string) (*Config, error) {
 func ReadProfile(file string) (string, error) {
 	src, err := safefile.ReadInput(file, maxProfile)
 	if err != nil {
-		return "", fmt.Errorf("profile: %w", err)
+		return "", fmt.Errorf("profile: %w%s", err, missingHint(file, err))
 	}
 	return string(src), nil
+}
+
+// missingHint returns what to do about a profile that cannot be opened.
+func missingHint(file string, err error) string {
+	switch info, withSuffix := os.Stat(file + suffix); {
+	case errors.Is(err, fs.ErrNotExist) && withSuffix == nil && info.Mode().IsRegular():
+		return fmt.Sprintf("; did you mean %q?", file+suffix)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("; copy %s there, or give the path of another profile", example("vm1"+suffix, exampleDirs))
+	case errors.Is(err, syscall.EISDIR):
+		return "; give the path of a file in it"
+	}
+	return ""
 }
 
 // loader is a profile while it is read.
@@ -81,7 +97,7 @@ type loader struct {
 // parseProfile makes a Config of src, the text of file.
 func parseProfile(file, src, dir, instance string) (*Config, error) {
 	if at, deep := tooDeep(src); deep {
-		return nil, &ProfileError{File: file, Line: at.line, Col: at.col, Text: fmt.Sprintf("nested more than %d times; a profile has tables of keys and nothing deeper", maxNesting)}
+		return nil, &ProfileError{File: file, Line: at.line, Col: at.col, Text: fmt.Sprintf("nested more than %d levels deep; a profile has tables of keys only", maxNesting)}
 	}
 	var tree map[string]any
 	if _, err := toml.Decode(src, &tree); err != nil {
@@ -112,7 +128,7 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 	var errs []error
 	for i, e := range p.errs {
 		if i == maxFaults {
-			errs = append(errs, &ProfileError{File: file, Text: fmt.Sprintf("and %d more mistakes", len(p.errs)-i)})
+			errs = append(errs, &ProfileError{File: file, Text: fmt.Sprintf("and %d more errors", len(p.errs)-i)})
 			break
 		}
 		errs = append(errs, e)
@@ -129,20 +145,20 @@ func syntaxError(file, src string, err error) error {
 	}
 	e.Line, e.Col, e.Text = max(parse.Position.Line, 1), parse.Position.Col, oneLine(parse.Message)
 	if unquoted(parse.Message) {
-		e.Text += `; text is in quotes, as in mode = "0600", and true and false are not`
+		e.Text += `; strings must be quoted, e.g. mode = "0600"; true and false must not`
 	}
 	line := ""
 	if lines := strings.Split(src, "\n"); e.Line <= len(lines) {
 		line = lines[e.Line-1]
 	}
-	if e.Col < 1 || e.Col > len(line)+1 { // of a key that is there twice it tells the end
+	if e.Col < 1 || e.Col > len(line)+1 { // for a duplicate key the parser reports the end
 		e.Col = len(line) - len(strings.TrimLeft(line, " \t")) + 1
 	}
 	return e
 }
 
-// unquoted tells whether a message of the TOML parser is about a value that is no value
-// without quotes.
+// unquoted reports whether a message of the TOML parser may be about a string without
+// quotes.
 func unquoted(message string) bool {
 	return strings.HasPrefix(message, "expected value but found") || strings.HasPrefix(message, "Invalid integer")
 }
@@ -158,7 +174,7 @@ func (p *loader) load(tree map[string]any) {
 		sub, isTable := v.(map[string]any)
 		switch {
 		case i >= 0 && !isTable:
-			p.fail(p.at[path(name)].key, "["+name+"]", "want a table, [%s], not %s", name, typeOf(v))
+			p.fail(p.at[path(name)].key, "["+name+"]", "unexpected %s; write a table, [%s]", typeOf(v), name)
 		case i >= 0:
 			p.given[path(name)] = true
 			if tables[i].given != nil {
@@ -218,38 +234,42 @@ func (p *loader) key(table, name string, ks keys, v any) {
 		label, at = "["+table+"] "+name, p.at[path(table, name)]
 	}
 	k := ks.find(name)
-	switch {
-	case k == nil:
+	if k == nil {
 		p.fail(at.key, label, "unknown key%s", p.advice(table, name, ks))
 		return
 	}
 	p.given[path(table, name)] = true
-	s, isText := v.(string)
-	if isText {
+	if s, isText := v.(string); isText {
 		if strings.ContainsRune(s, 0) {
-			p.fail(at.value, label, "%q has a NUL byte", s)
+			p.fail(at.value, label, "%q contains a NUL byte", s)
 			return
 		}
-		s = expand(s, p.instance)
-		v = s
+		v = expand(s, p.instance)
 	}
-	text, ok := k.value.fromTOML(v)
-	if _, mayBeEmpty := k.value.(prefix); !ok || isText && s == "" && !mayBeEmpty {
-		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
-		return
-	}
-	if err := k.value.check(text); err != nil {
-		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
-		return
-	}
-	if err := k.value.set(text); err != nil {
-		switch k.value.(type) {
-		case address, list: // which part of it is wrong
-			p.fail(at.value, label, "%s; want %s", err, k.value.want())
-			return
+	if err := k.value.setTOML(v); err != nil {
+		hint := ""
+		if !k.value.exact {
+			hint = meant(v, k.value.want)
 		}
-		p.fail(at.value, label, "%s; want %s%s", describe(v), k.value.want(), meant(v, k.value.want()))
+		p.fail(at.value, label, "%s; must be %s%s", err, k.value.want, hint)
 	}
+}
+
+// setTOML sets the field to v. The error does not say what v must be.
+func (v *value) setTOML(x any) error {
+	wrong := errors.New(describe(x))
+	text, ok := v.fromTOML(x)
+	if !ok || x == "" && !v.mayEmpty {
+		return wrong
+	}
+	fill, err := v.parse(text)
+	if err != nil {
+		return wrong
+	}
+	if err = fill(); err != nil && !v.exact {
+		return wrong
+	}
+	return err
 }
 
 // advice tells what to write instead of an unknown key.
@@ -262,11 +282,7 @@ func (p *loader) advice(table, name string, ks keys) string {
 			return "; in a profile, write " + k.hint
 		}
 	}
-	var names []string
-	for _, k := range ks {
-		names = append(names, k.name)
-	}
-	return nearest(name, names)
+	return nearest(name, ks.names())
 }
 
 func (p *loader) fail(at position, key, format string, args ...any) {
@@ -291,33 +307,33 @@ func unexpand(s string) string {
 	return b.String()
 }
 
-// describe names a value for an error: what it is, and its type if that is all
-// there is to say.
+// describe returns the error about a value: the value, or its type if it is no
+// scalar.
 func describe(v any) string {
 	switch v := v.(type) {
 	case string:
-		return fmt.Sprintf("%q is not allowed", v)
+		return fmt.Sprintf("invalid value %q", v)
 	case int64, bool:
-		return fmt.Sprintf("%v is not allowed", v)
+		return fmt.Sprintf("invalid value %v", v)
 	}
-	return typeOf(v) + " is not allowed"
+	return "unexpected " + typeOf(v)
 }
 
 // typeOf names the TOML type of v.
 func typeOf(v any) string {
 	switch v.(type) {
 	case string:
-		return "a string"
+		return "string"
 	case int64:
-		return "an integer"
+		return "integer"
 	case float64:
-		return "a float"
+		return "float"
 	case bool:
-		return "a boolean"
+		return "boolean"
 	case []any, []map[string]any:
-		return "an array"
+		return "array"
 	case map[string]any:
-		return "a table"
+		return "table"
 	}
-	return "a date or time"
+	return "date or time"
 }

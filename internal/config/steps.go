@@ -124,16 +124,16 @@ func (l *line) migrationKey() error { return l.readKey("migration-key", &l.cfg.M
 
 // readKey is --key and --migration-key. Both are called key in complaints.
 func (l *line) readKey(name string, k *Key) error {
-	ks := k.keys()
+	var found Key
+	ks := found.keys()
 	o, err := l.read(name, "key", ks)
 	if err != nil || o == nil {
 		return err
 	}
-	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o["fd"]), "-") {
+	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o["fd"].text), "-") {
 		delete(o, "kdf") // only looked at for a passphrase
 	}
-	var found Key
-	if err := fill(o, "key", found.keys()); err != nil && found.Source != NoKey {
+	if err := fill(o, "key", ks); err != nil && found.Source != NoKey {
 		return err
 	}
 	if found.Source == NoKey {
@@ -191,7 +191,13 @@ func (l *line) state() error {
 	case !o.has("dir", "backend-uri"):
 		return refusal("The dir or backend-uri parameters is required for the tpmstate option.")
 	}
-	return fill(o, "tpmstate", ks)
+	if err := fill(o, "tpmstate", ks); err != nil {
+		return err
+	}
+	if s.OnFull == FullFail && o.has("wait-limit") { // as in a profile; the reference has neither
+		return refusal("The tpmstate option wait-limit requires on-full=wait.")
+	}
+	return nil
 }
 
 func (l *line) seccomp() error {
@@ -250,7 +256,8 @@ func (l *line) pcap() error {
 
 // profile is --profile. With a TPM 1.2 it is read and means nothing.
 func (l *line) profile() error {
-	ks := l.cfg.Profile.keys()
+	found := AlgorithmProfile{FD: -1}
+	ks := found.keys()
 	o, err := l.read("profile", "profile", ks)
 	if err != nil || o == nil {
 		return err
@@ -261,15 +268,13 @@ func (l *line) profile() error {
 			given++
 		}
 	}
-	if o.has("fd") && !strings.HasPrefix(trimC(o["fd"]), "-") {
+	if o.has("fd") && !strings.HasPrefix(trimC(o["fd"].text), "-") {
 		most = 2 // Compat: swtpm lets one more through, which then counts
 	}
 	if given > most {
 		return refusal("Only one profile option parameter of 'profile', 'name', 'fd', or 'file' may be provided")
 	}
-	var found AlgorithmProfile
-	found.FD = -1
-	err = fill(o, "profile", found.keys())
+	err = fill(o, "profile", ks)
 	if found.Source == NoProfile {
 		return refusal("No profile option parameter given to get a profile")
 	}

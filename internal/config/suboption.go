@@ -6,8 +6,14 @@ import (
 	"strings"
 )
 
-// suboptions is what one option says: the text of each name.
-type suboptions map[string]string
+// suboptions are the sub-options of one option by their names.
+type suboptions map[string]suboption
+
+// suboption is the text of a sub-option, and what sets its field.
+type suboption struct {
+	text string
+	fill func() error
+}
 
 // parseSuboptions reads name, name=value, name={…}, with commas between them.
 // A bare name means "true"; of two with one name the first counts. Every token
@@ -29,32 +35,31 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 			hint := pathHint(tokens[:i], token, ks)
 			return nil, fmt.Errorf("Unknown option '%s'%s", token, hint) //lint:ignore ST1005 the words of the reference
 		}
-		if err := k.value.check(text); err != nil {
-			return nil, fmt.Errorf("%w%s", err, expected(k))
+		fill, err := k.value.parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w%s", err, k.form())
 		}
 		if _, given := out[name]; !given {
-			out[name] = text
+			out[name] = suboption{text, fill}
 		}
 	}
 	return out, nil
 }
 
-// expected says what k takes, where the words of the reference do not name it.
-func expected(k *key) string {
-	switch k.value.(type) {
-	case number, keyFD, algorithmsFD, level:
-		return "; " + k.name + " takes a whole number"
-	case octal:
-		return "; " + k.name + " takes an octal mode, such as 0640"
+// form returns what follows a complaint in the words of the reference that does not
+// name the form of k.
+func (k *key) form() string {
+	if k.value.form == "" {
+		return ""
 	}
-	return ""
+	return "; " + k.name + " takes " + k.value.form
 }
 
 // pathNames are the sub-options whose value is a path, the usual one of an option first.
 var pathNames = []string{"dir", "path", "file", "backend-uri", "pwdfile"}
 
-// pathHint returns what may be wrong with a token that is no sub-option, if it looks
-// like a path or follows one: a path cannot have a comma in it. before are the tokens
+// pathHint returns what may be wrong with a token that is no sub-option: it is misspelt,
+// or a path without its name, or the rest of a path with a comma. before are the tokens
 // before it.
 func pathHint(before []string, token string, ks keys) string {
 	if n := len(before); n > 0 {
@@ -63,8 +68,13 @@ func pathHint(before []string, token string, ks keys) string {
 		}
 		return ""
 	}
-	if !strings.Contains(token, "/") || strings.Contains(token, "=") {
+	if strings.Contains(token, "=") {
 		return ""
+	}
+	if !strings.Contains(token, "/") {
+		if hint := nearest(token, ks.names()); hint != "" || token == "" {
+			return hint
+		}
 	}
 	for _, name := range pathNames {
 		if ks.find(name) != nil {
@@ -120,7 +130,7 @@ func closing(s string) int {
 	return -1
 }
 
-// has tells whether one of the names is there.
+// has reports whether one of the names was given.
 func (o suboptions) has(names ...string) bool {
 	for _, name := range names {
 		if _, ok := o[name]; ok {
@@ -133,8 +143,8 @@ func (o suboptions) has(names ...string) bool {
 // fill sets the fields of ks, in the order of the table.
 func (o suboptions) fill(ks keys) error {
 	for _, k := range ks.known(option) {
-		if text, ok := o[k.name]; ok {
-			if err := k.value.set(text); err != nil {
+		if sub, ok := o[k.name]; ok {
+			if err := sub.fill(); err != nil {
 				return err
 			}
 		}

@@ -124,17 +124,17 @@ func TestTypes(t *testing.T) {
 		var on bool
 		got := 0
 		ks := keys{
-			{name: "int", value: number{p: &got}},
-			{name: "level", value: level{&got}},
-			{name: "bool", value: truth{p: &on}},
-			{name: "mode", value: octal{p: &c.State.Mode}},
-			{name: "uid", value: owner{p: &got}},
-			{name: "gid", value: owner{p: &got, group: true}},
+			{name: "int", value: number(&got, 0)},
+			{name: "level", value: level(&got)},
+			{name: "bool", value: truth(&on)},
+			{name: "mode", value: octal(&c.State.Mode, nil)},
+			{name: "uid", value: owner{id: &got}.value()},
+			{name: "gid", value: owner{id: &got, group: true}.value()},
 		}
 		o, err := parseSuboptions(tt.key+"="+tt.in, ks)
 		want := tt.err
 		if k := ks.find(tt.key); want != "" {
-			want += expected(k)
+			want += k.form()
 		}
 		if errText(err) != want {
 			t.Errorf("%s=%s: error %q, want %q", tt.key, tt.in, errText(err), want)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -9,99 +10,197 @@ import (
 	"time"
 )
 
-// value is one field as the options and the keys of a profile see it.
-type value interface {
-	// check looks at the form of text, in the words of the reference.
-	check(text string) error
-	// set fills the field. The text was checked.
-	set(text string) error
-	// fromTOML returns the text of a value of a profile; false if its type is wrong.
-	fromTOML(v any) (string, bool)
-	// toTOML returns a string, strings, an int or a bool that set the field to
-	// what it is, and whether it was asked for; nil if there is nothing to write.
-	toTOML() (v any, asked bool)
-	// want tells what is expected, to be read after "want ".
-	want() string
+// value describes one field to the parsers of options and profiles, and to all that is
+// generated from the tables: profiles, help, completion and checks.
+type value struct {
+	// parse reads text once. Its error is about the form of text, in the words of the
+	// reference. fill sets the field; its error is about the meaning. The reference
+	// checks the form of all sub-options before it uses the first.
+	parse func(text string) (fill func() error, err error)
+
+	// fromTOML returns the text of a value in a profile, false if its type is wrong.
+	// It is nil for a key that no profile has.
+	fromTOML func(v any) (string, bool)
+
+	// toTOML returns a string, strings, an int or a bool that sets the field to its
+	// value, and whether that was asked for; nil if there is nothing to write.
+	toTOML func() (v any, asked bool)
+
+	want     string // the values, to be read after "must be "
+	form     string // to be read after "takes ", where the words of the reference do not say it
+	isSwitch bool   // the name without a value means true
+	mayEmpty bool   // "" is a value
+	exact    bool   // the error of fill names the part of the text that is wrong
+
+	path       PathKind                 // what a path leads to, for completion
+	rebase     func(dir string)         // makes a relative path begin in dir; nil if it is no path
+	outside    bool                     // the path is used outside of a new root
+	descriptor func() (fd int, ok bool) // the inherited descriptor that the field names; nil if it names none
+}
+
+// anyForm returns the parse of a value whose text has no form to check.
+func anyForm(fill func(text string) error) func(string) (func() error, error) {
+	return func(text string) (func() error, error) {
+		return func() error { return fill(text) }, nil
+	}
+}
+
+// parsed returns the parse of a value that read turns into a T and use puts in place.
+func parsed[T any](read func(text string) (T, error), use func(T)) func(string) (func() error, error) {
+	return func(text string) (func() error, error) {
+		v, err := read(text)
+		return func() error { use(v); return nil }, err
+	}
+}
+
+// then returns v with a function that runs after the field was set.
+func (v value) then(f func()) value {
+	parse := v.parse
+	v.parse = func(text string) (func() error, error) {
+		fill, err := parse(text)
+		return func() error {
+			if err := fill(); err != nil {
+				return err
+			}
+			f()
+			return nil
+		}, err
+	}
+	return v
+}
+
+// unset returns v that is shown as word while its field is empty.
+func (v value) unset(word string) value {
+	show := v.toTOML
+	v.toTOML = func() (any, bool) {
+		if x, asked := show(); x != nil {
+			return x, asked
+		}
+		return word, false
+	}
+	return v
+}
+
+func tomlString(v any) (string, bool) { s, ok := v.(string); return s, ok }
+
+// tomlInteger returns a fromTOML for the whole numbers from least to most.
+func tomlInteger(least, most int64) func(v any) (string, bool) {
+	return func(v any) (string, bool) {
+		n, ok := v.(int64)
+		return strconv.FormatInt(n, 10), ok && n >= least && n <= most
+	}
 }
 
 // text is any string that is not empty.
-type text struct{ p *string }
+func text(p *string) value {
+	return value{
+		parse:    anyForm(func(s string) error { *p = s; return nil }),
+		fromTOML: tomlString,
+		toTOML:   func() (any, bool) { return textOrNil(*p), true },
+		want:     "a string",
+	}
+}
 
-func (text) check(string) error            { return nil }
-func (t text) set(s string) error          { *t.p = s; return nil }
-func (text) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
-func (t text) toTOML() (any, bool)         { return textOrNil(*t.p), true }
-func (text) want() string                  { return "a string" }
 func textOrNil(s string) any {
 	if s == "" {
 		return nil
 	}
 	return s
 }
-func integer(v any) (string, bool) { n, ok := v.(int64); return strconv.FormatInt(n, 10), ok }
+
+// prefix is text that may be empty.
+func prefix(p *string) value {
+	v := text(p)
+	v.mayEmpty = true
+	v.toTOML = func() (any, bool) { return *p, true }
+	return v
+}
+
+// file is the path of a file.
+func file(p *string) value {
+	v := text(p)
+	v.want, v.path = "the path of a file", File
+	v.rebase = func(dir string) { *p = beneath(dir, *p) }
+	return v
+}
+
+// directory is the path of a directory.
+func directory(p *string) value {
+	v := file(p)
+	v.want, v.path = "the path of a directory", Directory
+	return v
+}
 
 // truth is a bool.
-type truth struct {
-	p   *bool
-	not bool // the option says the opposite of the field
-}
-
-func (truth) check(string) error { return nil }
-
-// set takes every text for false that is not "true" or "1".
 //
-// Compat: swtpm, all versions; never an error.
-func (t truth) set(s string) error {
-	*t.p = (strings.EqualFold(s, "true") || s == "1") != t.not
-	return nil
-}
-
-func (truth) fromTOML(v any) (string, bool) {
-	b, ok := v.(bool)
-	return strconv.FormatBool(b), ok
-}
-func (t truth) toTOML() (any, bool) { return *t.p != t.not, true }
-func (truth) want() string          { return "true or false" }
-
-// number is an int of 32 bits.
-type number struct {
-	p   *int
-	min int // the smallest that TOML may say; also the smallest that is worth writing
-}
-
-func (number) check(s string) error {
-	_, err := parseInt(s)
-	return err
-}
-
-func (n number) set(s string) (err error) {
-	*n.p, err = parseInt(s)
-	return err
-}
-
-func (n number) fromTOML(v any) (string, bool) {
-	i, ok := v.(int64)
-	s, _ := integer(v)
-	return s, ok && i >= int64(n.min) && i <= 1<<31-1
-}
-
-func (n number) toTOML() (any, bool) {
-	if *n.p < n.min {
-		return nil, false
+// Compat: C-065: every text but "true" and "1" means false, and none is an error.
+func truth(p *bool) value {
+	return value{
+		parse: anyForm(func(s string) error {
+			*p = strings.EqualFold(s, "true") || s == "1"
+			return nil
+		}),
+		fromTOML: func(v any) (string, bool) {
+			b, ok := v.(bool)
+			return strconv.FormatBool(b), ok
+		},
+		toTOML:   func() (any, bool) { return *p, true },
+		want:     "true or false, without quotes",
+		isSwitch: true,
 	}
-	return *n.p, true
-}
-func (n number) want() string { return fmt.Sprintf("a whole number from %d to %d", n.min, 1<<31-1) }
-
-// duration is a time span as "90s" or "2m30s"; "none" is none at all, 0.
-type duration struct{ p *time.Duration }
-
-func (d duration) check(s string) error {
-	_, err := d.parse(s)
-	return err
 }
 
-func (duration) parse(s string) (time.Duration, error) {
+// falsity is a bool that is true if its option or key says false.
+func falsity(p *bool) value {
+	var on bool
+	v := truth(&on).then(func() { *p = !on })
+	v.toTOML = func() (any, bool) { return !*p, true }
+	return v
+}
+
+// maxInt is the largest int of the reference, which has 32 bits.
+const maxInt = 1<<31 - 1
+
+// number is an int of 32 bits. least is the smallest number in a profile, and the
+// smallest that is shown.
+func number(p *int, least int) value {
+	return value{
+		parse:    parsed(parseInt, func(n int) { *p = n }),
+		fromTOML: tomlInteger(int64(least), maxInt),
+		toTOML: func() (any, bool) {
+			if *p < least {
+				return nil, false
+			}
+			return *p, true
+		},
+		want: fmt.Sprintf("a whole number from %d to %d", least, maxInt),
+		form: "a whole number",
+	}
+}
+
+// descriptor is the number of an inherited descriptor; a negative one is none.
+func descriptor(p *int) value {
+	v := number(p, 0)
+	v.descriptor = func() (int, bool) { return *p, *p >= 0 }
+	return v
+}
+
+// duration is a time span such as "90s" or "2m30s"; "none" is 0, no limit.
+func duration(p *time.Duration) value {
+	return value{
+		parse:    parsed(parseDuration, func(d time.Duration) { *p = d }),
+		fromTOML: tomlString,
+		toTOML: func() (any, bool) {
+			if *p == 0 {
+				return "none", true
+			}
+			return strconv.FormatFloat(p.Seconds(), 'f', -1, 64) + "s", true
+		},
+		want: `a time span from "1s" to "24h", or "none"`,
+	}
+}
+
+func parseDuration(s string) (time.Duration, error) {
 	if s == "none" {
 		return 0, nil
 	}
@@ -112,234 +211,117 @@ func (duration) parse(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func (d duration) set(s string) (err error) {
-	*d.p, err = d.parse(s)
-	return err
-}
-func (duration) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
-func (duration) want() string                  { return `a time span from "1s" to "24h", or "none"` }
-
-func (d duration) toTOML() (any, bool) {
-	if *d.p == 0 {
-		return "none", true
-	}
-	return strconv.FormatFloat(d.p.Seconds(), 'f', -1, 64) + "s", true
-}
-
 // level is the log level: decimal, not negative; 0 counts as 1.
-type level struct{ p *int }
+func level(p *int) value {
+	v := number(p, 0)
+	v.parse = parsed(parseLevel, func(n int) { *p = n })
+	v.toTOML = func() (any, bool) { return *p, true }
+	return v
+}
 
-func (level) check(s string) error {
+func parseLevel(s string) (int, error) {
 	if strings.Contains(s, "-") {
-		return fmt.Errorf("required positive number, got '%s'", s)
+		return 0, fmt.Errorf("required positive number, got '%s'", s)
 	}
 	n, err := strconv.ParseInt(trimC(s), 10, 64)
 	if err == nil && n > 1<<32-1 {
 		err = strconv.ErrRange
 	}
 	if err != nil {
-		return numberError(s, err)
+		return 0, numberError(s, err)
 	}
-	return nil
+	return int(min(max(n, 1), maxInt)), nil
 }
 
-func (l level) set(s string) error {
-	n, err := strconv.ParseInt(trimC(s), 10, 64)
-	*l.p = int(min(max(n, 1), 1<<31-1))
-	return err
+// octal is the permission bits of a file. asked is set with them; it is nil if they
+// always count as asked for.
+func octal(p *fs.FileMode, asked *bool) value {
+	return value{
+		parse: parsed(parseMode, func(m fs.FileMode) {
+			*p = m
+			if asked != nil {
+				*asked = true
+			}
+		}),
+		fromTOML: func(v any) (string, bool) {
+			s, ok := v.(string)
+			return s, ok && strings.Trim(s, "01234567") == "" && s != ""
+		},
+		toTOML: func() (any, bool) { return fmt.Sprintf("%04o", uint32(*p)), asked == nil || *asked },
+		want:   `an octal mode in quotes, "0000" to "0777"`,
+		form:   "an octal mode, such as 0640",
+	}
 }
-func (level) fromTOML(v any) (string, bool) { return number{min: 0}.fromTOML(v) }
-func (l level) toTOML() (any, bool)         { return *l.p, true }
-func (level) want() string                  { return number{}.want() }
 
-// octal is the permission bits of a file.
-type octal struct {
-	p     *fs.FileMode
-	asked *bool // set with the mode; nil if a mode counts as asked for
-}
-
-func (octal) check(s string) error {
+func parseMode(s string) (fs.FileMode, error) {
 	n, err := strconv.ParseInt(trimC(s), 8, 64)
 	switch {
 	case err != nil:
-		return fmt.Errorf("invalid mode type '%s'", s)
+		return 0, fmt.Errorf("invalid mode type '%s'", s)
 	case n < 0 || n > 0o777 || strings.Contains(s, "-"):
-		return fmt.Errorf("mode %s is invalid", s)
+		return 0, fmt.Errorf("mode %s is invalid", s)
 	}
-	return nil
+	return fs.FileMode(n), nil
 }
 
-func (o octal) set(s string) error {
-	n, err := strconv.ParseInt(trimC(s), 8, 64)
-	*o.p = fs.FileMode(n)
-	if o.asked != nil {
-		*o.asked = true
+// word is a value of a field, and the text for it.
+type word[T any] struct {
+	text  string
+	value T
+}
+
+// words returns each of values with its usual text.
+func words[T any](values ...T) []word[T] {
+	var out []word[T]
+	for _, v := range values {
+		out = append(out, word[T]{fmt.Sprint(v), v})
 	}
-	return err
+	return out
 }
 
-func (octal) fromTOML(v any) (string, bool) {
-	s, ok := v.(string)
-	return s, ok && strings.Trim(s, "01234567") == "" && s != ""
-}
-
-func (o octal) toTOML() (any, bool) {
-	return fmt.Sprintf("%04o", uint32(*o.p)), o.asked == nil || *o.asked
-}
-func (octal) want() string { return `an octal mode in quotes, "0000" to "0777"` }
-
-// owner is a user or group id, by number or by name.
-type owner struct {
-	p     *int
-	group bool
-
-	// With a new root, *root, a name is kept in name until that is there.
-	name *string
-	root *string
-}
-
-func (o owner) check(s string) error {
-	_, err := o.parse(s)
-	return err
-}
-
-func (o owner) set(s string) (err error) {
-	*o.p, err = o.parse(s)
-	if o.name != nil {
-		*o.name = ""
-		if err == nil && o.later(s) {
-			*o.name = s
+// choice is one of a few values. unknown is the format of the reference's complaint
+// about another text; "" if no option has the value. The zero T is shown as nothing if
+// it is not one of them.
+func choice[T comparable](p *T, unknown string, of []word[T]) value {
+	texts := make([]string, len(of))
+	for i, w := range of {
+		texts[i] = w.text
+	}
+	want := orList(texts)
+	set := func(s string) error {
+		i := slices.Index(texts, s)
+		if i < 0 {
+			text := fmt.Sprintf(cmp.Or(unknown, "unknown value '%s'"), s)
+			if strings.HasSuffix(text, ".") {
+				return refuse("%s Want %s.", text, want)
+			}
+			return refuse("%s; want %s", text, want)
 		}
+		*p = of[i].value
+		return nil
 	}
-	return err
-}
-
-// later tells whether s is a name that is looked up when the new root is there.
-func (o owner) later(s string) bool {
-	if o.root == nil || *o.root == "" {
-		return false
-	}
-	_, err := strconv.ParseInt(trimC(s), 10, 64)
-	return err != nil && !isRange(err)
-}
-
-// parse returns the id that s means. The largest number is -1: it leaves the
-// owner as it is, for chown takes it so.
-func (o owner) parse(s string) (int, error) {
-	kind, field := "User", "uid"
-	if o.group {
-		kind, field = "Group", "gid"
-	}
-	n, err := strconv.ParseInt(trimC(s), 10, 64)
-	switch {
-	case err == nil && n == 1<<32-1:
-		return -1, nil
-	case err == nil && n >= 0 && n < 1<<32-1:
-		return int(n), nil
-	case err == nil || isRange(err):
-		return 0, fmt.Errorf("%s %s outside valid range", field, s)
-	case o.later(s):
-		return -1, nil
-	}
-	id, err := lookupOwner(s, o.group)
-	if err != nil {
-		return 0, fmt.Errorf("%s '%s' does not exist.", kind, s) //lint:ignore ST1005 the words of the reference
-	}
-	return id, nil
-}
-
-func (owner) fromTOML(v any) (string, bool) {
-	if s, ok := v.(string); ok {
-		return s, s != ""
-	}
-	n, ok := v.(int64)
-	return strconv.FormatInt(n, 10), ok && n >= 0 && n < 1<<32-1
-}
-
-func (o owner) toTOML() (any, bool) {
-	if o.name != nil && *o.name != "" {
-		return *o.name, true
-	}
-	if *o.p < 0 {
+	show := func() (any, bool) {
+		for _, w := range of {
+			if w.value == *p {
+				return w.text, true
+			}
+		}
 		return nil, false
 	}
-	return *o.p, true
+	return value{parse: anyForm(set), fromTOML: tomlString, toTOML: show, want: want}
 }
 
-func (o owner) want() string {
-	if o.group {
-		return "the name or number of a group that exists"
-	}
-	return "the name or number of a user that exists"
-}
-
-// words is one of a few words.
-type words struct {
-	p       *string
-	of      []string
-	unknown string // format of the reference's complaint
-	empty   string // what "" in the field stands for
-}
-
-func (words) check(string) error { return nil }
-
-func (w words) set(s string) error {
-	switch {
-	case !slices.Contains(w.of, s) && w.unknown != "":
-		text := fmt.Sprintf(w.unknown, s)
-		if strings.HasSuffix(text, ".") {
-			return refuse("%s Want %s.", text, w.want())
+// orList returns words in quotes as a list with "or" before the last.
+func orList(words []string) string {
+	var b strings.Builder
+	for i, s := range words {
+		switch {
+		case i > 0 && i == len(words)-1:
+			b.WriteString(" or ")
+		case i > 0:
+			b.WriteString(", ")
 		}
-		return refuse("%s; want %s", text, w.want())
-	case !slices.Contains(w.of, s):
-		return fmt.Errorf("unknown value '%s'", s)
+		b.WriteString(strconv.Quote(s))
 	}
-	*w.p = s
-	return nil
-}
-
-func (words) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
-
-func (w words) toTOML() (any, bool) {
-	if *w.p == "" {
-		return textOrNil(w.empty), false
-	}
-	return *w.p, true
-}
-
-func (w words) want() string {
-	quoted := make([]string, len(w.of))
-	for i, s := range w.of {
-		quoted[i] = strconv.Quote(s)
-	}
-	return strings.Join(quoted, " or ")
-}
-
-// choice is one of a few values of a type, each of which String spells.
-type choice[T fmt.Stringer] struct {
-	p  *T
-	of []T
-}
-
-func (choice[T]) check(string) error { return nil }
-
-func (c choice[T]) set(s string) error {
-	for _, v := range c.of {
-		if v.String() == s {
-			*c.p = v
-			return nil
-		}
-	}
-	return fmt.Errorf("unknown value '%s'", s)
-}
-
-func (choice[T]) fromTOML(v any) (string, bool) { s, ok := v.(string); return s, ok }
-func (c choice[T]) toTOML() (any, bool)         { return (*c.p).String(), true }
-
-func (c choice[T]) want() string {
-	quoted := make([]string, len(c.of))
-	for i, v := range c.of {
-		quoted[i] = strconv.Quote(v.String())
-	}
-	return strings.Join(quoted, " or ")
+	return b.String()
 }

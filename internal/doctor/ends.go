@@ -20,9 +20,9 @@ import (
 func (x *exam) config() {
 	data, ctrl := x.cfg.Interface.Server, x.cfg.Control.Listen
 	switch {
-	case x.cfg.Flags.Startup == "deactivated" && x.cfg.TPM == tpm.V20:
+	case x.cfg.Flags.Startup == config.StartupDeactivated && x.cfg.TPM == tpm.V20:
 		x.add(Error, "startup-deactivated", "choose startup-clear, startup-state or startup-none", "a TPM 2.0 cannot start deactivated")
-	case x.cfg.Interface.Type == "socket" && data.Kind == config.None && ctrl.Kind == config.None:
+	case x.cfg.Interface.Type == config.Socket && data.Kind == config.None && ctrl.Kind == config.None:
 		x.add(Warning, "", "give a data or a control channel", "nobody can reach this TPM")
 	case ctrl.Kind == config.None && !x.cfg.Flags.NotNeedInit:
 		x.add(Warning, "", "give the flag not-need-init or a control channel", "nobody can power this TPM on")
@@ -55,17 +55,17 @@ func (x *exam) data() {
 func (x *exam) device() {
 	path, what := x.cfg.Interface.Device, "name a character device"
 	switch x.cfg.Interface.Type {
-	case "vtpm-proxy":
+	case config.VTPMProxy:
 		path, what = "/dev/vtpmx", "modprobe tpm_vtpm_proxy"
 		if !dir.HasCap(unix.CAP_SYS_ADMIN) {
 			x.add(Error, path, "start as root", "user %d may not make a device of the kernel's", os.Geteuid())
 		}
-	case "cuse":
+	case config.CUSE:
 		if made := "/dev/" + x.cfg.Interface.Name; unix.Access(made, unix.F_OK) == nil {
 			x.add(Error, made, "choose another name, or stop who has it", "the device is there already")
 		}
 		path, what = "/dev/cuse", "modprobe cuse"
-	case "chardev":
+	case config.Chardev:
 		if path == "" {
 			return
 		}

@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -77,10 +78,10 @@ func (x *exam) starts(notes []string) {
 // startup sends the Startup of the profile to the TPM in memory.
 func (x *exam) startup(t *emul.TPM) {
 	name := x.cfg.Flags.Startup
-	if name == "" || name == "none" || name == "deactivated" && x.cfg.TPM == tpm.V20 {
+	if name == config.NoStartup || name == config.StartupNone || name == config.StartupDeactivated && x.cfg.TPM == tpm.V20 {
 		return
 	}
-	cmd, ok := t.StartupCommand(name)
+	cmd, ok := t.StartupCommand(string(name))
 	if !ok {
 		return
 	}
@@ -90,7 +91,7 @@ func (x *exam) startup(t *emul.TPM) {
 	case err != nil || !ok:
 		x.add(Error, x.cfg.State.Location.String(), "", "the TPM gives no answer to its startup: %v", err)
 	case h.Code == 0:
-	case name == "state":
+	case name == config.StartupState:
 		x.add(Warning, "startup = \"state\"", `use "clear": a TPM that was shut down without a saved state cannot resume`, "the TPM refuses it: %v", tpm.Result(h.Code))
 	default:
 		x.add(Warning, fmt.Sprintf("startup = %q", name), "", "the TPM refuses it: %v", tpm.Result(h.Code))

@@ -10,16 +10,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // Active is what Enter has put into force.
 type Active struct {
-	Seccomp  string   // "kill", "log"; "" for nothing
-	Landlock int      // its ABI; 0 for nothing
-	Keeps    uint32   // capabilities that root keeps for files of another user
-	Missing  error    // why there is less than was asked for, in one line; nil if there is not
-	Stays    []string // files that the process can no longer remove at its end, see Policy
+	Seccomp  config.SeccompAction // "" for no filter
+	Landlock int                  // its ABI; 0 for nothing
+	Keeps    uint32               // capabilities that root keeps for files of another user
+	Missing  error                // why there is less than was asked for, in one line; nil if there is not
+	Stays    []string             // files that the process can no longer remove at its end, see Policy
 
 	bounded bool // the capability bounding set is empty
 	keepsIt bool // the capabilities could not be dropped
@@ -41,7 +42,7 @@ func (a *Active) lack(err error) {
 func (a Active) String() string {
 	seccomp, landlock, keeps := "no seccomp", "no Landlock", ""
 	if a.Seccomp != "" {
-		seccomp = "seccomp " + a.Seccomp
+		seccomp = "seccomp " + string(a.Seccomp)
 	}
 	if a.Landlock > 0 {
 		landlock = "Landlock " + strconv.Itoa(a.Landlock)
@@ -75,7 +76,7 @@ func enter(p Policy) (a Active, err error) {
 		return a, err
 	}
 	_ = unix.Prctl(unix.PR_SET_MDWE, unix.PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) // Linux 6.3
-	if p.Seccomp == "none" && p.Landlock == "off" {
+	if p.Seccomp == config.SeccompNone && p.Landlock == config.LandlockOff {
 		return a, nil
 	}
 	a.Stays = p.Stays
@@ -86,7 +87,7 @@ func enter(p Policy) (a Active, err error) {
 	if err := p.lose(&a); err != nil {
 		return a, err
 	}
-	if p.Seccomp != "none" {
+	if p.Seccomp != config.SeccompNone {
 		if err := filter(p, record); err != nil {
 			return a, fmt.Errorf("seccomp: %w; --seccomp action=none does without", err)
 		}
@@ -99,7 +100,7 @@ func enter(p Policy) (a Active, err error) {
 // Landlock.
 func (p *Policy) lose(a *Active) error {
 	fd, abi, err := p.ruleset()
-	if err != nil && p.Landlock == "require" {
+	if err != nil && p.Landlock == config.LandlockRequire {
 		return err
 	}
 	if err != nil {
@@ -109,7 +110,7 @@ func (p *Policy) lose(a *Active) error {
 		defer unix.Close(fd)
 	}
 	if abi > 0 && p.Later != "" {
-		if p.Landlock == "require" {
+		if p.Landlock == config.LandlockRequire {
 			return p.tooMuch()
 		}
 		a.lack(p.tooMuch())
@@ -146,7 +147,7 @@ func (p *Policy) judge(a *Active, loss threads.Loss, r threads.Result, abi int) 
 	}
 	a.bounded = a.bounded || loss.Bounding && r.Bounding.All() == nil
 	switch err := r.Landlock.All(); {
-	case err != nil && p.Landlock == "require":
+	case err != nil && p.Landlock == config.LandlockRequire:
 		return fmt.Errorf("no Landlock: %w", err)
 	case err != nil:
 		a.lack(fmt.Errorf("no Landlock: a filter of the service refuses it: %w", err))

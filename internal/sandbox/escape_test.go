@@ -29,7 +29,7 @@ var confined = map[string]func(args []string) error{
 		return escape(args[0], escapes[i], args[2], args[3])
 	},
 	"without": func(args []string) error {
-		a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: args[0], Landlock: args[1]},
+		a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompAction(args[0]), Landlock: config.LandlockMode(args[1])},
 			State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[2]}}}, ""))
 		fmt.Println(a)
 		return err
@@ -37,7 +37,7 @@ var confined = map[string]func(args []string) error{
 	"bound": func(args []string) error {
 		release := manyThreads()
 		defer close(release)
-		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[0]}}}, ""))
+		_, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompKill, Landlock: config.LandlockBestEffort}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[0]}}}, ""))
 		tasks, _ := filepath.Glob("/proc/self/task/*/status")
 		for _, task := range tasks {
 			b, _ := os.ReadFile(task)
@@ -48,7 +48,7 @@ var confined = map[string]func(args []string) error{
 	"lacking": func(args []string) error { return lacking(args[0]) },
 	"refused": func(args []string) error { return refusedByService(args) },
 	"remove": func(args []string) error {
-		cfg := &config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[0]}}}
+		cfg := &config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompKill, Landlock: config.LandlockBestEffort}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: args[0]}}}
 		cfg.Control.Listen = config.Endpoint{Kind: config.Unix, Path: args[1] + "/ctrl"}
 		a, err := Enter(Plan(cfg, ""))
 		if err != nil {
@@ -98,7 +98,7 @@ func escape(cage string, e wayOut, own, other string) error {
 		result <- e.try(own, other)
 	}()
 	<-tries
-	p := cages[cage](&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}})
+	p := cages[cage](&config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompKill, Landlock: config.LandlockBestEffort}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}})
 	a, err := Enter(p)
 	if err != nil {
 		return err
@@ -169,7 +169,7 @@ func tryEscape(t *testing.T, cage string, i int, e wayOut) {
 // confinedRuntime has the runtime work behind Enter: it makes threads, takes memory
 // and gives it back. It fails if a thread that is new is not confined.
 func confinedRuntime(own string) error {
-	p := Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}}, "")
+	p := Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompKill, Landlock: config.LandlockBestEffort}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}}, "")
 	a, err := Enter(p)
 	if err != nil {
 		return err
@@ -205,7 +205,7 @@ func TestLater(t *testing.T) {
 
 // later confines this process before its state is there.
 func later(above, other string) error {
-	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: above + "/a/state"}}}, ""))
+	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompKill, Landlock: config.LandlockBestEffort}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: above + "/a/state"}}}, ""))
 	fmt.Println(a, a.Missing)
 	if err != nil {
 		return err

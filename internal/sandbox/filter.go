@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
 )
 
 //go:generate go test -run ^Test(Program|Table)$ -update
@@ -64,7 +66,7 @@ func (p *Policy) action(marker uint32) uint32 {
 			return unix.SECCOMP_RET_ALLOW
 		}
 		return unix.SECCOMP_RET_ERRNO | uint32(otherwise)
-	case p.Seccomp == "log":
+	case p.Seccomp == config.SeccompLog:
 		return unix.SECCOMP_RET_LOG
 	}
 	return unix.SECCOMP_RET_KILL_PROCESS

@@ -15,11 +15,11 @@ import (
 
 // policies are those whose filters the tests look at.
 func policies(t *testing.T) map[string]Policy {
-	dir := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Sandbox: config.Sandbox{Seccomp: "kill"}}
+	dir := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Sandbox: config.Sandbox{Seccomp: config.SeccompKill}}
 	file := *dir
 	file.State.Location = nv.Location{Kind: nv.File, Path: "/image"}
 	logs := *dir
-	logs.Sandbox.Seccomp = "log"
+	logs.Sandbox.Seccomp = config.SeccompLog
 	everything, _ := tables(t)
 	everything.Seccomp = "kill"
 	return map[string]Policy{
@@ -109,7 +109,7 @@ func (p *Policy) answer(c Class, errno unix.Errno) uint32 {
 		return unix.SECCOMP_RET_ALLOW
 	case c == Refused:
 		return unix.SECCOMP_RET_ERRNO | uint32(errno)
-	case p.Seccomp == "log":
+	case p.Seccomp == config.SeccompLog:
 		return unix.SECCOMP_RET_LOG
 	}
 	return unix.SECCOMP_RET_KILL_PROCESS

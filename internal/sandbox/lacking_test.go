@@ -31,7 +31,7 @@ func lacking(own string) error {
 		result <- opened("/etc/passwd", unix.O_RDONLY)
 	}()
 	<-try
-	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: "kill", Landlock: "best-effort"}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}}, ""))
+	a, err := Enter(Plan(&config.Config{Sandbox: config.Sandbox{Seccomp: config.SeccompKill, Landlock: config.LandlockBestEffort}, State: config.State{Location: nv.Location{Kind: nv.Directory, Path: own}}}, ""))
 	fmt.Println("confined:", a)
 	fmt.Println("missing:", a.Missing)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
 )
 
 // handled returns what Landlock refuses unless a Place allows it: everything that ABI 8
@@ -40,7 +42,7 @@ func handled(abi int) unix.LandlockRulesetAttr {
 // It calls the kernel itself. The package for it, go-landlock, brings libpsx, which ends
 // the process if a policy hides /proc/self/task.
 func (p *Policy) ruleset() (fd, abi int, err error) {
-	if p.Landlock == "off" {
+	if p.Landlock == config.LandlockOff {
 		return -1, 0, nil
 	}
 	n, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)

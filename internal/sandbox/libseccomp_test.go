@@ -45,7 +45,7 @@ func (p *Policy) rules() (rules []rule) {
 		rules = append(rules, rule{c, seccomp.ActAllow})
 	}
 	for _, c := range p.Fatal {
-		rules = append(rules, rule{c, actions[p.Seccomp]})
+		rules = append(rules, rule{c, actions[string(p.Seccomp)]})
 	}
 	return append(rules, commonRules()...)
 }

@@ -14,8 +14,8 @@ import (
 // Policy is what a process that runs a TPM may still do. Plan or AtRest makes it, Enter
 // puts it into force; nothing else knows what it means.
 type Policy struct {
-	Seccomp  string    // "kill", "log" or "none"
-	Landlock string    // "best-effort", "require" or "off"
+	Seccomp  config.SeccompAction
+	Landlock config.LandlockMode
 	Calls    []Call    // the system calls that are allowed
 	Refused  []Refusal // those that fail with an errno of their own; all others fail with ENOSYS
 	Fatal    []Call    // those that only an attacker makes: Seccomp says what happens
@@ -63,7 +63,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 	default:
 		p.Calls = append(p.Calls, inDir...)
 	}
-	if cfg.Service.KeepSession != "no" && cfg.Interface.Type == "socket" && !cfg.Daemon {
+	if cfg.Service.KeepSession != config.SessionNo && cfg.Interface.Type == config.Socket && !cfg.Daemon {
 		p.Calls = append(p.Calls, kept...)
 	}
 	if profile != "" {

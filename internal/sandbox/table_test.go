@@ -82,7 +82,7 @@ func highest(t *testing.T, arch string) int {
 // tables are the policies of the table: one with everything that an emulator may have,
 // and one of a verb.
 func tables(t *testing.T) (emulator, verb Policy) {
-	cfg := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Interface: config.Interface{Type: "socket"}, Pcap: config.Pcap{File: "p"}}
+	cfg := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Interface: config.Interface{Type: config.Socket}, Pcap: config.Pcap{File: "p"}}
 	cfg.Metrics.Listen.Kind = config.Unix
 	emulator, verb = Plan(cfg, ""), AtRest(cfg, true, "")
 	file := &config.Config{State: config.State{Location: nv.Location{Kind: nv.File, Path: "/image"}}}

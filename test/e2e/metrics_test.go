@@ -72,12 +72,12 @@ func TestMetricsMistakes(t *testing.T) {
 	dir := tempDir(t)
 	file := filepath.Join(dir, "p.toml")
 	for text, want := range map[string]string{
-		"listen = \"tcp:127.0.0.1:1\"":      `6:1: [metrics] listen: tcp:127.0.0.1:1: not for metrics; want "unix:PATH" or "systemd:NAME"`,
-		"listen = \"unix:c\"":               `6:1: [metrics] listen: unix:` + dir + `/c is a channel of the TPM already; want another address`,
-		"interval = 3":                      `5:2: [metrics]: says nothing; want one of listen, file`,
-		"listen = \"unix:m\"\ninterval = 3": `7:1: [metrics] interval: only with file`,
-		"listen = \"unix:m\"\nfile = \"f\"": `7:1: [metrics] file: there is listen already; want only one of listen, file`,
-		"file = \"f\"\ninterval = 0":        `7:12: [metrics] interval: 0 is not allowed; want `,
+		"listen = \"tcp:127.0.0.1:1\"":      `6:1: [metrics] listen: invalid address tcp:127.0.0.1:1; must be "unix:PATH" or "systemd:NAME"`,
+		"listen = \"unix:c\"":               `6:1: [metrics] listen: unix:` + dir + `/c is already a channel of the TPM; use another address`,
+		"interval = 3":                      `5:2: [metrics]: incomplete; write one of listen, file`,
+		"listen = \"unix:m\"\ninterval = 3": `7:1: [metrics] interval: valid only with file`,
+		"listen = \"unix:m\"\nfile = \"f\"": `7:1: [metrics] file: conflicts with listen; write only one of listen, file`,
+		"file = \"f\"\ninterval = 0":        `7:12: [metrics] interval: invalid value 0; must be `,
 		"file = \"f\"\nevery = 3":           `7:1: [metrics] every: unknown key`,
 	} {
 		if err := os.WriteFile(file, []byte("[control]\nlisten = \"unix:c\"\n[tpmstate]\ndir = \"s\"\n[metrics]\n"+text+"\n"), 0o600); err != nil {

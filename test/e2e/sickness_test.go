@@ -403,7 +403,7 @@ func imageSicknesses(states map[string][]byte) []sickness {
 				e.await(t, e.data)
 				e.open(t, v20).alive(t) // its start writes no more
 			}},
-		{name: "an image that wants a backup", want: []string{"profile: error: only with dir"},
+		{name: "an image that wants a backup", want: []string{"profile: error: valid only with dir"},
 			make: image(good, func(_ *testing.T, w *ward, _ string) { w.tpmstate = "backup = true" })},
 	}
 }

@@ -16,7 +16,7 @@ func TestMistakes(t *testing.T) {
 	const tcp = "[control]\nlisten = \"tcp:127.0.0.1:PORT\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n"
 	for _, c := range []struct{ name, profile, dropIn, want string }{
 		{"key", own + "[log]\nlevl = 2\n", "", `.toml:10:1: [log] levl: unknown key; did you mean "level"?`},
-		{"quotes", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "", `.toml:8:11: expected value but found "clear" instead; text is in quotes`},
+		{"quotes", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "", `.toml:8:11: expected value but found "clear" instead; strings must be quoted`},
 		{"network", strings.Replace(tcp, "PORT", "2322", 1), "", `address family not supported by protocol; give the unit the network with tcp.conf`},
 		{"port", strings.Replace(tcp, "PORT", "22", 1), "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET\n", "control channel: tcp:127.0.0.1:22: bind: permission denied; choose a port from 1024 on"},
 		{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "", "no such file or directory: TPM_RESULT 0x9 (TPM_FAIL); create the directory, or correct --tpmstate"},

@@ -125,7 +125,7 @@ func TestRestartFullDisk(t *testing.T) {
 // and the journal have the mistake until it is corrected.
 func TestRestartBadProfile(t *testing.T) {
 	for _, c := range []struct{ name, bad, want string }{
-		{"syntax", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "text is in quotes"},
+		{"syntax", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "strings must be quoted"},
 		{"runtime", profile("clear") + "[key]\nfile = \"/etc/swtpm/none.key\"\n", `key file "/etc/swtpm/none.key"`},
 		{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "no such file or directory"},
 	} {

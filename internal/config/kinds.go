@@ -1,0 +1,66 @@
+package config
+
+// The types of this file have one word for each value, which is also the text of an
+// option and of a profile. The tables of keys.go are their only parser.
+
+// InterfaceKind is the kind of the data channel.
+type InterfaceKind string
+
+// The kinds of data channel.
+const (
+	Socket    InterfaceKind = "socket"
+	Chardev   InterfaceKind = "chardev"
+	VTPMProxy InterfaceKind = "vtpm-proxy"
+	CUSE      InterfaceKind = "cuse"
+)
+
+// OnFull is what a TPM command does when the disk is full.
+type OnFull string
+
+// The ways to handle a full disk.
+const (
+	FullWait OnFull = "wait" // wait for space, at most State.WaitLimit
+	FullFail OnFull = "fail" // fail at once
+)
+
+// Startup is the TPM2_Startup or TPM_Startup that a TPM gets at power-on.
+type Startup string
+
+// The kinds of startup.
+const (
+	NoStartup          Startup = "" // not configured: none
+	StartupNone        Startup = "none"
+	StartupClear       Startup = "clear"
+	StartupState       Startup = "state"
+	StartupDeactivated Startup = "deactivated" // TPM 1.2 only
+)
+
+// KeepSession says whether clients and volatile state outlive the process.
+type KeepSession string
+
+// The answers. The zero KeepSession is SessionAuto.
+const (
+	SessionAuto KeepSession = "auto" // if systemd stores descriptors
+	SessionYes  KeepSession = "yes"
+	SessionNo   KeepSession = "no"
+)
+
+// SeccompAction is what happens at a system call that a running TPM does not need.
+type SeccompAction string
+
+// The actions of seccomp.
+const (
+	SeccompKill SeccompAction = "kill" // the process ends
+	SeccompLog  SeccompAction = "log"  // the kernel logs the call and allows it
+	SeccompNone SeccompAction = "none" // there is no filter
+)
+
+// LandlockMode says whether files that a running TPM does not need are out of reach.
+type LandlockMode string
+
+// The modes of Landlock.
+const (
+	LandlockBestEffort LandlockMode = "best-effort" // as far as the kernel can
+	LandlockRequire    LandlockMode = "require"     // or the TPM does not start
+	LandlockOff        LandlockMode = "off"
+)
