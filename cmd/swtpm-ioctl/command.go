@@ -24,7 +24,7 @@ type command struct {
 	name, arg, file, help string
 	words                 []string
 	set                   func(o *options, arg string) error
-	run                   func(p *invocation, t target, o *options) error
+	run                   func(p *invocation, c *ctrl.Client, o *options) error
 }
 
 // localities are what SET_LOCALITY takes.
@@ -33,23 +33,23 @@ var localities = []string{"0", "1", "2", "3", "4"}
 // commandTable are the commands, in the order of the usage.
 var commandTable = []command{
 	{name: "c", run: capability, help: "get ptm capabilities"},
-	{name: "i", run: plain(step{name: "INIT"}, func(t target, _ *options) error { return t.Init(ctrl.InitDeleteVolatile) }),
+	{name: "i", run: plain(step{name: "INIT"}, func(c *ctrl.Client, _ *options) error { return c.Init(ctrl.InitDeleteVolatile) }),
 		help: "do a hardware TPM_Init; if volatile state is found,\nit will resume the TPM with it and delete it\nafterwards"},
-	{name: "stop", run: plain(step{name: "STOP"}, func(t target, _ *options) error { return t.Stop() }),
+	{name: "stop", run: plain(step{name: "STOP"}, func(c *ctrl.Client, _ *options) error { return c.Stop() }),
 		help: "stop the TPM without exiting"},
-	{name: "s", run: plain(step{name: "SHUTDOWN"}, func(t target, _ *options) error { return t.Shutdown() }),
+	{name: "s", run: plain(step{name: "SHUTDOWN"}, func(c *ctrl.Client, _ *options) error { return c.Shutdown() }),
 		help: "shut down the TPM; stops and exits"},
 	{name: "e", run: established, help: "get the tpmEstablished bit"},
 	{name: "r", arg: "<loc>", words: localities, set: setLocality,
 		run: plain(step{name: "RESET_TPMESTABLISHED", call: "PTM_RESET_ESTABLISHED"},
-			func(t target, o *options) error { return t.ResetEstablished(o.locality) }),
+			func(c *ctrl.Client, o *options) error { return c.ResetEstablished(o.locality) }),
 		help: "reset the tpmEstablished bit; use the given locality"},
-	{name: "v", run: plain(step{name: "STORE_VOLATILE"}, func(t target, _ *options) error { return t.StoreVolatile() }),
+	{name: "v", run: plain(step{name: "STORE_VOLATILE"}, func(c *ctrl.Client, _ *options) error { return c.StoreVolatile() }),
 		help: "store the TPM's volatile data"},
-	{name: "C", run: plain(step{name: "CANCEL_TPM_CMD"}, func(t target, _ *options) error { return t.Cancel() }),
+	{name: "C", run: plain(step{name: "CANCEL_TPM_CMD"}, func(c *ctrl.Client, _ *options) error { return c.Cancel() }),
 		help: "cancel an ongoing TPM command"},
 	{name: "l", arg: "<loc>", words: localities, set: setLocality,
-		run:  plain(step{name: "SET_LOCALITY"}, func(t target, o *options) error { return t.SetLocality(o.locality) }),
+		run:  plain(step{name: "SET_LOCALITY"}, func(c *ctrl.Client, o *options) error { return c.SetLocality(o.locality) }),
 		help: "set the locality to the given number; valid\nlocalities are 0-4"},
 	{name: "h", arg: "<data>", set: setArg, run: hash,
 		help: "hash the given data; if data is '-' then data are\nread from stdin"},
@@ -63,7 +63,7 @@ var commandTable = []command{
 	{name: "info", arg: "<flags>", set: setInfoFlags, run: info,
 		help: "get TPM implementation specific information;\nflags must be an integer value"},
 	{name: "lock-storage", arg: "<n>", set: setRetries,
-		run:  plain(step{name: "LOCK_STORAGE"}, func(t target, o *options) error { return t.LockStorage(uint32(o.number)) }),
+		run:  plain(step{name: "LOCK_STORAGE"}, func(c *ctrl.Client, o *options) error { return c.LockStorage(uint32(o.number)) }),
 		help: "lock the storage, trying n times more, 10 ms apart"},
 }
 
@@ -91,12 +91,12 @@ func (s step) explain(err error) error {
 }
 
 // plain returns a command of one request that prints nothing.
-func plain(s step, send func(t target, o *options) error) func(*invocation, target, *options) error {
-	return func(_ *invocation, t target, o *options) error { return s.explain(send(t, o)) }
+func plain(s step, send func(c *ctrl.Client, o *options) error) func(*invocation, *ctrl.Client, *options) error {
+	return func(_ *invocation, c *ctrl.Client, o *options) error { return s.explain(send(c, o)) }
 }
 
-func capability(p *invocation, t target, _ *options) error {
-	caps, err := t.Capability()
+func capability(p *invocation, c *ctrl.Client, _ *options) error {
+	caps, err := c.Capability()
 	if err != nil {
 		return step{name: "GET_CAPABILITY"}.explain(err)
 	}
@@ -104,8 +104,8 @@ func capability(p *invocation, t target, _ *options) error {
 	return err
 }
 
-func established(p *invocation, t target, _ *options) error {
-	bit, err := t.Established()
+func established(p *invocation, c *ctrl.Client, _ *options) error {
+	bit, err := c.Established()
 	if err != nil {
 		return step{name: "GET_TPMESTABLISHED", call: "PTM_GET_ESTABLISHED"}.explain(err)
 	}
@@ -117,8 +117,8 @@ func established(p *invocation, t target, _ *options) error {
 	return err
 }
 
-func config(p *invocation, t target, _ *options) error {
-	flags, err := t.Config()
+func config(p *invocation, c *ctrl.Client, _ *options) error {
+	flags, err := c.Config()
 	if err != nil {
 		return step{name: "GET_CONFIG"}.explain(err)
 	}
@@ -126,8 +126,8 @@ func config(p *invocation, t target, _ *options) error {
 	return err
 }
 
-func bufferSize(p *invocation, t target, o *options) error {
-	rep, err := t.BufferSize(uint32(o.number))
+func bufferSize(p *invocation, c *ctrl.Client, o *options) error {
+	rep, err := c.BufferSize(uint32(o.number))
 	if err != nil {
 		return step{name: "SET_BUFFERSIZE"}.explain(err)
 	}
@@ -135,8 +135,8 @@ func bufferSize(p *invocation, t target, o *options) error {
 	return err
 }
 
-func info(p *invocation, t target, o *options) error {
-	text, err := t.Info(o.number)
+func info(p *invocation, c *ctrl.Client, o *options) error {
+	text, err := c.Info(o.number)
 	if err != nil {
 		return step{name: "GET_INFO"}.explain(err)
 	}
@@ -148,9 +148,9 @@ func info(p *invocation, t target, o *options) error {
 //
 // Compat: stdin ends with a piece that is not full, which may be empty; an
 // empty argument has no piece at all.
-func hash(p *invocation, t target, o *options) error {
+func hash(p *invocation, c *ctrl.Client, o *options) error {
 	step := func(name string) step { return step{name: name, call: "ioctl PTM_" + name} }
-	if err := t.HashStart(); err != nil {
+	if err := c.HashStart(); err != nil {
 		return step("HASH_START").explain(err)
 	}
 	src := io.Reader(strings.NewReader(o.arg))
@@ -167,11 +167,11 @@ func hash(p *invocation, t target, o *options) error {
 		if n == 0 && o.arg != "-" {
 			break
 		}
-		if err := t.HashData(piece[:n]); err != nil {
+		if err := c.HashData(piece[:n]); err != nil {
 			return step("HASH_DATA").explain(err)
 		}
 	}
-	return step("HASH_END").explain(t.HashEnd())
+	return step("HASH_END").explain(c.HashEnd())
 }
 
 // blobNames are what the state blobs are called on the command line.
@@ -199,7 +199,7 @@ func blobType(s string) (tpm.Blob, bool) {
 
 // save writes a state blob, without the emulator's encryption, to a file that
 // only its owner can read. A blob that the TPM does not have makes an empty one.
-func save(p *invocation, t target, o *options) (err error) {
+func save(p *invocation, c *ctrl.Client, o *options) (err error) {
 	blob, ok := blobType(o.arg)
 	if !ok {
 		return p.unknownType(o.arg)
@@ -208,7 +208,7 @@ func save(p *invocation, t target, o *options) (err error) {
 	if err != nil {
 		return cli.Complain("Could not open file '%s' for writing: %s", o.file, cli.Strerror(err))
 	}
-	b, _, err := t.State(blob, true)
+	b, _, err := c.State(blob, true)
 	if r, ok := errors.AsType[tpm.Result](err); ok && r&tpm.Retry != 0 {
 		b, err = nil, nil
 	}
@@ -227,7 +227,7 @@ func save(p *invocation, t target, o *options) (err error) {
 const maxBlob = 8 << 20
 
 // load hands the blob in a file to the TPM.
-func load(p *invocation, t target, o *options) error {
+func load(p *invocation, c *ctrl.Client, o *options) error {
 	blob, ok := blobType(o.arg)
 	if !ok {
 		return p.unknownType(o.arg)
@@ -236,7 +236,7 @@ func load(p *invocation, t target, o *options) error {
 	if err != nil {
 		return cli.Complain("Could not open file '%s' for reading: %s", o.file, cli.Strerror(err))
 	}
-	return step{name: "SET_STATEBLOB", call: "ioctl PTM_SET_STATEBLOB"}.explain(t.SetState(blob, 0, b))
+	return step{name: "SET_STATEBLOB", call: "ioctl PTM_SET_STATEBLOB"}.explain(c.SetState(blob, 0, b))
 }
 
 // unknownType complains about s.

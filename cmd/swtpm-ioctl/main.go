@@ -10,36 +10,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
 
-// target is a TPM that requests are sent to, over a socket or by ioctl.
-type target interface {
-	Capability() (ctrl.Capability, error)
-	Init(ctrl.InitFlags) error
-	Shutdown() error
-	Stop() error
-	Established() (bool, error)
-	ResetEstablished(tpm.Locality) error
-	SetLocality(tpm.Locality) error
-	HashStart() error
-	HashData([]byte) error
-	HashEnd() error
-	Cancel() error
-	StoreVolatile() error
-	State(b tpm.Blob, decrypted bool) ([]byte, ctrl.StateFlags, error)
-	SetState(tpm.Blob, ctrl.StateFlags, []byte) error
-	Config() (ctrl.ConfigFlags, error)
-	BufferSize(uint32) (ctrl.BufferSizeRep, error)
-	Info(flags uint64) (string, error)
-	LockStorage(retries uint32) error
-	Close() error
-}
+// bufferSizeVar is the environment variable that moves state blobs by read and write, in
+// pieces of this many bytes, instead of by ioctl. swtpm_ioctl has it for its tests.
+const bufferSizeVar = "SWTPM_IOCTL_BUFFERSIZE"
 
 // invocation is one run of swtpm-ioctl with its standard streams.
 type invocation struct {
@@ -99,7 +80,7 @@ func (p *invocation) perform(ctx context.Context, args []string) error {
 }
 
 // connect opens the device or socket that o names.
-func connect(ctx context.Context, o *options) (target, error) {
+func connect(ctx context.Context, o *options) (*ctrl.Client, error) {
 	switch t := o.target; {
 	case t.Device != nil:
 		return openDevice(*t.Device)
@@ -113,7 +94,19 @@ func connect(ctx context.Context, o *options) (target, error) {
 	return nil, cli.Complain("Error: Missing device name.")
 }
 
-func connectTCP(ctx context.Context, a cli.Address) (target, error) {
+func openDevice(path string) (*ctrl.Client, error) {
+	piece, err := strconv.Atoi(os.Getenv(bufferSizeVar))
+	if err != nil || piece < 1 {
+		piece = 0
+	}
+	c, err := ctrl.OpenDevice(path, piece)
+	if err != nil {
+		return nil, cli.Complain("Unable to open device '%s'.", path)
+	}
+	return c, nil
+}
+
+func connectTCP(ctx context.Context, a cli.Address) (*ctrl.Client, error) {
 	c, err := ctrl.Dial(ctx, "tcp", a.String())
 	if unknown := cli.ResolveError(a.Host, err); unknown != nil {
 		return nil, unknown
@@ -124,7 +117,7 @@ func connectTCP(ctx context.Context, a cli.Address) (target, error) {
 	return c, nil
 }
 
-func connectUnix(ctx context.Context, path string) (target, error) {
+func connectUnix(ctx context.Context, path string) (*ctrl.Client, error) {
 	if len(path) > ctrl.MaxPath {
 		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), ctrl.MaxPath)
 	}

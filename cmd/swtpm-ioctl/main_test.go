@@ -208,3 +208,17 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("interrupted: %v, want exit code 1", e)
 	}
 }
+
+// TestNoDevice checks that a file that is no device is an error.
+func TestNoDevice(t *testing.T) {
+	name := t.TempDir() + "/f"
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := outcome{1, "", "Could not execute PTM_GET_CAPABILITY: Inappropriate ioctl for device\n"}
+	for _, args := range [][]string{{"--tpm-device", name, "-c"}, {"-c", name}} {
+		if got := ours(args, ""); got != want {
+			t.Errorf("swtpm_ioctl %q = %v, want %v", args, got, want)
+		}
+	}
+}

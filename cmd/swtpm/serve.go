@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/data"
@@ -23,34 +24,30 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 	e.ctx, e.stop = context.WithCancelCause(ctx)
 	places, memory := maxClients(), &collector{}
 	e.data, err = data.New(e.tpm, data.Options{
-		Keep:       saveData(e.session),
+		Save:       saveData(e.session),
 		Changed:    e.service.changed,
 		Disconnect: e.cfg.Interface.Disconnect,
 		MaxClients: places,
-		Trace:      e.log.Dump,
-		Note:       e.log.Infof,
-		Lost:       e.stopIf(e.cfg.Interface.Terminate),
+		Terminate:  e.cfg.Interface.Terminate,
 		Quiet:      memory.tidy,
-		Fail:       e.fail,
+		Log:        e.log,
+		End:        e.endFor,
 	})
 	if err != nil {
 		return err
 	}
 	e.ctrl, err = ctrl.New(e.tpm, ctrl.Options{
-		Keep:       saveCtrl(e.session),
+		Save:       saveCtrl(e.session),
 		Changed:    e.service.changed,
 		MaxClients: places,
 		Wait:       e.tpm.ServeQueries,
 		Engine:     e.data.Post,
 		DataBusy:   e.data.Busy,
 		DataFD:     e.data.AttachSocket,
-		Trace:      e.log.Dump,
-		Note:       e.log.Infof,
-		Error:      e.log.Errorf,
-		Lost:       e.stopIf(e.cfg.Control.Terminate),
+		Terminate:  e.cfg.Control.Terminate,
 		Quiet:      memory.tidy,
-		Shutdown:   e.shutdown,
-		Fail:       e.fail,
+		Log:        e.log,
+		End:        e.endFor,
 		Postpone:   e.postpone(),
 		Again:      e.tpm.TakeInit,
 	})
@@ -102,12 +99,9 @@ func (e *emulator) stopServing() {
 // serveDevice answers the clients of a device of CUSE.
 func (e *emulator) serveDevice() {
 	e.channels.cuse.Serve(e.tpm, cuse.Options{
-		Engine:   e.data.Post,
-		Trace:    e.log.Dump,
-		Note:     e.log.Infof,
-		Error:    e.log.Errorf,
-		Shutdown: e.shutdown,
-		Fail:     e.fail,
+		Engine: e.data.Post,
+		Log:    e.log,
+		End:    e.endFor,
 	})
 }
 
@@ -125,23 +119,13 @@ func (e *emulator) status() string {
 	return line + "; " + e.confined.String()
 }
 
-// stopIf returns a function that ends the process because its clients disconnected, or nil
-// if terminate is false.
-func (e *emulator) stopIf(terminate bool) func() {
-	if !terminate {
-		return nil
+// endFor ends the process for the reason of a server. Other reasons than a client are logged as errors.
+func (e *emulator) endFor(reason error) {
+	if reason != ctrl.ErrShutdown && reason != conn.ErrDisconnected {
+		e.log.Errorf("%v; ending", reason)
 	}
-	return func() { e.stop(errors.New("the client disconnected")) }
+	e.stop(reason)
 }
-
-// fail ends the process because a server cannot go on.
-func (e *emulator) fail(err error) {
-	e.log.Errorf("%v; ending", err)
-	e.stop(err)
-}
-
-// shutdown ends the process because a client requested it.
-func (e *emulator) shutdown() { e.stop(errors.New("a client asked for it")) }
 
 // postpone returns ctrl.Options.Postpone, nil without a session. Landlock's rules are about
 // the directories that exist when the process starts: only a new process can reach a new

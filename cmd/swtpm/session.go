@@ -7,6 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/handover"
+	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
@@ -92,29 +93,29 @@ const (
 	dataFDClient = "datafd" // of SET_DATAFD
 )
 
-// saveData returns data.Options.Keep, which saves a client; nil if s is nil.
-func saveData(s *handover.Session) func(fd int, attached bool) data.Kept {
+// saveData returns data.Options.Save, nil if s is nil.
+func saveData(s *handover.Session) func(fd int, attached bool) conn.Handover {
 	if s == nil {
 		return nil
 	}
-	return func(fd int, attached bool) data.Kept {
+	return func(fd int, attached bool) conn.Handover {
 		kind := dataClient
 		if attached {
 			kind = dataFDClient
 		}
 		c := s.SaveClient(kind, fd)
-		return data.Kept{Record: c.Record, Forget: c.Forget}
+		return conn.Handover{Record: c.Record, Forget: c.Forget}
 	}
 }
 
-// saveCtrl returns ctrl.Options.Keep, which saves a client; nil if s is nil.
-func saveCtrl(s *handover.Session) func(fd int) ctrl.Kept {
+// saveCtrl returns ctrl.Options.Save, nil if s is nil.
+func saveCtrl(s *handover.Session) func(fd int) conn.Handover {
 	if s == nil {
 		return nil
 	}
-	return func(fd int) ctrl.Kept {
+	return func(fd int) conn.Handover {
 		c := s.SaveClient(ctrlClient, fd)
-		return ctrl.Kept{Record: c.Record, Forget: c.Forget}
+		return conn.Handover{Record: c.Record, Forget: c.Forget}
 	}
 }
 
@@ -123,9 +124,9 @@ func resumeClients(s *handover.Session, d *data.Server, c *ctrl.Server) {
 	for _, client := range s.Clients() {
 		switch client.Kind {
 		case ctrlClient:
-			c.Resume(client.FD, ctrl.Kept{Record: client.Record, Forget: client.Forget})
+			c.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget})
 		case dataClient, dataFDClient:
-			d.Resume(client.FD, data.Kept{Record: client.Record, Forget: client.Forget}, client.Kind == dataFDClient)
+			d.Resume(client.FD, conn.Handover{Record: client.Record, Forget: client.Forget}, client.Kind == dataFDClient)
 		default:
 			client.Forget()
 			_ = unix.Close(client.FD)

@@ -5,6 +5,7 @@
 package conn
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,12 +32,22 @@ const protected = 5 * time.Second
 // idleTime is how long a client that had a reply must have been idle to be evicted.
 const idleTime = time.Second
 
-// Kept is the part of a connection that outlives the process; the zero Kept belongs to
-// a connection that ends with it.
-type Kept struct {
+// Handover is the part of a connection that outlives the process; the zero Handover
+// belongs to a connection that ends with it.
+type Handover struct {
 	Record *handover.Record
 	Forget func() // ends the connection for every process that has it open
 }
+
+// Logger is the log of a server. A daemon.Log is one.
+type Logger interface {
+	Infof(format string, args ...any)
+	Errorf(format string, args ...any) // logs a request that failed
+	Dump(title string, message []byte) // logs a message of a client, or its reply
+}
+
+// ErrDisconnected is the reason for the end of a process whose clients have disconnected.
+var ErrDisconnected = errors.New("the client disconnected")
 
 // Handler is the protocol of one client. The loop calls it, one call at a time.
 type Handler interface {
@@ -53,10 +64,10 @@ type Handler interface {
 
 // Conn is one client. Only the loop uses it.
 type Conn struct {
-	FD     int
-	Socket bool
-	Kept   Kept
-	Server *Server
+	FD       int
+	Socket   bool
+	Handover Handover
+	Server   *Server
 
 	Handler Handler
 	Events  int16 // to wait for; 0 ignores the client for now

@@ -97,8 +97,8 @@ func (s *Server) settleDown() {
 // those that can still be answered at once.
 func (s *Server) leave(last bool) {
 	for _, c := range slices.Clone(s.conns) {
-		finish := c.state == Running || c.state == Replying || c.state == Partial && c.Kept.Record != nil
-		if !finish && (last || c.state == Partial || c.Kept.Record != nil) {
+		finish := c.state == Running || c.state == Replying || c.state == Partial && c.Handover.Record != nil
+		if !finish && (last || c.state == Partial || c.Handover.Record != nil) {
 			s.end(c, false)
 		}
 	}
@@ -160,7 +160,7 @@ func (s *Server) watch(c *Conn, fd int, events int16) {
 		if c.Socket {
 			e.Socket = 1
 		}
-		e.SetRecord(c.Kept.Record)
+		e.SetRecord(c.Handover.Record)
 	}
 	s.set.Clients = append(s.set.Clients, e)
 	s.at = append(s.at, c)
@@ -231,11 +231,11 @@ func (s *Server) accept() {
 	if victim != nil {
 		s.end(victim, true)
 	}
-	k := Kept{}
-	if s.opt.Keep != nil {
-		k = s.opt.Keep(fd, false)
+	h := Handover{}
+	if s.opt.Save != nil {
+		h = s.opt.Save(fd, false)
 	}
-	s.add(fd, k, false, false)
+	s.add(fd, h, false, false)
 }
 
 // victim returns the client to close when another one waits; nil if there is none.
@@ -273,12 +273,12 @@ func (s *Server) release() (t time.Time) {
 }
 
 // add begins to serve a client.
-func (s *Server) add(fd int, k Kept, attached, resumed bool) {
+func (s *Server) add(fd int, h Handover, attached, resumed bool) {
 	_, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	s.set.Tick++
 	c := &Conn{
-		FD: fd, Socket: err == nil, Kept: k, Server: s, attached: attached,
-		used: k.Record.Used(), last: s.set.Tick, Events: unix.POLLIN,
+		FD: fd, Socket: err == nil, Handover: h, Server: s, attached: attached,
+		used: h.Record.Used(), last: s.set.Tick, Events: unix.POLLIN,
 	}
 	s.conns = append(s.conns, c)
 	s.clients.Add(1)
@@ -300,8 +300,8 @@ func (s *Server) end(c *Conn, forget bool) {
 		return
 	}
 	c.gone = true
-	if forget && c.Kept.Forget != nil {
-		c.Kept.Forget()
+	if forget && c.Handover.Forget != nil {
+		c.Handover.Forget()
 	}
 	if c.Handler != nil {
 		c.Handler.Gone()

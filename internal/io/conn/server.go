@@ -30,11 +30,11 @@ type Options struct {
 	// previous process has served it.
 	New func(c *Conn, resumed bool) Handler
 
-	Wait    func(*handover.Set) handover.Event // waits for descriptors; nil for Set.Poll
-	Keep    func(fd int, attached bool) Kept   // keeps a new client; nil if nothing is kept
-	Changed func()                             // a client came or left; must not wait; nil if not needed
-	Lost    func()                             // the last client that had a reply, or the last one, has left; nil if not needed
-	Quiet   func()                             // called when nothing has happened for a while after much has; nil if not needed
+	Wait    func(*handover.Set) handover.Event   // waits for descriptors; nil for Set.Poll
+	Save    func(fd int, attached bool) Handover // saves a new client for the next process; nil if clients end with this one
+	Changed func()                               // a client came or left; must not wait; nil if not needed
+	Lost    func()                               // the last client that had a reply, or the last one, has left; nil if not needed
+	Quiet   func()                               // called when nothing has happened for a while after much has; nil if not needed
 }
 
 // Server serves the clients of one channel on one thread, that of Run.
@@ -73,7 +73,7 @@ type Server struct {
 }
 
 // ErrBusy means that the channel has its client already.
-var ErrBusy = errors.New("there is a data channel already")
+var ErrBusy = errors.New("a data channel already exists")
 
 // New returns a server without clients.
 func New(o Options) (*Server, error) {
@@ -131,32 +131,32 @@ func (s *Server) Attach(fd int, only bool) error {
 		s.only = fd
 	}
 	s.mu.Unlock()
-	return s.hand(fd, Kept{}, only, false)
+	return s.hand(fd, Handover{}, only, false)
 }
 
 // Resume serves a client of the previous process. attached reports whether it came by
 // Attach as the only one.
-func (s *Server) Resume(fd int, k Kept, attached bool) {
+func (s *Server) Resume(fd int, h Handover, attached bool) {
 	if attached {
 		s.mu.Lock()
 		s.only = fd
 		s.mu.Unlock()
 	}
-	_ = s.hand(fd, k, attached, true)
+	_ = s.hand(fd, h, attached, true)
 }
 
 // hand hands fd to the loop. If that has ended, a kept client waits for the next
 // process.
-func (s *Server) hand(fd int, k Kept, attached, resumed bool) error {
+func (s *Server) hand(fd int, h Handover, attached, resumed bool) error {
 	ok := s.Post(func() {
-		if !resumed && s.opt.Keep != nil {
-			k = s.opt.Keep(fd, attached)
+		if !resumed && s.opt.Save != nil {
+			h = s.opt.Save(fd, attached)
 		}
 		if s.closing {
 			_ = unix.Close(fd)
 			return
 		}
-		s.add(fd, k, attached, resumed)
+		s.add(fd, h, attached, resumed)
 	})
 	if !ok {
 		_ = unix.Close(fd)

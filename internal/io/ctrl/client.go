@@ -1,186 +1,220 @@
 package ctrl
 
 import (
-	"context"
-	"encoding/binary"
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// clientPatience is how long a request waits for its reply, and Dial for a place in
-// the queue of a Unix socket.
+// clientPatience is how long a request waits for its reply, and Dial for space in the
+// queue of a Unix socket.
 const clientPatience = 20 * time.Second
 
-// resultSize is the size in bytes of the result that each reply begins with; a
-// reply that tells a failure may end there.
-const resultSize = 4
+// Limits of the lengths that a client accepts from a server, in bytes. The text of
+// GET_INFO has some kilobytes; a state blob has at most MaxBlob if the server accepts it
+// back, but may be longer if the server is old.
+const (
+	maxInfoText = 16 << 20
+	maxState    = 64 << 20
+)
 
-// ErrReply is in the chain of an error if the server's reply has the wrong
-// length or contradicts itself. The connection is of no use any more.
+// ErrReply is in the chain of an error if the reply has the wrong length or contradicts
+// itself. The connection cannot be used any more.
 var ErrReply = errors.New("unexpected reply")
 
-// Client is a connection to the control channel. Requests go one by one; a
-// Client is not for use by several goroutines, but Close may come from any.
+// Client sends requests to an emulator, this one or swtpm, over a socket or to its device.
+// A Client is not for use by several goroutines, but any may call Close.
 //
-// A method whose request was refused returns an error with the tpm.Result in
-// its chain; one that got no reply in time an error with ETIMEDOUT in it.
+// A method whose request was refused returns an error with the tpm.Result in its chain; one
+// that got no reply in time an error with ETIMEDOUT.
 type Client struct {
-	// Timeout is how long each request waits; NewClient sets it to clientPatience.
+	// Timeout is how long each request on a socket waits; NewClient sets it to 20 seconds.
 	Timeout time.Duration
 
-	conn net.Conn
+	carrier carrier
 }
 
-// Dial connects to the control channel: network is "unix" with a path, which
-// is never an abstract name, or "tcp" with HOST:PORT. While the server's queue
-// is full, a Unix socket is tried again for up to 20 seconds. ctx limits the
-// connecting alone.
-func Dial(ctx context.Context, network, address string) (*Client, error) {
-	conn, err := Connect(ctx, network, address, clientPatience)
-	if err != nil {
-		return nil, fmt.Errorf("control channel: %w", err)
-	}
-	return NewClient(conn), nil
+// carrier carries requests to the emulator.
+type carrier interface {
+	// do sends a request and decodes the reply. It returns the data that follows
+	// the struct of the reply. A result other than success is the error.
+	do(x *call) (data []byte, err error)
+
+	// getState and setState move a blob in the pieces of the carrier.
+	getState(x *call) (blob []byte, flags StateFlags, err error)
+	setState(x *call, blob []byte) error
+
+	Close() error
 }
 
-// NewClient returns a Client that uses conn and closes it in the end.
-func NewClient(conn net.Conn) *Client { return &Client{Timeout: clientPatience, conn: conn} }
-
-// FromFD returns a Client for a connected socket, stream or datagram. It takes
-// a duplicate; fd stays with the caller.
-func FromFD(fd int) (*Client, error) {
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("control channel: fd %d: %w", fd, err)
-	}
-	f := os.NewFile(uintptr(dup), "control channel")
-	defer f.Close() // FileConn duplicates it once more
-	conn, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("control channel: fd %d: %w", fd, err)
-	}
-	return NewClient(conn), nil
+// call is a request and its reply.
+type call struct {
+	*Request
+	wait   time.Duration
+	body   any    // the struct that the body starts with; nil if there is no body
+	data   []byte // follows it
+	rights []byte // control message with descriptors; nil if there are none
+	rep    any    // points to the struct that the reply starts with
+	limit  int    // the most bytes that may follow the struct
 }
 
-// Close closes the connection.
-func (c *Client) Close() error { return c.conn.Close() }
-
-// clientRequest is a request on its way: its name for errors, its code and the struct
-// that is its body, nil for none.
-type clientRequest struct {
-	name string
-	code Code
-	body any
+// call returns the call of a request.
+func (c *Client) call(code Code, body any, data []byte, rep any) *call {
+	r := Find(code)
+	return &call{Request: r, wait: c.Timeout, body: body, data: data, rep: rep, limit: r.repData}
 }
 
-// bytes returns the request as it is sent.
-func (q clientRequest) bytes() ([]byte, error) {
-	b := binary.BigEndian.AppendUint32(nil, uint32(q.code))
-	if q.body == nil {
-		return b, nil
-	}
-	return binary.Append(b, binary.BigEndian, q.body)
+// do sends a request and decodes the reply into rep. It names the request in its error.
+func (c *Client) do(code Code, body any, data []byte, rep any) (more []byte, err error) {
+	x := c.call(code, body, data, rep)
+	more, err = c.carrier.do(x)
+	return more, x.wrap(err)
 }
 
-// wrap says which request failed.
-func (q clientRequest) wrap(err error) error {
+// simple sends a request whose reply is the result.
+func (c *Client) simple(code Code, body any) error {
+	_, err := c.do(code, body, nil, &ResultRep{})
+	return err
+}
+
+// wrap adds the name of the request to its error.
+func (x *call) wrap(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fmt.Errorf("no reply in time: %w", unix.ETIMEDOUT)
 	}
-	return fmt.Errorf("%s: %w", q.name, err)
+	return fmt.Errorf("%s: %w", x.Name, err)
 }
 
-// do sends q and reads the fixed-size reply into rep, a pointer to a struct
-// whose first field is the result.
-func (c *Client) do(q clientRequest, rep any) error {
-	if err := c.send(q, nil); err != nil {
-		return q.wrap(err)
-	}
-	return q.wrap(c.receiveAll(rep))
+// Close closes the connection.
+func (c *Client) Close() error { return c.carrier.Close() }
+
+// Capability returns the requests that the server accepts.
+func (c *Client) Capability() (Capability, error) {
+	var rep CapabilityRep
+	_, err := c.do(GetCapability, nil, nil, &rep)
+	return rep.Caps, err
 }
 
-// simple sends q and reads a reply that is a result and nothing else.
-func (c *Client) simple(q clientRequest) error {
-	var r tpm.Result
-	return c.do(q, &r)
+// Init powers the TPM on; if it is on already, off and on.
+func (c *Client) Init(flags InitFlags) error { return c.simple(Init, InitReq{flags}) }
+
+// Shutdown powers the TPM off and ends the emulator.
+func (c *Client) Shutdown() error { return c.simple(Shutdown, nil) }
+
+// Stop powers the TPM off.
+func (c *Client) Stop() error { return c.simple(Stop, nil) }
+
+// Established returns the tpmEstablished bit.
+func (c *Client) Established() (bool, error) {
+	var rep EstablishedRep
+	_, err := c.do(GetTPMEstablished, nil, nil, &rep)
+	return rep.Bit != 0, err
 }
 
-// send writes q in one piece, with the descriptors in rights if there are any,
-// and starts the clock for the reply.
-func (c *Client) send(q clientRequest, rights []byte) error {
-	b, err := q.bytes()
-	if err != nil {
-		return err
-	}
-	if err := c.conn.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
-		return err
-	}
-	if rights == nil {
-		_, err = c.conn.Write(b)
-		return err
-	}
-	u, ok := c.conn.(*net.UnixConn)
-	if !ok {
-		return errors.New("only a Unix socket carries descriptors")
-	}
-	_, _, err = u.WriteMsgUnix(b, rights, nil)
+// ResetEstablished clears the tpmEstablished bit, which localities 3 and 4 may do.
+func (c *Client) ResetEstablished(l tpm.Locality) error {
+	return c.simple(ResetTPMEstablished, LocalityReq{l})
+}
+
+// SetLocality sets the locality of the commands that follow.
+func (c *Client) SetLocality(l tpm.Locality) error { return c.simple(SetLocality, LocalityReq{l}) }
+
+// HashStart starts a measurement of locality 4, as TPM_HASH_START does.
+func (c *Client) HashStart() error { return c.simple(HashStart, nil) }
+
+// HashData adds b to the measurement. A device accepts at most MaxHash bytes; a socket
+// accepts more, but swtpm is slower then.
+func (c *Client) HashData(b []byte) error {
+	_, err := c.do(HashData, HashReq{uint32(len(b))}, b, &ResultRep{})
 	return err
 }
 
-// receive reads a reply into rep and returns what came after it. A result other
-// than success is the error; the reply may then be shorter than rep.
-func (c *Client) receive(rep any) (rest []byte, err error) {
-	b, err := c.readAtLeast(make([]byte, 0, 4096), resultSize)
-	if err != nil {
-		return nil, err
+// HashEnd ends the measurement and extends PCR 17.
+func (c *Client) HashEnd() error { return c.simple(HashEnd, nil) }
+
+// Cancel cancels the command that runs.
+func (c *Client) Cancel() error { return c.simple(CancelTPMCmd, nil) }
+
+// StoreVolatile stores the volatile state.
+func (c *Client) StoreVolatile() error { return c.simple(StoreVolatile, nil) }
+
+// State returns a state blob, without the server's encryption if decrypted is true. A blob
+// that does not exist is an error with bit 0x800 in its tpm.Result. flags says whether the
+// blob is encrypted with the file key.
+func (c *Client) State(b tpm.Blob, decrypted bool) (blob []byte, flags StateFlags, err error) {
+	q := GetStateReq{Type: b}
+	if decrypted {
+		q.Flags = Decrypted
 	}
-	if r := tpm.Result(binary.BigEndian.Uint32(b)); r != tpm.Success {
-		return nil, r
-	}
-	size := binary.Size(rep)
-	if b, err = c.readAtLeast(b, size); err != nil {
-		return nil, err
-	}
-	if _, err := binary.Decode(b, binary.BigEndian, rep); err != nil {
-		return nil, err
-	}
-	return b[size:], nil
+	x := c.call(GetStateBlob, q, nil, &GetStateRep{})
+	blob, flags, err = c.carrier.getState(x)
+	return blob, flags, x.wrap(err)
 }
 
-// receiveAll is receive for a reply that ends with rep.
-func (c *Client) receiveAll(rep any) error {
-	rest, err := c.receive(rep)
-	if err == nil && len(rest) > 0 {
-		err = fmt.Errorf("%w: %d bytes too many", ErrReply, len(rest))
-	}
-	return err
+// SetState passes a state blob to a TPM that is off; flags may say that it is encrypted
+// with the file key, which the blob itself says, too. After an error the connection cannot
+// be used any more if the blob was not read.
+func (c *Client) SetState(b tpm.Blob, flags StateFlags, blob []byte) error {
+	x := c.call(SetStateBlob, SetStateReq{Flags: flags, Type: b}, nil, &ResultRep{})
+	return x.wrap(c.carrier.setState(x, blob))
 }
 
-// readAtLeast reads behind b until it has n bytes; n must not exceed b's
-// capacity, which is also the most that it reads.
-func (c *Client) readAtLeast(b []byte, n int) ([]byte, error) {
-	for len(b) < n {
-		m, err := c.conn.Read(b[len(b):cap(b)])
-		b = b[:len(b)+m]
-		switch {
-		case len(b) >= n:
-		case err == io.EOF:
-			return b, fmt.Errorf("%w: the server closed the connection after %d of %d bytes", ErrReply, len(b), n)
-		case err != nil && len(b) > 0 && errors.Is(err, os.ErrDeadlineExceeded):
-			return b, fmt.Errorf("%w: %d of %d bytes came in time: %w", ErrReply, len(b), n, unix.ETIMEDOUT)
-		case err != nil:
-			return b, err
+// Config returns the keys that the server has.
+func (c *Client) Config() (ConfigFlags, error) {
+	var rep ConfigRep
+	_, err := c.do(GetConfig, nil, nil, &rep)
+	return rep.Flags, err
+}
+
+// SetDataFD passes fd, a connected socket, to the server as the data channel. fd stays open
+// here. It requires a Unix socket.
+func (c *Client) SetDataFD(fd int) error {
+	x := c.call(SetDataFD, nil, nil, &ResultRep{})
+	x.rights = unix.UnixRights(fd)
+	_, err := c.carrier.do(x)
+	return x.wrap(err)
+}
+
+// BufferSize sets a buffer size of n bytes, or with 0 queries it.
+func (c *Client) BufferSize(n uint32) (rep BufferSizeRep, err error) {
+	_, err = c.do(SetBufferSize, BufferSizeReq{n}, nil, &rep)
+	return rep, err
+}
+
+// Info returns the text that describes the TPM; flags are TPMLIB_INFO_* of libtpms. It
+// takes as many requests as the text has pieces.
+func (c *Client) Info(flags uint64) (string, error) {
+	var text []byte
+	for {
+		var rep InfoRep
+		piece, err := c.do(GetInfo, InfoReq{Flags: flags, Offset: uint32(len(text))}, nil, &rep)
+		if err != nil {
+			return "", err
+		}
+		text = append(text, piece...)
+		switch have := uint32(len(text)); {
+		case rep.Total > maxInfoText || have > rep.Total || len(piece) == 0:
+			return "", fmt.Errorf("%s: %w: %d bytes of %d after a piece of %d", Find(GetInfo), ErrReply, have, rep.Total, len(piece))
+		case have == rep.Total:
+			return string(bytes.TrimSuffix(text, []byte{0})), nil
 		}
 	}
-	return b, nil
+}
+
+// LockStorage locks the state, with n more tries, 10 ms apart, while another process has
+// the lock.
+func (c *Client) LockStorage(n uint32) error {
+	x := c.call(LockStorage, LockStorageReq{n}, nil, &ResultRep{})
+	x.wait += time.Duration(n) * 10 * time.Millisecond
+	_, err := c.carrier.do(x)
+	return x.wrap(err)
 }

@@ -78,23 +78,26 @@ func play(l net.Listener, turns []turn) error {
 	return nil
 }
 
-// call sends one request and formats what came back.
-type call func(c *Client) (string, error)
+// clientCall sends one request and formats the reply.
+type clientCall func(c *Client) (string, error)
 
-func do(f func(c *Client) error) call {
+func do(f func(c *Client) error) clientCall {
 	return func(c *Client) (string, error) { return "", f(c) }
+}
+
+// clientGolden is a call of a Client, and the bytes of its requests and replies.
+type clientGolden struct {
+	name string
+	call clientCall
+	turn []turn
+	want string
 }
 
 // calls are the requests with a good reply each.
 //
 // Source: swtpm's control channel, request and reply as swtpm 0.7.1 takes and
 // gives them; LOCK_STORAGE from include/swtpm/tpm_ioctl.h of 0.8.
-var calls = []struct {
-	name string
-	call call
-	turn []turn
-	want string
-}{
+var calls = []clientGolden{
 	{"capability", func(c *Client) (string, error) {
 		v, err := c.Capability()
 		return fmt.Sprintf("%#x", uint32(v)), err
@@ -146,7 +149,7 @@ var calls = []struct {
 		[]turn{{"00000013 00000003", []string{"00000000"}}}, ""},
 }
 
-func TestRequests(t *testing.T) {
+func TestClientRequests(t *testing.T) {
 	for _, tt := range calls {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := tt.call(serve(t, tt.turn))
@@ -226,7 +229,7 @@ func pair(t *testing.T) (near, far net.Conn) {
 			t.Fatal(err)
 		}
 		unix.Close(fd)
-		c[i] = d.conn
+		c[i] = d.carrier.(stream).Conn
 		t.Cleanup(func() { d.Close() })
 	}
 	return c[0], c[1]
@@ -240,7 +243,7 @@ func TestOddReplies(t *testing.T) {
 	info := func(c *Client) (string, error) { return c.Info(1) }
 	for _, tt := range []struct {
 		name string
-		call call
+		call clientCall
 		req  string
 		rep  string
 		want string
@@ -249,15 +252,15 @@ func TestOddReplies(t *testing.T) {
 		{"bytes after the blob", state, "0000000c 00000001 00000001 00000000", "00000000 00000000 00000001 00000001 6162",
 			"GET_STATEBLOB: unexpected reply: 1 bytes too many"},
 		{"a part of the blob", state, "0000000c 00000001 00000001 00000000", "00000000 00000000 00000003 00000001 61",
-			"GET_STATEBLOB: unexpected reply: 1 of 3 bytes announced, want all"},
+			"GET_STATEBLOB: unexpected reply: 1 of 3 bytes announced, expected all"},
 		{"a huge blob", state, "0000000c 00000001 00000001 00000000", "00000000 00000000 ffffffff ffffffff",
-			"GET_STATEBLOB: unexpected reply: 4294967295 bytes announced, want at most 67108864"},
+			"GET_STATEBLOB: unexpected reply: 4294967295 bytes announced, expected at most 67108864"},
 		{"no progress", info, "00000012 0000000000000001 00000000 00000000", "00000000 00000005 00000000",
 			"GET_INFO: unexpected reply: 0 bytes of 5 after a piece of 0"},
 		{"more than all", info, "00000012 0000000000000001 00000000 00000000", "00000000 00000001 00000002 6100",
 			"GET_INFO: unexpected reply: 2 bytes of 1 after a piece of 2"},
 		{"a long piece", info, "00000012 0000000000000001 00000000 00000000", "00000000 00001000 00000c01",
-			"GET_INFO: unexpected reply: a piece of 3073 bytes announced, want 0 to 3072"},
+			"GET_INFO: unexpected reply: 3073 bytes announced, expected at most 3072"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tt.call(serve(t, []turn{{tt.req, []string{tt.rep}}}))

@@ -3,56 +3,34 @@ package ctrl
 import (
 	"encoding/hex"
 	"io"
-	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // sendFDs sends a request with n descriptors, both ends of pipes in turn.
-func (c *peer) sendFDs(t *testing.T, in string, n int) {
+func (p peer) sendFDs(t *testing.T, in string, n int) {
 	t.Helper()
 	var fds []int
 	for len(fds) < n {
-		p := make([]int, 2)
-		if err := unix.Pipe2(p, unix.O_CLOEXEC); err != nil {
+		pipe := make([]int, 2)
+		if err := unix.Pipe2(pipe, unix.O_CLOEXEC); err != nil {
 			t.Fatal(err)
 		}
-		fds = append(fds, p...)
+		fds = append(fds, pipe...)
 	}
-	if err := unix.Sendmsg(c.fd, unhex(in), unix.UnixRights(fds[:n]...), nil, 0); err != nil {
+	if err := unix.Sendmsg(p.FD, unhex(in), unix.UnixRights(fds[:n]...), nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, fd := range fds {
 		_ = unix.Close(fd)
 	}
-}
-
-// open counts the process's descriptors.
-func open(t *testing.T) int {
-	t.Helper()
-	e, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(e)
-}
-
-// settles waits until the process has want descriptors again.
-func settles(t *testing.T, want int) {
-	t.Helper()
-	got := 0
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if got = open(t); got <= want {
-			return
-		}
-	}
-	t.Errorf("%d descriptors are open, want %d", got, want)
 }
 
 func TestDataFD(t *testing.T) {
@@ -77,7 +55,7 @@ func TestDataFD(t *testing.T) {
 		b := newBench(t, tpm.V20)
 		b.busy = g.busy
 		c := b.connect(t, unix.SOCK_STREAM)
-		before := open(t)
+		before := conntest.Descriptors(t)
 		c.sendFDs(t, g.in, g.fds)
 		got := c.ask(t, "", 4)
 		if got != g.want {
@@ -92,14 +70,14 @@ func TestDataFD(t *testing.T) {
 		if taken != g.taken {
 			t.Errorf("%s: the data channel took %d descriptors, want %d", g.name, taken, g.taken)
 		}
-		settles(t, before+taken)
+		conntest.AwaitDescriptors(t, before+taken)
 	}
 }
 
 // TestDataFDOverTCP checks that the log says why SET_DATAFD cannot work over TCP.
 func TestDataFDOverTCP(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	ours, theirs := tcpPair(t)
+	ours, theirs := conntest.TCPPair(t)
 	if err := b.Attach(ours); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +88,7 @@ func TestDataFDOverTCP(t *testing.T) {
 	if _, err := io.ReadFull(theirs, got); err != nil || hex.EncodeToString(got) != bp {
 		t.Errorf("reply = %x, %v, want %s", got, err, bp)
 	}
-	b.happened(t, "SET_DATAFD: no descriptor came with it: a control channel over TCP cannot carry one")
+	b.Await(t, "SET_DATAFD: missing descriptor: a control channel over TCP cannot carry one")
 }
 
 // TestStrayFDs sends descriptors that nobody asked for with every request, with
@@ -119,7 +97,7 @@ func TestStrayFDs(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.on = true
 	c := b.connect(t, unix.SOCK_STREAM)
-	before := open(t)
+	before := conntest.Descriptors(t)
 	for range 50 {
 		for _, in := range []string{"00000001", "00000005 03", "0000000f", "00000004", "00000099"} {
 			c.sendFDs(t, in, 4)
@@ -138,7 +116,7 @@ func TestStrayFDs(t *testing.T) {
 			t.Fatalf("HASH_DATA: reply = %s, want %s", got, ok)
 		}
 	}
-	settles(t, before)
+	conntest.AwaitDescriptors(t, before)
 }
 
 // TestHashData holds that every byte of a long body gets to the TPM once.
@@ -150,7 +128,7 @@ func TestHashData(t *testing.T) {
 	for _, n := range []int{0, 1, 4095, 4096, 4097, 8192, 8193, 1 << 20} {
 		want += n
 		head := append([]byte{0, 0, 0, 7}, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-		c.send(t, append(head, make([]byte, n)...))
+		c.Send(t, append(head, make([]byte, n)...))
 		if got := c.ask(t, "", 4); got != ok {
 			t.Errorf("HASH_DATA of %d bytes: reply = %s, want %s", n, got, ok)
 		}
@@ -171,8 +149,8 @@ func TestCutBodies(t *testing.T) {
 		b := newBench(t, tpm.V20)
 		b.tpm.on = g.name == "HASH_DATA"
 		c := b.connect(t, unix.SOCK_STREAM)
-		c.send(t, unhex(g.in))
-		if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
+		c.Send(t, unhex(g.in))
+		if err := unix.Shutdown(c.FD, unix.SHUT_WR); err != nil {
 			t.Fatal(err)
 		}
 		if got := c.ask(t, "", 8); got != g.want+no {
@@ -187,7 +165,7 @@ func TestStalledBody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, tpm.V20)
 	c := b.connect(t, unix.SOCK_STREAM)
-	c.send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
+	c.Send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
 	if got := c.ask(t, "", 8); got != bp+no {
 		t.Errorf("reply = %s, want %s and the end", got, bp+no)
 	}
@@ -200,11 +178,11 @@ func TestShutdown(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.on = true
 	c := b.connect(t, unix.SOCK_STREAM)
-	c.send(t, unhex("00000003"))
+	c.Send(t, unhex("00000003"))
 	if got := c.ask(t, "", 8); got != ok+no {
 		t.Errorf("reply = %s, want %s and the end", got, ok+no)
 	}
-	b.happened(t, "shutdown")
+	b.Await(t, "end: "+ErrShutdown.Error())
 	if got := b.tpm.took(); got != "Stop" {
 		t.Errorf("the TPM was asked %q, want Stop", got)
 	}
@@ -214,14 +192,14 @@ func TestShutdown(t *testing.T) {
 // told to end.
 func TestShutdownAnsweredFirst(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	clients, waiting := make(chan *peer, 1), make(chan int)
-	b.opt.Shutdown = func() {
-		n, _ := unix.IoctlGetInt((<-clients).fd, unix.TIOCINQ)
+	clients, waiting := make(chan peer, 1), make(chan int)
+	b.opt.End = func(error) {
+		n, _ := unix.IoctlGetInt((<-clients).FD, unix.TIOCINQ)
 		waiting <- n
 	}
 	c := b.connect(t, unix.SOCK_STREAM)
 	clients <- c
-	c.send(t, unhex("00000003"))
+	c.Send(t, unhex("00000003"))
 	if got := <-waiting; got != 4 {
 		t.Errorf("when the process is told to end, %d bytes of the reply wait for the client, want 4", got)
 	}
@@ -239,12 +217,12 @@ func TestDatagrams(t *testing.T) {
 		{"0000000d 00000000 00000001 00000003 010203", ok},
 		{"0000000d 00000000 00000001 00000003/010203", ok},
 	} {
-		c.send(t, unhex(strings.Split(g.in, "/")[0]))
+		c.Send(t, unhex(strings.Split(g.in, "/")[0]))
 		if _, rest, two := strings.Cut(g.in, "/"); two {
-			c.send(t, unhex(rest))
+			c.Send(t, unhex(rest))
 		}
 		buf := make([]byte, 100)
-		n, err := c.f.Read(buf)
+		n, err := c.File.Read(buf)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,78 +232,22 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-// queue is a listener that hands out descriptors.
-type queue struct {
-	fds     chan int
-	waiting int // eventfd, a semaphore
-}
-
-func (b *bench) listen(t *testing.T) queue {
-	t.Helper()
-	e, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := queue{make(chan int, 100), e}
-	b.Listen(q)
-	t.Cleanup(func() {
-		b.Close(patience)
-		_ = unix.Close(e)
-	})
-	return q
-}
-
-func (q queue) Descriptor() int { return q.waiting }
-
-func (q queue) TryAccept() (int, error) {
-	var b [8]byte
-	if _, err := unix.Read(q.waiting, b[:]); err != nil {
-		return -1, err
-	}
-	return <-q.fds, nil
-}
-
-func (q queue) put(t *testing.T, fd int) {
-	t.Helper()
-	q.fds <- fd
-	if _, err := unix.Write(q.waiting, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// dial queues one end of a new connection and returns the other.
-func (q queue) dial(t *testing.T) *peer {
-	t.Helper()
-	s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q.put(t, s[0])
-	if err := unix.SetNonblock(s[1], true); err != nil {
-		t.Fatal(err)
-	}
-	c := &peer{s[1], os.NewFile(uintptr(s[1]), "client")}
-	t.Cleanup(func() { _ = c.f.Close() })
-	_ = c.f.SetDeadline(time.Now().Add(patience))
-	return c
-}
-
 // TestSquatters fills all places with silent clients, and with such as stop in
 // the middle of a request: the next one is served all the same.
 func TestSquatters(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
-	user := q.dial(t)
+	user := dial(t, q)
 	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Fatalf("reply = %s", got)
 	}
 	for n := range 40 {
-		c := q.dial(t)
+		c := dial(t, q)
 		if n%2 == 0 {
-			_, _ = c.f.Write(unhex("0000")) // it may have lost its place already
+			_, _ = c.File.Write(unhex("0000")) // it may have lost its place already
 		}
 	}
-	if got := q.dial(t).ask(t, "00000001", 8); got != "000000000001ffff" {
+	if got := dial(t, q).ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Errorf("reply beside 40 squatters = %s", got)
 	}
 	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
@@ -337,9 +259,9 @@ func TestSquatters(t *testing.T) {
 func TestSilentClientStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
-	var all []*peer
+	var all []peer
 	for range 4 { // all the places there are
-		all = append(all, q.dial(t))
+		all = append(all, dial(t, q))
 	}
 	for end := time.Now().Add(patience); b.Clients() < 4 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
@@ -355,7 +277,7 @@ func TestSilentClientStays(t *testing.T) {
 func TestQuickConnects(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
-	before := open(t)
+	before := conntest.Descriptors(t)
 	for n := range 1000 {
 		s, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -366,10 +288,10 @@ func TestQuickConnects(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		q.put(t, s[0])
+		q.Put(t, s[0])
 		_ = unix.Close(s[1])
 	}
-	settles(t, before)
+	conntest.AwaitDescriptors(t, before)
 }
 
 // TestClose ends connections that wait, that flood, and that are in the middle
@@ -378,8 +300,8 @@ func TestClose(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	silent := b.connect(t, unix.SOCK_STREAM)
 	half := b.connect(t, unix.SOCK_STREAM)
-	half.send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
-	half.emptied(t)
+	half.Send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
+	half.Drained(t)
 	flooded := flood(t, b)
 	closed := make(chan bool)
 	go func() { b.Close(patience); close(closed) }()
@@ -397,48 +319,17 @@ func TestClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Close(s[1]) }()
-	before := open(t)
-	if err := b.Attach(s[0]); err != nil || open(t) != before-1 {
-		t.Errorf("Attach after Close = %v, with %d descriptors, want %d", err, open(t), before-1)
+	before := conntest.Descriptors(t)
+	if err := b.Attach(s[0]); err != nil || conntest.Descriptors(t) != before-1 {
+		t.Errorf("Attach after Close = %v, with %d descriptors, want %d", err, conntest.Descriptors(t), before-1)
 	}
-}
-
-// tcpPair returns two ends of a TCP connection.
-func tcpPair(t *testing.T) (ours int, theirs net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(patience))
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := accepted.(*net.TCPConn).File()
-	_ = accepted.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ours, err = unix.Dup(int(f.Fd()))
-	_ = f.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ours, c
 }
 
 // flood connects over TCP, where SHUT_RD does not stop what still comes, and
 // sends requests without end.
 func flood(t *testing.T, b *bench) (done chan bool) {
 	t.Helper()
-	ours, c := tcpPair(t)
+	ours, c := conntest.TCPPair(t)
 	if err := b.Attach(ours); err != nil {
 		t.Fatal(err)
 	}
@@ -455,12 +346,13 @@ func flood(t *testing.T, b *bench) (done chan bool) {
 	return done
 }
 
-func TestLost(t *testing.T) {
+// TestDisconnected checks that the process ends when its client has left.
+func TestDisconnected(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	c := b.connect(t, unix.SOCK_STREAM)
 	c.ask(t, "00000001", 8)
-	_ = c.f.Close()
-	b.happened(t, "lost")
+	_ = c.File.Close()
+	b.Await(t, "end: "+conn.ErrDisconnected.Error())
 }
 
 // TestUnreadReplies has a client that never reads: it loses its connection, and
@@ -471,12 +363,12 @@ func TestUnreadReplies(t *testing.T) {
 	b.tpm.on = true
 	b.tpm.blob = make([]byte, 4<<20)
 	stuck := b.connect(t, unix.SOCK_STREAM)
-	stuck.send(t, unhex("0000000c 00000001 00000001 00000000"))
+	stuck.Send(t, unhex("0000000c 00000001 00000001 00000000"))
 	c := b.connect(t, unix.SOCK_STREAM)
 	if got := c.ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Errorf("reply beside it = %s", got)
 	}
-	b.happened(t, "connection closed")
+	b.Await(t, "connection closed")
 }
 
 // TestOvertaking checks that requests which need neither the engine nor the disk are
@@ -486,8 +378,8 @@ func TestOvertaking(t *testing.T) {
 	b.tpm.on = true
 	free := b.hold()
 	waiting := b.connect(t, unix.SOCK_STREAM)
-	waiting.send(t, unhex("0000000a")) // STORE_VOLATILE
-	waiting.emptied(t)
+	waiting.Send(t, unhex("0000000a")) // STORE_VOLATILE
+	waiting.Drained(t)
 	c := b.connect(t, unix.SOCK_STREAM)
 	for _, g := range []struct{ name, in, want string }{
 		{"CANCEL_TPM_CMD", "00000009", ok},
@@ -516,11 +408,11 @@ func TestRunningStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
 	free := b.hold()
-	running := q.dial(t)
-	running.send(t, unhex("00000002 00000000"))
-	running.emptied(t)
+	running := dial(t, q)
+	running.Send(t, unhex("00000002 00000000"))
+	running.Drained(t)
 	for range 10 {
-		if got := q.dial(t).ask(t, "00000001", 8); got != "000000000001ffff" {
+		if got := dial(t, q).ask(t, "00000001", 8); got != "000000000001ffff" {
 			t.Fatalf("reply = %s", got)
 		}
 	}

@@ -13,10 +13,10 @@ import (
 // MaxPath is the length in bytes of the longest path of a Unix socket.
 const MaxPath = 107
 
-// Connect connects to address: a path if network is "unix", which is never an
-// abstract name, or HOST:PORT if it is "tcp". While the server's queue is full,
-// a Unix socket is tried again as long as patience lasts. ctx limits the
-// connecting alone. The error is that of package net or of ctx.
+// Connect connects to a socket of an emulator, of either channel: a path if network is
+// "unix", which is never an abstract name, or HOST:PORT if it is "tcp". While the queue of
+// the server is full, a Unix socket is tried again as long as patience lasts. ctx limits
+// the connecting alone. The error is the one of package net or of ctx.
 func Connect(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
 	if network == "unix" && strings.HasPrefix(address, "@") {
 		address = "./" + address

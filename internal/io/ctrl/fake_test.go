@@ -1,37 +1,35 @@
 package ctrl
 
 import (
-	"bytes"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// patience is how long something may take that must happen.
-const patience = time.Minute
+const patience = conntest.Patience
 
-// fake is a TPM that notes what it is asked.
+// unhex decodes hex.
+var unhex = conntest.Unhex
+
+// fake is a TPM that records its calls.
 type fake struct {
 	version tpm.Version
 
 	mu    sync.Mutex
 	on    bool
 	calls []string
-	fail  error  // what every call returns
-	blob  []byte // what State returns
-	info  string // what Info returns
-	hash  int    // bytes that came by HashData
+	fail  error  // the result of every call
+	blob  []byte // the result of State
+	info  string // the result of Info
+	hash  int    // bytes that HashData got
 }
 
 func (f *fake) call(format string, args ...any) error {
@@ -141,13 +139,13 @@ func (f *fake) Info(flags uint64) (string, error) { return f.info, f.call("Info(
 // bench is a server with a fake TPM.
 type bench struct {
 	*Server
+	*conntest.Log
 	tpm    *fake
-	engine chan func() // what the engine is to do
+	engine chan func() // calls for the thread of the engine
+	busy   bool        // the data channel has a client
 
-	mu     sync.Mutex
-	events []string // what the options were called with
-	busy   bool     // the data channel
-	taken  []int    // descriptors that the data channel took
+	mu    sync.Mutex
+	taken []int // descriptors that the data channel took
 }
 
 // hold keeps the engine busy until free is called.
@@ -157,47 +155,25 @@ func (b *bench) hold() (free func()) {
 	return func() { close(held) }
 }
 
-func (b *bench) event(s string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.events = append(b.events, s)
-}
-
-// happened waits for an event.
-func (b *bench) happened(t *testing.T, want string) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		b.mu.Lock()
-		s := strings.Join(b.events, " ")
-		b.mu.Unlock()
-		if strings.Contains(s, want) {
-			return
-		}
-	}
-	t.Errorf("events do not have %q", want)
-}
-
 func newBench(t *testing.T, v tpm.Version) *bench {
 	t.Helper()
-	b := &bench{tpm: &fake{version: v, blob: unhex("b10b b10b b10b"), info: "{}"}, engine: make(chan func(), 100)}
+	b := &bench{Log: &conntest.Log{}, tpm: &fake{version: v, blob: unhex("b10b b10b b10b"), info: "{}"}, engine: make(chan func(), 100)}
 	var err error
 	b.Server, err = New(b.tpm, Options{
 		MaxClients: 4,
+		Terminate:  true,
 		Engine:     func(f func()) bool { b.engine <- f; return true },
 		DataBusy:   func() bool { return b.busy },
 		DataFD: func(fd int) error {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			if fd, err := unix.Dup(fd); err == nil { // what is left open is a leak
+			if fd, err := unix.Dup(fd); err == nil { // a descriptor that stays open is a leak
 				b.taken = append(b.taken, fd)
 			}
 			return unix.Close(fd)
 		},
-		Note:     func(format string, args ...any) { b.event(fmt.Sprintf(format, args...)) },
-		Error:    func(format string, args ...any) { b.event(fmt.Sprintf(format, args...)) },
-		Lost:     func() { b.event("lost") },
-		Shutdown: func() { b.event("shutdown") },
-		Fail:     func(err error) { b.event("fail: " + err.Error()) },
+		Log: b.Log,
+		End: b.End,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -218,91 +194,48 @@ func newBench(t *testing.T, v tpm.Version) *bench {
 	return b
 }
 
-// peer is the other end of a connection.
-type peer struct {
-	fd int
-	f  *os.File
-}
+// peer is the client's end of a connection.
+type peer struct{ *conntest.Peer }
 
 // connect attaches a new client over a socket pair of the given type.
-func (b *bench) connect(t *testing.T, typ int) *peer {
+func (b *bench) connect(t *testing.T, typ int) peer {
 	t.Helper()
-	s, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	fd, p := conntest.Pair(t, typ)
+	if err := b.Attach(fd); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Attach(s[0]); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SetNonblock(s[1], true); err != nil {
-		t.Fatal(err)
-	}
-	c := &peer{s[1], os.NewFile(uintptr(s[1]), "client")}
-	t.Cleanup(func() { _ = c.f.Close() })
-	_ = c.f.SetDeadline(time.Now().Add(patience))
-	return c
+	return peer{p}
 }
 
-func (c *peer) send(t *testing.T, b []byte) {
+// listen returns a queue of clients of the server.
+func (b *bench) listen(t *testing.T) *conntest.Queue {
 	t.Helper()
-	if len(b) == 0 {
-		return
-	}
-	if _, err := c.f.Write(b); err != nil {
-		t.Fatal(err)
-	}
+	q := conntest.NewQueue(t)
+	b.Listen(q)
+	t.Cleanup(func() { b.Close(patience) })
+	return q
 }
 
 // ask sends the pieces of in, which slashes separate, so that each is read by
-// itself, and returns the reply in hex; "closed" if there is none. want is how
-// long it should be.
-func (c *peer) ask(t *testing.T, in string, want int) string {
+// itself, and returns the reply in hex; "closed" if there is none. want is the expected
+// length of the reply.
+func (p peer) ask(t *testing.T, in string, want int) string {
 	t.Helper()
 	for n, piece := range strings.Split(in, "/") {
 		if n > 0 {
-			c.emptied(t)
+			p.Drained(t)
 		}
-		c.send(t, unhex(piece))
+		p.Send(t, unhex(piece))
 	}
-	b := make([]byte, want)
-	n, err := io.ReadFull(c.f, b)
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) {
-		return hex.EncodeToString(b[:n]) + "closed"
-	}
-	if err != nil {
-		t.Fatalf("%s: reply: %v", in, err)
+	b, closed := p.Receive(t, want)
+	if closed {
+		return hex.EncodeToString(b) + "closed"
 	}
 	return hex.EncodeToString(b)
 }
 
-// emptied waits until the server has read everything.
-func (c *peer) emptied(t *testing.T) {
+// dial returns a new client of q.
+func dial(t *testing.T, q *conntest.Queue) peer {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if n, err := unix.IoctlGetInt(c.fd, unix.TIOCOUTQ); err != nil || n == 0 {
-			return
-		}
-	}
-	t.Fatal("the server does not read")
-}
-
-// unhex reads hex with blanks; "00*16" is 16 bytes.
-func unhex(s string) []byte {
-	var b []byte
-	for word := range strings.FieldsSeq(s) {
-		word, count, repeated := strings.Cut(word, "*")
-		part, err := hex.DecodeString(word)
-		if err != nil {
-			panic(err)
-		}
-		if repeated {
-			var n int
-			if _, err := fmt.Sscan(count, &n); err != nil {
-				panic(err)
-			}
-			part = bytes.Repeat(part, n)
-		}
-		b = append(b, part...)
-	}
-	return b
+	return peer{q.Dial(t)}
 }

@@ -26,8 +26,8 @@ func FuzzRequest(f *testing.F) {
 		if len(in) == 0 || len(in) > 1<<16 {
 			return
 		}
-		c.send(t, in)
-		if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
+		c.Send(t, in)
+		if err := unix.Shutdown(c.FD, unix.SHUT_WR); err != nil {
 			t.Fatal(err)
 		}
 		rep := c.ask(t, "", 4)

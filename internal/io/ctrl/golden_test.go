@@ -19,10 +19,13 @@ const (
 	no  = "closed"
 )
 
-// golden are requests and their replies while the TPM is off and on, checked
-// against the reference by test/compare; took is what the TPM is asked if the
-// request gets that far. A slash separates what is sent at once.
-var golden = []struct{ name, in, off, on, took string }{
+// goldenBytes is a request and its replies while the TPM is off and on; took has the calls
+// of the TPM if the request is executed. A slash separates pieces that are sent one after
+// the other.
+type goldenBytes struct{ name, in, off, on, took string }
+
+// golden are requests whose replies test/compare checks against the reference.
+var golden = []goldenBytes{
 	{"GET_CAPABILITY", "00000001", "00000000 0001ffff", "00000000 0001ffff", ""},
 	{"GET_CAPABILITY, body", "00000001 01020304", "00000000 0001ffff", "00000000 0001ffff", ""},
 	{"GET_CAPABILITY in pieces", "00/0000/01", "00000000 0001ffff", "00000000 0001ffff", ""},
@@ -159,7 +162,7 @@ func TestGolden(t *testing.T) {
 }
 
 // golden tries one request and returns a connection for the next.
-func (b *bench) golden(t *testing.T, c *peer, state, name, in, off, on, took string) *peer {
+func (b *bench) golden(t *testing.T, c peer, state, name, in, off, on, took string) peer {
 	t.Helper()
 	want := off
 	b.tpm.set(state != "off")
@@ -238,7 +241,7 @@ func TestStorageLost(t *testing.T) {
 	if got := c.ask(t, "0000000d 00000000 00000001 00000000", 4); got != ioe {
 		t.Errorf("reply = %s, want %s", got, ioe)
 	}
-	b.happened(t, "fail: ")
+	b.Await(t, "end: "+tpm.Fail.Error())
 }
 
 // TestInfoParts reads a long text in parts.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/handover"
+	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -41,7 +42,7 @@ func resume(t *testing.T, b *bench, r *handover.Record, in string, forget func()
 			t.Fatal(err)
 		}
 	}
-	b.Resume(p[0], Kept{Record: r, Forget: forget})
+	b.Resume(p[0], conn.Handover{Record: r, Forget: forget})
 	return c
 }
 
@@ -98,7 +99,7 @@ func TestLeave(t *testing.T) {
 	forget := func() { forgotten.Add(1) }
 	p := newBench(t, tpm.V20)
 	opt := p.opt
-	opt.Keep = func(int) Kept { return Kept{Record: newRecord(), Forget: forget} }
+	opt.Save = func(int) conn.Handover { return conn.Handover{Record: newRecord(), Forget: forget} }
 	s, err := New(p.tpm, opt)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package ctrl
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -11,9 +12,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TPM is what requests act on. Its errors carry the tpm.Result that the client
-// is told. On, SetLocality, Established, Cancel, Keys and BufferSize(0) return at once,
-// whatever the engine does.
+// TPM executes the requests. Its errors carry the tpm.Result for the client. On,
+// SetLocality, Established, Cancel, Keys and BufferSize(0) return at once, whatever the
+// engine does.
 type TPM interface {
 	Version() tpm.Version
 	On() bool
@@ -28,16 +29,16 @@ type TPM interface {
 	HashData(b []byte) error
 	HashEnd() error
 	Cancel() error
-	// EndWait has the command that runs wait no longer for a full disk.
+	// EndWait ends the wait of the running command for a full disk.
 	EndWait()
 
 	StoreVolatile() error
 	// State returns a state blob and whether its inner layer is encrypted.
 	State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err error)
-	// PrepareSetState comes before a blob is read; if it fails the process ends.
+	// PrepareSetState is called before a blob is read; if it fails the process ends.
 	PrepareSetState() error
 	SetState(b tpm.Blob, encrypted bool, blob []byte) error
-	// ReleaseStorage lets another process have the state.
+	// ReleaseStorage allows another process to use the state.
 	ReleaseStorage()
 	LockStorage(retries uint32) error
 
@@ -46,12 +47,13 @@ type TPM interface {
 	Info(flags uint64) (string, error)
 }
 
-// Kept is the part of a connection that outlives the process.
-type Kept = conn.Kept
+// ErrShutdown is the reason for the end of a process that a client requested.
+var ErrShutdown = errors.New("a client asked for it")
 
 // Options is what New needs besides the TPM.
 type Options struct {
-	MaxClients int // at once; more wait in the listener's backlog
+	MaxClients int  // at once; more wait in the backlog of the listener
+	Terminate  bool // end the process when the clients have disconnected
 
 	// Wait waits for descriptors, and may answer requests as ServeQueries of emul.Engine
 	// does; nil for Set.Poll.
@@ -62,28 +64,26 @@ type Options struct {
 	// there, so that those that must overtake a command are answered meanwhile.
 	Engine func(f func()) bool
 
-	DataBusy func() bool        // SET_DATAFD would be refused
-	DataFD   func(fd int) error // takes over fd as the data channel unless it fails
-	Keep     func(fd int) Kept  // of a new client; nil if nothing is kept
-	Changed  func()             // a client has come or gone; must not wait; nil if nobody wants to know
+	DataBusy func() bool                // reports whether SET_DATAFD would be refused
+	DataFD   func(fd int) error         // takes over fd as the data channel unless it fails
+	Save     func(fd int) conn.Handover // saves a new client for the next process; nil if clients end with this one
+	Changed  func()                     // a client connected or disconnected; must not wait; nil if not needed
+	Quiet    func()                     // nothing has happened for a while; see conn.Options
+	Log      conn.Logger
 
-	Trace    func(title string, b []byte)
-	Note     func(format string, args ...any) // a line for people
-	Error    func(format string, args ...any) // the same, of a request that failed
-	Lost     func()                           // the clients have gone; see conn.Options
-	Quiet    func()                           // nothing has happened for a while; see conn.Options
-	Shutdown func()                           // a client asked the process to end
-	Fail     func(err error)                  // the process cannot go on
+	// End ends the process, later. The reason is ErrShutdown, conn.ErrDisconnected, or
+	// why the process cannot go on.
+	End func(reason error)
 
 	// Postpone reports whether the process ends because of the error of an INIT, and
 	// the next process is to handle the request. Again reports, once, whether the
-	// previous process did so. nil where nothing is kept.
+	// previous process did so. nil if clients end with this process.
 	Postpone func(err error) bool
 	Again    func() bool
 }
 
-// Server serves any number of clients on one thread, that of Run, which never waits
-// for anything but them.
+// Server serves any number of clients on one thread, that of Run, which waits for them
+// alone.
 type Server struct {
 	*conn.Server
 	tpm  TPM
@@ -95,19 +95,25 @@ type Server struct {
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o}
-	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Lost: o.Lost, Quiet: o.Quiet}
-	if o.Keep != nil {
-		co.Keep = func(fd int, _ bool) Kept { return o.Keep(fd) }
+	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}
+	if o.Terminate {
+		co.Lost = func() { o.End(conn.ErrDisconnected) }
+	}
+	if o.Save != nil {
+		co.Save = func(fd int, _ bool) conn.Handover { return o.Save(fd) }
 	}
 	var err error
 	s.Server, err = conn.New(co)
 	return s, err
 }
 
-// fixed returns the replies that are the same as long as the process runs.
+// fixed returns the replies that do not change while the process runs.
 func (s *Server) fixed() (list []handover.Fixed) {
 	for _, c := range []Code{GetCapability, GetConfig} {
-		rep := encode(commands[c].do(s, &request{fd: -1}))
+		rep, err := Find(c).Do(s.tpm, binary.BigEndian, nil)
+		if err != nil {
+			continue
+		}
 		f := handover.Fixed{Code: uint32(c), Size: uint32(len(rep))}
 		copy(f.Reply[:], rep)
 		list = append(list, f)
@@ -136,7 +142,7 @@ func (s *Server) Attach(fd int) error {
 }
 
 // Resume serves a client of the previous process, which the server then owns.
-func (s *Server) Resume(fd int, k Kept) { s.Server.Resume(fd, k, false) }
+func (s *Server) Resume(fd int, h conn.Handover) { s.Server.Resume(fd, h, false) }
 
 // take returns memory for a request; release takes it back.
 func (s *Server) take() []byte {
@@ -150,32 +156,18 @@ func (s *Server) take() []byte {
 
 func (s *Server) release(b []byte) { s.free = append(s.free, b) }
 
-// find returns the request's row of the table, or why the request is refused.
-func (s *Server) find(code Code, size int) (command, error) {
-	c, ok := commands[code]
-	on := s.tpm.On()
+// find returns the row of a request with a body of size bytes, or why the request is
+// refused.
+func (s *Server) find(code Code, size int) (*Request, error) {
+	r := Find(code)
 	switch {
-	case !ok:
-		s.opt.Note("Unknown command: 0x%08x", uint32(code))
-		return c, tpm.BadOrdinal
-	case c.when == whenOn && !on, c.when == whenOff && on:
-		return c, tpm.BadOrdinal
-	case c.exact >= 0 && size != c.exact:
-		return c, tpm.BadParameter
+	case r == nil:
+		s.opt.Log.Infof("Unknown command: 0x%08x", uint32(code))
+		return nil, tpm.BadOrdinal
+	case !r.Accepted(s.tpm.On()):
+		return r, tpm.BadOrdinal
+	case r.body == exact && size != r.reqSize:
+		return r, tpm.BadParameter
 	}
-	return c, nil
-}
-
-// report logs why a request failed.
-func (s *Server) report(c command, err error) {
-	if _, bare := err.(tpm.Result); err == nil || bare || c.name == "INIT" || errors.Is(err, tpm.Retry) {
-		return // INIT has reported it already, with advice
-	}
-	s.opt.Error("%s: %v", c.name, err)
-}
-
-func (s *Server) trace(title string, b []byte) {
-	if s.opt.Trace != nil {
-		s.opt.Trace(title, b)
-	}
+	return r, nil
 }

@@ -1,6 +1,7 @@
 package ctrl
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -13,8 +14,8 @@ import (
 )
 
 const (
-	// firstRead is how much of a request is received before it is handled: the code
-	// and at most 4100 bytes of body. The handlers of requests with a longer body
+	// firstRead is how much of a request is received before it is handled, in bytes: the
+	// code and at most 4100 bytes of body. The handlers of requests with a longer body
 	// receive the rest.
 	firstRead = 4 + 4100
 
@@ -26,18 +27,20 @@ const (
 	// how long it may leave a reply unread.
 	bodyWait = 5 * time.Second
 
-	// quietWait ends the search for the rest of a refused request.
+	// quietWait is how long the client must be silent before the rest of a refused
+	// request counts as dropped.
 	quietWait = 100 * time.Millisecond
 )
 
 var (
-	errGone   = errors.New("the client has closed the connection")
-	errLate   = errors.New("the client has stopped in the middle of a request")
-	errHalf   = errors.New("the previous process has sent only a part of a reply")
+	errClosed = errors.New("the client closed the connection")
+	errLate   = errors.New("the client stopped in the middle of a request")
+	errHalf   = errors.New("the previous process sent only a part of a reply")
 	errUnread = errors.New("the client does not read its replies")
+	errAgain  = errors.New("no data has arrived")
 )
 
-// phase says what the client's next bytes are.
+// phase says to which part of a request the next bytes belong.
 type phase uint8
 
 const (
@@ -57,7 +60,7 @@ type session struct {
 	buf   []byte // of the server; nil between two requests
 	n     int    // bytes of the request in buf
 	fd    int    // the descriptor that came with the request, or -1
-	cmd   command
+	row   *Request
 	req   request
 	body  body
 
@@ -66,7 +69,15 @@ type session struct {
 	rep  []byte // the whole reply
 }
 
-// body is the body of a request, or what is left of it, that is received in pieces.
+// request is the state of the request that is handled.
+type request struct {
+	body   []byte // the part that came with the code; in session.buf
+	unread int    // bytes of the body that were not received
+	last   bool   // nothing can follow: the body was cut short, or the process ends
+	after  func() // runs once the reply is sent
+}
+
+// body is the body of a request, or the rest of it, that is received in pieces.
 type body struct {
 	left int         // bytes of HASH_DATA
 	set  SetStateReq // SET_STATEBLOB
@@ -82,12 +93,12 @@ func (c *session) idle() {
 		c.s.release(c.buf)
 	}
 	c.phase, c.buf, c.n, c.into, c.out, c.rep = starting, nil, 0, nil, nil, nil
-	c.cmd, c.req, c.body = command{}, request{}, body{}
+	c.row, c.req, c.body = nil, request{}, body{}
 	c.Plain = c.s.opt.Wait != nil
 	c.Become(conn.Idle, unix.POLLIN, 0)
 }
 
-// Serve sends the rest of a reply of the engine's.
+// Serve sends the rest of a reply of the engine.
 func (c *session) Serve(e handover.Event) {
 	if e.Kind == handover.EventRest {
 		c.Plain, c.rep, c.out = false, e.Rest, e.Rest
@@ -103,9 +114,9 @@ func (c *session) Ready(ok bool) {
 	case c.phase == starting && ok:
 		c.start()
 	case c.phase == starting:
-		c.end(errGone)
+		c.end(errClosed)
 	case !ok:
-		c.received(0, errGone)
+		c.received(0, errClosed)
 	default:
 		if n, err := c.recv(c.into, true); err != errAgain {
 			c.received(n, err)
@@ -169,14 +180,11 @@ func (c *session) start() {
 	c.handle()
 }
 
-// errAgain means that nothing has arrived.
-var errAgain = errors.New("nothing has arrived")
-
 // recv receives what has arrived. The first descriptor that comes with a request is
 // kept in c.fd, unless drop is set; all others are closed.
 func (c *session) recv(b []byte, drop bool) (int, error) {
 	oob := c.s.oob[:]
-	n, oobn, err := c.Kept.Record.Receive(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
+	n, oobn, err := c.Handover.Record.Receive(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
 	if err == unix.EINTR || err == unix.EAGAIN {
 		return 0, errAgain
 	}
@@ -191,7 +199,7 @@ func (c *session) recv(b []byte, drop bool) (int, error) {
 		}
 	}
 	if n == 0 {
-		return 0, errGone
+		return 0, errClosed
 	}
 	return n, nil
 }
@@ -226,28 +234,41 @@ func firstFD(oob []byte) int {
 // handle handles the request in c.buf.
 func (c *session) handle() {
 	msg := c.buf[:c.n]
-	c.s.trace(" Ctrl Cmd:", msg)
-	c.req = request{body: msg[4:], fd: c.fd, client: c.FD, unread: max(0, need(msg)-len(msg))}
-	cmd, err := c.s.find(codeOf(msg), len(msg)-4)
-	c.cmd = cmd
-	switch {
-	case err != nil:
+	c.s.opt.Log.Dump(" Ctrl Cmd:", msg)
+	c.req = request{body: msg[4:], unread: max(0, need(msg)-len(msg))}
+	var err error
+	c.row, err = c.s.find(codeOf(msg), len(msg)-4)
+	if err != nil {
 		c.finish(nil, err)
-	case cmd.stream != nil:
-		cmd.stream(c)
-	case cmd.engine:
-		if powersOff[codeOf(msg)] {
-			c.s.tpm.EndWait()
-		}
-		c.engine(func() (any, error) { return cmd.do(c.s, &c.req) }, c.finish)
-	default:
-		c.finish(cmd.do(c.s, &c.req))
+		return
 	}
+	if c.row.PowersOff() {
+		c.s.tpm.EndWait()
+	}
+	switch c.row.Code {
+	case HashData:
+		c.hashData()
+		return
+	case SetStateBlob:
+		c.setState()
+		return
+	case SetDataFD:
+		c.finish(nil, c.setDataFD())
+		return
+	case Shutdown:
+		c.req.after, c.req.last = func() { c.s.opt.End(ErrShutdown) }, true
+	}
+	do := func() ([]byte, error) { return c.row.Do(c.s.tpm, binary.BigEndian, c.req.body) }
+	if c.row.InEngine(c.req.body) {
+		c.engine(do, c.finish)
+		return
+	}
+	c.finish(do())
 }
 
 // engine calls f on the thread of the engine and then, back on this one, next with its
 // results.
-func (c *session) engine(f func() (any, error), next func(any, error)) {
+func (c *session) engine(f func() ([]byte, error), next func([]byte, error)) {
 	c.Become(conn.Running, 0, 0)
 	ok := c.s.opt.Engine(func() {
 		reply, err := f()
@@ -258,16 +279,18 @@ func (c *session) engine(f func() (any, error), next func(any, error)) {
 	}
 }
 
-// finish replies to the request, after the rest of a refused one has been dropped:
-// what arrives later is not a request.
-func (c *session) finish(reply any, err error) {
-	if err != nil && c.s.opt.Postpone != nil && c.Kept.Record != nil && c.s.opt.Postpone(err) {
-		c.Become(conn.Idle, 0, 0) // the record says that it waits
+// finish replies to the request, after the rest of a refused one has been dropped: it is
+// not a request. Without a reply the client gets the result of err.
+func (c *session) finish(reply []byte, err error) {
+	if err != nil && c.s.opt.Postpone != nil && c.Handover.Record != nil && c.s.opt.Postpone(err) {
+		c.Become(conn.Idle, 0, 0) // the record says that the request waits
 		return
 	}
-	c.fd = c.req.fd // -1 if the handler has taken it
-	c.s.report(c.cmd, err)
-	c.rep = encode(reply, err)
+	if reply == nil {
+		reply = Result(binary.BigEndian, err)
+	}
+	c.rep = reply
+	c.row.Report(c.s.opt.Log, err)
 	if c.req.unread > 0 {
 		c.body.end = time.Now().Add(bodyWait)
 		c.drain()
@@ -296,8 +319,8 @@ func (c *session) drained(n int, err error) {
 func (c *session) reply(rep []byte) {
 	c.closeFD()
 	c.Answered() // before the client can know, and rely on it
-	c.s.trace(" Ctrl Rsp:", rep)
-	c.Kept.Record.Answer(len(rep))
+	c.s.opt.Log.Dump(" Ctrl Rsp:", rep)
+	c.Handover.Record.Answer(len(rep))
 	c.rep, c.out = rep, rep
 	c.send()
 }
@@ -307,7 +330,7 @@ func (c *session) reply(rep []byte) {
 func (c *session) send() {
 	before := len(c.out)
 	for len(c.out) > 0 {
-		n, err := c.Kept.Record.Send(c.FD, c.out)
+		n, err := c.Handover.Record.Send(c.FD, c.out)
 		switch {
 		case err == nil:
 			c.out = c.out[n:]
@@ -322,7 +345,7 @@ func (c *session) send() {
 			return
 		}
 	}
-	c.Kept.Record.Done()
+	c.Handover.Record.Done()
 	c.replied(nil)
 }
 
@@ -337,7 +360,7 @@ func (c *session) replied(err error) {
 	case err != nil:
 		c.end(err)
 	case last:
-		c.end(errGone)
+		c.end(errClosed)
 	default:
 		c.idle()
 	}
@@ -360,8 +383,8 @@ func (c *session) closeFD() {
 
 // end closes the connection because of err.
 func (c *session) end(err error) {
-	if err != errGone {
-		c.s.opt.Note("control client: %v: connection closed", err)
+	if err != errClosed {
+		c.s.opt.Log.Infof("control client: %v: connection closed", err)
 	}
 	c.End()
 }

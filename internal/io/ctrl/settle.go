@@ -1,12 +1,16 @@
 package ctrl
 
-import "github.com/swtpm-go/swtpm/internal/handover"
+import (
+	"encoding/binary"
+
+	"github.com/swtpm-go/swtpm/internal/handover"
+)
 
 // settle replies to the request that the previous process has received and not replied
 // to, if there is one. It is not known whether it was executed. The part of it that is
 // still to arrive is dropped.
 func (c *session) settle() {
-	st := c.Kept.Record.Unfinished()
+	st := c.Handover.Record.Unfinished()
 	switch {
 	case st.Broken:
 		c.end(errHalf)
@@ -32,8 +36,9 @@ func (c *session) settleRest() {
 		c.handle()
 		return
 	}
-	c.s.opt.Note("control client: %s interrupted by a restart; answered with TPM_FAIL", commands[code].name)
-	c.reply(refusal(code))
+	row := Find(code)
+	c.s.opt.Log.Infof("control client: %s interrupted by a restart; answered with TPM_FAIL", row)
+	c.reply(row.Failure(binary.BigEndian))
 }
 
 // settleMore drops bytes of the request.

@@ -7,17 +7,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// maxPiece is the most of a state blob that one ioctl carries, in bytes.
-const maxPiece = 3072
-
-// blobOut is a state blob that is fetched: the first piece by an ioctl, those behind
-// it by ioctls with an offset or by read. The device's mu is held.
+// blobOut is a state blob that a user fetches: the first piece by an ioctl, the others by
+// ioctls with an offset or by read. The mu of the device is held.
 type blobOut struct {
 	blob      []byte
 	kind      tpm.Blob
-	flags     ctrl.StateFlags // asked for
+	flags     ctrl.StateFlags // of the request
 	encrypted bool
-	reading   bool // read gives what is behind next
+	reading   bool // read returns the bytes from next on
 	next      int
 }
 
@@ -27,7 +24,7 @@ func (o *blobOut) end() {
 	*o = blobOut{}
 }
 
-// read gives up to n bytes. A read that gives less ends it.
+// read returns up to n bytes. A read that returns less ends the transfer.
 func (o *blobOut) read(n int) []byte {
 	part := append([]byte(nil), o.blob[o.next:min(len(o.blob), o.next+n)]...)
 	o.next += len(part)
@@ -37,15 +34,15 @@ func (o *blobOut) read(n int) []byte {
 	return part
 }
 
-// blobIn is a state blob that is set: in pieces of maxPiece by ioctls, of which one
-// that is not full is the last, or by write between two empty ones. The device's mu
-// is held.
+// blobIn is a state blob that a user sets: in pieces of ctrl.MaxPiece by ioctls, of which
+// the first that is not full is the last, or by write between two empty ones. The mu of
+// the device is held.
 type blobIn struct {
 	blob    []byte
 	kind    tpm.Blob
 	flags   ctrl.StateFlags
 	begun   bool
-	writing bool // write adds to it
+	writing bool // write appends to blob
 }
 
 // end forgets the blob.
@@ -54,7 +51,7 @@ func (i *blobIn) end() {
 	*i = blobIn{}
 }
 
-// add takes a piece. Nothing that came before is left behind in memory.
+// add appends a piece. It leaves no copy of the earlier pieces in memory.
 func (i *blobIn) add(b []byte) error {
 	if len(i.blob)+len(b) > ctrl.MaxBlob {
 		i.end()
@@ -67,12 +64,12 @@ func (i *blobIn) add(b []byte) error {
 	return nil
 }
 
-// getState is PTM_GET_STATEBLOB. With offset 0 it is a blob of this moment; with
-// another it goes on with the one that it was.
+// getState handles PTM_GET_STATEBLOB. Offset 0 fetches the current blob; another offset
+// continues with the blob that was fetched before.
 func (d *Device) getState(arg []byte) ([]byte, error) {
 	var q ctrl.GetStateReq
 	if _, err := decode(arg, &q); err != nil {
-		return nil, err
+		return nil, tpm.BadParameter
 	}
 	d.mu.Lock()
 	o := &d.file.out
@@ -89,7 +86,7 @@ func (d *Device) getState(arg []byte) ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	begin := int(min(uint64(q.Offset), uint64(len(o.blob))))
-	piece := o.blob[begin:min(len(o.blob), begin+maxPiece)]
+	piece := o.blob[begin:min(len(o.blob), begin+ctrl.MaxPiece)]
 	rep := ctrl.GetStateRep{Total: uint32(len(o.blob)), Length: uint32(len(piece))}
 	if o.encrypted {
 		rep.Flags = ctrl.Encrypted
@@ -103,8 +100,7 @@ func (d *Device) getState(arg []byte) ([]byte, error) {
 	return out, nil
 }
 
-// fetch takes a blob from the TPM. With the savestate the lock of the state is given
-// away, as on a socket.
+// fetch gets a blob from the TPM. The savestate releases the storage lock, as on a socket.
 func (d *Device) fetch(q ctrl.GetStateReq) error {
 	if q.Type.Name() == "" {
 		return tpm.BadParameter
@@ -123,20 +119,26 @@ func (d *Device) fetch(q ctrl.GetStateReq) error {
 	return nil
 }
 
-// setState is PTM_SET_STATEBLOB.
-func (d *Device) setState(arg []byte) ([]byte, func(), error) {
-	if err := d.tpm.PrepareSetState(); err != nil {
-		return nil, func() { d.opt.Fail(err) }, unix.EIO
-	}
+// setState handles PTM_SET_STATEBLOB: it collects the pieces, and passes the blob to the
+// TPM after the last.
+func (d *Device) setState(arg []byte) error {
 	var q ctrl.SetStateReq
 	piece, err := decode(arg, &q)
-	if err == nil && uint64(q.Length) > uint64(min(len(piece), maxPiece)) || q.Type.Name() == "" {
-		err = tpm.BadParameter
+	if err != nil || uint64(q.Length) > uint64(min(len(piece), ctrl.MaxPiece)) || q.Type.Name() == "" {
+		return tpm.BadParameter
 	}
-	if err != nil {
-		return nil, nil, err
+	blob, last, err := d.addPiece(q, piece[:q.Length])
+	if err != nil || !last {
+		return err
 	}
+	defer blob.end()
+	return d.tpm.SetState(blob.kind, blob.flags&ctrl.Encrypted != 0, blob.blob)
+}
+
+// addPiece appends a piece to the blob and returns the blob after the last piece.
+func (d *Device) addPiece(q ctrl.SetStateReq, piece []byte) (blob blobIn, last bool, err error) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	i := &d.file.in
 	if i.begun && i.kind != q.Type {
 		i.end()
@@ -146,22 +148,16 @@ func (d *Device) setState(arg []byte) ([]byte, func(), error) {
 	if first {
 		i.flags = q.Flags
 	}
-	err = i.add(piece[:q.Length])
-	switch {
-	case err != nil:
-		d.mu.Unlock()
-		return nil, nil, tpm.Fail
-	case first && q.Length == 0:
-		i.writing = true
-		d.mu.Unlock()
-		return nil, nil, nil
-	case q.Length == maxPiece:
-		d.mu.Unlock()
-		return nil, nil, nil
+	if i.add(piece) != nil {
+		return blob, false, tpm.Fail
 	}
-	whole := *i
-	d.file.in = blobIn{}
-	d.mu.Unlock()
-	defer whole.end()
-	return nil, nil, d.tpm.SetState(whole.kind, whole.flags&ctrl.Encrypted != 0, whole.blob)
+	if first && len(piece) == 0 {
+		i.writing = true
+		return blob, false, nil
+	}
+	if len(piece) == ctrl.MaxPiece {
+		return blob, false, nil
+	}
+	blob, d.file.in = *i, blobIn{}
+	return blob, true, nil
 }

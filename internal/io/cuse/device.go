@@ -1,7 +1,7 @@
-// Package cuse is a TPM as a character device that the kernel makes for us: it
-// speaks the protocol of /dev/cuse (module cuse) and answers what the kernel passes
-// on: open, read, write, poll, release, interrupt and the ioctls that are the control
-// channel there. What they do is left to the TPM interface.
+// Package cuse serves a TPM as a character device in user space: it speaks the protocol of
+// /dev/cuse (module cuse) and answers the operations that the kernel passes on: open,
+// read, write, poll, release, interrupt, and the ioctls, which are the requests of package
+// ctrl. The TPM interface executes commands and requests.
 package cuse
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TPM is what the device's users talk to.
+// TPM executes the commands and requests of the device.
 type TPM interface {
 	ctrl.TPM
 
@@ -34,30 +34,30 @@ type Options struct {
 	// has ended.
 	Engine func(f func()) bool
 
-	Trace    func(title string, b []byte)     // sees all messages; nil if nobody looks
-	Note     func(format string, args ...any) // a line for people
-	Error    func(format string, args ...any) // the same, of a request that failed
-	Shutdown func()                           // a user asked the process to end
-	Fail     func(err error)                  // the process cannot go on
+	Log conn.Logger
+
+	// End ends the process, later. The reason is ctrl.ErrShutdown, or why the process
+	// cannot go on.
+	End func(reason error)
 }
 
-// control is the device that makes the others.
+// control is the device that creates the others.
 const control = "/dev/cuse"
 
 const (
-	// maxWrite is what one write may bring. More than a command is cut, which
-	// ends the kernel's loop over a longer one.
+	// maxWrite is the most that one write transfers, in bytes. More than a command is
+	// cut off, which ends the kernel's loop over a longer one.
 	maxWrite = 2 * tpm.LargestCommand
 
 	maxRead = 32 << 10
 
-	// maxRequests is the number of requests that run or wait at a time. Each has a
-	// thread of the user that waits for it; more are refused, for they must not keep
-	// what ends them in the kernel: an interrupt, PTM_CANCEL_TPM_CMD, a release.
+	// maxRequests is the number of requests that run or wait at a time. A thread of the
+	// user waits for each. More are refused, because they would keep operations that end
+	// them in the kernel: an interrupt, PTM_CANCEL_TPM_CMD, a release.
 	maxRequests = 1024
 )
 
-// Device is a character device, of which one process at a time has the other end.
+// Device is a character device, which one process at a time may open.
 type Device struct {
 	fd   int
 	name string
@@ -72,7 +72,7 @@ type Device struct {
 	file    file
 }
 
-// Open opens what makes the device /dev/NAME, which only root may.
+// Open opens /dev/cuse for the device /dev/NAME, which requires root.
 func Open(name string) (*Device, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
@@ -96,10 +96,10 @@ func newDevice(fd int, name string) (*Device, error) {
 	return &Device{fd: fd, name: name, wake: wake, waiting: map[uint64]chan struct{}{}}, nil
 }
 
-// CheckName fails if there can be no device of that name.
+// CheckName returns an error if no device can have this name.
 func CheckName(name string) error {
 	if name == "" || name == "." || name == ".." || len(name) > 64 || strings.ContainsAny(name, "/!,=\x00\n") {
-		return fmt.Errorf("%q is no name for a device: want one of at most 64 characters without a slash", name)
+		return fmt.Errorf("invalid device name %q: expected at most 64 characters without a slash", name)
 	}
 	return nil
 }
@@ -107,12 +107,12 @@ func CheckName(name string) error {
 // initWait is how long the kernel may take for its first message.
 const initWait = 30 * time.Second
 
-// Create makes the device. It has that number; with major 0 the kernel chooses. Its
-// users wait until Serve is called.
+// Create creates the device with this device number; with major 0 the kernel chooses one.
+// Its users wait until Serve is called.
 func (d *Device) Create(major, minor uint32) error {
 	ready, err := conn.Wait(d.fd, -1, unix.POLLIN, initWait)
 	if err == nil && !ready {
-		err = errors.New("the kernel sends nothing")
+		err = errors.New("no message from the kernel")
 	}
 	buf := make([]byte, bufferSize)
 	n := 0
@@ -125,24 +125,24 @@ func (d *Device) Create(major, minor uint32) error {
 	h, body, ok := parse(buf[:n])
 	var in initIn
 	if _, err := decode(body, &in); err != nil || !ok || h.Op != opInit || in.Major != protoMajor || in.Minor < protoMinor {
-		return fmt.Errorf("%s: the kernel speaks version %d.%d of the protocol, want %d.%d", control, in.Major, in.Minor, protoMajor, protoMinor)
+		return fmt.Errorf("%s: unexpected version %d.%d of the kernel's protocol, expected %d.%d", control, in.Major, in.Minor, protoMajor, protoMinor)
 	}
 	out := initOut{Major: protoMajor, Minor: protoMinor, MaxRead: maxRead, MaxWrite: maxWrite, DevMajor: major, DevMinor: minor}
 	if _, err := unix.Write(d.fd, message(h.Unique, 0, encode(out, []byte("DEVNAME="+d.name+"\x00")))); err != nil {
-		return fmt.Errorf("%s: make the device %q: %w", control, d.name, err)
+		return fmt.Errorf("%s: create device %q: %w", control, d.name, err)
 	}
-	// What the kernel refuses it does not answer: it gives up the connection.
+	// The kernel does not answer a refused reply: it closes the connection.
 	if _, err := conn.Wait(d.fd, -1, unix.POLLIN, 0); err != nil {
-		return fmt.Errorf("%s: the kernel makes no device %q with number %d:%d; it may be taken", control, d.name, major, minor)
+		return fmt.Errorf("%s: the kernel refused device %q with number %d:%d; name or number may be in use", control, d.name, major, minor)
 	}
 	return nil
 }
 
-// bufferSize is more than any message has: the kernel wants 8 KiB at least, and room
-// for what is written.
+// bufferSize is larger than any message, in bytes: the kernel requires 8 KiB at least, and
+// space for maxWrite.
 const bufferSize = 4096 + maxWrite
 
-// Serve answers the device's users until Close is called or the kernel gives up.
+// Serve answers the users of the device until Close is called or the kernel removes it.
 func (d *Device) Serve(t TPM, o Options) {
 	d.tpm, d.opt = t, o
 	buf := make([]byte, bufferSize)
@@ -153,7 +153,7 @@ func (d *Device) Serve(t TPM, o Options) {
 		}
 		n, err := unix.Read(d.fd, buf)
 		switch {
-		case err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT: // ENOENT: it was interrupted meanwhile
+		case err == unix.EINTR || err == unix.EAGAIN || err == unix.ENOENT: // ENOENT: the request was interrupted
 			continue
 		case err != nil:
 			d.lost(err)
@@ -167,22 +167,22 @@ func (d *Device) Serve(t TPM, o Options) {
 	}
 }
 
-// lost tells that the kernel sends no more.
+// lost ends the process if the kernel has closed the connection.
 func (d *Device) lost(err error) {
 	if err != conn.ErrWoken {
-		d.opt.Fail(fmt.Errorf("%s: the kernel has given the device up: %w", control, err))
+		d.opt.End(fmt.Errorf("%s: the kernel removed the device: %w", control, err))
 	}
 }
 
-// take answers one message, or sees to it that it is answered. msg is not kept.
+// take answers one message, now or later. It keeps no reference to msg.
 //
-// What may have to wait for the engine or the disk is done on the thread of the engine, one
-// after the other. A read that waits for the command that runs is a goroutine, which takes
-// no thread while it waits.
+// Operations that may have to wait for the engine or the disk run on the thread of the
+// engine, one after the other. A read that waits for the command that runs is a goroutine,
+// which occupies no thread while it waits.
 func (d *Device) take(msg []byte) {
 	h, body, ok := parse(msg)
 	if !ok {
-		d.opt.Note("cuse: a message of %d bytes is dropped", len(msg))
+		d.opt.Log.Infof("cuse: invalid message of %d bytes dropped", len(msg))
 		return
 	}
 	if h.Op == opInterrupt {
@@ -210,7 +210,7 @@ func (d *Device) take(msg []byte) {
 	case h.Op == opRead:
 		d.done.Go(answer)
 	case h.Op == opIoctl && inEngine(body):
-		if powersOff(body) { // it ends the wait of a command for a full disk
+		if powersOff(body) { // this ends the wait of a command for a full disk
 			d.tpm.EndWait()
 		}
 		d.engine(answer)
@@ -227,7 +227,7 @@ func (d *Device) engine(f func()) {
 	}
 }
 
-// takeWrite answers a write, of a command once it has run, unless it may take long.
+// takeWrite answers a write: of a command after it has run, unless it may take long.
 func (d *Device) takeWrite(unique uint64, body []byte) {
 	cmd, rep, err := d.begin(body)
 	clear(body)
@@ -244,7 +244,7 @@ func (d *Device) takeWrite(unique uint64, body []byte) {
 	d.engine(func() { d.finish(unique, rep, nil, d.run(cmd)) })
 }
 
-// finish answers a request that was taken.
+// finish answers a message.
 func (d *Device) finish(unique uint64, rep []byte, after func(), err error) {
 	d.mu.Lock()
 	delete(d.waiting, unique)
@@ -256,7 +256,7 @@ func (d *Device) finish(unique uint64, rep []byte, after func(), err error) {
 	}
 }
 
-// interrupt makes a request that waits give up: a signal came for its caller.
+// interrupt ends the wait of a request whose caller got a signal.
 func (d *Device) interrupt(body []byte) {
 	var in interruptIn
 	if _, err := decode(body, &in); err != nil {
@@ -270,25 +270,21 @@ func (d *Device) interrupt(body []byte) {
 	}
 }
 
-// reply answers one request.
+// reply sends the answer to one message.
 func (d *Device) reply(unique uint64, body []byte, err error) {
 	code := int32(0)
 	if err != nil {
-		errno, ok := errors.AsType[unix.Errno](err)
-		if !ok {
-			errno = unix.EIO
-		}
-		code, body = -int32(errno), nil
+		code, body = -int32(asErrno(err)), nil
 	}
 	msg := message(unique, code, body)
-	// ENOENT: the caller was killed meanwhile.
+	// ENOENT: the caller was killed.
 	if _, err := unix.Write(d.fd, msg); err != nil && err != unix.ENOENT {
-		d.opt.Note("cuse: a reply of %d bytes: %v", len(msg), err)
+		d.opt.Log.Infof("cuse: write a reply of %d bytes: %v", len(msg), err)
 	}
 	clear(msg)
 }
 
-// handle does what one request asks for. after is done once the reply is out.
+// handle executes one operation. after is called once the reply is sent.
 func (d *Device) handle(op uint32, body []byte, stop <-chan struct{}) (rep []byte, after func(), err error) {
 	switch op {
 	case opOpen:
@@ -301,15 +297,15 @@ func (d *Device) handle(op uint32, body []byte, stop <-chan struct{}) (rep []byt
 		rep, err = d.poll(body)
 	case opIoctl:
 		return d.ioctl(body)
-	case opFlush, opFsync: // nothing is kept back
+	case opFlush, opFsync: // nothing is buffered
 	default:
 		err = unix.ENOSYS
 	}
 	return rep, nil, err
 }
 
-// Close takes the device away, once the requests that run are answered, but waits
-// for them no longer than wait. Who waits for a response gets it first.
+// Close removes the device after the requests that run are answered, but waits for them no
+// longer than wait. A user that waits for a response gets it first.
 func (d *Device) Close(wait time.Duration) {
 	_, _ = unix.Write(d.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	done := make(chan struct{})
@@ -319,10 +315,4 @@ func (d *Device) Close(wait time.Duration) {
 	case <-time.After(wait):
 	}
 	_ = unix.Close(d.fd)
-}
-
-func (d *Device) trace(title string, b []byte) {
-	if d.opt.Trace != nil {
-		d.opt.Trace(title, b)
-	}
 }

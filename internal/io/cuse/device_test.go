@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -27,27 +28,7 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestNumbers: the size in an ioctl's number is that of its struct, and its last byte
-// the code of the request less one.
-func TestNumbers(t *testing.T) {
-	codes := map[string]ctrl.Code{
-		"GET_CAPABILITY": ctrl.GetCapability, "INIT": ctrl.Init, "SHUTDOWN": ctrl.Shutdown, "GET_TPMESTABLISHED": ctrl.GetTPMEstablished,
-		"SET_LOCALITY": ctrl.SetLocality, "HASH_START": ctrl.HashStart, "HASH_DATA": ctrl.HashData, "HASH_END": ctrl.HashEnd,
-		"CANCEL_TPM_CMD": ctrl.CancelTPMCmd, "STORE_VOLATILE": ctrl.StoreVolatile, "RESET_TPMESTABLISHED": ctrl.ResetTPMEstablished,
-		"GET_STATEBLOB": ctrl.GetStateBlob, "SET_STATEBLOB": ctrl.SetStateBlob, "STOP": ctrl.Stop, "GET_CONFIG": ctrl.GetConfig,
-		"SET_BUFFERSIZE": ctrl.SetBufferSize, "GET_INFO": ctrl.GetInfo, "LOCK_STORAGE": ctrl.LockStorage,
-	}
-	for _, r := range requests {
-		if r.number>>8&0xff != 'P' || ctrl.Code(r.number&0xff)+1 != codes[r.name] {
-			t.Errorf("%s is %#x", r.name, r.number)
-		}
-	}
-	if len(requests) != len(codes) {
-		t.Errorf("%d requests, want %d", len(requests), len(codes))
-	}
-}
-
-// le is hex of a machine that has the low byte first, as the tests want it.
+// le decodes hex of integers that are little-endian.
 func le(t *testing.T, s string) []byte {
 	t.Helper()
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
@@ -279,7 +260,7 @@ func TestPieces(t *testing.T) {
 		}
 	}
 	k.tpm.set(false)
-	for _, n := range []uint32{maxPiece + 1, 1 << 31, 1<<32 - 1} {
+	for _, n := range []uint32{ctrl.MaxPiece + 1, 1 << 31, 1<<32 - 1} {
 		rep, errno := k.ioctl(0xCC0C500C, encode(ctrl.SetStateReq{Type: tpm.Permanent, Length: n}, nil))
 		if errno != 0 || result(rep) != tpm.BadParameter {
 			t.Errorf("SET_STATEBLOB of %d bytes: %x, %v", n, result(rep), errno)
@@ -302,7 +283,7 @@ func TestBlobTransfer(t *testing.T) {
 	if _, errno := k.ioctl(0xCC10500B, get); errno != 0 {
 		t.Fatal(errno)
 	}
-	left := 5000 - maxPiece
+	left := 5000 - ctrl.MaxPiece
 	for left > 0 {
 		s, errno := k.read(1000)
 		if errno != 0 || len(s) != min(left, 1000) {
@@ -352,11 +333,11 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// FuzzMessage: whatever the kernel sends, there is no panic, and an ioctl gives back
-// the struct that its number tells.
+// FuzzMessage checks that no message of the kernel causes a panic, and that the reply to an
+// ioctl has the size that is in its number.
 func FuzzMessage(f *testing.F) {
-	for _, r := range requests {
-		f.Add(uint32(opIoctl), encode(ioctlIn{Number: r.number, InSize: 12}, make([]byte, 12)), true)
+	for _, r := range ctrl.Requests {
+		f.Add(uint32(opIoctl), encode(ioctlIn{Number: r.Ioctl(), InSize: 12}, make([]byte, 12)), true)
 	}
 	for _, op := range []uint32{opOpen, opRead, opWrite, opPoll, opRelease, opInterrupt} {
 		f.Add(op, make([]byte, 44), false)
@@ -374,7 +355,7 @@ func FuzzMessage(f *testing.F) {
 		release := make(chan struct{})
 		close(release)
 		d.tpm = &fake{version: tpm.V20, on: on, release: release, blob: make([]byte, 4000)}
-		d.opt = Options{Note: t.Logf, Error: t.Logf, Fail: func(error) {}, Shutdown: func() {}}
+		d.opt = Options{Log: &conntest.Log{}, End: func(error) {}}
 		stop := make(chan struct{})
 		close(stop)
 		for range 2 {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -105,6 +106,9 @@ var _ ctrl.TPM = (*fake)(nil)
 // patience is how long something may take that must happen.
 const patience = time.Minute
 
+// size returns the size of the buffer of an ioctl, which is in its number.
+func size(number uint32) int { return int(number >> 16 & 0x3fff) }
+
 // kernel is the other end of /dev/cuse.
 type kernel struct {
 	t    *testing.T
@@ -154,7 +158,7 @@ func newKernel(t *testing.T) *kernel {
 		}
 	}()
 	run := func(f func()) bool { engine <- f; return true }
-	go d.Serve(k.tpm, Options{Engine: run, Note: t.Logf, Error: t.Logf, Shutdown: func() { end("shutdown") }, Fail: func(err error) { end(err.Error()) }})
+	go d.Serve(k.tpm, Options{Engine: run, Log: &conntest.Log{}, End: func(reason error) { end(reason.Error()) }})
 	t.Cleanup(func() { d.Close(patience); _ = unix.Close(k.fd); close(engine) })
 	return k
 }

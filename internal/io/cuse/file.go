@@ -8,21 +8,19 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// file is what the one opener of the device has. The device's mu is held.
+// file is the state of the open device. The mu of the device is held.
 type file struct {
 	open    bool
 	rsp     []byte        // the response
-	off     int           // what of it was read
-	running chan struct{} // closed when the command that runs is done; nil if none does
-	watch   []uint64      // who polls and wants to be told
+	off     int           // bytes of it that were read
+	running chan struct{} // closed when the running command has ended; nil if none runs
+	watch   []uint64      // polls that are to be notified
 
 	out blobOut
 	in  blobIn
 }
 
-// open lets one opener in at a time.
-//
-// Compat: swtpm, EBUSY for a second one.
+// open allows one open file at a time, as swtpm does: a second open fails with EBUSY.
 func (d *Device) open() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -33,7 +31,7 @@ func (d *Device) open() ([]byte, error) {
 	return encode(openOut{Flags: directIO | nonSeekable}, nil), nil
 }
 
-// release lets the next opener in. A response that nobody read stays, as with swtpm.
+// release allows the next open. A response that was not read stays, as in swtpm.
 func (d *Device) release() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -43,8 +41,8 @@ func (d *Device) release() {
 	d.file.in.end()
 }
 
-// asynchronous are the commands that may take long: write returns before they are
-// done, so that who wrote one can have it cancelled.
+// asynchronous are the commands that may take long: write returns before they have run, so
+// that the user can cancel them.
 //
 // Source: swtpm, cuse_tpm.c: TPM2_CreatePrimary, TPM2_Create; TPM_TakeOwnership,
 // TPM_CreateWrapKey.
@@ -53,8 +51,8 @@ var asynchronous = map[tpm.Version]map[tpm.Code]bool{
 	tpm.V12: {0x0d: true, 0x1f: true},
 }
 
-// begin takes what was written: a command, which is to be run then, or, while a state blob
-// is set, a piece of it. rep is the answer to the write.
+// begin accepts the bytes of a write: a command, which the caller then runs, or, while a
+// state blob is set, a piece of it. rep is the answer to the write.
 func (d *Device) begin(body []byte) (cmd, rep []byte, err error) {
 	var in readIn
 	b, err := decode(body, &in)
@@ -76,20 +74,20 @@ func (d *Device) begin(body []byte) (cmd, rep []byte, err error) {
 	cmd = append([]byte{}, b[:min(len(b), d.tpm.MaxCommand())]...)
 	d.file.running = make(chan struct{})
 	d.setResponse(nil)
-	d.trace(" SWTPM_IO_Read:", cmd)
+	d.opt.Log.Dump(" SWTPM_IO_Read:", cmd)
 	return cmd, encode(writeOut{Size: uint32(len(cmd))}, nil), nil
 }
 
-// run runs a command and has its response read.
+// run runs a command and stores its response for read.
 func (d *Device) run(cmd []byte) error {
 	rsp, err := d.execute(cmd)
 	clear(cmd)
 	if err != nil {
-		d.opt.Error("%v", err)
+		d.opt.Log.Errorf("%v", err)
 		rsp, err = nil, unix.EIO
 	}
 	if rsp != nil {
-		d.trace(" SWTPM_IO_Write:", rsp)
+		d.opt.Log.Dump(" SWTPM_IO_Write:", rsp)
 	}
 	d.mu.Lock()
 	d.setResponse(rsp)
@@ -105,7 +103,7 @@ func (d *Device) run(cmd []byte) error {
 	return err
 }
 
-// execute runs one command. A TPM 2.0 command has no prefix here.
+// execute runs one command. A device accepts no prefix in front of a TPM 2.0 command.
 func (d *Device) execute(cmd []byte) ([]byte, error) {
 	const badTag = 0x84 // TPM_RC_TAG with parameter 0, as libtpms answers
 	v := d.tpm.Version()
@@ -123,8 +121,8 @@ func (d *Device) setResponse(rsp []byte) {
 	d.file.rsp, d.file.off = rsp, 0
 }
 
-// read gives the next part of the response, after the command that runs; nothing if
-// there is none. While a state blob is fetched it gives that.
+// read returns the next part of the response, after the running command has ended; nothing
+// if no part is left. While a state blob is fetched, read returns the blob.
 func (d *Device) read(body []byte, stop <-chan struct{}) ([]byte, error) {
 	var in readIn
 	if _, err := decode(body, &in); err != nil {
@@ -157,7 +155,7 @@ func (d *Device) read(body []byte, stop <-chan struct{}) ([]byte, error) {
 	}
 }
 
-// poll tells whether a read has something, and a write is taken.
+// poll reports whether a read would return bytes and a write would be accepted.
 func (d *Device) poll(body []byte) ([]byte, error) {
 	var in pollIn
 	if _, err := decode(body, &in); err != nil {

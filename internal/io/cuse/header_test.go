@@ -27,17 +27,10 @@ func headerFacts() (all []fact) {
 	add := func(want uint64, format string, args ...any) {
 		all = append(all, fact{fmt.Sprintf(format, args...), want})
 	}
-	for _, r := range requests {
-		add(uint64(r.number), "PTM_%s", r.name)
+	for _, r := range ctrl.Requests {
+		add(uint64(r.Ioctl()), "PTM_%s", r.Name)
+		add(uint64(r.Code), "CMD_%s", r.Name)
 	}
-	add(0x8004500F, "PTM_SET_DATAFD") // not served
-	for i, name := range []string{"GET_CAPABILITY", "INIT", "SHUTDOWN", "GET_TPMESTABLISHED", "SET_LOCALITY", "HASH_START", "HASH_DATA",
-		"HASH_END", "CANCEL_TPM_CMD", "STORE_VOLATILE", "RESET_TPMESTABLISHED", "GET_STATEBLOB", "SET_STATEBLOB", "STOP", "GET_CONFIG",
-		"SET_DATAFD", "SET_BUFFERSIZE", "GET_INFO", "LOCK_STORAGE"} {
-		add(uint64(i)+uint64(ctrl.GetCapability), "CMD_%s", name)
-	}
-	add(uint64(ctrl.SetDataFD), "CMD_SET_DATAFD")
-	add(uint64(ctrl.LockStorage), "CMD_LOCK_STORAGE")
 	for i, name := range []string{"INIT", "SHUTDOWN", "GET_TPMESTABLISHED", "SET_LOCALITY", "HASHING", "CANCEL_TPM_CMD", "STORE_VOLATILE",
 		"RESET_TPMESTABLISHED", "GET_STATEBLOB", "SET_STATEBLOB", "STOP", "GET_CONFIG", "SET_DATAFD", "SET_BUFFERSIZE", "GET_INFO",
 		"SEND_COMMAND_HEADER", "LOCK_STORAGE"} {
@@ -56,7 +49,7 @@ func headerFacts() (all []fact) {
 	add(uint64(ctrl.Encrypted), "PTM_STATE_FLAG_ENCRYPTED")
 	add(uint64(ctrl.HasFileKey), "PTM_CONFIG_FLAG_FILE_KEY")
 	add(uint64(ctrl.HasMigrationKey), "PTM_CONFIG_FLAG_MIGRATION_KEY")
-	add(maxPiece, "PTM_STATE_BLOB_SIZE")
+	add(ctrl.MaxPiece, "PTM_STATE_BLOB_SIZE")
 	add(ctrl.MaxInfo, "PTM_GETINFO_SIZE")
 	return append(all, layoutFacts()...)
 }
@@ -72,9 +65,9 @@ func layoutFacts() (all []fact) {
 		"ptm_loc":           4,
 		"ptm_reset_est":     4,
 		"ptm_init":          binary.Size(ctrl.InitReq{}),
-		"ptm_hdata":         4 + maxHash,
-		"ptm_getstate":      binary.Size(ctrl.GetStateRep{}) + maxPiece,
-		"ptm_setstate":      binary.Size(ctrl.SetStateReq{}) + maxPiece,
+		"ptm_hdata":         4 + ctrl.MaxHash,
+		"ptm_getstate":      binary.Size(ctrl.GetStateRep{}) + ctrl.MaxPiece,
+		"ptm_setstate":      binary.Size(ctrl.SetStateReq{}) + ctrl.MaxPiece,
 		"ptm_getconfig":     binary.Size(ctrl.ConfigRep{}),
 		"ptm_setbuffersize": binary.Size(ctrl.BufferSizeRep{}),
 		"ptm_getinfo":       (binary.Size(ctrl.InfoRep{}) + ctrl.MaxInfo + 7) &^ 7, // as its flags have 8 bytes

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The operations that come, by the kernel's numbers.
+// The operations that the kernel requests, with its numbers.
 //
 // Source: Linux, include/uapi/linux/fuse.h, enum fuse_opcode. All structs of this
 // file are those of that header, in the byte order of the machine.
@@ -28,7 +28,7 @@ const (
 //	off len field
 //	  0   4 Len     bytes of the message, with the header
 //	  4   4 Op
-//	  8   8 Unique  names the request in its reply
+//	  8   8 Unique  identifies the request in its reply
 //	 16   8 node
 //	 24  16 uid, gid, pid of the caller, padding
 type inHeader struct {
@@ -37,15 +37,15 @@ type inHeader struct {
 	_       [24]byte
 }
 
-// outHeader is struct fuse_out_header; Error is a negative errno. A notification has
-// no Unique, and its kind is in Error.
+// outHeader is struct fuse_out_header; Error is a negative errno. In a notification Unique
+// is 0 and Error is the kind.
 type outHeader struct {
 	Len    uint32
 	Error  int32
 	Unique uint64
 }
 
-// notifyPoll is FUSE_NOTIFY_POLL: who polls is to look again.
+// notifyPoll is FUSE_NOTIFY_POLL: the user is to poll again.
 const notifyPoll = 1
 
 // initIn is struct cuse_init_in.
@@ -54,8 +54,8 @@ type initIn struct {
 }
 
 // initOut is struct cuse_init_out; "DEVNAME=NAME" and a NUL follow it. Without the
-// flag CUSE_UNRESTRICTED_IOCTL the kernel takes from the number of an ioctl what of
-// the caller's memory goes in and out; we see nothing else of it.
+// flag CUSE_UNRESTRICTED_IOCTL the kernel derives from the number of an ioctl which part of
+// the caller's memory is copied in and out; the device sees nothing else of it.
 type initOut struct {
 	Major, Minor, _, Flags uint32
 	MaxRead, MaxWrite      uint32
@@ -63,8 +63,8 @@ type initOut struct {
 	_                      [10]uint32
 }
 
-// The version of the protocol that is spoken: 7.11 has all that is needed here, and
-// newer kernels speak it.
+// The version of the protocol that the device speaks: 7.11 is sufficient, and newer
+// kernels support it.
 const (
 	protoMajor = 7
 	protoMinor = 11
@@ -77,7 +77,7 @@ type openOut struct {
 	_      uint32
 }
 
-// What openOut tells of the file: no cache, no position.
+// The flags of openOut: no cache, no position.
 const directIO, nonSeekable = 1 << 0, 1 << 2
 
 // readIn is struct fuse_read_in and struct fuse_write_in, whose bytes follow it.
@@ -121,7 +121,7 @@ const pollNotify = 1
 // pollOut is struct fuse_poll_out.
 type pollOut struct{ Events, _ uint32 }
 
-// parse splits a message at its header; ok is false if it is none.
+// parse splits a message into header and body; ok is false if it is invalid.
 func parse(msg []byte) (h inHeader, body []byte, ok bool) {
 	n, err := binary.Decode(msg, binary.NativeEndian, &h)
 	if err != nil || int(h.Len) != len(msg) {
@@ -139,7 +139,7 @@ func decode(body []byte, v any) (rest []byte, err error) {
 	return body[n:], nil
 }
 
-// encode returns the bytes of v and of more behind it.
+// encode returns the bytes of v followed by more.
 func encode(v any, more []byte) []byte {
 	b, _ := binary.Append(nil, binary.NativeEndian, v) // all of fixed size
 	return append(b, more...)

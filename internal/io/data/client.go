@@ -14,8 +14,8 @@ import (
 
 const (
 	// fragmentWait is how long the rest of a command may take to arrive once its
-	// size is known. Then the TPM gets what has arrived, and answers that the size
-	// is wrong.
+	// size is known. Then the TPM gets the part that has arrived, and answers that the
+	// size is wrong.
 	fragmentWait = time.Second
 
 	// writeWait is how long a client may leave a response unread before it is
@@ -26,12 +26,12 @@ const (
 var (
 	errUnread = errors.New("the client does not read its responses")
 
-	// errUnwanted is the EIO of a device: the kernel gave the command up, after its
-	// own deadline, and takes no response to it. It will send other commands.
-	errUnwanted = errors.New("the device does not want the response any more")
+	// errRefused is the EIO of a device: the kernel gave up the command, after its own
+	// deadline, and accepts no response to it. It will send other commands.
+	errRefused = errors.New("the device refuses the response: the kernel has given up the command")
 
 	// errHalf means that the previous process has sent a part of a response.
-	errHalf = errors.New("the previous process has sent only a part of a response")
+	errHalf = errors.New("the previous process sent only a part of a response")
 )
 
 // client is one client of the data channel.
@@ -61,8 +61,8 @@ func (c *client) Serve(e handover.Event) {
 	case handover.EventRest:
 		c.send(e.Rest)
 	case handover.EventNoResponse: // the client may try another command
-		c.s.opt.Note("data client: %v", e.Err)
-		c.Kept.Record.Done()
+		c.s.opt.Log.Infof("data client: %v", e.Err)
+		c.Handover.Record.Done()
 	case handover.EventClosed:
 		c.end(e.Err)
 	}
@@ -91,7 +91,7 @@ func (c *client) took(b []byte, err error) {
 	switch {
 	case err == nil:
 		c.received(b, false)
-	case err == unix.EAGAIN || err == unix.EINTR: // a wake-up for nothing
+	case err == unix.EAGAIN || err == unix.EINTR: // a spurious wake-up
 	case err == io.EOF && len(b) >= tpm.HeaderSize:
 		c.received(b, true)
 	default:
@@ -99,10 +99,10 @@ func (c *client) took(b []byte, err error) {
 	}
 }
 
-// read reads into b what has arrived.
+// read reads the bytes that have arrived into b.
 func (c *client) read(b []byte) (n int, err error) {
 	if c.Socket {
-		n, _, err = c.Kept.Record.Receive(c.FD, b, nil, 0)
+		n, _, err = c.Handover.Record.Receive(c.FD, b, nil, 0)
 	} else {
 		n, err = unix.Read(c.FD, b)
 	}
@@ -121,7 +121,7 @@ func (c *client) received(b []byte, eof bool) {
 			c.n = copy(c.buf, b)
 		}
 		c.Plain = false
-		if c.n < tpm.HeaderSize { // it may take its time, as it holds up nobody
+		if c.n < tpm.HeaderSize { // no deadline: the client delays no other
 			c.Become(conn.Idle, unix.POLLIN, 0)
 		} else {
 			c.Become(conn.Partial, unix.POLLIN, fragmentWait)
@@ -145,19 +145,19 @@ func (c *client) Expired() {
 func (c *client) run(b []byte) {
 	if c.lost {
 		c.lost = false
-		c.s.opt.Note("data client: command interrupted by a restart; answered with TPM_FAIL")
+		c.s.opt.Log.Infof("data client: command interrupted by a restart; answered with TPM_FAIL")
 		c.respond(c.s.tpm.Lost(b))
 		return
 	}
-	c.s.trace(" SWTPM_IO_Read:", b)
+	c.s.opt.Log.Dump(" SWTPM_IO_Read:", b)
 	rsp, err := c.s.tpm.Execute(b)
 	if err != nil {
-		c.s.opt.Fail(err)
+		c.s.opt.End(err)
 		c.End()
 		return
 	}
 	if rsp == nil {
-		c.Kept.Record.Done()
+		c.Handover.Record.Done()
 		c.answered()
 		return
 	}
@@ -165,13 +165,13 @@ func (c *client) run(b []byte) {
 }
 
 func (c *client) respond(rsp []byte) {
-	c.s.trace(" SWTPM_IO_Write:", rsp)
+	c.s.opt.Log.Dump(" SWTPM_IO_Write:", rsp)
 	c.Answered()
-	c.Kept.Record.Answer(len(rsp))
+	c.Handover.Record.Answer(len(rsp))
 	c.send(rsp)
 }
 
-// send writes b, which is the rest of a response. What does not go out at once follows
+// send writes b, which is the rest of a response. Bytes that cannot be sent at once follow
 // when the client has read.
 func (c *client) send(b []byte) {
 	for len(b) > 0 {
@@ -184,7 +184,7 @@ func (c *client) send(b []byte) {
 			c.wait(b)
 			return
 		case err == unix.EIO && !c.Socket:
-			c.s.opt.Note("data client: %v", errUnwanted)
+			c.s.opt.Log.Infof("data client: %v", errRefused)
 			c.answered()
 			return
 		default:
@@ -192,7 +192,7 @@ func (c *client) send(b []byte) {
 			return
 		}
 	}
-	c.Kept.Record.Done()
+	c.Handover.Record.Done()
 	c.answered()
 }
 
@@ -207,7 +207,7 @@ func (c *client) wait(b []byte) {
 
 func (c *client) write(b []byte) (int, error) {
 	if c.Socket {
-		return c.Kept.Record.Send(c.FD, b)
+		return c.Handover.Record.Send(c.FD, b)
 	}
 	return unix.Write(c.FD, b)
 }
@@ -225,7 +225,7 @@ func (c *client) answered() {
 // there is one. It is unknown whether the command was executed. The part of the command
 // that has yet to arrive is dropped.
 func (c *client) settle() {
-	st := c.Kept.Record.Unfinished()
+	st := c.Handover.Record.Unfinished()
 	switch {
 	case st.Broken:
 		c.end(errHalf)
@@ -243,7 +243,7 @@ func (c *client) settle() {
 // end closes the connection because of err.
 func (c *client) end(err error) {
 	if err != nil && err != io.EOF {
-		c.s.opt.Note("data client: %v: connection closed", err)
+		c.s.opt.Log.Infof("data client: %v: connection closed", err)
 	}
 	c.End()
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestMissing is how much more a message needs.
+// TestMissing checks how many more bytes a message needs.
 func TestMissing(t *testing.T) {
 	for _, g := range []struct {
 		name, in string
@@ -29,9 +29,9 @@ func TestMissing(t *testing.T) {
 		{"a wrong tag", "12 34 00 00 00 0c 00 00 01 44", 2, 2},
 		{"a prefix", "00 00 00 08 03 00 00 00 0c 80", 0, 9}, // for a TPM 1.2 the size is 0x00080300
 		{"a prefix and a header of 12", "00 00 00 08 03 00 00 00 0c 80 01 00 00 00 0c 00 00 01 44", 0, 2},
-		{"whole behind a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 00 0c 00 00 01 44 00 00", 0, 0},
-		{"the largest behind a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 10 00 00 00 01 44", 0, 4086},
-		{"larger behind a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 10 01 00 00 01 44", 0, 0},
+		{"whole with a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 00 0c 00 00 01 44 00 00", 0, 0},
+		{"the largest with a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 10 00 00 00 01 44", 0, 4086},
+		{"larger with a prefix", "00 00 00 08 03 00 00 00 0c 80 01 00 00 10 01 00 00 01 44", 0, 0},
 		{"number 7", "00 00 00 07 03 00 00 00 0c 80", 0, 0},
 	} {
 		b, err := hex.DecodeString(strings.ReplaceAll(g.in, " ", ""))
@@ -47,8 +47,8 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// FuzzMissing holds missing to its promise: what it asks for fits the buffer, and
-// with it the message is whole.
+// FuzzMissing checks that the bytes which missing reports fit into the buffer, and that
+// the message is whole with them.
 func FuzzMissing(f *testing.F) {
 	f.Add([]byte{}, true)
 	f.Add(command(12)[:10], true)
@@ -64,7 +64,7 @@ func FuzzMissing(f *testing.F) {
 			switch {
 			case n == 0:
 				if len(b) < tpm.HeaderSize {
-					t.Fatalf("missing(%x) = 0, and that is no header", b)
+					t.Fatalf("missing(%x) = 0 for less than a header", b)
 				}
 				return
 			case n < 0 || len(b)+n > tpm.MaxMessage || steps > 3:
@@ -75,15 +75,15 @@ func FuzzMissing(f *testing.F) {
 	})
 }
 
-// TestFraming sends bytes in pieces, each of which is read before the next is
-// sent, and looks at what the TPM gets.
+// TestFraming sends bytes in pieces, each of which is read before the next is sent, and
+// compares the messages that the TPM gets.
 func TestFraming(t *testing.T) {
 	whole := command(30)
 	prefix := []byte{0, 0, 0, 8, 2, 0, 0, 0, 30}
 	prefixed := append(slices.Clone(prefix), whole...)
 	long := command(5000)
 	tooShort := command(30)
-	tooShort[5] = 40 // more than will come
+	tooShort[5] = 40 // more than is sent
 	for _, g := range []struct {
 		name   string
 		pieces [][]byte
@@ -106,18 +106,18 @@ func TestFraming(t *testing.T) {
 		{"prefix, one by one", split(prefixed), [][]byte{prefixed}},
 		{"prefix, silence", [][]byte{prefixed[:11]}, [][]byte{prefixed[:11]}},
 	} {
-		for _, first := range []bool{true, false} { // the first message of a client takes another way
+		for _, first := range []bool{true, false} { // the first message of a client takes another path
 			f := &fake{version: tpm.V20}
 			b := newBench(t, f, Options{})
 			c := b.attach(t)
 			if !first {
-				c.send(t, command(10))
+				c.Send(t, command(10))
 				c.receives(t, command(10))
 				f.messages()
 			}
 			for _, p := range g.pieces {
-				c.send(t, p)
-				c.emptied(t)
+				c.Send(t, p)
+				c.Drained(t)
 			}
 			var want []string
 			for _, m := range g.want {
@@ -138,16 +138,16 @@ func split(b []byte) (pieces [][]byte) {
 	return pieces
 }
 
-// TestLargeCommand has a library that takes larger commands than usual.
+// TestLargeCommand uses a library that accepts larger commands.
 func TestLargeCommand(t *testing.T) {
 	f := &fake{version: tpm.V20, largest: 8192}
 	b := newBench(t, f, Options{})
 	c := b.attach(t)
 	for range 2 {
 		whole := command(8192)
-		c.send(t, whole[:5000])
-		c.emptied(t)
-		c.send(t, whole[5000:])
+		c.Send(t, whole[:5000])
+		c.Drained(t)
+		c.Send(t, whole[5000:])
 		c.receives(t, whole)
 	}
 	if got := f.messages(); len(got) != 2 || len(got[1]) != 2*8192 {

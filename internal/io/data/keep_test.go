@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/handover"
+	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 func newRecord() *handover.Record { return handover.RecordAt(make([]byte, handover.RecordSize)) }
 
-// What the process before has taken of a command, answered, or not, decides what its
-// client gets from the next one.
+// TestResume checks the response to a client whose command the previous process has
+// received in whole or in part.
 func TestResume(t *testing.T) {
 	whole, next := command(30), command(12)
 	take := func(t *testing.T, r *handover.Record, fd int) {
@@ -26,17 +27,17 @@ func TestResume(t *testing.T) {
 	}
 	for _, g := range []struct {
 		name   string
-		before func(t *testing.T, r *handover.Record, fd int, c *peer) // in the process before
-		rest   []byte                                                  // what the client sends then
-		lost   []byte                                                  // the command that is answered as lost
+		before func(t *testing.T, r *handover.Record, fd int, c peer) // in the previous process
+		rest   []byte                                                 // sent by the client afterwards
+		lost   []byte                                                 // the command that is answered as lost
 	}{
-		{"nothing", func(*testing.T, *handover.Record, int, *peer) {}, nil, nil},
-		{"a command that waits", func(t *testing.T, _ *handover.Record, _ int, c *peer) { c.send(t, whole) }, nil, nil},
-		{"a command", func(t *testing.T, r *handover.Record, fd int, c *peer) { c.send(t, whole); take(t, r, fd) }, nil, whole},
-		{"a part of a header", func(t *testing.T, r *handover.Record, fd int, c *peer) { c.send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
-		{"more than the head", func(t *testing.T, r *handover.Record, fd int, c *peer) { c.send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
-		{"a response that was ready", func(t *testing.T, r *handover.Record, fd int, c *peer) {
-			c.send(t, whole)
+		{"nothing", func(*testing.T, *handover.Record, int, peer) {}, nil, nil},
+		{"a command that waits", func(t *testing.T, _ *handover.Record, _ int, c peer) { c.Send(t, whole) }, nil, nil},
+		{"a command", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, whole); take(t, r, fd) }, nil, whole},
+		{"a part of a header", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
+		{"more than the head", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
+		{"a response that was ready", func(t *testing.T, r *handover.Record, fd int, c peer) {
+			c.Send(t, whole)
 			take(t, r, fd)
 			r.Answer(10)
 		}, nil, whole},
@@ -46,41 +47,41 @@ func TestResume(t *testing.T) {
 			fd, c := pair(t, unix.SOCK_STREAM)
 			r := newRecord()
 			g.before(t, r, fd, c)
-			b.Resume(fd, Kept{Record: r}, false)
+			b.Resume(fd, conn.Handover{Record: r}, false)
 			if g.rest != nil {
-				c.send(t, g.rest)
+				c.Send(t, g.rest)
 			}
 			switch {
 			case g.lost != nil:
 				want := append([]byte("lost "), g.lost...)
-				copy(want[5+handover.HeadSize:], make([]byte, len(g.lost))) // nobody has kept what is behind the head
+				copy(want[5+handover.HeadSize:], make([]byte, len(g.lost))) // the record has only the head
 				if len(g.rest) > 0 {
 					copy(want[5+len(g.lost)-len(g.rest):], g.rest)
 				}
 				got := make([]byte, len(want))
-				if _, err := io.ReadFull(c.f, got); err != nil || !bytes.Equal(got, want) {
+				if _, err := io.ReadFull(c.File, got); err != nil || !bytes.Equal(got, want) {
 					t.Fatalf("received %x, %v, want %x", got, err, want)
 				}
 			case g.name == "a command that waits":
 				c.receives(t, whole)
 			}
-			c.send(t, next)
+			c.Send(t, next)
 			c.receives(t, next)
 			for _, m := range b.tpm.messages() {
 				if g.lost != nil && len(m) == 2*len(whole) {
 					t.Error("the command was run again")
 				}
 			}
-			b.Close(patience) // the record is the server's until then
+			b.Close(patience) // until then the server uses the record
 			if s := r.Unfinished(); s.Taken != 0 || s.Broken {
-				t.Errorf("the record is %+v", s)
+				t.Errorf("record = %+v, want none pending", s)
 			}
 		})
 	}
 }
 
-// A client that has a part of a response cannot get the rest: it loses its
-// connection, for everybody who has it open.
+// TestResumeHalfAnswered checks that a client that got a part of a response is
+// disconnected, in all processes that have the connection open.
 func TestResumeHalfAnswered(t *testing.T) {
 	b := newBench(t, &fake{}, Options{})
 	fd, c := pair(t, unix.SOCK_STREAM)
@@ -90,37 +91,37 @@ func TestResumeHalfAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	var forgotten atomic.Int32
-	b.Resume(fd, Kept{Record: r, Forget: func() { forgotten.Add(1) }}, true)
-	if got, _ := io.ReadAll(c.f); string(got) != "1234" {
+	b.Resume(fd, conn.Handover{Record: r, Forget: func() { forgotten.Add(1) }}, true)
+	if got, _ := io.ReadAll(c.File); string(got) != "1234" {
 		t.Errorf("received %q", got)
 	}
-	b.happened(t, "the previous process has sent only a part")
+	b.Await(t, "the previous process sent only a part")
 	if forgotten.Load() != 1 {
 		t.Errorf("forgotten %d times", forgotten.Load())
 	}
 }
 
-// A server that closes leaves its clients to the next process, without a byte of
-// theirs; one that has gone is forgotten.
+// TestLeave checks that a server that closes leaves its clients to the next process and
+// reads nothing from them, and that a disconnected client is forgotten.
 func TestLeave(t *testing.T) {
-	var kept, forgotten atomic.Int32
-	keep := func(fd int, attached bool) Kept {
-		kept.Add(1)
-		return Kept{Record: newRecord(), Forget: func() { forgotten.Add(1) }}
+	var preserved, forgotten atomic.Int32
+	preserve := func(fd int, attached bool) conn.Handover {
+		preserved.Add(1)
+		return conn.Handover{Record: newRecord(), Forget: func() { forgotten.Add(1) }}
 	}
-	b := newBench(t, &fake{}, Options{Keep: keep})
+	b := newBench(t, &fake{}, Options{Save: preserve})
 	q := b.listen(t)
-	gone, stays := q.dial(t), q.dial(t)
-	for _, c := range []*peer{gone, stays} {
-		c.send(t, command(12))
+	leaves, stays := q.dial(t), q.dial(t)
+	for _, c := range []peer{leaves, stays} {
+		c.Send(t, command(12))
 		c.receives(t, command(12))
 	}
-	_ = gone.f.Close()
+	_ = leaves.File.Close()
 	for b.Clients() > 1 {
 		unix.Poll(nil, 1)
 	}
 	b.Close(patience)
-	if kept.Load() != 2 || forgotten.Load() != 1 {
-		t.Errorf("%d kept, %d forgotten, want 2 and 1", kept.Load(), forgotten.Load())
+	if preserved.Load() != 2 || forgotten.Load() != 1 {
+		t.Errorf("%d preserved, %d forgotten, want 2 and 1", preserved.Load(), forgotten.Load())
 	}
 }

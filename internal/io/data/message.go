@@ -1,5 +1,5 @@
 // Package data serves the data channel: TPM commands in, responses out. It frames
-// messages, and no client can hold up another. The TPM interface executes the commands.
+// messages, and no client can delay another. The TPM interface executes the commands.
 package data
 
 import "github.com/swtpm-go/swtpm/internal/tpm"

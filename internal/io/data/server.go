@@ -10,47 +10,43 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TPM is what a client talks to.
+// TPM executes the commands of the clients.
 type TPM interface {
 	Version() tpm.Version
 	// MaxCommand is the size in bytes of the largest command.
 	MaxCommand() int
 
-	// Execute runs what came in one message and returns the response, nil if
-	// there is none. An error ends the server: the TPM may not go on. raw may
-	// be changed.
+	// Execute runs one message and returns the response, nil if there is none. An
+	// error ends the server: the TPM must not continue. raw may be changed.
 	Execute(raw []byte) (rsp []byte, err error)
 
 	// Serve waits until a descriptor of s needs the server, or the time is up.
 	// Meanwhile it may answer plain commands by itself.
 	Serve(s *handover.Set) handover.Event
 
-	// Lost is the response to a command that the previous process has received;
-	// head is its start.
+	// Lost returns the response to a command that the previous process has received;
+	// head is the start of the command.
 	Lost(head []byte) []byte
 }
-
-// Kept is the part of a connection that outlives the process.
-type Kept = conn.Kept
 
 // Options is what New needs besides the TPM.
 type Options struct {
 	Disconnect bool // close a connection after its first response
-	MaxClients int  // at once; more wait in the listener's backlog
+	Terminate  bool // end the process when the clients have disconnected
+	MaxClients int  // at once; more wait in the backlog of the listener
 
-	Keep    func(fd int, attached bool) Kept // keeps a new client; nil if nothing is kept
-	Changed func()                           // a client connected or disconnected; must not wait; nil if not needed
+	Save    func(fd int, attached bool) conn.Handover // saves a new client for the next process; nil if clients end with this one
+	Changed func()                                    // a client connected or disconnected; must not wait; nil if not needed
+	Quiet   func()                                    // nothing has happened for a while; see conn.Options
+	Log     conn.Logger
 
-	Trace func(title string, b []byte)     // gets all messages; nil if not needed
-	Note  func(format string, args ...any) // logs a line
-	Lost  func()                           // the clients disconnected; see conn.Options
-	Quiet func()                           // nothing has happened for a while; see conn.Options
-	Fail  func(err error)                  // the server cannot go on
+	// End ends the process, later. The reason is conn.ErrDisconnected, or why the
+	// process cannot go on.
+	End func(reason error)
 }
 
 // Server serves any number of clients on one thread, that of Run, which also runs
-// their commands. None of them can hold up another: the loop reads and writes only
-// what goes at once.
+// their commands. No client can delay another: the loop never waits to read or write.
 type Server struct {
 	*conn.Server
 	tpm     TPM
@@ -58,23 +54,23 @@ type Server struct {
 	largest int // size of a command, in bytes
 }
 
-// ErrBusy means that there is a data channel already.
-var ErrBusy = conn.ErrBusy
-
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o, largest: t.MaxCommand()}
-	var err error
-	s.Server, err = conn.New(conn.Options{
+	co := conn.Options{
 		MaxClients: o.MaxClients,
 		Buffer:     tpm.PrefixSize + s.largest,
 		New:        s.newClient,
 		Wait:       t.Serve,
-		Keep:       o.Keep,
+		Save:       o.Save,
 		Changed:    o.Changed,
-		Lost:       o.Lost,
 		Quiet:      o.Quiet,
-	})
+	}
+	if o.Terminate {
+		co.Lost = func() { o.End(conn.ErrDisconnected) }
+	}
+	var err error
+	s.Server, err = conn.New(co)
 	return s, err
 }
 
@@ -89,32 +85,32 @@ func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 }
 
 // Attach serves the client at the other end of fd, which the server then owns. It
-// fails with ErrBusy, and leaves fd alone, if the server listens or has a client.
+// fails with conn.ErrBusy, and leaves fd open, if the server listens or has a client.
 func (s *Server) Attach(fd int) error { return s.Server.Attach(fd, true) }
 
 // AttachSocket is Attach for a descriptor that a client has sent: fd must be a connected
-// stream socket. A device or a file might be ready for ever, or block.
+// stream socket. A device or a file might always be ready, or block.
 func (s *Server) AttachSocket(fd int) error {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	switch {
 	case err != nil:
-		return errors.New("the descriptor is not a socket; want a connected stream socket")
+		return errors.New("the descriptor is not a socket; pass a connected stream socket")
 	case kind != unix.SOCK_STREAM:
-		return errors.New("the descriptor is a socket of another type; want a connected stream socket")
+		return errors.New("the descriptor is not a stream socket; pass a connected stream socket")
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP: not connected, or no longer
 	if _, pollErr := unix.Poll(p, 0); err != nil || listens != 0 || pollErr != nil || p[0].Revents&unix.POLLHUP != 0 {
-		return errors.New("the descriptor is a socket that is not connected; want a connected stream socket")
+		return errors.New("the socket is not connected; pass a connected stream socket")
 	}
 	if toItself(fd) {
-		return errors.New("the descriptor is a socket that is connected to itself; want one that is connected to a client")
+		return errors.New("the socket is connected to itself; pass a socket that is connected to a client")
 	}
 	return s.Attach(fd)
 }
 
-// toItself reports whether what is sent through the TCP socket fd arrives there: each
-// response of the TPM would be its next command, for ever.
+// toItself reports whether the TCP socket fd is connected to itself: each response of the
+// TPM would be its next command, without end.
 func toItself(fd int) bool {
 	a, err := unix.Getsockname(fd)
 	if err != nil {
@@ -133,10 +129,4 @@ func toItself(fd int) bool {
 		return ok && a.Port == b.Port && a.Addr == b.Addr
 	}
 	return false
-}
-
-func (s *Server) trace(title string, b []byte) {
-	if s.opt.Trace != nil {
-		s.opt.Trace(title, b)
-	}
 }

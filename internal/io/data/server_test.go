@@ -9,11 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestEndInTheMiddle half-closes the connection.
-func TestEndInTheMiddle(t *testing.T) {
+// TestHalfClose closes the sending half of the connection.
+func TestHalfClose(t *testing.T) {
 	whole := command(30)
 	for _, g := range []struct {
 		name string
@@ -30,40 +32,41 @@ func TestEndInTheMiddle(t *testing.T) {
 		b := newBench(t, &fake{version: tpm.V20}, Options{})
 		c := b.attach(t)
 		if len(g.in) > 0 {
-			c.send(t, g.in)
+			c.Send(t, g.in)
 		}
-		if err := unix.Shutdown(c.fd, unix.SHUT_WR); err != nil {
+		if err := unix.Shutdown(c.FD, unix.SHUT_WR); err != nil {
 			t.Fatal(err)
 		}
 		if g.want != nil {
 			c.receives(t, g.want)
 		}
-		c.ends(t)
-		b.happened(t, "lost")
+		c.Closed(t)
+		b.Await(t, conn.ErrDisconnected.Error())
 	}
 }
 
-// TestHalfCommand holds that one who stops in the middle holds up nobody.
+// TestHalfCommand checks that a client that stops in the middle of a command delays no
+// other.
 func TestHalfCommand(t *testing.T) {
 	for _, n := range []int{1, 9, 10, 29} {
 		b := newBench(t, &fake{version: tpm.V20}, Options{})
 		q := b.listen(t)
 		half, c := q.dial(t), q.dial(t)
-		half.send(t, command(30)[:n])
-		half.emptied(t)
-		c.send(t, command(10))
+		half.Send(t, command(30)[:n])
+		half.Drained(t)
+		c.Send(t, command(10))
 		c.receives(t, command(10))
 		if n >= tpm.HeaderSize {
 			half.receives(t, command(30)[:n])
 			continue
 		}
-		half.send(t, command(30)[n:])
+		half.Send(t, command(30)[n:])
 		half.receives(t, command(30))
 	}
 }
 
-// TestMute holds that a command without response costs nobody the connection,
-// unless each has its own.
+// TestMute checks that a command without a response does not end the connection, unless
+// each command has a connection of its own.
 func TestMute(t *testing.T) {
 	silent := command(10)
 	silent[0] = mute
@@ -71,13 +74,13 @@ func TestMute(t *testing.T) {
 		b := newBench(t, &fake{version: tpm.V20}, Options{Disconnect: disconnect})
 		c := b.attach(t)
 		for range 2 {
-			c.send(t, silent)
+			c.Send(t, silent)
 			if disconnect {
-				c.ends(t)
+				c.Closed(t)
 				break
 			}
-			c.emptied(t)
-			c.send(t, command(10))
+			c.Drained(t)
+			c.Send(t, command(10))
 			c.receives(t, command(10))
 		}
 	}
@@ -88,38 +91,39 @@ func TestDisconnect(t *testing.T) {
 	q := b.listen(t)
 	for range 3 {
 		c := q.dial(t)
-		c.send(t, command(10))
+		c.Send(t, command(10))
 		c.receives(t, command(10))
-		c.ends(t)
+		c.Closed(t)
 	}
-	b.happened(t, "lost") // with -t the process would end after the first
+	b.Await(t, conn.ErrDisconnected.Error()) // with -t the process would end after the first
 }
 
-// TestLost is when the process ends under -t.
-func TestLost(t *testing.T) {
+// TestTerminate checks which disconnect ends a process with Terminate: the last client
+// that had a response.
+func TestTerminate(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
 	user, other := q.dial(t), q.dial(t)
-	user.send(t, command(10))
+	user.Send(t, command(10))
 	user.receives(t, command(10))
-	_ = other.f.Close()
+	_ = other.File.Close()
 	for end := time.Now().Add(patience); b.Clients() > 1 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
-	if got := b.saw(); got != "" {
-		t.Errorf("events after a stranger went = %q, want none", got)
+	if got := b.String(); got != "" {
+		t.Errorf("events after a client without a response left = %q, want none", got)
 	}
-	_ = user.f.Close()
-	b.happened(t, "lost")
+	_ = user.File.Close()
+	b.Await(t, conn.ErrDisconnected.Error())
 }
 
-// TestFail is a TPM that must not go on.
+// TestFail checks that a failure of the TPM ends the process.
 func TestFail(t *testing.T) {
-	b := newBench(t, &fake{version: tpm.V20, err: errors.New("the state is gone")}, Options{})
+	b := newBench(t, &fake{version: tpm.V20, err: errors.New("state lost")}, Options{})
 	c := b.attach(t)
-	c.send(t, command(10))
-	c.ends(t)
-	b.happened(t, "fail: the state is gone")
+	c.Send(t, command(10))
+	c.Closed(t)
+	b.Await(t, "end: state lost")
 }
 
 func TestAttach(t *testing.T) {
@@ -129,32 +133,31 @@ func TestAttach(t *testing.T) {
 	}
 	c := b.attach(t)
 	fd, other := pair(t, unix.SOCK_STREAM)
-	if err := b.Attach(fd); !b.Busy() || !errors.Is(err, ErrBusy) {
-		t.Errorf("second Attach = %v with Busy() = %v, want ErrBusy", err, b.Busy())
+	if err := b.Attach(fd); !b.Busy() || !errors.Is(err, conn.ErrBusy) {
+		t.Errorf("second Attach = %v with Busy() = %v, want conn.ErrBusy", err, b.Busy())
 	}
-	c.send(t, command(10))
+	c.Send(t, command(10))
 	c.receives(t, command(10))
-	// The descriptor was left alone, and can come in its turn: at once, as what
-	// is waited for is the server's own doing.
-	_ = c.f.Close()
+	// The refused descriptor is still open, and is accepted after the client has hung up.
+	_ = c.File.Close()
 	if b.Busy() {
 		t.Error("Busy() = true after the client hung up")
 	}
 	if err := b.Attach(fd); err != nil {
 		t.Fatalf("Attach after the client hung up = %v", err)
 	}
-	other.send(t, command(10))
+	other.Send(t, command(10))
 	other.receives(t, command(10))
 
 	q := newBench(t, &fake{version: tpm.V20}, Options{})
 	q.listen(t)
-	if err := q.Attach(0); !errors.Is(err, ErrBusy) {
-		t.Errorf("Attach beside a listener = %v, want ErrBusy", err)
+	if err := q.Attach(0); !errors.Is(err, conn.ErrBusy) {
+		t.Errorf("Attach to a server that listens = %v, want conn.ErrBusy", err)
 	}
 }
 
-// TestAttachSocket checks that a descriptor which a client has sent is a connected stream
-// socket: others could be ready for ever.
+// TestAttachSocket checks that the server accepts only connected stream sockets from
+// clients: other descriptors could always be ready.
 func TestAttachSocket(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	for name, make := range map[string]func() (int, error){
@@ -198,7 +201,7 @@ func TestAttachSocket(t *testing.T) {
 		if err := b.AttachSocket(fd); err == nil || b.Busy() {
 			t.Errorf("%s is accepted", name)
 		}
-		if err := unix.Close(fd); err != nil { // it was left alone
+		if err := unix.Close(fd); err != nil { // it must still be open
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -206,19 +209,19 @@ func TestAttachSocket(t *testing.T) {
 	if err := b.AttachSocket(fd); err != nil {
 		t.Fatal(err)
 	}
-	c.send(t, command(10))
+	c.Send(t, command(10))
 	c.receives(t, command(10))
 }
 
-// TestAttachWhileBusy hangs up while the TPM works.
+// TestAttachWhileBusy attaches a client after the first has hung up during a command.
 func TestAttachWhileBusy(t *testing.T) {
 	f := &fake{version: tpm.V20}
 	b := newBench(t, f, Options{})
 	c := b.attach(t)
 	f.held.Lock()
-	c.send(t, command(10))
-	c.emptied(t)
-	_ = c.f.Close()
+	c.Send(t, command(10))
+	c.Drained(t)
+	_ = c.File.Close()
 	fd, next := pair(t, unix.SOCK_STREAM)
 	attached := make(chan error)
 	go func() { attached <- b.Attach(fd) }()
@@ -226,11 +229,11 @@ func TestAttachWhileBusy(t *testing.T) {
 	if err := <-attached; err != nil {
 		t.Fatalf("Attach = %v", err)
 	}
-	next.send(t, command(10))
+	next.Send(t, command(10))
 	next.receives(t, command(10))
 }
 
-// TestDatagrams uses a socket where one message is one command.
+// TestDatagrams uses a socket on which one message is one command.
 func TestDatagrams(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	fd, c := pair(t, unix.SOCK_DGRAM)
@@ -238,35 +241,35 @@ func TestDatagrams(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range []int{10, 30, 4096} {
-		c.send(t, command(n))
+		c.Send(t, command(n))
 		c.receivesDatagram(t, command(n))
 	}
 }
 
-func (c *peer) receivesDatagram(t *testing.T, msg []byte) {
+func (c peer) receivesDatagram(t *testing.T, msg []byte) {
 	t.Helper()
 	b := make([]byte, 8192)
-	n, err := c.f.Read(b)
+	n, err := c.File.Read(b)
 	if err != nil || string(b[:n]) != "="+string(msg) {
 		t.Errorf("response = %.60x, %v, want = and %.60x", b[:n], err, msg)
 	}
 }
 
-// TestTerminal uses a pseudo terminal, which is no socket, and hangs it up: the
-// reference spins then.
+// TestTerminal uses a pseudo terminal, which is no socket, and hangs it up. The reference
+// loops without end then.
 func TestTerminal(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
+		t.Skipf("no pseudo terminals: %v", err)
 	}
 	defer master.Close()
 	fd := int(master.Fd())
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
+		t.Skipf("no pseudo terminals: %v", err)
 	}
 	slave, err := openPeer(fd)
 	if err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
+		t.Skipf("no pseudo terminals: %v", err)
 	}
 	if err := makeRaw(slave); err != nil {
 		t.Fatal(err)
@@ -294,60 +297,59 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("response = %x, want = and %x", got, command(10))
 	}
 	_ = unix.Close(slave)
-	b.happened(t, "lost")
+	b.Await(t, conn.ErrDisconnected.Error())
 }
 
-// TestNeverReads has clients that send and never read: each loses its connection
-// in the end, and the others notice nothing.
+// TestNeverReads checks that a client that sends and never reads is disconnected, and that
+// other clients do not notice.
 func TestNeverReads(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
 	stuck := q.dial(t)
-	if err := unix.SetsockoptInt(stuck.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
+	if err := unix.SetsockoptInt(stuck.FD, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
 		t.Fatal(err)
 	}
-	gone := make(chan bool)
+	closed := make(chan bool)
 	go func() {
-		defer close(gone)
+		defer close(closed)
 		for {
-			if _, err := stuck.f.Write(command(4096)); err != nil {
+			if _, err := stuck.File.Write(command(4096)); err != nil {
 				return
 			}
 		}
 	}()
 	c := q.dial(t)
 	for range 100 {
-		c.send(t, command(4096))
+		c.Send(t, command(4096))
 		c.receives(t, command(4096))
 	}
-	b.happened(t, errUnread.Error())
-	<-gone
+	b.Await(t, errUnread.Error())
+	<-closed
 }
 
-// TestSquatters fills all places with silent clients, and with such as stop in
-// the middle of a header: the next one is served all the same.
+// TestSquatters connects many clients that are silent or stop in the middle of a header. It
+// checks that the next client is served, and that a client that had a response stays.
 func TestSquatters(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
 	user := q.dial(t)
-	user.send(t, command(10))
+	user.Send(t, command(10))
 	user.receives(t, command(10))
 	for n := range 40 {
 		if c := q.dial(t); n%2 == 0 {
-			_, _ = c.f.Write(command(10)[:5]) // it may have lost its place already
+			_, _ = c.File.Write(command(10)[:5]) // it may be disconnected already
 		}
 	}
 	c := q.dial(t)
-	c.send(t, command(10))
+	c.Send(t, command(10))
 	c.receives(t, command(10))
-	user.send(t, command(10))
+	user.Send(t, command(10))
 	user.receives(t, command(10))
 }
 
-// TestOnePlace holds that a client which has not spoken yet keeps its place while
-// nobody waits for it.
-func TestOnePlace(t *testing.T) {
+// TestOneClient checks that a silent client stays connected while no other waits.
+func TestOneClient(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{MaxClients: 1})
 	q := b.listen(t)
 	c := q.dial(t)
@@ -355,34 +357,34 @@ func TestOnePlace(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	for range 2 {
-		c.send(t, command(10))
+		c.Send(t, command(10))
 		c.receives(t, command(10))
 	}
-	_ = c.f.Close()
+	_ = c.File.Close()
 	next := q.dial(t)
-	next.send(t, command(10))
+	next.Send(t, command(10))
 	next.receives(t, command(10))
 }
 
-// TestQuickConnects connects and goes, over and over.
+// TestQuickConnects connects and disconnects many times.
 func TestQuickConnects(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
-	before := open(t)
+	before := conntest.Descriptors(t)
 	for n := range 1000 {
 		fd, c := pair(t, unix.SOCK_STREAM)
 		switch n % 4 {
 		case 1:
-			c.send(t, command(10))
+			c.Send(t, command(10))
 		case 2:
-			c.send(t, command(10)[:3])
+			c.Send(t, command(10)[:3])
 		case 3:
-			c.send(t, command(30)[:20])
+			c.Send(t, command(30)[:20])
 		}
-		_ = c.f.Close()
-		q.put(t, fd)
+		_ = c.File.Close()
+		q.Put(t, fd)
 	}
-	settles(t, before)
+	conntest.AwaitDescriptors(t, before)
 }
 
 // TestClose checks that a server that closes answers the command that runs and those
@@ -392,14 +394,14 @@ func TestClose(t *testing.T) {
 	b := newBench(t, f, Options{})
 	q := b.listen(t)
 	silent, half, first, later := q.dial(t), q.dial(t), q.dial(t), q.dial(t)
-	half.send(t, command(10)[:5])
-	half.emptied(t)
-	later.send(t, command(10))
+	half.Send(t, command(10)[:5])
+	half.Drained(t)
+	later.Send(t, command(10))
 	later.receives(t, command(10))
 	f.held.Lock()
-	first.send(t, command(20))
-	first.emptied(t)
-	later.send(t, command(30))
+	first.Send(t, command(20))
+	first.Drained(t)
+	later.Send(t, command(30))
 	closed := make(chan bool)
 	go func() { b.Close(patience); close(closed) }()
 	select {
@@ -410,8 +412,8 @@ func TestClose(t *testing.T) {
 	f.held.Unlock()
 	first.receives(t, command(20))
 	later.receives(t, command(30))
-	for _, c := range []*peer{silent, half, first, later} {
-		c.ends(t)
+	for _, c := range []peer{silent, half, first, later} {
+		c.Closed(t)
 	}
 	select {
 	case <-closed:
@@ -419,73 +421,73 @@ func TestClose(t *testing.T) {
 		t.Error("Close does not return")
 	}
 	if f.fast == 0 {
-		t.Error("Serve has answered nothing: the test does not test it")
+		t.Error("Serve answered no command: the test does not cover it")
 	}
 	fd, c := pair(t, unix.SOCK_STREAM)
-	if err := b.Attach(fd); err != nil && !errors.Is(err, ErrBusy) {
+	if err := b.Attach(fd); err != nil && !errors.Is(err, conn.ErrBusy) {
 		t.Errorf("Attach after Close = %v", err)
 	}
-	_ = c.f.SetReadDeadline(time.Now().Add(time.Millisecond))
-	if _, err := c.f.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
+	_ = c.File.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if _, err := c.File.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read after Close = %v", err)
 	}
 }
 
-// TestCloseGivesUp does not wait for ever.
-func TestCloseGivesUp(t *testing.T) {
+// TestCloseTimeout checks that Close returns while a command runs.
+func TestCloseTimeout(t *testing.T) {
 	f := &fake{version: tpm.V20}
 	b := newBench(t, f, Options{})
 	c := b.attach(t)
 	f.held.Lock()
-	c.send(t, command(10))
-	c.emptied(t)
+	c.Send(t, command(10))
+	c.Drained(t)
 	b.Close(time.Millisecond)
 	f.held.Unlock()
 	c.receives(t, command(10))
 }
 
-// TestIdleUserMakesRoom fills all places with clients that had an answer: the next one is
-// served, and the client that has been idle for longest is disconnected.
-func TestIdleUserMakesRoom(t *testing.T) {
+// TestIdleEvicted connects as many clients as fit. It checks that the next one is served,
+// and that the client that has been idle for longest is disconnected.
+func TestIdleEvicted(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
-	use := func(c *peer) {
+	use := func(c peer) {
 		t.Helper()
-		c.send(t, command(10))
+		c.Send(t, command(10))
 		c.receives(t, command(10))
 	}
-	var all []*peer
-	for range 4 { // all the places there are
+	var all []peer
+	for range 4 { // as many as MaxClients
 		c := q.dial(t)
 		use(c)
 		all = append(all, c)
 	}
 	use(all[0])
-	for _, idle := range []*peer{all[1], all[2], all[3], all[0]} {
+	for _, idle := range []peer{all[1], all[2], all[3], all[0]} {
 		use(q.dial(t))
-		idle.ends(t)
+		idle.Closed(t)
 	}
 }
 
-// TestWorkingStays checks that a client that works is not disconnected when all others
-// are protected, in the middle of a command, and one more waits.
+// TestWorkingStays checks that an active client is not disconnected when all others are
+// protected, in the middle of a command, and one more waits.
 func TestWorkingStays(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
 	working := q.dial(t)
-	working.send(t, command(10))
+	working.Send(t, command(10))
 	working.receives(t, command(10))
 	for range 3 {
 		c := q.dial(t)
-		c.send(t, command(10))
+		c.Send(t, command(10))
 		c.receives(t, command(10))
-		c.send(t, command(30)[:20])
-		c.emptied(t)
+		c.Send(t, command(30)[:20])
+		c.Drained(t)
 	}
 	next := q.dial(t)
-	next.send(t, command(10))
+	next.Send(t, command(10))
 	for begun := time.Now(); time.Since(begun) < 2*time.Second; time.Sleep(10 * time.Millisecond) {
-		working.send(t, command(10))
+		working.Send(t, command(10))
 		working.receives(t, command(10))
 	}
 }
@@ -496,31 +498,31 @@ func TestBusyStays(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{MaxClients: 1})
 	q := b.listen(t)
 	c := q.dial(t)
-	c.send(t, command(10))
+	c.Send(t, command(10))
 	c.receives(t, command(10))
-	c.send(t, command(30)[:20])
-	c.emptied(t)
+	c.Send(t, command(30)[:20])
+	c.Drained(t)
 	next := q.dial(t)
-	next.send(t, command(10))
-	c.send(t, command(30)[20:])
+	next.Send(t, command(10))
+	c.Send(t, command(30)[20:])
 	c.receives(t, command(30))
 	next.receives(t, command(10))
-	c.ends(t)
+	c.Closed(t)
 }
 
-// TestOutOfBand sends out-of-band bytes, each of which wakes up the server for nothing.
+// TestOutOfBand sends out-of-band bytes, each of which causes a spurious wake-up.
 func TestOutOfBand(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	c := b.attach(t)
 	for range 20000 {
-		if err := unix.Sendto(c.fd, []byte{0}, unix.MSG_OOB, nil); err == unix.EAGAIN {
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLOUT}}, 1000)
+		if err := unix.Sendto(c.FD, []byte{0}, unix.MSG_OOB, nil); err == unix.EAGAIN {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(c.FD), Events: unix.POLLOUT}}, 1000)
 		} else if err != nil {
-			t.Skipf("no out-of-band bytes here: %v", err)
+			t.Skipf("no out-of-band bytes: %v", err)
 		}
 	}
 	other, x := pair(t, unix.SOCK_STREAM)
-	b.Server.Resume(other, Kept{}, false)
-	x.send(t, command(10))
+	b.Server.Resume(other, conn.Handover{}, false)
+	x.Send(t, command(10))
 	x.receives(t, command(10))
 }

@@ -15,7 +15,7 @@ func openPeer(fd int) (int, error) {
 	return unix.Open(fmt.Sprintf("/dev/pts/%d", n), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 }
 
-// makeRaw has the terminal pass on bytes as they are.
+// makeRaw sets the terminal to pass on bytes unchanged.
 func makeRaw(fd int) error {
 	m, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {

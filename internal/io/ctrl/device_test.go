@@ -1,94 +1,76 @@
-package main
+package ctrl
 
 import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"golang.org/x/sys/unix"
 )
 
-// TestIoctlNumbers has the numbers of swtpm's public header, computed by a C
-// compiler for x86-64. The fake takes no others.
-func TestIoctlNumbers(t *testing.T) {
-	var got []uint32
-	d := &device{ioctl: func(number uint32, buf []byte) error {
-		got = append(got, number)
-		if size := int(number >> 16 & 0x3fff); size != len(buf) {
-			t.Errorf("ioctl %#x has a buffer of %d bytes, want %d", number, len(buf), size)
-		}
-		return unix.EINVAL
-	}}
-	d.Capability()
-	d.Init(1)
-	d.Shutdown()
-	d.Established()
-	d.SetLocality(1)
-	d.HashStart()
-	d.HashData([]byte("x"))
-	d.HashEnd()
-	d.Cancel()
-	d.StoreVolatile()
-	d.ResetEstablished(3)
-	d.State(tpm.Permanent, true)
-	d.SetState(tpm.Permanent, 0, nil)
-	d.Stop()
-	d.Config()
-	d.BufferSize(0)
-	d.Info(1)
-	d.LockStorage(1)
+// TestIoctls compares the numbers with those of swtpm's public header, computed by a C
+// compiler for x86-64.
+func TestIoctls(t *testing.T) {
 	want := []uint32{
 		0x80085000, 0xC0045001, 0x80045002, 0x80085003, 0xC0045004, 0x80045005, 0xD0045006, 0x80045007, 0x80045008,
-		0x80045009, 0xC004500A, 0xCC10500B, 0xCC0C500C, 0x8004500D, 0x8008500E, 0xC0105010, 0xCC105011, 0xC0045012,
+		0x80045009, 0xC004500A, 0xCC10500B, 0xCC0C500C, 0x8004500D, 0x8008500E, 0x8004500F, 0xC0105010, 0xCC105011, 0xC0045012,
 	}
-	if fmt.Sprintf("%x", got) != fmt.Sprintf("%x", want) {
-		t.Errorf("ioctls %x, want %x", got, want)
+	for i, r := range Requests {
+		switch number := r.Ioctl(); {
+		case i >= len(want):
+			t.Errorf("%s: the test has no number", r)
+		case number != want[i]:
+			t.Errorf("%s is %#x, want %#x", r, number, want[i])
+		case r.Code != SetDataFD && FindIoctl(number) != r:
+			t.Errorf("FindIoctl(%#x) = %v, want %s", number, FindIoctl(number), r)
+		}
+	}
+	for _, number := range []uint32{0x8004500F, 0x80045001, 0x80045013, 0, 0xffffffff} {
+		if r := FindIoctl(number); r != nil {
+			t.Errorf("FindIoctl(%#x) = %s, want none", number, r)
+		}
 	}
 }
 
-// fakeDevice acts as the CUSE emulator does: it keeps one state blob and hands
-// out and takes in pieces, by ioctl or by read and write. There is no CUSE
-// where the tests run, so this is as close as they come.
+// fakeDevice acts as the CUSE emulator does: it has one state blob, which it sends and
+// receives in pieces, by ioctl or by read and write.
 type fakeDevice struct {
-	blob    []byte // what GET_STATEBLOB gives
+	blob    []byte // the blob of GET_STATEBLOB
 	info    string
-	set     []byte // what SET_STATEBLOB was given
-	done    bool   // and that it was all
-	reading int    // where read continues
+	set     []byte // the blob of SET_STATEBLOB
+	done    bool   // set is complete
+	reading int    // offset of the next read
 	setting bool   // write is allowed
-	log     []byte // first bytes of the requests that have data of their own
+	log     []byte // bodies of some requests
 }
 
 func (f *fakeDevice) ioctl(number uint32, buf []byte) error {
 	ne := binary.NativeEndian
 	arg := append([]byte(nil), buf...)
 	clear(buf)
-	switch ctrl.Code(number&0xff) + 1 {
-	case ctrl.GetCapability:
+	switch Code(number&0xff) + 1 {
+	case GetCapability:
 		ne.PutUint64(buf, 0x16fff)
-	case ctrl.GetTPMEstablished:
+	case GetTPMEstablished:
 		buf[4] = 1
-	case ctrl.SetLocality, ctrl.ResetTPMEstablished, ctrl.Init, ctrl.LockStorage:
+	case SetLocality, ResetTPMEstablished, Init, LockStorage:
 		f.log = append(f.log, arg...)
-	case ctrl.HashData:
+	case HashData:
 		f.log = append(f.log, arg[4:4+ne.Uint32(arg)]...)
-	case ctrl.GetConfig:
+	case GetConfig:
 		ne.PutUint32(buf[4:], 3)
-	case ctrl.SetBufferSize:
+	case SetBufferSize:
 		ne.PutUint32(buf[4:], ne.Uint32(arg))
 		ne.PutUint32(buf[8:], 2808)
 		ne.PutUint32(buf[12:], 4096)
-	case ctrl.GetInfo:
+	case GetInfo:
 		text := append([]byte(f.info), 0)
 		ne.PutUint32(buf[4:], uint32(len(text)))
 		ne.PutUint32(buf[8:], uint32(copy(buf[12:12+3072], text[ne.Uint32(arg[8:]):])))
-	case ctrl.GetStateBlob:
+	case GetStateBlob:
 		if ne.Uint32(arg[4:]) == uint32(tpm.Savestate) {
 			ne.PutUint32(buf, uint32(tpm.Retry))
 			return nil
@@ -99,7 +81,7 @@ func (f *fakeDevice) ioctl(number uint32, buf []byte) error {
 		ne.PutUint32(buf[4:], ne.Uint32(arg))
 		ne.PutUint32(buf[8:], uint32(len(f.blob)))
 		ne.PutUint32(buf[12:], uint32(n))
-	case ctrl.SetStateBlob:
+	case SetStateBlob:
 		n := int(ne.Uint32(arg[8:]))
 		f.set = append(f.set, arg[12:12+n]...)
 		f.done = n < 3072 && (n > 0 || f.setting || len(f.set) > 0)
@@ -131,7 +113,7 @@ func TestDeviceState(t *testing.T) {
 		for _, piece := range []int{0, 1, 4096, 20000} {
 			blob := bytes.Repeat([]byte("tpm"), size/3+1)[:size]
 			f := &fakeDevice{blob: blob}
-			d := &device{ReadWriteCloser: f, ioctl: f.ioctl, piece: piece}
+			d := &Client{carrier: &device{ReadWriteCloser: f, ioctl: f.ioctl, piece: piece}}
 			got, flags, err := d.State(tpm.Volatile, true)
 			if err != nil || !bytes.Equal(got, blob) || flags != 1 {
 				t.Errorf("State of %d bytes by %d = %d bytes, flags %d, %v", size, piece, len(got), flags, err)
@@ -144,15 +126,15 @@ func TestDeviceState(t *testing.T) {
 	}
 }
 
-// TestDeviceShort holds that a device that stops in the middle is an error.
+// TestDeviceShort checks that a device that stops in the middle of a blob is an error.
 func TestDeviceShort(t *testing.T) {
 	for _, piece := range []int{0, 100} {
 		f := &fakeDevice{blob: make([]byte, 5000)}
-		d := &device{ReadWriteCloser: f, piece: piece, ioctl: func(number uint32, buf []byte) error {
+		d := &Client{carrier: &device{ReadWriteCloser: f, piece: piece, ioctl: func(number uint32, buf []byte) error {
 			err := f.ioctl(number, buf)
 			binary.NativeEndian.PutUint32(buf[8:], 6000)
 			return err
-		}}
+		}}}
 		if _, _, err := d.State(tpm.Volatile, true); err == nil || piece > 0 && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("State by %d of a device that stops = %v, want an error", piece, err)
 		}
@@ -161,7 +143,7 @@ func TestDeviceShort(t *testing.T) {
 
 func TestDeviceRequests(t *testing.T) {
 	f := &fakeDevice{info: string(bytes.Repeat([]byte("i"), 7000))}
-	d := &device{ReadWriteCloser: f, ioctl: f.ioctl}
+	d := &Client{carrier: &device{ReadWriteCloser: f, ioctl: f.ioctl}}
 	if c, err := d.Capability(); c != 0x16fff || err != nil {
 		t.Errorf("Capability = %#x, %v, want 0x16fff", c, err)
 	}
@@ -193,19 +175,5 @@ func TestDeviceRequests(t *testing.T) {
 	}
 	if err := d.Stop(); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("Stop of a device that has no such ioctl = %v, want %v", err, unix.EINVAL)
-	}
-}
-
-// TestNoDevice holds that a file that is no device is told from one.
-func TestNoDevice(t *testing.T) {
-	name := t.TempDir() + "/f"
-	if err := os.WriteFile(name, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	want := outcome{1, "", "Could not execute PTM_GET_CAPABILITY: Inappropriate ioctl for device\n"}
-	for _, args := range [][]string{{"--tpm-device", name, "-c"}, {"-c", name}} {
-		if got := ours(args, ""); got != want {
-			t.Errorf("swtpm_ioctl %q = %v, want %v", args, got, want)
-		}
 	}
 }

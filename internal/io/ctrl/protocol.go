@@ -1,14 +1,16 @@
-// Package ctrl speaks the control channel: requests that power a TPM on and
-// off, set its locality, move its state blobs and so on. It has the server; the client of
-// swtpm-ioctl and of tests is package client. The TPM interface executes the requests.
+// Package ctrl is the control channel: requests that power a TPM on and off, set its
+// locality, move its state blobs and so on. It has the table of all requests, the server
+// of a socket, and the client of a socket or device. The TPM interface executes the
+// requests.
 //
-// All integers are big-endian. A request is a u32 code and a body, a reply is a
-// body alone that begins with a u32 result.
+// A request on a socket is a u32 code and a body; a reply is a body alone that begins with
+// a u32 result; all integers are big-endian. On a device a request is an ioctl, see
+// Request.Ioctl, and the integers are in the byte order of the machine.
 package ctrl
 
 import "github.com/swtpm-go/swtpm/internal/tpm"
 
-// Code says what a request asks for.
+// Code identifies a request.
 //
 // Source: swtpm, include/swtpm/tpm_ioctl.h, CMD_*.
 type Code uint32
@@ -36,16 +38,18 @@ const (
 	LockStorage         Code = 0x13
 )
 
-// Capability is the set of requests that a server takes, a bit each.
+// Capability is the set of requests that a server accepts, a bit each.
 type Capability uint32
 
-// The capabilities of a socket. SEND_COMMAND_HEADER, bit 15, is for TPM 2.0
-// alone.
+// The capabilities of a socket and of a device. SEND_COMMAND_HEADER, bit 15, exists for
+// TPM 2.0 alone.
 //
-// Source: swtpm, include/swtpm/tpm_ioctl.h, PTM_CAP_*.
+// Source: swtpm, include/swtpm/tpm_ioctl.h, PTM_CAP_*; cuse_tpm.c, PTM_GET_CAPABILITY.
 const (
 	Capabilities12 Capability = 0x17FFF
 	Capabilities20 Capability = 0x1FFFF
+
+	CapabilitiesDevice Capability = 0x16FFF // of either version
 )
 
 // InitFlags are the flags of INIT.
@@ -57,14 +61,14 @@ const InitDeleteVolatile InitFlags = 1
 // StateFlags are the flags of GET_STATEBLOB and SET_STATEBLOB.
 type StateFlags uint32
 
-// The state flags: a client that asks for Decrypted gets the inner layer plain;
-// Encrypted says that the inner layer is encrypted with the file key.
+// The state flags. Decrypted requests the inner layer in plain text; Encrypted means that
+// the inner layer is encrypted with the file key.
 const (
 	Decrypted StateFlags = 1
 	Encrypted StateFlags = 2
 )
 
-// ConfigFlags is what GET_CONFIG tells.
+// ConfigFlags is the set of keys that GET_CONFIG reports.
 type ConfigFlags uint32
 
 // The keys that are configured.
@@ -84,13 +88,18 @@ type LocalityReq struct {
 	Locality tpm.Locality
 }
 
-// CapabilityRep tells what the server can do.
+// ResultRep is a reply without further fields.
+type ResultRep struct {
+	Result tpm.Result
+}
+
+// CapabilityRep reports the requests that the server accepts.
 type CapabilityRep struct {
 	Result tpm.Result
 	Caps   Capability
 }
 
-// EstablishedRep tells the tpmEstablished bit.
+// EstablishedRep reports the tpmEstablished bit.
 //
 //	off len field
 //	  0   4 Result
@@ -102,7 +111,12 @@ type EstablishedRep struct {
 	_      [3]uint8
 }
 
-// GetStateReq asks for one state blob.
+// HashReq is followed by Length bytes that are to be hashed.
+type HashReq struct {
+	Length uint32
+}
+
+// GetStateReq requests one state blob.
 //
 //	off len field
 //	  0   4 Flags   Decrypted
@@ -122,7 +136,7 @@ type GetStateReq struct {
 //	  0   4 Result
 //	  4   4 Flags   Encrypted if the inner layer is
 //	  8   4 Total   bytes from the offset to the end
-//	 12   4 Length  bytes that follow; on a socket always Total
+//	 12   4 Length  bytes that follow; always Total on a socket
 type GetStateRep struct {
 	Result tpm.Result
 	Flags  StateFlags
@@ -137,18 +151,18 @@ type SetStateReq struct {
 	Length uint32
 }
 
-// ConfigRep tells which keys are configured.
+// ConfigRep reports the keys that are configured.
 type ConfigRep struct {
 	Result tpm.Result
 	Flags  ConfigFlags
 }
 
-// BufferSizeReq asks for a buffer size in bytes; 0 queries.
+// BufferSizeReq requests a buffer size in bytes; 0 queries it.
 type BufferSizeReq struct {
 	Size uint32
 }
 
-// BufferSizeRep tells the sizes in force, in bytes.
+// BufferSizeRep reports the current size and its limits, in bytes.
 type BufferSizeRep struct {
 	Result tpm.Result
 	Size   uint32
@@ -156,10 +170,10 @@ type BufferSizeRep struct {
 	Max    uint32
 }
 
-// InfoReq asks for a part of the text that describes the TPM.
+// InfoReq requests a part of the text that describes the TPM.
 //
 //	off len field
-//	  0   8 Flags   what to describe, TPMLIB_INFO_*
+//	  0   8 Flags   the parts of the TPM to describe, TPMLIB_INFO_*
 //	  8   4 Offset  bytes to skip
 //	 12   4 padding
 type InfoReq struct {
@@ -175,14 +189,15 @@ type InfoRep struct {
 	Length uint32 // bytes that follow, at most MaxInfo
 }
 
-// LockStorageReq asks for the storage lock.
+// LockStorageReq requests the storage lock.
 type LockStorageReq struct {
 	Retries uint32 // 10 ms apart
 }
 
-// MaxInfo is the most text that one InfoRep carries, in bytes.
-const MaxInfo = 3072
-
-// MaxBlob is the size in bytes of the largest state blob that SET_STATEBLOB
-// takes.
-const MaxBlob = 512 << 10
+// The largest pieces in bytes.
+const (
+	MaxInfo  = 3072      // of text in one InfoRep
+	MaxBlob  = 512 << 10 // of a state blob that SET_STATEBLOB accepts
+	MaxHash  = 4096      // of data in one HASH_DATA of a device
+	MaxPiece = 3072      // of a state blob in one ioctl
+)

@@ -1,0 +1,130 @@
+package ctrl
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// The requests of this file have a body of any length, or a descriptor.
+
+// hashData handles HASH_DATA: a length and that many bytes.
+func (c *session) hashData() {
+	var q HashReq
+	n, err := binary.Decode(c.req.body, binary.BigEndian, &q)
+	if err != nil || len(c.req.body)-n > int(q.Length) {
+		c.finish(nil, tpm.BadParameter)
+		return
+	}
+	c.body.left = int(q.Length)
+	c.hash(c.req.body[n:])
+}
+
+// hash hashes a piece of the body.
+func (c *session) hash(piece []byte) {
+	c.engine(func() ([]byte, error) { return nil, c.s.tpm.HashData(piece) }, func(_ []byte, err error) {
+		c.body.left -= len(piece)
+		c.req.unread = c.body.left
+		if err != nil || c.body.left == 0 {
+			c.finish(nil, err)
+			return
+		}
+		c.receive(hashing, c.buf[:min(c.body.left, len(c.buf))], bodyWait)
+	})
+}
+
+// hashMore hashes the next n bytes.
+func (c *session) hashMore(n int, err error) {
+	if err != nil {
+		c.req.unread, c.req.last = 0, true
+		c.finish(nil, tpm.IOError)
+		return
+	}
+	c.hash(c.into[:n])
+}
+
+// setState collects a blob before it uses the engine, so that a slow sender delays no
+// other client.
+func (c *session) setState() {
+	c.engine(func() ([]byte, error) { return nil, c.s.tpm.PrepareSetState() }, func(_ []byte, err error) {
+		if err != nil {
+			c.req.after = func() { c.s.opt.End(err) }
+			c.finish(nil, tpm.IOError)
+			return
+		}
+		c.prepared()
+	})
+}
+
+// prepared starts to collect the blob.
+func (c *session) prepared() {
+	q := &c.body.set
+	size, err := binary.Decode(c.req.body, binary.BigEndian, q)
+	switch {
+	case err != nil:
+		c.finish(nil, tpm.BadParameter)
+	case q.Length > MaxBlob:
+		c.finish(nil, tpm.Fail)
+	case len(c.req.body)-size > int(q.Length):
+		c.finish(nil, tpm.BadParameter)
+	default:
+		c.body.blob = append(make([]byte, 0, q.Length), c.req.body[size:]...)
+		c.collect()
+	}
+}
+
+// collect waits for the rest of a blob, or passes it to the TPM.
+func (c *session) collect() {
+	b := &c.body
+	if n := len(b.blob); n < int(b.set.Length) {
+		c.receive(collecting, b.blob[n:b.set.Length], bodyWait)
+		return
+	}
+	c.req.unread = 0
+	if b.set.Type.Name() == "" {
+		c.finish(nil, tpm.BadParameter)
+		return
+	}
+	c.engine(func() ([]byte, error) {
+		return nil, c.s.tpm.SetState(b.set.Type, b.set.Flags&Encrypted != 0, b.blob)
+	}, c.finish)
+}
+
+// collectMore adds n bytes to the blob.
+func (c *session) collectMore(n int, err error) {
+	if err != nil {
+		c.req.unread, c.req.last = 0, true
+		c.finish(nil, tpm.BadParameter)
+		return
+	}
+	c.body.blob = c.body.blob[:len(c.body.blob)+n]
+	c.collect()
+}
+
+// setDataFD passes the descriptor that came with the request to the data channel.
+func (c *session) setDataFD() error {
+	switch {
+	case c.s.opt.DataBusy():
+		return fmt.Errorf("%w: %w", conn.ErrBusy, tpm.IOError)
+	case c.fd < 0:
+		return noDescriptor(c.FD)
+	}
+	if err := c.s.opt.DataFD(c.fd); err != nil {
+		return fmt.Errorf("%w: %w", err, tpm.IOError)
+	}
+	c.fd = -1 // the data channel owns it now
+	return nil
+}
+
+// noDescriptor explains why no descriptor came with a request on the socket fd.
+func noDescriptor(fd int) error {
+	if family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && family != unix.AF_UNIX {
+		return fmt.Errorf("missing descriptor: a control channel over TCP cannot carry one; "+
+			"use a Unix socket for the control channel (--ctrl type=unixio,path=...) or open a data channel with --server: %w", tpm.BadParameter)
+	}
+	return fmt.Errorf("missing descriptor: %w", tpm.BadParameter)
+}
