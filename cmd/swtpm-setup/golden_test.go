@@ -45,7 +45,7 @@ type result struct {
 func runSetup(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	err := setup.Run(t.Context(), args, setup.Surroundings{
+	err := setup.Run(t.Context(), args, setup.Environment{
 		Name: "swtpm_setup", Stdout: &stdout, Stderr: &stderr, Bindir: "PREFIX/bin",
 		Library: setup.Library{
 			Engine: libtpms.Engine(), Version: libtpms.Version(), HasProfiles: libtpms.HasProfiles(), Refuses: libtpms.Refuses,

@@ -20,7 +20,7 @@ func run(ctx context.Context, args []string) error {
 	if fd, err := daemon.Nowhere(); err == nil {
 		libtpms.Debug(fd, 0, "") // its own lines say what our errors say
 	}
-	err := setup.Run(ctx, args, setup.Surroundings{
+	err := setup.Run(ctx, args, setup.Environment{
 		Name:     os.Args[0],
 		Stdout:   program.PrintableWriter(os.Stdout),
 		Stderr:   program.PrintableWriter(os.Stderr),

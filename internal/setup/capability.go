@@ -16,36 +16,35 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Library is the libtpms that TPMs of this process are made of.
+// Library is libtpms in this process.
 type Library struct {
 	Engine      emul.Engine
 	Version     string
 	HasProfiles bool
-	Refuses     func(algprofile.Operation) bool // what this host's OpenSSL does
+	Refuses     func(algprofile.Operation) bool // reports whether OpenSSL refuses an operation
 }
 
-// capabilities are what an emulator can do.
+// capabilities are the capabilities of an emulator.
 type capabilities struct {
 	versions []tpm.Version
-	rsaSizes []string // of a TPM 2.0, those of 2048 bits and more
-	profiles []string // names; nil without algorithm profiles
-	builtin  string   // the profiles, a JSON array; "" without
+	rsaSizes []string // sizes of RSA keys of a TPM 2.0, from 2048 bits on
+	profiles []string // names of the algorithm profiles; nil if unsupported
+	builtin  string   // the algorithm profiles, a JSON array; "" if unsupported
 	custom   string   // the algorithms of the custom profile
 }
 
-// has says whether there is a TPM of version v.
+// has reports whether the emulator supports version v.
 func (c capabilities) has(v tpm.Version) bool { return slices.Contains(c.versions, v) }
 
-// What libtpms is asked for: TPMLIB_INFO_TPMFEATURES, TPMLIB_INFO_AVAILABLE_PROFILES,
-// TPMLIB_INFO_ACTIVE_PROFILE, and specification with attributes.
+// Flags of libtpms for descriptions of itself and of the TPM.
 const (
-	infoFeatures = 4
-	infoProfiles = 0x40
-	infoActive   = 0x20
-	infoSpec     = 3
+	infoSpec     = 3    // TPMLIB_INFO_TPMSPECIFICATION, TPMLIB_INFO_TPMATTRIBUTES
+	infoFeatures = 4    // TPMLIB_INFO_TPMFEATURES
+	infoActive   = 0x20 // TPMLIB_INFO_ACTIVE_PROFILE
+	infoProfiles = 0x40 // TPMLIB_INFO_AVAILABLE_PROFILES
 )
 
-// capabilities asks the library.
+// capabilities returns the capabilities of the library.
 func (l Library) capabilities() (capabilities, error) {
 	var c capabilities
 	l.Engine.Lock()
@@ -67,7 +66,7 @@ func (l Library) capabilities() (capabilities, error) {
 		AvailableProfiles json.RawMessage
 	}
 	if err := json.Unmarshal([]byte(text), &info); err != nil {
-		return c, fmt.Errorf("what libtpms says of itself: %w", err)
+		return c, fmt.Errorf("parse the description of libtpms: %w", err)
 	}
 	for _, n := range info.TPMFeatures.RSAKeySizes {
 		if n >= 2048 {
@@ -79,7 +78,7 @@ func (l Library) capabilities() (capabilities, error) {
 	}
 	var profiles []struct{ Name, Algorithms string }
 	if err := json.Unmarshal(info.AvailableProfiles, &profiles); err != nil {
-		return c, fmt.Errorf("what libtpms says of its profiles: %w", err)
+		return c, fmt.Errorf("parse the algorithm profiles of libtpms: %w", err)
 	}
 	c.profiles, c.builtin = []string{}, string(info.AvailableProfiles)
 	for _, p := range profiles {
@@ -91,21 +90,21 @@ func (l Library) capabilities() (capabilities, error) {
 	return c, nil
 }
 
-// orphanWait is how long a program that was interrupted is waited for because what
-// it has started keeps its output open.
+// orphanWait is the time to wait for the output of an interrupted program, whose child
+// processes may hold it open.
 const orphanWait = time.Second
 
-// ask returns what another emulator prints; argv is its --tpm, args what is asked.
-func ask(ctx context.Context, argv []string, args ...string) ([]byte, error) {
+// output runs another emulator with more arguments and returns its standard output.
+func output(ctx context.Context, argv []string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, argv[0], slices.Concat(argv[1:], args)...)
 	cmd.WaitDelay = orphanWait
 	return cmd.Output()
 }
 
-// programProfiles returns the algorithm profiles of another emulator, a JSON array;
-// "" if it has none or does not know the question.
+// programProfiles returns the algorithm profiles of another emulator, a JSON array; ""
+// if it does not support them.
 func programProfiles(ctx context.Context, argv []string) string {
-	out, err := ask(ctx, argv, "--tpm2", "--print-profiles")
+	out, err := output(ctx, argv, "--tpm2", "--print-profiles")
 	if err != nil {
 		return ""
 	}
@@ -116,27 +115,27 @@ func programProfiles(ctx context.Context, argv []string) string {
 	return string(info.AvailableProfiles)
 }
 
-// programCapabilities asks another emulator; argv is its --tpm.
+// programCapabilities returns the capabilities of another emulator.
 func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capabilities, err error) {
 	args := []string{"--print-capabilities"}
 	if tpm2 {
 		args = append(args, "--tpm2")
 	}
-	out, err := ask(ctx, argv, args...)
+	out, err := output(ctx, argv, args...)
 	if ctx.Err() != nil {
 		return c, cli.Complain("Interrupted; nothing was done.")
 	}
 	if err != nil {
 		return c, cli.Complain("Could not get the capabilities of %s: %v", argv[0], err)
 	}
-	var told struct {
+	var printed struct {
 		Features []string
 		Profiles struct{ Names []string }
 	}
-	if err := json.Unmarshal(out, &told); err != nil {
+	if err := json.Unmarshal(out, &printed); err != nil {
 		return c, cli.Complain("Could not read the capabilities of %s: %v", argv[0], err)
 	}
-	for _, f := range told.Features {
+	for _, f := range printed.Features {
 		size, isSize := strings.CutPrefix(f, "rsa-keysize-")
 		switch {
 		case f == "tpm-1.2":
@@ -144,7 +143,7 @@ func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capab
 		case f == "tpm-2.0":
 			c.versions = append(c.versions, tpm.V20)
 		case f == "cmdarg-profile" && c.profiles == nil:
-			c.profiles = append([]string{}, told.Profiles.Names...)
+			c.profiles = append([]string{}, printed.Profiles.Names...)
 		case isSize && len(size) == 4 && size >= "2048":
 			c.rsaSizes = append(c.rsaSizes, size)
 		}
@@ -152,7 +151,7 @@ func programCapabilities(ctx context.Context, argv []string, tpm2 bool) (c capab
 	return c, nil
 }
 
-// checkProgram makes sure that --tpm names a program.
+// checkProgram checks that argv, of --tpm, names a program.
 func checkProgram(argv []string) error {
 	if len(argv) == 0 {
 		return cli.Complain("Default TPM 'swtpm' could not be found and was not provided using --tpm")
@@ -163,8 +162,8 @@ func checkProgram(argv []string) error {
 	return nil
 }
 
-// printCapabilities writes the line that libvirt and others read: the words, the
-// order and the blanks of the reference, and only what works here.
+// printCapabilities prints the line that libvirt and others parse. Words, order and
+// blanks are the reference's. It has only features that are available here.
 //
 // Source: swtpm 0.11, swtpm_setup --print-capabilities.
 func (p *program) printCapabilities() error {

@@ -22,31 +22,31 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// child is a TPM that another emulator plays, which runs on a directory of its
-// own. What it leaves there is put in place by us.
+// child is a TPM in another emulator, which runs as a child process on a temporary
+// directory. The state that it leaves there is stored by this process.
 type child struct {
 	cmd    *exec.Cmd
 	data   net.Conn
 	ctrl   *ctrl.Client
-	dir    string // its state; removed in the end
+	dir    string // temporary state directory
 	prefix string
-	done   chan struct{} // closed when it has ended; err says how
+	done   chan struct{} // closed when the process has ended and err is set
 	err    error
 }
 
 const (
-	// startWait is how long an emulator may take until it has written its
-	// process id, stopWait until it has ended.
+	// startWait is the time limit for the start of an emulator, until it has written
+	// its process ID, and stopWait for its end.
 	startWait = 5 * time.Second
 	stopWait  = 5 * time.Second
 
-	// answerWait is how long a command may take: an RSA key of 4096 bits takes
-	// its time on a slow machine.
-	answerWait = 5 * time.Minute
+	// commandWait is the time limit of a command, such as the creation of an RSA key
+	// of 4096 bits on a slow machine.
+	commandWait = 5 * time.Minute
 )
 
-// startProgram starts the emulator that --tpm names, on a new TPM or a copy of
-// the one in the place.
+// startProgram starts the emulator of --tpm with a new TPM, or with a copy of the TPM to
+// change.
 func (p *program) startProgram(ctx context.Context, loc *location, plan *plan) (_ emulator, err error) {
 	c := &child{prefix: loc.version.FilePrefix(), done: make(chan struct{})}
 	if c.dir, err = stagingDir(loc); err != nil {
@@ -67,10 +67,10 @@ func (p *program) startProgram(ctx context.Context, loc *location, plan *plan) (
 	return c, nil
 }
 
-// stagingDir makes a directory of ours alone: where the state will be if that is
-// a directory, so that the emulator may use it and nothing secret goes elsewhere.
-// The emulator goes by its path, so it is not in a directory where others could
-// put a link in its place and have root write somewhere else.
+// stagingDir creates a private directory for the emulator. It is in the state directory if
+// possible, because the emulator may be confined to that, and so that secrets do not
+// leave it. The emulator opens it by its path, so it must not be in a directory where
+// another user could replace it by a symbolic link and redirect the writes of root.
 func stagingDir(loc *location) (string, error) {
 	if loc.isDir() && !othersMayChange(loc.path) {
 		return os.MkdirTemp(loc.path, stagingName)
@@ -78,14 +78,14 @@ func stagingDir(loc *location) (string, error) {
 	return os.MkdirTemp("", stagingName)
 }
 
-// othersMayChange says whether users other than root, who runs this, may rename
-// what is in the directory.
+// othersMayChange reports whether this process runs as root and other users may rename
+// files in the directory.
 func othersMayChange(dir string) bool {
 	var st unix.Stat_t
 	return os.Geteuid() == 0 && (unix.Stat(dir, &st) != nil || st.Uid != 0 || st.Mode&0o022 != 0)
 }
 
-// copyFrom copies the permanent state.
+// copyFrom copies the permanent state into the temporary directory.
 func (c *child) copyFrom(b nv.Backend) error {
 	sealed, err := b.Load(c.prefix + nv.Permanent)
 	if err != nil {
@@ -95,7 +95,7 @@ func (c *child) copyFrom(b nv.Backend) error {
 	return os.WriteFile(filepath.Join(c.dir, c.prefix+nv.Permanent), sealed, 0o600)
 }
 
-// args are the arguments of the emulator, in the reference's order. data and ctrl
+// args returns the arguments of the emulator, in the reference's order. data and ctrl
 // are its descriptors.
 func (c *child) args(p *program, plan *plan, data, ctrl int) []string {
 	args := slices.Concat(p.argv[1:], []string{
@@ -120,27 +120,27 @@ func (c *child) args(p *program, plan *plan, data, ctrl int) []string {
 	return append(args, "--server", fmt.Sprintf("type=tcp,fd=%d", data), "--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", ctrl))
 }
 
-// keyArg is a key in the words of --key.
+// keyArg returns the argument of --key.
 func keyArg(s *seal.Source, cipher string) string {
 	if cipher == "" {
 		cipher = "aes-128-cbc"
 	}
-	what := "file=" + s.Path
+	arg := "file=" + s.Path
 	switch {
 	case s.Passphrase && s.Path != "":
-		what = "pwdfile=" + s.Path
+		arg = "pwdfile=" + s.Path
 	case s.Passphrase:
-		what = fmt.Sprintf("pwdfd=%d", s.FD)
+		arg = fmt.Sprintf("pwdfd=%d", s.FD)
 	case s.Path == "":
-		what = fmt.Sprintf("fd=%d", s.FD)
+		arg = fmt.Sprintf("fd=%d", s.FD)
 	}
-	return what + ",mode=" + cipher
+	return arg + ",mode=" + cipher
 }
 
 func (c *child) pidFile() string { return filepath.Join(c.dir, ".pid") }
 
-// start starts the emulator with one end of two pairs of sockets. A descriptor of
-// the key keeps its number.
+// start starts the emulator and connects it with two pairs of sockets. A descriptor with
+// the key has the same number in the emulator.
 func (c *child) start(p *program, plan *plan) error {
 	data, theirData, err := pair()
 	if err != nil {
@@ -155,15 +155,14 @@ func (c *child) start(p *program, plan *plan) error {
 	defer theirCtrl.Close()
 	c.ctrl = ctrl.NewClient(control)
 
-	// Descriptors of ExtraFiles become 3, 4 and so on. One that must keep its
-	// number gets all below it, as many copies of one that does not matter.
+	// ExtraFiles become the descriptors 3, 4 and so on, and nil leaves one closed.
 	extra := []*os.File{theirData, theirCtrl}
 	dataFD, ctrlFD := 3, 4
 	if plan.source != nil && plan.source.Path == "" {
 		key := os.NewFile(uintptr(plan.source.FD), "key")
 		defer key.Close()
 		if plan.source.FD <= 2 {
-			return fmt.Errorf("the key cannot come from descriptor %d for another emulator", plan.source.FD)
+			return fmt.Errorf("cannot pass the key in descriptor %d to another emulator", plan.source.FD)
 		}
 		extra = nil
 		for fd := 3; fd < plan.source.FD; fd++ {
@@ -178,7 +177,7 @@ func (c *child) start(p *program, plan *plan) error {
 	if p.o.LogFile != "" {
 		c.cmd.Stderr = nil
 	}
-	// Ctrl-C is for us: the emulator is stopped in order.
+	// Without a process group of its own, Ctrl-C would also end the emulator.
 	c.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	if err := c.cmd.Start(); err != nil {
 		c.cmd = nil
@@ -191,13 +190,13 @@ func (c *child) start(p *program, plan *plan) error {
 	return nil
 }
 
-// pair returns both ends of a stream: ours, and the emulator's.
+// pair returns a pair of connected stream sockets: ours, and the emulator's.
 func pair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("could not create socketpair: %w", err)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "our end"), os.NewFile(uintptr(fds[1]), "its end")
+	ours, theirs := os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "emulator socket")
 	defer ours.Close() // FileConn duplicates it
 	conn, err := net.FileConn(ours)
 	if err != nil {
@@ -207,7 +206,7 @@ func pair() (net.Conn, *os.File, error) {
 	return conn, theirs, nil
 }
 
-// awaitStart waits until the emulator has written its process id.
+// awaitStart waits until the emulator has written its process ID.
 func (c *child) awaitStart(ctx context.Context) error {
 	deadline := time.Now().Add(startWait)
 	for {
@@ -232,7 +231,7 @@ func (c *child) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := c.data.SetDeadline(time.Now().Add(answerWait)); err != nil {
+	if err := c.data.SetDeadline(time.Now().Add(commandWait)); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.data.SetDeadline(time.Unix(1, 0)) })
@@ -244,8 +243,7 @@ func (c *child) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	return rsp, err
 }
 
-// exchange sends a command and reads the response, as many bytes as its header
-// says.
+// exchange sends a command and reads the response.
 func exchange(conn io.ReadWriter, cmd []byte) ([]byte, error) {
 	if _, err := conn.Write(cmd); err != nil {
 		return nil, err
@@ -256,7 +254,7 @@ func exchange(conn io.ReadWriter, cmd []byte) ([]byte, error) {
 	}
 	h, _ := tpm.ParseHeader(head)
 	if h.Size < tpm.HeaderSize || h.Size > tpm.LargestCommand {
-		return nil, fmt.Errorf("a response that says it has %d bytes", h.Size)
+		return nil, fmt.Errorf("invalid size %d in the header of the response", h.Size)
 	}
 	rsp := append(head, make([]byte, h.Size-tpm.HeaderSize)...)
 	if _, err := io.ReadFull(conn, rsp[tpm.HeaderSize:]); err != nil {
@@ -269,14 +267,15 @@ func exchange(conn io.ReadWriter, cmd []byte) ([]byte, error) {
 func (c *child) Info(_ context.Context, flags uint64) (string, error) {
 	text, err := c.ctrl.Info(flags)
 	if err != nil && flags == infoActive {
-		return "{}", nil // an emulator without profiles
+		return "{}", nil // the emulator does not support profiles
 	}
 	return text, err
 }
 
-// maxState is how large the state of a TPM may be, in bytes.
+// maxState is the size limit of the state of a TPM in bytes.
 const maxState = 1 << 20
 
+// finish implements emulator.
 func (c *child) finish() ([]byte, error) {
 	if err := c.stop(); err != nil {
 		return nil, err
@@ -288,16 +287,17 @@ func (c *child) finish() ([]byte, error) {
 	defer dir.Close()
 	sealed, _, err := dir.Read(c.prefix+nv.Permanent, maxState)
 	if err != nil {
-		return nil, fmt.Errorf("the emulator has left no state: %w", err)
+		return nil, fmt.Errorf("missing state after the end of the emulator: %w", err)
 	}
-	// Its payload may be encrypted with a key that only the emulator has read.
+	// The payload may be encrypted with a key that only the emulator has read, so only the
+	// container is checked.
 	if _, err := seal.DescribeFile(sealed); err != nil {
-		return nil, fmt.Errorf("the emulator has left a state that is damaged: %w", err)
+		return nil, fmt.Errorf("damaged state after the end of the emulator: %w", err)
 	}
 	return sealed, nil
 }
 
-// stop ends the emulator, by request if it takes one.
+// stop stops the emulator by CMD_SHUTDOWN and kills it if it does not end.
 func (c *child) stop() error {
 	if c.cmd == nil {
 		return nil
@@ -307,27 +307,27 @@ func (c *child) stop() error {
 	select {
 	case <-c.done:
 		if c.err != nil {
-			err = errors.Join(err, fmt.Errorf("the emulator ended with: %w", c.err))
+			err = errors.Join(err, fmt.Errorf("the emulator failed: %w", c.err))
 		}
 	case <-time.After(stopWait):
 		c.kill()
-		err = errors.Join(err, errors.New("the emulator did not end when it was asked to"))
+		err = errors.Join(err, fmt.Errorf("the emulator did not end within %v after CMD_SHUTDOWN", stopWait))
 	}
 	c.cmd = nil
 	return err
 }
 
-// kill ends the emulator, and what it has started: a script may have.
+// kill kills the emulator and its child processes, in case it is a script.
 func (c *child) kill() {
 	select {
-	case <-c.done: // its number may be somebody else's by now
+	case <-c.done: // another process may have its process ID by now
 	default:
 		_ = unix.Kill(-c.cmd.Process.Pid, unix.SIGKILL)
 		<-c.done
 	}
 }
 
-// close ends the emulator if it runs still, and removes its directory.
+// close kills the emulator if it still runs and removes the temporary directory.
 func (c *child) close() error {
 	if c.cmd != nil {
 		c.kill()

@@ -14,9 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// createConfigFiles writes the configuration of a local CA for this user, who
-// needs no rights for it. flags are words with commas or blanks between them.
-// bindir is where the programs are.
+// createConfigFiles writes the configuration of a local CA for this user. flags are words
+// separated by commas or blanks. bindir is the directory of the programs.
 func createConfigFiles(stdout io.Writer, flags, bindir string) error {
 	has := map[string]bool{}
 	for _, f := range strings.FieldsFunc(flags, func(r rune) bool { return r == ',' || r == ' ' }) {
@@ -60,7 +59,7 @@ func caDir(dir string) string { return filepath.Join(dir, "var/lib/swtpm-localca
 
 type configFile struct{ path, content string }
 
-// configFiles are the files and what is in them.
+// configFiles returns the configuration files.
 //
 // Source: swtpm 0.11, --create-config-files.
 func configFiles(dir, bindir string) []configFile {
@@ -82,8 +81,8 @@ local_profiles_dir = %s/
 	}
 }
 
-// uname returns the name and the version of the operating system, blanks as
-// underscores: the file of options knows no quotes.
+// uname returns the name and the version of the operating system. Blanks become
+// underscores because the options file has no quotes.
 func uname() (system, version string) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -95,8 +94,7 @@ func uname() (system, version string) {
 	return clean(u.Sysname[:]), clean(u.Version[:])
 }
 
-// writeFile puts content at path in one step, in place of what is there. mode is
-// before the umask.
+// writeFile creates or replaces the file at path in one step. The umask applies to mode.
 func writeFile(path string, content []byte, mode os.FileMode) error {
 	dir, err := safefile.Open(filepath.Dir(path))
 	if err != nil {

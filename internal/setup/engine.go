@@ -11,31 +11,31 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// emulator is a TPM under manufacture, a manufacture.TPM, whose state is nowhere yet.
+// emulator is a running TPM, a manufacture.TPM, whose state is not stored yet.
 type emulator interface {
 	Execute(ctx context.Context, cmd []byte) ([]byte, error)
 	Info(ctx context.Context, flags uint64) (string, error)
 
-	// finish powers the TPM off and returns its permanent state as it is to
-	// be stored.
+	// finish powers the TPM off and returns its permanent state, ready to be
+	// stored.
 	finish() (sealed []byte, err error)
-	// close drops what finish has not returned.
+	// close stops the TPM if it still runs and discards its state.
 	close() error
 }
 
-// engine is the TPM of this process, whose state is in memory.
+// engine is an emulator in this process with its state in memory.
 type engine struct {
 	t       *emul.TPM
 	scratch nv.Backend
 	prefix  string
 }
 
-// keep is a Backend that is not closed with what is built on it.
+// unclosed is a Backend that its user does not close.
 type unclosed struct{ nv.Backend }
 
 func (unclosed) Close() error { return nil }
 
-// startEngine powers on a new TPM or, to change it, the one of the place.
+// startEngine powers on a new TPM, or the TPM of the location to change it.
 func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, key *seal.Key, profile string, log *messages) (*engine, error) {
 	var from nv.Backend
 	if !isNew {
@@ -55,7 +55,7 @@ func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, ke
 		return nil, err
 	}
 	e.t = t
-	err = t.Init(false) // says why by log
+	err = t.Init(false) // logs the reason
 	if err == nil {
 		err = t.Startup("clear")
 	}
@@ -77,7 +77,7 @@ func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 		_ = e.t.Cancel() // a TPM 1.2 cannot
 		return nil, ctx.Err()
 	case err == nil && rsp == nil:
-		return nil, errors.New("the TPM gave no response")
+		return nil, errors.New("no response from the TPM")
 	}
 	return rsp, err
 }
@@ -91,7 +91,7 @@ func (e *engine) finish() ([]byte, error) {
 	}
 	sealed, err := e.scratch.Load(e.prefix + nv.Permanent)
 	if err != nil {
-		return nil, fmt.Errorf("the TPM has left no state: %w", err)
+		return nil, fmt.Errorf("missing state after the power-off: %w", err)
 	}
 	return sealed, nil
 }

@@ -18,28 +18,28 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// inventoryEntry is a line of the inventory.
+// inventoryEntry is a line of the inventory, the list of TPM certificates: one JSON object
+// per line, in a file to which any number of processes append.
 type inventoryEntry struct {
 	Time time.Time `json:"time"` // of the entry, UTC
-	VM   string    `json:"vm"`   // name of the virtual machine; "" if it has none
-	UUID string    `json:"uuid"` // of the virtual machine; "" if it has none
+	VM   string    `json:"vm"`   // name of the virtual machine; "" for none
+	UUID string    `json:"uuid"` // UUID of the virtual machine; "" for none
 	Type string    `json:"type"` // ek, platform, iak or idevid
 	Key  string    `json:"key"`  // algorithm of the key: rsa2048, secp384r1 and so on
 
-	// Fingerprint is the SHA-256 of the key's SubjectPublicKeyInfo, hex: that of
-	// the EK, for type ek.
+	// Fingerprint is the SHA-256 of the key's SubjectPublicKeyInfo, in hex.
 	Fingerprint string `json:"fingerprint"`
 
-	// Issuer, Serial and Certificate are of the certificate: who signed it, as
-	// RFC 2253 writes names, its number in hex, and the SHA-256 of all of it.
-	// All of them are "" for a key without certificate.
+	// Issuer, Serial and Certificate describe the certificate: its issuer in the
+	// format of RFC 2253, its serial number in hex, and its SHA-256. They are "" for
+	// a key without a certificate.
 	Issuer      string `json:"issuer"`
 	Serial      string `json:"serial"`
 	Certificate string `json:"certificate"`
 }
 
-// splitVMID splits what libvirt and others give as --vmid, NAME:UUID; without a
-// UUID at its end all of it is the name.
+// splitVMID splits the --vmid of libvirt and others, NAME:UUID. Without a UUID at its end,
+// all of it is the name.
 func splitVMID(vmid string) (name, uuid string) {
 	i := strings.LastIndexByte(vmid, ':')
 	if isUUID(vmid[i+1:]) {
@@ -48,7 +48,7 @@ func splitVMID(vmid string) (name, uuid string) {
 	return vmid, ""
 }
 
-// isUUID tells whether s has the form of RFC 9562, 4.
+// isUUID reports whether s has the format of RFC 9562, 4.
 func isUUID(s string) bool {
 	if len(s) != 36 {
 		return false
@@ -62,8 +62,8 @@ func isUUID(s string) bool {
 	return true
 }
 
-// describe fills in what the certificate says, in DER or, from a TPM 1.2, behind
-// the seven bytes of its header.
+// describe sets the fields that describe a certificate: DER or, from a TPM 1.2, DER after
+// a header of seven bytes.
 func (e *inventoryEntry) describe(cert []byte) error {
 	if bytes.HasPrefix(cert, []byte{0x10, 0x01, 0x00}) && len(cert) > 7 {
 		cert = cert[7:]
@@ -80,8 +80,8 @@ func (e *inventoryEntry) describe(cert []byte) error {
 	return nil
 }
 
-// describeKey fills in the fingerprint of a key that has no certificate, an
-// *rsa.PublicKey or *ecdsa.PublicKey.
+// describeKey sets the fingerprint of a key without a certificate, an *rsa.PublicKey or
+// *ecdsa.PublicKey.
 func (e *inventoryEntry) describeKey(key any) error {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -92,16 +92,15 @@ func (e *inventoryEntry) describeKey(key any) error {
 	return nil
 }
 
-// line returns the entry as a line, with its newline.
+// line returns the entry as a line with a newline.
 func (e *inventoryEntry) line() ([]byte, error) {
 	b, err := json.Marshal(e)
 	return append(b, '\n'), err
 }
 
-// appendInventory appends entries to the file at path, all of them or none, and returns
-// when they are on the disk. The file is made, 0640 where the umask allows, if
-// there is none. A line that a power cut or a full disk has left unfinished is
-// ended first, so that it spoils no other.
+// appendInventory appends all or none of the entries to the file at path and syncs it. It
+// creates a missing file with mode 0640 and the umask. It completes a line that a power
+// cut or a full disk has left unfinished, so that no other line is damaged.
 func appendInventory(path string, entries ...inventoryEntry) error {
 	var lines bytes.Buffer
 	for _, e := range entries {
@@ -127,8 +126,8 @@ func appendInventory(path string, entries ...inventoryEntry) error {
 	return dir.Sync()
 }
 
-// lock locks the file, which others hold for no longer than a write takes; one
-// who holds it for a minute must not keep us waiting any longer.
+// lockInventory locks the file. Other processes hold the lock only for one write, so it
+// gives up after a minute.
 func lockInventory(file *os.File) error {
 	limit := time.Now().Add(time.Minute)
 	for {
@@ -145,7 +144,7 @@ func lockInventory(file *os.File) error {
 	}
 }
 
-// appendTo appends lines to the file, which nobody else does meanwhile.
+// appendTo locks the file and appends lines to it.
 func appendTo(file *os.File, lines []byte) error {
 	if err := lockInventory(file); err != nil {
 		return err
@@ -165,7 +164,7 @@ func appendTo(file *os.File, lines []byte) error {
 		}
 	}
 	if _, err := file.WriteAt(lines, end); err != nil {
-		return errors.Join(err, file.Truncate(end)) // half a line is of no use
+		return errors.Join(err, file.Truncate(end)) // remove half a line
 	}
 	return file.Sync()
 }

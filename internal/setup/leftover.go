@@ -12,23 +12,23 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// stagingName is what the directory of another emulator is called, stagingNames
-// are all such names.
+// stagingName is the beginning of the names of directories for another emulator.
+// stagingNames matches these names.
 const stagingName = ".swtpm_setup."
 
 var stagingNames = regexp.MustCompile(`^\.swtpm_setup\.[0-9]+$`)
 
-// sweep removes what setups with --tpm that were killed have left in the state
-// directory: the unfinished TPM, and its key. They were made under the lock of that
-// directory, which we have now, so their setups have ended; an emulator that has
-// not keeps its own lock. The place is locked.
+// sweep removes the directories that killed setups with --tpm have left in the state
+// directory, because they have keys of unfinished TPMs. Such a setup has ended, because it
+// held the lock of the state directory, which the caller holds now. An emulator that
+// still runs holds a lock of its own.
 func (p *program) sweep(loc *location) {
 	if !loc.isDir() {
 		return
 	}
 	entries, err := os.ReadDir(loc.path)
 	if err != nil {
-		return // who makes the TPM says so
+		return // the next step reports it
 	}
 	for _, e := range entries {
 		path := filepath.Join(loc.path, e.Name())
@@ -37,28 +37,28 @@ func (p *program) sweep(loc *location) {
 		}
 		err := abandoned(path)
 		if err == nil && othersMayChange(loc.path) {
-			err = errors.New("others may change this directory, so root removes nothing in it")
+			err = errors.New("other users can change the directory, so root does not remove anything in it")
 		}
 		if err == nil {
 			err = os.RemoveAll(path)
 		}
 		if err != nil {
-			p.log.Errorf("%s may be what a setup that was killed has left, and stays: %v", path, err)
+			p.log.Errorf("Not removing %s, possibly left by a killed setup: %v", path, err)
 			continue
 		}
-		p.log.Infof("Removed %s, which a setup that was killed has left.", path)
+		p.log.Infof("Removed %s, left by a killed setup.", path)
 	}
 }
 
-// abandoned fails unless the directory is one that a setup of this user has made,
-// and that no emulator works on.
+// abandoned returns nil if a setup of this user has created the directory and no emulator
+// uses it.
 func abandoned(path string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return err
 	}
 	if st.Mode&^unix.S_ISGID != unix.S_IFDIR|0o700 || int(st.Uid) != os.Geteuid() {
-		return errors.New("it is no directory with mode 0700 that belongs to who runs this")
+		return errors.New("not a directory of this user with mode 0700")
 	}
 	dir, err := safefile.Open(path)
 	if err != nil {
@@ -67,7 +67,7 @@ func abandoned(path string) error {
 	defer dir.Close()
 	lock, err := dir.Open(".lock", os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no emulator has begun, or none that locks
+		return nil // no emulator has started, or one without a lock
 	}
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func abandoned(path string) error {
 	defer lock.Close()
 	how := &unix.Flock_t{Type: unix.F_WRLCK}
 	if unix.FcntlFlock(lock.Fd(), unix.F_OFD_SETLK, how) != nil {
-		return errors.New("an emulator works on it still")
+		return errors.New("an emulator still uses it")
 	}
 	return nil
 }

@@ -17,20 +17,20 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// place is where the state of a TPM is, or will be.
+// location is the location of the state of a TPM.
 type location struct {
 	nv.Location
 	path    string
 	version tpm.Version
 	warn    func(format string, args ...any)
-	create  bool       // a directory that is missing is made
-	options nv.Options // how the state is stored
-	begun   time.Time  // when the manufacture was marked as begun; zero if it was not
+	create  bool       // create a missing directory
+	options nv.Options // for the backend
+	begun   time.Time  // time in the mark of begin; zero without a mark
 
-	b nv.Backend // locked; nil before open
+	b nv.Backend // opened and locked; nil before open
 }
 
-// parseLocation reads --tpm-state.
+// parseLocation parses --tpm-state.
 func parseLocation(s string, v tpm.Version) *location {
 	l := nv.ParseLocation(s)
 	if l.Kind == nv.None || l.Kind == nv.Unsupported {
@@ -41,7 +41,7 @@ func parseLocation(s string, v tpm.Version) *location {
 
 func (l *location) isDir() bool { return l.Kind == nv.Directory }
 
-// check makes sure that we may use the place, without a trace.
+// check checks that the location is accessible. It changes nothing.
 func (l *location) check() error {
 	if !l.isDir() {
 		err := unix.Access(l.path, unix.R_OK|unix.W_OK)
@@ -63,7 +63,7 @@ func (l *location) check() error {
 	return nil
 }
 
-// checkDir makes sure that path is a directory that we may read and write.
+// checkDir checks that path is a readable and writable directory.
 func checkDir(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || !st.IsDir() {
@@ -75,11 +75,11 @@ func checkDir(path string) error {
 	return nil
 }
 
-// items are those of the TPM's version, with the backup that some backends keep.
+// items are the items of a stored TPM, the most important one first.
 var items = []string{nv.Permanent, nv.Volatile, nv.Savestate}
 
-// existing returns the name of an item that is there, "permall" if that is; ""
-// if there is none. It looks only, and after open under the lock.
+// existing returns the name of the first stored item, "" if there is none. It changes
+// nothing. After open it uses the locked backend.
 func (l *location) existing() (string, error) {
 	if l.b != nil {
 		return l.find(l.b)
@@ -95,10 +95,11 @@ func (l *location) existing() (string, error) {
 	return l.find(b)
 }
 
+// find returns the name of the first item in b, "" if there is none.
 func (l *location) find(b nv.Backend) (string, error) {
 	s, ok := b.(nv.StatBackend)
 	if !ok {
-		return "", fmt.Errorf("%s: what is there cannot be told: %w", l.Location, errors.ErrUnsupported)
+		return "", fmt.Errorf("%s: cannot list the stored items: %w", l.Location, errors.ErrUnsupported)
 	}
 	for _, name := range items {
 		_, err := s.Stat(l.version.FilePrefix() + name)
@@ -112,8 +113,8 @@ func (l *location) find(b nv.Backend) (string, error) {
 	return "", nil
 }
 
-// open opens and locks the place. Nothing is changed but that the lock file, or
-// an empty file for the state, is made.
+// open opens and locks the location. It creates only the lock file or an empty file for
+// the state.
 func (l *location) open() error {
 	if err := l.makeDir(); err != nil {
 		return err
@@ -131,9 +132,8 @@ func (l *location) open() error {
 	return nil
 }
 
-// commit puts the permanent state in place, in one step: the new one is there, on
-// disk, or the old one is. A new TPM takes the place of everything that was
-// there of another; a changed one leaves the other items.
+// commit stores the permanent state in one step: after a crash the disk has either the
+// new or the old one. A new TPM also replaces the other items; a changed one leaves them.
 func (l *location) commit(sealed []byte, isNew bool) error {
 	prefix := l.version.FilePrefix()
 	changes := []nv.Change{{Name: prefix + nv.Permanent, Blob: sealed}}
@@ -147,7 +147,7 @@ func (l *location) commit(sealed []byte, isNew bool) error {
 	return nv.Apply(l.b, changes)
 }
 
-// others are the changes that remove what the permanent state leaves of a TPM.
+// others returns the changes that remove all other items.
 func (l *location) others() (changes []nv.Change, err error) {
 	s, ok := l.b.(nv.StatBackend)
 	if !ok {
@@ -169,10 +169,37 @@ func (l *location) others() (changes []nv.Change, err error) {
 	return changes, nil
 }
 
-// close gives the lock back.
+// close closes the location and releases the lock.
 func (l *location) close() error {
 	if l.b == nil {
 		return nil
 	}
 	return l.b.Close()
+}
+
+// makeDir creates a missing state directory if the profile asks for it.
+func (l *location) makeDir() error {
+	if !l.create {
+		return nil
+	}
+	if err := os.MkdirAll(l.path, 0o700); err != nil {
+		return fmt.Errorf("create the state directory: %w", err)
+	}
+	return nil
+}
+
+// missing reports whether the state directory is missing and open can create it.
+func (l *location) missing() bool {
+	if !l.create || !l.isDir() {
+		return false
+	}
+	_, err := os.Stat(l.path)
+	above := filepath.Dir(l.path)
+	for errors.Is(err, fs.ErrNotExist) {
+		if _, up := os.Stat(above); !errors.Is(up, fs.ErrNotExist) || above == filepath.Dir(above) {
+			return unix.Access(above, unix.W_OK|unix.X_OK) == nil
+		}
+		above = filepath.Dir(above)
+	}
+	return false
 }

@@ -11,17 +11,16 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// messages is a manufacture.Log: everything into a file, or on stdout and stderr.
+// messages is a manufacture.Log that prints to stdout and stderr, or to a file.
 type messages struct {
 	stdout, stderr io.Writer
-	file           *os.File // nil if there is none
+	file           *os.File // nil for none
 
 	mu     sync.Mutex
-	before func() // called before something is printed; nil if nothing is
+	before func() // called before each message; nil for none
 }
 
-// openLog has messages go into the file at path. It is made if it is not there,
-// and is no link.
+// openLog opens the log file, which may be missing but not a symbolic link.
 func (m *messages) openLog(path string) error {
 	f, err := safefile.OpenOutput(path, os.O_APPEND, 0o640)
 	if err != nil {
@@ -43,7 +42,7 @@ func (m *messages) print(w io.Writer, format string, args ...any) {
 	if m.before != nil {
 		m.before()
 	}
-	// Nobody can be told of a failure.
+	// There is no other way to report a failure.
 	_, _ = fmt.Fprintln(w, prog.Printable(fmt.Sprintf(format, args...)))
 }
 

@@ -14,16 +14,16 @@ import (
 	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 )
 
-// timeFormat is how the first and the last message tell the time.
+// timeFormat is the format of the time in the first and the last message.
 const timeFormat = "Mon 02 Jan 2006 03:04:05 PM MST"
 
-// make makes or changes the TPM.
+// make creates or changes the TPM and logs the result.
 func (p *program) make(ctx context.Context, loc *location, plan *plan) error {
-	what := "manufacturing"
+	task := "manufacturing"
 	if p.o.Reconfigure {
-		what = "reconfiguration"
+		task = "reconfiguration"
 	}
-	p.log.Infof("Starting vTPM %s as %s:%s @ %s", what, keyvalue.UserName(), groupName(), time.Now().Format(timeFormat))
+	p.log.Infof("Starting vTPM %s as %s:%s @ %s", task, keyvalue.UserName(), groupName(), time.Now().Format(timeFormat))
 	defer func() { p.log.Infof("Ending vTPM manufacturing @ %s", time.Now().Format(timeFormat)) }()
 	made, err := p.manufacture(ctx, loc, plan)
 	switch {
@@ -37,15 +37,15 @@ func (p *program) make(ctx context.Context, loc *location, plan *plan) error {
 	return nil
 }
 
-// manufacture is make without its first and last messages: lock the place, look
-// again, make the TPM apart from it, and put it in place. Until then it can be
-// interrupted. made is false if another process was faster and its TPM is to stay.
+// manufacture locks the location, creates or changes the TPM in memory, writes the files
+// for the host and stores the state. It can be interrupted until the state is stored.
+// made is false if another process has already created the TPM.
 func (p *program) manufacture(ctx context.Context, loc *location, plan *plan) (made bool, err error) {
-	if goOn, err := p.lock(ctx, loc); !goOn || err != nil {
+	if ok, err := p.lock(ctx, loc); !ok || err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, loc.close()) }()
-	if goOn, err := p.mayManufacture(loc); !goOn || err != nil {
+	if ok, err := p.mayManufacture(loc); !ok || err != nil {
 		return false, err
 	}
 	p.sweep(loc)
@@ -55,7 +55,7 @@ func (p *program) manufacture(ctx context.Context, loc *location, plan *plan) (m
 	sealed, keys, err := p.author(ctx, loc, plan)
 	defer seal.Wipe(sealed)
 	if ctx.Err() != nil {
-		return false, cli.Complain("Interrupted; %s is as it was.", loc.Location)
+		return false, cli.Complain("Interrupted; %s is unchanged.", loc.Location)
 	}
 	if err != nil {
 		return false, err
@@ -73,30 +73,30 @@ func (p *program) manufacture(ctx context.Context, loc *location, plan *plan) (m
 	return true, p.register(loc, entries)
 }
 
-// How long the place of a profile's TPM is waited for while another process has it.
+// How lock waits for another process that has the location of a profile's TPM.
 const (
 	lockPause = 50 * time.Millisecond
 	lockLimit = 2 * time.Minute
 )
 
-// lock opens and locks the place. With a profile two starts at once want the same
-// TPM: the second one waits, and goes not on when the first one has made it.
-func (p *program) lock(ctx context.Context, loc *location) (goOn bool, err error) {
+// lock opens and locks the location. If two processes start with the same profile, the
+// second one waits; ok is false if the first one then has created the TPM.
+func (p *program) lock(ctx context.Context, loc *location) (ok bool, err error) {
 	limit := time.After(lockLimit)
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		err := loc.open()
 		if !p.o.marked || !errors.Is(err, nv.ErrLocked) {
 			return true, err
 		}
-		if goOn, err := p.mayManufacture(loc); !goOn || err != nil {
+		if ok, err := p.mayManufacture(loc); !ok || err != nil {
 			return false, err
 		}
-		if !told {
-			p.log.Infof("Another process uses %s and may be about to make the TPM; waiting for it.", loc.Location)
+		if !logged {
+			p.log.Infof("%s is locked by another process, which may be creating the TPM; waiting.", loc.Location)
 		}
 		select {
 		case <-ctx.Done():
-			return false, cli.Complain("Interrupted; %s is as it was.", loc.Location)
+			return false, cli.Complain("Interrupted; %s is unchanged.", loc.Location)
 		case <-limit:
 			return false, err
 		case <-time.After(lockPause):
@@ -104,11 +104,11 @@ func (p *program) lock(ctx context.Context, loc *location) (goOn bool, err error
 	}
 }
 
-// author makes the TPM and returns its permanent state, as it is to be stored,
-// and its keys. What is in the place stays as it is.
+// author creates or changes the TPM and returns its permanent state, ready to be stored,
+// and its new keys. It does not change the location.
 func (p *program) author(ctx context.Context, loc *location, plan *plan) (sealed []byte, keys []manufacture.Key, err error) {
 	if plan.profile != "" {
-		p.log.Infof("Apply profile: %s", plan.asked)
+		p.log.Infof("Apply profile: %s", plan.requested)
 	}
 	m, err := p.start(ctx, loc, plan)
 	if err != nil {
@@ -132,7 +132,7 @@ func (p *program) author(ctx context.Context, loc *location, plan *plan) (sealed
 	return sealed, j.Keys, err
 }
 
-// start starts the TPM that is manufactured.
+// start starts the TPM in this process, or with the emulator of --tpm.
 func (p *program) start(ctx context.Context, loc *location, plan *plan) (emulator, error) {
 	if p.argv != nil {
 		return p.startProgram(ctx, loc, plan)
@@ -140,7 +140,7 @@ func (p *program) start(ctx context.Context, loc *location, plan *plan) (emulato
 	return startEngine(ctx, p.lib, loc, !p.o.Reconfigure, plan.key, plan.profile, p.log)
 }
 
-// logProfile tells the profile that a new TPM has got.
+// logProfile logs the profile of a new TPM.
 func (p *program) logProfile(ctx context.Context, m emulator) error {
 	if !p.o.TPM2 || p.o.Reconfigure {
 		return nil

@@ -14,37 +14,37 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
-// self is this program, also when its file was replaced meanwhile.
+// self is this program, even if its file has been replaced.
 const self = "/proc/self/exe"
 
-// killWait is how long a process has from SIGTERM until it is killed: a key of a
-// TPM 1.2 is made to its end.
+// killWait is the time from SIGTERM to SIGKILL. The creation of a key of a TPM 1.2 cannot
+// be cancelled.
 const killWait = time.Minute
 
-// limit is how many processes run at once.
+// limit returns the number of processes that run at once.
 func (v *vmOptions) limit() (int, error) {
 	if v.jobs == "" {
 		return runtime.GOMAXPROCS(0), nil
 	}
 	n, err := strconv.ParseUint(v.jobs, 10, 16)
 	if err != nil || n == 0 {
-		return 0, cli.Complain("--jobs: %q is not a number from 1 to 65535.", v.jobs)
+		return 0, cli.Complain("--jobs: invalid number %q, expected 1 to 65535.", v.jobs)
 	}
 	return int(n), nil
 }
 
-// runMany manufactures one TPM in each process, for there is one engine in a
-// process, and tells of each.
+// runMany manufactures each TPM in a process of its own, because a process has only one
+// engine, and reports the result of each.
 func (p *program) runMany(ctx context.Context, vms []vm, limit int, v *vmOptions) error {
-	p.linesOnly(v.register)
+	p.reserveStdout(v.register)
 	var wg sync.WaitGroup
 	failed := make([]error, len(vms))
-	places := make(chan bool, limit)
+	slots := make(chan bool, limit)
 	for i, x := range vms {
-		places <- true
+		slots <- true
 		wg.Go(func() {
 			failed[i] = p.spawn(ctx, x.name, v)
-			<-places
+			<-slots
 		})
 	}
 	wg.Wait()
@@ -59,12 +59,12 @@ func (p *program) runMany(ctx context.Context, vms []vm, limit int, v *vmOptions
 		p.log.Errorf("%d of %d TPMs failed.", bad, len(vms))
 		return errReported
 	}
-	p.log.Infof("All of %d TPMs are there.", len(vms))
+	p.log.Infof("All %d TPMs exist.", len(vms))
 	return nil
 }
 
-// spawn manufactures the TPM of one profile in a process of its own, whose
-// messages come with the profile's name before them.
+// spawn manufactures the TPM of one profile in a process of its own. The messages of that
+// process are logged with the name of the profile.
 func (p *program) spawn(ctx context.Context, name string, v *vmOptions) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -76,8 +76,8 @@ func (p *program) spawn(ctx context.Context, name string, v *vmOptions) error {
 	cmd := exec.CommandContext(ctx, self, append(args, "--", name)...)
 	cmd.Args[0] = p.Name
 	out, err := &lines{name + ": ", p.log.Infof, nil}, &lines{name + ": ", p.log.Errorf, nil}
-	if v.register == "-" { // all that comes there is lines of JSON
-		out.prefix, out.tell = "", func(format string, args ...any) { p.log.print(p.Stdout, format, args...) }
+	if v.register == "-" { // its stdout has only lines of JSON
+		out.prefix, out.print = "", func(format string, args ...any) { p.log.print(p.Stdout, format, args...) }
 	}
 	cmd.Stdout, cmd.Stderr = out, err
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -88,11 +88,11 @@ func (p *program) spawn(ctx context.Context, name string, v *vmOptions) error {
 	return failed
 }
 
-// lines tells what is written to it, line by line.
+// lines is a Writer that prints each line with a prefix.
 type lines struct {
 	prefix string
-	tell   func(format string, args ...any)
-	rest   []byte // the beginning of a line
+	print  func(format string, args ...any)
+	rest   []byte // an incomplete line
 }
 
 func (w *lines) Write(b []byte) (int, error) {
@@ -102,14 +102,15 @@ func (w *lines) Write(b []byte) (int, error) {
 		if !ok {
 			return len(b), nil
 		}
-		w.tell("%s%s", w.prefix, line)
+		w.print("%s%s", w.prefix, line)
 		w.rest = rest
 	}
 }
 
+// end prints an incomplete last line.
 func (w *lines) end() {
 	if s := strings.TrimSpace(string(w.rest)); s != "" {
-		w.tell("%s%s", w.prefix, s)
+		w.print("%s%s", w.prefix, s)
 	}
 	w.rest = nil
 }

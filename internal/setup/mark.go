@@ -16,19 +16,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// markName is the file in a state directory that tells of the manufacture that
-// its TPM's profile has asked for. libvirt takes a directory with nothing but
-// such names for an empty one. Beside a state in one file it has that file's name
-// before it.
+// markName is the name of the mark in a state directory. A mark records the manufacture
+// of a TPM from its profile. libvirt treats a directory with only hidden files as empty.
+// Next to a state in one file, the name begins with the name of that file.
 const markName = ".manufactured"
 
-// markFile is where the mark of a place is: a directory, and a name in it.
+// markFile is the directory and the name of a mark.
 type markFile struct{ dir, name string }
 
 func (a *markFile) path() string { return filepath.Join(a.dir, a.name) }
 
-// markFile returns where the mark of the place is, nil if it has none: a block
-// device has no place beside it that outlives a reboot.
+// markFile returns the mark of the location, nil if it has none: next to a block device
+// there is no persistent directory.
 func (l *location) markFile() *markFile {
 	if l.isDir() {
 		return &markFile{l.path, markName}
@@ -39,19 +38,19 @@ func (l *location) markFile() *markFile {
 	return &markFile{filepath.Dir(l.path), "." + filepath.Base(l.path) + markName}
 }
 
-// maxMark is more than any mark has, in bytes.
+// maxMark is the size limit of a mark in bytes.
 const maxMark = 1 << 16
 
-// mark is what the file says. The state of a TPM is there or not, in one step;
-// the mark tells a TPM that never was from one that is lost.
+// mark is the content of a mark. If there is no state, it distinguishes a lost TPM from a
+// TPM that was not created yet.
 type mark struct {
 	Begun time.Time `json:"begun"`
 	Done  time.Time `json:"done,omitzero"`
 
-	Keys []inventoryEntry `json:"keys,omitempty"` // what was made
+	Keys []inventoryEntry `json:"keys,omitempty"` // the keys that were created
 }
 
-// readMark returns the mark, nil if there is none.
+// readMark reads a mark; it returns nil if there is none.
 func readMark(at *markFile) (*mark, error) {
 	f, err := safefile.Open(at.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,12 +69,12 @@ func readMark(at *markFile) (*mark, error) {
 	}
 	m := &mark{}
 	if err := json.Unmarshal(b, m); err != nil || m.Begun.IsZero() {
-		return nil, fmt.Errorf("%s is no record of a manufacture; remove it if there is no TPM to be lost", at.path())
+		return nil, fmt.Errorf("%s: invalid record of a manufacture; remove it if no TPM can be lost", at.path())
 	}
 	return m, nil
 }
 
-// write puts the mark there, on the disk.
+// write writes the mark to disk.
 func (m *mark) write(at *markFile) error {
 	b, err := json.Marshal(m)
 	if err != nil {
@@ -89,44 +88,43 @@ func (m *mark) write(at *markFile) error {
 	return f.Write(at.name, at.name+".new", append(b, '\n'), 0o640, true)
 }
 
-// day is how people are told of a time.
+// day formats a time for messages.
 func day(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 
-// decide says whether a TPM is to be made in the place of a profile, where one is
-// or is not there: never beside one, and never in place of one that was lost. It
-// is asked before the place is locked, while another process may be at work, and
-// again when it is.
-func (p *program) decide(loc *location, there bool) (bool, error) {
+// decide reports whether to create the TPM of a profile. exists reports whether there is
+// a TPM. It never replaces an existing TPM, nor one that was lost. It is called before the
+// location is locked, while another process may create the TPM, and again after that.
+func (p *program) decide(loc *location, exists bool) (bool, error) {
 	m, err := loc.mark()
-	if err == nil && m != nil && !m.Done.IsZero() && !there {
-		// A mark is done after its TPM is there: it may have come meanwhile.
+	if err == nil && m != nil && !m.Done.IsZero() && !exists {
+		// Another process may have stored the TPM and then completed the mark.
 		var item string
 		item, err = loc.existing()
-		there = item != ""
+		exists = item != ""
 	}
 	switch {
-	case there && m == nil:
+	case exists && m == nil:
 		p.log.Infof("The TPM in %s was not created by [manufacture]; leaving it unchanged.", loc.Location)
 	case err != nil:
-	case there && m.Done.IsZero(): // who made it was interrupted, or is about to say that it is done
+	case exists && m.Done.IsZero(): // its process was interrupted, or is about to complete the mark
 		err = loc.finish(m)
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", loc.Location, day(m.when()))
-	case there:
-		p.log.Infof("The TPM in %s was manufactured on %s; it is left as it is.", loc.Location, day(m.when()))
+		p.log.Infof("The TPM in %s was manufactured on %s; leaving it unchanged.", loc.Location, day(m.when()))
+	case exists:
+		p.log.Infof("The TPM in %s was manufactured on %s; leaving it unchanged.", loc.Location, day(m.when()))
 	case m == nil:
 		return true, nil
 	case m.Done.IsZero():
-		if loc.b != nil { // else it may be under way
-			p.log.Infof("The manufacture that began on %s was interrupted; it begins again.", day(m.Begun))
+		if loc.b != nil { // otherwise another process may be running
+			p.log.Infof("The manufacture of %s was interrupted; starting again.", day(m.Begun))
 		}
 		return true, nil
 	default:
-		return false, cli.Complain("The TPM that was manufactured on %s is not in %s any more: restore it from a backup, or remove %s for a new one.", day(m.Done), loc.Location, loc.markFile().path())
+		return false, cli.Complain("The TPM that was manufactured on %s is missing in %s: restore it from a backup, or remove %s to create a new one.", day(m.Done), loc.Location, loc.markFile().path())
 	}
 	return false, err
 }
 
-// when is the time at which people are told that the TPM was made.
+// when returns the time of the manufacture for messages.
 func (m *mark) when() time.Time {
 	if m.Done.IsZero() {
 		return m.Begun
@@ -134,9 +132,9 @@ func (m *mark) when() time.Time {
 	return m.Done
 }
 
-// finish has the mark of a TPM that is there say that it is done. Who has the
-// place locked may be the one who made the TPM, and writes the mark then; an
-// emulator needs none.
+// finish completes the mark of an existing TPM. If another process has locked the
+// location, finish does nothing: that process completes the mark, or is an emulator,
+// which does not need it.
 func (l *location) finish(m *mark) error {
 	if l.b == nil {
 		if err := l.open(); errors.Is(err, nv.ErrLocked) {
@@ -149,7 +147,7 @@ func (l *location) finish(m *mark) error {
 		l.b = nil
 		return errors.Join(err, b.Close())
 	}
-	now, err := l.mark() // as it is when nobody else writes it
+	now, err := l.mark() // read again under the lock
 	if err != nil || now == nil {
 		return err
 	}
@@ -161,7 +159,7 @@ func (l *location) finish(m *mark) error {
 	return err
 }
 
-// mark returns the mark of the place, nil if it has none.
+// mark returns the mark of the location, nil if it has none.
 func (l *location) mark() (*mark, error) {
 	at := l.markFile()
 	if at == nil {
@@ -174,14 +172,14 @@ func (l *location) mark() (*mark, error) {
 	return m, err
 }
 
-// cannotMark says whether err means that there cannot be a mark: who may use the
-// file of a state need not have the directory that it is in.
+// cannotMark reports whether err means that a mark is not possible: a user with access to
+// the file of a state may have no access to its directory.
 func (l *location) cannotMark(err error) bool {
 	return !l.isDir() && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS))
 }
 
-// begin marks that the manufacture begins, end that it is over. Both are called
-// with the place locked, and only for a profile.
+// begin writes the mark at the beginning of the manufacture of a profile. The location is
+// locked.
 func (p *program) begin(loc *location) error {
 	at := loc.markFile()
 	if !p.o.marked || at == nil {
@@ -190,16 +188,17 @@ func (p *program) begin(loc *location) error {
 	begun := time.Now().UTC()
 	err := (&mark{Begun: begun}).write(at)
 	if loc.cannotMark(err) {
-		p.log.Infof("There will be no record of the manufacture, so if the TPM is lost, a new one is made: %v.", err)
+		p.log.Infof("Cannot record the manufacture, so a lost TPM would be replaced by a new one: %v.", err)
 		return nil
 	}
 	loc.begun = begun
 	return err
 }
 
-func (p *program) end(loc *location, made []inventoryEntry) error {
+// end completes the mark that begin has written.
+func (p *program) end(loc *location, keys []inventoryEntry) error {
 	if loc.begun.IsZero() {
 		return nil
 	}
-	return (&mark{Begun: loc.begun, Done: time.Now().UTC(), Keys: made}).write(loc.markFile())
+	return (&mark{Begun: loc.begun, Done: time.Now().UTC(), Keys: keys}).write(loc.markFile())
 }

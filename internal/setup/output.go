@@ -9,14 +9,13 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 )
 
-// writeFiles writes what the host wants to have of the TPM: certificates as
-// DER, public keys as PEM.
-func (p *program) writeFiles(made []manufacture.Key) error {
-	for _, m := range made {
+// writeFiles writes the files of --write-ek-cert-files, as DER, and of
+// --public-key-files, as PEM.
+func (p *program) writeFiles(keys []manufacture.Key) error {
+	for _, m := range keys {
 		if p.o.CertDir != "" && m.Cert != nil {
 			if err := p.write(filepath.Join(p.o.CertDir, m.CertFile()), m.Cert); err != nil {
 				return err
@@ -44,13 +43,13 @@ func (p *program) write(path string, b []byte) error {
 	return nil
 }
 
-// entries say what was made, a line for each key.
-func (p *program) entries(made []manufacture.Key) (entries []inventoryEntry, err error) {
+// entries returns the inventory entries of keys, for the inventory and the mark.
+func (p *program) entries(keys []manufacture.Key) (entries []inventoryEntry, err error) {
 	if p.o.Register == "" && !p.o.marked || p.o.Reconfigure {
 		return nil, nil
 	}
 	vm, uuid := splitVMID(p.o.VMID)
-	for _, m := range made {
+	for _, m := range keys {
 		e := inventoryEntry{Time: time.Now().UTC().Truncate(time.Second), VM: vm, UUID: uuid, Type: m.Type.String(), Key: m.Algorithm}
 		if m.Cert != nil {
 			err = e.describe(m.Cert)
@@ -65,8 +64,7 @@ func (p *program) entries(made []manufacture.Key) (entries []inventoryEntry, err
 	return entries, nil
 }
 
-// register notes what was made, key by key: beside the state if it was marked
-// there that it begins, and in the inventory.
+// register adds the new keys to the mark next to the state and to the inventory.
 func (p *program) register(loc *location, entries []inventoryEntry) error {
 	if err := p.end(loc, entries); err != nil {
 		return err
@@ -78,14 +76,13 @@ func (p *program) register(loc *location, entries []inventoryEntry) error {
 		return p.printEntries(entries)
 	}
 	if err := appendInventory(p.o.Register, entries...); err != nil {
-		return fmt.Errorf("the TPM is made, but is not in the inventory: %w", err)
+		return fmt.Errorf("the TPM was created, but could not be added to the inventory: %w", err)
 	}
 	return nil
 }
 
-// linesOnly has messages go to stderr if the inventory is stdout, which is for
-// programs then.
-func (p *program) linesOnly(register string) {
+// reserveStdout redirects messages to stderr if the inventory is written to stdout.
+func (p *program) reserveStdout(register string) {
 	if register == "-" {
 		p.log.stdout = p.Stderr
 	}
@@ -104,18 +101,13 @@ func (p *program) printEntries(entries []inventoryEntry) error {
 	return nil
 }
 
-// printTrust prints the certificates that a verifier of those of the local CA
-// needs.
+// printTrust prints the certificates of the local CA, for verifiers.
 func (p *program) printTrust() error {
 	c, err := p.readConfig()
 	if err != nil {
 		return err
 	}
-	path := c.value("create_certs_tool_config", "")
-	if path == "" {
-		path = keyvalue.Find(ca.ConfigName)
-	}
-	cfg, err := ca.LoadConfig(path)
+	cfg, err := ca.LoadConfig(c.value("create_certs_tool_config", ""))
 	if err != nil {
 		return err
 	}

@@ -16,17 +16,17 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// defaultBanks are the PCR banks of a TPM 2.0 if nobody says anything.
+// defaultBanks are the default PCR banks of a TPM 2.0.
 const defaultBanks = "sha256"
 
-// The passwords of a TPM 1.2's owner and SRK if nobody says anything.
+// The default passwords of the owner and the SRK of a TPM 1.2.
 const (
 	defaultOwnerPass = "ooo"
 	defaultSRKPass   = "sss"
 )
 
-// checkVersion complains about options that are not for this version of a TPM.
-func (o *Options) checkVersion() error {
+// checkVersion returns an error for an option that needs the other version of TPM.
+func (o *options) checkVersion() error {
 	if o.TPM2 {
 		if o.TakeOwnership {
 			return cli.Complain("Taking ownership is not supported for TPM 2.")
@@ -44,20 +44,20 @@ func (o *Options) checkVersion() error {
 			return cli.Complain("--%s requires --tpm2.", option.name)
 		}
 	}
-	if len(o.at) > 0 {
+	if len(o.profileOptions) > 0 {
 		return cli.Complain("There's no --profile support for TPM 1.2")
 	}
 	return nil
 }
 
-// checkConflicts complains about options that exclude one another.
-func (o *Options) checkConflicts() error {
+// checkConflicts returns an error for options that exclude one another.
+func (o *options) checkConflicts() error {
 	switch {
 	case o.Reconfigure && o.CreateEK:
 		return cli.Complain("Reconfiguration is not supported with creation of EK or certificates")
-	case o.Reconfigure && len(o.at) > 0:
+	case o.Reconfigure && len(o.profileOptions) > 0:
 		return cli.Complain("Reconfiguration does not accept a (new) profile.")
-	case len(o.at) > 1:
+	case len(o.profileOptions) > 1:
 		return cli.Complain("Only one of --profile, --profile-name, --profile-file, and --profile-file-fd may be given.")
 	}
 	switch o.RemoveDisable {
@@ -68,7 +68,7 @@ func (o *Options) checkConflicts() error {
 	return nil
 }
 
-// plan20 says what a TPM 2.0 is to get, from options and configuration.
+// plan20 returns the contents of a TPM 2.0, from options and configuration.
 func (p *program) plan20(c settings) (manufacture.Options20, error) {
 	o := p.o
 	plan := manufacture.Options20{Lock: o.LockNVRAM, Banks: pcrBanks(o, c)}
@@ -117,7 +117,7 @@ func (p *program) plan20(c settings) (manufacture.Options20, error) {
 	return plan, nil
 }
 
-// rsaKeySize is the size of the first EK, in bits, unless its algorithm is named.
+// rsaKeySize returns the size of the first EK in bits, unless its algorithm is given.
 func (p *program) rsaKeySize(c settings) (string, error) {
 	size := p.o.RSAKeySize
 	if size == "" {
@@ -137,8 +137,8 @@ func (p *program) rsaKeySize(c settings) (string, error) {
 	return "", errReported
 }
 
-// pcrBanks are the banks that are to be active, nil to leave them alone.
-func pcrBanks(o *Options, c settings) []string {
+// pcrBanks returns the banks to activate; nil for no change.
+func pcrBanks(o *options, c settings) []string {
 	list := strings.Trim(o.PCRBanks, " \t")
 	if list == "" {
 		list = c.value("active_pcr_banks", defaultBanks)
@@ -153,8 +153,8 @@ func pcrBanks(o *Options, c settings) []string {
 	return banks
 }
 
-// plan12 says what a TPM 1.2 is to get.
-func (o *Options) plan12() manufacture.Options12 {
+// plan12 returns the contents of a TPM 1.2.
+func (o *options) plan12() manufacture.Options12 {
 	auth := func(pass *string, known bool, fallback string) manufacture.Auth {
 		switch {
 		case known:
@@ -171,7 +171,7 @@ func (o *Options) plan12() manufacture.Options12 {
 	}
 }
 
-func (o *Options) version() tpm.Version {
+func (o *options) version() tpm.Version {
 	if o.TPM2 {
 		return tpm.V20
 	}
@@ -190,17 +190,17 @@ func parseFD(s string) (int, error) {
 	return int(n), nil
 }
 
-// keySource says where the key of the state comes from; nil for a plain one. what
-// is what a person is told.
-func (o *Options) keySource() (source *seal.Source, what string, err error) {
+// keySource returns the source of the key of the state, nil for an unencrypted state,
+// and the message for it.
+func (o *options) keySource() (source *seal.Source, message string, err error) {
 	const text = "  The TPM's state will be encrypted %s."
 	const key, pass = "with a provided key", "using a key derived from a passphrase"
 	if o.source != nil {
-		what = key
+		message = key
 		if o.source.Passphrase {
-			what = pass
+			message = pass
 		}
-		return o.source, fmt.Sprintf(text, what), nil
+		return o.source, fmt.Sprintf(text, message), nil
 	}
 	bits := 0
 	switch o.Cipher {
@@ -217,20 +217,20 @@ func (o *Options) keySource() (source *seal.Source, what string, err error) {
 		if unix.Access(o.KeyFile, unix.R_OK) != nil {
 			return nil, "", cli.Complain("User %s cannot read keyfile %s.", keyvalue.UserName(), o.KeyFile)
 		}
-		s.Path, what = o.KeyFile, key
+		s.Path, message = o.KeyFile, key
 	case o.PwdFile != "":
 		if unix.Access(o.PwdFile, unix.R_OK) != nil {
 			return nil, "", cli.Complain("User %s cannot read passphrase file %s.", keyvalue.UserName(), o.PwdFile)
 		}
-		s.Path, s.Passphrase, what = o.PwdFile, true, pass
+		s.Path, s.Passphrase, message = o.PwdFile, true, pass
 	case o.KeyFD != "":
 		s.FD, err = parseFD(o.KeyFD)
-		what = key + " (fd)"
+		message = key + " (fd)"
 	case o.PwdFD != "":
 		s.FD, err = parseFD(o.PwdFD)
-		s.Passphrase, what = true, pass+" (fd)"
+		s.Passphrase, message = true, pass+" (fd)"
 	default:
 		return nil, "", nil
 	}
-	return &s, fmt.Sprintf(text, what), err
+	return &s, fmt.Sprintf(text, message), err
 }

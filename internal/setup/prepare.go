@@ -8,26 +8,26 @@ import (
 	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 )
 
-// plan is everything that a setup needs to know, checked.
+// plan is the checked input of a setup.
 type plan struct {
-	tpm20   manufacture.Options20
-	tpm12   manufacture.Options12
-	asked   string // the algorithm profile as it was given
-	profile string // and as the TPM gets it
-	key     *seal.Key
-	source  *seal.Source // where the key comes from; another emulator reads it
-	certs   *certifier
+	tpm20     manufacture.Options20
+	tpm12     manufacture.Options12
+	requested string // the algorithm profile as given
+	profile   string // the algorithm profile for the TPM
+	key       *seal.Key
+	source    *seal.Source // source of the key, for another emulator
+	certs     *certifier
 }
 
 func (pl *plan) close() {
 	if pl.key != nil {
-		_ = pl.key.Close() // its memory goes with the process
+		_ = pl.key.Close() // its memory is cleared at the end of the process, too
 	}
 	pl.certs.close()
 }
 
-// prepare reads the configuration and the key, and checks what is left of the
-// options. After that nothing of them can be wrong.
+// prepare reads the configuration and the key, and checks the remaining options. No
+// option can be invalid after that.
 func (p *program) prepare() (out *plan, err error) {
 	o := p.o
 	c, err := p.readConfig()
@@ -36,14 +36,14 @@ func (p *program) prepare() (out *plan, err error) {
 	}
 	out = &plan{tpm12: o.plan12()}
 	if o.TPM2 {
-		if out.asked, err = p.profileText(c); err != nil {
+		if out.requested, err = p.profileText(c); err != nil {
 			return nil, err
 		}
-		if out.profile, err = p.reduceProfile(out.asked); err != nil {
+		if out.profile, err = p.reduceProfile(out.requested); err != nil {
 			return nil, err
 		}
 	}
-	source, what, err := o.keySource()
+	source, message, err := o.keySource()
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (p *program) prepare() (out *plan, err error) {
 		return nil, err
 	}
 	if source != nil {
-		p.log.Infof("%s", what)
+		p.log.Infof("%s", message)
 		out.source = source
 		if p.argv == nil {
 			err = p.readKey(out)
@@ -69,8 +69,9 @@ func (p *program) prepare() (out *plan, err error) {
 	return out, nil
 }
 
+// readKey reads the key of the state.
 func (p *program) readKey(pl *plan) (err error) {
-	if err := sandbox.Harden(); err != nil { // from here on there is a key in memory
+	if err := sandbox.Harden(); err != nil { // before there is a key in memory
 		return err
 	}
 	if pl.key, err = seal.ReadKey(*pl.source); err != nil {
@@ -82,25 +83,25 @@ func (p *program) readKey(pl *plan) (err error) {
 	return nil
 }
 
-// prepareCerts finds who issues certificates. A program that is missing is an
-// error only if it is needed.
+// prepareCerts returns the certifier. A missing program is an error only if certificates
+// were requested.
 func (p *program) prepareCerts(c settings) (*certifier, error) {
 	o := p.o
 	if !o.EKCert && !(o.PlatformCert && o.TPM2) {
-		return &certifier{}, nil // Compat: a TPM 1.2 gets no platform certificate alone
+		return &certifier{}, nil // Compat: a TPM 1.2 has a platform certificate only with an EK certificate
 	}
 	t, err := newCertifier(c, o.LogFile == "")
 	if err != nil {
 		return nil, err
 	}
 	if t.path == "" {
-		return nil, cli.Complain("create_certs_tool in %s names no program, and certificates were asked for.", p.config)
+		return nil, cli.Complain("Missing create_certs_tool in %s, which is needed for certificates.", p.config)
 	}
 	t.logFile, t.vmid, t.tpm2, t.log = o.LogFile, o.VMID, o.TPM2, p.log
 	return t, nil
 }
 
-// reduceProfile takes out of the profile what --profile-remove-disabled says.
+// reduceProfile removes algorithms from the profile for --profile-remove-disabled.
 func (p *program) reduceProfile(text string) (string, error) {
 	if text == "" || p.o.RemoveDisable == "" {
 		return text, nil

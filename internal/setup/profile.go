@@ -14,24 +14,24 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
-// maxProfileName is how many bytes the name of an algorithm profile may have.
+// maxProfileName is the largest size of the name of an algorithm profile in bytes.
 const maxProfileName = 32
 
-// profileNames are what --profile-name takes.
+// profileNames matches valid arguments of --profile-name.
 var profileNames = regexp.MustCompile(`^[A-Za-z0-9.:-]+$`)
 
-// profileText returns the algorithm profile of the new TPM, JSON; "" if the
-// library is to choose one. c is the configuration.
+// profileText returns the algorithm profile of the new TPM as JSON; "" for the default of
+// the library. c is the configuration.
 func (p *program) profileText(c settings) (string, error) {
 	o := p.o
 	if o.Reconfigure {
 		return "", nil
 	}
-	text, err := p.askedProfile(c)
+	text, err := p.requestedProfile(c)
 	if err != nil {
 		return "", err
 	}
-	fromConfig := len(o.at) == 0
+	fromConfig := len(o.profileOptions) == 0
 	if text == "" && fromConfig {
 		if text, err = configuredProfile(c); err != nil {
 			return "", err
@@ -47,19 +47,19 @@ func (p *program) profileText(c settings) (string, error) {
 		return "", nil
 	case p.hasProfiles():
 	case fromConfig:
-		p.log.Infof("The profile of the configuration file is left out: libtpms %s has none.", p.lib.Version)
+		p.log.Infof("Ignoring the profile of the configuration file: libtpms %s does not support profiles.", p.lib.Version)
 		return "", nil
 	default:
-		return "", cli.Complain("There are no profiles with libtpms %s; 0.10 is the first that has them. Leave the option out.", p.lib.Version)
+		return "", cli.Complain("libtpms %s does not support profiles; remove the option, or use libtpms 0.10 or later.", p.lib.Version)
 	}
 	return text, nil
 }
 
-// hasProfiles says whether the emulator knows algorithm profiles.
+// hasProfiles reports whether the emulator supports algorithm profiles.
 func (p *program) hasProfiles() bool { return p.caps.profiles != nil }
 
-// askedProfile is the profile that options ask for.
-func (p *program) askedProfile(c settings) (string, error) {
+// requestedProfile returns the profile of the options.
+func (p *program) requestedProfile(c settings) (string, error) {
 	o := p.o
 	switch {
 	case o.Profile != "":
@@ -85,7 +85,7 @@ func (p *program) askedProfile(c settings) (string, error) {
 	return "", nil
 }
 
-// configuredProfile is the profile that the configuration names.
+// configuredProfile returns the profile of the configuration.
 func configuredProfile(c settings) (string, error) {
 	if path := c.value("profile_file", ""); path != "" {
 		return readProfileFile(path)
@@ -101,30 +101,31 @@ func readProfileFile(path string) (string, error) {
 	return text, nil
 }
 
-// namedProfile finds a profile by its name.
+// namedProfile returns the profile with a name; local is the directory of the user's
+// profiles.
 func (p *program) namedProfile(name, local string) (string, error) {
 	if !profileNames.MatchString(name) {
 		return "", cli.Complain("Profile name '%s' contains unacceptable characters.", name)
 	}
-	where, rest, ok := strings.Cut(name, ":")
-	if !ok || !slices.Contains([]string{"local", "distro", "builtin"}, where) {
-		where, rest = "", name
+	source, rest, ok := strings.Cut(name, ":")
+	if !ok || !slices.Contains([]string{"local", "distro", "builtin"}, source) {
+		source, rest = "", name
 	}
-	for _, place := range []struct{ name, dir string }{{"local", local}, {"distro", p.distroProfiles}} {
-		if place.dir == "" || where != "" && where != place.name {
+	for _, d := range []struct{ name, dir string }{{"local", local}, {"distro", p.distroProfiles}} {
+		if d.dir == "" || source != "" && source != d.name {
 			continue
 		}
-		text, err := algprofile.Read(algprofile.Source{Path: filepath.Join(place.dir, rest+".json")})
+		text, err := algprofile.Read(algprofile.Source{Path: filepath.Join(d.dir, rest+".json")})
 		if err == nil && text != "" {
 			return text, nil
 		}
 	}
-	if where == "local" || where == "distro" {
+	if source == "local" || source == "distro" {
 		return "", cli.Complain("Could not find or access profile '%s'.", name)
 	}
 	text := `{"Name":"` + rest + `"}`
 	if !p.hasProfiles() {
-		return text, nil // the caller says so
+		return text, nil // the caller reports it
 	}
 	return text, p.checkProfile(text)
 }
@@ -153,16 +154,16 @@ func (p *program) checkProfile(text string) error {
 	return nil
 }
 
-// printProfiles prints the known profiles, by the place where they are.
+// printProfiles prints the known profiles, grouped by their source.
 func (p *program) printProfiles(ctx context.Context, c settings) error {
 	if !p.o.TPM2 {
 		_, err := fmt.Fprintln(p.out, "{}")
 		return err
 	}
 	var all object
-	for _, place := range []struct{ name, dir string }{{"local", c.value("local_profiles_dir", "")}, {"distro", p.distroProfiles}} {
-		if list, ok := profilesIn(place.dir); ok {
-			all.set(place.name, list)
+	for _, d := range []struct{ name, dir string }{{"local", c.value("local_profiles_dir", "")}, {"distro", p.distroProfiles}} {
+		if list, ok := profilesIn(d.dir); ok {
+			all.set(d.name, list)
 		}
 	}
 	builtin := p.caps.builtin
@@ -179,8 +180,8 @@ func (p *program) printProfiles(ctx context.Context, c settings) error {
 	return err
 }
 
-// profilesIn lists the profiles of a directory. Their names are those of their
-// files. ok is false if the directory cannot be read.
+// profilesIn returns the profiles in a directory, named after their files. ok is false if
+// the directory cannot be read.
 func profilesIn(dir string) (list []any, ok bool) {
 	if dir == "" {
 		return nil, false

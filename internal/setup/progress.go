@@ -10,24 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A key that takes longer than patience is told of on a terminal, every interval
-// anew.
+// A step that takes longer than patience is shown on a terminal and updated every
+// interval.
 const (
 	patience = 300 * time.Millisecond
 	interval = 500 * time.Millisecond
 )
 
-// terminal is a manufacture.Progress: a line that is written over until it is done. The
-// messages call clear before they print.
+// terminal is a manufacture.Progress that overwrites one line. The log calls clear
+// before it prints.
 type terminal struct {
 	w io.Writer // nil shows nothing
 
 	mu    sync.Mutex
-	shown int // letters on the line
+	shown int // characters on the line
 }
 
-// Begin shows what until done is called.
-func (t *terminal) Begin(what string) (done func()) {
+// Begin implements manufacture.Progress.
+func (t *terminal) Begin(step string) (done func()) {
 	if t.w == nil {
 		return func() {}
 	}
@@ -41,7 +41,7 @@ func (t *terminal) Begin(what string) (done func()) {
 			case <-end:
 				return
 			case <-timer.C:
-				t.show(fmt.Sprintf("creating the %s: %d s; Ctrl-C leaves everything as it was", what, int(time.Since(start).Seconds())))
+				t.show(fmt.Sprintf("creating the %s: %d s; press Ctrl-C to cancel without changes", step, int(time.Since(start).Seconds())))
 				timer.Reset(interval)
 			}
 		}
@@ -60,7 +60,7 @@ func (t *terminal) show(s string) {
 	t.shown = len(s)
 }
 
-// clear takes the line away.
+// clear clears the line.
 func (t *terminal) clear() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -70,7 +70,7 @@ func (t *terminal) clear() {
 	}
 }
 
-// isTerminal says whether f is one.
+// isTerminal reports whether f is a terminal.
 func isTerminal(f *os.File) bool {
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
 	return err == nil

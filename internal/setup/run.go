@@ -1,10 +1,13 @@
-// Package setup manufactures TPMs: the program swtpm_setup, with its options, its
-// configuration file, messages and exit codes. Which commands a TPM gets is for
-// setup/tpm12 and setup/tpm20 to say, and certificates are another program's.
+// Package setup is the program swtpm_setup, which manufactures TPMs: its options, its
+// configuration file, messages and exit codes. The commands for the TPM are in package
+// manufacture, the certificates come from package ca or from another program.
 //
-// A TPM is made in memory. Its state is put in place by one step at the very end,
-// so a setup that fails, or is interrupted, leaves what was there before: nothing,
-// or the TPM that was to be replaced or changed.
+// The TPM is created in memory (engine.go), or by another emulator in a temporary
+// directory (child.go). Its state is stored in one step at the end, so a setup that
+// fails or is interrupted changes nothing.
+//
+// The steps are in two functions: execute in this file reads and checks what the user
+// wants, manufacture in make.go locks the location, creates the TPM and stores it.
 package setup
 
 import (
@@ -21,38 +24,38 @@ import (
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
-// Surroundings are what a run uses of the world.
-type Surroundings struct {
+// Environment is what a run depends on.
+type Environment struct {
 	Name           string // argv[0]
 	Stdout, Stderr io.Writer
-	Terminal       io.Writer // where progress is shown; nil for nowhere
-	Bindir         string    // where the programs are
+	Terminal       io.Writer // shows progress; nil for none
+	Bindir         string    // directory of the programs
 	Library        Library
 }
 
 // program is one run of swtpm_setup.
 type program struct {
-	Surroundings
-	o    *Options
-	out  io.Writer // what was asked for, as JSON
+	Environment
+	o    *options
+	out  io.Writer // for output in JSON
 	log  *messages
 	lib  Library
 	caps capabilities
-	argv []string // of another emulator; nil for ours
+	argv []string // command line of another emulator; nil for ours
 
 	config         string // path of the configuration file
 	distroProfiles string
 	show           *terminal
 }
 
-// errReported is an error that has been told.
-var errReported = errors.New("told already")
+// errReported is returned after an error that has been logged.
+var errReported = errors.New("already reported")
 
-// Run runs swtpm_setup. Errors have been told, as messages or on stderr; what is
-// left is the exit code: 0 without an error, else 1.
-func Run(ctx context.Context, args []string, s Surroundings) error {
+// Run runs swtpm_setup. It has already reported the error that it returns. The exit
+// code is 0 without an error, else 1.
+func Run(ctx context.Context, args []string, s Environment) error {
 	p := &program{
-		Surroundings: s, o: &Options{}, out: s.Stdout, lib: s.Library,
+		Environment: s, o: &options{}, out: s.Stdout, lib: s.Library,
 		log:            &messages{stdout: s.Stdout, stderr: s.Stderr},
 		distroProfiles: distroProfiles,
 		show:           &terminal{w: s.Terminal},
@@ -71,7 +74,7 @@ func Run(ctx context.Context, args []string, s Surroundings) error {
 	return err
 }
 
-// run finds out what is to be done: options say it, or profiles.
+// run runs the program for a command line with options or one with profiles.
 func (p *program) run(ctx context.Context, args []string) error {
 	if byProfile(args) {
 		return p.runProfiles(ctx, args)
@@ -80,19 +83,20 @@ func (p *program) run(ctx context.Context, args []string) error {
 	if done || err != nil {
 		return err
 	}
-	return p.carryOut(ctx)
+	return p.execute(ctx)
 }
 
-// carryOut is the life of a setup, in the order that its messages tell of.
-func (p *program) carryOut(ctx context.Context) error {
+// execute does what the options ask for. The order of its steps is visible in the
+// messages and exit codes.
+func (p *program) execute(ctx context.Context) error {
 	o := p.o
-	p.linesOnly(o.Register)
+	p.reserveStdout(o.Register)
 	if o.LogFile != "" {
 		if err := p.log.openLog(o.LogFile); err != nil {
 			return err
 		}
 	}
-	if err := p.askCapabilities(ctx); err != nil {
+	if err := p.loadCapabilities(ctx); err != nil {
 		return err
 	}
 	if o.PrintCapabilities {
@@ -111,7 +115,7 @@ func (p *program) carryOut(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if goOn, err := p.mayManufacture(loc); !goOn || err != nil {
+	if ok, err := p.mayManufacture(loc); !ok || err != nil {
 		return err
 	}
 	plan, err := p.prepare()
@@ -122,8 +126,8 @@ func (p *program) carryOut(ctx context.Context) error {
 	return p.make(ctx, loc, plan)
 }
 
-// parse reads the command line. done says that it asked for something that has
-// been done.
+// parse parses the command line. done reports that an option such as --help has already
+// been executed.
 func (p *program) parse(args []string) (done bool, err error) {
 	h := hooks{
 		help:    func() error { done = true; p.usage(); return cli.ErrStop },
@@ -149,8 +153,8 @@ func (p *program) parse(args []string) (done bool, err error) {
 	return done, nil
 }
 
-// chooseConfig finds the configuration file: of the user who calls, whoever runs
-// it.
+// chooseConfig sets the path of the configuration file. The default is the file of the
+// calling user, also with --runas.
 func (p *program) chooseConfig() {
 	p.config = p.o.Config
 	if p.config == "" {
@@ -158,10 +162,10 @@ func (p *program) chooseConfig() {
 	}
 }
 
-// versionLine is what --version prints.
+// versionLine returns the output of --version.
 //
-// Compat: mkosi asks for an algorithm profile from 0.10.0 on, which an older
-// libtpms does not have.
+// Compat: mkosi uses algorithm profiles if the version is 0.10.0 or later, but an older
+// libtpms does not support them.
 func (p *program) versionLine() string {
 	v := prog.ReferenceVersion
 	if !p.Library.HasProfiles {
@@ -171,12 +175,12 @@ func (p *program) versionLine() string {
 }
 
 func (p *program) usage() {
-	fmt.Fprintf(p.Stdout, "%sUsage: %s [options]\n\nThe following options are supported:\n%s", p.versionLine(), p.Name, cli.Usage((&Options{}).table(hooks{})))
-	fmt.Fprintf(p.Stdout, "\nOr: %s PROFILE... [options], for what [manufacture] in them says.\n\n%s",
+	fmt.Fprintf(p.Stdout, "%sUsage: %s [options]\n\nThe following options are supported:\n%s", p.versionLine(), p.Name, cli.Usage((&options{}).table(hooks{})))
+	fmt.Fprintf(p.Stdout, "\nOr: %s PROFILE... [options], to manufacture the TPMs of [manufacture] in them.\n\n%s",
 		p.Name, cli.Usage((&vmOptions{}).table()))
 }
 
-// emulator names the emulator for messages.
+// emulatorPath returns the path of the emulator for messages.
 func (p *program) emulatorPath() string {
 	if p.argv != nil {
 		return p.argv[0]
@@ -184,7 +188,8 @@ func (p *program) emulatorPath() string {
 	return filepath.Join(p.Bindir, "swtpm")
 }
 
-func (p *program) askCapabilities(ctx context.Context) (err error) {
+// loadCapabilities sets the capabilities of the emulator.
+func (p *program) loadCapabilities(ctx context.Context) (err error) {
 	if p.o.Program == "" {
 		p.caps, err = p.lib.capabilities()
 		return err
@@ -197,7 +202,7 @@ func (p *program) askCapabilities(ctx context.Context) (err error) {
 	return err
 }
 
-// runAs changes the user.
+// runAs changes the user of the process to that of --runas.
 func (p *program) runAs() error {
 	if p.o.RunAs == "" {
 		return nil
@@ -208,7 +213,7 @@ func (p *program) runAs() error {
 	return nil
 }
 
-// print prints what there is without a TPM.
+// print prints profiles or certificates, which need no TPM.
 func (p *program) print(ctx context.Context) error {
 	if p.o.PrintProfiles {
 		c, err := p.readConfig()
@@ -228,8 +233,8 @@ func (p *program) readConfig() (settings, error) {
 	return settings{f}, nil
 }
 
-// checkLocation makes sure that the places which options name can be used, and that
-// the options fit together.
+// checkLocation checks that the state and the directories of the options are accessible,
+// and that the options fit together.
 func (p *program) checkLocation() (*location, error) {
 	o := p.o
 	if o.State == "" {
@@ -254,26 +259,26 @@ func (p *program) checkLocation() (*location, error) {
 	return loc, o.checkConflicts()
 }
 
-// mayManufacture says whether a TPM is to be made, or changed, where the place is.
+// mayManufacture reports whether to create or change the TPM at loc.
 func (p *program) mayManufacture(loc *location) (bool, error) {
 	o := p.o
-	there, err := loc.existing()
+	found, err := loc.existing()
 	switch {
 	case err == nil && o.marked:
-		return p.decide(loc, there != "")
-	case o.Reconfigure && err == nil && there == "":
-		return false, cli.Complain("There is no TPM in %s that could be reconfigured.", loc.Location)
+		return p.decide(loc, found != "")
+	case o.Reconfigure && err == nil && found == "":
+		return false, cli.Complain("No TPM found in %s to reconfigure.", loc.Location)
 	case o.Reconfigure:
 		return err == nil, err
 	case err != nil && !o.Overwrite || err != nil && o.NotOverwrite:
 		return false, err
-	case there == "" && err == nil:
+	case found == "" && err == nil:
 		return true, nil
-	case o.NotOverwrite && there == items[0]:
+	case o.NotOverwrite && found == items[0]:
 		p.log.Infof("Not overwriting existing state file.")
 		return false, nil
 	case o.NotOverwrite || !o.Overwrite:
-		return false, cli.Complain("Found existing TPM state '%s'.", there)
+		return false, cli.Complain("Found existing TPM state '%s'.", found)
 	}
 	return true, nil
 }

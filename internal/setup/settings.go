@@ -8,17 +8,17 @@ import (
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
-// confName is the name of the configuration file, sysConfig where the one of the
-// machine is.
+// confName is the name of the configuration file, sysConfig the path of the
+// system-wide one.
 const (
 	confName  = "swtpm_setup.conf"
 	sysConfig = keyvalue.SystemDir + "/" + confName
 
-	// distroProfiles is where the distribution's algorithm profiles are.
+	// distroProfiles is the directory of the distribution's algorithm profiles.
 	distroProfiles = "/usr/share/swtpm/profiles"
 )
 
-// settings are the configuration file.
+// settings is the content of the configuration file.
 type settings struct{ keyvalue.File }
 
 // value returns the value of key, or fallback if the file does not have the key.
@@ -29,8 +29,7 @@ func (s settings) value(key, fallback string) string {
 	return fallback
 }
 
-// groupName is the group that runs this, for messages: its number if it has no
-// name.
+// groupName returns the name of the effective group, or its number if it has none.
 func groupName() string {
 	gid := strconv.Itoa(os.Getegid())
 	if g, err := user.LookupGroupId(gid); err == nil {

@@ -2,12 +2,9 @@ package setup
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -20,16 +17,15 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// needed is the option that a command line with profiles may begin with.
+// needed is the first option of a command line with profiles.
 const needed = "--needed"
 
-// byProfile says whether a command line names profiles rather than options of
-// swtpm_setup, which has no words that are no options.
+// byProfile reports whether a command line has profiles. swtpm_setup has only options.
 func byProfile(args []string) bool {
 	return len(args) > 0 && (args[0] == needed || args[0] != "" && args[0][0] != '-')
 }
 
-// vmOptions are a command line with profiles.
+// vmOptions is a command line with profiles.
 type vmOptions struct {
 	needed   bool
 	jobs     string
@@ -39,8 +35,8 @@ type vmOptions struct {
 
 func (v *vmOptions) table() []cli.Option {
 	return []cli.Option{
-		{Name: "needed", Set: yes(&v.needed), Help: "A profile without [manufacture] needs nothing;\nwithout the option that is an error."},
-		{Name: "jobs", Arg: "<n>", Set: text(&v.jobs), Help: "So many TPMs at once. Default: one for each core."},
+		{Name: "needed", Set: enable(&v.needed), Help: "Skip profiles without [manufacture], which are an\nerror otherwise."},
+		{Name: "jobs", Arg: "<n>", Set: text(&v.jobs), Help: "Create this many TPMs at once. Default: one per core."},
 		{Name: "inventory", Arg: "<file>", Set: text(&v.register), Help: "As above."},
 		{Name: "help", Short: "h?", Set: func(_, _ string) error { v.help = true; return cli.ErrStop }, Help: "As above."},
 	}
@@ -52,8 +48,8 @@ type vm struct {
 	cfg  *config.Config
 }
 
-// runProfiles manufactures the TPMs of profiles: one in this process, several in
-// one process each.
+// runProfiles manufactures the TPMs of profiles: a single one in this process, several
+// in a process each.
 func (p *program) runProfiles(ctx context.Context, args []string) error {
 	v := &vmOptions{}
 	names, err := cli.ParseLong(v.table(), args)
@@ -64,7 +60,7 @@ func (p *program) runProfiles(ctx context.Context, args []string) error {
 		p.usage()
 		return nil
 	case len(names) == 0:
-		return cli.GetoptError("there is no profile behind '" + needed + "'")
+		return cli.GetoptError("missing PROFILE after '" + needed + "'")
 	}
 	limit, err := v.limit()
 	if err != nil {
@@ -83,8 +79,8 @@ func (p *program) runProfiles(ctx context.Context, args []string) error {
 	return p.runMany(ctx, vms, limit, v)
 }
 
-// load reads the profiles, all of them before anything is made. Mistakes have
-// been told.
+// load reads all profiles before the first TPM is created. It has already reported the
+// errors in them.
 func (p *program) load(names []string, needed bool) (vms []vm, err error) {
 	states := map[nv.Location]string{}
 	for _, name := range names {
@@ -93,9 +89,9 @@ func (p *program) load(names []string, needed bool) (vms []vm, err error) {
 		case bad == nil && !cfg.Manufacture.Given && needed:
 			continue
 		case bad == nil && !cfg.Manufacture.Given:
-			bad = cli.Complain("%s: the profile has no [manufacture]; nothing is to be made.", name)
+			bad = cli.Complain("%s: missing [manufacture] in the profile; nothing to create.", name)
 		case bad == nil && states[cfg.State.Location] != "":
-			bad = cli.Complain("%s: its state is in %s, as that of %s.", name, cfg.State.Location, states[cfg.State.Location])
+			bad = cli.Complain("%s: the state location %s is also used by %s.", name, cfg.State.Location, states[cfg.State.Location])
 		}
 		if bad != nil {
 			p.log.Errorf("%v", bad)
@@ -128,14 +124,14 @@ func (p *program) runOne(ctx context.Context, v vm, register string) error {
 	if err := mayOwn(v.cfg); err != nil {
 		return err
 	}
-	return p.carryOut(ctx)
+	return p.execute(ctx)
 }
 
-// fromProfile returns the options that say what a profile says.
-func fromProfile(c *config.Config) (*Options, error) {
+// fromProfile returns the options that correspond to a profile.
+func fromProfile(c *config.Config) (*options, error) {
 	m := c.Manufacture
 	s := c.State
-	o := &Options{
+	o := &options{
 		marked: true, create: s.Create,
 		nv:    s.Storage(),
 		State: s.Location.String(), TPM2: c.TPM == tpm.V20, RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
@@ -143,7 +139,7 @@ func fromProfile(c *config.Config) (*Options, error) {
 		IAK: m.IAK, IDevID: m.IDevID, CreateSPK: m.SPK != "", ECC: m.SPK == "ecc", LockNVRAM: m.LockNVRAM,
 		TakeOwnership: m.TakeOwnership, OwnerKnown: m.OwnerWellKnown, SRKKnown: m.SRKWellKnown,
 	}
-	if m.EK != "" && o.TPM2 { // else the configuration file may say it
+	if m.EK != "" && o.TPM2 { // else the configuration file counts
 		eks := c.EKs()
 		o.EK1, o.EK2 = eks[0], eks[len(eks)-1]
 	}
@@ -158,8 +154,8 @@ func fromProfile(c *config.Config) (*Options, error) {
 	return o, o.takeKey(c.Key)
 }
 
-// takeAlgorithms has o say what [profile] says.
-func (o *Options) takeAlgorithms(a config.AlgorithmProfile) {
+// takeAlgorithms sets the options that correspond to [profile].
+func (o *options) takeAlgorithms(a config.AlgorithmProfile) {
 	switch a.Source {
 	case config.NoProfile:
 		return
@@ -172,12 +168,13 @@ func (o *Options) takeAlgorithms(a config.AlgorithmProfile) {
 	case config.ProfileFD:
 		o.ProfileFD = strconv.Itoa(a.FD)
 	}
-	o.at = []string{"profile"}
+	o.profileOptions = []string{"profile"}
 	o.RemoveDisable = a.RemoveDisabled
 }
 
-// takeKey has o say what [key] says. The file stays: the emulator reads it too.
-func (o *Options) takeKey(k config.Key) error {
+// takeKey sets the options that correspond to [key]. It does not remove the file, which
+// the emulator reads later.
+func (o *options) takeKey(k config.Key) error {
 	if k.Source == config.NoKey {
 		return nil
 	}
@@ -195,8 +192,8 @@ func (o *Options) takeKey(k config.Key) error {
 	return nil
 }
 
-// mayOwn refuses to make as root what the emulator could not use then: it runs
-// as the owner of its directory.
+// mayOwn returns an error if root would create a TPM that the emulator, which runs as the
+// owner of the directory, could not use.
 func mayOwn(c *config.Config) error {
 	dir, isDir := c.State.Location.Dir()
 	if os.Geteuid() != 0 || c.Sandbox.User != "" || !isDir {
@@ -204,39 +201,11 @@ func mayOwn(c *config.Config) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil || st.Uid == 0 {
-		return nil // what else is wrong is told later
+		return nil // other problems are reported later
 	}
-	who := strconv.Itoa(int(st.Uid))
-	if u, err := user.LookupId(who); err == nil {
-		who = u.Username
+	owner := strconv.Itoa(int(st.Uid))
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
 	}
-	return cli.Complain("%s belongs to %s and not to root, who would own the TPM: run this as that user, or name it in [sandbox] user.", dir, who)
-}
-
-// makeDir makes the directory of the place if it is missing and the profile says
-// that it is to be made.
-func (l *location) makeDir() error {
-	if !l.create {
-		return nil
-	}
-	if err := os.MkdirAll(l.path, 0o700); err != nil {
-		return fmt.Errorf("create the state directory: %w", err)
-	}
-	return nil
-}
-
-// missing says whether the directory of the place is to be made, and can be.
-func (l *location) missing() bool {
-	if !l.create || !l.isDir() {
-		return false
-	}
-	_, err := os.Stat(l.path)
-	above := filepath.Dir(l.path)
-	for errors.Is(err, fs.ErrNotExist) {
-		if _, up := os.Stat(above); !errors.Is(up, fs.ErrNotExist) || above == filepath.Dir(above) {
-			return unix.Access(above, unix.W_OK|unix.X_OK) == nil
-		}
-		above = filepath.Dir(above)
-	}
-	return false
+	return cli.Complain("%s belongs to %s, but root would own the new TPM: run this as %[2]s, or set [sandbox] user.", dir, owner)
 }

@@ -62,11 +62,11 @@ func TestSetupLeftover(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, out, stderr := runCmd(t, exec.Command(ours("swtpm_setup"), append(base, "--config", "/dev/null", "--tpm", theirs)...))
-			if code != 0 || !strings.Contains(out, "Removed "+left[0]+", which a setup that was killed has left.\n") {
+			if code != 0 || !strings.Contains(out, "Removed "+left[0]+", left by a killed setup.\n") {
 				t.Errorf("exit code %d, want 0 and a line that tells of %s\n%s%s", code, left[0], out, stderr)
 			}
 			for _, path := range []string{busy, file} {
-				if !strings.Contains(stderr, path+" may be what a setup that was killed has left, and stays: ") {
+				if !strings.Contains(stderr, "Not removing "+path+", possibly left by a killed setup: ") {
 					t.Errorf("nothing is said of %s:\n%s", path, stderr)
 				}
 			}
