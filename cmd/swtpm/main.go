@@ -239,7 +239,7 @@ func (e *emulator) confine() error {
 		e.log.Warnf("sandbox: %v", err)
 	}
 	e.log.Debugf("sandbox: %v", e.confined)
-	for _, path := range e.confined.Stays {
+	for _, path := range e.confined.Unremoved {
 		e.log.Debugf("sandbox: %q stays at the end: others have files in the same directory; choose a directory of the TPM's own", path)
 	}
 	return nil

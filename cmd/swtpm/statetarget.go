@@ -168,7 +168,7 @@ func (w *stateTarget) confine(how access) error {
 		out = how.out.path
 	}
 	libtpms.Warm()
-	a, err := sandbox.Enter(sandbox.AtRest(w.cfg, how.write, out))
+	a, err := sandbox.Enter(sandbox.PlanOffline(w.cfg, how.write, out))
 	if err != nil {
 		return err
 	}

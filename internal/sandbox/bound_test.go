@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestBound holds that the set is empty on every thread, and who may not empty it is
-// confined all the same.
+// TestBound checks that the bounding set is empty on every thread, and that a user who may
+// not empty it is confined all the same.
 func TestBound(t *testing.T) {
 	needRoot(t)
 	out, err := child(t, "bound:"+t.TempDir(), nil)
@@ -22,7 +22,7 @@ func TestBound(t *testing.T) {
 	}
 }
 
-// TestCheckThread holds that what a thread has kept is seen.
+// TestCheckThread checks that each privilege that a thread still has is found.
 func TestCheckThread(t *testing.T) {
 	const none, one = "0000000000000000", "0000000000000002"
 	status := func(prm, bnd, seccomp string) string {
@@ -32,18 +32,18 @@ func TestCheckThread(t *testing.T) {
 	for _, c := range []struct {
 		a      Active
 		status string
-		want   string // "" if all is well
+		want   string // "" for no error
 	}{
 		{Active{Seccomp: "kill", bounded: true}, status(none, none, "2"), ""},
 		{Active{Seccomp: "kill"}, status(none, "000001ffffffffff", "2"), ""},
 		{Active{}, status(none, none, "0"), ""},
-		{Active{Keeps: 2}, status(one, none, "0"), ""},
-		{Active{Keeps: 2}, status("0000000000000003", none, "0"), "CapPrm is 0000000000000003, not 0000000000000002"},
+		{Active{Rights: 2}, status(one, none, "0"), ""},
+		{Active{Rights: 2}, status("0000000000000003", none, "0"), "CapPrm is 0000000000000003, not 0000000000000002"},
 		{Active{Seccomp: "kill", bounded: true}, status(none, one, "2"), "CapBnd is 0000000000000002, not 0000000000000000"},
 		{Active{Seccomp: "kill"}, status(none, none, "0"), "Seccomp is 0, not 2"},
 		{Active{}, status(one, none, "0"), "CapPrm is 0000000000000002, not 0000000000000000"},
-		{Active{}, strings.Replace(status(none, none, "0"), "CapInh", "CapInhX", 1), "the kernel does not tell CapInh"},
-		{Active{}, "CapInh:\t" + none + "\n", "the kernel does not tell "},
+		{Active{}, strings.Replace(status(none, none, "0"), "CapInh", "CapInhX", 1), "missing CapInh in the status of a thread"},
+		{Active{}, "CapInh:\t" + none + "\n", "missing "},
 	} {
 		got := ""
 		if err := c.a.checkThread([]byte(c.status)); err != nil {

@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Chroot makes the directory at path the root directory of the process, all its
-// threads, and its working directory; "" changes nothing. Open descriptors still lead
-// outside. It must come before Drop, because it needs root; only a process that then
-// gives up root stays inside.
+// Chroot makes the directory at path the root directory and the working directory of the
+// process; "" changes nothing. Open descriptors still refer to files outside. Chroot must be
+// called before Drop, because it needs root. Only a process that gives up root afterwards
+// cannot leave the directory.
 func Chroot(path string) error {
 	if path == "" {
 		return nil
@@ -18,7 +18,7 @@ func Chroot(path string) error {
 		hint := ""
 		switch err {
 		case unix.EPERM:
-			hint = "; start as root, or leave out --chroot ([sandbox] chroot)"
+			hint = "; start as root, or omit --chroot ([sandbox] chroot)"
 		case unix.ENOENT, unix.ENOTDIR:
 			hint = "; create the directory, or correct --chroot ([sandbox] chroot)"
 		}

@@ -2,11 +2,11 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// Class is what the filter does with a system call.
+// Class is the decision of the filter about a system call.
 type Class int
 
-// The classes. A call that a policy does not name is Refused, with ENOSYS: libc, OpenSSL
-// and Go fall back to another call then, as on a kernel that is older than they are.
+// The classes. A call that a policy does not name is Refused with ENOSYS, so that libc, OpenSSL
+// and Go use another call, as on an older kernel.
 const (
 	Refused Class = iota
 	Allowed
@@ -23,8 +23,8 @@ func (c Class) String() string {
 	return "refused"
 }
 
-// Class returns the class of a call with these arguments, and the errno that a refused
-// one fails with. It says what the filter does, and the tests compare the two.
+// Class returns the class of a call with these arguments, and the errno of a refused call. The
+// tests compare it with the filter.
 func (p *Policy) Class(name string, args [6]uint64) (Class, unix.Errno) {
 	for _, c := range p.Fatal {
 		if c.matches(name, args) {

@@ -11,22 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// identity is who a process is.
+// identity is the user and the groups of a process.
 type identity struct {
 	uid, gid  int
 	groups    []int // supplementary groups
-	setGroups bool  // else those that there are stay
+	setGroups bool  // otherwise the supplementary groups do not change
 }
 
-// Drop makes all threads of the process run as name, a user or a number, for
-// good: real, effective and saved ids. A user gets its primary group and the
-// groups it is a member of; a number stands for the user and the group of that
-// number. "" changes nothing, and so does the user that we are already.
+// Drop changes the real, effective and saved ids of all threads to name, a user name or a
+// number, irrevocably. A user name includes its primary and supplementary groups; a number
+// is both the user id and the group id. "" and the current user change nothing.
 //
-// It fails if there is no such user, if we may not change to it, and if the
-// change did not take; the process is then to end.
+// Drop fails if the user does not exist, if the process may not change to it, and if the
+// change had no effect. The process must end then.
 //
-// Compat: with a number the supplementary groups stay, as with swtpm.
+// Compat: C-059: with a number, the supplementary groups do not change, as in swtpm.
 func Drop(name string) error { return drop(name, lookup) }
 
 func drop(name string, lookup func(name string) (identity, error)) error {
@@ -38,7 +37,7 @@ func drop(name string, lookup func(name string) (identity, error)) error {
 		return err
 	}
 	if unix.Geteuid() != 0 && id.check() == nil {
-		return nil // systemd's User= was first; setgroups needs root
+		return nil // systemd's User= has changed it; setgroups needs root
 	}
 	if err := id.become(process); err != nil {
 		return fmt.Errorf("run as %q: %w", name, err)
@@ -46,7 +45,7 @@ func drop(name string, lookup func(name string) (identity, error)) error {
 	return nil
 }
 
-// become makes whom c changes id, for good.
+// become changes the process or thread of c to id, irrevocably.
 func (id identity) become(c calls) error {
 	if err := id.assume(c); err != nil {
 		return err
@@ -57,7 +56,7 @@ func (id identity) become(c calls) error {
 	return id.checkNoReturn(c)
 }
 
-// calls are the system calls that change who somebody is.
+// calls are the system calls that change an identity.
 type calls struct {
 	setgroups func(gids []int) error
 	setresgid func(rgid, egid, sgid int) error
@@ -65,15 +64,15 @@ type calls struct {
 }
 
 var (
-	// process changes all threads: package syscall's calls do, with cgo
-	// through libc and without it by the runtime.
+	// process changes all threads: package syscall calls libc, or the Go runtime without
+	// cgo.
 	process = calls{syscall.Setgroups, syscall.Setresgid, syscall.Setresuid}
 
-	// thread changes only the thread that calls.
+	// thread changes only the calling thread.
 	thread = calls{unix.Setgroups, raw(unix.SYS_SETRESGID), raw(unix.SYS_SETRESUID)}
 )
 
-// raw is a system call with three ids that no library spreads to other threads.
+// raw returns a system call with three ids that changes only the calling thread.
 func raw(number uintptr) func(r, e, s int) error {
 	return func(r, e, s int) error {
 		if _, _, errno := unix.RawSyscall(number, uintptr(r), uintptr(e), uintptr(s)); errno != 0 {
@@ -83,7 +82,7 @@ func raw(number uintptr) func(r, e, s int) error {
 	}
 }
 
-// lookup finds the user that name means.
+// lookup returns the identity of a user name or a number.
 func lookup(name string) (identity, error) {
 	if isNumber(name) {
 		n, err := parseID(name)
@@ -94,7 +93,7 @@ func lookup(name string) (identity, error) {
 	}
 	u, err := user.Lookup(name)
 	if err != nil {
-		return identity{}, fmt.Errorf("run as %q: no such user; create it, or give the number of one: %w", name, err)
+		return identity{}, fmt.Errorf("run as %q: no such user; create it, or use a number: %w", name, err)
 	}
 	id := identity{setGroups: true}
 	uid, err1 := parseID(u.Uid)
@@ -107,7 +106,7 @@ func lookup(name string) (identity, error) {
 	return id, nil
 }
 
-// isNumber reports whether s is made of digits alone.
+// isNumber reports whether s consists of digits.
 func isNumber(s string) bool {
 	for _, r := range s {
 		if r < '0' || r > '9' {
@@ -117,8 +116,8 @@ func isNumber(s string) bool {
 	return s != ""
 }
 
-// parseID reads a user or group id. The highest number is refused: to the
-// system calls it means "leave it as it is".
+// parseID parses a user or group id. It refuses the highest number, which means "do not
+// change" to the system calls.
 func parseID(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || n == math.MaxUint32 {
@@ -127,7 +126,7 @@ func parseID(s string) (int, error) {
 	return int(n), nil
 }
 
-// groupsOf returns the groups that u is a member of, the primary one included.
+// groupsOf returns the primary and supplementary groups of u.
 func groupsOf(u *user.User) ([]int, error) {
 	names, err := u.GroupIds()
 	if err != nil {
@@ -144,13 +143,12 @@ func groupsOf(u *user.User) ([]int, error) {
 	return groups, nil
 }
 
-// assume changes to id. The order matters: without the user id 0 the groups
-// could not be changed any more.
+// assume changes the groups first, because only the user id 0 may change them.
 func (id identity) assume(c calls) error {
 	if id.setGroups {
 		if err := c.setgroups(id.groups); err != nil {
 			if errors.Is(err, unix.EPERM) {
-				return fmt.Errorf("set the supplementary groups: %w; start as root, or leave the user out", err)
+				return fmt.Errorf("set the supplementary groups: %w; start as root, or omit the user", err)
 			}
 			return fmt.Errorf("set the supplementary groups: %w", err)
 		}
@@ -164,7 +162,7 @@ func (id identity) assume(c calls) error {
 	return nil
 }
 
-// check fails unless this thread is id with real, effective and saved ids.
+// check returns an error unless the ids of this thread are those of id.
 func (id identity) check() error {
 	ruid, euid, suid := unix.Getresuid()
 	if ruid != id.uid || euid != id.uid || suid != id.uid {
@@ -177,17 +175,17 @@ func (id identity) check() error {
 	return nil
 }
 
-// checkNoReturn fails if there is a way back to root, as for one that keeps
-// CAP_SETUID or CAP_SETGID.
+// checkNoReturn returns an error if the process can become root again, as with CAP_SETUID or
+// CAP_SETGID.
 func (id identity) checkNoReturn(c calls) error {
 	if id.uid == 0 {
 		return nil
 	}
 	if c.setresuid(-1, 0, -1) == nil {
-		return errors.New("the process can still become root: it keeps CAP_SETUID")
+		return errors.New("the process can still become root: it has CAP_SETUID")
 	}
 	if id.gid != 0 && c.setresgid(-1, 0, -1) == nil {
-		return errors.New("the process can still join the group root: it keeps CAP_SETGID")
+		return errors.New("the process can still join the group root: it has CAP_SETGID")
 	}
 	return nil
 }

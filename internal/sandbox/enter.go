@@ -16,50 +16,50 @@ import (
 
 // Active is what Enter has put into force.
 type Active struct {
-	Seccomp  config.SeccompAction // "" for no filter
-	Landlock int                  // its ABI; 0 for nothing
-	Keeps    uint32               // capabilities that root keeps for files of another user
-	Missing  error                // why there is less than was asked for, in one line; nil if there is not
-	Stays    []string             // files that the process can no longer remove at its end, see Policy
+	Seccomp   config.SeccompAction // "" for no filter
+	Landlock  int                  // its ABI; 0 for nothing
+	Rights    uint32               // capabilities that root retains for files of another user
+	Missing   error                // restrictions that are not in force, with reasons, in one line; nil if all are
+	Unremoved []string             // see Policy
 
-	bounded bool // the capability bounding set is empty
-	keepsIt bool // the capabilities could not be dropped
-	lacks   lacks
+	bounded           bool // the capability bounding set is empty
+	keepsCapabilities bool // the capabilities could not be dropped
+	reasons           reasons
 }
 
-// lacks is what is missing, each with its reason.
-type lacks []string
+// reasons is the list in Active.Missing.
+type reasons []string
 
-func (l lacks) Error() string { return strings.Join(l, "; ") }
+func (r reasons) Error() string { return strings.Join(r, "; ") }
 
-// lack adds a reason to a.Missing.
-func (a *Active) lack(err error) {
-	a.lacks = append(a.lacks, err.Error())
-	a.Missing = a.lacks
+// addMissing adds a reason to a.Missing.
+func (a *Active) addMissing(err error) {
+	a.reasons = append(a.reasons, err.Error())
+	a.Missing = a.reasons
 }
 
-// String says it in a few words, as "seccomp kill, Landlock 7".
+// String returns a summary, such as "seccomp kill, Landlock 7".
 func (a Active) String() string {
-	seccomp, landlock, keeps := "no seccomp", "no Landlock", ""
+	seccomp, landlock, rights := "no seccomp", "no Landlock", ""
 	if a.Seccomp != "" {
 		seccomp = "seccomp " + string(a.Seccomp)
 	}
 	if a.Landlock > 0 {
 		landlock = "Landlock " + strconv.Itoa(a.Landlock)
 	}
-	if a.Keeps != 0 {
-		keeps = ", rights over files of another user"
+	if a.Rights != 0 {
+		rights = ", rights over files of another user"
 	}
-	return seccomp + ", " + landlock + keeps
+	return seccomp + ", " + landlock + rights
 }
 
-// Enter takes from all threads of the process, for good, what p does not name:
-// files, privileges, system calls. Libraries must have loaded and read before what
-// they need; Enter sees to it for the Go runtime.
+// Enter restricts all threads of the process to p, irrevocably: files, privileges and system
+// calls. Libraries must have loaded and read their files before; Enter initializes the Go
+// runtime.
 //
-// It fails if any thread keeps something that it should not; the process is then to
-// end. What the kernel, a policy of the host or a filter of the service refuses is in
-// Active.Missing, and fails it only where Landlock is required. It takes no /proc.
+// Enter fails if a thread is not restricted; the process must end then. If the kernel, a policy
+// of the host or a filter of the service refuses a restriction, Active.Missing names it, and
+// Enter fails only if Landlock is required. It does not need /proc.
 func Enter(p Policy) (Active, error) {
 	a, err := enter(p)
 	if err != nil {
@@ -69,7 +69,7 @@ func Enter(p Policy) (Active, error) {
 }
 
 func enter(p Policy) (a Active, err error) {
-	if err := warm(); err != nil {
+	if err := initPoller(); err != nil {
 		return a, err
 	}
 	if err := Harden(); err != nil {
@@ -79,41 +79,41 @@ func enter(p Policy) (a Active, err error) {
 	if p.Seccomp == config.SeccompNone && p.Landlock == config.LandlockOff {
 		return a, nil
 	}
-	a.Stays = p.Stays
+	a.Unremoved = p.Unremoved
 	record, err := newRecording()
 	if err != nil {
 		return a, err
 	}
-	if err := p.lose(&a); err != nil {
+	if err := p.dropPrivileges(&a); err != nil {
 		return a, err
 	}
 	if p.Seccomp != config.SeccompNone {
 		if err := filter(p, record); err != nil {
-			return a, fmt.Errorf("seccomp: %w; --seccomp action=none does without", err)
+			return a, fmt.Errorf("seccomp: %w; --seccomp action=none starts without a filter", err)
 		}
 		a.Seccomp = p.Seccomp
 	}
 	return a, p.check(&a)
 }
 
-// lose takes from each thread what the kernel keeps by thread: privileges, and files by
-// Landlock.
-func (p *Policy) lose(a *Active) error {
+// dropPrivileges restricts each thread by the means that the kernel applies to one thread:
+// privileges and Landlock.
+func (p *Policy) dropPrivileges(a *Active) error {
 	fd, abi, err := p.ruleset()
 	if err != nil && p.Landlock == config.LandlockRequire {
 		return err
 	}
 	if err != nil {
-		a.lack(err)
+		a.addMissing(err)
 	}
 	if fd >= 0 {
 		defer unix.Close(fd)
 	}
-	if abi > 0 && p.Later != "" {
+	if abi > 0 && p.Absent != "" {
 		if p.Landlock == config.LandlockRequire {
-			return p.tooMuch()
+			return p.wideRule()
 		}
-		a.lack(p.tooMuch())
+		a.addMissing(p.wideRule())
 	}
 	has, err := capabilities()
 	if err != nil {
@@ -123,20 +123,20 @@ func (p *Policy) lose(a *Active) error {
 	loss := threads.Loss{
 		Ruleset:      fd,
 		Bounding:     !a.bounded && has[0].Effective&(1<<unix.CAP_SETPCAP) != 0,
-		Capabilities: has != [2]unix.CapUserData{}, // else systemd was first, and its filter may refuse capset
+		Capabilities: has != [2]unix.CapUserData{}, // without capabilities, capset is omitted, because systemd's filter may refuse it
 	}
-	if rights := has[0].Permitted & p.Rights; rights != 0 && p.foreign() {
+	if rights := has[0].Permitted & p.Rights; rights != 0 && p.hasForeignFiles() {
 		loss.Keep = rights
 	}
 	r, err := loss.Apply()
 	if err != nil {
 		return err
 	}
-	return p.judge(a, loss, r, abi)
+	return p.evaluate(a, loss, r, abi)
 }
 
-// judge says what became of the loss. Nothing may have succeeded on some threads alone.
-func (p *Policy) judge(a *Active, loss threads.Loss, r threads.Result, abi int) error {
+// evaluate notes the result in a. It fails if a step succeeded on some threads only.
+func (p *Policy) evaluate(a *Active, loss threads.Loss, r threads.Result, abi int) error {
 	for _, step := range []threads.Step{r.NoNewPrivs, r.Bounding, r.Landlock, r.Capabilities} {
 		if err := step.All(); errors.Is(err, threads.ErrMixed) {
 			return err
@@ -150,27 +150,27 @@ func (p *Policy) judge(a *Active, loss threads.Loss, r threads.Result, abi int) 
 	case err != nil && p.Landlock == config.LandlockRequire:
 		return fmt.Errorf("no Landlock: %w", err)
 	case err != nil:
-		a.lack(fmt.Errorf("no Landlock: a filter of the service refuses it: %w", err))
+		a.addMissing(fmt.Errorf("no Landlock: refused by a filter of the service: %w", err))
 	default:
 		a.Landlock = abi
 	}
 	if err := r.Capabilities.All(); err != nil {
-		a.keepsIt = true
-		a.lack(fmt.Errorf("the capabilities stay, a filter of the service or a security policy refuses capset: %w; start as an ordinary user, as with --runas", err))
+		a.keepsCapabilities = true
+		a.addMissing(fmt.Errorf("cannot drop the capabilities: a filter of the service or a security policy refuses capset: %w; start as an ordinary user, for example with --runas", err))
 	} else {
-		a.Keeps = loss.Keep
+		a.Rights = loss.Keep
 	}
 	return nil
 }
 
-// check fails if a thread has kept something. /proc lists the threads, those too that
-// package threads may not know. Where it cannot be read, each thread has reported what
-// it has lost, and is asked for the filter.
+// check returns an error if a thread is not restricted. /proc also lists threads that package
+// threads may not know. Without /proc, the threads have reported their results, and each
+// thread is checked for the filter.
 func (p *Policy) check(a *Active) error {
 	err := p.checkThreads(*a)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		a.lack(a.policy())
+		a.addMissing(a.policy())
 	case !errors.Is(err, os.ErrNotExist):
 		return err
 	}
@@ -178,25 +178,25 @@ func (p *Policy) check(a *Active) error {
 		return nil
 	}
 	if _, no, err := threads.Filtered(); err != nil || no > 0 {
-		return errors.Join(err, fmt.Errorf("%d threads are not behind the filter", no))
+		return errors.Join(err, fmt.Errorf("%d threads have no filter", no))
 	}
 	return nil
 }
 
-// policy describes what a security policy of the host refuses, as that of another swtpm
-// does.
+// policy returns the error for a security policy of the host that refuses /proc, such as one
+// for another swtpm.
 func (a *Active) policy() error {
-	what := taskDir
+	refused := taskDir
 	if !a.bounded && os.Geteuid() == 0 {
-		what += " and CAP_SETPCAP, so the capability bounding set stays"
+		refused += " and CAP_SETPCAP, so that the capability bounding set is unchanged"
 	}
-	return fmt.Errorf("a security policy of this host, perhaps made for another swtpm, refuses %s: "+
-		"load the policy of swtpm-go, for AppArmor /usr/share/doc/swtpm-go/apparmor/usr.bin.swtpm", what)
+	return fmt.Errorf("a security policy of this host, perhaps for another swtpm, refuses %s: "+
+		"load the policy of swtpm-go, for AppArmor /usr/share/doc/swtpm-go/apparmor/usr.bin.swtpm", refused)
 }
 
-// warm makes the Go runtime create now what it creates for the first file that can be
-// waited for: the descriptors of its poller.
-func warm() error {
+// initPoller makes the Go runtime create the descriptors of its poller, as it does for the
+// first file that can be polled.
+func initPoller() error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ func warm() error {
 	return errors.Join(r.Close(), w.Close())
 }
 
-// tooMuch says that a rule had to name more than the state's directory.
-func (p *Policy) tooMuch() error {
-	return fmt.Errorf("%q does not exist yet, so that Landlock leaves all of %q accessible; create the directory before the start", p.Later, above(p.Later))
+// wideRule returns the error for a rule that had to name a parent of the state directory.
+func (p *Policy) wideRule() error {
+	return fmt.Errorf("%q does not exist yet, so that Landlock leaves all of %q accessible; create the directory before the start", p.Absent, existingParent(p.Absent))
 }

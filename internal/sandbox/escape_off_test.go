@@ -2,5 +2,5 @@
 
 package sandbox
 
-// confined is empty where nothing is confined, or nothing ends that should.
+// confined is empty in a build that does not confine the process.
 var confined map[string]func(args []string) error

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// end is how a way out ends.
+// end is the outcome of an attempt to escape.
 type end int
 
 const (
@@ -18,19 +18,19 @@ const (
 	isOutOfReach            // the call fails, because of Landlock or the filter
 )
 
-// A wayOut is a way out of a confined process.
-type wayOut struct {
+// escapeTest is an attempt to escape from the confinement.
+type escapeTest struct {
 	name  string
 	end   end
-	errno unix.Errno // of one that fails
+	errno unix.Errno // if it fails
 	try   func(own, other string) error
 }
 
-// escapes are ways out of a confined process. Each runs on a thread that was there
-// before Enter. It returns what the kernel says; most do not return.
+// escapes are attempts to escape from the confinement. Each runs on a thread that existed before
+// Enter, and returns the error of the kernel. Most of them do not return.
 var escapes = append(escapesByCall, escapesByFile...)
 
-// numbered makes a call with these arguments, and null for the rest.
+// numbered returns a function that makes a system call. Missing arguments are 0.
 func numbered(number uintptr, args ...uintptr) func(string, string) error {
 	args = append(args, 0, 0, 0, 0, 0)
 	return func(string, string) error { return raw6(number, args[0], args[1], args[2], args[3], args[4]) }
@@ -39,7 +39,7 @@ func numbered(number uintptr, args ...uintptr) func(string, string) error {
 // parent is the process that runs the test.
 var parent = uintptr(os.Getppid())
 
-var escapesByCall = []wayOut{
+var escapesByCall = []escapeTest{
 	{"exec", dies, 0, func(string, string) error { return unix.Exec("/bin/true", []string{"true"}, nil) }},
 	{"exec of a descriptor", dies, 0, numbered(unix.SYS_EXECVEAT)},
 	{"a socket", dies, 0, numbered(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_STREAM)},
@@ -52,23 +52,23 @@ var escapesByCall = []wayOut{
 		return raw6(unix.SYS_PTRACE, unix.PTRACE_ATTACH, parent, 0, 0, 0)
 	}},
 	{"memory of another process", dies, 0, numbered(unix.SYS_PROCESS_VM_READV, parent)},
-	{"memory of another process is written", dies, 0, numbered(unix.SYS_PROCESS_VM_WRITEV, parent)},
-	{"memory of another process goes", dies, 0, numbered(unix.SYS_PROCESS_MADVISE)},
+	{"writing the memory of another process", dies, 0, numbered(unix.SYS_PROCESS_VM_WRITEV, parent)},
+	{"discarding the memory of another process", dies, 0, numbered(unix.SYS_PROCESS_MADVISE)},
 	{"a descriptor of another process", dies, 0, numbered(unix.SYS_PIDFD_GETFD)},
-	{"another process by a descriptor", dies, 0, numbered(unix.SYS_PIDFD_OPEN, parent)},
+	{"a descriptor for another process", dies, 0, numbered(unix.SYS_PIDFD_OPEN, parent)},
 	{"a signal to another process", dies, 0, numbered(unix.SYS_KILL, parent)},
 	{"a signal to all processes", dies, 0, numbered(unix.SYS_KILL, ^uintptr(0))},
 	{"a signal to a thread of another process", dies, 0, func(string, string) error {
 		return raw6(unix.SYS_TGKILL, parent, parent, 0, 0, 0)
 	}},
-	{"a signal to a thread, whose process is not said", fails, unix.ENOSYS, numbered(unix.SYS_TKILL, parent)},
+	{"a signal to a thread without the process id", fails, unix.ENOSYS, numbered(unix.SYS_TKILL, parent)},
 	{"a process", dies, 0, numbered(unix.SYS_CLONE, uintptr(unix.SIGCHLD))},
 	{"a process in a user namespace", dies, 0, numbered(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD))},
-	{"a process by the newer call", fails, unix.ENOSYS, numbered(unix.SYS_CLONE3)},
+	{"a process by clone3", fails, unix.ENOSYS, numbered(unix.SYS_CLONE3)},
 	{"a user namespace", dies, 0, numbered(unix.SYS_UNSHARE, unix.CLONE_NEWUSER)},
 	{"another namespace", dies, 0, numbered(unix.SYS_SETNS)},
 	{"a mount", dies, 0, numbered(unix.SYS_MOUNT)},
-	{"a mount by the newer call", dies, 0, numbered(unix.SYS_FSOPEN)},
+	{"a mount by fsopen", dies, 0, numbered(unix.SYS_FSOPEN)},
 	{"a copy of a mount", dies, 0, numbered(unix.SYS_OPEN_TREE)},
 	{"an unmount", dies, 0, numbered(unix.SYS_UMOUNT2)},
 	{"another root directory", dies, 0, numbered(unix.SYS_CHROOT)},
@@ -86,44 +86,44 @@ var escapesByCall = []wayOut{
 	{"other groups", dies, 0, numbered(unix.SYS_SETGROUPS)},
 	{"capabilities", dies, 0, numbered(unix.SYS_CAPSET)},
 	{"another personality", dies, 0, numbered(unix.SYS_PERSONALITY, 0x20000)},
-	{"memory becomes code", dies, 0, func(string, string) error {
+	{"executable memory", dies, 0, func(string, string) error {
 		b, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 		if err != nil {
 			return err
 		}
 		return unix.Mprotect(b, unix.PROT_READ|unix.PROT_EXEC)
 	}},
-	{"memory becomes code by the newer call", dies, 0, numbered(unix.SYS_PKEY_MPROTECT, 0, 0, unix.PROT_EXEC)},
-	{"memory that is code", dies, 0, func(string, string) error {
+	{"executable memory by pkey_mprotect", dies, 0, numbered(unix.SYS_PKEY_MPROTECT, 0, 0, unix.PROT_EXEC)},
+	{"a mapping that is executable", dies, 0, func(string, string) error {
 		_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE|unix.MAP_ANON)
 		return err
 	}},
-	{"shared memory that is code", dies, 0, numbered(unix.SYS_SHMAT, 0, 0, shmExec)},
+	{"executable shared memory", dies, 0, numbered(unix.SYS_SHMAT, 0, 0, shmExec)},
 	{"a file without a name", fails, unix.ENOSYS, numbered(unix.SYS_MEMFD_CREATE)},
-	{"a core dump", fails, unix.ENOSYS, func(string, string) error { return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }},
+	{"core dumps", fails, unix.ENOSYS, func(string, string) error { return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) }},
 	{"the mode of the filter", fails, unix.ENOSYS, numbered(unix.SYS_PRCTL, unix.PR_GET_SECCOMP)},
 	{"another filter", fails, unix.ENOSYS, numbered(unix.SYS_SECCOMP)},
 	{"input for a terminal", fails, unix.ENOTTY, numbered(unix.SYS_IOCTL, 0, unix.TIOCSTI)},
-	{"a signal when there is input", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETOWN, 1)},
-	{"a signal of choice", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETSIG, uintptr(unix.SIGKILL))},
-	{"a signal to a thread of choice", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETOWN_EX)},
-	{"signals for input", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETFL, unix.O_ASYNC)},
-	{"a call that no kernel knows", fails, unix.ENOSYS, numbered(1023)},
+	{"a signal for input", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETOWN, 1)},
+	{"a signal of the attacker's choice", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETSIG, uintptr(unix.SIGKILL))},
+	{"a signal to a thread of the attacker's choice", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETOWN_EX)},
+	{"asynchronous I/O", fails, unix.ENOSYS, numbered(unix.SYS_FCNTL, 0, unix.F_SETFL, unix.O_ASYNC)},
+	{"a number without a call", fails, unix.ENOSYS, numbered(1023)},
 }
 
-var escapesByFile = []wayOut{
+var escapesByFile = []escapeTest{
 	{"a set-uid file", fails, unix.EPERM, makeSetID(unix.S_ISUID)},
 	{"a set-gid file", fails, unix.EPERM, makeSetID(unix.S_ISGID)},
-	{"a set-uid file that is new", fails, unix.EPERM, func(own, _ string) error {
+	{"a new set-uid file", fails, unix.EPERM, func(own, _ string) error {
 		_, err := unix.Open(own+"/program", unix.O_WRONLY|unix.O_CREAT, unix.S_ISUID|0o755)
 		return err
 	}},
-	{"a set-uid file by the newer call", fails, unix.ENOSYS, func(own, _ string) error {
+	{"a set-uid file by openat2", fails, unix.ENOSYS, func(own, _ string) error {
 		_, err := unix.Openat2(unix.AT_FDCWD, own+"/program", &unix.OpenHow{Flags: unix.O_WRONLY | unix.O_CREAT, Mode: unix.S_ISUID | 0o755})
 		return err
 	}},
-	{"a set-uid file by its name", fails, unix.EPERM, func(own, _ string) error { return unix.Fchmodat(unix.AT_FDCWD, own+"/state", unix.S_ISUID|0o755, 0) }},
-	{"a set-uid file by the newest call", fails, unix.ENOSYS, func(own, _ string) error {
+	{"a set-uid file by fchmodat", fails, unix.EPERM, func(own, _ string) error { return unix.Fchmodat(unix.AT_FDCWD, own+"/state", unix.S_ISUID|0o755, 0) }},
+	{"a set-uid file by fchmodat2", fails, unix.ENOSYS, func(own, _ string) error {
 		name, err := unix.BytePtrFromString(own + "/state")
 		if err != nil {
 			return err
@@ -131,21 +131,21 @@ var escapesByFile = []wayOut{
 		at := unix.AT_FDCWD
 		return raw6(unix.SYS_FCHMODAT2, uintptr(at), uintptr(unsafe.Pointer(name)), unix.S_ISUID|0o755, 0, 0)
 	}},
-	{"a device that is new", fails, unix.EPERM, func(own, _ string) error { return unix.Mknod(own+"/sda", unix.S_IFBLK|0o600, 0x800) }},
+	{"a new device", fails, unix.EPERM, func(own, _ string) error { return unix.Mknod(own+"/sda", unix.S_IFBLK|0o600, 0x800) }},
 	{"a link", fails, unix.ENOSYS, func(own, other string) error { return unix.Link(other+"/tpm2-00.permall", own+"/mine") }},
 	{"a symbolic link", fails, unix.ENOSYS, func(own, other string) error { return unix.Symlink(other, own+"/mine") }},
-	{"another TPM's state is read", isOutOfReach, 0, func(_, other string) error { return opened(other+"/tpm2-00.permall", unix.O_RDONLY) }},
-	{"another TPM's state is written", isOutOfReach, 0, func(_, other string) error { return opened(other+"/tpm2-00.permall", unix.O_WRONLY) }},
-	{"a file beside another TPM's state", isOutOfReach, 0, func(_, other string) error { return opened(other+"/new", unix.O_WRONLY|unix.O_CREAT) }},
-	{"another TPM's state goes", isOutOfReach, 0, func(_, other string) error { return unix.Unlink(other + "/tpm2-00.permall") }},
-	{"another TPM's state becomes ours", isOutOfReach, 0, func(own, other string) error {
+	{"reading another TPM's state", isOutOfReach, 0, func(_, other string) error { return opened(other+"/tpm2-00.permall", unix.O_RDONLY) }},
+	{"writing another TPM's state", isOutOfReach, 0, func(_, other string) error { return opened(other+"/tpm2-00.permall", unix.O_WRONLY) }},
+	{"a new file next to another TPM's state", isOutOfReach, 0, func(_, other string) error { return opened(other+"/new", unix.O_WRONLY|unix.O_CREAT) }},
+	{"removing another TPM's state", isOutOfReach, 0, func(_, other string) error { return unix.Unlink(other + "/tpm2-00.permall") }},
+	{"moving another TPM's state", isOutOfReach, 0, func(own, other string) error {
 		return unix.Rename(other+"/tpm2-00.permall", own+"/mine")
 	}},
-	{"users", isOutOfReach, 0, func(string, string) error { return opened("/etc/passwd", unix.O_RDONLY) }},
+	{"the list of users", isOutOfReach, 0, func(string, string) error { return opened("/etc/passwd", unix.O_RDONLY) }},
 	{"a device", isOutOfReach, 0, func(string, string) error { return opened("/dev/zero", unix.O_RDWR) }},
 }
 
-// makeSetID makes a file of ours one that gives everybody our rights.
+// makeSetID returns a function that sets a set-id bit of an own file.
 func makeSetID(bit uint32) func(own, other string) error {
 	return func(own, _ string) error {
 		fd, err := unix.Open(own+"/state", unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -2,41 +2,41 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// attacks are the calls that no part of a running TPM makes, in no version of libc, Go,
-// OpenSSL or libtpms, and that somebody who has taken over the process would make.
-// Whatever an honest program might try is not among them: it fails with ENOSYS.
+// attacks are calls that no version of libc, Go, OpenSSL or libtpms makes in a running TPM, and
+// that an attacker who controls the process would make. Calls that a legitimate program
+// might try are not listed; they fail with ENOSYS.
 var attacks = []struct {
 	why   string
 	names []string
 }{
 	{"executes a program", []string{"execve", "execveat"}},
-	{"makes a process", []string{"fork", "vfork"}},
-	{"talks to other processes and hosts", []string{"socket", "socketpair", "bind", "connect", "listen"}},
-	{"reads, changes or steers other processes", []string{"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
+	{"creates a process", []string{"fork", "vfork"}},
+	{"connects to other processes and hosts", []string{"socket", "socketpair", "bind", "connect", "listen"}},
+	{"reads, changes or controls other processes", []string{"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
 		"pidfd_open", "pidfd_getfd", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "kcmp"}},
-	{"changes what is mounted", []string{"mount", "umount", "umount2", "pivot_root", "chroot", "open_tree", "open_tree_attr", "move_mount",
+	{"changes mounts", []string{"mount", "umount", "umount2", "pivot_root", "chroot", "open_tree", "open_tree_attr", "move_mount",
 		"fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr"}},
 	{"opens a file without its path", []string{"open_by_handle_at"}},
 	{"changes the kernel", []string{"init_module", "finit_module", "delete_module", "create_module", "kexec_load", "kexec_file_load", "bpf"}},
 	{"changes the host", []string{"reboot", "swapon", "swapoff", "acct", "sethostname", "setdomainname", "settimeofday", "clock_settime",
 		"iopl", "ioperm", "vhangup", "quotactl", "quotactl_fd", "nfsservctl"}},
-	{"is a way into the kernel that has had many faults", []string{"perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register",
+	{"is a kernel interface that had many vulnerabilities", []string{"perf_event_open", "io_uring_setup", "io_uring_enter", "io_uring_register",
 		"userfaultfd", "keyctl", "add_key", "request_key", "fanotify_init", "modify_ldt"}},
 	{"becomes another user", []string{"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups", "capset"}},
-	{"changes the view of the system", []string{"setns", "unshare", "personality"}},
+	{"changes namespaces or the execution domain", []string{"setns", "unshare", "personality"}},
 }
 
 // fatal returns the calls that end the process if the policy says "kill". pid is the only
 // process that may get signals.
 func fatal(pid uint64) []Call {
 	calls := []Call{
-		{"clone", "makes a process", []Check{masked(0, unix.CLONE_THREAD, 0)}},
+		{"clone", "creates a process", []Check{masked(0, unix.CLONE_THREAD, 0)}},
 		{"kill", "sends a signal to another process", []Check{differs(0, pid)}},
 		{"tgkill", "sends a signal to another process", []Check{differs(0, pid)}},
-		{"mmap", "makes code", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
-		{"mprotect", "makes code", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
-		{"pkey_mprotect", "makes code", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
-		{"shmat", "makes code", []Check{masked(2, shmExec, shmExec)}},
+		{"mmap", "makes memory executable", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
+		{"mprotect", "makes memory executable", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
+		{"pkey_mprotect", "makes memory executable", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
+		{"shmat", "makes memory executable", []Check{masked(2, shmExec, shmExec)}},
 	}
 	for _, group := range attacks {
 		for _, name := range group.names {
@@ -46,7 +46,7 @@ func fatal(pid uint64) []Call {
 	return calls
 }
 
-// shmExec is SHM_EXEC, which x/sys/unix does not have on every architecture.
+// shmExec is SHM_EXEC, which x/sys/unix lacks on some architectures.
 //
 // Source: <bits/shm.h>, shmop(2).
 const shmExec = 0o100000

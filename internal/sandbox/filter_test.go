@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// policies are those whose filters the tests look at.
+// policies returns the policies whose filters are tested.
 func policies(t *testing.T) map[string]Policy {
 	dir := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Sandbox: config.Sandbox{Seccomp: config.SeccompKill}}
 	file := *dir
@@ -25,19 +25,19 @@ func policies(t *testing.T) map[string]Policy {
 	return map[string]Policy{
 		"emulator with everything": everything,
 		"emulator":                 Plan(dir, ""),
-		"emulator that logs":       Plan(&logs, ""),
+		"emulator that logs calls": Plan(&logs, ""),
 		"emulator with a profile":  Plan(dir, "/etc/swtpm/vm1.toml"),
 		"emulator with an image":   Plan(&file, ""),
-		"verb that reads":          AtRest(dir, false, ""),
-		"verb that writes":         AtRest(dir, true, ""),
-		"verb that writes a file":  AtRest(&file, true, "/out/archive"),
-		"verb that logs its calls": AtRest(&logs, true, ""),
+		"verb that reads":          PlanOffline(dir, false, ""),
+		"verb that writes":         PlanOffline(dir, true, ""),
+		"verb that writes a file":  PlanOffline(&file, true, "/out/archive"),
+		"verb that logs its calls": PlanOffline(&logs, true, ""),
 	}
 }
 
-// TestFilter checks that the filter which the kernel gets does with every call what
-// Class says, and what the filter does that libseccomp makes of the same policy: with no
-// arguments, with those that the rules look at, nearly those, and all others of interest.
+// TestFilter checks that the filter decides about every call like Class, and like the filter that
+// libseccomp makes of the same policy. The arguments are 0, the values in the rules, and
+// similar values.
 func TestFilter(t *testing.T) {
 	for arch := range architectures {
 		generated, _ := checkedIn(t, arch)
@@ -46,11 +46,11 @@ func TestFilter(t *testing.T) {
 				prog := program(p.program(generated))
 				compareFilters(t, arch, &p, prog, compile(t, arch, p.rules(), errno(otherwise)))
 				if got := prog.run(t, arch, unix.SYS_GETPID|0x40000000, [6]uint64{}); arch == "amd64" && got != unix.SECCOMP_RET_KILL_PROCESS {
-					t.Errorf("a call of x32 = %#x, want the end of the process", got)
+					t.Errorf("a call of x32 = %#x, want death of the process", got)
 				}
 				for other := range architectures {
 					if got := prog.run(t, other, 0, [6]uint64{}); other != arch && got != unix.SECCOMP_RET_KILL_PROCESS {
-						t.Errorf("a call of %s = %#x, want the end of the process", other, got)
+						t.Errorf("a call of %s = %#x, want death of the process", other, got)
 					}
 				}
 			})
@@ -64,7 +64,7 @@ func compareFilters(t *testing.T, arch string, p *Policy, prog, direct program) 
 		for _, args := range p.interesting(call.name) {
 			got := prog.run(t, arch, call.number, args)
 			if want := direct.run(t, arch, call.number, args); got != want {
-				t.Fatalf("%s%#x = %#x, libseccomp's filter of the policy has %#x", call.name, args, got, want)
+				t.Fatalf("%s%#x = %#x, want %#x as in libseccomp's filter of the policy", call.name, args, got, want)
 			}
 			if slices.ContainsFunc(silent, func(c Call) bool { return c.matches(call.name, args) }) {
 				continue // another filter; TestSilent has it
@@ -82,8 +82,8 @@ func compareFilters(t *testing.T, arch string, p *Policy, prog, direct program) 
 	}
 }
 
-// TestSilent checks that the filter that does not log refuses what it should, and nothing
-// else.
+// TestSilent checks that the filter that does not log refuses the calls in silent, and no
+// others.
 func TestSilent(t *testing.T) {
 	for arch := range architectures {
 		_, prog := checkedIn(t, arch)
@@ -102,7 +102,7 @@ func TestSilent(t *testing.T) {
 	}
 }
 
-// answer is what the kernel gets for a class.
+// answer returns the action of the filter for a class.
 func (p *Policy) answer(c Class, errno unix.Errno) uint32 {
 	switch {
 	case c == Allowed:
@@ -115,8 +115,8 @@ func (p *Policy) answer(c Class, errno unix.Errno) uint32 {
 	return unix.SECCOMP_RET_KILL_PROCESS
 }
 
-// interesting returns arguments for a call: for each argument that a rule looks at, the
-// values that it asks for and those that differ in one bit.
+// interesting returns arguments for a call: for each argument in a rule, the value in the rule
+// and values that differ in one bit.
 func (p *Policy) interesting(name string) [][6]uint64 {
 	values := [6][]uint64{{0}, {0}, {0}, {0}, {0}, {0}}
 	for _, c := range silent {
@@ -155,8 +155,8 @@ func (p *Policy) interesting(name string) [][6]uint64 {
 	return lists
 }
 
-// TestUnknownName checks that a name which neither libseccomp nor we have a number for
-// is an error, and that one which libseccomp is too old for goes by its number.
+// TestUnknownName checks that an unknown name is an error, and that the numbers of calls that are
+// newer than libseccomp are right.
 func TestUnknownName(t *testing.T) {
 	if n, err := number("open_att"); err == nil {
 		t.Errorf("a call that does not exist has number %d", n)

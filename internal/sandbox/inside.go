@@ -11,11 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DropInside is Drop behind Chroot: names are those of the new root's /etc/passwd
-// and /etc/group. Only these are read. What /etc/nsswitch.conf names would be
-// loaded as code, and root is still what runs here, while the new root may be
-// somebody else's. For the same reason a name must not stand for root by another
-// name.
+// DropInside is Drop after Chroot. It finds names in /etc/passwd and /etc/group of the new root
+// directory only, and ignores /etc/nsswitch.conf, whose modules would be loaded as code: the
+// process is still root, and the new root directory may belong to another user. For the same
+// reason, only the name root may have the user id 0.
 func DropInside(name string) error { return drop(name, lookupInside) }
 
 func lookupInside(name string) (identity, error) {
@@ -25,14 +24,14 @@ func lookupInside(name string) (identity, error) {
 	id, err := findInside(name)
 	switch {
 	case err != nil:
-		return identity{}, fmt.Errorf("run as %q: no such user; create it in the new root directory, or give the number of one: %w", name, err)
+		return identity{}, fmt.Errorf("run as %q: no such user; create it in the new root directory, or use a number: %w", name, err)
 	case id.uid == 0 && name != "root":
-		return identity{}, fmt.Errorf("run as %q: /etc/passwd in the new root directory says that this is root; correct it, or give the number of a user", name)
+		return identity{}, fmt.Errorf("run as %q: /etc/passwd in the new root directory says that this is root; correct it, or use a number", name)
 	}
 	return id, nil
 }
 
-// findInside reads the two files.
+// findInside finds a user name in /etc/passwd and its groups in /etc/group.
 //
 // Source: passwd(5), group(5).
 func findInside(name string) (identity, error) {
@@ -42,7 +41,7 @@ func findInside(name string) (identity, error) {
 	}
 	at := slices.IndexFunc(users, func(f []string) bool { return len(f) >= 4 && f[0] == name })
 	if at < 0 {
-		return identity{}, errors.New("/etc/passwd has no such name")
+		return identity{}, errors.New("name not found in /etc/passwd")
 	}
 	id := identity{setGroups: true}
 	var err1, err2 error
@@ -71,12 +70,12 @@ func findInside(name string) (identity, error) {
 	return id, nil
 }
 
-// maxTable is more than /etc/passwd or /etc/group has, in bytes.
+// maxTable is the limit for the size of /etc/passwd and /etc/group, in bytes.
 const maxTable = 16 << 20
 
-// readTable returns the lines of a file in their fields.
+// readTable returns the lines of a file, split into fields.
 func readTable(path string) (lines [][]string, err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a fifo would keep us here
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // opening a fifo would block
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +89,7 @@ func readTable(path string) (lines [][]string, err error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxTable+1))
 	if err == nil && len(b) > maxTable {
-		err = fmt.Errorf("%s has more than %d bytes", path, maxTable)
+		err = fmt.Errorf("%s is larger than %d bytes", path, maxTable)
 	}
 	if err != nil {
 		return nil, err

@@ -18,13 +18,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// lacking confines this process, and says what each thread reports of itself.
+// lacking confines this process, and prints the restrictions that are in force.
 func lacking(own string) error {
 	release := manyThreads()
 	defer close(release)
 	result := make(chan error)
 	try := make(chan struct{})
-	go func() { // on a thread from before
+	go func() { // on a thread that existed before
 		runtime.LockOSThread()
 		try <- struct{}{}
 		<-try
@@ -42,8 +42,8 @@ func lacking(own string) error {
 	return nil
 }
 
-// TestWithoutProc checks that a process is confined as well where /proc is not mounted,
-// and where a policy refuses it, which is said in one line.
+// TestWithoutProc checks that a process is confined if /proc is not mounted, and if a policy
+// refuses access to it, which is reported in one line.
 func TestWithoutProc(t *testing.T) {
 	needRoot(t)
 	for _, tt := range []struct {
@@ -76,7 +76,7 @@ func TestWithoutProc(t *testing.T) {
 	}
 }
 
-// refusedByService confines this process behind a filter that refuses calls with EPERM.
+// refusedByService confines this process after a filter that refuses calls with EPERM.
 func refusedByService(calls []string) error {
 	f, err := seccomp.NewFilter(seccomp.ActAllow)
 	if err != nil {
@@ -97,14 +97,14 @@ func refusedByService(calls []string) error {
 	return lacking(calls[0])
 }
 
-// TestRefusedByService checks that a filter of the service costs no more than what it
-// refuses, and that this is said.
+// TestRefusedByService checks that a filter of the service disables only the restrictions that
+// it refuses, and that they are reported.
 func TestRefusedByService(t *testing.T) {
 	needRoot(t)
 	for _, tt := range []struct{ calls, missing, confined string }{
 		{"prlimit64", "missing: <nil>", "confined: seccomp kill"},
-		{"capset", "missing: the capabilities stay, a filter of the service or a security policy refuses capset: operation not permitted", "confined: seccomp kill"},
-		{"capset:prlimit64", "missing: the capabilities stay", "confined: seccomp kill"},
+		{"capset", "missing: cannot drop the capabilities: a filter of the service or a security policy refuses capset: operation not permitted", "confined: seccomp kill"},
+		{"capset:prlimit64", "missing: cannot drop the capabilities", "confined: seccomp kill"},
 		{"landlock_create_ruleset", "missing: no Landlock", "confined: seccomp kill, no Landlock"},
 		{"landlock_restrict_self", "missing: no Landlock", "confined: seccomp kill, no Landlock"},
 	} {

@@ -11,8 +11,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// handled returns what Landlock refuses unless a Place allows it: everything that ABI 8
-// and the kernel know, TCP sockets, abstract sockets and signals to others included.
+// handled returns the access rights that Landlock denies unless a rule allows them: all rights
+// of ABI 8 that the kernel has, including TCP sockets, abstract sockets and signals to other
+// processes.
 //
 // Source: Linux, Documentation/userspace-api/landlock.rst, "Compatibility".
 func handled(abi int) unix.LandlockRulesetAttr {
@@ -36,27 +37,27 @@ func handled(abi int) unix.LandlockRulesetAttr {
 	return attr
 }
 
-// ruleset returns a ruleset with the places as a descriptor, and the ABI of Landlock: -1
-// and 0 if it is switched off, or cannot be had.
+// ruleset returns the descriptor of a ruleset with p.Files, and the ABI of Landlock: -1 and 0 if
+// Landlock is off or not available.
 //
-// It calls the kernel itself. The package for it, go-landlock, brings libpsx, which ends
-// the process if a policy hides /proc/self/task.
+// It makes the system calls directly. The package go-landlock depends on libpsx, which
+// aborts the process if a policy hides /proc/self/task.
 func (p *Policy) ruleset() (fd, abi int, err error) {
 	if p.Landlock == config.LandlockOff {
 		return -1, 0, nil
 	}
 	n, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
-		return -1, 0, fmt.Errorf("no Landlock: this kernel has none or has it switched off, or a filter of the service refuses it: %w", errno)
+		return -1, 0, fmt.Errorf("no Landlock: not supported or disabled in this kernel, or refused by a filter of the service: %w", errno)
 	}
 	attr := handled(int(n))
-	size := unsafe.Offsetof(attr.Quiet_access_fs) // what follows is of a later ABI; older kernels take zeros
+	size := unsafe.Offsetof(attr.Quiet_access_fs) // the rest belongs to a later ABI
 	r, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
 	if errno != 0 {
 		return -1, 0, fmt.Errorf("no Landlock: create a ruleset: %w", errno)
 	}
-	for _, place := range p.Places {
-		if err := allowPlace(int(r), place, attr.Handled_access_fs); err != nil {
+	for _, place := range p.Files {
+		if err := addFileRule(int(r), place, attr.Handled_access_fs); err != nil {
 			unix.Close(int(r))
 			return -1, 0, fmt.Errorf("no Landlock: rule for %q: %w", place.Path, err)
 		}
@@ -64,15 +65,15 @@ func (p *Policy) ruleset() (fd, abi int, err error) {
 	return int(r), int(n), nil
 }
 
-// allowPlace adds a rule for place, unless the place is missing.
-func allowPlace(ruleset int, place Place, handled uint64) error {
+// addFileRule adds a rule for place, unless it does not exist.
+func addFileRule(ruleset int, place File, handled uint64) error {
 	access := place.Access & handled
 	if access == 0 {
 		return nil
 	}
 	fd, err := unix.Open(place.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) && strings.HasPrefix(place.Path, "/proc/") {
-		return nil // nothing is read there without a rule either
+		return nil // without a rule, it cannot be read
 	}
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func commonRules() (rules []rule) {
 // markers where policies differ.
 func markedRules() (rules []rule) {
 	owner := Call{"fchown", "", []Check{masked(1, word, uidMarker), masked(2, word, gidMarker)}}
-	calls := slices.Concat(always, checked(pidMarker), inDir, inFile, recorded, measured, kept, []Call{reloaded, replaced, owner})
+	calls := slices.Concat(emulatorCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, metricsCalls, sessionCalls, []Call{reloadCall, replaceCall, owner})
 	for i, c := range calls {
 		action := seccomp.ActAllow
 		if n := slices.Index(optional, c.Name); n >= 0 {
@@ -92,8 +92,8 @@ func silentRules() (rules []rule) {
 // byTree makes the filter look up the number of a call in a binary tree, not in a list.
 const byTree = 2
 
-// For a foreign architecture, libseccomp accepts only the calls that it knows. standIn is
-// one that it knows and that has no rule. In the program, its number is replaced by the
+// For a hasForeignFiles architecture, libseccomp accepts only the calls that it knows. standIn is
+// one that it knows and that has no rule. In the program, its number is replaceCall by the
 // number of a call that is newer than libseccomp. Both are higher than all other numbers.
 const (
 	standIn       = "futex_waitv"

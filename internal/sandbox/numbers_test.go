@@ -2,12 +2,12 @@ package sandbox
 
 import "golang.org/x/sys/unix"
 
-// firstShared is the number from which on a system call has the same number on every
-// architecture that Linux 5.1 knows.
+// firstShared is the first number from which a system call has the same number on all
+// architectures, since Linux 5.1.
 const firstShared = 424
 
-// sharedCalls are the calls of the lists with shared numbers. An installed libseccomp may be
-// older than they are; the filter then goes by the number.
+// sharedCalls are the calls of the lists that have shared numbers. The installed libseccomp may
+// be older than a call; the tests then use the number.
 var sharedCalls = []struct {
 	name   string
 	number int

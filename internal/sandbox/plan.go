@@ -11,30 +11,30 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// Policy is what a process that runs a TPM may still do. Plan or AtRest makes it, Enter
-// puts it into force; nothing else knows what it means.
+// Policy is the set of operations that a process may still perform. Plan and PlanOffline
+// return one, Enter puts it into force.
 type Policy struct {
-	Seccomp  config.SeccompAction
-	Landlock config.LandlockMode
-	Calls    []Call    // the system calls that are allowed
-	Refused  []Refusal // those that fail with an errno of their own; all others fail with ENOSYS
-	Fatal    []Call    // those that only an attacker makes: Seccomp says what happens
-	Places   []Place
-	Stays    []string // files that are not removed at the end, because others have files in the same directory
-	Rights   uint32   // capabilities that root keeps if a file of a Place is somebody else's
-	Later    string   // a place that is not there yet, so that a rule names what is above it; "" for none
+	Seccomp   config.SeccompAction
+	Landlock  config.LandlockMode
+	Calls     []Call    // allowed system calls
+	Refused   []Refusal // calls that fail with a specific errno; all others fail with ENOSYS
+	Fatal     []Call    // calls that only an attacker makes; Seccomp is their action
+	Files     []File
+	Unremoved []string // files that are not removed at the end, because their directory is shared
+	Rights    uint32   // capabilities that root retains if a file in Files belongs to another user
+	Absent    string   // a directory that does not exist yet, so that a rule names its parent; "" for none
 
-	jailed bool // the root directory is one of the TPM's own
+	chrooted bool // the process has changed its root directory
 }
 
-// Place is a file or directory that is needed after the start.
-type Place struct {
+// File is a file or directory that the process needs after the start.
+type File struct {
 	Path   string
-	Access uint64 // LANDLOCK_ACCESS_FS_*, for what is beneath if it is a directory
+	Access uint64 // LANDLOCK_ACCESS_FS_*; for a directory, also for everything below it
 	Why    string
 }
 
-// What a place is needed for.
+// Access rights of a File.
 const (
 	readFile  = unix.LANDLOCK_ACCESS_FS_READ_FILE
 	readDir   = unix.LANDLOCK_ACCESS_FS_READ_DIR
@@ -44,54 +44,53 @@ const (
 	wholeDir  = writeFile | makeFile | remove | readDir
 )
 
-const whyThreads = "the threads: whether all of them have lost what they should"
+const threadsReason = "checks that all threads are confined"
 
-// Plan returns what the TPM of cfg needs once its sockets are open and its keys
-// are read. profile is the file that is read again when the log's settings are to
-// change; "" if they cannot. It opens nothing, but looks whether the state is there.
+// Plan returns the policy of an emulator after it has opened its sockets and read its keys.
+// profile is the file that a reload reads; "" if there is no reload. Plan opens no file, but
+// checks which files exist.
 func Plan(cfg *config.Config, profile string) Policy {
-	p := newPolicy(cfg, always)
+	p := newPolicy(cfg, emulatorCalls)
 	p.Rights = writeOthers
 	switch {
 	case cfg.State.Location.Kind == nv.File:
-		p.Calls = append(p.Calls, inFile...)
+		p.Calls = append(p.Calls, fileCalls...)
 		if cfg.Metrics.File != "" {
-			p.Calls = append(p.Calls, replaced)
+			p.Calls = append(p.Calls, replaceCall)
 		}
 	case cfg.Pcap.File != "" || cfg.Pcap.FD >= 0:
-		p.Calls = slices.Concat(p.Calls, inDir, recorded)
+		p.Calls = slices.Concat(p.Calls, dirCalls, captureCalls)
 	default:
-		p.Calls = append(p.Calls, inDir...)
+		p.Calls = append(p.Calls, dirCalls...)
 	}
 	if cfg.Service.KeepSession != config.SessionNo && cfg.Interface.Type == config.Socket && !cfg.Daemon {
-		p.Calls = append(p.Calls, kept...)
+		p.Calls = append(p.Calls, sessionCalls...)
 	}
 	if profile != "" {
 		p.reload(cfg, profile)
 	}
 	p.state(cfg.State.Location)
-	p.place(taskDir, readFile|readDir, whyThreads)
-	p.place("/proc/locks", readFile, "says who holds the lock of the state")
-	ours := ownFiles(cfg)
+	p.allowFile(taskDir, readFile|readDir, threadsReason)
+	p.allowFile("/proc/locks", readFile, "names the process that holds the lock of the state")
+	own := ownFiles(cfg)
 	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen, cfg.Metrics.Listen} {
 		if e.Kind == config.Unix {
-			p.mayRemove(e.Path, "its socket goes when the process ends", ours)
+			p.allowRemoval(e.Path, "removes its socket at the end", own)
 		}
 	}
 	if cfg.PID.File != "" && cfg.PID.FD < 0 {
-		p.mayRemove(cfg.PID.File, "its pid file goes when the process ends", ours)
+		p.allowRemoval(cfg.PID.File, "removes its pid file at the end", own)
 	}
 	if cfg.Metrics.Listen.Kind != config.None {
-		p.Calls = append(p.Calls, measured...)
+		p.Calls = append(p.Calls, metricsCalls...)
 	}
 	if cfg.Metrics.File != "" {
-		p.place(filepath.Dir(cfg.Metrics.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile|remove, "the file with the metrics is replaced")
+		p.allowFile(filepath.Dir(cfg.Metrics.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile|remove, "replaces the file with the metrics")
 	}
 	return p
 }
 
-// newPolicy returns the policy of cfg with these calls and those whose arguments are
-// checked.
+// newPolicy returns a policy with calls, and with the calls that every policy has.
 func newPolicy(cfg *config.Config, calls []Call) Policy {
 	pid := uint64(unix.Getpid())
 	return Policy{
@@ -100,31 +99,30 @@ func newPolicy(cfg *config.Config, calls []Call) Policy {
 		Calls:    slices.Concat(calls, checked(pid)),
 		Refused:  refused(),
 		Fatal:    fatal(pid),
-		jailed:   cfg.Sandbox.Chroot != "",
+		chrooted: cfg.Sandbox.Chroot != "",
 	}
 }
 
-func (p *Policy) place(path string, access uint64, why string) {
-	p.Places = append(p.Places, Place{Path: path, Access: access, Why: why})
+func (p *Policy) allowFile(path string, access uint64, why string) {
+	p.Files = append(p.Files, File{Path: path, Access: access, Why: why})
 }
 
-// reload adds what a reload takes. The log may begin anew next to the old one.
+// reload adds the operations of a reload, which may replace the log.
 func (p *Policy) reload(cfg *config.Config, profile string) {
-	p.Calls = append(p.Calls, reloaded)
-	p.place(filepath.Dir(profile), readFile|readDir, "the profile is read again, or the one in its place")
-	p.place("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log of nothing")
+	p.Calls = append(p.Calls, reloadCall)
+	p.allowFile(filepath.Dir(profile), readFile|readDir, "reads the profile again, or its replacement")
+	p.allowFile("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log that is disabled")
 	for _, file := range []string{"/etc/passwd", "/etc/group"} {
-		p.place(file, readFile, "users whom the profile names")
+		p.allowFile(file, readFile, "users and groups in the profile")
 	}
 	if cfg.Log.File != "" && cfg.Log.File != "-" {
-		p.place(filepath.Dir(cfg.Log.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|unix.LANDLOCK_ACCESS_FS_TRUNCATE|makeFile, "the log")
+		p.allowFile(filepath.Dir(cfg.Log.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|unix.LANDLOCK_ACCESS_FS_TRUNCATE|makeFile, "the log")
 	}
 }
 
-// state adds the place of the state: its own directory, its own device, or the
-// directory of its own file. It is opened again by each INIT, and the file may
-// then be made, or be another one: a rule names what is there now, whatever its name
-// is later.
+// state adds the directory, the device, or the directory of the file with the state. Each INIT
+// opens the state again. A Landlock rule applies to the directory that exists now, and not
+// to another one that later has the same name.
 func (p *Policy) state(l nv.Location) {
 	dir := l.Path
 	if l.Kind == nv.File {
@@ -133,24 +131,23 @@ func (p *Policy) state(l nv.Location) {
 	switch {
 	case l.Kind == nv.None, l.Kind == nv.Unsupported: // INIT fails
 	case l.Kind == nv.File && isDevice(l.Path):
-		p.place(l.Path, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
-	case ofOneGuest(dir):
-		p.place(filepath.Dir(dir), wholeDir, "the state, whose directory may be replaced while the TPM is off")
+		p.allowFile(l.Path, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
+	case belongsToOneGuest(dir):
+		p.allowFile(filepath.Dir(dir), wholeDir, "the state; its directory may be replaced while the TPM is off")
 	case exists(dir):
-		p.place(dir, wholeDir, "the state")
+		p.allowFile(dir, wholeDir, "the state")
 	default:
-		p.Later = dir
-		p.place(above(dir), wholeDir, "the state, whose directory somebody is yet to make in it")
+		p.Absent = dir
+		p.allowFile(existingParent(dir), wholeDir, "the state; its directory does not exist yet")
 	}
 }
 
-// ofOneGuest reports whether what is above the state's directory belongs to the same
-// guest: libvirt has the state in swtpm/UUID/tpm2 or swtpm/UUID/tpm1.2. A rule for the
-// directory above also covers one that takes the place of dir, which a rule for dir
-// does not, and no other guest's.
+// belongsToOneGuest reports whether the parent of the state directory belongs to one guest:
+// libvirt's state directories are swtpm/UUID/tpm2 and swtpm/UUID/tpm1.2. A rule for the
+// parent also applies to a new directory that replaces dir, and to no other guest.
 //
 // Source: libvirt, src/qemu/qemu_tpm.c, qemuTPMEmulatorStorageBuildPath.
-func ofOneGuest(dir string) bool {
+func belongsToOneGuest(dir string) bool {
 	parent, name := filepath.Split(dir)
 	uuid := filepath.Base(parent)
 	if name != "tpm2" && name != "tpm1.2" || len(uuid) != 36 || !exists(parent) {
@@ -165,8 +162,8 @@ func ofOneGuest(dir string) bool {
 	return true
 }
 
-// above returns the nearest directory above path that is there.
-func above(path string) string {
+// existingParent returns the nearest parent directory of path that exists.
+func existingParent(path string) string {
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 		if exists(dir) || dir == filepath.Dir(dir) {
 			return dir

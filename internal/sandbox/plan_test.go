@@ -21,15 +21,15 @@ func plan(t *testing.T, args ...string) Policy {
 	return Plan(cfg, "/etc/swtpm/vm1.toml")
 }
 
-// TestCalls checks that each call has a reason, that the calls by which a process gets
-// out of the sandbox are fatal, and that those that can do more than is needed are
-// checked. Whether the list is as short as can be is shown by make record.
+// TestCalls checks that each call has a reason, that calls with which a process can escape are
+// fatal, and that the arguments of calls with other uses are checked. make record checks
+// that each call is needed.
 func TestCalls(t *testing.T) {
 	p := plan(t, "--tpmstate", "dir="+t.TempDir())
 	checks := map[string][]string{}
 	for _, c := range p.Calls {
 		if _, twice := checks[c.Name]; twice && len(c.Check) == 0 {
-			t.Errorf("%s is there twice", c.Name)
+			t.Errorf("duplicate call %s", c.Name)
 		}
 		if c.Why == "" {
 			t.Errorf("%s has no reason", c.Name)
@@ -38,7 +38,7 @@ func TestCalls(t *testing.T) {
 	}
 	for name, list := range checks {
 		if len(list) > 1 && slices.Contains(list, "[]") {
-			t.Errorf("%s is allowed with any arguments, and checked", name)
+			t.Errorf("%s is allowed both with any arguments and with checked arguments", name)
 		}
 	}
 	for _, name := range []string{
@@ -55,7 +55,7 @@ func TestCalls(t *testing.T) {
 	for name, want := range map[string]unix.Errno{
 		"clone3": unix.ENOSYS, "openat2": unix.ENOSYS, "fchmodat2": unix.ENOSYS, "memfd_create": unix.ENOSYS, "seccomp": unix.ENOSYS,
 		"linkat": unix.ENOSYS, "symlinkat": unix.ENOSYS, "mkdirat": unix.ENOSYS, "mknodat": unix.EPERM, "ioctl": unix.ENOTTY,
-		"a call of the next kernel": unix.ENOSYS,
+		"a call of a later kernel": unix.ENOSYS,
 	} {
 		if class, errno := p.Class(name, [6]uint64{}); class != Refused || errno != want {
 			t.Errorf("%s is %v (%v), want refused (%v)", name, class, errno, want)
@@ -83,7 +83,7 @@ func TestArguments(t *testing.T) {
 		{"clone", args{0x3d0f00}, Allowed},                    // glibc
 		{"clone", args{0x7d0f00}, Allowed},                    // musl
 		{"clone", args{0x50f00}, Allowed},                     // Go
-		{"clone", args{0x3d0f00 | unix.CLONE_NEWNS}, Refused}, // a thread that is none of ours
+		{"clone", args{0x3d0f00 | unix.CLONE_NEWNS}, Refused}, // a thread in another namespace
 		{"clone", args{0x3d0f00 | unix.CLONE_PTRACE}, Refused},
 		{"clone", args{uint64(unix.SIGCHLD)}, Fatal},
 		{"clone", args{unix.CLONE_NEWUSER}, Fatal},
@@ -98,7 +98,7 @@ func TestArguments(t *testing.T) {
 		{"ioctl", args{0, unix.TCGETS}, Allowed},
 		{"ioctl", args{0, unix.TIOCSTI}, Refused},
 		{"fcntl", args{3, unix.F_OFD_SETLK}, Allowed},
-		{"fcntl", args{3, unix.F_SETLK}, Allowed}, // the lock where the kernel has no other
+		{"fcntl", args{3, unix.F_SETLK}, Allowed}, // the lock of kernels without open-file-description locks
 		{"fcntl", args{3, unix.F_SETLK}, Allowed},
 		{"fcntl", args{3, unix.F_SETFL, unix.O_NONBLOCK}, Allowed},
 		{"fcntl", args{3, unix.F_SETFL, unix.O_ASYNC}, Refused},
@@ -112,7 +112,7 @@ func TestArguments(t *testing.T) {
 		{"fchmod", args{3, 0o2755}, Refused},
 		{"fchmod", args{3, 0o1755}, Refused},
 		{"fchmod", args{3, 0o104755}, Refused},
-		{"openat", args{3, 0, unix.O_RDONLY, 0o7777}, Allowed}, // the mode is whatever the register had
+		{"openat", args{3, 0, unix.O_RDONLY, 0o7777}, Allowed}, // the mode is an undefined register
 		{"openat", args{3, 0, unix.O_RDWR | unix.O_CREAT, 0o640}, Allowed},
 		{"openat", args{3, 0, unix.O_RDWR | unix.O_CREAT, 0o4755}, Refused},
 		{"openat", args{3, 0, unix.O_RDWR | unix.O_TMPFILE, 0o2755}, Refused},
@@ -126,9 +126,9 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// TestAtRest holds that a verb can do less than an emulator: it has no clients, and
-// one that only tells what there is changes nothing.
-func TestAtRest(t *testing.T) {
+// TestPlanOffline checks that a verb may do less than an emulator: it has no clients, and a verb
+// that only reads cannot change files.
+func TestPlanOffline(t *testing.T) {
 	emulator := map[string]bool{"fchown": true}
 	for _, uri := range []string{"dir:///st", "file:///image"} {
 		for _, c := range Plan(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, "").Calls {
@@ -138,11 +138,11 @@ func TestAtRest(t *testing.T) {
 	dir := t.TempDir()
 	for _, uri := range []string{"dir://" + dir, "file://" + dir + "/image"} {
 		for _, write := range []bool{false, true} {
-			p := AtRest(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, write, "/out/archive")
+			p := PlanOffline(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, write, "/out/archive")
 			seen := map[string]bool{}
 			for _, c := range p.Calls {
 				if c.Why == "" || !emulator[c.Name] {
-					t.Errorf("%s, %v: %+v has no reason, or no emulator has it", uri, write, c)
+					t.Errorf("%s, %v: %+v has no reason, or is not a call of an emulator", uri, write, c)
 				}
 				if c.Name == "fchown" && len(c.Check) != 2 {
 					t.Errorf("%+v is not checked", c)
@@ -161,10 +161,10 @@ func TestAtRest(t *testing.T) {
 			}
 			for _, name := range []string{"renameat", "renameat2", "pwrite64", "ftruncate", "fchown"} {
 				if seen[name] && !write {
-					t.Errorf("%s: %s is allowed, and nothing is written", uri, name)
+					t.Errorf("%s: %s is allowed, although the verb only reads", uri, name)
 				}
 			}
-			for _, place := range p.Places {
+			for _, place := range p.Files {
 				if change := place.Access &^ (readFile | readDir); change != 0 && !write && (place.Path != "/out" || change != remove) {
 					t.Errorf("%s: %+v is too much", uri, place)
 				}
@@ -173,17 +173,17 @@ func TestAtRest(t *testing.T) {
 	}
 }
 
-// TestPlaces holds which files stay within reach.
-func TestPlaces(t *testing.T) {
+// TestFiles checks which files are accessible.
+func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	has := func(p Policy, path string, access uint64) {
 		t.Helper()
-		for _, place := range p.Places {
+		for _, place := range p.Files {
 			if place.Path == path && place.Access == access && place.Why != "" {
 				return
 			}
 		}
-		t.Errorf("%q is not there with %#x: %+v", path, access, p.Places)
+		t.Errorf("missing %q with access %#x in %+v", path, access, p.Files)
 	}
 	p := plan(t, "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path=/run/x/c", "--pid", "file=/run/y/pid")
 	has(p, dir, wholeDir)
@@ -193,32 +193,32 @@ func TestPlaces(t *testing.T) {
 	has(plan(t, "--tpmstate", "backend-uri=file://"+dir+"/image"), dir, wholeDir)
 
 	for _, where := range []string{"dir=" + dir + "/none", "backend-uri=file://" + dir + "/none/image"} {
-		if p := plan(t, "--tpmstate", where); p.Later != dir+"/none" {
-			t.Errorf("%s: what comes later is %q, want %q", where, p.Later, dir+"/none")
+		if p := plan(t, "--tpmstate", where); p.Absent != dir+"/none" {
+			t.Errorf("%s: absent directory %q, want %q", where, p.Absent, dir+"/none")
 		} else {
 			has(p, dir, wholeDir)
 		}
 	}
-	for _, p := range p.Places {
+	for _, p := range p.Files {
 		if p.Path == "/" || p.Path == "/proc" || p.Access&unix.LANDLOCK_ACCESS_FS_EXECUTE != 0 {
 			t.Errorf("%+v is too much", p)
 		}
 	}
 }
 
-// TestShared checks in which directories a TPM may not remove files, because others than
-// this TPM have some there.
+// TestShared checks in which directories a TPM may not remove files, because the directories
+// are shared.
 func TestShared(t *testing.T) {
 	for _, dir := range []string{"/", "/run", "/tmp", "/var", "/var/log", "/var/run", "/var/log/swtpm/libvirt/qemu", "/dev", "/etc", "/root", "/home/somebody", "/run/user/1000"} {
 		if exists(dir) && !isShared(dir, nil, false) {
 			t.Errorf("%s is not shared", dir)
 		}
-		if !exists(dir) && !ofSystem(dir) {
-			t.Errorf("%s is not of the system", dir)
+		if !exists(dir) && !belongsToSystem(dir) {
+			t.Errorf("%s does not belong to the system", dir)
 		}
 	}
 	if isShared("/run", nil, true) && !hasOthers("/run", nil) {
-		t.Error("/run in a root directory of its own is shared")
+		t.Error("/run in a new root directory is shared")
 	}
 	for _, c := range []struct {
 		name   string
@@ -226,10 +226,10 @@ func TestShared(t *testing.T) {
 		file   string
 		shared bool
 	}{
-		{"ours", 0o700, "ctrl", false},
+		{"private", 0o700, "ctrl", false},
 		{"readable", 0o755, "data.sock", false},
-		{"what a user has", 0o755, "notes.txt", false},
-		{"nobody's in particular", 0o777, "ctrl", false},
+		{"notes of a user", 0o755, "notes.txt", false},
+		{"writable by all", 0o777, "ctrl", false},
 		{"sticky", 0o777 | os.ModeSticky, "ctrl", true},
 		{"another TPM's pid file", 0o755, "vm2.pid", true},
 		{"logs", 0o755, "vm2.log", true},
@@ -248,8 +248,8 @@ func TestShared(t *testing.T) {
 			t.Errorf("%s: shared %v, want %v", c.name, got, c.shared)
 		}
 		p := Plan(cfg, "")
-		if stays := len(p.Stays) == 2; stays != c.shared {
-			t.Errorf("%s: %q stays, want %v", c.name, p.Stays, c.shared)
+		if unremoved := len(p.Unremoved) == 2; unremoved != c.shared {
+			t.Errorf("%s: %q is not removed, want %v", c.name, p.Unremoved, c.shared)
 		}
 	}
 }

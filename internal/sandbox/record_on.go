@@ -12,18 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recorder is the abstract socket of the test that records which system calls are
-// made behind the filter; the linker sets it. This build is for that test alone,
-// see test/record: the test decides about each call, instead of the filter,
-// and a call that it has not seen yet waits until then.
+// recorder is the abstract socket of the test that records system calls, see test/record; the
+// linker sets it. In this build, the test decides about each call instead of the filter. A
+// call that the test has not seen yet waits for the decision.
 var recorder string
 
-// recording is the names of the calls that need not wait: the test has seen them, and
-// they are allowed with any arguments.
+// recording contains the names of calls that do not wait, because the test has seen them, and
+// allows them with any arguments.
 type recording []string
 
-// newRecording asks for them, as long as a socket can be made. The test knows who
-// asks, and takes the descriptor that tells of the calls by itself.
+// newRecording requests the names before the process loses the right to create a socket. The
+// test identifies the process, and takes the descriptor of the notifications itself.
 func newRecording() (recording, error) {
 	conn, err := net.Dial("unix", recorder)
 	if err != nil {
@@ -34,17 +33,17 @@ func newRecording() (recording, error) {
 	return strings.Fields(string(seen)), err
 }
 
-// load puts a filter into force that reports to the test what the policy's filter
-// would judge. Its descriptor is never closed.
+// load puts a filter into force that reports calls to the test. Its descriptor is never
+// closed.
 func (r recording) load([]unix.SockFilter) error {
 	f, err := seccomp.NewFilter(seccomp.ActNotify)
 	if err != nil {
 		return err
 	}
-	for _, name := range append(r, "seccomp") { // this filter, whose making is none of the TPM's calls
+	for _, name := range append(r, "seccomp") { // loads this filter, and is not a call of the TPM
 		number, err := seccomp.GetSyscallFromName(name)
 		if err != nil {
-			continue // a number without a name
+			continue // the call has no name
 		}
 		if err := f.AddRule(number, seccomp.ActAllow); err != nil {
 			return err

@@ -1,5 +1,5 @@
-// Package sandbox takes from the process what it no longer needs: the user, privileges,
-// files and system calls. cmd/swtpm decides when.
+// Package sandbox confines the process: it changes the user, and gives up privileges, files
+// and system calls. cmd/swtpm decides when.
 package sandbox
 
 import (
@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Harden keeps the memory of the process, which holds keys and seeds, from
-// others: no core dump, and no /proc/PID/mem, no ptrace for other processes of
-// the same user. It must be called again after Drop, because a change of user
-// resets it, and after an exec. Root can still look.
+// Harden protects the memory of the process, which has keys and seeds: it disables core
+// dumps, and denies other processes of the same user ptrace and /proc/PID/mem. Root still
+// has access. Harden must be called again after Drop and after an exec, because both
+// reset it.
 //
-// A filter of the service may refuse to change the limit, as does Fedora's SELinux policy
-// of swtpm. A process that is not dumpable makes no core dump without it either.
+// A filter of the service or a policy, such as Fedora's SELinux policy for swtpm, may refuse
+// to change the limit. A process that is not dumpable makes no core dump in any case.
 func Harden() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("sandbox: hide the memory from other processes: %w", err)

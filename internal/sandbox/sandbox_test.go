@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childVar makes the test binary act as the process that is to be confined:
-// "drop:USER" or "harden". It prints what became of it.
+// childVar makes the test binary the process that is confined. Its value is the action:
+// "drop:USER", "harden" or a key of confined. The process prints the result.
 const childVar = "SANDBOX_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -49,8 +49,8 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// manyThreads starts threads that live until release is closed, so that a
-// change of one thread alone would show.
+// manyThreads starts threads that run until release is closed, so that a test finds a change
+// that affects only one thread.
 func manyThreads() (release chan struct{}) {
 	release = make(chan struct{})
 	up := make(chan struct{})
@@ -74,14 +74,14 @@ func printThreads() {
 	}
 }
 
-// child runs the test binary again as the process to confine.
+// child runs the test binary as the process that is confined.
 func child(t *testing.T, action string, cred *syscall.Credential) (out string, err error) {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cred != nil { // the build directory may be closed to that user
+	if cred != nil { // the user may have no access to the build directory
 		exe = copyFile(t, exe)
 	}
 	cmd := exec.Command(exe)
@@ -94,7 +94,7 @@ func child(t *testing.T, action string, cred *syscall.Credential) (out string, e
 	return string(b), err
 }
 
-// copyFile copies the program at path to a place where everybody can run it.
+// copyFile copies the program at path to a directory where every user can execute it.
 func copyFile(t *testing.T, path string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sandbox")
@@ -123,8 +123,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// wantThreads fails unless out has the lines of at least six threads and all of
-// them are line.
+// wantThreads fails unless out has at least six lines, all of them equal to line.
 func wantThreads(t *testing.T, out, line string) {
 	t.Helper()
 	n := 0
@@ -143,7 +142,7 @@ func TestDropToName(t *testing.T) {
 	needRoot(t)
 	u, err := user.Lookup("nobody")
 	if err != nil {
-		t.Skip("there is no user nobody on this machine:", err)
+		t.Skip("no user nobody on this host:", err)
 	}
 	groups, err := u.GroupIds()
 	if err != nil {
@@ -159,7 +158,7 @@ func TestDropToName(t *testing.T) {
 
 func TestDropToNumber(t *testing.T) {
 	needRoot(t)
-	// The supplementary groups stay.
+	// The supplementary groups do not change.
 	out, err := child(t, "drop:4711", &syscall.Credential{Groups: []uint32{7, 9}})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -179,17 +178,17 @@ func TestDropWithoutRoot(t *testing.T) {
 		t.Errorf("an ordinary user becomes 4712: %v\n%s", err, out)
 	}
 	if uid != gid {
-		t.Logf("user %d has group %d: a number cannot name both, so staying the same is not tried", uid, gid)
+		t.Logf("user %d has group %d: a number cannot name both, so the current user is not tested", uid, gid)
 		return
 	}
 	if out, err := child(t, "drop:"+strconv.Itoa(uid), cred); err != nil {
-		t.Errorf("Drop to the user that we are: %v\n%s", err, out)
+		t.Errorf("Drop to the current user: %v\n%s", err, out)
 	}
 }
 
 func TestDropErrors(t *testing.T) {
 	for name, want := range map[string]string{
-		"no-such-user-here":      `run as "no-such-user-here": no such user; create it, or give the number of one: `,
+		"no-such-user-here":      `run as "no-such-user-here": no such user; create it, or use a number: `,
 		"4294967295":             `run as "4294967295": "4294967295" is not an id between 0 and 4294967294`,
 		"4294967296":             `run as "4294967296": "4294967296" is not an id between 0 and 4294967294`,
 		"99999999999999999999":   `run as "99999999999999999999": "99999999999999999999" is not an id`,
@@ -205,8 +204,7 @@ func TestDropErrors(t *testing.T) {
 	}
 }
 
-// TestNoReturn holds that a way back is noticed, here that of a process that is
-// root still.
+// TestNoReturn checks that a process that can become root again is an error.
 func TestNoReturn(t *testing.T) {
 	needRoot(t)
 	if err := (identity{uid: 4711}).checkNoReturn(process); err == nil {

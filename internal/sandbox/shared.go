@@ -11,18 +11,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// mayRemove adds the right to remove files, which is for everything in the directory of
-// path and below, unless the directory is shared: the file stays at the end then. ours are
-// the files of this TPM.
-func (p *Policy) mayRemove(path, why string, ours []string) {
-	if dir := filepath.Dir(path); isShared(dir, ours, p.jailed) {
-		p.Stays = append(p.Stays, path)
+// allowRemoval adds the right to remove files in the directory of path and below, unless the
+// directory is shared; the file is not removed at the end then. own are the files of this
+// TPM.
+func (p *Policy) allowRemoval(path, why string, own []string) {
+	if dir := filepath.Dir(path); isShared(dir, own, p.chrooted) {
+		p.Unremoved = append(p.Unremoved, path)
 	} else {
-		p.place(dir, remove, why)
+		p.allowFile(dir, remove, why)
 	}
 }
 
-// ownFiles returns the paths of the files that this TPM has or makes outside its state.
+// ownFiles returns the paths of the files that this TPM uses outside its state.
 func ownFiles(cfg *config.Config) (paths []string) {
 	for _, e := range []config.Endpoint{cfg.Interface.Server, cfg.Control.Listen, cfg.Metrics.Listen} {
 		if e.Kind == config.Unix {
@@ -37,11 +37,12 @@ func ownFiles(cfg *config.Config) (paths []string) {
 	return paths
 }
 
-// isShared reports whether others than this TPM have files in dir: it is a directory of
-// the system or of a user, a group writes there, or everybody with the sticky bit, or it
-// has pid files or logs of other processes. A process that has been taken over must not
-// remove these. In a root directory of its own, jailed, /run and the like are the TPM's.
-func isShared(dir string, ours []string, jailed bool) bool {
+// isShared reports whether dir has files of others, which an attacker who controls the process
+// must not remove. dir is shared if it is a directory of the system or of a user, if it has
+// the sticky bit, if a group may write to it, or if it has pid files or logs of other
+// processes. In a new root directory, chrooted, system directories such as /run belong to
+// the TPM.
+func isShared(dir string, own []string, chrooted bool) bool {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
 	}
@@ -50,23 +51,23 @@ func isShared(dir string, ours []string, jailed bool) bool {
 	}
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != nil {
-		return false // no rule can name it either
+		return false // no rule is added for it
 	}
 	euid := uint32(unix.Geteuid())
 	switch {
-	case !jailed && ofSystem(dir), st.Mode&unix.S_ISVTX != 0: // without the sticky bit, whoever can write can remove
+	case !chrooted && belongsToSystem(dir), st.Mode&unix.S_ISVTX != 0: // without the sticky bit, users who can write can remove files
 		return true
-	case st.Mode&unix.S_IWGRP != 0 && st.Gid != st.Uid: // a user's own group has the user's number
+	case st.Mode&unix.S_IWGRP != 0 && st.Gid != st.Uid: // a user private group has the same number
 		return true
 	case euid != 0 && st.Uid != euid && st.Mode&unix.S_IWOTH == 0:
 		return true
 	}
-	return hasOthers(dir, ours)
+	return hasOthers(dir, own)
 }
 
-// ofSystem reports whether dir belongs to the whole host or to a whole user, whatever its
-// mode: /run, /tmp and other directories below the top, /var/log with all below, /home/USER.
-func ofSystem(dir string) bool {
+// belongsToSystem reports whether dir belongs to the host or is a home directory: /run, /tmp and
+// other top-level directories, /var/log and everything below, /home/USER.
+func belongsToSystem(dir string) bool {
 	for _, top := range []string{"/", "/var", "/home", "/run/user", "/usr"} {
 		if dir == top || filepath.Dir(dir) == top {
 			return true
@@ -76,17 +77,16 @@ func ofSystem(dir string) bool {
 	return strings.HasPrefix(dir, "/var/log/") || dir == "/run/lock" || dir == "/dev/shm" || err == nil && dir == filepath.Clean(home)
 }
 
-// hasOthers reports whether dir has a pid file or a log of another process. A directory
-// that cannot be listed, because of AppArmor's profile of swtpm for example, is judged by
-// its mode and owner alone.
-func hasOthers(dir string, ours []string) bool {
+// hasOthers reports whether dir has a pid file or a log of another process. It returns false
+// for a directory that cannot be listed, for example because of an AppArmor profile.
+func hasOthers(dir string, own []string) bool {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return false
 	}
 	for _, e := range entries {
 		kind := slices.Contains([]string{".pid", ".log"}, filepath.Ext(e.Name()))
-		if kind && !slices.ContainsFunc(ours, func(path string) bool { return filepath.Base(path) == e.Name() }) {
+		if kind && !slices.ContainsFunc(own, func(path string) bool { return filepath.Base(path) == e.Name() }) {
 			return true
 		}
 	}

@@ -33,8 +33,8 @@ type systemCall struct {
 
 var numberLine = regexp.MustCompile(`(?m)^\s+SYS_(\w+)\s+= (\d+)$`)
 
-// systemCalls returns the calls of an architecture, which golang.org/x/sys has from the
-// kernel's headers, by number.
+// systemCalls returns the calls of an architecture, ordered by number, from the list of
+// golang.org/x/sys, which was generated from the kernel's headers.
 func systemCalls(t *testing.T, arch string) (calls []systemCall) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(unixSource(t), "zsysnum_linux_"+arch+".go"))
@@ -64,7 +64,7 @@ func unixSource(t *testing.T) string {
 	return filepath.Join(strings.TrimSpace(string(dir)), "unix")
 }
 
-// kernelName returns the name of a call where x/sys spells it differently.
+// kernelName returns the kernel's name of a call of x/sys.
 func kernelName(constant string) string {
 	switch name := strings.ToLower(constant); name {
 	case "fstatat":
@@ -79,19 +79,19 @@ func highest(t *testing.T, arch string) int {
 	return calls[len(calls)-1].number
 }
 
-// tables are the policies of the table: one with everything that an emulator may have,
-// and one of a verb.
+// tables returns the policies of the table: one with all calls of any emulator, and one with
+// all calls of any verb.
 func tables(t *testing.T) (emulator, verb Policy) {
 	cfg := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Interface: config.Interface{Type: config.Socket}, Pcap: config.Pcap{File: "p"}}
 	cfg.Metrics.Listen.Kind = config.Unix
-	emulator, verb = Plan(cfg, ""), AtRest(cfg, true, "")
+	emulator, verb = Plan(cfg, ""), PlanOffline(cfg, true, "")
 	file := &config.Config{State: config.State{Location: nv.Location{Kind: nv.File, Path: "/image"}}}
 	emulator.Calls = append(emulator.Calls, Plan(file, "/profile").Calls...)
-	verb.Calls = append(verb.Calls, AtRest(file, true, "").Calls...)
+	verb.Calls = append(verb.Calls, PlanOffline(file, true, "").Calls...)
 	return emulator, verb
 }
 
-// classes says in a few words what a policy does with a call.
+// classes describes the class of a call in the table.
 func (p *Policy) classes(name string) string {
 	any, some := false, false
 	for _, c := range p.Calls {
@@ -125,15 +125,15 @@ func (p *Policy) classes(name string) string {
 
 func (c Call) why() string { return "it " + c.Why }
 
-// TestTable checks that the table of all system calls is that of the policies, and that
-// each number has a class.
+// TestTable checks that the table of all system calls agrees with the policies, and that each
+// number has a class.
 func TestTable(t *testing.T) {
 	numbers := map[string][2]int{}
 	var names []string
 	for i, arch := range []string{"amd64", "arm64"} {
 		for _, c := range systemCalls(t, arch) {
-			n, there := numbers[c.name]
-			if !there {
+			n, found := numbers[c.name]
+			if !found {
 				n = [2]int{-1, -1}
 				names = append(names, c.name)
 			}
@@ -155,7 +155,7 @@ func TestTable(t *testing.T) {
 	}
 	have, err := os.ReadFile(tablePath)
 	if err != nil || string(have) != b.String() {
-		t.Errorf("%s does not show the policies (%v): go generate ./internal/sandbox", tablePath, err)
+		t.Errorf("%s does not agree with the policies (%v): go generate ./internal/sandbox", tablePath, err)
 	}
 	checkNames(t, numbers, emulator, verb)
 }
@@ -167,11 +167,11 @@ func numeral(n int) string {
 	return strconv.Itoa(n)
 }
 
-// elsewhere are calls of the lists that neither amd64 nor arm64 has.
+// elsewhere are calls of the lists that exist on other architectures only.
 var elsewhere = []string{"umount"}
 
-// checkNames fails for a name of a list that is no system call, and for one with a
-// shared number that an older libseccomp would not know.
+// checkNames reports names in the lists that are not system calls, and calls with a shared
+// number that is not in sharedCalls.
 func checkNames(t *testing.T, numbers map[string][2]int, policies ...Policy) {
 	for _, p := range policies {
 		calls := slices.Concat(p.Calls, p.Fatal)
@@ -179,27 +179,27 @@ func checkNames(t *testing.T, numbers map[string][2]int, policies ...Policy) {
 			calls = append(calls, r.Call)
 		}
 		for _, c := range calls {
-			n, there := numbers[c.Name]
-			if !there && !slices.Contains(elsewhere, c.Name) {
-				t.Errorf("%s is no system call", c.Name)
+			n, found := numbers[c.Name]
+			if !found && !slices.Contains(elsewhere, c.Name) {
+				t.Errorf("%s is not a system call", c.Name)
 			}
 			if listed, ok := laterNumber(c.Name); n[1] >= firstShared && (!ok || listed != n[1]) {
-				t.Errorf("%s has number %d: add it to numbers.go", c.Name, n[1])
+				t.Errorf("%s has number %d: add it to numbers_test.go", c.Name, n[1])
 			}
 		}
 	}
 }
 
-const tableHead = `# What the sandbox does with each system call
+const tableHead = `# System calls and their classes
 
-Made by ` + "`go generate ./internal/sandbox`" + ` from the lists in calls.go, arguments.go and fatal.go; the
-test compares it with them, and TestFilter compares the filter that the kernel gets with the same lists. A number that is
-not here is refused with ENOSYS.
+Generated by ` + "`go generate ./internal/sandbox`" + ` from the lists in calls.go, arguments.go and fatal.go.
+TestTable compares this table with the lists, and TestFilter compares the filter in the kernel with the lists. A number
+that is not in this table is refused with ENOSYS.
 
-* **allowed**: a TPM needs it. *If checked*: only with arguments that arguments.go names. An emulator has the calls of
-  its configuration only; the column shows all of them together.
+* **allowed**: a TPM needs the call. *If checked*: only with arguments that are listed in arguments.go. The column for the
+  emulator is the sum of all configurations; each emulator has fewer calls.
 * **refused**: the call fails with this errno, and the kernel logs it. libc, OpenSSL and Go then use another call.
-* **fatal**: only an attacker makes it. ` + "`--seccomp action=`" + ` says what happens: kill (the default), log or none.
+* **fatal**: only an attacker makes the call. ` + "`--seccomp action=`" + ` selects the action: kill (the default), log or none.
 
 | system call | amd64 | arm64 | emulator | swtpm state |
 | --- | --- | --- | --- | --- |

@@ -11,45 +11,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// taskDir has a directory for each thread.
+// taskDir contains a directory for each thread.
 const taskDir = "/proc/self/task"
 
-// The capabilities by which root has its way with files of others, as far as Landlock
-// lets it. It cannot be their owner instead. As the owner (setresuid, or setfsuid on
-// every thread) it would make state that is not root's, as that of swtpm is, could not
-// read what root has left in the directory before, and could not remove its sockets and
-// its pid file from directories of root's. And to be the owner for some calls only,
-// the filter would have to allow setfsuid, by which whoever has taken over the
-// process is root again. --runas is the way to be somebody else.
+// Capabilities with which root accesses files of other users, as far as Landlock allows. Running
+// as their owner (setresuid, or setfsuid on every thread) is not an alternative: new state
+// would not belong to root, as it does with swtpm; existing files of root in the directory
+// would not be readable; and sockets and the pid file could not be removed from directories of
+// root. Becoming the owner for some calls only would require a filter that allows setfsuid,
+// with which an attacker becomes root again. Use --runas to run as another user.
 const (
 	readOthers  = 1 << unix.CAP_DAC_READ_SEARCH
 	writeOthers = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
 	giveOthers  = writeOthers | 1<<unix.CAP_CHOWN
 )
 
-// capabilities returns those of this thread, in two words; all threads have the same.
+// capabilities returns the capabilities of this thread, which are those of all threads.
 func capabilities() (have [2]unix.CapUserData, err error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	return have, unix.Capget(&header, &have[0])
 }
 
-// boundingSetIsEmpty reports whether no exec could give a capability back.
+// boundingSetIsEmpty reports whether the bounding set is empty, so that no exec adds capabilities.
 func boundingSetIsEmpty() bool {
 	for n := uintptr(0); ; n++ {
 		if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, n, 0, 0, 0); err != nil || has != 0 {
-			return err == unix.EINVAL && n > 0 // the kernel knows no more
+			return err == unix.EINVAL && n > 0 // after the last capability
 		}
 	}
 }
 
-// foreign tells whether one of the places that p.Rights are for, or a file in it,
-// is somebody else's.
-func (p *Policy) foreign() bool {
-	for _, place := range p.Places {
+// hasForeignFiles reports whether a file or directory that p.Rights applies to, or a file in
+// such a directory, belongs to another user.
+func (p *Policy) hasForeignFiles() bool {
+	for _, place := range p.Files {
 		if place.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 {
 			continue
 		}
-		if !isOurs(place.Path) {
+		if !isOwn(place.Path) {
 			return true
 		}
 		if place.Access&(makeFile|readDir) == 0 {
@@ -57,7 +56,7 @@ func (p *Policy) foreign() bool {
 		}
 		entries, _ := os.ReadDir(place.Path)
 		for _, e := range entries {
-			if !isOurs(place.Path + "/" + e.Name()) {
+			if !isOwn(place.Path + "/" + e.Name()) {
 				return true
 			}
 		}
@@ -65,26 +64,26 @@ func (p *Policy) foreign() bool {
 	return false
 }
 
-func isOurs(path string) bool {
+func isOwn(path string) bool {
 	var st unix.Stat_t
 	return unix.Stat(path, &st) != nil || st.Uid == uint32(unix.Geteuid())
 }
 
-// checkThreads fails if a thread has something left that a says is gone. Those
-// that have ended meanwhile had no time for harm; those to come inherit.
+// checkThreads returns an error if a thread does not have the restrictions in a. Threads that
+// end meanwhile are ignored, and new threads inherit the restrictions.
 func (p *Policy) checkThreads(a Active) error {
 	entries, err := os.ReadDir(taskDir)
 	if err != nil {
-		return fmt.Errorf("look at the threads: %w", err)
+		return fmt.Errorf("check the threads: %w", err)
 	}
-	status := make([]byte, 0, 4096) // for all of them: what is made here stays for as long as the TPM does
+	status := make([]byte, 0, 4096) // one buffer for all threads
 	for _, e := range entries {
 		status, err = readFileInto(status[:0], taskDir+"/"+e.Name()+"/status")
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("look at the threads: %w", err)
+			return fmt.Errorf("check the threads: %w", err)
 		}
 		if err := a.checkThread(status); err != nil {
 			return fmt.Errorf("thread %s: %w", e.Name(), err)
@@ -93,7 +92,7 @@ func (p *Policy) checkThreads(a Active) error {
 	return nil
 }
 
-// readFileInto returns b with what is in a file behind it.
+// readFileInto appends the contents of a file to b.
 func readFileInto(b []byte, path string) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -120,18 +119,18 @@ func readFileInto(b []byte, path string) ([]byte, error) {
 // Source: proc_pid_status(5).
 func (a Active) checkThread(status []byte) error {
 	const none = "0000000000000000"
-	kept := none
-	if a.Keeps != 0 {
-		kept = fmt.Sprintf("%016x", a.Keeps)
+	rights := none
+	if a.Rights != 0 {
+		rights = fmt.Sprintf("%016x", a.Rights)
 	}
 	for _, want := range []struct {
 		name, value string
 		applies     bool
 	}{
-		{"CapInh", none, !a.keepsIt},
-		{"CapAmb", none, !a.keepsIt},
-		{"CapPrm", kept, !a.keepsIt},
-		{"CapEff", kept, !a.keepsIt},
+		{"CapInh", none, !a.keepsCapabilities},
+		{"CapAmb", none, !a.keepsCapabilities},
+		{"CapPrm", rights, !a.keepsCapabilities},
+		{"CapEff", rights, !a.keepsCapabilities},
 		{"CapBnd", none, a.bounded},
 		{"NoNewPrivs", "1", true},
 		{"Seccomp", "2", a.Seccomp != ""},
@@ -141,7 +140,7 @@ func (a Active) checkThread(status []byte) error {
 		}
 		value, ok := statusLine(status, want.name)
 		if !ok {
-			return fmt.Errorf("the kernel does not tell %s", want.name)
+			return fmt.Errorf("missing %s in the status of a thread", want.name)
 		}
 		if string(value) != want.value {
 			return fmt.Errorf("%s is %s, not %s", want.name, value, want.value)
@@ -150,7 +149,7 @@ func (a Active) checkThread(status []byte) error {
 	return nil
 }
 
-// statusLine returns what the line called name says.
+// statusLine returns the value of the line name.
 func statusLine(status []byte, name string) (value []byte, ok bool) {
 	for line := range bytes.Lines(status) {
 		if is, value, _ := bytes.Cut(line, []byte(":")); string(is) == name {

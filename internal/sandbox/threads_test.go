@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestReadFileInto holds that a buffer that is too small grows, and that one which
-// had more in it does not show that.
+// TestReadFileInto checks that a small buffer grows, and that the result contains no earlier
+// contents of the buffer.
 func TestReadFileInto(t *testing.T) {
 	long := bytes.Repeat([]byte("Groups:\t 4711\n"), 5000)
 	path := filepath.Join(t.TempDir(), "status")
@@ -23,6 +23,6 @@ func TestReadFileInto(t *testing.T) {
 		}
 	}
 	if _, err := readFileInto(nil, path+"x"); !os.IsNotExist(err) {
-		t.Errorf("readFileInto = %v, want that there is no such file", err)
+		t.Errorf("readFileInto = %v, want a missing file", err)
 	}
 }

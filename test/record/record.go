@@ -1,6 +1,6 @@
-// Package record lists the system calls that confined emulators and verbs make in a test
-// suite, and judges them by the policy of internal/sandbox. The suites start it, so it
-// is a package of its own; make record runs them.
+// Package record records the system calls that confined emulators and verbs make during a test
+// suite, and compares them with the policy of internal/sandbox. Several suites use it; make
+// record runs them.
 package record
 
 import (
@@ -23,15 +23,15 @@ import (
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
-// Var is the environment variable that makes a suite record. The calls that the policy
-// allows must all occur, none may be fatal, and one that is refused must be expected. It
-// needs root.
+// Var is the environment variable that makes a suite record system calls. All calls that the
+// policy allows must occur, none may be fatal, and each refused call must be expected.
+// Recording needs root.
 const Var = "SWTPM_TEST_RECORD"
 
-// A Recorder lists the system calls of emulators that are built for it, through
-// the notifications of a second filter, see internal/sandbox/record_on.go. A call
-// that was seen once is not waited for again by an emulator that starts later, so
-// a suite of many hundred of them is hardly slower.
+// Recorder records the system calls of emulators that are built for recording, by the
+// notifications of a second filter, see internal/sandbox/record_on.go. An emulator that
+// starts later does not wait at calls that were recorded before, so that a suite with many
+// emulators is hardly slower.
 type Recorder struct {
 	name string // of its abstract socket
 	ln   *net.UnixListener
@@ -43,7 +43,7 @@ type Recorder struct {
 	errs []error
 }
 
-// Start returns nil if nothing is to be recorded.
+// Start starts a recorder. It returns nil unless Var is set.
 func Start() (*Recorder, error) {
 	if os.Getenv(Var) == "" {
 		return nil, nil
@@ -75,7 +75,7 @@ func Start() (*Recorder, error) {
 	return r, nil
 }
 
-// recordedPolicy returns a policy that allows what any emulator or verb may do.
+// recordedPolicy returns a policy that allows the calls of all emulators and verbs.
 func recordedPolicy() (sandbox.Policy, error) {
 	cfg, err := config.Classic("socket", []string{"--pcap", "file=p"}, func(string) string { return "" })
 	if err != nil {
@@ -86,23 +86,22 @@ func recordedPolicy() (sandbox.Policy, error) {
 	file.Metrics.Listen.Kind = config.Unix
 	verb := config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: "/"}}}
 	p := sandbox.Plan(cfg, "profile")
-	p.Calls = slices.Concat(p.Calls, sandbox.Plan(&file, "profile").Calls, sandbox.AtRest(&verb, true, "").Calls)
+	p.Calls = slices.Concat(p.Calls, sandbox.Plan(&file, "profile").Calls, sandbox.PlanOffline(&verb, true, "").Calls)
 	for i, c := range p.Calls {
 		if c.Name == "fchown" {
-			p.Calls[i].Check = nil // the owner is that of each directory
+			p.Calls[i].Check = nil // the owner depends on the directory
 		}
 	}
 	return p, nil
 }
 
-// goesOn reports whether a call that was seen need not be looked at again: the policy
-// allows it with any arguments.
-func (r *Recorder) goesOn(name string) bool {
+// isUnconditional reports whether the policy allows a call with any arguments, so that it is
+// recorded only once.
+func (r *Recorder) isUnconditional(name string) bool {
 	return slices.ContainsFunc(r.policy.Calls, func(c sandbox.Call) bool { return c.Name == name && len(c.Check) == 0 })
 }
 
-// BuildFlags returns the flags by which go build makes an emulator that is recorded; none
-// if r is nil.
+// BuildFlags returns the flags of go build for an emulator that is recorded; none if r is nil.
 func (r *Recorder) BuildFlags() []string {
 	if r == nil {
 		return nil
@@ -110,7 +109,7 @@ func (r *Recorder) BuildFlags() []string {
 	return []string{"-tags=record", "-ldflags=-X github.com/swtpm-go/swtpm/internal/sandbox.recorder=" + r.name}
 }
 
-// follow tells an emulator what was seen so far, and then sees what it does.
+// follow sends an emulator the names of the recorded calls, and then records its calls.
 func (r *Recorder) follow(conn *net.UnixConn) error {
 	pid, err := peer(conn)
 	if err != nil {
@@ -118,7 +117,7 @@ func (r *Recorder) follow(conn *net.UnixConn) error {
 	}
 	process, err := unix.PidfdOpen(pid, 0)
 	if err == unix.ESRCH {
-		return nil // killed before it was confined
+		return nil // the emulator was killed before it was confined
 	} else if err != nil {
 		return fmt.Errorf("pidfd_open: %w", err)
 	}
@@ -126,14 +125,14 @@ func (r *Recorder) follow(conn *net.UnixConn) error {
 	r.mu.Lock()
 	var names []string
 	for name := range r.seen[sandbox.Allowed] {
-		if r.goesOn(name) {
+		if r.isUnconditional(name) {
 			names = append(names, name)
 		}
 	}
 	r.mu.Unlock()
 	_, err = conn.Write([]byte(strings.Join(names, " ")))
 	if err = errors.Join(err, conn.Close()); errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
-		return nil // killed meanwhile
+		return nil // the emulator was killed
 	} else if err != nil {
 		return err
 	}
@@ -145,7 +144,7 @@ func (r *Recorder) follow(conn *net.UnixConn) error {
 	return r.listen(fd, pid)
 }
 
-// peer returns the process at the other end.
+// peer returns the process id of the peer of conn.
 func peer(conn *net.UnixConn) (pid int, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -159,9 +158,9 @@ func peer(conn *net.UnixConn) (pid int, err error) {
 	return int(cred.Pid), nil
 }
 
-// takeListener waits until the process has the descriptor that tells of its calls,
-// and takes a copy: the process cannot send it, for each of its threads may wait for
-// us by then. It returns -1 if the process has ended before.
+// takeListener waits until the process has the descriptor of the notifications, and copies it.
+// The process cannot send the descriptor, because each of its threads may be waiting for a
+// decision. takeListener returns -1 if the process has ended.
 func takeListener(pid, process int) (int, error) {
 	for {
 		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
@@ -175,7 +174,7 @@ func takeListener(pid, process int) (int, error) {
 			}
 			fd, err := unix.PidfdGetfd(process, n, 0)
 			if err == unix.ESRCH {
-				return -1, nil // killed since we looked
+				return -1, nil // killed meanwhile
 			}
 			return fd, err
 		}
@@ -185,7 +184,7 @@ func takeListener(pid, process int) (int, error) {
 	}
 }
 
-// readable waits for at most ms milliseconds.
+// readable reports whether fd can be read within ms milliseconds.
 func readable(fd, ms int) (bool, error) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(p, ms)
@@ -195,7 +194,7 @@ func readable(fd, ms int) (bool, error) {
 	return n > 0, err
 }
 
-// notification is struct seccomp_notif, answer struct seccomp_notif_resp.
+// notification is struct seccomp_notif.
 //
 // Source: <linux/seccomp.h>, seccomp_unotify(2).
 type notification struct {
@@ -207,11 +206,12 @@ type notification struct {
 	Args       [6]uint64
 }
 
+// answer is struct seccomp_notif_resp.
 type answer struct {
 	ID    uint64
 	Value int64
 	Error int32
-	Flags uint32 // 1: let it go on
+	Flags uint32 // 1: SECCOMP_USER_NOTIF_FLAG_CONTINUE
 }
 
 const (
@@ -219,8 +219,8 @@ const (
 	notifySend    = 0xc0182101 // SECCOMP_IOCTL_NOTIF_SEND
 )
 
-// listen notes the calls of the process pid that fd reports, and answers them as the
-// policy says, until nobody is left to make some.
+// listen records the calls of the process pid that fd reports, and answers them according to
+// the policy, until the process and its children have ended.
 func (r *Recorder) listen(fd, pid int) error {
 	for {
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
@@ -235,7 +235,7 @@ func (r *Recorder) listen(fd, pid int) error {
 		}
 		var n notification
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), notifyReceive, uintptr(unsafe.Pointer(&n))); errno == unix.ENOENT || errno == unix.EINTR {
-			continue // who made it has been killed, or went on after a signal
+			continue // the caller was killed, or interrupted by a signal
 		} else if errno != 0 {
 			return errno
 		}
@@ -246,8 +246,8 @@ func (r *Recorder) listen(fd, pid int) error {
 	}
 }
 
-// note notes a call and returns the answer. What is fatal fails, for the report's sake:
-// the test then goes on.
+// note records a call and returns the answer. A fatal call fails, but does not end the process,
+// so that the suite continues.
 func (r *Recorder) note(n notification, pid int) answer {
 	name, err := seccomp.ScmpSyscall(n.Number).GetName()
 	if err != nil {
@@ -255,7 +255,7 @@ func (r *Recorder) note(n notification, pid int) answer {
 	}
 	if name == "kill" || name == "tgkill" {
 		if n.Args[0] == uint64(pid) {
-			n.Args[0] = uint64(os.Getpid()) // the policy is one of this process
+			n.Args[0] = uint64(os.Getpid()) // the policy is for this process
 		}
 	}
 	class, errno := r.policy.Class(name, n.Args)
@@ -279,54 +279,54 @@ func (r *Recorder) count(class sandbox.Class, name string) {
 	r.seen[class][name]++
 }
 
-// neverSeen are calls of the policy that a run of the suite need not make, and why.
+// neverSeen are allowed calls that the suite need not make, with the reason.
 var neverSeen = map[string]string{
-	"restart_syscall":   "the kernel makes it, after a stop in the middle of a wait",
-	"madvise":           "Go's runtime makes it when memory has been idle for minutes, libc when a thread ends",
-	"exit":              "a thread of Go's runtime that ends does so when the process has run for a while",
+	"restart_syscall":   "the kernel makes it after a stop during a wait",
+	"madvise":           "Go runtime: when memory has been idle for minutes; libc: when a thread ends",
+	"exit":              "Go runtime: ends threads after a while",
 	"rt_sigaction":      "after a crash",
-	"sched_getaffinity": "Go's runtime makes it from time to time in a program without updatemaxprocs=0",
-	"setsockopt":        "the metrics of a TCP socket that systemd passes",
-	"fstatfs":           "INIT makes it if the state's owner or links look unusual",
-	"pipe2":             "a reload that begins to log what libtpms says",
-	"ftruncate":         "after a write that fails half-way",
+	"sched_getaffinity": "Go runtime: now and then, without updatemaxprocs=0",
+	"setsockopt":        "metrics on a TCP socket that systemd passes",
+	"fstatfs":           "INIT: if the owner or the link count of the state is unusual",
+	"pipe2":             "a reload that enables libtpms's log",
+	"ftruncate":         "after a partial write",
 }
 
-// ofOthers are calls of the policy that another libc, kernel or clock source makes.
-var ofOthers = []string{"gettimeofday", "time", "clock_getres", "clock_nanosleep", "stat", "lstat", "statx", "open", "readv", "writev",
+// portabilityCalls are allowed calls that another libc, kernel or clock source makes.
+var portabilityCalls = []string{"gettimeofday", "time", "clock_getres", "clock_nanosleep", "stat", "lstat", "statx", "open", "readv", "writev",
 	"epoll_wait", "epoll_pwait2", "select", "pselect6", "mremap", "getuid", "getgid", "getegid", "getcpu", "kill"}
 
-// expected are calls that are refused and whose callers know what to do then.
+// expected are refused calls whose callers handle the error.
 var expected = map[string]string{
-	"prctl(0x15, ": "each thread is asked for the filter where /proc cannot be read",
-	"number -1(":   "strace, of a call that is to fail",
+	"prctl(0x15, ": "checks that each thread has the filter, if /proc cannot be read",
+	"number -1(":   "strace: a call that is to fail",
 }
 
-// Judge fails for each call that is fatal, for each one that is refused and not
-// expected, and, if the suite is to show all of them, for each one of the policy that was
-// never made. It does nothing if r is nil.
+// Judge returns an error for each fatal call and for each unexpected refused call. With all, it
+// also returns an error for each allowed call that was not recorded. It does nothing if r
+// is nil.
 func (r *Recorder) Judge(all bool) error {
 	if r == nil {
 		return nil
 	}
-	time.Sleep(100 * time.Millisecond) // what ended last may have something to tell
+	time.Sleep(100 * time.Millisecond) // for notifications of processes that have just ended
 	r.ln.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	errs := r.errs
 	for call, n := range r.seen[sandbox.Fatal] {
-		errs = append(errs, fmt.Errorf("%s was made %d times and is fatal: see internal/sandbox/fatal.go", call, n))
+		errs = append(errs, fmt.Errorf("%s: fatal, %d times; see internal/sandbox/fatal.go", call, n))
 	}
 	for call, n := range r.seen[sandbox.Refused] {
 		if !isExpected(call) {
-			errs = append(errs, fmt.Errorf("%s was made %d times and is refused: allow it in internal/sandbox/calls.go, or expect it here", call, n))
+			errs = append(errs, fmt.Errorf("%s: refused, %d times; allow it in internal/sandbox/calls.go, or add it to expected", call, n))
 		}
 	}
 	made := r.seen[sandbox.Allowed]
 	for _, c := range r.policy.Calls {
-		if all && made[c.Name] == 0 && neverSeen[c.Name] == "" && !slices.Contains(ofOthers, c.Name) {
-			made[c.Name] = 1 // one line for each
-			errs = append(errs, fmt.Errorf("%s is allowed and was never made: take it out of internal/sandbox/calls.go", c.Name))
+		if all && made[c.Name] == 0 && neverSeen[c.Name] == "" && !slices.Contains(portabilityCalls, c.Name) {
+			made[c.Name] = 1 // one error for each name
+			errs = append(errs, fmt.Errorf("%s: allowed, but not recorded; remove it from internal/sandbox/calls.go", c.Name))
 		}
 	}
 	fmt.Printf("recorded %d system calls of confined emulators, %d of them refused, %d fatal\n",

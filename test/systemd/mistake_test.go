@@ -22,7 +22,7 @@ func TestMistakes(t *testing.T) {
 		{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "", "no such file or directory: TPM_RESULT 0x9 (TPM_FAIL); create the directory, or correct --tpmstate"},
 		{"outside", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv"), "", "read-only file system: TPM_RESULT 0x9 (TPM_FAIL); mount it writable, in a unit add ReadWritePaths="},
 		{"log", profile("clear") + "[log]\nfile = \"/var/log/%i.log\"\n", "", "read-only file system; choose a directory that can be written to"},
-		{"user", profile("clear") + "[sandbox]\nuser = \"daemon\"\n", "", "start as root, or leave the user out"},
+		{"user", profile("clear") + "[sandbox]\nuser = \"daemon\"\n", "", "start as root, or omit the user"},
 		{"device", "[interface]\ntype = \"vtpm-proxy\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "could not open /dev/vtpmx"},
 		{"descriptor", "[control]\nlisten = \"fd:9\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "descriptor 9 "},
 		{"pid", profile("clear") + "[pid]\nfile = \"/run/%i.pid\"\n", "", "permission denied; let this user write to it and its directory, or choose another"},

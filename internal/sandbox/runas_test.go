@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAs holds that f has the rights of the other user, by what the kernel says,
-// and that nobody else has them, not even later on the same thread.
+// TestAs checks that the kernel gives f the rights of the other user, and that no other
+// code has them, not even later on the same thread.
 func TestAs(t *testing.T) {
 	needRoot(t)
 	secret := t.TempDir() + "/secret"
@@ -36,15 +36,15 @@ func TestAs(t *testing.T) {
 			t.Fatal("the caller has become another user")
 		}
 	}
-	for end := time.Now().Add(time.Minute); lent(t); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); hasThreadOf65534(t); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("a thread is still user 65534")
 		}
 	}
 }
 
-// lent tells whether a thread of this process is user 65534.
-func lent(t *testing.T) bool {
+// hasThreadOf65534 reports whether a thread of this process is user 65534.
+func hasThreadOf65534(t *testing.T) bool {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func lent(t *testing.T) bool {
 	return false
 }
 
-func TestAsNobodyElse(t *testing.T) {
+func TestAsErrors(t *testing.T) {
 	ran := false
 	if err := As("", func() { ran = true }); err != nil || !ran {
 		t.Errorf(`As("") = %v, f ran: %v`, err, ran)
