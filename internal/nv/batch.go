@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Change is one of several that belong together: the item Name becomes Blob, or
-// goes if Blob is nil.
+// Change is one of several changes that belong together: the item Name becomes Blob, or
+// is removed if Blob is nil.
 type Change struct {
 	Name string
 	Blob []byte
@@ -17,35 +17,35 @@ type Change struct {
 type BatchBackend interface {
 	Backend
 
-	// Apply makes all the changes or none. Wherever it is cut short, by a
-	// kill or a power cut, whoever locks the backend next finds all of the
-	// old items or all of the new ones. The first change is of the item
-	// without which the others are worth nothing, and stores it. When Apply
-	// returns nil the changes survive a power cut. The lock must be held.
+	// Apply makes all the changes or none. Wherever a kill or a power cut
+	// interrupts it, the next process that locks the backend finds all of the
+	// old items or all of the new ones. The first change stores the item
+	// without which the others are useless. When Apply returns nil the changes
+	// survive a power cut. The lock must be held.
 	Apply(changes []Change) error
 }
 
-// WipeBackend is a Backend in which old content may stay after a change of several
-// items that was cut short.
+// WipeBackend is a Backend in which old content may remain after an interrupted change
+// of several items.
 type WipeBackend interface {
 	Backend
 
-	// Wipe overwrites what belongs to no item. The lock must be held.
+	// Wipe overwrites all bytes that belong to no item. The lock must be held.
 	Wipe() error
 }
 
-// Role says what an Entry is.
+// Role is the role of an Entry.
 type Role string
 
-// The roles of what a backend keeps for a TPM.
+// The roles of the entries that a backend stores for a TPM.
 const (
 	RoleItem       Role = "item"
 	RoleBackup     Role = "backup"
-	RoleTemporary  Role = "temporary"   // left by a process that died
-	RoleUnfinished Role = "interrupted" // several changes that were cut short
+	RoleTemporary  Role = "temporary"   // left by a process that was killed
+	RoleUnfinished Role = "interrupted" // several changes, of which not all are made
 )
 
-// Entry is something that a backend keeps for a TPM.
+// Entry is a file, or part of one, that a backend stores for a TPM.
 type Entry struct {
 	Name    string
 	Role    Role
@@ -53,31 +53,30 @@ type Entry struct {
 	Changed time.Time
 }
 
-// ListBackend is a Backend that can tell what it keeps for its TPM.
+// ListBackend is a Backend that lists its entries.
 type ListBackend interface {
 	Backend
 
-	// List returns the entries in the order of their names. It reads none.
+	// List returns the entries sorted by name. It reads none of them.
 	List() ([]Entry, error)
 }
 
-// HolderBackend is a Backend that can tell who holds its lock.
+// HolderBackend is a Backend that finds the process that holds its lock.
 type HolderBackend interface {
 	Backend
 
-	// Holder looks who has the lock.
+	// Holder returns the process that holds the lock.
 	Holder() (Holder, error)
 }
 
-// Holder is who has the lock of a state.
+// Holder is the process that holds the lock of a state.
 type Holder struct {
 	Held bool
-	PID  int // 0 if it cannot be told
+	PID  int // 0 if it is unknown
 }
 
-// Apply makes all the changes or none; see BatchBackend. With another backend
-// that works for a single change. The error is errors.ErrUnsupported if the
-// backend cannot do it.
+// Apply makes all the changes or none; see BatchBackend. Another backend makes a single
+// change only; for more the error is errors.ErrUnsupported.
 func Apply(b Backend, changes []Change) error {
 	if batch, ok := b.(BatchBackend); ok {
 		if err := batch.Apply(changes); err != nil {
@@ -86,7 +85,7 @@ func Apply(b Backend, changes []Change) error {
 		return nil
 	}
 	if len(changes) != 1 {
-		return fmt.Errorf("nv: this place cannot change %d items at once: %w", len(changes), errors.ErrUnsupported)
+		return fmt.Errorf("nv: this backend cannot change %d items at once: %w", len(changes), errors.ErrUnsupported)
 	}
 	c := changes[0]
 	var err error

@@ -102,7 +102,7 @@ func (f *fake) Close() error {
 	return f.Unlock()
 }
 
-// TestConformance holds that the fake is a backend like the others.
+// TestConformance checks that the fake is a backend like the others.
 func TestConformance(t *testing.T) {
 	nvtest.Test(t, func(*testing.T) func() nv.Backend {
 		d := newDisk()
@@ -124,7 +124,7 @@ func wantLoad(t *testing.T, s *nv.Store, want string) {
 	}
 }
 
-// TestSkip holds when a store is left out: if the payload is the one that is
+// TestSkip checks when a store is left out: if the payload is the one that is
 // there, and not if there is any doubt.
 func TestSkip(t *testing.T) {
 	key, err := seal.NewKey(make([]byte, 16))
@@ -184,7 +184,7 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// TestNames holds the names of items.
+// TestNames checks the names of items.
 func TestNames(t *testing.T) {
 	d := newDisk()
 	s := nv.New(open(d), "tpm-00.", nil)
@@ -200,7 +200,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestDamage holds that what is there but bad is an error of its own, that it
+// TestDamage checks that what is there but bad is an error of its own, that it
 // is left as it is, and that nothing is skipped afterwards.
 func TestDamage(t *testing.T) {
 	d := newDisk()
@@ -231,7 +231,7 @@ func TestDamage(t *testing.T) {
 	wantLoad(t, s, "state")
 }
 
-// TestTooBig holds that what could not be loaded is not stored.
+// TestTooBig checks that what could not be loaded is not stored.
 func TestTooBig(t *testing.T) {
 	b := open(newDisk())
 	s := nv.New(b, "tpm2-00.", nil)
@@ -240,7 +240,7 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// TestLock holds who gets the lock, and what Locked tells.
+// TestLock checks who gets the lock, and what Locked tells.
 func TestLock(t *testing.T) {
 	d := newDisk()
 	a, b := nv.New(open(d), "tpm2-00.", nil), nv.New(open(d), "tpm2-00.", nil)
@@ -269,7 +269,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestNoBackup holds that a backend without backups says so.
+// TestNoBackup checks that a backend without backups says so.
 func TestNoBackup(t *testing.T) {
 	s := nv.New(open(newDisk()), "tpm2-00.", nil)
 	if err := s.SwapBackup(); !errors.Is(err, errors.ErrUnsupported) {

@@ -6,9 +6,9 @@ import (
 	"io/fs"
 )
 
-// Scratch returns a Backend that has the items of b, and keeps in memory what is
-// stored and deleted: a TPM can be tried on it without a trace. It locks as b
-// does, which is best opened to look only, and owns b. Of nil there are no items.
+// Scratch returns a Backend that has the items of b and keeps all changes in memory, so
+// that a TPM can run on it and leave no trace. It locks as b does, which should be
+// opened for a dry run, and owns b. A nil b has no items.
 func Scratch(b Backend) Backend {
 	if b == nil {
 		b = nothing{}
@@ -18,7 +18,7 @@ func Scratch(b Backend) Backend {
 
 type scratch struct {
 	Backend
-	items map[string][]byte // what differs from the Backend; nil was deleted
+	items map[string][]byte // items that differ from the Backend's; nil: deleted
 }
 
 func (s *scratch) Load(name string) ([]byte, error) {
@@ -46,10 +46,10 @@ func (s *scratch) Delete(name string) error {
 	return err
 }
 
-// Unchanged is never sure: a store that is not needed costs nothing here.
+// Unchanged returns false: a store that is not needed costs nothing here.
 func (s *scratch) Unchanged(string) bool { return false }
 
-// SwapBackup forgets what was stored: it belongs to the state that goes.
+// SwapBackup drops all changes: they belong to the state that is replaced.
 func (s *scratch) SwapBackup() error {
 	b, ok := s.Backend.(BackupBackend)
 	if !ok {

@@ -8,7 +8,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestScratch holds that a TPM on a Scratch sees what it does, and that nobody
+// TestScratch checks that a TPM on a Scratch sees what it does, and that nobody
 // else ever does.
 func TestScratch(t *testing.T) {
 	d := newDisk()

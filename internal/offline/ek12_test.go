@@ -26,7 +26,7 @@ func TestStoredCert12(t *testing.T) {
 	}
 }
 
-// FuzzStoredCert12 holds that a certificate that is found, and stored again, is what
+// FuzzStoredCert12 checks that a certificate that is found, and stored again, is what
 // the index begins with.
 func FuzzStoredCert12(f *testing.F) {
 	f.Add([]byte("\x10\x01\x00\x00\x05\x10\x02abc"))

@@ -28,7 +28,7 @@ func TestHMAC(t *testing.T) {
 	}
 }
 
-// TestForget holds that the ciphers of this Go can be cleared.
+// TestForget checks that the ciphers of this Go can be cleared.
 func TestForget(t *testing.T) {
 	key := bytes.Repeat([]byte{0xa5}, 32)
 	block, err := aes.NewCipher(key)

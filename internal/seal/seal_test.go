@@ -83,7 +83,7 @@ func allKeys(t testing.TB) []Keys {
 	return all
 }
 
-// TestEveryFlip holds that no single flipped bit of a file that we wrote, and no
+// TestEveryFlip checks that no single flipped bit of a file that we wrote, and no
 // truncation, is accepted.
 func TestEveryFlip(t *testing.T) {
 	for _, bits := range []int{0, 128, 256} {
@@ -123,7 +123,7 @@ func TestEveryFlip(t *testing.T) {
 	}
 }
 
-// TestOpenErrors holds which error each kind of damage gives, and that the
+// TestOpenErrors checks which error each kind of damage gives, and that the
 // first of several is the reference's.
 func TestOpenErrors(t *testing.T) {
 	k128, k256 := testKey(t, 128), testKey(t, 256)
@@ -220,7 +220,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestUncheckedFile holds that a plain file of the reference, without checksum,
+// TestUncheckedFile checks that a plain file of the reference, without checksum,
 // is accepted.
 func TestUncheckedFile(t *testing.T) {
 	b := appendBlock(appendHeader(nil, 0, 21), tagPlain, []byte("state"))
@@ -289,7 +289,7 @@ func TestOpenBlobErrors(t *testing.T) {
 	}
 }
 
-// TestForeignBlocks holds that blobs are read as the reference reads them:
+// TestForeignBlocks checks that blobs are read as the reference reads them:
 // unknown blocks are skipped, the order does not matter, the first one counts.
 func TestForeignBlocks(t *testing.T) {
 	inner := slices.Concat(appendBlock(nil, 0x42, []byte("?")), appendBlock(nil, tagPlain, []byte("state")), appendBlock(nil, tagPlain, []byte("not me")))
@@ -300,7 +300,7 @@ func TestForeignBlocks(t *testing.T) {
 	}
 }
 
-// TestFreshIV holds that sealing twice gives two ciphertexts.
+// TestFreshIV checks that sealing twice gives two ciphertexts.
 func TestFreshIV(t *testing.T) {
 	k := testKey(t, 128)
 	a, _ := Seal([]byte("state"), k)
@@ -310,7 +310,7 @@ func TestFreshIV(t *testing.T) {
 	}
 }
 
-// TestErrorsHideContent holds that errors tell nothing of what was decrypted.
+// TestErrorsHideContent checks that errors tell nothing of what was decrypted.
 func TestErrorsHideContent(t *testing.T) {
 	blob, err := Seal([]byte("topsecret"), nil)
 	if err != nil {

@@ -28,7 +28,7 @@ func keyFile(t *testing.T, content string) string {
 	return path
 }
 
-// TestReadKey holds how each form is taken; want "" stands for an error.
+// TestReadKey checks how each form is taken; want "" stands for an error.
 func TestReadKey(t *testing.T) {
 	raw := string(unhex(t, hex256))
 	for _, c := range []struct {
@@ -141,7 +141,7 @@ func pipeFed(t *testing.T, content string) int {
 	return p[0]
 }
 
-// TestRefuseKeyFile holds that what is not a regular file is refused at once.
+// TestRefuseKeyFile checks that what is not a regular file is refused at once.
 func TestRefuseKeyFile(t *testing.T) {
 	d := t.TempDir()
 	fifo := filepath.Join(d, "fifo")
@@ -171,7 +171,7 @@ func TestRefuseKeyFile(t *testing.T) {
 	k.Close()
 }
 
-// TestRemove holds that a file goes after a successful read and only then.
+// TestRemove checks that a file goes after a successful read and only then.
 func TestRemove(t *testing.T) {
 	path := keyFile(t, hex128)
 	if _, err := ReadKey(Source{Path: path, Hex: true, Bits: 256, Remove: true}); err == nil {
@@ -193,7 +193,7 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestSecretErrors holds that an error shows no part of a key.
+// TestSecretErrors checks that an error shows no part of a key.
 func TestSecretErrors(t *testing.T) {
 	const digit = "\xfe"
 	path := keyFile(t, digit+hex128[1:])
@@ -208,7 +208,7 @@ func TestSecretErrors(t *testing.T) {
 	}
 }
 
-// TestKeyPage holds that a key is in locked memory that no core dump has, and
+// TestKeyPage checks that a key is in locked memory that no core dump has, and
 // that NewKey leaves no second copy.
 func TestKeyPage(t *testing.T) {
 	b := unhex(t, hex256)

@@ -10,22 +10,22 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// backupName is the name of the state before the last one.
+// backupName returns the name of the previous state.
 func backupName(name string) string { return name + ".bak" }
 
-// swapName is what the state is called while it is swapped with its backup on
-// file systems that cannot do so at once.
+// swapName returns the name of the state while it is swapped with its backup on a file
+// system that cannot exchange two names.
 func swapName(name string) string { return name + ".tmp" }
 
-// noExchange tells whether err says that the kernel or the file system cannot
+// noExchange reports whether err means that the kernel or the file system cannot
 // exchange two names.
 func noExchange(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS)
 }
 
-// replaceWithBackup makes temp the file name and keeps what that was as backup. At
-// each moment there is a file called name: the two are exchanged, and the old
-// one moves on to be the backup. If that last step fails, the exchange is undone.
+// replaceWithBackup renames temp to name and the previous file to the backup. A file
+// called name exists at each moment: the two are exchanged, and then the old one is
+// renamed to the backup. If that last step fails, the exchange is undone.
 func (d *Dir) replaceWithBackup(temp, name string) error {
 	err := d.files.RenameAt(temp, name, unix.RENAME_EXCHANGE)
 	switch {
@@ -42,8 +42,8 @@ func (d *Dir) replaceWithBackup(temp, name string) error {
 	return nil
 }
 
-// replaceInTwo is replaceWithBackup where two names cannot be exchanged. Should
-// the process die between its steps, the next start finds the backup alone.
+// replaceInTwo is replaceWithBackup on a file system that cannot exchange two names. If
+// the process is killed between its steps, the next start finds only the backup.
 func (d *Dir) replaceInTwo(temp, name string) error {
 	err := d.files.RenameAt(name, backupName(name), 0)
 	had := err == nil
@@ -59,27 +59,27 @@ func (d *Dir) replaceInTwo(temp, name string) error {
 	return nil
 }
 
-// backupFor returns the name of the backup of a state that is missing, as missing
-// says. If there is a backup, a store was cut short, and this is no new TPM; if
-// there is none, the error is missing.
+// backupFor returns the name of the backup of a state that does not exist. A backup
+// without a state means that a store was interrupted, and that the TPM is not new.
+// Without a backup the error is missing.
 func (d *Dir) backupFor(name string, missing error) (string, error) {
 	bak := backupName(name)
 	_, err := d.files.Stat(bak)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, err := d.files.Stat(swapName(name)); !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%q is missing and %q, what it is called while it is swapped with its backup, is there; rename it back, or remove it for a new TPM", name, swapName(name))
+			return "", fmt.Errorf("%q is missing, and %q exists, its name during a swap with its backup; rename it back, or remove it for a new TPM", name, swapName(name))
 		}
 		return "", missing
 	case err != nil:
 		return "", err
 	case !d.o.Backup:
-		return "", fmt.Errorf("%q is missing and its backup %q is there; start with backup or rename it back, or remove it for a new TPM", name, bak)
+		return "", fmt.Errorf("%q is missing, and its backup %q exists; start with backup, or rename the backup, or remove it for a new TPM", name, bak)
 	}
 	return bak, nil
 }
 
-// loadBackup is Load for a state that is missing, as missing says.
+// loadBackup is Load for a state that does not exist, with the error missing.
 func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	bak, err := d.backupFor(name, missing)
 	if err != nil {
@@ -106,13 +106,13 @@ func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	if err := d.syncDir(name); err != nil {
 		return nil, err
 	}
-	d.o.Warn("%q was missing; its backup %q was put in its place", name, bak)
+	d.o.Warn("%q was missing and was replaced by its backup %q", name, bak)
 	return d.load(name, identity{})
 }
 
 // SwapBackup exchanges the permanent state and its backup. It fails with
-// errors.ErrUnsupported if backups are off, with fs.ErrNotExist if one of the
-// two is missing.
+// errors.ErrUnsupported if backups are off, and with fs.ErrNotExist if one of the two
+// does not exist.
 func (d *Dir) SwapBackup() error {
 	if d.o.ReadOnly {
 		return nv.ErrReadOnly
@@ -136,7 +136,7 @@ func (d *Dir) SwapBackup() error {
 	return d.syncDir(name)
 }
 
-// swapInThree is SwapBackup where two names cannot be exchanged.
+// swapInThree is SwapBackup on a file system that cannot exchange two names.
 func (d *Dir) swapInThree(name, bak string) error {
 	if _, err := d.files.Stat(bak); err != nil {
 		return err

@@ -19,7 +19,7 @@ func backups(t testing.TB) nv.Options {
 	return o
 }
 
-// TestBackup holds which files there are after each store.
+// TestBackup checks which files there are after each store.
 func TestBackup(t *testing.T) {
 	path := t.TempDir()
 	file := filepath.Join(path, permall)
@@ -41,7 +41,7 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// TestStat holds that Stat tells what Load would find, and changes nothing.
+// TestStat checks that Stat tells what Load would find, and changes nothing.
 func TestStat(t *testing.T) {
 	for _, c := range []struct {
 		name, bak string
@@ -116,7 +116,7 @@ func TestBackupInSteps(t *testing.T) {
 	wantFile(t, file, "two")
 }
 
-// TestOnlyBackup holds that a state of which only the backup is left is never
+// TestOnlyBackup checks that a state of which only the backup is left is never
 // taken for no state.
 func TestOnlyBackup(t *testing.T) {
 	path := t.TempDir()
@@ -137,12 +137,12 @@ func TestOnlyBackup(t *testing.T) {
 	}
 	wantFile(t, bak, "")
 	wantFile(t, filepath.Join(path, permall), "old")
-	if !strings.Contains(log.String(), "was put in its place") {
+	if !strings.Contains(log.String(), "was replaced by its backup") {
 		t.Errorf("log %q", log.String())
 	}
 }
 
-// TestSwapBackupOff holds that there is nothing to swap without backups.
+// TestSwapBackupOff checks that there is nothing to swap without backups.
 func TestSwapBackupOff(t *testing.T) {
 	path := t.TempDir()
 	write(t, filepath.Join(path, permall), "new")

@@ -13,37 +13,36 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// stagedName is the name of the next content of an item while several are
-// changed at once.
+// stagedName returns the name of an item's next content while several items are changed
+// at once.
 func stagedName(name string) string { return "NEW" + strings.TrimPrefix(name, "tpm") }
 
-// journalName is the name of the journal of such a change.
+// journalName returns the name of the journal of such a change.
 func (d *Dir) journalName() string { return stagedName(d.o.Prefix) + "journal" }
 
-// Apply changes several files at once; see nv.BatchBackend. No two names can be
-// changed in one step, so it goes like this:
+// Apply changes several files at once; see nv.BatchBackend. No system call changes two
+// names, so it has these steps:
 //
-//  1. every new content is written to a file of its own, NEW2-00.*, and synced;
-//  2. a journal says what is to become of them; once it has its name,
-//     NEW2-00.journal, and that is synced, the change is decided;
-//  3. the files are renamed to the names of the items, the first change first,
-//     and old items removed; that is synced;
-//  4. the journal goes.
+//  1. It writes each new content to a file of its own, NEW2-00.*, and syncs it.
+//  2. It writes a journal of the changes. When the journal has its name,
+//     NEW2-00.journal, and that is synced, the change is decided.
+//  3. It renames the files to the names of the items, in the order of the changes,
+//     removes old items, and syncs that.
+//  4. It removes the journal.
 //
-// Whoever locks the directory next removes what was staged without a journal, and
-// finishes what has one; see recover. Each step but the third
-// leaves the items alone. In the third they are of two kinds for a moment, which
-// only a program that does not know the journal could see, and only if the
-// process dies there; with a single change there is no such moment.
+// The next process that locks the directory removes staged files without a journal, and
+// completes a journal; see recover. All steps but the third leave the items unchanged.
+// A process that is killed in the third leaves old and new items, which only a program
+// that does not know the journal could see; with a single change that cannot happen.
 //
-// New files get the permissions of the ones they replace. Files that were left
-// by stores that were cut short are removed first: they may hold the old state.
+// New files get the permissions of the ones they replace. Files that interrupted stores
+// have left are removed first: they may hold the old state.
 func (d *Dir) Apply(changes []nv.Change) error {
 	if len(changes) == 0 || changes[0].Blob == nil {
 		return errors.New("a batch must begin with an item that is stored")
 	}
 	if !d.locked {
-		return errors.New("several items are changed under the lock only")
+		return errors.New("several items can be changed only under the lock")
 	}
 	defer d.files.ReserveFD()
 	if err := d.clean(changes); err != nil {
@@ -60,12 +59,12 @@ func (d *Dir) Apply(changes []nv.Change) error {
 		return errors.Join(err, d.unstage(j))
 	}
 	if err := d.syncDir(d.journalName()); err != nil {
-		return fmt.Errorf("the change is decided, but may not survive a power cut; it is finished when the state is locked next: %w", err)
+		return fmt.Errorf("the change is decided, but may not survive a power cut; the next lock of the state completes it: %w", err)
 	}
 	return d.finish(j)
 }
 
-// clean removes what stores and batches have left that were cut short.
+// clean removes the files that interrupted stores and batches have left.
 func (d *Dir) clean(changes []nv.Change) error {
 	names := []string{d.journalName() + ".tmp"}
 	for _, c := range changes {
@@ -75,13 +74,13 @@ func (d *Dir) clean(changes []nv.Change) error {
 		names = append(names, stagedName(c.Name), tempName(c.Name))
 	}
 	if _, err := d.files.Stat(swapName(d.permanent)); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%q is there, what the state is called while it is swapped with its backup; rename it to %q if that is missing, else remove it",
+		return fmt.Errorf("%q exists, the name of the state during a swap with its backup; rename it to %q if that is missing, else remove it",
 			swapName(d.permanent), backupName(d.permanent))
 	}
 	return d.removeAll(names)
 }
 
-// removeAll removes the files that are there.
+// removeAll removes those of the files that exist.
 func (d *Dir) removeAll(names []string) error {
 	var errs []error
 	for _, name := range names {
@@ -92,7 +91,7 @@ func (d *Dir) removeAll(names []string) error {
 	return errors.Join(errs...)
 }
 
-// stage writes and syncs the new contents and the journal, which has not its
+// stage writes and syncs the new contents and the journal, which does not have its final
 // name yet.
 func (d *Dir) stage(changes []nv.Change) (journal, error) {
 	var j journal
@@ -118,7 +117,7 @@ func (d *Dir) stage(changes []nv.Change) (journal, error) {
 	return j, err
 }
 
-// unstage removes what stage has written.
+// unstage removes the files that stage has written.
 func (d *Dir) unstage(j journal) error {
 	names := []string{d.journalName() + ".tmp"}
 	for _, e := range j {
@@ -129,8 +128,8 @@ func (d *Dir) unstage(j journal) error {
 	return d.removeAll(names)
 }
 
-// digest returns the SHA-256 of a file in hex digits, noDigest if there is none,
-// and the permissions that a file in its place gets.
+// digest returns the SHA-256 of a file in hex digits, noDigest if the file does not
+// exist, and the permissions of a file that replaces it.
 func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 	fd, st, err := d.files.OpenStat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -159,9 +158,9 @@ func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 	return hex.EncodeToString(h[:]), mode, nil
 }
 
-// recover finishes the change of several files that a journal tells of. Without
-// a journal the items are as they were, and what was staged goes. A directory that
-// is open for reading stays as it is, but is read as it would be.
+// recover completes the change of several files that a journal describes. Without a
+// journal the items are unchanged, and staged files are removed. A directory that is open
+// for reading is not changed, but its items are read as if it were.
 func (d *Dir) recover() error {
 	if d.o.ReadOnly {
 		return d.foresee()
@@ -173,13 +172,13 @@ func (d *Dir) recover() error {
 	if len(j) == 0 {
 		return d.dropStaged()
 	}
-	d.o.Warn("a change of %d state files in %q was cut short; finishing it", len(j), d.path)
+	d.o.Warn("change of %d state files in %q was interrupted; completing it", len(j), d.path)
 	return d.finish(j)
 }
 
-// dropStaged removes what a batch has left that was cut short before it was
-// decided: it may hold the state without its key. Without the lock it may belong
-// to one that is under way.
+// dropStaged removes the files of a batch that was interrupted before it was decided:
+// they may hold the state without its key. Without the lock they may belong to a batch
+// that another process is running.
 func (d *Dir) dropStaged() error {
 	if !d.o.Lock {
 		return nil
@@ -191,7 +190,7 @@ func (d *Dir) dropStaged() error {
 	return d.removeAll(names)
 }
 
-// foresee notes what recover would do.
+// foresee records what recover would do.
 func (d *Dir) foresee() error {
 	d.foreseen = nil
 	j, err := d.loadJournal()
@@ -216,7 +215,7 @@ func (d *Dir) foresee() error {
 	return nil
 }
 
-// loadJournal returns the journal, an empty one if there is none.
+// loadJournal returns the journal, an empty one if it does not exist.
 func (d *Dir) loadJournal() (journal, error) {
 	b, err := d.readJournal()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -227,12 +226,12 @@ func (d *Dir) loadJournal() (journal, error) {
 	}
 	j, err := decodeJournal(d.o.Prefix, b)
 	if err != nil {
-		return nil, fmt.Errorf("%q, which tells of a change that was cut short: %w; restore the state from a backup, or remove the file if the state is whole", d.journalName(), err)
+		return nil, fmt.Errorf("journal %q of an interrupted change: %w; restore the state from a backup, or remove the file if the state is complete", d.journalName(), err)
 	}
 	return j, nil
 }
 
-// readJournal returns the journal. Its error is fs.ErrNotExist if there is none.
+// readJournal returns the journal. Its error is fs.ErrNotExist if it does not exist.
 func (d *Dir) readJournal() ([]byte, error) {
 	name := d.journalName()
 	fd, st, err := d.files.OpenStat(name)
@@ -246,11 +245,11 @@ func (d *Dir) readJournal() ([]byte, error) {
 	return d.files.ReadExact(fd, name, st.Size)
 }
 
-// finish does what a decided journal says and is not done yet.
+// finish makes those changes of a decided journal that are not made yet.
 //
-// Only what is still as the journal has found it is touched: a program that does
-// not know the journal may have run since, and what it has stored is newer. If
-// that is so with the first file nothing is changed at all.
+// It changes only files that are still as the journal describes them: a program that does
+// not know the journal may have run since then, and its state is newer. If that is so for
+// the first file, finish changes nothing.
 func (d *Dir) finish(j journal) error {
 	for i, e := range j {
 		next, err := d.next(e)
@@ -258,14 +257,14 @@ func (d *Dir) finish(j journal) error {
 			err = d.do(next, e.name)
 		}
 		if err != nil {
-			return fmt.Errorf("the change of several files is not finished, and will be when the state is locked next: %w", err)
+			return fmt.Errorf("the change of several files is incomplete; the next lock of the state completes it: %w", err)
 		}
 		if next == overtaken && i == 0 {
-			d.o.Warn("%q was changed by another program since; the change that was cut short is undone", e.name)
+			d.o.Warn("%q was changed by another program meanwhile; the interrupted change is dropped", e.name)
 			break
 		}
 		if next == overtaken {
-			d.o.Warn("%q was changed by another program since, and stays", e.name)
+			d.o.Warn("%q was changed by another program meanwhile and is not replaced", e.name)
 		}
 	}
 	if err := d.unstage(j); err != nil {
@@ -280,7 +279,7 @@ func (d *Dir) finish(j journal) error {
 	return d.syncDir(d.journalName())
 }
 
-// step is what is left to do for one entry of a journal.
+// step is the next step for one entry of a journal.
 type step uint8
 
 const (
@@ -290,8 +289,8 @@ const (
 	overtaken      // nothing: another program has changed the item
 )
 
-// next returns what is left to do for e. If another program has changed the file
-// after it had become what it was to be, the staged file is gone, and e is done.
+// next returns the next step for e. If another program has changed the file after it was
+// replaced, the staged file no longer exists, and e is done.
 func (d *Dir) next(e entry) (step, error) {
 	now, _, err := d.digest(e.name)
 	switch {
@@ -309,12 +308,12 @@ func (d *Dir) next(e entry) (step, error) {
 	}
 	staged, _, err := d.digest(stagedName(e.name))
 	if err == nil && staged != e.next {
-		err = fmt.Errorf("%q, the next content of %q, is not there or damaged; restore it, or remove %q to keep the state as it was", stagedName(e.name), e.name, d.journalName())
+		err = fmt.Errorf("%q, the next content of %q, is missing or damaged; restore it, or remove %q to keep the old state", stagedName(e.name), e.name, d.journalName())
 	}
 	return rename, err
 }
 
-// do takes a step for the item name.
+// do takes step s for the item name.
 func (d *Dir) do(s step, name string) error {
 	switch s {
 	case rename:

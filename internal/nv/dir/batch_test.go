@@ -301,7 +301,7 @@ func TestJournalDamage(t *testing.T) {
 	}
 }
 
-// TestLongJournal holds that a journal cannot have its reader read files for hours.
+// TestLongJournal checks that a journal cannot have its reader read files for hours.
 func TestLongJournal(t *testing.T) {
 	sum := strings.Repeat("ab", 32)
 	twice := journal{{permall, noDigest, sum}, {permall, noDigest, noDigest}}
@@ -338,7 +338,7 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
-// TestReadOnly holds that a directory that is open for reading stays as it is,
+// TestReadOnly checks that a directory that is open for reading stays as it is,
 // whatever is asked, and that the lock keeps writers out and readers not.
 func TestReadOnly(t *testing.T) {
 	path := fill(t, oldFiles)
@@ -414,7 +414,7 @@ func TestList(t *testing.T) {
 	}
 }
 
-// TestForesee holds that a directory that is open for reading, or to look at, is
+// TestForesee checks that a directory that is open for reading, or to look at, is
 // read as it would be if what was cut short were finished, and stays as it is.
 func TestForesee(t *testing.T) {
 	for _, o := range []nv.Options{{ReadOnly: true}, {DryRun: true}} {

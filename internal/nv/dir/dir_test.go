@@ -54,7 +54,7 @@ func write(t testing.TB, path, content string) {
 	}
 }
 
-// wantFile holds the content of a file; "" stands for no file.
+// wantFile checks the content of a file; "" stands for no file.
 func wantFile(t testing.TB, path, want string) {
 	t.Helper()
 	got, err := os.ReadFile(path)
@@ -99,7 +99,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// TestMode holds which permissions files get, and what a load does to them.
+// TestMode checks which permissions files get, and what a load does to them.
 func TestMode(t *testing.T) {
 	for _, c := range []struct {
 		umask    int
@@ -156,7 +156,7 @@ func wantMode(t *testing.T, file string, want fs.FileMode) {
 	}
 }
 
-// TestWideMode holds that a file open to others is told of, once.
+// TestWideMode checks that a file open to others is told of, once.
 func TestWideMode(t *testing.T) {
 	path := t.TempDir()
 	write(t, filepath.Join(path, permall), "old")
@@ -201,7 +201,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestRenamedDirectory holds that the directory is the one that was opened,
+// TestRenamedDirectory checks that the directory is the one that was opened,
 // whatever is put in its place.
 func TestRenamedDirectory(t *testing.T) {
 	path := t.TempDir()
@@ -220,7 +220,7 @@ func TestRenamedDirectory(t *testing.T) {
 	}
 }
 
-// TestDescriptors holds that a process that has no descriptor left can still
+// TestDescriptors checks that a process that has no descriptor left can still
 // store and load, more than once, and that nothing leaks.
 func TestDescriptors(t *testing.T) {
 	d := open(t, t.TempDir(), options(t))
@@ -283,7 +283,7 @@ func openDescriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// TestFullDisk holds that a full file system loses nothing.
+// TestFullDisk checks that a full file system loses nothing.
 func TestFullDisk(t *testing.T) {
 	path := t.TempDir()
 	if os.Geteuid() != 0 {

@@ -14,9 +14,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// lookAt returns the name of the file that is loaded for name. Under Options.DryRun
-// the state and its backup are exchanged without a rename, and what was cut short
-// is finished without one.
+// fileOf returns the name of the file that is loaded for name. Under Options.DryRun the
+// state and its backup are exchanged, and an interrupted change is completed, without a
+// rename.
 func (d *Dir) fileOf(name string) (string, error) {
 	if d.swapped && name == d.permanent {
 		name = backupName(name)
@@ -24,7 +24,7 @@ func (d *Dir) fileOf(name string) (string, error) {
 	file, ok := d.foreseen[name]
 	switch {
 	case ok && file == "":
-		return "", fmt.Errorf("%q, which is to be removed: %w", name, fs.ErrNotExist)
+		return "", fmt.Errorf("%q, which an interrupted change removes: %w", name, fs.ErrNotExist)
 	case ok:
 		return file, nil
 	}
@@ -42,7 +42,7 @@ func (d *Dir) swapDryRun(name, bak string) error {
 	return nil
 }
 
-// mayChmod fails as fchmod(want) of the file that st describes would.
+// mayChmod fails if fchmod to want would fail for the file name, which st describes.
 func mayChmod(name string, st *unix.Stat_t, want uint32) error {
 	if uint32(os.Geteuid()) == st.Uid || HasCap(unix.CAP_FOWNER) {
 		return nil
@@ -50,7 +50,7 @@ func mayChmod(name string, st *unix.Stat_t, want uint32) error {
 	return fmt.Errorf("set mode %#o of %q: %w", want, name, unix.EPERM)
 }
 
-// HasCap tells whether this thread has the capability c, one of unix.CAP_….
+// HasCap reports whether this thread has the capability c, one of unix.CAP_….
 func HasCap(c int) bool {
 	var data [2]unix.CapUserData
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -60,8 +60,8 @@ func HasCap(c int) bool {
 	return data[c/32].Effective&(1<<(c%32)) != 0
 }
 
-// queryLocks fails as Lock would, and takes nothing, not even for a moment: an
-// emulator that starts just then must not find the state locked.
+// queryLocks fails if Lock would. It acquires nothing, not even for a moment: an emulator
+// that starts at that moment must not find the state locked.
 func (d *Dir) queryLocks() error {
 	h, err := d.Holder()
 	if err == nil && h.Held {
@@ -70,11 +70,11 @@ func (d *Dir) queryLocks() error {
 	return err
 }
 
-// Holder looks who has the lock. It fails as Lock does if the lock file is none.
+// Holder returns the process that holds the lock. It fails as Lock does if .lock is not a
+// lock file.
 //
-// The kernel tells of the lock file itself; of the directory only its list does,
-// which in turn has a process id for the latter alone: a lock that belongs to an
-// open file has none.
+// A query of .lock finds its lock, but no process id if the lock belongs to an open file.
+// The kernel's list of locks has the lock of the directory with its process id.
 func (d *Dir) Holder() (h nv.Holder, err error) {
 	var dirStat unix.Stat_t
 	if err := unix.Fstat(d.files.FD(), &dirStat); err != nil {
@@ -95,8 +95,8 @@ func (d *Dir) Holder() (h nv.Holder, err error) {
 	return h, nil
 }
 
-// fileHolder asks the kernel who has a lock on .lock. pid is 0 or less if the
-// lock belongs to an open file.
+// fileHolder queries the lock of .lock. pid is 0 or less if the lock belongs to an open
+// file.
 func (d *Dir) fileHolder() (held bool, pid int, err error) {
 	st, err := d.files.Stat(lockName)
 	switch {

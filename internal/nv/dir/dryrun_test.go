@@ -35,7 +35,7 @@ func snapshot(t *testing.T, path string) string {
 	return b.String()
 }
 
-// TestDryRun holds that a dry run reads what Load reads, and changes nothing where
+// TestDryRun checks that a dry run reads what Load reads, and changes nothing where
 // Load and the others would.
 func TestDryRun(t *testing.T) {
 	path := t.TempDir()
@@ -97,7 +97,7 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
-// TestHolder holds that a dry run finds who has the lock, whichever of the two it is,
+// TestHolder checks that a dry run finds who has the lock, whichever of the two it is,
 // and does not take it.
 func TestHolder(t *testing.T) {
 	path := t.TempDir()
@@ -184,7 +184,7 @@ func TestMountDevice(t *testing.T) {
 	}
 }
 
-// FuzzParseLocks holds that what is found stands in the text.
+// FuzzParseLocks checks that what is found stands in the text.
 func FuzzParseLocks(f *testing.F) {
 	f.Add("1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF\n")
 	f.Add("1: -> POSIX ADVISORY WRITE -1 fe:00:1 0 EOF\n\n")

@@ -9,8 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// List returns the files of this TPM, in the order of their names; see
-// nv.ListBackend. Files of another TPM version are not among them.
+// List returns the files of this TPM sorted by name; see nv.ListBackend. It leaves out
+// those of the other TPM version.
 func (d *Dir) List() ([]nv.Entry, error) {
 	names, err := d.names()
 	if err != nil {
@@ -41,7 +41,7 @@ func (d *Dir) names() ([]string, error) {
 	return names, nil
 }
 
-// role says what the file of that name is; ok is false if it is none of ours.
+// role returns the role of the file name; ok is false for a file of another program.
 func (d *Dir) role(name string) (nv.Role, bool) {
 	if item, ok := strings.CutPrefix(name, d.o.Prefix); ok {
 		switch item {

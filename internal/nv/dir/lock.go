@@ -15,14 +15,14 @@ import (
 // lockName is the name of the lock file.
 const lockName = ".lock"
 
-// Lock excludes other processes, ours and swtpm's. It takes two locks:
+// Lock excludes other processes of this program and of swtpm. It acquires two locks:
 //
-//   - a write lock on all of .lock, which swtpm takes too. Ours belongs to the
-//     open file: swtpm's kind vanishes when any descriptor of it is closed.
-//   - flock on the directory itself, for that cannot be removed, and .lock can.
+//   - a write lock on all of .lock, as swtpm does. Ours belongs to the open file;
+//     swtpm's belongs to the process and ends when any descriptor of it is closed.
+//   - flock on the directory, because .lock can be removed and the directory cannot.
 //
-// It tries once. With Options.Lock false it locks nothing. Several changes that
-// another process has not finished are finished or undone then; see Apply.
+// It tries once. With Options.Lock false it locks nothing. It completes or drops a change
+// of several files that another process has not completed; see Apply.
 func (d *Dir) Lock() error {
 	if d.locked {
 		return nil
@@ -36,7 +36,7 @@ func (d *Dir) Lock() error {
 	case d.o.DryRun:
 		return d.foresee()
 	case d.o.Lock:
-		if err := d.takeLocks(); err != nil {
+		if err := d.acquireLocks(); err != nil {
 			return err
 		}
 	}
@@ -47,10 +47,10 @@ func (d *Dir) Lock() error {
 	return nil
 }
 
-// takeLocks takes both locks or none.
-func (d *Dir) takeLocks() error {
+// acquireLocks acquires both locks or none.
+func (d *Dir) acquireLocks() error {
 	defer d.files.ReserveFD()
-	if err := d.giveLockFile(); err != nil {
+	if err := d.createLockFile(); err != nil {
 		return err
 	}
 	fd, err := safefile.Again(d.lockFile)
@@ -67,11 +67,11 @@ func (d *Dir) takeLocks() error {
 	return nil
 }
 
-// lockFile opens and locks .lock, and makes it if there is none. It is not
-// truncated: nothing is ever in it, and somebody else's file may be there.
+// lockFile opens and locks .lock, and creates a missing one. It does not truncate the
+// file, which is always empty unless it is not a lock file.
 //
-// A reader takes a lock that it shares with other readers, and makes no file: if
-// there is none, no swtpm has ever run here. The descriptor is -1 then.
+// A reader shares the lock with other readers and does not create the file: without it
+// no swtpm has ever run here. The descriptor is -1 then.
 func (d *Dir) lockFile() (fd int, err error) {
 	flags, kind := unix.O_WRONLY|unix.O_CREAT, int16(unix.F_WRLCK)
 	if d.o.ReadOnly {
@@ -115,22 +115,22 @@ func (d *Dir) lockFile() (fd int, err error) {
 	return fd, nil
 }
 
-// giveLockFile makes .lock for the owner of the directory, who could not open
-// root's, if there is none and Options.Adopt says so.
-func (d *Dir) giveLockFile() error {
+// createLockFile creates a missing .lock for the owner of the directory, who could not
+// open root's, if Options.Adopt says so.
+func (d *Dir) createLockFile() error {
 	if !d.o.Adopt || d.o.ReadOnly {
 		return nil
 	}
 	fd, err := d.files.OpenFD(lockName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o660)
 	if err != nil {
-		return nil // it is there, or lockFile will say what is wrong
+		return nil // it exists, or lockFile reports the error
 	}
 	defer unix.Close(fd)
 	return d.files.Adopt(fd, lockName)
 }
 
-// lockDir locks the directory. Where it cannot be locked at all (NFS), the lock
-// file alone has to do, and the log tells so once.
+// lockDir locks the directory. On a file system that cannot lock it (NFS), the lock file
+// alone is used, and the log says so once.
 func (d *Dir) lockDir() error {
 	how := unix.LOCK_EX
 	if d.o.ReadOnly {
@@ -143,7 +143,7 @@ func (d *Dir) lockDir() error {
 	case unix.EWOULDBLOCK:
 		return d.errLocked()
 	case unix.EBADF, unix.EINVAL, unix.EISDIR, unix.ENOLCK, unix.ENOSYS, unix.EOPNOTSUPP:
-		d.warnOnce(&d.noFlock, "directory %q cannot be locked (%v): nothing may remove %q in it", d.path, err, lockName)
+		d.warnOnce(&d.noFlock, "directory %q cannot be locked (%v); do not remove %q in it", d.path, err, lockName)
 		return nil
 	}
 	return fmt.Errorf("lock directory: %w", err)
@@ -158,20 +158,20 @@ func flock(fd, how int) error {
 	}
 }
 
-// errLocked says that another process has the state.
+// errLocked returns the error for a state that another process has locked.
 //
 // Compat: scripts and swtpm's tests match this text of its log.
 func (d *Dir) errLocked() error {
 	return fmt.Errorf("SWTPM_NVRAM_Lock_Dir: Could not lock access to lockfile: Resource temporarily unavailable: directory %q: %w", d.path, nv.ErrLocked)
 }
 
-// Unlock lets other processes in. The lock file stays.
+// Unlock releases the locks. The lock file remains.
 func (d *Dir) Unlock() error {
 	d.locked = false
 	if !d.o.Lock || d.closed {
 		return nil
 	}
-	unix.Flock(d.files.FD(), unix.LOCK_UN) // fails only where lockDir did
+	unix.Flock(d.files.FD(), unix.LOCK_UN) // fails only if lockDir did
 	if d.lock < 0 {
 		return nil
 	}

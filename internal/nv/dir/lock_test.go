@@ -17,7 +17,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestLockFile holds what becomes of the lock file.
+// TestLockFile checks what becomes of the lock file.
 func TestLockFile(t *testing.T) {
 	path := t.TempDir()
 	file := filepath.Join(path, lockName)
@@ -45,7 +45,7 @@ func TestLockFile(t *testing.T) {
 	}
 }
 
-// TestLockRemoved holds that removing or replacing the lock file lets nobody in.
+// TestLockRemoved checks that removing or replacing the lock file lets nobody in.
 func TestLockRemoved(t *testing.T) {
 	path := t.TempDir()
 	a, b := open(t, path, options(t)), open(t, path, options(t))
@@ -68,7 +68,7 @@ func TestLockRemoved(t *testing.T) {
 	}
 }
 
-// TestLockPOSIX holds that swtpm's kind of lock and ours exclude each other,
+// TestLockPOSIX checks that swtpm's kind of lock and ours exclude each other,
 // and that ours survives the closing of another descriptor of the file, which
 // ends one of swtpm's kind.
 func TestLockPOSIX(t *testing.T) {
@@ -103,7 +103,7 @@ func TestLockPOSIX(t *testing.T) {
 	}
 }
 
-// TestNoLock holds that nothing is locked or made if that is not wanted.
+// TestNoLock checks that nothing is locked or made if that is not wanted.
 func TestNoLock(t *testing.T) {
 	path := t.TempDir()
 	o := options(t)
@@ -117,7 +117,7 @@ func TestNoLock(t *testing.T) {
 	}
 }
 
-// TestLockReference holds that we and the installed swtpm exclude each other,
+// TestLockReference checks that we and the installed swtpm exclude each other,
 // whoever is first.
 func TestLockReference(t *testing.T) {
 	swtpm := reference(t)

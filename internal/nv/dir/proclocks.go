@@ -15,8 +15,7 @@ type kernelLock struct {
 	dev, ino uint64
 }
 
-// kernelLocks returns the locks of the machine; none if the kernel does not
-// tell.
+// kernelLocks returns the locks of the machine, none if /proc/locks cannot be read.
 func kernelLocks() []kernelLock {
 	b, err := os.ReadFile("/proc/locks")
 	if err != nil {
@@ -25,9 +24,9 @@ func kernelLocks() []kernelLock {
 	return parseLocks(string(b))
 }
 
-// device returns the device of the file system that the directory is on, as the
-// kernel has it for locks; 0 if it does not tell. Some file systems, btrfs for one,
-// give stat another one for each part of them.
+// device returns the device of the file system that the directory is on, as in the
+// kernel's list of locks; 0 if it is unknown. Some file systems, such as btrfs, report a
+// different device to stat.
 func (d *Dir) device() uint64 {
 	var st unix.Statx_t
 	if err := unix.Statx(d.files.FD(), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
@@ -37,8 +36,9 @@ func (d *Dir) device() uint64 {
 	return mountDevice(string(b), st.Mnt_id)
 }
 
-// mountDevice returns the device of a mount, 0 if info, a /proc/PID/mountinfo, has
-// none with that id. A line begins with id, parent's id, major:minor in decimal.
+// mountDevice returns the device of the mount id, 0 if info, the text of a
+// /proc/PID/mountinfo, does not have it. A line begins with the mount's id, its parent's
+// id and major:minor in decimal.
 //
 // Source: proc_pid_mountinfo(5).
 func mountDevice(info string, id uint64) uint64 {
@@ -52,8 +52,8 @@ func mountDevice(info string, id uint64) uint64 {
 	return 0
 }
 
-// parseLocks decodes /proc/locks; lines that it does not know are left out, and
-// so are those of processes that wait for a lock ("1: -> …").
+// parseLocks decodes /proc/locks. It leaves out lines of an unknown format and those of
+// processes that wait for a lock ("1: -> …").
 //
 //	1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF
 //	number kind - access pid major:minor:inode start end

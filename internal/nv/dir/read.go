@@ -21,9 +21,9 @@ func (d *Dir) Unchanged(name string) bool {
 	return err == nil && want.is(&st)
 }
 
-// Load returns the whole file. It fails with fs.ErrNotExist if there is none,
-// unless there is a backup of it: that is then put in its place if backups are
-// on, and an error if they are off.
+// Load returns the whole file. It fails with fs.ErrNotExist if neither the file nor a
+// backup of it exists. A backup without the file replaces it if backups are on, and is an
+// error if they are off.
 func (d *Dir) Load(name string) ([]byte, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -42,8 +42,8 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	return b, err
 }
 
-// load returns the whole file. It syncs the file unless that is synced, the one
-// that d has loaded or stored last: a client may ask for a state again and again.
+// load returns the whole file. It syncs the file unless synced is its identity, because a
+// client may request a state again and again.
 func (d *Dir) load(name string, synced identity) ([]byte, error) {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
@@ -75,8 +75,8 @@ func (d *Dir) load(name string, synced identity) ([]byte, error) {
 	return b, nil
 }
 
-// Stat returns the size of the file, which is not opened. A permanent state that
-// is missing is that of its backup if Load would put that in its place.
+// Stat returns the size of the file without opening it. If the permanent state does not
+// exist and Load would replace it by its backup, it is the size of the backup.
 func (d *Dir) Stat(name string) (int64, error) {
 	if err := checkName(name); err != nil {
 		return 0, err
@@ -100,9 +100,9 @@ func (d *Dir) Stat(name string) (int64, error) {
 	return st.Size, nil
 }
 
-// syncLoaded makes sure that what was just read survives a power cut. The process that
-// wrote it may have died before it had synced, or be one that never does; whoever
-// acts on what it wrote must not lose it afterwards.
+// syncLoaded makes sure that the file that was just read survives a power cut. The
+// process that wrote it may have been killed before it synced, or never syncs; a process
+// that acts on the content must not lose it afterwards.
 func (d *Dir) syncLoaded(fd int, name string) error {
 	if err := d.files.SyncFile(fd, name); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (d *Dir) checkState(name string, st *unix.Stat_t) error {
 	return nil
 }
 
-// fixMode gives the file the permissions that were asked for, or makes a
-// read-only one writable. st is up to date afterwards.
+// fixMode gives the file the configured permissions, or makes a read-only one writable.
+// It updates st.
 //
 // Compat: swtpm does so when it loads a file, with exactly these modes.
 func (d *Dir) fixMode(fd int, name string, st *unix.Stat_t) error {
@@ -151,7 +151,7 @@ func (d *Dir) fixMode(fd int, name string, st *unix.Stat_t) error {
 	}
 	if want&^DefaultMode&0o077 != 0 && !d.widened {
 		d.widened = true
-		d.o.Warn("state files in %q are open to others: mode %#o, wider than %#o", d.path, want, DefaultMode)
+		d.o.Warn("state files in %q are accessible to others: mode %#o, wider than %#o", d.path, want, DefaultMode)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// TestReferenceLoads holds that the installed swtpm starts with what we have
+// TestReferenceLoads checks that the installed swtpm starts with what we have
 // written, plain and encrypted, and TPM 1.2 and 2.0, and that we load what it
 // has made of it.
 func TestReferenceLoads(t *testing.T) {

@@ -15,15 +15,15 @@ import (
 // tempName is the name under which an item is written.
 func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm") }
 
-// Store writes blob under another name, syncs it, renames it to name, and syncs
-// the directory. Only then it returns nil, and only in this order nothing is
-// lost: a rename that reaches the disk before the bytes leaves an empty file
-// after a power cut, and one that never reaches it the old state.
+// Store writes blob under another name, syncs it, renames it to name, and syncs the
+// directory before it returns nil. No other order is safe: a rename that reaches the disk
+// before the bytes leaves an empty file after a power cut, and a rename that does not
+// reach it leaves the old state.
 //
-// On error the file under the other name is removed and the old state is still
-// there; but if only the last sync fails, the new state is there and may not
-// survive. No sync is tried twice: after a failed one the kernel forgets what
-// it has not written, and a second one would report success.
+// On error the old state remains, and the file with the other name is removed; but if
+// only the last sync fails, the new state is in place and may not survive a power cut. No
+// sync is repeated: after a failed one the kernel drops the bytes that it has not
+// written, and a second one would report success.
 //
 // Without a backup it makes seven system calls: openat, write, fsync, fstat, close,
 // renameat, and fsync of the directory.
@@ -67,8 +67,8 @@ func (d *Dir) syncDir(name string) error {
 	return err
 }
 
-// Delete removes the file, and its backup if backups are on, so that it does
-// not come back. It fails with fs.ErrNotExist if there is none.
+// Delete removes the file, and its backup if backups are on, so that the backup does not
+// replace it. It fails with fs.ErrNotExist if the file does not exist.
 func (d *Dir) Delete(name string) error {
 	if err := d.checkWrite(name); err != nil {
 		return err
@@ -88,8 +88,8 @@ func (d *Dir) Delete(name string) error {
 	return nil
 }
 
-// identity is what a file is recognised by: nobody can replace or change it without
-// another inode or time.
+// identity identifies the content of a file: replacing or changing the file changes the
+// inode or a time.
 type identity struct {
 	dev, ino     uint64
 	size         int64

@@ -26,7 +26,7 @@ func TestDevice(t *testing.T) {
 	})
 }
 
-// TestDeviceByLink holds that a link to a device is followed, as LVM has one, and
+// TestDeviceByLink checks that a link to a device is followed, as LVM has one, and
 // that nothing of the device but its content is changed.
 func TestDeviceByLink(t *testing.T) {
 	device, file := loop(t, 64<<10)

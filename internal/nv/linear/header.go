@@ -18,13 +18,13 @@ const (
 	entries    = 15
 )
 
-// header is what the file begins with. All of it is little-endian, and fits into
-// one sector, so that a power cut leaves the old one or the new one.
+// header is the begin of the file. It is little-endian and fits into one sector, so that a
+// power cut leaves the old one or the new one.
 //
 //	off len field
 //	  0   8 Magic
 //	  8   1 Version  1
-//	  9   1 Padding  anything; kept
+//	  9   1 Padding  any value; preserved
 //	 10   2 Size     192
 //	 12 180 Entries  15 of them
 type header struct {
@@ -35,21 +35,21 @@ type header struct {
 	Entries [entries]entry
 }
 
-// entry says where an item is: 0 the permanent state, 1 the volatile one, 2 the
-// savestate; swtpm has no use for the others. All zero is no item.
+// entry is the location of an item. Entry 0 is the permanent state, 1 the volatile state,
+// 2 the savestate; swtpm does not use the others. An entry of zeros has no item.
 //
 //	off len field
 //	  0   4 Offset   from the beginning of the file
 //	  4   4 Length   of the item
-//	  8   4 Section  the space from Offset on that nothing else may begin in
+//	  8   4 Section  the space from Offset that no other item may begin in
 type entry struct {
 	Offset, Length, Section uint32
 }
 
-// end is the offset of the first byte after the item.
+// end returns the offset of the first byte after the item.
 func (e entry) end() int64 { return int64(e.Offset) + int64(e.Length) }
 
-// sectionEnd is the offset of the first byte after the space of the item.
+// sectionEnd returns the offset of the first byte after the space of the item.
 func (e entry) sectionEnd() int64 { return int64(e.Offset) + int64(e.Section) }
 
 // newHeader returns the header of a file without items.
@@ -57,7 +57,7 @@ func newHeader() header {
 	return header{Magic: magic, Version: version, Size: headerSize}
 }
 
-// damaged is an error that means nv.ErrDamaged and says so in its own words.
+// damaged is an error of the kind nv.ErrDamaged with a text of its own.
 type damaged string
 
 func (d damaged) Error() string        { return string(d) }
@@ -65,22 +65,22 @@ func (d damaged) Is(target error) bool { return target == nv.ErrDamaged }
 
 func damage(format string, args ...any) error { return damaged(fmt.Sprintf(format, args...)) }
 
-// parseHeader decodes the first headerSize bytes of a file of size bytes. It
-// looks at every field: what it returns has only items that are inside the file
-// and apart from each other. Its error means nv.ErrDamaged.
+// parseHeader decodes the first headerSize bytes of a file of size bytes. It checks every
+// field: all items of the header that it returns are inside the file and do not overlap.
+// Its error is of the kind nv.ErrDamaged.
 func parseHeader(b []byte, size int64) (header, error) {
 	var h header
 	if _, err := binary.Decode(b, binary.LittleEndian, &h); err != nil {
-		return header{}, damage("it has only %d bytes, and they are not zero: it holds something else, or is cut off; check the path; if nothing in it is needed, empty it for a new TPM", len(b))
+		return header{}, damage("it has only %d bytes, which are not zero: not a TPM state, or truncated; check the path; if nothing in it is needed, empty it for a new TPM", len(b))
 	}
 	switch {
 	case h.Magic != magic:
-		return header{}, damage("the magic number is %x, not %x: it holds something else, or its first bytes are damaged; check the path; if nothing in it is needed, fill it with zeros for a new TPM",
+		return header{}, damage("the magic number is %x, expected %x: not a TPM state, or its first bytes are damaged; check the path; if nothing in it is needed, fill it with zeros for a new TPM",
 			b[:8], newHeader().append(nil)[:8])
 	case h.Version != version:
-		return header{}, damage("the header has version %d, known is version %d", h.Version, version)
+		return header{}, damage("the header has version %d, expected %d", h.Version, version)
 	case h.Size != headerSize:
-		return header{}, damage("the header says that it has %d bytes; it has %d", h.Size, headerSize)
+		return header{}, damage("the header has %d in its size field, expected %d", h.Size, headerSize)
 	}
 	for i, e := range h.Entries {
 		if err := e.check(size); err != nil {
@@ -98,7 +98,7 @@ func parseHeader(b []byte, size int64) (header, error) {
 	return h, nil
 }
 
-// check looks at one entry of a file of size bytes.
+// check checks one entry of a file of size bytes.
 func (e entry) check(size int64) error {
 	switch {
 	case e == entry{}:
@@ -108,16 +108,16 @@ func (e entry) check(size int64) error {
 	case e.Length == 0:
 		return fmt.Errorf("an item of 0 bytes")
 	case e.Length > nv.MaxItem:
-		return fmt.Errorf("an item of %d bytes, more than the %d that any has", e.Length, nv.MaxItem)
+		return fmt.Errorf("an item of %d bytes, expected at most %d", e.Length, nv.MaxItem)
 	case e.Section < e.Length:
 		return fmt.Errorf("an item of %d bytes in a space of %d", e.Length, e.Section)
 	case e.sectionEnd() > size:
-		return fmt.Errorf("%d bytes from %d, but there are only %d; is the end cut off?", e.Section, e.Offset, size)
+		return fmt.Errorf("%d bytes from %d, but the file has only %d; it may be truncated", e.Section, e.Offset, size)
 	}
 	return nil
 }
 
-// sorted returns the numbers of the entries that have an item, by their place.
+// sorted returns the numbers of the entries that have an item, sorted by offset.
 func (h *header) sorted() []int {
 	var list []int
 	for i, e := range h.Entries {
@@ -129,7 +129,7 @@ func (h *header) sorted() []int {
 	return list
 }
 
-// append encodes h behind b.
+// append appends the encoded h to b.
 func (h header) append(b []byte) []byte {
 	b, err := binary.Append(b, binary.LittleEndian, h)
 	if err != nil {

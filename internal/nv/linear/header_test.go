@@ -23,7 +23,7 @@ func vector(t testing.TB, name string) []byte {
 	return b
 }
 
-// TestVectors holds that what swtpm has written is read; testdata/README.md says
+// TestVectors checks that what swtpm has written is read; testdata/README.md says
 // what it is.
 func TestVectors(t *testing.T) {
 	key, err := seal.ReadKey(seal.Source{Path: "testdata/key128.hex", Hex: true, Bits: 128})
@@ -69,7 +69,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// TestBadHeader holds what is refused, and why.
+// TestBadHeader checks what is refused, and why.
 func TestBadHeader(t *testing.T) {
 	const size = 18624
 	le := func(off int, hexBytes string) func(b []byte) {
@@ -90,10 +90,10 @@ func TestBadHeader(t *testing.T) {
 		{"as it is", le(0, ""), size, ""},
 		{"larger file", le(0, ""), 1 << 31, ""},
 		{"padding", le(9, "ff"), size, ""},
-		{"other magic", le(0, "6f"), size, "magic number is 6f696c6d70747773, not 6e696c6d70747773"},
+		{"other magic", le(0, "6f"), size, "magic number is 6f696c6d70747773, expected 6e696c6d70747773"},
 		{"version 0", le(8, "00"), size, "version 0"},
 		{"version 2", le(8, "02"), size, "version 2"},
-		{"header size", le(10, "c1 00"), size, "says that it has 193 bytes"},
+		{"header size", le(10, "c1 00"), size, "has 193 in its size field"},
 		{"offset in the header", le(12, "bf 00 00 00"), size, "offset 191 is inside the header"},
 		{"no offset", le(12, "00 00 00 00"), size, "offset 0 is inside the header"},
 		{"no length", le(16, "00 00 00 00"), size, "an item of 0 bytes"},
@@ -102,14 +102,14 @@ func TestBadHeader(t *testing.T) {
 		{"section of the length", le(20, "23 05 00 00"), size, ""},
 		{"section into the next", le(20, "01 08 00 00"), size, "entries 0 and 1 of the header overlap"},
 		{"section over all", le(20, "00 48 00 00"), size, "overlap"},
-		{"section to the end of the offsets", le(20, "ff ff ff ff"), size, "4294967295 bytes from 192, but there are only 18624"},
+		{"section to the end of the offsets", le(20, "ff ff ff ff"), size, "4294967295 bytes from 192, but the file has only 18624"},
 		{"sum that leaves 32 bits", le(24, "00 00 00 f0 10 00 00 00 00 00 00 20"), size, "536870912 bytes from 4026531840"},
 		{"the same place twice", le(24, "c0 00 00 00 23 05 00 00 00 08 00 00"), size, "overlap"},
-		{"too long", le(28, "01 02 10 00 00 00 20 00"), 1 << 30, "more than the 1049088 that any has"},
+		{"too long", le(28, "01 02 10 00 00 00 20 00"), 1 << 30, "expected at most 1049088"},
 		{"longest", le(28, "00 02 10 00 00 00 20 00"), 1 << 30, ""},
 		{"unused entry", le(12+14*12, "00 00 00 00 01 00 00 00"), size, "entry 14 of the header: offset 0"},
-		{"cut by a byte", le(0, ""), size - 1, "is the end cut off?"},
-		{"cut behind the header", le(0, ""), headerSize, "is the end cut off?"},
+		{"cut by a byte", le(0, ""), size - 1, "it may be truncated"},
+		{"cut behind the header", le(0, ""), headerSize, "it may be truncated"},
 	} {
 		b := vector(t, "plain.bin")[:headerSize]
 		c.change(b)
@@ -130,7 +130,7 @@ func TestBadHeader(t *testing.T) {
 	}
 }
 
-// FuzzHeader holds that whatever is taken encodes to itself, and that its items
+// FuzzHeader checks that whatever is taken encodes to itself, and that its items
 // are inside the file and apart, also with one more among them.
 func FuzzHeader(f *testing.F) {
 	for _, name := range []string{"plain.bin", "key128.bin"} {
@@ -170,7 +170,7 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
-// apart holds that the sections of h are inside size bytes and do not overlap.
+// apart checks that the sections of h are inside size bytes and do not overlap.
 func apart(t *testing.T, h header, size int64) {
 	t.Helper()
 	for i, a := range h.Entries {
@@ -188,7 +188,7 @@ func apart(t *testing.T, h header, size int64) {
 	}
 }
 
-// closed holds that there is no gap between sections; see space.go.
+// closed checks that there is no gap between sections; see space.go.
 func closed(t *testing.T, h header) {
 	t.Helper()
 	list := h.sorted()

@@ -62,7 +62,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// TestForeign holds that only nothing and zeros are begun on: all else is an
+// TestForeign checks that only nothing and zeros are begun on: all else is an
 // error, never a reason for a new TPM, and left as it is.
 func TestForeign(t *testing.T) {
 	at := func(size int, off int, s string) []byte {
@@ -165,7 +165,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// TestMode holds which permissions a file gets, and what a load does to them.
+// TestMode checks which permissions a file gets, and what a load does to them.
 func TestMode(t *testing.T) {
 	old := unix.Umask(0o027)
 	defer unix.Umask(old)

@@ -4,11 +4,11 @@
 //	0    192 header: where the items are, see type header
 //	192  ... items, each with space to grow
 //
-// An item is replaced in this order: the new one goes into free space, sync, the
-// header is written over with one write of one sector, sync. So a power cut
-// leaves the old item or the new one. swtpm's way, in place, would mix them.
+// An item is replaced in this order: write the new one into free space, sync, overwrite
+// the header with one write of one sector, sync. So a power cut leaves the old item or the
+// new one. swtpm overwrites an item in place, where a power cut can mix the two.
 //
-// The file is opened once, and everything after goes through that descriptor.
+// The file is opened once, and all access uses that descriptor.
 package linear
 
 import (
@@ -26,20 +26,20 @@ const (
 	// defaultMode is the permission of a new file before the umask.
 	defaultMode = 0o640
 
-	// reach is the part of a device or a file in bytes that we write to: more
-	// than three items of the largest size, twice, with their sections. All of
-	// it must be zero before we begin there, so that nothing that is not ours
-	// is ever written over, however large the device is.
+	// reach is the size in bytes of the part of a device or a file that this
+	// package writes to: more than three items of the largest size, twice, with
+	// their sections. A new TPM is made only if all of it is zero, so that no data
+	// of another program is overwritten, however large the device is.
 	reach = 16 << 20
 
-	// tooBig is the size in bytes that the offsets cannot tell any more.
+	// tooBig is the smallest size in bytes that the offsets cannot express.
 	tooBig = 1 << 32
 )
 
 // names are the items in the order of the header.
 var names = []string{"permall", "volatilestate", "savestate"}
 
-// storage is what a File needs of the file or device below it: a node.
+// storage is the file or device of a File: a node, or a fake in tests.
 type storage interface {
 	Size() (int64, error)
 	ReadAt(b []byte, off int64) error
@@ -56,7 +56,7 @@ type storage interface {
 	Close() error
 }
 
-// What a File can do beyond an nv.Backend.
+// The optional interfaces of backends that File implements.
 var (
 	_ nv.MovableBackend = (*File)(nil)
 	_ nv.StatBackend    = (*File)(nil)
@@ -64,36 +64,36 @@ var (
 	_ nv.WipeBackend    = (*File)(nil)
 )
 
-// File is a file or block device with the state of a TPM, an nv.Backend. Its
-// methods take no turns by themselves: nv.Store sees to that.
+// File is a file or block device with the state of a TPM, an nv.Backend. It is for one
+// goroutine at a time: nv.Store sees to that.
 type File struct {
 	o    nv.Options
 	path string // for messages
 	s    storage
 
-	safe   header // is on the disk for certain; none if it is zero
-	doubt  bool   // a sync has failed: what the kernel has in memory may not be on the disk
+	safe   header // the header that is certainly on the disk; zero: unknown
+	doubt  bool   // a sync has failed: the kernel's memory may differ from the disk
 	seen   map[int]known
 	closed bool
 	wide   bool // the warning about the mode was given
 }
 
-// known is what was last loaded or stored.
+// known describes an item that was last loaded or stored.
 type known struct {
 	offset, length uint32
 	sum            [sha256.Size]byte
 }
 
-// Open opens the regular file or block device at path. If nothing is there it
-// makes an empty file, unless it is only to look or to read: then it fails with
-// fs.ErrNotExist. It changes nothing that is there.
+// Open opens the regular file or block device at path, and creates a missing file. Under
+// Options.DryRun and ReadOnly it fails with fs.ErrNotExist instead. It does not change an
+// existing file.
 func Open(path string, o nv.Options) (*File, error) {
 	switch {
 	case path == "":
 		return nil, errors.New("the path of the state file is empty")
 	case o.Backup:
 		// Compat: swtpm 0.11 fails as well, at INIT.
-		return nil, errors.New("backup keeps a second file, and works with dir:// only; leave it out")
+		return nil, errors.New("backup works only with dir://, since it needs a second file; leave it out")
 	}
 	if o.Warn == nil {
 		o.Warn = func(string, ...any) {}
@@ -129,24 +129,24 @@ func (f *File) index(name string) (int, error) {
 			return i, nil
 		}
 	}
-	return 0, fmt.Errorf("there is never a %q in a state file: %w", name, fs.ErrNotExist)
+	return 0, fmt.Errorf("a state file has no item %q: %w", name, fs.ErrNotExist)
 }
 
-// size returns the size of the file or device if it is one that can be used.
+// size returns the size of the file or device. It fails if the size is unusable.
 func (f *File) size() (int64, error) {
 	n, err := f.s.Size()
 	switch {
 	case err != nil:
 		return 0, err
 	case n >= tooBig:
-		return 0, fmt.Errorf("%q has %d bytes; the offsets of its format end at %d", f.path, n, int64(tooBig))
+		return 0, fmt.Errorf("%q has %d bytes; its format allows fewer than %d", f.path, n, int64(tooBig))
 	case f.s.device() && n < headerSize:
-		return 0, fmt.Errorf("the block device %q has %d bytes; at least %d are needed", f.path, n, headerSize)
+		return 0, fmt.Errorf("the block device %q has %d bytes, needs at least %d", f.path, n, headerSize)
 	}
 	return n, nil
 }
 
-// limit returns where our items have to end.
+// limit returns the offset at which all items must end.
 func (f *File) limit(size int64) int64 {
 	if f.s.device() {
 		return min(size, reach)
@@ -154,12 +154,11 @@ func (f *File) limit(size int64) int64 {
 	return reach
 }
 
-// Moved says whether the path leads to something else by now, or nowhere.
+// Moved reports whether the path now leads to another file, or to none.
 func (f *File) Moved() bool { return !f.closed && f.s.Moved() }
 
-// Lock excludes other processes, ours and those of swtpm 0.10 and later, with a
-// write lock on the file itself. It tries once. With Options.Lock false it does
-// nothing.
+// Lock excludes other processes of this program and of swtpm 0.10 and later, with a write
+// lock on the file itself. It tries once. With Options.Lock false it does nothing.
 func (f *File) Lock() error {
 	if !f.o.Lock {
 		return nil
@@ -167,7 +166,7 @@ func (f *File) Lock() error {
 	return f.s.Lock()
 }
 
-// Unlock lets other processes in.
+// Unlock releases the lock.
 func (f *File) Unlock() error {
 	if !f.o.Lock || f.o.DryRun || f.closed {
 		return nil

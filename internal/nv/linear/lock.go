@@ -10,17 +10,16 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// Lock takes a write lock on all of the file. It belongs to the open file:
-// swtpm's kind, which it excludes and is excluded by, vanishes when any
-// descriptor of the file is closed. Who only reads shares it with others that do;
-// a node to look at only says whether it could have the lock.
+// Lock acquires a write lock on all of the file. It belongs to the open file; swtpm's lock,
+// which excludes it, belongs to the process and ends when any descriptor of the file is
+// closed. Readers share a lock; a dry run only checks that it could acquire one.
 func (n *node) Lock() error {
 	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
 	if n.shared {
 		whole.Type = unix.F_RDLCK
 	}
 	cmd := unix.F_OFD_SETLK
-	if n.query { // not even for a moment: an emulator may start just then
+	if n.query { // an emulator may start at any moment
 		cmd = unix.F_OFD_GETLK
 	}
 	process, err := safefile.Lock(n.fd, cmd, &whole)
@@ -42,7 +41,7 @@ func (n *node) Lock() error {
 	return nil
 }
 
-// Unlock gives the lock back; without one it does nothing.
+// Unlock releases the lock; without one it does nothing.
 func (n *node) Unlock() error {
 	whole := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
 	if _, err := safefile.Lock(n.fd, unix.F_OFD_SETLK, &whole); err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestLock holds the reference's text, that its kind of lock and ours exclude
+// TestLock checks the reference's text, that its kind of lock and ours exclude
 // each other, and that ours survives the closing of another descriptor.
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
@@ -57,7 +57,7 @@ func TestLock(t *testing.T) {
 	p.Close()
 }
 
-// TestNoLock holds that nothing is locked if that is not wanted.
+// TestNoLock checks that nothing is locked if that is not wanted.
 func TestNoLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	o := options(t)
@@ -68,7 +68,7 @@ func TestNoLock(t *testing.T) {
 	}
 }
 
-// TestBackup holds that a backup is refused, as swtpm refuses it.
+// TestBackup checks that a backup is refused, as swtpm refuses it.
 func TestBackup(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	o := options(t)
@@ -81,7 +81,7 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// TestMoved holds when the path leads elsewhere.
+// TestMoved checks when the path leads elsewhere.
 func TestMoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	f := open(t, path, options(t))
@@ -105,7 +105,7 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// TestDryRun holds that a dry run reads what Load reads, tells of the lock, and
+// TestDryRun checks that a dry run reads what Load reads, tells of the lock, and
 // changes nothing.
 func TestDryRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")

@@ -120,7 +120,7 @@ func openFile(dir *safefile.Dir, name string, perm uint32, readOnly bool) (n *no
 
 func isDevice(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFBLK }
 
-// device tells whether n is a block device, which has the size that it has.
+// device reports whether n is a block device, whose size is fixed.
 func (n *node) device() bool { return isDevice(&n.id) }
 
 // Size returns the size in bytes.
@@ -132,7 +132,7 @@ func (n *node) Size() (int64, error) {
 	return size, nil
 }
 
-// ReadAt fills b from off on.
+// ReadAt fills b with the bytes from off.
 func (n *node) ReadAt(b []byte, off int64) error {
 	for len(b) > 0 {
 		m, err := unix.Pread(n.fd, b, off)
@@ -142,7 +142,7 @@ func (n *node) ReadAt(b []byte, off int64) error {
 		case err != nil:
 			return fmt.Errorf("read %q: %w", n.path, err)
 		case m == 0:
-			return fmt.Errorf("read %q: it ends at %d", n.path, off)
+			return fmt.Errorf("read %q: unexpected end at %d", n.path, off)
 		}
 		b, off = b[m:], off+int64(m)
 	}
@@ -159,17 +159,17 @@ func (n *node) WriteAt(b []byte, off int64) error {
 		case err != nil:
 			return fmt.Errorf("write %q: %w", n.path, err)
 		case m == 0:
-			return fmt.Errorf("write %q: no byte was taken", n.path)
+			return fmt.Errorf("write %q: no byte was written", n.path)
 		}
 		b, off = b[m:], off+int64(m)
 	}
 	return nil
 }
 
-// Truncate cuts a regular file to size.
+// Truncate sets the size of a regular file.
 func (n *node) Truncate(size int64) error {
 	if err := retry(func() error { return unix.Ftruncate(n.fd, size) }); err != nil {
-		return fmt.Errorf("cut %q to %d bytes: %w", n.path, size, err)
+		return fmt.Errorf("truncate %q to %d bytes: %w", n.path, size, err)
 	}
 	return nil
 }
@@ -199,7 +199,7 @@ func (n *node) syncName() error {
 	return nil
 }
 
-// Moved says whether path leads to something else by now, or nowhere.
+// Moved reports whether path now leads to another file, or to none.
 func (n *node) Moved() bool {
 	var st unix.Stat_t
 	stat := unix.Lstat

@@ -7,8 +7,8 @@ import (
 	"io/fs"
 )
 
-// header reads and checks the header. blank says that there is nothing at all
-// yet, which a TPM may be made in.
+// header reads and checks the header. blank reports that the file is empty or zero, so
+// that a TPM may be made in it.
 func (f *File) header() (h header, size int64, blank bool, err error) {
 	size, err = f.size()
 	if err != nil {
@@ -28,8 +28,8 @@ func (f *File) header() (h header, size int64, blank bool, err error) {
 	return h, size, false, nil
 }
 
-// checkBlank makes sure that nothing is where we would write: a file system, for
-// one, may begin with zeros. It reads up to reach.
+// checkBlank makes sure that all bytes up to reach are zero: a file system, for example,
+// may begin with zeros.
 func (f *File) checkBlank(size int64) error {
 	b := make([]byte, 64<<10)
 	for off := int64(0); off < min(size, reach); off += int64(len(b)) {
@@ -39,7 +39,7 @@ func (f *File) checkBlank(size int64) error {
 		}
 		if !isZero(b) {
 			return fmt.Errorf("%q: %w", f.path,
-				damage("it begins with zeros, but there is something in its first %d bytes: it holds something else, or its header is lost; check the path; if nothing in it is needed, fill it with zeros for a new TPM", reach))
+				damage("it begins with zeros, but its first %d bytes contain data: not a TPM state, or its header is lost; check the path; if nothing in it is needed, fill it with zeros for a new TPM", reach))
 		}
 	}
 	return nil
@@ -57,9 +57,9 @@ func isZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// Load returns the whole item. It fails with fs.ErrNotExist if there is none. It
-// syncs the file unless what it finds is what f has synced before: a client may ask
-// for a state again and again.
+// Load returns the whole item. It fails with fs.ErrNotExist if the item does not exist. It
+// syncs the file unless f has synced this content before, because a client may request a
+// state again and again.
 func (f *File) Load(name string) ([]byte, error) {
 	i, err := f.index(name)
 	if err != nil {
@@ -97,7 +97,8 @@ func (f *File) Load(name string) ([]byte, error) {
 	return b, nil
 }
 
-// Stat returns the size of the item. It fails with fs.ErrNotExist if there is none.
+// Stat returns the size of the item. It fails with fs.ErrNotExist if the item does not
+// exist.
 func (f *File) Stat(name string) (int64, error) {
 	i, err := f.index(name)
 	if err != nil {
@@ -118,9 +119,9 @@ func (f *File) read(e entry) ([]byte, error) {
 	return b, f.s.ReadAt(b, int64(e.Offset))
 }
 
-// Unchanged tells whether the item is still the very one that f has last loaded
-// or stored. It looks at the bytes: a device has no time of the last change, and
-// that of a file tells nothing of one item.
+// Unchanged reports whether the item is still the one that f last loaded or stored. It
+// compares the bytes: a device has no time of the last change, and the time of a file is
+// not that of one item.
 func (f *File) Unchanged(name string) bool {
 	i, err := f.index(name)
 	if err != nil {
@@ -143,10 +144,10 @@ func (f *File) Unchanged(name string) bool {
 	return err == nil && sha256.Sum256(b) == want.sum
 }
 
-// makeDurable makes sure that h, the header as it was just read, and its items survive
-// a power cut. The process that wrote them may have died before it had synced;
-// and whoever writes into space that h says is free must be certain that no older
-// header, which uses it, comes back.
+// makeDurable makes sure that h, the header that was just read, and its items survive a
+// power cut. The process that wrote them may have been killed before it synced. Also, a
+// write into space that is free in h is safe only if no older header, which uses that
+// space, can come back.
 func (f *File) makeDurable(h *header) error {
 	if f.doubt {
 		if err := f.rewrite(h); err != nil {
@@ -160,8 +161,8 @@ func (f *File) makeDurable(h *header) error {
 	return nil
 }
 
-// rewrite writes back what was read. After a failed sync the kernel takes what it
-// has in memory for written, and the next sync would say that all is well.
+// rewrite writes the header and the items again. After a failed sync the kernel treats the
+// bytes in its memory as written, and the next sync would report success.
 func (f *File) rewrite(h *header) error {
 	for _, i := range h.sorted() {
 		b, err := f.read(h.Entries[i])
@@ -176,10 +177,10 @@ func (f *File) rewrite(h *header) error {
 	return f.s.WriteAt(h.append(nil), 0)
 }
 
-// fixMode gives a regular file with state the permissions that were asked for.
+// fixMode gives a regular file with state the configured permissions.
 func (f *File) fixMode() error {
 	if f.s.device() {
-		return nil // its owner's affair
+		return nil // the administrator sets the mode of a device
 	}
 	mode, err := f.s.Mode()
 	if err != nil {
@@ -196,7 +197,7 @@ func (f *File) fixMode() error {
 	}
 	if want&^defaultMode&0o077 != 0 && !f.wide {
 		f.wide = true
-		f.o.Warn("state in %q is open to others: mode %#o, wider than %#o", f.path, want, defaultMode)
+		f.o.Warn("state in %q is accessible to others: mode %#o, wider than %#o", f.path, want, defaultMode)
 	}
 	return nil
 }

@@ -6,25 +6,24 @@ import (
 	"slices"
 )
 
-// The space of a file is shared out like this. Used is only the header and the
-// items themselves; the rest of a section, which swtpm reserves for an item to
-// grow, is free to us.
+// The space of a file is allocated like this. Only the header and the items themselves use
+// space; the rest of a section, which swtpm reserves for an item to grow, is free.
 //
-// A section must reach to the next one all the same. swtpm, when it removes an
-// item, moves what follows by the distance to the next section, but lowers the
-// offsets by the length of the removed one: a gap between two would make it lose
-// the second. Before the first section and after the last there may be gaps.
+// Yet each section must extend to the next one. When swtpm removes an item, it moves the
+// following bytes by the distance to the next section, but lowers the offsets by the
+// length of the removed section: after a gap between two sections it would lose the
+// second. Gaps before the first section and after the last are allowed.
 //
 // Source: seen with swtpm 0.7.1.
 
-// page is what the kernel writes at once. An item with pages of its own leaves
-// the others, the header's above all, alone.
+// page is the unit in which the kernel writes. Writing an item in pages of its own does not
+// write those of other items or of the header.
 const page = 4096
 
 // gap is free space.
 type gap struct{ from, to int64 }
 
-// gaps returns the free space up to limit beside the items in used, in its order.
+// gaps returns the free space up to limit that the items in used leave, sorted.
 func gaps(used []entry, limit int64) []gap {
 	used = slices.SortedFunc(slices.Values(used), func(a, b entry) int { return cmp.Compare(a.Offset, b.Offset) })
 	var list []gap
@@ -51,8 +50,8 @@ func free(used []entry, limit int64) (total, largest int64) {
 	return total, largest
 }
 
-// find returns the lowest free place for n bytes up to limit, at the beginning
-// of a page if that can be.
+// find returns the lowest offset of n free bytes up to limit, at the begin of a page if
+// possible.
 func find(used []entry, n, limit int64) (offset int64, ok bool) {
 	list := gaps(used, limit)
 	for _, align := range []int64{page, 1} {
@@ -66,9 +65,9 @@ func find(used []entry, n, limit int64) (offset int64, ok bool) {
 	return 0, false
 }
 
-// allocate returns h with free bytes for the items of changes instead of those that
-// they have, which are not touched, and without those that go. The file may grow
-// to limit. It fails if there is no space in one piece.
+// allocate returns h with new space for the items of changes, and without the removed
+// ones. Their current space is not reused. The file may grow to limit. It fails if no free
+// piece is large enough.
 func (h *header) allocate(changes []change, limit int64) (next header, ok bool) {
 	next = *h
 	used := h.Entries[:]
@@ -90,7 +89,7 @@ func (h *header) allocate(changes []change, limit int64) (next header, ok bool) 
 	return next, true
 }
 
-// close makes each section but the last reach to the next.
+// close extends each section but the last to the next one.
 func (h *header) close() {
 	list := h.sorted()
 	for n := 1; n < len(list); n++ {
@@ -99,11 +98,11 @@ func (h *header) close() {
 	}
 }
 
-// section is the space that swtpm reserves for n bytes: the next power of two.
+// section returns the space that swtpm reserves for n bytes: the next power of two.
 func section(n int64) int64 { return 1 << bits.Len64(uint64(n-1)) }
 
-// gather returns the move of one item into free space that makes the largest
-// piece of free space up to limit larger than any other move does.
+// gather returns the move of one item that makes the largest free piece up to limit larger
+// than any other move does.
 func (h *header) gather(limit int64) (i int, next header, ok bool) {
 	_, best := free(h.Entries[:], limit)
 	for _, n := range h.sorted() {

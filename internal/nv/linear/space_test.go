@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestPlaces holds where items go: into pages of their own, the lowest that are
+// TestPlaces checks where items go: into pages of their own, the lowest that are
 // free, with sections that close up.
 func TestPlaces(t *testing.T) {
 	s := simOn(nil, false)
@@ -42,7 +42,7 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestNoGrowth holds that a file that is written for ever does not grow for ever.
+// TestNoGrowth checks that a file that is written for ever does not grow for ever.
 func TestNoGrowth(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 8))
 	s := simOn(nil, false)
@@ -88,7 +88,7 @@ func TestSmallDevice(t *testing.T) {
 			switch {
 			case fits(need) && err != nil:
 				t.Errorf("%d bytes on the device: step %d: %v", size, i, err)
-			case err != nil && (!errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "bytes are needed")):
+			case err != nil && (!errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "next to the existing items")):
 				t.Errorf("%d bytes on the device: step %d: %v, want no space", size, i, err)
 			case err == nil:
 				was = was.with(st, i)
@@ -133,7 +133,7 @@ func TestGather(t *testing.T) {
 	}
 }
 
-// TestApplyWipes holds that nothing is left of what Apply has replaced, in no
+// TestApplyWipes checks that nothing is left of what Apply has replaced, in no
 // place that it ever had.
 func TestApplyWipes(t *testing.T) {
 	s := simOn(make([]byte, 64<<10), true)

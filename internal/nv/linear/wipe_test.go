@@ -7,7 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestWipeAfterCut holds that what an Apply has left that was cut short behind its
+// TestWipeAfterCut checks that what an Apply has left that was cut short behind its
 // header is gone after Wipe, and the items are not.
 func TestWipeAfterCut(t *testing.T) {
 	old, next := bytes.Repeat([]byte("plain "), 300), bytes.Repeat([]byte("sealed"), 300)

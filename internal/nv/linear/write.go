@@ -11,26 +11,26 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// change is one of an item: its new content, nil if it goes.
+// change is the change of an item: its new content, nil if it is removed.
 type change struct {
 	item int
 	blob []byte
 }
 
-// Store writes blob into free space, syncs it, writes the header, and syncs that.
-// Only then it returns nil. On error the old item is still there; but if only the
-// last sync fails, the new one is there and may not survive.
+// Store writes blob into free space, syncs it, writes the header, and syncs that before it
+// returns nil. On error the old item remains; but if only the last sync fails, the new one
+// is in place and may not survive a power cut.
 func (f *File) Store(name string, blob []byte) error {
 	return f.change([]nv.Change{{Name: name, Blob: blob}}, func(*header) error {
 		if len(blob) == 0 {
-			return fmt.Errorf("store %q: there is nothing in it", name)
+			return fmt.Errorf("store %q: empty item", name)
 		}
 		return nil
 	})
 }
 
-// Delete removes the item. It fails with fs.ErrNotExist if there is none. The
-// file does not get smaller: it may have the size that somebody wanted.
+// Delete removes the item. It fails with fs.ErrNotExist if the item does not exist. The
+// file keeps its size, which an administrator may have chosen.
 func (f *File) Delete(name string) error {
 	return f.change([]nv.Change{{Name: name}}, func(h *header) error {
 		if i, err := f.index(name); err != nil || h.Entries[i].Offset == 0 {
@@ -40,9 +40,8 @@ func (f *File) Delete(name string) error {
 	})
 }
 
-// Apply makes all the changes or none, as Store does one: they have one header.
-// Then it wipes what was replaced: the new items may have a key, and the old ones
-// none.
+// Apply makes all the changes or none, in the way of Store: they have one header. Then it
+// wipes the replaced items: the new ones may be encrypted, and the old ones plain.
 func (f *File) Apply(changes []nv.Change) error {
 	if err := f.change(changes, func(*header) error { return nil }); err != nil {
 		return err
@@ -50,19 +49,19 @@ func (f *File) Apply(changes []nv.Change) error {
 	return f.Wipe()
 }
 
-// Wipe overwrites what earlier items have left: Apply may have been cut short
-// before it did.
+// Wipe overwrites the remains of earlier items: Apply may have been interrupted before it
+// did.
 func (f *File) Wipe() error {
 	if f.o.Relaxed {
-		return nil // the header that uses the old ones may still be on the disk
+		return nil // the header on the disk may still use the old ones
 	}
 	if err := f.wipe(); err != nil {
-		return fmt.Errorf("the items are written, but what was there before could not be wiped: %w", err)
+		return fmt.Errorf("the items are written, but the old ones could not be wiped: %w", err)
 	}
 	return nil
 }
 
-// wipe fills free space with zeros. The header is made sure to be on the disk.
+// wipe fills free space with zeros, after the header is on the disk.
 func (f *File) wipe() error {
 	switch {
 	case f.o.DryRun:
@@ -93,7 +92,7 @@ func (f *File) wipe() error {
 	return f.sync()
 }
 
-// change makes changes if may allows them, which sees the header as it is.
+// change makes changes if may, which gets the current header, returns nil.
 func (f *File) change(list []nv.Change, may func(*header) error) error {
 	switch {
 	case f.o.DryRun:
@@ -108,7 +107,7 @@ func (f *File) change(list []nv.Change, may func(*header) error) error {
 			return err
 		}
 		if len(c.Blob) > nv.MaxItem {
-			return fmt.Errorf("store %q: %d bytes, at most %d are allowed", c.Name, len(c.Blob), nv.MaxItem)
+			return fmt.Errorf("store %q: %d bytes, expected at most %d", c.Name, len(c.Blob), nv.MaxItem)
 		}
 		delete(f.seen, i)
 		changes = append(changes, change{i, c.Blob})
@@ -135,10 +134,10 @@ func (f *File) change(list []nv.Change, may func(*header) error) error {
 	return nil
 }
 
-// begin returns the header that is on the disk for certain, and the size of the
-// file. Where nothing is yet it makes a header without items: items are written
-// before the header that names them, and without any a power cut would leave what
-// looks like somebody else's bytes. may sees the header before that.
+// begin returns the header, which is certainly on the disk, and the size of the file. In a
+// blank file it writes a header without items: items are written before the header that
+// names them, so that without a header a power cut would leave bytes that look like those
+// of another program. It calls may with the header first.
 func (f *File) begin(may func(*header) error) (h header, size int64, err error) {
 	h, size, blank, err := f.header()
 	if err == nil {
@@ -167,9 +166,8 @@ func (f *File) begin(may func(*header) error) (h header, size int64, err error) 
 	return h, max(size, headerSize), nil
 }
 
-// makeRoom returns h with free space for what changes. If there is none in one
-// piece it moves items together, each as safely as a store; h is what is on the
-// disk then.
+// makeRoom returns h with free space for the changes. If no free piece is large enough it
+// moves items together, each as safely as a store; h is then the header on the disk.
 func (f *File) makeRoom(h *header, changes []change, size int64) (next header, err error) {
 	limit := f.limit(size)
 	var need int64
@@ -183,7 +181,7 @@ func (f *File) makeRoom(h *header, changes []change, size int64) (next header, e
 		total, largest := free(h.Entries[:], limit)
 		moved, next, ok := h.gather(limit)
 		if total < need || !ok {
-			return header{}, fmt.Errorf("no space in %q: %d bytes are needed beside the items that are there; %d are free, at most %d in a piece: %w: %w",
+			return header{}, fmt.Errorf("no space in %q: needs %d bytes next to the existing items; %d are free, at most %d in one piece: %w: %w",
 				f.path, need, total, largest, nv.ErrTooSmall, unix.ENOSPC)
 		}
 		if err := f.move(h, next, moved, size); err != nil {
@@ -193,7 +191,7 @@ func (f *File) makeRoom(h *header, changes []change, size int64) (next header, e
 	}
 }
 
-// move makes next the header instead of h, in which one item is elsewhere.
+// move copies the item moved to its offset in next, and replaces h by next.
 func (f *File) move(h *header, next header, moved int, size int64) error {
 	b, err := f.read(h.Entries[moved])
 	defer clear(b)
@@ -207,9 +205,8 @@ func (f *File) move(h *header, next header, moved int, size int64) error {
 	return f.replace(h, next)
 }
 
-// write puts the new items where next has them, and syncs. What does not fit into
-// a file makes it larger, by the whole section; if that fails it gets its size
-// back.
+// write writes the new items to their offsets in next, and syncs. A file that is too small
+// grows by the whole section; if that fails it gets its old size.
 func (f *File) write(changes []change, next header, size int64) (err error) {
 	grows := false
 	for _, c := range changes {
@@ -235,7 +232,7 @@ func (f *File) write(changes []change, next header, size int64) (err error) {
 	return err
 }
 
-// replace makes next the header instead of old, which is on the disk.
+// replace replaces the header old, which is on the disk, by next.
 func (f *File) replace(old *header, next header) error {
 	if err := f.s.WriteAt(next.append(nil), 0); err != nil {
 		f.safe = header{}
@@ -245,7 +242,7 @@ func (f *File) replace(old *header, next header) error {
 		return err
 	}
 	if err := f.sync(); err != nil {
-		err = safefile.Of(nv.ErrUnsynced, fmt.Errorf("it is written, but may not survive a power cut: %w", err))
+		err = safefile.Of(nv.ErrUnsynced, fmt.Errorf("the item is written, but may not survive a power cut: %w", err))
 		f.o.Warn("%v", err)
 		return err
 	}
@@ -253,8 +250,8 @@ func (f *File) replace(old *header, next header) error {
 	return nil
 }
 
-// sync waits until all that was written is on the disk. After a failure nothing
-// is certain to be there.
+// sync waits until all written bytes are on the disk. After a failure none of them is
+// certainly there.
 func (f *File) sync() error {
 	err := f.s.Sync()
 	if err != nil {

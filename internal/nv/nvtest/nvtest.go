@@ -51,7 +51,7 @@ func store(t *testing.T, b nv.Backend, name, blob string) {
 	}
 }
 
-// want holds that name has exactly blob; "" stands for no such item.
+// want checks that name has exactly blob; "" stands for no such item.
 func want(t *testing.T, b nv.Backend, name, blob string) {
 	t.Helper()
 	got, err := b.Load(name)
