@@ -5,6 +5,7 @@ PREFIX  ?= $(prefix)
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
 INCLUDEDIR ?= $(PREFIX)/include
+LIBDIR  ?= $(PREFIX)/lib/swtpm
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
 FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
@@ -16,6 +17,8 @@ GO      ?= go
 # Callers look for both names of a program, and some of them refuse symbolic links and
 # scripts: the second name is a hard link, or a copy where a file system has none.
 PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca swtpm-setup
+# Programs that swtpm executes; installed in LIBDIR.
+HELPERS := swtpm-admin
 ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
 
 # $(ALIAS) FILE NAME gives a program its second name.
@@ -42,7 +45,7 @@ all: build
 build:
 	@sh contrib/deps.sh build
 	@mkdir -p bin
-	@for p in $(PROGRAMS); do \
+	@for p in $(PROGRAMS) $(HELPERS); do \
 		$(GO) build $(GOFLAGS_BUILD) -o bin/$$p ./cmd/$$p || exit 1; \
 	done
 	@for a in $(ALIASES); do $(ALIAS) bin/$$(echo $$a | tr _ -) bin/$$a || exit 1; done
@@ -253,8 +256,9 @@ install: build
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf contrib/systemd/one-user.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
-	install -d $(DESTDIR)$(PREFIX)/lib/swtpm
-	install -m 0644 examples/default.toml $(DESTDIR)$(PREFIX)/lib/swtpm
+	install -d $(DESTDIR)$(LIBDIR)
+	install -m 0644 examples/default.toml $(DESTDIR)$(LIBDIR)
+	install -m 0755 $(addprefix bin/,$(HELPERS)) $(DESTDIR)$(LIBDIR)
 	install -d $(DESTDIR)$(PREFIX)/share/swtpm
 	ln -sfr $(DESTDIR)$(BINDIR)/swtpm_localca $(DESTDIR)$(PREFIX)/share/swtpm/swtpm-localca
 	install -m 0755 contrib/swtpm-create-user-config-files $(DESTDIR)$(PREFIX)/share/swtpm

@@ -34,6 +34,9 @@ func commandLine() *completion.Program {
 	for _, v := range verbTable() {
 		p.Commands = append(p.Commands, v.command())
 	}
+	for i := range hostVerbs {
+		p.Commands = append(p.Commands, hostVerbs[i].command())
+	}
 	for _, word := range slices.Sorted(maps.Keys(plainWords)) {
 		if strings.HasPrefix(word, "-") {
 			p.Options = append(p.Options, completion.Option{Names: []string{word}})

@@ -41,6 +41,9 @@ func run(ctx context.Context, args []string) error {
 	if v := findVerb(verbTable(), args); v != nil {
 		return v.call(ctx, v.name, args[1:])
 	}
+	if v := findHostVerb(args[0]); v != nil {
+		return v.exec(args[1:])
+	}
 	cfg, err := config.Classic(args[0], args[1:], os.Getenv)
 	if err != nil {
 		return classicError(err)

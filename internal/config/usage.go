@@ -154,6 +154,7 @@ Usage: swtpm socket|chardev|cuse [OPTION]...
        swtpm run [--instance NAME] PROFILE
        swtpm check PROFILE...           look for mistakes; change nothing
        swtpm doctor [--json] PROFILE... find out why a TPM would not start
+       swtpm selftest [--json]          check the installed libraries
        swtpm show [--json] PROFILE      print the profile with every default
        swtpm import -- socket OPTION... print the profile of a command line
        swtpm state VERB ...             work on the state of a TPM that is off

@@ -65,7 +65,7 @@ func buildAndRun(m *testing.M) (int, error) {
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
 		args = append(args, f)
 	}
-	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-bios", "../../cmd/swtpm-cert", "../../cmd/swtpm-localca", "../../cmd/swtpm-setup")...)
+	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-bios", "../../cmd/swtpm-cert", "../../cmd/swtpm-localca", "../../cmd/swtpm-setup", "../../cmd/swtpm-admin")...)
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("%v: %w\n%s", build, err, out)
 	}

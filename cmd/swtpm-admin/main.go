@@ -1,0 +1,70 @@
+// Swtpm-admin runs the verbs of swtpm that are about a whole host rather than one TPM:
+// swtpm executes it. It is not started by hand.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/program"
+)
+
+func main() { program.Main("swtpm", run) }
+
+// verb is one of the verbs.
+type verb struct {
+	synopsis string // after "Usage: swtpm "
+	what     string // first line of the help
+	most     int    // operands at most, -1 for any number
+
+	// prepare declares the flags and returns what runs with them.
+	prepare func(f *pflag.FlagSet) action
+}
+
+// action runs a verb; args are its operands.
+type action func(ctx context.Context, args []string) error
+
+// verbs are the verbs by name. Package main of cmd/swtpm lists their names, too.
+func verbs() map[string]verb {
+	return map[string]verb{
+		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, selftestVerb},
+	}
+}
+
+// run runs the verb that args begin with.
+func run(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == workerName {
+		return worker()
+	}
+	if len(args) == 0 {
+		return &program.ExitError{Code: 2, Err: errors.New("missing verb; swtpm executes this program, see swtpm help")}
+	}
+	name := args[0]
+	v, ok := verbs()[name]
+	if !ok {
+		return &program.ExitError{Code: 2, Err: fmt.Errorf("unknown verb %q", name)}
+	}
+	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
+	f.SortFlags = false
+	f.Usage = func() {
+		fmt.Printf("Usage: swtpm %s\n%s\n", v.synopsis, v.what)
+		if s := f.FlagUsages(); s != "" {
+			fmt.Printf("\nOptions:\n%s", s)
+		}
+	}
+	act := v.prepare(f)
+	err := f.Parse(args[1:])
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return nil
+	case err == nil && v.most >= 0 && f.NArg() > v.most:
+		err = fmt.Errorf("unexpected argument %q", f.Arg(v.most))
+	}
+	if err != nil {
+		return &program.ExitError{Code: 2, Err: fmt.Errorf("%s: %w; see swtpm %s --help", name, err, name)}
+	}
+	return act(ctx, f.Args())
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/swtpm-go/swtpm/internal/cli/completion"
+	"github.com/swtpm-go/swtpm/internal/program"
+)
+
+// adminProgram runs the verbs about a whole host. They need libraries that would cost each
+// TPM memory, such as D-Bus and os/exec.
+const adminProgram = "swtpm-admin"
+
+// hostVerb is a verb that adminProgram runs; its own help lists its options. The flags
+// here are those that shells complete.
+type hostVerb struct {
+	name, what string
+	flags      []string
+}
+
+// hostVerbs are the verbs of adminProgram.
+var hostVerbs = []hostVerb{
+	{"selftest", "Check the installed libtpms and libcrypto with known answers.", []string{"--json"}},
+}
+
+// findHostVerb returns the verb with this name, nil if there is none.
+func findHostVerb(name string) *hostVerb {
+	for i := range hostVerbs {
+		if hostVerbs[i].name == name {
+			return &hostVerbs[i]
+		}
+	}
+	return nil
+}
+
+// exec replaces the process with adminProgram. It returns only if that fails.
+func (v *hostVerb) exec(args []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find %s: %w", adminProgram, err)
+	}
+	bin := filepath.Dir(self)
+	for _, dir := range []string{bin, filepath.Join(bin, "../lib/swtpm")} {
+		path := filepath.Join(dir, adminProgram)
+		err = syscall.Exec(path, append([]string{adminProgram, v.name}, args...), os.Environ())
+		if !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%s: run %s: %w", v.name, path, err)
+		}
+	}
+	return &program.ExitError{Code: 1, Err: fmt.Errorf("%s: %s is missing in %s and in ../lib/swtpm next to it; install the whole package", v.name, adminProgram, bin)}
+}
+
+// command describes the verb for shells.
+func (v *hostVerb) command() completion.Command {
+	c := completion.Command{Name: v.name, Help: v.what}
+	for _, f := range v.flags {
+		c.Options = append(c.Options, completion.Option{Names: []string{f}})
+	}
+	return c
+}
