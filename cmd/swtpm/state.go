@@ -17,29 +17,29 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// stateVerbs are what swtpm state does. For targetFlags a PROFILE may be missing.
+// stateVerbs are the subcommands of swtpm state. targetFlags may replace PROFILE.
 var stateVerbs = []verb{
 	{name: "inspect", synopsis: "state inspect [--json] [--ek] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
 		what: "Show the stored TPM state. Works without the key, with less detail."},
 	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
-		what: "Decode the whole state and start libtpms with it. Change nothing. Exit with 1 if something is wrong."},
+		what: "Decode the whole state and start libtpms with it. Change nothing. Exit with 1 if the state is damaged."},
 	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key|--accept-version-1 PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRekey,
-		what: "Encrypt the state with another key, or none: all of it at once, or nothing."},
+		what: "Encrypt the state with another key, or decrypt it: all of it, or nothing."},
 	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateExport,
-		what: "Write the state into one file, which must not exist yet."},
+		what: "Write the state to FILE, which must not exist."},
 	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateImport,
-		what: "Create the TPM of an exported file, under the key that PROFILE or --key names."},
+		what: "Create the TPM of an exported FILE, encrypted with the key that PROFILE or --key names."},
 	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
-		what: "Exchange the permanent state and the previous one, which a TPM with backup keeps."},
+		what: "Exchange the permanent state and the previous one. Requires a TPM with backup."},
 }
 
-// stateUsage is an error in the words of a command line.
+// stateUsage returns err as a usage error, with exit code 2.
 func stateUsage(err error) error { return &program.ExitError{Code: 2, Err: err} }
 
-// quietEngine returns libtpms, whose own messages go nowhere: our errors say what
-// they say.
+// quietEngine returns libtpms without its own messages: the errors of this program contain
+// the same information.
 func quietEngine() (emul.Engine, error) {
-	fd, err := daemon.Nowhere() // open as long as the process
+	fd, err := daemon.Nowhere() // stays open until the process ends
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func quietEngine() (emul.Engine, error) {
 	return libtpms.Engine(), nil
 }
 
-// openWithEngine opens the state of w, and libtpms to try it with.
+// openWithEngine opens the state of w, and libtpms to start with it.
 func (w *stateTarget) openWithEngine(how access) (*offline.State, emul.Engine, error) {
 	e, err := quietEngine()
 	if err != nil {
@@ -93,8 +93,8 @@ func printJSON(v any) error {
 	return say("%s\n", b)
 }
 
-// printEKs prints public keys and certificates, each in PEM behind a line that says
-// what it is, as openssl reads them.
+// printEKs prints public keys and certificates in PEM, each after a line that describes it,
+// as openssl reads them.
 func printEKs(w *stateTarget, asJSON bool) error {
 	s, e, err := w.openWithEngine(access{})
 	if err != nil {
@@ -140,9 +140,9 @@ func verifyState(w *stateTarget) error {
 
 func stateRekey(f *pflag.FlagSet) action {
 	w := targetFlags(f)
-	arg := f.String("new-key", "", "the new key is `KEY`, in the words of --key")
-	none := f.Bool("no-key", false, "store the state as it is")
-	version1 := f.Bool("accept-version-1", false, "convert encrypted files of version 1, which have no MAC; keeps the key unless another is given")
+	arg := f.String("new-key", "", "encrypt with `KEY`, which has the syntax of --key")
+	none := f.Bool("no-key", false, "store the state unencrypted")
+	version1 := f.Bool("accept-version-1", false, "convert encrypted files of version 1, which have no MAC; with the same key unless another is given")
 	return w.then(0, func() error {
 		keepKey := *version1 && *arg == "" && !*none
 		if !keepKey && (*arg == "") != *none {
@@ -152,8 +152,9 @@ func stateRekey(f *pflag.FlagSet) action {
 	})
 }
 
-// rekeyState gives the state the key that arg names, none if it is empty, unless
-// the key is to stay. It accepts encrypted files of version 1 if version1 is true.
+// rekeyState encrypts the state with the key that arg names; an empty arg decrypts it, and
+// keepKey leaves the key unchanged. It accepts encrypted files of version 1 if version1 is
+// true.
 func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	next, err := readKeyArg("new-key", arg)
 	if err != nil {
@@ -186,16 +187,16 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		how = fmt.Sprintf("is encrypted with the %s, AES-%d", which, next.Bits())
 	}
 	if len(names) == 0 {
-		return say("%s: TPM %s: the state %s already\n", w.where, s.Version(), how)
+		return say("%s: TPM %s: the state already %s\n", w.where, s.Version(), how)
 	}
-	if err := say("%s: TPM %s: the state %s now (%s)\n", w.where, s.Version(), how, strings.Join(names, ", ")); err != nil {
+	if err := say("%s: TPM %s: the state now %s (%s)\n", w.where, s.Version(), how, strings.Join(names, ", ")); err != nil {
 		return err
 	}
 	if next != nil && w.key == nil {
-		warnf("the disk may still hold blocks of the plain state that were given back; copies and snapshots do in any case")
+		warnf("the disk may still contain freed blocks of the plain state; copies and snapshots contain it in any case")
 	}
 	if w.profile != "" {
-		warnf("see that [key] in %s says the same before the TPM starts", w.profile)
+		warnf("change [key] in %s accordingly before the TPM starts", w.profile)
 	}
 	return nil
 }
@@ -208,7 +209,7 @@ func stateRollback(f *pflag.FlagSet) action {
 
 func rollbackState(w *stateTarget, drop bool) error {
 	if w.cfg.State.Location.Kind != nv.Directory {
-		return fmt.Errorf("%s keeps no generation before the last; only a directory with backup does", w.where)
+		return fmt.Errorf("%s has no previous generation; only a directory with backup has one", w.where)
 	}
 	s, e, err := w.openWithEngine(access{write: true, backup: true})
 	if err != nil {
@@ -218,9 +219,9 @@ func rollbackState(w *stateTarget, drop bool) error {
 	if err := s.Rollback(e, drop); err != nil {
 		return err
 	}
-	if err := say("%s: TPM %s: the state is the generation before; a second rollback undoes this\n", w.where, s.Version()); err != nil {
+	if err := say("%s: TPM %s: the previous generation is restored; a second rollback undoes this\n", w.where, s.Version()); err != nil {
 		return err
 	}
-	warnf("what the TPM has done since is gone: keys and NV data that were made, counters that went up; a guest that sealed to them (BitLocker, LUKS) may ask for its recovery key")
+	warnf("all later changes of the TPM are lost: new keys and NV data, increased counters; a guest that sealed to them (BitLocker, LUKS) may ask for its recovery key")
 	return nil
 }

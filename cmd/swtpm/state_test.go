@@ -23,7 +23,8 @@ func nullFDs(t *testing.T) (n int) {
 	return n
 }
 
-// What libtpms writes to stays open: a state file may get the number else.
+// TestQuietEngineKeepsItsDescriptor checks that the descriptor that libtpms writes to stays
+// open: else a state file could get its number.
 func TestQuietEngineKeepsItsDescriptor(t *testing.T) {
 	before := nullFDs(t)
 	if _, err := quietEngine(); err != nil {

@@ -24,12 +24,12 @@ type passFlags struct {
 
 func addPassFlags(f *pflag.FlagSet) *passFlags {
 	p := &passFlags{}
-	f.StringVar(&p.file, "passphrase-file", "", "the passphrase of the archive is in `FILE`; a newline at its end does not count")
+	f.StringVar(&p.file, "passphrase-file", "", "read the passphrase of the archive from `FILE`; ignore a newline at its end")
 	f.IntVar(&p.fd, "passphrase-fd", -1, "read the passphrase from the open descriptor `N`")
 	return p
 }
 
-// read returns the passphrase, nil if none is named.
+// read returns the passphrase, nil if no option names one.
 func (p *passFlags) read() (*seal.Passphrase, error) {
 	switch {
 	case p.file != "" && p.fd >= 0:
@@ -58,8 +58,8 @@ func passBytes(p *seal.Passphrase) []byte {
 func stateExport(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	pf := addPassFlags(f)
-	sealed := f.Bool("sealed", false, "keep an encrypted state as it is, under its key; the default without a key")
-	plain := f.Bool("plain", false, "write an encrypted state in the clear, without a passphrase")
+	sealed := f.Bool("sealed", false, "export an encrypted state without decrypting it; the default without a key")
+	plain := f.Bool("plain", false, "export an encrypted state decrypted, without a passphrase")
 	return w.then(1, func() error {
 		if *sealed && *plain {
 			return misused(f.Name(), errors.New("give either --sealed or --plain"))
@@ -92,7 +92,7 @@ func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) 
 		sealed = true
 	}
 	if encrypted && !sealed && !plain && pass == nil {
-		return fmt.Errorf("%s is encrypted, and the archive would hold it in the clear; give --passphrase-file, or --sealed to keep it under its key, or --plain", w.where)
+		return fmt.Errorf("%s is encrypted, and the archive would contain it in the clear; give --passphrase-file, or --sealed to leave it encrypted, or --plain", w.where)
 	}
 	a, err := s.Export(sealed, "swtpm-go "+program.Version)
 	if err != nil {
@@ -109,12 +109,12 @@ func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) 
 	}
 	err = say("%s: TPM %s: exported to %s, %s (%s)\n", w.where, s.Version(), w.files[0], protection(a, pass), strings.Join(a.Kinds(), ", "))
 	if err == nil && !a.Sealed && pass == nil {
-		warnf("%s holds the secrets of the TPM in the clear", w.files[0])
+		warnf("%s contains the secrets of the TPM in the clear", w.files[0])
 	}
 	return err
 }
 
-// protection says in words what keeps an archive from being read.
+// protection describes how an archive is protected.
 func protection(a *offline.Archive, pass *seal.Passphrase) string {
 	switch {
 	case a.Sealed && pass != nil:
@@ -130,7 +130,7 @@ func protection(a *offline.Archive, pass *seal.Passphrase) string {
 func stateImport(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	pf := addPassFlags(f)
-	replace := f.Bool("replace", false, "lose the TPM that is there")
+	replace := f.Bool("replace", false, "replace an existing TPM, which is lost")
 	return w.then(1, func() error { return importState(w, pf, *replace) })
 }
 
@@ -172,12 +172,12 @@ func importState(w *stateTarget, pf *passFlags, replace bool) error {
 	return err
 }
 
-// makeOwnStateDir is makeStateDir unless root would make a directory that the
+// makeOwnStateDir is makeStateDir, but fails if root would create a directory that the
 // profile's user could not enter.
 func makeOwnStateDir(cfg *config.Config) error {
 	dir, ok := cfg.State.Location.Dir()
 	if _, err := os.Stat(dir); ok && cfg.State.Create && cfg.Sandbox.User != "" && os.Geteuid() == 0 && errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s is not there yet; make it, for the user %q", dir, cfg.Sandbox.User)
+		return fmt.Errorf("%s does not exist; create it for the user %q", dir, cfg.Sandbox.User)
 	}
 	return makeStateDir(cfg)
 }

@@ -20,11 +20,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// stateTarget is the TPM that a verb of swtpm state works on: a profile, or what the
-// options --tpmstate, --key and --tpm name.
+// stateTarget is the TPM that a verb of swtpm state works on. A profile names it, or the
+// options --tpmstate, --key and --tpm.
 type stateTarget struct {
 	flags    *pflag.FlagSet
-	files    []string // words behind it
+	files    []string // operands after the profile
 	tpmstate string
 	keyArg   string
 	version  string // --tpm
@@ -34,22 +34,22 @@ type stateTarget struct {
 	profile string // the file, "" if options name the TPM
 	where   string // for messages
 	cfg     *config.Config
-	key     *seal.Key // once it is open; lives as long as the process
+	key     *seal.Key // set by open; closed by the end of the process
 }
 
-// targetFlags declares the options that say which TPM is meant.
+// targetFlags declares the options that name the TPM.
 func targetFlags(f *pflag.FlagSet) *stateTarget {
 	w := &stateTarget{flags: f}
-	f.StringVar(&w.tpmstate, "tpmstate", "", "the state is where `SUBOPTIONS` say, as for swtpm socket")
-	f.StringVar(&w.keyArg, "key", "", "the state has the key that `SUBOPTIONS` name, as for swtpm socket, and not the profile's")
-	f.StringVar(&w.version, "tpm", "", "TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the one that is there")
-	f.StringVar(&w.seccomp, "seccomp", "", "do what `SUBOPTIONS` say, as for swtpm socket, about system calls that only an attacker makes")
-	f.StringVar(&w.instance, "instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
+	f.StringVar(&w.tpmstate, "tpmstate", "", "use the state that `SUBOPTIONS` name, as for swtpm socket")
+	f.StringVar(&w.keyArg, "key", "", "use the key that `SUBOPTIONS` name, as for swtpm socket, instead of the profile's")
+	f.StringVar(&w.version, "tpm", "", "select the TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the stored one")
+	f.StringVar(&w.seccomp, "seccomp", "", "handle system calls that only an attacker makes as `SUBOPTIONS` say, as for swtpm socket")
+	f.StringVar(&w.instance, "instance", "", "replace %i in the profile by `NAME`; default: the profile's name")
 	return w
 }
 
-// then returns the action that finds out which TPM is meant and goes on with act.
-// files is the number of operands behind it.
+// then returns the action that finds the TPM and calls act. files is the number of operands
+// after the profile.
 func (w *stateTarget) then(files int, act func() error) action {
 	return func(_ context.Context, args []string) error {
 		if err := w.parse(args, files); err != nil {
@@ -63,13 +63,13 @@ func (w *stateTarget) then(files int, act func() error) action {
 	}
 }
 
-// parse takes the operands, of which the last ones, as many as files, are files.
+// parse parses the operands. The last ones are files; files is their number.
 func (w *stateTarget) parse(args []string, files int) error {
 	profile := ""
 	var version tpm.Version // 0: not named
 	var err error
 	if w.version != "" && version.UnmarshalText([]byte(w.version)) != nil {
-		return misused(w.flags.Name(), fmt.Errorf("--tpm %q: want 1.2 or 2.0", w.version))
+		return misused(w.flags.Name(), fmt.Errorf("--tpm %q: unknown version; use 1.2 or 2.0", w.version))
 	}
 	switch {
 	case w.tpmstate != "" && len(args) == files+1:
@@ -92,8 +92,8 @@ func (w *stateTarget) parse(args []string, files int) error {
 	return nil
 }
 
-// stateHint returns what to do if profile is no profile, but names a state as log
-// lines do, or is its directory.
+// stateHint returns a hint if profile is not a profile, but the URI of a state, as in log
+// lines, or its directory.
 func stateHint(profile string) string {
 	if kind := nv.ParseLocation(profile).Kind; kind == nv.Directory || kind == nv.File {
 		return "; to name the state instead of a profile, write --tpmstate backend-uri=" + profile
@@ -120,9 +120,9 @@ func (w *stateTarget) configure(profile string, version tpm.Version) error {
 		return fmt.Errorf("%w%s", err, stateHint(profile))
 	}
 	if root := cfg.Sandbox.Chroot; root != "" {
-		// The paths are seen from inside. Joined to root here they could lead out
-		// by a link, and as they are they may be another TPM's.
-		return fmt.Errorf("%s: its paths are inside %s, [sandbox] chroot, where this does not look; name the state with --tpmstate, and its key with --key, as they are called from here", profile, root)
+		// The paths are relative to root. Joined to it, a link in them could lead
+		// outside; without it they may belong to another TPM.
+		return fmt.Errorf("%s: its paths are relative to [sandbox] chroot, %s; name the state with --tpmstate and its key with --key, with paths from outside", profile, root)
 	}
 	changed := *cfg
 	if w.keyArg != "" {
@@ -134,7 +134,7 @@ func (w *stateTarget) configure(profile string, version tpm.Version) error {
 		changed.TPM = version
 	}
 	if changed.State.Location.Kind == nv.None {
-		return fmt.Errorf("%s: it names no place for the state, [tpmstate] dir", profile)
+		return fmt.Errorf("%s: missing [tpmstate] dir", profile)
 	}
 	w.cfg, w.profile, w.where = &changed, profile, changed.State.Location.String()
 	return nil
@@ -143,13 +143,12 @@ func (w *stateTarget) configure(profile string, version tpm.Version) error {
 // access is how a state is opened.
 type access struct {
 	write  bool
-	backup bool     // the generation before is to be exchanged
-	out    *newFile // is open too; nil if none is
+	backup bool     // exchange the previous generation
+	out    *newFile // another open file; or nil
 }
 
 // open reads the key, opens the state, and confines the process: the state may be
-// made to do harm, and who looks at it is often root. What else the verb opens must
-// be open by then.
+// malicious, and the user is often root. All other files of the verb must be open before.
 func (w *stateTarget) open(how access) (*offline.State, error) {
 	s, err := w.openFree(how)
 	if err != nil {
@@ -161,7 +160,7 @@ func (w *stateTarget) open(how access) (*offline.State, error) {
 	return s, nil
 }
 
-// confine takes from the process what the rest of the verb does not need.
+// confine removes the rights that the rest of the verb does not need.
 func (w *stateTarget) confine(how access) error {
 	out := ""
 	if how.out != nil {
@@ -181,7 +180,7 @@ func (w *stateTarget) confine(how access) error {
 // openFree is open without the sandbox.
 func (w *stateTarget) openFree(how access) (*offline.State, error) {
 	c := w.cfg.Key
-	c.Remove = false // the emulator's to do; here the key may be needed again
+	c.Remove = false // only the emulator removes it; another verb may need the key again
 	var err error
 	if w.key, err = readKey("key", c); err != nil {
 		return nil, err
@@ -205,7 +204,7 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 	return s, err
 }
 
-// readKeyArg reads the key that the argument of an option names; "" is none.
+// readKeyArg reads the key that the argument of an option names, nil for "".
 func readKeyArg(option, arg string) (*seal.Key, error) {
 	c, err := config.ParseKey(arg)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Archive is the state of one TPM in one piece. Encode makes the bytes of it,
-// Decode reads them. All integers are big-endian.
+// Archive is the complete state of one TPM. Encode encodes it, Decode decodes it. All
+// integers are big-endian.
 //
 //	off len field
 //	  0   8 magic       "SWTPMAR\n"
@@ -49,8 +49,8 @@ import (
 //	 11     writer   the program that wrote it, UTF-8
 //	      1 number of items
 //
-// and for each item, in ascending order of the kinds, the permanent one in any
-// case:
+// and for each item, in ascending order of the kinds, of which the permanent one is
+// required:
 //
 //	off len field
 //	  0   1 kind     1 permanent, 2 volatile, 3 savestate
@@ -58,7 +58,7 @@ import (
 //	  9   4 length of the next field, 1 to 1,049,088
 //	 13     bytes of the item
 //
-// Nothing follows the last item. A reader refuses what it does not know.
+// Nothing follows the last item. A reader rejects unknown values.
 type Archive struct {
 	Version tpm.Version
 	Sealed  bool // form 2
@@ -86,7 +86,7 @@ const (
 	formSealed  = 2
 
 	// MaxArchive is the size in bytes of the largest archive: three items, and
-	// what is around them.
+	// the fields around them.
 	MaxArchive = 3*(seal.MaxBlob+13) + 4096
 )
 
@@ -96,11 +96,11 @@ var (
 	ErrArchive    = errors.New("the archive is damaged")
 	ErrPassphrase = errors.New("wrong passphrase, or the archive is damaged")
 	ErrNeedPass   = errors.New("the archive is under a passphrase; give it with --passphrase-file")
-	ErrNoPass     = errors.New("a passphrase is given, but the archive is under none")
+	ErrNoPass     = errors.New("unexpected passphrase: the archive has none")
 )
 
-// Encode returns the archive, under pass unless that is nil. The caller should
-// seal.Wipe the bytes of one that is under none.
+// Encode returns the encoded archive, encrypted unless pass is nil. The caller should
+// seal.Wipe the bytes of a plain one.
 func (a *Archive) Encode(pass []byte) ([]byte, error) {
 	content, err := a.content()
 	if err != nil {
@@ -144,7 +144,7 @@ func (a *Archive) content() ([]byte, error) {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(i.Bytes)))
 		b = append(b, i.Bytes...)
 	}
-	if _, err := decodeContent(b); err != nil { // what cannot be read must not be written
+	if _, err := decodeContent(b); err != nil { // an archive that cannot be read must not be written
 		return nil, err
 	}
 	return b, nil
@@ -157,9 +157,9 @@ func unixOrZero(t time.Time) int64 {
 	return t.Unix()
 }
 
-// Decode reads an archive, with pass if it is under a passphrase. It looks at the
-// checksum, or the tag, before anything else in it. b is not kept. What the items
-// hold is not looked at.
+// Decode decodes an archive, with pass if it has a passphrase. It verifies the checksum, or
+// the tag, before it decodes anything else. It copies from b. It does not check the content
+// of the items.
 func Decode(b, pass []byte) (*Archive, error) {
 	content, err := unprotect(b, pass)
 	if err == nil {
@@ -178,7 +178,7 @@ func unprotect(b, pass []byte) ([]byte, error) {
 		return nil, ErrNotArchive
 	}
 	if v := b[headSize-2]; v != archiveVersion {
-		return nil, fmt.Errorf("version %d, this program knows %d; use a newer one", v, archiveVersion)
+		return nil, fmt.Errorf("unknown version %d, expected %d; use a newer program", v, archiveVersion)
 	}
 	switch p := b[headSize-1]; p {
 	case protectionPass:
@@ -188,7 +188,7 @@ func unprotect(b, pass []byte) ([]byte, error) {
 		return decrypt(b, pass)
 	case protectionSum:
 	default:
-		return nil, fmt.Errorf("protection %d is not known; use a newer program", p)
+		return nil, fmt.Errorf("unknown protection %d; use a newer program", p)
 	}
 	if pass != nil {
 		return nil, ErrNoPass
@@ -220,7 +220,7 @@ func decodeContent(b []byte) (*Archive, error) {
 	case form != formPayload && form != formSealed:
 		return nil, fmt.Errorf("%w: form %d", ErrArchive, form)
 	case !utf8.ValidString(a.Writer):
-		return nil, fmt.Errorf("%w: the writer's name is no UTF-8", ErrArchive)
+		return nil, fmt.Errorf("%w: the name of the writer is not UTF-8", ErrArchive)
 	case n < 1 || n > len(tpm.Blobs):
 		return nil, fmt.Errorf("%w: %d items", ErrArchive, n)
 	}
@@ -232,12 +232,12 @@ func decodeContent(b []byte) (*Archive, error) {
 		a.Items = append(a.Items, i)
 	}
 	if r.short || len(r.b) > 0 {
-		return nil, fmt.Errorf("%w: it does not end where it should", ErrArchive)
+		return nil, fmt.Errorf("%w: unexpected bytes at the end", ErrArchive)
 	}
 	return a, a.checkKinds()
 }
 
-// checkKinds holds which items there may be, and in which order.
+// checkKinds checks the kinds of the items and their order.
 func (a *Archive) checkKinds() error {
 	last := tpm.Blob(0)
 	for n, i := range a.Items {
@@ -250,7 +250,7 @@ func (a *Archive) checkKinds() error {
 	return nil
 }
 
-// reader takes fields off the front of b; short sticks if there are too few bytes.
+// reader decodes fields from the front of b; short is set if it had too few bytes.
 type reader struct {
 	b     []byte
 	short bool
@@ -299,12 +299,12 @@ func (r *reader) item() (ArchiveItem, error) {
 	}
 	i.Bytes = bytes.Clone(r.take(int(n)))
 	if r.short {
-		return i, fmt.Errorf("%w: it is cut short", ErrArchive)
+		return i, fmt.Errorf("%w: truncated", ErrArchive)
 	}
 	return i, nil
 }
 
-// Wipe overwrites the items: as payloads they are the secrets of the TPM.
+// Wipe overwrites the items: payloads contain the secrets of the TPM.
 func (a *Archive) Wipe() {
 	for _, i := range a.Items {
 		seal.Wipe(i.Bytes)

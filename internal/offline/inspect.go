@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Report is what is there of a TPM. The JSON of it is an interface.
+// Report describes the stored state of a TPM. Programs may depend on its JSON.
 type Report struct {
 	Where string `json:"where"`
 	TPM   string `json:"tpm"` // "1.2", "2.0"
@@ -22,11 +22,11 @@ type Report struct {
 
 	Items []ItemReport `json:"items"`
 
-	// Others are temporary files, which processes have left that died.
+	// Others are temporary files that were left by processes that were killed.
 	Others []string `json:"others"`
 
-	// Interrupted is true if a change of several items was cut short. The
-	// next start, or verb that writes, finishes it.
+	// Interrupted reports an interrupted change of several items. The next start,
+	// or verb that writes, completes it.
 	Interrupted bool `json:"interrupted"`
 }
 
@@ -36,7 +36,7 @@ type ProfileReport struct {
 	Level int    `json:"stateFormatLevel"`
 }
 
-// ItemReport is one item. Fields that could not be found out are empty.
+// ItemReport describes one item. Unknown fields are empty.
 type ItemReport struct {
 	Name       string `json:"name"`
 	Bytes      int    `json:"bytes"`
@@ -50,7 +50,7 @@ type ItemReport struct {
 	Problem    string `json:"problem,omitempty"`
 }
 
-// What ItemReport.Key says of the key that was given.
+// The values of ItemReport.Key.
 const (
 	keyNotNeeded = "not needed"
 	keyNotGiven  = "not given"
@@ -59,7 +59,7 @@ const (
 	keyTooMany   = "given, but the state is plain"
 )
 
-// What ItemReport.Writer says: of an encrypted item nothing tells who wrote it.
+// The values of ItemReport.Writer. An encrypted item does not show its writer.
 const (
 	writerOurs   = "swtpm-go"
 	writerSwtpm  = "swtpm"
@@ -67,7 +67,7 @@ const (
 	writerOld    = "swtpm before 0.1, of 2018"
 )
 
-// Inspect tells what is there, as far as the key, or none, allows.
+// Inspect describes the stored state, without the key in less detail.
 func (s *State) Inspect() (*Report, error) {
 	r := &Report{Where: s.where, TPM: s.version.String(), Items: []ItemReport{}, Others: []string{}}
 	entries, err := s.list()
@@ -99,7 +99,7 @@ func (s *State) Inspect() (*Report, error) {
 	return r, nil
 }
 
-// add puts i into the report; err is why it could not be loaded.
+// add adds i to the report; err is the error of loading it.
 func (r *Report) add(s *State, i item, err error) {
 	out := ItemReport{Name: i.name, Bytes: len(i.sealed)}
 	if !i.changed.IsZero() {
@@ -121,7 +121,7 @@ func (r *Report) add(s *State, i item, err error) {
 	r.Items = append(r.Items, out)
 }
 
-// describe fills in what needs no key.
+// describe sets the fields that need no key.
 func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
 	i.Container = int(info.Version)
 	i.Checksum = string(info.Checksum)
@@ -149,7 +149,7 @@ func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
 	}
 }
 
-// open opens i and fills in what is inside.
+// open opens i and sets the fields about its payload.
 func (r *Report) open(s *State, i item, out *ItemReport) error {
 	p, err := seal.Open(i.sealed, s.key)
 	switch {

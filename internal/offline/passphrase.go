@@ -11,14 +11,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// What scrypt costs: 64 MiB, and a fraction of a second. An archive says what it
-// was made with, so that these can be raised.
+// The parameters of scrypt: 64 MiB, and a fraction of a second. An archive contains its
+// own, so that these can be raised.
 const (
 	scryptN = 16
 	scryptR = 8
 	scryptP = 1
 
-	// Limits for archives that come in: 1 GiB, and about 16 times the work.
+	// Limits for archives of others: 1 GiB, and about 16 times the work.
 	maxScryptN      = 20
 	maxScryptR      = 32
 	maxScryptP      = 4
@@ -30,7 +30,7 @@ const (
 	passHead  = headSize + 3 + saltSize + nonceSize
 )
 
-// encrypt appends to head what is behind it in an archive under a passphrase.
+// encrypt appends to head the rest of an archive under a passphrase.
 func encrypt(head, content, pass []byte) ([]byte, error) {
 	b := append(make([]byte, 0, passHead+len(content)+tagSize), head...)
 	b = append(b, scryptN, scryptR, scryptP)
@@ -61,12 +61,12 @@ func decrypt(b, pass []byte) ([]byte, error) {
 	return content, nil
 }
 
-// archiveCipher makes the key that head and the passphrase stand for. The key is
-// used once: each archive has its own salt.
+// archiveCipher derives the key from head and the passphrase. The key is used once: each
+// archive has its own salt.
 func archiveCipher(head, pass []byte) (cipher.AEAD, error) {
 	n, r, p := int(head[headSize]), int(head[headSize+1]), int(head[headSize+2])
 	if n < 1 || n > maxScryptN || r < 1 || r > maxScryptR || p < 1 || p > maxScryptP || 128*r<<n > maxScryptMemory {
-		return nil, fmt.Errorf("%w: scrypt with n %d, r %d, p %d, more than is allowed", ErrArchive, n, r, p)
+		return nil, fmt.Errorf("%w: scrypt with n %d, r %d, p %d exceeds the limits", ErrArchive, n, r, p)
 	}
 	key, err := scrypt.Key(pass, head[headSize+3:headSize+3+saltSize], 1<<n, r, p, 32)
 	if err != nil {

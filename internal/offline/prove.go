@@ -10,9 +10,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// prove loads the payloads, by the names of their items, into the engine of a TPM
-// of version v, as an emulator that starts would. Nothing is written: what the
-// engine stores stays in memory, and goes.
+// prove loads the payloads, by the names of their items, into the engine of a TPM of
+// version v, as a start of the emulator does. It writes nothing: changes by the engine stay
+// in memory and are dropped.
 func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
 	return whileOn(e, v, payloads, func() error {
 		if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
@@ -22,8 +22,8 @@ func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
 	})
 }
 
-// proveSavestate has TPM_Startup read what TPM_SaveState has saved. If there is a
-// volatile state the TPM is past that.
+// proveSavestate runs TPM_Startup, which reads the state that TPM_SaveState has saved. A
+// TPM with a volatile state has read it already.
 func proveSavestate(e emul.Engine, v tpm.Version) error {
 	rsp, err := e.Process(tpm.Startup(v, startupState))
 	if err != nil {
@@ -58,8 +58,8 @@ func whileOn(e emul.Engine, v tpm.Version, payloads map[string][]byte, f func() 
 	return f()
 }
 
-// tooOld is what a person should know of a state that libtpms does not start with:
-// an older libtpms refuses levels that it does not know.
+// tooOld returns a hint about a state that libtpms does not start with: an older libtpms
+// rejects unknown levels.
 func tooOld(v tpm.Version, permanent []byte) string {
 	s, err := payload.Describe(v, permanent)
 	if err != nil || s.Level <= 1 {
@@ -73,8 +73,8 @@ func tooOld(v tpm.Version, permanent []byte) string {
 // Source: TPM 1.2 Part 2, TPM_STARTUP_TYPE.
 const startupState = 2
 
-// proveItems is prove with items that were opened; the backup is not among what
-// an emulator starts with.
+// proveItems is prove for opened items without the backup, which an emulator does not
+// load.
 func proveItems(e emul.Engine, v tpm.Version, items []item) error {
 	payloads := map[string][]byte{}
 	for _, i := range items {
@@ -85,7 +85,7 @@ func proveItems(e emul.Engine, v tpm.Version, items []item) error {
 	return prove(e, v, payloads)
 }
 
-// host keeps in memory what the engine stores.
+// host stores in memory.
 type host struct{ items map[string][]byte }
 
 func (h *host) put(name string, p []byte) {
@@ -102,14 +102,13 @@ func (h *host) clear() {
 	}
 }
 
-// Warn is told what OpenSSL is about to be made to do, which is nobody's concern
-// here.
+// Warn does nothing: warnings about OpenSSL do not matter here.
 func (h *host) Warn(string, ...any) {}
 
-// Keep has nothing to do: nobody runs commands here.
+// Keep does nothing: no commands run here.
 func (h *host) Keep([]byte) {}
 
-// Recover has nothing to undo: no callback fails.
+// Recover does nothing: no callback fails.
 func (h *host) Recover([]byte, tpm.Code) []byte { return nil }
 
 // LoadState, StoreState and DeleteState make host an emul.Host.
@@ -121,13 +120,13 @@ func (h *host) LoadState(name string) ([]byte, error) {
 	return p, nil
 }
 
-// StoreState keeps payload.
+// StoreState stores payload.
 func (h *host) StoreState(name string, payload []byte) error {
 	h.put(name, payload)
 	return nil
 }
 
-// DeleteState forgets a payload.
+// DeleteState drops a payload.
 func (h *host) DeleteState(name string) error {
 	p, ok := h.items[name]
 	if !ok {

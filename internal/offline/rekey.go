@@ -11,14 +11,13 @@ import (
 )
 
 // Rekey encrypts every item with next instead of the key of the state; nil is
-// plain. It returns the names of the items that it has changed. They change all
-// at once: whatever happens, the TPM starts with the old key or with the new one,
-// and a call that was cut short is finished or undone when the state is locked
-// next.
+// plain. It returns the names of the changed items. They change all at once: in any case
+// the TPM starts with the old key or with the new one, and the next lock of the state
+// completes or drops an interrupted call.
 //
-// Everything is decoded before, and the new items are opened again, before the
-// first is written. Items that have the new key already stay: so a call may be
-// repeated, and then removes what the one before has left.
+// Before the first item is written, all are decoded and the new ones opened again. Items
+// that have the new key already are not changed: so a call may be repeated, and then
+// removes the remains of the first one.
 //
 // Encrypted files of version 1 are accepted if version1 is true: see
 // seal.OpenVersion1. The new ones are of version 2.
@@ -41,7 +40,7 @@ func (s *State) Rekey(next *seal.Key, version1 bool) ([]string, error) {
 		}
 		if err != nil {
 			if i.name == nv.Backup {
-				err = fmt.Errorf("%w; remove it if the generation before is not needed", err)
+				err = fmt.Errorf("%w; remove it if the previous generation is not needed", err)
 			}
 			return nil, fmt.Errorf("%s: neither the old key nor the new one opens it; nothing was changed: %w", s.where, err)
 		}
@@ -67,7 +66,7 @@ func (s *State) openVersion1(i *item) error {
 	return s.opened(i, p, err)
 }
 
-// reseal seals payload and holds that it can be opened again.
+// reseal seals payload and checks that it can be opened again.
 func reseal(payload []byte, key *seal.Key) ([]byte, error) {
 	blob, err := seal.Seal(payload, key)
 	if err != nil {
@@ -79,16 +78,16 @@ func reseal(payload []byte, key *seal.Key) ([]byte, error) {
 	}
 	defer seal.Wipe(back)
 	if !bytes.Equal(back, payload) {
-		return nil, errors.New("what was sealed does not open as what it was")
+		return nil, errors.New("the sealed item opens with other content")
 	}
 	return blob, nil
 }
 
-// apply makes the changes and holds that they are there.
+// apply makes the changes and checks the result.
 func (s *State) apply(changes []nv.Change) error {
 	err := nv.Apply(s.b, changes)
 	if errors.Is(err, errors.ErrUnsupported) {
-		return fmt.Errorf("%s: %w; start the TPM, shut it down in order so that only its permanent state is left, and try again", s.where, err)
+		return fmt.Errorf("%s: %w; start the TPM, shut it down so that only its permanent state remains, and try again", s.where, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.where, err)
@@ -100,15 +99,15 @@ func (s *State) apply(changes []nv.Change) error {
 		switch {
 		case c.Blob == nil && errors.Is(err, fs.ErrNotExist):
 		case err != nil:
-			return fmt.Errorf("%s: read again what was written: %w", s.where, err)
+			return fmt.Errorf("%s: read back: %w", s.where, err)
 		case !same:
-			return fmt.Errorf("%s: %s was written, but reads otherwise; the disk is bad", s.where, c.Name)
+			return fmt.Errorf("%s: %s has other content than was written; the disk is faulty", s.where, c.Name)
 		}
 	}
 	return nil
 }
 
-// wipeOld removes what a call that was cut short may have left of the old items.
+// wipeOld overwrites the remains of old items that an interrupted call may have left.
 func (s *State) wipeOld() error {
 	if b, ok := s.b.(nv.WipeBackend); ok {
 		if err := b.Wipe(); err != nil {
@@ -118,7 +117,7 @@ func (s *State) wipeOld() error {
 	return nil
 }
 
-// has says whether there is an item of that name, good or bad.
+// has reports whether an item of that name exists, even a damaged one.
 func (s *State) has(name string) (bool, error) {
 	blob, err := s.b.Load(s.prefix + name)
 	seal.Wipe(blob)

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Text returns the report for people, with a newline at its end.
+// Text returns the report as lines of text.
 func (r *Report) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: TPM %s", r.Where, r.TPM)
@@ -20,15 +20,15 @@ func (r *Report) Text() string {
 		}
 	}
 	for _, name := range r.Others {
-		fmt.Fprintf(&b, "  %q: temporary, left by a process that died\n", name)
+		fmt.Fprintf(&b, "  %q: temporary, left by a process that was killed\n", name)
 	}
 	if r.Interrupted {
-		b.WriteString("  a change of several items was cut short; the next start finishes it\n")
+		b.WriteString("  a change of several items was interrupted; the next start completes it\n")
 	}
 	return b.String()
 }
 
-// text is one item in words.
+// text returns the description of one item.
 func (i *ItemReport) text() string {
 	words := []string{fmt.Sprintf("%d bytes", i.Bytes)}
 	if i.Container == 0 { // it could not be read

@@ -9,17 +9,16 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Rollback puts the permanent state before the last in the place of the last, and
-// that in its place. It refuses if the older one would not start. A volatile or
-// saved state is of the newer generation: it is removed if drop is true, and else
-// the rollback refused.
+// Rollback exchanges the permanent state and the previous one. It fails if libtpms does not
+// start with the previous one. A volatile or saved state belongs to the newer generation:
+// if drop is true it is removed, else Rollback fails.
 //
-// Removing comes first: if the process dies after it, the TPM is as after a power
+// Removing comes first: if the process is killed after that, the TPM is as after a power
 // cut.
 func (s *State) Rollback(e emul.Engine, drop bool) error {
 	b, ok := s.b.(nv.BackupBackend)
 	if !ok {
-		return fmt.Errorf("%s keeps no generation before the last: %w", s.where, errors.ErrUnsupported)
+		return fmt.Errorf("%s has no previous generation: %w", s.where, errors.ErrUnsupported)
 	}
 	older, err := s.older()
 	if err != nil {
@@ -40,20 +39,20 @@ func (s *State) Rollback(e emul.Engine, drop bool) error {
 	return nil
 }
 
-// older is the backup, opened.
+// older returns the opened backup.
 func (s *State) older() (item, error) {
 	i := item{name: nv.Backup, blob: tpm.Permanent}
 	var err error
 	if i.sealed, err = s.b.Load(s.prefix + i.name); err != nil {
-		return i, fmt.Errorf("%s: there is no generation to go back to, which a TPM with backup keeps: %w", s.where, err)
+		return i, fmt.Errorf("%s: no previous generation, which only a TPM with backup has: %w", s.where, err)
 	}
 	if err := s.open(&i, s.key); err != nil {
-		return i, fmt.Errorf("%s: the generation before is bad: %w", s.where, err)
+		return i, fmt.Errorf("%s: the previous generation is damaged: %w", s.where, err)
 	}
 	return i, nil
 }
 
-// dropNewer removes an item of the newer generation, if it is there.
+// dropNewer removes an item of the newer generation if it exists.
 func (s *State) dropNewer(name string, drop bool) error {
 	there, err := s.has(name)
 	switch {

@@ -1,11 +1,10 @@
-// Package offline works on the state of a TPM that is off: it tells what is there,
-// proves that it would start, changes its key, packs it into an archive and
-// unpacks one, and goes back to the generation before.
+// Package offline works on the state of a TPM that is off: it describes the state, proves
+// that libtpms starts with it, changes its key, exports it to an archive, imports one, and
+// restores the previous generation.
 //
-// The state is reached through package nv and locked as long as it is open, so
-// that no emulator runs on it meanwhile. Payloads are decoded by package payload
-// and, where an engine is given, loaded into libtpms with a host that never
-// writes. Which place, which key and which engine, is the caller's to say.
+// The state is accessed through package nv and locked while it is open, so that no emulator
+// runs on it. Package payload decodes payloads, and an engine, if one is given, loads them
+// into libtpms with a host that never writes.
 package offline
 
 import (
@@ -23,22 +22,22 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// ErrNone means that there is no TPM in a place.
-var ErrNone = errors.New("there is no state of a TPM")
+// ErrNone means that the storage contains no TPM.
+var ErrNone = errors.New("no state of a TPM")
 
-// versions are those that there are.
+// versions are the known versions of TPMs.
 var versions = []tpm.Version{tpm.V20, tpm.V12}
 
-// Options says which state is meant.
+// Options identifies a state.
 type Options struct {
-	// Open opens the place for the items with that prefix. Where names it in
+	// Open opens the storage for the items with that prefix. Where names it in
 	// messages.
 	Open  func(prefix string, readOnly bool) (nv.Backend, error)
 	Where string
 
-	ReadOnly bool        // nothing is to change
-	Version  tpm.Version // 0 is the one that is there
-	Key      *seal.Key   // of the state; nil if it is plain, or unknown. It stays the caller's
+	ReadOnly bool        // change nothing
+	Version  tpm.Version // 0: the version of the stored TPM
+	Key      *seal.Key   // of the state; nil if it is plain or unknown. The caller closes it
 }
 
 // State is the state of one TPM, locked.
@@ -50,8 +49,8 @@ type State struct {
 	key     *seal.Key
 }
 
-// Open opens and locks a state. Its error is ErrNone if Options.Version is 0 and
-// no TPM is there.
+// Open opens and locks a state. Its error is ErrNone if Options.Version is 0 and the
+// storage contains no TPM.
 func Open(o Options) (*State, error) {
 	v := o.Version
 	if v == 0 {
@@ -71,7 +70,8 @@ func Open(o Options) (*State, error) {
 	return s, nil
 }
 
-// inUse says who holds the lock, if that is the error and can be found out.
+// inUse adds the process that holds the lock, if it is known, to err if that is
+// nv.ErrLocked.
 func (s *State) inUse(err error) error {
 	if !errors.Is(err, nv.ErrLocked) {
 		return fmt.Errorf("%s: %w", s.where, err)
@@ -105,7 +105,7 @@ func (s *State) Close() error {
 // Version returns the TPM's version.
 func (s *State) Version() tpm.Version { return s.version }
 
-// findVersion returns the version of the TPM that is there.
+// findVersion returns the version of the stored TPM.
 func (o Options) findVersion() (tpm.Version, error) {
 	found := map[tpm.Version][]byte{}
 	for _, v := range versions {
@@ -125,7 +125,7 @@ func (o Options) findVersion() (tpm.Version, error) {
 			return v, nil
 		}
 	}
-	// A place whose items have no prefix tells it by what is in them alone.
+	// Only the content of items without a prefix shows the version.
 	if bytes.Equal(found[tpm.V12], found[tpm.V20]) {
 		if p, err := seal.Open(found[tpm.V20], o.Key); err == nil {
 			v := payload.VersionOf(p)
@@ -134,15 +134,15 @@ func (o Options) findVersion() (tpm.Version, error) {
 				return v, nil
 			}
 		}
-		return 0, fmt.Errorf("%s does not tell which TPM it is; say so with --tpm 1.2 or --tpm 2.0", o.Where)
+		return 0, fmt.Errorf("%s: unknown version of the TPM; give --tpm 1.2 or --tpm 2.0", o.Where)
 	}
-	return 0, fmt.Errorf("%s has a TPM 1.2 and a TPM 2.0; say which with --tpm 1.2 or --tpm 2.0", o.Where)
+	return 0, fmt.Errorf("%s contains a TPM 1.2 and a TPM 2.0; choose one with --tpm 1.2 or --tpm 2.0", o.Where)
 }
 
-// probe returns the permanent state, or what else is there of a TPM; nil if
-// nothing is. What cannot be read counts as there.
+// probe returns the permanent state or another item, nil if none exists. An item that
+// cannot be read exists, too.
 func (o Options) probe(prefix string) ([]byte, error) {
-	b, err := o.Open(prefix, true) // it is not locked yet
+	b, err := o.Open(prefix, true) // the caller does not hold the lock
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ type item struct {
 	blob    tpm.Blob
 	sealed  []byte
 	payload []byte    // once it is opened
-	changed time.Time // zero if the backend does not tell
+	changed time.Time // zero if unknown
 }
 
 // wipe clears the secrets.
@@ -176,8 +176,8 @@ func wipe(items []item) {
 	}
 }
 
-// items reads all items that are there, the permanent one first, the backup last.
-// It is an error if the permanent one is missing.
+// items reads all existing items, the permanent one first, the backup last. A missing
+// permanent one is an error.
 func (s *State) items() ([]item, error) {
 	changed, err := s.changed()
 	if err != nil {
@@ -199,7 +199,7 @@ func (s *State) items() ([]item, error) {
 	case len(all) == 0:
 		return nil, fmt.Errorf("%s: %w of version %s", s.where, ErrNone, s.version)
 	case all[0].name != nv.Permanent:
-		return nil, fmt.Errorf("%s: %s is there, but %s is missing; restore it from a backup", s.where, all[0].name, nv.Permanent)
+		return nil, fmt.Errorf("%s: %s exists, but %s is missing; restore it from a backup", s.where, all[0].name, nv.Permanent)
 	}
 	return all, nil
 }
@@ -218,8 +218,8 @@ func (s *State) names() (all []item) {
 	return all
 }
 
-// changed returns when each entry was changed last, by its name, if the backend
-// can tell.
+// changed returns the time of the last change of each entry, by name, if the backend lists
+// its entries.
 func (s *State) changed() (map[string]time.Time, error) {
 	all := map[string]time.Time{}
 	entries, err := s.list()
@@ -229,7 +229,7 @@ func (s *State) changed() (map[string]time.Time, error) {
 	return all, err
 }
 
-// list returns what the backend keeps, nothing if it cannot tell.
+// list returns the entries of the backend, none if it does not list them.
 func (s *State) list() ([]nv.Entry, error) {
 	b, ok := s.b.(nv.ListBackend)
 	if !ok {
@@ -242,13 +242,13 @@ func (s *State) list() ([]nv.Entry, error) {
 	return entries, nil
 }
 
-// open opens i with key and checks what is in it.
+// open opens i with key and checks its payload.
 func (s *State) open(i *item, key *seal.Key) error {
 	p, err := seal.Open(i.sealed, key)
 	return s.opened(i, p, err)
 }
 
-// opened checks p, the payload of i, unless err says that there is none.
+// opened checks p, the payload of i, unless err is set.
 func (s *State) opened(i *item, p []byte, err error) error {
 	if err == nil {
 		if err = payload.Check(s.version, i.blob, p); err != nil {

@@ -347,7 +347,7 @@ func TestTooOld(t *testing.T) {
 	}
 }
 
-// A change that was cut short is told; a journal that is bad, too.
+// TestInterrupted checks that an interrupted change is reported, and a bad journal, too.
 func TestInterrupted(t *testing.T) {
 	p := newFixture(t, genuine(t, "tpm2-fresh"), nil, nil)
 	o := p.options(t, nil)
@@ -359,7 +359,7 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 	put(journal)
-	if _, err := Open(o); err == nil || !strings.Contains(err.Error(), "cut short") {
+	if _, err := Open(o); err == nil || !strings.Contains(err.Error(), "interrupted change") {
 		t.Errorf("Open with a bad journal: %v", err)
 	}
 	put(fmt.Sprintf("%send %x\n", journal, sha256.Sum256([]byte(journal))))
@@ -369,7 +369,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	defer s.Close()
 	r, err := s.Inspect()
-	if err != nil || !r.Interrupted || !strings.Contains(r.Text(), "cut short") {
+	if err != nil || !r.Interrupted || !strings.Contains(r.Text(), "interrupted") {
 		t.Errorf("Inspect = %+v, %v", r, err)
 	}
 }

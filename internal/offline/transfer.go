@@ -12,10 +12,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Export returns the state as an archive that writer has made. Sealed items stay
-// encrypted as they are, and sealed says so for the whole; they are opened with
-// the key of the state, if there is one, only to prove them. Else the archive has
-// the payloads. The backup stays behind. The caller should Wipe the archive.
+// Export returns the state as an archive that names writer as its program. With sealed the
+// items stay encrypted, and are opened with the key of the state, if any, only to prove
+// them. Else the archive has the payloads. The backup is left out. The caller should Wipe
+// the archive.
 func (s *State) Export(sealed bool, writer string) (*Archive, error) {
 	items, err := s.items()
 	if err != nil {
@@ -38,14 +38,14 @@ func (s *State) Export(sealed bool, writer string) (*Archive, error) {
 	return a, nil
 }
 
-// exported returns a copy of what goes into the archive for i.
+// exported returns a copy of the bytes of i for the archive.
 func (s *State) exported(i *item, sealed bool) ([]byte, error) {
 	info, err := seal.DescribeFile(i.sealed)
 	switch {
 	case err != nil:
 		return nil, err
 	case sealed && info.Bits == 0:
-		return nil, errors.New("it is not encrypted and cannot be exported as it is")
+		return nil, errors.New("it is not encrypted and cannot be exported with --sealed")
 	case sealed && info.Version == 1:
 		return nil, fmt.Errorf("%w; convert it with swtpm state rekey --accept-version-1", seal.ErrVersion1)
 	}
@@ -60,7 +60,7 @@ func (s *State) exported(i *item, sealed bool) ([]byte, error) {
 	return append([]byte(nil), i.payload...), nil
 }
 
-// Encrypted says whether the permanent state is encrypted.
+// Encrypted reports whether the permanent state is encrypted.
 func (s *State) Encrypted() (bool, error) {
 	items, err := s.items()
 	if err != nil {
@@ -74,15 +74,15 @@ func (s *State) Encrypted() (bool, error) {
 	return info.Bits > 0, nil
 }
 
-// Import makes the state what the archive says, under the key of the state, all
-// of it at once. Unless replace is true it refuses if there is anything of a TPM
-// of that version already. With it, what is there goes, its backup too.
+// Import replaces the state by that of the archive, encrypted with the key of the state,
+// all of it at once. Unless replace is true it fails if the storage contains any item of a
+// TPM of that version. With replace those items are lost, and their backup, too.
 //
-// The archive is decoded to its last byte, and its TPM started in the engine,
-// before anything is touched.
+// It decodes the archive to its last byte and starts its TPM in the engine before it
+// changes anything.
 func (s *State) Import(a *Archive, e emul.Engine, replace bool) error {
 	if a.Version != s.version {
-		return fmt.Errorf("the archive has a TPM %s, and %s is for a TPM %s", a.Version, s.where, s.version)
+		return fmt.Errorf("the archive contains a TPM %s, but %s is for a TPM %s", a.Version, s.where, s.version)
 	}
 	items, err := s.unpack(a)
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *State) unpack(a *Archive) ([]item, error) {
 		var err error
 		switch {
 		case a.Sealed && s.key == nil:
-			return nil, fmt.Errorf("its items are encrypted with the key of the TPM: %w; give the key to import it", seal.ErrNoKey)
+			return nil, fmt.Errorf("its items are encrypted with the key of the TPM: %w; give that key", seal.ErrNoKey)
 		case a.Sealed:
 			i.sealed = append([]byte(nil), ai.Bytes...)
 			err = s.open(&i, s.key)
@@ -132,7 +132,7 @@ func (s *State) unpack(a *Archive) ([]item, error) {
 	return items, nil
 }
 
-// replaced returns the changes that remove what is there and not among items.
+// replaced returns the changes that remove existing items that are not among items.
 func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
 	stays := map[string]bool{}
 	for _, i := range items {
@@ -150,7 +150,7 @@ func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
 			return nil, err
 		case err == nil && !there:
 		case !replace:
-			return nil, fmt.Errorf("%s has a TPM %s already (%s); give --replace to lose it", s.where, s.version, i.name)
+			return nil, fmt.Errorf("%s already has a TPM %s (%s); give --replace to lose it", s.where, s.version, i.name)
 		case !stays[i.name]:
 			gone = append(gone, nv.Change{Name: s.prefix + i.name})
 		}
@@ -158,7 +158,7 @@ func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
 	return gone, nil
 }
 
-// Kinds names the items of the archive.
+// Kinds returns the names of the items of the archive.
 func (a *Archive) Kinds() []string {
 	var names []string
 	for _, i := range a.Items {

@@ -8,11 +8,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// Verify proves that a TPM would start with this state: every item is decoded to
-// its last byte and loaded into the engine. A backup is proved by itself. It
-// returns the names of the items, or all that is wrong. Nothing is written.
+// Verify proves that a TPM starts with this state: it decodes every item to its last byte
+// and loads it into the engine. A backup is proved separately. It returns the names of the
+// items, or all errors. It writes nothing.
 //
-// A change of several items that was cut short is seen as it will be finished.
+// It reads an interrupted change of several items as if it were complete.
 func (s *State) Verify(e emul.Engine) ([]string, error) {
 	items, err := s.items()
 	if err != nil {

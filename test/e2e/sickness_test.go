@@ -201,7 +201,7 @@ func stateSicknesses(states map[string][]byte) []sickness {
 		{name: "a backup alone in use", fine: true, make: with("backup = true", gone)},
 		{name: "a state lost while it was swapped", want: []string{"state: error: rename it back"},
 			make: func(t *testing.T, w *ward) { must(t, os.Rename(w.in(v20.file()), w.in("tpm2-00.permall.tmp"))) }},
-		{name: "a change that was cut short and cannot be finished", want: []string{"state: error: cut short"},
+		{name: "an interrupted change that cannot be completed", want: []string{"state: error: interrupted change"},
 			make: func(t *testing.T, w *ward) { write(t, w.in("NEW2-00.journal"), []byte("was a journal")) }},
 		{name: "a volatile state alone", want: []string{"state: error: what is left of a TPM"},
 			make: func(t *testing.T, w *ward) {
