@@ -1,4 +1,6 @@
-package main
+//go:build cgo
+
+package setup
 
 import (
 	"bytes"
@@ -11,10 +13,9 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/setup"
 )
 
-// call is one call of swtpm_setup, recorded with the reference.
+// call is a recorded call of the reference.
 type call struct {
 	Argv           []string `json:"argv"`
 	Exit           int      `json:"exit"`
@@ -35,7 +36,7 @@ func readCalls(t *testing.T, name string) (calls []call) {
 	return calls
 }
 
-// result is what a run of our program did.
+// result is the result of a run of our program.
 type result struct {
 	exit           int
 	stdout, stderr string
@@ -45,9 +46,9 @@ type result struct {
 func runSetup(t *testing.T, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	err := setup.Run(t.Context(), args, setup.Environment{
+	err := Run(t.Context(), args, Environment{
 		Name: "swtpm_setup", Stdout: &stdout, Stderr: &stderr, Bindir: "PREFIX/bin",
-		Library: setup.Library{
+		Library: Library{
 			Engine: libtpms.Engine(), Version: libtpms.Version(), HasProfiles: libtpms.HasProfiles(), Refuses: libtpms.Refuses,
 		},
 	})
@@ -58,9 +59,9 @@ func runSetup(t *testing.T, args ...string) result {
 	return r
 }
 
-// dates, profiles and noise are the words of the recordings that differ from place to place, and
-// messages that have no counterpart: our TPM listens nowhere, libtpms 0.9 has
-// no profiles, and a slow disk may be told of at any time.
+// dates, profiles and noise match the parts of the recordings that depend on the host, and
+// messages that have no counterpart: our TPM does not listen, libtpms 0.9 does not
+// support profiles, and a slow disk may be reported at any time.
 var (
 	dates    = regexp.MustCompile(`@ .*`)
 	profiles = regexp.MustCompile(`(?m)^(Apply|Active) profile: .*\n`)
@@ -74,11 +75,11 @@ func plain(s, user string) string {
 	return noise.ReplaceAllString(s, "")
 }
 
-// TestGolden holds messages and exit codes against the recordings of both
-// releases of the reference. Where they differ the newer one counts.
+// TestGolden compares messages and exit codes with the recordings of both releases of the
+// reference. Where they differ the newer one counts.
 func TestGolden(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("the recordings are root's")
+		t.Skip("root made the recordings")
 	}
 	for _, release := range []string{"debian-0.7.1", "head-0.11.0"} {
 		t.Run(release, func(t *testing.T) {
@@ -99,8 +100,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// fresh says whether the recorder has begun with an empty directory here: what
-// follows is a call that makes a TPM without --overwrite.
+// fresh reports whether the recording of this call began with an empty directory: the call
+// creates a TPM without --overwrite.
 func fresh(c call) bool {
 	return c.Exit == 0 && strings.Contains(c.Stdout, "Successfully authored") && !slices.Contains(c.Argv, "--reconfigure")
 }
@@ -111,15 +112,15 @@ func compare(t *testing.T, release string, i int, c call) {
 	newer := release == "head-0.11.0"
 	switch line := strings.Join(args, " "); {
 	case strings.Contains(line, "profile") && !libtpms.HasProfiles():
-		return // refused, or with other words: see profile.txtar
+		return // rejected, or with other words: see profile.txtar
 	case strings.Contains(line, "--print-capabilities"):
-		return // of another library
+		return // depends on the library
 	case !newer && (strings.Contains(line, "--version") || strings.Contains(line, "--allow-signing") ||
 		strings.Contains(line, "--decryption") || strings.Contains(line, "--pcr-banks -") || strings.Contains(line, "--keyfile-fd abc") ||
 		strings.Contains(line, "--profile")):
-		return // otherwise in the newer one
+		return // different in the newer one
 	case strings.Contains(line, "rsa4096") || strings.Contains(line, "max"):
-		return // of another library
+		return // depends on the library
 	}
 	if fresh(c) && !slices.Contains(args, "--overwrite") {
 		if err := os.RemoveAll("WORK/st"); err != nil {
