@@ -10,14 +10,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// maxPolicy is more than any profile of AppArmor has, in bytes.
+// maxPolicy is the limit for the size of an AppArmor profile, in bytes.
 const maxPolicy = 1 << 20
 
-// apparmor looks whether a profile of AppArmor that confines this program would
-// keep it from what the TPM's profile names. The kernel tells which one that is;
-// what it allows is read in the text that it was made of, so it may be another by
-// now: what is found is a Warning.
-func (x *exam) apparmor() {
+// apparmor checks whether the AppArmor profile of this program denies access to the TPM's files.
+// The kernel knows the name of the profile. The rules are read from its source text, which
+// may differ from the loaded profile; therefore, findings are warnings.
+func (x *examination) apparmor() {
 	on, err := os.ReadFile(filepath.Join(x.root, "/sys/module/apparmor/parameters/enabled"))
 	if err != nil || !strings.HasPrefix(string(on), "Y") {
 		return
@@ -29,32 +28,32 @@ func (x *exam) apparmor() {
 	name, mode, known := x.confinement(exe)
 	switch {
 	case !known:
-		x.add(Note, "", "look again as root", "AppArmor is on; whether it confines %s cannot be seen", exe)
+		x.add(Note, "", "run the doctor as root", "AppArmor is enabled; only root can see whether it confines %s", exe)
 		return
 	case name == "" || mode != "enforce":
 		return
 	}
 	policy, file := x.policy(name, exe)
 	if file == "" {
-		x.add(Warning, name, "see that it allows the files of the TPM", "AppArmor confines this program, and the text of its profile was not found")
+		x.add(Warning, name, "check that it allows the files of the TPM", "AppArmor confines this program; the source of its profile was not found")
 		return
 	}
 	local := "/etc/apparmor.d/local/" + filepath.Base(file)
-	told := ""
+	reported := ""
 	for _, need := range x.needs() {
-		if need.rule != told && !policy.allows(need.path, need.perms) {
-			told = need.rule
+		if need.rule != reported && !policy.allows(need.path, need.perms) {
+			reported = need.rule
 			x.add(Warning, need.path, fmt.Sprintf("add to %s the line: owner %s,  and load it: apparmor_parser -r %s", local, need.rule, file),
 				"the AppArmor profile %q, which is enforced for this program, does not allow %q there", name, need.perms)
 		}
 	}
 }
 
-// confinement returns the name and the mode of the profile that the kernel puts
-// on exe when it is started, "" if there is none. known is false if the kernel
-// does not tell us. It has put it on this process, too, if that was not started by
-// aa-exec(1) or the like, and then keeps the list of profiles from us.
-func (x *exam) confinement(exe string) (name, mode string, known bool) {
+// confinement returns the name and the mode of the profile that confines exe, "" for none. known
+// is false if this process may not read the list of profiles. A confined process, which may
+// not read it either, has the same profile as exe, unless it was started by aa-exec(1) or
+// similar.
+func (x *examination) confinement(exe string) (name, mode string, known bool) {
 	own, _ := os.ReadFile(filepath.Join(x.root, "/proc/self/attr/apparmor/current"))
 	if name, mode, ok := strings.Cut(strings.TrimSpace(string(own)), " ("); ok {
 		return name, strings.TrimSuffix(mode, ")"), true
@@ -76,9 +75,9 @@ func (x *exam) confinement(exe string) (name, mode string, known bool) {
 	return "", "", true
 }
 
-// policy reads the text of the profile: the file in /etc/apparmor.d that is named
-// for it or for the program.
-func (x *exam) policy(name, exe string) (p policy, file string) {
+// policy reads the source of the profile: the file in /etc/apparmor.d with the name of the profile
+// or of the program.
+func (x *examination) policy(name, exe string) (p policy, file string) {
 	for _, f := range []string{name, strings.ReplaceAll(strings.TrimPrefix(exe, "/"), "/", "."), strings.ReplaceAll(strings.TrimPrefix(name, "/"), "/", "."), "usr.bin.swtpm"} {
 		file := filepath.Join("/etc/apparmor.d", f)
 		if strings.Contains(f, "/") {
@@ -95,13 +94,13 @@ func (x *exam) policy(name, exe string) (p policy, file string) {
 	return policy{}, ""
 }
 
-// need is a path that the TPM uses, and how: r, w, k as in a profile of AppArmor.
+// need is a path that the TPM uses, with permissions (r, w, k) as in an AppArmor profile.
 type need struct {
 	path, perms string
-	rule        string // what allows it, and what belongs to it
+	rule        string // a rule that allows it and related paths
 }
 
-func (x *exam) needs() (list []need) {
+func (x *examination) needs() (list []need) {
 	add := func(path, perms string) {
 		if abs, err := filepath.Abs(path); err == nil {
 			list = append(list, need{abs, perms, abs + " " + perms})
@@ -112,7 +111,7 @@ func (x *exam) needs() (list []need) {
 	case nv.Directory:
 		add(filepath.Join(path, x.prefix()+"permall"), "rw")
 		add(filepath.Join(path, ".lock"), "wk")
-		for i := range list { // the directory is read, and new files replace the old ones
+		for i := range list { // the directory is listed, and new files replace old ones
 			list[i].rule = filepath.Dir(list[i].path) + "/{,**} rwk"
 		}
 	case nv.File:

@@ -1,11 +1,10 @@
-// Package doctor says why a TPM would not start, and what to do about it. It
-// looks at all that a start needs, as the user who would start it, and touches
-// nothing: it makes, changes and removes no file, holds no lock, connects to
-// nobody.
+// Package doctor reports why a TPM would not start, and what to do about it. It checks
+// everything that a start needs, as the TPM's user, and changes nothing: it creates,
+// changes and removes no file, holds no lock, and makes no connection.
 //
-// Where it can it asks the code that will decide, through a look that leaves no
-// trace: io/listen, daemon and nv/dir have one, and the state is started in
-// memory. So the two agree. What it cannot know is told as a note.
+// Where possible, it uses the code of the start: io/listen, daemon and nv/dir have
+// functions without side effects for it, and the state is started in memory. Therefore
+// the report agrees with the start. Checks that are not possible are reported as notes.
 package doctor
 
 import (
@@ -20,23 +19,23 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// Severity says what a finding means for the start.
+// Severity is the effect of a finding on the start.
 type Severity string
 
 // The severities.
 const (
-	Error   Severity = "error"   // the TPM does not start, or cannot be used
-	Warning Severity = "warning" // it starts, and something is wrong
-	Note    Severity = "note"    // worth to know, or what could not be looked at
+	Error   Severity = "error"   // the TPM does not start, or is not usable
+	Warning Severity = "warning" // the TPM starts, but something is wrong
+	Note    Severity = "note"    // information, or a check that was not possible
 )
 
-// Finding is one thing that the doctor has found.
+// Finding is one result of a check.
 type Finding struct {
-	Check    string   `json:"check"` // the row of the table
+	Check    string   `json:"check"` // the name of the check
 	Severity Severity `json:"severity"`
 	What     string   `json:"what"`
 	Where    string   `json:"where,omitempty"`  // file, address, option, …
-	Advice   string   `json:"advice,omitempty"` // what to do; "" if nothing is to be done
+	Advice   string   `json:"advice,omitempty"` // what to do; "" for nothing
 }
 
 // String returns the finding in one line.
@@ -52,9 +51,9 @@ func (f Finding) String() string {
 	return strings.ReplaceAll(s, "\n", "; ")
 }
 
-// Report is what the doctor has found about one TPM.
+// Report is the result for one TPM.
 type Report struct {
-	Profile  string    `json:"profile"` // as the caller names it
+	Profile  string    `json:"profile"` // the name that the caller uses
 	Starts   bool      `json:"starts"`  // no finding is an Error
 	Findings []Finding `json:"findings"`
 }
@@ -64,24 +63,24 @@ func (r *Report) add(f Finding) {
 	r.Starts = r.Starts && f.Severity != Error
 }
 
-// newReport returns the report of a TPM about which nothing is known yet.
+// newReport returns an empty report.
 func newReport(profile string) Report {
 	return Report{Profile: profile, Starts: true, Findings: []Finding{}}
 }
 
-// Refused returns the report of a profile, or a classic command line, that the
-// configuration refuses with err.
+// Refused returns the report for a profile or a classic command line with the configuration
+// error err.
 func Refused(profile string, err error) Report {
 	r := newReport(profile)
-	refusals(&r, err)
+	addErrors(&r, err)
 	return r
 }
 
-// refusals adds a finding for each error that is joined in err.
-func refusals(r *Report, err error) {
+// addErrors adds a finding for each error that is joined in err.
+func addErrors(r *Report, err error) {
 	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range many.Unwrap() {
-			refusals(r, e)
+			addErrors(r, e)
 		}
 		return
 	}
@@ -94,94 +93,94 @@ func refusals(r *Report, err error) {
 		if e.Key != "" {
 			f.What = e.Key + ": " + e.Text
 		}
-		if what, want, ok := strings.Cut(f.What, "; "); ok { // the advice of profiles is behind it
+		if what, want, ok := strings.Cut(f.What, "; "); ok { // the advice follows the semicolon
 			f.What, f.Advice = what, want
 		}
 	}
 	r.add(f)
 }
 
-// Engine is libtpms, as the doctor needs it.
+// Engine is the interface to libtpms.
 type Engine struct {
 	emul.Engine
 	Version string // of the library
 
-	// Profile returns the algorithm profile that the configuration names, as
-	// a start would read it. It must stay on the thread that calls it.
+	// Profile returns the algorithm profile of the configuration. It must do its work on the
+	// thread that calls it.
 	Profile func(*config.Config) (string, error)
 }
 
-// checks are what the doctor looks at, in the order in which a start would fail.
-// Each adds its findings under its name.
+// checks are the checks that run as the TPM's user, in the order of the steps of a start.
+// Each adds findings with its name.
 var checks = []struct {
 	name string
-	run  func(*exam)
+	run  func(*examination)
 }{
-	{"config", (*exam).config},
-	{"log", (*exam).log},
-	{"libtpms", (*exam).library},
-	{"control", (*exam).control},
-	{"data", (*exam).data},
-	{"key", (*exam).fileKey},
-	{"migration-key", (*exam).migrationKey},
-	{"algorithm-profile", (*exam).algorithms},
-	{"pid", (*exam).pid},
-	{"pcap", (*exam).pcap},
-	{"metrics", (*exam).metrics},
-	{"directory", (*exam).place},
-	{"space", (*exam).space},
-	{"lock", (*exam).lock},
-	{"state", (*exam).state},
-	{"start", (*exam).start},
+	{"config", (*examination).config},
+	{"log", (*examination).log},
+	{"libtpms", (*examination).library},
+	{"control", (*examination).control},
+	{"data", (*examination).data},
+	{"key", (*examination).fileKey},
+	{"migration-key", (*examination).migrationKey},
+	{"algorithm-profile", (*examination).algorithms},
+	{"pid", (*examination).pid},
+	{"pcap", (*examination).pcap},
+	{"metrics", (*examination).metrics},
+	{"directory", (*examination).location},
+	{"space", (*examination).space},
+	{"lock", (*examination).lock},
+	{"state", (*examination).state},
+	{"start", (*examination).start},
 }
 
-// afterwards are looked at as the user who calls: they need more rights, or those of
-// the process before it becomes the TPM's user.
-var afterwards = []struct {
+// checksAsCaller are the checks that run as the calling user, because they need more rights,
+// or because a start performs the step before it changes the user.
+var checksAsCaller = []struct {
 	name string
-	run  func(*exam)
+	run  func(*examination)
 }{
-	{"device", (*exam).device},
-	{"apparmor", (*exam).apparmor},
-	{"selinux", (*exam).selinux},
-	{"kernel-log", (*exam).kernelLog},
+	{"device", (*examination).device},
+	{"apparmor", (*examination).apparmor},
+	{"selinux", (*examination).selinux},
+	{"kernel-log", (*examination).kernelLog},
 }
 
-// exam is one TPM while it is looked at.
-type exam struct {
-	ctx    context.Context
-	cfg    *config.Config
-	engine Engine
-	root   string // where /sys, /proc and /etc are; "" but in tests
-	report Report
-	check  string   // the name of the check that runs
-	later  []func() // what the caller finds out after the checks
-	blind  bool     // the checks run as another user than the TPM's: what rights it has is not known
+// examination is the state of the checks of one TPM.
+type examination struct {
+	ctx       context.Context
+	cfg       *config.Config
+	engine    Engine
+	root      string // prefix for /sys, /proc and /etc; "" except in tests
+	report    Report
+	check     string   // the name of the check that runs
+	later     []func() // work after the checks, as the calling user
+	wrongUser bool     // the checks do not run as the TPM's user, so that its rights are unknown
 
-	uid        int // who the TPM is
+	uid        int // user id of the TPM
 	keys       seal.Keys
-	keysKnown  bool   // keys has all that a start would have
+	keysKnown  bool   // keys contains all keys of a start
 	profile    string // the algorithm profile; "" if there is none
-	noState    bool   // the state cannot be looked at
-	emptyState bool   // there is no TPM yet
-	bad        []int
+	noState    bool   // the state cannot be read
+	emptyState bool   // no TPM exists yet
+	bad        []int  // indexes of findings about parts of the state
 }
 
-// Examine looks at the TPM that cfg describes; profile is its name. It takes the
-// keys into memory: call sandbox.Harden first.
+// Examine checks the TPM of cfg; profile is its name in the report. Call sandbox.Harden first,
+// because Examine reads the keys into memory.
 func Examine(ctx context.Context, profile string, cfg *config.Config, e Engine) Report {
-	x := &exam{ctx: ctx, cfg: cfg, engine: e, report: newReport(profile)}
+	x := &examination{ctx: ctx, cfg: cfg, engine: e, report: newReport(profile)}
 	x.examine()
 	return x.report
 }
 
-func (x *exam) examine() {
+func (x *examination) examine() {
 	if x.cfg.Sandbox.Chroot != "" {
 		x.check = "chroot"
-		x.newRoot()
+		x.chroot()
 		return
 	}
-	look := func() {
+	runChecks := func() {
 		x.uid = os.Geteuid()
 		for _, c := range checks {
 			x.check = c.name
@@ -189,37 +188,37 @@ func (x *exam) examine() {
 		}
 		x.closeKeys()
 	}
-	if err := sandbox.As(x.cfg.Sandbox.User, look); err != nil {
+	if err := sandbox.As(x.cfg.Sandbox.User, runChecks); err != nil {
 		x.check = "user"
 		x.user(err)
-		look()
+		runChecks()
 	}
 	for _, f := range x.later {
 		f()
 	}
-	for _, c := range afterwards {
+	for _, c := range checksAsCaller {
 		x.check = c.name
 		c.run(x)
 	}
 }
 
-// add adds a finding of the check that runs, and returns its number.
-func (x *exam) add(s Severity, where, advice, format string, args ...any) int {
-	if x.blind && advice == moreRights {
-		s, advice = Note, "look again as root, who can tell what the TPM's user may do"
+// add adds a finding of the current check, and returns its index.
+func (x *examination) add(s Severity, where, advice, format string, args ...any) int {
+	if x.wrongUser && advice == grantAccess {
+		s, advice = Note, "run the doctor as root, who can check the rights of the TPM's user"
 	}
 	x.report.add(Finding{Check: x.check, Severity: s, What: fmt.Sprintf(format, args...), Where: where, Advice: advice})
 	return len(x.report.Findings) - 1
 }
 
-// complete adds to finding number n what the caller finds out; as the TPM's user
-// it might not be seen.
-func (x *exam) complete(n int, text func() string) {
+// complete appends a text to finding n. It finds the text as the calling user, who may have
+// more rights than the TPM's user.
+func (x *examination) complete(n int, text func() string) {
 	x.later = append(x.later, func() { x.report.Findings[n].What += text() })
 }
 
-// failed tells whether one of the named checks has found an Error.
-func (x *exam) failed(checks ...string) bool {
+// failed reports whether one of the named checks has added an Error.
+func (x *examination) failed(checks ...string) bool {
 	for _, f := range x.report.Findings {
 		for _, c := range checks {
 			if f.Check == c && f.Severity == Error {

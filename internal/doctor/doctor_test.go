@@ -11,26 +11,26 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// poor is a library without a TPM 1.2.
-type poor struct{ emul.Engine }
+// onlyTPM2 is a library without TPM 1.2.
+type onlyTPM2 struct{ emul.Engine }
 
-func (poor) Lock()   {}
-func (poor) Unlock() {}
+func (onlyTPM2) Lock()   {}
+func (onlyTPM2) Unlock() {}
 
-func (poor) Choose(v tpm.Version) error {
+func (onlyTPM2) Choose(v tpm.Version) error {
 	if v == tpm.V12 {
 		return errors.New("no such TPM")
 	}
 	return nil
 }
 
-// TestLibrary holds that a version which was not compiled into libtpms is told,
-// and that the state is left alone then.
+// TestLibrary checks that a version that libtpms does not support is an error, and that the
+// state is not read then.
 func TestLibrary(t *testing.T) {
 	for version, starts := range map[tpm.Version]bool{tpm.V12: false, tpm.V20: true} {
 		cfg := &config.Config{TPM: version, Log: config.Log{FD: -1}, PID: config.PID{FD: -1}, Pcap: config.Pcap{FD: -1}}
 		cfg.State.Location = nv.Location{Kind: nv.Directory, Path: t.TempDir()}
-		x := &exam{ctx: t.Context(), cfg: cfg, engine: Engine{Engine: poor{}, Version: "0.9.2"}, report: newReport("vm1")}
+		x := &examination{ctx: t.Context(), cfg: cfg, engine: Engine{Engine: onlyTPM2{}, Version: "0.9.2"}, report: newReport("vm1")}
 		x.check = "libtpms"
 		x.library()
 		x.state()
@@ -39,13 +39,13 @@ func TestLibrary(t *testing.T) {
 			text = append(text, f.String())
 		}
 		all := strings.Join(text, "\n")
-		if x.report.Starts != starts || starts == strings.Contains(all, "error: libtpms: libtpms 0.9.2: has no TPM 1.2") || starts != strings.Contains(all, "a new TPM") {
+		if x.report.Starts != starts || starts == strings.Contains(all, "error: libtpms: libtpms 0.9.2: does not support TPM 1.2") || starts != strings.Contains(all, "a new TPM") {
 			t.Errorf("TPM %s: starts %v\n%s", version, x.report.Starts, all)
 		}
 	}
 }
 
-// TestRefused holds how errors of the configuration become findings.
+// TestRefused checks that errors of the configuration become findings.
 func TestRefused(t *testing.T) {
 	two := errors.Join(
 		&config.ProfileError{File: "a.toml", Line: 3, Col: 1, Key: "[log] colour", Text: "unknown key; did you mean \"level\"?"},
@@ -60,19 +60,19 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestStarts holds that what a backup makes good is no error any more.
+// TestStarts checks that an error about the state becomes a warning if a backup is used.
 func TestStarts(t *testing.T) {
-	x := &exam{report: newReport("vm1")}
+	x := &examination{report: newReport("vm1")}
 	x.bad = append(x.bad, x.add(Error, "permall", "", "damaged"))
 	if x.report.Starts {
 		t.Error("starts with an error")
 	}
-	x.starts([]string{"the backup is in use"})
+	x.startSucceeded([]string{"the backup is in use"})
 	if !x.report.Starts || x.report.Findings[0].Severity != Warning || x.report.Findings[1].Severity != Note {
 		t.Errorf("%+v", x.report)
 	}
 	x.add(Error, "lock", "", "in use")
-	x.starts(nil)
+	x.startSucceeded(nil)
 	if x.report.Starts {
 		t.Error("starts with another error")
 	}

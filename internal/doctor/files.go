@@ -15,8 +15,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// log looks at the place of the log.
-func (x *exam) log() {
+// log checks the log file.
+func (x *examination) log() {
 	c := x.cfg.Log
 	if c.FD >= 0 && !x.descriptor(c.FD) {
 		return
@@ -26,12 +26,12 @@ func (x *exam) log() {
 		return
 	}
 	if fi, err := os.Lstat(c.File); err == nil && c.Given && fi.Mode().Type() == os.ModeNamedPipe {
-		x.add(Warning, c.File, "see that somebody reads it first", "a fifo: the TPM starts only while somebody reads it")
+		x.add(Warning, c.File, "start its reader first", "a fifo: the TPM starts only while a process reads it")
 	}
 }
 
-// pid looks at the place of the process id.
-func (x *exam) pid() {
+// pid checks the pid file.
+func (x *examination) pid() {
 	c := x.cfg.PID
 	if c.File == "" && (c.FD < 0 || !x.descriptor(c.FD)) {
 		return
@@ -41,8 +41,8 @@ func (x *exam) pid() {
 	}
 }
 
-// pcap looks at the place where the traffic is recorded.
-func (x *exam) pcap() {
+// pcap checks the file for the traffic.
+func (x *examination) pcap() {
 	c := x.cfg.Pcap
 	if c.File == "" {
 		if c.FD >= 0 && x.descriptor(c.FD) {
@@ -58,15 +58,15 @@ func (x *exam) pcap() {
 	}
 	var st unix.Stat_t
 	if unix.Stat(c.File, &st) == nil && st.Uid != uint32(x.uid) && !dir.HasCap(unix.CAP_FOWNER) {
-		x.add(Error, describe(c.File), "remove it, or choose another file", "user %d may not set its permissions", x.uid)
+		x.add(Error, describe(c.File), "remove it, or choose another file", "user %d may not change its permissions", x.uid)
 	}
 }
 
-// metrics looks at where the numbers are told.
-func (x *exam) metrics() {
+// metrics checks the channel or the file of the metrics.
+func (x *examination) metrics() {
 	c := x.cfg.Metrics
 	if c.File == "" {
-		x.end(c.Listen)
+		x.channel(c.Listen)
 		return
 	}
 	if err := metrics.Look(c.File); err != nil {
@@ -74,8 +74,8 @@ func (x *exam) metrics() {
 	}
 }
 
-// file adds what keeps a file from being written.
-func (x *exam) file(path string, err error) {
+// file adds the reason for which a file cannot be written.
+func (x *examination) file(path string, err error) {
 	var errno unix.Errno
 	if path != "" && errors.As(err, &errno) {
 		x.add(Error, path, remedy(err), "cannot be written: %s", reason(path, errno))
@@ -84,21 +84,20 @@ func (x *exam) file(path string, err error) {
 	x.add(Error, path, remedy(err), "%v", err)
 }
 
-// fileKey and migrationKey read the keys as a start would, but for a pipe, which
-// can be read only once.
-func (x *exam) fileKey() {
+// fileKey and migrationKey read the keys, except from a pipe, which can be read only once.
+func (x *examination) fileKey() {
 	x.keysKnown = true
 	x.keys.File = x.key(x.cfg.Key)
 }
 
-func (x *exam) migrationKey() {
+func (x *examination) migrationKey() {
 	known := x.keysKnown
 	x.keys.Migration = x.key(x.cfg.MigrationKey)
-	x.keysKnown = known // the state needs only the first
+	x.keysKnown = known // the state needs only the file key
 }
 
-// key reads one key; nil if there is none or it is not to be had.
-func (x *exam) key(k config.Key) *seal.Key {
+// key reads one key. It returns nil if none is configured, or if it cannot be read.
+func (x *examination) key(k config.Key) *seal.Key {
 	if k.Source == config.NoKey {
 		return nil
 	}
@@ -113,18 +112,18 @@ func (x *exam) key(k config.Key) *seal.Key {
 		path, err := daemon.Credential(k.Name)
 		if err != nil {
 			x.keysKnown = false
-			x.add(Note, where, "", "the key comes from systemd when the unit starts; it, and the state, are not looked at")
+			x.add(Note, where, "", "key and state not checked: the key comes from systemd when the unit starts")
 			return nil
 		}
 		src.Path = path
 	case k.Path == "":
 		where = fmt.Sprintf("descriptor %d", k.FD)
-		back, ok := x.keyDescriptor(&src)
+		restore, ok := x.keyDescriptor(&src)
 		if !ok {
 			x.keysKnown = false
 			return nil
 		}
-		defer back()
+		defer restore()
 	}
 	key, err := seal.ReadKey(src)
 	if err != nil {
@@ -133,7 +132,7 @@ func (x *exam) key(k config.Key) *seal.Key {
 		if errors.As(err, &errno) && k.Path != "" {
 			x.add(Error, where, remedy(err), "the key cannot be read: %s", reason(k.Path, errno))
 		} else {
-			x.add(Error, where, "give the key in the form that the option says", "%v", err)
+			x.add(Error, where, "correct the key, or its format in the configuration", "%v", err)
 		}
 		return nil
 	}
@@ -146,16 +145,16 @@ func (x *exam) key(k config.Key) *seal.Key {
 	return key
 }
 
-// keyDescriptor prepares src to be read from a descriptor without a trace: the
-// position is put back. ok is false if that cannot be.
-func (x *exam) keyDescriptor(src *seal.Source) (back func(), ok bool) {
+// keyDescriptor prepares src for reading from a descriptor. restore restores the position of the
+// descriptor. ok is false if that is not possible.
+func (x *examination) keyDescriptor(src *seal.Source) (restore func(), ok bool) {
 	fd := src.FD
 	if !x.descriptor(fd) {
 		return nil, false
 	}
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		x.add(Note, fmt.Sprintf("descriptor %d", fd), "", "the key comes through something that can be read only once; it, and the state, are not looked at")
+		x.add(Note, fmt.Sprintf("descriptor %d", fd), "", "key and state not checked: the descriptor can be read only once")
 		return nil, false
 	}
 	at, err := unix.Seek(fd, 0, io.SeekCurrent)
@@ -163,33 +162,33 @@ func (x *exam) keyDescriptor(src *seal.Source) (back func(), ok bool) {
 		src.FD, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0) // ReadKey closes it
 	}
 	if err != nil {
-		x.add(Note, fmt.Sprintf("descriptor %d", fd), "", "not looked at: %v", err)
+		x.add(Note, fmt.Sprintf("descriptor %d", fd), "", "not checked: %v", err)
 		return nil, false
 	}
 	return func() { _, _ = unix.Seek(fd, at, io.SeekStart) }, true
 }
 
-// keyFile looks who else can read or change the file of a key.
-func (x *exam) keyFile(k config.Key) {
+// keyFile checks which other users can read or change the file of a key.
+func (x *examination) keyFile(k config.Key) {
 	var st unix.Stat_t
 	if unix.Stat(k.Path, &st) != nil {
 		return
 	}
 	switch mode := st.Mode & 0o777; {
 	case mode&0o007 != 0:
-		x.add(Warning, describe(k.Path), "chmod 0600, or 0640 with a group of its own", "every user can get at the key")
+		x.add(Warning, describe(k.Path), "chmod 0600, or 0640 with a separate group", "accessible to all users")
 	case mode&0o020 != 0:
-		x.add(Warning, describe(k.Path), "chmod 0600, or 0640", "the group can replace the key")
+		x.add(Warning, describe(k.Path), "chmod 0600, or 0640", "writable by the group, which can replace the key")
 	}
 	if k.Remove {
-		if err := mayUnlink(k.Path); err != nil {
-			x.add(Warning, k.Path, "remove it yourself, or take remove away", "the key is not removed once it is read: %v", err)
+		if err := canUnlink(k.Path); err != nil {
+			x.add(Warning, k.Path, "remove the file by hand, or omit remove", "the key cannot be removed after reading: %v", err)
 		}
 	}
 }
 
 // closeKeys clears the keys.
-func (x *exam) closeKeys() {
+func (x *examination) closeKeys() {
 	_ = x.keys.File.Close()
 	_ = x.keys.Migration.Close()
 	x.keys = seal.Keys{}

@@ -13,20 +13,20 @@ import (
 )
 
 const (
-	auditTail  = 256 << 10 // bytes of the audit log that are looked at
-	maxDenials = 5         // that are told
+	auditTail  = 256 << 10 // bytes that are read from the end of the audit log
+	maxDenials = 5         // number of denials in the report
 )
 
-// denial is what a security module has refused.
+// denial is a refusal of a security module.
 type denial struct {
-	comm string // of the process
-	name string // of the file; "" if it is not told
-	mask string // what was asked for
+	comm string // name of the process
+	name string // file; "" if the record has none
+	mask string // requested access
 }
 
-// kernelLog looks for what a security module has refused to an emulator lately,
-// in the kernel's log and in that of the audit daemon, if they can be read.
-func (x *exam) kernelLog() {
+// kernelLog reports recent denials of security modules for an emulator. It reads the kernel's
+// log and the audit log, if it has permission.
+func (x *examination) kernelLog() {
 	var found []denial
 	for _, line := range append(x.kernelMessages(), x.auditLines()...) {
 		if d, ok := parseDenial(line); ok && strings.HasPrefix(d.comm, "swtpm") && !slices.Contains(found, d) {
@@ -34,16 +34,12 @@ func (x *exam) kernelLog() {
 		}
 	}
 	for _, d := range found[max(0, len(found)-maxDenials):] {
-		what := "something"
-		if d.name != "" {
-			what = d.name
-		}
-		x.add(Note, what, "if that still happens, allow it in the policy", "was denied to a process %q not long ago (%s)", d.comm, d.mask)
+		x.add(Note, d.name, "if that happens again, allow it in the policy", "denied to a process %q recently (%s)", d.comm, d.mask)
 	}
 }
 
-// kernelMessages returns the records that the kernel still has.
-func (x *exam) kernelMessages() (lines []string) {
+// kernelMessages returns the records in the kernel's log.
+func (x *examination) kernelMessages() (lines []string) {
 	fd, err := unix.Open(filepath.Join(x.root, "/dev/kmsg"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
@@ -53,18 +49,18 @@ func (x *exam) kernelMessages() (lines []string) {
 	for range 1 << 16 {
 		n, err := unix.Read(fd, b)
 		switch {
-		case err == unix.EPIPE || err == unix.EINTR: // a record was overwritten meanwhile
+		case err == unix.EPIPE || err == unix.EINTR: // the kernel has overwritten a record
 			continue
 		case err != nil || n == 0:
 			return lines
 		}
-		lines = append(lines, strings.Split(string(b[:n]), "\n")...) // one, but in tests
+		lines = append(lines, strings.Split(string(b[:n]), "\n")...) // a single line, except in tests
 	}
 	return lines
 }
 
-// auditLines returns the end of the audit log.
-func (x *exam) auditLines() []string {
+// auditLines returns the last lines of the audit log.
+func (x *examination) auditLines() []string {
 	f, _, err := safefile.OpenInput(filepath.Join(x.root, "/var/log/audit/audit.log"))
 	if err != nil {
 		return nil

@@ -12,9 +12,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// patient is an exam of a TPM in /srv/vm1 on a machine that the test makes up.
-func patient(root string) *exam {
-	return &exam{root: root, report: newReport("vm1"), cfg: &config.Config{
+// newExamination returns an examination of a TPM in /srv/vm1 with system files in root.
+func newExamination(root string) *examination {
+	return &examination{root: root, report: newReport("vm1"), cfg: &config.Config{
 		TPM:     tpm.V20,
 		Pcap:    config.Pcap{File: "/srv/vm1.pcapng"},
 		State:   config.State{Location: nv.Location{Kind: nv.Directory, Path: "/srv/vm1"}},
@@ -46,7 +46,7 @@ func TestAppArmor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	machine := func(mode string) string {
+	newRoot := func(mode string) string {
 		root := t.TempDir()
 		put(t, root, "/sys/module/apparmor/parameters/enabled", "Y\n")
 		put(t, root, "/sys/kernel/security/apparmor/policy/profiles/other.1/attach", "/usr/bin/other\n")
@@ -56,11 +56,11 @@ func TestAppArmor(t *testing.T) {
 		return root
 	}
 	findings := func(root string) string {
-		x := patient(root)
+		x := newExamination(root)
 		x.check = "apparmor"
 		x.apparmor()
 		if !x.report.Starts {
-			t.Error("what the text of a profile says is no proof")
+			t.Error("an AppArmor finding is an error")
 		}
 		var b strings.Builder
 		for _, f := range x.report.Findings {
@@ -72,11 +72,11 @@ func TestAppArmor(t *testing.T) {
 	if got := findings(t.TempDir()); got != "" {
 		t.Errorf("without AppArmor: %s", got)
 	}
-	if got := findings(machine("complain")); got != "" {
+	if got := findings(newRoot("complain")); got != "" {
 		t.Errorf("with a profile that complains: %s", got)
 	}
-	root := machine("enforce")
-	if got := findings(root); !strings.Contains(got, "text of its profile was not found") {
+	root := newRoot("enforce")
+	if got := findings(root); !strings.Contains(got, "source of its profile was not found") {
 		t.Errorf("without a text: %s", got)
 	}
 	put(t, root, "/etc/apparmor.d/usr.bin.swtpm", profileText)
@@ -90,7 +90,7 @@ func TestAppArmor(t *testing.T) {
 	}
 	put(t, root, "/etc/apparmor.d/local/usr.bin.swtpm", "owner /srv/vm1/{,**} rwk,\n")
 	if got := findings(root); got != "" {
-		t.Errorf("with the rule that it tells: %s", got)
+		t.Errorf("with the recommended rule: %s", got)
 	}
 	if err := os.RemoveAll(root + "/etc/apparmor.d/local"); err != nil {
 		t.Fatal(err)
@@ -98,8 +98,8 @@ func TestAppArmor(t *testing.T) {
 	if err := os.RemoveAll(root + "/sys/kernel"); err != nil {
 		t.Fatal(err)
 	}
-	if got := findings(root); !strings.Contains(got, "look again as root") {
-		t.Errorf("without the kernel's list: %s", got)
+	if got := findings(root); !strings.Contains(got, "run the doctor as root") {
+		t.Errorf("without the list of profiles: %s", got)
 	}
 	put(t, root, "/proc/self/attr/apparmor/current", "swtpm (complain)\n")
 	if got := findings(root); got != "" {
@@ -110,7 +110,7 @@ func TestAppArmor(t *testing.T) {
 		t.Errorf("confined: %s", got)
 	}
 	put(t, root, "/proc/self/attr/apparmor/current", "unconfined\n")
-	if got := findings(root); !strings.Contains(got, "look again as root") {
+	if got := findings(root); !strings.Contains(got, "run the doctor as root") {
 		t.Errorf("not confined: %s", got)
 	}
 }
@@ -161,8 +161,8 @@ func TestMatchGlob(t *testing.T) {
 	}
 }
 
-// FuzzMatchGlob holds that a pattern without special characters matches itself
-// alone, and that the time is bounded.
+// FuzzMatchGlob checks that a pattern without special characters matches only itself, and that
+// the time is limited.
 func FuzzMatchGlob(f *testing.F) {
 	f.Add("/a/**", "/a/b")
 	f.Add("/{a,{b,c}}[^x-z]*", "/b")
@@ -184,12 +184,12 @@ func TestSELinux(t *testing.T) {
 			t.Errorf("typeOfLabel(%q) = %q, want %q", label, got, want)
 		}
 	}
-	for _, enforce := range []string{"", "0\n", "1\n"} { // files have no label here
+	for _, enforce := range []string{"", "0\n", "1\n"} { // the files have no label
 		root := t.TempDir()
 		if enforce != "" {
 			put(t, root, "/sys/fs/selinux/enforce", enforce)
 		}
-		x := patient(root)
+		x := newExamination(root)
 		x.selinux()
 		if len(x.report.Findings) > 0 {
 			t.Errorf("enforce %q: %v", enforce, x.report.Findings)
@@ -197,7 +197,7 @@ func TestSELinux(t *testing.T) {
 	}
 }
 
-// TestSELinuxLabel needs the right to set a label, which root has as a rule.
+// TestSELinuxLabel needs permission to set a label, which root usually has.
 func TestSELinuxLabel(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "/sys/fs/selinux/enforce", "1")
@@ -207,7 +207,7 @@ func TestSELinuxLabel(t *testing.T) {
 		if err := unix.Setxattr(root+"/srv/vm1", "security.selinux", []byte(label), 0); err != nil {
 			t.Skipf("needs root and a file system with labels: %v", err)
 		}
-		x := patient(root)
+		x := newExamination(root)
 		x.selinux()
 		if len(x.report.Findings) != want {
 			t.Errorf("%s: %v, want %d findings", kind, x.report.Findings, want)
@@ -230,7 +230,7 @@ func TestKernelLog(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "/dev/kmsg", denials)
 	put(t, root, "/var/log/audit/audit.log", denials)
-	x := patient(root)
+	x := newExamination(root)
 	x.check = "kernel-log"
 	x.kernelLog()
 	var got []string
@@ -238,15 +238,15 @@ func TestKernelLog(t *testing.T) {
 		got = append(got, f.Where+": "+f.What)
 	}
 	want := []string{
-		`/srv/x: was denied to a process "swtpm" not long ago (AppArmor: open wc)`,
-		`st: was denied to a process "swtpm" not long ago (SELinux: write)`,
+		`/srv/x: denied to a process "swtpm" recently (AppArmor: open wc)`,
+		`st: denied to a process "swtpm" recently (SELinux: write)`,
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("findings %q, want %q", got, want)
 	}
 }
 
-// FuzzParseDenial holds that all that is found stands in the record.
+// FuzzParseDenial checks that all fields come from the record.
 func FuzzParseDenial(f *testing.F) {
 	for line := range strings.Lines(denials) {
 		f.Add(line)
@@ -259,9 +259,9 @@ func FuzzParseDenial(f *testing.F) {
 	})
 }
 
-// TestOurProfile reads the profile that the project ships: the places of libvirt,
+// TestShippedProfile reads the profile that the project ships: the places of libvirt,
 // Proxmox and the units are allowed, others are not.
-func TestOurProfile(t *testing.T) {
+func TestShippedProfile(t *testing.T) {
 	text, err := os.ReadFile("../../contrib/apparmor/usr.bin.swtpm")
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// policy is what the text of an AppArmor profile says about files.
+// policy contains the file rules of an AppArmor profile.
 type policy struct {
 	read  func(path string) (string, error)
 	vars  map[string][]string
@@ -22,11 +22,11 @@ func newPolicy(read func(path string) (string, error)) policy {
 	return policy{read: read, vars: map[string][]string{}}
 }
 
-// maxIncludes is how deep files include others at most.
+// maxIncludes is the limit for nested includes.
 const maxIncludes = 10
 
-// load adds what is in a file and in those that it includes, a rule a line. What
-// is not about files is passed over, and so is where a profile ends.
+// load adds the rules of a file and of the files that it includes. A rule must be on one line.
+// Other rules than file rules, and the ends of profiles, are ignored.
 //
 // Source: apparmor.d(5).
 func (p *policy) load(file string, depth int) error {
@@ -57,19 +57,18 @@ func (p *policy) load(file string, depth int) error {
 	return nil
 }
 
-// include loads <FILE> or "FILE", seen from /etc/apparmor.d, if it is there. Of a
-// directory, the kernel's parser loads every file; those that matter here are
-// included by name.
-func (p *policy) include(what string, depth int) {
-	what = strings.TrimPrefix(strings.TrimSpace(what), "if exists ")
-	what = strings.Trim(strings.TrimSpace(what), `<>"`)
-	if !filepath.IsAbs(what) {
-		what = filepath.Join("/etc/apparmor.d", what)
+// include loads <FILE> or "FILE", relative to /etc/apparmor.d, if it exists. Directories are
+// ignored, although AppArmor's parser loads all files in them.
+func (p *policy) include(file string, depth int) {
+	file = strings.TrimPrefix(strings.TrimSpace(file), "if exists ")
+	file = strings.Trim(strings.TrimSpace(file), `<>"`)
+	if !filepath.IsAbs(file) {
+		file = filepath.Join("/etc/apparmor.d", file)
 	}
-	_ = p.load(what, depth+1)
+	_ = p.load(file, depth+1)
 }
 
-// rule adds one rule if it is about files: [owner|deny|audit|allow]... PATH PERMS.
+// rule adds a file rule: [owner|deny|audit|allow]... PATH PERMS.
 func (p *policy) rule(s string) {
 	var r fileRule
 	f := strings.Fields(s)
@@ -87,8 +86,8 @@ func (p *policy) rule(s string) {
 	p.rules = append(p.rules, r)
 }
 
-// allows tells whether all of perms are allowed at path. The w of a rule stands
-// for a, too; a rule for the owner is taken to fit.
+// allows reports whether all of perms are allowed for path. It assumes that a rule for the owner
+// applies.
 func (p *policy) allows(path, perms string) bool {
 	for _, c := range perms {
 		ok := false
@@ -108,7 +107,7 @@ func (p *policy) allows(path, perms string) bool {
 	return true
 }
 
-// matches puts the values of variables in and matches path.
+// matches reports whether path matches glob after variables are replaced.
 func (p *policy) matches(glob, path string, depth int) bool {
 	before, rest, ok := strings.Cut(glob, "@{")
 	name, after, closed := strings.Cut(rest, "}")
@@ -116,7 +115,7 @@ func (p *policy) matches(glob, path string, depth int) bool {
 		return matchGlob(glob, path)
 	}
 	for _, v := range p.vars["@{"+name+"}"] {
-		joined := strings.TrimSuffix(before+v, "/") // AppArmor takes // for /
+		joined := strings.TrimSuffix(before+v, "/") // AppArmor treats // as /
 		if !strings.HasPrefix(after, "/") {
 			joined = before + v
 		}
@@ -127,9 +126,9 @@ func (p *policy) matches(glob, path string, depth int) bool {
 	return false
 }
 
-// matchGlob matches s with a pattern of AppArmor: ? and * within a name, ** for
-// anything, [set], {one,other}, \ before a character that stands for itself. A
-// pattern that is not whole matches nothing.
+// matchGlob reports whether s matches an AppArmor pattern: ? and * within a name, ** for
+// anything, [set], {one,other}, \ before a literal character. An incomplete pattern
+// matches nothing.
 func matchGlob(pattern, s string) bool {
 	for _, alternative := range braces(pattern, 0) {
 		steps := maxSteps
@@ -140,10 +139,10 @@ func matchGlob(pattern, s string) bool {
 	return false
 }
 
-// maxAlternatives bounds what braces in braces can become.
+// maxAlternatives is the limit for the expansion of braces.
 const maxAlternatives = 256
 
-// braces returns the patterns that pattern stands for.
+// braces expands the braces in pattern.
 func braces(pattern string, depth int) []string {
 	open := strings.IndexByte(pattern, '{')
 	if open < 0 || depth > maxIncludes {
@@ -178,10 +177,10 @@ func braces(pattern string, depth int) []string {
 	return nil
 }
 
-// maxSteps bounds the time that a pattern with many stars takes.
+// maxSteps limits the time for a pattern with many stars.
 const maxSteps = 100_000
 
-// matchPlain is matchGlob without braces.
+// matchPlain is matchGlob for patterns without braces.
 func matchPlain(pattern, s string, steps *int) bool {
 	for pattern != "" {
 		if *steps--; *steps < 0 {
@@ -224,7 +223,7 @@ func matchPlain(pattern, s string, steps *int) bool {
 	return s == ""
 }
 
-// inSet tells whether c is one of the characters of set: abc, a-z, ^abc.
+// inSet reports whether c is in set, such as abc, a-z or ^abc.
 func inSet(set string, c byte) bool {
 	set, not := strings.CutPrefix(set, "^")
 	for i := 0; i < len(set); i++ {

@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// named names a process, "process 12 (swtpm)".
-func (x *exam) named(pid int) string {
+// named describes a process, such as "process 12 (swtpm)".
+func (x *examination) processName(pid int) string {
 	switch {
 	case pid <= 0 && os.Geteuid() != 0:
-		return "a process that root alone may be told of"
+		return "a process that only root can identify"
 	case pid <= 0:
-		return "a process that is not seen here: it may be in another container or on another machine"
+		return "an unknown process, perhaps in another container or on another host"
 	}
 	name, _ := os.ReadFile(filepath.Join(x.root, "/proc", strconv.Itoa(pid), "comm"))
 	if s := strings.TrimSpace(string(name)); s != "" {
@@ -26,10 +26,9 @@ func (x *exam) named(pid int) string {
 	return fmt.Sprintf("process %d", pid)
 }
 
-// holder names the process with an open descriptor that leads to target, as
-// /proc shows it: "socket:[123]" or a path. Those of other users are seen by root
-// alone.
-func (x *exam) holder(target string) string {
+// holder describes the process with an open descriptor for target, in the form of /proc:
+// "socket:[123]" or a path. Only root can identify processes of other users.
+func (x *examination) holder(target string) string {
 	links, _ := filepath.Glob(filepath.Join(x.root, "/proc/[0-9]*/fd/*"))
 	var pids []int
 	for _, link := range links {
@@ -41,31 +40,31 @@ func (x *exam) holder(target string) string {
 		}
 	}
 	if len(pids) == 0 {
-		return x.named(0)
+		return x.processName(0)
 	}
-	return x.named(slices.Min(pids)) // others have inherited it
+	return x.processName(slices.Min(pids)) // the others have inherited it
 }
 
-// listenerAt names the process that listens on the Unix socket at path.
-func (x *exam) listenerAt(path string) string {
+// listenerAt describes the process that listens on the Unix socket at path.
+func (x *examination) listenerAt(path string) string {
 	list, _ := os.ReadFile(filepath.Join(x.root, "/proc/net/unix"))
 	return x.listener(unixInode(string(list), path))
 }
 
-// listenerOn names the process that listens on a TCP port in the way of addr.
-func (x *exam) listenerOn(addr netip.Addr, port uint16) string {
+// listenerOn describes the process that listens on a TCP port at addr, or at all addresses.
+func (x *examination) listenerOn(addr netip.Addr, port uint16) string {
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		list, _ := os.ReadFile(filepath.Join(x.root, file))
 		if inode := tcpInode(string(list), addr, port); inode != 0 {
 			return x.listener(inode)
 		}
 	}
-	return x.named(0)
+	return x.processName(0)
 }
 
-func (x *exam) listener(inode uint64) string {
+func (x *examination) listener(inode uint64) string {
 	if inode == 0 {
-		return x.named(0)
+		return x.processName(0)
 	}
 	return x.holder(fmt.Sprintf("socket:[%d]", inode))
 }
@@ -76,8 +75,7 @@ func (x *exam) listener(inode uint64) string {
 //	Num       RefCount Protocol Flags    Type St Inode Path
 //	00000000f: 00000002 00000000 00010000 0001 01 12345 /run/x.sock
 //
-// Flag 0x10000 is __SO_ACCEPTCON. The path is as it was bound, which may be
-// relative.
+// Flag 0x10000 is __SO_ACCEPTCON. The path is the bound path, which may be relative.
 //
 // Source: proc_pid_net(5); Linux, net/unix/af_unix.c.
 func unixInode(list, path string) uint64 {
@@ -127,8 +125,7 @@ func tcpInode(list string, addr netip.Addr, port uint16) uint64 {
 	return 0
 }
 
-// procAddr decodes an address of /proc/net/tcp on a little-endian machine, as all
-// are that this runs on.
+// procAddr decodes an address of /proc/net/tcp of a little-endian machine.
 func procAddr(s string) (netip.Addr, bool) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b)%4 != 0 {

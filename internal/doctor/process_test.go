@@ -44,8 +44,8 @@ func TestInodes(t *testing.T) {
 	}
 }
 
-// TestHolder finds the process with a real socket: this one, which is left out,
-// and a directory that stands for another.
+// TestHolder checks that the process with a socket is found in a /proc of the test, and that
+// this process is ignored.
 func TestHolder(t *testing.T) {
 	root := t.TempDir()
 	fd := filepath.Join(root, "proc/4711/fd")
@@ -58,7 +58,7 @@ func TestHolder(t *testing.T) {
 	put(t, root, "/proc/4711/comm", "thief\n")
 	put(t, root, "/proc/net/tcp", netTCP)
 	put(t, root, "/proc/net/unix", strings.ReplaceAll(netUnix, " 101 ", " 201 "))
-	x := &exam{root: root}
+	x := &examination{root: root}
 	const want = "process 4711 (thief)"
 	if got := x.listenerOn(netip.MustParseAddr("127.0.0.1"), 0x911); got != want {
 		t.Errorf("on the port: %q, want %q", got, want)
@@ -66,8 +66,8 @@ func TestHolder(t *testing.T) {
 	if got := x.listenerAt("/run/x.sock"); got != want {
 		t.Errorf("at the path: %q, want %q", got, want)
 	}
-	if got := x.listenerAt("/run/none"); !strings.Contains(got, "a process that") {
-		t.Errorf("at no path: %q", got)
+	if got := x.listenerAt("/run/none"); got == want || !strings.Contains(got, "process") {
+		t.Errorf("at a path without a listener: %q", got)
 	}
 
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,14 +78,14 @@ func TestHolder(t *testing.T) {
 	addr := l.Addr().(*net.TCPAddr).AddrPort()
 	list, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
-		t.Skip("this machine has no /proc/net/tcp:", err)
+		t.Skip("missing /proc/net/tcp:", err)
 	}
 	if tcpInode(string(list), addr.Addr(), addr.Port()) == 0 {
-		t.Errorf("%v is not found in the kernel's list", addr)
+		t.Errorf("%v not found in /proc/net/tcp", addr)
 	}
 }
 
-// put writes a file of a machine that a test makes up.
+// put writes a file below root.
 func put(t *testing.T, root, path, content string) {
 	t.Helper()
 	path = filepath.Join(root, path)
@@ -97,7 +97,7 @@ func put(t *testing.T, root, path, content string) {
 	}
 }
 
-// FuzzInodes holds that an inode that is found stands in the list.
+// FuzzInodes checks that every inode comes from the list.
 func FuzzInodes(f *testing.F) {
 	f.Add(netUnix, "/run/x.sock", uint16(1))
 	f.Add(netTCP, "127.0.0.1", uint16(0x911))

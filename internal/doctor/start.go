@@ -9,15 +9,15 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// start starts the TPM in memory, with a copy of its state, as the emulator will:
-// what libtpms thinks of it cannot be known otherwise.
-func (x *exam) start() {
+// start starts the TPM in memory with a copy of its state, because only libtpms knows whether
+// it accepts the state.
+func (x *examination) start() {
 	if x.noState || x.failed("algorithm-profile") {
 		return
 	}
 	if !x.keysKnown {
 		if !x.failed("key") {
-			x.add(Note, "", "", "the state was not tried, for its key is not known")
+			x.add(Note, "", "", "start not checked: the key is unknown")
 		}
 		return
 	}
@@ -44,7 +44,7 @@ func (x *exam) start() {
 		},
 	})
 	if err != nil {
-		return // library has told
+		return // library has reported it
 	}
 	defer func() { _ = t.Close() }()
 	if err := t.Init(false); err != nil {
@@ -54,14 +54,14 @@ func (x *exam) start() {
 		}
 		return
 	}
-	x.starts(notes)
+	x.startSucceeded(notes)
 	x.startup(t)
 }
 
-// starts takes back what has turned out to be no obstacle.
-func (x *exam) starts(notes []string) {
+// starts turns the errors about parts of the state into warnings.
+func (x *examination) startSucceeded(notes []string) {
 	if x.emptyState {
-		return // state has told
+		return // state has reported it
 	}
 	for _, n := range x.bad {
 		x.report.Findings[n].Severity = Warning
@@ -75,8 +75,8 @@ func (x *exam) starts(notes []string) {
 	}
 }
 
-// startup sends the Startup of the profile to the TPM in memory.
-func (x *exam) startup(t *emul.TPM) {
+// startup sends the configured Startup to the TPM in memory.
+func (x *examination) startup(t *emul.TPM) {
 	name := x.cfg.Flags.Startup
 	if name == config.NoStartup || name == config.StartupNone || name == config.StartupDeactivated && x.cfg.TPM == tpm.V20 {
 		return
@@ -89,11 +89,11 @@ func (x *exam) startup(t *emul.TPM) {
 	h, ok := tpm.ParseHeader(rsp)
 	switch {
 	case err != nil || !ok:
-		x.add(Error, x.cfg.State.Location.String(), "", "the TPM gives no answer to its startup: %v", err)
+		x.add(Error, x.cfg.State.Location.String(), "", "no response to the startup command: %v", err)
 	case h.Code == 0:
 	case name == config.StartupState:
-		x.add(Warning, "startup = \"state\"", `use "clear": a TPM that was shut down without a saved state cannot resume`, "the TPM refuses it: %v", tpm.Result(h.Code))
+		x.add(Warning, "startup = \"state\"", `use "clear": a TPM without a saved state cannot resume`, "refused by the TPM: %v", tpm.Result(h.Code))
 	default:
-		x.add(Warning, fmt.Sprintf("startup = %q", name), "", "the TPM refuses it: %v", tpm.Result(h.Code))
+		x.add(Warning, fmt.Sprintf("startup = %q", name), "", "refused by the TPM: %v", tpm.Result(h.Code))
 	}
 }

@@ -18,38 +18,38 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// library looks whether the loaded libtpms has the TPM's version.
-func (x *exam) library() {
+// library checks that the loaded libtpms supports the TPM's version.
+func (x *examination) library() {
 	x.engine.Lock()
 	defer x.engine.Unlock()
 	if err := x.engine.Choose(x.cfg.TPM); err != nil {
 		x.noState = true
-		x.add(Error, "libtpms "+x.engine.Version, "install one that has it, or choose the other version", "has no TPM %s: %v", x.cfg.TPM, err)
+		x.add(Error, "libtpms "+x.engine.Version, "install a libtpms with it, or choose the other version", "does not support TPM %s: %v", x.cfg.TPM, err)
 	}
 }
 
-// blobs are the parts that the state of this TPM may have.
-func (x *exam) blobs() []tpm.Blob {
+// blobs returns the parts that the state of this TPM may have.
+func (x *examination) blobs() []tpm.Blob {
 	if x.cfg.TPM == tpm.V12 {
 		return []tpm.Blob{tpm.Permanent, tpm.Volatile, tpm.Savestate}
 	}
 	return []tpm.Blob{tpm.Permanent, tpm.Volatile}
 }
 
-// prefix is what the names of the state's items begin with.
-func (x *exam) prefix() string { return x.cfg.TPM.FilePrefix() }
+// prefix returns the prefix of the names of the state's items.
+func (x *examination) prefix() string { return x.cfg.TPM.FilePrefix() }
 
-// open opens the state to look at it.
-func (x *exam) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
+// open opens the state without changing it.
+func (x *examination) open(version tpm.Version, lock bool, warn func(format string, args ...any)) (nv.Backend, error) {
 	s := x.cfg.State
 	o := s.Storage()
 	o.Lock, o.Prefix, o.DryRun, o.Warn = lock, version.FilePrefix(), true, warn
 	return backend.Open(s.Location, o)
 }
 
-// algorithms reads the algorithm profile, unless it comes through a descriptor, which
-// can be read only once.
-func (x *exam) algorithms() {
+// algorithms reads the algorithm profile, except from a descriptor, which can be read only
+// once.
+func (x *examination) algorithms() {
 	p := x.cfg.Profile
 	if x.cfg.Manufacture.Given { // swtpm-setup reads it
 		return
@@ -59,7 +59,7 @@ func (x *exam) algorithms() {
 		return
 	case config.ProfileFD:
 		if x.descriptor(p.FD) {
-			x.add(Note, fmt.Sprintf("descriptor %d", p.FD), "", "the algorithm profile comes through something that is left alone, and is not looked at")
+			x.add(Note, fmt.Sprintf("descriptor %d", p.FD), "", "algorithm profile not checked: the descriptor can be read only once")
 		}
 		return
 	}
@@ -77,21 +77,21 @@ func (x *exam) algorithms() {
 	x.add(Error, where, remedy(err), "%s", what)
 }
 
-// lock looks who has the lock of the state.
-func (x *exam) lock() {
+// lock checks whether another process holds the lock of the state.
+func (x *examination) lock() {
 	if x.noState || x.emptyState || !x.cfg.State.Lock {
 		return
 	}
 	b, err := x.open(x.cfg.TPM, true, nil)
 	if err != nil {
-		return // state tells
+		return // state reports it
 	}
 	defer b.Close()
 	path := x.cfg.State.Location.Path
-	d, tells := b.(nv.HolderBackend)
-	if !tells {
+	d, ok := b.(nv.HolderBackend)
+	if !ok {
 		if err := b.Lock(); err != nil {
-			n := x.inUse(path)
+			n := x.addInUse(path)
 			x.complete(n, func() string { return x.holder(path) })
 		}
 		return
@@ -102,12 +102,12 @@ func (x *exam) lock() {
 	case errors.Is(err, safefile.ErrNoLocks):
 		x.add(Error, path, emul.Advice(err), "%v", err)
 	case err != nil:
-		x.add(Error, file, "remove it, or correct its owner and mode; nothing is ever in it", "cannot be locked: %s", reasonOf(file, err))
+		x.add(Error, file, "remove it, or correct its owner and mode; it is always empty", "cannot be locked: %s", reasonOf(file, err))
 	case h.Held:
-		n := x.inUse(path)
+		n := x.addInUse(path)
 		x.complete(n, func() string {
 			if h.PID > 0 {
-				return x.named(h.PID)
+				return x.processName(h.PID)
 			}
 			return x.holder(file)
 		})
@@ -116,14 +116,14 @@ func (x *exam) lock() {
 
 // inUse adds that the state is, and returns the number of the finding, which wants
 // a name behind it.
-func (x *exam) inUse(path string) int {
+func (x *examination) addInUse(path string) int {
 	if x.cfg.Migration.Incoming {
-		return x.add(Note, path, "", "a guest is to come with its state, which until then is in use by ")
+		return x.add(Note, path, "", "incoming migration: until the guest arrives, the state is in use by ")
 	}
-	return x.add(Error, path, "stop it, or wait for its end", "the state is in use by ")
+	return x.add(Error, path, "stop it, or wait until it ends", "the state is in use by ")
 }
 
-// reasonOf is reason for an error with more to say than a system call's.
+// reasonOf is reason for errors that may have a more detailed text.
 func reasonOf(path string, err error) string {
 	var errno unix.Errno
 	if errors.As(err, &errno) && (errno == unix.EACCES || errno == unix.EROFS) {
@@ -132,9 +132,9 @@ func reasonOf(path string, err error) string {
 	return err.Error()
 }
 
-// state looks at each part of the state: that it can be read and is a plain file,
-// that the key is the right one, that it is whole.
-func (x *exam) state() {
+// state checks each part of the state: whether it is a regular file that can be read, whether
+// the key is right, and whether it is complete.
+func (x *examination) state() {
 	if x.noState || x.emptyState {
 		return
 	}
@@ -145,33 +145,33 @@ func (x *exam) state() {
 		return
 	}
 	defer b.Close()
-	if err := b.Lock(); err != nil { // takes nothing, but sees what a start would finish first
+	if err := b.Lock(); err != nil { // a dry run: it reports changes that a start would complete first
 		x.add(Error, x.cfg.State.Location.String(), emul.Advice(err), "%v", err)
 		return
 	}
-	there := map[tpm.Blob]bool{}
+	found := map[tpm.Blob]bool{}
 	for _, blob := range x.blobs() {
-		there[blob] = x.part(b, blob)
+		found[blob] = x.part(b, blob)
 	}
 	x.leftovers(b)
-	if there[tpm.Permanent] || x.failed("state") {
+	if found[tpm.Permanent] || x.failed("state") {
 		return
 	}
 	x.emptyState = true
 	for _, blob := range x.blobs() {
-		if there[blob] {
+		if found[blob] {
 			x.emptyState = false
-			x.add(Error, x.at(x.prefix()+blob.Name()), "restore the missing file from a backup, or remove what is left for a new TPM",
-				"is there, but %s is missing: this is what is left of a TPM", x.prefix()+nv.Permanent)
+			x.add(Error, x.itemName(x.prefix()+blob.Name()), "restore the missing file from a backup, or remove the other files for a new TPM",
+				"exists, but %s is missing: the state is incomplete", x.prefix()+nv.Permanent)
 		}
 	}
 	if x.emptyState {
-		x.newTPM()
+		x.missingState()
 	}
 }
 
-// leftovers tells of files that were left by a process which died.
-func (x *exam) leftovers(b nv.Backend) {
+// leftovers reports files of a process that was killed.
+func (x *examination) leftovers(b nv.Backend) {
 	l, ok := b.(nv.ListBackend)
 	if !ok {
 		return
@@ -183,32 +183,32 @@ func (x *exam) leftovers(b nv.Backend) {
 	for _, e := range entries {
 		switch e.Role {
 		case nv.RoleTemporary:
-			x.add(Note, x.at(e.Name), "", "left over by a write that was cut short; it is no state")
+			x.add(Note, x.itemName(e.Name), "", "a temporary file of an interrupted write; not part of the state")
 		case nv.RoleUnfinished:
-			x.add(Note, x.at(e.Name), "", "a change of several files was cut short; the start finishes it first")
+			x.add(Note, x.itemName(e.Name), "", "an interrupted change of several files; the start completes it first")
 		}
 	}
 }
 
-// newTPM tells that there is no state.
-func (x *exam) newTPM() {
+// missingState reports that no state exists.
+func (x *examination) missingState() {
 	other := map[tpm.Version]tpm.Version{tpm.V12: tpm.V20, tpm.V20: tpm.V12}[x.cfg.TPM]
 	if b, err := x.open(other, false, nil); err == nil {
 		defer b.Close()
 		blob, err := b.Load(other.FilePrefix() + nv.Permanent)
 		clear(blob)
 		if err == nil {
-			x.add(Warning, x.cfg.State.Location.String(), fmt.Sprintf("if that is the TPM you mean, set tpm = %q, or %s --tpm2", other,
-				map[tpm.Version]string{tpm.V12: "leave out", tpm.V20: "give"}[other]),
-				"there is a TPM %s, and none of version %s: a new one will be made beside it", other, x.cfg.TPM)
+			x.add(Warning, x.cfg.State.Location.String(), fmt.Sprintf("to use that TPM, set tpm = %q, or %s --tpm2", other,
+				map[tpm.Version]string{tpm.V12: "omit", tpm.V20: "add"}[other]),
+				"the state is of a TPM %s; a new TPM %s will be created next to it", other, x.cfg.TPM)
 			return
 		}
 	}
-	x.add(Note, x.cfg.State.Location.String(), "if there should be a TPM, restore its state", "there is no state; a new TPM %s will be made", x.cfg.TPM)
+	x.add(Note, x.cfg.State.Location.String(), "if a TPM should exist, restore its state", "no state; a new TPM %s will be created", x.cfg.TPM)
 }
 
-// part looks at one part of the state and tells whether it is there.
-func (x *exam) part(b nv.Backend, blob tpm.Blob) bool {
+// part checks one part of the state, and reports whether it exists.
+func (x *examination) part(b nv.Backend, blob tpm.Blob) bool {
 	name := x.prefix() + blob.Name()
 	raw, err := b.Load(name)
 	defer clear(raw)
@@ -223,24 +223,24 @@ func (x *exam) part(b nv.Backend, blob tpm.Blob) bool {
 	}
 	advice := emul.Advice(err)
 	if blob != tpm.Permanent {
-		advice = "restore it from a backup, or remove it to start the TPM without it, as after a loss of power"
+		advice = "restore it from a backup, or remove it to start the TPM as after a power failure"
 	} else if better := x.backup(b); better != "" {
 		advice = better
 	}
 	what := err.Error()
 	var errno unix.Errno
 	if errors.As(err, &errno) {
-		what = "cannot be used: " + reasonOf(x.at(name), err)
+		what = "cannot be used: " + reasonOf(x.itemName(name), err)
 		advice = remedy(errno)
-	} else if why, how := x.keyTrouble(raw, err); why != "" {
+	} else if why, how := x.keyProblem(raw, err); why != "" {
 		what, advice = why, how
 	}
-	x.bad = append(x.bad, x.add(Error, x.at(name), advice, "%s", what))
+	x.bad = append(x.bad, x.add(Error, x.itemName(name), advice, "%s", what))
 	return true
 }
 
-// content proves the sealed part of a state as a start does.
-func (x *exam) content(blob tpm.Blob, raw []byte) error {
+// content checks a sealed part of the state in the same way as a start.
+func (x *examination) content(blob tpm.Blob, raw []byte) error {
 	if !x.keysKnown {
 		_, err := seal.Inspect(raw)
 		return err
@@ -253,8 +253,8 @@ func (x *exam) content(blob tpm.Blob, raw []byte) error {
 	return payload.Check(x.cfg.TPM, blob, p)
 }
 
-// keyTrouble says what err has to do with the key, and what to do; "" if nothing.
-func (x *exam) keyTrouble(raw []byte, err error) (what, advice string) {
+// keyProblem returns a text and advice if the key is the cause of err, else "".
+func (x *examination) keyProblem(raw []byte, err error) (what, advice string) {
 	i, bad := seal.Inspect(raw)
 	if bad != nil || !x.keysKnown {
 		return "", ""
@@ -266,22 +266,22 @@ func (x *exam) keyTrouble(raw []byte, err error) (what, advice string) {
 	}
 	switch k := x.keys.File; {
 	case errors.Is(err, seal.ErrVersion1):
-		return "encrypted, in a container of version 1, which has no MAC", "if the file is known to be this TPM's own, convert it once with swtpm state rekey --accept-version-1"
+		return "encrypted in format version 1, which has no MAC", "if you trust the file, convert it with swtpm state rekey --accept-version-1"
 	case encrypted && k == nil:
-		return fmt.Sprintf("encrypted with a key of %d bits, and no key is configured", bits), "give the key that it was written with: [key] or --key"
+		return fmt.Sprintf("encrypted with a key of %d bits, but no key is configured", bits), "configure the key: [key] or --key"
 	case !encrypted && k != nil && i.Version > 1:
-		return "not encrypted, and a key is configured", "take the key away, or encrypt the state with swtpm state rekey"
+		return "not encrypted, but a key is configured", "remove the key, or encrypt the state with swtpm state rekey"
 	case errors.Is(err, seal.ErrKeySize):
-		return fmt.Sprintf("encrypted with a key of %d bits, and the one that is configured has %d", bits, k.Bits()),
-			fmt.Sprintf("give the right key, with mode = \"aes-%d-cbc\"", bits)
+		return fmt.Sprintf("encrypted with a key of %d bits, but the configured key has %d bits", bits, k.Bits()),
+			fmt.Sprintf("configure the right key, with mode = \"aes-%d-cbc\"", bits)
 	case errors.Is(err, seal.ErrMAC):
-		return "the key is not the one that it was written with, or the file is damaged", "give the right key; if it is the right one, restore the file from a backup"
+		return "wrong key, or the file is damaged", "configure the right key; if the key is right, restore the file from a backup"
 	}
 	return "", ""
 }
 
-// backup says what the previous permanent state is good for; "" if there is none.
-func (x *exam) backup(b nv.Backend) string {
+// backup returns advice about the previous permanent state; "" if none exists.
+func (x *examination) backup(b nv.Backend) string {
 	bak := x.prefix() + nv.Backup
 	raw, err := b.Load(bak)
 	defer clear(raw)
@@ -289,7 +289,7 @@ func (x *exam) backup(b nv.Backend) string {
 	case errors.Is(err, fs.ErrNotExist):
 		return ""
 	case err == nil && x.content(tpm.Permanent, raw) == nil:
-		return fmt.Sprintf("the previous state, %s, is good: set [tpmstate] backup = true to start from it, or go back to it with swtpm state rollback", bak)
+		return fmt.Sprintf("the previous state, %s, is valid: set [tpmstate] backup = true to start from it, or restore it with swtpm state rollback", bak)
 	}
-	return fmt.Sprintf("the previous state, %s, is bad too: restore one of them from a backup", bak)
+	return fmt.Sprintf("the previous state, %s, is invalid, too: restore one of them from a backup", bak)
 }

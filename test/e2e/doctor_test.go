@@ -291,7 +291,7 @@ func TestDoctorBlind(t *testing.T) {
 	giveAway(t, w.dir)
 	chmod(t, w.state, 0)
 	code, out, _ := runCmd(t, w.command(false, "doctor", w.profile(t, "4711")))
-	if code != 1 || !strings.Contains(out, "error: user: ") || !strings.Contains(out, "note: directory: ") || !strings.Contains(out, "look again as root") ||
+	if code != 1 || !strings.Contains(out, "error: user: ") || !strings.Contains(out, "note: directory: ") || !strings.Contains(out, "run the doctor as root") ||
 		strings.Contains(out, "error: directory") {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}

@@ -48,15 +48,15 @@ func healthy() []sickness {
 	return []sickness{
 		{name: "all is well", fine: true},
 		{name: "all is well with a TPM 1.2", v: v12, fine: true},
-		{name: "a new TPM", fine: true, want: []string{"state: note: a new TPM 2.0 will be made"},
+		{name: "a new TPM", fine: true, want: []string{"state: note: a new TPM 2.0 will be created"},
 			make: func(t *testing.T, w *ward) { must(t, os.Remove(w.in(v20.file()))) }},
-		{name: "a new TPM in a new directory", fine: true, want: []string{"directory: note: it will be made"},
+		{name: "a new TPM in a new directory", fine: true, want: []string{"directory: note: it will be created"},
 			make: func(t *testing.T, w *ward) {
 				must(t, os.RemoveAll(w.state))
 				w.place = fmt.Sprintf("dir = %q", w.state+"/deep/er")
 				w.tpmstate = "create = true"
 			}},
-		{name: "a new TPM 1.2 beside a TPM 2.0", fine: true, want: []string{`state: warning: set tpm = "2.0", or give --tpm2`},
+		{name: "a new TPM 1.2 beside a TPM 2.0", fine: true, want: []string{`state: warning: set tpm = "2.0", or add --tpm2`},
 			make: func(_ *testing.T, w *ward) { w.tpm = "1.2" }},
 		{name: "no startup to resume from", fine: true, want: []string{`start: warning: startup = "state"`},
 			make: func(t *testing.T, w *ward) {
@@ -73,16 +73,16 @@ func healthy() []sickness {
 func placeSicknesses() []sickness {
 	elsewhere := func(w *ward, path string) { w.place = fmt.Sprintf("dir = %q", path) }
 	return []sickness{
-		{name: "no directory", want: []string{"directory: error: there is no such directory"},
+		{name: "no directory", want: []string{"directory: error: no such directory"},
 			make: func(_ *testing.T, w *ward) { elsewhere(w, w.at("none")) }},
-		{name: "a directory that cannot be made", want: []string{"directory: error: cannot be made"},
+		{name: "a directory that cannot be made", want: []string{"directory: error: cannot be created"},
 			make: func(t *testing.T, w *ward) { elsewhere(w, w.at("st/new")); w.tpmstate = "create = true" },
 			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o500) }},
 		{name: "a directory beneath a file", want: []string{"directory: error: not a directory"},
 			make: func(t *testing.T, w *ward) { elsewhere(w, w.in(v20.file())+"/x"); w.tpmstate = "create = true" }},
 		{name: "a file for a directory", want: []string{"directory: error: not a directory"},
 			make: func(_ *testing.T, w *ward) { elsewhere(w, w.in(v20.file())) }},
-		{name: "a link that leads nowhere", want: []string{"directory: error: leads nowhere"},
+		{name: "a link that leads nowhere", want: []string{"directory: error: target is missing"},
 			make: func(t *testing.T, w *ward) {
 				must(t, os.Symlink("none", w.at("link")))
 				elsewhere(w, w.at("link"))
@@ -97,12 +97,12 @@ func placeSicknesses() []sickness {
 			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o300) }},
 		{name: "a directory that cannot be entered", want: []string{"directory: error: cannot be read"},
 			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o600) }},
-		{name: "a directory that cannot be written", want: []string{"directory: error: no file can be made there"},
+		{name: "a directory that cannot be written", want: []string{"directory: error: not writable"},
 			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o500) }},
-		{name: "a directory that cannot be written, with a lock file", want: []string{"directory: error: no file can be made there"},
+		{name: "a directory that cannot be written, with a lock file", want: []string{"directory: error: not writable"},
 			make: func(t *testing.T, w *ward) { write(t, w.in(".lock"), nil) },
 			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o500) }},
-		{name: "a directory of another user", root: true, want: []string{"directory: error: no file can be made there"},
+		{name: "a directory of another user", root: true, want: []string{"directory: error: not writable"},
 			then: func(t *testing.T, w *ward) { must(t, os.Chown(w.state, 0, 0)); chmod(t, w.state, 0o755) }},
 		{name: "a directory that a list lets us use", root: true, any: true, // where access lists are
 			then: func(t *testing.T, w *ward) {
@@ -181,10 +181,10 @@ func stateSicknesses(states map[string][]byte) []sickness {
 			make: replace(func(path string) error { return unix.Mkfifo(path, 0o600) })},
 		{name: "a directory for a state", want: []string{"state: error: not a regular file"},
 			make: replace(func(path string) error { return os.Mkdir(path, 0o700) })},
-		{name: "a state with two names", want: []string{"state: error: 2 links"},
+		{name: "a state with two names", want: []string{"state: error: 2 hard links"},
 			make: replace(func(path string) error { return os.Link(filepath.Dir(filepath.Dir(path))+"/old", path) })},
 		{name: "an empty state", want: []string{"state: error: is empty"}, make: content(func([]byte) []byte { return nil })},
-		{name: "a huge state", want: []string{"state: error: more than the"},
+		{name: "a huge state", want: []string{"state: error: a state has at most"},
 			make: func(t *testing.T, w *ward) { must(t, os.Truncate(w.in(v20.file()), 1<<30)) }},
 		{name: "a damaged state", want: []string{"state: error: checksum", "state: error: restore the file"}, make: content(flip)},
 		{name: "a state cut short", want: []string{"state: error: its header says"}, make: content(func(b []byte) []byte { return b[:len(b)-9] })},
@@ -192,10 +192,10 @@ func stateSicknesses(states map[string][]byte) []sickness {
 		{name: "the state of another version", want: []string{"state: error: payload"},
 			make: content(func([]byte) []byte { return states["1.2"] })},
 		{name: "a damaged state and a good backup", want: []string{"state: error: set [tpmstate] backup = true"}, make: backup(good)},
-		{name: "a damaged state and a damaged backup", want: []string{"state: error: is bad too"}, make: backup([]byte("was a state"))},
+		{name: "a damaged state and a damaged backup", want: []string{"state: error: is invalid, too"}, make: backup([]byte("was a state"))},
 		{name: "a damaged state and a good backup in use", fine: true, want: []string{"state: warning: checksum", "start: note: from the backup"},
 			make: with("backup = true", backup(good))},
-		{name: "a damaged state and a damaged backup in use", want: []string{"state: error: is bad too"},
+		{name: "a damaged state and a damaged backup in use", want: []string{"state: error: is invalid, too"},
 			make: with("backup = true", backup([]byte("was a state")))},
 		{name: "a backup alone", want: []string{"state: error: its backup"}, make: gone},
 		{name: "a backup alone in use", fine: true, make: with("backup = true", gone)},
@@ -203,12 +203,12 @@ func stateSicknesses(states map[string][]byte) []sickness {
 			make: func(t *testing.T, w *ward) { must(t, os.Rename(w.in(v20.file()), w.in("tpm2-00.permall.tmp"))) }},
 		{name: "an interrupted change that cannot be completed", want: []string{"state: error: interrupted change"},
 			make: func(t *testing.T, w *ward) { write(t, w.in("NEW2-00.journal"), []byte("was a journal")) }},
-		{name: "a volatile state alone", want: []string{"state: error: what is left of a TPM"},
+		{name: "a volatile state alone", want: []string{"state: error: the state is incomplete"},
 			make: func(t *testing.T, w *ward) {
 				must(t, os.Remove(w.in(v20.file())))
 				write(t, w.in("tpm2-00.volatilestate"), seal20(t, "tpm2-fresh.volatilestate"))
 			}},
-		{name: "a damaged volatile state", want: []string{"state: error: remove it to start the TPM without it"},
+		{name: "a damaged volatile state", want: []string{"state: error: remove it to start the TPM as after a power failure"},
 			make: func(t *testing.T, w *ward) {
 				write(t, w.in("tpm2-00.volatilestate"), flip(seal20(t, "tpm2-fresh.volatilestate")))
 			}},
@@ -242,9 +242,9 @@ func keySicknesses(states map[string][]byte) []sickness {
 	right := strings.TrimSpace(string(must1(os.ReadFile("testdata/key128.hex"))))
 	return []sickness{
 		{name: "an encrypted state", fine: true, make: encrypted(key("", right, 0o600))},
-		{name: "a key that others can read", fine: true, want: []string{"key: warning: every user"}, make: encrypted(key("", right, 0o644))},
+		{name: "a key that others can read", fine: true, want: []string{"key: warning: accessible to all users"}, make: encrypted(key("", right, 0o644))},
 		{name: "no key for an encrypted state", want: []string{"state: error: no key is configured"}, make: encrypted(nil)},
-		{name: "another key", want: []string{"state: error: the key is not the one"},
+		{name: "another key", want: []string{"state: error: wrong key"},
 			make: encrypted(key("", strings.Repeat("fedcba98", 4), 0o600))},
 		{name: "a key of another size", want: []string{"state: error: a key of 128 bits"},
 			make: encrypted(key(`mode = "aes-256-cbc"`, strings.Repeat(right, 2), 0o600))},
@@ -263,7 +263,7 @@ func keySicknesses(states map[string][]byte) []sickness {
 				w.more = fmt.Sprintf("[key]\nfile = %q\n", w.at("key"))
 			})},
 		{name: "a key file that will be removed", fine: true, make: encrypted(key("remove = true", right, 0o600))},
-		{name: "a key that will stay", fine: true, want: []string{"key: warning: is not removed"},
+		{name: "a key that will stay", fine: true, want: []string{"key: warning: cannot be removed after reading"},
 			make: encrypted(func(t *testing.T, w *ward) {
 				key("remove = true", right, 0o600)(t, w)
 				mkdir(t, w.at("safe"))
@@ -319,11 +319,11 @@ func lockSicknesses() []sickness {
 				w.startup = "none"
 				w.more = fmt.Sprintf("[control]\nlisten = %q\n", "unix:"+w.at("c"))
 			}},
-		{name: "a link for a lock", want: []string{"lock: error: symbolic link"},
+		{name: "a link for a lock", want: []string{"lock: error: not a regular file"},
 			make: lockFile(func(path string) error { return os.Symlink("other", path) })},
 		{name: "a directory for a lock", want: []string{"lock: error: not a regular file"},
 			make: lockFile(func(path string) error { return os.Mkdir(path, 0o700) })},
-		{name: "a lock with two names", want: []string{"lock: error: 2 links"},
+		{name: "a lock with two names", want: []string{"lock: error: 2 hard links"},
 			make: lockFile(func(path string) error { return os.Link(filepath.Dir(path)+"/"+v20.file(), path) })},
 		{name: "a lock that cannot be opened", want: []string{"lock: error: cannot be locked"},
 			make: lockFile(func(path string) error { return os.WriteFile(path, nil, 0o600) }),
@@ -362,14 +362,14 @@ func imageSicknesses(states map[string][]byte) []sickness {
 	}
 	return []sickness{
 		{name: "an image", fine: true, make: image(good, nil)},
-		{name: "a new image", fine: true, want: []string{"directory: note: will be made"}, make: image(nil, nil)},
+		{name: "a new image", fine: true, want: []string{"directory: note: will be created"}, make: image(nil, nil)},
 		{name: "an empty image", fine: true, want: []string{"state: note: a new TPM"},
 			make: image(nil, func(t *testing.T, _ *ward, path string) { write(t, path, make([]byte, 4<<20)) })},
-		{name: "an image that others can read", fine: true, want: []string{"directory: warning: open to others"},
+		{name: "an image that others can read", fine: true, want: []string{"directory: warning: accessible to others"},
 			make: image(good, func(t *testing.T, _ *ward, path string) { must(t, os.Chmod(path, 0o644)) })},
-		{name: "an image in no directory", want: []string{"directory: error: there is no directory"},
+		{name: "an image in no directory", want: []string{"directory: error: missing directory"},
 			make: func(_ *testing.T, w *ward) { w.place = fmt.Sprintf("file = %q", w.at("none/image")) }},
-		{name: "an image that cannot be made", want: []string{"directory: error: cannot be made"},
+		{name: "an image that cannot be made", want: []string{"directory: error: cannot be created"},
 			make: func(_ *testing.T, w *ward) { w.place = fmt.Sprintf("file = %q", w.in("image")) },
 			then: func(t *testing.T, w *ward) { chmod(t, w.state, 0o500) }},
 		{name: "an image that cannot be read", want: []string{"directory: error: cannot be read and written"}, make: image(good, nil),
@@ -380,7 +380,7 @@ func imageSicknesses(states map[string][]byte) []sickness {
 			then: func(t *testing.T, w *ward) { must(t, os.Chown(w.at("image"), 1, 1)); chmod(t, w.at("image"), 0o666) }},
 		{name: "a link for an image", want: []string{"directory: error: symbolic link"},
 			make: image(good, moved(func(path string) error { return os.Symlink(path+"2", path) }))},
-		{name: "an image with two names", want: []string{"directory: error: 2 links"},
+		{name: "an image with two names", want: []string{"directory: error: 2 hard links"},
 			make: image(good, moved(func(path string) error { return os.Link(path+"2", path) }))},
 		{name: "a fifo for an image", want: []string{"directory: error: neither a regular file"},
 			make: image(good, moved(func(path string) error { return unix.Mkfifo(path, 0o600) }))},
@@ -423,7 +423,7 @@ func endSicknesses() []sickness {
 			make: func(t *testing.T, w *ward) { listenAt(t, "unix", w.at("d")) }},
 		{name: "a path of something else", want: []string{"data: error: not a socket"},
 			make: func(t *testing.T, w *ward) { write(t, w.at("d"), nil) }},
-		{name: "a socket left over", fine: true, want: []string{"data: note: left over"},
+		{name: "a socket left over", fine: true, want: []string{"data: note: a socket of an earlier process"},
 			make: func(t *testing.T, w *ward) {
 				l := listenAt(t, "unix", w.at("d"))
 				l.(*net.UnixListener).SetUnlinkOnClose(false)
@@ -443,14 +443,14 @@ func endSicknesses() []sickness {
 				must(t, os.Chown(w.at("s"), 0, 0))
 				must(t, os.Chmod(w.at("s"), 0o777|os.ModeSticky))
 			}},
-		{name: "a socket in no directory", want: []string{"data: error: there is no directory"},
+		{name: "a socket in no directory", want: []string{"data: error: missing directory"},
 			make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at("none/d") }},
-		{name: "a socket in a directory that cannot be written", want: []string{"data: error: no socket can be made"},
+		{name: "a socket in a directory that cannot be written", want: []string{"data: error: cannot create a socket"},
 			make: func(t *testing.T, w *ward) { mkdir(t, w.at("s")); w.server = "unix:" + w.at("s/d") },
 			then: func(t *testing.T, w *ward) { chmod(t, w.at("s"), 0o500) }},
-		{name: "a socket for a stranger", want: []string{"data: error: may not give the socket to 1:"},
+		{name: "a socket for a stranger", want: []string{"data: error: may not change the owner of the socket to 1:"},
 			make: func(_ *testing.T, w *ward) { w.ends = "uid = 1" }},
-		{name: "a socket in a directory for everybody", fine: true, want: []string{"data: warning: others can put a socket"},
+		{name: "a socket in a directory for everybody", fine: true, want: []string{"data: warning: other users can replace the socket"},
 			make: func(t *testing.T, w *ward) { mkdir(t, w.at("s")); w.server = "unix:" + w.at("s/d") },
 			then: func(t *testing.T, w *ward) { chmod(t, w.at("s"), 0o777) }},
 		{name: "a port that is taken", want: []string{"data: error: listens there"},
@@ -461,11 +461,11 @@ func endSicknesses() []sickness {
 			make: func(_ *testing.T, w *ward) { w.server = "tcp:127.0.0.1:7" }},
 		{name: "no such interface", want: []string{"data: error: no network interface"},
 			make: func(_ *testing.T, w *ward) { w.server = "tcp:[fe80::1%none0]:7777" }},
-		{name: "a descriptor that was not passed", want: []string{"data: error: no such descriptor"},
+		{name: "a descriptor that was not passed", want: []string{"data: error: the descriptor was not passed"},
 			make: func(_ *testing.T, w *ward) { w.server = "fd:99" }},
-		{name: "a connection that was not passed", want: []string{"data: error: no such descriptor"},
+		{name: "a connection that was not passed", want: []string{"data: error: the descriptor was not passed"},
 			make: func(_ *testing.T, w *ward) { w.server = "clientfd:99" }},
-		{name: "a path that is too long", want: []string{"profile: error: bytes long"},
+		{name: "a path that is too long", want: []string{"profile: error: path too long"},
 			make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at(strings.Repeat("x", 108)) }},
 		{name: "a socket of no such user", want: []string{"profile: error: no-such-user-here"},
 			make: func(_ *testing.T, w *ward) { w.ends = `uid = "no-such-user-here"` }},
@@ -474,7 +474,7 @@ func endSicknesses() []sickness {
 				listenAt(t, "unix", w.at("c"))
 				w.more = fmt.Sprintf("[control]\nlisten = %q\n", "unix:"+w.at("c"))
 			}},
-		{name: "a control connection that was not passed", want: []string{"control: error: no such descriptor"},
+		{name: "a control connection that was not passed", want: []string{"control: error: the descriptor was not passed"},
 			make: func(t *testing.T, w *ward) { w.more = "[control]\nlisten = \"clientfd:99\"\n" }},
 	}
 }
@@ -493,7 +493,7 @@ func fileSicknesses() []sickness {
 		all = append(all,
 			sickness{name: "a new " + table, fine: true, make: at("new", nil)},
 			sickness{name: "an old " + table, fine: true, make: at("old", func(t *testing.T, path string) { write(t, path, []byte("4711")) })},
-			sickness{name: table + " in no directory", want: []string{table + ": error: there is no directory"}, make: at("none/x", nil)},
+			sickness{name: table + " in no directory", want: []string{table + ": error: missing directory"}, make: at("none/x", nil)},
 			sickness{name: table + " is a directory", want: []string{table + ": error: is a directory"},
 				make: at("folder", func(t *testing.T, path string) { mkdir(t, path) })},
 			sickness{name: table + " is a link", want: []string{table + ": error: symbolic link"},
@@ -503,7 +503,7 @@ func fileSicknesses() []sickness {
 			sickness{name: table + " cannot be written", want: []string{table + ": error: permission denied"},
 				make: at("ro", func(t *testing.T, path string) { write(t, path, nil) }),
 				then: func(t *testing.T, w *ward) { chmod(t, w.at("ro"), 0o400) }},
-			sickness{name: table + " of a descriptor that was not passed", want: []string{table + ": error: no such descriptor"},
+			sickness{name: table + " of a descriptor that was not passed", want: []string{table + ": error: the descriptor was not passed"},
 				make: func(_ *testing.T, w *ward) { w.more = fmt.Sprintf("[%s]\nfd = 99\n", table) }},
 			sickness{name: table + " of a stranger in a common directory", root: true, any: true, // by protected_regular
 				make: func(t *testing.T, w *ward) {

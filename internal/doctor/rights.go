@@ -10,24 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// user tells why the TPM cannot run as its user. The checks then run as the user
-// who calls.
-func (x *exam) user(err error) {
+// user reports why the TPM cannot run as its user. The checks run as the calling user then.
+func (x *examination) user(err error) {
 	name := x.cfg.Sandbox.User
 	where := fmt.Sprintf("[sandbox] user = %q", name)
-	x.blind = true
+	x.wrongUser = true
 	if errors.Is(err, unix.EPERM) {
-		x.add(Error, where, "start it as root, or as that user, or leave the key out",
-			"user %d may not become %q: %v", os.Geteuid(), name, err)
+		x.add(Error, where, "start as root or as that user, or omit the key",
+			"user %d may not change to %q: %v", os.Geteuid(), name, err)
 	} else {
 		x.add(Error, where, "", "%v", err)
 	}
-	x.add(Note, "", "", "what follows was looked at as user %d, who calls, not as %q", os.Geteuid(), name)
+	x.add(Note, "", "", "the other checks ran as user %d, not as %q", os.Geteuid(), name)
 }
 
-// closed names the first directory on the way to path that this user may not
-// enter, or that is none; "" if there is no such.
-func closed(path string) string {
+// blockedBy names the first parent directory of path that this user may not enter, or that is
+// not a directory; "" for none.
+func blockedBy(path string) string {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return ""
@@ -51,7 +50,7 @@ func closed(path string) string {
 	return ""
 }
 
-// describe names a file or directory with its owner and mode.
+// describe returns the path with its owner and mode.
 func describe(path string) string {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil {
@@ -60,14 +59,14 @@ func describe(path string) string {
 	return fmt.Sprintf("%s (owner %d:%d, mode %04o)", path, st.Uid, st.Gid, st.Mode&0o7777)
 }
 
-// reason says in words why something at path failed with err: for a lack of
-// rights, whose.
+// reason explains the error err of an operation on path. For a missing permission, it names
+// the file or directory.
 func reason(path string, err error) string {
 	switch {
 	case errors.Is(err, unix.EROFS):
 		return "the file system is read-only"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOTDIR):
-		if c := closed(path); c != "" {
+		if c := blockedBy(path); c != "" {
 			return c
 		}
 		if errors.Is(err, unix.EACCES) {
@@ -75,13 +74,13 @@ func reason(path string, err error) string {
 		}
 	case errors.Is(err, fs.ErrNotExist):
 		if dir := filepath.Dir(path); !exists(dir) {
-			return fmt.Sprintf("there is no directory %s", dir)
+			return fmt.Sprintf("missing directory %s", dir)
 		}
 	}
 	return err.Error()
 }
 
-// describeNear describes path, or the directory that it would be in.
+// describeNear describes path, or its directory if path does not exist.
 func describeNear(path string) string {
 	if !exists(path) {
 		path = filepath.Dir(path)
@@ -94,26 +93,26 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// moreRights is what helps who lacks a right.
-const moreRights = "give that user the right (chown, chmod, setfacl), or choose another place"
+// grantAccess is the advice for a missing permission.
+const grantAccess = "grant that user access (chown, chmod, setfacl), or choose another location"
 
-// remedy is what helps against err in general.
+// remedy returns general advice for err.
 func remedy(err error) string {
 	switch {
 	case errors.Is(err, unix.EROFS):
-		return "mount it writable, or choose another place"
+		return "mount it writable, or choose another location"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return moreRights
+		return grantAccess
 	case errors.Is(err, fs.ErrNotExist):
-		return "make it, or correct the path"
+		return "create it, or correct the path"
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EISDIR):
 		return "correct the path"
 	}
 	return ""
 }
 
-// mayUnlink fails as the removal of path would.
-func mayUnlink(path string) error {
+// canUnlink returns the error that removing path would return.
+func canUnlink(path string) error {
 	dir := filepath.Dir(path)
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return err
