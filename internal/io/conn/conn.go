@@ -19,7 +19,7 @@ type State uint8
 
 // The states of a client.
 const (
-	Idle     State = iota // between two requests, or the request's size is not known yet
+	Idle     State = iota // between two requests; or the size of a request is not known, or it has not started
 	Partial               // a part of a request has been received
 	Running               // its request is executed
 	Replying              // a part of the reply waits for the client to read

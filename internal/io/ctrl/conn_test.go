@@ -421,3 +421,60 @@ func TestRunningStays(t *testing.T) {
 		t.Errorf("INIT: reply = %s, want %s", got, ok)
 	}
 }
+
+// TestWaitingLeavesRoom fills the server with requests that wait for the engine: a request
+// that overtakes a command still finds room, and all that were not evicted are answered.
+func TestWaitingLeavesRoom(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	b.tpm.set(true)
+	q := b.listen(t)
+	free := b.hold()
+	var waiting []peer
+	for range 4 { // as many as MaxClients
+		c := dial(t, q)
+		c.Send(t, unhex("0000000a")) // STORE_VOLATILE
+		c.Drained(t)
+		waiting = append(waiting, c)
+	}
+	for range 3 {
+		if got := dial(t, q).ask(t, "00000009", 4); got != ok { // CANCEL_TPM_CMD
+			t.Fatalf("CANCEL_TPM_CMD: reply = %s, want %s", got, ok)
+		}
+	}
+	free()
+	for n, c := range waiting[:3] {
+		if got := c.ask(t, "", 4); got != ok {
+			t.Errorf("request %d: reply = %s, want %s", n, got, ok)
+		}
+	}
+	waiting[3].Closed(t)
+}
+
+// TestWaitingInTurn checks that a request which has to wait for others runs after them, and
+// that its client can leave meanwhile.
+func TestWaitingInTurn(t *testing.T) {
+	b := newBench(t, tpm.V20)
+	b.tpm.set(true)
+	free := b.hold()
+	var all []peer
+	for range 6 { // the attached clients have no limit
+		c := b.connect(t, unix.SOCK_STREAM)
+		c.Send(t, unhex("0000000a"))
+		c.Drained(t)
+		all = append(all, c)
+	}
+	b.Post(func() { b.waiting[1].client.End() })
+	all[4].Closed(t)
+	free()
+	for n, c := range all {
+		if n == 4 {
+			continue
+		}
+		if got := c.ask(t, "", 4); got != ok {
+			t.Errorf("request %d: reply = %s, want %s", n, got, ok)
+		}
+	}
+	if got, want := b.tpm.took(), strings.TrimSpace(strings.Repeat("StoreVolatile ", 5)); got != want {
+		t.Errorf("calls %q, want %q", got, want)
+	}
+}

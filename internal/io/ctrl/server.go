@@ -89,12 +89,18 @@ type Server struct {
 	tpm  TPM
 	opt  Options
 	free [][]byte // of firstRead bytes each, for requests
-	oob  [24]byte // room for a control message with one descriptor, unix.CmsgSpace(4)
+
+	running  int                                            // clients that use the engine
+	waiting  []engineCall                                   // requests that wait for it, in order
+	finished func(call engineCall, reply []byte, err error) // is leaveEngine; called by the loop, so it is no recursion
+
+	oob [24]byte // room for a control message with one descriptor, unix.CmsgSpace(4)
 }
 
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o}
+	s.finished = s.leaveEngine
 	co := conn.Options{MaxClients: o.MaxClients, New: s.newClient, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}
 	if o.Terminate {
 		co.Lost = func() { o.End(conn.ErrDisconnected) }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 const (
@@ -266,19 +265,6 @@ func (c *session) handle() {
 	c.finish(do())
 }
 
-// engine calls f on the thread of the engine and then, back on this one, next with its
-// results.
-func (c *session) engine(f func() ([]byte, error), next func([]byte, error)) {
-	c.Become(conn.Running, 0, 0)
-	ok := c.s.opt.Engine(func() {
-		reply, err := f()
-		c.s.Post(func() { next(reply, err) })
-	})
-	if !ok {
-		next(nil, tpm.Fail) // the process ends
-	}
-}
-
 // finish replies to the request, after the rest of a refused one has been dropped: it is
 // not a request. Without a reply the client gets the result of err.
 func (c *session) finish(reply []byte, err error) {
@@ -389,8 +375,9 @@ func (c *session) end(err error) {
 	c.End()
 }
 
-// Gone releases what the client has.
+// Gone releases the memory and the descriptor of the client.
 func (c *session) Gone() {
+	c.s.dropWaiting(c)
 	if c.buf != nil {
 		c.closeFD()
 		c.wipe()
