@@ -38,6 +38,9 @@ export GOEXPERIMENT
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
+# Where the completion scripts are made: two installations can run at the same time.
+COMPLETION = build/completion$(subst /,_,$(DESTDIR))
+
 .PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
 
 all: build
@@ -231,21 +234,21 @@ install: build
 		done; \
 		cd - >/dev/null; \
 	done
-	rm -rf build/completion && mkdir -p build/completion
-	bin/swtpm completion bash >build/completion/swtpm
-	bin/swtpm completion zsh >build/completion/_swtpm
-	bin/swtpm completion fish >build/completion/swtpm.fish
+	rm -rf $(COMPLETION) && mkdir -p $(COMPLETION)
+	bin/swtpm completion bash >$(COMPLETION)/swtpm
+	bin/swtpm completion zsh >$(COMPLETION)/_swtpm
+	bin/swtpm completion fish >$(COMPLETION)/swtpm.fish
 	for a in $(ALIASES); do \
-		p=$$(echo $$a | tr _ -); cd build/completion || exit 1; \
-		../../bin/$$a --completion bash >$$a && cp $$a $$p && \
-		../../bin/$$a --completion zsh >_$$a && \
-		../../bin/$$a --completion fish >$$a.fish && cp $$a.fish $$p.fish || exit 1; \
-		cd ../..; \
+		p=$$(echo $$a | tr _ -); cd $(COMPLETION) || exit 1; \
+		$(CURDIR)/bin/$$a --completion bash >$$a && cp $$a $$p && \
+		$(CURDIR)/bin/$$a --completion zsh >_$$a && \
+		$(CURDIR)/bin/$$a --completion fish >$$a.fish && cp $$a.fish $$p.fish || exit 1; \
+		cd $(CURDIR); \
 	done
 	install -d $(DESTDIR)$(BASHDIR) $(DESTDIR)$(ZSHDIR) $(DESTDIR)$(FISHDIR)
-	install -m 0644 $(addprefix build/completion/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BASHDIR)
-	install -m 0644 build/completion/_* $(DESTDIR)$(ZSHDIR)
-	install -m 0644 build/completion/*.fish $(DESTDIR)$(FISHDIR)
+	install -m 0644 $(addprefix $(COMPLETION)/,$(PROGRAMS) $(ALIASES)) $(DESTDIR)$(BASHDIR)
+	install -m 0644 $(COMPLETION)/_* $(DESTDIR)$(ZSHDIR)
+	install -m 0644 $(COMPLETION)/*.fish $(DESTDIR)$(FISHDIR)
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket $(DESTDIR)$(UNITDIR)
 	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service
