@@ -26,6 +26,7 @@ var arrows = map[string][]string{
 	"internal/io/conn":        {"internal/handover"},
 	"internal/io/data":        {"internal/handover", "internal/io/conn", "internal/tpm"},
 	"internal/io/ctrl":        {"internal/handover", "internal/io/conn", "internal/tpm"},
+	"internal/remedy":         {"internal/config", "internal/emul", "internal/emul/payload", "internal/nv", "internal/safefile", "internal/seal"},
 	"internal/io/listen":      {"internal/config", "internal/tpm"},
 	"internal/ca":             {"internal/ca/cert", "internal/ca/cmdcert", "internal/ca/signer", "internal/keyvalue", "internal/program", "internal/safefile", "internal/cli"},
 	"internal/ca/cmdlocalca":  {"internal/ca", "internal/ca/cert", "internal/safefile", "internal/cli", "internal/program"},
@@ -46,7 +47,7 @@ var arrows = map[string][]string{
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl", "internal/nv", "internal/nv/backend",
 		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/tpm", "internal/program"},
 	"internal/setup/manufacture": {"internal/ca", "internal/ca/cert", "internal/cli", "internal/tpm"},
-	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
+	"internal/doctor": {"internal/remedy", "internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
 		"internal/metrics", "internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/safefile", "internal/sandbox", "internal/seal", "internal/tpm"},
 }
 

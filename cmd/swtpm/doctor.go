@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
@@ -28,11 +29,11 @@ func doctorVerb(f *pflag.FlagSet) action {
 			if _, ok := errors.AsType[*config.HelpRequested](err); ok {
 				return classicError(err)
 			}
-			reports = append(reports, examine(ctx, "command line", cfg, err))
+			reports = append(reports, examine(ctx, "command line", cfg, err, remedy.CommandLine))
 		} else {
 			for _, name := range args {
 				cfg, err := load(name, *instance)
-				reports = append(reports, examine(ctx, name, cfg, err))
+				reports = append(reports, examine(ctx, name, cfg, err, remedy.Profile))
 			}
 		}
 		tell := printReports
@@ -52,7 +53,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 }
 
 // examine looks at the TPM that cfg describes, unless there is none because of err.
-func examine(ctx context.Context, name string, cfg *config.Config, err error) doctor.Report {
+func examine(ctx context.Context, name string, cfg *config.Config, err error, s remedy.Settings) doctor.Report {
 	if err == nil && cfg.Printing() != "" {
 		err = fmt.Errorf("%s describes no TPM; leave it out", cfg.Printing())
 	}
@@ -67,7 +68,7 @@ func examine(ctx context.Context, name string, cfg *config.Config, err error) do
 		return doctor.Refused(name, err)
 	}
 	defer log.Close()
-	return doctor.Examine(ctx, name, cfg, doctor.Engine{Engine: libtpms.Engine(), Version: libtpms.Version(), Profile: readProfile})
+	return doctor.Examine(ctx, name, cfg, doctor.Engine{Engine: libtpms.Engine(), Version: libtpms.Version(), Profile: readProfile}, s)
 }
 
 // printReports prints a line for each finding and one for each TPM.

@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -53,20 +52,9 @@ func readKey(option string, k config.Key) (*seal.Key, error) {
 		Remove:     k.Remove,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("--%s: %w%s", option, err, keyAdvice(err))
+		return nil, remedy.Append(fmt.Errorf("--%s: %w", option, err), remedy.Key(err))
 	}
 	return key, nil
-}
-
-// keyAdvice returns a hint for a key file that cannot be opened.
-func keyAdvice(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "; correct the path, or restore the file"
-	case errors.Is(err, fs.ErrPermission):
-		return "; let this user read the file, or, in a unit, pass it with LoadCredential= and [key] credential"
-	}
-	return ""
 }
 
 // logKeyWarnings logs the warnings about the key of an option. k may be nil.

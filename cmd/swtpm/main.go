@@ -23,6 +23,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -66,6 +67,14 @@ type source struct {
 	instance string
 	hangups  *daemon.Hangups // signals to read the profile again; nil for a command line
 	previous *previous       // the previous process of the service
+}
+
+// settings returns the form of the settings, for remedies.
+func (s source) settings() remedy.Settings {
+	if s.path == "" {
+		return remedy.CommandLine
+	}
+	return remedy.Profile
 }
 
 // emulator is one TPM from the start of its process to the end, as far as live has come.

@@ -37,6 +37,7 @@ func (e *emulator) options() emul.Options {
 		FullWait:         fullWait(cfg.State),
 		Handover:         handoverTo(e.session),
 		Library:          libtpms.Version(),
+		Remedy:           e.source.settings().State,
 		Event:            e.service.event,
 		Note:             log.Infof,
 		Error:            log.Errorf,

@@ -6,6 +6,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 )
 
 // reloadOnHangup reads the profile again for each SIGHUP until the process ends. Only the
@@ -38,7 +39,7 @@ func (e *emulator) readAgain(now *config.Config) error {
 		return fmt.Errorf("[log] fd: %d: descriptors are those of the start, when it was %d", cfg.Log.FD, now.Log.FD)
 	}
 	if err := e.log.Reopen(daemon.LogOptions(cfg.Log)); err != nil {
-		return err
+		return remedy.Append(err, remedy.Output(err))
 	}
 	e.tpm.Relog(e.log.Traffic(), func() { debugTo(e.log) })
 	now.Log = cfg.Log

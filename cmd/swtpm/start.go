@@ -8,6 +8,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/early"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -42,7 +43,7 @@ func enter(s config.Sandbox) error {
 func openLog(c config.Log) (*daemon.Log, error) {
 	log, err := daemon.OpenLog(daemon.LogOptions(c))
 	if err != nil {
-		return nil, err
+		return nil, remedy.Append(err, remedy.Output(err))
 	}
 	debugTo(log)
 	return log, nil
@@ -66,10 +67,11 @@ func (e *emulator) writePID() error {
 		return nil
 	}
 	remove, err := daemon.WritePID(c.File, c.FD)
-	if err == nil {
-		e.removePID = remove
+	if err != nil {
+		return remedy.Append(err, remedy.Output(err))
 	}
-	return err
+	e.removePID = remove
+	return nil
 }
 
 // logWarnings logs the ports that the kernel has chosen, and faults that do not prevent a

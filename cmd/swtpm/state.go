@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -128,11 +129,8 @@ func verifyState(w *stateTarget) error {
 	}
 	defer s.Close()
 	names, err := s.Verify(e)
-	if a := emul.Advice(err); a != "" {
-		return fmt.Errorf("%w; %s", err, a)
-	}
 	if err != nil {
-		return err
+		return remedy.Append(err, w.settings().State(err))
 	}
 	err = say("%s: TPM %s: ok (%s)\n", w.where, s.Version(), strings.Join(names, ", "))
 	return err
@@ -172,8 +170,8 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		next = w.key
 	}
 	names, err := s.Rekey(next, version1)
-	if a := emul.Advice(err); a != "" && errors.Is(err, seal.ErrVersion1) {
-		err = fmt.Errorf("%w; %s", err, a)
+	if errors.Is(err, seal.ErrVersion1) {
+		err = remedy.Append(err, w.settings().State(err))
 	}
 	if err != nil {
 		return err

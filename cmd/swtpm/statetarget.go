@@ -10,11 +10,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/offline"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -46,6 +46,14 @@ func targetFlags(f *pflag.FlagSet) *stateTarget {
 	f.StringVar(&w.seccomp, "seccomp", "", "handle system calls that only an attacker makes as `SUBOPTIONS` say, as for swtpm socket")
 	f.StringVar(&w.instance, "instance", "", "replace %i in the profile by `NAME`; default: the profile's name")
 	return w
+}
+
+// settings returns the form of the settings, for remedies.
+func (w *stateTarget) settings() remedy.Settings {
+	if w.profile == "" {
+		return remedy.CommandLine
+	}
+	return remedy.Profile
 }
 
 // then returns the action that finds the TPM and calls act. files is the number of operands
@@ -199,7 +207,7 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 		ReadOnly: !how.write,
 	})
 	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
-		return nil, fmt.Errorf("%w; %s", err, emul.Advice(err))
+		return nil, remedy.Append(err, w.settings().State(err))
 	}
 	return s, err
 }

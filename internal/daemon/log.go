@@ -115,7 +115,7 @@ func openLogFile(path string, truncate bool) (*os.File, error) {
 	}
 	f, err := safefile.OpenOutput(path, flags, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("log: %w%s", err, advise(err))
+		return nil, fmt.Errorf("log: %w", err)
 	}
 	return f, nil
 }

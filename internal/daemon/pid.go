@@ -38,7 +38,7 @@ func WritePID(file string, fd int) (remove func(), err error) {
 func writePIDFile(file string) (remove func(), err error) {
 	fd, _, err := safefile.OpenOutputFD(file, 0, 0o644, true)
 	if err != nil {
-		return nil, fmt.Errorf("pid file: %w%s", err, advise(err))
+		return nil, fmt.Errorf("pid file: %w", err)
 	}
 	remove, err = putPID(file, fd)
 	if err = errors.Join(err, unix.Close(fd)); err != nil {

@@ -104,7 +104,7 @@ func TestWritePIDErrors(t *testing.T) {
 		{link, -1, "pid file: open " + link + ": symbolic link; name the file itself"},
 		{fifo, -1, "pid file: open " + fifo + ": not a regular file"},
 		{dir, -1, fmt.Sprintf("pid file: open %s: is a directory", dir)},
-		{dir + "/a/pid", -1, fmt.Sprintf("pid file: open %s: no such file or directory; make its directory, or correct the path", dir+"/a/pid")},
+		{dir + "/a/pid", -1, fmt.Sprintf("pid file: open %s: no such file or directory", dir+"/a/pid")},
 		{"", int(r.Fd()), fmt.Sprintf("pid file: fd %d: not a regular file", r.Fd())},
 		{"", int(ro.Fd()), fmt.Sprintf("pid file: fd %d: invalid argument", ro.Fd())},
 		{"", 1 << 20, "pid file: fd 1048576: readlink /proc/self/fd/1048576: no such file or directory"},

@@ -79,7 +79,7 @@ func TestReopenFails(t *testing.T) {
 	l, read := fileLog(t, LogOptions{Level: 5, Prefix: "P: "})
 	fd := l.FD()
 	file := filepath.Join(t.TempDir(), "no", "log")
-	want := fmt.Sprintf("log: open %s: no such file or directory; make its directory, or correct the path", file)
+	want := fmt.Sprintf("log: open %s: no such file or directory", file)
 	if err := l.Reopen(LogOptions{Given: true, File: file, FD: -1}); err == nil || err.Error() != want {
 		t.Errorf("Reopen = %v, want %s", err, want)
 	}

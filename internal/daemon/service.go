@@ -1,3 +1,6 @@
+// Package daemon provides what a service needs besides its task: the log, the pid file, the
+// notification of systemd and of the launcher of --daemon, and the handling of SIGHUP. It
+// knows no option and no configuration file.
 package daemon
 
 import (

@@ -93,24 +93,6 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// grantAccess is the advice for a missing permission.
-const grantAccess = "grant that user access (chown, chmod, setfacl), or choose another location"
-
-// remedy returns general advice for err.
-func remedy(err error) string {
-	switch {
-	case errors.Is(err, unix.EROFS):
-		return "mount it writable, or choose another location"
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return grantAccess
-	case errors.Is(err, fs.ErrNotExist):
-		return "create it, or correct the path"
-	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EISDIR):
-		return "correct the path"
-	}
-	return ""
-}
-
 // canUnlink returns the error that removing path would return.
 func canUnlink(path string) error {
 	dir := filepath.Dir(path)

@@ -49,7 +49,7 @@ func (x *examination) start() {
 	defer func() { _ = t.Close() }()
 	if err := t.Init(false); err != nil {
 		if len(x.bad) == 0 && !x.failed("state") {
-			advice := emul.Advice(err)
+			advice := x.settings.State(err)
 			x.add(Error, x.cfg.State.Location.String(), advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 		}
 		return

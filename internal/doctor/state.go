@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -74,7 +74,7 @@ func (x *examination) algorithms() {
 			what = "cannot be read: " + reason(where, errno)
 		}
 	}
-	x.add(Error, where, remedy(err), "%s", what)
+	x.add(Error, where, remedy.Path(err), "%s", what)
 }
 
 // lock checks whether another process holds the lock of the state.
@@ -100,7 +100,7 @@ func (x *examination) lock() {
 	file := filepath.Join(path, ".lock")
 	switch {
 	case errors.Is(err, safefile.ErrNoLocks):
-		x.add(Error, path, emul.Advice(err), "%v", err)
+		x.add(Error, path, x.settings.State(err), "%v", err)
 	case err != nil:
 		x.add(Error, file, "remove it, or correct its owner and mode; it is always empty", "cannot be locked: %s", reasonOf(file, err))
 	case h.Held:
@@ -141,12 +141,12 @@ func (x *examination) state() {
 	b, err := x.open(x.cfg.TPM, false, func(format string, args ...any) { x.add(Warning, "", "", format, args...) })
 	if err != nil {
 		x.noState = true
-		x.add(Error, x.cfg.State.Location.String(), emul.Advice(err), "%v", err)
+		x.add(Error, x.cfg.State.Location.String(), x.settings.State(err), "%v", err)
 		return
 	}
 	defer b.Close()
 	if err := b.Lock(); err != nil { // a dry run: it reports changes that a start would complete first
-		x.add(Error, x.cfg.State.Location.String(), emul.Advice(err), "%v", err)
+		x.add(Error, x.cfg.State.Location.String(), x.settings.State(err), "%v", err)
 		return
 	}
 	found := map[tpm.Blob]bool{}
@@ -221,7 +221,7 @@ func (x *examination) part(b nv.Backend, blob tpm.Blob) bool {
 	if err == nil {
 		return true
 	}
-	advice := emul.Advice(err)
+	advice := x.settings.State(err)
 	if blob != tpm.Permanent {
 		advice = "restore it from a backup, or remove it to start the TPM as after a power failure"
 	} else if better := x.backup(b); better != "" {
@@ -231,7 +231,7 @@ func (x *examination) part(b nv.Backend, blob tpm.Blob) bool {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		what = "cannot be used: " + reasonOf(x.itemName(name), err)
-		advice = remedy(errno)
+		advice = remedy.Path(errno)
 	} else if why, how := x.keyProblem(raw, err); why != "" {
 		what, advice = why, how
 	}

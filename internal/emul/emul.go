@@ -75,8 +75,11 @@ type Options struct {
 	// names it, was stored, or could not be; nil if nobody measures.
 	Stored func(item string, took time.Duration, err error)
 
-	// Note is told what a person should know, Error what went wrong, a line
-	// at a time.
+	// Remedy returns what a user can do about an error, "" if that is not known. It may
+	// be nil.
+	Remedy func(err error) string
+
+	// Note logs a line of information, Error a line about an error.
 	Note, Error func(format string, args ...any)
 }
 

@@ -316,6 +316,7 @@ func newBench(t *testing.T, o Options) *bench {
 	o.Where = "a fake"
 	o.Note = func(format string, args ...any) { *notes = append(*notes, fmt.Sprintf(format, args...)) }
 	o.Error = o.Note
+	o.Remedy = func(error) string { return "see the manual" }
 	x, err := New(context.Background(), e, o)
 	if err != nil {
 		t.Fatal(err)

@@ -136,14 +136,14 @@ func (t *TPM) deleteVolatile() error {
 	return nil
 }
 
-// errProfile and errNotMade mean that the algorithm profile is none that libtpms
-// takes, errNotNew that it is for a TPM that is there already.
+// ErrProfile and ErrNotCreated mean that libtpms refuses the algorithm profile, ErrNotNew
+// that the TPM already exists.
 //
 // Compat: the words are those of swtpm 0.10, which people look for.
 var (
-	errProfile = errors.New("the algorithm profile is refused: Could not set profile for TPM2")
-	errNotMade = errors.New("no TPM could be made with the algorithm profile: Could not set profile for TPM2")
-	errNotNew  = errors.New("the algorithm profile of a TPM cannot be changed: Profile could not be applied to an existing TPM 2 instance")
+	ErrProfile    = errors.New("the algorithm profile is refused: Could not set profile for TPM2")
+	ErrNotCreated = errors.New("no TPM could be made with the algorithm profile: Could not set profile for TPM2")
+	ErrNotNew     = errors.New("the algorithm profile of a TPM cannot be changed: Profile could not be applied to an existing TPM 2 instance")
 )
 
 // setProfile tells the engine the algorithm profile, before anything is opened.
@@ -152,7 +152,7 @@ func (t *TPM) setProfile() error {
 		return nil
 	}
 	if err := t.engine.SetProfile(t.profile); err != nil {
-		return fmt.Errorf("%w: '%s': %w: %w", errProfile, t.profile, err, tpm.Fail)
+		return fmt.Errorf("%w: '%s': %w: %w", ErrProfile, t.profile, err, tpm.Fail)
 	}
 	return nil
 }
@@ -178,16 +178,16 @@ func (t *TPM) powerOn() error {
 	}
 	made := t.absent(tpm.Permanent) && !t.pending[tpm.Permanent]
 	if t.profile != "" && !made {
-		return fmt.Errorf("%w: %w", errNotNew, tpm.Fail)
+		return fmt.Errorf("%w: %w", ErrNotNew, tpm.Fail)
 	}
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
 	t.unstored, t.origin = nil, t.whence()
 	if err := t.startEngine(); err != nil {
-		return fmt.Errorf("%w: %w", errStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
+		return fmt.Errorf("%w: %w", ErrStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
 	}
 	if t.profile != "" && !t.engine.Manufactured() { // it starts all the same, in failure mode
 		t.engine.Terminate()
-		return fmt.Errorf("%w: '%s': %w", errNotMade, t.profile, tpm.Fail)
+		return fmt.Errorf("%w: '%s': %w", ErrNotCreated, t.profile, tpm.Fail)
 	}
 	if t.unstored != nil { // a TPM 2.0 starts all the same, with a state that is nowhere
 		t.engine.Terminate()
@@ -199,8 +199,8 @@ func (t *TPM) powerOn() error {
 	return nil
 }
 
-// errStart means that the engine did not start with what it was given.
-var errStart = errors.New("the engine does not start with this state")
+// ErrStart means that the engine did not start with what it was given.
+var ErrStart = errors.New("the engine does not start with this state")
 
 // isBadState says whether err is of the state's content. Errors of the operating
 // system are not: the next try may read the file that this one could not.
@@ -210,7 +210,7 @@ func isBadState(err error) bool {
 	}
 	for _, bad := range []error{
 		seal.ErrLength, seal.ErrVersion, seal.ErrHeader, seal.ErrContent, seal.ErrMAC,
-		payload.ErrDamaged, nv.ErrDamaged, errStart,
+		payload.ErrDamaged, nv.ErrDamaged, ErrStart,
 	} {
 		if errors.Is(err, bad) {
 			return true

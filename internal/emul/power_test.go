@@ -109,7 +109,7 @@ func TestInitFails(t *testing.T) {
 		r12, r20 tpm.Result
 		note     string
 	}{
-		{"locked", Options{}, func(b *bench, _ []byte) { b.d.other = true }, tpm.Fail, tpm.Fail, "stop the other process"},
+		{"locked", Options{}, func(b *bench, _ []byte) { b.d.other = true }, tpm.Fail, tpm.Fail, "nv: locked by another process"},
 		{"nowhere", Options{}, func(b *bench, _ []byte) { b.opt.Open, b.opt.Where = nil, "" }, tpm.Fail, tpm.Fail, "in nowhere: no place"},
 		{"cannot open", Options{}, func(b *bench, _ []byte) {
 			b.opt.Open = func() (*nv.Store, error) { return nil, errors.New("no such thing") }
@@ -119,13 +119,13 @@ func TestInitFails(t *testing.T) {
 		{"cannot store, engine does not care", Options{}, func(b *bench, _ []byte) {
 			b.d.broken, b.e.careless = errors.New("disk full"), true
 		}, tpm.Fail, tpm.Fail, "disk full"},
-		{"cut short", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p)[:100]) }, tpm.BadParameter, tpm.RCFailure, "restore the file"},
+		{"cut short", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p)[:100]) }, tpm.BadParameter, tpm.RCFailure, "wrong length"},
 		{"bit flip", Options{}, func(b *bench, p []byte) { blob := plain(p); blob[500] ^= 1; b.put("permall", blob) }, tpm.Fail, tpm.RCFailure, "checksum"},
 		{"bad payload", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p[:50])) }, tpm.Fail, tpm.RCFailure, "permall"},
 		{"no key", Options{}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.Fail, tpm.RCFailure, "no key is configured"},
 		{"needless key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", plain(p)) }, tpm.Fail, tpm.RCFailure, "key"},
-		{"wrong key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.DecryptError, tpm.RCFailure, "--key"},
-		{"not manufactured", Options{NoNew: true}, func(*bench, []byte) {}, tpm.Fail, tpm.RCFailure, "swtpm-setup"},
+		{"wrong key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.DecryptError, tpm.RCFailure, "wrong key or damaged ciphertext; "},
+		{"not manufactured", Options{NoNew: true}, func(*bench, []byte) {}, tpm.Fail, tpm.RCFailure, "; see the manual"},
 		{"volatile", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p)); b.put("volatilestate", []byte("xx")) }, tpm.Fail, tpm.RCFailure, "volatilestate"},
 	} {
 		for v, want := range map[tpm.Version]tpm.Result{tpm.V12: g.r12, tpm.V20: g.r20} {

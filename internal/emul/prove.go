@@ -76,19 +76,19 @@ func (t *TPM) proveNew() error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, errIncomplete, t.loadResult(tpm.Permanent, errIncomplete))
+		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, ErrIncomplete, t.loadResult(tpm.Permanent, ErrIncomplete))
 	}
 	if t.opt.NoNew {
-		return fmt.Errorf("%w: %w", errNotYet, t.loadResult(tpm.Permanent, errNotYet))
+		return fmt.Errorf("%w: %w", ErrNotManufactured, t.loadResult(tpm.Permanent, ErrNotManufactured))
 	}
 	return nil
 }
 
-// errNotYet means that there is no TPM, and that it is not for Init to make one.
-var errNotYet = errors.New("the TPM has not been manufactured")
+// ErrNotManufactured means that no TPM exists, and that Init may not create one.
+var ErrNotManufactured = errors.New("the TPM has not been manufactured")
 
-// errIncomplete means that a part of the state is missing.
-var errIncomplete = errors.New("the state is incomplete")
+// ErrIncomplete means that a part of the state is missing.
+var ErrIncomplete = errors.New("the state is incomplete")
 
 // absent says whether prove has found that there is no b.
 func (t *TPM) absent(b tpm.Blob) bool {

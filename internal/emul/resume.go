@@ -57,7 +57,7 @@ const maxResumes = 5
 
 var (
 	errNothingKept = errors.New("it left no state")
-	errMissing     = errors.New("its permanent state is missing")
+	ErrMissing     = errors.New("its permanent state is missing")
 	errCrashes     = fmt.Errorf("the engine has ended the process %d times when it started with it", maxResumes)
 )
 
@@ -84,10 +84,7 @@ func (t *TPM) Resume(strict bool) (bool, error) {
 	case isNotNow(err), strict && !errors.Is(err, errNothingKept):
 		t.keeping.left = true
 		t.forgetStore()
-		if a := Advice(err); a != "" {
-			err = fmt.Errorf("%w; %s", err, a)
-		}
-		return false, fmt.Errorf("cannot resume the TPM of the previous process: %w", err)
+		return false, fmt.Errorf("cannot resume the TPM of the previous process: %w%s", err, t.remedy(err))
 	}
 	t.opt.Handover.Cells().Ready = 0
 	t.powerOff("it could not go on")
@@ -110,7 +107,7 @@ func (t *TPM) forgetStore() {
 // isNotNow reports whether err says that the state could not be read or locked, rather
 // than what is wrong with its content: the next try may succeed.
 func isNotNow(err error) bool {
-	return isSystem(err) || errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, errMissing)
+	return isSystem(err) || errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, ErrMissing)
 }
 
 // transient are the errors of a system that is short of something, or of a disk that
@@ -197,7 +194,7 @@ func (t *TPM) resumeOn(all [][]byte, newest *kept) error {
 	}
 	p, err := t.load(tpm.Permanent)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", t.opt.Where, errMissing)
+		return fmt.Errorf("%s: %w", t.opt.Where, ErrMissing)
 	}
 	if err != nil {
 		return err

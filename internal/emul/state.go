@@ -237,8 +237,8 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		if b == tpm.Permanent {
 			err = t.blame(err, p)
 		}
-		if _, ok := errors.AsType[*tooNewError](err); ok {
-			err = fmt.Errorf("%w; %s", err, Advice(err))
+		if _, ok := errors.AsType[*TooNewError](err); ok {
+			err = fmt.Errorf("%w%s", err, t.remedy(err))
 		}
 		return err
 	}

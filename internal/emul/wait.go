@@ -210,7 +210,7 @@ func (t *TPM) sayWaiting(err error) {
 	if t.waiting.fault == "" {
 		t.waiting.fault = faultText(err)
 	}
-	t.opt.Event(Event{StoreWaiting, fmt.Sprintf("%s: %v; %s; the TPM command waits, %s", t.opt.Where, err, Advice(err), limit), again})
+	t.opt.Event(Event{StoreWaiting, fmt.Sprintf("%s: %v%s; the TPM command waits, %s", t.opt.Where, err, t.remedy(err), limit), again})
 }
 
 // storeFailed reports that the state could not be stored. It is logged once for
@@ -220,10 +220,7 @@ func (t *TPM) storeFailed(err error, why string) {
 	text := "refused: " + faultText(err)
 	again := t.waiting.fault == text
 	t.waiting.fault = text
-	s := fmt.Sprintf("%s: %v (%s)", t.opt.Where, err, why)
-	if a := Advice(err); a != "" {
-		s += "; " + a
-	}
+	s := fmt.Sprintf("%s: %v (%s)%s", t.opt.Where, err, why, t.remedy(err))
 	t.opt.Event(Event{StoreFailed, s, again})
 }
 

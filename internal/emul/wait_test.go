@@ -145,8 +145,8 @@ func TestWaitLimit(t *testing.T) {
 		}
 	}
 	want := []string{
-		"store waiting: a fake: nv: store permall: no space left on device; make room on that file system; the TPM command waits, at most 300ms",
-		"store failed: a fake: nv: store permall: no space left on device (waited 300ms); make room on that file system",
+		"store waiting: a fake: nv: store permall: no space left on device; see the manual; the TPM command waits, at most 300ms",
+		"store failed: a fake: nv: store permall: no space left on device (waited 300ms); see the manual",
 	}
 	if got := events(); got != strings.Join(want, "\n") {
 		t.Errorf("events\n%s\nwant\n%s", got, strings.Join(want, "\n"))

@@ -181,7 +181,7 @@ func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
 	err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.Path})
 	unix.Umask(old)
 	if err != nil {
-		return nil, advise(config.Unix, fmt.Errorf("bind: %w", err))
+		return nil, fmt.Errorf("bind: %w", err)
 	}
 	f, made, err := openBound(e.Path)
 	if err != nil {

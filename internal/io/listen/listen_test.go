@@ -326,29 +326,3 @@ func TestInherited(t *testing.T) {
 		t.Errorf("Open of a connected socket: %v, want a refusal", err)
 	}
 }
-
-// An error of an address says what to do, too; doctor has words of its own for Look's.
-func TestAdvice(t *testing.T) {
-	first, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = first.Close() }()
-	port := first.Addr().(*net.TCPAddr).Port
-	for _, tt := range []struct {
-		e    config.Endpoint
-		want string
-	}{
-		{unixEnd(filepath.Join(t.TempDir(), "none", "s")), "bind: no such file or directory; make the directory of the socket, or correct the path"},
-		{config.Endpoint{Kind: config.TCP, Addr: "127.0.0.1", Port: port}, "bind: address already in use; stop who listens there, or choose another port"},
-		{config.Endpoint{Kind: config.TCP, Addr: "192.0.2.1", Port: 2322}, "bind: cannot assign requested address; correct the address, which this machine does not have"},
-	} {
-		l, err := Open(tt.e)
-		if err == nil {
-			_ = l.Close()
-		}
-		if err == nil || !strings.HasSuffix(err.Error(), tt.want) {
-			t.Errorf("Open(%v) = %v, want %s", tt.e, err, tt.want)
-		}
-	}
-}

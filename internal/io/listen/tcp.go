@@ -22,15 +22,15 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := bindTCP(fd, sa); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("%s: %w", name, advise(config.TCP, err))
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if sa := sockname(fd); e.Port == 0 {
 		name = "tcp:" + addrPort(sa, addr).String() // the port that the kernel has chosen

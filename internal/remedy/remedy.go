@@ -1,0 +1,170 @@
+// Package remedy says what a user can do about an error: one table for each thing that
+// fails, in the words of the settings that the user has. The packages that return the errors
+// know neither options nor profiles.
+package remedy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/safefile"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// Settings is the form in which the user has configured the TPM.
+type Settings uint8
+
+// The forms of settings.
+const (
+	CommandLine Settings = iota // options, such as --key
+	Profile                     // keys of a profile, such as [key]
+)
+
+// entry is the remedy for an error. A setting is a word in braces; names has its spellings.
+type entry struct {
+	err  error
+	text string
+}
+
+// names returns the replacements for the settings in texts.
+func (s Settings) names() *strings.Replacer {
+	if s == Profile {
+		return strings.NewReplacer("{key}", "[key]", "{profile}", "[profile]", "{mode}", "[tpmstate] mode", "{state}", "[tpmstate]",
+			"{dir}", "[tpmstate] dir", "{file}", `[tpmstate] dir = "file://…"`,
+			"{lock=false}", "[tpmstate] lock = false", "{durability=relaxed}", `[tpmstate] durability = "relaxed"`)
+	}
+	return strings.NewReplacer("{key}", "--key", "{profile}", "--profile", "{mode}", "mode= of --tpmstate", "{state}", "--tpmstate",
+		"{dir}", "--tpmstate dir=", "{file}", "--tpmstate backend-uri=file://",
+		"{lock=false}", "--tpmstate lock=false", "{durability=relaxed}", "--tpmstate durability=relaxed")
+}
+
+// find returns the remedy of the first entry that fits, "" if none does.
+func (s Settings) find(table []entry, err error) string {
+	for _, e := range table {
+		if errors.Is(err, e.err) {
+			return s.names().Replace(e.text)
+		}
+	}
+	return ""
+}
+
+// Append returns err with a remedy, which may be "".
+func Append(err error, text string) error {
+	if err == nil || text == "" {
+		return err
+	}
+	return fmt.Errorf("%w; %s", err, text)
+}
+
+// state has the remedies for errors of a stored state and of its start.
+var state = []entry{
+	{emul.ErrReplaced, "start this process again: its sandbox lets it use only what existed at the start"},
+	{emul.ErrMissing, "mount the file system of the state, or, for a new TPM, stop the service and start it"},
+	{nv.ErrLocked, "stop the other process that uses this state"},
+	{seal.ErrMAC, "check that {key} names the key that the state was written with; if it does, restore the file from a backup"},
+	{seal.ErrKeySize, "correct the mode of {key}"},
+	{seal.ErrNoKey, "name the key that the state was written with, {key}"},
+	{seal.ErrVersion1, "if the file is known to belong to this TPM, convert it once with swtpm state rekey --accept-version-1"},
+	{seal.ErrVersion, "use a newer version of this program"},
+	{seal.ErrChecksum, "restore the file from a backup"},
+	{seal.ErrContent, "if a key is missing or one too many, correct {key}, otherwise restore the file from a backup"},
+	{seal.ErrLength, "restore the file from a backup"},
+	{seal.ErrHeader, "restore the file from a backup"},
+	{emul.ErrProfile, "see swtpm socket --tpm2 --print-profiles"},
+	{emul.ErrNotCreated, "see swtpm socket --tpm2 --print-profiles"},
+	{emul.ErrNotNew, "leave out {profile}, or remove the state for a new TPM"},
+	{emul.ErrNotManufactured, "create it with swtpm-setup and the name of the profile, whose [manufacture] asks for that; if swtpm-manufacture@.service should have created it, see its status"},
+	{emul.ErrIncomplete, "restore the missing file from a backup, or remove the other files for a new TPM"},
+	{payload.ErrDamaged, "restore the file from a backup"},
+	{nv.ErrDamaged, "restore the file from a backup"},
+	{safefile.ErrNoLocks, "the file system has no locks: set {lock=false}, and make sure that no other process uses this state"},
+	{safefile.ErrNoSync, "the file system has no fsync: set {durability=relaxed}; a power cut may then lose what the TPM has acknowledged"},
+	{safefile.ErrLinks, "replace the file with a copy of its own: cp -p FILE FILE.new && mv FILE.new FILE"},
+	{safefile.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
+	{safefile.ErrMode, "the file system stores no modes: leave out {mode}"},
+	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
+	{fs.ErrNotExist, "create the directory, or correct {state}"},
+	{syscall.ENOTDIR, "name the directory with {dir}; a state in one file is {file}"},
+	{syscall.ENOSPC, "free space on that file system"},
+	{syscall.EDQUOT, "give the user more space on that file system"},
+	{syscall.EROFS, "mount it writable, in a unit add ReadWritePaths=, or correct {state}"},
+	{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
+	{syscall.ESTALE, "the file server has replaced the directory: mount it again"},
+	{syscall.EMFILE, "let the process open more files, in a unit with LimitNOFILE="},
+	{syscall.ENFILE, "let this machine open more files, with sysctl fs.file-max"},
+	{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
+	{syscall.ENAMETOOLONG, "choose a shorter path for the state"},
+	{syscall.ELOOP, "name the file or directory itself, not a link to it"},
+	{emul.ErrStart, "restore the state from a backup, or use the libtpms that wrote it"},
+}
+
+// State returns the remedy for an error of a stored state or of its start, "" if none is
+// known.
+func (s Settings) State(err error) string {
+	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
+		return "use " + e.Needs
+	}
+	return s.find(state, err)
+}
+
+// output has the remedies for a log or pid file that cannot be opened.
+var output = []entry{
+	{syscall.ENOENT, "create its directory, or correct the path"},
+	{syscall.EACCES, "let this user write to it and its directory, or choose another"},
+	{syscall.EROFS, "choose a directory that can be written to, or add it to the unit with ReadWritePaths="},
+}
+
+// Output returns the remedy for a log or pid file that cannot be opened, "" if none is
+// known.
+func Output(err error) string { return CommandLine.find(output, err) }
+
+// sockets has the remedies for an address that cannot be used, for each kind of endpoint.
+var sockets = map[config.EndpointKind][]entry{
+	config.Unix: {
+		{syscall.ENOENT, "create the directory of the socket, or correct the path"},
+		{syscall.EACCES, "let this user write to the directory of the socket, or choose another"},
+		{syscall.EROFS, "choose a directory that can be written to, or add it to the unit with ReadWritePaths="},
+		{syscall.EADDRINUSE, "remove the socket that a previous process left, or choose another path"},
+	},
+	config.TCP: {
+		{syscall.EACCES, "choose a port from 1024 on"},
+		{syscall.EADDRINUSE, "stop the process that listens there, or choose another port"},
+		{syscall.EAFNOSUPPORT, "give the unit the network with tcp.conf, or take the port from a .socket unit, \"systemd:ctrl\""},
+		{syscall.EADDRNOTAVAIL, "correct the address, which this machine does not have"},
+	},
+}
+
+// Socket returns the remedy for a socket that cannot be opened, "" if none is known.
+func Socket(e config.Endpoint, err error) string { return CommandLine.find(sockets[e.Kind], err) }
+
+// keys has the remedies for a key file that cannot be opened.
+var keys = []entry{
+	{fs.ErrNotExist, "correct the path, or restore the file"},
+	{fs.ErrPermission, "let this user read the file, or, in a unit, pass it with LoadCredential= and [key] credential"},
+}
+
+// Key returns the remedy for a key file that cannot be opened, "" if none is known.
+func Key(err error) string { return CommandLine.find(keys, err) }
+
+// MoreRights is the remedy for a missing right.
+const MoreRights = "grant that user access (chown, chmod, setfacl), or choose another location"
+
+// paths has the remedies for any file or directory.
+var paths = []entry{
+	{syscall.EROFS, "mount it writable, or choose another location"},
+	{syscall.EACCES, MoreRights},
+	{syscall.EPERM, MoreRights},
+	{fs.ErrNotExist, "create it, or correct the path"},
+	{syscall.ENOTDIR, "correct the path"},
+	{syscall.EISDIR, "correct the path"},
+}
+
+// Path returns the remedy for any file or directory, "" if none is known.
+func Path(err error) string { return CommandLine.find(paths, err) }

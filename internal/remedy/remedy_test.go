@@ -1,0 +1,79 @@
+package remedy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/seal"
+)
+
+// TestSettings checks that no remedy for a profile names an option of the command line, nor
+// the other way round, and that all settings in the texts have a name.
+func TestSettings(t *testing.T) {
+	tables := [][]entry{state, output, keys, paths, sockets[config.Unix], sockets[config.TCP]}
+	for _, table := range tables {
+		for _, e := range table {
+			for s, foreign := range map[Settings]string{CommandLine: "[tpmstate]", Profile: "--tpmstate"} {
+				text := s.find(table, e.err)
+				if text == "" || strings.ContainsAny(text, "{}") || strings.Contains(text, foreign) {
+					t.Errorf("the remedy for %v is %q", e.err, text)
+				}
+			}
+		}
+	}
+}
+
+// TestState checks what a user of a profile and of a command line are advised.
+func TestState(t *testing.T) {
+	for _, tt := range []struct {
+		err           error
+		line, profile string
+	}{
+		{seal.ErrNoKey, "name the key that the state was written with, --key", "name the key that the state was written with, [key]"},
+		{fmt.Errorf("open: %w", syscall.ENOENT), "create the directory, or correct --tpmstate", "create the directory, or correct [tpmstate]"},
+		{&emul.TooNewError{Err: errors.New("e"), Needs: "libtpms 0.10"}, "use libtpms 0.10", "use libtpms 0.10"},
+		{errors.New("unknown"), "", ""},
+	} {
+		if got := CommandLine.State(tt.err); got != tt.line {
+			t.Errorf("CommandLine.State(%v) = %q, want %q", tt.err, got, tt.line)
+		}
+		if got := Profile.State(tt.err); got != tt.profile {
+			t.Errorf("Profile.State(%v) = %q, want %q", tt.err, got, tt.profile)
+		}
+	}
+}
+
+func TestSocket(t *testing.T) {
+	for _, tt := range []struct {
+		kind config.EndpointKind
+		err  error
+		want string
+	}{
+		{config.Unix, syscall.ENOENT, "create the directory of the socket, or correct the path"},
+		{config.TCP, syscall.EADDRINUSE, "stop the process that listens there, or choose another port"},
+		{config.TCP, syscall.ENOENT, ""},
+		{config.Systemd, syscall.ENOENT, ""},
+	} {
+		if got := Socket(config.Endpoint{Kind: tt.kind}, tt.err); got != tt.want {
+			t.Errorf("Socket(%v, %v) = %q, want %q", tt.kind, tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestAppend(t *testing.T) {
+	cause := errors.New("cause")
+	if err := Append(cause, "do this"); err.Error() != "cause; do this" || !errors.Is(err, cause) {
+		t.Errorf("Append = %v", err)
+	}
+	if err := Append(cause, ""); err != cause {
+		t.Errorf("Append without a remedy = %v", err)
+	}
+	if err := Append(nil, "do this"); err != nil {
+		t.Errorf("Append to nil = %v", err)
+	}
+}
