@@ -27,7 +27,7 @@ func TestMistakes(t *testing.T) {
 		{"descriptor", "[control]\nlisten = \"fd:9\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "descriptor 9 "},
 		{"pid", profile("clear") + "[pid]\nfile = \"/run/%i.pid\"\n", "", "permission denied; let this user write to it and its directory, or choose another"},
 		{"keyfile", profile("clear") + "[key]\nfile = \"/etc/swtpm/none.key\"\n", "", `key file "/etc/swtpm/none.key"`},
-		{"made", profile("clear") + "[manufacture]\nek-cert = true\nconfig = \"/etc/none.conf\"\n", "", "swtpm-manufacture@.service was to make it, its status says why it did not"},
+		{"made", profile("clear") + "[manufacture]\nek-cert = true\nconfig = \"/etc/none.conf\"\n", "", "swtpm-manufacture@.service should have created it, see its status"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			name := instance(t, strings.Replace(c.profile, "STARTUP", "clear", 1))
