@@ -193,7 +193,7 @@ static void launch(int fd, const sigset_t *mask)
 // detach forks. The child continues in a new session, with the launcher's descriptors at
 // the same numbers.
 //
-// Compat: swtpm forks twice, so its daemon is not a session leader. Ours is one.
+// Compat: C-114: swtpm forks twice, so its daemon is not a session leader. Ours is one.
 static void detach(const char *program)
 {
 	int p[2], null;

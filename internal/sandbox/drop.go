@@ -25,7 +25,7 @@ type identity struct {
 // Drop fails if the user does not exist, if the process may not change to it, and if the
 // change had no effect. The process must end then.
 //
-// Compat: C-059: with a number, the supplementary groups do not change, as in swtpm.
+// Compat: C-217: with a number, the supplementary groups do not change, as in swtpm.
 func Drop(name string) error { return drop(name, lookup) }
 
 func drop(name string, lookup func(name string) (identity, error)) error {
