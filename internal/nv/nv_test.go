@@ -200,15 +200,15 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestDamage checks that what is there but bad is an error of its own, that it
-// is left as it is, and that nothing is skipped afterwards.
+// TestDamage checks that a damaged item is an error other than fs.ErrNotExist, that it is
+// not changed, and that the next store is not left out. Package seal has each bit.
 func TestDamage(t *testing.T) {
 	d := newDisk()
 	b := open(d)
 	s := nv.New(b, "tpm2-00.", nil)
 	mustStore(t, s, "state")
 	i := d.items["tpm2-00.permall"]
-	for bit := range 8 * len(i.blob) {
+	for bit := 0; bit < 8*len(i.blob); bit += 101 {
 		i.blob[bit/8] ^= 1 << (bit % 8)
 		before := bytes.Clone(i.blob)
 		got, err := s.Load(nv.Permanent)
