@@ -22,7 +22,7 @@ func Chroot(path string) error {
 		case unix.ENOENT, unix.ENOTDIR:
 			hint = "; create the directory, or correct --chroot ([sandbox] chroot)"
 		}
-		return fmt.Errorf("chroot failed: %q: %w%s", path, err, hint) // Compat: the words of swtpm
+		return fmt.Errorf("chroot failed: %q: %w%s", path, err, hint) // Compat: C-218: the words of swtpm
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("chdir failed: into %q: %w", path, err)
