@@ -123,7 +123,7 @@ func (t *TPM) changeBufferSize(want uint32) error {
 		return tpm.BadOrdinal
 	}
 	t.setBufferSize(want)
-	t.keep()
+	t.save()
 	return nil
 }
 

@@ -97,6 +97,8 @@ type Recorder interface {
 // the engine wait for the command that runs.
 type TPM struct {
 	engine Engine
+	saver  Saver // the engine, if it is one and Options has a Handover; else nil
+	loop   Loop  // the engine, if it is one; else nil
 	opt    Options
 	ctx    context.Context // ends when the process does, and with it waits for the storage lock
 
@@ -107,20 +109,20 @@ type TPM struct {
 	waiting waiting
 
 	// Under the engine's lock.
-	store    *nv.Store           // nil until first needed
-	incoming bool                // the storage lock was never had, and INIT is not to take it
-	released bool                // another process may hold the storage lock: it was released, or was not acquired yet
-	left     *[sha256.Size]byte  // of the state when the lock was released, or INIT read it without; nil while the lock is held
-	pending  map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
-	loaded   map[string]loadedAs // what INIT proved and the engine will ask for
-	profile  string              // of the TPM that the next INIT makes; "" once one was used
-	origin   string              // which state the engine was started with, in words
-	keeping  keeping             // what the Handover is to have
-	limit    *storeLimit         // of stores
-	guesses  guesses             // of authorizations, on a full disk
-	guard    guard               // of the permanent state, after a migration
-	unstored error               // why the engine could not store something
-	moved    bool                // the path of the state led elsewhere when INIT looked last
+	store     *nv.Store           // nil until first needed
+	incoming  bool                // the storage lock was never had, and INIT is not to take it
+	released  bool                // another process may hold the storage lock: it was released, or was not acquired yet
+	atRelease *[sha256.Size]byte  // of the state when the lock was released, or INIT read it without; nil while the lock is held
+	pending   map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
+	loaded    map[string]loadedAs // what INIT proved and the engine will ask for
+	profile   string              // of the TPM that the next INIT makes; "" once one was used
+	origin    string              // which state the engine was started with, in words
+	handover  handoverState       // what is saved for the next process
+	limit     *storeLimit         // of stores
+	guesses   guesses             // of authorizations, on a full disk
+	guard     guard               // of the permanent state, after a migration
+	unstored  error               // why the engine could not store something
+	moved     bool                // the path of the state led elsewhere when INIT looked last
 
 	base       [sha256.Size]byte // of the permanent state that the engine's belongs to
 	undo       *undo             // what is to be undone before anything else; nil if nothing is
@@ -182,8 +184,10 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		return nil, err
 	}
 	t.setBufferSize(0)
-	if o.Handover != nil {
-		e.Keep(o.Handover)
+	t.loop, _ = e.(Loop)
+	if s, ok := e.(Saver); ok && o.Handover != nil {
+		t.saver = s
+		s.UseSession(o.Handover)
 	}
 	return t, nil
 }
@@ -199,7 +203,7 @@ func (t *TPM) Version() tpm.Version { return t.opt.Version }
 func (t *TPM) Close() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
-	t.leave()
+	t.saveForNext()
 	t.powerOff("the process ends")
 	t.restoreState()
 	t.unwatchState()
@@ -245,6 +249,9 @@ func (t *TPM) openStore() error {
 // admit lets the engine serve plain commands by itself as long as nothing else
 // has to be looked at first. Queries of the control channel need only the log.
 func (t *TPM) admit() {
-	t.engine.AnswerQueries(!t.opt.Slow)
-	t.engine.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero())
+	if t.loop == nil {
+		return
+	}
+	queries := !t.opt.Slow
+	t.loop.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero(), queries)
 }

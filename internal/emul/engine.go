@@ -1,7 +1,6 @@
-// Package emul is the TPM as its front ends see it: power, locality, the order
-// of commands, and the traffic between libtpms and the state at rest. It knows
-// neither sockets nor C: libtpms stands behind Engine, the state behind
-// nv.Store.
+// Package emul implements the TPM as its front ends use it: power, locality, the order of
+// commands, and the traffic between libtpms and the stored state. It knows neither sockets
+// nor C: libtpms implements Engine, package nv stores the state.
 package emul
 
 import (
@@ -11,115 +10,126 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Engine is the library that plays the TPM. Its state is global to the process,
-// so there is one Engine; its Locker is held while it works. Every method but
-// Cancel, SetLocality, Established, Commands and Serve needs the lock.
+// Library is a library that emulates a TPM, as far as a stored state is checked with it. Its
+// state is global to the process, so a process has one Library. Its lock is held while it works.
+// Every method needs the lock, also those of the interfaces below, unless its comment says that
+// it does not.
 //
-// Errors wrap the tpm.Result that the library gave.
-type Engine interface {
+// Errors wrap the tpm.Result that the library returned.
+type Library interface {
 	sync.Locker
-	// TryLock takes the lock if it is free.
+	// TryLock acquires the lock if it is free.
 	TryLock() bool
 
-	// Choose picks the TPM version; it fails if the library lacks it.
+	// Choose selects the TPM version. It fails if the library lacks that version.
 	Choose(v tpm.Version) error
-	// Register names the host of everything that follows.
+	// Register sets the host of all later calls.
 	Register(h Host) error
-	// SetProfile names the algorithm profile, JSON, of the TPM 2.0 that the
-	// next Start makes; Terminate forgets it. Its error is
-	// errors.ErrUnsupported if the library has no profiles.
-	SetProfile(profile string) error
-	// Manufactured reports whether the last Start made a new TPM, for a
-	// library that has profiles.
-	Manufactured() bool
 	// Start powers the TPM on.
 	Start() error
-	// Terminate powers the TPM off; it writes nothing and may be repeated.
+	// Terminate powers the TPM off. It writes nothing, and may be repeated.
 	Terminate()
-
-	// Process runs one command at the current locality. The response belongs
-	// to the caller. The engine notes the command's code.
+	// Process runs one command at the current locality, and records its code. The response
+	// belongs to the caller.
 	Process(cmd []byte) (rsp []byte, err error)
-	// Commands is how many commands Process and Serve ran since the process
-	// began. It needs no lock.
-	Commands() uint64
-	// LastCode is the code of the last command that Process or Serve ran.
-	LastCode() tpm.Code
-	// SetLastCode notes a code that never reached the library.
-	SetLastCode(c tpm.Code)
-
-	// SetLocality sets the locality of the next command.
-	SetLocality(l tpm.Locality)
-
-	// Volatile returns the serialised volatile state.
-	Volatile() ([]byte, error)
-	// SetState hands the library a blob for the next Start, nil to hide the
-	// stored one. A rejected blob drops those handed over before.
+	// SetState passes a blob for the next Start, nil to hide the stored one. A rejected
+	// blob removes those that were passed before.
 	SetState(b tpm.Blob, payload []byte) error
+	// Info describes the TPM as JSON; flags are TPMLIB_INFO_*.
+	Info(flags uint64) (string, error)
+}
 
+// Engine is a Library that serves clients. It may be a Saver and a Loop, too.
+type Engine interface {
+	Library
+
+	// SetProfile sets the algorithm profile, JSON, of the TPM 2.0 that the next Start
+	// makes; Terminate clears it. Its error is errors.ErrUnsupported if the library has
+	// no profiles.
+	SetProfile(profile string) error
+	// Manufactured reports whether the last Start made a new TPM. Only a library that has
+	// profiles knows it.
+	Manufactured() bool
+	// Volatile returns the serialized volatile state.
+	Volatile() ([]byte, error)
+	// BufferSize sets the size of the largest command and response in bytes; 0 only
+	// returns it.
+	BufferSize(want uint32) (size, low, high uint32)
+
+	// Commands returns the number of commands since the process began. It needs no lock.
+	Commands() uint64
+	// LastCode returns the code of the last command.
+	LastCode() tpm.Code
+	// SetLastCode records a code that never reached the library.
+	SetLastCode(c tpm.Code)
+	// SetLocality sets the locality of the next command. It needs no lock.
+	SetLocality(l tpm.Locality)
+	// Cancel asks the running command to stop. It needs no lock.
+	Cancel() error
+
+	// HashStart begins a measurement into the PCR of locality 4, HashData extends it, and
+	// HashEnd ends it.
 	HashStart() error
 	HashData(b []byte) error
 	HashEnd() error
-
-	// Established returns the tpmEstablished bit. While a command runs it is
-	// the bit from before that command, so that the caller need not wait.
+	// Established returns the tpmEstablished bit. It needs no lock, and does not wait for
+	// a running command: it then returns the bit from before that command.
 	Established() (bool, error)
-	// ResetEstablished clears the bit, asked at locality l.
+	// ResetEstablished clears the bit as locality l.
 	ResetEstablished(l tpm.Locality) error
+}
 
-	// Cancel asks the running command to stop.
-	Cancel() error
+// Saver is an Engine that saves its state for the next process.
+type Saver interface {
+	// UseSession makes the engine record in the cells of h what changes without the lock,
+	// beginning with their present values, and save the volatile state after each change.
+	UseSession(h Handover)
+	// SetSlotHeader makes the engine save the volatile state by itself, after header,
+	// instead of calling the host. It is valid until the next call or Terminate; an empty
+	// header ends it.
+	SetSlotHeader(header []byte)
+	// SaveState passes the volatile state to the host now, if the TPM is on. The host may
+	// call it, too.
+	SaveState()
+}
 
-	// BufferSize sets the largest command and response in bytes, 0 asks only.
-	BufferSize(want uint32) (size, low, high uint32)
-	// Info describes the TPM as JSON; flags are TPMLIB_INFO_*.
-	Info(flags uint64) (string, error)
-
-	// Keep makes the engine store in the cells of k what changes without the
-	// lock, starting with their present values, and hand the volatile state to the
-	// host after each change.
-	Keep(k Handover)
-	// KeepBehind makes the engine itself write header and the volatile state after
-	// each change, rather than hand the state to the host. It holds until the next
-	// call or Terminate; an empty header ends it.
-	KeepBehind(header []byte)
-	// Snapshot hands the volatile state to the host now, also while the host
-	// is called, if the TPM is on and Keep was called.
-	Snapshot()
-
-	// Admit sets whether Serve may run commands by itself.
-	Admit(ok bool)
-	// Serve waits until a descriptor of s needs the caller, or the time is up.
-	// Meanwhile it answers whole, plain commands by itself. Only one goroutine
-	// calls it.
+// Loop is an Engine that waits for clients.
+type Loop interface {
+	// Admit sets whether Serve may run commands by itself, and ServeQueries answer
+	// requests. Terminate withdraws the former.
+	Admit(commands, queries bool)
+	// Serve waits until a descriptor of s needs the caller, or the time is up. Meanwhile
+	// it answers whole, plain commands. It needs no lock. Only one goroutine calls it.
 	Serve(s *handover.Set) handover.Event
-
-	// AnswerQueries sets whether ServeQueries may answer by itself.
-	AnswerQueries(ok bool)
-	// ServeQueries is Serve for the control channel: it answers the requests with a reply in
-	// s.Fixed, GET_TPMESTABLISHED of a TPM that is on and SET_LOCALITY below 4.
+	// ServeQueries is Serve for the control channel: it answers the requests that have a
+	// reply in s.Fixed, GET_TPMESTABLISHED of a TPM that is on, and SET_LOCALITY below 4.
 	ServeQueries(s *handover.Set) handover.Event
 }
 
-// Host is what the library asks of its surroundings while it works. Names are
-// those of tpm.Blob.Name.
+// Host stores the state of a Library. Names are those of tpm.Blob.Name. The bytes that a method
+// gets are valid until it returns.
 type Host interface {
-	// LoadState returns the payload of a stored blob; its error is
-	// fs.ErrNotExist if there is none. The bytes are copied.
+	// LoadState returns the payload of a stored blob; its error is fs.ErrNotExist if the
+	// blob is missing. The library copies the bytes.
 	LoadState(name string) ([]byte, error)
-	// StoreState makes payload permanent before it returns.
+	// StoreState stores payload durably before it returns.
 	StoreState(name string, payload []byte) error
-	// DeleteState removes a stored blob; its error is fs.ErrNotExist if there
-	// is none.
+	// DeleteState removes a stored blob; its error is fs.ErrNotExist if the blob is
+	// missing.
 	DeleteState(name string) error
-	// Keep takes the volatile state, nil if there is none to be had; the bytes
-	// are not kept.
-	Keep(volatile []byte)
-	// Recover is called after a command, or a request, for which a callback
-	// has failed. It gets the volatile state from before and the code of the
-	// command before, may restart the engine, and returns the response to use
-	// instead of the engine's own one; nil leaves that. The bytes are not kept.
+	// Warnf logs a warning.
+	Warnf(format string, args ...any)
+}
+
+// Recoverer is the Host of a TPM that serves clients.
+type Recoverer interface {
+	Host
+	// SaveState saves the volatile state for the next process; it is empty if the library
+	// could not return it.
+	SaveState(volatile []byte)
+	// Recover is called after a command, or a request, during which a callback has failed.
+	// It gets the volatile state from before and the code of the last command before. It
+	// may restart the engine. It returns the response that replaces the engine's; nil if
+	// none does.
 	Recover(before []byte, last tpm.Code) (rsp []byte)
-	// Warn takes a line for the log.
-	Warn(format string, args ...any)
 }

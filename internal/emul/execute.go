@@ -138,10 +138,20 @@ func (t *TPM) localityAllowed(l tpm.Locality) bool {
 	return l < tpm.MaxLocality || l == tpm.MaxLocality && !t.opt.RejectLocality4
 }
 
-// Serve waits for the descriptors of s and answers plain commands without a detour
-// through Execute. Only one goroutine calls it.
-func (t *TPM) Serve(s *handover.Set) handover.Event { return t.engine.Serve(s) }
+// Serve waits for the descriptors of s. A Loop answers plain commands itself, without Execute.
+// Only one goroutine calls it.
+func (t *TPM) Serve(s *handover.Set) handover.Event {
+	if t.loop == nil {
+		return s.Poll()
+	}
+	return t.loop.Serve(s)
+}
 
-// ServeQueries waits for the descriptors of s, those of the control channel, and answers
+// ServeQueries waits for the descriptors of s, those of the control channel. A Loop answers
 // requests that need neither the engine nor the log. Only one goroutine calls it.
-func (t *TPM) ServeQueries(s *handover.Set) handover.Event { return t.engine.ServeQueries(s) }
+func (t *TPM) ServeQueries(s *handover.Set) handover.Event {
+	if t.loop == nil {
+		return s.Poll()
+	}
+	return t.loop.ServeQueries(s)
+}

@@ -19,12 +19,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// engine is a library that notes what it is asked. It loads its state when it
-// starts, makes one if there is none, and stores it on command write.
+// engine is a library that records its calls. It loads its state when it starts, makes a
+// new one if the state is missing, and stores it on command write.
 type engine struct {
 	sync.Mutex
 	t    *testing.T
-	host Host
+	host Recoverer
 
 	fresh      []byte // the state of a new TPM
 	calls      []string
@@ -42,7 +42,7 @@ type engine struct {
 	reject     error        // what SetState fails with
 	cached     map[tpm.Blob]bool
 	loads      []string // what Start loaded
-	volatile   []byte   // what Snapshot gives
+	volatile   []byte   // what SaveState saves
 	commands   atomic.Uint64
 }
 
@@ -68,7 +68,7 @@ func (e *engine) locked(what string) {
 }
 
 func (e *engine) Choose(v tpm.Version) error { e.locked("Choose"); return nil }
-func (e *engine) Register(h Host) error      { e.locked("Register"); e.host = h; return nil }
+func (e *engine) Register(h Host) error      { e.locked("Register"); e.host = h.(Recoverer); return nil }
 
 func (e *engine) SetProfile(profile string) error {
 	e.locked("SetProfile")
@@ -190,17 +190,14 @@ func (e *engine) BufferSize(want uint32) (size, low, high uint32) {
 }
 
 func (e *engine) Info(flags uint64) (string, error) { e.locked("Info"); return "{}", nil }
-func (e *engine) Admit(ok bool)                     { e.locked("Admit"); e.admitted = ok }
 
-func (e *engine) Serve(s *handover.Set) handover.Event { return s.Poll() }
-
-func (e *engine) AnswerQueries(bool) {}
-
+func (e *engine) Admit(commands, _ bool)                      { e.locked("Admit"); e.admitted = commands }
+func (e *engine) Serve(s *handover.Set) handover.Event        { return s.Poll() }
 func (e *engine) ServeQueries(s *handover.Set) handover.Event { return s.Poll() }
 
-func (e *engine) Keep(Handover)     { e.locked("Keep") }
-func (e *engine) KeepBehind([]byte) { e.locked("KeepBehind") }
-func (e *engine) Snapshot()         { e.locked("Snapshot"); e.host.Keep(e.volatile) }
+func (e *engine) UseSession(Handover)  { e.locked("UseSession") }
+func (e *engine) SetSlotHeader([]byte) { e.locked("SetSlotHeader") }
+func (e *engine) SaveState()           { e.locked("SaveState"); e.host.SaveState(e.volatile) }
 
 // disk is a backend in memory.
 type disk struct {

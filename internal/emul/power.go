@@ -57,7 +57,7 @@ func (t *TPM) TakeInit() bool {
 
 func (t *TPM) init(deleteVolatile bool) error {
 	t.powerOff("INIT")
-	if t.keeping.lost {
+	if t.handover.blobsLost {
 		return errLost
 	}
 	t.followPath()
@@ -94,7 +94,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 func (t *TPM) poweredOn() {
 	t.on.Store(true)
 	t.watchState()
-	t.keep()
+	t.save()
 	t.admit()
 	t.event(PowerOn, t.origin)
 }
@@ -112,7 +112,7 @@ func (t *TPM) lockForInit() error {
 	if err := t.store.Lock(); err != nil {
 		return err
 	}
-	t.released, t.left = false, nil
+	t.released, t.atRelease = false, nil
 	return nil
 }
 
@@ -256,7 +256,7 @@ func (t *TPM) powerOnBackup(first error) error {
 func (t *TPM) Stop() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
-	t.keeping.lost = false
+	t.handover.blobsLost = false
 	t.powerOff("a client asked for it")
 	return nil
 }
@@ -267,7 +267,7 @@ func (t *TPM) powerOff(cause string) {
 	was := t.on.Swap(false)
 	t.forgetUndo()
 	t.engine.Terminate()
-	t.keep()
+	t.save()
 	if was {
 		t.event(PowerOff, cause)
 	}
@@ -280,7 +280,7 @@ func (t *TPM) powerOff(cause string) {
 //
 // Source: TPM 2.0 Library, Part 1, "Shutdown"; swtpm 0.8.
 func (t *TPM) autoShutdown() {
-	if t.opt.Version != tpm.V20 || !t.on.Load() || t.keeping.left || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
+	if t.opt.Version != tpm.V20 || !t.on.Load() || t.handover.closed || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
 		return
 	}
 	if t.settled() != nil {

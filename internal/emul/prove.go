@@ -19,8 +19,8 @@ func (t *TPM) prove() error {
 	if err := t.provePermanent(); err != nil {
 		return err
 	}
-	if t.keeping.resumed != nil {
-		t.loaded[tpm.Volatile.Name()] = loadedAs{payload: t.keeping.resumed}
+	if t.handover.resuming != nil {
+		t.loaded[tpm.Volatile.Name()] = loadedAs{payload: t.handover.resuming}
 	} else if !t.pending[tpm.Volatile] { // else replaced or hidden by what waits in the engine
 		if err := t.proveOne(tpm.Volatile); err != nil {
 			return err
@@ -41,7 +41,7 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 	t.loaded[b.Name()] = loadedAs{payload: p, err: err}
 	if b == tpm.Permanent {
 		t.base = sha256.Sum256(p)
-		t.keeping.permanent = t.digest(p)
+		t.handover.permanent = t.digest(p)
 	}
 	return nil
 }

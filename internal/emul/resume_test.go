@@ -15,9 +15,9 @@ import (
 )
 
 // handedOver returns what a TPM leaves that ended in order, and its disk.
-func handedOver(t *testing.T) (*cupboard, *bench) {
+func handedOver(t *testing.T) (*savedStates, *bench) {
 	t.Helper()
-	c := &cupboard{}
+	c := &savedStates{}
 	before := newBench(t, Options{Handover: c})
 	before.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
 	before.on(t)
@@ -29,7 +29,7 @@ func handedOver(t *testing.T) (*cupboard, *bench) {
 }
 
 // next is the next process, on the same disk.
-func (b *bench) next(t *testing.T, c *cupboard) *bench {
+func (b *bench) next(t *testing.T, c *savedStates) *bench {
 	t.Helper()
 	n := newBench(t, Options{Handover: c})
 	n.e.volatile, n.d.items = b.e.volatile, b.d.items
@@ -56,7 +56,7 @@ func (f *faulty) Lock() error {
 	return f.disk.Lock()
 }
 
-// A system error on the way to the state leaves what is kept alone, to the byte, and
+// A system error on the way to the state leaves the saved state alone, to the byte, and
 // the next try succeeds; bad content ends it, and the TPM starts anew.
 func TestResumeErrors(t *testing.T) {
 	errno := func(e syscall.Errno) error { return fmt.Errorf("fake: %w", e) }
@@ -82,7 +82,7 @@ func TestResumeErrors(t *testing.T) {
 		t.Run(g.name, func(t *testing.T) {
 			c, before := handedOver(t)
 			n := before.next(t, c)
-			was := fmt.Sprintf("%x %+v", c.kept, c.cells)
+			was := fmt.Sprintf("%x %+v", c.all, c.cells)
 			f := &faulty{disk: n.d, load: g.load, lock: g.lock}
 			items := n.d.items
 			if g.bad != nil {
@@ -104,8 +104,8 @@ func TestResumeErrors(t *testing.T) {
 			if said := strings.Contains(strings.Join(*n.notes, ""), "anew"); said == g.system {
 				t.Errorf("it said %q", *n.notes)
 			}
-			if now := fmt.Sprintf("%x %+v", c.kept, c.cells); (now == was) != g.system {
-				t.Errorf("what is kept has changed: %t", now != was)
+			if now := fmt.Sprintf("%x %+v", c.all, c.cells); (now == was) != g.system {
+				t.Errorf("the saved state has changed: %t", now != was)
 			}
 			if !g.system {
 				return
@@ -113,8 +113,8 @@ func TestResumeErrors(t *testing.T) {
 			if err := n.next(t, c).closeAfter(t, opened, f); err != nil {
 				t.Error(err)
 			}
-			if now := fmt.Sprintf("%x %+v", c.kept, c.cells); now != was {
-				t.Error("the end of a process that could not resume has changed what is kept")
+			if now := fmt.Sprintf("%x %+v", c.all, c.cells); now != was {
+				t.Error("the end of a process that could not resume has changed the saved state")
 			}
 			opened, f.load, f.lock = nil, nil, nil
 			if ok, err := n.Resume(false); err != nil || !ok || !n.On() {
@@ -144,7 +144,7 @@ func ended() context.Context {
 // A process that may have the wrong settings changes nothing whatever the error is.
 func TestResumeStrict(t *testing.T) {
 	c, before := handedOver(t)
-	was := fmt.Sprintf("%x %+v", c.kept, c.cells)
+	was := fmt.Sprintf("%x %+v", c.all, c.cells)
 	n := before.next(t, c)
 	n.opt.Version = tpm.V12
 	if ok, err := n.Resume(true); ok || err == nil || !strings.Contains(err.Error(), "other version") {
@@ -153,23 +153,23 @@ func TestResumeStrict(t *testing.T) {
 	if err := n.Close(); err != nil {
 		t.Error(err)
 	}
-	if now := fmt.Sprintf("%x %+v", c.kept, c.cells); now != was {
-		t.Error("what is kept has changed")
+	if now := fmt.Sprintf("%x %+v", c.all, c.cells); now != was {
+		t.Error("the saved state has changed")
 	}
-	if ok, err := newBench(t, Options{Handover: &cupboard{}}).Resume(true); ok || err != nil {
-		t.Errorf("with nothing kept: %t, %v", ok, err)
+	if ok, err := newBench(t, Options{Handover: &savedStates{}}).Resume(true); ok || err != nil {
+		t.Errorf("with nothing saved: %t, %v", ok, err)
 	}
 }
 
 // A TPM2_Shutdown that cannot be stored when the process ends does not reach the next
 // one: it is undone, and the newer slot is for the state from before it.
 func TestLeaveOnFullDisk(t *testing.T) {
-	c := &cupboard{}
+	c := &savedStates{}
 	b := newBench(t, Options{Handover: c})
 	b.e.volatile = readPayload(t, tpm.V20, tpm.Volatile)
 	b.on(t)
 	b.Ready()
-	before := bytes.Clone(c.kept[0])
+	before := bytes.Clone(c.all[0])
 	changed := bytes.Clone(b.e.fresh) // what TPM2_Shutdown stores
 	changed[len(changed)-1] ^= 1
 	b.e.fresh, b.d.broken = changed, syscall.ENOSPC
@@ -179,7 +179,7 @@ func TestLeaveOnFullDisk(t *testing.T) {
 	if n := strings.Count(b.e.took(), "Process"); n == 0 {
 		t.Error("there was no TPM2_Shutdown")
 	}
-	if len(c.kept) != 2 || !bytes.Equal(c.kept[0][20:], before[20:]) {
+	if len(c.all) != 2 || !bytes.Equal(c.all[0][20:], before[20:]) {
 		t.Fatal("the newer slot is not for the state before TPM2_Shutdown")
 	}
 	n := b.next(t, c)
@@ -187,7 +187,7 @@ func TestLeaveOnFullDisk(t *testing.T) {
 	if ok, err := n.Resume(false); err != nil || !ok {
 		t.Errorf("Resume = %t, %v; said %q", ok, err, *n.notes)
 	}
-	if want := fmt.Sprintf("%s:%d", tpm.Volatile.Name(), len(before)-keptSize); !slices.Contains(n.e.loads, want) {
+	if want := fmt.Sprintf("%s:%d", tpm.Volatile.Name(), len(before)-savedSize); !slices.Contains(n.e.loads, want) {
 		t.Errorf("loaded %s, want %s", n.e.loads, want)
 	}
 }

@@ -141,9 +141,9 @@ func (t *TPM) restart(u *undo) error {
 	origin, cause := t.origin, t.unstored
 	u.off = true
 	t.engine.Terminate()
-	t.undo, t.keeping.resumed = nil, bytes.Clone(volatile)
+	t.undo, t.handover.resuming = nil, bytes.Clone(volatile)
 	err = t.powerOn()
-	t.keeping.resumed = nil
+	t.handover.resuming = nil
 	t.origin = origin
 	t.engine.SetLastCode(u.last)
 	if err == nil {
@@ -156,8 +156,8 @@ func (t *TPM) restart(u *undo) error {
 		return err
 	}
 	u.wipe()
-	t.unstored, t.keeping.unstored = cause, nil
-	t.keep()
+	t.unstored, t.handover.unstored = cause, nil
+	t.save()
 	t.admit()
 	return nil
 }
@@ -194,11 +194,11 @@ func (t *TPM) belonging(u *undo) ([]byte, error) {
 
 // parkVolatile keeps volatile for the next process, in place of what the engine has.
 func (t *TPM) parkVolatile(volatile []byte) {
-	if t.opt.Handover == nil || t.keeping.left {
+	if t.opt.Handover == nil || t.handover.closed {
 		return
 	}
-	t.put(volatile)
-	t.engine.KeepBehind(nil)
+	t.saveWith(volatile)
+	t.setSlotHeader(nil)
 }
 
 // forgetUndo ends an undo without one.

@@ -117,7 +117,7 @@ func (t *TPM) change(name string, next []byte, f func() error) error {
 	return err
 }
 
-func (h host) Warn(format string, args ...any) { h.t.opt.Error(format, args...) }
+func (h host) Warnf(format string, args ...any) { h.t.opt.Error(format, args...) }
 
 // StoreVolatile stores the volatile state beside the permanent one.
 func (t *TPM) StoreVolatile() error {
@@ -208,7 +208,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if b.Name() == "" {
 		return fmt.Errorf("no such state blob: %w", tpm.BadParameter)
 	}
-	if t.keeping.lost && b != tpm.Permanent {
+	if t.handover.blobsLost && b != tpm.Permanent {
 		return errLost
 	}
 	p, err := t.openBlob(encrypted, blob)
@@ -243,8 +243,8 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return err
 	}
 	t.pending[b] = true
-	t.keeping.lost = false
-	t.keep()
+	t.handover.blobsLost = false
+	t.save()
 	return nil
 }
 

@@ -30,7 +30,7 @@ func (t *TPM) ReleaseStorage() {
 	t.released = true
 	t.retries.Store(handOver)
 	t.admit()
-	t.keep()
+	t.save()
 	t.event(StorageReleased, "state migrated")
 }
 
@@ -98,11 +98,11 @@ func (t *TPM) takeStorage(retries uint32) error {
 	t.retries.Store(0)
 	new := t.incoming || t.released
 	t.guard.due = t.guard.due || t.incoming && t.opt.Locks
-	t.incoming, t.released, t.left = false, false, nil
+	t.incoming, t.released, t.atRelease = false, false, nil
 	t.watchState()
 	t.admit()
 	if new {
-		t.keep()
+		t.save()
 		t.event(StorageTaken, "guest arrived")
 	}
 	return nil
@@ -142,20 +142,20 @@ func (t *TPM) note() {
 	if err != nil {
 		sum = [sha256.Size]byte{} // nothing has that
 	}
-	t.left = &sum
+	t.atRelease = &sum
 }
 
 // checkLeft fails unless the state is as it was when the lock was released, or when INIT
 // read it without the lock: then the guest continued elsewhere and has changed it.
 func (t *TPM) checkLeft() error {
-	if t.left == nil {
+	if t.atRelease == nil {
 		return nil
 	}
 	sum, err := t.stateDigest()
 	if err != nil {
 		return err
 	}
-	if sum != *t.left {
+	if sum != *t.atRelease {
 		return ErrChanged
 	}
 	return nil

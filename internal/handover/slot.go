@@ -16,9 +16,9 @@ import (
 //
 // emul/libtpms writes slots, too: slots.c.
 const (
-	slotCount = 2
-	slotSize  = 512 << 10
-	lengthAt  = 8
+	slotCount  = 2
+	slotSize   = 512 << 10
+	SlotLength = 8
 
 	// SlotHeader is the size in bytes of a slot's header.
 	SlotHeader = 16
@@ -41,7 +41,7 @@ func save(all [slotCount][]byte, parts [][]byte) error {
 	newer, older := newest(all)
 	s := all[older]
 	size := len(s) - SlotHeader
-	before := int(min(binary.NativeEndian.Uint64(s[lengthAt:]), uint64(size)))
+	before := int(min(binary.NativeEndian.Uint64(s[SlotLength:]), uint64(size)))
 	atomic.StoreUint64(generation(s), 0)
 	n := 0
 	for _, p := range parts {
@@ -53,7 +53,7 @@ func save(all [slotCount][]byte, parts [][]byte) error {
 	if n < before {
 		clear(s[SlotHeader+n : SlotHeader+before])
 	}
-	binary.NativeEndian.PutUint64(s[lengthAt:], uint64(n))
+	binary.NativeEndian.PutUint64(s[SlotLength:], uint64(n))
 	atomic.StoreUint64(generation(s), atomic.LoadUint64(generation(all[newer]))+1)
 	return nil
 }
@@ -63,7 +63,7 @@ func saved(all [slotCount][]byte) (states [][]byte) {
 	newer, older := newest(all)
 	for _, i := range []int{newer, older} {
 		s := all[i]
-		n := binary.NativeEndian.Uint64(s[lengthAt:])
+		n := binary.NativeEndian.Uint64(s[SlotLength:])
 		if atomic.LoadUint64(generation(s)) != 0 && n <= uint64(len(s)-SlotHeader) {
 			states = append(states, append([]byte(nil), s[SlotHeader:SlotHeader+n]...))
 		}

@@ -39,7 +39,7 @@ var ekPlaces = []struct{ handle, cert uint32 }{
 // EKs reads the endorsement keys and their certificates: of a TPM 2.0 from the
 // engine started in memory, of a TPM 1.2, which would tell its owner only, from
 // the state itself. Nothing is written.
-func (s *State) EKs(e emul.Engine) ([]EK, error) {
+func (s *State) EKs(e emul.Library) ([]EK, error) {
 	items, err := s.items()
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (s *State) EKs(e emul.Engine) ([]EK, error) {
 	return all, nil
 }
 
-func readEKs(e emul.Engine) ([]EK, error) {
+func readEKs(e emul.Library) ([]EK, error) {
 	if _, _, err := ask(e, tpm.Startup(tpm.V20, 0)); err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func command20(tag uint16, code, handle uint32, rest ...byte) []byte {
 
 // ask sends a command and returns what follows the header of the response, and
 // its code.
-func ask(e emul.Engine, cmd []byte) (body []byte, code uint32, err error) {
+func ask(e emul.Library, cmd []byte) (body []byte, code uint32, err error) {
 	rsp, err := e.Process(cmd)
 	if err != nil {
 		return nil, 0, err
@@ -133,7 +133,7 @@ func ask(e emul.Engine, cmd []byte) (body []byte, code uint32, err error) {
 //
 //	TPM2_NV_ReadPublic: TPM2B_NV_PUBLIC: u32 index u16 hash u32 attributes TPM2B policy u16 size
 //	TPM2_NV_Read: platform, index, authorization, u16 size u16 offset; u32, TPM2B
-func readIndex(e emul.Engine, index uint32) ([]byte, error) {
+func readIndex(e emul.Library, index uint32) ([]byte, error) {
 	const platform, chunk = 0x4000000C, 1024
 	body, code, err := ask(e, command20(0x8001, nvReadPublic, index))
 	if err != nil || code != 0 {

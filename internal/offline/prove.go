@@ -13,7 +13,7 @@ import (
 // prove loads the payloads, by the names of their items, into the engine of a TPM of
 // version v, as a start of the emulator does. It writes nothing: changes by the engine stay
 // in memory and are dropped.
-func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
+func prove(e emul.Library, v tpm.Version, payloads map[string][]byte) error {
 	return whileOn(e, v, payloads, func() error {
 		if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
 			return nil
@@ -24,7 +24,7 @@ func prove(e emul.Engine, v tpm.Version, payloads map[string][]byte) error {
 
 // proveSavestate runs TPM_Startup, which reads the state that TPM_SaveState has saved. A
 // TPM with a volatile state has read it already.
-func proveSavestate(e emul.Engine, v tpm.Version) error {
+func proveSavestate(e emul.Library, v tpm.Version) error {
 	rsp, err := e.Process(tpm.Startup(v, startupState))
 	if err != nil {
 		return fmt.Errorf("libtpms does not start with this %s: %w", nv.Savestate, err)
@@ -37,7 +37,7 @@ func proveSavestate(e emul.Engine, v tpm.Version) error {
 }
 
 // whileOn starts the engine with payloads in memory, calls f, and stops it.
-func whileOn(e emul.Engine, v tpm.Version, payloads map[string][]byte, f func() error) error {
+func whileOn(e emul.Library, v tpm.Version, payloads map[string][]byte, f func() error) error {
 	e.Lock()
 	defer e.Unlock()
 	if err := e.Choose(v); err != nil {
@@ -75,7 +75,7 @@ const startupState = 2
 
 // proveItems is prove for opened items without the backup, which an emulator does not
 // load.
-func proveItems(e emul.Engine, v tpm.Version, items []item) error {
+func proveItems(e emul.Library, v tpm.Version, items []item) error {
 	payloads := map[string][]byte{}
 	for _, i := range items {
 		if i.name != nv.Backup {
@@ -102,14 +102,8 @@ func (h *host) clear() {
 	}
 }
 
-// Warn does nothing: warnings about OpenSSL do not matter here.
-func (h *host) Warn(string, ...any) {}
-
-// Keep does nothing: no commands run here.
-func (h *host) Keep([]byte) {}
-
-// Recover does nothing: no callback fails.
-func (h *host) Recover([]byte, tpm.Code) []byte { return nil }
+// Warnf does nothing: warnings about OpenSSL do not matter here.
+func (h *host) Warnf(string, ...any) {}
 
 // LoadState, StoreState and DeleteState make host an emul.Host.
 func (h *host) LoadState(name string) ([]byte, error) {

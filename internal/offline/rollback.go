@@ -15,7 +15,7 @@ import (
 //
 // Removing comes first: if the process is killed after that, the TPM is as after a power
 // cut.
-func (s *State) Rollback(e emul.Engine, drop bool) error {
+func (s *State) Rollback(e emul.Library, drop bool) error {
 	b, ok := s.b.(nv.BackupBackend)
 	if !ok {
 		return fmt.Errorf("%s has no previous generation: %w", s.where, errors.ErrUnsupported)

@@ -46,7 +46,7 @@ func genuine(t testing.TB, name string) *Archive {
 // engine plays a library: it loads what it is asked to, and stores it, as real
 // ones do now and then.
 type engine struct {
-	emul.Engine // what is not below must not be called
+	emul.Library // what is not below must not be called
 	sync.Mutex
 	host   emul.Host
 	bad    string // Start fails with a permanent state that has this in it

@@ -80,7 +80,7 @@ func (s *State) Encrypted() (bool, error) {
 //
 // It decodes the archive to its last byte and starts its TPM in the engine before it
 // changes anything.
-func (s *State) Import(a *Archive, e emul.Engine, replace bool) error {
+func (s *State) Import(a *Archive, e emul.Library, replace bool) error {
 	if a.Version != s.version {
 		return fmt.Errorf("the archive contains a TPM %s, but %s is for a TPM %s", a.Version, s.where, s.version)
 	}

@@ -13,7 +13,7 @@ import (
 // items, or all errors. It writes nothing.
 //
 // It reads an interrupted change of several items as if it were complete.
-func (s *State) Verify(e emul.Engine) ([]string, error) {
+func (s *State) Verify(e emul.Library) ([]string, error) {
 	items, err := s.items()
 	if err != nil {
 		return nil, err

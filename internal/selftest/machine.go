@@ -80,11 +80,5 @@ func (m *machine) DeleteState(name string) error {
 	return nil
 }
 
-// Keep implements emul.Host; no session outlives the checks.
-func (m *machine) Keep([]byte) {}
-
-// Recover implements emul.Host; no callback fails.
-func (m *machine) Recover([]byte, tpm.Code) []byte { return nil }
-
-// Warn implements emul.Host; what OpenSSL reads is of no interest here.
-func (m *machine) Warn(string, ...any) {}
+// Warnf implements emul.Host; what OpenSSL reads is of no interest here.
+func (m *machine) Warnf(string, ...any) {}

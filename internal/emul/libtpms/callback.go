@@ -10,15 +10,15 @@ import (
 	"io/fs"
 	"unsafe"
 
+	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// The callbacks run on the thread that called into libtpms, with the lock held;
-// goRecover alone is called between two calls of libtpms. libtpms carries no pointer for us, hence theEngine.
+// The callbacks run on the thread that called libtpms, with the lock held; goSave and goRecover
+// are called between two calls of libtpms. libtpms passes no pointer of ours, hence theEngine.
 
-// goLoad gives libtpms a stored payload, in memory that libtpms frees. It never
-// answers success without data: the TPM 2.0 engine would then start from a file
-// of its own.
+// goLoad passes a stored payload to libtpms, in memory that libtpms frees. It never succeeds
+// without data, because a TPM 2.0 would then start from a file of libtpms's own.
 //
 //export goLoad
 func goLoad(out **C.uchar, n *C.uint32_t, name *C.char) C.TPM_RESULT {
@@ -36,7 +36,7 @@ func goLoad(out **C.uchar, n *C.uint32_t, name *C.char) C.TPM_RESULT {
 	return C.TPM_SUCCESS
 }
 
-// goStore hands a payload to the host; data is libtpms's and not kept.
+// goStore passes a payload to the host. data is valid until it returns.
 //
 //export goStore
 func goStore(data *C.uchar, n C.uint32_t, name *C.char) C.TPM_RESULT {
@@ -59,26 +59,31 @@ func goDelete(name *C.char, mustExist C.TPM_BOOL) C.TPM_RESULT {
 	return C.TPM_SUCCESS
 }
 
-// goKeep hands the volatile state to the host, none if the library gave none; data
-// is not kept.
+// goSave passes the volatile state to the host, empty if the library has returned none. data is
+// valid until it returns.
 //
-//export goKeep
-func goKeep(data *C.uchar, n C.uint32_t) {
-	theEngine.host.Keep(unsafe.Slice((*byte)(unsafe.Pointer(data)), int(n)))
+//export goSave
+func goSave(data *C.uchar, n C.uint32_t) {
+	if h, ok := theEngine.host.(emul.Recoverer); ok {
+		h.SaveState(unsafe.Slice((*byte)(unsafe.Pointer(data)), int(n)))
+	}
 }
 
-// goRecover lets the host undo a command for which a callback has failed. b is the
-// volatile state from before it. It returns the size of the response that it has put
-// into rsp, which has room for an error; 0 if the library's own one is right.
+// goRecover lets the host undo a command for which a callback has failed. b is the volatile state
+// from before the command. It returns the size of the response that it has written to rsp, which
+// has room for an error; 0 if the library's response is right.
 //
 //export goRecover
 func goRecover(b *C.uchar, n C.uint32_t, last C.uint32_t, rsp *C.uchar) C.uint32_t {
-	r := theEngine.host.Recover(unsafe.Slice((*byte)(unsafe.Pointer(b)), int(n)), tpm.Code(last))
+	h, ok := theEngine.host.(emul.Recoverer)
+	if !ok {
+		return 0
+	}
+	r := h.Recover(unsafe.Slice((*byte)(unsafe.Pointer(b)), int(n)), tpm.Code(last))
 	return C.uint32_t(copy(unsafe.Slice((*byte)(unsafe.Pointer(rsp)), C.ERROR_SIZE), r))
 }
 
-// fail keeps the cause of a failed callback for check and tells libtpms the
-// result in it.
+// fail stores the cause of a failed callback for check, and returns its result for libtpms.
 func (e *engine) fail(err error) C.TPM_RESULT {
 	e.cause = err
 	return C.TPM_RESULT(tpm.ResultOf(err))

@@ -1,5 +1,5 @@
-// What libtpms asks of its surroundings. It wants malloc'ed memory from load and keeps nothing
-// of what it gives to store.
+// The callbacks of libtpms. It frees the memory that load returns, and does not need the memory
+// that it passes to store afterwards.
 #include "parts.h"
 
 #include "_cgo_export.h"
@@ -13,15 +13,15 @@ static TPM_RESULT on_load(unsigned char **data, uint32_t *len, uint32_t number, 
 
 	(void)number;
 	rc = goLoad(data, len, (char *)name);
-	return rc == TPM_SUCCESS || rc == TPM_RETRY ? rc : swtpm_refuse(rc);
+	return rc == TPM_SUCCESS || rc == TPM_RETRY ? rc : swtpm_callback_failed(rc);
 }
 
-// changed notes the result of a change of the store.
+// changed records the result of a change of the store.
 static TPM_RESULT changed(TPM_RESULT rc)
 {
 	if (rc != TPM_SUCCESS)
-		return swtpm_refuse(rc);
-	swtpm_stored();
+		return swtpm_callback_failed(rc);
+	swtpm_store_changed();
 	return rc;
 }
 

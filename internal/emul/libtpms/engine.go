@@ -21,7 +21,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// engine is libtpms. Its state lives in C globals, so there is only theEngine.
+var (
+	_ emul.Engine = theEngine
+	_ emul.Saver  = theEngine
+	_ emul.Loop   = theEngine
+)
+
+// engine is libtpms. Its state is in C globals, so theEngine is the only one.
 type engine struct {
 	host    emul.Host
 	version tpm.Version
@@ -138,14 +144,13 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 	if len(cmd) == 0 {
 		return nil, errors.New("libtpms: TPMLIB_Process: empty command")
 	}
-	var rsp *C.uchar
-	var n C.uint32_t
-	rc := C.swtpm_process(&rsp, &n, (*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd)))
-	defer C.free(unsafe.Pointer(rsp))
+	var rsp C.struct_response
+	rc := C.swtpm_run(&rsp, (*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd)))
+	defer func() { C.free(unsafe.Pointer(rsp.b)) }()
 	if err := e.check("TPMLIB_Process", rc); err != nil {
 		return nil, err
 	}
-	return C.GoBytes(unsafe.Pointer(rsp), C.int(n)), nil
+	return C.GoBytes(unsafe.Pointer(rsp.b), C.int(rsp.n)), nil
 }
 
 func (e *engine) Commands() uint64 { return uint64(C.swtpm_commands()) }
@@ -233,23 +238,17 @@ func (e *engine) Info(flags uint64) (string, error) {
 	return C.GoString(s), nil
 }
 
-func (e *engine) Admit(ok bool) {
-	C.swtpm_admit(cbool(ok), cbool(e.version == tpm.V20))
-}
-
-func (e *engine) AnswerQueries(ok bool) { C.swtpm_answer_queries(cbool(ok)) }
-
-func (e *engine) Keep(k emul.Handover) {
-	s := k.Slots()
-	C.swtpm_keep((*C.struct_cells)(unsafe.Pointer(k.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
+func (e *engine) UseSession(h emul.Handover) {
+	s := h.Slots()
+	C.swtpm_use_session((*C.struct_cells)(unsafe.Pointer(h.Cells())), (*C.uchar)(unsafe.SliceData(s[0])),
 		(*C.uchar)(unsafe.SliceData(s[1])), C.uint64_t(len(s[0])))
 }
 
-func (e *engine) KeepBehind(header []byte) {
-	C.swtpm_keep_behind((*C.uchar)(unsafe.SliceData(header)), C.uint32_t(len(header)))
+func (e *engine) SetSlotHeader(header []byte) {
+	C.swtpm_set_slot_header((*C.uchar)(unsafe.SliceData(header)), C.uint32_t(len(header)))
 }
 
-func (e *engine) Snapshot() { C.swtpm_snapshot(1) }
+func (e *engine) SaveState() { C.swtpm_save_state(1) }
 
 // mayStore reports whether a command is likely to store something, so that the volatile
 // state is serialized before it.
@@ -257,7 +256,7 @@ func mayStore(cmd []byte) bool {
 	return C.swtpm_may_store((*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd))) != 0
 }
 
-// serialized is how often the volatile state was serialized around commands.
+// serialized returns how often the volatile state was serialized because of commands.
 func serialized() uint64 { return uint64(C.swtpm_serialized()) }
 
 func cbool(b bool) C.int {

@@ -1,5 +1,5 @@
-// What Go calls. All of it but swtpm_loop, swtpm_queries, swtpm_set_locality, swtpm_commands,
-// swtpm_established and the readers of the tally needs the lock.
+// What Go calls. All of it needs the lock, but for swtpm_loop, swtpm_queries, swtpm_set_locality,
+// swtpm_commands, swtpm_established and the functions that read the tally.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
 
@@ -12,9 +12,9 @@
 #include <libtpms/tpm_tis.h>
 #include <libtpms/tpm_types.h>
 
-// struct record is handover.Record: what is known of a request and its reply
-// when this process is killed. count is a struct mmsghdr, whose msg_len the kernel
-// writes, and in its padding what had gone before.
+// struct record is handover.Record. struct count is a struct mmsghdr, whose msg_len the kernel
+// writes, with the bytes of the earlier calls in its padding. layout.go compares the structures
+// and constants here with those of package handover.
 struct count {
 	struct msghdr hdr;
 	volatile uint32_t now;
@@ -35,7 +35,7 @@ struct record {
 	uint32_t unused2;
 };
 
-// struct cells is handover.Cells: what changes without the lock.
+// struct cells is the part of handover.Cells that the engine writes, without the lock.
 struct cells {
 	uint32_t locality; // of the next command
 	uint32_t last;     // code of the last command
@@ -48,17 +48,25 @@ int swtpm_trylock(void);
 void swtpm_unlock(void);
 
 TPM_RESULT swtpm_register(void);
-TPM_RESULT swtpm_process(unsigned char **rsp, uint32_t *rsplen, unsigned char *cmd, uint32_t len);
+// struct response is memory of malloc that libtpms extends. swtpm_run executes one command.
+struct response {
+	unsigned char *b;
+	uint32_t n;
+	uint32_t cap;
+};
+TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len);
 TPM_RESULT swtpm_reset_established(uint32_t locality);
 TPM_RESULT swtpm_hash_start(void);
 TPM_RESULT swtpm_hash_end(void);
 TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len);
-void swtpm_refresh(void);
 void swtpm_power(int on);
 
-void swtpm_keep(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
-void swtpm_keep_behind(const unsigned char *header, uint32_t len);
-void swtpm_snapshot(int always);
+// The slots of a session: see handover/slot.go.
+enum { SLOT_GENERATION = 0, SLOT_LENGTH = 8, SLOT_HEADER = 16 };
+
+void swtpm_use_session(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size);
+void swtpm_set_slot_header(const unsigned char *b, uint32_t len);
+void swtpm_save_state(int always);
 int swtpm_may_store(const unsigned char *cmd, uint32_t len);
 uint64_t swtpm_serialized(void);
 
@@ -73,9 +81,9 @@ void swtpm_admit(int ok, int version2);
 void swtpm_answer_queries(int ok);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 
-// How the commands go, counted if swtpm_tally was called, under the lock and before
-// the first command, with the bounds of durations in ns, which rise. Counting
-// allocates nothing, and the counts are read without the lock.
+// The counts of commands. swtpm_tally begins to count; it is called under the lock, before the
+// first command, with ascending bounds of durations in ns. Counting allocates nothing, and the
+// counts are read without the lock.
 enum { TALLY_BOUNDS = 32 };
 #define TALLY_NO_CODE 0xffffffffu
 int swtpm_tally(const uint64_t *bounds, uint32_t n, int version2);

@@ -1,7 +1,8 @@
 package libtpms
 
-// MayStore and Serialized are for tests.
+// MayStore, Serialized and WriteSlot are for tests.
 var (
 	MayStore   = mayStore
 	Serialized = serialized
+	WriteSlot  = writeSlot
 )

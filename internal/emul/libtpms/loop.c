@@ -1,7 +1,7 @@
-// The loop of the engine's thread: it waits for all descriptors in one poll(2) and
-// answers plain commands itself, because a return to Go costs more than most commands
-// do (see ARCHITECTURE.md).
+// The loop of the engine's thread. It waits for all descriptors in one poll(2), and answers plain
+// commands itself, because a return to Go costs more than most commands do (see ARCHITECTURE.md).
 #define _GNU_SOURCE
+#include "bytes.h"
 #include "loop.h"
 
 #include <errno.h>
@@ -11,16 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-static unsigned char *rsp;  // the response; libtpms lets it grow
-static uint32_t rspcap;
-static uint32_t first;      // index at which the next round begins, so that clients take turns
+static struct response rsp;
+static uint32_t first; // index at which the next round begins, so that clients take turns
 
-static uint16_t be16(const unsigned char *p) { return (uint16_t)(p[0] << 8 | p[1]); }
-
-static uint32_t be32(const unsigned char *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
+enum { VENDOR_SET_LOCALITY = 0x20001000, TAG_NO_SESSIONS = 0x8001, TAG_SESSIONS = 0x8002 };
 
 static int64_t now_ms(void)
 {
@@ -30,19 +24,18 @@ static int64_t now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-// plain reports whether the n bytes at b are exactly one command that needs nothing
-// of the front end.
-static int plain(const unsigned char *b, uint32_t n)
+// is_plain reports whether the n bytes at b are exactly one command that Go need not handle.
+static int is_plain(const unsigned char *b, uint32_t n)
 {
 	uint16_t tag;
 
-	if (n < 10 || be32(b + 2) != n || be32(b + 6) == 0x20001000)
+	if (n < 10 || be32(b + 2) != n || be32(b + 6) == VENDOR_SET_LOCALITY)
 		return 0;
 	tag = be16(b);
-	return !swtpm_is_version2() || tag == 0x8001 || tag == 0x8002;
+	return !swtpm_is_version2() || tag == TAG_NO_SESSIONS || tag == TAG_SESSIONS;
 }
 
-ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap)
+ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap)
 {
 	if (c->record != 0)
 		return swtpm_record_receive((struct record *)c->record, fd, buf, cap);
@@ -51,28 +44,28 @@ ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32
 	return read(fd, buf, cap);
 }
 
-// swtpm_respond writes as much of the response as goes out at once. Go writes the rest, and
-// everything to a descriptor that is not a socket: it has the deadlines.
-uint32_t swtpm_respond(int fd, const struct client *c, const unsigned char *rsp, uint32_t len)
+// swtpm_respond sends as much of the response as is possible without waiting, and returns the
+// number of bytes. Go sends the rest, and everything to a descriptor that is not a socket, because
+// Go has the deadlines.
+uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len)
 {
 	ssize_t n;
 
 	if (!c->socket)
 		return 0;
 	do
-		n = c->record != 0 ? swtpm_record_send((struct record *)c->record, fd, rsp, len)
-				   : send(fd, rsp, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = c->record != 0 ? swtpm_record_send((struct record *)c->record, fd, b, len)
+				   : send(fd, b, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? 0 : (uint32_t)n;
 }
 
-// serve reads from one client and answers a plain command. It returns 0 if there is
-// something for Go to do, described in ev.
-static int serve(struct set *s, uint32_t i, struct event *ev)
+// answer reads from one client, and answers a plain command. It returns 0 if ev is for Go.
+static int answer(struct set *s, uint32_t i, struct event *ev)
 {
-	struct client *c = &s->clients[i];
+	struct entry *c = &s->clients[i];
 	TPM_RESULT rc;
-	uint32_t len = 0, sent;
+	uint32_t sent;
 	ssize_t n;
 
 	ev->at = i;
@@ -91,35 +84,33 @@ static int serve(struct set *s, uint32_t i, struct event *ev)
 	}
 	ev->kind = EVENT_MESSAGE;
 	ev->n = (uint32_t)n;
-	if (!swtpm_admitted())
+	if (!swtpm_is_admitted())
 		return 0;
 	swtpm_lock();
-	if (!swtpm_admitted() || !plain(s->buf, ev->n)) { // it may have been powered off meanwhile
+	if (!swtpm_is_admitted() || !is_plain(s->buf, ev->n)) { // the TPM may have been powered off meanwhile
 		swtpm_unlock();
 		return 0;
 	}
-	rc = swtpm_run(&rsp, &len, &rspcap, s->buf, ev->n);
+	rc = swtpm_run(&rsp, s->buf, ev->n);
 	swtpm_unlock();
 	if (rc != TPM_SUCCESS) {
-		ev->kind = EVENT_MUTE;
+		ev->kind = EVENT_NO_RESPONSE;
 		ev->code = (int)rc;
 		return 0;
 	}
-	sent = swtpm_respond(s->polls[i].fd, c, rsp, len);
+	sent = swtpm_respond(s->polls[i].fd, c, rsp.b, rsp.n);
 	c->last = ++s->tick;
-	if (sent == len)
+	if (sent == rsp.n)
 		return 1;
 	ev->kind = EVENT_REST;
-	ev->rest = rsp + sent;
-	ev->n = len - sent;
+	ev->rest = rsp.b + sent;
+	ev->n = rsp.n - sent;
 	return 0;
 }
 
-int64_t swtpm_end_of_wait(const struct set *s) { return s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms; }
+int64_t swtpm_deadline(const struct set *s) { return s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms; }
 
-// swtpm_wait_for polls until a descriptor is ready or the time is up. It returns whether the
-// time was up before the last look at the descriptors.
-int swtpm_wait_for(struct set *s, int64_t end)
+int swtpm_poll(struct set *s, int64_t end)
 {
 	for (;;) {
 		int ms = -1;
@@ -141,8 +132,7 @@ int swtpm_wait_for(struct set *s, int64_t end)
 	}
 }
 
-// swtpm_others reports whether a descriptor is ready that Go looks after.
-int swtpm_others(const struct set *s)
+int swtpm_needs_go(const struct set *s)
 {
 	uint32_t i;
 
@@ -155,21 +145,21 @@ int swtpm_others(const struct set *s)
 struct event swtpm_loop(struct set *s)
 {
 	struct event ev = { 0 };
-	int64_t end = swtpm_end_of_wait(s);
+	int64_t end = swtpm_deadline(s);
 
 	for (;;) {
 		uint32_t i, k, start = s->n > 0 ? first % s->n : 0;
 
-		ev.late = swtpm_wait_for(s, end);
+		ev.late = swtpm_poll(s, end);
 		for (k = 0; k < s->n; k++) {
 			i = (start + k) % s->n;
 			if (!s->clients[i].plain || !s->polls[i].revents)
 				continue;
 			first = i + 1;
-			if (!serve(s, i, &ev))
+			if (!answer(s, i, &ev))
 				return ev;
 		}
-		if (ev.late || swtpm_others(s))
+		if (ev.late || swtpm_needs_go(s))
 			break;
 	}
 	ev.kind = EVENT_READY;

@@ -12,31 +12,19 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// The structures in C are as large as ours.
-var (
-	_ [handover.RecordSize - C.sizeof_struct_record]struct{}
-	_ [C.sizeof_struct_record - handover.RecordSize]struct{}
-	_ [unsafe.Sizeof(handover.Entry{}) - C.sizeof_struct_client]struct{}
-	_ [C.sizeof_struct_client - unsafe.Sizeof(handover.Entry{})]struct{}
-	_ [unsafe.Sizeof(handover.Fixed{}) - C.sizeof_struct_fixed]struct{}
-	_ [C.sizeof_struct_fixed - unsafe.Sizeof(handover.Fixed{})]struct{}
-	_ [unsafe.Sizeof(unix.PollFd{}) - C.sizeof_struct_pollfd]struct{}
-)
+func (e *engine) Admit(commands, queries bool) {
+	C.swtpm_admit(cbool(commands), cbool(e.version == tpm.V20))
+	C.swtpm_answer_queries(cbool(queries))
+}
 
-// Serve waits for the descriptors of s and answers plain commands itself. Only one
-// goroutine calls it.
 func (e *engine) Serve(s *handover.Set) handover.Event {
 	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_loop(c) })
 }
 
-// ServeQueries waits for the descriptors of s and answers the requests of the control
-// channel itself that need nothing else. Only one goroutine calls it.
 func (e *engine) ServeQueries(s *handover.Set) handover.Event {
 	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_queries(c) })
 }
@@ -52,7 +40,7 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 	}
 	c := C.struct_set{
 		polls:   (*C.struct_pollfd)(unsafe.Pointer(unsafe.SliceData(s.Polls))),
-		clients: (*C.struct_client)(unsafe.Pointer(unsafe.SliceData(s.Clients))),
+		clients: (*C.struct_entry)(unsafe.Pointer(unsafe.SliceData(s.Clients))),
 		n:       C.uint32_t(len(s.Polls)),
 		wait_ms: -1,
 		buf:     (*C.uchar)(unsafe.SliceData(s.Buf)),
@@ -74,7 +62,7 @@ func event(c C.struct_event) handover.Event {
 	switch c.kind {
 	case C.EVENT_REST:
 		ev.Rest = C.GoBytes(unsafe.Pointer(c.rest), C.int(c.n))
-	case C.EVENT_MUTE:
+	case C.EVENT_NO_RESPONSE:
 		ev.Err = fmt.Errorf("libtpms: TPMLIB_Process: %w", tpm.Result(uint32(c.code)))
 	case C.EVENT_CLOSED:
 		if c.code != 0 {

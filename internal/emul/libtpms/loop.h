@@ -1,4 +1,4 @@
-// The loop of the engine's thread, and the records of its clients.
+// The loops of the two threads, and the records of their clients.
 #ifndef SWTPM_LOOP_H
 #define SWTPM_LOOP_H
 
@@ -8,8 +8,8 @@
 
 #include "parts.h"
 
-// struct client is handover.Entry.
-struct client {
+// struct entry is handover.Entry.
+struct entry {
 	uintptr_t record;
 	uint64_t last;
 	uint32_t plain;
@@ -23,10 +23,10 @@ struct fixed {
 	unsigned char reply[8];
 };
 
-// struct set is what Go passes of handover.Set.
+// struct set has the fields of handover.Set.
 struct set {
 	struct pollfd *polls;
-	struct client *clients;
+	struct entry *clients;
 	uint32_t n;
 	int wait_ms; // negative: without end
 	unsigned char *buf;
@@ -41,7 +41,7 @@ enum {
 	EVENT_READY = 0,
 	EVENT_MESSAGE = 1, // n bytes are in buf
 	EVENT_REST = 2,    // the n bytes at rest, valid until the next call, could not be sent
-	EVENT_MUTE = 3,    // code is the result of the library
+	EVENT_NO_RESPONSE = 3, // code is the result of the library
 	EVENT_CLOSED = 4,  // code is errno, or 0
 };
 
@@ -57,13 +57,14 @@ struct event {
 struct event swtpm_loop(struct set *s);
 struct event swtpm_queries(struct set *s);
 
-// Parts of both loops: the end of a wait that begins now, the wait, whether Go has to look
-// after a descriptor, and one read and write.
-int64_t swtpm_end_of_wait(const struct set *s);
-int swtpm_wait_for(struct set *s, int64_t end);
-int swtpm_others(const struct set *s);
-ssize_t swtpm_receive(int fd, const struct client *c, unsigned char *buf, uint32_t cap);
-uint32_t swtpm_respond(int fd, const struct client *c, const unsigned char *rsp, uint32_t len);
+// Parts of both loops. swtpm_deadline returns the end of a wait that begins now, in ms; -1 for
+// none. swtpm_poll polls until a descriptor is ready or the time is up, and reports whether the time
+// was up before the last poll. swtpm_needs_go reports whether a descriptor is ready that Go handles.
+int64_t swtpm_deadline(const struct set *s);
+int swtpm_poll(struct set *s, int64_t end);
+int swtpm_needs_go(const struct set *s);
+ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap);
+uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len);
 
 // swtpm_record_receive is handover.Record.Receive for the start of a request;
 // swtpm_record_send is Answer, Send and Done.

@@ -106,7 +106,7 @@ func (e *engine) fitOpenSSL() error {
 	}
 	missing := refusedOf(needed)
 	if slices.ContainsFunc(missing, isSHA1Signature) {
-		e.host.Warn("OpenSSL refuses signatures with SHA-1, which this TPM may make: Setting OPENSSL_ENABLE_SHA1_SIGNATURES=1")
+		e.host.Warnf("OpenSSL refuses signatures with SHA-1, which this TPM may make: Setting OPENSSL_ENABLE_SHA1_SIGNATURES=1")
 		C.swtpm_allow_sha1()
 		missing = refusedOf(needed)
 	}
@@ -146,7 +146,7 @@ func (e *engine) needed() ([]algprofile.Operation, error) {
 
 // fipsOff turns OpenSSL's FIPS mode off for this process, and says so.
 func (e *engine) fipsOff(why string) error {
-	e.host.Warn("turning OpenSSL's FIPS mode off for this TPM: %s", why)
+	e.host.Warnf("turning OpenSSL's FIPS mode off for this TPM: %s", why)
 	if C.swtpm_fips_off() != 1 {
 		return fmt.Errorf("could not turn OpenSSL's FIPS mode off: %w", tpm.Fail)
 	}

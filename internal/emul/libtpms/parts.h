@@ -1,27 +1,37 @@
-// What the parts of the engine have of each other. Go does not call these.
+// What the parts of the engine call of each other, but Go does not.
 #ifndef SWTPM_PARTS_H
 #define SWTPM_PARTS_H
 
 #include "engine.h"
 
-// For the loop: whether it may run commands, and of which version the TPM is.
-int swtpm_admitted(void);
+// engine.c: what the loops may do, and values that are read without the lock.
+int swtpm_is_admitted(void);
 int swtpm_is_version2(void);
-int swtpm_powered(void);
+int swtpm_is_powered(void);
 int swtpm_answers_queries(void);
-TPM_RESULT swtpm_run(unsigned char **rsp, uint32_t *rsplen, uint32_t *rspcap, unsigned char *cmd, uint32_t len);
+uint32_t swtpm_locality(void);
+void swtpm_use_cells(struct cells *c);
+void swtpm_read_established(void);
+void swtpm_log_on(void); // after a failed callback has switched the library's messages off
 
-// For the callbacks: the locality of the command that runs, that the store has been changed, and
-// that a callback has failed with rc, which is returned.
+// command.c
 uint32_t swtpm_running_locality(void);
-void swtpm_stored(void);
-TPM_RESULT swtpm_refuse(TPM_RESULT rc);
 
-// storing.c: what a command is, of which the store has something.
-int swtpm_prepares_off(const unsigned char *cmd, uint32_t len);
+// state.c
+void swtpm_state_outdated(void);
+void swtpm_forget_state(void);
+void swtpm_begin(int may_store);
+uint32_t swtpm_end(unsigned char rsp[ERROR_SIZE]);
+TPM_RESULT swtpm_callback_failed(TPM_RESULT rc);
+void swtpm_store_changed(void); // by a callback
+void swtpm_shutdown_sent(void); // the next change invalidates, and stores, what the command has stored
 
-// slots.c: where the slots are, and the volatile state put into one; 0 if Go has to do it.
-void swtpm_set_slots(unsigned char *slot0, unsigned char *slot1, uint64_t size);
-int swtpm_put_slot(const unsigned char *b, uint32_t n);
+// storing.c: whether a command is one of which the state in the store is invalid as soon as a
+// later command changes something.
+int swtpm_is_shutdown(const unsigned char *cmd, uint32_t len);
+
+// slots.c
+void swtpm_use_slots(unsigned char *slot0, unsigned char *slot1, uint64_t size);
+int swtpm_write_slot(const unsigned char *b, uint32_t n);
 
 #endif

@@ -1,7 +1,8 @@
-// The loop of the control thread: it waits for all descriptors in one poll(2) and answers
-// the frequent requests that need nothing of Go. Go's scheduler takes its one processor
-// from a thread that waits longer than 20 us, and to get it back wakes up another thread.
+// The loop of the control thread. It waits for all descriptors in one poll(2), and answers the
+// frequent requests that need nothing of Go: Go's scheduler takes its one processor from a thread
+// that waits longer than 20 us, and wakes up another thread to give it back.
 #define _GNU_SOURCE
+#include "bytes.h"
 #include "loop.h"
 
 #include <errno.h>
@@ -12,11 +13,6 @@
 enum { GET_TPMESTABLISHED = 0x04, SET_LOCALITY = 0x05 };
 
 enum { PADDED_LOCALITY = 8, FOURTH_LOCALITY = 4, REPLY_SIZE = 8 };
-
-static uint32_t be32(const unsigned char *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
 
 // prepare puts the reply to the request of n bytes at b into rep and returns its size; 0
 // if Go has to handle the request. It changes nothing.
@@ -32,7 +28,7 @@ static uint32_t prepare(const struct set *s, const unsigned char *b, ssize_t n, 
 	if (n != 4)
 		return 0;
 	if (code == GET_TPMESTABLISHED) {
-		if (!swtpm_powered())
+		if (!swtpm_is_powered())
 			return 0;
 		swtpm_established(&bit, &rc);
 		rep[4] = bit != 0;
@@ -46,13 +42,12 @@ static uint32_t prepare(const struct set *s, const unsigned char *b, ssize_t n, 
 	return 0;
 }
 
-// query answers a request of one client. If Go has to handle it, nothing of it is taken
-// from the socket, and the client is not plain any more. It returns 0 if ev is to be
-// returned.
+// query answers a request of one client. If Go has to handle the request, it stays in the socket,
+// and the client is not plain any more. query returns 0 if ev is for Go.
 static int query(struct set *s, uint32_t i, struct event *ev)
 {
 	static unsigned char rep[REPLY_SIZE];
-	struct client *c = &s->clients[i];
+	struct entry *c = &s->clients[i];
 	int fd = s->polls[i].fd;
 	unsigned char b[PADDED_LOCALITY + 1];
 	ssize_t n = -1;
@@ -81,14 +76,14 @@ static int query(struct set *s, uint32_t i, struct event *ev)
 struct event swtpm_queries(struct set *s)
 {
 	struct event ev = { 0 };
-	int64_t end = swtpm_end_of_wait(s);
+	int64_t end = swtpm_deadline(s);
 
 	do {
-		ev.late = swtpm_wait_for(s, end);
+		ev.late = swtpm_poll(s, end);
 		for (uint32_t i = 0; i < s->n; i++)
 			if (s->clients[i].plain && s->polls[i].revents && !query(s, i, &ev))
 				return ev;
-	} while (!ev.late && !swtpm_others(s));
+	} while (!ev.late && !swtpm_needs_go(s));
 	ev.kind = EVENT_READY;
 	return ev;
 }

@@ -1,56 +1,58 @@
-// The slots of handover/slot.go, which the volatile state is put into without a return to Go.
+// The slots of handover/slot.go. C writes the volatile state into one without a return to Go,
+// which would wake up the Go runtime.
 #define _GNU_SOURCE
 #include "parts.h"
 
 #include <string.h>
 
-enum { SLOT_HEADER = 16 };
-
 static unsigned char *slots[2];
-static uint64_t slotsize;
-static unsigned char kept_header[128]; // what stands before the volatile state in a slot
-static uint32_t kept_headerlen;        // 0: goKeep has to do it
+static uint64_t slot_size;
+static unsigned char header[128]; // precedes the volatile state in a slot
+static uint32_t header_size;      // 0 if Go has to write the slot
 
-void swtpm_set_slots(unsigned char *slot0, unsigned char *slot1, uint64_t size)
+void swtpm_use_slots(unsigned char *slot0, unsigned char *slot1, uint64_t size)
 {
 	slots[0] = slot0;
 	slots[1] = slot1;
-	slotsize = size;
+	slot_size = size;
 }
 
-// swtpm_keep_behind has the volatile state written behind header without a detour
-// through goKeep, which wakes up the Go runtime; len 0 ends that. It holds until
-// header would be another.
-void swtpm_keep_behind(const unsigned char *header, uint32_t len)
+// swtpm_set_slot_header makes swtpm_write_slot write the volatile state after the len bytes at
+// b, until the next call; len 0 leaves it to Go. Go calls it again before the header would
+// change.
+void swtpm_set_slot_header(const unsigned char *b, uint32_t len)
 {
-	if (len > sizeof kept_header)
+	if (len > sizeof header)
 		len = 0;
 	if (len > 0)
-		memcpy(kept_header, header, len);
-	kept_headerlen = len;
+		memcpy(header, b, len);
+	header_size = len;
 }
 
-static uint64_t generation(unsigned char *slot) { return __atomic_load_n((uint64_t *)slot, __ATOMIC_SEQ_CST); }
+static uint64_t *generation(unsigned char *slot) { return (uint64_t *)(slot + SLOT_GENERATION); }
+static uint64_t load(unsigned char *slot) { return __atomic_load_n(generation(slot), __ATOMIC_SEQ_CST); }
+static void store(unsigned char *slot, uint64_t v) { __atomic_store_n(generation(slot), v, __ATOMIC_SEQ_CST); }
 
-// swtpm_put_slot is put of handover/slot.go; 0 if that has to do it.
-int swtpm_put_slot(const unsigned char *b, uint32_t n)
+// swtpm_write_slot writes the n bytes at b into the older slot, as save of handover/slot.go does.
+// It returns 0 if Go has to do it.
+int swtpm_write_slot(const unsigned char *b, uint32_t n)
 {
-	uint64_t total = (uint64_t)kept_headerlen + n, was, newest;
+	uint64_t total = (uint64_t)header_size + n, was, newest;
 	unsigned char *s, *body;
 
-	if (kept_headerlen == 0 || n == 0 || total > slotsize - SLOT_HEADER)
+	if (header_size == 0 || n == 0 || total > slot_size - SLOT_HEADER)
 		return 0;
-	s = generation(slots[1]) > generation(slots[0]) ? slots[0] : slots[1];
-	newest = generation(s == slots[0] ? slots[1] : slots[0]);
+	s = load(slots[1]) > load(slots[0]) ? slots[0] : slots[1];
+	newest = load(s == slots[0] ? slots[1] : slots[0]);
 	body = s + SLOT_HEADER;
-	memcpy(&was, s + 8, sizeof was);
-	__atomic_store_n((uint64_t *)s, 0, __ATOMIC_SEQ_CST);
+	memcpy(&was, s + SLOT_LENGTH, sizeof was);
+	store(s, 0);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	memcpy(body, kept_header, kept_headerlen);
-	memcpy(body + kept_headerlen, b, n);
-	if (was > total && was <= slotsize - SLOT_HEADER)
+	memcpy(body, header, header_size);
+	memcpy(body + header_size, b, n);
+	if (was > total && was <= slot_size - SLOT_HEADER)
 		explicit_bzero(body + total, was - total);
-	memcpy(s + 8, &total, sizeof total);
-	__atomic_store_n((uint64_t *)s, newest + 1, __ATOMIC_SEQ_CST);
+	memcpy(s + SLOT_LENGTH, &total, sizeof total);
+	store(s, newest + 1);
 	return 1;
 }

@@ -1,15 +1,9 @@
 // Which commands are likely to store something. To be able to undo a command, the engine
 // serialises the volatile state before it, which takes longer than most commands do.
+#include "bytes.h"
 #include "parts.h"
 
 #include <stddef.h>
-
-static uint16_t be16(const unsigned char *p) { return (uint16_t)(p[0] << 8 | p[1]); }
-
-static uint32_t be32(const unsigned char *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
 
 // The tags of commands; see internal/tpm.
 enum { TAG_12 = 0x00c1, TAG_12_AUTH1 = 0x00c2, TAG_12_AUTH2 = 0x00c3, TAG_NO_SESSIONS = 0x8001, TAG_SESSIONS = 0x8002 };
@@ -23,8 +17,8 @@ enum {
 	TPM2_PCR_EXTEND = 0x182,
 };
 
-// stores12 are the ordinals of a TPM 1.2 that may store something without authorization.
-// TestMayStore compares them with tpm.WritesNV.
+// stores12 has the ordinals of a TPM 1.2 that may store something without authorization.
+// TestMayStore compares it with tpm.WritesNV.
 static const uint32_t stores12[] = {
 	0x0d,          // TPM_TakeOwnership
 	0x10,          // TPM_ChangeAuthOwner
@@ -83,9 +77,9 @@ static int password(const unsigned char *cmd, uint32_t len)
 	       be32(cmd + SIZE) == 9u + be16(cmd + HMAC);
 }
 
-// swtpm_may_store reports whether a command is likely to store something. A TPM 2.0 does
-// in every command with an authorization, for a wrong one counts. Any other command may
-// store now and then, such as for the clock: see swtpm_refuse.
+// swtpm_may_store reports whether a command is likely to store something. For a TPM 2.0 that is
+// every command with an authorization, because a failed one is counted. Any other command may
+// store now and then, for example the clock: see swtpm_callback_failed.
 int swtpm_may_store(const unsigned char *cmd, uint32_t len)
 {
 	uint32_t code;
@@ -109,9 +103,7 @@ int swtpm_may_store(const unsigned char *cmd, uint32_t len)
 	return 0;
 }
 
-// swtpm_prepares_off reports whether a command stores what is invalid, and removed from the
-// store, as soon as a later command changes something.
-int swtpm_prepares_off(const unsigned char *cmd, uint32_t len)
+int swtpm_is_shutdown(const unsigned char *cmd, uint32_t len)
 {
 	uint32_t code = len >= 10 ? be32(cmd + 6) : 0;
 	uint16_t tag = len >= 10 ? be16(cmd) : 0;

@@ -1,0 +1,95 @@
+// Commands, and the requests that change the TPM's state. What they have changed is saved before
+// a client can see the response.
+#include "bytes.h"
+#include "parts.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADER = 10, CODE_AT = 6 };
+
+static _Atomic uint64_t commands;  // that ran
+static uint32_t running_locality;  // of the running command; under the lock
+
+uint64_t swtpm_commands(void) { return commands; }
+uint32_t swtpm_running_locality(void) { return running_locality; }
+
+// replace replaces a response.
+static TPM_RESULT replace(struct response *r, const unsigned char *b, uint32_t n)
+{
+	if (r->b == NULL || r->cap < n) {
+		unsigned char *larger = realloc(r->b, n);
+
+		if (larger == NULL)
+			return TPM_SIZE;
+		r->b = larger;
+		r->cap = n;
+	}
+	memcpy(r->b, b, n);
+	r->n = n;
+	return TPM_SUCCESS;
+}
+
+TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
+{
+	uint64_t begun = swtpm_tally_begin();
+	uint32_t code = len >= HEADER ? be32(cmd + CODE_AT) : TALLY_NO_CODE, size;
+	unsigned char error[ERROR_SIZE];
+	TPM_RESULT rc;
+
+	swtpm_begin(swtpm_may_store(cmd, len));
+	running_locality = swtpm_locality();
+	commands++;
+	if (len >= HEADER)
+		swtpm_set_last(code);
+	r->n = 0;
+	rc = TPMLIB_Process(&r->b, &r->n, &r->cap, cmd, len);
+	if (swtpm_is_shutdown(cmd, len))
+		swtpm_shutdown_sent();
+	size = swtpm_end(error);
+	if (size != 0)
+		rc = replace(r, error, size);
+	swtpm_read_established();
+	swtpm_save_state(0);
+	if (begun != 0)
+		swtpm_tally_end(begun, code, rc == TPM_SUCCESS && r->n >= HEADER ? be32(r->b + CODE_AT) : rc);
+	return rc;
+}
+
+// end_request follows a request. The result of one that was undone is an error.
+static TPM_RESULT end_request(TPM_RESULT rc)
+{
+	unsigned char error[ERROR_SIZE];
+
+	if (swtpm_end(error) != 0 && rc == TPM_SUCCESS)
+		rc = TPM_IOERROR;
+	swtpm_read_established();
+	swtpm_save_state(0);
+	return rc;
+}
+
+TPM_RESULT swtpm_reset_established(uint32_t locality)
+{
+	swtpm_begin(1);
+	running_locality = locality;
+	return end_request(TPM_IO_TpmEstablished_Reset());
+}
+
+TPM_RESULT swtpm_hash_start(void)
+{
+	swtpm_begin(1);
+	return end_request(TPM_IO_Hash_Start());
+}
+
+TPM_RESULT swtpm_hash_data(const unsigned char *data, uint32_t len)
+{
+	swtpm_begin(1);
+	return end_request(TPM_IO_Hash_Data(data, len));
+}
+
+TPM_RESULT swtpm_hash_end(void)
+{
+	swtpm_begin(1);
+	return end_request(TPM_IO_Hash_End());
+}

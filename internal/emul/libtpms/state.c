@@ -1,0 +1,154 @@
+// The volatile state of the TPM, serialized: for the next process, and to undo a command.
+//
+// libtpms does not report whether a command has changed it. So with a session the state is
+// serialized after each command, and saved if it differs. Without one it is serialized only
+// before a command that is likely to store, since that takes longer than most commands do.
+#define _GNU_SOURCE
+#include "parts.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "_cgo_export.h"
+
+// struct blob is memory of malloc; the empty one has no bytes.
+struct blob {
+	unsigned char *b;
+	uint32_t n;
+};
+
+// All of these are used under the lock.
+static int saving;             // a session is in use: the state is saved after each change
+static struct blob latest;     // the state that was serialized last
+static struct blob before;     // the state before the running command, if latest is newer
+static int outdated;           // latest is older than the library's state; only without saving
+static int running;            // a command or a request is in the library
+static int failed;             // a callback has failed
+static int after_shutdown;     // the next change of any kind is stored
+static uint32_t code_before;   // code of the last command before the running one
+static uint64_t serialized;    // number of times that the state was serialized
+
+static void clear(struct blob *s)
+{
+	if (s->b != NULL)
+		explicit_bzero(s->b, s->n); // it has the TPM's secrets
+	free(s->b);
+	*s = (struct blob){ 0 };
+}
+
+static struct blob serialize(void)
+{
+	struct blob s = { 0 };
+
+	serialized++;
+	if (TPMLIB_VolatileAll_Store(&s.b, &s.n) != TPM_SUCCESS || s.b == NULL)
+		s.n = 0;
+	return s;
+}
+
+void swtpm_use_session(struct cells *c, unsigned char *slot0, unsigned char *slot1, uint64_t size)
+{
+	swtpm_use_cells(c);
+	swtpm_use_slots(slot0, slot1, size);
+	saving = 1;
+}
+
+void swtpm_state_outdated(void) { outdated = 1; }
+
+// swtpm_forget_state clears latest. While a command runs, the state from before it stays.
+void swtpm_forget_state(void)
+{
+	if (running && before.b == NULL) {
+		before = latest;
+		latest = (struct blob){ 0 };
+		return;
+	}
+	clear(&latest);
+}
+
+// swtpm_save_state saves the volatile state if it has changed, or in any case if always is
+// set. Go saves it if always is set, or if the slot needs something of Go.
+void swtpm_save_state(int always)
+{
+	struct blob s;
+
+	if (!saving || !swtpm_is_powered())
+		return;
+	s = serialize();
+	if (!always && latest.b != NULL && s.n == latest.n && s.n > 0 && memcmp(s.b, latest.b, s.n) == 0) {
+		clear(&s);
+		return;
+	}
+	swtpm_forget_state();
+	latest = s;
+	if (always || !swtpm_write_slot(s.b, s.n))
+		goSave(s.b, s.n);
+}
+
+// remember serializes the volatile state if it has changed, so that the next or the running
+// command can be undone.
+static void remember(void)
+{
+	if (saving || !swtpm_is_powered() || (!outdated && latest.b != NULL))
+		return;
+	clear(&latest);
+	latest = serialize();
+	outdated = 0;
+}
+
+// swtpm_begin precedes a command or a request that may change the state. may_store means that
+// it is likely to store something.
+void swtpm_begin(int may_store)
+{
+	if (may_store || after_shutdown)
+		remember();
+	failed = 0;
+	code_before = swtpm_last();
+	running = 1;
+}
+
+// swtpm_end follows it. If a callback has failed, the library is in failure mode, and Go may
+// restart it. swtpm_end returns the size of the response that replaces the library's, 0 if none
+// does.
+uint32_t swtpm_end(unsigned char rsp[ERROR_SIZE])
+{
+	struct blob b = before;
+	uint32_t size = 0;
+
+	before = (struct blob){ 0 };
+	running = 0;
+	outdated = 1;
+	if (failed) {
+		const struct blob *s = b.b != NULL ? &b : &latest;
+
+		failed = 0;
+		swtpm_log_on();
+		size = goRecover(s->b, s->n, code_before, rsp);
+	}
+	clear(&b);
+	return size;
+}
+
+// swtpm_callback_failed records that a callback has failed with rc, and returns rc. The library
+// then writes messages to the log, the command among them. They would fill the log on a full
+// disk, and are wrong if the command is undone; so they go to a descriptor that cannot exist.
+//
+// A command that is not likely to store, but had to now, for the clock or a timer, was not
+// remembered before it began. It is undone to the volatile state of this moment, before the
+// library learns of the failure. That state may have some effects of the command, although its
+// response is an error: a PCR may be extended, a session begun. The TPM goes on, and nothing
+// permanent changes.
+TPM_RESULT swtpm_callback_failed(TPM_RESULT rc)
+{
+	failed = 1;
+	if (running) {
+		TPMLIB_SetDebugFD(INT_MAX);
+		remember();
+	}
+	return rc;
+}
+
+void swtpm_store_changed(void) { after_shutdown = 0; }
+void swtpm_shutdown_sent(void) { after_shutdown = 1; }
+uint64_t swtpm_serialized(void) { return serialized; }
