@@ -33,7 +33,7 @@ var arrows = map[string][]string{
 	"internal/ca/cmdcert":     {"internal/ca/cert", "internal/ca/signer", "internal/program", "internal/safefile", "internal/cli"},
 	"internal/io/cuse":        {"internal/io/conn", "internal/io/ctrl", "internal/tpm"},
 	"internal/daemon":         {"internal/program", "internal/safefile"},
-	"internal/config":         {"internal/nv", "internal/program", "internal/safefile", "internal/tpm"},
+	"internal/config":         {"internal/cli", "internal/cli/completion", "internal/nv", "internal/program", "internal/safefile", "internal/tpm"},
 	"internal/algprofile":     {"internal/safefile"},
 	"internal/keyvalue":       {"internal/safefile"},
 	"internal/ca/signer":      {"internal/safefile"},

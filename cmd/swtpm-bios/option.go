@@ -78,7 +78,7 @@ type misuse struct{ error }
 // env says which one it is; it looks up a variable as os.LookupEnv does.
 func parse(args []string, env func(string) (string, bool)) (*options, error) {
 	o := &options{startup: startupClear, setup: true}
-	_, err := cli.Parse(o.table(), args, func(err error) error { return misuse{err} })
+	_, err := cli.Getopt{OneDash: true, Wrong: func(err error) error { return misuse{err} }}.Parse(o.table(), args)
 	if err != nil {
 		return nil, err
 	}

@@ -73,10 +73,11 @@ func (o *options) choose(c *command, arg, file string) error {
 // parse reads the command line. A wrong option is told on stderr and left out.
 func (p *invocation) parse(args []string) (*options, error) {
 	o := &options{}
-	operands, err := cli.Parse(o.table(), args, func(err error) error {
+	g := cli.Getopt{OneDash: true, Wrong: func(err error) error {
 		fmt.Fprintln(p.stderr, program.PrintableLine(fmt.Sprintf("%s: %v", p.name, err)))
 		return nil
-	})
+	}}
+	operands, err := g.Parse(o.table(), args)
 	switch {
 	case err != nil:
 		return nil, err

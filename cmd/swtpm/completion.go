@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/cli/completion"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/program"
@@ -37,7 +38,7 @@ func commandLine() *completion.Program {
 	for i := range hostVerbs {
 		p.Commands = append(p.Commands, hostVerbs[i].command())
 	}
-	for _, word := range slices.Sorted(maps.Keys(plainWords)) {
+	for _, word := range slices.Sorted(maps.Keys(plainWords())) {
 		if strings.HasPrefix(word, "-") {
 			p.Options = append(p.Options, completion.Option{Names: []string{word}})
 		} else {
@@ -56,47 +57,35 @@ func classicCommands() (out []completion.Command) {
 }
 
 func classicCommand(iface string) completion.Command {
-	c := completion.Command{Name: iface, Help: "Runs a TPM by the classic command line."}
+	c := completion.Command{Name: iface, Help: "Run a TPM by the classic command line."}
 	for _, o := range config.Options(iface) {
-		option := completion.Option{Names: o.Names}
-		switch {
-		case o.Sub != nil:
-			option.Args = []completion.Value{{Kind: completion.List, List: items(o.Sub)}}
-		case o.Arg != "":
-			option.Args = []completion.Value{completion.ValueOf(o.Arg)}
-		}
-		c.Options = append(c.Options, option)
+		c.Options = append(c.Options, o.Describe())
 	}
 	return c
 }
 
-// flagValue returns what the argument of a verb's flag may be. kind is what the help
-// calls it: SUBOPTIONS are those of the option of swtpm socket of the same name, and
-// an option's name in capitals, such as KEY, is its argument.
-func flagValue(flag, kind string) completion.Value {
-	for _, o := range config.Options("socket") {
-		name := strings.TrimPrefix(o.Names[0], "--")
-		if o.Sub != nil && (kind == "SUBOPTIONS" && name == flag || kind == strings.ToUpper(name)) {
-			return completion.Value{Kind: completion.List, List: items(o.Sub)}
+// flagOptions describes the flags of a verb for its help and completion. A flag whose
+// argument is called SUBOPTIONS has those of the option of swtpm socket with the same
+// name, and one whose argument is called KEY those of --key.
+func flagOptions(f *pflag.FlagSet) (out []cli.Option) {
+	var classic []cli.Option
+	f.VisitAll(func(flag *pflag.Flag) {
+		o := cli.Option{Name: flag.Name, Short: flag.Shorthand, Long: true}
+		o.Arg, o.Help = pflag.UnquoteUsage(flag)
+		if flag.NoOptDefVal != "" {
+			o.Arg = ""
 		}
-	}
-	return completion.ValueOf(kind)
-}
-
-// items describes the names in an option's list.
-func items(sub []config.Suboption) (out []completion.Item) {
-	for _, s := range sub {
-		item := completion.Item{Name: s.Name, Switch: s.Switch}
-		switch {
-		case s.Path == config.File:
-			item.Value.Kind = completion.File
-		case s.Path == config.Directory:
-			item.Value.Kind = completion.Directory
-		case s.Words != nil:
-			item.Value = completion.Value{Kind: completion.Words, Words: s.Words}
+		of := map[string]string{"SUBOPTIONS": flag.Name, "KEY": "key"}[o.Arg]
+		if of != "" && classic == nil {
+			classic = config.Options("socket")
 		}
-		out = append(out, item)
-	}
+		for _, c := range classic {
+			if c.Name == of {
+				o.Sub = c.Sub
+			}
+		}
+		out = append(out, o)
+	})
 	return out
 }
 
@@ -114,17 +103,9 @@ func (v *verb) command() completion.Command {
 	}
 	f := pflag.NewFlagSet(v.name, pflag.ContinueOnError)
 	v.prepare(f)
-	f.VisitAll(func(flag *pflag.Flag) {
-		kind, help := pflag.UnquoteUsage(flag)
-		o := completion.Option{Names: []string{"--" + flag.Name}, Help: help}
-		if flag.Shorthand != "" {
-			o.Names = append(o.Names, "-"+flag.Shorthand)
-		}
-		if flag.NoOptDefVal == "" {
-			o.Args = []completion.Value{flagValue(flag.Name, kind)}
-		}
-		c.Options = append(c.Options, o)
-	})
+	for _, o := range flagOptions(f) {
+		c.Options = append(c.Options, o.Describe())
+	}
 	c.Options = append(c.Options, completion.Option{Names: []string{"--help", "-h"}, Help: "help for this verb"})
 	c.Operand = completion.ValueOf(v.operand)
 	return c

@@ -71,7 +71,7 @@ func TestCommandLine(t *testing.T) {
 			t.Errorf("the verb %s is not completed", v.name)
 		}
 	}
-	for word := range plainWords {
+	for word := range plainWords() {
 		if !names[word] {
 			t.Errorf("%s is not completed", word)
 		}

@@ -36,7 +36,7 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usage("Missing TPM interface type.")
 	}
-	if answer, ok := plainWords[args[0]]; ok {
+	if answer, ok := plainWords()[args[0]]; ok {
 		return answer()
 	}
 	if v := findVerb(verbTable(), args); v != nil {

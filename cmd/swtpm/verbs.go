@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/cli/completion"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
@@ -60,10 +61,12 @@ func verbTable() []verb {
 	}
 }
 
-// plainWords are the words that ask for help or the version and end there.
-var plainWords = map[string]func() error{
-	"help": help, "-h": help, "--help": help,
-	"-v": classicVersion, "--version": classicVersion,
+// plainWords returns the words that print help or the version, with what they do.
+func plainWords() map[string]func() error {
+	return map[string]func() error{
+		"help": help, "-h": help, "--help": help,
+		"-v": classicVersion, "--version": classicVersion,
+	}
 }
 
 // findVerb returns the verb that args begin with, nil if they begin with none.
@@ -91,7 +94,7 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 	f.SortFlags = false
 	f.Usage = func() {
 		fmt.Printf("Usage: swtpm %s\n%s\n", v.synopsis, v.what)
-		if s := f.FlagUsages(); s != "" {
+		if s := verbHelp(f); s != "" {
 			fmt.Printf("\nOptions:\n%s", s)
 		}
 	}
@@ -112,6 +115,15 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 		program.ExitOnSignal(ctx)
 	}
 	return act(ctx, f.Args())
+}
+
+// verbHelp returns the help of the flags of a verb.
+func verbHelp(f *pflag.FlagSet) string {
+	options := flagOptions(f)
+	for i := range options {
+		options[i].Sub = nil // swtpm socket --help lists them
+	}
+	return cli.Help(options)
 }
 
 // whichVerb answers a call of a verb of verbs that names none of them.
@@ -136,7 +148,7 @@ func misused(path string, err error) error {
 
 // usage is an error in the words before an interface is chosen.
 func usage(text string) error {
-	return classicError(&config.UsageError{Text: text, Usage: config.Help(), Code: 1, Raw: true})
+	return classicError(&config.UsageError{Text: text, Usage: topHelp(), Code: 1, Raw: true})
 }
 
 // classicError prints what Classic complains about, where the reference would,
@@ -149,6 +161,9 @@ func classicError(err error) error {
 	u, ok := errors.AsType[*config.UsageError](err)
 	if !ok {
 		return err
+	}
+	if u.NoInterface {
+		u.Usage = topHelp()
 	}
 	if u.Log.Given {
 		if err := enter(u.Sandbox); err != nil {
@@ -250,8 +265,26 @@ func importClassic(*pflag.FlagSet) action {
 }
 
 func help() error {
-	_, err := fmt.Print(config.Help())
+	_, err := fmt.Print(topHelp())
 	return err
+}
+
+// topHelp returns the help of the program: swtpm --help.
+func topHelp() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "A TPM 1.2 and 2.0 emulator.\n\nUsage: swtpm %s [OPTION]...\n", strings.Join(config.Interfaces, "|"))
+	b.WriteString("           Run a TPM by the classic command line; see swtpm socket --help.\n")
+	for _, v := range verbTable() {
+		fmt.Fprintf(&b, "       swtpm %s\n           %s\n", v.synopsis, v.what)
+	}
+	for _, v := range hostVerbs {
+		fmt.Fprintf(&b, "       swtpm %s [%s]\n           %s\n", v.name, strings.Join(v.flags, "] ["), v.what)
+	}
+	dirs, suffix := config.ProfileDirs()
+	last := len(dirs) - 1
+	fmt.Fprintf(&b, "       swtpm help|-h|--help|-v|--version\n\nPROFILE is a path, or the name of a file in %s or %s\nwithout its %s; see swtpm.toml(5).\n",
+		strings.Join(dirs[:last], ", "), dirs[last], suffix)
+	return b.String()
 }
 
 // classicVersion prints the line that scripts read. Its number is that of the

@@ -53,10 +53,11 @@ func TestParse(t *testing.T) {
 		{"-tp", "wrong: option '-tpm-device' requires an argument", ""},
 	} {
 		var log []string
-		operands, err := Parse(table(&log), strings.Fields(tt.args), func(err error) error {
+		g := Getopt{OneDash: true, Wrong: func(err error) error {
 			log = append(log, "wrong: "+err.Error())
 			return nil
-		})
+		}}
+		operands, err := g.Parse(table(&log), strings.Fields(tt.args))
 		for _, o := range operands {
 			log = append(log, "operand "+o)
 		}
@@ -64,8 +65,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("Parse(%s): %q, error %v, want %q, %q", tt.args, got, err, tt.want, orNil(tt.err))
 		}
 	}
-	refuse := func(err error) error { return err }
-	if _, err := Parse(table(new([]string)), []string{"--x", "--y"}, refuse); err == nil || err.Error() != "unrecognized option '--x'" {
+	if _, err := (Getopt{OneDash: true}).Parse(table(new([]string)), []string{"--x", "--y"}); err == nil || err.Error() != "unrecognized option '--x'" {
 		t.Errorf("Parse with the first wrong option refused = %v", err)
 	}
 }
@@ -86,16 +86,18 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		var log []string
 		args := strings.Fields(s)
-		before, err := Parse(table(&log), args, func(err error) error { return nil })
+		skip := Getopt{OneDash: true, Wrong: func(err error) error { return nil }}
+		before, err := skip.Parse(table(&log), args)
 		if err != nil || slices.Contains(args, "--") || slices.Contains(args, "stop") || strings.Contains(s, "=stop") {
 			return
 		}
 		missing := false
-		all, err := Parse(table(&log), append(args, "--", "-c", "x"), func(err error) error { return nil })
-		_, err2 := Parse(table(&log), args, func(err error) error {
+		all, err := skip.Parse(table(&log), append(args, "--", "-c", "x"))
+		note := Getopt{OneDash: true, Wrong: func(err error) error {
 			missing = missing || strings.Contains(err.Error(), "requires an argument")
 			return nil
-		})
+		}}
+		_, err2 := note.Parse(table(&log), args)
 		if missing {
 			return // "--" was taken for it
 		}
@@ -133,13 +135,13 @@ func TestTarget(t *testing.T) {
 		{"h:99999999999999999999", "", "Port '99999999999999999999' outside valid range."},
 	} {
 		var to Target
-		_, err := Parse(to.Options("6545"), []string{"--tcp=" + tt.arg}, nil)
+		_, err := Getopt{OneDash: true}.Parse(to.Options("6545"), []string{"--tcp=" + tt.arg})
 		if fmt.Sprint(err) != orNil(tt.err) || err == nil && to.TCP.String() != tt.want {
 			t.Errorf("--tcp=%s is %v, %v, want %s, %s", tt.arg, to.TCP, err, tt.want, orNil(tt.err))
 		}
 	}
 	var to Target
-	if _, err := Parse(to.Options("1"), []string{"--tpm-device", "", "-unix", "p"}, nil); err != nil || *to.Device != "" || *to.Unix != "p" || to.TCP != nil {
+	if _, err := (Getopt{OneDash: true}).Parse(to.Options("1"), []string{"--tpm-device", "", "-unix", "p"}); err != nil || *to.Device != "" || *to.Unix != "p" || to.TCP != nil {
 		t.Errorf("target %+v, %v, want a device and a Unix socket", to, err)
 	}
 }

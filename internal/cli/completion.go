@@ -9,8 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// CompletionOption returns the option that asks for the completion script of a
-// shell, whose name it puts into shell.
+// CompletionOption returns the option that prints a completion script. It sets shell to
+// the name of the shell.
 func CompletionOption(shell *string) Option {
 	return Option{
 		Name: "completion", Arg: "<shell>", Words: completion.Shells,
@@ -32,28 +32,42 @@ func PrintCompletion(w io.Writer, shell string, options []Option, names ...strin
 // describe describes a program with these options; its operand is a device.
 func describe(options []Option, names []string) *completion.Program {
 	p := &completion.Program{Names: names, OneDash: true}
-	for _, o := range options {
-		if o.Short != "" { // for ParseLong
-			p.OneDash = false
-		}
-	}
 	p.Operand.Kind = completion.File
 	for _, o := range options {
-		if o.Hidden {
-			continue
+		if o.Short != "" { // parsed without OneDash
+			p.OneDash = false
 		}
-		help, _, _ := strings.Cut(o.Help, ";")
-		c := completion.Option{Names: []string{o.Spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
-		switch {
-		case o.Words != nil:
-			c.Args = append(c.Args, completion.Value{Kind: completion.Words, Words: o.Words})
-		case o.Arg != "":
-			c.Args = append(c.Args, completion.ValueOf(o.Arg))
+		if !o.Hidden {
+			p.Options = append(p.Options, o.Describe())
 		}
-		if o.File != "" {
-			c.Args = append(c.Args, completion.Value{Kind: completion.File})
-		}
-		p.Options = append(p.Options, c)
 	}
 	return p
+}
+
+// Describe describes o for the completion of shells. Its help ends at the first
+// semicolon.
+func (o Option) Describe() completion.Option {
+	help, _, _ := strings.Cut(o.Help, ";")
+	c := completion.Option{Names: []string{o.Spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
+	for _, letter := range o.Short {
+		if letter != '?' { // a pattern in a shell
+			c.Names = append(c.Names, "-"+string(letter))
+		}
+	}
+	switch {
+	case o.Sub != nil:
+		list := completion.Value{Kind: completion.List}
+		for _, s := range o.Sub() {
+			list.List = append(list.List, completion.Item{Name: s.Name, Switch: s.Arg == "", Value: s.Value})
+		}
+		c.Args = append(c.Args, list)
+	case o.Words != nil:
+		c.Args = append(c.Args, completion.Value{Kind: completion.Words, Words: o.Words})
+	case o.Arg != "":
+		c.Args = append(c.Args, completion.ValueOf(o.Arg))
+	}
+	if o.File != "" {
+		c.Args = append(c.Args, completion.Value{Kind: completion.File})
+	}
+	return c
 }

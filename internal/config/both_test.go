@@ -40,28 +40,10 @@ func TestSameFields(t *testing.T) {
 		"pid":           {"file=/p", `file = "/p"`},
 		"pcap":          {"file=/p", `file = "/p"`},
 	}
-	samples := map[string][2]string{ // by key, or by table and key
-		"dir": {"/q", `"/q"`}, "mode": {"0611", `"0611"`}, "uid": {"7", "7"}, "gid": {"8", `"8"`}, "disconnect": {"true", "true"},
-		"terminate": {"true", "true"}, "lock": {"false", "false"}, "backup": {"true", "true"}, "fsync": {"false", "false"},
-		"durability": {"relaxed", `"relaxed"`}, "max-stores-per-minute": {"60", "60"}, "on-full": {"fail", `"fail"`}, "wait-limit": {"5m", `"5m"`}, "file": {"/q", `"/q"`}, "pwdfile": {"/q", `"/q"`}, "pwdfd": {fd, fd}, "fd": {fd, fd},
-		"format": {"binary", `"binary"`}, "key mode": {"aes-256-cbc", `"aes-256-cbc"`}, "migration-key mode": {"aes-256-cbc", `"aes-256-cbc"`},
-		"kdf": {"sha512", `"sha512"`}, "remove": {"true", "true"}, "not-need-init": {"true", "true"}, "disable-auto-shutdown": {"true", "true"},
-		"reject-locality-4": {"true", "true"}, "allow-set-locality": {"true", "true"}, "level": {"7", "7"}, "prefix": {"x", `"x"`},
-		"truncate": {"true", "true"}, "checksums": {"true", "true"}, "redact": {"1", "true"}, "incoming": {"true", "true"}, "release-lock-outgoing": {"false", "false"}, "encrypted-only": {"true", "true"},
-		"name": {"/q", `"/q"`}, "profile": {`{"a":1}`, "'{\"a\":1}'"}, "remove-disabled": {"check", `"check"`},
-	}
 	tested := 0
-	for _, tb := range defaults().tables() {
-		for _, k := range tb.keys {
+	for i, tb := range defaults().tables() {
+		for j, k := range tb.keys {
 			if k.in != both {
-				continue
-			}
-			sample, ok := samples[tb.name+" "+k.name]
-			if !ok {
-				sample, ok = samples[k.name]
-			}
-			if !ok {
-				t.Errorf("[%s] %s: no sample value in this test", tb.name, k.name)
 				continue
 			}
 			b := base[tb.name]
@@ -71,6 +53,8 @@ func TestSameFields(t *testing.T) {
 			case "kdf":
 				b = [2]string{"pwdfile=/p", `pwdfile = "/p"`}
 			}
+			without := tableOnly(t, fmt.Sprintf("[%s]\n%s\n", tb.name, b[1]))
+			sample := sampleOf(without.tables()[i].keys[j], fd)
 			sub := k.name + "=" + sample[0]
 			if b[0] != "" {
 				sub = b[0] + "," + sub
@@ -90,7 +74,7 @@ func TestSameFields(t *testing.T) {
 			if diff := cmp.Diff(byOption, byKey); diff != "" {
 				t.Errorf("[%s] %s: -option +key\n%s", tb.name, k.name, diff)
 			}
-			without := tableOnly(t, alsoTable+fmt.Sprintf("[%s]\n%s\n", tb.name, b[1]))
+			without = tableOnly(t, alsoTable+fmt.Sprintf("[%s]\n%s\n", tb.name, b[1]))
 			without.TPM = byOption.TPM
 			if k.name != "file" && k.name != "fd" && cmp.Equal(without, byKey) {
 				t.Errorf("[%s] %s = %s changes nothing", tb.name, k.name, sample[1])
@@ -101,6 +85,32 @@ func TestSameFields(t *testing.T) {
 	if tested < 40 {
 		t.Errorf("%d keys tested, want more", tested)
 	}
+}
+
+// sampleOf returns a value of k that is not its default, as an option and as a profile
+// has it. fd is a descriptor of a file.
+func sampleOf(k key, fd string) [2]string {
+	shown, _ := k.value.toTOML()
+	if on, ok := shown.(bool); ok {
+		s := strconv.FormatBool(!on)
+		return [2]string{s, s}
+	}
+	sample := map[string]string{"N": fd, "OCTAL": "0611", "USER": "7", "GROUP": "8", "TIME": "5m", "JSON": `{"a":1}`}[k.value.arg]
+	words := quoted(k.value.want)
+	switch {
+	case k.value.arg == "TIME":
+	case len(words) > 0 && sample == "":
+		sample = words[len(words)-1]
+		if sample == shown {
+			sample = words[0]
+		}
+	case sample == "":
+		sample = "/q"
+	}
+	if k.value.arg == "N" {
+		return [2]string{sample, sample}
+	}
+	return [2]string{sample, "'" + sample + "'"}
 }
 
 // tableOnly is what one table makes of the defaults, possible or not.

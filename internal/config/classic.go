@@ -3,40 +3,36 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
-// Classic reads the options of a classic command line: args is what follows iface,
-// the word socket, chardev or cuse; env looks a variable up, "" if it is not set. The error is a
-// *UsageError, or a *HelpRequested for -h and --help.
+// Classic parses the options of a classic command line: args follow the word iface,
+// which is one of Interfaces; env returns the value of a variable, "" if it is not set.
+// The error is a *UsageError, or a *HelpRequested for -h and --help.
 //
-// The sub-options are looked at in the order of the reference, so that of two
-// mistakes the same one is reported. Nothing is opened.
+// The sub-options are read in the order of the reference, so that of two mistakes the
+// same one is reported. Nothing is opened.
 func Classic(iface string, args []string, env func(string) string) (*Config, error) {
 	return classic(iface, args, env, false)
 }
 
-// Foresee is Classic for a command line that is not run by this process: of the
-// descriptors that it names nobody has passed any yet, so they are not looked at.
+// Foresee is Classic for a command line that another process will run: the descriptors
+// that it names are not checked, because they were not passed to this one.
 func Foresee(iface string, args []string, env func(string) string) (*Config, error) {
 	return classic(iface, args, env, true)
 }
 
 func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
-	rows, ok := optionsOf[iface]
-	if !ok {
-		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Usage: Help(), Code: 1, Raw: true}
+	if !slices.Contains(Interfaces, iface) {
+		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Code: 1, Raw: true, NoInterface: true}
 	}
 	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
 	l.cfg.choose(InterfaceKind(iface))
-	g := getopt{name: iface, rows: rows, posix: env("POSIXLY_CORRECT") != "", take: l.take}
-	if iface == "cuse" {
-		g.ignore = func(text string) { l.cfg.Ignored += text + "\n" }
-	}
-	operands, err := g.run(args)
+	operands, err := cli.Getopt{Posix: env("POSIXLY_CORRECT") != "", Wrong: l.wrong}.Parse(l.options(iface), args)
 	if err == nil {
 		err = l.finish(operands)
 	}
@@ -51,6 +47,16 @@ func classic(iface string, args []string, env func(string) string, onPaper bool)
 	return nil, err
 }
 
+// wrong handles a message of getopt. swtpm cuse prints it and continues.
+func (l *line) wrong(message error) error {
+	text := fmt.Sprintf("%s: %v", l.word(), message)
+	if l.cfg.Interface.Type == CUSE {
+		l.cfg.Ignored += text + "\n"
+		return nil
+	}
+	return &UsageError{Text: text, Usage: Usage(l.word()), Code: 1, Raw: true}
+}
+
 // line is a command line while it is read.
 type line struct {
 	cfg     *Config
@@ -59,65 +65,22 @@ type line struct {
 	proxy   bool              // --vtpm-proxy
 	code    int               // exit code of what is wrong; 0 for 1
 	port    string            // TPM_PORT; --port sets it
-	onPaper bool              // it is not run: nobody has passed the descriptors that it names
+	onPaper bool              // another process will run it: descriptors are not checked
 	env     func(string) string
-	done    bool                         // what is left of the options is not looked at
-	seen    func(option string, ks keys) // told the sub-options of each option; may be nil
+	done    bool // the remaining options are not read
 }
 
-// take is called for each option, from left to right. Options with sub-options
-// are kept for finish; the last of two counts.
-func (l *line) take(o optionRow, arg string) error {
-	switch o.long {
-	case "help":
-		return &HelpRequested{Text: Usage(l.word())}
-	case "daemon":
-		l.cfg.Daemon = true
-	case "terminate":
-		l.cfg.Interface.Terminate = true
-	case "tpm2":
-		l.cfg.TPM = tpm.V20
-	case "print-capabilities":
-		l.cfg.PrintCapabilities = true
-	case "print-states":
-		l.cfg.PrintStates = true
-	case "print-profiles":
-		l.cfg.PrintProfiles = true
-	case "print-info":
-		return l.takeInfo(arg)
-	case "runas":
-		l.cfg.Sandbox.User = arg
-	case "chroot":
-		if arg == "" {
-			return refusal("chroot failed: No such file or directory")
-		}
-		l.cfg.Sandbox.Chroot = arg
-	case "port":
-		return l.takePort(arg)
-	case "fd":
-		return l.takeFD(arg)
-	case "chardev":
-		l.takeDevice(arg)
-	case "vtpm-proxy":
-		l.proxy = true
-	case "name":
-		if i := &l.cfg.Interface; i.Name == "" { // Compat: the first counts
-			i.Name = arg
-		}
-	case "maj":
-		return l.takeNumber(&l.cfg.Interface.Major, arg)
-	case "min":
-		return l.takeNumber(&l.cfg.Interface.Minor, arg)
-	case "version":
-		return &HelpRequested{Text: cuseVersion}
-	default:
-		l.given[o.long] = arg
+// setChroot is --chroot.
+func (l *line) setChroot(arg, _ string) error {
+	if arg == "" {
+		return refusal("chroot failed: No such file or directory")
 	}
+	l.cfg.Sandbox.Chroot = arg
 	return nil
 }
 
-// takePort is --port: like --server type=tcp,disconnect with TPM_PORT set.
-func (l *line) takePort(arg string) error {
+// setPort is --port: like --server type=tcp,disconnect with TPM_PORT set.
+func (l *line) setPort(arg, _ string) error {
 	port, ok := parsePort(arg)
 	if !ok {
 		return refuse("Cannot parse socket port number '%s'.", arg)
@@ -130,8 +93,8 @@ func (l *line) takePort(arg string) error {
 	return nil
 }
 
-// takeInfo is --print-info.
-func (l *line) takeInfo(arg string) error {
+// setInfo is --print-info.
+func (l *line) setInfo(arg, _ string) error {
 	flags, ok := parseInfo(arg)
 	if !ok {
 		return refuse("Cannot parse info value '%s'.", arg)
@@ -140,7 +103,7 @@ func (l *line) takeInfo(arg string) error {
 	return nil
 }
 
-// word is the word of the command line that its interface is called by.
+// word returns the word of the command line for its interface.
 func (l *line) word() string {
 	if l.cfg.Interface.Type == VTPMProxy {
 		return string(Chardev)
@@ -148,10 +111,16 @@ func (l *line) word() string {
 	return string(l.cfg.Interface.Type)
 }
 
-// takeNumber is --maj and --min.
+// setMajor is --maj.
+func (l *line) setMajor(arg, _ string) error { return l.setNumber(&l.cfg.Interface.Major, arg) }
+
+// setMinor is --min.
+func (l *line) setMinor(arg, _ string) error { return l.setNumber(&l.cfg.Interface.Minor, arg) }
+
+// setNumber is --maj and --min.
 //
 // Compat: only the digits at the start count, and both are called Major.
-func (l *line) takeNumber(p *int, arg string) error {
+func (l *line) setNumber(p *int, arg string) error {
 	n, ok := leadingInt(arg)
 	if ok && (n < 0 || n > maxDeviceNumber) {
 		l.code = cuseRefused
@@ -161,19 +130,20 @@ func (l *line) takeNumber(p *int, arg string) error {
 	return nil
 }
 
-// takeDevice is --chardev.
+// setDevice is --chardev.
 //
-// Compat: swtpm opens it at once, and of several devices and descriptors uses the
-// first.
-func (l *line) takeDevice(path string) {
+// Compat: of several devices and descriptors the first counts, because swtpm opens it at
+// once.
+func (l *line) setDevice(path, _ string) error {
 	if i := &l.cfg.Interface; i.Device == "" && l.fd < 0 {
 		i.Device = path
 	}
+	return nil
 }
 
-// takeFD is --fd: an open channel of nearly any kind. It looks at the
-// descriptor at once, as the reference does.
-func (l *line) takeFD(arg string) error {
+// setFD is --fd: an open channel of nearly any kind. It checks the descriptor at once, as
+// the reference does.
+func (l *line) setFD(arg, _ string) error {
 	if l.cfg.Interface.Type != Socket && (l.cfg.Interface.Device != "" || l.fd >= 0) {
 		return nil
 	}
@@ -187,7 +157,7 @@ func (l *line) takeFD(arg string) error {
 	case l.onPaper:
 		kind = unix.S_IFSOCK
 	case err != nil:
-		return refuse("Cannot stat file descriptor: %s", strerror(err))
+		return refuse("Cannot stat file descriptor: %s", cli.Strerror(err))
 	}
 	switch kind {
 	case unix.S_IFREG, unix.S_IFDIR, unix.S_IFBLK, unix.S_IFLNK:

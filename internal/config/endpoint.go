@@ -151,7 +151,7 @@ type endpointOptions struct {
 // unknown one in its own words.
 func (p *endpointOptions) channelType() value {
 	v := text(&p.kind)
-	v.want = `"unixio" or "tcp"`
+	v.want, v.arg = `"unixio" or "tcp"`, "unixio|tcp"
 	return v
 }
 
@@ -179,12 +179,12 @@ func (e Endpoint) Owner() (uid, gid int, err error) {
 
 func (p *endpointOptions) keys(hint string) keys {
 	return keys{
-		{name: "type", in: option, value: p.channelType(), hint: hint},
-		{name: "fd", in: option, value: number(&p.fd, 0), hint: `"fd:N" as the address`},
-		{name: "path", in: option, value: file(&p.path), hint: hint},
-		{name: "port", in: option, value: number(&p.port, 0), hint: hint},
-		{name: "bindaddr", in: option, value: text(&p.addr), hint: hint},
-		{name: "ifname", in: option, value: text(&p.ifName), hint: hint},
+		{name: "type", in: option, help: "the kind of socket; of --server tcp without it", value: p.channelType(), hint: hint},
+		{name: "fd", in: option, help: "an inherited socket that listens; with tcp of --server a connection", value: number(&p.fd, 0), hint: `"fd:N" as the address`},
+		{name: "path", in: option, help: "unixio: the path of the socket", value: file(&p.path), hint: hint},
+		{name: "port", in: option, help: "tcp: the port; of --server $TPM_PORT without it", value: number(&p.port, 0).called("PORT"), hint: hint},
+		{name: "bindaddr", in: option, help: "tcp: the address (127.0.0.1)", value: text(&p.addr).called("ADDR"), hint: hint},
+		{name: "ifname", in: option, help: "tcp: the interface of an IPv6 link-local address", value: text(&p.ifName).called("IF"), hint: hint},
 	}
 }
 

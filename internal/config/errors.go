@@ -20,6 +20,10 @@ type UsageError struct {
 	Log     Log    // the log as it was when the error was found
 	Sandbox Sandbox
 	Raw     bool // Text has no log prefix: it comes from the option parser
+
+	// NoInterface means that the command line begins with no interface: the help of the
+	// program follows.
+	NoInterface bool
 }
 
 // Error returns the line as it is printed.

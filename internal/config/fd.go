@@ -1,9 +1,6 @@
 package config
 
 import (
-	"errors"
-	"strings"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -24,14 +21,4 @@ func isSocket(fd int) bool {
 func isRegular(fd int) bool {
 	t, err := fdType(fd)
 	return err == nil && t == unix.S_IFREG
-}
-
-// strerror returns the words of the C library for a system error.
-func strerror(err error) string {
-	var errno unix.Errno
-	if !errors.As(err, &errno) {
-		return err.Error()
-	}
-	s := errno.Error()
-	return strings.ToUpper(s[:1]) + s[1:]
 }

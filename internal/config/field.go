@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 
+	"github.com/swtpm-go/swtpm/internal/cli/completion"
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
@@ -40,7 +41,7 @@ func (s *State) location(kind nv.LocationKind) value {
 			}
 			return textOrNil(s.Location.Path), true
 		},
-		want: "the path of a directory", path: Directory,
+		want: "the path of a directory", arg: "DIR", path: completion.Directory,
 		rebase: func(dir string) {
 			if s.Location.Kind == kind {
 				s.Location.Path = beneath(dir, s.Location.Path)
@@ -48,7 +49,7 @@ func (s *State) location(kind nv.LocationKind) value {
 		},
 	}
 	if kind == nv.File {
-		v.want, v.path = "the path of a file or a block device", File
+		v.want, v.arg, v.path = "the path of a file or a block device", "FILE", completion.File
 	}
 	return v
 }
@@ -62,6 +63,7 @@ func (s *State) backendURI() value {
 		parse:  anyForm(func(uri string) error { s.setLocation(nv.ParseLocation(uri)); return nil }),
 		toTOML: func() (any, bool) { return nil, false },
 		want:   "dir://PATH or file://PATH",
+		arg:    "URI",
 	}
 }
 
@@ -79,7 +81,7 @@ func (k *Key) choose(s KeySource, path string, fd int) {
 func (k *Key) path(source KeySource) value {
 	v := text(&k.Path)
 	v.parse = anyForm(func(s string) error { k.choose(source, s, -1); return nil })
-	v.want, v.path = "the path of a file", File
+	v.want, v.arg, v.path = "the path of a file", "FILE", completion.File
 	v.rebase = func(dir string) {
 		if k.Source == source {
 			k.Path = beneath(dir, k.Path)
@@ -142,8 +144,14 @@ func (a *AlgorithmProfile) text(source ProfileSource, want string) value {
 		return nil
 	})
 	v.want = want
+	switch source {
+	case ProfileName:
+		v.arg = "NAME"
+	case ProfileText:
+		v.arg = "JSON"
+	}
 	if source == ProfileFile {
-		v.path = File
+		v.arg, v.path = "FILE", completion.File
 		v.rebase = func(dir string) {
 			if a.Source == ProfileFile {
 				a.Text = beneath(dir, a.Text)

@@ -15,6 +15,10 @@ const suffix = ".toml"
 // systemDirs are where profiles are, in the order in which they are looked for.
 var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/local/lib/swtpm", "/usr/lib/swtpm"}
 
+// ProfileDirs returns the directories that are searched for profiles of all users, and
+// the suffix of their names.
+func ProfileDirs() (dirs []string, ext string) { return systemDirs, suffix }
+
 // exampleDirs are where make install and the package put profiles to copy.
 var exampleDirs = []string{"/usr/local/share/doc/swtpm-go/examples", "/usr/share/doc/swtpm-go/examples"}
 

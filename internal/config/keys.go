@@ -13,6 +13,7 @@ type key struct {
 	name  string
 	value value
 	in    dialect
+	help  string      // in the help of the option
 	hint  string      // for option: what to write in a profile instead
 	when  func() bool // whether the key has an effect, once all keys are set; nil: always
 	only  string      // with when, to be read after "valid only "
@@ -140,7 +141,7 @@ func (c *Config) interfaceKeys(p *endpointOptions) keys {
 	ks = append(ks, i.Server.keys(p.root)...)
 	const only = `with type = "socket"`
 	return append(ks,
-		key{name: "disconnect", value: truth(&i.Disconnect), when: is(Socket), only: only},
+		key{name: "disconnect", help: "close the connection after each response", value: truth(&i.Disconnect), when: is(Socket), only: only},
 		key{name: "terminate", in: profile, value: truth(&i.Terminate), when: is(Socket), only: only}, // --terminate
 	)
 }
@@ -149,9 +150,9 @@ func (c *Control) keys(p *endpointOptions) keys {
 	ks := keys{{name: "listen", in: profile, value: c.Listen.address()}}
 	hint := `listen = "unix:PATH" or "tcp:HOST:PORT"`
 	ks = append(ks, p.keys(hint)...)
-	ks = append(ks, key{name: "clientfd", in: option, value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`})
+	ks = append(ks, key{name: "clientfd", in: option, help: "unixio: an inherited connection", value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`})
 	ks = append(ks, c.Listen.keys(p.root)...)
-	return append(ks, key{name: "terminate", value: truth(&c.Terminate)})
+	return append(ks, key{name: "terminate", help: "end when its connection is lost", value: truth(&c.Terminate)})
 }
 
 // keys is what tells who may connect to a Unix socket. root is where the new root
@@ -160,9 +161,9 @@ func (e *Endpoint) keys(root *string) keys {
 	unix := func() bool { return e.Kind == Unix }
 	const only = `for a socket "unix:PATH"`
 	return keys{
-		{name: "mode", value: octal(&e.Mode, nil), when: unix, only: only},
-		{name: "uid", value: owner{id: &e.UID, name: &e.User, root: root}.value(), when: unix, only: only},
-		{name: "gid", value: owner{id: &e.GID, group: true, name: &e.Group, root: root}.value(), when: unix, only: only},
+		{name: "mode", help: "unixio: permissions of the socket (0770)", value: octal(&e.Mode, nil), when: unix, only: only},
+		{name: "uid", help: "unixio: owner of the socket", value: owner{id: &e.UID, name: &e.User, root: root}.value(), when: unix, only: only},
+		{name: "gid", help: "unixio: group of the socket", value: owner{id: &e.GID, group: true, name: &e.Group, root: root}.value(), when: unix, only: only},
 	}
 }
 
@@ -170,18 +171,18 @@ func (s *State) keys() keys {
 	waits := func() bool { return s.OnFull == FullWait }
 	isDir := func() bool { return s.Location.Kind == nv.Directory }
 	return keys{ // dir wins over backend-uri, and lock over the default of either
-		{name: "backend-uri", in: option, value: s.backendURI(), hint: `dir = "PATH" or file = "PATH"`},
+		{name: "backend-uri", in: option, help: "dir://DIR, or file://FILE: one image file or block device for all of it", value: s.backendURI(), hint: `dir = "PATH" or file = "PATH"`},
 		{name: "file", in: profile, value: s.location(nv.File), one: true},
-		{name: "dir", value: s.location(nv.Directory), one: true},
+		{name: "dir", help: "a directory with a file for each part of the state", value: s.location(nv.Directory), one: true},
 		{name: "create", in: profile, value: truth(&s.Create), when: isDir, only: "with dir; a file is always created"},
-		{name: "mode", value: octal(&s.Mode, &s.ModeExplicit)},
-		{name: "lock", value: truth(&s.Lock)},
-		{name: "backup", value: truth(&s.Backup)},
-		{name: "fsync", value: falsity(&s.Relaxed)},
-		{name: "durability", value: choice(&s.Relaxed, "Unknown durability '%s'.", []word[bool]{{"full", false}, {"relaxed", true}})},
-		{name: "on-full", value: choice(&s.OnFull, "Unknown on-full '%s'.", words(FullWait, FullFail))},
-		{name: "wait-limit", value: duration(&s.WaitLimit), when: waits, only: `with on-full = "wait"`},
-		{name: "max-stores-per-minute", value: number(&s.MaxStores, 0)},
+		{name: "mode", help: "permissions of the files (0640)", value: octal(&s.Mode, &s.ModeExplicit)},
+		{name: "lock", help: "exclude other instances (on; with file:// off)", value: truth(&s.Lock)},
+		{name: "backup", help: "keep the previous permanent state as .bak; not with file://", value: truth(&s.Backup)},
+		{name: "fsync", help: "the same as durability=full", value: falsity(&s.Relaxed)},
+		{name: "durability", help: "full, the default: every change is on disk before it is answered; relaxed leaves that to the kernel", value: choice(&s.Relaxed, "Unknown durability '%s'.", []word[bool]{{"full", false}, {"relaxed", true}})},
+		{name: "on-full", help: "when the disk is full, a command waits for space, the default, or fails at once", value: choice(&s.OnFull, "Unknown on-full '%s'.", words(FullWait, FullFail))},
+		{name: "wait-limit", help: "how long it waits at most, or none (100s)", value: duration(&s.WaitLimit), when: waits, only: `with on-full = "wait"`},
+		{name: "max-stores-per-minute", help: "refuse commands that write NV memory when a guest stores more often for long (300; 0 for no limit)", value: number(&s.MaxStores, 0)},
 	}
 }
 
@@ -190,36 +191,36 @@ func (k *Key) keys() keys {
 	pass := func() bool { return k.Source == PassFile || k.Source == PassFD }
 	fromFile := func() bool { return k.Source == KeyFile || k.Source == PassFile }
 	return keys{ // the first of file, fd, pwdfile, pwdfd wins
-		{name: "pwdfd", value: k.fd(PassFD), one: true},
-		{name: "pwdfile", value: k.path(PassFile), one: true},
-		{name: "fd", value: k.fd(KeyFD), one: true},
-		{name: "file", value: k.path(KeyFile), one: true},
+		{name: "pwdfd", help: "the passphrase comes from this descriptor", value: k.fd(PassFD), one: true},
+		{name: "pwdfile", help: "the passphrase is in this file", value: k.path(PassFile), one: true},
+		{name: "fd", help: "the key comes from this descriptor", value: k.fd(KeyFD), one: true},
+		{name: "file", help: "the key is in this file", value: k.path(KeyFile), one: true},
 		{name: "credential", in: profile, value: k.credential(), one: true}, // file=$CREDENTIALS_DIRECTORY/NAME
-		{name: "format", value: choice(&k.Hex, "Unknown key format '%s'.", []word[bool]{{"hex", true}, {"binary", false}}), when: raw, only: "with file, fd or credential"},
-		{name: "mode", value: choice(&k.Bits, "Unknown encryption mode '%s'.", []word[int]{{"aes-128-cbc", 128}, {"aes-cbc", 128}, {"aes-256-cbc", 256}})},
-		{name: "kdf", value: choice(&k.KDF, "Unknown kdf '%s'.", words("pbkdf2", "sha512")),
+		{name: "format", help: "form of the key (hex)", value: choice(&k.Hex, "Unknown key format '%s'.", []word[bool]{{"hex", true}, {"binary", false}}), when: raw, only: "with file, fd or credential"},
+		{name: "mode", help: "the cipher (aes-128-cbc)", value: choice(&k.Bits, "Unknown encryption mode '%s'.", []word[int]{{"aes-128-cbc", 128}, {"aes-cbc", 128}, {"aes-256-cbc", 256}})},
+		{name: "kdf", help: "derives the key from a passphrase (pbkdf2)", value: choice(&k.KDF, "Unknown kdf '%s'.", words("pbkdf2", "sha512")),
 			when: pass, only: "with pwdfile or pwdfd"},
-		{name: "remove", value: truth(&k.Remove), when: fromFile, only: "with file or pwdfile"},
+		{name: "remove", help: "delete the file once it is read", value: truth(&k.Remove), when: fromFile, only: "with file or pwdfile"},
 	}
 }
 
 func (f *Flags) keys() keys {
 	const hint = `startup = "clear", "state", "deactivated" or "none"`
 	return keys{
-		{name: "not-need-init", value: truth(&f.NotNeedInit)},
-		{name: "startup-none", in: option, value: f.startupFlag(StartupNone), hint: hint},
-		{name: "startup-deactivated", in: option, value: f.startupFlag(StartupDeactivated), hint: hint},
-		{name: "startup-state", in: option, value: f.startupFlag(StartupState), hint: hint},
-		{name: "startup-clear", in: option, value: f.startupFlag(StartupClear), hint: hint},
+		{name: "not-need-init", help: "power the TPM on at once", value: truth(&f.NotNeedInit)},
+		{name: "startup-none", in: option, help: "send it no Startup", value: f.startupFlag(StartupNone), hint: hint},
+		{name: "startup-deactivated", in: option, help: "power a TPM 1.2 on at once, and send it Startup(deactivated)", value: f.startupFlag(StartupDeactivated), hint: hint},
+		{name: "startup-state", in: option, help: "power the TPM on at once, and send it Startup(state)", value: f.startupFlag(StartupState), hint: hint},
+		{name: "startup-clear", in: option, help: "power the TPM on at once, and send it Startup(clear)", value: f.startupFlag(StartupClear), hint: hint},
 		{name: "startup", in: profile, value: f.startup()},
-		{name: "disable-auto-shutdown", value: truth(&f.DisableAutoShutdown)},
+		{name: "disable-auto-shutdown", help: "never send it a TPM2_Shutdown", value: truth(&f.DisableAutoShutdown)},
 	}
 }
 
 func (l *Locality) keys() keys {
 	return keys{
-		{name: "reject-locality-4", value: truth(&l.RejectLocality4)},
-		{name: "allow-set-locality", value: truth(&l.AllowSetLocality)},
+		{name: "reject-locality-4", help: "reject commands of locality 4", value: truth(&l.RejectLocality4)},
+		{name: "allow-set-locality", help: "accept the vendor command that sets the locality", value: truth(&l.AllowSetLocality)},
 	}
 }
 
@@ -229,19 +230,19 @@ func (l *Locality) keys() keys {
 // too, and its clients may count on it; only =false keeps it.
 func (m *Migration) keys() keys {
 	return keys{
-		{name: "incoming", value: truth(&m.Incoming)},
-		{name: "release-lock-outgoing", value: truth(&m.ReleaseLockOutgoing)},
-		{name: "encrypted-only", value: truth(&m.EncryptedOnly)},
+		{name: "incoming", help: "the state belongs to another process until its blobs arrive", value: truth(&m.Incoming)},
+		{name: "release-lock-outgoing", help: "release the state when the last blob leaves (on)", value: truth(&m.ReleaseLockOutgoing)},
+		{name: "encrypted-only", help: "refuse blobs that are not encrypted with the migration key", value: truth(&m.EncryptedOnly)},
 	}
 }
 
 func (a *AlgorithmProfile) keys() keys {
 	return keys{ // the first of profile, name, file, fd wins
-		{name: "fd", value: a.fd(), one: true},
-		{name: "file", value: a.text(ProfileFile, "the path of a file"), one: true},
-		{name: "name", value: a.text(ProfileName, "the name of an algorithm profile"), one: true},
-		{name: "profile", value: a.text(ProfileText, "an algorithm profile as JSON"), one: true},
-		{name: "remove-disabled", value: choice(&a.RemoveDisabled, "Invalid option parameter '%s' for 'remove-disabled'", words("check", "fips-host"))},
+		{name: "fd", help: "the JSON comes from this descriptor", value: a.fd(), one: true},
+		{name: "file", help: "the JSON is in this file", value: a.text(ProfileFile, "the path of a file"), one: true},
+		{name: "name", help: "the name of the profile", value: a.text(ProfileName, "the name of an algorithm profile"), one: true},
+		{name: "profile", help: "the JSON that describes it", value: a.text(ProfileText, "an algorithm profile as JSON"), one: true},
+		{name: "remove-disabled", help: "remove from a custom profile what OpenSSL refuses here, or on a FIPS host", value: choice(&a.RemoveDisabled, "Invalid option parameter '%s' for 'remove-disabled'", words("check", "fips-host"))},
 	}
 }
 
@@ -264,7 +265,7 @@ func (s *Service) keys() keys {
 
 // seccompKeys are those of --seccomp.
 func (s *Sandbox) seccompKeys() keys {
-	return keys{{name: "action", in: option, value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
+	return keys{{name: "action", in: option, help: "end the process (kill, the default), log the call in the kernel log, or nothing", value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
 }
 
 func (s *Sandbox) action() value {
@@ -279,29 +280,29 @@ func (l *Log) keys() keys {
 		}
 	}
 	return keys{
-		{name: "file", value: logFile, one: true},
-		{name: "fd", value: descriptor(&l.FD), one: true},
-		{name: "level", value: level(&l.Level)},
-		{name: "prefix", value: prefix(&l.Prefix)},
-		{name: "truncate", value: truth(&l.Truncate)},
+		{name: "file", help: "the file; - for nowhere", value: logFile, one: true},
+		{name: "fd", help: "a descriptor", value: descriptor(&l.FD), one: true},
+		{name: "level", help: "how much; from 5 on the log of libtpms, too (1)", value: level(&l.Level)},
+		{name: "prefix", help: "before every line", value: prefix(&l.Prefix)},
+		{name: "truncate", help: "empty the file first", value: truth(&l.Truncate)},
 	}
 }
 
 func (p *PID) keys() keys {
 	return keys{
-		{name: "file", value: file(&p.File), one: true},
-		{name: "fd", value: descriptor(&p.FD), one: true},
+		{name: "file", help: "the file", value: file(&p.File), one: true},
+		{name: "fd", help: "a descriptor", value: descriptor(&p.FD), one: true},
 	}
 }
 
 func (p *Pcap) keys() keys {
 	return keys{
-		{name: "file", value: file(&p.File), one: true},
-		{name: "fd", value: descriptor(&p.FD), one: true},
-		{name: "mode", value: octal(&p.Mode, nil)},
-		{name: "truncate", value: truth(&p.Truncate)},
-		{name: "checksums", value: truth(&p.Checksums)},
-		{name: "redact", value: truth(&p.Redact)},
+		{name: "file", help: "the file", value: file(&p.File), one: true},
+		{name: "fd", help: "a descriptor", value: descriptor(&p.FD), one: true},
+		{name: "mode", help: "permissions of the file (0640)", value: octal(&p.Mode, nil)},
+		{name: "truncate", help: "empty the file first", value: truth(&p.Truncate)},
+		{name: "checksums", help: "fill the checksums of IP and TCP", value: truth(&p.Checksums)},
+		{name: "redact", help: "leave out passwords, keys and the like", value: truth(&p.Redact)},
 	}
 }
 

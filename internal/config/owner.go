@@ -17,9 +17,9 @@ type owner struct {
 }
 
 func (o owner) value() value {
-	want := "the name or number of a user that exists"
+	want, arg := "the name or number of a user that exists", "USER"
 	if o.group {
-		want = "the name or number of a group that exists"
+		want, arg = "the name or number of a group that exists", "GROUP"
 	}
 	return value{
 		parse: func(text string) (func() error, error) {
@@ -48,6 +48,7 @@ func (o owner) value() value {
 			return *o.id, true
 		},
 		want: want,
+		arg:  arg,
 	}
 }
 

@@ -72,35 +72,32 @@ func (l *line) profiles() error {
 	return nil
 }
 
-// read parses the sub-options of an option, nil if it was not given. which is
-// its name in complaints.
-func (l *line) read(name, which string, ks keys) (suboptions, error) {
-	if l.seen != nil {
-		l.seen(name, ks)
-	}
+// read parses the sub-options of an option, nil if it was not given. label is its name
+// in complaints.
+func (l *line) read(name, label string, ks keys) (suboptions, error) {
 	arg, ok := l.given[name]
 	if !ok {
 		return nil, nil
 	}
 	o, err := parseSuboptions(arg, ks)
-	return o, wrap(which, err)
+	return o, wrap(label, err)
 }
 
 // fill sets the fields of ks from o.
-func fill(o suboptions, which string, ks keys) error {
+func fill(o suboptions, label string, ks keys) error {
 	err := o.fill(ks)
 	var alone refusal
 	if errors.As(err, &alone) {
 		return err
 	}
-	return wrap(which, err)
+	return wrap(label, err)
 }
 
-func wrap(which string, err error) error {
+func wrap(label string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return refuse("Error parsing %s options: %s", which, err)
+	return refuse("Error parsing %s options: %s", label, err)
 }
 
 func (l *line) log() error {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/swtpm-go/swtpm/internal/cli/completion"
 )
 
 // value describes one field to the parsers of options and profiles, and to all that is
@@ -28,11 +30,11 @@ type value struct {
 
 	want     string // the values, to be read after "must be "
 	form     string // to be read after "takes ", where the words of the reference do not say it
-	isSwitch bool   // the name without a value means true
 	mayEmpty bool   // "" is a value
 	exact    bool   // the error of fill names the part of the text that is wrong
 
-	path       PathKind                 // what a path leads to, for completion
+	arg        string                   // the value in the help; "" for a switch
+	path       completion.Kind          // File or Directory for a path
 	rebase     func(dir string)         // makes a relative path begin in dir; nil if it is no path
 	outside    bool                     // the path is used outside of a new root
 	descriptor func() (fd int, ok bool) // the inherited descriptor that the field names; nil if it names none
@@ -81,6 +83,12 @@ func (v value) unset(word string) value {
 	return v
 }
 
+// called returns v with another word for it in the help.
+func (v value) called(arg string) value {
+	v.arg = arg
+	return v
+}
+
 func tomlString(v any) (string, bool) { s, ok := v.(string); return s, ok }
 
 // tomlInteger returns a fromTOML for the whole numbers from least to most.
@@ -98,6 +106,7 @@ func text(p *string) value {
 		fromTOML: tomlString,
 		toTOML:   func() (any, bool) { return textOrNil(*p), true },
 		want:     "a string",
+		arg:      "TEXT",
 	}
 }
 
@@ -119,7 +128,7 @@ func prefix(p *string) value {
 // file is the path of a file.
 func file(p *string) value {
 	v := text(p)
-	v.want, v.path = "the path of a file", File
+	v.want, v.arg, v.path = "the path of a file", "FILE", completion.File
 	v.rebase = func(dir string) { *p = beneath(dir, *p) }
 	return v
 }
@@ -127,7 +136,7 @@ func file(p *string) value {
 // directory is the path of a directory.
 func directory(p *string) value {
 	v := file(p)
-	v.want, v.path = "the path of a directory", Directory
+	v.want, v.arg, v.path = "the path of a directory", "DIR", completion.Directory
 	return v
 }
 
@@ -144,9 +153,8 @@ func truth(p *bool) value {
 			b, ok := v.(bool)
 			return strconv.FormatBool(b), ok
 		},
-		toTOML:   func() (any, bool) { return *p, true },
-		want:     "true or false, without quotes",
-		isSwitch: true,
+		toTOML: func() (any, bool) { return *p, true },
+		want:   "true or false, without quotes",
 	}
 }
 
@@ -175,6 +183,7 @@ func number(p *int, least int) value {
 		},
 		want: fmt.Sprintf("a whole number from %d to %d", least, maxInt),
 		form: "a whole number",
+		arg:  "N",
 	}
 }
 
@@ -197,6 +206,7 @@ func duration(p *time.Duration) value {
 			return strconv.FormatFloat(p.Seconds(), 'f', -1, 64) + "s", true
 		},
 		want: `a time span from "1s" to "24h", or "none"`,
+		arg:  "TIME",
 	}
 }
 
@@ -250,6 +260,7 @@ func octal(p *fs.FileMode, asked *bool) value {
 		toTOML: func() (any, bool) { return fmt.Sprintf("%04o", uint32(*p)), asked == nil || *asked },
 		want:   `an octal mode in quotes, "0000" to "0777"`,
 		form:   "an octal mode, such as 0640",
+		arg:    "OCTAL",
 	}
 }
 
@@ -308,7 +319,7 @@ func choice[T comparable](p *T, unknown string, of []word[T]) value {
 		}
 		return nil, false
 	}
-	return value{parse: anyForm(set), fromTOML: tomlString, toTOML: show, want: want}
+	return value{parse: anyForm(set), fromTOML: tomlString, toTOML: show, want: want, arg: strings.Join(texts, "|")}
 }
 
 // orList returns words in quotes as a list with "or" before the last.

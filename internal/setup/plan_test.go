@@ -19,7 +19,7 @@ func parsed(t *testing.T, line string) (*options, error) {
 	o := &options{}
 	none := func() error { return cli.ErrStop }
 	h := hooks{help: none, version: none, configFiles: func(string) error { return cli.ErrStop }, warn: func(string) {}}
-	_, err := cli.ParseLong(o.table(h), strings.Fields(line))
+	_, err := cli.Getopt{}.Parse(o.table(h), strings.Fields(line))
 	o.imply()
 	return o, err
 }

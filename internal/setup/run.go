@@ -142,7 +142,7 @@ func (p *program) parse(args []string) (done bool, err error) {
 		warn: func(s string) { fmt.Fprint(p.Stdout, s) }, // Compat: without newline
 	}
 	table := p.o.table(h)
-	if _, err := cli.ParseLong(table, args); err != nil {
+	if _, err := (cli.Getopt{}).Parse(table, args); err != nil {
 		return false, err
 	}
 	if p.o.shell != "" {

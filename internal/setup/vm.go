@@ -52,7 +52,7 @@ type vm struct {
 // in a process each.
 func (p *program) runProfiles(ctx context.Context, args []string) error {
 	v := &vmOptions{}
-	names, err := cli.ParseLong(v.table(), args)
+	names, err := cli.Getopt{}.Parse(v.table(), args)
 	switch {
 	case err != nil:
 		return err

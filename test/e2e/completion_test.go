@@ -125,21 +125,21 @@ func everyWord(t *testing.T) (out []query) {
 	t.Helper()
 	for _, iface := range []string{"chardev", "cuse"} {
 		for _, o := range config.Options(iface) {
-			out = append(out, query{"swtpm " + iface + " " + o.Names[0], o.Names[0]})
+			out = append(out, query{"swtpm " + iface + " --" + o.Name, "--" + o.Name})
 		}
 	}
 	for _, o := range config.Options("socket") {
-		for _, name := range o.Names {
-			if strings.HasPrefix(name, "--") {
-				out = append(out, query{"swtpm socket " + name, name})
-			}
+		name := "--" + o.Name
+		out = append(out, query{"swtpm socket " + name, name})
+		if o.Sub == nil {
+			continue
 		}
-		for _, s := range o.Sub {
+		for _, s := range o.Sub() {
 			want := s.Name
-			if !s.Switch {
+			if s.Arg != "" {
 				want += "="
 			}
-			out = append(out, query{"swtpm socket " + o.Names[0] + " " + s.Name, want})
+			out = append(out, query{"swtpm socket " + name + " " + s.Name, want})
 		}
 	}
 	_, help, _ := run(t, "--help")

@@ -59,7 +59,7 @@ func (p *Program) Run(args []string) error {
 	o := newOptions()
 	defer o.clear()
 	table := o.table(p.Env)
-	_, err := cli.Parse(table, args, func(err error) error { return misuse{err} })
+	_, err := cli.Getopt{OneDash: true, Wrong: func(err error) error { return misuse{err} }}.Parse(table, args)
 	switch {
 	case errors.As(err, new(misuse)):
 		fmt.Fprint(p.Stdout, versionLine, usageHead, cli.Usage(table), usageTail)

@@ -29,7 +29,7 @@ type Request struct {
 func ParseRequest(args []string) (*Request, error) {
 	o := newOptions()
 	defer o.clear()
-	if _, err := cli.Parse(o.table(os.LookupEnv), args, func(err error) error { return err }); err != nil {
+	if _, err := (cli.Getopt{OneDash: true}).Parse(o.table(os.LookupEnv), args); err != nil {
 		return nil, err
 	}
 	if o.help || o.version || o.capabilities || o.shell != "" {

@@ -46,7 +46,7 @@ type Program struct {
 func (p *Program) Run(ctx context.Context, args []string) error {
 	o := &options{dir: ".", revocation: revocation{days: defaultListDays}}
 	table := o.table()
-	if _, err := cli.ParseLong(table, args); err != nil {
+	if _, err := (cli.Getopt{}).Parse(table, args); err != nil {
 		fmt.Fprintln(p.Stderr, program.Printable(fmt.Sprintf("%s: %v", p.Name, err)))
 		fmt.Fprint(p.Stdout, usageHead, cli.Usage(table), usageTail)
 		return err

@@ -19,7 +19,7 @@ import (
 func parse(t *testing.T, args ...string) *options {
 	t.Helper()
 	o := &options{}
-	if _, err := cli.ParseLong(o.table(), args); err != nil {
+	if _, err := (cli.Getopt{}).Parse(o.table(), args); err != nil {
 		t.Fatal(err)
 	}
 	return o
