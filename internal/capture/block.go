@@ -36,13 +36,13 @@ func appendBlock(b []byte, kind uint32, body ...[]byte) []byte {
 	return b
 }
 
-// section returns what a section begins with, 48 bytes:
+// section returns the first blocks of a section, 48 bytes:
 //
 //	Section Header: u32 magic, u16 major 1, u16 minor 0, u64 section length
 //	Interface Description: u16 link type, u16 reserved, u32 snap length
 //
-// Compat: swtpm 0.11 writes 0 as section length, where the draft has -1 for one
-// that is not known. Readers look at neither.
+// Compat: swtpm 0.11 writes 0 as section length; the draft has -1 for an unknown one.
+// Readers ignore it.
 func section() []byte {
 	le := binary.LittleEndian
 	var shb [16]byte

@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// openOutput returns the descriptor that o names, ready to be appended to, and
-// what to call it. It never waits: neither here nor in a later write.
+// openOutput returns the descriptor that o names, ready for appending, and its name for
+// messages. Neither the open nor a later write blocks.
 func openOutput(o Options) (fd int, name string, err error) {
 	if o.File != "" {
 		fd, err = openFile(o)
@@ -38,8 +38,8 @@ func openFile(o Options) (int, error) {
 	return fd, nil
 }
 
-// useFD prepares a descriptor that was passed to us. Who passed it knows what it
-// is; only what can never work is refused.
+// useFD prepares a descriptor that was passed to the process. It refuses only those that
+// cannot work.
 func useFD(o Options) error {
 	fail := func(err error) error { return fmt.Errorf("pcap: fd %d: %w", o.FD, err) }
 	flags, err := unix.FcntlInt(uintptr(o.FD), unix.F_GETFL, 0)
@@ -63,12 +63,13 @@ func useFD(o Options) error {
 			return fail(err)
 		}
 	case unix.S_IFBLK:
-		return fail(errors.New("a block device; want a file, a pipe or a socket"))
+		return fail(errors.New("is a block device; use a file, a pipe or a socket"))
 	}
 	return nil
 }
 
-// begin gives a regular file its permissions and goes to where writing begins.
+// begin sets the permissions of a regular file and seeks to the position of the first
+// write.
 func begin(fd int, o Options) error {
 	mode := uint32(o.Mode & fs.ModePerm)
 	if err := unix.Fchmod(fd, mode); err != nil {
@@ -86,7 +87,7 @@ func begin(fd int, o Options) error {
 	return err
 }
 
-// regular tells whether fd is a regular file.
+// regular reports whether fd is a regular file.
 func regular(fd int) bool {
 	var st unix.Stat_t
 	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG

@@ -10,7 +10,7 @@ const (
 	headerSize = etherSize + ipSize + tcpSize
 )
 
-// tpmPort is where a TPM listens; dissectors know a TPM by it.
+// tpmPort is the port of a TPM, by which dissectors recognise it.
 //
 // Source: IANA's port numbers; TCG's TPM 2.0 simulator.
 const tpmPort = 2321
@@ -22,7 +22,7 @@ const (
 	ack = 0x10
 )
 
-// side is one end of the simulated connection.
+// side is the client or the TPM in the simulated connection.
 type side uint8
 
 const (
@@ -32,15 +32,15 @@ const (
 
 func (s side) other() side { return 1 - s }
 
-// connection is the TCP connection in which the TPM's traffic seems to go.
+// connection is the simulated TCP connection of the TPM's traffic.
 type connection struct {
 	port      uint16    // of the client; the TPM's is tpmPort
-	next      [2]uint32 // by side: the sequence number of what it sends next
+	next      [2]uint32 // by side: the next sequence number that it sends
 	checksums bool
 }
 
-// frame returns the Ethernet frame by which from sends the payload, and counts
-// it as sent:
+// frame returns the Ethernet frame in which from sends the payload, and advances the
+// sequence number:
 //
 //	off len
 //	  0  12 MAC addresses, zero

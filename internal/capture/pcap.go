@@ -1,10 +1,10 @@
-// Package capture records the commands and responses of a TPM in a file that
-// Wireshark and tshark read: pcapng, in which the traffic seems to go through a
-// TCP connection to port 2321, where their dissectors look for a TPM. What must
-// not be in the file is taken out by a Filter; this package looks at no command.
-//
-// A file that cannot be written, or a reader that is slow, costs records and not
+// Package capture records the commands and responses of a TPM in a pcapng file for
+// Wireshark and tshark. The traffic appears as a TCP connection to port 2321, by which
+// their dissectors recognise a TPM. A Filter removes secrets; this package does not decode
 // commands.
+//
+// If the file cannot be written, or a reader is slow, records are lost, but no command
+// waits or fails.
 package capture
 
 import (
@@ -14,27 +14,27 @@ import (
 	"time"
 )
 
-// Options says where and how to record.
+// Options say where and how to record.
 type Options struct {
 	File      string      // appended to; "" for FD
-	FD        int         // open for writing, ours from here on
+	FD        int         // open for writing; Capture closes it
 	Mode      fs.FileMode // permission bits of the file, exact
 	Truncate  bool        // empty the file first
-	Checksums bool        // fill those of the IP and TCP headers, zero otherwise
+	Checksums bool        // compute those of the IP and TCP headers; else zero
 
-	Filter Filter                           // sees all messages first; nil if they are recorded as they are
-	Note   func(format string, args ...any) // a line for people: what was lost
+	Filter Filter                           // is applied to all messages; nil: none
+	Note   func(format string, args ...any) // logs a loss of records
 }
 
-// Filter returns what is to be recorded of a message: a copy, for the message
-// itself is still needed. Responses come right behind their commands.
+// Filter returns the bytes to record for a message. They are a copy, since the message
+// itself is still in use. Each response follows its command.
 type Filter interface {
 	Command(raw []byte) []byte
 	Response(rsp []byte) []byte
 }
 
-// Capture records the traffic of one TPM, that of all clients in one connection.
-// Its methods may be used at the same time.
+// Capture records the traffic of one TPM, with all clients in one connection. Its methods
+// may be called concurrently.
 type Capture struct {
 	filter Filter
 	now    func() time.Time
@@ -71,10 +71,10 @@ func open(o Options, now func() time.Time, random func() uint32) (*Capture, erro
 	return c, nil
 }
 
-// Command records a command as it came, a prefix before it included.
+// Command records a received command with its prefix.
 func (c *Capture) Command(raw []byte) { c.record(client, raw) }
 
-// Response records a response, without what answers a prefix.
+// Response records a response without the reply to a prefix.
 func (c *Capture) Response(rsp []byte) { c.record(server, rsp) }
 
 func (c *Capture) record(from side, b []byte) {
@@ -98,8 +98,8 @@ func (c *Capture) append(b []byte, from side, flags byte, payload []byte) []byte
 	return appendPacket(b, c.now(), c.conn.frame(from, flags, payload))
 }
 
-// Close ends the connection with FIN, FIN and ACK, and closes the file. What
-// comes later is not recorded.
+// Close ends the connection with FIN, FIN and ACK, and closes the file. Later messages are
+// not recorded.
 func (c *Capture) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,53 +9,53 @@ import (
 )
 
 const (
-	// maxQueue is how many blocks wait to be written at most; the largest
-	// has some 4200 bytes.
+	// maxQueue is the largest number of blocks that wait to be written; the
+	// largest block has about 4200 bytes.
 	maxQueue = 256
 
-	// patience is how long put waits for its block to be written. Then what
-	// a command did before it brought the process down is in the file.
+	// patience is how long put waits for its block to be written, so that the
+	// file contains a command that crashes the process.
 	patience = 100 * time.Millisecond
 
-	// respite is how long put waits for nothing after it waited in vain, so
-	// that a slow disk or reader costs a TPM one part in a hundred.
+	// respite is how long put does not wait after a wait in vain, so that a slow
+	// disk or reader costs a TPM one percent of its time.
 	respite = 10 * time.Second
 
-	// fileWait and streamWait are how long the start and the end of a
-	// recording wait for what is to be written.
+	// fileWait and streamWait are how long the start and the end of a recording
+	// wait for their blocks.
 	fileWait   = 5 * time.Second
 	streamWait = time.Second
 
-	// pollStep is how often a write that cannot go on looks for the end.
+	// pollStep is the interval at which a blocked write checks for the end.
 	pollStep = 50 // milliseconds
 )
 
 var (
-	errSlow  = errors.New("nobody reads what is written")
+	errSlow  = errors.New("no process reads the output")
 	errStuck = errors.New("a write takes too long")
 )
 
-// block is what is written in one piece, or not at all.
+// block is written completely or not at all.
 type block struct {
 	b       []byte
 	written chan struct{} // closed once the block is written or lost
 }
 
-// writer writes blocks to a descriptor in a goroutine of its own, so that
-// neither a disk nor a reader can hold up whoever has them written.
+// writer writes blocks to a descriptor in a goroutine of its own, so that neither a disk
+// nor a reader can delay its callers.
 type writer struct {
 	fd       int
-	file     bool   // a regular file: what was written in part can be taken back
-	preamble []byte // what has to be there before the first block; nil once it is
+	file     bool   // a regular file: a partial write can be undone
+	preamble []byte // precedes the first block; nil after it is written
 
 	queue chan block
 	done  chan struct{} // closed when the last block was written or lost
-	until time.Time     // put waits for nothing before this
+	until time.Time     // put does not wait before this time
 
-	stop   chan struct{} // closed when there is no more time
-	broken bool          // nobody will ever read what is written
+	stop   chan struct{} // closed when the time for the last blocks is over
+	broken bool          // the reader has closed the pipe or socket
 
-	tell sync.Once // the loss, once
+	lost sync.Once // the log line
 	note func(format string, args ...any)
 	name string
 }
@@ -71,7 +71,7 @@ func newWriter(fd int, name string, preamble []byte, note func(string, ...any)) 
 	return w
 }
 
-// wait is how long the start and the end wait.
+// wait returns how long the start and the end wait.
 func (w *writer) wait() time.Duration {
 	if w.file {
 		return fileWait
@@ -79,8 +79,8 @@ func (w *writer) wait() time.Duration {
 	return streamWait
 }
 
-// put queues a block and waits a little until it is written. If there is no
-// place for it, it is lost. The caller holds a lock; b is kept.
+// put queues a block and waits a little until it is written. If the queue is full the block
+// is lost. The caller holds a lock and must not change b afterwards.
 func (w *writer) put(b []byte) {
 	if time.Now().Before(w.until) {
 		w.send(b, 0)
@@ -89,8 +89,8 @@ func (w *writer) put(b []byte) {
 	}
 }
 
-// send queues a block and waits for it. It returns true if it saw it written, or
-// lost.
+// send queues a block and waits for it. It reports whether the block was written, or lost,
+// in that time.
 func (w *writer) send(b []byte, wait time.Duration) bool {
 	k := block{b, make(chan struct{})}
 	select {
@@ -116,8 +116,8 @@ func (w *writer) send(b []byte, wait time.Duration) bool {
 	}
 }
 
-// close writes what is queued, for a while, and gives up the descriptor. put
-// must not be called any more.
+// close writes the queued blocks, for a limited time, and closes the descriptor. put must
+// not be called afterwards.
 func (w *writer) close() {
 	close(w.queue)
 	t := time.NewTimer(w.wait())
@@ -128,12 +128,12 @@ func (w *writer) close() {
 	case <-t.C:
 	}
 	close(w.stop)
-	if !w.file { // a write to a file cannot be called off
+	if !w.file { // a write to a file cannot be cancelled
 		<-w.done
 	}
 }
 
-// drain writes what is queued, in order.
+// drain writes the queued blocks in order.
 func (w *writer) drain() {
 	defer close(w.done)
 	for k := range w.queue {
@@ -145,14 +145,14 @@ func (w *writer) drain() {
 	_ = unix.Close(w.fd)
 }
 
-// lose tells that something was lost, the first time.
+// lose logs the first loss.
 func (w *writer) lose(err error) {
-	w.tell.Do(func() {
+	w.lost.Do(func() {
 		w.note("pcap: %s: %v; commands and responses are missing from it, from here on", w.name, err)
 	})
 }
 
-// write writes the block, behind the preamble if that is still missing.
+// write writes the block, after the preamble if that is not written yet.
 func (w *writer) write(b []byte) error {
 	if w.broken {
 		return errSlow
@@ -173,8 +173,8 @@ func (w *writer) write(b []byte) error {
 	return err
 }
 
-// writeFile writes all of b to a regular file, or nothing: half a block would
-// make what comes behind it unreadable.
+// writeFile writes all of b to a regular file, or nothing: half a block would make the rest
+// of the file unreadable.
 func (w *writer) writeFile(b []byte) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(w.fd, &st); err != nil {
@@ -195,8 +195,8 @@ func (w *writer) writeFile(b []byte) error {
 	return nil
 }
 
-// writeStream writes all of b to a pipe, a socket or a device, however long that
-// takes, unless there is no more time.
+// writeStream writes all of b to a pipe, a socket or a device. It waits for the reader until
+// stop is closed.
 func (w *writer) writeStream(b []byte) error {
 	for len(b) > 0 {
 		n, err := unix.Write(w.fd, b)

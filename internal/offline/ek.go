@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// EK is an endorsement key. The JSON of it is an interface.
+// EK is an endorsement key. Programs may depend on its JSON.
 type EK struct {
 	Handle      string `json:"handle"`      // "0x81010001"; of a TPM 1.2 TPM_KH_EK, "0x40000006"
 	Algorithm   string `json:"algorithm"`   // "rsa2048", "secp384r1"
@@ -23,11 +23,11 @@ type EK struct {
 	Certificate string `json:"certificate"` // PEM; "" if the TPM has none
 }
 
-// ekPlaces are where the EKs of a TPM 2.0 are, and the NV indices of their
+// ekHandles are the handles of the EKs of a TPM 2.0 and the NV indices of their
 // certificates.
 //
 // Source: TCG EK Credential Profile 2.6, section 2.2.1; swtpm_setup.
-var ekPlaces = []struct{ handle, cert uint32 }{
+var ekHandles = []struct{ handle, cert uint32 }{
 	{0x81010001, 0x01C00002}, // RSA 2048
 	{0x8101001C, 0x01C0001C}, // RSA 3072
 	{0x8101001E, 0x01C0001E}, // RSA 4096
@@ -36,9 +36,9 @@ var ekPlaces = []struct{ handle, cert uint32 }{
 	{0x81010018, 0x01C00018}, // P-521
 }
 
-// EKs reads the endorsement keys and their certificates: of a TPM 2.0 from the
-// engine started in memory, of a TPM 1.2, which would tell its owner only, from
-// the state itself. Nothing is written.
+// EKs reads the endorsement keys and their certificates, and writes nothing. It reads those
+// of a TPM 2.0 from the engine, which it starts in memory, and those of a TPM 1.2, which
+// only its owner may read, from the state itself.
 func (s *State) EKs(e emul.Library) ([]EK, error) {
 	items, err := s.items()
 	if err != nil {
@@ -67,17 +67,17 @@ func (s *State) EKs(e emul.Library) ([]EK, error) {
 }
 
 func readEKs(e emul.Library) ([]EK, error) {
-	if _, _, err := ask(e, tpm.Startup(tpm.V20, 0)); err != nil {
+	if _, _, err := execute(e, tpm.Startup(tpm.V20, 0)); err != nil {
 		return nil, err
 	}
 	all := []EK{}
-	for _, at := range ekPlaces {
-		body, code, err := ask(e, command20(0x8001, readPublic, at.handle))
+	for _, at := range ekHandles {
+		body, code, err := execute(e, command20(0x8001, readPublic, at.handle))
 		if err != nil {
 			return nil, err
 		}
 		if code != 0 {
-			continue // there is none
+			continue // no such key
 		}
 		k, err := parseEK(body)
 		if err != nil {
@@ -113,9 +113,8 @@ func command20(tag uint16, code, handle uint32, rest ...byte) []byte {
 	return append(b, rest...)
 }
 
-// ask sends a command and returns what follows the header of the response, and
-// its code.
-func ask(e emul.Library, cmd []byte) (body []byte, code uint32, err error) {
+// execute executes a command and returns the response after its header, and its code.
+func execute(e emul.Library, cmd []byte) (body []byte, code uint32, err error) {
 	rsp, err := e.Process(cmd)
 	if err != nil {
 		return nil, 0, err
@@ -127,15 +126,14 @@ func ask(e emul.Library, cmd []byte) (body []byte, code uint32, err error) {
 	return rsp[tpm.HeaderSize:], uint32(h.Code), nil
 }
 
-// readIndex returns the content of an NV index, nil if there is none. The platform
-// may read what a manufacturer has put there, and its password is empty after a
-// start.
+// readIndex returns the content of an NV index, nil if it does not exist. The platform may
+// read the index of a manufacturer, and its password is empty after a start.
 //
 //	TPM2_NV_ReadPublic: TPM2B_NV_PUBLIC: u32 index u16 hash u32 attributes TPM2B policy u16 size
 //	TPM2_NV_Read: platform, index, authorization, u16 size u16 offset; u32, TPM2B
 func readIndex(e emul.Library, index uint32) ([]byte, error) {
 	const platform, chunk = 0x4000000C, 1024
-	body, code, err := ask(e, command20(0x8001, nvReadPublic, index))
+	body, code, err := execute(e, command20(0x8001, nvReadPublic, index))
 	if err != nil || code != 0 {
 		return nil, err
 	}
@@ -144,7 +142,7 @@ func readIndex(e emul.Library, index uint32) ([]byte, error) {
 	c.sized()
 	size := int(c.u16())
 	if c.bad {
-		return nil, errors.New("its public area is cut short")
+		return nil, errors.New("truncated public area")
 	}
 	var content []byte
 	for len(content) < size {
@@ -153,25 +151,25 @@ func readIndex(e emul.Library, index uint32) ([]byte, error) {
 		rest = append(rest, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0) // TPM_RS_PW, no password
 		rest = binary.BigEndian.AppendUint16(rest, uint16(n))
 		rest = binary.BigEndian.AppendUint16(rest, uint16(len(content)))
-		body, code, err := ask(e, command20(0x8002, nvRead, platform, rest...))
+		body, code, err := execute(e, command20(0x8002, nvRead, platform, rest...))
 		if err != nil {
 			return nil, err
 		}
 		if code != 0 {
-			return nil, fmt.Errorf("TPM2_NV_Read answers 0x%x", code)
+			return nil, fmt.Errorf("TPM2_NV_Read returns 0x%x", code)
 		}
 		c := cursor{b: body}
 		c.take(4)
 		part := c.sized()
 		if c.bad || len(part) != n {
-			return nil, errors.New("TPM2_NV_Read gives less than was asked for")
+			return nil, errors.New("TPM2_NV_Read returns too few bytes")
 		}
 		content = append(content, part...)
 	}
 	return content, nil
 }
 
-// cursor reads big-endian structures; past the end bad is set.
+// cursor decodes big-endian structures; bad is set at an unexpected end.
 type cursor struct {
 	b   []byte
 	bad bool
@@ -196,7 +194,7 @@ func (c *cursor) u16() uint16 {
 
 func (c *cursor) sized() []byte { return c.take(int(c.u16())) }
 
-// parseEK reads a TPM2B_PUBLIC of an RSA or ECC key.
+// parseEK decodes a TPM2B_PUBLIC of an RSA or ECC key.
 //
 //	u16 size, u16 type u16 hash u32 attributes TPM2B policy
 //	symmetric: u16, and two u16 unless it is NULL; scheme: u16, and u16 unless NULL
@@ -226,7 +224,7 @@ func parseEK(b []byte) (EK, error) {
 	case algECC:
 		curve, ok := curves[size]
 		if !ok {
-			return EK{}, fmt.Errorf("the curve 0x%04x is none that EKs have", size)
+			return EK{}, fmt.Errorf("unexpected curve 0x%04x of an EK", size)
 		}
 		c.u16()
 		name = curve.name
@@ -235,15 +233,15 @@ func parseEK(b []byte) (EK, error) {
 			spki = eccInfo(curve.oid, padded(x, curve.size), padded(y, curve.size))
 		}
 	default:
-		return EK{}, fmt.Errorf("the algorithm 0x%04x is none that EKs have", alg)
+		return EK{}, fmt.Errorf("unexpected algorithm 0x%04x of an EK", alg)
 	}
 	if spki == nil {
-		return EK{}, errors.New("its public area is cut short")
+		return EK{}, errors.New("truncated public area")
 	}
 	return newEK(name, spki), nil
 }
 
-// newEK is a key with this SubjectPublicKeyInfo.
+// newEK returns a key with this SubjectPublicKeyInfo.
 func newEK(algorithm string, spki []byte) EK {
 	sum := sha256.Sum256(spki)
 	return EK{Algorithm: algorithm, Fingerprint: hex.EncodeToString(sum[:]), PublicKey: pemText("PUBLIC KEY", spki)}
@@ -261,10 +259,10 @@ var curves = map[uint16]struct {
 	5: {"secp521r1", 66, "\x2b\x81\x04\x00\x23"},
 }
 
-// padded is b with zeros before it.
+// padded returns b with zeros before it.
 func padded(b []byte, size int) []byte { return append(make([]byte, size-len(b)), b...) }
 
-// Tags of DER. The emulator's program does without crypto/x509.
+// Tags of DER. crypto/x509 would cost each emulator memory.
 const (
 	derInteger   = 0x02
 	derBitString = 0x03
@@ -273,7 +271,7 @@ const (
 	derSequence  = 0x30
 )
 
-// der encodes a value of DER, of the parts joined.
+// der encodes a value of DER that consists of the parts.
 func der(tag byte, parts ...[]byte) []byte {
 	var n int
 	for _, p := range parts {
@@ -324,7 +322,7 @@ func eccInfo(curve string, x, y []byte) []byte {
 		der(derBitString, []byte{0, 4}, x, y))
 }
 
-// pemText puts DER into PEM.
+// pemText encodes DER as PEM.
 func pemText(label string, b []byte) string {
 	const width = 64
 	text := base64.StdEncoding.EncodeToString(b)

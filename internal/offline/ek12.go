@@ -9,11 +9,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 )
 
-// handle12 is TPM_KH_EK, which stands for the endorsement key of a TPM 1.2.
+// handle12 is TPM_KH_EK, the handle of the endorsement key of a TPM 1.2.
 const handle12 = "0x40000006"
 
-// readEK12 returns the endorsement key of a TPM 1.2, none if none was made, from
-// its permanent state.
+// readEK12 returns the endorsement key of a TPM 1.2 from its permanent state, none if it was
+// not created.
 func readEK12(permanent []byte) ([]EK, error) {
 	found, err := payload.EndorsementOf12(permanent)
 	if err != nil {
@@ -38,12 +38,11 @@ func readEK12(permanent []byte) ([]EK, error) {
 	return []EK{k}, nil
 }
 
-// storedCert12 returns the certificate, DER, that is stored in an NV index, which
-// may be longer.
+// storedCert12 returns the certificate, DER, in an NV index, which may be longer.
 //
 //	0  2 0x1001 TCG_TAG_PCCLIENT_STORED_CERT
 //	2  1 0      TCG_PCCLIENT_FULL_CERT
-//	3  2        bytes from here on
+//	3  2        number of the following bytes
 //	5  2 0x1002 TCG_TAG_PCCLIENT_FULL_CERT
 //	7           the certificate
 //
@@ -51,11 +50,11 @@ func readEK12(permanent []byte) ([]EK, error) {
 func storedCert12(b []byte) ([]byte, error) {
 	const before, inner = 5, 2
 	if len(b) < before+inner || !bytes.Equal(b[:3], []byte{0x10, 0x01, 0}) || !bytes.Equal(b[before:before+inner], []byte{0x10, 0x02}) {
-		return nil, errors.New("what is stored there does not begin as a certificate does")
+		return nil, errors.New("unexpected header of the certificate")
 	}
 	n := int(binary.BigEndian.Uint16(b[3:]))
 	if n <= inner || n > len(b)-before {
-		return nil, fmt.Errorf("it says that it has %d bytes, and %d are there", n, len(b)-before)
+		return nil, fmt.Errorf("its length is %d, but %d bytes follow", n, len(b)-before)
 	}
 	return b[before+inner : before+n], nil
 }

@@ -9,11 +9,11 @@ func TestStoredCert12(t *testing.T) {
 	for _, tt := range []struct{ stored, want, err string }{
 		{"\x10\x01\x00\x00\x05\x10\x02abc", "abc", ""},
 		{"\x10\x01\x00\x00\x05\x10\x02abc\xff\xff", "abc", ""}, // an index that is longer
-		{"\x10\x01\x00\x00\x06\x10\x02abc", "", "it says that it has 6 bytes, and 5 are there"},
-		{"\x10\x01\x00\x00\x02\x10\x02abc", "", "it says that it has 2 bytes, and 5 are there"},
-		{"\x10\x01\x01\x00\x05\x10\x02abc", "", "what is stored there does not begin as a certificate does"},
-		{"\x10\x01\x00\x00\x05\x10\x03abc", "", "what is stored there does not begin as a certificate does"},
-		{"\x10\x01\x00\x00\x05\x10", "", "what is stored there does not begin as a certificate does"},
+		{"\x10\x01\x00\x00\x06\x10\x02abc", "", "its length is 6, but 5 bytes follow"},
+		{"\x10\x01\x00\x00\x02\x10\x02abc", "", "its length is 2, but 5 bytes follow"},
+		{"\x10\x01\x01\x00\x05\x10\x02abc", "", "unexpected header of the certificate"},
+		{"\x10\x01\x00\x00\x05\x10\x03abc", "", "unexpected header of the certificate"},
+		{"\x10\x01\x00\x00\x05\x10", "", "unexpected header of the certificate"},
 	} {
 		got, err := storedCert12([]byte(tt.stored))
 		text := ""

@@ -357,7 +357,7 @@ func TestRecordingUnread(t *testing.T) {
 		c.ok(t, random20)
 	}
 	e.terminate(t)
-	const told = "pcap: descriptor 9: nobody reads what is written"
+	const told = "pcap: descriptor 9: no process reads the output"
 	if log := read(t, e.log); strings.Count(log, told) != 1 {
 		t.Errorf("the log is\n%s, want once %q", log, told)
 	}

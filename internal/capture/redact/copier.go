@@ -2,21 +2,20 @@ package redact
 
 import "encoding/binary"
 
-// copier goes over a message and copies what is known to be harmless. The copy
-// begins as zeros and is as long as the message, so whatever the copier does not
-// understand, forgets or never reaches stays blank.
+// copier copies the harmless fields of a message. The copy is as long as the message and
+// zero at first, so that a field that the copier does not know or reach stays blank.
 type copier struct {
 	in, out []byte // the whole message and its copy
 	pos     int
-	end     int  // where the part ends that is looked at
-	bad     bool // the message is not what it should be: nothing more is copied
+	end     int  // of the current part
+	bad     bool // the message is malformed: nothing more is copied
 }
 
 func newCopier(in []byte) *copier {
 	return &copier{in: in, out: make([]byte, len(in)), end: len(in)}
 }
 
-// take moves over n bytes and returns them; nil if there are not so many.
+// take skips n bytes and returns them, nil if the part has fewer.
 func (c *copier) take(n int) []byte {
 	if c.bad || n < 0 || n > c.end-c.pos {
 		c.bad = true
@@ -26,17 +25,17 @@ func (c *copier) take(n int) []byte {
 	return c.in[c.pos-n : c.pos]
 }
 
-// blank moves over n bytes.
+// blank skips n bytes.
 func (c *copier) blank(n int) { c.take(n) }
 
-// copy moves over n bytes, copies and returns them.
+// copy copies and returns n bytes.
 func (c *copier) copy(n int) []byte {
 	b := c.take(n)
 	copy(c.out[c.pos-len(b):], b)
 	return b
 }
 
-// u8, u16 and u32 copy a number; 0 if there is none.
+// u8, u16 and u32 copy a number and return it, 0 at the end of the part.
 func (c *copier) u8() int {
 	if b := c.copy(1); b != nil {
 		return int(b[0])
@@ -58,7 +57,7 @@ func (c *copier) u32() uint32 {
 	return 0
 }
 
-// move moves over n bytes, copied or not.
+// move skips n bytes, and copies them if wanted.
 func (c *copier) move(n int, copied bool) {
 	if copied {
 		c.copy(n)
@@ -67,9 +66,8 @@ func (c *copier) move(n int, copied bool) {
 	}
 }
 
-// within has f look at the next n bytes alone, all of them. If they are not what
-// f expects, they are blanked: somebody's mistake may have put a secret where
-// something harmless should be.
+// within calls f on the next n bytes, all of which f must consume. If they are not as f
+// expects, they are blanked: a client's mistake may have put a secret in a harmless field.
 func (c *copier) within(n int, f func(*copier)) {
 	start := c.pos
 	if c.take(n) == nil {
@@ -83,17 +81,17 @@ func (c *copier) within(n int, f func(*copier)) {
 	}
 }
 
-// rest is within for all that is left.
+// rest is within for all remaining bytes.
 func (c *copier) rest(f func(*copier)) { c.within(c.end-c.pos, f) }
 
-// list copies a count and has f copy as many elements.
+// list copies a count and calls f for each element.
 func (c *copier) list(f func()) {
 	for n := c.u32(); n > 0 && !c.bad; n-- {
 		f()
 	}
 }
 
-// fields goes over the parameters that layout tells, a letter each.
+// fields copies the parameters that layout describes, a letter for each.
 //
 //	1 2 4 8  as many bytes
 //	h        20 bytes, a SHA-1 digest
@@ -108,12 +106,12 @@ func (c *copier) list(f func()) {
 //	L        TPML_PCR_SELECTION
 //	V        TPML_DIGEST_VALUES
 //	P        TPM2B_PUBLIC
-//	M        TPM2B_PUBLIC or TPM2B_TEMPLATE of an object that is to be made
+//	M        TPM2B_PUBLIC or TPM2B_TEMPLATE of a new object
 //	S        TPMT_SIG_SCHEME, TPMT_RSA_DECRYPT
 //	T        TPMT_TK_…, the digest blanked
 //	Y        TPMT_SYM_DEF, TPMT_SYM_DEF_OBJECT
-//	*        all the rest
-//	~        all the rest, blanked
+//	*        all remaining bytes
+//	~        all remaining bytes, blanked
 func (c *copier) fields(layout string) {
 	for _, l := range layout {
 		switch l {
@@ -153,7 +151,7 @@ func (c *copier) fields(layout string) {
 	}
 }
 
-// size copies a size of 32 bits; -1 if there is none, or not so much.
+// size copies a size of 32 bits and returns it, -1 if it exceeds the part.
 func (c *copier) size() int {
 	n := c.u32()
 	if c.bad || int64(n) > int64(c.end-c.pos) {
@@ -164,7 +162,7 @@ func (c *copier) size() int {
 
 const sha1Size = 20
 
-// Algorithms that decide how what follows them is laid out.
+// Algorithms that determine the layout of the fields after them.
 //
 // Source: TCG Algorithm Registry, TPM_ALG_ID.
 const (
@@ -187,7 +185,7 @@ const (
 	algSHA3512   = 0x0029
 )
 
-// digestSize is the size of a hash algorithm's digest; -1 if it is not known.
+// digestSize returns the size of a hash algorithm's digest, -1 for an unknown algorithm.
 func digestSize(alg int) int {
 	switch alg {
 	case algSHA1:
@@ -202,7 +200,7 @@ func digestSize(alg int) int {
 	return -1
 }
 
-// scheme is an algorithm and a hash: TPMT_SIG_SCHEME, TPMT_RSA_SCHEME,
+// scheme copies an algorithm and a hash: TPMT_SIG_SCHEME, TPMT_RSA_SCHEME,
 // TPMT_ECC_SCHEME, TPMT_KDF_SCHEME and others like them.
 //
 // Source: TPM 2.0 Library, Part 2, 11.2.
@@ -216,7 +214,7 @@ func (c *copier) scheme() {
 	}
 }
 
-// symmetric is an algorithm, and for a cipher the size of its key and its mode.
+// symmetric copies an algorithm, and for a cipher the size of its key and its mode.
 //
 // Source: TPM 2.0 Library, Part 2, 11.1.6 and 11.1.7.
 func (c *copier) symmetric() {
@@ -229,9 +227,8 @@ func (c *copier) symmetric() {
 	}
 }
 
-// public is TPMT_PUBLIC. Its field "unique" is a public key, which is kept if
-// key says so, or a digest of what is secret, or, of an object that is to be
-// made, what somebody chose.
+// public copies a TPMT_PUBLIC. Its field "unique" is a public key, which is copied if key is
+// true, or a digest of a secret, or, of a new object, a value that the client chose.
 //
 // Source: TPM 2.0 Library, Part 2, 12.2.4.
 func (c *copier) public(key bool) {

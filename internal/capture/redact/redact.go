@@ -1,16 +1,15 @@
-// Package redact blanks what is secret in the commands and responses of a TPM,
-// so that they can be shown to others: passwords and other authorisations, keys,
-// what is sealed, encrypted, hashed or kept in NV memory, random numbers.
+// Package redact blanks the secrets in the commands and responses of a TPM, so that they
+// can be shown to others: passwords and other authorisations, keys, data that is sealed,
+// encrypted, hashed or stored in NV memory, random numbers.
 //
-// It works the other way round: two tables tell which fields of which commands
-// are known to be harmless, and all others become zeros. The length of a message
-// never changes, and its header, its handles and the sizes in it stay, so that
-// whatever reads the message finds its way. Of one that is not laid out as its
-// table says only the header stays.
+// Two tables list the harmless fields of each command; all other fields become zeros. The
+// length of a message never changes, and its header, its handles and its sizes are copied,
+// so that programs can still decode it. Of a message with another layout than in its table
+// only the header is copied.
 //
 // Harmless are handles, algorithms, attributes, policies, names, public keys and
-// areas, PCRs and their digests, capabilities and clocks. The sizes of what is
-// blanked stay too: one can see how long a password is.
+// areas, PCRs and their digests, capabilities and clocks. The sizes of blanked fields are
+// copied, too: a reader can see the length of a password.
 package redact
 
 import (
@@ -19,22 +18,21 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Filter redacts the messages of one TPM. It looks at a response in the light of
-// the last command, so it must see all of them in order. It is not safe for
-// concurrent use.
+// Filter redacts the messages of one TPM. The layout of a response depends on the last
+// command, so Filter must get all messages in order. It is not safe for concurrent use.
 type Filter struct {
 	version tpm.Version
 	last    request
 }
 
-// request is what a command tells of its response.
+// request is the information about a response in its command.
 type request struct {
 	known     bool // layout is the command's
 	layout    layout
-	encrypted bool // the first parameter of the response will be
+	encrypted bool // the first parameter of the response is encrypted
 }
 
-// layout is what is known of a command. The strings are for copier.fields.
+// layout is the layout of a command and its response. The strings are for copier.fields.
 type layout struct {
 	handles int    // handles before the authorisations, of 4 bytes each
 	in      string // parameters of the command
@@ -45,8 +43,7 @@ type layout struct {
 // New returns a Filter for a TPM of version v.
 func New(v tpm.Version) *Filter { return &Filter{version: v} }
 
-// Command returns a redacted copy of a command as it came, with or without a
-// prefix.
+// Command returns a redacted copy of a received command, with or without a prefix.
 func (f *Filter) Command(raw []byte) []byte { return f.command(raw).out }
 
 func (f *Filter) command(raw []byte) *copier {
@@ -75,7 +72,7 @@ func (f *Filter) response(rsp []byte) *copier {
 	c := newCopier(rsp)
 	tag, code, ok := c.header()
 	switch {
-	case !ok || code != 0 || !last.known: // of a failure there is nothing more to tell
+	case !ok || code != 0 || !last.known: // a failure has nothing but a header
 	case f.version == tpm.V12:
 		c.response12(tag, last)
 	default:
@@ -84,9 +81,9 @@ func (f *Filter) response(rsp []byte) *copier {
 	return c
 }
 
-// header copies the header that the rest of the message begins with. Without a
-// tag that TPMs have it is none, but a piece of something. ok is false if the
-// size is not that of the message: then nobody knows what is behind it.
+// header copies the header of the rest of the message. Without a known tag it is not a
+// header, but part of a message. ok is false if its size is not that of the message: then
+// the layout of the rest is unknown.
 func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 	h, ok := tpm.ParseHeader(c.in[c.pos:])
 	if !ok || !tags[h.Tag] {
@@ -97,16 +94,16 @@ func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 	return h.Tag, h.Code, int64(h.Size) == int64(size)
 }
 
-// tags are those of commands and responses of both versions. A TPM 2.0 answers
-// to other tags with that of a TPM 1.2.
+// tags are those of commands and responses of both versions. A TPM 2.0 responds to an
+// unknown tag with that of a TPM 1.2.
 var tags = map[uint16]bool{
 	tpm.TagRqu12: true, tagRquAuth1: true, tagRquAuth2: true,
 	tpm.TagRsp12: true, tagRspAuth1: true, tagRspAuth2: true,
 	tpm.TagNoSessions: true, tpm.TagSessions: true,
 }
 
-// command20 goes over a TPM 2.0 command behind its header: handles, then, with
-// the tag for it, a size and as many bytes of authorisations, then parameters.
+// command20 copies a TPM 2.0 command after its header: handles, then, with the tag for it,
+// a size and as many bytes of authorisations, then parameters.
 //
 // Source: TPM 2.0 Library, Part 1, 18.
 func (c *copier) command20(tag uint16, code tpm.Code) request {
@@ -126,8 +123,8 @@ func (c *copier) command20(tag uint16, code tpm.Code) request {
 	return request{known: !c.bad, layout: l, encrypted: encrypt}
 }
 
-// response20 goes over the response to a TPM 2.0 command: a handle, then, with
-// the tag for it, the size of the parameters, then these, then authorisations.
+// response20 copies the response to a TPM 2.0 command: a handle, then, with the tag for it,
+// the size of the parameters, then these, then authorisations.
 func (c *copier) response20(tag uint16, last request) {
 	parameters := func(p *copier) { p.parameters(last.layout.out, last.encrypted) }
 	c.rest(func(p *copier) {
@@ -141,15 +138,15 @@ func (c *copier) response20(tag uint16, last request) {
 	})
 }
 
-// The bits of TPMA_SESSION that tell of encrypted parameters.
+// The bits of TPMA_SESSION for encrypted parameters.
 //
 // Source: TPM 2.0 Library, Part 2, 8.4.
 const (
-	sessionDecrypt = 1 << 5 // the command's first one is encrypted
-	sessionEncrypt = 1 << 6 // the response's first one is to be
+	sessionDecrypt = 1 << 5 // the command's first parameter is encrypted
+	sessionEncrypt = 1 << 6 // the response's first parameter is encrypted
 )
 
-// sessions goes over all authorisations, up to the end:
+// sessions copies all authorisations, up to the end:
 //
 //	u32 session handle (in commands), u16 size, nonce, u8 attributes,
 //	u16 size, password or HMAC
@@ -167,8 +164,8 @@ func (c *copier) sessions(command bool) (decrypt, encrypt bool) {
 	return decrypt, encrypt
 }
 
-// parameters goes over the parameters of a TPM 2.0 command or response. Only a
-// parameter with a size can be encrypted, and the size is not.
+// parameters copies the parameters of a TPM 2.0 command or response. Only a parameter with
+// a size can be encrypted, and the size itself is not.
 func (c *copier) parameters(layout string, encrypted bool) {
 	if encrypted && layout != "" {
 		switch layout[0] {
@@ -198,8 +195,7 @@ const (
 	rspAuth = sha1Size + 1 + sha1Size
 )
 
-// command12 goes over a TPM 1.2 command behind its header: handles, parameters,
-// authorisations.
+// command12 copies a TPM 1.2 command after its header: handles, parameters, authorisations.
 //
 // Source: TPM Main, Part 1, 13, and Part 3, 1.
 func (c *copier) command12(tag uint16, code tpm.Code) request {
@@ -218,7 +214,7 @@ func (c *copier) command12(tag uint16, code tpm.Code) request {
 	return request{known: !c.bad, layout: l}
 }
 
-// response12 goes over the response to a TPM 1.2 command.
+// response12 copies the response to a TPM 1.2 command.
 func (c *copier) response12(tag uint16, last request) {
 	n, ok := map[uint16]int{tpm.TagRsp12: 0, tagRspAuth1: 1, tagRspAuth2: 2}[tag]
 	if !ok {

@@ -6,11 +6,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// commands20 is what is known of the commands of a TPM 2.0: handles and
-// parameters, handle and parameters of the response. A command that is not here
-// is blanked behind its header, and so is its response.
+// commands20 are the layouts of the commands of a TPM 2.0: handles and parameters, handle
+// and parameters of the response. A command that is missing here is blanked after its
+// header, and so is its response.
 //
-// It is made when it is first needed: most processes redact nothing.
+// The table is made on first use, because most processes redact nothing.
 //
 // Source: TPM 2.0 Library, Part 3, the tables of each command in turn; Part 2,
 // 6.5.2 for the codes.
