@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const reference = "/usr/bin/swtpm"
@@ -258,14 +260,36 @@ func (p *peer) command(want int, pieces ...[]byte) string {
 	return hex.EncodeToString(rsp)
 }
 
-// send writes the pieces so that each is read by itself.
+// send writes the pieces so that each is read by itself: the next one follows when the
+// emulator has read all of the one before, or has stopped reading.
 func (p *peer) send(pieces [][]byte) error {
 	for n, b := range pieces {
 		if n > 0 {
-			time.Sleep(50 * time.Millisecond)
+			if err := p.drained(); err != nil {
+				return err
+			}
 		}
 		if _, err := p.Write(b); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// drained waits until the emulator has read everything, but no longer than silence.
+func (p *peer) drained() error {
+	raw, err := p.Conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(silence); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		unread := 0
+		var ioctlErr error
+		if err := raw.Control(func(fd uintptr) { unread, ioctlErr = unix.IoctlGetInt(int(fd), unix.TIOCOUTQ) }); err != nil {
+			return err
+		}
+		if unread == 0 || ioctlErr != nil {
+			return ioctlErr
 		}
 	}
 	return nil
