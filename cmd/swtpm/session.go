@@ -70,7 +70,7 @@ func openListener(channel string, e config.Endpoint, s *handover.Session) (*list
 	}
 	if fd, id := s.Listener(channel); fd >= 0 {
 		if l, err := listen.Resume(e, fd, id); err == nil {
-			l.Leave()
+			l.Share()
 			return l, nil
 		}
 		s.RemoveListener(channel)
@@ -81,7 +81,7 @@ func openListener(channel string, e config.Endpoint, s *handover.Session) (*list
 	}
 	fd, id := l.Socket()
 	if s.SaveListener(channel, fd, id) == nil {
-		l.Leave()
+		l.Share()
 	}
 	return l, nil
 }

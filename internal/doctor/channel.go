@@ -108,9 +108,9 @@ func (x *examination) channel(e config.Endpoint) {
 		}
 	}
 	where := e.String()
-	left, err := listen.Look(e)
+	left, err := listen.Check(e)
 	switch {
-	case errors.Is(err, listen.ErrTaken):
+	case errors.Is(err, listen.ErrInUse):
 		n := x.add(Error, where, "stop it, or choose another address", "in use: ")
 		x.complete(n, func() string {
 			holder := x.channelHolder(e)
@@ -119,8 +119,8 @@ func (x *examination) channel(e config.Endpoint) {
 			}
 			return holder + " listens there"
 		})
-	case errors.Is(err, listen.ErrNoSocket):
-		x.add(Error, where, "remove it, or choose another path", "%v", listen.ErrNoSocket)
+	case errors.Is(err, listen.ErrNotSocket):
+		x.add(Error, where, "remove it, or choose another path", "%v", listen.ErrNotSocket)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		x.add(Error, where, "correct the address, or wait for the network", "this host does not have that address")
 	case errors.Is(err, unix.EACCES) && e.Kind == config.TCP:

@@ -98,7 +98,7 @@ func TestSocketTCP(t *testing.T) {
 func TestSocketMissing(t *testing.T) {
 	name := instance(t, passed)
 	fails(t, "systemctl", "start", service(name))
-	want := "swtpm: control channel: systemd:ctrl: systemd passed no socket of that name: start the .socket unit with FileDescriptorName=ctrl before the service"
+	want := "swtpm: control channel: systemd:ctrl: systemd passed no socket with this name; start the .socket unit with FileDescriptorName=ctrl before the service"
 	if out := journal(t, service(name), "cat"); !strings.Contains(out, want) {
 		t.Errorf("no %q in\n%s", want, out)
 	}

@@ -1,6 +1,6 @@
-// Package listen opens the ends that clients connect to: sockets of our own and
-// sockets that were passed to us. It hands out plain descriptors and reads
-// nothing from them.
+// Package listen opens the sockets that clients connect to: new ones and those that were
+// passed to this process, and devices of the vTPM proxy. It returns plain descriptors and
+// reads nothing from them.
 package listen
 
 import (
@@ -17,14 +17,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// backlog is the number of clients that may wait for a place. The reference has
-// 1; more lets a client connect that comes while another is being accepted.
+// backlog is the number of clients that may wait to be accepted. swtpm has 1; a larger
+// backlog lets a client connect while another is being accepted.
 const backlog = 16
 
 // Listener is a socket that clients connect to.
 type Listener struct {
-	path string      // of a Unix socket that we made, else ""
-	made os.FileInfo // what path named then
+	path string      // of a Unix socket that this process created, else ""
+	made os.FileInfo // the file at path then
 	name string
 
 	mu     sync.Mutex
@@ -44,7 +44,7 @@ func Open(e config.Endpoint) (*Listener, error) {
 	case config.ListenFD:
 		return adopt(e.FD)
 	}
-	return nil, errors.New("listen: not an endpoint to listen on")
+	return nil, errors.New("listen: unexpected kind of endpoint")
 }
 
 // newListener takes over fd, which listens.
@@ -57,7 +57,8 @@ func newListener(fd int, name string) (*Listener, error) {
 	return &Listener{fd: fd, name: name}, nil
 }
 
-// adopt takes over a listening socket that was passed to us. It is not unlinked.
+// adopt takes over a listening socket that was passed to this process. Its path is not
+// removed.
 func adopt(fd int) (*Listener, error) {
 	if err := checkListens(fd); err != nil {
 		return nil, err
@@ -66,11 +67,11 @@ func adopt(fd int) (*Listener, error) {
 	return newListener(fd, fmt.Sprintf("descriptor %d", fd))
 }
 
-// Descriptor is the descriptor to wait for, in poll(2).
+// Descriptor returns the descriptor for poll(2).
 func (l *Listener) Descriptor() int { return l.fd }
 
 // TryAccept returns the descriptor of a client, which blocks and is closed on exec. It
-// does not wait: if there is no client, its error is unix.EAGAIN. After Close it is
+// does not wait: if no client waits, its error is unix.EAGAIN. After Close it is
 // unix.EBADF.
 func (l *Listener) TryAccept() (int, error) {
 	l.mu.Lock()
@@ -82,10 +83,10 @@ func (l *Listener) TryAccept() (int, error) {
 	return fd, err
 }
 
-// Accept waits for a client and returns its descriptor, which blocks and is
-// closed on exec. It fails only when the listener is closed: while descriptors
-// are short, or a client has gone again, it tries on. It waits in Go's poller, so that
-// a goroutine that waits has no thread.
+// Accept waits for a client and returns its descriptor, which blocks and is closed on exec.
+// It fails only when the listener is closed: it tries again while descriptors are short, or
+// if a client has disconnected. It waits in Go's poller, so that a goroutine that waits
+// occupies no thread.
 func (l *Listener) Accept() (int, error) {
 	raw, err := l.poller()
 	if err != nil {
@@ -123,8 +124,8 @@ func (l *Listener) poller() (syscall.RawConn, error) {
 	return l.file.SyscallConn()
 }
 
-// Close closes the listener and removes the path that it made, unless something
-// else has taken the path since.
+// Close closes the listener and removes the path that it created, unless another file has
+// replaced it.
 func (l *Listener) Close() error {
 	if l.path != "" {
 		remove(l.path, l.made)
@@ -141,10 +142,10 @@ func (l *Listener) Close() error {
 	return unix.Close(l.fd)
 }
 
-// String names the address for people.
+// String returns the address for messages.
 func (l *Listener) String() string { return l.name }
 
-// openUnix binds a Unix socket, in place of one that nobody listens on any more.
+// openUnix binds a Unix socket. It replaces a socket on which no process listens.
 func openUnix(e config.Endpoint) (*Listener, error) {
 	name := "unix:" + e.Path
 	var err error
@@ -171,11 +172,11 @@ func openUnix(e config.Endpoint) (*Listener, error) {
 	return l, nil
 }
 
-// bindUnix binds fd and lets it listen; before that nobody can connect, so the
-// socket has its final owner and permissions by then. It returns what was bound.
+// bindUnix binds fd and makes it listen. No client can connect before, so owner and
+// permissions are final when the first does. It returns the new file.
 //
-// Other users may be able to change the directory: after bind, nothing is done
-// by path but to look whether it still is our socket that is there.
+// Other users may be able to change the directory: after bind, the path serves only to check
+// that it still leads to the new socket.
 func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
 	old := unix.Umask(0o777 &^ int(e.Mode.Perm()))
 	err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.Path})
@@ -185,7 +186,7 @@ func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
 	}
 	f, made, err := openBound(e.Path)
 	if err != nil {
-		return nil, err // whose it is that is there is not known, so it stays
+		return nil, err // the file may belong to another process, so it stays
 	}
 	defer func() { _ = f.Close() }()
 	if err = permit(int(f.Fd()), made, e); err == nil {
@@ -198,31 +199,30 @@ func bindUnix(fd int, e config.Endpoint) (os.FileInfo, error) {
 	return made, nil
 }
 
-// openBound opens the socket that was bound to path just now: a socket of ours,
-// not a link to one.
+// openBound opens the socket that was bound to path: a socket of this user, and not a link
+// to one.
 func openBound(path string) (*os.File, os.FileInfo, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("look at the new socket: %w", err)
+		return nil, nil, fmt.Errorf("check the new socket: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), path)
 	fi, err := f.Stat()
 	if err != nil {
 		_ = f.Close()
-		return nil, nil, fmt.Errorf("look at the new socket: %w", err)
+		return nil, nil, fmt.Errorf("check the new socket: %w", err)
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if fi.Mode().Type() != fs.ModeSocket || !ok || int(st.Uid) != os.Geteuid() {
 		_ = f.Close()
-		return nil, nil, errors.New("somebody has put something else in place of the new socket: " +
+		return nil, nil, errors.New("another process replaced the new socket; " +
 			"choose a directory that only this user can write to")
 	}
 	return f, fi, nil
 }
 
-// permit gives the socket that fd was opened at with O_PATH its owner and
-// permissions. The latter differ from those of bind if the directory has a
-// default ACL.
+// permit sets owner and permissions of the socket; fd was opened with O_PATH. The
+// permissions after bind are wrong if the directory has a default ACL.
 func permit(fd int, made os.FileInfo, e config.Endpoint) error {
 	if e.UID >= 0 || e.GID >= 0 {
 		if err := unix.Fchownat(fd, "", e.UID, e.GID, unix.AT_EMPTY_PATH); err != nil {
@@ -237,17 +237,15 @@ func permit(fd int, made os.FileInfo, e config.Endpoint) error {
 	return nil
 }
 
-// remove removes the socket made at path, unless something else has taken the
-// path since.
+// remove removes the socket that was created at path, unless another file has replaced it.
 func remove(path string, made os.FileInfo) {
 	if fi, err := os.Lstat(path); err == nil && os.SameFile(fi, made) {
 		_ = os.Remove(path)
 	}
 }
 
-// removeStale removes the socket at path that a process left behind.
-//
-// The reference removes whatever is there (COMPAT.md).
+// removeStale removes the socket at path on which no process listens. swtpm removes any file
+// (COMPAT.md).
 func removeStale(path string) error {
 	left, err := stale(path)
 	if left != nil {
@@ -256,9 +254,8 @@ func removeStale(path string) error {
 	return err
 }
 
-// stale looks at path and returns the socket that a process left behind there,
-// nil if there is nothing. What is not a socket, or still has a process behind
-// it, is not ours to remove.
+// stale returns the socket at path on which no process listens, nil if path does not exist.
+// It returns an error for other files, and for a socket that is in use.
 func stale(path string) (os.FileInfo, error) {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -268,24 +265,23 @@ func stale(path string) (os.FileInfo, error) {
 		return nil, err
 	}
 	if fi.Mode().Type() != fs.ModeSocket {
-		return nil, fmt.Errorf("%w: remove it or choose another path", ErrNoSocket)
+		return nil, fmt.Errorf("%w; remove it or choose another path", ErrNotSocket)
 	}
 	switch err := probe(path); err {
 	case unix.ECONNREFUSED:
 		return fi, nil
 	case unix.ENOENT:
-		return nil, nil // it has gone meanwhile
+		return nil, nil // removed by another process
 	case nil, unix.EPROTOTYPE, unix.EPERM:
-		return nil, fmt.Errorf("%w: stop it first or choose another path", ErrTaken)
+		return nil, fmt.Errorf("%w; stop it first or choose another path", ErrInUse)
 	default:
-		return nil, fmt.Errorf("cannot tell whether a process listens there: %w; remove it or choose another path", err)
+		return nil, fmt.Errorf("check whether a process listens there: %w; remove the socket or choose another path", err)
 	}
 }
 
-// probe asks the kernel who is at path, and bothers nobody: a datagram socket
-// cannot connect to a stream socket. EPROTOTYPE means that there is one,
-// ECONNREFUSED that there is nothing any more. No error, or EPERM, means a
-// datagram socket.
+// probe checks whether a process uses the socket at path, without connecting to it: a
+// datagram socket cannot connect to a stream socket. EPROTOTYPE means that a process has
+// such a socket, ECONNREFUSED that none has. No error, or EPERM, means a datagram socket.
 func probe(path string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

@@ -13,11 +13,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-func unixEnd(path string) config.Endpoint {
+func unixEndpoint(path string) config.Endpoint {
 	return config.Endpoint{Kind: config.Unix, Path: path, Mode: 0o600, UID: -1, GID: -1, FD: -1}
 }
 
-// greet connects to the address and checks that l hands the connection out.
+// greet connects to the address and checks that l accepts the connection.
 func greet(t *testing.T, l *Listener, network, address string) {
 	t.Helper()
 	c, err := net.Dial(network, address)
@@ -39,13 +39,13 @@ func greet(t *testing.T, l *Listener, network, address string) {
 	}
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 	if err != nil || flags&unix.FD_CLOEXEC == 0 {
-		t.Errorf("the connection survives exec (flags %#x, %v)", flags, err)
+		t.Errorf("the connection is not closed on exec (flags %#x, %v)", flags, err)
 	}
 }
 
 func TestUnix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := Open(unixEnd(path))
+	l, err := Open(unixEndpoint(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestUnix(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); err == nil {
-		t.Error("Close left the socket behind")
+		t.Error("Close did not remove the socket")
 	}
 }
 
@@ -70,7 +70,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	}
 	old.SetUnlinkOnClose(false)
 	_ = old.Close()
-	l, err := Open(unixEnd(path))
+	l, err := Open(unixEndpoint(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,40 +78,39 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	greet(t, l, "unix", path)
 }
 
-func TestWhatIsThereIsLeftAlone(t *testing.T) {
+func TestExistingFileStays(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(unixEnd(file)); err == nil || !strings.Contains(err.Error(), "not a socket") {
-		t.Errorf("Open over a file: %v, want a refusal", err)
+	if _, err := Open(unixEndpoint(file)); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("Open on a file: %v, want an error", err)
 	}
 	if b, _ := os.ReadFile(file); string(b) != "precious" {
-		t.Errorf("the file is %q now", b)
+		t.Errorf("the file changed to %q", b)
 	}
 	live := filepath.Join(dir, "live")
-	l, err := Open(unixEnd(live))
+	l, err := Open(unixEndpoint(live))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	if _, err := Open(unixEnd(live)); err == nil || !strings.Contains(err.Error(), "another process listens") {
-		t.Errorf("Open over a live socket: %v, want a refusal", err)
+	if _, err := Open(unixEndpoint(live)); err == nil || !strings.Contains(err.Error(), "another process listens") {
+		t.Errorf("Open on a socket that is in use: %v, want an error", err)
 	}
 }
 
-// TestProbeIsNotSeen holds that looking whether somebody listens is no
-// connection.
-func TestProbeIsNotSeen(t *testing.T) {
+// TestProbeDoesNotConnect checks that Open does not connect to a socket that is in use.
+func TestProbeDoesNotConnect(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := Open(unixEnd(path))
+	l, err := Open(unixEndpoint(path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	if _, err := Open(unixEnd(path)); err == nil {
-		t.Fatal("Open over a live socket succeeded")
+	if _, err := Open(unixEndpoint(path)); err == nil {
+		t.Fatal("Open on a socket that is in use succeeded")
 	}
 	if fd, err := l.TryAccept(); err != unix.EAGAIN {
 		_ = unix.Close(fd)
@@ -119,7 +118,7 @@ func TestProbeIsNotSeen(t *testing.T) {
 	}
 }
 
-// TestOtherSockets holds that sockets which never listen have a process, too.
+// TestOtherSockets checks that sockets which never listen are in use, too.
 func TestOtherSockets(t *testing.T) {
 	for kind, network := range map[int]string{unix.SOCK_DGRAM: "datagram", unix.SOCK_SEQPACKET: "seqpacket", unix.SOCK_STREAM: "stream"} {
 		path := filepath.Join(t.TempDir(), "s")
@@ -130,13 +129,13 @@ func TestOtherSockets(t *testing.T) {
 		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(unixEnd(path)); err == nil || !strings.Contains(err.Error(), "another process listens") {
-			t.Errorf("Open over a %s socket: %v, want a refusal", network, err)
+		if _, err := Open(unixEndpoint(path)); err == nil || !strings.Contains(err.Error(), "another process listens") {
+			t.Errorf("Open on a %s socket: %v, want an error", network, err)
 		}
 		_ = unix.Close(fd)
-		l, err := Open(unixEnd(path))
+		l, err := Open(unixEndpoint(path))
 		if err != nil {
-			t.Errorf("Open over a stale %s socket: %v", network, err)
+			t.Errorf("Open on a stale %s socket: %v", network, err)
 			continue
 		}
 		_ = l.Close()
@@ -148,12 +147,12 @@ func TestExactMode(t *testing.T) {
 	for _, acl := range []bool{false, true} {
 		if acl {
 			if err := unix.Setxattr(dir, "system.posix_acl_default", defaultACL, 0); err != nil {
-				t.Logf("no ACLs here, so a default one is not tried: %v", err)
+				t.Logf("the file system has no ACLs: %v", err)
 				break
 			}
 		}
 		for mode := range os.FileMode(0o1000) {
-			e := unixEnd(filepath.Join(dir, "s"))
+			e := unixEndpoint(filepath.Join(dir, "s"))
 			e.Mode = mode
 			l, err := Open(e)
 			if err != nil {
@@ -167,7 +166,7 @@ func TestExactMode(t *testing.T) {
 	}
 }
 
-// defaultACL is u::r--,g::r--,o::--- as the kernel takes it: version 2, then tag,
+// defaultACL is u::r--,g::r--,o::--- in the format of the kernel: version 2, then tag,
 // permissions and id of each entry, little-endian.
 var defaultACL = []byte("\x02\x00\x00\x00" +
 	"\x01\x00\x04\x00\xff\xff\xff\xff" +
@@ -176,10 +175,10 @@ var defaultACL = []byte("\x02\x00\x00\x00" +
 
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: only root can give a socket away")
+		t.Skip("needs root, to change an owner")
 	}
 	for _, ids := range [][2]int{{4711, 4712}, {4711, -1}, {-1, 4712}} {
-		e := unixEnd(filepath.Join(t.TempDir(), "s"))
+		e := unixEndpoint(filepath.Join(t.TempDir(), "s"))
 		e.UID, e.GID = ids[0], ids[1]
 		l, err := Open(e)
 		if err != nil {
@@ -196,11 +195,11 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// TestPutInPlace holds that what took the place of a new socket is neither
-// followed nor taken for ours.
-func TestPutInPlace(t *testing.T) {
+// TestReplacedSocket checks that a file which replaces a new socket is neither followed nor
+// accepted nor removed.
+func TestReplacedSocket(t *testing.T) {
 	dir := t.TempDir()
-	l, err := Open(unixEnd(filepath.Join(dir, "s")))
+	l, err := Open(unixEndpoint(filepath.Join(dir, "s")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,37 +211,37 @@ func TestPutInPlace(t *testing.T) {
 	for _, path := range []string{file, link} {
 		if f, _, err := openBound(path); err == nil {
 			_ = f.Close()
-			t.Errorf("%s is taken for the new socket", path)
+			t.Errorf("%s was accepted as the new socket", path)
 		}
 	}
 	f, made, err := openBound(filepath.Join(dir, "s"))
 	if err != nil || !os.SameFile(made, l.made) {
-		t.Fatalf("openBound of our socket: %v", err)
+		t.Fatalf("openBound of the new socket: %v", err)
 	}
 	_ = f.Close()
 	remove(file, made)
 	if _, err := os.Lstat(file); err != nil {
-		t.Errorf("remove took another file: %v", err)
+		t.Errorf("remove removed another file: %v", err)
 	}
 }
 
-func TestCloseLeavesASuccessorAlone(t *testing.T) {
+func TestCloseKeepsSuccessor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := Open(unixEnd(path))
+	l, err := Open(unixEndpoint(path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	next, err := Open(unixEnd(path))
+	next, err := Open(unixEndpoint(path))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = next.Close() }()
 	_ = l.Close()
 	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("Close removed the successor's socket: %v", err)
+		t.Errorf("Close removed the socket of its successor: %v", err)
 	}
 }
 
@@ -268,7 +267,7 @@ func TestTCP(t *testing.T) {
 		l, err := Open(config.Endpoint{Kind: config.TCP, Addr: addr})
 		if err != nil {
 			if addr == "::1" {
-				t.Skipf("no IPv6 here: %v", err)
+				t.Skipf("no IPv6: %v", err)
 			}
 			t.Fatal(err)
 		}
@@ -314,7 +313,7 @@ func TestInherited(t *testing.T) {
 	greet(t, l, "unix", path)
 	_ = l.Close()
 	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the path of a socket that was passed to us is gone: %v", err)
+		t.Errorf("Close removed the path of an inherited socket: %v", err)
 	}
 
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
@@ -323,6 +322,6 @@ func TestInherited(t *testing.T) {
 	}
 	defer func() { _ = unix.Close(pair[0]); _ = unix.Close(pair[1]) }()
 	if _, err := Open(config.Endpoint{Kind: config.ListenFD, FD: pair[0]}); err == nil || !strings.Contains(err.Error(), "does not listen") {
-		t.Errorf("Open of a connected socket: %v, want a refusal", err)
+		t.Errorf("Open of a connected socket: %v, want an error", err)
 	}
 }

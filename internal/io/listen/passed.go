@@ -13,9 +13,9 @@ import (
 // firstPassed is the number of the first descriptor that systemd passes.
 const firstPassed = 3
 
-// Passed are the descriptors that systemd opened for us, with the names that the
-// units give them, FileDescriptorName=. They stay plain numbers, because a
-// configuration may name one of them by its number.
+// Passed is the set of descriptors that systemd passed, with their names from
+// FileDescriptorName=. They are plain numbers, because a configuration may name one by its
+// number.
 //
 // Source: sd_listen_fds(3).
 type Passed struct {
@@ -27,9 +27,9 @@ type passed struct {
 	name string
 }
 
-// TakePassed takes over what systemd passed to this very process, if anything.
-// The variables that tell of it are gone afterwards, and the descriptors are
-// closed on exec: no other process is to take them for its own.
+// TakePassed takes over the descriptors that systemd passed to this process. It removes the
+// environment variables that describe them, and sets the descriptors to be closed on exec,
+// so that no child takes them over.
 func TakePassed() (*Passed, error) {
 	pid, count := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
@@ -38,7 +38,7 @@ func TakePassed() (*Passed, error) {
 	}
 	p := &Passed{}
 	if pid != strconv.Itoa(os.Getpid()) {
-		return p, nil // meant for another process, whose environment we have
+		return p, nil // for another process, which passed on its environment
 	}
 	if count == "" { // as for sd_listen_fds
 		return p, nil
@@ -61,20 +61,20 @@ func TakePassed() (*Passed, error) {
 	return p, nil
 }
 
-// Open returns the listener of that name.
+// Open returns the listener with this name.
 func (p *Passed) Open(name string) (*Listener, error) {
 	at := -1
 	for i, f := range p.files {
 		switch {
 		case f.name != name:
 		case at >= 0:
-			return nil, fmt.Errorf("systemd:%s: systemd passed two of that name: give each a FileDescriptorName= of its own", name)
+			return nil, fmt.Errorf("systemd:%s: systemd passed two sockets with this name; give each a FileDescriptorName= of its own", name)
 		default:
 			at = i
 		}
 	}
 	if at < 0 {
-		return nil, fmt.Errorf("systemd:%s: systemd passed %s: "+
+		return nil, fmt.Errorf("systemd:%s: systemd passed %s; "+
 			"start the .socket unit with FileDescriptorName=%s before the service", name, p.names(), name)
 	}
 	fd := p.files[at].fd
@@ -85,8 +85,8 @@ func (p *Passed) Open(name string) (*Listener, error) {
 	return newListener(fd, "systemd:"+name)
 }
 
-// OpenAt returns the listener of the Unix socket at path, nil if systemd passed none:
-// a profile may name the path of a socket that a .socket unit makes.
+// OpenAt returns the listener of the Unix socket at path, nil if systemd passed none: a
+// profile may name the path of a socket that a .socket unit creates.
 func (p *Passed) OpenAt(path string) (*Listener, error) {
 	for i, f := range p.files {
 		if sa, ok := sockname(f.fd).(*unix.SockaddrUnix); !ok || sa.Name != path {
@@ -101,10 +101,10 @@ func (p *Passed) OpenAt(path string) (*Listener, error) {
 	return nil, nil
 }
 
-// names says what there is, for somebody who looks for something else.
+// names lists the names of the sockets, for a message.
 func (p *Passed) names() string {
 	if len(p.files) == 0 {
-		return "no socket of that name"
+		return "no socket with this name"
 	}
 	names := make([]string, len(p.files))
 	for i, f := range p.files {
@@ -113,11 +113,10 @@ func (p *Passed) names() string {
 	return "only " + strings.Join(names, ", ")
 }
 
-// Close closes the descriptors that nobody opened, but for those whose numbers
-// are in keep.
-func (p *Passed) Close(keep []int) {
+// Close closes the descriptors that were not opened, except those in except.
+func (p *Passed) Close(except []int) {
 	for _, f := range p.files {
-		if !slices.Contains(keep, f.fd) {
+		if !slices.Contains(except, f.fd) {
 			_ = unix.Close(f.fd)
 		}
 	}

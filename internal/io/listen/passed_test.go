@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passedVar makes TestPassedChild do what its value says.
+// passedVar has the names for TestPassedChild.
 const passedVar = "SWTPM_TEST_PASSED"
 
-// TestPassedChild is the process that systemd passes descriptors to: 3 listens,
-// 4 is a file, 5 listens.
+// TestPassedChild runs in the process that gets descriptors from systemd: 3 listens, 4 is a
+// file, 5 listens.
 func TestPassedChild(t *testing.T) {
 	names := os.Getenv(passedVar)
 	if names == "" {
-		t.Skip("TestPassed runs this in a process of its own")
+		t.Skip("TestPassed runs it in another process")
 	}
 	t.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 	t.Setenv("LISTEN_FDS", "3")
@@ -60,19 +60,19 @@ func TestPassed(t *testing.T) {
 		{"ctrl:log:data", []string{
 			"open: systemd:ctrl",
 			"error: systemd:log: descriptor 4 is not a socket: socket operation on non-socket",
-			`error: systemd:none: systemd passed only "log", "data": start the .socket unit with FileDescriptorName=none before the service`,
+			`error: systemd:none: systemd passed only "log", "data"; start the .socket unit with FileDescriptorName=none before the service`,
 			"descriptor: 3 true true", "descriptor: 4 true true", "descriptor: 5 false false",
 		}},
 		{"ctrl", []string{
 			"open: systemd:ctrl",
-			`error: systemd:log: systemd passed only "", "": start the .socket unit with FileDescriptorName=log before the service`,
-			`error: systemd:none: systemd passed only "", "": start the .socket unit with FileDescriptorName=none before the service`,
+			`error: systemd:log: systemd passed only "", ""; start the .socket unit with FileDescriptorName=log before the service`,
+			`error: systemd:none: systemd passed only "", ""; start the .socket unit with FileDescriptorName=none before the service`,
 			"descriptor: 3 true true", "descriptor: 4 true true", "descriptor: 5 false false",
 		}},
 		{"ctrl:x:ctrl", []string{
-			"error: systemd:ctrl: systemd passed two of that name: give each a FileDescriptorName= of its own",
-			`error: systemd:log: systemd passed only "ctrl", "x", "ctrl": start the .socket unit with FileDescriptorName=log before the service`,
-			`error: systemd:none: systemd passed only "ctrl", "x", "ctrl": start the .socket unit with FileDescriptorName=none before the service`,
+			"error: systemd:ctrl: systemd passed two sockets with this name; give each a FileDescriptorName= of its own",
+			`error: systemd:log: systemd passed only "ctrl", "x", "ctrl"; start the .socket unit with FileDescriptorName=log before the service`,
+			`error: systemd:none: systemd passed only "ctrl", "x", "ctrl"; start the .socket unit with FileDescriptorName=none before the service`,
 			"descriptor: 3 false false", "descriptor: 4 true true", "descriptor: 5 false false",
 		}},
 	} {
@@ -118,7 +118,7 @@ func passedFile(t *testing.T, i int) *os.File {
 	return f
 }
 
-// What another process left in the environment means nothing.
+// TestPassedToAnother checks that the variables of another process are ignored.
 func TestPassedToAnother(t *testing.T) {
 	t.Setenv("LISTEN_PID", "1")
 	t.Setenv("LISTEN_FDS", "1")
@@ -127,7 +127,7 @@ func TestPassedToAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = p.Open("ctrl")
-	const want = "systemd:ctrl: systemd passed no socket of that name: start the .socket unit with FileDescriptorName=ctrl before the service"
+	const want = "systemd:ctrl: systemd passed no socket with this name; start the .socket unit with FileDescriptorName=ctrl before the service"
 	if err == nil || err.Error() != want {
 		t.Errorf("Open = %v, want %s", err, want)
 	}
@@ -154,7 +154,7 @@ func TestPassedNothing(t *testing.T) {
 	}
 }
 
-// TestPassedAt checks that a socket is found by the path that it is bound to.
+// TestPassedAt checks that a socket is found by its path.
 func TestPassedAt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	given, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -177,11 +177,11 @@ func TestPassedAt(t *testing.T) {
 	}
 	l, err := p.OpenAt(path)
 	if l == nil || err != nil || len(p.files) != 0 {
-		t.Fatalf("OpenAt = %v, %v; %d are left", l, err, len(p.files))
+		t.Fatalf("OpenAt = %v, %v; %d remain", l, err, len(p.files))
 	}
 	greet(t, l, "unix", path)
 	_ = l.Close()
 	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the path of a socket that was passed is gone: %v", err)
+		t.Errorf("Close removed the path of a passed socket: %v", err)
 	}
 }

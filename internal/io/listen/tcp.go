@@ -33,12 +33,12 @@ func openTCP(e config.Endpoint) (*Listener, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if sa := sockname(fd); e.Port == 0 {
-		name = "tcp:" + addrPort(sa, addr).String() // the port that the kernel has chosen
+		name = "tcp:" + addrPort(sa, addr).String() // the port that the kernel chose
 	}
 	return newListener(fd, name)
 }
 
-// addrPort returns the address of a TCP socket; addr is what it was asked for.
+// addrPort returns the address of a TCP socket; addr is the address that was requested.
 func addrPort(sa unix.Sockaddr, addr netip.Addr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
@@ -59,9 +59,9 @@ func bindTCP(fd int, sa unix.Sockaddr) error {
 	return nil
 }
 
-// prepareTCP sets the options that the connections of a TCP socket inherit: responses
-// leave at once, and a peer that has vanished is noticed after about two minutes. It
-// fails on other sockets, which need none of that.
+// prepareTCP sets the options that the connections of a TCP socket inherit: responses are
+// sent at once, and a lost peer is detected after about two minutes. It does nothing on other
+// sockets.
 func prepareTCP(fd int) {
 	if unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) != nil {
 		return
@@ -85,11 +85,11 @@ func sockaddr(a netip.Addr, e config.Endpoint) (family int, sa unix.Sockaddr, er
 	return unix.AF_INET6, sa6, nil
 }
 
-// interfaceIndex asks the kernel for the number of a network interface.
+// interfaceIndex returns the number of a network interface.
 func interfaceIndex(name string) (uint32, error) {
 	r, err := unix.NewIfreq(name)
 	if err != nil {
-		return 0, fmt.Errorf("no network interface %q: its name is too long", name)
+		return 0, fmt.Errorf("network interface %q: name too long", name)
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -97,7 +97,7 @@ func interfaceIndex(name string) (uint32, error) {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r); err != nil {
-		return 0, fmt.Errorf("no network interface %q: %w; ip link lists those of this machine", name, err)
+		return 0, fmt.Errorf("network interface %q: %w; ip link lists the interfaces", name, err)
 	}
 	return r.Uint32(), nil
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// Named is a descriptor that systemd passed, and its name.
+// Named is a descriptor that systemd passed, with its name.
 type Named struct {
 	FD   int
 	Name string
 }
 
-// Take takes out the descriptors whose names begin with prefix.
+// Take removes the descriptors whose names start with prefix, and returns them.
 func (p *Passed) Take(prefix string) (taken []Named) {
 	rest := p.files[:0]
 	for _, f := range p.files {
@@ -32,8 +32,8 @@ func (p *Passed) Take(prefix string) (taken []Named) {
 	return taken
 }
 
-// Socket is the descriptor of a listener, which stays its own, and what its path
-// named when it was made: device and inode, zero if we made none.
+// Socket returns the descriptor of a listener, which the listener still owns, and the
+// device and inode of its path when it was created; zero if this process created none.
 func (l *Listener) Socket() (fd int, made [2]uint64) {
 	if l.made != nil {
 		made = identity(l.made)
@@ -48,12 +48,12 @@ func identity(fi os.FileInfo) (id [2]uint64) {
 	return id
 }
 
-// Leave has Close leave the path alone: another process has the socket, too.
-func (l *Listener) Leave() { l.path = "" }
+// Share makes Close leave the path in place, because another process has the socket, too.
+func (l *Listener) Share() { l.path = "" }
 
-// Resume takes over fd, the listener that a process before this one has made for an
-// endpoint, if it is what e describes and, of a Unix socket, what its path still
-// leads to. Else the path is removed if it still is the socket's, and fd closed.
+// Resume takes over fd, a listener that the previous process created, if it is the one that
+// e describes and, for a Unix socket, its path still leads to it. Otherwise it closes fd, and
+// removes the path if that still belongs to the socket.
 func Resume(e config.Endpoint, fd int, made [2]uint64) (*Listener, error) {
 	if err := stillFits(e, fd, made); err != nil {
 		if sa, ok := sockname(fd).(*unix.SockaddrUnix); ok {
@@ -79,11 +79,11 @@ func stillFits(e config.Endpoint, fd int, made [2]uint64) error {
 	switch sa := sockname(fd).(type) {
 	case *unix.SockaddrUnix:
 		if e.Kind != config.Unix || sa.Name != e.Path {
-			return fmt.Errorf("the socket of before is unix:%s", sa.Name)
+			return fmt.Errorf("the previous socket is unix:%s", sa.Name)
 		}
 		fi, err := os.Lstat(e.Path)
 		if err != nil || identity(fi) != made || fi.Mode().Perm() != e.Mode.Perm() {
-			return fmt.Errorf("unix:%s is not as it was", e.Path)
+			return fmt.Errorf("unix:%s: path or mode of the previous socket changed", e.Path)
 		}
 		return nil
 	case *unix.SockaddrInet4:
@@ -91,12 +91,12 @@ func stillFits(e config.Endpoint, fd int, made [2]uint64) error {
 	case *unix.SockaddrInet6:
 		return fitsTCP(e, netip.AddrFrom16(sa.Addr), sa.Port)
 	}
-	return fmt.Errorf("descriptor %d is no socket that listens", fd)
+	return fmt.Errorf("descriptor %d is not a listening socket", fd)
 }
 
 func fitsTCP(e config.Endpoint, addr netip.Addr, port int) error {
 	if want, err := netip.ParseAddr(e.Addr); e.Kind != config.TCP || err != nil || want != addr || e.Port != 0 && e.Port != port {
-		return fmt.Errorf("the socket of before is tcp:%s", netip.AddrPortFrom(addr, uint16(port)))
+		return fmt.Errorf("the previous socket is tcp:%s", netip.AddrPortFrom(addr, uint16(port)))
 	}
 	return nil
 }

@@ -13,34 +13,34 @@ import (
 )
 
 var (
-	// ErrTaken means that another process listens there.
-	ErrTaken = errors.New("another process listens there")
+	// ErrInUse means that another process listens on the address.
+	ErrInUse = errors.New("another process listens there")
 
-	// ErrNoSocket means that something else has the path of a Unix socket.
-	ErrNoSocket = errors.New("there is something that is not a socket")
+	// ErrNotSocket means that the path of a Unix socket leads to another file.
+	ErrNotSocket = errors.New("the file exists and is not a socket")
 )
 
-// Look fails as Open would and leaves no trace: it removes no socket, makes none,
-// and bothers nobody who listens. left says that there is a socket which nobody
-// listens on any more and which Open would remove.
+// Check fails as Open would and leaves no trace: it removes and creates no socket, and
+// connects to none. left reports whether Open would remove a socket on which no process
+// listens.
 //
-// A TCP port is tried by a bind that ends at once and never listens: another
-// that binds the port meanwhile does not notice.
+// It tries a TCP port with a bind that is undone at once and never listens: another process
+// that binds the port at the same time does not notice.
 //
-// What Look cannot foresee is a change of owner that fails.
-func Look(e config.Endpoint) (left bool, err error) {
+// Check cannot foresee that a change of the owner fails.
+func Check(e config.Endpoint) (left bool, err error) {
 	switch e.Kind {
 	case config.Unix:
-		return lookUnix(e.Path)
+		return checkUnix(e.Path)
 	case config.TCP:
-		return false, lookTCP(e)
+		return false, checkTCP(e)
 	case config.ListenFD:
 		return false, checkListens(e.FD)
 	}
-	return false, errors.New("listen: not an endpoint to listen on")
+	return false, errors.New("listen: unexpected kind of endpoint")
 }
 
-func lookUnix(path string) (left bool, err error) {
+func checkUnix(path string) (left bool, err error) {
 	fi, err := stale(path)
 	if err != nil {
 		return false, err
@@ -51,13 +51,13 @@ func lookUnix(path string) (left bool, err error) {
 		return left, fmt.Errorf("bind: directory %q: %w", dir, err)
 	}
 	if left && !mayRemove(dir, path) {
-		return left, fmt.Errorf("bind: %w: the socket that is left over there cannot be removed", unix.EADDRINUSE)
+		return left, fmt.Errorf("bind: %w: cannot remove the stale socket", unix.EADDRINUSE)
 	}
 	return left, nil
 }
 
-// mayRemove tells whether the sticky bit of a directory that we can write to lets
-// us remove path.
+// mayRemove reports whether the sticky bit of a writable directory allows this user to
+// remove path.
 func mayRemove(dir, path string) bool {
 	var d, p unix.Stat_t
 	if unix.Stat(dir, &d) != nil || unix.Lstat(path, &p) != nil {
@@ -67,7 +67,7 @@ func mayRemove(dir, path string) bool {
 	return d.Mode&unix.S_ISVTX == 0 || euid == 0 || euid == d.Uid || euid == p.Uid
 }
 
-func lookTCP(e config.Endpoint) error {
+func checkTCP(e config.Endpoint) error {
 	addr, err := netip.ParseAddr(e.Addr)
 	if err != nil {
 		return fmt.Errorf("not a literal address: %w", err)
@@ -83,7 +83,7 @@ func lookTCP(e config.Endpoint) error {
 	defer func() { _ = unix.Close(fd) }()
 	err = bindTCP(fd, sa)
 	if errors.Is(err, unix.EADDRINUSE) {
-		return fmt.Errorf("%w: %w", ErrTaken, err)
+		return fmt.Errorf("%w: %w", ErrInUse, err)
 	}
 	return err
 }
@@ -95,7 +95,7 @@ func checkListens(fd int) error {
 		return fmt.Errorf("descriptor %d is not a socket: %w", fd, err)
 	}
 	if on == 0 {
-		return fmt.Errorf("descriptor %d does not listen: pass a listening socket here, a connected one as clientfd", fd)
+		return fmt.Errorf("descriptor %d does not listen; pass a listening socket, or a connected one as clientfd", fd)
 	}
 	return nil
 }

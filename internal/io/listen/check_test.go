@@ -12,10 +12,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// TestLook holds that Look and Open agree, and that Look leaves what is there.
-func TestLook(t *testing.T) {
+// TestCheck checks that Check and Open agree, and that Check changes nothing.
+func TestCheck(t *testing.T) {
 	dir := t.TempDir()
-	at := func(name string) config.Endpoint { return unixEnd(filepath.Join(dir, name)) }
+	at := func(name string) config.Endpoint { return unixEndpoint(filepath.Join(dir, name)) }
 	if err := os.WriteFile(at("file").Path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -43,31 +43,31 @@ func TestLook(t *testing.T) {
 		left bool
 		err  error
 	}{
-		{"nothing there", at("new"), false, nil},
-		{"left over", at("left"), true, nil},
-		{"a file", at("file"), false, ErrNoSocket},
-		{"taken", at("busy"), false, ErrTaken},
+		{"no file", at("new"), false, nil},
+		{"stale", at("left"), true, nil},
+		{"a file", at("file"), false, ErrNotSocket},
+		{"in use", at("busy"), false, ErrInUse},
 		{"no directory", at("missing/s"), false, os.ErrNotExist},
 		{"not a directory", at("file/s"), false, unix.ENOTDIR},
 		{"TCP", config.Endpoint{Kind: config.TCP, Addr: "127.0.0.1", FD: -1}, false, nil},
-		{"TCP, taken", taken, false, ErrTaken},
+		{"TCP, in use", taken, false, ErrInUse},
 		{"TCP, not our address", config.Endpoint{Kind: config.TCP, Addr: "192.0.2.1", FD: -1}, false, unix.EADDRNOTAVAIL},
 		{"TCP, no such interface", config.Endpoint{Kind: config.TCP, Addr: "fe80::1", IfName: "none0", FD: -1}, false, unix.ENODEV},
 		{"descriptor", config.Endpoint{Kind: config.ListenFD, FD: 1 << 20}, false, unix.EBADF},
 	} {
-		left, err := Look(tt.e)
+		left, err := Check(tt.e)
 		if left != tt.left || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
-			t.Errorf("%s: Look = %v, %v, want %v, %v", tt.name, left, err, tt.left, tt.err)
+			t.Errorf("%s: Check = %v, %v, want %v, %v", tt.name, left, err, tt.left, tt.err)
 		}
 		if tt.e.Kind == config.Unix {
 			_, before := os.Lstat(tt.e.Path)
-			if exists := before == nil; exists != (tt.left || tt.err == ErrNoSocket || tt.err == ErrTaken) {
-				t.Errorf("%s: after Look the path exists: %v", tt.name, exists)
+			if exists := before == nil; exists != (tt.left || tt.err == ErrNotSocket || tt.err == ErrInUse) {
+				t.Errorf("%s: after Check the path exists: %v", tt.name, exists)
 			}
 		}
 		l, openErr := Open(tt.e)
 		if (openErr == nil) != (err == nil) {
-			t.Errorf("%s: Look = %v, but Open = %v", tt.name, err, openErr)
+			t.Errorf("%s: Check = %v, but Open = %v", tt.name, err, openErr)
 		}
 		if openErr == nil {
 			_ = l.Close()
