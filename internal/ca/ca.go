@@ -40,6 +40,9 @@ type CA struct {
 	log     Log
 	options []string // words of the options file
 
+	expected int      // number of certificates that Expect announced
+	session  *session // nil before the first of them
+
 	random io.Reader
 	now    func() time.Time
 	newKey func(ctx context.Context) (crypto.Signer, error)
@@ -51,23 +54,68 @@ func New(cfg *Config, log Log) *CA {
 	return &CA{cfg: cfg, log: log, random: rand.Reader, now: time.Now, newKey: generate}
 }
 
+// session is an open signing key with serial numbers that the CA has reserved.
+type session struct {
+	key     *signer.Key
+	cert    *x509.Certificate
+	serials []*big.Int
+}
+
+// Expect announces that n certificates will be issued. The first one opens the signing key
+// for all of them and reserves their serial numbers, which saves two syncs of the file
+// with the serial number for three certificates. Numbers that are not used are skipped.
+// Close closes the key.
+func (c *CA) Expect(n int) { c.expected = n }
+
+// Close closes the signing key that Expect has kept open.
+func (c *CA) Close() error {
+	if c.session == nil {
+		return nil
+	}
+	err := c.session.key.Close()
+	c.session = nil
+	return err
+}
+
+// open creates the CA if there is none, opens the signing key and reserves n serial
+// numbers.
+func (c *CA) open(ctx context.Context, n int) (*session, error) {
+	if err := c.prepare(ctx); err != nil {
+		return nil, err
+	}
+	key, cert, err := c.openKey()
+	if err != nil {
+		return nil, err
+	}
+	serials, err := c.nextSerials(ctx, n)
+	if err != nil {
+		return nil, errors.Join(err, key.Close())
+	}
+	return &session{key, cert, serials}, nil
+}
+
 // issue calls build with a serial number that no other certificate has, and returns
 // the certificate that build returns. It creates the CA if there is none. key is valid
 // until build returns.
 func (c *CA) issue(ctx context.Context, build func(serial *big.Int, issuer *x509.Certificate, key crypto.Signer) ([]byte, error)) ([]byte, error) {
-	if err := c.prepare(ctx); err != nil {
-		return nil, err
+	s := c.session
+	if s == nil || len(s.serials) == 0 {
+		if err := c.Close(); err != nil {
+			return nil, err
+		}
+		var err error
+		if s, err = c.open(ctx, max(c.expected, 1)); err != nil {
+			return nil, err
+		}
+		if c.expected > 0 {
+			c.session, c.expected = s, 0
+		} else {
+			defer s.key.Close()
+		}
 	}
-	key, cert, err := c.open()
-	if err != nil {
-		return nil, err
-	}
-	defer key.Close()
-	serial, err := c.nextSerial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return build(serial, cert, key)
+	serial := s.serials[0]
+	s.serials = s.serials[1:]
+	return build(serial, s.cert, s.key)
 }
 
 // prepare makes the directories and the CA, as far as they are not there.
@@ -108,8 +156,8 @@ func (c *CA) makeDir(key, path string) error {
 	return nil
 }
 
-// open returns the key that signs and its certificate, which belong together.
-func (c *CA) open() (*signer.Key, *x509.Certificate, error) {
+// openKey returns the signing key and its certificate.
+func (c *CA) openKey() (*signer.Key, *x509.Certificate, error) {
 	cert, err := c.issuerCert()
 	if err != nil {
 		return nil, nil, err

@@ -156,7 +156,7 @@ func wantWhole(t *testing.T, dir, what string) {
 		}
 	}
 	c, _ := newCA(t, dir)
-	if _, _, err := c.open(); err != nil {
+	if _, _, err := c.openKey(); err != nil {
 		t.Errorf("killed at %s: %v", what, err)
 	}
 	wantChain(t, dir, true)

@@ -33,7 +33,7 @@ func (c *CA) RevocationList(ctx context.Context, days int) ([]byte, error) {
 		return nil, err
 	}
 	defer unlock()
-	key, crt, err := c.open()
+	key, crt, err := c.openKey()
 	if err != nil {
 		return nil, err
 	}

@@ -16,21 +16,21 @@ import (
 
 // Limits of serial numbers.
 const (
-	serialDigits = 49 // in the file; more is no number of 20 bytes
+	serialDigits = 49 // digits of the largest number, which has 20 bytes
 	serialBits   = 160
-	startDigits  = 20 // of the first number of a CA
+	startDigits  = 20 // digits of the first number of a CA
 )
 
-// nextSerial returns a serial number that was never returned before, by us or by
-// swtpm_localca, whatever ends a process in between.
+// nextSerials returns n serial numbers that neither this program nor swtpm_localca has
+// returned before, also after a crash.
 //
-// The file has the last number that was used, in decimal digits; what follows
-// them does not matter. The number is written over the old one, in one write of
-// less than a sector: that is done or not done, and nobody needs the right to
-// rename files, which SELinux's policies for libvirt do not give.
+// The file has the last number in decimal digits; text after them is ignored. The new
+// last number overwrites the old one in a write of less than a sector, which is atomic.
+// It is not written to a new file, because SELinux's policies for libvirt do not permit
+// renaming files.
 //
 // Source: swtpm 0.11, swtpm_localca.c.
-func (c *CA) nextSerial(ctx context.Context) (*big.Int, error) {
+func (c *CA) nextSerials(ctx context.Context, n int) ([]*big.Int, error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -43,40 +43,43 @@ func (c *CA) nextSerial(ctx context.Context) (*big.Int, error) {
 	defer dir.Close()
 	name := filepath.Base(c.cfg.Serial)
 	file, err := dir.Open(name, os.O_RDWR)
-	made := errors.Is(err, fs.ErrNotExist)
-	if made {
+	created := errors.Is(err, fs.ErrNotExist)
+	if created {
 		file, err = dir.Create(name, 0o664)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("serial number: %w", err)
 	}
-	next, err := advance(file, c.random)
+	serials, err := advance(file, c.random, n)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return nil, fmt.Errorf("serial number in %q: %w", c.cfg.Serial, err)
 	}
-	if made {
+	if created {
 		err = dir.Sync()
 	}
-	return next, err
+	return serials, err
 }
 
-// advance writes the number after the one in the file into it, and returns it
-// when it is on the disk.
-func advance(file *safefile.File, random io.Reader) (*big.Int, error) {
+// advance returns the count numbers after the one in the file, of which it writes the last
+// one into the file and syncs it.
+func advance(file *safefile.File, random io.Reader, count int) (serials []*big.Int, err error) {
 	text := make([]byte, serialDigits+1)
 	n, err := file.ReadAt(text, 0)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	next, ok := after(string(text[:n]))
-	if !ok {
-		start, err := firstSerial(random)
-		if err != nil {
-			return nil, err
+	digits := string(text[:n])
+	for range count {
+		next, ok := after(digits)
+		if !ok {
+			start, err := firstSerial(random)
+			if err != nil {
+				return nil, err
+			}
+			next = start.Add(start, big.NewInt(1))
 		}
-		next = start.Add(start, big.NewInt(1))
+		serials, digits = append(serials, next), next.String()
 	}
-	digits := next.String()
 	if _, err := file.WriteAt([]byte(digits), 0); err != nil {
 		return nil, err
 	}
@@ -85,11 +88,11 @@ func advance(file *safefile.File, random io.Reader) (*big.Int, error) {
 			return nil, err
 		}
 	}
-	return next, file.Sync()
+	return serials, file.Sync()
 }
 
-// after returns the number after the one that text begins with; false if there is
-// none that a certificate may have.
+// after returns the number after the one at the beginning of text; false if there is none
+// or if it is too large for a certificate.
 func after(text string) (*big.Int, bool) {
 	if len(text) > serialDigits {
 		return nil, false
@@ -103,12 +106,12 @@ func after(text string) (*big.Int, bool) {
 	return n, n.BitLen() <= serialBits
 }
 
-// firstSerial returns where the numbers of a CA begin: 20 digits from 0 to 8 at
-// random.
+// firstSerial returns the random number of 20 digits from 0 to 8 after which the serial
+// numbers of a CA begin.
 //
-// Compat: swtpm 0.11 takes 1 to 8 as the first digit and 0 to 8 for all others. A
-// 1 with at most a 7 behind it is a number that swtpm 0.7, which counts in 64
-// bits, goes on with; it begins at 0 again with larger ones.
+// Compat: swtpm 0.11 chooses 1 to 8 for the first digit and 0 to 8 for the others. Here
+// they are 1 and 0 to 7, because swtpm 0.7 counts in 64 bits and would start again at 0
+// after a larger number.
 func firstSerial(random io.Reader) (*big.Int, error) {
 	digits := []byte{'1'}
 	for len(digits) < startDigits {

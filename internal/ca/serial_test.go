@@ -2,7 +2,10 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
+	"crypto/x509"
+	"errors"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -64,7 +67,7 @@ func TestSerialFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		c, _ := newCA(t, dir)
-		n, err := c.nextSerial(t.Context())
+		n, err := nextSerial(t, c)
 		got := string(read(t, dir, "certserial"))
 		if err != nil || n.String() != got || want != "" && got != want || want == "" && len(got) != startDigits {
 			t.Errorf("after %q: %v, %v, file %q", in, n, err, got)
@@ -82,7 +85,7 @@ func TestSerialsAtOnce(t *testing.T) {
 		wg.Go(func() {
 			c, _ := newCA(t, dir)
 			for range 5 {
-				n, err := c.nextSerial(t.Context())
+				n, err := nextSerial(t, c)
 				if err != nil {
 					t.Error(err)
 					return
@@ -123,4 +126,50 @@ func FuzzAfter(f *testing.F) {
 			t.Errorf("after(%q) = %v", s, n)
 		}
 	})
+}
+
+// nextSerial returns the next serial number.
+func nextSerial(t *testing.T, c *CA) (*big.Int, error) {
+	t.Helper()
+	all, err := c.nextSerials(t.Context(), 1)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// TestExpect checks that announced certificates have consecutive serial numbers that are
+// reserved together, and that another user of the CA gets later ones.
+func TestExpect(t *testing.T) {
+	c := openSite(t, "")
+	other := New(c.cfg, &testLog{})
+	issue := func(c *CA) *big.Int {
+		t.Helper()
+		var n *big.Int
+		if _, err := c.issue(t.Context(), func(serial *big.Int, _ *x509.Certificate, key crypto.Signer) ([]byte, error) {
+			n = serial
+			_, err := key.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)
+			return nil, err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	c.Expect(3)
+	first := issue(c)
+	b, err := os.ReadFile(c.cfg.Serial)
+	if err != nil || string(b) != new(big.Int).Add(first, big.NewInt(2)).String() {
+		t.Errorf("after the first of three, number %v: the file has %q, %v", first, b, err)
+	}
+	for i, x := range []struct {
+		c    *CA
+		want int64
+	}{{other, 3}, {c, 1}, {c, 2}, {c, 4}, {other, 5}} {
+		if got := issue(x.c); got.Cmp(new(big.Int).Add(first, big.NewInt(x.want))) != 0 {
+			t.Errorf("certificate %d has the number %v, want %v and %d", i, got, first, x.want)
+		}
+	}
+	if err := errors.Join(c.Close(), c.Close()); err != nil {
+		t.Error(err)
+	}
 }

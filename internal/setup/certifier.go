@@ -35,6 +35,7 @@ type certifier struct {
 	logFile         string
 	vmid            string
 	tpm2            bool
+	expected        int    // number of certificates
 	dir             string // temporary, for the program's output; "" before it is created
 	tpm             manufacture.TPM
 	log             manufacture.Log
@@ -75,8 +76,11 @@ func ourVersion() string {
 	return info.Main.Version
 }
 
-// close removes the temporary directory.
+// close closes the CA and removes the temporary directory.
 func (t *certifier) close() {
+	if t.authority != nil {
+		_ = t.authority.Close() // only a token can fail, which has a process of its own
+	}
 	if t.dir != "" {
 		_ = os.RemoveAll(t.dir) // a leftover in TMPDIR does no harm
 	}
@@ -84,9 +88,6 @@ func (t *certifier) close() {
 
 // Issue implements manufacture.Certifier.
 func (t *certifier) Issue(ctx context.Context, r ca.Request) ([]byte, error) {
-	if t.path == "" {
-		return nil, cli.Complain("There is no program for certificates: create_certs_tool is missing in the configuration file.")
-	}
 	r.TPM2, r.VMID = t.tpm2, t.vmid
 	var err error
 	if r.Spec, r.Product, err = describeTPM(ctx, t.tpm); err != nil {
@@ -114,6 +115,7 @@ func (t *certifier) open(r ca.Request) (err error) {
 		return err
 	}
 	t.inProcess = !t.authority.InToken()
+	t.authority.Expect(t.expected)
 	return nil
 }
 

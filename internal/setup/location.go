@@ -135,14 +135,21 @@ func (l *location) open() error {
 // commit stores the permanent state in one step: after a crash the disk has either the
 // new or the old one. A new TPM also replaces the other items; a changed one leaves them.
 func (l *location) commit(sealed []byte, isNew bool) error {
-	prefix := l.version.FilePrefix()
-	changes := []nv.Change{{Name: prefix + nv.Permanent, Blob: sealed}}
+	name := l.version.FilePrefix() + nv.Permanent
+	changes := []nv.Change{{Name: name, Blob: sealed}}
 	if isNew {
 		old, err := l.others()
 		if err != nil {
 			return err
 		}
 		changes = append(changes, old...)
+		found, err := l.existing()
+		if err != nil {
+			return err
+		}
+		if found == "" && len(old) == 0 { // two syncs instead of the six of a batch
+			return l.b.Store(name, sealed)
+		}
 	}
 	return nv.Apply(l.b, changes)
 }

@@ -55,6 +55,10 @@ func (p *program) prepare() (out *plan, err error) {
 	if out.certs, err = p.prepareCerts(c); err != nil {
 		return nil, err
 	}
+	out.certs.expected = out.tpm12.Certificates()
+	if o.TPM2 {
+		out.certs.expected = out.tpm20.Certificates()
+	}
 	if source != nil {
 		p.log.Infof("%s", message)
 		out.source = source

@@ -18,6 +18,23 @@ func TestStartCalls(t *testing.T) {
 	dir := t.TempDir()
 	trace := filepath.Join(dir, "trace")
 	cmd := exec.Command(strace, "-f", "-o", trace, ours("swtpm"), "socket", "--tpm2", "--tpmstate", "dir="+dir, "--flags", "startup-clear", "--print-info", "1")
+	calls := traced(t, cmd, trace)
+	for name, most := range map[string]int{
+		"all": 700, "prctl": 120, "execve": 1, "a process": 0, "rt_sigreturn": 20, "capset": 20, "landlock_restrict_self": 20,
+	} {
+		if calls[name] > most {
+			t.Errorf("%s: %d times, want at most %d", name, calls[name], most)
+		}
+	}
+	if calls["all"] < 200 || calls["execve"] != 1 {
+		t.Errorf("the trace has %d calls, %d of them execve: is it one?", calls["all"], calls["execve"])
+	}
+}
+
+// traced runs a command under strace -f -o trace and counts its system calls, processes
+// and, as "all", the calls whose number does not depend on time.
+func traced(t *testing.T, cmd *exec.Cmd, trace string) map[string]int {
+	t.Helper()
 	code, _, stderr := runCmd(t, cmd)
 	if strings.Contains(stderr, "ptrace") {
 		t.Skipf("strace may not trace here: %s", stderr)
@@ -44,15 +61,40 @@ func TestStartCalls(t *testing.T) {
 		calls[name]++
 		calls["all"]++
 	}
-	for name, most := range map[string]int{
-		"all": 700, "prctl": 120, "execve": 1, "a process": 0, "rt_sigreturn": 20, "capset": 20, "landlock_restrict_self": 20,
-	} {
+	return calls
+}
+
+// TestSetupCalls checks the system calls of a manufacture with certificates: one process,
+// one sync for the serial numbers and two for the state.
+func TestSetupCalls(t *testing.T) {
+	t.Parallel()
+	strace := need(t, "strace", "strace")
+	dir := tempDir(t)
+	write := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ca := write("ca.conf", "statedir = "+dir+"/ca\nsigningkey = "+dir+"/ca/k.pem\nissuercert = "+dir+"/ca/c.pem\n")
+	opts := write("options", "--platform-manufacturer Fedora --platform-version 2.1 --platform-model QEMU\n")
+	conf := write("setup.conf", "create_certs_tool = "+ours("swtpm_localca")+"\ncreate_certs_tool_config = "+ca+"\ncreate_certs_tool_options = "+opts+"\n")
+	args := func(state string) []string {
+		mkdir(t, filepath.Join(dir, state))
+		return []string{"--tpm2", "--tpm-state", filepath.Join(dir, state), "--create-ek-cert", "--create-platform-cert", "--config", conf}
+	}
+	mustRun(t, ours("swtpm_setup"), args("first")...) // creates the CA
+	trace := filepath.Join(dir, "trace")
+	calls := traced(t, exec.Command(strace, append([]string{"-f", "-o", trace, ours("swtpm_setup")}, args("second")...)...), trace)
+	for name, most := range map[string]int{"all": 900, "fsync": 3, "execve": 1, "a process": 0} {
 		if calls[name] > most {
 			t.Errorf("%s: %d times, want at most %d", name, calls[name], most)
 		}
 	}
-	if calls["all"] < 200 || calls["execve"] != 1 {
-		t.Errorf("the trace has %d calls, %d of them execve: is it one?", calls["all"], calls["execve"])
+	if calls["fsync"] < 3 || calls["all"] < 200 {
+		t.Errorf("%d calls, %d of them fsync: is the trace complete?", calls["all"], calls["fsync"])
 	}
 }
 

@@ -22,6 +22,17 @@ type Options12 struct {
 	OwnerAuth, SRKAuth Auth // used with Owner
 }
 
+// Certificates returns the number of certificates that Make12 requests.
+func (o Options12) Certificates() int {
+	switch {
+	case !o.EK || !o.EKCert:
+		return 0
+	case o.PlatformCert:
+		return 2
+	}
+	return 1
+}
+
 // Auth is an authorization value of a TPM 1.2, TPM_AUTHDATA.
 type Auth [sha1.Size]byte
 

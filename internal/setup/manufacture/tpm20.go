@@ -37,6 +37,18 @@ type Options20 struct {
 	Banks []string // PCR banks to activate; nil for no change
 }
 
+// Certificates returns the number of certificates that Make20 requests.
+func (o Options20) Certificates() (n int) {
+	for _, wanted := range []bool{
+		o.EKCert && o.EK1 != None, o.EKCert && o.EK2 != None && o.EK2 != o.EK1, o.PlatformCert && o.EK1 != None, o.IAK != None, o.IDevID != None,
+	} {
+		if wanted {
+			n++
+		}
+	}
+	return n
+}
+
 // Make20 manufactures the TPM 2.0 of job and shuts it down. It sends the commands
 // that swtpm_setup sends, in the same order.
 //
