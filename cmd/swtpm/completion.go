@@ -91,7 +91,7 @@ func flagOptions(f *pflag.FlagSet) (out []cli.Option) {
 
 // command describes the verb.
 func (v *verb) command() completion.Command {
-	c := completion.Command{Name: v.name, Help: v.what}
+	c := completion.Command{Name: v.name, Help: v.summary}
 	for _, sub := range v.verbs {
 		c.Commands = append(c.Commands, sub.command())
 	}

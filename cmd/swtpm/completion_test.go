@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli/completion"
 )
 
-// TestVerbCompletion holds how a verb's declaration is read for completion.
+// TestVerbCompletion checks the completion of a verb's declaration.
 func TestVerbCompletion(t *testing.T) {
 	v := verb{name: "all", verbs: []verb{{
 		name: "one", synopsis: "all one FILE | -- socket OPTION...", operand: "FILE",
@@ -56,7 +56,7 @@ func TestVerbCompletion(t *testing.T) {
 	}
 }
 
-// TestCommandLine holds that every verb and every word is described.
+// TestCommandLine checks that every verb and every plain word is completed.
 func TestCommandLine(t *testing.T) {
 	names := map[string]bool{}
 	p := commandLine()

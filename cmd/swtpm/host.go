@@ -18,8 +18,8 @@ const adminProgram = "swtpm-admin"
 // hostVerb is a verb that adminProgram runs; its own help lists its options. The flags
 // here are those that shells complete.
 type hostVerb struct {
-	name, what string
-	flags      []string
+	name, summary string
+	flags         []string
 }
 
 // hostVerbs are the verbs of adminProgram.
@@ -56,7 +56,7 @@ func (v *hostVerb) exec(args []string) error {
 
 // command describes the verb for shells.
 func (v *hostVerb) command() completion.Command {
-	c := completion.Command{Name: v.name, Help: v.what}
+	c := completion.Command{Name: v.name, Help: v.summary}
 	for _, f := range v.flags {
 		c.Options = append(c.Options, completion.Option{Names: []string{f}})
 	}

@@ -21,17 +21,17 @@ import (
 // stateVerbs are the subcommands of swtpm state. targetFlags may replace PROFILE.
 var stateVerbs = []verb{
 	{name: "inspect", synopsis: "state inspect [--json] [--ek] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateInspect,
-		what: "Show the stored TPM state. Works without the key, with less detail."},
+		summary: "Show the stored TPM state. Works without the key, with less detail."},
 	{name: "verify", synopsis: "state verify PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, prepare: stateVerify,
-		what: "Decode the whole state and start libtpms with it. Change nothing. Exit with 1 if the state is damaged."},
+		summary: "Decode the whole state and start libtpms with it. Change nothing. Exit with 1 if the state is damaged."},
 	{name: "rekey", synopsis: "state rekey --new-key KEY|--no-key|--accept-version-1 PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRekey,
-		what: "Encrypt the state with another key, or decrypt it: all of it, or nothing."},
+		summary: "Encrypt the state with another key, or decrypt it: all of it, or nothing."},
 	{name: "export", synopsis: "state export [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateExport,
-		what: "Write the state to FILE, which must not exist."},
+		summary: "Write the state to FILE, which must not exist."},
 	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateImport,
-		what: "Create the TPM of an exported FILE, encrypted with the key that PROFILE or --key names."},
+		summary: "Create the TPM of an exported FILE, encrypted with the key that PROFILE or --key names."},
 	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
-		what: "Exchange the permanent state and the previous one. Requires a TPM with backup."},
+		summary: "Exchange the permanent state and the previous one. Requires a TPM with backup."},
 }
 
 // stateUsage returns err as a usage error, with exit code 2.

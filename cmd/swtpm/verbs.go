@@ -18,46 +18,47 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// action is what a verb does once its flags are read; args are its operands.
+// action is the work of a verb after its flags were parsed; args are its operands.
 type action func(ctx context.Context, args []string) error
 
-// verb is one of our own ways to call the program. All that a verb takes is
-// declared here, so that its help and the completion of shells are made of it.
+// verb is a subcommand of our own. Its help and the shell completion are generated from
+// this declaration.
 type verb struct {
 	name     string
-	synopsis string // what follows "Usage: swtpm "; "-- socket" in it says that a classic command line may follow
-	what     string // the first line of its help
-	operand  string // what each operand is: PROFILE, FILE, DIR, …; "" without operands
-	least    int    // how many operands there are
-	most     int    // at most, -1 for any number
+	alias    string // an earlier name, which still works; neither help nor completion shows it
+	synopsis string // follows "Usage: swtpm "; with "-- socket" in it, a classic command line may follow
+	summary  string // the first line of its help
+	operand  string // the kind of its operands: PROFILE, FILE, DIR, …; "" without operands
+	least    int    // the least number of operands
+	most     int    // the largest number, -1 for any
 	finishes bool   // a signal does not end it at once: it serves, or changes something
 
-	// prepare declares the flags and returns what is done with them. An
-	// argument's kind is the word in backquotes in its usage, as in "write to `FILE`".
+	// prepare declares the flags and returns the action. The kind of a flag's argument is
+	// the word in backquotes in its usage, as in "write to `FILE`".
 	prepare func(f *pflag.FlagSet) action
 
-	verbs []verb // a verb of verbs has these instead of prepare: swtpm NAME VERB …
+	verbs []verb // a group of verbs has these instead of prepare: swtpm NAME VERB …
 }
 
-// verbTable are our verbs.
+// verbTable returns our verbs.
 func verbTable() []verb {
 	return []verb{
 		{name: "run", synopsis: "run [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, finishes: true, prepare: runProfile,
-			what: "Run the TPM of a profile in the foreground; see swtpm.toml(5)."},
+			summary: "Run the TPM of a profile in the foreground; see swtpm.toml(5)."},
 		{name: "check", synopsis: "check PROFILE...", operand: "PROFILE", least: 1, most: -1, prepare: check,
-			what: "Look for mistakes in profiles. Change nothing. Exit with 1 if there is one."},
+			summary: "Check profiles for errors. Change nothing. Exit with 1 if there is an error."},
 		{name: "show", synopsis: "show [--json] [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: show,
-			what: "Print the profile with every default filled in."},
+			summary: "Print a profile with all defaults."},
 		{name: "doctor", synopsis: "doctor [--json] [--instance NAME] PROFILE... | -- socket OPTION...", operand: "PROFILE", least: 1, most: -1, prepare: doctorVerb,
-			what: "Find out why a TPM would not start, and what to do. Change nothing. Exit with 1 if one would not."},
-		{name: "import", synopsis: "import -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: importClassic,
-			what: "Print the profile that equals a classic command line."},
+			summary: "Find out why a TPM would not start, and print a remedy. Change nothing. Exit with 1 if one would not start."},
+		{name: "convert", alias: "import", synopsis: "convert -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: convert,
+			summary: "Convert a classic command line to a profile, and print it."},
 		{name: "state", synopsis: "state VERB", verbs: stateVerbs,
-			what: "Work on the state of a TPM that is off; see swtpm-state(8)."},
+			summary: "Work on the state of a TPM that is off; see swtpm-state(8)."},
 		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(completion.Shells, "|"), least: 1, most: 1,
-			prepare: printCompletion, what: "Print a shell completion script."},
+			prepare: printCompletion, summary: "Print a shell completion script."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,
-			what: "Print the versions of this program and of libtpms, and the features that swtpm lacks."},
+			summary: "Print the versions of this program and of libtpms. With --json, also print the features that swtpm lacks."},
 	}
 }
 
@@ -72,15 +73,14 @@ func plainWords() map[string]func() error {
 // findVerb returns the verb that args begin with, nil if they begin with none.
 func findVerb(verbs []verb, args []string) *verb {
 	for i := range verbs {
-		if verbs[i].name == args[0] {
+		if v := &verbs[i]; v.name == args[0] || v.alias != "" && v.alias == args[0] {
 			return &verbs[i]
 		}
 	}
 	return nil
 }
 
-// call runs the verb with the words behind it. path is its name with those of
-// the verbs before it.
+// call runs the verb with its arguments. path is its name after the names of its groups.
 func (v *verb) call(ctx context.Context, path string, args []string) error {
 	if v.verbs != nil {
 		if len(args) > 0 {
@@ -88,12 +88,12 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 				return sub.call(ctx, path+" "+sub.name, args[1:])
 			}
 		}
-		return v.whichVerb(path, args)
+		return v.callGroup(path, args)
 	}
 	f := pflag.NewFlagSet(path, pflag.ContinueOnError)
 	f.SortFlags = false
 	f.Usage = func() {
-		fmt.Printf("Usage: swtpm %s\n%s\n", v.synopsis, v.what)
+		fmt.Printf("Usage: swtpm %s\n%s\n", v.synopsis, v.summary)
 		if s := verbHelp(f); s != "" {
 			fmt.Printf("\nOptions:\n%s", s)
 		}
@@ -126,12 +126,12 @@ func verbHelp(f *pflag.FlagSet) string {
 	return cli.Help(options)
 }
 
-// whichVerb answers a call of a verb of verbs that names none of them.
-func (v *verb) whichVerb(path string, args []string) error {
+// callGroup prints the help of a group of verbs, or fails because args name none of them.
+func (v *verb) callGroup(path string, args []string) error {
 	if len(args) > 0 && (args[0] == "-h" || args[0] == "--help") {
-		fmt.Printf("Usage: swtpm %s\n%s\n\nVerbs:\n", v.synopsis, v.what)
+		fmt.Printf("Usage: swtpm %s\n%s\n\nVerbs:\n", v.synopsis, v.summary)
 		for _, sub := range v.verbs {
-			fmt.Printf("  %s\n        %s\n", sub.synopsis, sub.what)
+			fmt.Printf("  %s\n        %s\n", sub.synopsis, sub.summary)
 		}
 		return nil
 	}
@@ -141,18 +141,18 @@ func (v *verb) whichVerb(path string, args []string) error {
 	return misused(path, fmt.Errorf("unknown verb %q", args[0]))
 }
 
-// misused is the error for a wrong command line of a verb.
+// misused returns the error for a wrong command line of a verb.
 func misused(path string, err error) error {
 	return &program.ExitError{Code: 2, Err: fmt.Errorf("%s: %w; see swtpm %s --help", path, err, path)}
 }
 
-// usage is an error in the words before an interface is chosen.
+// usage returns the error for a command line that names no interface.
 func usage(text string) error {
 	return classicError(&config.UsageError{Text: text, Usage: topHelp(), Code: 1, Raw: true})
 }
 
-// classicError prints what Classic complains about, where the reference would,
-// and leaves only the exit code.
+// classicError prints an error of config.Classic where the reference would print it, and
+// returns one with the exit code only. It also prints help that was requested.
 func classicError(err error) error {
 	if h, ok := errors.AsType[*config.HelpRequested](err); ok {
 		_, err := fmt.Print(h.Text)
@@ -179,6 +179,7 @@ func classicError(err error) error {
 	return &program.ExitError{Code: u.Code, Err: u, Silent: true}
 }
 
+// load reads the profile called name.
 func load(name, instance string) (*config.Config, error) {
 	path, instance, err := find(name, instance)
 	if err != nil {
@@ -187,8 +188,7 @@ func load(name, instance string) (*config.Config, error) {
 	return config.LoadProfile(path, instance)
 }
 
-// find returns the file of a profile and its instance, which is that of the
-// profile unless one is given.
+// find returns the file of a profile and its instance, by default the profile's own.
 func find(name, instance string) (path, of string, err error) {
 	path, of, err = config.FindProfile(name)
 	if instance != "" {
@@ -199,9 +199,10 @@ func find(name, instance string) (path, of string, err error) {
 
 // instanceFlag declares --instance.
 func instanceFlag(f *pflag.FlagSet) *string {
-	return f.String("instance", "", "what %i stands for in the profile is `NAME`; default: the profile's name")
+	return f.String("instance", "", "replace %i in the profile with `NAME`; default: the profile's name")
 }
 
+// runProfile runs the TPM of a profile.
 func runProfile(f *pflag.FlagSet) action {
 	instance := instanceFlag(f)
 	return func(ctx context.Context, args []string) error {
@@ -215,6 +216,7 @@ func runProfile(f *pflag.FlagSet) action {
 	}
 }
 
+// check checks profiles.
 func check(*pflag.FlagSet) action {
 	return func(_ context.Context, args []string) error {
 		bad := false
@@ -235,6 +237,7 @@ func check(*pflag.FlagSet) action {
 	}
 }
 
+// show prints a profile with all defaults.
 func show(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON rather than TOML")
 	instance := instanceFlag(f)
@@ -250,13 +253,14 @@ func show(f *pflag.FlagSet) action {
 	}
 }
 
-func importClassic(*pflag.FlagSet) action {
+// convert prints the profile for a classic command line.
+func convert(*pflag.FlagSet) action {
 	return func(_ context.Context, args []string) error {
 		dir, err := os.Getwd()
 		if err != nil {
 			return err
 		}
-		profile, err := config.Import(args[0], args[1:], os.Getenv, dir)
+		profile, err := config.Convert(args[0], args[1:], os.Getenv, dir)
 		if err != nil {
 			return classicError(err)
 		}
@@ -264,6 +268,7 @@ func importClassic(*pflag.FlagSet) action {
 	}
 }
 
+// help prints the help of the program.
 func help() error {
 	_, err := fmt.Print(topHelp())
 	return err
@@ -275,10 +280,10 @@ func topHelp() string {
 	fmt.Fprintf(&b, "A TPM 1.2 and 2.0 emulator.\n\nUsage: swtpm %s [OPTION]...\n", strings.Join(config.Interfaces, "|"))
 	b.WriteString("           Run a TPM by the classic command line; see swtpm socket --help.\n")
 	for _, v := range verbTable() {
-		fmt.Fprintf(&b, "       swtpm %s\n           %s\n", v.synopsis, v.what)
+		fmt.Fprintf(&b, "       swtpm %s\n           %s\n", v.synopsis, v.summary)
 	}
 	for _, v := range hostVerbs {
-		fmt.Fprintf(&b, "       swtpm %s [%s]\n           %s\n", v.name, strings.Join(v.flags, "] ["), v.what)
+		fmt.Fprintf(&b, "       swtpm %s [%s]\n           %s\n", v.name, strings.Join(v.flags, "] ["), v.summary)
 	}
 	dirs, suffix := config.ProfileDirs()
 	last := len(dirs) - 1
@@ -288,12 +293,13 @@ func topHelp() string {
 }
 
 // classicVersion prints the line that scripts read. Its number is that of the
-// reference whose interface this is.
+// reference whose interface this program has.
 func classicVersion() error {
 	_, err := fmt.Print(config.VersionLine(program.ReferenceVersion))
 	return err
 }
 
+// printVersion prints our own version.
 func printVersion(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON")
 	return func(context.Context, []string) error {
@@ -308,17 +314,17 @@ func printVersion(f *pflag.FlagSet) action {
 	}
 }
 
-// ours are the features that the reference does not have.
+// ours lists the features that the reference lacks.
 var ours = []string{
-	"toml-profile",        // run, check, show, import
-	"doctor",              // says why a TPM would not start
+	"toml-profile",        // run, check, show, convert
+	"doctor",              // finds out why a TPM would not start
 	"durable",             // an acknowledged change is on disk
 	"checksum",            // plain state files carry one
 	"tpmstate-durability", // --tpmstate durability=
 	"tpmstate-on-full",    // --tpmstate on-full=, wait-limit=
 	"tpmstate-max-stores", // --tpmstate max-stores-per-minute=
 	"pcap-redact",         // --pcap redact
-	"concurrent-clients",  // no client holds up another
+	"concurrent-clients",  // no client delays another
 	"cancel",              // CANCEL_TPM_CMD reaches a running command
 	"fragments",           // a command may come in pieces
 	"state-verbs",         // state inspect, verify, rekey, export, import, rollback

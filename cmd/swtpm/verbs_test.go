@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// TestCall holds how a verb reads its words, one with verbs of its own too.
+// TestCall checks how a verb and a group of verbs parse their arguments.
 func TestCall(t *testing.T) {
 	var got string
 	leaf := func(f *pflag.FlagSet) action {
@@ -58,5 +58,15 @@ func TestCall(t *testing.T) {
 	}
 	if v := findVerb(verbs, []string{"socket"}); v != nil {
 		t.Errorf("socket is the verb %+v, want none", v)
+	}
+}
+
+// TestAlias checks that the earlier name of a verb works, and that the help does not show it.
+func TestAlias(t *testing.T) {
+	if v := findVerb(verbTable(), []string{"import"}); v == nil || v.name != "convert" {
+		t.Errorf("import is %+v, want the verb convert", v)
+	}
+	if help := topHelp(); strings.Contains(help, "swtpm import") || !strings.Contains(help, "swtpm convert -- socket") {
+		t.Errorf("the help is %q, want convert without its alias", help)
 	}
 }

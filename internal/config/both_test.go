@@ -224,7 +224,7 @@ func TestConsumers(t *testing.T) {
 			t.Errorf("%s: %v", tt.who, err)
 			continue
 		}
-		out, err := Import("socket", args, noEnv, "/w")
+		out, err := Convert("socket", args, noEnv, "/w")
 		if c.Printing() != "" {
 			if err == nil {
 				t.Errorf("%s: imported as\n%s", tt.who, out)
@@ -232,17 +232,17 @@ func TestConsumers(t *testing.T) {
 			continue
 		}
 		if err != nil {
-			t.Errorf("%s: import: %v", tt.who, err)
+			t.Errorf("%s: convert: %v", tt.who, err)
 			continue
 		}
 		got, err := parseProfile(tt.who, out, "/elsewhere", "other")
 		if err != nil {
-			t.Errorf("import: %v\n%s", err, out)
+			t.Errorf("convert: %v\n%s", err, out)
 			continue
 		}
 		c.Daemon = false
 		if diff := cmp.Diff(c.Absolute("/w"), got); diff != "" {
-			t.Errorf("%s: import: -want +got\n%s\n%s", tt.who, diff, out)
+			t.Errorf("%s: convert: -want +got\n%s\n%s", tt.who, diff, out)
 		}
 		again(t, tt.who, got)
 	}
@@ -258,29 +258,29 @@ func TestImportDescriptors(t *testing.T) {
 		"--ctrl|type=tcp,port=1|--fd|2000000000":                    `server     = "clientfd:2000000000"`,
 		"--ctrl|type=tcp,port=1|--pid|fd=2000000000":                `fd = 2000000000`,
 	} {
-		out, err := Import("socket", strings.Split("--tpmstate|dir=s|"+args, "|"), noEnv, "/w")
+		out, err := Convert("socket", strings.Split("--tpmstate|dir=s|"+args, "|"), noEnv, "/w")
 		if err != nil || !strings.Contains(out, want+"\n") {
-			t.Errorf("Import(%q) = %v\n%s, want %s", args, err, out, want)
+			t.Errorf("Convert(%q) = %v\n%s, want %s", args, err, out, want)
 		}
 	}
 }
 
-func TestImportRefuses(t *testing.T) {
+func TestConvertRefuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
-		{"--print-c", "import: --print-capabilities describes no TPM; leave it out"},
-		{"--print-s|--tpmstate|dir=s", "import: --print-states describes no TPM; leave it out"},
-		{"--print-p", "import: --print-profiles describes no TPM; leave it out"},
-		{"--print-i|1", "import: --print-info describes no TPM; leave it out"},
+		{"--print-c", "convert: --print-capabilities describes no TPM; leave it out"},
+		{"--print-s|--tpmstate|dir=s", "convert: --print-states describes no TPM; leave it out"},
+		{"--print-p", "convert: --print-profiles describes no TPM; leave it out"},
+		{"--print-i|1", "convert: --print-info describes no TPM; leave it out"},
 		{"--bogus", "socket: unrecognized option '--bogus'"},
-		{"--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate]: missing; write dir = "PATH" or file = "PATH"`},
-		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `import: no profile can say this: config: [flags] startup: a TPM 2.0 cannot start deactivated; write "clear", "state" or "none"`},
-		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: unsupported URI "foo://s"; write dir://PATH or file://PATH`},
-		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: unsupported URI "file://"; write dir://PATH or file://PATH`},
-		{"--tpmstate|backend-uri=file://s,backup|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] backup: valid only with dir; a file has no backup`},
-		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `import: no profile can say this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 or contains a NUL byte`},
+		{"--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate]: missing; write dir = "PATH" or file = "PATH"`},
+		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `convert: no profile can express this: config: [flags] startup: a TPM 2.0 cannot start deactivated; write "clear", "state" or "none"`},
+		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: unsupported URI "foo://s"; write dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: unsupported URI "file://"; write dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=file://s,backup|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] backup: valid only with dir; a file has no backup`},
+		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 or contains a NUL byte`},
 	} {
-		if _, err := Import("socket", strings.Split(tt.args, "|"), noEnv, "/w"); errText(err) != tt.want {
-			t.Errorf("Import(%q) = %v, want %s", tt.args, err, tt.want)
+		if _, err := Convert("socket", strings.Split(tt.args, "|"), noEnv, "/w"); errText(err) != tt.want {
+			t.Errorf("Convert(%q) = %v, want %s", tt.args, err, tt.want)
 		}
 	}
 }

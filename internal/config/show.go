@@ -120,23 +120,23 @@ func writeJSON(b *strings.Builder, ks keys, sep string) string {
 	return sep
 }
 
-// Import returns the profile of a classic command line. Relative paths are seen
-// from dir. It fails as Classic does, and for what no profile can say.
-func Import(iface string, args []string, env func(string) string, dir string) (string, error) {
+// Convert returns the profile for a classic command line. Relative paths are relative to
+// dir. It fails as Classic does, and for options that no profile can express.
+func Convert(iface string, args []string, env func(string) string, dir string) (string, error) {
 	c, err := Foresee(iface, args, env)
 	if err != nil {
 		return "", err
 	}
 	if option := c.Printing(); option != "" {
-		return "", fmt.Errorf("import: %s describes no TPM; leave it out", option)
+		return "", fmt.Errorf("convert: %s describes no TPM; leave it out", option)
 	}
 	c = c.Absolute(dir)
 	if err := c.Check(); err != nil {
-		return "", fmt.Errorf("import: no profile can say this: %w", err)
+		return "", fmt.Errorf("convert: no profile can express this: %w", err)
 	}
 	out := c.TOML()
 	if c.Daemon {
-		out = "# --daemon is not kept: systemd, or the shell, runs a profile in the background\n" + out
+		out = "# --daemon is left out: systemd, or the shell, runs a profile in the background\n" + out
 	}
 	return out, nil
 }

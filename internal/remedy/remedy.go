@@ -37,7 +37,7 @@ type entry struct {
 func (s Settings) names() *strings.Replacer {
 	if s == Profile {
 		return strings.NewReplacer("{key}", "[key]", "{profile}", "[profile]", "{mode}", "[tpmstate] mode", "{state}", "[tpmstate]",
-			"{dir}", "[tpmstate] dir", "{file}", `[tpmstate] dir = "file://…"`,
+			"{dir}", "[tpmstate] dir", "{file}", "[tpmstate] file",
 			"{lock=false}", "[tpmstate] lock = false", "{durability=relaxed}", `[tpmstate] durability = "relaxed"`)
 	}
 	return strings.NewReplacer("{key}", "--key", "{profile}", "--profile", "{mode}", "mode= of --tpmstate", "{state}", "--tpmstate",

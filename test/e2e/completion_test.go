@@ -76,7 +76,7 @@ type query struct {
 
 // queries are for bash and fish.
 var queries = []query{
-	{"swtpm ", "socket run check show import completion version help"},
+	{"swtpm ", "socket run check show convert completion version help"},
 	{"swtpm -", "--help --version -h -v"},
 	{"swtpm soc", "socket"},
 	{"swtpm socket --tpms", "--tpmstate"},
@@ -97,8 +97,8 @@ var queries = []query{
 	{"swtpm show --js", "--json"},
 	{"swtpm run fo", "fo.txt folder"},
 	{"swtpm completion ", "bash zsh fish"},
-	{"swtpm import ", "--"},
-	{"swtpm import -- ", "socket chardev cuse"},
+	{"swtpm convert ", "--"},
+	{"swtpm convert -- ", "socket chardev cuse"},
 	{"swtpm doctor ", "-- mine folder"},
 	{"swtpm_ioctl --sto", "--stop"},
 	{"swtpm_setup --create-e", "--create-ek-cert"},
@@ -204,7 +204,7 @@ func lines(queries []query) (out []string) {
 func TestCompletionBash(t *testing.T) {
 	t.Parallel()
 	all := append(everyWord(t), queries...)
-	all = append(all, query{"swtpm import -- socket --tpmstate dir=x,lo", "dir=x,lock"}, query{"swtpm_ioctl -unix fo.", "fo.txt"})
+	all = append(all, query{"swtpm convert -- socket --tpmstate dir=x,lo", "dir=x,lock"}, query{"swtpm_ioctl -unix fo.", "fo.txt"})
 	checkCompletion(t, complete(t, "bash", "bash.sh", lines(all)), all, true)
 }
 
@@ -235,9 +235,9 @@ func TestCompletionZsh(t *testing.T) {
 		{"swtpm show --js", "swtpm show --json "},
 		{"swtpm version --js", "swtpm version --json "},
 		{"swtpm completion z", "swtpm completion zsh "},
-		{"swtpm import ", "swtpm import -- "},
-		{"swtpm import -- soc", "swtpm import -- socket "},
-		{"swtpm import -- socket --tpms", "swtpm import -- socket --tpmstate="},
+		{"swtpm convert ", "swtpm convert -- "},
+		{"swtpm convert -- soc", "swtpm convert -- socket "},
+		{"swtpm convert -- socket --tpms", "swtpm convert -- socket --tpmstate="},
 		{"swtpm doctor mi", "swtpm doctor mine "},
 		{"swtpm doctor --js", "swtpm doctor --json "},
 		{"swtpm doctor -- socket --tpms", "swtpm doctor -- socket --tpmstate="},
