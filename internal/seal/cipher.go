@@ -11,14 +11,14 @@ import (
 
 const macSize = sha256.Size
 
-// layer is one wrapping of the payload: which tags and flags it uses.
+// layer is one encryption of the payload: its tags and flags.
 type layer struct {
 	name      string
 	plain     tag
 	encrypted tag
 	iv        tag
 	flag      Flags // set if the layer is encrypted
-	flag256   Flags // set if that is with a key of 256 bits
+	flag256   Flags // set if its key has 256 bits
 }
 
 var (
@@ -26,8 +26,8 @@ var (
 	migrationLayer = layer{"migration", tagMigration, tagMigrationEncrypted, tagMigrationIV, FlagMigrationEncrypted, FlagMigrationKey256}
 )
 
-// flags returns the bits that a header has for this layer under key k, which is
-// nil if the layer is plain.
+// flags returns the bits of a header for this layer under key k, which is nil if the layer
+// is plain.
 func (l layer) flags(k *Key) Flags {
 	switch {
 	case k == nil:
@@ -54,12 +54,11 @@ func (l layer) size(k *Key, n int) int {
 }
 
 // append appends the blocks of plain to b: one plain block if k is nil, else
-// ciphertext, MAC and IV. b must have the capacity for them, so that neither
-// plain nor what is left of it is copied about in memory.
+// ciphertext, MAC and IV. b must have the capacity for them, so that plain is not copied to
+// other memory.
 //
-// The cipher is AES-CBC with a fresh random IV. The padding fills up a multiple
-// of the key's size, and the IV block is as long as the key; 16 bytes of it are
-// used. The MAC is HMAC-SHA256 with the AES key over ciphertext and IV block.
+// The cipher is AES-CBC with a fresh random IV. The plaintext is padded to a multiple of the
+// key's size, and the IV block is as long as the key; 16 bytes of it are used. The MAC is HMAC-SHA256 with the AES key over ciphertext and IV block.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c and src/utils/swtpm_aes.c; releases
 // up to 0.10 refuse an IV block of another length.
@@ -98,13 +97,13 @@ func (l layer) append(b, plain []byte, k *Key) ([]byte, error) {
 	return appendBlock(b, l.iv, iv), nil
 }
 
-// mac puts the MAC of text and iv into sum.
+// mac writes the MAC of text and iv into sum.
 func (k *Key) mac(sum, text, iv []byte) {
 	hmacInto(sha256.New, sum, k.bytes(), text, iv)
 }
 
-// fits checks that a container with flags f can be opened with k in layer l.
-// Without it, a state encrypted under AES-256 would be tried with AES-128.
+// fits checks that a container with flags f can be opened with k in layer l. Without it,
+// Open would try AES-128 on a state encrypted with AES-256.
 func (l layer) fits(k *Key, f Flags) error {
 	want := 128
 	if f&l.flag256 != 0 {
@@ -114,27 +113,26 @@ func (l layer) fits(k *Key, f Flags) error {
 	case k.Bits() == want:
 		return nil
 	case f&l.flag == 0:
-		return fmt.Errorf("%w: a %s key of %d bits is configured, but this is not encrypted with any", ErrKeySize, l.name, k.Bits())
+		return fmt.Errorf("%w: a %s key of %d bits is configured, but the container is not encrypted", ErrKeySize, l.name, k.Bits())
 	}
-	return fmt.Errorf("%w: the %s key has %d bits, this is encrypted with one of %d", ErrKeySize, l.name, k.Bits(), want)
+	return fmt.Errorf("%w: the %s key has %d bits, but the container is encrypted with one of %d", ErrKeySize, l.name, k.Bits(), want)
 }
 
-// errSealed returns the one error for everything that is wrong behind a key. What
-// exactly is wrong would be an oracle: it is in no message, no result and no
-// duration.
+// errSealed returns the only error for an encrypted layer that cannot be opened. The exact
+// cause would be an oracle: no message, result or duration depends on it.
 func errSealed() error { return ErrMAC }
 
 // sealed are the blocks of one encrypted layer.
 type sealed struct {
 	text []byte // ciphertext
 	mac  []byte // macSize bytes
-	iv   []byte // the whole IV block, nil if there is none
+	iv   []byte // the whole IV block; or nil
 }
 
-// split returns the encrypted blocks in body. Whether they fit needs no key. The
-// lengths of MAC and IV are those that some release has written: a free choice would
-// let blocks of ciphertext pass for an IV. If they do not fit, s has an empty MAC, and
-// rubbish of the size that body has, so that what follows takes as long.
+// split returns the encrypted blocks in body, which it checks without the key. It accepts
+// only lengths of MAC and IV that some release has written: other lengths would let blocks
+// of ciphertext pass for an IV. If the check fails, s has an empty MAC and random text of
+// the size of body, so that the following steps take as long.
 //
 // Without IV block the IV is zero, as for the reference.
 func (l layer) split(k *Key, body []byte) sealed {
@@ -156,23 +154,22 @@ func ivFits(n, bits int) bool {
 	return n == 32 || n == 16 && bits == 128
 }
 
-// open returns the plaintext of the encrypted blocks in body; good is 1 if it is
-// to be believed, else 0. err is about the system alone. The caller must use the
-// plaintext in the same way whatever good is, and decide last.
+// open returns the plaintext of the encrypted blocks in body; good is 1 if it is authentic,
+// else 0. err is an error of the system only. The caller must process the plaintext in the
+// same way whatever good is, and decide last.
 //
-// The MAC is compared first, in constant time. With a wrong one as many zeros are
-// decrypted in the place of the ciphertext: chosen ciphertext never meets the key,
-// and the work is the same.
+// The MAC is compared first, in constant time. With a wrong one, open decrypts as many zeros
+// instead of the ciphertext: chosen ciphertext is never decrypted with the key, and the work
+// is the same.
 //
-// The MAC does not cover where the ciphertext ends and the IV begins: with a key
-// of 128 bits the last block of one can be moved to the other. The result is then
-// bad padding or, with luck, an inner block that is cut off, and looks like a wrong
-// MAC in every way.
+// The MAC does not cover the boundary between ciphertext and IV: with a key of 128 bits the
+// last block of one can be moved to the other. The result is bad padding or, by chance, a
+// truncated inner block, and cannot be distinguished from a wrong MAC.
 func (l layer) open(body []byte, k *Key) (plain []byte, good int, err error) {
 	s := l.split(k, body)
 	sum := make([]byte, macSize)
 	erase(func() { k.mac(sum, s.text, s.iv) })
-	good = subtle.ConstantTimeCompare(sum, s.mac) // 0 if split has found nothing
+	good = subtle.ConstantTimeCompare(sum, s.mac) // 0 if the check of split failed
 	text := make([]byte, len(s.text))
 	subtle.ConstantTimeCopy(good, text, s.text)
 	iv := make([]byte, aes.BlockSize)
@@ -198,9 +195,9 @@ func (k *Key) decrypt(text, iv []byte) (err error) {
 	return err
 }
 
-// unpad returns plain, which has at least the size of the key, without its padding;
-// good is 1 if that is right. If it is wrong nothing is cut off. How long it takes
-// depends on the size of plain alone.
+// unpad returns plain, which has at least the size of the key, without its padding; good is
+// 1 if the padding is right. If it is wrong unpad returns all of plain. Its duration depends
+// only on the size of plain.
 func (k *Key) unpad(plain []byte) (rest []byte, good int) {
 	size := len(k.bytes())
 	n := int(plain[len(plain)-1])
@@ -213,8 +210,8 @@ func (k *Key) unpad(plain []byte) (rest []byte, good int) {
 	return plain[:len(plain)-subtle.ConstantTimeSelect(good, n, 0)], good
 }
 
-// Wipe overwrites b with zeros. State that was opened holds the secrets of a
-// TPM in the clear: its owner wipes it after use.
+// Wipe overwrites b with zeros. Opened state contains the secrets of a TPM in the clear: the
+// caller that owns it wipes it after use.
 func Wipe(b []byte) {
 	clear(b)
 }

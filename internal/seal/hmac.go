@@ -5,15 +5,15 @@ import (
 	"reflect"
 )
 
-// hmacInto puts the HMAC of the texts under key into sum, which has the size of the
-// hash. crypto/hmac would keep key, xored with a constant, in memory that cannot
-// be wiped; of this nothing stays.
+// hmacInto writes the HMAC of the texts under key into sum, which has the size of the hash.
+// crypto/hmac would leave key, xored with a constant, in memory that cannot be wiped;
+// hmacInto leaves nothing.
 //
 // Source: RFC 2104, 2.
 func hmacInto(newHash func() hash.Hash, sum, key []byte, texts ...[]byte) {
 	h := newHash()
 	defer forget(h)
-	pad := make([]byte, h.BlockSize()) // a whole block: the hash keeps no copy
+	pad := make([]byte, h.BlockSize()) // a whole block: the hash does not copy it
 	defer Wipe(pad)
 	xor := func(with byte) []byte {
 		clear(pad)
@@ -40,9 +40,9 @@ func hmacInto(newHash func() hash.Hash, sum, key []byte, texts ...[]byte) {
 	h.Sum(sum[:0])
 }
 
-// forget clears what p points at: a cipher or a hash that has seen a key, and that is
-// not used any more. The expanded key of AES begins with the key itself, and
-// nobody knows when the garbage collector comes, or that it clears anything.
+// forget clears the object that p points at: a cipher or a hash that has used a key and is
+// not used any more. The expanded key of AES begins with the key itself, and the garbage
+// collector may run late and need not clear anything.
 func forget(p any) {
 	if v := reflect.ValueOf(p); v.Kind() == reflect.Pointer && !v.IsNil() {
 		v.Elem().SetZero()

@@ -6,13 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Key is an AES key of 128 or 256 bits. It lives in a page of its own, which is
-// never swapped out, left out of core dumps, and empty in a forked child. It is
-// never in a string. A nil *Key stands for no key.
+// Key is an AES key of 128 or 256 bits. It is stored in a page of its own, which is never
+// swapped out, missing from core dumps, and empty in a forked child. It is never in a
+// string. A nil *Key stands for no key.
 //
-// While an operation runs, the standard library keeps a copy of the key and its
-// schedule on the Go heap. Those objects live as long as the operation; a
-// program built with GOEXPERIMENT=runtimesecret erases them as well.
+// During an operation the standard library has a copy of the key and its schedule on the Go
+// heap. A program built with GOEXPERIMENT=runtimesecret erases that as well.
 type Key struct {
 	page     *page
 	warnings []string
@@ -35,12 +34,12 @@ func NewKey(b []byte) (*Key, error) {
 // Bits returns the size of the key, 128 or 256; 0 for no key and after Close.
 func (k *Key) Bits() int { return 8 * len(k.bytes()) }
 
-// Warnings returns what the user should be told about the key: that its
-// passphrase is short, its file could not be removed, its page not be locked.
+// Warnings returns warnings for the user: that the passphrase is short, that the file of the
+// key could not be removed, that its page could not be locked.
 func (k *Key) Warnings() []string { return k.warnings }
 
-// Close overwrites the key and gives its page back. It must not run while the
-// key is in use. A second Close does nothing.
+// Close overwrites the key and unmaps its page. It must not run while the key is in use. A
+// second Close does nothing.
 func (k *Key) Close() error {
 	if k == nil || k.page == nil {
 		return nil
@@ -53,7 +52,7 @@ func (k *Key) Close() error {
 	return nil
 }
 
-// bytes returns the key, nil if there is none or it was closed.
+// bytes returns the key, nil for no key and after Close.
 func (k *Key) bytes() []byte {
 	if k == nil || k.page == nil {
 		return nil
@@ -61,7 +60,7 @@ func (k *Key) bytes() []byte {
 	return k.page.b
 }
 
-// usable fails if k was closed already. No key is fine.
+// usable fails if k was closed. A nil k is usable.
 func (k *Key) usable() error {
 	if k != nil && k.page == nil {
 		return fmt.Errorf("%w: it was closed", ErrNoKey)
@@ -69,16 +68,16 @@ func (k *Key) usable() error {
 	return nil
 }
 
-// page is memory for secrets, outside the Go heap: no garbage collector copies
-// it or leaves it behind.
+// page is memory for secrets, outside the Go heap, so that the garbage collector does not
+// copy it.
 type page struct {
-	b        []byte // what was asked for
+	b        []byte // the requested bytes
 	all      []byte // whole pages
 	warnings []string
 }
 
-// newPage returns n bytes of zeros. Where the kernel refuses to lock them it
-// warns and goes on, for the reference needs no such right (RLIMIT_MEMLOCK).
+// newPage returns n bytes of zeros. If the kernel refuses to lock them it only warns,
+// because the reference works without that right (RLIMIT_MEMLOCK).
 func newPage(n int) (*page, error) {
 	size := unix.Getpagesize()
 	all, err := unix.Mmap(-1, 0, (n+size-1)/size*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)

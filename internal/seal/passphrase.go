@@ -14,9 +14,9 @@ type Passphrase struct {
 }
 
 // ReadPassphrase reads a passphrase from the file path, or from the descriptor
-// fd, which it closes, if path is "". A newline at its end does not belong to it:
-// this is no passphrase of the state's key, whose format makes it count. An empty
-// one is refused. What may be read, and how, is as with ReadKey.
+// fd, which it closes, if path is "". A newline at its end does not belong to it, unlike in
+// the passphrase of a state's key, whose format includes it. An empty one is refused. The
+// rules for the file are those of ReadKey.
 func ReadPassphrase(path string, fd int) (*Passphrase, error) {
 	src := Source{Path: path, FD: fd, Passphrase: true, KDF: "sha512", Bits: 128}
 	p, err := readPassphrase(src)
@@ -59,13 +59,13 @@ func readPassphrase(src Source) (*Passphrase, error) {
 	return p, nil
 }
 
-// Bytes returns the passphrase, which is gone after Close.
+// Bytes returns the passphrase. It is invalid after Close.
 func (p *Passphrase) Bytes() []byte { return p.page.b }
 
-// Warnings returns what the user should be told about the passphrase.
+// Warnings returns warnings for the user about the passphrase.
 func (p *Passphrase) Warnings() []string { return p.warnings }
 
-// Close overwrites the passphrase. It may be called on nil, and again.
+// Close overwrites the passphrase. It does nothing on nil and after the first call.
 func (p *Passphrase) Close() error {
 	if p == nil || p.page == nil {
 		return nil

@@ -9,26 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Source is where a key comes from, and in which form.
+// Source is the source and the format of a key.
 type Source struct {
 	Path       string // file; wins over FD
-	FD         int    // descriptor, used if Path is ""; closed once it is read
-	Passphrase bool   // a passphrase, of which KDF makes the key; else the key itself
+	FD         int    // descriptor, used if Path is ""; closed after reading
+	Passphrase bool   // a passphrase, from which KDF derives the key; else the key itself
 	Hex        bool   // the key in hex digits; else its raw bytes
 	KDF        string // "pbkdf2" or "sha512"
 	Bits       int    // 128 or 256
-	Remove     bool   // unlink the file once it is read
+	Remove     bool   // remove the file after reading
 }
 
 const (
-	// maxKey is how many bytes are read of a key: "0x", 64 digits, newline.
+	// maxKey is the largest number of bytes that are read of a key: "0x", 64
+	// digits, newline.
 	maxKey = 67
 
 	// maxPassphrase is the size in bytes of the longest passphrase. The
 	// reference has no limit; ours bounds the memory that is locked.
 	maxPassphrase = 64 << 10
 
-	// shortPassphrase is the size up to which a passphrase is warned about.
+	// shortPassphrase is the largest size of a passphrase that causes a warning.
 	shortPassphrase = 6
 )
 
@@ -40,21 +41,21 @@ const (
 	pbkdf2Iterations = 1000
 )
 
-// ReadKey reads a key, or a passphrase and derives the key. What is read goes
-// into locked memory at once, and is overwritten before ReadKey returns. A
-// descriptor is read to its end, however slowly a pipe is fed, and closed then. Key.Warnings tells what the user should know.
+// ReadKey reads a key, or a passphrase from which it derives the key. It reads into locked
+// memory, which it overwrites before it returns. It reads a descriptor to its end, however
+// slow the writer of a pipe is, and closes it. Key.Warnings has warnings for the user.
 //
-// A file must be a regular one: the reference waits for ever on a fifo; the
-// right way to hand over a pipe is FD. A link to a file is followed: whoever
-// names the key file owns the configuration, and secret stores make links.
+// A file must be a regular one: the reference waits for ever on a FIFO; a pipe is passed
+// with FD. A link to a file is followed: the user who names the key file owns the
+// configuration, and secret stores make links.
 //
-// The bytes are taken as the reference takes them:
+// The bytes are interpreted as by the reference:
 //
 //   - hex: at most 67 bytes; "0x" or not; digits up to a blank, NUL or the end;
 //     32 digits for 128 bits, 64 for 256.
-//   - raw: at most 67 bytes, as many as the key has. 16 bytes are taken for a
-//     key of 128 bits even if Bits is 256.
-//   - passphrase: all bytes, a newline at the end too.
+//   - raw: at most 67 bytes, as many as the key has. 16 bytes are a key of 128
+//     bits even if Bits is 256.
+//   - passphrase: all bytes, including a newline at the end.
 func ReadKey(src Source) (*Key, error) {
 	k, err := readKey(src)
 	if err != nil {
@@ -100,7 +101,7 @@ func readKey(src Source) (k *Key, err error) {
 	return k, nil
 }
 
-// name says in words where the key comes from.
+// name returns the description of the source for messages.
 func (src Source) name() string {
 	what := "key"
 	if src.Passphrase {
@@ -112,7 +113,7 @@ func (src Source) name() string {
 	return fmt.Sprintf("%s fd %d", what, src.FD)
 }
 
-// check looks at what can be wrong before anything is read.
+// check checks the parameters before anything is read.
 func (src Source) check() error {
 	switch {
 	case src.Bits != 128 && src.Bits != 256:
@@ -123,8 +124,8 @@ func (src Source) check() error {
 	return nil
 }
 
-// open returns the descriptor to read from, and the number of bytes to read at
-// most: for a passphrase one more than it may have.
+// open returns the descriptor to read from, and the largest number of bytes to read: for a
+// passphrase one more than allowed.
 func (src Source) open() (fd, size int, err error) {
 	size = maxKey
 	if src.Passphrase {
@@ -133,7 +134,7 @@ func (src Source) open() (fd, size int, err error) {
 	if src.Path == "" {
 		return src.FD, size, nil
 	}
-	// Without O_NONBLOCK a fifo would keep us here.
+	// Without O_NONBLOCK the open of a FIFO would block.
 	fd, err = unix.Open(src.Path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return -1, 0, fmt.Errorf("open: %w", err)
@@ -145,13 +146,13 @@ func (src Source) open() (fd, size int, err error) {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		unix.Close(fd)
-		return -1, 0, errors.New("not a regular file; hand over a pipe as a descriptor, with fd= or pwdfd=")
+		return -1, 0, errors.New("not a regular file; pass a pipe as a descriptor, with fd= or pwdfd=")
 	}
 	return fd, size, nil
 }
 
-// readFull reads from fd until b is full or there is no more, and returns how
-// many bytes it read. A descriptor that does not block is waited for.
+// readFull reads from fd until b is full or at the end, and returns the number of bytes. It
+// waits for a descriptor that does not block.
 func readFull(fd int, b []byte) (int, error) {
 	n := 0
 	for n < len(b) {
@@ -174,7 +175,7 @@ func readFull(fd int, b []byte) (int, error) {
 	return n, nil
 }
 
-// decode puts the key that is in b, or is derived from it, into out, which it
+// decode writes the key that b contains, or that is derived from it, into out, which it
 // shortens to the key's size.
 func (src Source) decode(out *page, b []byte) error {
 	switch {
@@ -198,8 +199,8 @@ func (src Source) decode(out *page, b []byte) error {
 	return nil
 }
 
-// decodeHex puts the key whose hex digits are in b into key. No digit goes into
-// an error: it is part of a secret.
+// decodeHex decodes the hex digits in b into key. Its errors contain no digit, because that
+// would be part of a secret.
 func decodeHex(key, b []byte) error {
 	b = b[:min(len(b), maxKey)]
 	if len(b) >= 2 && b[0] == '0' && b[1] == 'x' {
@@ -213,31 +214,31 @@ func decodeHex(key, b []byte) error {
 	case n != 32 && n != 64:
 		return fmt.Errorf("%d hex digits; a key has 32 for aes-128-cbc or 64 for aes-256-cbc", n)
 	case n != 2*len(key):
-		return fmt.Errorf("%d hex digits are no key for aes-%d-cbc; give mode=aes-%d-cbc or another key", n, 8*len(key), 4*n)
+		return fmt.Errorf("%d hex digits are not a key for aes-%d-cbc; give mode=aes-%d-cbc or another key", n, 8*len(key), 4*n)
 	}
 	if _, err := hex.Decode(key, b[:n]); err != nil {
-		return errors.New("a character that is no hex digit")
+		return errors.New("invalid hex digit")
 	}
 	return nil
 }
 
-// isEnd tells whether c ends a row of hex digits: NUL, or blank in C's sense.
+// isEnd reports whether c ends a sequence of hex digits: NUL, or a blank as in C.
 func isEnd(c byte) bool {
 	return c == 0 || c == ' ' || c >= '\t' && c <= '\r'
 }
 
-// derive fills key with what kdf makes of pass. The passphrase stays where it
-// is: crypto/pbkdf2 would want it in a string, which nobody can wipe.
+// derive derives key from pass with kdf. It does not copy the passphrase: crypto/pbkdf2
+// needs a string, which cannot be wiped.
 func derive(key, pass []byte, kdf string) {
 	var sum [sha512.Size]byte
 	defer Wipe(sum[:])
 	if kdf == "sha512" {
 		sum = sha512.Sum512(pass)
 		copy(key, sum[:])
-		_ = sha512.Sum512(make([]byte, len(pass))) // in place of what the first has left on the stack
+		_ = sha512.Sum512(make([]byte, len(pass))) // overwrite the remains of the first on the stack
 		return
 	}
-	// RFC 8018, 5.2: one block is enough, for no key is longer than a hash.
+	// RFC 8018, 5.2: one block is enough, because no key is longer than a hash.
 	hmacInto(sha512.New, sum[:], pass, []byte(pbkdf2Salt), []byte{0, 0, 0, 1})
 	copy(key, sum[:])
 	for range pbkdf2Iterations - 1 {

@@ -8,21 +8,20 @@ import (
 	"fmt"
 )
 
-// ErrVersion1 means that a container is one of version 1 that is encrypted, or is
-// found where only an encrypted one is accepted. It has no MAC: who can have it
-// opened again and again, and sees how that fails, can decrypt what he likes of
-// what the key has ever encrypted (a padding oracle, Vaudenay 2002).
+// ErrVersion1 means that a container is an encrypted one of version 1, or any of version 1
+// where only encrypted ones are accepted. It has no MAC: a client that can repeat the opening
+// and sees the errors can decrypt anything that the key has ever encrypted (a padding oracle,
+// Vaudenay 2002).
 var ErrVersion1 = errors.New("an encrypted container of version 1, which has no MAC, is not accepted")
 
 // OpenVersion1 returns the payload of an encrypted state file of version 1, as
-// versions of swtpm from before its first release wrote it. It is for a tool that a
-// person calls to convert such a file once: nothing that runs as a service, or that
-// somebody else can have called, may open one. It fails with ErrVersion if blob is
-// of another version, else as Open does. blob is not kept; the caller owns the
-// payload and should Wipe it.
+// versions of swtpm before its first release wrote it. It is for a tool with which a person
+// converts such a file once: no service, and nothing that another user can call, may open
+// one. It fails with ErrVersion if blob is of another version, else as Open does. It copies
+// from blob; the caller owns the payload and should Wipe it.
 //
 // The container is AES-CBC with zero IV, and in it the SHA-256 of the payload and
-// the payload. Its flags do not tell the size of the key.
+// the payload. Its flags do not contain the size of the key.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_DecryptData, case 1.
 func OpenVersion1(blob []byte, k *Key) ([]byte, error) {

@@ -250,7 +250,7 @@ func keySicknesses(states map[string][]byte) []sickness {
 			make: encrypted(key(`mode = "aes-256-cbc"`, strings.Repeat(right, 2), 0o600))},
 		{name: "a key for a plain state", want: []string{"state: error: not encrypted"}, make: key("", right, 0o600)},
 		{name: "a key that is too short", want: []string{"key: error: hex digits"}, make: encrypted(key("", "0123", 0o600))},
-		{name: "a key that is no key", want: []string{"key: error: no hex digit"}, make: encrypted(key("", strings.Repeat("x", 32), 0o600))},
+		{name: "a key that is no key", want: []string{"key: error: invalid hex digit"}, make: encrypted(key("", strings.Repeat("x", 32), 0o600))},
 		{name: "a key file that is missing", want: []string{"key: error: cannot be read"},
 			make: encrypted(func(t *testing.T, w *ward) { w.more = fmt.Sprintf("[key]\nfile = %q\n", w.at("none")) })},
 		{name: "a key file that cannot be read", want: []string{"key: error: cannot be read"},
