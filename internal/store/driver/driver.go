@@ -1,0 +1,213 @@
+// Package driver is what the broker of a cluster store asks of the engine that holds the
+// states of TPMs: leases, ownership with fencing tokens, and conditional writes. It knows
+// neither TPMs nor keys: items are bytes.
+//
+// A Driver for another engine passes the tests of package drivertest.
+package driver
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+var (
+	// ErrLease means that the lease expired or was revoked: everything that was acquired
+	// with it may belong to another host.
+	ErrLease = errors.New("the lease of this host expired")
+
+	// ErrFenced means that the token is no longer the owner's. Nothing was written.
+	ErrFenced = errors.New("the state belongs to another owner")
+
+	// ErrConflict means that the head is not the expected one. Nothing was written.
+	ErrConflict = errors.New("the stored state is not the expected one")
+
+	// ErrUnknown means that no reply arrived: the change may have been made, may be made
+	// later, or may never be made. Settle tells which.
+	ErrUnknown = errors.New("no reply from the store")
+
+	// ErrUnreachable means that no member of the store could be reached, and that nothing
+	// was changed.
+	ErrUnreachable = errors.New("the store cannot be reached")
+
+	// ErrQuorum means that the members that could be reached have no leader. Nothing was
+	// changed.
+	ErrQuorum = errors.New("the store has no quorum")
+
+	// ErrQuota means that the store takes no more data. Nothing was changed.
+	ErrQuota = errors.New("the store is full")
+
+	// ErrDenied means that the store refused the credentials or the certificate.
+	ErrDenied = errors.New("the store denied access")
+
+	// ErrDamaged means that a key of the store holds something else than this program
+	// writes.
+	ErrDamaged = errors.New("the store holds damaged data")
+
+	// ErrTooLarge means that the change is larger than the store takes in one transaction.
+	ErrTooLarge = errors.New("the state is too large for the store")
+)
+
+// OwnedError means that the state has another owner.
+type OwnedError struct {
+	Owner Owner
+	Epoch uint64
+}
+
+// Error names the owner.
+func (e *OwnedError) Error() string {
+	return fmt.Sprintf("owned by host %s since %s, epoch %d", e.Owner.Host, e.Owner.Since.UTC().Format(time.RFC3339), e.Epoch)
+}
+
+// LeaseID names a lease in the store. 0 is none.
+type LeaseID int64
+
+// Token is the right to write: the store's number of the acquisition, larger than that of
+// every earlier one. 0 is none.
+type Token int64
+
+// Revision is the store's number of the last change of a head. 0 means that there is no
+// head yet.
+type Revision int64
+
+// Owner says who acquired a state.
+type Owner struct {
+	Host  string    `json:"host"`  // name of the host
+	Boot  string    `json:"boot"`  // its boot ID
+	Nonce string    `json:"nonce"` // of the broker's run that acquired it
+	PID   int       `json:"pid"`   // process that uses the state
+	Since time.Time `json:"since"` // time of the acquisition, from the host's clock
+}
+
+// Sum is a SHA-256.
+type Sum [sha256.Size]byte
+
+// Head describes the last write of a state.
+type Head struct {
+	Generation uint64 // from the writer
+	Sum        Sum    // of all items, see Items.Sum
+	Epoch      uint64 // of the writer's acquisition
+	Handover   Sum    // from the last Release, zero if it gave none
+}
+
+// Items are the named parts of a state.
+type Items map[string][]byte
+
+// Sum returns the SHA-256 of names and values in the order of the names: for each of
+// them both lengths as 32-bit big-endian numbers, the name, the value.
+func (i Items) Sum() Sum {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(i)) {
+		var n [8]byte
+		binary.BigEndian.PutUint32(n[:4], uint32(len(name)))
+		binary.BigEndian.PutUint32(n[4:], uint32(len(i[name])))
+		h.Write(n[:])
+		h.Write([]byte(name))
+		h.Write(i[name])
+	}
+	return Sum(h.Sum(nil))
+}
+
+// State is a state as it was at one moment.
+type State struct {
+	Owner    *Owner // nil if it has none
+	Token    Token  // the owner's, 0 if it has none
+	Epoch    uint64 // number of acquisitions so far
+	Head     Head
+	Revision Revision // of the head, 0 if nothing was written yet
+	Items    Items
+}
+
+// Change is one write.
+type Change struct {
+	Put    Items    // items that are replaced or made
+	Delete []string // items that are removed
+	Head   Head     // the new head
+
+	// Snapshot, if it is not nil, is stored as generation Head.Generation, and Expire are
+	// the generations that are removed.
+	Snapshot Items
+	Expire   []uint64
+}
+
+// Entry is one state in a list.
+type Entry struct {
+	Name  string
+	Owner *Owner // nil if it has none
+	Epoch uint64
+	Head  Head
+}
+
+// Driver is the connection of one host to the store. Its methods may be called from
+// several goroutines. A method that changes something has changed all of it or nothing;
+// with ErrUnknown it may be either.
+type Driver interface {
+	// Grant makes a lease that expires ttl after its last renewal.
+	Grant(ctx context.Context, ttl time.Duration) (LeaseID, error)
+	// Renew extends the lease and returns its time to live. Its error is ErrLease if the
+	// store has no such lease.
+	Renew(ctx context.Context, id LeaseID) (ttl time.Duration, err error)
+	// Revoke ends the lease and the ownership of all that was acquired with it.
+	Revoke(ctx context.Context, id LeaseID) error
+
+	// Acquire makes o the owner of the state, which need not exist, until the lease
+	// expires. Its error is an *OwnedError if it has an owner.
+	Acquire(ctx context.Context, name string, id LeaseID, o Owner) (Token, error)
+	// Release ends the ownership. handover goes into the head, if there is one; the zero
+	// Sum leaves nothing for another host to compare. Its error is ErrFenced if the token
+	// is not the owner's.
+	Release(ctx context.Context, name string, t Token, handover Sum) error
+
+	// Read returns the state. It sees every write that was acknowledged before the call.
+	// Its error is fs.ErrNotExist if the store has nothing of that name.
+	Read(ctx context.Context, name string) (*State, error)
+	// Write makes the change if t is the owner's and last is the revision of the head. It
+	// returns the new one. Its errors are ErrFenced and ErrConflict, in this order.
+	Write(ctx context.Context, name string, t Token, last Revision, c Change) (Revision, error)
+
+	// List returns all states in the order of their names.
+	List(ctx context.Context) ([]Entry, error)
+	// Generations returns the numbers of the stored generations, in order.
+	Generations(ctx context.Context, name string) ([]uint64, error)
+	// Generation returns the items of a stored generation. Its error is fs.ErrNotExist if
+	// there is none.
+	Generation(ctx context.Context, name string, n uint64) (Items, error)
+	// Remove deletes everything of the state but its epoch, if t is the owner's.
+	Remove(ctx context.Context, name string, t Token) error
+
+	// Close ends the connection; leases go on until they expire.
+	Close() error
+}
+
+// Settle finds out what became of a Write that failed with ErrUnknown: after it returned
+// without an error, the change either has been made, and rev is its revision, or can
+// never be made. For that it writes the head once more, so that the condition of the lost
+// write does not hold any longer.
+func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, c Change) (made bool, rev Revision, err error) {
+	for range 3 { // the lost write can win once
+		s, err := d.Read(ctx, name)
+		switch {
+		case err != nil:
+			return false, 0, err
+		case s.Token != t:
+			return false, 0, ErrFenced
+		case s.Revision != last && s.Head == c.Head:
+			return true, s.Revision, nil
+		case s.Revision != last:
+			return false, 0, ErrConflict
+		}
+		rev, err := d.Write(ctx, name, t, last, Change{Head: s.Head})
+		switch {
+		case err == nil:
+			return false, rev, nil
+		case !errors.Is(err, ErrConflict):
+			return false, 0, err
+		}
+	}
+	return false, 0, ErrConflict
+}

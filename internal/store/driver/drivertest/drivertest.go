@@ -1,0 +1,444 @@
+// Package drivertest checks that a driver.Driver keeps its promises.
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// TTL is the time to live of the leases of the tests. A lease may live longer, at most
+// four times as long.
+const TTL = 2 * time.Second
+
+// Test runs all checks. open returns a connection to the store under test, an own one for
+// each call; the tests use names that start with prefix, which must be new to the store.
+func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver) {
+	for name, test := range map[string]func(*fixture){
+		"ownership":    ownership,
+		"fencing":      fencing,
+		"expiry":       expiry,
+		"revoke":       revoke,
+		"conditions":   conditions,
+		"items":        items,
+		"generations":  generations,
+		"handover":     handover,
+		"remove":       remove,
+		"list":         list,
+		"missing":      missing,
+		"race":         race,
+		"lost replies": lostReplies,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			test(&fixture{T: t, ctx: ctx, name: prefix + name[:4], open: open, a: open(t), b: open(t)})
+		})
+	}
+}
+
+// fixture is a test with the connections of two hosts.
+type fixture struct {
+	*testing.T
+	ctx  context.Context
+	name string
+	open func(*testing.T) driver.Driver
+	a, b driver.Driver
+}
+
+func must[V any](v V, err error) func(*fixture) V {
+	return func(f *fixture) V {
+		f.Helper()
+		if err != nil {
+			f.Fatal(err)
+		}
+		return v
+	}
+}
+
+// wantError fails the test unless err is want.
+func (f *fixture) wantError(what string, err, want error) {
+	f.Helper()
+	if !errors.Is(err, want) {
+		f.Errorf("%s: got %v, want %v", what, err, want)
+	}
+}
+
+func (f *fixture) lease(d driver.Driver) driver.LeaseID { return must(d.Grant(f.ctx, TTL))(f) }
+
+// keep renews a lease until the test ends.
+func (f *fixture) keep(d driver.Driver, id driver.LeaseID) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	done := make(chan struct{})
+	f.Cleanup(func() { cancel(); <-done })
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			_, _ = d.Renew(ctx, id)
+			select {
+			case <-ctx.Done():
+			case <-time.After(TTL / 4):
+			}
+		}
+	}()
+}
+
+func owner(host string) driver.Owner {
+	return driver.Owner{Host: host, Boot: "boot", Nonce: host + "-nonce", PID: 1, Since: time.Unix(1e9, 0).UTC()}
+}
+
+// acquire makes host the owner through d with a lease that is renewed.
+func (f *fixture) acquire(d driver.Driver, host string) (driver.Token, driver.LeaseID) {
+	f.Helper()
+	id := f.lease(d)
+	f.keep(d, id)
+	return must(d.Acquire(f.ctx, f.name, id, owner(host)))(f), id
+}
+
+// ownership: one owner at a time; tokens and epochs grow.
+func ownership(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	id := f.lease(f.b)
+	f.keep(f.b, id)
+	_, err := f.b.Acquire(f.ctx, f.name, id, owner("b"))
+	var owned *driver.OwnedError
+	if !errors.As(err, &owned) || owned.Owner != owner("a") || owned.Epoch != 1 {
+		f.Fatalf("Acquire of an owned state: got %v, want owner %v, epoch 1", err, owner("a"))
+	}
+	s := must(f.b.Read(f.ctx, f.name))(f)
+	if s.Owner == nil || *s.Owner != owner("a") || s.Token != t1 || s.Epoch != 1 {
+		f.Errorf("Read = %+v, want owner a, token %d, epoch 1", s, t1)
+	}
+	must(0, f.a.Release(f.ctx, f.name, t1, driver.Sum{}))(f)
+	t2 := must(f.b.Acquire(f.ctx, f.name, id, owner("b")))(f)
+	if t2 <= t1 {
+		f.Errorf("the second token is %d, the first one %d", t2, t1)
+	}
+	if s := must(f.a.Read(f.ctx, f.name))(f); s.Epoch != 2 {
+		f.Errorf("epoch %d after two acquisitions", s.Epoch)
+	}
+}
+
+// change is a write of one item.
+func change(n uint64, value string) driver.Change {
+	items := driver.Items{"permall": []byte(value)}
+	return driver.Change{Put: items, Head: driver.Head{Generation: n, Sum: items.Sum(), Epoch: 1}}
+}
+
+// fencing: a former owner changes nothing.
+func fencing(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	rev := must(f.a.Write(f.ctx, f.name, t1, 0, change(1, "one")))(f)
+	must(0, f.a.Release(f.ctx, f.name, t1, driver.Sum{1}))(f)
+	s := must(f.b.Read(f.ctx, f.name))(f)
+	_, err := f.a.Write(f.ctx, f.name, t1, s.Revision, change(2, "two"))
+	f.wantError("Write after Release", err, driver.ErrFenced)
+	t2, _ := f.acquire(f.b, "b")
+	for _, r := range []driver.Revision{rev, s.Revision} {
+		_, err := f.a.Write(f.ctx, f.name, t1, r, change(2, "two"))
+		f.wantError("Write of the former owner", err, driver.ErrFenced)
+	}
+	f.wantError("Release by the former owner", f.a.Release(f.ctx, f.name, t1, driver.Sum{}), driver.ErrFenced)
+	f.wantError("Remove by the former owner", f.a.Remove(f.ctx, f.name, t1), driver.ErrFenced)
+	s = must(f.b.Read(f.ctx, f.name))(f)
+	if s.Token != t2 || string(s.Items["permall"]) != "one" {
+		f.Errorf("Read = %+v, want the first write and token %d", s, t2)
+	}
+}
+
+// expiry: a lease that is not renewed ends the ownership, and only that.
+func expiry(f *fixture) {
+	id := f.lease(f.a)
+	t1 := must(f.a.Acquire(f.ctx, f.name, id, owner("a")))(f)
+	rev := must(f.a.Write(f.ctx, f.name, t1, 0, change(1, "one")))(f)
+	if ttl := must(f.a.Renew(f.ctx, id))(f); ttl < TTL || ttl > 4*TTL {
+		f.Errorf("a lease of %v lives %v", TTL, ttl)
+	}
+	idB := f.lease(f.b)
+	f.keep(f.b, idB)
+	begin := time.Now()
+	for {
+		_, err := f.b.Acquire(f.ctx, f.name, idB, owner("b"))
+		var owned *driver.OwnedError
+		if err == nil {
+			break
+		}
+		if !errors.As(err, &owned) {
+			f.Fatal(err)
+		}
+		if time.Since(begin) > 6*TTL {
+			f.Fatalf("after %v the state still has an owner: %v", time.Since(begin), err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	_, err := f.a.Write(f.ctx, f.name, t1, rev, change(2, "two"))
+	f.wantError("Write after the lease expired", err, driver.ErrFenced)
+	_, err = f.a.Renew(f.ctx, id)
+	f.wantError("Renew of an expired lease", err, driver.ErrLease)
+	_, err = f.a.Acquire(f.ctx, f.name+"2", id, owner("a"))
+	f.wantError("Acquire with an expired lease", err, driver.ErrLease)
+	if s := must(f.a.Read(f.ctx, f.name))(f); string(s.Items["permall"]) != "one" {
+		f.Errorf("Read = %+v, want the write of the former owner", s)
+	}
+}
+
+// revoke: the end of a lease ends the ownership at once.
+func revoke(f *fixture) {
+	t1, id := f.acquire(f.a, "a")
+	must(0, f.a.Revoke(f.ctx, id))(f)
+	must(0, f.a.Revoke(f.ctx, id))(f) // twice is no error
+	_, err := f.a.Write(f.ctx, f.name, t1, 0, change(1, "one"))
+	f.wantError("Write after Revoke", err, driver.ErrFenced)
+	f.acquire(f.b, "b")
+}
+
+// conditions: a write needs the revision of the last one.
+func conditions(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	_, err := f.a.Write(f.ctx, f.name, t1, 7, change(1, "one"))
+	f.wantError("the first Write with a revision", err, driver.ErrConflict)
+	rev := must(f.a.Write(f.ctx, f.name, t1, 0, change(1, "one")))(f)
+	for _, wrong := range []driver.Revision{0, rev - 1, rev + 1} {
+		_, err := f.a.Write(f.ctx, f.name, t1, wrong, change(2, "two"))
+		f.wantError("Write with another revision", err, driver.ErrConflict)
+	}
+	s := must(f.a.Read(f.ctx, f.name))(f)
+	if s.Revision != rev || s.Head != change(1, "one").Head || string(s.Items["permall"]) != "one" {
+		f.Errorf("Read = %+v, want the first write at revision %d", s, rev)
+	}
+}
+
+// items: a write replaces, makes and removes items in one step.
+func items(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	big := slices.Repeat([]byte{0, 1, 0xff, '\n'}, 64<<10) // 256 KiB
+	c := driver.Change{Put: driver.Items{"permall": big, "volatilestate": {}, "x": []byte("x")}, Head: driver.Head{Generation: 1}}
+	rev := must(f.a.Write(f.ctx, f.name, t1, 0, c))(f)
+	s := must(f.b.Read(f.ctx, f.name))(f)
+	if s.Items.Sum() != c.Put.Sum() {
+		f.Errorf("Read returned other items than were written")
+	}
+	c = driver.Change{Put: driver.Items{"permall": []byte("small")}, Delete: []string{"x", "never there"}, Head: driver.Head{Generation: 2}}
+	must(f.a.Write(f.ctx, f.name, t1, rev, c))(f)
+	s = must(f.b.Read(f.ctx, f.name))(f)
+	if want := (driver.Items{"permall": []byte("small"), "volatilestate": {}}); s.Items.Sum() != want.Sum() || s.Head.Generation != 2 {
+		f.Errorf("Read = %+v, want %q", s, want)
+	}
+}
+
+// generations: snapshots stay until they are expired.
+func generations(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	rev := driver.Revision(0)
+	for n := uint64(1); n <= 5; n++ {
+		c := change(n, fmt.Sprint(n))
+		c.Snapshot = c.Put
+		if n > 2 {
+			c.Expire = []uint64{n - 2}
+		}
+		rev = must(f.a.Write(f.ctx, f.name, t1, rev, c))(f)
+	}
+	if all := must(f.b.Generations(f.ctx, f.name))(f); !slices.Equal(all, []uint64{4, 5}) {
+		f.Errorf("Generations = %v, want 4 and 5", all)
+	}
+	if g := must(f.b.Generation(f.ctx, f.name, 4))(f); string(g["permall"]) != "4" || len(g) != 1 {
+		f.Errorf("generation 4 = %q", g)
+	}
+	_, err := f.b.Generation(f.ctx, f.name, 3)
+	f.wantError("an expired generation", err, fs.ErrNotExist)
+}
+
+// handover: what Release leaves is in the head, and the head has another revision.
+func handover(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	rev := must(f.a.Write(f.ctx, f.name, t1, 0, change(1, "one")))(f)
+	must(0, f.a.Release(f.ctx, f.name, t1, driver.Sum{42}))(f)
+	s := must(f.b.Read(f.ctx, f.name))(f)
+	if s.Owner != nil || s.Token != 0 || s.Head.Handover != (driver.Sum{42}) || s.Revision == rev || s.Head.Generation != 1 {
+		f.Errorf("Read after Release = %+v", s)
+	}
+	f.wantError("a second Release", f.a.Release(f.ctx, f.name, t1, driver.Sum{}), driver.ErrFenced)
+}
+
+// remove: everything goes but the epoch.
+func remove(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	c := change(1, "one")
+	c.Snapshot = c.Put
+	must(f.a.Write(f.ctx, f.name, t1, 0, c))(f)
+	must(0, f.a.Remove(f.ctx, f.name, t1))(f)
+	s := must(f.b.Read(f.ctx, f.name))(f)
+	if s.Owner != nil || s.Revision != 0 || len(s.Items) != 0 || s.Epoch != 1 {
+		f.Errorf("Read after Remove = %+v, want epoch 1 alone", s)
+	}
+	if all := must(f.b.Generations(f.ctx, f.name))(f); len(all) != 0 {
+		f.Errorf("Generations after Remove = %v", all)
+	}
+	t2, _ := f.acquire(f.b, "b")
+	if s := must(f.b.Read(f.ctx, f.name))(f); t2 <= t1 || s.Epoch != 2 {
+		f.Errorf("token %d, epoch %d after the second acquisition; the first token was %d", t2, s.Epoch, t1)
+	}
+}
+
+// list: all states, in order, with what is known of them.
+func list(f *fixture) {
+	id := f.lease(f.a)
+	f.keep(f.a, id)
+	names := []string{f.name + "1", f.name + "10", f.name + "2"}
+	for _, name := range names {
+		must(f.a.Acquire(f.ctx, name, id, owner("a")))(f)
+	}
+	var found []string
+	for _, e := range must(f.b.List(f.ctx))(f) {
+		if slices.Contains(names, e.Name) {
+			found = append(found, e.Name)
+			if e.Owner == nil || e.Owner.Host != "a" || e.Epoch != 1 {
+				f.Errorf("List: %+v, want owner a, epoch 1", e)
+			}
+		}
+	}
+	if !slices.Equal(found, names) {
+		f.Errorf("List has %q, want %q", found, names)
+	}
+}
+
+// missing: a state that nobody made.
+func missing(f *fixture) {
+	_, err := f.a.Read(f.ctx, f.name)
+	f.wantError("Read", err, fs.ErrNotExist)
+	_, err = f.a.Write(f.ctx, f.name, 1, 0, change(1, "one"))
+	f.wantError("Write", err, driver.ErrFenced)
+	f.wantError("Release", f.a.Release(f.ctx, f.name, 1, driver.Sum{}), driver.ErrFenced)
+	_, err = f.a.Acquire(f.ctx, f.name, 12345, owner("a"))
+	f.wantError("Acquire with a lease that never was", err, driver.ErrLease)
+	_, err = f.a.Read(f.ctx, f.name)
+	f.wantError("Read after Acquire failed", err, fs.ErrNotExist)
+	if all := must(f.a.Generations(f.ctx, f.name))(f); len(all) != 0 {
+		f.Errorf("Generations = %v", all)
+	}
+}
+
+// race: of those that acquire, or write, at once one wins.
+func race(f *fixture) {
+	const hosts = 8
+	var mu sync.Mutex
+	inside, total := 0, 0
+	var wg sync.WaitGroup
+	for i := range hosts {
+		d := f.open(f.T)
+		id := f.lease(d)
+		f.keep(d, id)
+		wg.Go(func() {
+			for range 4 {
+				var token driver.Token
+				for {
+					var err error
+					token, err = d.Acquire(f.ctx, f.name, id, owner(fmt.Sprint(i)))
+					var owned *driver.OwnedError
+					if err == nil {
+						break
+					}
+					if !errors.As(err, &owned) {
+						f.Errorf("Acquire: %v", err)
+						return
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+				mu.Lock()
+				if inside++; inside != 1 {
+					f.Errorf("%d owners at once", inside)
+				}
+				mu.Unlock()
+				s, err := d.Read(f.ctx, f.name)
+				if err != nil {
+					f.Errorf("Read: %v", err)
+					return
+				}
+				won := 0
+				var both sync.WaitGroup
+				for range 2 {
+					both.Go(func() {
+						_, err := d.Write(f.ctx, f.name, token, s.Revision, change(1, "x"))
+						mu.Lock()
+						defer mu.Unlock()
+						switch {
+						case err == nil:
+							won++
+						case !errors.Is(err, driver.ErrConflict):
+							f.Errorf("Write: %v", err)
+						}
+					})
+				}
+				both.Wait()
+				mu.Lock()
+				if won != 1 {
+					f.Errorf("%d of two writes with the same condition were made", won)
+				}
+				inside--
+				total++
+				mu.Unlock()
+				if err := d.Release(f.ctx, f.name, token, driver.Sum{}); err != nil {
+					f.Errorf("Release: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if s := must(f.a.Read(f.ctx, f.name))(f); total != 4*hosts || s.Epoch != 4*hosts {
+		f.Errorf("%d acquisitions, epoch %d, want %d", total, s.Epoch, 4*hosts)
+	}
+}
+
+// lossy is a Driver that makes a write, or not, and returns no reply. late makes it after
+// the next call.
+type lossy struct {
+	driver.Driver
+	made, late bool
+	later      func()
+}
+
+func (l *lossy) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
+	write := func() { _, _ = l.Driver.Write(ctx, name, t, last, c) }
+	switch {
+	case l.made:
+		write()
+	case l.late:
+		l.later = write
+	}
+	return 0, driver.ErrUnknown
+}
+
+// lostReplies: Settle finds out what became of a write without a reply, and after it the
+// write is not made any more.
+func lostReplies(f *fixture) {
+	token, _ := f.acquire(f.a, "a")
+	rev := must(f.a.Write(f.ctx, f.name, token, 0, change(1, "one")))(f)
+	n := uint64(1)
+	for _, l := range []*lossy{{made: true}, {}, {late: true}} {
+		n++
+		l.Driver = f.a
+		c := change(n, fmt.Sprint(n))
+		_, err := l.Write(f.ctx, f.name, token, rev, c)
+		f.wantError("lossy Write", err, driver.ErrUnknown)
+		made, r, err := driver.Settle(f.ctx, f.a, f.name, token, rev, c)
+		if err != nil || made != l.made {
+			f.Fatalf("Settle = %v, %v, want %v", made, err, l.made)
+		}
+		if l.later != nil {
+			l.later()
+		}
+		s := must(f.b.Read(f.ctx, f.name))(f)
+		if s.Revision != r || (s.Head == c.Head) != l.made {
+			f.Errorf("Read = %+v, want revision %d; the write was made: %v", s, r, l.made)
+		}
+		rev = r
+	}
+}

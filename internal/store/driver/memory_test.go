@@ -1,0 +1,13 @@
+package driver_test
+
+import (
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/internal/store/driver/drivertest"
+)
+
+func TestMemory(t *testing.T) {
+	m := driver.NewMemory()
+	drivertest.Test(t, "", func(*testing.T) driver.Driver { return m })
+}

@@ -1,0 +1,358 @@
+// Package etcd keeps the states of TPMs in etcd, version 3.4 or later.
+//
+// Below the prefix and the name of a state are these keys:
+//
+//	owner    JSON of driver.Owner, bound to the lease of the host that acquired it; its
+//	         create revision is the token
+//	epoch    number of acquisitions, decimal; never deleted
+//	head     see encodeHead; its modification revision is the state's Revision
+//	item/X   item X
+//	gen/N    the items of generation N, 20 decimal digits, see encodeItems
+//
+// Each change is one transaction, which compares the token and the head's revision and
+// writes in the same step. etcd's locks are not used: the holder of a lock may not know
+// that its lease expired.
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// Options says which cluster a Store uses.
+type Options struct {
+	Endpoints []string    // URLs of the members
+	TLS       *tls.Config // nil without TLS
+	User      string      // "" without authentication by password
+	Password  string
+	Prefix    string // of all keys, without a slash at its end
+}
+
+// Store is a driver.Driver on an etcd cluster.
+type Store struct {
+	client *clientv3.Client
+	prefix string
+}
+
+// Open returns the store. It connects in the background: a cluster that cannot be reached
+// is the error of the first request.
+func Open(o Options) (*Store, error) {
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: o.Endpoints, TLS: o.TLS, Username: o.User, Password: o.Password,
+		DialTimeout:          2 * time.Second,
+		DialKeepAliveTime:    3 * time.Second, // a member that does not answer is left for another one
+		DialKeepAliveTimeout: time.Second,
+		PermitWithoutStream:  true,
+		Logger:               zap.NewNop(),
+	})
+	if err != nil {
+		return nil, classify(err, driver.ErrUnreachable)
+	}
+	return &Store{c, strings.TrimSuffix(o.Prefix, "/") + "/"}, nil
+}
+
+// key returns the key of a part of a state.
+func (s *Store) key(name, part string) string { return s.prefix + name + "/" + part }
+
+// Grant implements driver.Driver.
+func (s *Store) Grant(ctx context.Context, ttl time.Duration) (driver.LeaseID, error) {
+	rsp, err := s.client.Grant(leading(ctx), int64((ttl+time.Second-1)/time.Second))
+	if err != nil {
+		return 0, classify(err, driver.ErrUnreachable) // an unknown lease expires by itself
+	}
+	return driver.LeaseID(rsp.ID), nil
+}
+
+// Renew implements driver.Driver.
+func (s *Store) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, error) {
+	rsp, err := s.client.KeepAliveOnce(leading(ctx), clientv3.LeaseID(id))
+	if err != nil {
+		return 0, classify(err, driver.ErrUnreachable)
+	}
+	return time.Duration(rsp.TTL) * time.Second, nil
+}
+
+// Revoke implements driver.Driver.
+func (s *Store) Revoke(ctx context.Context, id driver.LeaseID) error {
+	_, err := s.client.Revoke(leading(ctx), clientv3.LeaseID(id))
+	if err = classify(err, driver.ErrUnreachable); errors.Is(err, driver.ErrLease) {
+		return nil
+	}
+	return err
+}
+
+// leading makes a request fail, rather than wait, at a member without a leader.
+func leading(ctx context.Context) context.Context { return clientv3.WithRequireLeader(ctx) }
+
+// Acquire implements driver.Driver.
+func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o driver.Owner) (driver.Token, error) {
+	text, err := json.Marshal(o)
+	if err != nil {
+		return 0, err
+	}
+	ownerKey, epochKey := s.key(name, "owner"), s.key(name, "epoch")
+	for {
+		now, err := s.client.Get(leading(ctx), epochKey)
+		if err != nil {
+			return 0, classify(err, driver.ErrUnreachable)
+		}
+		epoch, revision := uint64(0), int64(0)
+		if len(now.Kvs) > 0 {
+			revision = now.Kvs[0].ModRevision
+			if epoch, err = strconv.ParseUint(string(now.Kvs[0].Value), 10, 64); err != nil {
+				return 0, damaged(epochKey, err)
+			}
+		}
+		rsp, err := s.client.Txn(leading(ctx)).
+			If(clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", 0),
+				clientv3.Compare(clientv3.ModRevision(epochKey), "=", revision)).
+			Then(clientv3.OpPut(ownerKey, string(text), clientv3.WithLease(clientv3.LeaseID(id))),
+				clientv3.OpPut(epochKey, strconv.FormatUint(epoch+1, 10))).
+			Else(clientv3.OpGet(ownerKey)).
+			Commit()
+		switch {
+		case err != nil:
+			return s.acquired(ctx, name, o, classify(err, driver.ErrUnknown))
+		case rsp.Succeeded:
+			return driver.Token(rsp.Header.Revision), nil
+		}
+		if kvs := rsp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
+			owner, err := decodeOwner(ownerKey, kvs[0].Value)
+			if err != nil {
+				return 0, err
+			}
+			return 0, &driver.OwnedError{Owner: *owner, Epoch: epoch}
+		}
+		// Another host acquired and released it in between.
+	}
+}
+
+// acquired finds out whether an acquisition without a reply was made: the nonce of the
+// owner tells it from every other one.
+func (s *Store) acquired(ctx context.Context, name string, o driver.Owner, failed error) (driver.Token, error) {
+	if !errors.Is(failed, driver.ErrUnknown) {
+		return 0, failed
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	state, err := s.Read(ctx, name)
+	if err == nil && state.Owner != nil && state.Owner.Nonce == o.Nonce && state.Owner.PID == o.PID && state.Owner.Since.Equal(o.Since) {
+		return state.Token, nil
+	}
+	return 0, failed
+}
+
+// Release implements driver.Driver.
+func (s *Store) Release(ctx context.Context, name string, t driver.Token, handover driver.Sum) error {
+	state, err := s.Read(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return driver.ErrFenced
+	case err != nil:
+		return err
+	}
+	then := []clientv3.Op{clientv3.OpDelete(s.key(name, "owner"))}
+	if state.Revision != 0 {
+		state.Head.Handover = handover
+		then = append(then, clientv3.OpPut(s.key(name, "head"), string(encodeHead(state.Head))))
+	}
+	_, err = s.change(ctx, name, t, state.Revision, then)
+	return err
+}
+
+// change makes the operations one transaction, if t is the owner's and last is the
+// revision of the head. It returns the revision of the transaction.
+func (s *Store) change(ctx context.Context, name string, t driver.Token, last driver.Revision, then []clientv3.Op) (driver.Revision, error) {
+	ownerKey := s.key(name, "owner")
+	rsp, err := s.client.Txn(leading(ctx)).
+		If(clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", int64(t)),
+			clientv3.Compare(clientv3.ModRevision(s.key(name, "head")), "=", int64(last))).
+		Then(then...).
+		Else(clientv3.OpGet(ownerKey, clientv3.WithKeysOnly())).
+		Commit()
+	switch {
+	case err != nil:
+		return 0, classify(err, driver.ErrUnknown)
+	case rsp.Succeeded:
+		return driver.Revision(rsp.Header.Revision), nil
+	}
+	if kvs := rsp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != int64(t) {
+		return 0, driver.ErrFenced
+	}
+	return 0, driver.ErrConflict
+}
+
+// Read implements driver.Driver.
+func (s *Store) Read(ctx context.Context, name string) (*driver.State, error) {
+	items := s.key(name, "item/")
+	rsp, err := s.client.Txn(leading(ctx)).Then(
+		clientv3.OpGet(s.key(name, "owner")), clientv3.OpGet(s.key(name, "epoch")), clientv3.OpGet(s.key(name, "head")),
+		clientv3.OpGet(items, clientv3.WithPrefix()),
+	).Commit()
+	if err != nil {
+		return nil, classify(err, driver.ErrUnreachable)
+	}
+	state, found := &driver.State{Items: driver.Items{}}, false
+	for _, part := range rsp.Responses {
+		for _, kv := range part.GetResponseRange().Kvs {
+			found = true
+			switch key := string(kv.Key); strings.TrimPrefix(key, s.key(name, "")) {
+			case "owner":
+				state.Token = driver.Token(kv.CreateRevision)
+				state.Owner, err = decodeOwner(key, kv.Value)
+			case "epoch":
+				state.Epoch, err = decodeEpoch(key, kv.Value)
+			case "head":
+				state.Revision = driver.Revision(kv.ModRevision)
+				state.Head, err = decodeHead(key, kv.Value)
+			default:
+				state.Items[strings.TrimPrefix(key, items)] = kv.Value
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !found {
+		return nil, fs.ErrNotExist
+	}
+	return state, nil
+}
+
+// Write implements driver.Driver.
+func (s *Store) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
+	then := []clientv3.Op{clientv3.OpPut(s.key(name, "head"), string(encodeHead(c.Head)))}
+	for item, b := range c.Put {
+		then = append(then, clientv3.OpPut(s.key(name, "item/"+item), string(b)))
+	}
+	for _, item := range c.Delete {
+		then = append(then, clientv3.OpDelete(s.key(name, "item/"+item)))
+	}
+	if c.Snapshot != nil {
+		then = append(then, clientv3.OpPut(s.generationKey(name, c.Head.Generation), string(encodeItems(c.Snapshot))))
+	}
+	for _, n := range c.Expire {
+		if c.Snapshot == nil || n != c.Head.Generation {
+			then = append(then, clientv3.OpDelete(s.generationKey(name, n)))
+		}
+	}
+	return s.change(ctx, name, t, last, then)
+}
+
+func (s *Store) generationKey(name string, n uint64) string {
+	return s.key(name, fmt.Sprintf("gen/%020d", n))
+}
+
+// List implements driver.Driver.
+func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
+	// Items and generations are most of the data, and are not asked for: the names come
+	// from the epochs, which every state has.
+	keys, err := s.client.Get(leading(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return nil, classify(err, driver.ErrUnreachable)
+	}
+	var all []driver.Entry
+	for _, kv := range keys.Kvs {
+		name, ok := strings.CutSuffix(strings.TrimPrefix(string(kv.Key), s.prefix), "/epoch")
+		if !ok || strings.Contains(name, "/") {
+			continue
+		}
+		e, err := s.entry(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// entry reads what a list says of one state.
+func (s *Store) entry(ctx context.Context, name string) (driver.Entry, error) {
+	e := driver.Entry{Name: name}
+	rsp, err := s.client.Txn(leading(ctx)).Then(
+		clientv3.OpGet(s.key(name, "owner")), clientv3.OpGet(s.key(name, "epoch")), clientv3.OpGet(s.key(name, "head")),
+	).Commit()
+	if err != nil {
+		return e, classify(err, driver.ErrUnreachable)
+	}
+	for i, part := range rsp.Responses {
+		for _, kv := range part.GetResponseRange().Kvs {
+			switch i {
+			case 0:
+				e.Owner, err = decodeOwner(string(kv.Key), kv.Value)
+			case 1:
+				e.Epoch, err = decodeEpoch(string(kv.Key), kv.Value)
+			case 2:
+				e.Head, err = decodeHead(string(kv.Key), kv.Value)
+			}
+			if err != nil {
+				return e, err
+			}
+		}
+	}
+	return e, nil
+}
+
+// Generations implements driver.Driver.
+func (s *Store) Generations(ctx context.Context, name string) ([]uint64, error) {
+	prefix := s.key(name, "gen/")
+	rsp, err := s.client.Get(leading(ctx), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return nil, classify(err, driver.ErrUnreachable)
+	}
+	var all []uint64
+	for _, kv := range rsp.Kvs {
+		n, err := strconv.ParseUint(strings.TrimPrefix(string(kv.Key), prefix), 10, 64)
+		if err != nil {
+			return nil, damaged(string(kv.Key), err)
+		}
+		all = append(all, n)
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// Generation implements driver.Driver.
+func (s *Store) Generation(ctx context.Context, name string, n uint64) (driver.Items, error) {
+	key := s.generationKey(name, n)
+	rsp, err := s.client.Get(leading(ctx), key)
+	switch {
+	case err != nil:
+		return nil, classify(err, driver.ErrUnreachable)
+	case len(rsp.Kvs) == 0:
+		return nil, fs.ErrNotExist
+	}
+	return decodeItems(key, rsp.Kvs[0].Value)
+}
+
+// Remove implements driver.Driver.
+func (s *Store) Remove(ctx context.Context, name string, t driver.Token) error {
+	state, err := s.Read(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return driver.ErrFenced
+	case err != nil:
+		return err
+	}
+	_, err = s.change(ctx, name, t, state.Revision, []clientv3.Op{
+		clientv3.OpDelete(s.key(name, "owner")), clientv3.OpDelete(s.key(name, "head")),
+		clientv3.OpDelete(s.key(name, "item/"), clientv3.WithPrefix()), clientv3.OpDelete(s.key(name, "gen/"), clientv3.WithPrefix()),
+	})
+	return err
+}
+
+// Close implements driver.Driver.
+func (s *Store) Close() error { return s.client.Close() }

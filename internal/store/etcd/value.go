@@ -1,0 +1,92 @@
+package etcd
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// headSize is the size of a head in bytes.
+const headSize = 1 + 8 + 8 + 32 + 32
+
+// headVersion is the first byte of a head.
+const headVersion = 1
+
+// encodeHead returns the value of the key head, numbers big-endian:
+//
+//	off len
+//	  0   1 version, 1
+//	  1   8 generation
+//	  9   8 epoch of the writer
+//	 17  32 SHA-256 of the items
+//	 49  32 what Release left, or zeros
+func encodeHead(h driver.Head) []byte {
+	b := append(make([]byte, 0, headSize), headVersion)
+	b = binary.BigEndian.AppendUint64(b, h.Generation)
+	b = binary.BigEndian.AppendUint64(b, h.Epoch)
+	return append(append(b, h.Sum[:]...), h.Handover[:]...)
+}
+
+func decodeHead(key string, b []byte) (driver.Head, error) {
+	if len(b) != headSize || b[0] != headVersion {
+		return driver.Head{}, damaged(key, fmt.Errorf("%d bytes, expected %d and version %d", len(b), headSize, headVersion))
+	}
+	return driver.Head{
+		Generation: binary.BigEndian.Uint64(b[1:]), Epoch: binary.BigEndian.Uint64(b[9:]),
+		Sum: driver.Sum(b[17:49]), Handover: driver.Sum(b[49:]),
+	}, nil
+}
+
+// encodeItems returns the value of a generation: for each item in the order of the names
+// the sizes of name and bytes as 32-bit big-endian numbers, the name, the bytes.
+func encodeItems(items driver.Items) []byte {
+	var b []byte
+	for _, name := range slices.Sorted(maps.Keys(items)) {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(name)))
+		b = binary.BigEndian.AppendUint32(b, uint32(len(items[name])))
+		b = append(append(b, name...), items[name]...)
+	}
+	return b
+}
+
+func decodeItems(key string, b []byte) (driver.Items, error) {
+	items := driver.Items{}
+	for len(b) > 0 {
+		if len(b) < 8 {
+			return nil, damaged(key, fmt.Errorf("%d bytes after the last item", len(b)))
+		}
+		name, size := uint64(binary.BigEndian.Uint32(b)), uint64(binary.BigEndian.Uint32(b[4:]))
+		b = b[8:]
+		if name+size > uint64(len(b)) {
+			return nil, damaged(key, fmt.Errorf("an item of %d bytes, %d are left", name+size, len(b)))
+		}
+		items[string(b[:name])] = slices.Clone(b[name : name+size])
+		b = b[name+size:]
+	}
+	return items, nil
+}
+
+func decodeOwner(key string, b []byte) (*driver.Owner, error) {
+	var o driver.Owner
+	if err := json.Unmarshal(b, &o); err != nil {
+		return nil, damaged(key, err)
+	}
+	return &o, nil
+}
+
+func decodeEpoch(key string, b []byte) (uint64, error) {
+	n, err := strconv.ParseUint(string(b), 10, 64)
+	if err != nil {
+		return 0, damaged(key, err)
+	}
+	return n, nil
+}
+
+func damaged(key string, err error) error {
+	return fmt.Errorf("%w: key %q: %w", driver.ErrDamaged, key, err)
+}
