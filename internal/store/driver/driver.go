@@ -98,17 +98,32 @@ type Head struct {
 // Items are the named parts of a state.
 type Items map[string][]byte
 
-// Sum returns the SHA-256 of names and values in the order of the names: for each of
-// them both lengths as 32-bit big-endian numbers, the name, the value.
-func (i Items) Sum() Sum {
+// Sums returns the SHA-256 of each item.
+func (i Items) Sums() Sums {
+	sums := Sums{}
+	for name, b := range i {
+		sums[name] = sha256.Sum256(b)
+	}
+	return sums
+}
+
+// Sum returns the sum of all items.
+func (i Items) Sum() Sum { return i.Sums().Sum() }
+
+// Sums are the SHA-256 of items by name.
+type Sums map[string]Sum
+
+// Sum returns one SHA-256 for all: of the names in their order, each with its length as a
+// 32-bit big-endian number before it and the item's sum after it.
+func (s Sums) Sum() Sum {
 	h := sha256.New()
-	for _, name := range slices.Sorted(maps.Keys(i)) {
-		var n [8]byte
-		binary.BigEndian.PutUint32(n[:4], uint32(len(name)))
-		binary.BigEndian.PutUint32(n[4:], uint32(len(i[name])))
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(name)))
 		h.Write(n[:])
 		h.Write([]byte(name))
-		h.Write(i[name])
+		sum := s[name]
+		h.Write(sum[:])
 	}
 	return Sum(h.Sum(nil))
 }
