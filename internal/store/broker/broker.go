@@ -1,0 +1,297 @@
+// Package broker serves the TPMs of one host: it holds the lease of the host, acquires
+// states for TPMs and writes what they store. It sees ciphertext only.
+//
+// A TPM owns a state while its connection lasts, and for the time to live of the lease
+// after that, so that a service or this broker can be restarted.
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// Options are the settings of a Broker.
+type Options struct {
+	Driver driver.Driver
+	Host   string // name of this host, as others see it
+	Boot   string // its boot ID
+
+	TTL    time.Duration // time to live of the host's lease; 15 s if it is 0
+	Margin time.Duration // a deadline is so much earlier than the end of the lease; 2 s if it is 0
+	Wait   time.Duration // how long a request waits for the store; 1.5 s if it is 0
+	Keep   int           // generations that are stored of each state; none if it is 0
+
+	// LeaseFile holds the lease between two runs of the broker; "" for none.
+	LeaseFile string
+
+	// Allow reports whether a client may use a state.
+	Allow func(c Credentials, state string) bool
+
+	Log Logger
+}
+
+// Logger is the log of the broker.
+type Logger interface {
+	Infof(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
+// Credentials are those of a client's process, from the kernel.
+type Credentials struct {
+	PID      int
+	UID, GID uint32
+}
+
+// Broker serves the TPMs of a host.
+type Broker struct {
+	o Options
+
+	renewing sync.Mutex // held while the lease is renewed
+
+	mu       sync.Mutex
+	lease    driver.LeaseID
+	nonce    string // of the lease, in the owners that depend on it
+	deadline uint64 // nanoseconds of CLOCK_BOOTTIME, 0 while there is no lease
+	states   map[string]*state
+}
+
+// leaseFile is the JSON of the lease file.
+type leaseFile struct {
+	Boot  string         `json:"boot"`
+	Nonce string         `json:"nonce"`
+	Lease driver.LeaseID `json:"lease"`
+}
+
+// New returns a broker. Run does its work.
+func New(o Options) *Broker {
+	setDefault(&o.TTL, 15*time.Second)
+	setDefault(&o.Margin, 2*time.Second)
+	setDefault(&o.Wait, 1500*time.Millisecond)
+	b := &Broker{o: o, states: map[string]*state{}}
+	if l := b.readLease(); l != nil {
+		b.lease, b.nonce = l.Lease, l.Nonce
+	}
+	return b
+}
+
+func setDefault(d *time.Duration, value time.Duration) {
+	if *d == 0 {
+		*d = value
+	}
+}
+
+// boottime returns the time in nanoseconds of CLOCK_BOOTTIME, which goes on while the
+// machine is suspended.
+func boottime() uint64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		panic(err) // Linux has had it since 2.6.39
+	}
+	return uint64(ts.Nano())
+}
+
+// Run renews the lease and gives up states that no TPM resumed, until ctx ends. The lease
+// outlives it, so that the next run goes on.
+func (b *Broker) Run(ctx context.Context) {
+	adopted := time.AfterFunc(0, func() { b.adopt(ctx) })
+	defer adopted.Stop()
+	every := time.NewTicker(b.o.TTL / 3)
+	defer every.Stop()
+	failing := false
+	for {
+		err := b.renew(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !failing:
+			b.o.Log.Errorf("the lease of this host cannot be renewed: %v", err)
+		case err == nil && failing:
+			b.o.Log.Infof("the lease of this host is renewed again")
+		}
+		failing = err != nil
+		b.sweep(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// renew extends the lease, or makes a new one if there is none any more, and moves the
+// deadline. The deadline counts from before the request: the store may have renewed the
+// lease at any time after that.
+func (b *Broker) renew(ctx context.Context) error {
+	b.renewing.Lock()
+	defer b.renewing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, b.o.Wait)
+	defer cancel()
+	b.mu.Lock()
+	id, nonce := b.lease, b.nonce
+	b.mu.Unlock()
+
+	sent := boottime()
+	ttl, err := time.Duration(0), error(driver.ErrLease)
+	if id != 0 {
+		ttl, err = b.o.Driver.Renew(ctx, id)
+	}
+	if errors.Is(err, driver.ErrLease) {
+		if id != 0 {
+			b.o.Log.Errorf("the lease of this host expired: all states are acquired again")
+		}
+		sent = boottime()
+		if id, err = b.o.Driver.Grant(ctx, b.o.TTL); err == nil {
+			ttl, nonce = b.o.TTL, rand.Text()
+			b.writeLease(id, nonce)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lease, b.nonce = id, nonce
+	b.deadline = sent + uint64(min(ttl, b.o.TTL)-b.o.Margin)
+	return nil
+}
+
+// lease is the lease of the host at one moment.
+type lease struct {
+	id       driver.LeaseID
+	nonce    string
+	deadline uint64 // nanoseconds of CLOCK_BOOTTIME
+}
+
+// current returns the lease. Its deadline is at least the margin away; current renews the
+// lease for that if it must.
+func (b *Broker) current(ctx context.Context) (lease, error) {
+	if l := b.known(); l.id != 0 && l.deadline > boottime()+uint64(b.o.Margin) {
+		return l, nil
+	}
+	if err := b.renew(ctx); err != nil {
+		return lease{}, err
+	}
+	return b.known(), nil
+}
+
+func (b *Broker) known() lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return lease{b.lease, b.nonce, b.deadline}
+}
+
+// readLease returns the lease of the previous run on this boot, nil if there is none.
+func (b *Broker) readLease() *leaseFile {
+	if b.o.LeaseFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(b.o.LeaseFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var l leaseFile
+	if err == nil {
+		err = json.Unmarshal(text, &l)
+	}
+	switch {
+	case err != nil:
+		b.o.Log.Errorf("the lease of the previous run is ignored: %s: %v", b.o.LeaseFile, err)
+		return nil
+	case l.Boot != b.o.Boot || l.Lease == 0 || l.Nonce == "":
+		return nil
+	}
+	return &l
+}
+
+// writeLease keeps a new lease for the next run. Without it the next run waits until the
+// lease expires.
+func (b *Broker) writeLease(id driver.LeaseID, nonce string) {
+	if b.o.LeaseFile == "" {
+		return
+	}
+	text, err := json.Marshal(leaseFile{b.o.Boot, nonce, id})
+	if err == nil {
+		next := b.o.LeaseFile + ".new"
+		if err = os.WriteFile(next, text, 0o600); err == nil {
+			err = os.Rename(next, b.o.LeaseFile)
+		}
+	}
+	if err != nil {
+		b.o.Log.Errorf("the lease is not kept for the next run: %v", err)
+	}
+}
+
+// adopt finds the states that the previous run of this broker acquired, so that they are
+// given up if no TPM resumes them.
+func (b *Broker) adopt(ctx context.Context) {
+	all, err := b.o.Driver.List(ctx)
+	if err != nil {
+		b.o.Log.Errorf("the states of the previous run are not known: %v", err)
+		return
+	}
+	nonce := b.known().nonce
+	for _, e := range all {
+		if e.Owner == nil || nonce == "" || e.Owner.Nonce != nonce {
+			continue
+		}
+		s := b.state(e.Name)
+		s.mu.Lock()
+		if now, err := b.o.Driver.Read(ctx, e.Name); err == nil && s.session == nil && s.token == 0 && now.Owner != nil && now.Owner.Nonce == nonce {
+			s.take(now)
+			s.orphan(b.o.TTL)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// sweep gives up the states whose TPMs did not come back.
+func (b *Broker) sweep(ctx context.Context) {
+	b.mu.Lock()
+	var all []*state
+	for _, s := range b.states {
+		all = append(all, s)
+	}
+	b.mu.Unlock()
+	for _, s := range all {
+		s.mu.Lock()
+		if s.session == nil && s.token != 0 && boottime() > s.until {
+			if err := b.giveUp(ctx, s); err == nil {
+				b.o.Log.Infof("state %s released: its TPM did not come back", s.name)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// state returns what is known of a state.
+func (b *Broker) state(name string) *state {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.states[name]
+	if s == nil {
+		s = &state{name: name}
+		b.states[name] = s
+	}
+	return s
+}
+
+// owner describes this host as the owner of a state for process pid.
+func (b *Broker) owner(l lease, pid int) driver.Owner {
+	return driver.Owner{Host: b.o.Host, Boot: b.o.Boot, Nonce: l.nonce, PID: pid, Since: time.Now().UTC().Truncate(time.Second)}
+}
+
+// ownedText says who owns a state, and what to do.
+func ownedText(name string, o driver.Owner, epoch uint64) string {
+	return fmt.Sprintf("state %s is owned by host %q, process %d, since %s, epoch %d; stop the TPM there, or wait until its lease expires",
+		name, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339), epoch)
+}

@@ -1,0 +1,449 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// host is a broker with a socket, on a store that hosts share.
+type host struct {
+	t      *testing.T
+	b      *Broker
+	o      Options
+	socket string
+	stop   func()
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Infof(format string, args ...any)  { l.t.Logf(format, args...) }
+func (l testLog) Errorf(format string, args ...any) { l.t.Logf("error: "+format, args...) }
+
+// quick is the time to live in most tests.
+const quick = 400 * time.Millisecond
+
+func newHost(t *testing.T, d driver.Driver, name string) *host {
+	dir := t.TempDir()
+	h := &host{t: t, socket: filepath.Join(dir, "s"), o: Options{
+		Driver: d, Host: name, Boot: name + "-boot", TTL: quick, Margin: quick / 8, Wait: 300 * time.Millisecond, Keep: 3,
+		LeaseFile: filepath.Join(dir, "lease"), Log: testLog{t},
+		Allow: func(_ Credentials, state string) bool { return state != "secret" },
+	}}
+	h.start()
+	t.Cleanup(func() { h.stop() })
+	return h
+}
+
+func (h *host) start() {
+	h.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	h.b = New(h.o)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.socket, Net: "unix"})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { h.b.Run(ctx) })
+	wg.Go(func() {
+		if err := h.b.Serve(ctx, l); err != nil {
+			h.t.Error(err)
+		}
+	})
+	h.stop = func() { cancel(); wg.Wait() }
+}
+
+func (h *host) open(name string) (*store.Client, error) {
+	conn, err := net.Dial("unix", h.socket)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	c, _, err := store.NewClient(conn.(*net.UnixConn), name)
+	if err == nil {
+		h.t.Cleanup(func() { _ = c.Close() })
+	}
+	return c, err
+}
+
+func (h *host) client() *store.Client {
+	h.t.Helper()
+	c, err := h.open("vm1")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return c
+}
+
+func acquired(t *testing.T, c *store.Client) store.Grant {
+	t.Helper()
+	g, err := c.Acquire(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func put(t *testing.T, c *store.Client, generation uint64, value string) uint64 {
+	t.Helper()
+	r, err := c.Put(generation, []store.Item{{Name: "tpm2-00.permall", Blob: []byte(value)}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func wantItem(t *testing.T, c *store.Client, value string) {
+	t.Helper()
+	if b, err := c.Get("tpm2-00.permall"); err != nil || string(b) != value {
+		t.Fatalf("Get = %q, %v, want %q", b, err, value)
+	}
+}
+
+func wantError(t *testing.T, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: got %v, want %v", what, err, want)
+	}
+}
+
+// A TPM stores, and its state comes back; a second TPM is refused meanwhile.
+func TestUse(t *testing.T) {
+	d := driver.NewMemory()
+	a, b := newHost(t, d, "a"), newHost(t, d, "b")
+	c := a.client()
+	g := acquired(t, c)
+	if g.Epoch != 1 || g.Revision != 0 || g.Deadline <= boottime() {
+		t.Errorf("grant %+v", g)
+	}
+	_, err := c.Get("tpm2-00.permall")
+	wantError(t, "Get of a new state", err, fs.ErrNotExist)
+	put(t, c, 1, "one")
+	if _, err := c.Put(2, []store.Item{{Name: "tpm2-00.volatilestate", Blob: []byte("v")}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantItem(t, c, "one")
+	for _, h := range []*host{a, b} {
+		other := h.client()
+		_, err := other.Acquire(nil)
+		wantError(t, "Acquire by host "+h.o.Host, err, store.ErrOwned)
+		_, err = other.Put(3, nil, nil)
+		wantError(t, "Put without Acquire", err, store.ErrFenced)
+		wantItem(t, other, "one") // to look is allowed
+	}
+	if _, err := c.Put(3, nil, []string{"tpm2-00.volatilestate"}); err != nil {
+		t.Fatal(err)
+	}
+	e, sizes, err := c.Stat()
+	if err != nil || e.Owner != "a" || e.Generation != 3 || len(sizes) != 1 || sizes["tpm2-00.permall"] != 3 {
+		t.Errorf("Stat = %+v, %v, %v", e, sizes, err)
+	}
+	for n := uint64(4); n < 8; n++ {
+		put(t, c, n, "x")
+	}
+	if all, err := c.Generations(); err != nil || !slices.Equal(all, []uint64{5, 6, 7}) {
+		t.Errorf("Generations = %v, %v, want the last three", all, err)
+	}
+	if items, err := c.Generation(6); err != nil || len(items) != 1 || string(items[0].Blob) != "x" {
+		t.Errorf("Generation = %v, %v", items, err)
+	}
+	if all, err := c.List(); err != nil || len(all) != 1 || all[0].Name != "vm1" {
+		t.Errorf("List = %v, %v", all, err)
+	}
+	if err := c.Remove(); err != nil {
+		t.Error(err)
+	}
+	if g := acquired(t, b.client()); g.Epoch != 2 || g.Revision != 0 {
+		t.Errorf("grant after Remove = %+v", g)
+	}
+}
+
+// Live migration: the destination gets the state only with the sum that the source left.
+func TestHandover(t *testing.T) {
+	d := driver.NewMemory()
+	a, b := newHost(t, d, "a"), newHost(t, d, "b")
+	source, target := a.client(), b.client()
+	acquired(t, source)
+	put(t, source, 1, "one")
+	if err := source.Release([32]byte{42}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := source.Put(2, nil, nil)
+	wantError(t, "Put after Release", err, store.ErrFenced)
+	_, err = target.Acquire(&[32]byte{41})
+	wantError(t, "Acquire with another sum", err, store.ErrHandover)
+	acquired(t, source) // a failed migration: the source goes on
+	if err := source.Release([32]byte{42}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := target.Acquire(&[32]byte{42}); err != nil {
+		t.Fatal(err)
+	}
+	wantItem(t, target, "one")
+}
+
+// The service restarts: its next process goes on with the token. Without it another host
+// gets the state after the time to live.
+func TestResume(t *testing.T) {
+	d := driver.NewMemory()
+	a, b := newHost(t, d, "a"), newHost(t, d, "b")
+	c := a.client()
+	g := acquired(t, c)
+	rev := put(t, c, 1, "one")
+	_ = c.Close()
+	c = a.client()
+	again, err := c.Resume(g.Token, rev)
+	if err != nil || again.Token != g.Token || again.Revision != rev || again.Generation != 1 {
+		t.Fatalf("Resume = %+v, %v, want the same token and revision", again, err)
+	}
+	put(t, c, 2, "two")
+	_ = c.Close()
+	begin, other := time.Now(), b.client()
+	for {
+		_, err := other.Acquire(nil)
+		if err == nil {
+			break
+		}
+		wantError(t, "Acquire", err, store.ErrOwned)
+		if time.Since(begin) > 10*quick {
+			t.Fatal("the state is not given up")
+		}
+		time.Sleep(quick / 20)
+	}
+	wantItem(t, other, "two")
+	_, err = a.client().Resume(g.Token, rev)
+	wantError(t, "Resume after another host acquired the state", err, store.ErrOwned)
+}
+
+// A TPM that starts anew on the same host gets its state at once.
+func TestStartAgain(t *testing.T) {
+	a := newHost(t, driver.NewMemory(), "a")
+	c := a.client()
+	g := acquired(t, c)
+	_ = c.Close()
+	for range 100 { // until the broker has noticed
+		if again, err := a.client().Acquire(nil); err == nil {
+			if again.Token <= g.Token || again.Epoch != 2 {
+				t.Errorf("grant %+v after %+v", again, g)
+			}
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the state is not given to a TPM that starts again")
+}
+
+// The broker restarts: the TPM resumes, and what nobody resumes is released.
+func TestBrokerRestart(t *testing.T) {
+	d := driver.NewMemory()
+	a, b := newHost(t, d, "a"), newHost(t, d, "b")
+	c := a.client()
+	g := acquired(t, c)
+	rev := put(t, c, 1, "one")
+	left, err := a.open("vm2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	acquired(t, left)
+	a.stop()
+	a.start()
+	c = a.client()
+	again, err := c.Resume(g.Token, rev)
+	if err != nil || again.Token != g.Token {
+		t.Fatalf("Resume = %+v, %v, want token %d", again, err, g.Token)
+	}
+	put(t, c, 2, "two")
+	other, err := b.open("vm2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for begin := time.Now(); ; time.Sleep(quick / 20) {
+		if _, err = other.Acquire(nil); err == nil {
+			break
+		}
+		if time.Since(begin) > 10*quick {
+			t.Fatalf("the state of the previous run is not given up: %v", err)
+		}
+	}
+	wantItem(t, c, "two")
+}
+
+// faulty is a Driver whose lease and replies can be lost.
+type faulty struct {
+	driver.Driver
+	mu    sync.Mutex
+	down  error // of all requests
+	lossy int   // writes that are made without a reply
+}
+
+func (f *faulty) fault() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.down
+}
+
+func (f *faulty) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = err
+}
+
+func (f *faulty) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, error) {
+	if err := f.fault(); err != nil {
+		return 0, err
+	}
+	return f.Driver.Renew(ctx, id)
+}
+
+func (f *faulty) Read(ctx context.Context, name string) (*driver.State, error) {
+	if err := f.fault(); err != nil {
+		return nil, err
+	}
+	return f.Driver.Read(ctx, name)
+}
+
+func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
+	if err := f.fault(); err != nil {
+		return 0, err
+	}
+	r, err := f.Driver.Write(ctx, name, t, last, c)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lossy > 0 && len(c.Put) > 0 {
+		f.lossy--
+		return 0, driver.ErrUnknown
+	}
+	return r, err
+}
+
+// The lease is lost and no other host used the state: the TPM notices nothing.
+func TestLeaseLost(t *testing.T) {
+	d := &faulty{Driver: driver.NewMemory()}
+	a := newHost(t, d, "a")
+	c := a.client()
+	g := acquired(t, c)
+	put(t, c, 1, "one")
+	d.set(driver.ErrUnreachable)
+	_, err := c.Put(2, nil, nil)
+	wantError(t, "Put while the store is down", err, store.ErrUnreachable)
+	time.Sleep(3 * quick) // the lease expires
+	_, err = c.Renew()
+	wantError(t, "Renew while the store is down", err, store.ErrUnreachable)
+	d.set(nil)
+	if deadline, err := c.Renew(); err != nil || deadline <= boottime() {
+		t.Fatalf("Renew = %d, %v", deadline, err)
+	}
+	put(t, c, 2, "two")
+	wantItem(t, c, "two")
+	if e, _, err := c.Stat(); err != nil || e.Epoch != g.Epoch+1 {
+		t.Errorf("Stat = %+v, %v, want epoch %d", e, err, g.Epoch+1)
+	}
+}
+
+// The lease is lost and another host used the state: the TPM is fenced, also if that host
+// has left it.
+func TestFenced(t *testing.T) {
+	memory := driver.NewMemory()
+	d := &faulty{Driver: memory}
+	a, b := newHost(t, d, "a"), newHost(t, memory, "b")
+	c := a.client()
+	acquired(t, c)
+	put(t, c, 1, "one")
+	d.set(driver.ErrUnreachable)
+	time.Sleep(3 * quick)
+	other := b.client()
+	acquired(t, other)
+	put(t, other, 2, "other")
+	d.set(nil)
+	_, err := c.Put(2, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}, nil)
+	wantError(t, "Put while another host owns the state", err, store.ErrOwned)
+	if err := other.Release([32]byte{7}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Put(2, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}, nil)
+	wantError(t, "Put after another host used the state", err, store.ErrFenced)
+	if _, err := other.Acquire(&[32]byte{7}); err != nil {
+		t.Fatalf("the handover is lost: %v", err)
+	}
+	wantItem(t, other, "other")
+}
+
+// A reply is lost: the write is found to be made, and is not made twice.
+func TestLostReply(t *testing.T) {
+	d := &faulty{Driver: driver.NewMemory(), lossy: 1}
+	a := newHost(t, d, "a")
+	c := a.client()
+	acquired(t, c)
+	put(t, c, 1, "one")
+	wantItem(t, c, "one")
+	put(t, c, 2, "two")
+	wantItem(t, c, "two")
+}
+
+// A client gets only the states that it may use, and malformed requests change nothing.
+func TestRefused(t *testing.T) {
+	a := newHost(t, driver.NewMemory(), "a")
+	_, err := a.open("secret")
+	wantError(t, "Open of a state of another user", err, store.ErrDenied)
+	for _, name := range []string{"", "a/b", "..", ".x", "a b", "ä", string(make([]byte, 129))} {
+		_, err := a.open(name)
+		wantError(t, "Open", err, store.ErrInvalid)
+	}
+	c := a.client()
+	acquired(t, c)
+	_, err = c.Put(1, []store.Item{{Name: "../x", Blob: nil}}, nil)
+	wantError(t, "Put of an item with a slash", err, store.ErrInvalid)
+	_, err = c.Put(1, []store.Item{{Name: "x", Blob: make([]byte, maxItem+1)}}, nil)
+	wantError(t, "Put of a large item", err, store.ErrTooLarge)
+	put(t, c, 1, "one")
+	conn, err := net.Dial("unix", a.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte{0xff, 0xff, 0xff, 0xff, 1}); err != nil {
+		t.Fatal(err)
+	}
+	first, _, _, err := store.ReadFrame(conn, nil)
+	if err != nil || store.Status(first) != store.StatusInvalid {
+		t.Errorf("a huge frame: %d, %v", first, err)
+	}
+	wantItem(t, c, "one")
+}
+
+// Bytes of any kind do not end the broker.
+func FuzzRequests(f *testing.F) {
+	open := store.End(append(store.Begin(nil, byte(store.Open)), 0, 0, 0, 1, 0, 3, 'v', 'm', '1'))
+	f.Add(open)
+	f.Add(append(slices.Clone(open), store.End(append(store.Begin(nil, byte(store.Acquire)), make([]byte, 33)...))...))
+	f.Add(append(slices.Clone(open), store.End(append(store.Begin(nil, byte(store.Put)), make([]byte, 12)...))...))
+	b := New(Options{Driver: driver.NewMemory(), Host: "a", Allow: func(Credentials, string) bool { return true }, Log: discard{}})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		x := &session{b: b}
+		defer x.leave()
+		for len(in) > 4 {
+			n := min(len(in), 64)
+			x.out = store.Begin(x.out, 0)
+			if err := x.handle(t.Context(), store.Verb(in[4]), store.NewBody(in[5:n])); err != nil {
+				x.fail(err)
+			}
+			if len(x.out) < 5 {
+				t.Errorf("a reply of %d bytes", len(x.out))
+			}
+			in = in[n:]
+		}
+	})
+}
+
+type discard struct{}
+
+func (discard) Infof(string, ...any)  {}
+func (discard) Errorf(string, ...any) {}

@@ -1,0 +1,255 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// Each method runs one request with x.state.mu held, and appends to x.out.
+
+// owns returns an error unless this client owns the state.
+func (x *session) owns() error {
+	if x.state.session != x || x.state.token == 0 {
+		return fmt.Errorf("%w: this client did not acquire the state", driver.ErrFenced)
+	}
+	return nil
+}
+
+// free returns an error if another client of this host uses the state.
+func (x *session) free() error {
+	if s := x.state; s.session != nil && s.session != x {
+		return &driver.OwnedError{Owner: x.b.owner(x.b.known(), s.pid), Epoch: s.epoch}
+	}
+	return nil
+}
+
+func (x *session) acquire(ctx context.Context, r *store.Body) error {
+	compare, handover := r.Uint8()&store.CompareHandover != 0, driver.Sum(r.Sum())
+	if err := r.Done(); err != nil {
+		return err
+	}
+	if err := x.free(); err != nil {
+		return err
+	}
+	deadline, err := x.b.acquire(ctx, x.state, x.cred.PID)
+	if err != nil {
+		return err
+	}
+	if compare && x.state.head.Handover != handover {
+		if err := x.b.giveUp(ctx, x.state); err != nil {
+			return err
+		}
+		return errHandover
+	}
+	x.state.session = x
+	x.out = x.state.grant(deadline).Append(x.out)
+	return nil
+}
+
+func (x *session) resume(ctx context.Context, r *store.Body) error {
+	token, last := driver.Token(r.Uint64()), driver.Revision(r.Uint64())
+	if err := r.Done(); err != nil {
+		return err
+	}
+	if token <= 0 {
+		return fmt.Errorf("%w: no token", errRequest)
+	}
+	// The previous connection of the same TPM may not have been closed yet: the token
+	// proves that it is the same one.
+	if x.state.session != nil && x.state.token != token {
+		if err := x.free(); err != nil {
+			return err
+		}
+	}
+	deadline, err := x.b.resume(ctx, x.state, token, last, x.cred.PID)
+	if err != nil {
+		return err
+	}
+	x.state.session = x
+	x.out = x.state.grant(deadline).Append(x.out)
+	return nil
+}
+
+func (x *session) renew(ctx context.Context, r *store.Body) error {
+	if err := r.Done(); err != nil {
+		return err
+	}
+	if err := x.owns(); err != nil {
+		return err
+	}
+	l, err := x.b.current(ctx)
+	if err != nil {
+		return err
+	}
+	if l.id != x.state.lease {
+		if l.deadline, err = x.b.reacquire(ctx, x.state); err != nil {
+			return err
+		}
+	}
+	x.out = binary.BigEndian.AppendUint64(x.out, l.deadline)
+	return nil
+}
+
+func (x *session) get(ctx context.Context, r *store.Body) error {
+	item := r.String()
+	if err := r.Done(); err != nil {
+		return err
+	}
+	now, err := x.b.o.Driver.Read(ctx, x.state.name)
+	if err != nil {
+		return err
+	}
+	blob, ok := now.Items[item]
+	switch {
+	case !ok:
+		return fmt.Errorf("item %q of state %s: %w", item, x.state.name, fs.ErrNotExist)
+	case len(blob) > maxItem:
+		return fmt.Errorf("%w: item %q has %d bytes, at most %d are allowed", driver.ErrDamaged, item, len(blob), maxItem)
+	case now.Items.Sum() != now.Head.Sum:
+		return fmt.Errorf("%w: the items of state %s are not those of generation %d", driver.ErrDamaged, x.state.name, now.Head.Generation)
+	}
+	x.out = store.AppendBytes(x.out, blob)
+	return nil
+}
+
+func (x *session) put(ctx context.Context, r *store.Body) error {
+	generation, items := r.Uint64(), driver.Items{}
+	for _, i := range r.Items() {
+		if !store.ValidName(i.Name) {
+			return fmt.Errorf("%w: %q is not the name of an item", errRequest, i.Name)
+		}
+		if len(i.Blob) > maxItem {
+			return fmt.Errorf("%w: item %q has %d bytes, at most %d are allowed", driver.ErrTooLarge, i.Name, len(i.Blob), maxItem)
+		}
+		items[i.Name] = slices.Clone(i.Blob)
+	}
+	var remove []string
+	for n := r.Uint16(); n > 0; n-- {
+		name := r.String()
+		if !store.ValidName(name) {
+			return fmt.Errorf("%w: %q is not the name of an item", errRequest, name)
+		}
+		remove = append(remove, name)
+	}
+	if err := r.Done(); err != nil {
+		return err
+	}
+	if err := x.owns(); err != nil {
+		return err
+	}
+	if err := x.b.put(ctx, x.state, generation, items, remove); err != nil {
+		return err
+	}
+	x.out = binary.BigEndian.AppendUint64(x.out, uint64(x.state.revision))
+	return nil
+}
+
+func (x *session) release(ctx context.Context, r *store.Body) error {
+	handover := driver.Sum(r.Sum())
+	if err := r.Done(); err != nil {
+		return err
+	}
+	if err := x.owns(); err != nil {
+		return err
+	}
+	if err := x.b.release(ctx, x.state, handover); err != nil {
+		return err
+	}
+	x.state.session = nil
+	return nil
+}
+
+func (x *session) remove(ctx context.Context, r *store.Body) error {
+	if err := r.Done(); err != nil {
+		return err
+	}
+	if err := x.owns(); err != nil {
+		return err
+	}
+	if err := x.b.o.Driver.Remove(ctx, x.state.name, x.state.token); err != nil {
+		return err
+	}
+	x.b.o.Log.Infof("state %s removed by user %d", x.state.name, x.cred.UID)
+	x.state.token, x.state.session, x.state.lost = 0, nil, nil
+	return nil
+}
+
+func entry(e driver.Entry) store.Entry {
+	out := store.Entry{Name: e.Name, Epoch: e.Epoch, Generation: e.Head.Generation}
+	if e.Owner != nil {
+		out.Owner, out.Since = e.Owner.Host, uint64(max(e.Owner.Since.Unix(), 0))
+	}
+	return out
+}
+
+func (x *session) list(ctx context.Context, r *store.Body) error {
+	if err := r.Done(); err != nil {
+		return err
+	}
+	all, err := x.b.o.Driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(e driver.Entry) bool { return !store.ValidName(e.Name) || !x.b.o.Allow(x.cred, e.Name) })
+	x.out = binary.BigEndian.AppendUint32(x.out, uint32(len(all)))
+	for _, e := range all {
+		x.out = entry(e).Append(x.out)
+	}
+	return nil
+}
+
+func (x *session) generations(ctx context.Context, r *store.Body) error {
+	if err := r.Done(); err != nil {
+		return err
+	}
+	all, err := x.b.o.Driver.Generations(ctx, x.state.name)
+	if err != nil {
+		return err
+	}
+	x.out = binary.BigEndian.AppendUint32(x.out, uint32(len(all)))
+	for _, n := range all {
+		x.out = binary.BigEndian.AppendUint64(x.out, n)
+	}
+	return nil
+}
+
+func (x *session) generation(ctx context.Context, r *store.Body) error {
+	n := r.Uint64()
+	if err := r.Done(); err != nil {
+		return err
+	}
+	items, err := x.b.o.Driver.Generation(ctx, x.state.name, n)
+	if err != nil {
+		return fmt.Errorf("generation %d of state %s: %w", n, x.state.name, err)
+	}
+	var all []store.Item
+	for _, name := range slices.Sorted(maps.Keys(items)) {
+		all = append(all, store.Item{Name: name, Blob: items[name]})
+	}
+	x.out = store.AppendItems(x.out, all)
+	return nil
+}
+
+func (x *session) stat(ctx context.Context, r *store.Body) error {
+	if err := r.Done(); err != nil {
+		return err
+	}
+	now, err := x.b.o.Driver.Read(ctx, x.state.name)
+	if err != nil {
+		return fmt.Errorf("state %s: %w", x.state.name, err)
+	}
+	x.out = entry(driver.Entry{Name: x.state.name, Owner: now.Owner, Epoch: now.Epoch, Head: now.Head}).Append(x.out)
+	x.out = binary.BigEndian.AppendUint16(x.out, uint16(len(now.Items)))
+	for _, name := range slices.Sorted(maps.Keys(now.Items)) {
+		x.out = store.AppendString(x.out, name)
+		x.out = binary.BigEndian.AppendUint32(x.out, uint32(len(now.Items[name])))
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// maxItem is the size in bytes of the largest item: etcd takes 1.5 MiB in one request,
+// which holds the permanent state twice, once as a generation.
+const maxItem = 512 << 10
+
+// session is the connection of one TPM.
+type session struct {
+	b      *Broker
+	conn   *net.UnixConn
+	cred   Credentials
+	state  *state // nil before Open
+	in     []byte
+	out    []byte
+	closed bool
+}
+
+// Serve accepts connections until ctx ends or l is closed.
+func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	for {
+		conn, err := l.AcceptUnix()
+		switch {
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			b.o.Log.Errorf("accept: %v", err)
+			time.Sleep(100 * time.Millisecond) // no descriptors are left
+			continue
+		}
+		go b.serve(ctx, conn)
+	}
+}
+
+func (b *Broker) serve(ctx context.Context, conn *net.UnixConn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
+	cred, err := credentials(conn)
+	if err != nil {
+		b.o.Log.Errorf("a client without credentials was disconnected: %v", err)
+		return
+	}
+	x := &session{b: b, conn: conn, cred: cred}
+	defer x.leave()
+	for {
+		first, body, buf, err := store.ReadFrame(conn, x.in)
+		x.in = buf
+		switch {
+		case errors.Is(err, store.ErrInvalid):
+			x.fail(err)
+			_ = x.send()
+			return
+		case err != nil:
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+				b.o.Log.Errorf("client with process %d: %v", cred.PID, err)
+			}
+			return
+		}
+		x.out = store.Begin(x.out, byte(store.OK))
+		request := store.NewBody(body)
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.o.Wait)
+		err = x.handle(wait, store.Verb(first), request)
+		cancel()
+		if err != nil {
+			x.fail(err)
+		}
+		if err := x.send(); err != nil {
+			return
+		}
+	}
+}
+
+// credentials returns those of the process that connected.
+func credentials(conn *net.UnixConn) (Credentials, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return Credentials{}, err
+	}
+	var u *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) { u, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(err, failed); err != nil {
+		return Credentials{}, err
+	}
+	return Credentials{PID: int(u.Pid), UID: u.Uid, GID: u.Gid}, nil
+}
+
+// send writes the reply. A client that does not read it is disconnected.
+func (x *session) send() error {
+	_ = x.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
+	_, err := x.conn.Write(store.End(x.out))
+	return err
+}
+
+// leave ends the session: the TPM may come back within the time to live of the lease.
+func (x *session) leave() {
+	if x.state == nil {
+		return
+	}
+	x.state.mu.Lock()
+	defer x.state.mu.Unlock()
+	if x.state.session == x {
+		x.state.orphan(x.b.o.TTL)
+	}
+}
+
+// fail makes the reply an error.
+func (x *session) fail(err error) {
+	status, text := x.explain(err)
+	if len(text) > 1000 {
+		text = text[:1000]
+	}
+	x.out = store.AppendString(store.Begin(x.out, byte(status)), text)
+}
+
+// errRequest is a request that is malformed or not possible now.
+var errRequest = errors.New("invalid request")
+
+// errDenied is a state that the client may not use.
+var errDenied = errors.New("access denied")
+
+// errHandover is a state that the last owner left with another sum.
+var errHandover = errors.New("the last owner released another state")
+
+// explain returns the status and the text for err.
+func (x *session) explain(err error) (store.Status, string) {
+	name := ""
+	if x.state != nil {
+		name = x.state.name
+	}
+	var owned *driver.OwnedError
+	text := err.Error()
+	if errors.As(err, &owned) {
+		return store.StatusOwned, ownedText(name, owned.Owner, owned.Epoch)
+	}
+	for _, c := range []struct {
+		err    error
+		status store.Status
+	}{
+		{errRequest, store.StatusInvalid}, {store.ErrInvalid, store.StatusInvalid},
+		{errDenied, store.StatusDenied}, {errHandover, store.StatusHandover}, {fs.ErrNotExist, store.StatusNotFound},
+		{driver.ErrFenced, store.StatusFenced}, {driver.ErrConflict, store.StatusFenced}, {driver.ErrLease, store.StatusUnreachable},
+		{driver.ErrUnreachable, store.StatusUnreachable}, {driver.ErrQuorum, store.StatusUnreachable}, {driver.ErrUnknown, store.StatusUnknown},
+		{driver.ErrQuota, store.StatusQuota}, {driver.ErrDenied, store.StatusDenied}, {driver.ErrDamaged, store.StatusDamaged},
+		{driver.ErrTooLarge, store.StatusTooLarge},
+	} {
+		if errors.Is(err, c.err) {
+			return c.status, text
+		}
+	}
+	return store.StatusUnreachable, text
+}
+
+// handle runs one request and appends the body of the reply to x.out.
+func (x *session) handle(ctx context.Context, v store.Verb, r *store.Body) error {
+	if v == store.Open {
+		return x.open(r)
+	}
+	if x.state == nil {
+		return fmt.Errorf("%w: the first request must be Open", errRequest)
+	}
+	handlers := map[store.Verb]func(context.Context, *store.Body) error{
+		store.Acquire: x.acquire, store.Resume: x.resume, store.Renew: x.renew, store.Get: x.get, store.Put: x.put,
+		store.Release: x.release, store.List: x.list, store.Generations: x.generations, store.Generation: x.generation,
+		store.Remove: x.remove, store.Stat: x.stat,
+	}
+	h := handlers[v]
+	if h == nil {
+		return fmt.Errorf("%w: unknown verb %d", errRequest, v)
+	}
+	x.state.mu.Lock()
+	defer x.state.mu.Unlock()
+	return h(ctx, r)
+}
+
+func (x *session) open(r *store.Body) error {
+	version, name := r.Uint32(), r.String()
+	if err := r.Done(); err != nil {
+		return err
+	}
+	switch {
+	case x.state != nil:
+		return fmt.Errorf("%w: a second Open", errRequest)
+	case version != store.Version:
+		return fmt.Errorf("%w: protocol version %d, this broker has version %d", errRequest, version, store.Version)
+	case !store.ValidName(name):
+		return fmt.Errorf("%w: %q is not the name of a state: 1 to %d letters, digits and ._-@+:", errRequest, name, store.MaxName)
+	case !x.b.o.Allow(x.cred, name):
+		x.b.o.Log.Errorf("state %q denied to user %d, process %d", name, x.cred.UID, x.cred.PID)
+		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q", errDenied, x.cred.UID, name)
+	}
+	x.state = x.b.state(name)
+	x.out = binary.BigEndian.AppendUint32(x.out, maxItem)
+	return nil
+}

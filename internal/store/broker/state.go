@@ -1,0 +1,270 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// state is a state that a TPM of this host uses or used.
+type state struct {
+	name string
+
+	mu       sync.Mutex // held while a request works on the state
+	session  *session   // of the TPM, nil if it is not connected
+	until    uint64     // without a session: when the state is given up, CLOCK_BOOTTIME
+	token    driver.Token
+	lease    driver.LeaseID // of the host when it was acquired
+	pid      int
+	epoch    uint64
+	revision driver.Revision
+	head     driver.Head
+	sums     driver.Sums
+	stored   []uint64 // generations, in order
+
+	// lost is a write without a reply; nothing else is written before it is settled.
+	lost *driver.Change
+}
+
+// take makes now the known state.
+func (s *state) take(now *driver.State) {
+	s.token, s.epoch, s.revision, s.head, s.sums = now.Token, now.Epoch, now.Revision, now.Head, now.Items.Sums()
+	s.lost = nil
+}
+
+// orphan starts the time in which the TPM may come back.
+func (s *state) orphan(ttl time.Duration) {
+	s.session, s.until = nil, boottime()+uint64(ttl)
+}
+
+// grant is what Acquire and Resume reply.
+func (s *state) grant(deadline uint64) store.Grant {
+	return store.Grant{Token: uint64(s.token), Epoch: s.epoch, Deadline: deadline, Revision: uint64(s.revision), Generation: s.head.Generation}
+}
+
+// acquire makes the TPM with process pid the owner of the state.
+func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint64, err error) {
+	if s.token != 0 {
+		// The TPM that used it on this host has disconnected.
+		if err := b.giveUp(ctx, s); err != nil {
+			return 0, err
+		}
+	}
+	l, err := b.current(ctx)
+	if err != nil {
+		return 0, err
+	}
+	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, b.owner(l, pid))
+	if err != nil {
+		return 0, err
+	}
+	now, err := b.o.Driver.Read(ctx, s.name)
+	if err != nil {
+		return 0, err
+	}
+	if now.Token != token {
+		return 0, driver.ErrFenced
+	}
+	s.take(now)
+	s.lease, s.pid = l.id, pid
+	s.stored, err = b.o.Driver.Generations(ctx, s.name)
+	return l.deadline, err
+}
+
+// giveUp releases the state for a TPM that cannot do it. It leaves no handover.
+func (b *Broker) giveUp(ctx context.Context, s *state) error {
+	err := b.release(ctx, s, driver.Sum{})
+	if errors.Is(err, driver.ErrFenced) {
+		return nil
+	}
+	return err
+}
+
+// release ends the ownership.
+func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) error {
+	if _, err := b.settle(ctx, s); err != nil && !errors.Is(err, driver.ErrFenced) {
+		return err
+	}
+	err := b.o.Driver.Release(ctx, s.name, s.token, handover)
+	if err == nil || errors.Is(err, driver.ErrFenced) {
+		s.token = 0
+	}
+	return err
+}
+
+// resume goes on for a TPM that knows its token and the revision of its last write.
+func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last driver.Revision, pid int) (deadline uint64, err error) {
+	l, err := b.current(ctx)
+	if err != nil {
+		return 0, err
+	}
+	now, err := b.o.Driver.Read(ctx, s.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, driver.ErrFenced
+	case err != nil:
+		return 0, err
+	case now.Token != token:
+		if s.token != token {
+			s.lost = nil
+		}
+		s.token, s.revision = token, last
+	case now.Owner.Nonce == l.nonce:
+		lost := s.lost
+		if s.token != token || s.revision != now.Revision {
+			lost = nil // it was made, or belongs to another acquisition
+		}
+		s.take(now)
+		s.lost, s.pid, s.lease = lost, pid, l.id
+		s.stored, err = b.o.Driver.Generations(ctx, s.name)
+		return l.deadline, err
+	default:
+		// It depends on a lease that is not renewed any more.
+		if err := b.o.Driver.Release(ctx, s.name, token, now.Head.Handover); err != nil {
+			return 0, err
+		}
+		if now, err = b.o.Driver.Read(ctx, s.name); err != nil {
+			return 0, err
+		}
+		s.take(now)
+	}
+	s.pid = pid
+	return b.reacquire(ctx, s)
+}
+
+// reacquire makes the TPM the owner again after its lease expired. That is allowed only if
+// nothing was written in between: the guest then notices nothing.
+func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err error) {
+	l, err := b.current(ctx)
+	if err != nil {
+		return 0, err
+	}
+	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, b.owner(l, s.pid))
+	if err != nil {
+		return 0, err
+	}
+	now, err := b.o.Driver.Read(ctx, s.name)
+	if err != nil {
+		return 0, err
+	}
+	made := s.lost != nil && now.Head == s.lost.Head
+	if now.Token != token || now.Revision != s.revision && !made {
+		// Another host used the state in the meantime and left it.
+		if now.Token == token {
+			_ = b.o.Driver.Release(ctx, s.name, token, now.Head.Handover)
+		}
+		s.token = 0
+		return 0, driver.ErrFenced
+	}
+	s.take(now)
+	s.lease = l.id
+	s.stored, err = b.o.Driver.Generations(ctx, s.name)
+	b.o.Log.Infof("state %s acquired again, epoch %d", s.name, s.epoch)
+	return l.deadline, err
+}
+
+// settle finds out what became of a write without a reply.
+func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
+	if s.lost == nil {
+		return false, nil
+	}
+	made, rev, err := driver.Settle(ctx, b.o.Driver, s.name, s.token, s.revision, *s.lost)
+	if err != nil {
+		return false, err
+	}
+	s.revision = rev
+	if made {
+		s.wrote(*s.lost)
+	}
+	s.lost = nil
+	return made, nil
+}
+
+// wrote notes a change that was made.
+func (s *state) wrote(c driver.Change) {
+	s.head = c.Head
+	maps.Copy(s.sums, c.Put.Sums())
+	for _, name := range c.Delete {
+		delete(s.sums, name)
+	}
+	if c.Snapshot != nil {
+		s.stored = append(slices.DeleteFunc(s.stored, func(n uint64) bool { return slices.Contains(c.Expire, n) }), c.Head.Generation)
+	}
+}
+
+// put writes items for the owner.
+func (b *Broker) put(ctx context.Context, s *state, generation uint64, items driver.Items, remove []string) error {
+	if _, err := b.settle(ctx, s); err != nil {
+		return b.afterLoss(ctx, s, err)
+	}
+	c := b.change(s, generation, items, remove)
+	for again := range 2 {
+		rev, err := b.o.Driver.Write(ctx, s.name, s.token, s.revision, c)
+		switch {
+		case err == nil:
+			s.revision = rev
+			s.wrote(c)
+			return nil
+		case errors.Is(err, driver.ErrUnknown):
+			s.lost = &c
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.o.Wait)
+			made, settled := b.settle(ctx, s)
+			cancel()
+			if settled == nil && made {
+				return nil
+			}
+			if settled == nil {
+				return errors.Join(driver.ErrUnreachable, err) // it is certain that it was not made
+			}
+			return err
+		case errors.Is(err, driver.ErrFenced) && again == 0:
+			if err := b.afterLoss(ctx, s, err); err != nil {
+				return err
+			}
+			c.Head.Epoch = s.epoch
+		default:
+			return err
+		}
+	}
+	return driver.ErrFenced
+}
+
+// afterLoss acquires the state again if err says that the token is not valid any more.
+func (b *Broker) afterLoss(ctx context.Context, s *state, err error) error {
+	if !errors.Is(err, driver.ErrFenced) {
+		return err
+	}
+	_, err = b.reacquire(ctx, s)
+	return err
+}
+
+// change returns the write of items as one generation. The permanent state, which is what
+// a person wants back, is kept as a generation of its own.
+func (b *Broker) change(s *state, generation uint64, items driver.Items, remove []string) driver.Change {
+	sums := maps.Clone(s.sums)
+	if sums == nil {
+		sums = driver.Sums{}
+	}
+	maps.Copy(sums, items.Sums())
+	for _, name := range remove {
+		delete(sums, name)
+	}
+	c := driver.Change{Put: items, Delete: remove, Head: driver.Head{Generation: generation, Sum: sums.Sum(), Epoch: s.epoch}}
+	for name, blob := range items {
+		if b.o.Keep > 0 && strings.HasSuffix(name, "permall") {
+			c.Snapshot = driver.Items{name: blob}
+			if extra := len(s.stored) + 1 - b.o.Keep; extra > 0 {
+				c.Expire = slices.Clone(s.stored[:extra])
+			}
+		}
+	}
+	return c
+}
