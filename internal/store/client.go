@@ -31,18 +31,17 @@ type Client struct {
 	broken  bool
 }
 
-// NewClient opens a state through conn, which the client owns from now on, and returns
-// the size of the largest item that the store takes, in bytes.
-func NewClient(conn Conn, state string) (c *Client, largest uint32, err error) {
+// NewClient opens a state through conn, which the client owns from now on.
+func NewClient(conn Conn, state string) (c *Client, limits Limits, err error) {
 	c = &Client{conn: conn}
 	b := AppendString(binary.BigEndian.AppendUint32(c.begin(Open), Version), state)
 	body, err := c.ask(b)
 	if err != nil {
 		_ = conn.Close()
-		return nil, 0, err
+		return nil, Limits{}, err
 	}
-	largest = body.Uint32()
-	return c, largest, body.Done()
+	limits = Limits{body.Uint32(), body.Uint32()}
+	return c, limits, body.Done()
 }
 
 // Continue returns a client for a connection on which a previous process opened a state.

@@ -33,7 +33,7 @@ type Verb uint8
 // The verbs with the bodies of request and reply. A string is a 16-bit length and its
 // bytes; bytes are a 32-bit length and the bytes; sum is 32 bytes.
 const (
-	Open        Verb = 1  // u32 version, string state → u32 largest item in bytes
+	Open        Verb = 1  // u32 version, string state → limits
 	Acquire     Verb = 2  // u8 flags, sum handover → grant
 	Resume      Verb = 3  // u64 token, u64 revision → grant
 	Renew       Verb = 4  // → u64 deadline
@@ -84,6 +84,16 @@ var (
 	ErrTooLarge    = errors.New("the state is too large for the cluster store")
 	ErrHandover    = errors.New("the stored state is not the one that was migrated")
 )
+
+// Limits are what Open returns.
+//
+//	off len
+//	  0   4 size in bytes of the largest item
+//	  4   4 seconds after the deadline at which a TPM gives up
+type Limits struct {
+	Largest uint32
+	GiveUp  uint32
+}
 
 // Grant is what Acquire and Resume give.
 //

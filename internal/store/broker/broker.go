@@ -29,6 +29,7 @@ type Options struct {
 	TTL    time.Duration // time to live of the host's lease; 15 s if it is 0
 	Margin time.Duration // a deadline is so much earlier than the end of the lease; 2 s if it is 0
 	Wait   time.Duration // how long a request waits for the store; 1.5 s if it is 0
+	GiveUp time.Duration // a TPM ends so long after its deadline; 60 s if it is 0
 	Keep   int           // generations that are stored of each state; none if it is 0
 
 	// LeaseFile holds the lease between two runs of the broker; "" for none.
@@ -77,6 +78,7 @@ func New(o Options) *Broker {
 	setDefault(&o.TTL, 15*time.Second)
 	setDefault(&o.Margin, 2*time.Second)
 	setDefault(&o.Wait, 1500*time.Millisecond)
+	setDefault(&o.GiveUp, time.Minute)
 	b := &Broker{o: o, states: map[string]*state{}}
 	if l := b.readLease(); l != nil {
 		b.lease, b.nonce = l.Lease, l.Nonce

@@ -207,5 +207,6 @@ func (x *session) open(r *store.Body) error {
 	}
 	x.state = x.b.state(name)
 	x.out = binary.BigEndian.AppendUint32(x.out, maxItem)
+	x.out = binary.BigEndian.AppendUint32(x.out, uint32(x.b.o.GiveUp/time.Second))
 	return nil
 }

@@ -1,0 +1,188 @@
+// Swtpm-store is the broker between the TPMs of this host and a cluster store: it owns
+// their states there, one running copy at a time, and writes what they store. It gets
+// ciphertext only.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/pflag"
+
+	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/store/broker"
+	"github.com/swtpm-go/swtpm/internal/store/etcd"
+)
+
+func main() { program.Main("swtpm-store", run) }
+
+const usage = `Usage: swtpm-store [--config FILE] [--check]
+
+Serve the TPMs of this host that keep their state in a cluster store.
+
+Options:
+      --config FILE   read this file instead of /etc/swtpm/store.toml
+      --check         check the file and the connection to the store, then exit
+  -h, --help          print this help
+      --version       print the version
+
+See swtpm-store(8) and swtpm-store.toml(5).
+`
+
+// run is the life of the broker: configure, connect, listen, serve.
+func run(ctx context.Context, args []string) error {
+	flags := pflag.NewFlagSet("swtpm-store", pflag.ContinueOnError)
+	flags.Usage = func() {}
+	path := flags.String("config", "/etc/swtpm/store.toml", "")
+	check := flags.Bool("check", false, "")
+	version := flags.Bool("version", false, "")
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Print(usage)
+		return nil
+	case err == nil && flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if err != nil {
+		return &program.ExitError{Code: 2, Err: err}
+	}
+	if *version {
+		fmt.Println("swtpm-store", program.Version)
+		return nil
+	}
+
+	cfg, err := load(*path)
+	if err != nil {
+		return err
+	}
+	options, err := cfg.etcd()
+	if err != nil {
+		return fmt.Errorf("%s: %w", *path, err)
+	}
+	d, err := etcd.Open(options)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if *check {
+		return examine(ctx, d)
+	}
+	l, err := listener(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	host, boot, err := identity(cfg.Host)
+	if err != nil {
+		return err
+	}
+	b := broker.New(broker.Options{
+		Driver: d, Host: host, Boot: boot, TTL: cfg.Lease.TTL.Duration, Margin: cfg.Lease.Margin.Duration, Wait: cfg.Lease.Wait.Duration,
+		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), Allow: cfg.allowed, Log: stderr{},
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.Run(ctx)
+	}()
+	stderr{}.Infof("serving TPMs on %s as host %q; the store is %s", l.Addr(), host, strings.Join(cfg.Endpoints, ", "))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	err = b.Serve(ctx, l)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	<-done
+	return err
+}
+
+// examine reports whether the store answers.
+func examine(ctx context.Context, d *etcd.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	all, err := d.List(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("The store answers; it has %d states.\n", len(all))
+	return nil
+}
+
+// listener returns the socket that systemd passed, or opens the configured one.
+func listener(path string) (*net.UnixListener, error) {
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("sockets from systemd: %w", err)
+	}
+	switch len(passed) {
+	case 0:
+	case 1:
+		if l, ok := passed[0].(*net.UnixListener); ok {
+			return l, nil
+		}
+		return nil, errors.New("the socket from systemd is no Unix stream socket; use ListenStream=PATH in swtpm-store.socket")
+	default:
+		return nil, fmt.Errorf("systemd passed %d sockets, expected one", len(passed))
+	}
+	// A socket that is left over from a previous run refuses connections.
+	if conn, err := net.Dial("unix", path); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("listen on %s: another broker serves this socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: remove the old socket: %w", path, err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	// The configuration decides who may use which state, not the mode of the socket.
+	if err := os.Chmod(path, 0o666); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// identity returns the name of this host and its boot ID.
+func identity(configured string) (host, boot string, err error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", "", fmt.Errorf("read the boot ID of this host: %w", err)
+	}
+	if configured != "" {
+		return configured, strings.TrimSpace(string(text)), nil
+	}
+	host, err = os.Hostname()
+	return host, strings.TrimSpace(string(text)), err
+}
+
+// leaseFile is where the lease survives a restart of the broker: in the unit's runtime
+// directory, which a reboot empties.
+func leaseFile() string {
+	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" {
+		return dir + "/lease"
+	}
+	return ""
+}
+
+// stderr is the log: one line on standard error, with the level that the journal knows.
+type stderr struct{}
+
+// Infof logs what happens in normal operation.
+func (stderr) Infof(format string, args ...any) { logLine("6", format, args...) }
+
+// Errorf logs what needs an administrator.
+func (stderr) Errorf(format string, args ...any) { logLine("3", format, args...) }
+
+func logLine(level, format string, args ...any) {
+	line := program.PrintableLine(fmt.Sprintf(format, args...))
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		line = "<" + level + ">" + line
+	}
+	fmt.Fprintln(os.Stderr, line)
+}
