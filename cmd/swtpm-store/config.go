@@ -62,8 +62,10 @@ type seconds struct{ time.Duration }
 
 // UnmarshalText parses a duration.
 func (s *seconds) UnmarshalText(text []byte) (err error) {
-	s.Duration, err = time.ParseDuration(string(text))
-	return err
+	if s.Duration, err = time.ParseDuration(string(text)); err != nil {
+		return fmt.Errorf(`invalid duration %q; e.g. "15s"`, text)
+	}
+	return nil
 }
 
 // load reads and checks the file. Its error names the file, the key and what to do.
@@ -75,6 +77,9 @@ func load(file string) (*config, error) {
 	var syntax toml.ParseError
 	switch {
 	case errors.As(err, &syntax):
+		if syntax.LastKey != "" {
+			syntax.Message = syntax.LastKey + ": " + syntax.Message
+		}
 		return nil, fmt.Errorf("%s:%d:%d: %s", file, syntax.Position.Line, syntax.Position.Col, syntax.Message)
 	case err != nil:
 		return nil, fmt.Errorf("configuration: %w", err)

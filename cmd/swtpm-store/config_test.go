@@ -1,0 +1,90 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/store/broker"
+)
+
+const good = `
+endpoints = ["http://127.0.0.1:2379"]
+[[allow]]
+users = ["0"]
+states = ["vm-*"]
+[[allow]]
+users = ["*"]
+states = ["public"]
+`
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "store.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Who may use what.
+func TestAllowed(t *testing.T) {
+	c, err := load(write(t, good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		uid   uint32
+		state string
+		want  bool
+	}{{0, "vm-1", true}, {1, "vm-1", false}, {1, "public", true}, {0, "other", false}, {0, "public", true}} {
+		if got := c.allowed(broker.Credentials{UID: x.uid}, x.state); got != x.want {
+			t.Errorf("allowed(%d, %q) = %v", x.uid, x.state, got)
+		}
+	}
+}
+
+// Every fault of a file is one line that names the file, the key and what is wrong.
+func TestFaults(t *testing.T) {
+	for _, x := range []struct{ text, want string }{
+		{"", "missing key endpoints"},
+		{"endpoints = [\"etcd1:2379\"]", "is not a URL"},
+		{"endpoints = [\"https://etcd1:2379\"]", "needs the key ca"},
+		{"endpoint = [\"http://a:1\"]" + good, `unknown key "endpoint"`},
+		{good + "[lease]\nttl = \"1s\"", "[lease] ttl: 1s is not between"},
+		{good + "[lease]\nttl = 15", `lease.ttl: invalid duration "15"`},
+		{good + "[lease]\nmargin = \"14s\"", "[lease] margin"},
+		{good + "[tls]\ncertificate = \"x\"", "belong together"},
+		{good + "[[allow]]\nusers = [\"no such user\"]\nstates = [\"*\"]", `[[allow]] no. 3: users: unknown user "no such user"`},
+		{good + "[[allow]]\nusers = [\"0\"]\nstates = [\"[\"]", "is not a pattern"},
+		{"endpoints = [\"http://a:1\"]", "missing table [[allow]]"},
+		{"endpoints = [\"http://a:1\"\n", ":1:26: "},
+		{"generations = -1\n" + good, "generations"},
+		{"prefix = \"/\"\n" + good, "prefix"},
+	} {
+		path := write(t, x.text)
+		_, err := load(path)
+		if err == nil || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("load of %q: %v, want %q", x.text, err, x.want)
+		}
+	}
+	if _, err := load("/nonexistent"); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
+		t.Errorf("load of a missing file: %v", err)
+	}
+}
+
+// The example has no fault, but for its certificates and users, which do not exist here.
+func TestExample(t *testing.T) {
+	text, err := os.ReadFile("../../examples/store.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := load(write(t, strings.Replace(string(text), `["swtpm"]`, `["0"]`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.etcd(); err == nil || !strings.Contains(err.Error(), "/etc/swtpm/store/ca.crt") {
+		t.Errorf("etcd: %v", err)
+	}
+}
