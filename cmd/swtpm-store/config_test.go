@@ -28,7 +28,7 @@ func write(t *testing.T, text string) string {
 	return path
 }
 
-// Who may use what.
+// The users and the states of [[allow]].
 func TestAllowed(t *testing.T) {
 	c, err := load(write(t, good))
 	if err != nil {

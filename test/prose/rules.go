@@ -66,7 +66,7 @@ var rules = []rule{
 	{
 		name:    "no causative has",
 		pattern: regexp.MustCompile(`\b(?:has|have|had) (?:the |a |an |its )?(?:[A-Za-z]+) (?:` + verbs + `)\b`),
-		except:  regexp.MustCompile(`^\w+ (?:to|no|not|never|the|a|an|its|any|just|already|also|only|one|two) (?:` + verbs + `)\b`),
+		except:  regexp.MustCompile(`^\w+ (?:to|no|not|never|ever|been|the|a|an|its|any|just|already|also|only|one|two) (?:` + verbs + `)\b`),
 		suggest: `"asks systemd to store fd", "makes the shell complete"`,
 	},
 	{

@@ -47,7 +47,7 @@ type Logger interface {
 	Errorf(format string, args ...any)
 }
 
-// Credentials are those of a client's process, from the kernel.
+// Credentials identify a client's process; they come from the kernel.
 type Credentials struct {
 	PID      int
 	UID, GID uint32

@@ -241,7 +241,7 @@ func TestStartAgain(t *testing.T) {
 	t.Error("the state is not given to a TPM that starts again")
 }
 
-// The broker restarts: the TPM resumes, and what nobody resumes is released.
+// The broker restarts: the TPM resumes, and a state that no TPM resumes is released.
 func TestBrokerRestart(t *testing.T) {
 	d := driver.NewMemory()
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")

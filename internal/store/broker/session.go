@@ -86,7 +86,7 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn) {
 	}
 }
 
-// credentials returns those of the process that connected.
+// credentials identifies the process that connected.
 func credentials(conn *net.UnixConn) (Credentials, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

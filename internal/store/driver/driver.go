@@ -28,7 +28,7 @@ var (
 	ErrConflict = errors.New("the stored state is not the expected one")
 
 	// ErrUnknown means that no reply arrived: the change may have been made, may be made
-	// later, or may never be made. Settle tells which.
+	// later, or may never be made. Settle finds out which.
 	ErrUnknown = errors.New("no reply from the store")
 
 	// ErrUnreachable means that no member of the store could be reached, and that nothing

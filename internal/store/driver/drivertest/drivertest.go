@@ -310,7 +310,7 @@ func list(f *fixture) {
 	}
 }
 
-// missing: a state that nobody made.
+// missing: a state that was never made.
 func missing(f *fixture) {
 	_, err := f.a.Read(f.ctx, f.name)
 	f.wantError("Read", err, fs.ErrNotExist)
