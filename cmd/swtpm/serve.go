@@ -109,6 +109,7 @@ func (e *emulator) serveDevice() {
 // createThreads.
 func (e *emulator) needsHelpers() bool {
 	return e.source.hangups != nil || e.meter != nil || e.service.updates != nil || e.channels.cuse != nil ||
+		e.cfg.Migration.Incoming || // the timers of emul.guard
 		e.cfg.Pcap.File != "" || e.cfg.Pcap.FD >= 0
 }
 

@@ -21,9 +21,8 @@ func (t *TPM) whileOn(f func() error) error {
 	return f()
 }
 
-// whileOurs is whileOn for what may change the state. If that is another process's
-// and f must not, f does not begin: an engine that could not store what it has
-// changed goes into failure mode.
+// whileOurs is whileOn for a change of the state. It does not call f if another process owns the
+// state, because an engine that cannot store its changes enters failure mode.
 func (t *TPM) whileOurs(f func() error) error {
 	return t.whileOn(func() error {
 		giveBack, err := t.borrowStorage()
@@ -35,8 +34,7 @@ func (t *TPM) whileOurs(f func() error) error {
 	})
 }
 
-// SetLocality sets the locality of the commands to come; one that runs keeps its
-// own.
+// SetLocality sets the locality of later commands, not of the running one.
 func (t *TPM) SetLocality(l tpm.Locality) error {
 	if !t.localityAllowed(l) {
 		return tpm.BadLocality
@@ -45,7 +43,7 @@ func (t *TPM) SetLocality(l tpm.Locality) error {
 	return nil
 }
 
-// Established tells the tpmEstablished bit.
+// Established returns the tpmEstablished bit.
 func (t *TPM) Established() (bool, error) {
 	if !t.on.Load() {
 		return false, tpm.BadOrdinal
@@ -53,8 +51,8 @@ func (t *TPM) Established() (bool, error) {
 	return t.engine.Established()
 }
 
-// ResetEstablished clears the tpmEstablished bit, which only localities 3 and 4
-// may. A TPM 1.2 stores that.
+// ResetEstablished clears the tpmEstablished bit, for localities 3 and 4 only. A TPM 1.2 stores
+// that.
 func (t *TPM) ResetEstablished(l tpm.Locality) error {
 	if l > tpm.MaxLocality {
 		return t.whileOn(func() error { return tpm.BadLocality })
@@ -74,8 +72,8 @@ func (t *TPM) HashData(b []byte) error {
 // HashEnd ends the measurement.
 func (t *TPM) HashEnd() error { return t.whileOurs(t.engine.HashEnd) }
 
-// Cancel asks the command that runs to stop, also while it waits for the disk. It
-// waits for nothing itself.
+// Cancel asks the running command to stop, also while that waits for the disk. Cancel does not
+// wait.
 func (t *TPM) Cancel() error {
 	if !t.on.Load() {
 		return tpm.BadOrdinal
@@ -84,25 +82,25 @@ func (t *TPM) Cancel() error {
 	t.EndWait()
 	err := t.engine.Cancel()
 	if waits {
-		return nil // whatever the library says: a TPM 1.2 has no cancel
+		return nil // whatever the library returns: a TPM 1.2 has no cancel
 	}
 	return err
 }
 
-// EndWait has the command that runs wait no longer for a full disk; it is refused then.
-// A later one waits again.
+// EndWait ends the wait of the running command for a full disk: the command is refused. A later
+// one waits again.
 func (t *TPM) EndWait() {
 	t.waiting.cancel.Store(t.engine.Commands())
 	t.wakeUp()
 }
 
-// Keys says which keys are configured.
+// Keys reports which keys are configured.
 func (t *TPM) Keys() (file, migration bool) {
 	return t.opt.Keys.File != nil, t.opt.Keys.Migration != nil
 }
 
-// BufferSize sets the largest command and response in bytes, 0 asks only. It can
-// be set only while the TPM is off.
+// BufferSize sets the size of the largest command and response in bytes, while the TPM is off; 0
+// only returns it.
 func (t *TPM) BufferSize(want uint32) (size, low, high uint32, err error) {
 	if want > 0 {
 		if err := t.changeBufferSize(want); err != nil {
@@ -127,8 +125,8 @@ func (t *TPM) changeBufferSize(want uint32) error {
 	return nil
 }
 
-// MaxCommand is the size in bytes of the largest command and response, as the library
-// has it, within limits of ours.
+// MaxCommand returns the size in bytes of the largest command and response of the library, within
+// fixed limits.
 func (t *TPM) MaxCommand() int {
 	return min(max(int(t.sizes.Load().high), tpm.MaxCommand), tpm.LargestCommand)
 }

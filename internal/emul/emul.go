@@ -14,48 +14,47 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Options is what New needs besides the engine.
+// Options are the settings of a TPM.
 type Options struct {
 	Version tpm.Version
 
-	// Open opens the state at rest, once, when it is first needed; nil if no
-	// place for it was named. Where names that place in messages.
+	// Open opens the stored state, once, when it is first needed; nil if the state has no
+	// location. Where names the location in messages.
 	Open  func() (*nv.Store, error)
 	Where string
 
-	// Profile is the algorithm profile, JSON, of a TPM 2.0 that is made; ""
-	// leaves it to the library. A TPM that is there already is refused.
+	// Profile is the algorithm profile, JSON, of a new TPM 2.0; "" for the library's
+	// default. With a profile, INIT refuses an existing TPM.
 	Profile string
 
-	// NoNew has Init fail where it would make a TPM: another program makes it,
-	// with keys and certificates. A state that comes through SetState is taken.
+	// NoNew makes Init fail where it would create a TPM, because another program creates
+	// it, with keys and certificates. A state from SetState is accepted.
 	NoNew bool
 
 	Keys   seal.Keys
 	Backup bool // the backend keeps the previous permanent state; try it when the new one fails
 
-	// SealedOnly has SetState refuse blobs that are not encrypted with the migration key.
+	// SealedOnly makes SetState refuse blobs that are not encrypted with the migration key.
 	SealedOnly bool
 
-	MaxStores int // stores of the state per minute, in the long run; 0 for no limit
+	MaxStores int // average number of stores of the state per minute; 0 for no limit
 
-	NoAutoShutdown   bool // never send TPM2_Shutdown by ourselves
-	RejectLocality4  bool // locality 4 is nobody's
-	AllowSetLocality bool // take the vendor command SetLocality
+	NoAutoShutdown   bool // never send TPM2_Shutdown without a client
+	RejectLocality4  bool // no client may use locality 4
+	AllowSetLocality bool // accept the vendor command SetLocality
 
-	Incoming    bool // INIT leaves the storage lock alone until takeStorage had it once
+	Incoming    bool // INIT does not acquire the storage lock until takeStorage has had it once
 	KeepStorage bool // ReleaseStorage does nothing
 
-	// Slow keeps every command on the path through Execute, where it can be
-	// traced.
+	// Slow sends every command through Execute, where it can be traced.
 	Slow bool
 
-	// Record sees every command and response, those of our own making
-	// included; nil if nobody looks. It implies Slow.
+	// Record gets every command and response, including the commands of this package; nil
+	// for no record. It implies Slow.
 	Record Recorder
 
-	// FullWait is how long a client's command waits for space on a full disk; 0
-	// answers it with an error at once.
+	// FullWait is how long a client's command waits for space on a full disk; 0 for an
+	// immediate error.
 	FullWait time.Duration
 
 	// Handover saves the volatile state beyond this process; nil for none. Library is the
@@ -63,16 +62,15 @@ type Options struct {
 	Handover Handover
 	Library  string
 
-	// Event is told of what happens, with the engine's lock held, so that it
-	// must not wait. nil leaves it at the lines of a failed INIT and of a state that
-	// cannot be stored, by Error.
+	// Event is called for each event, with the engine's lock held, so it must not wait.
+	// With nil, Error gets the lines of a failed INIT and of a state that cannot be stored.
 	Event func(Event)
 
-	// Locks says that the storage lock excludes other processes; it may be off.
+	// Locks is true if the storage lock excludes other processes.
 	Locks bool
 
-	// Stored is told how long the engine waited until an item, as tpm.Blob
-	// names it, was stored, or could not be; nil if nobody measures.
+	// Stored gets the time for which the engine waited until an item, as tpm.Blob names it,
+	// was stored, or could not be; nil for no measurement.
 	Stored func(item string, took time.Duration, err error)
 
 	// Remedy returns what a user can do about an error, "" if that is not known. It may
@@ -83,24 +81,23 @@ type Options struct {
 	Note, Error func(format string, args ...any)
 }
 
-// Recorder records what a TPM is told and answers. It is called with the engine's
-// lock held, so it must not take long, and the response comes right behind its
-// command.
+// Recorder records commands and responses. It is called with the engine's lock held, so it must
+// not take long, and a response follows its command immediately.
 type Recorder interface {
-	// Command gets a command as it came, a prefix before it included.
+	// Command gets a command as it was received, with its prefix.
 	Command(raw []byte)
-	// Response gets the response without what answers a prefix.
+	// Response gets the response without the frame of a prefixed command.
 	Response(rsp []byte)
 }
 
-// TPM is one TPM. Its methods may be called from any goroutine; those that need
-// the engine wait for the command that runs.
+// TPM is one TPM. Its methods may be called from any goroutine; those that need the engine wait
+// for the running command.
 type TPM struct {
 	engine Engine
 	saver  Saver // the engine, if it is one and Options has a Handover; else nil
 	loop   Loop  // the engine, if it is one; else nil
 	opt    Options
-	ctx    context.Context // ends when the process does, and with it waits for the storage lock
+	ctx    context.Context // ends with the process, and ends waits for the storage lock
 
 	on      atomic.Bool // written under the engine's lock
 	sizes   atomic.Pointer[bufferSizes]
@@ -129,7 +126,7 @@ type TPM struct {
 	restarting bool              // the engine restarts to undo a command
 }
 
-// loadedAs is the outcome of loading one item.
+// loadedAs is the result of loading one item.
 type loadedAs struct {
 	payload []byte
 	err     error
@@ -145,9 +142,9 @@ var ErrStorage = errors.New("emul: the storage lock is held by another process")
 // This process must not overwrite it.
 var ErrChanged = errors.New("emul: another process has changed the state since it was last looked at here")
 
-// ErrReplaced means that the path of the state leads to a place that did not exist, or
-// was another one, when the process started, and that its sandbox does not let it use
-// the new one. Another process can.
+// ErrReplaced means that the path of the state leads to a directory or file that did not exist, or
+// was another one, when the process started, so that the sandbox does not permit it. A new process
+// may use it.
 var ErrReplaced = errors.New("the place of the state was replaced after the start of this process")
 
 // New returns a TPM that is off. ctx ends with the process.
@@ -172,7 +169,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	if o.Incoming {
 		t.retries.Store(handOver)
 	}
-	if o.Version == tpm.V20 { // Compat: swtpm ignores it with a TPM 1.2
+	if o.Version == tpm.V20 { // Compat: C-219: a TPM 1.2 has no profile
 		t.profile = o.Profile
 	}
 	e.Lock()
@@ -192,14 +189,14 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 	return t, nil
 }
 
-// On says whether the TPM has power.
+// On reports whether the TPM has power.
 func (t *TPM) On() bool { return t.on.Load() }
 
 // Version returns the TPM's version.
 func (t *TPM) Version() tpm.Version { return t.opt.Version }
 
-// Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the
-// state. The TPM cannot be used afterwards; the Handover has what Resume needs.
+// Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the state. The TPM
+// cannot be used afterwards; what Resume needs is saved.
 func (t *TPM) Close() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
@@ -215,8 +212,7 @@ func (t *TPM) Close() error {
 	return err
 }
 
-// Relog says that the log is another now: slow is as in Options, and apply is
-// called between two commands.
+// Relog changes the log: slow is as in Options, and apply is called between two commands.
 func (t *TPM) Relog(slow bool, apply func()) {
 	t.aside(context.Background(), func() {
 		apply()
@@ -246,8 +242,8 @@ func (t *TPM) openStore() error {
 	return nil
 }
 
-// admit lets the engine serve plain commands by itself as long as nothing else
-// has to be looked at first. Queries of the control channel need only the log.
+// admit lets the engine run plain commands by itself as long as this package has nothing to check
+// before them. Queries of the control channel depend on the log alone.
 func (t *TPM) admit() {
 	if t.loop == nil {
 		return

@@ -2,27 +2,26 @@ package emul
 
 import "github.com/swtpm-go/swtpm/internal/tpm"
 
-// Event is something in the life of a TPM that those who keep the machine want to
-// find again.
+// Event is a change of a TPM that an administrator may look for in the log.
 type Event struct {
 	Kind  EventKind
-	Cause string // in words, for a line
-	Again bool   // the same was reported a moment ago; a line would say nothing new
+	Cause string // text for the log line
+	Again bool   // the same event was reported shortly before, and need not be logged
 }
 
-// EventKind says what has happened.
+// EventKind is the kind of an Event.
 type EventKind uint8
 
 // The kinds of events.
 const (
-	PowerOn         EventKind = iota // Cause: which state it has
-	PowerOff                         // Cause: who wanted it
-	InitFailed                       // Cause: why, and what to do
-	StorageReleased                  // the storage lock was released; Cause: why
+	PowerOn         EventKind = iota // Cause: which state the TPM has
+	PowerOff                         // Cause: the reason
+	InitFailed                       // Cause: the error, and a remedy
+	StorageReleased                  // the storage lock was released; Cause: the reason
 	StorageTaken                     // the storage lock was acquired
-	StoreWaiting                     // a command waits for space on the disk; Cause: where, and what to do
-	StoreFailed                      // the state could not be stored; Cause: where, why, and what to do
-	StoreResumed                     // the disk has taken a state after StoreWaiting or StoreFailed
+	StoreWaiting                     // a command waits for space on the disk; Cause: the place, and a remedy
+	StoreFailed                      // the state could not be stored; Cause: the place, the error, and a remedy
+	StoreResumed                     // a store succeeded after StoreWaiting or StoreFailed
 )
 
 // String returns the log line of e.
@@ -49,7 +48,7 @@ func (e Event) String() string {
 // event reports an event.
 func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{Kind: k, Cause: cause}) }
 
-// whence returns which state the engine is about to start with, as prove found it.
+// whence describes the state that the engine will start with, as prove has found it.
 func (t *TPM) whence() string {
 	switch {
 	case t.pending[tpm.Permanent] || t.pending[tpm.Volatile]:

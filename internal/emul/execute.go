@@ -8,9 +8,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Execute runs what came in one message: a command, or a TPM 2.0 command behind
-// a prefix. The response is nil if the engine gave none. An error,
-// ErrStorage or ErrChanged, means that the process must end. raw may be changed.
+// Execute runs one message: a command, or a TPM 2.0 command after a prefix. The response is nil if
+// the engine returned none. An error, ErrStorage or ErrChanged, means that the process must end.
+// raw may be changed.
 func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
@@ -35,7 +35,7 @@ func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	return rsp, nil
 }
 
-// executePrefixed runs the command behind a prefix that names the locality l.
+// executePrefixed runs a command whose prefix has the locality l.
 func (t *TPM) executePrefixed(l tpm.Locality, cmd []byte) []byte {
 	if t.localityAllowed(l) {
 		t.engine.SetLocality(l)
@@ -45,7 +45,7 @@ func (t *TPM) executePrefixed(l tpm.Locality, cmd []byte) []byte {
 	return t.execute(cmd)
 }
 
-// process runs a command of our own making.
+// process runs a command that no client has sent.
 func (t *TPM) process(cmd []byte) ([]byte, error) {
 	defer t.ours()()
 	if t.opt.Record != nil {
@@ -93,7 +93,7 @@ func (t *TPM) execute(cmd []byte) []byte {
 	return rsp
 }
 
-// strip takes the prefix off raw if there is one.
+// strip removes the prefix of raw, if it has one.
 func (t *TPM) strip(raw []byte) (cmd []byte, prefixed bool) {
 	if !tpm.Prefixed(t.opt.Version, raw) {
 		return raw, false
@@ -101,7 +101,7 @@ func (t *TPM) strip(raw []byte) (cmd []byte, prefixed bool) {
 	return raw[tpm.PrefixSize:], true
 }
 
-// frame puts a response into the form that answers a prefixed command.
+// frame returns a response in the form that a prefixed command requires.
 func frame(rsp []byte) []byte {
 	if rsp == nil {
 		return nil
@@ -111,7 +111,7 @@ func frame(rsp []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, 0)
 }
 
-// refuse returns the response that tells r12 or r20, as the version has it.
+// refuse returns an error response with r12 or r20, depending on the version.
 func (t *TPM) refuse(r12, r20 tpm.Result) []byte {
 	if t.opt.Version == tpm.V12 {
 		return tpm.ErrorResponse(tpm.V12, r12)
@@ -119,8 +119,8 @@ func (t *TPM) refuse(r12, r20 tpm.Result) []byte {
 	return tpm.ErrorResponse(t.opt.Version, r20)
 }
 
-// vendorSetLocality answers the command by which the kernel's vTPM proxy driver
-// passes on the locality: a header, then a byte.
+// vendorSetLocality runs the command by which the kernel's vTPM proxy driver sets the locality: a
+// header, then a byte.
 func (t *TPM) vendorSetLocality(cmd []byte) []byte {
 	switch {
 	case !t.opt.AllowSetLocality:

@@ -7,21 +7,21 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// guard protects the permanent state of a guest that has come over a directory which
-// both hosts share. The reference's head, as the source, writes at its end, or for its
-// next command, its old state over ours, although it has released the storage lock. So
-// for some seconds the state is compared with what was stored here, and stored again.
+// guard protects the permanent state of a guest that was migrated over a directory which both
+// hosts share. The reference's development head, as the source, overwrites our state with its old
+// one at its end, or for its next command, although it has released the storage lock. Therefore
+// the state is compared for some seconds with what was stored here, and stored again.
 //
 // Source: swtpm 0.11, TPM2_Shutdown at SHUTDOWN and SIGTERM after the lock was released.
 type guard struct {
-	due     bool   // the guest has come: the watch begins when the TPM is on
-	payload []byte // the permanent state as it has to be; nil while nothing is watched
+	due     bool   // the guest arrived: the watch begins when the TPM is on
+	payload []byte // the permanent state to be found; nil while it is not watched
 	timers  []*time.Timer
-	round   int // of the timers: one that was stopped too late is of an earlier round
+	round   int // number of the timers: one that was stopped too late has a smaller one
 }
 
-// guardTimes are when the state is looked at, after the guest has come and the TPM is
-// on. After the last one there are no wake-ups.
+// guardTimes has the times of the checks, from the moment when the guest has arrived and the TPM
+// is on. No wake-ups follow the last one.
 var guardTimes = []time.Duration{
 	100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond,
 	3 * time.Second, 5 * time.Second, 7 * time.Second, 10 * time.Second,
@@ -50,7 +50,7 @@ func (t *TPM) startTimers() {
 	round := g.round
 	for i, d := range guardTimes {
 		last := i == len(guardTimes)-1
-		g.timers = append(g.timers, time.AfterFunc(d, func() { t.lookAtState(round, last) }))
+		g.timers = append(g.timers, time.AfterFunc(d, func() { t.checkState(round, last) }))
 	}
 }
 
@@ -63,8 +63,8 @@ func (t *TPM) stopTimers() {
 	g.round++
 }
 
-// lookAtState is what a timer does.
-func (t *TPM) lookAtState(round int, last bool) {
+// checkState is called by a timer of the watch.
+func (t *TPM) checkState(round int, last bool) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
 	if round != t.guard.round {
@@ -82,7 +82,7 @@ func (t *TPM) unwatchState() {
 	t.guard.payload, t.guard.due = nil, false
 }
 
-// guardStored notes what the engine has stored.
+// guardStored records what the engine has stored.
 func (t *TPM) guardStored(name string, payload []byte) {
 	if g := &t.guard; g.payload != nil && name == tpm.Permanent.Name() {
 		clear(g.payload)
@@ -90,9 +90,9 @@ func (t *TPM) guardStored(name string, payload []byte) {
 	}
 }
 
-// restoreState stores the permanent state again if another process has changed it while
-// this one holds the storage lock, and reports whether it did. The watch then begins
-// anew. A process that has taken the lock since is left alone.
+// restoreState stores the permanent state again if another process has changed it while this one
+// holds the storage lock, and reports whether it did. The watch then starts again. It does
+// nothing if another process has acquired the lock.
 func (t *TPM) restoreState() bool {
 	g := &t.guard
 	if g.payload == nil || t.store == nil || t.released || !t.store.Locked() {

@@ -30,7 +30,7 @@ func arrive(t *testing.T, o Options) *bench {
 func TestGuardEnds(t *testing.T) {
 	watched := func(b *bench) bool { return b.guard.payload != nil || len(b.guard.timers) > 0 }
 	for name, end := range map[string]func(b *bench){
-		"last timer":   func(b *bench) { b.lookAtState(b.guard.round, true) },
+		"last timer":   func(b *bench) { b.checkState(b.guard.round, true) },
 		"lock":         func(b *bench) { b.ReleaseStorage() },
 		"end":          func(b *bench) { _ = b.Close() },
 		"state is new": func(b *bench) { b.e.Lock(); _ = host{b.TPM}.DeleteState("permall"); b.e.Unlock() },
@@ -39,7 +39,7 @@ func TestGuardEnds(t *testing.T) {
 		if !watched(b) {
 			t.Fatalf("%s: not watched", name)
 		}
-		b.lookAtState(b.guard.round-1, true) // an earlier timer
+		b.checkState(b.guard.round-1, true) // an earlier timer
 		if !watched(b) {
 			t.Errorf("%s: ended by an old timer", name)
 		}
@@ -60,7 +60,7 @@ func TestGuardRestores(t *testing.T) {
 	b := arrive(t, Options{Locks: true})
 	defer func() { _ = b.Close() }()
 	writes := b.d.writes
-	b.lookAtState(b.guard.round, false)
+	b.checkState(b.guard.round, false)
 	if b.d.writes != writes {
 		t.Error("stored again, though nobody had changed it")
 	}
@@ -70,7 +70,7 @@ func TestGuardRestores(t *testing.T) {
 			delete(b.d.items, file)
 		}
 		*b.notes = nil
-		b.lookAtState(b.guard.round, true)
+		b.checkState(b.guard.round, true)
 		if !bytes.Equal(b.d.items[file], state) || !strings.Contains(strings.Join(*b.notes, "\n"), "stored again") {
 			t.Errorf("over %.10q: not stored again: %q", other, *b.notes)
 		}
@@ -80,7 +80,7 @@ func TestGuardRestores(t *testing.T) {
 	}
 	b.d.items[file], b.d.broken = []byte("garbage"), errors.New("no disk")
 	*b.notes = nil
-	b.lookAtState(b.guard.round, false)
+	b.checkState(b.guard.round, false)
 	if !strings.Contains(strings.Join(*b.notes, "\n"), "could not be stored again: nv: store permall: no disk") {
 		t.Errorf("a disk that fails: %q", *b.notes)
 	}

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// guessWait is how long after an undone command a guest may not guess without
-	// being counted. libtpms forgives one failure in 1000 s.
+	// guessWait is how long after an undone command each wrong authorization must be counted.
+	// libtpms forgives one failure in 1000 s.
 	guessWait = 20 * time.Minute
 
-	// maxSlips is how many commands with a protected authorization may be undone in
-	// that time although the state could be stored just before. Then all are refused.
+	// maxSlips is how many commands with a protected authorization may be undone in that
+	// time although the state could be stored just before. After that all are refused.
 	maxSlips = 3
 )
 
@@ -28,12 +28,12 @@ const (
 // Source: TPM 2.0 Library, Part 4, CheckLockedOut: no authorization is checked while its
 // failure could not be recorded.
 type guesses struct {
-	since   time.Time // of the last undone command of a client; zero if none counts any more
+	since   time.Time // of the last undone command of a client; zero if that is long ago
 	running bool      // a command with a protected authorization
 	slips   int       // such commands that were undone
 }
 
-// undone notes that a client's command is undone.
+// undone records that a client's command is undone.
 func (g *guesses) undone() {
 	g.since = time.Now()
 	if g.running {
@@ -41,8 +41,8 @@ func (g *guesses) undone() {
 	}
 }
 
-// mayAuthorize reports whether cmd may run. It waits for a full disk as a command does
-// that changes the state.
+// mayAuthorize reports whether cmd may run. On a full disk it waits, like a command that changes
+// the state.
 func (t *TPM) mayAuthorize(cmd []byte) bool {
 	g := &t.guesses
 	switch {
@@ -129,8 +129,8 @@ func (t *TPM) counts(handle uint32) bool {
 	return handle == handleLockout
 }
 
-// attributes asks the engine for the public area of an entity, and returns the 32 bits
-// at the offset off of its structure; ok is false if there is no such entity.
+// attributes reads the public area of an entity from the engine, and returns the 32 bits at the
+// offset off of its structure; ok is false if the entity does not exist.
 func (t *TPM) attributes(code tpm.Code, handle uint32, off int) (attributes uint32, ok bool) {
 	defer t.ours()()
 	last := t.engine.LastCode()

@@ -7,31 +7,29 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// limitBurst is how long a guest may store without a break before the limit counts,
-// in time of the limit: a guest that is installed, or a test suite, stores often for a
-// while.
+// limitBurst is the credit of a guest that has not stored for long: the time in which the limit
+// would allow as many stores. An installation, or a test suite, stores often for a while.
 const limitBurst = 20 * time.Minute
 
-// storeLimit limits how often the state is stored, because a guest can wear out a
-// disk: of a TPM whose NV memory is full, each change of a byte writes all of it, and
-// syncs. It counts what was written. While too much was, commands that are known to
-// write NV memory are refused before they run, so that the TPM is unchanged; no other
-// command is. They are not delayed, because the engine would wait with them.
+// storeLimit limits how often the state is stored, because a guest can wear out a disk: if the
+// NV memory is full, each change of a byte writes all of it, and syncs. It counts stores. Above
+// the limit, commands that are known to write NV memory are refused before they run, so that the
+// TPM is unchanged; no other command is. They are not delayed, because the engine would wait.
 //
-// Its methods are called with the engine's lock held.
+// The engine's lock must be held for its methods.
 type storeLimit struct {
 	every   time.Duration // one store in this time; 0 for no limit
 	now     func() time.Time
-	credit  time.Duration // what may be stored at once; every is worth one
+	credit  time.Duration // for stores, each of which costs every
 	last    time.Time     // when credit was right
-	written uint64        // by the store, when it was asked last
+	written uint64        // nv.Store.Written at the last count
 	empty   bool          // the credit is used up
-	logged  bool          // and the log says so
+	logged  bool          // that it is used up
 
 	refused atomic.Uint64 // commands
 }
 
-// newStoreLimit returns the limit of so many stores per minute, 0 for none.
+// newStoreLimit returns a limit of perMinute stores in a minute, 0 for no limit.
 func newStoreLimit(perMinute int) *storeLimit {
 	l := &storeLimit{now: time.Now, credit: limitBurst}
 	if perMinute > 0 {
@@ -40,7 +38,7 @@ func newStoreLimit(perMinute int) *storeLimit {
 	return l
 }
 
-// refill adds what the time since the last call is worth.
+// refill adds the time since the last call to the credit.
 func (l *storeLimit) refill() {
 	now := l.now()
 	if !l.last.IsZero() {
@@ -52,8 +50,8 @@ func (l *storeLimit) refill() {
 	}
 }
 
-// take counts n stores. Some are of commands that are never refused: a debt of them
-// is at most a minute.
+// take counts n stores. The credit may become negative, because some commands that store are never
+// refused, but by no more than a minute.
 func (l *storeLimit) take(n uint64) {
 	l.refill()
 	l.credit = max(l.credit-time.Duration(min(n, 1<<20))*l.every, -time.Minute)
@@ -69,7 +67,7 @@ func (l *storeLimit) over() bool {
 	return l.empty
 }
 
-// countStores counts what has been written since the last call.
+// countStores counts the stores since the last call.
 func (t *TPM) countStores() {
 	l := t.limit
 	if l.every == 0 {
@@ -110,6 +108,5 @@ func (t *TPM) limited(c tpm.Code) bool {
 	return true
 }
 
-// Limited returns how many commands were refused because too much was stored. It
-// waits for nothing.
+// Limited returns how many commands were refused because too much was stored. It does not wait.
 func (t *TPM) Limited() uint64 { return t.limit.refused.Load() }

@@ -12,12 +12,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Init powers the TPM on, off first if it was on. With deleteVolatile the stored
-// volatile state is removed once it is loaded. A failure leaves the TPM off, the
-// state as it was, and one line in the log.
+// Init powers the TPM on, and off before that if it was on. With deleteVolatile the stored
+// volatile state is removed after it was loaded. After a failure the TPM is off, the state
+// unchanged, and the log has one line.
 //
-// The state is locked before it is read and decoded completely before libtpms
-// sees it; what is there but cannot be read never becomes a new TPM.
+// The state is locked before it is read, and decoded completely before libtpms gets it. A state
+// that exists but cannot be read is never replaced by a new TPM.
 func (t *TPM) Init(deleteVolatile bool) error {
 	t.lockSoon()
 	defer t.engine.Unlock()
@@ -33,8 +33,8 @@ func (t *TPM) Init(deleteVolatile bool) error {
 	return err
 }
 
-// leavesInit reports whether INIT failed because of err, and the next process is to
-// try it; TakeInit says so there.
+// leavesInit reports whether the next process has to repeat the INIT that failed with err. It
+// records that for TakeInit.
 func (t *TPM) leavesInit(err error) bool {
 	if t.opt.Handover == nil || !errors.Is(err, ErrReplaced) {
 		return false
@@ -43,8 +43,8 @@ func (t *TPM) leavesInit(err error) bool {
 	return true
 }
 
-// TakeInit reports, once, whether the previous process left an INIT to this one: it
-// had no effect there.
+// TakeInit reports, once, whether the previous process left an INIT, which had no effect there, to
+// this one.
 func (t *TPM) TakeInit() bool {
 	if t.opt.Handover == nil {
 		return false
@@ -71,7 +71,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
 	}
 	t.restoreState()
-	backup := t.opt.Backup && !t.pending[tpm.Permanent] // which is no cure for what came in
+	backup := t.opt.Backup && !t.pending[tpm.Permanent] // the backup does not help against a bad blob
 	err := t.powerOn()
 	if err != nil && backup && isBadState(err) {
 		err = t.powerOnBackup(err)
@@ -79,7 +79,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 	if err != nil {
 		return err
 	}
-	t.profile = "" // it has its TPM
+	t.profile = "" // the TPM exists
 	if deleteVolatile {
 		if err := t.deleteVolatile(); err != nil {
 			t.powerOff("INIT failed")
@@ -90,7 +90,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 	return nil
 }
 
-// poweredOn is what follows when the engine has started.
+// poweredOn does what follows a start of the engine.
 func (t *TPM) poweredOn() {
 	t.on.Store(true)
 	t.watchState()
@@ -99,13 +99,12 @@ func (t *TPM) poweredOn() {
 	t.event(PowerOn, t.origin)
 }
 
-// lockForInit takes the storage lock, unless the state is another process's until
-// the guest has come: then what INIT changes is written only if the lock is free
-// for that moment.
+// lockForInit acquires the storage lock, unless another process owns the state until the guest
+// arrives: then changes by INIT are written only if the lock is free at that moment.
 func (t *TPM) lockForInit() error {
 	if t.incoming {
 		if t.released {
-			t.note()
+			t.rememberState()
 		}
 		return nil
 	}
@@ -118,7 +117,7 @@ func (t *TPM) lockForInit() error {
 
 // deleteVolatile removes the stored volatile state if there is one.
 func (t *TPM) deleteVolatile() error {
-	if t.released { // who has the lock need not be disturbed for nothing
+	if t.released { // the owner of the lock need not wait if nothing is to be removed
 		p, err := t.store.Load(tpm.Volatile.Name())
 		clear(p)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -139,14 +138,14 @@ func (t *TPM) deleteVolatile() error {
 // ErrProfile and ErrNotCreated mean that libtpms refuses the algorithm profile, ErrNotNew
 // that the TPM already exists.
 //
-// Compat: the words are those of swtpm 0.10, which people look for.
+// Compat: C-224: users search for the words of swtpm 0.10.
 var (
 	ErrProfile    = errors.New("the algorithm profile is refused: Could not set profile for TPM2")
 	ErrNotCreated = errors.New("no TPM could be made with the algorithm profile: Could not set profile for TPM2")
 	ErrNotNew     = errors.New("the algorithm profile of a TPM cannot be changed: Profile could not be applied to an existing TPM 2 instance")
 )
 
-// setProfile tells the engine the algorithm profile, before anything is opened.
+// setProfile passes the algorithm profile to the engine, before a file is opened.
 func (t *TPM) setProfile() error {
 	if t.profile == "" {
 		return nil
@@ -157,8 +156,8 @@ func (t *TPM) setProfile() error {
 	return nil
 }
 
-// followPath closes the state if its path leads elsewhere by now, so that INIT
-// opens what is there: somebody restored a copy while the TPM was off.
+// followPath closes the state if its path leads to another directory or file now, so that INIT
+// opens that: a copy was restored while the TPM was off.
 func (t *TPM) followPath() {
 	if t.store == nil || !t.store.Moved() {
 		return
@@ -185,11 +184,11 @@ func (t *TPM) powerOn() error {
 	if err := t.startEngine(); err != nil {
 		return fmt.Errorf("%w: %w", ErrStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
 	}
-	if t.profile != "" && !t.engine.Manufactured() { // it starts all the same, in failure mode
+	if t.profile != "" && !t.engine.Manufactured() { // libtpms starts nevertheless, in failure mode
 		t.engine.Terminate()
 		return fmt.Errorf("%w: '%s': %w", ErrNotCreated, t.profile, tpm.Fail)
 	}
-	if t.unstored != nil { // a TPM 2.0 starts all the same, with a state that is nowhere
+	if t.unstored != nil { // a TPM 2.0 starts nevertheless, with a state that is not stored
 		t.engine.Terminate()
 		return fmt.Errorf("%w: %w", t.unstored, tpm.Fail)
 	}
@@ -202,8 +201,8 @@ func (t *TPM) powerOn() error {
 // ErrStart means that the engine did not start with what it was given.
 var ErrStart = errors.New("the engine does not start with this state")
 
-// isBadState says whether err is of the state's content. Errors of the operating
-// system are not: the next try may read the file that this one could not.
+// isBadState reports whether err concerns the content of the state. Errors of the operating system
+// do not: the next try may be able to read the file.
 func isBadState(err error) bool {
 	if _, ok := errors.AsType[syscall.Errno](err); ok {
 		return false
@@ -219,13 +218,12 @@ func isBadState(err error) bool {
 	return false
 }
 
-// powerOnBackup starts the engine from the previous permanent state; if that
-// fails too the files are put back as they were. first is why the newer state
-// did not start.
+// powerOnBackup starts the engine with the previous permanent state. If that fails, too, it
+// restores the files. first is the error of the newer state.
 //
-// Compat: swtpm 0.11, --tpmstate backup.
+// Compat: C-030: --tpmstate backup of swtpm 0.11.
 func (t *TPM) powerOnBackup(first error) error {
-	if t.released { // what is bad may be another process's, and by now be another
+	if t.released { // another process may own the bad state, and may have replaced it by now
 		if err := t.store.Lock(); err != nil {
 			return first
 		}
@@ -252,7 +250,7 @@ func (t *TPM) powerOnBackup(first error) error {
 	return first
 }
 
-// Stop powers the TPM off. The storage lock is kept.
+// Stop powers the TPM off, and holds the storage lock.
 func (t *TPM) Stop() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
@@ -273,10 +271,9 @@ func (t *TPM) powerOff(cause string) {
 	}
 }
 
-// autoShutdown tells a TPM 2.0 that its power goes, unless the guest has done
-// so: without it the dictionary attack counter goes up with every power cycle. A
-// TPM whose guest never came has nothing to save: the guest is elsewhere, and what
-// it has stored since is newer.
+// autoShutdown sends TPM2_Shutdown before the power of a TPM 2.0 ends, unless the guest has sent
+// it: without it every power cycle increases the dictionary attack counter. A TPM whose guest never
+// arrived has nothing to save: the guest is on another host, whose state is newer.
 //
 // Source: TPM 2.0 Library, Part 1, "Shutdown"; swtpm 0.8.
 func (t *TPM) autoShutdown() {
@@ -284,7 +281,7 @@ func (t *TPM) autoShutdown() {
 		return
 	}
 	if t.settled() != nil {
-		return // and told so
+		return // the error was logged
 	}
 	giveBack, err := t.borrowStorage()
 	defer giveBack()
@@ -308,7 +305,7 @@ func (t *TPM) autoShutdown() {
 			last = tpm.TPM2Shutdown
 			return
 		case tpm.Result(h.Code) == tpm.RCInitialize:
-			return // was never started: nothing to save
+			return // the TPM had no Startup: nothing to save
 		case tpm.Result(h.Code) == tpm.RCNVUnavailable:
 			t.opt.Note("no TPM2_Shutdown before power-off: its effect could not be stored")
 			return
@@ -316,9 +313,9 @@ func (t *TPM) autoShutdown() {
 	}
 }
 
-// Startup sends TPM_Startup or TPM2_Startup of the named type: "clear", "state"
-// or "deactivated". It fails if the TPM gives no response, or if the state cannot be
-// stored. Other error responses of the TPM are not errors.
+// Startup sends TPM_Startup or TPM2_Startup of the named type: "clear", "state" or "deactivated". It
+// fails if the TPM returns no response, or if the state cannot be stored. Other error responses of
+// the TPM are not errors.
 func (t *TPM) Startup(name string) error {
 	cmd, ok := t.StartupCommand(name)
 	if !ok {
@@ -336,14 +333,13 @@ func (t *TPM) Startup(name string) error {
 	return nil
 }
 
-// StartupCommand returns the command that Startup sends; ok is false if this TPM
-// has no such type.
+// StartupCommand returns the command that Startup sends; ok is false if this TPM lacks the type.
 func (t *TPM) StartupCommand(name string) (cmd []byte, ok bool) {
 	typ, ok := startups[t.opt.Version][name]
 	return tpm.Startup(t.opt.Version, typ), ok
 }
 
-// startups are the startup types by their names.
+// startups has the startup types by their names.
 //
 // Source: TPM 1.2 Part 2, TPM_STARTUP_TYPE; TPM 2.0 Part 2, TPM_SU.
 var startups = map[tpm.Version]map[string]uint16{

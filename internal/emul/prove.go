@@ -11,9 +11,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// prove loads what the engine will ask for when it starts and checks it down to
-// libtpms's own structures. The results wait in t.loaded. The savestate is not
-// needed before TPM_Startup.
+// prove loads the items that the engine loads when it starts, and checks them, libtpms's own
+// structures included. The results are in t.loaded. The savestate is not needed before
+// TPM_Startup.
 func (t *TPM) prove() error {
 	t.loaded = map[string]loadedAs{}
 	if err := t.provePermanent(); err != nil {
@@ -21,7 +21,7 @@ func (t *TPM) prove() error {
 	}
 	if t.handover.resuming != nil {
 		t.loaded[tpm.Volatile.Name()] = loadedAs{payload: t.handover.resuming}
-	} else if !t.pending[tpm.Volatile] { // else replaced or hidden by what waits in the engine
+	} else if !t.pending[tpm.Volatile] { // else a blob in the engine replaces or hides it
 		if err := t.proveOne(tpm.Volatile); err != nil {
 			return err
 		}
@@ -46,11 +46,10 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 	return nil
 }
 
-// provePermanent is proveOne for the permanent state. If another one waits in the
-// engine, which is proved already, bad content is no obstacle: it is replaced. But
-// what the guest has left behind in a directory that its two hosts share must be
-// good here too: replaced with another key's, it would be lost to the first host,
-// which may have to go on.
+// provePermanent is proveOne for the permanent state. Invalid content is no error if a blob in the
+// engine, which was checked before, will replace it. But in a directory that both hosts of a
+// migration share, the state must be valid here too: with another key it would be lost for the
+// first host, which may have to resume the guest.
 func (t *TPM) provePermanent() error {
 	err := t.proveOne(tpm.Permanent)
 	if err == nil || t.opt.Incoming || !t.pending[tpm.Permanent] || !isBadState(err) {
@@ -61,8 +60,8 @@ func (t *TPM) provePermanent() error {
 	return nil
 }
 
-// proveNew makes sure that a new TPM may be made. A part of a state without its
-// permanent one is what is left of a TPM, and must not get a new one beside it.
+// proveNew checks that a new TPM may be created: no other part of a state exists without its
+// permanent state.
 func (t *TPM) proveNew() error {
 	for _, b := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
 		if t.pending[b] {
@@ -90,14 +89,14 @@ var ErrNotManufactured = errors.New("the TPM has not been manufactured")
 // ErrIncomplete means that a part of the state is missing.
 var ErrIncomplete = errors.New("the state is incomplete")
 
-// absent says whether prove has found that there is no b.
+// absent reports whether prove has found that b is missing.
 func (t *TPM) absent(b tpm.Blob) bool {
 	l, ok := t.loaded[b.Name()]
 	return ok && errors.Is(l.err, fs.ErrNotExist)
 }
 
-// load returns the checked payload of a stored blob. Errors but fs.ErrNotExist
-// wrap the result that INIT gives for them.
+// load returns the checked payload of a stored blob. Errors other than fs.ErrNotExist wrap the
+// result that INIT returns for them.
 func (t *TPM) load(b tpm.Blob) ([]byte, error) {
 	p, err := t.store.Load(b.Name())
 	if err == nil {
@@ -112,10 +111,10 @@ func (t *TPM) load(b tpm.Blob) ([]byte, error) {
 	return nil, fmt.Errorf("%w: %w", err, t.loadResult(b, err))
 }
 
-// loadResult is what INIT answers if a stored item cannot be loaded.
+// loadResult returns the result of an INIT for which a stored item cannot be loaded.
 //
-// Source: swtpm 0.11, control channel: TPM 2.0 knows one failure, TPM 1.2 tells
-// the load error itself if it is of the permanent state.
+// Source: swtpm 0.11, control channel: a TPM 2.0 has one result for all failures, a TPM 1.2
+// returns the load error of the permanent state.
 func (t *TPM) loadResult(b tpm.Blob, err error) tpm.Result {
 	switch {
 	case t.opt.Version == tpm.V20:
@@ -149,14 +148,14 @@ func sealResult(err error) tpm.Result {
 	return tpm.Fail
 }
 
-// drop forgets one loaded item, because it changes: libtpms reads a new TPM's
-// state again right after it stored it, and must see it.
+// drop clears one loaded item, because it changes: libtpms reads the state of a new TPM again
+// after it has stored it.
 func (t *TPM) drop(name string) {
 	clear(t.loaded[name].payload)
 	delete(t.loaded, name)
 }
 
-// forget clears what prove loaded: the payloads are the TPM's secrets.
+// forget clears what prove has loaded, because the payloads have the TPM's secrets.
 func (t *TPM) forget() {
 	for _, l := range t.loaded {
 		clear(l.payload)

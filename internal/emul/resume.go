@@ -47,9 +47,11 @@ func (t *TPM) parseSaved(b []byte) (*savedState, error) {
 // takes milliseconds, so a process that is killed for another reason is rarely killed in one.
 const maxResumes = 5
 
+// ErrMissing means that the permanent state of the previous process is missing.
+var ErrMissing = errors.New("its permanent state is missing")
+
 var (
 	errNothingSaved = errors.New("it left no state")
-	ErrMissing      = errors.New("its permanent state is missing")
 	errCrashes      = fmt.Errorf("the engine has ended the process %d times when it started with it", maxResumes)
 )
 

@@ -10,9 +10,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// undo is a command whose state could not be stored. The library is in failure mode
-// then; the TPM goes on with the permanent state that is on disk, and with the
-// volatile state that belongs to it.
+// undo is a command whose state could not be stored. The library is in failure mode then; the TPM
+// continues with the permanent state that is on disk, and with the volatile state that belongs to
+// it.
 type undo struct {
 	base   [sha256.Size]byte // of the permanent state from before the command
 	before []byte            // the volatile state from before it
@@ -21,8 +21,8 @@ type undo struct {
 	last   tpm.Code          // of the command before
 
 	off  bool // the engine was terminated and has not started again
-	dead bool // nothing is left to go on with before the next INIT
-	said bool // that it is to be tried again
+	dead bool // the TPM cannot continue before the next INIT
+	said bool // it was logged that the undo will be tried again
 }
 
 // errDead means that the TPM is in failure mode until the next INIT.
@@ -32,9 +32,8 @@ var errDead = errors.New("the TPM is in failure mode until it is reset")
 // command nor the one from after it.
 var errOtherState = errors.New("the permanent state on disk was changed by another process")
 
-// mustUndo notes that the engine was told of a failed callback, so that its state
-// is of no use any more. next is the permanent state that could not be stored, nil if
-// it was something else.
+// mustUndo records that a callback has failed, which makes the engine's state useless. next is the
+// permanent state that could not be stored, nil if it was another item.
 func (t *TPM) mustUndo(next []byte) {
 	if !t.on.Load() || t.undo != nil {
 		return
@@ -44,16 +43,16 @@ func (t *TPM) mustUndo(next []byte) {
 		return
 	}
 	t.undo.next = sha256.Sum256(next)
-	// A store whose last sync failed has left the new state on disk. What belongs
-	// to it is what the engine has now, before it learns of the failure.
+	// A store whose last sync failed has left the new state on disk. The volatile state that
+	// belongs to it is the engine's present one, before it learns of the failure.
 	if p, err := t.engine.Volatile(); err == nil {
 		t.undo.after = p
 	}
 }
 
-// Recover brings the TPM back to where it was before a command that the engine could
-// not store, and returns the response to that command, nil if the engine's own one is
-// right. before is the volatile state from then, last the code of the command before.
+// Recover undoes a command that the engine could not store, and returns the response to the
+// command, nil if the engine's response is right. before is the volatile state from before the
+// command, last the code of the command before it.
 func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	t := h.t
 	if t.undo == nil || t.restarting {
@@ -78,7 +77,7 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 			t.opt.Note("command %#x refused; the TPM is as it was before it", uint32(code))
 		}
 	case t.undo == nil:
-		return nil // the engine is in failure mode, and answers so
+		return nil // the engine is in failure mode, and its response says so
 	case t.undo.dead:
 		return t.refuse(tpm.Fail, tpm.RCFailure)
 	}
@@ -86,8 +85,8 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
 }
 
-// settled ends an undo that could not be completed before. Its error is what the
-// TPM answers until it can.
+// settled completes an undo that could not be completed before. Until it can, commands are
+// answered with its error.
 func (t *TPM) settled() error {
 	switch {
 	case t.undo == nil || t.restarting:
@@ -98,8 +97,8 @@ func (t *TPM) settled() error {
 	return t.tryUndo()
 }
 
-// tryUndo restarts the engine. An error of the operating system leaves the undo for
-// the next command to complete, any other one ends it: the TPM is in failure mode.
+// tryUndo restarts the engine. After an error of the operating system the next command tries
+// again. Any other error ends the undo: the TPM is in failure mode.
 func (t *TPM) tryUndo() error {
 	u := t.undo
 	err := t.restart(u)
@@ -121,15 +120,15 @@ func (t *TPM) tryUndo() error {
 		t.opt.Error("the TPM is in failure mode until it is reset; its permanent state on disk is not touched: %v", err)
 		u.dead = true
 		if !u.off {
-			t.forgetUndo() // the engine answers by itself
+			t.forgetUndo() // the engine itself responds
 		}
 	}
 	t.admit()
 	return err
 }
 
-// restart starts the engine with the permanent state on disk and the volatile one
-// that belongs to it.
+// restart starts the engine with the permanent state on disk, and the volatile state that belongs
+// to it.
 func (t *TPM) restart(u *undo) error {
 	defer t.ours()()
 	t.restarting = true
@@ -162,11 +161,11 @@ func (t *TPM) restart(u *undo) error {
 	return nil
 }
 
-// refresh gives a TPM 2.0 new entropy: its volatile state holds the state of its
-// random numbers, so that it would give those again that a client has had since.
+// refresh adds entropy to a TPM 2.0: the state of its random number generator is part of its
+// volatile state, so it would repeat numbers that a client has got since.
 func (t *TPM) refresh() error {
 	record := t.opt.Record
-	t.opt.Record = nil // the command before it has had no response yet
+	t.opt.Record = nil // the response to the previous command is not recorded yet
 	defer func() { t.opt.Record = record }()
 	t.stir()
 	if t.undo != nil {
@@ -192,7 +191,7 @@ func (t *TPM) belonging(u *undo) ([]byte, error) {
 	return nil, errOtherState
 }
 
-// parkVolatile keeps volatile for the next process, in place of what the engine has.
+// parkVolatile saves volatile for the next process, instead of the engine's state.
 func (t *TPM) parkVolatile(volatile []byte) {
 	if t.opt.Handover == nil || t.handover.closed {
 		return
@@ -201,7 +200,7 @@ func (t *TPM) parkVolatile(volatile []byte) {
 	t.setSlotHeader(nil)
 }
 
-// forgetUndo ends an undo without one.
+// forgetUndo ends an undo without completing it.
 func (t *TPM) forgetUndo() {
 	if t.undo != nil {
 		t.undo.wipe()

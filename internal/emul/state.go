@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// host is the TPM as the engine's callbacks see it: the lock is held, the engine
-// is busy. Errors carry the result that libtpms is told.
+// host implements Recoverer: the methods are called with the lock held, while the engine works.
+// Errors wrap the result that libtpms gets.
 type host struct{ t *TPM }
 
 func (h host) LoadState(name string) ([]byte, error) {
@@ -93,12 +93,12 @@ func (h host) DeleteState(name string) error {
 	if err != nil {
 		return err
 	}
-	return missing // nothing failed, so there is nothing to undo
+	return missing // not a failure that must be undone
 }
 
-// change calls f, which changes an item, with the storage lock. If it fails the
-// engine is told so, and what the command has done must be undone; next is the
-// permanent state that was to be stored, nil if f changes something else.
+// change calls f, which changes an item, with the storage lock. If f fails, the engine learns of
+// it, and the command must be undone; next is the permanent state that could not be stored, nil if
+// f changes another item.
 func (t *TPM) change(name string, next []byte, f func() error) error {
 	if t.store == nil {
 		return errors.New("the state is not open")
@@ -119,7 +119,7 @@ func (t *TPM) change(name string, next []byte, f func() error) error {
 
 func (h host) Warnf(format string, args ...any) { h.t.opt.Error(format, args...) }
 
-// StoreVolatile stores the volatile state beside the permanent one.
+// StoreVolatile stores the volatile state next to the permanent one.
 func (t *TPM) StoreVolatile() error {
 	return t.whileOn(func() error {
 		p, err := t.engine.Volatile()
@@ -136,8 +136,8 @@ func (t *TPM) StoreVolatile() error {
 	})
 }
 
-// storeVolatile stores p. If that fails after the new item is in place, it is removed:
-// the client is told of the failure, and the next INIT must not resume from it.
+// storeVolatile stores p. If that fails after the new item has replaced the old one, the new item
+// is removed: the client gets an error, and the next INIT must not resume from it.
 func (t *TPM) storeVolatile(p []byte) error {
 	name := tpm.Volatile.Name()
 	err := t.store.Store(name, p)
@@ -149,11 +149,10 @@ func (t *TPM) storeVolatile(p []byte) error {
 	return err
 }
 
-// State returns a state blob as it travels to another host; encrypted says that
-// its inner layer is sealed with the file key, which plain forbids. There may be
-// no such blob: the error is then tpm.Retry.
+// State returns a state blob for another host. encrypted means that its inner layer is sealed
+// with the file key, which plain forbids. The error is tpm.Retry if the blob does not exist.
 //
-// Compat: asking for the volatile blob removes the stored volatile state.
+// Compat: C-220: a request for the volatile blob removes the stored volatile state.
 func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err error) {
 	err = t.whileOn(func() error {
 		p, err := t.payloadOf(b)
@@ -167,7 +166,7 @@ func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err er
 	return blob, encrypted, err
 }
 
-// payloadOf returns the payload of b as it is now.
+// payloadOf returns the current payload of b.
 func (t *TPM) payloadOf(b tpm.Blob) ([]byte, error) {
 	switch b {
 	case tpm.Volatile:
@@ -185,20 +184,20 @@ func (t *TPM) payloadOf(b tpm.Blob) ([]byte, error) {
 	return nil, fmt.Errorf("no such state blob: %d: %w", uint32(b), tpm.Fail)
 }
 
-// PrepareSetState takes the storage lock for the blobs that are about to come.
-// The error is ErrStorage if another process has it.
+// PrepareSetState acquires the storage lock for the blobs that SetState will get. The error is
+// ErrStorage if another process holds it.
 func (t *TPM) PrepareSetState() error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
 	if t.openStore() != nil {
-		return nil // INIT will say so
+		return nil // INIT will return the error
 	}
 	return t.takeStorage(t.retries.Load())
 }
 
-// SetState hands the engine a state blob for the next INIT; an empty one hides
-// the stored blob. Nothing is written before INIT. encrypted says that the inner
-// layer is sealed with the file key, which the blob's own header may say too.
+// SetState passes a state blob to the engine for the next INIT; an empty one hides the stored
+// blob. It writes nothing. encrypted means that the inner layer is sealed with the file key; the
+// blob's own header may have a flag for it, too.
 func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
@@ -233,7 +232,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		}
 	}
 	if err := t.engine.SetState(b, p); err != nil {
-		clear(t.pending) // libtpms has dropped them all
+		clear(t.pending) // libtpms has cleared all of them
 		if b == tpm.Permanent {
 			err = t.blame(err, p)
 		}
@@ -253,7 +252,7 @@ const blobHeaderSize = 10
 
 // openBlob returns the payload of a blob, nil of an empty one.
 //
-// Compat: for swtpm a good header with nothing behind it is an empty blob.
+// Compat: C-221: a valid header without data is an empty blob, as for swtpm.
 func (t *TPM) openBlob(encrypted bool, blob []byte) ([]byte, error) {
 	if len(blob) == 0 {
 		return nil, nil
@@ -270,8 +269,7 @@ func (t *TPM) openBlob(encrypted bool, blob []byte) ([]byte, error) {
 	return nil, nil
 }
 
-// badPayload is what SET_STATEBLOB answers to a payload that libtpms must not
-// see.
+// badPayload returns the result of SET_STATEBLOB for a payload that libtpms must not get.
 func (t *TPM) badPayload() tpm.Result {
 	if t.opt.Version == tpm.V20 {
 		return tpm.RCInsufficient

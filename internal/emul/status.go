@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Status is what a TPM can tell of itself while a command runs.
+// Status describes a TPM as far as that needs no lock.
 type Status struct {
 	On       bool
-	Commands uint64    // that the engine ran since the process began, ours included
-	Stored   time.Time // when its state was last stored; zero if it was not yet
+	Commands uint64    // number since the process began, including those of this program
+	Stored   time.Time // time of the last store of its state; zero before the first
 	Waiting  string    // what a command waits for, "" if none waits
 	Waits    uint64    // how often a command had to wait for the disk
 	Refused  uint64    // commands refused because their effect could not be stored
 }
 
-// Status waits for nothing.
+// Status returns the current status. It does not wait.
 func (t *TPM) Status() Status {
 	s := Status{On: t.on.Load(), Commands: t.engine.Commands(), Waits: t.waiting.count.Load(), Refused: t.waiting.refused.Load()}
 	if why := t.waiting.why.Load(); why != nil {
@@ -27,9 +27,9 @@ func (t *TPM) Status() Status {
 	return s
 }
 
-// Ping returns when the engine could take a command, after the one that runs: it
-// asks the library a question that changes nothing. A command that waits between two
-// tries to store is no obstacle; a try that does not return is one.
+// Ping returns when the engine could run a command, after the running one: it calls a function of
+// the library that changes nothing. It does not wait for a command that waits between two tries to
+// store, but for a try that does not return.
 func (t *TPM) Ping() {
 	t.aside(context.Background(), func() { t.engine.BufferSize(0) })
 }

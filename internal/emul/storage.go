@@ -11,10 +11,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// ReleaseStorage gives the storage lock away, for the host that the guest moves
-// to; the next command here waits up to three seconds to have it back.
+// ReleaseStorage releases the storage lock for the host to which the guest migrates. The next
+// command here waits up to three seconds for the lock.
 //
-// Compat: swtpm does so after every GET_STATEBLOB of the savestate.
+// Compat: C-222: it is called after every GET_STATEBLOB of the savestate, as in swtpm.
 func (t *TPM) ReleaseStorage() {
 	t.engine.Lock()
 	defer t.engine.Unlock()
@@ -23,7 +23,7 @@ func (t *TPM) ReleaseStorage() {
 	}
 	t.restoreState()
 	t.unwatchState()
-	t.note()
+	t.rememberState()
 	if err := t.store.Unlock(); err != nil {
 		t.opt.Error("could not release the storage lock: %v", err)
 	}
@@ -34,13 +34,13 @@ func (t *TPM) ReleaseStorage() {
 	t.event(StorageReleased, "state migrated")
 }
 
-// LockStorage takes the storage lock, trying again retries times, 10 ms apart.
+// LockStorage acquires the storage lock. It tries again retries times, every 10 ms.
 func (t *TPM) LockStorage(retries uint32) error {
 	t.engine.Lock()
 	defer t.engine.Unlock()
 	t.retries.Store(retries)
 	if t.opt.Open == nil {
-		return nil // Compat: nothing to lock is success
+		return nil // Compat: C-223: success without a state, as in swtpm
 	}
 	if err := t.openStore(); err != nil {
 		return err
@@ -48,10 +48,9 @@ func (t *TPM) LockStorage(retries uint32) error {
 	return t.takeStorage(retries)
 }
 
-// regainStorage takes the storage lock after it was released with the last
-// state blob, or if INIT had to leave it alone. Before the state was first opened
-// there is nothing to take: QEMU asks for the version while the host that the
-// guest comes from still has the state.
+// regainStorage acquires the storage lock after it was released with the last state blob, or if
+// INIT must not acquire it. It does nothing before the state was first opened: QEMU asks for the
+// version while the host from which the guest comes still uses the state.
 func (t *TPM) regainStorage() error {
 	if !t.released || t.store == nil {
 		return nil
@@ -67,13 +66,13 @@ const (
 	// is about to release.
 	handOver = 300
 
-	// maxRetries bounds what a client may ask for: one minute.
+	// maxRetries is the largest number of tries that a client may request: one minute.
 	maxRetries = 6000
 )
 
-// takeStorage takes the storage lock for good, trying again retries times. While it
-// waits it releases the engine's lock, which the caller holds, so that other requests are
-// served and the process can end.
+// takeStorage acquires the storage lock permanently. It tries again retries times. While it waits
+// it releases the engine's lock, which the caller holds, so that other requests are served and the
+// process can end.
 func (t *TPM) takeStorage(retries uint32) error {
 	for n := min(retries, maxRetries); ; n-- {
 		err := t.store.Lock()
@@ -87,11 +86,11 @@ func (t *TPM) takeStorage(retries uint32) error {
 		time.Sleep(lockInterval)
 		t.engine.Lock()
 		if t.store == nil {
-			return fmt.Errorf("%w: %w", ErrStorage, err) // Close came in between
+			return fmt.Errorf("%w: %w", ErrStorage, err) // Close was called meanwhile
 		}
 	}
-	if t.incoming && t.on.Load() { // INIT has read it, and did not have the lock
-		if err := t.checkLeft(); err != nil {
+	if t.incoming && t.on.Load() { // INIT has read the state without the lock
+		if err := t.checkUnchanged(); err != nil {
 			return errors.Join(err, t.store.Unlock())
 		}
 	}
@@ -108,27 +107,27 @@ func (t *TPM) takeStorage(retries uint32) error {
 	return nil
 }
 
-// borrowStorage takes the storage lock for one change of the state while it is
-// another's: what that process may have written is not to be replaced, by now or
-// when it has ended. giveBack is never nil.
+// borrowStorage acquires the storage lock for one change, if it was released. It fails if another
+// process holds the lock, or has changed the state since, because this process must not overwrite
+// that. giveBack, which releases the lock, is never nil.
 func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	if !t.released || t.store == nil {
 		return func() {}, nil
 	}
 	if err := t.store.Lock(); err != nil {
-		return func() {}, fmt.Errorf("the storage lock is not ours at the moment: %w", err)
+		return func() {}, fmt.Errorf("storage lock held by another process: %w", err)
 	}
-	if err := t.checkLeft(); err != nil {
+	if err := t.checkUnchanged(); err != nil {
 		return func() {}, errors.Join(err, t.store.Unlock())
 	}
 	return t.borrowed(), nil
 }
 
-// borrowed notes that this process holds the lock for a while; giveBack releases it.
+// borrowed records that this process holds the lock for a while; giveBack releases it.
 func (t *TPM) borrowed() (giveBack func()) {
 	t.released = false
 	return func() {
-		t.note() // the change was ours
+		t.rememberState() // with the change of this process
 		if err := t.store.Unlock(); err != nil {
 			t.opt.Error("could not release the storage lock: %v", err)
 		}
@@ -136,18 +135,18 @@ func (t *TPM) borrowed() (giveBack func()) {
 	}
 }
 
-// note remembers the state as it is now for checkLeft.
-func (t *TPM) note() {
+// rememberState stores the digest of the current state for checkUnchanged.
+func (t *TPM) rememberState() {
 	sum, err := t.stateDigest()
 	if err != nil {
-		sum = [sha256.Size]byte{} // nothing has that
+		sum = [sha256.Size]byte{} // matches no state
 	}
 	t.atRelease = &sum
 }
 
-// checkLeft fails unless the state is as it was when the lock was released, or when INIT
-// read it without the lock: then the guest continued elsewhere and has changed it.
-func (t *TPM) checkLeft() error {
+// checkUnchanged fails if the state differs from that when the lock was released, or when INIT
+// read it without the lock: then the guest has continued on another host.
+func (t *TPM) checkUnchanged() error {
 	if t.atRelease == nil {
 		return nil
 	}
@@ -161,7 +160,7 @@ func (t *TPM) checkLeft() error {
 	return nil
 }
 
-// stateDigest is a digest of all items. Which of them are missing is in it.
+// stateDigest returns a digest of all items, which also differs if one is missing.
 func (t *TPM) stateDigest() (sum [sha256.Size]byte, err error) {
 	var all []byte
 	for _, b := range tpm.Blobs {

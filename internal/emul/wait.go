@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// Forever is an Options.FullWait without an end.
+// Forever is the Options.FullWait for no limit.
 const Forever = time.Duration(math.MaxInt64)
 
 const (
@@ -21,15 +21,15 @@ const (
 	firstPause   = 200 * time.Millisecond
 	longestPause = time.Second
 
-	// maxTries is how often a store is tried that fails for another reason
-	// than a full disk.
+	// maxTries is the number of tries of a store that fails for another reason than a full
+	// disk.
 	maxTries = 3
 
-	// askInterval is the time between two looks at whether the engine is free.
+	// askInterval is the time between two tries for the engine's lock.
 	askInterval = 5 * time.Millisecond
 )
 
-// waiting is about commands that wait until the disk takes what they have changed.
+// waiting has the state of commands that wait until their changes can be stored.
 type waiting struct {
 	why     atomic.Pointer[string] // what the command waits for; nil if none waits
 	count   atomic.Uint64          // of waits that have begun
@@ -37,32 +37,32 @@ type waiting struct {
 	hurried atomic.Int32           // callers that wait for the engine and end every wait
 	cancel  atomic.Uint64          // Engine.Commands of the command that CANCEL_TPM_CMD ends
 	ending  atomic.Bool            // the process ends
-	wake    chan struct{}          // says that one of the three above has changed
-	aside   chan func()            // what the waiting thread does for others meanwhile
+	wake    chan struct{}          // one of the three above has changed
+	aside   chan func()            // functions that the waiting thread calls for others
 
 	// Under the engine's lock.
 	own    int    // depth of calls that are not a client's command, and never wait
-	told   bool   // a refused command was logged; since then too
-	waited bool   // a waiting one was
-	fault  string // the error that was logged last; "" since the disk has taken a state
+	told   bool   // a refused command was logged, since the last successful store
+	waited bool   // so was a waiting one
+	fault  string // the error that was logged last; "" after a successful store
 }
 
-// isFull reports whether err is that the disk, or the user's share of it, is full.
-// A file or device that is too small for the state does not grow by itself.
+// isFull reports whether err means that the disk, or the user's quota, is full. A file or device
+// that is too small for the state is another error, because it does not grow by itself.
 func isFull(err error) bool {
 	return (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.Is(err, nv.ErrTooSmall)
 }
 
-// isSystem reports whether err came from the operating system, so that the next
-// try may succeed.
+// isSystem reports whether err is an error of the operating system, so that the next try may
+// succeed.
 func isSystem(err error) bool {
 	_, ok := errors.AsType[syscall.Errno](err)
 	return ok && !errors.Is(err, nv.ErrTooSmall)
 }
 
-// persistently calls try until it succeeds. A full disk delays a client's command
-// up to Options.FullWait; other errors of the operating system get maxTries. The
-// engine's lock is held throughout.
+// persistently calls try until it succeeds. On a full disk a client's command waits up to
+// Options.FullWait; after other errors of the operating system it makes maxTries tries. The
+// engine's lock is held all the time.
 func (t *TPM) persistently(try func() error) error {
 	begun, pause := time.Now(), firstPause
 	var last error
@@ -78,14 +78,14 @@ func (t *TPM) persistently(try func() error) error {
 		}
 		last = err
 		if isFull(err) {
-			t.sayWaiting(err)
+			t.reportWaiting(err)
 		}
 		t.pause(min(pause, t.remaining(begun)))
 		pause = min(2*pause, longestPause)
 	}
 }
 
-// remaining is what is left of Options.FullWait.
+// remaining returns the rest of Options.FullWait.
 func (t *TPM) remaining(begun time.Time) time.Duration {
 	if t.opt.FullWait == Forever {
 		return longestPause
@@ -93,7 +93,7 @@ func (t *TPM) remaining(begun time.Time) time.Duration {
 	return max(t.opt.FullWait-time.Since(begun), firstPause)
 }
 
-// giveUp returns why the n-th try was the last, "" if it was not.
+// giveUp returns the reason why the n-th try was the last one, "" for another try.
 func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
 	switch {
 	case !isSystem(err):
@@ -119,8 +119,8 @@ func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
 	return ""
 }
 
-// pause waits, and calls the functions of aside meanwhile. It ends early if there is
-// a new reason to give up.
+// pause waits, and calls the functions of aside meanwhile. It ends early if a reason to give up
+// may have arisen.
 func (t *TPM) pause(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -138,7 +138,7 @@ func (t *TPM) pause(d time.Duration) {
 	}
 }
 
-// wakeUp has a wait look at its reasons to end.
+// wakeUp ends a pause early.
 func (t *TPM) wakeUp() {
 	select {
 	case t.waiting.wake <- struct{}{}:
@@ -146,7 +146,7 @@ func (t *TPM) wakeUp() {
 	}
 }
 
-// lockSoon takes the engine's lock, and ends the wait of a command that has it: the
+// lockSoon acquires the engine's lock, and ends the wait of the command that holds it, because the
 // caller powers the TPM off.
 func (t *TPM) lockSoon() {
 	t.waiting.hurried.Add(1)
@@ -155,16 +155,15 @@ func (t *TPM) lockSoon() {
 	t.engine.Lock()
 }
 
-// Ending ends the wait of a command, and lets no further one wait: the process is
-// about to end.
+// Ending ends the wait of a command, and later commands do not wait: the process will end soon.
 func (t *TPM) Ending() {
 	t.waiting.ending.Store(true)
 	t.wakeUp()
 }
 
-// aside calls f, which neither runs commands nor changes the TPM, with the engine's
-// lock, or on the thread that has it while a command waits for the disk. It returns
-// false if ctx ends before.
+// aside calls f, which neither runs commands nor changes the TPM, with the engine's lock, or on
+// the thread that holds it while a command waits for the disk. It returns false if ctx ends
+// first.
 func (t *TPM) aside(ctx context.Context, f func()) bool {
 	done := make(chan struct{})
 	job := func() { defer close(done); f() }
@@ -185,16 +184,16 @@ func (t *TPM) aside(ctx context.Context, f func()) bool {
 	return true
 }
 
-// ours marks what follows as not a client's command until the function that it
-// returns is called: it never waits for a full disk.
+// ours marks the calls before done as not part of a client's command: they never wait for a full
+// disk.
 func (t *TPM) ours() (done func()) {
 	t.waiting.own++
 	return func() { t.waiting.own-- }
 }
 
-// sayWaiting reports that a command waits. Only the first wait since the disk has
-// taken a state is logged.
-func (t *TPM) sayWaiting(err error) {
+// reportWaiting reports that a command waits. Only the first wait after a successful store is
+// logged.
+func (t *TPM) reportWaiting(err error) {
 	if t.waiting.why.Load() != nil {
 		return
 	}
@@ -213,8 +212,8 @@ func (t *TPM) sayWaiting(err error) {
 	t.opt.Event(Event{StoreWaiting, fmt.Sprintf("%s: %v%s; the TPM command waits, %s", t.opt.Where, err, t.remedy(err), limit), again})
 }
 
-// storeFailed reports that the state could not be stored. It is logged once for
-// each kind of error until the disk takes a state.
+// storeFailed reports that the state could not be stored. Each kind of error is logged once until
+// a store succeeds.
 func (t *TPM) storeFailed(err error, why string) {
 	t.waiting.why.Store(nil)
 	text := "refused: " + faultText(err)
@@ -224,8 +223,7 @@ func (t *TPM) storeFailed(err error, why string) {
 	t.opt.Event(Event{StoreFailed, s, again})
 }
 
-// storeWorks reports that the disk has taken a state after the error last, or after
-// those that were reported.
+// storeWorks reports that a store has succeeded after the error last, or after reported errors.
 func (t *TPM) storeWorks(begun time.Time, last error) {
 	waited := t.waiting.why.Swap(nil) != nil
 	if t.waiting.fault == "" && last == nil {
@@ -242,7 +240,7 @@ func (t *TPM) storeWorks(begun time.Time, last error) {
 	t.opt.Event(Event{StoreResumed, s, false})
 }
 
-// faultText is what makes two errors the same to a reader.
+// faultText returns the part of an error in which errors of another kind differ.
 func faultText(err error) string {
 	if e, ok := errors.AsType[syscall.Errno](err); ok {
 		return e.Error()

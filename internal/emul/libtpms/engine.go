@@ -1,6 +1,5 @@
-// Package libtpms is the fence around the C library: the only package that
-// calls C. No C type leaves it, and the causes of failed callbacks, which
-// libtpms's result codes lose, come out with the error.
+// Package libtpms wraps the C library: it alone calls libtpms. It exports no C type. Its errors have
+// the causes of failed callbacks, which libtpms's result codes do not have.
 package libtpms
 
 /*
@@ -50,12 +49,12 @@ func Version() string {
 	return fmt.Sprintf("%d.%d.%d", v>>16, v>>8&0xff, v&0xff)
 }
 
-// HasProfiles says whether the loaded libtpms has algorithm profiles, which came
-// with 0.10. It may be newer than the one that we were built with.
+// HasProfiles reports whether the loaded libtpms has algorithm profiles, as since version 0.10. It
+// may be newer than the version that this program was built with.
 func HasProfiles() bool { return C.swtpm_has_profiles() != 0 }
 
-// Debug directs libtpms's messages: to the descriptor fd, each line with prefix,
-// those below level only. Errors are written at any level.
+// Debug sends libtpms's messages below level to the descriptor fd, each line with prefix. Errors
+// are written at any level.
 func Debug(fd int, level uint, prefix string) {
 	p := C.CString(prefix)
 	defer C.free(unsafe.Pointer(p))
@@ -64,7 +63,7 @@ func Debug(fd int, level uint, prefix string) {
 	C.TPMLIB_SetDebugPrefix(p) // fails only without memory, and is cosmetic
 }
 
-// check names the call that failed and adds the cause that a callback kept aside.
+// check returns the error of a call, with its name and with the cause from a failed callback.
 func (e *engine) check(call string, rc C.TPM_RESULT) error {
 	err, cause := tpm.Result(rc).Err(), e.cause
 	e.cause = nil
@@ -79,7 +78,7 @@ func (e *engine) check(call string, rc C.TPM_RESULT) error {
 
 func (e *engine) Lock() {
 	C.swtpm_lock()
-	e.cause = nil // of a command in swtpm_serve, whose response has told it
+	e.cause = nil // of a command in swtpm_loop: its response is an error
 }
 
 func (e *engine) TryLock() bool {
@@ -111,7 +110,7 @@ func (e *engine) Register(h emul.Host) error {
 
 func (e *engine) SetProfile(profile string) error {
 	if !HasProfiles() {
-		return fmt.Errorf("libtpms %s has no algorithm profiles, 0.10 is the first that has: %w", Version(), errors.ErrUnsupported)
+		return fmt.Errorf("libtpms %s has no algorithm profiles, 0.10 is the first version that has: %w", Version(), errors.ErrUnsupported)
 	}
 	p := C.CString(profile)
 	defer C.free(unsafe.Pointer(p))
@@ -171,7 +170,7 @@ func (e *engine) Volatile() ([]byte, error) {
 	return C.GoBytes(unsafe.Pointer(b), C.int(n)), nil
 }
 
-// stateTypes translates tpm.Blob into libtpms's numbers, which are bits.
+// stateTypes has libtpms's numbers of the blobs, which are bits.
 var stateTypes = map[tpm.Blob]uint32{
 	tpm.Permanent: C.TPMLIB_STATE_PERMANENT,
 	tpm.Volatile:  C.TPMLIB_STATE_VOLATILE,

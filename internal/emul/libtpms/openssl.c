@@ -11,7 +11,7 @@ enum { PKCS1 = 1, NONE = 3, PSS = 6, RSA = 6 };
 
 // The prototypes are those of OpenSSL 3.0; pointers to its types are void.
 static struct {
-	int found; // 1 if all are there, else -1; 0 before load
+	int found; // 1 if all exist, else -1; 0 before load
 	const void *(*get_cipher)(const char *name);
 	const void *(*get_digest)(const char *name);
 	void *(*cipher_new)(void);
@@ -38,7 +38,7 @@ static struct {
 	void (*clear_errors)(void);
 } ssl;
 
-// load finds the functions. Its callers hold the engine's lock, or are alone.
+// load looks the functions up. Its callers hold the engine's lock, or no other thread uses OpenSSL.
 static int load(void)
 {
 	const struct {
@@ -83,7 +83,7 @@ static int load(void)
 	return ssl.found;
 }
 
-// refused turns what worked into an answer and leaves no errors to libtpms.
+// refused returns the opposite of worked, and clears OpenSSL's errors, which libtpms must not see.
 static int refused(int worked)
 {
 	ssl.clear_errors();
@@ -150,7 +150,7 @@ int swtpm_refuses_rsa_sign(int bits, const char *digest, int pss)
 	return refused(ok);
 }
 
-// Whether a signature is good is not looked at: OpenSSL refuses the digest.
+// No signature is verified: OpenSSL refuses the digest before that.
 int swtpm_refuses_rsa_verify(int bits, const char *digest)
 {
 	const void *md;

@@ -18,7 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// refuses tells how OpenSSL is asked whether it refuses an operation.
+// refuses has a function for each operation that checks whether OpenSSL refuses it.
 var refuses = map[algprofile.Operation]func() C.int{
 	algprofile.Camellia128: func() C.int { return cipher("CAMELLIA-128-CBC") },
 	algprofile.Camellia256: func() C.int { return cipher("CAMELLIA-256-CBC") },
@@ -52,9 +52,9 @@ func sign(bits C.int, digest string, pss C.int) C.int {
 	return named(digest, func(s *C.char) C.int { return C.swtpm_refuses_rsa_sign(bits, s, pss) })
 }
 
-// Refuses says whether this host's OpenSSL refuses an operation, by its
-// configuration or in FIPS mode. A libtpms without OpenSSL 3 refuses nothing.
-// The engine's lock must be held, or nobody else use it.
+// Refuses reports whether this host's OpenSSL refuses an operation, because of its configuration or
+// in FIPS mode. A libtpms without OpenSSL 3 refuses nothing. The engine's lock must be held if
+// another goroutine may use the engine.
 func Refuses(op algprofile.Operation) bool {
 	f, ok := refuses[op]
 	return ok && f() > 0
@@ -64,15 +64,15 @@ func Refuses(op algprofile.Operation) bool {
 // chroot without devices.
 func Entropy() error {
 	if C.swtpm_entropy() == 0 {
-		return errors.New("OpenSSL finds no good source of entropy: the kernel has no getrandom, and there is no /dev/urandom")
+		return errors.New("OpenSSL finds no good source of entropy: the kernel has no getrandom, and /dev/urandom is missing")
 	}
 	return nil
 }
 
-// Warm has OpenSSL read its configuration and load what that names, as providers:
-// what is done in advance can be done where no file is opened any more.
+// Warm makes OpenSSL read its configuration, and load the providers and modules that are named
+// there, because the sandbox will not permit to open these files.
 //
-// Random numbers come from the kernel, but in FIPS mode.
+// Random numbers come from the kernel, except in FIPS mode.
 func Warm() {
 	if !kernelRandom() {
 		C.swtpm_entropy()
@@ -83,14 +83,14 @@ func Warm() {
 // whether it does.
 func kernelRandom() bool { return C.swtpm_kernel_random() == 1 }
 
-// random fills b with random numbers of OpenSSL.
+// random fills b with random numbers of OpenSSL, and reports whether it could.
 func random(b []byte) bool {
 	return C.swtpm_random((*C.uchar)(&b[0]), C.int(len(b))) == 1
 }
 
-// fitOpenSSL makes OpenSSL do what the TPM that was just started may be asked
-// for, or fails: a TPM must not lose an algorithm that its keys need because the
-// host's policy has changed. A TPM 2.0 tells what it needs since libtpms 0.10.
+// fitOpenSSL makes OpenSSL permit the algorithms of the TPM that was just started, or fails: a TPM
+// must not lose an algorithm that its keys need because the host's policy has changed. libtpms
+// lists the algorithms of a TPM 2.0 since version 0.10.
 //
 // Source: swtpm 0.10, after TPMLIB_MainInit.
 func (e *engine) fitOpenSSL() error {
@@ -124,10 +124,10 @@ func (e *engine) fitOpenSSL() error {
 
 // errRefused means that the host's OpenSSL cannot do what the TPM has enabled.
 //
-// Compat: the words in the middle are those of swtpm 0.10.
+// Compat: C-224: the words in the middle are those of swtpm 0.10.
 var errRefused = errors.New("need to start with modified OpenSSL config file to enable all needed algorithms; refused are")
 
-// needed returns what the TPM that runs needs of OpenSSL.
+// needed returns the operations of OpenSSL that the running TPM needs.
 func (e *engine) needed() ([]algprofile.Operation, error) {
 	const infoAlgorithms, infoAttributes = 0x08, 0x80 // TPMLIB_INFO_RUNTIME_*
 	text, err := e.Info(infoAlgorithms | infoAttributes)
@@ -139,12 +139,12 @@ func (e *engine) needed() ([]algprofile.Operation, error) {
 		return nil, fmt.Errorf("libtpms: TPMLIB_GetInfo: %w: %w", err, tpm.Fail)
 	}
 	if info.RuntimeAlgorithms.Enabled == "" {
-		return nil, nil // libtpms before 0.10 does not tell
+		return nil, nil // libtpms before 0.10
 	}
 	return algprofile.Needed(info.RuntimeAlgorithms.Enabled, info.RuntimeAttributes.Enabled), nil
 }
 
-// fipsOff turns OpenSSL's FIPS mode off for this process, and says so.
+// fipsOff turns OpenSSL's FIPS mode off for this process, and logs that.
 func (e *engine) fipsOff(why string) error {
 	e.host.Warnf("turning OpenSSL's FIPS mode off for this TPM: %s", why)
 	if C.swtpm_fips_off() != 1 {

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-// A tally is written under the engine's lock and read without it: who asks how the
-// commands go must not wait for one of them.
+// A tally is written under the engine's lock and read without it, because a reader must not wait for
+// a command.
 
 #define PAIRS 1024 // a power of two; there are some 130 commands, most with few results
 #define MAX_PROBES 32
@@ -48,8 +48,8 @@ int swtpm_tally(const uint64_t *bounds, uint32_t n, int version2)
 
 uint64_t swtpm_tally_begin(void) { return tally == NULL ? 0 : now(); }
 
-// base takes the number of the handle, session or parameter off a result, which a
-// guest could have many of.
+// base removes the number of the handle, session or parameter from a result, of which a guest could
+// cause many.
 //
 // Source: TPM 2.0 Library, Part 1, 39, Response Code Details: in format one, bit 7 is
 // set, bits 8 to 11 are the number, bit 6 says of what.
@@ -83,7 +83,7 @@ void swtpm_tally_end(uint64_t begun, uint32_t code, uint32_t result)
 
 	if (tally == NULL)
 		return;
-	// What is no command has any code: TPM_RC_COMMAND_CODE, TPM_BAD_ORDINAL.
+	// An unknown command may have any code: TPM_RC_COMMAND_CODE, TPM_BAD_ORDINAL.
 	if (result == (tally->version2 ? 0x143 : 0x0a))
 		code = TALLY_NO_CODE;
 	count(((uint64_t)code << 32 | base(result)) + 1);

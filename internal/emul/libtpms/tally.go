@@ -13,27 +13,26 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// NoCode is the code of all commands that the TPM does not have.
+// NoCode is the code of all commands that the TPM lacks.
 const NoCode tpm.Code = C.TALLY_NO_CODE
 
-// Tally is how the commands went since Count.
+// Tally has the numbers of commands since Count.
 type Tally struct {
 	Commands []Tallied
-	Other    uint64   // commands with ever new codes and results
+	Other    uint64   // commands whose code and result found no room
 	Buckets  []uint64 // commands that took no longer than a bound, but longer than the one before; the last has the rest
 	Took     time.Duration
 }
 
-// Tallied is how often a command had a result.
+// Tallied is the number of commands with one code and result.
 type Tallied struct {
-	Code   tpm.Code   // NoCode if it is none
+	Code   tpm.Code   // NoCode if the TPM lacks the command
 	Result tpm.Result // without the number of a parameter, handle or session
 	Count  uint64
 }
 
-// Count has all commands from now on counted, by the bounds of their durations,
-// which rise. It is called once, before the first command. A command does not
-// allocate for it, nor does one wait for Counted.
+// Count begins to count commands, and their durations by ascending bounds. It is called once,
+// before the first command. A command neither allocates for it nor waits for Counted.
 func Count(v tpm.Version, bounds []time.Duration) error {
 	ns := make([]C.uint64_t, len(bounds))
 	for i, b := range bounds {
@@ -51,7 +50,7 @@ func Count(v tpm.Version, bounds []time.Duration) error {
 // counted is the number of bounds; written before the first command.
 var counted int
 
-// Counted returns the counts so far. It does not wait for a command that runs.
+// Counted returns the counts so far. It does not wait for the running command.
 func Counted() Tally {
 	t := Tally{
 		Other:   uint64(C.swtpm_tally_other()),
