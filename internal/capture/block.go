@@ -19,7 +19,7 @@ const (
 
 // appendBlock appends a block: u32 type, u32 length, the body padded to a
 // multiple of 4 bytes, the length again. All of it is little-endian; the byte
-// order magic tells readers so.
+// order magic shows that to readers.
 func appendBlock(b []byte, kind uint32, body ...[]byte) []byte {
 	le := binary.LittleEndian
 	start := len(b)

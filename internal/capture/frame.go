@@ -51,8 +51,8 @@ type connection struct {
 //
 // Source: RFC 791, RFC 9293.
 //
-// Compat: the constants, zero checksums, and data without a flag or an
-// acknowledgment number are those of swtpm 0.11.
+// Compat: swtpm 0.11 writes the same constants, zero checksums, and data without a flag or an
+// acknowledgment number.
 func (c *connection) frame(from side, flags byte, payload []byte) []byte {
 	be := binary.BigEndian
 	b := make([]byte, headerSize, headerSize+len(payload))
@@ -91,8 +91,8 @@ func (c *connection) frame(from side, flags byte, payload []byte) []byte {
 	return b
 }
 
-// sum fills the checksums of a frame: that of the IPv4 header, and that of the
-// TCP segment with its pseudo header of addresses, protocol and length.
+// sum sets the checksums of a frame: one of the IPv4 header, and one of the TCP segment with
+// its pseudo header of addresses, protocol and length.
 func (c *connection) sum(frame []byte) {
 	be := binary.BigEndian
 	ip, tcp := frame[etherSize:][:ipSize], frame[etherSize+ipSize:]

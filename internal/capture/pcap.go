@@ -20,7 +20,7 @@ type Options struct {
 	FD        int         // open for writing; Capture closes it
 	Mode      fs.FileMode // permission bits of the file, exact
 	Truncate  bool        // empty the file first
-	Checksums bool        // compute those of the IP and TCP headers; else zero
+	Checksums bool        // compute the checksums of the IP and TCP headers; else zero
 
 	Filter Filter                           // is applied to all messages; nil: none
 	Note   func(format string, args ...any) // logs a loss of records

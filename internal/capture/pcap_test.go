@@ -27,7 +27,7 @@ func fixedRandom(numbers ...uint32) func() uint32 {
 	}
 }
 
-// notes collects what people are told.
+// notes collects the lines for the log.
 type notes struct {
 	sync.Mutex
 	lines []string
@@ -243,7 +243,7 @@ func TestAppendAndTruncate(t *testing.T) {
 	}
 }
 
-// TestRefused is what is left alone. Nothing is changed, nobody waits.
+// TestRefused checks that unsuitable files are refused and not changed, and that no open waits.
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name) }

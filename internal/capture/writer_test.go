@@ -47,8 +47,8 @@ func pipe(t *testing.T) (r *os.File, w int) {
 	return r, p[1]
 }
 
-// TestUnreadPipe records far more than a pipe takes that nobody reads. Nobody
-// waits for long, the loss is told once, and what was written is whole.
+// TestUnreadPipe records far more than fits into a pipe without a reader, and checks that no
+// call waits for long, that the loss is logged once, and that all written blocks are whole.
 func TestUnreadPipe(t *testing.T) {
 	r, w := pipe(t)
 	var n notes
@@ -87,7 +87,7 @@ func TestUnreadPipe(t *testing.T) {
 	}
 }
 
-// TestCloseUnread ends although nobody reads.
+// TestCloseUnread checks that Close returns without a reader.
 func TestCloseUnread(t *testing.T) {
 	r, w := pipe(t)
 	c, err := Open(Options{FD: w, Mode: 0o600, Note: func(string, ...any) {}})
@@ -124,8 +124,8 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
-// TestFull has no room for a block, and then again: the block is lost as a whole,
-// and what comes behind it can be read.
+// TestFull checks that a block on a full disk is lost as a whole, and that the blocks after it
+// can be read.
 func TestFull(t *testing.T) {
 	signal.Ignore(unix.SIGXFSZ) // as program.Main does
 	defer signal.Reset(unix.SIGXFSZ)

@@ -23,7 +23,7 @@ type item struct {
 	id   int
 }
 
-// fake is a Backend in memory that counts its stores and fails as it is told.
+// fake is a Backend in memory that counts its stores and fails on request.
 type fake struct {
 	*disk
 	seen   map[string]int
@@ -124,8 +124,7 @@ func wantLoad(t *testing.T, s *nv.Store, want string) {
 	}
 }
 
-// TestSkip checks when a store is left out: if the payload is the one that is
-// there, and not if there is any doubt.
+// TestSkip checks that a store is left out only if the payload is certainly stored already.
 func TestSkip(t *testing.T) {
 	key, err := seal.NewKey(make([]byte, 16))
 	if err != nil {
@@ -240,7 +239,7 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// TestLock checks who gets the lock, and what Locked tells.
+// TestLock checks which Store gets the lock, and the result of Locked.
 func TestLock(t *testing.T) {
 	d := newDisk()
 	a, b := nv.New(open(d), "tpm2-00.", nil), nv.New(open(d), "tpm2-00.", nil)

@@ -8,8 +8,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestScratch checks that a TPM on a Scratch sees what it does, and that nobody
-// else ever does.
+// TestScratch checks that a TPM on a Scratch reads its own changes, and that they do not reach
+// the Backend.
 func TestScratch(t *testing.T) {
 	d := newDisk()
 	below := open(d)

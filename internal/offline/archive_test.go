@@ -183,8 +183,8 @@ func TestArchiveContent(t *testing.T) {
 	}
 }
 
-// What is decoded is encoded as what it was. The passphrase stays out of it: its
-// derivation is too slow for that, and the tag keeps out whatever was changed.
+// FuzzArchive checks that a decoded archive is encoded to the same bytes. It uses no passphrase:
+// the derivation is too slow, and the tag rejects all changes.
 func FuzzArchive(f *testing.F) {
 	f.Add([]byte{}, true)
 	f.Add(unhex(f, golden), true)

@@ -36,9 +36,9 @@ var ekHandles = []struct{ handle, cert uint32 }{
 	{0x81010018, 0x01C00018}, // P-521
 }
 
-// EKs reads the endorsement keys and their certificates, and writes nothing. It reads those
-// of a TPM 2.0 from the engine, which it starts in memory, and those of a TPM 1.2, which
-// only its owner may read, from the state itself.
+// EKs reads the endorsement keys and their certificates, and writes nothing. The source
+// is the engine, started in memory, for a TPM 2.0, and the state itself for a TPM 1.2, which
+// returns its key only to its owner.
 func (s *State) EKs(e emul.Library) ([]EK, error) {
 	items, err := s.items()
 	if err != nil {

@@ -185,8 +185,8 @@ func (a *Archive) payloads() map[string]string {
 	return all
 }
 
-// From plain to a key, another, and back, everything is under the one key and
-// what it was. Nothing plain stays behind.
+// TestRekey checks that each change of the key, and to none, encrypts all items with that key,
+// does not change their payloads, and leaves no plain bytes.
 func TestRekey(t *testing.T) {
 	for _, name := range names {
 		a := genuine(t, name)
@@ -336,7 +336,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// What a libtpms refuses that may be too old is told with the level.
+// TestTooOld checks that the error of a libtpms that may be too old contains the level.
 func TestTooOld(t *testing.T) {
 	for name, want := range map[string]string{"tpm2-head-bare": `"default-v1", state format level 7`, "tpm2-fresh": "", "tpm12-fresh": ""} {
 		a := genuine(t, name)
@@ -413,7 +413,7 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
-// Replacing leaves nothing of the TPM that was there, not even its backup.
+// TestImportReplace checks that replacing removes all of the old TPM, also its backup.
 func TestImportReplace(t *testing.T) {
 	old := genuine(t, "tpm12-fresh")
 	next := &Archive{Version: tpm.V12, Items: genuine(t, "tpm12-owned").Items}
@@ -426,8 +426,8 @@ func TestImportReplace(t *testing.T) {
 	}
 }
 
-// A state file tells no versions apart: nothing of a TPM 1.2 stays in it behind a
-// TPM 2.0.
+// TestImportReplaceOther checks that no item of a TPM 1.2 remains in a state file after the
+// import of a TPM 2.0: the file does not contain the version.
 func TestImportReplaceOther(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	open := func(v tpm.Version) *State {
@@ -459,7 +459,7 @@ func TestImportReplaceOther(t *testing.T) {
 	}
 }
 
-// What is wrong with an archive is found before anything is touched.
+// TestImportRefuses checks that a bad archive changes nothing.
 func TestImportRefuses(t *testing.T) {
 	key := newKey(t, 16, 1)
 	good := genuine(t, "tpm2-fresh")

@@ -74,7 +74,7 @@ func (s *State) Encrypted() (bool, error) {
 	return info.Bits > 0, nil
 }
 
-// Import replaces the state by that of the archive, encrypted with the key of the state,
+// Import replaces the state by the archive's, encrypted with the key of the state,
 // all of it at once. Unless replace is true it fails if the storage contains any item of a
 // TPM of that version. With replace those items are lost, and their backup, too.
 //
@@ -139,7 +139,7 @@ func (s *State) replaced(items []item, replace bool) ([]nv.Change, error) {
 		stays[i.name] = true
 	}
 	all := s.names()
-	if s.version == tpm.V20 { // a file without prefixes may have that of a TPM 1.2
+	if s.version == tpm.V20 { // a file without prefixes may have the savestate of a TPM 1.2
 		all = append(all, item{name: nv.Savestate, blob: tpm.Savestate})
 	}
 	var gone []nv.Change

@@ -36,8 +36,8 @@ func outerBlob(t testing.TB, k *Key, text []byte) []byte {
 	return append(appendHeader(nil, flags, headerSize+len(blocks)), blocks...)
 }
 
-// TestOneErrorBehindAKey checks that nobody learns from OpenBlob and Open what is
-// wrong behind a key: one error, one text, and the same work for as many bytes.
+// TestOneErrorBehindAKey checks that OpenBlob and Open do not reveal why an encrypted layer
+// cannot be opened: one error, one text, and the same work for as many bytes.
 func TestOneErrorBehindAKey(t *testing.T) {
 	k := testKey(t, 128)
 	keys := Keys{Migration: k}
@@ -96,8 +96,8 @@ func TestOneErrorBehindAKey(t *testing.T) {
 	}
 }
 
-// TestRandomCiphertext gives OpenBlob and Open what somebody without the key can
-// make of a sealed state, and checks that all of it fails in one way.
+// TestRandomCiphertext passes OpenBlob and Open containers that an attacker without the key
+// can make from a sealed state, and checks that all of them fail in one way.
 func TestRandomCiphertext(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, k := range allKeys(t) {

@@ -310,7 +310,7 @@ func TestFreshIV(t *testing.T) {
 	}
 }
 
-// TestErrorsHideContent checks that errors tell nothing of what was decrypted.
+// TestErrorsHideContent checks that errors contain nothing of the decrypted bytes.
 func TestErrorsHideContent(t *testing.T) {
 	blob, err := Seal([]byte("topsecret"), nil)
 	if err != nil {

@@ -3,5 +3,5 @@
 package seal
 
 // erase runs f. In a program built with GOEXPERIMENT=runtimesecret it also
-// erases what f leaves behind in registers, stack and heap.
+// erases the remains of f in registers, stack and heap.
 func erase(f func()) { f() }

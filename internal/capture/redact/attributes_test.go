@@ -8,7 +8,7 @@ import (
 )
 
 // attributes are the TPMA_CC of all commands that libtpms 0.9.2 has, as its
-// TPM2_GetCapability(TPM_CAP_COMMANDS) tells them.
+// TPM2_GetCapability(TPM_CAP_COMMANDS) returns them.
 const attributes = `
 	0440011f 04400120 02c00121 04400122 02c00124 02c00125 02c00126 02400127 02400128 02400129 0240012a
 	0240012b 0240012c 0240012d 0240012e 02000130 12000131 02400132 04400133 04400134 04400135 04400136

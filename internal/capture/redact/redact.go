@@ -82,8 +82,8 @@ func (f *Filter) response(rsp []byte) *copier {
 }
 
 // header copies the header of the rest of the message. Without a known tag it is not a
-// header, but part of a message. ok is false if its size is not that of the message: then
-// the layout of the rest is unknown.
+// header, but part of a message. ok is false if its size differs from the size of the
+// message: then the layout of the rest is unknown.
 func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 	h, ok := tpm.ParseHeader(c.in[c.pos:])
 	if !ok || !tags[h.Tag] {
@@ -95,7 +95,7 @@ func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 }
 
 // tags are those of commands and responses of both versions. A TPM 2.0 responds to an
-// unknown tag with that of a TPM 1.2.
+// unknown tag with a tag of TPM 1.2.
 var tags = map[uint16]bool{
 	tpm.TagRqu12: true, tagRquAuth1: true, tagRquAuth2: true,
 	tpm.TagRsp12: true, tagRspAuth1: true, tagRspAuth2: true,

@@ -121,7 +121,7 @@ var exchanges20 = []exchange{
 		cmd: "8001 ???????? 00000162 80000000", cmdLeft: "8001 ???????? 00000162 80000000",
 		rsp: "8001 ???????? 00000000 0000000000000007 80000000 40000001 0003 5ec1e7", rspLeft: "8001 ???????? 00000000 0000000000000007 80000000 40000001 0003 000000"},
 
-	// What is not understood.
+	// Messages of an unknown layout.
 	{name: "behind a prefix",
 		cmd: "00000008 03 0000000c 8001 ???????? 0000017b 0004", cmdLeft: "00000008 03 0000000c 8001 ???????? 0000017b 0004",
 		rsp: "8001 ???????? 00000000 0004 5ec1e75e", rspLeft: "8001 ???????? 00000000 0004 00000000"},
@@ -337,7 +337,7 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-// setSize makes the size in the header right, so that a fuzzer gets behind it.
+// setSize makes the size in the header right, so that a fuzzer gets beyond it.
 func setSize(v tpm.Version, b []byte) {
 	at := 2
 	if tpm.Prefixed(v, b) {

@@ -41,7 +41,7 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// TestStat checks that Stat tells what Load would find, and changes nothing.
+// TestStat checks that Stat returns the size of the file that Load would read, and changes nothing.
 func TestStat(t *testing.T) {
 	for _, c := range []struct {
 		name, bak string
@@ -95,7 +95,7 @@ func TestBackupInSteps(t *testing.T) {
 		wantFile(t, file, c.now)
 		wantFile(t, backupName(file), c.bak)
 	}
-	// The new file is gone: the old one must come back.
+	// The new file is missing: the old one must be restored.
 	if err := d.replaceInTwo(temp, permall); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("replaceInTwo without file = %v", err)
 	}

@@ -80,7 +80,7 @@ func (d *Dir) clean(changes []nv.Change) error {
 	return d.removeAll(names)
 }
 
-// removeAll removes those of the files that exist.
+// removeAll removes the files; missing ones are no error.
 func (d *Dir) removeAll(names []string) error {
 	var errs []error
 	for _, name := range names {

@@ -39,8 +39,8 @@ func childBatch(d *Dir, acks *os.File) int {
 	return 0
 }
 
-// stateFiles returns the items in the directory, as whoever locks it finds them,
-// and what else is there. No items are what it finds if it cannot be locked.
+// stateFiles returns the items in the directory, as the next process that locks it finds
+// them, and the other files. items is empty if the directory cannot be locked.
 func stateFiles(t *testing.T, path string) (items map[string]string, others []string) {
 	t.Helper()
 	d := open(t, path, nv.Options{Prefix: "tpm2-00.", Lock: true})
@@ -135,9 +135,9 @@ func TestApplyRefuses(t *testing.T) {
 	}
 }
 
-// TestBatchFaults makes each system call of a batch fail, and the process die at
-// each: whoever locks the directory next finds all the old files or all the new
-// ones, what was acknowledged in any case, and nothing else.
+// TestBatchFaults makes each system call of a batch fail, and kills the process at each. The
+// next process that locks the directory must find all the old files or all the new ones, the
+// acknowledged ones in any case, and nothing else.
 func TestBatchFaults(t *testing.T) {
 	t.Parallel()
 	top, calls, stderr := childOn(t, oldFiles, "x", "batch", "")
@@ -301,7 +301,7 @@ func TestJournalDamage(t *testing.T) {
 	}
 }
 
-// TestLongJournal checks that a journal cannot have its reader read files for hours.
+// TestLongJournal checks that a long journal is refused, so that its reader does not read files for hours.
 func TestLongJournal(t *testing.T) {
 	sum := strings.Repeat("ab", 32)
 	twice := journal{{permall, noDigest, sum}, {permall, noDigest, noDigest}}
@@ -366,7 +366,7 @@ func TestReadOnly(t *testing.T) {
 	if err := writer.Lock(); !errors.Is(err, nv.ErrLocked) {
 		t.Errorf("Lock of a writer beside a reader = %v", err)
 	}
-	if err := reader.Lock(); err != nil { // .lock is there now
+	if err := reader.Lock(); err != nil { // .lock exists now
 		t.Errorf("Lock of a second reader = %v", err)
 	}
 	if err := errors.Join(d.Close(), reader.Close(), writer.Lock()); err != nil {

@@ -86,12 +86,11 @@ func childLoads(d *Dir, blob string) int {
 type call struct {
 	name string
 	args string
-	nth  int // among those of its name, from 1
+	nth  int // among the calls of its name, from 1
 	errs bool
 }
 
-// needs skips a test for want of a program, or fails where all of them must be
-// there.
+// needs skips a test that needs a missing program, or fails it if all of them are required.
 func needs(t *testing.T, program string) {
 	t.Helper()
 	if os.Getenv("SWTPM_TEST_REQUIRE") != "" {
@@ -188,7 +187,7 @@ func parseTrace(t *testing.T, pattern string) []call {
 	return calls
 }
 
-// on tells whether c names name, or has a descriptor of it.
+// on reports whether c names name, or has a descriptor of it.
 func (c call) on(name string) bool { return strings.Contains(c.args, name) }
 
 // file is the name of the file that the first argument, a descriptor, is open
@@ -278,9 +277,9 @@ func TestLoadSyncsOnce(t *testing.T) {
 	}
 }
 
-// TestFaults makes each system call of a store fail, and the process die at
-// each: an error is never acknowledged, the old or the new state is there, and
-// the next store succeeds over what is left.
+// TestFaults makes each system call of a store fail, and kills the process at each. An error
+// must never be acknowledged, the old or the new state must exist, and the next store must
+// succeed.
 func TestFaults(t *testing.T) {
 	for _, mode := range []string{"", "backup"} {
 		_, calls, stderr := child(t, "old", "new", mode, "")
@@ -302,8 +301,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// harmless tells whether a store may succeed although c fails: it only looks
-// for later, or takes a descriptor in reserve.
+// harmless reports whether a store may succeed although c fails: c closes the directory or
+// reserves a descriptor.
 func (c call) harmless() bool {
 	return c.name == "fcntl" || c.name == "newfstatat" || c.name == "close" && c.on("/state>")
 }

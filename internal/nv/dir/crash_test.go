@@ -12,9 +12,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// The model of a file system at a power cut. What was not synced may be there,
-// in part, or not: bytes of a file until that file is synced, changes of names
-// until the directory is. Changes of names reach the disk in any order.
+// The model of a file system at a power cut. The bytes of a file may be on the disk, in part,
+// or not, until that file is synced; so may changes of names until the directory is synced.
+// Changes of names reach the disk in any order.
 
 // inode is a file: what was written, and how many bytes of it are safe.
 type inode struct {
@@ -30,7 +30,7 @@ type model struct {
 	disk    map[string]*inode // as it is on the disk
 	pending []change          // from disk to now
 	acked   string            // the last blob that was acknowledged
-	writing string            // the blob that may be there instead
+	writing string            // the blob that may replace it
 }
 
 func newModel(old string) *model {

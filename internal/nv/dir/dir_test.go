@@ -25,7 +25,7 @@ const (
 	journalFile = "NEW2-00.journal"
 )
 
-// options are those of a TPM 2.0 by default, with warnings into the test's log.
+// options returns the options of a TPM 2.0 by default, with warnings into the test's log.
 func options(t testing.TB) nv.Options {
 	return nv.Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
 }
@@ -105,7 +105,7 @@ func TestMode(t *testing.T) {
 		umask    int
 		mode     fs.FileMode
 		explicit bool
-		before   fs.FileMode // of a file that is there
+		before   fs.FileMode // of an existing file
 		loaded   fs.FileMode
 		stored   fs.FileMode
 	}{
@@ -156,7 +156,7 @@ func wantMode(t *testing.T, file string, want fs.FileMode) {
 	}
 }
 
-// TestWideMode checks that a file open to others is told of, once.
+// TestWideMode checks that a file that others can read causes one warning.
 func TestWideMode(t *testing.T) {
 	path := t.TempDir()
 	write(t, filepath.Join(path, permall), "old")

@@ -10,7 +10,7 @@ import (
 )
 
 // List returns the files of this TPM sorted by name; see nv.ListBackend. It leaves out
-// those of the other TPM version.
+// the files of the other TPM version.
 func (d *Dir) List() ([]nv.Entry, error) {
 	names, err := d.names()
 	if err != nil {

@@ -70,8 +70,8 @@ func (d *Dir) acquireLocks() error {
 // lockFile opens and locks .lock, and creates a missing one. It does not truncate the
 // file, which is always empty unless it is not a lock file.
 //
-// A reader shares the lock with other readers and does not create the file: without it
-// no swtpm has ever run here. The descriptor is -1 then.
+// A reader shares the lock with other readers and does not create the file: a missing
+// file means that no swtpm ever ran here. The descriptor is -1 then.
 func (d *Dir) lockFile() (fd int, err error) {
 	flags, kind := unix.O_WRONLY|unix.O_CREAT, int16(unix.F_WRLCK)
 	if d.o.ReadOnly {

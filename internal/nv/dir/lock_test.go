@@ -31,7 +31,7 @@ func TestLockFile(t *testing.T) {
 	if err := a.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	// Somebody's file that is called so by mistake is locked, not emptied.
+	// A file of another purpose with this name is locked, not emptied.
 	write(t, file, "precious")
 	if err := a.Lock(); err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func TestLockFile(t *testing.T) {
 	}
 }
 
-// TestLockRemoved checks that removing or replacing the lock file lets nobody in.
+// TestLockRemoved checks that removing or replacing the lock file does not let another process in.
 func TestLockRemoved(t *testing.T) {
 	path := t.TempDir()
 	a, b := open(t, path, options(t)), open(t, path, options(t))
@@ -117,8 +117,8 @@ func TestNoLock(t *testing.T) {
 	}
 }
 
-// TestLockReference checks that we and the installed swtpm exclude each other,
-// whoever is first.
+// TestLockReference checks that this package and the installed swtpm exclude each
+// other, in either order.
 func TestLockReference(t *testing.T) {
 	swtpm := reference(t)
 	path := t.TempDir()

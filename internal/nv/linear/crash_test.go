@@ -30,7 +30,7 @@ var steps = []step{
 	{both, 2000}, {both, 5000}, {one, 4409}, {both, 1000},
 }
 
-// blob is a content by which it is told which step made it.
+// blob returns the content that step i stores.
 func (s step) blob(i int) []byte {
 	b := bytes.Repeat([]byte(fmt.Sprintf("step %2d of %s. ", i, s.name)), s.n/10+1)
 	return b[:s.n]
@@ -104,8 +104,8 @@ var disks = map[string]struct {
 	"full device": {true, 27500},
 }
 
-// TestPowerCut cuts the power before each call of all steps, in each way: the
-// state of before or after the step is there, whole, and the next store works.
+// TestPowerCut cuts the power before each call of all steps, in each way: the complete state of
+// before or after the step must load, and the next store must work.
 func TestPowerCut(t *testing.T) {
 	for name, d := range disks {
 		t.Run(name, func(t *testing.T) {
@@ -209,9 +209,9 @@ func checkImage(image []byte, isDevice bool, allowed []state) error {
 	return nil
 }
 
-// TestFaults lets each call of all steps fail, and the process die at it. An
-// error is never acknowledged; the state of before or after is there, for the
-// same process and the next; and what that has found survives a power cut, also
+// TestFaults makes each call of all steps fail, and kills the process at it. An error must
+// never be acknowledged; the same process and the next must load the state of before or
+// after; and the loaded state must survive a power cut, also
 // if it was a sync that failed, after which the kernel forgets what it has not
 // written.
 func TestFaults(t *testing.T) {
@@ -285,7 +285,7 @@ func fault(t *testing.T, s *sim) bool {
 }
 
 // TestFaultWithoutLoad is a failed sync after which the same process stores again
-// at once, without reading what is there.
+// at once, without reading the state.
 func TestFaultWithoutLoad(t *testing.T) {
 	for nth := 1; ; nth++ {
 		s := simOn(make([]byte, 64<<10), true)

@@ -55,7 +55,7 @@ func TestDeviceByLink(t *testing.T) {
 	if err != nil || after.Mode() != before.Mode() {
 		t.Errorf("mode %v, %v, was %v", after.Mode(), err, before.Mode())
 	}
-	// What was stored is synced: it is in the file below.
+	// The stored item is synced: it is in the file of the loop device.
 	if got, err := open(t, file, options(t)).Load(permall); string(got) != "state" || err != nil {
 		t.Errorf("in the file: %q, %v", got, err)
 	}

@@ -119,8 +119,8 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestDamage flips each bit of a file, and cuts it everywhere: it is refused, or
-// loads what was there; and a file that is refused is left as it is.
+// TestDamage flips each bit of the header, and truncates the file everywhere: the file must be
+// refused and not changed, or load as before.
 func TestDamage(t *testing.T) {
 	good := vector(t, "plain.bin")
 	path := filepath.Join(t.TempDir(), "image")
@@ -146,7 +146,7 @@ func TestDamage(t *testing.T) {
 			wantFile(t, path, bad)
 			return
 		}
-		// What is in the items is the business of package seal.
+		// Package seal checks the content of the items.
 		if at < headerSize && at != 9 && got.equal(want) && !(at >= 12 && (at-12)%12 >= 8) {
 			t.Errorf("%s: not noticed", what)
 		}

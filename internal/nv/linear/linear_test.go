@@ -15,7 +15,7 @@ const (
 	volstate = "tpm2-00.volatilestate"
 )
 
-// options are those of a TPM 2.0, with warnings into the test's log.
+// options returns the options of a TPM 2.0, with warnings into the test's log.
 func options(t testing.TB) nv.Options {
 	return nv.Options{Lock: true, Prefix: "tpm2-00.", Warn: t.Logf}
 }

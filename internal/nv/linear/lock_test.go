@@ -105,8 +105,8 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// TestDryRun checks that a dry run reads what Load reads, tells of the lock, and
-// changes nothing.
+// TestDryRun checks that a dry run loads the same items, reports the lock, and changes
+// nothing.
 func TestDryRun(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	o := options(t)

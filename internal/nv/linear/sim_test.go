@@ -16,7 +16,7 @@ import (
 type sim struct {
 	isDevice bool
 	memory   []byte // what programs read
-	disk     []byte // what is there for certain after a power cut
+	disk     []byte // certain to exist after a power cut
 	pending  []piece
 	calls    []string // those that change something, and reads
 
@@ -142,7 +142,7 @@ func (s *sim) images(rnd *rand.Rand) [][]byte {
 	for _, set := range sets {
 		b := s.image(set)
 		all = append(all, b)
-		if len(b) < len(s.memory) { // the size is there before the content
+		if len(b) < len(s.memory) { // the size is written before the content
 			all = append(all, append(bytes.Clone(b), make([]byte, len(s.memory)-len(b))...))
 		}
 	}

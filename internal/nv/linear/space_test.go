@@ -72,9 +72,9 @@ func volatileStep(n int) step {
 	return step{volstate, n}
 }
 
-// TestSmallDevice stores on devices of all sizes: what does not fit is refused
-// with the number of bytes that are needed, and harms nothing; what fits beside
-// the old one, in whatever pieces, is stored.
+// TestSmallDevice stores on devices of all sizes: an item that does not fit must be refused
+// with the number of bytes that it needs, and change nothing; an item that fits next to the
+// old one, in any pieces, must be stored.
 func TestSmallDevice(t *testing.T) {
 	const a, b = 1315, 2000
 	for size := headerSize; size < 9000; size += 97 {
@@ -110,7 +110,7 @@ func TestSmallDevice(t *testing.T) {
 func TestGather(t *testing.T) {
 	const size = headerSize + 4000 + 1000 + 5000
 	h := newHeader()
-	h.Entries[0] = entry{headerSize + 3000, 4000, 4000} // free: 3000 before, 3000 behind
+	h.Entries[0] = entry{headerSize + 3000, 4000, 4000} // free: 3000 before, 3000 after
 	image := append(h.append(nil), make([]byte, size-headerSize)...)
 	old := step{permall, 4000}.blob(0)
 	copy(image[h.Entries[0].Offset:], old)

@@ -7,8 +7,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// TestWipeAfterCut checks that what an Apply has left that was cut short behind its
-// header is gone after Wipe, and the items are not.
+// TestWipeAfterCut checks that Wipe removes the remains of an Apply that was interrupted after
+// its header, and not the items.
 func TestWipeAfterCut(t *testing.T) {
 	old, next := bytes.Repeat([]byte("plain "), 300), bytes.Repeat([]byte("sealed"), 300)
 	s := simOn(nil, false)

@@ -136,8 +136,8 @@ func (f *File) change(list []nv.Change, may func(*header) error) error {
 
 // begin returns the header, which is certainly on the disk, and the size of the file. In a
 // blank file it writes a header without items: items are written before the header that
-// names them, so that without a header a power cut would leave bytes that look like those
-// of another program. It calls may with the header first.
+// names them, so that without a header a power cut would leave bytes that look like data of
+// another program. It calls may with the header first.
 func (f *File) begin(may func(*header) error) (h header, size int64, err error) {
 	h, size, blank, err := f.header()
 	if err == nil {

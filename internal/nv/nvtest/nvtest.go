@@ -119,7 +119,7 @@ func testReopen(t *testing.T, open func() nv.Backend) {
 	if err := b.Delete(volatile); err != nil {
 		t.Fatal(err)
 	}
-	want(t, open(), permanent, "one") // beside the first
+	want(t, open(), permanent, "one") // while the first is open
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func testLock(t *testing.T, open func() nv.Backend) {
 	}
 	lock("a", a, nil)
 	lock("a again", a, nil)
-	lock("b beside a", b, nv.ErrLocked)
+	lock("b, a has it", b, nv.ErrLocked)
 	lock("b again", b, nv.ErrLocked)
 	store(t, a, permanent, "one")
 	want(t, a, permanent, "one")
@@ -182,11 +182,11 @@ func testLock(t *testing.T, open func() nv.Backend) {
 		t.Error(err)
 	}
 	lock("b after Unlock", b, nil)
-	lock("a beside b", a, nv.ErrLocked)
+	lock("a, b has it", a, nv.ErrLocked)
 	if err := a.Unlock(); err != nil {
 		t.Errorf("Unlock without lock: %v", err)
 	}
-	lock("a beside b still", a, nv.ErrLocked)
+	lock("a, b still has it", a, nv.ErrLocked)
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
