@@ -1,7 +1,6 @@
-// Package algprofile makes the algorithm profile that a new TPM 2.0 is to get:
-// JSON for libtpms 0.10 and later, which says what the TPM can do. It reads the
-// profile and takes out of it what a host's OpenSSL refuses. Whether the rest
-// makes sense is for libtpms to say.
+// Package algprofile prepares the algorithm profile of a new TPM 2.0: JSON for libtpms
+// 0.10 and later that lists the algorithms and commands of the TPM. It reads the profile
+// and removes the algorithms that the host's OpenSSL refuses. libtpms checks the rest.
 package algprofile
 
 import (
@@ -14,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// Source says where a profile comes from. One of its fields is set; FD counts if
-// no other is.
+// Source says where a profile comes from. One of its fields is set; FD counts if no
+// other field is set.
 type Source struct {
 	JSON string
 	Name string // of a profile that libtpms has, or "custom:" and any word
@@ -31,15 +30,15 @@ const (
 	maxFD = 10<<10 - 1
 )
 
-// Read returns the profile as JSON, without white space around it. It may wait
-// for whoever writes to a pipe.
+// Read returns the profile as JSON, without white space around it. It may wait for the
+// writer of a pipe.
 func Read(s Source) (string, error) {
 	text := s.JSON
 	var err error
 	switch {
 	case text != "":
 	case s.Name != "":
-		// Compat: swtpm puts it in as it is, and shows it so in errors.
+		// Compat: C-238: the name is not escaped, and errors show it so.
 		text = `{"Name":"` + s.Name + `"}`
 	case s.Path != "":
 		text, err = readFile(s.Path)
@@ -60,9 +59,9 @@ func readFile(path string) (string, error) {
 	return string(b), err
 }
 
-// readFD takes what one read gives and closes the descriptor.
+// readFD returns the result of one read and closes the descriptor.
 //
-// Compat: swtpm reads once; the writer may keep its end open.
+// Compat: C-239: one read, because the writer may leave its end open.
 func readFD(fd int) (string, error) {
 	b := make([]byte, maxFD)
 	for {

@@ -46,7 +46,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// TestReadDescriptor holds that one read counts, whatever the writer does next,
+// TestReadDescriptor checks that one read counts, whatever the writer does next,
 // and that the descriptor is closed.
 func TestReadDescriptor(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
@@ -72,7 +72,7 @@ func TestReadDescriptor(t *testing.T) {
 	}
 }
 
-// The outcomes are those of swtpm 0.10.2, as its message "Could not set profile"
+// The results are the same as with swtpm 0.10.2, as its message "Could not set profile"
 // shows them.
 func TestRemoveDisabled(t *testing.T) {
 	const (
@@ -118,7 +118,7 @@ func TestRemoveDisabled(t *testing.T) {
 		{list + `foo"}`, only(SHA1HMAC), list + `foo","Attributes":"no-sha1-hmac"}`},
 		{list + `foo","Attributes":"x"}`, only(SHA1HMAC), list + `foo","Attributes":"x"}`},
 
-		// attributes that are there
+		// attributes that the profile already has
 		{list + `foo","Attributes":"x"}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"x,no-sha1-signing,no-sha1-verification,no-unpadded-encryption"}`},
 		{list + `foo","Attributes":""}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
 		{list + `foo","Attributes":"no-sha1-signing"}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
@@ -187,8 +187,8 @@ func TestNeeded(t *testing.T) {
 	}
 }
 
-// FuzzRemoveDisabled: what it changes is one JSON object, with the name that it
-// had and without what was to be taken out.
+// FuzzRemoveDisabled checks that a changed profile is one JSON object with the same name
+// and without the removed words.
 func FuzzRemoveDisabled(f *testing.F) {
 	for _, s := range []string{
 		`{"Name":"custom"}`, `{"Name":"custom:x","Algorithms":"a,b=1,a,b=2,rsa-min-size=1","Attributes":"x"}`,

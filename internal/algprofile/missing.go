@@ -6,11 +6,11 @@ import "slices"
 // forbid them.
 var SHA1Signatures = []Operation{RSA1024SignPSS, RSA1024SignPKCS1, RSA2048SignPSS, RSA2048SignPKCS1}
 
-// Needed returns the operations that a running TPM 2.0 needs of OpenSSL and that
-// OpenSSL may refuse. The arguments are what libtpms says is enabled, words with
-// commas between.
+// Needed returns the operations that a running TPM 2.0 needs and that OpenSSL may refuse.
+// The arguments are the enabled algorithms and attributes as libtpms reports them, words
+// with commas between them.
 //
-// Source: swtpm 0.10, what it looks at after TPMLIB_MainInit.
+// Source: swtpm 0.10, its checks after TPMLIB_MainInit.
 func Needed(algorithms, attributes string) []Operation {
 	var ops []Operation
 	words := split(algorithms)

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// object is a JSON object whose members keep their order. Of two members of one
-// name the last value counts, in the place of the first.
+// object is a JSON object whose members keep their order. Of two members with
+// the same name the last value counts, at the position of the first.
 type object struct {
 	names  []string
 	values map[string]json.RawMessage
 }
 
-// parseObject reads one object and nothing behind it.
+// parseObject parses text as one object.
 func parseObject(text string) (*object, error) {
 	d := json.NewDecoder(strings.NewReader(text))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
@@ -37,7 +37,7 @@ func parseObject(text string) (*object, error) {
 		return nil, err
 	}
 	if d.More() {
-		return nil, errors.New("there is something behind the JSON object")
+		return nil, errors.New("unexpected text after the JSON object")
 	}
 	return o, nil
 }
@@ -49,7 +49,7 @@ func (o *object) set(name string, value json.RawMessage) {
 	o.values[name] = value
 }
 
-// text returns a member that must be a string if it is there.
+// text returns a member that must be a string; ok is false if it is missing.
 func (o *object) text(name string) (s string, ok bool, err error) {
 	v, ok := o.values[name]
 	if !ok {

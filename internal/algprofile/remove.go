@@ -28,7 +28,7 @@ const (
 	RSA2048SignPKCS1 Operation = "RSA-2048-sign(SHA1, pkcs1)"
 )
 
-// removable are the words that are taken out of the algorithms if one of the
+// removable are the words that are removed from the algorithms if one of the
 // operations is refused. A word that ends in = stands for all that begin with it.
 var removable = []struct {
 	word string
@@ -48,7 +48,7 @@ var minSizes = []struct {
 	bits int
 }{{"ecc-min-size=", 224}, {"rsa-min-size=", 2048}}
 
-// forbidding are the attributes that keep a TPM from an operation.
+// forbidding are the attributes that forbid a TPM an operation.
 var forbidding = []struct {
 	word string
 	op   Operation
@@ -58,13 +58,13 @@ var forbidding = []struct {
 	{"no-unpadded-encryption", UnpaddedEncrypt},
 }
 
-// RemoveDisabled takes out of a profile what OpenSSL refuses. It changes only a
-// profile whose name is "custom" or begins with "custom:". custom is what a
-// custom profile has that names no algorithms, refused tells whether OpenSSL
-// refuses an operation; nil stands for a host in FIPS mode.
+// RemoveDisabled removes from a profile what OpenSSL refuses. It changes only a profile
+// whose name is "custom" or begins with "custom:". custom is the list of algorithms of a
+// custom profile that has none of its own; refused reports whether OpenSSL refuses an
+// operation, and nil stands for a host in FIPS mode.
 //
-// The error is of a member of the profile; a profile that is no JSON is returned
-// as it is, for libtpms to refuse.
+// The error is about a member of the profile. A profile that is not JSON is returned
+// unchanged, because libtpms refuses it.
 //
 // Source: swtpm 0.10, --profile remove-disabled.
 func RemoveDisabled(profile, custom string, refused func(Operation) bool) (string, error) {
@@ -98,7 +98,7 @@ func RemoveDisabled(profile, custom string, refused func(Operation) bool) (strin
 	return o.String(), nil
 }
 
-// orAll is refused, or that everything is refused if there is none.
+// orAll returns refused, or a function that refuses everything if refused is nil.
 func orAll(refused func(Operation) bool) func(Operation) bool {
 	if refused == nil {
 		return func(Operation) bool { return true }
@@ -106,7 +106,7 @@ func orAll(refused func(Operation) bool) func(Operation) bool {
 	return refused
 }
 
-// reduceAlgorithms returns list, words with commas between, without what is
+// reduceAlgorithms returns list, words with commas between them, without those that are
 // refused.
 func reduceAlgorithms(list string, refused func(Operation) bool) (string, error) {
 	words := split(list)
@@ -141,10 +141,10 @@ func reduceAlgorithms(list string, refused func(Operation) bool) (string, error)
 	return strings.Join(words, ","), nil
 }
 
-// dropEarlier takes out words that come again later. Two words that differ only
-// behind a = are the same.
+// dropEarlier removes words that occur again later. Two words that differ only after a =
+// are the same.
 //
-// Compat: swtpm passes over the word behind one that it took out.
+// Compat: C-240: the word after a removed one is not checked.
 func dropEarlier(words []string) []string {
 	same := func(a, b string) bool {
 		a, _, x := strings.Cut(a, "=")
@@ -159,8 +159,7 @@ func dropEarlier(words []string) []string {
 	return words
 }
 
-// addAttributes returns list with what keeps the TPM from the operations that
-// are refused.
+// addAttributes returns list with the attributes that forbid the refused operations.
 func addAttributes(list string, refused func(Operation) bool) string {
 	words := split(list)
 	if slices.Contains(words, "fips-host") {
@@ -174,7 +173,7 @@ func addAttributes(list string, refused func(Operation) bool) string {
 		}
 	}
 	if refused == nil && len(missing) > 0 {
-		missing = all // Compat: on a FIPS host swtpm adds those that are there, too
+		missing = all // Compat: C-241: also those that it already has
 	}
 	words = append(words, missing...)
 	if len(words) == 0 && refused(SHA1HMAC) { // nil has added something

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// table returns options whose calls are kept in log.
+// table returns options that record their calls in log.
 func table(log *[]string) []Option {
 	set := func(name string) func(arg, file string) error {
 		return func(arg, file string) error {
@@ -34,7 +34,7 @@ func table(log *[]string) []Option {
 	}
 }
 
-// TestParse has the messages of glibc's getopt_long_only.
+// TestParse checks the messages of glibc's getopt_long_only.
 func TestParse(t *testing.T) {
 	for _, tt := range []struct{ args, want, err string }{
 		{"-c --cs --c -cs", "c; cs; c; cs", ""},
@@ -77,8 +77,7 @@ func orNil(s string) string {
 	return s
 }
 
-// FuzzParse holds that what follows "--" is an operand, whatever comes before,
-// unless it is an argument.
+// FuzzParse checks that the words after "--" are operands, unless "--" is an argument.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{"", "-c", "--tcp a", "x --save b c", "--", "-", "--=", "-=x", "--tcp"} {
 		f.Add(s)

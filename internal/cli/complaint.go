@@ -6,6 +6,7 @@ import "fmt"
 // included, because scripts look for them.
 type Complaint string
 
+// Error returns the message.
 func (c Complaint) Error() string { return string(c) }
 
 // Complain returns a Complaint.

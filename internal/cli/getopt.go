@@ -25,6 +25,7 @@ type Getopt struct {
 // program's name.
 type GetoptError string
 
+// Error returns the message.
 func (e GetoptError) Error() string { return string(e) }
 
 func complain(format string, args ...any) error { return GetoptError(fmt.Sprintf(format, args...)) }

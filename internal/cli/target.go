@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Target is where a tool finds its TPM, as the options say it. What is nil was
-// not given. Of several a device is preferred, TCP comes next.
+// Target names the TPM that a tool connects to. An option that was not given is nil. Of
+// several options the device counts, then TCP.
 type Target struct {
 	Device *string // path of a character device
 	TCP    *Address
@@ -24,8 +24,7 @@ type Address struct{ Host, Port string }
 // String returns HOST:PORT, an IPv6 address in brackets.
 func (a Address) String() string { return net.JoinHostPort(a.Host, a.Port) }
 
-// Options returns the options that fill t. port is the one of TCP if none is
-// given.
+// Options returns the options that set t. port is the default TCP port.
 func (t *Target) Options(port string) []Option {
 	return []Option{
 		{Name: "tpm-device", Arg: "<device>", Help: "use the given device",
@@ -69,8 +68,8 @@ func CheckPort(s string) error {
 	return nil
 }
 
-// ResolveError puts the failure of a name's resolution into words; nil if err
-// is none.
+// ResolveError returns the complaint about a host name that cannot be resolved, nil if
+// err has another cause.
 func ResolveError(host string, err error) error {
 	dns, ok := errors.AsType[*net.DNSError](err)
 	if !ok {
@@ -83,8 +82,8 @@ func ResolveError(host string, err error) error {
 	return Complain("getaddrinfo failed on host '%s': %s", host, cause)
 }
 
-// Strerror returns what C's strerror says of the system's error in err: Go has
-// the same texts with a small first letter. Other errors speak for themselves.
+// Strerror returns the text of C's strerror for the system error in err: Go has the same
+// texts with a small first letter. It returns the text of any other error unchanged.
 func Strerror(err error) string {
 	e, ok := errors.AsType[unix.Errno](err)
 	if !ok {

@@ -27,7 +27,7 @@ type account struct {
 }
 
 // lookupOwner returns the id of a user or group. Once the process is confined it knows
-// those of the start, and those in /etc/passwd and /etc/group: for others, libc would
+// only those from the start and from /etc/passwd and /etc/group: for others, libc would
 // load modules and connect to servers.
 func lookupOwner(name string, group bool) (int, error) {
 	accounts.Lock()
@@ -66,7 +66,7 @@ func askNameService(a account) (int, error) {
 	return strconv.Atoi(u.Uid)
 }
 
-// findInFile reads the id from the file of the users or that of the groups.
+// findInFile reads the id from the file of the users or of the groups.
 //
 // Source: passwd(5), group(5).
 func findInFile(a account) (int, error) {
@@ -91,5 +91,5 @@ func findInFile(a account) (int, error) {
 		}
 		return int(id), nil
 	}
-	return 0, errors.Join(lines.Err(), fmt.Errorf("%s has no %q", path, a.name))
+	return 0, errors.Join(lines.Err(), fmt.Errorf("%q not found in %s", a.name, path))
 }

@@ -2,8 +2,8 @@ package config
 
 import "testing"
 
-// TestConfinedLookup checks that a confined process finds users without libc: those of
-// the start, and those in the files.
+// TestConfinedLookup checks that a confined process finds users without libc: users from
+// the start, and from the files.
 func TestConfinedLookup(t *testing.T) {
 	accounts.ids = map[account]int{{"from-a-server", false}: 4711}
 	accounts.confined = true

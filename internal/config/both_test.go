@@ -19,8 +19,8 @@ var optionOf = map[string]string{
 	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid", "pcap": "pcap", "profile": "profile",
 }
 
-// TestSameFields: a key that is in both dialects changes the same fields to the
-// same values in both, and changes something.
+// TestSameFields checks that a key of both dialects sets the same fields to the same
+// values in both, and that it changes something.
 func TestSameFields(t *testing.T) {
 	reg, err := os.Create(t.TempDir() + "/pid")
 	if err != nil {
@@ -28,7 +28,7 @@ func TestSameFields(t *testing.T) {
 	}
 	defer reg.Close()
 	fd := strconv.Itoa(int(reg.Fd()))
-	// What must be there for the key to be looked at: as an option, as a key.
+	// The text that a key needs before it, as an option and in a profile.
 	base := map[string][2]string{
 		"interface":     {"type=unixio,path=/p", `server = "unix:/p"`},
 		"control":       {"type=unixio,path=/p", `listen = "unix:/p"`},
@@ -113,7 +113,7 @@ func sampleOf(k key, fd string) [2]string {
 	return [2]string{sample, "'" + sample + "'"}
 }
 
-// tableOnly is what one table makes of the defaults, possible or not.
+// tableOnly returns the defaults with one table applied, possible or not.
 func tableOnly(t *testing.T, src string) *Config {
 	t.Helper()
 	p := &loader{file: "f", cfg: defaults(), at: locate(src), given: map[string]bool{}}
@@ -125,7 +125,7 @@ func tableOnly(t *testing.T, src string) *Config {
 	return p.cfg
 }
 
-// TestStartup: the one word of the profile is the flags of the command line.
+// TestStartup checks that startup in a profile equals the flags of the command line.
 func TestStartup(t *testing.T) {
 	for _, word := range []string{"clear", "state", "deactivated", "none"} {
 		byOption, err := Classic("socket", []string{"--flags", "startup-" + word}, noEnv)
@@ -138,8 +138,8 @@ func TestStartup(t *testing.T) {
 	}
 }
 
-// TestAddresses: an address of a profile and its sub-options are one endpoint,
-// and String gives the address back.
+// TestAddresses checks that an address of a profile and its sub-options are the same
+// endpoint, and that String returns the address.
 func TestAddresses(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -203,7 +203,7 @@ var consumers = []struct{ who, args string }{
 	{"group and user", "--tpmstate|dir=/a|--ctrl|type=unixio,path=/c,uid=root,gid=root|--server|type=unixio,path=/d,uid=7,mode=0,disconnect"},
 }
 
-// TestConsumers: they parse, and import keeps their meaning.
+// TestConsumers checks that they parse, and that import preserves their meaning.
 func TestConsumers(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -248,7 +248,7 @@ func TestConsumers(t *testing.T) {
 	}
 }
 
-// TestImportDescriptors: whoever imports a line has not got its descriptors.
+// TestImportDescriptors checks that import does not need the descriptors of the line.
 func TestImportDescriptors(t *testing.T) {
 	for args, want := range map[string]string{
 		"--ctrl|type=unixio,fd=2000000000":                          `listen    = "fd:2000000000"`,

@@ -64,8 +64,7 @@ func (l *line) server() error {
 	return nil
 }
 
-// vtpmProxy is --vtpm-proxy, behind --locality and before --flags, which may say
-// otherwise.
+// vtpmProxy is --vtpm-proxy, after --locality and before --flags, which may override it.
 func (l *line) vtpmProxy() error {
 	if !l.proxy {
 		return nil
@@ -79,7 +78,7 @@ func (l *line) vtpmProxy() error {
 
 // chardev is --chardev or --fd of swtpm chardev.
 //
-// Compat: nothing is needed for --print-info; swtpm opens /dev/null for it.
+// Compat: C-229: --print-info needs no device.
 func (l *line) chardev() error {
 	i := &l.cfg.Interface
 	switch {
@@ -99,12 +98,12 @@ func (l *line) listen(p *endpointOptions, hasPort bool) error {
 	case p.kind != "unixio" && p.kind != "tcp":
 		return refuse("Unsupported socket type: %s; want unixio or tcp", p.kind)
 	case p.kind == "unixio" && p.fd >= 0:
-		return l.inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: swtpm says so here too
+		return l.inherit(e, ListenFD, p.fd, "UnixIO control channel") // Compat: C-230
 	case p.kind == "unixio" && p.path == "":
 		return refusal("Missing path and file descriptor option for UnixIO socket")
 	case p.kind == "unixio":
 		return p.unix(e)
-	case p.fd >= 0: // Compat: a connected stream, other than with unixio
+	case p.fd >= 0: // Compat: C-231: a connection, other than with unixio
 		i.Terminate = true
 		return l.inherit(e, ConnFD, p.fd, "TCP socket")
 	}
@@ -119,8 +118,8 @@ func (l *line) listen(p *endpointOptions, hasPort bool) error {
 	return p.tcp(e, "TCP socket port outside valid range")
 }
 
-// plain takes back what e says beyond its kind: two Configs that do the same are
-// equal.
+// plain resets the fields of e that its kind does not use, so that two Configs with the
+// same effect are equal.
 func (e *Endpoint) plain() {
 	if e.Kind != Unix {
 		e.Path, e.Mode, e.UID, e.GID, e.User, e.Group = "", 0o770, -1, -1, "", ""
@@ -137,12 +136,12 @@ func (e *Endpoint) plain() {
 //
 // Source: swtpm, cuse_tpm.c.
 const (
-	cuseRefused = 255 // -1: no place for the state, a wrong number
+	cuseRefused = 255 // -1: no state location, a wrong number
 	cuseNoName  = 254 // -2
 	cuseOption  = 253 // -3: an option with suboptions
 )
 
-// exits makes code that of what is wrong from here on.
+// exits sets the exit code of the mistakes from here on.
 func (l *line) exits(code int) func() error {
 	return func() error {
 		l.code = code
@@ -150,18 +149,18 @@ func (l *line) exits(code int) func() error {
 	}
 }
 
-// device is --name. The device is there as long as the daemon is.
+// device is --name. The device exists as long as the daemon.
 func (l *line) device() error {
 	if l.cfg.Interface.Name == "" {
 		l.code = cuseNoName
 		return refusal("Error: device name missing")
 	}
 	l.cfg.Daemon = l.cfg.PrintInfo == 0
-	l.cfg.State.Create = true // Compat: swtpm makes the directory here, and only here
+	l.cfg.State.Create = true // Compat: C-129: only here
 	return nil
 }
 
-// place fails if there is none for the state.
+// place fails if no location of the state is configured.
 func (l *line) place() error {
 	if l.cfg.State.Location.Kind == nv.None {
 		return refusal("Error: Missing state directory or file; TPM_PATH is not set")

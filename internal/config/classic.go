@@ -119,7 +119,7 @@ func (l *line) setMinor(arg, _ string) error { return l.setNumber(&l.cfg.Interfa
 
 // setNumber is --maj and --min.
 //
-// Compat: only the digits at the start count, and both are called Major.
+// Compat: C-232: only the digits at the start count, and both are called Major.
 func (l *line) setNumber(p *int, arg string) error {
 	n, ok := leadingInt(arg)
 	if ok && (n < 0 || n > maxDeviceNumber) {
@@ -132,8 +132,7 @@ func (l *line) setNumber(p *int, arg string) error {
 
 // setDevice is --chardev.
 //
-// Compat: of several devices and descriptors the first counts, because swtpm opens it at
-// once.
+// Compat: C-233: of several devices and descriptors the first counts.
 func (l *line) setDevice(path, _ string) error {
 	if i := &l.cfg.Interface; i.Device == "" && l.fd < 0 {
 		i.Device = path

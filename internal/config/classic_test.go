@@ -15,8 +15,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestParserMessages: the words and the order of the GNU C library's parser, as
-// swtpm 0.7.1 prints them. The usage follows them.
+// TestParserMessages checks the messages of the GNU C library's parser and their order,
+// as swtpm 0.7.1 prints them. The usage follows them.
 func TestParserMessages(t *testing.T) {
 	for _, tt := range []struct {
 		args []string
@@ -51,7 +51,7 @@ func TestParserMessages(t *testing.T) {
 	}
 }
 
-// TestMessages: the complaints of the reference itself.
+// TestMessages checks the complaints of the reference itself.
 func TestMessages(t *testing.T) {
 	long := strings.Repeat("a", 108)
 	for _, tt := range []struct{ args, want string }{
@@ -164,7 +164,7 @@ func TestMessages(t *testing.T) {
 		{"--migration foo", "swtpm: Error parsing migration options: Unknown option 'foo'"},
 		{"--migration incoming,", "swtpm: Error parsing migration options: Unknown option ''"},
 		{"--flags startup-foo", "swtpm: Error parsing flags options: Unknown option 'startup-foo'; did you mean \"startup-none\"?"},
-		// The line of --log is there for what comes after it.
+		// --log applies to the options after it.
 		{"--log level=5 --tpmstate zz", "Error parsing tpmstate options: Unknown option 'zz'; to name a path write dir=zz"},
 		{"--log prefix=a --tpmstate zz", "aError parsing tpmstate options: Unknown option 'zz'; to name a path write dir=zz"},
 		// Refused for now, but known.
@@ -401,7 +401,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// TestDescriptors: what is told of descriptors that are there.
+// TestDescriptors checks the messages about inherited descriptors.
 func TestDescriptors(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -465,7 +465,7 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
-// TestLowDescriptors: 0, 1 and 2 are never a channel of --fd. They may be
+// TestLowDescriptors checks that 0, 1 and 2 are never a channel of --fd. They may be
 // anything in a test, so the check itself is called.
 func TestLowDescriptors(t *testing.T) {
 	for fd := range 3 {

@@ -63,7 +63,7 @@ func strtoul(s string, bits int) (n uint64, neg, ok bool) {
 	return n, neg, err == nil
 }
 
-// hasGoPrefix tells whether s has a prefix that is a number for Go, not for C.
+// hasGoPrefix reports whether s has a prefix that makes it a number for Go, not for C.
 func hasGoPrefix(s string) bool {
 	return len(s) > 1 && s[0] == '0' && strings.ContainsRune("bBoO", rune(s[1]))
 }

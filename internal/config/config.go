@@ -14,8 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Config describes one TPM and how it is reached. Classic and LoadProfile make
-// it; nobody changes it afterwards.
+// Config describes one TPM and its channels. Classic and LoadProfile make it; it is not
+// changed afterwards.
 type Config struct {
 	TPM          tpm.Version
 	Interface    Interface
@@ -34,21 +34,19 @@ type Config struct {
 	Sandbox      Sandbox
 	Service      Service
 	Manufacture  Manufacture
-	Daemon       bool   // --daemon, and swtpm cuse; never in a profile: systemd does not want it
-	Ignored      string // complaints of the option parser that swtpm cuse goes on after, a line each; for stderr
+	Daemon       bool   // --daemon, and swtpm cuse; never in a profile, because systemd needs a foreground process
+	Ignored      string // complaints of the option parser that do not stop swtpm cuse, a line each; for stderr
 
-	// What to print on stdout instead of serving a TPM; of several the first
-	// counts. Never in a profile. For PrintCapabilities only TPM, Log and
+	// These print something on stdout instead of running a TPM; the first one counts. Never in a profile. For PrintCapabilities only TPM, Log and
 	// Sandbox are filled, for PrintStates also Interface, Control and State,
-	// for PrintProfiles Interface and Control: the reference looks at no more.
+	// for PrintProfiles Interface and Control: the reference reads no more.
 	PrintCapabilities bool
 	PrintStates       bool
 	PrintProfiles     bool
 	PrintInfo         uint32 // TPMLIB_INFO_* of libtpms; 0 for none
 }
 
-// Printing names the option that has something printed; "" if the TPM is to be
-// served.
+// Printing returns the name of the option that prints something, "" if the TPM is to run.
 func (c *Config) Printing() string {
 	switch {
 	case c.PrintCapabilities:
@@ -63,7 +61,7 @@ func (c *Config) Printing() string {
 	return ""
 }
 
-// EndpointKind says how an Endpoint comes to be.
+// EndpointKind is the kind of an Endpoint.
 type EndpointKind uint8
 
 // The kinds of endpoint.
@@ -76,7 +74,7 @@ const (
 	Systemd                      // a listening socket that systemd passes under a name
 )
 
-// Endpoint is a place where clients reach the data or the control channel.
+// Endpoint is an address at which clients reach a channel.
 type Endpoint struct {
 	Kind EndpointKind
 
@@ -111,10 +109,10 @@ type Interface struct {
 	Terminate  bool // --terminate: end when the data connection is lost; always of a device
 }
 
-// choose makes the data channel one of that type, with what goes with it.
+// choose sets the kind of the data channel, and the fields that depend on it.
 //
-// Compat: swtpm powers a TPM behind the proxy on by itself, and lets the kernel's
-// driver choose localities.
+// Compat: C-228: a TPM with a proxy device is powered on at once, and the kernel's
+// driver may choose localities.
 func (c *Config) choose(iface InterfaceKind) {
 	c.Interface.Type = iface
 	c.Interface.Terminate = iface == Chardev || iface == VTPMProxy
@@ -130,7 +128,7 @@ type Control struct {
 	Terminate bool // end when the control connection is lost
 }
 
-// State says where the TPM keeps its state: --tpmstate, [tpmstate].
+// State says where the state is stored: --tpmstate, [tpmstate].
 type State struct {
 	Location     nv.Location
 	Mode         fs.FileMode // permission bits of state files; 0640
@@ -170,7 +168,7 @@ type Service struct {
 	KeepSession KeepSession
 }
 
-// Key is where an AES key comes from: --key, [key]. The zero Key is no key.
+// Key is the source of an AES key: --key, [key]. The zero Key is no key.
 type Key struct {
 	Source KeySource
 	Path   string // KeyFile, PassFile
@@ -182,7 +180,7 @@ type Key struct {
 	Remove bool   // unlink the file once it is read
 }
 
-// KeySource says what kind of place Key names.
+// KeySource is the kind of source that Key names.
 type KeySource uint8
 
 // The kinds of key source.
@@ -195,7 +193,7 @@ const (
 	KeyCredential
 )
 
-// Flags is how the TPM is brought up: --flags, [flags].
+// Flags is how the TPM starts and stops: --flags, [flags].
 type Flags struct {
 	NotNeedInit         bool    // power on at process start
 	Startup             Startup // all but NoStartup and StartupNone imply NotNeedInit
@@ -208,11 +206,11 @@ type Locality struct {
 	AllowSetLocality bool
 }
 
-// Migration is who has the state while the guest moves between hosts that share
-// it: --migration, [migration].
+// Migration says which process owns the state while the guest moves between hosts that
+// share it: --migration, [migration].
 type Migration struct {
-	Incoming            bool // the state is another process's until the first blob, LOCK_STORAGE or command
-	ReleaseLockOutgoing bool // it is given away when the savestate blob is fetched; default true
+	Incoming            bool // the state belongs to another process until the first blob, LOCK_STORAGE or command
+	ReleaseLockOutgoing bool // it is released when the savestate blob is fetched; default true
 	EncryptedOnly       bool // blobs that are not encrypted with the migration key are refused
 }
 
@@ -226,7 +224,7 @@ type AlgorithmProfile struct {
 	RemoveDisabled string // "", or what to take out of it: "check" or "fips-host"
 }
 
-// ProfileSource says what kind of place AlgorithmProfile names.
+// ProfileSource is the kind of source that AlgorithmProfile names.
 type ProfileSource uint8
 
 // The kinds of profile source.
@@ -248,8 +246,7 @@ type Log struct {
 	Truncate bool
 }
 
-// DefaultPrefix is before every log line as long as no --log or [log] says
-// otherwise.
+// DefaultPrefix begins every log line unless --log or [log] is given.
 const DefaultPrefix = "swtpm: "
 
 // PID is where the process id is written: --pid, [pid].
@@ -264,19 +261,18 @@ type Pcap struct {
 	FD        int         // -1 if none; then File counts
 	Mode      fs.FileMode // permission bits of the file, exact; 0640
 	Truncate  bool
-	Checksums bool // fill those of the simulated IP and TCP headers
+	Checksums bool // fill the checksums of the simulated IP and TCP headers
 	Redact    bool // blank secrets
 }
 
-// Metrics is where numbers of the TPM are told: [metrics]. No option of the command
-// line says it.
+// Metrics is where numbers of the TPM are published: [metrics]. It has no option.
 type Metrics struct {
 	Listen   Endpoint // Unix or Systemd; or None
 	File     string   // "" for none
 	Interval int      // seconds between two writes of File; 15
 }
 
-// Sandbox is what the process gives up: --runas, --chroot, --seccomp, [sandbox].
+// Sandbox is how the process limits itself: --runas, --chroot, --seccomp, [sandbox].
 type Sandbox struct {
 	User     string        // name or number; "" keeps the current one
 	Chroot   string        // new root directory, in which all other paths and names are looked up; "" keeps the current one
@@ -284,7 +280,7 @@ type Sandbox struct {
 	Landlock LandlockMode  // whether files that it does not need are out of reach
 }
 
-// defaults is the Config that an empty command line stands for.
+// defaults returns the Config of an empty command line.
 func defaults() *Config {
 	none := Endpoint{Mode: 0o770, UID: -1, GID: -1, FD: -1}
 	return &Config{
@@ -324,7 +320,7 @@ func (c *Config) Absolute(dir string) *Config {
 	return &a
 }
 
-// beneath returns path, seen from dir if it is relative; "" stays "".
+// beneath returns path, with dir before it if it is relative; "" stays "".
 func beneath(dir, path string) string {
 	if path == "" || filepath.IsAbs(path) {
 		return path

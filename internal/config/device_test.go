@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestChardev: each way to name a device, and each wrong one.
+// TestChardev checks each way to name a device, and each wrong one.
 func TestChardev(t *testing.T) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -68,7 +68,7 @@ func TestChardev(t *testing.T) {
 	}
 }
 
-// TestProxyStartup: the flags say otherwise than the default of the proxy.
+// TestProxyStartup checks that flags override the default of the proxy.
 func TestProxyStartup(t *testing.T) {
 	for flags, want := range map[string]Startup{
 		"": "clear", "--flags startup-state": "state", "--flags startup-none": "none", "--flags disable-auto-shutdown": "clear",
@@ -80,8 +80,8 @@ func TestProxyStartup(t *testing.T) {
 	}
 }
 
-// TestDeviceProfiles: a profile of a device, whatever the order of its tables, and
-// what it may not say.
+// TestDeviceProfiles checks profiles of devices, in any order of their tables, and the
+// mistakes in them.
 func TestDeviceProfiles(t *testing.T) {
 	const state = "[tpmstate]\ndir = \"/s\"\n"
 	for src, want := range map[string]string{

@@ -160,8 +160,8 @@ func newEndpointOptions(root *string) *endpointOptions {
 	return &endpointOptions{addr: "127.0.0.1", port: -1, fd: -1, clientFD: -1, root: root}
 }
 
-// Owner returns the owner and the group that a Unix socket is to get, -1 for the
-// one it has. Names are looked up in the root directory of the moment.
+// Owner returns the owner and the group for a Unix socket, -1 for no
+// change. Names are looked up in the current root directory.
 func (e Endpoint) Owner() (uid, gid int, err error) {
 	uid, gid = e.UID, e.GID
 	if e.User != "" {
@@ -188,7 +188,7 @@ func (p *endpointOptions) keys(hint string) keys {
 	}
 }
 
-// tcp makes e the TCP socket of p. out is what is said if the port is too large.
+// tcp makes e the TCP socket of p. out is the complaint about a port that is too large.
 func (p *endpointOptions) tcp(e *Endpoint, out string) error {
 	if p.port > 65535 {
 		return refusal(out)
@@ -210,7 +210,7 @@ func (p *endpointOptions) tcp(e *Endpoint, out string) error {
 // unix makes e the Unix socket of p.
 func (p *endpointOptions) unix(e *Endpoint) error {
 	if len(p.path) > maxPath {
-		// Compat: spelt so by swtpm
+		// Compat: C-234: the spelling
 		return refuse("Path for UnioIO socket is too long: %q has %d bytes, the limit is %d; choose a shorter path, or a relative one",
 			p.path, len(p.path), maxPath)
 	}
@@ -218,8 +218,8 @@ func (p *endpointOptions) unix(e *Endpoint) error {
 	return nil
 }
 
-// inherit makes e the descriptor fd, which must be a socket if the line is to be
-// run; whose is its use in the complaint.
+// inherit makes e the descriptor fd, which must be a socket unless another process runs
+// the line; whose is its use in the complaint.
 func (l *line) inherit(e *Endpoint, kind EndpointKind, fd int, whose string) error {
 	if !l.onPaper && !isSocket(fd) {
 		return refuse("Bad filedescriptor %d for %s", fd, whose)

@@ -37,14 +37,15 @@ func (e *UsageError) Error() string {
 	return DefaultPrefix + e.Text
 }
 
-// HelpRequested is the answer to -h and --help: Text goes to stdout, exit 0.
+// HelpRequested is the error for -h and --help: Text goes to stdout, exit code 0.
 type HelpRequested struct {
 	Text string
 }
 
+// Error returns a fixed text.
 func (h *HelpRequested) Error() string { return "help requested" }
 
-// ProfileError is one thing that is wrong with a profile.
+// ProfileError is one mistake in a profile.
 type ProfileError struct {
 	File string
 	Line int    // from 1; 0 if the whole file is meant

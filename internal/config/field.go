@@ -24,7 +24,7 @@ func deviceNumber(p *int) value {
 
 // setLocation sets where the state is stored, and with it the default of Lock.
 //
-// Compat: swtpm 0.10 and later lock a directory, but not a file or device.
+// Compat: C-226: a directory is locked, but not a file or device.
 func (s *State) setLocation(l nv.Location) {
 	s.Location = l
 	s.Lock = l.Kind != nv.File
@@ -56,8 +56,7 @@ func (s *State) location(kind nv.LocationKind) value {
 
 // backendURI is the state location as the command line gives it.
 //
-// Compat: any scheme is accepted. swtpm finds out at INIT that it has no such backend,
-// and answers TPM_FAIL.
+// Compat: C-227: any scheme is accepted, and INIT fails.
 func (s *State) backendURI() value {
 	return value{
 		parse:  anyForm(func(uri string) error { s.setLocation(nv.ParseLocation(uri)); return nil }),

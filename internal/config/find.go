@@ -9,32 +9,32 @@ import (
 	"strings"
 )
 
-// suffix is that of a profile.
+// suffix is the suffix of a profile's name.
 const suffix = ".toml"
 
-// systemDirs are where profiles are, in the order in which they are looked for.
+// systemDirs are the directories of profiles, in the order of the search.
 var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/local/lib/swtpm", "/usr/lib/swtpm"}
 
 // ProfileDirs returns the directories that are searched for profiles of all users, and
 // the suffix of their names.
 func ProfileDirs() (dirs []string, ext string) { return systemDirs, suffix }
 
-// exampleDirs are where make install and the package put profiles to copy.
+// exampleDirs are the directories in which make install and the package put examples.
 var exampleDirs = []string{"/usr/local/share/doc/swtpm-go/examples", "/usr/share/doc/swtpm-go/examples"}
 
 // FindProfile returns the file that PROFILE on a command line means, and the
 // instance. A name with a slash, or that ends in .toml, is a path; its instance
-// is the name of the file without .toml. Any other name is that of a profile in
-// one of the directories below, or, if it is in none, of an instance of
+// is the name of the file without .toml. Any other name is the name of a
+// profile in one of the directories below, or, if it is in none, an instance of
 // default.toml there:
 //
-//	$XDG_CONFIG_HOME/swtpm, or ~/.config/swtpm    unless root asks
+//	$XDG_CONFIG_HOME/swtpm, or ~/.config/swtpm    except for root
 //	/etc/swtpm, /run/swtpm, /usr/local/lib/swtpm, /usr/lib/swtpm
 func FindProfile(name string) (file, instance string, err error) {
 	return findProfile(name, profileDirs(os.Geteuid(), os.Getenv))
 }
 
-// profileDirs are the directories that uid looks into.
+// profileDirs returns the directories that are searched for uid.
 func profileDirs(uid int, env func(string) string) []string {
 	if uid == 0 {
 		return systemDirs
@@ -90,7 +90,7 @@ func example(name string, dirs []string) string {
 // checkInstance refuses a name that would lead out of a directory.
 func checkInstance(name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return fmt.Errorf("instance %q: want a name without a slash", name)
+		return fmt.Errorf("invalid instance name %q: write a name without a slash", name)
 	}
 	return nil
 }

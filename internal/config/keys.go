@@ -30,8 +30,8 @@ const (
 )
 
 // keys is the table of one option or of one table of a profile. The order is
-// that in which the fields are filled: where two keys fill one field, the later
-// one in the table wins.
+// that in which the fields are set: where two keys set one field, the later one in
+// the table counts.
 type keys []key
 
 // known returns the keys of d.
@@ -73,7 +73,7 @@ type table struct {
 	needs bool   // the table has no effect without one of its keys with one
 }
 
-// top is the keys before the first table.
+// top returns the keys before the first table.
 func (c *Config) top() keys {
 	return keys{{name: "tpm", in: profile, value: choice(&c.TPM, "", words(tpm.V12, tpm.V20))}}
 }
@@ -116,7 +116,7 @@ func noneIf(cond bool, why string) string {
 	return ""
 }
 
-// interfaceKeys are those of [interface], and of --server.
+// interfaceKeys returns the keys of [interface] and of --server.
 func (c *Config) interfaceKeys(p *endpointOptions) keys {
 	i := &c.Interface
 	is := func(types ...InterfaceKind) func() bool {
@@ -155,8 +155,8 @@ func (c *Control) keys(p *endpointOptions) keys {
 	return append(ks, key{name: "terminate", help: "end when its connection is lost", value: truth(&c.Terminate)})
 }
 
-// keys is what tells who may connect to a Unix socket. root is where the new root
-// is, which may come to be known later.
+// keys returns the keys that say which processes may connect to a Unix socket. root is
+// the new root directory, which may be set later.
 func (e *Endpoint) keys(root *string) keys {
 	unix := func() bool { return e.Kind == Unix }
 	const only = `for a socket "unix:PATH"`
@@ -224,10 +224,9 @@ func (l *Locality) keys() keys {
 	}
 }
 
-// keys of a Migration.
+// keys returns the keys of [migration].
 //
-// Compat: swtpm, since 0.8, gives the lock away without release-lock-outgoing
-// too, and its clients may count on it; only =false keeps it.
+// Compat: C-015: the lock is released without release-lock-outgoing, too.
 func (m *Migration) keys() keys {
 	return keys{
 		{name: "incoming", help: "the state belongs to another process until its blobs arrive", value: truth(&m.Incoming)},
@@ -263,7 +262,7 @@ func (s *Service) keys() keys {
 	}
 }
 
-// seccompKeys are those of --seccomp.
+// seccompKeys returns the keys of --seccomp.
 func (s *Sandbox) seccompKeys() keys {
 	return keys{{name: "action", in: option, help: "end the process (kill, the default), log the call in the kernel log, or nothing", value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
 }

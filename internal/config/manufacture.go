@@ -8,10 +8,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Manufacture is what swtpm-setup gives a new TPM: [manufacture], and options of
-// swtpm-setup. swtpm itself makes nothing of it.
+// Manufacture is what swtpm-setup creates in a new TPM: [manufacture], and options of
+// swtpm-setup. swtpm itself ignores it.
 type Manufacture struct {
-	Given bool // [manufacture] is there: the TPM is to be manufactured
+	Given bool // the profile has [manufacture]
 
 	EK           string // algorithms of the endorsement keys, with commas between; "": see EKs
 	EKCert       bool
@@ -20,7 +20,7 @@ type Manufacture struct {
 	Decryption   bool   // and decrypt, which it else may not then
 	IAK, IDevID  string // 2.0: algorithms; "" for none
 	SPK          string // 2.0: "rsa" or "ecc"; "" for none
-	PCRBanks     string // 2.0: those that work, with commas between; "-": as libtpms has them, "": as the configuration file says
+	PCRBanks     string // 2.0: the active banks, with commas between; "-": as libtpms has them, "": from the configuration file
 
 	TakeOwnership  bool   // 1.2
 	OwnerPass      string // 1.2: "" for the reference's
@@ -29,18 +29,17 @@ type Manufacture struct {
 	SRKWellKnown   bool
 
 	LockNVRAM bool
-	VMID      string // who the certificates are for
+	VMID      string // the subject of the certificates
 	Config    string // swtpm_setup.conf; "" looks for it
 	CertFiles string // directory that gets certificates as files too; "" for none
 }
 
-// ekAlgorithms are the algorithms of keys, in the words of files' names; the
-// reference knows two of each curve.
+// ekAlgorithms are the algorithms of keys, as in file names.
 var ekAlgorithms = []string{"rsa2048", "rsa3072", "rsa4096", "secp256r1", "secp384r1", "secp521r1"}
 
 var bankNames = []string{"sha1", "sha256", "sha384", "sha512", "sm3-256", "sha3-256", "sha3-384", "sha3-512"}
 
-// EKs returns the algorithms of the endorsement keys, by default those of the
+// EKs returns the algorithms of the endorsement keys, by default the same as the
 // reference.
 func (c *Config) EKs() []string {
 	switch {

@@ -7,11 +7,11 @@ import "strings"
 // hundred times the size of the file.
 const maxNesting = 16
 
-// tooDeep returns the place in src where something is nested deeper than maxNesting;
-// ok is false if nothing is. src need not be TOML: the decoder says so afterwards.
+// tooDeep returns the position in src at which something is nested deeper than maxNesting;
+// ok is false if nothing is. src need not be TOML: the decoder reports that later.
 //
-// Source: TOML 1.0, of which it knows strings and comments, as they may have
-// brackets and dots in them.
+// Source: TOML 1.0, of which it knows strings and comments, because they may contain
+// brackets and dots.
 func tooDeep(src string) (at position, ok bool) {
 	s := nesting{src: src}
 	for s.pos < len(src) {
@@ -58,7 +58,7 @@ func (s *nesting) line() {
 	s.pos = len(s.src)
 }
 
-// text goes behind the string that begins at pos with quote. One of several lines
+// text goes to the end of the string that begins at pos with quote. One of several lines
 // may end in up to two quotes of its own. One that has no end, for which the decoder
 // stops, ends with its line.
 func (s *nesting) text(quote byte) {

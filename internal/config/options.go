@@ -66,7 +66,7 @@ func (l *line) ownOptions() []interfaceOption {
 		{"u", cli.Option{Name: "maj", Short: "M", Arg: "N", Section: aboutDevice, Set: l.setMajor, Help: "its major number; 0, the default, for any"}},
 		{"u", cli.Option{Name: "min", Short: "m", Arg: "N", Section: aboutDevice, Set: l.setMinor, Help: "its minor number"}},
 		{"u", cli.Option{Name: "name", Short: "n", Arg: "NAME", Section: aboutDevice, Help: "the device is /dev/NAME", Set: func(arg, _ string) error {
-			if i.Name == "" { // Compat: the first counts
+			if i.Name == "" { // Compat: C-233
 				i.Name = arg
 			}
 			return nil
@@ -122,7 +122,7 @@ func (l *line) printOptions() []interfaceOption {
 		{"shu", cli.Option{Name: "print-states", Section: aboutPrinting, Set: flag(&c.PrintStates), Help: "the stored states and their sizes, as JSON"}},
 		{"shu", cli.Option{Name: "print-profiles", Section: aboutPrinting, Set: flag(&c.PrintProfiles), Help: "the algorithm profiles of this libtpms, as JSON"}},
 		{"shu", cli.Option{Name: "print-info", Arg: "FLAGS", Section: aboutPrinting, Set: l.setInfo,
-			Help: "about the TPM, as JSON; FLAGS are those of libtpms, added up: 1 specification, 2 attributes, 4 features, 8 algorithms, 0x10 commands, 0x20 its profile, 0x40 all profiles, 0x80 more attributes. With --tpmstate the TPM is powered on for it"}},
+			Help: "about the TPM, as JSON; FLAGS are the flags of libtpms, added up: 1 specification, 2 attributes, 4 features, 8 algorithms, 0x10 commands, 0x20 its profile, 0x40 all profiles, 0x80 more attributes. With --tpmstate the TPM is powered on for it"}},
 		{"u", cli.Option{Name: "version", Short: "v", Section: aboutPrinting, Help: "the version", Set: func(string, string) error {
 			return &HelpRequested{Text: cuseVersion}
 		}}},
@@ -159,8 +159,8 @@ func subs(table func() keys) func() []cli.Suboption {
 
 // summaries are the first lines of the help of each interface.
 var summaries = map[string]string{
-	"socket":  "Run one TPM behind a socket.",
-	"chardev": "Run one TPM behind a character device.",
+	"socket":  "Run one TPM with a socket as its data channel.",
+	"chardev": "Run one TPM with a character device as its data channel.",
 	"cuse":    "Run one TPM as a character device of its own, in the background.",
 }
 
@@ -184,7 +184,7 @@ const cuseVersion = "TPM emulator CUSE interface version " + program.ReferenceVe
 
 // VersionLine returns what swtpm --version prints, with a newline.
 //
-// Compat: other programs look for the first three words.
+// Compat: C-237: other programs search for the first three words.
 func VersionLine(version string) string {
 	return "TPM emulator version " + version + ", Copyright (c) the swtpm-go authors\n"
 }

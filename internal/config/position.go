@@ -4,20 +4,19 @@ import (
 	"strings"
 )
 
-// position is a place in a profile: line and column, the column in bytes, both
-// from 1.
+// position is a line and a column of a profile, the column in bytes, both from 1.
 type position struct{ line, col int }
 
-// where is the place of a key and that of its value.
+// where is the position of a key and of its value.
 type where struct{ key, value position }
 
 // path joins the words of a key, so that it can index a map.
 func path(words ...string) string { return strings.Join(words, "\x00") }
 
 // locate finds the keys of src, which is TOML that the decoder has accepted.
-// The TOML package tells the place of a syntax error but not that of a key.
+// The TOML package reports the position of a syntax error, but not of a key.
 //
-// Source: TOML 1.0; only what ends a key, a string or a value is looked at.
+// Source: TOML 1.0; it reads only what ends a key, a string or a value.
 func locate(src string) map[string]where {
 	s := scanner{src: strings.TrimPrefix(src, "\ufeff"), found: map[string]where{}}
 	var table []string
@@ -84,7 +83,7 @@ func (s *scanner) here() position {
 	return position{s.lines + 1, s.pos - s.begin + 1}
 }
 
-// note keeps the first place of a key, and that of the tables it makes.
+// note records the first position of a key and of the tables that it makes.
 func (s *scanner) note(words []string, key, value position) {
 	for n := 1; n <= len(words); n++ {
 		p := path(words[:n]...)

@@ -20,15 +20,15 @@ import (
 // maxProfile is more than any profile needs, in bytes.
 const maxProfile = 64 << 10
 
-// maxFaults is how many mistakes of a profile are reported.
+// maxFaults is the largest number of mistakes that are reported.
 const maxFaults = 50
 
-// LoadProfile reads one profile. Instance is what %i stands for; if it is empty,
-// the name of the file without .toml. Relative paths are seen from the directory
-// of the file. Nothing else is opened, nothing is created.
+// LoadProfile reads one profile. Instance replaces %i; if it is empty,
+// the name of the file without .toml does. Relative paths begin in the directory of the
+// file. Nothing else is opened, nothing is created.
 //
 // The error has a *ProfileError for each mistake, one line each, in the order of
-// the file, and one for those beyond maxFaults.
+// the file, and one for the mistakes beyond maxFaults.
 func LoadProfile(file, instance string) (*Config, error) {
 	src, err := ReadProfile(file)
 	if err != nil {
@@ -37,7 +37,7 @@ func LoadProfile(file, instance string) (*Config, error) {
 	return ParseProfile(file, src, instance)
 }
 
-// ParseProfile is LoadProfile of a file whose text is known.
+// ParseProfile is LoadProfile for a file that was already read.
 func ParseProfile(file, text, instance string) (*Config, error) {
 	if instance == "" {
 		instance = strings.TrimSuffix(filepath.Base(file), suffix)
@@ -52,8 +52,8 @@ func ParseProfile(file, text, instance string) (*Config, error) {
 	return parseProfile(file, text, filepath.Dir(abs), instance)
 }
 
-// ReloadProfile is LoadProfile in a process that is confined and cannot ask the name
-// service for users any more.
+// ReloadProfile is LoadProfile in a confined process, which can no longer ask the name
+// service for users.
 func ReloadProfile(file, instance string) (*Config, error) {
 	accounts.Lock()
 	accounts.confined = true
@@ -90,7 +90,7 @@ type loader struct {
 	dir      string
 	cfg      *Config
 	at       map[string]where
-	given    map[string]bool // the keys that are there, by path
+	given    map[string]bool // the keys of the profile, by path
 	errs     []*ProfileError
 }
 
@@ -136,7 +136,7 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 	return nil, errors.Join(errs...)
 }
 
-// syntaxError tells where TOML itself is wrong.
+// syntaxError returns the error about invalid TOML, with its position.
 func syntaxError(file, src string, err error) error {
 	e := &ProfileError{File: file, Text: oneLine(err.Error())}
 	var parse toml.ParseError
@@ -193,8 +193,8 @@ func (p *loader) load(tree map[string]any) {
 	}
 }
 
-// inOrder returns the keys of tree, [sandbox] before those whose values are seen
-// from inside it, and [interface] before those whose defaults it changes.
+// inOrder returns the keys of tree, [sandbox] before the tables whose paths are inside the
+// new root, and [interface] before those whose defaults it changes.
 func inOrder(tree map[string]any) []string {
 	names := slices.Sorted(maps.Keys(tree))
 	for _, first := range []string{"interface", "sandbox"} {
@@ -272,7 +272,7 @@ func (v *value) setTOML(x any) error {
 	return err
 }
 
-// advice tells what to write instead of an unknown key.
+// advice returns what to write instead of an unknown key.
 func (p *loader) advice(table, name string, ks keys) string {
 	for _, t := range p.cfg.tables() {
 		if t.name != table {
@@ -289,13 +289,13 @@ func (p *loader) fail(at position, key, format string, args ...any) {
 	p.errs = append(p.errs, &ProfileError{File: p.file, Line: at.line, Col: at.col, Key: key, Text: fmt.Sprintf(format, args...)})
 }
 
-// expand puts the instance in for %i. %% is a percent sign; one before anything
-// else stands for itself.
+// expand replaces %i with the instance and %% with a percent sign. A percent sign before
+// anything else stays.
 func expand(s, instance string) string {
 	return strings.NewReplacer("%%", "%", "%i", instance).Replace(s)
 }
 
-// unexpand returns what expand makes s of.
+// unexpand returns the text from which expand makes s.
 func unexpand(s string) string {
 	var b strings.Builder
 	for i := range len(s) {

@@ -32,7 +32,7 @@ func TestExamplesLoad(t *testing.T) {
 	}
 }
 
-// again tests that the profile that c shows loads to c.
+// again checks that the profile that c prints loads to c.
 func again(t *testing.T, name string, c *Config) {
 	t.Helper()
 	got, err := parseProfile(name, c.TOML(), "/elsewhere", "other")
@@ -45,7 +45,7 @@ func again(t *testing.T, name string, c *Config) {
 	}
 }
 
-// TestReference: reference.toml has every key, and what it says is the default.
+// TestReference checks that reference.toml has every key, with its default.
 func TestReference(t *testing.T) {
 	src, err := os.ReadFile(examples + "/reference.toml")
 	if err != nil {
@@ -96,7 +96,7 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// TestReferenceUncommented: what reference.toml has behind a # loads too.
+// TestReferenceUncommented checks that the commented keys of reference.toml load, too.
 func TestReferenceUncommented(t *testing.T) {
 	src, err := os.ReadFile(examples + "/reference.toml")
 	if err != nil {
@@ -249,7 +249,7 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// TestMistakes: small is put before each, 4 lines in [tpmstate].
+// TestMistakes checks errors and their positions, after the 4 lines of small, in [tpmstate].
 func TestMistakes(t *testing.T) {
 	long := strings.Repeat("a", 200)
 	for _, tt := range []struct{ src, want string }{
@@ -338,7 +338,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestManufactureMistakes are about what only a TPM 1.2 is asked for.
+// TestManufactureMistakes checks errors about a TPM 1.2.
 func TestManufactureMistakes(t *testing.T) {
 	const tpm12 = "tpm = \"1.2\"\ncontrol.listen = \"unix:c\"\ntpmstate.dir = \"s\"\n[manufacture]\n"
 	for _, tt := range []struct{ src, want string }{
@@ -359,7 +359,7 @@ func TestManufactureMistakes(t *testing.T) {
 	}
 }
 
-// TestManufacture: who a TPM is for, and which keys it gets, has a default.
+// TestManufacture checks the defaults of the subject and of the keys.
 func TestManufacture(t *testing.T) {
 	for _, tt := range []struct {
 		src  string
@@ -383,7 +383,7 @@ func TestManufacture(t *testing.T) {
 	}
 }
 
-// TestWholeMistakes are about the whole file.
+// TestWholeMistakes checks errors about the whole file.
 func TestWholeMistakes(t *testing.T) {
 	const st = "[tpmstate]\ndir = \"/s\"\n"
 	for _, tt := range []struct{ src, want string }{
@@ -407,8 +407,8 @@ func TestWholeMistakes(t *testing.T) {
 	}
 }
 
-// TestStateFile: a file is beside the profile, and locked only if that is asked
-// for.
+// TestStateFile checks that a relative file is next to the profile, and not locked by
+// default.
 func TestStateFile(t *testing.T) {
 	const src = "[control]\nlisten = \"fd:3\"\n[tpmstate]\nfile = \"%i.img\"\n"
 	for more, lock := range map[string]bool{"": false, "lock = true": true, "lock = false": false} {
@@ -495,8 +495,8 @@ func TestFindProfile(t *testing.T) {
 		{"x.toml", "x.toml", "x", ""},
 		{"./x", "./x", "x", ""},
 		{"/etc/x.toml", "/etc/x.toml", "x", ""},
-		{"..", "", "", `instance "..": want a name without a slash`},
-		{"", "", "", `instance "": want a name without a slash`},
+		{"..", "", "", `invalid instance name "..": write a name without a slash`},
+		{"", "", "", `invalid instance name "": write a name without a slash`},
 	} {
 		file, instance, err := findProfile(tt.name, []string{a, b})
 		if errText(err) != tt.err || err == nil && (file != tt.file || instance != tt.instance) {
@@ -529,8 +529,8 @@ func TestFindProfile(t *testing.T) {
 	}
 }
 
-// FuzzProfile: never a panic; every key has its place; what loads, shows and
-// loads again.
+// FuzzProfile checks that every key has a position, and that a profile that loads can be
+// printed and loaded again.
 func FuzzProfile(f *testing.F) {
 	files, err := filepath.Glob(examples + "/*.toml")
 	if err != nil {
@@ -564,7 +564,7 @@ func FuzzProfile(f *testing.F) {
 	})
 }
 
-// placed tests that each key of tree is in at.
+// placed checks that each key of tree has a position.
 func placed(t *testing.T, at map[string]where, words []string, tree map[string]any) {
 	t.Helper()
 	for name, v := range tree {
@@ -578,7 +578,7 @@ func placed(t *testing.T, at map[string]where, words []string, tree map[string]a
 	}
 }
 
-// TestManual: the manual page has every table and every key.
+// TestManual checks that the manual page has every table and every key.
 func TestManual(t *testing.T) {
 	src, err := os.ReadFile("../../man/swtpm.toml.5")
 	if err != nil {

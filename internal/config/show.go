@@ -7,10 +7,9 @@ import (
 )
 
 // TOML returns c as a profile with every default filled in. A key that was not
-// asked for stands behind a #. The profile loads back to a Config equal to c,
+// asked for is a comment. The profile loads back to a Config equal to c,
 // but for what no profile can say: Daemon, what is printed, strings that are
-// not UTF-8, and paths that are relative, which are seen from where the profile
-// is. Of a c that Check refuses, the profile is refused too.
+// not UTF-8, and relative paths, which begin in the directory of the profile. Of a c that Check refuses, the profile is refused too.
 func (c *Config) TOML() string {
 	var b strings.Builder
 	writeKeys(&b, c.top())
@@ -47,7 +46,7 @@ func writeKeys(b *strings.Builder, ks keys) {
 	}
 }
 
-// shown returns the keys of a profile that have something to say.
+// shown returns the keys of a profile that have a value to show.
 func (ks keys) shown() keys {
 	var out keys
 	for _, k := range ks.known(profile) {
@@ -86,8 +85,8 @@ func quoteTOML(s string) string {
 }
 
 // JSON returns c for machines: an object with the tables and keys of a profile,
-// defaults included, on one line with a newline. A table or key that says
-// nothing is left out. A byte that is not UTF-8 becomes U+FFFD.
+// defaults included, on one line with a newline. A table or key without an effect
+// is left out. A byte that is not UTF-8 becomes U+FFFD.
 func (c *Config) JSON() string {
 	var b strings.Builder
 	b.WriteByte('{')
@@ -103,8 +102,7 @@ func (c *Config) JSON() string {
 	return b.String() + "}\n"
 }
 
-// writeJSON writes the members of one object and returns what stands before the
-// next.
+// writeJSON writes the members of one object and returns the separator before the next.
 func writeJSON(b *strings.Builder, ks keys, sep string) string {
 	for _, k := range ks.shown() {
 		v, _ := k.value.toTOML()

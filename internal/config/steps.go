@@ -7,7 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// finish fills the Config from the options that were kept.
+// finish sets the Config from the options with sub-options.
 func (l *line) finish(operands []string) error {
 	if len(operands) > 0 {
 		return refuse("Unknown parameter '%s'", operands[0])
@@ -20,7 +20,7 @@ func (l *line) finish(operands []string) error {
 	return nil
 }
 
-// steps fill the Config, in the order of the reference.
+// steps returns the functions that set the Config, in the order of the reference.
 func (l *line) steps() []func() error {
 	if l.word() == "cuse" {
 		return []func() error{
@@ -55,7 +55,7 @@ func (l *line) capabilities() error {
 
 // states is --print-states.
 //
-// Compat: swtpm does not look at TPM_PATH for it.
+// Compat: C-235: TPM_PATH does not count for it.
 func (l *line) states() error {
 	if !l.cfg.PrintStates {
 		return nil
@@ -101,7 +101,7 @@ func wrap(label string, err error) error {
 }
 
 func (l *line) log() error {
-	next := l.cfg.Log // the log that is replaced takes the complaint
+	next := l.cfg.Log // a complaint goes to the log as it was
 	ks := next.keys()
 	o, err := l.read("log", "logging", ks)
 	if err != nil || o == nil {
@@ -128,7 +128,7 @@ func (l *line) readKey(name string, k *Key) error {
 		return err
 	}
 	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o["fd"].text), "-") {
-		delete(o, "kdf") // only looked at for a passphrase
+		delete(o, "kdf") // read for a passphrase only
 	}
 	if err := fill(o, "key", ks); err != nil && found.Source != NoKey {
 		return err
@@ -251,7 +251,7 @@ func (l *line) pcap() error {
 	return nil
 }
 
-// profile is --profile. With a TPM 1.2 it is read and means nothing.
+// profile is --profile. With a TPM 1.2 it is checked and has no effect.
 func (l *line) profile() error {
 	found := AlgorithmProfile{FD: -1}
 	ks := found.keys()
@@ -266,7 +266,7 @@ func (l *line) profile() error {
 		}
 	}
 	if o.has("fd") && !strings.HasPrefix(trimC(o["fd"].text), "-") {
-		most = 2 // Compat: swtpm lets one more through, which then counts
+		most = 2 // Compat: C-236: one more is accepted, and counts
 	}
 	if given > most {
 		return refusal("Only one profile option parameter of 'profile', 'name', 'fd', or 'file' may be provided")

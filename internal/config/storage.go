@@ -2,9 +2,9 @@ package config
 
 import "github.com/swtpm-go/swtpm/internal/nv"
 
-// Storage returns a Config of which only State and Key count: those that the
-// arguments of --tpmstate and --key name, in the words of the classic command
-// line. An empty key is none. env is as for Classic.
+// Storage returns a Config of which only State and Key are set, from the arguments of
+// --tpmstate and --key of the classic command line. An empty key is none. env is as for
+// Classic.
 func Storage(tpmstate, key string, env func(string) string) (*Config, error) {
 	l := line{cfg: defaults(), given: map[string]string{}, env: env}
 	if tpmstate != "" {
@@ -14,7 +14,7 @@ func Storage(tpmstate, key string, env func(string) string) (*Config, error) {
 		return nil, err
 	}
 	if l.cfg.State.Location.Kind == nv.None {
-		return nil, refusal("no place for the state is named; give a PROFILE or --tpmstate dir=PATH")
+		return nil, refusal("missing state location; give a PROFILE or --tpmstate dir=PATH")
 	}
 	k, err := ParseKey(key)
 	if err != nil {

@@ -61,7 +61,7 @@ func TestFirstSuboptionCounts(t *testing.T) {
 	}
 }
 
-// TestTypes has each type of a sub-option with what it takes and what it says.
+// TestTypes checks the values and the errors of each type of sub-option.
 func TestTypes(t *testing.T) {
 	highest := uint32(1<<32 - 2) // negative where an int has 32 bits
 	for _, tt := range []struct {
@@ -164,7 +164,8 @@ func TestUnknownSuboption(t *testing.T) {
 	}
 }
 
-// FuzzSuboptions: what is cut at commas is what was there; filling never panics.
+// FuzzSuboptions checks that the parts between commas make the text again, and that no
+// text panics.
 func FuzzSuboptions(f *testing.F) {
 	for _, s := range []string{
 		"", ",", "dir=/x,mode=0600,lock", "backend-uri=file://x", "type=unixio,path=p,uid=0", "a={b,{c}},d", "a={b,c",

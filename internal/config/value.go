@@ -142,7 +142,7 @@ func directory(p *string) value {
 
 // truth is a bool.
 //
-// Compat: C-065: every text but "true" and "1" means false, and none is an error.
+// Compat: C-225: every text but "true" and "1" means false, and none is an error.
 func truth(p *bool) value {
 	return value{
 		parse: anyForm(func(s string) error {

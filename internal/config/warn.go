@@ -7,8 +7,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// Warnings returns what a TPM can start with, and is not good for anything then. The
-// classic command line takes it, as swtpm does, and says nothing.
+// Warnings returns lines about settings with which a TPM starts but cannot be used. The
+// classic command line accepts them, as swtpm does.
 func (c *Config) Warnings() []string {
 	var out []string
 	data, ctrl := c.Interface.Server.Kind != None || c.Interface.Device != "", c.Control.Listen.Kind != None
@@ -26,7 +26,7 @@ func (c *Config) Warnings() []string {
 	return out
 }
 
-// unknownScheme returns what is wrong with the place of the state, "" if nothing is.
+// unknownScheme returns a line about a state location of an unsupported kind, else "".
 func unknownScheme(l nv.Location) string {
 	if l.Kind != nv.Unsupported {
 		return ""
@@ -38,5 +38,5 @@ func unknownScheme(l nv.Location) string {
 	case "iscsi", "nbd":
 		hint = "; connect the volume, and name its block device, file:///dev/…"
 	}
-	return fmt.Sprintf("state: no storage of the kind %q: INIT will fail; want dir://PATH, or file://PATH for a file or a block device%s", l, hint)
+	return fmt.Sprintf("state: unsupported storage %q: INIT will fail; write dir://PATH, or file://PATH for a file or a block device%s", l, hint)
 }

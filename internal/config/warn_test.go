@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestWarnings checks which TPMs are said to be of no use as they are.
+// TestWarnings checks for which settings a TPM is reported as unusable.
 func TestWarnings(t *testing.T) {
-	const power, reach, scheme = "no client can power this TPM on", "no client can reach this TPM", "no storage of the kind"
+	const power, reach, scheme = "no client can power this TPM on", "no client can reach this TPM", "unsupported storage"
 	for _, tt := range []struct {
 		iface, args string
 		want        []string

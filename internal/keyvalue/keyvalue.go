@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// maxSize is how large a configuration file may be; one has a few hundred bytes.
+// maxSize is the largest size of a configuration file, which has a few hundred bytes.
 const maxSize = 1 << 20
 
 // File is the text of a configuration file.
@@ -67,11 +67,11 @@ func Expand(s string) string {
 	}
 }
 
-// SystemDir is where the configuration of the machine is.
+// SystemDir is the directory with the configuration of the machine.
 const SystemDir = "/etc"
 
-// Find returns the path of the configuration file of that name: that of the user
-// if it is readable, else that of the machine, which need not be there.
+// Find returns the path of the configuration file with that name: the user's file if it is
+// readable, else the machine's, which may be missing.
 func Find(name string) string {
 	if dir := UserDir(); dir != "" {
 		if path := filepath.Join(dir, name); unix.Access(path, unix.R_OK) == nil {
@@ -81,9 +81,9 @@ func Find(name string) string {
 	return filepath.Join(SystemDir, name)
 }
 
-// UserDir returns the directory with the user's configuration, "" if there is
-// none: $XDG_CONFIG_HOME, or .config at home, which is that of the password file
-// if the environment names none.
+// UserDir returns the directory with the user's configuration, "" if there is none:
+// $XDG_CONFIG_HOME, or .config in the home directory, which comes from $HOME or else from
+// the password file.
 func UserDir() string {
 	if dir := os.Getenv("XDG_CONFIG_HOME"); dir != "" {
 		return dir
@@ -99,8 +99,8 @@ func UserDir() string {
 	return filepath.Join(home, ".config")
 }
 
-// UserName returns the name of who runs this, for messages: its number if it has
-// none.
+// UserName returns the name of the user of this process for messages, or the number of a
+// user without a name.
 func UserName() string {
 	uid := strconv.Itoa(os.Geteuid())
 	if u, err := user.LookupId(uid); err == nil {

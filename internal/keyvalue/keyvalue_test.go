@@ -87,7 +87,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// FuzzValue holds that a value has neither blanks around it nor a line's end or
+// FuzzValue checks that a value has neither blanks around it nor a line end or a
 // comment in it, and that a line appended for another key changes nothing.
 func FuzzValue(f *testing.F) {
 	for _, s := range []string{"key = 1", "a\nkey=2 # x\n", "key = ${HOME}", "key", ""} {

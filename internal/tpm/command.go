@@ -9,8 +9,8 @@ import "encoding/binary"
 const HeaderSize = 10
 
 // MaxCommand is the size in bytes of the largest command and response that every
-// libtpms handles, TPM_BUFFER_MAX. The one that is loaded may say more, up to
-// LargestCommand, which is a limit of ours.
+// libtpms handles, TPM_BUFFER_MAX. The loaded libtpms may allow more, up to
+// LargestCommand, which is our own limit.
 const (
 	MaxCommand     = 4096
 	LargestCommand = 16 << 10
@@ -22,7 +22,7 @@ const (
 //	off len field
 //	  0   4 8, TPM_SEND_COMMAND
 //	  4   1 locality
-//	  5   4 size of the command, not looked at
+//	  5   4 size of the command, ignored
 //
 // Its response begins with the response's size as u32 and ends in a u32 0.
 //
@@ -30,11 +30,11 @@ const (
 const PrefixSize = 9
 
 // MaxMessage is the size in bytes of the longest message with a command of up to
-// MaxCommand bytes: the command behind a prefix.
+// MaxCommand bytes: a prefix and the command.
 const MaxMessage = PrefixSize + MaxCommand
 
-// Prefixed says whether the message that begins with b has a prefix. It needs
-// HeaderSize bytes to tell. No tag of a command looks like one.
+// Prefixed reports whether the message that begins with b has a prefix. b needs at least
+// HeaderSize bytes. No tag of a command looks like a prefix.
 func Prefixed(v Version, b []byte) bool {
 	return v == V20 && len(b) >= HeaderSize && binary.BigEndian.Uint32(b) == 8
 }
@@ -89,7 +89,7 @@ func ParseHeader(b []byte) (h Header, ok bool) {
 	}, true
 }
 
-// ErrorResponse returns the 10-byte response that tells r, with the tag that
+// ErrorResponse returns the 10-byte response with the result r, with the tag that
 // clients of a TPM of version v expect.
 func ErrorResponse(v Version, r Result) []byte {
 	tag := uint16(TagNoSessions)
@@ -99,8 +99,8 @@ func ErrorResponse(v Version, r Result) []byte {
 	return message(tag, uint32(r))
 }
 
-// message returns a header with the given tag and code and the fields, each of
-// them a u16, behind it.
+// message returns a header with the given tag and code, followed by the fields, each of
+// them a u16.
 func message(tag uint16, code uint32, fields ...uint16) []byte {
 	b := binary.BigEndian.AppendUint16(nil, tag)
 	b = binary.BigEndian.AppendUint32(b, uint32(HeaderSize+2*len(fields)))

@@ -2,7 +2,7 @@ package tpm
 
 import "sync"
 
-// Name returns the name of a command as the TCG has it, "" if it has none here.
+// Name returns the TCG's name of a command, "" for an unknown command.
 func (c Code) Name(v Version) string {
 	if v == V12 {
 		return names12()[c]
@@ -10,8 +10,8 @@ func (c Code) Name(v Version) string {
 	return names20()[c]
 }
 
-// names12 are the ordinals of a TPM 1.2. The names are made when they are first
-// needed: most processes need none.
+// names12 are the ordinals of a TPM 1.2. The map is made when it is first needed: most
+// processes do not need it.
 //
 // Source: TPM Main Specification 1.2, Part 2, 17, Ordinals.
 var names12 = sync.OnceValue(func() map[Code]string {

@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// Result is a TPM_RESULT: 0 for success, else what went wrong. A non-zero
-// Result is an error.
+// Result is a TPM_RESULT: 0 for success, else the reason of a failure. A non-zero Result
+// is an error.
 //
 // Source: libtpms/tpm_error.h.
 type Result uint32
 
-// The results that the emulator itself gives or looks at.
+// The results that the emulator itself returns or checks.
 const (
 	Success         Result = 0x00
 	BadParameter    Result = 0x03
@@ -68,7 +68,7 @@ var resultNames = map[Result]string{
 	RCNVRate:        "TPM_RC_NV_RATE",
 }
 
-// Error names the result: "TPM_RESULT 0x9 (TPM_FAIL)".
+// Error returns the name of the result: "TPM_RESULT 0x9 (TPM_FAIL)".
 func (r Result) Error() string {
 	if s, ok := resultNames[r]; ok {
 		return fmt.Sprintf("TPM_RESULT 0x%x (%s)", uint32(r), s)
@@ -84,8 +84,8 @@ func (r Result) Err() error {
 	return r
 }
 
-// ResultOf returns the Result that a client is told for err: Success for nil,
-// the Result in err's chain if there is one, else Fail.
+// ResultOf returns the Result that a client gets for err: Success for nil, the Result in
+// the chain of err if it has one, else Fail.
 func ResultOf(err error) Result {
 	if err == nil {
 		return Success

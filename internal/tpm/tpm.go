@@ -1,6 +1,6 @@
-// Package tpm holds the words that the other packages share: versions,
-// localities, results, state blobs and the few command codes that a front end
-// must know. It does no I/O and knows nothing of libtpms.
+// Package tpm defines the types that the other packages share: versions, localities,
+// results, state blobs and the few command codes that a front end must know. It does no
+// I/O and does not use libtpms.
 package tpm
 
 import "fmt"
@@ -38,8 +38,8 @@ func (v *Version) UnmarshalText(text []byte) error {
 
 // FilePrefix returns the prefix of the names of a TPM's state files.
 //
-// Source: libtpms, tpm_nvfile.c; swtpm, src/swtpm/swtpm_nvstore.h. The number is
-// that of the TPM, always 00.
+// Source: libtpms, tpm_nvfile.c; swtpm, src/swtpm/swtpm_nvstore.h. The number of
+// the TPM is always 00.
 func (v Version) FilePrefix() string {
 	if v == V12 {
 		return "tpm-00."

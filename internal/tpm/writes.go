@@ -3,7 +3,7 @@ package tpm
 import "slices"
 
 // WritesNV reports whether a command is one that writes NV memory whenever it
-// succeeds, and that a guest may repeat. Startup is none: without it there is no TPM.
+// succeeds, and that a guest may repeat. Startup is not one of them: without it the TPM does not work.
 func WritesNV(v Version, c Code) bool {
 	if v == V12 {
 		return slices.Contains(writing12, c)
@@ -49,7 +49,7 @@ var writing20 = []Code{
 }
 
 // Source: TPM 1.2 Main, Part 3; the commands that change TPM_PERMANENT_DATA,
-// TPM_PERMANENT_FLAGS or what is kept with them.
+// TPM_PERMANENT_FLAGS or what is stored with them.
 var writing12 = []Code{
 	0x0D,       // TPM_TakeOwnership
 	0x10,       // TPM_ChangeAuthOwner

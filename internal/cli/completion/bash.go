@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// engineBash is what the tables of a bash script are used by.
+// engineBash are the functions that use the tables of a bash script.
 //
 //go:embed engine.bash
 var engineBash string
@@ -24,9 +24,9 @@ func bash(p *Program) string {
 		fmt.Fprintf(&s, "\n# %s\n%s%s() {\n\tcase $1 in\n%s\t*) return 1 ;;\n\tesac\n}\n", what, name, suffix, strings.Join(rows, ""))
 	}
 	table("_is_command", "Whether the last of the words is a command.", t.isCommand)
-	table("_commands", "The commands behind the words.", t.commands)
-	table("_options", "The options behind the words.", t.options)
-	table("_operand", "The kind of operand behind the words.", t.operand)
+	table("_commands", "The commands after the words.", t.commands)
+	table("_options", "The options after the words.", t.options)
+	table("_operand", "The kind of operand after the words.", t.operand)
 	table("_args", "The kinds of an option's arguments, each in a line.", t.args)
 	table("_names", "The names in an option's list.", t.names)
 	table("_value", "The kind of a name's value in an option's list.", t.value)
@@ -41,7 +41,7 @@ type bashTables struct {
 	isCommand, commands, options, operand, args, names, value []string
 }
 
-// add makes the rows of one command.
+// add adds the rows of one command.
 func (t *bashTables) add(path string, c *Command) {
 	if path != "" {
 		t.isCommand = append(t.isCommand, "\t"+quote(path)+") ;;\n")
@@ -100,7 +100,7 @@ func appendRow(rows, keys []string, words ...string) []string {
 	return append(rows, fmt.Sprintf("\t%s) printf '%%s\\n' %s ;;\n", strings.Join(patterns, " | "), quoteAll(words)))
 }
 
-// kindWords returns the words that tell bash a kind; nil for text. list is the
+// kindWords returns the words for a kind in bash; nil for text. list is the
 // key of a list.
 func kindWords(v Value, list string) []string {
 	switch v.Kind {

@@ -1,6 +1,6 @@
 // Package completion writes the completion scripts of a program for bash, zsh and
-// fish from a description of its command line. It knows no program: whoever has
-// the tables of one describes it.
+// fish from a description of its command line. It knows no program: the caller describes
+// one from its tables.
 package completion
 
 import (
@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Program is a command line. Its names are what it is installed as; the first
-// one names the script's functions.
+// Program is a command line. It is installed under its names; the first one is part of
+// the names of the script's functions.
 type Program struct {
 	Names []string
 	Command
@@ -65,11 +65,10 @@ const (
 	List                  // NAME, NAME=VALUE, with commas between them
 )
 
-// Shells are the shells that scripts can be had for.
+// Shells are the shells with a completion script.
 var Shells = []string{"bash", "zsh", "fish"}
 
-// Script returns the script for a shell, or an error that names the shells there
-// are.
+// Script returns the script for a shell, or an error that lists the supported shells.
 func Script(p *Program, shell string) (string, error) {
 	switch shell {
 	case "bash":
@@ -79,7 +78,7 @@ func Script(p *Program, shell string) (string, error) {
 	case "fish":
 		return fish(p), nil
 	}
-	return "", fmt.Errorf("no completion for the shell %q: want %s", shell, strings.Join(Shells, ", "))
+	return "", fmt.Errorf("unknown shell %q; want %s", shell, strings.Join(Shells, ", "))
 }
 
 // ValueOf returns the Value that a help text calls name: PROFILE, FILE, DIR, USER
@@ -106,7 +105,7 @@ func (p *Program) ident() string {
 	return strings.NewReplacer("-", "_", ".", "_").Replace(p.Names[0])
 }
 
-// mixed says that the command takes either one of its commands or operands.
+// mixed reports whether the command takes either one of its commands or operands.
 func (c *Command) mixed() bool { return len(c.Commands) > 0 && c.Operand.Kind != Text }
 
 // walk calls f for each command with the words that lead to it, "/run" for
@@ -122,7 +121,7 @@ func (p *Program) walk(f func(path string, c *Command)) {
 	down("", &p.Command)
 }
 
-// spellings returns all that is taken for the option.
+// spellings returns all forms of the option.
 func (p *Program) spellings(o Option) []string {
 	all := append([]string(nil), o.Names...)
 	if p.OneDash {

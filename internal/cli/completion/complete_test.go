@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// odd is a program whose texts have what shells take for something else.
+// odd is a program whose texts contain characters that are special to shells.
 func odd() *Program {
 	return &Program{
 		Names:         []string{"odd-name", "odd_name"},
@@ -34,7 +34,7 @@ func odd() *Program {
 	}
 }
 
-// TestSyntax has each shell that is installed read its scripts.
+// TestSyntax checks the scripts with each shell that is installed.
 func TestSyntax(t *testing.T) {
 	tools := &Program{Names: []string{"tool"}, OneDash: true, Command: Command{Operand: Value{Kind: File}, Options: []Option{
 		{Names: []string{"-cs"}, Help: "it's"}, {Names: []string{"--save"}, Args: []Value{{Kind: Words, Words: []string{"x"}}, {Kind: File}}},
@@ -58,7 +58,7 @@ func TestSyntax(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Script(odd(), "tcsh"); err == nil || err.Error() != `no completion for the shell "tcsh": want bash, zsh, fish` {
+	if _, err := Script(odd(), "tcsh"); err == nil || err.Error() != `unknown shell "tcsh"; want bash, zsh, fish` {
 		t.Errorf("the script for tcsh: %v", err)
 	}
 }

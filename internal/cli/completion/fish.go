@@ -83,8 +83,8 @@ func (f *fishScript) command(path string, c *Command) {
 	}
 }
 
-// value returns the switches of complete for an argument. key is that of its
-// option, whose list it may be.
+// value returns the switches of complete for an argument. key is the key of its option,
+// whose list it may be.
 func (f *fishScript) value(v Value, key string) string {
 	switch v.Kind {
 	case Words:
@@ -104,7 +104,7 @@ func (f *fishScript) value(v Value, key string) string {
 	return " -x"
 }
 
-// list makes the rows of a list.
+// list adds the rows of a list.
 func (f *fishScript) list(v Value, key string) {
 	row := func(s *strings.Builder, key string, words []string) {
 		if len(words) > 0 {

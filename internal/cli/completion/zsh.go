@@ -33,7 +33,7 @@ func (z *zshScript) function(key string) string {
 	return z.name + strings.ReplaceAll(key, "/", "__")
 }
 
-// command writes the function of a command, and those of its options' lists.
+// command writes the function of a command and the functions of its options' lists.
 func (z *zshScript) command(path string, c *Command) {
 	fmt.Fprintf(&z.s, "\n%s() {\n", z.function(path))
 	if len(c.Commands) > 0 {
@@ -64,7 +64,7 @@ func (z *zshScript) command(path string, c *Command) {
 	}
 }
 
-// choose writes the choice between the commands of c, and hands over to theirs.
+// choose writes the choice between the commands of c, and calls their functions.
 func (z *zshScript) choose(path string, c *Command) {
 	var plain, described []string
 	for _, sub := range c.Commands {
@@ -179,7 +179,7 @@ func (z *zshScript) profiles() {
 `, z.name, quoteAll(z.p.ProfileDirs), z.p.ProfileSuffix)
 }
 
-// zshName returns what a value is called above its candidates.
+// zshName returns the heading of the candidates for a value.
 func zshName(v Value) string {
 	return map[Kind]string{Words: "word", File: "file", Directory: "directory", User: "user", Profile: "profile", List: "list"}[v.Kind] + " "
 }
