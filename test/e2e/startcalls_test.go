@@ -99,7 +99,8 @@ func TestSetupCalls(t *testing.T) {
 }
 
 // TestStartFaults checks the page faults of a program that only prints its version, and of
-// a start up to a TPM that is on and confined.
+// a start up to a TPM that is on and confined. A copied program can have 70 more than the one
+// that the linker wrote, because the page cache has it in smaller units.
 func TestStartFaults(t *testing.T) {
 	skipWithRace(t)
 	t.Parallel()
@@ -108,8 +109,8 @@ func TestStartFaults(t *testing.T) {
 		most int64
 		args []string
 	}{
-		{540, []string{"version"}},
-		{670, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--flags", "startup-clear", "--print-info", "1"}},
+		{600, []string{"version"}},
+		{760, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--flags", "startup-clear", "--print-info", "1"}},
 	} {
 		least := int64(1 << 62)
 		for range 3 {
