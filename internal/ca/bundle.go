@@ -12,14 +12,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// Bundle returns in PEM what a verifier of the CA's certificates needs: that of
-// the root CA, if it is here, and that of the key that signs. It makes nothing; it
-// fails with fs.ErrNotExist if there is no CA yet.
+// Bundle returns the certificates that a verifier needs, in PEM: the certificate of the
+// root CA, if its file exists, and the one of the signing key. It creates nothing. The
+// error is fs.ErrNotExist if there is no CA.
 func (c *CA) Bundle() ([]byte, error) {
 	chain, err := c.certificates(c.cfg.IssuerCert)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("there is no CA yet, the first certificate makes it: %w", err)
+		return nil, fmt.Errorf("the CA does not exist yet; issuing a certificate creates it: %w", err)
 	case err != nil:
 		return nil, err
 	case len(chain) == 0:
@@ -42,14 +42,14 @@ func (c *CA) Bundle() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// root returns the certificate of the root CA, nil if it is not here: somebody
-// else's root may have signed that of the signing key.
+// root returns the certificate of the root CA, nil if it has no file here: an external CA
+// may have issued the certificate of the signing key.
 func (c *CA) root() (*x509.Certificate, error) {
-	beside := c.cfg.SigningKey
+	neighbor := c.cfg.SigningKey
 	if c.cfg.InToken() {
-		beside = c.cfg.IssuerCert
+		neighbor = c.cfg.IssuerCert
 	}
-	all, err := c.certificates(filepath.Join(filepath.Dir(beside), rootCertName))
+	all, err := c.certificates(filepath.Join(filepath.Dir(neighbor), rootCertName))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil

@@ -1,7 +1,8 @@
 // Package ca is a local certificate authority for TPMs: a root key and a key that
 // issues certificates, each with its certificate, in files that swtpm_localca can
-// use as well. It makes them on first use, hands out serial numbers, and lends the
-// signing key to who builds a certificate. What is in that is package cert's.
+// use, too. It creates them on first use, assigns serial numbers, issues certificates
+// (Issue), revokes them and returns the certificates for verifiers. Package cert builds
+// the certificates, package signer opens the keys.
 package ca
 
 import (
@@ -27,14 +28,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
-// Log takes messages, one call for each, without newline.
+// Log prints messages, one per call, without newline.
 type Log interface {
 	Infof(format string, args ...any)
 	Errorf(format string, args ...any)
 }
 
-// CA is a local CA. Several may be in use at once, for the same files, in this
-// process and in others.
+// CA is a local CA. Several CAs and processes may use the same files at once, but a CA is
+// for one goroutine.
 type CA struct {
 	cfg     *Config
 	log     Log
@@ -48,8 +49,7 @@ type CA struct {
 	newKey func(ctx context.Context) (crypto.Signer, error)
 }
 
-// New returns the CA that cfg describes. Nothing is touched before something is
-// asked of it.
+// New returns the CA that cfg describes. It does not access any file.
 func New(cfg *Config, log Log) *CA {
 	return &CA{cfg: cfg, log: log, random: rand.Reader, now: time.Now, newKey: generate}
 }
@@ -118,7 +118,7 @@ func (c *CA) issue(ctx context.Context, build func(serial *big.Int, issuer *x509
 	return build(serial, s.cert, s.key)
 }
 
-// prepare makes the directories and the CA, as far as they are not there.
+// prepare creates missing directories and a missing CA.
 func (c *CA) prepare(ctx context.Context) error {
 	for _, dir := range []struct{ key, path string }{
 		{"statedir", c.cfg.StateDir},
@@ -142,12 +142,11 @@ func (c *CA) prepare(ctx context.Context) error {
 	return c.ensure(ctx)
 }
 
-// makeDir makes the directory of a key of the configuration file, and those above
-// it.
+// makeDir creates the directory for a key of the configuration file, and its parents.
 func (c *CA) makeDir(key, path string) error {
 	_, err := os.Stat(path)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil // what is wrong with it is told when it is used
+		return nil // other errors are reported when it is used
 	}
 	c.log.Infof("Creating swtpm-localca dir '%s'.", path)
 	if err := os.MkdirAll(path, 0o770); err != nil {
@@ -168,12 +167,12 @@ func (c *CA) openKey() (*signer.Key, *x509.Certificate, error) {
 	}
 	if !belongs(cert, key.Public()) {
 		key.Close()
-		return nil, nil, fmt.Errorf("the certificate in %q is not that of the signing key %q", c.cfg.IssuerCert, signer.Place(c.cfg.SigningKey))
+		return nil, nil, fmt.Errorf("the certificate in %q does not belong to the signing key %q", c.cfg.IssuerCert, signer.Place(c.cfg.SigningKey))
 	}
 	return key, cert, nil
 }
 
-// signingKey opens the key that signs.
+// signingKey opens the signing key.
 func (c *CA) signingKey() (*signer.Key, error) {
 	if !c.cfg.InToken() {
 		p, err := openPair(c.cfg.SigningKey, c.cfg.IssuerCert)
@@ -203,7 +202,7 @@ func (c *CA) signingKey() (*signer.Key, error) {
 	return signer.Open(source)
 }
 
-// issuerCert returns the certificate of the key that signs.
+// issuerCert returns the certificate of the signing key.
 func (c *CA) issuerCert() (*x509.Certificate, error) {
 	all, err := c.certificates(c.cfg.IssuerCert)
 	switch {
@@ -217,5 +216,5 @@ func (c *CA) issuerCert() (*x509.Certificate, error) {
 	return all[0], nil
 }
 
-// belongs tells whether crt is a certificate of that key.
+// belongs reports whether crt is a certificate of key.
 func belongs(crt *x509.Certificate, key crypto.PublicKey) bool { return cert.Belongs(key, crt) }

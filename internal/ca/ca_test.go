@@ -298,7 +298,7 @@ func TestRefused(t *testing.T) {
 				return err
 			}
 			return os.WriteFile(dir+"/issuercert.pem", b, 0o600)
-		}, "is not that of the signing key"},
+		}, "does not belong to the signing key"},
 		{"a stranger's key", true, func(dir string) error { return stranger(dir, "signkey.pem") }, "belongs to user 12345"},
 		{"a stranger's certificate", true, func(dir string) error { return stranger(dir, "issuercert.pem") }, "belongs to user 12345"},
 		{"a stranger's serial number", true, func(dir string) error { return stranger(dir, "certserial") }, "belongs to user 12345"},

@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
-// Names of the root CA's files, beside the signing key.
+// Names of the root CA's files, next to the signing key.
 const (
 	rootKeyName  = "swtpm-localca-rootca-privkey.pem"
 	rootCertName = "swtpm-localca-rootca-cert.pem"
@@ -23,9 +23,9 @@ const (
 // rootPasswordVar is the variable with the password of the root CA's key.
 const rootPasswordVar = "SWTPM_ROOTCA_PASSWORD"
 
-// ensure makes what is missing of the CA.
+// ensure creates the CA if it is missing or incomplete.
 func (c *CA) ensure(ctx context.Context) error {
-	if whole, err := c.whole(); err != nil || whole {
+	if complete, err := c.complete(); err != nil || complete {
 		return err
 	}
 	unlock, err := c.lock(ctx)
@@ -33,7 +33,7 @@ func (c *CA) ensure(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if whole, err := c.whole(); err != nil || whole {
+	if complete, err := c.complete(); err != nil || complete {
 		return err // another process was faster
 	}
 	c.log.Infof("Creating root CA and a local CA's signing key and issuer cert.")
@@ -43,17 +43,16 @@ func (c *CA) ensure(ctx context.Context) error {
 	return nil
 }
 
-// whole tells whether there is a CA. What create does makes this true at its very
-// end, and swtpm_localca too writes the issuer's certificate last: it may be cut
-// short, but a complete certificate means that all before it is complete.
-func (c *CA) whole() (bool, error) {
+// complete reports whether the CA exists and is complete. Both create and swtpm_localca
+// write the issuer's certificate last, so if that is complete, so are the other files.
+func (c *CA) complete() (bool, error) {
 	p, err := openPair(c.cfg.SigningKey, c.cfg.IssuerCert)
 	if err != nil {
 		return false, err
 	}
 	defer p.close()
 	text, _, err := p.keyDir.Read(p.keyName, maxFile)
-	there := err == nil && hasBlock(text, "PRIVATE KEY")
+	hasKey := err == nil && hasBlock(text, "PRIVATE KEY")
 	clear(text)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -69,14 +68,13 @@ func (c *CA) whole() (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("issuer certificate: %w", err)
 	}
-	return there, nil
+	return hasKey, nil
 }
 
-// create makes the root CA's key and certificate, then the signing key and the
-// issuer's certificate, each of them unless it is there: whatever ended the
-// process that began it, or another's swtpm_localca, no key is lost, and a root
-// that verifiers trust stays. Each file is complete and on the disk before the
-// next has its name.
+// create creates the root CA's key and certificate, the signing key and the issuer's
+// certificate, except for those that exist. So no key is lost after an interruption of
+// this program or of swtpm_localca, and a root that verifiers trust stays. Each file is
+// synced before the next one is created.
 func (c *CA) create(ctx context.Context) error {
 	dir := filepath.Dir(c.cfg.SigningKey)
 	root, err := openPair(filepath.Join(dir, rootKeyName), filepath.Join(dir, rootCertName))
@@ -93,7 +91,7 @@ func (c *CA) create(ctx context.Context) error {
 	password := os.Getenv(rootPasswordVar)
 	if err := root.load(password, c.log); err != nil {
 		if errors.Is(err, signer.ErrPassword) {
-			err = fmt.Errorf("%w: %s has to be that of the root CA's key, %q", err, rootPasswordVar, root.keyDir.Path(rootKeyName))
+			err = fmt.Errorf("%w: set %s to the password of the root CA's key, %q", err, rootPasswordVar, root.keyDir.Path(rootKeyName))
 		}
 		return err
 	}
@@ -122,27 +120,26 @@ func (c *CA) create(ctx context.Context) error {
 	return nil
 }
 
-// makeKeys makes the keys that are missing, at the same time, and stores them in
-// the order of pairs.
+// makeKeys creates the missing keys concurrently and stores them in the order of pairs.
 func (c *CA) makeKeys(ctx context.Context, passwords map[*pair]string, pairs []*pair) error {
 	type result struct {
 		key crypto.Signer
 		err error
 	}
-	made := make(map[*pair]chan result)
+	created := make(map[*pair]chan result)
 	for _, p := range pairs {
 		if p.key != nil {
 			continue
 		}
 		done := make(chan result, 1)
-		made[p] = done
+		created[p] = done
 		go func() {
 			key, err := c.newKey(ctx)
 			done <- result{key, err}
 		}()
 	}
 	for _, p := range pairs {
-		done, missing := made[p]
+		done, missing := created[p]
 		if !missing {
 			continue
 		}

@@ -19,12 +19,12 @@ import (
 // list, in decimal digits, in the state directory.
 const crlNumberName = "crlnumber"
 
-// RevocationList returns a signed list, in DER, of the certificates that were
-// revoked. Verifiers want a newer one after the given number of days.
+// RevocationList returns a signed list of the revoked certificates in DER, which expires
+// after the given number of days.
 //
-// The certificate of the signing key must allow it to sign lists. A CA that
-// swtpm_localca or ours has made has no such certificate: RevocationList then issues
-// a new one for the same key, so that all certificates of TPMs stay valid.
+// The certificate of the signing key must allow it to sign lists. A new CA has no such
+// certificate, so RevocationList issues one for the same key. All certificates of TPMs
+// stay valid.
 //
 // Source: RFC 5280, 5.
 func (c *CA) RevocationList(ctx context.Context, days int) ([]byte, error) {
@@ -105,8 +105,8 @@ func (c *CA) renewForLists(key *signer.Key) (*x509.Certificate, error) {
 	return local.cert, nil
 }
 
-// nextListNumber returns the number of a new list, which is on disk before. The
-// caller holds the lock.
+// nextListNumber returns the number of a new list after it has stored it. The caller holds
+// the lock.
 func (c *CA) nextListNumber() (*big.Int, error) {
 	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
@@ -122,7 +122,7 @@ func (c *CA) nextListNumber() (*big.Int, error) {
 	default:
 		last, ok := parseSerial(string(text))
 		if !ok {
-			return nil, fmt.Errorf("%q: %q is not the number of a revocation list; write that of the last list into it", dir.Path(crlNumberName), text)
+			return nil, fmt.Errorf("%q: %q is not the number of a revocation list; write the number of the last list into it", dir.Path(crlNumberName), text)
 		}
 		next.Add(last, next)
 	}

@@ -17,14 +17,14 @@ import (
 // lockName is the name of the lock file in the state directory.
 const lockName = ".lock.swtpm-localca"
 
-// How the lock is waited for.
+// Intervals for the lock.
 const (
 	lockPause = 5 * time.Millisecond
-	lockLimit = 2 * time.Minute // whoever makes a CA takes seconds
+	lockLimit = 2 * time.Minute // the creation of a CA takes seconds
 )
 
-// lock excludes other processes, ours and swtpm's, and other calls of this one,
-// until unlock is called. It waits for its turn.
+// lock excludes other calls and processes, also of swtpm, until unlock is called. It
+// waits for the lock.
 func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
@@ -32,7 +32,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 	}
 	defer dir.Close()
 	for {
-		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: these are swtpm's
+		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: swtpm's name and mode
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return nil, cli.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), keyvalue.UserName(), keyvalue.OwnFiles())
@@ -46,11 +46,11 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 		if dir.Same(lockName, file) {
 			return func() { file.Close() }, nil
 		}
-		file.Close() // somebody removed it meanwhile
+		file.Close() // it was removed in the meantime
 	}
 }
 
-// flock locks the file.
+// flock waits until it has locked the file.
 func flock(ctx context.Context, file *safefile.File) error {
 	limit := time.After(lockLimit)
 	for {

@@ -18,7 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// maxFile is how long a file with a key or certificates may be, in bytes.
+// maxFile is the size limit of a file with a key or certificates in bytes.
 const maxFile = 1 << 20
 
 // pair is a private key and its certificate, a PEM file each.
@@ -26,8 +26,8 @@ type pair struct {
 	keyDir, certDir   *safefile.Dir
 	keyName, certName string
 
-	key  crypto.Signer     // nil: none was loaded
-	cert *x509.Certificate // nil: none was loaded
+	key  crypto.Signer     // nil before it is loaded
+	cert *x509.Certificate // nil before it is loaded
 }
 
 // openPair opens the directories of the two files.
@@ -49,12 +49,11 @@ func (p *pair) close() {
 	p.certDir.Close()
 }
 
-// errNoPEM says that what is searched for is not in a file.
-var errNoPEM = errors.New("there is none in it")
+// errNoPEM means that a file has no PEM block of the expected type.
+var errNoPEM = errors.New("not found in the file")
 
-// loadKey loads the key. It fails with fs.ErrNotExist if there is no file, and
-// with errNoPEM if there is no key in it. Nobody but its owner and his group may
-// have the file.
+// loadKey loads the key. The error is fs.ErrNotExist if there is no file, and errNoPEM if
+// it has no key. Users other than the owner and the group must have no access to it.
 func (p *pair) loadKey(password string, log Log) error {
 	text, mode, err := p.keyDir.Read(p.keyName, maxFile)
 	if err != nil {
@@ -66,16 +65,16 @@ func (p *pair) loadKey(password string, log Log) error {
 	case !hasBlock(text, "PRIVATE KEY"):
 		return fmt.Errorf("%q: private key: %w", path, errNoPEM)
 	case mode&0o007 != 0:
-		return fmt.Errorf("the mode of %q is %#o, so anybody may use or change the key: chmod 0600 %s", path, mode, path)
+		return fmt.Errorf("the mode of %q is %#o, so all users can access the key: chmod 0600 %s", path, mode, path)
 	case mode&0o020 != 0:
-		log.Errorf("The mode of %s is %#o, so its group may change the key; chmod 0600 would keep it to its owner.", path, mode)
+		log.Errorf("The mode of %s is %#o, so its group can change the key; chmod 0600 prevents that.", path, mode)
 	}
 	p.key, err = signer.ParsePEM(text, []byte(password))
 	return err
 }
 
-// loadCert loads the certificate. It fails with fs.ErrNotExist if there is no
-// file, and with errNoPEM if there is no certificate in it.
+// loadCert loads the certificate. The error is fs.ErrNotExist if there is no file, and
+// errNoPEM if it has no certificate.
 func (p *pair) loadCert() error {
 	text, _, err := p.certDir.Read(p.certName, maxFile)
 	if err != nil {
@@ -92,9 +91,9 @@ func (p *pair) loadCert() error {
 	return nil
 }
 
-// load loads what there is of the pair. A file without key or certificate is set
-// aside, and so is a certificate without its key: neither is of use, but nothing
-// is thrown away.
+// load loads the existing files of the pair. It renames a file without a key or
+// certificate, and a certificate without its key, because they are useless here but may
+// have a value elsewhere.
 func (p *pair) load(password string, log Log) error {
 	err := p.loadKey(password, log)
 	if errors.Is(err, errNoPEM) {
@@ -117,8 +116,7 @@ func (p *pair) load(password string, log Log) error {
 	return nil
 }
 
-// setAside gives a file that is of no use another name. One without a byte is
-// removed.
+// setAside renames a useless file. It removes an empty one.
 func setAside(dir *safefile.Dir, name, why string, log Log) error {
 	if b, _, err := dir.Read(name, maxFile); err == nil && len(b) == 0 {
 		return dir.Remove(name)
@@ -133,11 +131,11 @@ func setAside(dir *safefile.Dir, name, why string, log Log) error {
 			continue
 		}
 		if err == nil {
-			log.Errorf("In %s is %s; it was renamed to %s.", dir.Path(name), why, old)
+			log.Errorf("%s has %s; renamed to %s.", dir.Path(name), why, old)
 		}
 		return err
 	}
-	return fmt.Errorf("%q has to make room, and %s.old to %s.old.99 are taken", dir.Path(name), name, name)
+	return fmt.Errorf("cannot rename %q: %s.old to %s.old.99 exist", dir.Path(name), name, name)
 }
 
 // storeKey writes the key, encrypted with the password unless that is "".
@@ -172,15 +170,15 @@ func (p *pair) storeCert(der []byte) (err error) {
 	return p.certDir.Write(p.certName, tempName(p.certName), text, 0o644, true)
 }
 
-// tempName is the name under which a file is written, by who has the lock.
+// tempName returns the temporary name of a file, for the holder of the lock.
 func tempName(name string) string { return ".new." + name }
 
-// generate returns a new key, or an error when ctx ends first.
+// generate returns a new key, or an error if ctx ends first.
 func generate(ctx context.Context) (crypto.Signer, error) {
 	return program.Await(ctx, func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, keyBits) })
 }
 
-// hasBlock tells whether text has a PEM block whose type ends in kind.
+// hasBlock reports whether text has a PEM block whose type ends in kind.
 func hasBlock(text []byte, kind string) bool {
 	for {
 		var block *pem.Block

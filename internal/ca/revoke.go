@@ -18,21 +18,20 @@ import (
 )
 
 // revokedName is the name of the file with the revoked certificates, in the state
-// directory. It has a line for each, which says its serial number in decimal digits
-// and when it was revoked:
+// directory. Each has a line with its serial number in decimal digits and the time of
+// the revocation:
 //
 //	147183716251939017728 2026-11-29T14:30:00Z
 const revokedName = "revoked"
 
-// maxRevoked is how long that file may be, in bytes: room for 300,000 certificates.
+// maxRevoked is the size limit of that file in bytes: room for 300,000 certificates.
 const maxRevoked = 16 << 20
 
-// tpm12Header is how many bytes precede a certificate in the NVRAM of a TPM 1.2.
+// tpm12Header is the size of the header of a certificate in the NVRAM of a TPM 1.2.
 const tpm12Header = 7
 
-// IssuedSerial returns the serial number that name stands for: name itself if it is
-// a decimal number, else that of the certificate in the file of this name, DER or
-// PEM. The CA must have issued that certificate.
+// IssuedSerial returns the serial number that name means: a decimal number, or the name of
+// a file with a certificate that this CA has issued, DER or PEM.
 func (c *CA) IssuedSerial(name string) (*big.Int, error) {
 	if n, ok := parseSerial(name); ok {
 		return n, nil
@@ -66,7 +65,7 @@ func (c *CA) IssuedSerial(name string) (*big.Int, error) {
 	return crt.SerialNumber, nil
 }
 
-// parseSerial reads a serial number of a certificate in decimal digits.
+// parseSerial parses a serial number in decimal digits.
 func parseSerial(s string) (*big.Int, bool) {
 	if s == "" || len(s) > serialDigits || strings.Trim(s, "0123456789") != "" {
 		return nil, false
@@ -75,8 +74,8 @@ func parseSerial(s string) (*big.Int, bool) {
 	return n, ok && n.Cmp(cert.MaxSerial) <= 0
 }
 
-// Revoke adds serial to the revoked certificates and returns when it was revoked,
-// which is an earlier time if it was revoked before. The next revocation list has it.
+// Revoke adds serial to the revoked certificates and returns the time of its revocation,
+// which is earlier if it had been revoked before.
 func (c *CA) Revoke(ctx context.Context, serial *big.Int) (time.Time, error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
@@ -106,7 +105,7 @@ func (c *CA) Revoke(ctx context.Context, serial *big.Int) (time.Time, error) {
 	return now, dir.Write(revokedName, tempName(revokedName), text.Bytes(), 0o644, true)
 }
 
-// revoked returns the certificates that were revoked, the oldest first.
+// revoked returns the revoked certificates, the oldest first.
 func (c *CA) revoked() (all []x509.RevocationListEntry, err error) {
 	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
@@ -127,7 +126,7 @@ func (c *CA) revoked() (all []x509.RevocationListEntry, err error) {
 		serial, ok := parseSerial(number)
 		at, err := time.Parse(time.RFC3339, date)
 		if !ok || err != nil || !strings.HasSuffix(s, "\n") {
-			return nil, fmt.Errorf("%s:%d: invalid line %q, want a serial number and a time; correct or remove it", dir.Path(revokedName), line, strings.TrimSuffix(s, "\n"))
+			return nil, fmt.Errorf("%s:%d: invalid line %q, expected a serial number and a time; correct or remove it", dir.Path(revokedName), line, strings.TrimSuffix(s, "\n"))
 		}
 		all = append(all, x509.RevocationListEntry{SerialNumber: serial, RevocationTime: at})
 	}

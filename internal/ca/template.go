@@ -15,7 +15,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// What the certificates of a CA say.
+// Contents of the certificates of a CA.
 const (
 	rootName = "swtpm-localca-rootca"
 	caName   = "swtpm-localca"
@@ -32,16 +32,16 @@ var (
 	idCommonName     = asn1.ObjectIdentifier{2, 5, 4, 3}
 )
 
-// keyUsage is the extension of that name: a BIT STRING in DER.
+// keyUsage is the value of the key usage extension: a BIT STRING in DER.
 type keyUsage string
 
-// What a CA's key may sign. Source: RFC 5280, 4.2.1.3.
+// Key usages of a CA. Source: RFC 5280, 4.2.1.3.
 const (
 	signsCerts        keyUsage = "\x03\x02\x02\x04" // keyCertSign
 	signsCertsAndCRLs keyUsage = "\x03\x02\x01\x06" // keyCertSign, cRLSign
 )
 
-// rootCertificate returns the certificate of a root CA, which signs it itself.
+// rootCertificate returns the self-signed certificate of a root CA.
 func rootCertificate(random io.Reader, now time.Time, key crypto.Signer) ([]byte, error) {
 	t, err := template(random, now, rootName, key.Public(), nil, signsCerts)
 	if err != nil {
@@ -50,8 +50,8 @@ func rootCertificate(random io.Reader, now time.Time, key crypto.Signer) ([]byte
 	return x509.CreateCertificate(random, t, t, key.Public(), key)
 }
 
-// caCertificate returns the certificate of a key that issues certificates, from
-// its root CA. usage says what else the key may sign.
+// caCertificate returns the certificate of a key that issues certificates, signed by its
+// root CA.
 func caCertificate(random io.Reader, now time.Time, key crypto.PublicKey, root *x509.Certificate, rootKey crypto.Signer, usage keyUsage) ([]byte, error) {
 	t, err := template(random, now, caName, key, root.SubjectKeyId, usage)
 	if err != nil {
@@ -60,9 +60,9 @@ func caCertificate(random io.Reader, now time.Time, key crypto.PublicKey, root *
 	return x509.CreateCertificate(random, t, root, key, rootKey)
 }
 
-// template returns what both certificates have in common, with the extensions in
-// the reference's order. authority is the identifier of the key that signs, nil
-// if it is key itself.
+// template returns the common parts of both certificates, with the extensions in the
+// reference's order. authority is the identifier of the signing key, nil for a
+// self-signed certificate.
 func template(random io.Reader, now time.Time, name string, key crypto.PublicKey, authority []byte, usage keyUsage) (*x509.Certificate, error) {
 	serial := make([]byte, 20)
 	if _, err := io.ReadFull(random, serial); err != nil {
@@ -106,7 +106,7 @@ func template(random io.Reader, now time.Time, name string, key crypto.PublicKey
 	}, nil
 }
 
-// keyID returns the identifier of a key: the SHA-1 of its bits.
+// keyID returns the identifier of a key: the SHA-1 of its BIT STRING.
 //
 // Source: RFC 5280, 4.2.1.2, method 1.
 func keyID(key crypto.PublicKey) ([]byte, error) {
@@ -118,7 +118,7 @@ func keyID(key crypto.PublicKey) ([]byte, error) {
 	var info, algorithm cryptobyte.String
 	var bits asn1.BitString
 	if !s.ReadASN1(&info, cbasn1.SEQUENCE) || !info.ReadASN1(&algorithm, cbasn1.SEQUENCE) || !info.ReadASN1BitString(&bits) {
-		return nil, fmt.Errorf("public key of type %T has no bits", key)
+		return nil, fmt.Errorf("public key of type %T has no BIT STRING", key)
 	}
 	sum := sha1.Sum(bits.Bytes)
 	return sum[:], nil

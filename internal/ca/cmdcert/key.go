@@ -8,9 +8,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// keyOptions are those that give the public key to certify, in one of four ways.
+// keyOptions are the options for the public key to certify, which has one of four forms.
 type keyOptions struct {
-	kind string // "RSA", "EC", … ; "" as long as there was none
+	kind string // "RSA", "EC", …; "" before the first option
 
 	file      string // --pubkey
 	modulus   []byte // --modulus; nil if not given
@@ -23,10 +23,10 @@ type keyOptions struct {
 	parsed *cert.PublicKey // set by SetKey; nil for the options above
 }
 
-// defaultCurve is the one of --ecc-x and --ecc-y alone.
+// defaultCurve is the curve without --ecc-curveid.
 const defaultCurve = "secp256r1"
 
-// Ways to give a key, as messages call them.
+// Forms of a key, as in messages.
 const (
 	kindRSA    = "RSA"
 	kindEC     = "EC"
@@ -63,7 +63,7 @@ func (k *keyOptions) table() []cli.Option {
 	}
 }
 
-// option returns the Set of an option for keys of that kind.
+// option returns the Set of an option for keys of this kind.
 func (k *keyOptions) option(kind string, set func(arg string) error) setter {
 	return func(arg, _ string) error {
 		if k.kind != "" && k.kind != kind {
@@ -117,7 +117,7 @@ func (k *keyOptions) read() (key cert.PublicKey, err error) {
 	return key, nil
 }
 
-// maxPublicKey is how much of a file is looked at for a public key, in bytes.
+// maxPublicKey is the size limit of a file with a public key in bytes.
 const maxPublicKey = 1 << 20
 
 // readPublicKey returns the key in the PEM file at path.

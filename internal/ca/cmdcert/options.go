@@ -12,8 +12,8 @@ type options struct {
 	Request
 
 	signKey        string
-	password       []byte // of signKey; nil for none
-	parentPassword []byte // of the key above it, in a TPM; nil for none
+	password       []byte // password of signKey; nil for none
+	parentPassword []byte // password of the parent key in a TPM; nil for none
 	issuerCert     string
 
 	out string // "" for no file; PEM is then written to stdout
@@ -30,14 +30,14 @@ func newOptions() *options {
 	return o
 }
 
-// clear overwrites the passwords.
+// clear clears the passwords.
 func (o *options) clear() {
 	clear(o.password)
 	clear(o.parentPassword)
 }
 
-// table returns all options there are, in the order of the usage; they fill o. env
-// looks up a variable as os.LookupEnv does.
+// table returns all options in the order of the usage. Parsing them fills o. env looks up
+// environment variables, like os.LookupEnv.
 func (o *options) table(env func(string) (string, bool)) []cli.Option {
 	r := &o.Request
 	all := o.key.table()
@@ -52,7 +52,7 @@ func (o *options) table(env func(string) (string, bool)) []cli.Option {
 		{Name: "issuercert", Arg: "<file>", Set: text(&o.issuerCert), Help: "PEM file with the CA's certificate"},
 		{Name: "out-cert", Arg: "<file>", Set: text(&o.out), Help: "file for the certificate"},
 		{Name: "serial", Arg: "<number>", Set: serial(&r.Serial), Help: "serial number of the certificate; default is 1"},
-		{Name: "days", Arg: "<number>", Set: days(&r.Days), Help: "days that the certificate is valid, -1 for ever;\ndefault is 365"},
+		{Name: "days", Arg: "<number>", Set: days(&r.Days), Help: "validity of the certificate in days, -1 for no end;\ndefault is 365"},
 		{Name: "pem", Set: flag(&r.PEM), Help: "write PEM; default is DER"},
 		{Name: "type", Arg: "<type>", Words: cert.TypeNames(), Set: certType(&r.Type), Help: "ek, platform, iak or idevid; default is ek"},
 	}...)
@@ -64,10 +64,10 @@ func (o *options) table(env func(string) (string, bool)) []cli.Option {
 		{Name: "tpm-spec-revision", Arg: "<rev>", Set: number("tpm-spec-revision", &r.Spec.Revision, &r.revision), Help: "its revision, a number"},
 		{Name: "tpm-serial-num", Arg: "<number>", Set: text(&r.TPMSerial), Help: "serial number of the TPM; for iak and idevid"},
 		{Name: "subject", Arg: "<subject>", Set: text(&r.Subject), Help: "subject, such as C=US,ST=NY,L=NewYork;\nnot used for a TPM 1.2"},
-		{Name: "add-header", Set: flag(&r.Header), Help: "put the header in front that the NVRAM of a TPM 1.2\nwants"},
+		{Name: "add-header", Set: flag(&r.Header), Help: "write the header for the NVRAM of a TPM 1.2 before the\ncertificate"},
 		{Name: "tpm2", Set: flag(&r.TPM2), Help: "a certificate of a TPM 2.0"},
 		{Name: "allow-signing", Set: flag(&r.Signing), Help: "the EK may sign; requires --tpm2"},
-		{Name: "decryption", Set: flag(&r.Decryption), Help: "an EK that may sign may encipher keys, too;\nrequires --tpm2"},
+		{Name: "decryption", Set: flag(&r.Decryption), Help: "an EK that signs also decrypts; requires --tpm2"},
 		{Name: "non-critical-san", Set: flag(&r.NonCriticalSAN), Help: "mark the subject alternative name as non-critical, for\nverifiers that reject a critical one; not used without a\nsubject"},
 		{Name: "ocsp-url", Arg: "<url>", Set: location("ocsp-url", &r.Locations.OCSP), Help: "URL of an OCSP responder; may be repeated"},
 		{Name: "ca-issuers-url", Arg: "<url>", Set: location("ca-issuers-url", &r.Locations.CAIssuers), Help: "URL of the issuer's certificate, in DER; may be\nrepeated"},
@@ -79,12 +79,12 @@ func (o *options) table(env func(string) (string, bool)) []cli.Option {
 	}...)
 }
 
-// attributes returns the three options that fill a; what begins their names.
-func attributes(what, whose string, a *cert.Attributes) []cli.Option {
+// attributes returns the three options that fill a. Their names begin with prefix.
+func attributes(prefix, product string, a *cert.Attributes) []cli.Option {
 	return []cli.Option{
-		{Name: what + "-manufacturer", Arg: "<name>", Set: text(&a.Manufacturer), Help: "name of the " + whose + "'s manufacturer"},
-		{Name: what + "-model", Arg: "<model>", Set: text(&a.Model), Help: "model of the " + whose},
-		{Name: what + "-version", Arg: "<version>", Set: text(&a.Version), Help: "version of the " + whose},
+		{Name: prefix + "-manufacturer", Arg: "<name>", Set: text(&a.Manufacturer), Help: "name of the " + product + "'s manufacturer"},
+		{Name: prefix + "-model", Arg: "<model>", Set: text(&a.Model), Help: "model of the " + product},
+		{Name: prefix + "-version", Arg: "<version>", Set: text(&a.Version), Help: "version of the " + product},
 	}
 }
 

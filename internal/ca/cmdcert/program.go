@@ -1,6 +1,5 @@
-// Package cmdcert is swtpm_cert without its process: a command line that makes
-// one certificate of a TPM. swtpm-cert is this and a main function; swtpm-localca
-// calls it in place of the program.
+// Package cmdcert is the command line of swtpm_cert, which creates one certificate of a
+// TPM. Its options can also be in the options file of a CA (ParseRequest).
 package cmdcert
 
 import (
@@ -14,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// Program is what a run uses of its surroundings.
+// Program is the environment of a run.
 type Program struct {
 	Name   string // argv[0], for the messages of the option parser
 	Stdout io.Writer
@@ -23,7 +22,7 @@ type Program struct {
 	Env    func(name string) (string, bool) // os.LookupEnv
 }
 
-// capabilities are swtpm_cert's words.
+// capabilities is the output of --print-capabilities.
 const capabilities = `{ "type": "swtpm_cert", "features": [ "cmdarg-signkey-pwd", "cmdarg-tpm-serial-num", ` +
 	`"supports-iak-idevid", "cmdarg-public", "cmdarg-keyalgo" ], "version": "` + program.ReferenceVersion + `" }` + "\n"
 
@@ -32,14 +31,13 @@ const versionLine = "TPM certificate tool version " + program.ReferenceVersion +
 const usageHead = `
 Usage: swtpm_cert [options]
 
-Makes one certificate of a TPM, for which only the public part of its key is
-needed.
+Create one certificate of a TPM. Only the public part of its key is needed.
 
 The following options are supported:
 `
 
 const usageTail = `
-The following environment variable is looked at:
+The following environment variable is used:
 
 SWTPM_PKCS11_PIN      : the PIN of the token that a pkcs11: URI names
 
@@ -51,10 +49,9 @@ A password <pwd> may be given as:
 - env:<environment variable>
 `
 
-// Run does what args, the arguments without the program's name, ask for. The
-// error's text is the message for the user, in the words of swtpm_cert where it
-// has words; what is only a warning has been told on Stderr, and the usage that
-// goes with a wrong option is on Stdout. Every error means exit code 1.
+// Run runs the program; args are its arguments without its name. The returned error is the
+// message for the user, in the words of swtpm_cert where it has one. Warnings are printed
+// to Stderr, and the usage after a wrong option to Stdout. Every error means exit code 1.
 func (p *Program) Run(args []string) error {
 	o := newOptions()
 	defer o.clear()
@@ -84,11 +81,10 @@ func (p *Program) Run(args []string) error {
 	return err
 }
 
-// misuse is a message of the option parser.
+// misuse is an error of the option parser.
 type misuse struct{ error }
 
-// make makes the certificate that o asks for, and nothing else unless that
-// succeeds.
+// make creates the certificate and writes it.
 func (p *Program) make(o *options) error {
 	if err := o.check(); err != nil {
 		return err

@@ -21,7 +21,7 @@ func text(s *string) setter { return func(arg, _ string) error { *s = arg; retur
 
 func flag(b *bool) setter { return func(_, _ string) error { *b = true; return nil } }
 
-// last is the flag of an option behind which nothing is looked at.
+// last is the flag of an option that ends the parsing.
 func last(b *bool) setter { return func(_, _ string) error { *b = true; return cli.ErrStop } }
 
 func literal(b *[]byte) setter { return func(arg, _ string) error { *b = []byte(arg); return nil } }
@@ -35,11 +35,11 @@ func certType(t *cert.Type) setter {
 	}
 }
 
-// parseNumber reads a number of 32 bits in the syntax of C: 010 is 8.
+// parseNumber parses a number of 32 bits in the syntax of C: 010 is 8.
 func parseNumber(s string) (uint32, error) {
 	n, err := strconv.ParseUint(strings.TrimPrefix(s, "+"), 0, 32)
 	if strings.ContainsAny(s, "_oObB") && !strings.HasPrefix(strings.ToLower(s), "0x") {
-		err = strconv.ErrSyntax // Go's, not C's
+		err = strconv.ErrSyntax // valid in Go, but not in C
 	}
 	return uint32(n), err
 }
@@ -54,7 +54,7 @@ func number(name string, n *uint32, given *bool) setter {
 	}
 }
 
-// days reads a number of days, or cert.Forever.
+// days parses a number of days, or cert.Forever.
 func days(n *int) setter {
 	return func(arg, _ string) error {
 		d, err := strconv.ParseInt(arg, 10, 32)
@@ -66,9 +66,9 @@ func days(n *int) setter {
 	}
 }
 
-// serial reads a decimal number of 20 bytes at most.
+// serial parses a decimal number of at most 20 bytes.
 //
-// Compat: swtpm_cert leaves out its sign.
+// Compat: swtpm_cert ignores its sign.
 func serial(n **big.Int) setter {
 	return func(arg, _ string) error {
 		digits := strings.TrimLeft(arg, "-+")
@@ -100,10 +100,10 @@ func location(name string, urls *[]string) setter {
 	}
 }
 
-// maxHex is how many digits of hex an option takes.
+// maxHex is the maximum number of hex digits in an option.
 const maxHex = 10240
 
-// parseHex reads s, an even number of digits of hex.
+// parseHex parses an even number of hex digits.
 func parseHex(s string) ([]byte, error) {
 	switch {
 	case len(s)%2 != 0:
@@ -118,15 +118,14 @@ func parseHex(s string) ([]byte, error) {
 	return b, err
 }
 
-// maxPassword is how much of a file or descriptor is taken for a password, in
-// bytes.
+// maxPassword is the maximum number of bytes that are read as a password.
 const maxPassword = 255
 
-// password reads a password that s says as
+// password parses a password in one of the forms
 //
 //	pass:PASSWORD  fd:NUMBER  file:PATH  env:VARIABLE  PASSWORD
 //
-// A newline at the end belongs to it.
+// A newline at the end is a part of it.
 func password(b *[]byte, env func(string) (string, bool)) setter {
 	return func(s, _ string) (err error) {
 		scheme, rest, _ := strings.Cut(s, ":")
@@ -163,7 +162,7 @@ func password(b *[]byte, env func(string) (string, bool)) setter {
 	}
 }
 
-// readPassword reads what is at most a password from r.
+// readPassword reads at most maxPassword bytes.
 func readPassword(r io.Reader) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxPassword))
 	if err != nil {
@@ -172,7 +171,7 @@ func readPassword(r io.Reader) ([]byte, error) {
 	return b, nil
 }
 
-// exponent reads one of RSA.
+// exponent parses an RSA exponent.
 func exponent(s string) (uint32, error) {
 	n, err := parseNumber(s)
 	switch {

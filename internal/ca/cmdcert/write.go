@@ -10,10 +10,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// write puts the certificate der where o wants it.
+// write writes the certificate to its file.
 //
-// Compat: without --out-cert swtpm_cert writes PEM to stdout, without a header,
-// and DER nowhere.
+// Compat: without --out-cert swtpm_cert writes PEM to stdout, without a header, and does
+// not write DER.
 func (p *Program) write(o *options, der []byte) error {
 	switch {
 	case o.out == "" && o.PEM:
@@ -39,7 +39,7 @@ func (p *Program) write(o *options, der []byte) error {
 	return nil
 }
 
-// reason returns err as a sentence that follows one.
+// reason returns err as a sentence.
 func reason(err error) string {
 	s := strings.ReplaceAll(cli.Strerror(err), "\n", "; ")
 	if s == "" {
