@@ -110,3 +110,17 @@ func linksNone(t *testing.T, program string, packages []string) {
 		}
 	}
 }
+
+// TestLogrusHidden checks that only package daemon knows what writes the log.
+func TestLogrusHidden(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		if words[0] != module+"internal/daemon" && slices.Contains(words[1:], "github.com/sirupsen/logrus") {
+			t.Errorf("%s imports logrus", words[0])
+		}
+	}
+}

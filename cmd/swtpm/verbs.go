@@ -170,7 +170,7 @@ func classicError(err error) error {
 			return err
 		}
 		if log, err := daemon.OpenLog(daemon.LogOptions(u.Log)); err == nil {
-			log.Error(u.Text)
+			log.Errorf("%s", u.Text)
 			log.Close()
 			return &program.ExitError{Code: u.Code, Err: u, Silent: true}
 		}

@@ -35,7 +35,7 @@ func act(_ context.Context, args []string) error {
 			return err
 		}
 		for range 10000 {
-			l.Warn(strings.Repeat("x", 100))
+			l.lines.Warn(strings.Repeat("x", 100))
 		}
 		fmt.Println("done")
 		return errors.New("the last words")

@@ -45,5 +45,5 @@ func (l *Log) Event(k EventKind, wrong bool, cause, line string) {
 func (l *Log) Notice(k EventKind, cause, line string) { l.event(logrus.WarnLevel, k, cause, line) }
 
 func (l *Log) event(level logrus.Level, k EventKind, cause, line string) {
-	l.WithFields(logrus.Fields{messageID: k.ID, "event": k.Name, "cause": cause}).Log(level, line)
+	l.lines.WithFields(logrus.Fields{messageID: k.ID, "event": k.Name, "cause": cause}).Log(level, line)
 }

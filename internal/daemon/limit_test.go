@@ -127,7 +127,7 @@ func TestLogLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 300 {
-			l.WithError(errors.New("refused")).Errorf("request %d", i)
+			l.lines.WithError(errors.New("refused")).Errorf("request %d", i)
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
@@ -151,7 +151,7 @@ func TestLogIsPrintable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.WithError(errors.New("a\x1b[2J\u009b\r\nb\x00\xff")).Error("client \x07said")
+	l.lines.WithError(errors.New("a\x1b[2J\u009b\r\nb\x00\xff")).Error("client \x07said")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ type LogOptions struct {
 // Log is the log of the program: swtpm's line format, or fields for the journal
 // if that is where the lines end up. Its methods may be used at the same time.
 type Log struct {
-	*logrus.Logger
+	lines *logrus.Logger
 	to atomic.Pointer[target]
 
 	mu     sync.Mutex
@@ -69,13 +69,25 @@ func OpenLog(o LogOptions) (*Log, error) {
 	if isJournal(unix.Stderr) { // a reload may send the log there
 		openJournal()
 	}
-	l := &Log{Logger: logrus.New(), debug: -1}
+	l := &Log{lines: logrus.New(), debug: -1}
 	l.limit = newLimiter(func(text string) { l.to.Load().warn(text) })
 	l.turn(t)
 	return l, nil
 }
 
-// openTarget opens where o says.
+// Debugf logs a line at level 2 and above.
+func (l *Log) Debugf(format string, args ...any) { l.lines.Debugf(format, args...) }
+
+// Infof logs a line.
+func (l *Log) Infof(format string, args ...any) { l.lines.Infof(format, args...) }
+
+// Warnf logs a line that the journal shows as a warning.
+func (l *Log) Warnf(format string, args ...any) { l.lines.Warnf(format, args...) }
+
+// Errorf logs a line that the journal shows as an error.
+func (l *Log) Errorf(format string, args ...any) { l.lines.Errorf(format, args...) }
+
+// openTarget opens the target that o describes.
 func openTarget(o LogOptions) (*target, error) {
 	if !o.Given {
 		return newTarget(&output{fd: unix.Stderr, prefix: defaultPrefix}, nil, 1, defaultPrefix), nil
@@ -165,16 +177,16 @@ func (l *Log) turn(t *target) {
 	}
 	switch {
 	case t.out == nil:
-		l.SetLevel(logrus.PanicLevel)
-		l.SetOutput(io.Discard)
+		l.lines.SetLevel(logrus.PanicLevel)
+		l.lines.SetOutput(io.Discard)
 		return
 	case t.queue != nil:
-		l.SetFormatter(&journalFormatter{queue: t.queue, lines: lines})
+		l.lines.SetFormatter(&journalFormatter{queue: t.queue, lines: lines})
 	default:
-		l.SetFormatter(lines)
+		l.lines.SetFormatter(lines)
 	}
-	l.SetOutput(t.out)
-	l.SetLevel(threshold(t.level))
+	l.lines.SetOutput(t.out)
+	l.lines.SetLevel(threshold(t.level))
 }
 
 // threshold returns the least important level that is logged.

@@ -43,14 +43,14 @@ func TestLines(t *testing.T) {
 		say   func(l *Log)
 		want  string
 	}{
-		{"message", 1, func(l *Log) { l.Info("hello") }, "P: hello\n"},
-		{"error", 1, func(l *Log) { l.WithError(cause).Error("cannot open") }, "P: cannot open: no such file; or so\n"},
-		{"other fields are for the journal", 1, func(l *Log) { l.WithField("uri", "dir://x").Warn("slow") }, "P: slow\n"},
-		{"one line", 1, func(l *Log) { l.Info("a\nb\n") }, "P: a; b\n"},
-		{"level 0 is level 1", 0, func(l *Log) { l.Info("hello"); l.Debug("no"); l.Info(" no") }, "P: hello\n"},
-		{"indented by less than the level", 3, func(l *Log) { l.Info("  yes"); l.Info("   no"); l.Debug("yes") }, "P:   yes\nP: yes\n"},
-		{"trace from 5", 5, func(l *Log) { l.Trace("yes") }, "P: yes\n"},
-		{"no trace at 4", 4, func(l *Log) { l.Trace("no") }, ""},
+		{"message", 1, func(l *Log) { l.lines.Info("hello") }, "P: hello\n"},
+		{"error", 1, func(l *Log) { l.lines.WithError(cause).Error("cannot open") }, "P: cannot open: no such file; or so\n"},
+		{"other fields are for the journal", 1, func(l *Log) { l.lines.WithField("uri", "dir://x").Warn("slow") }, "P: slow\n"},
+		{"one line", 1, func(l *Log) { l.lines.Info("a\nb\n") }, "P: a; b\n"},
+		{"level 0 is level 1", 0, func(l *Log) { l.lines.Info("hello"); l.lines.Debug("no"); l.lines.Info(" no") }, "P: hello\n"},
+		{"indented by less than the level", 3, func(l *Log) { l.lines.Info("  yes"); l.lines.Info("   no"); l.lines.Debug("yes") }, "P:   yes\nP: yes\n"},
+		{"trace from 5", 5, func(l *Log) { l.lines.Trace("yes") }, "P: yes\n"},
+		{"no trace at 4", 4, func(l *Log) { l.lines.Trace("no") }, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l, read := fileLog(t, LogOptions{Level: tt.level, Prefix: "P: "})
@@ -125,10 +125,10 @@ func TestLogSilence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Error("nobody hears this")
+	l.lines.Error("nobody hears this")
 	l.Dump("Ctrl Cmd:", []byte{1})
 	say(t, l.FD(), "nor this\n")
-	if l.Traffic() || l.LibtpmsLevel() != 0 || l.IsLevelEnabled(logrus.ErrorLevel) {
+	if l.Traffic() || l.LibtpmsLevel() != 0 || l.lines.IsLevelEnabled(logrus.ErrorLevel) {
 		t.Errorf("silence: traffic %v, libtpms %d", l.Traffic(), l.LibtpmsLevel())
 	}
 	if err := l.Close(); err != nil {
@@ -149,7 +149,7 @@ func TestLogFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.Info("x")
+		l.lines.Info("x")
 		l.Close()
 		if got, _ := os.ReadFile(name); string(got) != tt.want {
 			t.Errorf("file is %q, want %q", got, tt.want)
@@ -185,7 +185,7 @@ func TestLogFD(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Info("x")
+	l.lines.Info("x")
 	if got, _ := os.ReadFile(f.Name()); string(got) != "x\n" {
 		t.Errorf("fd has %q, want x", got)
 	}
@@ -285,7 +285,7 @@ func TestIsJournal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, got := l.Formatter.(*journalFormatter); got != want {
+		if _, got := l.lines.Formatter.(*journalFormatter); got != want {
 			t.Errorf("OpenLog with JOURNAL_STREAM=%s takes the journal: %v, want %v", stream, got, want)
 		}
 	}
@@ -311,9 +311,9 @@ func TestJournalFields(t *testing.T) {
 		}).start()
 		l.to.Load().queue = q
 		l.turn(l.to.Load())
-		l.WithError(errors.New("disk full")).WithField("state-uri", "dir://x").Error("cannot store")
-		l.Info("   too deep")
-		l.Info(" indented")
+		l.lines.WithError(errors.New("disk full")).WithField("state-uri", "dir://x").Error("cannot store")
+		l.lines.Info("   too deep")
+		l.lines.Info(" indented")
 		l.Dump("Ctrl Cmd:", []byte{1})
 		q.close(t.Context())
 		got, want := fmt.Sprintf("%q", sent), fmt.Sprintf("%q", []string{

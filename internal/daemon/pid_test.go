@@ -158,7 +158,7 @@ func TestLogFIFO(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	l.Info("hello")
+	l.lines.Info("hello")
 	b := make([]byte, 16)
 	if n, err := r.Read(b); err != nil || string(b[:n]) != "hello\n" {
 		t.Errorf("the reader got %q, %v, want hello", b[:n], err)

@@ -71,7 +71,7 @@ func TestRelayLines(t *testing.T) {
 	fd := l.FD()
 	for i := range 50 {
 		say(t, fd, "P:     lib")
-		l.Info("ours")
+		l.lines.Info("ours")
 		say(t, fd, fmt.Sprintf("tpms %d\n", i))
 	}
 	say(t, fd, strings.Repeat("y", 5000)+"\nlast, without a newline")

@@ -26,7 +26,7 @@ func TestReopen(t *testing.T) {
 	}
 	fd := l.FD()
 	tell := func(what string) {
-		l.Info(what)
+		l.lines.Info(what)
 		say(t, fd, "lib "+what+"\n")
 	}
 	tell("one")
@@ -83,7 +83,7 @@ func TestReopenFails(t *testing.T) {
 	if err := l.Reopen(LogOptions{Given: true, File: file, FD: -1}); err == nil || err.Error() != want {
 		t.Errorf("Reopen = %v, want %s", err, want)
 	}
-	l.Info("ours")
+	l.lines.Info("ours")
 	say(t, fd, "libtpms\n")
 	if got := read(); got != "P: ours\nlibtpms\n" || !l.Traffic() {
 		t.Errorf("the log has %q, traffic %v", got, l.Traffic())
