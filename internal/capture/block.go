@@ -41,7 +41,7 @@ func appendBlock(b []byte, kind uint32, body ...[]byte) []byte {
 //	Section Header: u32 magic, u16 major 1, u16 minor 0, u64 section length
 //	Interface Description: u16 link type, u16 reserved, u32 snap length
 //
-// Compat: swtpm 0.11 writes 0 as section length; the draft has -1 for an unknown one.
+// Compat: C-246: swtpm 0.11 writes 0 as section length; the draft has -1 for an unknown one.
 // Readers ignore it.
 func section() []byte {
 	le := binary.LittleEndian

@@ -51,7 +51,7 @@ type connection struct {
 //
 // Source: RFC 791, RFC 9293.
 //
-// Compat: swtpm 0.11 writes the same constants, zero checksums, and data without a flag or an
+// Compat: C-246: swtpm 0.11 writes the same constants, zero checksums, and data without a flag or an
 // acknowledgment number.
 func (c *connection) frame(from side, flags byte, payload []byte) []byte {
 	be := binary.BigEndian

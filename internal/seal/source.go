@@ -190,7 +190,7 @@ func (src Source) decode(out *page, b []byte) error {
 	switch {
 	case len(b) == len(out.b):
 	case len(b) == 16:
-		// Compat: swtpm takes these 16 bytes for a key of 128 bits.
+		// Compat: C-245: swtpm takes these 16 bytes for a key of 128 bits.
 		out.b = out.b[:16:16]
 	default:
 		return fmt.Errorf("a key of %d bytes, aes-%d-cbc takes %d", len(b), 8*len(out.b), len(out.b))

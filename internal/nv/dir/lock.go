@@ -160,7 +160,7 @@ func flock(fd, how int) error {
 
 // errLocked returns the error for a state that another process has locked.
 //
-// Compat: scripts and swtpm's tests match this text of its log.
+// Compat: C-242: scripts and swtpm's tests match this text of its log.
 func (d *Dir) errLocked() error {
 	return fmt.Errorf("SWTPM_NVRAM_Lock_Dir: Could not lock access to lockfile: Resource temporarily unavailable: directory %q: %w", d.path, nv.ErrLocked)
 }

@@ -128,7 +128,7 @@ func (d *Dir) checkState(name string, st *unix.Stat_t) error {
 // fixMode gives the file the configured permissions, or makes a read-only one writable.
 // It updates st.
 //
-// Compat: swtpm does so when it loads a file, with exactly these modes.
+// Compat: C-243: swtpm does so when it loads a file, with exactly these modes.
 func (d *Dir) fixMode(fd int, name string, st *unix.Stat_t) error {
 	mode := uint32(st.Mode & 0o7777)
 	want := mode

@@ -92,7 +92,7 @@ func Open(path string, o nv.Options) (*File, error) {
 	case path == "":
 		return nil, errors.New("the path of the state file is empty")
 	case o.Backup:
-		// Compat: swtpm 0.11 fails as well, at INIT.
+		// Compat: C-244: swtpm 0.11 fails as well, at INIT.
 		return nil, errors.New("backup works only with dir://, since it needs a second file; leave it out")
 	}
 	if o.Warn == nil {

@@ -28,7 +28,7 @@ func (n *node) Lock() error {
 	}
 	switch {
 	case err == unix.EAGAIN || err == unix.EACCES:
-		// Compat: the text of swtpm's log, 0.10.
+		// Compat: C-242: the text of swtpm's log, 0.10.
 		return fmt.Errorf("SWTPM_NVRAM_LinearFile_Lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
 	case err != nil && safefile.CannotLock(err):
 		return safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
