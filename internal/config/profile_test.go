@@ -23,6 +23,9 @@ func TestExamplesLoad(t *testing.T) {
 		t.Fatalf("examples: %q, %v, want at least five", files, err)
 	}
 	for _, file := range files {
+		if filepath.Base(file) == "store.toml" { // no profile: cmd/swtpm-store reads it
+			continue
+		}
 		c, err := LoadProfile(file, "vm1")
 		if err != nil {
 			t.Errorf("%v", err)
