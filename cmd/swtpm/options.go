@@ -11,6 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -46,7 +48,14 @@ func (e *emulator) options() emul.Options {
 		o.Note = nil // Compat: C-215: swtpm prints only what was asked for
 	}
 	if cfg.State.Location.Kind != nv.None {
-		o.Open = func() (*nv.Store, error) { return openState(cfg, e.keys.File, log, false) }
+		w := generation.ThisHost(program.Name) // the sandbox may not allow it later
+		o.Open = func() (*nv.Store, error) {
+			s, err := openState(cfg, e.keys.File, log, false)
+			if err == nil {
+				s.SetWriter(w)
+			}
+			return s, err
+		}
 	}
 	return o
 }

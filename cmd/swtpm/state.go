@@ -30,6 +30,8 @@ var stateVerbs = []verb{
 		summary: "Write the state to FILE, which must not exist."},
 	{name: "import", synopsis: "state import [OPTION]... PROFILE|--tpmstate SUBOPTIONS FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateImport,
 		summary: "Create the TPM of an exported FILE, encrypted with the key that PROFILE or --key names."},
+	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,
+		summary: "Declare the state, as it is, as the one to go on with: starts no longer report that it is old or mixed."},
 	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
 		summary: "Exchange the permanent state and the previous one. Requires a TPM with backup."},
 }
@@ -197,6 +199,22 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		warnf("change [key] in %s accordingly before the TPM starts", w.profile)
 	}
 	return nil
+}
+
+func stateAccept(f *pflag.FlagSet) action {
+	w := targetFlags(f)
+	return w.then(0, func() error {
+		s, err := w.open(access{write: true})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		r, err := s.Accept()
+		if err != nil {
+			return err
+		}
+		return say("%s: TPM %s: accepted as generation %d of %s\n", w.where, s.Version(), r.Generation, r.Identity)
+	})
 }
 
 func stateRollback(f *pflag.FlagSet) action {

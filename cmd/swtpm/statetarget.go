@@ -13,7 +13,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/offline"
+	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -202,6 +204,7 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 			return backend.Open(w.cfg.State.Location, o)
 		},
 		Where:    w.where,
+		Writer:   generation.ThisHost(program.Name),
 		Version:  w.cfg.TPM,
 		Key:      w.key,
 		ReadOnly: !how.write,

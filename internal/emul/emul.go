@@ -62,6 +62,12 @@ type Options struct {
 	Handover Handover
 	Library  string
 
+	// Rollback says what Init does with a state that is older than one seen before, or
+	// whose items do not belong together. Marks remembers the newest state seen; nil if
+	// nothing does.
+	Rollback RollbackPolicy
+	Marks    Marks
+
 	// Event is called for each event, with the engine's lock held, so it must not wait.
 	// With nil, Error gets the lines of a failed INIT and of a state that cannot be stored.
 	Event func(Event)
@@ -114,6 +120,7 @@ type TPM struct {
 	loaded    map[string]loadedAs // what INIT proved and the engine will ask for
 	profile   string              // of the TPM that the next INIT makes; "" once one was used
 	origin    string              // which state the engine was started with, in words
+	past      past                // what is known of the state from before the next power-on
 	handover  handoverState       // what is saved for the next process
 	limit     *storeLimit         // of stores
 	guesses   guesses             // of authorizations, on a full disk
@@ -207,6 +214,7 @@ func (t *TPM) Close() error {
 	if t.store == nil {
 		return nil
 	}
+	t.writeMark(t.store)
 	err := t.store.Close()
 	t.store = nil
 	return err

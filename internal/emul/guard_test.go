@@ -71,7 +71,7 @@ func TestGuardRestores(t *testing.T) {
 		}
 		*b.notes = nil
 		b.checkState(b.guard.round, true)
-		if !bytes.Equal(b.d.items[file], state) || !strings.Contains(strings.Join(*b.notes, "\n"), "stored again") {
+		if !bytes.Equal(opened(t, b.d.items[file]), opened(t, state)) || !strings.Contains(strings.Join(*b.notes, "\n"), "stored again") {
 			t.Errorf("over %.10q: not stored again: %q", other, *b.notes)
 		}
 		if b.guard.payload == nil {
@@ -88,4 +88,14 @@ func TestGuardRestores(t *testing.T) {
 	if b.guard.payload == nil {
 		t.Error("the watch has ended")
 	}
+}
+
+// opened returns the payload of a plain item.
+func opened(t *testing.T, blob []byte) []byte {
+	t.Helper()
+	p, err := seal.Open(blob, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }

@@ -123,7 +123,7 @@ func (t *TPM) saveWith(volatile []byte) {
 		err = errors.New("the engine has returned none")
 	}
 	if err == nil && len(volatile) > 0 && t.opt.Keys.File != nil {
-		if body, err = seal.SealInto(t.handover.buf, volatile, t.opt.Keys.File); err == nil {
+		if body, err = seal.SealInto(t.handover.buf, volatile, nil, t.opt.Keys.File); err == nil {
 			t.handover.buf = body
 		}
 	}

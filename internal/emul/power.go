@@ -175,6 +175,9 @@ func (t *TPM) powerOn() error {
 	if err := t.prove(); err != nil {
 		return err
 	}
+	if err := t.checkPast(); err != nil {
+		return err
+	}
 	made := t.absent(tpm.Permanent) && !t.pending[tpm.Permanent]
 	if t.profile != "" && !made {
 		return fmt.Errorf("%w: %w", ErrNotNew, tpm.Fail)
@@ -239,7 +242,9 @@ func (t *TPM) powerOnBackup(first error) error {
 		return errors.Join(first, err)
 	}
 	t.unwatchState()
+	t.past.declared = true // the previous generation is used on purpose
 	err := t.powerOn()
+	t.past.declared = false
 	if err == nil {
 		t.opt.Note("the permanent state could not be used (%v); the previous one, from the backup, is in use now", first)
 		return nil

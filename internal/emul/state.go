@@ -71,6 +71,7 @@ func (h host) StoreState(name string, payload []byte) (err error) {
 	}
 	t.guardStored(name, payload)
 	t.stored.Store(time.Now().UnixNano())
+	t.markSoon()
 	t.countStores()
 	return nil
 }
@@ -160,7 +161,8 @@ func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err er
 			return err
 		}
 		defer clear(p)
-		blob, encrypted, err = t.opt.Keys.SealBlob(p, plain)
+		record := t.store.Record(b.Name(), b != tpm.Volatile)
+		blob, encrypted, err = t.opt.Keys.SealBlobWithRecord(p, record, plain)
 		return err
 	})
 	return blob, encrypted, err
@@ -210,7 +212,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if t.handover.blobsLost && b != tpm.Permanent {
 		return errLost
 	}
-	p, err := t.openBlob(encrypted, blob)
+	p, record, err := t.openBlob(encrypted, blob)
 	if err != nil {
 		return fmt.Errorf("%w: %w", err, sealResult(err))
 	}
@@ -242,6 +244,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return err
 	}
 	t.pending[b] = true
+	t.past.came(b, p, record)
 	t.handover.blobsLost = false
 	t.save()
 	return nil
@@ -250,23 +253,23 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 // blobHeaderSize is the size in bytes of the header of a blob; see package seal.
 const blobHeaderSize = 10
 
-// openBlob returns the payload of a blob, nil of an empty one.
+// openBlob returns the payload and the record of a blob, nil of an empty one.
 //
 // Compat: C-221: a valid header without data is an empty blob, as for swtpm.
-func (t *TPM) openBlob(encrypted bool, blob []byte) ([]byte, error) {
+func (t *TPM) openBlob(encrypted bool, blob []byte) (p, record []byte, err error) {
 	if len(blob) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
-	p, err := t.opt.Keys.OpenBlob(blob, encrypted)
+	p, record, err = t.opt.Keys.OpenBlobWithRecord(blob, encrypted)
 	if err == nil || len(blob) != blobHeaderSize {
-		return p, err
+		return p, record, err
 	}
 	for _, bad := range []error{seal.ErrLength, seal.ErrVersion, seal.ErrHeader} {
 		if errors.Is(err, bad) {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return nil, nil
+	return nil, nil, nil
 }
 
 // badPayload returns the result of SET_STATEBLOB for a payload that libtpms must not get.

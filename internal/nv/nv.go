@@ -109,8 +109,9 @@ type Store struct {
 	locked  atomic.Bool // apart from mu: who asks must not wait for a sync
 	written atomic.Uint64
 
-	mu   sync.Mutex // held while the backend works
-	b    Backend
+	mu sync.Mutex // held while the backend works
+	b  Backend
+	history
 	sums map[string][sha256.Size]byte // of the payloads last loaded or stored
 	blob []byte                       // memory of the last sealed blob, wiped; see Store
 }
@@ -129,17 +130,19 @@ func New(b Backend, prefix string, key *seal.Key) *Store {
 func (s *Store) Load(item string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.sums, item)
+	s.forget(item)
 	blob, err := s.b.Load(s.prefix + item)
 	if err != nil {
 		return nil, fmt.Errorf("nv: load %s: %w", item, err)
 	}
 	defer seal.Wipe(blob) // a plain one holds the secrets of the TPM
-	payload, err := seal.Open(blob, s.key)
+	payload, record, err := seal.OpenWithRecord(blob, s.key)
 	if err != nil {
 		return nil, fmt.Errorf("nv: load %s: %w; the file is left as it is", item, err)
 	}
-	s.sums[item] = sha256.Sum256(payload)
+	sum := sha256.Sum256(payload)
+	s.sums[item] = sum
+	s.loaded(NewFound(item, record, sum))
 	return payload, nil
 }
 
@@ -147,17 +150,21 @@ func (s *Store) Load(item string) ([]byte, error) {
 // is there already: libtpms stores all of its state at each change of a part,
 // and often without one. payload is not kept.
 func (s *Store) Store(item string, payload []byte) error {
+	if itemOf(item) == 0 {
+		return fmt.Errorf("nv: store %s: unknown item", item)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum := sha256.Sum256(payload)
 	if last, ok := s.sums[item]; ok && last == sum && s.b.Unchanged(s.prefix+item) {
 		return nil
 	}
-	delete(s.sums, item) // whatever happens below, it is not known to be there
+	s.forget(item) // whatever happens below, it is not known to be there
 	// A guest may store thousands of times. The memory is kept, or each time
 	// would leave garbage as large as the state until a collection, which
 	// costs an idle TPM more than the state does.
-	blob, err := seal.SealInto(s.blob, payload, s.key)
+	r := s.next(item)
+	blob, err := seal.SealInto(s.blob, payload, r.Append(nil), s.key)
 	if err != nil {
 		return fmt.Errorf("nv: store %s: %w", item, err)
 	}
@@ -167,15 +174,22 @@ func (s *Store) Store(item string, payload []byte) error {
 		return fmt.Errorf("nv: store %s: %w", item, err)
 	}
 	s.sums[item] = sum
+	s.stored(r, sum)
 	s.written.Add(1)
 	return nil
+}
+
+// forget forgets what was read or stored of item.
+func (s *Store) forget(item string) {
+	delete(s.sums, item)
+	s.found[itemOf(item)] = nil
 }
 
 // Rewrite is Store for a payload that is known to be there: it shows whether the
 // backend takes a state of this size now.
 func (s *Store) Rewrite(item string, payload []byte) error {
 	s.mu.Lock()
-	delete(s.sums, item)
+	s.forget(item)
 	s.mu.Unlock()
 	return s.Store(item, payload)
 }
@@ -201,10 +215,11 @@ func (s *Store) Holds(item string, payload []byte) bool {
 func (s *Store) Delete(item string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.sums, item)
+	s.forget(item)
 	if err := s.b.Delete(s.prefix + item); err != nil {
 		return fmt.Errorf("nv: delete %s: %w", item, err)
 	}
+	s.removed(item)
 	return nil
 }
 
@@ -273,7 +288,7 @@ func (s *Store) SwapBackup() error {
 	if !ok {
 		return fmt.Errorf("nv: swap backup: %w", errors.ErrUnsupported)
 	}
-	delete(s.sums, Permanent)
+	s.forget(Permanent)
 	if err := b.SwapBackup(); err != nil {
 		return fmt.Errorf("nv: swap backup: %w", err)
 	}

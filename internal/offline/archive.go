@@ -44,6 +44,7 @@ import (
 //	  0   1 family   1 is a TPM 1.2, 2 a TPM 2.0
 //	  1   1 form     1: items are payloads of libtpms, in the clear
 //	                 2: items are state files, encrypted with the TPM's key
+//	                 3: items are state files that are plain, and have records
 //	  2   8 created  seconds since 1970, UTC
 //	 10   1 length of the next field
 //	 11     writer   the program that wrote it, UTF-8
@@ -60,11 +61,12 @@ import (
 //
 // Nothing follows the last item. A reader rejects unknown values.
 type Archive struct {
-	Version tpm.Version
-	Sealed  bool // form 2
-	Created time.Time
-	Writer  string
-	Items   []ArchiveItem
+	Version  tpm.Version
+	Sealed   bool // form 2
+	Recorded bool // form 3
+	Created  time.Time
+	Writer   string
+	Items    []ArchiveItem
 }
 
 // ArchiveItem is one item of an Archive.
@@ -84,6 +86,7 @@ const (
 
 	formPayload = 1
 	formSealed  = 2
+	formRecords = 3
 
 	// MaxArchive is the size in bytes of the largest archive: three items, and
 	// the fields around them.
@@ -124,8 +127,11 @@ func (a *Archive) Encode(pass []byte) ([]byte, error) {
 // content returns the content of the archive.
 func (a *Archive) content() ([]byte, error) {
 	form := byte(formPayload)
-	if a.Sealed {
+	switch {
+	case a.Sealed:
 		form = formSealed
+	case a.Recorded:
+		form = formRecords
 	}
 	if len(a.Writer) > 255 || len(a.Items) > 3 {
 		return nil, fmt.Errorf("%d items, and a writer's name of %d bytes", len(a.Items), len(a.Writer))
@@ -209,7 +215,7 @@ func decodeContent(b []byte) (*Archive, error) {
 	r := &reader{b: b}
 	a := &Archive{Version: tpm.Version(r.u8())}
 	form := r.u8()
-	a.Sealed = form == formSealed
+	a.Sealed, a.Recorded = form == formSealed, form == formRecords
 	a.Created = time.Unix(int64(r.u64()), 0)
 	a.Writer = string(r.take(int(r.u8())))
 	n := int(r.u8())
@@ -217,7 +223,7 @@ func decodeContent(b []byte) (*Archive, error) {
 	case r.short:
 	case !slices.Contains(versions, a.Version):
 		return nil, fmt.Errorf("%w: family %d", ErrArchive, a.Version)
-	case form != formPayload && form != formSealed:
+	case form != formPayload && form != formSealed && form != formRecords:
 		return nil, fmt.Errorf("%w: form %d", ErrArchive, form)
 	case !utf8.ValidString(a.Writer):
 		return nil, fmt.Errorf("%w: the name of the writer is not UTF-8", ErrArchive)

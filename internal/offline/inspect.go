@@ -8,6 +8,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -48,6 +49,19 @@ type ItemReport struct {
 	Writer     string `json:"writer"`
 	Payload    int    `json:"payload,omitempty"` // bytes of libtpms's part
 	Problem    string `json:"problem,omitempty"`
+
+	// History is nil if the item has no record. It is authenticated if Key is "fits".
+	History *HistoryReport `json:"history"`
+}
+
+// HistoryReport is the record of an item.
+type HistoryReport struct {
+	Identity   string `json:"identity"`
+	Generation uint64 `json:"generation"`
+	Stored     string `json:"stored"` // RFC 3339, UTC
+	Host       string `json:"host"`
+	Program    string `json:"program"`
+	Epoch      uint64 `json:"epoch"`
 }
 
 // The values of ItemReport.Key.
@@ -124,6 +138,9 @@ func (r *Report) add(s *State, i item, err error) {
 // describe sets the fields that need no key.
 func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
 	i.Container = int(info.Version)
+	if r, err := generation.Decode(info.Record); err == nil {
+		i.History = &HistoryReport{r.Identity.String(), r.Generation, r.Time.Format(time.RFC3339), r.Writer.Host, r.Writer.Program, r.Writer.Epoch}
+	}
 	i.Checksum = string(info.Checksum)
 	i.Encryption = "none"
 	if info.Bits > 0 {

@@ -44,7 +44,7 @@ func (s *State) Rekey(next *seal.Key, version1 bool) ([]string, error) {
 			}
 			return nil, fmt.Errorf("%s: neither the old key nor the new one opens it; nothing was changed: %w", s.where, err)
 		}
-		blob, err := reseal(i.payload, next)
+		blob, err := reseal(i, next)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", s.where, i.name, err)
 		}
@@ -66,9 +66,9 @@ func (s *State) openVersion1(i *item) error {
 	return s.opened(i, p, err)
 }
 
-// reseal seals payload and checks that it can be opened again.
-func reseal(payload []byte, key *seal.Key) ([]byte, error) {
-	blob, err := seal.Seal(payload, key)
+// reseal seals an item with its record, and checks that it can be opened again.
+func reseal(i *item, key *seal.Key) ([]byte, error) {
+	blob, err := seal.SealInto(nil, i.payload, i.record, key)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func reseal(payload []byte, key *seal.Key) ([]byte, error) {
 		return nil, err
 	}
 	defer seal.Wipe(back)
-	if !bytes.Equal(back, payload) {
+	if !bytes.Equal(back, i.payload) {
 		return nil, errors.New("the sealed item opens with other content")
 	}
 	return blob, nil

@@ -15,6 +15,9 @@ func (r *Report) Text() string {
 	b.WriteString("\n")
 	for _, i := range r.Items {
 		fmt.Fprintf(&b, "  %s: %s\n", i.Name, i.text())
+		if h := i.History; h != nil {
+			fmt.Fprintf(&b, "    TPM %s, generation %d, stored %s by %s on %q, epoch %d\n", h.Identity, h.Generation, h.Stored, h.Program, h.Host, h.Epoch)
+		}
 		if i.Problem != "" {
 			fmt.Fprintf(&b, "    problem: %s\n", i.Problem)
 		}

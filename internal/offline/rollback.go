@@ -36,7 +36,8 @@ func (s *State) Rollback(e emul.Library, drop bool) error {
 	if err := b.SwapBackup(); err != nil {
 		return fmt.Errorf("%s: %w", s.where, err)
 	}
-	return nil
+	_, err = s.Accept()
+	return err
 }
 
 // older returns the opened backup.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -35,6 +36,11 @@ type Options struct {
 	Open  func(prefix string, readOnly bool) (nv.Backend, error)
 	Where string
 
+	// Writer is the program that stores. Mark returns the newest state of a TPM that
+	// was seen on this host; nil if nothing remembers it.
+	Writer generation.Writer
+	Mark   func(generation.Identity) (generation.Mark, error)
+
 	ReadOnly bool        // change nothing
 	Version  tpm.Version // 0: the version of the stored TPM
 	Key      *seal.Key   // of the state; nil if it is plain or unknown. The caller closes it
@@ -47,6 +53,8 @@ type State struct {
 	version tpm.Version
 	prefix  string
 	key     *seal.Key
+	writer  generation.Writer
+	mark    func(generation.Identity) (generation.Mark, error)
 }
 
 // Open opens and locks a state. Its error is ErrNone if Options.Version is 0 and the
@@ -59,7 +67,7 @@ func Open(o Options) (*State, error) {
 			return nil, err
 		}
 	}
-	s := &State{where: o.Where, version: v, prefix: v.FilePrefix(), key: o.Key}
+	s := &State{where: o.Where, version: v, prefix: v.FilePrefix(), key: o.Key, writer: o.Writer, mark: o.Mark}
 	var err error
 	if s.b, err = o.Open(s.prefix, o.ReadOnly); err != nil {
 		return nil, err
@@ -165,6 +173,7 @@ type item struct {
 	blob    tpm.Blob
 	sealed  []byte
 	payload []byte    // once it is opened
+	record  []byte    // of the opened item; nil if it has none
 	changed time.Time // zero if unknown
 }
 
@@ -244,7 +253,8 @@ func (s *State) list() ([]nv.Entry, error) {
 
 // open opens i with key and checks its payload.
 func (s *State) open(i *item, key *seal.Key) error {
-	p, err := seal.Open(i.sealed, key)
+	p, record, err := seal.OpenWithRecord(i.sealed, key)
+	i.record = record
 	return s.opened(i, p, err)
 }
 

@@ -23,12 +23,18 @@ func (s *State) Export(sealed bool, writer string) (*Archive, error) {
 	}
 	defer wipe(items)
 	a := &Archive{Version: s.version, Sealed: sealed, Created: time.Now(), Writer: writer}
+	if n := len(items) - 1; items[n].name == nv.Backup {
+		items = items[:n]
+	}
+	if !sealed {
+		if err := s.openAll(items); err != nil {
+			return nil, err
+		}
+		a.Recorded = items[0].record != nil
+	}
 	for n := range items {
 		i := &items[n]
-		if i.name == nv.Backup {
-			continue
-		}
-		b, err := s.exported(i, sealed)
+		b, err := s.exported(i, a)
 		if err != nil {
 			a.Wipe()
 			return nil, fmt.Errorf("%s: %s: %w", s.where, i.name, err)
@@ -39,25 +45,28 @@ func (s *State) Export(sealed bool, writer string) (*Archive, error) {
 }
 
 // exported returns a copy of the bytes of i for the archive.
-func (s *State) exported(i *item, sealed bool) ([]byte, error) {
+func (s *State) exported(i *item, a *Archive) ([]byte, error) {
+	switch {
+	case a.Recorded:
+		return reseal(i, nil)
+	case !a.Sealed:
+		return append([]byte(nil), i.payload...), nil
+	}
 	info, err := seal.DescribeFile(i.sealed)
 	switch {
 	case err != nil:
 		return nil, err
-	case sealed && info.Bits == 0:
+	case info.Bits == 0:
 		return nil, errors.New("it is not encrypted and cannot be exported with --sealed")
-	case sealed && info.Version == 1:
+	case info.Version == 1:
 		return nil, fmt.Errorf("%w; convert it with swtpm state rekey --accept-version-1", seal.ErrVersion1)
 	}
-	if !sealed || s.key != nil {
+	if s.key != nil {
 		if err := s.open(i, s.key); err != nil {
 			return nil, err
 		}
 	}
-	if sealed {
-		return append([]byte(nil), i.sealed...), nil
-	}
-	return append([]byte(nil), i.payload...), nil
+	return append([]byte(nil), i.sealed...), nil
 }
 
 // Encrypted reports whether the permanent state is encrypted.
@@ -92,13 +101,10 @@ func (s *State) Import(a *Archive, e emul.Library, replace bool) error {
 	if err := proveItems(e, s.version, items); err != nil {
 		return fmt.Errorf("archive: %w", err)
 	}
-	var changes []nv.Change
-	for _, i := range items {
-		blob, err := reseal(i.payload, s.key)
-		if err != nil {
-			return fmt.Errorf("archive: %s: %w", i.name, err)
-		}
-		changes = append(changes, nv.Change{Name: s.prefix + i.name, Blob: blob})
+	s.declare(items)
+	changes, err := s.resealAll(items)
+	if err != nil {
+		return fmt.Errorf("archive: %w", err)
 	}
 	gone, err := s.replaced(items, replace)
 	if err != nil {
@@ -119,6 +125,9 @@ func (s *State) unpack(a *Archive) ([]item, error) {
 		case a.Sealed:
 			i.sealed = append([]byte(nil), ai.Bytes...)
 			err = s.open(&i, s.key)
+		case a.Recorded:
+			i.sealed = append([]byte(nil), ai.Bytes...)
+			err = s.open(&i, nil)
 		default:
 			i.payload = append([]byte(nil), ai.Bytes...)
 			err = payload.Check(s.version, i.blob, i.payload)

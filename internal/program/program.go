@@ -16,6 +16,9 @@ import (
 // Version is the version of all programs of this module.
 const Version = "0.1.0"
 
+// Name names the program that stores a state, in its records and in archives.
+const Name = "swtpm-go " + Version
+
 // ReferenceVersion is the version of swtpm whose interface these programs have. Classic
 // options print it as our version, because callers decide by it what they may ask for.
 // A feature that is missing here is also missing from --print-capabilities.

@@ -136,6 +136,10 @@ const (
 	// tagChecksum is ours: SHA-256 of every byte of the file before this
 	// block. The reference skips it, and drops it at its next write.
 	tagChecksum tag = 0x0100
+
+	// tagRecord is ours, too: a record about the payload, which is opaque here,
+	// and in an encrypted container its MAC. See record.go.
+	tagRecord tag = 0x0101
 )
 
 // appendBlockHeader appends the header of a block whose content has n bytes.

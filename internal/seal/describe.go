@@ -23,6 +23,7 @@ type FileInfo struct {
 	Flags      Flags
 	Bits       int // of the key that it is encrypted with; 0 if it is plain
 	Checksum   Checksum
+	Record     []byte // nil if there is none; not authenticated
 }
 
 // DescribeFile decodes a state file as far as that goes without a key: header,
@@ -47,6 +48,9 @@ func DescribeFile(blob []byte) (FileInfo, error) {
 		err = errVersion(h)
 	default:
 		err = checkFile(blob, h)
+		if record, ok := find(body, tagRecord); ok && err == nil {
+			i.Record = record[:len(record)-recordEnd(i.Bits)]
+		}
 		if sum, ok := find(body, tagChecksum); ok {
 			i.Checksum = WrongChecksum
 			// It is the last block, of everything before it.
@@ -60,4 +64,12 @@ func DescribeFile(blob []byte) (FileInfo, error) {
 		return i, fmt.Errorf("seal: %w", err)
 	}
 	return i, nil
+}
+
+// recordEnd returns the size of what follows a record in its block.
+func recordEnd(bits int) int {
+	if bits == 0 {
+		return 0
+	}
+	return macSize
 }

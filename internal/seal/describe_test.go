@@ -31,13 +31,13 @@ func TestDescribeFile(t *testing.T) {
 		want FileInfo
 		bad  bool
 	}{
-		{"swtpm, plain", vectorFile(t, "tpm2-plain"), FileInfo{2, 1, 0, 0, NoChecksum}, false},
-		{"ours, plain", ours, FileInfo{2, 1, 0, 0, RightChecksum}, false},
-		{"ours, damaged", flipped, FileInfo{2, 1, 0, 0, WrongChecksum}, true},
-		{"AES-128", vectorFile(t, "tpm2-key128-hex"), FileInfo{2, 1, flags128, 128, NoChecksum}, false},
-		{"AES-256", vectorFile(t, "tpm2-key256-hex"), FileInfo{2, 1, flags256, 256, NoChecksum}, false},
-		{"version 1", vectorFile(t, "synth-tpm2-v1-plain"), FileInfo{1, 1, 0, 0, NoChecksum}, false},
-		{"cut", vectorFile(t, "tpm2-plain")[:100], FileInfo{2, 1, 0, 0, NoChecksum}, true},
+		{"swtpm, plain", vectorFile(t, "tpm2-plain"), FileInfo{2, 1, 0, 0, NoChecksum, nil}, false},
+		{"ours, plain", ours, FileInfo{2, 1, 0, 0, RightChecksum, nil}, false},
+		{"ours, damaged", flipped, FileInfo{2, 1, 0, 0, WrongChecksum, nil}, true},
+		{"AES-128", vectorFile(t, "tpm2-key128-hex"), FileInfo{2, 1, flags128, 128, NoChecksum, nil}, false},
+		{"AES-256", vectorFile(t, "tpm2-key256-hex"), FileInfo{2, 1, flags256, 256, NoChecksum, nil}, false},
+		{"version 1", vectorFile(t, "synth-tpm2-v1-plain"), FileInfo{1, 1, 0, 0, NoChecksum, nil}, false},
+		{"cut", vectorFile(t, "tpm2-plain")[:100], FileInfo{2, 1, 0, 0, NoChecksum, nil}, true},
 		{"empty", nil, FileInfo{Checksum: NoChecksum}, true},
 	} {
 		got, err := DescribeFile(c.blob)

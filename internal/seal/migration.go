@@ -13,15 +13,20 @@ type Keys struct {
 // with the migration key; a layer without key is plain. encrypted tells whether
 // the inner layer is. payload is not kept.
 //
-//	header, tagMigration { blocks of the inner layer }            or
+//	header, tagMigration { blocks of the inner layer, tagRecord }  or
 //	header, tagMigrationEncrypted { same }, tagMAC, tagMigrationIV
 //
 // There is no checksum block: the transport is a stream, and clients compare.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_GetStateBlob.
 func (k Keys) SealBlob(payload []byte, decrypted bool) (blob []byte, encrypted bool, err error) {
-	if len(payload) > MaxPayload {
-		return nil, false, fmt.Errorf("seal: %w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
+	return k.SealBlobWithRecord(payload, nil, decrypted)
+}
+
+// SealBlobWithRecord is SealBlob. The blob has record unless that is empty.
+func (k Keys) SealBlobWithRecord(payload, record []byte, decrypted bool) (blob []byte, encrypted bool, err error) {
+	if err := checkSizes(payload, record); err != nil {
+		return nil, false, fmt.Errorf("seal: %w", err)
 	}
 	if err := k.usable(); err != nil {
 		return nil, false, fmt.Errorf("seal: %w", err)
@@ -30,11 +35,12 @@ func (k Keys) SealBlob(payload []byte, decrypted bool) (blob []byte, encrypted b
 	if decrypted {
 		file = nil
 	}
-	size := fileLayer.size(file, len(payload))
+	size := fileLayer.size(file, len(payload)) + recordSize(file, record)
 	inner, err := fileLayer.append(make([]byte, 0, size), payload, file)
 	if err != nil {
 		return nil, false, fmt.Errorf("seal: %w", err)
 	}
+	inner = appendRecord(inner, 0, record, file)
 	defer Wipe(inner)
 
 	flags := FlagMigration | fileLayer.flags(file) | migrationLayer.flags(k.Migration)
@@ -60,59 +66,71 @@ func (k Keys) SealBlob(payload []byte, decrypted bool) (blob []byte, encrypted b
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_SetStateBlob.
 func (k Keys) OpenBlob(blob []byte, encrypted bool) ([]byte, error) {
-	payload, err := k.openBlob(blob, encrypted)
+	payload, _, err := k.OpenBlobWithRecord(blob, encrypted)
+	return payload, err
+}
+
+// OpenBlobWithRecord is OpenBlob, and also returns the record of the blob, nil if it
+// has none.
+func (k Keys) OpenBlobWithRecord(blob []byte, encrypted bool) (payload, record []byte, err error) {
+	payload, record, err = k.openBlob(blob, encrypted)
 	if err == nil && len(payload) > MaxPayload {
 		err = fmt.Errorf("%w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("seal: migration blob: %w", err)
+		return nil, nil, fmt.Errorf("seal: migration blob: %w", err)
 	}
-	return payload, nil
+	return payload, record, nil
 }
 
-func (k Keys) openBlob(blob []byte, encrypted bool) ([]byte, error) {
+func (k Keys) openBlob(blob []byte, encrypted bool) (payload, record []byte, err error) {
 	h, body, err := parseHeader(blob)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if h.version != 1 && h.version != version {
-		return nil, errVersion(h)
+		return nil, nil, errVersion(h)
 	}
 	if err := k.usable(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	outer, inner := h.flags&FlagMigrationEncrypted != 0, encrypted || h.flags&FlagEncrypted != 0
 	if h.version == 1 {
 		if outer || inner {
-			return nil, ErrVersion1
+			return nil, nil, ErrVersion1
 		}
-		return append(make([]byte, 0, len(body)), body...), nil // it has no blocks
+		return append(make([]byte, 0, len(body)), body...), nil, nil // it has no blocks
 	}
 	// Everything that needs no key is decided here, for both layers: behind the
 	// first one it would say whether that has opened.
 	if err := migrationLayer.ready(k.Migration, h, outer); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := fileLayer.ready(k.File, h, inner); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	content, good, err := migrationLayer.unwrap(body, k.Migration, outer)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer Wipe(content)
 	payload, fine, err := fileLayer.unwrap(content, k.File, inner)
-	switch {
-	case err != nil:
-		return nil, err
-	case good&fine == 1:
-		return payload, nil
+	if err != nil {
+		return nil, nil, err
+	}
+	var recordKey *Key
+	if inner {
+		recordKey = k.File
+	}
+	record, recorded := openRecord(content, recordKey)
+	if good&fine&recorded == 1 {
+		return payload, record, nil
 	}
 	Wipe(payload)
 	if outer || inner {
-		return nil, errSealed()
+		return nil, nil, errSealed()
 	}
-	return nil, fmt.Errorf("%w: there is no plain state in it; is it a migration blob?", ErrContent)
+	return nil, nil, fmt.Errorf("%w: there is no plain state in it; is it a migration blob?", ErrContent)
 }
 
 // ready checks that there is a key of the right size if the layer is encrypted.

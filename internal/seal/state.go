@@ -17,24 +17,24 @@ const (
 // a checksum block if k is nil. It fails with ErrLength if payload has more
 // than MaxPayload bytes. payload is not kept.
 //
-//	plain      header, tagPlain, tagChecksum
-//	encrypted  header, tagEncrypted, tagMAC, tagIV
+//	plain      header, tagPlain, tagRecord, tagChecksum
+//	encrypted  header, tagEncrypted, tagMAC, tagIV, tagRecord
 //
 // The checksum answers bit rot and half-copied files, which the reference's
 // plain files let pass. It is no answer to somebody who changes the file on
 // purpose: that needs a key.
-func Seal(payload []byte, k *Key) ([]byte, error) { return SealInto(nil, payload, k) }
+func Seal(payload []byte, k *Key) ([]byte, error) { return SealInto(nil, payload, nil, k) }
 
 // SealInto is Seal into the memory of buf, whose content is lost, if it is large
-// enough.
-func SealInto(buf, payload []byte, k *Key) ([]byte, error) {
-	if len(payload) > MaxPayload {
-		return nil, fmt.Errorf("seal: %w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
+// enough. The file has record, at most MaxRecord bytes, unless that is empty.
+func SealInto(buf, payload, record []byte, k *Key) ([]byte, error) {
+	if err := checkSizes(payload, record); err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
 	}
 	if err := k.usable(); err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
-	total := headerSize + fileLayer.size(k, len(payload))
+	total := headerSize + fileLayer.size(k, len(payload)) + recordSize(k, record)
 	if k == nil {
 		total += blockSize + sha256.Size
 	}
@@ -46,6 +46,7 @@ func SealInto(buf, payload []byte, k *Key) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}
+	b = appendRecord(b, headerSize, record, k)
 	if k == nil {
 		sum := sha256.Sum256(b)
 		b = appendBlock(b, tagChecksum, sum[:])
@@ -65,54 +66,62 @@ func SealInto(buf, payload []byte, k *Key) ([]byte, error) {
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_GetDecryptedData.
 func Open(blob []byte, k *Key) ([]byte, error) {
-	payload, err := open(blob, k)
+	payload, _, err := OpenWithRecord(blob, k)
+	return payload, err
+}
+
+// OpenWithRecord is Open, and also returns the record of the file, nil if it has none.
+func OpenWithRecord(blob []byte, k *Key) (payload, record []byte, err error) {
+	payload, record, err = open(blob, k)
 	if err == nil && len(payload) > MaxPayload {
 		err = fmt.Errorf("%w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("seal: %w", err)
+		return nil, nil, fmt.Errorf("seal: %w", err)
 	}
-	return payload, nil
+	return payload, record, nil
 }
 
-func open(blob []byte, k *Key) ([]byte, error) {
+func open(blob []byte, k *Key) (payload, record []byte, err error) {
 	h, body, err := parseHeader(blob)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := k.usable(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if h.version == 1 {
-		return openFileV1(h, body, k)
+		payload, err = openFileV1(h, body, k)
+		return payload, nil, err
 	}
 	if h.version != version {
-		return nil, errVersion(h)
+		return nil, nil, errVersion(h)
 	}
 	if k != nil {
 		if err := fileLayer.fits(k, h.flags); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if err := checkFile(blob, h); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if k != nil && h.flags == flagsPlain {
-		return nil, fmt.Errorf("%w: a file key is configured, but the state is not encrypted", ErrContent)
+		return nil, nil, fmt.Errorf("%w: a file key is configured, but the state is not encrypted", ErrContent)
 	}
+	record, recorded := openRecord(body, k)
 	if k != nil {
 		payload, good, err := fileLayer.open(body, k)
-		if err == nil && good != 1 {
+		if err == nil && good&recorded != 1 {
 			Wipe(payload)
-			return nil, errSealed()
+			return nil, nil, errSealed()
 		}
-		return payload, err
+		return payload, record, err
 	}
 	payload, ok := find(body, tagPlain)
 	if !ok {
-		return nil, fmt.Errorf("%w: the state is encrypted and no key is configured", ErrContent)
+		return nil, nil, fmt.Errorf("%w: the state is encrypted and no key is configured", ErrContent)
 	}
-	return append(make([]byte, 0, len(payload)), payload...), nil
+	return append(make([]byte, 0, len(payload)), payload...), record, nil
 }
 
 // openFileV1 opens a plain state file of version 1, whose body is the payload
@@ -135,7 +144,8 @@ func openFileV1(h header, body []byte, k *Key) ([]byte, error) {
 //     a flipped tag or length cannot hide a block or make room for another.
 //   - The MAC is exactly as long as it is, and the IV has a length that some
 //     release writes, which leaves no room to trade bytes with the ciphertext.
-//   - A checksum block is the last one and right.
+//   - A checksum block is the last one and right. A plain file with a record has one;
+//     in an encrypted file the record has a MAC, and a size that we write.
 func checkFile(blob []byte, h header) error {
 	if h.minVersion != minVersion {
 		return fmt.Errorf("%w: %d, and every writer of state files writes %d", ErrVersion, h.minVersion, minVersion)
@@ -144,10 +154,14 @@ func checkFile(blob []byte, h header) error {
 	if err != nil {
 		return err
 	}
+	record := blocks[tagRecord]
 	switch h.flags {
 	case flagsPlain:
-		if len(blocks) != 1 || blocks[tagPlain] == nil {
+		if blocks[tagPlain] == nil || blocks[tagEncrypted] != nil || blocks[tagMAC] != nil || blocks[tagIV] != nil {
 			return fmt.Errorf("%w: flags %#x of a plain state, but other blocks", ErrContent, uint16(h.flags))
+		}
+		if record != nil && (blocks[tagChecksum] == nil || len(record) > MaxRecord) {
+			return fmt.Errorf("%w: a record without checksum, or of %d bytes", ErrContent, len(record))
 		}
 		return nil
 	case flags128, flags256:
@@ -164,6 +178,9 @@ func checkFile(blob []byte, h header) error {
 	if h.flags == flags256 {
 		bits = 256
 	}
+	if n := len(record) - macSize; record != nil && (n < 1 || n > MaxRecord) {
+		return fmt.Errorf("%w: record of %d bytes", ErrMAC, n)
+	}
 	iv, ok := blocks[tagIV]
 	if n := len(iv); ok && !ivFits(n, bits) {
 		return fmt.Errorf("%w: IV of %d bytes", ErrMAC, n)
@@ -171,10 +188,10 @@ func checkFile(blob []byte, h header) error {
 	return nil
 }
 
-// splitFile returns the blocks of a state file other than the checksum, which
-// it verifies. An empty block is not nil in the map.
+// splitFile returns the blocks of a state file, and verifies the checksum. An empty
+// block is not nil in the map.
 func splitFile(blob []byte) (map[tag][]byte, error) {
-	blocks := make(map[tag][]byte, 3)
+	blocks := make(map[tag][]byte, 4)
 	for rest := blob[headerSize:]; len(rest) > 0; {
 		offset := len(blob) - len(rest)
 		t, content, next, ok := nextBlock(rest)
@@ -191,7 +208,8 @@ func splitFile(blob []byte) (map[tag][]byte, error) {
 			if subtle.ConstantTimeCompare(sum[:], content) != 1 {
 				return nil, fmt.Errorf("%w: %w", ErrContent, ErrChecksum)
 			}
-		case t != tagPlain && t != tagEncrypted && t != tagMAC && t != tagIV:
+			blocks[t] = content
+		case t != tagPlain && t != tagEncrypted && t != tagMAC && t != tagIV && t != tagRecord:
 			return nil, fmt.Errorf("%w: a block with unknown tag %#x at byte %d", ErrContent, uint16(t), offset)
 		default:
 			blocks[t] = content

@@ -7,6 +7,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -44,7 +45,7 @@ func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, ke
 	e := &engine{scratch: nv.Scratch(from), prefix: loc.version.FilePrefix()}
 	t, err := emul.New(ctx, lib.Engine, emul.Options{
 		Version: loc.version,
-		Open:    func() (*nv.Store, error) { return nv.New(e.scratch, e.prefix, key), nil },
+		Open:    e.openStore(key),
 		Where:   loc.Location.String(),
 		Library: lib.Version,
 		Profile: profile,
@@ -63,6 +64,15 @@ func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, ke
 		return nil, errors.Join(err, e.close())
 	}
 	return e, nil
+}
+
+// openStore returns a function that opens the state in memory, as emul.Options.Open does.
+func (e *engine) openStore(key *seal.Key) func() (*nv.Store, error) {
+	return func() (*nv.Store, error) {
+		s := nv.New(e.scratch, e.prefix, key)
+		s.SetWriter(generation.ThisHost(prog.Name))
+		return s, nil
+	}
 }
 
 // Execute implements manufacture.TPM. A command that runs is told to stop if ctx ends; a

@@ -1,0 +1,203 @@
+package emul
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// RollbackPolicy says what happens to a state that generation.Check objects to.
+type RollbackPolicy uint8
+
+// The policies.
+const (
+	WarnRollback   RollbackPolicy = iota // log it
+	RefuseRollback                       // INIT fails
+	IgnoreRollback
+)
+
+// Marks remembers the newest state of each TPM that was seen.
+type Marks interface {
+	// Read returns the mark of a TPM. Its error is fs.ErrNotExist if there is none.
+	Read(id generation.Identity) (generation.Mark, error)
+	Write(m generation.Mark) error
+}
+
+// markDelay is the time from a store until the mark is written.
+const markDelay = 5 * time.Second
+
+// past is what is known of the history of the state.
+type past struct {
+	incoming map[tpm.Blob]generation.Found // of the blobs that wait in the engine; none for one that hides an item
+	declared bool                          // the state is used though it is old
+	said     bool                          // the missing record was logged
+
+	armed  atomic.Bool // the mark will be written
+	mu     sync.Mutex  // of mark
+	mark   generation.Mark
+	failed bool // writing the mark failed, and that was logged
+}
+
+// came takes notice of a blob that waits in the engine.
+func (p *past) came(b tpm.Blob, payload, record []byte) {
+	if p.incoming == nil {
+		p.incoming = map[tpm.Blob]generation.Found{}
+	}
+	delete(p.incoming, b)
+	if len(payload) > 0 {
+		p.incoming[b] = nv.NewFound(b.Name(), record, sha256.Sum256(payload))
+	}
+}
+
+// checkPast compares the history of the state that the engine is about to start with
+// to the mark of its TPM, and continues it. A state that came through the control channel is
+// declared by that: its generations go on above those that were seen.
+func (t *TPM) checkPast() error {
+	if t.restarting {
+		return nil
+	}
+	found, err := t.findItems()
+	if err != nil {
+		return err
+	}
+	before := t.store.Mark()
+	mark := t.readMark(found, before)
+	declared := t.past.declared || t.pending[tpm.Permanent]
+	known := &mark
+	if declared {
+		known = nil
+	}
+	floor := mark.Known.Max()
+	if err := generation.Check(found, known); err != nil && t.opt.Rollback != IgnoreRollback {
+		if t.opt.Rollback == RefuseRollback {
+			return fmt.Errorf("%w; %s: %w", err, t.acceptAdvice(), t.loadResult(tpm.Permanent, err))
+		}
+		t.opt.Error("%s: %v; %s", t.opt.Where, err, t.acceptAdvice())
+		if !declared {
+			floor = 0 // the alarm stays until it is accepted
+		}
+	}
+	same := before.Identity != generation.Identity{} && before.Identity == mark.Identity
+	t.store.Continue(found, floor, same || t.handover.resuming != nil)
+	t.sayUnrecorded(found)
+	t.markSoon()
+	return nil
+}
+
+// acceptAdvice returns the remedy for a state that generation.Check objects to.
+func (t *TPM) acceptAdvice() string {
+	return "if this state is wanted, run: swtpm state accept --tpmstate backend-uri=" + t.opt.Where
+}
+
+// findItems returns the items that the engine is about to start with.
+func (t *TPM) findItems() ([]generation.Found, error) {
+	unread := []tpm.Blob{}
+	if t.handover.resuming != nil {
+		unread = append(unread, tpm.Volatile)
+	}
+	if t.opt.Version == tpm.V12 {
+		unread = append(unread, tpm.Savestate)
+	}
+	for _, b := range unread {
+		p, err := t.store.Load(b.Name())
+		seal.Wipe(p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && isSystem(err) {
+			return nil, fmt.Errorf("%w: %w", err, t.loadResult(b, err))
+		}
+	}
+	var found []generation.Found
+	for _, f := range t.store.Found() {
+		if !t.pending[tpm.Blob(f.Item)] {
+			found = append(found, f)
+		}
+	}
+	for b, f := range t.past.incoming {
+		if t.pending[b] {
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
+
+// readMark returns the mark of the TPM whose items were found, with what this process
+// has stored of it.
+func (t *TPM) readMark(found []generation.Found, before generation.Mark) generation.Mark {
+	var mark generation.Mark
+	for _, f := range found {
+		if f.Item == generation.Permanent && f.Record != nil {
+			mark.Identity = f.Record.Identity
+		}
+	}
+	if mark.Identity == (generation.Identity{}) {
+		return mark
+	}
+	if t.opt.Marks != nil {
+		if m, err := t.opt.Marks.Read(mark.Identity); err == nil {
+			mark = m
+		}
+	}
+	if before.Identity == mark.Identity && t.opt.Marks != nil {
+		mark.Raise(before)
+	}
+	t.past.mu.Lock()
+	defer t.past.mu.Unlock()
+	t.past.mark = mark
+	return mark
+}
+
+// sayUnrecorded logs once that a state has no record.
+func (t *TPM) sayUnrecorded(found []generation.Found) {
+	for _, f := range found {
+		if f.Item == generation.Permanent && f.Record == nil && !t.past.said {
+			t.past.said = true
+			t.opt.Note("%s: generation record missing: the state was last stored by swtpm or by an older version; a new history begins as TPM %s", t.opt.Where, t.store.Mark().Identity)
+		}
+	}
+}
+
+// markSoon makes the mark follow the state within markDelay, off the path of the
+// command.
+func (t *TPM) markSoon() {
+	if t.opt.Marks == nil || t.past.armed.Swap(true) {
+		return
+	}
+	store := t.store
+	time.AfterFunc(markDelay, func() { t.writeMark(store) })
+}
+
+// writeMark writes what the records on disk know, unless the mark knows it. It needs no
+// lock of the engine.
+func (t *TPM) writeMark(store *nv.Store) {
+	t.past.armed.Store(false)
+	m := store.Mark()
+	if t.opt.Marks == nil || m.Known.Max() == 0 {
+		return
+	}
+	t.past.mu.Lock()
+	defer t.past.mu.Unlock()
+	next := t.past.mark
+	if next.Identity != m.Identity {
+		next = generation.Mark{}
+	}
+	next.Raise(m)
+	if next == t.past.mark {
+		return
+	}
+	if err := t.opt.Marks.Write(next); err != nil {
+		if !t.past.failed {
+			t.past.failed = true
+			t.opt.Note("rollback mark not written: %v", err)
+		}
+		return
+	}
+	t.past.mark = next
+}

@@ -1,0 +1,124 @@
+// Package mark remembers the newest state of each TPM that was seen on this host, in
+// files next to no state: an old copy of a state brings no old mark with it.
+//
+// docs/generation.md specifies the files.
+package mark
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
+)
+
+const (
+	magic   = "swtpmMRK"
+	bodyEnd = 64
+	size    = bodyEnd + sha256.Size
+)
+
+// Dir is a directory with marks.
+type Dir struct{ path string }
+
+// Open returns the marks in a directory. Its error is of the system if this process may
+// not use it.
+func Open(path string) (*Dir, error) {
+	if err := unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+		return nil, fmt.Errorf("marks in %q: %w", path, err)
+	}
+	return &Dir{path}, nil
+}
+
+// Path returns the directory.
+func (d *Dir) Path() string { return d.path }
+
+// Read returns the mark of a TPM. Its error is fs.ErrNotExist if there is none, or a
+// damaged one.
+func (d *Dir) Read(id generation.Identity) (generation.Mark, error) {
+	fd, err := d.open(id, unix.O_RDONLY)
+	if err != nil {
+		return generation.Mark{}, err
+	}
+	defer unix.Close(fd)
+	var b [size + 1]byte
+	n, err := unix.Pread(fd, b[:], 0)
+	if err != nil {
+		return generation.Mark{}, fmt.Errorf("read a mark in %q: %w", d.path, err)
+	}
+	return decode(b[:n], id)
+}
+
+// Write overwrites the mark of a TPM. It does not sync: a mark that is lost costs a
+// warning at most.
+func (d *Dir) Write(m generation.Mark) error {
+	fd, err := d.open(m.Identity, unix.O_RDWR|unix.O_CREAT)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if n, err := unix.Pwrite(fd, encode(m), 0); err != nil || n != size {
+		return fmt.Errorf("write a mark in %q: %d of %d bytes: %w", d.path, n, size, errors.Join(err))
+	}
+	return nil
+}
+
+// open opens the file of a mark, which must be a regular one.
+func (d *Dir) open(id generation.Identity, flags int) (int, error) {
+	path := filepath.Join(d.path, name(id))
+	fd, err := unix.Open(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return -1, &fs.PathError{Op: "open mark", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, &fs.PathError{Op: "open mark", Path: path, Err: err}
+	}
+	return fd, nil
+}
+
+// name returns the name of the file of a TPM. It does not reveal the identity.
+func name(id generation.Identity) string { return hex.EncodeToString(sum(id, []byte("name"))[:16]) }
+
+// sum authenticates b for a TPM. An emulator that was taken over can write all marks of
+// the host; it knows no identity but its own.
+func sum(id generation.Identity, b []byte) []byte {
+	h := hmac.New(sha256.New, id[:])
+	h.Write(b)
+	return h.Sum(nil)
+}
+
+func encode(m generation.Mark) []byte {
+	b := append(make([]byte, 0, size), magic...)
+	for _, g := range m.Known {
+		b = binary.BigEndian.AppendUint64(b, g)
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(m.Time.UnixNano()))
+	b = append(b, make([]byte, bodyEnd-len(b))...)
+	return append(b, sum(m.Identity, b)...)
+}
+
+func decode(b []byte, id generation.Identity) (generation.Mark, error) {
+	m := generation.Mark{Identity: id}
+	if len(b) != size || !bytes.HasPrefix(b, []byte(magic)) || !hmac.Equal(b[bodyEnd:], sum(id, b[:bodyEnd])) {
+		return m, fmt.Errorf("damaged mark of %d bytes: %w", len(b), fs.ErrNotExist)
+	}
+	for i := range m.Known {
+		m.Known[i] = binary.BigEndian.Uint64(b[8+8*i:])
+	}
+	m.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[32:]))).UTC()
+	return m, nil
+}

@@ -1,0 +1,91 @@
+package offline
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
+)
+
+// Accept declares that the state, as it is, is the one to go on with: all items get one
+// generation above all that were seen, and the identity of the permanent state, or a new
+// one if that has none. It returns the record of the permanent state.
+func (s *State) Accept() (generation.Record, error) {
+	items, err := s.items()
+	if err != nil {
+		return generation.Record{}, err
+	}
+	defer wipe(items)
+	if items[len(items)-1].name == nv.Backup {
+		items = items[:len(items)-1]
+	}
+	if err := s.openAll(items); err != nil {
+		return generation.Record{}, err
+	}
+	s.declare(items)
+	changes, err := s.resealAll(items)
+	if err != nil {
+		return generation.Record{}, fmt.Errorf("%s: %w", s.where, err)
+	}
+	if err := s.apply(changes); err != nil {
+		return generation.Record{}, err
+	}
+	return generation.Decode(items[0].record)
+}
+
+// declare gives the items, which are open, records of one generation above all that
+// were seen of their TPM.
+func (s *State) declare(items []item) {
+	var found []generation.Found
+	var kinds []generation.Item
+	for _, i := range items {
+		f := nv.NewFound(i.name, i.record, sha256.Sum256(i.payload))
+		found, kinds = append(found, f), append(kinds, f.Item)
+	}
+	var chain generation.Chain
+	chain.Begin(found, s.seen(found), s.writer, false)
+	for n, r := range chain.Batch(kinds, time.Now()) {
+		items[n].record = r.Append(nil)
+	}
+}
+
+// seen returns the highest generation that was seen of a TPM: by the mark, and in the
+// state that is there. What cannot be read does not count.
+func (s *State) seen(found []generation.Found) uint64 {
+	if found[0].Record == nil {
+		return 0
+	}
+	id, newest := found[0].Record.Identity, uint64(0)
+	if s.mark != nil {
+		if m, err := s.mark(id); err == nil {
+			newest = m.Known.Max()
+		}
+	}
+	there, err := s.items()
+	if err != nil {
+		return newest
+	}
+	defer wipe(there)
+	for n := range there {
+		if s.open(&there[n], s.key) == nil {
+			if r, err := generation.Decode(there[n].record); err == nil && r.Identity == id {
+				newest = max(newest, r.Generation)
+			}
+		}
+	}
+	return newest
+}
+
+// resealAll returns the changes that store the items.
+func (s *State) resealAll(items []item) (changes []nv.Change, err error) {
+	for n := range items {
+		blob, err := reseal(&items[n], s.key)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", items[n].name, err)
+		}
+		changes = append(changes, nv.Change{Name: s.prefix + items[n].name, Blob: blob})
+	}
+	return changes, nil
+}
