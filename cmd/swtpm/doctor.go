@@ -54,6 +54,11 @@ func doctorVerb(f *pflag.FlagSet) action {
 
 // examine looks at the TPM that cfg describes, unless there is none because of err.
 func examine(ctx context.Context, name string, cfg *config.Config, err error, s remedy.Settings) doctor.Report {
+	if err == nil {
+		if n := applyHost(cfg, ""); n.err != nil {
+			warnf("host policy ignored, defaults used: %v", n.err)
+		}
+	}
 	if err == nil && cfg.Printing() != "" {
 		err = fmt.Errorf("%s describes no TPM; leave it out", cfg.Printing())
 	}

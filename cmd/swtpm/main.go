@@ -94,6 +94,7 @@ type emulator struct {
 	service   *service
 	meter     *meter
 	tpm       *emul.TPM
+	host      hostNotes
 	confined  sandbox.Active
 
 	data *data.Server
@@ -107,6 +108,7 @@ type emulator struct {
 // live is the life of a TPM, in order. Each step needs the ones above it.
 func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	e := &emulator{cfg: cfg, source: src}
+	e.applyHost()
 	defer func() { err = e.end(err) }() // the TPM stores its last state here
 	if err := e.giveUpPrivileges(); err != nil {
 		return err
@@ -148,6 +150,7 @@ func (e *emulator) openLog() (err error) {
 	if e.log, err = openLog(e.cfg.Log); err != nil {
 		return err
 	}
+	e.host.log(e.log)
 	describe(e.log, e.source.instance, e.cfg.TPM)
 	return nil
 }

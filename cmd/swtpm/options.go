@@ -44,6 +44,7 @@ func (e *emulator) options() emul.Options {
 		Note:             log.Infof,
 		Error:            log.Errorf,
 	}
+	rollbackOptions(&o, cfg)
 	if cfg.PrintInfo != 0 {
 		o.Note = nil // Compat: C-215: swtpm prints only what was asked for
 	}

@@ -35,6 +35,7 @@ func (e *emulator) readAgain(now *config.Config) error {
 	if err != nil {
 		return err
 	}
+	cfg.ApplyHost(now.Host, e.source.instance) // the file is out of reach by now
 	if cfg.Log.FD != now.Log.FD {
 		return fmt.Errorf("[log] fd: %d: descriptors are those of the start, when it was %d", cfg.Log.FD, now.Log.FD)
 	}

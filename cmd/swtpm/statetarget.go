@@ -205,6 +205,7 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 		},
 		Where:    w.where,
 		Writer:   generation.ThisHost(program.Name),
+		Mark:     w.readMark(),
 		Version:  w.cfg.TPM,
 		Key:      w.key,
 		ReadOnly: !how.write,

@@ -246,10 +246,17 @@ func show(f *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		if *asJSON {
-			return say("%s\n", strings.TrimRight(cfg.JSON(), "\n"))
+		_, name, _ := config.FindProfile(args[0]) // which load has found
+		if *instance != "" {
+			name = *instance
 		}
-		return say("%s", cfg.TOML())
+		if n := applyHost(cfg, name); n.err != nil {
+			warnf("host policy ignored, defaults used: %v", n.err)
+		}
+		if *asJSON {
+			return say("%s,\"host\":%s}\n", strings.TrimSuffix(cfg.JSON(), "}\n"), cfg.Host.JSON())
+		}
+		return say("%s\n# %s:\n#\n# %s\n", cfg.TOML(), config.HostFile, strings.ReplaceAll(strings.TrimSpace(cfg.Host.TOML()), "\n", "\n# "))
 	}
 }
 

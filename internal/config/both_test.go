@@ -117,6 +117,7 @@ func sampleOf(k key, fd string) [2]string {
 func tableOnly(t *testing.T, src string) *Config {
 	t.Helper()
 	p := &loader{file: "f", cfg: defaults(), at: locate(src), given: map[string]bool{}}
+	p.tables, p.top = p.cfg.tables(), p.cfg.top()
 	tree := decode(t, src)
 	p.load(tree)
 	for _, err := range p.errs {

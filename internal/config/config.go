@@ -36,6 +36,7 @@ type Config struct {
 	Manufacture  Manufacture
 	Daemon       bool   // --daemon, and swtpm cuse; never in a profile, because systemd needs a foreground process
 	Ignored      string // complaints of the option parser that do not stop swtpm cuse, a line each; for stderr
+	Host         Host   // of all TPMs of this host; never in a profile
 
 	// These print something on stdout instead of running a TPM; the first one counts. Never in a profile. For PrintCapabilities only TPM, Log and
 	// Sandbox are filled, for PrintStates also Interface, Control and State,
@@ -295,6 +296,7 @@ func defaults() *Config {
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
 		Metrics:   Metrics{Listen: none, Interval: 15},
 		Sandbox:   Sandbox{Seccomp: SeccompKill, Landlock: LandlockBestEffort},
+		Host:      defaultHost(),
 	}
 }
 

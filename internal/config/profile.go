@@ -89,6 +89,8 @@ type loader struct {
 	instance string
 	dir      string
 	cfg      *Config
+	tables   []table
+	top      keys // before the first table
 	at       map[string]where
 	given    map[string]bool // the keys of the profile, by path
 	errs     []*ProfileError
@@ -96,15 +98,13 @@ type loader struct {
 
 // parseProfile makes a Config of src, the text of file.
 func parseProfile(file, src, dir, instance string) (*Config, error) {
-	if at, deep := tooDeep(src); deep {
-		return nil, &ProfileError{File: file, Line: at.line, Col: at.col, Text: fmt.Sprintf("nested more than %d levels deep; a profile has tables of keys only", maxNesting)}
-	}
-	var tree map[string]any
-	if _, err := toml.Decode(src, &tree); err != nil {
-		return nil, syntaxError(file, src, err)
+	tree, err := parseTOML(file, src)
+	if err != nil {
+		return nil, err
 	}
 	p := &loader{file: file, instance: instance, dir: dir, cfg: defaults(), at: locate(src), given: map[string]bool{}}
 	p.cfg.TPM = tpm.V20
+	p.tables, p.top = p.cfg.tables(), p.cfg.top()
 	p.load(tree)
 	if m := &p.cfg.Manufacture; m.Given && m.VMID == "" {
 		m.VMID = instance
@@ -119,6 +119,23 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 	if len(p.errs) == 0 {
 		return p.cfg, nil
 	}
+	return nil, p.err()
+}
+
+// parseTOML returns the tables and keys of src, the text of file.
+func parseTOML(file, src string) (tree map[string]any, err error) {
+	if at, deep := tooDeep(src); deep {
+		return nil, &ProfileError{File: file, Line: at.line, Col: at.col, Text: fmt.Sprintf("nested more than %d levels deep; a profile has tables of keys only", maxNesting)}
+	}
+	if _, err := toml.Decode(src, &tree); err != nil {
+		return nil, syntaxError(file, src, err)
+	}
+	return tree, nil
+}
+
+// err returns the errors in the order of the file, at most maxFaults of them; nil if
+// there is none.
+func (p *loader) err() error {
 	slices.SortStableFunc(p.errs, func(a, b *ProfileError) int {
 		if a.Line != b.Line {
 			return a.Line - b.Line
@@ -128,12 +145,12 @@ func parseProfile(file, src, dir, instance string) (*Config, error) {
 	var errs []error
 	for i, e := range p.errs {
 		if i == maxFaults {
-			errs = append(errs, &ProfileError{File: file, Text: fmt.Sprintf("and %d more errors", len(p.errs)-i)})
+			errs = append(errs, &ProfileError{File: p.file, Text: fmt.Sprintf("and %d more errors", len(p.errs)-i)})
 			break
 		}
 		errs = append(errs, e)
 	}
-	return nil, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // syntaxError returns the error about invalid TOML, with its position.
@@ -167,7 +184,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // load fills the fields from the tree of the whole file.
 func (p *loader) load(tree map[string]any) {
-	tables := p.cfg.tables()
+	tables := p.tables
 	for _, name := range inOrder(tree) {
 		v := tree[name]
 		i := slices.IndexFunc(tables, func(t table) bool { return t.name == name })
@@ -189,7 +206,7 @@ func (p *loader) load(tree map[string]any) {
 		if _, isTable := v.(map[string]any); isTable || slices.ContainsFunc(tables, func(t table) bool { return t.name == name }) {
 			continue
 		}
-		p.key("", name, p.cfg.top(), v)
+		p.key("", name, p.top, v)
 	}
 }
 
@@ -274,7 +291,7 @@ func (v *value) setTOML(x any) error {
 
 // advice returns what to write instead of an unknown key.
 func (p *loader) advice(table, name string, ks keys) string {
-	for _, t := range p.cfg.tables() {
+	for _, t := range p.tables {
 		if t.name != table {
 			continue
 		}

@@ -32,6 +32,9 @@ func PlanOffline(cfg *config.Config, write bool, out string) Policy {
 	case write: // the file is open already
 		p.Calls = append(p.Calls, fileCalls...)
 	}
+	if marks := cfg.Host.Rollback.Marks; write && marks != "" && unix.Access(marks, unix.W_OK|unix.X_OK) == nil {
+		p.allowFile(marks, readFile, "remembers the newest state of the TPM")
+	}
 	p.allowFile(taskDir, readFile|readDir, threadsReason)
 	if out != "" {
 		p.Rights |= writeOthers

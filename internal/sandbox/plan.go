@@ -70,6 +70,9 @@ func Plan(cfg *config.Config, profile string) Policy {
 		p.reload(cfg, profile)
 	}
 	p.state(cfg.State.Location)
+	if marks := cfg.Host.Rollback.Marks; marks != "" && unix.Access(marks, unix.W_OK|unix.X_OK) == nil {
+		p.allowFile(marks, unix.LANDLOCK_ACCESS_FS_READ_FILE|unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile, "remembers the newest state of the TPM")
+	}
 	p.allowFile(taskDir, readFile|readDir, threadsReason)
 	p.allowFile("/proc/locks", readFile, "names the process that holds the lock of the state")
 	own := ownFiles(cfg)

@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"time"
@@ -33,7 +34,7 @@ type Dir struct{ path string }
 // Open returns the marks in a directory. Its error is of the system if this process may
 // not use it.
 func Open(path string) (*Dir, error) {
-	if err := unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
 		return nil, fmt.Errorf("marks in %q: %w", path, err)
 	}
 	return &Dir{path}, nil
@@ -66,8 +67,12 @@ func (d *Dir) Write(m generation.Mark) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if n, err := unix.Pwrite(fd, encode(m), 0); err != nil || n != size {
-		return fmt.Errorf("write a mark in %q: %d of %d bytes: %w", d.path, n, size, errors.Join(err))
+	n, err := unix.Write(fd, encode(m))
+	if err == nil && n != size {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("write a mark in %q: %w", d.path, err)
 	}
 	return nil
 }

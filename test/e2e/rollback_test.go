@@ -1,0 +1,134 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+)
+
+// onHost returns the arguments that start a program on a host with these settings.
+func onHost(t *testing.T, settings string) []string {
+	t.Helper()
+	needRoot(t, "a namespace with its own "+config.HostFile)
+	need(t, "unshare", "util-linux")
+	dir := tempDir(t)
+	write(t, filepath.Join(dir, "host.toml"), []byte(settings))
+	place := filepath.Dir(config.HostFile)
+	if err := os.MkdirAll(place, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" ` + place + ` && exec "$@"`, dir}
+}
+
+// host returns the settings of a host with its own directory of marks.
+func host(t *testing.T, policy string) (settings, marks string) {
+	t.Helper()
+	marks = filepath.Join(tempDir(t), "marks")
+	mkdir(t, marks)
+	return "[rollback]\npolicy = \"" + policy + "\"\nmarks = \"" + marks + "\"\n", marks
+}
+
+// TestRollback restores an old copy of a state behind the back of its host.
+func TestRollback(t *testing.T) {
+	t.Parallel()
+	for _, v := range both {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			settings, marks := host(t, "warn")
+			wrap := onHost(t, settings)
+			state := tempDir(t)
+			file := filepath.Join(state, v.file())
+			begin := func(wrap []string) (*emulator, error) {
+				e := start(t, setup{tpm: v, state: state, wrap: wrap})
+				c := e.control(t)
+				defer c.Close()
+				return e, c.Init(0)
+			}
+			advance := func(from uint64, bumps int) {
+				t.Helper()
+				e := start(t, setup{tpm: v, state: state, wrap: wrap})
+				ch := e.power(t, v)
+				if from == 0 {
+					ch.define(t)
+				}
+				for range bumps {
+					if err := ch.bump(ch.number(t) + 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				e.terminate(t)
+				if log := read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
+					t.Fatalf("false alarm: %s", log)
+				}
+			}
+			advance(0, 1)
+			old := read(t, file)
+			advance(1, 2)
+			if entries, err := os.ReadDir(marks); err != nil || len(entries) != 1 {
+				t.Fatalf("%d marks, %v; want 1", len(entries), err)
+			}
+
+			write(t, file, []byte(old))
+			e, err := begin(wrap)
+			if log := read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
+				t.Errorf("old state: %v, %s", err, log)
+			}
+			e.kill(t)
+
+			write(t, file, []byte(old))
+			refuse := onHost(t, strings.Replace(settings, "warn", "refuse", 1))
+			e, err = begin(refuse)
+			if log := read(t, e.log); err == nil || !strings.Contains(log, "old state: permall has generation ") {
+				t.Errorf("old state, to be refused: %v, %s", err, log)
+			}
+			e.kill(t)
+			if read(t, file) != old {
+				t.Error("a refused state was changed")
+			}
+
+			accept := append(refuse[:len(refuse):len(refuse)], ours("swtpm"), "state", "accept", "--tpmstate", "dir="+state)
+			if out := mustRun(t, accept[0], accept[1:]...); !strings.Contains(out, "accepted as generation ") {
+				t.Errorf("accept: %s", out)
+			}
+			e, err = begin(refuse)
+			if log := read(t, e.log); err != nil || strings.Contains(log, "old state") {
+				t.Errorf("accepted state: %v, %s", err, log)
+			}
+			e.terminate(t)
+
+			// What a client puts back through the control channel is wanted.
+			e = start(t, setup{tpm: v, state: state, wrap: refuse})
+			e.power(t, v)
+			l := e.pack(t, false)
+			e.terminate(t)
+			advance(1, 3)
+			e = start(t, setup{tpm: v, state: state, wrap: refuse})
+			if err := e.unpack(t, l); err != nil {
+				t.Errorf("snapshot: %v, %s", err, read(t, e.log))
+			}
+			e.terminate(t)
+			e, err = begin(refuse)
+			if log := read(t, e.log); err != nil || strings.Contains(log, "old state") {
+				t.Errorf("after the snapshot: %v, %s", err, log)
+			}
+			e.kill(t)
+		})
+	}
+}
+
+// TestHostPolicy checks that an error in the settings of the host stops no TPM.
+func TestHostPolicy(t *testing.T) {
+	t.Parallel()
+	e := start(t, setup{tpm: v20, wrap: onHost(t, "[rolback]\n")})
+	e.power(t, v20)
+	if log := read(t, e.log); strings.Count(log, "host policy ignored, defaults used: "+config.HostFile+":1:2: [rolback]: unknown table") != 1 {
+		t.Errorf("log: %s", log)
+	}
+	e.terminate(t)
+	e = start(t, setup{tpm: v20, wrap: onHost(t, "[minimum]\ndurability = \"full\"\n"), args: []string{"--log", "level=5"}})
+	e.power(t, v20)
+	e.terminate(t)
+}
