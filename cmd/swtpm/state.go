@@ -32,6 +32,8 @@ var stateVerbs = []verb{
 		summary: "Create the TPM of an exported FILE, encrypted with the key that PROFILE or --key names."},
 	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,
 		summary: "Declare the state, as it is, as the one to go on with: starts no longer report that it is old or mixed."},
+	{name: "reset-lockout", synopsis: "state reset-lockout PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateResetLockout,
+		summary: "Set the number of failed authorizations of a TPM 2.0 to zero: crashes of the host count as such."},
 	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
 		summary: "Exchange the permanent state and the previous one. Requires a TPM with backup."},
 }
@@ -204,6 +206,8 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 func stateAccept(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	return w.then(0, func() error {
+		log := openAudit()
+		defer log.close()
 		s, err := w.open(access{write: true})
 		if err != nil {
 			return err
@@ -213,8 +217,29 @@ func stateAccept(f *pflag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return say("%s: TPM %s: accepted as generation %d of %s\n", w.where, s.Version(), r.Generation, r.Identity)
+		return log.say(fmt.Sprintf("%s: TPM %s: accepted as generation %d of %s", w.where, s.Version(), r.Generation, r.Identity))
 	})
+}
+
+func stateResetLockout(f *pflag.FlagSet) action {
+	w := targetFlags(f)
+	return w.then(0, func() error { return resetLockout(w) })
+}
+
+// resetLockout also writes to the system's log: another administrator may ask for it.
+func resetLockout(w *stateTarget) error {
+	log := openAudit()
+	defer log.close()
+	s, e, err := w.openWithEngine(access{write: true})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	failed, limit, err := s.ResetLockout(e)
+	if err != nil {
+		return err
+	}
+	return log.say(fmt.Sprintf("%s: TPM %s: %d failed authorizations of %d reset to 0", w.where, s.Version(), failed, limit))
 }
 
 func stateRollback(f *pflag.FlagSet) action {

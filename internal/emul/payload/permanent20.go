@@ -17,8 +17,9 @@ const (
 //	NV memory | block | u32 magic
 //
 // Source: libtpms, src/tpm2/NVMarshal.c, PERSISTENT_ALL_Unmarshal.
-func permanent20(r *reader) {
-	p := &permanent{reader: r, inRAM: map[uint32]uint32{}}
+func permanent20(r *reader) { (&permanent{reader: r, inRAM: map[uint32]uint32{}}).decode() }
+
+func (p *permanent) decode() {
 	version := p.header(allHeader)
 	if version >= profileVersion {
 		p.array20(1, "the algorithm profile")
@@ -43,6 +44,7 @@ func permanent20(r *reader) {
 type permanent struct {
 	*reader
 	hashes       map[uint16]bool // that the writer knew; nil for any
+	failedTries  int // where the number of failed authorizations is
 	orderlyState uint16
 	inRAM        map[uint32]uint32 // handle → bytes of an orderly NV index
 }
@@ -95,6 +97,9 @@ func (p *permanent) data() {
 	})
 	p.pcrSelections20()
 	p.array20(1, "the commands that need physical presence")
+	if !p.done() {
+		p.failedTries = p.off
+	}
 	p.skip(4*4, "the counters of the dictionary attack logic")
 	p.flag(1, "lockOutAuthEnabled")
 	p.orderlyState = p.u16("orderlyState")

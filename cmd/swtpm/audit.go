@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// systemLog is the datagram socket of the system's log.
+const systemLog = "/dev/log"
+
+// audit is a connection to the system's log, opened before the process is confined, for
+// what an administrator does to the state of a guest.
+type audit struct{ fd int }
+
+// openAudit connects to the system's log. Without one, a warning says so.
+func openAudit() *audit {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: systemLog}); err == nil {
+			return &audit{fd}
+		}
+		unix.Close(fd)
+	}
+	warnf("not logged: %s: %v", systemLog, err)
+	return &audit{-1}
+}
+
+// say prints a line and logs it, with the user.
+func (a *audit) say(line string) error {
+	if a.fd >= 0 {
+		const noticeOfAuth = 10<<3 | 5 // LOG_AUTHPRIV, LOG_NOTICE
+		b := fmt.Appendf(nil, "<%d>swtpm[%d]: %s (uid %d)", noticeOfAuth, os.Getpid(), line, os.Getuid())
+		if _, err := unix.Write(a.fd, b); err != nil {
+			warnf("not logged: %s: %v", systemLog, err)
+		}
+	}
+	return say("%s\n", line)
+}
+
+func (a *audit) close() {
+	if a.fd >= 0 {
+		unix.Close(a.fd)
+	}
+}
