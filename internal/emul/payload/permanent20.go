@@ -44,7 +44,7 @@ func (p *permanent) decode() {
 type permanent struct {
 	*reader
 	hashes       map[uint16]bool // that the writer knew; nil for any
-	failedTries  int // where the number of failed authorizations is
+	failedTries  int             // where the number of failed authorizations is
 	orderlyState uint16
 	inRAM        map[uint32]uint32 // handle → bytes of an orderly NV index
 }
