@@ -34,7 +34,7 @@ func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemo
 	}
 	s = openSession(cfg, systemd, passed, log)
 	defer s.Close()
-	defer passed.Close(cfg.Descriptors())
+	defer passed.Close(cfg.Descriptors)
 	if c.ctrl, c.ctrlFD, err = openChannel("ctrl", cfg.Control.Listen, passed, s); err != nil {
 		return nil, remedy.Append(fmt.Errorf("control channel: %w", err), remedy.Socket(cfg.Control.Listen, err))
 	}

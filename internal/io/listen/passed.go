@@ -113,10 +113,15 @@ func (p *Passed) names() string {
 	return "only " + strings.Join(names, ", ")
 }
 
-// Close closes the descriptors that were not opened, except those in except.
-func (p *Passed) Close(except []int) {
+// Close closes the descriptors that were not opened, except those that except returns. It calls
+// except only if descriptors are left.
+func (p *Passed) Close(except func() []int) {
+	if len(p.files) == 0 {
+		return
+	}
+	used := except()
 	for _, f := range p.files {
-		if !slices.Contains(except, f.fd) {
+		if !slices.Contains(used, f.fd) {
 			_ = unix.Close(f.fd)
 		}
 	}

@@ -42,7 +42,7 @@ func TestPassedChild(t *testing.T) {
 		fmt.Println("open:", l)
 		defer l.Close()
 	}
-	p.Close([]int{4})
+	p.Close(func() []int { return []int{4} })
 	for fd := 3; fd <= 5; fd++ {
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 		fmt.Println("descriptor:", fd, err == nil, flags == unix.FD_CLOEXEC)
