@@ -52,8 +52,8 @@ func TestStoreCalls(t *testing.T) {
 					}
 				}
 				for _, name := range slices.Sorted(maps.Keys(calls)) {
-					// A poll may be under way when strace begins and when it ends.
-					if most := want[k][name] * bumps; calls[name] > most && !(name == "poll" && calls[name] <= most+2) {
+					// Not each command: a poll that strace interrupts, a log line about a slow disk.
+					if most := want[k][name]*bumps + bumps/4; calls[name] > most {
 						t.Errorf("%d commands: %s %d times, want at most %d", bumps, name, calls[name], most)
 					}
 				}
