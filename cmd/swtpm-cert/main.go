@@ -1,7 +1,6 @@
-// Swtpm-cert makes one certificate of a TPM: of its endorsement key, its
-// platform, its attestation key or its device identity. It takes the command line
-// of swtpm_cert, prints the same words and ends with the same exit codes: 0, or 1
-// for everything that went wrong.
+// Swtpm-cert creates one certificate of a TPM: of its endorsement key, its platform, its
+// attestation key or its device identity. It has the command line, messages and exit
+// codes of swtpm_cert: 0, or 1 for every error.
 package main
 
 import (

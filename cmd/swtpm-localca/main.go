@@ -1,6 +1,6 @@
-// Swtpm-localca has a local CA certify a key of a TPM. It takes the command line
-// and the configuration files of swtpm_localca, prints the same words and ends
-// with the same exit codes: 0, or 1 for everything that went wrong.
+// Swtpm-localca issues a certificate for a key of a TPM with a local CA. It has the
+// command line, configuration files, messages and exit codes of swtpm_localca: 0, or 1
+// for every error.
 package main
 
 import (

@@ -1,6 +1,5 @@
-// Command swtpm-setup manufactures a TPM for a virtual machine: it takes the
-// command line of swtpm_setup, prints the same words and ends with the same exit
-// codes. The engine runs in this process.
+// Swtpm-setup manufactures a TPM for a virtual machine. It has the command line, messages
+// and exit codes of swtpm_setup. The engine runs in this process.
 package main
 
 import (
@@ -39,7 +38,7 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// bindir is where this program is, and so the others.
+// bindir returns the directory of this and the other programs.
 func bindir() string {
 	path, err := os.Executable()
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Locations say where a verifier finds what it needs to check a certificate. Each
-// is a list of URLs; the certificate has no extension for an empty list.
+// Locations are URLs for verifiers of a certificate. The certificate has no extension for
+// an empty list.
 type Locations struct {
 	OCSP      []string // a responder, RFC 6960
 	CAIssuers []string // the issuer's certificate, DER
@@ -27,12 +27,11 @@ var (
 	idCAIssuers             = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 2}
 )
 
-// maxURL is the longest URL in a certificate, in bytes: the NVRAM of a TPM has to
-// hold the certificate.
+// maxURL is the size limit of a URL in bytes, because the certificate must fit into the
+// NVRAM of a TPM.
 const maxURL = 255
 
-// ParseURL returns s if a certificate can name it as a location: an absolute URL of
-// printable ASCII characters.
+// ParseURL returns s if it is an absolute URL of printable ASCII characters.
 func ParseURL(s string) (string, error) {
 	if len(s) > maxURL {
 		return "", fmt.Errorf("a URL of %d bytes, %d is the limit", len(s), maxURL)
@@ -49,7 +48,7 @@ func ParseURL(s string) (string, error) {
 	return s, nil
 }
 
-// extensions returns those that l needs.
+// extensions returns the extensions for l.
 func (l *Locations) extensions() (all []extension) {
 	if len(l.OCSP)+len(l.CAIssuers) > 0 {
 		all = append(all, extension{idAuthorityInfoAccess, false, l.authorityInfoAccess})
@@ -86,7 +85,7 @@ func (l *Locations) authorityInfoAccess(b *cryptobyte.Builder) {
 //
 //	CRLDistributionPoints ::= SEQUENCE OF SEQUENCE { [0] { [0] GeneralNames } }
 //
-// with one point that has all the URLs: each of them leads to the same list.
+// with one point for all URLs, which have the same list.
 func (l *Locations) distributionPoints(b *cryptobyte.Builder) {
 	tag := cbasn1.Tag(0).ContextSpecific().Constructed()
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

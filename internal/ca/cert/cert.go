@@ -1,13 +1,11 @@
 // Package cert builds the certificates of a TPM: of its endorsement key (EK), of
 // the platform that it is part of, of its initial attestation key (IAK) and of
-// its initial device identity (IDevID), field by field as swtpm_cert does. It
-// leaves to package issuer where the key that signs comes from, and to package
-// certtool the command line.
+// its initial device identity (IDevID), field by field as swtpm_cert does. The
+// signing key comes from package signer, the command line is in package cmdcert.
 //
-// A certificate is built here, and not by crypto/x509, because that knows neither
-// all the keys that a TPM may have nor all those that may sign. Its order of
-// extensions and its encodings are the reference's, so that signatures that are
-// the same each time make the same file.
+// crypto/x509 is not used because it does not support all types of keys, neither of
+// TPMs nor of CAs. Order of extensions and encodings are the reference's, so that a
+// deterministic signature algorithm results in the same file.
 //
 // Source: swtpm, src/swtpm_cert/ek-cert.c; TCG EK Credential Profile, TCG
 // Credential Profiles V1.2, TCG TPM 2.0 Keys for Device Identity and Attestation.
@@ -27,7 +25,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Type is what a certificate says of its key.
+// Type is the type of a certificate.
 type Type int
 
 // The types of certificates.
@@ -43,10 +41,10 @@ var typeNames = []string{EK: "ek", Platform: "platform", IAK: "iak", IDevID: "id
 // String returns the name of t on a command line, such as "idevid".
 func (t Type) String() string { return typeNames[t] }
 
-// TypeNames are the names of all types.
+// TypeNames returns the names of all types.
 func TypeNames() []string { return slices.Clone(typeNames) }
 
-// ParseType returns the type of that name; case does not matter.
+// ParseType returns the type with this name; case does not matter.
 func ParseType(s string) (Type, error) {
 	for t, name := range typeNames {
 		if strings.EqualFold(s, name) {
@@ -62,20 +60,20 @@ var MaxSerial = new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 160), big.NewIn
 // Forever is the Request.Days of a certificate that never expires.
 const Forever = -1
 
-// Attributes name a product: a TPM, or a platform.
+// Attributes is the name of a product: a TPM or a platform.
 type Attributes struct{ Manufacturer, Model, Version string }
 
-// Spec is the specification that a TPM was built to: "2.0", 0, 183.
+// Spec is the specification of a TPM, such as "2.0", 0, 183.
 type Spec struct {
 	Family          string
 	Level, Revision uint32
 }
 
-// Request is a certificate to be made. Which of the fields count depends on Type
-// and TPM2.
+// Request describes a certificate to create. Type and TPM2 determine which of the other
+// fields are used.
 type Request struct {
 	Type      Type
-	TPM2      bool // of a TPM 2.0, else of a TPM 1.2
+	TPM2      bool // for a TPM 2.0, else for a TPM 1.2
 	Key       PublicKey
 	Subject   string    // NAME=VALUE,…; see ParseSubject. TPM 2.0 only
 	Serial    *big.Int  // 0 to MaxSerial
@@ -87,8 +85,8 @@ type Request struct {
 	Spec      Spec       // EK
 	TPMSerial string     // IAK and IDevID
 
-	// Signing says that the key may sign, Decryption that it may be used as an
-	// EK all the same. TPM 2.0, EK and Platform only.
+	// Signing means that the key may sign, Decryption that such a key also decrypts.
+	// TPM 2.0, EK and Platform only.
 	Signing, Decryption bool
 
 	// NonCriticalSAN marks the subject alternative name as non-critical if the
@@ -99,9 +97,8 @@ type Request struct {
 	Locations Locations
 }
 
-// Create returns the certificate that r asks for, in DER, signed by key, which
-// must be the one that issuer certifies and which signs as issuer's key
-// algorithm says.
+// Create returns the certificate in DER, signed by key, which must be the key of the
+// certificate issuer.
 func Create(r *Request, issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
 	switch {
 	case len(issuer.SubjectKeyId) == 0:
@@ -136,7 +133,7 @@ func Create(r *Request, issuer *x509.Certificate, key crypto.Signer) ([]byte, er
 	return b.Bytes()
 }
 
-// tbs returns what is signed.
+// tbs returns the part of the certificate that is signed.
 //
 //	TBSCertificate ::= SEQUENCE {
 //	  [0] { INTEGER 2 }, serialNumber, signature, issuer, validity, subject,

@@ -7,7 +7,7 @@ import (
 	"math"
 )
 
-// AddHeader returns der as the NVRAM of a TPM 1.2 holds it:
+// AddHeader returns der in the format of the NVRAM of a TPM 1.2:
 //
 //	off len field
 //	  0   2 tag       0x1001, TCG_TAG_PCCLIENT_STORED_CERT
@@ -29,12 +29,12 @@ func AddHeader(der []byte) ([]byte, error) {
 	return append(append(b, 0x10, 0x02), der...), nil
 }
 
-// PEM returns der as text.
+// PEM returns a certificate in PEM.
 func PEM(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// ListPEM returns a revocation list as text.
+// ListPEM returns a revocation list in PEM.
 func ListPEM(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
 }

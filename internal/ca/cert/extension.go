@@ -7,7 +7,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// extension is one of a certificate's; value adds what its OCTET STRING holds.
+// extension is an extension of a certificate; value adds the content of its OCTET STRING.
 type extension struct {
 	id       asn1.ObjectIdentifier
 	critical bool
@@ -67,7 +67,7 @@ const (
 	keyAgreement     = 0x08
 )
 
-// extensions returns those of the certificate, in the reference's order; ski is
+// extensions returns the extensions of the certificate, in the reference's order; ski is
 // the identifier of the issuer's key.
 func (r *Request) extensions(ski []byte) []extension {
 	all := []extension{
@@ -118,8 +118,8 @@ func (r *Request) purpose() asn1.ObjectIdentifier {
 
 // keyUsage returns the bits of KeyUsage.
 //
-// Compat: swtpm_cert has a key of elliptic curves agree on keys only if it came
-// as coordinates; a PEM file makes the same key one that enciphers them.
+// Compat: swtpm_cert sets keyAgreement for an ECC key given by coordinates, but
+// keyEncipherment for the same key in a PEM file.
 func (r *Request) keyUsage() byte {
 	decrypt := byte(keyEncipherment)
 	if r.Key.agreement {
@@ -151,7 +151,7 @@ func addBits(b *cryptobyte.Builder, bits byte) {
 //
 //	GeneralNames ::= SEQUENCE { [4] { directoryName } }
 //
-// whose directoryName tells what the key is part of.
+// whose directoryName describes the TPM or platform.
 func (r *Request) subjectAltName(b *cryptobyte.Builder) {
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1(cbasn1.Tag(4).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {

@@ -14,17 +14,16 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// PublicKey is the key that a certificate is about. Make one with RSA, EC, NewKey,
-// PQ or ParsePEM.
+// PublicKey is the key in a certificate. RSA, EC, NewKey, PQ and ParsePEM return one.
 type PublicKey struct {
 	spki      []byte // SubjectPublicKeyInfo, DER
-	agreement bool   // the key is of elliptic curves and shall agree on keys
+	agreement bool   // an ECC key for key agreement
 }
 
 // DER returns the key's SubjectPublicKeyInfo.
 func (k PublicKey) DER() []byte { return k.spki }
 
-// RSA returns the key with that modulus, big-endian, and exponent.
+// RSA returns the key with this modulus, big-endian, and exponent.
 func RSA(modulus []byte, exponent uint32) (PublicKey, error) {
 	n := new(big.Int).SetBytes(modulus)
 	switch {
@@ -42,24 +41,24 @@ func RSA(modulus []byte, exponent uint32) (PublicKey, error) {
 	return PublicKey{spki: subjectPublicKeyInfo(idRSAEncryption, addNull, key)}, err
 }
 
-// Curve is an elliptic curve that an EK may be on.
+// Curve is an elliptic curve of an EK.
 type Curve struct {
 	Name  string // secp256r1
 	curve elliptic.Curve
 	id    asn1.ObjectIdentifier
 }
 
-// curves are those that TPMs of swtpm know.
+// curves are the curves that swtpm supports.
 var curves = []Curve{
 	{"secp256r1", elliptic.P256(), asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}},
 	{"secp384r1", elliptic.P384(), asn1.ObjectIdentifier{1, 3, 132, 0, 34}},
 	{"secp521r1", elliptic.P521(), asn1.ObjectIdentifier{1, 3, 132, 0, 35}},
 }
 
-// Size is the length of a coordinate in bytes.
+// Size returns the length of a coordinate in bytes.
 func (c Curve) Size() int { return (c.curve.Params().BitSize + 7) / 8 }
 
-// CurveNames are the names of all curves.
+// CurveNames returns the names of all curves.
 func CurveNames() (names []string) {
 	for _, c := range curves {
 		names = append(names, c.Name)
@@ -67,7 +66,7 @@ func CurveNames() (names []string) {
 	return names
 }
 
-// CurveByName returns the curve of that name.
+// CurveByName returns the curve with this name.
 func CurveByName(name string) (Curve, error) {
 	for _, c := range curves {
 		if c.Name == name {
@@ -77,8 +76,8 @@ func CurveByName(name string) (Curve, error) {
 	return Curve{}, fmt.Errorf("unsupported elliptic curve %q", name)
 }
 
-// EC returns the key at the point x, y, both big-endian, of c. Zero bytes in
-// front of the coordinates may be missing.
+// EC returns the key at the point x, y, both big-endian, of c. Leading zero
+// bytes of the coordinates may be missing.
 func EC(c Curve, x, y []byte) (PublicKey, error) {
 	if len(x) > c.Size() || len(y) > c.Size() {
 		return PublicKey{}, fmt.Errorf("coordinates of %d and %d bytes, those of %s have %d", len(x), len(y), c.Name, c.Size())
@@ -94,8 +93,7 @@ func EC(c Curve, x, y []byte) (PublicKey, error) {
 	return PublicKey{spki: subjectPublicKeyInfo(idECPublicKey, named, point), agreement: true}, nil
 }
 
-// NewKey returns the key of a TPM that is at hand as a key of Go: an
-// *rsa.PublicKey or an *ecdsa.PublicKey.
+// NewKey converts an *rsa.PublicKey or *ecdsa.PublicKey.
 func NewKey(key crypto.PublicKey) (PublicKey, error) {
 	switch k := key.(type) {
 	case *rsa.PublicKey:

@@ -15,8 +15,7 @@ import (
 
 // ParsePEM returns the first PUBLIC KEY in text.
 //
-// Compat: a key of elliptic curves that came so enciphers keys, if one believes
-// the certificate; see keyUsage.
+// Compat: an ECC key from a PEM file has the key usage keyEncipherment; see keyUsage.
 func ParsePEM(text []byte) (PublicKey, error) {
 	for {
 		var block *pem.Block
@@ -29,7 +28,7 @@ func ParsePEM(text []byte) (PublicKey, error) {
 	}
 }
 
-// parseSPKI returns the key in a SubjectPublicKeyInfo, which is checked whole.
+// parseSPKI parses and checks a SubjectPublicKeyInfo.
 func parseSPKI(der []byte) (PublicKey, error) {
 	id, bits, err := splitSPKI(der)
 	if err != nil {
@@ -55,7 +54,7 @@ func parseSPKI(der []byte) (PublicKey, error) {
 	return PublicKey{}, fmt.Errorf("a public key of algorithm %v is not supported", id)
 }
 
-// splitSPKI returns algorithm and bits of a SubjectPublicKeyInfo.
+// splitSPKI returns the algorithm and the BIT STRING of a SubjectPublicKeyInfo.
 func splitSPKI(der []byte) (id asn1.ObjectIdentifier, bits []byte, err error) {
 	s := cryptobyte.String(der)
 	var info, alg cryptobyte.String
@@ -68,8 +67,7 @@ func splitSPKI(der []byte) (id asn1.ObjectIdentifier, bits []byte, err error) {
 	return id, bits, nil
 }
 
-// parseClassic returns the key of RSA or elliptic curves in a
-// SubjectPublicKeyInfo.
+// parseClassic returns the RSA or ECC key in a SubjectPublicKeyInfo.
 func parseClassic(der []byte) (PublicKey, error) {
 	k, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
@@ -82,8 +80,7 @@ func parseClassic(der []byte) (PublicKey, error) {
 	return PublicKey{}, fmt.Errorf("a public key of type %T", k)
 }
 
-// edwards returns a key of one of the curves that have their algorithm alone for
-// a name.
+// edwards returns a key on a curve whose algorithm has no parameters.
 //
 // Source: RFC 8410, 3 and 4.
 func edwards(id asn1.ObjectIdentifier, bits []byte, size int) (PublicKey, error) {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// pqAlgorithm is an algorithm of keys that quantum computers do not break.
+// pqAlgorithm is a post-quantum algorithm.
 type pqAlgorithm struct {
 	name string // on a command line
 	id   asn1.ObjectIdentifier
@@ -24,7 +24,7 @@ var pqAlgorithms = []pqAlgorithm{
 	{"ml-dsa-87", asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 19}, 2592, 0},
 }
 
-// PQNames are the names of the algorithms that PQ knows.
+// PQNames returns the names of the algorithms that PQ supports.
 func PQNames() (names []string) {
 	for _, a := range pqAlgorithms {
 		names = append(names, a.name)
@@ -32,8 +32,8 @@ func PQNames() (names []string) {
 	return names
 }
 
-// PQ returns the ML-KEM or ML-DSA key of the algorithm of that name, one of
-// PQNames, whose bytes are those of FIPS 203 or FIPS 204.
+// PQ returns the ML-KEM or ML-DSA key with these bytes, in the format of FIPS 203 or 204.
+// algorithm is one of PQNames.
 func PQ(algorithm string, key []byte) (PublicKey, error) {
 	for _, a := range pqAlgorithms {
 		if a.name == algorithm {
@@ -43,7 +43,7 @@ func PQ(algorithm string, key []byte) (PublicKey, error) {
 	return PublicKey{}, fmt.Errorf("unsupported key algorithm %q", algorithm)
 }
 
-// key returns the key with those bytes.
+// key returns the key with these bytes.
 func (a pqAlgorithm) key(b []byte) (PublicKey, error) {
 	switch {
 	case len(b) != a.size:
@@ -54,8 +54,8 @@ func (a pqAlgorithm) key(b []byte) (PublicKey, error) {
 	return PublicKey{spki: subjectPublicKeyInfo(a.id, nil, b)}, nil
 }
 
-// reduced reports whether b, pairs of numbers of 12 bits in three bytes, has only
-// such as are less than the modulus of ML-KEM.
+// reduced reports whether all numbers in b, of 12 bits each, are less than the modulus of
+// ML-KEM.
 //
 // Source: FIPS 203, 7.2, "modulus check".
 func reduced(b []byte) bool {

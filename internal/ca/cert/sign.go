@@ -20,12 +20,12 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// algorithm is how a certificate is signed. Ed448 and ML-DSA, which come from a
-// module, have one object identifier for keys and signatures.
+// algorithm is the algorithm of a signature. Ed448 and ML-DSA, which come from a module,
+// have the same object identifier for keys and signatures.
 type algorithm struct {
 	id   asn1.ObjectIdentifier
 	null bool        // the identifier has parameters, NULL
-	hash crypto.Hash // of what is signed; 0: it is signed as it is
+	hash crypto.Hash // 0 for an algorithm without a separate hash
 }
 
 // Algorithms of signatures.
@@ -42,11 +42,12 @@ var (
 	pureEd25519     = &algorithm{asn1.ObjectIdentifier{1, 3, 101, 112}, false, 0}
 )
 
-// ErrHashless says that a key signs without a hash, which is not for the
-// certificates of a TPM 1.2.
+// ErrHashless means that the key signs without a hash, which certificates of a TPM 1.2 do
+// not support.
 var ErrHashless = errors.New("a key that signs without a hash cannot sign certificates of a TPM 1.2")
 
-// algorithmFor returns how a key signs certificates of a TPM 2.0, or of a TPM 1.2.
+// algorithmFor returns the algorithm of signatures with a key, for certificates of a TPM
+// 2.0 or 1.2.
 func algorithmFor(key crypto.PublicKey, tpm2 bool) (*algorithm, error) {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -97,7 +98,7 @@ func (a *algorithm) identifier() []byte {
 	return b.BytesOrPanic()
 }
 
-// digest returns what the key signs.
+// digest returns the input of the signature.
 func (a *algorithm) digest(tbs []byte) []byte {
 	if a.hash == 0 {
 		return tbs
@@ -111,8 +112,8 @@ func (a *algorithm) sign(key crypto.Signer, tbs []byte) ([]byte, error) {
 	return key.Sign(rand.Reader, a.digest(tbs), a.hash)
 }
 
-// verify returns an error if signature is not one of key on tbs: a token may make
-// bad ones, and a certificate that nobody can verify would be found much later.
+// verify returns an error if the signature is invalid: a token may return bad signatures,
+// which would be discovered much later.
 func (a *algorithm) verify(key crypto.PublicKey, tbs, signature []byte) error {
 	ok := false
 	switch k := key.(type) {
@@ -131,7 +132,7 @@ func (a *algorithm) verify(key crypto.PublicKey, tbs, signature []byte) error {
 	return nil
 }
 
-// Belongs reports whether key is the one that the certificate ca is about.
+// Belongs reports whether key is the public key in the certificate ca.
 func Belongs(key crypto.PublicKey, ca *x509.Certificate) bool {
 	if k, ok := ca.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok {
 		return k.Equal(key)

@@ -11,15 +11,15 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// attributeType is an attribute of a name: how it is called on a command line,
-// in short and at length, and which string it is.
+// attributeType is an attribute of a name: its short and long name on a command line, and
+// the type of its string.
 type attributeType struct {
 	short, long string
 	id          asn1.ObjectIdentifier
 	tag         cbasn1.Tag
 }
 
-// attributeTypes are those that a subject may have.
+// attributeTypes are the attributes of a subject.
 //
 // Source: RFC 4519, 2; RFC 5280, Appendix A.
 var attributeTypes = []attributeType{
@@ -57,10 +57,9 @@ func (r *Request) subject() ([]byte, error) {
 	return ParseSubject(r.Subject)
 }
 
-// ParseSubject returns the Name, in DER, that s says: NAME=VALUE,NAME=VALUE…
-// One attribute makes one RDN, in the order given. There is no escape: a value
-// holds no comma. White space around names and values does not count, nor does
-// what has no "=" in it.
+// ParseSubject returns s, NAME=VALUE,NAME=VALUE…, as a Name in DER. Each attribute becomes
+// an RDN, in the given order. Commas cannot be escaped. White space around names and
+// values is ignored, and so are parts without "=".
 func ParseSubject(s string) ([]byte, error) {
 	var b cryptobyte.Builder
 	var err error

@@ -20,15 +20,15 @@ import (
 	"golang.org/x/crypto/scrypt"
 )
 
-// Limits of what a file may have us compute before it opens.
+// Limits of the computation that a file may demand.
 const (
 	maxIterations = 5_000_000 // of PBKDF2
 	maxScrypt     = 1 << 28   // memory of scrypt, in bytes; and passes over it
 )
 
-// iterations are those of PBKDF2 in what Encrypt makes. A certificate takes as
-// many, so they are not as many as a password of a person deserves: this one is
-// in a file of configuration.
+// iterations is the number of PBKDF2 iterations in the output of Encrypt. It is lower than
+// for a password of a person, because the password is in a configuration file and every
+// certificate needs the iterations again.
 const iterations = 100_000
 
 // Source: RFC 8018, A.2 to B.2; RFC 7914, 7; NIST Computer Security Objects
@@ -59,19 +59,19 @@ var (
 
 // blockCipher is a cipher that runs in CBC mode.
 type blockCipher struct {
-	size int // of its key, in bytes
+	size int // size of its key in bytes
 	make func(key []byte) (cipher.Block, error)
 }
 
-// errEncrypted says that a length in an encrypted key, or what is there, is wrong.
+// errEncrypted means that an encrypted key has an invalid structure.
 var errEncrypted = errors.New("the encrypted private key is damaged")
 
-// Decrypt returns the PKCS #8 key in der, which password opens:
+// Decrypt decrypts a PKCS #8 key with password:
 //
 //	EncryptedPrivateKeyInfo ::= SEQUENCE {
 //	  SEQUENCE { PBES2, SEQUENCE { key derivation, encryption } }, OCTET STRING }
 //
-// It fails with ErrPassword if that is not the password.
+// The error is ErrPassword if the password is wrong.
 //
 // Source: RFC 5958, 3; RFC 8018, 6.2 and A.4.
 func Decrypt(der, password []byte) ([]byte, error) {
@@ -125,13 +125,12 @@ func (c blockCipher) decrypt(key, iv, content []byte) ([]byte, error) {
 	}
 	plain = plain[:len(plain)-n]
 	if s := cryptobyte.String(plain); !s.SkipASN1(cbasn1.SEQUENCE) || !s.Empty() {
-		return nil, ErrPassword // one in 256 wrong ones has a padding
+		return nil, ErrPassword // one of 256 wrong passwords results in a valid padding
 	}
 	return plain, nil
 }
 
-// deriveKey returns the key of size bytes that the key derivation d makes of
-// password.
+// deriveKey derives a key of size bytes from password by the key derivation d.
 func deriveKey(d cryptobyte.String, password []byte, size int) ([]byte, error) {
 	var id asn1.ObjectIdentifier
 	var parameters, salt cryptobyte.String
@@ -148,7 +147,7 @@ func deriveKey(d cryptobyte.String, password []byte, size int) ([]byte, error) {
 	return nil, fmt.Errorf("key derivation %v of a private key is not supported", id)
 }
 
-// derivePBKDF2 reads, behind the salt,
+// derivePBKDF2 parses the parameters after the salt,
 //
 //	iterationCount INTEGER, keyLength INTEGER OPTIONAL, prf DEFAULT hmacWithSHA1
 func derivePBKDF2(p cryptobyte.String, salt, password []byte, size int) ([]byte, error) {
@@ -173,7 +172,7 @@ func derivePBKDF2(p cryptobyte.String, salt, password []byte, size int) ([]byte,
 	return pbkdf2.Key(prf, string(password), salt, count, size)
 }
 
-// deriveScrypt reads, behind the salt,
+// deriveScrypt parses the parameters after the salt,
 //
 //	costParameter INTEGER, blockSize INTEGER, parallelizationParameter INTEGER, keyLength INTEGER OPTIONAL
 func deriveScrypt(p cryptobyte.String, salt, password []byte, size int) ([]byte, error) {
@@ -189,8 +188,8 @@ func deriveScrypt(p cryptobyte.String, salt, password []byte, size int) ([]byte,
 	return scrypt.Key(password, salt, int(cost), int(block), int(parallel), size)
 }
 
-// Encrypt returns the PKCS #8 key der encrypted with password, as Decrypt takes
-// it: AES-256 in CBC mode, PBKDF2 with HMAC-SHA-256.
+// Encrypt encrypts the PKCS #8 key der with password for Decrypt: AES-256 in CBC mode,
+// PBKDF2 with HMAC-SHA-256.
 func Encrypt(der, password []byte) ([]byte, error) {
 	salt, iv := make([]byte, 16), make([]byte, aes.BlockSize)
 	rand.Read(salt)

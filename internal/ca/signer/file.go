@@ -7,10 +7,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// maxFile is how long a file with a key or a certificate may be, in bytes.
+// maxFile is the size limit of a file with a key or a certificate in bytes.
 const maxFile = 1 << 20
 
-// openFile returns the key in the PEM file that s names.
+// openFile returns the key in the PEM file of s.
 func openFile(s Source) (*Key, error) {
 	text, err := readKeyFile(s.Key, s.Warn)
 	if err != nil {
@@ -27,9 +27,8 @@ func openFile(s Source) (*Key, error) {
 	return &Key{Signer: key}, nil
 }
 
-// readKeyFile reads the file at path, which must be regular and nobody's to read
-// but its owner's and his group's. A group that may read it is worth a warning:
-// swtpm_localca makes such files.
+// readKeyFile reads the file at path. It must be regular, and only its owner and group may
+// read it. It warns if the group may, as in the files that swtpm_localca creates.
 func readKeyFile(path string, warn func(string)) ([]byte, error) {
 	f, info, err := safefile.OpenInput(path)
 	if err != nil {

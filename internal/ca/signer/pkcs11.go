@@ -22,16 +22,16 @@ const (
 	ckmEDDSA     = 0x1057
 )
 
-// token is a session with a token, logged in.
+// token is a session with a token after login.
 type token struct {
 	ctx     *pkcs11.Ctx
 	session pkcs11.SessionHandle
-	open    bool // session is
-	begun   bool // the module was; somebody else may use it already
+	open    bool // session is open
+	begun   bool // this token initialized the module
 	pin     string
 }
 
-// openToken returns the key that u, the URI of s, names.
+// openToken returns the key of the URI u of s.
 func openToken(u *pkcs11URI, s Source) (*Key, error) {
 	pin, err := u.readPIN(s.Password, s.PIN)
 	if err != nil {
@@ -50,9 +50,8 @@ func openToken(u *pkcs11URI, s Source) (*Key, error) {
 	return &Key{Signer: key, close: t.close}, nil
 }
 
-// load loads the first module there is of those that u may mean. Without a name in
-// u it is the one of p11-kit, which has all modules that the machine's
-// configuration lists.
+// load loads the first existing module that u may mean. Without a name in u that is the
+// module of p11-kit, which loads all configured modules.
 func (t *token) load(u *pkcs11URI) (name string, err error) {
 	names := u.modules()
 	for _, name := range names {
@@ -75,7 +74,7 @@ func isCode(err error, code uint) bool {
 	return ok && uint(c) == code
 }
 
-// close ends the session and gives up the module.
+// close ends the session and unloads the module.
 func (t *token) close() error {
 	var err error
 	if t.open {
@@ -89,7 +88,7 @@ func (t *token) close() error {
 	return err
 }
 
-// find logs into the token that u means and returns the key there.
+// find logs into the token of u and returns its key.
 func (t *token) find(u *pkcs11URI) (*tokenKey, error) {
 	slot, err := t.slot(u)
 	if err != nil {
@@ -119,7 +118,7 @@ func (t *token) find(u *pkcs11URI) (*tokenKey, error) {
 	return t.key(handle)
 }
 
-// slot returns the one with the token that u means.
+// slot returns the slot with the token of u.
 func (t *token) slot(u *pkcs11URI) (uint, error) {
 	slots, err := t.ctx.GetSlotList(true)
 	if err != nil {
@@ -149,15 +148,15 @@ func (t *token) slot(u *pkcs11URI) (uint, error) {
 	return found[0], nil
 }
 
-// matches reports whether an attribute of a token, filled up with blanks, is what
-// a URI wants.
+// matches reports whether an attribute of a token, padded with blanks, equals the one of a
+// URI.
 func matches(want, have string) bool { return want == "" || want == strings.TrimRight(have, " \x00") }
 
-// errNoObject says that a token has no such object.
+// errNoObject means that a token has no such object.
 var errNoObject = errors.New("no such object in the token")
 
-// object finds the one of a class that has this label and identifier; "" and nil
-// match all.
+// object returns the object of a class with this label and identifier; "" and nil match
+// every object.
 func (t *token) object(class uint, label string, id []byte) (pkcs11.ObjectHandle, error) {
 	template := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, class)}
 	if label != "" {
@@ -196,12 +195,11 @@ type tokenKey struct {
 	token  *token
 	handle pkcs11.ObjectHandle
 	public crypto.PublicKey
-	again  bool // each signature wants the PIN once more
+	again  bool // each signature needs a login
 }
 
-// key returns the private key h. What it is is told by the public key or the
-// certificate that the token has under the same identifier or label; RSA keys
-// tell themselves.
+// key returns the private key h. Its public key comes from the public key or certificate
+// with the same identifier or label, or from h itself if it is an RSA key.
 func (t *token) key(h pkcs11.ObjectHandle) (*tokenKey, error) {
 	k := &tokenKey{token: t, handle: h}
 	if again, err := t.attribute(h, pkcs11.CKA_ALWAYS_AUTHENTICATE); err == nil {
@@ -288,8 +286,8 @@ func (t *token) certified(h pkcs11.ObjectHandle) (crypto.PublicKey, error) {
 // Public implements crypto.Signer.
 func (k *tokenKey) Public() crypto.PublicKey { return k.public }
 
-// Sign implements crypto.Signer: RSA signatures are those of PKCS #1 v1.5, of
-// curves in DER.
+// Sign implements crypto.Signer. RSA signatures have the format of PKCS #1 v1.5, ECDSA
+// signatures are in DER.
 func (k *tokenKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	input, form, err := tokenInput(k.public, digest, opts)
 	if err != nil {

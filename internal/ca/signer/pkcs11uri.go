@@ -10,7 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// pkcs11URI is what a pkcs11: URI says. What is "" or nil matches everything.
+// pkcs11URI is a parsed pkcs11: URI. Fields that are "" or nil match everything.
 type pkcs11URI struct {
 	token, manufacturer, serial, model string
 	slot                               *uint // slot-id
@@ -22,12 +22,12 @@ type pkcs11URI struct {
 	pinSource              string
 }
 
-// parsePKCS11 reads a URI
+// parsePKCS11 parses a URI
 //
 //	pkcs11:NAME=VALUE;NAME=VALUE…[?NAME=VALUE&NAME=VALUE…]
 //
-// whose values may have %XX for a byte. It must be that of a private key. What a
-// key is not found by, such as the version of a library, is not looked at.
+// whose values may have %XX for a byte. It must be the URI of a private key. Attributes
+// that do not identify a key, such as the version of a library, are ignored.
 //
 // Source: RFC 7512, 2.3.
 func parsePKCS11(s string) (*pkcs11URI, error) {
@@ -49,7 +49,7 @@ func parsePKCS11(s string) (*pkcs11URI, error) {
 	return u, nil
 }
 
-// fill takes the attributes in s, separated by sep.
+// fill sets the fields from the attributes in s, separated by sep.
 func (u *pkcs11URI) fill(s, sep string) error {
 	seen := make(map[string]bool)
 	for _, attribute := range strings.Split(s, sep) {
@@ -115,10 +115,10 @@ func (u *pkcs11URI) set(name, value string) error {
 	return nil
 }
 
-// maxPIN is more than any file with a PIN has, in bytes.
+// maxPIN is the size limit of a file with a PIN in bytes.
 const maxPIN = 4096
 
-// readPIN returns the PIN that the URI has, else password, else pin; "" for none.
+// readPIN returns the PIN of the URI, else password, else pin; "" for none.
 func (u *pkcs11URI) readPIN(password []byte, pin string) (string, error) {
 	switch {
 	case u.pin != nil:

@@ -18,8 +18,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// ParsePEM returns the first private key in text, which password opens if it is
-// encrypted. It fails with ErrPassword if that is missing or wrong.
+// ParsePEM returns the first private key in text; password decrypts it. The error is
+// ErrPassword if the password is missing or wrong.
 func ParsePEM(text, password []byte) (crypto.Signer, error) {
 	for {
 		var block *pem.Block
@@ -33,7 +33,7 @@ func ParsePEM(text, password []byte) (crypto.Signer, error) {
 	}
 }
 
-// parseBlock returns the key in block, nil if block is something else.
+// parseBlock returns the key in block, nil if block has no key.
 func parseBlock(block *pem.Block, password []byte) (key crypto.Signer, err error) {
 	der := block.Bytes
 	if block.Headers["DEK-Info"] != "" {
@@ -60,10 +60,9 @@ func parseBlock(block *pem.Block, password []byte) (key crypto.Signer, err error
 	return nil, nil
 }
 
-// decryptLegacy returns the key in a block that OpenSSL encrypted in its own old
-// way.
+// decryptLegacy returns the key in a block with the traditional encryption of OpenSSL.
 func decryptLegacy(block *pem.Block, password []byte) ([]byte, error) {
-	der, err := x509.DecryptPEMBlock(block, password) //lint:ignore SA1019 swtpm takes such keys
+	der, err := x509.DecryptPEMBlock(block, password) //lint:ignore SA1019 swtpm accepts such keys
 	if err == nil {
 		if s := cryptobyte.String(der); !s.SkipASN1(cbasn1.SEQUENCE) || !s.Empty() {
 			err = x509.IncorrectPasswordError
@@ -75,7 +74,7 @@ func decryptLegacy(block *pem.Block, password []byte) ([]byte, error) {
 	return der, err
 }
 
-// signer returns key, or err, as one that signs.
+// signer returns key as a crypto.Signer, or err.
 func signer(key any, err error) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
@@ -87,7 +86,7 @@ func signer(key any, err error) (crypto.Signer, error) {
 	return s, nil
 }
 
-// Algorithms that Go's library does not have.
+// Algorithms that Go's standard library does not have.
 //
 // Source: RFC 8410, 3; RFC 9881, 2.
 var (

@@ -1,6 +1,5 @@
-// Package signer gets at what a CA signs with: the private key, which may be in a
-// PEM file, in a token behind PKCS#11 or in a TPM 2.0, and the certificate that
-// belongs to it. It leaves to package cert what is signed.
+// Package signer opens the private key of a CA, which may be in a PEM file, in a PKCS #11
+// token or in a TPM 2.0, and reads its certificate.
 package signer
 
 import (
@@ -13,38 +12,37 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// Source says where a signing key is and what opens it.
+// Source is the location of a signing key, with its password.
 type Source struct {
 	// Key is the path of a PEM file, or a URI that begins with "pkcs11:" or
 	// "tpm2:".
 	Key string
 
-	// Password opens an encrypted PEM file or a key of a TPM, or is the PIN of a
-	// token; without a byte there is none.
+	// Password is the password of an encrypted PEM file or of a key in a TPM, or the
+	// PIN of a token; empty for none.
 	Password []byte
 
-	// ParentPassword is that of the key above, for a key of a TPM.
+	// ParentPassword is the password of the parent key, for a key in a TPM.
 	ParentPassword []byte
 
-	// PIN logs into a token unless the URI has one; "" for none.
+	// PIN is the PIN of a token if the URI has none; "" for none.
 	PIN string
 
-	// TCTI is where the TPM is that has the key, in the words of tpm2-tools,
-	// unless the URI says so; "" for DefaultTCTI.
+	// TCTI is the location of the TPM in the format of tpm2-tools if the URI has none;
+	// "" for DefaultTCTI.
 	TCTI string
 
-	// Warn, unless it is nil, gets a sentence about what does not keep the
-	// key from being used and should be mended all the same.
+	// Warn, unless it is nil, prints a warning about a key that can be used.
 	Warn func(string)
 }
 
-// Key is a private key that signs. Whoever opened it closes it.
+// Key is an open private key. Its user must close it.
 type Key struct {
 	crypto.Signer
-	close func() error // nil: nothing is open
+	close func() error // nil for none
 }
 
-// Close gives up what the key is in.
+// Close closes the token or TPM of the key.
 func (k *Key) Close() error {
 	if k.close == nil {
 		return nil
@@ -52,10 +50,10 @@ func (k *Key) Close() error {
 	return k.close()
 }
 
-// ErrPassword says that the key is encrypted and the password is missing or wrong.
+// ErrPassword means that the key is encrypted and the password is missing or wrong.
 var ErrPassword = errors.New("wrong password")
 
-// Kind says what sort of key is at a Source's Key: "PEM", "PKCS#11" or "TPM".
+// Kind returns the kind of a Source.Key: "PEM", "PKCS#11" or "TPM".
 func Kind(key string) string {
 	switch scheme, _, _ := strings.Cut(key, ":"); scheme {
 	case "pkcs11":
@@ -66,7 +64,7 @@ func Kind(key string) string {
 	return "PEM"
 }
 
-// Place returns key, a Source's Key, for messages: without a PIN that is in it.
+// Place returns a Source.Key for messages, without a PIN.
 func Place(key string) string {
 	rest, ok := strings.CutPrefix(key, "pkcs11:")
 	if !ok {
@@ -80,7 +78,7 @@ func Place(key string) string {
 	return place
 }
 
-// hidePIN returns the attributes of a URI in s, separated by sep, without the PIN.
+// hidePIN returns the attributes s of a URI, separated by sep, without the PIN.
 func hidePIN(s, sep string) string {
 	attributes := strings.Split(s, sep)
 	for i, a := range attributes {
@@ -91,7 +89,7 @@ func hidePIN(s, sep string) string {
 	return strings.Join(attributes, sep)
 }
 
-// Open returns the key at s.
+// Open opens the key that s describes.
 func Open(s Source) (*Key, error) {
 	scheme, _, _ := strings.Cut(s.Key, ":")
 	switch scheme {
@@ -109,8 +107,7 @@ func Open(s Source) (*Key, error) {
 	return openFile(s)
 }
 
-// Certificate returns the certificate in the PEM file at path. It is the first
-// one if there are several.
+// Certificate returns the first certificate in the PEM file at path.
 func Certificate(path string) (*x509.Certificate, error) {
 	b, err := safefile.ReadInput(path, maxFile)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultTCTI is the TPM of the machine, shared with others by the kernel.
+// DefaultTCTI is the TPM of the host, with the resource manager of the kernel.
 const DefaultTCTI = "device:/dev/tpmrm0"
 
 // dialTPM connects to a TPM 2.0:
@@ -21,7 +21,7 @@ const DefaultTCTI = "device:/dev/tpmrm0"
 //	swtpm:path=PATH                the data channel of an emulator, Unix
 //	swtpm:host=HOST,port=PORT      the same, TCP; by default 127.0.0.1 and 2321
 //
-// "" is DefaultTCTI, and a path alone a device.
+// "" means DefaultTCTI, and a path without a prefix a device.
 func dialTPM(tcti string) (transport.TPMCloser, error) {
 	if tcti == "" {
 		tcti = DefaultTCTI
@@ -75,14 +75,14 @@ func parseTCTI(tcti string) (network, address string, err error) {
 	return "tcp", net.JoinHostPort(host, port), nil
 }
 
-// tpmConn carries commands to a TPM and responses back.
+// tpmConn is a connection to a TPM.
 type tpmConn struct{ io.ReadWriteCloser }
 
-// maxResponse is how long a response of a TPM may be, in bytes.
+// maxResponse is the size limit of a response in bytes.
 const maxResponse = 4096
 
-// Send implements transport.TPM. A response begins with 2 bytes tag and 4 bytes
-// size, of the whole.
+// Send implements transport.TPM. A response begins with a tag of 2 bytes and its size in 4
+// bytes.
 func (c *tpmConn) Send(cmd []byte) ([]byte, error) {
 	if _, err := c.Write(cmd); err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// signatureForm is what a token or a TPM makes of what is to be signed.
+// signatureForm is the form of the input and output of a signature in a token or TPM.
 type signatureForm int
 
 const (
@@ -26,7 +26,7 @@ const (
 	eddsaForm                      // the input is the whole message
 )
 
-// digestAlgorithms are those of certificates.
+// digestAlgorithms are the digest algorithms of certificates.
 //
 // Source: RFC 8017, A.2.4.
 var digestAlgorithms = map[crypto.Hash]asn1.ObjectIdentifier{
@@ -36,8 +36,8 @@ var digestAlgorithms = map[crypto.Hash]asn1.ObjectIdentifier{
 	crypto.SHA512: {2, 16, 840, 1, 101, 3, 4, 2, 3},
 }
 
-// tokenInput returns what a token shall sign for a signature of digest by the key
-// that public belongs to.
+// tokenInput returns the input of a token for a signature of digest with the private key
+// of public.
 func tokenInput(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) ([]byte, signatureForm, error) {
 	switch public.(type) {
 	case *rsa.PublicKey:
@@ -75,7 +75,7 @@ func digestInfo(h crypto.Hash, digest []byte) ([]byte, error) {
 	return b.Bytes()
 }
 
-// encodeECDSA returns the signature whose r and s are one half of b each.
+// encodeECDSA returns the signature with r and s in the halves of b.
 func encodeECDSA(b []byte) ([]byte, error) {
 	if len(b) == 0 || len(b)%2 != 0 {
 		return nil, fmt.Errorf("an ECDSA signature of %d bytes", len(b))
@@ -95,7 +95,7 @@ func encodeRS(r, s []byte) ([]byte, error) {
 	return der.Bytes()
 }
 
-// rsaPublicKey returns the key with that modulus and exponent, both big-endian.
+// rsaPublicKey returns the key with this modulus and exponent, both big-endian.
 func rsaPublicKey(modulus, exponent []byte) (*rsa.PublicKey, error) {
 	n, e := new(big.Int).SetBytes(modulus), new(big.Int).SetBytes(exponent)
 	if n.Sign() == 0 || e.BitLen() == 0 || e.BitLen() > 32 {
@@ -104,7 +104,7 @@ func rsaPublicKey(modulus, exponent []byte) (*rsa.PublicKey, error) {
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
 }
 
-// curves are those of ECDSA keys.
+// curves are the curves of ECDSA keys.
 var curves = []struct {
 	id    asn1.ObjectIdentifier
 	curve elliptic.Curve
@@ -114,9 +114,9 @@ var curves = []struct {
 	{asn1.ObjectIdentifier{1, 3, 132, 0, 35}, elliptic.P521()},
 }
 
-// parseECPoint returns the key with CKA_EC_PARAMS and CKA_EC_POINT as PKCS#11 has
-// them: the curve's object identifier in DER, for Ed25519 also its name
-// "edwards25519"; and the point in an OCTET STRING, which some modules leave out.
+// parseECPoint returns the key with these CKA_EC_PARAMS and CKA_EC_POINT. The parameters are
+// the curve's object identifier in DER, or the name "edwards25519". The point is in an
+// OCTET STRING, or without one in some modules.
 //
 // Source: PKCS #11 Cryptographic Token Interface Current Mechanisms, 2.3.3, 2.3.5.
 func parseECPoint(params, point []byte) (crypto.PublicKey, error) {
@@ -152,7 +152,7 @@ func parseECPoint(params, point []byte) (crypto.PublicKey, error) {
 
 var idEd25519 = asn1.ObjectIdentifier{1, 3, 101, 112}
 
-// ulong returns a number as PKCS#11 has it, in the machine's own order.
+// ulong parses a CK_ULONG, in native byte order.
 func ulong(b []byte) uint {
 	switch len(b) {
 	case 8:
@@ -163,7 +163,7 @@ func ulong(b []byte) uint {
 	return ^uint(0)
 }
 
-// modules are the libraries that u may mean, best first.
+// modules returns the libraries that u may mean, the best first.
 func (u *pkcs11URI) modules() []string {
 	switch {
 	case u.modulePath != "":

@@ -14,14 +14,14 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
-// tpmURI is what a tpm2: URI says.
+// tpmURI is a parsed tpm2: URI.
 type tpmURI struct {
 	handle tpm2.TPMHandle // of a persistent key; 0 if the key is in a file
 	file   string
 	tcti   string
 }
 
-// openTPM returns the key of a TPM 2.0 that the URI of s names.
+// openTPM returns the key of the tpm2: URI of s.
 func openTPM(s Source) (*Key, error) {
 	u, err := parseTPM(s.Key)
 	if err != nil {
@@ -46,10 +46,10 @@ func openTPM(s Source) (*Key, error) {
 	return &Key{Signer: k, close: conn.Close}, nil
 }
 
-// parseTPM reads a URI
+// parseTPM parses a URI
 //
-//	tpm2:handle=0x81000001[;tcti=TCTI]     a key that is in the TPM
-//	tpm2:file=PATH[;tcti=TCTI]             one in a file, encrypted by the TPM
+//	tpm2:handle=0x81000001[;tcti=TCTI]     a persistent key in the TPM
+//	tpm2:file=PATH[;tcti=TCTI]             a key in a file, encrypted by the TPM
 //
 // whose values may have %XX for a byte.
 func parseTPM(s string) (*tpmURI, error) {
@@ -90,7 +90,7 @@ type tpmKey struct {
 	public   crypto.PublicKey
 }
 
-// describe asks the TPM what key it is.
+// describe reads the public area of the key.
 func (k *tpmKey) describe() error {
 	rsp, err := tpm2.ReadPublic{ObjectHandle: k.handle}.Execute(k.tpm)
 	if err != nil {
@@ -105,7 +105,8 @@ func (k *tpmKey) describe() error {
 	return err
 }
 
-// goKey returns the public key of a key that must be able to sign.
+// goKey returns the public key. It returns an error if the private key cannot sign
+// certificates.
 func goKey(public *tpm2.TPMTPublic) (crypto.PublicKey, error) {
 	switch a := public.ObjectAttributes; {
 	case !a.SignEncrypt:
@@ -119,13 +120,13 @@ func goKey(public *tpm2.TPMTPublic) (crypto.PublicKey, error) {
 // Public implements crypto.Signer.
 func (k *tpmKey) Public() crypto.PublicKey { return k.public }
 
-// tpmHashes are what a TPM calls hashes.
+// tpmHashes are the identifiers of hashes in a TPM.
 var tpmHashes = map[crypto.Hash]tpm2.TPMAlgID{
 	crypto.SHA1: tpm2.TPMAlgSHA1, crypto.SHA256: tpm2.TPMAlgSHA256, crypto.SHA384: tpm2.TPMAlgSHA384, crypto.SHA512: tpm2.TPMAlgSHA512,
 }
 
-// Sign implements crypto.Signer: RSA signatures are those of PKCS #1 v1.5, of
-// curves in DER.
+// Sign implements crypto.Signer. RSA signatures have the format of PKCS #1 v1.5, ECDSA
+// signatures are in DER.
 func (k *tpmKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := tpmHashes[opts.HashFunc()]
 	if !ok {

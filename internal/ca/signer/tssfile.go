@@ -12,8 +12,8 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// tssBlock returns what is in the first PEM block of text that holds a key which
-// only a TPM 2.0 can use, nil if there is none.
+// tssBlock returns the content of the first PEM block with a key that a TPM 2.0 has
+// encrypted, nil if there is none.
 func tssBlock(text []byte) []byte {
 	for {
 		var block *pem.Block
@@ -26,18 +26,20 @@ func tssBlock(text []byte) []byte {
 	}
 }
 
-// tssKey is a key that a TPM has given out encrypted, to be loaded below parent.
+// tssKey is a key that a TPM has encrypted, with its parent. It is parsed here, and not by
+// foxboron/go-tpm-keyfiles, because that module needs a development version of go-tpm and
+// links go-tpm/legacy.
 type tssKey struct {
-	rsaParent bool // a parent that is made anew is an RSA key, else one of P-256
+	rsaParent bool // a parent to be created is an RSA key, else a P-256 key
 	parent    tpm2.TPMHandle
 	public    *tpm2.TPM2BPublic
 	private   *tpm2.TPM2BPrivate
 }
 
-// idLoadableKey is the type of keys for TPM2_Load.
+// idLoadableKey is the type of a key for TPM2_Load.
 var idLoadableKey = asn1.ObjectIdentifier{2, 23, 133, 10, 1, 3}
 
-// parseTSS reads
+// parseTSS parses
 //
 //	TPMKey ::= SEQUENCE {
 //	  type        OBJECT IDENTIFIER,
@@ -96,7 +98,7 @@ func parseTSS(der []byte) (*tssKey, error) {
 	return key, nil
 }
 
-// unmarshal is tpm2.Unmarshal of exactly b.
+// unmarshal is tpm2.Unmarshal, but rejects trailing bytes.
 func unmarshal[T tpm2.Marshallable, P interface {
 	*T
 	tpm2.Unmarshallable
@@ -111,8 +113,7 @@ func unmarshal[T tpm2.Marshallable, P interface {
 	return v, nil
 }
 
-// openTSS loads the key in der into the TPM that s names. There it stays until
-// the Key is closed.
+// openTSS loads the key in der into the TPM of s, until the Key is closed.
 func openTSS(s Source, der []byte) (*Key, error) {
 	file, err := parseTSS(der)
 	if err != nil {
@@ -132,7 +133,7 @@ func openTSS(s Source, der []byte) (*Key, error) {
 	}}, nil
 }
 
-// load loads the key below its parent, whose password is that, and fills k.
+// load loads the key and sets the fields of k; password is the password of the parent.
 func (f *tssKey) load(k *tpmKey, password []byte) error {
 	public, err := f.public.Contents()
 	if err != nil {
@@ -141,12 +142,12 @@ func (f *tssKey) load(k *tpmKey, password []byte) error {
 	if k.public, err = goKey(public); err != nil {
 		return err
 	}
-	parent, made, err := f.openParent(k.tpm, password)
+	parent, created, err := f.openParent(k.tpm, password)
 	if err != nil {
 		return err
 	}
 	rsp, err := tpm2.Load{ParentHandle: parent, InPrivate: *f.private, InPublic: *f.public}.Execute(k.tpm)
-	if made {
+	if created {
 		err = errors.Join(err, flush(k.tpm, parent.Handle))
 	}
 	if err != nil {
@@ -156,9 +157,9 @@ func (f *tssKey) load(k *tpmKey, password []byte) error {
 	return nil
 }
 
-// openParent returns the key's parent: a persistent one, or the storage root key
-// of a hierarchy, which is made.
-func (f *tssKey) openParent(t transport.TPM, password []byte) (parent tpm2.AuthHandle, made bool, err error) {
+// openParent returns the key's parent: a persistent key, or the storage root key of a
+// hierarchy, which it creates.
+func (f *tssKey) openParent(t transport.TPM, password []byte) (parent tpm2.AuthHandle, created bool, err error) {
 	auth := tpm2.PasswordAuth(password)
 	if f.parent>>24 == 0x81 {
 		rsp, err := tpm2.ReadPublic{ObjectHandle: f.parent}.Execute(t)
@@ -167,8 +168,8 @@ func (f *tssKey) openParent(t transport.TPM, password []byte) (parent tpm2.AuthH
 		}
 		return tpm2.AuthHandle{Handle: f.parent, Name: rsp.Name, Auth: auth}, false, nil
 	}
-	// Those who make such files leave the unique field of the TCG's template
-	// empty, which makes another key.
+	// Programs that create such files leave the unique field of the TCG's template
+	// empty, which results in another key.
 	template := tpm2.ECCSRKTemplate
 	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
 	if f.rsaParent {
@@ -185,7 +186,7 @@ func (f *tssKey) openParent(t transport.TPM, password []byte) (parent tpm2.AuthH
 	return tpm2.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: tpm2.PasswordAuth(nil)}, true, nil
 }
 
-// flush takes a key out of the TPM's memory.
+// flush removes a key from the TPM's memory.
 func flush(t transport.TPM, h tpm2.TPMHandle) error {
 	_, err := tpm2.FlushContext{FlushHandle: h}.Execute(t)
 	return err
