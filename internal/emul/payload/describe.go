@@ -7,7 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Summary is what a permanent blob says of the TPM that it is.
+// Summary describes the TPM of a permanent blob.
 type Summary struct {
 	Version uint16 // of the layout
 
@@ -17,8 +17,8 @@ type Summary struct {
 	Level   int    // StateFormatLevel: the newest libtpms features that the state may use
 }
 
-// Describe returns what payload, a permanent blob of a TPM of version v, says of
-// itself. It fails as Check does. payload is not kept.
+// Describe returns the Summary of payload, a permanent blob of a TPM of version v. It fails as Check
+// does. It does not use payload afterwards.
 //
 // Source: libtpms, src/tpm2/RuntimeProfile.c, for the JSON text of a profile.
 func Describe(v tpm.Version, payload []byte) (Summary, error) {

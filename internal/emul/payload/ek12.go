@@ -15,7 +15,7 @@ const (
 // endorsementKey12 decodes the endorsement key, which lacks the PCR
 // information and the secrets of other keys.
 //
-// If there is one, the self-test that libtpms runs at power on must be able to
+// If the key exists, the self-test that libtpms runs at power on must be able to
 // use it: libtpms 0.9.2 dereferences a null pointer when that test fails.
 //
 // Source: libtpms, src/tpm12/tpm_key.c, TPM_Key_LoadClear; tpm_admin.c,
@@ -61,7 +61,7 @@ func (r *reader) endorsementKey12() {
 }
 
 // isKeyPair encrypts and decrypts a number with the RSA key whose modulus,
-// one prime and exponent are given, and tells whether it came back.
+// one prime and exponent are given, and reports whether the result is the same.
 func isKeyPair(modulus, prime, exponent []byte) bool {
 	const maxBytes = 2048 / 8 // bounds the time; the longest key of a TPM 1.2
 	if len(modulus) < 64 || len(modulus) > maxBytes || len(prime) >= len(modulus) || len(exponent) > 8 {

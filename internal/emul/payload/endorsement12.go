@@ -14,12 +14,11 @@ import (
 // Source: TPM Main, Part 2, 19.1.2.
 const certIndex12 = 0x1000f000
 
-// Endorsement12 is the endorsement key of a TPM 1.2, its public part, and what is
-// beside it.
+// Endorsement12 is the public part of the endorsement key of a TPM 1.2, and its certificate.
 type Endorsement12 struct {
-	Modulus  []byte // big-endian; nil if no key was made
+	Modulus  []byte // big-endian; nil without a key
 	Exponent []byte // big-endian
-	Stored   []byte // the contents of the NV index of its certificate; nil if there is none
+	Stored   []byte // the contents of the NV index of its certificate; nil if the index is missing
 }
 
 // EndorsementOf12 finds the endorsement key in payload, the permanent blob of a TPM

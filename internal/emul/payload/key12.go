@@ -35,7 +35,7 @@ func (r *reader) inside(b []byte, f func(*reader)) {
 	r.err = s.err
 }
 
-// keyParms12 is what is looked at of TPM_KEY_PARMS.
+// keyParms12 has the checked fields of TPM_KEY_PARMS.
 type keyParms12 struct {
 	alg       uint32
 	encScheme uint16
@@ -86,8 +86,8 @@ func (r *reader) key12() {
 	r.buffer12("a private key")
 }
 
-// keyVersion12 reads what a key begins with, and tells whether it is a
-// TPM_KEY12, else it is a TPM_KEY.
+// keyVersion12 reads the first field of a key, and reports whether it is a TPM_KEY12 rather than a
+// TPM_KEY.
 func (r *reader) keyVersion12() bool {
 	if r.left() > 0 && r.b[r.off] == 0 {
 		r.tag(0x0028, "the tag of a key")
@@ -124,7 +124,7 @@ func (r *reader) pcrInfo12(long bool) {
 	})
 }
 
-// pcrSelection12 reads a selection and tells whether a PCR is in it.
+// pcrSelection12 reads a selection and reports whether it selects a PCR.
 //
 // Source: libtpms, src/tpm12/tpm_pcr.c, TPM_PCRSelection_Load.
 func (r *reader) pcrSelection12() bool {

@@ -1,8 +1,7 @@
 package payload
 
-// orderlyRAM decodes the contents of the orderly NV indices. libtpms makes the
-// sizes in memory from the size of the contents; the one in front of each only
-// tells that there is one more.
+// orderlyRAM decodes the contents of the orderly NV indices. libtpms computes the sizes in memory
+// from the size of the contents; the size before each index only means that another one follows.
 //
 // Source: libtpms, src/tpm2/NVMarshal.c, INDEX_ORDERLY_RAM_Unmarshal.
 func (p *permanent) orderlyRAM() {

@@ -1,36 +1,32 @@
-// Package payload checks the state that libtpms serialises, before libtpms
-// sees it again. State comes from a disk or from another machine; libtpms is C
-// and trusts some of the counts, sizes and types in it. Check refuses what is
-// damaged, so that the file stays untouched and the engine alive.
+// Package payload checks the state that libtpms serializes, before libtpms gets it again. A state
+// comes from a disk or from another machine, but libtpms is C and trusts some of the counts, sizes
+// and types in it. Check refuses damaged states, so that the file stays unchanged and the engine
+// does not crash.
 //
-// What is decoded:
+// These parts are decoded:
 //
 //   - TPM 1.2, all three blobs: every field to the last byte, and the SHA-1
-//     that ends each blob;
+//     at the end of each blob;
 //   - TPM 2.0 permanent: every field to the last byte;
-//   - TPM 2.0 volatile: the header, and the SHA-1 that ends the blob. What is
-//     between them is left to libtpms. Damage cannot pass; a blob that was made
-//     by hand, with the right SHA-1, can.
+//   - TPM 2.0 volatile: the header, and the SHA-1 at the end of the blob. libtpms alone decodes
+//     the rest. Damage is found; a forged blob with the right SHA-1 is not.
 //
-// Not checked is what most fields mean: libtpms refuses or survives that.
-// Exceptions are the few values that make libtpms 0.9.2 follow a null pointer
-// or fail an assertion; the comments say where.
+// The meaning of most fields is not checked, because libtpms refuses or survives bad values. The
+// exceptions are the few values that make libtpms 0.9.2 dereference a null pointer or fail an
+// assertion; comments say where.
 //
-// What remains: a TPM 2.0 volatile blob made by hand, with the right SHA-1, can
-// still crash libtpms 0.9.2 (of 2,994 that were tried, 15 did). The same must be
-// expected of a TPM 2.0 permanent blob behind the first persistent key of a
-// layout that is not known here; libtpms 0.9.2 refuses such keys, 0.10 and
-// later read them.
+// Limits: a forged TPM 2.0 volatile blob with the right SHA-1 can still crash libtpms 0.9.2 (15 of
+// 2,994 did). The same must be expected of a TPM 2.0 permanent blob after the first persistent key
+// of an unknown layout; libtpms 0.9.2 refuses such keys, 0.10 and later read them.
 //
-// A structure whose version is newer than the ones known here is not refused
-// for being new. libtpms appends the fields of a new version in a block that
-// older readers skip, and names the oldest version that can still read the
-// structure; both rules are followed. Behind a structure that says it cannot
-// be read by a reader of the known version, nothing more is checked.
+// A structure is not refused because its version is newer than the known ones. libtpms appends the
+// fields of a new version in a block that older readers skip, and names the oldest version that
+// can read the structure; the reader here follows both rules. After a structure that a reader of
+// the known version cannot read, nothing is checked.
 //
-// The layouts were learnt from libtpms 0.9.2 (Debian's libtpms-dev), by
-// following its functions over real state; each is cited where it is used.
-// Versions of libtpms 0.10 and later were learnt from state that they wrote.
+// The layouts were found by following the functions of libtpms 0.9.2 (Debian's libtpms-dev) over
+// real states; each is cited where it is used. Layouts of libtpms 0.10 and later were found from
+// states that these versions wrote.
 package payload
 
 import (
@@ -40,13 +36,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// ErrDamaged is in the chain of every error of Check.
+// ErrDamaged is wrapped by every error of Check.
 var ErrDamaged = errors.New("damaged or not such a blob")
 
-// Check decodes payload as libtpms's state blob b of a TPM of version v and
-// fails with an error that says what is wrong and at which offset in bytes.
-// It takes time in proportion to len(payload) and allocates no copy of it.
-// payload is not kept.
+// Check decodes payload as libtpms's state blob b of a TPM of version v. Its error names the fault
+// and its offset in bytes. Its time is proportional to len(payload). It makes no copy of payload
+// and does not use it afterwards.
 func Check(v tpm.Version, b tpm.Blob, payload []byte) error {
 	check, ok := checks[kind{v, b}]
 	if !ok {

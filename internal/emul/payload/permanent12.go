@@ -116,7 +116,7 @@ func (r *reader) keyHandles12(n uint32) {
 
 // nvIndices12 decodes the NV indices with their contents. libtpms 0.9.2 and
 // later multiply the count by the size of an index in 32 bits: a hostile count
-// makes them write behind their memory.
+// makes them write beyond their memory.
 //
 // Source: libtpms, src/tpm12/tpm_nvram.c, TPM_NVIndexEntries_Load,
 // TPM_NVDataSensitive_Load, TPM_NVDataPublic_Load.

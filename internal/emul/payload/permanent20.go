@@ -119,8 +119,8 @@ func (p *permanent) data() {
 	}
 }
 
-// dataVersion3 returns the decoder of what version 3 has added to
-// PERSISTENT_DATA, nil if an older one has written it.
+// dataVersion3 returns the decoder of the fields that version 3 has added to PERSISTENT_DATA, nil
+// for an older version.
 func (p *permanent) dataVersion3(version uint16) func() {
 	if version < 3 {
 		return nil
@@ -182,8 +182,7 @@ func (p *permanent) untilReset() {
 	}
 }
 
-// level decodes the block that tells how a seed was made, and a block that may
-// follow in it.
+// level decodes the block that describes how a seed was made, and an optional block in it.
 func (p *permanent) level(what string) {
 	p.block(func() {
 		p.u8("the level of " + what)

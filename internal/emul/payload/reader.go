@@ -20,8 +20,8 @@ type reader struct {
 	found *Endorsement12 // where what is looked for in a TPM 1.2 goes; nil if nothing is
 }
 
-// done tells that there is nothing more to decode: a failure, or a layout newer
-// than the known ones.
+// done reports whether decoding ends here: after a failure, or at a layout newer than the known
+// ones.
 func (r *reader) done() bool { return r.err != nil || r.newer }
 
 // unknown ends the decoding at a layout that is not known here.
@@ -37,7 +37,7 @@ func (r *reader) failAt(off int, format string, args ...any) {
 	}
 }
 
-// take returns the next n bytes, which what names, or nil.
+// take returns the next n bytes, or nil. what names them in an error.
 func (r *reader) take(n int, what string) []byte {
 	if r.done() {
 		return nil
@@ -85,8 +85,8 @@ func (r *reader) flag(n int, what string) {
 }
 
 // count reads nothing: it checks that n items of at least size bytes each can
-// be in what is left, and returns n, or 0 if they cannot. It is what keeps
-// libtpms from multiplying a hostile count.
+// be in the rest, and returns n, or 0 if they cannot. Thus libtpms never multiplies a hostile
+// count.
 func (r *reader) count(n uint32, size int, what string) int {
 	if int64(n)*int64(size) > int64(r.left()) {
 		r.failAt(r.off, "%d %s take at least %d bytes, but %d are left", n, what, int64(n)*int64(size), r.left())

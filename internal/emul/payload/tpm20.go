@@ -28,7 +28,7 @@ var (
 	minVersioned     uint16 = 2 // from this version on a header names a minimum
 )
 
-// header is what each structure begins with:
+// header describes the first fields of a structure:
 //
 //	off len field
 //	  0   2 version
@@ -70,7 +70,7 @@ func (r *reader) header(h header) uint16 {
 // added to a structure:
 //
 //	off len field
-//	  0   1 1 if there is a block
+//	  0   1 1 if a block follows
 //	  1   2 bytes of the block; without these three
 //
 // and decodes them with fields, or passes over them if fields is nil.

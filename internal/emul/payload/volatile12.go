@@ -39,7 +39,7 @@ func volatile12(r *reader) {
 	r.end()
 }
 
-// savestate12 decodes what TPM_SaveState has saved.
+// savestate12 decodes the blob that TPM_SaveState has written.
 //
 // Source: libtpms, src/tpm12/tpm_startup.c, TPM_SaveState_Load.
 func savestate12(r *reader) {
@@ -145,8 +145,8 @@ func (r *reader) loadedKeys12() {
 	}
 }
 
-// sha1Context12 decodes a SHA-1 that is not finished, if there is one. libtpms
-// hands the number of collected bytes to OpenSSL as it is.
+// sha1Context12 decodes an optional unfinished SHA-1. libtpms passes the number of collected bytes
+// to OpenSSL without a check.
 //
 // Source: libtpms, src/tpm12/tpm_crypto.c, TPM_Sha1Context_Load.
 func (r *reader) sha1Context12() {
