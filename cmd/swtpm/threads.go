@@ -16,18 +16,19 @@ import (
 // metrics, a reload, a recording or a device.
 //
 // A goroutine needs a thread while it is in a system call or in C: those of the two servers,
-// and the helpers, which need one only for a moment and share two. With helpers another thread
-// waits in Go's poller. Without them it is empty, because the loop of the control channel waits
-// for the signals and libtpms's log (program.MoveWatches). Another thread runs Go code, and the
-// runtime has two threads of its own. That makes five, or eight with helpers.
+// and the helpers, which need one only for a moment and share two. Another thread runs Go code,
+// and one waits for timers: of a command that waits for a full disk, or of the runtime when it
+// returns memory. Signals and libtpms's log need none, because the loop of the control channel
+// waits for them (program.MoveWatches). The runtime has two threads of its own. That makes six, or
+// eight with helpers.
 func createThreads(helpers bool) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)
 	}
 	time.Sleep(time.Microsecond) // wakes up the thread in Go's poller, which has nothing to wait for any more
-	n := 2
+	n := 3
 	if helpers {
-		n += 3
+		n += 2
 	}
 	create(n)
 	endSurplus(n + 3)

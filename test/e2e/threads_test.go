@@ -33,7 +33,7 @@ func threads(t testing.TB, pid int) (ids []int) {
 }
 
 // mostThreads is the number of threads that a TPM may have, whatever its clients do.
-const mostThreads = 5
+const mostThreads = 6
 
 // TestThreads checks that a TPM has few threads, and that none is created once clients are
 // served: for many clients, stores and state blobs. TestThreadLimit checks the same with a limit
@@ -84,14 +84,18 @@ func burst(t *testing.T, e *emulator, c *channel) {
 	}
 }
 
-// TestThreadLimit checks that a TPM whose threads exist survives a limit that allows no further
-// one, because that may be reached at any time.
+// startThreads is the number of threads that a start may need for a moment.
+const startThreads = 8
+
+// TestThreadLimit checks that a start with too few threads ends with one line, and that a TPM
+// whose threads exist survives a limit that allows no further one, because that may be reached at
+// any time.
 func TestThreadLimit(t *testing.T) {
 	needRoot(t, "a user of its own, whose threads are counted")
 	for _, g := range []struct {
 		limit int
 		runs  bool
-	}{{3, false}, {mostThreads, true}} {
+	}{{3, false}, {startThreads, true}} {
 		const user = "45679"
 		dir := tempDir(t)
 		state := filepath.Join(dir, "state")
@@ -115,9 +119,13 @@ func TestThreadLimit(t *testing.T) {
 		e := &emulator{process: p, dir: dir, data: filepath.Join(dir, "d"), ctrl: ctrl}
 		e.await(t, e.data)
 		c := e.open(t, v20)
+		c.alive(t)
+		for range startThreads - len(threads(t, p.cmd.Process.Pid)) { // processes of the same user
+			startProcess(t, exec.Command("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "sleep", "600"))
+		}
 		burst(t, e, c)
 		if e.gone() {
-			t.Errorf("limit %d: the TPM has gone: %s", g.limit, p.out.String())
+			t.Errorf("limit %d: the TPM has ended: %s", g.limit, p.out.String())
 		}
 		if err := unix.Kill(p.cmd.Process.Pid, unix.SIGTERM); err != nil {
 			t.Fatal(err)
