@@ -114,8 +114,8 @@ func (x *examination) lock() {
 	}
 }
 
-// inUse adds that the state is, and returns the number of the finding, which wants
-// a name behind it.
+// addInUse adds a finding that the state is in use, and returns its index. The caller appends
+// the name of the process.
 func (x *examination) addInUse(path string) int {
 	if x.cfg.Migration.Incoming {
 		return x.add(Note, path, "", "incoming migration: until the guest arrives, the state is in use by ")
