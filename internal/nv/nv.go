@@ -32,23 +32,21 @@ const MaxItem = seal.MaxBlob
 // Backend keeps items, which are few, small and have names. It does not look
 // into them.
 type Backend interface {
-	// Load returns the whole item. Its error is fs.ErrNotExist if there is
-	// none, and only then: what is there but cannot be read, or is missing
-	// only because a store was cut short, is another error, so that no new
-	// TPM is made over it. The caller owns the bytes.
+	// Load returns the whole item. Its error is fs.ErrNotExist only if the item
+	// does not exist. An item that cannot be read, or is missing because a store
+	// was interrupted, is another error, so that no new TPM replaces it. The caller owns the bytes.
 	Load(name string) ([]byte, error)
 
-	// Store replaces the item, or makes it. When it returns nil the new one
-	// survives a power cut; on error the old one is still there. blob is
-	// not kept.
+	// Store replaces or creates the item. When it returns nil the new one
+	// survives a power cut; on error the old one remains. It copies from blob.
 	Store(name string, blob []byte) error
 
 	// Delete removes the item for good. Its error is fs.ErrNotExist if there
 	// is none.
 	Delete(name string) error
 
-	// Unchanged tells whether the item is still the very one that this
-	// Backend has last loaded or stored.
+	// Unchanged reports whether the item is still the one that this Backend last
+	// loaded or stored.
 	Unchanged(name string) bool
 
 	// Lock excludes other processes until Unlock. It tries once, and fails
@@ -69,7 +67,7 @@ type MovableBackend interface {
 	Moved() bool
 }
 
-// StatBackend is a Backend that tells what is stored without a look into it.
+// StatBackend is a Backend that returns the size of an item without reading it.
 type StatBackend interface {
 	Backend
 
@@ -146,9 +144,9 @@ func (s *Store) Load(item string) ([]byte, error) {
 	return payload, nil
 }
 
-// Store seals payload and stores it as item. It writes nothing if that is what
-// is there already: libtpms stores all of its state at each change of a part,
-// and often without one. payload is not kept.
+// Store seals payload and stores it as item. It writes nothing if the item
+// has that payload already: libtpms stores all of its state at each change of a part, and
+// often without a change. It copies from payload.
 func (s *Store) Store(item string, payload []byte) error {
 	if itemOf(item) == 0 {
 		return fmt.Errorf("nv: store %s: unknown item", item)
@@ -159,7 +157,7 @@ func (s *Store) Store(item string, payload []byte) error {
 	if last, ok := s.sums[item]; ok && last == sum && s.b.Unchanged(s.prefix+item) {
 		return nil
 	}
-	s.forget(item) // whatever happens below, it is not known to be there
+	s.forget(item) // after an error below its content is unknown
 	// A guest may store thousands of times. The memory is kept, or each time
 	// would leave garbage as large as the state until a collection, which
 	// costs an idle TPM more than the state does.
@@ -185,8 +183,8 @@ func (s *Store) forget(item string) {
 	s.found[itemOf(item)] = nil
 }
 
-// Rewrite is Store for a payload that is known to be there: it shows whether the
-// backend takes a state of this size now.
+// Rewrite is Store for a payload that is stored already: it shows whether the backend can
+// store a state of this size now.
 func (s *Store) Rewrite(item string, payload []byte) error {
 	s.mu.Lock()
 	s.forget(item)
@@ -255,7 +253,7 @@ func (s *Store) Lock() error {
 	return nil
 }
 
-// Unlock lets other processes in. What they write is noticed: see Store.
+// Unlock releases the lock. Store notices changes by other processes.
 func (s *Store) Unlock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -266,8 +264,8 @@ func (s *Store) Unlock() error {
 	return nil
 }
 
-// Locked tells whether Lock has succeeded since the last Unlock. It never waits
-// for a store that is under way.
+// Locked reports whether Lock has succeeded since the last Unlock. It never waits for a
+// running store.
 func (s *Store) Locked() bool { return s.locked.Load() }
 
 // Moved says whether the place of the state has been taken by another.

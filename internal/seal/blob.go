@@ -37,7 +37,7 @@ var (
 	ErrMAC     = errors.New("wrong key or damaged ciphertext") // 0x21 TPM_DECRYPTERROR
 	ErrNoKey   = errors.New("no key for it is configured")     // 0x0D TPM_KEYNOTFOUND
 
-	// ErrChecksum is in the chain beside ErrContent.
+	// ErrChecksum is in the chain together with ErrContent.
 	ErrChecksum = errors.New("the checksum does not match: the file is damaged")
 )
 
@@ -77,7 +77,7 @@ type header struct {
 	flags      Flags
 }
 
-// parseHeader returns the header of blob and the body behind it. Its checks and
+// parseHeader returns the header of blob and the body after it. Its checks and
 // their order are those of the reference: length, total length (a truncated or
 // extended copy), minimum version, header size.
 func parseHeader(blob []byte) (header, []byte, error) {
@@ -153,8 +153,7 @@ func appendBlock(b []byte, t tag, content []byte) []byte {
 	return append(appendBlockHeader(b, t, len(content)), content...)
 }
 
-// nextBlock splits body behind its first block; ok is false if that one is not
-// whole. The length is compared in 64 bits, so that no sum can wrap around.
+// nextBlock splits body after its first block; ok is false if that one is truncated. The length is compared in 64 bits, so that no sum can wrap around.
 func nextBlock(body []byte) (t tag, content, rest []byte, ok bool) {
 	if len(body) < blockSize {
 		return 0, nil, nil, false
@@ -182,7 +181,7 @@ func find(body []byte, t tag) ([]byte, bool) {
 	}
 }
 
-// Info is what can be told of a container without a key.
+// Info describes a container without its key.
 type Info struct {
 	Version    uint8
 	MinVersion uint8

@@ -16,7 +16,7 @@ const (
 	WrongChecksum Checksum = "wrong"
 )
 
-// FileInfo is what can be told of a state file without its key.
+// FileInfo describes a state file without its key.
 type FileInfo struct {
 	Version    uint8 // of the container: 2, or 1 before April 2018
 	MinVersion uint8 // of the reader
@@ -27,11 +27,11 @@ type FileInfo struct {
 }
 
 // DescribeFile decodes a state file as far as that goes without a key: header,
-// blocks, sizes and checksum. It fails as Open does. What is wrong with an
-// encrypted payload shows with the key alone. Of version 1 an encrypted file
-// does not tell the size of its key; it is taken for 128 bits. blob is not kept.
+// blocks, sizes and checksum. It fails as Open does. An error in an
+// encrypted payload is found only with the key. An encrypted file of version 1 does not
+// contain the size of its key; DescribeFile returns 128 bits. It copies from blob.
 //
-// What could be told before something was found wrong is returned with the error.
+// On error it returns the fields that were decoded before.
 func DescribeFile(blob []byte) (FileInfo, error) {
 	h, body, err := parseHeader(blob)
 	i := FileInfo{Version: h.version, MinVersion: h.minVersion, Flags: h.flags, Checksum: NoChecksum}

@@ -47,7 +47,7 @@ func TestDescribeFile(t *testing.T) {
 	}
 }
 
-// What opens without a key is described without an error, as plain.
+// FuzzDescribeFile checks that a file that opens without a key is described as plain.
 func FuzzDescribeFile(f *testing.F) {
 	for _, name := range []string{"tpm2-plain", "tpm2-key128-hex", "tpm2-key256-hex", "synth-tpm2-v1-plain", "synth-tpm2-v1-key128"} {
 		f.Add(vectorFile(f, name))

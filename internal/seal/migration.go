@@ -10,8 +10,8 @@ type Keys struct {
 
 // SealBlob returns the migration blob for payload. The inner layer is encrypted
 // with the file key unless decrypted asks for it in the clear, the outer layer
-// with the migration key; a layer without key is plain. encrypted tells whether
-// the inner layer is. payload is not kept.
+// with the migration key; a layer without key is plain. encrypted reports whether
+// the inner layer is encrypted. It copies from payload.
 //
 //	header, tagMigration { blocks of the inner layer, tagRecord }  or
 //	header, tagMigrationEncrypted { same }, tagMAC, tagMigrationIV

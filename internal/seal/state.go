@@ -21,8 +21,8 @@ const (
 //	encrypted  header, tagEncrypted, tagMAC, tagIV, tagRecord
 //
 // The checksum answers bit rot and half-copied files, which the reference's
-// plain files let pass. It is no answer to somebody who changes the file on
-// purpose: that needs a key.
+// plain files let pass. It does not protect against an attacker who
+// changes the file: that needs a key.
 func Seal(payload []byte, k *Key) ([]byte, error) { return SealInto(nil, payload, nil, k) }
 
 // SealInto is Seal into the memory of buf, whose content is lost, if it is large

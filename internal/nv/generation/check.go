@@ -32,7 +32,7 @@ func (m *Mark) Raise(n Mark) {
 	}
 }
 
-// What Check finds.
+// The findings of Check.
 var (
 	// ErrOld means that a state is older than the mark says.
 	ErrOld = errors.New("old state")
