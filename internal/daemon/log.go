@@ -38,7 +38,7 @@ type LogOptions struct {
 // if that is where the lines end up. Its methods may be used at the same time.
 type Log struct {
 	lines *logrus.Logger
-	to atomic.Pointer[target]
+	to    atomic.Pointer[target]
 
 	mu     sync.Mutex
 	fields map[string]string // of every entry of the journal

@@ -480,7 +480,7 @@ func TestJournalSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal("the journal got nothing:", err)
 	}
-	for _, want := range []string{"PRIORITY=4\n", "MESSAGE=hello: cause\n", "SYSLOG_IDENTIFIER=swtpm\n", "SWTPM_KEY=value\n", "SWTPM_ERROR=cause\n"} {
+	for _, want := range []string{"PRIORITY=4\n", "MESSAGE=hello: cause\n", "SYSLOG_IDENTIFIER=swtpm\n", "SWTPM_EVENT=test\n", "SWTPM_CAUSE=value\n"} {
 		if !bytes.Contains(b[:n], []byte(want)) {
 			t.Errorf("the journal got %q, want %q in it", b[:n], want)
 		}

@@ -251,10 +251,13 @@ static void all_processors(void)
 // one_processor makes the Go runtime start for one processor, because each processor costs
 // every TPM memory, and commands run in C, one after the other. The runtime counts the
 // processors before it creates its first thread; after that the process may use all of them
-// again. With $GOMAXPROCS the runtime starts for that number, and cmd/swtpm sets it to one
-// before clients are served.
+// again. A $GOMAXPROCS above 9, for which the runtime would allocate memory before main, becomes 1, in
+// place, because the runtime reads the environment that the kernel passed.
 static void one_processor(void)
 {
+	char *number = getenv("GOMAXPROCS");
+	if (number && number[0] && number[1])
+		strcpy(number, "1");
 	enum { BITS = 8 * sizeof(long) };
 	unsigned long one[128] = { 0 };
 	int cpu = sched_getcpu();

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"strconv"
 
@@ -24,5 +23,5 @@ func main() {
 		}
 		return
 	}
-	l.WithError(errors.New("cause")).WithField("key", "value").Warn("hello")
+	l.Notice(daemon.EventKind{ID: "0123456789abcdef0123456789abcdef", Name: "test"}, "value", "hello: cause")
 }
