@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// conn is a way to a TPM. A read fails with os.ErrDeadlineExceeded in its error's
-// chain if nothing comes until the deadline.
+// conn is a connection to a TPM. A read returns an error with os.ErrDeadlineExceeded in its
+// chain if no response arrives until the deadline.
 type conn interface {
 	io.ReadWriteCloser
 	SetDeadline(time.Time) error
 }
 
-// open opens the target: the device is preferred, TCP comes next.
+// open opens the target: the device is preferred, then TCP.
 func open(ctx context.Context, t cli.Target) (conn, error) {
 	switch {
 	case t.Device != nil:
@@ -38,7 +38,7 @@ func openTCP(ctx context.Context, a cli.Address) (conn, error) {
 	if err := cli.CheckPort(a.Port); err != nil { // from the environment
 		return nil, err
 	}
-	if a.Host == "" { // likewise; for package net it would be this host
+	if a.Host == "" { // likewise; package net would connect to this host
 		return nil, cli.ResolveError("", &net.DNSError{IsNotFound: true})
 	}
 	c, err := ctrl.Connect(ctx, "tcp", net.JoinHostPort(a.Host, a.Port), 0)
@@ -52,8 +52,8 @@ func openTCP(ctx context.Context, a cli.Address) (conn, error) {
 }
 
 func openUnix(ctx context.Context, path string) (conn, error) {
-	if len(path) > ctrl.MaxPath {
-		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), ctrl.MaxPath)
+	if err := cli.CheckPath(path); err != nil {
+		return nil, err
 	}
 	c, err := ctrl.Connect(ctx, "unix", path, patience)
 	if err != nil {
@@ -62,11 +62,10 @@ func openUnix(ctx context.Context, path string) (conn, error) {
 	return c, nil
 }
 
-// exchange sends cmd over a connection of its own and returns the response, whose
-// size is what its header says.
+// exchange sends cmd over a new connection and returns the response, which has the size in its
+// header.
 //
-// Compat: swtpm_bios connects anew for each command; a server that closes after
-// each response relies on it.
+// Compat: C-253: each command has its own connection.
 func exchange(ctx context.Context, t cli.Target, cmd []byte, patience time.Duration) ([]byte, error) {
 	c, err := open(ctx, t)
 	if err != nil {
@@ -90,8 +89,8 @@ func exchange(ctx context.Context, t cli.Target, cmd []byte, patience time.Durat
 	return rsp, err
 }
 
-// readResponse reads until the size in the response's header is reached. TCP may
-// bring it in pieces; a device gives it at once.
+// readResponse reads until the size in the header of the response is reached. TCP may deliver
+// the response in pieces; a device returns it at once.
 func readResponse(r io.Reader) ([]byte, error) {
 	b := make([]byte, 0, tpm.LargestCommand+1)
 	want := tpm.HeaderSize
@@ -120,8 +119,8 @@ func readResponse(r io.Reader) ([]byte, error) {
 	return b, nil
 }
 
-// device is a TPM's character device, such as /dev/tpm0. It is used without
-// O_NONBLOCK, where a read that comes early finds nothing and says end of file.
+// device is the character device of a TPM, such as /dev/tpm0. It is used without O_NONBLOCK:
+// with it, a read before the response would return end of file.
 type device struct {
 	fd       int
 	deadline time.Time
@@ -138,7 +137,7 @@ func openDevice(path string) (conn, error) {
 func (d *device) Close() error                  { return unix.Close(d.fd) }
 func (d *device) SetDeadline(t time.Time) error { d.deadline = t; return nil }
 
-// Write hands over a command, which has to be one call.
+// Write writes a command, which must be one call.
 func (d *device) Write(b []byte) (int, error) {
 	n, err := retry(func() (int, error) { return unix.Write(d.fd, b) })
 	if err == nil && n < len(b) {
@@ -147,7 +146,7 @@ func (d *device) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Read waits for the response.
+// Read waits for the response and reads it.
 func (d *device) Read(b []byte) (int, error) {
 	for {
 		left := time.Until(d.deadline)
@@ -169,7 +168,7 @@ func (d *device) Read(b []byte) (int, error) {
 	}
 }
 
-// retry calls f again while a signal interrupts it.
+// retry repeats f while a signal interrupts it.
 func retry(f func() (int, error)) (int, error) {
 	for {
 		n, err := f()

@@ -1,14 +1,12 @@
-// Swtpm-bios sends a TPM the first commands that a firmware would send, over the
-// data channel of an emulator, this one or swtpm, or to a device. It takes the
-// command line of swtpm_bios, prints the same words and ends with the same exit
-// codes.
+// Swtpm-bios sends a TPM the first commands that a firmware would send, over the data channel
+// of an emulator, this one or swtpm, or to a device. It has the command line, the messages and
+// the exit codes of swtpm_bios.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
@@ -27,83 +25,77 @@ const (
 // errReset ends the sequence for a TPM that was deactivated.
 var errReset = errors.New("TPM requires a reset")
 
-// invocation is one run of swtpm-bios with its standard streams.
-type invocation struct {
-	name           string // argv[0], for the messages of the option parser
-	env            func(string) (string, bool)
-	stdout, stderr io.Writer
+var tool = cli.Tool{
+	Name:    "swtpm_bios",
+	Version: "TPM emulator BIOS emulator version " + program.Version + ", Copyright (c) 2026 the swtpm-go authors\n",
+	Head: `
+swtpm_bios [options]
+
+Sends a TPM the first commands of a firmware: TPM_Startup (unless -n), then
+(unless -o) commands that set physical presence and enable and activate the TPM,
+and finally (with -u) commands that give up physical presence.
+
+The following options are supported:
+`,
+	Interrupted: exitTransport,
 }
 
-func main() { program.Main("swtpm_bios", run) }
+func main() { tool.Main(run) }
 
-// run runs the program and ends early if ctx does: waiting for a response would
-// not notice.
-func run(ctx context.Context, args []string) error {
-	p := &invocation{os.Args[0], os.LookupEnv, program.PrintableWriter(os.Stdout), program.PrintableWriter(os.Stderr)}
-	err := program.AwaitError(ctx, func() error { return p.run(ctx, args) })
-	if err == program.ErrInterrupted {
-		return &program.ExitError{Code: exitTransport, Err: err}
-	}
-	return err
+// run executes the command line args. It prints its error.
+func run(ctx context.Context, s *cli.Streams, args []string) error {
+	return execute(ctx, s, args, os.LookupEnv)
 }
 
-// run does what args ask for. An error has been told.
-func (p *invocation) run(ctx context.Context, args []string) error {
-	o, err := parse(args, p.env)
+// execute is run with the environment.
+func execute(ctx context.Context, s *cli.Streams, args []string, env func(string) (string, bool)) error {
+	o, err := parse(args, env)
 	if wrong, ok := errors.AsType[misuse](err); ok {
-		fmt.Fprintln(p.stderr, program.Printable(fmt.Sprintf("%s: %v", p.name, wrong)))
-		p.usage()
+		s.Misuse(wrong)
+		_ = tool.Usage(s.Out, new(options).table())
 		return exit(exitUsage)
 	}
 	if err != nil {
-		fmt.Fprintln(p.stderr, program.Printable(err.Error()))
-		return exit(exitUsage)
+		return s.Fail(exitUsage, err)
 	}
-	switch {
-	case o.help:
-		return p.usage()
-	case o.version:
-		_, err := fmt.Fprint(p.stdout, versionLine)
-		return err
-	case o.shell != "":
-		if err := cli.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_bios", "swtpm-bios"); err != nil {
-			fmt.Fprintln(p.stderr, program.Printable(err.Error()))
-			return exit(exitUsage)
-		}
-		return nil
+	if !o.Requested() {
+		return o.send(ctx, s)
 	}
-	return p.send(ctx, o)
+	if err := o.Print(s.Out, tool, o.table()); err != nil {
+		return s.Fail(exitUsage, err)
+	}
+	return nil
 }
 
-// send sends the sequence that o asks for. A command that the TPM refuses does
-// not end it, a response that does not come does.
-func (p *invocation) send(ctx context.Context, o *options) error {
-	// Compat: the errors of a TPM 2.0 go to stdout.
-	complaints := p.stderr
+// send sends the sequence. It continues after a command that the TPM refuses, and ends if a
+// response is missing.
+//
+// Compat: C-254: the errors of a TPM 2.0 are printed on stdout.
+func (o *options) send(ctx context.Context, s *cli.Streams) error {
+	complaints := s.Err
 	if o.tpm2 {
-		complaints = p.stdout
+		complaints = s.Out
 	}
 	refused := false
-	for _, s := range o.sequence() {
-		rsp, err := s.do(ctx, o.target)
+	for _, step := range o.sequence() {
+		rsp, err := step.do(ctx, o.target)
 		r, isResult := errors.AsType[tpm.Result](err)
 		switch {
 		case isResult:
-			fmt.Fprintf(complaints, "%s returned error code 0x%08x\n", s.name, uint32(r))
+			fmt.Fprintf(complaints, "%s returned error code 0x%08x\n", step.name, uint32(r))
 			refused = true
 			continue
-		case err == nil && s.look != nil:
-			err = s.look(rsp)
+		case err == nil && step.check != nil:
+			err = step.check(rsp)
 		}
 		switch {
 		case err == errReset:
-			fmt.Fprintln(p.stdout, err)
+			fmt.Fprintln(s.Out, err)
 			return exit(exitReset)
 		case ctx.Err() != nil:
-			return exit(exitTransport) // the caller tells why
+			return exit(exitTransport) // the caller reports the signal
 		case err != nil:
-			fmt.Fprintln(p.stderr, program.Printable(err.Error()))
-			return exit(exitTransport)
+			return s.Fail(exitTransport, err)
 		}
 	}
 	if refused {
@@ -112,8 +104,7 @@ func (p *invocation) send(ctx context.Context, o *options) error {
 	return nil
 }
 
-// do sends the step's command, if it has one. An error of the TPM is a
-// tpm.Result.
+// do sends the command of the step, if it has one. An error of the TPM is a tpm.Result.
 func (s step) do(ctx context.Context, t cli.Target) ([]byte, error) {
 	if s.cmd == nil {
 		return nil, nil
@@ -126,10 +117,5 @@ func (s step) do(ctx context.Context, t cli.Target) ([]byte, error) {
 	return rsp, tpm.Result(h.Code).Err()
 }
 
-func (p *invocation) usage() error {
-	_, err := fmt.Fprint(p.stdout, versionLine, usageHead, cli.Usage(new(options).table()))
-	return err
-}
-
-// exit returns the error for an exit code whose reason has been told.
+// exit returns the error for an exit code whose reason was printed.
 func exit(code int) error { return &program.ExitError{Code: code, Silent: true} }

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outcome is what a run of the program leaves.
+// outcome is the result of a run of the program.
 type outcome struct {
 	Exit           int
 	Stdout, Stderr string
@@ -31,12 +31,12 @@ func (o outcome) String() string {
 	return fmt.Sprintf("exit %d, stdout %q, stderr %q", o.Exit, o.Stdout, o.Stderr)
 }
 
-// ours runs our program; env has the variables NAME=VALUE.
+// ours runs the program under test; env has the variables NAME=VALUE.
 func ours(args []string, env ...string) outcome {
 	var out, errs bytes.Buffer
-	p := &invocation{"swtpm_bios", lookup(env), &out, &errs}
+	s := &cli.Streams{Name: "swtpm_bios", Out: &out, Err: &errs}
 	code := 0
-	if err := p.run(context.Background(), args); err != nil {
+	if err := execute(context.Background(), s, args, lookup(env)); err != nil {
 		code = 254
 		if e, ok := errors.AsType[*program.ExitError](err); ok {
 			code = e.Code
@@ -56,11 +56,11 @@ func lookup(env []string) func(string) (string, bool) {
 	}
 }
 
-// fake is a TPM that listens on a Unix socket, keeps the commands and answers
-// each connection once.
+// fake is a TPM that listens on a Unix socket, records the commands and answers each
+// connection once.
 type fake struct {
 	path   string
-	answer func(cmd []byte) []byte // nil: close without one
+	answer func(cmd []byte) []byte // nil: close without a response
 
 	mu  sync.Mutex
 	got []string // hex
@@ -114,7 +114,7 @@ func (f *fake) commands() []string {
 	return got
 }
 
-// result answers every command with the result r, and success has the flags of a
+// result answers every command with the result r; a response of success has the flags of a
 // TPM 1.2 that is deactivated or not.
 func result(r uint32, deactivated bool) func([]byte) []byte {
 	return func(cmd []byte) []byte {
@@ -156,7 +156,7 @@ const (
 	auth20    = "8002 00000031 00000129 4000000c 00000009 40000009 0000 01 0000 0014 random"
 )
 
-// TestSequence holds the bytes of each command and their order.
+// TestSequence checks the bytes and the order of the commands.
 func TestSequence(t *testing.T) {
 	f := newFake(t, result(0, false))
 	for _, tt := range []struct {
@@ -195,8 +195,8 @@ func TestSequence(t *testing.T) {
 	}
 }
 
-// TestRefusedCommands holds the words for the commands that the TPM refuses, that
-// they do not end the sequence, and the exit codes.
+// TestRefusedCommands checks the messages about commands that the TPM refuses, that the
+// sequence continues, and the exit codes.
 func TestRefusedCommands(t *testing.T) {
 	refuses := newFake(t, result(0x26, false))
 	want := outcome{128, "", "" +
@@ -234,7 +234,7 @@ func TestRefusedCommands(t *testing.T) {
 	}
 }
 
-// TestOddResponses holds what a server can do wrong.
+// TestOddResponses checks the messages about invalid responses.
 func TestOddResponses(t *testing.T) {
 	long := string(unhex("00c4 00001000 00000000")) + strings.Repeat("x", tpm.MaxCommand-tpm.HeaderSize)
 	for _, tt := range []struct{ name, rsp, want string }{
@@ -264,7 +264,7 @@ func TestOddResponses(t *testing.T) {
 	}
 }
 
-// TestPieces sends a response byte by byte, as TCP may.
+// TestPieces sends a response byte by byte, as TCP may do.
 func TestPieces(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -279,7 +279,7 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// FuzzReadResponse holds that a response is one whole message, however it is cut.
+// FuzzReadResponse checks that a response is one whole message, in whatever pieces it arrives.
 func FuzzReadResponse(f *testing.F) {
 	f.Add(unhex("00c40000000a00000000"), 1)
 	f.Add(unhex("80010000000c000000001234"), 10)
@@ -298,7 +298,7 @@ func FuzzReadResponse(f *testing.F) {
 	})
 }
 
-// pieces is a reader that gives at most n bytes at once.
+// pieces is a reader that returns at most n bytes at once.
 type pieces struct {
 	b []byte
 	n int
@@ -308,14 +308,14 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return bytes.NewReader(p.b[:min(p.n, len(p.b))]).Read(p.take(b))
 }
 
-// take returns b, and moves on behind what fits into it.
+// take copies the next bytes to b.
 func (p *pieces) take(b []byte) []byte {
 	n := min(p.n, len(p.b), len(b))
 	defer func() { p.b = p.b[n:] }()
 	return b
 }
 
-// TestSilence holds that a TPM that says nothing is given up.
+// TestSilence checks that the program ends if the TPM does not answer.
 func TestSilence(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "data")
 	l, err := net.Listen("unix", path)
@@ -329,14 +329,14 @@ func TestSilence(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- run(ctx, []string{"--unix", path}) }()
+	go func() { done <- tool.Run(ctx, []string{"--unix", path}, run) }()
 	cancel()
 	if e, ok := errors.AsType[*program.ExitError](<-done); !ok || e.Code != 255 {
 		t.Errorf("interrupted: %v, want exit code 255", e)
 	}
 }
 
-// TestTarget holds which target is taken and what is said if it cannot be used.
+// TestTarget checks which target is used, and the messages if it cannot be used.
 func TestTarget(t *testing.T) {
 	f := newFake(t, result(0, false))
 	none := t.TempDir() + "/none"
@@ -379,13 +379,13 @@ func TestTarget(t *testing.T) {
 }
 
 func TestHelpVersionMisuse(t *testing.T) {
-	help := versionLine + usageHead + cli.Usage(new(options).table())
+	help := tool.Version + tool.Head + cli.Usage(new(options).table())
 	for _, tt := range []struct {
 		args string
 		want outcome
 	}{
 		{"-h --bogus", outcome{0, help, ""}},
-		{"-u -v --bogus", outcome{0, versionLine, ""}},
+		{"-u -v --bogus", outcome{0, tool.Version, ""}},
 		{"-bogus -h", outcome{1, help, "swtpm_bios: unrecognized option '-bogus'\n"}},
 		{"--tcp", outcome{1, help, "swtpm_bios: option '--tcp' requires an argument\n"}},
 		{"--tp x", outcome{1, help, "swtpm_bios: option '--tp' is ambiguous; possibilities: '--tpm-device' '--tpm2'\n"}},
@@ -395,14 +395,14 @@ func TestHelpVersionMisuse(t *testing.T) {
 			t.Errorf("swtpm_bios %s = %v, want %v", tt.args, got, tt.want)
 		}
 	}
-	if !strings.HasPrefix(versionLine, "TPM emulator BIOS emulator version "+program.Version+", Copyright (c) ") {
-		t.Errorf("the version line is %q", versionLine)
+	if !strings.HasPrefix(tool.Version, "TPM emulator BIOS emulator version "+program.Version+", Copyright (c) ") {
+		t.Errorf("the version line is %q", tool.Version)
 	}
 }
 
-// TestDevice uses a terminal as the device: like one it takes a command in one
-// write and gives the response to a read. A device's own manners, such as that
-// a second process cannot open it, are not shown by this.
+// TestDevice uses a terminal as the device: both accept a command in one write and return
+// the response to a read. The test does not cover the rest of a TPM's driver, such as that a
+// second process cannot open it.
 func TestDevice(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -445,7 +445,7 @@ func TestDevice(t *testing.T) {
 	}
 }
 
-// TestNoDevice holds that files that are no TPM are told from one.
+// TestNoDevice checks the messages about files that are not a TPM.
 func TestNoDevice(t *testing.T) {
 	file := t.TempDir() + "/f"
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

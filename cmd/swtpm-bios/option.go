@@ -1,27 +1,12 @@
 package main
 
-import (
-	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/program"
-)
-
-const versionLine = "TPM emulator BIOS emulator version " + program.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
-
-const usageHead = `
-swtpm_bios [options]
-
-Sends a TPM the first commands of a firmware: TPM_Startup (unless -n), then
-(unless -o) what sets physical presence and enables and activates the TPM, and
-finally (with -u) what gives up physical presence.
-
-The following options are supported:
-`
+import "github.com/swtpm-go/swtpm/internal/cli"
 
 // defaultPort is the TCP port of the data channel.
 const defaultPort = "6545"
 
-// startupType is which Startup is sent; but for none, the values are those of
-// TPM_Startup's parameter.
+// startupType selects the Startup. The values, except startupNone, are the parameter of
+// TPM_Startup.
 type startupType uint16
 
 const (
@@ -39,43 +24,40 @@ type options struct {
 	startup  startupType
 	setup    bool // TPM 1.2: physical presence, enable, activate
 	selfTest bool // -cs
-	activate bool // -ea: tell a TPM 1.2 that must be reset
+	activate bool // -ea: check whether a TPM 1.2 must be reset
 	giveUp   bool // -u
 
-	help, version bool
-	shell         string // --completion
+	cli.Information
 }
 
-// table returns all options there are, in the order of the usage; they fill o.
+// table returns all options in the order of the usage; they fill o.
 func (o *options) table() []cli.Option {
 	flag := func(set func()) func(arg, file string) error {
 		return func(_, _ string) error { set(); return nil }
 	}
-	// Compat: each choice of a Startup undoes an -o before it.
+	// Compat: C-255: each choice of a Startup undoes an -o before it.
 	startup := func(typ startupType, setup bool) func(arg, file string) error {
 		return flag(func() { o.startup, o.setup = typ, setup })
 	}
-	return append(o.target.Options(defaultPort), []cli.Option{
+	all := append(o.target.Options(defaultPort), []cli.Option{
 		{Name: "tpm2", Help: "initialize a TPM 2.0; without it, a TPM 1.2", Set: flag(func() { o.tpm2 = true })},
 		{Name: "c", Help: "startup clear (default)", Set: startup(startupClear, true)},
 		{Name: "s", Help: "startup state", Set: startup(startupState, true)},
-		{Name: "d", Help: "startup deactivated, without what enables the TPM;\non a TPM 2.0 no startup", Set: startup(startupDeactivated, false)},
+		{Name: "d", Help: "startup deactivated, do not enable the TPM;\non a TPM 2.0 no startup", Set: startup(startupDeactivated, false)},
 		{Name: "n", Help: "no startup", Set: startup(startupNone, true)},
 		{Name: "o", Help: "startup only; an option -c, -s or -n after it\nundoes this", Set: flag(func() { o.setup = false })},
 		{Name: "cs", Help: "run TPM_ContinueSelfTest on a TPM 1.2,\nTPM2_IncrementalSelfTest on a TPM 2.0", Set: flag(func() { o.selfTest = true })},
 		{Name: "ea", Help: "make sure that a TPM 1.2 is activated; end with\nexit code 129 if it must be reset for that", Set: flag(func() { o.activate = true })},
 		{Name: "u", Help: "give up physical presence; on a TPM 2.0, set the\nplatform hierarchy to a random password", Set: flag(func() { o.giveUp = true })},
-		cli.CompletionOption(&o.shell),
-		{Name: "v", Help: "display version and exit", Set: func(_, _ string) error { o.version = true; return cli.ErrStop }},
-		{Name: "h", Help: "display this help screen and exit", Set: func(_, _ string) error { o.help = true; return cli.ErrStop }},
 	}...)
+	return append(all, o.Information.Options("v", "h")...)
 }
 
 // misuse is a message of the option parser.
 type misuse struct{ error }
 
-// parse reads the command line. Operands are not looked at. Without a target
-// env says which one it is; it looks up a variable as os.LookupEnv does.
+// parse parses the command line and ignores operands. Without a target option the
+// environment selects it; env looks up a variable as os.LookupEnv does.
 func parse(args []string, env func(string) (string, bool)) (*options, error) {
 	o := &options{startup: startupClear, setup: true}
 	_, err := cli.Getopt{OneDash: true, Wrong: func(err error) error { return misuse{err} }}.Parse(o.table(), args)
@@ -88,7 +70,7 @@ func parse(args []string, env func(string) (string, bool)) (*options, error) {
 	return o, nil
 }
 
-// fromEnvironment finds the target that the variables of the TrouSerS daemon name:
+// fromEnvironment sets the target that the variables of the TrouSerS daemon select:
 //
 //	TCSD_USE_TCP_DEVICE       if it is set, TCP is used
 //	TCSD_TCP_DEVICE_HOSTNAME  localhost if not set

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// reference runs the reference's swtpm_bios.
+// reference runs swtpm_bios of swtpm.
 func reference(t *testing.T, args []string, env ...string) outcome {
 	t.Helper()
 	path, err := exec.LookPath("swtpm_bios")
@@ -31,14 +31,13 @@ func reference(t *testing.T, args []string, env ...string) outcome {
 	return outcome{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
 }
 
-// older are the words of version 0.7.1 that later ones have changed.
+// older replaces bytes of version 0.7.1 that later versions changed.
 var older = strings.NewReplacer("TPM2_ImcrementalSelfTest", "TPM2_IncrementalSelfTest",
 	"00000142000000010004", "0000014200000001000b") // SHA-1 became SHA-256
 
 // TestEveryCommandLine runs both programs with each sequence of up to two of the
-// options and some longer ones, on TPMs that take every command, refuse every
-// command, or are deactivated: the same commands are sent, the same is printed,
-// the exit codes are the same.
+// options and some longer ones, on TPMs that accept every command, refuse every command, or
+// are deactivated. It compares commands, output and exit codes.
 func TestEveryCommandLine(t *testing.T) {
 	lines := [][]string{{"-ea", "-cs", "-u"}, {"-o", "-d", "-n"}, {"-n", "-d", "-c"}, {"-d", "-o", "-s", "-cs"}, {"--cs", "--u", "op"}}
 	options := []string{"-c", "-s", "-d", "-n", "-o", "-cs", "-ea", "-u"}
@@ -72,8 +71,8 @@ func TestEveryCommandLine(t *testing.T) {
 	}
 }
 
-// TestMisuseLikeReference runs both programs with command lines and environments
-// that lead nowhere. Of the usage, the text differs.
+// TestMisuseLikeReference runs both programs with invalid command lines and environments. The
+// text of the usage differs.
 func TestMisuseLikeReference(t *testing.T) {
 	none := t.TempDir() + "/none"
 	for _, tt := range []struct {
@@ -94,7 +93,7 @@ func TestMisuseLikeReference(t *testing.T) {
 	} {
 		got, want := ours(strings.Fields(tt.args), tt.env...), reference(t, strings.Fields(tt.args), tt.env...)
 		got.Stdout, want.Stdout = kind(got.Stdout), kind(want.Stdout)
-		if words := "Socket path is too long."; strings.HasPrefix(got.Stderr, words) { // ours says which, and the limit
+		if words := "Socket path is too long."; strings.HasPrefix(got.Stderr, words) { // ours has the path and the limit
 			got.Stderr = words + "\n"
 		}
 		if got != want {
@@ -103,7 +102,7 @@ func TestMisuseLikeReference(t *testing.T) {
 	}
 }
 
-// kind returns what sort of text s is.
+// kind classifies the text s.
 func kind(s string) string {
 	if strings.HasPrefix(s, "TPM emulator BIOS emulator version ") && strings.Contains(s, "\nswtpm_bios [options]\n") {
 		return fmt.Sprintf("usage, ends in a newline %v", strings.HasSuffix(s, "\n"))

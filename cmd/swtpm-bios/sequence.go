@@ -10,7 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// How long a response is awaited: the self test of a TPM 1.2 may make keys.
+// How long to wait for a response. The self test of a TPM 1.2 may generate keys.
 const (
 	patience         = 20 * time.Second
 	selfTestPatience = 600 * time.Second
@@ -50,16 +50,16 @@ const (
 // authSize is the size in bytes of the platform's random password.
 const authSize = 20
 
-// step is a command and what is done with its response. Without a command it is a
-// look at what there was before.
+// step is a command and a check of its response. Without a command it checks the results of
+// earlier steps.
 type step struct {
-	name     string // in the message that it failed
+	name     string // in the message about its failure
 	cmd      []byte
 	patience time.Duration
-	look     func(rsp []byte) error // at the response of success; may be nil
+	check    func(rsp []byte) error // of a successful response; may be nil
 }
 
-// sequence returns the commands that o asks for, in order.
+// sequence returns the steps that the options select, in order.
 func (o *options) sequence() []step {
 	if o.tpm2 {
 		return o.sequence20()
@@ -67,16 +67,16 @@ func (o *options) sequence() []step {
 	return o.sequence12()
 }
 
-// sequence12 returns the commands for a TPM 1.2. Whether it is deactivated, which
-// the fourth one asks, counts once it has been told to be activated.
+// sequence12 returns the steps for a TPM 1.2. The fourth queries whether the TPM is
+// deactivated; the result is checked after the command that activates it.
 func (o *options) sequence12() []step {
 	var steps []step
 	add := func(name string, ordinal uint32, params ...byte) *step {
 		steps = append(steps, step{name: name, cmd: command(tpm.TagRqu12, ordinal, params...), patience: patience})
 		return &steps[len(steps)-1]
 	}
-	presence := func(what string, bits uint16) {
-		add("TSC_PhysicalPresence("+what+")", ordPhysicalPresence, binary.BigEndian.AppendUint16(nil, bits)...)
+	presence := func(name string, bits uint16) {
+		add("TSC_PhysicalPresence("+name+")", ordPhysicalPresence, binary.BigEndian.AppendUint16(nil, bits)...)
 	}
 	if o.startup != startupNone {
 		steps = append(steps, step{
@@ -91,12 +91,12 @@ func (o *options) sequence12() []step {
 		if o.activate {
 			// TPM_CAP_FLAG, 4 bytes of sub-capability: TPM_CAP_FLAG_PERMANENT.
 			s := add("TPM_GetCapability()", ordGetCapability, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 1, 8)
-			s.look = func(rsp []byte) (err error) { deactivated, err = isDeactivated(rsp); return err }
+			s.check = func(rsp []byte) (err error) { deactivated, err = isDeactivated(rsp); return err }
 		}
 		add("TPM_PhysicalEnable", ordPhysicalEnable)
 		add("TPM_PhysicalSetDeactivated", ordPhysicalSetDeactivated, 0)
 		if o.activate {
-			steps = append(steps, step{look: func([]byte) error {
+			steps = append(steps, step{check: func([]byte) error {
 				if deactivated {
 					return errReset
 				}
@@ -114,7 +114,7 @@ func (o *options) sequence12() []step {
 	return steps
 }
 
-// sequence20 returns the commands for a TPM 2.0, which has no physical presence.
+// sequence20 returns the steps for a TPM 2.0, which has no physical presence.
 func (o *options) sequence20() []step {
 	var steps []step
 	add := func(name string, cmd []byte) {
@@ -135,8 +135,8 @@ func (o *options) sequence20() []step {
 	return steps
 }
 
-// changePlatformAuth returns a command that gives the platform hierarchy, which
-// has no password yet, one that nobody knows:
+// changePlatformAuth returns a command that sets a random, unknown password for the platform
+// hierarchy, which has none yet:
 //
 //	off len
 //	 10   4 handle of the platform
@@ -167,7 +167,7 @@ func command(tag uint16, code uint32, params ...byte) []byte {
 	return append(b, params...)
 }
 
-// isDeactivated reads the response of TPM_GetCapability for TPM_PERMANENT_FLAGS:
+// isDeactivated parses the response of TPM_GetCapability for TPM_PERMANENT_FLAGS:
 //
 //	off len
 //	 10   4 size of the flags

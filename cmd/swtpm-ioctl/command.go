@@ -15,22 +15,19 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// hashPiece is how many bytes a HASH_DATA carries at most.
-const hashPiece = 4096
-
-// command is an option that sends something to the TPM; see cli.Option. set
-// takes its argument and is nil if it has none.
+// command is an option that sends requests to the TPM; see cli.Option. set parses its
+// argument; nil if it has none.
 type command struct {
 	name, arg, file, help string
 	words                 []string
 	set                   func(o *options, arg string) error
-	run                   func(p *invocation, c *ctrl.Client, o *options) error
+	run                   func(s *cli.Streams, c *ctrl.Client, o *options) error
 }
 
-// localities are what SET_LOCALITY takes.
+// localities are the arguments of -l and -r.
 var localities = []string{"0", "1", "2", "3", "4"}
 
-// commandTable are the commands, in the order of the usage.
+// commandTable has the commands in the order of the usage.
 var commandTable = []command{
 	{name: "c", run: capability, help: "get ptm capabilities"},
 	{name: "i", run: plain(step{name: "INIT"}, func(c *ctrl.Client, _ *options) error { return c.Init(ctrl.InitDeleteVolatile) }),
@@ -67,15 +64,15 @@ var commandTable = []command{
 		help: "lock the storage, trying n times more, 10 ms apart"},
 }
 
-// step is a request and what swtpm_ioctl calls it in its messages.
+// step is a request with its names in the messages of swtpm_ioctl.
 type step struct {
 	name string // in "TPM result from PTM_name"
 	call string // in "Could not execute call"; "PTM_" and name if empty
 }
 
-// explain puts the failure of a step into words.
+// explain returns the message about a step that failed.
 //
-// Compat: scripts look for these texts.
+// Compat: C-256: scripts compare these texts.
 func (s step) explain(err error) error {
 	if err == nil {
 		return nil
@@ -91,20 +88,20 @@ func (s step) explain(err error) error {
 }
 
 // plain returns a command of one request that prints nothing.
-func plain(s step, send func(c *ctrl.Client, o *options) error) func(*invocation, *ctrl.Client, *options) error {
-	return func(_ *invocation, c *ctrl.Client, o *options) error { return s.explain(send(c, o)) }
+func plain(s step, send func(c *ctrl.Client, o *options) error) func(*cli.Streams, *ctrl.Client, *options) error {
+	return func(_ *cli.Streams, c *ctrl.Client, o *options) error { return s.explain(send(c, o)) }
 }
 
-func capability(p *invocation, c *ctrl.Client, _ *options) error {
+func capability(s *cli.Streams, c *ctrl.Client, _ *options) error {
 	caps, err := c.Capability()
 	if err != nil {
 		return step{name: "GET_CAPABILITY"}.explain(err)
 	}
-	_, err = fmt.Fprintf(p.stdout, "ptm capability is 0x%x\n", uint32(caps))
+	_, err = fmt.Fprintf(s.Out, "ptm capability is 0x%x\n", uint32(caps))
 	return err
 }
 
-func established(p *invocation, c *ctrl.Client, _ *options) error {
+func established(s *cli.Streams, c *ctrl.Client, _ *options) error {
 	bit, err := c.Established()
 	if err != nil {
 		return step{name: "GET_TPMESTABLISHED", call: "PTM_GET_ESTABLISHED"}.explain(err)
@@ -113,51 +110,51 @@ func established(p *invocation, c *ctrl.Client, _ *options) error {
 	if bit {
 		n = 1
 	}
-	_, err = fmt.Fprintf(p.stdout, "tpmEstablished is %d\n", n)
+	_, err = fmt.Fprintf(s.Out, "tpmEstablished is %d\n", n)
 	return err
 }
 
-func config(p *invocation, c *ctrl.Client, _ *options) error {
+func config(s *cli.Streams, c *ctrl.Client, _ *options) error {
 	flags, err := c.Config()
 	if err != nil {
 		return step{name: "GET_CONFIG"}.explain(err)
 	}
-	_, err = fmt.Fprintf(p.stdout, "ptm configuration flags: 0x%x\n", uint32(flags))
+	_, err = fmt.Fprintf(s.Out, "ptm configuration flags: 0x%x\n", uint32(flags))
 	return err
 }
 
-func bufferSize(p *invocation, c *ctrl.Client, o *options) error {
+func bufferSize(s *cli.Streams, c *ctrl.Client, o *options) error {
 	rep, err := c.BufferSize(uint32(o.number))
 	if err != nil {
 		return step{name: "SET_BUFFERSIZE"}.explain(err)
 	}
-	_, err = fmt.Fprintf(p.stdout, "TPM buffersize: %d\nminimum size  : %d\nmaximum size  : %d\n", rep.Size, rep.Min, rep.Max)
+	_, err = fmt.Fprintf(s.Out, "TPM buffersize: %d\nminimum size  : %d\nmaximum size  : %d\n", rep.Size, rep.Min, rep.Max)
 	return err
 }
 
-func info(p *invocation, c *ctrl.Client, o *options) error {
+func info(s *cli.Streams, c *ctrl.Client, o *options) error {
 	text, err := c.Info(o.number)
 	if err != nil {
 		return step{name: "GET_INFO"}.explain(err)
 	}
-	_, err = fmt.Fprintln(p.stdout, text)
+	_, err = fmt.Fprintln(s.Out, text)
 	return err
 }
 
-// hash measures the argument, or stdin if that is "-", piece by piece.
+// hash measures the argument, or stdin if the argument is "-", piece by piece.
 //
-// Compat: stdin ends with a piece that is not full, which may be empty; an
-// empty argument has no piece at all.
-func hash(p *invocation, c *ctrl.Client, o *options) error {
+// Compat: C-257: stdin ends with a piece that is not full, which may be empty; an empty
+// argument has no piece.
+func hash(s *cli.Streams, c *ctrl.Client, o *options) error {
 	step := func(name string) step { return step{name: name, call: "ioctl PTM_" + name} }
 	if err := c.HashStart(); err != nil {
 		return step("HASH_START").explain(err)
 	}
 	src := io.Reader(strings.NewReader(o.arg))
 	if o.arg == "-" {
-		src = p.stdin
+		src = s.In
 	}
-	piece := make([]byte, hashPiece)
+	piece := make([]byte, ctrl.MaxHash)
 	for last := false; !last; {
 		n, err := io.ReadFull(src, piece)
 		last = err == io.EOF || err == io.ErrUnexpectedEOF
@@ -174,7 +171,7 @@ func hash(p *invocation, c *ctrl.Client, o *options) error {
 	return step("HASH_END").explain(c.HashEnd())
 }
 
-// blobNames are what the state blobs are called on the command line.
+// blobNames are the names of the state blobs on the command line.
 var blobNames = []struct {
 	name string
 	blob tpm.Blob
@@ -187,7 +184,7 @@ func blobWords() (words []string) {
 	return words
 }
 
-// blobType finds the blob that the user named.
+// blobType returns the state blob with a name.
 func blobType(s string) (tpm.Blob, bool) {
 	for _, b := range blobNames {
 		if b.name == s {
@@ -197,12 +194,12 @@ func blobType(s string) (tpm.Blob, bool) {
 	return 0, false
 }
 
-// save writes a state blob, without the emulator's encryption, to a file that
-// only its owner can read. A blob that the TPM does not have makes an empty one.
-func save(p *invocation, c *ctrl.Client, o *options) (err error) {
+// save writes a state blob, without the encryption of the emulator, to a file that only its
+// owner can read. The file is empty if the blob does not exist.
+func save(s *cli.Streams, c *ctrl.Client, o *options) (err error) {
 	blob, ok := blobType(o.arg)
 	if !ok {
-		return p.unknownType(o.arg)
+		return unknownType(s, o.arg)
 	}
 	f, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -223,14 +220,14 @@ func save(p *invocation, c *ctrl.Client, o *options) (err error) {
 	return nil
 }
 
-// maxBlob is more than any state blob has, in bytes.
+// maxBlob is larger than any state blob, in bytes.
 const maxBlob = 8 << 20
 
-// load hands the blob in a file to the TPM.
-func load(p *invocation, c *ctrl.Client, o *options) error {
+// load passes the blob in a file to the TPM.
+func load(s *cli.Streams, c *ctrl.Client, o *options) error {
 	blob, ok := blobType(o.arg)
 	if !ok {
-		return p.unknownType(o.arg)
+		return unknownType(s, o.arg)
 	}
 	b, err := safefile.ReadInput(o.file, maxBlob)
 	if err != nil {
@@ -239,10 +236,10 @@ func load(p *invocation, c *ctrl.Client, o *options) error {
 	return step{name: "SET_STATEBLOB", call: "ioctl PTM_SET_STATEBLOB"}.explain(c.SetState(blob, 0, b))
 }
 
-// unknownType complains about s.
+// unknownType prints a message about an unknown type.
 //
-// Compat: swtpm_ioctl ends this line, and only this one, without a newline.
-func (p *invocation) unknownType(s string) error {
-	fmt.Fprint(p.stderr, program.PrintableLine(fmt.Sprintf("Unknown TPM state type '%s'", s)))
+// Compat: C-258: this line alone has no newline.
+func unknownType(s *cli.Streams, name string) error {
+	fmt.Fprint(s.Err, program.PrintableLine(fmt.Sprintf("Unknown TPM state type '%s'", name)))
 	return cli.Complain("")
 }

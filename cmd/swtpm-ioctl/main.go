@@ -1,14 +1,11 @@
-// Swtpm-ioctl talks to the control channel of an emulator, this one or swtpm:
-// it powers the TPM on and off, saves and loads its state and so on. It takes
-// the command line of swtpm_ioctl, prints the same words and ends with the same
-// exit codes: 0, or 1 for everything that went wrong.
+// Swtpm-ioctl sends requests to the control channel of an emulator, this one or swtpm: it
+// powers the TPM on and off, saves and loads its state and so on. It has the command line,
+// the messages and the exit codes of swtpm_ioctl: 0, or 1 for every error.
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"strconv"
 
@@ -19,64 +16,47 @@ import (
 )
 
 // bufferSizeVar is the environment variable that moves state blobs by read and write, in
-// pieces of this many bytes, instead of by ioctl. swtpm_ioctl has it for its tests.
+// pieces of this many bytes, instead of by ioctl.
+//
+// Compat: C-261: swtpm_ioctl has it for its tests.
 const bufferSizeVar = "SWTPM_IOCTL_BUFFERSIZE"
 
-// invocation is one run of swtpm-ioctl with its standard streams.
-type invocation struct {
-	name   string // argv[0], for the messages of the option parser
-	stdin  io.Reader
-	stdout io.Writer
-	stderr io.Writer
+var tool = cli.Tool{
+	Name:    "swtpm_ioctl",
+	Version: "TPM emulator control tool version " + program.Version + ", Copyright (c) 2026 the swtpm-go authors\n",
+	Head: `
+Usage: swtpm_ioctl command <device path>
+
+The following commands are supported:
+`,
+	Interrupted: 1,
 }
 
-func main() { program.Main("swtpm_ioctl", run) }
+func main() { tool.Main(run) }
 
-// run runs the program and ends early if ctx does: reading stdin or waiting for
-// a reply would not notice.
-func run(ctx context.Context, args []string) error {
-	p := &invocation{os.Args[0], os.Stdin, program.PrintableWriter(os.Stdout), program.PrintableWriter(os.Stderr)}
-	err := program.AwaitError(ctx, func() error { return p.run(ctx, args) })
-	if err == program.ErrInterrupted {
-		return &program.ExitError{Code: 1, Err: err}
+// run executes the command line args. It prints its error.
+func run(ctx context.Context, s *cli.Streams, args []string) error {
+	if err := execute(ctx, s, args); err != nil {
+		return s.Fail(1, err)
 	}
-	return err
+	return nil
 }
 
-// run does what args ask for. An error has been told on stderr.
-func (p *invocation) run(ctx context.Context, args []string) error {
-	err := p.perform(ctx, args)
-	if err == nil {
-		return nil
-	}
-	if s := err.Error(); s != "" {
-		fmt.Fprintln(p.stderr, program.Printable(s))
-	}
-	return &program.ExitError{Code: 1, Err: err, Silent: true}
-}
-
-// perform is run without the error's message.
-func (p *invocation) perform(ctx context.Context, args []string) error {
-	o, err := p.parse(args)
+// execute is run without the message of the error.
+func execute(ctx context.Context, s *cli.Streams, args []string) error {
+	o, err := parse(s, args)
 	if err != nil {
 		return err
 	}
-	switch {
-	case o.help:
-		_, err := fmt.Fprint(p.stdout, versionLine, usageHead, cli.Usage(o.table()))
-		return err
-	case o.version:
-		_, err := fmt.Fprint(p.stdout, versionLine)
-		return err
-	case o.shell != "":
-		return cli.PrintCompletion(p.stdout, o.shell, o.table(), "swtpm_ioctl", "swtpm-ioctl")
+	if o.Requested() {
+		return o.Print(s.Out, tool, o.table())
 	}
-	t, err := connect(ctx, o)
+	c, err := connect(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
-	return o.command.run(p, t, o)
+	defer c.Close()
+	return o.command.run(s, c, o)
 }
 
 // connect opens the device or socket that o names.
@@ -118,8 +98,8 @@ func connectTCP(ctx context.Context, a cli.Address) (*ctrl.Client, error) {
 }
 
 func connectUnix(ctx context.Context, path string) (*ctrl.Client, error) {
-	if len(path) > ctrl.MaxPath {
-		return nil, cli.Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), ctrl.MaxPath)
+	if err := cli.CheckPath(path); err != nil {
+		return nil, err
 	}
 	c, err := ctrl.Dial(ctx, "unix", path)
 	if errors.Is(err, unix.EAGAIN) {

@@ -17,7 +17,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// outcome is what a run of the program leaves.
+// outcome is the result of a run of the program.
 type outcome struct {
 	Exit           int
 	Stdout, Stderr string
@@ -27,12 +27,12 @@ func (o outcome) String() string {
 	return fmt.Sprintf("exit %d, stdout %q, stderr %q", o.Exit, o.Stdout, o.Stderr)
 }
 
-// ours runs our program.
+// ours runs the program under test.
 func ours(args []string, stdin string) outcome {
 	var out, errs bytes.Buffer
-	p := &invocation{"swtpm_ioctl", strings.NewReader(stdin), &out, &errs}
+	s := &cli.Streams{Name: "swtpm_ioctl", In: strings.NewReader(stdin), Out: &out, Err: &errs}
 	exit := 0
-	if err := p.run(context.Background(), args); err != nil {
+	if err := run(context.Background(), s, args); err != nil {
 		exit = 255
 		if e, ok := errors.AsType[*program.ExitError](err); ok {
 			exit = e.Code
@@ -41,8 +41,8 @@ func ours(args []string, stdin string) outcome {
 	return outcome{exit, out.String(), errs.String()}
 }
 
-// fake listens on a Unix socket and answers each connection with rep after it
-// has read something; with an empty rep it reads until the client goes.
+// fake listens on a Unix socket and answers each connection with rep after the first read.
+// With an empty rep it reads until the client disconnects.
 func fake(t *testing.T, rep []byte) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "ctrl")
@@ -69,8 +69,8 @@ func fake(t *testing.T, rep []byte) (path string) {
 	return path
 }
 
-// TestRefused plays the calls that swtpm_ioctl refused. The file has what
-// swtpm_ioctl 0.11.0 and 0.7.1 printed.
+// TestRefused repeats calls that swtpm_ioctl refused. The file has the output of swtpm_ioctl
+// 0.11.0 and 0.7.1.
 func TestRefused(t *testing.T) {
 	b, err := os.ReadFile("testdata/refused.json")
 	if err != nil {
@@ -102,8 +102,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestMessages holds the words for what only a server can do wrong, or a newer
-// one than the installed swtpm.
+// TestMessages checks the messages about errors of a server, and about a server that is newer
+// than the installed swtpm.
 func TestMessages(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	for _, tt := range []struct {
@@ -159,12 +159,12 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// TestWriteFails holds that a result that could not be written is an error.
+// TestWriteFails checks that a result that could not be written is an error.
 func TestWriteFails(t *testing.T) {
 	blob := "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01x"
 	args := []string{"--unix", fake(t, []byte(blob)), "--save", "permanent", "/dev/full"}
 	if _, err := os.Stat("/dev/full"); err != nil {
-		t.Skip("there is no /dev/full on this machine:", err)
+		t.Skip("no /dev/full on this machine:", err)
 	}
 	want := outcome{1, "", "Could not write to file '/dev/full': No space left on device\n"}
 	if got := ours(args, ""); got != want {
@@ -173,14 +173,14 @@ func TestWriteFails(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	if got, want := ours([]string{"--version", "-c", "-c"}, ""), (outcome{0, versionLine, ""}); got != want {
+	if got, want := ours([]string{"--version", "-c", "-c"}, ""), (outcome{0, tool.Version, ""}); got != want {
 		t.Errorf("--version = %v, want %v", got, want)
 	}
-	if got, want := ours([]string{"-c", "--help"}, ""), (outcome{0, versionLine + usageHead + cli.Usage((&options{}).table()), ""}); got != want {
+	if got, want := ours([]string{"-c", "--help"}, ""), (outcome{0, tool.Version + tool.Head + cli.Usage((&options{}).table()), ""}); got != want {
 		t.Errorf("--help = %v, want %v", got, want)
 	}
-	if !strings.HasPrefix(versionLine, "TPM emulator control tool version "+program.Version+", Copyright (c) ") {
-		t.Errorf("the version line is %q", versionLine)
+	if !strings.HasPrefix(tool.Version, "TPM emulator control tool version "+program.Version+", Copyright (c) ") {
+		t.Errorf("the version line is %q", tool.Version)
 	}
 }
 
@@ -196,13 +196,13 @@ func TestLongPath(t *testing.T) {
 	}
 }
 
-// TestInterrupted holds that the program ends with its context although the
-// server keeps silent.
+// TestInterrupted checks that the program ends with its context while the server does not
+// answer.
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	args := []string{"--unix", fake(t, nil), "-c"}
 	done := make(chan error)
-	go func() { done <- run(ctx, args) }()
+	go func() { done <- tool.Run(ctx, args, run) }()
 	cancel()
 	if e, ok := errors.AsType[*program.ExitError](<-done); !ok || e.Code != 1 {
 		t.Errorf("interrupted: %v, want exit code 1", e)

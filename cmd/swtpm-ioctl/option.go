@@ -1,27 +1,17 @@
 package main
 
 import (
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-const versionLine = "TPM emulator control tool version " + program.Version + ", Copyright (c) 2026 the swtpm-go authors\n"
-
-const usageHead = `
-Usage: swtpm_ioctl command <device path>
-
-The following commands are supported:
-`
-
 // defaultPort is the TCP port of the control channel.
 //
-// Compat: swtpm_ioctl's manual page says 6545, the program uses this one.
+// Compat: C-259: the manual page of swtpm_ioctl has another port.
 const defaultPort = "6546"
 
 // options is a parsed command line.
@@ -32,14 +22,13 @@ type options struct {
 	command  *command
 	locality tpm.Locality // -l, -r
 	number   uint64       // -b, --info, --lock-storage
-	arg      string       // -h: what to hash; --save, --load: the type
+	arg      string       // -h: the data to hash; --save, --load: the type
 	file     string       // --save, --load
 
-	help, version bool
-	shell         string // --completion
+	cli.Information
 }
 
-// table returns all options there are, in the order of the usage; they fill o.
+// table returns all options in the order of the usage; they fill o.
 func (o *options) table() []cli.Option {
 	all := o.target.Options(defaultPort)
 	for i := range commandTable {
@@ -49,16 +38,10 @@ func (o *options) table() []cli.Option {
 			Set: func(arg, file string) error { return o.choose(c, arg, file) },
 		})
 	}
-	return append(all,
-		cli.CompletionOption(&o.shell),
-		cli.Option{Name: "version", Help: "display version and exit",
-			Set: func(_, _ string) error { o.version = true; return cli.ErrStop }},
-		cli.Option{Name: "help", Help: "display help screen and exit",
-			Set: func(_, _ string) error { o.help = true; return cli.ErrStop }},
-	)
+	return append(all, o.Information.Options("version", "help")...)
 }
 
-// choose makes c the command, of which there can be one.
+// choose makes c the command, unless one was chosen already.
 func (o *options) choose(c *command, arg, file string) error {
 	if o.command != nil {
 		return cli.Complain("Only one command may be given.")
@@ -70,18 +53,15 @@ func (o *options) choose(c *command, arg, file string) error {
 	return c.set(o, arg)
 }
 
-// parse reads the command line. A wrong option is told on stderr and left out.
-func (p *invocation) parse(args []string) (*options, error) {
+// parse parses the command line. It prints messages about wrong options, and ignores them.
+func parse(s *cli.Streams, args []string) (*options, error) {
 	o := &options{}
-	g := cli.Getopt{OneDash: true, Wrong: func(err error) error {
-		fmt.Fprintln(p.stderr, program.PrintableLine(fmt.Sprintf("%s: %v", p.name, err)))
-		return nil
-	}}
+	g := cli.Getopt{OneDash: true, Wrong: func(err error) error { s.Misuse(err); return nil }}
 	operands, err := g.Parse(o.table(), args)
 	switch {
 	case err != nil:
 		return nil, err
-	case o.command == nil && !o.help && !o.version && o.shell == "":
+	case o.command == nil && !o.Requested():
 		return nil, cli.Complain("No valid command.")
 	}
 	if len(operands) > 0 {
@@ -120,10 +100,10 @@ func setRetries(o *options, s string) error {
 	return nil
 }
 
-// setInfoFlags takes a number as strtoull does: 31, 0x1f or 037, with blanks or a sign
-// before it, and an empty word as 0.
+// setInfoFlags parses a number as strtoull does: 31, 0x1f or 037, with blanks or a sign
+// before it; an empty word is 0.
 //
-// Compat: -1 asks for everything.
+// Compat: C-260: -1 requests everything.
 func setInfoFlags(o *options, s string) error {
 	digits := strings.TrimLeft(s, " \t\n\v\f\r")
 	negative := strings.HasPrefix(digits, "-")
@@ -149,8 +129,8 @@ func setArg(o *options, s string) error {
 	return nil
 }
 
-// scanUint reads a number as sscanf's %u does: blanks before it and anything
-// after it do not matter, and a number that is too large is the largest.
+// scanUint parses a number as sscanf's %u does: it ignores blanks before and any text after
+// it, and a number that is too large becomes the largest.
 func scanUint(s string) (n uint32, ok bool) {
 	s = strings.TrimLeft(s, " \t\n\v\f\r")
 	digits := strings.TrimPrefix(strings.TrimPrefix(s, "+"), "-")

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
 func TestParse(t *testing.T) {
@@ -42,15 +44,15 @@ func TestParse(t *testing.T) {
 		{"--tpm-device d -c", func(o *options) bool { return *o.target.Device == "d" }},
 	} {
 		var errs bytes.Buffer
-		p := &invocation{name: "swtpm_ioctl", stderr: &errs}
-		o, err := p.parse(strings.Fields(tt.args))
+		s := &cli.Streams{Name: "swtpm_ioctl", Err: &errs}
+		o, err := parse(s, strings.Fields(tt.args))
 		if err != nil || errs.Len() > 0 || !tt.want(o) {
 			t.Errorf("parse(%s) = %+v, %v, %q on stderr", tt.args, o, err, &errs)
 		}
 	}
 }
 
-// TestParseErrors has the words of swtpm_ioctl 0.7.1 on glibc.
+// TestParseErrors compares messages with the messages of swtpm_ioctl 0.7.1 on glibc.
 func TestParseErrors(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"-r", "swtpm_ioctl: option '-r' requires an argument\nNo valid command.\n"},
@@ -86,7 +88,7 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// FuzzScanUint holds that a number that is read is the one that was written.
+// FuzzScanUint checks that text after a number does not change it.
 func FuzzScanUint(f *testing.F) {
 	for _, s := range []string{"", "0", "4", " 12", "+7", "-1", "+-1", "99999999999", "3x", "x"} {
 		f.Add(s)
@@ -94,7 +96,7 @@ func FuzzScanUint(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		n, ok := scanUint(s)
 		if m, ok2 := scanUint(s + "x"); m != n || ok != ok2 {
-			t.Errorf("scanUint(%q) = %d, %v, with x behind it %d, %v", s, n, ok, m, ok2)
+			t.Errorf("scanUint(%q) = %d, %v, with x after it %d, %v", s, n, ok, m, ok2)
 		}
 	})
 }

@@ -18,11 +18,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// runner is a swtpm_ioctl, ours or the reference's.
+// runner runs a swtpm_ioctl: the one under test or the one of swtpm.
 type runner func(args []string, stdin string) outcome
 
-// reference finds the programs of swtpm and returns its swtpm_ioctl. Its
-// messages begin with the name that it is called by.
+// reference finds the programs of swtpm and returns its swtpm_ioctl. Its messages start with
+// the name with which it was called.
 func reference(t *testing.T) runner {
 	t.Helper()
 	var path string
@@ -45,8 +45,7 @@ func reference(t *testing.T) runner {
 	}
 }
 
-// emulator is a running swtpm of the reference; its sockets are "ctrl" and
-// "data" in dir.
+// emulator is a running swtpm; its sockets are "ctrl" and "data" in dir.
 type emulator struct {
 	dir     string
 	version tpm.Version
@@ -55,7 +54,7 @@ type emulator struct {
 	ended   chan struct{} // closed once it has exited
 }
 
-// start starts the reference's emulator. tcp gives it a TCP control channel.
+// start starts swtpm. With tcp it has a TCP control channel.
 func start(t *testing.T, v tpm.Version, tcp bool) *emulator {
 	t.Helper()
 	dir := t.TempDir()
@@ -108,7 +107,7 @@ func start(t *testing.T, v tpm.Version, tcp bool) *emulator {
 	return nil
 }
 
-// freePort returns a TCP port that nobody listens on.
+// freePort returns a TCP port on which no process listens.
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -166,7 +165,7 @@ func (e *emulator) run(f runner, args string, stdin string) outcome {
 	}
 	o := f(words, stdin)
 	for n := 0; n < 1000 && o.Stderr == "Could not connect using UnixIO socket.\n" && !e.gone(); n++ {
-		time.Sleep(10 * time.Millisecond) // its queue is full, as it may be on a busy machine
+		time.Sleep(10 * time.Millisecond) // the queue is full, which happens on a busy machine
 		o = f(words, stdin)
 	}
 	o.Stdout = strings.ReplaceAll(o.Stdout, e.dir, "WORK")
@@ -174,9 +173,8 @@ func (e *emulator) run(f runner, args string, stdin string) outcome {
 	return o
 }
 
-// session is every command in every state of the TPM. "!startup" sends
-// TPM_Startup; the reference would print its own answer for the rest. The text
-// behind "<" is stdin, by its length.
+// session has every command in every state of the TPM. "!startup" sends TPM_Startup. The
+// number after "<" is the length of stdin.
 var session = []string{
 	"-c", "-e", "-g", "-b 0", "-b 100", "-b 9999", "-b 4096x", "-l 0", "-l 4", "-l 5", "-l x", "-r 5", "-v", "-C", "-h abc", "-r 3",
 	"--save permanent WORK/early", "--stop",
@@ -189,8 +187,8 @@ var session = []string{
 	"--load savestate WORK/nofile", "-i", "-c -e", "", "--bogus", "--stop=1", "-s", "-s",
 }
 
-// TestSession drives one emulator with our program and one with the
-// reference's: both print the same and end the same, command by command.
+// TestSession runs the session with both programs, each on its own emulator. It compares
+// output and exit code of each command.
 func TestSession(t *testing.T) {
 	theirs := reference(t)
 	for _, tt := range []struct {
@@ -230,7 +228,7 @@ func TestSession(t *testing.T) {
 	}
 }
 
-// withoutPort takes the port out of the message that nobody listens there.
+// withoutPort removes the port from the message that a connection was refused.
 func withoutPort(o outcome, e *emulator) outcome {
 	_, port, _ := strings.Cut(e.target[1], ":")
 	o.Stderr = strings.ReplaceAll(o.Stderr, "'"+port+"'", "'PORT'")
@@ -247,7 +245,7 @@ func both(t *testing.T, a, b *emulator, cmd []byte) {
 	}
 }
 
-// waitGone waits until both emulators have exited, which they must do with 0.
+// waitGone waits until both emulators have exited, and checks the exit code 0.
 func waitGone(t *testing.T, all ...*emulator) {
 	t.Helper()
 	for _, e := range all {
@@ -262,8 +260,8 @@ func waitGone(t *testing.T, all ...*emulator) {
 	}
 }
 
-// describe returns the mode of a file and whether it is empty: the blobs of two
-// TPMs differ.
+// describe returns the mode of a file and whether it is empty. The blobs of two TPMs
+// differ.
 func describe(dir, name string) string {
 	st, err := os.Stat(filepath.Join(dir, name))
 	if err != nil {
@@ -272,9 +270,8 @@ func describe(dir, name string) string {
 	return fmt.Sprintf("%v, empty %v", st.Mode(), st.Size() == 0)
 }
 
-// TestMove moves a running TPM from one emulator to another, saved by our
-// program and loaded by the reference's and the other way round: PCR 17 keeps
-// what was measured.
+// TestMove moves a running TPM from one emulator to another: one program saves the state and
+// the other loads it. It checks that PCR 17 has its value afterwards.
 func TestMove(t *testing.T) {
 	theirs := reference(t)
 	for _, tt := range []struct {

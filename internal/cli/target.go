@@ -56,7 +56,18 @@ func parseAddress(s, port string) (*Address, error) {
 	return &a, CheckPort(a.Port)
 }
 
-// CheckPort complains about a port that is no decimal number up to 65535.
+// maxPath is the length in bytes of the longest path of a Unix socket.
+const maxPath = 107
+
+// CheckPath returns an error if path is too long for a Unix socket.
+func CheckPath(path string) error {
+	if len(path) > maxPath {
+		return Complain("Socket path is too long. %q has %d bytes, the limit is %d.", path, len(path), maxPath)
+	}
+	return nil
+}
+
+// CheckPort returns an error if the port is not a decimal number up to 65535.
 func CheckPort(s string) error {
 	n, err := strconv.ParseUint(s, 10, 64)
 	switch {

@@ -10,9 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MaxPath is the length in bytes of the longest path of a Unix socket.
-const MaxPath = 107
-
 // Connect connects to a socket of an emulator, of either channel: a path if network is
 // "unix", which is never an abstract name, or HOST:PORT if it is "tcp". While the queue of
 // the server is full, a Unix socket is tried again as long as patience lasts. ctx limits

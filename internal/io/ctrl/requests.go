@@ -71,7 +71,7 @@ const (
 
 // bodyKind says how the body of a request arrives on a socket.
 //
-// Compat: swtpm waits for some bodies and not for others.
+// Compat: C-250: swtpm waits for some bodies and not for others.
 type bodyKind uint8
 
 const (
@@ -160,7 +160,7 @@ func Find(code Code) *Request {
 // FindIoctl returns the row of the request that a device receives as the ioctl number, nil
 // if there is none.
 //
-// Compat: a device has no SET_DATAFD, as in swtpm.
+// Compat: C-251: a device has no SET_DATAFD.
 func FindIoctl(number uint32) *Request {
 	r := Find(Code(number&0xff) + 1)
 	if r == nil || r.Code == SetDataFD || r.Ioctl() != number {

@@ -20,7 +20,9 @@ type file struct {
 	in  blobIn
 }
 
-// open allows one open file at a time, as swtpm does: a second open fails with EBUSY.
+// open allows one open file at a time.
+//
+// Compat: C-262: a second open fails with EBUSY.
 func (d *Device) open() ([]byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

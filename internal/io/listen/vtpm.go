@@ -45,7 +45,7 @@ type Proxy struct {
 
 // String returns the line that names the device.
 //
-// Compat: Incus and LXD read exactly this from swtpm's output.
+// Compat: C-252: Incus and LXD parse this line.
 func (p Proxy) String() string {
 	return fmt.Sprintf("New TPM device: /dev/tpm%d (major/minor = %d/%d)", p.Number, p.Major, p.Minor)
 }
