@@ -92,7 +92,8 @@ func AppendValues(b []byte, reason uint8, banks []Bank) []byte {
 //	  8   8 NameHash of the object, zeros if it is not known
 //	 16   2 flags: the other policy commands of the session
 //	 18   1 banks, and for each of them the 16-bit algorithm and the 32-bit mask of PCRs
-//	  …   … digests: one with the digest over the PCRs that the policy asked for, or none
+//	  …   … digests: one with the digest over the PCRs that the policy asked for, or, if the
+//	        policy names none, over their values then; none if it is not known
 type Policy struct {
 	Result  uint32
 	Code    uint32

@@ -119,7 +119,7 @@ const (
 	KindValues   Kind = 4  // u8 reason, u8 banks: {u16 algorithm, u32 mask of PCRs, the values}
 	KindAllocate Kind = 5  // u8 banks: {u16 algorithm, u32 mask of PCRs}; holds from the next boot
 	KindPolicy   Kind = 6  // see Policy
-	KindOverflow Kind = 7  // u64 records that are missing here, u64 extends of NV indices among them
+	KindOverflow Kind = 7  // u64 records that are missing here, u64 extends of NV indices among them; KindValues follows
 	KindRestart  Kind = 8  // the process was replaced and goes on
 	KindEnd      Kind = 9  // u8 1 if the guest shut the TPM down in order
 	KindSequence Kind = 10 // HASH_START: after the startup PCR 17 to 22 are reset, before it PCR 0
@@ -140,7 +140,7 @@ const (
 //	  3   1 locality
 //	  4   4 milliseconds since power-on
 //	  8   … body
-//	  …   4 CRC-32C of the record, started with the one before it
+//	  …   4 CRC-32C of the record, started with the checksum of the previous record
 type Record struct {
 	Kind     Kind
 	Locality uint8

@@ -53,7 +53,7 @@ func sample() (file []byte, records []Record) {
 	return file, records
 }
 
-// What is written is read.
+// A parsed file has the records that were written.
 func TestRoundTrip(t *testing.T) {
 	file, records := sample()
 	b, err := Parse(file)
