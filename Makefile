@@ -89,7 +89,7 @@ trixie:
 # store; as root. The suite has a part of it.
 full: build
 	@sh contrib/deps.sh test
-	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$' ./test/e2e
+	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut$$|^TestCopies$$' ./test/e2e
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,7 +124,9 @@ func live(t *testing.T, words []string, f func(net.Conn)) {
 	c := dial(t, sock)
 	f(c)
 	_ = c.Close()
-	_ = cmd.Process.Signal(os.Interrupt)
+	if !slices.Contains(words, "--terminate") { // else it ends with its client
+		_ = cmd.Process.Signal(os.Interrupt)
+	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%v: %v\n%s", words, err, log.String())
 	}
