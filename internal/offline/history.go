@@ -52,7 +52,7 @@ func (s *State) declare(items []item) {
 }
 
 // seen returns the highest generation that was seen of a TPM: by the mark, and in the
-// state that is there. What cannot be read does not count.
+// stored state. Items that cannot be read do not count.
 func (s *State) seen(found []generation.Found) uint64 {
 	if found[0].Record == nil {
 		return 0

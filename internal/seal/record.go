@@ -10,9 +10,8 @@ import (
 // MaxRecord is the size in bytes of the largest record.
 const MaxRecord = 160
 
-// recordLabel derives the key for the MAC of records from a file key. What is
-// authenticated with a file key itself is ciphertext and IV, a multiple of 16 bytes
-// long; the label is not, so that neither can pass for the other.
+// recordLabel derives the key for the MAC of records from a file key. A file key itself
+// authenticates ciphertext and IV, a multiple of 16 bytes long; the label is not, so that neither can pass for the other.
 const recordLabel = "swtpm-go generation record"
 
 // checkSizes checks the limits of what is sealed.

@@ -31,7 +31,7 @@ func host(t *testing.T, policy string) (settings, marks string) {
 	return "[rollback]\npolicy = \"" + policy + "\"\nmarks = \"" + marks + "\"\n", marks
 }
 
-// TestRollback restores an old copy of a state behind the back of its host.
+// TestRollback restores an old copy of a state without a declaration.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -99,7 +99,7 @@ func TestRollback(t *testing.T) {
 			}
 			e.terminate(t)
 
-			// What a client puts back through the control channel is wanted.
+			// A state that a client sends through the control channel is wanted.
 			e = start(t, setup{tpm: v, state: state, wrap: refuse})
 			e.power(t, v)
 			l := e.pack(t, false)
