@@ -8,8 +8,8 @@ import (
 
 // Credential returns the file of a credential that systemd passed, as with
 // LoadCredential=. The secret itself is in no argument and no variable, and the
-// file is gone when the service has ended. The error says what to do if there is
-// no such credential.
+// file is removed when the service ends. The error for a missing credential says what to
+// do.
 //
 // Source: systemd.exec(5), $CREDENTIALS_DIRECTORY.
 func Credential(name string) (string, error) {

@@ -2,18 +2,18 @@ package daemon
 
 import "github.com/sirupsen/logrus"
 
-// messageID is the field by which the journal knows a kind of entry; it is the one
-// field of ours without a prefix.
+// messageID is the journal's field for the kind of an entry. It is the only field of ours
+// without a prefix.
 const messageID = "MESSAGE_ID"
 
 // EventKind is a kind of event in the life of a service.
 type EventKind struct {
-	ID   string // 128 bits in hex, made by chance and never changed: MESSAGE_ID
+	ID   string // 128 bits in hex, random and never changed: MESSAGE_ID
 	Name string // SWTPM_EVENT
 }
 
-// Describe sets fields that every entry of the journal gets, as who this service
-// is; their names get "SWTPM_" before them. Other logs have no fields.
+// Describe sets fields of every entry in the journal, such as the service's identity. Their
+// names get the prefix "SWTPM_". Other logs have no fields.
 func (l *Log) Describe(fields map[string]string) {
 	named := make(map[string]string, len(fields))
 	for k, v := range fields {
@@ -27,8 +27,8 @@ func (l *Log) Describe(fields map[string]string) {
 	}
 }
 
-// Event tells the journal of an event, with its cause as a field. Other logs have
-// lines for what goes wrong only: swtpm's have no others, and scripts read them.
+// Event logs an event to the journal, with its cause as a field. Other logs have lines for
+// failures only, because swtpm's log has no others and scripts read it.
 func (l *Log) Event(k EventKind, wrong bool, cause, line string) {
 	level := logrus.InfoLevel
 	switch {
@@ -40,8 +40,8 @@ func (l *Log) Event(k EventKind, wrong bool, cause, line string) {
 	l.event(level, k, cause, line)
 }
 
-// Notice writes an event to every log, as a warning: it ends what an earlier line has
-// reported.
+// Notice writes an event to every log, as a warning: it ends a condition that an earlier
+// line reported.
 func (l *Log) Notice(k EventKind, cause, line string) { l.event(logrus.WarnLevel, k, cause, line) }
 
 func (l *Log) event(level logrus.Level, k EventKind, cause, line string) {

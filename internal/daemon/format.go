@@ -12,17 +12,17 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// lineFormatter makes swtpm's lines: the prefix, the message and, if the entry
-// has one, the error behind a colon. There is neither time nor level: whoever
-// reads stderr or the journal has both. The other fields are for the journal.
+// lineFormatter makes swtpm's lines: the prefix, the message and, if the entry has one, a
+// colon and the error. Time and level are left out because the journal adds both. The other
+// fields are for the journal.
 type lineFormatter struct {
 	prefix string
 	level  int
 	limit  *limiter // nil for none
 }
 
-// Format returns the line of e, after one that counts what the limit has suppressed
-// of its kind.
+// Format returns the line of e, preceded by a line with the number of similar lines that
+// the limit suppressed.
 func (f *lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 	text, before, ok := f.text(e)
 	switch {
@@ -34,8 +34,8 @@ func (f *lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 	return []byte(f.prefix + text + "\n"), nil
 }
 
-// text returns the message of e. ok is false if the message is indented by as many
-// blanks as the level or more, or is one too many. before is what comes before it.
+// text returns the message of e. ok is false if the message is indented by as many blanks
+// as the level or more, or is above the limit. before is the line that precedes it.
 //
 // Compat: swtpm marks the importance of a message by the blanks before it.
 func (f *lineFormatter) text(e *logrus.Entry) (text, before string, ok bool) {
@@ -58,8 +58,8 @@ func message(e *logrus.Entry) string {
 	return program.PrintableLine(s)
 }
 
-// journalFormatter queues entries for the journal with their fields and leaves
-// nothing to write.
+// journalFormatter queues entries for the journal with their fields and returns nothing to
+// write.
 type journalFormatter struct {
 	queue *journalQueue
 	lines *lineFormatter
@@ -97,7 +97,7 @@ func (q *journalQueue) dump(title string, b []byte) {
 }
 
 // fieldName turns the name of a logrus field into one that the journal takes:
-// capitals, digits and underscores behind "SWTPM_".
+// capitals, digits and underscores, with the prefix "SWTPM_".
 func fieldName(k string) string {
 	return "SWTPM_" + strings.Map(func(r rune) rune {
 		switch {

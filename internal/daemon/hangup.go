@@ -10,17 +10,16 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// Hangups is what a program does with SIGHUP that takes it for "read the settings
-// again": a terminal that goes sends the same signal, and that ends the process as
-// ever, though in order.
+// Hangups handles SIGHUP for a program that reads its settings again on this signal. A
+// terminal that closes sends the same signal; then the process ends, in order.
 type Hangups struct {
 	signals  chan os.Signal
-	file     *os.File // has the signals; nil if the channel has them
+	file     *os.File // delivers the signals; nil if the channel does
 	terminal int      // -1 if there is none
 }
 
-// CatchHangups keeps SIGHUP from ending the process; s may be nil. A process that was started
-// with the signal ignored, as by nohup(1), goes on ignoring its terminal.
+// CatchHangups catches SIGHUP, so that it does not end the process; s may be nil. A process
+// that was started with the signal ignored, as by nohup(1), still ignores its terminal.
 func CatchHangups(s program.Signals) *Hangups {
 	h := &Hangups{signals: make(chan os.Signal, 1), terminal: -1}
 	if !signal.Ignored(unix.SIGHUP) {
@@ -37,8 +36,8 @@ func CatchHangups(s program.Signals) *Hangups {
 	return h
 }
 
-// Run calls reload for each signal, and gone once if it was the terminal's, until
-// ctx ends. A signal from before the call counts.
+// Run calls reload for each signal until ctx ends, and calls gone once if the terminal
+// sent the signal. A signal from before the call counts.
 func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
 	if h.file != nil {
 		program.OnSignal(h.file, h.arrived)
@@ -57,7 +56,7 @@ func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
 	}
 }
 
-// arrived passes a signal of the file on, unless one waits already.
+// arrived forwards a signal of the file, unless one waits already.
 func (h *Hangups) arrived() {
 	select {
 	case h.signals <- unix.SIGHUP:
@@ -65,7 +64,7 @@ func (h *Hangups) arrived() {
 	}
 }
 
-// hungUp says whether the terminal has gone.
+// hungUp reports whether the terminal was closed.
 func (h *Hangups) hungUp() bool {
 	if h.terminal < 0 {
 		return false

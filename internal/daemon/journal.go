@@ -17,7 +17,7 @@ import (
 // maxQueue is how many entries wait for the journal at most.
 const maxQueue = 256
 
-// flushTime is how long Close waits for those who read the log.
+// flushTime is how long Close waits for the readers of the log.
 const flushTime = 200 * time.Millisecond
 
 // journalEntry is one entry on its way to the journal.
@@ -26,13 +26,12 @@ type journalEntry struct {
 	indent   int    // bytes at the start of text that the journal does not get
 	priority journal.Priority
 	fields   map[string]string
-	lost     int // entries lost right before this one
+	lost     int // entries lost directly before this entry
 }
 
-// journalQueue sends entries to the journal in a goroutine of its own: a send
-// takes as long as the journal pleases, and whoever logs may hold a lock. A full
-// queue loses entries; how many, the next one is preceded by. What the journal
-// does not take becomes lines.
+// journalQueue sends entries to the journal in a goroutine of its own, because the journal
+// may block a send and the caller of the log may hold a lock. A full queue loses entries;
+// the next entry reports how many. Entries that the journal refuses are written as lines.
 type journalQueue struct {
 	send   func(message string, p journal.Priority, fields map[string]string) error
 	id     string  // SYSLOG_IDENTIFIER
@@ -44,11 +43,11 @@ type journalQueue struct {
 	done    chan struct{} // closed when the last entry was sent
 
 	mu     sync.Mutex // for what is below, and for sending to entries
-	lost   int        // entries since the last one that found a place
+	lost   int        // entries since the last one that was queued
 	closed bool
 }
 
-// start has the entries sent until close is called.
+// start sends the entries, in a goroutine, until close is called.
 func (q *journalQueue) start() *journalQueue {
 	q.entries = make(chan journalEntry, maxQueue)
 	q.done = make(chan struct{})
@@ -56,8 +55,8 @@ func (q *journalQueue) start() *journalQueue {
 	return q
 }
 
-// put queues e or loses it; it does not wait. What comes after close becomes lines:
-// somebody was about to log while the log moved on.
+// put queues e or loses it; it does not wait. Entries after close are written as lines:
+// another goroutine was about to log when the log moved.
 func (q *journalQueue) put(e journalEntry) {
 	q.mu.Lock()
 	if q.closed {
@@ -94,16 +93,16 @@ func (q *journalQueue) putSoon(e journalEntry) {
 func (q *journalQueue) drain() {
 	defer close(q.done)
 	for e := range q.entries {
-		q.tellLost(e.lost)
+		q.reportLost(e.lost)
 		q.deliver(e)
 	}
 	q.mu.Lock() // closed: nothing changes lost any more
 	defer q.mu.Unlock()
-	q.tellLost(q.lost)
+	q.reportLost(q.lost)
 }
 
-// tellLost tells that n entries were lost.
-func (q *journalQueue) tellLost(n int) {
+// reportLost logs that n entries were lost.
+func (q *journalQueue) reportLost(n int) {
 	if n > 0 {
 		q.deliver(journalEntry{text: lostNote(n), priority: journal.PriWarning})
 	}
@@ -122,12 +121,12 @@ func (q *journalQueue) deliver(e journalEntry) {
 	q.writeLines(e)
 }
 
-// writeLines writes e to where there is no journal.
+// writeLines writes e as lines, without the journal.
 func (q *journalQueue) writeLines(e journalEntry) {
 	q.lines.Write([]byte(q.prefix + strings.ReplaceAll(e.text, "\n", "\n"+q.prefix) + "\n"))
 }
 
-// close takes no entries any more and waits until all were sent, or ctx ends.
+// close stops accepting entries and waits until all were sent, or ctx ends.
 func (q *journalQueue) close(ctx context.Context) {
 	q.mu.Lock()
 	if !q.closed {
@@ -141,7 +140,7 @@ func (q *journalQueue) close(ctx context.Context) {
 	}
 }
 
-// lostNote tells that n messages were lost.
+// lostNote returns the line about n lost messages.
 func lostNote(n int) string {
-	return fmt.Sprintf("%d log messages were lost, nobody read them in time", n)
+	return fmt.Sprintf("%d log messages lost: the reader of the log was too slow", n)
 }

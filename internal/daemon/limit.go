@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// The limit of a kind of line: a client that is refused a thousand times a second
-// must not fill the disk.
+// The limit of one kind of line: a client that is refused a thousand times a second must
+// not fill the disk.
 const (
 	limitBurst = 20               // lines of one kind at once
 	limitEvery = 6 * time.Second  // then one in this time
@@ -21,18 +21,18 @@ const (
 	limitQuote = 200              // bytes of a suppressed line that are quoted
 )
 
-// limiter limits how many lines of one kind are logged. Lines are of one kind if
-// they differ in numbers and in what is quoted alone. It takes memory with the first
+// limiter limits how many lines of one kind are logged. Lines are of one kind if they
+// differ only in numbers and in quoted text. It takes memory with the first
 // line, at most limitKinds of them, and has a timer while something is suppressed.
 type limiter struct {
 	now  func() time.Time
 	wake func(time.Duration, func()) // calls a function once, later
-	note func(text string)           // logs how much was suppressed
+	note func(text string)           // logs how many lines were suppressed
 
 	mu    sync.Mutex
 	seed  maphash.Seed
 	kinds []*lineKind
-	rest  *lineKind // of the kinds that have found no place
+	rest  *lineKind // shared by the kinds beyond limitKinds
 	armed bool      // wake was called
 }
 
@@ -49,8 +49,8 @@ func newLimiter(note func(text string)) *limiter {
 	return &limiter{now: time.Now, wake: program.After, note: note}
 }
 
-// admit reports whether a line may be logged. before, if not empty, is a line that
-// comes before it: how many of its kind were suppressed.
+// admit reports whether a line may be logged. before, if it is not empty, is a line to log
+// first, with the number of suppressed lines of its kind.
 func (l *limiter) admit(level logrus.Level, text string) (before string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,8 +71,8 @@ func (l *limiter) admit(level logrus.Level, text string) (before string, ok bool
 	return k.count(), true
 }
 
-// count returns the line for what was suppressed, if anything was, and begins to
-// count again.
+// count returns the line about the suppressed lines, "" if there are none, and resets the
+// counter.
 func (k *lineKind) count() string {
 	if k.suppressed == 0 {
 		return ""
@@ -82,7 +82,7 @@ func (k *lineKind) count() string {
 	return s
 }
 
-// flush logs what was suppressed of each kind.
+// flush logs the number of suppressed lines of each kind.
 func (l *limiter) flush() {
 	l.mu.Lock()
 	l.armed = false
@@ -101,8 +101,8 @@ func (l *limiter) flush() {
 	}
 }
 
-// kind returns the kind of a line. A new one may have the place of one that has its
-// full burst again, which is as good as new.
+// kind returns the kind of a line. A new kind may replace one that has its full burst
+// again, because nothing is lost with that.
 func (l *limiter) kind(level logrus.Level, text string, now time.Time) *lineKind {
 	if l.kinds == nil {
 		l.seed = maphash.MakeSeed()
@@ -129,8 +129,8 @@ func (l *limiter) kind(level logrus.Level, text string, now time.Time) *lineKind
 	return free
 }
 
-// key returns a hash of what a line has in common with others of its kind: its level
-// and its words, without those that have digits in them and without what is quoted.
+// key returns a hash of what the lines of a kind have in common: the level and the words,
+// without words that contain digits and without quoted text.
 func (l *limiter) key(level logrus.Level, text string) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)
@@ -148,8 +148,8 @@ func (l *limiter) key(level logrus.Level, text string) uint64 {
 }
 
 // word returns the length of the first word of s, which is not empty: letters and
-// digits, something in quotes, or one other character. common is false if others of
-// the kind may have another one in its place.
+// digits, quoted text, or one other character. common is false if other lines of the kind
+// may have another word there.
 func word(s string) (n int, common bool) {
 	if s[0] == '"' {
 		for n = 1; n < len(s) && s[n] != '"'; n++ {

@@ -17,16 +17,15 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// defaultPrefix precedes the lines of a log that nobody asked for.
+// defaultPrefix precedes the lines of a log that was not configured.
 const defaultPrefix = "swtpm: "
 
-// maxControlDump is how much of a control request or reply Dump shows, in
-// bytes.
+// maxControlDump is the number of bytes of a control request or reply that Dump shows.
 const maxControlDump = 1024
 
-// LogOptions says where messages go and how many.
+// LogOptions configure where messages go and how many.
 type LogOptions struct {
-	Given    bool   // the user asked for a log; else all below is ignored
+	Given    bool   // the user asked for a log; otherwise the other fields are ignored
 	File     string // "-" for silence, "" for none
 	FD       int    // open for writing; wins over File; -1 for none
 	Level    int    // 1 and below: messages; 2: traffic; 5 and above: libtpms, too
@@ -34,8 +33,8 @@ type LogOptions struct {
 	Truncate bool   // empty File first
 }
 
-// Log is the log of the program: swtpm's line format, or fields for the journal
-// if that is where the lines end up. Its methods may be used at the same time.
+// Log is the log of the program: swtpm's line format, or fields if the lines go to the
+// journal. Its methods may be called from several goroutines.
 type Log struct {
 	lines *logrus.Logger
 	to    atomic.Pointer[target]
@@ -47,7 +46,7 @@ type Log struct {
 	limit  *limiter          // of similar lines
 }
 
-// target is where the lines of a Log go.
+// target is the destination of the lines of a Log.
 type target struct {
 	out    *output // nil for silence
 	file   *os.File
@@ -154,8 +153,8 @@ func checkWritable(fd int) error {
 	return nil
 }
 
-// openJournal opens the journal's socket, once: the sandbox ends a process that opens a
-// socket. journal.Enabled keeps one, and opens another each time that it is called.
+// openJournal opens the journal's socket, once, because the sandbox ends a process that
+// opens a socket. journal.Enabled keeps one open, and opens another one at each call.
 var openJournal = sync.OnceFunc(func() { _ = journal.Enabled() })
 
 // newTarget returns a target that writes to out, which may be nil.
@@ -168,11 +167,11 @@ func newTarget(out *output, file *os.File, level int, prefix string) *target {
 	return t
 }
 
-// turn sends the lines to t from now on.
+// turn redirects the lines to t.
 func (l *Log) turn(t *target) {
 	l.to.Store(t)
 	lines := &lineFormatter{prefix: t.prefix, level: t.level}
-	if t.level < 2 { // who asks for traffic wants all of it
+	if t.level < 2 { // traffic is never limited
 		lines.limit = l.limit
 	}
 	switch {
@@ -200,8 +199,8 @@ func threshold(level int) logrus.Level {
 	return logrus.InfoLevel
 }
 
-// identifier is the journal's name for who speaks: the prefix without its
-// punctuation, else the program.
+// identifier returns the SYSLOG_IDENTIFIER: the prefix without its punctuation, or the
+// name of the program.
 func identifier(prefix string) string {
 	if s := strings.TrimRight(prefix, ": "); s != "" {
 		return s
@@ -209,9 +208,8 @@ func identifier(prefix string) string {
 	return filepath.Base(os.Args[0])
 }
 
-// Close gives those who read the log a moment to take what is on its way, and
-// closes the file that OpenLog opened. Messages after it are lost, or lines on stderr
-// if the journal was meant.
+// Close waits a moment for the readers of the log and closes the file that OpenLog opened.
+// Messages after it are lost, or become lines on stderr if they were for the journal.
 func (l *Log) Close() error {
 	l.limit.flush()
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
@@ -233,11 +231,11 @@ func (t *target) close(ctx context.Context) error {
 	if t.file == nil {
 		return nil
 	}
-	t.out.end() // somebody may be about to write, and the number will be another file's
+	t.out.end() // another goroutine may be about to write, and the descriptor number will be reused
 	return t.file.Close()
 }
 
-// warn logs text as it is, whatever the limit is.
+// warn logs text unchanged and without the limit.
 func (t *target) warn(text string) {
 	switch {
 	case t.queue != nil:
@@ -264,7 +262,7 @@ func (l *Log) LibtpmsLevel() uint {
 // LibtpmsPrefix returns what precedes each line of libtpms's debug log.
 func (l *Log) LibtpmsPrefix() string { return l.to.Load().prefix + "    " }
 
-// Dump logs b in hex if Traffic is true:
+// Dump logs b in hex if Traffic returns true:
 //
 //	PREFIX Ctrl Rsp: length 8
 //	PREFIX 00 00 00 00 00 01 FF FF

@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// LookLog fails as OpenLog(o) would, and leaves no trace.
+// LookLog returns the error that OpenLog(o) would return. It changes nothing.
 func LookLog(o LogOptions) error {
 	if !o.Given {
 		return nil
@@ -28,8 +28,8 @@ func LookLog(o LogOptions) error {
 	return nil
 }
 
-// LookPID fails as WritePID(file, fd) would, and leaves no trace. What it cannot
-// foresee is a disk without room.
+// LookPID returns the error that WritePID(file, fd) would return, except for a full disk.
+// It changes nothing.
 func LookPID(file string, fd int) error {
 	if file != "" {
 		if err := lookFile(file, true); err != nil {
@@ -51,14 +51,13 @@ func LookPID(file string, fd int) error {
 	return nil
 }
 
-// LookFile fails as opening the regular file at path to write, and making it if it
-// is missing, would in this program: links are refused, and so are files with
-// other names. It leaves no trace.
+// LookFile returns the error with which this program would fail to open the regular file at
+// path for writing, or to create it: links and files with several names are refused. It
+// changes nothing.
 func LookFile(path string) error { return lookFile(path, true) }
 
-// lookFile looks at a file that would be opened to write, and made if it is
-// missing. One that is there is never opened: a fifo has a reader who would
-// notice.
+// lookFile checks a file that would be opened for writing, or created if it is missing. An
+// existing file is never opened, because the reader of a FIFO would notice.
 func lookFile(path string, regular bool) error {
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
@@ -93,8 +92,8 @@ func lookFile(path string, regular bool) error {
 	return nil
 }
 
-// sticky tells whether the kernel refuses to open a regular file with O_CREAT
-// because a stranger made it in a sticky directory that others write to. It
+// sticky reports whether the kernel refuses to open a regular file with O_CREAT because
+// another user created it in a sticky directory that others can write to. The kernel
 // refuses that to root, too.
 //
 // Source: Linux, Documentation/admin-guide/sysctl/fs.rst, protected_regular.
@@ -109,8 +108,8 @@ func sticky(path string, st *unix.Stat_t) bool {
 	return protects(level, dir.Mode)
 }
 
-// protects tells whether level, of protected_regular, is about a sticky directory
-// of this mode.
+// protects reports whether level, a value of protected_regular, applies to a sticky
+// directory of this mode.
 func protects(level int, mode uint32) bool {
 	return level >= 1 && mode&0o002 != 0 || level >= 2 && mode&0o020 != 0
 }

@@ -8,21 +8,21 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// output writes messages to a descriptor that others may share and nobody may
-// read: a write neither fails nor blocks for long nor ends the process, the
-// message is lost instead. The descriptor stays with its owner, and so does its
-// O_NONBLOCK flag, which the other users of the same pipe would feel.
+// output writes messages to a descriptor that other processes may share and that may have
+// no reader: a write neither fails nor blocks for long nor ends the process; the message is
+// lost instead. The descriptor belongs to the caller. Its O_NONBLOCK flag is not changed,
+// because it affects the other users of the same pipe.
 type output struct {
 	fd     int
-	prefix string // of the line that tells how much was lost
+	prefix string // of the line that reports the number of lost messages
 
 	mu   sync.Mutex
-	lost int  // messages since the last one that got through
+	lost int  // messages since the last one that was written
 	torn bool // the last message broke off within a line
-	gone bool // the reader has gone for good
+	gone bool // the reader closed the pipe
 }
 
-// Write writes one message. It always tells that it did.
+// Write writes one message. It always reports success.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -56,7 +56,7 @@ func (o *output) put(b []byte, wait int) int {
 	return n
 }
 
-// end has what is written from now on go nowhere.
+// end discards everything that is written after it.
 func (o *output) end() {
 	o.mu.Lock()
 	o.gone = true

@@ -14,12 +14,11 @@ import (
 // WritePID writes the process id, decimal and without a newline, to file, or to
 // fd if file is "". A file is created with mode 0644 under the umask or
 // emptied; a symbolic link or anything else that is not a regular file is
-// refused, and so is a file with other names, which may be somebody else's. fd
-// must be a regular file open for writing; it is emptied and stays
-// open, for closing it would drop a lock that the process may hold on it.
+// refused, and so is a file with several names, which may belong to another user. fd must be
+// a regular file that is open for writing; it is emptied and stays open, because closing it
+// would release a lock that the process may hold on it.
 //
-// remove deletes the file as long as the name still leads to it. It is nil if
-// there is an error.
+// remove deletes the file if the name still refers to it. It is nil if WritePID fails.
 func WritePID(file string, fd int) (remove func(), err error) {
 	if file != "" {
 		return writePIDFile(file)

@@ -16,9 +16,9 @@ import (
 // maxLine is the size in bytes of the longest line of libtpms that stays whole.
 const maxLine = 4096
 
-// relay is a pipe whose content we pass on line by line. libtpms writes its log
-// itself, waits until that is read, and the engine's lock is held meanwhile; we
-// always read, and lose what nobody takes from us.
+// relay is a pipe whose content is forwarded line by line. libtpms writes its log itself
+// and blocks, with the engine's lock held, until the pipe is read. The relay always reads,
+// and loses lines that the reader of the log does not take.
 type relay struct {
 	f    *os.File // the read end
 	r    int      // its descriptor
@@ -26,17 +26,17 @@ type relay struct {
 	put  func(line []byte)
 	w    int           // what libtpms writes to
 	null int           // what it writes to after close
-	done chan struct{} // closed when everything was passed on
+	done chan struct{} // closed when everything was forwarded
 }
 
-// newRelay makes a relay that calls put with each line, without its newline. Only the read
+// newRelay returns a relay that calls put with each line, without its newline. Only the read
 // end is non-blocking, so the writer's lines stay whole.
 func newRelay(put func(line []byte)) (*relay, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	null, err := Nowhere() // now: in the end nothing may be opened any more
+	null, err := Nowhere() // now, because at the end the process may not open anything
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(p[0]), unix.Close(p[1]))
 	}
@@ -51,7 +51,7 @@ func newRelay(put func(line []byte)) (*relay, error) {
 	return r, nil
 }
 
-// read passes on the lines that are in the pipe. It returns false at the end of the pipe.
+// read forwards the lines that are in the pipe. It returns false at the end of the pipe.
 func (r *relay) read() bool {
 	if r.buf == nil {
 		r.buf = make([]byte, 0, maxLine)
@@ -75,7 +75,7 @@ func (r *relay) read() bool {
 	}
 }
 
-// split passes on the whole lines in the buffer, and what fills it.
+// split forwards the complete lines in the buffer, and a partial line that fills it.
 func (r *relay) split() {
 	rest := r.buf
 	for {
@@ -93,9 +93,9 @@ func (r *relay) split() {
 	r.buf = r.buf[:copy(r.buf[:cap(r.buf)], rest)]
 }
 
-// close ends the pipe and waits until its content was passed on, or ctx ends.
-// The number of the write end stays taken, by /dev/null: libtpms knows it, and
-// must not meet another file there.
+// close ends the pipe and waits until its content was forwarded, or ctx ends. The number of
+// the write end stays in use, for /dev/null: libtpms still writes to it and must not reach
+// another file.
 func (r *relay) close(ctx context.Context) {
 	if err := errors.Join(unix.Dup3(r.null, r.w, unix.O_CLOEXEC), unix.Close(r.null)); err != nil {
 		unix.Close(r.w)
@@ -106,9 +106,9 @@ func (r *relay) close(ctx context.Context) {
 	}
 }
 
-// Nowhere returns a descriptor to which anybody may write, and nobody waits: of
-// /dev/null, or where there is none, as in a bare root directory, of a pipe that
-// has no other end. SIGPIPE must be ignored. The caller closes it.
+// Nowhere returns a descriptor that discards what is written and never blocks: of
+// /dev/null, or, in a root directory without /dev/null, of a pipe without a reader. SIGPIPE
+// must be ignored. The caller closes it.
 func Nowhere() (int, error) {
 	fd, err := open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -121,24 +121,23 @@ func Nowhere() (int, error) {
 	return p[1], unix.Close(p[0])
 }
 
-// FD returns the descriptor that libtpms's log may be given. It stays ours, and
-// stays the same wherever the log goes. A write to it does not wait for whoever
-// reads the log: unless that is a file, it is a pipe which we read, from the first
-// call until Close. It is -1 if there is no descriptor to be had.
+// FD returns the descriptor for libtpms's log. It belongs to the Log and does not change
+// when the log is redirected. A write to it does not wait for the reader of the log: unless
+// the log is a file, the descriptor is a pipe that this process reads from the first call
+// until Close. FD returns -1 if no descriptor is available.
 func (l *Log) FD() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.debug < 0 {
 		var err error
 		if l.debug, l.relay, err = l.forLibtpms(l.to.Load()); err != nil {
-			l.debug, _ = Nowhere() // no log of libtpms is better than a TPM that hangs
+			l.debug, _ = Nowhere() // losing the log of libtpms is better than a TPM that blocks
 		}
 	}
 	return l.debug
 }
 
-// forLibtpms opens a descriptor that leads to t, and the relay behind it if there
-// has to be one.
+// forLibtpms opens a descriptor that leads to t, with a relay if t may block.
 func (l *Log) forLibtpms(t *target) (int, *relay, error) {
 	switch {
 	case t.out == nil:
@@ -155,8 +154,8 @@ func (l *Log) forLibtpms(t *target) (int, *relay, error) {
 	return r.w, r, nil
 }
 
-// redirect has the descriptor of libtpms's log lead to t, if it has one, and waits
-// until what is in the pipe of a relay was passed on, or ctx ends.
+// redirect redirects the descriptor of libtpms's log, if it exists, to t, and waits until
+// the content of the relay's pipe was forwarded, or ctx ends.
 func (l *Log) redirect(ctx context.Context, t *target) error {
 	if l.debug < 0 {
 		return nil
@@ -182,8 +181,8 @@ func (l *Log) redirect(ctx context.Context, t *target) error {
 	return unix.Close(fd)
 }
 
-// relayLine passes on a line of libtpms. It is ours to wait a little here: what
-// waits is the relay's goroutine.
+// relayLine forwards a line of libtpms. It may wait a little, because only the relay's
+// goroutine waits.
 func (l *Log) relayLine(line []byte) {
 	t := l.to.Load()
 	if t.queue != nil {

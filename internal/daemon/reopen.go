@@ -5,10 +5,9 @@ import (
 	"fmt"
 )
 
-// Reopen sends the log where o says from now on; after an error it goes where it
-// went. A file is opened anew though it has the name of before: who rotates logs
-// has moved that one. It is never emptied. The level and the prefix of libtpms's
-// lines are left to the caller to hand over.
+// Reopen redirects the log to where o says; after an error the log is unchanged. A file is
+// opened again even if its name is the same, because logrotate has moved the old file. It
+// is never emptied. The caller passes the new level and prefix to libtpms.
 func (l *Log) Reopen(o LogOptions) error {
 	o.Truncate = false
 	next, err := openTarget(o)

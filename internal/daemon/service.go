@@ -19,7 +19,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// Notifier tells systemd of this process, if $NOTIFY_SOCKET is set.
+// Notifier notifies systemd about this process, if $NOTIFY_SOCKET is set.
 //
 // Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
 type Notifier struct {
@@ -31,11 +31,11 @@ type Notifier struct {
 // maxNotify is the length in bytes of the longest path of a socket.
 const maxNotify = 107
 
-// Unreachable returns why systemd, which asks for it, cannot be notified.
+// Unreachable returns why systemd cannot be notified although it asks for it.
 func (n *Notifier) Unreachable() error { return n.err }
 
-// OpenNotifier is to be called before the root directory is changed, for systemd's
-// socket is in the old one.
+// OpenNotifier connects to systemd. Call it before the root directory is changed, because
+// systemd's socket is in the old one.
 func OpenNotifier() *Notifier {
 	n := &Notifier{}
 	if path := os.Getenv("NOTIFY_SOCKET"); len(path) > maxNotify {
@@ -47,39 +47,39 @@ func OpenNotifier() *Notifier {
 	return n
 }
 
-// Ready reports that the service is up, to the launcher of a daemon, which exits, and
-// to systemd, together with how the service is. A daemon's stdout and stderr lead to
-// /dev/null from here on; stdin is left as it is.
+// Ready reports that the service is up, to the launcher of a daemon, which exits, and to
+// systemd, together with the status. It redirects a daemon's stdout and stderr to
+// /dev/null; stdin is left unchanged.
 func (n *Notifier) Ready(status string) {
 	if n.launcher != nil {
 		n.launcher.release()
 		n.launcher = nil
 	}
-	n.tell(daemon.SdNotifyReady, statusLine(status))
+	n.notify(daemon.SdNotifyReady, statusLine(status))
 }
 
-// Status tells systemd how the service is, before Ready.
-func (n *Notifier) Status(status string) { n.tell(statusLine(status)) }
+// Status sends a status line to systemd before Ready.
+func (n *Notifier) Status(status string) { n.notify(statusLine(status)) }
 
-// Listens reports whether there is a service manager to notify.
+// Listens reports whether a service manager can be notified.
 func (n *Notifier) Listens() bool { return n.conn != nil }
 
-// Reloading tells systemd that the service is about to read its settings again;
-// Reloaded, that it has done so, well or not.
+// Reloading notifies systemd that the service is about to read its settings again;
+// Reloaded notifies it that this is done, with or without an error.
 //
 // Source: systemd, sd_notify(3): since v253, Type=notify-reload asks for the time.
 func (n *Notifier) Reloading() {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	n.tell(daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
+	n.notify(daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
 }
 
 // Reloaded ends what Reloading began.
-func (n *Notifier) Reloaded() { n.tell(daemon.SdNotifyReady) }
+func (n *Notifier) Reloaded() { n.notify(daemon.SdNotifyReady) }
 
-// tell sends one message to systemd. Nobody is told if it fails: a service that
-// works is not stopped for that.
-func (n *Notifier) tell(lines ...string) {
+// notify sends one message to systemd. It ignores errors, because they are no reason to
+// stop a working service.
+func (n *Notifier) notify(lines ...string) {
 	if n.conn != nil {
 		_, _ = n.conn.Write([]byte(strings.Join(lines, "\n")))
 	}
@@ -104,7 +104,7 @@ func (n *Notifier) StoreFD(fd int, name string) error {
 }
 
 // RemoveFD asks systemd to close the descriptors that it stores under a name.
-func (n *Notifier) RemoveFD(name string) { n.tell("FDSTOREREMOVE=1", "FDNAME="+name) }
+func (n *Notifier) RemoveFD(name string) { n.notify("FDSTOREREMOVE=1", "FDNAME="+name) }
 
 // HasFDStore reports whether systemd stores descriptors of this service: $FDSTORE, which
 // systemd sets since release 254, and our unit for older ones.
@@ -113,12 +113,12 @@ func (n *Notifier) HasFDStore() bool {
 	return n.conn != nil && err == nil && v > 0
 }
 
-// settle is the least time between two states that systemd is told of because
-// something has changed: clients may come and go by the thousand.
+// settle is the minimum time between two status lines, because thousands of clients may
+// connect and disconnect.
 const settle = time.Second
 
-// Service keeps systemd told how a service is, from Ready to Stopping. A nil
-// Service is that of a process that systemd did not start, and does nothing.
+// Service keeps the status of a service in systemd up to date, from Ready to Stopping. A
+// nil Service does nothing; it is for a process that systemd did not start.
 type Service struct {
 	systemd *Notifier
 	status  func() string
@@ -127,11 +127,10 @@ type Service struct {
 	wake    chan struct{}
 }
 
-// Service returns the Service of this process: nil if systemd does not want to
-// know. status says in a line how the service is and may be called at any time;
-// ping returns once the service has proved able to work, if it ever does, and is
-// called only if systemd asks for it with WatchdogSec=. Nothing wakes up the
-// process otherwise.
+// Service returns the Service of this process, nil if systemd did not ask for
+// notifications. status returns a one-line summary and may be called at any time. ping
+// returns once the service has proved that it works; it is called only if WatchdogSec= is
+// set. Nothing else wakes up the process.
 func (n *Notifier) Service(status func() string, ping func()) *Service {
 	if n.conn == nil {
 		return nil
@@ -143,19 +142,19 @@ func (n *Notifier) Service(status func() string, ping func()) *Service {
 	return s
 }
 
-// Changed says that status has something new to tell. It does not wait.
+// Changed reports that status may return another line. It does not wait.
 func (s *Service) Changed() {
 	if s == nil {
 		return
 	}
 	select {
 	case s.wake <- struct{}{}:
-	default: // it is told already
+	default: // a notification is pending
 	}
 }
 
-// Run tells systemd what is new, and that the service works, until ctx ends. Call
-// it when Ready was called.
+// Run sends new status lines and watchdog notifications to systemd until ctx ends. Call it
+// after Ready.
 func (s *Service) Run(ctx context.Context) {
 	if s == nil {
 		return
@@ -188,17 +187,17 @@ func (s *Service) Run(ctx context.Context) {
 			news = append(news, line)
 		}
 		if len(news) > 0 && ctx.Err() == nil {
-			s.systemd.tell(news...)
+			s.systemd.notify(news...)
 		}
 	}
 }
 
-// Stopping tells systemd that the service is about to end, and why.
+// Stopping notifies systemd that the service is about to end, and why.
 func (s *Service) Stopping(why string) {
 	if s != nil {
-		s.systemd.tell(daemon.SdNotifyStopping, statusLine("ending: "+why))
+		s.systemd.notify(daemon.SdNotifyStopping, statusLine("ending: "+why))
 	}
 }
 
-// statusLine is what `systemctl status` shows.
+// statusLine returns the message that sets the status in `systemctl status`.
 func statusLine(s string) string { return "STATUS=" + program.PrintableLine(s) }
