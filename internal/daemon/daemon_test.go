@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 // act is the program under test.
 func act(_ context.Context, args []string) error {
 	switch args[0] {
-	case "log": // logs much on a stderr that is not read
+	case "log": // writes many lines to a stderr that is not read
 		l, err := OpenLog(LogOptions{FD: -1})
 		if err != nil {
 			return err
@@ -105,7 +105,7 @@ func TestReady(t *testing.T) {
 		t.Errorf("systemd was told %q, %v, want READY=1 and the status", b[:n], err)
 	}
 
-	cmd = child(t, "ready") // nobody listens
+	cmd = child(t, "ready") // without a listener
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name+".gone")
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != name+".gone\n" {
 		t.Errorf("Ready without a listener: %q, %v", out, err)

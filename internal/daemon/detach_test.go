@@ -8,7 +8,7 @@ import (
 )
 
 // TestLaunched checks that Ready writes one byte to the launcher, once, and closes the
-// descriptors of it. What becomes of stdout and stderr is tested with a whole daemon.
+// launcher's descriptors. A test with a whole daemon covers stdout and stderr.
 func TestLaunched(t *testing.T) {
 	saved := [2]int{}
 	for i := range saved {

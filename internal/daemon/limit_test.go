@@ -12,7 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// limitTest is a limiter whose clock is in hand.
+// limitTest is a limiter with a clock that the test sets.
 type limitTest struct {
 	*limiter
 	clock time.Time
@@ -89,8 +89,8 @@ func letters(n int) string {
 	return strings.Map(func(r rune) rune { return r - '0' + 'a' }, fmt.Sprintf("%05d", n))
 }
 
-// TestLimitOfKinds checks that a client that makes lines of ever new kinds fills
-// neither memory nor log.
+// TestLimitOfKinds checks that a client that causes lines of ever new kinds fills neither
+// memory nor the log.
 func TestLimitOfKinds(t *testing.T) {
 	l := newLimitTest()
 	l.say(limitBurst+5, "the first kind")
@@ -111,8 +111,8 @@ func TestLimitOfKinds(t *testing.T) {
 	}
 }
 
-// TestLogLimit checks the file: what was suppressed is counted at the end, and a log
-// at level 2 has every line.
+// TestLogLimit checks the file: the suppressed lines are counted at the end, and a log at
+// level 2 has every line.
 func TestLogLimit(t *testing.T) {
 	for _, c := range []struct {
 		level, lines int
@@ -143,8 +143,8 @@ func TestLogLimit(t *testing.T) {
 	}
 }
 
-// TestLogIsPrintable checks that no text that a client or guest has chosen reaches a
-// terminal or the journal as it is.
+// TestLogIsPrintable checks that text chosen by a client or guest reaches neither a terminal
+// nor the journal unescaped.
 func TestLogIsPrintable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	l, err := OpenLog(LogOptions{Given: true, File: path, FD: -1, Level: 1})

@@ -62,7 +62,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// TestDump has the lines of swtpm 0.7.1 with --log level=2,prefix=PP.
+// TestDump checks the lines of swtpm 0.7.1 with --log level=2,prefix=PP.
 func TestDump(t *testing.T) {
 	l, read := fileLog(t, LogOptions{Level: 2, Prefix: "PP"})
 	l.Dump(" Ctrl Cmd:", []byte{0, 0, 0, 1})
@@ -212,8 +212,8 @@ func TestLogFD(t *testing.T) {
 	}
 }
 
-// TestOutputRecovers holds that a reader who comes back hears how much was
-// lost, and everything after that.
+// TestOutputRecovers checks that a reader that continues gets the number of lost messages,
+// and every message after that.
 func TestOutputRecovers(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -236,7 +236,7 @@ func TestOutputRecovers(t *testing.T) {
 	}
 	o.Write([]byte("hello\n"))
 	n, err = r.Read(kept)
-	want := fmt.Sprintf("P: %d log messages were lost, nobody read them in time\nhello\n", lost)
+	want := fmt.Sprintf("P: %d log messages lost: the reader of the log was too slow\nhello\n", lost)
 	if got := strings.TrimLeft(string(kept[:n]), "x\n"); got != want || err != nil {
 		t.Errorf("afterwards came %q, %v, want %q", got, err, want)
 	}
@@ -291,8 +291,8 @@ func TestIsJournal(t *testing.T) {
 	}
 }
 
-// TestJournalFields holds what the journal gets, and that it becomes lines if
-// the journal does not take it.
+// TestJournalFields checks the fields in the journal, and that entries become lines if the
+// journal refuses them.
 func TestJournalFields(t *testing.T) {
 	for _, down := range []bool{false, true} {
 		var sent []string
@@ -331,16 +331,15 @@ func TestJournalFields(t *testing.T) {
 	}
 }
 
-// TestEvent holds the fields of an event, and that a log of lines has only those
-// of what went wrong.
+// TestEvent checks the fields of an event, and that a log of lines has only failures.
 func TestEvent(t *testing.T) {
 	l, read := fileLog(t, LogOptions{Level: 1, Prefix: "vm1: "})
-	tell := func() {
+	logEvents := func() {
 		l.Describe(map[string]string{"instance": "vm7"})
 		l.Event(EventKind{ID: "0011", Name: "ready"}, false, "none", "it is ready")
 		l.Event(EventKind{ID: "2233", Name: "broken"}, true, "rust", "it broke")
 	}
-	tell()
+	logEvents()
 	if got, want := read(), "vm1: it broke\n"; got != want {
 		t.Errorf("a log of lines has %q, want %q", got, want)
 	}
@@ -350,7 +349,7 @@ func TestEvent(t *testing.T) {
 		return nil
 	}, id: "swtpm", lines: l.to.Load().out}).start()
 	l.turn(l.to.Load())
-	tell()
+	logEvents()
 	l.to.Load().queue.close(t.Context())
 	want := []string{
 		"6 it is ready map[MESSAGE_ID:0011 SWTPM_CAUSE:none SWTPM_EVENT:ready SWTPM_INSTANCE:vm7 SYSLOG_IDENTIFIER:swtpm]",
@@ -411,8 +410,8 @@ func journalProgram(t *testing.T, args ...string) (cmd *exec.Cmd, fd int, stderr
 	return cmd, fd, stderr
 }
 
-// TestJournalUnread holds that a journal which nobody reads holds up neither
-// those who log nor the end. Without the queue the program never ends.
+// TestJournalUnread checks that a journal that is not read blocks neither the callers of
+// the log nor the end of the program. Without the queue the program never ends.
 func TestJournalUnread(t *testing.T) {
 	cmd, fd, _ := journalProgram(t, "5000")
 	if err := cmd.Run(); err != nil {
@@ -425,8 +424,8 @@ func TestJournalUnread(t *testing.T) {
 	}
 }
 
-// TestJournalQueue holds the order of what waits, and that a loss is told where
-// it was.
+// TestJournalQueue checks the order of queued entries, and that a loss is reported at its
+// position.
 func TestJournalQueue(t *testing.T) {
 	var sent []string
 	goOn, taken := make(chan struct{}), make(chan struct{}, 2000)
@@ -453,7 +452,7 @@ func TestJournalQueue(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	goOn <- struct{}{}
-	<-taken // there is a place
+	<-taken // a place is free
 	q.put(journalEntry{text: "after"})
 	q.put(journalEntry{text: "lost again"})
 	q.close(ended) // does not wait
@@ -469,7 +468,7 @@ func TestJournalQueue(t *testing.T) {
 	}
 }
 
-// TestJournalSocket reads what the program's journal gets.
+// TestJournalSocket reads what the program sends to the journal.
 func TestJournalSocket(t *testing.T) {
 	cmd, fd, stderr := journalProgram(t)
 	if err := cmd.Run(); err != nil {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLook holds that LookLog and LookPID agree with OpenLog and WritePID about
-// every kind of place, and leave it as it is.
+// TestLook checks that LookLog and LookPID agree with OpenLog and WritePID about every kind
+// of file, and change nothing.
 func TestLook(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -73,7 +73,7 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// The kernel of a test machine may protect nothing, so the rule is held apart.
+// The kernel of a test machine may protect nothing, so this test checks the rule alone.
 func TestProtects(t *testing.T) {
 	for _, tt := range []struct {
 		level int
@@ -89,7 +89,7 @@ func TestProtects(t *testing.T) {
 	}
 }
 
-// describe tells what is in dir.
+// describe lists the content of dir.
 func describe(dir string) (s string) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {

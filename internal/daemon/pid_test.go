@@ -39,7 +39,7 @@ func TestWritePID(t *testing.T) {
 	}
 }
 
-// TestRemoveKeepsOthers holds that the file of a later process stays.
+// TestRemoveKeepsOthers checks that the file of a later process stays.
 func TestRemoveKeepsOthers(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "pid")
 	remove, err := WritePID(name, -1)
@@ -118,8 +118,7 @@ func TestWritePIDErrors(t *testing.T) {
 	}
 }
 
-// TestHardLinks holds that a file with another name is left alone, by the pid
-// file and by the log.
+// TestHardLinks checks that pid file and log refuse a file with several names.
 func TestHardLinks(t *testing.T) {
 	dir := t.TempDir()
 	precious, link := filepath.Join(dir, "precious"), filepath.Join(dir, "link")
@@ -142,7 +141,7 @@ func TestHardLinks(t *testing.T) {
 	}
 }
 
-// TestLogFIFO holds that truncating is no reason to refuse what cannot be.
+// TestLogFIFO checks that a FIFO is accepted although it cannot be truncated.
 func TestLogFIFO(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {

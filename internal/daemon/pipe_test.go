@@ -39,8 +39,8 @@ func say(t *testing.T, fd int, s string) {
 	}
 }
 
-// TestRelayUnread holds that libtpms never waits for who reads the log, nor does
-// Close. Without the relay the first write beyond the pipe's size does.
+// TestRelayUnread checks that neither libtpms nor Close waits for the reader of the log.
+// Without the relay the first write beyond the pipe's size blocks.
 func TestRelayUnread(t *testing.T) {
 	l, r, _ := pipeLog(t)
 	fd := l.FD()
@@ -57,15 +57,15 @@ func TestRelayUnread(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	say(t, fd, "nobody hears this\n") // the number leads nowhere else
+	say(t, fd, "discarded\n") // the descriptor leads to /dev/null
 	b := make([]byte, 4*len(line))
 	if _, err := io.ReadFull(r, b); err != nil || string(b) != strings.Repeat(line, 4) {
 		t.Errorf("the reader got %q, %v", b, err)
 	}
 }
 
-// TestRelayLines holds that lines stay whole between ours, and that Close lets
-// the last ones through.
+// TestRelayLines checks that libtpms's lines are not mixed with ours, and that Close
+// forwards the last ones.
 func TestRelayLines(t *testing.T) {
 	l, r, w := pipeLog(t)
 	fd := l.FD()
@@ -94,7 +94,7 @@ func TestRelayLines(t *testing.T) {
 	}
 }
 
-// TestRelayOnlyIfNeeded holds that nothing is made for a log that never waits.
+// TestRelayOnlyIfNeeded checks that a log that never blocks has no relay.
 func TestRelayOnlyIfNeeded(t *testing.T) {
 	for _, name := range []string{filepath.Join(t.TempDir(), "log"), os.DevNull} {
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
@@ -109,7 +109,7 @@ func TestRelayOnlyIfNeeded(t *testing.T) {
 	}
 }
 
-// TestRelayJournal holds that the journal gets libtpms's lines as entries.
+// TestRelayJournal checks that the journal gets libtpms's lines as entries.
 func TestRelayJournal(t *testing.T) {
 	l, r, w := pipeLog(t)
 	var sent []string

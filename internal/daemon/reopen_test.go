@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReopen moves a log through all kinds of places. Every message and every line
-// of libtpms, by one and the same descriptor, is where the log was at that time.
+// TestReopen redirects a log to all kinds of files. Every message and every line of libtpms,
+// written to one and the same descriptor, is where the log was at that time.
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	r, w, err := os.Pipe()
@@ -25,15 +25,15 @@ func TestReopen(t *testing.T) {
 		t.Fatal(err)
 	}
 	fd := l.FD()
-	tell := func(what string) {
+	write := func(what string) {
 		l.lines.Info(what)
 		say(t, fd, "lib "+what+"\n")
 	}
-	tell("one")
+	write("one")
 	if err := os.Rename(file("1"), file("1.old")); err != nil {
 		t.Fatal(err)
 	}
-	tell("two") // the file is open still
+	write("two") // the file is open still
 	for i, o := range []LogOptions{
 		{File: file("1"), FD: -1, Level: 5, Prefix: "b: ", Truncate: true},
 		{File: "-", FD: -1, Level: 5},
@@ -44,11 +44,11 @@ func TestReopen(t *testing.T) {
 		if err := l.Reopen(o); err != nil {
 			t.Fatal(err)
 		}
-		tell(fmt.Sprint(i))
+		write(fmt.Sprint(i))
 		if got := l.FD(); got != fd {
 			t.Errorf("%d: FD() = %d, want %d as before", i, got, fd)
 		}
-		if o.FD >= 0 { // else a slow machine may turn the log before the relay is through
+		if o.FD >= 0 { // otherwise a slow machine may redirect the log before the relay has finished
 			want := "c: 2\nlib 2\n"
 			b := make([]byte, len(want))
 			if _, err := io.ReadFull(r, b); err != nil || string(b) != want {
@@ -74,7 +74,7 @@ func TestReopen(t *testing.T) {
 	}
 }
 
-// TestReopenFails leaves the log where it was.
+// TestReopenFails checks that a failed Reopen leaves the log unchanged.
 func TestReopenFails(t *testing.T) {
 	l, read := fileLog(t, LogOptions{Level: 5, Prefix: "P: "})
 	fd := l.FD()
@@ -90,7 +90,7 @@ func TestReopenFails(t *testing.T) {
 	}
 }
 
-// TestReopenFiles holds that no descriptor is left behind.
+// TestReopenFiles checks that no descriptor leaks.
 func TestReopenFiles(t *testing.T) {
 	l, _ := fileLog(t, LogOptions{Level: 5})
 	l.FD()

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notified returns a socket at which systemd would be, and what it got next.
+// notified returns a notification socket and a function that returns its next message.
 func notified(t *testing.T) (next func() string) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "notify")
@@ -44,8 +44,8 @@ func notified(t *testing.T) (next func() string) {
 	}
 }
 
-// TestService holds that what is new is told, what is not new is not, and that
-// without a watchdog nothing is told by itself.
+// TestService checks that only new status lines are sent, and that without a watchdog
+// nothing is sent periodically.
 func TestService(t *testing.T) {
 	next := notified(t)
 	t.Setenv("WATCHDOG_USEC", "")
@@ -62,7 +62,7 @@ func TestService(t *testing.T) {
 			t.Errorf("systemd was told %q, want %q", got, want)
 		}
 	}
-	s.Changed() // nothing is new
+	s.Changed() // nothing changed
 	end()
 	<-done
 	s.Stopping("a client\nasked")
@@ -71,8 +71,8 @@ func TestService(t *testing.T) {
 	}
 }
 
-// TestReloading holds what Type=notify-reload wants to hear: a time that is not
-// before the signal.
+// TestReloading checks the message for Type=notify-reload: its time is not before the
+// signal.
 func TestReloading(t *testing.T) {
 	next := notified(t)
 	n := OpenNotifier()
@@ -92,7 +92,7 @@ func TestReloading(t *testing.T) {
 	}
 }
 
-// TestWatchdog holds that systemd hears of a ping that came back, and of no other.
+// TestWatchdog checks that systemd is notified only of a ping that returned.
 func TestWatchdog(t *testing.T) {
 	next := notified(t)
 	t.Setenv("WATCHDOG_USEC", "20000")
@@ -101,7 +101,7 @@ func TestWatchdog(t *testing.T) {
 	s := OpenNotifier().Service(func() string { return "fine" }, func() { pinged <- struct{}{}; <-goOn })
 	go s.Run(t.Context())
 	<-pinged
-	s.Stopping("first") // would come second if a ping that hangs were told
+	s.Stopping("first") // would arrive second if a ping that blocks were reported
 	goOn <- struct{}{}
 	for _, want := range []string{"STOPPING=1\nSTATUS=ending: first", "WATCHDOG=1\nSTATUS=fine"} {
 		if got := next(); got != want {

@@ -1,6 +1,6 @@
-// Package metrics tells numbers of a TPM as OpenMetrics text, on a Unix socket or
-// in a file. It counts what nobody else counts and knows neither TPMs nor sockets:
-// it is given what to tell, and where.
+// Package metrics publishes numbers of a TPM as OpenMetrics text, on a Unix socket or in a
+// file. It only counts durations itself; the caller provides all other values, the listener
+// and the path.
 package metrics
 
 import (
@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Bounds are those of the durations, from a command that needs the processor alone
-// to one that makes a key, and from a sync of a fast disk to one of a slow disk.
+// Bounds are the upper bounds of the buckets: from a command without I/O to one that creates
+// a key, and from a sync of a fast disk to a sync of a slow one.
 var Bounds = []time.Duration{
 	10 * time.Microsecond, 25 * time.Microsecond, 50 * time.Microsecond,
 	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
@@ -20,23 +20,23 @@ var Bounds = []time.Duration{
 	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second,
 }
 
-// Histogram counts durations. It allocates once, when it is made, and is read while
-// it is written.
+// Histogram counts durations. It allocates once, in NewHistogram, and may be read while it
+// is written.
 type Histogram struct {
 	buckets []atomic.Uint64
 	sum     atomic.Int64
 }
 
-// NewHistogram returns one with Bounds.
+// NewHistogram returns an empty histogram with Bounds.
 func NewHistogram() *Histogram { return &Histogram{buckets: make([]atomic.Uint64, len(Bounds)+1)} }
 
-// Add counts one.
+// Add counts one duration.
 func (h *Histogram) Add(d time.Duration) {
 	h.buckets[sort.Search(len(Bounds), func(i int) bool { return d <= Bounds[i] })].Add(1)
 	h.sum.Add(int64(d))
 }
 
-// Durations returns what was counted.
+// Durations returns the counts.
 func (h *Histogram) Durations() Durations {
 	d := Durations{Buckets: make([]uint64, len(h.buckets)), Sum: time.Duration(h.sum.Load())}
 	for i := range h.buckets {
@@ -45,8 +45,8 @@ func (h *Histogram) Durations() Durations {
 	return d
 }
 
-// Durations are counted durations. A bucket has those that are longer than the
-// bound before and not longer than its own; the last has the rest.
+// Durations are counted durations. A bucket counts the durations that are longer than the
+// previous bound and not longer than its own; the last bucket counts the rest.
 type Durations struct {
 	Buckets []uint64 // one more than Bounds
 	Sum     time.Duration

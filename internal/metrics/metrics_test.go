@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sample has something of everything, and labels that need care.
+// sample sets every field and uses labels that need escaping.
 func sample() *Sample {
 	h := NewHistogram()
 	for _, d := range []time.Duration{1, 10 * time.Microsecond, 11 * time.Microsecond, time.Second, time.Hour} {
@@ -34,7 +34,7 @@ func sample() *Sample {
 	}
 }
 
-// TestText holds lines of each family.
+// TestText checks the lines of each metric family.
 func TestText(t *testing.T) {
 	got := string(sample().Text())
 	for _, want := range []string{
@@ -68,10 +68,9 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestParser has the text read by the parser of Prometheus' client library, which
-// takes the standard seriously.
+// TestParser reads the text with the parser of Prometheus' client library, which is strict.
 func TestParser(t *testing.T) {
-	const python = "/usr/bin/python3" // the one that Debian's packages are for; others may be first in PATH
+	const python = "/usr/bin/python3" // Debian's packages are for this one; PATH may name another one first
 	if out, err := exec.Command(python, "-c", "import prometheus_client").CombinedOutput(); err != nil {
 		text := fmt.Sprintf("no parser here; install the package python3-prometheus-client: %s", out)
 		if os.Getenv("SWTPM_TEST_REQUIRE") != "" {
@@ -109,7 +108,7 @@ swtpm_connections counter 2
 	}
 }
 
-// TestHistogramAllocates nothing once it is made.
+// TestHistogramAllocates checks that Add allocates nothing.
 func TestHistogramAllocates(t *testing.T) {
 	h := NewHistogram()
 	if n := testing.AllocsPerRun(100, func() { h.Add(3 * time.Millisecond) }); n != 0 {
@@ -117,8 +116,8 @@ func TestHistogramAllocates(t *testing.T) {
 	}
 }
 
-// TestServe gives the text to clients that ask by HTTP, that say nothing and close
-// their side, and that say nothing at all.
+// TestServe checks clients that use HTTP, clients that close their side without a request,
+// and clients that send nothing at all.
 func TestServe(t *testing.T) {
 	l := listener{make(chan int)}
 	go Serve(l, func() []byte { return []byte("text\n") })
@@ -150,8 +149,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestServeSeveral has all places but one be taken by clients whose text is not ready:
-// others are served at the last one. There are never more than the places.
+// TestServeSeveral occupies all places but one with clients whose text is not ready. Other
+// clients are served at the last place, and no more clients than places at once.
 func TestServeSeveral(t *testing.T) {
 	l := listener{make(chan int)}
 	defer close(l.fds)
@@ -206,7 +205,7 @@ func TestServeSeveral(t *testing.T) {
 
 type listener struct{ fds chan int }
 
-// connect returns a client's end of a connection that l gives.
+// connect returns the client's end of a connection that l returns.
 func (l listener) connect(t *testing.T) net.Conn {
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -230,7 +229,8 @@ func (l listener) Accept() (int, error) {
 	return -1, net.ErrClosed
 }
 
-// TestKeep writes the file, tells once that it cannot, and takes it away at the end.
+// TestKeep checks that the file is written, that a failure is reported once, and that the
+// file is removed at the end.
 func TestKeep(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	path := filepath.Join(dir, "m.prom")

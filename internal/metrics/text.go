@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Sample is a TPM at one moment.
+// Sample holds the numbers of a TPM at one moment.
 type Sample struct {
 	Version  string // of this program
 	Library  string // libtpms's version
@@ -29,29 +29,29 @@ type Sample struct {
 	Channels []Channel
 }
 
-// Command is how often a command had a result.
+// Command counts how often a command returned a response code.
 type Command struct {
 	Name   string // as TPM2_GetRandom; "" if it has none
-	Code   string // as 0x17b; "other" for those that are not told apart
+	Code   string // such as 0x17b; "other" for codes without a count of their own
 	Result uint32
 	Count  uint64
 }
 
-// Stores are those of one item of the state.
+// Stores counts the stores of one item of the state.
 type Stores struct {
 	Item     string
-	Took     Durations // those that failed, too
+	Took     Durations // failed stores included
 	Failures uint64
 }
 
-// Channel is a place where clients come.
+// Channel describes the clients of one channel.
 type Channel struct {
 	Name    string
 	Clients int
-	Came    uint64 // so far, those included that are here
+	Came    uint64 // since the start, connected clients included
 }
 
-// ContentType is what HTTP calls the text.
+// ContentType is the HTTP content type of the text.
 const ContentType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 // Text returns s as OpenMetrics text.
@@ -99,7 +99,7 @@ func (s *Sample) Text() []byte {
 // writer writes the text.
 type writer struct{ strings.Builder }
 
-// labels are names, each with its value behind it.
+// labels are names, each followed by its value.
 type labels []string
 
 func (w *writer) family(name, kind, unit, help string) {
@@ -123,7 +123,7 @@ func (w *writer) sample(name string, l labels, value string) {
 	w.WriteString(" " + value + "\n")
 }
 
-// escape writes the value of a label.
+// escape returns the escaped value of a label.
 var escape = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
 func (w *writer) commands(all []Command) {
@@ -138,8 +138,8 @@ func (w *writer) commands(all []Command) {
 	}
 }
 
-// durations writes a histogram. Its count is that of the buckets as they are here:
-// more may have come meanwhile, and the sum be a little ahead.
+// durations writes a histogram. The count is the sum of the buckets as they are written;
+// the sum of the durations may already include later ones.
 func (w *writer) durations(name string, l labels, d Durations) {
 	var n uint64
 	for i, b := range d.Buckets {
@@ -156,8 +156,8 @@ func (w *writer) durations(name string, l labels, d Durations) {
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }
 
-// float is a number as OpenMetrics wants that of a bucket: with a point or an
-// exponent.
+// float returns a number in the form that OpenMetrics requires for the bound of a bucket:
+// with a point or an exponent.
 func float(f float64) string {
 	s := strconv.FormatFloat(f, 'g', -1, 64)
 	if strings.ContainsAny(s, ".e") {

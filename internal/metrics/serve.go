@@ -13,29 +13,29 @@ import (
 )
 
 const (
-	// askTime is how long a client may take to say that it speaks HTTP.
+	// askTime is how long a client may take to send an HTTP request.
 	askTime = time.Second
 
-	// takeTime is how long it may take to read the text.
+	// takeTime is how long a client may take to read the text.
 	takeTime = 5 * time.Second
 
-	// places is how many clients are served at once. The next one waits until
-	// another has gone, which a slow one does after askTime and takeTime.
+	// places is how many clients are served at once. The next client waits until one is
+	// disconnected; a slow one is disconnected after askTime and takeTime.
 	places = 8
 
-	// maxRequest is how much of a request is read, in bytes.
+	// maxRequest is the number of bytes of a request that are read.
 	maxRequest = 8192
 )
 
-// Listener gives connected descriptors until it is closed.
+// Listener returns connected descriptors until it is closed.
 type Listener interface {
 	Accept() (fd int, err error)
 }
 
-// Serve gives the text to each client of l, a few at once, and returns when l is
-// closed. A client that asks "GET ..." gets it by HTTP; others get the text alone,
-// when they have closed their side or said nothing for a second. A client that waits
-// has no thread, as its descriptor is in the runtime's poller.
+// Serve sends the text to each client of l, a few at once, and returns when l is closed. A
+// client that sends "GET ..." gets an HTTP response; other clients get the text alone, after
+// they closed their side or sent nothing for a second. A client that waits occupies no
+// thread, because its descriptor is in the runtime's poller.
 func Serve(l Listener, text func() []byte) {
 	taken := make(chan struct{}, places)
 	for {
@@ -78,9 +78,9 @@ func answer(c net.Conn, text func() []byte) {
 	_, _ = c.Write(body)
 }
 
-// Keep writes the text to path now, and every so often until ctx ends; then the
-// file goes, for nobody shall take it for the numbers of a TPM that is there. warn is
-// told when a write fails, and when it works again.
+// Keep writes the text to path at once and then periodically until ctx ends. Then it removes
+// the file, because the numbers are no longer true. It calls warn when a write fails, and
+// when the next one succeeds.
 func Keep(ctx context.Context, path string, every time.Duration, text func() []byte, warn func(format string, args ...any)) {
 	t := time.NewTicker(every)
 	defer t.Stop()
@@ -103,11 +103,11 @@ func Keep(ctx context.Context, path string, every time.Duration, text func() []b
 	}
 }
 
-// Write replaces the file at path in one step, so that whoever reads it sees one
-// text or another. Everybody may read it.
+// Write replaces the file at path in one step, so that a reader sees either the old or the
+// new text. Every user may read the file.
 func Write(path string, text []byte) error {
 	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
-	_ = os.Remove(temporary) // of a process that was killed
+	_ = os.Remove(temporary) // left over by a process that was killed
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
@@ -126,8 +126,8 @@ func Write(path string, text []byte) error {
 	return err
 }
 
-// Look fails as Write(path) would, and leaves no trace. What it cannot foresee is a
-// disk without room.
+// Look returns the error that Write(path) would return, except for a full disk. It changes
+// nothing.
 func Look(path string) error {
 	dir := filepath.Dir(path)
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
