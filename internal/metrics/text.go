@@ -59,7 +59,7 @@ const ContentType = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 // Source: OpenMetrics 1.0.0, Text Format.
 func (s *Sample) Text() []byte {
 	var w writer
-	w.family("swtpm_build", "info", "", "The versions of swtpm-go and libtpms, and that of the TPM.")
+	w.family("swtpm_build", "info", "", "Versions of swtpm-go, libtpms and the TPM.")
 	w.sample("swtpm_build_info", labels{"version", s.Version, "libtpms", s.Library, "tpm", s.TPM, "instance", s.Instance}, "1")
 	w.family("swtpm_uptime_seconds", "gauge", "seconds", "How long the process has been running.")
 	w.sample("swtpm_uptime_seconds", nil, float(s.Now.Sub(s.Started).Seconds()))
