@@ -130,24 +130,58 @@ func protection(a *offline.Archive, pass *seal.Passphrase) string {
 func stateImport(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	pf := addPassFlags(f)
-	replace := f.Bool("replace", false, "replace an existing TPM, which is lost")
-	return w.then(1, func() error { return importState(w, pf, *replace) })
+	v := &importVerb{stateTarget: w, pass: pf}
+	f.BoolVar(&v.replace, "replace", false, "replace an existing TPM, which is lost")
+	f.BoolVar(&v.noVolatile, "no-volatile", false, "restore the permanent state only: the TPM starts as after a power cut")
+	f.StringVar(&v.migrationKey, "migration-key", "", "open a snapshot with the key that `SUBOPTIONS` name, as for swtpm socket, instead of the profile's")
+	return w.then(1, v.run)
 }
 
-func importState(w *stateTarget, pf *passFlags, replace bool) error {
-	pass, err := pf.read()
+// importVerb is swtpm state import.
+type importVerb struct {
+	*stateTarget
+	pass         *passFlags
+	replace      bool
+	noVolatile   bool
+	migrationKey string
+}
+
+// readArchive reads the archive, as far as the options want it, and the migration key if it
+// is a snapshot.
+func (w *importVerb) readArchive() (*offline.Archive, error) {
+	pass, err := w.pass.read()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer pass.Close()
 	b, err := safefile.ReadInput(w.files[0], offline.MaxArchive)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer seal.Wipe(b)
 	a, err := offline.Decode(b, passBytes(pass))
 	if err != nil {
-		return fmt.Errorf("%s: %w", w.files[0], err)
+		return nil, fmt.Errorf("%s: %w", w.files[0], err)
+	}
+	if w.noVolatile {
+		a.DropVolatile()
+	}
+	switch {
+	case !a.Snapshot:
+	case w.migrationKey != "":
+		w.migration, err = readKeyArg("migration-key", w.migrationKey)
+	default:
+		c := w.cfg.MigrationKey
+		c.Remove = false
+		w.migration, err = readKey("migration-key", c)
+	}
+	return a, err
+}
+
+func (w *importVerb) run() error {
+	a, err := w.readArchive()
+	if err != nil {
+		return err
 	}
 	defer a.Wipe()
 	if w.cfg.TPM == 0 {
@@ -161,7 +195,7 @@ func importState(w *stateTarget, pf *passFlags, replace bool) error {
 		return err
 	}
 	defer s.Close()
-	if err := s.Import(a, e, replace); err != nil {
+	if err := s.Import(a, e, w.replace); err != nil {
 		return fmt.Errorf("%s: %w", w.files[0], err)
 	}
 	how := "plain"

@@ -37,6 +37,8 @@ type stateTarget struct {
 	where   string // for messages
 	cfg     *config.Config
 	key     *seal.Key // set by open; closed by the end of the process
+
+	migration *seal.Key // of a snapshot that is imported; nil if it needs none
 }
 
 // targetFlags declares the options that name the TPM.
@@ -203,12 +205,14 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 			o.Prefix, o.ReadOnly, o.Adopt, o.Warn = prefix, ro, true, warnf
 			return backend.Open(w.cfg.State.Location, o)
 		},
-		Where:    w.where,
-		Writer:   generation.ThisHost(program.Name),
-		Mark:     w.readMark(),
-		Version:  w.cfg.TPM,
-		Key:      w.key,
-		ReadOnly: !how.write,
+		Where:   w.where,
+		Writer:  generation.ThisHost(program.Name),
+		Mark:    w.readMark(),
+		Version: w.cfg.TPM,
+		Key:     w.key,
+
+		Migration: w.migration,
+		ReadOnly:  !how.write,
 	})
 	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
 		return nil, remedy.Append(err, w.settings().State(err))

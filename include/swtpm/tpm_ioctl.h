@@ -152,6 +152,7 @@ typedef struct ptm_hdata {
 #define PTM_BLOB_TYPE_PERMANENT 1
 #define PTM_BLOB_TYPE_VOLATILE 2
 #define PTM_BLOB_TYPE_SAVESTATE 3
+#define PTM_BLOB_TYPE_SNAPSHOT 0x534e4150 /* GET_STATEBLOB: all of one moment; other programs refuse it */
 
 #define PTM_STATE_FLAG_DECRYPTED 1 /* GET_STATEBLOB: without the encryption of the state file */
 #define PTM_STATE_FLAG_ENCRYPTED 2 /* the blob has this encryption */

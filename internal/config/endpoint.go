@@ -227,3 +227,18 @@ func (l *line) inherit(e *Endpoint, kind EndpointKind, fd int, whose string) err
 	e.Kind, e.FD = kind, fd
 	return nil
 }
+
+// ParseSocket reads the address of a socket for a client: unix:PATH, tcp:HOST:PORT, or a
+// path that contains a slash.
+func ParseSocket(s string) (e Endpoint, err error) {
+	if strings.Contains(s, "/") && !strings.HasPrefix(s, "unix:") {
+		return Endpoint{Kind: Unix, Path: s}, nil
+	}
+	if err = e.setAddress(s); err == nil && e.Kind != Unix && e.Kind != TCP {
+		err = fmt.Errorf("%q is not an address for a client", s)
+	}
+	if err != nil {
+		return e, fmt.Errorf("%w; use a path with a slash, unix:PATH or tcp:HOST:PORT", err)
+	}
+	return e, nil
+}

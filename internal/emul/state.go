@@ -153,8 +153,13 @@ func (t *TPM) storeVolatile(p []byte) error {
 // State returns a state blob for another host. encrypted means that its inner layer is sealed
 // with the file key, which plain forbids. The error is tpm.Retry if the blob does not exist.
 //
+// For tpm.SnapshotBlob it returns a tpm.Snapshot.
+//
 // Compat: C-220: a request for the volatile blob removes the stored volatile state.
 func (t *TPM) State(b tpm.Blob, plain bool) (blob []byte, encrypted bool, err error) {
+	if b == tpm.SnapshotBlob {
+		return t.snapshot(plain)
+	}
 	err = t.whileOn(func() error {
 		p, err := t.payloadOf(b)
 		if err != nil {

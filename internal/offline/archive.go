@@ -45,6 +45,8 @@ import (
 //	  1   1 form     1: items are payloads of libtpms, in the clear
 //	                 2: items are state files, encrypted with the TPM's key
 //	                 3: items are state files that are plain, and have records
+//	                 4: items are blobs of a snapshot, as the control channel
+//	                    sends them
 //	  2   8 created  seconds since 1970, UTC
 //	 10   1 length of the next field
 //	 11     writer   the program that wrote it, UTF-8
@@ -64,6 +66,7 @@ type Archive struct {
 	Version  tpm.Version
 	Sealed   bool // form 2
 	Recorded bool // form 3
+	Snapshot bool // form 4
 	Created  time.Time
 	Writer   string
 	Items    []ArchiveItem
@@ -87,6 +90,7 @@ const (
 	formPayload = 1
 	formSealed  = 2
 	formRecords = 3
+	formBlobs   = 4
 
 	// MaxArchive is the size in bytes of the largest archive: three items, and
 	// the fields around them.
@@ -132,6 +136,8 @@ func (a *Archive) content() ([]byte, error) {
 		form = formSealed
 	case a.Recorded:
 		form = formRecords
+	case a.Snapshot:
+		form = formBlobs
 	}
 	if len(a.Writer) > 255 || len(a.Items) > 3 {
 		return nil, fmt.Errorf("%d items, and a writer's name of %d bytes", len(a.Items), len(a.Writer))
@@ -215,7 +221,7 @@ func decodeContent(b []byte) (*Archive, error) {
 	r := &reader{b: b}
 	a := &Archive{Version: tpm.Version(r.u8())}
 	form := r.u8()
-	a.Sealed, a.Recorded = form == formSealed, form == formRecords
+	a.Sealed, a.Recorded, a.Snapshot = form == formSealed, form == formRecords, form == formBlobs
 	a.Created = time.Unix(int64(r.u64()), 0)
 	a.Writer = string(r.take(int(r.u8())))
 	n := int(r.u8())
@@ -223,7 +229,7 @@ func decodeContent(b []byte) (*Archive, error) {
 	case r.short:
 	case !slices.Contains(versions, a.Version):
 		return nil, fmt.Errorf("%w: family %d", ErrArchive, a.Version)
-	case form != formPayload && form != formSealed && form != formRecords:
+	case form < formPayload || form > formBlobs:
 		return nil, fmt.Errorf("%w: form %d", ErrArchive, form)
 	case !utf8.ValidString(a.Writer):
 		return nil, fmt.Errorf("%w: the name of the writer is not UTF-8", ErrArchive)

@@ -152,7 +152,7 @@ func TestArchiveContent(t *testing.T) {
 		"protection 2":       "535754504d41520a 01 02 01 01 0000000000000000 00 01" + item,
 		"another magic":      "535754504d41520d 01 00 01 01 0000000000000000 00 01" + item,
 		"family 3":           head + "03 01 0000000000000000 00 01" + item,
-		"form 4":             head + "01 04 0000000000000000 00 01" + item,
+		"form 5":             head + "01 05 0000000000000000 00 01" + item,
 		"no UTF-8":           head + "01 01 0000000000000000 01 ff 01" + item,
 		"no item":            head + "01 01 0000000000000000 00 00",
 		"4 items":            head + "01 01 0000000000000000 00 04" + strings.Repeat(item, 4),

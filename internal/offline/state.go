@@ -44,6 +44,8 @@ type Options struct {
 	ReadOnly bool        // change nothing
 	Version  tpm.Version // 0: the version of the stored TPM
 	Key      *seal.Key   // of the state; nil if it is plain or unknown. The caller closes it
+
+	Migration *seal.Key // of the blobs of a snapshot; nil if they need none. The caller closes it
 }
 
 // State is the state of one TPM, locked.
@@ -53,8 +55,10 @@ type State struct {
 	version tpm.Version
 	prefix  string
 	key     *seal.Key
-	writer  generation.Writer
-	mark    func(generation.Identity) (generation.Mark, error)
+
+	migration *seal.Key
+	writer    generation.Writer
+	mark      func(generation.Identity) (generation.Mark, error)
 }
 
 // Open opens and locks a state. Its error is ErrNone if Options.Version is 0 and the
@@ -67,7 +71,7 @@ func Open(o Options) (*State, error) {
 			return nil, err
 		}
 	}
-	s := &State{where: o.Where, version: v, prefix: v.FilePrefix(), key: o.Key, writer: o.Writer, mark: o.Mark}
+	s := &State{where: o.Where, version: v, prefix: v.FilePrefix(), key: o.Key, migration: o.Migration, writer: o.Writer, mark: o.Mark}
 	var err error
 	if s.b, err = o.Open(s.prefix, o.ReadOnly); err != nil {
 		return nil, err

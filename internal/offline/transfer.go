@@ -128,6 +128,8 @@ func (s *State) unpack(a *Archive) ([]item, error) {
 		case a.Recorded:
 			i.sealed = append([]byte(nil), ai.Bytes...)
 			err = s.open(&i, nil)
+		case a.Snapshot:
+			err = s.openBlob(&i, ai.Bytes)
 		default:
 			i.payload = append([]byte(nil), ai.Bytes...)
 			err = payload.Check(s.version, i.blob, i.payload)

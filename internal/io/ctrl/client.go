@@ -160,6 +160,20 @@ func (c *Client) State(b tpm.Blob, decrypted bool) (blob []byte, flags StateFlag
 	return blob, flags, x.wrap(err)
 }
 
+// Snapshot returns all state blobs of a running TPM at one moment, as State returns them.
+// An emulator that cannot do so refuses the request, with a tpm.Result.
+func (c *Client) Snapshot(decrypted bool) (*tpm.Snapshot, StateFlags, error) {
+	b, flags, err := c.State(tpm.SnapshotBlob, decrypted)
+	if err != nil {
+		return nil, 0, err
+	}
+	s, err := tpm.DecodeSnapshot(b)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: %w: %w", Find(GetStateBlob), ErrReply, err)
+	}
+	return s, flags, nil
+}
+
 // SetState passes a state blob to a TPM that is off; flags may say that it is encrypted
 // with the file key, which the blob itself says, too. After an error the connection cannot
 // be used any more if the blob was not read.

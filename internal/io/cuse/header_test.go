@@ -45,6 +45,7 @@ func headerFacts() (all []fact) {
 	add(uint64(tpm.Permanent), "PTM_BLOB_TYPE_PERMANENT")
 	add(uint64(tpm.Volatile), "PTM_BLOB_TYPE_VOLATILE")
 	add(uint64(tpm.Savestate), "PTM_BLOB_TYPE_SAVESTATE")
+	add(uint64(tpm.SnapshotBlob), "PTM_BLOB_TYPE_SNAPSHOT")
 	add(uint64(ctrl.Decrypted), "PTM_STATE_FLAG_DECRYPTED")
 	add(uint64(ctrl.Encrypted), "PTM_STATE_FLAG_ENCRYPTED")
 	add(uint64(ctrl.HasFileKey), "PTM_CONFIG_FLAG_FILE_KEY")
