@@ -5,8 +5,7 @@ import "github.com/swtpm-go/swtpm/internal/nv"
 // ctrl is --ctrl.
 func (l *line) ctrl() error {
 	p, c := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Control
-	ks := c.keys(p)
-	o, err := l.read("ctrl", "ctrl", ks)
+	o, ks, err := l.read("ctrl", "ctrl", func() keys { return c.keys(p) })
 	if err != nil || o == nil {
 		return err
 	}
@@ -42,8 +41,7 @@ func (l *line) ctrl() error {
 // server is --server and --port, or --fd.
 func (l *line) server() error {
 	p, i := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
-	ks := l.cfg.interfaceKeys(p)
-	o, err := l.read("server", "server", ks)
+	o, ks, err := l.read("server", "server", func() keys { return l.cfg.interfaceKeys(p) })
 	if err != nil {
 		return err
 	}

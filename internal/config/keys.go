@@ -36,14 +36,17 @@ type keys []key
 
 // known returns the keys of d.
 func (ks keys) known(d dialect) keys {
-	var out keys
+	out := make(keys, 0, len(ks))
 	for _, k := range ks {
-		if k.in == both || k.in == d {
+		if k.in.covers(d) {
 			out = append(out, k)
 		}
 	}
 	return out
 }
+
+// covers reports whether a key of dialect in is valid in d.
+func (in dialect) covers(d dialect) bool { return in == both || in == d }
 
 // names returns the names of all keys.
 func (ks keys) names() []string {
@@ -58,6 +61,17 @@ func (ks keys) names() []string {
 func (ks keys) find(name string) *key {
 	for i := range ks {
 		if ks[i].name == name {
+			return &ks[i]
+		}
+	}
+	return nil
+}
+
+// suboption returns the sub-option of that name, nil if there is none. It copies no keys,
+// because each start calls it for every sub-option.
+func (ks keys) suboption(name string) *key {
+	for i := range ks {
+		if ks[i].name == name && ks[i].in.covers(option) {
 			return &ks[i]
 		}
 	}
@@ -137,22 +151,21 @@ func (c *Config) interfaceKeys(p *endpointOptions) keys {
 		k.in, k.when, k.only = profile, is(CUSE), `with type = "cuse"`
 		ks = append(ks, k)
 	}
-	ks = append(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`)...)
-	ks = append(ks, i.Server.keys(p.root)...)
 	const only = `with type = "socket"`
-	return append(ks,
-		key{name: "disconnect", help: "close the connection after each response", value: truth(&i.Disconnect), when: is(Socket), only: only},
-		key{name: "terminate", in: profile, value: truth(&i.Terminate), when: is(Socket), only: only}, // --terminate
-	)
+	return slices.Concat(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`), i.Server.keys(p.root), keys{
+		{name: "disconnect", help: "close the connection after each response", value: truth(&i.Disconnect), when: is(Socket), only: only},
+		{name: "terminate", in: profile, value: truth(&i.Terminate), when: is(Socket), only: only}, // --terminate
+	})
 }
 
 func (c *Control) keys(p *endpointOptions) keys {
-	ks := keys{{name: "listen", in: profile, value: c.Listen.address()}}
-	hint := `listen = "unix:PATH" or "tcp:HOST:PORT"`
-	ks = append(ks, p.keys(hint)...)
-	ks = append(ks, key{name: "clientfd", in: option, help: "unixio: an inherited connection", value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`})
-	ks = append(ks, c.Listen.keys(p.root)...)
-	return append(ks, key{name: "terminate", help: "end when its connection is lost", value: truth(&c.Terminate)})
+	return slices.Concat(
+		keys{{name: "listen", in: profile, value: c.Listen.address()}},
+		p.keys(`listen = "unix:PATH" or "tcp:HOST:PORT"`),
+		keys{{name: "clientfd", in: option, help: "unixio: an inherited connection", value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`}},
+		c.Listen.keys(p.root),
+		keys{{name: "terminate", help: "end when its connection is lost", value: truth(&c.Terminate)}},
+	)
 }
 
 // keys returns the keys that say which processes may connect to a Unix socket. root is

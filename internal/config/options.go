@@ -41,16 +41,20 @@ func Options(iface string) []cli.Option {
 // abbreviation names them.
 func (l *line) options(iface string) []cli.Option {
 	letter := map[string]string{"socket": "s", "chardev": "h", "cuse": "u"}[iface]
-	var out []cli.Option
-	for _, o := range slices.Concat(l.ownOptions(), l.commonOptions(), l.printOptions()) {
-		if !strings.Contains(o.of, letter) {
-			continue
+	groups := [...][]interfaceOption{l.ownOptions(), l.commonOptions(), l.printOptions()}
+	out := make([]cli.Option, 0, len(groups[0])+len(groups[1])+len(groups[2]))
+	for _, group := range groups {
+		for _, o := range group {
+			if !strings.Contains(o.of, letter) {
+				continue
+			}
+			o.Long = true
+			if o.Set == nil { // an option with sub-options: the last one counts, and it is parsed later
+				name := o.Name
+				o.Set = func(arg, _ string) error { l.given[name] = arg; return nil }
+			}
+			out = append(out, o.Option)
 		}
-		if o.Set == nil { // an option with sub-options: the last one counts, and it is parsed later
-			o.Set = func(arg, _ string) error { l.given[o.Name] = arg; return nil }
-		}
-		o.Long = true
-		out = append(out, o.Option)
 	}
 	return out
 }

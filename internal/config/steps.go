@@ -72,15 +72,17 @@ func (l *line) profiles() error {
 	return nil
 }
 
-// read parses the sub-options of an option, nil if it was not given. label is its name
-// in complaints.
-func (l *line) read(name, label string, ks keys) (suboptions, error) {
+// read parses the sub-options of an option and returns them with the option's keys. It
+// returns nil if the option was not given; then it does not build the keys, which would cost
+// each start page faults. label is the option's name in errors.
+func (l *line) read(name, label string, table func() keys) (suboptions, keys, error) {
 	arg, ok := l.given[name]
 	if !ok {
-		return nil, nil
+		return nil, nil, nil
 	}
+	ks := table()
 	o, err := parseSuboptions(arg, ks)
-	return o, wrap(label, err)
+	return o, ks, wrap(label, err)
 }
 
 // fill sets the fields of ks from o.
@@ -102,8 +104,7 @@ func wrap(label string, err error) error {
 
 func (l *line) log() error {
 	next := l.cfg.Log // a complaint goes to the log as it was
-	ks := next.keys()
-	o, err := l.read("log", "logging", ks)
+	o, ks, err := l.read("log", "logging", next.keys)
 	if err != nil || o == nil {
 		return err
 	}
@@ -122,8 +123,7 @@ func (l *line) migrationKey() error { return l.readKey("migration-key", &l.cfg.M
 // readKey is --key and --migration-key. Both are called key in complaints.
 func (l *line) readKey(name string, k *Key) error {
 	var found Key
-	ks := found.keys()
-	o, err := l.read(name, "key", ks)
+	o, ks, err := l.read(name, "key", found.keys)
 	if err != nil || o == nil {
 		return err
 	}
@@ -144,8 +144,7 @@ func (l *line) readKey(name string, k *Key) error {
 
 func (l *line) pid() error {
 	p := &l.cfg.PID
-	ks := p.keys()
-	o, err := l.read("pid", "pid", ks)
+	o, ks, err := l.read("pid", "pid", p.keys)
 	if err != nil || o == nil {
 		return err
 	}
@@ -164,8 +163,7 @@ func (l *line) pid() error {
 }
 
 func (l *line) locality() error {
-	ks := l.cfg.Locality.keys()
-	o, err := l.read("locality", "locality", ks)
+	o, ks, err := l.read("locality", "locality", l.cfg.Locality.keys)
 	if err != nil {
 		return err
 	}
@@ -175,8 +173,7 @@ func (l *line) locality() error {
 // state is --tpmstate, or TPM_PATH without it.
 func (l *line) state() error {
 	s := &l.cfg.State
-	ks := s.keys()
-	o, err := l.read("tpmstate", "tpmstate", ks)
+	o, ks, err := l.read("tpmstate", "tpmstate", s.keys)
 	switch {
 	case err != nil:
 		return err
@@ -198,8 +195,7 @@ func (l *line) state() error {
 }
 
 func (l *line) seccomp() error {
-	ks := l.cfg.Sandbox.seccompKeys()
-	o, err := l.read("seccomp", "seccomp", ks)
+	o, ks, err := l.read("seccomp", "seccomp", l.cfg.Sandbox.seccompKeys)
 	if err != nil {
 		return err
 	}
@@ -207,8 +203,7 @@ func (l *line) seccomp() error {
 }
 
 func (l *line) flags() error {
-	ks := l.cfg.Flags.keys()
-	o, err := l.read("flags", "flags", ks)
+	o, ks, err := l.read("flags", "flags", l.cfg.Flags.keys)
 	if err != nil {
 		return err
 	}
@@ -216,8 +211,7 @@ func (l *line) flags() error {
 }
 
 func (l *line) migration() error {
-	ks := l.cfg.Migration.keys()
-	o, err := l.read("migration", "migration", ks)
+	o, ks, err := l.read("migration", "migration", l.cfg.Migration.keys)
 	if err != nil {
 		return err
 	}
@@ -233,8 +227,7 @@ func (l *line) migration() error {
 // pcap is --pcap.
 func (l *line) pcap() error {
 	next := l.cfg.Pcap
-	ks := next.keys()
-	o, err := l.read("pcap", "pcap", ks)
+	o, ks, err := l.read("pcap", "pcap", next.keys)
 	if err != nil || o == nil {
 		return err
 	}
@@ -254,8 +247,7 @@ func (l *line) pcap() error {
 // profile is --profile. With a TPM 1.2 it is checked and has no effect.
 func (l *line) profile() error {
 	found := AlgorithmProfile{FD: -1}
-	ks := found.keys()
-	o, err := l.read("profile", "profile", ks)
+	o, ks, err := l.read("profile", "profile", found.keys)
 	if err != nil || o == nil {
 		return err
 	}

@@ -24,15 +24,14 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 		return nil, err
 	}
 	out := suboptions{}
-	ks = ks.known(option)
 	for i, token := range tokens {
 		name, text, ok := strings.Cut(token, "=")
 		if !ok {
 			text = "true"
 		}
-		k := ks.find(name)
+		k := ks.suboption(name)
 		if k == nil || text == "" {
-			hint := pathHint(tokens[:i], token, ks)
+			hint := pathHint(tokens[:i], token, ks.known(option))
 			return nil, fmt.Errorf("Unknown option '%s'%s", token, hint) //lint:ignore ST1005 the words of the reference
 		}
 		fill, err := k.value.parse(text)
@@ -142,8 +141,8 @@ func (o suboptions) has(names ...string) bool {
 
 // fill sets the fields of ks, in the order of the table.
 func (o suboptions) fill(ks keys) error {
-	for _, k := range ks.known(option) {
-		if sub, ok := o[k.name]; ok {
+	for i := range ks {
+		if sub, ok := o[ks[i].name]; ok && ks[i].in.covers(option) {
 			if err := sub.fill(); err != nil {
 				return err
 			}
