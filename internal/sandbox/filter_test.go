@@ -135,10 +135,10 @@ func (p *Policy) interesting(name string) [][6]uint64 {
 	for _, c := range p.Calls {
 		note(c)
 	}
-	for _, c := range p.Fatal {
+	for _, c := range fatal(uint64(unix.Getpid())) {
 		note(c)
 	}
-	for _, r := range p.Refused {
+	for _, r := range refused() {
 		note(r.Call)
 	}
 	lists := [][6]uint64{{}}

@@ -44,7 +44,7 @@ func (p *Policy) rules() (rules []rule) {
 	for _, c := range p.Calls {
 		rules = append(rules, rule{c, seccomp.ActAllow})
 	}
-	for _, c := range p.Fatal {
+	for _, c := range fatal(uint64(unix.Getpid())) {
 		rules = append(rules, rule{c, actions[string(p.Seccomp)]})
 	}
 	return append(rules, commonRules()...)

@@ -16,9 +16,7 @@ import (
 type Policy struct {
 	Seccomp   config.SeccompAction
 	Landlock  config.LandlockMode
-	Calls     []Call    // allowed system calls
-	Refused   []Refusal // calls that fail with a specific errno; all others fail with ENOSYS
-	Fatal     []Call    // calls that only an attacker makes; Seccomp is their action
+	Calls     []Call // allowed system calls; refused and fatal return the others
 	Files     []File
 	Unremoved []string // files that are not removed at the end, because their directory is shared
 	Rights    uint32   // capabilities that root retains if a file in Files belongs to another user
@@ -100,8 +98,6 @@ func newPolicy(cfg *config.Config, calls []Call) Policy {
 		Seccomp:  cfg.Sandbox.Seccomp,
 		Landlock: cfg.Sandbox.Landlock,
 		Calls:    slices.Concat(calls, checked(pid)),
-		Refused:  refused(),
-		Fatal:    fatal(pid),
 		chrooted: cfg.Sandbox.Chroot != "",
 	}
 }

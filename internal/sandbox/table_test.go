@@ -106,7 +106,7 @@ func (p *Policy) classes(name string) string {
 	case some:
 		words = append(words, "allowed if checked")
 	}
-	for _, c := range p.Fatal {
+	for _, c := range fatal(uint64(unix.Getpid())) {
 		if c.Name == name {
 			if len(c.Check) == 0 {
 				return "fatal"
@@ -115,7 +115,7 @@ func (p *Policy) classes(name string) string {
 		}
 	}
 	errno := "ENOSYS"
-	for _, r := range p.Refused {
+	for _, r := range refused() {
 		if r.Name == name {
 			errno = unix.ErrnoName(r.Errno)
 		}
@@ -174,8 +174,8 @@ var elsewhere = []string{"umount"}
 // number that is not in sharedCalls.
 func checkNames(t *testing.T, numbers map[string][2]int, policies ...Policy) {
 	for _, p := range policies {
-		calls := slices.Concat(p.Calls, p.Fatal)
-		for _, r := range p.Refused {
+		calls := slices.Concat(p.Calls, fatal(uint64(unix.Getpid())))
+		for _, r := range refused() {
 			calls = append(calls, r.Call)
 		}
 		for _, c := range calls {
