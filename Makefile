@@ -250,8 +250,8 @@ install: build
 	install -m 0644 $(COMPLETION)/_* $(DESTDIR)$(ZSHDIR)
 	install -m 0644 $(COMPLETION)/*.fish $(DESTDIR)$(FISHDIR)
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
-	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket $(DESTDIR)$(UNITDIR)
-	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service
+	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket contrib/systemd/swtpm-anchor.* $(DESTDIR)$(UNITDIR)
+	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service $(DESTDIR)$(UNITDIR)/swtpm-anchor.service
 	install -m 0644 contrib/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/swtpm.conf
 	install -m 0644 contrib/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/swtpm.conf
 	install -d $(DESTDIR)$(DOCDIR)/examples

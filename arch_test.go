@@ -13,6 +13,7 @@ const module = "github.com/swtpm-go/swtpm/"
 // arrows says which of our packages a package may import. What is not named may
 // import none.
 var arrows = map[string][]string{
+	"internal/anchor":                  {"internal/nv/generation", "internal/nv/mark"},
 	"internal/ledger":                  {"internal/tpm"},
 	"internal/store/broker":            {"internal/store", "internal/store/driver"},
 	"internal/store/driver/drivertest": {"internal/store/driver"},

@@ -30,6 +30,7 @@ type action func(ctx context.Context, args []string) error
 // verbs are the verbs by name. Package main of cmd/swtpm lists their names, too.
 func verbs() map[string]verb {
 	return map[string]verb{
+		"anchor":   {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, anchorVerb},
 		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, selftestVerb},
 	}
 }

@@ -24,6 +24,7 @@ type hostVerb struct {
 
 // hostVerbs are the verbs of adminProgram.
 var hostVerbs = []hostVerb{
+	{"anchor", "Tie the rollback marks of this host to a counter in its own TPM.", []string{"--tpm", "--owner-auth-file", "--file", "--marks"}},
 	{"selftest", "Check the installed libtpms and libcrypto with known answers.", []string{"--json"}},
 }
 

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -79,7 +80,11 @@ func (d *Dir) Write(m generation.Mark) error {
 
 // open opens the file of a mark, which must be a regular one.
 func (d *Dir) open(id generation.Identity, flags int) (int, error) {
-	path := filepath.Join(d.path, name(id))
+	return d.openName(name(id), flags)
+}
+
+func (d *Dir) openName(name string, flags int) (int, error) {
+	path := filepath.Join(d.path, name)
 	fd, err := unix.Open(path, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return -1, &fs.PathError{Op: "open mark", Path: path, Err: err}
@@ -121,9 +126,39 @@ func decode(b []byte, id generation.Identity) (generation.Mark, error) {
 	if len(b) != size || !bytes.HasPrefix(b, []byte(magic)) || !hmac.Equal(b[bodyEnd:], sum(id, b[:bodyEnd])) {
 		return m, fmt.Errorf("damaged mark of %d bytes: %w", len(b), fs.ErrNotExist)
 	}
-	for i := range m.Known {
-		m.Known[i] = binary.BigEndian.Uint64(b[8+8*i:])
-	}
+	m.Known = decodeVector(b)
 	m.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[32:]))).UTC()
 	return m, nil
+}
+
+// List returns what the marks in a directory know, by the names of their files. It cannot
+// authenticate them, because it does not know the identities; a file that is no mark is
+// left out.
+func List(path string) (map[string]generation.Vector, error) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("marks in %q: %w", path, err)
+	}
+	all := map[string]generation.Vector{}
+	d := Dir{path}
+	for _, e := range entries {
+		fd, err := d.openName(e.Name(), unix.O_RDONLY)
+		if err != nil {
+			continue
+		}
+		var b [size + 1]byte
+		n, err := unix.Pread(fd, b[:], 0)
+		unix.Close(fd)
+		if err == nil && n == size && bytes.HasPrefix(b[:], []byte(magic)) {
+			all[e.Name()] = decodeVector(b[:])
+		}
+	}
+	return all, nil
+}
+
+func decodeVector(b []byte) (v generation.Vector) {
+	for i := range v {
+		v[i] = binary.BigEndian.Uint64(b[len(magic)+8*i:])
+	}
+	return v
 }
