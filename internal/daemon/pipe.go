@@ -20,9 +20,8 @@ const maxLine = 4096
 // and blocks, with the engine's lock held, until the pipe is read. The relay always reads,
 // and loses lines that the reader of the log does not take.
 type relay struct {
-	f    *os.File // the read end
-	r    int      // its descriptor
-	buf  []byte   // the start of a line
+	r    int    // the descriptor of the read end
+	buf  []byte // the start of a line
 	put  func(line []byte)
 	w    int           // what libtpms writes to
 	null int           // what it writes to after close

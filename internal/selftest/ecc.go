@@ -40,6 +40,10 @@ func (b *bench) withECC(curve tpm2.TPMECCCurve, pem []byte, f func(b *bench, k *
 	if err != nil {
 		return err
 	}
+	private, err := k.Bytes()
+	if err != nil {
+		return err
+	}
 	size := (k.Params().BitSize + 7) / 8
 	key, unload, err := b.load(tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: keyAttributes(true, true),
@@ -50,7 +54,7 @@ func (b *bench) withECC(curve tpm2.TPMECCCurve, pem []byte, f func(b *bench, k *
 		}),
 	}, &tpm2.TPMTSensitive{
 		SensitiveType: tpm2.TPMAlgECC,
-		Sensitive:     tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: k.D.FillBytes(make([]byte, size))}),
+		Sensitive:     tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: private}),
 	})
 	if err != nil {
 		return err

@@ -51,6 +51,7 @@ func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, ke
 		Profile: profile,
 		Keys:    seal.Keys{File: key},
 		Error:   log.Errorf,
+		Remedy:  engineRemedy,
 	})
 	if err != nil {
 		return nil, err
@@ -107,3 +108,12 @@ func (e *engine) finish() ([]byte, error) {
 }
 
 func (e *engine) close() error { return e.t.Close() }
+
+// engineRemedy returns the remedy for a state that needs a newer libtpms, "" for any other
+// error: most other remedies name options of swtpm.
+func engineRemedy(err error) string {
+	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
+		return "use " + e.Needs
+	}
+	return ""
+}

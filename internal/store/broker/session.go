@@ -22,13 +22,12 @@ const maxItem = 512 << 10
 
 // session is the connection of one TPM.
 type session struct {
-	b      *Broker
-	conn   *net.UnixConn
-	cred   Credentials
-	state  *state // nil before Open
-	in     []byte
-	out    []byte
-	closed bool
+	b     *Broker
+	conn  *net.UnixConn
+	cred  Credentials
+	state *state // nil before Open
+	in    []byte
+	out   []byte
 }
 
 // Serve accepts connections until ctx ends or l is closed.
@@ -200,7 +199,7 @@ func (x *session) open(r *store.Body) error {
 	case version != store.Version:
 		return fmt.Errorf("%w: protocol version %d, this broker has version %d", errRequest, version, store.Version)
 	case !store.ValidName(name):
-		return fmt.Errorf("%w: %q is not the name of a state: 1 to %d letters, digits and ._-@+:", errRequest, name, store.MaxName)
+		return fmt.Errorf("%w: invalid name of a state %q, expected 1 to %d of letters, digits and ._-@+: characters", errRequest, name, store.MaxName)
 	case !x.b.o.Allow(x.cred, name):
 		x.b.o.Log.Errorf("state %q denied to user %d, process %d", name, x.cred.UID, x.cred.PID)
 		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q", errDenied, x.cred.UID, name)
