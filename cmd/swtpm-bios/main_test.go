@@ -18,6 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -128,18 +129,10 @@ func result(r uint32, deactivated bool) func([]byte) []byte {
 			if deactivated {
 				flags[4] = 1
 			}
-			return append(unhex("00c4000000240000000000000016"), flags...)
+			return append(harness.Unhex("00c4000000240000000000000016"), flags...)
 		}
 		return append(append(append([]byte(nil), tag...), 0, 0, 0, 10), byte(r>>24), byte(r>>16), byte(r>>8), byte(r))
 	}
-}
-
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
 }
 
 const (
@@ -236,16 +229,16 @@ func TestRefusedCommands(t *testing.T) {
 
 // TestOddResponses checks the messages about invalid responses.
 func TestOddResponses(t *testing.T) {
-	long := string(unhex("00c4 00001000 00000000")) + strings.Repeat("x", tpm.MaxCommand-tpm.HeaderSize)
+	long := string(harness.Unhex("00c4 00001000 00000000")) + strings.Repeat("x", tpm.MaxCommand-tpm.HeaderSize)
 	for _, tt := range []struct{ name, rsp, want string }{
 		{"none", "", "Returned packet is too short.\n"},
-		{"9 bytes", string(unhex("00c4 0000000a 000000")), "Returned packet is too short.\n"},
-		{"a byte missing", string(unhex("00c4 0000000b 00000000")), "Malformed response.\n"},
-		{"a byte too many", string(unhex("00c4 0000000a 00000000 00")), "Malformed response.\n"},
-		{"a size below that of the header", string(unhex("00c4 00000009 00000000")), "Malformed response.\n"},
-		{"a huge size", string(unhex("00c4 ffffffff 00000000")), "Malformed response.\n"},
+		{"9 bytes", string(harness.Unhex("00c4 0000000a 000000")), "Returned packet is too short.\n"},
+		{"a byte missing", string(harness.Unhex("00c4 0000000b 00000000")), "Malformed response.\n"},
+		{"a byte too many", string(harness.Unhex("00c4 0000000a 00000000 00")), "Malformed response.\n"},
+		{"a size below that of the header", string(harness.Unhex("00c4 00000009 00000000")), "Malformed response.\n"},
+		{"a huge size", string(harness.Unhex("00c4 ffffffff 00000000")), "Malformed response.\n"},
 		{"the longest response", long, ""},
-		{"another tag", string(unhex("8001 0000000a 00000000")), ""},
+		{"another tag", string(harness.Unhex("8001 0000000a 00000000")), ""},
 	} {
 		f := newFake(t, func([]byte) []byte { return []byte(tt.rsp) })
 		want := outcome{255, "", tt.want}
@@ -258,7 +251,7 @@ func TestOddResponses(t *testing.T) {
 			}
 		}
 	}
-	short := newFake(t, func(cmd []byte) []byte { return unhex("00c4 0000000a 00000000") })
+	short := newFake(t, func(cmd []byte) []byte { return harness.Unhex("00c4 0000000a 00000000") })
 	if got, want := ours([]string{"--unix", short.path, "-ea"}), (outcome{255, "", "Malformed response.\n"}); got != want {
 		t.Errorf("flags that are missing: %v, want %v", got, want)
 	}
@@ -268,7 +261,7 @@ func TestOddResponses(t *testing.T) {
 func TestPieces(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
-	want := append(unhex("00c4 0000000d 00000000"), "abc"...)
+	want := append(harness.Unhex("00c4 0000000d 00000000"), "abc"...)
 	go func() {
 		for i := range want {
 			far.Write(want[i : i+1])
@@ -281,9 +274,9 @@ func TestPieces(t *testing.T) {
 
 // FuzzReadResponse checks that a response is one whole message, in whatever pieces it arrives.
 func FuzzReadResponse(f *testing.F) {
-	f.Add(unhex("00c40000000a00000000"), 1)
-	f.Add(unhex("80010000000c000000001234"), 10)
-	f.Add(unhex("80010000000a0000000000"), 3)
+	f.Add(harness.Unhex("00c40000000a00000000"), 1)
+	f.Add(harness.Unhex("80010000000c000000001234"), 10)
+	f.Add(harness.Unhex("80010000000a0000000000"), 3)
 	f.Add([]byte(nil), 0)
 	f.Fuzz(func(t *testing.T, b []byte, piece int) {
 		r := &pieces{b, min(max(piece, 1), 1<<13)}
@@ -323,7 +316,7 @@ func TestSilence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	_, err = exchange(context.Background(), cli.Target{Unix: &path}, unhex("00c10000000c000000990001"), 10*time.Millisecond)
+	_, err = exchange(context.Background(), cli.Target{Unix: &path}, harness.Unhex("00c10000000c000000990001"), 10*time.Millisecond)
 	if err == nil || err.Error() != "TPM did not respond after 0 seconds." {
 		t.Errorf("a silent TPM: %v", err)
 	}
@@ -430,16 +423,16 @@ func TestDevice(t *testing.T) {
 		b := make([]byte, 64)
 		n, _ := master.Read(b)
 		got <- b[:n]
-		master.Write(unhex("00c4 0000000a 00000026"))
+		master.Write(harness.Unhex("00c4 0000000a 00000026"))
 	}()
 	want := outcome{128, "", "TPM_Startup(0x01) returned error code 0x00000026\n"}
 	if o := ours([]string{"-o"}, "TPM_DEVICE="+name); o != want {
 		t.Errorf("a device: %v, want %v", o, want)
 	}
-	if b := <-got; !bytes.Equal(b, unhex(startup12)) {
+	if b := <-got; !bytes.Equal(b, harness.Unhex(startup12)) {
 		t.Errorf("the device got % x, want %s", b, startup12)
 	}
-	_, err = exchange(context.Background(), cli.Target{Device: &name}, unhex(startup12), 10*time.Millisecond)
+	_, err = exchange(context.Background(), cli.Target{Device: &name}, harness.Unhex(startup12), 10*time.Millisecond)
 	if err == nil || err.Error() != "TPM did not respond after 0 seconds." {
 		t.Errorf("a silent device: %v", err)
 	}

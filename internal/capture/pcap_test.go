@@ -3,7 +3,6 @@ package capture
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // A clock and numbers that are the same each time.
@@ -43,15 +44,6 @@ func (n *notes) String() string {
 	n.Lock()
 	defer n.Unlock()
 	return strings.Join(n.lines, "\n")
-}
-
-func unhex(t *testing.T, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 func read(t *testing.T, path string) []byte {
@@ -97,17 +89,17 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.w.flush()
-	if got, want := read(t, path), unhex(t, start); !bytes.Equal(got, want) || len(got) != 312 {
+	if got, want := read(t, path), harness.Unhex(start); !bytes.Equal(got, want) || len(got) != 312 {
 		t.Errorf("after the start: %d bytes\n%x, want\n%x", len(got), got, want)
 	}
-	c.Command(unhex(t, "80010000000c 0000017b 0008"))
-	c.Response(unhex(t, "aabbcc"))
+	c.Command(harness.Unhex("80010000000c 0000017b 0008"))
+	c.Response(harness.Unhex("aabbcc"))
 	c.Close()
 	<-c.w.done
 	c.Command([]byte("too late"))
 	c.Close()
 	<-c.w.done
-	want := unhex(t, start+`
+	want := harness.Unhex(start + `
 		06000000 64000000 00000000 57560500 5b5a5958 42000000 42000000
 		000000000000 000000000000 0800
 		45 10 0034 069b 4000 40 06 0000 7f000001 7f000001
@@ -121,17 +113,17 @@ func TestGolden(t *testing.T) {
 		0911 c357 00000000 00000000 50 00 ffc4 0000 0000
 		aabbcc
 		000000 5c000000
-	`+block0+`
+	` + block0 + `
 		000000000000 000000000000 0800
 		45 10 0028 069b 4000 40 06 0000 7f000001 7f000001
 		c357 0911 1111111e 00000000 50 01 ffc4 0000 0000
 		0000 58000000
-	`+block0+`
+	` + block0 + `
 		000000000000 000000000000 0800
 		45 10 0028 069b 4000 40 06 0000 7f000001 7f000001
 		0911 c357 00000003 1111111f 50 11 ffc4 0000 0000
 		0000 58000000
-	`+block0+`
+	` + block0 + `
 		000000000000 000000000000 0800
 		45 10 0028 069b 4000 40 06 0000 7f000001 7f000001
 		c357 0911 1111111f 00000004 50 10 ffc4 0000 0000
@@ -168,7 +160,7 @@ func TestSum(t *testing.T) {
 		}
 	}
 	// Source: RFC 1071, section 3.
-	if got := checksum(unhex(t, "0001 f203 f4f5 f6f7")); got != ^uint16(0xddf2) {
+	if got := checksum(harness.Unhex("0001 f203 f4f5 f6f7")); got != ^uint16(0xddf2) {
 		t.Errorf("checksum of RFC 1071's bytes = %04x, want %04x", got, ^uint16(0xddf2))
 	}
 

@@ -7,16 +7,8 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
-
-func unhex(t *testing.T, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // TestExecute is every message that the front end answers or changes.
 func TestExecute(t *testing.T) {
@@ -66,7 +58,7 @@ func TestExecute(t *testing.T) {
 		if g.on {
 			b.on(t)
 		}
-		if got, want := hex.EncodeToString(b.run(t, unhex(t, g.in))), strings.ReplaceAll(g.want, " ", ""); got != want {
+		if got, want := hex.EncodeToString(b.run(t, harness.Unhex(g.in))), strings.ReplaceAll(g.want, " ", ""); got != want {
 			t.Errorf("%s: Execute(%s) = %s, want %s", g.name, g.in, got, want)
 		}
 		if got := b.e.took(); got != g.took {
@@ -105,7 +97,7 @@ func TestNoResponse(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.e.mute = errors.New("out of memory")
 	for _, in := range []string{"8001 0000000a 0000017a", "00000008 01 0000000a 8001 0000000a 0000017a"} {
-		rsp, err := b.Execute(unhex(t, in))
+		rsp, err := b.Execute(harness.Unhex(in))
 		if rsp != nil || err != nil {
 			t.Errorf("Execute(%s) = %x, %v, want neither", in, rsp, err)
 		}

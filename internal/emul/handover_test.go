@@ -10,6 +10,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // FuzzSaved checks that any saved state is decoded without a panic, and a header encoded as it was.
@@ -45,8 +46,8 @@ func TestSavedBytes(t *testing.T) {
 	x.handover.permanent = [32]byte{0: 0xaa}
 	x.sizes.Store(&bufferSizes{size: 4096})
 	x.retries.Store(7)
-	want := unhex(t, "00000001 00000002 00000038 00001000 00000007 302e392e32"+strings.Repeat("00", 7)+
-		"aa"+strings.Repeat("00", 31)+"bb"+strings.Repeat("00", 30)+"cc")
+	want := harness.Unhex("00000001 00000002 00000038 00001000 00000007 302e392e32" + strings.Repeat("00", 7) +
+		"aa" + strings.Repeat("00", 31) + "bb" + strings.Repeat("00", 30) + "cc")
 	if got := x.encodeHeader(); !bytes.Equal(got, want) {
 		t.Errorf("header\n%x, want\n%x", got, want)
 	}

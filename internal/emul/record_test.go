@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // tape is a Recorder.
@@ -29,7 +30,7 @@ func TestRecord(t *testing.T) {
 	b := newBench(t, Options{Version: tpm.V20, Record: r, AllowSetLocality: true})
 	exchange := func(name, in, want string) {
 		t.Helper()
-		b.run(t, unhex(t, in))
+		b.run(t, harness.Unhex(in))
 		if got := r.took(); got != want {
 			t.Errorf("%s: recorded %s, want %s", name, got, want)
 		}

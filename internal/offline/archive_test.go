@@ -3,7 +3,6 @@ package offline
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"strings"
 	"testing"
@@ -12,16 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
-
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // small is an archive whose items are no state.
 var small = &Archive{
@@ -42,7 +33,7 @@ const golden = `
 	03 0000000000000000 00000001 ff`
 
 func TestArchiveGolden(t *testing.T) {
-	want := unhex(t, golden)
+	want := harness.Unhex(golden)
 	sum := sha256.Sum256(want)
 	want = append(want, sum[:]...)
 	got, err := small.Encode(nil)
@@ -64,7 +55,7 @@ func TestArchivePassphrase(t *testing.T) {
 	if again, _ := small.Encode(pass); bytes.Equal(b, again) {
 		t.Error("two archives under one passphrase are the same")
 	}
-	if !bytes.Equal(b[:13], unhex(t, "535754504d41520a 01 01 10 08 01")) || bytes.Contains(b, []byte("abc")) {
+	if !bytes.Equal(b[:13], harness.Unhex("535754504d41520a 01 01 10 08 01")) || bytes.Contains(b, []byte("abc")) {
 		t.Errorf("the archive is %x", b)
 	}
 	a, err := Decode(b, pass)
@@ -168,7 +159,7 @@ func TestArchiveContent(t *testing.T) {
 		"one byte too": head + "01 01 0000000000000000 00 01" + item + "00",
 		"nothing":      head,
 	} {
-		if a, err := Decode(sum(unhex(t, text)), nil); err == nil {
+		if a, err := Decode(sum(harness.Unhex(text)), nil); err == nil {
 			t.Errorf("%s: %+v", what, a)
 		}
 	}
@@ -187,7 +178,7 @@ func TestArchiveContent(t *testing.T) {
 // the derivation is too slow, and the tag rejects all changes.
 func FuzzArchive(f *testing.F) {
 	f.Add([]byte{}, true)
-	f.Add(unhex(f, golden), true)
+	f.Add(harness.Unhex(golden), true)
 	for _, v := range []string{"tpm2-fresh", "tpm12-fresh"} {
 		a := genuine(f, v)
 		b, err := a.Encode(nil)

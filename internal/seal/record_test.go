@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 var testRecord = bytes.Repeat([]byte{0xa5}, MaxRecord)
@@ -134,7 +136,7 @@ func documented(t *testing.T, name string) []byte {
 	}
 	_, rest, _ := strings.Cut(string(doc), "```hex "+name+"\n")
 	text, _, _ := strings.Cut(rest, "```")
-	return unhex(t, strings.ReplaceAll(text, "\n", ""))
+	return harness.Unhex(strings.ReplaceAll(text, "\n", ""))
 }
 
 // TestRecordVectors checks the containers in docs/generation.md.

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 const (
@@ -30,7 +32,7 @@ func keyFile(t *testing.T, content string) string {
 
 // TestReadKey checks how each form is taken; want "" stands for an error.
 func TestReadKey(t *testing.T) {
-	raw := string(unhex(t, hex256))
+	raw := string(harness.Unhex(hex256))
 	for _, c := range []struct {
 		name, in string
 		src      Source
@@ -211,7 +213,7 @@ func TestSecretErrors(t *testing.T) {
 // TestKeyPage checks that a key is in locked memory that no core dump has, and
 // that NewKey leaves no second copy.
 func TestKeyPage(t *testing.T) {
-	b := unhex(t, hex256)
+	b := harness.Unhex(hex256)
 	k, err := NewKey(b)
 	if err != nil {
 		t.Fatal(err)

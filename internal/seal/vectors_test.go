@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // vector is a directory below testdata/state; its README says who made it.
@@ -275,7 +277,7 @@ func TestGolden(t *testing.T) {
 	const plain = "02" + "01" + "000a" + "0000" + "00000" + "03b" + // header
 		"0001" + "00000005" + "7374617465" + // payload
 		"0100" + "00000020" // SHA-256 of all this follows
-	sum := sha256.Sum256(unhex(t, plain[:42]))
+	sum := sha256.Sum256(harness.Unhex(plain[:42]))
 	if want := plain + hex.EncodeToString(sum[:]); hex.EncodeToString(got) != want {
 		t.Errorf("Seal = %x, want %s", got, want)
 	}
@@ -284,13 +286,4 @@ func TestGolden(t *testing.T) {
 	if hex.EncodeToString(blob) != migration || encrypted || err != nil {
 		t.Errorf("SealBlob = %x, %v, %v, want %s", blob, encrypted, err, migration)
 	}
-}
-
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // versions of the TPM: the version, and the command that starts it.
@@ -208,9 +209,9 @@ func (p *pair) both(f func(i *instance, capability []byte) string) (theirs, ours
 
 // capability is the reply to the sentinel.
 func (p *pair) capability(theirs bool) []byte {
-	b := unhex("00000000 00017fff")
+	b := harness.Unhex("00000000 00017fff")
 	if p.version == "2.0" {
-		b = unhex("00000000 0001ffff")
+		b = harness.Unhex("00000000 0001ffff")
 	}
 	if theirs && p.old {
 		b[5] = 0 // no LOCK_STORAGE
@@ -219,13 +220,13 @@ func (p *pair) capability(theirs bool) []byte {
 }
 
 // request sends a request to both.
-func (p *pair) request(in string) (theirs, ours string) { return p.requestFor(patience, in) }
+func (p *pair) request(in string) (theirs, ours string) { return p.requestFor(harness.Patience, in) }
 
 // requestFor gives up after d.
 func (p *pair) requestFor(d time.Duration, in string) (theirs, ours string) {
 	var pieces [][]byte
 	for piece := range strings.SplitSeq(in, "/") {
-		pieces = append(pieces, unhex(piece))
+		pieces = append(pieces, harness.Unhex(piece))
 	}
 	return p.both(func(i *instance, capability []byte) string { return i.ctrl.request(capability, d, pieces...) })
 }
@@ -249,7 +250,7 @@ func (p *pair) enter(t *testing.T, state, startup string) {
 	for _, i := range p.one {
 		i.data.connect(t, i)
 	}
-	theirs, ours := p.both(func(i *instance, _ []byte) string { return i.data.command(10, unhex(startup)) })
+	theirs, ours := p.both(func(i *instance, _ []byte) string { return i.data.command(10, harness.Unhex(startup)) })
 	for _, i := range p.one {
 		i.data.close()
 	}
@@ -272,8 +273,8 @@ func TestRequests(t *testing.T) {
 					}
 				}
 				for _, i := range p.one {
-					if code := i.ended(t); code != 0 {
-						t.Errorf("%s: exit code %d after SHUTDOWN, want 0", i.cmd.Path, code)
+					if code := i.Wait(t); code != 0 {
+						t.Errorf("%s: exit code %d after SHUTDOWN, want 0", i.Cmd.Path, code)
 					}
 				}
 			})
@@ -284,7 +285,7 @@ func TestRequests(t *testing.T) {
 // try sends one request and compares.
 func (p *pair) try(t *testing.T, state string, r request) {
 	t.Helper()
-	d := patience
+	d := harness.Patience
 	if r.then&mute != 0 {
 		d = silence
 	}
@@ -321,7 +322,7 @@ func blobReply(name, reply string) string {
 	if !strings.HasPrefix(name, "GET_STATEBLOB") || len(reply) <= 32 {
 		return reply
 	}
-	p, err := seal.Keys{}.OpenBlob(unhex(reply[32:]), false)
+	p, err := seal.Keys{}.OpenBlob(harness.Unhex(reply[32:]), false)
 	if err != nil {
 		return reply[:16]
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // exchange is what a client sends on a new data connection, in pieces that a
@@ -86,7 +88,7 @@ func TestCommands(t *testing.T) {
 func (p *pair) commands(want int, in string) (theirs, ours string) {
 	var pieces [][]byte
 	for piece := range strings.SplitSeq(in, "/") {
-		pieces = append(pieces, unhex(piece))
+		pieces = append(pieces, harness.Unhex(piece))
 	}
 	return p.both(func(i *instance, _ []byte) string { return i.data.command(want, pieces...) })
 }
@@ -107,19 +109,19 @@ func TestEnds(t *testing.T) {
 			p := startPair(t, "2.0", c.args...)
 			for _, i := range p.one {
 				i.data.connect(t, i)
-				if got := i.data.command(10, unhex(getCap20)); got != "80010000000a00000101" {
-					t.Errorf("%s: a command while off = %s, want 80010000000a00000101", i.cmd.Path, got)
+				if got := i.data.command(10, harness.Unhex(getCap20)); got != "80010000000a00000101" {
+					t.Errorf("%s: a command while off = %s, want 80010000000a00000101", i.Cmd.Path, got)
 				}
 				i.data.close()
 				if c.ends {
-					if code := i.ended(t); code != 0 {
-						t.Errorf("%s: exit code %d, want 0", i.cmd.Path, code)
+					if code := i.Wait(t); code != 0 {
+						t.Errorf("%s: exit code %d, want 0", i.Cmd.Path, code)
 					}
 					continue
 				}
 				i.data.connect(t, i)
-				if got := i.data.command(10, unhex(getCap20)); got != "80010000000a00000101" {
-					t.Errorf("%s: a command of the next client = %s, want 80010000000a00000101", i.cmd.Path, got)
+				if got := i.data.command(10, harness.Unhex(getCap20)); got != "80010000000a00000101" {
+					t.Errorf("%s: a command of the next client = %s, want 80010000000a00000101", i.Cmd.Path, got)
 				}
 			}
 		})
@@ -152,7 +154,7 @@ func TestDataFD(t *testing.T) {
 				i.data.close()
 				time.Sleep(time.Second) // the reference has one thread
 			}
-			got[n] = p.sendFDs(t, i, n == 0, unhex(step.in), step.fds)
+			got[n] = p.sendFDs(t, i, n == 0, harness.Unhex(step.in), step.fds)
 		}
 		p.check(t, "datafd", step.name, got[0], got[1])
 	}
@@ -186,7 +188,7 @@ func (p *pair) sendFDs(t *testing.T, i *instance, theirs bool, b []byte, fds int
 	for _, fd := range rights {
 		_ = unix.Close(fd)
 	}
-	got := i.ctrl.request(p.capability(theirs), patience)
+	got := i.ctrl.request(p.capability(theirs), harness.Patience)
 	if mine == nil || got != "00000000" {
 		return got
 	}
@@ -195,5 +197,5 @@ func (p *pair) sendFDs(t *testing.T, i *instance, theirs bool, b []byte, fds int
 		t.Fatal(err)
 	}
 	i.data = &peer{Conn: c}
-	return got + " " + i.data.command(10, unhex(getCap20))
+	return got + " " + i.data.command(10, harness.Unhex(getCap20))
 }

@@ -21,12 +21,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 const reference = "/usr/bin/swtpm"
-
-// patience is how long an answer may take that must come.
-const patience = time.Minute
 
 // silence is how long nothing must come where nothing is to come. Half requests
 // are given up after 500 ms, half commands after a second.
@@ -40,12 +39,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "swtpm")
-	out, err := exec.Command("go", "build", "-o", path, "../../cmd/swtpm").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, err
+	return filepath.Join(dir, "swtpm"), harness.Build(dir, nil, "swtpm")
 })
 
 func TestMain(m *testing.M) {
@@ -77,10 +71,8 @@ func referenceVersion(t *testing.T) string {
 
 // instance is a running emulator with a state of its own.
 type instance struct {
+	*harness.Process
 	dir  string
-	cmd  *exec.Cmd
-	out  bytes.Buffer
-	done chan struct{} // closed when the process has ended
 	ctrl *peer
 	data *peer
 }
@@ -95,13 +87,9 @@ type peer struct {
 // leaves the data channel to SET_DATAFD.
 func start(t *testing.T, path, version string, args ...string) *instance {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "cmp") // t.TempDir is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := harness.TempDir(t)
 	seed(t, dir, version)
-	i := &instance{dir: dir, done: make(chan struct{})}
+	i := &instance{dir: dir}
 	i.ctrl, i.data = &peer{path: dir + "/c"}, &peer{path: dir + "/d"}
 	all := []string{"socket", "--tpmstate", "dir=" + dir, "--ctrl", "type=unixio,path=" + i.ctrl.path}
 	if version == "2.0" {
@@ -112,13 +100,7 @@ func start(t *testing.T, path, version string, args ...string) *instance {
 	} else {
 		all = append(all, "--server", "type=unixio,path="+i.data.path)
 	}
-	i.cmd = exec.Command(path, append(all, args...)...)
-	i.cmd.Stdout, i.cmd.Stderr = &i.out, &i.out
-	if err := i.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = i.cmd.Wait(); close(i.done) }()
-	t.Cleanup(i.kill)
+	i.Process = harness.Start(t, exec.Command(path, append(all, args...)...))
 	i.ctrl.connect(t, i)
 	return i
 }
@@ -146,27 +128,11 @@ var (
 	stateFiles  = map[string]string{"1.2": "tpm-00.", "2.0": "tpm2-00."}
 )
 
-func (i *instance) kill() {
-	_ = i.cmd.Process.Kill()
-	<-i.done
-}
-
-// ended waits for the process and returns its exit code.
-func (i *instance) ended(t *testing.T) int {
-	t.Helper()
-	select {
-	case <-i.done:
-	case <-time.After(patience):
-		t.Fatalf("%s still runs", i.cmd.Path)
-	}
-	return i.cmd.ProcessState.ExitCode()
-}
-
 // ending tells how the process has ended and what it said; "" if it runs.
 func (i *instance) ending() string {
 	select {
-	case <-i.done:
-		return fmt.Sprintf("; %s: %v: %s", i.cmd.Path, i.cmd.ProcessState, i.out.Bytes())
+	case <-i.Done:
+		return fmt.Sprintf("; %s: %v: %s", i.Cmd.Path, i.Cmd.ProcessState, i.Out.String())
 	case <-time.After(100 * time.Millisecond): // it may be about to
 		return ""
 	}
@@ -176,19 +142,19 @@ func (i *instance) ending() string {
 func (p *peer) connect(t *testing.T, i *instance) {
 	t.Helper()
 	p.close()
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(harness.Patience); ; {
 		c, err := net.Dial("unix", p.path)
 		if err == nil {
 			p.Conn = c
 			return
 		}
 		select {
-		case <-i.done:
-			t.Fatalf("%s has ended: %s", i.cmd, i.out.Bytes())
+		case <-i.Done:
+			t.Fatalf("%s has ended: %s", i.Cmd, i.Out.String())
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%s: %v", i.cmd, err)
+			t.Fatalf("%s: %v", i.Cmd, err)
 		}
 	}
 }
@@ -293,25 +259,4 @@ func (p *peer) drained() error {
 		}
 	}
 	return nil
-}
-
-// unhex reads hex with blanks; "*N" repeats the byte before it to N bytes.
-func unhex(s string) []byte {
-	var b []byte
-	for word := range strings.FieldsSeq(s) {
-		word, count, repeated := strings.Cut(word, "*")
-		part, err := hex.DecodeString(word)
-		if err != nil {
-			panic(err)
-		}
-		if repeated {
-			var n int
-			if _, err := fmt.Sscan(count, &n); err != nil {
-				panic(err)
-			}
-			part = bytes.Repeat(part, n)
-		}
-		b = append(b, part...)
-	}
-	return b
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // verifierOptions are lines of swtpm-localca.options for certificates that ordinary
@@ -29,7 +31,7 @@ const verifierOptions = "--non-critical-san\n--ca-issuers-url http://ca.example/
 // and verifies a quote. A certificate as swtpm makes it fails at the first step.
 func TestAttestation(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	conf := makeCA(t, dir, ours("swtpm_localca"))
 	options := filepath.Join(dir, "localca.options")
 	for _, tt := range []struct {
@@ -40,7 +42,7 @@ func TestAttestation(t *testing.T) {
 		state := filepath.Join(dir, tt.name)
 		mkdir(t, state)
 		mustRun(t, ours("swtpm-setup"), "--tpm2", "--tpm-state", state, "--create-ek-cert", "--config", conf, "--write-ek-cert-files", state, "--vmid", "vm1")
-		der := []byte(read(t, filepath.Join(state, "ek-rsa2048.crt")))
+		der := []byte(harness.Read(t, filepath.Join(state, "ek-rsa2048.crt")))
 		ek, err := x509.ParseCertificate(der)
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +197,7 @@ func quote(t *testing.T, tpm transport.TPM, ak *tpm2.CreatePrimaryResponse) {
 // and that others go on to verify, also after the issuer's certificate was renewed.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
-	openssl := need(t, "openssl", "openssl")
+	openssl := harness.Need(t, "openssl", "openssl")
 	dir := newLocalCA(t)
 	program := ours("swtpm_localca")
 	for _, out := range []string{"a", "b"} {
@@ -232,7 +234,7 @@ func TestRevocation(t *testing.T) {
 		t.Errorf("after: a %s, b %s", a, b)
 	}
 	mustCA("", "--crl", dir+"/crl.der")
-	if l, err := x509.ParseRevocationList([]byte(read(t, dir+"/crl.der"))); err != nil || l.Number.Int64() != 3 {
+	if l, err := x509.ParseRevocationList([]byte(harness.Read(t, dir+"/crl.der"))); err != nil || l.Number.Int64() != 3 {
 		t.Errorf("list in DER: %v, number %v", err, l)
 	}
 	mustLocalCA(t, program, dir, "c") // the CA still issues

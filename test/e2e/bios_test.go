@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // outcome is what a program leaves when it ends.
@@ -20,8 +22,8 @@ type outcome struct {
 // seconds.
 func oldState(t *testing.T, v version) string {
 	t.Helper()
-	dir := tempDir(t)
-	write(t, filepath.Join(dir, v.file()), []byte(read(t, filepath.Join("testdata", "reference", v.file()))))
+	dir := harness.TempDir(t)
+	write(t, filepath.Join(dir, v.file()), []byte(harness.Read(t, filepath.Join("testdata", "reference", v.file()))))
 	return dir
 }
 
@@ -29,7 +31,7 @@ func oldState(t *testing.T, v version) string {
 // it returns.
 func withTCPData(t *testing.T, program string, v version) (e *emulator, host string, port int) {
 	t.Helper()
-	port = freePort(t)
+	port = harness.FreePort(t)
 	e = start(t, setup{program: program, tpm: v, state: oldState(t, v), nodata: true, args: []string{"--server", fmt.Sprintf("type=tcp,port=%d", port)}})
 	return e, "127.0.0.1", port
 }
@@ -45,7 +47,7 @@ func TestBiosSessions(t *testing.T) {
 		Exit           int
 		Stdout, Stderr string
 	}
-	if err := json.Unmarshal([]byte(read(t, "testdata/bios-session.json")), &records); err != nil {
+	if err := json.Unmarshal([]byte(harness.Read(t, "testdata/bios-session.json")), &records); err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range both {
@@ -89,7 +91,7 @@ func TestBiosSessions(t *testing.T) {
 // does and says.
 func TestBiosOfBoth(t *testing.T) {
 	t.Parallel()
-	theirs, emulators := need(t, "swtpm_bios", "swtpm-tools"), []string{ours("swtpm"), reference(t)}
+	theirs, emulators := harness.Need(t, "swtpm_bios", "swtpm-tools"), []string{ours("swtpm"), harness.Reference(t)}
 	// A line in parentheses is for swtpm_ioctl.
 	session := []string{"-o", "(-i)", "-o", "-o", "-n -cs", "-n -u", "-n -u", "(-i)", "", "(-i)", "-c -cs -u", "(-i)", "-ea", "(-i)", "-d", "-cs",
 		"(-i)", "-s", "(-i)", "-d -o -n -ea -u", "(--stop)", "-c -u"}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // tooNew returns a plain state of a TPM 2.0 which says that a later libtpms wrote it, so
@@ -86,7 +87,7 @@ func toNull(t *testing.T, cmd *exec.Cmd) {
 func closed(redirection string) func(*testing.T, *exec.Cmd) {
 	return func(t *testing.T, cmd *exec.Cmd) {
 		t.Helper()
-		sh := need(t, "sh", "dash")
+		sh := harness.Need(t, "sh", "dash")
 		cmd.Args = append([]string{sh, "-c", `exec "$@" ` + redirection, "sh"}, cmd.Args...)
 		cmd.Path = sh
 	}
@@ -132,16 +133,16 @@ func (s sink) start(t *testing.T, v version, dir, state string) *emulator {
 	if s.output != nil {
 		s.output(t, cmd)
 	}
-	e.process = startProcess(t, cmd)
+	e.Process = harness.Start(t, cmd)
 	if !s.daemon {
 		e.awaitSocket(t, e.ctrl)
 		e.awaitSocket(t, e.data)
 		return e
 	}
-	if code := e.wait(t); code != 0 {
+	if code := e.Wait(t); code != 0 {
 		t.Fatalf("%v: exit code %d", cmd, code)
 	}
-	n, err := strconv.Atoi(read(t, pid))
+	n, err := strconv.Atoi(harness.Read(t, pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,8 +153,8 @@ func (s sink) start(t *testing.T, v version, dir, state string) *emulator {
 // awaitSocket is await for an emulator whose messages nobody has.
 func (e *emulator) awaitSocket(t *testing.T, path string) {
 	t.Helper()
-	if err := until(func() bool { return e.gone() || listens(path) }); err != nil || e.gone() {
-		t.Fatalf("%v does not listen on %s", e.cmd, path)
+	if err := harness.Until(func() bool { return e.Ended() || harness.Listens(path) }); err != nil || e.Ended() {
+		t.Fatalf("%v does not listen on %s", e.Cmd, path)
 	}
 }
 
@@ -173,10 +174,10 @@ func TestLogSinks(t *testing.T) {
 }
 
 func logSink(t *testing.T, v version, s sink) {
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	state := filepath.Join(dir, "state")
 	mkdir(t, state)
-	good := []byte(read(t, filepath.Join(vector(t, v), v.file())))
+	good := []byte(harness.Read(t, filepath.Join(vector(t, v), v.file())))
 	bad := good[:len(good)-1]
 	if v == v20 {
 		bad = tooNew(t, good)
@@ -188,7 +189,7 @@ func logSink(t *testing.T, v version, s sink) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.Timeout = patience
+	c.Timeout = harness.Patience
 	fails := func(what string, err error) {
 		t.Helper()
 		var result tpm.Result
@@ -226,10 +227,10 @@ func logSink(t *testing.T, v version, s sink) {
 // exit code 1, wherever its messages go.
 func TestVerbsOnRefusedState(t *testing.T) {
 	t.Parallel()
-	dir, empty := vector(t, v20), tempDir(t)
+	dir, empty := vector(t, v20), harness.TempDir(t)
 	path := filepath.Join(dir, v20.file())
-	write(t, path, tooNew(t, []byte(read(t, path))))
-	archive := filepath.Join(tempDir(t), "archive")
+	write(t, path, tooNew(t, []byte(harness.Read(t, path))))
+	archive := filepath.Join(harness.TempDir(t), "archive")
 	mustState(t, "export", "--tpmstate", "dir="+dir, archive)
 	for _, action := range []string{"kill", "log", "none"} {
 		for _, args := range [][]string{

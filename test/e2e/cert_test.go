@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // goldenCerts has issuers and public keys.
@@ -21,13 +23,13 @@ const goldenCerts = "../../internal/ca/cmdcert/testdata"
 // certFiles copies them into a directory, the keys as keys must be.
 func certFiles(t *testing.T) string {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	names, err := filepath.Glob(filepath.Join(goldenCerts, "*.pem"))
 	if err != nil || len(names) == 0 {
 		t.Fatal(names, err)
 	}
 	for _, name := range names {
-		write(t, filepath.Join(dir, filepath.Base(name)), []byte(read(t, name)))
+		write(t, filepath.Join(dir, filepath.Base(name)), []byte(harness.Read(t, name)))
 	}
 	return dir
 }
@@ -46,7 +48,7 @@ func makeCert(t *testing.T, program, dir string, env []string, args string) []by
 	if code, stdout, stderr := runCmd(t, cmd); code != 0 || stdout+stderr != "" {
 		t.Fatalf("%v: exit code %d\n%s%s", cmd, code, stdout, stderr)
 	}
-	return []byte(read(t, out))
+	return []byte(harness.Read(t, out))
 }
 
 // TestCertBesideReference has Debian's swtpm_cert and ours make the same
@@ -56,7 +58,7 @@ func makeCert(t *testing.T, program, dir string, env []string, args string) []by
 // RSA issuer.
 func TestCertBesideReference(t *testing.T) {
 	t.Parallel()
-	theirs := need(t, "swtpm_cert", "swtpm-tools")
+	theirs := harness.Need(t, "swtpm_cert", "swtpm-tools")
 	dir := certFiles(t)
 	const x, y = "b3d9661bcf61c8d9dd120eb0899a7643c6c00b4839442d6583a81ff3ac51009f", "d8b4b365436385414a46de842c1deb6cf0b0ebff2eed332aa5cd74496fe6f054"
 	issuer := "--signkey ca-rsa2048.key.pem --issuercert ca-rsa2048.cert.pem "
@@ -127,7 +129,7 @@ func sameCert(t *testing.T, what string, gotDER, wantDER []byte) {
 // TestCertText reads a certificate as OpenSSL shows it.
 func TestCertText(t *testing.T) {
 	t.Parallel()
-	openssl := need(t, "openssl", "openssl")
+	openssl := harness.Need(t, "openssl", "openssl")
 	dir := certFiles(t)
 	makeCert(t, ours("swtpm_cert"), dir, nil, certOptions+"--tpm2 --subject CN=vm:1 --pubkey pub-p256.pem --signkey ca-rsa3072.key.pem "+
 		"--issuercert ca-rsa3072.cert.pem --days -1 --serial 255")
@@ -154,7 +156,7 @@ func TestCertText(t *testing.T) {
 // know.
 func TestCertEd448(t *testing.T) {
 	t.Parallel()
-	openssl := need(t, "openssl", "openssl")
+	openssl := harness.Need(t, "openssl", "openssl")
 	dir := certFiles(t)
 	key, ca := filepath.Join(dir, "ed448.key"), filepath.Join(dir, "ed448.pem")
 	mustRun(t, openssl, "req", "-x509", "-newkey", "ed448", "-nodes", "-keyout", key, "-out", ca, "-subj", "/CN=ca", "-days", "100")
@@ -166,8 +168,8 @@ func TestCertEd448(t *testing.T) {
 // as the machine's modules have it and as the URI names it.
 func TestCertToken(t *testing.T) {
 	t.Parallel()
-	softhsm := need(t, "softhsm2-util", "softhsm2")
-	openssl := need(t, "openssl", "openssl")
+	softhsm := harness.Need(t, "softhsm2-util", "softhsm2")
+	openssl := harness.Need(t, "openssl", "openssl")
 	dir := certFiles(t)
 	mkdir(t, filepath.Join(dir, "tokens"))
 	conf := filepath.Join(dir, "softhsm2.conf")
@@ -238,20 +240,20 @@ done
 // TestCertTPM signs with keys in a TPM 2.0, which is our emulator.
 func TestCertTPM(t *testing.T) {
 	t.Parallel()
-	need(t, "tpm2_create", "tpm2-tools")
-	openssl := need(t, "openssl", "openssl")
+	harness.Need(t, "tpm2_create", "tpm2-tools")
+	openssl := harness.Need(t, "openssl", "openssl")
 	// MODULESDIR: "/usr/lib/…/ossl-modules"
 	_, modules, _ := strings.Cut(mustRun(t, openssl, "version", "-m"), " ")
 	if _, err := os.Stat(filepath.Join(strings.Trim(modules, "\"\n"), "tpm2.so")); err != nil {
-		missing(t, "OpenSSL's provider tpm2 is not installed: install the package tpm2-openssl: %v", err)
+		harness.Missing(t, "OpenSSL's provider tpm2 is not installed: install the package tpm2-openssl: %v", err)
 	}
 	dir := certFiles(t)
-	port := freePort(t)
+	port := harness.FreePort(t)
 	e := launch(t, setup{tpm: v20, nodata: true, args: []string{
 		"--flags", "startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port), "--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1),
 	}})
-	if err := until(func() bool { return e.gone() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.gone() {
-		t.Fatalf("%v does not listen; it said:\n%s%s", e.cmd, e.out.String(), read(t, e.log))
+	if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
+		t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
 	}
 	tcti := fmt.Sprintf("swtpm:host=127.0.0.1,port=%d", port)
 	env := []string{"TPM2TOOLS_TCTI=" + tcti, "TPM2OPENSSL_TCTI=" + tcti}
@@ -327,18 +329,18 @@ func TestCertInterrupted(t *testing.T) {
 	cmd.Dir, cmd.Stdin = dir, r
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	p := startProcess(t, cmd)
+	p := harness.Start(t, cmd)
 	// What it has read it waits for the rest of.
 	if _, err := w.WriteString("half a pass"); err != nil {
 		t.Fatal(err)
 	}
-	if err := until(func() bool { n, err := unix.IoctlGetInt(int(r.Fd()), unix.TIOCINQ); return err != nil || n == 0 }); err != nil {
+	if err := harness.Until(func() bool { n, err := unix.IoctlGetInt(int(r.Fd()), unix.TIOCINQ); return err != nil || n == 0 }); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if code := p.wait(t); code != 1 || stderr.String() != "swtpm_cert: interrupted\n" {
+	if code := p.Wait(t); code != 1 || stderr.String() != "swtpm_cert: interrupted\n" {
 		t.Errorf("exit code %d, %q", code, stderr.String())
 	}
 }

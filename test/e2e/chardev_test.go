@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // terminal returns both ends of a pseudo terminal that passes bytes on as they
@@ -46,18 +47,18 @@ func terminal(t *testing.T) (here, there *os.File, path string) {
 // end of the process.
 func TestCharacterDevice(t *testing.T) {
 	t.Parallel()
-	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": need(t, "swtpm", "swtpm")} {
+	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": harness.Need(t, "swtpm", "swtpm")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			here, there, path := terminal(t)
-			p := startProcess(t, exec.Command(program, "chardev", "--tpm2", "--tpmstate", "dir="+tempDir(t),
+			p := harness.Start(t, exec.Command(program, "chardev", "--tpm2", "--tpmstate", "dir="+harness.TempDir(t),
 				"-c", path, "-c", "/nonexistent", "--flags", "startup-clear"))
 			exchange(t, here, random20)
 			exchange(t, here, random20)
 			_ = there.Close()
 			_ = here.Close()
-			if code := p.wait(t); code != 0 {
-				t.Errorf("exit code %d, want 0\n%s", code, p.out.String())
+			if code := p.Wait(t); code != 0 {
+				t.Errorf("exit code %d, want 0\n%s", code, p.Out.String())
 			}
 		})
 	}
@@ -68,14 +69,14 @@ func TestCharacterDevice(t *testing.T) {
 func TestCharacterDescriptor(t *testing.T) {
 	t.Parallel()
 	here, there := pair(t, unix.SOCK_STREAM)
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	ctrlPath := filepath.Join(dir, "c")
 	cmd := exec.Command(ours("swtpm"), "chardev", "--tpm2", "--tpmstate", "dir="+dir, "-f", fmt.Sprint(passedFD),
 		"--ctrl", "type=unixio,path="+ctrlPath)
 	cmd.ExtraFiles = []*os.File{there}
-	p := startProcess(t, cmd)
+	p := harness.Start(t, cmd)
 	_ = there.Close()
-	if err := until(func() bool { return listens(ctrlPath) }); err != nil {
+	if err := harness.Until(func() bool { return harness.Listens(ctrlPath) }); err != nil {
 		t.Fatal(err)
 	}
 	c := ctrl.NewClient(connect(t, ctrlPath))
@@ -91,7 +92,7 @@ func TestCharacterDescriptor(t *testing.T) {
 	}
 	_ = other.Close()
 	_ = here.Close()
-	if code := p.wait(t); code != 0 {
-		t.Errorf("exit code %d, want 0\n%s", code, p.out.String())
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("exit code %d, want 0\n%s", code, p.Out.String())
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // A clock is a clock source that the vDSO cannot read, so that the time of day takes a
@@ -35,12 +37,12 @@ var vdsoCalls = map[string]uint32{
 }
 
 // start starts cmd as on a host with that clock.
-func (c clock) start(t *testing.T, cmd *exec.Cmd) *process {
+func (c clock) start(t *testing.T, cmd *exec.Cmd) *harness.Process {
 	t.Helper()
 	runtime.LockOSThread() // a tracer is a thread
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true}
-	return startChanged(t, cmd, func(pid int) error {
+	return harness.StartWith(t, cmd, func(pid int) error {
 		var status unix.WaitStatus
 		if _, err := unix.Wait4(pid, &status, unix.WALL, nil); err != nil || !status.Stopped() {
 			return fmt.Errorf("no stop after exec: %v, %#x", err, status)
@@ -164,19 +166,19 @@ func TestClocks(t *testing.T) {
 }
 
 func withClock(t *testing.T, c clock, v version) {
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	e := &emulator{dir: dir, data: filepath.Join(dir, "d"), ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log")}
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	args := append([]string{"socket", "--tpmstate", "dir=" + state, "--ctrl", "type=unixio,path=" + e.ctrl,
 		"--server", "type=unixio,path=" + e.data, "--log", "file=" + e.log + ",level=20"}, v.options()...)
-	e.process = c.start(t, exec.Command(ours("swtpm"), args...))
+	e.Process = c.start(t, exec.Command(ours("swtpm"), args...))
 	e.await(t, e.ctrl)
 	e.await(t, e.data)
 	ch := e.power(t, v)
 	ch.alive(t)
 	e.terminate(t)
 	verify := c.start(t, exec.Command(ours("swtpm"), "state", "verify", "--tpmstate", "dir="+state))
-	if code := verify.wait(t); code != 0 {
-		t.Errorf("state verify: exit code %d\n%s", code, verify.out.String())
+	if code := verify.Wait(t); code != 0 {
+		t.Errorf("state verify: exit code %d\n%s", code, verify.Out.String())
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // completionScripts writes the scripts of all programs for a shell and returns
@@ -37,7 +38,7 @@ func completionScripts(t *testing.T, dir, shell string) []string {
 // arguments, and knows the profile "mine".
 func complete(t *testing.T, shell, driver string, lines []string) string {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	scripts := completionScripts(t, dir, shell)
 	driver, err := filepath.Abs(filepath.Join("testdata", "completion", driver))
 	if err != nil {
@@ -52,13 +53,13 @@ func complete(t *testing.T, shell, driver string, lines []string) string {
 	write(t, filepath.Join(work, "fo.txt"), nil)
 	write(t, filepath.Join(dir, "config/swtpm/mine.toml"), nil)
 	flags := map[string][]string{"bash": {"--norc"}, "zsh": {"-f"}, "fish": {"--no-config"}}[shell]
-	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*harness.Patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, need(t, shell, shell), append(append(flags, driver), scripts...)...)
+	cmd := exec.CommandContext(ctx, harness.Need(t, shell, shell), append(append(flags, driver), scripts...)...)
 	cmd.Dir = work
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "HOME="+dir, "TERM=dumb", "LC_ALL=C")
 	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
-	var errs buffer
+	var errs harness.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
 	if err != nil || errs.String() != "" {

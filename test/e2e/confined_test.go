@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/record"
 )
 
@@ -19,11 +20,11 @@ var opening = regexp.MustCompile(`(openat\(.*tpm2-00\.[a-z]+.* = \d|seccomp\(SEC
 // state, which may have been made to do harm to who looks at it.
 func TestVerbsAreConfined(t *testing.T) {
 	t.Parallel()
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	dir := vector(t, v20)
 	backup := filepath.Join(dir, "tpm2-00.permall.bak")
-	write(t, backup, []byte(read(t, filepath.Join(dir, "tpm2-00.permall"))))
-	archive := filepath.Join(tempDir(t), "archive")
+	write(t, backup, []byte(harness.Read(t, filepath.Join(dir, "tpm2-00.permall"))))
+	archive := filepath.Join(harness.TempDir(t), "archive")
 	where := []string{"--tpm", "2.0", "--tpmstate", "dir=" + dir}
 	for _, verb := range [][]string{
 		{"inspect"},
@@ -36,16 +37,16 @@ func TestVerbsAreConfined(t *testing.T) {
 		{"rollback", "--drop-volatile"},
 	} {
 		if verb[0] == "rollback" { // import and rekey leave none
-			write(t, backup, []byte(read(t, filepath.Join(dir, "tpm2-00.permall"))))
+			write(t, backup, []byte(harness.Read(t, filepath.Join(dir, "tpm2-00.permall"))))
 		}
-		trace := filepath.Join(tempDir(t), "trace")
+		trace := filepath.Join(harness.TempDir(t), "trace")
 		args := append([]string{"-f", "-o", trace, "-e", "trace=openat,seccomp", ours("swtpm"), "state", verb[0]}, where...)
 		code, stdout, stderr := runCmd(t, exec.Command(strace, append(args, verb[1:]...)...))
 		if code != 0 {
 			t.Fatalf("%s: exit code %d\n%s%s", verb, code, stdout, stderr)
 		}
 		var order []string
-		for line := range strings.Lines(read(t, trace)) {
+		for line := range strings.Lines(harness.Read(t, trace)) {
 			if m := opening.FindString(line); m != "" {
 				order = append(order, m)
 			}
@@ -59,14 +60,14 @@ func TestVerbsAreConfined(t *testing.T) {
 // TestPrintInfoIsConfined holds the same for an emulator that only tells of a TPM.
 func TestPrintInfoIsConfined(t *testing.T) {
 	t.Parallel()
-	strace := need(t, "strace", "strace")
-	trace := filepath.Join(tempDir(t), "trace")
+	strace := harness.Need(t, "strace", "strace")
+	trace := filepath.Join(harness.TempDir(t), "trace")
 	code, stdout, stderr := runCmd(t, exec.Command(strace, "-f", "-o", trace, "-e", "trace=openat,seccomp", ours("swtpm"),
 		"socket", "--tpm2", "--tpmstate", "dir="+vector(t, v20), "--print-info", "1"))
 	if code != 0 || !strings.Contains(stdout, "{") {
 		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
 	}
-	first := opening.FindString(read(t, trace))
+	first := opening.FindString(harness.Read(t, trace))
 	if !strings.HasPrefix(first, "seccomp") {
 		t.Errorf("the filter must come before the state is opened, but first is %q", first)
 	}
@@ -79,7 +80,7 @@ func TestNoFilter(t *testing.T) {
 	if os.Getenv(record.Var) != "" {
 		t.Skip("a program that is recorded has another filter")
 	}
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	dir := vector(t, v20)
 	for _, c := range []struct {
 		code int

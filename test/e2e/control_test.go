@@ -12,6 +12,8 @@ import (
 	"unicode"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // hostileText turns a terminal's colours, title and direction, and rings its bell.
@@ -33,7 +35,7 @@ func cleanText(t *testing.T, what, out string) {
 // takes words from outside, and looks at all that it prints.
 func TestNoControlCharacters(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	at := func(name string) string { return filepath.Join(dir, name) }
 	named := at("x" + hostileText + ".toml")
 	write(t, named, []byte(fmt.Sprintf("%q = 1\n[%q]\na = 1\n[tpmstate]\ndir = %[1]q\nmode = %[1]q\n", "k\u001b[1mey", "t\u001b\u009bx")))
@@ -86,7 +88,7 @@ func TestNoControlCharacters(t *testing.T) {
 // TestInputFiles gives every program traps for files, of which none may keep it.
 func TestInputFiles(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	fifo, zero := filepath.Join(dir, "fifo.toml"), "/dev/zero"
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -121,7 +123,7 @@ func TestInputFiles(t *testing.T) {
 // though it waits for what nobody writes.
 func TestReadersEndAtOnce(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	good := filepath.Join(dir, "good.toml")
 	write(t, good, []byte("[interface]\nserver = \"unix:"+dir+"/d\"\n[tpmstate]\ndir = \""+dir+"\"\n[key]\nfd = 0\n"))
 	for _, c := range [][]string{
@@ -135,13 +137,13 @@ func TestReadersEndAtOnce(t *testing.T) {
 			}
 			cmd := exec.Command(ours("swtpm"), c...)
 			cmd.Stdin = r
-			p := startProcess(t, cmd)
+			p := harness.Start(t, cmd)
 			_ = r.Close()
-			if err := until(func() bool { return p.gone() || sleepsIn(p.cmd.Process.Pid) }); err != nil {
+			if err := harness.Until(func() bool { return p.Ended() || sleepsIn(p.Cmd.Process.Pid) }); err != nil {
 				t.Errorf("%q does not come to wait: %v", c, err)
 			}
 			_ = cmd.Process.Signal(sig)
-			p.wait(t)
+			p.Wait(t)
 			if code := cmd.ProcessState.ExitCode(); code != 128+int(sig) && code != 1 { // 1 if it has not waited
 				t.Errorf("%q at %v: %v", c, sig, cmd.ProcessState)
 			}

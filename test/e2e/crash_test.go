@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // Whatever was acknowledged before kill -9 is there afterwards; one more bump
@@ -29,7 +31,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 
 func killLoop(t *testing.T, k keeping, v version, kills int) {
 	t.Helper()
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	e := start(t, k.at(v, state))
 	ch := e.power(t, v)
 	ch.define(t)
@@ -43,7 +45,7 @@ func killLoop(t *testing.T, k keeping, v version, kills int) {
 		}
 		acknowledged++
 		later := time.Since(begin) * time.Duration(3+4*kill) / 4
-		timer := time.AfterFunc(later, func() { _ = e.cmd.Process.Kill() })
+		timer := time.AfterFunc(later, func() { _ = e.Cmd.Process.Kill() })
 		sent := acknowledged
 		for last := acknowledged + maxWrites12/uint64(kills) - 4; sent < last; {
 			sent++
@@ -53,7 +55,7 @@ func killLoop(t *testing.T, k keeping, v version, kills int) {
 			acknowledged = sent
 		}
 		timer.Stop()
-		e.kill(t)
+		e.Kill(t)
 		e = start(t, k.at(v, state))
 		ch = e.power(t, v)
 		got := ch.number(t)
@@ -62,7 +64,7 @@ func killLoop(t *testing.T, k keeping, v version, kills int) {
 		}
 		acknowledged = got
 	}
-	e.kill(t)
+	e.Kill(t)
 }
 
 // fill writes a file until there is no room for another byte.
@@ -84,7 +86,7 @@ func fill(t *testing.T, path string) {
 // ends well and takes its socket and pid file with it, and the state starts.
 func TestTerminateDuringKeyGeneration(t *testing.T) {
 	t.Parallel()
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	pid := filepath.Join(state, "pid")
 	e := start(t, setup{tpm: v20, state: state, args: []string{"--pid", "file=" + pid}})
 	ch := e.power(t, v20)
@@ -102,7 +104,7 @@ func TestTerminateDuringKeyGeneration(t *testing.T) {
 		t.Fatal(err)
 	}
 	busy(t, e)
-	if err := e.cmd.Process.Signal(unix.SIGTERM); err != nil {
+	if err := e.Cmd.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	rsp, err := ch.response()
@@ -112,8 +114,8 @@ func TestTerminateDuringKeyGeneration(t *testing.T) {
 	if result(rsp) != 0 || len(rsp) < 300 {
 		t.Errorf("response of %d bytes, result %#x; want a key", len(rsp), result(rsp))
 	}
-	if code := e.wait(t); code != 0 {
-		t.Errorf("exit code %d, want 0; log:\n%s", code, read(t, e.log))
+	if code := e.Wait(t); code != 0 {
+		t.Errorf("exit code %d, want 0; log:\n%s", code, harness.Read(t, e.log))
 	}
 	for _, path := range []string{pid, e.data, e.ctrl} {
 		if _, err := os.Lstat(path); err == nil {
@@ -129,8 +131,8 @@ func TestTerminateDuringKeyGeneration(t *testing.T) {
 // busy waits until the emulator has begun to work: a thread of it runs.
 func busy(t *testing.T, e *emulator) {
 	t.Helper()
-	first := cpuTicks(t, e.cmd.Process.Pid)
-	if err := until(func() bool { return cpuTicks(t, e.cmd.Process.Pid) > first }); err != nil {
+	first := cpuTicks(t, e.Cmd.Process.Pid)
+	if err := harness.Until(func() bool { return cpuTicks(t, e.Cmd.Process.Pid) > first }); err != nil {
 		t.Fatal("the emulator does nothing")
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // keyed are the options of a state that is stored plain, and of one that is not.
@@ -79,8 +80,8 @@ func TestDamageOfReferenceStateDoesNotCrash(t *testing.T) {
 				} else if err := d.ctrl.Stop(); err != nil {
 					t.Fatalf("byte %d flipped: STOP: %v", i, err)
 				}
-				if d.gone() {
-					t.Fatalf("byte %d flipped: the process has ended:\n%s", i, d.out.String())
+				if d.Ended() {
+					t.Fatalf("byte %d flipped: the process has ended:\n%s", i, d.Out.String())
 				}
 			}
 			if refused == 0 {
@@ -107,7 +108,7 @@ type damage struct {
 
 func newDamage(t *testing.T, k keeping, v version, args []string) *damage {
 	t.Helper()
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	e := start(t, k.at(v, state, args...))
 	tail, err := os.Open(e.log)
 	if err != nil {
@@ -122,13 +123,13 @@ func (d *damage) refused(t *testing.T, what string, b []byte) {
 	t.Helper()
 	write(t, d.file, b)
 	err := d.ctrl.Init(0)
-	if d.gone() {
-		t.Fatalf("%s: the process has ended:\n%s", what, d.out.String())
+	if d.Ended() {
+		t.Fatalf("%s: the process has ended:\n%s", what, d.Out.String())
 	}
 	if err == nil {
 		t.Fatalf("%s: INIT succeeds", what)
 	}
-	if now := read(t, d.file); now != string(b) {
+	if now := harness.Read(t, d.file); now != string(b) {
 		t.Fatalf("%s: the file was changed: %d bytes, were %d", what, len(now), len(b))
 	}
 	d.logged(t, what, d.newLines(t), filepath.Base(d.file), "permall")
@@ -170,7 +171,7 @@ func (d *damage) finish(t *testing.T) {
 	t.Helper()
 	d.terminate(t)
 	n := d.reported
-	for _, m := range suppressedLines.FindAllStringSubmatch(read(t, d.emulator.log), -1) {
+	for _, m := range suppressedLines.FindAllStringSubmatch(harness.Read(t, d.emulator.log), -1) {
 		suppressed, err := strconv.Atoi(m[1])
 		if err != nil {
 			t.Fatal(err)
@@ -178,7 +179,7 @@ func (d *damage) finish(t *testing.T) {
 		n += suppressed
 	}
 	if n != d.refusals {
-		t.Errorf("the log accounts for %d of %d refusals:\n%s", n, d.refusals, read(t, d.emulator.log))
+		t.Errorf("the log accounts for %d of %d refusals:\n%s", n, d.refusals, harness.Read(t, d.emulator.log))
 	}
 }
 
@@ -233,14 +234,14 @@ func TestHostileStateFiles(t *testing.T) {
 				if err := d.ctrl.Init(0); err == nil {
 					t.Error("INIT succeeds")
 				}
-				if line := read(t, d.log); !strings.Contains(line, filepath.Base(d.file)) {
+				if line := harness.Read(t, d.log); !strings.Contains(line, filepath.Base(d.file)) {
 					t.Errorf("the log does not name the file: %q", line)
 				}
 				after, err := os.Lstat(d.file)
 				if err != nil || !os.SameFile(before, after) || before.Mode() != after.Mode() || before.Size() != after.Size() || before.ModTime() != after.ModTime() {
 					t.Errorf("the file was touched: %v, %v", after, err)
 				}
-				if read(t, elsewhere) != string(good) {
+				if harness.Read(t, elsewhere) != string(good) {
 					t.Error("another file was touched")
 				}
 				if err := os.RemoveAll(d.file); err != nil {

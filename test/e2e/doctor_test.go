@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // ward is a profile with all that it names, in a directory of its own.
@@ -28,7 +29,7 @@ type ward struct {
 
 func newWard(t *testing.T, v version, state []byte) *ward {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	w := &ward{dir: dir, state: filepath.Join(dir, "st"), tpm: string(v), server: "unix:" + filepath.Join(dir, "d"), startup: "clear"}
 	w.place = fmt.Sprintf("dir = %q", w.state)
 	mkdir(t, w.state)
@@ -230,7 +231,7 @@ func (w *ward) command(asRoot bool, args ...string) *exec.Cmd {
 // mode, and what the emulator says.
 func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, said string) {
 	t.Helper()
-	ready := filepath.Join(tempDir(t), "n")
+	ready := filepath.Join(harness.TempDir(t), "n")
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: ready})
 	if err != nil {
 		t.Fatal(err)
@@ -241,29 +242,29 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 	}
 	cmd := w.command(asRoot, "run", profile)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+ready)
-	p := startProcess(t, cmd)
+	p := harness.Start(t, cmd)
 	defer func() {
-		_ = p.cmd.Process.Signal(unix.SIGTERM)
-		p.wait(t)
+		_ = p.Cmd.Process.Signal(unix.SIGTERM)
+		p.Wait(t)
 	}()
-	for up, end := false, time.Now().Add(patience); !up; {
+	for up, end := false, time.Now().Add(harness.Patience); !up; {
 		_ = notify.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		b := make([]byte, 64)
 		n, err := notify.Read(b)
 		up = err == nil && strings.Contains(string(b[:n]), "READY=1")
-		if !up && p.gone() {
-			return false, p.out.String()
+		if !up && p.Ended() {
+			return false, p.Out.String()
 		}
 		if time.Now().After(end) {
-			t.Fatalf("neither ready nor gone:\n%s", p.out.String())
+			t.Fatalf("neither ready nor gone:\n%s", p.Out.String())
 		}
 	}
 	if w.startup == "none" { // a client powers it on
 		c, err := ctrl.Dial(t.Context(), "unix", w.at("c"))
 		must(t, err)
 		defer func() { _ = c.Close() }()
-		c.Timeout = patience
-		return c.Init(0) == nil, p.out.String()
+		c.Timeout = harness.Patience
+		return c.Init(0) == nil, p.Out.String()
 	}
 	network, addr, _ := strings.Cut(w.server, ":")
 	conn, err := net.Dial(network, addr)
@@ -280,7 +281,7 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 		t.Fatal(err)
 	}
 	const failure20, fail12 = 0x101, 9
-	return result(rsp) != failure20 && result(rsp) != fail12, p.out.String()
+	return result(rsp) != failure20 && result(rsp) != fail12, p.Out.String()
 }
 
 // Who may not become the TPM's user cannot tell what that user may do, and the

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestInspectEK12 reads the endorsement key and its certificate from the state of
@@ -21,21 +23,21 @@ func TestInspectEK12(t *testing.T) {
 		"encrypted": {"--create-ek-cert", "--lock-nvram", "--pwdfile", "passphrase"},
 		"no cert":   {"--createek"},
 	} {
-		for _, program := range []string{ours("swtpm_setup"), need(t, "swtpm_setup", "swtpm-tools")} {
+		for _, program := range []string{ours("swtpm_setup"), harness.Need(t, "swtpm_setup", "swtpm-tools")} {
 			isOurs := program == ours("swtpm_setup")
 			if !isOurs && name != "owned" && name != "encrypted" {
 				continue
 			}
 			t.Run(name+map[bool]string{true: ", ours", false: ", reference"}[isOurs], func(t *testing.T) {
 				t.Parallel()
-				dir := tempDir(t)
+				dir := harness.TempDir(t)
 				state, files := filepath.Join(dir, "state"), filepath.Join(dir, "files")
 				mkdir(t, state)
 				mkdir(t, files)
 				write(t, filepath.Join(dir, "passphrase"), []byte("a passphrase"))
 				tool := ours("swtpm_localca")
 				if !isOurs {
-					tool = need(t, "swtpm_localca", "swtpm-tools")
+					tool = harness.Need(t, "swtpm_localca", "swtpm-tools")
 				}
 				all := append([]string{"--tpm-state", state, "--config", makeCA(t, dir, tool), "--write-ek-cert-files", files}, args...)
 				if isOurs {
@@ -61,10 +63,10 @@ func TestInspectEK12(t *testing.T) {
 				if k.Handle != "0x40000006" || k.Algorithm != "rsa2048" || len(k.Fingerprint) != 64 {
 					t.Errorf("the key is %+v", k)
 				}
-				if want := read(t, filepath.Join(files, "ek-rsa2048.pub.pem")); isOurs && k.PublicKey != want {
+				if want := harness.Read(t, filepath.Join(files, "ek-rsa2048.pub.pem")); isOurs && k.PublicKey != want {
 					t.Errorf("the key\n%s, want\n%s", k.PublicKey, want)
 				}
-				cert := read(t, filepath.Join(files, "ek-rsa2048.crt"))
+				cert := harness.Read(t, filepath.Join(files, "ek-rsa2048.crt"))
 				if (cert == "") != (name == "no cert") {
 					t.Fatalf("the file of the certificate has %d bytes", len(cert))
 				}
@@ -78,7 +80,7 @@ func TestInspectEK12(t *testing.T) {
 					t.Errorf("another certificate:\n%s", k.Certificate)
 				}
 				// openssl's opinion: the certificate is that of the key.
-				x509 := exec.Command(need(t, "openssl", "openssl"), "x509", "-pubkey", "-noout")
+				x509 := exec.Command(harness.Need(t, "openssl", "openssl"), "x509", "-pubkey", "-noout")
 				x509.Stdin = strings.NewReader(k.Certificate)
 				if _, pub, stderr := runCmd(t, x509); pub != k.PublicKey {
 					t.Errorf("the certificate's key is\n%s%s, that of the TPM\n%s", pub, stderr, k.PublicKey)

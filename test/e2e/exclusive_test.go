@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // Two processes never have the same state, whichever of them is the reference,
@@ -13,15 +15,15 @@ func TestSecondInstanceIsRefused(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name          string
-		first, second func(t *testing.T) string // programs
+		first, second func(t testing.TB) string // programs
 		disturb       func(t *testing.T, state string) string
 	}{
 		{"ours, ours", mine, mine, nil},
-		{"ours, the reference's", mine, reference, nil},
-		{"the reference's, ours", reference, mine, nil},
+		{"ours, the reference's", mine, harness.Reference, nil},
+		{"the reference's, ours", harness.Reference, mine, nil},
 		{"ours, ours, lock file removed", mine, mine, removeLock},
 		{"ours, ours, through a link", mine, mine, func(t *testing.T, state string) string {
-			link := filepath.Join(tempDir(t), "link")
+			link := filepath.Join(harness.TempDir(t), "link")
 			if err := os.Symlink(state, link); err != nil {
 				t.Fatal(err)
 			}
@@ -32,11 +34,11 @@ func TestSecondInstanceIsRefused(t *testing.T) {
 		for _, v := range both {
 			t.Run(test.name+" "+string(v), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				first := start(t, setup{program: test.first(t), tpm: v, state: state})
 				ch := first.power(t, v)
 				ch.define(t)
-				before := read(t, filepath.Join(state, v.file()))
+				before := harness.Read(t, filepath.Join(state, v.file()))
 				where := state
 				if test.disturb != nil {
 					where = test.disturb(t, state)
@@ -47,10 +49,10 @@ func TestSecondInstanceIsRefused(t *testing.T) {
 					t.Error("the second has the state, too")
 				}
 				_ = c.Close() // swtpm 0.7 has one control client at a time
-				if log := read(t, second.log); !strings.Contains(log, "Could not lock access to lockfile: Resource temporarily unavailable") {
+				if log := harness.Read(t, second.log); !strings.Contains(log, "Could not lock access to lockfile: Resource temporarily unavailable") {
 					t.Errorf("the log of the second does not say why: %q", log)
 				}
-				if read(t, filepath.Join(state, v.file())) != before {
+				if harness.Read(t, filepath.Join(state, v.file())) != before {
 					t.Error("the second has changed the state")
 				}
 				if n := ch.number(t); n != 1 {
@@ -68,10 +70,9 @@ func TestSecondInstanceIsRefused(t *testing.T) {
 	}
 }
 
-func mine(*testing.T) string { return ours("swtpm") }
+func mine(testing.TB) string { return ours("swtpm") }
 
 // reference is the installed swtpm.
-func reference(t *testing.T) string { return need(t, "swtpm", "swtpm") }
 
 func removeLock(t *testing.T, state string) string {
 	if err := os.Remove(filepath.Join(state, ".lock")); err != nil {
@@ -83,7 +84,7 @@ func removeLock(t *testing.T, state string) string {
 // lock=false is for storage that cannot be locked.
 func TestLockFalse(t *testing.T) {
 	t.Parallel()
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	lockless := []string{"--tpmstate", "dir=" + state + ",lock=false"}
 	first := start(t, setup{tpm: v20, args: lockless})
 	first.power(t, v20)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // mustCount are the system calls of a store whose failure the guest must hear
@@ -45,7 +47,7 @@ func (f fault) inject(c call) string {
 // on, with the number that is on disk.
 func TestStoreFaults(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, k := range keepings {
 		for _, v := range both {
@@ -99,7 +101,7 @@ func storeCalls(t *testing.T, k keeping, v version, seed []byte) []call {
 	s.detach(t)
 	var calls []call
 	seen := map[string]int{}
-	for line := range strings.Lines(read(t, s.file)) {
+	for line := range strings.Lines(harness.Read(t, s.file)) {
 		name, ok := callName(line)
 		if !ok {
 			continue
@@ -131,25 +133,25 @@ func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, f fault
 	s := attach(t, e, k, state, v, "-e", f.inject(c))
 	err := ch.bump(2)
 	if f.errno == "" {
-		e.wait(t)
-		s.wait(t) // it hangs if it is to detach from what is dying
+		e.Wait(t)
+		s.Wait(t) // it hangs if it is to detach from what is dying
 	} else {
 		s.detach(t)
 	}
-	if log := read(t, s.file); !strings.Contains(log, "INJECTED") && !strings.Contains(log, "killed by SIGKILL") {
+	if log := harness.Read(t, s.file); !strings.Contains(log, "INJECTED") && !strings.Contains(log, "killed by SIGKILL") {
 		t.Fatalf("the fault was not injected:\n%s", log)
 	}
 	if f.errno != "" {
 		storeWentOn(t, e, ch, c, f, err)
 	}
-	e.kill(t)
+	e.Kill(t)
 
 	next := start(t, k.at(v, state))
 	got := next.power(t, v).number(t)
 	if got != 2 && (got != 1 || err == nil) {
 		t.Errorf("the number is %d; it was 1, and 2 was sent with the answer %v", got, err)
 	}
-	next.kill(t)
+	next.Kill(t)
 }
 
 // storeWentOn checks a TPM whose store had the answer err after the fault f.
@@ -162,7 +164,7 @@ func storeWentOn(t *testing.T, e *emulator, ch *channel, c call, f fault, err er
 	if err != nil && !f.lasts {
 		t.Errorf("one fault, and the next try could succeed: %v", err)
 	}
-	if (err != nil || must) && read(t, e.log) == "" {
+	if (err != nil || must) && harness.Read(t, e.log) == "" {
 		t.Error("the log says nothing")
 	}
 	ch.alive(t)
@@ -178,14 +180,14 @@ func storeWentOn(t *testing.T, e *emulator, ch *channel, c call, f fault, err er
 // withState starts an emulator on a copy of the state seed.
 func withState(t *testing.T, k keeping, v version, seed []byte, args ...string) (e *emulator, state string) {
 	t.Helper()
-	state = tempDir(t)
+	state = harness.TempDir(t)
 	write(t, k.file(v, state), seed)
 	return start(t, k.at(v, state, args...)), state
 }
 
 // tracer is strace attached to an emulator.
 type tracer struct {
-	*process
+	*harness.Process
 	file string // its output
 }
 
@@ -201,11 +203,11 @@ func attach(t *testing.T, e *emulator, k keeping, state string, v version, args 
 
 func attachTo(t *testing.T, e *emulator, args []string) *tracer {
 	t.Helper()
-	s := &tracer{file: filepath.Join(tempDir(t), "strace")}
-	args = append([]string{"-f", "-o", s.file, "-p", fmt.Sprint(e.cmd.Process.Pid)}, args...)
-	s.process = startProcess(t, exec.Command(need(t, "strace", "strace"), args...))
-	if err := until(func() bool { return s.gone() || strings.Contains(s.out.String(), " attached") }); err != nil || s.gone() {
-		t.Fatalf("strace: %s", s.out.String())
+	s := &tracer{file: filepath.Join(harness.TempDir(t), "strace")}
+	args = append([]string{"-f", "-o", s.file, "-p", fmt.Sprint(e.Cmd.Process.Pid)}, args...)
+	s.Process = harness.Start(t, exec.Command(harness.Need(t, "strace", "strace"), args...))
+	if err := harness.Until(func() bool { return s.Ended() || strings.Contains(s.Out.String(), " attached") }); err != nil || s.Ended() {
+		t.Fatalf("strace: %s", s.Out.String())
 	}
 	return s
 }
@@ -213,6 +215,6 @@ func attachTo(t *testing.T, e *emulator, args []string) *tracer {
 // detach ends strace; what it traced goes on.
 func (s *tracer) detach(t *testing.T) {
 	t.Helper()
-	_ = s.cmd.Process.Signal(unix.SIGINT)
-	s.wait(t)
+	_ = s.Cmd.Process.Signal(unix.SIGINT)
+	s.Wait(t)
 }

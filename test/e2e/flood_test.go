@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestLogFlood checks that a client which has everything refused cannot fill the
 // disk: its lines are counted, and those of other kinds are still there.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	e := start(t, setup{tpm: v20, state: state})
 	c := e.control(t)
 	if err := c.Init(0); err != nil {
@@ -26,7 +27,7 @@ func TestLogFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	_ = raw.SetDeadline(time.Now().Add(patience))
+	_ = raw.SetDeadline(time.Now().Add(harness.Patience))
 	ask := func(request string) {
 		t.Helper()
 		if _, err := raw.Write([]byte(request)); err != nil {
@@ -58,7 +59,7 @@ func TestLogFlood(t *testing.T) {
 		t.Error("INIT of a damaged state: success")
 	}
 	e.terminate(t)
-	log := read(t, e.log)
+	log := harness.Read(t, e.log)
 	if len(log) > 40_000 {
 		t.Errorf("%d requests that were refused left a log of %d bytes:\n%.2000s", 4*n, len(log), log)
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestFullDiskStartup checks that a TPM_Startup which finds no space can be sent again:
@@ -61,7 +62,7 @@ func (w *filled) pcr(t *testing.T) string {
 // mayWait waits until the command that answer is for waits, or has succeeded.
 func (w *filled) mayWait(t *testing.T, answer <-chan error) (waits bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		select {
 		case err := <-answer:
 			if err != nil {
@@ -70,7 +71,7 @@ func (w *filled) mayWait(t *testing.T, answer <-chan error) (waits bool) {
 			return false
 		default:
 		}
-		if strings.Contains(read(t, w.e.log), "store waiting: ") {
+		if strings.Contains(harness.Read(t, w.e.log), "store waiting: ") {
 			return true
 		}
 	}
@@ -86,7 +87,7 @@ func TestFullDiskEnds(t *testing.T) {
 		"INIT":     func(w *filled) error { return w.e.control(t).Init(0) },
 		"STOP":     func(w *filled) error { return w.e.control(t).Stop() },
 		"SHUTDOWN": func(w *filled) error { return w.e.control(t).Shutdown() },
-		"SIGTERM":  func(w *filled) error { return w.e.cmd.Process.Signal(unix.SIGTERM) },
+		"SIGTERM":  func(w *filled) error { return w.e.Cmd.Process.Signal(unix.SIGTERM) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -101,12 +102,12 @@ func TestFullDiskEnds(t *testing.T) {
 				t.Errorf("the answer is %v, want %v", got, v20.refusal())
 			}
 			if name == "SHUTDOWN" || name == "SIGTERM" {
-				if code := w.e.wait(t); code != 0 {
-					t.Errorf("exit code %d, want 0; log:\n%s", code, read(t, w.e.log))
+				if code := w.e.Wait(t); code != 0 {
+					t.Errorf("exit code %d, want 0; log:\n%s", code, harness.Read(t, w.e.log))
 				}
 			}
 			w.d.free(t)
-			w.e.kill(t)
+			w.e.Kill(t)
 			if n := start(t, inDir.at(v20, w.d.dir)).power(t, v20).number(t); n != 1 {
 				t.Errorf("the number is %d, want 1", n)
 			}
@@ -131,7 +132,7 @@ func TestFullDiskEnds(t *testing.T) {
 					t.Errorf("response %x, %v, want 0x923", rsp, err)
 				}
 			}
-			if log := read(t, e.log); strings.Count(log, said) != 1 || strings.Contains(log, "failure mode") {
+			if log := harness.Read(t, e.log); strings.Count(log, said) != 1 || strings.Contains(log, "failure mode") {
 				t.Errorf("log\n%s\nwant %q once", log, said)
 			}
 			ch.alive(t)
@@ -139,7 +140,7 @@ func TestFullDiskEnds(t *testing.T) {
 			if err := ch.bump(2); err != nil {
 				t.Error(err)
 			}
-			if log := read(t, e.log); !strings.Contains(log, "store resumed: ") {
+			if log := harness.Read(t, e.log); !strings.Contains(log, "store resumed: ") {
 				t.Errorf("log\n%s\nwant that the disk takes states again", log)
 			}
 		})
@@ -157,10 +158,10 @@ func TestFullDiskRequests(t *testing.T) {
 			d := onTmpfs(t)
 			d.fill(t)
 			e := start(t, inDir.at(v, d.dir))
-			if err := e.control(t).Init(0); err == nil || !strings.Contains(read(t, e.log), "no space left on device") {
-				t.Errorf("INIT of a new TPM: %v; log:\n%s", err, read(t, e.log))
+			if err := e.control(t).Init(0); err == nil || !strings.Contains(harness.Read(t, e.log), "no space left on device") {
+				t.Errorf("INIT of a new TPM: %v; log:\n%s", err, harness.Read(t, e.log))
 			}
-			e.kill(t)
+			e.Kill(t)
 			d.free(t)
 
 			w := newFilled(t, d, v, nil)
@@ -205,7 +206,7 @@ func TestFullDiskRequests(t *testing.T) {
 // for the next one, so strace stands for the full disk.
 func TestFullImage(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
@@ -227,7 +228,7 @@ func TestFullImage(t *testing.T) {
 				if n := ch.number(t); n != 2 {
 					t.Errorf("%s: the number is %d, want 2", errno, n)
 				}
-				e.kill(t)
+				e.Kill(t)
 			}
 		})
 	}
@@ -238,12 +239,12 @@ func TestFullImage(t *testing.T) {
 func TestFullDiskService(t *testing.T) {
 	t.Parallel()
 	d := onTmpfs(t)
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	m := newManager(t, "socket", "--tpm2", "--tpmstate", "dir="+d.dir, "--flags", "startup-clear", "--log", "file="+dir+"/log",
 		"--server", "type=unixio,path="+dir+"/d", "--ctrl", "type=unixio,path="+dir+"/c")
 	m.env = append(m.env, "WATCHDOG_USEC=400000")
 	m.start(t)
-	e := &emulator{process: m.process, dir: dir, data: dir + "/d", ctrl: dir + "/c", log: dir + "/log"}
+	e := &emulator{Process: m.Process, dir: dir, data: dir + "/d", ctrl: dir + "/c", log: dir + "/log"}
 	w := &filled{e: e, d: d, v: v20, ch: e.open(t, v20), ctrl: e.control(t)}
 	w.ch.define(t)
 	for _, c := range live[v20] {
@@ -255,14 +256,14 @@ func TestFullDiskService(t *testing.T) {
 		"restart": func() { m.restart(t) },
 	} {
 		d.fill(t)
-		logged := strings.Count(read(t, e.log), "store waiting: ")
+		logged := strings.Count(harness.Read(t, e.log), "store waiting: ")
 		answer := w.send(incr20)
 		w.waits(t, logged+1)
-		fed := m.count("WATCHDOG=1")
-		if err := until(func() bool { return m.count("WATCHDOG=1") > fed+1 }); err != nil {
+		fed := m.Count("WATCHDOG=1")
+		if err := harness.Until(func() bool { return m.Count("WATCHDOG=1") > fed+1 }); err != nil {
 			t.Errorf("%s: the watchdog is not fed while a command waits", name)
 		}
-		if err := until(func() bool { return m.count("TPM 2.0 is on, waiting for space in dir://"+d.dir) > 0 }); err != nil {
+		if err := harness.Until(func() bool { return m.Count("TPM 2.0 is on, waiting for space in dir://"+d.dir) > 0 }); err != nil {
 			t.Errorf("%s: STATUS does not say that a command waits", name)
 		}
 		end()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // fullVar asks for all operations on all kinds of disks.
@@ -67,7 +68,7 @@ func (d *fullDisk) free(t *testing.T) {
 func onTmpfs(t *testing.T) *fullDisk {
 	t.Helper()
 	needRoot(t, "it mounts a small tmpfs")
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	mountAt(t, "tmpfs", dir, "tmpfs", "size=192k")
 	return &fullDisk{dir, filepath.Join(dir, "filler")}
 }
@@ -75,7 +76,7 @@ func onTmpfs(t *testing.T) *fullDisk {
 func onLoop(t *testing.T) *fullDisk {
 	t.Helper()
 	needRoot(t, "it mounts a loop device")
-	image, dir := filepath.Join(tempDir(t), "image"), tempDir(t)
+	image, dir := filepath.Join(harness.TempDir(t), "image"), harness.TempDir(t)
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func onLoop(t *testing.T) *fullDisk {
 		t.Fatal(err)
 	}
 	// Nothing is reserved for root, who may run the emulator here.
-	if out, err := exec.Command(need(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", image).CombinedOutput(); err != nil {
+	if out, err := exec.Command(harness.Need(t, "mkfs.ext4", "e2fsprogs"), "-q", "-F", "-m", "0", image).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
@@ -163,7 +164,7 @@ func fullDiskDuring(t *testing.T, d *fullDisk, o operation, args []string) {
 		return
 	}
 	want := w.ch.number(t)
-	w.e.kill(t)
+	w.e.Kill(t)
 	next := start(t, inDir.at(o.v, d.dir, args...))
 	if got := next.power(t, o.v).number(t); got != want {
 		t.Errorf("the number is %d after a new start, was %d", got, want)
@@ -263,10 +264,10 @@ func (w *filled) send(cmd string) <-chan error {
 // must work meanwhile.
 func (w *filled) waits(t *testing.T, n int) {
 	t.Helper()
-	if err := until(func() bool { return strings.Count(read(t, w.e.log), "store waiting: ") == n }); err != nil {
-		t.Fatalf("wait %d: %v; log:\n%s", n, err, read(t, w.e.log))
+	if err := harness.Until(func() bool { return strings.Count(harness.Read(t, w.e.log), "store waiting: ") == n }); err != nil {
+		t.Fatalf("wait %d: %v; log:\n%s", n, err, harness.Read(t, w.e.log))
 	}
-	line := read(t, w.e.log)
+	line := harness.Read(t, w.e.log)
 	for _, want := range []string{"dir://" + w.d.dir, "no space left on device", "the TPM command waits, at most 1m40s"} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in the log\n%s", want, line)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // overwrites are the ways of a source that does not look at the lock to put its old
@@ -39,26 +41,26 @@ func TestGuardAfterMigration(t *testing.T) {
 			for _, key := range [][]string{nil, encryptions["aes-256"]} {
 				t.Run(fmt.Sprint(v, " ", how, " key ", len(key)), func(t *testing.T) {
 					t.Parallel()
-					state := tempDir(t)
+					state := harness.TempDir(t)
 					path := inDir.file(v, state)
 					src := start(t, setup{tpm: v, state: state, args: append(leaving, key...)})
 					g := moveIn(t, src, v)
 					dst := start(t, setup{tpm: v, state: state, args: append(arriving, key...)})
 					bags := src.pack(t, true)
-					old := []byte(read(t, path))
-					src.kill(t)
+					old := []byte(harness.Read(t, path))
+					src.Kill(t)
 					arrives(t, dst, bags)
-					if n := strings.Count(read(t, dst.log), storedAgain); n != 0 {
+					if n := strings.Count(harness.Read(t, dst.log), storedAgain); n != 0 {
 						t.Errorf("overwritten %d times before anybody did", n)
 					}
 					for n := 1; n <= 2; n++ {
 						g.goesOn(t, dst, v)
 						overwrite(t, path, old)
-						if err := until(func() bool { return strings.Count(read(t, dst.log), storedAgain) == n }); err != nil {
-							t.Fatalf("not stored again: %v; log:\n%s", err, read(t, dst.log))
+						if err := harness.Until(func() bool { return strings.Count(harness.Read(t, dst.log), storedAgain) == n }); err != nil {
+							t.Fatalf("not stored again: %v; log:\n%s", err, harness.Read(t, dst.log))
 						}
 					}
-					dst.kill(t)
+					dst.Kill(t)
 					g.isAt(t, state, v, key...)
 				})
 			}
@@ -73,14 +75,14 @@ func TestGuardAtEnd(t *testing.T) {
 	for _, end := range []string{"terminate", "INIT"} {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
-			state := tempDir(t)
+			state := harness.TempDir(t)
 			path := inDir.file(v20, state)
 			src := start(t, setup{tpm: v20, state: state, args: leaving})
 			g := moveIn(t, src, v20)
 			dst := start(t, setup{tpm: v20, state: state, args: arriving})
 			bags := src.pack(t, true)
-			old := []byte(read(t, path))
-			src.kill(t)
+			old := []byte(harness.Read(t, path))
+			src.Kill(t)
 			arrives(t, dst, bags)
 			g.goesOn(t, dst, v20)
 			overwrites["rename"](t, path, old)
@@ -99,12 +101,12 @@ func TestGuardAtEnd(t *testing.T) {
 // fought: what it stores after this host has released the lock stays.
 func TestGuardLeavesOwnerAlone(t *testing.T) {
 	t.Parallel()
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	src := start(t, setup{tpm: v20, state: state, args: leaving})
 	g := moveIn(t, src, v20)
 	dst := start(t, setup{tpm: v20, state: state, args: arriving})
 	bags := src.pack(t, true)
-	src.kill(t)
+	src.Kill(t)
 	arrives(t, dst, bags)
 	g.goesOn(t, dst, v20)
 
@@ -114,7 +116,7 @@ func TestGuardLeavesOwnerAlone(t *testing.T) {
 	g.goesOn(t, third, v20)
 	g.goesOn(t, third, v20)
 	dst.terminate(t)
-	if log := read(t, dst.log) + read(t, third.log); strings.Contains(log, storedAgain) {
+	if log := harness.Read(t, dst.log) + harness.Read(t, third.log); strings.Contains(log, storedAgain) {
 		t.Errorf("two owners in turn:\n%s", log)
 	}
 	third.terminate(t)
@@ -141,37 +143,37 @@ func TestGuardReference(t *testing.T) {
 		for _, end := range []string{"SIGTERM", "SHUTDOWN", "command"} {
 			t.Run(fmt.Sprint(v, " ", end), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				src := start(t, setup{tpm: v, state: state, args: append([]string{"--seccomp", "action=none"}, leaving...),
 					wrap: []string{loaders[0], "--library-path", libs + ":" + filepath.Join(libs, "swtpm")}, program: filepath.Join(dir, "root/usr/bin/swtpm")})
 				g := moveIn(t, src, v)
 				dst := start(t, setup{tpm: v, state: state, args: arriving})
 				arrives(t, dst, src.pack(t, true))
 				g.goesOn(t, dst, v)
-				acknowledged := read(t, inDir.file(v, state))
+				acknowledged := harness.Read(t, inDir.file(v, state))
 				switch end {
 				case "SIGTERM":
-					must(t, src.cmd.Process.Signal(unix.SIGTERM))
-					src.wait(t)
+					must(t, src.Cmd.Process.Signal(unix.SIGTERM))
+					src.Wait(t)
 				case "SHUTDOWN":
 					c := src.control(t)
 					_ = c.Shutdown()
 					_ = c.Close()
-					src.wait(t)
+					src.Wait(t)
 				case "command":
 					ch := src.open(t, v)
 					_, _ = ch.transmit(map[version]string{v12: ticks12, v20: random20}[v])
 					_ = ch.Close()
-					src.kill(t)
+					src.Kill(t)
 				}
-				overwritten := read(t, inDir.file(v, state)) != acknowledged
+				overwritten := harness.Read(t, inDir.file(v, state)) != acknowledged
 				if overwritten {
-					if err := until(func() bool { return strings.Contains(read(t, dst.log), storedAgain) }); err != nil {
-						t.Fatalf("not stored again: %v; log:\n%s", err, read(t, dst.log))
+					if err := harness.Until(func() bool { return strings.Contains(harness.Read(t, dst.log), storedAgain) }); err != nil {
+						t.Fatalf("not stored again: %v; log:\n%s", err, harness.Read(t, dst.log))
 					}
 				}
-				t.Logf("overwritten by the source: %t; log: %s", overwritten, read(t, dst.log))
-				dst.kill(t)
+				t.Logf("overwritten by the source: %t; log: %s", overwritten, harness.Read(t, dst.log))
+				dst.Kill(t)
 				g.isAt(t, state, v)
 			})
 		}

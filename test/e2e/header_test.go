@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // controlled is what testdata/control.c prints. The requests whose results differ
@@ -57,7 +59,7 @@ SHUTDOWN 0x0
 // emulator: it uses every structure of the header that sockets have.
 func TestHeaderClient(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "control")
-	mustRun(t, need(t, "gcc", "gcc"), "-Wall", "-Wextra", "-Werror", "-I", "../../include", "-o", program, "testdata/control.c")
+	mustRun(t, harness.Need(t, "gcc", "gcc"), "-Wall", "-Wextra", "-Werror", "-I", "../../include", "-o", program, "testdata/control.c")
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			e := start(t, setup{tpm: v, nodata: true})
@@ -65,7 +67,7 @@ func TestHeaderClient(t *testing.T) {
 			if code != 0 || out != controlled[v] {
 				t.Errorf("exit code %d, want 0; it prints\n%s%s\nwant\n%s", code, out, complaint, controlled[v])
 			}
-			if code := e.wait(t); code != 0 {
+			if code := e.Wait(t); code != 0 {
 				t.Errorf("exit code %d after SHUTDOWN", code)
 			}
 		})
@@ -74,7 +76,7 @@ func TestHeaderClient(t *testing.T) {
 
 // TestManOfHeader checks that swtpm_ioctls(3) names everything in the header.
 func TestManOfHeader(t *testing.T) {
-	page := strings.ReplaceAll(read(t, "../../man/swtpm_ioctls.3"), `\-`, "-")
+	page := strings.ReplaceAll(harness.Read(t, "../../man/swtpm_ioctls.3"), `\-`, "-")
 	header, err := os.ReadFile("../../include/swtpm/tpm_ioctl.h")
 	if err != nil {
 		t.Fatal(err)

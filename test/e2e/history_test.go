@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // moment is the state of a TPM as it was on the disk once, and the newest mark that its
@@ -59,7 +60,7 @@ func look(t *testing.T, v version, dir string, last moment) moment {
 // randomLife runs a TPM 2.0 through n random changes and restarts, and returns all moments.
 func randomLife(t *testing.T, r *rand.Rand, n int) (all []moment) {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	e := start(t, setup{tpm: v20, state: dir})
 	ch := e.power(t, v20)
 	ch.define(t)
@@ -78,7 +79,7 @@ func randomLife(t *testing.T, r *rand.Rand, n int) (all []moment) {
 			if r.IntN(2) == 0 {
 				e.terminate(t)
 			} else {
-				e.kill(t)
+				e.Kill(t)
 			}
 			e = start(t, setup{tpm: v20, state: dir})
 			c = e.control(t)
@@ -92,7 +93,7 @@ func randomLife(t *testing.T, r *rand.Rand, n int) (all []moment) {
 		}
 		_ = c.Close()
 		if err != nil {
-			t.Fatalf("%v; log:\n%s", err, read(t, e.log))
+			t.Fatalf("%v; log:\n%s", err, harness.Read(t, e.log))
 		}
 		last = look(t, v20, dir, last)
 		all = append(all, last)

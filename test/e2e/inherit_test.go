@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // passedFD is the number that the first of exec.Cmd.ExtraFiles has in the child.
@@ -46,11 +47,11 @@ func listening(t *testing.T, path string) *os.File {
 }
 
 // inherit starts our swtpm with files as descriptors 3 and so on.
-func inherit(t *testing.T, files []*os.File, args ...string) *process {
+func inherit(t *testing.T, files []*os.File, args ...string) *harness.Process {
 	t.Helper()
-	cmd := exec.Command(ours("swtpm"), append([]string{"socket", "--tpm2", "--tpmstate", "dir=" + tempDir(t)}, args...)...)
+	cmd := exec.Command(ours("swtpm"), append([]string{"socket", "--tpm2", "--tpmstate", "dir=" + harness.TempDir(t)}, args...)...)
 	cmd.ExtraFiles = files
-	p := startProcess(t, cmd)
+	p := harness.Start(t, cmd)
 	for _, f := range files {
 		_ = f.Close() // so that the child has the only one
 	}
@@ -90,8 +91,8 @@ func TestPassedDataConnection(t *testing.T) {
 			exchange(t, here, random20)
 			exchange(t, here, random20)
 			_ = here.Close()
-			if code := p.wait(t); code != 0 {
-				t.Errorf("exit code %d, want 0\n%s", code, p.out.String())
+			if code := p.Wait(t); code != 0 {
+				t.Errorf("exit code %d, want 0\n%s", code, p.Out.String())
 			}
 		})
 	}
@@ -101,7 +102,7 @@ func TestPassedDataConnection(t *testing.T) {
 // other, and not removed.
 func TestPassedDataListener(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(tempDir(t), "d")
+	path := filepath.Join(harness.TempDir(t), "d")
 	p := inherit(t, []*os.File{listening(t, path)}, "--server", fmt.Sprintf("type=unixio,fd=%d", passedFD), "--flags", "startup-clear")
 	for range 2 {
 		c := &channel{Conn: connect(t, path), v: v20}
@@ -113,11 +114,11 @@ func TestPassedDataListener(t *testing.T) {
 
 // ended wants p to end well on SIGTERM and to leave the socket alone, which
 // somebody else has made.
-func ended(t *testing.T, p *process, path string) {
+func ended(t *testing.T, p *harness.Process, path string) {
 	t.Helper()
-	_ = p.cmd.Process.Signal(unix.SIGTERM)
-	if code := p.wait(t); code != 0 {
-		t.Errorf("exit code %d, want 0\n%s", code, p.out.String())
+	_ = p.Cmd.Process.Signal(unix.SIGTERM)
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("exit code %d, want 0\n%s", code, p.Out.String())
 	}
 	if _, err := os.Lstat(path); err != nil {
 		t.Error("the socket was removed")
@@ -128,7 +129,7 @@ func ended(t *testing.T, p *process, path string) {
 // messages too, whose end with terminate is the end.
 func TestPassedControl(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(tempDir(t), "c")
+	path := filepath.Join(harness.TempDir(t), "c")
 	p := inherit(t, []*os.File{listening(t, path)}, "--ctrl", fmt.Sprintf("type=unixio,fd=%d", passedFD))
 	for range 2 {
 		c, err := ctrl.Dial(t.Context(), "unix", path)
@@ -151,7 +152,7 @@ func TestPassedControl(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.Timeout = patience
+			c.Timeout = harness.Patience
 			if err := c.Init(0); err != nil {
 				t.Error(err)
 			}
@@ -165,8 +166,8 @@ func TestPassedControl(t *testing.T) {
 			}
 			_ = c.Close()
 			_ = here.Close()
-			if code := p.wait(t); code != 0 {
-				t.Errorf("exit code %d, want 0\n%s", code, p.out.String())
+			if code := p.Wait(t); code != 0 {
+				t.Errorf("exit code %d, want 0\n%s", code, p.Out.String())
 			}
 		})
 	}
@@ -186,13 +187,13 @@ func TestPassedWrong(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(args), func(t *testing.T) {
 			t.Parallel()
-			f, err := os.Create(filepath.Join(tempDir(t), "file"))
+			f, err := os.Create(filepath.Join(harness.TempDir(t), "file"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			p := inherit(t, []*os.File{f}, args...)
-			if code := p.wait(t); code != 1 || p.out.String() == "" {
-				t.Errorf("exit code %d, %q; want 1 and a reason", code, p.out.String())
+			if code := p.Wait(t); code != 1 || p.Out.String() == "" {
+				t.Errorf("exit code %d, %q; want 1 and a reason", code, p.Out.String())
 			}
 		})
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // keptTPM is a TPM of a service with a descriptor store, and its clients.
@@ -53,7 +54,7 @@ func (k *keptTPM) power(t testing.TB) *keptTPM {
 // newKeptOff starts one.
 func newKeptOff(t testing.TB, v version, key bool) *keptTPM {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
 	return newKeptIn(t, v, key, dir)
 }
@@ -73,7 +74,7 @@ func newKeptIn(t testing.TB, v version, key bool, dir string, more ...string) *k
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Timeout = patience
+	c.Timeout = harness.Patience
 	t.Cleanup(func() { _ = c.Close() })
 	k.ctrl = c
 	return k
@@ -82,8 +83,8 @@ func newKeptIn(t testing.TB, v version, key bool, dir string, more ...string) *k
 // says wants the process to say so, which reaches us a moment later.
 func (k *keptTPM) says(t testing.TB, want string) {
 	t.Helper()
-	if err := until(func() bool { return strings.Contains(k.out.String(), want) }); err != nil {
-		t.Errorf("it said %q, want %q", k.out.String(), want)
+	if err := harness.Until(func() bool { return strings.Contains(k.Out.String(), want) }); err != nil {
+		t.Errorf("it said %q, want %q", k.Out.String(), want)
 	}
 }
 
@@ -229,17 +230,17 @@ func TestKeep(t *testing.T) {
 			check := k.fill(t)
 			next()
 			check()
-			if said := k.out.String(); strings.Contains(said, "anew") {
+			if said := k.Out.String(); strings.Contains(said, "anew") {
 				t.Errorf("it said %s", said)
 			}
 		}
 		k.dial(t).alive(t) // the socket is there, too
-		names := strings.Join(k.kept(t), " ")
+		names := strings.Join(k.Names(t), " ")
 		if want := "swtpm-state swtpm-listen-ctrl swtpm-listen-data swtpm-ctrl-0 swtpm-data-1"; !strings.HasPrefix(names, want) {
 			t.Errorf("kept are %s, want %s", names, want)
 		}
 		_ = k.data.Close()
-		if err := until(func() bool { return !strings.Contains(strings.Join(k.kept(t), " "), "swtpm-data-1") }); err != nil {
+		if err := harness.Until(func() bool { return !strings.Contains(strings.Join(k.Names(t), " "), "swtpm-data-1") }); err != nil {
 			t.Errorf("the connection of a client that has gone: %v", err)
 		}
 	})
@@ -251,7 +252,7 @@ func TestKeepStop(t *testing.T) {
 	k := newKept(t, v20, false)
 	k.data.ok(t, define20)
 	k.end(t)
-	k.drop()
+	k.Clear()
 	k.start(t)
 	if _, err := k.data.transmit(random20); err == nil {
 		t.Error("the connection is still there")
@@ -290,13 +291,11 @@ func TestKeepRandom(t *testing.T) {
 			k.data.ok(t, random)
 			copy1 := k.memory(t) // what a crash before the next command's snapshot leaves
 			first := k.data.ok(t, random)
-			_ = k.cmd.Process.Kill()
-			k.wait(t)
-			k.mu.Lock()
-			if _, err := unix.Pwrite(k.fds["swtpm-state"], copy1, 0); err != nil {
+			_ = k.Cmd.Process.Kill()
+			k.Wait(t)
+			if _, err := unix.Pwrite(k.FD("swtpm-state"), copy1, 0); err != nil {
 				t.Error(err)
 			}
-			k.mu.Unlock()
 			k.start(t)
 			if second := k.data.ok(t, random); bytes.Equal(first, second) {
 				t.Errorf("the same random bytes twice: %x", second)
@@ -338,8 +337,8 @@ func TestKeepOtherState(t *testing.T) {
 			t.Parallel()
 			other := makeState(t, v)
 			k := newKept(t, v, false)
-			_ = k.cmd.Process.Kill()
-			k.wait(t)
+			_ = k.Cmd.Process.Kill()
+			k.Wait(t)
 			write(t, filepath.Join(k.dir, "state", v.file()), other)
 			k.start(t)
 			if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
@@ -395,7 +394,7 @@ func TestKeepUnderLoad(t *testing.T) {
 			cmd, after := v.extend(n, value)
 			rsp, err := k.data.transmit(cmd)
 			if err != nil {
-				t.Fatalf("extend %d: %v; it said:\n%s", n, err, k.out.String())
+				t.Fatalf("extend %d: %v; it said:\n%s", n, err, k.Out.String())
 			}
 			if fail(rsp) {
 				failed++
@@ -515,7 +514,7 @@ func TestKeepIncoming(t *testing.T) {
 // The same with the end in INIT, before and after the state is on disk.
 func TestKeepIncomingInit(t *testing.T) {
 	needRoot(t, "strace traces it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	src := start(t, setup{tpm: v20})
 	g := moveIn(t, src, v20)
@@ -523,19 +522,19 @@ func TestKeepIncomingInit(t *testing.T) {
 	for _, call := range []string{"write", "renameat"} {
 		k := newKeptOff(t, v20, false)
 		state := filepath.Join(k.dir, "state")
-		var s *process
+		var s *harness.Process
 		back := make(chan bool)
 		err := sendKilled(k, bags, len(bags), func(k *keptTPM) {
-			s = startProcess(t, exec.Command(strace, "-f", "-o", "/dev/null", "-p", strconv.Itoa(k.cmd.Process.Pid),
+			s = harness.Start(t, exec.Command(strace, "-f", "-o", "/dev/null", "-p", strconv.Itoa(k.Cmd.Process.Pid),
 				"-P", state, "-P", filepath.Join(state, "TMP2-00.permall"), "-e", "inject="+call+":signal=KILL"))
-			if err := until(func() bool { return s.gone() || strings.Contains(s.out.String(), " attached") }); err != nil || s.gone() {
-				t.Fatalf("strace: %s", s.out.String())
+			if err := harness.Until(func() bool { return s.Ended() || strings.Contains(s.Out.String(), " attached") }); err != nil || s.Ended() {
+				t.Fatalf("strace: %s", s.Out.String())
 			}
-			first := k.process
-			go func() { defer close(back); <-first.exited; k.start(t) }()
+			first := k.Process
+			go func() { defer close(back); <-first.Done; k.start(t) }()
 		})
 		<-back
-		s.wait(t)
+		s.Wait(t)
 		k.wantLost(t, "killed at "+call, err, nil)
 		k.comes(t, bags, g)
 	}
@@ -581,7 +580,7 @@ func (k *keptTPM) wantLost(t *testing.T, what string, err error, was []byte) {
 func (k *keptTPM) comes(t *testing.T, bags luggage, g guest) {
 	t.Helper()
 	if err := sendKilled(k, bags, 0, nil); err != nil {
-		t.Fatalf("%v; it said:\n%s", err, k.out.String())
+		t.Fatalf("%v; it said:\n%s", err, k.Out.String())
 	}
 	c := k.dial(t)
 	if n, pcr := c.number(t), pcrValue(c.ok(t, readPCR[v20])); n != g.number || pcr != g.pcr {
@@ -601,12 +600,10 @@ func TestKeepGivenUp(t *testing.T) {
 		k.data.ok(t, cmd)
 		crashed := func(times byte) {
 			t.Helper()
-			_ = k.cmd.Process.Kill()
-			k.wait(t)
-			k.mu.Lock()
-			defer k.mu.Unlock()
+			_ = k.Cmd.Process.Kill()
+			k.Wait(t)
 			const resumes = 64 + 8 // emul.Cells
-			if _, err := unix.Pwrite(k.fds["swtpm-state"], []byte{times, 0, 0, 0}, resumes); err != nil {
+			if _, err := unix.Pwrite(k.FD("swtpm-state"), []byte{times, 0, 0, 0}, resumes); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -614,7 +611,7 @@ func TestKeepGivenUp(t *testing.T) {
 			crashed(4)
 			k.start(t)
 			if got := k.data.pcr(t); !bytes.Equal(got, value) {
-				t.Fatalf("PCR 10 is %x, want %x; it said %s", got, value, k.out.String())
+				t.Fatalf("PCR 10 is %x, want %x; it said %s", got, value, k.Out.String())
 			}
 		}
 		crashed(5)
@@ -645,7 +642,7 @@ func TestKeepGivenUp(t *testing.T) {
 // of its arguments.
 func newStarting(t *testing.T, v version, seed []byte, flags string) *keptTPM {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	state := filepath.Join(dir, "state")
 	mkdir(t, state)
 	if seed != nil {
@@ -663,7 +660,7 @@ func (k *keptTPM) answers(t *testing.T, want uint32) {
 	random := map[version]string{v12: "00c1 0000000e 00000046 00000010", v20: random20}[k.v]
 	for _, when := range []string{"at first", "after a crash"} {
 		if rsp, err := c.transmit(random); err != nil || result(rsp) != want {
-			t.Errorf("%s: %x, %v; want the result %#x; it said:\n%s", when, rsp, err, want, k.out.String())
+			t.Errorf("%s: %x, %v; want the result %#x; it said:\n%s", when, rsp, err, want, k.Out.String())
 		}
 		k.crash(t, unix.SIGKILL)
 	}
@@ -674,7 +671,7 @@ func (k *keptTPM) answers(t *testing.T, want uint32) {
 // that it takes on disk: the guest finds a TPM that had its startup.
 func TestKeepStartup(t *testing.T) {
 	needRoot(t, "strace traces it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, typ := range []string{"clear", "state"} {
 		var seed []byte
@@ -705,16 +702,16 @@ func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string,
 		"-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
 	k.env = append(k.env, "GOMAXPROCS=1") // strace counts by thread
 	if k.tryStart(t) {
-		pid, err := strconv.Atoi(strings.TrimSpace(read(t, filepath.Join(k.dir, "pid"))))
+		pid, err := strconv.Atoi(strings.TrimSpace(harness.Read(t, filepath.Join(k.dir, "pid"))))
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = unix.Kill(pid, unix.SIGKILL)
-		k.wait(t) // strace ends with it
+		k.Wait(t) // strace ends with it
 		return false
 	}
-	if strings.Contains(k.out.String(), "ptrace") {
-		t.Skipf("strace may not trace here: %s", k.out.String())
+	if strings.Contains(k.Out.String(), "ptrace") {
+		t.Skipf("strace may not trace here: %s", k.Out.String())
 	}
 	k.trace = nil
 	k.start(t)
@@ -742,15 +739,13 @@ func TestKeepBeforeStartup(t *testing.T) {
 			t.Parallel()
 			k := newStarting(t, g.v, nil, "not-need-init")
 			k.start(t)
-			_ = k.cmd.Process.Kill()
-			k.wait(t)
+			_ = k.Cmd.Process.Kill()
+			k.Wait(t)
 			if !g.ready {
-				k.mu.Lock()
 				const ready = 64 + 12 // of package keep's memory: the cells, the fourth of them
-				if _, err := unix.Pwrite(k.fds["swtpm-state"], make([]byte, 4), ready); err != nil {
+				if _, err := unix.Pwrite(k.FD("swtpm-state"), make([]byte, 4), ready); err != nil {
 					t.Error(err)
 				}
-				k.mu.Unlock()
 			}
 			k.args[len(k.args)-1] = g.flags
 			k.start(t)
@@ -777,7 +772,7 @@ func TestKeepUpgrade(t *testing.T) {
 			check := k.fill(t)
 			k.wrap = wrap
 			k.restart(t)
-			if newer := strings.Contains(read(t, fmt.Sprintf("/proc/%d/maps", k.cmd.Process.Pid)), dir); newer != (wrap != nil) {
+			if newer := strings.Contains(harness.Read(t, fmt.Sprintf("/proc/%d/maps", k.Cmd.Process.Pid)), dir); newer != (wrap != nil) {
 				t.Fatalf("the newer library is in use: %t", newer)
 			}
 			check()

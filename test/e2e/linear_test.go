@@ -16,11 +16,12 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // media are what the state in one file may be on. Each returns its path.
 var media = map[string]func(t *testing.T) string{
-	"new file": func(t *testing.T) string { return filepath.Join(tempDir(t), "image") },
+	"new file": func(t *testing.T) string { return filepath.Join(harness.TempDir(t), "image") },
 	"4 MiB":    func(t *testing.T) string { return volume(t, 4<<20) },
 	"device":   func(t *testing.T) string { return nvtest.Loop(t, volume(t, 4<<20)) },
 }
@@ -28,7 +29,7 @@ var media = map[string]func(t *testing.T) string{
 // volume returns the path of a file with so many zeros.
 func volume(t *testing.T, size int64) string {
 	t.Helper()
-	path := filepath.Join(tempDir(t), "volume")
+	path := filepath.Join(harness.TempDir(t), "volume")
 	write(t, path, make([]byte, size))
 	return path
 }
@@ -59,12 +60,12 @@ func fileHops(t *testing.T, image string, args []string, v version, isOurs bool)
 	for hop := range uint64(6) {
 		program := ours("swtpm")
 		if !isOurs {
-			program = reference(t)
+			program = harness.Reference(t)
 		}
 		e := start(t, setup{program: program, tpm: v, file: image, args: args})
 		c := e.control(t)
 		if err := c.Init(ctrl.InitDeleteVolatile); err != nil {
-			t.Fatalf("hop %d, ours %t: INIT: %v; log:\n%s", hop, isOurs, err, read(t, e.log))
+			t.Fatalf("hop %d, ours %t: INIT: %v; log:\n%s", hop, isOurs, err, harness.Read(t, e.log))
 		}
 		ch := e.open(t, v)
 		if !resume {
@@ -84,9 +85,9 @@ func fileHops(t *testing.T, image string, args []string, v version, isOurs bool)
 			ch.ok(t, extend[v])
 			pcr = pcrValue(ch.ok(t, readPCR[v]))
 			if err := c.StoreVolatile(); err != nil {
-				t.Fatalf("hop %d, ours %t: STORE_VOLATILE: %v; log:\n%s", hop, isOurs, err, read(t, e.log))
+				t.Fatalf("hop %d, ours %t: STORE_VOLATILE: %v; log:\n%s", hop, isOurs, err, harness.Read(t, e.log))
 			}
-			e.kill(t)
+			e.Kill(t)
 		} else {
 			_, _ = ch.Close(), c.Close()
 			e.terminate(t)
@@ -105,7 +106,7 @@ func TestProxmox(t *testing.T) {
 	for name, make := range map[string]func(t *testing.T) string{
 		"file": media["4 MiB"],
 		"link to a device": func(t *testing.T) string {
-			link := filepath.Join(tempDir(t), "vm-100-disk-0")
+			link := filepath.Join(harness.TempDir(t), "vm-100-disk-0")
 			if err := os.Symlink(media["device"](t), link); err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +114,7 @@ func TestProxmox(t *testing.T) {
 		},
 		"mount": func(t *testing.T) string {
 			needRoot(t, "it mounts a file")
-			path := filepath.Join(tempDir(t), "export")
+			path := filepath.Join(harness.TempDir(t), "export")
 			write(t, path, nil)
 			if err := unix.Mount(media["4 MiB"](t), path, "", unix.MS_BIND, ""); err != nil {
 				t.Skipf("needs root with the right to mount: %v", err)
@@ -124,13 +125,13 @@ func TestProxmox(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			image, dir := make(t), tempDir(t)
+			image, dir := make(t), harness.TempDir(t)
 			for run := range uint64(2) {
 				sock, pid, log := filepath.Join(dir, "100.swtpm"), filepath.Join(dir, "100.swtpm.pid"), filepath.Join(dir, "100-swtpm.log")
 				mustRun(t, ours("swtpm"), "socket", "--tpmstate", "backend-uri=file://"+image+",mode=0600",
 					"--ctrl", "type=unixio,path="+sock+",mode=0600", "--pid", "file="+pid, "--terminate", "--daemon",
 					"--log", "file="+log+",level=1,prefix=[id=1700000000] ", "--tpm2")
-				first, _, _ := strings.Cut(read(t, pid), "\n")
+				first, _, _ := strings.Cut(harness.Read(t, pid), "\n")
 				process, err := strconv.Atoi(first) // there as soon as the command returns
 				if err != nil {
 					t.Fatal(err)
@@ -144,7 +145,7 @@ func TestProxmox(t *testing.T) {
 					_ = unix.Close(pidfd)
 				})
 				proxmoxGuest(t, sock, log, run+1)
-				if err := until(func() bool { return unix.Kill(process, 0) != nil }); err != nil {
+				if err := harness.Until(func() bool { return unix.Kill(process, 0) != nil }); err != nil {
 					t.Error("the process does not end with the guest")
 				}
 			}
@@ -159,7 +160,7 @@ func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	c.Timeout = patience
+	c.Timeout = harness.Patience
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +170,7 @@ func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
 	}
 	_ = unix.Close(pair[1])
 	if err := c.Init(0); err != nil {
-		t.Fatalf("INIT: %v; log:\n%s", err, read(t, log))
+		t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, log))
 	}
 	data := os.NewFile(uintptr(pair[0]), "data")
 	conn, err := net.FileConn(data)
@@ -197,7 +198,7 @@ func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
 func TestFullDiskWithFile(t *testing.T) {
 	needRoot(t, "it mounts a small tmpfs")
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
 		t.Skipf("needs root with the right to mount: %v", err)
 	}
@@ -208,10 +209,10 @@ func TestFullDiskWithFile(t *testing.T) {
 	fill(t, filepath.Join(dir, "filler"))
 	for n := range uint64(3) {
 		if err := ch.bump(n + 2); err != nil {
-			t.Errorf("bump %d: %v; log:\n%s", n, err, read(t, e.log))
+			t.Errorf("bump %d: %v; log:\n%s", n, err, harness.Read(t, e.log))
 		}
 	}
-	e.kill(t)
+	e.Kill(t)
 	e = start(t, inFile.at(v20, dir))
 	if n := e.power(t, v20).number(t); n != 4 {
 		t.Errorf("the number is %d, want 4", n)
@@ -223,7 +224,7 @@ func TestFullDiskWithFile(t *testing.T) {
 // written, synced and answered; what was not synced is left out sector by sector.
 func TestPowerCutWithFile(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		for name, args := range keyed {
@@ -237,12 +238,12 @@ func TestPowerCutWithFile(t *testing.T) {
 
 func powerCutWithFile(t *testing.T, v version, args []string) {
 	const bumps = 4
-	place := tempDir(t)
+	place := harness.TempDir(t)
 	image := inFile.file(v, place)
 	write(t, image, inFile.makeState(t, v, args...))
 	e := start(t, inFile.at(v, place, args...))
 	ch := e.power(t, v)
-	powered := read(t, image)
+	powered := harness.Read(t, image)
 	s := attachTo(t, e, []string{"-y", "-xx", "-s", "65536", "-e", "trace=write,pwrite64,ftruncate,fsync,fdatasync,sendto,sendmsg"})
 	for n := range uint64(bumps) {
 		if err := ch.bump(2 + n); err != nil {
@@ -250,7 +251,7 @@ func powerCutWithFile(t *testing.T, v version, args []string) {
 		}
 	}
 	s.detach(t)
-	e.kill(t)
+	e.Kill(t)
 
 	d := &sectors{path: image, disk: powered, size: len(powered)}
 	cuts := map[string]cut{}
@@ -394,8 +395,8 @@ func (d *damage) refusedOrFine(t *testing.T, what string, b []byte) (fine bool) 
 	t.Helper()
 	write(t, d.file, b)
 	err := d.ctrl.Init(0)
-	if d.gone() {
-		t.Fatalf("%s: the process has ended:\n%s", what, d.out.String())
+	if d.Ended() {
+		t.Fatalf("%s: the process has ended:\n%s", what, d.Out.String())
 	}
 	log := d.newLines(t)
 	if err == nil {
@@ -409,7 +410,7 @@ func (d *damage) refusedOrFine(t *testing.T, what string, b []byte) (fine bool) 
 		}
 		return true
 	}
-	if now := read(t, d.file); now != string(b) {
+	if now := harness.Read(t, d.file); now != string(b) {
 		t.Fatalf("%s: the file was changed: %d bytes, were %d", what, len(now), len(b))
 	}
 	d.logged(t, what, log, d.file)

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // point is a public key on secp256r1: the curve's own base point.
@@ -25,7 +27,7 @@ const point = "x=6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c29
 // yet, in its directory "ca". more are lines of the configuration file.
 func newLocalCA(t *testing.T, more ...string) (dir string) {
 	t.Helper()
-	dir = tempDir(t)
+	dir = harness.TempDir(t)
 	conf := fmt.Sprintf("statedir = %[1]s/ca\nsigningkey = %[1]s/ca/signkey.pem\nissuercert = %[1]s/ca/issuercert.pem\ncertserial = %[1]s/ca/certserial\n", dir)
 	write(t, filepath.Join(dir, "conf"), []byte(conf+strings.Join(more, "\n")+"\n"))
 	write(t, filepath.Join(dir, "options"), []byte("--platform-manufacturer Fedora\n--platform-version 2.1\n--platform-model QEMU\n"))
@@ -60,7 +62,7 @@ func verifyCerts(t *testing.T, dir string, outs ...string) (serials []string) {
 	t.Helper()
 	args := []string{"verify", "-ignore_critical", "-CAfile", dir + "/ca/swtpm-localca-rootca-cert.pem", "-untrusted", dir + "/ca/issuercert.pem"}
 	for _, out := range outs {
-		der := []byte(read(t, filepath.Join(dir, out, "ek.cert")))
+		der := []byte(harness.Read(t, filepath.Join(dir, out, "ek.cert")))
 		var cert struct {
 			TBS struct {
 				Version int      `asn1:"explicit,tag:0"`
@@ -75,7 +77,7 @@ func verifyCerts(t *testing.T, dir string, outs ...string) (serials []string) {
 		write(t, path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 		args = append(args, path)
 	}
-	mustRun(t, need(t, "openssl", "openssl"), args...)
+	mustRun(t, harness.Need(t, "openssl", "openssl"), args...)
 	return serials
 }
 
@@ -88,7 +90,7 @@ func TestLocalCAAtOnce(t *testing.T) {
 
 // Ours and the reference's, at once at one CA.
 func TestLocalCABesideReference(t *testing.T) {
-	reference := need(t, "/usr/bin/swtpm_localca", "swtpm-tools")
+	reference := harness.Need(t, "/usr/bin/swtpm_localca", "swtpm-tools")
 	t.Parallel()
 	dir := newLocalCA(t)
 	mustLocalCA(t, ours("swtpm_localca"), dir, "first")
@@ -137,7 +139,7 @@ func atOnce(t *testing.T, dir string, n int, program func(int) string) {
 // Ours goes on with a CA of the reference, and the reference with ours, with
 // passwords and without.
 func TestLocalCAHandover(t *testing.T) {
-	reference := need(t, "/usr/bin/swtpm_localca", "swtpm-tools")
+	reference := harness.Need(t, "/usr/bin/swtpm_localca", "swtpm-tools")
 	t.Parallel()
 	for _, password := range []string{"", "signingkey_password = secret"} {
 		for _, order := range [][]string{{ours("swtpm_localca"), reference}, {reference, ours("swtpm-localca")}} {
@@ -150,7 +152,7 @@ func TestLocalCAHandover(t *testing.T) {
 			if len(slices.Compact(serials)) != 4 {
 				t.Errorf("%q, %q: serial numbers %q", order, password, serials)
 			}
-			if key := read(t, dir+"/ca/signkey.pem"); strings.Contains(key, "ENCRYPTED") != (password != "") {
+			if key := harness.Read(t, dir+"/ca/signkey.pem"); strings.Contains(key, "ENCRYPTED") != (password != "") {
 				t.Errorf("%q, %q: the key is %.30q", order, password, key)
 			}
 		}
@@ -201,7 +203,7 @@ func TestLocalCAHostile(t *testing.T) {
 			if (code == 0) != harmless || code > 1 {
 				t.Errorf("a %s at %s: exit code %d\n%s%s", name, at, code, stdout, stderr)
 			}
-			if got := read(t, outside); got != "precious" {
+			if got := harness.Read(t, outside); got != "precious" {
 				t.Errorf("a %s at %s: the file outside is %q", name, at, got)
 			}
 			if _, err := os.Lstat(outside + ".new"); !errors.Is(err, os.ErrNotExist) {
@@ -251,7 +253,7 @@ func TestLocalCAUser(t *testing.T) {
 
 // A signing key in a token, whose module is configured by a line env:.
 func TestLocalCAToken(t *testing.T) {
-	util := need(t, "softhsm2-util", "softhsm2")
+	util := harness.Need(t, "softhsm2-util", "softhsm2")
 	t.Parallel()
 	dir := newLocalCA(t)
 	mustLocalCA(t, ours("swtpm_localca"), dir, "file") // for a key and its certificate
@@ -303,7 +305,7 @@ func softHSM(t *testing.T) string {
 		paths, err = filepath.Glob("/usr/lib*/softhsm/libsofthsm2.so")
 	}
 	if err != nil || len(paths) == 0 {
-		missing(t, "no libsofthsm2.so: install the package softhsm2")
+		harness.Missing(t, "no libsofthsm2.so: install the package softhsm2")
 	}
 	return paths[0]
 }

@@ -6,15 +6,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestResetLockout locks a TPM 2.0 by crashes of its emulator, as a crash of the host
 // does, and unlocks it while it is off.
 func TestResetLockout(t *testing.T) {
-	need(t, "tpm2_nvread", "tpm2-tools")
+	harness.Need(t, "tpm2_nvread", "tpm2-tools")
 	t.Parallel()
-	state := tempDir(t)
-	work := tempDir(t)
+	state := harness.TempDir(t)
+	work := harness.TempDir(t)
 	power := func() (*emulator, func(script string) (string, error)) {
 		e := start(t, setup{tpm: v20, state: state})
 		ch := e.power(t, v20)
@@ -49,7 +51,7 @@ tpm2_changeauth -Q -c lockout guest`); err != nil {
 			}
 			break
 		}
-		e.kill(t)
+		e.Kill(t)
 		e, tools = power()
 	}
 	if crashes == 0 || crashes > 6 {

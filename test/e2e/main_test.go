@@ -9,7 +9,6 @@ package e2e_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/record"
 )
 
@@ -42,9 +42,7 @@ func TestMain(m *testing.M) {
 // buildAndRun builds the programs once, under the names they are installed by,
 // and runs the tests. $SWTPM_TEST_BUILDFLAGS may hold one flag, such as -race.
 func buildAndRun(m *testing.M) (int, error) {
-	for _, v := range []string{"TPM_PORT", "TPM_PATH", "NOTIFY_SOCKET", "JOURNAL_STREAM", "POSIXLY_CORRECT", "TPM2TOOLS_TCTI"} {
-		os.Unsetenv(v)
-	}
+	harness.ClearEnvironment()
 	if os.Getenv(binVar) != "" {
 		return m.Run(), nil
 	}
@@ -56,18 +54,16 @@ func buildAndRun(m *testing.M) (int, error) {
 	if err := os.Chmod(bin, 0o755); err != nil { // for tests that give up root
 		return 1, err
 	}
-	args := []string{"build", "-o", bin + "/"}
 	recorder, err := record.Start()
 	if err != nil {
 		return 1, err
 	}
-	args = append(args, recorder.BuildFlags()...)
+	flags := recorder.BuildFlags()
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
-		args = append(args, f)
+		flags = append(flags, f)
 	}
-	build := exec.Command("go", append(args, "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-bios", "../../cmd/swtpm-cert", "../../cmd/swtpm-localca", "../../cmd/swtpm-setup", "../../cmd/swtpm-admin")...)
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("%v: %w\n%s", build, err, out)
+	if err := harness.Build(bin, flags, "swtpm", "swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup", "swtpm-admin"); err != nil {
+		return 1, err
 	}
 	for _, name := range []string{"swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup"} {
 		alias := strings.ReplaceAll(name, "-", "_")
@@ -83,44 +79,10 @@ func buildAndRun(m *testing.M) (int, error) {
 // ours returns the path of a program under test.
 func ours(name string) string { return filepath.Join(os.Getenv(binVar), name) }
 
-// need returns the path of an installed program, or skips the test.
-func need(t testing.TB, program, pkg string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		missing(t, "%s is not installed: install the package %s", program, pkg)
-	}
-	return path
-}
-
 // needRoot skips a test that only root can run.
 func needRoot(t testing.TB, why string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skipf("needs root: %s", why)
 	}
-}
-
-// missing skips the test, or fails it where nothing may be missing.
-func missing(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("SWTPM_TEST_REQUIRE") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// tempDir is t.TempDir with a path that is short enough for Unix sockets and
-// that any user may enter.
-func tempDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "e2e")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // anonymousKiB is the memory of a process that no file stands behind.
@@ -70,16 +71,16 @@ func TestMemoryAfterBurst(t *testing.T) {
 	t.Parallel()
 	e := start(t, setup{tpm: v20})
 	e.power(t, v20).alive(t)
-	pid := e.cmd.Process.Pid
+	pid := e.Cmd.Process.Pid
 	before := anonymousKiB(t, pid)
 	flockOfClients(t, e)
 	const most = 1800 // kB; some remains for the garbage collector's own data
-	if err := until(func() bool { return anonymousKiB(t, pid)-before < most }); err != nil {
+	if err := harness.Until(func() bool { return anonymousKiB(t, pid)-before < most }); err != nil {
 		t.Errorf("%d kB before, %d kB after a burst", before, anonymousKiB(t, pid))
 	}
 	settled := anonymousKiB(t, pid)
 	flockOfClients(t, e)
-	if err := until(func() bool { return anonymousKiB(t, pid)-settled < 300 }); err != nil {
+	if err := harness.Until(func() bool { return anonymousKiB(t, pid)-settled < 300 }); err != nil {
 		t.Errorf("%d kB after a burst, %d kB after another one", settled, anonymousKiB(t, pid))
 	}
 }
@@ -94,7 +95,7 @@ func TestMemoryLimit(t *testing.T) {
 	c := e.power(t, v20)
 	burst(t, e, c)
 	flockOfClients(t, e)
-	if e.gone() {
+	if e.Ended() {
 		t.Errorf("the TPM has gone with %d bytes of memory", limit)
 	}
 	e.open(t, v20).alive(t)
@@ -111,7 +112,7 @@ func memoryGroup(t *testing.T, limit int) string {
 		if os.Mkdir(dir, 0o755) != nil {
 			continue
 		}
-		t.Cleanup(func() { _ = until(func() bool { return os.Remove(dir) == nil }) })
+		t.Cleanup(func() { _ = harness.Until(func() bool { return os.Remove(dir) == nil }) })
 		if os.WriteFile(filepath.Join(dir, g.file), []byte(strconv.Itoa(limit)), 0o644) == nil {
 			return dir
 		}

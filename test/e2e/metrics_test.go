@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // A TPM of a profile tells its numbers on a socket, and in a file that goes with it.
@@ -55,11 +57,11 @@ func TestMetrics(t *testing.T) {
 	file := filepath.Join(p.dir, "vm1.prom")
 	p.write(t, "file = \"log\"\n[metrics]\nfile = \"vm1.prom\"\ninterval = 1\n")
 	cmd := exec.Command(ours("swtpm"), "run", p.profile)
-	p.process = startProcess(t, cmd)
+	p.Process = harness.Start(t, cmd)
 	p.await(t, p.data)
 	p.open(t, v20).ok(t, random20)
-	if until(func() bool { b, _ := os.ReadFile(file); return strings.Contains(string(b), "TPM2_GetRandom") }) != nil {
-		t.Errorf("the file has\n%s", read(t, file))
+	if harness.Until(func() bool { b, _ := os.ReadFile(file); return strings.Contains(string(b), "TPM2_GetRandom") }) != nil {
+		t.Errorf("the file has\n%s", harness.Read(t, file))
 	}
 	p.terminate(t)
 	if names, err := filepath.Glob(filepath.Join(p.dir, "*.prom*")); len(names) != 0 || err != nil {
@@ -69,7 +71,7 @@ func TestMetrics(t *testing.T) {
 
 // What [metrics] cannot be is told with its place.
 func TestMetricsMistakes(t *testing.T) {
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	file := filepath.Join(dir, "p.toml")
 	for text, want := range map[string]string{
 		"listen = \"tcp:127.0.0.1:1\"":      `6:1: [metrics] listen: invalid address tcp:127.0.0.1:1; must be "unix:PATH" or "systemd:NAME"`,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // luggage is the state of a guest that moves, as QEMU takes it along.
@@ -38,7 +39,7 @@ func (e *emulator) pack(t testing.TB, plain bool) luggage {
 			continue
 		}
 		if err != nil {
-			t.Fatalf("%v; log:\n%s", err, read(t, e.log))
+			t.Fatalf("%v; log:\n%s", err, harness.Read(t, e.log))
 		}
 		if len(blob) > 0 {
 			l = append(l, parcel{kind, flags, blob})
@@ -141,15 +142,15 @@ func TestMigration(t *testing.T) {
 	t.Parallel()
 	routes := []struct {
 		name     string
-		from, to func(t *testing.T) string
+		from, to func(t testing.TB) string
 		shared   bool
 	}{
 		{"ours to ours", mine, mine, false},
 		{"ours to ours, shared", mine, mine, true},
-		{"ours to the reference", mine, reference, false},
-		{"ours to the reference, shared", mine, reference, true},
-		{"the reference to ours", reference, mine, false},
-		{"the reference to ours, shared", reference, mine, true},
+		{"ours to the reference", mine, harness.Reference, false},
+		{"ours to the reference, shared", mine, harness.Reference, true},
+		{"the reference to ours", harness.Reference, mine, false},
+		{"the reference to ours, shared", harness.Reference, mine, true},
 	}
 	for _, r := range routes {
 		for _, k := range secrets {
@@ -159,8 +160,8 @@ func TestMigration(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%s, %s, %s", r.name, k.name, v), func(t *testing.T) {
 					t.Parallel()
-					a := setup{program: r.from(t), tpm: v, args: slices.Concat(k.args, k.src), state: tempDir(t)}
-					b := setup{program: r.to(t), tpm: v, args: slices.Concat(k.args, k.dst), state: tempDir(t)}
+					a := setup{program: r.from(t), tpm: v, args: slices.Concat(k.args, k.src), state: harness.TempDir(t)}
+					b := setup{program: r.to(t), tpm: v, args: slices.Concat(k.args, k.dst), state: harness.TempDir(t)}
 					if r.shared {
 						a.args = slices.Concat(k.args, k.src)
 						b.args, b.state = a.args, a.state
@@ -169,18 +170,18 @@ func TestMigration(t *testing.T) {
 					g := moveIn(t, src, v)
 					bags := src.pack(t, k.plain)
 					if r.shared && a.program != ours("swtpm") { // it does not give the lock away
-						src.kill(t)
+						src.Kill(t)
 					}
 					dst := start(t, withMigration(b, r.shared, arriving))
 					if err := dst.unpack(t, bags); err != nil {
-						t.Fatalf("%v; log:\n%s", err, read(t, dst.log))
+						t.Fatalf("%v; log:\n%s", err, harness.Read(t, dst.log))
 					}
 					g.goesOn(t, dst, v)
 					bags = dst.pack(t, k.plain)
 					if r.shared {
-						src.kill(t) // it has lost
+						src.Kill(t) // it has lost
 						if b.program != ours("swtpm") {
-							dst.kill(t)
+							dst.Kill(t)
 						}
 					}
 					back := start(t, withMigration(a, r.shared, arriving))
@@ -189,7 +190,7 @@ func TestMigration(t *testing.T) {
 						back = start(t, setup{program: a.program, tpm: v, args: a.args})
 					}
 					if err := back.unpack(t, bags); err != nil {
-						t.Fatalf("back: %v; log:\n%s", err, read(t, back.log))
+						t.Fatalf("back: %v; log:\n%s", err, harness.Read(t, back.log))
 					}
 					g.goesOn(t, back, v)
 				})
@@ -218,7 +219,7 @@ type hitch struct {
 
 var hitches = []hitch{
 	{name: "the target does not answer", do: func(t *testing.T, _, dst *emulator, _ luggage) {
-		dst.kill(t)
+		dst.Kill(t)
 	}},
 	{name: "wrong migration key", dstArgs: []string{"--migration-key", "file=testdata/key128.hex"},
 		do: func(t *testing.T, _, dst *emulator, bags luggage) {
@@ -251,11 +252,11 @@ var hitches = []hitch{
 			}
 		}
 		_ = c.Close()
-		dst.kill(t)
+		dst.Kill(t)
 	}},
 	{name: "target killed after INIT", do: func(t *testing.T, _, dst *emulator, bags luggage) {
 		arrives(t, dst, bags)
-		dst.kill(t)
+		dst.Kill(t)
 	}},
 	{name: "target ends after INIT", do: func(t *testing.T, _, dst *emulator, bags luggage) {
 		arrives(t, dst, bags) // its end sends the TPM2_Shutdown and stores that
@@ -292,7 +293,7 @@ var hitches = []hitch{
 func refuses(t *testing.T, dst *emulator, bags luggage, want tpm.Result) {
 	t.Helper()
 	if err := dst.unpack(t, bags); tpm.ResultOf(err) != want {
-		t.Errorf("the target takes the state: %v, want %v; log:\n%s", err, want, read(t, dst.log))
+		t.Errorf("the target takes the state: %v, want %v; log:\n%s", err, want, harness.Read(t, dst.log))
 	}
 }
 
@@ -300,7 +301,7 @@ func refuses(t *testing.T, dst *emulator, bags luggage, want tpm.Result) {
 func arrives(t *testing.T, dst *emulator, bags luggage) {
 	t.Helper()
 	if err := dst.unpack(t, bags); err != nil {
-		t.Fatalf("%v; log:\n%s", err, read(t, dst.log))
+		t.Fatalf("%v; log:\n%s", err, harness.Read(t, dst.log))
 	}
 }
 
@@ -330,11 +331,11 @@ func TestMigrationThatFails(t *testing.T) {
 	key := []string{"--migration-key", "file=testdata/migration.hex"}
 	targets := []struct {
 		name    string
-		program func(t *testing.T) string
+		program func(t testing.TB) string
 		shared  bool
 	}{
 		{"another directory", mine, false},
-		{"another directory, the reference", reference, false},
+		{"another directory, the reference", harness.Reference, false},
 		{"the same directory", mine, true},
 	}
 	for _, h := range hitches {
@@ -349,12 +350,12 @@ func TestMigrationThatFails(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%s, %s, %s", h.name, target.name, v), func(t *testing.T) {
 					t.Parallel()
-					state := tempDir(t)
+					state := harness.TempDir(t)
 					src := start(t, setup{tpm: v, state: state, args: slices.Concat(key, leaving)})
 					g := moveIn(t, src, v)
 					bags := src.pack(t, true)
 
-					to := setup{program: target.program(t), tpm: v, state: tempDir(t), args: key}
+					to := setup{program: target.program(t), tpm: v, state: harness.TempDir(t), args: key}
 					if h.dstArgs != nil {
 						to.args = h.dstArgs
 					}
@@ -368,14 +369,14 @@ func TestMigrationThatFails(t *testing.T) {
 
 					c := src.control(t)
 					if err := c.LockStorage(300); err != nil {
-						t.Fatalf("LOCK_STORAGE: %v; log:\n%s", err, read(t, src.log))
+						t.Fatalf("LOCK_STORAGE: %v; log:\n%s", err, harness.Read(t, src.log))
 					}
 					_ = c.Close()
 					g.goesOn(t, src, v)
 					dst := start(t, setup{tpm: v, state: state, args: slices.Concat(key, arriving)})
 					arrives(t, dst, src.pack(t, true))
 					g.goesOn(t, dst, v)
-					src.kill(t)
+					src.Kill(t)
 					dst.terminate(t)
 					g.isAt(t, state, v)
 				})
@@ -392,7 +393,7 @@ func TestMigrationSourceKilled(t *testing.T) {
 		for _, v := range both {
 			t.Run(fmt.Sprintf("shared %t, %s", shared, v), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				src := start(t, setup{tpm: v, state: state, args: leaving})
 				g := moveIn(t, src, v)
 				c := src.control(t)
@@ -400,7 +401,7 @@ func TestMigrationSourceKilled(t *testing.T) {
 					t.Fatal(err)
 				}
 				_ = c.Close()
-				src.kill(t) // with one blob on the way
+				src.Kill(t) // with one blob on the way
 				g.isAt(t, state, v)
 
 				src = start(t, setup{tpm: v, state: state, args: leaving})
@@ -409,7 +410,7 @@ func TestMigrationSourceKilled(t *testing.T) {
 				g.pcr = pcrValue(ch.ok(t, readPCR[v]))
 				_ = ch.Close()
 				bags := src.pack(t, true)
-				src.kill(t) // with all of them
+				src.Kill(t) // with all of them
 				to := setup{tpm: v, args: arriving}
 				if shared {
 					to.state = state
@@ -452,17 +453,17 @@ func TestMigrationSharedWithOtherKey(t *testing.T) {
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			state := tempDir(t)
+			state := harness.TempDir(t)
 			src := start(t, setup{tpm: v, state: state, args: slices.Concat(encryptions["aes-128"], leaving)})
 			g := moveIn(t, src, v)
 			bags := src.pack(t, true)
-			before := read(t, filepath.Join(state, v.file()))
+			before := harness.Read(t, filepath.Join(state, v.file()))
 			dst := start(t, setup{tpm: v, state: state, args: slices.Concat(encryptions["pbkdf2"], arriving)})
 			if err := dst.unpack(t, bags); err == nil {
 				t.Error("the target has taken the state")
 			}
 			dst.terminate(t)
-			if read(t, filepath.Join(state, v.file())) != before {
+			if harness.Read(t, filepath.Join(state, v.file())) != before {
 				t.Error("the target has written")
 			}
 			g.goesOn(t, src, v)
@@ -482,7 +483,7 @@ func TestMigrationIncomingWaits(t *testing.T) {
 		"a command": func(t *testing.T, dst *emulator, _ luggage) {
 			c := dst.control(t)
 			if err := c.Init(0); err != nil { // it reads, and writes nothing
-				t.Fatalf("INIT: %v; log:\n%s", err, read(t, dst.log))
+				t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, dst.log))
 			}
 			_ = c.Close()
 			conn := connect(t, dst.data)
@@ -511,7 +512,7 @@ func TestMigrationIncomingWaits(t *testing.T) {
 		for _, v := range both {
 			t.Run(name+", "+string(v), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				src := start(t, setup{tpm: v, state: state, args: leaving})
 				g := moveIn(t, src, v)
 				c := src.control(t)
@@ -541,7 +542,7 @@ func TestMigrationIncomingWaits(t *testing.T) {
 				}
 				_ = c.Close()
 				end(t, dst, bags)
-				if code := dst.wait(t); code != 0 {
+				if code := dst.Wait(t); code != 0 {
 					t.Errorf("exit code %d, want 0", code)
 				}
 				if after := listing(t, state); after != before {
@@ -563,7 +564,7 @@ func listing(t testing.TB, dir string) string {
 	var b strings.Builder
 	for _, f := range files {
 		if f.Name() != ".lock" {
-			fmt.Fprintf(&b, "%s %x\n", f.Name(), read(t, filepath.Join(dir, f.Name())))
+			fmt.Fprintf(&b, "%s %x\n", f.Name(), harness.Read(t, filepath.Join(dir, f.Name())))
 		}
 	}
 	return b.String()
@@ -576,7 +577,7 @@ func TestMigrationLostForGood(t *testing.T) {
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			state := tempDir(t)
+			state := harness.TempDir(t)
 			src := start(t, setup{tpm: v, state: state, args: leaving})
 			g := moveIn(t, src, v)
 			dst := start(t, setup{tpm: v, state: state, args: arriving})
@@ -591,10 +592,10 @@ func TestMigrationLostForGood(t *testing.T) {
 			if rsp, err := ch.transmit(readPCR[v]); err == nil {
 				t.Errorf("the source answers %x", rsp)
 			}
-			if code := src.wait(t); code != 0 {
+			if code := src.Wait(t); code != 0 {
 				t.Errorf("exit code %d, want 0", code)
 			}
-			if log := read(t, src.log); !strings.Contains(log, "the storage lock is held by another process") {
+			if log := harness.Read(t, src.log); !strings.Contains(log, "the storage lock is held by another process") {
 				t.Errorf("the log does not say why: %q", log)
 			}
 			g.goesOn(t, dst, v)
@@ -611,7 +612,7 @@ func TestMigrationOvertaken(t *testing.T) {
 		for _, arrived := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, the guest has moved: %t", v, arrived), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				src := start(t, setup{tpm: v, state: state, args: leaving})
 				g := moveIn(t, src, v)
 				dst := start(t, setup{tpm: v, state: state, args: arriving})
@@ -663,7 +664,7 @@ func TestSnapshot(t *testing.T) {
 		for _, v := range both {
 			t.Run(fmt.Sprintf("keep %t, %s", keep, v), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				var args []string // by default the lock is given away
 				if keep {
 					args = []string{"--migration", "release-lock-outgoing=false"}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // unable is a file system, or a kernel, that cannot do one thing. faults are strace's
@@ -50,7 +52,7 @@ func unables() []unable {
 // TestUnableMount checks what happens on mounts that lack something.
 func TestUnableMount(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, u := range unables() {
 		for _, k := range u.keep {
@@ -63,7 +65,7 @@ func TestUnableMount(t *testing.T) {
 }
 
 func (u unable) check(t *testing.T, k keeping) {
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	s := k.at(v20, state, "--seccomp", "action=log") // strace makes system calls of its own
 	if k == inDir {
 		s.state += u.options
@@ -81,14 +83,14 @@ func (u unable) check(t *testing.T, k keeping) {
 			break
 		}
 		tr.detach(t)
-		e.kill(t)
+		e.Kill(t)
 		e = start(t, s)
 		tr = u.attach(t, e, k, state)
 	}
 	if !u.works {
 		err := e.control(t).Init(0)
 		tr.detach(t)
-		if log := read(t, e.log); err == nil || !strings.Contains(log, u.log) {
+		if log := harness.Read(t, e.log); err == nil || !strings.Contains(log, u.log) {
 			t.Errorf("INIT = %v; log without %q:\n%s", err, u.log, log)
 		}
 		return
@@ -101,7 +103,7 @@ func (u unable) check(t *testing.T, k keeping) {
 		}
 	}
 	tr.detach(t)
-	log := read(t, e.log)
+	log := harness.Read(t, e.log)
 	if u.log != "" && strings.Count(log, u.log) != 1 || u.log == "" && strings.Contains(log, "failed") {
 		t.Errorf("log, with %q expected once:\n%s", u.log, log)
 	}
@@ -143,7 +145,7 @@ func (u unable) attach(t *testing.T, e *emulator, k keeping, state string) *trac
 // and the verbs on a state at rest agree.
 func TestForeignMount(t *testing.T) {
 	needRoot(t, "to mount")
-	bindfs := need(t, "bindfs", "bindfs")
+	bindfs := harness.Need(t, "bindfs", "bindfs")
 	t.Parallel()
 	for name, options := range map[string][]string{
 		"owners": {"--create-for-user=65534", "--create-for-group=65534", "--chown-deny"},
@@ -151,7 +153,7 @@ func TestForeignMount(t *testing.T) {
 	} {
 		for _, k := range keepings {
 			t.Run(fmt.Sprint(name, " ", k), func(t *testing.T) {
-				source, state := tempDir(t), tempDir(t)
+				source, state := harness.TempDir(t), harness.TempDir(t)
 				must(t, os.Chmod(source, 0o777))
 				if out, err := exec.Command(bindfs, append(options, source, state)...).CombinedOutput(); err != nil {
 					t.Skipf("no FUSE here: %v: %s", err, out)
@@ -201,13 +203,13 @@ func TestLinkedState(t *testing.T) {
 	for _, k := range keepings {
 		t.Run(string(k), func(t *testing.T) {
 			t.Parallel()
-			state, copies := tempDir(t), tempDir(t)
+			state, copies := harness.TempDir(t), harness.TempDir(t)
 			write(t, k.file(v20, state), k.makeState(t, v20))
 			must(t, os.Link(k.file(v20, state), filepath.Join(copies, "copy")))
 			e := start(t, k.at(v20, state))
 			const advice = "cp -p FILE FILE.new && mv FILE.new FILE"
-			if err := e.control(t).Init(0); err == nil || !strings.Contains(read(t, e.log), advice) {
-				t.Fatalf("INIT = %v; log:\n%s", err, read(t, e.log))
+			if err := e.control(t).Init(0); err == nil || !strings.Contains(harness.Read(t, e.log), advice) {
+				t.Fatalf("INIT = %v; log:\n%s", err, harness.Read(t, e.log))
 			}
 			e.terminate(t)
 			sh := exec.Command("sh", "-c", strings.ReplaceAll(advice, "FILE", k.file(v20, state)))
@@ -228,11 +230,11 @@ func TestForeignState(t *testing.T) {
 	for _, k := range keepings {
 		t.Run(string(k), func(t *testing.T) {
 			t.Parallel()
-			state := tempDir(t)
+			state := harness.TempDir(t)
 			write(t, k.file(v20, state), k.makeState(t, v20))
 			must(t, os.Chown(k.file(v20, state), 4711, 4711))
 			e := start(t, k.at(v20, state))
-			log := func() string { return read(t, e.log) }
+			log := func() string { return harness.Read(t, e.log) }
 			if err := e.control(t).Init(0); err == nil || !strings.Contains(log(), "belongs to user 4711") || !strings.Contains(log(), "; correct the owner of the file with chown") {
 				t.Errorf("INIT = %v; log:\n%s", err, log())
 			}
@@ -252,7 +254,7 @@ func TestUmask(t *testing.T) {
 		for _, k := range keepings {
 			t.Run(fmt.Sprint(mask, " ", k), func(t *testing.T) {
 				t.Parallel()
-				state := tempDir(t)
+				state := harness.TempDir(t)
 				must(t, os.Chown(state, nobody, nobody))
 				for n := range uint64(2) {
 					e := underMask(t, k, state, mask)
@@ -285,7 +287,7 @@ func underMask(t *testing.T, k keeping, state, mask string) *emulator {
 	cmd := exec.Command("sh", "-c", "umask "+mask+`; exec "$@"`, "sh", ours("swtpm"), "socket", "--tpm2", "--tpmstate", place,
 		"--ctrl", "type=unixio,path="+e.ctrl, "--server", "type=unixio,path="+e.data, "--log", "file="+e.log)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	e.process = startProcess(t, cmd)
+	e.Process = harness.Start(t, cmd)
 	e.await(t, e.ctrl)
 	e.await(t, e.data)
 	return e
@@ -295,7 +297,7 @@ func underMask(t *testing.T, k keeping, state, mask string) *emulator {
 // synced: STORE_VOLATILE fails, and the next INIT does not resume.
 func TestStoreVolatileUnsynced(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		for _, k := range keepings {
@@ -305,7 +307,7 @@ func TestStoreVolatileUnsynced(t *testing.T) {
 					state := storeVolatileUnsynced(t, v, k, sync)
 					next := start(t, k.at(v, state))
 					if err := next.control(t).Init(0); err != nil {
-						t.Fatalf("INIT: %v; log:\n%s", err, read(t, next.log))
+						t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, next.log))
 					}
 					ch := next.open(t, v)
 					if rsp, err := ch.transmit(map[version]string{v12: ticks12, v20: random20}[v]); err != nil || result(rsp) == 0 {
@@ -329,14 +331,14 @@ func storeVolatileUnsynced(t *testing.T, v version, k keeping, n int) (state str
 	call := map[keeping]string{inDir: "fsync", inFile: "fdatasync"}[k]
 	temp := "TMP" + strings.TrimPrefix(strings.TrimSuffix(v.file(), "permall"), "tpm") + "volatilestate"
 	for range 20 {
-		state = tempDir(t)
+		state = harness.TempDir(t)
 		e := start(t, k.at(v, state, "--seccomp", "action=log"))
 		e.power(t, v).define(t)
 		tr := attach(t, e, k, state, v, "-P", filepath.Join(state, temp), "-e", fmt.Sprintf("inject=%s:error=EIO:when=%d", call, n))
 		err := e.control(t).StoreVolatile()
 		tr.detach(t)
-		e.kill(t)
-		log := read(t, tr.file)
+		e.Kill(t)
+		log := harness.Read(t, tr.file)
 		if strings.Count(log, "(INJECTED)") != 1 || strings.Count(log[:strings.Index(log, "(INJECTED)")], call+"(") != n {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // container returns a blob: a header of that version and flags, and body.
@@ -108,7 +109,7 @@ func TestEncryptedOnly(t *testing.T) {
 	if err := e.control(t).SetState(tpm.Permanent, 0, plain); err != nil {
 		t.Errorf("a plain blob: %v", err)
 	}
-	if log := read(t, e.log); !strings.Contains(log, "not encrypted with the migration key") {
+	if log := harness.Read(t, e.log); !strings.Contains(log, "not encrypted with the migration key") {
 		t.Errorf("no line on the plain blob:\n%s", log)
 	}
 	sealed := blob(e)
@@ -129,20 +130,20 @@ func TestEncryptedOnly(t *testing.T) {
 func TestVersion1File(t *testing.T) {
 	t.Parallel()
 	from := "../../internal/seal/testdata/state/synth-tpm2-v1-key128/"
-	dir, key := tempDir(t), "file="+from+"keyfile.hex"
+	dir, key := harness.TempDir(t), "file="+from+"keyfile.hex"
 	for _, name := range []string{"tpm2-00.permall", "tpm2-00.volatilestate"} {
-		write(t, filepath.Join(dir, name), []byte(read(t, from+name)))
+		write(t, filepath.Join(dir, name), []byte(harness.Read(t, from+name)))
 	}
-	before := read(t, filepath.Join(dir, "tpm2-00.permall"))
+	before := harness.Read(t, filepath.Join(dir, "tpm2-00.permall"))
 
 	e := start(t, setup{tpm: v20, state: dir, args: []string{"--key", key}})
 	if err := e.control(t).Init(0); err == nil {
 		t.Error("INIT with an encrypted file of version 1: success")
 	}
-	if log := read(t, e.log); !strings.Contains(log, "swtpm state rekey --accept-version-1") {
+	if log := harness.Read(t, e.log); !strings.Contains(log, "swtpm state rekey --accept-version-1") {
 		t.Errorf("the log does not name the verb:\n%s", log)
 	}
-	e.kill(t)
+	e.Kill(t)
 
 	at := []string{"--tpmstate", "dir=" + dir, "--key", key}
 	for _, verb := range [][]string{{"verify"}, {"export", "--sealed", filepath.Join(dir, "archive")}, {"rekey", "--no-key"}} {
@@ -151,7 +152,7 @@ func TestVersion1File(t *testing.T) {
 			t.Errorf("swtpm state %s: exit code %d, %q; want one that names --accept-version-1", verb[0], code, stderr)
 		}
 	}
-	if read(t, filepath.Join(dir, "tpm2-00.permall")) != before {
+	if harness.Read(t, filepath.Join(dir, "tpm2-00.permall")) != before {
 		t.Error("a verb that was refused has changed the state")
 	}
 	out := mustState(t, append([]string{"rekey", "--accept-version-1"}, at...)...)

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // frame is a frame of a recording, as tshark sees it.
@@ -37,7 +39,7 @@ func frames(t *testing.T, path string, args ...string) []frame {
 	for _, f := range fields {
 		args = append(args, "-e", f)
 	}
-	cmd := exec.Command(need(t, "tshark", "tshark"), args...)
+	cmd := exec.Command(harness.Need(t, "tshark", "tshark"), args...)
 	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(path), "XDG_CONFIG_HOME="+filepath.Dir(path)) // nobody's preferences
 	code, out, errout := runCmd(t, cmd)
 	if code != 0 {
@@ -106,11 +108,11 @@ func (r *traffic) prefixed(t *testing.T, c *channel, cmd string) {
 // tshark finds in the recording, over two runs in one file.
 func TestRecordingMatches(t *testing.T) {
 	t.Parallel()
-	need(t, "tshark", "tshark")
+	harness.Need(t, "tshark", "tshark")
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			file := filepath.Join(dir, "f.pcapng")
 			state := filepath.Join(dir, "state")
 			mkdir(t, state)
@@ -146,7 +148,7 @@ func TestRecordingMatches(t *testing.T) {
 				want = append(want, r)
 			}
 			compareFrames(t, v, frames(t, file), want)
-			info := mustRun(t, need(t, "capinfos", "tshark"), "-M", "-c", "-t", "-E", file)
+			info := mustRun(t, harness.Need(t, "capinfos", "tshark"), "-M", "-c", "-t", "-E", file)
 			for _, line := range []string{"pcapng", "ether", fmt.Sprintf("Number of packets:   %d", len(want[0])+len(want[1])+2*6)} {
 				if !strings.Contains(info, line) {
 					t.Errorf("capinfos says\n%s, want %q", info, line)
@@ -227,20 +229,20 @@ tpm2_pcrread sha256:10 >/dev/null
 // is not: those that tpm2-tools have sent, and those of plain commands.
 func TestRedact(t *testing.T) {
 	t.Parallel()
-	need(t, "tshark", "tshark")
-	tools := filepath.Dir(need(t, "tpm2_unseal", "tpm2-tools"))
+	harness.Need(t, "tshark", "tshark")
+	tools := filepath.Dir(harness.Need(t, "tpm2_unseal", "tpm2-tools"))
 	for _, redacted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("redact=%v", redacted), func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			file := filepath.Join(dir, "f.pcapng")
-			port := freePort(t)
+			port := harness.FreePort(t)
 			e := launch(t, setup{tpm: v20, nodata: true, args: []string{
 				"--flags", "startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port),
 				"--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1), "--pcap", fmt.Sprintf("file=%s,redact=%v", file, redacted),
 			}})
-			if err := until(func() bool { return e.gone() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.gone() {
-				t.Fatalf("%v does not listen; it said:\n%s%s", e.cmd, e.out.String(), read(t, e.log))
+			if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
+				t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
 			}
 			cmd := exec.Command("sh", "-c", toolsSession)
 			cmd.Dir = dir
@@ -251,7 +253,7 @@ func TestRedact(t *testing.T) {
 			}
 			e.terminate(t)
 
-			recording := read(t, file)
+			recording := harness.Read(t, file)
 			for _, secret := range []string{ownerPassword, keyPassword, sealPassword, sealedSecret, nvPassword, nvSecret} {
 				if strings.Contains(recording, secret) == redacted {
 					t.Errorf("%q in the recording: %v", secret, !redacted)
@@ -313,7 +315,7 @@ func TestRedactPlain(t *testing.T) {
 		for _, redacted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/redact=%v", v, redacted), func(t *testing.T) {
 				t.Parallel()
-				file := filepath.Join(tempDir(t), "f.pcapng")
+				file := filepath.Join(harness.TempDir(t), "f.pcapng")
 				e := start(t, setup{tpm: v, args: []string{"--flags", "startup-clear", "--pcap", fmt.Sprintf("file=%s,redact=%v", file, redacted)}})
 				c := e.open(t, v)
 				var rsp []byte
@@ -326,7 +328,7 @@ func TestRedactPlain(t *testing.T) {
 				e.terminate(t)
 				b, _ := fromHex(secret)
 				random := rsp[len(rsp)-8:]
-				recording := read(t, file)
+				recording := harness.Read(t, file)
 				for _, s := range []string{string(b), string(random)} {
 					if strings.Contains(recording, s) == redacted {
 						t.Errorf("%x in the recording: %v", s, !redacted)
@@ -344,7 +346,7 @@ func TestRedactPlain(t *testing.T) {
 // answered, the loss is told once, and the process ends when it is told to.
 func TestRecordingUnread(t *testing.T) {
 	t.Parallel()
-	fifo := filepath.Join(tempDir(t), "fifo")
+	fifo := filepath.Join(harness.TempDir(t), "fifo")
 	if err := unix.Mkfifo(fifo, 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -358,7 +360,7 @@ func TestRecordingUnread(t *testing.T) {
 	}
 	e.terminate(t)
 	const told = "pcap: descriptor 9: no process reads the output"
-	if log := read(t, e.log); strings.Count(log, told) != 1 {
+	if log := harness.Read(t, e.log); strings.Count(log, told) != 1 {
 		t.Errorf("the log is\n%s, want once %q", log, told)
 	}
 }
@@ -368,8 +370,8 @@ func TestRecordingUnread(t *testing.T) {
 // record at its end.
 func TestRecordingAfterKill(t *testing.T) {
 	t.Parallel()
-	need(t, "tshark", "tshark")
-	dir := tempDir(t)
+	harness.Need(t, "tshark", "tshark")
+	dir := harness.TempDir(t)
 	file := filepath.Join(dir, "f.pcapng")
 	mkdir(t, dir+"/state")
 	var want [2]traffic
@@ -381,7 +383,7 @@ func TestRecordingAfterKill(t *testing.T) {
 			want[run].exchange(t, c, random20)
 		}
 		if run == 0 {
-			e.kill(t)
+			e.Kill(t)
 		} else {
 			want[run].exchange(t, c, "8001 0000000c 00000145 0000") // or we would send it
 			e.terminate(t)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // A power cut at any moment of several bumps leaves a state that starts, with
@@ -21,7 +22,7 @@ import (
 // not, or in part, and names that were not synced may be the old or the new ones.
 func TestPowerCut(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
@@ -33,7 +34,7 @@ func TestPowerCut(t *testing.T) {
 			seed := makeState(t, v)
 			e, state := withState(t, inDir, v, seed)
 			ch := e.power(t, v)
-			powered := read(t, filepath.Join(state, v.file())) // as TPM_Startup left it
+			powered := harness.Read(t, filepath.Join(state, v.file())) // as TPM_Startup left it
 			s := attachTo(t, e, []string{"-y", "-xx", "-s", "65536", "-e",
 				"trace=openat,write,pwrite64,writev,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,sendto,sendmsg"})
 			for n := range uint64(bumps) {
@@ -42,7 +43,7 @@ func TestPowerCut(t *testing.T) {
 				}
 			}
 			// strace may be behind; gone, it would not see the end of the last answer.
-			err := until(func() bool {
+			err := harness.Until(func() bool {
 				d := newDisk(state, v.file(), powered)
 				for _, ev := range events(t, s.file) {
 					d.apply(ev)
@@ -53,7 +54,7 @@ func TestPowerCut(t *testing.T) {
 				t.Error(err)
 			}
 			s.detach(t)
-			e.kill(t)
+			e.Kill(t)
 
 			d := newDisk(state, v.file(), powered)
 			cuts := map[string]cut{} // by the content of the state file
@@ -96,7 +97,7 @@ type cut struct {
 
 func checkCut(t *testing.T, v version, content string, c cut) {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	write(t, filepath.Join(dir, v.file()), []byte(content))
 	e := start(t, setup{tpm: v, state: dir})
 	ctrl := e.control(t)
@@ -109,7 +110,7 @@ func checkCut(t *testing.T, v version, content string, c cut) {
 	if got < uint64(1+c.least) || got > uint64(2+c.least) {
 		t.Errorf("power cut after %s: the number is %d, %d was acknowledged", c.after, got, 1+c.least)
 	}
-	e.kill(t)
+	e.Kill(t)
 }
 
 // event is one system call that succeeded.
@@ -133,7 +134,7 @@ var (
 func events(t *testing.T, file string) (list []event) {
 	t.Helper()
 	open := map[string]string{} // the first halves, by thread
-	for line := range strings.Lines(read(t, file)) {
+	for line := range strings.Lines(harness.Read(t, file)) {
 		m := callLine.FindStringSubmatch(strings.TrimSpace(line))
 		if m == nil {
 			continue

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // cpuTicks returns the processor time that a process has used, in clock ticks.
@@ -13,7 +15,7 @@ import (
 // Source: proc(5), /proc/PID/stat, fields 14 and 15.
 func cpuTicks(t testing.TB, pid int) int {
 	t.Helper()
-	stat := read(t, fmt.Sprintf("/proc/%d/stat", pid))
+	stat := harness.Read(t, fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(stat, ") ") // field 3 follows
 	f := strings.Fields(rest)
 	if len(f) < 13 {
@@ -37,7 +39,7 @@ func openFDs(t testing.TB, pid int) int {
 // residentKiB returns the resident memory of a process in KiB.
 func residentKiB(t testing.TB, pid int) int {
 	t.Helper()
-	_, rest, ok := strings.Cut(read(t, fmt.Sprintf("/proc/%d/status", pid)), "VmRSS:")
+	_, rest, ok := strings.Cut(harness.Read(t, fmt.Sprintf("/proc/%d/status", pid)), "VmRSS:")
 	if !ok {
 		t.Fatal("no VmRSS")
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // transcript is what QEMU and the reference said on the control channel, as a
@@ -38,7 +40,7 @@ func TestQEMUTranscripts(t *testing.T) {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
 			var tr transcript
-			if err := json.Unmarshal([]byte(read(t, file)), &tr); err != nil {
+			if err := json.Unmarshal([]byte(harness.Read(t, file)), &tr); err != nil {
 				t.Fatal(err)
 			}
 			v := v12
@@ -55,7 +57,7 @@ func TestQEMUTranscripts(t *testing.T) {
 					q.reply(t, fmt.Sprintf("message %d", i), m.Hex, m.Len)
 				}
 			}
-			if code := q.wait(t); code != 0 {
+			if code := q.Wait(t); code != 0 {
 				t.Errorf("after SHUTDOWN: exit code %d, want 0", code)
 			}
 		})
@@ -86,7 +88,7 @@ func newQEMU(t *testing.T, v version) *qemu {
 // vectors' take its place, header and blob in two writes as QEMU does it.
 func (q *qemu) send(t *testing.T, hex string, size, fds int) {
 	t.Helper()
-	_ = q.conn.SetDeadline(time.Now().Add(patience))
+	_ = q.conn.SetDeadline(time.Now().Add(harness.Patience))
 	var body []byte
 	if strings.HasSuffix(hex, "...") {
 		hex, body = hex[:32], q.blob(t, hex)
@@ -128,14 +130,14 @@ func (q *qemu) blob(t *testing.T, hex string) []byte {
 	if !ok || q.v != v20 {
 		t.Fatalf("no blob for %s", hex)
 	}
-	return []byte(read(t, filepath.Join("testdata", "reference", name)))
+	return []byte(harness.Read(t, filepath.Join("testdata", "reference", name)))
 }
 
 // reply wants what the reference answered: the same result, the same length. Of
 // a state blob the length is libtpms's affair, but the header must tell it.
 func (q *qemu) reply(t *testing.T, what, hex string, size int) {
 	t.Helper()
-	_ = q.conn.SetDeadline(time.Now().Add(patience))
+	_ = q.conn.SetDeadline(time.Now().Add(harness.Patience))
 	b := make([]byte, 64<<10)
 	n := 0
 	for least := min(size, 16); n < least; {

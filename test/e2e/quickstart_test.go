@@ -9,24 +9,26 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // The main job: examples/quickstart.toml run by an ordinary user, used with
 // tpm2-tools, restarted, and everything is still there.
 func TestQuickstart(t *testing.T) {
-	tools := filepath.Dir(need(t, "tpm2_getrandom", "tpm2-tools"))
+	tools := filepath.Dir(harness.Need(t, "tpm2_getrandom", "tpm2-tools"))
 	t.Parallel()
-	dir := tempDir(t)
-	port := freePort(t)
+	dir := harness.TempDir(t)
+	port := harness.FreePort(t)
 	profile := quickstart(t, port)
 	write(t, filepath.Join(dir, "quickstart.toml"), []byte(profile))
 	script := filepath.Join(dir, "tools.sh")
-	write(t, script, []byte(read(t, "testdata/tools.sh")))
+	write(t, script, []byte(harness.Read(t, "testdata/tools.sh")))
 	own(t, dir, "quickstart.toml", "tools.sh", ".")
 
 	for _, part := range []string{"first", "again"} {
 		cmd := asUser(dir, ours("swtpm"), "run", "quickstart.toml")
-		p := startProcess(t, cmd)
+		p := harness.Start(t, cmd)
 		for _, port := range []int{port, port + 1} {
 			awaitTCP(t, p, port)
 		}
@@ -34,18 +36,18 @@ func TestQuickstart(t *testing.T) {
 		sh.Env = append(os.Environ(), "PATH="+tools+":/usr/bin:/bin", "HOME="+dir,
 			fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port))
 		if code, stdout, stderr := runCmd(t, sh); code != 0 {
-			t.Fatalf("tools.sh %s: exit code %d\n%s%s\n%s", part, code, stdout, stderr, p.out.String())
+			t.Fatalf("tools.sh %s: exit code %d\n%s%s\n%s", part, code, stdout, stderr, p.Out.String())
 		}
-		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if code := p.wait(t); code != 0 {
-			t.Errorf("after SIGTERM: exit code %d, want 0\n%s", code, p.out.String())
+		if code := p.Wait(t); code != 0 {
+			t.Errorf("after SIGTERM: exit code %d, want 0\n%s", code, p.Out.String())
 		}
 		// The first time a TPM is made, and only then; else one that works well
 		// says nothing.
 		want := map[string]string{"first": "swtpm: made a new TPM 2.0 in dir://" + dir + "/quickstart-state\n"}[part]
-		if said := besides(p.out.String()); said != want {
+		if said := besides(p.Out.String()); said != want {
 			t.Errorf("%s: the log is %q, want %q", part, said, want)
 		}
 	}
@@ -57,7 +59,7 @@ func TestQuickstart(t *testing.T) {
 // quickstart is the example with other ports, for there may be one running.
 func quickstart(t *testing.T, port int) string {
 	t.Helper()
-	text := read(t, "../../examples/quickstart.toml")
+	text := harness.Read(t, "../../examples/quickstart.toml")
 	for i, p := range []string{"2321", "2322"} {
 		if !strings.Contains(text, "tcp:127.0.0.1:"+p) {
 			t.Fatalf("examples/quickstart.toml does not listen on port %s", p)
@@ -92,16 +94,16 @@ func own(t *testing.T, dir string, names ...string) {
 }
 
 // awaitTCP waits until something listens on the port.
-func awaitTCP(t *testing.T, p *process, port int) {
+func awaitTCP(t *testing.T, p *harness.Process, port int) {
 	t.Helper()
-	err := until(func() bool {
+	err := harness.Until(func() bool {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = conn.Close()
 		}
-		return err == nil || p.gone()
+		return err == nil || p.Ended()
 	})
-	if err != nil || p.gone() {
-		t.Fatalf("nothing listens on port %d: %v\n%s", port, err, p.out.String())
+	if err != nil || p.Ended() {
+		t.Fatalf("nothing listens on port %d: %v\n%s", port, err, p.Out.String())
 	}
 }

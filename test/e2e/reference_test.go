@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // encryptions are ways to keep the state on which both implementations agree.
@@ -28,12 +30,12 @@ func TestStateHops(t *testing.T) {
 			for _, firstOurs := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s %s, ours first %t", name, v, firstOurs), func(t *testing.T) {
 					t.Parallel()
-					state := tempDir(t)
+					state := harness.TempDir(t)
 					isOurs := firstOurs
 					for hop := range uint64(3) {
 						program := ours("swtpm")
 						if !isOurs {
-							program = reference(t)
+							program = harness.Reference(t)
 						}
 						e := start(t, setup{program: program, tpm: v, state: state, args: args})
 						ch := e.power(t, v)
@@ -69,8 +71,8 @@ func TestStateBlobHops(t *testing.T) {
 			for _, fromOurs := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s %s, from ours %t", name, v, fromOurs), func(t *testing.T) {
 					t.Parallel()
-					from, to := ours("swtpm"), reference(t)
-					save, load := need(t, "swtpm_ioctl", "swtpm-tools"), ours("swtpm_ioctl")
+					from, to := ours("swtpm"), harness.Reference(t)
+					save, load := harness.Need(t, "swtpm_ioctl", "swtpm-tools"), ours("swtpm_ioctl")
 					if !fromOurs {
 						from, to, save, load = to, from, load, save
 					}
@@ -122,9 +124,9 @@ func pcrValue(rsp []byte) string { return fmt.Sprintf("%x", rsp[max(0, len(rsp)-
 // and so does ours from both.
 func TestIoctlOfBoth(t *testing.T) {
 	t.Parallel()
-	theirs := need(t, "swtpm_ioctl", "swtpm-tools")
+	theirs := harness.Need(t, "swtpm_ioctl", "swtpm-tools")
 	for _, v := range both {
-		for _, emu := range []string{ours("swtpm"), reference(t)} {
+		for _, emu := range []string{ours("swtpm"), harness.Reference(t)} {
 			t.Run(string(v)+" "+filepath.Dir(emu), func(t *testing.T) {
 				t.Parallel()
 				e := start(t, setup{program: emu, tpm: v, args: encryptions["aes-128"]})
@@ -133,7 +135,7 @@ func TestIoctlOfBoth(t *testing.T) {
 					ioctlTour(t, tool, e, v)
 				}
 				mustRun(t, theirs, "--unix", e.ctrl, "-s")
-				if code := e.wait(t); code != 0 {
+				if code := e.Wait(t); code != 0 {
 					t.Errorf("after SHUTDOWN: exit code %d, want 0", code)
 				}
 			})

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // profiled is an emulator of a profile that the test may rewrite.
@@ -31,7 +33,7 @@ func (p *profiled) write(t *testing.T, log string) {
 // reload sends SIGHUP.
 func (p *profiled) reload(t *testing.T) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
+	if err := p.Cmd.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -39,14 +41,14 @@ func (p *profiled) reload(t *testing.T) {
 // startProfiled starts an emulator of a profile whose [log] is log.
 func startProfiled(t *testing.T, log string) *profiled {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	p := &profiled{profile: filepath.Join(dir, "vm1.toml"), emulator: &emulator{
 		dir: dir, data: filepath.Join(dir, "d"), ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log")}}
 	mkdir(t, filepath.Join(dir, "state"))
 	p.write(t, log)
 	cmd := exec.Command(ours("swtpm"), "run", p.profile)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // no terminal of whoever runs the test
-	p.process = startProcess(t, cmd)
+	p.Process = harness.Start(t, cmd)
 	p.await(t, p.data)
 	return p
 }
@@ -64,12 +66,12 @@ func TestReload(t *testing.T) {
 	p.reload(t)
 	said := func(file, want string) {
 		t.Helper()
-		if until(func() bool { c.ok(t, random20); return strings.Contains(read(t, file), want) }) != nil {
-			t.Errorf("no %q in %s:\n%s", want, file, read(t, file))
+		if harness.Until(func() bool { c.ok(t, random20); return strings.Contains(harness.Read(t, file), want) }) != nil {
+			t.Errorf("no %q in %s:\n%s", want, file, harness.Read(t, file))
 		}
 	}
 	said(p.log, "b:  SWTPM_IO_Read: length 12\nb:  80 01 ")
-	if old := read(t, p.log+".1"); strings.Contains(old, "SWTPM_IO_Read") {
+	if old := harness.Read(t, p.log+".1"); strings.Contains(old, "SWTPM_IO_Read") {
 		t.Errorf("the traffic is in the old file:\n%s", old)
 	}
 
@@ -77,7 +79,7 @@ func TestReload(t *testing.T) {
 	p.write(t, "file = \"other\"\nlevel = \"much\"\n")
 	p.reload(t)
 	said(p.log, "b: reload: "+p.profile+":11:9: [log] level: \"much\" is not allowed; ")
-	if n := strings.Count(read(t, p.log), "reload: "); n != 1 {
+	if n := strings.Count(harness.Read(t, p.log), "reload: "); n != 1 {
 		t.Errorf("the mistake has %d lines", n)
 	}
 	p.write(t, "fd = 7\nlevel = 1\n")
@@ -92,13 +94,13 @@ func TestReload(t *testing.T) {
 	p.reload(t)
 	other := filepath.Join(p.dir, "other")
 	said(other, "c: the profile has changed in more than [log]; the other changes take effect at the next start\n")
-	before := read(t, p.log)
+	before := harness.Read(t, p.log)
 	c.ok(t, random20)
-	if got := read(t, p.log); got != before {
+	if got := harness.Read(t, p.log); got != before {
 		t.Errorf("the old log got\n%s", strings.TrimPrefix(got, before))
 	}
-	if strings.Contains(read(t, other), "SWTPM_IO") {
-		t.Errorf("level 1 has traffic:\n%s", read(t, other))
+	if strings.Contains(harness.Read(t, other), "SWTPM_IO") {
+		t.Errorf("level 1 has traffic:\n%s", harness.Read(t, other))
 	}
 	p.terminate(t)
 }
@@ -106,11 +108,11 @@ func TestReload(t *testing.T) {
 // Compat: a TPM of a classic command line is ended by SIGHUP, at once.
 func TestHangupClassic(t *testing.T) {
 	e := start(t, setup{})
-	if err := e.cmd.Process.Signal(unix.SIGHUP); err != nil {
+	if err := e.Cmd.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	e.wait(t)
-	if s := e.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(); s != unix.SIGHUP {
+	e.Wait(t)
+	if s := e.Cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(); s != unix.SIGHUP {
 		t.Errorf("it ended by %v", s)
 	}
 }
@@ -124,14 +126,14 @@ func TestHangupTerminal(t *testing.T) {
 	cmd := exec.Command(ours("swtpm"), "run", p.profile)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
-	p.process = startProcess(t, cmd)
+	p.Process = harness.Start(t, cmd)
 	p.await(t, p.data)
 	slave.Close()
 	p.reload(t) // this is no terminal that goes
 	p.open(t, v20).ok(t, random20)
 	master.Close()
-	if code := p.wait(t); code != 0 {
-		t.Errorf("exit code %d; log:\n%s", code, read(t, p.log))
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("exit code %d; log:\n%s", code, harness.Read(t, p.log))
 	}
 	for _, path := range []string{p.data, p.ctrl} {
 		if _, err := os.Lstat(path); err == nil {

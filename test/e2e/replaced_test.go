@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // replaceDir puts another directory in the place of one, with what is in it.
@@ -49,7 +50,7 @@ func TestReplacedState(t *testing.T) {
 	for name, f := range map[string]func(*testing.T, string){"replaced": replaceDir, "mounted": mountOver} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			state := filepath.Join(tempDir(t), "0a1b2c3d-0000-4000-8000-aAbBcCdDeEfF", "tpm2")
+			state := filepath.Join(harness.TempDir(t), "0a1b2c3d-0000-4000-8000-aAbBcCdDeEfF", "tpm2")
 			if err := os.MkdirAll(state, 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -60,12 +61,12 @@ func TestReplacedState(t *testing.T) {
 			if err := c.bump(2); err != nil {
 				t.Fatal(err)
 			}
-			e.kill(t)
+			e.Kill(t)
 			e = start(t, setup{tpm: v20, state: state})
 			if n := e.power(t, v20).number(t); n != 2 {
 				t.Errorf("the number in the new directory is %d, want 2", n)
 			}
-			e.kill(t)
+			e.Kill(t)
 		})
 	}
 }
@@ -74,7 +75,7 @@ func TestReplacedState(t *testing.T) {
 // says what to do.
 func TestReplacedStateElsewhere(t *testing.T) {
 	t.Parallel()
-	state := filepath.Join(tempDir(t), "state")
+	state := filepath.Join(harness.TempDir(t), "state")
 	mkdir(t, state)
 	e := start(t, setup{tpm: v20, state: state})
 	e.power(t, v20).define(t)
@@ -85,16 +86,16 @@ func TestReplacedStateElsewhere(t *testing.T) {
 			t.Fatalf("INIT: %v; want %v: Landlock has no rule for it", err, tpm.Fail)
 		}
 	}
-	if log := read(t, e.log); !strings.Contains(log, "was replaced after the start of this process") ||
+	if log := harness.Read(t, e.log); !strings.Contains(log, "was replaced after the start of this process") ||
 		!strings.Contains(log, "start this process again") {
 		t.Errorf("the log says %s", log)
 	}
-	e.kill(t)
+	e.Kill(t)
 	e = start(t, setup{tpm: v20, state: state})
 	if n := e.power(t, v20).number(t); n != 1 {
 		t.Errorf("the number is %d, want 1", n)
 	}
-	e.kill(t)
+	e.Kill(t)
 }
 
 // A service ends for a new process that can reach the directory, which also answers
@@ -108,16 +109,16 @@ func TestReplacedStateOfService(t *testing.T) {
 				k := newKept(t, v, false)
 				k.data.define(t)
 				f(t, filepath.Join(k.dir, "state"))
-				first, code := k.process, 0
+				first, code := k.Process, 0
 				back := make(chan bool)
 				go func() {
 					defer close(back)
-					<-first.exited
-					code = first.cmd.ProcessState.ExitCode()
+					<-first.Done
+					code = first.Cmd.ProcessState.ExitCode()
 					k.start(t)
 				}()
 				if err := k.ctrl.Init(0); err != nil {
-					t.Errorf("INIT: %v; it said %s", err, k.out.String())
+					t.Errorf("INIT: %v; it said %s", err, k.Out.String())
 				}
 				<-back
 				if code != exitRetry {
@@ -133,8 +134,8 @@ func TestReplacedStateOfService(t *testing.T) {
 				if err := k.ctrl.Init(0); err != nil { // an ordinary one
 					t.Error(err)
 				}
-				if strings.Contains(first.out.String(), "INIT failed") {
-					t.Errorf("it said %s", first.out.String())
+				if strings.Contains(first.Out.String(), "INIT failed") {
+					t.Errorf("it said %s", first.Out.String())
 				}
 			})
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // exitRetry is the exit code that systemd starts the service again after.
@@ -21,7 +22,7 @@ const exitRetry = 75
 // smallDisk returns a directory whose directory state is a small file system.
 func smallDisk(t *testing.T) string {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	state := filepath.Join(dir, "state")
 	mkdir(t, state)
 	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=256k"); err != nil {
@@ -36,19 +37,19 @@ func (k *keptTPM) fails(t *testing.T, said string) {
 	t.Helper()
 	before := k.memory(t)
 	if k.tryStart(t) {
-		t.Fatalf("it is ready; it said %s", k.out.String())
+		t.Fatalf("it is ready; it said %s", k.Out.String())
 	}
-	if code := k.wait(t); code != exitRetry {
-		t.Errorf("exit code %d, want %d; it said %s", code, exitRetry, k.out.String())
+	if code := k.Wait(t); code != exitRetry {
+		t.Errorf("exit code %d, want %d; it said %s", code, exitRetry, k.Out.String())
 	}
 	if !bytes.Equal(before, k.memory(t)) {
 		t.Error("the kept memory has changed")
 	}
-	if !strings.Contains(k.out.String(), said) {
-		t.Errorf("it said %q, want %q", k.out.String(), said)
+	if !strings.Contains(k.Out.String(), said) {
+		t.Errorf("it said %q, want %q", k.Out.String(), said)
 	}
-	if n := strings.Count(k.out.String(), "\n"); n > 2 {
-		t.Errorf("it said %d lines: %s", n, k.out.String())
+	if n := strings.Count(k.Out.String(), "\n"); n > 2 {
+		t.Errorf("it said %d lines: %s", n, k.Out.String())
 	}
 }
 
@@ -81,8 +82,8 @@ func TestRestartFullDisk(t *testing.T) {
 				t.Errorf("with room again: %v", err)
 			}
 		}
-		if strings.Contains(k.out.String(), "anew") {
-			t.Errorf("it said %s", k.out.String())
+		if strings.Contains(k.Out.String(), "anew") {
+			t.Errorf("it said %s", k.Out.String())
 		}
 	})
 }
@@ -98,7 +99,7 @@ func TestShutdownFullDisk(t *testing.T) {
 			k := newKeptIn(t, v20, false, smallDisk(t))
 			if !service {
 				k.end(t)
-				k.drop()
+				k.Clear()
 				k.env = nil
 				k.start(t)
 			}
@@ -107,7 +108,7 @@ func TestShutdownFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ctrl.Close()
-			ctrl.Timeout = patience
+			ctrl.Timeout = harness.Patience
 			k.ctrl = ctrl
 			k.power(t).data.define(t)
 			fill(t, filepath.Join(k.dir, "state", "filler"))
@@ -115,8 +116,8 @@ func TestShutdownFullDisk(t *testing.T) {
 			if err := ctrl.Shutdown(); err != nil {
 				t.Errorf("SHUTDOWN: %v", err)
 			}
-			if code := k.wait(t); code != 0 {
-				t.Errorf("exit code %d; it said %s", code, k.out.String())
+			if code := k.Wait(t); code != 0 {
+				t.Errorf("exit code %d; it said %s", code, k.Out.String())
 			}
 			t.Logf("the end took %v", time.Since(begun))
 		})
@@ -128,7 +129,7 @@ func TestShutdownFullDisk(t *testing.T) {
 // it again; once the state is there, the guest continues.
 func TestRestartSystemErrors(t *testing.T) {
 	needRoot(t, "strace injects errors")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, c := range []struct {
 		name, said string
@@ -139,7 +140,7 @@ func TestRestartSystemErrors(t *testing.T) {
 				"--server", "type=unixio,path=" + filepath.Join(k.dir, "other")}, k.v.options()...)...)
 			other.env = nil
 			other.start(t)
-			return func() { _ = other.cmd.Process.Kill(); other.wait(t) } // it has changed nothing yet
+			return func() { _ = other.Cmd.Process.Kill(); other.Wait(t) } // it has changed nothing yet
 		}},
 		{"missing", "no such file or directory", func(t *testing.T, k *keptTPM, state string) func() {
 			return moved(t, state)
@@ -174,7 +175,7 @@ func TestRestartSystemErrors(t *testing.T) {
 		for _, v := range both {
 			t.Run(c.name+" "+string(v), func(t *testing.T) {
 				t.Parallel()
-				dir := tempDir(t)
+				dir := harness.TempDir(t)
 				mkdir(t, filepath.Join(dir, "state"))
 				// strace puts call -1 in the place of the one that is to fail.
 				k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
@@ -189,8 +190,8 @@ func TestRestartSystemErrors(t *testing.T) {
 				if n := k.data.number(t); n != 1 {
 					t.Errorf("the number is %d, want 1", n)
 				}
-				if strings.Contains(k.out.String(), "anew") {
-					t.Errorf("it said %s", k.out.String())
+				if strings.Contains(k.Out.String(), "anew") {
+					t.Errorf("it said %s", k.Out.String())
 				}
 			})
 		}
@@ -233,7 +234,7 @@ func TestRestartSystemErrorsInFile(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			mkdir(t, filepath.Join(dir, "state"))
 			file := filepath.Join(dir, "state", "file")
 			k := newKeptIn(t, v20, false, dir, "--tpmstate", "backend-uri=file://"+file+",lock").power(t)
@@ -269,7 +270,7 @@ func TestRestartDamagedState(t *testing.T) {
 			k := newKept(t, v, false)
 			k.end(t)
 			file := filepath.Join(k.dir, "state", v.file())
-			bad := []byte(read(t, file))
+			bad := []byte(harness.Read(t, file))
 			bad[len(bad)/2] ^= 1
 			write(t, file, bad)
 			k.start(t)
@@ -288,14 +289,14 @@ func TestRestartDamagedStateAtStart(t *testing.T) {
 	k, _, _ := newProfiled(t, "")
 	k.end(t)
 	file := filepath.Join(k.dir, "state", v20.file())
-	bad := []byte(read(t, file))
+	bad := []byte(harness.Read(t, file))
 	bad[len(bad)/2] ^= 1
 	write(t, file, bad)
 	if k.tryStart(t) {
-		t.Fatalf("it is ready; it said %s", k.out.String())
+		t.Fatalf("it is ready; it said %s", k.Out.String())
 	}
-	if code := k.wait(t); code != 1 {
-		t.Errorf("exit code %d, want 1; it said %s", code, k.out.String())
+	if code := k.Wait(t); code != 1 {
+		t.Errorf("exit code %d, want 1; it said %s", code, k.Out.String())
 	}
 	k.says(t, "the TPM starts anew")
 	k.says(t, "INIT failed")
@@ -305,7 +306,7 @@ func TestRestartDamagedStateAtStart(t *testing.T) {
 // to the profile.
 func newProfiled(t *testing.T, more string) (k *keptTPM, profile, good string) {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
 	profile = filepath.Join(dir, "vm.toml")
 	good = "[tpmstate]\ndir = \"state\"\n[control]\nlisten = \"unix:c\"\n[interface]\nserver = \"unix:d\"\n[flags]\nstartup = \"clear\"\n" + more
@@ -316,7 +317,7 @@ func newProfiled(t *testing.T, more string) (k *keptTPM, profile, good string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Timeout = patience
+	c.Timeout = harness.Patience
 	t.Cleanup(func() { _ = c.Close() })
 	k.ctrl, k.data = c, k.dial(t)
 	return k, profile, good
@@ -360,10 +361,10 @@ func TestRestartBadProfile(t *testing.T) {
 			k.end(t)
 			if c.fails {
 				if k.tryStart(t) {
-					t.Fatalf("it is ready; it said %s", k.out.String())
+					t.Fatalf("it is ready; it said %s", k.Out.String())
 				}
-				if code := k.wait(t); code != exitRetry || !strings.Contains(k.out.String(), c.said) {
-					t.Errorf("exit code %d, want %d; it said %q, want %q", code, exitRetry, k.out.String(), c.said)
+				if code := k.Wait(t); code != exitRetry || !strings.Contains(k.Out.String(), c.said) {
+					t.Errorf("exit code %d, want %d; it said %q, want %q", code, exitRetry, k.Out.String(), c.said)
 				}
 			}
 			k.start(t)
@@ -374,7 +375,7 @@ func TestRestartBadProfile(t *testing.T) {
 			write(t, profile, []byte(good+"[log]\nlevel = 2\n"))
 			k.restart(t)
 			check()
-			if said := k.out.String(); strings.Contains(said, "previous one") || strings.Contains(said, "anew") {
+			if said := k.Out.String(); strings.Contains(said, "previous one") || strings.Contains(said, "anew") {
 				t.Errorf("after the correction it said %s", said)
 			}
 			if n := k.data.number(t); n != 1 {
@@ -405,7 +406,7 @@ func TestRestartChangedProfile(t *testing.T) {
 	}
 	k.start(t)
 	check()
-	if said := k.out.String(); strings.Contains(said, "previous one") {
+	if said := k.Out.String(); strings.Contains(said, "previous one") {
 		t.Errorf("it said %s", said)
 	}
 }
@@ -417,12 +418,10 @@ func TestRestartBadProfileAfterUpgrade(t *testing.T) {
 	k, profile, good := newProfiled(t, "")
 	check := k.fill(t)
 	k.end(t)
-	k.mu.Lock()
 	const area = 20480 // keep/profile.go
-	if _, err := unix.Pwrite(k.fds["swtpm-state"], make([]byte, 1024), area); err != nil {
+	if _, err := unix.Pwrite(k.FD("swtpm-state"), make([]byte, 1024), area); err != nil {
 		t.Fatal(err)
 	}
-	k.mu.Unlock()
 	write(t, profile, []byte(good+"[nothing]\n"))
 	for range 2 {
 		k.fails(t, "[nothing]: unknown table")
@@ -435,14 +434,14 @@ func TestRestartBadProfileAfterUpgrade(t *testing.T) {
 // Without a session there is nothing to lose, and a mistake is final.
 func TestStartBadProfile(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	profile := filepath.Join(dir, "vm.toml")
 	write(t, profile, []byte("[tpmstate]\ndir = state\n"))
 	m := newManager(t, "run", profile)
 	if m.tryStart(t) {
 		t.Fatal("it is ready")
 	}
-	if code := m.wait(t); code != 1 {
+	if code := m.Wait(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 }
@@ -458,8 +457,8 @@ func TestStartLocked(t *testing.T) {
 	if m.tryStart(t) {
 		t.Fatal("it is ready")
 	}
-	if code := m.wait(t); code != exitRetry || !strings.Contains(m.out.String(), "locked by another process") {
-		t.Errorf("exit code %d, want %d; it said %s", code, exitRetry, m.out.String())
+	if code := m.Wait(t); code != exitRetry || !strings.Contains(m.Out.String(), "locked by another process") {
+		t.Errorf("exit code %d, want %d; it said %s", code, exitRetry, m.Out.String())
 	}
 	k.end(t)
 	m.start(t)
@@ -473,21 +472,14 @@ func TestTerminateWhileResuming(t *testing.T) {
 	k.end(t)
 	mend := moved(t, filepath.Join(k.dir, "state"))
 	before := k.memory(t)
-	done := make(chan bool)
-	go func() { done <- k.tryStart(t) }()
-	if err := until(func() bool {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		return k.process != nil && strings.Contains(k.out.String(), "trying again")
-	}); err != nil {
-		t.Fatal(err)
-	}
-	_ = k.cmd.Process.Signal(unix.SIGTERM)
-	if <-done {
+	k.launch(t)
+	harness.Await(t, "a second attempt", func() bool { return strings.Contains(k.Out.String(), "trying again") })
+	_ = k.Cmd.Process.Signal(unix.SIGTERM)
+	if k.Ready(k.Process) {
 		t.Fatal("it is ready")
 	}
-	if code := k.wait(t); code != 0 {
-		t.Errorf("exit code %d, want 0; it said %s", code, k.out.String())
+	if code := k.Wait(t); code != 0 {
+		t.Errorf("exit code %d, want 0; it said %s", code, k.Out.String())
 	}
 	if !bytes.Equal(before, k.memory(t)) {
 		t.Error("the kept memory has changed")
@@ -501,7 +493,7 @@ func TestTerminateWhileResuming(t *testing.T) {
 // they were killed as the engine started.
 func TestRestartKilledOften(t *testing.T) {
 	needRoot(t, "strace kills it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	k := newKept(t, v20, false)
 	check := k.fill(t)
@@ -524,7 +516,7 @@ func TestRestartKilledOften(t *testing.T) {
 // RestartPreventExitStatus= does not apply, and the next process continues.
 func TestTerminateDuringErrors(t *testing.T) {
 	needRoot(t, "strace injects errors")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		for _, fault := range []string{
@@ -534,23 +526,23 @@ func TestTerminateDuringErrors(t *testing.T) {
 		} {
 			t.Run(string(v)+" "+fault, func(t *testing.T) {
 				t.Parallel()
-				dir := tempDir(t)
+				dir := harness.TempDir(t)
 				mkdir(t, filepath.Join(dir, "state"))
 				k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
 				k.data.define(t)
 				check := k.fill(t)
 				state := filepath.Join(dir, "state")
-				s := attachTo(t, &emulator{process: k.process}, []string{"-P", state, "-P", filepath.Join(state, ".lock"),
+				s := attachTo(t, &emulator{Process: k.Process}, []string{"-P", state, "-P", filepath.Join(state, ".lock"),
 					"-P", filepath.Join(state, v.file()), "-P", filepath.Join(state, "TMP"+strings.TrimPrefix(v.file(), "tpm")), "-e", "inject=" + fault})
-				_ = k.cmd.Process.Signal(unix.SIGTERM)
-				code := k.wait(t)
-				s.wait(t)
-				if v == v20 && fault == "openat:error=EIO" && !strings.Contains(read(t, s.file), "INJECTED") { // a store fails
-					t.Fatalf("the fault was not injected:\n%s", read(t, s.file))
+				_ = k.Cmd.Process.Signal(unix.SIGTERM)
+				code := k.Wait(t)
+				s.Wait(t)
+				if v == v20 && fault == "openat:error=EIO" && !strings.Contains(harness.Read(t, s.file), "INJECTED") { // a store fails
+					t.Fatalf("the fault was not injected:\n%s", harness.Read(t, s.file))
 				}
-				t.Logf("%d faults", strings.Count(read(t, s.file), "INJECTED"))
+				t.Logf("%d faults", strings.Count(harness.Read(t, s.file), "INJECTED"))
 				if code != 0 {
-					t.Errorf("exit code %d, want 0; it said %s", code, k.out.String())
+					t.Errorf("exit code %d, want 0; it said %s", code, k.Out.String())
 				}
 				k.start(t)
 				check()
@@ -560,8 +552,8 @@ func TestTerminateDuringErrors(t *testing.T) {
 				if err := k.data.bump(2); err != nil {
 					t.Error(err)
 				}
-				if strings.Contains(k.out.String(), "anew") {
-					t.Errorf("it said %s", k.out.String())
+				if strings.Contains(k.Out.String(), "anew") {
+					t.Errorf("it said %s", k.Out.String())
 				}
 			})
 		}

@@ -7,14 +7,15 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // onHost returns the arguments that start a program on a host with these settings.
 func onHost(t *testing.T, settings string) []string {
 	t.Helper()
 	needRoot(t, "a namespace with its own "+config.HostFile)
-	need(t, "unshare", "util-linux")
-	dir := tempDir(t)
+	harness.Need(t, "unshare", "util-linux")
+	dir := harness.TempDir(t)
 	write(t, filepath.Join(dir, "host.toml"), []byte(settings))
 	place := filepath.Dir(config.HostFile)
 	if err := os.MkdirAll(place, 0o755); err != nil {
@@ -26,7 +27,7 @@ func onHost(t *testing.T, settings string) []string {
 // host returns the settings of a host with its own directory of marks.
 func host(t *testing.T, policy string) (settings, marks string) {
 	t.Helper()
-	marks = filepath.Join(tempDir(t), "marks")
+	marks = filepath.Join(harness.TempDir(t), "marks")
 	mkdir(t, marks)
 	return "[rollback]\npolicy = \"" + policy + "\"\nmarks = \"" + marks + "\"\n", marks
 }
@@ -39,7 +40,7 @@ func TestRollback(t *testing.T) {
 			t.Parallel()
 			settings, marks := host(t, "warn")
 			wrap := onHost(t, settings)
-			state := tempDir(t)
+			state := harness.TempDir(t)
 			file := filepath.Join(state, v.file())
 			begin := func(wrap []string) (*emulator, error) {
 				e := start(t, setup{tpm: v, state: state, wrap: wrap})
@@ -60,12 +61,12 @@ func TestRollback(t *testing.T) {
 					}
 				}
 				e.terminate(t)
-				if log := read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
+				if log := harness.Read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
 					t.Fatalf("false alarm: %s", log)
 				}
 			}
 			advance(0, 1)
-			old := read(t, file)
+			old := harness.Read(t, file)
 			advance(1, 2)
 			if entries, err := os.ReadDir(marks); err != nil || len(entries) != 1 {
 				t.Fatalf("%d marks, %v; want 1", len(entries), err)
@@ -73,19 +74,19 @@ func TestRollback(t *testing.T) {
 
 			write(t, file, []byte(old))
 			e, err := begin(wrap)
-			if log := read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
+			if log := harness.Read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
 				t.Errorf("old state: %v, %s", err, log)
 			}
-			e.kill(t)
+			e.Kill(t)
 
 			write(t, file, []byte(old))
 			refuse := onHost(t, strings.Replace(settings, "warn", "refuse", 1))
 			e, err = begin(refuse)
-			if log := read(t, e.log); err == nil || !strings.Contains(log, "old state: permall has generation ") {
+			if log := harness.Read(t, e.log); err == nil || !strings.Contains(log, "old state: permall has generation ") {
 				t.Errorf("old state, to be refused: %v, %s", err, log)
 			}
-			e.kill(t)
-			if read(t, file) != old {
+			e.Kill(t)
+			if harness.Read(t, file) != old {
 				t.Error("a refused state was changed")
 			}
 
@@ -94,7 +95,7 @@ func TestRollback(t *testing.T) {
 				t.Errorf("accept: %s", out)
 			}
 			e, err = begin(refuse)
-			if log := read(t, e.log); err != nil || strings.Contains(log, "old state") {
+			if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
 				t.Errorf("accepted state: %v, %s", err, log)
 			}
 			e.terminate(t)
@@ -107,14 +108,14 @@ func TestRollback(t *testing.T) {
 			advance(1, 3)
 			e = start(t, setup{tpm: v, state: state, wrap: refuse})
 			if err := e.unpack(t, l); err != nil {
-				t.Errorf("snapshot: %v, %s", err, read(t, e.log))
+				t.Errorf("snapshot: %v, %s", err, harness.Read(t, e.log))
 			}
 			e.terminate(t)
 			e, err = begin(refuse)
-			if log := read(t, e.log); err != nil || strings.Contains(log, "old state") {
+			if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
 				t.Errorf("after the snapshot: %v, %s", err, log)
 			}
-			e.kill(t)
+			e.Kill(t)
 		})
 	}
 }
@@ -124,7 +125,7 @@ func TestHostPolicy(t *testing.T) {
 	t.Parallel()
 	e := start(t, setup{tpm: v20, wrap: onHost(t, "[rolback]\n")})
 	e.power(t, v20)
-	if log := read(t, e.log); strings.Count(log, "host policy ignored, defaults used: "+config.HostFile+":1:2: [rolback]: unknown table") != 1 {
+	if log := harness.Read(t, e.log); strings.Count(log, "host policy ignored, defaults used: "+config.HostFile+":1:2: [rolback]: unknown table") != 1 {
 		t.Errorf("log: %s", log)
 	}
 	e.terminate(t)

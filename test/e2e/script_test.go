@@ -16,6 +16,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestScripts runs testdata/*.txtar: the options of the classic command line and
@@ -38,7 +40,7 @@ func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:         "testdata",
-		WorkdirRoot: tempDir(t),
+		WorkdirRoot: harness.TempDir(t),
 		Setup:       setupScript,
 		Condition: func(cond string) (bool, error) {
 			switch cond {
@@ -121,7 +123,7 @@ func TestEveryOptionIsTested(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range files {
-			tests.WriteString(read(t, f))
+			tests.WriteString(harness.Read(t, f))
 		}
 	}
 	for _, o := range options {
@@ -145,31 +147,21 @@ func awaitCmd(ts *testscript.TestScript, neg bool, args []string) {
 		path := ts.MkAbs(args[0])
 		cond = func() bool {
 			fi, err := os.Lstat(path)
-			return err == nil && (fi.Mode().IsRegular() && fi.Size() > 0 || fi.Mode()&os.ModeSocket != 0 && listens(path))
+			return err == nil && (fi.Mode().IsRegular() && fi.Size() > 0 || fi.Mode()&os.ModeSocket != 0 && harness.Listens(path))
 		}
 	}
-	ts.Check(until(cond))
+	ts.Check(harness.Until(cond))
 }
 
-// listensTCP looks into the kernel's lists rather than connect: a connection that
-// goes again ends an emulator with --terminate.
+// listensTCP reports whether a process listens at addr, by the kernel's lists. A connection
+// would end an emulator with --terminate.
 func listensTCP(addr string) bool {
 	_, p, err := net.SplitHostPort(addr)
 	if err != nil {
 		return false
 	}
 	port, _ := strconv.Atoi(p)
-	for _, list := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		b, _ := os.ReadFile(list)
-		for line := range strings.Lines(string(b)) {
-			// sl local_address rem_address st; 0A is LISTEN
-			f := strings.Fields(line)
-			if len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
-				return true
-			}
-		}
-	}
-	return false
+	return harness.ListensTCP(port)
 }
 
 func cmdCmd(ts *testscript.TestScript, neg bool, args []string) {
@@ -204,7 +196,7 @@ func talk(ts *testscript.TestScript, neg bool, args []string, exchange func(net.
 	} else {
 		addr = ts.MkAbs(addr)
 	}
-	conn, err := net.DialTimeout(network, addr, patience)
+	conn, err := net.DialTimeout(network, addr, harness.Patience)
 	if neg {
 		if err == nil {
 			_ = conn.Close()
@@ -214,7 +206,7 @@ func talk(ts *testscript.TestScript, neg bool, args []string, exchange func(net.
 	}
 	ts.Check(err)
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(harness.Patience))
 	for _, message := range args[1:] {
 		b, err := fromHex(message)
 		ts.Check(err)

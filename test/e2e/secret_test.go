@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestNoSecretOutside looks where a key, a pass phrase and what is derived from it
@@ -26,7 +28,7 @@ func TestNoSecretOutside(t *testing.T) {
 	_, _ = rand.Read(key)
 	phrase := "phrase-" + hex.EncodeToString(key[:8]) // of the key of migration
 
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	keyFile, phraseFile, state := filepath.Join(dir, "key"), filepath.Join(dir, "phrase"), filepath.Join(dir, "state")
 	write(t, keyFile, []byte(hex.EncodeToString(key)))
 	write(t, phraseFile, []byte(phrase))
@@ -50,7 +52,7 @@ func TestNoSecretOutside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	proc := "/proc/" + strconv.Itoa(e.cmd.Process.Pid)
+	proc := "/proc/" + strconv.Itoa(e.Cmd.Process.Pid)
 
 	secrets := map[string][]byte{
 		"the key": key, "the key in hex": []byte(hex.EncodeToString(key)),
@@ -89,10 +91,10 @@ func TestNoSecretOutside(t *testing.T) {
 
 	// A crash leaves no core, whatever the limit of who has started it: the kernel
 	// tells the parent.
-	_ = e.cmd.Process.Signal(unix.SIGSEGV)
-	e.wait(t)
-	if ws, ok := e.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.CoreDump() || !ws.Signaled() && ws.ExitStatus() == 0 {
-		t.Errorf("after SIGSEGV: %v, core dumped: %v", e.cmd.ProcessState, ok && ws.CoreDump())
+	_ = e.Cmd.Process.Signal(unix.SIGSEGV)
+	e.Wait(t)
+	if ws, ok := e.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.CoreDump() || !ws.Signaled() && ws.ExitStatus() == 0 {
+		t.Errorf("after SIGSEGV: %v, core dumped: %v", e.Cmd.ProcessState, ok && ws.CoreDump())
 	}
 }
 

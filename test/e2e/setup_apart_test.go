@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestSetupLeftover kills a setup whose TPM another emulator plays, when that has a
@@ -16,11 +18,11 @@ import (
 // called like it.
 func TestSetupLeftover(t *testing.T) {
 	t.Parallel()
-	theirs := need(t, "swtpm", "swtpm") + " socket"
+	theirs := harness.Need(t, "swtpm", "swtpm") + " socket"
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			state, tool, asked := filepath.Join(dir, "state"), filepath.Join(dir, "tool"), filepath.Join(dir, "asked")
 			mkdir(t, state)
 			write(t, tool, fmt.Appendf(nil, "#!/bin/sh\ntouch %[1]s\nwhile [ -e %[1]s ]; do sleep 0.2; done\nexit 1\n", asked))
@@ -30,20 +32,20 @@ func TestSetupLeftover(t *testing.T) {
 			conf := filepath.Join(dir, "setup.conf")
 			write(t, conf, []byte("create_certs_tool = "+tool+"\n"))
 			base := append(v.options(), "--tpm-state", state)
-			p := startProcess(t, exec.Command(ours("swtpm_setup"), append(base, "--config", conf, "--create-ek-cert", "--tpm", theirs)...))
-			if err := until(func() bool { _, err := os.Stat(asked); return err == nil || p.gone() }); err != nil || p.gone() {
-				t.Fatalf("the tool was not asked; %s", p.out.String())
+			p := harness.Start(t, exec.Command(ours("swtpm_setup"), append(base, "--config", conf, "--create-ek-cert", "--tpm", theirs)...))
+			if err := harness.Until(func() bool { _, err := os.Stat(asked); return err == nil || p.Ended() }); err != nil || p.Ended() {
+				t.Fatalf("the tool was not asked; %s", p.Out.String())
 			}
-			p.kill(t)
+			p.Kill(t)
 			if err := os.Remove(asked); err != nil {
 				t.Fatal(err)
 			}
 			left, _ := filepath.Glob(filepath.Join(state, ".swtpm_setup.*"))
-			if len(left) != 1 || read(t, filepath.Join(left[0], v.file())) == "" {
+			if len(left) != 1 || harness.Read(t, filepath.Join(left[0], v.file())) == "" {
 				t.Fatalf("left is %q, want one directory with a state", left)
 			}
 			// Its emulator may be about to end; others are not ours, or at work.
-			if err := until(func() bool { return !isLocked(t, filepath.Join(left[0], ".lock")) }); err != nil {
+			if err := harness.Until(func() bool { return !isLocked(t, filepath.Join(left[0], ".lock")) }); err != nil {
 				t.Fatalf("its emulator has not ended: %v", err)
 			}
 			busy, other, file := filepath.Join(state, ".swtpm_setup.1"), filepath.Join(state, ".swtpm_setup.x1"), filepath.Join(state, ".swtpm_setup.2")
@@ -74,7 +76,7 @@ func TestSetupLeftover(t *testing.T) {
 			if want := []string{busy, file, other}; fmt.Sprint(now) != fmt.Sprint(want) {
 				t.Errorf("in the directory are %q, want %q", now, want)
 			}
-			if read(t, filepath.Join(state, v.file())) == "" {
+			if harness.Read(t, filepath.Join(state, v.file())) == "" {
 				t.Error("no TPM was made")
 			}
 		})
@@ -101,21 +103,21 @@ func isLocked(t *testing.T, path string) bool {
 // by turns: each finds the certificate, the owner, and what the others have stored.
 func TestSetupHops12(t *testing.T) {
 	t.Parallel()
-	theirs := need(t, "swtpm", "swtpm")
+	theirs := harness.Need(t, "swtpm", "swtpm")
 	for name, maker := range map[string][]string{
 		"ours":                      {ours("swtpm_setup")},
 		"ours with theirs as --tpm": {ours("swtpm_setup"), "--tpm", theirs + " socket"},
-		"reference":                 {need(t, "swtpm_setup", "swtpm-tools")},
+		"reference":                 {harness.Need(t, "swtpm_setup", "swtpm-tools")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			state, files := filepath.Join(dir, "state"), filepath.Join(dir, "files")
 			mkdir(t, state)
 			mkdir(t, files)
 			conf := makeCA(t, dir, ours("swtpm_localca"))
 			mustRun(t, maker[0], append(maker[1:], "--tpm-state", state, "--config", conf, "--create-ek-cert", "--take-ownership", "--write-ek-cert-files", files)...)
-			cert := read(t, filepath.Join(files, "ek-rsa2048.crt"))
+			cert := harness.Read(t, filepath.Join(files, "ek-rsa2048.crt"))
 			if len(cert) < 500 {
 				t.Fatalf("the file of the certificate has %d bytes", len(cert))
 			}

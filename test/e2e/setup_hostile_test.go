@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // script writes a shell script and returns its path.
@@ -35,13 +37,13 @@ func TestSetupHostileProgram(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			state := filepath.Join(dir, "state")
 			mkdir(t, state)
 			base := []string{"--tpm2", "--tpm-state", state, "--config", "/dev/null"}
 			mustRun(t, ours("swtpm_setup"), base...)
 			file := filepath.Join(state, v20.file())
-			was := read(t, file)
+			was := harness.Read(t, file)
 			program := script(t, filepath.Join(dir, "emulator"), ours("swtpm")+` "$@" || exit $?
 for word; do case $word in dir=*) state=${word#dir=}/`+v20.file()+`; `+text+`;; esac; done
 `)
@@ -51,7 +53,7 @@ for word; do case $word in dir=*) state=${word#dir=}/`+v20.file()+`; `+text+`;; 
 				if code != 1 || !strings.Contains(stderr, " emulator") {
 					t.Errorf("%s: exit code %d, want 1; %s", how, code, stderr)
 				}
-				if read(t, file) != was {
+				if harness.Read(t, file) != was {
 					t.Fatalf("%s: the TPM is another one", how)
 				}
 			}
@@ -68,7 +70,7 @@ func TestSetupStaging(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "the state is another user's")
 	for owner, beside := range map[int]bool{0: true, 65534: false} {
-		dir := tempDir(t)
+		dir := harness.TempDir(t)
 		state, seen := filepath.Join(dir, "state"), filepath.Join(dir, "seen")
 		mkdir(t, state)
 		if err := os.Chown(state, owner, owner); err != nil {
@@ -78,8 +80,8 @@ func TestSetupStaging(t *testing.T) {
 		for _, how := range []string{"--overwrite", "--reconfigure"} {
 			mustRun(t, ours("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", "/dev/null", how, "--tpm", program+" socket")
 		}
-		if got := strings.Contains(read(t, seen), "dir="+state+"/"); got != beside {
-			t.Errorf("owner %d: beside the state %v, want %v\n%s", owner, got, beside, read(t, seen))
+		if got := strings.Contains(harness.Read(t, seen), "dir="+state+"/"); got != beside {
+			t.Errorf("owner %d: beside the state %v, want %v\n%s", owner, got, beside, harness.Read(t, seen))
 		}
 		if left := mustRun(t, "ls", "-A", state); left != ".lock\n"+v20.file()+"\n" {
 			t.Errorf("owner %d: left in the directory: %q", owner, left)
@@ -94,7 +96,7 @@ func TestSetupInterruptedPrograms(t *testing.T) {
 	for name, args := range map[string][]string{"emulator": {"--tpm", "PROGRAM socket"}, "tool": {"--create-ek-cert"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			state, pid, conf := filepath.Join(dir, "state"), filepath.Join(dir, "pid"), filepath.Join(dir, "setup.conf")
 			mkdir(t, state)
 			program := script(t, filepath.Join(dir, "program"), "sleep 600 &\necho $! >"+pid+".new; mv "+pid+".new "+pid+"; wait\n")
@@ -103,16 +105,16 @@ func TestSetupInterruptedPrograms(t *testing.T) {
 			for _, a := range args {
 				all = append(all, strings.Replace(a, "PROGRAM", program, 1))
 			}
-			p := startProcess(t, exec.Command(ours("swtpm_setup"), all...))
-			if err := until(func() bool { _, err := os.Stat(pid); return err == nil || p.gone() }); err != nil || p.gone() {
-				t.Fatalf("the program was not asked; %s", p.out.String())
+			p := harness.Start(t, exec.Command(ours("swtpm_setup"), all...))
+			if err := harness.Until(func() bool { _, err := os.Stat(pid); return err == nil || p.Ended() }); err != nil || p.Ended() {
+				t.Fatalf("the program was not asked; %s", p.Out.String())
 			}
-			defer exec.Command("kill", strings.TrimSpace(read(t, pid))).Run()
-			if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
+			defer exec.Command("kill", strings.TrimSpace(harness.Read(t, pid))).Run()
+			if err := p.Cmd.Process.Signal(unix.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			if code := p.wait(t); code != 1 || !strings.Contains(p.out.String(), "Interrupted") {
-				t.Errorf("exit code %d, want 1; %s", code, p.out.String())
+			if code := p.Wait(t); code != 1 || !strings.Contains(p.Out.String(), "Interrupted") {
+				t.Errorf("exit code %d, want 1; %s", code, p.Out.String())
 			}
 		})
 	}

@@ -9,13 +9,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestSetupInterruptedLate ends a setup by a signal when its TPM is in place and
 // only the inventory is waited for: the TPM is made, and nothing says otherwise.
 func TestSetupInterruptedLate(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	state, inventory := filepath.Join(dir, "state"), filepath.Join(dir, "inventory")
 	mkdir(t, state)
 	write(t, inventory, nil)
@@ -27,20 +29,20 @@ func TestSetupInterruptedLate(t *testing.T) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	p := startProcess(t, exec.Command(ours("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", "/dev/null", "--createek", "--inventory", inventory))
-	if err := until(func() bool { _, err := os.Stat(filepath.Join(state, v20.file())); return err == nil || p.gone() }); err != nil || p.gone() {
-		t.Fatalf("no TPM was made; %s", p.out.String())
+	p := harness.Start(t, exec.Command(ours("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", "/dev/null", "--createek", "--inventory", inventory))
+	if err := harness.Until(func() bool { _, err := os.Stat(filepath.Join(state, v20.file())); return err == nil || p.Ended() }); err != nil || p.Ended() {
+		t.Fatalf("no TPM was made; %s", p.Out.String())
 	}
-	if err := p.cmd.Process.Signal(unix.SIGINT); err != nil {
+	if err := p.Cmd.Process.Signal(unix.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	if code := p.wait(t); code != 0 || strings.Contains(p.out.String(), "Interrupted") {
-		t.Errorf("exit code %d, want 0; %s", code, p.out.String())
+	if code := p.Wait(t); code != 0 || strings.Contains(p.Out.String(), "Interrupted") {
+		t.Errorf("exit code %d, want 0; %s", code, p.Out.String())
 	}
-	if n := strings.Count(read(t, inventory), "\n"); n != 2 {
+	if n := strings.Count(harness.Read(t, inventory), "\n"); n != 2 {
 		t.Errorf("the inventory has %d lines, want 2", n)
 	}
 }
@@ -50,7 +52,7 @@ func TestSetupInterruptedLate(t *testing.T) {
 func TestSetupOvertaken(t *testing.T) {
 	t.Parallel()
 	for _, options := range []string{"--not-overwrite", "--overwrite --not-overwrite"} {
-		dir := tempDir(t)
+		dir := harness.TempDir(t)
 		state := filepath.Join(dir, "state")
 		mkdir(t, state)
 		base := append([]string{"--tpm2", "--tpm-state", state, "--config", "/dev/null"}, strings.Fields(options)...)
@@ -60,19 +62,19 @@ func TestSetupOvertaken(t *testing.T) {
 		}
 		slow := exec.Command(ours("swtpm_setup"), append(base, "--pwdfile-fd", "3")...)
 		slow.ExtraFiles = []*os.File{r}
-		p := startProcess(t, slow)
+		p := harness.Start(t, slow)
 		r.Close()
-		if err := until(func() bool { return strings.Contains(p.out.String(), "will be encrypted") || p.gone() }); err != nil || p.gone() {
-			t.Fatalf("%s: the key is not waited for; %s", options, p.out.String())
+		if err := harness.Until(func() bool { return strings.Contains(p.Out.String(), "will be encrypted") || p.Ended() }); err != nil || p.Ended() {
+			t.Fatalf("%s: the key is not waited for; %s", options, p.Out.String())
 		}
 		mustRun(t, ours("swtpm_setup"), base...)
-		was := read(t, filepath.Join(state, v20.file()))
+		was := harness.Read(t, filepath.Join(state, v20.file()))
 		fmt.Fprint(w, "passphrase")
 		w.Close()
-		if code := p.wait(t); code != 0 || !strings.Contains(p.out.String(), "Not overwriting existing state file.") {
-			t.Errorf("%s: exit code %d, want 0; %s", options, code, p.out.String())
+		if code := p.Wait(t); code != 0 || !strings.Contains(p.Out.String(), "Not overwriting existing state file.") {
+			t.Errorf("%s: exit code %d, want 0; %s", options, code, p.Out.String())
 		}
-		if read(t, filepath.Join(state, v20.file())) != was {
+		if harness.Read(t, filepath.Join(state, v20.file())) != was {
 			t.Errorf("%s: the TPM is another one", options)
 		}
 	}

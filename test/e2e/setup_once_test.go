@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // onceProfile is a profile of a TPM that is made quickly.
@@ -21,12 +23,12 @@ func onceProfile(t *testing.T, dir string) string {
 // how many of them have made the TPM.
 func setUpAtOnce(t *testing.T, n int, profile string) (made int) {
 	t.Helper()
-	var all []*process
+	var all []*harness.Process
 	for range n {
-		all = append(all, startProcess(t, exec.Command(ours("swtpm-setup"), profile)))
+		all = append(all, harness.Start(t, exec.Command(ours("swtpm-setup"), profile)))
 	}
 	for _, p := range all {
-		code, out := p.wait(t), p.out.String()
+		code, out := p.Wait(t), p.Out.String()
 		isMaker := strings.Contains(out, "Successfully authored TPM state.")
 		if code != 0 || isMaker == strings.Contains(out, "leaving it unchanged") {
 			t.Errorf("exit code %d, want 0 and a TPM that is made, or left as it is:\n%s", code, out)
@@ -45,25 +47,25 @@ func TestSetupAtOnce(t *testing.T) {
 	t.Parallel()
 	const rounds, starts = 3, 6
 	for range rounds {
-		dir := tempDir(t)
+		dir := harness.TempDir(t)
 		profile, state := onceProfile(t, dir), filepath.Join(dir, "state")
 		if made := setUpAtOnce(t, starts, profile); made != 1 {
 			t.Errorf("%d of %d setups have made the TPM, want 1", made, starts)
 		}
-		tpm, mark := read(t, filepath.Join(state, v20.file())), filepath.Join(state, ".manufactured")
-		if tpm == "" || !strings.Contains(read(t, mark), `"done":`) {
-			t.Errorf("a TPM of %d bytes, the record says %s", len(tpm), read(t, mark))
+		tpm, mark := harness.Read(t, filepath.Join(state, v20.file())), filepath.Join(state, ".manufactured")
+		if tpm == "" || !strings.Contains(harness.Read(t, mark), `"done":`) {
+			t.Errorf("a TPM of %d bytes, the record says %s", len(tpm), harness.Read(t, mark))
 		}
 		for range rounds {
 			write(t, mark, []byte(`{"begun":"2026-01-02T03:04:05Z"}`))
 			if made := setUpAtOnce(t, starts, profile); made != 0 {
 				t.Errorf("%d setups have made a TPM that was there", made)
 			}
-			if !strings.Contains(read(t, mark), `"done":`) {
-				t.Errorf("the record says %s", read(t, mark))
+			if !strings.Contains(harness.Read(t, mark), `"done":`) {
+				t.Errorf("the record says %s", harness.Read(t, mark))
 			}
 		}
-		if read(t, filepath.Join(state, v20.file())) != tpm {
+		if harness.Read(t, filepath.Join(state, v20.file())) != tpm {
 			t.Error("the TPM is another one")
 		}
 		if left, _ := filepath.Glob(filepath.Join(state, "*.new")); len(left) > 0 {

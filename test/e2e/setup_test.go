@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // makeCA writes the configuration of a local CA that tool, a program, signs for,
@@ -31,14 +33,14 @@ func makeCA(t testing.TB, dir, tool string) string {
 // in dir. It returns what that prints.
 func withTools(t *testing.T, program, state, dir, script string) string {
 	t.Helper()
-	tools := filepath.Dir(need(t, "tpm2_getcap", "tpm2-tools"))
-	port := freePort(t)
+	tools := filepath.Dir(harness.Need(t, "tpm2_getcap", "tpm2-tools"))
+	port := harness.FreePort(t)
 	e := launch(t, setup{program: program, tpm: v20, nodata: true, state: state, args: []string{
 		"--flags", "not-need-init,startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port),
 		"--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1),
 	}})
-	if err := until(func() bool { return e.gone() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.gone() {
-		t.Fatalf("%v does not listen; it said:\n%s%s", e.cmd, e.out.String(), read(t, e.log))
+	if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
+		t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
 	}
 	cmd := exec.Command("sh", "-euc", script)
 	cmd.Dir = dir
@@ -72,7 +74,7 @@ var ownOf = regexp.MustCompile(`(?m)^ *(name|qualified name|rsa|x|y|size|TPM2_PT
 // PCR banks, what is locked.
 func TestSetupLikeReference(t *testing.T) {
 	t.Parallel()
-	theirs, theirSwtpm := need(t, "swtpm_setup", "swtpm-tools"), need(t, "swtpm", "swtpm")
+	theirs, theirSwtpm := harness.Need(t, "swtpm_setup", "swtpm-tools"), harness.Need(t, "swtpm", "swtpm")
 	for name, args := range map[string][]string{
 		"libvirt":  {"--createek", "--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--vmid", "vm:1"},
 		"signing":  {"--create-ek-cert", "--allow-signing", "--decryption", "--pcr-banks", "sha1,sha512"},
@@ -82,11 +84,11 @@ func TestSetupLikeReference(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			var described [2]string
 			for i, side := range []struct{ setup, tool, emulator string }{
 				{ours("swtpm_setup"), ours("swtpm_localca"), theirSwtpm},
-				{theirs, need(t, "swtpm_localca", "swtpm-tools"), ours("swtpm")},
+				{theirs, harness.Need(t, "swtpm_localca", "swtpm-tools"), ours("swtpm")},
 			} {
 				place := filepath.Join(dir, fmt.Sprint(i))
 				state := filepath.Join(place, "state")
@@ -137,11 +139,11 @@ grep -qi 'locked' refusal
 // in our emulator and in the reference's.
 func TestSetupVerified(t *testing.T) {
 	t.Parallel()
-	need(t, "openssl", "openssl")
-	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": need(t, "swtpm", "swtpm")} {
+	harness.Need(t, "openssl", "openssl")
+	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": harness.Need(t, "swtpm", "swtpm")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			mkdir(t, filepath.Join(dir, "files"))
 			state := filepath.Join(dir, "state")
 			mkdir(t, state)
@@ -159,14 +161,14 @@ func TestSetupVerified(t *testing.T) {
 				t.Fatalf("state inspect --ek: %v, %d keys", err, len(keys))
 			}
 			for _, k := range keys {
-				if want := read(t, filepath.Join(dir, "files", "ek-"+k.Algorithm+".pub.pem")); k.PublicKey != want {
+				if want := harness.Read(t, filepath.Join(dir, "files", "ek-"+k.Algorithm+".pub.pem")); k.PublicKey != want {
 					t.Errorf("state inspect --ek: %s\n%s, want\n%s", k.Algorithm, k.PublicKey, want)
 				}
 				block, _ := pem.Decode([]byte(k.Certificate))
-				if want := read(t, filepath.Join(dir, "files", "ek-"+k.Algorithm+".crt")); block == nil || string(block.Bytes) != want {
+				if want := harness.Read(t, filepath.Join(dir, "files", "ek-"+k.Algorithm+".crt")); block == nil || string(block.Bytes) != want {
 					t.Errorf("state inspect --ek: another certificate for %s", k.Algorithm)
 				}
-				if !strings.Contains(read(t, inventory), k.Fingerprint) {
+				if !strings.Contains(harness.Read(t, inventory), k.Fingerprint) {
 					t.Errorf("state inspect --ek: the fingerprint %s is not in the inventory", k.Fingerprint)
 				}
 			}
@@ -174,7 +176,7 @@ func TestSetupVerified(t *testing.T) {
 			fingerprint := mustRun(t, "sh", "-c", "openssl pkey -pubin -in "+filepath.Join(dir, "files/ek-rsa2048.pub.pem")+" -outform der | sha256sum | cut -c1-64")
 			for _, want := range []string{`"vm":"vm1","uuid":"0c9a3b2e-1111-2222-3333-444455556666","type":"ek","key":"rsa2048"`,
 				`"fingerprint":"` + strings.TrimSpace(fingerprint) + `"`, `"issuer":"CN=swtpm-localca"`} {
-				if got := read(t, inventory); !strings.Contains(got, want) {
+				if got := harness.Read(t, inventory); !strings.Contains(got, want) {
 					t.Errorf("inventory\n%s, which lacks %s", got, want)
 				}
 			}
@@ -186,14 +188,14 @@ func TestSetupVerified(t *testing.T) {
 // was, byte by byte. The reference deletes it in each case.
 func TestSetupFails(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	state := filepath.Join(dir, "state")
 	mkdir(t, state)
 	conf := filepath.Join(dir, "setup.conf")
 	write(t, conf, []byte("create_certs_tool = /bin/false\n"))
 	mustRun(t, ours("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", "/dev/null", "--createek")
 	file := filepath.Join(state, v20.file())
-	was := read(t, file)
+	was := harness.Read(t, file)
 	before := mustRun(t, "ls", "-lai", state)
 	for _, args := range [][]string{
 		{"--reconfigure", "--pcr-banks", "foo"},
@@ -213,7 +215,7 @@ func TestSetupFails(t *testing.T) {
 		if code != 1 || stderr == "" {
 			t.Errorf("%q: exit code %d, want 1; stderr %q", args, code, stderr)
 		}
-		if read(t, file) != was {
+		if harness.Read(t, file) != was {
 			t.Fatalf("%q: the TPM is another one", args)
 		}
 		if after := mustRun(t, "ls", "-lai", state); after != before {
@@ -235,7 +237,7 @@ func TestSetupFails(t *testing.T) {
 func TestSetupInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, program := range [][]string{nil, {"--tpm", ours("swtpm") + " socket"}} {
-		dir := tempDir(t)
+		dir := harness.TempDir(t)
 		state, tool := filepath.Join(dir, "state"), filepath.Join(dir, "tool")
 		mkdir(t, state)
 		write(t, tool, []byte("#!/bin/sh\ntouch "+dir+"/asked\nexec sleep 600\n"))
@@ -245,15 +247,15 @@ func TestSetupInterrupted(t *testing.T) {
 		conf := filepath.Join(dir, "setup.conf")
 		write(t, conf, []byte("create_certs_tool = "+tool+"\n"))
 		args := append([]string{"--tpm2", "--tpm-state", state, "--config", conf, "--create-ek-cert"}, program...)
-		p := startProcess(t, exec.Command(ours("swtpm_setup"), args...))
-		if err := until(func() bool { _, err := os.Stat(dir + "/asked"); return err == nil || p.gone() }); err != nil || p.gone() {
-			t.Fatalf("%q: the tool was not asked; %s", args, p.out.String())
+		p := harness.Start(t, exec.Command(ours("swtpm_setup"), args...))
+		if err := harness.Until(func() bool { _, err := os.Stat(dir + "/asked"); return err == nil || p.Ended() }); err != nil || p.Ended() {
+			t.Fatalf("%q: the tool was not asked; %s", args, p.Out.String())
 		}
-		if err := p.cmd.Process.Signal(unix.SIGINT); err != nil {
+		if err := p.Cmd.Process.Signal(unix.SIGINT); err != nil {
 			t.Fatal(err)
 		}
-		if code := p.wait(t); code != 1 || !strings.Contains(p.out.String(), "Interrupted") {
-			t.Errorf("%q: exit code %d, want 1; %s", args, code, p.out.String())
+		if code := p.Wait(t); code != 1 || !strings.Contains(p.Out.String(), "Interrupted") {
+			t.Errorf("%q: exit code %d, want 1; %s", args, code, p.Out.String())
 		}
 		if left := strings.TrimSpace(mustRun(t, "ls", "-A", state)); left != ".lock" {
 			t.Errorf("%q: left in the directory: %q", args, left)
@@ -265,11 +267,11 @@ func TestSetupInterrupted(t *testing.T) {
 // from descriptors, by our engine and by the reference's emulator.
 func TestSetupKeys(t *testing.T) {
 	t.Parallel()
-	theirs := need(t, "swtpm", "swtpm") + " socket"
+	theirs := harness.Need(t, "swtpm", "swtpm") + " socket"
 	for name, program := range map[string][]string{"ours": nil, "reference": {"--tpm", theirs}, "ours apart": {"--tpm", ours("swtpm") + " socket"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			state, pass := filepath.Join(dir, "state"), filepath.Join(dir, "pass")
 			mkdir(t, state)
 			write(t, pass, bytes.Repeat([]byte("long passphrase "), 40)) // as Nova has them
@@ -280,14 +282,14 @@ func TestSetupKeys(t *testing.T) {
 			if code, out, errout := runCmd(t, sh); code != 0 {
 				t.Fatalf("--reconfigure: exit code %d\n%s%s", code, out, errout)
 			}
-			tools := filepath.Dir(need(t, "tpm2_getcap", "tpm2-tools"))
-			port := freePort(t)
+			tools := filepath.Dir(harness.Need(t, "tpm2_getcap", "tpm2-tools"))
+			port := harness.FreePort(t)
 			e := launch(t, setup{tpm: v20, nodata: true, state: state, args: []string{
 				"--flags", "not-need-init,startup-clear", "--key", "pwdfile=" + pass + ",mode=aes-256-cbc",
 				"--server", fmt.Sprintf("type=tcp,port=%d", port), "--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1),
 			}})
-			if err := until(func() bool { return e.gone() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.gone() {
-				t.Fatalf("it said:\n%s%s", e.out.String(), read(t, e.log))
+			if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
+				t.Fatalf("it said:\n%s%s", e.Out.String(), harness.Read(t, e.log))
 			}
 			cmd := exec.Command(filepath.Join(tools, "tpm2_getcap"), "pcrs")
 			cmd.Env = append(os.Environ(), fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port))

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestSetupOrdinaryUser checks that an ordinary user who lacks rights to the machine's
@@ -16,7 +18,7 @@ func TestSetupOrdinaryUser(t *testing.T) {
 	needRoot(t, "to become an ordinary user")
 	t.Parallel()
 	const advice = "run: swtpm_setup --create-config-files skip-if-exist"
-	home := tempDir(t)
+	home := harness.TempDir(t)
 	must(t, os.Chown(home, nobody, nobody))
 	asUser := func(args ...string) (string, error) {
 		cmd := exec.Command(ours("swtpm_setup"), args...)
@@ -32,7 +34,7 @@ func TestSetupOrdinaryUser(t *testing.T) {
 		{"configuration", "setup.conf"}, {"configuration of the CA", "ca.conf"}, {"options", "options"},
 		{"directory of the CA", "ca"}, {"signing key", "ca/signkey.pem"}, {"certificate", "ca/issuercert.pem"},
 	} {
-		dir, state := tempDir(t), filepath.Join(home, strings.ReplaceAll(c.name, " ", "-"))
+		dir, state := harness.TempDir(t), filepath.Join(home, strings.ReplaceAll(c.name, " ", "-"))
 		mkdir(t, state)
 		must(t, os.Chown(state, nobody, nobody))
 		ca := filepath.Join(dir, "ca")
@@ -40,7 +42,7 @@ func TestSetupOrdinaryUser(t *testing.T) {
 		write(t, filepath.Join(dir, "options"), nil)
 		write(t, filepath.Join(dir, "ca.conf"), fmt.Appendf(nil, "statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\n", ca))
 		write(t, filepath.Join(dir, "setup.conf"), fmt.Appendf(nil, "create_certs_tool = %s\ncreate_certs_tool_config = %s/ca.conf\ncreate_certs_tool_options = %s/options\n", ours("swtpm_localca"), dir, dir))
-		rootState := tempDir(t)
+		rootState := harness.TempDir(t)
 		if out, err := exec.Command(ours("swtpm_setup"), "--tpm2", "--tpmstate", rootState, "--create-ek-cert", "--config", dir+"/setup.conf").CombinedOutput(); err != nil {
 			t.Fatalf("as root: %v\n%s", err, out)
 		}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // setupFiles are those that a setup by profile touches in the state directory.
@@ -34,7 +36,7 @@ func setupProfile(v version, dir, conf string) []byte {
 // it whole, once.
 func TestSetupKilled(t *testing.T) {
 	needRoot(t, "strace traces it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
@@ -42,7 +44,7 @@ func TestSetupKilled(t *testing.T) {
 			if v == v12 && os.Getenv("SWTPM_TEST_REQUIRE") != "1" {
 				t.Skip("each TPM 1.2 takes an RSA key: SWTPM_TEST_REQUIRE=1 makes them")
 			}
-			conf := makeCA(t, tempDir(t), ours("swtpm_localca"))
+			conf := makeCA(t, harness.TempDir(t), ours("swtpm_localca"))
 			killed, whole := 0, 0
 			for _, call := range []string{"mkdirat", "write", "pwrite64", "fsync", "ftruncate", "renameat,renameat2", "unlinkat"} {
 				for n := 1; ; n++ {
@@ -67,7 +69,7 @@ func TestSetupKilled(t *testing.T) {
 // whether the TPM was there.
 func setupKilled(t *testing.T, strace string, v version, conf, call string, n int) (died, there bool) {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	profile, state := filepath.Join(dir, "vm.toml"), filepath.Join(dir, "state")
 	write(t, profile, setupProfile(v, dir, conf))
 	args := []string{"-f", "-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)}
@@ -96,7 +98,7 @@ func setupKilled(t *testing.T, strace string, v version, conf, call string, n in
 	if after := wantManufactured(t, v, state, what+", and made"); there && after != before {
 		t.Errorf("%s: the TPM was made anew", what)
 	}
-	if mark := read(t, filepath.Join(state, ".manufactured")); !strings.Contains(mark, `"done":`) {
+	if mark := harness.Read(t, filepath.Join(state, ".manufactured")); !strings.Contains(mark, `"done":`) {
 		t.Errorf("%s: the record says %s", what, mark)
 	}
 	left, _ := filepath.Glob(filepath.Join(state, "TMP*")) // a journal is for who locks the state next
@@ -111,12 +113,12 @@ func setupKilled(t *testing.T, strace string, v version, conf, call string, n in
 // one that is there stays, and the next setup says that it is done.
 func TestSetupKilledFile(t *testing.T) {
 	needRoot(t, "strace traces it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	killed, whole := 0, 0
 	for _, call := range []string{"write", "pwrite64", "fsync", "fdatasync", "renameat,renameat2"} {
 		for n := 1; ; n++ {
-			dir := tempDir(t)
+			dir := harness.TempDir(t)
 			profile, image, mark := filepath.Join(dir, "vm.toml"), filepath.Join(dir, "image"), filepath.Join(dir, ".image.manufactured")
 			write(t, profile, fmt.Appendf(nil, "control.listen = \"unix:c\"\ntpmstate.file = %q\n[manufacture]\nek = [\"secp256r1\"]\nconfig = \"/dev/null\"\n", image))
 			cmd := exec.Command(strace, "-f", "-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n),
@@ -142,8 +144,8 @@ func TestSetupKilledFile(t *testing.T) {
 			if after := eksOf(profile); after == "" || before != "" && after != before {
 				t.Errorf("%s: the EKs were %q, are %q", what, before, after)
 			}
-			if !strings.Contains(read(t, mark), `"done":`) {
-				t.Errorf("%s: the record says %s", what, read(t, mark))
+			if !strings.Contains(harness.Read(t, mark), `"done":`) {
+				t.Errorf("%s: the record says %s", what, harness.Read(t, mark))
 			}
 		}
 	}
@@ -180,19 +182,19 @@ func looksThere(t *testing.T, v version, state string) bool {
 // what is made last: the lock on its NV indices. It returns what is stored then.
 func wantManufactured(t *testing.T, v version, state, what string) string {
 	t.Helper()
-	dir := filepath.Join(tempDir(t), "copy")
+	dir := filepath.Join(harness.TempDir(t), "copy")
 	if err := os.CopyFS(dir, os.DirFS(state)); err != nil {
 		t.Fatal(err)
 	}
 	e := start(t, setup{tpm: v, state: dir})
-	defer e.kill(t)
+	defer e.Kill(t)
 	c := e.control(t)
 	defer func() { _ = c.Close() }()
 	if err := c.Init(0); err != nil {
 		t.Errorf("%s: INIT = %v", what, err)
 		return ""
 	}
-	stored := read(t, filepath.Join(dir, v.file()))
+	stored := harness.Read(t, filepath.Join(dir, v.file()))
 	ch := e.open(t, v)
 	ch.withStartup(t)
 	if v == v20 { // the public area: attributes with WRITELOCKED

@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/linear"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // sicknesses are the ways in which a TPM can be kept from starting, and some that
@@ -215,7 +216,9 @@ func stateSicknesses(states map[string][]byte) []sickness {
 		{name: "a damaged savestate", v: v12, fine: true, want: []string{"state: warning: tpm-00.savestate"},
 			make: func(t *testing.T, w *ward) { write(t, w.in("tpm-00.savestate"), []byte("was a state")) }},
 		{name: "a damaged TPM 1.2", v: v12, want: []string{"state: error: checksum"},
-			make: func(t *testing.T, w *ward) { write(t, w.in(v12.file()), flip([]byte(read(t, w.in(v12.file()))))) }},
+			make: func(t *testing.T, w *ward) {
+				write(t, w.in(v12.file()), flip([]byte(harness.Read(t, w.in(v12.file())))))
+			}},
 		{name: "a state of a newer libtpms", any: true, // a newer library takes it
 			make: func(t *testing.T, w *ward) {
 				write(t, w.in(v20.file()), seal20(t, "tpm2-head-bare.permall"))
@@ -289,7 +292,7 @@ func must1(b []byte, err error) []byte {
 
 // hold keeps the state busy with an emulator of program, as root or as whoever
 // runs the test.
-func hold(program func(*testing.T) string) func(*testing.T, *ward) {
+func hold(program func(testing.TB) string) func(*testing.T, *ward) {
 	return func(t *testing.T, w *ward) {
 		t.Helper()
 		e := start(t, setup{program: program(t), tpm: v20, state: w.state})
@@ -304,7 +307,7 @@ func lockSicknesses() []sickness {
 	}
 	return []sickness{
 		{name: "a state in use", want: []string{"lock: error: (swtpm)"}, then: hold(mine)},
-		{name: "a state in use by the reference", want: []string{"lock: error: (swtpm)"}, then: hold(reference)},
+		{name: "a state in use by the reference", want: []string{"lock: error: (swtpm)"}, then: hold(harness.Reference)},
 		{name: "a state in use without its lock file", want: []string{"lock: error: (swtpm)"},
 			then: func(t *testing.T, w *ward) { hold(mine)(t, w); must(t, os.Remove(w.in(".lock"))) }},
 		{name: "a state in use that is not locked", fine: true, make: func(_ *testing.T, w *ward) { w.tpmstate = "lock = false" }, then: hold(mine)},
@@ -352,7 +355,7 @@ func image(state []byte, f func(t *testing.T, w *ward, path string)) func(*testi
 func imageSicknesses(states map[string][]byte) []sickness {
 	good := states["2.0"]
 	bytesOf := func(f func([]byte) []byte) func(*testing.T, *ward, string) {
-		return func(t *testing.T, _ *ward, path string) { write(t, path, f([]byte(read(t, path)))) }
+		return func(t *testing.T, _ *ward, path string) { write(t, path, f([]byte(harness.Read(t, path)))) }
 	}
 	moved := func(f func(path string) error) func(*testing.T, *ward, string) {
 		return func(t *testing.T, _ *ward, path string) {
@@ -398,8 +401,8 @@ func imageSicknesses(states map[string][]byte) []sickness {
 			then: func(t *testing.T, w *ward) {
 				holder := newWard(t, v20, nil)
 				holder.place, holder.tpmstate = w.place, w.tpmstate
-				p := startProcess(t, exec.Command(ours("swtpm"), "run", holder.profile(t, "")))
-				e := &emulator{process: p, data: holder.at("d")}
+				p := harness.Start(t, exec.Command(ours("swtpm"), "run", holder.profile(t, "")))
+				e := &emulator{Process: p, data: holder.at("d")}
 				e.await(t, e.data)
 				e.open(t, v20).alive(t) // its start writes no more
 			}},
@@ -429,7 +432,7 @@ func endSicknesses() []sickness {
 				l.(*net.UnixListener).SetUnlinkOnClose(false)
 				_ = l.Close()
 			}},
-		{name: "a socket left over that cannot be removed", root: true, want: []string{"data: error: cannot be removed"},
+		{name: "a socket left over that cannot be removed", root: true, want: []string{"data: error: cannot create a socket"},
 			make: func(t *testing.T, w *ward) {
 				mkdir(t, w.at("s"))
 				w.server = "unix:" + w.at("s/d")
@@ -459,7 +462,7 @@ func endSicknesses() []sickness {
 			make: func(_ *testing.T, w *ward) { w.server = "tcp:192.0.2.1:7777" }},
 		{name: "a port of the system", any: true, // where ip_unprivileged_port_start keeps it for root
 			make: func(_ *testing.T, w *ward) { w.server = "tcp:127.0.0.1:7" }},
-		{name: "no such interface", want: []string{"data: error: no network interface"},
+		{name: "no such interface", want: []string{"data: error: tcp:[fe80::1%none0]:7777"},
 			make: func(_ *testing.T, w *ward) { w.server = "tcp:[fe80::1%none0]:7777" }},
 		{name: "a descriptor that was not passed", want: []string{"data: error: the descriptor was not passed"},
 			make: func(_ *testing.T, w *ward) { w.server = "fd:99" }},
@@ -526,7 +529,7 @@ func fileSicknesses() []sickness {
 func mount(options string, flags uintptr) func(*testing.T, *ward) {
 	return func(t *testing.T, w *ward) {
 		t.Helper()
-		state := read(t, w.in(v20.file()))
+		state := harness.Read(t, w.in(v20.file()))
 		if err := unix.Mount("tmpfs", w.state, "tmpfs", 0, options+",uid=65534,mode=0700"); err != nil {
 			t.Skipf("needs root with the right to mount: %v", err)
 		}

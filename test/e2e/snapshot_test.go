@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // snapshotCount returns how many snapshots a test takes: $SWTPM_TEST_SNAPSHOTS, or few.
@@ -212,7 +214,7 @@ func takeSnapshots(t *testing.T, e *emulator, l *load, n int) (all []taken) {
 	if _, err := qemu.Capability(); err != nil {
 		t.Fatal(err)
 	}
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	last := snapshotReport{}
 	for i := range n {
 		s := taken{file: filepath.Join(dir, fmt.Sprint(i))}
@@ -248,7 +250,7 @@ func TestLiveSnapshot(t *testing.T) {
 	logPauses(t, e)
 	for i, s := range all {
 		volatile := i%2 == 0
-		state := tempDir(t)
+		state := harness.TempDir(t)
 		args := append([]string{"import", "--tpmstate", "dir=" + state}, key...)
 		if !volatile {
 			args = append(args, "--no-volatile")
@@ -256,12 +258,12 @@ func TestLiveSnapshot(t *testing.T) {
 		mustState(t, append(args, s.file)...)
 		program := ours("swtpm")
 		if i%4 >= 2 {
-			program = reference(t)
+			program = harness.Reference(t)
 		}
 		r := start(t, setup{program: program, tpm: v20, state: state, args: key})
 		c := r.control(t)
 		if err := c.Init(0); err != nil {
-			t.Fatalf("snapshot %d: INIT: %v\n%s", i, err, read(t, r.log))
+			t.Fatalf("snapshot %d: INIT: %v\n%s", i, err, harness.Read(t, r.log))
 		}
 		_ = c.Close()
 		restored := r.open(t, v20)
@@ -274,7 +276,7 @@ func TestLiveSnapshot(t *testing.T) {
 		}
 		_ = restored.Close()
 		r.terminate(t)
-		if log := read(t, r.log); program == ours("swtpm") && strings.Contains(log, "old state") {
+		if log := harness.Read(t, r.log); program == ours("swtpm") && strings.Contains(log, "old state") {
 			t.Errorf("snapshot %d was imported, and counts as a rollback: %s", i, log)
 		}
 	}
@@ -308,7 +310,7 @@ func TestSnapshotForms(t *testing.T) {
 				e := start(t, setup{tpm: v, args: args})
 				ch := e.power(t, v)
 				ch.define(t)
-				dir := tempDir(t)
+				dir := harness.TempDir(t)
 				for _, pass := range [][]string{nil, {"--passphrase-file", "testdata/passphrase"}} {
 					file := filepath.Join(dir, fmt.Sprint("f", len(pass)))
 					out := mustState(t, append(append([]string{"snapshot", "--ctrl", e.ctrl}, pass...), file)...)
@@ -333,7 +335,7 @@ func TestSnapshotForms(t *testing.T) {
 // is off, is named, and that no file is left.
 func TestSnapshotRefused(t *testing.T) {
 	t.Parallel()
-	for _, program := range []string{ours("swtpm"), reference(t)} {
+	for _, program := range []string{ours("swtpm"), harness.Reference(t)} {
 		e := start(t, setup{program: program, tpm: v20})
 		want := "the TPM is off"
 		if program != ours("swtpm") {

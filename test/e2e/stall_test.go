@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // No client keeps another from being answered, whatever it does or does not do.
@@ -91,7 +93,7 @@ func TestStalls(t *testing.T) {
 func connect(t testing.TB, path string) (conn net.Conn) {
 	t.Helper()
 	var err error
-	late := until(func() bool {
+	late := harness.Until(func() bool {
 		conn, err = net.Dial("unix", path)
 		return !errors.Is(err, unix.EAGAIN)
 	})
@@ -142,9 +144,9 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	const growthKiB = 8 << 10
 	// With few descriptors a leak ends it; root can count them as well.
-	e := start(t, setup{tpm: v20, wrap: []string{need(t, "prlimit", "util-linux"), "--nofile=128"}})
+	e := start(t, setup{tpm: v20, wrap: []string{harness.Need(t, "prlimit", "util-linux"), "--nofile=128"}})
 	ch := e.power(t, v20)
-	pid := e.cmd.Process.Pid
+	pid := e.Cmd.Process.Pid
 	root := os.Geteuid() == 0 // the emulator hides its descriptors from others
 	flood := func(t *testing.T, frames, connects int) {
 		passed(t, e, frames)
@@ -158,12 +160,12 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	flood(t, 20, 100) // what is made once is made now
 	fds, rss := 0, residentKiB(t, pid)
 	if root {
-		_ = until(func() bool { return openFDs(t, pid) < 40 }) // the last clients go
+		_ = harness.Until(func() bool { return openFDs(t, pid) < 40 }) // the last clients go
 		fds = openFDs(t, pid)
 	}
 	flood(t, 200, 1000)
 	if root {
-		if err := until(func() bool { return openFDs(t, pid) <= fds }); err != nil {
+		if err := harness.Until(func() bool { return openFDs(t, pid) <= fds }); err != nil {
 			t.Errorf("%d descriptors are open, were %d", openFDs(t, pid), fds)
 		}
 	}
@@ -182,7 +184,7 @@ func passed(t *testing.T, e *emulator, frames int) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(harness.Patience))
 	reply := make([]byte, 64)
 	for i := range frames {
 		if _, _, err := conn.WriteMsgUnix([]byte{0, 0, 0, 1}, unix.UnixRights(0, 1, 2, 0), nil); err != nil {

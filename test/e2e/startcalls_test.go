@@ -8,13 +8,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestStartCalls checks the system calls of a start, up to a TPM that is on and confined: one
 // program, no process, no round of signals for each privilege.
 func TestStartCalls(t *testing.T) {
 	t.Parallel()
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	dir := t.TempDir()
 	trace := filepath.Join(dir, "trace")
 	cmd := exec.Command(strace, "-f", "-o", trace, ours("swtpm"), "socket", "--tpm2", "--tpmstate", "dir="+dir, "--flags", "startup-clear", "--print-info", "1")
@@ -68,8 +70,8 @@ func traced(t *testing.T, cmd *exec.Cmd, trace string) map[string]int {
 // one sync for the serial numbers and two for the state.
 func TestSetupCalls(t *testing.T) {
 	t.Parallel()
-	strace := need(t, "strace", "strace")
-	dir := tempDir(t)
+	strace := harness.Need(t, "strace", "strace")
+	dir := harness.TempDir(t)
 	write := func(name, text string) string {
 		t.Helper()
 		path := filepath.Join(dir, name)

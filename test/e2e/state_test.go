@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // stateKeys are the words of --key; "" is plain.
@@ -64,13 +66,13 @@ func vector(t *testing.T, v version) (dir string) {
 	t.Helper()
 	name := map[version]string{v12: "tpm12-plain", v20: "tpm2-plain"}[v]
 	from := filepath.Join("../../internal/seal/testdata/state", name)
-	dir = tempDir(t)
+	dir = harness.TempDir(t)
 	files, err := filepath.Glob(filepath.Join(from, "tpm*-00.*"))
 	if err != nil || len(files) < 2 {
 		t.Fatalf("%s: %q, %v", from, files, err)
 	}
 	for _, f := range files {
-		write(t, filepath.Join(dir, filepath.Base(f)), []byte(read(t, f)))
+		write(t, filepath.Join(dir, filepath.Base(f)), []byte(harness.Read(t, f)))
 	}
 	return dir
 }
@@ -86,7 +88,7 @@ func pcr10(t *testing.T, program string, v version, dir, key string) (string, er
 func pcr10At(t *testing.T, program string, v version, args ...string) (string, error) {
 	t.Helper()
 	e := start(t, setup{program: program, tpm: v, args: args})
-	defer e.kill(t)
+	defer e.Kill(t)
 	c := e.control(t)
 	if err := c.Init(0); err != nil {
 		return "", err
@@ -100,7 +102,7 @@ func pcr10At(t *testing.T, program string, v version, args ...string) (string, e
 // What rekey leaves is read by the reference at each step, volatile state and all.
 func TestStateRekey(t *testing.T) {
 	t.Parallel()
-	theirs := reference(t)
+	theirs := harness.Reference(t)
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
@@ -131,8 +133,8 @@ func TestStateRekey(t *testing.T) {
 // back into a file.
 func TestStateLinear(t *testing.T) {
 	t.Parallel()
-	theirs := reference(t)
-	dir := tempDir(t)
+	theirs := harness.Reference(t)
+	dir := harness.TempDir(t)
 	place := func(name string) []string {
 		return []string{"--tpmstate", "backend-uri=file://" + filepath.Join(dir, name), "--tpm", "2.0"}
 	}
@@ -141,7 +143,7 @@ func TestStateLinear(t *testing.T) {
 		t.Helper()
 		mustState(t, append(append([]string{verb}, place(name)...), args...)...)
 	}
-	write(t, filepath.Join(dir, "image"), []byte(read(t, "../../internal/nv/linear/testdata/plain.bin")))
+	write(t, filepath.Join(dir, "image"), []byte(harness.Read(t, "../../internal/nv/linear/testdata/plain.bin")))
 	want, err := pcr10At(t, theirs, v20, options("image", "plain")...)
 	if err != nil || strings.Trim(want, "0") == "" {
 		t.Fatalf("PCR 10 is %s, %v", want, err)
@@ -149,10 +151,10 @@ func TestStateLinear(t *testing.T) {
 	last := "plain"
 	for _, next := range []string{"aes-128", "aes-256", "plain", "aes-256"} {
 		verb("rekey", "image", append(keyArgs(last), newKeyArgs(next)...)...)
-		before := read(t, filepath.Join(dir, "image"))
+		before := harness.Read(t, filepath.Join(dir, "image"))
 		verb("verify", "image", keyArgs(next)...)
 		verb("inspect", "image")
-		if read(t, filepath.Join(dir, "image")) != before {
+		if harness.Read(t, filepath.Join(dir, "image")) != before {
 			t.Errorf("%s to %s: verify or inspect has changed the file", last, next)
 		}
 		for _, program := range []string{theirs, ours("swtpm")} {
@@ -162,11 +164,11 @@ func TestStateLinear(t *testing.T) {
 		}
 		last = next
 	}
-	if code, _, stderr := run(t, append([]string{"state", "rollback"}, place("image")...)...); code != 1 || !strings.Contains(stderr, "no generation") {
+	if code, _, stderr := run(t, append([]string{"state", "rollback"}, place("image")...)...); code != 1 || !strings.Contains(stderr, "no previous generation") {
 		t.Errorf("rollback: exit code %d, %s", code, stderr)
 	}
 	verb("export", "image", append(keyArgs(last), "--sealed", filepath.Join(dir, "sealed"))...)
-	to := tempDir(t)
+	to := harness.TempDir(t)
 	stateVerb(t, "import", to, append(keyArgs(last), filepath.Join(dir, "sealed"))...)
 	stateVerb(t, "export", to, append(keyArgs(last), "--plain", filepath.Join(dir, "plain"))...)
 	verb("import", "second", append(keyArgs("aes-128"), filepath.Join(dir, "plain"))...)
@@ -179,7 +181,7 @@ func TestStateLinear(t *testing.T) {
 // than it was exported from, and sealed as it was.
 func TestStateTransfer(t *testing.T) {
 	t.Parallel()
-	theirs := reference(t)
+	theirs := harness.Reference(t)
 	for _, v := range both {
 		for _, c := range []struct {
 			from, to string
@@ -199,9 +201,9 @@ func TestStateTransfer(t *testing.T) {
 					t.Fatal(err)
 				}
 				stateVerb(t, "rekey", dir, newKeyArgs(c.from)...)
-				archive := filepath.Join(tempDir(t), "archive")
+				archive := filepath.Join(harness.TempDir(t), "archive")
 				stateVerb(t, "export", dir, append(append(keyArgs(c.from), c.export...), archive)...)
-				to := tempDir(t)
+				to := harness.TempDir(t)
 				stateVerb(t, "import", to, append(append(keyArgs(c.to), c.imports...), archive)...)
 				if got, err := pcr10(t, theirs, v, to, c.to); got != want || err != nil {
 					t.Errorf("PCR 10 is %s, %v, want %s", got, err, want)
@@ -215,7 +217,7 @@ func TestStateTransfer(t *testing.T) {
 // they find.
 func TestStateVerifyTouchesNothing(t *testing.T) {
 	needRoot(t, "a process with keys lets nobody else trace it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
 		for _, spoil := range []string{"", "truncate", "no permanent"} {
@@ -238,10 +240,10 @@ func TestStateVerifyTouchesNothing(t *testing.T) {
 				}
 				before := snapshot(t, dir)
 				for _, verb := range []string{"inspect", "verify", "export"} {
-					trace := filepath.Join(tempDir(t), "trace")
+					trace := filepath.Join(harness.TempDir(t), "trace")
 					args := []string{"-f", "-y", "-o", trace, "-e", "trace=file,desc", ours("swtpm"), "state", verb, "--tpmstate", "dir=" + dir}
 					if verb == "export" {
-						args = append(args, filepath.Join(tempDir(t), "archive"))
+						args = append(args, filepath.Join(harness.TempDir(t), "archive"))
 					}
 					code, stdout, stderr := runCmd(t, exec.Command(strace, args...))
 					if strings.Contains(stderr, "ptrace") {
@@ -251,7 +253,7 @@ func TestStateVerifyTouchesNothing(t *testing.T) {
 						t.Errorf("%s: exit code %d\n%s%s", verb, code, stdout, stderr)
 					}
 					seen := 0
-					for line := range strings.Lines(read(t, trace)) {
+					for line := range strings.Lines(harness.Read(t, trace)) {
 						if !strings.Contains(line, "<"+dir) && !strings.Contains(line, `"`+dir) {
 							continue
 						}
@@ -282,12 +284,12 @@ var changes = regexp.MustCompile(`O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|^\d+ +(write|p
 // too, and a second call makes it the new one.
 func TestStateRekeyKilled(t *testing.T) {
 	needRoot(t, "a process with keys lets nobody else trace it")
-	strace := need(t, "strace", "strace")
+	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
 	const v = v20
 	seed := func(t *testing.T) string {
 		dir := vector(t, v)
-		write(t, filepath.Join(dir, v.file()+".bak"), []byte(read(t, filepath.Join(dir, v.file()))))
+		write(t, filepath.Join(dir, v.file()+".bak"), []byte(harness.Read(t, filepath.Join(dir, v.file()))))
 		stateVerb(t, "rekey", dir, newKeyArgs("aes-128")...)
 		return dir
 	}
@@ -362,22 +364,22 @@ func checkRekeyed(t *testing.T, dir, want string) error {
 // A state that an emulator runs on is left alone, and the line says who has it.
 func TestStateInUse(t *testing.T) {
 	t.Parallel()
-	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": reference(t)} {
-		dir := tempDir(t)
+	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": harness.Reference(t)} {
+		dir := harness.TempDir(t)
 		e := start(t, setup{program: program, tpm: v20, state: dir})
 		e.power(t, v20)
-		before := read(t, filepath.Join(dir, v20.file()))
+		before := harness.Read(t, filepath.Join(dir, v20.file()))
 		for _, verb := range []string{"inspect", "verify", "rekey --no-key", "rollback"} {
 			args := append([]string{"state"}, strings.Fields(verb)...)
 			code, _, stderr := run(t, append(args, "--tpmstate", "dir="+dir)...)
-			if code != 1 || !strings.Contains(stderr, fmt.Sprintf("in use by process %d", e.cmd.Process.Pid)) || strings.Count(stderr, "\n") != 1 {
+			if code != 1 || !strings.Contains(stderr, fmt.Sprintf("in use by process %d", e.Cmd.Process.Pid)) || strings.Count(stderr, "\n") != 1 {
 				t.Errorf("%s beside %s: exit code %d, %q", verb, name, code, stderr)
 			}
 		}
-		if read(t, filepath.Join(dir, v20.file())) != before {
+		if harness.Read(t, filepath.Join(dir, v20.file())) != before {
 			t.Errorf("beside %s: the state has changed", name)
 		}
-		e.kill(t)
+		e.Kill(t)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // beginOfCall is the begin of a system call in the output of strace -f.
@@ -16,7 +18,7 @@ var beginOfCall = regexp.MustCompile(`(?m)^\d+ +(\w+)\(`)
 // durable when it is answered, an NV_Increment or an NV_WriteValue.
 func TestStoreCalls(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
-	need(t, "strace", "strace")
+	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	const bumps = 20
 	want := map[keeping]map[string]int{

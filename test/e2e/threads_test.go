@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // threads returns the threads of a process.
@@ -42,7 +43,7 @@ func TestThreads(t *testing.T) {
 	t.Parallel()
 	for _, v := range []version{v12, v20} {
 		e := start(t, setup{tpm: v})
-		pid := e.cmd.Process.Pid
+		pid := e.Cmd.Process.Pid
 		c := e.power(t, v)
 		before := threads(t, pid)
 		if len(before) > mostThreads {
@@ -97,7 +98,7 @@ func TestThreadLimit(t *testing.T) {
 		runs  bool
 	}{{3, false}, {startThreads, true}} {
 		const user = "45679"
-		dir := tempDir(t)
+		dir := harness.TempDir(t)
 		state := filepath.Join(dir, "state")
 		mkdir(t, state)
 		for _, p := range []string{dir, state} {
@@ -106,32 +107,32 @@ func TestThreadLimit(t *testing.T) {
 			}
 		}
 		ctrl := filepath.Join(dir, "c")
-		p := startProcess(t, exec.Command("prlimit", fmt.Sprintf("--nproc=%d", g.limit),
+		p := harness.Start(t, exec.Command("prlimit", fmt.Sprintf("--nproc=%d", g.limit),
 			"setpriv", "--reuid", user, "--regid", user, "--clear-groups",
 			ours("swtpm"), "socket", "--tpm2", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+ctrl,
 			"--server", "type=unixio,path="+filepath.Join(dir, "d"), "--flags", "startup-clear"))
 		if !g.runs {
-			if code := p.wait(t); code != 1 || strings.Count(p.out.String(), "\n") != 1 || !strings.Contains(p.out.String(), "create a thread: ") {
-				t.Errorf("limit %d: exit code %d, %q; want 1 and one line", g.limit, code, p.out.String())
+			if code := p.Wait(t); code != 1 || strings.Count(p.Out.String(), "\n") != 1 || !strings.Contains(p.Out.String(), "create a thread: ") {
+				t.Errorf("limit %d: exit code %d, %q; want 1 and one line", g.limit, code, p.Out.String())
 			}
 			continue
 		}
-		e := &emulator{process: p, dir: dir, data: filepath.Join(dir, "d"), ctrl: ctrl}
+		e := &emulator{Process: p, dir: dir, data: filepath.Join(dir, "d"), ctrl: ctrl}
 		e.await(t, e.data)
 		c := e.open(t, v20)
 		c.alive(t)
-		for range startThreads - len(threads(t, p.cmd.Process.Pid)) { // processes of the same user
-			startProcess(t, exec.Command("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "sleep", "600"))
+		for range startThreads - len(threads(t, p.Cmd.Process.Pid)) { // processes of the same user
+			harness.Start(t, exec.Command("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "sleep", "600"))
 		}
 		burst(t, e, c)
-		if e.gone() {
-			t.Errorf("limit %d: the TPM has ended: %s", g.limit, p.out.String())
+		if e.Ended() {
+			t.Errorf("limit %d: the TPM has ended: %s", g.limit, p.Out.String())
 		}
-		if err := unix.Kill(p.cmd.Process.Pid, unix.SIGTERM); err != nil {
+		if err := unix.Kill(p.Cmd.Process.Pid, unix.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if code := p.wait(t); code != 0 {
-			t.Errorf("limit %d: exit code %d: %s", g.limit, code, p.out.String())
+		if code := p.Wait(t); code != 0 {
+			t.Errorf("limit %d: exit code %d: %s", g.limit, code, p.Out.String())
 		}
 	}
 }
@@ -144,7 +145,7 @@ func TestSmallLimits(t *testing.T) {
 		"-d 60000":  "RLIMIT_DATA is 61440000 bytes, at least",
 		"-n 10":     "RLIMIT_NOFILE is 10 descriptors, at least",
 	} {
-		dir := tempDir(t)
+		dir := harness.TempDir(t)
 		for _, word := range []string{"socket", "socket -d", "chardev", "run"} {
 			cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit %s; exec "$0" %s "$@"`, option, word), ours("swtpm"),
 				"--tpm2", "--tpmstate", "dir="+dir, "--ctrl", "type=unixio,path="+filepath.Join(dir, "c"))

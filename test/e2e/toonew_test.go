@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // futureState returns the permanent state of a libtpms that is yet to come, as a file
@@ -32,12 +33,12 @@ func TestStateTooNew(t *testing.T) {
 	t.Parallel()
 	const want = "; use a libtpms newer than "
 	file, blob := futureState(t)
-	state := tempDir(t)
+	state := harness.TempDir(t)
 	path := inDir.file(v20, state)
 	write(t, path, file)
 	e := start(t, setup{tpm: v20, state: state})
-	if err := e.control(t).Init(0); err == nil || !strings.Contains(read(t, e.log), want) {
-		t.Errorf("INIT = %v; log:\n%s", err, read(t, e.log))
+	if err := e.control(t).Init(0); err == nil || !strings.Contains(harness.Read(t, e.log), want) {
+		t.Errorf("INIT = %v; log:\n%s", err, harness.Read(t, e.log))
 	}
 	e.terminate(t)
 	for _, args := range [][]string{
@@ -48,15 +49,15 @@ func TestStateTooNew(t *testing.T) {
 			t.Errorf("%q = %v:\n%s", args, err, out)
 		}
 	}
-	if read(t, path) != string(file) {
+	if harness.Read(t, path) != string(file) {
 		t.Error("the state is another one")
 	}
 
-	saved := filepath.Join(tempDir(t), "blob")
+	saved := filepath.Join(harness.TempDir(t), "blob")
 	write(t, saved, blob)
 	e = start(t, setup{tpm: v20})
 	out, err := exec.Command(ours("swtpm_ioctl"), "--unix", e.ctrl, "--load", "permanent", saved).CombinedOutput()
-	if log := read(t, e.log); err == nil || !strings.Contains(log, "SET_STATEBLOB: ") || !strings.Contains(log, want) {
+	if log := harness.Read(t, e.log); err == nil || !strings.Contains(log, "SET_STATEBLOB: ") || !strings.Contains(log, want) {
 		t.Errorf("SET_STATEBLOB = %v: %s; log:\n%s", err, out, log)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // version is that of a TPM. Tests of both have the same steps by it: a number is
@@ -91,7 +93,7 @@ func (e *emulator) power(t testing.TB, v version) *channel {
 	t.Helper()
 	c := e.control(t)
 	if err := c.Init(0); err != nil {
-		t.Fatalf("INIT: %v; log:\n%s", err, read(t, e.log))
+		t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, e.log))
 	}
 	_ = c.Close() // swtpm 0.7 has one control client at a time
 	ch := e.open(t, v)
@@ -117,7 +119,7 @@ func (c *channel) transmit(cmd string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(patience))
+	_ = c.SetDeadline(time.Now().Add(harness.Patience))
 	if _, err := c.Write(b); err != nil {
 		return nil, err
 	}
@@ -240,11 +242,11 @@ func makeState(t testing.TB, v version, args ...string) []byte {
 
 func (k keeping) makeState(t testing.TB, v version, args ...string) []byte {
 	t.Helper()
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	e := start(t, k.at(v, dir, args...))
 	e.power(t, v).define(t)
 	e.terminate(t)
-	b := []byte(read(t, k.file(v, dir)))
+	b := []byte(harness.Read(t, k.file(v, dir)))
 	if len(b) == 0 {
 		t.Fatal("no state was written")
 	}

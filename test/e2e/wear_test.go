@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestStoreLimit checks that a guest which stores too often gets an error that means
@@ -15,7 +17,7 @@ func TestStoreLimit(t *testing.T) {
 		for _, slow := range []bool{false, true} {
 			args := []string{"--tpmstate", ""}
 			e := func() *emulator {
-				place := tempDir(t)
+				place := harness.TempDir(t)
 				args[1] = "dir=" + place + ",max-stores-per-minute=1"
 				if slow { // every command goes through Go
 					args = append(args, "--pcap", "file="+filepath.Join(place, "pcap"))
@@ -40,7 +42,7 @@ func TestStoreLimit(t *testing.T) {
 			if got := c.number(t); v == v20 && got != n {
 				t.Errorf("TPM %s: the number is %d after %d changes", v, got, n)
 			}
-			if log := read(t, e.log); strings.Count(log, "max-stores-per-minute") != 1 {
+			if log := harness.Read(t, e.log); strings.Count(log, "max-stores-per-minute") != 1 {
 				t.Errorf("TPM %s: want one line on the limit:\n%s", v, log)
 			}
 			e.terminate(t)

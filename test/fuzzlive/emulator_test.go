@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 const (
@@ -255,7 +257,7 @@ func askOn(conn net.Conn, b []byte, n int) ([]byte, error) {
 // alive checks that clients of both channels are answered while others misbehave:
 // what the TPM says to it depends on what they have done to it.
 func (e *emulator) alive() error {
-	rep, err := e.ask(e.ctrl, unhex("00000001"), 8)
+	rep, err := e.ask(e.ctrl, harness.Unhex("00000001"), 8)
 	if err != nil || len(rep) != 8 || binary.BigEndian.Uint32(rep) != 0 {
 		return fmt.Errorf("GET_CAPABILITY: %x, %w", rep, err)
 	}
@@ -272,9 +274,9 @@ func (e *emulator) alive() error {
 // question is a command that a TPM answers in any state after its startup.
 func (e *emulator) question() []byte {
 	if e.v == v12 {
-		return unhex("00c1 00000016 00000065 00000005 00000004 00000103") // TPM_GetCapability, manufacturer
+		return harness.Unhex("00c1 00000016 00000065 00000005 00000004 00000103") // TPM_GetCapability, manufacturer
 	}
-	return unhex("8001 00000016 0000017a 00000006 00000105 00000001") // TPM2_GetCapability, manufacturer
+	return harness.Unhex("8001 00000016 0000017a 00000006 00000105 00000001") // TPM2_GetCapability, manufacturer
 }
 
 // proper checks that a client which does everything right gets a TPM that works:
@@ -289,7 +291,7 @@ func (e *emulator) proper(t *testing.T) {
 	// STOP, SET_LOCALITY, SET_STATEBLOB, INIT: without the volatile state that is stored or
 	// was set, which may be that of a TPM in failure mode, or of one before a Clear.
 	for _, q := range []string{"0000000e", "00000005 00", "0000000d 00000000 00000002 00000000", "00000002 00000001"} {
-		if rep, err := askOn(conn, unhex(q), 4); err != nil || !bytes.Equal(rep, []byte{0, 0, 0, 0}) {
+		if rep, err := askOn(conn, harness.Unhex(q), 4); err != nil || !bytes.Equal(rep, []byte{0, 0, 0, 0}) {
 			e.complain(t, "request %s: %x, %v", q, rep, err)
 		}
 	}
@@ -300,7 +302,7 @@ func (e *emulator) proper(t *testing.T) {
 	if e.v == v20 {
 		startup = "8001 0000000c 00000144 0000"
 	}
-	for _, c := range [][]byte{unhex(startup), e.question()} {
+	for _, c := range [][]byte{harness.Unhex(startup), e.question()} {
 		if rep, err := e.ask(e.data, c, 10); err != nil || binary.BigEndian.Uint32(rep[6:]) != 0 {
 			e.complain(t, "command %x: %x, %v", c, rep, err)
 		}

@@ -2,19 +2,12 @@ package fuzzlive_test
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"math/rand/v2"
 	"slices"
 	"strings"
-)
 
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+	"github.com/swtpm-go/swtpm/test/harness"
+)
 
 // generator makes what a worker sends.
 type generator struct {
@@ -111,7 +104,7 @@ var good = map[version][]string{
 func (g *generator) command() (b []byte, whole bool) {
 	switch {
 	case g.chance(3):
-		b = unhex(pick(g, good[g.v]...))
+		b = harness.Unhex(pick(g, good[g.v]...))
 	case g.chance(8):
 		return g.bytes(g.IntN(5000)), false
 	default:
@@ -142,7 +135,7 @@ func (g *generator) structured() []byte {
 		params = binary.BigEndian.AppendUint32(params, pick(g, 0x40000001, 0x40000007, 0x4000000c, 0x01800001, 0x02000000, 0x80000000, 0x81000001, 0x00000010, g.Uint32()))
 	}
 	if tag == 0x8002 {
-		params = append(params, unhex("00000009 40000009 0000 00 0000")...)
+		params = append(params, harness.Unhex("00000009 40000009 0000 00 0000")...)
 	}
 	params = append(params, g.bytes(pick(g, 0, 2, 4, 20, 64, g.IntN(512), g.IntN(4096)))...)
 	b := binary.BigEndian.AppendUint16(nil, tag)

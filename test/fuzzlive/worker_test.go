@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 const (
@@ -73,7 +75,7 @@ func (f *fleet) fetchBlobs() (blobs [][]byte) {
 			return blobs
 		}
 		_ = conn.SetDeadline(time.Now().Add(patience))
-		_, _ = conn.Write(unhex("0000000c 00000001" + kind + "00000000"))
+		_, _ = conn.Write(harness.Unhex("0000000c 00000001" + kind + "00000000"))
 		head := make([]byte, 16)
 		if _, err := io.ReadFull(conn, head); err == nil {
 			blob := make([]byte, min(binary.BigEndian.Uint32(head[12:]), 512<<10))

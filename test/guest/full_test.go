@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestFullDisk fills the host's disk with the TPM's state under a guest that runs. Its
@@ -18,7 +20,7 @@ func TestFullDisk(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.String(), func(t *testing.T) {
 			disk := newDisk(t)
-			state := tempDir(t)
+			state := harness.TempDir(t)
 			if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=192k"); err != nil {
 				t.Skipf("needs root with the right to mount: %v", err)
 			}
@@ -32,7 +34,7 @@ func TestFullDisk(t *testing.T) {
 			filler := fillDisk(t, state)
 			freed := make(chan error, 1)
 			go func() { // the guest's command does not return before
-				for end := time.Now().Add(patience); !logged(e, "store waiting: "); time.Sleep(10 * time.Millisecond) {
+				for end := time.Now().Add(harness.Patience); !logged(e, "store waiting: "); time.Sleep(10 * time.Millisecond) {
 					if time.Now().After(end) {
 						freed <- fmt.Errorf("no command waits")
 						return
@@ -65,7 +67,7 @@ func TestFullDisk(t *testing.T) {
 			g.increase(t, v)
 			g.isIn(t, v)
 			v.findsTPM(t, m)
-			if log := read(t, e.log); !strings.Contains(log, "store resumed: ") {
+			if log := harness.Read(t, e.log); !strings.Contains(log, "store resumed: ") {
 				t.Errorf("log\n%s\nwant that the disk takes states again", log)
 			}
 			v.quit(t, e)

@@ -8,7 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // commands are what the guest sends, as hex.
@@ -175,7 +176,7 @@ func TestLife(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.String(), func(t *testing.T) {
 			disk := newDisk(t)
-			e := startEmulator(t, bin, m.tpm2, tempDir(t))
+			e := startEmulator(t, bin, m.tpm2, harness.TempDir(t))
 			v := startMachine(t, m, e, disk)
 			v.booted(t)
 			v.findsTPM(t, m)
@@ -208,7 +209,7 @@ func TestLife(t *testing.T) {
 // The driver finds in our TPM what it finds in the reference's.
 func TestReference(t *testing.T) {
 	m := models[0]
-	e := startEmulator(t, need(t, "swtpm", "swtpm"), m.tpm2, tempDir(t))
+	e := startEmulator(t, need(t, "swtpm", "swtpm"), m.tpm2, harness.TempDir(t))
 	v := startMachine(t, m, e, newDisk(t))
 	v.booted(t)
 	v.findsTPM(t, m)
@@ -238,7 +239,7 @@ func TestMove(t *testing.T) {
 	} {
 		for _, m := range models {
 			t.Run(r.name+", "+m.String(), func(t *testing.T) {
-				disk, state := newDisk(t), tempDir(t)
+				disk, state := newDisk(t), harness.TempDir(t)
 				var g *guest
 				var saved string
 				for i, h := range r.hosts {
@@ -247,7 +248,7 @@ func TestMove(t *testing.T) {
 						program = need(t, "swtpm", "swtpm")
 					}
 					if !r.shared {
-						state = tempDir(t)
+						state = harness.TempDir(t)
 					}
 					e := startEmulator(t, program, m.tpm2, state, h.args...)
 					if i == 0 {
@@ -259,7 +260,7 @@ func TestMove(t *testing.T) {
 						continue
 					}
 					v := startMachine(t, m, e, disk, "-incoming", "exec:cat "+saved)
-					until(t, "the machine", func() bool { return v.monitor.status(t) == "running" })
+					harness.Await(t, "the machine", func() bool { return v.monitor.status(t) == "running" })
 					g.isIn(t, v)
 					g.extend(t, v)
 					g.increase(t, v)
@@ -279,7 +280,7 @@ func TestMove(t *testing.T) {
 // save writes the machine to a file.
 func save(t *testing.T, v *machine) (path string) {
 	t.Helper()
-	path = filepath.Join(tempDir(t), "saved")
+	path = filepath.Join(harness.TempDir(t), "saved")
 	if status := v.monitor.migrate(t, "exec:cat > "+path); status != "completed" {
 		t.Fatalf("the migration has %s", status)
 	}
@@ -297,23 +298,23 @@ func TestMoveFails(t *testing.T) {
 				continue // one of the two will do
 			}
 			t.Run(fmt.Sprintf("%s, shared %t", m, shared), func(t *testing.T) {
-				disk, state := newDisk(t), tempDir(t)
+				disk, state := newDisk(t), harness.TempDir(t)
 				src := startEmulator(t, bin, m.tpm2, state, append(good, "--migration", "release-lock-outgoing")...)
 				v := startMachine(t, m, src, disk)
 				v.booted(t)
 				g := moveIn(t, v, m)
 				for _, keys := range [][]string{bad, good} {
-					at, args := tempDir(t), keys
+					at, args := harness.TempDir(t), keys
 					if shared {
 						at, args = state, append(slices.Clip(keys), "--migration", "release-lock-outgoing,incoming")
 					}
 					dst := startEmulator(t, bin, m.tpm2, at, args...)
-					uri := "unix:" + filepath.Join(tempDir(t), "q")
+					uri := "unix:" + filepath.Join(harness.TempDir(t), "q")
 					w := startMachine(t, m, dst, disk, "-incoming", uri)
-					until(t, "the incoming machine", func() bool { return w.monitor.status(t) == "inmigrate" })
+					harness.Await(t, "the incoming machine", func() bool { return w.monitor.status(t) == "inmigrate" })
 					v.monitor.migrate(t, uri)
 					if keys[1] == good[1] {
-						until(t, "the machine", func() bool { return w.monitor.status(t) == "running" })
+						harness.Await(t, "the machine", func() bool { return w.monitor.status(t) == "running" })
 						v.quit(t, src)
 						g.isIn(t, w)
 						g.increase(t, w)
@@ -322,13 +323,9 @@ func TestMoveFails(t *testing.T) {
 						w.quit(t, dst)
 						return
 					}
-					select {
-					case <-w.exited:
-					case <-time.After(patience):
-						t.Fatal("QEMU takes what the emulator refuses")
-					}
+					w.Wait(t)
 					dst.ended(t)
-					if said := read(t, w.errors); !strings.Contains(said, "tpm-emulator") {
+					if said := w.Out.String(); !strings.Contains(said, "tpm-emulator") {
 						t.Errorf("QEMU has not failed for the TPM: %s", said)
 					}
 					if v.monitor.status(t) != "running" { // QEMU does not know; who manages it does

@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // model is a machine with a TPM.
@@ -36,12 +37,10 @@ var models = []model{
 
 // machine is a virtual machine.
 type machine struct {
-	cmd     *exec.Cmd
-	exited  chan struct{}
+	*harness.Process
 	monitor *monitor
 	serial  net.Conn
 	lines   chan string // of the serial port
-	errors  string      // path of what QEMU said
 	asked   int
 	said    []string
 }
@@ -55,9 +54,9 @@ const initrdAt = 0x8000000
 func startMachine(t *testing.T, m model, e *emulator, disk string, args ...string) *machine {
 	t.Helper()
 	qemu := need(t, "qemu-system-x86_64", "qemu-system-x86")
-	dir := tempDir(t)
+	dir := harness.TempDir(t)
 	monitor, serial := listen(t, filepath.Join(dir, "m")), listen(t, filepath.Join(dir, "s"))
-	v := &machine{exited: make(chan struct{}), lines: make(chan string, 1024), errors: filepath.Join(dir, "qemu")}
+	v := &machine{lines: make(chan string, 1024)}
 	args = append([]string{
 		"-accel", "tcg", "-machine", "q35", "-m", "160",
 		"-cpu", "max,vendor=GenuineIntel", // of AMD's firmware TPMs, Linux wants no random numbers
@@ -71,22 +70,10 @@ func startMachine(t *testing.T, m model, e *emulator, disk string, args ...strin
 		"-chardev", "socket,id=tpm,path=" + e.ctrl, "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", m.device + ",tpmdev=tpm0",
 		"-drive", "if=none,id=disk,format=qcow2,file=" + disk, "-device", "virtio-blk-pci,drive=disk",
 	}, args...)
-	v.cmd = exec.Command(qemu, args...)
-	errs, err := os.Create(v.errors)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = errs.Close() }()
-	v.cmd.Stdout, v.cmd.Stderr = errs, errs
-	if err := v.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = v.cmd.Wait(); close(v.exited) }()
+	v.Process = harness.Start(t, exec.Command(qemu, args...))
 	t.Cleanup(func() {
-		_ = v.cmd.Process.Kill()
-		<-v.exited
 		if t.Failed() {
-			t.Logf("QEMU: %s\nemulator: %s\nguest: %s", read(t, v.errors), read(t, e.log), strings.Join(v.said, "\n"))
+			t.Logf("QEMU: %s\nemulator: %s\nguest: %s", v.Out.String(), harness.Read(t, e.log), strings.Join(v.said, "\n"))
 		}
 	})
 	v.monitor = newMonitor(t, v.accept(t, monitor))
@@ -113,17 +100,15 @@ func listen(t *testing.T, path string) *net.UnixListener {
 // accept waits for QEMU's connection.
 func (v *machine) accept(t *testing.T, l *net.UnixListener) net.Conn {
 	t.Helper()
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(harness.Patience); ; {
 		_ = l.SetDeadline(time.Now().Add(100 * time.Millisecond))
 		conn, err := l.Accept()
 		if err == nil {
 			t.Cleanup(func() { _ = conn.Close() })
 			return conn
 		}
-		select {
-		case <-v.exited:
-			t.Fatalf("QEMU has ended: %s", read(t, v.errors))
-		default:
+		if v.Ended() {
+			t.Fatalf("QEMU has ended: %s", v.Out.String())
 		}
 		if time.Now().After(end) {
 			t.Fatal(err)
@@ -141,7 +126,7 @@ func (v *machine) booted(t *testing.T) {
 // rest of it.
 func (v *machine) await(t *testing.T, prefix string) string {
 	t.Helper()
-	late := time.After(patience)
+	late := time.After(harness.Patience)
 	for {
 		select {
 		case line, ok := <-v.lines:
@@ -182,11 +167,7 @@ func (v *machine) ask(t *testing.T, what string) string {
 func (v *machine) quit(t *testing.T, e *emulator) {
 	t.Helper()
 	v.monitor.do(t, "quit", nil)
-	select {
-	case <-v.exited:
-	case <-time.After(patience):
-		t.Fatal("QEMU does not end")
-	}
+	v.Wait(t)
 	e.ended(t)
 }
 
@@ -215,7 +196,7 @@ type reply struct {
 
 func (m *monitor) next(t *testing.T) (r reply) {
 	t.Helper()
-	_ = m.conn.SetDeadline(time.Now().Add(patience))
+	_ = m.conn.SetDeadline(time.Now().Add(harness.Patience))
 	if err := m.in.Decode(&r); err != nil {
 		t.Fatalf("monitor: %v", err)
 	}
@@ -229,7 +210,7 @@ func (m *monitor) do(t *testing.T, name string, args map[string]any) json.RawMes
 	if args != nil {
 		cmd["arguments"] = args
 	}
-	_ = m.conn.SetDeadline(time.Now().Add(patience))
+	_ = m.conn.SetDeadline(time.Now().Add(harness.Patience))
 	if err := json.NewEncoder(m.conn).Encode(cmd); err != nil {
 		t.Fatalf("monitor: %v", err)
 	}
@@ -264,7 +245,7 @@ func (m *monitor) migrate(t *testing.T, uri string) string {
 	var info struct {
 		Status string `json:"status"`
 	}
-	until(t, "the end of the migration", func() bool {
+	harness.Await(t, "the end of the migration", func() bool {
 		if err := json.Unmarshal(m.do(t, "query-migrate", nil), &info); err != nil {
 			t.Fatal(err)
 		}
@@ -288,7 +269,7 @@ func (m *monitor) status(t *testing.T) string {
 // newDisk makes a disk that holds nothing but snapshots.
 func newDisk(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(tempDir(t), "disk")
+	path := filepath.Join(harness.TempDir(t), "disk")
 	cmd := exec.Command(need(t, "qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", path, "1M")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, out)

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // dirVar names the directory that fetch.sh has filled.
@@ -34,9 +36,6 @@ func buildAndRun(m *testing.M) (int, error) {
 	if os.Getenv(dirVar) == "" {
 		return m.Run(), nil // all is skipped
 	}
-	for _, v := range []string{"TPM_PORT", "TPM_PATH", "NOTIFY_SOCKET", "JOURNAL_STREAM"} {
-		os.Unsetenv(v)
-	}
 	kernel = filepath.Join(os.Getenv(dirVar), "vmlinux")
 	if _, err := os.Stat(kernel); err != nil {
 		return 1, err
@@ -47,12 +46,14 @@ func buildAndRun(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	bin = filepath.Join(dir, "swtpm")
-	if err := goBuild(nil, bin, "../../cmd/swtpm"); err != nil {
+	if err := harness.Build(dir, nil, "swtpm"); err != nil {
 		return 1, err
 	}
 	program := filepath.Join(dir, "init")
-	if err := goBuild([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64"}, program, "./init"); err != nil {
-		return 1, err
+	build := exec.Command("go", "build", "-o", program, "./init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	if text, err := build.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("%v: %w\n%s", build, err, text)
 	}
 	b, err := os.ReadFile(program)
 	if err != nil {
@@ -65,15 +66,6 @@ func buildAndRun(m *testing.M) (int, error) {
 		return 1, err
 	}
 	return m.Run(), nil
-}
-
-func goBuild(env []string, out, pkg string) error {
-	cmd := exec.Command("go", "build", "-o", out, pkg)
-	cmd.Env = append(os.Environ(), env...)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%v: %w\n%s", cmd, err, text)
-	}
-	return nil
 }
 
 // archive returns an initramfs with one program in it, a cpio archive: for each
@@ -106,18 +98,6 @@ func archive(name string, program []byte) []byte {
 		pad()
 	}
 	return b.Bytes()
-}
-
-// tempDir is t.TempDir with a path that sockets and options can have: short, and
-// without commas.
-func tempDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "guest")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // need returns the path of an installed program, or skips the test; nothing may

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // What a guest has in its TPM besides PCRs and NV memory.
@@ -87,7 +89,7 @@ func TestRestart(t *testing.T) {
 	for _, m := range []model{models[0], models[2]} {
 		t.Run(m.String(), func(t *testing.T) {
 			need(t, "qemu-system-x86_64", "qemu-system-x86")
-			s := startService(t, m.tpm2, tempDir(t))
+			s := startService(t, m.tpm2, harness.TempDir(t))
 			v := startMachine(t, m, s.emulator, newDisk(t))
 			v.booted(t)
 			g := moveIn(t, v, m)
@@ -112,7 +114,7 @@ func TestRestart(t *testing.T) {
 				g.increase(t, v)
 			}
 			v.findsTPM(t, m)
-			if log := read(t, s.log); strings.Contains(log, "anew") {
+			if log := harness.Read(t, s.log); strings.Contains(log, "anew") {
 				t.Errorf("it did not go on:\n%s", log)
 			}
 			g.reset(t, v)

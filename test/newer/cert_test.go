@@ -35,13 +35,9 @@ func TestCertPQ(t *testing.T) {
 		}
 	}
 	write("openssl.cnf", "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicConstraints=critical,CA:TRUE\nsubjectKeyIdentifier=hash\n")
-	cert := filepath.Join(dir, "swtpm-cert")
-	if out, err := exec.Command("go", "build", "-o", cert, "../../cmd/swtpm-cert").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
 	issue := func(args string) {
 		t.Helper()
-		cmd := exec.Command(cert, strings.Fields("--tpm2 --pem --out-cert out.pem --tpm-manufacturer a --tpm-model b --tpm-version c "+
+		cmd := exec.Command(built("swtpm-cert"), strings.Fields("--tpm2 --pem --out-cert out.pem --tpm-manufacturer a --tpm-model b --tpm-version c "+
 			"--tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 183 --tpm-serial-num 1 "+args)...)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {

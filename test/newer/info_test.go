@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestGetInfo reads a text that is longer than one reply of GET_INFO in pieces, as
@@ -22,7 +24,7 @@ func TestGetInfo(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	c := dial(t, sock)
+	c := harness.Dial(t, nil, sock)
 	got, replies := info(t, c, 0xffffffff000000df)
 	if got+"\n" != want || replies < 2 || len(got) < 4000 {
 		t.Errorf("GET_INFO, %d replies: %q\nwant %q", replies, got, want)

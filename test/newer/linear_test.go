@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // One file goes from ours to the reference of today and back. --print-info starts
@@ -54,7 +56,7 @@ func TestStateFileLock(t *testing.T) {
 			_ = owner.Process.Kill()
 			_ = owner.Wait()
 		})
-		ctrl := dial(t, sock)
+		ctrl := harness.Dial(t, nil, sock)
 		if _, err := ctrl.Write([]byte{0, 0, 0, 2, 0, 0, 0, 0}); err != nil { // INIT
 			t.Fatal(err)
 		}

@@ -4,7 +4,6 @@
 package newer_test
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -15,8 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/record"
 )
 
@@ -38,8 +37,11 @@ func newer(t *testing.T) []string {
 	return []string{loaders[0], "--library-path", filepath.Dir(loaders[0])}
 }
 
-// bin is our program, built once with this machine's library.
+// bin is our emulator, built once with this machine's library.
 var bin string
+
+// built returns the path of another program that was built with it.
+func built(name string) string { return filepath.Join(filepath.Dir(bin), name) }
 
 func TestMain(m *testing.M) {
 	code, err := buildAndRun(m)
@@ -54,9 +56,6 @@ func buildAndRun(m *testing.M) (int, error) {
 	if os.Getenv(rootVar) == "" {
 		return m.Run(), nil // all is skipped
 	}
-	for _, v := range []string{"TPM_PORT", "TPM_PATH", "NOTIFY_SOCKET", "JOURNAL_STREAM"} {
-		os.Unsetenv(v)
-	}
 	dir, err := os.MkdirTemp("", "newer")
 	if err != nil {
 		return 1, err
@@ -67,37 +66,22 @@ func buildAndRun(m *testing.M) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	args := append([]string{"build", "-o", bin}, recorder.BuildFlags()...)
-	if out, err := exec.Command("go", append(args, "../../cmd/swtpm")...).CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("go build: %w\n%s", err, out)
+	if err := harness.Build(dir, recorder.BuildFlags(), "swtpm", "swtpm-setup", "swtpm-localca", "swtpm-cert"); err != nil {
+		return 1, err
+	}
+	for _, name := range []string{"setup", "localca"} {
+		if err := os.Link(built("swtpm-"+name), built("swtpm_"+name)); err != nil {
+			return 1, err
+		}
 	}
 	code := m.Run()
 	return code, recorder.Judge(false)
 }
 
-// dial waits for a Unix socket.
-func dial(t *testing.T, path string) net.Conn {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.Dial("unix", path)
-		if err == nil {
-			_ = c.SetDeadline(time.Now().Add(time.Minute))
-			return c
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
-}
-
 // ask sends a command in hex and returns the response in hex.
 func ask(t *testing.T, c net.Conn, cmd string) string {
 	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(cmd, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Write(b); err != nil {
+	if _, err := c.Write(harness.Unhex(cmd)); err != nil {
 		t.Fatal(err)
 	}
 	rsp := make([]byte, 4096)
@@ -111,24 +95,17 @@ func ask(t *testing.T, c net.Conn, cmd string) string {
 // live starts a TPM, calls f with its data channel, and stops it.
 func live(t *testing.T, words []string, f func(net.Conn)) {
 	t.Helper()
-	dir := t.TempDir()
-	sock := filepath.Join(dir, "d")
+	sock := filepath.Join(harness.TempDir(t), "d")
 	words = append(words, "--server", "type=unixio,path="+sock)
-	cmd := exec.Command(words[0], words[1:]...)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() }) // if f fails; else it has ended
-	c := dial(t, sock)
+	p := harness.Start(t, exec.Command(words[0], words[1:]...))
+	c := harness.Dial(t, p, sock)
 	f(c)
 	_ = c.Close()
-	if !slices.Contains(words, "--terminate") { // else it ends with its client
-		_ = cmd.Process.Signal(os.Interrupt)
+	if !slices.Contains(words, "--terminate") { // otherwise it ends with its client
+		_ = p.Cmd.Process.Signal(os.Interrupt)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v: %v\n%s", words, err, log.String())
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("%v: exit code %d\n%s", words, code, p.Out.String())
 	}
 }
 

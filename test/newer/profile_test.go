@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // words of the algorithms that a custom profile may list.
@@ -150,7 +152,7 @@ func TestProfileInTOML(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	_ = dial(t, filepath.Join(dir, "d")).Close()
+	_ = harness.Dial(t, nil, filepath.Join(dir, "d")).Close()
 	_ = cmd.Process.Signal(os.Interrupt)
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)

@@ -15,10 +15,6 @@ import (
 func TestSetup(t *testing.T) {
 	ld := newer(t)
 	dir := t.TempDir()
-	program := filepath.Join(dir, "swtpm_setup")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/swtpm-setup").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
 	conf, local := filepath.Join(dir, "setup.conf"), filepath.Join(dir, "profiles")
 	if err := os.Mkdir(local, 0o700); err != nil {
 		t.Fatal(err)
@@ -58,7 +54,7 @@ func TestSetup(t *testing.T) {
 		{[]string{"--profile-file", "/nonexistent.json"}, 1, "", "Could not open profile file '/nonexistent.json': No such file or directory\n"},
 	} {
 		state := t.TempDir()
-		args := append(append([]string{}, ld[1:]...), program, "--tpm2", "--tpm-state", state, "--config", conf)
+		args := append(append([]string{}, ld[1:]...), built("swtpm_setup"), "--tpm2", "--tpm-state", state, "--config", conf)
 		cmd := exec.Command(ld[0], append(args, c.args...)...)
 		var stdout, stderr strings.Builder
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -78,17 +74,12 @@ func TestSetup(t *testing.T) {
 func TestRSA4096(t *testing.T) {
 	ld := newer(t)
 	dir := t.TempDir()
-	for _, name := range []string{"setup", "localca"} {
-		if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "swtpm_"+name), "../../cmd/swtpm-"+name).CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
-	}
 	state, conf, caConf := filepath.Join(dir, "state"), filepath.Join(dir, "setup.conf"), filepath.Join(dir, "localca.conf")
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
-		conf:                          "create_certs_tool = " + dir + "/swtpm_localca\ncreate_certs_tool_config = " + caConf + "\ncreate_certs_tool_options = " + dir + "/options\n",
+		conf:                          "create_certs_tool = " + built("swtpm_localca") + "\ncreate_certs_tool_config = " + caConf + "\ncreate_certs_tool_options = " + dir + "/options\n",
 		caConf:                        "statedir = " + dir + "/ca\nsigningkey = " + dir + "/ca/signkey.pem\nissuercert = " + dir + "/ca/issuercert.pem\n",
 		filepath.Join(dir, "options"): "",
 	} {
@@ -97,7 +88,7 @@ func TestRSA4096(t *testing.T) {
 		}
 	}
 	run := func(args ...string) (code int, out string) {
-		cmd := exec.Command(ld[0], append(append(append([]string{}, ld[1:]...), filepath.Join(dir, "swtpm_setup"), "--tpm2"), args...)...)
+		cmd := exec.Command(ld[0], append(append(append([]string{}, ld[1:]...), built("swtpm_setup"), "--tpm2"), args...)...)
 		b, _ := cmd.CombinedOutput() // the code says how
 		return cmd.ProcessState.ExitCode(), string(b)
 	}

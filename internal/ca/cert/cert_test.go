@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ca/signer"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // golden is where the certificates are that the reference made.
@@ -38,7 +39,7 @@ func TestCreate(t *testing.T) {
 			TPM: Attributes{"id:00001014", "swtpm", "id:20240125"}, Spec: Spec{"2.0", 0, 183}}},
 	} {
 		args := arguments(t, tt.name)
-		tt.r.Key, err = RSA(unhex(t, args["--modulus"]), 0x10001)
+		tt.r.Key, err = RSA(harness.Unhex(args["--modulus"]), 0x10001)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,12 +80,4 @@ func arguments(t *testing.T, name string) map[string]string {
 		}
 	}
 	return args
-}
-
-func unhex(t *testing.T, s string) []byte {
-	n, ok := new(big.Int).SetString(s, 16)
-	if !ok {
-		t.Fatalf("%q is not hex", s)
-	}
-	return n.Bytes()
 }

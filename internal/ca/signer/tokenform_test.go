@@ -9,16 +9,9 @@ import (
 	"math/big"
 	"strings"
 	"testing"
-)
 
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+	"github.com/swtpm-go/swtpm/test/harness"
+)
 
 // TestDigestInfo has the prefixes of RFC 8017, 9.2, note 1.
 func TestDigestInfo(t *testing.T) {
@@ -30,7 +23,7 @@ func TestDigestInfo(t *testing.T) {
 	} {
 		digest := make([]byte, h.Size())
 		got, err := digestInfo(h, digest)
-		if want := append(unhex(t, prefix), digest...); err != nil || string(got) != string(want) {
+		if want := append(harness.Unhex(prefix), digest...); err != nil || string(got) != string(want) {
 			t.Errorf("digestInfo(%v) = %x, %v, want %x", h, got, err, want)
 		}
 		if _, err := digestInfo(h, digest[1:]); err == nil {
@@ -46,7 +39,7 @@ func TestEncodeECDSA(t *testing.T) {
 		"ff00 000000": "", // no two halves
 		"":            "",
 	} {
-		got, err := encodeECDSA(unhex(t, in))
+		got, err := encodeECDSA(harness.Unhex(in))
 		if hex.EncodeToString(got) != strings.ReplaceAll(want, " ", "") || (err == nil) != (want != "") {
 			t.Errorf("encodeECDSA(%s) = %x, %v, want %s", in, got, err, want)
 		}
@@ -72,7 +65,7 @@ func TestParseECPoint(t *testing.T) {
 		{"", "", "error"},
 	} {
 		got := "error"
-		switch k, err := parseECPoint(unhex(t, tt.params), unhex(t, tt.point)); k := k.(type) {
+		switch k, err := parseECPoint(harness.Unhex(tt.params), harness.Unhex(tt.point)); k := k.(type) {
 		case *ecdsa.PublicKey:
 			if err == nil {
 				got = k.Params().Name
@@ -89,8 +82,8 @@ func TestParseECPoint(t *testing.T) {
 // FuzzParseECPoint holds that a point is on its curve, and that a signature is as
 // long as its halves say.
 func FuzzParseECPoint(f *testing.F) {
-	f.Add(unhex(f, "06 08 2a8648ce3d030107"), unhex(f, "04 41"+generator))
-	f.Add(unhex(f, "06 03 2b6570"), make([]byte, 32))
+	f.Add(harness.Unhex("06 08 2a8648ce3d030107"), harness.Unhex("04 41"+generator))
+	f.Add(harness.Unhex("06 03 2b6570"), make([]byte, 32))
 	f.Fuzz(func(t *testing.T, params, point []byte) {
 		if k, err := parseECPoint(params, point); err == nil {
 			if k, ok := k.(*ecdsa.PublicKey); ok {

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 func TestParseTCTI(t *testing.T) {
@@ -55,7 +57,7 @@ func TestSend(t *testing.T) {
 		go func() {
 			io.ReadFull(there, make([]byte, 4))
 			for _, p := range tt.pieces {
-				there.Write(unhex(t, p))
+				there.Write(harness.Unhex(p))
 			}
 			there.Close()
 		}()
@@ -63,7 +65,7 @@ func TestSend(t *testing.T) {
 		here.Close()
 		want := []byte(nil)
 		if tt.want != "error" {
-			want = unhex(t, tt.want)
+			want = harness.Unhex(tt.want)
 		}
 		if !bytes.Equal(rsp, want) || (err == nil) != (want != nil) {
 			t.Errorf("%s: %x, %v, want %s", tt.name, rsp, err, tt.want)

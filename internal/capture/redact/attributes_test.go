@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // attributes are the TPMA_CC of all commands that libtpms 0.9.2 has, as its
@@ -27,7 +28,7 @@ const attributes = `
 // Source: TPM 2.0 Library, Part 2, 8.9, TPMA_CC: cHandles in bits 25 to 27,
 // rHandle in bit 28.
 func TestHandles(t *testing.T) {
-	b := unhex(t, attributes)
+	b := harness.Unhex(attributes)
 	for ; len(b) > 0; b = b[4:] {
 		a := binary.BigEndian.Uint32(b)
 		l, ok := commands20()[tpm.Code(a&0xffff)]

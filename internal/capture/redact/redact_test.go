@@ -8,17 +8,8 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
-
-// unhex decodes hex digits with blanks between them.
-func unhex(t testing.TB, s string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.Join(strings.Fields(s), ""))
-	if err != nil {
-		t.Fatalf("%s: %v", s, err)
-	}
-	return b
-}
 
 // Secrets in the tables below are written as bytes of these; they become zeros.
 const s20 = "5ec1e75ec1e75ec1e75ec1e75ec1e75ec1e75ec1"
@@ -217,7 +208,7 @@ var exchanges12 = []exchange{
 // message decodes a message of the tables and fills in its size.
 func message(t *testing.T, s string) []byte {
 	t.Helper()
-	b := unhex(t, strings.ReplaceAll(s, "?", "0"))
+	b := harness.Unhex(strings.ReplaceAll(s, "?", "0"))
 	at := strings.Index(strings.ReplaceAll(s, " ", ""), "????????") / 2
 	if strings.Contains(s, "?") {
 		n := len(b) - at + 2

@@ -2,9 +2,7 @@ package libtpms_test
 
 import (
 	"context"
-	"encoding/hex"
 	"io/fs"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -137,12 +135,3 @@ func code(rsp []byte) tpm.Result {
 type send struct{ x *emul.TPM }
 
 func (s send) Send(cmd []byte) ([]byte, error) { return s.x.Execute(cmd) }
-
-// unhex reads hex with blanks.
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
-	if err != nil {
-		panic(err)
-	}
-	return b
-}

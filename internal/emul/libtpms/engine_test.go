@@ -12,14 +12,15 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 func TestStartup(t *testing.T) {
 	for v := range versions {
 		x := newTPM(t, newDisk(), emul.Options{Version: v})
-		getRandom := unhex("8001 0000000c 0000017b 0010")
+		getRandom := harness.Unhex("8001 0000000c 0000017b 0010")
 		if v == tpm.V12 {
-			getRandom = unhex("00c1 0000000e 00000046 00000010")
+			getRandom = harness.Unhex("00c1 0000000e 00000046 00000010")
 		}
 		if got := code(run(t, x, append([]byte(nil), getRandom...))); got != tpm.Fail && got != tpm.RCFailure {
 			t.Errorf("TPM %s: a command while off = %v", v, got)
@@ -118,8 +119,8 @@ func TestPrefixLocality(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, g := range []struct{ locality, want string }{{"04", "00000907"}, {"03", "00000000"}} {
-		rsp, err := x.Execute(unhex("00000008" + g.locality + "0000000c 8001 0000000c 00000144 0000"))
-		if err != nil || string(rsp) != string(unhex("0000000a 8001 0000000a"+g.want+"00000000")) {
+		rsp, err := x.Execute(harness.Unhex("00000008" + g.locality + "0000000c 8001 0000000c 00000144 0000"))
+		if err != nil || string(rsp) != string(harness.Unhex("0000000a 8001 0000000a"+g.want+"00000000")) {
 			t.Errorf("TPM2_Startup at locality %s = %x, %v, want code %s", g.locality, rsp, err, g.want)
 		}
 	}

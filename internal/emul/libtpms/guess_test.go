@@ -6,14 +6,15 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 var (
 	// An NV index with the password "secret", whose failures are counted, and a command
 	// that fails only after its authorization, because nothing was written.
-	defineSecret   = unhex("8002 00000033 0000012a 40000001 00000009 40000009 0000 00 0000 0006 736563726574 000e 01800003 000b 00060006 0000 0008")
-	lockoutCounter = unhex("8001 00000016 0000017a 00000006 0000020e 00000001")
-	readOwner      = unhex("8002 00000023 0000014e 40000001 01800003 00000009 40000009 0000 00 0000 0008 0000")
+	defineSecret   = harness.Unhex("8002 00000033 0000012a 40000001 00000009 40000009 0000 00 0000 0006 736563726574 000e 01800003 000b 00060006 0000 0008")
+	lockoutCounter = harness.Unhex("8001 00000016 0000017a 00000006 0000020e 00000001")
+	readOwner      = harness.Unhex("8002 00000023 0000014e 40000001 01800003 00000009 40000009 0000 00 0000 0008 0000")
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 
 // readSecret reads the index with a password.
 func readSecret(password string) []byte {
-	return unhex(fmt.Sprintf("8002 %08x 0000014e 01800003 01800003 %08x 40000009 0000 00 %04x %x 0008 0000",
+	return harness.Unhex(fmt.Sprintf("8002 %08x 0000014e 01800003 01800003 %08x 40000009 0000 00 %04x %x 0008 0000",
 		35+len(password), 9+len(password), len(password), password))
 }
 

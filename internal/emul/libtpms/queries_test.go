@@ -9,6 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // querying returns TPM.ServeQueries at work on one connection.
@@ -46,12 +47,12 @@ func TestQueries(t *testing.T) {
 		x := started(t, newDisk(), tpm.V20)
 		s := querying(t, x, record)
 		for range 3 {
-			s.gets(t, unhex("00000001"), unhex("00000000 00007fff"))
-			s.gets(t, unhex("00000004"), unhex("00000000 00000000"))
-			s.gets(t, unhex("00000005 03"), unhex("00000000"))
-			s.gets(t, unhex("00000005 00 000000"), unhex("00000000"))
+			s.gets(t, harness.Unhex("00000001"), harness.Unhex("00000000 00007fff"))
+			s.gets(t, harness.Unhex("00000004"), harness.Unhex("00000000 00000000"))
+			s.gets(t, harness.Unhex("00000005 03"), harness.Unhex("00000000"))
+			s.gets(t, harness.Unhex("00000005 00 000000"), harness.Unhex("00000000"))
 		}
-		s.send(t, unhex("00000009")) // CANCEL_TPM_CMD
+		s.send(t, harness.Unhex("00000009")) // CANCEL_TPM_CMD
 		if e := s.returns(t); e.Kind != handover.EventReady || s.set.Tick != 12 || s.set.Clients[1].Last != 12 {
 			t.Errorf("ServeQueries() = %+v with tick %d, want 12 answers", e, s.set.Tick)
 		}
@@ -68,22 +69,22 @@ func TestQueriesForGo(t *testing.T) {
 	for _, in := range []string{"00", "00000002 00000000", "00000001 00", "00000005", "00000005 04", "00000005 00 00",
 		"00000005 00 000000 00", "00000009", "00000010", "00000013 00000000", "ffffffff"} {
 		s := querying(t, x, nil)
-		s.send(t, unhex(in))
+		s.send(t, harness.Unhex(in))
 		left(t, s, in)
 	}
 	if err := x.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	s := querying(t, x, nil)
-	s.gets(t, unhex("0000000f"), unhex("00000000 00000003"))
-	s.send(t, unhex("00000004"))
+	s.gets(t, harness.Unhex("0000000f"), harness.Unhex("00000000 00000003"))
+	s.send(t, harness.Unhex("00000004"))
 	left(t, s, "00000004")
 	_ = x.Close()
 
 	x = newTPM(t, newDisk(), emul.Options{Version: tpm.V20, Slow: true})
 	powerOn(t, x)
 	s = querying(t, x, nil)
-	s.send(t, unhex("00000001"))
+	s.send(t, harness.Unhex("00000001"))
 	left(t, s, "00000001")
 }
 
@@ -93,7 +94,7 @@ func left(t *testing.T, s *serving, in string) {
 	e := s.returns(t)
 	got := make([]byte, 100)
 	n, err := unix.Read(int(s.set.Polls[1].Fd), got)
-	if e.Kind != handover.EventReady || s.set.Clients[1].Plain != 0 || err != nil || !bytes.Equal(got[:n], unhex(in)) {
+	if e.Kind != handover.EventReady || s.set.Clients[1].Plain != 0 || err != nil || !bytes.Equal(got[:n], harness.Unhex(in)) {
 		t.Errorf("request %s: ServeQueries() = %+v, plain %d, %x left, %v; want all of it", in, e, s.set.Clients[1].Plain, got[:n], err)
 	}
 }
@@ -113,7 +114,7 @@ func TestQueriesUnread(t *testing.T) {
 		}
 	}
 	go func() { s.served <- x.ServeQueries(s.set) }()
-	s.send(t, unhex("00000001"))
+	s.send(t, harness.Unhex("00000001"))
 	if e := s.returns(t); e.Kind != handover.EventRest || e.At != 1 || len(e.Rest) == 0 {
 		t.Errorf("ServeQueries() = %+v, want the rest of the reply", e)
 	}

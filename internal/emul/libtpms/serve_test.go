@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // serving is TPM.Serve at work on one connection, beside a descriptor that wakes it.
@@ -94,8 +95,8 @@ func (s *serving) receive(t *testing.T) []byte {
 }
 
 var (
-	getCap    = unhex("8001 00000016 0000017a 00000006 00000100 00000001")
-	getCapRsp = unhex("8001 0000001b 00000000 01 00000006 00000001 00000100 322e3000")
+	getCap    = harness.Unhex("8001 00000016 0000017a 00000006 00000100 00000001")
+	getCapRsp = harness.Unhex("8001 0000001b 00000000 01 00000006 00000001 00000100 322e3000")
 )
 
 // TestServe answers plain commands by itself and hands out everything else.
@@ -109,8 +110,8 @@ func TestServe(t *testing.T) {
 		"a byte too many":    append(bytes.Clone(getCap), 0),
 		"two commands":       append(bytes.Clone(getCap), getCap...),
 		"a wrong tag":        append([]byte{0x80, 0x09}, getCap[2:]...),
-		"a prefix":           append(unhex("00000008 00 00000016"), getCap...),
-		"vendor SetLocality": unhex("8001 0000000b 20001000 01"),
+		"a prefix":           append(harness.Unhex("00000008 00 00000016"), getCap...),
+		"vendor SetLocality": harness.Unhex("8001 0000000b 20001000 01"),
 	} {
 		s.start(x)
 		for range 3 {

@@ -17,6 +17,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestNV holds that what was written is there after the power was off.
@@ -64,14 +65,14 @@ func TestNV12(t *testing.T) {
 		{"NV_DefineSpace", "00c1 00000065 000000cc" + nvIndex12 + strings.Repeat("00", 20)},
 		{"NV_WriteValue", "00c1 0000001a 000000cd 00011101 00000000 00000004 6b657074"},
 	} {
-		cmd := unhex(g.in)
+		cmd := harness.Unhex(g.in)
 		cmd[5] = byte(len(cmd))
 		if rsp := run(t, x, cmd); code(rsp) != 0 {
 			t.Fatalf("%s = %x", g.name, rsp)
 		}
 	}
 	powerOn(t, x)
-	if rsp := run(t, x, unhex("00c1 00000016 000000cf 00011101 00000000 00000004")); !strings.HasSuffix(string(rsp), "kept") {
+	if rsp := run(t, x, harness.Unhex("00c1 00000016 000000cf 00011101 00000000 00000004")); !strings.HasSuffix(string(rsp), "kept") {
 		t.Errorf("NV_ReadValue after a power cycle = %x, want %x at its end", rsp, "kept")
 	}
 	_ = x.Close()
@@ -131,9 +132,9 @@ func (v vector) keys(t *testing.T) (k seal.Keys) {
 // TPM 2.0 is left out.
 func (v vector) pcr10(t *testing.T, x *emul.TPM, when string) {
 	t.Helper()
-	cmd := unhex("8001 00000014 0000017e 00000001 000b 03 000400")
+	cmd := harness.Unhex("8001 00000014 0000017e 00000001 000b 03 000400")
 	if v.version() == tpm.V12 {
-		cmd = unhex("00c1 0000000e 00000015 0000000a")
+		cmd = harness.Unhex("00c1 0000000e 00000015 0000000a")
 	}
 	got, want := hex.EncodeToString(run(t, x, cmd)), v.PCR10
 	if v.version() == tpm.V20 && len(got) > 28 {
@@ -309,9 +310,9 @@ func (v vector) restore(t *testing.T, x *emul.TPM) {
 func TestVolatile(t *testing.T) {
 	d := newDisk()
 	x := started(t, d, tpm.V20)
-	extend := unhex("8002 00000041 00000182 0000000a 00000009 40000009 0000 00 0000 00000001 000b" + strings.Repeat("11", 32))
+	extend := harness.Unhex("8002 00000041 00000182 0000000a 00000009 40000009 0000 00 0000 00000001 000b" + strings.Repeat("11", 32))
 	readPCR := func() string {
-		return hex.EncodeToString(run(t, x, unhex("8001 00000014 0000017e 00000001 000b 03 000400"))[30:])
+		return hex.EncodeToString(run(t, x, harness.Unhex("8001 00000014 0000017e 00000001 000b 03 000400"))[30:])
 	}
 	before := readPCR()
 	if rsp := run(t, x, extend); code(rsp) != 0 {

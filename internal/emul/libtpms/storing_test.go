@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // sent returns the header of a command without parameters.
@@ -146,7 +147,7 @@ func TestUndoUnexpected(t *testing.T) {
 	define(t, x, 0x01800001, tpm2.TPMANV{AuthRead: true, AuthWrite: true}) // counts
 	write(t, x, 0x01800001, "once")
 	mustRun(t, x, startHMACSession)
-	mustRun(t, x, unhex("8002 00000027 0000013a 4000000a 00000009 40000009 0000 00 0000 00000020 00000001 00000001"))
+	mustRun(t, x, harness.Unhex("8002 00000027 0000013a 4000000a 00000009 40000009 0000 00 0000 00000020 00000001 00000001"))
 	wrongAuthorization(t, x)
 	state := [][]byte{loadedSessions}
 	before := answers(t, x, state)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestTally counts by code and result on both paths, Execute and Serve, folds what
@@ -13,7 +14,7 @@ import (
 // process, so this is one test.
 func TestTally(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
-	getRandom := unhex("8001 0000000c 0000017b 0008")
+	getRandom := harness.Unhex("8001 0000000c 0000017b 0008")
 	allocates := func() float64 { return testing.AllocsPerRun(50, func() { run(t, x, getRandom) }) }
 	before := allocates()
 	if got := libtpms.Counted(); len(got.Commands) != 0 || len(got.Buckets) != 1 || got.Took != 0 {
@@ -34,10 +35,10 @@ func TestTally(t *testing.T) {
 	s.receive(t)
 	// TPM2_GetRandom with a byte too many and TPM2_ReadPublic of handles that cannot
 	// be: results with numbers in them.
-	run(t, x, unhex("8001 0000000d 0000017b 000800"))
-	run(t, x, unhex("8001 0000000e 00000173 ff000000"))
+	run(t, x, harness.Unhex("8001 0000000d 0000017b 000800"))
+	run(t, x, harness.Unhex("8001 0000000e 00000173 ff000000"))
 	for i := range byte(200) { // no commands
-		run(t, x, append(unhex("8001 0000000a 0000f0"), i))
+		run(t, x, append(harness.Unhex("8001 0000000a 0000f0"), i))
 	}
 	_ = s.client.Close()
 	s.returns(t)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -185,7 +186,7 @@ func TestResults(t *testing.T) {
 // says so, whether the server closes the connection or keeps silent.
 func TestCutReplies(t *testing.T) {
 	for _, tt := range calls {
-		whole := unhex(strings.Join(tt.turn[0].rep, ""))
+		whole := harness.Unhex(strings.Join(tt.turn[0].rep, ""))
 		for n := range whole {
 			for _, silent := range []bool{false, true} {
 				near, far := pair(t)
@@ -277,7 +278,7 @@ func TestRefusedUnread(t *testing.T) {
 	near, far := pair(t)
 	go func() {
 		io.ReadFull(far, make([]byte, 16))
-		far.Write(unhex("00000009")) // and never reads the blob
+		far.Write(harness.Unhex("00000009")) // and never reads the blob
 	}()
 	c := NewClient(near)
 	c.Timeout = time.Hour

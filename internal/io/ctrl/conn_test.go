@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // sendFDs sends a request with n descriptors, both ends of pipes in turn.
@@ -25,7 +26,7 @@ func (p peer) sendFDs(t *testing.T, in string, n int) {
 		}
 		fds = append(fds, pipe...)
 	}
-	if err := unix.Sendmsg(p.FD, unhex(in), unix.UnixRights(fds[:n]...), nil, 0); err != nil {
+	if err := unix.Sendmsg(p.FD, harness.Unhex(in), unix.UnixRights(fds[:n]...), nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	for _, fd := range fds {
@@ -81,7 +82,7 @@ func TestDataFDOverTCP(t *testing.T) {
 	if err := b.Attach(ours); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := theirs.Write(unhex("00000010")); err != nil {
+	if _, err := theirs.Write(harness.Unhex("00000010")); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 4)
@@ -149,7 +150,7 @@ func TestCutBodies(t *testing.T) {
 		b := newBench(t, tpm.V20)
 		b.tpm.on = g.name == "HASH_DATA"
 		c := b.connect(t, unix.SOCK_STREAM)
-		c.Send(t, unhex(g.in))
+		c.Send(t, harness.Unhex(g.in))
 		if err := unix.Shutdown(c.FD, unix.SHUT_WR); err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +166,7 @@ func TestStalledBody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, tpm.V20)
 	c := b.connect(t, unix.SOCK_STREAM)
-	c.Send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
+	c.Send(t, harness.Unhex("0000000d 00000000 00000001 00004000 00*8192"))
 	if got := c.ask(t, "", 8); got != bp+no {
 		t.Errorf("reply = %s, want %s and the end", got, bp+no)
 	}
@@ -178,7 +179,7 @@ func TestShutdown(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.on = true
 	c := b.connect(t, unix.SOCK_STREAM)
-	c.Send(t, unhex("00000003"))
+	c.Send(t, harness.Unhex("00000003"))
 	if got := c.ask(t, "", 8); got != ok+no {
 		t.Errorf("reply = %s, want %s and the end", got, ok+no)
 	}
@@ -199,7 +200,7 @@ func TestShutdownAnsweredFirst(t *testing.T) {
 	}
 	c := b.connect(t, unix.SOCK_STREAM)
 	clients <- c
-	c.Send(t, unhex("00000003"))
+	c.Send(t, harness.Unhex("00000003"))
 	if got := <-waiting; got != 4 {
 		t.Errorf("when the process is told to end, %d bytes of the reply wait for the client, want 4", got)
 	}
@@ -217,9 +218,9 @@ func TestDatagrams(t *testing.T) {
 		{"0000000d 00000000 00000001 00000003 010203", ok},
 		{"0000000d 00000000 00000001 00000003/010203", ok},
 	} {
-		c.Send(t, unhex(strings.Split(g.in, "/")[0]))
+		c.Send(t, harness.Unhex(strings.Split(g.in, "/")[0]))
 		if _, rest, two := strings.Cut(g.in, "/"); two {
-			c.Send(t, unhex(rest))
+			c.Send(t, harness.Unhex(rest))
 		}
 		buf := make([]byte, 100)
 		n, err := c.File.Read(buf)
@@ -244,7 +245,7 @@ func TestSquatters(t *testing.T) {
 	for n := range 40 {
 		c := dial(t, q)
 		if n%2 == 0 {
-			_, _ = c.File.Write(unhex("0000")) // it may have lost its place already
+			_, _ = c.File.Write(harness.Unhex("0000")) // it may have lost its place already
 		}
 	}
 	if got := dial(t, q).ask(t, "00000001", 8); got != "000000000001ffff" {
@@ -284,7 +285,7 @@ func TestQuickConnects(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n%3 == 0 {
-			if _, err := unix.Write(s[1], unhex("00000001")); err != nil {
+			if _, err := unix.Write(s[1], harness.Unhex("00000001")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -300,7 +301,7 @@ func TestClose(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	silent := b.connect(t, unix.SOCK_STREAM)
 	half := b.connect(t, unix.SOCK_STREAM)
-	half.Send(t, unhex("0000000d 00000000 00000001 00004000 00*8192"))
+	half.Send(t, harness.Unhex("0000000d 00000000 00000001 00004000 00*8192"))
 	half.Drained(t)
 	flooded := flood(t, b)
 	closed := make(chan bool)
@@ -338,7 +339,7 @@ func flood(t *testing.T, b *bench) (done chan bool) {
 	go func() {
 		defer close(done)
 		for {
-			if _, err := c.Write(unhex("00000001")); err != nil {
+			if _, err := c.Write(harness.Unhex("00000001")); err != nil {
 				return
 			}
 		}
@@ -363,7 +364,7 @@ func TestUnreadReplies(t *testing.T) {
 	b.tpm.on = true
 	b.tpm.blob = make([]byte, 4<<20)
 	stuck := b.connect(t, unix.SOCK_STREAM)
-	stuck.Send(t, unhex("0000000c 00000001 00000001 00000000"))
+	stuck.Send(t, harness.Unhex("0000000c 00000001 00000001 00000000"))
 	c := b.connect(t, unix.SOCK_STREAM)
 	if got := c.ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Errorf("reply beside it = %s", got)
@@ -378,7 +379,7 @@ func TestOvertaking(t *testing.T) {
 	b.tpm.on = true
 	free := b.hold()
 	waiting := b.connect(t, unix.SOCK_STREAM)
-	waiting.Send(t, unhex("0000000a")) // STORE_VOLATILE
+	waiting.Send(t, harness.Unhex("0000000a")) // STORE_VOLATILE
 	waiting.Drained(t)
 	c := b.connect(t, unix.SOCK_STREAM)
 	for _, g := range []struct{ name, in, want string }{
@@ -409,7 +410,7 @@ func TestRunningStays(t *testing.T) {
 	q := b.listen(t)
 	free := b.hold()
 	running := dial(t, q)
-	running.Send(t, unhex("00000002 00000000"))
+	running.Send(t, harness.Unhex("00000002 00000000"))
 	running.Drained(t)
 	for range 10 {
 		if got := dial(t, q).ask(t, "00000001", 8); got != "000000000001ffff" {
@@ -432,7 +433,7 @@ func TestWaitingLeavesRoom(t *testing.T) {
 	var waiting []peer
 	for range 4 { // as many as MaxClients
 		c := dial(t, q)
-		c.Send(t, unhex("0000000a")) // STORE_VOLATILE
+		c.Send(t, harness.Unhex("0000000a")) // STORE_VOLATILE
 		c.Drained(t)
 		waiting = append(waiting, c)
 	}
@@ -459,7 +460,7 @@ func TestWaitingInTurn(t *testing.T) {
 	var all []peer
 	for range 6 { // the attached clients have no limit
 		c := b.connect(t, unix.SOCK_STREAM)
-		c.Send(t, unhex("0000000a"))
+		c.Send(t, harness.Unhex("0000000a"))
 		c.Drained(t)
 		all = append(all, c)
 	}

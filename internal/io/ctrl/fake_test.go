@@ -12,12 +12,10 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 const patience = conntest.Patience
-
-// unhex decodes hex.
-var unhex = conntest.Unhex
 
 // fake is a TPM that records its calls.
 type fake struct {
@@ -157,7 +155,7 @@ func (b *bench) hold() (free func()) {
 
 func newBench(t *testing.T, v tpm.Version) *bench {
 	t.Helper()
-	b := &bench{Log: &conntest.Log{}, tpm: &fake{version: v, blob: unhex("b10b b10b b10b"), info: "{}"}, engine: make(chan func(), 100)}
+	b := &bench{Log: &conntest.Log{}, tpm: &fake{version: v, blob: harness.Unhex("b10b b10b b10b"), info: "{}"}, engine: make(chan func(), 100)}
 	var err error
 	b.Server, err = New(b.tpm, Options{
 		MaxClients: 4,
@@ -225,7 +223,7 @@ func (p peer) ask(t *testing.T, in string, want int) string {
 		if n > 0 {
 			p.Drained(t)
 		}
-		p.Send(t, unhex(piece))
+		p.Send(t, harness.Unhex(piece))
 	}
 	b, closed := p.Receive(t, want)
 	if closed {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // FuzzRequest sends one message to a server. Whatever it is, there is a reply
@@ -14,7 +15,7 @@ import (
 // served.
 func FuzzRequest(f *testing.F) {
 	for _, g := range golden {
-		if b := unhex(strings.ReplaceAll(g.in, "/", " ")); len(b) < 5000 {
+		if b := harness.Unhex(strings.ReplaceAll(g.in, "/", " ")); len(b) < 5000 {
 			f.Add(b, true)
 			f.Add(b, false)
 		}
@@ -44,7 +45,7 @@ func FuzzRequest(f *testing.F) {
 // request only if more is needed, and never less when more has come.
 func FuzzNeed(f *testing.F) {
 	for _, g := range golden {
-		if b := unhex(strings.ReplaceAll(g.in, "/", " ")); len(b) < 64 {
+		if b := harness.Unhex(strings.ReplaceAll(g.in, "/", " ")); len(b) < 64 {
 			f.Add(b)
 		}
 	}

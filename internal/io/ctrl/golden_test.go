@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // The results that replies begin with.
@@ -257,7 +258,7 @@ func TestInfoParts(t *testing.T) {
 		{"00000c02", "00000000 00001801 00000bff"},
 		{"000017ff", "00000000 00001801 00000002"},
 	} {
-		head := unhex(g.head)
+		head := harness.Unhex(g.head)
 		n := int(head[10])<<8 | int(head[11])
 		got := c.ask(t, "00000012 0000000000000001 "+g.offset+" 00000000", len(head)+n)
 		if want := strings.ReplaceAll(g.head, " ", ""); got[:24] != want {

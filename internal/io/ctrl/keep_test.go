@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 func newRecord() *handover.Record { return handover.RecordAt(make([]byte, handover.RecordSize)) }
@@ -35,7 +36,7 @@ func resume(t *testing.T, b *bench, r *handover.Record, in string, forget func()
 	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(patience))
 	if in != "" {
-		if _, err := c.Write(unhex(in)); err != nil {
+		if _, err := c.Write(harness.Unhex(in)); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := r.Receive(p[0], make([]byte, firstRead), nil, 0); err != nil {
@@ -69,15 +70,15 @@ func TestResume(t *testing.T) {
 			r := newRecord()
 			c := resume(t, b, r, g.in, nil)
 			if g.rest != "" {
-				if _, err := c.Write(unhex(g.rest)); err != nil {
+				if _, err := c.Write(harness.Unhex(g.rest)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			got := make([]byte, len(unhex(g.want)))
-			if _, err := io.ReadFull(c, got); err != nil || hex.EncodeToString(got) != hex.EncodeToString(unhex(g.want)) {
+			got := make([]byte, len(harness.Unhex(g.want)))
+			if _, err := io.ReadFull(c, got); err != nil || hex.EncodeToString(got) != hex.EncodeToString(harness.Unhex(g.want)) {
 				t.Fatalf("reply %x, %v, want %s", got, err, g.want)
 			}
-			if _, err := c.Write(unhex("0000000f")); err != nil { // GET_CONFIG
+			if _, err := c.Write(harness.Unhex("0000000f")); err != nil { // GET_CONFIG
 				t.Fatal(err)
 			}
 			got = make([]byte, 8)
@@ -126,7 +127,7 @@ func TestLeave(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	stays := resume(t, b, newRecord(), "", forget)
-	if _, err := stays.Write(unhex("0000000f")); err != nil {
+	if _, err := stays.Write(harness.Unhex("0000000f")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(stays, make([]byte, 8)); err != nil {

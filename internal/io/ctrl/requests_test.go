@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // TestRequests checks that each row of the protocol has golden bytes for the server and for
@@ -58,7 +59,7 @@ func TestRequests(t *testing.T) {
 // that the replies differ in nothing else.
 func TestCarriers(t *testing.T) {
 	for _, r := range Requests {
-		f := &fake{version: tpm.V20, blob: unhex("b10b"), info: "{}"}
+		f := &fake{version: tpm.V20, blob: harness.Unhex("b10b"), info: "{}"}
 		big, err := r.Do(f, binary.BigEndian, make([]byte, r.reqSize))
 		native, err2 := r.Do(f, binary.NativeEndian, make([]byte, r.reqSize))
 		if len(big) != len(native) || binary.BigEndian.Uint32(big) != binary.NativeEndian.Uint32(native) || fmt.Sprint(err) != fmt.Sprint(err2) {

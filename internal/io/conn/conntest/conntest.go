@@ -3,8 +3,6 @@
 package conntest
 
 import (
-	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -239,25 +237,4 @@ func AwaitDescriptors(t testing.TB, want int) {
 	if !Eventually(func() bool { return Descriptors(t) <= want }) {
 		t.Errorf("%d open descriptors, want %d", Descriptors(t), want)
 	}
-}
-
-// Unhex decodes hex with blanks; "00*16" is 16 bytes.
-func Unhex(s string) []byte {
-	var b []byte
-	for word := range strings.FieldsSeq(s) {
-		word, count, repeated := strings.Cut(word, "*")
-		part, err := hex.DecodeString(word)
-		if err != nil {
-			panic(err)
-		}
-		if repeated {
-			var n int
-			if _, err := fmt.Sscan(count, &n); err != nil {
-				panic(err)
-			}
-			part = bytes.Repeat(part, n)
-		}
-		b = append(b, part...)
-	}
-	return b
 }
