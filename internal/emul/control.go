@@ -137,8 +137,14 @@ func (t *TPM) setBufferSize(want uint32) {
 	t.sizes.Store(&s)
 }
 
-// Info describes the TPM as JSON; flags are TPMLIB_INFO_* of libtpms.
+// Info describes the TPM as JSON; flags are TPMLIB_INFO_* of libtpms, or tpm.InfoStatus alone.
+//
+// Compat: C-263: swtpm has no tpm.InfoStatus and answers {}.
 func (t *TPM) Info(flags uint64) (s string, err error) {
+	if flags == tpm.InfoStatus {
+		now := t.Status()
+		return fmt.Sprintf(`{"Status":{"on":%t,"locality":%d,"commands":%d}}`, now.On, t.engine.Locality(), now.Commands), nil
+	}
 	t.aside(context.Background(), func() { s, err = t.engine.Info(flags) })
 	return s, err
 }

@@ -64,6 +64,8 @@ type Engine interface {
 	SetLastCode(c tpm.Code)
 	// SetLocality sets the locality of the next command. It needs no lock.
 	SetLocality(l tpm.Locality)
+	// Locality returns the locality of the next command. It needs no lock.
+	Locality() tpm.Locality
 	// Cancel asks the running command to stop. It needs no lock.
 	Cancel() error
 

@@ -143,6 +143,7 @@ func (e *engine) Commands() uint64           { return e.commands.Load() }
 func (e *engine) LastCode() tpm.Code         { e.locked("LastCode"); return e.last }
 func (e *engine) SetLastCode(c tpm.Code)     { e.locked("SetLastCode"); e.last = c }
 func (e *engine) SetLocality(l tpm.Locality) { e.locality = l }
+func (e *engine) Locality() tpm.Locality     { return e.locality }
 
 func (e *engine) Volatile() ([]byte, error) { e.locked("Volatile"); return []byte("volatile"), nil }
 

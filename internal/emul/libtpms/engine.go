@@ -157,6 +157,7 @@ func (e *engine) Commands() uint64 { return uint64(C.swtpm_commands()) }
 func (e *engine) LastCode() tpm.Code         { return tpm.Code(C.swtpm_last()) }
 func (e *engine) SetLastCode(c tpm.Code)     { C.swtpm_set_last(C.uint32_t(c)) }
 func (e *engine) SetLocality(l tpm.Locality) { C.swtpm_set_locality(C.uint32_t(l)) }
+func (e *engine) Locality() tpm.Locality     { return tpm.Locality(C.swtpm_locality()) }
 
 func (e *engine) Volatile() ([]byte, error) {
 	var b *C.uchar

@@ -1,4 +1,4 @@
-// What Go calls. All of it needs the lock, but for swtpm_loop, swtpm_queries, swtpm_set_locality,
+// What Go calls. All of it needs the lock, but for swtpm_loop, swtpm_queries, swtpm_set_locality, swtpm_locality,
 // swtpm_commands, swtpm_established and the functions that read the tally.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
@@ -74,6 +74,7 @@ uint64_t swtpm_serialized(void);
 enum { ERROR_SIZE = 10 };
 
 void swtpm_set_locality(uint32_t locality);
+uint32_t swtpm_locality(void);
 void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
 uint64_t swtpm_commands(void);
