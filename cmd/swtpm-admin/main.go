@@ -31,6 +31,9 @@ type action func(ctx context.Context, args []string) error
 func verbs() map[string]verb {
 	return map[string]verb{
 		"anchor":   {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, anchorVerb},
+		"list":     {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, listVerb},
+		"upgrade":  {"upgrade [--all|PATTERN...] [--dry-run] [--jobs N]", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, upgradeVerb},
+		"metrics":  {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, metricsVerb},
 		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, selftestVerb},
 	}
 }

@@ -25,6 +25,9 @@ type hostVerb struct {
 // hostVerbs are the verbs of adminProgram.
 var hostVerbs = []hostVerb{
 	{"anchor", "Tie the rollback marks of this host to a counter in its own TPM.", []string{"--tpm", "--owner-auth-file", "--file", "--marks"}},
+	{"list", "List all TPMs of this host.", []string{"--json", "--watch", "--no-doctor"}},
+	{"upgrade", "Restart TPMs that run a replaced library, under their guests.", []string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest"}},
+	{"metrics", "Print the metrics of all TPMs of this host.", []string{"--serve"}},
 	{"selftest", "Check the installed libtpms and libcrypto with known answers.", []string{"--json"}},
 }
 

@@ -20,6 +20,7 @@ type Host struct {
 	Rollback Rollback
 	Metrics  HostMetrics
 	Minimum  Minimum
+	Upgrade  Upgrade
 }
 
 // Rollback says how old and mixed states are found, and what happens to them.
@@ -41,6 +42,11 @@ const (
 // HostMetrics says where TPMs that name no place for their metrics write them.
 type HostMetrics struct {
 	Directory string // of files NAME.prom; "" for none
+}
+
+// Upgrade says what the package does after libtpms or libcrypto was replaced.
+type Upgrade struct {
+	Automatic bool // restart the TPMs that can be restarted under their guests
 }
 
 // Minimum is what no TPM may go below.
@@ -70,6 +76,7 @@ func (h *Host) tables() []table {
 			{name: "seccomp", in: profile, value: choice(&h.Minimum.Seccomp, "", words(seccompOrder...))},
 			{name: "landlock", in: profile, value: choice(&h.Minimum.Landlock, "", words(landlockOrder...))},
 		}},
+		{name: "upgrade", keys: keys{{name: "automatic", in: profile, value: truth(&h.Upgrade.Automatic)}}},
 	}
 }
 

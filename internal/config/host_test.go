@@ -27,11 +27,12 @@ func TestHostTOML(t *testing.T) {
 	h.Rollback = Rollback{RollbackRefuse, "/marks"}
 	h.Metrics.Directory = "/m"
 	h.Minimum = Minimum{true, SeccompKill, LandlockRequire}
+	h.Upgrade.Automatic = true
 	again, err := parseHost("f", h.TOML())
 	if err != nil || !cmp.Equal(h, again) {
 		t.Errorf("%v, %s", err, cmp.Diff(h, again))
 	}
-	want := `{"rollback":{"policy":"refuse","marks":"/marks"},"metrics":{"directory":"/m"},"minimum":{"durability":"full","seccomp":"kill","landlock":"require"}}`
+	want := `{"rollback":{"policy":"refuse","marks":"/marks"},"metrics":{"directory":"/m"},"minimum":{"durability":"full","seccomp":"kill","landlock":"require"},"upgrade":{"automatic":true}}`
 	if got := h.JSON(); got != want {
 		t.Errorf("JSON = %s, want %s", got, want)
 	}

@@ -139,7 +139,7 @@ func (t *TPM) setBufferSize(want uint32) {
 
 // Info describes the TPM as JSON; flags are TPMLIB_INFO_* of libtpms, or tpm.InfoStatus alone.
 //
-// Compat: C-263: swtpm has no tpm.InfoStatus and answers {}.
+// Compat: C-264: swtpm has no tpm.InfoStatus and answers {}.
 func (t *TPM) Info(flags uint64) (s string, err error) {
 	if flags == tpm.InfoStatus {
 		now := t.Status()

@@ -1,0 +1,244 @@
+// Package fleet knows all TPMs of a host, whichever program started them: it lists them,
+// restarts those that run replaced libraries, and publishes their metrics.
+//
+// It reads /proc, systemd's view of the units, profiles and state files. Listing connects
+// to no TPM: a connection would occupy a client's place, and could end a TPM that ends
+// with its last client. A claim of another process, such as its command line, counts
+// only if the kernel confirms it.
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/program"
+)
+
+// The values of TPM.State.
+const (
+	Running  = "running"
+	Starting = "starting"
+	Stopped  = "stopped"
+	Failed   = "failed"
+	Unproved = "unconfirmed" // a process that calls itself swtpm; nothing confirms it
+)
+
+// TPM is one TPM of the host. Programs may depend on its JSON. Unknown fields are missing.
+type TPM struct {
+	Name    string `json:"name"`
+	VM      string `json:"vm,omitempty"`
+	Manager string `json:"manager"` // "systemd", "libvirt", "incus", "proxmox", "vmspawn" or "manual"
+	Unit    string `json:"unit,omitempty"`
+	State   string `json:"state"`
+	Version string `json:"tpm,omitempty"` // "1.2" or "2.0"
+
+	PID     int        `json:"pid,omitempty"`
+	UID     int        `json:"uid"`
+	Started *time.Time `json:"started,omitempty"`
+	Uptime  float64    `json:"uptimeSeconds,omitempty"`
+
+	Clients  *int    `json:"clients,omitempty"`
+	Commands *uint64 `json:"commands,omitempty"` // as last reported by the TPM
+
+	Stored     *time.Time `json:"stored,omitempty"` // last change of the permanent state
+	Generation *uint64    `json:"generation,omitempty"`
+	Identity   string     `json:"identity,omitempty"`
+	Encryption string     `json:"encryption,omitempty"` // "none", "aes-128-cbc", "aes-256-cbc"
+	Sandbox    string     `json:"sandbox,omitempty"`
+
+	Libtpms   *Library `json:"libtpms,omitempty"`
+	Libcrypto *Library `json:"libcrypto,omitempty"`
+	Program   *Library `json:"program,omitempty"`
+
+	Restart string   `json:"restart"`           // "not needed", "needed" or "unknown"
+	Reasons []string `json:"reasons,omitempty"` // why a restart is needed, or why that is unknown
+
+	Verdict string `json:"verdict,omitempty"` // of swtpm doctor, or why the unit failed
+
+	cfg     *config.Config  // nil if unknown
+	sockets map[uint64]bool // inodes of its sockets, nil if unknown
+	foreign bool            // its unit belongs to another service manager
+	text    []byte          // its own metrics, nil if it has none
+}
+
+// The values of TPM.Restart.
+const (
+	RestartNotNeeded = "not needed"
+	RestartNeeded    = "needed"
+	RestartUnknown   = "unknown"
+)
+
+// Host is where the facts come from. NewHost returns the real one.
+type Host struct {
+	Proc  string // the mount point of proc
+	UID   int    // of the caller; root sees all TPMs
+	Units Units  // nil without systemd
+
+	// Profiles are the directories of profiles, States the directory of the units' states.
+	Profiles []string
+	States   string
+
+	// Peers returns the inode of the peer of each connected Unix socket.
+	Peers func() (map[uint64]uint64, error)
+
+	// Doctor returns the verdict of swtpm doctor on profiles; nil to leave it out.
+	Doctor func(ctx context.Context, names []string) map[string]string
+}
+
+// limit is how long one source, or one process, may take to deliver its facts.
+const limit = 2 * time.Second
+
+// NewHost returns the host that the process runs on.
+func NewHost() *Host {
+	dirs, _ := config.ProfileDirs()
+	return &Host{Proc: "/proc", UID: os.Geteuid(), Profiles: dirs, States: "/var/lib/swtpm", Peers: peers, Doctor: doctor}
+}
+
+// snapshot is what a collection shares.
+type snapshot struct {
+	*Host
+	now       time.Time
+	boot      time.Time
+	installed files             // of libraries, by path
+	sockets   map[string]*table // by network namespace
+	mu        sync.Mutex        // held while installed and sockets are used
+	host      config.Host
+}
+
+// snapshot returns an empty snapshot of now.
+func (h *Host) snapshot() *snapshot {
+	s := &snapshot{Host: h, now: time.Now(), boot: bootTime(h.Proc), installed: files{}, sockets: map[string]*table{}}
+	s.host, _ = config.LoadHost(config.HostFile)
+	return s
+}
+
+// one returns the TPM of one unit.
+func (h *Host) one(ctx context.Context, unit string) (*TPM, error) {
+	units, err := within(ctx, func(ctx context.Context) ([]Unit, error) { return h.Units.List(ctx, unit) })
+	if err != nil {
+		return nil, err
+	}
+	s := h.snapshot()
+	var processes []*process
+	for _, u := range units {
+		if u.PID == 0 {
+			continue
+		}
+		if p := s.process(u.PID); p != nil {
+			processes = append(processes, p)
+		}
+	}
+	tpms := s.join(ctx, units, processes)
+	if len(tpms) != 1 {
+		return nil, fmt.Errorf("systemd knows no unit %s", unit)
+	}
+	tpms[0].finish(s.now)
+	return &tpms[0], nil
+}
+
+// Collect returns the TPMs, sorted by name, and notes about sources that did not deliver.
+func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
+	s := h.snapshot()
+	var units []Unit
+	var wait sync.WaitGroup
+	if h.Units != nil {
+		wait.Go(func() {
+			var err error
+			units, err = within(ctx, func(ctx context.Context) ([]Unit, error) { return h.Units.List(ctx, "swtpm@*.service") })
+			if err != nil {
+				notes = append(notes, "systemd does not answer: "+err.Error())
+			}
+		})
+	}
+	processes := s.processes(ctx)
+	wait.Wait()
+	tpms = s.join(ctx, units, processes)
+	s.nameByGuest(tpms, processes)
+	tpms = append(tpms, s.stopped(ctx, tpms)...)
+	for i := range tpms {
+		tpms[i].finish(s.now)
+	}
+	slices.SortStableFunc(tpms, func(a, b TPM) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.PID, b.PID)) })
+	return tpms, notes
+}
+
+// within calls f and gives up waiting after limit: f may wait for a file system or a
+// process that never answers.
+func within[T any](ctx context.Context, f func(ctx context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	v, err := program.Await(ctx, func() (T, error) { return f(ctx) })
+	if errors.Is(err, program.ErrInterrupted) {
+		err = context.DeadlineExceeded
+	}
+	return v, err
+}
+
+// each calls f for every index below n, a few at once.
+func each(n int, f func(i int)) {
+	const atOnce = 16
+	var wait sync.WaitGroup
+	free := make(chan struct{}, atOnce)
+	for i := range n {
+		free <- struct{}{}
+		wait.Go(func() {
+			f(i)
+			<-free
+		})
+	}
+	wait.Wait()
+}
+
+// finish derives fields from others.
+func (t *TPM) finish(now time.Time) {
+	if t.Started != nil {
+		t.Uptime = now.Sub(*t.Started).Seconds()
+	}
+	if t.State != Running && t.State != Unproved {
+		t.Restart = RestartNotNeeded
+		return
+	}
+	t.judge()
+}
+
+// Match reports whether the TPM has one of the names, which are patterns of path.Match for
+// the name, the virtual machine or the unit. No name matches all.
+func (t *TPM) Match(patterns []string) bool {
+	for _, p := range patterns {
+		for _, name := range []string{t.Name, t.VM, t.Unit, strings.TrimSuffix(t.Unit, ".service")} {
+			if ok, _ := path.Match(p, name); ok && name != "" {
+				return true
+			}
+		}
+	}
+	return len(patterns) == 0
+}
+
+// CheckPatterns returns an error for a pattern that path.Match cannot read.
+func CheckPatterns(patterns []string) error {
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil {
+			return errors.New("invalid pattern " + p + "; quote [ and \\ with a backslash")
+		}
+	}
+	return nil
+}
+
+// Select returns the TPMs that match the patterns.
+func Select(all []TPM, patterns []string) (chosen []TPM) {
+	for _, t := range all {
+		if t.Match(patterns) {
+			chosen = append(chosen, t)
+		}
+	}
+	return chosen
+}

@@ -1,0 +1,218 @@
+package fleet
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Library compares a file that a process uses with the installed one.
+type Library struct {
+	Loaded    string `json:"loaded,omitempty"`    // path; missing if the kernel does not show it
+	Installed string `json:"installed,omitempty"` // path; missing if it was removed
+	Replaced  *bool  `json:"replaced,omitempty"`  // whether they are different files
+}
+
+// mapping is a library that a process has mapped.
+type mapping struct {
+	path    string
+	inode   uint64
+	deleted bool
+}
+
+// libraries are those that are compared.
+var libraries = []string{"libtpms.so", "libcrypto.so"}
+
+// mappings returns the libraries that a process has mapped, each once.
+func (s *snapshot) mappings(pid int) (found []mapping, err error) {
+	b, err := readLimited(s.of(pid, "maps"))
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		// address permissions offset device inode path
+		words := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 6)
+		if len(words) < 6 {
+			continue
+		}
+		path, deleted := strings.CutSuffix(strings.TrimLeft(words[5], " "), " (deleted)")
+		if !isLibrary(path) || seen[path] {
+			continue
+		}
+		seen[path] = true
+		inode, _ := strconv.ParseUint(words[4], 10, 64)
+		found = append(found, mapping{path, inode, deleted})
+	}
+	return found, nil
+}
+
+func isLibrary(path string) bool {
+	for _, l := range libraries {
+		if strings.HasPrefix(filepath.Base(path), l) {
+			return true
+		}
+	}
+	return false
+}
+
+// files are the installed files that were looked up, by path.
+type files map[string]*file
+
+// file is an installed file.
+type file struct {
+	path    string // with symbolic links resolved; "" if it is missing
+	inode   uint64
+	changed time.Time // when it was put there
+}
+
+// lookup returns the file that a path leads to now. A path is looked up once per
+// collection: 200 TPMs use the same library.
+func (s *snapshot) lookup(path string) *file {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.installed[path]; ok {
+		return f
+	}
+	f := &file{}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		var st unix.Stat_t
+		if unix.Stat(real, &st) == nil {
+			*f = file{real, st.Ino, time.Unix(st.Ctim.Unix())}
+		}
+	}
+	s.installed[path] = f
+	return f
+}
+
+// soname returns the name by which programs find a library: libtpms.so.0 for
+// libtpms.so.0.9.2.
+func soname(path string) string {
+	dir, base := filepath.Split(path)
+	name, version, ok := strings.Cut(base, ".so.")
+	if !ok {
+		return path
+	}
+	major, _, _ := strings.Cut(version, ".")
+	return filepath.Join(dir, name+".so."+major)
+}
+
+// compare compares the mapped library with the installed one. The inode decides, because a
+// mapped file keeps its inode; the device numbers of proc and stat differ on overlayfs and
+// btrfs.
+func (s *snapshot) compare(m mapping) *Library {
+	now := s.lookup(soname(m.path))
+	if now.path == "" {
+		now = s.lookup(m.path)
+	}
+	replaced := m.deleted || now.inode != m.inode
+	return &Library{Loaded: m.path, Installed: now.path, Replaced: &replaced}
+}
+
+// candidates returns the installed files of a library, for a process whose mappings
+// are not shown.
+func (s *snapshot) candidates(name string) []string {
+	found, _ := filepath.Glob("/usr/lib/*/" + name + ".*")
+	more, _ := filepath.Glob("/usr/lib*/" + name + ".*")
+	return append(found, more...)
+}
+
+// guess compares by time what the kernel does not show: a library that was put there after
+// the process began was not loaded by it.
+func (s *snapshot) guess(p *process, name string) *Library {
+	for _, path := range s.candidates(name) {
+		now := s.lookup(soname(path))
+		if now.path != "" && !p.started.IsZero() {
+			replaced := now.changed.After(p.started)
+			return &Library{Installed: now.path, Replaced: &replaced}
+		}
+	}
+	return nil
+}
+
+// compareLibraries fills in the libraries of a TPM.
+func (s *snapshot) compareLibraries(t *TPM, p *process) {
+	byName := map[string]*Library{}
+	for _, m := range p.mapped {
+		for _, name := range libraries {
+			if strings.HasPrefix(filepath.Base(m.path), name) {
+				byName[name] = s.compare(m)
+			}
+		}
+	}
+	if p.mapsErr != nil {
+		for _, name := range libraries {
+			if l := s.guess(p, name); l != nil {
+				byName[name] = l
+			}
+		}
+	}
+	t.Libtpms, t.Libcrypto = byName["libtpms.so"], byName["libcrypto.so"]
+	if p.exe != "" {
+		t.Program = &Library{Loaded: p.exe, Installed: s.lookup(p.exe).path, Replaced: &p.deleted}
+	}
+}
+
+// judge decides whether a restart is needed.
+func (t *TPM) judge() {
+	t.Restart = RestartNotNeeded
+	for _, l := range []struct {
+		name string
+		*Library
+	}{{"libtpms", t.Libtpms}, {"libcrypto", t.Libcrypto}, {"swtpm", t.Program}} {
+		switch {
+		case l.Library == nil || l.Replaced == nil:
+			if l.name != "libcrypto" && t.Restart == RestartNotNeeded && l.name != "swtpm" {
+				t.Restart = RestartUnknown
+				t.Reasons = append(t.Reasons, "no right to see the libraries of the process")
+			}
+		case *l.Replaced:
+			t.Restart = RestartNeeded
+			t.Reasons = append(t.Reasons, l.name+" was replaced")
+		}
+	}
+}
+
+// Summary returns the version of a library as its file name has it, with the installed one
+// if that is another.
+func (l *Library) Summary() string {
+	if l == nil {
+		return "?"
+	}
+	loaded, installed := versionOf(l.Loaded), versionOf(l.Installed)
+	switch {
+	case l.Replaced == nil:
+		return loaded
+	case !*l.Replaced && l.Loaded == "":
+		return installed
+	case !*l.Replaced:
+		return loaded
+	case l.Installed == "":
+		return loaded + " (removed)"
+	case loaded == installed || l.Loaded == "":
+		return installed + " (replaced)"
+	}
+	return loaded + " (installed: " + installed + ")"
+}
+
+// versionOf returns the version in the name of a library.
+func versionOf(path string) string {
+	_, version, _ := strings.Cut(filepath.Base(path), ".so.")
+	return version
+}
+
+// readLimited returns the first megabyte of a file that cannot be a FIFO without a writer.
+func readLimited(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxProcFile))
+}

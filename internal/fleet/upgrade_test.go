@@ -1,0 +1,163 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// newUnits returns a host with n units whose restart works, unless it is broken.
+func newUnits(t *testing.T, n int, broken string) (*fake, *units) {
+	f := newFake(t)
+	var list []Unit
+	for i := range n {
+		name := fmt.Sprintf("vm%d", i)
+		f.run(t, 100+i, "swtpm", "/run/swtpm/"+name+"/ctrl.sock", 0, "run", "--", "/nonexistent/"+name+".toml")
+		list = append(list, Unit{Name: "swtpm@" + name + ".service", State: "active", PID: 100 + i})
+	}
+	u := &units{stored: 3}
+	u.list = func() ([]Unit, error) { return slices.Clone(list), nil }
+	u.restart = func(unit string) error {
+		if unit == broken {
+			return errRestart
+		}
+		i := slices.IndexFunc(list, func(u Unit) bool { return u.Name == unit })
+		list[i].PID += 1000
+		f.run(t, list[i].PID, "swtpm", "/run/swtpm/x/ctrl.sock", 0, "run", "x")
+		return nil
+	}
+	f.Units = &oneByOne{u}
+	return f, u
+}
+
+// oneByOne lists the unit that is asked for.
+type oneByOne struct{ *units }
+
+func (o *oneByOne) List(ctx context.Context, pattern string) ([]Unit, error) {
+	all, err := o.units.List(ctx, pattern)
+	if !strings.Contains(pattern, "*") {
+		all = slices.DeleteFunc(all, func(u Unit) bool { return u.Name != pattern })
+	}
+	return all, err
+}
+
+// needed returns the TPMs of a host as if all needed a restart.
+func needed(t *testing.T, f *fake) []TPM {
+	tpms, notes := f.Collect(context.Background())
+	if len(notes) > 0 {
+		t.Fatal(notes)
+	}
+	for i := range tpms {
+		tpms[i].Restart = RestartNeeded
+	}
+	return tpms
+}
+
+func TestUpgrade(t *testing.T) {
+	f, u := newUnits(t, 4, "")
+	calls := 0
+	up := Upgrade{Host: f.Host, Jobs: 2, Progress: func(int, int, *TPM, error) { calls++ }}
+	plan := up.Plan(context.Background(), needed(t, f))
+	if len(plan.Restart) != 4 || len(plan.Cannot) != 0 {
+		t.Fatalf("%+v", plan)
+	}
+	if r := up.Run(context.Background(), plan.Restart); len(r.Restarted) != 4 || len(r.Failed) != 0 || len(u.restarts) != 4 || calls != 4 {
+		t.Errorf("%+v, %d restarts, %d calls", r, len(u.restarts), calls)
+	}
+}
+
+// TestUpgradeStops checks that the first TPM that does not come back ends the upgrade and is
+// named, and that the others are left alone.
+func TestUpgradeStops(t *testing.T) {
+	f, u := newUnits(t, 4, "swtpm@vm1.service")
+	up := Upgrade{Host: f.Host, Jobs: 1}
+	r := up.Run(context.Background(), needed(t, f))
+	if len(r.Restarted) != 1 || len(r.Failed) != 1 || !strings.HasPrefix(r.Failed[0], "vm1: ") || !slices.Equal(r.Left, []string{"vm2", "vm3"}) || len(u.restarts) != 2 {
+		t.Errorf("%+v, restarts %q", r, u.restarts)
+	}
+}
+
+// TestUpgradeStillOld checks that a TPM that runs the replaced library after its restart is
+// a failure.
+func TestUpgradeStillOld(t *testing.T) {
+	f, u := newUnits(t, 1, "")
+	restart := u.restart
+	u.restart = func(unit string) error {
+		err := restart(unit)
+		f.link(t, "lib/libtpms.so.0", "libcrypto.so.3")
+		return err
+	}
+	up := Upgrade{Host: f.Host}
+	if r := up.Run(context.Background(), needed(t, f)); len(r.Failed) != 1 || !strings.Contains(r.Failed[0], "still runs a replaced library") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestObstacles(t *testing.T) {
+	f, u := newUnits(t, 0, "")
+	up := Upgrade{Host: f.Host}
+	no := &config.Config{Service: config.Service{KeepSession: config.SessionNo}}
+	for want, x := range map[string]TPM{
+		"started by libvirt":        {Manager: "libvirt"},
+		"started by no service":     {Manager: "manual"},
+		"not confirmed":             {Manager: "systemd", State: Unproved},
+		`keep-session = "no"`:       {Manager: "systemd", cfg: no},
+		"of another user":           {Manager: "systemd", foreign: true},
+		"libraries are not visible": {Manager: "systemd", Restart: RestartUnknown},
+	} {
+		if why, help := up.obstacle(context.Background(), &x); !strings.Contains(why, want) || help == "" {
+			t.Errorf("%q, %q, want %q", why, help, want)
+		}
+	}
+	u.stored = 0
+	if why, _ := up.obstacle(context.Background(), &TPM{Manager: "systemd"}); !strings.Contains(why, "stores nothing") {
+		t.Errorf("%q", why)
+	}
+}
+
+func TestChanged(t *testing.T) {
+	values := func(v string) map[string]string { return map[string]string{"k": v} }
+	read := func(counter uint32, v string) registers {
+		return registers{read: true, counter: counter, values: values(v)}
+	}
+	for _, c := range []struct {
+		name string
+		a, b sample
+		want string
+	}{
+		{"same", sample{pcr: read(3, "ab")}, sample{pcr: read(3, "ab")}, ""},
+		{"extended", sample{pcr: read(3, "ab")}, sample{pcr: read(4, "cd")}, ""},
+		{"reset", sample{pcr: read(3, "ab")}, sample{pcr: read(1, "00")}, "reset"},
+		{"other value", sample{pcr: read(3, "ab")}, sample{pcr: read(3, "cd")}, "other values"},
+		{"1.2 extended", sample{pcr: read(0, "ab")}, sample{pcr: read(0, "cd")}, ""},
+		{"1.2 reset", sample{pcr: read(0, "ab")}, sample{pcr: read(0, "00")}, "other values"},
+		{"not started", sample{pcr: read(3, "ab")}, sample{pcr: registers{read: true, result: tpm.Result(0x100)}}, "now returns"},
+		{"locality", sample{asked: true, Locality: 2}, sample{asked: true}, "locality was 2 and is 0"},
+		{"off", sample{asked: true, On: true}, sample{asked: true}, "is off"},
+		{"not asked", sample{asked: true, On: true}, sample{}, ""},
+	} {
+		got := changed(&TPM{Version: "2.0"}, &TPM{Version: "2.0"}, c.a, c.b)
+		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+	if got := changed(&TPM{Version: "2.0"}, &TPM{Version: "1.2"}, sample{}, sample{}); got == "" {
+		t.Error("another version is no change")
+	}
+}
+
+// TestPCRCommands checks the commands against the specifications of both versions.
+func TestPCRCommands(t *testing.T) {
+	two, one := pcrCommands(true), pcrCommands(false)
+	if len(two) != 12 || fmt.Sprintf("%x", two[4]) != "8001000000140000017e00000001000b0300ff00" {
+		t.Errorf("%d, %x", len(two), two[4])
+	}
+	if len(one) != 24 || fmt.Sprintf("%x", one[17]) != "00c10000000e0000001500000011" {
+		t.Errorf("%d, %x", len(one), one[17])
+	}
+}
