@@ -252,6 +252,8 @@ install: build
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket contrib/systemd/swtpm-anchor.* $(DESTDIR)$(UNITDIR)
 	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service $(DESTDIR)$(UNITDIR)/swtpm-anchor.service
+	install -m 0644 contrib/systemd/swtpm.target contrib/systemd/swtpm.slice contrib/systemd/swtpm-metrics.* $(DESTDIR)$(UNITDIR)
+	sed -i 's,^ExecStart=/usr/local/lib/swtpm/,ExecStart=$(LIBDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm-metrics.service
 	install -m 0644 contrib/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/swtpm.conf
 	install -m 0644 contrib/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/swtpm.conf
 	install -d $(DESTDIR)$(DOCDIR)/examples
@@ -259,6 +261,9 @@ install: build
 	install -m 0644 contrib/systemd/60-swtpm.rules $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 	install -m 0644 contrib/systemd/tcp.conf contrib/systemd/container.conf contrib/systemd/cuse.conf contrib/systemd/one-user.conf $(DESTDIR)$(DOCDIR)
 	install -m 0644 examples/*.toml examples/swtpm-localca.* $(DESTDIR)$(DOCDIR)/examples
+	install -d $(DESTDIR)$(DOCDIR)/grafana $(DESTDIR)$(DOCDIR)/prometheus
+	install -m 0644 contrib/grafana/*.json $(DESTDIR)$(DOCDIR)/grafana
+	install -m 0644 contrib/prometheus/*.yml $(DESTDIR)$(DOCDIR)/prometheus
 	install -d $(DESTDIR)$(LIBDIR)
 	install -m 0644 examples/default.toml $(DESTDIR)$(LIBDIR)
 	install -m 0755 $(addprefix bin/,$(HELPERS)) $(DESTDIR)$(LIBDIR)

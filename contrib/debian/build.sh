@@ -38,6 +38,7 @@ find "$root/usr/share/man" -type l | while read -r link; do
 	rm "$link"
 	ln -s "$to.gz" "$link.gz"
 done
+install -m 0644 "$here/triggers" "$root/DEBIAN"
 install -m 0755 "$here/postinst" "$here/prerm" "$here/postrm" "$root/DEBIAN"
 # An upgrade must not undo what an administrator has written.
 (cd "$root" && find etc -type f | sort | sed 's,^,/,') >"$root/DEBIAN/conffiles"
