@@ -30,10 +30,12 @@ type action func(ctx context.Context, args []string) error
 // verbs are the verbs by name. Package main of cmd/swtpm lists their names, too.
 func verbs() map[string]verb {
 	return map[string]verb{
-		"anchor":   {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, anchorVerb},
-		"list":     {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, listVerb},
-		"upgrade":  {"upgrade [--all|PATTERN...] [--dry-run] [--jobs N]", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, upgradeVerb},
-		"metrics":  {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, metricsVerb},
+		"anchor":  {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, anchorVerb},
+		"list":    {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, listVerb},
+		"upgrade": {"upgrade [--all|PATTERN...] [--dry-run] [--jobs N]", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, upgradeVerb},
+		"metrics": {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, metricsVerb},
+		"boots": {"boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
+			"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", -1, bootsVerb},
 		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, selftestVerb},
 	}
 }

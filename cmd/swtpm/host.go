@@ -28,6 +28,8 @@ var hostVerbs = []hostVerb{
 	{"list", "List all TPMs of this host.", []string{"--json", "--watch", "--no-doctor"}},
 	{"upgrade", "Restart TPMs that run a replaced library, under their guests.", []string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest"}},
 	{"metrics", "Print the metrics of all TPMs of this host.", []string{"--serve"}},
+	{"boots", "Show what boots measured, what changed, and why the guest asks for its recovery key.",
+		[]string{"--tpmstate", "--instance", "--vars", "--firmware", "--images", "--cmdline", "--guest-log", "--pcrlock", "--format", "--json"}},
 	{"selftest", "Check the installed libtpms and libcrypto with known answers.", []string{"--json"}},
 }
 

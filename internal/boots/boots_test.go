@@ -1,0 +1,260 @@
+package boots
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/internal/boots/uefi"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// realLog is the log of a boot: OVMF 2022.11 with a unified kernel image of systemd-stub
+// 252 and Linux 6.1, in QEMU.
+func realLog(t testing.TB) []eventlog.Entry {
+	t.Helper()
+	b, err := os.ReadFile("testdata/ovmf.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := eventlog.ParseTCG(b)
+	if err != nil || len(all) != 35 {
+		t.Fatalf("%d entries, %v", len(all), err)
+	}
+	return all
+}
+
+// initial returns the values of PCRs after a startup.
+func initial() []ledger.Bank {
+	var all []ledger.Bank
+	for _, alg := range banks {
+		b := ledger.Bank{Alg: alg, Mask: 1<<ledger.PCRs - 1}
+		for pcr := range ledger.PCRs {
+			v := make([]byte, alg.Size())
+			if pcr >= 17 && pcr <= 22 {
+				v = bytes.Repeat([]byte{0xff}, alg.Size())
+			}
+			b.Values = append(b.Values, v)
+		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// recording makes a ledger file.
+type recording struct {
+	w    ledger.Writer
+	file []byte
+	ms   uint32
+}
+
+func record(number uint64, entries []eventlog.Entry) *recording {
+	r := &recording{}
+	r.file = r.w.AppendHeader(nil, ledger.Header{
+		TPM: tpm.V20, Identity: [16]byte{1}, Boot: number, Time: time.Unix(1700000000+int64(number)*1000, 0).UTC(), Engine: "libtpms 0.9.2",
+	})
+	r.add(ledger.KindStartup, []byte{0, 0})
+	r.add(ledger.KindValues, ledger.AppendValues(nil, ledger.Initial, initial()))
+	for _, e := range entries {
+		r.extend(e.Index, e.Digests)
+	}
+	return r
+}
+
+func (r *recording) add(k ledger.Kind, body []byte) {
+	r.ms++
+	r.file = r.w.Append(r.file, ledger.Record{Kind: k, Time: r.ms, Body: body})
+}
+
+func (r *recording) extend(index uint32, digests []ledger.Digest) {
+	r.add(ledger.KindExtend, ledger.Extend{Index: index, Code: 0x182, Digests: digests}.Append(nil))
+}
+
+// policy records the use of a policy over PCRs.
+func (r *recording) policy(result uint32, pcrs ...int) *recording {
+	p := ledger.Policy{Result: result, Code: 0x15e, Object: [8]byte{7}, Banks: []ledger.Bank{{Alg: ledger.SHA256}}}
+	for _, pcr := range pcrs {
+		p.Banks[0].Mask |= 1 << pcr
+	}
+	r.add(ledger.KindPolicy, p.Append(nil))
+	return r
+}
+
+func (r *recording) end() *recording {
+	r.add(ledger.KindEnd, []byte{1})
+	return r
+}
+
+// history stores the recordings as a TPM does and loads them.
+func history(t testing.TB, all ...*recording) *History {
+	t.Helper()
+	dir := t.TempDir()
+	for _, r := range all {
+		b, err := ledger.Parse(r.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, ledger.Name("tpm2-00", b.Boot)), r.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h, err := Load(dir, "tpm2-00", "tpm-00")
+	if err != nil || len(h.Warnings) > 0 {
+		t.Fatal(err, h)
+	}
+	return h
+}
+
+func newFiles() *Files { return &Files{Dictionary: NewDictionary()} }
+
+// replaced returns a copy of entries with other data in one of them.
+func replaced(entries []eventlog.Entry, at int, data []byte) []eventlog.Entry {
+	all := append([]eventlog.Entry(nil), entries...)
+	all[at].Digests = nil
+	for _, alg := range banks {
+		all[at].Digests = append(all[at].Digests, ledger.Digest{Alg: alg, Value: eventlog.Sum(alg, data)})
+	}
+	return all
+}
+
+// The firmware turns Secure Boot on: explain names PCR 7, its first measurement, both values
+// and the boot, without any file.
+func TestExplainSecureBoot(t *testing.T) {
+	log := realLog(t)
+	on := uefi.Variable{Name: "SecureBoot", Vendor: uefi.GlobalVariable, Data: []byte{1}}
+	h := history(t,
+		record(1, log).policy(0, 4, 7).end(),
+		record(2, log).policy(0, 4, 7).end(),
+		record(3, replaced(log, 3, on.Measured())).policy(0x99d, 4, 7),
+		record(4, replaced(log, 3, on.Measured())).policy(0x99d, 4, 7),
+	)
+	e := newFiles().Explain(h, nil)
+	if len(e.Failures) != 1 {
+		t.Fatalf("%d failures: %s", len(e.Failures), e.Text())
+	}
+	f := e.Failures[0]
+	if f.Since != 3 || f.Good != 2 || f.Times != 2 || len(f.Details) != 2 || !f.Details[0].Same {
+		t.Errorf("failure: %+v", f)
+	}
+	d := f.Details[1]
+	if d.PCR != 7 || d.Same || d.More != 0 || d.First == nil || d.First.Place != 1 || d.First.Kind != Changed ||
+		d.First.Old.Name.Text != "Secure Boot off" || d.First.New.Name.Text != "Secure Boot on" || d.First.New.Name.Source != FromConstant {
+		t.Errorf("PCR 7: %s", e.Text())
+	}
+	for _, want := range []string{"since boot 3", "last succeeded in boot 2", "PCR 4: the same value", "PCR 7, measurement 1: changed", "recovery key", "not an attack"} {
+		if !strings.Contains(e.Text(), want) {
+			t.Errorf("%q is missing in:\n%s", want, e.Text())
+		}
+	}
+	for _, never := range []string{"rm ", "wipe", "delete", "luksKill", "tpm2_clear"} {
+		if strings.Contains(e.Text(), never) {
+			t.Errorf("%q is in:\n%s", never, e.Text())
+		}
+	}
+	if b, err := json.Marshal(e); err != nil || !json.Valid(b) {
+		t.Error(err)
+	}
+}
+
+// Two equal boots: nothing changed. A later success ends a failure.
+func TestNothingChanged(t *testing.T) {
+	log := realLog(t)
+	h := history(t, record(1, log).policy(0, 7).end(), record(2, replaced(log, 3, []byte{1})).policy(0x99d, 7).end(), record(3, log).policy(0, 7).end(), record(4, log).policy(0, 7).end())
+	if e := newFiles().Explain(h, nil); len(e.Failures) != 0 || !strings.Contains(e.Text(), "nothing changed") {
+		t.Error(e.Text())
+	}
+	l := h.List()
+	if len(l.Boots) != 4 || l.Boots[3].Summary != "nothing changed" || l.Boots[1].Summary != "changed: PCR 7" {
+		t.Error(l.Text())
+	}
+	if d := newFiles().Diff(h, h.Boots[2], h.Boots[3]); len(d.Changes) != 0 || !strings.Contains(d.Text(), "nothing changed") {
+		t.Error(d.Text())
+	}
+}
+
+// Failures that PCRs do not explain.
+func TestOtherCauses(t *testing.T) {
+	log := realLog(t)
+	for _, r := range []struct {
+		name, want string
+		h          *History
+	}{
+		{"PIN", "not one that PCRs cause", history(t, record(1, log).policy(0, 7), record(2, log).policy(0x98e, 7))},
+		{"same values", "another condition", history(t, record(1, log).policy(0, 7), record(2, log).policy(0x99d, 7))},
+		{"never", "No recorded boot succeeded", history(t, record(1, log).policy(0x99d, 7))},
+	} {
+		e := newFiles().Explain(r.h, nil)
+		if len(e.Failures) != 1 || !strings.Contains(e.Text(), r.want) {
+			t.Errorf("%s: %q is missing in:\n%s", r.name, r.want, e.Text())
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	log := realLog(t)
+	for _, r := range []struct {
+		name  string
+		log   []eventlog.Entry
+		kind  Kind
+		place int
+	}{
+		{"changed", replaced(log, 6, []byte("x")), Changed, 4},
+		{"removed", append(append([]eventlog.Entry(nil), log[:6]...), log[7:]...), Removed, 4},
+		{"added", append(append(append([]eventlog.Entry(nil), log[:6]...), log[0]), log[6:]...), Added, 4},
+	} {
+		if r.kind == Added {
+			r.log[6].Index = 7
+		}
+		h := history(t, record(1, log), record(2, r.log))
+		all := Compare(h.Boots[0], h.Boots[1])
+		if len(all) != 1 || all[0].Kind != r.kind || all[0].Index != 7 || all[0].Place != r.place {
+			t.Errorf("%s: %+v", r.name, all)
+		}
+	}
+}
+
+// A reset of PCR 16 starts its sequence again.
+func TestReset(t *testing.T) {
+	r := record(1, nil)
+	d := []ledger.Digest{{Alg: ledger.SHA256, Value: make([]byte, 32)}}
+	r.extend(16, d)
+	r.add(ledger.KindReset, []byte{0, 0, 0, 16})
+	r.extend(16, d)
+	b := history(t, r).Boots[0]
+	if s := b.Sequence(16, 0); len(s) != 1 || s[0].Place != 1 || s[0].Record != 5 {
+		t.Errorf("%+v", s)
+	}
+	if s := b.Sequence(16, 3); len(s) != 1 || s[0].Record != 3 {
+		t.Errorf("before the reset: %+v", s)
+	}
+	if e := newFiles().entries(b); len(e) != 1 {
+		t.Errorf("%d entries, want 1", len(e))
+	}
+}
+
+// A damaged file is a warning, a directory without one is ErrNone.
+func TestDamaged(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Load(dir, "tpm2-00"); err != ErrNone {
+		t.Errorf("empty directory: %v", err)
+	}
+	good := record(2, realLog(t)).file
+	for n, file := range [][]byte{good[:30], good[:len(good)-3]} {
+		if err := os.WriteFile(filepath.Join(dir, ledger.Name("tpm2-00", uint64(n+1))), file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tpm2-00.permall"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h, err := Load(dir, "tpm2-00")
+	if err != nil || len(h.Boots) != 1 || len(h.Warnings) != 2 {
+		t.Errorf("%v, %+v", err, h)
+	}
+}

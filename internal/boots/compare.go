@@ -1,0 +1,147 @@
+package boots
+
+import "slices"
+
+// Kind is the kind of a change.
+type Kind string
+
+// The kinds.
+const (
+	Changed Kind = "changed"
+	Added   Kind = "added"
+	Removed Kind = "removed"
+)
+
+// Change is a difference between the measurements of two boots in one PCR.
+type Change struct {
+	Kind  Kind
+	Index uint32
+	Place int          // in the newer boot, or in the older one if it was removed; from 1
+	Old   *Measurement // nil if it was added
+	New   *Measurement // nil if it was removed
+	Tail  bool         // the measurement is after the end of the other boot's
+}
+
+// Compare returns the differences of two boots in all PCRs and NV indexes.
+func Compare(a, b *Boot) []Change {
+	indexes := append(a.Indexes(), b.Indexes()...)
+	slices.Sort(indexes)
+	var all []Change
+	for _, index := range slices.Compact(indexes) {
+		all = append(all, compareSequences(a.Sequence(index, 0), b.Sequence(index, 0))...)
+	}
+	return all
+}
+
+// maxTable bounds the work of a comparison: the product of the lengths.
+const maxTable = 4 << 20
+
+// compareSequences returns the differences of two sequences of one PCR, with as few changes
+// as possible.
+func compareSequences(a, b []*Measurement) []Change {
+	same := 0
+	for same < len(a) && same < len(b) && a[same].Same(b[same]) {
+		same++
+	}
+	a, b = a[same:], b[same:]
+	end := 0
+	for end < len(a) && end < len(b) && a[len(a)-1-end].Same(b[len(b)-1-end]) {
+		end++
+	}
+	tail := end == 0 && (len(a) == 0 || len(b) == 0)
+	all := pair(align(a[:len(a)-end], b[:len(b)-end]))
+	for i := range all {
+		all[i].Tail = tail
+	}
+	return all
+}
+
+// step is an old and a new measurement; a nil one has no counterpart.
+type step struct{ old, new *Measurement }
+
+// align returns the steps from a to b by their longest common subsequence, without those
+// that are the same. Sequences that are too long have nothing in common.
+func align(a, b []*Measurement) []step {
+	var steps []step
+	long := len(a)*len(b) > maxTable
+	var table [][]int32
+	if !long {
+		table = lcs(a, b)
+	}
+	i, j := 0, 0
+	for i < len(a) || j < len(b) {
+		switch {
+		case i == len(a):
+			steps = append(steps, step{nil, b[j]})
+			j++
+		case j == len(b) || long:
+			steps = append(steps, step{a[i], nil})
+			i++
+		case a[i].Same(b[j]):
+			steps = append(steps, step{}) // a barrier for pair
+			i, j = i+1, j+1
+		case table[i+1][j] >= table[i][j+1]:
+			steps = append(steps, step{a[i], nil})
+			i++
+		default:
+			steps = append(steps, step{nil, b[j]})
+			j++
+		}
+	}
+	return steps
+}
+
+// lcs returns the lengths of the longest common subsequences of all tails.
+func lcs(a, b []*Measurement) [][]int32 {
+	table := make([][]int32, len(a)+1)
+	for i := range table {
+		table[i] = make([]int32, len(b)+1)
+	}
+	for i := len(a) - 1; i >= 0; i-- {
+		for j := len(b) - 1; j >= 0; j-- {
+			if a[i].Same(b[j]) {
+				table[i][j] = table[i+1][j+1] + 1
+			} else {
+				table[i][j] = max(table[i+1][j], table[i][j+1])
+			}
+		}
+	}
+	return table
+}
+
+// pair makes changes of steps: between two measurements that both boots have, the first
+// that was removed and the first that was added are one change.
+func pair(steps []step) []Change {
+	var all []Change
+	var olds, news []*Measurement
+	flush := func() {
+		for len(olds) > 0 || len(news) > 0 {
+			var c Change
+			if len(news) > 0 {
+				c.Kind, c.New, c.Index, c.Place = Added, news[0], news[0].Index, news[0].Place
+				news = news[1:]
+			}
+			if len(olds) > 0 {
+				if c.Old = olds[0]; c.New != nil {
+					c.Kind = Changed
+				} else {
+					c.Kind, c.Index, c.Place = Removed, c.Old.Index, c.Old.Place
+				}
+				olds = olds[1:]
+			}
+			all = append(all, c)
+		}
+	}
+	for _, s := range steps {
+		switch {
+		case s.old != nil:
+			olds = append(olds, s.old)
+		case s.new != nil:
+			news = append(news, s.new)
+		default:
+			flush()
+		}
+	}
+	flush()
+	return all
+}

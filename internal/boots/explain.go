@@ -1,0 +1,215 @@
+package boots
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Failure is a policy over PCRs that does not open any more.
+type Failure struct {
+	Banks    []ledger.Bank // selection
+	Boot     *Boot         // the first one that failed
+	Outcome  Outcome       // the first failure
+	Good     *Boot         // the last one that succeeded, nil if none is recorded
+	GoodAt   Outcome
+	Times    int // failures since then
+	PCRs     []PCRChange
+	OtherWay bool // the failure is not the policy's
+}
+
+// PCRChange is what differs in a PCR of the selection.
+type PCRChange struct {
+	PCR     int
+	Same    bool     // the value is the same
+	Changes []Change // up to the use of the policy; empty if the PCR began with another value
+}
+
+// Codes of results.
+//
+// Source: TPM 2.0 Library Part 2, 6.6.3; TPM Main Part 2, 16.
+const (
+	rcPolicyFail = 0x09d // format 1, without the number of the session or parameter
+	rcValue      = 0x084
+	rcPCRChanged = 0x128
+	rcAuthFail   = 0x08e
+	rcBadAuth    = 0x0a2
+	rcWrongPCR12 = 0x018
+	formatOne    = 0x0bf // mask
+)
+
+// pcrFailure reports whether a result can come from PCRs.
+func pcrFailure(v tpm.Version, p ledger.Policy) bool {
+	if v == tpm.V12 {
+		return p.Result == rcWrongPCR12
+	}
+	base := p.Result
+	if base&0x80 != 0 {
+		base &= formatOne
+	}
+	const policyPCR = 0x17f
+	return base == rcPolicyFail || base == rcPCRChanged || base == rcValue && p.Code == policyPCR
+}
+
+// use is one use of a policy.
+type use struct {
+	boot    *Boot
+	outcome Outcome
+}
+
+// Failures returns the policies over PCRs whose last use failed, in the order of their
+// first failure. Only results that PCRs can cause count, unless nothing else failed.
+func (h *History) Failures() []Failure {
+	var groups [][]use
+	for _, b := range h.Boots {
+		for _, o := range b.Outcomes {
+			if len(o.Banks) == 0 {
+				continue
+			}
+			i := slices.IndexFunc(groups, func(g []use) bool { return samePolicy(g[len(g)-1].outcome, o) })
+			if i < 0 {
+				groups = append(groups, nil)
+				i = len(groups) - 1
+			}
+			groups[i] = append(groups[i], use{b, o})
+		}
+	}
+	var all []Failure
+	for _, g := range groups {
+		if f, ok := failure(g); ok {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// samePolicy reports whether two outcomes are of one policy. A failure of PolicyPCR itself
+// names no object: the selection has to do then.
+func samePolicy(a, b Outcome) bool {
+	if a.SamePolicy(b.Policy) {
+		return true
+	}
+	var none [8]byte
+	x, y := a.Policy, b.Policy
+	if x.Object == none || y.Object == none {
+		x.Object, y.Object = none, none
+	}
+	return x.SamePolicy(y)
+}
+
+// failure returns the failure that the uses of a policy end with.
+func failure(uses []use) (f Failure, ok bool) {
+	last := uses[len(uses)-1]
+	if last.outcome.Result == 0 {
+		return f, false
+	}
+	begin := len(uses) - 1
+	for begin > 0 && uses[begin-1].outcome.Result != 0 {
+		begin--
+	}
+	first := uses[begin]
+	f = Failure{Banks: last.outcome.Banks, Boot: first.boot, Outcome: first.outcome, Times: len(uses) - begin}
+	f.OtherWay = !slices.ContainsFunc(uses[begin:], func(u use) bool { return pcrFailure(u.boot.TPM, u.outcome.Policy) })
+	if begin > 0 {
+		f.Good, f.GoodAt = uses[begin-1].boot, uses[begin-1].outcome
+		f.compare()
+	}
+	return f, true
+}
+
+// compare finds what differs in the PCRs of the selection.
+func (f *Failure) compare() {
+	then, now := f.Good.ValuesAt(f.GoodAt.Record), f.Boot.ValuesAt(f.Outcome.Record)
+	for pcr := range ledger.PCRs {
+		c := PCRChange{PCR: pcr, Same: true}
+		selected := false
+		for _, bank := range f.Banks {
+			if bank.Has(pcr) {
+				selected = true
+				c.Same = c.Same && bytes.Equal(then.Value(bank.Alg, pcr), now.Value(bank.Alg, pcr))
+			}
+		}
+		if !selected {
+			continue
+		}
+		if !c.Same {
+			c.Changes = compareSequences(f.Good.Sequence(uint32(pcr), f.GoodAt.Record), f.Boot.Sequence(uint32(pcr), f.Outcome.Record))
+		}
+		f.PCRs = append(f.PCRs, c)
+	}
+}
+
+// Changed returns the PCRs whose values differ.
+func (f *Failure) Changed() []int {
+	var all []int
+	for _, c := range f.PCRs {
+		if !c.Same {
+			all = append(all, c.PCR)
+		}
+	}
+	return all
+}
+
+// HostChanges returns what else changed on the host between two boots, as far as headers
+// and the files that were given show it.
+func HostChanges(a, b *Boot, files []HostFile) []string {
+	var all []string
+	differ := func(what, old, new string) {
+		if old != new {
+			all = append(all, fmt.Sprintf("%s: was %s, is %s", what, orNone(old), orNone(new)))
+		}
+	}
+	differ("TPM library", a.Engine, b.Engine)
+	differ("algorithm profile", a.Profile, b.Profile)
+	differ("identity of the TPM", fmt.Sprintf("%x", a.Identity), fmt.Sprintf("%x", b.Identity))
+	differ("version of the TPM", a.TPM.String(), b.TPM.String())
+	if a.Locality != b.Locality {
+		all = append(all, fmt.Sprintf("locality of the startup: was %d, is %d", a.Locality, b.Locality))
+	}
+	for _, f := range files {
+		if f.What != "guest's log" && f.Modified.After(a.Time) && f.Modified.Before(b.Time) {
+			all = append(all, fmt.Sprintf("%s %s: modified at %s, between the two boots", f.What, f.Path, f.Modified.UTC().Format(timeFormat)))
+		}
+	}
+	return all
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// Advice returns what can be done. No step destroys anything.
+func (f *Failure) Advice() []string {
+	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether somebody made this change on purpose."}
+	changed := f.Changed()
+	has := func(set ...int) bool {
+		return slices.ContainsFunc(changed, func(pcr int) bool { return slices.Contains(set, pcr) })
+	}
+	if f.Good == nil {
+		return append(all, "No boot in the ledger opened it; unlock with the recovery key and enrol the TPM in the guest, so that the next boots can be compared.")
+	}
+	if len(changed) == 0 {
+		return append(all, "The PCRs have the values with which it opened before: look at the other conditions of the policy, such as a PIN, a counter or a signature.")
+	}
+	if has(0) {
+		all = append(all, "PCR 0: start the machine with the firmware file of before, or accept the new one as below.")
+	}
+	if has(7) {
+		all = append(all, "PCR 7: put a backup of the variable store of before in place while the machine is off (keep the present one, too), or accept the new variables as below.")
+	}
+	if has(1) {
+		all = append(all, "PCR 1: restore the order of boot devices and the configuration of the machine.")
+	}
+	if has(4, 5, 8, 9, 11, 12) {
+		all = append(all, "Boot the former boot entry or kernel from the boot menu; the secret opens there if nothing else changed.")
+	}
+	return append(all,
+		"To accept the change: boot, unlock with the recovery key, and enrol the TPM again in the guest (LUKS: systemd-cryptenroll --tpm2-device=auto; BitLocker: manage-bde -protectors -disable C: -RebootCount 1, then restart).",
+		"Before the next planned change: suspend the protection in the guest, or enrol with a signed PCR policy.")
+}

@@ -1,0 +1,113 @@
+package boots
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+)
+
+// Formats are the formats of an export.
+var Formats = []string{"cel-json", "cel-tlv", "tcg2", "yaml"}
+
+// Export returns the measurements of a boot as a log. Warnings say what keeps a reader from
+// computing the values of the TPM. Only content whose digest was measured is in it.
+func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings []string, err error) {
+	if b.Joined {
+		if format == "tcg2" {
+			return nil, nil, fmt.Errorf("boot %d: its beginning is not recorded; a TCG log cannot start with other values than zero", b.Boot.Boot)
+		}
+		warnings = append(warnings, "the beginning of the boot is not recorded: a replay gives other values")
+	}
+	if b.Missing > 0 {
+		warnings = append(warnings, fmt.Sprintf("%d measurements after the limit of records are missing: a replay of their PCRs gives other values", b.Missing))
+	}
+	entries := f.entries(b)
+	switch format {
+	case "cel-json":
+		out, err = eventlog.CELJSON(entries)
+		return append(out, '\n'), warnings, err
+	case "cel-tlv":
+		return eventlog.AppendCELTLV(nil, entries), warnings, nil
+	case "tcg2":
+		var pcrs []eventlog.Entry
+		for _, e := range entries {
+			if e.Index < ledger.PCRs {
+				pcrs = append(pcrs, e)
+			}
+		}
+		var algs []ledger.Alg
+		for _, bank := range b.Final.Banks() {
+			algs = append(algs, bank.Alg)
+		}
+		return eventlog.AppendTCG(nil, algs, b.Locality, pcrs), warnings, nil
+	case "yaml":
+		return f.yaml(h, b), warnings, nil
+	}
+	return nil, nil, fmt.Errorf("unknown format %q; use one of %s", format, strings.Join(Formats, ", "))
+}
+
+// entries returns the measurements of a boot that count, since the last reset of their PCR.
+func (f *Files) entries(b *Boot) []eventlog.Entry {
+	begin := map[uint32]int{}
+	for i := range b.Measurements {
+		if m := &b.Measurements[i]; m.Place == 1 {
+			begin[m.Index] = m.Record
+		}
+	}
+	var all []eventlog.Entry
+	for i := range b.Measurements {
+		m := &b.Measurements[i]
+		if m.Record < begin[m.Index] {
+			continue
+		}
+		e := eventlog.PlainEntry(m.Index, m.Digests)
+		if n, ok := f.Lookup(m); ok && n.kind != 0 && isContent(m, n.data) {
+			e.Type, e.Data = n.kind, n.data
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// isContent reports whether all digests of a measurement are those of data.
+func isContent(m *Measurement, data []byte) bool {
+	for _, d := range m.Digests {
+		if !bytes.Equal(eventlog.Sum(d.Alg, data), d.Value) {
+			return false
+		}
+	}
+	return len(m.Digests) > 0
+}
+
+// yaml returns a boot in YAML. Texts are quoted as in JSON, which YAML includes.
+func (f *Files) yaml(h *History, b *Boot) []byte {
+	var s strings.Builder
+	fmt.Fprintf(&s, "---\nboot: %d\ntime: %q\ntpm: %q\nidentity: %q\nengine: %s\njoined: %t\nevents:\n",
+		b.Boot.Boot, b.Time.Format("2006-01-02T15:04:05Z"), b.TPM.String(), hex.EncodeToString(b.Identity[:]), quote(b.Engine), b.Joined)
+	for i := range b.Measurements {
+		m := &b.Measurements[i]
+		n := f.Name(h, b, m)
+		index := "pcr"
+		if m.NV() {
+			index = "nv_index"
+		}
+		fmt.Fprintf(&s, "- record: %d\n  %s: %d\n  position: %d\n  name: %s\n  certainty: %s\n  digests:\n", m.Record, index, m.Index, m.Place, quote(n.Text), quote(n.Source.String()))
+		for _, d := range m.Digests {
+			fmt.Fprintf(&s, "    %v: \"%x\"\n", d.Alg, d.Value)
+		}
+	}
+	s.WriteString("pcrs:\n")
+	for _, bank := range b.Final.Banks() {
+		fmt.Fprintf(&s, "  %v:\n", bank.Alg)
+		for pcr := range ledger.PCRs {
+			if v := bank.Value(pcr); v != nil {
+				fmt.Fprintf(&s, "    %d: \"%x\"\n", pcr, v)
+			}
+		}
+	}
+	return []byte(s.String())
+}

@@ -1,0 +1,145 @@
+package boots
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// tpm2_eventlog reads the exported log and computes the values of the ledger.
+func TestExportTCG2(t *testing.T) {
+	program, err := exec.LookPath("tpm2_eventlog")
+	if err != nil {
+		if os.Getenv("SWTPM_TEST_REQUIRE") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	h := history(t, record(1, realLog(t)).end())
+	out, warnings, err := newFiles().Export(h, h.Boots[0], "tcg2")
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	path := filepath.Join(t.TempDir(), "log")
+	if err := os.WriteFile(path, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := exec.Command(program, path).Output()
+	if err != nil {
+		t.Fatalf("%v: %v", program, err)
+	}
+	_, pcrs, _ := strings.Cut(string(text), "\npcrs:\n")
+	values := regexp.MustCompile(`0x[0-9a-f]+`).FindAllString(pcrs, -1)
+	want := 0
+	for _, alg := range banks {
+		for _, index := range h.Boots[0].Indexes() {
+			value := h.Boots[0].Final.Value(alg, int(index))
+			if want++; !strings.Contains(pcrs, "0x"+hexString(value)) {
+				t.Errorf("%v PCR %d: %x is missing in:\n%s", alg, index, value, pcrs)
+			}
+		}
+	}
+	if len(values) != want {
+		t.Errorf("%d values, want %d", len(values), want)
+	}
+}
+
+func hexString(b []byte) string {
+	const digits = "0123456789abcdef"
+	var s strings.Builder
+	for _, c := range b {
+		s.WriteByte(digits[c>>4])
+		s.WriteByte(digits[c&15])
+	}
+	return s.String()
+}
+
+// What is exported replays to the values of the ledger, and content that is not known is
+// not invented.
+func TestExportReplay(t *testing.T) {
+	h := history(t, record(1, realLog(t)).end())
+	b := h.Boots[0]
+	out, _, err := newFiles().Export(h, b, "tcg2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := eventlog.ParseTCG(out)
+	if err != nil || len(entries) != len(b.Measurements) {
+		t.Fatal(err, len(entries))
+	}
+	known := 0
+	for i := range entries {
+		if len(entries[i].Data) > 0 {
+			if known++; !entries[i].Verified() {
+				t.Errorf("event %d has data of another digest: %x", i+1, entries[i].Data)
+			}
+		}
+	}
+	if known != 8+1+1+2+5 { // separators, version, boot option, exit of boot services, Secure Boot
+		t.Errorf("%d events with content", known)
+	}
+}
+
+func TestExportCEL(t *testing.T) {
+	r := record(1, realLog(t))
+	r.extend(0x01d10000, []ledger.Digest{{Alg: ledger.SHA256, Value: make([]byte, 32)}})
+	h := history(t, r.end())
+	out, _, err := newFiles().Export(h, h.Boots[0], "cel-json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []struct {
+		Recnum  *int `json:"recnum"`
+		PCR     *int `json:"pcr"`
+		NV      *int `json:"nv_index"`
+		Digests []struct{ HashAlg, Digest string }
+		Type    string          `json:"content_type"`
+		Content json.RawMessage `json:"content"`
+	}
+	if err := json.Unmarshal(out, &all); err != nil || len(all) != 36 {
+		t.Fatal(err, len(all))
+	}
+	for i, c := range all {
+		if c.Recnum == nil || *c.Recnum != i || (c.PCR == nil) == (c.NV == nil) || len(c.Digests) == 0 || (c.Type == "") != (len(c.Content) == 0) {
+			t.Errorf("record %d: %+v", i, c)
+		}
+	}
+	tlv, _, err := newFiles().Export(h, h.Boots[0], "cel-tlv")
+	if err != nil || !bytes.HasPrefix(tlv, []byte{0, 0, 0, 0, 8}) {
+		t.Errorf("%v, %.16x", err, tlv)
+	}
+	if text, _, err := newFiles().Export(h, h.Boots[0], "yaml"); err != nil || !strings.Contains(string(text), `name: "Secure Boot off"`) {
+		t.Error(err, string(text))
+	}
+}
+
+// A boot whose beginning is not recorded is no TCG log.
+func TestExportJoined(t *testing.T) {
+	r := &recording{}
+	r.file = r.w.AppendHeader(nil, ledger.Header{TPM: tpm.V20, Boot: 1})
+	r.add(ledger.KindValues, ledger.AppendValues(nil, ledger.Joined, initial()))
+	h := history(t, record(2, nil))
+	b, err := ledger.Parse(r.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined, err := newBoot(b)
+	if err != nil || !joined.Joined {
+		t.Fatal(err, joined)
+	}
+	if _, _, err := newFiles().Export(h, joined, "tcg2"); err == nil {
+		t.Error("exported")
+	}
+	if _, warnings, err := newFiles().Export(h, joined, "yaml"); err != nil || len(warnings) != 1 {
+		t.Error(err, warnings)
+	}
+}

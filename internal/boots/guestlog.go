@@ -1,0 +1,164 @@
+package boots
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+
+	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+)
+
+// LogCheck compares the log of a guest with the boot that it fits best.
+type LogCheck struct {
+	Path     string
+	Boot     uint64
+	Matched  int
+	Only     []LogEntry     // entries of the log that the TPM did not measure
+	Missing  []*Measurement // measurements that the log does not have
+	After    int            // measurements after the end of the log
+	Damage   error          // the log is malformed after its first entries
+	complete bool           // a log of firmware has all measurements
+}
+
+// LogEntry is an entry of a log.
+type LogEntry struct {
+	Number int // from 1
+	eventlog.Entry
+}
+
+// Agrees reports whether the log and the boot contradict each other nowhere.
+func (c *LogCheck) Agrees() bool {
+	return len(c.Only) == 0 && len(c.Missing) == 0 && c.Damage == nil && c.Matched > 0
+}
+
+// AddGuestLog checks a log of the guest, names the measurements that are in it, and returns
+// the result of the check.
+func (f *Files) AddGuestLog(h *History, path string) (*LogCheck, error) {
+	b, err := f.read(path, "guest's log", maxLog)
+	if err != nil {
+		return nil, err
+	}
+	entries, damage := eventlog.Parse(b)
+	if len(entries) == 0 && damage != nil {
+		return nil, fmt.Errorf("%s: %w", path, damage)
+	}
+	var best *LogCheck
+	for i := len(h.Boots) - 1; i >= 0; i-- {
+		c := CheckLog(h.Boots[i], entries)
+		if best == nil || c.Matched > best.Matched || c.Matched == best.Matched && len(c.Missing) < len(best.Missing) {
+			best = c
+		}
+	}
+	if best == nil {
+		return nil, ErrNone
+	}
+	best.Path, best.Damage = path, damage
+	f.nameEntries(entries, best, filepath.Base(path))
+	return best, nil
+}
+
+// nameEntries names what the log and the ledger agree on.
+func (f *Files) nameEntries(entries []eventlog.Entry, c *LogCheck, origin string) {
+	wrong := map[int]bool{}
+	for _, o := range c.Only {
+		wrong[o.Number] = true
+	}
+	for i := range entries {
+		e := &entries[i]
+		if wrong[i+1] || e.Text == "" || e.Index >= ledger.PCRs {
+			continue
+		}
+		n := Name{Text: e.Text, Source: FromLog, Origin: origin}
+		if e.Verified() {
+			n.Source, n.data, n.kind = FromLogData, e.Data, e.Type
+		}
+		for _, digest := range e.Digests {
+			f.addDigest(pcrs(int(e.Index)), digest, n)
+		}
+	}
+}
+
+// CheckLog compares a log with a boot, PCR by PCR and digest by digest.
+func CheckLog(b *Boot, entries []eventlog.Entry) *LogCheck {
+	c := &LogCheck{Boot: b.Boot.Boot, complete: true}
+	if len(entries) > 0 && entries[0].Type == 0 {
+		c.complete = false // systemd's log has what systemd measured
+	}
+	logged := map[uint32][]*Measurement{}
+	for i := range entries {
+		e := &entries[i]
+		logged[e.Index] = append(logged[e.Index], &Measurement{Record: i + 1, Index: e.Index, Place: len(logged[e.Index]) + 1, Digests: e.Digests})
+	}
+	first, last := len(b.Records)+1, 0
+	var missing []*Measurement
+	for pcr := range uint32(ledger.PCRs) {
+		var measured []*Measurement
+		for i := range b.Measurements {
+			if m := &b.Measurements[i]; m.Index == pcr {
+				measured = append(measured, m)
+			}
+		}
+		matched, only, left := match(logged[pcr], measured)
+		c.Matched += len(matched)
+		for _, m := range matched {
+			first, last = min(first, m.Record), max(last, m.Record)
+		}
+		for _, m := range only {
+			c.Only = append(c.Only, LogEntry{m.Record, entries[m.Record-1]})
+		}
+		if c.complete || len(logged[pcr]) > 0 {
+			missing = append(missing, left...)
+		}
+	}
+	c.sortOut(missing, first, last)
+	return c
+}
+
+// sortOut separates the measurements that the log must have from those after its end. The
+// firmware measures in the PCRs 0 to 7; the system, which comes later, does not.
+func (c *LogCheck) sortOut(missing []*Measurement, first, last int) {
+	for _, m := range missing {
+		switch {
+		case !c.complete && m.Record < first:
+		case m.Record < last, c.complete && m.Index < 8:
+			c.Missing = append(c.Missing, m)
+		default:
+			c.After++
+		}
+	}
+}
+
+// match returns the measurements that a log has, the entries that only the log has, and the
+// measurements that it does not have.
+func match(logged, measured []*Measurement) (matched, only, left []*Measurement) {
+	removed, added := map[*Measurement]bool{}, map[*Measurement]bool{}
+	for _, c := range compareSequences(logged, measured) {
+		removed[c.Old], added[c.New] = true, true
+	}
+	for _, m := range logged {
+		if removed[m] || !whole(m) {
+			only = append(only, m)
+		}
+	}
+	for _, m := range measured {
+		if added[m] {
+			left = append(left, m)
+		} else {
+			matched = append(matched, m)
+		}
+	}
+	return matched, only, left
+}
+
+// whole reports whether the digests of an entry are of different algorithms.
+func whole(m *Measurement) bool {
+	seen := map[ledger.Alg][]byte{}
+	for _, d := range m.Digests {
+		if v, ok := seen[d.Alg]; ok && !bytes.Equal(v, d.Value) {
+			return false
+		}
+		seen[d.Alg] = d.Value
+	}
+	return len(m.Digests) > 0
+}

@@ -1,0 +1,276 @@
+// Package boots answers questions about the boots of a TPM from its boot ledger: what
+// each boot measured, what differs between two boots, and why the guest could not unseal a
+// secret. Names of measurements come from constants, from files of the host, from the
+// guest's own log, which is checked, and from dictionaries.
+package boots
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/safefile"
+)
+
+// Bounds of what is read of a ledger.
+const (
+	maxFile  = 64 << 20
+	maxBoots = 256
+)
+
+// ErrNone means that a TPM has no ledger.
+var ErrNone = errors.New("no boot recorded")
+
+// Measurement is a value that a boot extended into a PCR or an NV index.
+type Measurement struct {
+	Record  int // number of the record in the boot, from 1
+	Index   uint32
+	Place   int // in the PCR since its last reset, from 1
+	Digests []ledger.Digest
+}
+
+// NV reports whether the measurement is of an NV index.
+func (m *Measurement) NV() bool { return m.Index >= ledger.PCRs }
+
+// Same reports whether m and n have the same digests, as far as both have them.
+func (m *Measurement) Same(n *Measurement) bool {
+	common := false
+	for _, d := range m.Digests {
+		for _, e := range n.Digests {
+			if d.Alg != e.Alg {
+				continue
+			}
+			if !bytes.Equal(d.Value, e.Value) {
+				return false
+			}
+			common = true
+		}
+	}
+	return common
+}
+
+// Outcome is the use of a policy over PCRs.
+type Outcome struct {
+	Record int
+	ledger.Policy
+}
+
+// Boot is a recorded boot.
+type Boot struct {
+	*ledger.Boot
+	Measurements []Measurement
+	Outcomes     []Outcome
+	Final        *ledger.State
+	Joined       bool   // the beginning is not recorded
+	Missing      uint64 // measurements after the limit of records
+	Ended        bool
+	Locality     uint8 // of the startup
+}
+
+// newBoot digests the records of b.
+func newBoot(b *ledger.Boot) (*Boot, error) {
+	n := &Boot{Boot: b}
+	var err error
+	if n.Final, n.Joined, err = b.Replay(nil); err != nil {
+		return nil, err
+	}
+	places := map[uint32]int{}
+	for i, r := range b.Records {
+		switch r.Kind {
+		case ledger.KindStartup:
+			n.Locality = r.Locality
+		case ledger.KindExtend:
+			e, err := r.Extend()
+			if err != nil {
+				return nil, err
+			}
+			places[e.Index]++
+			n.Measurements = append(n.Measurements, Measurement{i + 1, e.Index, places[e.Index], e.Digests})
+		case ledger.KindReset, ledger.KindSequence:
+			for _, pcr := range resetBy(r) {
+				delete(places, uint32(pcr))
+			}
+		case ledger.KindPolicy:
+			p, err := r.Policy()
+			if err != nil {
+				return nil, err
+			}
+			n.Outcomes = append(n.Outcomes, Outcome{i + 1, p})
+		case ledger.KindOverflow:
+			o, err := r.Overflow()
+			if err != nil {
+				return nil, err
+			}
+			n.Missing += o.Records
+		case ledger.KindEnd:
+			n.Ended = true
+		}
+	}
+	return n, nil
+}
+
+// resetBy returns the PCRs that a record starts again.
+func resetBy(r ledger.Record) []int {
+	switch r.Kind {
+	case ledger.KindReset:
+		if pcr, err := r.Reset(); err == nil {
+			return []int{pcr}
+		}
+	case ledger.KindSequence:
+		return []int{17, 18, 19, 20, 21, 22}
+	}
+	return nil
+}
+
+// Sequence returns the measurements in a PCR since its last reset, up to a record. A record
+// of 0 is the end of the boot.
+func (b *Boot) Sequence(index uint32, record int) []*Measurement {
+	var all []*Measurement
+	for i := range b.Measurements {
+		m := &b.Measurements[i]
+		if m.Index != index || record != 0 && m.Record > record {
+			continue
+		}
+		if m.Place == 1 {
+			all = all[:0]
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// ValuesAt returns the values of the PCRs after a record; 0 is the end of the boot.
+func (b *Boot) ValuesAt(record int) *ledger.State {
+	if record == 0 || record >= len(b.Records) {
+		return b.Final
+	}
+	cut := &ledger.Boot{Header: b.Header, Records: b.Records[:record]}
+	s, _, err := cut.Replay(nil)
+	if err != nil {
+		return b.Final // newBoot has replayed the same records
+	}
+	return s
+}
+
+// Indexes returns the PCRs and NV indexes that the boot extended, in order.
+func (b *Boot) Indexes() []uint32 {
+	var all []uint32
+	for i := range b.Measurements {
+		all = append(all, b.Measurements[i].Index)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// History is the ledger of a TPM.
+type History struct {
+	Boots    []*Boot // the oldest first
+	Warnings []string
+}
+
+// Load reads the ledger files in a directory with one of the prefixes. It needs no lock:
+// a TPM may run. It fails with ErrNone if there is no file.
+func Load(dir string, prefixes ...string) (*History, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	d, err := safefile.OpenWith(dir, safefile.Options{Adopt: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }()
+	h := &History{}
+	for _, e := range entries {
+		if !isLedger(e.Name(), prefixes) {
+			continue
+		}
+		file, _, err := d.Read(e.Name(), maxFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a running TPM removed it
+		}
+		if err != nil {
+			h.warn("%v", err)
+			continue
+		}
+		h.add(filepath.Join(dir, e.Name()), file)
+	}
+	slices.SortStableFunc(h.Boots, func(a, b *Boot) int { return int(a.Boot.Boot) - int(b.Boot.Boot) })
+	if n := len(h.Boots) - maxBoots; n > 0 {
+		h.Boots = h.Boots[n:]
+	}
+	if len(h.Boots) == 0 {
+		return h, ErrNone
+	}
+	return h, nil
+}
+
+func isLedger(name string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool {
+		_, ok := ledger.ParseName(p, name)
+		return ok
+	})
+}
+
+// add adds the boot of a file. A damaged file is a warning.
+func (h *History) add(path string, file []byte) {
+	b, err := ledger.Parse(file)
+	if err != nil {
+		h.warn("%s: %v", path, err)
+		return
+	}
+	boot, err := newBoot(b)
+	if err != nil {
+		h.warn("%s: %v", path, err)
+		return
+	}
+	if b.Damage != nil {
+		h.warn("%s: the rest is not used: %v", path, b.Damage)
+	}
+	h.Boots = append(h.Boots, boot)
+}
+
+func (h *History) warn(format string, args ...any) {
+	h.Warnings = append(h.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Find returns the boot with this number, or the last boot for 0.
+func (h *History) Find(number uint64) (*Boot, error) {
+	if number == 0 && len(h.Boots) > 0 {
+		return h.Boots[len(h.Boots)-1], nil
+	}
+	var have []string
+	for _, b := range h.Boots {
+		if b.Boot.Boot == number {
+			return b, nil
+		}
+		have = append(have, fmt.Sprint(b.Boot.Boot))
+	}
+	return nil, fmt.Errorf("boot %d: not recorded; recorded are %s", number, strings.Join(have, ", "))
+}
+
+// Previous returns the boot before b, nil if there is none.
+func (h *History) Previous(b *Boot) *Boot {
+	if i := slices.Index(h.Boots, b); i > 0 {
+		return h.Boots[i-1]
+	}
+	return nil
+}
+
+// FirstSeen returns the number of the first boot with the measurement in the same PCR.
+func (h *History) FirstSeen(m *Measurement) uint64 {
+	for _, b := range h.Boots {
+		for i := range b.Measurements {
+			if n := &b.Measurements[i]; n.Index == m.Index && n.Same(m) {
+				return b.Boot.Boot
+			}
+		}
+	}
+	return 0
+}

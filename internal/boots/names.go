@@ -1,0 +1,186 @@
+package boots
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+)
+
+// Source is where the name of a measurement comes from, the most certain one first.
+type Source int
+
+// The sources.
+const (
+	FromConstant Source = iota
+	FromFile
+	FromLogData // the guest's log, and the digest is one of the event's data
+	FromLog     // the guest's log, which claims it
+	FromDictionary
+	FromPosition
+	Unknown
+)
+
+// String returns how certain a name from the source is.
+func (s Source) String() string {
+	return [...]string{
+		"certain: constant", "certain: computed from a file of the host", "certain: content in the guest's log has this digest",
+		"claimed by the guest's log", "listed in a dictionary", "likely: by its position", "unknown",
+	}[s]
+}
+
+// MarshalText returns a word for programs.
+func (s Source) MarshalText() ([]byte, error) {
+	return []byte([...]string{"constant", "file", "log-content", "log-claim", "pcrlock", "position", "unknown"}[s]), nil
+}
+
+// Name is what a measurement is.
+type Name struct {
+	Text   string `json:"text"`
+	Source Source `json:"source"`
+	Origin string `json:"origin,omitempty"` // a file
+
+	data []byte        // what was measured, if it is known and of use in a log
+	kind eventlog.Type // its type
+}
+
+// String returns the name with its source.
+func (n Name) String() string {
+	switch {
+	case n.Source == Unknown:
+		return n.Text
+	case n.Origin != "":
+		return fmt.Sprintf("%s (%v, %s)", n.Text, n.Source, n.Origin)
+	}
+	return fmt.Sprintf("%s (%v)", n.Text, n.Source)
+}
+
+// pcrMask is a set of PCRs.
+type pcrMask uint32
+
+// anyPCR is all of them, and NV indexes.
+const anyPCR pcrMask = 0xffffffff
+
+func pcrs(all ...int) (m pcrMask) {
+	for _, pcr := range all {
+		m |= 1 << pcr
+	}
+	return m
+}
+
+func (m pcrMask) has(index uint32) bool {
+	return m == anyPCR || index < ledger.PCRs && m>>index&1 != 0
+}
+
+// candidate is a name for a digest in some PCRs.
+type candidate struct {
+	pcrs pcrMask
+	name Name
+}
+
+// Bounds of a dictionary.
+const (
+	maxNames      = 1 << 20
+	maxCandidates = 16 // of one digest
+)
+
+// Dictionary finds names of digests.
+type Dictionary struct{ names map[string][]candidate }
+
+// NewDictionary returns a dictionary with the constants.
+func NewDictionary() *Dictionary {
+	d := &Dictionary{names: map[string][]candidate{}}
+	d.addConstants()
+	return d
+}
+
+// banks are the algorithms that a dictionary knows.
+var banks = []ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512}
+
+// addData names the digests of data.
+func (d *Dictionary) addData(in pcrMask, data []byte, n Name) {
+	for _, alg := range banks {
+		d.addDigest(in, ledger.Digest{Alg: alg, Value: eventlog.Sum(alg, data)}, n)
+	}
+}
+
+func (d *Dictionary) addDigest(in pcrMask, digest ledger.Digest, n Name) {
+	key := fmt.Sprintf("%d:%x", digest.Alg, digest.Value)
+	if all := d.names[key]; len(all) < maxCandidates && len(d.names) < maxNames {
+		d.names[key] = append(all, candidate{in, n})
+	}
+}
+
+// Lookup returns the most certain name of a measurement. ok is false if it is unknown.
+func (d *Dictionary) Lookup(m *Measurement) (n Name, ok bool) {
+	n.Source = Unknown
+	for _, digest := range m.Digests {
+		for _, c := range d.names[fmt.Sprintf("%d:%x", digest.Alg, digest.Value)] {
+			if c.pcrs.has(m.Index) && c.name.Source < n.Source {
+				n, ok = c.name, true
+			}
+		}
+		if ok {
+			return n, true
+		}
+	}
+	return n, false
+}
+
+// Name returns the name of a measurement of boot b: from the dictionary, by its position,
+// or the boot in which it was first seen.
+func (d *Dictionary) Name(h *History, b *Boot, m *Measurement) Name {
+	if n, ok := d.Lookup(m); ok {
+		return n
+	}
+	if text := d.byPosition(b, m); text != "" {
+		return Name{Text: text, Source: FromPosition}
+	}
+	text := "unknown"
+	if first := h.FirstSeen(m); first != 0 {
+		text = fmt.Sprintf("unknown, first seen in boot %d", first)
+	}
+	return Name{Text: text, Source: Unknown}
+}
+
+// secureBoot are the first measurements of PCR 7, in order.
+//
+// Source: TCG PC Client Platform Firmware Profile 1.06, 3.3.4.8.
+var secureBoot = []string{"SecureBoot", "PK", "KEK", "db", "dbx"}
+
+// byPosition returns the name that a measurement has by its position, or "".
+func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
+	all := b.Sequence(m.Index, 0)
+	at := m.Place - 1
+	if at >= len(all) || all[at] != m {
+		return ""
+	}
+	switch {
+	case m.Index == 7 && at < len(secureBoot):
+		return "Secure Boot variable " + secureBoot[at]
+	case m.Index == 0 && at > 0:
+		// EDK2 measures its version, then its volumes. It runs the first one in memory
+		// and changes it there, so that its digest is in no file.
+		if n, ok := d.Lookup(all[0]); ok && strings.HasPrefix(n.Text, versionText) {
+			return fmt.Sprintf("firmware volume %d of the firmware (as it is in memory)", at)
+		}
+	case m.Index == 9 && at == 1:
+		if n, ok := d.Lookup(all[0]); ok && strings.HasPrefix(n.Text, commandLineText) {
+			return "initial file system (initrd)"
+		}
+	}
+	return d.inStub(all[:at+1])
+}
+
+// inStub returns the name of a measurement that follows the name of a section.
+func (d *Dictionary) inStub(all []*Measurement) string {
+	if len(all) < 2 || all[0].Index != 11 {
+		return ""
+	}
+	n, ok := d.Lookup(all[len(all)-2])
+	if section, is := strings.CutPrefix(n.Text, sectionText); ok && is {
+		return "content of section " + section + " of the kernel image"
+	}
+	return ""
+}

@@ -1,0 +1,206 @@
+package boots
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/ledger"
+)
+
+// The reports have the same content as text and as JSON.
+
+// BootLine is a boot in a list.
+type BootLine struct {
+	Boot         uint64    `json:"boot"`
+	Time         time.Time `json:"time"`
+	Engine       string    `json:"engine"`
+	Measurements int       `json:"measurements"`
+	Changed      []uint32  `json:"changed"`
+	Summary      string    `json:"summary"`
+	Policies     string    `json:"policies,omitempty"`
+	Notes        string    `json:"notes,omitempty"`
+}
+
+// List is a list of boots.
+type List struct {
+	Boots    []BootLine `json:"boots"`
+	Warnings []string   `json:"warnings,omitempty"`
+}
+
+// List returns one line for each boot.
+func (h *History) List() List {
+	l := List{Boots: []BootLine{}, Warnings: h.Warnings}
+	for _, b := range h.Boots {
+		line := BootLine{
+			Boot: b.Boot.Boot, Time: b.Time, Engine: b.Engine, Measurements: len(b.Measurements),
+			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b),
+		}
+		if a := h.Previous(b); a != nil {
+			line.Changed = append(line.Changed, ChangedIndexes(Compare(a, b))...)
+		}
+		l.Boots = append(l.Boots, line)
+	}
+	return l
+}
+
+// Text returns l for people.
+func (l List) Text() string {
+	var s strings.Builder
+	for _, b := range l.Boots {
+		fmt.Fprintf(&s, "%d  %s  %s\n", b.Boot, b.Time.Format(timeFormat),
+			join("; ", count(b.Measurements, "measurement"), b.Summary, b.Policies, b.Notes))
+	}
+	return s.String()
+}
+
+// Item is a measurement with its name.
+type Item struct {
+	Record  int               `json:"record"`
+	Index   uint32            `json:"index"`
+	Place   int               `json:"position"`
+	Digests map[string]string `json:"digests"`
+	Name    Name              `json:"name"`
+
+	short string
+}
+
+func (f *Files) item(h *History, b *Boot, m *Measurement) *Item {
+	if m == nil {
+		return nil
+	}
+	i := &Item{m.Record, m.Index, m.Place, map[string]string{}, f.Name(h, b, m), shortDigest(m)}
+	for _, d := range m.Digests {
+		i.Digests[d.Alg.String()] = hex.EncodeToString(d.Value)
+	}
+	return i
+}
+
+// Show is a boot with all that is known.
+type Show struct {
+	Boot         uint64         `json:"boot"`
+	Time         time.Time      `json:"time"`
+	Identity     string         `json:"identity"`
+	TPM          string         `json:"tpm"`
+	Engine       string         `json:"engine"`
+	Profile      string         `json:"profile,omitempty"`
+	Notes        string         `json:"notes,omitempty"`
+	Measurements []*Item        `json:"measurements"`
+	Policies     []PolicyLine   `json:"policies"`
+	Values       map[string]any `json:"pcrs"`
+	values       []string
+}
+
+// PolicyLine is the use of a policy.
+type PolicyLine struct {
+	Record  int    `json:"record"`
+	PCRs    string `json:"pcrs"`
+	Result  uint32 `json:"result"`
+	Command uint32 `json:"command"`
+}
+
+// Show returns all of a boot.
+func (f *Files) Show(h *History, b *Boot) *Show {
+	s := &Show{
+		Boot: b.Boot.Boot, Time: b.Time, Identity: hex.EncodeToString(b.Identity[:]), TPM: b.TPM.String(), Engine: b.Engine, Profile: b.Profile,
+		Notes: notes(b), Values: map[string]any{}, Measurements: []*Item{}, Policies: []PolicyLine{},
+	}
+	for i := range b.Measurements {
+		s.Measurements = append(s.Measurements, f.item(h, b, &b.Measurements[i]))
+	}
+	for _, o := range b.Outcomes {
+		s.Policies = append(s.Policies, PolicyLine{o.Record, selectionText(o.Banks), o.Result, o.Code})
+	}
+	for _, bank := range b.Final.Banks() {
+		values := map[string]string{}
+		for pcr := range ledger.PCRs {
+			if v := bank.Value(pcr); v != nil {
+				values[fmt.Sprint(pcr)] = hex.EncodeToString(v)
+				s.values = append(s.values, fmt.Sprintf("%v PCR %d: %x", bank.Alg, pcr, v))
+			}
+		}
+		s.Values[bank.Alg.String()] = values
+	}
+	return s
+}
+
+// Text returns s for people.
+func (s *Show) Text() string {
+	var t strings.Builder
+	fmt.Fprintf(&t, "Boot %d of TPM %s %s at %s, %s\n", s.Boot, s.TPM, s.Identity, s.Time.Format(timeFormat), join(", profile ", s.Engine, s.Profile))
+	if s.Notes != "" {
+		fmt.Fprintf(&t, "%s\n", s.Notes)
+	}
+	for _, m := range s.Measurements {
+		fmt.Fprintf(&t, "%4d  %s, measurement %d: %v\n      %s\n", m.Record, indexText(m.Index), m.Place, m.Name, m.short)
+	}
+	for _, p := range s.Policies {
+		result := "opened"
+		if p.Result != 0 {
+			result = fmt.Sprintf("failed with %#x", p.Result)
+		}
+		fmt.Fprintf(&t, "%4d  policy over %s: %s\n", p.Record, orNone(p.PCRs), result)
+	}
+	for _, v := range s.values {
+		fmt.Fprintf(&t, "%s\n", v)
+	}
+	return t.String()
+}
+
+// ChangeLine is a change with the names of its measurements.
+type ChangeLine struct {
+	Kind  Kind   `json:"kind"`
+	Index uint32 `json:"index"`
+	Place int    `json:"position"`
+	Old   *Item  `json:"old,omitempty"`
+	New   *Item  `json:"new,omitempty"`
+}
+
+func (f *Files) change(h *History, a, b *Boot, c Change) ChangeLine {
+	return ChangeLine{c.Kind, c.Index, c.Place, f.item(h, a, c.Old), f.item(h, b, c.New)}
+}
+
+// write writes the change; the first line begins with head.
+func (c ChangeLine) write(t *strings.Builder, head string) {
+	fmt.Fprintf(t, "%s%s, measurement %d: %s\n", head, indexText(c.Index), c.Place, c.Kind)
+	indent := strings.Repeat(" ", len(head)+2)
+	if c.Old != nil {
+		fmt.Fprintf(t, "%sbefore: %v, %s\n", indent, c.Old.Name, c.Old.short)
+	}
+	if c.New != nil {
+		fmt.Fprintf(t, "%safter:  %v, %s\n", indent, c.New.Name, c.New.short)
+	}
+}
+
+// Diff is the differences of two boots.
+type Diff struct {
+	Old     uint64       `json:"old"`
+	New     uint64       `json:"new"`
+	Changes []ChangeLine `json:"changes"`
+	Host    []string     `json:"host"`
+}
+
+// Diff returns the differences of two boots.
+func (f *Files) Diff(h *History, a, b *Boot) *Diff {
+	d := &Diff{a.Boot.Boot, b.Boot.Boot, []ChangeLine{}, append([]string{}, HostChanges(a, b, f.Host)...)}
+	for _, c := range Compare(a, b) {
+		d.Changes = append(d.Changes, f.change(h, a, b, c))
+	}
+	return d
+}
+
+// Text returns d for people.
+func (d *Diff) Text() string {
+	var t strings.Builder
+	for _, c := range d.Changes {
+		c.write(&t, "")
+	}
+	for _, s := range d.Host {
+		fmt.Fprintf(&t, "Host: %s\n", s)
+	}
+	if t.Len() == 0 {
+		return fmt.Sprintf("Boots %d and %d: nothing changed.\n", d.Old, d.New)
+	}
+	return t.String()
+}

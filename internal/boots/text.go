@@ -1,0 +1,170 @@
+package boots
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/ledger"
+)
+
+const timeFormat = "2006-01-02 15:04:05"
+
+// indexText returns the name of a PCR or an NV index.
+func indexText(index uint32) string {
+	if index < ledger.PCRs {
+		return fmt.Sprintf("PCR %d", index)
+	}
+	return fmt.Sprintf("NV index %#x", index)
+}
+
+// indexList returns "PCR 0, 7".
+func indexList[T int | uint32](all []T) string {
+	var words []string
+	nv := false
+	for _, i := range all {
+		if uint64(i) >= ledger.PCRs {
+			nv = true
+			words = append(words, fmt.Sprintf("NV %#x", i))
+		} else {
+			words = append(words, fmt.Sprint(i))
+		}
+	}
+	if len(all) == 1 && nv {
+		return words[0]
+	}
+	return "PCR " + strings.Join(words, ", ")
+}
+
+// selectionText returns "PCR 7 (sha256)".
+func selectionText(all []ledger.Bank) string {
+	var words []string
+	for _, b := range all {
+		var list []int
+		for pcr := range ledger.PCRs {
+			if b.Has(pcr) {
+				list = append(list, pcr)
+			}
+		}
+		words = append(words, fmt.Sprintf("%s (%v)", indexList(list), b.Alg))
+	}
+	return strings.Join(words, ", ")
+}
+
+// shortDigest returns the beginning of a digest of the strongest common bank: the second
+// one, if there are two, because the first is SHA-1.
+func shortDigest(m *Measurement) string {
+	if len(m.Digests) == 0 {
+		return "without a digest"
+	}
+	d := m.Digests[0]
+	for _, e := range m.Digests {
+		if e.Alg == ledger.SHA256 {
+			d = e
+		}
+	}
+	return fmt.Sprintf("%v %.16x…", d.Alg, d.Value)
+}
+
+// ChangedIndexes returns the PCRs and NV indexes that changes are about. Those at the end
+// of the shorter boot are left out if one of the boots may not be complete.
+func ChangedIndexes(all []Change) []uint32 {
+	var list []uint32
+	for _, c := range all {
+		if !c.Tail {
+			list = append(list, c.Index)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// Summary returns what changed in a boot, in a few words.
+func (h *History) Summary(b *Boot) string {
+	a := h.Previous(b)
+	if a == nil {
+		return "first recorded boot"
+	}
+	all := Compare(a, b)
+	if len(all) == 0 {
+		return "nothing changed"
+	}
+	list := ChangedIndexes(all)
+	var tails []uint32
+	for _, c := range all {
+		if c.Tail && !slices.Contains(list, c.Index) {
+			tails = append(tails, c.Index)
+		}
+	}
+	slices.Sort(tails)
+	var words []string
+	if len(list) > 0 {
+		words = append(words, "changed: "+indexList(list))
+	}
+	if tails = slices.Compact(tails); len(tails) > 0 {
+		words = append(words, "longer or shorter: "+indexList(tails))
+	}
+	return strings.Join(words, "; ")
+}
+
+// policyText returns the results of the policies of a boot in a few words.
+func policyText(b *Boot) string {
+	type result struct {
+		text string
+		ok   bool
+	}
+	var last []result
+	for _, o := range b.Outcomes {
+		if len(o.Banks) == 0 {
+			continue
+		}
+		r := result{selectionText(o.Banks), o.Result == 0}
+		last = slices.DeleteFunc(last, func(x result) bool { return x.text == r.text })
+		last = append(last, r)
+	}
+	var words []string
+	for _, r := range last {
+		verb := "failed"
+		if r.ok {
+			verb = "opened"
+		}
+		words = append(words, verb+" over "+r.text)
+	}
+	return strings.Join(words, "; ")
+}
+
+// notes returns what limits the record of a boot.
+func notes(b *Boot) string {
+	var words []string
+	if b.Joined {
+		words = append(words, "the beginning is not recorded: the TPM arrived with its values")
+	}
+	if b.Missing > 0 {
+		words = append(words, fmt.Sprintf("%d records after the limit are missing", b.Missing))
+	}
+	if !b.Ended {
+		words = append(words, "not ended")
+	}
+	return strings.Join(words, "; ")
+}
+
+// join joins the texts that are not empty.
+func join(sep string, all ...string) string {
+	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return s == "" }), sep)
+}
+
+// duration returns how long after power-on a record was made.
+func duration(ms uint32) string {
+	return (time.Duration(ms) * time.Millisecond).Round(time.Millisecond).String()
+}
+
+// quote returns s as a string of JSON.
+func quote(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return `""`
+	}
+	return string(b)
+}
