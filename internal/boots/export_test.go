@@ -2,6 +2,7 @@ package boots
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -9,6 +10,10 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-eventlog/cel"
+	"github.com/google/go-eventlog/register"
+	"github.com/google/go-eventlog/tcg"
 
 	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
 	"github.com/swtpm-go/swtpm/internal/ledger"
@@ -141,5 +146,40 @@ func TestExportJoined(t *testing.T) {
 	}
 	if _, warnings, err := newFiles().Export(h, joined, "yaml"); err != nil || len(warnings) != 1 {
 		t.Error(err, warnings)
+	}
+}
+
+// go-eventlog replays the exported log.
+func TestGoEventlog(t *testing.T) {
+	h := history(t, record(1, realLog(t)).end())
+	b := h.Boots[0]
+	out, _, err := newFiles().Export(h, b, "tcg2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for alg, hash := range map[ledger.Alg]crypto.Hash{ledger.SHA1: crypto.SHA1, ledger.SHA256: crypto.SHA256, ledger.SHA384: crypto.SHA384} {
+		bank := register.FakeMRBank{Hash: hash}
+		for pcr := range ledger.PCRs {
+			bank.FakeMRs = append(bank.FakeMRs, register.FakeMR{Index: pcr, Digest: b.Final.Value(alg, pcr), DigestAlg: hash})
+		}
+		events, err := tcg.ParseAndReplay(out, bank.MRs(), tcg.ParseOpts{})
+		if err != nil || len(events) != len(b.Measurements) {
+			t.Errorf("%v: %d events, %v", alg, len(events), err)
+		}
+		bank.FakeMRs[7].Digest = make([]byte, alg.Size())
+		if _, err := tcg.ParseAndReplay(out, bank.MRs(), tcg.ParseOpts{}); err == nil {
+			t.Errorf("%v: another value of PCR 7 replays", alg)
+		}
+	}
+	tlv, _, err := newFiles().Export(h, b, "cel-tlv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := cel.DecodeToCEL(bytes.NewBuffer(tlv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(log.Records()); n != len(b.Measurements) {
+		t.Errorf("%d records of the canonical log, want %d", n, len(b.Measurements))
 	}
 }

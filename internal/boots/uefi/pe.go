@@ -20,12 +20,15 @@ type Section struct {
 	offset int // of Data
 }
 
-// Memory returns what the section has in memory.
+// maxZeros bounds the zeros that follow the data of a section in memory.
+const maxZeros = 1 << 20
+
+// Memory returns what the section has in memory, but not more than maxZeros after its data.
 func (s Section) Memory() []byte {
 	if s.Size <= len(s.Data) {
 		return s.Data[:s.Size]
 	}
-	return append(slices.Clip(s.Data), make([]byte, s.Size-len(s.Data))...)
+	return append(slices.Clip(s.Data), make([]byte, min(s.Size-len(s.Data), maxZeros))...)
 }
 
 // Image is a PE image: a boot loader, a kernel, or a unified kernel image.
