@@ -186,7 +186,7 @@ func orNone(s string) string {
 
 // Advice returns what can be done. No step destroys anything.
 func (f *Failure) Advice() []string {
-	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether somebody made this change on purpose."}
+	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether the change was planned."}
 	changed := f.Changed()
 	has := func(set ...int) bool {
 		return slices.ContainsFunc(changed, func(pcr int) bool { return slices.Contains(set, pcr) })

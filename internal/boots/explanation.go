@@ -162,12 +162,12 @@ func (l FailureLine) write(t *strings.Builder) {
 		}
 	}
 	if len(l.Host) > 0 {
-		t.WriteString("\nWhat else changed on the host:\n")
+		t.WriteString("\nOther changes on the host:\n")
 	}
 	for _, s := range l.Host {
 		fmt.Fprintf(t, "  %s\n", s)
 	}
-	t.WriteString("\nWhat to do:\n")
+	t.WriteString("\nNext steps:\n")
 	for _, s := range l.Advice {
 		fmt.Fprintf(t, "  %s\n", s)
 	}

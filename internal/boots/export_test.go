@@ -68,8 +68,7 @@ func hexString(b []byte) string {
 	return s.String()
 }
 
-// What is exported replays to the values of the ledger, and content that is not known is
-// not invented.
+// An exported log replays to the values of the ledger. Unknown content is not invented.
 func TestExportReplay(t *testing.T) {
 	h := history(t, record(1, realLog(t)).end())
 	b := h.Boots[0]

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
@@ -153,11 +152,6 @@ func notes(b *Boot) string {
 // join joins the texts that are not empty.
 func join(sep string, all ...string) string {
 	return strings.Join(slices.DeleteFunc(all, func(s string) bool { return s == "" }), sep)
-}
-
-// duration returns how long after power-on a record was made.
-func duration(ms uint32) string {
-	return (time.Duration(ms) * time.Millisecond).Round(time.Millisecond).String()
 }
 
 // quote returns s as a string of JSON.

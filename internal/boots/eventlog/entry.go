@@ -1,6 +1,6 @@
 // Package eventlog reads and writes logs of measurements: the TCG's log of firmware,
-// systemd's log, dictionaries of systemd-pcrlock, and the TCG's Canonical Event Log. What
-// a guest writes is a claim: a caller compares it with the boot ledger.
+// systemd's log, dictionaries of systemd-pcrlock, and the TCG's Canonical Event Log. A
+// guest's log is a claim: a caller compares it with the boot ledger.
 package eventlog
 
 import (

@@ -131,7 +131,7 @@ func parseSpecID(data []byte) map[ledger.Alg]uint64 {
 }
 
 // AppendTCG appends a crypto-agile log of the entries, whose PCRs were 0 before. algs are
-// the banks. locality is that of the startup: PCR 0 began with it.
+// the banks. locality is the startup's: PCR 0 began with it.
 func AppendTCG(b []byte, algs []ledger.Alg, locality uint8, entries []Entry) []byte {
 	le := binary.LittleEndian
 	id := append([]byte(specID), 0, 0, 0, 0, 0, 2, 0, 2)
