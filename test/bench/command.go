@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// What the commands below use: a counter that we define, and the PCR that is for
-// debugging and may be extended at will.
+// The commands below use a counter that we define, and the PCR for debugging, which any
+// caller may extend.
 const (
 	counter  = 0x01500001
 	debugPCR = 16

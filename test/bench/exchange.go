@@ -23,7 +23,7 @@ func measure(fd int, q request, count int, pause time.Duration) ([]time.Duration
 	took := make([]time.Duration, count)
 	var answer [maxAnswer]byte
 	// The scheduler would like to stop a thread that it has not heard of for
-	// 10 ms; nobody in this process waits for that.
+	// 10 ms; no other thread waits for that.
 	var old unix.Sigset_t
 	urgent := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGURG - 1)}}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &urgent, &old); err != nil {

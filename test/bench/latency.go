@@ -35,7 +35,8 @@ func (b *bench) works() (list []work) {
 	}
 	list = append(list, work{random, "0.4 ms gaps, two CPUs", b.gapped, gap, true, 1.1})
 	for _, q := range controls {
-		add(q, b.gapped, 0)
+		list = append(list, work{q, "back to back, one CPU", b.backToBack, 0, false, 1.0})
+		list = append(list, work{q, "0.4 ms gaps, one CPU", b.gapped, gap, false, 1.15})
 	}
 	return list
 }
@@ -91,6 +92,12 @@ func (b *bench) latency() error {
 	for i, w := range works {
 		b.report.add(row{Name: w.name + ", " + w.how, Unit: "µs", Target: w.target}, times[i], tails[i])
 	}
+	if err := b.connections(); err != nil {
+		return err
+	}
+	if err := b.synced(); err != nil {
+		return err
+	}
 	b.report.add(row{Name: "NV_Increment, ours durable", Unit: "µs"}, durable, durableTail)
 	b.report.add(row{Name: "NV_Increment, ours durability=relaxed", Unit: "µs"}, loose, looseTail)
 	b.report.note("NV_Increment: the reference never syncs; a response of ours leaves when the change is on disk, unless durability=relaxed")
@@ -104,7 +111,7 @@ func (b *bench) latency() error {
 
 // counting starts a TPM with a counter for NV_Increment.
 func (b *bench) counting(k kind) (*server, error) {
-	dir, err := b.existing()
+	dir, err := b.existing(k)
 	if err != nil {
 		return nil, err
 	}

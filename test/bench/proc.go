@@ -20,7 +20,7 @@ func onTasks(pid int, f func(dir string) error) error {
 		return err
 	}
 	if len(list) == 0 {
-		return fmt.Errorf("process %d has gone", pid)
+		return fmt.Errorf("process %d has ended", pid)
 	}
 	for _, dir := range list {
 		if err := f(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -65,7 +65,7 @@ func faults(pid int) (int, error) {
 	return parseFaults(b)
 }
 
-// parseFaults reads a stat file: the fields behind the name, which is in
+// parseFaults reads a stat file: the fields after the name, which is in
 // parentheses and may contain anything, are state, …; minflt is the 8th of them
 // and majflt the 10th.
 func parseFaults(stat []byte) (int, error) {
@@ -98,7 +98,7 @@ func readMemory(pid int) (m memory, err error) {
 	return m, err
 }
 
-// field returns the number behind a word at the start of a line.
+// field returns the number after a word at the start of a line.
 func field(name, word string) (int, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {

@@ -56,6 +56,7 @@ type row struct {
 	Ratio   *float64 `json:"ratio,omitempty"`       // ours to ref
 	Target  float64  `json:"target,omitempty"`      // the ratio to reach; 0 is none
 	Zero    bool     `json:"target_zero,omitempty"` // ours is to be 0
+	More    bool     `json:"target_more,omitempty"` // the ratio is to be at least the target
 	RefP99  *float64 `json:"ref_p99,omitempty"`
 	OursP99 *float64 `json:"ours_p99,omitempty"`
 }
@@ -68,6 +69,8 @@ func (r *row) verdict() string {
 		ok = r.Ours < 0.05
 	case r.Target == 0 || r.Ratio == nil:
 		return ""
+	case r.More:
+		ok = *r.Ratio > r.Target-0.005
 	default:
 		ok = *r.Ratio < r.Target+0.005
 	}
@@ -117,8 +120,10 @@ func (r *report) table(w io.Writer) error {
 		switch {
 		case l.Zero:
 			target = "0/s"
+		case l.More:
+			target = fmt.Sprintf("≥ %.2f", l.Target)
 		case l.Target > 0:
-			target = fmt.Sprintf("≤ %.1f", l.Target)
+			target = fmt.Sprintf("≤ %.2f", l.Target)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t  ", short(l.Ref), short(l.Ours), l.Unit, ratio, target,
 			l.verdict(), optional(l.RefP99), optional(l.OursP99))

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,8 +25,14 @@ const (
 type kind struct {
 	name    string
 	program string
-	state   string // more suboptions of --tpmstate
+	state   string   // more suboptions of --tpmstate
+	args    []string // more options
+	env     []string
+	user    bool // run it as an ordinary user
 }
+
+// ordinary is the user and the group of a kind that is not run by root.
+const ordinary = 65534
 
 func (b *bench) kinds() (ref, ours kind) {
 	return kind{name: "ref", program: b.ref}, kind{name: "ours", program: b.ours}
@@ -42,9 +49,12 @@ type server struct {
 	cpu        time.Duration // processor time until then
 }
 
+// stateFile is the name of the state of a TPM 2.0.
+const stateFile = "tpm2-00.permall"
+
 // newDir makes a directory for a state; a copy of seed is put there unless seed
-// is empty. The copy is on disk then, as a state is that was there before: else the
-// TPM that syncs what it loads would write it for us.
+// is empty. The copy is on disk then, as an old state is: otherwise a TPM that syncs what
+// it loads would write it for us.
 func (b *bench) newDir(seed string) (string, error) {
 	b.dirs++
 	dir := filepath.Join(b.dir, strconv.Itoa(b.dirs))
@@ -54,12 +64,11 @@ func (b *bench) newDir(seed string) (string, error) {
 	if seed == "" {
 		return dir, nil
 	}
-	const name = "tpm2-00.permall"
-	blob, err := os.ReadFile(filepath.Join(seed, name))
+	blob, err := os.ReadFile(filepath.Join(seed, stateFile))
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, name)
+	path := filepath.Join(dir, stateFile)
 	if err := os.WriteFile(path, blob, 0o600); err != nil {
 		return "", err
 	}
@@ -80,65 +89,89 @@ func sync(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// existing returns a directory with a state that the reference made, the same
-// each time.
-func (b *bench) existing() (string, error) {
-	if b.seed == "" {
+// existing returns a directory with a state that the reference made with the options of k,
+// the same each time.
+func (b *bench) existing(k kind) (string, error) {
+	key := strings.Join(k.args, " ")
+	if b.seeds[key] == "" {
 		dir, err := b.newDir("")
 		if err != nil {
 			return "", err
 		}
-		ref, _ := b.kinds()
-		s, err := b.launch(ref, dir)
+		s, err := b.launch(kind{name: "ref", program: b.ref, args: k.args}, dir)
 		if err != nil {
 			return "", err
 		}
 		b.stop(s)
-		b.seed = dir
+		b.seeds[key] = dir
 	}
-	return b.newDir(b.seed)
+	dir, err := b.newDir(b.seeds[key])
+	if err == nil && k.user {
+		err = errors.Join(os.Chown(dir, ordinary, ordinary), os.Chown(filepath.Join(dir, stateFile), ordinary, ordinary))
+	}
+	return dir, err
+}
+
+// begin starts a TPM in dir.
+func (b *bench) begin(k kind, dir string) (s *server, start time.Time, err error) {
+	s = &server{kind: k, dir: dir, data: -1, ctrl: -1}
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, start, err
+	}
+	defer unix.Close(null)
+	attr := &syscall.ProcAttr{
+		Dir:   dir, // the names of sockets must be short
+		Env:   slices.Concat(os.Environ(), k.env),
+		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null)},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	}
+	if k.user {
+		attr.Sys.Credential = &syscall.Credential{Uid: ordinary, Gid: ordinary}
+	}
+	start = time.Now()
+	if s.pid, err = syscall.ForkExec(k.program, k.argv(), attr); err != nil {
+		return nil, start, fmt.Errorf("start %q: %w", k.program, err)
+	}
+	b.running = append(b.running, s)
+	return s, start, nil
+}
+
+// argv returns the command line of a TPM in the current directory.
+func (k kind) argv() []string {
+	return append([]string{k.program, "socket", "--tpm2", "--tpmstate", "dir=." + k.state,
+		"--server", "type=unixio,path=d", "--ctrl", "type=unixio,path=c", "--flags", "not-need-init,startup-clear"}, k.args...)
 }
 
 // launch starts a TPM in dir and returns when it has answered a command.
 func (b *bench) launch(k kind, dir string) (*server, error) {
-	s := &server{kind: k, dir: dir, data: -1, ctrl: -1}
-	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	s, start, err := b.begin(k, dir)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(null)
-	argv := []string{k.program, "socket", "--tpm2", "--tpmstate", "dir=." + k.state,
-		"--server", "type=unixio,path=d", "--ctrl", "type=unixio,path=c", "--flags", "not-need-init,startup-clear"}
-	attr := &syscall.ProcAttr{
-		Dir:   dir, // the names of sockets must be short
-		Env:   os.Environ(),
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(null)},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
-	}
-	start := time.Now()
-	if s.pid, err = syscall.ForkExec(k.program, argv, attr); err != nil {
-		return nil, fmt.Errorf("start %q: %w", k.program, err)
-	}
-	b.running = append(b.running, s)
+	return s, s.ready(start)
+}
+
+// ready waits for the answer to the first command and connects the control channel.
+func (s *server) ready(start time.Time) (err error) {
 	if s.data, err = s.connect("d", start); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := measure(s.data, random, 1, 0); err != nil {
-		return nil, fmt.Errorf("%s: %w", k.name, err)
+		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	s.first = time.Since(start)
 	if s.faults, err = faults(s.pid); err != nil {
-		return nil, err
+		return err
 	}
 	if s.cpu, err = cpu(s.pid); err != nil {
-		return nil, err
+		return err
 	}
 	s.ctrl, err = s.connect("c", time.Now())
-	return s, err
+	return err
 }
 
-// connect connects to the socket name in the server's directory, as soon as it
-// is there.
+// connect connects to the socket name in the server's directory, as soon as it exists.
 func (s *server) connect(name string, start time.Time) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -150,7 +183,7 @@ func (s *server) connect(name string, start time.Time) (int, error) {
 		if err == nil {
 			return fd, nil
 		}
-		if time.Since(start) > startWait || gone(s.pid) {
+		if time.Since(start) > startWait || ended(s.pid) {
 			unix.Close(fd)
 			return -1, fmt.Errorf("%s: connect to %q: %w; does %q start?", s.name, path, err, s.program)
 		}
@@ -158,8 +191,8 @@ func (s *server) connect(name string, start time.Time) (int, error) {
 	}
 }
 
-// gone says whether the child has ended; it is left to be waited for.
-func gone(pid int) bool {
+// ended reports whether the child has ended. It does not reap the child.
+func ended(pid int) bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err != nil || info.Signo != 0
@@ -174,7 +207,7 @@ func (b *bench) stop(s *server) {
 		}
 	}
 	unix.Kill(s.pid, unix.SIGTERM)
-	for end := time.Now().Add(stopWait); !gone(s.pid) && time.Now().Before(end); {
+	for end := time.Now().Add(stopWait); !ended(s.pid) && time.Now().Before(end); {
 		sleep(time.Millisecond)
 	}
 	unix.Kill(s.pid, unix.SIGKILL)
@@ -189,7 +222,7 @@ func (b *bench) stopAll() {
 }
 
 // bind puts all threads of process pid on one processor. Later threads start on
-// that of the thread that makes them.
+// the processor of the thread that makes them.
 func bind(pid, processor int) error {
 	var set unix.CPUSet
 	set.Set(processor)

@@ -25,19 +25,25 @@ var manufactured = []struct {
 	{"a P-384 key alone", 0, []string{"--create-spk", "--ecc"}},
 }
 
-// setup measures swtpm_setup, each with its own swtpm_localca; the programs are
-// beside the emulators. Keys need luck, so it takes many rounds to tell a median.
+// setup measures swtpm_setup, each with its own swtpm_localca, in the directories of the
+// emulators. The time of a key varies, so that a median needs many rounds.
 func (b *bench) setup() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
 	}
+	for _, dir := range []string{b.refDir, b.oursDir} {
+		if _, err := os.Stat(filepath.Join(dir, "swtpm_setup")); err != nil {
+			b.report.note("swtpm_setup: not measured: %v", err)
+			return nil
+		}
+	}
 	var confs [2]string
-	for i, program := range []string{b.ref, b.ours} {
+	for i, programs := range []string{b.refDir, b.oursDir} {
 		dir, err := b.newDir("")
 		if err != nil {
 			return err
 		}
-		if confs[i], err = localCA(dir, filepath.Join(filepath.Dir(program), "swtpm_localca")); err != nil {
+		if confs[i], err = localCA(dir, filepath.Join(programs, "swtpm_localca")); err != nil {
 			return err
 		}
 	}
@@ -47,7 +53,7 @@ func (b *bench) setup() error {
 			var w, c [2]float64
 			for i := range 2 {
 				at := (i + round + 2) % 2
-				program := filepath.Join(filepath.Dir([2]string{b.ref, b.ours}[at]), "swtpm_setup")
+				program := filepath.Join([2]string{b.refDir, b.oursDir}[at], "swtpm_setup")
 				var err error
 				if w[at], c[at], err = b.manufacture(program, confs[at], m.args); err != nil {
 					return err
@@ -64,8 +70,8 @@ func (b *bench) setup() error {
 	return nil
 }
 
-// manufacture makes one TPM and returns the time that passed and that of the
-// processor, in ms: of the program and of those that it has started. No server may
+// manufacture makes one TPM and returns the wall time and the processor time of the program
+// and its children, in ms. No server may
 // be running.
 func (b *bench) manufacture(program, conf string, args []string) (wall, cpu float64, err error) {
 	dir, err := b.newDir("")
@@ -84,7 +90,7 @@ func (b *bench) manufacture(program, conf string, args []string) (wall, cpu floa
 		return 0, 0, fmt.Errorf("%s: %w\n%s", program, err, out.String())
 	}
 	wall = millis(time.Since(start))
-	// The reference leaves its emulator behind, which becomes our child.
+	// The emulator of the reference outlives it and becomes our child.
 	for {
 		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
 			break

@@ -12,54 +12,7 @@ import (
 // settle is how long a TPM is left alone before it counts as idle.
 const settle = time.Second
 
-// start measures the way from exec to the first response.
-func (b *bench) start() error {
-	for _, fresh := range []bool{false, true} {
-		var first, work, faults pairs
-		for round := range b.starts {
-			s, err := b.startPair(fresh, round)
-			if err != nil {
-				return err
-			}
-			first.add(millis(s[0].first), millis(s[1].first))
-			work.add(millis(s[0].cpu), millis(s[1].cpu))
-			faults.add(float64(s[0].faults), float64(s[1].faults))
-		}
-		name, target := "exec to first response, existing state", 1.6
-		if fresh {
-			name, target = "exec to first response, fresh state", 0
-		}
-		b.report.add(row{Name: name, Unit: "ms", Target: target}, first, pairs{})
-		b.report.add(row{Name: name + ": CPU", Unit: "ms"}, work, pairs{})
-		b.report.add(row{Name: name + ": page faults", Unit: ""}, faults, pairs{})
-	}
-	return nil
-}
-
-// startPair starts and ends both; the second goes first in every other round.
-func (b *bench) startPair(fresh bool, round int) (s [2]*server, err error) {
-	var kinds [2]kind
-	kinds[0], kinds[1] = b.kinds()
-	for i := range kinds {
-		at := (i + round) % 2
-		var dir string
-		if fresh {
-			dir, err = b.newDir("")
-		} else {
-			dir, err = b.existing()
-		}
-		if err != nil {
-			return s, err
-		}
-		if s[at], err = b.launch(kinds[at], dir); err != nil {
-			return s, err
-		}
-		b.stop(s[at])
-	}
-	return s, nil
-}
-
-// idle measures what a TPM does, and is, while nobody asks it anything.
+// idle measures what a TPM without requests does and needs.
 func (b *bench) idle() error {
 	ref, ours := b.kinds()
 	var servers []*server
@@ -94,11 +47,13 @@ func (b *bench) idle() error {
 		}
 		v[i] = (v[i] + float64(c)) / b.quiet.Seconds()
 	}
-	var wakes, tasks pairs
-	wakes.add(v[0], v[1])
-	tasks.add(n[0], n[1])
-	b.report.add(row{Name: "idle: wake-ups per second", Unit: "/s", Zero: true}, wakes, pairs{})
-	b.report.add(row{Name: "idle: threads", Unit: ""}, tasks, pairs{})
+	b.one(row{Name: "idle: wake-ups per second", Unit: "/s", Zero: true}, v[0], v[1])
+	b.one(row{Name: "idle: threads"}, n[0], n[1])
+	many, err := servers[1].withClients(16)
+	if err != nil {
+		return err
+	}
+	b.one(row{Name: "16 data clients: threads (the reference has one client)"}, n[0], float64(many))
 	for _, s := range servers {
 		b.stop(s)
 	}
@@ -122,48 +77,69 @@ func settled(servers []*server) error {
 	return nil
 }
 
-// memory measures what a TPM occupies, alone and as one of many.
+// memory measures what a TPM occupies, alone and as one of many, and with one processor for
+// its Go runtime.
 func (b *bench) memory() error {
 	unix.Sync() // pages of a program that was just built count as dirty until they are on disk
-	for _, n := range []int{1, b.together} {
-		var mean [2]memory
-		var woken, total [2]float64 // per second; MB
-		var kinds [2]kind
-		kinds[0], kinds[1] = b.kinds()
-		for i, k := range kinds {
-			m, w, err := b.crowd(k, n)
-			if errors.Is(err, fs.ErrPermission) {
-				b.report.note("memory: not measured; ours protects its memory, so only root may look: %v", err)
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			mean[i], woken[i] = memory{pss: m.pss / n, private: m.private / n}, w
-			total[i] = float64(m.pss) / 1024
+	ref, ours := b.kinds()
+	single := ours
+	single.env = []string{"GOMAXPROCS=1"}
+	for _, g := range []struct {
+		name string
+		n    int
+		ours kind
+	}{
+		{"idle, alone", 1, ours},
+		{fmt.Sprintf("idle, mean of %d", b.together), b.together, ours},
+		{fmt.Sprintf("idle, mean of %d, GOMAXPROCS=1", b.together), b.together, single},
+	} {
+		err := b.crowds(g.name, g.n, ref, g.ours)
+		if errors.Is(err, fs.ErrPermission) {
+			b.report.note("memory: not measured; ours protects its memory, so only root may read it: %v", err)
+			return nil
 		}
-		var pss, private, all, wakes pairs
-		pss.add(float64(mean[0].pss), float64(mean[1].pss))
-		private.add(float64(mean[0].private), float64(mean[1].private))
-		all.add(total[0], total[1])
-		wakes.add(woken[0], woken[1])
-		name, target := "idle, alone", 0.0
-		if n > 1 {
-			name, target = fmt.Sprintf("idle, mean of %d", n), 1.6
-		}
-		b.report.add(row{Name: name + ": PSS", Unit: "kB", Target: target}, pss, pairs{})
-		b.report.add(row{Name: name + ": private dirty", Unit: "kB"}, private, pairs{})
-		if n > 1 {
-			b.report.add(row{Name: fmt.Sprintf("idle, all %d: PSS", n), Unit: "MB", Target: target}, all, pairs{})
-			b.report.add(row{Name: fmt.Sprintf("idle, all %d: wake-ups per second", n), Unit: "/s", Zero: true}, wakes, pairs{})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// crowd starts n TPMs of one kind together and looks at all of them: the memory that
-// they occupy, and how often per second one of them wakes up. There are none of the
-// other kind, with which they would share libraries.
+// crowds compares n TPMs of each kind.
+func (b *bench) crowds(name string, n int, ref, ours kind) error {
+	var mean [2]memory
+	var woken, total [2]float64 // per second; MB
+	for i, k := range []kind{ref, ours} {
+		m, w, err := b.crowd(k, n)
+		if err != nil {
+			return err
+		}
+		mean[i], woken[i] = memory{pss: m.pss / n, private: m.private / n}, w
+		total[i] = float64(m.pss) / 1024
+	}
+	target := 0.0
+	if n > 1 {
+		target = 1.05
+	}
+	b.one(row{Name: name + ": PSS", Unit: "kB", Target: target}, float64(mean[0].pss), float64(mean[1].pss))
+	b.one(row{Name: name + ": private dirty", Unit: "kB"}, float64(mean[0].private), float64(mean[1].private))
+	if n > 1 {
+		b.one(row{Name: name + ": PSS of all", Unit: "MB"}, total[0], total[1])
+		b.one(row{Name: name + ": wake-ups per second of all", Unit: "/s", Zero: true}, woken[0], woken[1])
+	}
+	return nil
+}
+
+// one adds a row with one value of each side.
+func (b *bench) one(r row, ref, ours float64) {
+	var p pairs
+	p.add(ref, ours)
+	b.report.add(r, p, pairs{})
+}
+
+// crowd starts n TPMs of one kind and returns the memory that they occupy, and how often per
+// second one of them wakes up. No TPM of the other kind runs, because they would share
+// libraries.
 func (b *bench) crowd(k kind, n int) (sum memory, wakes float64, err error) {
 	var servers []*server
 	defer func() {
@@ -178,6 +154,11 @@ func (b *bench) crowd(k kind, n int) (sum memory, wakes float64, err error) {
 		}
 		servers = append(servers, s)
 	}
+	return b.quietly(servers)
+}
+
+// quietly returns the memory of servers, and their wake-ups per second.
+func (b *bench) quietly(servers []*server) (sum memory, wakes float64, err error) {
 	if err := settled(servers); err != nil {
 		return sum, 0, err
 	}
@@ -214,7 +195,7 @@ func allWaits(servers []*server) (sum int, err error) {
 }
 
 func (b *bench) launchExisting(k kind) (*server, error) {
-	dir, err := b.existing()
+	dir, err := b.existing(k)
 	if err != nil {
 		return nil, err
 	}
