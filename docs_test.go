@@ -2,9 +2,17 @@ package swtpm_test
 
 import (
 	"bufio"
+	"cmp"
+	"flag"
+	"fmt"
+	"go/doc"
+	"go/parser"
+	"go/token"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -42,6 +50,127 @@ func TestCompatNumbers(t *testing.T) {
 			if !rows[number] {
 				t.Errorf("COMPAT.md has no row %s, which is cited: %s", number, strings.TrimSpace(line))
 			}
+		}
+	}
+}
+
+//go:generate go test -count=1 -run TestPackageTable . -update
+
+var update = flag.Bool("update", false, "rewrite the table of packages in ARCHITECTURE.md")
+
+// The table of packages in ARCHITECTURE.md is between these lines.
+const (
+	tableBegin = "<!-- packages -->\n"
+	tableEnd   = "<!-- end of packages -->\n"
+)
+
+// TestPackageTable compares the table of packages with the first sentences of the package
+// comments. With -update it writes the table.
+func TestPackageTable(t *testing.T) {
+	src, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, found := strings.Cut(string(src), tableBegin)
+	table, tail, ended := strings.Cut(rest, tableEnd)
+	if !found || !ended {
+		t.Fatalf("ARCHITECTURE.md has no lines %q and %q", tableBegin, tableEnd)
+	}
+	want := packageTable(t)
+	if table == want {
+		return
+	}
+	if !*update {
+		t.Fatal("the table of packages in ARCHITECTURE.md differs from the package comments; run: go generate .")
+	}
+	if err := os.WriteFile("ARCHITECTURE.md", []byte(head+tableBegin+want+tableEnd+tail), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// packageTable returns the table of packages: each with the first sentence of its comment.
+func packageTable(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-f", "{{.ImportPath}} {{.Dir}}", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.WriteString("| package | purpose |\n|---|---|\n")
+	for line := range strings.Lines(string(out)) {
+		path, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+		name, ours := strings.CutPrefix(path, module)
+		if !ours { // the package of this test
+			continue
+		}
+		purpose := purposeOf(t, dir)
+		if purpose == "" {
+			t.Errorf("%s has no package comment", name)
+		}
+		fmt.Fprintf(&b, "| `%s` | %s |\n", name, strings.ReplaceAll(purpose, "|", `\|`))
+	}
+	return b.String()
+}
+
+// packageName matches the beginning of a package comment.
+var packageName = regexp.MustCompile(`^(?:(?:Package|Command) )?\S+ (?:is (?:the )?)?`)
+
+// purposeOf returns the first sentence of the comment of the package in dir, without its
+// name. The comment may be in a test if the package has nothing else.
+func purposeOf(t *testing.T, dir string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortStableFunc(files, func(a, b string) int {
+		return cmp.Compare(strings.Count(a, "_test.go"), strings.Count(b, "_test.go"))
+	})
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := new(doc.Package).Synopsis(f.Doc.Text()); s != "" {
+			return strings.TrimSuffix(packageName.ReplaceAllString(s, ""), ":")
+		}
+	}
+	return ""
+}
+
+var (
+	citedFile = regexp.MustCompile(`[\w./-]*\w\.(?:go|c|h|md|toml\.5|toml|service)\b`)
+	citedTest = regexp.MustCompile(`\bTest[A-Z]\w+`)
+)
+
+// TestArchitectureCitations checks that the files and tests that ARCHITECTURE.md names exist.
+func TestArchitectureCitations(t *testing.T) {
+	src, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("git", "ls-files").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := "\n" + string(out)
+	cited := citedFile.FindAllString(string(src), -1)
+	if len(cited) < 50 {
+		t.Fatalf("found only %d names of files", len(cited))
+	}
+	for _, name := range cited {
+		if !strings.Contains(files, "/"+name+"\n") && !strings.Contains(files, "\n"+name+"\n") {
+			t.Errorf("ARCHITECTURE.md names %s, which does not exist", name)
+		}
+	}
+	out, err = exec.Command("git", "grep", "-hoE", `^func Test[A-Z][A-Za-z0-9_]+`, "--", "*_test.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := strings.ReplaceAll(string(out), "func ", "") + "\n"
+	for _, name := range citedTest.FindAllString(string(src), -1) {
+		if !strings.Contains("\n"+tests, "\n"+name+"\n") {
+			t.Errorf("ARCHITECTURE.md names %s, which does not exist", name)
 		}
 	}
 }

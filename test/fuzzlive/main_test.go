@@ -1,5 +1,5 @@
 // Package fuzzlive_test sends random and mutated bytes, structured requests with wrong
-// lengths, descriptors that nobody asked for, floods and disconnects to both channels
+// lengths, unsolicited descriptors, floods and disconnects to both channels
 // of a running emulator at once, with every kind of log. The process must live, answer
 // proper clients all the time, and have no more memory, descriptors and threads at the
 // end than after a while.
