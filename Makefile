@@ -69,7 +69,7 @@ test: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_REQUIRE=1 $(GO) test -parallel $(AT_ONCE) -timeout 30m ./...
 
-# The same binaries with a newer libtpms, from Debian's unstable suite, and beside the
+# The same binaries with a newer libtpms, from Debian's unstable suite, compared with the
 # reference of that release.
 newer: build
 	sh test/newer/fetch.sh build/newer
@@ -146,8 +146,8 @@ deb:
 	@umask 022 && $(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/deb PREFIX=/usr
 	@umask 022 && sh contrib/debian/build.sh build/deb $(DEB) $(VERSION)
 
-# What lintian finds in the package, whether it is made the same again, and the package
-# in a container with systemd as process 1; as root.
+# Run lintian on the package, build it twice and compare, and test it in a container with
+# systemd as process 1; as root.
 debtest: deb
 	@sh contrib/deps.sh debtest
 	@sh test/debian/check.sh $(DEB)
@@ -156,7 +156,7 @@ debtest: deb
 	@cp $(DEB) build/debtier/install
 	SWTPM_SYSTEMD=$(CURDIR)/build/debtier SWTPM_SYSTEMD_RUN=TestPackage $(GO) test -count=1 -v -timeout 25m -run TestSystemd ./test/systemd
 
-# What needs neither libtpms nor a client.
+# The tests that need neither libtpms nor a client.
 unit:
 	CGO_ENABLED=0 $(GO) test $(PURE)
 
@@ -287,8 +287,8 @@ install: build
 	install -m 0644 contrib/apparmor/* $(DESTDIR)$(DOCDIR)/apparmor
 	install -m 0644 contrib/selinux/swtpm.* contrib/selinux/README $(DESTDIR)$(DOCDIR)/selinux
 
-# All that install has put there. A file in /etc stays where somebody has changed it, and
-# a directory where something else is in it.
+# Remove the files of install. A changed file in /etc stays, and so does a directory with other
+# files.
 uninstall:
 	@rm -rf build/uninstall
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/uninstall

@@ -10,8 +10,8 @@ import (
 
 const module = "github.com/swtpm-go/swtpm/"
 
-// arrows says which of our packages a package may import. What is not named may
-// import none.
+// arrows lists the packages of this module that a package may import. A package without an
+// entry may import none.
 var arrows = map[string][]string{
 	"internal/anchor":                  {"internal/nv/generation", "internal/nv/mark"},
 	"internal/ledger":                  {"internal/tpm"},

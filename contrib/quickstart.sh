@@ -13,7 +13,7 @@ log=bin/quickstart.log
 data=2321
 ctrl=2322
 
-# alive is false for a process that has ended and that nobody waits for.
+# alive is false for a process that has ended, even if its parent has not waited for it.
 alive() { [ -s "$pidfile" ] && grep -q '^State:[^Z]*$' "/proc/$(cat "$pidfile")/status" 2>/dev/null; }
 
 stop() {

@@ -24,9 +24,9 @@ type channels struct {
 	cuse           *cuse.Device // a device that is both channels; nil for none
 }
 
-// open opens all channels except a device, which is open already. Sockets listen from here
-// on, so that waiting clients can connect. With a session that systemd stores, they may be
-// those of the previous process.
+// open opens all channels except a device, which is already open. Sockets listen from now
+// on, so that waiting clients can connect. With a session that systemd stores, open may return
+// the sockets of the previous process.
 func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) (s *handover.Session, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {

@@ -65,8 +65,8 @@ func classicCommand(iface string) completion.Command {
 }
 
 // flagOptions describes the flags of a verb for its help and completion. A flag whose
-// argument is called SUBOPTIONS has those of the option of swtpm socket with the same
-// name, and one whose argument is called KEY those of --key.
+// argument is called SUBOPTIONS has the suboptions of the option of swtpm socket with the same
+// name; a flag whose argument is called KEY has the suboptions of --key.
 func flagOptions(f *pflag.FlagSet) (out []cli.Option) {
 	var classic []cli.Option
 	f.VisitAll(func(flag *pflag.Flag) {

@@ -18,7 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
-// doctorVerb is swtpm doctor: of profiles, or of a classic command line behind --.
+// doctorVerb returns swtpm doctor, which checks profiles, or a classic command line after --.
 func doctorVerb(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON")
 	instance := instanceFlag(f)

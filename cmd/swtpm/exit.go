@@ -16,8 +16,8 @@ import (
 // Source: sysexits.h, EX_TEMPFAIL.
 const exitRetry = 75
 
-// The exit codes of swtpm cuse for the steps of a start; package config has those of its
-// command line.
+// The exit codes of swtpm cuse for the steps of a start; package config has the exit codes for
+// its command line.
 const (
 	cuseStart   = 255 // -1: the device already exists, or the TPM does not start
 	cuseInput   = 253 // -3: a key or a profile cannot be read

@@ -20,8 +20,8 @@ func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
 	return program.Await(ctx, func() (seal.Keys, error) { return readKeys(cfg) })
 }
 
-// readKeys reads the key of the state and that of the blobs which leave through
-// the control channel.
+// readKeys reads the key of the state and the migration key, which encrypts the blobs that
+// leave through the control channel.
 func readKeys(cfg *config.Config) (keys seal.Keys, err error) {
 	if keys.File, err = readKey("key", cfg.Key); err != nil {
 		return keys, err

@@ -61,7 +61,7 @@ const infoProfiles = 0x40
 //	{ "type": "swtpm", "states": [] }
 //	{ "type": "swtpm", "states": [ {"name": "permall", "size": 1185} ] }
 //
-// The sizes are those of the stored items, in bytes. Nothing is locked, decoded or
+// The sizes of the stored items are in bytes. Nothing is locked, decoded or
 // created; a location that does not exist holds no state.
 //
 // Source: swtpm 0.10, --print-states.

@@ -37,7 +37,7 @@ func (e *emulator) readAgain(now *config.Config) error {
 	}
 	cfg.ApplyHost(now.Host, e.source.instance) // the file is out of reach by now
 	if cfg.Log.FD != now.Log.FD {
-		return fmt.Errorf("[log] fd: %d: descriptors are those of the start, when it was %d", cfg.Log.FD, now.Log.FD)
+		return fmt.Errorf("[log] fd: %d: a reload cannot change the descriptor; it was %d at the start", cfg.Log.FD, now.Log.FD)
 	}
 	if err := e.log.Reopen(daemon.LogOptions(cfg.Log)); err != nil {
 		return remedy.Append(err, remedy.Output(err))

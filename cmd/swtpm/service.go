@@ -36,8 +36,8 @@ var (
 	}
 )
 
-// describe adds fields that identify the TPM to all entries of the journal. The instance
-// is that of a profile; a classic command line has none.
+// describe adds fields that identify the TPM to all entries of the journal. Only a profile has
+// an instance; for a classic command line it is "".
 func describe(log *daemon.Log, instance string, v tpm.Version) {
 	fields := map[string]string{"tpm_version": v.String()}
 	if instance != "" {

@@ -52,8 +52,8 @@ func openLog(c config.Log) (*daemon.Log, error) {
 // debugTo sends libtpms's own messages to log.
 func debugTo(log *daemon.Log) { libtpms.Debug(log.FD(), log.LibtpmsLevel(), log.LibtpmsPrefix()) }
 
-// logError writes why the process ends to a log that is not stderr: often it is the
-// only place where somebody looks.
+// logError writes the reason for the end of the process to a log that is not stderr, because
+// administrators often read only the log.
 func logError(c config.Log, log *daemon.Log, err error) {
 	if err != nil && !isSilent(err) && (c.File != "" || c.FD > 2) {
 		log.Errorf("%v", err)

@@ -15,8 +15,8 @@ import (
 // the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
 // metrics, a reload, a recording or a device.
 //
-// A goroutine needs a thread while it is in a system call or in C: those of the two servers,
-// and the helpers, which need one only for a moment and share two. Another thread runs Go code,
+// A goroutine needs a thread while it is in a system call or in C. Each of the two servers has
+// one; the helpers need one only for a moment and share two. Another thread runs Go code,
 // and one waits for timers: of a command that waits for a full disk, or of the runtime when it
 // returns memory. Signals and libtpms's log need none, because the loop of the control channel
 // waits for them (program.MoveWatches). The runtime has two threads of its own. That makes six, or
@@ -35,7 +35,7 @@ func createThreads(helpers bool) {
 	early.Serve()
 }
 
-// create makes the runtime create n threads besides that of the caller, and leaves them
+// create makes the runtime create n threads in addition to the caller's thread, and leaves them
 // idle. A goroutine that is bound to its thread reserves it while it waits.
 func create(n int) {
 	var bound, done sync.WaitGroup

@@ -299,7 +299,7 @@ func topHelp() string {
 	return b.String()
 }
 
-// classicVersion prints the line that scripts read. Its number is that of the
+// classicVersion prints the line that scripts read. Its number is the version of the
 // reference whose interface this program has.
 func classicVersion() error {
 	_, err := fmt.Print(config.VersionLine(program.ReferenceVersion))

@@ -27,7 +27,8 @@ swtpm-go ($version) unstable; urgency=medium
  -- $maintainer  $(date -R -d "@$SOURCE_DATE_EPOCH")
 END
 chmod 0644 "$doc/changelog.gz" "$doc/changelog.Debian.gz"
-# What postinst may need must not be among the documents, which may be left out.
+# postinst may need this file, so it is not among the documents, which an administrator may
+# exclude.
 install -D -m 0644 "$here/../apparmor/usr.bin.swtpm" "$root/usr/share/swtpm-go/usr.bin.swtpm"
 install -d "$root/usr/share/lintian/overrides"
 install -m 0644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/swtpm-go"

@@ -10,8 +10,8 @@
  *   device   The requests are the ioctls PTM_* of a device /dev/NAME of
  *            "swtpm cuse". The structure is in the byte order of the machine.
  *
- * Names, values and layout are those of swtpm's header of the same name, so that
- * programs compile with either.
+ * Names, values and layout are the same as in swtpm's header of the same name, so that
+ * programs compile with either header.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  */
@@ -219,7 +219,7 @@ typedef struct ptm_setbuffersize {
 	} u;
 } ptm_setbuffersize;
 
-/* What GET_INFO describes: a set of bits. */
+/* The parts of the description that GET_INFO returns: a set of bits. */
 #define SWTPM_INFO_TPMSPECIFICATION ((uint64_t)0x01)
 #define SWTPM_INFO_TPMATTRIBUTES ((uint64_t)0x02)
 #define SWTPM_INFO_TPMFEATURES ((uint64_t)0x04)

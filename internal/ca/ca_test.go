@@ -185,13 +185,13 @@ func TestRepair(t *testing.T) {
 	all := []string{rootKeyName, rootCertName, key, cert}
 	for _, tt := range []struct {
 		name  string
-		gone  []string          // are not there
+		gone  []string          // are missing
 		spoil map[string]string // have this content, or PART of their own
 		stay  []string          // are afterwards as they were
 		old   []string          // are kept as .old
 	}{
 		{name: "whole", stay: all},
-		{name: "no root", gone: []string{rootKeyName, rootCertName}, stay: []string{key, cert}}, // a CA that somebody else has certified
+		{name: "no root", gone: []string{rootKeyName, rootCertName}, stay: []string{key, cert}}, // a CA that another CA has certified
 		{name: "nothing", gone: all},
 		{name: "root key only", gone: all[1:], stay: all[:1]},
 		{name: "root only", gone: all[2:], stay: all[:2]},
@@ -249,8 +249,7 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// wantChain holds that the files are those of a CA: root, if it is there, signing
-// key and certificate.
+// wantChain checks the files of a CA: root, if it exists, signing key and certificate.
 func wantChain(t *testing.T, dir string, root bool) {
 	t.Helper()
 	c, _ := newCA(t, dir)
@@ -282,7 +281,7 @@ func wantChain(t *testing.T, dir string, root bool) {
 	}
 }
 
-// TestRefused holds what is not touched, and told.
+// TestRefused checks the files that are left unchanged and reported.
 func TestRefused(t *testing.T) {
 	stranger := func(dir, name string) error { return os.Chown(filepath.Join(dir, name), 12345, -1) }
 	for _, tt := range []struct {

@@ -96,7 +96,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// kill kills a process at its n-th call, and tells whether it got so far.
+// kill kills a process at its n-th call, and reports whether the process made that call.
 func kill(t *testing.T, strace, seed, call string, n int) bool {
 	t.Helper()
 	dir := t.TempDir()

@@ -14,10 +14,10 @@ func (t *TPM) whileOn(f func() error) error {
 	if !t.on.Load() {
 		return tpm.BadOrdinal
 	}
-	if err := t.settled(); err != nil {
+	if err := t.completeUndo(); err != nil {
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
 	}
-	defer t.ours()()
+	defer t.internal()()
 	return f()
 }
 
@@ -72,8 +72,8 @@ func (t *TPM) HashData(b []byte) error {
 // HashEnd ends the measurement.
 func (t *TPM) HashEnd() error { return t.whileOurs(t.engine.HashEnd) }
 
-// Cancel asks the running command to stop, also while that waits for the disk. Cancel does not
-// wait.
+// Cancel asks the running command to stop, also while the command waits for the disk. Cancel
+// does not wait.
 func (t *TPM) Cancel() error {
 	if !t.on.Load() {
 		return tpm.BadOrdinal
@@ -82,7 +82,7 @@ func (t *TPM) Cancel() error {
 	t.EndWait()
 	err := t.engine.Cancel()
 	if waits {
-		return nil // whatever the library returns: a TPM 1.2 has no cancel
+		return nil // the library's result does not matter: a TPM 1.2 has no cancel
 	}
 	return err
 }

@@ -117,19 +117,19 @@ type TPM struct {
 	released  bool                // another process may hold the storage lock: it was released, or was not acquired yet
 	atRelease *[sha256.Size]byte  // of the state when the lock was released, or INIT read it without; nil while the lock is held
 	pending   map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
-	loaded    map[string]loadedAs // what INIT proved and the engine will ask for
+	loaded    map[string]loadedAs // items that INIT has checked and the engine will load
 	profile   string              // of the TPM that the next INIT makes; "" once one was used
 	origin    string              // which state the engine was started with, in words
-	past      past                // what is known of the state from before the next power-on
-	handover  handoverState       // what is saved for the next process
+	past      past                // the known history of the state
+	handover  handoverState       // state that is saved for the next process
 	limit     *storeLimit         // of stores
 	guesses   guesses             // of authorizations, on a full disk
 	guard     guard               // of the permanent state, after a migration
 	unstored  error               // why the engine could not store something
-	moved     bool                // the path of the state led elsewhere when INIT looked last
+	moved     bool                // the path of the state led to another place when INIT last checked it
 
 	base       [sha256.Size]byte // of the permanent state that the engine's belongs to
-	undo       *undo             // what is to be undone before anything else; nil if nothing is
+	undo       *undo             // the command to undo before anything else; nil for none
 	restarting bool              // the engine restarts to undo a command
 }
 
@@ -142,17 +142,16 @@ type loadedAs struct {
 type bufferSizes struct{ size, low, high uint32 }
 
 // ErrStorage means that the storage lock was released, or was not acquired yet, and cannot
-// be acquired: another process owns the state, and this one must end.
+// be acquired: another process owns the state, and this process must end.
 var ErrStorage = errors.New("emul: the storage lock is held by another process")
 
 // ErrChanged means that another process has changed the state since this one last read it.
 // This process must not overwrite it.
-var ErrChanged = errors.New("emul: another process has changed the state since it was last looked at here")
+var ErrChanged = errors.New("emul: another process has changed the state since this process last read it")
 
-// ErrReplaced means that the path of the state leads to a directory or file that did not exist, or
-// was another one, when the process started, so that the sandbox does not permit it. A new process
-// may use it.
-var ErrReplaced = errors.New("the place of the state was replaced after the start of this process")
+// ErrReplaced means that the path of the state leads to another directory or file than at the
+// start of the process, so that the sandbox does not permit it. A new process may use it.
+var ErrReplaced = errors.New("the state directory or file was replaced after the start of this process")
 
 // New returns a TPM that is off. ctx ends with the process.
 func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
@@ -235,7 +234,7 @@ func (t *TPM) openStore() error {
 		return nil
 	}
 	if t.opt.Open == nil {
-		return fmt.Errorf("no place for the state was named: give --tpmstate dir=PATH or set TPM_PATH: %w", tpm.Fail)
+		return fmt.Errorf("state location missing: add --tpmstate dir=PATH or set TPM_PATH: %w", tpm.Fail)
 	}
 	s, err := t.opt.Open()
 	switch {

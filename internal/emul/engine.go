@@ -1,5 +1,5 @@
 // Package emul implements the TPM as its front ends use it: power, locality, the order of
-// commands, and the traffic between libtpms and the stored state. It knows neither sockets
+// commands, and the traffic between libtpms and the stored state. It uses neither sockets
 // nor C: libtpms implements Engine, package nv stores the state.
 package emul
 
@@ -12,8 +12,8 @@ import (
 
 // Library is a library that emulates a TPM, as far as a stored state is checked with it. Its
 // state is global to the process, so a process has one Library. Its lock is held while it works.
-// Every method needs the lock, also those of the interfaces below, unless its comment says that
-// it does not.
+// Every method needs the lock, also the methods of the interfaces below, unless its comment says
+// that it does not.
 //
 // Errors wrap the tpm.Result that the library returned.
 type Library interface {

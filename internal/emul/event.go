@@ -14,7 +14,7 @@ type EventKind uint8
 
 // The kinds of events.
 const (
-	PowerOn         EventKind = iota // Cause: which state the TPM has
+	PowerOn         EventKind = iota // Cause: the state that the TPM starts with
 	PowerOff                         // Cause: the reason
 	InitFailed                       // Cause: the error, and a remedy
 	StorageReleased                  // the storage lock was released; Cause: the reason
@@ -52,11 +52,11 @@ func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{Kind: k, Caus
 func (t *TPM) whence() string {
 	switch {
 	case t.pending[tpm.Permanent] || t.pending[tpm.Volatile]:
-		return "with the state that came in"
+		return "with the state from the control channel"
 	case t.absent(tpm.Permanent):
 		return "a new TPM"
 	case t.absent(tpm.Volatile):
 		return "with its stored state"
 	}
-	return "with its stored state, the volatile one too"
+	return "with its stored permanent and volatile state"
 }

@@ -47,7 +47,7 @@ func (t *TPM) executePrefixed(l tpm.Locality, cmd []byte) []byte {
 
 // process runs a command that no client has sent.
 func (t *TPM) process(cmd []byte) ([]byte, error) {
-	defer t.ours()()
+	defer t.internal()()
 	if t.opt.Record != nil {
 		t.opt.Record.Command(cmd)
 	}
@@ -68,7 +68,7 @@ func (t *TPM) execute(cmd []byte) []byte {
 	if !ok {
 		return t.refuse(tpm.BadParamSize, tpm.RCInsufficient)
 	}
-	switch err := t.settled(); {
+	switch err := t.completeUndo(); {
 	case errors.Is(err, errDead):
 		return t.refuse(tpm.Fail, tpm.RCFailure)
 	case err != nil:
@@ -147,7 +147,7 @@ func (t *TPM) Serve(s *handover.Set) handover.Event {
 	return t.loop.Serve(s)
 }
 
-// ServeQueries waits for the descriptors of s, those of the control channel. A Loop answers
+// ServeQueries waits for the descriptors of s, which belong to the control channel. A Loop answers
 // requests that need neither the engine nor the log. Only one goroutine calls it.
 func (t *TPM) ServeQueries(s *handover.Set) handover.Event {
 	if t.loop == nil {

@@ -70,7 +70,7 @@ func TestExecute(t *testing.T) {
 	}
 }
 
-// TestLastCode is what counts as the guest's last command.
+// TestLastCode checks which commands count as the guest's last one.
 func TestLastCode(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.run(t, tpm.Shutdown(0))
@@ -92,7 +92,7 @@ func TestLastCode(t *testing.T) {
 	}
 }
 
-// TestNoResponse has the engine give none: nobody's process ends for that.
+// TestNoResponse checks that the process continues after an engine returned no response.
 func TestNoResponse(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.e.mute = errors.New("out of memory")
@@ -107,8 +107,8 @@ func TestNoResponse(t *testing.T) {
 	}
 }
 
-// TestNobodyWaits holds that these are answered while a command runs.
-func TestNobodyWaits(t *testing.T) {
+// TestNoneWaits checks that these are answered while a command runs.
+func TestNoneWaits(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.e.Lock() // as a command that runs
 	done := make(chan bool)
@@ -137,7 +137,7 @@ func TestNobodyWaits(t *testing.T) {
 	b.e.Unlock()
 }
 
-// TestOff is what needs power.
+// TestOff checks the requests that need power.
 func TestOff(t *testing.T) {
 	b := newBench(t, Options{})
 	for name, f := range map[string]func() error{
@@ -173,7 +173,7 @@ func TestOff(t *testing.T) {
 	}
 }
 
-// FuzzExecute runs any message: there is a response, in the form of its request.
+// FuzzExecute runs any message, and checks that it gets a response in the form of the request.
 func FuzzExecute(f *testing.F) {
 	f.Add(header(tpm.TagNoSessions, 0x17a), true)
 	f.Add(append([]byte{0, 0, 0, 8, 1, 0, 0, 0, 10}, header(tpm.TagNoSessions, 0x17a)...), true)

@@ -35,8 +35,8 @@ type engine struct {
 	startErr   error
 	profileErr error        // what SetProfile fails with
 	made       bool         // the last Start made the TPM
-	failing    bool         // with a profile it makes none, and starts all the same
-	careless   bool         // does not look at whether the state of a new TPM is stored
+	failing    bool         // with a profile it makes no TPM, and starts nevertheless
+	careless   bool         // ignores whether the state of a new TPM was stored
 	results    []tpm.Result // of the next commands; then success
 	mute       error        // what Process fails with
 	reject     error        // what SetState fails with
@@ -205,10 +205,10 @@ type disk struct {
 	items  map[string][]byte
 	other  bool // another process has the lock
 	mine   bool
-	busy   int                       // how often another process has it yet
+	busy   int                       // how many more tries find the lock held by another process
 	tries  int                       // how often Lock was called
 	broken error                     // what Store and Delete fail with
-	fault  func(stored func()) error // what Store fails with, which may store all the same
+	fault  func(stored func()) error // what Store fails with; it may store nevertheless
 	load   func() error              // what Load fails with
 	writes int
 }
@@ -322,7 +322,7 @@ func newBench(t *testing.T, o Options) *bench {
 	return &bench{TPM: x, e: e, d: d, notes: notes}
 }
 
-// on powers the TPM on and forgets what that took.
+// on powers the TPM on and discards the calls that this made.
 func (b *bench) on(t *testing.T) *bench {
 	t.Helper()
 	if err := b.Init(false); err != nil {

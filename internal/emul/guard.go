@@ -20,7 +20,7 @@ type guard struct {
 	round   int // number of the timers: one that was stopped too late has a smaller one
 }
 
-// guardTimes has the times of the checks, from the moment when the guest has arrived and the TPM
+// guardTimes has the times of the checks, measured from the arrival of the guest while the TPM
 // is on. No wake-ups follow the last one.
 var guardTimes = []time.Duration{
 	100 * time.Millisecond, 300 * time.Millisecond, 700 * time.Millisecond, 1500 * time.Millisecond,
@@ -36,7 +36,7 @@ func (t *TPM) watchState() {
 	t.unwatchState()
 	p, err := t.store.Load(tpm.Permanent.Name())
 	if err != nil {
-		t.opt.Note("the permanent state is not watched: %v", err)
+		t.opt.Note("the permanent state is not monitored: %v", err)
 		return
 	}
 	g.payload = p

@@ -19,7 +19,7 @@ const (
 	maxSlips = 3
 )
 
-// guesses prevents that a full disk disables the protection against dictionary attacks.
+// guesses ensures that a full disk does not disable the protection against dictionary attacks.
 // A wrong authorization is counted in the permanent state. If that cannot be stored, the
 // command is undone, and with it the count, while a right authorization needs no store:
 // a guest could try passwords without a limit. So for a while after an undone command, a
@@ -132,7 +132,7 @@ func (t *TPM) counts(handle uint32) bool {
 // attributes reads the public area of an entity from the engine, and returns the 32 bits at the
 // offset off of its structure; ok is false if the entity does not exist.
 func (t *TPM) attributes(code tpm.Code, handle uint32, off int) (attributes uint32, ok bool) {
-	defer t.ours()()
+	defer t.internal()()
 	last := t.engine.LastCode()
 	defer t.engine.SetLastCode(last)
 	rsp, err := t.engine.Process(tpm.WithHandle(code, handle))

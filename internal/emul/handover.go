@@ -11,7 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Handover saves, beyond this process, what a TPM would lose with it. A handover.Session is one.
+// Handover saves the state that a TPM would lose at the end of this process. A handover.Session
+// is one.
 type Handover interface {
 	// Cells returns the cells, as the previous process left them.
 	Cells() *handover.Cells
@@ -24,7 +25,7 @@ type Handover interface {
 	Saved() [][]byte
 }
 
-// handoverState is what the TPM knows of its Handover. The engine's lock guards it.
+// handoverState is the TPM's part of its Handover. The engine's lock guards it.
 type handoverState struct {
 	permanent    [sha256.Size]byte // of the permanent state that the volatile one belongs to
 	buf          []byte            // memory for the sealed volatile state
@@ -40,7 +41,7 @@ type handoverState struct {
 }
 
 // errLost means that a migration must send its state again.
-var errLost = fmt.Errorf("the state that came in was lost when the service was restarted: send it again, the permanent state first: %w", tpm.Fail)
+var errLost = fmt.Errorf("the state from the control channel was lost in a restart of the service: send it again, the permanent state first: %w", tpm.Fail)
 
 // savedHeader precedes a saved volatile state, big-endian:
 //
@@ -114,13 +115,13 @@ func (h host) SaveState(volatile []byte) {
 }
 
 // saveWith saves what Resume needs, with the volatile state if the TPM is on. If that fails, or
-// if the engine has returned no volatile state, it invalidates what was saved before.
+// if the engine has returned no volatile state, it invalidates the earlier saved state.
 func (t *TPM) saveWith(volatile []byte) {
 	h := t.encodeHeader()
 	body := volatile
 	var err error
 	if t.on.Load() && len(volatile) == 0 {
-		err = errors.New("the engine has returned none")
+		err = errors.New("the engine returned no volatile state")
 	}
 	if err == nil && len(volatile) > 0 && t.opt.Keys.File != nil {
 		if body, err = seal.SealInto(t.handover.buf, volatile, nil, t.opt.Keys.File); err == nil {
@@ -204,13 +205,13 @@ func (t *TPM) announce(name string, p []byte) (withdraw func(error)) {
 }
 
 // saveForNext saves the TPM for the next process, after the TPM2_Shutdown that is due: a process
-// does not know whether another one follows. The volatile state is the one after that command,
-// because it belongs to the permanent state that the command has stored; the guest sees the one
-// from before.
+// does not know whether another one follows. The saved volatile state is from after that command,
+// because it belongs to the permanent state that the command has stored; the guest sees the state
+// from before it.
 //
 // If that permanent state cannot be stored, libtpms enters failure mode, and what was saved before
 // the command stays: the older slot belongs to the permanent state that is on disk, the newer one
-// to the state that could not be stored, in case it has reached the disk all the same.
+// to the state that could not be stored, in case it reached the disk nevertheless.
 func (t *TPM) saveForNext() {
 	if t.opt.Handover == nil || t.handover.closed {
 		return

@@ -21,10 +21,10 @@ type storeLimit struct {
 	every   time.Duration // one store in this time; 0 for no limit
 	now     func() time.Time
 	credit  time.Duration // for stores, each of which costs every
-	last    time.Time     // when credit was right
+	last    time.Time     // time of the last update of credit
 	written uint64        // nv.Store.Written at the last count
 	empty   bool          // the credit is used up
-	logged  bool          // that it is used up
+	logged  bool          // the log has the end of the credit
 
 	refused atomic.Uint64 // commands
 }
@@ -58,7 +58,7 @@ func (l *storeLimit) take(n uint64) {
 	l.empty = l.credit < l.every
 }
 
-// over reports whether too much was stored.
+// over reports whether the guest has stored too much.
 func (l *storeLimit) over() bool {
 	if l.empty {
 		l.refill()
@@ -92,7 +92,7 @@ func (t *TPM) countStores() {
 	}
 }
 
-// limited reports whether a command is refused because too much was stored.
+// limited reports whether a command is refused because the guest has stored too much.
 func (t *TPM) limited(c tpm.Code) bool {
 	if !t.limit.empty {
 		return false
@@ -108,5 +108,5 @@ func (t *TPM) limited(c tpm.Code) bool {
 	return true
 }
 
-// Limited returns how many commands were refused because too much was stored. It does not wait.
+// Limited returns the number of commands that were refused because the guest stored too much. It does not wait.
 func (t *TPM) Limited() uint64 { return t.limit.refused.Load() }

@@ -27,7 +27,7 @@ const (
 
 // Marks remembers the newest state of each TPM that was seen.
 type Marks interface {
-	// Read returns the mark of a TPM. Its error is fs.ErrNotExist if there is none.
+	// Read returns the mark of a TPM. Its error is fs.ErrNotExist if the TPM has no mark.
 	Read(id generation.Identity) (generation.Mark, error)
 	Write(m generation.Mark) error
 }
@@ -35,11 +35,11 @@ type Marks interface {
 // markDelay is the time from a store until the mark is written.
 const markDelay = 5 * time.Second
 
-// past is what is known of the history of the state.
+// past is the known history of the state.
 type past struct {
 	incoming map[tpm.Blob]generation.Found // of the blobs that wait in the engine; none for one that hides an item
 	declared bool                          // the state is used though it is old
-	said     bool                          // the missing record was logged
+	logged   bool                          // the missing record was logged
 
 	armed  atomic.Bool // the mark will be written
 	mu     sync.Mutex  // of mark
@@ -47,7 +47,7 @@ type past struct {
 	failed bool // writing the mark failed, and that was logged
 }
 
-// came takes notice of a blob that waits in the engine.
+// came records a blob that waits in the engine.
 func (p *past) came(b tpm.Blob, payload, record []byte) {
 	if p.incoming == nil {
 		p.incoming = map[tpm.Blob]generation.Found{}
@@ -83,7 +83,7 @@ func (t *TPM) checkPast() error {
 		}
 		t.opt.Error("%s: %v; %s", t.opt.Where, err, t.acceptAdvice())
 		if !declared {
-			floor = 0 // the alarm stays until it is accepted
+			floor = 0 // the warning stays until the state is accepted
 		}
 	}
 	same := before.Identity != generation.Identity{} && before.Identity == mark.Identity
@@ -157,8 +157,8 @@ func (t *TPM) readMark(found []generation.Found, before generation.Mark) generat
 // sayUnrecorded logs once that a state has no record.
 func (t *TPM) sayUnrecorded(found []generation.Found) {
 	for _, f := range found {
-		if f.Item == generation.Permanent && f.Record == nil && !t.past.said {
-			t.past.said = true
+		if f.Item == generation.Permanent && f.Record == nil && !t.past.logged {
+			t.past.logged = true
 			t.opt.Note("%s: generation record missing: the state was last stored by swtpm or by an older version; a new history begins as TPM %s", t.opt.Where, t.store.Mark().Identity)
 		}
 	}
@@ -174,7 +174,7 @@ func (t *TPM) markSoon() {
 	time.AfterFunc(markDelay, func() { t.writeMark(store) })
 }
 
-// writeMark writes what the records on disk know, unless the mark knows it. It needs no
+// writeMark writes the generations of the records on disk, unless the mark has them. It needs no
 // lock of the engine.
 func (t *TPM) writeMark(store *nv.Store) {
 	t.past.armed.Store(false)

@@ -21,7 +21,7 @@ import (
 func (t *TPM) Init(deleteVolatile bool) error {
 	t.lockSoon()
 	defer t.engine.Unlock()
-	defer t.ours()()
+	defer t.internal()()
 	err := t.init(deleteVolatile)
 	switch {
 	case err == nil:
@@ -162,7 +162,7 @@ func (t *TPM) followPath() {
 	if t.store == nil || !t.store.Moved() {
 		return
 	}
-	t.opt.Note("%s is not what was open; opening what is there now", t.opt.Where)
+	t.opt.Note("%s was replaced while the TPM was off; opening the new state", t.opt.Where)
 	if err := t.store.Close(); err != nil {
 		t.opt.Note("close the state: %v", err)
 	}
@@ -201,7 +201,7 @@ func (t *TPM) powerOn() error {
 	return nil
 }
 
-// ErrStart means that the engine did not start with what it was given.
+// ErrStart means that the engine did not start with the state.
 var ErrStart = errors.New("the engine does not start with this state")
 
 // isBadState reports whether err concerns the content of the state. Errors of the operating system
@@ -246,11 +246,11 @@ func (t *TPM) powerOnBackup(first error) error {
 	err := t.powerOn()
 	t.past.declared = false
 	if err == nil {
-		t.opt.Note("the permanent state could not be used (%v); the previous one, from the backup, is in use now", first)
+		t.opt.Note("permanent state unusable (%v); using the previous one from the backup", first)
 		return nil
 	}
 	if back := t.store.SwapBackup(); back != nil {
-		return errors.Join(first, fmt.Errorf("and the backup could not be put back: %w", back))
+		return errors.Join(first, fmt.Errorf("and the backup could not be restored: %w", back))
 	}
 	return first
 }
@@ -260,7 +260,7 @@ func (t *TPM) Stop() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
 	t.handover.blobsLost = false
-	t.powerOff("a client asked for it")
+	t.powerOff("requested by a client")
 	return nil
 }
 
@@ -285,7 +285,7 @@ func (t *TPM) autoShutdown() {
 	if t.opt.Version != tpm.V20 || !t.on.Load() || t.handover.closed || t.incoming || t.opt.NoAutoShutdown || t.engine.LastCode() == tpm.TPM2Shutdown {
 		return
 	}
-	if t.settled() != nil {
+	if t.completeUndo() != nil {
 		return // the error was logged
 	}
 	giveBack, err := t.borrowStorage()
@@ -304,7 +304,7 @@ func (t *TPM) autoShutdown() {
 			t.opt.Error("TPM2_Shutdown before power-off: %v", err)
 			return
 		case !ok:
-			t.opt.Error("TPM2_Shutdown before power-off: a response of %d bytes", len(rsp))
+			t.opt.Error("TPM2_Shutdown before power-off: unexpected response of %d bytes", len(rsp))
 			return
 		case h.Code == 0:
 			last = tpm.TPM2Shutdown

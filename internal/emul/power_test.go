@@ -16,7 +16,7 @@ const (
 	shutdownClear = "Process(0000000c000001450000)"
 )
 
-// TestAutoShutdown is when TPM2_Shutdown is sent and what follows its response.
+// TestAutoShutdown checks when TPM2_Shutdown is sent, and the effect of its response.
 func TestAutoShutdown(t *testing.T) {
 	for _, g := range []struct {
 		name    string
@@ -77,7 +77,7 @@ func TestAutoShutdownOnce(t *testing.T) {
 	}
 }
 
-// TestInitFails has every way to fail leave the TPM off, with its result.
+// TestInitFails checks that every failure leaves the TPM off, and its result.
 func TestInitFails(t *testing.T) {
 	wrong, err := seal.NewKey(make([]byte, 16))
 	if err != nil {
@@ -110,7 +110,7 @@ func TestInitFails(t *testing.T) {
 		note     string
 	}{
 		{"locked", Options{}, func(b *bench, _ []byte) { b.d.other = true }, tpm.Fail, tpm.Fail, "nv: locked by another process"},
-		{"nowhere", Options{}, func(b *bench, _ []byte) { b.opt.Open, b.opt.Where = nil, "" }, tpm.Fail, tpm.Fail, "in nowhere: no place"},
+		{"nowhere", Options{}, func(b *bench, _ []byte) { b.opt.Open, b.opt.Where = nil, "" }, tpm.Fail, tpm.Fail, "in nowhere: state location missing"},
 		{"cannot open", Options{}, func(b *bench, _ []byte) {
 			b.opt.Open = func() (*nv.Store, error) { return nil, errors.New("no such thing") }
 		}, tpm.Fail, tpm.Fail, "no such thing"},
@@ -150,8 +150,8 @@ func TestInitFails(t *testing.T) {
 	}
 }
 
-// TestNoNew: a TPM that is there, or comes from another host, starts though none
-// may be made.
+// TestNoNew checks that an existing TPM, or one from another host, starts although no new TPM
+// may be created.
 func TestNoNew(t *testing.T) {
 	p := readPayload(t, tpm.V20, tpm.Permanent)
 	blob, err := seal.Seal(p, nil)
@@ -175,13 +175,13 @@ func TestNoNew(t *testing.T) {
 	}
 }
 
-// put stores a file of the TPM's.
+// put stores a file of the TPM.
 func (b *bench) put(item string, blob []byte) {
 	prefix := map[tpm.Version]string{tpm.V12: "tpm-00.", tpm.V20: "tpm2-00."}[b.Version()]
 	b.d.items[prefix+item] = blob
 }
 
-// snapshot is the whole disk.
+// snapshot returns the contents of the whole disk.
 func (b *bench) snapshot() string {
 	var all []string
 	for name, blob := range b.d.items {
@@ -191,7 +191,7 @@ func (b *bench) snapshot() string {
 	return strings.Join(all, ";")
 }
 
-// TestInitAgain has a failure be no reason to stay off.
+// TestInitAgain checks that INIT succeeds after a failed one.
 func TestInitAgain(t *testing.T) {
 	b := newBench(t, Options{})
 	b.d.other = true
@@ -202,7 +202,7 @@ func TestInitAgain(t *testing.T) {
 	if err := b.Init(false); err != nil || !b.On() || !b.d.mine {
 		t.Errorf("Init() = %v, On() = %v, locked %v, want a TPM that is on", err, b.On(), b.d.mine)
 	}
-	b.d.other = true // what STOP must not give away
+	b.d.other = true // the lock that STOP must not release
 	if err := b.Stop(); err != nil || !b.d.mine {
 		t.Errorf("Stop() = %v, locked %v, want the lock kept", err, b.d.mine)
 	}
@@ -234,7 +234,7 @@ func TestDeleteVolatile(t *testing.T) {
 	}
 }
 
-// TestBackup has the permanent state be bad and its backup good, bad or missing.
+// TestBackup checks a bad permanent state with a backup that is good, bad or missing.
 func TestBackup(t *testing.T) {
 	good, err := seal.Seal(readPayload(t, tpm.V20, tpm.Permanent), nil)
 	if err != nil {

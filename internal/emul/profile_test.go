@@ -9,8 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestAlgorithmProfile holds when the engine is told of the profile, and that a
-// TPM which cannot have it stays off.
+// TestAlgorithmProfile checks when the engine gets the profile, and that a TPM which cannot have
+// it stays off.
 func TestAlgorithmProfile(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -26,11 +26,11 @@ func TestAlgorithmProfile(t *testing.T) {
 		{name: "TPM 1.2", opt: Options{Profile: "{p}", Version: tpm.V12}, calls: "Terminate Start"},
 		{name: "refused", opt: Options{Profile: "{p}"}, err: tpm.Fail, calls: "Terminate SetProfile({p})",
 			want: "Could not set profile for TPM2: '{p}'"},
-		{name: "there is a TPM", opt: Options{Profile: "{p}"}, stored: true, calls: "Terminate SetProfile({p})",
+		{name: "existing TPM", opt: Options{Profile: "{p}"}, stored: true, calls: "Terminate SetProfile({p})",
 			want: "Profile could not be applied to an existing TPM 2 instance: "},
-		{name: "a TPM has come in", opt: Options{Profile: "{p}"}, pending: true, calls: "SetState(1,1299) Terminate SetProfile({p})",
+		{name: "TPM from the control channel", opt: Options{Profile: "{p}"}, pending: true, calls: "SetState(1,1299) Terminate SetProfile({p})",
 			want: "Profile could not be applied to an existing TPM 2 instance: "},
-		{name: "none is made", opt: Options{Profile: "failing"}, calls: "Terminate SetProfile(failing) Start Terminate",
+		{name: "none created", opt: Options{Profile: "failing"}, calls: "Terminate SetProfile(failing) Start Terminate",
 			want: "no TPM could be made with the algorithm profile: "},
 	} {
 		b := newBench(t, c.opt)
@@ -62,12 +62,12 @@ func TestAlgorithmProfile(t *testing.T) {
 			t.Errorf("%s: log %q, want %q in it", c.name, notes, c.want)
 		}
 		if c.pending && !b.pending[tpm.Permanent] {
-			t.Errorf("%s: the TPM that came in is gone", c.name)
+			t.Errorf("%s: the TPM from the control channel was lost", c.name)
 		}
 	}
 }
 
-// A profile is for the first TPM alone: a guest that is reset keeps its TPM.
+// Only the first TPM gets the profile: a guest that is reset still has its TPM.
 func TestAlgorithmProfileOnce(t *testing.T) {
 	b := newBench(t, Options{Profile: "{p}", NoAutoShutdown: true}).on(t)
 	if err := b.Init(false); err != nil {

@@ -55,7 +55,7 @@ func (t *TPM) provePermanent() error {
 	if err == nil || t.opt.Incoming || !t.pending[tpm.Permanent] || !isBadState(err) {
 		return err
 	}
-	t.opt.Note("the stored permanent state is replaced by the one that came in; it could not be used: %v", err)
+	t.opt.Note("unusable stored permanent state replaced by the one from the control channel: %v", err)
 	t.loaded[tpm.Permanent.Name()] = loadedAs{err: fs.ErrNotExist}
 	return nil
 }
@@ -75,7 +75,7 @@ func (t *TPM) proveNew() error {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		return fmt.Errorf("%s is there, but %s is missing: %w: %w", b, tpm.Permanent, ErrIncomplete, t.loadResult(tpm.Permanent, ErrIncomplete))
+		return fmt.Errorf("%s exists, but %s is missing: %w: %w", b, tpm.Permanent, ErrIncomplete, t.loadResult(tpm.Permanent, ErrIncomplete))
 	}
 	if t.opt.NoNew {
 		return fmt.Errorf("%w: %w", ErrNotManufactured, t.loadResult(tpm.Permanent, ErrNotManufactured))

@@ -23,8 +23,8 @@ func (r *tape) took() string {
 	return s
 }
 
-// TestRecord is what is recorded and in which form: all that a client sends and
-// gets, but for what answers a prefix, and what the TPM is sent by us.
+// TestRecord checks the records and their form: all commands and responses of clients, except
+// the response to a prefix, and the commands of this package.
 func TestRecord(t *testing.T) {
 	r := &tape{}
 	b := newBench(t, Options{Version: tpm.V20, Record: r, AllowSetLocality: true})
@@ -41,7 +41,7 @@ func TestRecord(t *testing.T) {
 		t.Errorf("INIT: recorded %s", got)
 	}
 	if b.e.admitted {
-		t.Error("the engine may serve commands that nobody would record")
+		t.Error("the engine may serve commands without a record")
 	}
 	if err := b.Startup("clear"); err != nil {
 		t.Fatal(err)

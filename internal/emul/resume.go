@@ -28,7 +28,7 @@ func (s *savedState) library() string { return strings.TrimRight(string(s.Librar
 
 func (t *TPM) parseSaved(b []byte) (*savedState, error) {
 	if len(b) < savedSize {
-		return nil, errors.New("it left no complete state")
+		return nil, errors.New("no complete state was saved")
 	}
 	s := &savedState{body: b[savedSize:]}
 	if _, err := binary.Decode(b, binary.BigEndian, &s.savedHeader); err != nil {
@@ -36,9 +36,9 @@ func (t *TPM) parseSaved(b []byte) (*savedState, error) {
 	}
 	switch {
 	case s.Format != savedFormat:
-		return nil, fmt.Errorf("its state has the unknown format %d", s.Format)
+		return nil, fmt.Errorf("the saved state has the unknown format %d", s.Format)
 	case s.Version != uint32(t.opt.Version):
-		return nil, errors.New("its state is of a TPM of the other version")
+		return nil, errors.New("the saved state belongs to a TPM of the other version")
 	}
 	return s, nil
 }
@@ -48,11 +48,11 @@ func (t *TPM) parseSaved(b []byte) (*savedState, error) {
 const maxResumes = 5
 
 // ErrMissing means that the permanent state of the previous process is missing.
-var ErrMissing = errors.New("its permanent state is missing")
+var ErrMissing = errors.New("permanent state missing")
 
 var (
-	errNothingSaved = errors.New("it left no state")
-	errCrashes      = fmt.Errorf("the engine has ended the process %d times when it started with it", maxResumes)
+	errNothingSaved = errors.New("no state was saved")
+	errCrashes      = fmt.Errorf("the engine ended the process %d times when it started with the saved state", maxResumes)
 )
 
 // Resume continues the TPM of the previous process. It returns false, and logs the reason, if
@@ -80,8 +80,8 @@ func (t *TPM) Resume(strict bool) (bool, error) {
 		return false, fmt.Errorf("cannot resume the TPM of the previous process: %w%s", err, t.remedy(err))
 	}
 	t.opt.Handover.Cells().Ready = 0
-	t.powerOff("it could not resume")
-	t.opt.Error("cannot resume the TPM of the previous process; the TPM starts anew: %v", err)
+	t.powerOff("resume failed")
+	t.opt.Error("cannot resume the TPM of the previous process; starting fresh: %v", err)
 	return false, nil
 }
 
@@ -103,8 +103,8 @@ func isNotNow(err error) bool {
 	return isSystem(err) || errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, ErrMissing)
 }
 
-// transient has the errors of a system that is short of a resource, or of a disk that may come
-// back. Other errors are more often a mistake in the settings.
+// transient has the errors of a system that is short of a resource, or of a disk that may be
+// available again. Other errors are more often a mistake in the settings.
 var transient = []syscall.Errno{
 	syscall.EIO, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.EINTR, syscall.ESTALE,
 	syscall.ETIMEDOUT, syscall.ENOLCK, syscall.ENOSPC, syscall.EDQUOT, syscall.ENODEV, syscall.ENXIO,
@@ -132,8 +132,8 @@ func (t *TPM) startEngine() error {
 	return t.engine.Start()
 }
 
-// Ready records that clients are served from now on: if the TPM is off, or has had no Startup,
-// then because they want it so.
+// Ready records that clients are served from now on. From then on, a TPM that is off or has had no
+// Startup is in the state that the clients chose.
 func (t *TPM) Ready() {
 	t.engine.Lock()
 	defer t.engine.Unlock()
@@ -200,14 +200,14 @@ func (t *TPM) resumeOn(all [][]byte, newest *savedState) error {
 		}
 	}
 	if !s.has(savedOn) || s.Permanent != sum {
-		return errors.New("the permanent state has been changed by another process since")
+		return errors.New("another process has changed the permanent state")
 	}
 	if t.handover.resuming, err = t.openSaved(s); err != nil {
 		return err
 	}
 	t.profile = "" // the TPM exists
 	if err := t.powerOn(); err != nil {
-		return fmt.Errorf("%w (it is of libtpms %s, this is %s)", err, s.library(), t.opt.Library)
+		return fmt.Errorf("%w (saved by libtpms %s, now loaded is %s)", err, s.library(), t.opt.Library)
 	}
 	t.origin = "with the state of the previous process"
 	if !s.has(savedOrderly) {
@@ -221,7 +221,7 @@ func (t *TPM) resumeOn(all [][]byte, newest *savedState) error {
 func (t *TPM) openSaved(s *savedState) (p []byte, err error) {
 	switch sealed := s.has(savedSealed); {
 	case sealed != (t.opt.Keys.File != nil):
-		return nil, errors.New("the key of the state is another one now")
+		return nil, errors.New("the key of the state has changed")
 	case sealed:
 		if p, err = seal.Open(s.body, t.opt.Keys.File); err != nil {
 			return nil, err

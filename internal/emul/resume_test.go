@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// handedOver returns what a TPM leaves that ended in order, and its disk.
+// handedOver returns the saved state of a TPM that ended in order, and its disk.
 func handedOver(t *testing.T) (*savedStates, *bench) {
 	t.Helper()
 	c := &savedStates{}
@@ -36,7 +36,7 @@ func (b *bench) next(t *testing.T, c *savedStates) *bench {
 	return n
 }
 
-// faulty is a disk on which some things fail.
+// faulty is a disk whose operations can fail.
 type faulty struct {
 	*disk
 	load, lock error
@@ -57,7 +57,7 @@ func (f *faulty) Lock() error {
 }
 
 // A system error on the way to the state leaves the saved state alone, to the byte, and
-// the next try succeeds; bad content ends it, and the TPM starts anew.
+// the next try succeeds; bad content ends the resume, and the TPM starts fresh.
 func TestResumeErrors(t *testing.T) {
 	errno := func(e syscall.Errno) error { return fmt.Errorf("fake: %w", e) }
 	for _, g := range []struct {
@@ -101,7 +101,7 @@ func TestResumeErrors(t *testing.T) {
 			if ok || g.system != (err != nil) {
 				t.Fatalf("Resume = %t, %v; want a system error: %t", ok, err, g.system)
 			}
-			if said := strings.Contains(strings.Join(*n.notes, ""), "anew"); said == g.system {
+			if said := strings.Contains(strings.Join(*n.notes, ""), "starting fresh"); said == g.system {
 				t.Errorf("it said %q", *n.notes)
 			}
 			if now := fmt.Sprintf("%x %+v", c.all, c.cells); (now == was) != g.system {

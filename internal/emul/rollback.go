@@ -20,16 +20,16 @@ type undo struct {
 	after  []byte            // the volatile state that belongs to that
 	last   tpm.Code          // of the command before
 
-	off  bool // the engine was terminated and has not started again
-	dead bool // the TPM cannot continue before the next INIT
-	said bool // it was logged that the undo will be tried again
+	off    bool // the engine was terminated and has not started again
+	dead   bool // the TPM cannot continue before the next INIT
+	logged bool // the log has that the undo will be tried again
 }
 
 // errDead means that the TPM is in failure mode until the next INIT.
 var errDead = errors.New("the TPM is in failure mode until it is reset")
 
-// errOtherState means that what is on disk is neither the state from before a
-// command nor the one from after it.
+// errOtherState means that the state on disk is neither the one from before a command nor the one
+// from after it.
 var errOtherState = errors.New("the permanent state on disk was changed by another process")
 
 // mustUndo records that a callback has failed, which makes the engine's state useless. next is the
@@ -72,9 +72,9 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	err := t.tryUndo()
 	switch {
 	case err == nil:
-		if t.waiting.own == 0 && !t.waiting.told {
-			t.waiting.told = true
-			t.opt.Note("command %#x refused; the TPM is as it was before it", uint32(code))
+		if t.waiting.own == 0 && !t.waiting.logged {
+			t.waiting.logged = true
+			t.opt.Note("command %#x refused; TPM restored to before it", uint32(code))
 		}
 	case t.undo == nil:
 		return nil // the engine is in failure mode, and its response says so
@@ -85,9 +85,9 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
 }
 
-// settled completes an undo that could not be completed before. Until it can, commands are
+// completeUndo completes an undo that could not be completed before. Until it can, commands are
 // answered with its error.
-func (t *TPM) settled() error {
+func (t *TPM) completeUndo() error {
 	switch {
 	case t.undo == nil || t.restarting:
 		return nil
@@ -104,20 +104,20 @@ func (t *TPM) tryUndo() error {
 	err := t.restart(u)
 	switch {
 	case err == nil:
-		if u.said {
-			t.event(StoreResumed, t.opt.Where+": the state could be read again, the TPM is as it was before the refused command")
+		if u.logged {
+			t.event(StoreResumed, t.opt.Where+": state readable again; TPM restored to before the refused command")
 		}
 		return nil
 	case isSystem(err):
 		t.parkVolatile(u.before)
 		why := "refusing commands until its state in " + t.opt.Where + " can be read"
 		t.waiting.why.Store(&why)
-		if !u.said {
-			u.said = true
+		if !u.logged {
+			u.logged = true
 			t.event(StoreFailed, fmt.Sprintf("%s: %v; until the state can be read again every command is refused", t.opt.Where, err))
 		}
 	default:
-		t.opt.Error("the TPM is in failure mode until it is reset; its permanent state on disk is not touched: %v", err)
+		t.opt.Error("the TPM is in failure mode until it is reset; its permanent state on disk is unchanged: %v", err)
 		u.dead = true
 		if !u.off {
 			t.forgetUndo() // the engine itself responds
@@ -130,7 +130,7 @@ func (t *TPM) tryUndo() error {
 // restart starts the engine with the permanent state on disk, and the volatile state that belongs
 // to it.
 func (t *TPM) restart(u *undo) error {
-	defer t.ours()()
+	defer t.internal()()
 	t.restarting = true
 	defer func() { t.restarting = false }()
 	volatile, err := t.belonging(u)

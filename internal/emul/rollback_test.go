@@ -55,8 +55,8 @@ func TestRollBackRemoved(t *testing.T) {
 	}
 }
 
-// TestRollBackInDoubt checks that the state on disk decides: a store may fail when the
-// new state is there already.
+// TestRollBackInDoubt checks that the state on disk decides: a store may fail after the
+// new state was written.
 func TestRollBackInDoubt(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.e.fresh = readOther(t)
@@ -70,7 +70,7 @@ func TestRollBackInDoubt(t *testing.T) {
 }
 
 // TestRollBackLater checks that a state that cannot be read for a time refuses every
-// command, and is what the TPM goes on with afterwards.
+// command, and that the TPM continues with it afterwards.
 func TestRollBackLater(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.d.load = func() error { return syscall.EIO }
@@ -118,7 +118,7 @@ func TestRollBackLater(t *testing.T) {
 }
 
 // TestNoRollBack checks that the TPM is in failure mode, as it is with swtpm, if
-// there is nothing to go on with; INIT ends that.
+// no state exists to continue with; INIT ends that.
 func TestNoRollBack(t *testing.T) {
 	for name, f := range map[string]func(t *testing.T, b *bench){
 		"another state on disk": func(t *testing.T, b *bench) {
@@ -150,8 +150,8 @@ func TestNoRollBack(t *testing.T) {
 	}
 }
 
-// readOther is the permanent state of another TPM: one byte is different, where any
-// will do.
+// readOther returns the permanent state of another TPM: one byte differs, at a position where
+// any value is valid.
 func readOther(t *testing.T) []byte {
 	t.Helper()
 	p := readPayload(t, tpm.V20, tpm.Permanent)

@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// snapshot returns all blobs of one moment, for a copy of the TPM that goes on here: no
+// snapshot returns all blobs of one moment, for a copy of the TPM, which continues here: no
 // command runs meanwhile, and neither the stored volatile state nor the storage lock
 // changes. encrypted and plain are those of State.
 func (t *TPM) snapshot(plain bool) (all []byte, encrypted bool, err error) {

@@ -144,7 +144,7 @@ func (t *TPM) storeVolatile(p []byte) error {
 	err := t.store.Store(name, p)
 	if errors.Is(err, nv.ErrUnsynced) {
 		if derr := t.store.Delete(name); derr != nil && !errors.Is(derr, nv.ErrUnsynced) && !errors.Is(derr, fs.ErrNotExist) {
-			t.opt.Error("volatile state that could not be synced is left behind: %v", derr)
+			t.opt.Error("volatile state could neither be synced nor removed: %v", derr)
 		}
 	}
 	return err
@@ -184,11 +184,11 @@ func (t *TPM) payloadOf(b tpm.Blob) ([]byte, error) {
 	case tpm.Permanent, tpm.Savestate:
 		p, err := t.store.Load(b.Name())
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("there is no %s: %w", b, tpm.Retry)
+			return nil, fmt.Errorf("%s missing: %w", b, tpm.Retry)
 		}
 		return p, err
 	}
-	return nil, fmt.Errorf("no such state blob: %d: %w", uint32(b), tpm.Fail)
+	return nil, fmt.Errorf("unknown state blob %d: %w", uint32(b), tpm.Fail)
 }
 
 // PrepareSetState acquires the storage lock for the blobs that SetState will get. The error is
@@ -212,7 +212,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return tpm.BadOrdinal
 	}
 	if b.Name() == "" {
-		return fmt.Errorf("no such state blob: %w", tpm.BadParameter)
+		return fmt.Errorf("unknown state blob: %w", tpm.BadParameter)
 	}
 	if t.handover.blobsLost && b != tpm.Permanent {
 		return errLost
@@ -225,9 +225,9 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	switch i, err := seal.Inspect(blob); {
 	case err == nil && i.Flags&seal.FlagMigrationEncrypted != 0:
 	case t.opt.SealedOnly:
-		return fmt.Errorf("%s is not encrypted with the migration key, and only such blobs are accepted: %w", b, tpm.DecryptError)
+		return fmt.Errorf("%s refused: not encrypted with the migration key: %w", b, tpm.DecryptError)
 	case err == nil && t.opt.Keys.Migration != nil:
-		t.opt.Note("SET_STATEBLOB: %s accepted, though it is not encrypted with the migration key", b)
+		t.opt.Note("SET_STATEBLOB: %s accepted without encryption by the migration key", b)
 	}
 	// An empty permanent state makes the TPM 2.0 of newer libraries abort.
 	if b == tpm.Permanent && len(p) == 0 && t.opt.Version == tpm.V20 {

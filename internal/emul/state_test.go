@@ -22,7 +22,7 @@ func result(rsp []byte) tpm.Result {
 	return tpm.Result(h.Code)
 }
 
-// TestStoreFails has the engine hear of it, and the old state stay.
+// TestStoreFails checks that the engine learns of the failure, and that the old state stays.
 func TestStoreFails(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	before := b.snapshot()
@@ -44,7 +44,7 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
-// TestRelease gives the storage lock away and has it back.
+// TestRelease releases the storage lock and acquires it again.
 func TestRelease(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	if !b.d.mine || !b.e.admitted {
@@ -76,7 +76,7 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// TestKeepStorage: nobody asked for the lock to be given away.
+// TestKeepStorage checks that the lock is not released without a request.
 func TestKeepStorage(t *testing.T) {
 	b := newBench(t, Options{KeepStorage: true}).on(t)
 	b.ReleaseStorage()
@@ -85,8 +85,8 @@ func TestKeepStorage(t *testing.T) {
 	}
 }
 
-// TestIncoming powers on while the host that the guest leaves has the state, and
-// takes it when the guest has come.
+// TestIncoming powers on while the source host has the state, and acquires the lock when the
+// guest has arrived.
 func TestIncoming(t *testing.T) {
 	take := map[string]func(b *bench) error{
 		"a command":    func(b *bench) error { _, err := b.Execute(writing); return err },
@@ -129,8 +129,8 @@ func TestIncoming(t *testing.T) {
 	}
 }
 
-// TestHandOver has the other side of a migration give the lock away while a
-// command, or the first blob, waits for it here.
+// TestHandOver checks that a command, or the first blob, waits until the other host of a
+// migration releases the lock.
 func TestHandOver(t *testing.T) {
 	released := newBench(t, Options{}).on(t)
 	released.ReleaseStorage()
@@ -163,8 +163,8 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// TestIncomingMakesNothing: the other host's lock is in the way of a new TPM and
-// of what INIT would delete.
+// TestIncomingMakesNothing checks that INIT neither creates a TPM nor deletes an item while the
+// other host has the lock.
 func TestIncomingMakesNothing(t *testing.T) {
 	b := newBench(t, Options{Incoming: true})
 	b.d.other = true
@@ -190,8 +190,8 @@ func TestIncomingMakesNothing(t *testing.T) {
 	}
 }
 
-// TestIncomingBadState: what the host that the guest leaves has stored is not
-// replaced if it cannot be read here.
+// TestIncomingBadState checks that the state of the source host is not replaced if it cannot be
+// read here.
 func TestIncomingBadState(t *testing.T) {
 	blob, _, err := seal.Keys{}.SealBlob(readPayload(t, tpm.V20, tpm.Permanent), true)
 	if err != nil {
@@ -207,8 +207,8 @@ func TestIncomingBadState(t *testing.T) {
 	}
 }
 
-// TestReleasedStateIsNotWritten has another process own the state: nothing here
-// may change it any more.
+// TestReleasedStateIsNotWritten checks that the state does not change while another process owns
+// it.
 func TestReleasedStateIsNotWritten(t *testing.T) {
 	for name, f := range map[string]func(b *bench) error{
 		"STOP":           func(b *bench) error { return b.Stop() },
@@ -243,8 +243,8 @@ func TestReleasedStateIsNotWritten(t *testing.T) {
 	}
 }
 
-// TestReleasedStateIsBorrowed does the same while nobody else has the lock: it is
-// taken for the time of the change.
+// TestReleasedStateIsBorrowed checks that a change acquires a lock that no other process has,
+// and releases it afterwards.
 func TestReleasedStateIsBorrowed(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.run(t, writing)
@@ -262,7 +262,7 @@ func TestReleasedStateIsBorrowed(t *testing.T) {
 	}
 }
 
-// TestBlobs gets the blobs of one TPM and sets them in another.
+// TestBlobs copies the blobs of one TPM to another.
 func TestBlobs(t *testing.T) {
 	key := func(n byte, size int) *seal.Key {
 		k, err := seal.NewKey(slices.Repeat([]byte{n}, size))
@@ -318,7 +318,7 @@ func TestStateResults(t *testing.T) {
 	}
 }
 
-// TestSetStateResults is what is told of blobs that are refused.
+// TestSetStateResults checks the results for blobs that are refused.
 func TestSetStateResults(t *testing.T) {
 	good := func(v tpm.Version, b tpm.Blob, k seal.Keys) []byte {
 		blob, _, err := k.SealBlob(readPayload(t, v, b), false)
@@ -376,7 +376,7 @@ func TestSetStateResults(t *testing.T) {
 	}
 }
 
-// TestPending has blobs wait for INIT: what they replace need not be good.
+// TestPending checks that blobs which wait for INIT may replace a bad state.
 func TestPending(t *testing.T) {
 	blob := func(typ tpm.Blob) []byte {
 		b, _, err := seal.Keys{}.SealBlob(readPayload(t, tpm.V20, typ), true)
@@ -395,7 +395,7 @@ func TestPending(t *testing.T) {
 	if err := b.SetState(tpm.Volatile, false, blob(tpm.Volatile)); err != nil {
 		t.Fatal(err)
 	}
-	if b.Init(false) == nil { // takes nothing of what waits
+	if b.Init(false) == nil { // uses none of the waiting blobs
 		t.Fatal("Init() with a damaged permanent state succeeds")
 	}
 	b.put("permall", good)
@@ -433,7 +433,7 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// TestLockStorage before there is anything to lock.
+// TestLockStorage checks LockStorage before a state exists.
 func TestLockStorage(t *testing.T) {
 	b := newBench(t, Options{})
 	if err := b.LockStorage(0); err != nil || !b.d.mine {
@@ -449,11 +449,11 @@ func TestLockStorage(t *testing.T) {
 	}
 	b.ReleaseStorage() // nothing to release
 	if b.released {
-		t.Error("released what was never had")
+		t.Error("released a lock that was never acquired")
 	}
 }
 
-// TestHost is the state as the engine's callbacks see it.
+// TestHost checks the state as the engine's callbacks see it.
 func TestHost(t *testing.T) {
 	b := newBench(t, Options{})
 	h := host{b.TPM}
@@ -487,8 +487,8 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// TestTwoWait has two clients wait for the storage lock: it is the same wait, and
-// neither ends before its time.
+// TestTwoWait checks that two clients that wait for the storage lock share one wait, and that
+// neither wait ends early.
 func TestTwoWait(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	b.ReleaseStorage()
@@ -525,9 +525,9 @@ func TestTwoWait(t *testing.T) {
 	}
 }
 
-// TestOvertaken has the state change while the lock is given away, or before the
-// guest has come: it must then be left alone, whatever a client asks for, also when
-// the other process has ended and the lock is free.
+// TestOvertaken checks that a state that has changed while the lock was released, or before the
+// guest arrived, stays unchanged whatever a client requests, also after the other process has
+// ended and the lock is free.
 func TestOvertaken(t *testing.T) {
 	ways := []struct {
 		name  string
@@ -566,7 +566,7 @@ func TestOvertaken(t *testing.T) {
 						t.Error("what another process has stored was replaced")
 					}
 					if b.d.mine {
-						t.Error("the lock was kept")
+						t.Error("the lock was not released")
 					}
 				})
 			}
@@ -574,8 +574,8 @@ func TestOvertaken(t *testing.T) {
 	}
 }
 
-// TestNotOvertaken has nobody else change the state: each of our changes is the
-// state that the next one compares with.
+// TestNotOvertaken checks that this process' own changes do not count as changes by another
+// process.
 func TestNotOvertaken(t *testing.T) {
 	for name, o := range map[string]Options{"source": {}, "destination": {Incoming: true}} {
 		b := newBench(t, o).on(t)
@@ -591,8 +591,8 @@ func TestNotOvertaken(t *testing.T) {
 	}
 }
 
-// TestIncomingOvertaken: the guest comes without blobs, as it would to a TPM that
-// INIT has started too early. What INIT has read is old by now.
+// TestIncomingOvertaken checks a guest that arrives without blobs at a TPM that INIT has started
+// too early. The state that INIT has read is outdated by then.
 func TestIncomingOvertaken(t *testing.T) {
 	b := newBench(t, Options{Incoming: true}).on(t)
 	newer, err := seal.Seal(append([]byte(nil), b.e.fresh[:len(b.e.fresh)-1]...), nil)
@@ -615,8 +615,8 @@ func TestIncomingOvertaken(t *testing.T) {
 	}
 }
 
-// TestIncomingBackup: a bad state is exchanged for its backup only where it is
-// nobody else's.
+// TestIncomingBackup checks that a bad state is replaced by its backup only if no other process
+// owns it.
 func TestIncomingBackup(t *testing.T) {
 	good, err := seal.Seal(readPayload(t, tpm.V20, tpm.Permanent), nil)
 	if err != nil {

@@ -10,7 +10,7 @@ type Status struct {
 	On       bool
 	Commands uint64    // number since the process began, including those of this program
 	Stored   time.Time // time of the last store of its state; zero before the first
-	Waiting  string    // what a command waits for, "" if none waits
+	Waiting  string    // why a command waits, "" if none waits
 	Waits    uint64    // how often a command had to wait for the disk
 	Refused  uint64    // commands refused because their effect could not be stored
 }

@@ -31,18 +31,18 @@ const (
 
 // waiting has the state of commands that wait until their changes can be stored.
 type waiting struct {
-	why     atomic.Pointer[string] // what the command waits for; nil if none waits
+	why     atomic.Pointer[string] // why the command waits; nil if none waits
 	count   atomic.Uint64          // of waits that have begun
 	refused atomic.Uint64          // commands that were answered with an error instead
 	hurried atomic.Int32           // callers that wait for the engine and end every wait
 	cancel  atomic.Uint64          // Engine.Commands of the command that CANCEL_TPM_CMD ends
 	ending  atomic.Bool            // the process ends
-	wake    chan struct{}          // one of the three above has changed
+	wake    chan struct{}          // hurried, cancel or ending has changed
 	aside   chan func()            // functions that the waiting thread calls for others
 
 	// Under the engine's lock.
 	own    int    // depth of calls that are not a client's command, and never wait
-	told   bool   // a refused command was logged, since the last successful store
+	logged bool   // a refused command was logged, since the last successful store
 	waited bool   // so was a waiting one
 	fault  string // the error that was logged last; "" after a successful store
 }
@@ -97,7 +97,7 @@ func (t *TPM) remaining(begun time.Time) time.Duration {
 func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
 	switch {
 	case !isSystem(err):
-		return "it cannot be tried again"
+		return "not retried"
 	case !isFull(err):
 		if n >= maxTries {
 			return fmt.Sprintf("tried %d times", n)
@@ -106,7 +106,7 @@ func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
 	case t.opt.FullWait <= 0:
 		return "on-full is fail"
 	case t.waiting.own > 0:
-		return "not a command of a client"
+		return "not a client's command"
 	case t.ctx.Err() != nil || t.waiting.ending.Load():
 		return "the process ends"
 	case t.waiting.cancel.Load() == t.engine.Commands():
@@ -184,9 +184,9 @@ func (t *TPM) aside(ctx context.Context, f func()) bool {
 	return true
 }
 
-// ours marks the calls before done as not part of a client's command: they never wait for a full
+// internal marks the calls before done as not part of a client's command: they never wait for a full
 // disk.
-func (t *TPM) ours() (done func()) {
+func (t *TPM) internal() (done func()) {
 	t.waiting.own++
 	return func() { t.waiting.own-- }
 }
@@ -229,11 +229,11 @@ func (t *TPM) storeWorks(begun time.Time, last error) {
 	if t.waiting.fault == "" && last == nil {
 		return
 	}
-	t.waiting.fault, t.waiting.told, t.waiting.waited = "", false, false
+	t.waiting.fault, t.waiting.logged, t.waiting.waited = "", false, false
 	s := t.opt.Where
 	switch {
 	case waited:
-		s += fmt.Sprintf(": the TPM command goes on after %s", time.Since(begun).Round(100*time.Millisecond))
+		s += fmt.Sprintf(": the TPM command continues after %s", time.Since(begun).Round(100*time.Millisecond))
 	case last != nil:
 		s += fmt.Sprintf(": the next try succeeded after %v", last)
 	}

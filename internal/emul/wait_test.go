@@ -65,8 +65,8 @@ func (b *bench) inBackground(t *testing.T) <-chan tpm.Result {
 // patience is how long something may take that must happen.
 const patience = time.Minute
 
-// TestWait checks that a command waits for space, that those who need no store are
-// served meanwhile, and that the events say so once.
+// TestWait checks that a command waits for space, that calls which need no store are
+// served meanwhile, and that each event is reported once.
 func TestWait(t *testing.T) {
 	b, events := newWaiting(t, Forever)
 	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT} {
@@ -92,7 +92,7 @@ func TestWait(t *testing.T) {
 	if got := strings.Count(events(), "store waiting: a fake: "); got != 2 {
 		t.Errorf("%d lines of a wait, want 2:\n%s", got, events())
 	}
-	if got := strings.Count(events(), "store resumed: a fake: the TPM command goes on after "); got != 2 {
+	if got := strings.Count(events(), "store resumed: a fake: the TPM command continues after "); got != 2 {
 		t.Errorf("%d lines of an end, want 2:\n%s", got, events())
 	}
 	if s := b.Status(); s.Waits != 2 || s.Refused != 0 || s.Waiting != "" {
@@ -135,7 +135,7 @@ func TestWaitEndsWithContext(t *testing.T) {
 }
 
 // TestWaitLimit checks that the limit ends a wait, and that a second refusal in the
-// same trouble has no line of its own.
+// same outage is not logged again.
 func TestWaitLimit(t *testing.T) {
 	b, events := newWaiting(t, 300*time.Millisecond)
 	change := b.full(syscall.ENOSPC)
@@ -163,7 +163,7 @@ func TestWaitLimit(t *testing.T) {
 	}
 }
 
-// TestNoWait checks what never waits: a cancel from before, a command of our own, a
+// TestNoWait checks the calls that never wait: a cancel from before, a command of our own, a
 // request, and everything with on-full = "fail".
 func TestNoWait(t *testing.T) {
 	b, _ := newWaiting(t, Forever)

@@ -225,7 +225,7 @@ func TestNoExec(t *testing.T) {
 	}
 }
 
-// TestSlots checks that the newest state comes first, that the one before it stays until it
+// TestSlots checks that the newest state comes first, that the previous one stays until it
 // is replaced, and that the end of a longer state is cleared.
 func TestSlots(t *testing.T) {
 	m, err := newMemory()

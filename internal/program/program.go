@@ -53,8 +53,8 @@ func (e *ExitError) Unwrap() error { return e.Err }
 // must not take the owner's rights to files that the program creates and opens again: these
 // bits are cleared.
 //
-// An error is printed on stderr in one line, "name: error"; the exit code is that
-// of an ExitError in its chain, else 1. Without an error it is 0.
+// An error is printed on stderr in one line, "name: error"; the exit code is the
+// code of an ExitError in its chain, else 1. Without an error it is 0.
 func Main(name string, run func(ctx context.Context, args []string) error) {
 	os.Exit(status(name, nil, run))
 }

@@ -75,8 +75,8 @@ func After(d time.Duration, f func()) {
 	}
 }
 
-// start makes l wait for w, or a goroutine if l is nil or has ended. What waited before ends
-// with its next event at the latest.
+// start makes l wait for w, or a goroutine if l is nil or has ended. An earlier wait
+// ends with its next event at the latest.
 func (w *watch) start(l Loop) {
 	w.mu.Lock()
 	w.loop = l

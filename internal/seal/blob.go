@@ -1,8 +1,8 @@
 // Package seal turns the plain state of a TPM into the bytes that are kept in a
 // state file or sent in a migration blob, and back. It owns the container
 // (header and blocks), the keys, their derivation, the encryption and the
-// checks of integrity. It opens no state file: that is package nv's. It knows
-// nothing of what is in a payload: that is libtpms's.
+// checks of integrity. Package nv opens the
+// state files. Only libtpms interprets a payload.
 //
 // All integers of the container are big-endian. It is the format of swtpm; each
 // program reads what the other wrote.
@@ -77,9 +77,9 @@ type header struct {
 	flags      Flags
 }
 
-// parseHeader returns the header of blob and the body after it. Its checks and
-// their order are those of the reference: length, total length (a truncated or
-// extended copy), minimum version, header size.
+// parseHeader returns the header of blob and the body after it. It checks the same as the
+// reference, in the same order: length, total length (a truncated or extended copy), minimum
+// version, header size.
 func parseHeader(blob []byte) (header, []byte, error) {
 	if len(blob) < headerSize {
 		return header{}, nil, fmt.Errorf("%w: %d bytes, and the header alone has %d", ErrLength, len(blob), headerSize)
@@ -133,12 +133,12 @@ const (
 	tagIV                 tag = 6 // of tagEncrypted
 	tagMigrationIV        tag = 7 // of tagMigrationEncrypted
 
-	// tagChecksum is ours: SHA-256 of every byte of the file before this
-	// block. The reference skips it, and drops it at its next write.
+	// tagChecksum is an extension of this program: SHA-256 of every byte of the
+	// file before this block. The reference skips it, and drops it at its next write.
 	tagChecksum tag = 0x0100
 
-	// tagRecord is ours, too: a record about the payload, which is opaque here,
-	// and in an encrypted container its MAC. See record.go.
+	// tagRecord is an extension, too: a record about the payload, which is opaque
+	// here, and in an encrypted container its MAC. See record.go.
 	tagRecord tag = 0x0101
 )
 
@@ -192,7 +192,7 @@ type Info struct {
 
 // Inspect decodes the header of a state file or migration blob, and of its
 // blocks only the tags. It fails as Open does on a bad header, with ErrContent
-// on a version that nobody wrote. blob is not kept.
+// on an unknown version. It does not use blob afterwards.
 func Inspect(blob []byte) (Info, error) {
 	h, body, err := parseHeader(blob)
 	if err != nil {

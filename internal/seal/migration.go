@@ -101,8 +101,8 @@ func (k Keys) openBlob(blob []byte, encrypted bool) (payload, record []byte, err
 		}
 		return append(make([]byte, 0, len(body)), body...), nil, nil // it has no blocks
 	}
-	// Everything that needs no key is decided here, for both layers: behind the
-	// first one it would say whether that has opened.
+	// Check everything that needs no key here, for both layers: a check after the
+	// first layer was opened would reveal whether the key was right.
 	if err := migrationLayer.ready(k.Migration, h, outer); err != nil {
 		return nil, nil, err
 	}

@@ -202,7 +202,7 @@ func splitFile(blob []byte) (map[tag][]byte, error) {
 			return nil, fmt.Errorf("%w: a second block with tag %#x at byte %d", ErrContent, uint16(t), offset)
 		case t == tagChecksum:
 			if len(next) > 0 {
-				return nil, fmt.Errorf("%w: %d bytes behind the checksum", ErrContent, len(next))
+				return nil, fmt.Errorf("%w: %d bytes after the checksum", ErrContent, len(next))
 			}
 			sum := sha256.Sum256(blob[:offset])
 			if subtle.ConstantTimeCompare(sum[:], content) != 1 {

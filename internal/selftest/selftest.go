@@ -62,8 +62,8 @@ func Names() []string {
 }
 
 // Run starts m anew and runs all checks. It calls begin before and end after each of
-// them, so that the caller can name the check that ended the process. Its error is that
-// of a TPM that does not start.
+// them, so that the caller can name the check that ended the process. It fails if
+// the TPM does not start.
 func Run(m Machine, begin func(name string), end func(Result)) error {
 	if err := m.Restart(nil); err != nil {
 		return fmt.Errorf("start a TPM 2.0: %w", err)
@@ -96,7 +96,7 @@ func (b *bench) load(public tpm2.TPMTPublic, sensitive *tpm2.TPMTSensitive) (key
 	return tpm2.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: tpm2.PasswordAuth(nil)}, unload, nil
 }
 
-// keyAttributes are those of a key that is loaded for one check.
+// keyAttributes returns the attributes of a key that is loaded for one check.
 func keyAttributes(sign, decrypt bool) tpm2.TPMAObject {
 	return tpm2.TPMAObject{UserWithAuth: true, NoDA: true, SignEncrypt: sign, Decrypt: decrypt}
 }

@@ -119,8 +119,8 @@ func (t *certifier) open(r ca.Request) (err error) {
 	return nil
 }
 
-// issueInProcess issues the certificate in this process. The messages are those of the
-// program.
+// issueInProcess issues the certificate in this process. It logs the same
+// messages as the program.
 func (t *certifier) issueInProcess(ctx context.Context, r ca.Request) ([]byte, error) {
 	t.logCall(r)
 	crt, err := t.authority.Issue(ctx, r)

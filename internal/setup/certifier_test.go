@@ -78,7 +78,7 @@ func TestCertifierProgram(t *testing.T) {
 }
 
 // TestCertifierInProcess checks that the CA gets a typed request and that the messages
-// are those of the program.
+// are the same as the program's.
 func TestCertifierInProcess(t *testing.T) {
 	dir := t.TempDir()
 	conf := writeTo(t, dir, "conf", "statedir = "+dir+"\nsigningkey = "+dir+"/signkey.pem\nissuercert = "+dir+"/issuercert.pem\n", 0o600)

@@ -76,8 +76,8 @@ func (e *engine) openStore(key *seal.Key) func() (*nv.Store, error) {
 	}
 }
 
-// Execute implements manufacture.TPM. A command that runs is told to stop if ctx ends; a
-// TPM 1.2 goes on all the same, and who closes it waits.
+// Execute implements manufacture.TPM. If ctx ends, the running command is cancelled; a
+// TPM 1.2 does not stop then, and Close waits for it.
 func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err

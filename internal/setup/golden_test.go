@@ -138,7 +138,7 @@ func compare(t *testing.T, release string, i int, c call) {
 		t.Errorf("%d %q: stderr\n%q, want\n%q", i, args, got, want)
 	}
 	got, want := plain(r.stdout, "root:root"), plain(c.Stdout, "root:root")
-	if strings.HasPrefix(want, "TPM emulator setup tool version") { // the usage is ours
+	if strings.HasPrefix(want, "TPM emulator setup tool version") { // the usage text differs
 		got, _, _ = strings.Cut(got, "\n")
 		want, _, _ = strings.Cut(want, "\n")
 		if !libtpms.HasProfiles() || !newer {

@@ -204,7 +204,7 @@ func TestCertToken(t *testing.T) {
 		{"pkcs11:token=my%20ca;object=p256?module-name=softhsm2&pin-value=9999", "1234", "the PIN is wrong"},
 		{"pkcs11:token=my%20ca;object=p256?module-name=softhsm2", "", "at least none to be seen without a PIN"},
 		{"pkcs11:token=my%20ca;object=p255?module-name=softhsm2", "1234", "there is no such private key"},
-		{"pkcs11:token=other;object=p256?module-name=softhsm2", "1234", `the URI's token is not there; there is "my ca"`},
+		{"pkcs11:token=other;object=p256?module-name=softhsm2", "1234", `the URI's token was not found among the tokens "my ca"`},
 		{"pkcs11:token=my%20ca;object=p384?module-name=softhsm2", "1234", "is not the one of the issuer's certificate"},
 		{"pkcs11:token=my%20ca;object=p256?module-path=/none.so", "1234", "no PKCS#11 module can be loaded, looked for /none.so"},
 	} {

@@ -344,7 +344,7 @@ func TestKeepOtherState(t *testing.T) {
 			if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
 				t.Errorf("a TPM that has no power: %x, %v", rsp, err)
 			}
-			const want = "the TPM starts anew: the permanent state has been changed by another process since"
+			const want = "starting fresh: another process has changed the permanent state"
 			k.says(t, want)
 			if err := k.ctrl.Init(0); err != nil {
 				t.Fatal(err)
@@ -573,7 +573,7 @@ func (k *keptTPM) wantLost(t *testing.T, what string, err error, was []byte) {
 	if now, _ := os.ReadFile(filepath.Join(k.dir, "state", v20.file())); !bytes.Equal(now, was) {
 		t.Errorf("%s: there is a state of %d bytes, want %d", what, len(now), len(was))
 	}
-	k.says(t, "the state that came in was lost when the service was restarted")
+	k.says(t, "the state from the control channel was lost in a restart of the service")
 }
 
 // comes sends the guest again.
@@ -616,7 +616,7 @@ func TestKeepGivenUp(t *testing.T) {
 		}
 		crashed(5)
 		k.start(t)
-		const want = "the TPM starts anew: the engine has ended the process 5 times when it started with it"
+		const want = "starting fresh: the engine ended the process 5 times when it started with the saved state"
 		k.says(t, want)
 		if rsp, err := k.data.transmit(random20); err != nil || result(rsp) != 0x101 && result(rsp) != 9 {
 			t.Errorf("a TPM that has no power: %x, %v", rsp, err)

@@ -274,7 +274,7 @@ func TestRestartDamagedState(t *testing.T) {
 			bad[len(bad)/2] ^= 1
 			write(t, file, bad)
 			k.start(t)
-			k.says(t, "the TPM starts anew")
+			k.says(t, "starting fresh")
 			if err := k.ctrl.Init(0); err == nil {
 				t.Error("INIT with a damaged state succeeds")
 			}
@@ -298,7 +298,7 @@ func TestRestartDamagedStateAtStart(t *testing.T) {
 	if code := k.Wait(t); code != 1 {
 		t.Errorf("exit code %d, want 1; it said %s", code, k.Out.String())
 	}
-	k.says(t, "the TPM starts anew")
+	k.says(t, "starting fresh")
 	k.says(t, "INIT failed")
 }
 

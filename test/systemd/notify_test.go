@@ -100,7 +100,7 @@ func TestJournal(t *testing.T) {
 	// The very last words may come too late for the journal.
 	got = without(got, "power-off the process ends")
 	want := []string{
-		"ready ", "power-on a new TPM", "power-off a client asked for it", "power-on with its stored state",
+		"ready ", "power-on a new TPM", "power-off requested by a client", "power-on with its stored state",
 		"stopping terminated signal received", "ready ", "init-failed",
 	}
 	for i := range max(len(want), len(got)) {

@@ -33,7 +33,7 @@ func dehex(t testing.TB, s string) []byte {
 	return b
 }
 
-// TestEC has coordinates that are short, long and beside the curve.
+// TestEC checks coordinates that are short, long and not on the curve.
 func TestEC(t *testing.T) {
 	p256, err := CurveByName("secp256r1")
 	if err != nil {

@@ -148,7 +148,7 @@ func TestPasswordDescriptor(t *testing.T) {
 	}
 }
 
-// TestWhereItGoes has stdout, files that are there already, and nothing.
+// TestWhereItGoes checks the output to stdout, to existing files, and to none.
 func TestWhereItGoes(t *testing.T) {
 	t.Chdir(testFiles(t))
 	if err := os.WriteFile("old", []byte(strings.Repeat("old", 1000)), 0o644); err != nil {
@@ -197,7 +197,7 @@ func TestWhereItGoes(t *testing.T) {
 	}
 }
 
-// TestLooseKey tells of a key that its group may read, and uses it.
+// TestLooseKey checks that a key that its group may read is reported, and used.
 func TestLooseKey(t *testing.T) {
 	t.Chdir(testFiles(t))
 	if err := os.Chmod("ca-p256.key.pem", 0o640); err != nil {

@@ -139,11 +139,11 @@ func (t *token) slot(u *pkcs11URI) (uint, error) {
 	}
 	switch {
 	case len(labels) == 0:
-		return 0, errors.New("there is no token")
+		return 0, errors.New("no token found")
 	case len(found) == 0:
-		return 0, fmt.Errorf("the URI's token is not there; there is %s", strings.Join(labels, ", "))
+		return 0, fmt.Errorf("the URI's token was not found among the tokens %s", strings.Join(labels, ", "))
 	case len(found) > 1:
-		return 0, fmt.Errorf("the URI fits %d of the tokens %s; token= or serial= says which", len(found), strings.Join(labels, ", "))
+		return 0, fmt.Errorf("the URI matches %d of the tokens %s; add token= or serial= to select one", len(found), strings.Join(labels, ", "))
 	}
 	return found[0], nil
 }

@@ -98,7 +98,7 @@ func (u *pkcs11URI) set(name, value string) error {
 		u.slot = &id
 	case "type":
 		if value != "private" {
-			return fmt.Errorf("type %q in the URI is not that of a key that signs", value)
+			return fmt.Errorf("type %q in the URI is not a private key", value)
 		}
 	case "module-path":
 		u.modulePath = value

@@ -194,7 +194,7 @@ func FuzzParsePEM(f *testing.F) {
 		f.Add(readFile(f, filepath.Base(name)), []byte("pw"))
 	}
 	f.Fuzz(func(t *testing.T, text, password []byte) {
-		// What is encrypted takes its time and is for FuzzDecrypt.
+		// An encrypted key takes long; FuzzDecrypt covers it.
 		if strings.Contains(string(text), "ENCRYPTED") {
 			return
 		}

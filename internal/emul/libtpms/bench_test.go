@@ -28,7 +28,7 @@ type disk struct {
 	stores int
 
 	gate    sync.Mutex
-	waiting chan bool // told of each Store that begins, if not nil
+	waiting chan bool // gets a value for each Store that begins, if not nil
 }
 
 func newDisk() *disk { return &disk{items: map[string][]byte{}} }
@@ -77,7 +77,7 @@ func (d *disk) Unlock() error         { return nil }
 func (d *disk) Close() error          { return nil }
 
 // newTPM returns a TPM that is off, with its state on d. There is one library,
-// so the one before must be closed.
+// so the previous TPM must be closed.
 func newTPM(t *testing.T, d *disk, o emul.Options) *emul.TPM {
 	t.Helper()
 	if o.Open == nil {
@@ -101,7 +101,7 @@ func started(t *testing.T, d *disk, v tpm.Version) *emul.TPM {
 	return x
 }
 
-// powerOn has the TPM go through INIT and TPM_Startup, clear.
+// powerOn sends INIT and TPM_Startup, clear.
 func powerOn(t *testing.T, x *emul.TPM) {
 	t.Helper()
 	if err := x.Init(false); err != nil {
@@ -131,7 +131,7 @@ func code(rsp []byte) tpm.Result {
 	return tpm.Result(h.Code)
 }
 
-// send makes a TPM what go-tpm talks to.
+// send makes a TPM a transport of go-tpm.
 type send struct{ x *emul.TPM }
 
 func (s send) Send(cmd []byte) ([]byte, error) { return s.x.Execute(cmd) }

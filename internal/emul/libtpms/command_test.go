@@ -32,8 +32,8 @@ func nameOf(x *emul.TPM, index tpm2.TPMHandle) (tpm2.TPM2BName, error) {
 	return rsp.NVName, nil
 }
 
-// again repeats f while the TPM asks for that: before the first use of an
-// authorization that counts, it notes on disk that the counter may go up.
+// again repeats f while the TPM requests that: before the first use of an authorization whose
+// failures are counted, the TPM stores that the counter may increase.
 func again(f func() error) error {
 	err := f()
 	for n := 0; n < 10 && errors.Is(err, tpm2.TPMRCRetry); n++ {

@@ -110,7 +110,7 @@ func (e *engine) Register(h emul.Host) error {
 
 func (e *engine) SetProfile(profile string) error {
 	if !HasProfiles() {
-		return fmt.Errorf("libtpms %s has no algorithm profiles, 0.10 is the first version that has: %w", Version(), errors.ErrUnsupported)
+		return fmt.Errorf("libtpms %s has no algorithm profiles; 0.10 or newer is needed: %w", Version(), errors.ErrUnsupported)
 	}
 	p := C.CString(profile)
 	defer C.free(unsafe.Pointer(p))
@@ -181,7 +181,7 @@ var stateTypes = map[tpm.Blob]uint32{
 func (e *engine) SetState(b tpm.Blob, payload []byte) error {
 	st, ok := stateTypes[b]
 	if !ok {
-		return fmt.Errorf("libtpms: SetState: no such state %d: %w", b, tpm.BadParameter)
+		return fmt.Errorf("libtpms: SetState: unknown state %d: %w", b, tpm.BadParameter)
 	}
 	var p *C.uchar
 	if len(payload) > 0 {

@@ -63,7 +63,7 @@ func TestVersionAndInfo(t *testing.T) {
 	}
 }
 
-// TestHash measures from locality 4 and looks at the tpmEstablished bit.
+// TestHash measures from locality 4 and checks the tpmEstablished bit.
 func TestHash(t *testing.T) {
 	for v := range versions {
 		x := started(t, newDisk(), v)
@@ -92,8 +92,7 @@ func TestHash(t *testing.T) {
 	}
 }
 
-// TestHashWithoutStart ends a hash that was not begun, which a TPM 1.2 does not
-// forgive.
+// TestHashWithoutStart ends a hash that was not begun, which puts a TPM 1.2 into failure mode.
 func TestHashWithoutStart(t *testing.T) {
 	x := started(t, newDisk(), tpm.V12)
 	if err := x.HashEnd(); tpm.ResultOf(err) != 0x1A {
@@ -112,7 +111,7 @@ func TestHashWithoutStart(t *testing.T) {
 	_ = x.Close()
 }
 
-// TestPrefixLocality has TPM2_Startup be refused at locality 4 and allowed at 3.
+// TestPrefixLocality checks that TPM2_Startup is refused at locality 4 and allowed at 3.
 func TestPrefixLocality(t *testing.T) {
 	x := newTPM(t, newDisk(), emul.Options{Version: tpm.V20})
 	if err := x.Init(false); err != nil {
@@ -130,7 +129,7 @@ func TestPrefixLocality(t *testing.T) {
 	_ = x.Close()
 }
 
-// TestStoreFails has a full disk fail the command and keep the cause.
+// TestStoreFails checks that a full disk makes the command fail, and that the error has the cause.
 func TestStoreFails(t *testing.T) {
 	full := errors.New("no space left on device")
 	for v := range versions {
@@ -161,7 +160,7 @@ func TestStoreFails(t *testing.T) {
 	_ = x.Close()
 }
 
-// TestBlockedStore holds that these are answered while a store takes its time.
+// TestBlockedStore checks that these are answered while a store blocks.
 func TestBlockedStore(t *testing.T) {
 	d := newDisk()
 	x := started(t, d, tpm.V20)
@@ -193,7 +192,7 @@ func TestBlockedStore(t *testing.T) {
 	select {
 	case <-answered:
 	case <-time.After(patience):
-		t.Fatal("no answer while a store takes its time")
+		t.Fatal("no answer while a store blocks")
 	}
 	select {
 	case err := <-written:
@@ -241,7 +240,7 @@ func TestCancel(t *testing.T) {
 }
 
 // TestDictionaryAttackCounter uses an authorization that counts, in many power
-// cycles without a TPM2_Shutdown of the guest's.
+// cycles without a TPM2_Shutdown of the guest.
 func TestDictionaryAttackCounter(t *testing.T) {
 	for _, off := range []bool{false, true} {
 		x := newTPM(t, newDisk(), emul.Options{Version: tpm.V20, NoAutoShutdown: off})
@@ -266,7 +265,7 @@ func TestDictionaryAttackCounter(t *testing.T) {
 	}
 }
 
-// TestNoFileOfItsOwn holds that libtpms never falls back to files of its own.
+// TestNoFileOfItsOwn checks that libtpms never falls back to files of its own.
 func TestNoFileOfItsOwn(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for v := range versions {

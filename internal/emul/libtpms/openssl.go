@@ -64,7 +64,7 @@ func Refuses(op algprofile.Operation) bool {
 // chroot without devices.
 func Entropy() error {
 	if C.swtpm_entropy() == 0 {
-		return errors.New("OpenSSL finds no good source of entropy: the kernel has no getrandom, and /dev/urandom is missing")
+		return errors.New("OpenSSL has no source of entropy: the kernel lacks getrandom, and /dev/urandom is missing")
 	}
 	return nil
 }
@@ -96,7 +96,7 @@ func random(b []byte) bool {
 func (e *engine) fitOpenSSL() error {
 	if e.version == tpm.V12 {
 		if C.swtpm_fips() == 1 {
-			return e.fipsOff("a TPM 1.2 needs what FIPS mode forbids")
+			return e.fipsOff("a TPM 1.2 needs algorithms that FIPS mode forbids")
 		}
 		return nil
 	}
@@ -111,7 +111,7 @@ func (e *engine) fitOpenSSL() error {
 		missing = refusedOf(needed)
 	}
 	if len(missing) > 0 && C.swtpm_fips() == 1 {
-		if err := e.fipsOff(fmt.Sprintf("it forbids what this TPM has enabled: %s", list(missing))); err != nil {
+		if err := e.fipsOff(fmt.Sprintf("it forbids algorithms that this TPM has enabled: %s", list(missing))); err != nil {
 			return err
 		}
 		missing = refusedOf(needed)
@@ -124,7 +124,7 @@ func (e *engine) fitOpenSSL() error {
 
 // errRefused means that the host's OpenSSL cannot do what the TPM has enabled.
 //
-// Compat: C-224: the words in the middle are those of swtpm 0.10.
+// Compat: C-224: the words in the middle are the same as in swtpm 0.10.
 var errRefused = errors.New("need to start with modified OpenSSL config file to enable all needed algorithms; refused are")
 
 // needed returns the operations of OpenSSL that the running TPM needs.

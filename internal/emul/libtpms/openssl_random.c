@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <sys/random.h>
 
-// fill asks the kernel for n bytes. It returns 1, or 0 if there are none.
+// fill reads n random bytes from the kernel. It returns 1, or 0 on failure.
 static int fill(unsigned char *p, int n)
 {
 	while (n > 0) {

@@ -8,8 +8,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/algprofile"
 )
 
-// On a host without a policy of its own OpenSSL refuses nothing that a TPM may
-// need. What a refusal looks like is in test/newer.
+// On a host without its own policy OpenSSL refuses nothing that a TPM may need. test/newer checks
+// refusals.
 func TestRefusesNothing(t *testing.T) {
 	for op := range refuses {
 		if Refuses(op) {
@@ -17,14 +17,14 @@ func TestRefusesNothing(t *testing.T) {
 		}
 	}
 	if len(refuses) != 14 || Refuses(algprofile.Operation("something else")) {
-		t.Errorf("%d operations are asked about, want all 14 and no other", len(refuses))
+		t.Errorf("%d operations are checked, want exactly 14", len(refuses))
 	}
 	for _, ask := range []func() bool{
 		func() bool { return cipher("NO-SUCH-CIPHER") > 0 },
 		func() bool { return sign(2048, "NO-SUCH-DIGEST", 1) > 0 },
 	} {
 		if !ask() {
-			t.Error("what does not exist is not refused")
+			t.Error("an unknown operation is not refused")
 		}
 	}
 	if err := Entropy(); err != nil {
@@ -42,8 +42,8 @@ func TestProfileNeedsNewerLibrary(t *testing.T) {
 	}
 }
 
-// TestKernelRandom checks that random numbers are those of the kernel, more at a time
-// than getrandom(2) gives uninterrupted, too, and that no byte is left out.
+// TestKernelRandom checks that random numbers come from the kernel, also more of them than one
+// getrandom(2) returns, and that every byte is filled.
 func TestKernelRandom(t *testing.T) {
 	if !kernelRandom() {
 		t.Fatal("OpenSSL does not take its random numbers from the kernel")
@@ -60,7 +60,7 @@ func TestKernelRandom(t *testing.T) {
 			}
 		}
 		if i := slices.Index(seen, false); i >= 0 || b[n] != 0 {
-			t.Errorf("of %d random bytes the one at %d is always 0; the byte behind them is %d", n, i, b[n])
+			t.Errorf("of %d random bytes the one at %d is always 0; the byte after them is %d", n, i, b[n])
 		}
 	}
 	if err := Entropy(); err != nil {

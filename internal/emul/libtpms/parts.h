@@ -1,4 +1,4 @@
-// What the parts of the engine call of each other, but Go does not.
+// The functions that the parts of the engine call of each other, and Go does not call.
 #ifndef SWTPM_PARTS_H
 #define SWTPM_PARTS_H
 

@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// querying returns TPM.ServeQueries at work on one connection.
+// querying runs TPM.ServeQueries on one connection.
 func querying(t *testing.T, x *emul.TPM, r *handover.Record) *serving {
 	t.Helper()
 	s := newServing(t)
@@ -105,7 +105,7 @@ func TestQueriesUnread(t *testing.T) {
 	s := newServing(t)
 	s.set.Fixed = []handover.Fixed{{Code: 1, Size: 8}}
 	fd := int(s.set.Polls[1].Fd)
-	for { // nobody reads
+	for { // the client does not read
 		if _, err := unix.Write(fd, make([]byte, 4096)); err != nil {
 			break
 		}

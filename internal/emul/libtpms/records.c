@@ -11,7 +11,7 @@ ssize_t swtpm_record_receive(struct record *x, int fd, unsigned char *buf, uint3
 	uint32_t head = cap < HEAD_SIZE ? cap : HEAD_SIZE;
 	struct iovec iov[2] = { { x->head, head }, { buf + head, cap - head } };
 
-	if (x->phase == PHASE_READING && x->in.now + x->in.base > 0) { // Go has left no such request
+	if (x->phase == PHASE_READING && x->in.now + x->in.base > 0) { // Go has not left such a request
 		errno = EINVAL;
 		return -1;
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// serving is TPM.Serve at work on one connection, beside a descriptor that wakes it.
+// serving runs TPM.Serve on one connection and on a descriptor that wakes it.
 type serving struct {
 	client *os.File
 	set    *handover.Set
@@ -99,7 +99,7 @@ var (
 	getCapRsp = harness.Unhex("8001 0000001b 00000000 01 00000006 00000001 00000100 322e3000")
 )
 
-// TestServe answers plain commands by itself and hands out everything else.
+// TestServe checks that Serve answers plain commands and returns for everything else.
 func TestServe(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()
@@ -130,7 +130,7 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestServeEnds is how Serve returns without a message.
+// TestServeEnds checks the returns of Serve without a message.
 func TestServeEnds(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()
@@ -153,11 +153,11 @@ func TestServeEnds(t *testing.T) {
 	s.start(x)
 	_ = s.client.Close()
 	if e := s.returns(t); e.Kind != handover.EventClosed || e.At != 1 || e.Err != nil {
-		t.Errorf("Serve() once the client has gone = %+v, want Closed", e)
+		t.Errorf("Serve() after the client has disconnected = %+v, want Closed", e)
 	}
 }
 
-// TestServeUnread has a client that does not read.
+// TestServeUnread checks a client that does not read.
 func TestServeUnread(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()
@@ -223,7 +223,7 @@ func TestServeOthers(t *testing.T) {
 	}
 }
 
-// TestServeOff hands everything out while the TPM is off, or is to be traced.
+// TestServeOff checks that Serve returns for everything while the TPM is off or traced.
 func TestServeOff(t *testing.T) {
 	for _, o := range []emul.Options{{Version: tpm.V20}, {Version: tpm.V20, Slow: true}} {
 		x := newTPM(t, newDisk(), o)
@@ -239,7 +239,7 @@ func TestServeOff(t *testing.T) {
 		_ = x.Close()
 	}
 
-	// One that waits notices that the power goes.
+	// A waiting Serve notices that the TPM is powered off.
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()
 	s := newServing(t)
@@ -255,7 +255,7 @@ func TestServeOff(t *testing.T) {
 	}
 }
 
-// TestServeWhileOthersWork has two clients in one set, while other threads use the TPM.
+// TestServeWhileOthersWork serves two clients in one set while other threads use the TPM.
 func TestServeWhileOthersWork(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()

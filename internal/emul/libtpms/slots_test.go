@@ -16,7 +16,7 @@ func (fdStore) StoreFD(int, string) error { return nil }
 func (fdStore) RemoveFD(string)           {}
 
 // TestSlots checks that C and Go read and overwrite each other's slots: the two newest states
-// are there, whoever wrote them, and nothing else.
+// exist, whether C or Go wrote them, and no other.
 func TestSlots(t *testing.T) {
 	s, unusable, err := handover.Open(fdStore{}, nil)
 	if unusable != nil || err != nil {

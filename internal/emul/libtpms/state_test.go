@@ -20,7 +20,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestNV holds that what was written is there after the power was off.
+// TestNV checks that written NV memory survives a power cycle.
 func TestNV(t *testing.T) {
 	d := newDisk()
 	x := started(t, d, tpm.V20)
@@ -41,7 +41,7 @@ func TestNV(t *testing.T) {
 	if err := x.Close(); err != nil {
 		t.Fatal(err)
 	}
-	y := started(t, d, tpm.V20) // as another process would
+	y := started(t, d, tpm.V20) // like another process
 	if got := read(t, y, 0x01800001); got != "more" {
 		t.Errorf("NV_Read after a restart = %q, want %q", got, "more")
 	}
@@ -184,7 +184,7 @@ func (v vector) fromFiles(t *testing.T, prefix string) {
 		}
 		return nv.New(b, prefix, keys.File), nil
 	}})
-	for n := range 2 { // the second time from what we have written
+	for n := range 2 { // the second time from the files of the first
 		if err := x.Init(false); err != nil {
 			t.Fatalf("Init() %d from files: %v", n, err)
 		}
@@ -222,7 +222,7 @@ func (v vector) fromBlobs(t *testing.T, kind string) {
 		err = x.SetState(b, false, blob)
 		if errors.Is(err, seal.ErrVersion1) && strings.Contains(v.Name, "v1") {
 			_ = x.Close()
-			return // refused, as it has to be
+			return // refused, as it must be
 		}
 		if err != nil {
 			t.Fatalf("SetState(%s): %v", name, err)
@@ -237,7 +237,7 @@ func (v vector) fromBlobs(t *testing.T, kind string) {
 	}
 }
 
-// TestMigration moves a TPM that runs to another host, and back.
+// TestMigration moves a running TPM to another host and back.
 func TestMigration(t *testing.T) {
 	key := func(n byte) *seal.Key {
 		k, err := seal.NewKey(slices.Repeat([]byte{n}, 32))
@@ -306,7 +306,7 @@ func (v vector) restore(t *testing.T, x *emul.TPM) {
 	}
 }
 
-// TestVolatile resumes from the stored volatile state, and forgets it when told.
+// TestVolatile resumes from the stored volatile state, and removes it on request.
 func TestVolatile(t *testing.T) {
 	d := newDisk()
 	x := started(t, d, tpm.V20)

@@ -138,8 +138,8 @@ func TestUndoAfterShutdown(t *testing.T) {
 	}
 }
 
-// TestUndoUnexpected checks that the TPM goes on after a command that was not expected to
-// store, and cannot: the lockout counter goes down when its time has come, whatever the
+// TestUndoUnexpected checks that the TPM continues after a command that must store, although
+// that was not expected, and cannot: the lockout counter goes down when its time has come, whatever the
 // command is.
 func TestUndoUnexpected(t *testing.T) {
 	d := newDisk()

@@ -20,7 +20,7 @@ const NoCode tpm.Code = C.TALLY_NO_CODE
 type Tally struct {
 	Commands []Tallied
 	Other    uint64   // commands whose code and result found no room
-	Buckets  []uint64 // commands that took no longer than a bound, but longer than the one before; the last has the rest
+	Buckets  []uint64 // commands that took longer than the previous bound and at most this one; the last has the rest
 	Took     time.Duration
 }
 
@@ -41,7 +41,7 @@ func Count(v tpm.Version, bounds []time.Duration) error {
 	theEngine.Lock()
 	defer theEngine.Unlock()
 	if C.swtpm_tally(unsafe.SliceData(ns), C.uint32_t(len(ns)), cbool(v == tpm.V20)) != 0 {
-		return errors.New("libtpms: commands cannot be counted: no memory, or it is done already")
+		return errors.New("libtpms: cannot count commands: out of memory, or counting has already begun")
 	}
 	counted = len(bounds)
 	return nil

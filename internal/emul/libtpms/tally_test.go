@@ -10,8 +10,8 @@ import (
 )
 
 // TestTally counts by code and result on both paths, Execute and Serve, folds what
-// a guest could make many of, and allocates nothing for it. There is one tally in a
-// process, so this is one test.
+// a guest could make many of, and allocates nothing for it. A process has one
+// tally, so this is one test.
 func TestTally(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	getRandom := harness.Unhex("8001 0000000c 0000017b 0008")

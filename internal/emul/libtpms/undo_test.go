@@ -70,8 +70,8 @@ func TestUndo(t *testing.T) {
 	}
 }
 
-// undone checks one command on a disk that fails with err. What the commands in state
-// answer must not change by it; other is a command that changes only volatile state.
+// undone checks one command on a disk that fails with err. The responses to the
+// commands in state must not change; other is a command that changes only volatile state.
 func undone(t *testing.T, x *emul.TPM, d *disk, err error, cmd []byte, want tpm.Result, state [][]byte, other []byte) {
 	t.Helper()
 	before := answers(t, x, state)

@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// blobOf returns what a file of testdata is, by its name.
+// blobOf returns the kind of blob in a file of testdata, by its name.
 func blobOf(name string) (tpm.Version, tpm.Blob) {
 	v := tpm.V20
 	if strings.HasPrefix(name, "tpm12-") {
@@ -96,7 +96,7 @@ func TestTruncated(t *testing.T) {
 	for _, name := range genuine(t) {
 		v, b := blobOf(name)
 		if strings.HasPrefix(name, "tpm2-head-") && name != "tpm2-head-bare.permall" {
-			continue // their keys have a newer layout, behind which nothing is checked
+			continue // their keys have a newer layout, after which nothing is checked
 		}
 		state := load(t, name)
 		for n := range len(state) {
@@ -157,9 +157,8 @@ func put32(off int, v uint32) func([]byte) {
 	return func(b []byte) { binary.BigEndian.PutUint32(b[off:], v) }
 }
 
-// TestHostile has what crashes libtpms 0.9.2, and what comes close to it. The
-// offsets are those of the functions that package payload cites. SHA-1s are
-// made anew.
+// TestHostile checks states that crash libtpms 0.9.2, and similar ones. The offsets follow from
+// the functions that package payload cites. SHA-1s are recomputed.
 func TestHostile(t *testing.T) {
 	tests := []struct {
 		what, state string
@@ -172,7 +171,7 @@ func TestHostile(t *testing.T) {
 		{"tag of the permanent data", "tpm12-fresh.permall", put16(2, 0x23), "offset 2: the tag of the permanent data is 0x0023, not 0x0022"},
 		{"digest of the endorsement key", "tpm12-owned.permall", put16(420, 0), "offset 420: pubDataDigest"},
 		{"public endorsement key", "tpm12-owned.permall", put32(300, 0), "offset 420: pubDataDigest"},
-		{"private endorsement key", "tpm12-owned.permall", put32(500, 0), "do not belong together"},
+		{"private endorsement key", "tpm12-owned.permall", put32(500, 0), "do not match"},
 		{"endorsement key without private part", "tpm12-owned.permall", put32(416, 0), "offset 416: the endorsement key has no private part"},
 		{"size of an NV index", "tpm12-owned.permall", put32(2059, 0xffffffff), "at most 131072 is possible"},
 		{"size of a sized buffer", "tpm12-owned.permall", put32(156, 0x10000), "the public endorsement key"},
@@ -187,10 +186,10 @@ func TestHostile(t *testing.T) {
 		{"version 0", "tpm2-fresh.permall", put16(0, 0), "offset 0: the version of the permanent state is 0"},
 		{"minimum version above the version", "tpm2-fresh.permall", put16(6, 0x0103), "offset 6: the minimum version"},
 		{"number of constants", "tpm2-fresh.permall", put32(16, 0xffffffff), "4294967295 constants"},
-		{"block behind the end", "tpm2-fresh.permall", put16(1293, 5), "a block takes 5 bytes, but 4 are left"},
+		{"block after the end", "tpm2-fresh.permall", put16(1293, 5), "a block takes 5 bytes, but 4 are left"},
 		{"hash of the command audit", "tpm2-shutdown-state.permall", put16(1037, 0xffff), "the hash of the command audit is 0xffff"},
 		{"hash that the TPM does not have", "tpm2-shutdown-state.permall", put16(1037, 0x12), "the hash of the command audit is 0x0012"},
-		{"contents of an orderly NV index", "tpm2-shutdown-state.permall", put32(4352, 0x0180ff03), "the contents of orderly NV index 0x0180ff02 are not there"},
+		{"contents of an orderly NV index", "tpm2-shutdown-state.permall", put32(4352, 0x0180ff03), "the contents of orderly NV index 0x0180ff02 are missing"},
 		{"size of them", "tpm2-shutdown-state.permall", put16(4360, 7), ""},
 		{"type of a private key", "tpm2-shutdown-state.permall", put16(4735, 0x0002), "the type of a private key is 0x0002"},
 		{"no type of a private key", "tpm2-shutdown-state.permall", put16(4735, 0), "a private key without a type has a secret"},
@@ -212,8 +211,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestNewer has structures of versions that are not known here: they must not
-// be refused for that.
+// TestNewer checks that structures of unknown versions are accepted.
 func TestNewer(t *testing.T) {
 	tests := []struct {
 		what, state string
@@ -256,11 +254,11 @@ func TestUnknownKind(t *testing.T) {
 		t.Error("a savestate of a TPM 2.0 is accepted")
 	}
 	if payload.Check(0, tpm.Permanent, nil) == nil {
-		t.Error("a state of no TPM is accepted")
+		t.Error("a state without a TPM version is accepted")
 	}
 }
 
-// FuzzCheck: Check never panics and does not change the payload.
+// FuzzCheck checks that Check never panics and does not change the payload.
 func FuzzCheck(f *testing.F) {
 	for _, name := range genuine(f) {
 		v, b := blobOf(name)

@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// The testdata's README says what made each.
+// The README of testdata lists the origin of each.
 func TestDescribe(t *testing.T) {
 	for name, want := range map[string]payload.Summary{
 		"tpm12-owned":                  {Version: 1},
@@ -41,7 +41,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// What Describe takes, Check takes.
+// FuzzDescribe checks that Check accepts each state that Describe accepts.
 func FuzzDescribe(f *testing.F) {
 	for _, name := range genuine(f) {
 		if strings.HasSuffix(name, ".permall") {
@@ -52,7 +52,7 @@ func FuzzDescribe(f *testing.F) {
 		for _, v := range []tpm.Version{tpm.V12, tpm.V20} {
 			_, err := payload.Describe(v, b)
 			if bad := payload.Check(v, tpm.Permanent, b); err == nil && bad != nil {
-				t.Errorf("Describe takes what Check refuses: %v", bad)
+				t.Errorf("Describe accepts a state that Check refuses: %v", bad)
 			}
 		}
 	})

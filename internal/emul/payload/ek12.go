@@ -47,7 +47,7 @@ func (r *reader) endorsementKey12() {
 	h.Write([]byte{0, 0, 0, 0}) // the size of the PCR information
 	h.Write(r.b[parmsEnd:end])
 	if !bytes.Equal(h.Sum(nil), digest) {
-		r.failAt(end+4, "pubDataDigest is not that of the endorsement key")
+		r.failAt(end+4, "pubDataDigest does not match the endorsement key")
 		return
 	}
 	if parms.alg != algRSA12 || parms.encScheme != esOAEP12 && parms.encScheme != esPKCS12 {
@@ -55,7 +55,7 @@ func (r *reader) endorsementKey12() {
 		return
 	}
 	if !isKeyPair(modulus, prime, parms.exponent) {
-		r.failAt(parmsEnd, "the public and the private endorsement key do not belong together")
+		r.failAt(parmsEnd, "the public and the private endorsement key do not match")
 	}
 	r.findKey(modulus, parms.exponent)
 }

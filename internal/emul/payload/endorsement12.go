@@ -21,10 +21,10 @@ type Endorsement12 struct {
 	Stored   []byte // the contents of the NV index of its certificate; nil if the index is missing
 }
 
-// EndorsementOf12 finds the endorsement key in payload, the permanent blob of a TPM
-// 1.2. The TPM itself gives it, and the certificate once NV memory is locked, to its
-// owner alone. It fails as Check does, and if a part of the blob has a layout that
-// is not known here. What it returns is a copy.
+// EndorsementOf12 returns the endorsement key in payload, the permanent blob of a TPM 1.2. The
+// TPM itself returns the key only to its owner, and the certificate, too, once NV memory is
+// locked. EndorsementOf12 fails as Check does, and if a part of the blob has an unknown layout.
+// The result is a copy.
 func EndorsementOf12(payload []byte) (Endorsement12, error) {
 	e := Endorsement12{}
 	r := &reader{b: payload, found: &e}

@@ -9,9 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestEndorsement12 finds the endorsement key in each state of a TPM 1.2 that has
-// one, and nothing in one that is cut short. That it is the right one, programs
-// show that have made it.
+// TestEndorsement12 finds the endorsement key in each state of a TPM 1.2 that has one, and none
+// in a truncated state. The tests of manufacture check that it is the right key.
 func TestEndorsement12(t *testing.T) {
 	for name, hasKey := range map[string]bool{
 		"tpm12-fresh.permall": false, "tpm12-unowned.permall": true, "tpm12-owned.permall": true,
@@ -34,7 +33,7 @@ func TestEndorsement12(t *testing.T) {
 	}
 }
 
-// FuzzEndorsement12 finds in any blob what Check lets pass, and is no less strict.
+// FuzzEndorsement12 checks that EndorsementOf12 is as strict as Check.
 func FuzzEndorsement12(f *testing.F) {
 	for _, name := range genuine(f) {
 		if strings.HasPrefix(name, "tpm12-") && strings.HasSuffix(name, ".permall") {
@@ -47,7 +46,7 @@ func FuzzEndorsement12(f *testing.F) {
 			t.Error("a blob that Check refuses")
 		}
 		if !bytes.Contains(b, e.Modulus) || !bytes.Contains(b, e.Stored) {
-			t.Error("what is found is not in the blob")
+			t.Error("the result is not in the blob")
 		}
 	})
 }

@@ -146,8 +146,8 @@ func (r *reader) localities12() {
 	}
 }
 
-// pcrInfoShort12 decodes TPM_PCR_INFO_SHORT. Its digest is there if a PCR is
-// selected, or always.
+// pcrInfoShort12 decodes TPM_PCR_INFO_SHORT. It has a digest if a PCR is
+// selected, or if always is set.
 //
 // Source: libtpms, src/tpm12/tpm_pcr.c, TPM_PCRInfoShort_Load.
 func (r *reader) pcrInfoShort12(always bool) {

@@ -8,9 +8,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestNeeds checks which libtpms a state is said to need.
+// TestNeeds checks the libtpms version that a state needs.
 func TestNeeds(t *testing.T) {
-	next := load(t, "tpm2-fresh.permall") // of a layout that is yet to come
+	next := load(t, "tpm2-fresh.permall") // of a future layout
 	binary.BigEndian.PutUint16(next, 7)
 	binary.BigEndian.PutUint16(next[6:], 6)
 	damaged := load(t, "tpm2-head-bare.permall")[:500]

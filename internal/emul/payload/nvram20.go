@@ -63,11 +63,11 @@ func (p *permanent) nvIndex(entry uint32) {
 	p.skip(n, "the contents of an NV index")
 	if attributes&nvOrderly == 0 {
 		if uint32(n) < size {
-			p.failAt(p.off-n, "NV index 0x%08x has %d bytes, but %d are there", handle, size, n)
+			p.failAt(p.off-n, "NV index 0x%08x has %d bytes, but only %d are stored", handle, size, n)
 		}
 		return
 	}
 	if in, ok := p.inRAM[handle]; !ok || in != size {
-		p.failAt(p.off, "the contents of orderly NV index 0x%08x are not there", handle)
+		p.failAt(p.off, "the contents of orderly NV index 0x%08x are missing", handle)
 	}
 }

@@ -21,7 +21,7 @@ const (
 	algECC       = 0x0023
 	algSymCipher = 0x0025
 
-	objectOccupied = 1 << 15 // the object is there
+	objectOccupied = 1 << 15 // the object exists
 	objectSequence = 7 << 8  // it is a hash sequence, which is never persistent
 )
 

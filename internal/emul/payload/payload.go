@@ -37,7 +37,7 @@ import (
 )
 
 // ErrDamaged is wrapped by every error of Check.
-var ErrDamaged = errors.New("damaged or not such a blob")
+var ErrDamaged = errors.New("damaged, or not a blob of this kind")
 
 // Check decodes payload as libtpms's state blob b of a TPM of version v. Its error names the fault
 // and its offset in bytes. Its time is proportional to len(payload). It makes no copy of payload

@@ -64,7 +64,7 @@ func (r *reader) permanentData12() {
 	r.key12()
 	r.symmetricKey12()
 	r.symmetricKey12()
-	for range 1 + counters12 { // the first is that of the audit
+	for range 1 + counters12 { // the first is the audit counter
 		r.tag(0x000e, "the tag of a counter")
 		r.skip(4+4+size12Digest, "a counter")
 		r.flag(1, "the valid mark of a counter")
@@ -137,7 +137,7 @@ func (r *reader) nvIndices12() {
 		if index == noNVIndex12 {
 			r.failAt(r.off-4, "0x%08x is not an NV index", index)
 		}
-		always := version == 1 // the digest is there even if no PCR is selected
+		always := version == 1 // a digest is stored even if no PCR is selected
 		r.pcrInfoShort12(always)
 		r.pcrInfoShort12(always)
 		r.tag(0x0017, "the tag of the attributes of an NV index")

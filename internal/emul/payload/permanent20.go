@@ -43,14 +43,14 @@ func (p *permanent) decode() {
 // permanent is a permanent blob that is being decoded.
 type permanent struct {
 	*reader
-	hashes       map[uint16]bool // that the writer knew; nil for any
+	hashes       map[uint16]bool // that the writer supported; nil for any
 	failedTries  int             // where the number of failed authorizations is
 	orderlyState uint16
 	inRAM        map[uint32]uint32 // handle → bytes of an orderly NV index
 }
 
-// The compile-time constants that tell which hashes the writer knew, by their
-// place in the list.
+// The compile-time constants that show which hashes the writer supported, by their index in the
+// list.
 //
 // Source: libtpms, src/tpm2/NVMarshal.c; the names are in its messages.
 var hashConstants = map[int]uint16{

@@ -8,8 +8,8 @@ import (
 )
 
 // reader takes big-endian fields off the front of b. The first failure sticks:
-// from then on every field is zero and nothing is read, so that a decoder need
-// look at done only where it loops.
+// from then on every field is zero and nothing is read, so that a decoder needs
+// to check done only in loops.
 type reader struct {
 	b     []byte
 	off   int
@@ -17,7 +17,7 @@ type reader struct {
 	newer bool   // the rest has a layout that is not known here; no failure
 	needs string // what makes it newer, in words
 
-	found *Endorsement12 // where what is looked for in a TPM 1.2 goes; nil if nothing is
+	found *Endorsement12 // receives the endorsement key of a TPM 1.2; nil if not requested
 }
 
 // done reports whether decoding ends here: after a failure, or at a layout newer than the known
@@ -50,7 +50,7 @@ func (r *reader) take(n int, what string) []byte {
 	return r.b[r.off-n : r.off]
 }
 
-// skip passes over n bytes that need no look.
+// skip passes over n bytes that are not checked.
 func (r *reader) skip(n int, what string) { r.take(n, what) }
 
 func (r *reader) u8(what string) uint8 {
@@ -121,7 +121,7 @@ func (r *reader) sha1Trailer() {
 	}
 	sum := sha1.Sum(r.b[:n])
 	if !bytes.Equal(sum[:], r.b[n:]) {
-		r.failAt(n, "the SHA-1 at the end is not that of the state")
+		r.failAt(n, "the SHA-1 at the end does not match the state")
 		return
 	}
 	r.b = r.b[:n]

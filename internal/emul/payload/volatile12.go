@@ -163,7 +163,7 @@ func (r *reader) sha1Context12() {
 }
 
 // nvFlags12 decodes the flags of the NV indices that a power cycle clears.
-// libtpms compares the count with that of the permanent blob.
+// libtpms compares the count with the permanent blob's count.
 //
 // Source: libtpms, src/tpm12/tpm_nvram.c, TPM_NVIndexEntries_LoadVolatile.
 func (r *reader) nvFlags12() {

@@ -1,7 +1,7 @@
 // Package conn is the part that the servers of both channels share: a loop on one
 // thread, which waits for all clients in one poll(2), accepts them, limits their
-// number, watches their deadlines and closes them. What a client sends is left to the
-// Handler of its channel.
+// number, watches their deadlines and closes them. The Handler of the
+// channel reads and answers the requests of its clients.
 package conn
 
 import (

@@ -31,7 +31,7 @@ func (s *Server) Run() {
 		}
 		s.fill()
 		if s.closing && !last {
-			s.set.Wait, last = 0, true // whoever has sent a command before is answered
+			s.set.Wait, last = 0, true // commands that were already sent are answered
 		}
 		e := s.opt.Wait(&s.set)
 		s.dispatch(e)
@@ -74,7 +74,7 @@ func (s *Server) runPosted() {
 	}
 }
 
-// expire tells the clients whose deadline has passed without anything from them.
+// expire reports the deadline to the clients that have sent nothing until then.
 func (s *Server) expire() {
 	for i, c := range s.at {
 		if c == nil || c.gone || s.set.Polls[i].Revents != 0 || c.deadline.IsZero() || c.deadline.After(s.due) {
@@ -251,7 +251,7 @@ func (s *Server) victim(now time.Time) (v *Conn) {
 // idle reports whether c has had no reply for idleTime. Without it, clients that do not
 // read, which are protected, would make every new client evict one that works. Replies
 // are counted, not timed, so idle compares the count with the one from idleTime ago; it
-// notes the count, and when to ask again, if it cannot tell yet.
+// notes the count, and the time of the next comparison, if it is too early to decide.
 func (s *Server) idle(c *Conn, now time.Time) bool {
 	if c.last > s.idleTick || s.idleUntil.IsZero() {
 		s.idleTick, s.idleUntil = s.set.Tick, now.Add(idleTime)

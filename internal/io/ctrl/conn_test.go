@@ -92,7 +92,7 @@ func TestDataFDOverTCP(t *testing.T) {
 	b.Await(t, "SET_DATAFD: missing descriptor: a control channel over TCP cannot carry one")
 }
 
-// TestStrayFDs sends descriptors that nobody asked for with every request, with
+// TestStrayFDs sends unsolicited descriptors with every request, with
 // the first byte, in the middle and with the body.
 func TestStrayFDs(t *testing.T) {
 	b := newBench(t, tpm.V20)
@@ -189,8 +189,7 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestShutdownAnsweredFirst holds that the reply is out before the process is
-// told to end.
+// TestShutdownAnsweredFirst checks that the reply is sent before the process ends.
 func TestShutdownAnsweredFirst(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	clients, waiting := make(chan peer, 1), make(chan int)
@@ -256,7 +255,7 @@ func TestSquatters(t *testing.T) {
 	}
 }
 
-// TestSilentClientStays holds that nobody is sent away while nobody waits.
+// TestSilentClientStays checks that a silent client is not evicted while no other client waits.
 func TestSilentClientStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
@@ -403,8 +402,8 @@ func TestOvertaking(t *testing.T) {
 	}
 }
 
-// TestRunningStays fills all places: clients that had a reply make room for others, but not
-// the one whose request runs.
+// TestRunningStays fills all places: a client that got a reply is evicted for a new one, but a
+// client whose request runs is not.
 func TestRunningStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)

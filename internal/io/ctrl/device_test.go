@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestIoctls compares the numbers with those of swtpm's public header, computed by a C
-// compiler for x86-64.
+// TestIoctls compares the numbers with swtpm's public header, evaluated by a C compiler for
+// x86-64.
 func TestIoctls(t *testing.T) {
 	want := []uint32{
 		0x80085000, 0xC0045001, 0x80045002, 0x80085003, 0xC0045004, 0x80045005, 0xD0045006, 0x80045007, 0x80045008,

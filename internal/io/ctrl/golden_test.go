@@ -130,8 +130,8 @@ var golden = []goldenBytes{
 	{"0xffffffff", "ffffffff", bo, bo, ""},
 }
 
-// A client that is told why its blob is refused before it has sent it may still
-// send it; were the connection kept, the blob could say SHUTDOWN.
+// A client whose blob is refused before it has sent the blob may still send it. If the connection
+// stayed open, the blob could be read as SHUTDOWN.
 func TestRestOfARefusedBodyIsNoRequest(t *testing.T) {
 	for _, state := range []string{"off", "on"} {
 		b := newBench(t, tpm.V20)
@@ -190,7 +190,7 @@ func (b *bench) golden(t *testing.T, c peer, state, name, in, off, on, took stri
 	if got := c.ask(t, in, len(want)/2); got != want {
 		t.Errorf("%s: reply = %s, want %s", name, got, want)
 	}
-	// What follows shows that the reply was no longer, and that the calls are over.
+	// The next reply shows that this one was not longer, and that the calls have ended.
 	caps := map[tpm.Version]string{tpm.V12: "0000000000017fff", tpm.V20: "000000000001ffff"}[b.tpm.version]
 	if got := c.ask(t, "00000001", 8); got != caps {
 		t.Fatalf("%s: behind the reply comes %s, want %s", name, got, caps)

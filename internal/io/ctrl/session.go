@@ -311,8 +311,8 @@ func (c *session) reply(rep []byte) {
 	c.send()
 }
 
-// send writes the rest of the reply. What does not go out at once follows when the
-// client has read.
+// send writes as much of the reply as possible without waiting. The rest follows when the client
+// has read.
 func (c *session) send() {
 	before := len(c.out)
 	for len(c.out) > 0 {

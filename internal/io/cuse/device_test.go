@@ -121,7 +121,7 @@ func TestOpeners(t *testing.T) {
 	}
 }
 
-// TestReadWrite: responses in pieces, ones that nobody reads, and a write that is cut.
+// TestReadWrite checks responses in pieces, unread responses, and a truncated write.
 func TestReadWrite(t *testing.T) {
 	k := newKernel(t)
 	if s, errno := k.read(100); s != "" || errno != 0 {

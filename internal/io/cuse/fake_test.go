@@ -118,7 +118,7 @@ type kernel struct {
 	last uint64
 
 	mu    sync.Mutex
-	ended string // how the device told that the process is to end
+	ended string // how the device reported that the process must end
 }
 
 // newKernel serves a device whose kernel is the test.

@@ -73,5 +73,5 @@ func TestCheck(t *testing.T) {
 			_ = l.Close()
 		}
 	}
-	greet(t, busy, "unix", at("busy").Path) // no client came before this one
+	greet(t, busy, "unix", at("busy").Path) // no earlier client has connected
 }

@@ -135,7 +135,7 @@ func readParams(index uint32, size int) []byte {
 	return binary.BigEndian.AppendUint32(append(b, 0, 0, 0, 0), uint32(size))
 }
 
-// dump asks what the golden files tell.
+// dump reads the values that the golden files contain.
 func (a asker) dump(owned bool) map[string]any {
 	d := map[string]any{
 		"permanent_flags": hex.EncodeToString(a.capability("00000004", "00000108")),
@@ -151,10 +151,10 @@ func (a asker) dump(owned bool) map[string]any {
 		d[fmt.Sprintf("nv_public_%x", index)] = hex.EncodeToString(public)
 		size := int(binary.BigEndian.Uint32(public[len(public)-4:]))
 		b, err := a.c.run(ordNVReadValue, readParams(index, size))
-		d[fmt.Sprintf("nv_read_noauth_%x", index)] = told(b, err)
+		d[fmt.Sprintf("nv_read_noauth_%x", index)] = outcome(b, err)
 		if owned {
 			b, err := a.read(index, size)
-			d[fmt.Sprintf("nv_read_owner_%x", index)] = told(b, err)
+			d[fmt.Sprintf("nv_read_owner_%x", index)] = outcome(b, err)
 		}
 	}
 	d["nv_indices"] = indices
@@ -163,8 +163,8 @@ func (a asker) dump(owned bool) map[string]any {
 	return d
 }
 
-// told is a read as the golden files tell it.
-func told(b []byte, err error) string {
+// outcome returns the result of a read as the golden files have it.
+func outcome(b []byte, err error) string {
 	return fmt.Sprintf("rc=0x%x len=%d", uint32(tpm.ResultOf(err)), max(len(b)-4, 0))
 }
 
@@ -191,7 +191,7 @@ func (a asker) owner(certs *issuer) {
 			a.t.Errorf("NV index 0x%x = %x, %v; want the %s certificate", index, b, err, typ)
 		}
 	}
-	// The storage root key does not sign, which a TPM tells whom it trusts.
+	// The storage root key does not sign; a TPM reports that only after the right authorization.
 	const authFail, invalidKeyUsage = 0x1, 0x24
 	for auth, want := range map[Auth]tpm.Result{full.SRKAuth: invalidKeyUsage, full.OwnerAuth: authFail} {
 		s, err := a.c.oiap()
@@ -207,7 +207,7 @@ func (a asker) owner(certs *issuer) {
 	}
 }
 
-// unowned reads what everybody may: the certificates and the endorsement key.
+// unowned reads what needs no owner: the certificates and the endorsement key.
 func (a asker) unowned(certs *issuer, key crypto.PublicKey) {
 	for typ, index := range certIndices {
 		want := certs.certs[typ]

@@ -171,7 +171,7 @@ func TestRefused(t *testing.T) {
 			continue
 		}
 		for at := tpm.HeaderSize; at < len(rsp); at++ {
-			if o == ordOIAP { // no one can tell
+			if o == ordOIAP { // any value is valid
 				break
 			}
 			bad := bytes.Clone(rsp)
@@ -249,8 +249,8 @@ func TestLongCertificate(t *testing.T) {
 	}
 }
 
-// FuzzResponses12 gives a manufacture any responses. What it takes for a key is
-// one, and what it takes for the owner's authorization covers each byte.
+// FuzzResponses12 gives a manufacture any responses. It checks that only
+// a key is accepted as a key, and that the owner's authorization covers each byte.
 func FuzzResponses(f *testing.F) {
 	all := golden(f)
 	for _, x := range all {
