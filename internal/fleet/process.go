@@ -199,8 +199,15 @@ func (s *snapshot) startTime(pid int) time.Time {
 	return s.boot.Add(time.Duration(n) * (time.Second / ticks))
 }
 
-// bootTime returns when the host was booted, zero if proc does not say it.
+// bootTime returns when the host was booted, zero if proc does not say it. The uptime is
+// more precise than the time of the boot, which is in seconds.
 func bootTime(proc string) time.Time {
+	uptime, _ := readLimited(filepath.Join(proc, "uptime"))
+	if words := strings.Fields(string(uptime)); len(words) > 0 {
+		if n, err := strconv.ParseFloat(words[0], 64); err == nil {
+			return time.Now().Add(-time.Duration(n * float64(time.Second)))
+		}
+	}
 	b, _ := readLimited(filepath.Join(proc, "stat"))
 	for line := range strings.Lines(string(b)) {
 		if v, ok := strings.CutPrefix(line, "btime "); ok {

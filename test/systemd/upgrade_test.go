@@ -1,0 +1,240 @@
+package systemd_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// tpmsVar is the number of TPMs of TestUpgrade.
+const tpmsVar = "SWTPM_SYSTEMD_TPMS"
+
+// listed is the part of swtpm list --json that the tests read.
+type listed struct {
+	TPMs []struct {
+		Name, State, Restart, Verdict string
+		PID                           int
+		Commands                      uint64
+	}
+	Notes []string
+}
+
+// list returns the TPMs of the container whose names match a pattern.
+func list(t *testing.T, pattern string) (l listed) {
+	t.Helper()
+	out := must(t, "swtpm", "list", "--json", pattern)
+	if err := json.Unmarshal([]byte(out), &l); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if len(l.Notes) > 0 {
+		t.Errorf("notes: %q", l.Notes)
+	}
+	return l
+}
+
+// need returns how many of the TPMs need a restart.
+func (l listed) need() (n int) {
+	for _, x := range l.TPMs {
+		if x.Restart == "needed" {
+			n++
+		}
+	}
+	return n
+}
+
+// replaceLibtpms puts a copy of libtpms in its place, as a package does.
+func replaceLibtpms(t *testing.T) {
+	t.Helper()
+	must(t, "sh", "-ec", `for lib in /usr/lib/*/libtpms.so.0.*; do cp "$lib" "$lib.new"; echo >>"$lib.new"; mv "$lib.new" "$lib"; done`)
+}
+
+// traffic sends commands for a guest until stop is called, which returns the number of
+// commands and the longest wait.
+func (g *guest) traffic(t *testing.T) (stop func() (int, time.Duration)) {
+	var wait sync.WaitGroup
+	ended := make(chan struct{})
+	sent, longest := 0, time.Duration(0)
+	wait.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			begin := time.Now()
+			if err := try(g.conn, getRandom); err != nil {
+				t.Errorf("%s: command %d: %v", g.name, sent, err)
+				return
+			}
+			longest = max(longest, time.Since(begin))
+			sent++
+		}
+	})
+	return func() (int, time.Duration) {
+		close(ended)
+		wait.Wait()
+		return sent, longest
+	}
+}
+
+// TestUpgrade checks that all TPMs run a new libtpms after swtpm upgrade, and that no guest
+// notices: none of its commands fails, and its session, key and PCRs stay. One that does
+// not come back ends the upgrade.
+func TestUpgrade(t *testing.T) {
+	instance(t, profile("clear")) // skips outside
+	n, err := strconv.Atoi(os.Getenv(tpmsVar))
+	if err != nil {
+		n = 20
+	}
+	var guests []*guest
+	for i := range n {
+		name := fmt.Sprintf("upgrade%03d", i)
+		put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("clear"))
+		t.Cleanup(func() { _, _ = in("systemctl", "stop", service(name)) })
+		guests = append(guests, newGuest(t, name))
+	}
+	if l := list(t, "upgrade*"); len(l.TPMs) != n || l.need() != 0 {
+		t.Fatalf("%d TPMs, %d need a restart, want %d and none: %+v", len(l.TPMs), l.need(), n, l)
+	}
+	replaceLibtpms(t)
+	before := list(t, "upgrade*")
+	if before.need() != n {
+		t.Fatalf("%d need a restart, want %d: %+v", before.need(), n, before)
+	}
+	var stops []func() (int, time.Duration)
+	for _, g := range guests {
+		stops = append(stops, g.traffic(t))
+	}
+	begin := time.Now()
+	out := must(t, "swtpm", "upgrade", "upgrade*")
+	t.Logf("%d TPMs in %v: %s", n, time.Since(begin).Round(time.Millisecond), out)
+	commands, longest := 0, time.Duration(0)
+	for _, stop := range stops {
+		sent, wait := stop()
+		commands, longest = commands+sent, max(longest, wait)
+	}
+	t.Logf("%d commands meanwhile, the longest took %v", commands, longest.Round(time.Millisecond))
+	if commands < n {
+		t.Errorf("only %d commands", commands)
+	}
+	after := list(t, "upgrade*")
+	if after.need() != 0 || !strings.Contains(out, fmt.Sprintf("%d restarted, ", n)) {
+		t.Errorf("%d need a restart afterwards: %s", after.need(), out)
+	}
+	for i := range after.TPMs {
+		if after.TPMs[i].PID == before.TPMs[i].PID {
+			t.Errorf("%s was not restarted", after.TPMs[i].Name)
+		}
+	}
+	for _, g := range guests {
+		g.continues(t)
+	}
+	upgradeStops(t, guests)
+	stopTarget(t, guests)
+}
+
+// upgradeStops breaks one TPM and checks that an upgrade ends there.
+func upgradeStops(t *testing.T, guests []*guest) {
+	t.Helper()
+	broken := guests[1]
+	dropIn(t, broken.unit, "[Service]\nExecStart=\nExecStart=/bin/false\n")
+	replaceLibtpms(t)
+	out := fails(t, "swtpm", "upgrade", "upgrade*")
+	if !strings.Contains(out, broken.name+": ") || !strings.Contains(out, fmt.Sprintf("Stopped: %d TPMs", len(guests)-2)) {
+		t.Errorf("the upgrade printed %s", out)
+	}
+	l := list(t, "upgrade*")
+	if l.need() != len(guests)-2 {
+		t.Errorf("%d need a restart, want %d", l.need(), len(guests)-2)
+	}
+	for _, g := range guests {
+		if g != broken {
+			g.continues(t)
+		}
+	}
+	must(t, "rm", "-r", "/etc/systemd/system/"+broken.unit+".d")
+	must(t, "systemctl", "daemon-reload")
+	must(t, "systemctl", "reset-failed", broken.unit)
+	if out := must(t, "swtpm", "upgrade", "--jobs", "2", "upgrade*"); !strings.Contains(out, fmt.Sprintf("%d restarted, ", len(guests)-2)) {
+		t.Errorf("the upgrade did not continue: %s", out)
+	}
+}
+
+// stopTarget checks that swtpm.target stops all TPMs.
+func stopTarget(t *testing.T, guests []*guest) {
+	t.Helper()
+	must(t, "systemctl", "stop", "swtpm.target")
+	for _, g := range guests {
+		if got := property(t, g.unit, "ActiveState"); got != "inactive" {
+			t.Errorf("%s is %s after the stop of swtpm.target", g.unit, got)
+		}
+	}
+	if l := list(t, "upgrade*"); len(l.TPMs) != len(guests) || l.TPMs[0].State != "stopped" || l.TPMs[0].Verdict != "would start" {
+		t.Errorf("%+v", l)
+	}
+}
+
+// TestUpgradeCannot checks that a TPM that would lose its guest is named and left alone.
+func TestUpgradeCannot(t *testing.T) {
+	name := instance(t, profile("clear")+"[service]\nkeep-session = \"no\"\n")
+	must(t, "systemctl", "start", service(name))
+	pid := property(t, service(name), "MainPID")
+	replaceLibtpms(t)
+	out := must(t, "swtpm", "upgrade", name)
+	if !strings.Contains(out, name+`: cannot be restarted under its guest: its profile has keep-session = "no"`) || property(t, service(name), "MainPID") != pid {
+		t.Errorf("the upgrade printed %s", out)
+	}
+	if out := must(t, "swtpm", "upgrade", "--trigger"); !strings.Contains(out, "TPMs need a restart") {
+		t.Errorf("the trigger printed %s", out)
+	}
+}
+
+// TestHostMetrics checks the endpoint for Prometheus.
+func TestHostMetrics(t *testing.T) {
+	name := instance(t, profile("clear"))
+	must(t, "systemctl", "start", service(name), "swtpm-metrics.socket")
+	t.Cleanup(func() { _, _ = in("systemctl", "stop", "swtpm-metrics.socket", "swtpm-metrics.service") })
+	get := func() string {
+		return must(t, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9857 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
+	}
+	out := get()
+	for _, want := range []string{"200 OK", `swtpm_tpm_up{name="` + name + `"} 1`, `swtpm_tpm_restart_needed{name="` + name + `"} 0`, "swtpm_host_sources_failed 0", "# EOF"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	replaceLibtpms(t)
+	time.Sleep(time.Second) // a collection serves the requests of one second
+	if out := get(); !strings.Contains(out, `swtpm_tpm_restart_needed{name="`+name+`"} 1`) {
+		t.Errorf("no restart is needed in\n%s", out)
+	}
+}
+
+// TestPretender checks that a process that is called swtpm, with escape sequences in its
+// arguments, is neither believed nor printed as it is.
+func TestPretender(t *testing.T) {
+	name := instance(t, profile("clear"))
+	liar := name + "-liar.service"
+	must(t, "sh", "-c", "mkdir -p /tmp/liar/bin && cp /bin/bash /tmp/liar/bin/swtpm && chown -R nobody /tmp/liar")
+	put(t, "/tmp/liar/socket", 0o755, "while :; do sleep 1; done\n")
+	must(t, "systemd-run", "--unit="+liar, "--uid=nobody", "--working-directory=/tmp/liar", "/tmp/liar/bin/swtpm", "socket",
+		"--ctrl", "type=unixio,path=/run/libvirt/qemu/swtpm/1-\x1b[31mevil-swtpm.sock", "--tpm2")
+	t.Cleanup(func() { _, _ = in("systemctl", "stop", liar) })
+	for end := time.Now().Add(patience); property(t, liar, "ActiveState") != "active"; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the process does not run")
+		}
+	}
+	out := must(t, "swtpm", "list")
+	if strings.Contains(out, "\x1b") || strings.Contains(out, "evil") {
+		t.Errorf("the list contains what the process claims: %q", out)
+	}
+	if !strings.Contains(out, "unconfirmed") || !strings.Contains(out, "calls itself swtpm") {
+		t.Errorf("the process is missing: %s", out)
+	}
+}
