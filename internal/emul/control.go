@@ -142,9 +142,26 @@ func (t *TPM) setBufferSize(want uint32) {
 // Compat: C-264: swtpm has no tpm.InfoStatus and answers {}.
 func (t *TPM) Info(flags uint64) (s string, err error) {
 	if flags == tpm.InfoStatus {
-		now := t.Status()
-		return fmt.Sprintf(`{"Status":{"on":%t,"locality":%d,"commands":%d}}`, now.On, t.engine.Locality(), now.Commands), nil
+		return t.statusInfo()
 	}
 	t.aside(context.Background(), func() { s, err = t.engine.Info(flags) })
 	return s, err
+}
+
+// statusInfo returns the status with the PCRs, as JSON. A TPM that is off has no PCRs.
+func (t *TPM) statusInfo() (string, error) {
+	var pcrs tpm.PCRs
+	err := t.whileOn(func() (err error) {
+		pcrs, err = tpm.ReadPCRs(t.opt.Version, t.engine.Process)
+		return err
+	})
+	switch {
+	case err == tpm.BadOrdinal:
+		pcrs.Result = tpm.BadOrdinal
+	case err != nil:
+		return "", err
+	}
+	now := t.Status()
+	return fmt.Sprintf(`{"Status":{"on":%t,"locality":%d,"commands":%d,"pcrs":{"result":%d,"digest":%q,"counter":%d,"initial":%d}}}`,
+		now.On, t.engine.Locality(), now.Commands, pcrs.Result, pcrs.Digest, pcrs.Counter, pcrs.Initial), nil
 }

@@ -121,25 +121,16 @@ func TestObstacles(t *testing.T) {
 }
 
 func TestChanged(t *testing.T) {
-	values := func(v string) map[string]string { return map[string]string{"k": v} }
-	read := func(counter uint32, v string) registers {
-		return registers{read: true, counter: counter, values: values(v)}
-	}
 	for _, c := range []struct {
 		name string
 		a, b sample
 		want string
 	}{
-		{"same", sample{pcr: read(3, "ab")}, sample{pcr: read(3, "ab")}, ""},
-		{"extended", sample{pcr: read(3, "ab")}, sample{pcr: read(4, "cd")}, ""},
-		{"reset", sample{pcr: read(3, "ab")}, sample{pcr: read(1, "00")}, "reset"},
-		{"other value", sample{pcr: read(3, "ab")}, sample{pcr: read(3, "cd")}, "other values"},
-		{"1.2 extended", sample{pcr: read(0, "ab")}, sample{pcr: read(0, "cd")}, ""},
-		{"1.2 reset", sample{pcr: read(0, "ab")}, sample{pcr: read(0, "00")}, "other values"},
-		{"not started", sample{pcr: read(3, "ab")}, sample{pcr: registers{read: true, result: tpm.Result(0x100)}}, "now returns"},
-		{"locality", sample{asked: true, Locality: 2}, sample{asked: true}, "locality was 2 and is 0"},
-		{"off", sample{asked: true, On: true}, sample{asked: true}, "is off"},
-		{"not asked", sample{asked: true, On: true}, sample{}, ""},
+		{"same", sample{status: true, On: true, pcrs: true}, sample{status: true, On: true, pcrs: true}, ""},
+		{"reset", sample{pcrs: true, PCRs: tpm.PCRs{Digest: "a", Counter: 3}}, sample{pcrs: true}, "the PCRs were reset"},
+		{"locality", sample{status: true, Locality: 2}, sample{status: true}, "locality was 2 and is 0"},
+		{"off", sample{status: true, On: true}, sample{status: true}, "is off"},
+		{"not asked", sample{status: true, On: true}, sample{}, ""},
 	} {
 		got := changed(&TPM{Version: "2.0"}, &TPM{Version: "2.0"}, c.a, c.b)
 		if (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
@@ -148,16 +139,5 @@ func TestChanged(t *testing.T) {
 	}
 	if got := changed(&TPM{Version: "2.0"}, &TPM{Version: "1.2"}, sample{}, sample{}); got == "" {
 		t.Error("another version is no change")
-	}
-}
-
-// TestPCRCommands checks the commands against the specifications of both versions.
-func TestPCRCommands(t *testing.T) {
-	two, one := pcrCommands(true), pcrCommands(false)
-	if len(two) != 12 || fmt.Sprintf("%x", two[4]) != "8001000000140000017e00000001000b0300ff00" {
-		t.Errorf("%d, %x", len(two), two[4])
-	}
-	if len(one) != 24 || fmt.Sprintf("%x", one[17]) != "00c10000000e0000001500000011" {
-		t.Errorf("%d, %x", len(one), one[17])
 	}
 }

@@ -55,8 +55,8 @@ type Locality uint8
 // MaxLocality is the highest locality.
 const MaxLocality Locality = 4
 
-// InfoStatus is a flag of GET_INFO of our own: whether the TPM is on, its locality and its
-// number of commands. libtpms has no flag in these bits.
+// InfoStatus is a flag of GET_INFO of our own: whether the TPM is on, its locality, its
+// number of commands and its PCRs. libtpms has no flag in these bits.
 const InfoStatus uint64 = 1 << 62
 
 // Blob is a state blob as the control channel numbers it. libtpms numbers the
