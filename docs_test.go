@@ -20,6 +20,8 @@ import (
 var (
 	compatRow      = regexp.MustCompile(`^\| (C-\d{3}) \|`)
 	compatCitation = regexp.MustCompile(`\bC-\d{3}\b`)
+	compatComment  = regexp.MustCompile(`(?://|\*).*\bCompat: `)
+	citingComment  = regexp.MustCompile(`\bCompat: C-\d{3}\b`)
 )
 
 // Each number of a row in COMPAT.md exists once, and each number that is cited exists.
@@ -51,6 +53,28 @@ func TestCompatNumbers(t *testing.T) {
 				t.Errorf("COMPAT.md has no row %s, which is cited: %s", number, strings.TrimSpace(line))
 			}
 		}
+	}
+}
+
+// TestCompatComments checks that each comment "Compat:" cites the row of COMPAT.md that it
+// is about, as in "Compat: C-017: ...".
+func TestCompatComments(t *testing.T) {
+	out, err := exec.Command("git", "grep", "-n", "Compat: ", "--", "*.go", "*.c", "*.h", ":!docs_test.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(out)) {
+		if !compatComment.MatchString(line) {
+			continue
+		}
+		n++
+		if !citingComment.MatchString(line) {
+			t.Errorf("the comment cites no row of COMPAT.md: %s", strings.TrimSpace(line))
+		}
+	}
+	if n < 50 {
+		t.Errorf("found only %d comments", n)
 	}
 }
 

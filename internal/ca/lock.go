@@ -32,7 +32,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 	}
 	defer dir.Close()
 	for {
-		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: swtpm's name and mode
+		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: C-271: swtpm's name and mode
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return nil, cli.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), keyvalue.UserName(), keyvalue.OwnFiles())

@@ -46,7 +46,7 @@ func (r *Request) Label() string {
 
 // subject returns the subject of the certificate.
 //
-// Compat: characters that end a value become "_". A plus sign after a backslash
+// Compat: C-272: characters that end a value become "_". A plus sign after a backslash
 // stays, and so does the backslash.
 func (r *Request) subject() string {
 	id := []byte(r.VMID)
@@ -73,7 +73,7 @@ func (r *Request) certificate(options []string) (*cmdcert.Request, error) {
 		return nil, err
 	}
 	c.Days = cert.Forever
-	if r.Type != cert.EK { // Compat: --type in the options file counts for an EK
+	if r.Type != cert.EK { // Compat: C-273: --type in the options file counts for an EK
 		c.Type = r.Type
 	}
 	c.TPM2, c.Header = c.TPM2 || r.TPM2, c.Header || !r.TPM2
@@ -141,7 +141,7 @@ func (c *CA) InToken() bool { return c.cfg.InToken() }
 
 // words splits the text of an options file at blanks and ends of lines.
 //
-// Compat: quotes and "#" have no meaning.
+// Compat: C-274: quotes and "#" have no meaning.
 func words(text string) (all []string) {
 	for line := range strings.Lines(text) {
 		for word := range strings.SplitSeq(line, " ") {

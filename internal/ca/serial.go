@@ -109,7 +109,7 @@ func after(text string) (*big.Int, bool) {
 // firstSerial returns the random number of 20 digits from 0 to 8 after which the serial
 // numbers of a CA begin.
 //
-// Compat: swtpm 0.11 chooses 1 to 8 for the first digit and 0 to 8 for the others. Here
+// Compat: C-181: swtpm 0.11 chooses 1 to 8 for the first digit and 0 to 8 for the others. Here
 // they are 1 and 0 to 7, because swtpm 0.7 counts in 64 bits and would start again at 0
 // after a larger number.
 func firstSerial(random io.Reader) (*big.Int, error) {

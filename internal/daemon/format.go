@@ -37,7 +37,7 @@ func (f *lineFormatter) Format(e *logrus.Entry) ([]byte, error) {
 // text returns the message of e. ok is false if the message is indented by as many blanks
 // as the level or more, or is above the limit. before is the line that precedes it.
 //
-// Compat: swtpm marks the importance of a message by the blanks before it.
+// Compat: C-275: swtpm marks the importance of a message by the blanks before it.
 func (f *lineFormatter) text(e *logrus.Entry) (text, before string, ok bool) {
 	if blanks := len(e.Message) - len(strings.TrimLeft(e.Message, " ")); blanks >= f.level {
 		return "", "", false

@@ -91,7 +91,7 @@ func openTarget(o LogOptions) (*target, error) {
 	if !o.Given {
 		return newTarget(&output{fd: unix.Stderr, prefix: defaultPrefix}, nil, 1, defaultPrefix), nil
 	}
-	level := max(o.Level, 1) // Compat: swtpm takes level=0 for 1
+	level := max(o.Level, 1) // Compat: C-276: level=0 means 1
 	var file *os.File
 	if o.File != "" && o.File != "-" {
 		var err error

@@ -21,7 +21,7 @@ import (
 
 // Notifier notifies systemd about this process, if $NOTIFY_SOCKET is set.
 //
-// Compat: $NOTIFY_SOCKET stays set, as swtpm leaves it.
+// Compat: C-277: $NOTIFY_SOCKET stays set, as swtpm leaves it.
 type Notifier struct {
 	conn     *net.UnixConn // nil without a service manager
 	launcher *launcher     // nil in the foreground

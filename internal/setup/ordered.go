@@ -134,7 +134,7 @@ var shortEscapes = map[byte]byte{'\b': 'b', '\f': 'f', '\n': 'n', '\r': 'r', '\t
 
 // appendJSONString appends s with only those escapes that are needed, and \u007f.
 //
-// Compat: encoding/json escapes more; this is what json-glib writes for swtpm_setup.
+// Compat: C-281: encoding/json escapes more; this is what json-glib writes for swtpm_setup.
 func appendJSONString(b []byte, s string) []byte {
 	b = append(b, '"')
 	for i := range len(s) {

@@ -132,7 +132,7 @@ func (p *program) rsaKeySize(c settings) (string, error) {
 		}
 		return "2048", nil
 	}
-	// Compat: swtpm_setup prints this one on stdout.
+	// Compat: C-268: swtpm_setup prints this one on stdout.
 	p.log.Infof("Unsupported RSA key size %s.", size)
 	return "", errReported
 }

@@ -92,7 +92,7 @@ func (p *program) readKey(pl *plan) (err error) {
 func (p *program) prepareCerts(c settings) (*certifier, error) {
 	o := p.o
 	if !o.EKCert && !(o.PlatformCert && o.TPM2) {
-		return &certifier{}, nil // Compat: a TPM 1.2 has a platform certificate only with an EK certificate
+		return &certifier{}, nil // Compat: C-282: a TPM 1.2 has a platform certificate only with an EK certificate
 	}
 	t, err := newCertifier(c, o.LogFile == "")
 	if err != nil {

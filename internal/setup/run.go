@@ -139,7 +139,7 @@ func (p *program) parse(args []string) (done bool, err error) {
 			}
 			return cli.ErrStop
 		},
-		warn: func(s string) { fmt.Fprint(p.Stdout, s) }, // Compat: without newline
+		warn: func(s string) { fmt.Fprint(p.Stdout, s) }, // Compat: C-268: without newline
 	}
 	table := p.o.table(h)
 	if _, err := (cli.Getopt{}).Parse(table, args); err != nil {
@@ -164,7 +164,7 @@ func (p *program) chooseConfig() {
 
 // versionLine returns the output of --version.
 //
-// Compat: mkosi uses algorithm profiles if the version is 0.10.0 or later, but an older
+// Compat: C-209: mkosi uses algorithm profiles if the version is 0.10.0 or later, but an older
 // libtpms does not support them.
 func (p *program) versionLine() string {
 	v := prog.ReferenceVersion

@@ -105,7 +105,7 @@ func TestReload(t *testing.T) {
 	p.terminate(t)
 }
 
-// Compat: a TPM of a classic command line is ended by SIGHUP, at once.
+// Compat: C-136: SIGHUP ends a TPM of a classic command line at once.
 func TestHangupClassic(t *testing.T) {
 	e := start(t, setup{})
 	if err := e.Cmd.Process.Signal(unix.SIGHUP); err != nil {

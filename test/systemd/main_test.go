@@ -157,7 +157,7 @@ func reboot(t *testing.T) {
 	t.Helper()
 	root := strings.TrimPrefix(machine.Args[slices.IndexFunc(machine.Args, func(a string) bool { return strings.HasPrefix(a, "--directory=") })], "--directory=")
 	_, _ = in("systemctl", "reboot") // its answer may not come any more
-	// Compat: with --keep-unit systemd-nspawn leaves the rest to whoever has started it.
+	// With --keep-unit, systemd-nspawn leaves the rest to its caller.
 	if err := ended(machine); machine.ProcessState.ExitCode() != 133 {
 		t.Fatalf("the container was to boot again, and ended: %v", err)
 	}

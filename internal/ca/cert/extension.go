@@ -118,7 +118,7 @@ func (r *Request) purpose() asn1.ObjectIdentifier {
 
 // keyUsage returns the bits of KeyUsage.
 //
-// Compat: swtpm_cert sets keyAgreement for an ECC key given by coordinates, but
+// Compat: C-266: swtpm_cert sets keyAgreement for an ECC key given by coordinates, but
 // keyEncipherment for the same key in a PEM file.
 func (r *Request) keyUsage() byte {
 	decrypt := byte(keyEncipherment)
@@ -163,8 +163,8 @@ func (r *Request) subjectAltName(b *cryptobyte.Builder) {
 			case r.TPM2:
 				r.Platform.add(b, platformAttributes)
 			default:
-				// Compat: two names in a sequence are no name, but it is what
-				// swtpm_cert writes.
+				// Compat: C-267: swtpm_cert writes two names into one sequence,
+				// which is not a valid name.
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 					r.TPM.add(b, tpmAttributes)
 					r.Platform.add(b, platformAttributesTPM12)

@@ -15,7 +15,7 @@ import (
 
 // ParsePEM returns the first PUBLIC KEY in text.
 //
-// Compat: an ECC key from a PEM file has the key usage keyEncipherment; see keyUsage.
+// Compat: C-266: an ECC key from a PEM file has the key usage keyEncipherment; see keyUsage.
 func ParsePEM(text []byte) (PublicKey, error) {
 	for {
 		var block *pem.Block

@@ -90,7 +90,7 @@ func attributes(prefix, product string, a *cert.Attributes) []cli.Option {
 
 // check returns an error if an option is missing.
 //
-// Compat: the order of the messages is swtpm_cert's.
+// Compat: C-268: the order of the messages equals swtpm_cert.
 func (o *options) check() error {
 	if err := o.key.check(); err != nil {
 		return err

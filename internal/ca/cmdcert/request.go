@@ -67,7 +67,7 @@ func (r *Request) Check() error {
 
 // checkFields returns an error if a field is missing.
 //
-// Compat: the words are swtpm_cert's, and so are the fields that it requires.
+// Compat: C-268: the words and the required fields equal swtpm_cert.
 func (r *Request) checkFields() error {
 	switch r.Type {
 	case cert.IAK, cert.IDevID:

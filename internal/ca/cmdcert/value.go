@@ -68,7 +68,7 @@ func days(n *int) setter {
 
 // serial parses a decimal number of at most 20 bytes.
 //
-// Compat: swtpm_cert ignores its sign.
+// Compat: C-269: swtpm_cert ignores its sign.
 func serial(n **big.Int) setter {
 	return func(arg, _ string) error {
 		digits := strings.TrimLeft(arg, "-+")

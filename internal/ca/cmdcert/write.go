@@ -12,7 +12,7 @@ import (
 
 // write writes the certificate to its file.
 //
-// Compat: without --out-cert swtpm_cert writes PEM to stdout, without a header, and does
+// Compat: C-270: without --out-cert swtpm_cert writes PEM to stdout, without a header, and does
 // not write DER.
 func (p *Program) write(o *options, der []byte) error {
 	switch {

@@ -41,7 +41,7 @@ func Password(s string) Auth { return sha1.Sum([]byte(s)) }
 
 // WellKnown returns the well-known authorization value of an owner or SRK.
 //
-// Compat: swtpm_setup hashes TCG's well-known secret, 20 zero bytes, like a
+// Compat: C-278: swtpm_setup hashes TCG's well-known secret, 20 zero bytes, like a
 // password. Programs that use its TPMs have to do the same.
 func WellKnown() Auth { return Password(string(make([]byte, sha1.Size))) }
 
@@ -128,7 +128,7 @@ type storedCert struct {
 
 // forFile returns the certificate as --write-ek-cert-files writes it.
 //
-// Compat: swtpm 0.7 to 0.10 check neither the header nor the certificate. The TPM
+// Compat: C-208: swtpm 0.7 to 0.10 check neither the header nor the certificate. The TPM
 // stores the output of the certificate tool, and a file has it without its first 7
 // bytes if it is longer than that.
 func (c storedCert) forFile() []byte {

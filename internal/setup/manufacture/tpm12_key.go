@@ -50,7 +50,7 @@ func appendKeyParms(b []byte, sigScheme uint16) []byte {
 
 // antiReplay is a part of the checksum of the new endorsement key.
 //
-// Compat: the value is swtpm_setup's, so that the traffic is the same. No attacker
+// Compat: C-279: swtpm_setup has the same value, so the traffic is the same. No attacker
 // can replay an old response, because the TPM is in this process or its child.
 var antiReplay = [sha1.Size]byte{
 	0x38, 0xf0, 0x30, 0x81, 0x07, 0x2b, 0x0c, 0xa9, 0x10, 0x98,

@@ -91,7 +91,7 @@ func (c client12) oiap() (oiapSession, error) {
 // nonceOdd is our nonce. It is constant because each session is used once and has a
 // nonce from the TPM.
 //
-// Compat: the value is swtpm_setup's, so that the traffic is the same.
+// Compat: C-279: swtpm_setup has the same value, so the traffic is the same.
 var nonceOdd = [sha1.Size]byte{1, 2, 3, 4, 5, 6}
 
 // runAuth sends a command that the authorization value a authorizes, as its last one

@@ -132,7 +132,7 @@ func (m *maker20) makeSPK() error {
 // makeEKs creates the endorsement keys and returns the certificate of the first
 // one in DER, or nil if there is none.
 //
-// Compat: their transient objects stay in the TPM, as with swtpm_setup.
+// Compat: C-280: their transient objects stay in the TPM, as with swtpm_setup.
 func (m *maker20) makeEKs() (ek1 []byte, err error) {
 	if m.o.EK1 == None {
 		return nil, nil
