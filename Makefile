@@ -19,6 +19,8 @@ GO      ?= go
 PROGRAMS := swtpm swtpm-ioctl swtpm-bios swtpm-cert swtpm-localca swtpm-setup
 # Programs that swtpm executes; installed in LIBDIR.
 HELPERS := swtpm-admin
+# Programs without completion, installed in BINDIR.
+BROKERS := swtpm-store
 ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
 
 # $(ALIAS) FILE NAME gives a program its second name.
@@ -48,7 +50,7 @@ all: build
 build:
 	@sh contrib/deps.sh build
 	@mkdir -p bin
-	@for p in $(PROGRAMS) $(HELPERS); do \
+	@for p in $(PROGRAMS) $(HELPERS) $(BROKERS); do \
 		$(GO) build $(GOFLAGS_BUILD) -o bin/$$p ./cmd/$$p || exit 1; \
 	done
 	@for a in $(ALIASES); do $(ALIAS) bin/$$(echo $$a | tr _ -) bin/$$a || exit 1; done
@@ -220,7 +222,7 @@ bench: build
 
 install: build
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man3
-	install -m 0755 $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(BINDIR)
+	install -m 0755 $(addprefix bin/,$(PROGRAMS) $(BROKERS)) $(DESTDIR)$(BINDIR)
 	for a in $(ALIASES); do $(ALIAS) $(DESTDIR)$(BINDIR)/$$(echo $$a | tr _ -) $(DESTDIR)$(BINDIR)/$$a || exit 1; done
 	install -m 0644 man/*.8 $(DESTDIR)$(MANDIR)/man8
 	install -m 0644 man/*.5 $(DESTDIR)$(MANDIR)/man5
@@ -250,8 +252,8 @@ install: build
 	install -m 0644 $(COMPLETION)/_* $(DESTDIR)$(ZSHDIR)
 	install -m 0644 $(COMPLETION)/*.fish $(DESTDIR)$(FISHDIR)
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
-	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket contrib/systemd/swtpm-anchor.* $(DESTDIR)$(UNITDIR)
-	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service $(DESTDIR)$(UNITDIR)/swtpm-anchor.service
+	install -m 0644 contrib/systemd/*@.service contrib/systemd/*@.socket contrib/systemd/swtpm-anchor.* contrib/systemd/swtpm-store.* $(DESTDIR)$(UNITDIR)
+	sed -i 's,^ExecStart=/usr/local/bin/,ExecStart=$(BINDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm@.service $(DESTDIR)$(UNITDIR)/swtpm-manufacture@.service $(DESTDIR)$(UNITDIR)/swtpm-anchor.service $(DESTDIR)$(UNITDIR)/swtpm-store.service
 	install -m 0644 contrib/systemd/swtpm.target contrib/systemd/swtpm.slice contrib/systemd/swtpm-metrics.* $(DESTDIR)$(UNITDIR)
 	sed -i 's,^ExecStart=/usr/local/lib/swtpm/,ExecStart=$(LIBDIR)/,' $(DESTDIR)$(UNITDIR)/swtpm-metrics.service
 	install -m 0644 contrib/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/swtpm.conf

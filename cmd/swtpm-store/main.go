@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -75,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 	if *check {
 		return examine(ctx, d)
 	}
-	l, err := listener(cfg.Socket)
+	l, again, err := listeners(cfg.Socket)
 	if err != nil {
 		return err
 	}
@@ -87,16 +89,20 @@ func run(ctx context.Context, args []string) error {
 		Driver: d, Host: host, Boot: boot, TTL: cfg.Lease.TTL.Duration, Margin: cfg.Lease.Margin.Duration, Wait: cfg.Lease.Wait.Duration,
 		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), Allow: cfg.allowed, Log: stderr{},
 	})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b.Run(ctx)
-	}()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { b.Run(ctx) })
+	if again != nil {
+		tasks.Go(func() {
+			if err := b.ServeReconnects(ctx, again); err != nil {
+				stderr{}.Errorf("TPMs cannot connect again after a restart of the broker: %v", err)
+			}
+		})
+	}
 	stderr{}.Infof("serving TPMs on %s as host %q; the store is %s", l.Addr(), host, strings.Join(cfg.Endpoints, ", "))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	err = b.Serve(ctx, l)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-	<-done
+	tasks.Wait()
 	return err
 }
 
@@ -112,22 +118,33 @@ func examine(ctx context.Context, d *etcd.Store) error {
 	return nil
 }
 
-// listener returns the socket that systemd passed, or opens the configured one.
-func listener(path string) (*net.UnixListener, error) {
-	passed, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("sockets from systemd: %w", err)
-	}
-	switch len(passed) {
-	case 0:
-	case 1:
-		if l, ok := passed[0].(*net.UnixListener); ok {
-			return l, nil
+// listeners returns the sockets that systemd passed, or opens the configured ones: one for
+// connections, and one for TPMs that connect again.
+func listeners(path string) (l *net.UnixListener, again *net.UnixConn, err error) {
+	passed := activation.Files(true)
+	if len(passed) == 0 {
+		if l, err = listen(path); err != nil {
+			return nil, nil, err
 		}
-		return nil, errors.New("the socket from systemd is no Unix stream socket; use ListenStream=PATH in swtpm-store.socket")
-	default:
-		return nil, fmt.Errorf("systemd passed %d sockets, expected one", len(passed))
+		again, err = listenAgain(filepath.Join(filepath.Dir(path), "reconnect"))
+		return l, again, err
 	}
+	for _, f := range passed {
+		if conn, err := net.FilePacketConn(f); err == nil {
+			again, _ = conn.(*net.UnixConn)
+		} else if all, err := net.FileListener(f); err == nil {
+			l, _ = all.(*net.UnixListener)
+		}
+		_ = f.Close()
+	}
+	if l == nil {
+		return nil, nil, errors.New("systemd passed no Unix stream socket; use ListenStream=PATH in swtpm-store.socket")
+	}
+	return l, again, nil
+}
+
+// listen opens the socket at path.
+func listen(path string) (*net.UnixListener, error) {
 	// A socket that is left over from a previous run refuses connections.
 	if conn, err := net.Dial("unix", path); err == nil {
 		_ = conn.Close()
@@ -146,6 +163,18 @@ func listener(path string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// listenAgain opens the datagram socket at path.
+func listenAgain(path string) (*net.UnixConn, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: remove the old socket: %w", path, err)
+	}
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	return c, os.Chmod(path, 0o666)
 }
 
 // identity returns the name of this host and its boot ID.

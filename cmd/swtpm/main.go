@@ -22,6 +22,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
+	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
@@ -91,6 +92,7 @@ type emulator struct {
 	profile   string // algorithm profile of a new TPM
 	recorder  emul.Recorder
 	removePID func()
+	link      *remote.Link // to the broker of a cluster store; nil for another state
 	service   *service
 	meter     *meter
 	tpm       *emul.TPM
@@ -205,6 +207,9 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	o := e.options()
 	if e.meter, err = newMeter(e.cfg, e.source.instance, &o, e.log); err != nil {
 		return err
+	}
+	if err := e.openLink(); err != nil {
+		return withCode(cuseStart, e.retryable(err))
 	}
 	if err := makeStateDir(e.cfg); err != nil {
 		return withCode(cuseStart, err)

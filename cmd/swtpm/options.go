@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -30,7 +31,8 @@ func (e *emulator) options() emul.Options {
 		RejectLocality4:  cfg.Locality.RejectLocality4,
 		AllowSetLocality: cfg.Locality.AllowSetLocality,
 		Incoming:         cfg.Migration.Incoming,
-		Locks:            cfg.State.Lock,
+		Locks:            cfg.State.Lock && cfg.State.Location.Kind != nv.Cluster,
+		End:              e.endFor,
 		SealedOnly:       cfg.Migration.EncryptedOnly,
 		MaxStores:        cfg.State.MaxStores,
 		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
@@ -51,7 +53,7 @@ func (e *emulator) options() emul.Options {
 	if cfg.State.Location.Kind != nv.None {
 		w := generation.ThisHost(program.Name) // the sandbox may not allow it later
 		o.Open = func() (*nv.Store, error) {
-			s, err := openState(cfg, e.keys.File, log, false)
+			s, err := e.openState(cfg, log)
 			if err == nil {
 				s.SetWriter(w)
 			}
@@ -79,6 +81,39 @@ func makeStateDir(cfg *config.Config) error {
 			return fmt.Errorf("create the state directory: %w", err)
 		}
 	}
+	return nil
+}
+
+// openState opens the state of this TPM: in a cluster store through the connection that was
+// opened before the process was confined.
+func (e *emulator) openState(cfg *config.Config, log *daemon.Log) (*nv.Store, error) {
+	if e.link == nil {
+		return openState(cfg, e.keys.File, log, false)
+	}
+	o := cfg.State.Storage()
+	o.Prefix, o.Warn = cfg.TPM.FilePrefix(), log.Warnf
+	if e.session != nil {
+		c := e.session.Cells()
+		o.Token, o.Revision = &c.Token, &c.Revision
+	}
+	return nv.New(e.link.Open(o), cfg.TPM.FilePrefix(), e.keys.File), nil
+}
+
+// openLink connects to the broker if the state is in a cluster store.
+func (e *emulator) openLink() error {
+	l := e.cfg.State.Location
+	if l.Kind != nv.Cluster || e.cfg.Printing() != "" && e.cfg.PrintInfo == 0 {
+		return nil
+	}
+	if e.keys.File == nil && !e.cfg.State.Plain {
+		return fmt.Errorf("state %s: a state in a cluster store needs a key, because the store could read it; give --key, or --tpmstate allow-plain", l)
+	}
+	link, err := remote.Dial(l.Path)
+	if err != nil {
+		return err
+	}
+	e.link = link
+	e.onEnd(func() { _ = link.Close() })
 	return nil
 }
 

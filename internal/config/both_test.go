@@ -273,10 +273,10 @@ func TestConvertRefuses(t *testing.T) {
 		{"--print-p", "convert: --print-profiles describes no TPM; leave it out"},
 		{"--print-i|1", "convert: --print-info describes no TPM; leave it out"},
 		{"--bogus", "socket: unrecognized option '--bogus'"},
-		{"--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate]: missing; write dir = "PATH" or file = "PATH"`},
+		{"--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate]: missing; write dir = "PATH", file = "PATH" or store = "NAME"`},
 		{"--tpm2|--tpmstate|dir=s|-p|5|--flags|startup-deactivated", `convert: no profile can express this: config: [flags] startup: a TPM 2.0 cannot start deactivated; write "clear", "state" or "none"`},
-		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: unsupported URI "foo://s"; write dir://PATH or file://PATH`},
-		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: unsupported URI "file://"; write dir://PATH or file://PATH`},
+		{"--tpmstate|backend-uri=foo://s|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: unsupported URI "foo://s"; write dir://PATH, file://PATH or store://NAME`},
+		{"--tpmstate|backend-uri=file://|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: unsupported URI "file://"; write dir://PATH, file://PATH or store://NAME`},
 		{"--tpmstate|backend-uri=file://s,backup|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] backup: valid only with dir; a file has no backup`},
 		{"--tpmstate|dir=\xff|--ctrl|type=unixio,path=c", `convert: no profile can express this: config: [tpmstate] dir: "/w/\xff" is not UTF-8 or contains a NUL byte`},
 	} {

@@ -36,9 +36,17 @@ func (c *Config) faults() []fault {
 	data, ctrl := c.Interface.Server, c.Control.Listen
 	switch l := c.State.Location; {
 	case l.Kind == nv.None:
-		add("tpmstate", "", `missing; write dir = "PATH" or file = "PATH"`)
+		add("tpmstate", "", `missing; write dir = "PATH", file = "PATH" or store = "NAME"`)
 	case l.Kind == nv.Unsupported || l.Path == "":
-		add("tpmstate", "dir", "unsupported URI %q; write dir://PATH or file://PATH", l)
+		add("tpmstate", "dir", "unsupported URI %q; write dir://PATH, file://PATH or store://NAME", l)
+	case l.Kind == nv.Cluster && !nv.ValidState(l.Path):
+		add("tpmstate", "store", "invalid name %q; write 1 to 128 letters, digits and ._-@+:", l.Path)
+	case l.Kind == nv.Cluster && c.Key.Source == NoKey && !c.State.Plain:
+		add("tpmstate", "store", "needs a key, because the store could read the state; write [key], or allow-plain = true")
+	case l.Kind == nv.Cluster && !c.State.Lock:
+		add("tpmstate", "lock", "conflicts with store, whose states have one owner")
+	case l.Kind == nv.Cluster && c.State.Backup:
+		add("tpmstate", "backup", "valid only with dir; the store has generations")
 	case l.Kind == nv.File && c.State.Backup:
 		add("tpmstate", "backup", "valid only with dir; a file has no backup")
 	}

@@ -134,10 +134,11 @@ type State struct {
 	Location     nv.Location
 	Mode         fs.FileMode // permission bits of state files; 0640
 	ModeExplicit bool        // Mode was asked for: exact, whatever the umask
-	Lock         bool        // exclude a second instance; default true for a directory, false for a file
+	Lock         bool        // exclude a second instance; default true, but false for a file
 	Backup       bool        // keep the previous permanent state as .bak; not with a file
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
 	Create       bool        // make the directory if it is missing; only from a profile
+	Plain        bool        // a state in a cluster store need not be encrypted
 
 	OnFull    OnFull        // what a TPM command does when the disk is full
 	WaitLimit time.Duration // how long it waits at most; 0 for no limit

@@ -48,6 +48,9 @@ func (s *State) location(kind nv.LocationKind) value {
 			}
 		},
 	}
+	if kind == nv.Cluster {
+		v.want, v.arg, v.path, v.rebase = "the name of a state", "NAME", 0, nil
+	}
 	if kind == nv.File {
 		v.want, v.arg, v.path = "the path of a file or a block device", "FILE", completion.File
 	}
@@ -61,7 +64,7 @@ func (s *State) backendURI() value {
 	return value{
 		parse:  anyForm(func(uri string) error { s.setLocation(nv.ParseLocation(uri)); return nil }),
 		toTOML: func() (any, bool) { return nil, false },
-		want:   "dir://PATH or file://PATH",
+		want:   "dir://PATH, file://PATH or store://NAME",
 		arg:    "URI",
 	}
 }

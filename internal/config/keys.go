@@ -183,11 +183,14 @@ func (e *Endpoint) keys(root *string) keys {
 func (s *State) keys() keys {
 	waits := func() bool { return s.OnFull == FullWait }
 	isDir := func() bool { return s.Location.Kind == nv.Directory }
+	isStore := func() bool { return s.Location.Kind == nv.Cluster }
 	return keys{ // dir wins over backend-uri, and lock over the default of either
-		{name: "backend-uri", in: option, help: "dir://DIR, or file://FILE: one image file or block device for all of it", value: s.backendURI(), hint: `dir = "PATH" or file = "PATH"`},
+		{name: "backend-uri", in: option, help: "dir://DIR, file://FILE, one image file or block device for all of it, or store://NAME, a state in a cluster store", value: s.backendURI(), hint: `dir = "PATH", file = "PATH" or store = "NAME"`},
+		{name: "store", in: profile, value: s.location(nv.Cluster), one: true},
 		{name: "file", in: profile, value: s.location(nv.File), one: true},
 		{name: "dir", help: "a directory with a file for each part of the state", value: s.location(nv.Directory), one: true},
 		{name: "create", in: profile, value: truth(&s.Create), when: isDir, only: "with dir; a file is always created"},
+		{name: "allow-plain", help: "with store://: the state need not be encrypted", value: truth(&s.Plain), when: isStore, only: "with store"},
 		{name: "mode", help: "permissions of the files (0640)", value: octal(&s.Mode, &s.ModeExplicit)},
 		{name: "lock", help: "exclude other instances (on; with file:// off)", value: truth(&s.Lock)},
 		{name: "backup", help: "keep the previous permanent state as .bak; not with file://", value: truth(&s.Backup)},

@@ -22,8 +22,8 @@ func TestMistakes(t *testing.T) {
 		{`lock = 1`, `f:5:8: [tpmstate] lock: invalid value 1; must be true or false, without quotes`},
 		{`lock = []`, `f:5:8: [tpmstate] lock: unexpected array; must be true or false, without quotes`},
 		{`lock.x = 1`, `f:5:10: [tpmstate] lock: unexpected table; must be true or false, without quotes`},
-		{`file = "/dev/sda"`, `f:5:1: [tpmstate] file: conflicts with dir; write only one of file, dir`},
-		{`backend-uri = "dir://x"`, `f:5:1: [tpmstate] backend-uri: unknown key; in a profile, write dir = "PATH" or file = "PATH"`},
+		{`file = "/dev/sda"`, `f:5:1: [tpmstate] file: conflicts with dir; write only one of store, file, dir`},
+		{`backend-uri = "dir://x"`, `f:5:1: [tpmstate] backend-uri: unknown key; in a profile, write dir = "PATH", file = "PATH" or store = "NAME"`},
 		{`durability = "none"`, `f:5:14: [tpmstate] durability: invalid value "none"; must be "full" or "relaxed"`},
 		{`on-full = "pause"`, `f:5:11: [tpmstate] on-full: invalid value "pause"; must be "wait" or "fail"`},
 		{`wait-limit = 90`, `f:5:14: [tpmstate] wait-limit: invalid value 90; must be a time span from "1s" to "24h", or "none"`},
@@ -146,7 +146,7 @@ func TestManufacture(t *testing.T) {
 func TestWholeMistakes(t *testing.T) {
 	const st = "[tpmstate]\ndir = \"/s\"\n"
 	for _, tt := range []struct{ src, want string }{
-		{"", "f: [tpmstate]: missing; write dir = \"PATH\" or file = \"PATH\"\nf: [interface] server: missing; no client could reach this TPM: write [interface] server or [control] listen"},
+		{"", "f: [tpmstate]: missing; write dir = \"PATH\", file = \"PATH\" or store = \"NAME\"\nf: [interface] server: missing; no client could reach this TPM: write [interface] server or [control] listen"},
 		{"tpm = \"3\"\n" + st, `f:1:7: tpm: invalid value "3"; must be "1.2" or "2.0"`},
 		{"tpn = \"2.0\"\n" + st, `f:1:1: tpn: unknown key; did you mean "tpm"?`},
 		{"log = 5\n" + st, `f:1:1: [log]: unexpected integer; write a table, [log]`},

@@ -160,6 +160,10 @@ func TestReferenceUncommented(t *testing.T) {
 		switch {
 		case table == "[control]":
 			full = head + body
+		case strings.HasPrefix(body, "allow-plain ") && table == "[tpmstate]":
+			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + "store = \"s\"\n" + strings.Replace(body, "false", "true", 1)
+		case strings.HasPrefix(body, "store ") && table == "[tpmstate]": // instead of dir
+			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body + "\nallow-plain = true\n"
 		case strings.HasPrefix(body, "file ") && table == "[tpmstate]": // instead of dir
 			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body
 		}

@@ -38,5 +38,5 @@ func unknownScheme(l nv.Location) string {
 	case "iscsi", "nbd":
 		hint = "; connect the volume, and name its block device, file:///dev/…"
 	}
-	return fmt.Sprintf("state: unsupported storage %q: INIT will fail; write dir://PATH, or file://PATH for a file or a block device%s", l, hint)
+	return fmt.Sprintf("state: unsupported storage %q: INIT will fail; write dir://PATH, file://PATH for a file or a block device, or store://NAME for a cluster store%s", l, hint)
 }

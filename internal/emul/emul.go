@@ -72,6 +72,9 @@ type Options struct {
 	// With nil, Error gets the lines of a failed INIT and of a state that cannot be stored.
 	Event func(Event)
 
+	// End ends the process, because another owner has the state. It may be nil.
+	End func(cause error)
+
 	// Locks is true if the storage lock excludes other processes.
 	Locks bool
 
@@ -126,6 +129,7 @@ type TPM struct {
 	guesses   guesses             // of authorizations, on a full disk
 	guard     guard               // of the permanent state, after a migration
 	unstored  error               // why the engine could not store something
+	lease     lease               // of a state in a cluster store
 	moved     bool                // the path of the state led to another place when INIT last checked it
 
 	base       [sha256.Size]byte // of the permanent state that the engine's belongs to
@@ -256,5 +260,6 @@ func (t *TPM) admit() {
 		return
 	}
 	queries := !t.opt.Slow
-	t.loop.Admit(t.on.Load() && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero(), queries)
+	t.loop.SetDeadline(t.deadline())
+	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero(), queries)
 }

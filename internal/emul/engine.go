@@ -100,6 +100,9 @@ type Loop interface {
 	// Admit sets whether Serve may run commands by itself, and ServeQueries answer
 	// requests. Terminate withdraws the former.
 	Admit(commands, queries bool)
+	// SetDeadline sets two times in nanoseconds of CLOCK_BOOTTIME, 0 for none. From soft on,
+	// Serve returns commands. From end on, it returns responses, with Event.Held.
+	SetDeadline(soft, end uint64)
 	// Serve waits until a descriptor of s needs the caller, or the time is up. Meanwhile
 	// it answers whole, plain commands. It needs no lock. Only one goroutine calls it.
 	Serve(s *handover.Set) handover.Event

@@ -17,14 +17,25 @@ func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	if err := t.regainStorage(); err != nil {
 		return nil, err
 	}
+	may, err := t.mayRun()
+	if err != nil {
+		return nil, err
+	}
 	if t.opt.Record != nil {
 		t.opt.Record.Command(raw)
 	}
 	cmd, prefixed := t.strip(raw)
-	if prefixed {
+	if !may {
+		rsp = t.refuse(tpm.Retry, tpm.RCRetry)
+	} else if prefixed {
 		rsp = t.executePrefixed(tpm.Locality(raw[4]), cmd)
 	} else {
 		rsp = t.execute(cmd)
+	}
+	if may {
+		if err := t.mayRespond(); err != nil {
+			return nil, err
+		}
 	}
 	if t.opt.Record != nil && rsp != nil {
 		t.opt.Record.Response(rsp)
@@ -72,7 +83,7 @@ func (t *TPM) execute(cmd []byte) []byte {
 	case errors.Is(err, errDead):
 		return t.refuse(tpm.Fail, tpm.RCFailure)
 	case err != nil:
-		return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
+		return t.refuseStore()
 	}
 	if h.Code == tpm.VendorSetLocality {
 		t.engine.SetLastCode(h.Code)
@@ -144,7 +155,19 @@ func (t *TPM) Serve(s *handover.Set) handover.Event {
 	if t.loop == nil {
 		return s.Poll()
 	}
-	return t.loop.Serve(s)
+	e := t.loop.Serve(s)
+	if !e.Held {
+		return e
+	}
+	t.engine.Lock()
+	defer t.engine.Unlock()
+	if err := t.mayRespond(); err != nil {
+		if t.opt.End != nil {
+			t.opt.End(err)
+		}
+		return handover.Event{Kind: handover.EventReady, Late: e.Late} // the next process answers the client
+	}
+	return e
 }
 
 // ServeQueries waits for the descriptors of s, which belong to the control channel. A Loop answers

@@ -192,6 +192,7 @@ func (e *engine) BufferSize(want uint32) (size, low, high uint32) {
 
 func (e *engine) Info(flags uint64) (string, error) { e.locked("Info"); return "{}", nil }
 
+func (e *engine) SetDeadline(soft, end uint64)                { e.locked("SetDeadline") }
 func (e *engine) Admit(commands, _ bool)                      { e.locked("Admit"); e.admitted = commands }
 func (e *engine) Serve(s *handover.Set) handover.Event        { return s.Poll() }
 func (e *engine) ServeQueries(s *handover.Set) handover.Event { return s.Poll() }

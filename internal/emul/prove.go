@@ -52,6 +52,9 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 // first host, which may have to resume the guest.
 func (t *TPM) provePermanent() error {
 	err := t.proveOne(tpm.Permanent)
+	if err == nil {
+		err = t.checkArrived()
+	}
 	if err == nil || t.opt.Incoming || !t.pending[tpm.Permanent] || !isBadState(err) {
 		return err
 	}

@@ -82,7 +82,7 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 		return t.refuse(tpm.Fail, tpm.RCFailure)
 	}
 	t.waiting.refused.Add(1)
-	return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
+	return t.refuseStore()
 }
 
 // completeUndo completes an undo that could not be completed before. Until it can, commands are

@@ -113,6 +113,7 @@ func (t *TPM) change(name string, next []byte, f func() error) error {
 		err = f()
 	}
 	if err != nil {
+		err = t.checkTaken(err)
 		t.mustUndo(next)
 	}
 	return err

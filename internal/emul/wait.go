@@ -96,6 +96,8 @@ func (t *TPM) remaining(begun time.Time) time.Duration {
 // giveUp returns the reason why the n-th try was the last one, "" for another try.
 func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
 	switch {
+	case errors.Is(err, nv.ErrUnreachable):
+		return "the cluster store does not answer"
 	case !isSystem(err):
 		return "not retried"
 	case !isFull(err):

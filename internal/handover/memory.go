@@ -13,7 +13,7 @@ import (
 //
 //	  off  len field
 //	    0    8 magic      names the layout
-//	   64   20 cells      Cells
+//	   64   40 cells      Cells
 //	  128   32 sockets    SocketID of each listener that we made
 //	 4096   64 records    Record, one for each client
 //	20480      profile    see profile.go
@@ -39,6 +39,11 @@ type Cells struct {
 	Resumes  uint32 // starts with the state of a previous process that have begun and not ended
 	Ready    uint32 // 1 once clients could have been served
 	Init     uint32 // 1 if the next process is to try the INIT that this one could not
+	_        uint32
+
+	// Token and Revision are the right to write to a state in a cluster store; 0 for none.
+	Token    uint64
+	Revision uint64
 }
 
 // memory is mapped as long as the process lives. A page that was never written takes no

@@ -60,6 +60,7 @@ type Event struct {
 	Rest []byte
 	Err  error
 	Late bool // the time was up at the last poll
+	Held bool // of EventRest: nothing was sent yet, because the deadline of a lease has passed
 }
 
 // Poll waits for the descriptors of s and answers nothing itself.

@@ -2,5 +2,15 @@ package nv
 
 import "errors"
 
-// ErrUnsynced means that a new item is in place, and may not survive a power cut.
-var ErrUnsynced = errors.New("not synced")
+var (
+	// ErrUnsynced means that a new item is in place, and may not survive a power cut.
+	ErrUnsynced = errors.New("not synced")
+
+	// ErrUnreachable means that the cluster store does not answer. What was to be stored may
+	// have been stored; a later Load returns what counts.
+	ErrUnreachable = errors.New("the cluster store cannot be reached")
+
+	// ErrTaken means that another owner has the state, or had it since this process last
+	// used it. This process must end.
+	ErrTaken = errors.New("the state was taken over")
+)

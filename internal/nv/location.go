@@ -5,7 +5,7 @@ import "strings"
 // Location names the storage of a TPM's state. The zero Location names none.
 type Location struct {
 	Kind LocationKind
-	Path string // of the directory or file; with Unsupported the whole URI
+	Path string // of the directory or file; with Cluster the name of the state, with Unsupported the whole URI
 }
 
 // LocationKind is the kind of storage that a Location names.
@@ -16,24 +16,40 @@ const (
 	None        LocationKind = iota
 	Directory                // a directory with a file for each item
 	File                     // one file or block device with all items
+	Cluster                  // a state in a cluster store, through the broker of this host
 	Unsupported              // a URI that no backend opens
 )
 
 // schemes are the prefixes of the URIs of each kind.
-var schemes = map[LocationKind]string{Directory: "dir://", File: "file://", Unsupported: ""}
+var schemes = map[LocationKind]string{Directory: "dir://", File: "file://", Cluster: "store://", Unsupported: ""}
 
-// ParseLocation returns the Location that uri names: dir://PATH or file://PATH.
+// ParseLocation returns the Location that uri names: dir://PATH, file://PATH or store://NAME.
 // "" is None, every other text Unsupported.
 func ParseLocation(uri string) Location {
 	if uri == "" {
 		return Location{}
 	}
-	for _, kind := range []LocationKind{Directory, File} {
+	for _, kind := range []LocationKind{Directory, File, Cluster} {
 		if path, ok := strings.CutPrefix(uri, schemes[kind]); ok {
 			return Location{kind, path}
 		}
 	}
 	return Location{Unsupported, uri}
+}
+
+// ValidState reports whether name can name a state in a cluster store: 1 to 128 letters,
+// digits and the characters "._-@+:", not starting with a dot.
+func ValidState(name string) bool {
+	if name == "" || len(name) > 128 || name[0] == '.' {
+		return false
+	}
+	for _, c := range []byte(name) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && !strings.ContainsRune("._-@+:", rune(c)) {
+			return false
+		}
+	}
+	return true
 }
 
 // String returns the URI of l, "" for None.

@@ -168,6 +168,9 @@ func (s *Store) Store(item string, payload []byte) error {
 	}
 	s.blob = blob
 	defer seal.Wipe(blob)
+	if l := s.lease(); l != nil {
+		l.SetGeneration(r.Generation)
+	}
 	if err := s.b.Store(s.prefix+item, blob); err != nil {
 		return fmt.Errorf("nv: store %s: %w", item, err)
 	}
@@ -258,6 +261,9 @@ func (s *Store) Unlock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.locked.Store(false)
+	if l := s.lease(); l != nil {
+		l.SetHandover(s.sums[Permanent])
+	}
 	if err := s.b.Unlock(); err != nil {
 		return fmt.Errorf("nv: unlock: %w", err)
 	}

@@ -25,6 +25,10 @@ type Options struct {
 	// root: it may work on the state of a TPM that another user runs.
 	Adopt bool
 
+	// Token and Revision hold the right to write to a state in a cluster store across a
+	// restart of the process; nil for a right that ends with the process.
+	Token, Revision *uint64
+
 	// Warn logs one line. nil drops it.
 	Warn func(format string, args ...any)
 }

@@ -53,6 +53,12 @@ var (
 		{"ftruncate", "removes a partial write after the disk was full", nil},
 	}
 
+	// clusterCalls are for a state in a cluster store: after a restart of the broker, the
+	// process passes it one end of a socket pair. It cannot connect.
+	clusterCalls = []Call{
+		{"socketpair", "a new connection to the broker", nil},
+	}
+
 	// replaceCall is for a file with the metrics, if the state is not in a directory.
 	replaceCall = Call{"renameat", "a new file with the metrics replaces the old one", nil}
 

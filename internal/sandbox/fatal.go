@@ -11,7 +11,7 @@ var attacks = []struct {
 }{
 	{"executes a program", []string{"execve", "execveat"}},
 	{"creates a process", []string{"fork", "vfork"}},
-	{"connects to other processes and hosts", []string{"socket", "socketpair", "bind", "connect", "listen"}},
+	{"connects to other processes and hosts", []string{"socket", "bind", "connect", "listen"}},
 	{"reads, changes or controls other processes", []string{"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
 		"pidfd_open", "pidfd_getfd", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "kcmp"}},
 	{"changes mounts", []string{"mount", "umount", "umount2", "pivot_root", "chroot", "open_tree", "open_tree_attr", "move_mount",

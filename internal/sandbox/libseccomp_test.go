@@ -65,7 +65,7 @@ func commonRules() (rules []rule) {
 // markers where policies differ.
 func markedRules() (rules []rule) {
 	owner := Call{"fchown", "", []Check{masked(1, word, uidMarker), masked(2, word, gidMarker)}}
-	calls := slices.Concat(emulatorCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, metricsCalls, sessionCalls, []Call{reloadCall, replaceCall, owner})
+	calls := slices.Concat(emulatorCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, metricsCalls, sessionCalls, clusterCalls, []Call{reloadCall, replaceCall, owner})
 	for i, c := range calls {
 		action := seccomp.ActAllow
 		if n := slices.Index(optional, c.Name); n >= 0 {

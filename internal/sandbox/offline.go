@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
 // PlanOffline returns the policy of a verb that works on cfg.State, the state of a TPM that is
@@ -29,6 +30,8 @@ func PlanOffline(cfg *config.Config, write bool, out string) Policy {
 	case inDirectory:
 		p.Calls = append(p.Calls, lockCall)
 		p.allowFile(dir, readFile|readDir, "the state")
+	case cfg.State.Location.Kind == nv.Cluster:
+		p.Calls = slices.Concat(p.Calls, clientCalls, clusterCalls)
 	case write: // the file is open already
 		p.Calls = append(p.Calls, fileCalls...)
 	}

@@ -56,6 +56,14 @@ func Plan(cfg *config.Config, profile string) Policy {
 		if cfg.Metrics.File != "" {
 			p.Calls = append(p.Calls, replaceCall)
 		}
+	case cfg.State.Location.Kind == nv.Cluster:
+		p.Calls = append(p.Calls, clusterCalls...)
+		if cfg.Metrics.File != "" {
+			p.Calls = append(p.Calls, replaceCall)
+		}
+		if cfg.Pcap.File != "" || cfg.Pcap.FD >= 0 {
+			p.Calls = append(p.Calls, captureCalls...)
+		}
 	case cfg.Pcap.File != "" || cfg.Pcap.FD >= 0:
 		p.Calls = slices.Concat(p.Calls, dirCalls, captureCalls)
 	default:
@@ -129,6 +137,7 @@ func (p *Policy) state(l nv.Location) {
 	}
 	switch {
 	case l.Kind == nv.None, l.Kind == nv.Unsupported: // INIT fails
+	case l.Kind == nv.Cluster: // the broker has it
 	case l.Kind == nv.File && isDevice(l.Path):
 		p.allowFile(l.Path, writeFile|unix.LANDLOCK_ACCESS_FS_IOCTL_DEV, "the state")
 	case belongsToOneGuest(dir):

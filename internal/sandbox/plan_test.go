@@ -42,7 +42,7 @@ func TestCalls(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		"execve", "execveat", "fork", "vfork", "socketpair", "bind", "connect", "listen",
+		"execve", "execveat", "fork", "vfork", "socket", "bind", "connect", "listen",
 		"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_open", "pidfd_getfd", "open_by_handle_at",
 		"io_uring_setup", "bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key",
 		"mount", "umount2", "fsopen", "move_mount", "unshare", "setns", "chroot", "pivot_root", "init_module", "kexec_load",

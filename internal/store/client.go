@@ -29,6 +29,9 @@ type Client struct {
 	conn    Conn
 	in, out []byte
 	broken  bool
+
+	// Patience is how long a request waits for its reply; the constant if it is 0.
+	Patience time.Duration
 }
 
 // NewClient opens a state through conn, which the client owns from now on.
@@ -43,9 +46,6 @@ func NewClient(conn Conn, state string) (c *Client, limits Limits, err error) {
 	limits = Limits{body.Uint32(), body.Uint32()}
 	return c, limits, body.Done()
 }
-
-// Continue returns a client for a connection on which a previous process opened a state.
-func Continue(conn Conn) *Client { return &Client{conn: conn} }
 
 // Broken reports whether the connection failed, so that the client is of no use any more.
 func (c *Client) Broken() bool { return c.broken }
@@ -63,7 +63,11 @@ func (c *Client) ask(frame []byte) (*Body, error) {
 	if v := Verb(frame[4]); v == Put || v == Release || v == Remove {
 		lost = ErrUnknown
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+	patience := c.Patience
+	if patience == 0 {
+		patience = Patience
+	}
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		c.broken = true
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}

@@ -40,6 +40,7 @@ const (
 	// RCNVUnavailable is a warning: the command needs the NV memory, which
 	// cannot be written now. The TPM is as if the command had not been sent.
 	RCNVUnavailable Result = 0x923
+	RCRetry         Result = 0x922 // the TPM cannot run the command now; the same command may succeed later
 	RCNVRate        Result = 0x920 // too many writes of NV memory; the same command may succeed later
 )
 
@@ -66,6 +67,7 @@ var resultNames = map[Result]string{
 	RCLocality:      "TPM_RC_LOCALITY",
 	RCNVUnavailable: "TPM_RC_NV_UNAVAILABLE",
 	RCNVRate:        "TPM_RC_NV_RATE",
+	RCRetry:         "TPM_RC_RETRY",
 }
 
 // Error returns the name of the result: "TPM_RESULT 0x9 (TPM_FAIL)".

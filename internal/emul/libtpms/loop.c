@@ -5,6 +5,7 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +15,8 @@
 static struct response rsp;
 static uint32_t first; // index at which the next round begins, so that clients take turns
 
+static _Atomic uint64_t soft_deadline, deadline; // see swtpm_set_deadline
+
 enum { VENDOR_SET_LOCALITY = 0x20001000, TAG_NO_SESSIONS = 0x8001, TAG_SESSIONS = 0x8002 };
 
 static int64_t now_ms(void)
@@ -22,6 +25,23 @@ static int64_t now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+void swtpm_set_deadline(uint64_t soft, uint64_t end)
+{
+	soft_deadline = soft;
+	deadline = end;
+}
+
+// is_past reports whether a deadline, which is not 0, has passed.
+static int is_past(uint64_t time)
+{
+	struct timespec t;
+
+	if (time == 0)
+		return 0;
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec >= time;
 }
 
 // is_plain reports whether the n bytes at b are exactly one command that Go need not handle.
@@ -84,7 +104,7 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	}
 	ev->kind = EVENT_MESSAGE;
 	ev->n = (uint32_t)n;
-	if (!swtpm_is_admitted())
+	if (!swtpm_is_admitted() || is_past(soft_deadline))
 		return 0;
 	swtpm_lock();
 	if (!swtpm_is_admitted() || !is_plain(s->buf, ev->n)) { // the TPM may have been powered off meanwhile
@@ -98,7 +118,8 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 		ev->code = (int)rc;
 		return 0;
 	}
-	sent = swtpm_respond(s->polls[i].fd, c, rsp.b, rsp.n);
+	ev->held = is_past(deadline);
+	sent = ev->held ? 0 : swtpm_respond(s->polls[i].fd, c, rsp.b, rsp.n);
 	c->last = ++s->tick;
 	if (sent == rsp.n)
 		return 1;

@@ -21,6 +21,10 @@ func (e *engine) Admit(commands, queries bool) {
 	C.swtpm_answer_queries(cbool(queries))
 }
 
+func (e *engine) SetDeadline(soft, end uint64) {
+	C.swtpm_set_deadline(C.uint64_t(soft), C.uint64_t(end))
+}
+
 func (e *engine) Serve(s *handover.Set) handover.Event {
 	return wait(s, func(c *C.struct_set) C.struct_event { return C.swtpm_loop(c) })
 }
@@ -58,7 +62,7 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 }
 
 func event(c C.struct_event) handover.Event {
-	ev := handover.Event{Kind: handover.EventKind(c.kind), At: int(c.at), N: int(c.n), Late: c.late != 0}
+	ev := handover.Event{Kind: handover.EventKind(c.kind), At: int(c.at), N: int(c.n), Late: c.late != 0, Held: c.held != 0}
 	switch c.kind {
 	case C.EVENT_REST:
 		ev.Rest = C.GoBytes(unsafe.Pointer(c.rest), C.int(c.n))

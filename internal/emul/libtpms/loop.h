@@ -49,10 +49,15 @@ struct event {
 	int kind;
 	int code;
 	int late; // the time was up at the last poll
+	int held; // of EVENT_REST: the deadline has passed, and nothing was sent
 	uint32_t at;
 	uint32_t n;
 	const unsigned char *rest;
 };
+
+// swtpm_set_deadline sets two times in ns of CLOCK_BOOTTIME, 0 for none: from soft on, commands
+// are for Go, and from end on, responses.
+void swtpm_set_deadline(uint64_t soft, uint64_t end);
 
 struct event swtpm_loop(struct set *s);
 struct event swtpm_queries(struct set *s);

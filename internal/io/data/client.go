@@ -59,6 +59,9 @@ func (c *client) Serve(e handover.Event) {
 	case handover.EventMessage:
 		c.received(c.Buffer()[:e.N], false)
 	case handover.EventRest:
+		if e.Held {
+			c.Handover.Record.Answer(len(e.Rest))
+		}
 		c.send(e.Rest)
 	case handover.EventNoResponse: // the client may try another command
 		c.s.opt.Log.Infof("data client: %v", e.Err)

@@ -9,12 +9,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
 	"github.com/swtpm-go/swtpm/internal/nv/linear"
+	"github.com/swtpm-go/swtpm/internal/nv/remote"
 )
 
 // backends are the functions that open each kind of storage.
 var backends = map[nv.LocationKind]func(path string, o nv.Options) (nv.Backend, error){
 	nv.Directory: openDir,
 	nv.File:      openFile,
+	nv.Cluster:   openRemote,
 }
 
 // Open opens the storage that l names.
@@ -24,7 +26,7 @@ func Open(l nv.Location, o nv.Options) (nv.Backend, error) {
 	}
 	open := backends[l.Kind]
 	if open == nil {
-		return nil, fmt.Errorf("nv: unsupported backend %q; want dir://PATH or file://PATH", l)
+		return nil, fmt.Errorf("nv: unsupported backend %q; want dir://PATH, file://PATH or store://NAME", l)
 	}
 	b, err := open(l.Path, o)
 	if err != nil {
@@ -39,4 +41,8 @@ func openDir(path string, o nv.Options) (nv.Backend, error) {
 
 func openFile(path string, o nv.Options) (nv.Backend, error) {
 	return linear.Open(path, o)
+}
+
+func openRemote(name string, o nv.Options) (nv.Backend, error) {
+	return remote.Open(name, o)
 }

@@ -201,7 +201,7 @@ func TestResume(t *testing.T) {
 	_ = c.Close()
 	c = a.client()
 	again, err := c.Resume(g.Token, rev)
-	if err != nil || again.Token != g.Token || again.Revision != rev || again.Generation != 1 {
+	if err != nil || again.Token != g.Token || again.Revision < rev || again.Generation != 1 {
 		t.Fatalf("Resume = %+v, %v, want the same token and revision", again, err)
 	}
 	put(t, c, 2, "two")

@@ -102,6 +102,13 @@ func (x *session) get(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
+	if x.owns() == nil { // the owner must not read what a lost write may still replace
+		if _, err := x.b.settle(ctx, x.state); err != nil {
+			if err := x.b.afterLoss(ctx, x.state, err); err != nil {
+				return err
+			}
+		}
+	}
 	now, err := x.b.o.Driver.Read(ctx, x.state.name)
 	if err != nil {
 		return err

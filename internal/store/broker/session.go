@@ -16,9 +16,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
-// maxItem is the size in bytes of the largest item: etcd takes 1.5 MiB in one request,
-// which holds the permanent state twice, once as a generation.
-const maxItem = 512 << 10
+const (
+	// maxItem is the size in bytes of the largest item: etcd takes 1.5 MiB in one request.
+	maxItem = 1<<20 + 4<<10
+
+	// maxSnapshot is the size in bytes of the largest item of which generations are stored:
+	// a request holds it twice.
+	maxSnapshot = 512 << 10
+)
 
 // session is the connection of one TPM.
 type session struct {
@@ -48,13 +53,19 @@ func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
 }
 
 func (b *Broker) serve(ctx context.Context, conn *net.UnixConn) {
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	cred, err := credentials(conn)
 	if err != nil {
 		b.o.Log.Errorf("a client without credentials was disconnected: %v", err)
+		_ = conn.Close()
 		return
 	}
+	b.serveAs(ctx, conn, cred)
+}
+
+// serveAs serves a client with these credentials until it disconnects.
+func (b *Broker) serveAs(ctx context.Context, conn *net.UnixConn, cred Credentials) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	x := &session{b: b, conn: conn, cred: cred}
 	defer x.leave()
 	for {

@@ -124,6 +124,9 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		}
 		s.take(now)
 		s.lost, s.pid, s.lease = lost, pid, l.id
+		if err := b.fence(ctx, s); err != nil {
+			return 0, err
+		}
 		s.stored, err = b.o.Driver.Generations(ctx, s.name)
 		return l.deadline, err
 	default:
@@ -138,6 +141,35 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 	}
 	s.pid = pid
 	return b.reacquire(ctx, s)
+}
+
+// fence makes sure that no write of a previous run of the broker, which may still be on its
+// way, is made from now on: it writes the head once more.
+func (b *Broker) fence(ctx context.Context, s *state) error {
+	if s.lost != nil || s.revision == 0 {
+		return nil // settle does that, or there is no head
+	}
+	for range 3 { // the lost write can win once
+		rev, err := b.o.Driver.Write(ctx, s.name, s.token, s.revision, driver.Change{Head: s.head})
+		switch {
+		case err == nil:
+			s.revision = rev
+			return nil
+		case !errors.Is(err, driver.ErrConflict) && !errors.Is(err, driver.ErrUnknown):
+			return err
+		}
+		now, err := b.o.Driver.Read(ctx, s.name)
+		if err != nil {
+			return err
+		}
+		if now.Token != s.token {
+			return driver.ErrFenced
+		}
+		lease := s.lease
+		s.take(now)
+		s.lease = lease
+	}
+	return driver.ErrUnknown
 }
 
 // reacquire makes the TPM the owner again after its lease expired. That is allowed only if
@@ -259,7 +291,7 @@ func (b *Broker) change(s *state, generation uint64, items driver.Items, remove 
 	}
 	c := driver.Change{Put: items, Delete: remove, Head: driver.Head{Generation: generation, Sum: sums.Sum(), Epoch: s.epoch}}
 	for name, blob := range items {
-		if b.o.Keep > 0 && strings.HasSuffix(name, "permall") {
+		if b.o.Keep > 0 && strings.HasSuffix(name, "permall") && len(blob) <= maxSnapshot {
 			c.Snapshot = driver.Items{name: blob}
 			if extra := len(s.stored) + 1 - b.o.Keep; extra > 0 {
 				c.Expire = slices.Clone(s.stored[:extra])

@@ -1,0 +1,391 @@
+// Package remote keeps the items of a TPM in a cluster store, through the broker of this
+// host (package store). The lock is the ownership of the state: a fencing token and a
+// deadline, which the broker's lease moves.
+package remote
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/store"
+)
+
+// The optional interfaces of backends that Backend implements.
+var (
+	_ nv.LeaseBackend = (*Backend)(nil)
+	_ nv.StatBackend  = (*Backend)(nil)
+	_ nv.BatchBackend = (*Backend)(nil)
+	_ nv.ListBackend  = (*Backend)(nil)
+)
+
+// Backend is a state in a cluster store, an nv.Backend. It is for one goroutine at a time.
+type Backend struct {
+	o      nv.Options
+	link   *Link
+	shared bool // the link belongs to the caller
+	closed bool
+
+	owned     bool
+	grant     store.Grant // while owned
+	soft, end uint64      // CLOCK_BOOTTIME, while owned
+	next      uint64      // generation of the next change; 0 for the one after the last
+	handover  [32]byte
+
+	// seen are the items that were last loaded or stored at this epoch and generation.
+	seen              map[string]bool
+	epoch, generation uint64
+}
+
+// Open connects to the broker and opens a state, which need not exist.
+func Open(state string, o nv.Options) (*Backend, error) {
+	l, err := Dial(state)
+	if err != nil {
+		return nil, err
+	}
+	return &Backend{o: o, link: l, seen: map[string]bool{}}, nil
+}
+
+// Open opens the state of l, which outlives the Backend.
+func (l *Link) Open(o nv.Options) *Backend {
+	return &Backend{o: o, link: l, shared: true, seen: map[string]bool{}}
+}
+
+// translate wraps an error of the broker in those of package nv. A temporary one has an
+// errno, as that of a disk has.
+func translate(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrUnreachable), errors.Is(err, store.ErrUnknown):
+		return fmt.Errorf("%w: %w: %w", nv.ErrUnreachable, err, syscall.ETIMEDOUT)
+	case errors.Is(err, store.ErrOwned), errors.Is(err, store.ErrFenced):
+		return fmt.Errorf("%w: %w", nv.ErrTaken, err)
+	case errors.Is(err, store.ErrQuota):
+		return fmt.Errorf("%w: %w", err, syscall.ENOSPC)
+	}
+	return err
+}
+
+// ask calls f with a client. If the connection was lost, it connects again, as the owner
+// that this process was, and calls f once more unless f may have changed something.
+func (b *Backend) ask(f func(c *store.Client) error) error {
+	if b.closed {
+		return errors.New("the state is closed")
+	}
+	var err error
+	for range 2 {
+		var c *store.Client
+		if c, err = b.connected(); err != nil {
+			break
+		}
+		err = f(c)
+		if !c.Broken() || errors.Is(err, store.ErrUnknown) || errors.Is(err, syscall.ETIMEDOUT) {
+			break
+		}
+	}
+	return translate(err)
+}
+
+func (b *Backend) connected() (*store.Client, error) {
+	c, fresh, err := b.link.connected()
+	if err != nil || !fresh || !b.owned {
+		return c, err
+	}
+	g, err := c.Resume(b.grant.Token, b.grant.Revision)
+	if err != nil {
+		b.link.drop() // the next connection tries again
+		return nil, err
+	}
+	b.granted(g)
+	return c, nil
+}
+
+// granted notes the ownership.
+func (b *Backend) granted(g store.Grant) {
+	if !b.owned && (g.Epoch != b.epoch+1 || g.Generation != b.generation) {
+		clear(b.seen)
+	}
+	b.owned, b.grant = true, g
+	b.epoch, b.generation = g.Epoch, g.Generation
+	b.until(g.Deadline)
+	b.remember(g.Token, g.Revision)
+}
+
+// until notes the deadline. A renewal is due in the middle of the time that is left.
+func (b *Backend) until(end uint64) {
+	now := boottime()
+	b.soft, b.end = now, end
+	if end > now {
+		b.soft += (end - now) / 2
+	}
+}
+
+// remember saves the right to write for the next process.
+func (b *Backend) remember(token, revision uint64) {
+	if b.o.Token != nil {
+		*b.o.Revision = revision
+		*b.o.Token = token
+	}
+}
+
+// lost notes that the ownership ended.
+func (b *Backend) lost() {
+	b.owned, b.soft, b.end = false, 0, 0
+	b.remember(0, 0)
+}
+
+func boottime() uint64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return uint64(ts.Nano())
+}
+
+// Lock acquires the state, or resumes the ownership of the previous process.
+func (b *Backend) Lock() error {
+	switch {
+	case b.owned || !b.o.Lock:
+		return nil
+	case b.o.DryRun || b.o.ReadOnly:
+		e, _, err := b.stat()
+		if err == nil && e.Owner != "" {
+			return fmt.Errorf("%w: owned by host %q since %s, epoch %d", nv.ErrLocked, e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return b.acquire()
+}
+
+func (b *Backend) acquire() error {
+	var owned error
+	err := b.ask(func(c *store.Client) (err error) {
+		defer func() {
+			if errors.Is(err, store.ErrOwned) {
+				owned = err
+			}
+		}()
+		if b.o.Token != nil && *b.o.Token != 0 {
+			g, err := c.Resume(*b.o.Token, *b.o.Revision)
+			if err == nil {
+				b.granted(g)
+			}
+			if err == nil || !errors.Is(err, store.ErrFenced) {
+				return err
+			}
+			b.remember(0, 0)
+		}
+		g, err := c.Acquire(nil)
+		if err == nil {
+			b.granted(g)
+		}
+		return err
+	})
+	if owned != nil {
+		return fmt.Errorf("%w: %w", nv.ErrLocked, owned)
+	}
+	return err
+}
+
+// Unlock releases the state. If the store does not answer, the lease ends the ownership.
+func (b *Backend) Unlock() error {
+	if !b.owned {
+		return nil
+	}
+	err := b.ask(func(c *store.Client) error { return c.Release(b.handover) })
+	b.lost()
+	return err
+}
+
+// SetHandover implements nv.LeaseBackend.
+func (b *Backend) SetHandover(sum [32]byte) { b.handover = sum }
+
+// SetGeneration implements nv.LeaseBackend.
+func (b *Backend) SetGeneration(n uint64) { b.next = n }
+
+// Deadline implements nv.LeaseBackend.
+func (b *Backend) Deadline() (soft, end uint64) { return b.soft, b.end }
+
+// GiveUp implements nv.LeaseBackend.
+func (b *Backend) GiveUp() time.Duration { return time.Duration(b.link.limits.GiveUp) * time.Second }
+
+// Renew implements nv.LeaseBackend.
+func (b *Backend) Renew() error {
+	if !b.owned {
+		return nil
+	}
+	return b.ask(func(c *store.Client) error {
+		end, err := c.Renew()
+		if err == nil {
+			b.until(end)
+		}
+		return err
+	})
+}
+
+// Close ends the connection. The broker reserves the state of a service for the next
+// process of it; any other one is released.
+func (b *Backend) Close() error {
+	if b.closed {
+		return nil
+	}
+	var err error
+	if b.o.Token == nil {
+		err = b.Unlock()
+	}
+	b.closed = true
+	if !b.shared {
+		_ = b.link.Close()
+	}
+	return err
+}
+
+// Load implements nv.Backend. The owner's items cannot change; for others the generation
+// shows whether one has.
+func (b *Backend) Load(name string) (blob []byte, err error) {
+	delete(b.seen, name)
+	if !b.owned {
+		if err := b.follow(); err != nil {
+			return nil, err
+		}
+	}
+	err = b.ask(func(c *store.Client) error {
+		blob, err = c.Get(name)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(blob) == 0 || len(blob) > nv.MaxItem {
+		return nil, fmt.Errorf("%w: item %s has %d bytes", nv.ErrDamaged, name, len(blob))
+	}
+	b.seen[name] = true
+	return blob, nil
+}
+
+// follow forgets the items that were seen if the state has changed since.
+func (b *Backend) follow() error {
+	e, _, err := b.stat()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if e.Epoch != b.epoch || e.Generation != b.generation {
+		clear(b.seen)
+		b.epoch, b.generation = e.Epoch, e.Generation
+	}
+	return nil
+}
+
+// Unchanged implements nv.Backend: the token is still valid.
+func (b *Backend) Unchanged(name string) bool {
+	switch {
+	case !b.seen[name]:
+		return false
+	case b.owned:
+		return boottime() < b.end
+	}
+	return b.follow() == nil && b.seen[name]
+}
+
+// Store implements nv.Backend.
+func (b *Backend) Store(name string, blob []byte) error {
+	return b.Apply([]nv.Change{{Name: name, Blob: blob}})
+}
+
+// Delete implements nv.Backend.
+func (b *Backend) Delete(name string) error {
+	if _, err := b.Stat(name); err != nil {
+		return err
+	}
+	return b.Apply([]nv.Change{{Name: name}})
+}
+
+// Apply implements nv.BatchBackend: one transaction of the store.
+func (b *Backend) Apply(changes []nv.Change) (err error) {
+	next := b.next
+	b.next = 0
+	switch {
+	case b.closed:
+		return errors.New("the state is closed")
+	case b.o.DryRun:
+		return nv.ErrDryRun
+	case b.o.ReadOnly:
+		return nv.ErrReadOnly
+	}
+	if !b.owned { // for this change only
+		if err := b.acquire(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, b.Unlock()) }()
+	}
+	if next == 0 {
+		next = b.generation + 1
+	}
+	var put []store.Item
+	var remove []string
+	for _, c := range changes {
+		delete(b.seen, c.Name)
+		if c.Blob == nil {
+			remove = append(remove, c.Name)
+		} else {
+			put = append(put, store.Item{Name: c.Name, Blob: c.Blob})
+		}
+	}
+	err = b.ask(func(c *store.Client) error {
+		revision, err := c.Put(next, put, remove)
+		if err == nil {
+			b.grant.Revision, b.generation = revision, next
+			b.remember(b.grant.Token, revision)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range put {
+		b.seen[i.Name] = true
+	}
+	return nil
+}
+
+func (b *Backend) stat() (e store.Entry, sizes map[string]uint32, err error) {
+	err = b.ask(func(c *store.Client) error {
+		e, sizes, err = c.Stat()
+		return err
+	})
+	return e, sizes, err
+}
+
+// Stat implements nv.StatBackend.
+func (b *Backend) Stat(name string) (int64, error) {
+	_, sizes, err := b.stat()
+	if err != nil {
+		return 0, err
+	}
+	size, ok := sizes[name]
+	if !ok {
+		return 0, fmt.Errorf("item %s: %w", name, fs.ErrNotExist)
+	}
+	return int64(size), nil
+}
+
+// List implements nv.ListBackend. The store does not know when an item was changed.
+func (b *Backend) List() (all []nv.Entry, err error) {
+	_, sizes, err := b.stat()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(sizes)) {
+		all = append(all, nv.Entry{Name: name, Role: nv.RoleItem, Size: int64(sizes[name])})
+	}
+	return all, err
+}

@@ -1,0 +1,172 @@
+package remote_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+	"github.com/swtpm-go/swtpm/internal/nv/remote"
+	"github.com/swtpm-go/swtpm/internal/store/broker"
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+type discard struct{}
+
+func (discard) Infof(string, ...any)  {}
+func (discard) Errorf(string, ...any) {}
+
+// host is a broker on a store in memory. Its sockets outlive it, as those of systemd do.
+type host struct {
+	t      *testing.T
+	d      driver.Driver
+	name   string
+	socket string
+	stream *net.UnixListener
+	again  *net.UnixConn
+	stop   func()
+}
+
+func newHost(t *testing.T, d driver.Driver, name string) *host {
+	h := &host{t: t, d: d, name: name, socket: filepath.Join(t.TempDir(), "socket")}
+	var err error
+	if h.stream, err = net.ListenUnix("unix", &net.UnixAddr{Name: h.socket, Net: "unix"}); err != nil {
+		t.Fatal(err)
+	}
+	if h.again, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: remote.ReconnectPath(h.socket), Net: "unixgram"}); err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	t.Cleanup(func() {
+		h.stop()
+		_ = h.stream.Close()
+		_ = h.again.Close()
+	})
+	return h
+}
+
+// start runs a broker on duplicates of the sockets.
+func (h *host) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	b := broker.New(broker.Options{
+		Driver: h.d, Host: h.name, Keep: 3, LeaseFile: filepath.Join(filepath.Dir(h.socket), "lease"),
+		Allow: func(broker.Credentials, string) bool { return true }, Log: discard{},
+	})
+	var tasks sync.WaitGroup
+	file, err := h.stream.File()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	l, err := net.FileListener(file)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_ = file.Close()
+	if file, err = h.again.File(); err != nil {
+		h.t.Fatal(err)
+	}
+	c, err := net.FilePacketConn(file)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	_ = file.Close()
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	h.stream.SetUnlinkOnClose(false)
+	tasks.Go(func() { b.Run(ctx) })
+	tasks.Go(func() { _ = b.Serve(ctx, l.(*net.UnixListener)) })
+	tasks.Go(func() { _ = b.ServeReconnects(ctx, c.(*net.UnixConn)) })
+	h.stop = func() { cancel(); tasks.Wait() }
+}
+
+func (h *host) open(o nv.Options) *remote.Backend {
+	h.t.Helper()
+	h.t.Setenv("SWTPM_STORE_SOCKET", h.socket)
+	o.Prefix, o.Lock = "tpm2-00.", true
+	b, err := remote.Open("vm1", o)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+func TestBackend(t *testing.T) {
+	nvtest.Test(t, func(t *testing.T) func() nv.Backend {
+		h := newHost(t, driver.NewMemory(), "a")
+		return func() nv.Backend { return h.open(nv.Options{}) }
+	})
+}
+
+// TestBrokerRestart checks that the owner goes on after the broker was restarted, with a
+// connection that it passed.
+func TestBrokerRestart(t *testing.T) {
+	h := newHost(t, driver.NewMemory(), "a")
+	b := h.open(nv.Options{})
+	if err := b.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Store("tpm2-00.permall", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SWTPM_STORE_SOCKET", "/nonexistent")
+	for _, value := range []string{"two", "three"} {
+		h.stop()
+		h.start()
+		if err := b.Renew(); err != nil {
+			t.Fatalf("Renew after a restart of the broker: %v", err)
+		}
+		if err := b.Store("tpm2-00.permall", []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := b.Load("tpm2-00.permall"); err != nil || string(got) != value {
+			t.Fatalf("Load = %q, %v, want %q", got, err, value)
+		}
+	}
+}
+
+// TestProcessRestart checks that the next process of a service goes on with the token, and
+// that another host does not get the state meanwhile.
+func TestProcessRestart(t *testing.T) {
+	d := driver.NewMemory()
+	a, other := newHost(t, d, "a"), newHost(t, d, "b")
+	var token, revision uint64
+	o := nv.Options{Token: &token, Revision: &revision}
+	b := a.open(o)
+	if err := b.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Store("tpm2-00.permall", []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	first := token
+	if err := b.Close(); err != nil || token == 0 || revision == 0 {
+		t.Fatalf("Close = %v, token %d, revision %d", err, token, revision)
+	}
+	if err := other.open(nv.Options{}).Lock(); !errors.Is(err, nv.ErrLocked) {
+		t.Errorf("Lock on another host = %v, want ErrLocked", err)
+	}
+	b = a.open(o)
+	if err := b.Lock(); err != nil || token != first {
+		t.Fatalf("Lock = %v with token %d, want %d", err, token, first)
+	}
+	if err := b.Store("tpm2-00.permall", []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Unlock(); err != nil || token != 0 {
+		t.Fatalf("Unlock = %v, token %d", err, token)
+	}
+	c := other.open(nv.Options{})
+	if err := c.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Store("tpm2-00.permall", []byte("three")); !errors.Is(err, nv.ErrLocked) {
+		t.Errorf("Store without the state = %v, want ErrLocked", err)
+	}
+	if got, err := c.Load("tpm2-00.permall"); err != nil || string(got) != "two" {
+		t.Errorf("Load = %q, %v, want two", got, err)
+	}
+}
