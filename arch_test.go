@@ -54,7 +54,7 @@ var arrows = map[string][]string{
 	"test/record":             {"internal/config", "internal/nv", "internal/sandbox"},
 	"internal/capture":        {"internal/safefile"},
 	"internal/capture/redact": {"internal/tpm"},
-	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/keyvalue", "internal/config",
+	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/keyvalue", "internal/config", "internal/offline",
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl", "internal/nv", "internal/nv/backend", "internal/nv/generation",
 		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/tpm", "internal/program"},
 	"internal/setup/manufacture": {"internal/ca", "internal/ca/cert", "internal/cli", "internal/tpm"},

@@ -32,6 +32,8 @@ var stateVerbs = []verb{
 		summary: "Create the TPM of an exported FILE, encrypted with the key that PROFILE or --key names."},
 	{name: "snapshot", synopsis: "state snapshot [OPTION]... PROFILE|--ctrl SOCKET FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateSnapshot,
 		summary: "Write the state of a running TPM at one moment to FILE, which must not exist. state import restores it."},
+	{name: "clone", synopsis: "state clone [OPTION]... SRC DST [-- SWTPM_SETUP-OPTION...]", operand: "SRC", least: 2, most: -1, prepare: stateClone,
+		summary: "Copy a TPM that is off. SRC and DST are profiles, dir://PATH or file://PATH. SRC does not change."},
 	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,
 		summary: "Declare the state, as it is, as the one to go on with: starts no longer report that it is old or mixed."},
 	{name: "reset-lockout", synopsis: "state reset-lockout PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateResetLockout,

@@ -2,6 +2,7 @@ package offline
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -41,4 +42,17 @@ func (s *State) openBlob(i *item, blob []byte) error {
 	p, record, err := seal.Keys{File: s.key, Migration: s.migration}.OpenBlobWithRecord(blob, false)
 	i.record = record
 	return s.opened(i, p, err)
+}
+
+// Permanent returns the payload of the permanent state. The caller should seal.Wipe it.
+func (s *State) Permanent() ([]byte, error) {
+	items, err := s.items()
+	if err != nil {
+		return nil, err
+	}
+	defer wipe(items)
+	if err := s.open(&items[0], s.key); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.where, err)
+	}
+	return bytes.Clone(items[0].payload), nil
 }

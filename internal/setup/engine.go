@@ -36,12 +36,9 @@ type unclosed struct{ nv.Backend }
 
 func (unclosed) Close() error { return nil }
 
-// startEngine powers on a new TPM, or the TPM of the location to change it.
-func startEngine(ctx context.Context, lib Library, loc *location, isNew bool, key *seal.Key, profile string, log *messages) (*engine, error) {
-	var from nv.Backend
-	if !isNew {
-		from = unclosed{loc.b}
-	}
+// startEngine powers on a new TPM for the location, or the TPM that from contains, to change
+// it. It changes nothing in from, which it owns.
+func startEngine(ctx context.Context, lib Library, loc *location, from nv.Backend, key *seal.Key, profile string, log *messages) (*engine, error) {
 	e := &engine{scratch: nv.Scratch(from), prefix: loc.version.FilePrefix()}
 	t, err := emul.New(ctx, lib.Engine, emul.Options{
 		Version: loc.version,

@@ -156,7 +156,7 @@ func TestTrustBundle(t *testing.T) {
 // TestEngineCancel checks that the end of the context ends a command.
 func TestEngineCancel(t *testing.T) {
 	f, loc := newFixture(t), newLocation(t, false)
-	e, err := startEngine(t.Context(), library(), loc, true, nil, "", f.log)
+	e, err := startEngine(t.Context(), library(), loc, nil, nil, "", f.log)
 	if err != nil {
 		t.Fatal(err)
 	}

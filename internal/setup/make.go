@@ -20,12 +20,20 @@ const timeFormat = "Mon 02 Jan 2006 03:04:05 PM MST"
 // make creates or changes the TPM and logs the result.
 func (p *program) make(ctx context.Context, loc *location, plan *plan) error {
 	task := "manufacturing"
-	if p.o.Reconfigure {
+	switch {
+	case p.o.Reconfigure:
 		task = "reconfiguration"
+	case p.o.Clone.From != "":
+		task = "cloning"
 	}
 	p.log.Infof("Starting vTPM %s as %s:%s @ %s", task, keyvalue.UserName(), groupName(), time.Now().Format(timeFormat))
 	defer func() { p.log.Infof("Ending vTPM manufacturing @ %s", time.Now().Format(timeFormat)) }()
-	made, err := p.manufacture(ctx, loc, plan)
+	made, err := true, error(nil)
+	if p.o.Clone.Keep {
+		err = p.move(loc, plan.key)
+	} else {
+		made, err = p.manufacture(ctx, loc, plan)
+	}
 	switch {
 	case err != nil:
 		p.log.Errorf("%v", err)
@@ -120,9 +128,13 @@ func (p *program) author(ctx context.Context, loc *location, plan *plan) (sealed
 	}
 	plan.certs.tpm = m
 	j := &manufacture.Job{TPM: m, Certs: plan.certs, Log: p.log, Progress: p.show}
-	if p.o.TPM2 {
+	switch {
+	case p.o.Clone.renews():
+		plan.certs.expected = p.original.identity.Certificates()
+		err = p.renew(ctx, j)
+	case p.o.TPM2:
 		err = manufacture.Make20(ctx, j, plan.tpm20)
-	} else {
+	default:
 		err = manufacture.Make12(ctx, j, plan.tpm12)
 	}
 	if err != nil {
@@ -137,7 +149,17 @@ func (p *program) start(ctx context.Context, loc *location, plan *plan) (emulato
 	if p.argv != nil {
 		return p.startProgram(ctx, loc, plan)
 	}
-	return startEngine(ctx, p.lib, loc, !p.o.Reconfigure, plan.key, plan.profile, p.log)
+	var from nv.Backend
+	switch {
+	case p.o.Reconfigure:
+		from = unclosed{loc.b}
+	case p.o.Clone.renews():
+		var err error
+		if from, err = p.original.backend(plan.key); err != nil {
+			return nil, err
+		}
+	}
+	return startEngine(ctx, p.lib, loc, from, plan.key, plan.profile, p.log)
 }
 
 // logProfile logs the profile of a new TPM.

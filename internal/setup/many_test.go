@@ -86,7 +86,7 @@ config = "/conf"
 	want := options{
 		State: "dir:///st", TPM2: true, VMID: "one", Config: "/conf", CreateEK: true, EKCert: true, EK1: "rsa3072", EK2: "rsa3072", IAK: "secp384r1",
 		CreateSPK: true, ECC: true, LockNVRAM: true, PCRBanks: "sha1,sha384", PCRBanksGiven: true, ProfileName: "null", profileOptions: []string{"profile"},
-		marked: true, create: true, nv: c.State.Storage(), source: &seal.Source{Path: "/p", Hex: o.source.Hex, KDF: o.source.KDF, Bits: 256, FD: o.source.FD, Passphrase: true},
+		marked: true, fromProfile: true, create: true, nv: c.State.Storage(), source: &seal.Source{Path: "/p", Hex: o.source.Hex, KDF: o.source.KDF, Bits: 256, FD: o.source.FD, Passphrase: true},
 	}
 	if !reflect.DeepEqual(*o, want) {
 		t.Errorf("%+v\nwant %+v", *o, want)

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
@@ -62,6 +63,10 @@ type options struct {
 	profileOptions []string // arguments of the options for a profile, which exclude one another
 	shell          string   // --completion
 
+	Clone cloneOptions // --clone and so on, not in swtpm
+
+	fromProfile bool // the options are those of a profile
+
 	// Set only from a profile of [manufacture].
 	marked bool         // record the manufacture in the state directory
 	create bool         // create a missing state directory
@@ -95,7 +100,7 @@ func enable(flags ...*bool) func(_, _ string) error {
 
 // table returns all options in the order of the usage. Parsing them fills o.
 func (o *options) table(h hooks) []cli.Option {
-	return append(o.mainOptions(h), o.otherOptions(h)...)
+	return slices.Concat(o.mainOptions(h), o.Clone.table(), o.otherOptions(h))
 }
 
 func (o *options) mainOptions(h hooks) []cli.Option {

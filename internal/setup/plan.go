@@ -72,7 +72,7 @@ func (o *options) checkConflicts() error {
 func (p *program) plan20(c settings) (manufacture.Options20, error) {
 	o := p.o
 	plan := manufacture.Options20{Lock: o.LockNVRAM, Banks: pcrBanks(o, c)}
-	if o.Reconfigure {
+	if o.Reconfigure || o.Clone.renews() {
 		return plan, nil
 	}
 	plan.Signing, plan.Decryption, plan.SPK, plan.SPKECC = o.AllowSigning, o.Decryption, o.CreateSPK, o.ECC

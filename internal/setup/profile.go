@@ -24,7 +24,7 @@ var profileNames = regexp.MustCompile(`^[A-Za-z0-9.:-]+$`)
 // the library. c is the configuration.
 func (p *program) profileText(c settings) (string, error) {
 	o := p.o
-	if o.Reconfigure {
+	if o.Reconfigure || o.Clone.renews() || o.Clone.Reset && o.Profile == "" {
 		return "", nil
 	}
 	text, err := p.requestedProfile(c)

@@ -46,6 +46,8 @@ type program struct {
 	config         string // path of the configuration file
 	distroProfiles string
 	show           *terminal
+
+	original *original // of --clone; nil without
 }
 
 // errReported is returned after an error that has been logged.
@@ -101,6 +103,15 @@ func (p *program) execute(ctx context.Context) error {
 	}
 	if o.PrintCapabilities {
 		return p.printCapabilities()
+	}
+	if err := p.checkClone(); err != nil {
+		return err
+	}
+	if o.Clone.From != "" {
+		if err := p.readOriginal(ctx); err != nil {
+			return err
+		}
+		defer p.original.wipe()
 	}
 	if !p.caps.has(o.version()) {
 		return cli.Complain("swtpm at %s does not support TPM %s", p.emulatorPath(), strings.TrimSuffix(o.version().String(), ".0"))
@@ -264,6 +275,8 @@ func (p *program) mayManufacture(loc *location) (bool, error) {
 	o := p.o
 	found, err := loc.existing()
 	switch {
+	case o.Clone.From != "" && err == nil && found != "" && !o.Overwrite:
+		return false, cli.Complain("Found existing TPM state '%s'.", found)
 	case err == nil && o.marked:
 		return p.decide(loc, found != "")
 	case o.Reconfigure && err == nil && found == "":

@@ -31,15 +31,21 @@ type vmOptions struct {
 	jobs     string
 	register string
 	help     bool
+
+	overwrite bool
+	ownerPass *string
+	clone     cloneOptions
 }
 
 func (v *vmOptions) table() []cli.Option {
-	return []cli.Option{
+	return append([]cli.Option{
 		{Name: "needed", Set: enable(&v.needed), Help: "Skip profiles without [manufacture], which are an\nerror otherwise."},
 		{Name: "jobs", Arg: "<n>", Set: text(&v.jobs), Help: "Create this many TPMs at once. Default: one per core."},
 		{Name: "inventory", Arg: "<file>", Set: text(&v.register), Help: "As above."},
 		{Name: "help", Short: "h?", Set: func(_, _ string) error { v.help = true; return cli.ErrStop }, Help: "As above."},
-	}
+		{Name: "overwrite", Set: enable(&v.overwrite), Help: "With --clone: as above."},
+		{Name: "ownerpass", Arg: "<password>", Set: given(&v.ownerPass), Help: "With --clone: the owner's password of the source."},
+	}, v.clone.table()...)
 }
 
 // vm is a TPM that a profile describes.
@@ -66,7 +72,14 @@ func (p *program) runProfiles(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	vms, err := p.load(names, v.needed)
+	if err := v.clone.check(); err != nil {
+		return err
+	}
+	cloned := v.clone.From != ""
+	if cloned && len(names) > 1 || !cloned && (v.overwrite || v.ownerPass != nil) {
+		return cli.Complain("--clone needs exactly one profile; --overwrite and --ownerpass of a profile need --clone.")
+	}
+	vms, err := p.load(names, v.needed, cloned)
 	if err != nil {
 		return err
 	}
@@ -74,21 +87,21 @@ func (p *program) runProfiles(ctx context.Context, args []string) error {
 	case 0:
 		return nil
 	case 1:
-		return p.runOne(ctx, vms[0], v.register)
+		return p.runOne(ctx, vms[0], v)
 	}
 	return p.runMany(ctx, vms, limit, v)
 }
 
 // load reads all profiles before the first TPM is created. It has already reported the
 // errors in them.
-func (p *program) load(names []string, needed bool) (vms []vm, err error) {
+func (p *program) load(names []string, needed, cloned bool) (vms []vm, err error) {
 	states := map[nv.Location]string{}
 	for _, name := range names {
 		cfg, bad := loadOne(name)
 		switch {
 		case bad == nil && !cfg.Manufacture.Given && needed:
 			continue
-		case bad == nil && !cfg.Manufacture.Given:
+		case bad == nil && !cfg.Manufacture.Given && !cloned:
 			bad = cli.Complain("%s: missing [manufacture] in the profile; nothing to create.", name)
 		case bad == nil && states[cfg.State.Location] != "":
 			bad = cli.Complain("%s: the state location %s is also used by %s.", name, cfg.State.Location, states[cfg.State.Location])
@@ -113,12 +126,16 @@ func loadOne(name string) (*config.Config, error) {
 }
 
 // runOne manufactures the TPM of one profile in this process.
-func (p *program) runOne(ctx context.Context, v vm, register string) error {
+func (p *program) runOne(ctx context.Context, v vm, how *vmOptions) error {
 	o, err := fromProfile(v.cfg)
 	if err != nil {
 		return err
 	}
-	o.Register = register
+	o.Register, o.Clone = how.register, how.clone
+	if o.Clone.From != "" {
+		o.Overwrite, o.OwnerPass = how.overwrite, how.ownerPass
+		o.marked = v.cfg.Manufacture.Given
+	}
 	p.o = o
 	p.chooseConfig()
 	if err := mayOwn(v.cfg); err != nil {
@@ -132,7 +149,7 @@ func fromProfile(c *config.Config) (*options, error) {
 	m := c.Manufacture
 	s := c.State
 	o := &options{
-		marked: true, create: s.Create,
+		marked: true, fromProfile: true, create: s.Create,
 		nv:    s.Storage(),
 		State: s.Location.String(), TPM2: c.TPM == tpm.V20, RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
 		CreateEK: true, EKCert: m.EKCert, PlatformCert: m.PlatformCert, AllowSigning: m.AllowSigning, Decryption: m.Decryption,

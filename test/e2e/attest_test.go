@@ -116,6 +116,23 @@ func attest(t *testing.T, state string, ek *x509.Certificate) {
 		t.Fatal(err)
 	}
 
+	opened, err := activate(tpm, ak, blob, encrypted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(opened, secret) {
+		t.Errorf("ActivateCredential gives %q, want %q", opened, secret)
+	}
+	quote(t, tpm, ak)
+}
+
+// activate sends TPM2_ActivateCredential for an attestation key, with the RSA EK.
+func activate(tpm transport.TPM, ak *tpm2.CreatePrimaryResponse, blob, encrypted []byte) ([]byte, error) {
+	const ekHandle = tpm2.TPMHandle(0x81010001)
+	public, err := tpm2.ReadPublic{ObjectHandle: ekHandle}.Execute(tpm)
+	if err != nil {
+		return nil, err
+	}
 	byOwner := tpm2.Policy(tpm2.TPMAlgSHA256, 16, func(tpm transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
 		_, err := tpm2.PolicySecret{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)},
 			PolicySession: session, NonceTPM: nonce}.Execute(tpm)
@@ -127,12 +144,9 @@ func attest(t *testing.T, state string, ek *x509.Certificate) {
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
 	}.Execute(tpm)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	if !bytes.Equal(opened.CertInfo.Buffer, secret) {
-		t.Errorf("ActivateCredential gives %q, want %q", opened.CertInfo.Buffer, secret)
-	}
-	quote(t, tpm, ak)
+	return opened.CertInfo.Buffer, nil
 }
 
 // akTemplate is that of an attestation key on P-256.

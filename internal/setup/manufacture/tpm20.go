@@ -54,7 +54,7 @@ func (o Options20) Certificates() (n int) {
 //
 // It sets no password or policy of a hierarchy: the owner of the guest does that.
 func Make20(ctx context.Context, job *Job, o Options20) error {
-	m := &maker20{ctx, job, o}
+	m := &maker20{ctx: ctx, job: job, o: o}
 	if o.SPK {
 		if err := m.makeSPK(); err != nil {
 			return err
@@ -82,6 +82,8 @@ type maker20 struct {
 	ctx context.Context
 	job *Job
 	o   Options20
+
+	owner []byte // password of the owner; a new TPM has none
 }
 
 // makePrimary creates a primary key, makes it persistent and returns its public key

@@ -81,7 +81,7 @@ func (m *maker20) createPrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPubl
 // persist stores a transient key in the TPM at a persistent handle.
 func (m *maker20) persist(transient, persistent tpm2.TPMHandle) error {
 	s := m.sender("TPM2_EvictControl")
-	_, err := tpm2.EvictControl{Auth: tpm2.TPMRHOwner, ObjectHandle: unnamed(transient), PersistentHandle: persistent}.Execute(s)
+	_, err := tpm2.EvictControl{Auth: m.byOwner(), ObjectHandle: unnamed(transient), PersistentHandle: persistent}.Execute(s)
 	return s.explain(err)
 }
 
