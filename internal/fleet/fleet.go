@@ -64,10 +64,11 @@ type TPM struct {
 
 	Verdict string `json:"verdict,omitempty"` // of swtpm doctor, or why the unit failed
 
-	cfg     *config.Config  // nil if unknown
-	sockets map[uint64]bool // inodes of its sockets, nil if unknown
-	foreign bool            // its unit belongs to another service manager
-	text    []byte          // its own metrics, nil if it has none
+	cfg       *config.Config  // nil if unknown
+	sockets   map[uint64]bool // inodes of its sockets, nil if unknown
+	listening []string        // paths that it listens on, as the kernel has them
+	foreign   bool            // its unit belongs to another service manager
+	text      []byte          // its own metrics, nil if it has none
 }
 
 // The values of TPM.Restart.

@@ -88,7 +88,8 @@ func (s *snapshot) inspect(t *TPM, p *process, u *Unit) {
 	}
 	cfg.ApplyHost(s.host, metricsName(cfg, instance))
 	t.cfg, t.Version = cfg, cfg.TPM.String()
-	paths := socketPaths(cfg, instance)
+	t.listening = s.listening(p)
+	paths := socketPaths(cfg, instance, t.listening)
 	confirmed := ""
 	clients, known := 0, p.fds != nil || len(paths) > 0 && s.UID != 0
 	for _, path := range paths {

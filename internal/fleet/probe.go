@@ -110,7 +110,7 @@ func endpointPath(t *TPM, e config.Endpoint, name string) string {
 	case config.Unix:
 		return e.Path
 	case config.Systemd:
-		return "/run/swtpm/" + t.Name + "/" + name + ".sock"
+		return passedPath(t.Name, name, t.listening)
 	}
 	return ""
 }

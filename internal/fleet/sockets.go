@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -109,14 +110,41 @@ func relativeTo(dir, path string) string {
 	return path
 }
 
-// socketPaths returns the paths of the Unix sockets of a TPM.
-func socketPaths(cfg *config.Config, instance string) (paths []string) {
+// listening returns the paths of the Unix sockets on which a process listens.
+func (s *snapshot) listening(p *process) (found []string) {
+	for _, t := range s.tables(p) {
+		for inode, path := range t.listening {
+			if p.fds[inode] && path != "" && !slices.Contains(found, path) {
+				found = append(found, path)
+			}
+		}
+	}
+	return found
+}
+
+// passedPath returns the path of a socket that systemd passes: the one of swtpm@.socket, or
+// the only one on which the process listens; "" if it is unknown.
+func passedPath(instance, name string, listening []string) string {
+	usual := "/run/swtpm/" + instance + "/" + name + ".sock"
+	switch {
+	case len(listening) == 0, slices.Contains(listening, usual):
+		return usual
+	case len(listening) == 1:
+		return listening[0]
+	}
+	return ""
+}
+
+// socketPaths returns the paths of the Unix sockets of a TPM, which listens on listening.
+func socketPaths(cfg *config.Config, instance string, listening []string) (paths []string) {
 	for i, e := range []config.Endpoint{cfg.Control.Listen, cfg.Interface.Server} {
 		switch e.Kind {
 		case config.Unix:
 			paths = append(paths, e.Path)
-		case config.Systemd: // the path is the unit's, as swtpm@.socket has it
-			paths = append(paths, "/run/swtpm/"+instance+"/"+[]string{"ctrl", "data"}[i]+".sock")
+		case config.Systemd:
+			if path := passedPath(instance, []string{"ctrl", "data"}[i], listening); path != "" {
+				paths = append(paths, path)
+			}
 		}
 	}
 	return paths

@@ -50,6 +50,7 @@ func TestExternal(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(state, "tpm2-00.permall")); err != nil || st.Size() == 0 {
 		t.Errorf("the TPM has no state: %v, %v", st, err)
 	}
+	listed(t, g.name, "manual")
 	virsh(t, "destroy", g.name)
 	select {
 	case err := <-ended:

@@ -190,6 +190,7 @@ func TestLife(t *testing.T) {
 			g.define(t, dir)
 			virsh(t, "start", g.name)
 			g.running(t)
+			listed(t, g.name, "libvirt")
 			virsh(t, "reset", g.name)
 			g.running(t)
 

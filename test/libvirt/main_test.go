@@ -62,7 +62,7 @@ func TestLibvirt(t *testing.T) {
 		t.Fatal(err)
 	}
 	bin := filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/swtpm", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-setup", "../../cmd/swtpm-localca")
+	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/swtpm", "../../cmd/swtpm-admin", "../../cmd/swtpm-ioctl", "../../cmd/swtpm-setup", "../../cmd/swtpm-localca")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}

@@ -53,9 +53,9 @@ func replaceLibtpms(t *testing.T) {
 	must(t, "sh", "-ec", `for lib in /usr/lib/*/libtpms.so.0.*; do cp "$lib" "$lib.new"; echo >>"$lib.new"; mv "$lib.new" "$lib"; done`)
 }
 
-// traffic sends commands for a guest until stop is called, which returns the number of
+// traffic sends a command for a guest after each interval until stop is called, which returns the number of
 // commands and the longest wait.
-func (g *guest) traffic(t *testing.T) (stop func() (int, time.Duration)) {
+func (g *guest) traffic(t *testing.T, every time.Duration) (stop func() (int, time.Duration)) {
 	var wait sync.WaitGroup
 	ended := make(chan struct{})
 	sent, longest := 0, time.Duration(0)
@@ -64,7 +64,7 @@ func (g *guest) traffic(t *testing.T) (stop func() (int, time.Duration)) {
 			select {
 			case <-ended:
 				return
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(every):
 			}
 			begin := time.Now()
 			if err := try(g.conn, getRandom); err != nil {
@@ -108,10 +108,10 @@ func TestUpgrade(t *testing.T) {
 	}
 	var stops []func() (int, time.Duration)
 	for _, g := range guests {
-		stops = append(stops, g.traffic(t))
+		stops = append(stops, g.traffic(t, time.Duration(n)*time.Millisecond)) // 1,000 commands a second in all
 	}
 	begin := time.Now()
-	out := must(t, "swtpm", "upgrade", "upgrade*")
+	out := must(t, "swtpm", "upgrade", "--jobs", strconv.Itoa(1+n/50), "upgrade*")
 	t.Logf("%d TPMs in %v: %s", n, time.Since(begin).Round(time.Millisecond), out)
 	commands, longest := 0, time.Duration(0)
 	for _, stop := range stops {
