@@ -31,8 +31,8 @@ import (
 
 func main() { program.MainSignals("swtpm", early.Signals, run) }
 
-// run does what the first argument names: a verb of our own, or the interface of
-// the classic command line.
+// run executes the verb that the first argument names, or the classic command line if it is an
+// interface.
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usage("Missing TPM interface type.")

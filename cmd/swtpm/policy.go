@@ -10,10 +10,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/mark"
 )
 
-// hostNotes is what the settings of the host have done to one TPM.
+// hostNotes are the effects of the host's settings on one TPM.
 type hostNotes struct {
-	err     error    // why they do not count
-	changed []string // what they have changed, a line each
+	err     error    // why they are ignored
+	changed []string // the changed settings, a line each
 }
 
 // applyHost reads the settings of the host and applies them to cfg. An error in them

@@ -23,7 +23,7 @@ func (e *emulator) reload(now *config.Config) {
 	e.systemd.Reloading()
 	defer e.systemd.Reloaded()
 	if err := e.readAgain(now); err != nil {
-		e.log.Event(eventReloadFailed, true, err.Error(), fmt.Sprintf("reload: %v; all stays as it was", err))
+		e.log.Event(eventReloadFailed, true, err.Error(), fmt.Sprintf("reload: %v; nothing has changed", err))
 		return
 	}
 	e.log.Event(eventReloaded, false, "", "reloaded: the log's settings")

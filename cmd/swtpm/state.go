@@ -35,7 +35,7 @@ var stateVerbs = []verb{
 	{name: "clone", synopsis: "state clone [OPTION]... SRC DST [-- SWTPM_SETUP-OPTION...]", operand: "SRC", least: 2, most: -1, prepare: stateClone,
 		summary: "Copy a TPM that is off. SRC and DST are profiles, dir://PATH or file://PATH. SRC does not change."},
 	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,
-		summary: "Declare the state, as it is, as the one to go on with: starts no longer report that it is old or mixed."},
+		summary: "Declare the state, as it is, as the newest: starts no longer report that it is old or mixed."},
 	{name: "reset-lockout", synopsis: "state reset-lockout PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateResetLockout,
 		summary: "Set the number of failed authorizations of a TPM 2.0 to zero: crashes of the host count as such."},
 	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
@@ -70,7 +70,7 @@ func stateInspect(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	asJSON := f.Bool("json", false, "print JSON")
 	ek := f.Bool("ek", false, "print the endorsement keys and their certificates instead")
-	return w.then(0, func() error {
+	return w.action(0, func() error {
 		if *ek {
 			return printEKs(w, *asJSON)
 		}
@@ -127,7 +127,7 @@ func printEKs(w *stateTarget, asJSON bool) error {
 
 func stateVerify(f *pflag.FlagSet) action {
 	w := targetFlags(f)
-	return w.then(0, func() error { return verifyState(w) })
+	return w.action(0, func() error { return verifyState(w) })
 }
 
 func verifyState(w *stateTarget) error {
@@ -149,7 +149,7 @@ func stateRekey(f *pflag.FlagSet) action {
 	arg := f.String("new-key", "", "encrypt with `KEY`, which has the syntax of --key")
 	none := f.Bool("no-key", false, "store the state unencrypted")
 	version1 := f.Bool("accept-version-1", false, "convert encrypted files of version 1, which have no MAC; with the same key unless another is given")
-	return w.then(0, func() error {
+	return w.action(0, func() error {
 		keepKey := *version1 && *arg == "" && !*none
 		if !keepKey && (*arg == "") != *none {
 			return misused(f.Name(), errors.New("give either --new-key or --no-key"))
@@ -209,7 +209,7 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 
 func stateAccept(f *pflag.FlagSet) action {
 	w := targetFlags(f)
-	return w.then(0, func() error {
+	return w.action(0, func() error {
 		log := openAudit()
 		defer log.close()
 		s, err := w.open(access{write: true})
@@ -227,7 +227,7 @@ func stateAccept(f *pflag.FlagSet) action {
 
 func stateResetLockout(f *pflag.FlagSet) action {
 	w := targetFlags(f)
-	return w.then(0, func() error { return resetLockout(w) })
+	return w.action(0, func() error { return resetLockout(w) })
 }
 
 // resetLockout also writes to the system's log: another administrator may ask for it.
@@ -249,7 +249,7 @@ func resetLockout(w *stateTarget) error {
 func stateRollback(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	drop := f.Bool("drop-volatile", false, "remove a volatile or saved state of the newer generation")
-	return w.then(0, func() error { return rollbackState(w, *drop) })
+	return w.action(0, func() error { return rollbackState(w, *drop) })
 }
 
 func rollbackState(w *stateTarget, drop bool) error {

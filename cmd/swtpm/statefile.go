@@ -60,7 +60,7 @@ func stateExport(f *pflag.FlagSet) action {
 	pf := addPassFlags(f)
 	sealed := f.Bool("sealed", false, "export an encrypted state without decrypting it; the default without a key")
 	plain := f.Bool("plain", false, "export an encrypted state decrypted, without a passphrase")
-	return w.then(1, func() error {
+	return w.action(1, func() error {
 		if *sealed && *plain {
 			return misused(f.Name(), errors.New("give either --sealed or --plain"))
 		}
@@ -134,7 +134,7 @@ func stateImport(f *pflag.FlagSet) action {
 	f.BoolVar(&v.replace, "replace", false, "replace an existing TPM, which is lost")
 	f.BoolVar(&v.noVolatile, "no-volatile", false, "restore the permanent state only: the TPM starts as after a power cut")
 	f.StringVar(&v.migrationKey, "migration-key", "", "open a snapshot with the key that `SUBOPTIONS` name, as for swtpm socket, instead of the profile's")
-	return w.then(1, v.run)
+	return w.action(1, v.run)
 }
 
 // importVerb is swtpm state import.

@@ -60,9 +60,9 @@ func (w *stateTarget) settings() remedy.Settings {
 	return remedy.Profile
 }
 
-// then returns the action that finds the TPM and calls act. files is the number of operands
+// action returns the action that finds the TPM and calls act. files is the number of operands
 // after the profile.
-func (w *stateTarget) then(files int, act func() error) action {
+func (w *stateTarget) action(files int, act func() error) action {
 	return func(_ context.Context, args []string) error {
 		if err := w.parse(args, files); err != nil {
 			return err

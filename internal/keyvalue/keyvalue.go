@@ -40,16 +40,16 @@ func (f File) Value(key string) (value string, ok bool) {
 			continue
 		}
 		rest, _, _ = strings.Cut(rest, "#")
-		return Expand(strings.Trim(rest, blanks)), true
+		return expand(strings.Trim(rest, blanks)), true
 	}
 	return "", false
 }
 
 const blanks = " \t\r\n\v\f"
 
-// Expand replaces ${NAME} with the value of the environment, "" if there is
+// expand replaces ${NAME} with the value of the environment, "" if there is
 // none. "${" without "}" stays as it is.
-func Expand(s string) string {
+func expand(s string) string {
 	var out strings.Builder
 	for {
 		before, rest, found := strings.Cut(s, "${")

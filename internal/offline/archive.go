@@ -99,11 +99,11 @@ const (
 
 // The errors of Decode.
 var (
-	ErrNotArchive = errors.New("not an archive of a TPM's state")
-	ErrArchive    = errors.New("the archive is damaged")
-	ErrPassphrase = errors.New("wrong passphrase, or the archive is damaged")
-	ErrNeedPass   = errors.New("the archive is under a passphrase; give it with --passphrase-file")
-	ErrNoPass     = errors.New("unexpected passphrase: the archive has none")
+	errNotArchive = errors.New("not an archive of a TPM's state")
+	errArchive    = errors.New("the archive is damaged")
+	errPassphrase = errors.New("wrong passphrase, or the archive is damaged")
+	errNeedPass   = errors.New("the archive is under a passphrase; give it with --passphrase-file")
+	errNoPass     = errors.New("unexpected passphrase: the archive has none")
 )
 
 // Encode returns the encoded archive, encrypted unless pass is nil. The caller should
@@ -187,7 +187,7 @@ func Decode(b, pass []byte) (*Archive, error) {
 // unprotect returns a copy of the content.
 func unprotect(b, pass []byte) ([]byte, error) {
 	if len(b) < headSize || string(b[:len(archiveMagic)]) != archiveMagic {
-		return nil, ErrNotArchive
+		return nil, errNotArchive
 	}
 	if v := b[headSize-2]; v != archiveVersion {
 		return nil, fmt.Errorf("unknown version %d, expected %d; use a newer program", v, archiveVersion)
@@ -195,7 +195,7 @@ func unprotect(b, pass []byte) ([]byte, error) {
 	switch p := b[headSize-1]; p {
 	case protectionPass:
 		if pass == nil {
-			return nil, ErrNeedPass
+			return nil, errNeedPass
 		}
 		return decrypt(b, pass)
 	case protectionSum:
@@ -203,15 +203,15 @@ func unprotect(b, pass []byte) ([]byte, error) {
 		return nil, fmt.Errorf("unknown protection %d; use a newer program", p)
 	}
 	if pass != nil {
-		return nil, ErrNoPass
+		return nil, errNoPass
 	}
 	end := len(b) - sha256.Size
 	if end < headSize {
-		return nil, fmt.Errorf("%w: %d bytes", ErrArchive, len(b))
+		return nil, fmt.Errorf("%w: %d bytes", errArchive, len(b))
 	}
 	sum := sha256.Sum256(b[:end])
 	if subtle.ConstantTimeCompare(sum[:], b[end:]) != 1 {
-		return nil, fmt.Errorf("%w: its checksum does not match", ErrArchive)
+		return nil, fmt.Errorf("%w: its checksum does not match", errArchive)
 	}
 	return bytes.Clone(b[headSize:end]), nil
 }
@@ -228,13 +228,13 @@ func decodeContent(b []byte) (*Archive, error) {
 	switch {
 	case r.short:
 	case !slices.Contains(versions, a.Version):
-		return nil, fmt.Errorf("%w: family %d", ErrArchive, a.Version)
+		return nil, fmt.Errorf("%w: family %d", errArchive, a.Version)
 	case form < formPayload || form > formBlobs:
-		return nil, fmt.Errorf("%w: form %d", ErrArchive, form)
+		return nil, fmt.Errorf("%w: form %d", errArchive, form)
 	case !utf8.ValidString(a.Writer):
-		return nil, fmt.Errorf("%w: the name of the writer is not UTF-8", ErrArchive)
+		return nil, fmt.Errorf("%w: the name of the writer is not UTF-8", errArchive)
 	case n < 1 || n > len(tpm.Blobs):
-		return nil, fmt.Errorf("%w: %d items", ErrArchive, n)
+		return nil, fmt.Errorf("%w: %d items", errArchive, n)
 	}
 	for range n {
 		i, err := r.item()
@@ -244,7 +244,7 @@ func decodeContent(b []byte) (*Archive, error) {
 		a.Items = append(a.Items, i)
 	}
 	if r.short || len(r.b) > 0 {
-		return nil, fmt.Errorf("%w: unexpected bytes at the end", ErrArchive)
+		return nil, fmt.Errorf("%w: unexpected bytes at the end", errArchive)
 	}
 	return a, a.checkKinds()
 }
@@ -255,7 +255,7 @@ func (a *Archive) checkKinds() error {
 	for n, i := range a.Items {
 		if n == 0 && i.Blob != tpm.Permanent || i.Blob <= last || i.Blob > tpm.Savestate ||
 			i.Blob == tpm.Savestate && a.Version == tpm.V20 {
-			return fmt.Errorf("%w: item %d is of kind %d", ErrArchive, n+1, uint32(i.Blob))
+			return fmt.Errorf("%w: item %d is of kind %d", errArchive, n+1, uint32(i.Blob))
 		}
 		last = i.Blob
 	}
@@ -307,11 +307,11 @@ func (r *reader) item() (ArchiveItem, error) {
 	}
 	n := r.u32()
 	if n > seal.MaxBlob || n == 0 && !r.short {
-		return i, fmt.Errorf("%w: an item of %d bytes", ErrArchive, n)
+		return i, fmt.Errorf("%w: an item of %d bytes", errArchive, n)
 	}
 	i.Bytes = bytes.Clone(r.take(int(n)))
 	if r.short {
-		return i, fmt.Errorf("%w: truncated", ErrArchive)
+		return i, fmt.Errorf("%w: truncated", errArchive)
 	}
 	return i, nil
 }

@@ -25,7 +25,7 @@ var small = &Archive{
 	},
 }
 
-// golden is what small is, without the checksum.
+// golden is the encoding of small, without the checksum.
 const golden = `
 	535754504d41520a 01 00
 	01 01 000000005eadbeef 02 6d65 02
@@ -68,19 +68,19 @@ func TestArchivePassphrase(t *testing.T) {
 		pass string
 		want error
 	}{
-		{"no passphrase", b, "", ErrNeedPass},
-		{"another passphrase", b, "correct horsf", ErrPassphrase},
-		{"salt", flip(b, 13), string(pass), ErrPassphrase},
-		{"nonce", flip(b, 40), string(pass), ErrPassphrase},
-		{"ciphertext", flip(b, 41), string(pass), ErrPassphrase},
-		{"tag", flip(b, len(b)-1), string(pass), ErrPassphrase},
-		{"cut", b[:len(b)-1], string(pass), ErrPassphrase},
-		{"longer", append(bytes.Clone(b), 0), string(pass), ErrPassphrase},
-		{"header alone", b[:41], string(pass), ErrArchive},
-		{"4 GiB for scrypt", set(b, 10, 20, 32, 1), string(pass), ErrArchive},
-		{"n 0", set(b, 10, 0, 8, 1), string(pass), ErrArchive},
-		{"p 255", set(b, 10, 16, 8, 255), string(pass), ErrArchive},
-		{"less work", set(b, 10, 1, 1, 1), string(pass), ErrPassphrase},
+		{"no passphrase", b, "", errNeedPass},
+		{"another passphrase", b, "correct horsf", errPassphrase},
+		{"salt", flip(b, 13), string(pass), errPassphrase},
+		{"nonce", flip(b, 40), string(pass), errPassphrase},
+		{"ciphertext", flip(b, 41), string(pass), errPassphrase},
+		{"tag", flip(b, len(b)-1), string(pass), errPassphrase},
+		{"cut", b[:len(b)-1], string(pass), errPassphrase},
+		{"longer", append(bytes.Clone(b), 0), string(pass), errPassphrase},
+		{"header alone", b[:41], string(pass), errArchive},
+		{"4 GiB for scrypt", set(b, 10, 20, 32, 1), string(pass), errArchive},
+		{"n 0", set(b, 10, 0, 8, 1), string(pass), errArchive},
+		{"p 255", set(b, 10, 16, 8, 255), string(pass), errArchive},
+		{"less work", set(b, 10, 1, 1, 1), string(pass), errPassphrase},
 	} {
 		var p []byte
 		if c.pass != "" {
@@ -91,8 +91,8 @@ func TestArchivePassphrase(t *testing.T) {
 		}
 	}
 	plain, _ := small.Encode(nil)
-	if _, err := Decode(plain, pass); !errors.Is(err, ErrNoPass) {
-		t.Errorf("a passphrase too many: %v", err)
+	if _, err := Decode(plain, pass); !errors.Is(err, errNoPass) {
+		t.Errorf("an unexpected passphrase: %v", err)
 	}
 }
 
@@ -134,7 +134,7 @@ func TestArchiveDamage(t *testing.T) {
 	}
 }
 
-// With a right checksum too, what no writer writes is refused.
+// An archive that no writer creates is refused even if its checksum is right.
 func TestArchiveContent(t *testing.T) {
 	head := "535754504d41520a 01 00 "
 	item := "01 0000000000000001 00000003 616263 "

@@ -26,8 +26,8 @@ func TestStoredCert12(t *testing.T) {
 	}
 }
 
-// FuzzStoredCert12 checks that a certificate that is found, and stored again, is what
-// the index begins with.
+// FuzzStoredCert12 checks that a found certificate, stored again, equals the start of the
+// index.
 func FuzzStoredCert12(f *testing.F) {
 	f.Add([]byte("\x10\x01\x00\x00\x05\x10\x02abc"))
 	f.Add([]byte("\x10\x01\x00\xff\xff\x10\x02abc"))

@@ -64,7 +64,7 @@ func ekKeys(t testing.TB) (keys []crypto.PublicKey) {
 	return keys
 }
 
-// TestEKPublicKey holds our encoding against that of crypto/x509.
+// TestEKPublicKey compares the encoding with crypto/x509.
 func TestEKPublicKey(t *testing.T) {
 	names := []string{"rsa2048", "secp256r1", "secp384r1", "secp521r1"}
 	for i, key := range ekKeys(t) {
@@ -82,8 +82,8 @@ func TestEKPublicKey(t *testing.T) {
 	}
 }
 
-// FuzzEK gives public areas that no TPM has: an error, or a key that is DER from
-// its first byte to its last.
+// FuzzEK checks that an invalid public area is an error, or gives a key that is DER from its
+// first byte to its last.
 func FuzzEK(f *testing.F) {
 	for _, key := range ekKeys(f) {
 		f.Add(publicArea(f, key))

@@ -9,9 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
 )
 
-// Accept declares that the state, as it is, is the one to go on with: all items get one
-// generation above all that were seen, and the identity of the permanent state, or a new
-// one if that has none. It returns the record of the permanent state.
+// Accept declares the state, as it is, to be the newest: all items get one generation above all
+// that were seen, and the identity of the permanent state, or a new one if that has none. It returns the record of the permanent state.
 func (s *State) Accept() (generation.Record, error) {
 	items, err := s.items()
 	if err != nil {

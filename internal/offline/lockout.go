@@ -11,7 +11,7 @@ import (
 )
 
 // ResetLockout sets the number of failed authorizations of a TPM 2.0 to zero, and returns
-// what it was and how many lock the TPM. All else stays. The changed state is started in
+// the old number and the number that locks the TPM. Nothing else changes. The changed state is started in
 // the engine before it is stored.
 func (s *State) ResetLockout(e emul.Engine) (failed, limit uint32, err error) {
 	if s.version != tpm.V20 {

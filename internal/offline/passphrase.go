@@ -47,7 +47,7 @@ func encrypt(head, content, pass []byte) ([]byte, error) {
 // decrypt returns the content of an archive under a passphrase.
 func decrypt(b, pass []byte) ([]byte, error) {
 	if len(b) < passHead+tagSize {
-		return nil, fmt.Errorf("%w: %d bytes", ErrArchive, len(b))
+		return nil, fmt.Errorf("%w: %d bytes", errArchive, len(b))
 	}
 	head := b[:passHead]
 	aead, err := archiveCipher(head, pass)
@@ -56,7 +56,7 @@ func decrypt(b, pass []byte) ([]byte, error) {
 	}
 	content, err := aead.Open(nil, head[passHead-nonceSize:], b[passHead:], head)
 	if err != nil {
-		return nil, ErrPassphrase
+		return nil, errPassphrase
 	}
 	return content, nil
 }
@@ -66,7 +66,7 @@ func decrypt(b, pass []byte) ([]byte, error) {
 func archiveCipher(head, pass []byte) (cipher.AEAD, error) {
 	n, r, p := int(head[headSize]), int(head[headSize+1]), int(head[headSize+2])
 	if n < 1 || n > maxScryptN || r < 1 || r > maxScryptR || p < 1 || p > maxScryptP || 128*r<<n > maxScryptMemory {
-		return nil, fmt.Errorf("%w: scrypt with n %d, r %d, p %d exceeds the limits", ErrArchive, n, r, p)
+		return nil, fmt.Errorf("%w: scrypt with n %d, r %d, p %d exceeds the limits", errArchive, n, r, p)
 	}
 	key, err := scrypt.Key(pass, head[headSize+3:headSize+3+saltSize], 1<<n, r, p, 32)
 	if err != nil {

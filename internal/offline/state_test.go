@@ -23,7 +23,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// genuine is an archive of real state, of package payload's testdata.
+// genuine returns an archive of real state, from the testdata of package payload.
 func genuine(t testing.TB, name string) *Archive {
 	t.Helper()
 	a := &Archive{Version: tpm.V20, Created: time.Unix(1700000000, 0), Writer: "a test"}
@@ -43,10 +43,10 @@ func genuine(t testing.TB, name string) *Archive {
 	return a
 }
 
-// engine plays a library: it loads what it is asked to, and stores it, as real
-// ones do now and then.
+// engine is a fake library: it loads the items of a start, and stores them, as real libraries
+// sometimes do.
 type engine struct {
-	emul.Library // what is not below must not be called
+	emul.Library // methods that are not below must not be called
 	sync.Mutex
 	host   emul.Host
 	bad    string // Start fails with a permanent state that has this in it
@@ -107,7 +107,7 @@ func (p fixture) open(t testing.TB, key *seal.Key) *State {
 	return s
 }
 
-// files returns what is in the directory.
+// files returns the contents of the directory.
 func (p fixture) files(t testing.TB) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(p.path)
@@ -163,7 +163,7 @@ func newKey(t testing.TB, size int, fill byte) *seal.Key {
 
 var names = []string{"tpm2-fresh", "tpm12-fresh"}
 
-// payloads opens every file with key; the ones that it does not fit are "?".
+// payloads opens every file with key; for a file of another key it returns "?".
 func (p fixture) payloads(t testing.TB, key *seal.Key) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -194,7 +194,7 @@ func TestRekey(t *testing.T) {
 		want := a.payloads()
 		want[nv.Backup] = want[nv.Permanent]
 		secret := want[nv.Permanent][400:440]
-		for _, left := range []string{"TMP", "NEW"} { // of processes that died
+		for _, left := range []string{"TMP", "NEW"} { // of killed processes
 			file := left + strings.TrimPrefix(p.v.FilePrefix(), "tpm") + nv.Permanent
 			if err := os.WriteFile(filepath.Join(p.path, file), []byte(want[nv.Permanent]), 0o600); err != nil {
 				t.Fatal(err)
@@ -219,11 +219,11 @@ func TestRekey(t *testing.T) {
 				t.Error(err)
 			}
 			if got := p.payloads(t, next); !maps.Equal(got, want) {
-				t.Errorf("%s, %d: the items are not what they were: %d of %d", name, n, len(got), len(want))
+				t.Errorf("%s, %d: the items have changed: %d of %d", name, n, len(got), len(want))
 			}
 			for file, content := range p.files(t) {
 				if next != nil && strings.Contains(content, secret) {
-					t.Errorf("%s, %d: %s has the plain state in it", name, n, file)
+					t.Errorf("%s, %d: %s contains the plain state", name, n, file)
 				}
 			}
 			last = next
@@ -278,7 +278,7 @@ func spoil(t testing.TB, path string) {
 	}
 }
 
-// An item that has the new key already is left alone, and the others get it.
+// An item that already has the new key does not change, and the others get the key.
 func TestRekeyMixed(t *testing.T) {
 	a := genuine(t, "tpm12-fresh")
 	old, next := newKey(t, 16, 1), newKey(t, 32, 2)
@@ -374,8 +374,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// An archive of every kind becomes the TPM that it was of, under the key of the
-// place that it comes to.
+// An archive of every kind restores its TPM, under the key of the new state.
 func TestTransfer(t *testing.T) {
 	key, other := newKey(t, 16, 1), newKey(t, 32, 2)
 	for _, name := range names {
@@ -448,14 +447,14 @@ func TestImportReplaceOther(t *testing.T) {
 	s = open(tpm.V20)
 	a := genuine(t, "tpm2-fresh")
 	if err := s.Import(a, &engine{}, false); err == nil {
-		t.Error("Import beside a savestate = nil, want an error")
+		t.Error("Import next to a savestate = nil, want an error")
 	}
 	if err := s.Import(a, &engine{}, true); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
 	if b, err := os.ReadFile(path); err != nil || bytes.Contains(b, []byte("of a TPM 1.2")) {
-		t.Errorf("the savestate is still there, %v", err)
+		t.Errorf("the savestate still exists, %v", err)
 	}
 }
 
@@ -529,11 +528,11 @@ func TestRollbackRefuses(t *testing.T) {
 		e      *engine
 		spoil  bool
 	}{
-		"no backup":      {only, nil, &engine{}, false},
-		"no payload":     {only, []byte("x"), &engine{}, false},
-		"damaged":        {only, perm, &engine{}, true},
-		"engine refuses": {only, perm, &engine{bad: string(perm[:20])}, false},
-		"volatile there": {a, perm, &engine{}, false},
+		"no backup":       {only, nil, &engine{}, false},
+		"no payload":      {only, []byte("x"), &engine{}, false},
+		"damaged":         {only, perm, &engine{}, true},
+		"engine refuses":  {only, perm, &engine{bad: string(perm[:20])}, false},
+		"volatile exists": {a, perm, &engine{}, false},
 	} {
 		p := newFixture(t, c.a, nil, c.backup)
 		if c.spoil {
@@ -552,7 +551,7 @@ func TestRollbackRefuses(t *testing.T) {
 		t.Error(err)
 	}
 	if _, there := p.files(t)["tpm2-00."+nv.Volatile]; there {
-		t.Error("the volatile state of the newer generation is there")
+		t.Error("the volatile state of the newer generation exists")
 	}
 }
 
@@ -565,7 +564,7 @@ func TestWhich(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// flat is a place whose items have no prefix.
+	// flat is a directory whose items have no prefix.
 	flat := func(prefix string, ro bool) (nv.Backend, error) {
 		return dir.Open(p.path, nv.Options{Prefix: "tpm2-00.", ReadOnly: ro})
 	}
@@ -589,7 +588,7 @@ func TestWhich(t *testing.T) {
 	}
 }
 
-// renamed is a Backend that knows no prefix, and can do what every one can.
+// renamed is a Backend without prefixes that has only the required methods.
 type renamed struct{ nv.Backend }
 
 func (r renamed) Load(name string) ([]byte, error) {
@@ -597,8 +596,7 @@ func (r renamed) Load(name string) ([]byte, error) {
 	return r.Backend.Load("tpm2-00." + item)
 }
 
-// A backend that cannot change several items at once changes one, and says that
-// it cannot do more.
+// A backend that cannot change several items at once changes one item, and fails for more.
 func TestPlainBackend(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")
 	key := newKey(t, 16, 1)

@@ -70,9 +70,9 @@ var remoteTypes = []int64{
 	unix.AFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, 0x786f4256, // the last is vboxsf
 }
 
-// Remote reports whether the file system that fd is on takes owners and link counts
+// isRemote reports whether the file system that fd is on takes owners and link counts
 // from another machine or from a program, so that they may be unusual.
-func Remote(fd int) bool {
+func isRemote(fd int) bool {
 	var st unix.Statfs_t
 	return unix.Fstatfs(fd, &st) == nil && slices.Contains(remoteTypes, int64(uint32(st.Type)))
 }
@@ -111,8 +111,8 @@ func CannotChmod(err error) bool {
 	return slices.ContainsFunc([]unix.Errno{unix.EPERM, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL}, func(e unix.Errno) bool { return errors.Is(err, e) })
 }
 
-// SlowSync is how long a sync may take before the log reports it: guests time out.
-const SlowSync = 100 * time.Millisecond
+// slowSync is how long a sync may take before the log reports it: guests time out.
+const slowSync = 100 * time.Millisecond
 
 // Sync waits until the names in the directory are on the disk.
 func (d *Dir) Sync() error {
@@ -141,7 +141,7 @@ func SyncFD(fd int, path string, sync func(int) error, warn func(format string, 
 		}
 		return err
 	}
-	if took := time.Since(start); took > SlowSync {
+	if took := time.Since(start); took > slowSync {
 		warn("the sync of %q took %d ms; the disk is slow, and guests may time out", path, took.Milliseconds())
 	}
 	return nil

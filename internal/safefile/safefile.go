@@ -49,7 +49,7 @@ type Dir struct {
 	canSync      bool
 
 	probe  *newFile // what a new file looks like here; nil until it is needed
-	remote bool     // Remote, of a directory in which nothing is created
+	remote bool     // a remote file system, of a directory in which nothing is created
 
 	chmodFirst bool // the umask or an ACL changes the mode of new files
 	noChmod    bool // the file system refuses modes
@@ -83,7 +83,7 @@ func OpenWith(path string, o Options) (*Dir, error) {
 		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	d.owner, d.group = st.Uid, st.Gid
-	d.remote = o.ReadOnly && Remote(d.fd)
+	d.remote = o.ReadOnly && isRemote(d.fd)
 	d.ReserveFD()
 	return d, nil
 }

@@ -58,28 +58,28 @@ var silent = []Call{
 	{"prctl", "package threads: checks that each thread has the filter", []Check{equals(0, unix.PR_GET_SECCOMP)}},
 }
 
-// Refusal is a call that fails with a specific errno.
-type Refusal struct {
+// refusal is a call that fails with a specific errno.
+type refusal struct {
 	Call
 	Errno unix.Errno
 }
 
 // refused returns the calls that fail with another errno than ENOSYS: the errno of a kernel
 // that has the call, but does not support these arguments.
-func refused() []Refusal {
-	list := []Refusal{
+func refused() []refusal {
+	list := []refusal{
 		{Call{"ioctl", "libc, OpenSSL: the errno for a file that is not a device", []Check{differs(1, unix.TCGETS)}}, unix.ENOTTY},
 	}
 	for _, bit := range []uint64{unix.S_ISUID, unix.S_ISGID, unix.S_ISVTX} {
-		list = append(list, Refusal{Call{"fchmod", "a set-uid or set-gid file would outlive the process", []Check{masked(1, bit, bit)}}, unix.EPERM})
+		list = append(list, refusal{Call{"fchmod", "a set-uid or set-gid file would outlive the process", []Check{masked(1, bit, bit)}}, unix.EPERM})
 		for _, o := range opens {
 			for _, flag := range []uint64{unix.O_CREAT, makes &^ unix.O_CREAT} {
-				list = append(list, Refusal{Call{o.name, "a set-uid or set-gid file would outlive the process", []Check{masked(o.flags, flag, flag), masked(o.flags+1, bit, bit)}}, unix.EPERM})
+				list = append(list, refusal{Call{o.name, "a set-uid or set-gid file would outlive the process", []Check{masked(o.flags, flag, flag), masked(o.flags+1, bit, bit)}}, unix.EPERM})
 			}
 		}
 	}
 	for _, name := range []string{"chmod", "fchmodat", "chown", "lchown", "fchownat", "mknod", "mknodat"} {
-		list = append(list, Refusal{Call{name, "devices, and other permissions and owners of files", nil}, unix.EPERM})
+		list = append(list, refusal{Call{name, "devices, and other permissions and owners of files", nil}, unix.EPERM})
 	}
 	return list
 }

@@ -48,9 +48,9 @@ type Flags uint16
 const (
 	FlagEncrypted          Flags = 0x01 // the payload is encrypted with the file key
 	FlagMigrationEncrypted Flags = 0x02 // the blob is encrypted with the migration key
-	FlagMigration          Flags = 0x04 // a migration blob, not a state file
+	flagMigration          Flags = 0x04 // a migration blob, not a state file
 	FlagKey256             Flags = 0x08 // the file key has 256 bits
-	FlagMigrationKey256    Flags = 0x10 // the migration key has 256 bits
+	flagMigrationKey256    Flags = 0x10 // the migration key has 256 bits
 )
 
 const (

@@ -23,7 +23,7 @@ type layer struct {
 
 var (
 	fileLayer      = layer{"file", tagPlain, tagEncrypted, tagIV, FlagEncrypted, FlagKey256}
-	migrationLayer = layer{"migration", tagMigration, tagMigrationEncrypted, tagMigrationIV, FlagMigrationEncrypted, FlagMigrationKey256}
+	migrationLayer = layer{"migration", tagMigration, tagMigrationEncrypted, tagMigrationIV, FlagMigrationEncrypted, flagMigrationKey256}
 )
 
 // flags returns the bits of a header for this layer under key k, which is nil if the layer

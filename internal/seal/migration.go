@@ -43,7 +43,7 @@ func (k Keys) SealBlobWithRecord(payload, record []byte, decrypted bool) (blob [
 	inner = appendRecord(inner, 0, record, file)
 	defer Wipe(inner)
 
-	flags := FlagMigration | fileLayer.flags(file) | migrationLayer.flags(k.Migration)
+	flags := flagMigration | fileLayer.flags(file) | migrationLayer.flags(k.Migration)
 	total := headerSize + migrationLayer.size(k.Migration, size)
 	b := appendHeader(make([]byte, 0, total), flags, total)
 	if b, err = migrationLayer.append(b, inner, k.Migration); err != nil {

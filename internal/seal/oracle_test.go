@@ -32,7 +32,7 @@ func outerBlob(t testing.TB, k *Key, text []byte) []byte {
 	sum := make([]byte, macSize)
 	k.mac(sum, body, iv)
 	blocks := slices.Concat(appendBlock(nil, tagMigrationEncrypted, body), appendBlock(nil, tagMAC, sum), appendBlock(nil, tagMigrationIV, iv))
-	flags := FlagMigration | migrationLayer.flags(k)
+	flags := flagMigration | migrationLayer.flags(k)
 	return append(appendHeader(nil, flags, headerSize+len(blocks)), blocks...)
 }
 
@@ -64,7 +64,7 @@ func TestOneErrorBehindAKey(t *testing.T) {
 			iv, _ := find(b[headerSize:], tagMigrationIV)
 			body := slices.Concat(appendBlock(nil, tagMigrationEncrypted, c[:n-16]), appendBlock(nil, tagMAC, mac),
 				appendBlock(nil, tagMigrationIV, slices.Concat(c[n-16:], iv)))
-			return append(appendHeader(nil, FlagMigration|FlagMigrationEncrypted, headerSize+len(body)), body...)
+			return append(appendHeader(nil, flagMigration|FlagMigrationEncrypted, headerSize+len(body)), body...)
 		}(),
 		"padding 0":      text(func(b []byte) { b[n-1] = 0 }),
 		"padding 17":     text(func(b []byte) { b[n-1] = 17 }),

@@ -294,7 +294,7 @@ func TestOpenBlobErrors(t *testing.T) {
 func TestForeignBlocks(t *testing.T) {
 	inner := slices.Concat(appendBlock(nil, 0x42, []byte("?")), appendBlock(nil, tagPlain, []byte("state")), appendBlock(nil, tagPlain, []byte("not me")))
 	body := slices.Concat(appendBlock(nil, 0x77, nil), appendBlock(nil, tagMigration, inner), []byte("rest"))
-	blob := append(appendHeader(nil, FlagMigration, headerSize+len(body)), body...)
+	blob := append(appendHeader(nil, flagMigration, headerSize+len(body)), body...)
 	if got, err := (Keys{}).OpenBlob(blob, false); string(got) != "state" || err != nil {
 		t.Errorf("OpenBlob = %q, %v", got, err)
 	}

@@ -87,8 +87,8 @@ func ecdsaSign(b *bench, k *ecdsa.PrivateKey, key tpm2.AuthHandle) error {
 	return nil
 }
 
-// ecdsaVerify checks that the TPM takes Go's signature, and none that is changed, zero or
-// out of range.
+// ecdsaVerify checks that the TPM accepts Go's signature, and rejects one that is changed, zero
+// or out of range.
 func ecdsaVerify(b *bench, k *ecdsa.PrivateKey, key tpm2.AuthHandle) error {
 	r, s, err := ecdsa.Sign(rand.Reader, k, signed[:])
 	if err != nil {

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// A libcrypto with a flaw put back does not pass, and the check for that flaw fails.
+// A libcrypto with a restored flaw fails the check for that flaw.
 func TestFlaws(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Skip("no gcc")

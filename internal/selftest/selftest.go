@@ -52,8 +52,8 @@ func checks() []check {
 	return append(all, randomChecks()...)
 }
 
-// Names returns the names of all checks in the order in which Run reports them.
-func Names() []string {
+// checkNames returns the names of all checks in the order in which Run reports them.
+func checkNames() []string {
 	var names []string
 	for _, c := range checks() {
 		names = append(names, c.name)

@@ -75,7 +75,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("the traffic is in the old file:\n%s", old)
 	}
 
-	// A mistake is one line, and all stays as it was.
+	// A mistake is one line, and nothing changes.
 	p.write(t, "file = \"other\"\nlevel = \"much\"\n")
 	p.reload(t)
 	said(p.log, "b: reload: "+p.profile+":11:9: [log] level: \"much\" is not allowed; ")
@@ -87,7 +87,7 @@ func TestReload(t *testing.T) {
 	said(p.log, "b: reload: [log] fd: 7: descriptors are those of the start")
 	p.write(t, "file = \"no/log\"\nlevel = 1\n")
 	p.reload(t)
-	said(p.log, fmt.Sprintf("b: reload: log: open %s: no such file or directory; create its directory, or correct the path; all stays as it was\n", filepath.Join(p.dir, "no/log")))
+	said(p.log, fmt.Sprintf("b: reload: log: open %s: no such file or directory; create its directory, or correct the path; nothing has changed\n", filepath.Join(p.dir, "no/log")))
 
 	// Less again; what cannot change is told of, in the new place.
 	p.write(t, "file = \"other\"\nprefix = \"c: \"\n[pid]\nfile = \"pid\"\n")

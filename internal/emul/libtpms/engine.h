@@ -1,5 +1,6 @@
-// What Go calls. All of it needs the lock, but for swtpm_loop, swtpm_queries, swtpm_set_locality, swtpm_locality,
-// swtpm_commands, swtpm_established and the functions that read the tally.
+// The functions that Go calls. All need the lock, except swtpm_loop, swtpm_queries,
+// swtpm_set_locality, swtpm_locality, swtpm_commands, swtpm_established and the functions that
+// read the tally.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
 

@@ -100,7 +100,7 @@ func (c *Conn) Become(s State, events int16, d time.Duration) {
 // State returns the state.
 func (c *Conn) State() State { return c.state }
 
-// Answered notes that the client gets a reply.
+// Answered records that the client gets a reply.
 func (c *Conn) Answered() {
 	c.used = true
 	c.Server.set.Tick++

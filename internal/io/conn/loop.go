@@ -37,12 +37,12 @@ func (s *Server) Run() {
 		s.dispatch(e)
 		if e.Late {
 			s.expire()
-			s.settleDown()
+			s.callQuiet()
 		}
 	}
 }
 
-// finish ends the loop, unless there is something more to do.
+// finish ends the loop, unless calls are left to make.
 func (s *Server) finish() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,15 +85,15 @@ func (s *Server) expire() {
 	}
 }
 
-// settleDown calls Quiet if it is due.
-func (s *Server) settleDown() {
+// callQuiet calls Quiet if it is due.
+func (s *Server) callQuiet() {
 	if !s.quiet.IsZero() && !s.quiet.After(s.due) {
 		s.events, s.quiet = 0, time.Time{}
 		s.opt.Quiet()
 	}
 }
 
-// leave closes the clients that nothing has to be finished for. The first call leaves
+// leave closes the clients without an unfinished request or reply. The first call leaves
 // those that can still be answered at once.
 func (s *Server) leave(last bool) {
 	for _, c := range slices.Clone(s.conns) {
@@ -104,7 +104,7 @@ func (s *Server) leave(last bool) {
 	}
 }
 
-// fill fills the set with what there is to wait for.
+// fill fills the set with the descriptors and the deadline to wait for.
 func (s *Server) fill() {
 	s.set.Polls, s.set.Clients, s.at = s.set.Polls[:0], s.set.Clients[:0], s.at[:0]
 	s.set.Wait = -1
@@ -166,9 +166,9 @@ func (s *Server) watch(c *Conn, fd int, events int16) {
 	s.at = append(s.at, c)
 }
 
-// dispatch hands what has happened to the handlers.
+// dispatch passes events to the handlers.
 func (s *Server) dispatch(e handover.Event) {
-	for i, c := range s.at { // what the engine has answered
+	for i, c := range s.at { // clients that the engine has answered
 		if c != nil && s.set.Clients[i].Last > c.last {
 			c.last, c.used = s.set.Clients[i].Last, true
 		}
@@ -238,7 +238,7 @@ func (s *Server) accept() {
 	s.add(fd, h, false, false)
 }
 
-// victim returns the client to close when another one waits; nil if there is none.
+// victim returns the client to evict when another one waits; nil for none.
 func (s *Server) victim(now time.Time) (v *Conn) {
 	for _, c := range s.conns {
 		if c.evictable(now) && (v == nil || c.evictedBefore(v)) {
@@ -259,7 +259,7 @@ func (s *Server) idle(c *Conn, now time.Time) bool {
 	return !now.Before(s.idleUntil)
 }
 
-// release is when the first client that is busy now may be evicted.
+// release returns the time at which the first client that is busy now may be evicted.
 func (s *Server) release() (t time.Time) {
 	for _, c := range s.conns {
 		if c.attached || c.state == Running {
@@ -293,8 +293,7 @@ func (s *Server) changed() {
 	}
 }
 
-// end closes a connection. A kept one that is not forgotten is served by the next
-// process.
+// end closes a connection. The next process serves a saved one that is not forgotten.
 func (s *Server) end(c *Conn, forget bool) {
 	if c.gone {
 		return

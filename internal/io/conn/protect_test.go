@@ -56,7 +56,7 @@ func TestQuiet(t *testing.T) {
 		t.Errorf("Quiet is due at %v, the wait ends at %v", due, s.due)
 	}
 	for range 2 {
-		s.settleDown()
+		s.callQuiet()
 	}
 	if calls != 1 || s.events != 0 {
 		t.Errorf("%d calls of Quiet, %d events left, want 1 and 0", calls, s.events)

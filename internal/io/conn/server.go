@@ -20,7 +20,7 @@ type Listener interface {
 	TryAccept() (fd int, err error)
 }
 
-// Options is what New needs.
+// Options are the settings of a Server.
 type Options struct {
 	MaxClients int // at once; more wait in the listener's backlog
 	Buffer     int // size in bytes of the memory for one read
@@ -72,7 +72,7 @@ type Server struct {
 	only      int // descriptor of the attached client; -1 if there is none
 }
 
-// ErrBusy means that the channel has its client already.
+// ErrBusy means that the channel already has its only client.
 var ErrBusy = errors.New("a data channel already exists")
 
 // New returns a server without clients.
@@ -89,10 +89,10 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// Clients is the number of clients.
+// Clients returns the number of clients.
 func (s *Server) Clients() int { return int(s.clients.Load()) }
 
-// Came is the number of clients so far.
+// Came returns the number of clients so far.
 func (s *Server) Came() uint64 { return s.came.Load() }
 
 // Listen makes the server accept the clients of l.
@@ -119,7 +119,7 @@ func (s *Server) Post(f func()) bool {
 
 // Attach serves the client at the other end of fd, which the server then owns. If the
 // client is the only one that a channel may have, Attach fails with ErrBusy while
-// there is another one or a listener, and leaves fd alone. A client that has hung up
+// the server has another one or a listener, and does not close fd. A client that has hung up
 // does not count.
 func (s *Server) Attach(fd int, only bool) error {
 	s.mu.Lock()
@@ -145,7 +145,7 @@ func (s *Server) Resume(fd int, h Handover, attached bool) {
 	_ = s.hand(fd, h, attached, true)
 }
 
-// hand hands fd to the loop. If that has ended, a kept client waits for the next
+// hand passes fd to the loop. If the loop has ended, a saved client waits for the next
 // process.
 func (s *Server) hand(fd int, h Handover, attached, resumed bool) error {
 	ok := s.Post(func() {

@@ -40,7 +40,7 @@ func (s *Server) watched() {
 	}
 }
 
-// runTimers calls what is due, and returns the next deadline, zero for none.
+// runTimers calls the functions that are due, and returns the next deadline, zero for none.
 func (s *Server) runTimers() (next time.Time) {
 	if len(s.timers) == 0 {
 		return next

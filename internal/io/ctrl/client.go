@@ -148,8 +148,8 @@ func (c *Client) Cancel() error { return c.simple(CancelTPMCmd, nil) }
 func (c *Client) StoreVolatile() error { return c.simple(StoreVolatile, nil) }
 
 // State returns a state blob, without the server's encryption if decrypted is true. A blob
-// that does not exist is an error with bit 0x800 in its tpm.Result. flags says whether the
-// blob is encrypted with the file key.
+// that does not exist is an error with bit 0x800 in its tpm.Result. flags has Encrypted if
+// the blob is encrypted with the file key.
 func (c *Client) State(b tpm.Blob, decrypted bool) (blob []byte, flags StateFlags, err error) {
 	q := GetStateReq{Type: b}
 	if decrypted {
@@ -175,7 +175,7 @@ func (c *Client) Snapshot(decrypted bool) (*tpm.Snapshot, StateFlags, error) {
 }
 
 // SetState passes a state blob to a TPM that is off; flags may say that it is encrypted
-// with the file key, which the blob itself says, too. After an error the connection cannot
+// with the file key, which the blob's header contains, too. After an error the connection cannot
 // be used any more if the blob was not read.
 func (c *Client) SetState(b tpm.Blob, flags StateFlags, blob []byte) error {
 	x := c.call(SetStateBlob, SetStateReq{Flags: flags, Type: b}, nil, &ResultRep{})

@@ -26,7 +26,7 @@ type turn struct {
 }
 
 // serve starts a server that plays the turns on one connection and then closes
-// it, and returns a Client of it. The server's complaints come through t.
+// it, and returns a Client of it. The server reports errors through t.
 func serve(t *testing.T, turns []turn) *Client {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "c")
@@ -73,7 +73,7 @@ func play(l net.Listener, turns []turn) error {
 			if _, err := conn.Write(b); err != nil {
 				return err
 			}
-			time.Sleep(time.Millisecond) // lets pieces arrive as pieces
+			time.Sleep(time.Millisecond) // lets pieces arrive separately
 		}
 	}
 	return nil
@@ -96,8 +96,7 @@ type clientGolden struct {
 
 // calls are the requests with a good reply each.
 //
-// Source: swtpm's control channel, request and reply as swtpm 0.7.1 takes and
-// gives them; LOCK_STORAGE from include/swtpm/tpm_ioctl.h of 0.8.
+// Source: swtpm's control channel, requests and replies of swtpm 0.7.1; LOCK_STORAGE from include/swtpm/tpm_ioctl.h of 0.8.
 var calls = []clientGolden{
 	{"capability", func(c *Client) (string, error) {
 		v, err := c.Capability()
@@ -161,8 +160,8 @@ func TestClientRequests(t *testing.T) {
 	}
 }
 
-// TestResults holds that each request returns the result it was refused with,
-// in a short reply and in one of full length, and can be repeated afterwards.
+// TestResults checks that each request returns the result it was refused with, in a short reply
+// and in one of full length, and can be repeated afterwards.
 func TestResults(t *testing.T) {
 	for _, tt := range calls {
 		for _, rep := range []string{"0000000a", "0000000a 00000000 00000000 00000000"} {
@@ -182,8 +181,8 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestCutReplies holds that every reply cut at every place is an error that
-// says so, whether the server closes the connection or keeps silent.
+// TestCutReplies checks that a reply that is truncated anywhere is an error that reports that,
+// whether the server closes the connection or sends nothing more.
 func TestCutReplies(t *testing.T) {
 	for _, tt := range calls {
 		whole := harness.Unhex(strings.Join(tt.turn[0].rep, ""))
@@ -206,7 +205,7 @@ func TestCutReplies(t *testing.T) {
 				if silent && !errors.Is(err, unix.ETIMEDOUT) {
 					t.Errorf("%s, silence after %d bytes: %v, want %v", tt.name, n, err, unix.ETIMEDOUT)
 				}
-				// A server that goes before it has read everything resets
+				// A server that closes before it has read everything resets
 				// the connection.
 				if !silent && !errors.Is(err, ErrReply) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
 					t.Errorf("%s, end after %d bytes: %v, want %v", tt.name, n, err, ErrReply)
@@ -272,8 +271,8 @@ func TestOddReplies(t *testing.T) {
 	}
 }
 
-// TestRefusedUnread holds that a result counts more than a blob that the server
-// did not want to read.
+// TestRefusedUnread checks that the result is returned although the server has not read the
+// blob.
 func TestRefusedUnread(t *testing.T) {
 	near, far := pair(t)
 	go func() {
@@ -311,7 +310,7 @@ func TestSetDataFD(t *testing.T) {
 	}
 }
 
-// takeFD is a server that takes SET_DATAFD and writes greeting to what it got.
+// takeFD is a server that accepts SET_DATAFD and writes greeting to the descriptor.
 func takeFD(conn *net.UnixConn, greeting []byte) error {
 	b, oob := make([]byte, 64), make([]byte, 64)
 	n, m, _, _, err := conn.ReadMsgUnix(b, oob)
@@ -343,7 +342,7 @@ func TestSetDataFDNeedsUnix(t *testing.T) {
 	}
 }
 
-// TestDial holds that Dial says whose connection it was.
+// TestDial checks that the error of Dial names the control channel.
 func TestDial(t *testing.T) {
 	_, err := Dial(context.Background(), "unix", filepath.Join(t.TempDir(), "nothing"))
 	if !errors.Is(err, unix.ENOENT) || !strings.HasPrefix(err.Error(), "control channel: ") {
@@ -351,7 +350,7 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// TestFromFD holds that datagrams work and that the descriptor stays ours.
+// TestFromFD checks that datagrams work and that the descriptor stays open.
 func TestFromFD(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

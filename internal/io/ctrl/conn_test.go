@@ -120,7 +120,7 @@ func TestStrayFDs(t *testing.T) {
 	conntest.AwaitDescriptors(t, before)
 }
 
-// TestHashData holds that every byte of a long body gets to the TPM once.
+// TestHashData checks that every byte of a long body reaches the TPM once.
 func TestHashData(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.on = true
@@ -160,8 +160,8 @@ func TestCutBodies(t *testing.T) {
 	}
 }
 
-// TestStalledBody stops in the middle of a body but keeps the connection: what
-// comes later is no request.
+// TestStalledBody stops in the middle of a body without closing the connection: later bytes are
+// not a request.
 func TestStalledBody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, tpm.V20)
@@ -201,7 +201,7 @@ func TestShutdownAnsweredFirst(t *testing.T) {
 	clients <- c
 	c.Send(t, harness.Unhex("00000003"))
 	if got := <-waiting; got != 4 {
-		t.Errorf("when the process is told to end, %d bytes of the reply wait for the client, want 4", got)
+		t.Errorf("when the process must end, %d bytes of the reply wait for the client, want 4", got)
 	}
 }
 
@@ -232,8 +232,8 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-// TestSquatters fills all places with silent clients, and with such as stop in
-// the middle of a request: the next one is served all the same.
+// TestSquatters fills all places with silent clients, and with clients that stop in the middle
+// of a request: the next client is served nevertheless.
 func TestSquatters(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
@@ -248,7 +248,7 @@ func TestSquatters(t *testing.T) {
 		}
 	}
 	if got := dial(t, q).ask(t, "00000001", 8); got != "000000000001ffff" {
-		t.Errorf("reply beside 40 squatters = %s", got)
+		t.Errorf("reply next to 40 squatters = %s", got)
 	}
 	if got := user.ask(t, "00000001", 8); got != "000000000001ffff" {
 		t.Errorf("reply to the first user = %s", got)
@@ -260,7 +260,7 @@ func TestSilentClientStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
 	var all []peer
-	for range 4 { // all the places there are
+	for range 4 { // MaxClients
 		all = append(all, dial(t, q))
 	}
 	for end := time.Now().Add(patience); b.Clients() < 4 && time.Now().Before(end); {
@@ -273,7 +273,7 @@ func TestSilentClientStays(t *testing.T) {
 	}
 }
 
-// TestQuickConnects connects and goes, over and over.
+// TestQuickConnects connects and disconnects repeatedly.
 func TestQuickConnects(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
@@ -308,7 +308,7 @@ func TestClose(t *testing.T) {
 	select {
 	case <-closed:
 	case <-time.After(patience / 2):
-		t.Error("Close waits for clients that hold up nothing")
+		t.Error("Close waits for clients without a request")
 	}
 	<-flooded
 	if got := silent.ask(t, "", 1); got != no {
@@ -325,8 +325,8 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// flood connects over TCP, where SHUT_RD does not stop what still comes, and
-// sends requests without end.
+// flood connects over TCP, where SHUT_RD does not stop incoming data, and sends requests without
+// end.
 func flood(t *testing.T, b *bench) (done chan bool) {
 	t.Helper()
 	ours, c := conntest.TCPPair(t)
@@ -355,8 +355,8 @@ func TestDisconnected(t *testing.T) {
 	b.Await(t, "end: "+conn.ErrDisconnected.Error())
 }
 
-// TestUnreadReplies has a client that never reads: it loses its connection, and
-// the others notice nothing.
+// TestUnreadReplies checks that a client that never reads loses its connection, and that other
+// clients are not affected.
 func TestUnreadReplies(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, tpm.V20)
@@ -366,7 +366,7 @@ func TestUnreadReplies(t *testing.T) {
 	stuck.Send(t, harness.Unhex("0000000c 00000001 00000001 00000000"))
 	c := b.connect(t, unix.SOCK_STREAM)
 	if got := c.ask(t, "00000001", 8); got != "000000000001ffff" {
-		t.Errorf("reply beside it = %s", got)
+		t.Errorf("reply to another client = %s", got)
 	}
 	b.Await(t, "connection closed")
 }

@@ -60,7 +60,7 @@ func TestConnectWaits(t *testing.T) {
 	}
 }
 
-// TestConnectPath holds that "@" begins a file name, not an abstract address.
+// TestConnectPath checks that "@" begins a file name, not an abstract address.
 func TestConnectPath(t *testing.T) {
 	t.Chdir(t.TempDir())
 	l, err := net.Listen("unix", "./@c")

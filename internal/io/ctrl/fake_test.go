@@ -215,7 +215,7 @@ func (b *bench) listen(t *testing.T) *conntest.Queue {
 }
 
 // ask sends the pieces of in, which slashes separate, so that each is read by
-// itself, and returns the reply in hex; "closed" if there is none. want is the expected
+// itself, and returns the reply in hex; "closed" without one. want is the expected
 // length of the reply.
 func (p peer) ask(t *testing.T, in string, want int) string {
 	t.Helper()

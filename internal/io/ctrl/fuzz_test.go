@@ -40,8 +40,8 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// FuzzNeed holds need to its bounds: it asks for more than a prefix of the
-// request only if more is needed, and never less when more has come.
+// FuzzNeed checks the bounds of need: it returns more than the length of a prefix only if more is
+// needed, and never less when more has arrived.
 func FuzzNeed(f *testing.F) {
 	for _, g := range golden {
 		if b := harness.Unhex(strings.ReplaceAll(g.in, "/", " ")); len(b) < 64 {

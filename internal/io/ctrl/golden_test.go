@@ -81,7 +81,7 @@ var golden = []goldenBytes{
 	{"GET_STATEBLOB, plain", "0000000c ffffffff 00000002 00000000", bo, "00000000 00000000 00000006 00000006 b10bb10bb10b", "State(2,true)"},
 	{"GET_STATEBLOB, offset", "0000000c 00000001 00000001 00000004", bo, "00000000 00000000 00000002 00000002 b10b", "State(1,true)"},
 	{"GET_STATEBLOB, at the end", "0000000c 00000001 00000001 00000006", bo, "00000000 00000000 00000000 00000000", "State(1,true)"},
-	{"GET_STATEBLOB, behind the end", "0000000c 00000001 00000001 ffffffff", bo, "00000000 00000000 00000000 00000000", "State(1,true)"},
+	{"GET_STATEBLOB, after the end", "0000000c 00000001 00000001 ffffffff", bo, "00000000 00000000 00000000 00000000", "State(1,true)"},
 	{"GET_STATEBLOB, savestate", "0000000c 00000001 00000003 00000000", bo, "00000800 00000000 00000000 00000000", "State(3,true) ReleaseStorage"},
 	{"GET_STATEBLOB, no such", "0000000c 00000001 00000004 00000000", bo, "00000009 00000000 00000000 00000000", "State(4,true)"},
 	{"GET_STATEBLOB, surplus", "0000000c 00000001 00000001 00000006 00", bo, "00000000 00000000 00000000 00000000", "State(1,true)"},
@@ -142,7 +142,7 @@ func TestRestOfARefusedBodyIsNoRequest(t *testing.T) {
 			t.Errorf("%s: reply = %s, want %s", state, got, want)
 		}
 		if got := c.ask(t, "", 8); got != no {
-			t.Errorf("%s: behind the reply comes %s, want the end of the connection", state, got)
+			t.Errorf("%s: after the reply comes %s, want the end of the connection", state, got)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func (b *bench) golden(t *testing.T, c peer, state, name, in, off, on, took stri
 	// The next reply shows that this one was not longer, and that the calls have ended.
 	caps := map[tpm.Version]string{tpm.V12: "0000000000017fff", tpm.V20: "000000000001ffff"}[b.tpm.version]
 	if got := c.ask(t, "00000001", 8); got != caps {
-		t.Fatalf("%s: behind the reply comes %s, want %s", name, got, caps)
+		t.Fatalf("%s: after the reply comes %s, want %s", name, got, caps)
 	}
 	if want == bo || want == bp && !strings.HasPrefix(took, "Info") && !strings.HasPrefix(took, "Prepare") {
 		took = ""
@@ -204,7 +204,7 @@ func (b *bench) golden(t *testing.T, c peer, state, name, in, off, on, took stri
 	return c
 }
 
-// TestCommandErrors lets the TPM fail every request.
+// TestCommandErrors checks every request when the TPM fails it.
 func TestCommandErrors(t *testing.T) {
 	for _, g := range []struct{ name, in, want string }{
 		{"INIT", "00000002 00000000", "00000101"},
@@ -234,7 +234,7 @@ func TestCommandErrors(t *testing.T) {
 	}
 }
 
-// TestStorageLost is SET_STATEBLOB while another process has the state.
+// TestStorageLost checks SET_STATEBLOB while another process has the state.
 func TestStorageLost(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.fail = tpm.Fail

@@ -20,7 +20,7 @@ import (
 
 func newRecord() *handover.Record { return handover.RecordAt(make([]byte, handover.RecordSize)) }
 
-// resume has b serve a client of whom the process before has taken a request in.
+// resume makes b serve a client whose request the previous process has received.
 func resume(t *testing.T, b *bench, r *handover.Record, in string, forget func()) net.Conn {
 	t.Helper()
 	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -47,8 +47,8 @@ func resume(t *testing.T, b *bench, r *handover.Record, in string, forget func()
 	return c
 }
 
-// A request that was taken and not replied to has failed; the reply is as long as
-// that of success, and the next request is understood.
+// A received request without a reply has failed. The reply has the length of a reply of success,
+// and the next request is understood.
 func TestResume(t *testing.T) {
 	for _, g := range []struct {
 		name, in, rest, want string
@@ -63,7 +63,7 @@ func TestResume(t *testing.T) {
 		{"SET_BUFFERSIZE", "00000011 00000000", "", "00000009 00000000 00000000 00000000"},
 		{"SET_STATEBLOB, its body to come", "0000000d 00000000 00000001 00000008", "0102030405060708", "00000009"},
 		{"HASH_DATA, in its body", "00000007 00000014 0102030405", "060708090a0b0c0d0e0f1011121314", "00000009"},
-		{"no such request", "000000ff", "", "00000009"},
+		{"unknown request", "000000ff", "", "00000009"},
 	} {
 		t.Run(g.name, func(t *testing.T) {
 			b := newBench(t, tpm.V20)
@@ -85,7 +85,7 @@ func TestResume(t *testing.T) {
 			if _, err := io.ReadFull(c, got); err != nil || binary.BigEndian.Uint32(got) != 0 {
 				t.Errorf("the next reply is %x, %v", got, err)
 			}
-			b.Close(patience) // the record is the server's until then
+			b.Close(patience) // the server uses the record until then
 			if s := r.Unfinished(); s.Taken != 0 || s.Broken {
 				t.Errorf("the record is %+v", s)
 			}
@@ -93,8 +93,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// A server that closes leaves a client to the next process; a client that goes is
-// forgotten, and so is one that has a part of its reply.
+// A server that closes leaves a client to the next process. A client that disconnects is
+// forgotten, and so is one that has received a part of its reply.
 func TestLeave(t *testing.T) {
 	var forgotten atomic.Int32
 	forget := func() { forgotten.Add(1) }
@@ -135,6 +135,6 @@ func TestLeave(t *testing.T) {
 	}
 	s.Close(patience)
 	if forgotten.Load() != 2 {
-		t.Errorf("%d were forgotten, want 2", forgotten.Load())
+		t.Errorf("%d clients were forgotten, want 2", forgotten.Load())
 	}
 }

@@ -50,7 +50,7 @@ type Request struct {
 	do func(r *Request, t TPM, order binary.ByteOrder, body []byte) (reply []byte, err error)
 }
 
-// when says in which states of the TPM a request is accepted.
+// when is the set of states of the TPM in which a request is accepted.
 type when uint8
 
 const (
@@ -59,7 +59,7 @@ const (
 	whenOff
 )
 
-// engineUse says whether a request may have to wait for the engine or the disk. Such a
+// engineUse is whether a request may have to wait for the engine or the disk. Such a
 // request runs on the thread of the engine; the others overtake it.
 type engineUse uint8
 
@@ -69,7 +69,7 @@ const (
 	inEngineUnlessZero // a body of zeros is a query, which does not wait
 )
 
-// bodyKind says how the body of a request arrives on a socket.
+// bodyKind is the way in which the body of a request arrives on a socket.
 //
 // Compat: C-250: swtpm waits for some bodies and not for others.
 type bodyKind uint8

@@ -13,8 +13,8 @@ import (
 )
 
 // TPM executes the requests. Its errors carry the tpm.Result for the client. On,
-// SetLocality, Established, Cancel, Keys and BufferSize(0) return at once, whatever the
-// engine does.
+// SetLocality, Established, Cancel, Keys and BufferSize(0) return at once, even while a
+// command runs.
 type TPM interface {
 	Version() tpm.Version
 	On() bool
@@ -48,9 +48,9 @@ type TPM interface {
 }
 
 // ErrShutdown is the reason for the end of a process that a client requested.
-var ErrShutdown = errors.New("a client asked for it")
+var ErrShutdown = errors.New("requested by a client")
 
-// Options is what New needs besides the TPM.
+// Options are the settings of a Server.
 type Options struct {
 	MaxClients int  // at once; more wait in the backlog of the listener
 	Terminate  bool // end the process when the clients have disconnected
@@ -72,7 +72,7 @@ type Options struct {
 	Log      conn.Logger
 
 	// End ends the process, later. The reason is ErrShutdown, conn.ErrDisconnected, or
-	// why the process cannot go on.
+	// the error that prevents the process from continuing.
 	End func(reason error)
 
 	// Postpone reports whether the process ends because of the error of an INIT, and

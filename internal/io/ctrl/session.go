@@ -129,7 +129,7 @@ func (c *session) Expired() {
 	case c.out != nil:
 		c.end(errUnread)
 	case c.phase == starting:
-		c.end(fmt.Errorf("only %d bytes of a request came", c.n))
+		c.end(fmt.Errorf("only %d bytes of a request arrived", c.n))
 	default:
 		c.received(0, errLate)
 	}
@@ -141,7 +141,7 @@ func (c *session) receive(p phase, into []byte, wait time.Duration) {
 	c.Become(conn.Partial, unix.POLLIN, wait)
 }
 
-// received handles n bytes in c.into, or why there are none.
+// received handles n bytes in c.into, or an error.
 func (c *session) received(n int, err error) {
 	switch c.phase {
 	case hashing:
@@ -155,8 +155,8 @@ func (c *session) received(n int, err error) {
 	}
 }
 
-// start receives the start of a request, and handles the request once there is enough
-// of it.
+// start receives the start of a request, and handles the request once enough of it has
+// arrived.
 func (c *session) start() {
 	c.Plain = false
 	if c.buf == nil {
@@ -179,8 +179,8 @@ func (c *session) start() {
 	c.handle()
 }
 
-// recv receives what has arrived. The first descriptor that comes with a request is
-// kept in c.fd, unless drop is set; all others are closed.
+// recv receives the bytes that have arrived. The first descriptor that comes with a request is
+// stored in c.fd, unless drop is set; all others are closed.
 func (c *session) recv(b []byte, drop bool) (int, error) {
 	oob := c.s.oob[:]
 	n, oobn, err := c.Handover.Record.Receive(c.FD, b, oob, unix.MSG_CMSG_CLOEXEC)
@@ -204,7 +204,7 @@ func (c *session) recv(b []byte, drop bool) (int, error) {
 }
 
 // firstFD returns the first descriptor in a control message, or -1, and closes
-// the others: there is room for two where one was meant.
+// the others: the memory for one descriptor has space for two.
 func firstFD(oob []byte) int {
 	if len(oob) == 0 {
 		return -1
@@ -335,7 +335,7 @@ func (c *session) send() {
 	c.replied(nil)
 }
 
-// replied goes on after a reply, which is out unless err says why not.
+// replied continues after a reply, which was sent unless err is set.
 func (c *session) replied(err error) {
 	c.wipe()
 	after, last := c.req.after, c.req.last
@@ -352,7 +352,7 @@ func (c *session) replied(err error) {
 	}
 }
 
-// wipe clears what may be a state blob.
+// wipe clears memory that may contain a state blob.
 func (c *session) wipe() {
 	clear(c.rep)
 	clear(c.buf)

@@ -7,7 +7,7 @@ import (
 )
 
 // settle replies to the request that the previous process has received and not replied
-// to, if there is one. It is not known whether it was executed. The part of it that is
+// to, if any. It is not known whether it was executed. The part of it that is
 // still to arrive is dropped.
 func (c *session) settle() {
 	st := c.Handover.Record.Unfinished()
@@ -23,7 +23,7 @@ func (c *session) settle() {
 	}
 }
 
-// settleRest waits for what is missing of the request, or replies.
+// settleRest waits for the missing part of the request, or replies.
 func (c *session) settleRest() {
 	if left := need(c.body.head) - c.body.n; left > 0 {
 		c.receive(settling, c.buf[:min(len(c.buf), left)], bodyWait)

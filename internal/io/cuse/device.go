@@ -28,7 +28,7 @@ type TPM interface {
 	Execute(raw []byte) (rsp []byte, err error)
 }
 
-// Options is what Serve needs besides the TPM.
+// Options are the settings of a Device.
 type Options struct {
 	// Engine calls f on the thread of the engine, later. It returns false if that
 	// has ended.
@@ -36,8 +36,8 @@ type Options struct {
 
 	Log conn.Logger
 
-	// End ends the process, later. The reason is ctrl.ErrShutdown, or why the process
-	// cannot go on.
+	// End ends the process, later. The reason is ctrl.ErrShutdown, or the error that
+	// prevents the process from continuing.
 	End func(reason error)
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestLayout holds the sizes of the structs against the kernel's header.
+// TestLayout compares the sizes of the structs with the kernel's header.
 func TestLayout(t *testing.T) {
 	for v, want := range map[any]int{
 		inHeader{}: 40, outHeader{}: 16, initIn{}: 16, initOut{}: 64 + 8, openOut{}: 16, readIn{}: 40, writeOut{}: 8,
@@ -41,8 +41,7 @@ func le(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestRequests: what goes in and the begin of what comes out, and what the TPM was
-// asked.
+// TestRequests checks the start of each reply, and the calls of the TPM.
 func TestRequests(t *testing.T) {
 	k := newKernel(t)
 	k.tpm.blob = []byte(strings.Repeat("b", 3080))
@@ -91,7 +90,7 @@ func TestRequests(t *testing.T) {
 			t.Errorf("ioctl %#x %s = %x, %v; want %x", tt.number, tt.in, got[:min(len(got), 20)], errno, want)
 		}
 		if did := k.tpm.took(); did != tt.did {
-			t.Errorf("ioctl %#x %s has the TPM asked %q, want %q", tt.number, tt.in, did, tt.did)
+			t.Errorf("ioctl %#x %s made the calls %q, want %q", tt.number, tt.in, did, tt.did)
 		}
 	}
 	if _, errno := k.ioctl(0x8004500F, nil); errno != unix.EINVAL {
@@ -102,7 +101,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestOpeners: one at a time.
+// TestOpeners checks that one process at a time can open the device.
 func TestOpeners(t *testing.T) {
 	k := newKernel(t)
 	for range 2 {
@@ -117,7 +116,7 @@ func TestOpeners(t *testing.T) {
 		}
 	}
 	if _, errno := k.ask(9999, nil); errno != unix.ENOSYS {
-		t.Errorf("an operation that does not exist: %v, want ENOSYS", errno)
+		t.Errorf("an unknown operation: %v, want ENOSYS", errno)
 	}
 }
 
@@ -160,7 +159,7 @@ func TestReadWrite(t *testing.T) {
 	}
 }
 
-// TestLong: while a long command runs there are other answers.
+// TestLong checks the answers to other operations while a long command runs.
 func TestLong(t *testing.T) {
 	k := newKernel(t)
 	long := le(t, "8002 0000000a 00000131")
@@ -197,8 +196,8 @@ func TestLong(t *testing.T) {
 	}
 }
 
-// TestManyReaders: however many wait, what ends their wait gets through; more than
-// there is room for are refused, and who closes the device is not.
+// TestManyReaders checks that an operation that ends a wait is served however many readers wait,
+// that more than maxRequests are refused, and that a release is not.
 func TestManyReaders(t *testing.T) {
 	k := newKernel(t)
 	if _, errno := k.ask(opOpen, make([]byte, 8)); errno != 0 {
@@ -215,9 +214,9 @@ func TestManyReaders(t *testing.T) {
 	if _, errno := k.ioctl(0x80045008, nil); errno != 0 {
 		t.Errorf("cancel while %d wait: %v", maxRequests-1, errno)
 	}
-	k.until("the cancel's place", func() bool { return len(k.dev.waiting) == maxRequests-1 })
+	k.until("the place of the cancel request", func() bool { return len(k.dev.waiting) == maxRequests-1 })
 	k.send(opRead, read)
-	k.until("a full house", func() bool { return len(k.dev.waiting) == maxRequests })
+	k.until("all places in use", func() bool { return len(k.dev.waiting) == maxRequests })
 	if _, errno := k.ask(opRead, read); errno != unix.EBUSY {
 		t.Errorf("one too many: %v, want EBUSY", errno)
 	}
@@ -242,7 +241,7 @@ func TestManyReaders(t *testing.T) {
 	}
 }
 
-// TestPieces: offsets and lengths that are negative in an int of 32 bits.
+// TestPieces checks offsets and lengths that are negative in an int of 32 bits.
 func TestPieces(t *testing.T) {
 	k := newKernel(t)
 	k.tpm.blob = []byte("blob")
@@ -268,14 +267,15 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// result is the first field of a reply.
+// result returns the first field of a reply.
 func result(rep []byte) tpm.Result {
 	var r tpm.Result
 	_, _ = decode(rep, &r)
 	return r
 }
 
-// TestBlobTransfer: a blob by read and by write, and what is refused meanwhile.
+// TestBlobTransfer checks a blob by read and by write, and the operations that are refused
+// meanwhile.
 func TestBlobTransfer(t *testing.T) {
 	k := newKernel(t)
 	k.tpm.blob = []byte(strings.Repeat("b", 5000))
@@ -324,7 +324,7 @@ func TestBlobTransfer(t *testing.T) {
 	}
 }
 
-// TestNames: what can be a device.
+// TestNames checks the names that a device can have.
 func TestNames(t *testing.T) {
 	for name, ok := range map[string]bool{"vtpm0": true, "tpm-a.b": true, "": false, "a/b": false, "..": false, "a b": true, strings.Repeat("x", 65): false} {
 		if err := CheckName(name); (err == nil) != ok {

@@ -15,7 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// fake is a TPM that notes what it is asked. Commands that have 0x131 as their code
+// fake is a TPM that records its calls. Commands that have 0x131 as their code
 // wait for release.
 type fake struct {
 	version tpm.Version
@@ -203,7 +203,7 @@ func (k *kernel) ask(op uint32, body []byte) ([]byte, unix.Errno) {
 	return k.receive()
 }
 
-// until waits for what is so while the device's mu is held.
+// until waits for a condition, which it checks with the device's mu held.
 func (k *kernel) until(what string, cond func() bool) {
 	k.t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
@@ -214,12 +214,12 @@ func (k *kernel) until(what string, cond func() bool) {
 			return
 		}
 		if time.Now().After(end) {
-			k.t.Fatalf("waited in vain for %s", what)
+			k.t.Fatalf("timeout: waited for %s", what)
 		}
 	}
 }
 
-// write writes and returns how much was taken.
+// write writes and returns the number of accepted bytes.
 func (k *kernel) write(b []byte) (int, unix.Errno) {
 	k.t.Helper()
 	rep, errno := k.ask(opWrite, encode(readIn{Size: uint32(len(b))}, b))

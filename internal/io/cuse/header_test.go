@@ -21,8 +21,8 @@ type fact struct {
 	want uint64
 }
 
-// headerFacts returns all that the header states: from the tables and the structures
-// of this package and of ctrl wherever they have it.
+// headerFacts returns the facts about the header, taken from the tables and structures of this
+// package and of ctrl where possible.
 func headerFacts() (all []fact) {
 	add := func(want uint64, format string, args ...any) {
 		all = append(all, fact{fmt.Sprintf(format, args...), want})
@@ -140,7 +140,7 @@ func TestHeader(t *testing.T) {
 }
 
 // TestHeaderOfReference checks the facts with the header of swtpm that is installed,
-// if there is one: those whose names it has. An older one has fewer names.
+// if any: the facts whose names it has. An older one has fewer names.
 func TestHeaderOfReference(t *testing.T) {
 	text, err := os.ReadFile("/usr/include/swtpm/tpm_ioctl.h")
 	if err != nil {

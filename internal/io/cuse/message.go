@@ -9,7 +9,7 @@ import (
 // The operations that the kernel requests, with its numbers.
 //
 // Source: Linux, include/uapi/linux/fuse.h, enum fuse_opcode. All structs of this
-// file are those of that header, in the byte order of the machine.
+// file are from that header, in the byte order of the machine.
 const (
 	opRead      = 15
 	opWrite     = 16
