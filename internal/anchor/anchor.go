@@ -197,7 +197,7 @@ func (a *Anchor) counter() (uint64, error) {
 }
 
 // create defines the counter and returns its first value. Every program on the host may
-// advance it: that causes a warning, and no old state can hide behind a higher value.
+// advance it: that causes a warning, and a higher value hides no old state.
 func (a *Anchor) create() (uint64, error) {
 	_, err := tpm2.NVDefineSpace{AuthHandle: a.owner(), PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
 		NVIndex: Index, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,

@@ -57,7 +57,7 @@ func TestLoadConfig(t *testing.T) {
 	}
 }
 
-// TestExample holds that the example is a configuration, and says what swtpm's does.
+// TestExample checks that the example is a configuration, and says what swtpm's does.
 func TestExample(t *testing.T) {
 	c, err := LoadConfig("../../examples/swtpm-localca.conf")
 	const dir = "/var/lib/swtpm-localca"
@@ -67,7 +67,7 @@ func TestExample(t *testing.T) {
 	}
 }
 
-// FuzzEnvironment holds that a variable has a name, and a value of one line.
+// FuzzEnvironment checks that a variable has a name, and a value of one line.
 func FuzzEnvironment(f *testing.F) {
 	for _, s := range []string{"env:A = 1\n", "env:A=\nenv:_b1 =x y ", "env:=", "env:A"} {
 		f.Add(s)

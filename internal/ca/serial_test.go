@@ -58,7 +58,7 @@ func TestFirstSerial(t *testing.T) {
 	}
 }
 
-// TestSerialFile holds what is in the file afterwards.
+// TestSerialFile checks what is in the file afterwards.
 func TestSerialFile(t *testing.T) {
 	for in, want := range map[string]string{"41\n": "42", "9 x": "10", strings.Repeat("7", 60): "", "": "", largest: ""} {
 		dir := t.TempDir()
@@ -75,7 +75,7 @@ func TestSerialFile(t *testing.T) {
 	}
 }
 
-// TestSerialsAtOnce holds that no number is given twice.
+// TestSerialsAtOnce checks that no number is given twice.
 func TestSerialsAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	var mu sync.Mutex
@@ -103,7 +103,7 @@ func TestSerialsAtOnce(t *testing.T) {
 	}
 }
 
-// FuzzAfter holds that a number is one more than all the digits in front, and
+// FuzzAfter checks that a number is one more than all the digits in front, and
 // fits.
 func FuzzAfter(f *testing.F) {
 	for _, s := range []string{"", "41\n", largest, "18446744073709551615", "x", "007", strings.Repeat("1", 49)} {

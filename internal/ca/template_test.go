@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestGolden holds that our certificates say what those of swtpm_localca say, in
+// TestGolden checks that our certificates say what those of swtpm_localca say, in
 // its order and encoding, but for keys, numbers and times.
 func TestGolden(t *testing.T) {
 	dir := copyCA(t)

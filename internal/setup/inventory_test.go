@@ -38,7 +38,7 @@ func TestSplitVMID(t *testing.T) {
 	}
 }
 
-// FuzzSplitVMID holds that nothing is lost.
+// FuzzSplitVMID checks that nothing is lost.
 func FuzzSplitVMID(f *testing.F) {
 	for _, s := range []string{"", "vm", "vm:" + uuid, uuid, ":"} {
 		f.Add(s)
@@ -87,7 +87,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// TestAppend holds that lines stay whole with many writers, and after one that was
+// TestAppend checks that lines stay whole with many writers, and after one that was
 // cut short.
 func TestAppend(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "inventory.jsonl")

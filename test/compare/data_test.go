@@ -99,7 +99,7 @@ func TestEnds(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		args []string
-		ends bool // the process, once its data client has gone
+		ends bool // the process ends after its data client
 	}{
 		{"none", nil, false},
 		{"-t", []string{"-t"}, true},

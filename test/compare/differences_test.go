@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// difference is an answer of ours that is not that of the reference. An empty
+// difference is an answer of ours that differs from the reference. An empty
 // version or state stands for all, "*" for any reply. Replies are in hex.
 type difference struct {
 	version, state, name string
@@ -101,7 +101,7 @@ func (p *pair) check(t *testing.T, state, name, theirs, ours string) {
 	seen.Store(n, true)
 }
 
-// allSeen tells of differences that are listed but are none any more. It needs a
+// allSeen reports listed differences that no longer exist. It needs a
 // run of all tests with the 0.7 that the list was made with.
 func allSeen() bool {
 	ok := true
@@ -109,7 +109,7 @@ func allSeen() bool {
 	seen.Range(func(n, _ any) bool { old = old || differences[n.(int)].old; return !old })
 	for n, d := range differences {
 		if d.why == whyPieces {
-			continue // on a busy machine the pieces may be there all at once, for the reference too
+			continue // on a busy machine the pieces may arrive all at once, at the reference too
 		}
 		if _, was := seen.Load(n); old && !was {
 			fmt.Printf("TPM %s, %s: %s: listed, but both answered alike\n", d.version, d.state, d.name)

@@ -1,5 +1,5 @@
 // Package compare_test sends the same bytes to Debian's swtpm and to ours and
-// compares what comes back, byte for byte. What differs on purpose is in
+// compares the answers, byte for byte. Intended differences are in
 // differences_test.go, with the reason.
 package compare_test
 
@@ -31,7 +31,7 @@ const reference = "/usr/bin/swtpm"
 // are given up after 500 ms, half commands after a second.
 const silence = 2 * time.Second
 
-// quiet is how long nothing must come behind a response.
+// quiet is the time without data that ends a response.
 const quiet = 300 * time.Millisecond
 
 var build = sync.OnceValues(func() (string, error) {
@@ -128,7 +128,7 @@ var (
 	stateFiles  = map[string]string{"1.2": "tpm-00.", "2.0": "tpm2-00."}
 )
 
-// ending tells how the process has ended and what it said; "" if it runs.
+// ending describes how the process has ended and its output; "" if it runs.
 func (i *instance) ending() string {
 	select {
 	case <-i.Done:
@@ -167,7 +167,7 @@ func (p *peer) close() {
 }
 
 // sentinel is GET_CAPABILITY. Its reply marks the end of what came before, as
-// replies do not tell their length.
+// replies do not contain their length.
 var sentinel = []byte{0, 0, 0, 1}
 
 // request sends a request, in pieces with a pause between them, and returns the
@@ -227,7 +227,7 @@ func (p *peer) command(want int, pieces ...[]byte) string {
 }
 
 // send writes the pieces so that each is read by itself: the next one follows when the
-// emulator has read all of the one before, or has stopped reading.
+// emulator has read all of the previous one, or has stopped reading.
 func (p *peer) send(pieces [][]byte) error {
 	for n, b := range pieces {
 		if n > 0 {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Looks at the package $1: lintian finds nothing in it, and it is made once more with
 # the same bytes. What `make install` puts somewhere, `make uninstall` takes away, but
-# for a file that somebody has written to.
+# for a file that was changed.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 PACKAGE" >&2; exit 2; }
 cd "$(dirname "$0")/../.."
@@ -37,7 +37,7 @@ sameFile() {
 # everything DIRECTORY: all that is in it but directories.
 everything() { (cd "$1" && find . ! -type d | LC_ALL=C sort); }
 
-# /dev/shm is a file system other than that of the tree.
+# /dev/shm is another file system than the tree's.
 shm=$(mktemp -d -p /dev/shm)
 trap 'rm -rf "$work" "$shm"' EXIT
 make --no-print-directory -s install DESTDIR="$shm" prefix=/usr >/dev/null

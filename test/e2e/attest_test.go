@@ -149,7 +149,7 @@ func activate(tpm transport.TPM, ak *tpm2.CreatePrimaryResponse, blob, encrypted
 	return opened.CertInfo.Buffer, nil
 }
 
-// akTemplate is that of an attestation key on P-256.
+// akTemplate is the template of an attestation key on P-256.
 var akTemplate = tpm2.TPMTPublic{
 	Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
 	ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, Restricted: true, SignEncrypt: true},

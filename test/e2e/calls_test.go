@@ -150,7 +150,7 @@ func (s sink) start(t *testing.T, v version, dir, state string) *emulator {
 	return e
 }
 
-// awaitSocket is await for an emulator whose messages nobody has.
+// awaitSocket is await for an emulator without captured output.
 func (e *emulator) awaitSocket(t *testing.T, path string) {
 	t.Helper()
 	if err := harness.Until(func() bool { return e.Ended() || harness.Listens(path) }); err != nil || e.Ended() {

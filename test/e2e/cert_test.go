@@ -34,7 +34,7 @@ func certFiles(t *testing.T) string {
 	return dir
 }
 
-// certOptions are those of a whole certificate but for type, key and issuer.
+// certOptions are the options of a whole certificate except type, key and issuer.
 const certOptions = "--tpm-manufacturer id:00001014 --tpm-model swtpm --tpm-version id:20240125 " +
 	"--platform-manufacturer Fedora --platform-model QEMU --platform-version 2.1 " +
 	"--tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 183 --tpm-serial-num 1 "
@@ -300,7 +300,7 @@ func TestCertTPM(t *testing.T) {
 	e.terminate(t)
 }
 
-// TestCertNames holds that the program is there under both names, and that what it
+// TestCertNames checks that the program has both names, and that an option that it
 // does not understand costs the exit code 1 under either.
 func TestCertNames(t *testing.T) {
 	t.Parallel()
@@ -330,7 +330,7 @@ func TestCertInterrupted(t *testing.T) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	p := harness.Start(t, cmd)
-	// What it has read it waits for the rest of.
+	// It waits for the rest of the input.
 	if _, err := w.WriteString("half a pass"); err != nil {
 		t.Fatal(err)
 	}

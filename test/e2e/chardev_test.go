@@ -64,7 +64,7 @@ func TestCharacterDevice(t *testing.T) {
 	}
 }
 
-// A descriptor that is passed is the device; the control channel works beside it,
+// A descriptor that is passed is the device; the control channel works next to it,
 // and has no data channel to give away.
 func TestCharacterDescriptor(t *testing.T) {
 	t.Parallel()

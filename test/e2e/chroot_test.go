@@ -15,7 +15,7 @@ import (
 )
 
 // TestNotifyFromChroot: systemd, whose socket is outside of the new root
-// directory, is told that the TPM is ready.
+// directory, learns that the TPM is ready.
 func TestNotifyFromChroot(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it changes the root directory")

@@ -33,7 +33,7 @@ func completionScripts(t *testing.T, dir, shell string) []string {
 	return paths
 }
 
-// complete has a shell complete each line, with the driver in testdata, and
+// complete lets a shell complete each line, with the driver in testdata, and
 // returns what it prints. The shell is in a directory with the files of the
 // arguments, and knows the profile "mine".
 func complete(t *testing.T, shell, driver string, lines []string) string {
@@ -69,7 +69,7 @@ func complete(t *testing.T, shell, driver string, lines []string) string {
 }
 
 // query is a line and some of the words that it may become; without words it may
-// become none. A candidate is what comes behind the last blank.
+// become none. A candidate is the text after the last blank.
 type query struct {
 	line string
 	want string

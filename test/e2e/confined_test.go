@@ -16,7 +16,7 @@ import (
 // comes into force.
 var opening = regexp.MustCompile(`(openat\(.*tpm2-00\.[a-z]+.* = \d|seccomp\(SECCOMP_SET_MODE_FILTER)`)
 
-// TestVerbsAreConfined holds that a verb is confined before it reads a byte of the
+// TestVerbsAreConfined checks that a verb is confined before it reads a byte of the
 // state, which may have been made to do harm to who looks at it.
 func TestVerbsAreConfined(t *testing.T) {
 	t.Parallel()
@@ -57,7 +57,7 @@ func TestVerbsAreConfined(t *testing.T) {
 	}
 }
 
-// TestPrintInfoIsConfined holds the same for an emulator that only tells of a TPM.
+// TestPrintInfoIsConfined checks the same for an emulator that only prints data of a TPM.
 func TestPrintInfoIsConfined(t *testing.T) {
 	t.Parallel()
 	strace := harness.Need(t, "strace", "strace")
@@ -73,7 +73,7 @@ func TestPrintInfoIsConfined(t *testing.T) {
 	}
 }
 
-// TestNoFilter holds that nothing goes on without the filter, and the exit codes, of
+// TestNoFilter checks that nothing goes on without the filter, and the exit codes, of
 // which swtpm cuse has one of its own.
 func TestNoFilter(t *testing.T) {
 	t.Parallel()

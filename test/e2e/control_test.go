@@ -120,7 +120,7 @@ func TestInputFiles(t *testing.T) {
 }
 
 // TestReadersEndAtOnce checks that SIGINT and SIGTERM end a verb which only reads,
-// though it waits for what nobody writes.
+// though it waits for input that no process writes.
 func TestReadersEndAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// Whatever was acknowledged before kill -9 is there afterwards; one more bump
-// may be, for it was on its way.
+// TestKillLosesNothingAcknowledged checks that kill -9 loses no acknowledged number; one more bump
+// may exist, because it was on its way.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	for _, k := range keepings {
@@ -38,7 +38,7 @@ func killLoop(t *testing.T, k keeping, v version, kills int) {
 	acknowledged := ch.number(t)
 	for kill := range kills {
 		// The kill comes in the middle of the bumps, each time a little later.
-		// How long a bump takes is the disk's affair, so the first one tells.
+		// The disk decides how long a bump takes, so the first one is measured.
 		begin := time.Now()
 		if err := ch.bump(acknowledged + 1); err != nil {
 			t.Fatal(err)

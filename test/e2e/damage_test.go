@@ -183,7 +183,7 @@ func (d *damage) finish(t *testing.T) {
 	}
 }
 
-// failures returns the lines of a log that tell of a failed INIT. There may be
+// failures returns the lines of a log about a failed INIT. There may be
 // others: a disk may be slow at any time, and the log says so.
 func failures(log string) (lines []string) {
 	for line := range strings.Lines(log) {

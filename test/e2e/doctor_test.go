@@ -45,7 +45,7 @@ func newWard(t *testing.T, v version, state []byte) *ward {
 // in is the path of a state file.
 func (w *ward) in(name string) string { return filepath.Join(w.state, name) }
 
-// at is the path of something beside the state.
+// at is the path of a file next to the state.
 func (w *ward) at(name string) string { return filepath.Join(w.dir, name) }
 
 // profile writes the profile and returns its path.
@@ -63,7 +63,7 @@ func (w *ward) profile(t *testing.T, user string) string {
 	return path
 }
 
-// snapshot tells of everything beneath dir what a look must not change.
+// snapshot returns the properties of everything below dir that an examination must not change.
 func snapshot(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -107,7 +107,7 @@ type sickness struct {
 	any  bool                    // whether it starts is up to this machine
 }
 
-// TestDoctorAgrees holds for each way in which a TPM can be kept from starting
+// TestDoctorAgrees checks for each way in which a TPM can be kept from starting
 // that the doctor says so, that swtpm run fails, that the doctor sees no such
 // thing in what starts, and that it touches nothing: as an ordinary user, and as
 // root for the user of the profile.
@@ -187,7 +187,7 @@ func (d diagnosis) lines() (lines []string) {
 	return lines
 }
 
-// has tells whether a line begins with the first two words of want and has the
+// has reports whether a line begins with the first two words of want and has the
 // rest of it.
 func has(lines []string, want string) bool {
 	check, rest, _ := strings.Cut(want, ": ")
@@ -227,7 +227,7 @@ func (w *ward) command(asRoot bool, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// try runs the profile and tells whether the TPM comes up and is not in failure
+// try runs the profile and reports whether the TPM comes up and is not in failure
 // mode, and what the emulator says.
 func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, said string) {
 	t.Helper()
@@ -284,7 +284,7 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 	return result(rsp) != failure20 && result(rsp) != fail12, p.Out.String()
 }
 
-// Who may not become the TPM's user cannot tell what that user may do, and the
+// A user who may not become the TPM's user cannot find out what that user may do, and the
 // doctor does not say that it may not.
 func TestDoctorBlind(t *testing.T) {
 	t.Parallel()

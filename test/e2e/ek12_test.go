@@ -12,8 +12,8 @@ import (
 )
 
 // TestInspectEK12 reads the endorsement key and its certificate from the state of
-// a TPM 1.2 that is off: one that would tell anybody, one with an owner and locked
-// NV memory, which tells nobody, and an encrypted one, made by us and by the
+// a TPM 1.2 that is off: one that would print it to any client, one with an owner and locked
+// NV memory, which refuses, and an encrypted one, made by us and by the
 // reference.
 func TestInspectEK12(t *testing.T) {
 	t.Parallel()
@@ -79,7 +79,7 @@ func TestInspectEK12(t *testing.T) {
 				if block, _ := pem.Decode([]byte(k.Certificate)); block == nil || string(block.Bytes) != cert {
 					t.Errorf("another certificate:\n%s", k.Certificate)
 				}
-				// openssl's opinion: the certificate is that of the key.
+				// openssl checks that the certificate fits the key.
 				x509 := exec.Command(harness.Need(t, "openssl", "openssl"), "x509", "-pubkey", "-noout")
 				x509.Stdin = strings.NewReader(k.Certificate)
 				if _, pub, stderr := runCmd(t, x509); pub != k.PublicKey {

@@ -13,7 +13,7 @@ import (
 )
 
 // TestLogFlood checks that a client which has everything refused cannot fill the
-// disk: its lines are counted, and those of other kinds are still there.
+// disk: its lines are counted, and lines of other kinds still appear.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
 	state := harness.TempDir(t)

@@ -13,7 +13,7 @@ import (
 )
 
 // TestFullDiskStartup checks that a TPM_Startup which finds no space can be sent again:
-// with a TPM 1.2 it also uses up the saved state, which must still be there then.
+// with a TPM 1.2 it also uses up the saved state, which must still exist then.
 func TestFullDiskStartup(t *testing.T) {
 	t.Parallel()
 	for v, save := range map[version]string{v20: "8001 0000000c 00000145 0001", v12: "00c1 0000000a 00000098"} {
@@ -234,7 +234,7 @@ func TestFullImage(t *testing.T) {
 	}
 }
 
-// TestFullDiskService checks a service on a full disk: systemd is told what the command
+// TestFullDiskService checks a service on a full disk: systemd gets a status with what the command
 // waits for, the watchdog is fed, and neither kill -9 nor a restart costs the TPM.
 func TestFullDiskService(t *testing.T) {
 	t.Parallel()

@@ -25,7 +25,7 @@ type operation struct {
 	v       version
 	prepare []string // commands before the disk is full
 	cmd     string
-	undoes  bool // afterwards the number is gone
+	undoes  bool // afterwards the number no longer exists
 }
 
 // The operations of both versions. With a TPM 2.0, 80000000 is the object that
@@ -260,7 +260,7 @@ func (w *filled) send(cmd string) <-chan error {
 	return done
 }
 
-// waits waits until the log has told n times that a command waits, and checks what
+// waits waits until the log has n lines about a waiting command, and checks what
 // must work meanwhile.
 func (w *filled) waits(t *testing.T, n int) {
 	t.Helper()

@@ -113,7 +113,7 @@ func TestPassedDataListener(t *testing.T) {
 }
 
 // ended wants p to end well on SIGTERM and to leave the socket alone, which
-// somebody else has made.
+// another process has made.
 func ended(t *testing.T, p *harness.Process, path string) {
 	t.Helper()
 	_ = p.Cmd.Process.Signal(unix.SIGTERM)
@@ -159,7 +159,7 @@ func TestPassedControl(t *testing.T) {
 			if _, err := c.Capability(); err != nil {
 				t.Error(err)
 			}
-			if typ == unix.SOCK_DGRAM { // nobody hears the end of one
+			if typ == unix.SOCK_DGRAM { // the end of one has no effect
 				if err := c.Shutdown(); err != nil {
 					t.Error(err)
 				}
@@ -173,7 +173,7 @@ func TestPassedControl(t *testing.T) {
 	}
 }
 
-// What is passed and is not what the option says is refused.
+// A descriptor of another kind than the option names is refused.
 func TestPassedWrong(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{

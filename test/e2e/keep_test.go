@@ -138,7 +138,7 @@ const (
 	sha1End12    = "00c1 0000000e 000000a2 00000000"
 )
 
-// fill gives the TPM a volatile state and returns what looks whether it is there.
+// fill gives the TPM a volatile state and returns a check that it still exists.
 func (k *keptTPM) fill(t testing.TB) (check func()) {
 	t.Helper()
 	c := k.data
@@ -234,7 +234,7 @@ func TestKeep(t *testing.T) {
 				t.Errorf("it said %s", said)
 			}
 		}
-		k.dial(t).alive(t) // the socket is there, too
+		k.dial(t).alive(t) // the socket exists, too
 		names := strings.Join(k.Names(t), " ")
 		if want := "swtpm-state swtpm-listen-ctrl swtpm-listen-data swtpm-ctrl-0 swtpm-data-1"; !strings.HasPrefix(names, want) {
 			t.Errorf("kept are %s, want %s", names, want)
@@ -304,7 +304,7 @@ func TestKeepRandom(t *testing.T) {
 	}
 }
 
-// The memory tells nothing of an encrypted TPM.
+// TestKeepSecrets checks that the memory reveals nothing of an encrypted TPM.
 func TestKeepSecrets(t *testing.T) {
 	t.Parallel()
 	everyKept(t, func(t *testing.T, v version, key bool) {
@@ -328,7 +328,7 @@ func TestKeepSecrets(t *testing.T) {
 	})
 }
 
-// A state that somebody has put in place of the TPM's own does not get the volatile
+// A state that replaced the TPM's own does not get the volatile
 // state of the latter.
 func TestKeepOtherState(t *testing.T) {
 	t.Parallel()
@@ -358,7 +358,7 @@ func TestKeepOtherState(t *testing.T) {
 }
 
 // A client under load gets an answer to each command, the right one or that it
-// failed, whenever the process is killed or restarted; and what it was told is true
+// failed, whenever the process is killed or restarted; and each response is true
 // afterwards.
 func TestKeepUnderLoad(t *testing.T) {
 	t.Parallel()
@@ -478,7 +478,7 @@ func numberUntilAnswered(t testing.TB, c *channel) uint64 {
 }
 
 // A service that is restarted or killed while a migration brings its state has the
-// migration fail: the state that came in has gone with the process, and no other TPM
+// migration fail: the incoming state ended with the process, and no other TPM
 // is started or made in its place. The guest is on the other host still, and comes
 // when everything is sent again.
 func TestKeepIncoming(t *testing.T) {
@@ -720,7 +720,7 @@ func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string,
 }
 
 // The same for a process that was killed between power on and startup, where a TPM
-// 1.2 stores nothing: its memory says that it has served nobody.
+// 1.2 stores nothing: its memory says that it has served no client.
 func TestKeepBeforeStartup(t *testing.T) {
 	t.Parallel()
 	for _, g := range []struct {

@@ -220,7 +220,7 @@ func TestFullDiskWithFile(t *testing.T) {
 }
 
 // A power cut at any moment of several bumps leaves a file that starts, with the
-// last number that was acknowledged or the one after it. strace records what is
+// last number that was acknowledged or its successor. strace records what is
 // written, synced and answered; what was not synced is left out sector by sector.
 func TestPowerCutWithFile(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
@@ -266,7 +266,7 @@ func powerCutWithFile(t *testing.T, v version, args []string) {
 			cuts[content] = c
 		}
 	}
-	// strace may be gone before it has seen the end of the last answer.
+	// strace may have ended before it has seen the end of the last answer.
 	if d.acknowledged < bumps-1 || len(cuts) < 2*bumps {
 		t.Errorf("strace has seen %d answers, which left %d different states", d.acknowledged, len(cuts))
 	}

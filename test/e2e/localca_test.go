@@ -97,7 +97,7 @@ func TestLocalCABesideReference(t *testing.T) {
 	atOnce(t, dir, 16, func(i int) string { return []string{ours("swtpm_localca"), reference}[i%2] })
 }
 
-// atOnce runs n programs at once and holds that their certificates are valid and
+// atOnce runs n programs at once and checks that their certificates are valid and
 // have n serial numbers.
 func atOnce(t *testing.T, dir string, n int, program func(int) string) {
 	t.Helper()
@@ -159,7 +159,7 @@ func TestLocalCAHandover(t *testing.T) {
 	}
 }
 
-// Whatever is at the place of the certificate, of the log or of the configuration,
+// With any kind of file in place of the certificate, of the log or of the configuration,
 // nothing outside is touched and nothing waits.
 func TestLocalCAHostile(t *testing.T) {
 	t.Parallel()
@@ -230,7 +230,7 @@ func TestLocalCAUser(t *testing.T) {
 	if code != 1 || !strings.Contains(stderr, "Need read") {
 		t.Errorf("as nobody: exit code %d, %q", code, stderr)
 	}
-	// What root makes in the user's directory is the user's.
+	// Files that root makes in the user's directory belong to the user.
 	if err := errors.Join(os.Chown(dir+"/ca", nobody, nobody), os.Remove(dir+"/ca/certserial"), os.Remove(dir+"/ca/.lock.swtpm-localca")); err != nil {
 		t.Fatal(err)
 	}

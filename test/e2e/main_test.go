@@ -24,7 +24,7 @@ import (
 // is set already nothing is built: a package's programs can be tested.
 const binVar = "SWTPM_TEST_BIN"
 
-// nobody is the user and the group that tests become when they run as root.
+// The user ID and group ID that tests of root change to.
 const nobody = 65534
 
 func TestMain(m *testing.M) {

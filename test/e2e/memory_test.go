@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// anonymousKiB is the memory of a process that no file stands behind.
+// anonymousKiB is the memory of a process that is not mapped from a file.
 func anonymousKiB(t testing.TB, pid int) int {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))

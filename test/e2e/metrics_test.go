@@ -12,7 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// A TPM of a profile tells its numbers on a socket, and in a file that goes with it.
+// TestMetrics checks that a TPM of a profile writes its numbers to a socket, and to a file
+// that is removed with it.
 func TestMetrics(t *testing.T) {
 	p := startProfiled(t, "file = \"log\"\n[metrics]\nlisten = \"unix:metrics\"\nmode = \"0600\"\n")
 	sock := filepath.Join(p.dir, "metrics")
@@ -69,7 +70,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// What [metrics] cannot be is told with its place.
+// Errors in [metrics] name the line.
 func TestMetricsMistakes(t *testing.T) {
 	dir := harness.TempDir(t)
 	file := filepath.Join(dir, "p.toml")

@@ -101,7 +101,7 @@ func (g *guest) goesOn(t testing.TB, e *emulator, v version) {
 	g.number++
 }
 
-// isAt wants the guest's lasting part in a state directory that nobody uses.
+// isAt checks that the guest's permanent state is in a state directory that no process uses.
 func (g *guest) isAt(t testing.TB, state string, v version, args ...string) {
 	t.Helper()
 	e := start(t, setup{tpm: v, state: state, args: args})
@@ -475,7 +475,7 @@ func TestMigrationSharedWithOtherKey(t *testing.T) {
 
 // The target of a shared directory leaves the state alone while the source has
 // it: QEMU asks for the version, resets the machine, and nothing is locked or
-// made. What needs the state then fails, and a command or a blob ends it.
+// made. Requests that need the state then fail, and a command or a blob ends it.
 func TestMigrationIncomingWaits(t *testing.T) {
 	t.Parallel()
 	ask := map[version]string{v12: "00c1 0000000a 000000f1", v20: "8001 0000000a 00000181"}
@@ -570,7 +570,7 @@ func listing(t testing.TB, dir string) string {
 	return b.String()
 }
 
-// A source that has lost its state to another process ends when it is told to go
+// A source that has lost its state to another process ends when it is asked to go
 // on: no answer, exit code 0, a line in the log.
 func TestMigrationLostForGood(t *testing.T) {
 	t.Parallel()
@@ -603,8 +603,8 @@ func TestMigrationLostForGood(t *testing.T) {
 	}
 }
 
-// What a host does with the TPM while its guest is elsewhere, and when the other
-// host has ended and nobody has the lock, does not replace what the guest has stored
+// Requests of a host to the TPM while its guest is elsewhere, and when the other
+// host has ended and no process holds the lock, do not replace what the guest has stored
 // there: RESET_TPMESTABLISHED and HASH_START store the state of a TPM 1.2, all of it.
 func TestMigrationOvertaken(t *testing.T) {
 	t.Parallel()
@@ -695,7 +695,7 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
-// lockIsFree tells whether a process could have the state.
+// lockIsFree reports whether a process could lock the state.
 func lockIsFree(t testing.TB, state string) bool {
 	t.Helper()
 	f, err := os.OpenFile(filepath.Join(state, ".lock"), os.O_WRONLY, 0)

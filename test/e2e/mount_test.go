@@ -245,7 +245,7 @@ func TestForeignState(t *testing.T) {
 	}
 }
 
-// TestUmask checks that files of a process whose umask takes everything from everybody
+// TestUmask checks that files of a process whose umask removes all permissions
 // can be opened again by their owner.
 func TestUmask(t *testing.T) {
 	needRoot(t, "to become a user for whom modes count")
@@ -293,7 +293,7 @@ func underMask(t *testing.T, k keeping, state, mask string) *emulator {
 	return e
 }
 
-// TestStoreVolatileUnsynced checks that no volatile state stays behind that could not be
+// TestStoreVolatileUnsynced checks that no volatile state remains that could not be
 // synced: STORE_VOLATILE fails, and the next INIT does not resume.
 func TestStoreVolatileUnsynced(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")

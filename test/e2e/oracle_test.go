@@ -64,7 +64,7 @@ func TestBlobsAreNoOracle(t *testing.T) {
 		}
 		var first, second [][]byte
 		for range 1500 {
-			// The last cipher block is behind one whose last byte takes all values:
+			// The last cipher block follows one whose last byte takes all values:
 			// one in 256 of these has good padding.
 			first = append(first, container(1, 6, append(noise(16), blob[16:32]...)))
 			b := slices.Clone(blob)

@@ -40,7 +40,7 @@ func frames(t *testing.T, path string, args ...string) []frame {
 		args = append(args, "-e", f)
 	}
 	cmd := exec.Command(harness.Need(t, "tshark", "tshark"), args...)
-	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(path), "XDG_CONFIG_HOME="+filepath.Dir(path)) // nobody's preferences
+	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(path), "XDG_CONFIG_HOME="+filepath.Dir(path)) // no preferences
 	code, out, errout := runCmd(t, cmd)
 	if code != 0 {
 		t.Fatalf("tshark: exit code %d\n%s", code, errout)
@@ -259,7 +259,7 @@ func TestRedact(t *testing.T) {
 					t.Errorf("%q in the recording: %v", secret, !redacted)
 				}
 			}
-			// What is harmless is there either way, and the dissector finds its way.
+			// Harmless fields are present either way, and the dissector finds its way.
 			for _, public := range []string{strings.Repeat("\x11", 32), "\x01\x50\x00\x16\x00\x0b"} {
 				if !strings.Contains(recording, public) {
 					t.Errorf("%x is not in the recording", public)
@@ -342,8 +342,8 @@ func TestRedactPlain(t *testing.T) {
 	}
 }
 
-// TestRecordingUnread records into a pipe that nobody reads: every command is
-// answered, the loss is told once, and the process ends when it is told to.
+// TestRecordingUnread records into a pipe that no process reads: every command is
+// answered, the loss is logged once, and the process ends when it is asked to.
 func TestRecordingUnread(t *testing.T) {
 	t.Parallel()
 	fifo := filepath.Join(harness.TempDir(t), "fifo")
@@ -365,8 +365,8 @@ func TestRecordingUnread(t *testing.T) {
 	}
 }
 
-// TestRecordingAfterKill appends to a recording that ended in the middle. What is
-// there of the first part is what was sent and got, in order, with no piece of a
+// TestRecordingAfterKill appends to a recording that ended in the middle. The content
+// of the first part is what was sent and got, in order, with no piece of a
 // record at its end.
 func TestRecordingAfterKill(t *testing.T) {
 	t.Parallel()
@@ -402,7 +402,7 @@ func TestRecordingAfterKill(t *testing.T) {
 	if !slices.Equal(got[1], want[1]) {
 		t.Errorf("after the restart tshark sees\n%s, want\n%s", got[1], want[1])
 	}
-	// Whoever is killed may take with it what waits for a slow disk.
+	// A killed process may lose records that wait for a slow disk.
 	if n := len(got[0]); n > len(want[0]) || !slices.Equal(got[0], want[0][:n]) {
 		t.Errorf("before the restart tshark sees\n%s, want the begin of\n%s", got[0], want[0])
 	}

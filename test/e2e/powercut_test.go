@@ -15,10 +15,10 @@ import (
 )
 
 // A power cut at any moment of several bumps leaves a state that starts, with
-// the last number that was acknowledged or the one after it.
+// the last number that was acknowledged or its successor.
 //
 // strace records what is written, synced, renamed and answered. disk replays it
-// with the freedom that a kernel has: bytes that were not synced may be there,
+// with the freedom that a kernel has: bytes that were not synced may be present,
 // not, or in part, and names that were not synced may be the old or the new ones.
 func TestPowerCut(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
@@ -42,7 +42,7 @@ func TestPowerCut(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// strace may be behind; gone, it would not see the end of the last answer.
+			// strace may be late; ended, it would not see the end of the last answer.
 			err := harness.Until(func() bool {
 				d := newDisk(state, v.file(), powered)
 				for _, ev := range events(t, s.file) {
@@ -130,7 +130,7 @@ var (
 )
 
 // events reads the output of strace -f -y -xx. A call that others interrupt is
-// taken for done when its second half is there.
+// taken for done when its second half exists.
 func events(t *testing.T, file string) (list []event) {
 	t.Helper()
 	open := map[string]string{} // the first halves, by thread

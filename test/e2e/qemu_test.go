@@ -28,7 +28,7 @@ type transcript struct {
 	} `json:"log"`
 }
 
-// What QEMU sends at boot, reset, save, restore and exit has the same results
+// QEMU's requests at boot, reset, save, restore and exit have the same results
 // and replies of the same length as from the reference.
 func TestQEMUTranscripts(t *testing.T) {
 	t.Parallel()
@@ -134,7 +134,7 @@ func (q *qemu) blob(t *testing.T, hex string) []byte {
 }
 
 // reply wants what the reference answered: the same result, the same length. Of
-// a state blob the length is libtpms's affair, but the header must tell it.
+// a state blob the length depends on libtpms, but the header must have it.
 func (q *qemu) reply(t *testing.T, what, hex string, size int) {
 	t.Helper()
 	_ = q.conn.SetDeadline(time.Now().Add(harness.Patience))

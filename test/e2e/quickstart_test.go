@@ -14,7 +14,7 @@ import (
 )
 
 // The main job: examples/quickstart.toml run by an ordinary user, used with
-// tpm2-tools, restarted, and everything is still there.
+// tpm2-tools, restarted, and everything still exists.
 func TestQuickstart(t *testing.T) {
 	tools := filepath.Dir(harness.Need(t, "tpm2_getrandom", "tpm2-tools"))
 	t.Parallel()
@@ -56,7 +56,7 @@ func TestQuickstart(t *testing.T) {
 	}
 }
 
-// quickstart is the example with other ports, for there may be one running.
+// quickstart is the example with other ports, because one may be running.
 func quickstart(t *testing.T, port int) string {
 	t.Helper()
 	text := harness.Read(t, "../../examples/quickstart.toml")
@@ -69,8 +69,8 @@ func quickstart(t *testing.T, port int) string {
 	return text
 }
 
-// asUser is a command that nobody runs in dir if root runs the test, and whoever
-// runs the test else.
+// asUser is a command that runs in dir as an unprivileged user: user 65534 if root runs the test,
+// otherwise the user of the test.
 func asUser(dir, program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = dir

@@ -47,14 +47,14 @@ func startProfiled(t *testing.T, log string) *profiled {
 	mkdir(t, filepath.Join(dir, "state"))
 	p.write(t, log)
 	cmd := exec.Command(ours("swtpm"), "run", p.profile)
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // no terminal of whoever runs the test
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // without the test's terminal
 	p.Process = harness.Start(t, cmd)
 	p.await(t, p.data)
 	return p
 }
 
 // SIGHUP has the log's settings read again: level and prefix, also for a client that
-// is there already, and a file that was moved away is made anew.
+// exists already, and a file that was moved away is made anew.
 func TestReload(t *testing.T) {
 	p := startProfiled(t, "file = \"log\"\nprefix = \"a: \"\n")
 	c := p.open(t, v20)
@@ -89,7 +89,7 @@ func TestReload(t *testing.T) {
 	p.reload(t)
 	said(p.log, fmt.Sprintf("b: reload: log: open %s: no such file or directory; create its directory, or correct the path; nothing has changed\n", filepath.Join(p.dir, "no/log")))
 
-	// Less again; what cannot change is told of, in the new place.
+	// Less again; a line in the new log names the settings that cannot change.
 	p.write(t, "file = \"other\"\nprefix = \"c: \"\n[pid]\nfile = \"pid\"\n")
 	p.reload(t)
 	other := filepath.Join(p.dir, "other")
@@ -118,7 +118,7 @@ func TestHangupClassic(t *testing.T) {
 }
 
 // A terminal that goes ends the TPM of a profile, in order: its state is on disk and
-// its sockets are gone.
+// its sockets no longer exist.
 func TestHangupTerminal(t *testing.T) {
 	p := startProfiled(t, "file = \"log\"\n")
 	p.terminate(t)

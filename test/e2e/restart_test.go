@@ -126,7 +126,7 @@ func TestShutdownFullDisk(t *testing.T) {
 
 // A start that cannot read or lock the state for now leaves what the previous process
 // has kept alone, byte by byte, and ends with the exit code after which systemd starts
-// it again; once the state is there, the guest continues.
+// it again; once the state exists, the guest continues.
 func TestRestartSystemErrors(t *testing.T) {
 	needRoot(t, "strace injects errors")
 	strace := harness.Need(t, "strace", "strace")
@@ -283,7 +283,7 @@ func TestRestartDamagedState(t *testing.T) {
 }
 
 // A damaged state of a TPM that is powered on at the start ends the start for good: the
-// clients learn that their TPM is gone.
+// clients learn that their TPM no longer exists.
 func TestRestartDamagedStateAtStart(t *testing.T) {
 	t.Parallel()
 	k, _, _ := newProfiled(t, "")

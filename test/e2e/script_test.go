@@ -21,17 +21,17 @@ import (
 )
 
 // TestScripts runs testdata/*.txtar: the options of the classic command line and
-// our verbs. Beside testscript's own commands there are
+// our verbs. In addition to testscript's own commands there are
 //
-//	await PATH | tcp:HOST:PORT     waits until somebody listens, or the file is there and
+//	await PATH | tcp:HOST:PORT     waits until a process listens, or the file exists and
 //	                               not empty
-//	await -gone PATH               waits until the file is not there
+//	await -gone PATH               waits until the file is missing
 //	[!] cmd ADDR HEX...            sends TPM commands on one connection and prints the
 //	                               responses in hex; "closed" if there is none
 //	[!] req ADDR HEX...            the same with requests of the control channel
 //	ports VAR...                   sets each variable to a free TCP port
 //	signal NAME [PIDFILE]          sends a signal to the last process in the background,
-//	                               or to that of the file
+//	                               or to the process of the file
 //	mode OCTAL PATH                checks permission bits
 //
 // ADDR is a path or tcp:HOST:PORT. [root] holds if root runs the tests,

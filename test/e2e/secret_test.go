@@ -90,7 +90,7 @@ func TestNoSecretOutside(t *testing.T) {
 	scan(t, proc, secrets)
 
 	// A crash leaves no core, whatever the limit of who has started it: the kernel
-	// tells the parent.
+	// notifies the parent.
 	_ = e.Cmd.Process.Signal(unix.SIGSEGV)
 	e.Wait(t)
 	if ws, ok := e.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.CoreDump() || !ws.Signaled() && ws.ExitStatus() == 0 {

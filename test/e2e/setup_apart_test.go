@@ -44,7 +44,7 @@ func TestSetupLeftover(t *testing.T) {
 			if len(left) != 1 || harness.Read(t, filepath.Join(left[0], v.file())) == "" {
 				t.Fatalf("left is %q, want one directory with a state", left)
 			}
-			// Its emulator may be about to end; others are not ours, or at work.
+			// Its emulator may be about to end; others belong to other tests, or are at work.
 			if err := harness.Until(func() bool { return !isLocked(t, filepath.Join(left[0], ".lock")) }); err != nil {
 				t.Fatalf("its emulator has not ended: %v", err)
 			}
@@ -124,7 +124,7 @@ func TestSetupHops12(t *testing.T) {
 			for i, program := range []string{theirs, ours("swtpm"), theirs} {
 				e := start(t, setup{program: program, tpm: v12, state: state})
 				ch := e.power(t, v12)
-				// Behind the header of the TCG, 500 bytes of DER.
+				// After the header of the TCG, 500 bytes of DER.
 				if got := ch.succeed(t, "00c1 00000016 000000cf 1000f000 00000007 000001f4"); got != fmt.Sprintf("000001f4%x", cert[:500]) {
 					t.Errorf("%d: the certificate begins %s", i, got)
 				}

@@ -23,7 +23,7 @@ func script(t *testing.T, path, text string) string {
 }
 
 // TestSetupHostileProgram manufactures with emulators that leave something else
-// than a state, or end badly: the TPM that was there stays as it was.
+// than a state, or end badly: the existing TPM stays as it was.
 func TestSetupHostileProgram(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
@@ -64,8 +64,8 @@ for word; do case $word in dir=*) state=${word#dir=}/`+v20.file()+`; `+text+`;; 
 	}
 }
 
-// TestSetupStaging holds that root has an emulator work where nobody else can put
-// a link in the way, and otherwise beside the state.
+// TestSetupStaging checks that root's emulator works where no other user can put
+// a link in the way, and otherwise next to the state.
 func TestSetupStaging(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "the state is another user's")

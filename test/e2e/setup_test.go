@@ -108,7 +108,7 @@ func TestSetupLikeReference(t *testing.T) {
 }
 
 // verifyTPM is what a verifier does with a TPM that it sees for the first time:
-// the certificate in the TPM is that of the file and its issuer's; the key that it
+// the certificate in the TPM equals the file and has its issuer; the key that it
 // certifies is the one that opens a secret for an attestation key of the same TPM.
 const verifyTPM = `
 tpm2_nvread 0x1c00002 >nv.crt
@@ -184,7 +184,7 @@ func TestSetupVerified(t *testing.T) {
 	}
 }
 
-// TestSetupFails holds that a setup which fails leaves a TPM that was there as it
+// TestSetupFails checks that a setup which fails leaves an existing TPM as it
 // was, byte by byte. The reference deletes it in each case.
 func TestSetupFails(t *testing.T) {
 	t.Parallel()

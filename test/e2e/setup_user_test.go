@@ -13,7 +13,7 @@ import (
 )
 
 // TestSetupOrdinaryUser checks that an ordinary user who lacks rights to the machine's
-// configuration or CA is told of the files of one's own, and that these work.
+// configuration or CA learns about personal files, and that these work.
 func TestSetupOrdinaryUser(t *testing.T) {
 	needRoot(t, "to become an ordinary user")
 	t.Parallel()

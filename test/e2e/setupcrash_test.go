@@ -31,8 +31,8 @@ func setupProfile(v version, dir, conf string) []byte {
 		"[manufacture]\n%s\nek-cert = true\nplatform-cert = true\nlock-nvram = true\nconfig = %q\n", v, dir, more, conf)
 }
 
-// TestSetupKilled kills a setup at each system call that changes something beside
-// the state. What is there then is a whole TPM or none, and the next setup makes
+// TestSetupKilled kills a setup at each system call that changes something next to
+// the state. Afterwards the TPM is whole or missing, and the next setup makes
 // it whole, once.
 func TestSetupKilled(t *testing.T) {
 	needRoot(t, "strace traces it")
@@ -65,8 +65,8 @@ func TestSetupKilled(t *testing.T) {
 	}
 }
 
-// setupKilled kills a setup at its n-th call. It tells whether it got so far, and
-// whether the TPM was there.
+// setupKilled kills a setup at its n-th call. It reports whether it got so far, and
+// whether the TPM existed.
 func setupKilled(t *testing.T, strace string, v version, conf, call string, n int) (died, there bool) {
 	t.Helper()
 	dir := harness.TempDir(t)
@@ -109,8 +109,8 @@ func setupKilled(t *testing.T, strace string, v version, conf, call string, n in
 }
 
 // TestSetupKilledFile kills a setup whose state is in one file at each system call
-// that changes something in it or in the record beside it. The TPM is there or not;
-// one that is there stays, and the next setup says that it is done.
+// that changes something in it or in the record next to it. The TPM exists or not;
+// an existing one stays, and the next setup says that it is done.
 func TestSetupKilledFile(t *testing.T) {
 	needRoot(t, "strace traces it")
 	strace := harness.Need(t, "strace", "strace")
@@ -163,7 +163,7 @@ func eksOf(profile string) string {
 	return string(out)
 }
 
-// looksThere says whether swtpm_setup takes the TPM for one that is there. It
+// looksThere reports whether swtpm_setup finds an existing TPM. It
 // looks before it reads its configuration, which is missing.
 func looksThere(t *testing.T, v version, state string) bool {
 	t.Helper()
@@ -178,7 +178,7 @@ func looksThere(t *testing.T, v version, state string) bool {
 	return code == 0
 }
 
-// wantManufactured holds that a copy of the TPM, when somebody has locked it, has
+// wantManufactured checks that a copy of the TPM, if it is locked, has
 // what is made last: the lock on its NV indices. It returns what is stored then.
 func wantManufactured(t *testing.T, v version, state, what string) string {
 	t.Helper()
@@ -206,7 +206,7 @@ func wantManufactured(t *testing.T, v version, state, what string) string {
 		}
 		return stored
 	}
-	// The permanent flags: nvLocked is the 16th byte behind the tag.
+	// The permanent flags: nvLocked is the 16th byte after the tag.
 	rsp, err := ch.transmit("00c1 00000016 00000065 00000004 00000004 00000108")
 	if err != nil || len(rsp) != 10+4+22 || rsp[10+4+2+15] == 0 {
 		t.Errorf("%s: permanent flags = %x, %v", what, rsp, err)

@@ -18,7 +18,7 @@ import (
 )
 
 // sicknesses are the ways in which a TPM can be kept from starting, and some that
-// only look like one. states are those of a TPM 1.2, of a TPM 2.0, and of one
+// only look like one. states are the states of a TPM 1.2, of a TPM 2.0, and of one
 // whose state is encrypted with key128.hex.
 func sicknesses(states map[string][]byte) []sickness {
 	var all []sickness
@@ -290,7 +290,7 @@ func must1(b []byte, err error) []byte {
 	return b
 }
 
-// hold keeps the state busy with an emulator of program, as root or as whoever
+// hold keeps the state busy with an emulator of program, as root or as the user who
 // runs the test.
 func hold(program func(testing.TB) string) func(*testing.T, *ward) {
 	return func(t *testing.T, w *ward) {
@@ -411,7 +411,7 @@ func imageSicknesses(states map[string][]byte) []sickness {
 	}
 }
 
-// listenAt makes somebody listen at addr.
+// listenAt listens at addr.
 func listenAt(t *testing.T, network, addr string) net.Listener {
 	t.Helper()
 	l, err := net.Listen(network, addr)

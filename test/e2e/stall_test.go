@@ -139,7 +139,7 @@ func neverRead(t *testing.T, conn net.Conn, hex string) {
 }
 
 // Descriptors that come with requests that want none are closed, and thousands
-// of connections leave nothing behind.
+// of connections leave nothing.
 func TestNothingIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	const growthKiB = 8 << 10
@@ -176,7 +176,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	e.terminate(t)
 }
 
-// passed sends requests with four descriptors each, which nobody asked for.
+// passed sends requests with four unsolicited descriptors each.
 func passed(t *testing.T, e *emulator, frames int) {
 	t.Helper()
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: e.ctrl, Net: "unix"})

@@ -30,7 +30,7 @@ func keyArgs(key string) []string {
 	return []string{"--key", stateKeys[key]}
 }
 
-// newKeyArgs are those of a new one.
+// newKeyArgs are the options of a new key.
 func newKeyArgs(key string) []string {
 	if stateKeys[key] == "" {
 		return []string{"--no-key"}
@@ -78,7 +78,7 @@ func vector(t *testing.T, v version) (dir string) {
 }
 
 // pcr10 starts program on the state and returns PCR 10 as it finds it, without a
-// startup: the volatile state is there.
+// startup: the volatile state exists.
 func pcr10(t *testing.T, program string, v version, dir, key string) (string, error) {
 	t.Helper()
 	return pcr10At(t, program, v, append([]string{"--tpmstate", "dir=" + dir}, keyArgs(key)...)...)
@@ -99,7 +99,7 @@ func pcr10At(t *testing.T, program string, v version, args ...string) (string, e
 	return pcrValue(ch.ok(t, readPCR[v])), nil
 }
 
-// What rekey leaves is read by the reference at each step, volatile state and all.
+// TestStateRekey checks that the reference reads the state after each rekey, volatile state included.
 func TestStateRekey(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Reference(t)
@@ -177,7 +177,7 @@ func TestStateLinear(t *testing.T) {
 	}
 }
 
-// What import makes of an archive is read by the reference: under another key
+// The reference reads the state that import makes of an archive: under another key
 // than it was exported from, and sealed as it was.
 func TestStateTransfer(t *testing.T) {
 	t.Parallel()
@@ -344,7 +344,7 @@ var rekeyFiles = []string{
 	"tpm2-00.permall", "tpm2-00.volatilestate", "tpm2-00.permall.bak",
 }
 
-// checkRekeyed holds that the TPM starts with one of the keys and is what it was.
+// checkRekeyed checks that the TPM starts with one of the keys and is what it was.
 func checkRekeyed(t *testing.T, dir, want string) error {
 	t.Helper()
 	for _, key := range []string{"aes-128", "aes-256"} {
@@ -383,7 +383,7 @@ func TestStateInUse(t *testing.T) {
 	}
 }
 
-// What root makes in the directory of another user is that user's.
+// Files that root makes in the directory of another user belong to that user.
 func TestStateAsRoot(t *testing.T) {
 	needRoot(t, "files of another user")
 	t.Parallel()

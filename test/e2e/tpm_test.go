@@ -15,7 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// version is that of a TPM. Tests of both have the same steps by it: a number is
+// version is a TPM's version. Tests of both have the same steps by it: a number is
 // kept in an NV index, a counter with a TPM 2.0, a plain area with a TPM 1.2.
 type version string
 

@@ -42,7 +42,7 @@ const (
 	maxIdleTicks = 20
 )
 
-// version is that of a TPM.
+// version is a TPM's version.
 type version string
 
 const (
@@ -289,7 +289,7 @@ func (e *emulator) proper(t *testing.T) {
 	}
 	defer conn.Close()
 	// STOP, SET_LOCALITY, SET_STATEBLOB, INIT: without the volatile state that is stored or
-	// was set, which may be that of a TPM in failure mode, or of one before a Clear.
+	// was set, which may come from a TPM in failure mode, or from the time before a Clear.
 	for _, q := range []string{"0000000e", "00000005 00", "0000000d 00000000 00000002 00000000", "00000002 00000001"} {
 		if rep, err := askOn(conn, harness.Unhex(q), 4); err != nil || !bytes.Equal(rep, []byte{0, 0, 0, 0}) {
 			e.complain(t, "request %s: %x, %v", q, rep, err)

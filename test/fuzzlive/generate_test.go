@@ -39,7 +39,7 @@ func (g *generator) number() uint32 {
 	return pick(g, 0, 1, 2, 9, 10, 11, 100, 3072, 4095, 4096, 4097, 4105, 65535, 512<<10, 512<<10+1, 1<<31-1, 1<<31, ^uint32(0), g.Uint32())
 }
 
-// mutate changes a few bytes, or cuts, or extends. Nothing but the length tells
+// mutate changes a few bytes, or cuts, or extends. Only the length shows
 // whether the channel can still find the end of it.
 func (g *generator) mutate(b []byte) []byte {
 	b = slices.Clone(b)

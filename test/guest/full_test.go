@@ -15,7 +15,7 @@ import (
 
 // TestFullDisk fills the host's disk with the TPM's state under a guest that runs. Its
 // command waits until space is freed; one that waits too long is refused, and the
-// kernel goes on with the same TPM. Nobody resets the guest.
+// kernel goes on with the same TPM. The guest is not reset.
 func TestFullDisk(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.String(), func(t *testing.T) {

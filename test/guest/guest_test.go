@@ -49,7 +49,7 @@ func (m model) commands() commands {
 	}
 }
 
-// tpm has the guest send a command, which must succeed.
+// tpm sends a command from the guest, which must succeed.
 func (v *machine) tpm(t *testing.T, cmd string) []byte {
 	t.Helper()
 	rsp, err := hex.DecodeString(v.ask(t, "tpm "+strings.ReplaceAll(cmd, " ", "")))
@@ -98,7 +98,7 @@ func (g *guest) extend(t *testing.T, v *machine) {
 	}
 }
 
-// pcr has the guest read PCR 12.
+// pcr reads PCR 12 in the guest.
 func (v *machine) pcr(t *testing.T, m model) string {
 	t.Helper()
 	c := m.commands()
@@ -220,7 +220,7 @@ func TestReference(t *testing.T) {
 
 // A machine is saved to a file and goes on in other processes: ours on the same
 // directory, as with shared storage; the reference's and ours again, each with a
-// directory of its own. What is in the PCRs and the NV memory comes along.
+// directory of its own. PCRs and NV memory move with it.
 func TestMove(t *testing.T) {
 	leaving := []string{"--migration", "release-lock-outgoing"}
 	arriving := []string{"--migration", "release-lock-outgoing,incoming"}

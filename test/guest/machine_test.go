@@ -45,7 +45,7 @@ type machine struct {
 	said    []string
 }
 
-// initrdAt is the address of the initial file system: behind the kernel, and not
+// initrdAt is the address of the initial file system: after the kernel, and not
 // at the end of the memory, which the firmware uses.
 const initrdAt = 0x8000000
 

@@ -101,7 +101,7 @@ func archive(name string, program []byte) []byte {
 }
 
 // need returns the path of an installed program, or skips the test; nothing may
-// be missing where the kernel is there.
+// be missing where the kernel exists.
 func need(t *testing.T, program, pkg string) string {
 	t.Helper()
 	if os.Getenv(dirVar) == "" {

@@ -15,7 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// What a guest has in its TPM besides PCRs and NV memory.
+// The data of a guest in its TPM other than PCRs and NV memory.
 const (
 	createECC     = "8002 0000003f 00000131 40000001 00000009 40000009 0000 00 0000 0004 0000 0000 0016 0023 000b 00040072 0000 0010 0010 0003 0010 0000 0000 0000 00000000"
 	sign          = "8002 00000049 0000015d %08x 00000009 40000009 0000 00 0000 0020 %064x 0018 000b 8024 40000007 0000"
@@ -31,8 +31,8 @@ const (
 	flushSession = "00c1 00000012 000000ba %08x 00000002"
 )
 
-// fill gives the TPM a loaded key, a saved one and a session. What it returns looks
-// whether they are there still.
+// fill gives the TPM a loaded key, a saved one and a session. It returns a check
+// that they still exist.
 func fill(t *testing.T, v *machine, m model) (check func()) {
 	t.Helper()
 	handle := func(rsp []byte) uint32 { return binary.BigEndian.Uint32(rsp[10:]) }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the root file system of a small Debian with systemd, udev and tpm2-tools, of
 # this machine's own release, as the initial file system $1/root.cpio of a virtual
-# machine, unless it is there already. Nothing is installed on the machine.
+# machine, unless it exists already. Nothing is installed on the machine.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
 packages=systemd,systemd-sysv,udev,dbus,kmod,libtpms0,libseccomp2,tpm2-tools,libtss2-tcti-device0,apparmor,policycoreutils,selinux-utils
@@ -16,7 +16,7 @@ for try in 1 2 3; do
 	if timeout 600 mmdebstrap --quiet --variant=minbase --include=$packages \
 		--aptopt='APT::Install-Recommends "false"' --dpkgopt=force-unsafe-io \
 		"$release" "$1/root" "$mirror"; then
-		# What a machine that lives for a minute has no use for.
+		# Files that a machine which lives for a minute does not need.
 		(cd "$1/root" && rm -rf var/cache/apt var/lib/apt/lists boot \
 			usr/share/doc usr/share/man usr/share/locale usr/share/info usr/lib/udev/hwdb.d usr/lib/*/gconv)
 		(cd "$1/root" && find . -print0 | cpio --quiet -0 -o -H newc) >"$1/root.new"

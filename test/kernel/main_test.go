@@ -27,7 +27,7 @@ const (
 )
 
 // unit is what the machine boots to. The second serial port has the output of the
-// tests, and behind it the exit code.
+// tests, and after it the exit code.
 const unit = `[Unit]
 Requires=basic.target
 After=basic.target
@@ -124,7 +124,7 @@ func overlay(t *testing.T, dir, guest, run string) string {
 	return archive
 }
 
-// join writes one file behind the other; the kernel unpacks both.
+// join writes one file after the other; the kernel unpacks both.
 func join(to string, from ...string) error {
 	out, err := os.Create(to)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A TPM of <backend type='external'>: its control socket is systemd's, as
+// A TPM of <backend type='external'>: systemd opens its control socket, as
 // swtpm@.socket makes it, and QEMU's connection starts swtpm run. libvirt starts no
 // emulator, and the TPM ends with its guest: with the connection, for a QEMU that is
 // ended while it starts sends no CMD_SHUTDOWN.

@@ -50,7 +50,7 @@ func (g *guest) permanent() string {
 	return filepath.Join(g.state(), map[string]string{"1.2": "tpm-00", "2.0": "tpm2-00"}[g.version]+".permall")
 }
 
-// define tells libvirt of the guest, and sees to it that it goes with the test.
+// define defines the guest in libvirt, and removes it at the end of the test.
 func (g *guest) define(t *testing.T, dir string) {
 	t.Helper()
 	disk := filepath.Join(dir, g.name+".qcow2")
@@ -88,10 +88,10 @@ func (g *guest) define(t *testing.T, dir string) {
 	})
 }
 
-// log is where libvirt has swtpm write.
+// log is the path of swtpm's log in libvirt.
 func (g *guest) log() string { return "/var/log/swtpm/libvirt/qemu/" + g.name + "-swtpm.log" }
 
-// running wants the guest to run with an emulator that is ours.
+// running wants the guest to run with our emulator.
 func (g *guest) running(t *testing.T) {
 	t.Helper()
 	if s := strings.TrimSpace(virsh(t, "domstate", g.name)); s != "running" {
@@ -133,7 +133,7 @@ func emulators(t *testing.T, g *guest) (exe []string) {
 	return exe
 }
 
-// made wants the log to tell of exactly one new TPM, ever, which swtpm_setup has
+// made wants the log to report exactly one new TPM, ever, which swtpm_setup has
 // made; the emulator makes none.
 func (g *guest) made(t *testing.T) {
 	t.Helper()
@@ -165,7 +165,7 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// libvirt takes our capabilities for those of an emulator of both versions.
+// libvirt finds in our capabilities an emulator of both versions.
 func TestDomainCapabilities(t *testing.T) {
 	inside(t)
 	out := virsh(t, "domcapabilities", "--virttype", "qemu", "--machine", "q35")
@@ -216,7 +216,7 @@ func TestLife(t *testing.T) {
 			g.made(t)
 
 			virsh(t, "undefine", g.name, "--keep-tpm")
-			read(t, g.permanent()) // it must still be there
+			read(t, g.permanent()) // it must still exist
 			g.define(t, dir)
 			virsh(t, "start", g.name)
 			g.running(t)

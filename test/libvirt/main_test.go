@@ -71,7 +71,7 @@ func TestLibvirt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The shell is process 1: it reaps what daemons leave behind.
+	// The shell is process 1: it reaps the children of daemons.
 	ctx, cancel := context.WithTimeout(context.Background(), 18*time.Minute)
 	defer cancel()
 	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--mount-proc", "--kill-child",
@@ -87,7 +87,7 @@ func TestLibvirt(t *testing.T) {
 	}
 }
 
-// qemuConf has QEMU run as root without anything that needs more than a container
+// qemuConf makes QEMU run as root without anything that needs more than a container
 // has, and swtpm as usual.
 const qemuConf = `stdio_handler = "file"
 security_driver = "none"
@@ -151,7 +151,7 @@ log_outputs = "3:file:` + dir + `/libvirtd.log"
 }
 
 // emptyCA is a directory for a new local CA, which swtpm_localca makes as the
-// user tss; what is there on the machine may be somebody else's.
+// user tss; the machine's own may belong to another program.
 func emptyCA() error {
 	const dir = "/var/lib/swtpm-localca"
 	tss, err := user.Lookup("tss")

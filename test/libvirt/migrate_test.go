@@ -16,8 +16,8 @@ import (
 )
 
 // A running guest with a TPM 2.0 goes to a second libvirtd, which libvirt takes for
-// another host, and comes back: what is in the TPM's NV memory and its PCRs is
-// there each time, and the host that the guest has left keeps no TPM of it, but
+// another host, and comes back: the TPM's NV memory and its PCRs are
+// the same each time, and the host that the guest has left keeps no TPM of it, but
 // where both share the state, as on a cluster's file system.
 //
 // libvirt takes a place for shared by the type of its file system, so a directory
@@ -118,7 +118,7 @@ func (g *guest) alone(t *testing.T) {
 	}
 }
 
-// commandLine is that of the guest's emulator.
+// commandLine is the command line of the guest's emulator.
 func commandLine(t *testing.T, g *guest) string {
 	t.Helper()
 	list, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -142,7 +142,7 @@ const (
 )
 
 // measured waits until the guest's firmware has measured what it does into its TPM,
-// and tells what is in PCRs and NV memory.
+// and returns what is in PCRs and NV memory.
 func measured(t *testing.T, h *host, g *guest) string {
 	t.Helper()
 	last := ""

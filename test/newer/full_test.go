@@ -11,7 +11,7 @@ import (
 )
 
 // TestFullDisk checks that a newer libtpms can be restarted after a store that failed,
-// too: PCR, session and index are there, and the command succeeds with space again.
+// too: PCR, session and index exist, and the command succeeds with space again.
 func TestFullDisk(t *testing.T) {
 	for _, v := range []struct {
 		args    []string

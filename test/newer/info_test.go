@@ -13,7 +13,7 @@ import (
 )
 
 // TestGetInfo reads a text that is longer than one reply of GET_INFO in pieces, as
-// clients do, and holds that it is what --print-info prints.
+// clients do, and checks that it is what --print-info prints.
 func TestGetInfo(t *testing.T) {
 	dir := t.TempDir()
 	want := try(t, dir, nil, ours(t), "socket", "--tpm2", "--print-info", "0xdf").stdout

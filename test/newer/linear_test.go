@@ -37,7 +37,7 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
-// Whoever has the lock of a file keeps the other out, and both say so in the same
+// A process that holds the lock of a file keeps the other out, and both say so in the same
 // words.
 func TestStateFileLock(t *testing.T) {
 	for _, words := range [][2][]string{{ours(t), reference(t)}, {reference(t), ours(t)}} {

@@ -33,7 +33,7 @@ func custom(without, attributes string) string {
 }
 
 // refusing is an OpenSSL configuration in which nothing is found: no algorithm
-// has the property. What libtpms does by itself works all the same.
+// has the property. Algorithms of libtpms itself work all the same.
 const refusing = `openssl_conf = init
 [init]
 providers = providers
@@ -138,7 +138,7 @@ func TestProfileByDescriptor(t *testing.T) {
 }
 
 // A TPM from a profile of ours gets its algorithm profile; a second start of it
-// is told why it cannot.
+// learns why it cannot.
 func TestProfileInTOML(t *testing.T) {
 	dir := t.TempDir()
 	const src = "flags.not-need-init = true\ninterface.server = \"unix:d\"\ntpmstate.dir = \".\"\n" +

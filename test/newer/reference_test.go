@@ -24,7 +24,7 @@ func reference(t *testing.T) []string {
 // ours returns the same for our program.
 func ours(t *testing.T) []string { return append(newer(t), bin) }
 
-// outcome is what a program that has run left behind.
+// outcome is the result of a run of a program.
 type outcome struct {
 	stdout, stderr string
 	code           int
@@ -46,7 +46,7 @@ func try(t *testing.T, dir string, env []string, words []string, args ...string)
 	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// same holds that both programs print the same and end alike, each in an empty
+// same checks that both programs print the same and end alike, each in an empty
 // directory of its own where there is an empty directory st. It returns what the
 // reference did.
 func same(t *testing.T, env []string, args string) outcome {
@@ -82,7 +82,7 @@ func TestPrints(t *testing.T) {
 	}
 }
 
-// TestCapabilities compares the line that tells what the programs can do, but for
+// TestCapabilities compares the line with the programs' capabilities, except for
 // their versions and what came with 0.11.
 func TestCapabilities(t *testing.T) {
 	later := []string{"tpmstate-dir-backend-opt-backup", "tpmstate-dir-backend-opt-fsync", "cmdarg-pcap", "systemd-notify"}

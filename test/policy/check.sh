@@ -13,7 +13,7 @@ echo "apparmor_parser"
 # As for a kernel that knows all kinds of rules.
 apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --Werror "$here"/contrib/apparmor/*
 
-# A unit is up once it has told systemd so. The rules as they are loaded have it.
+# A unit is up once it has notified systemd. The rules as they are loaded have it.
 apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --debug --debug "$here/contrib/apparmor/usr.bin.swtpm" 2>&1 | grep -q '/run})*/systemd/notify)' || {
 	echo "apparmor: swtpm may not tell systemd that it is ready" >&2
 	exit 1

@@ -30,7 +30,7 @@ func TestCredential(t *testing.T) {
 	}
 	must(t, "systemctl", "stop", unit)
 
-	// The key of somebody else: the state is left as it is.
+	// The key of another TPM: the state is left as it is.
 	put(t, "/etc/swtpm/"+name+".key", 0o600, strings.Repeat("7", 64)+"\n")
 	before := must(t, "sha256sum", "/var/lib/swtpm/"+name+"/tpm2-00.permall")
 	fails(t, "systemctl", "start", unit)

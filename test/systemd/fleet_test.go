@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Two hundred TPMs are there after a boot: half of them at once, with the state that
+// Two hundred TPMs exist after a boot: half of them at once, with the state that
 // the end of the boot before has left, the other half with their first client. Then
 // they are disabled, and nothing comes up.
 func TestFleet(t *testing.T) {

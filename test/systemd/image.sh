@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the root file system of a small Debian with systemd in the directory $1, of
-# this machine's own release, unless it is there already. Nothing is installed on
+# this machine's own release, unless it exists already. Nothing is installed on
 # the machine. Debian's own packages of swtpm are files in /swtpm, and what they depend
 # on is installed. $2 names further packages, with commas.
 set -eu

@@ -62,7 +62,7 @@ func killed(t *testing.T, unit string) {
 }
 
 // A client that stays connected finds the TPM as it was, after systemctl restart and
-// after a crash: PCRs, sessions and loaded objects. After a stop it is gone.
+// after a crash: PCRs, sessions and loaded objects. After a stop it no longer exists.
 func TestKeep(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		t.Run(map[bool]string{false: "plain", true: "sealed"}[sealed], func(t *testing.T) {
@@ -170,7 +170,7 @@ func TestKeepUnderLoad(t *testing.T) {
 	t.Logf("%d commands, %d of which were answered that they failed", 2*n, failed)
 }
 
-// Who crashes again and again has failed, and its clients are told so.
+// A service that crashes again and again has failed, and its clients get an error.
 func TestCrashLoop(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)

@@ -152,7 +152,7 @@ func ended(nspawn *exec.Cmd) error {
 	return err
 }
 
-// reboot has the container end what runs and boot anew, from the files that it has.
+// reboot boots the container anew, from the files that it has.
 func reboot(t *testing.T) {
 	t.Helper()
 	root := strings.TrimPrefix(machine.Args[slices.IndexFunc(machine.Args, func(a string) bool { return strings.HasPrefix(a, "--directory=") })], "--directory=")

@@ -76,7 +76,7 @@ func TestManufactureSocket(t *testing.T) {
 }
 
 // A manufacture that fails leaves no TPM. The emulator makes none in its place, and
-// both units say in one line what is wrong. When the fault is gone, the next start
+// both units say in one line what is wrong. When the fault is repaired, the next start
 // manufactures.
 func TestManufactureFails(t *testing.T) {
 	name := instance(t, profile("clear")+made+"config = \"/etc/swtpm/no-such.conf\"\n")

@@ -38,7 +38,7 @@ func TestMistakes(t *testing.T) {
 			var status string
 			var lines []string
 			// A line of the journal's own protocol from a process that has ended before
-			// journald asks for its unit is nobody's: seen once in many runs.
+			// journald asks for its unit belongs to no unit: seen once in many runs.
 			for try := 0; len(lines) == 0 && try < 5; try++ {
 				_, _ = in("systemctl", "reset-failed", unit)
 				fails(t, "systemctl", "start", unit)
@@ -61,7 +61,7 @@ func TestMistakes(t *testing.T) {
 		})
 	}
 
-	// A unit of no profile's name, where the profile that is installed is gone.
+	// A unit of no profile's name, where the installed profile was removed.
 	must(t, "mv", "/usr/lib/swtpm/default.toml", "/usr/lib/swtpm/other.toml")
 	defer must(t, "mv", "/usr/lib/swtpm/other.toml", "/usr/lib/swtpm/default.toml")
 	fails(t, "systemctl", "start", service("no-such-profile"))

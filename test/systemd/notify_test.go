@@ -76,7 +76,7 @@ func TestJournal(t *testing.T) {
 	fails(t, "swtpm_ioctl", "--unix", "/run/swtpm/"+name+"/ctrl.sock", "-i")
 
 	// By our own field: the last words of a process may reach the journal when it
-	// has gone, and are then of no unit.
+	// has ended, and then belong to no unit.
 	must(t, "journalctl", "--sync")
 	var got []string
 	for line := range strings.Lines(must(t, "journalctl", "--output=json", "SWTPM_INSTANCE="+name)) {

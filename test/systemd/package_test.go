@@ -11,7 +11,7 @@ const packageFile = "/swtpm-go.deb"
 
 // The Debian package installs, serves a TPM, keeps its clients through an upgrade, and
 // their TPM where systemd keeps nothing, as of a container that has it as a device,
-// stops in order when it is removed, and leaves nothing behind when it is purged but
+// stops in order when it is removed, and leaves nothing when it is purged but
 // states and what belongs to them.
 func TestPackage(t *testing.T) {
 	name := instance(t, profile("clear"))
@@ -75,7 +75,7 @@ func TestPackage(t *testing.T) {
 		t.Errorf("left behind:\n%s", left)
 	}
 
-	// The state is that of the TPM still: what is installed again goes on with it.
+	// The state still belongs to the TPM: a new installation goes on with it.
 	must(t, "dpkg", "--install", packageFile)
 	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("state")) // works after TPM2_Shutdown only
 	must(t, "systemctl", "start", unit)

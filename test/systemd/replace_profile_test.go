@@ -8,7 +8,7 @@ import (
 
 // TestPackageProfile checks what becomes of the AppArmor profile of the package swtpm,
 // which stays as a conffile when our package replaces that one: ours takes its place
-// unless somebody has changed it, and none is made where there was none.
+// unless it was changed, and none is made where there was none.
 func TestPackageProfile(t *testing.T) {
 	if _, err := os.Stat(inside(packageFile)); err != nil {
 		t.Skip("there is no package: run make debtest")

@@ -74,7 +74,7 @@ func TestPackageReplaces(t *testing.T) {
 	}
 
 	install(t, packageFile)
-	must(t, "swtpm", "show", "--help") // it is ours
+	must(t, "swtpm", "show", "--help") // our program
 	kept("ours")
 	another("ours")
 	must(t, "dpkg", "--purge", "swtpm-tools", "swtpm", "swtpm-libs")
@@ -82,7 +82,7 @@ func TestPackageReplaces(t *testing.T) {
 	another("ours-alone")
 
 	install(t, theirs...)
-	fails(t, "swtpm", "show", "--help") // it is not ours
+	fails(t, "swtpm", "show", "--help") // the reference's program
 	kept("theirs")
 	another("theirs")
 	out := must(t, "dpkg", "--purge", "swtpm-go")
@@ -93,7 +93,7 @@ func TestPackageReplaces(t *testing.T) {
 	another("theirs-alone")
 }
 
-// install installs packages as an administrator does, who is not there to answer.
+// install installs packages without questions to the administrator.
 func install(t *testing.T, files ...string) {
 	t.Helper()
 	must(t, append([]string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet"}, files...)...)

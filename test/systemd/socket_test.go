@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// passed is a profile whose sockets are systemd's.
+// passed is a profile whose sockets systemd opens.
 const passed = `[interface]
 server = "systemd:data"
 [control]

@@ -101,7 +101,7 @@ func await(t *testing.T, unit, name, want string) {
 }
 
 // journal returns what was logged of a unit, in the form that journalctl calls so.
-// What is on its way to the journal is waited for.
+// It waits until all lines have reached the journal.
 func journal(t *testing.T, unit, form string) string {
 	t.Helper()
 	must(t, "journalctl", "--sync")
@@ -117,7 +117,7 @@ func ioctl(t *testing.T, name string, args ...string) string {
 // dial connects to the data socket of an instance.
 func dial(t *testing.T, name string) net.Conn {
 	t.Helper()
-	// A short path: that of the container's root may be too long for a socket.
+	// A short path: the path of the container's root may be too long for a socket.
 	dir, err := os.Open(inside("/run/swtpm/" + name))
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The part of the suite that depends on the release, for CI: the first command of README,
-# the programs beside Debian's swtpm, certificates beside OpenSSL, the sandbox, libtpms.
+# the programs compared with Debian's swtpm, certificates compared with OpenSSL, the sandbox, libtpms.
 # Left out is what kills and damages for minutes; `make trixie` has all.
 set -eu
 ./run

@@ -184,7 +184,7 @@ func TestAddHeader(t *testing.T) {
 	}
 }
 
-// FuzzCreate holds that every certificate can be read, has what went in, and is
+// FuzzCreate checks that every certificate can be read, has what went in, and is
 // verified by its issuer.
 func FuzzCreate(f *testing.F) {
 	f.Add("id:1", "swtpm", "id:2", "2.0", uint32(0), uint32(183), byte(0), byte(3))

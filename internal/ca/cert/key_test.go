@@ -166,7 +166,7 @@ func TestPQ(t *testing.T) {
 	}
 }
 
-// FuzzParsePEM holds that a key that is read is read from its DER again.
+// FuzzParsePEM checks that a key that is read is read from its DER again.
 func FuzzParsePEM(f *testing.F) {
 	for _, name := range []string{"pub-rsa2048.pem", "pub-rsa2432.pem", "pub-p256.pem", "pub-p384.pem", "pub-p521.pem"} {
 		f.Add(goldenFile(f, name))

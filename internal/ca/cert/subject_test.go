@@ -43,7 +43,7 @@ func TestParseSubject(t *testing.T) {
 	}
 }
 
-// FuzzParseSubject holds that what comes out is a Name with the values that went
+// FuzzParseSubject checks that what comes out is a Name with the values that went
 // in.
 func FuzzParseSubject(f *testing.F) {
 	for _, s := range []string{"", "CN=vm", "C=US,O=a b,OU=c", "serialNumber=7", "DC=a, DC = b,x"} {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestKeyFileMode holds that a key which others may use or change is not used.
+// TestKeyFileMode checks that a key which others may use or change is not used.
 func TestKeyFileMode(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key.pem")
 	if err := os.WriteFile(path, readFile(t, "ec-traditional.pem"), 0o600); err != nil {
@@ -46,7 +46,7 @@ func TestKeyFileMode(t *testing.T) {
 	}
 }
 
-// TestHostileKeyFiles holds that what is no key file is refused at once.
+// TestHostileKeyFiles checks that what is no key file is refused at once.
 func TestHostileKeyFiles(t *testing.T) {
 	dir := t.TempDir()
 	fifo, huge := filepath.Join(dir, "fifo"), filepath.Join(dir, "huge")

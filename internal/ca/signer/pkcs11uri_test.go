@@ -70,7 +70,7 @@ func TestReadPIN(t *testing.T) {
 	}
 }
 
-// FuzzParsePKCS11 holds that what a URI says can be said again.
+// FuzzParsePKCS11 checks that what a URI says can be said again.
 func FuzzParsePKCS11(f *testing.F) {
 	for _, s := range []string{
 		"pkcs11:token=my%20ca;object=key;type=private", "pkcs11:id=%00?pin-value=1&module-path=/x", "pkcs11:slot-id=3;object=", "pkcs11:;;?&",

@@ -79,7 +79,7 @@ func TestParseECPoint(t *testing.T) {
 	}
 }
 
-// FuzzParseECPoint holds that a point is on its curve, and that a signature is as
+// FuzzParseECPoint checks that a point is on its curve, and that a signature is as
 // long as its halves say.
 func FuzzParseECPoint(f *testing.F) {
 	f.Add(harness.Unhex("06 08 2a8648ce3d030107"), harness.Unhex("04 41"+generator))

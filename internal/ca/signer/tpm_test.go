@@ -119,7 +119,7 @@ func TestGoKeyRefuses(t *testing.T) {
 	}
 }
 
-// FuzzParseTSS holds that a key file that is read can be written again.
+// FuzzParseTSS checks that a key file that is read can be written again.
 func FuzzParseTSS(f *testing.F) {
 	f.Add(tssBlock(readFile(f, "tpm2-p256.pem")))
 	f.Add([]byte{0x30, 0})

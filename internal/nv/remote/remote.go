@@ -36,7 +36,7 @@ type Backend struct {
 	owned     bool
 	grant     store.Grant // while owned
 	soft, end uint64      // CLOCK_BOOTTIME, while owned
-	next      uint64      // generation of the next change; 0 for the one after the last
+	next      uint64      // generation of the next change; 0: one more than the last
 	handover  [32]byte
 
 	// seen are the items that were last loaded or stored at this epoch and generation.
@@ -59,7 +59,7 @@ func (l *Link) Open(o nv.Options) *Backend {
 }
 
 // translate wraps an error of the broker in those of package nv. A temporary one has an
-// errno, as that of a disk has.
+// errno, as an error of a disk has.
 func translate(err error) error {
 	switch {
 	case err == nil:

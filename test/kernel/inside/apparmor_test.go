@@ -10,7 +10,7 @@ import (
 type lsm struct {
 	emulator string                          // what /proc/PID/attr/current has for an emulator that is confined
 	maker    string                          // and for what manufactures TPMs
-	denied   func(line string) bool          // tells a record of the kernel's log that is about our programs
+	denied   func(line string) bool          // reports whether a record of the kernel's log is about our programs
 	label    func(t *testing.T, path string) // has a program taken for the emulator; nil if the path does
 	virt     func(t *testing.T)              // labels what libvirt labels; nil if there are no labels
 }

@@ -18,7 +18,7 @@ const attemptsVar = "SWTPM_ATTEMPTS"
 // attemptsName is what the kernel's log calls the program that does.
 const attemptsName = "attempts"
 
-// attempts are what somebody might try who has broken into an emulator before it is
+// attempts are what an attacker might try who has broken into an emulator before it is
 // in its own sandbox, as root.
 var attempts = []struct {
 	what    string
@@ -61,7 +61,7 @@ func reading(path string) func() error {
 	return func() error { _, err := os.ReadFile(path); return err }
 }
 
-// makeAttempts tells of each in one line.
+// makeAttempts reports each in one line.
 func makeAttempts() {
 	runtime.LockOSThread()
 	name, _ := unix.BytePtrFromString(attemptsName)

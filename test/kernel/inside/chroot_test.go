@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// jail makes a root directory in which nobody has a place for a TPM, state.
+// jail makes a root directory in which user 65534 has a directory for a TPM, state.
 func jail(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -47,7 +47,7 @@ mode = "aes-256-cbc"
 listen = "unix:/run/swtpm/%i/metrics.sock"
 `
 
-// passed is one whose sockets are systemd's.
+// passed is one whose sockets systemd opens.
 const passed = `[interface]
 server = "systemd:data"
 [control]
@@ -178,7 +178,7 @@ func TestConfinedManufacture(t *testing.T) {
 }
 
 // confinements watches the processes of a program until the function that it returns
-// is called, which tells what /proc/PID/attr/current had for them once they were
+// is called, which prints what /proc/PID/attr/current had for them once they were
 // that program.
 func confinements(t *testing.T, program string) func() []string {
 	t.Helper()
@@ -206,7 +206,7 @@ func confinements(t *testing.T, program string) func() []string {
 	return func() []string { close(stop); return <-done }
 }
 
-// installed has systemd read the units again, and ends an instance with the test.
+// installed makes systemd read the units again, and ends an instance with the test.
 func installed(t *testing.T, name string) {
 	t.Helper()
 	run(t, "systemctl", "daemon-reload")
@@ -288,7 +288,7 @@ func TestConfinedLibvirt(t *testing.T) {
 	}
 }
 
-// drive does what QEMU does with the control channel, and wants the process behind
+// drive does what QEMU does with the control channel, and wants the process that serves
 // it to be confined while its TPM is on.
 func drive(t *testing.T, pid string, conn net.Conn) {
 	t.Helper()
@@ -350,7 +350,7 @@ func TestConfinedDescriptors(t *testing.T) {
 	}
 }
 
-// What the policy does not name is denied, and said: to a program in the emulator's
+// The policy denies and logs everything that it does not name: to a program in the emulator's
 // place, which tries, and succeeds where it is not confined; and to the emulator.
 func TestConfinedDenied(t *testing.T) {
 	write(t, "/etc/swtpm/free.toml", "")
@@ -359,7 +359,7 @@ func TestConfinedDenied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path that the policy takes for that of the emulator, and another.
+	// A path that the policy takes for the emulator's, and another.
 	for _, c := range []struct {
 		path     string
 		confined bool

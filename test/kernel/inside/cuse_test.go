@@ -29,7 +29,7 @@ type cuseDevice struct {
 }
 
 // startCUSE starts our emulator by the classic command line, which comes back when the
-// device is there. It ends with the test.
+// device exists. It ends with the test.
 func startCUSE(t *testing.T, state string, args ...string) *cuseDevice {
 	t.Helper()
 	name := fmt.Sprintf("vtpm%d", cuseNames.Add(1))
@@ -141,8 +141,8 @@ func powerlessUser(t *testing.T, pid int) {
 }
 
 // One opener at a time; the next gets its turn when the first has closed. A response
-// may be read in pieces; one that nobody reads goes with the next command, and holds
-// up neither that nor the end of the process.
+// may be read in pieces; an unread one is removed by the next command, and delays
+// neither that nor the end of the process.
 func TestCUSEOpeners(t *testing.T) {
 	d := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear")
 	first := open(t, d.path)
@@ -184,7 +184,7 @@ func TestCUSEOpeners(t *testing.T) {
 }
 
 // A command that takes its time: write returns at once, poll and a read that does not
-// wait tell that it runs, another write is refused, it can be cancelled, a reader can
+// wait report that it runs, another write is refused, it can be cancelled, a reader can
 // be interrupted, and SIGTERM waits for it.
 func TestCUSELong(t *testing.T) {
 	d := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear")
@@ -241,7 +241,7 @@ func TestCUSELong(t *testing.T) {
 	t.Logf("ended after %v", time.Since(begun))
 }
 
-// kill -9 while a command runs: who waits is told, the device goes.
+// kill -9 while a command runs: the waiting process gets an error, the device is removed.
 func TestCUSEKilled(t *testing.T) {
 	state := stateDir(t)
 	d := startCUSE(t, state, "--tpm2", "--flags", "startup-clear")

@@ -22,7 +22,7 @@ import (
 )
 
 // Each file is a dialogue with CUSE devices: lines "> step" that are done in order, and
-// behind each what the reference answered: swtpm 0.10.2, built with its CUSE interface
+// after each the answer of the reference: swtpm 0.10.2, built with its CUSE interface
 // and libtpms 0.10, and its swtpm_ioctl, in a machine as this one. Where ours is meant
 // to answer something else, lines of "! " have it, none if it is a lone "!", and a "# "
 // line the reason.
@@ -214,7 +214,7 @@ func (s *stage) ctl(args []string) string {
 }
 
 func (s *stage) open(t *testing.T) string {
-	// Who has closed the device may not have let go of it yet.
+	// A process that has closed the device may not have released it yet.
 	var err error
 	until(t, "the device", func() bool {
 		s.fd, err = unix.Open(s.now.path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -229,7 +229,7 @@ func (s *stage) open(t *testing.T) string {
 	return ""
 }
 
-// read tells how much came of n bytes, and the header of a response.
+// read returns how much came of n bytes, and the header of a response.
 func (s *stage) read(n int) string {
 	b := make([]byte, n)
 	got, err := unix.Read(s.fd, b)

@@ -19,7 +19,7 @@ import (
 // patience is how long a test waits for what has to come.
 const patience = 2 * time.Minute
 
-// marker is there in the virtual machine, and nowhere else.
+// marker exists in the virtual machine only.
 const marker = "/tests/inside"
 
 func TestMain(m *testing.M) {
@@ -52,7 +52,7 @@ const (
 	random12  = "00c1 0000000e 00000046 00000008"
 )
 
-// process is a program that runs beside the test.
+// process is a program that runs during the test.
 type process struct {
 	cmd    *exec.Cmd
 	out    text
@@ -170,7 +170,7 @@ func try(name string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// stateDir makes a directory for a TPM that the user nobody runs.
+// stateDir makes a directory for a TPM of user 65534.
 func stateDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "tpm")

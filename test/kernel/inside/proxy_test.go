@@ -16,7 +16,7 @@ type proxy struct {
 	number int
 }
 
-// startProxy starts our emulator as an ordinary user behind a new device, and waits
+// startProxy starts our emulator as an ordinary user for a new device, and waits
 // until the kernel has it. The kernel asks its TPM first, with deadlines of less than
 // a second; where everything is busy it gives up, and is asked again.
 func startProxy(t *testing.T, state string, args ...string) *proxy {
@@ -173,7 +173,7 @@ func TestProxyLocality(t *testing.T) {
 	p.end(t, unix.SIGTERM, 0)
 }
 
-// The control channel beside the device: the end that a client asks for, and a TPM
+// The control channel next to the device: the end that a client asks for, and a TPM
 // that is powered off under the kernel.
 func TestProxyControl(t *testing.T) {
 	ctrl := stateDir(t) + "/c"
@@ -214,7 +214,7 @@ func TestProxySuspend(t *testing.T) {
 	p.end(t, unix.SIGTERM, 0)
 }
 
-// The emulator is killed while a command runs: whoever waits for the response gets
+// The emulator is killed while a command runs: a process that waits for the response gets
 // an error, the device goes, and the TPM is whole afterwards.
 func TestProxyKilled(t *testing.T) {
 	state := stateDir(t)
