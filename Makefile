@@ -43,7 +43,7 @@ export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 # Where the completion scripts are made: two installations can run at the same time.
 COMPLETION = build/completion$(subst /,_,$(DESTDIR))
 
-.PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy bench install uninstall clean
+.PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy monitoring bench install uninstall clean
 
 all: build
 
@@ -127,6 +127,10 @@ units:
 policy:
 	@sh contrib/deps.sh policy
 	sh test/policy/check.sh build/policy
+
+# The alerts and the dashboard, with Prometheus's own tool.
+monitoring:
+	sh test/monitoring/check.sh build/monitoring
 
 # The units in a container with systemd as process 1; as root.
 systemd:

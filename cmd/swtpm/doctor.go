@@ -21,9 +21,14 @@ import (
 // doctorVerb returns swtpm doctor, which checks profiles, or a classic command line after --.
 func doctorVerb(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON")
+	selftest := f.Bool("selftest", false, "also check the installed libtpms and libcrypto")
 	instance := instanceFlag(f)
 	return func(ctx context.Context, args []string) error {
 		var reports []doctor.Report
+		var libraries []doctor.Finding
+		if *selftest {
+			libraries = selftestFindings() // before the process gives up rights
+		}
 		if f.ArgsLenAtDash() == 0 {
 			cfg, err := config.Foresee(args[0], args[1:], os.Getenv)
 			if _, ok := errors.AsType[*config.HelpRequested](err); ok {
@@ -35,6 +40,9 @@ func doctorVerb(f *pflag.FlagSet) action {
 				cfg, err := load(name, *instance)
 				reports = append(reports, examine(ctx, name, cfg, err, remedy.Profile))
 			}
+		}
+		for i := range reports {
+			reports[i].Findings = append(reports[i].Findings, libraries...)
 		}
 		tell := printReports
 		if *asJSON {

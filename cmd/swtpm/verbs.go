@@ -49,7 +49,7 @@ func verbTable() []verb {
 			summary: "Check profiles for errors. Change nothing. Exit with 1 if there is an error."},
 		{name: "show", synopsis: "show [--json] [--instance NAME] PROFILE", operand: "PROFILE", least: 1, most: 1, prepare: show,
 			summary: "Print a profile with all defaults."},
-		{name: "doctor", synopsis: "doctor [--json] [--instance NAME] PROFILE... | -- socket OPTION...", operand: "PROFILE", least: 1, most: -1, prepare: doctorVerb,
+		{name: "doctor", synopsis: "doctor [--json] [--selftest] [--instance NAME] PROFILE... | -- socket OPTION...", operand: "PROFILE", least: 1, most: -1, prepare: doctorVerb,
 			summary: "Find out why a TPM would not start, and print a remedy. Change nothing. Exit with 1 if one would not start."},
 		{name: "convert", alias: "import", synopsis: "convert -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: convert,
 			summary: "Convert a classic command line to a profile, and print it."},
