@@ -184,32 +184,33 @@ func orNone(s string) string {
 	return s
 }
 
-// Advice returns what can be done. No step destroys anything.
+// Advice returns the next steps. No step destroys anything.
 func (f *Failure) Advice() []string {
 	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether the change was planned."}
 	changed := f.Changed()
+	switch {
+	case f.Good == nil:
+		return append(all, "No boot in the ledger opened it; unlock with the recovery key and enrol the TPM in the guest, so that the next boots can be compared.")
+	case len(changed) == 0:
+		return append(all, "The PCRs have the values with which it opened before: look at the other conditions of the policy, such as a PIN, a counter or a signature.")
+	}
+	all = append(all,
+		"To accept the change: boot, unlock with the recovery key, and enrol the TPM again in the guest (LUKS: systemd-cryptenroll --tpm2-device=auto; BitLocker: manage-bde -protectors -disable C: -RebootCount 1, then restart).",
+		"Before the next planned change: suspend the protection in the guest, or enrol with a signed PCR policy.")
 	has := func(set ...int) bool {
 		return slices.ContainsFunc(changed, func(pcr int) bool { return slices.Contains(set, pcr) })
 	}
-	if f.Good == nil {
-		return append(all, "No boot in the ledger opened it; unlock with the recovery key and enrol the TPM in the guest, so that the next boots can be compared.")
-	}
-	if len(changed) == 0 {
-		return append(all, "The PCRs have the values with which it opened before: look at the other conditions of the policy, such as a PIN, a counter or a signature.")
-	}
 	if has(0) {
-		all = append(all, "PCR 0: start the machine with the firmware file of before, or accept the new one as below.")
+		all = append(all, "To undo the change of PCR 0: start the machine with the former firmware file.")
 	}
 	if has(7) {
-		all = append(all, "PCR 7: put a backup of the variable store of before in place while the machine is off (keep the present one, too), or accept the new variables as below.")
+		all = append(all, "To undo the change of PCR 7: use a backup of the former variable store while the machine is off, and keep a copy of the present one.")
 	}
 	if has(1) {
-		all = append(all, "PCR 1: restore the order of boot devices and the configuration of the machine.")
+		all = append(all, "To undo the change of PCR 1: restore the order of boot devices and the configuration of the machine.")
 	}
 	if has(4, 5, 8, 9, 11, 12) {
-		all = append(all, "Boot the former boot entry or kernel from the boot menu; the secret opens there if nothing else changed.")
+		all = append(all, "To undo the change of the boot loader or kernel: select the former entry in the boot menu.")
 	}
-	return append(all,
-		"To accept the change: boot, unlock with the recovery key, and enrol the TPM again in the guest (LUKS: systemd-cryptenroll --tpm2-device=auto; BitLocker: manage-bde -protectors -disable C: -RebootCount 1, then restart).",
-		"Before the next planned change: suspend the protection in the guest, or enrol with a signed PCR policy.")
+	return all
 }

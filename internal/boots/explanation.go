@@ -2,6 +2,7 @@ package boots
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -119,9 +120,13 @@ func (f *Files) failureLine(h *History, x Failure) FailureLine {
 // Text returns e for people.
 func (e *Explanation) Text() string {
 	var t strings.Builder
+	var host, advice []string
 	for _, l := range e.Failures {
 		l.write(&t)
+		host, advice = append(host, l.Host...), append(advice, l.Advice...)
 	}
+	section(&t, "Other changes on the host:", host)
+	section(&t, "Next steps:", advice)
 	if len(e.Failures) == 0 {
 		fmt.Fprintf(&t, "No policy over PCRs fails. Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
 		for _, c := range e.Changes {
@@ -161,15 +166,19 @@ func (l FailureLine) write(t *strings.Builder) {
 			}
 		}
 	}
-	if len(l.Host) > 0 {
-		t.WriteString("\nOther changes on the host:\n")
+	t.WriteString("\n")
+}
+
+// section writes each of the lines once below a title.
+func section(t *strings.Builder, title string, lines []string) {
+	if len(lines) == 0 {
+		return
 	}
-	for _, s := range l.Host {
-		fmt.Fprintf(t, "  %s\n", s)
-	}
-	t.WriteString("\nNext steps:\n")
-	for _, s := range l.Advice {
-		fmt.Fprintf(t, "  %s\n", s)
+	fmt.Fprintln(t, title)
+	for i, s := range lines {
+		if slices.Index(lines, s) == i {
+			fmt.Fprintf(t, "  %s\n", s)
+		}
 	}
 	t.WriteString("\n")
 }

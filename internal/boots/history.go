@@ -38,9 +38,10 @@ type Measurement struct {
 // NV reports whether the measurement is of an NV index.
 func (m *Measurement) NV() bool { return m.Index >= ledger.PCRs }
 
-// Same reports whether m and n have the same digests, as far as both have them.
+// Same reports whether m and n have the same digests, as far as both have them. The data of
+// an NV index has no digest if it was encrypted.
 func (m *Measurement) Same(n *Measurement) bool {
-	common := false
+	common := len(m.Digests) == 0 && len(n.Digests) == 0
 	for _, d := range m.Digests {
 		for _, e := range n.Digests {
 			if d.Alg != e.Alg {
@@ -110,6 +111,8 @@ func newBoot(b *ledger.Boot) (*Boot, error) {
 			n.Missing += o.Records
 		case ledger.KindEnd:
 			n.Ended = true
+		case ledger.KindRestart:
+			n.Ended = false
 		}
 	}
 	return n, nil

@@ -61,7 +61,7 @@ func (f *Files) AddVariables(path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	origin := filepath.Base(path)
+	origin := path
 	for _, v := range all {
 		text, in := variableText(v)
 		n := Name{Text: text, Source: FromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableConfig}
@@ -149,7 +149,7 @@ func (f *Files) AddFirmware(path string) error {
 	}
 	for _, v := range all {
 		text := fmt.Sprintf("firmware volume at %s, %d bytes", v.Path, len(v.Data))
-		f.addData(pcrs(0), v.Data, Name{Text: text, Source: FromFile, Origin: filepath.Base(path)})
+		f.addData(pcrs(0), v.Data, Name{Text: text, Source: FromFile, Origin: path})
 	}
 	return nil
 }

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Unpacks the kernel of Debian's package linux-image-amd64 into the directory $1:
-# vmlinux, an ELF file, which QEMU starts through its PVH entry, and in modules/ the
-# modules for a TPM behind a file: tpm_vtpm_proxy, fuse and cuse. Nothing is
+# vmlinuz, which UEFI starts; vmlinux, an ELF file, which QEMU starts through its PVH
+# entry; and in modules/ the modules for a TPM behind a file: tpm_vtpm_proxy, fuse and cuse. Nothing is
 # installed: the machine's own packages and package lists stay as they are.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
 mkdir -p "$1"
 cd "$1"
-[ ! -e vmlinux ] || [ ! -e modules ] || exit 0
+[ ! -e vmlinux ] || [ ! -e modules ] || [ ! -e vmlinuz ] || exit 0
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
@@ -53,6 +53,8 @@ mkdir modules.new
 find root/lib/modules root/usr/lib/modules -name tpm_vtpm_proxy.ko\* -o -name fuse.ko\* -o -name cuse.ko\* 2>/dev/null |
 	while read -r m; do cp "$m" modules.new; done
 [ "$(find modules.new -type f | wc -l)" -eq 3 ] || { echo "$0: $kernel has not all the modules" >&2; exit 1; }
+cp "$kernel" vmlinuz.new
 rm -rf root payload lists cache ./*.deb
+mv vmlinuz.new vmlinuz
 mv modules.new modules
 mv vmlinux.new vmlinux

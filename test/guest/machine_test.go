@@ -53,22 +53,29 @@ const initrdAt = 0x8000000
 // so misses nothing that the guest says. Further words are for QEMU.
 func startMachine(t *testing.T, m model, e *emulator, disk string, args ...string) *machine {
 	t.Helper()
+	return runQEMU(t, m.device, e, append([]string{
+		"-machine", "q35", "-m", "160", "-bios", m.firmware,
+		// Not -initrd: QEMU 7.2 puts that where SeaBIOS has the TPM's log. The
+		// kernel copies it from memory that is not its own.
+		"-kernel", kernel, "-append", fmt.Sprintf("console=ttyS0 quiet memmap=16M$%#x initrdmem=%#x,%d", initrdAt, initrdAt, initrdSize),
+		"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", initrd, initrdAt),
+		"-drive", "if=none,id=disk,format=qcow2,file=" + disk, "-device", "virtio-blk-pci,drive=disk",
+	}, args...)...)
+}
+
+// runQEMU starts a machine with the TPM of e as this device, and connects to it.
+func runQEMU(t *testing.T, device string, e *emulator, args ...string) *machine {
+	t.Helper()
 	qemu := need(t, "qemu-system-x86_64", "qemu-system-x86")
 	dir := harness.TempDir(t)
 	monitor, serial := listen(t, filepath.Join(dir, "m")), listen(t, filepath.Join(dir, "s"))
 	v := &machine{lines: make(chan string, 1024)}
 	args = append([]string{
-		"-accel", "tcg", "-machine", "q35", "-m", "160",
+		"-accel", "tcg", "-no-user-config", "-nodefaults", "-display", "none",
 		"-cpu", "max,vendor=GenuineIntel", // of AMD's firmware TPMs, Linux wants no random numbers
-		"-no-user-config", "-nodefaults", "-display", "none", "-bios", m.firmware,
-		// Not -initrd: QEMU 7.2 puts that where SeaBIOS has the TPM's log. The
-		// kernel copies it from memory that is not its own.
-		"-kernel", kernel, "-append", fmt.Sprintf("console=ttyS0 quiet memmap=16M$%#x initrdmem=%#x,%d", initrdAt, initrdAt, initrdSize),
-		"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", initrd, initrdAt),
 		"-chardev", "socket,id=mon,path=" + monitor.Addr().String(), "-mon", "chardev=mon,mode=control",
 		"-chardev", "socket,id=ser,path=" + serial.Addr().String(), "-serial", "chardev:ser",
-		"-chardev", "socket,id=tpm,path=" + e.ctrl, "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", m.device + ",tpmdev=tpm0",
-		"-drive", "if=none,id=disk,format=qcow2,file=" + disk, "-device", "virtio-blk-pci,drive=disk",
+		"-chardev", "socket,id=tpm,path=" + e.ctrl, "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device + ",tpmdev=tpm0",
 	}, args...)
 	v.Process = harness.Start(t, exec.Command(qemu, args...))
 	t.Cleanup(func() {

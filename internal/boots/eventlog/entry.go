@@ -5,6 +5,7 @@ package eventlog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -119,6 +120,10 @@ func (e *Entry) describe() {
 	case VariableConfig, VariableBoot, VariableBoot2, VariableAuthority:
 		if v, err := uefi.ParseMeasured(e.Data); err == nil {
 			detail = fmt.Sprintf("%s, %d bytes", v.Name, len(v.Data))
+		}
+	case FirmwareBlob:
+		if len(e.Data) == 16 {
+			detail = fmt.Sprintf("%d bytes at %#x", binary.LittleEndian.Uint64(e.Data[8:]), binary.LittleEndian.Uint64(e.Data))
 		}
 	case EFIAction, Action:
 		detail = string(e.Data)
