@@ -15,6 +15,7 @@ const module = "github.com/swtpm-go/swtpm/"
 var arrows = map[string][]string{
 	"internal/anchor":                  {"internal/nv/generation", "internal/nv/mark"},
 	"internal/ledger":                  {"internal/tpm"},
+	"internal/ledger/recorder":         {"internal/ledger", "internal/safefile", "internal/tpm"},
 	"internal/store/broker":            {"internal/store", "internal/store/driver"},
 	"internal/store/driver/drivertest": {"internal/store/driver"},
 	"internal/store/etcd":              {"internal/store/driver"},
@@ -31,7 +32,7 @@ var arrows = map[string][]string{
 	"internal/nv/remote":      {"internal/nv", "internal/store"},
 	"internal/nv/nvtest":      {"internal/nv"},
 	"internal/offline":        {"internal/emul", "internal/emul/payload", "internal/nv", "internal/nv/generation", "internal/seal", "internal/tpm"},
-	"internal/emul":           {"internal/emul/payload", "internal/handover", "internal/nv", "internal/nv/generation", "internal/safefile", "internal/seal", "internal/tpm"},
+	"internal/emul":           {"internal/emul/payload", "internal/handover", "internal/ledger", "internal/ledger/recorder", "internal/nv", "internal/nv/generation", "internal/safefile", "internal/seal", "internal/tpm"},
 	"internal/emul/payload":   {"internal/tpm"},
 	"internal/emul/libtpms":   {"internal/algprofile", "internal/emul", "internal/handover", "internal/tpm"},
 	"internal/io/conn":        {"internal/handover"},

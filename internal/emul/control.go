@@ -62,15 +62,37 @@ func (t *TPM) ResetEstablished(l tpm.Locality) error {
 
 // HashStart begins a measurement into the locality 4 PCR, and sets the
 // tpmEstablished bit, which a TPM 1.2 stores.
-func (t *TPM) HashStart() error { return t.whileOurs(t.engine.HashStart) }
+func (t *TPM) HashStart() error {
+	return t.whileOurs(func() error {
+		err := t.engine.HashStart()
+		if err == nil {
+			t.hashed((*bootLedger).hashStart)
+		}
+		return err
+	})
+}
 
 // HashData adds bytes to the measurement.
 func (t *TPM) HashData(b []byte) error {
-	return t.whileOurs(func() error { return t.engine.HashData(b) })
+	return t.whileOurs(func() error {
+		err := t.engine.HashData(b)
+		if err == nil {
+			t.hashed(func(l *bootLedger) { l.hashData(b) })
+		}
+		return err
+	})
 }
 
 // HashEnd ends the measurement.
-func (t *TPM) HashEnd() error { return t.whileOurs(t.engine.HashEnd) }
+func (t *TPM) HashEnd() error {
+	return t.whileOurs(func() error {
+		err := t.engine.HashEnd()
+		if err == nil {
+			t.hashed((*bootLedger).hashEnd)
+		}
+		return err
+	})
+}
 
 // Cancel asks the running command to stop, also while the command waits for the disk. Cancel
 // does not wait.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -86,6 +87,9 @@ type Options struct {
 	// be nil.
 	Remedy func(err error) string
 
+	// Ledger gets the measurements of a Tapper; nil for none.
+	Ledger *recorder.Recorder
+
 	// Note logs a line of information, Error a line about an error.
 	Note, Error func(format string, args ...any)
 }
@@ -122,6 +126,7 @@ type TPM struct {
 	pending   map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded    map[string]loadedAs // items that INIT has checked and the engine will load
 	profile   string              // of the TPM that the next INIT makes; "" once one was used
+	arrived   bool                // the engine was started with a volatile state
 	origin    string              // which state the engine was started with, in words
 	past      past                // the known history of the state
 	handover  handoverState       // state that is saved for the next process
@@ -133,6 +138,7 @@ type TPM struct {
 	moved     bool                // the path of the state led to another place when INIT last checked it
 
 	base       [sha256.Size]byte // of the permanent state that the engine's belongs to
+	ledger     bootLedger        // what the guest measures
 	undo       *undo             // the command to undo before anything else; nil for none
 	restarting bool              // the engine restarts to undo a command
 }
@@ -191,6 +197,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		return nil, err
 	}
 	t.setBufferSize(0)
+	t.openLedger()
 	t.loop, _ = e.(Loop)
 	if s, ok := e.(Saver); ok && o.Handover != nil {
 		t.saver = s
@@ -210,8 +217,10 @@ func (t *TPM) Version() tpm.Version { return t.opt.Version }
 func (t *TPM) Close() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
+	t.compareLedger()
 	t.saveForNext()
 	t.powerOff("the process ends")
+	t.closeLedger()
 	t.restoreState()
 	t.unwatchState()
 	if t.store == nil {
@@ -261,5 +270,5 @@ func (t *TPM) admit() {
 	}
 	queries := !t.opt.Slow
 	t.loop.SetDeadline(t.deadline())
-	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero(), queries)
+	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
 }

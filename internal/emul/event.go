@@ -21,6 +21,7 @@ const (
 	StorageTaken                     // the storage lock was acquired
 	StoreWaiting                     // a command waits for space on the disk; Cause: the place, and a remedy
 	StoreFailed                      // the state could not be stored; Cause: the place, the error, and a remedy
+	PolicyFailed                     // a policy over PCRs; Cause: the command, the PCRs and the result
 	StoreResumed                     // a store succeeded after StoreWaiting or StoreFailed
 )
 
@@ -39,6 +40,8 @@ func (e Event) String() string {
 		return "store waiting: " + e.Cause
 	case StoreFailed:
 		return "store failed: " + e.Cause
+	case PolicyFailed:
+		return "unsealing failed: " + e.Cause
 	case StoreResumed:
 		return "store resumed: " + e.Cause
 	}
@@ -47,6 +50,16 @@ func (e Event) String() string {
 
 // event reports an event.
 func (t *TPM) event(k EventKind, cause string) { t.opt.Event(Event{Kind: k, Cause: cause}) }
+
+// hasVolatile reports whether the engine will start with a volatile state.
+func (t *TPM) hasVolatile() bool {
+	if t.pending[tpm.Volatile] {
+		_, ok := t.past.incoming[tpm.Volatile]
+		return ok
+	}
+	l, ok := t.loaded[tpm.Volatile.Name()]
+	return t.handover.resuming != nil || ok && l.err == nil
+}
 
 // whence describes the state that the engine will start with, as prove has found it.
 func (t *TPM) whence() string {

@@ -62,7 +62,11 @@ func (t *TPM) process(cmd []byte) ([]byte, error) {
 	if t.opt.Record != nil {
 		t.opt.Record.Command(cmd)
 	}
+	if h, ok := tpm.ParseHeader(cmd); ok {
+		t.beforeCommand(h.Code)
+	}
 	rsp, err := t.engine.Process(cmd)
+	t.afterCommand(cmd, rsp, false)
 	if t.opt.Record != nil && err == nil {
 		t.opt.Record.Response(rsp)
 	}
@@ -96,7 +100,9 @@ func (t *TPM) execute(cmd []byte) []byte {
 		return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
 	}
 	defer func() { t.guesses.running = false }()
+	t.beforeCommand(h.Code)
 	rsp, err := t.engine.Process(cmd)
+	t.afterCommand(cmd, rsp, true)
 	if err != nil {
 		t.opt.Note("command 0x%x got no response: %v", uint32(h.Code), err)
 		return nil
@@ -156,6 +162,7 @@ func (t *TPM) Serve(s *handover.Set) handover.Event {
 		return s.Poll()
 	}
 	e := t.loop.Serve(s)
+	t.tendLedger(e.Kind == handover.EventReady)
 	if !e.Held {
 		return e
 	}

@@ -93,6 +93,7 @@ func (t *TPM) init(deleteVolatile bool) error {
 // poweredOn does what follows a start of the engine.
 func (t *TPM) poweredOn() {
 	t.on.Store(true)
+	t.ledgerPowerOn(t.arrived, t.handover.resuming != nil)
 	t.watchState()
 	t.save()
 	t.admit()
@@ -183,7 +184,7 @@ func (t *TPM) powerOn() error {
 		return fmt.Errorf("%w: %w", ErrNotNew, tpm.Fail)
 	}
 	defer clear(t.pending) // the engine uses up the blobs that wait in it
-	t.unstored, t.origin = nil, t.whence()
+	t.unstored, t.origin, t.arrived = nil, t.whence(), t.hasVolatile()
 	if err := t.startEngine(); err != nil {
 		return fmt.Errorf("%w: %w", ErrStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
 	}
@@ -266,6 +267,7 @@ func (t *TPM) Stop() error {
 
 // powerOff sends TPM2_Shutdown if that is due and stops the engine.
 func (t *TPM) powerOff(cause string) {
+	t.ledgerPowerOff()
 	t.autoShutdown()
 	was := t.on.Swap(false)
 	t.forgetUndo()

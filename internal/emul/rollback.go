@@ -155,6 +155,7 @@ func (t *TPM) restart(u *undo) error {
 		return err
 	}
 	u.wipe()
+	t.ledger.resync = t.ledger.on()
 	t.unstored, t.handover.unstored = cause, nil
 	t.save()
 	t.admit()

@@ -21,6 +21,7 @@ func (t *TPM) ReleaseStorage() {
 	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
 		return
 	}
+	t.ledgerHandOver()
 	t.restoreState()
 	t.unwatchState()
 	t.rememberState()

@@ -15,9 +15,9 @@ const firstNV = 0x01000000
 
 // Extend is the body of KindExtend.
 type Extend struct {
-	Index   uint32 // PCR 0 to 23, or the handle of an NV index
-	Code    uint32 // of the command, 0 for a dynamic launch
-	Digests []Digest
+	Index   uint32   // PCR 0 to 23, or the handle of an NV index
+	Code    uint32   // of the command, 0 for a dynamic launch
+	Digests []Digest // of a PCR; for an NV index the SHA-256 of the data, none if that was encrypted
 }
 
 // NV reports whether the record is about an NV index.
@@ -61,8 +61,8 @@ func (b Bank) Value(pcr int) []byte {
 	return b.Values[i]
 }
 
-// appendSelections appends the banks without their values.
-func appendSelections(b []byte, banks []Bank) []byte {
+// AppendSelections appends the banks without their values: the body of KindAllocate.
+func AppendSelections(b []byte, banks []Bank) []byte {
 	b = append(b, byte(len(banks)))
 	for _, k := range banks {
 		b = binary.BigEndian.AppendUint16(b, uint16(k.Alg))
@@ -89,7 +89,7 @@ func AppendValues(b []byte, reason uint8, banks []Bank) []byte {
 //	off len
 //	  0   4 result of the command, 0 for success
 //	  4   4 code of the command that used the session, or of the policy command that failed
-//	  8   8 NameHash of the object, zeros if it is not known
+//	  8   8 NameHash of the handle of a persistent object or NV index, zeros for others
 //	 16   2 flags: the other policy commands of the session
 //	 18   1 banks, and for each of them the 16-bit algorithm and the 32-bit mask of PCRs
 //	  …   … digests: one with the digest over the PCRs that the policy asked for, or, if the
@@ -124,7 +124,7 @@ func (p Policy) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, p.Code)
 	b = append(b, p.Object[:]...)
 	b = binary.BigEndian.AppendUint16(b, uint16(p.Flags))
-	return appendDigests(appendSelections(b, p.Banks), p.Digests)
+	return appendDigests(AppendSelections(b, p.Banks), p.Digests)
 }
 
 // SamePolicy reports whether p and q ask for the same PCRs of the same object.

@@ -41,7 +41,7 @@ func sample() (file []byte, records []Record) {
 		{KindExtend, 0, 3, Extend{0x01d10000, 0x136, digests[1:]}.Append(nil)},
 		{KindReset, 0, 4, []byte{0, 0, 0, 16}},
 		{KindPolicy, 3, 5, policy.Append(nil)},
-		{KindAllocate, 0, 6, appendSelections(nil, []Bank{{Alg: SHA384, Mask: 0xffffff}})},
+		{KindAllocate, 0, 6, AppendSelections(nil, []Bank{{Alg: SHA384, Mask: 0xffffff}})},
 		{KindSequence, 4, 7, nil},
 		{KindRestart, 0, 8, nil},
 		{KindOverflow, 0, 9, Overflow{10, 2}.Append(nil)},

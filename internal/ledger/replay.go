@@ -94,6 +94,42 @@ func (s *State) reset(first, last int) {
 	}
 }
 
+// NewState returns a State without values.
+func NewState() *State { return &State{} }
+
+// Set makes banks the values.
+func (s *State) Set(banks []Bank) { s.set(banks) }
+
+// Apply makes the change that a record describes. It fails with ErrDamaged if the body is
+// malformed.
+func (s *State) Apply(r Record) error {
+	switch r.Kind {
+	case KindExtend:
+		e, err := r.Extend()
+		if err != nil {
+			return err
+		}
+		if !e.NV() {
+			s.extend(int(e.Index), e.Digests)
+		}
+	case KindReset:
+		pcr, err := r.Reset()
+		if err != nil {
+			return err
+		}
+		s.reset(pcr, pcr)
+	case KindSequence:
+		s.reset(17, 22)
+	case KindValues:
+		_, banks, err := r.Values()
+		if err != nil {
+			return err
+		}
+		s.set(banks)
+	}
+	return nil
+}
+
 // Replay computes the values of the PCRs from the records. step, if it is not nil, is
 // called after each record with the values then, which it must not keep. The boot is
 // joined if values of its beginning are not known from records. It fails with ErrDamaged
@@ -101,31 +137,10 @@ func (s *State) reset(first, last int) {
 func (b *Boot) Replay(step func(n int, r Record, s *State)) (s *State, joined bool, err error) {
 	s = &State{}
 	for n, r := range b.Records {
-		switch r.Kind {
-		case KindExtend:
-			e, err := r.Extend()
-			if err != nil {
-				return nil, false, err
-			}
-			if !e.NV() {
-				s.extend(int(e.Index), e.Digests)
-			}
-		case KindReset:
-			pcr, err := r.Reset()
-			if err != nil {
-				return nil, false, err
-			}
-			s.reset(pcr, pcr)
-		case KindSequence:
-			s.reset(17, 22)
-		case KindValues:
-			reason, banks, err := r.Values()
-			if err != nil {
-				return nil, false, err
-			}
-			joined = joined || reason == Joined
-			s.set(banks)
+		if err := s.Apply(r); err != nil {
+			return nil, false, err
 		}
+		joined = joined || r.Kind == KindValues && r.Body[0] == Joined
 		if step != nil {
 			step(n, r, s)
 		}
@@ -148,4 +163,21 @@ func (s *State) Check(banks []Bank) error {
 		}
 	}
 	return nil
+}
+
+// Digest returns the digest over the values of selected PCRs, as TPM2_PolicyPCR computes it.
+// PCRs that a bank does not have are left out.
+func (s *State) Digest(alg Alg, selection []Bank) []byte {
+	h := alg.hash()
+	if h == nil {
+		return nil
+	}
+	for _, b := range selection {
+		for pcr := range PCRs {
+			if b.Has(pcr) {
+				h.Write(s.Value(b.Alg, pcr))
+			}
+		}
+	}
+	return h.Sum(nil)
 }

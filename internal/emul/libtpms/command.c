@@ -52,8 +52,26 @@ TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
 		rc = replace(r, error, size);
 	swtpm_read_established();
 	swtpm_save_state(0);
+	if (rc == TPM_SUCCESS)
+		swtpm_tap(cmd, len, r);
 	if (begun != 0)
 		swtpm_tally_end(begun, code, rc == TPM_SUCCESS && r->n >= HEADER ? be32(r->b + CODE_AT) : rc);
+	return rc;
+}
+
+TPM_RESULT swtpm_peek(struct response *r, unsigned char *cmd, uint32_t len)
+{
+	unsigned char error[ERROR_SIZE];
+	TPM_RESULT rc;
+	uint32_t size;
+
+	swtpm_begin(0);
+	r->n = 0;
+	rc = TPMLIB_Process(&r->b, &r->n, &r->cap, cmd, len);
+	size = swtpm_end(error);
+	if (size != 0)
+		rc = replace(r, error, size);
+	swtpm_save_state(0);
 	return rc;
 }
 

@@ -24,6 +24,7 @@ var (
 	_ emul.Engine = theEngine
 	_ emul.Saver  = theEngine
 	_ emul.Loop   = theEngine
+	_ emul.Tapper = theEngine
 )
 
 // engine is libtpms. Its state is in C globals, so theEngine is the only one.
@@ -152,6 +153,34 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 	return C.GoBytes(unsafe.Pointer(rsp.b), C.int(rsp.n)), nil
 }
 
+func (e *engine) Peek(cmd []byte) ([]byte, error) {
+	var rsp C.struct_response
+	rc := C.swtpm_peek(&rsp, (*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd)))
+	defer func() { C.free(unsafe.Pointer(rsp.b)) }()
+	if err := e.check("TPMLIB_Process", rc); err != nil {
+		return nil, err
+	}
+	return C.GoBytes(unsafe.Pointer(rsp.b), C.int(rsp.n)), nil
+}
+
+func (e *engine) Tap() error {
+	if C.swtpm_tap_on(cbool(e.version == tpm.V20)) == 0 {
+		return fmt.Errorf("libtpms: boot ledger: out of memory: %w", tpm.Size)
+	}
+	return nil
+}
+
+func (e *engine) Tapped() int { return int(C.swtpm_tap_used()) }
+
+func (e *engine) LastLocality() tpm.Locality { return tpm.Locality(C.swtpm_running_locality()) }
+
+func (e *engine) TapDue() bool { return C.swtpm_tap_due() != 0 }
+
+func (e *engine) TakeTapped() []byte {
+	b := make([]byte, C.TAP_SIZE)
+	return b[:C.swtpm_tap_take((*C.uchar)(unsafe.SliceData(b)))]
+}
+
 func (e *engine) Commands() uint64 { return uint64(C.swtpm_commands()) }
 
 func (e *engine) LastCode() tpm.Code         { return tpm.Code(C.swtpm_last()) }
@@ -249,6 +278,9 @@ func (e *engine) SetSlotHeader(header []byte) {
 }
 
 func (e *engine) SaveState() { C.swtpm_save_state(1) }
+
+// Handles returns the number of handles of a command of a TPM 2.0.
+func Handles(code uint32) int { return int(C.swtpm_handles(C.uint32_t(code))) }
 
 // mayStore reports whether a command is likely to store something, so that the volatile
 // state is serialized before it.

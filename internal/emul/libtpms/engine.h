@@ -79,6 +79,7 @@ uint32_t swtpm_locality(void);
 void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
 uint64_t swtpm_commands(void);
+uint32_t swtpm_running_locality(void); // of the running or the last command
 void swtpm_admit(int ok, int version2);
 void swtpm_answer_queries(int ok);
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
@@ -95,6 +96,17 @@ int swtpm_tally_pair(uint32_t *at, uint32_t *code, uint32_t *result, uint64_t *n
 uint64_t swtpm_tally_bucket(uint32_t i);
 uint64_t swtpm_tally_ns(void);
 uint64_t swtpm_tally_other(void);
+
+// The tap of the boot ledger, see tap.c. swtpm_tap_take copies all entries to memory of TAP_SIZE bytes,
+// clears them, and returns their size. swtpm_peek runs a command of our own that only reads: it is
+// neither counted nor recorded. swtpm_tap_used needs no lock.
+enum { TAP_SIZE = 16000 };
+int swtpm_tap_on(int version2);
+uint32_t swtpm_tap_used(void);
+int swtpm_tap_due(void);
+uint32_t swtpm_tap_take(unsigned char *to);
+uint32_t swtpm_handles(uint32_t code);
+TPM_RESULT swtpm_peek(struct response *r, unsigned char *cmd, uint32_t len);
 
 // Functions of libtpms 0.10 and later, looked up at run time.
 int swtpm_has_profiles(void);

@@ -49,7 +49,7 @@ static int is_plain(const unsigned char *b, uint32_t n)
 {
 	uint16_t tag;
 
-	if (n < 10 || be32(b + 2) != n || be32(b + 6) == VENDOR_SET_LOCALITY)
+	if (n < 10 || be32(b + 2) != n || be32(b + 6) == VENDOR_SET_LOCALITY || swtpm_is_for_go(be32(b + 6)))
 		return 0;
 	tag = be16(b);
 	return !swtpm_is_version2() || tag == TAG_NO_SESSIONS || tag == TAG_SESSIONS;
@@ -163,6 +163,19 @@ int swtpm_needs_go(const struct set *s)
 	return 0;
 }
 
+// tap_deadline returns the end of a wait for clients: after TAP_WAIT_MS without commands Go takes
+// the entries of the ledger's tap.
+static int64_t tap_deadline(int64_t end)
+{
+	enum { TAP_WAIT_MS = 1000 };
+	int64_t idle;
+
+	if (swtpm_tap_used() == 0)
+		return end;
+	idle = now_ms() + TAP_WAIT_MS;
+	return end >= 0 && end < idle ? end : idle;
+}
+
 struct event swtpm_loop(struct set *s)
 {
 	struct event ev = { 0 };
@@ -170,8 +183,10 @@ struct event swtpm_loop(struct set *s)
 
 	for (;;) {
 		uint32_t i, k, start = s->n > 0 ? first % s->n : 0;
+		int64_t until = tap_deadline(end);
+		int late = swtpm_poll(s, until);
 
-		ev.late = swtpm_poll(s, end);
+		ev.late = late && (until == end || s->wait_ms == 0);
 		for (k = 0; k < s->n; k++) {
 			i = (start + k) % s->n;
 			if (!s->clients[i].plain || !s->polls[i].revents)
@@ -180,7 +195,7 @@ struct event swtpm_loop(struct set *s)
 			if (!answer(s, i, &ev))
 				return ev;
 		}
-		if (ev.late || swtpm_needs_go(s))
+		if (late || swtpm_needs_go(s) || swtpm_tap_due())
 			break;
 	}
 	ev.kind = EVENT_READY;

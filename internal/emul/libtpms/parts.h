@@ -14,8 +14,9 @@ void swtpm_use_cells(struct cells *c);
 void swtpm_read_established(void);
 void swtpm_log_on(void); // after a failed callback has switched the library's messages off
 
-// command.c
-uint32_t swtpm_running_locality(void);
+// tap.c
+void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rsp);
+int swtpm_is_for_go(uint32_t code);
 
 // state.c
 void swtpm_state_outdated(void);

@@ -1,0 +1,256 @@
+// The tap of the boot ledger: it copies what Go needs of measurements and of policies over PCRs
+// into a fixed buffer, after the response is known. A command costs one comparison while the
+// ledger is off. The copies may contain secrets, so they are cleared as soon as Go has taken them.
+#include "bytes.h"
+#include "parts.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { HEADER = 10, CODE_AT = 6, TAG_SESSIONS = 0x8002 };
+
+enum { MOST_COMMAND = 512, MOST_RESPONSE = 256, ENTRY_HEADER = 16 };
+
+// The codes of a TPM 2.0.
+enum {
+	NV_EXTEND = 0x136,
+	PCR_ALLOCATE = 0x12b,
+	PCR_EVENT = 0x13c,
+	PCR_RESET = 0x13d,
+	STARTUP = 0x144,
+	SHUTDOWN = 0x145,
+	POLICY_NV = 0x149,
+	POLICY_SECRET = 0x151,
+	POLICY_SIGNED = 0x160,
+	FLUSH_CONTEXT = 0x165,
+	POLICY_AUTHORIZE = 0x16a,
+	POLICY_TICKET = 0x172,
+	START_AUTH_SESSION = 0x176,
+	POLICY_PCR = 0x17f,
+	POLICY_RESTART = 0x180,
+	PCR_EXTEND = 0x182,
+	EVENT_SEQUENCE_COMPLETE = 0x185,
+	POLICY_PASSWORD = 0x18c,
+	POLICY_AUTHORIZE_NV = 0x192,
+};
+
+// The ordinals of a TPM 1.2.
+enum {
+	TPM12_EXTEND = 0x14,
+	TPM12_UNSEAL = 0x18,
+	TPM12_SAVE_STATE = 0x98,
+	TPM12_STARTUP = 0x99,
+	TPM12_SHA1_COMPLETE_EXTEND = 0xa3,
+	TPM12_PCR_RESET = 0xc8,
+	TPM12_EXECUTE_TRANSPORT = 0xe6,
+};
+
+// handles has the number of handles of each command of a TPM 2.0, from 0x11f on.
+//
+// Source: TPM 2.0 Library, Part 3. TestTapHandles compares it with what a TPM reports.
+enum { FIRST_HANDLES = 0x11f };
+static const uint8_t handles[] = {
+	2, 2, 1, 2, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, // 0x11f
+	2, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, // 0x12f
+	1, 1, 0, 0, 0, 0, 0, 0, 2, 2, 3, 2, 2, 2, 3, 2, // 0x13f
+	2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, // 0x14f
+	0, 2, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, // 0x15f
+	1, 1, 1, 1, 1, 1, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, // 0x16f
+	1, 1, 0, 1, 1, 3, 2, 0, 1, 1, 1, 0, 1, 1, 1, 0, // 0x17f
+	1, 1, 1, 3, 1, 1, 3, 1, 2, 1, 1, 1, 1, 1, 1, 1, // 0x18f
+	1, // 0x19f
+};
+
+// tap is written under the engine's lock; used and due are read without it.
+static struct tap {
+	_Atomic uint32_t used;
+	atomic_int due; // Go should take the entries soon
+	int version2;
+	int watching;   // a policy session may have a policy over PCRs
+	unsigned char b[TAP_SIZE];
+} *tap;
+
+int swtpm_tap_on(int version2)
+{
+	if (tap == NULL && (tap = calloc(1, sizeof *tap)) != NULL)
+		tap->version2 = version2;
+	return tap != NULL;
+}
+
+uint32_t swtpm_tap_used(void) { return tap == NULL ? 0 : tap->used; }
+int swtpm_tap_due(void) { return tap != NULL && tap->due; }
+
+uint32_t swtpm_tap_take(unsigned char *to)
+{
+	uint32_t n = swtpm_tap_used();
+
+	if (n == 0)
+		return 0;
+	memcpy(to, tap->b, n);
+	explicit_bzero(tap->b, n);
+	tap->used = 0;
+	tap->due = 0;
+	return n;
+}
+
+// swtpm_is_for_go reports whether Go has to run a command because the ledger needs the values of
+// the PCRs before or after it.
+int swtpm_is_for_go(uint32_t code)
+{
+	if (tap == NULL)
+		return 0;
+	if (tap->version2)
+		return code == STARTUP || code == SHUTDOWN;
+	return code == TPM12_STARTUP || code == TPM12_SAVE_STATE;
+}
+
+static uint32_t handles_of(uint32_t code)
+{
+	uint32_t at = code - FIRST_HANDLES;
+
+	return at < sizeof handles ? handles[at] : 0;
+}
+
+uint32_t swtpm_handles(uint32_t code) { return handles_of(code); }
+
+// policy_area returns the size of a command up to the end of its authorization area if a policy
+// session is in it, else 0.
+static uint32_t policy_area(const unsigned char *cmd, uint32_t len, uint32_t code)
+{
+	uint32_t at = HEADER + 4 * handles_of(code), end;
+
+	if (len < at + 4 || be32(cmd + at) > len - at - 4)
+		return 0;
+	end = at + 4 + be32(cmd + at);
+	for (at += 4; at + 9 <= end;) {
+		uint32_t hmac;
+
+		if (cmd[at] == 0x03)
+			return end;
+		hmac = at + 7 + be16(cmd + at + 4);
+		if (hmac + 2 > end)
+			return 0;
+		at = hmac + 2 + be16(cmd + hmac);
+	}
+	return 0;
+}
+
+// chosen sets how many bytes of a command and of its response are copied. It returns 0 if the
+// ledger does not need the command.
+static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint32_t *c, uint32_t *r)
+{
+	uint32_t area;
+
+	*c = HEADER + 8;
+	*r = HEADER;
+	switch (code) {
+	case PCR_EXTEND:
+	case NV_EXTEND:
+		*c = MOST_COMMAND;
+		return 1;
+	case PCR_EVENT:
+	case EVENT_SEQUENCE_COMPLETE:
+		*r = MOST_RESPONSE;
+		return 1;
+	case PCR_RESET:
+		return 1;
+	case PCR_ALLOCATE:
+		*c = MOST_COMMAND;
+		*r = HEADER + 5;
+		return 1;
+	case START_AUTH_SESSION:
+		*c = MOST_COMMAND;
+		*r = HEADER + 4;
+		return 1;
+	case POLICY_PCR:
+		tap->watching = 1;
+		*c = MOST_COMMAND;
+		return 1;
+	case FLUSH_CONTEXT:
+		return tap->watching && len >= HEADER + 4 && cmd[HEADER] == 0x03;
+	case POLICY_NV:
+	case POLICY_SECRET:
+	case POLICY_SIGNED:
+	case POLICY_AUTHORIZE_NV:
+	case POLICY_TICKET:
+		*c = HEADER + 12;
+		return 1;
+	}
+	if (code >= POLICY_AUTHORIZE && code < POLICY_TICKET)
+		return 1;
+	if (code == POLICY_RESTART || code == POLICY_PASSWORD || (code >= 0x187 && code <= 0x190 && code != 0x189))
+		return 1;
+	if (!tap->watching || be16(cmd) != TAG_SESSIONS || (area = policy_area(cmd, len, code)) == 0)
+		return 0;
+	*c = area;
+	return 1;
+}
+
+static int chosen12(uint32_t code, uint32_t *c, uint32_t *r)
+{
+	*c = 34;
+	*r = HEADER;
+	switch (code) {
+	case TPM12_EXTEND:
+	case TPM12_PCR_RESET:
+	case TPM12_EXECUTE_TRANSPORT:
+		return 1;
+	case TPM12_SHA1_COMPLETE_EXTEND:
+		*c = HEADER + 4;
+		*r = HEADER + 20;
+		return 1;
+	case TPM12_UNSEAL:
+		*c = 160;
+		return 1;
+	}
+	return 0;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_BOOTTIME, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+// An entry, in the order of this processor: the sizes of both copies and of the command (16 bits
+// each), the locality (8 bits), 8 unused bits, the time in ms of CLOCK_BOOTTIME (64 bits), and the
+// copies.
+void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rsp)
+{
+	uint32_t code, c, r, used, result;
+	uint16_t size[3];
+	uint64_t ms;
+	unsigned char *p;
+
+	if (tap == NULL || len < HEADER || rsp->n < HEADER)
+		return;
+	code = be32(cmd + CODE_AT);
+	if (!(tap->version2 ? chosen20(cmd, len, code, &c, &r) : chosen12(code, &c, &r)))
+		return;
+	c = least(least(c, len), MOST_COMMAND);
+	r = least(least(r, rsp->n), MOST_RESPONSE);
+	used = tap->used;
+	if (ENTRY_HEADER + c + r > TAP_SIZE - used) // Go has not taken them in time: it learns it from the values
+		return;
+	size[0] = (uint16_t)c;
+	size[1] = (uint16_t)r;
+	size[2] = (uint16_t)least(len, 0xffff);
+	ms = now_ms();
+	p = tap->b + used;
+	memcpy(p, size, sizeof size);
+	p[6] = (unsigned char)swtpm_running_locality();
+	p[7] = 0;
+	memcpy(p + 8, &ms, sizeof ms);
+	memcpy(p + ENTRY_HEADER, cmd, c);
+	memcpy(p + ENTRY_HEADER + c, rsp->b, r);
+	tap->used = used += ENTRY_HEADER + c + r;
+	result = be32(rsp->b + CODE_AT);
+	if (used > TAP_SIZE / 2 || (result != 0 && (code == POLICY_PCR || code == TPM12_UNSEAL || be16(cmd) == TAG_SESSIONS)))
+		tap->due = 1;
+}
