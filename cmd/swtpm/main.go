@@ -205,6 +205,7 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	e.service = &service{systemd: e.systemd, log: e.log}
 	e.service.profileRejected(e.source.previous.problem)
 	o := e.options()
+	o.Ledger = e.openLedger(&o)
 	if e.meter, err = newMeter(e.cfg, e.source.instance, &o, e.log); err != nil {
 		return err
 	}

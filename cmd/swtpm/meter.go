@@ -110,6 +110,9 @@ func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sam
 			{Name: "control", Clients: c.Clients(), Came: c.Came()},
 		},
 	}
+	if all, pcrs, ok := t.PolicyFailures(); ok {
+		s.Policies = &metrics.Policies{Failures: all, PCRs: pcrs}
+	}
 	for _, b := range tpm.Blobs {
 		i := m.stores[b.Name()]
 		s.Stores = append(s.Stores, metrics.Stores{Item: b.Name(), Took: i.took.Durations(), Failures: i.failures.Load()})

@@ -33,6 +33,7 @@ var (
 		emul.StoreWaiting:    {ID: "2df62f11c0874871adfaf97ecc32ef70", Name: "store-waiting"},
 		emul.StoreFailed:     {ID: "b83d8986320a4febb05150632534788f", Name: "store-failed"},
 		emul.StoreResumed:    {ID: "c7a8c15e8fea4d95b9705795d51d3795", Name: "store-resumed"},
+		emul.PolicyFailed:    {ID: "9631ac8c361fb27b7a94f5c1296105b6", Name: "policy-failed"},
 	}
 )
 
@@ -59,7 +60,7 @@ type service struct {
 func (s *service) event(e emul.Event) {
 	switch {
 	case e.Again:
-	case e.Kind == emul.StoreResumed:
+	case e.Kind == emul.StoreResumed, e.Kind == emul.PolicyFailed:
 		s.log.Notice(eventsOfTPM[e.Kind], e.Cause, e.String())
 	default:
 		s.log.Event(eventsOfTPM[e.Kind], isBad(e.Kind), e.Cause, e.String())

@@ -31,6 +31,7 @@ type Config struct {
 	PID          PID
 	Pcap         Pcap
 	Metrics      Metrics
+	Ledger       Ledger
 	Sandbox      Sandbox
 	Service      Service
 	Manufacture  Manufacture
@@ -274,6 +275,12 @@ type Metrics struct {
 	Interval int      // seconds between two writes of File; 15
 }
 
+// Ledger says what is recorded about the boots of the guest: [ledger]. It has no option.
+type Ledger struct {
+	Keep  LedgerKeep
+	Boots int // number of boots; 16
+}
+
 // Sandbox is how the process limits itself: --runas, --chroot, --seccomp, [sandbox].
 type Sandbox struct {
 	User     string        // name or number; "" keeps the current one
@@ -296,6 +303,7 @@ func defaults() *Config {
 		PID:       PID{FD: -1},
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
 		Metrics:   Metrics{Listen: none, Interval: 15},
+		Ledger:    Ledger{Keep: KeepBoots, Boots: 16},
 		Sandbox:   Sandbox{Seccomp: SeccompKill, Landlock: LandlockBestEffort},
 		Host:      defaultHost(),
 	}

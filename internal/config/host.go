@@ -19,6 +19,7 @@ const HostFile = "/etc/swtpm/host.toml"
 type Host struct {
 	Rollback Rollback
 	Metrics  HostMetrics
+	Ledger   HostLedger
 	Minimum  Minimum
 	Upgrade  Upgrade
 }
@@ -49,6 +50,11 @@ type Upgrade struct {
 	Automatic bool // restart the TPMs that can be restarted under their guests
 }
 
+// HostLedger says whether TPMs may record the boots of their guests.
+type HostLedger struct {
+	Keep LedgerKeep
+}
+
 // Minimum is what no TPM may go below.
 type Minimum struct {
 	Durability bool // "full": no TPM is relaxed
@@ -59,6 +65,7 @@ type Minimum struct {
 func defaultHost() Host {
 	return Host{
 		Rollback: Rollback{Policy: RollbackWarn, Marks: "/var/lib/swtpm/marks"},
+		Ledger:   HostLedger{Keep: KeepBoots},
 		Minimum:  Minimum{Seccomp: SeccompNone, Landlock: LandlockOff},
 	}
 }
@@ -71,6 +78,7 @@ func (h *Host) tables() []table {
 			{name: "marks", in: profile, value: directory(&h.Rollback.Marks)},
 		}},
 		{name: "metrics", keys: keys{{name: "directory", in: profile, value: directory(&h.Metrics.Directory)}}},
+		{name: "ledger", keys: keys{{name: "keep", in: profile, value: choice(&h.Ledger.Keep, "", words(KeepBoots, KeepNone))}}},
 		{name: "minimum", keys: keys{
 			{name: "durability", in: profile, value: choice(&h.Minimum.Durability, "", []word[bool]{{"full", true}, {"relaxed", false}})},
 			{name: "seccomp", in: profile, value: choice(&h.Minimum.Seccomp, "", words(seccompOrder...))},
@@ -160,6 +168,10 @@ func (c *Config) ApplyHost(h Host, name string) (changed []string) {
 	if least := h.Minimum.Landlock; slices.Index(landlockOrder, c.Sandbox.Landlock) < slices.Index(landlockOrder, least) {
 		c.Sandbox.Landlock = least
 		set("landlock raised to %q", least)
+	}
+	if h.Ledger.Keep == KeepNone && c.Ledger.Keep != KeepNone {
+		c.Ledger.Keep = KeepNone
+		set("boot ledger disabled")
 	}
 	if dir := h.Metrics.Directory; dir != "" && name != "" && c.Metrics.File == "" && c.Metrics.Listen.Kind == None {
 		c.Metrics.File = filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".prom")

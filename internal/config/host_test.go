@@ -26,13 +26,14 @@ func TestHostTOML(t *testing.T) {
 	h := defaultHost()
 	h.Rollback = Rollback{RollbackRefuse, "/marks"}
 	h.Metrics.Directory = "/m"
+	h.Ledger.Keep = KeepNone
 	h.Minimum = Minimum{true, SeccompKill, LandlockRequire}
 	h.Upgrade.Automatic = true
 	again, err := parseHost("f", h.TOML())
 	if err != nil || !cmp.Equal(h, again) {
 		t.Errorf("%v, %s", err, cmp.Diff(h, again))
 	}
-	want := `{"rollback":{"policy":"refuse","marks":"/marks"},"metrics":{"directory":"/m"},"minimum":{"durability":"full","seccomp":"kill","landlock":"require"},"upgrade":{"automatic":true}}`
+	want := `{"rollback":{"policy":"refuse","marks":"/marks"},"metrics":{"directory":"/m"},"ledger":{"keep":"none"},"minimum":{"durability":"full","seccomp":"kill","landlock":"require"},"upgrade":{"automatic":true}}`
 	if got := h.JSON(); got != want {
 		t.Errorf("JSON = %s, want %s", got, want)
 	}
@@ -47,7 +48,7 @@ func TestHostErrors(t *testing.T) {
 		"[minimum]\nseccomp = 1\n":       `f:2:11: [minimum] seccomp: invalid value 1; must be`,
 		"tpm = \"2.0\"\n":                `f:1:1: tpm: unknown key`,
 		"[rollback\n":                    `f:`,
-		"[ledger]\nkeep = \"none\"\n":    `f:1:2: [ledger]: unknown table`,
+		"[ledger]\nkeep = \"all\"\n":     `f:2:8: [ledger] keep: invalid value "all"; must be "boots" or "none"`,
 	} {
 		h, err := parseHost("f", src)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -74,9 +75,10 @@ func TestApplyHost(t *testing.T) {
 	c.State.Relaxed, c.Sandbox.Seccomp, c.Sandbox.Landlock = true, SeccompNone, LandlockOff
 	h := defaultHost()
 	h.Metrics.Directory = "/m"
+	h.Ledger.Keep = KeepNone
 	h.Minimum = Minimum{true, SeccompLog, LandlockBestEffort}
 	changed := c.ApplyHost(h, "a/b")
-	if len(changed) != 4 || c.State.Relaxed || c.Sandbox.Seccomp != SeccompLog || c.Sandbox.Landlock != LandlockBestEffort || c.Metrics.File != "/m/a-b.prom" {
+	if len(changed) != 5 || c.Ledger.Keep != KeepNone || c.State.Relaxed || c.Sandbox.Seccomp != SeccompLog || c.Sandbox.Landlock != LandlockBestEffort || c.Metrics.File != "/m/a-b.prom" {
 		t.Errorf("%q, %+v", changed, c)
 	}
 	if changed := c.ApplyHost(h, "a/b"); len(changed) > 0 {

@@ -118,6 +118,7 @@ func (c *Config) tables() []table {
 			none: noneIf(c.Pcap.File == "" && c.Pcap.FD < 0, "the traffic is not recorded")},
 		{name: "metrics", keys: c.Metrics.keys(&c.Sandbox.Chroot), needs: true,
 			none: noneIf(c.Metrics.File == "" && c.Metrics.Listen.Kind == None, "nothing is counted")},
+		{name: "ledger", keys: c.Ledger.keys()},
 		{name: "manufacture", keys: c.manufactureKeys(), given: &c.Manufacture.Given,
 			none: noneIf(!c.Manufacture.Given, "a new TPM has neither keys nor certificates")},
 	}
@@ -275,6 +276,14 @@ func (s *Sandbox) keys() keys {
 func (s *Service) keys() keys {
 	return keys{
 		{name: "keep-session", in: profile, value: choice(&s.KeepSession, "", words(SessionAuto, SessionYes, SessionNo)).unset(string(SessionAuto))},
+	}
+}
+
+func (l *Ledger) keys() keys {
+	records := func() bool { return l.Keep != KeepNone }
+	return keys{
+		{name: "keep", in: profile, value: choice(&l.Keep, "", words(KeepBoots, KeepNone))},
+		{name: "boots", in: profile, value: number(&l.Boots, 1), when: records, only: `with keep = "boots"`},
 	}
 }
 

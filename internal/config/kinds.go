@@ -35,6 +35,15 @@ const (
 	StartupDeactivated Startup = "deactivated" // TPM 1.2 only
 )
 
+// LedgerKeep says what the boot ledger keeps.
+type LedgerKeep string
+
+// What the boot ledger keeps.
+const (
+	KeepBoots LedgerKeep = "boots" // the last boots, and those in which a policy last succeeded
+	KeepNone  LedgerKeep = "none"  // nothing is recorded
+)
+
 // KeepSession says whether clients and volatile state outlive the process.
 type KeepSession string
 

@@ -97,6 +97,17 @@ func (t *TPM) ledgerPowerOn(arrived, same bool) {
 	l.PowerOn(id)
 }
 
+// PolicyFailures returns the number of failures of policies over PCRs, and for each PCR the
+// number of those whose policy contains it. It does not wait; ok is false if nothing is
+// recorded.
+func (t *TPM) PolicyFailures() (all uint64, pcrs [ledger.PCRs]uint64, ok bool) {
+	if t.opt.Ledger == nil {
+		return 0, pcrs, false
+	}
+	all, pcrs = t.opt.Ledger.Failures()
+	return all, pcrs, true
+}
+
 // takeTapped turns what the engine has copied into records.
 func (t *TPM) takeTapped() (urgent bool) {
 	l := &t.ledger

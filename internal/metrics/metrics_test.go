@@ -31,6 +31,7 @@ func sample() *Sample {
 		Latency:  h.Durations(),
 		Stores:   []Stores{{"permall", h.Durations(), 1}, {"volatilestate", NewHistogram().Durations(), 0}},
 		Channels: []Channel{{"data", 1, 12}, {"control", 0, 3}},
+		Policies: &Policies{Failures: 2, PCRs: [24]uint64{7: 2, 11: 1}},
 	}
 }
 
@@ -58,6 +59,8 @@ func TestText(t *testing.T) {
 		"swtpm_commands_refused_total 3\n",
 		`swtpm_clients{channel="data"} 1` + "\n",
 		`swtpm_connections_total{channel="control"} 3` + "\n",
+		"swtpm_policy_failures_total 2\n",
+		`swtpm_pcr_policy_failures_total{pcr="7"} 2` + "\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
@@ -102,6 +105,8 @@ swtpm_commands_refused counter 1
 swtpm_limited_commands counter 1
 swtpm_clients gauge 2
 swtpm_connections counter 2
+swtpm_policy_failures counter 1
+swtpm_pcr_policy_failures counter 2
 `, n, 2*n)
 	if err != nil || string(out) != want {
 		t.Errorf("the parser says %v\n%s\nwant\n%s", err, out, want)

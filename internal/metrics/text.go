@@ -27,6 +27,13 @@ type Sample struct {
 	Stores   []Stores
 	Limited  uint64 // commands that were refused because of too many stores
 	Channels []Channel
+	Policies *Policies // nil if they are not recorded
+}
+
+// Policies are the failures of policies over PCRs.
+type Policies struct {
+	Failures uint64
+	PCRs     [24]uint64 // failures of policies that contain this PCR
 }
 
 // Command counts how often a command returned a response code.
@@ -92,8 +99,24 @@ func (s *Sample) Text() []byte {
 	for _, c := range s.Channels {
 		w.sample("swtpm_connections_total", labels{"channel", c.Name}, count(c.Came))
 	}
+	w.policies(s.Policies)
 	w.WriteString("# EOF\n")
 	return []byte(w.String())
+}
+
+// policies writes the failures of policies, if they are recorded.
+func (w *writer) policies(p *Policies) {
+	if p == nil {
+		return
+	}
+	w.family("swtpm_policy_failures", "counter", "", "Commands that failed because a policy over PCRs was not fulfilled.")
+	w.sample("swtpm_policy_failures_total", nil, count(p.Failures))
+	w.family("swtpm_pcr_policy_failures", "counter", "", "The same commands, for each PCR that the policy contains.")
+	for pcr, n := range p.PCRs {
+		if n > 0 {
+			w.sample("swtpm_pcr_policy_failures_total", labels{"pcr", strconv.Itoa(pcr)}, count(n))
+		}
+	}
 }
 
 // writer writes the text.

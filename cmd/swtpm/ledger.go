@@ -1,0 +1,58 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/program"
+)
+
+// openLedger returns the boot ledger of the TPM, nil if nothing is recorded: the
+// configuration says so, or files next to the state are impossible.
+func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
+	dir, prefix, ok := ledgerPlace(e.cfg)
+	if !ok {
+		return nil
+	}
+	event, version := o.Event, e.cfg.TPM
+	return recorder.New(recorder.Options{
+		TPM: version, Dir: dir, Prefix: prefix,
+		Mode:    uint32(e.cfg.State.Mode.Perm()),
+		Boots:   e.cfg.Ledger.Boots,
+		Engine:  "libtpms " + libtpms.Version(),
+		Profile: program.PrintableLine(e.profile),
+		Handles: libtpms.Handles,
+		Warn:    e.log.Warnf,
+		Failed: func(p ledger.Policy) {
+			event(emul.Event{Kind: emul.PolicyFailed, Cause: recorder.Describe(version, p)})
+		},
+	})
+}
+
+// ledgerPlace returns the directory of the files and the prefix of their names; ok is false
+// if nothing is to be recorded.
+func ledgerPlace(cfg *config.Config) (dir, prefix string, ok bool) {
+	if cfg.Ledger.Keep == config.KeepNone || cfg.PrintInfo != 0 {
+		return "", "", false
+	}
+	switch l := cfg.State.Location; l.Kind {
+	case nv.Directory:
+		return l.Path, strings.TrimSuffix(cfg.TPM.FilePrefix(), "."), true
+	case nv.File:
+		var st unix.Stat_t
+		if unix.Stat(l.Path, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return "", "", false
+		}
+		dir = filepath.Dir(l.Path)
+		return dir, filepath.Base(l.Path), unix.Access(dir, unix.W_OK|unix.X_OK) == nil
+	}
+	return "", "", false
+}

@@ -1,0 +1,274 @@
+package e2e_test
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/ctrl"
+	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// sessionsVar is the number of random sessions of TestLedgerReplay.
+const sessionsVar = "SWTPM_TEST_LEDGER_SESSIONS"
+
+// measured is a TPM with a guest that measures at random.
+type measured struct {
+	*keptTPM
+	*rand.Rand
+	boot   uint64 // the last one that was checked
+	broken bool   // this boot may be joined
+	nv     bool   // the NV index exists
+}
+
+func (v version) prefix() string {
+	if v == v12 {
+		return "tpm-00"
+	}
+	return "tpm2-00"
+}
+
+// TestLedgerReplay checks that the records of random sessions give the values that the TPM
+// reports, or say that the boot is joined.
+func TestLedgerReplay(t *testing.T) {
+	sessions := 20
+	if n, err := strconv.Atoi(os.Getenv(sessionsVar)); err == nil {
+		sessions = n
+	}
+	for i := range sessions {
+		v := both[i%2]
+		t.Run(fmt.Sprintf("%s/%d", v, i), func(t *testing.T) {
+			t.Parallel()
+			m := &measured{keptTPM: newKept(t, v, i%4 >= 2), Rand: rand.New(rand.NewPCG(15, uint64(i)))}
+			for range 3 {
+				for range 10 + m.IntN(30) {
+					m.step(t)
+				}
+				m.endBoot(t)
+			}
+		})
+	}
+}
+
+// pcrs returns all values that the TPM reports.
+func (m *measured) pcrs(t *testing.T) (all []ledger.Bank) {
+	t.Helper()
+	if m.v == v12 {
+		b := ledger.Bank{Alg: ledger.SHA1, Mask: 1<<ledger.PCRs - 1}
+		for pcr := range ledger.PCRs {
+			b.Values = append(b.Values, m.data.ok(t, fmt.Sprintf("00c1 0000000e 00000015 %08x", pcr))[10:])
+		}
+		return []ledger.Bank{b}
+	}
+	for _, alg := range []ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512} {
+		b := ledger.Bank{Alg: alg}
+		for first := range 3 {
+			var sel [3]byte
+			sel[first] = 0xff
+			rsp := m.data.ok(t, fmt.Sprintf("8001 00000014 0000017e 00000001 %04x 03 %x", uint16(alg), sel))
+			for p := rsp[10+4+4+6+4:]; len(p) > 0; p = p[2+alg.Size():] {
+				b.Mask |= 1 << (8*first + len(b.Values)%8)
+				b.Values = append(b.Values, p[2:2+alg.Size()])
+			}
+		}
+		if b.Mask != 0 {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// endBoot powers the TPM off, checks the file of the boot, and powers it on again.
+func (m *measured) endBoot(t *testing.T) {
+	t.Helper()
+	want := m.pcrs(t)
+	if m.IntN(2) == 0 {
+		m.data.ok(t, map[version]string{v12: "00c1 0000000a 00000098", v20: "8001 0000000c 00000145 0000"}[m.v])
+	}
+	if err := m.ctrl.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	b, joined := m.endedBoot(t, want)
+	if joined && !m.broken {
+		t.Errorf("boot %d is joined without a reason; log:\n%s", b.Boot, m.out.String())
+	}
+	m.boot = b.Boot
+	m.broken = false
+	if err := m.ctrl.Init(0); err != nil {
+		t.Fatal(err)
+	}
+	m.data.ok(t, m.data.startup())
+}
+
+// endedBoot waits until the records of the boot are written and give the values want.
+func (m *measured) endedBoot(t *testing.T, want []ledger.Bank) (b *ledger.Boot, joined bool) {
+	t.Helper()
+	var mismatch error
+	err := until(func() bool {
+		b = lastBoot(filepath.Join(m.dir, "state"), m.v)
+		if b == nil || b.Boot <= m.boot || len(b.Records) == 0 || b.Records[len(b.Records)-1].Kind != ledger.KindEnd {
+			return false
+		}
+		var s *ledger.State
+		if s, joined, mismatch = b.Replay(nil); mismatch == nil {
+			mismatch = s.Check(want)
+		}
+		return mismatch == nil
+	})
+	if err != nil {
+		t.Fatalf("the last boot is %+v, joined %t, %v; log:\n%s", b, joined, mismatch, m.out.String())
+	}
+	return b, joined
+}
+
+// lastBoot returns the last boot in a directory, nil if it has none that is intact.
+func lastBoot(dir string, v version) *ledger.Boot {
+	names, _ := filepath.Glob(filepath.Join(dir, v.prefix()+".boot-*"))
+	if len(names) == 0 {
+		return nil
+	}
+	content, err := os.ReadFile(names[len(names)-1])
+	if err != nil {
+		return nil
+	}
+	b, err := ledger.Parse(content)
+	if err != nil || b.Damage != nil {
+		return nil
+	}
+	return b
+}
+
+// step does something that a guest or a host does.
+func (m *measured) step(t *testing.T) {
+	t.Helper()
+	switch m.IntN(20) {
+	case 0, 1:
+		m.data.ok(t, map[version]string{v12: "00c1 0000000f 000000c8 0003 000001", v20: "8002 0000001b 0000013d 00000017 00000009 40000009 0000 00 0000"}[m.v])
+	case 2:
+		m.sequence(t)
+	case 3:
+		m.nvExtend(t)
+	case 4, 5, 6:
+		m.event(t)
+	case 7:
+		m.restart(t)
+	case 8:
+		if m.IntN(3) == 0 {
+			m.crash(t, unix.SIGKILL)
+			m.broken = true
+		}
+	case 9:
+		m.snapshot(t)
+	default:
+		m.extendAny(t)
+	}
+}
+
+func (m *measured) digest(n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(m.Uint32())
+	}
+	return hex.EncodeToString(b)
+}
+
+// extendAny extends a PCR in one or several banks.
+func (m *measured) extendAny(t *testing.T) {
+	t.Helper()
+	pcr := m.IntN(17)
+	if m.v == v12 {
+		m.data.ok(t, fmt.Sprintf("00c1 00000022 00000014 %08x", pcr)+m.digest(20))
+		return
+	}
+	body, n := "", 0
+	for _, alg := range []ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512} {
+		if m.IntN(2) == 0 {
+			body += fmt.Sprintf("%04x", uint16(alg)) + m.digest(alg.Size())
+			n++
+		}
+	}
+	size := 10 + 4 + 4 + 9 + 4 + len(body)/2
+	m.data.ok(t, fmt.Sprintf("8002 %08x 00000182 %08x 00000009 40000009 0000 00 0000 %08x", size, pcr, n)+body)
+}
+
+// event measures data that the TPM hashes: with one command, or with a sequence.
+func (m *measured) event(t *testing.T) {
+	t.Helper()
+	pcr, data := m.IntN(16), m.digest(64)
+	if m.v == v12 {
+		m.data.ok(t, sha1Start12)
+		m.data.ok(t, sha1Add12+data)
+		m.data.ok(t, fmt.Sprintf("00c1 00000012 000000a3 %08x 00000000", pcr))
+		return
+	}
+	if m.IntN(2) == 0 {
+		m.data.ok(t, fmt.Sprintf("8002 0000005d 0000013c %08x 00000009 40000009 0000 00 0000 0040", pcr)+data)
+		return
+	}
+	object := binary.BigEndian.Uint32(m.data.ok(t, "8001 0000000e 00000186 0000 0010")[10:])
+	m.data.ok(t, fmt.Sprintf("8002 0000005d 0000015c %08x 00000009 40000009 0000 00 0000 0040", object)+data)
+	m.data.ok(t, fmt.Sprintf("8002 0000002a 00000185 %08x %08x 00000012 40000009 0000 00 0000 40000009 0000 00 0000 0000", pcr, object))
+}
+
+// nvExtend extends an NV index, which is in no PCR.
+func (m *measured) nvExtend(t *testing.T) {
+	t.Helper()
+	if m.v == v12 {
+		return
+	}
+	if !m.nv {
+		m.nv = true
+		m.data.ok(t, "8002 0000002d 0000012a 40000001 00000009 40000009 0000 00 0000 0000 000e 01800002 000b 02060044 0000 0020")
+	}
+	m.data.ok(t, "8002 00000041 00000136 01800002 01800002 00000009 40000009 0000 00 0000 0020"+m.digest(32))
+}
+
+// sequence measures through the control channel.
+func (m *measured) sequence(t *testing.T) {
+	t.Helper()
+	for _, err := range []error{m.ctrl.HashStart(), m.ctrl.HashData([]byte("loader")), m.ctrl.HashEnd()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// snapshot saves the guest and continues with the snapshot.
+func (m *measured) snapshot(t *testing.T) {
+	t.Helper()
+	var saved luggage
+	for _, kind := range tpm.Blobs {
+		blob, flags, err := m.ctrl.State(kind, true)
+		if err == nil && len(blob) > 0 {
+			saved = append(saved, parcel{kind, flags, blob})
+		}
+	}
+	if m.IntN(2) == 0 {
+		m.extendAny(t)
+	}
+	if err := m.ctrl.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range saved {
+		if err := m.ctrl.SetState(p.kind, p.flags, p.blob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.ctrl.Init(ctrl.InitDeleteVolatile); err != nil {
+		t.Fatal(err)
+	}
+	m.nv = false
+	if m.v == v20 {
+		rsp, err := m.data.transmit("8001 0000000e 00000169 01800002") // NV_ReadPublic
+		m.nv = err == nil && result(rsp) == 0
+	}
+	m.broken = true
+}
