@@ -355,6 +355,10 @@ truncate = false
 
 # no [metrics]: nothing is counted
 
+[ledger]
+keep  = "boots"
+boots = 16
+
 # no [manufacture]: a new TPM has neither keys nor certificates
 `
 	if diff := cmp.Diff(wantTOML, c.TOML()); diff != "" {
@@ -369,7 +373,7 @@ truncate = false
 		`"migration":{"incoming":false,"release-lock-outgoing":true,"encrypted-only":false},` +
 		`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
 		`"service":{"keep-session":"auto"},` +
-		`"log":{"level":2,"prefix":"\"\u007F","truncate":false}}` + "\n"
+		`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"boots","boots":16}}` + "\n"
 	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {
 		t.Errorf("JSON: -want +got\n%s", diff)
 	}

@@ -138,12 +138,14 @@ func (t *TPM) beforeCommand(code tpm.Code) {
 	}
 	if l.tap.TapDue() {
 		t.takeTapped()
+		l.Flush()
 	}
 	switch {
 	case l.join:
 		l.join = false
 		if values := t.readPCRs(); values != nil {
 			l.Join(values, l.same)
+			l.Flush()
 		}
 		t.admit()
 	case l.resync:
@@ -178,6 +180,7 @@ func (t *TPM) afterCommand(cmd, rsp []byte, guest bool) {
 		t.takeTapped()
 		if values := t.readPCRs(); values != nil {
 			l.Startup(l.tap.LastLocality(), typ, values)
+			l.Flush()
 		}
 		l.shutdown = false
 	case shutdownCode(t.opt.Version):
@@ -204,7 +207,7 @@ func (t *TPM) ledgerPowerOff() {
 		return
 	}
 	t.compareLedger()
-	if !t.released { // else the file belongs to the process that has the state
+	if !t.released && !t.handover.closed { // else another process may continue with the file
 		l.End(l.shutdown)
 	}
 	l.Flush()
@@ -238,6 +241,7 @@ func (t *TPM) hashed(step func(l *bootLedger)) {
 	if t.ledger.on() {
 		t.takeTapped()
 		step(&t.ledger)
+		t.ledger.Flush()
 	}
 }
 

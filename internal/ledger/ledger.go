@@ -120,7 +120,7 @@ const (
 	KindAllocate Kind = 5  // u8 banks: {u16 algorithm, u32 mask of PCRs}; holds from the next boot
 	KindPolicy   Kind = 6  // see Policy
 	KindOverflow Kind = 7  // u64 records that are missing here, u64 extends of NV indices among them; KindValues follows
-	KindRestart  Kind = 8  // the process was replaced and goes on; it may follow KindEnd
+	KindRestart  Kind = 8  // the process was replaced and goes on
 	KindEnd      Kind = 9  // u8 1 if the guest shut the TPM down in order
 	KindSequence Kind = 10 // HASH_START: after the startup PCR 17 to 22 are reset, before it PCR 0
 )

@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // sessionsVar is the number of random sessions of TestLedgerReplay.
@@ -98,7 +99,7 @@ func (m *measured) endBoot(t *testing.T) {
 	}
 	b, joined := m.endedBoot(t, want)
 	if joined && !m.broken {
-		t.Errorf("boot %d is joined without a reason; log:\n%s", b.Boot, m.out.String())
+		t.Errorf("boot %d is joined without a reason; log:\n%s", b.Boot, m.Out.String())
 	}
 	m.boot = b.Boot
 	m.broken = false
@@ -112,7 +113,7 @@ func (m *measured) endBoot(t *testing.T) {
 func (m *measured) endedBoot(t *testing.T, want []ledger.Bank) (b *ledger.Boot, joined bool) {
 	t.Helper()
 	var mismatch error
-	err := until(func() bool {
+	err := harness.Until(func() bool {
 		b = lastBoot(filepath.Join(m.dir, "state"), m.v)
 		if b == nil || b.Boot <= m.boot || len(b.Records) == 0 || b.Records[len(b.Records)-1].Kind != ledger.KindEnd {
 			return false
@@ -124,7 +125,7 @@ func (m *measured) endedBoot(t *testing.T, want []ledger.Bank) (b *ledger.Boot, 
 		return mismatch == nil
 	})
 	if err != nil {
-		t.Fatalf("the last boot is %+v, joined %t, %v; log:\n%s", b, joined, mismatch, m.out.String())
+		t.Fatalf("the last boot is %+v, joined %t, %v; log:\n%s", b, joined, mismatch, m.Out.String())
 	}
 	return b, joined
 }

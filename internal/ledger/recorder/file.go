@@ -211,6 +211,9 @@ func (f *file) goOn(d *safefile.Dir, prefix string, boots []uint64, begin *begin
 	if err != nil || last.Damage != nil || last.Identity != begin.header.Identity || last.TPM != begin.header.TPM || len(last.Records) >= measurements {
 		return nil
 	}
+	if n := len(last.Records); n > 0 && last.Records[n-1].Kind == ledger.KindEnd {
+		return nil
+	}
 	state, _, err := last.Replay(nil)
 	if err != nil {
 		return nil
