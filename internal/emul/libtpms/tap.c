@@ -49,7 +49,7 @@ enum {
 
 // handles has the number of handles of each command of a TPM 2.0, from 0x11f on.
 //
-// Source: TPM 2.0 Library, Part 3. TestTapHandles compares it with what a TPM reports.
+// Source: TPM 2.0 Library, Part 3. TestTapHandles compares it with a second table.
 enum { FIRST_HANDLES = 0x11f };
 static const uint8_t handles[] = {
 	2, 2, 1, 2, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, // 0x11f
