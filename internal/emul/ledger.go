@@ -274,7 +274,7 @@ var ledgerBanks = []ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger
 
 // readPCRs returns the values of all PCRs, nil if the TPM does not report them.
 func (t *TPM) readPCRs() []ledger.Bank {
-	defer t.ours()()
+	defer t.internal()()
 	if t.opt.Version == tpm.V12 {
 		return t.readPCRs12()
 	}
