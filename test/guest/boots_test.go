@@ -1,0 +1,277 @@
+package guest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
+)
+
+// allBootsVar makes TestBoots try all its boots instead of the first ones.
+const allBootsVar = "SWTPM_GUEST_BOOTS"
+
+// selections are the PCRs that secrets are sealed to.
+var selections = map[string][]uint{"7": {7}, "4+7": {4, 7}, "11": {11}, "0": {0}, "9": {9}, "1": {1}}
+
+// expected is the answer of explain for a selection: the PCR whose first change it names.
+type expected struct {
+	selection  string
+	pcr, place int
+	object     string // in the name of the new measurement
+	unchanged  []int  // other PCRs of the selection
+}
+
+// bootCase is a boot after which some secrets do not open.
+type bootCase struct {
+	name   string
+	change func(t *testing.T, w *workshop, m *uefiMachine)
+	want   []expected
+}
+
+var bootCases = []bootCase{
+	{"an update of dbx", func(t *testing.T, w *workshop, m *uefiMachine) { m.vars = w.changeDBX(t, m.vars) }, []expected{
+		{"7", 7, 5, "Secure Boot variable dbx: ", nil},
+		{"4+7", 7, 5, "Secure Boot variable dbx: ", []int{4}},
+	}},
+	{"another firmware", func(_ *testing.T, _ *workshop, m *uefiMachine) { m.code = ovmf + "OVMF_CODE_4M.secboot.fd" }, []expected{
+		{"0", 0, 2, "firmware volume 1 of the firmware", nil},
+	}},
+	{"another command line", func(t *testing.T, w *workshop, m *uefiMachine) {
+		m.disks = []string{w.disk(t, w.kernel, "console=ttyS0 quiet panic=1")}
+	}, []expected{
+		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
+		{"11", 11, 6, "content of section .cmdline of BOOTX64.EFI", nil},
+		{"9", 9, 1, `kernel command line "console=ttyS0 quiet panic=1"`, nil},
+	}},
+	{"no Secure Boot keys", func(_ *testing.T, _ *workshop, m *uefiMachine) { m.vars = ovmf + "OVMF_VARS_4M.fd" }, []expected{
+		{"7", 7, 2, "Secure Boot variable PK: empty", nil},
+		{"4+7", 7, 2, "Secure Boot variable PK: empty", []int{4}},
+	}},
+	{"another kernel", func(t *testing.T, w *workshop, m *uefiMachine) {
+		m.disks = []string{w.disk(t, w.otherKernel(t), "console=ttyS0 quiet")}
+	}, []expected{
+		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
+		{"11", 11, 2, "content of section .linux of BOOTX64.EFI", nil},
+	}},
+	{"another boot entry", func(t *testing.T, w *workshop, m *uefiMachine) {
+		m.disks = []string{w.disk(t, w.kernel, "console=ttyS0 quiet rescue"), m.disks[0]}
+	}, []expected{
+		{"1", 1, 1, "boot order ", nil},
+		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
+	}},
+}
+
+// explanation is the answer of swtpm boots explain that the test looks at.
+type explanation struct {
+	Summary  string
+	Failures []struct {
+		PCRs    string `json:"pcrs"`
+		Good    uint64 `json:"last_good_boot"`
+		Since   uint64 `json:"since_boot"`
+		Details []struct {
+			PCR   int
+			Same  bool
+			First *struct {
+				Place int `json:"position"`
+				New   *struct {
+					Name struct{ Text, Source string }
+				}
+			}
+		}
+	}
+	Logs []struct{ Agrees bool }
+}
+
+// ask runs swtpm boots.
+func askBoots(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(bin, append([]string{"boots"}, args...)...)
+	var complaints bytes.Buffer
+	cmd.Stderr = &complaints
+	out, err := cmd.Output()
+	if err != nil || complaints.Len() > 0 {
+		t.Fatalf("%v: %v\n%s", cmd, err, complaints.String())
+	}
+	return string(out)
+}
+
+// check compares an explanation with an expectation.
+func (x expected) check(t *testing.T, e explanation) bool {
+	t.Helper()
+	var words []string
+	for _, pcr := range selections[x.selection] {
+		words = append(words, fmt.Sprint(pcr))
+	}
+	name := "PCR " + strings.Join(words, ", ") + " (sha256)"
+	for _, f := range e.Failures {
+		if f.PCRs != name {
+			continue
+		}
+		good := f.Good != 0 && f.Since == f.Good+1
+		for _, d := range f.Details {
+			switch {
+			case slices.Contains(x.unchanged, d.PCR):
+				good = good && d.Same
+			case d.First == nil || d.First.New == nil:
+				good = false
+			default:
+				good = good && d.PCR == x.pcr && d.First.Place == x.place && strings.Contains(d.First.New.Name.Text, x.object)
+			}
+		}
+		if !good || len(f.Details) != len(x.unchanged)+1 {
+			t.Errorf("secret over %s: want PCR %d, measurement %d, %q", x.selection, x.pcr, x.place, x.object)
+		}
+		return good
+	}
+	t.Errorf("secret over %s: no failure is explained", x.selection)
+	return false
+}
+
+// TestBoots checks that swtpm boots explain names PCR, position and object of the change
+// after which a real guest cannot open its secrets.
+func TestBoots(t *testing.T) {
+	need(t, "qemu-system-x86_64", "qemu-system-x86")
+	cases := bootCases
+	if os.Getenv(allBootsVar) == "" {
+		cases = cases[:2]
+	}
+	w := &workshop{dir: harness.TempDir(t), kernel: filepath.Join(filepath.Dir(kernel), "vmlinuz")}
+	state := harness.TempDir(t)
+	oneBank(t, state)
+	good := uefiMachine{code: ovmf + "OVMF_CODE_4M.fd", vars: w.keysWithoutEnforcement(t), disks: []string{w.disk(t, w.kernel, "console=ttyS0 quiet")}}
+	e := startEmulator(t, bin, true, state)
+	v, goodVars := good.boot(t, w, e)
+	g := guestTPM{t, v}
+	parent := g.parent()
+	secrets := map[string]sealed{}
+	for name, pcrs := range selections {
+		secrets[name] = g.seal(parent, pcrs)
+		if !g.opens(parent, secrets[name]) {
+			t.Fatalf("the secret over %s does not open", name)
+		}
+	}
+	log := w.write(t, "guest.log", harness.Unhex(v.ask(t, "bytes 200000 /sys/kernel/security/tpm0/binary_bios_measurements")))
+	v.quit(t, e)
+	checkExport(t, state)
+
+	original := &sealedBoot{good, state, goodVars, log, secrets}
+	named, all := 0, 0
+	for _, c := range cases {
+		named, all = named+c.run(t, w, original), all+len(c.want)
+	}
+	t.Logf("%d of %d changes named", named, all)
+	if os.Getenv(allBootsVar) != "" {
+		sameAgain(t, w, state, good)
+	}
+}
+
+// sealedBoot is the boot in which the secrets were sealed.
+type sealedBoot struct {
+	uefiMachine
+	state   string // directory of the TPM after it
+	vars    string // variable store after it
+	log     string // the guest's log
+	secrets map[string]sealed
+}
+
+// run boots the changed machine and returns the number of changes that explain names.
+func (c bootCase) run(t *testing.T, w *workshop, original *sealedBoot) (named int) {
+	t.Helper()
+	state := copyState(t, original.state)
+	m := original.uefiMachine
+	c.change(t, w, &m)
+	e := startEmulator(t, bin, true, state)
+	v, vars := m.boot(t, w, e)
+	g := guestTPM{t, v}
+	parent := g.parent()
+	for name, s := range original.secrets {
+		fails := slices.ContainsFunc(c.want, func(x expected) bool { return x.selection == name })
+		if opens := g.opens(parent, s); fails && opens {
+			t.Errorf("%s: the secret over %s opens", c.name, name)
+		}
+	}
+	v.quit(t, e)
+	args := []string{"explain", "--tpmstate", "dir=" + state, "--vars", original.vars, "--vars", vars,
+		"--firmware", original.code, "--firmware", m.code, "--guest-log", original.log}
+	for _, d := range slices.Concat(original.disks, m.disks) {
+		args = append(args, "--images", d)
+	}
+	t.Logf("%s:\n%s", c.name, askBoots(t, args...))
+	var x explanation
+	if err := json.Unmarshal([]byte(askBoots(t, append(args, "--json")...)), &x); err != nil {
+		t.Fatal(err)
+	}
+	if len(x.Logs) != 1 || !x.Logs[0].Agrees {
+		t.Errorf("%s: the guest's log of the first boot", c.name)
+	}
+	for _, want := range c.want {
+		if want.check(t, x) {
+			named++
+		}
+	}
+	return named
+}
+
+// sameAgain boots the same machine again: nothing changed.
+func sameAgain(t *testing.T, w *workshop, state string, m uefiMachine) {
+	t.Helper()
+	e := startEmulator(t, bin, true, state)
+	v, _ := m.boot(t, w, e)
+	v.quit(t, e)
+	var x explanation
+	if err := json.Unmarshal([]byte(askBoots(t, "explain", "--json", "--tpmstate", "dir="+state)), &x); err != nil {
+		t.Fatal(err)
+	}
+	if x.Summary != "nothing changed" || len(x.Failures) != 0 {
+		t.Errorf("the same machine: %+v", x)
+	}
+}
+
+// oneBank makes a TPM with only a SHA-256 bank: the firmware computes fewer digests.
+func oneBank(t *testing.T, state string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(filepath.Dir(bin), "swtpm-setup"), "--tpm2", "--tpmstate", state, "--tpm", bin+" socket", "--pcr-banks", "sha256")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
+	}
+}
+
+func copyState(t *testing.T, state string) string {
+	t.Helper()
+	dir := filepath.Join(harness.TempDir(t), "state")
+	if err := os.CopyFS(dir, os.DirFS(state)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// checkExport checks that tpm2_eventlog computes the values of the TPM from an export.
+func checkExport(t *testing.T, state string) {
+	t.Helper()
+	var show struct {
+		PCRs map[string]map[string]string `json:"pcrs"`
+	}
+	if err := json.Unmarshal([]byte(askBoots(t, "show", "--json", "--tpmstate", "dir="+state)), &show); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(harness.TempDir(t), "log")
+	if err := os.WriteFile(path, []byte(askBoots(t, "export", "--format", "tcg2", "--tpmstate", "dir="+state)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(need(t, "tpm2_eventlog", "tpm2-tools"), path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pcr := range []string{"0", "1", "4", "5", "7", "9", "11"} {
+		if value := show.PCRs["sha256"][pcr]; len(value) != 64 || !strings.Contains(string(out), "0x"+value) {
+			t.Errorf("tpm2_eventlog does not compute PCR %s: %s", pcr, value)
+		}
+	}
+}
