@@ -1,4 +1,4 @@
-// Package seal turns the plain state of a TPM into the bytes that are kept in a
+// Package seal turns the plain state of a TPM into the bytes that are stored in a
 // state file or sent in a migration blob, and back. It owns the container
 // (header and blocks), the keys, their derivation, the encryption and the
 // checks of integrity. Package nv opens the

@@ -54,7 +54,7 @@ func (k Keys) SealBlobWithRecord(payload, record []byte, decrypted bool) (blob [
 
 // OpenBlob returns the payload of a migration blob. encrypted is the sender's
 // word that the inner layer is encrypted; the blob's own header may say so too.
-// blob is not kept; the caller owns the payload and should Wipe it.
+// blob is not used afterwards; the caller owns the payload and should Wipe it.
 //
 // It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with
 // ErrVersion1 if the blob is encrypted and of version 1, with ErrNoKey or ErrKeySize

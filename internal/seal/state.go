@@ -15,7 +15,7 @@ const (
 
 // Seal returns the state file for payload, encrypted with k, or plain and with
 // a checksum block if k is nil. It fails with ErrLength if payload has more
-// than MaxPayload bytes. payload is not kept.
+// than MaxPayload bytes. payload is not used afterwards.
 //
 //	plain      header, tagPlain, tagRecord, tagChecksum
 //	encrypted  header, tagEncrypted, tagMAC, tagIV, tagRecord
@@ -55,7 +55,7 @@ func SealInto(buf, payload, record []byte, k *Key) ([]byte, error) {
 }
 
 // Open returns the payload of a state file. With a key the file must be
-// encrypted, without one it must be plain. blob is not kept; the caller owns
+// encrypted, without one it must be plain. blob is not used afterwards; the caller owns
 // the payload and should Wipe it.
 //
 // It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with

@@ -65,7 +65,7 @@ type options struct {
 
 	Clone cloneOptions // --clone and so on, not in swtpm
 
-	fromProfile bool // the options are those of a profile
+	fromProfile bool // a profile set the options
 
 	// Set only from a profile of [manufacture].
 	marked bool         // record the manufacture in the state directory

@@ -19,7 +19,7 @@ var levels = []struct {
 
 // Needs returns which libtpms is needed for a permanent blob of a TPM of version v, and
 // why, if the version library is too old for it; else "". An empty library is an unknown
-// one. payload is not kept.
+// one. Needs does not use payload afterwards.
 func Needs(v tpm.Version, payload []byte, library string) string {
 	if v != tpm.V20 {
 		return "" // libtpms has not changed the layout of a TPM 1.2 since 0.6
