@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/tpm", "internal/program"},
 	"internal/setup/manufacture": {"internal/ca", "internal/ca/cert", "internal/cli", "internal/tpm"},
 	"internal/doctor": {"internal/remedy", "internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
-		"internal/metrics", "internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/safefile", "internal/sandbox", "internal/seal", "internal/tpm"},
+		"internal/metrics", "internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/nv/remote", "internal/store", "internal/safefile", "internal/sandbox", "internal/seal", "internal/tpm"},
 }
 
 // callsC are the packages that call C: the fence, and what no Go program can do.

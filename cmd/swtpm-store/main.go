@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/store/broker"
@@ -130,10 +131,17 @@ func listeners(path string) (l *net.UnixListener, again *net.UnixConn, err error
 		return l, again, err
 	}
 	for _, f := range passed {
-		if conn, err := net.FilePacketConn(f); err == nil {
-			again, _ = conn.(*net.UnixConn)
-		} else if all, err := net.FileListener(f); err == nil {
-			l, _ = all.(*net.UnixListener)
+		kind, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
+		switch {
+		case err != nil:
+		case kind == unix.SOCK_DGRAM:
+			if conn, err := net.FilePacketConn(f); err == nil {
+				again, _ = conn.(*net.UnixConn)
+			}
+		default:
+			if all, err := net.FileListener(f); err == nil {
+				l, _ = all.(*net.UnixListener)
+			}
 		}
 		_ = f.Close()
 	}

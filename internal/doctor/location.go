@@ -32,6 +32,8 @@ func (x *examination) location() {
 		x.directory(l.Path)
 	case l.Kind == nv.File:
 		x.image(l.Path)
+	case l.Kind == nv.Cluster:
+		x.cluster(l.Path)
 	default:
 		x.add(Error, l.String(), "use dir://PATH or file://PATH", "unknown type of location")
 	}

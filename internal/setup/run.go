@@ -20,6 +20,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/keyvalue"
+	"github.com/swtpm-go/swtpm/internal/nv"
 	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
@@ -256,6 +257,9 @@ func (p *program) checkLocation() (*location, error) {
 	loc.create, loc.options = o.create, o.nv
 	if err := loc.check(); err != nil {
 		return nil, err
+	}
+	if loc.Kind == nv.Cluster && o.KeyFile+o.PwdFile+o.KeyFD+o.PwdFD == "" && !o.marked {
+		return nil, cli.Complain("A state in a cluster store needs a key, because the store could read it: give --keyfile or --pwdfile.")
 	}
 	for _, dir := range []string{o.CertDir, o.KeyDir} {
 		if dir != "" {

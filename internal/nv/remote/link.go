@@ -206,3 +206,13 @@ func poll(fd int, events int16, end time.Time) error {
 		}
 	}
 }
+
+// Stat returns what the store knows of the state. Its error is fs.ErrNotExist if it has none.
+func (l *Link) Stat() (store.Entry, error) {
+	c, _, err := l.connected()
+	if err != nil {
+		return store.Entry{}, translate(err)
+	}
+	e, _, err := c.Stat()
+	return e, translate(err)
+}
