@@ -93,6 +93,7 @@ full: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut$$|^TestCopies$$' ./test/e2e
 	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestClones$$' ./test/e2e
+	SWTPM_TEST_LEDGER_SESSIONS=500 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestLedgerReplay$$' ./test/e2e
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build
