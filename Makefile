@@ -197,6 +197,7 @@ lint:
 	@out=$$(gofmt -l *.go cmd internal test) || exit 1; test -z "$$out" || { echo "not gofmt-ed: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks=all ./...
+	$(GO) run ./test/prose
 	@for m in man/*; do groff -man -Tutf8 -wall -z $$m || exit 1; done
 	@for s in run contrib/*.sh test/*/*.sh test/*/testdata/*.sh; do sh -n $$s || exit 1; done
 	@bash -n .ci/run

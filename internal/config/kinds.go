@@ -38,7 +38,7 @@ const (
 // LedgerKeep says what the boot ledger keeps.
 type LedgerKeep string
 
-// What the boot ledger keeps.
+// The boots that the boot ledger keeps.
 const (
 	KeepBoots LedgerKeep = "boots" // the last boots, and those in which a policy last succeeded
 	KeepNone  LedgerKeep = "none"  // nothing is recorded

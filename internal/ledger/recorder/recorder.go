@@ -42,8 +42,8 @@ type Options struct {
 	Warn func(format string, args ...any)
 }
 
-// Recorder is the boot ledger of one TPM. The caller serializes all methods but those of
-// the counters.
+// Recorder is the boot ledger of one TPM. The caller serializes all methods except
+// the counters' methods.
 type Recorder struct {
 	opt      Options
 	state    *ledger.State

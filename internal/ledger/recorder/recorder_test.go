@@ -35,7 +35,7 @@ func newBench(t *testing.T, boots int) *bench {
 	return b
 }
 
-// values are those of a bank after a startup.
+// values returns the PCR values of a bank after a startup.
 func values() []ledger.Bank {
 	b := ledger.Bank{Alg: ledger.SHA256, Mask: 1<<ledger.PCRs - 1}
 	for range ledger.PCRs {
