@@ -140,6 +140,17 @@ func (t *TPM) beforeCommand(code tpm.Code) {
 		t.takeTapped()
 		l.Flush()
 	}
+	if l.due() {
+		t.settleLedger()
+	} else if code == shutdownCode(t.opt.Version) {
+		t.compareLedger()
+	}
+}
+
+// settleLedger reads the values of a TPM that arrived with them, or whose last command was
+// undone, before the next measurement changes them.
+func (t *TPM) settleLedger() {
+	l := &t.ledger
 	switch {
 	case l.join:
 		l.join = false
@@ -152,8 +163,6 @@ func (t *TPM) beforeCommand(code tpm.Code) {
 		l.resync = false
 		t.checkLedger()
 		t.admit()
-	case code == shutdownCode(t.opt.Version):
-		t.compareLedger()
 	}
 }
 

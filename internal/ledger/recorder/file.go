@@ -28,7 +28,8 @@ const (
 type file struct {
 	name   string // "" before the first record
 	writer *ledger.Writer
-	failed bool // an error was logged: nothing more is written in this boot
+	since  uint32 // milliseconds from the power-on to the start of this process's part
+	failed bool   // an error was logged: nothing more is written in this boot
 }
 
 // Flush begins to write the pending records, and does not wait for it.
@@ -120,6 +121,7 @@ func (r *Recorder) tryWrite(items []item) error {
 		items = items[1:]
 	}
 	for _, i := range items {
+		i.record.Time = later(i.record.Time, f.since)
 		b = f.writer.Append(b, i.record)
 	}
 	return r.append(d, flags, b)
@@ -223,16 +225,20 @@ func (f *file) goOn(d *safefile.Dir, prefix string, boots []uint64, begin *begin
 		return nil
 	}
 	f.name, f.writer = name, ledger.Continue(content, last)
-	var since uint32
 	if c := begin.header.Clock; c > last.Clock {
-		since = uint32(min(c-last.Clock, 1<<32-1))
+		f.since = uint32(min(c-last.Clock, 1<<32-1))
 	}
-	b := f.writer.Append(nil, ledger.Record{Kind: ledger.KindRestart, Time: since})
+	b := f.writer.Append(nil, ledger.Record{Kind: ledger.KindRestart, Time: f.since})
 	if !equal {
-		b = f.writer.Append(b, joined(begin.values))
+		values := joined(begin.values)
+		values.Time = f.since
+		b = f.writer.Append(b, values)
 	}
 	return b
 }
+
+// later returns the sum of two times in milliseconds.
+func later(a, b uint32) uint32 { return uint32(min(uint64(a)+uint64(b), 1<<32-1)) }
 
 // prune removes the files of old boots. The newest ones stay, and those in which a policy
 // over PCRs last succeeded.
