@@ -25,7 +25,7 @@ var arrows = map[string][]string{
 	"internal/boots/eventlog": {"internal/boots/uefi", "internal/ledger"},
 	"internal/selftest":       {"internal/emul", "internal/nv", "internal/tpm"},
 	"internal/nv":             {"internal/nv/generation", "internal/seal"},
-	"internal/nv/mark":        {"internal/nv/generation"},
+	"internal/nv/mark":        {"internal/nv", "internal/nv/generation", "internal/safefile"},
 	"internal/nv/dir":         {"internal/nv", "internal/safefile", "internal/seal"},
 	"internal/nv/linear":      {"internal/nv", "internal/safefile"},
 	"internal/nv/backend":     {"internal/nv", "internal/nv/dir", "internal/nv/linear", "internal/nv/remote"},

@@ -258,6 +258,9 @@ func (t *TPM) openStore() error {
 	case t.moved && s.Moved(): // a directory that was removed, and is mounted here
 		return errors.Join(fmt.Errorf("%w: %w", ErrReplaced, tpm.Fail), s.Close())
 	}
+	if t.opt.Marks != nil {
+		s.SetIdentityLock(t.opt.Marks.Lock)
+	}
 	t.store, t.moved = s, false
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,10 @@ type Marks interface {
 	// Read returns the mark of a TPM. Its error is fs.ErrNotExist if the TPM has no mark.
 	Read(id generation.Identity) (generation.Mark, error)
 	Write(m generation.Mark) error
+
+	// Lock excludes other running copies of a TPM on this host until the result is closed.
+	// Its error wraps nv.ErrRunning if one runs.
+	Lock(id generation.Identity) (io.Closer, error)
 }
 
 // markDelay is the time from a store until the mark is written.
@@ -60,7 +65,8 @@ func (p *past) came(b tpm.Blob, payload, record []byte) {
 
 // checkPast compares the history of the state that the engine is about to start with
 // to the mark of its TPM, and continues it. A state that came through the control channel is
-// declared by that: its generations go on above those that were seen.
+// declared by that: its generations go on above those that were seen, and the process that it comes
+// from may run for a moment yet. Any other state is refused while another copy of the TPM runs.
 func (t *TPM) checkPast() error {
 	if t.restarting {
 		return nil
@@ -72,6 +78,10 @@ func (t *TPM) checkPast() error {
 	before := t.store.Mark()
 	mark := t.readMark(found, before)
 	declared := t.past.declared || t.pending[tpm.Permanent]
+	// Compat: C-284: swtpm runs two copies.
+	if err := t.store.LockIdentity(mark.Identity, !t.pending[tpm.Permanent]); err != nil {
+		return fmt.Errorf("%w: %w", err, tpm.Fail)
+	}
 	known := &mark
 	if declared {
 		known = nil
@@ -182,6 +192,7 @@ func (t *TPM) writeMark(store *nv.Store) {
 	if t.opt.Marks == nil || m.Known.Max() == 0 {
 		return
 	}
+	_ = store.LockIdentity(m.Identity, false) // of a new TPM, or after the source of a migration has ended
 	t.past.mu.Lock()
 	defer t.past.mu.Unlock()
 	next := t.past.mark

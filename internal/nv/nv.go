@@ -110,8 +110,9 @@ type Store struct {
 	mu sync.Mutex // held while the backend works
 	b  Backend
 	history
-	sums map[string][sha256.Size]byte // of the payloads last loaded or stored
-	blob []byte                       // memory of the last sealed blob, wiped; see Store
+	identity identityLock
+	sums     map[string][sha256.Size]byte // of the payloads last loaded or stored
+	blob     []byte                       // memory of the last sealed blob, wiped; see Store
 }
 
 // New returns a Store on b, which it owns from now on. The name of an item is
@@ -242,7 +243,7 @@ func (s *Store) Stat(item string) (int64, error) {
 }
 
 // Lock excludes other processes until Unlock or Close. It tries once; its error is
-// ErrLocked if another one holds the lock. Holding it, Lock does nothing.
+// ErrLocked if another one holds the lock, or ErrRunning. Holding it, Lock does nothing.
 func (s *Store) Lock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,6 +254,9 @@ func (s *Store) Lock() error {
 		return fmt.Errorf("nv: %w", err)
 	}
 	s.locked.Store(true)
+	if err := s.lockIdentity(); err != nil {
+		return errors.Join(fmt.Errorf("nv: %w", err), s.unlock())
+	}
 	return nil
 }
 
@@ -260,6 +264,11 @@ func (s *Store) Lock() error {
 func (s *Store) Unlock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.unlock()
+}
+
+func (s *Store) unlock() error {
+	s.identity.release() // first: whoever gets the state gets the identity
 	s.locked.Store(false)
 	if l := s.lease(); l != nil {
 		l.SetHandover(s.sums[Permanent])
@@ -303,6 +312,7 @@ func (s *Store) SwapBackup() error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.identity.release()
 	s.locked.Store(false)
 	clear(s.sums)
 	if err := s.b.Close(); err != nil {

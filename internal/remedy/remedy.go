@@ -67,6 +67,7 @@ func Append(err error, text string) error {
 var state = []entry{
 	{emul.ErrReplaced, "start this process again: its sandbox lets it use only what existed at the start"},
 	{emul.ErrMissing, "mount the file system of the state, or, for a new TPM, stop the service and start it"},
+	{nv.ErrRunning, "stop the other one, or make this one a TPM of its own: swtpm state clone --new-identity"},
 	{nv.ErrLocked, "stop the other process that uses this state"},
 	{seal.ErrMAC, "check that {key} names the key that the state was written with; if it does, restore the file from a backup"},
 	{seal.ErrKeySize, "correct the mode of {key}"},

@@ -78,6 +78,9 @@ func Plan(cfg *config.Config, profile string) Policy {
 	p.state(cfg.State.Location)
 	if marks := cfg.Host.Rollback.Marks; marks != "" && unix.Access(marks, unix.W_OK|unix.X_OK) == nil {
 		p.allowFile(marks, unix.LANDLOCK_ACCESS_FS_READ_FILE|unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile, "remembers the newest state of the TPM")
+		if !slices.ContainsFunc(p.Calls, func(c Call) bool { return c.Name == lockCall.Name }) {
+			p.Calls = append(p.Calls, lockCall)
+		}
 	}
 	p.allowFile(taskDir, readFile|readDir, threadsReason)
 	p.allowFile("/proc/locks", readFile, "names the process that holds the lock of the state")

@@ -6,7 +6,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -87,10 +86,8 @@ func (d *Dir) Holder() (h nv.Holder, err error) {
 		return h, nil
 	}
 	devices := []uint64{uint64(dirStat.Dev), d.device()}
-	for _, l := range kernelLocks() {
-		if l.kind == "FLOCK" && l.ino == dirStat.Ino && slices.Contains(devices, l.dev) {
-			return nv.Holder{Held: true, PID: max(l.pid, 0)}, nil
-		}
+	if pid, held := safefile.FlockHolder(dirStat.Ino, devices...); held {
+		return nv.Holder{Held: true, PID: pid}, nil
 	}
 	return h, nil
 }
