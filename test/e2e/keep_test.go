@@ -230,7 +230,7 @@ func TestKeep(t *testing.T) {
 			check := k.fill(t)
 			next()
 			check()
-			if said := k.Out.String(); strings.Contains(said, "anew") {
+			if said := k.Out.String(); strings.Contains(said, "starting fresh") {
 				t.Errorf("it said %s", said)
 			}
 		}

@@ -78,13 +78,13 @@ func TestReload(t *testing.T) {
 	// A mistake is one line, and nothing changes.
 	p.write(t, "file = \"other\"\nlevel = \"much\"\n")
 	p.reload(t)
-	said(p.log, "b: reload: "+p.profile+":11:9: [log] level: \"much\" is not allowed; ")
+	said(p.log, "b: reload: "+p.profile+":11:9: [log] level: invalid value \"much\"; ")
 	if n := strings.Count(harness.Read(t, p.log), "reload: "); n != 1 {
 		t.Errorf("the mistake has %d lines", n)
 	}
 	p.write(t, "fd = 7\nlevel = 1\n")
 	p.reload(t)
-	said(p.log, "b: reload: [log] fd: 7: descriptors are those of the start")
+	said(p.log, "b: reload: [log] fd: 7: a reload cannot change the descriptor")
 	p.write(t, "file = \"no/log\"\nlevel = 1\n")
 	p.reload(t)
 	said(p.log, fmt.Sprintf("b: reload: log: open %s: no such file or directory; create its directory, or correct the path; nothing has changed\n", filepath.Join(p.dir, "no/log")))

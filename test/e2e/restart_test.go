@@ -82,7 +82,7 @@ func TestRestartFullDisk(t *testing.T) {
 				t.Errorf("with room again: %v", err)
 			}
 		}
-		if strings.Contains(k.Out.String(), "anew") {
+		if strings.Contains(k.Out.String(), "starting fresh") {
 			t.Errorf("it said %s", k.Out.String())
 		}
 	})
@@ -145,7 +145,7 @@ func TestRestartSystemErrors(t *testing.T) {
 		{"missing", "no such file or directory", func(t *testing.T, k *keptTPM, state string) func() {
 			return moved(t, state)
 		}},
-		{"unmounted", "its permanent state is missing; mount the file system", func(t *testing.T, k *keptTPM, state string) func() {
+		{"unmounted", "permanent state missing; mount the file system", func(t *testing.T, k *keptTPM, state string) func() {
 			mend := moved(t, state)
 			mkdir(t, state)
 			return func() {
@@ -190,7 +190,7 @@ func TestRestartSystemErrors(t *testing.T) {
 				if n := k.data.number(t); n != 1 {
 					t.Errorf("the number is %d, want 1", n)
 				}
-				if strings.Contains(k.Out.String(), "anew") {
+				if strings.Contains(k.Out.String(), "starting fresh") {
 					t.Errorf("it said %s", k.Out.String())
 				}
 			})
@@ -229,7 +229,7 @@ func TestRestartSystemErrorsInFile(t *testing.T) {
 			}
 			return func() { _ = f.Close() }
 		}},
-		{"missing", "its permanent state is missing; mount the file system", moved},
+		{"missing", "permanent state missing; mount the file system", moved},
 		{"no directory", "no such file or directory", func(t *testing.T, file string) func() { return moved(t, filepath.Dir(file)) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -343,7 +343,7 @@ func TestRestartBadProfile(t *testing.T) {
 		}, true},
 		{"socket", "control channel: ", func(s string) string { return strings.Replace(s, "unix:c", "unix:none/c", 1) }, true},
 		{"other state", "no such file or directory", func(s string) string { return strings.Replace(s, `"state"`, `"other"`, 1) }, true},
-		{"empty state", "its permanent state is missing", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},
+		{"empty state", "permanent state missing", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},
 		{"version", "other version", func(s string) string { return "tpm = \"1.2\"\n" + s }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -375,7 +375,7 @@ func TestRestartBadProfile(t *testing.T) {
 			write(t, profile, []byte(good+"[log]\nlevel = 2\n"))
 			k.restart(t)
 			check()
-			if said := k.Out.String(); strings.Contains(said, "previous one") || strings.Contains(said, "anew") {
+			if said := k.Out.String(); strings.Contains(said, "previous one") || strings.Contains(said, "starting fresh") {
 				t.Errorf("after the correction it said %s", said)
 			}
 			if n := k.data.number(t); n != 1 {
@@ -552,7 +552,7 @@ func TestTerminateDuringErrors(t *testing.T) {
 				if err := k.data.bump(2); err != nil {
 					t.Error(err)
 				}
-				if strings.Contains(k.Out.String(), "anew") {
+				if strings.Contains(k.Out.String(), "starting fresh") {
 					t.Errorf("it said %s", k.Out.String())
 				}
 			})

@@ -114,7 +114,7 @@ func TestRestart(t *testing.T) {
 				g.increase(t, v)
 			}
 			v.findsTPM(t, m)
-			if log := harness.Read(t, s.log); strings.Contains(log, "anew") {
+			if log := harness.Read(t, s.log); strings.Contains(log, "starting fresh") {
 				t.Errorf("it did not go on:\n%s", log)
 			}
 			g.reset(t, v)

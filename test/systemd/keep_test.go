@@ -94,7 +94,7 @@ func TestKeep(t *testing.T) {
 				command(t, c, "8001 0000000e 00000189"+handle) // TPM2_PolicyGetDigest
 				command(t, c, "8002 00000020 0000015c"+object+"00000009 40000009 0000 00 0000 0003 616263")
 			}
-			if out := journal(t, unit, "cat"); strings.Contains(out, "anew") {
+			if out := journal(t, unit, "cat"); strings.Contains(out, "starting fresh") {
 				t.Errorf("it did not go on:\n%s", out)
 			}
 			must(t, "systemctl", "stop", unit)
@@ -239,7 +239,7 @@ func TestKeepQEMU(t *testing.T) {
 		default:
 		}
 	}
-	if out := journal(t, unit, "cat"); strings.Contains(out, "anew") {
+	if out := journal(t, unit, "cat"); strings.Contains(out, "starting fresh") {
 		t.Errorf("it did not go on:\n%s", out)
 	}
 }

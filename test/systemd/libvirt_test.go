@@ -66,7 +66,7 @@ func TestLibvirt(t *testing.T) {
 			t.Errorf("the result is %q", got)
 		}
 	}
-	if out := journal(t, unit, "cat"); strings.Contains(out, "anew") || strings.Count(out, "a new TPM") != 2 {
+	if out := journal(t, unit, "cat"); strings.Contains(out, "starting fresh") || strings.Count(out, "a new TPM") != 2 {
 		t.Errorf("it did not go on with the one TPM that it has made:\n%s", out)
 	}
 }

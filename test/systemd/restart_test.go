@@ -61,7 +61,7 @@ func (g *guest) continues(t *testing.T) {
 	if n := g.counter(t); n != g.count {
 		t.Errorf("the counter is %d, want %d", n, g.count)
 	}
-	if out := journal(t, g.unit, "cat"); strings.Contains(out, "anew") {
+	if out := journal(t, g.unit, "cat"); strings.Contains(out, "starting fresh") {
 		t.Errorf("the TPM did not continue:\n%s", out)
 	}
 }
