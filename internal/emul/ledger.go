@@ -21,8 +21,8 @@ type Tapper interface {
 	Tapped() int
 	// TapDue reports whether they should be taken soon. It needs no lock.
 	TapDue() bool
-	// TakeTapped returns the copies, which may contain secrets, and clears the engine's
-	// own. The format is in package recorder.
+	// TakeTapped returns the copies, which may contain secrets: the caller clears them before
+	// the next command. The format is in package recorder.
 	TakeTapped() []byte
 	// LastLocality returns the locality of the last command.
 	LastLocality() tpm.Locality

@@ -73,7 +73,11 @@ func AppendSelections(b []byte, banks []Bank) []byte {
 
 // AppendValues appends the body of KindValues.
 func AppendValues(b []byte, reason uint8, banks []Bank) []byte {
-	b = append(b, reason, byte(len(banks)))
+	size := 2
+	for _, k := range banks {
+		size += 2 + 4 + len(k.Values)*k.Alg.Size()
+	}
+	b = append(slices.Grow(b, size), reason, byte(len(banks)))
 	for _, k := range banks {
 		b = binary.BigEndian.AppendUint16(b, uint16(k.Alg))
 		b = binary.BigEndian.AppendUint32(b, k.Mask)

@@ -62,8 +62,13 @@ func (s *State) set(banks []Bank) {
 	s.banks = map[Alg]*[PCRs][]byte{}
 	for _, b := range banks {
 		var values [PCRs][]byte
+		all := make([]byte, 0, len(b.Values)*b.Alg.Size())
 		for pcr := range values {
-			values[pcr] = bytes.Clone(b.Value(pcr))
+			if v := b.Value(pcr); v != nil {
+				begin := len(all)
+				all = append(all, v...)
+				values[pcr] = all[begin:len(all):len(all)]
+			}
 		}
 		s.banks[b.Alg] = &values
 	}

@@ -177,8 +177,9 @@ func (e *engine) LastLocality() tpm.Locality { return tpm.Locality(C.swtpm_runni
 func (e *engine) TapDue() bool { return C.swtpm_tap_due() != 0 }
 
 func (e *engine) TakeTapped() []byte {
-	b := make([]byte, C.TAP_SIZE)
-	return b[:C.swtpm_tap_take((*C.uchar)(unsafe.SliceData(b)))]
+	var b *C.uchar
+	n := C.swtpm_tap_take(&b)
+	return unsafe.Slice((*byte)(b), int(n))
 }
 
 func (e *engine) Commands() uint64 { return uint64(C.swtpm_commands()) }

@@ -97,14 +97,14 @@ uint64_t swtpm_tally_bucket(uint32_t i);
 uint64_t swtpm_tally_ns(void);
 uint64_t swtpm_tally_other(void);
 
-// The tap of the boot ledger, see tap.c. swtpm_tap_take copies all entries to memory of TAP_SIZE bytes,
-// clears them, and returns their size. swtpm_peek runs a command of our own that only reads: it is
+// The tap of the boot ledger, see tap.c. swtpm_tap_take sets b to all entries and returns their
+// size; the caller clears them before the next command. swtpm_peek runs a command of our own that only reads: it is
 // neither counted nor recorded. swtpm_tap_used needs no lock.
 enum { TAP_SIZE = 16000 };
 int swtpm_tap_on(int version2);
 uint32_t swtpm_tap_used(void);
 int swtpm_tap_due(void);
-uint32_t swtpm_tap_take(unsigned char *to);
+uint32_t swtpm_tap_take(unsigned char **b);
 uint32_t swtpm_handles(uint32_t code);
 TPM_RESULT swtpm_peek(struct response *r, unsigned char *cmd, uint32_t len);
 

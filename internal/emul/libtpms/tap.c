@@ -1,6 +1,6 @@
 // The tap of the boot ledger: it copies what Go needs of measurements and of policies over PCRs
 // into a fixed buffer, after the response is known. A command costs one comparison while the
-// ledger is off. The copies may contain secrets, so they are cleared as soon as Go has taken them.
+// ledger is off. The copies may contain secrets: Go clears them as soon as it has read them.
 #include "bytes.h"
 #include "parts.h"
 
@@ -82,14 +82,13 @@ int swtpm_tap_on(int version2)
 uint32_t swtpm_tap_used(void) { return tap == NULL ? 0 : tap->used; }
 int swtpm_tap_due(void) { return tap != NULL && tap->due; }
 
-uint32_t swtpm_tap_take(unsigned char *to)
+uint32_t swtpm_tap_take(unsigned char **b)
 {
 	uint32_t n = swtpm_tap_used();
 
 	if (n == 0)
 		return 0;
-	memcpy(to, tap->b, n);
-	explicit_bzero(tap->b, n);
+	*b = tap->b;
 	tap->used = 0;
 	tap->due = 0;
 	return n;

@@ -120,6 +120,12 @@ func (r *Recorder) tryWrite(items []item) error {
 		}
 		items = items[1:]
 	}
+	const recordSize, most = 12, 1 << 16
+	size := 0
+	for _, i := range items {
+		size += recordSize + len(i.record.Body)
+	}
+	b = slices.Grow(b, min(size, most))
 	for _, i := range items {
 		i.record.Time = later(i.record.Time, f.since)
 		b = f.writer.Append(b, i.record)
