@@ -6,6 +6,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 	"hash"
+	"slices"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ledger"
@@ -287,7 +288,7 @@ func (t *TPM) readPCRs() []ledger.Bank {
 	if t.opt.Version == tpm.V12 {
 		return t.readPCRs12()
 	}
-	var all []ledger.Bank
+	all := make([]ledger.Bank, 0, len(ledgerBanks))
 	for _, alg := range ledgerBanks {
 		b, ok := t.readBank(alg)
 		if !ok {
@@ -311,8 +312,9 @@ const (
 // TPM returns at most eight values at a time.
 func (t *TPM) readBank(alg ledger.Alg) (b ledger.Bank, ok bool) {
 	b.Alg = alg
+	buf := make([]byte, 0, 20)
 	for left := uint32(allPCRs); left != 0; {
-		cmd := binary.BigEndian.AppendUint16(nil, noSessions20)
+		cmd := binary.BigEndian.AppendUint16(buf, noSessions20)
 		cmd = binary.BigEndian.AppendUint32(cmd, 20)
 		cmd = binary.BigEndian.AppendUint32(cmd, pcrRead20)
 		cmd = binary.BigEndian.AppendUint32(cmd, 1)
@@ -330,6 +332,7 @@ func (t *TPM) readBank(alg ledger.Alg) (b ledger.Bank, ok bool) {
 			return b, true
 		}
 		p = p[6+4:]
+		b.Values = slices.Grow(b.Values, ledger.PCRs-len(b.Values))
 		for pcr := range ledger.PCRs {
 			if got>>pcr&1 == 0 {
 				continue
@@ -347,7 +350,7 @@ func (t *TPM) readBank(alg ledger.Alg) (b ledger.Bank, ok bool) {
 }
 
 func (t *TPM) readPCRs12() []ledger.Bank {
-	b := ledger.Bank{Alg: ledger.SHA1}
+	b := ledger.Bank{Alg: ledger.SHA1, Values: make([][]byte, 0, ledger.PCRs)}
 	for pcr := range uint32(ledger.PCRs) {
 		cmd := binary.BigEndian.AppendUint16(nil, 0x00c1)
 		cmd = binary.BigEndian.AppendUint32(cmd, 14)
