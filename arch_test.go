@@ -38,7 +38,7 @@ var arrows = map[string][]string{
 	"internal/io/conn":        {"internal/handover"},
 	"internal/io/data":        {"internal/handover", "internal/io/conn", "internal/tpm"},
 	"internal/io/ctrl":        {"internal/handover", "internal/io/conn", "internal/tpm"},
-	"internal/remedy":         {"internal/config", "internal/emul", "internal/emul/payload", "internal/nv", "internal/safefile", "internal/seal"},
+	"internal/remedy":         {"internal/config", "internal/emul", "internal/emul/payload", "internal/nv", "internal/safefile", "internal/seal", "internal/store"},
 	"internal/io/listen":      {"internal/config", "internal/tpm"},
 	"internal/ca":             {"internal/ca/cert", "internal/ca/cmdcert", "internal/ca/signer", "internal/keyvalue", "internal/program", "internal/safefile", "internal/cli"},
 	"internal/ca/cmdlocalca":  {"internal/ca", "internal/ca/cert", "internal/safefile", "internal/cli", "internal/program"},

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,6 +111,8 @@ func (c *config) check() error {
 	switch {
 	case c.Prefix == "" || strings.HasSuffix(c.Prefix, "/"):
 		return fmt.Errorf("prefix: %q is empty or ends with a slash", c.Prefix)
+	case len(c.Host) > 255:
+		return fmt.Errorf("host: %d bytes, at most 255 are allowed", len(c.Host))
 	case c.Generations < 0 || c.Generations > 1000:
 		return fmt.Errorf("generations: %d is not between 0 and 1000", c.Generations)
 	case l.TTL.Duration < 5*time.Second || l.TTL.Duration > time.Hour:
@@ -160,6 +163,11 @@ func (a *allow) resolve() error {
 	}
 	a.uids = uids
 	return nil
+}
+
+// knows reports whether any [[allow]] names the user of a client.
+func (c *config) knows(who broker.Credentials) bool {
+	return slices.ContainsFunc(c.Allow, func(a allow) bool { return a.uids == nil || a.uids[who.UID] })
 }
 
 // allowed reports whether a client may use a state.

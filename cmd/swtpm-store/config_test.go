@@ -45,6 +45,23 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
+// A user that no [[allow]] names is not known, so that it cannot connect.
+func TestKnows(t *testing.T) {
+	for _, x := range []struct {
+		users string
+		uid   uint32
+		want  bool
+	}{{"0", 0, true}, {"0", 1, false}, {"*", 1, true}} {
+		c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\""+x.users+"\"]\nstates = [\"*\"]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.knows(broker.Credentials{UID: x.uid}); got != x.want {
+			t.Errorf("users = %q: knows(%d) = %v", x.users, x.uid, got)
+		}
+	}
+}
+
 // Every fault of a file is one line that names the file, the key and what is wrong.
 func TestFaults(t *testing.T) {
 	for _, x := range []struct{ text, want string }{

@@ -70,6 +70,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", *path, err)
 	}
+	options.Damaged = func(err error) { stderr{}.Errorf("state skipped in lists: %v", err) }
 	d, err := etcd.Open(options)
 	if err != nil {
 		return err
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	b := broker.New(broker.Options{
 		Driver: d, Host: host, Boot: boot, TTL: cfg.Lease.TTL.Duration, Margin: cfg.Lease.Margin.Duration, Wait: cfg.Lease.Wait.Duration,
-		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), Allow: cfg.allowed, Log: stderr{},
+		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), Allow: cfg.allowed, AllowUser: cfg.knows, Log: stderr{},
 	})
 	var tasks sync.WaitGroup
 	tasks.Go(func() { b.Run(ctx) })

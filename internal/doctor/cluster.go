@@ -7,6 +7,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
+	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
@@ -40,7 +41,7 @@ func clusterAdvice(err error) string {
 	case errors.Is(err, store.ErrDenied):
 		return "add the TPM's user to [[allow]] in /etc/swtpm/store.toml"
 	case errors.Is(err, store.ErrQuota):
-		return "compact and defragment the store, or raise its quota (etcdctl alarm list)"
+		return remedy.StoreQuota
 	case errors.Is(err, store.ErrUnreachable):
 		return "run: swtpm-store --check"
 	}

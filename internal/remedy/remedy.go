@@ -16,6 +16,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // Settings is the form in which the user has configured the TPM.
@@ -63,6 +64,9 @@ func Append(err error, text string) error {
 	return fmt.Errorf("%w; %s", err, text)
 }
 
+// StoreQuota is the remedy for a cluster store that is full.
+const StoreQuota = "compact and defragment the cluster store, or raise its quota, then clear the alarm (etcdctl alarm list, etcdctl alarm disarm)"
+
 // state has the remedies for errors of a stored state and of its start.
 var state = []entry{
 	{emul.ErrReplaced, "start this process again: its sandbox lets it use only what existed at the start"},
@@ -93,6 +97,7 @@ var state = []entry{
 	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
 	{fs.ErrNotExist, "create the directory, or correct {state}"},
 	{syscall.ENOTDIR, "name the directory with {dir}; a state in one file is {file}"},
+	{store.ErrQuota, StoreQuota},
 	{syscall.ENOSPC, "free space on that file system"},
 	{syscall.EDQUOT, "give the user more space on that file system"},
 	{syscall.EROFS, "mount it writable, in a unit add ReadWritePaths=, or correct {state}"},

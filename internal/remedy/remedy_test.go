@@ -10,6 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // TestSettings checks that no remedy for a profile names an option of the command line, nor
@@ -37,6 +38,7 @@ func TestState(t *testing.T) {
 		{seal.ErrNoKey, "name the key that the state was written with, --key", "name the key that the state was written with, [key]"},
 		{fmt.Errorf("open: %w", syscall.ENOENT), "create the directory, or correct --tpmstate", "create the directory, or correct [tpmstate]"},
 		{&emul.TooNewError{Err: errors.New("e"), Needs: "libtpms 0.10"}, "use libtpms 0.10", "use libtpms 0.10"},
+		{fmt.Errorf("%w: %w", store.ErrQuota, syscall.ENOSPC), StoreQuota, StoreQuota},
 		{errors.New("unknown"), "", ""},
 	} {
 		if got := CommandLine.State(tt.err); got != tt.line {

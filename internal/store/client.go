@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"syscall"
 	"time"
 )
 
@@ -71,7 +72,8 @@ func (c *Client) ask(frame []byte) (*Body, error) {
 		c.broken = true
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	if _, err := c.conn.Write(c.out); err != nil {
+	// A broker that refuses a client replies and disconnects before the first request.
+	if _, err := c.conn.Write(c.out); err != nil && (Verb(frame[4]) != Open || !errors.Is(err, syscall.EPIPE)) {
 		c.broken = true
 		return nil, fmt.Errorf("%w: %w", lost, err)
 	}

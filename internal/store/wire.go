@@ -129,14 +129,28 @@ type Item struct {
 // ReadFrame reads a frame into buf, which grows if it is too small. It returns the first
 // byte and the body, which is part of the returned buffer.
 func ReadFrame(r io.Reader, buf []byte) (first byte, body, newBuf []byte, err error) {
-	var size [4]byte
-	if _, err := io.ReadFull(r, size[:]); err != nil {
+	n, err := ReadSize(r, MaxFrame)
+	if err != nil {
 		return 0, nil, buf, err
 	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n == 0 || n > MaxFrame {
-		return 0, nil, buf, fmt.Errorf("%w: a frame of %d bytes, at most %d are allowed", ErrInvalid, n, MaxFrame)
+	return ReadRest(r, n, buf)
+}
+
+// ReadSize reads the size of a frame, which must not exceed limit. ReadRest reads the rest.
+func ReadSize(r io.Reader, limit uint32) (uint32, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return 0, err
 	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n == 0 || n > limit {
+		return 0, fmt.Errorf("%w: a frame of %d bytes, at most %d are allowed", ErrInvalid, n, limit)
+	}
+	return n, nil
+}
+
+// ReadRest reads the n bytes after the size of a frame into buf, as ReadFrame does.
+func ReadRest(r io.Reader, n uint32, buf []byte) (first byte, body, newBuf []byte, err error) {
 	if uint32(cap(buf)) < n {
 		buf = make([]byte, n)
 	}

@@ -32,8 +32,15 @@ type Options struct {
 	GiveUp time.Duration // a TPM ends so long after its deadline; 60 s if it is 0
 	Keep   int           // generations that are stored of each state; none if it is 0
 
+	Patience time.Duration // how long a client has for Open, and for the rest of a request; 5 s if it is 0
+	Clients  int           // connections of one user; 4096 if it is 0
+
 	// LeaseFile holds the lease between two runs of the broker; "" for none.
 	LeaseFile string
+
+	// AllowUser reports whether a client may use any state, so that it may connect; nil
+	// allows all.
+	AllowUser func(c Credentials) bool
 
 	// Allow reports whether a client may use a state.
 	Allow func(c Credentials, state string) bool
@@ -55,7 +62,8 @@ type Credentials struct {
 
 // Broker serves the TPMs of a host.
 type Broker struct {
-	o Options
+	o      Options
+	limits *limits
 
 	renewing sync.Mutex // held while the lease is renewed
 
@@ -79,7 +87,11 @@ func New(o Options) *Broker {
 	setDefault(&o.Margin, 2*time.Second)
 	setDefault(&o.Wait, 1500*time.Millisecond)
 	setDefault(&o.GiveUp, time.Minute)
-	b := &Broker{o: o, states: map[string]*state{}}
+	setDefault(&o.Patience, 5*time.Second)
+	if o.Clients == 0 {
+		o.Clients = 4096
+	}
+	b := &Broker{o: o, limits: newLimits(), states: map[string]*state{}}
 	if l := b.readLease(); l != nil {
 		b.lease, b.nonce = l.Lease, l.Nonce
 	}
@@ -105,8 +117,9 @@ func boottime() uint64 {
 // Run renews the lease and gives up states that no TPM resumed, until ctx ends. The lease
 // outlives it, so that the next run goes on.
 func (b *Broker) Run(ctx context.Context) {
-	adopted := time.AfterFunc(0, func() { b.adopt(ctx) })
-	defer adopted.Stop()
+	var tasks sync.WaitGroup
+	tasks.Go(func() { b.adoptAll(ctx) })
+	defer tasks.Wait()
 	every := time.NewTicker(b.o.TTL / 3)
 	defer every.Stop()
 	failing := false
@@ -231,60 +244,6 @@ func (b *Broker) writeLease(id driver.LeaseID, nonce string) {
 	if err != nil {
 		b.o.Log.Errorf("the lease is not kept for the next run: %v", err)
 	}
-}
-
-// adopt finds the states that the previous run of this broker acquired, so that they are
-// given up if no TPM resumes them.
-func (b *Broker) adopt(ctx context.Context) {
-	all, err := b.o.Driver.List(ctx)
-	if err != nil {
-		b.o.Log.Errorf("the states of the previous run are not known: %v", err)
-		return
-	}
-	nonce := b.known().nonce
-	for _, e := range all {
-		if e.Owner == nil || nonce == "" || e.Owner.Nonce != nonce {
-			continue
-		}
-		s := b.state(e.Name)
-		s.mu.Lock()
-		if now, err := b.o.Driver.Read(ctx, e.Name); err == nil && s.session == nil && s.token == 0 && now.Owner != nil && now.Owner.Nonce == nonce {
-			s.take(now)
-			s.orphan(b.o.TTL)
-		}
-		s.mu.Unlock()
-	}
-}
-
-// sweep gives up the states whose TPMs did not come back.
-func (b *Broker) sweep(ctx context.Context) {
-	b.mu.Lock()
-	var all []*state
-	for _, s := range b.states {
-		all = append(all, s)
-	}
-	b.mu.Unlock()
-	for _, s := range all {
-		s.mu.Lock()
-		if s.session == nil && s.token != 0 && boottime() > s.until {
-			if err := b.giveUp(ctx, s); err == nil {
-				b.o.Log.Infof("state %s released: its TPM did not come back", s.name)
-			}
-		}
-		s.mu.Unlock()
-	}
-}
-
-// state returns what is known of a state.
-func (b *Broker) state(name string) *state {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := b.states[name]
-	if s == nil {
-		s = &state{name: name}
-		b.states[name] = s
-	}
-	return s
 }
 
 // owner describes this host as the owner of a state for process pid.

@@ -31,7 +31,7 @@ func (b *Broker) ServeReconnects(ctx context.Context, c *net.UnixConn) error {
 			b.o.Log.Errorf("receive a connection: %v", err)
 			time.Sleep(100 * time.Millisecond) // no descriptors are left
 		default:
-			go b.serveAs(ctx, conn, cred)
+			b.start(ctx, conn, cred)
 		}
 	}
 }
@@ -83,9 +83,9 @@ func receive(c *net.UnixConn) (*net.UnixConn, Credentials, error) {
 		return nil, Credentials{}, errors.Join(errRequest, err)
 	}
 	stream, ok := conn.(*net.UnixConn)
-	if !ok {
+	if !ok || stream.LocalAddr().Network() != "unix" {
 		_ = conn.Close()
-		return nil, Credentials{}, errors.Join(errRequest, errors.New("no Unix socket"))
+		return nil, Credentials{}, errors.Join(errRequest, errors.New("not a Unix stream socket"))
 	}
 	return stream, Credentials{PID: int(sender.Pid), UID: sender.Uid, GID: sender.Gid}, nil
 }

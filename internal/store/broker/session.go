@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,16 +24,24 @@ const (
 	// maxSnapshot is the size in bytes of the largest item of which generations are stored:
 	// a request holds it twice.
 	maxSnapshot = 512 << 10
+
+	// maxOpen is the size in bytes of the largest frame before a state is open.
+	maxOpen = 256
+
+	// smallFrame is the size in bytes of the largest frame whose number is not limited, and
+	// of the largest buffer that is kept between two requests.
+	smallFrame = 64 << 10
 )
 
 // session is the connection of one TPM.
 type session struct {
-	b     *Broker
-	conn  *net.UnixConn
-	cred  Credentials
-	state *state // nil before Open
-	in    []byte
-	out   []byte
+	b      *Broker
+	conn   *net.UnixConn
+	stream stream // of conn
+	cred   Credentials
+	state  *state // nil before Open
+	in     []byte
+	out    []byte
 }
 
 // Serve accepts connections until ctx ends or l is closed.
@@ -48,52 +57,123 @@ func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
 			time.Sleep(100 * time.Millisecond) // no descriptors are left
 			continue
 		}
-		go b.serve(ctx, conn)
+		cred, err := credentials(conn)
+		if err != nil {
+			b.o.Log.Errorf("a client without credentials was disconnected: %v", err)
+			_ = conn.Close()
+			continue
+		}
+		b.start(ctx, conn, cred)
 	}
 }
 
-func (b *Broker) serve(ctx context.Context, conn *net.UnixConn) {
-	cred, err := credentials(conn)
-	if err != nil {
-		b.o.Log.Errorf("a client without credentials was disconnected: %v", err)
-		_ = conn.Close()
+// start serves a client with these credentials in the background, if it is admitted.
+func (b *Broker) start(ctx context.Context, conn *net.UnixConn, cred Credentials) {
+	if err := b.admit(cred); err != nil {
+		refuse(conn, err)
 		return
 	}
-	b.serveAs(ctx, conn, cred)
+	go func() {
+		defer b.limits.leave(cred)
+		b.serve(ctx, conn, cred)
+	}()
 }
 
-// serveAs serves a client with these credentials until it disconnects.
-func (b *Broker) serveAs(ctx context.Context, conn *net.UnixConn, cred Credentials) {
+// refuse replies to the request that a client is about to make, and disconnects it.
+func refuse(conn *net.UnixConn, err error) {
 	defer conn.Close()
+	x := &session{}
+	x.fail(err)
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_, _ = unix.SendmsgN(int(fd), store.End(x.out), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		})
+	}
+}
+
+// serve serves a client until it disconnects.
+func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials) {
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		b.o.Log.Errorf("client with process %d: %v", cred.PID, err)
+		return
+	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
-	x := &session{b: b, conn: conn, cred: cred}
+	x := &session{b: b, conn: conn, stream: stream{raw}, cred: cred}
 	defer x.leave()
+	_ = conn.SetReadDeadline(time.Now().Add(b.o.Patience)) // until Open
 	for {
-		first, body, buf, err := store.ReadFrame(conn, x.in)
-		x.in = buf
+		err := x.one(ctx)
 		switch {
+		case err == nil:
+			continue
 		case errors.Is(err, store.ErrInvalid):
 			x.fail(err)
 			_ = x.send()
-			return
-		case err != nil:
-			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				b.o.Log.Errorf("client with process %d: %v", cred.PID, err)
-			}
-			return
+		case errors.Is(err, os.ErrDeadlineExceeded) && x.state == nil:
+			// A client without a state is of no interest to the administrator.
+		case !errors.Is(err, io.EOF) && ctx.Err() == nil:
+			b.o.Log.Errorf("client with process %d: %v", cred.PID, err)
 		}
-		x.out = store.Begin(x.out, byte(store.OK))
-		request := store.NewBody(body)
-		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.o.Wait)
-		err = x.handle(wait, store.Verb(first), request)
-		cancel()
-		if err != nil {
-			x.fail(err)
-		}
-		if err := x.send(); err != nil {
-			return
+		return
+	}
+}
+
+// one reads one request, runs it and replies. Its error ends the connection.
+func (x *session) one(ctx context.Context) error {
+	limit := uint32(store.MaxFrame)
+	if x.state == nil {
+		limit = maxOpen
+	}
+	n, err := store.ReadSize(x.stream, limit)
+	if err != nil {
+		return err
+	}
+	large := n > smallFrame
+	if large && !x.b.limits.large(ctx) {
+		return ctx.Err()
+	}
+	if large {
+		defer x.b.limits.done()
+	}
+	if x.state != nil {
+		// A client must not occupy memory without sending a request.
+		if err := x.readUntil(ctx, time.Now().Add(x.b.o.Patience)); err != nil {
+			return err
 		}
 	}
+	first, body, buf, err := store.ReadRest(x.stream, n, x.in)
+	x.in = buf
+	if err != nil {
+		return err
+	}
+	x.out = store.Begin(x.out, byte(store.OK))
+	wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), x.b.o.Wait)
+	err = x.handle(wait, store.Verb(first), store.NewBody(body))
+	cancel()
+	if err != nil {
+		x.fail(err)
+	}
+	if x.send() != nil {
+		return io.EOF // the client does not read its replies
+	}
+	if cap(x.in) > smallFrame {
+		x.in = nil
+	}
+	if cap(x.out) > smallFrame {
+		x.out = nil
+	}
+	if x.state == nil {
+		return nil
+	}
+	return x.readUntil(ctx, time.Time{})
+}
+
+// readUntil sets the read deadline, unless the end of ctx has set it.
+func (x *session) readUntil(ctx context.Context, t time.Time) error {
+	err := x.conn.SetReadDeadline(t)
+	return errors.Join(err, ctx.Err())
 }
 
 // credentials identifies the process that connected.
@@ -114,7 +194,7 @@ func credentials(conn *net.UnixConn) (Credentials, error) {
 // send writes the reply. A client that does not read it is disconnected.
 func (x *session) send() error {
 	_ = x.conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	_, err := x.conn.Write(store.End(x.out))
+	_, err := x.stream.Write(store.End(x.out))
 	return err
 }
 
@@ -128,6 +208,7 @@ func (x *session) leave() {
 	if x.state.session == x {
 		x.state.orphan(x.b.o.TTL)
 	}
+	x.b.drop(x.state)
 }
 
 // fail makes the reply an error.

@@ -16,7 +16,8 @@ import (
 
 // state is a state that a TPM of this host uses or used.
 type state struct {
-	name string
+	name  string
+	users int // calls of Broker.state without one of drop; Broker.mu guards it
 
 	mu       sync.Mutex // held while a request works on the state
 	session  *session   // of the TPM, nil if it is not connected
@@ -45,6 +46,12 @@ func (s *state) orphan(ttl time.Duration) {
 	s.session, s.until = nil, boottime()+uint64(ttl)
 }
 
+// abandon makes sweep release an acquisition that no TPM uses.
+func (s *state) abandon(token driver.Token) {
+	s.token, s.lost = token, nil
+	s.orphan(0)
+}
+
 // grant is what Acquire and Resume reply.
 func (s *state) grant(deadline uint64) store.Grant {
 	return store.Grant{Token: uint64(s.token), Epoch: s.epoch, Deadline: deadline, Revision: uint64(s.revision), Generation: s.head.Generation}
@@ -63,11 +70,19 @@ func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint6
 		return 0, err
 	}
 	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, b.owner(l, pid))
+	if owned, ok := errors.AsType[*driver.OwnedError](err); ok && owned.Owner.Is(l.nonce) {
+		// No TPM uses it: the reply to an earlier acquisition or release was lost.
+		if err := b.reclaim(ctx, s); err != nil {
+			return 0, err
+		}
+		token, err = b.o.Driver.Acquire(ctx, s.name, l.id, b.owner(l, pid))
+	}
 	if err != nil {
 		return 0, err
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
+		s.abandon(token)
 		return 0, err
 	}
 	if now.Token != token {
@@ -83,9 +98,27 @@ func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint6
 func (b *Broker) giveUp(ctx context.Context, s *state) error {
 	err := b.release(ctx, s, driver.Sum{})
 	if errors.Is(err, driver.ErrFenced) {
-		return nil
+		return b.reclaim(ctx, s)
 	}
 	return err
+}
+
+// reclaim releases the state if the store says that this host owns it, with a token that
+// is not known here. No client must use it.
+func (b *Broker) reclaim(ctx context.Context, s *state) error {
+	now, err := b.o.Driver.Read(ctx, s.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !now.Owner.Is(b.known().nonce):
+		return nil
+	}
+	if err := b.o.Driver.Release(ctx, s.name, now.Token, driver.Sum{}); !errors.Is(err, driver.ErrFenced) {
+		return err
+	}
+	return nil
 }
 
 // release ends the ownership.
@@ -113,10 +146,7 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 	case err != nil:
 		return 0, err
 	case now.Token != token:
-		if s.token != token {
-			s.lost = nil
-		}
-		s.token, s.revision = token, last
+		return b.resumeExpired(ctx, s, token, last, pid)
 	case now.Owner.Nonce == l.nonce:
 		lost := s.lost
 		if s.token != token || s.revision != now.Revision {
@@ -141,6 +171,21 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 	}
 	s.pid = pid
 	return b.reacquire(ctx, s)
+}
+
+// resumeExpired goes on for a TPM whose token is not the owner's any more. A failure does
+// not change what is known of the state: the token may never have been valid.
+func (b *Broker) resumeExpired(ctx context.Context, s *state, token driver.Token, last driver.Revision, pid int) (deadline uint64, err error) {
+	oldToken, oldRevision, oldPID, oldLost := s.token, s.revision, s.pid, s.lost
+	if s.token != token {
+		s.lost = nil
+	}
+	s.token, s.revision, s.pid = token, last, pid
+	deadline, err = b.reacquire(ctx, s)
+	if err != nil && s.token == token {
+		s.token, s.revision, s.pid, s.lost = oldToken, oldRevision, oldPID, oldLost
+	}
+	return deadline, err
 }
 
 // fence makes sure that no write of a previous run of the broker, which may still be on its
@@ -185,15 +230,18 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
+		s.abandon(token)
 		return 0, err
 	}
 	made := s.lost != nil && now.Head == s.lost.Head
 	if now.Token != token || now.Revision != s.revision && !made {
 		// Another host used the state in the meantime and left it.
-		if now.Token == token {
-			_ = b.o.Driver.Release(ctx, s.name, token, now.Head.Handover)
-		}
 		s.token = 0
+		if now.Token == token {
+			if err := b.o.Driver.Release(ctx, s.name, token, now.Head.Handover); err != nil && !errors.Is(err, driver.ErrFenced) {
+				s.abandon(token)
+			}
+		}
 		return 0, driver.ErrFenced
 	}
 	s.take(now)

@@ -84,6 +84,9 @@ type Owner struct {
 	Since time.Time `json:"since"` // time of the acquisition, from the host's clock
 }
 
+// Is reports whether the lease with this nonce owns the state; o may be nil.
+func (o *Owner) Is(nonce string) bool { return o != nil && o.Nonce == nonce }
+
 // Sum is a SHA-256.
 type Sum [sha256.Size]byte
 

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -39,12 +40,20 @@ type Options struct {
 	User      string      // "" without authentication by password
 	Password  string
 	Prefix    string // of all keys, without a slash at its end
+
+	// Damaged is called once for each key that List skips because its value is damaged; nil
+	// for none.
+	Damaged func(err error)
 }
 
 // Store is a driver.Driver on an etcd cluster.
 type Store struct {
-	client *clientv3.Client
-	prefix string
+	client  *clientv3.Client
+	prefix  string
+	damaged func(err error)
+
+	mu       sync.Mutex
+	reported map[string]bool // errors that damaged got
 }
 
 // Open returns the store. It connects in the background: a cluster that cannot be reached
@@ -61,7 +70,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, classify(err, driver.ErrUnreachable)
 	}
-	return &Store{c, strings.TrimSuffix(o.Prefix, "/") + "/"}, nil
+	return &Store{client: c, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}}, nil
 }
 
 // key returns the key of a part of a state.
@@ -271,12 +280,29 @@ func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
 			continue
 		}
 		e, err := s.entry(ctx, name)
-		if err != nil {
+		switch {
+		case errors.Is(err, driver.ErrDamaged):
+			s.report(err)
+		case err != nil:
 			return nil, err
+		default:
+			all = append(all, e)
 		}
-		all = append(all, e)
 	}
 	return all, nil
+}
+
+// maxReported is the number of damaged values that are reported.
+const maxReported = 1000
+
+// report reports a damaged value, once.
+func (s *Store) report(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text := err.Error(); s.damaged != nil && !s.reported[text] && len(s.reported) < maxReported {
+		s.reported[text] = true
+		s.damaged(err)
+	}
 }
 
 // entry reads what a list says of one state.

@@ -71,10 +71,23 @@ func decodeItems(key string, b []byte) (driver.Items, error) {
 	return items, nil
 }
 
+// The sizes in bytes of the largest owner and of the longest string in it: owners are
+// logged, and shown to the clients of other hosts.
+const (
+	maxOwner       = 4096
+	maxOwnerString = 255
+)
+
 func decodeOwner(key string, b []byte) (*driver.Owner, error) {
+	if len(b) > maxOwner {
+		return nil, damaged(key, fmt.Errorf("%d bytes, at most %d are allowed", len(b), maxOwner))
+	}
 	var o driver.Owner
 	if err := json.Unmarshal(b, &o); err != nil {
 		return nil, damaged(key, err)
+	}
+	if n := max(len(o.Host), len(o.Boot), len(o.Nonce)); n > maxOwnerString {
+		return nil, damaged(key, fmt.Errorf("a string of %d bytes, at most %d are allowed", n, maxOwnerString))
 	}
 	return &o, nil
 }

@@ -1,0 +1,104 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+const (
+	// maxProcess is the number of connections of one process; a TPM uses one, and a second
+	// one while it connects again.
+	maxProcess = 16
+
+	// maxLarge is the number of large requests, of all clients, that are received or run at
+	// the same time. One process cannot use all of them.
+	maxLarge = 128
+
+	// maxLogged is the number of users of which the log says that they were refused.
+	maxLogged = 1000
+)
+
+// limits counts the connections.
+type limits struct {
+	slots chan struct{} // one value for each large request
+
+	mu        sync.Mutex
+	users     map[uint32]int
+	processes map[Credentials]int
+	logged    map[uint32]bool // users whose refusal was logged
+}
+
+func newLimits() *limits {
+	return &limits{
+		slots: make(chan struct{}, maxLarge),
+		users: map[uint32]int{}, processes: map[Credentials]int{}, logged: map[uint32]bool{},
+	}
+}
+
+// admit counts a connection, or returns the reason to refuse it. Each user that is refused
+// is logged once.
+func (b *Broker) admit(c Credentials) error {
+	err := b.limits.enter(c, b.o.Clients, b.o.AllowUser == nil || b.o.AllowUser(c))
+	if err != nil && b.limits.logOnce(c.UID) {
+		b.o.Log.Errorf("connection of user %d, process %d refused: %v; further refusals of this user are not logged", c.UID, c.PID, err)
+	}
+	return err
+}
+
+// errBusy is a client that has too many connections.
+var errBusy = errors.New("too many connections")
+
+// enter counts a connection, or returns the reason to refuse it.
+func (l *limits) enter(c Credentials, clients int, allowed bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case !allowed:
+		return fmt.Errorf("%w: no [[allow]] of the broker's configuration names user %d", errDenied, c.UID)
+	case l.users[c.UID] >= clients:
+		return fmt.Errorf("%w of user %d, at most %d are allowed", errBusy, c.UID, clients)
+	case l.processes[c] >= maxProcess:
+		return fmt.Errorf("%w of process %d, at most %d are allowed", errBusy, c.PID, maxProcess)
+	}
+	l.users[c.UID]++
+	l.processes[c]++
+	return nil
+}
+
+// leave ends the count of a connection.
+func (l *limits) leave(c Credentials) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users[c.UID]--; l.users[c.UID] == 0 {
+		delete(l.users, c.UID)
+	}
+	if l.processes[c]--; l.processes[c] == 0 {
+		delete(l.processes, c)
+	}
+}
+
+// logOnce reports whether the refusal of a user must be logged.
+func (l *limits) logOnce(uid uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.logged[uid] || len(l.logged) >= maxLogged {
+		return false
+	}
+	l.logged[uid] = true
+	return true
+}
+
+// large waits until a large request may be received. It returns false if ctx ends before.
+func (l *limits) large(ctx context.Context) bool {
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// done ends a large request.
+func (l *limits) done() { <-l.slots }

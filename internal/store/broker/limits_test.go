@@ -1,0 +1,162 @@
+package broker
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// errorLog collects the errors of a broker.
+type errorLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *errorLog) Infof(string, ...any) {}
+func (l *errorLog) Errorf(format string, _ ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, format)
+}
+
+// count returns the number of lines that contain text.
+func (l *errorLog) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(slices.DeleteFunc(slices.Clone(l.lines), func(s string) bool { return !strings.Contains(s, text) }))
+}
+
+// restart applies changed options.
+func (h *host) restart(change func(o *Options)) {
+	h.stop()
+	change(&h.o)
+	h.start()
+}
+
+// A client that shares the flags of its socket and clears O_NONBLOCK blocks no thread.
+func TestBlockingDescriptor(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	file := os.NewFile(uintptr(pair[1]), "peer")
+	defer file.Close()
+	c, err := net.FileConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	conn := c.(*net.UnixConn)
+	// The duplicate shares its flags with pair[1].
+	if err := unix.SetNonblock(pair[1], false); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := stream{raw}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read of a blocking socket: %v, want the deadline", err)
+	}
+	if n, err := s.Write(make([]byte, 4<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Write to a blocking socket: %d, %v, want the deadline", n, err)
+	}
+	_ = conn.SetDeadline(time.Time{})
+	if _, err := unix.Write(pair[0], []byte{7}); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 2)
+	if n, err := s.Read(b); n != 1 || err != nil || b[0] != 7 {
+		t.Errorf("Read = %d, %v", n, err)
+	}
+}
+
+// A user that no [[allow]] names is refused at accept, and logged once.
+func TestUnknownUser(t *testing.T) {
+	a, log := newHost(t, driver.NewMemory(), "a"), &errorLog{}
+	a.restart(func(o *Options) { o.AllowUser, o.Log = func(Credentials) bool { return false }, log })
+	for range 3 {
+		_, err := a.open("vm1")
+		wantError(t, "Open", err, store.ErrDenied)
+	}
+	if n := log.count("refused"); n != 1 {
+		t.Errorf("%d lines in the log, want 1", n)
+	}
+}
+
+// The connections of a user and of a process are limited, and are counted until they end.
+func TestConnectionLimits(t *testing.T) {
+	l, c := newLimits(), Credentials{PID: 1, UID: 7}
+	for range maxProcess {
+		if err := l.enter(c, maxProcess+1, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantError(t, "one more of the process", l.enter(c, maxProcess+1, true), errBusy)
+	other := Credentials{PID: 2, UID: 7}
+	if err := l.enter(other, maxProcess+1, true); err != nil {
+		t.Error(err)
+	}
+	wantError(t, "one more of the user", l.enter(other, maxProcess+1, true), errBusy)
+	wantError(t, "a user that is not allowed", l.enter(Credentials{UID: 8}, 9, false), errDenied)
+	l.leave(other)
+	for range maxProcess {
+		l.leave(c)
+	}
+	if len(l.users) != 0 || len(l.processes) != 0 {
+		t.Errorf("users %v, processes %v are still counted", l.users, l.processes)
+	}
+}
+
+// Before Open a client gets no memory, and after the deadline no connection.
+func TestBeforeOpen(t *testing.T) {
+	a := newHost(t, driver.NewMemory(), "a")
+	a.restart(func(o *Options) { o.Patience = 50 * time.Millisecond })
+	dial := func(b []byte) net.Conn {
+		conn, err := net.Dial("unix", a.socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := conn.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	large := dial(binary.BigEndian.AppendUint32(nil, maxOpen+1))
+	if first, _, _, err := store.ReadFrame(large, nil); err != nil || store.Status(first) != store.StatusInvalid {
+		t.Errorf("a large frame before Open: status %d, %v", first, err)
+	}
+	for _, b := range [][]byte{nil, {0, 0}, {0, 0, 0, 9, 1}} {
+		if _, err := io.ReadFull(dial(b), make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("after %d bytes: %v, want the end of the connection", len(b), err)
+		}
+	}
+	open := store.End(append(store.Begin(nil, byte(store.Open)), 0, 0, 0, 1, 0, 3, 'v', 'm', '1'))
+	stalled := dial(append(slices.Clone(open), 0, 0x10, 0, 0, byte(store.Put)))
+	if _, _, _, err := store.ReadFrame(stalled, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(stalled, make([]byte, 1)); err == nil {
+		t.Error("a client that does not send the rest of its request gets a reply")
+	}
+	idle := a.client()
+	time.Sleep(3 * a.o.Patience)
+	acquired(t, idle) // an open connection may be idle
+}

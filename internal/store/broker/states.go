@@ -1,0 +1,132 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/swtpm-go/swtpm/internal/store/driver"
+)
+
+// adoptAll tries to adopt the states of the previous run until that succeeded once.
+func (b *Broker) adoptAll(ctx context.Context) {
+	for failing := false; ; failing = true {
+		err := b.adopt(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && failing:
+			b.o.Log.Infof("the states of the previous run are known now")
+			return
+		case err == nil:
+			return
+		case !failing:
+			b.o.Log.Errorf("the states of the previous run are not known yet: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(b.o.TTL / 3):
+		}
+	}
+}
+
+// adopt finds the states that the previous run of this broker acquired, so that they are
+// given up if no TPM resumes them. A damaged state is skipped.
+func (b *Broker) adopt(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, b.o.TTL)
+	defer cancel()
+	all, err := b.o.Driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	nonce := b.known().nonce
+	var failed error
+	for _, e := range all {
+		if nonce == "" || !e.Owner.Is(nonce) {
+			continue
+		}
+		if err := b.adoptOne(ctx, e.Name, nonce); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// adoptOne adopts a state that nonce owned in a list.
+func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
+	s := b.state(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer b.drop(s)
+	if s.session != nil || s.token != 0 {
+		return nil
+	}
+	now, err := b.o.Driver.Read(ctx, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, driver.ErrDamaged):
+		b.o.Log.Errorf("state %s of the previous run is skipped: %v", name, err)
+		return nil
+	case err != nil:
+		return err
+	}
+	if now.Owner.Is(nonce) {
+		s.take(now)
+		s.orphan(b.o.TTL)
+	}
+	return nil
+}
+
+// sweep gives up the states whose TPMs did not come back.
+func (b *Broker) sweep(ctx context.Context) {
+	b.mu.Lock()
+	var all []*state
+	for _, s := range b.states {
+		all = append(all, s)
+	}
+	b.mu.Unlock()
+	for _, s := range all {
+		s.mu.Lock()
+		if s.session == nil && s.token != 0 && boottime() > s.until {
+			if err := b.giveUp(ctx, s); err == nil {
+				b.o.Log.Infof("state %s released: its TPM did not come back", s.name)
+			}
+		}
+		b.forget(s)
+		s.mu.Unlock()
+	}
+}
+
+// state returns the entry of a state. Each call needs one of drop.
+func (b *Broker) state(name string) *state {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.states[name]
+	if s == nil {
+		s = &state{name: name}
+		b.states[name] = s
+	}
+	s.users++
+	return s
+}
+
+// drop ends the use of an entry that state returned. The caller holds s.mu.
+func (b *Broker) drop(s *state) {
+	b.mu.Lock()
+	s.users--
+	b.mu.Unlock()
+	b.forget(s)
+}
+
+// forget removes the entry of a state that this host does not own and no client has open:
+// a client may open any number of names. The caller holds s.mu.
+func (b *Broker) forget(s *state) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.users == 0 && s.session == nil && s.token == 0 && b.states[s.name] == s {
+		delete(b.states, s.name)
+	}
+}
