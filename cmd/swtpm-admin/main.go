@@ -19,6 +19,7 @@ type verb struct {
 	synopsis string // after "Usage: swtpm "
 	what     string // first line of the help
 	most     int    // operands at most, -1 for any number
+	reads    bool   // it changes nothing: a signal ends it at once
 
 	// prepare declares the flags and returns what runs with them.
 	prepare func(f *pflag.FlagSet) action
@@ -30,13 +31,13 @@ type action func(ctx context.Context, args []string) error
 // verbs are the verbs by name. Package main of cmd/swtpm lists their names, too.
 func verbs() map[string]verb {
 	return map[string]verb{
-		"anchor":  {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, anchorVerb},
-		"list":    {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, listVerb},
-		"upgrade": {"upgrade [--all|PATTERN...] [--dry-run] [--jobs N]", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, upgradeVerb},
-		"metrics": {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, metricsVerb},
+		"anchor":  {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, false, anchorVerb},
+		"list":    {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, false, listVerb},
+		"upgrade": {"upgrade [--all|PATTERN...] [--dry-run] [--jobs N]", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, false, upgradeVerb},
+		"metrics": {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, false, metricsVerb},
 		"boots": {"boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
-			"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", -1, bootsVerb},
-		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, selftestVerb},
+			"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", -1, true, bootsVerb},
+		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, false, selftestVerb},
 	}
 }
 
@@ -71,6 +72,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if err != nil {
 		return &program.ExitError{Code: 2, Err: fmt.Errorf("%s: %w; see swtpm %s --help", name, err, name)}
+	}
+	if v.reads {
+		program.ExitOnSignal(ctx)
 	}
 	return act(ctx, f.Args())
 }

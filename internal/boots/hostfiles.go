@@ -23,6 +23,16 @@ const (
 	maxImage    = 512 << 20
 	maxLog      = 64 << 20
 	maxImages   = 1024 // files in a directory of images
+
+	maxTotal    = 4 << 30   // bytes of all files
+	minWork     = 256 << 20 // bytes that may be hashed, whichever size the files have
+	workPerByte = 8         // bytes that may be hashed for each byte of a file
+)
+
+// Errors of the bounds of all files together.
+var (
+	errTotal = fmt.Errorf("more than %d bytes in all files", int64(maxTotal))
+	errWork  = errors.New("the file describes far more content than it has")
 )
 
 // HostFile is a file of the host that gave names.
@@ -36,6 +46,9 @@ type HostFile struct {
 type Files struct {
 	*Dictionary
 	Host []HostFile
+
+	total int64 // bytes of all files
+	work  int64 // bytes that were hashed
 }
 
 // read reads a file and remembers when it was modified.
@@ -45,10 +58,54 @@ func (f *Files) read(path, what string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	b, err := safefile.ReadInput(path, limit)
-	if err == nil {
-		f.Host = append(f.Host, HostFile{path, info.ModTime(), what})
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	if f.total += int64(len(b)); f.total > maxTotal {
+		return nil, fmt.Errorf("%s: %w", path, errTotal)
+	}
+	f.Host = append(f.Host, HostFile{path, info.ModTime(), what})
+	return b, nil
+}
+
+// spend accounts for n bytes that are to be hashed, and fails if they are too many for the
+// files: a hostile file may describe its content many times.
+func (f *Files) spend(path string, n int) error {
+	if f.work += int64(n); f.work > minWork+workPerByte*f.total {
+		return fmt.Errorf("%s: %w", path, errWork)
+	}
+	return nil
+}
+
+// walk calls add for a file, or for all files below a directory, at most maxImages. It does
+// not follow symbolic links that lead out of the directory.
+func walk(root string, add func(path string) error) error {
+	top, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return err
+	}
+	n := 0
+	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || e.Type()&^fs.ModeSymlink != 0 {
+			return err
+		}
+		if e.Type() == fs.ModeSymlink && path != root {
+			to, err := filepath.EvalSymlinks(path)
+			if err != nil {
+				return err
+			}
+			if rel, err := filepath.Rel(top, to); err != nil || !filepath.IsLocal(rel) {
+				return nil
+			}
+			if info, err := os.Stat(to); err != nil || !info.Mode().IsRegular() {
+				return err
+			}
+		}
+		if n++; n > maxImages {
+			return fmt.Errorf("%s: more than %d files", root, maxImages)
+		}
+		return add(path)
+	})
 }
 
 // AddVariables names the measurements of the variables in a store such as OVMF_VARS.fd.
@@ -148,6 +205,9 @@ func (f *Files) AddFirmware(path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	for _, v := range all {
+		if err := f.spend(path, len(v.Data)); err != nil {
+			return err
+		}
 		text := fmt.Sprintf("firmware volume at %s, %d bytes", v.Path, len(v.Data))
 		f.addData(pcrs(0), v.Data, Name{Text: text, Source: FromFile, Origin: path})
 	}
@@ -157,19 +217,7 @@ func (f *Files) AddFirmware(path string) error {
 // AddImages names the measurements of boot loaders, kernels and initrds: a file, or all
 // files below a directory, such as a mounted EFI system partition.
 func (f *Files) AddImages(path string) error {
-	n := 0
-	return filepath.WalkDir(path, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		if e.Type()&^fs.ModeSymlink != 0 {
-			return nil
-		}
-		if n++; n > maxImages {
-			return fmt.Errorf("%s: more than %d files", path, maxImages)
-		}
-		return f.addImage(path)
-	})
+	return walk(path, f.addImage)
 }
 
 func (f *Files) addImage(path string) error {
@@ -183,9 +231,14 @@ func (f *Files) addImage(path string) error {
 	if errors.Is(err, uefi.ErrFormat) {
 		return nil // a configuration, an initrd
 	}
+	if err := f.spend(path, 2*len(b)); err != nil { // with the content above
+		return err
+	}
 	f.addAuthenticode(m, "image "+origin, path)
 	for _, s := range m.Sections {
-		f.addSection(s, origin, path)
+		if err := f.addSection(s, origin, path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -197,11 +250,14 @@ func (f *Files) addAuthenticode(m *uefi.Image, text, origin string) {
 }
 
 // addSection names what a section of a unified kernel image is measured as.
-func (f *Files) addSection(s uefi.Section, image, origin string) {
+func (f *Files) addSection(s uefi.Section, image, origin string) error {
 	if !strings.HasPrefix(s.Name, ".") || len(s.Data) == 0 {
-		return
+		return nil
 	}
 	content := s.Memory()
+	if err := f.spend(origin, 2*len(content)); err != nil { // an initrd and a kernel twice
+		return err
+	}
 	f.addData(pcrs(11), content, Name{Text: fmt.Sprintf("content of section %s of %s", s.Name, image), Source: FromFile, Origin: origin})
 	switch s.Name {
 	case ".cmdline":
@@ -214,6 +270,7 @@ func (f *Files) addSection(s uefi.Section, image, origin string) {
 			f.addAuthenticode(m, "kernel in "+image, origin)
 		}
 	}
+	return nil
 }
 
 // AddCommandLine names the measurements of a kernel command line.
@@ -231,17 +288,16 @@ func (f *Files) addCommandLine(text, origin string) {
 // AddPcrlock names measurements from a dictionary of systemd-pcrlock, or from all of them
 // below a directory.
 func (f *Files) AddPcrlock(path string) error {
-	n := 0
-	return filepath.WalkDir(path, func(file string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || file != path && !strings.HasSuffix(file, ".pcrlock") {
-			return err
-		}
-		if n++; n > maxImages {
-			return fmt.Errorf("%s: more than %d files", path, maxImages)
+	return walk(path, func(file string) error {
+		if file != path && !strings.HasSuffix(file, ".pcrlock") {
+			return nil
 		}
 		b, err := safefile.ReadInput(file, maxLog)
 		if err != nil {
 			return err
+		}
+		if f.total += int64(len(b)); f.total > maxTotal {
+			return fmt.Errorf("%s: %w", file, errTotal)
 		}
 		entries, err := eventlog.ParsePcrlock(b)
 		if err != nil {

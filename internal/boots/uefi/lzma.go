@@ -5,6 +5,22 @@ import (
 	"fmt"
 )
 
+// costLZMA returns the bytes of memory that unpacking in fills: those of the content and of
+// the table of literals, which in also determines.
+func costLZMA(in []byte) (uint64, error) {
+	const fixed = 13
+	if len(in) < fixed || in[0] >= 9*5*5 {
+		return 0, fmt.Errorf("%w: no LZMA stream", ErrFormat)
+	}
+	p := int(in[0])
+	table := uint64(0x300<<(p%9+p/9%5)) * 2
+	size := binary.LittleEndian.Uint64(in[5:])
+	if size > maxUnpacked {
+		return 0, fmt.Errorf("%w: %d bytes after unpacking, limit %d", ErrFormat, size, maxUnpacked)
+	}
+	return table + size, nil
+}
+
 // unpackLZMA unpacks LZMA's own file format: a byte of properties, u32 size of the
 // dictionary, u64 size of the content, the stream. Content larger than limit is refused.
 //

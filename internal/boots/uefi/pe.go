@@ -85,19 +85,21 @@ func ParseImage(file []byte) (*Image, error) {
 		return bad("unexpected size of the headers")
 	}
 	if !m.sections(file[opt+optional:], count) {
-		return bad("a section is outside of the file")
+		return bad("a section is outside of the file, or sections overlap")
 	}
 	return m, nil
 }
 
 func (m *Image) sections(table []byte, count int) bool {
 	le := binary.LittleEndian
+	room := uint64(len(m.file)) // sections that share their data would multiply the work
 	for i := range count {
 		h := table[40*i:]
 		memory, size, offset := uint64(le.Uint32(h[8:])), uint64(le.Uint32(h[16:])), uint64(le.Uint32(h[20:]))
-		if size != 0 && offset+size > uint64(len(m.file)) || memory > 1<<30 {
+		if size != 0 && offset+size > uint64(len(m.file)) || memory > 1<<30 || size > room {
 			return false
 		}
+		room -= size
 		s := Section{Name: strings.TrimRight(string(h[:8]), "\x00"), Size: int(memory), offset: int(offset)}
 		if size != 0 {
 			s.Data = m.file[offset : offset+size]

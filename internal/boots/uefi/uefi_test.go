@@ -222,6 +222,47 @@ func TestParseImage(t *testing.T) {
 	}
 }
 
+// TestOverlappingSections checks that sections that have more data than the file are refused.
+func TestOverlappingSections(t *testing.T) {
+	b := image(false)
+	for i := range 2 {
+		h := b[64+24+240+40*i:]
+		binary.LittleEndian.PutUint32(h[16:], 1500)
+		binary.LittleEndian.PutUint32(h[20:], 0)
+	}
+	if m, err := ParseImage(b); err == nil {
+		t.Errorf("%d sections of 1500 bytes in %d bytes", len(m.Sections), len(b))
+	}
+}
+
+// TestUnpackingIsBounded checks that the table and the declared size of each stream count, also
+// those of a damaged one.
+func TestUnpackingIsBounded(t *testing.T) {
+	guided := func(stream []byte) []byte {
+		n := 24 + len(stream)
+		b := append([]byte{byte(n), byte(n >> 8), 0, 2}, lzmaSection[:]...)
+		return append(append(b, 24, 0, 1, 0), stream...)
+	}
+	empty := make([]byte, 18)
+	empty[0] = 4*45 + 4*9 + 8 // the largest table
+	damaged := make([]byte, 18)
+	binary.LittleEndian.PutUint64(damaged[5:], 10<<20)
+	damaged[13] = 1 // always 0 in a valid stream
+	for name, c := range map[string]struct {
+		stream []byte
+		cost   int
+	}{"empty": {empty, 0x300 << 12 * 2}, "damaged": {damaged, 10<<20 + 0x300*2}} {
+		w := &walker{room: maxUnpacked}
+		for range 100 {
+			section := guided(c.stream)
+			w.guided("", section, section[4:], 0)
+		}
+		if want := maxUnpacked % c.cost; w.room != want {
+			t.Errorf("%s: %d bytes are left, want %d", name, w.room, want)
+		}
+	}
+}
+
 func FuzzParseVariables(f *testing.F) {
 	f.Add(store(stored(variableAdded, "db", SecurityDatabase, []byte{4, 5})))
 	f.Fuzz(func(_ *testing.T, b []byte) {

@@ -10,7 +10,7 @@ import (
 const (
 	maxVolumes  = 64
 	maxNesting  = 8
-	maxUnpacked = 64 << 20 // bytes of all sections that are unpacked
+	maxUnpacked = 64 << 20 // bytes of all sections that are unpacked, and of the tables for it
 )
 
 // Volume is a firmware volume, as the firmware has it in memory.
@@ -70,7 +70,7 @@ func ParseFirmware(file []byte) ([]Volume, error) {
 // walker collects volumes.
 type walker struct {
 	found []Volume
-	room  int // bytes that may still be unpacked
+	room  int // bytes of content and tables that may still be unpacked
 }
 
 // volume adds a volume and those in its files.
@@ -163,11 +163,14 @@ func (w *walker) guided(path string, section, content []byte, depth int) {
 	}
 	data := section[offset:]
 	if GUID(content) == lzmaSection {
-		var err error
-		if data, err = unpackLZMA(data, w.room); err != nil {
+		cost, err := costLZMA(data)
+		if err != nil || cost > uint64(w.room) {
 			return
 		}
-		w.room -= len(data)
+		w.room -= int(cost) // also if the stream is damaged: it was unpacked up to there
+		if data, err = unpackLZMA(data, maxUnpacked); err != nil {
+			return
+		}
 	}
 	w.sections(path, slices.Clip(data), depth+1)
 }
