@@ -93,6 +93,8 @@ type Host struct {
 
 	// Doctor returns the verdict of swtpm doctor on profiles; nil to leave it out.
 	Doctor func(ctx context.Context, names []string) map[string]string
+
+	busy sync.Map // PIDs whose files are being read
 }
 
 // limit is how long one source, or one process, may take to deliver its facts.
@@ -134,7 +136,8 @@ func (h *Host) one(ctx context.Context, unit string) (*TPM, error) {
 		if u.PID == 0 {
 			continue
 		}
-		if p := s.process(u.PID); p != nil {
+		p, err := ofProcess(ctx, h, u.PID, func() *process { return s.process(u.PID) })
+		if err == nil && p != nil {
 			processes = append(processes, p)
 		}
 	}
@@ -168,6 +171,7 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 	for i := range tpms {
 		tpms[i].finish(s.now)
 	}
+	distinguish(tpms)
 	slices.SortStableFunc(tpms, func(a, b TPM) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.PID, b.PID)) })
 	return tpms, notes
 }
@@ -182,6 +186,22 @@ func within[T any](ctx context.Context, f func(ctx context.Context) (T, error)) 
 		err = context.DeadlineExceeded
 	}
 	return v, err
+}
+
+// errBusy means that an earlier call of ofProcess for the process has not returned.
+var errBusy = errors.New("an earlier reading of the process has not ended")
+
+// ofProcess calls f, which reads files of a process, within the limit. A process whose files
+// are never delivered occupies one goroutine, whatever the number of calls.
+func ofProcess[T any](ctx context.Context, h *Host, pid int, f func() T) (T, error) {
+	if _, busy := h.busy.LoadOrStore(pid, true); busy {
+		var none T
+		return none, errBusy
+	}
+	return within(ctx, func(context.Context) (T, error) {
+		defer h.busy.Delete(pid)
+		return f(), nil
+	})
 }
 
 // each calls f for every index below n, a few at once.

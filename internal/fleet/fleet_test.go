@@ -95,6 +95,92 @@ func TestPretender(t *testing.T) {
 	}
 }
 
+// TestPretenderIsNotRead checks that the command line of an unconfirmed process is not read: it
+// may be in memory that is never delivered.
+func TestPretenderIsNotRead(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the own processes of a user are believed")
+	}
+	f := newFake(t)
+	f.run(t, 100, "swtpm", libvirtSocket, 0, classic(libvirtSocket)...)
+	f.run(t, 200, "qemu-system-x86_64", "", 0, "-name", "x")
+	for _, program := range []string{"swtpm", "qemu-system-x86_64"} {
+		if err := os.Chmod(f.path("bin/"+program), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.write(t, "proc/100/cmdline", "swtpm\x00doctor\x00") // it would not be listed if this counted
+	if got := f.list(t); got.State != Unproved || got.PID != 100 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestHungProcess checks that a process whose files are never delivered is read once, and
+// again when that reading has ended.
+func TestHungProcess(t *testing.T) {
+	h := &Host{}
+	ctx, cancel := context.WithCancel(context.Background())
+	release, calls := make(chan bool), 0
+	cancel()
+	if _, err := ofProcess(ctx, h, 7, func() int { <-release; return 1 }); err == nil {
+		t.Fatal("a reading that hangs returns")
+	}
+	for range 3 {
+		if _, err := ofProcess(context.Background(), h, 7, func() int { calls++; return 1 }); !errors.Is(err, errBusy) {
+			t.Errorf("%v, want %v", err, errBusy)
+		}
+	}
+	close(release)
+	for {
+		if _, busy := h.busy.Load(7); !busy {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if n, err := ofProcess(context.Background(), h, 7, func() int { return 2 }); n != 2 || err != nil || calls != 0 {
+		t.Errorf("%d, %v, %d calls", n, err, calls)
+	}
+}
+
+// TestForeignDirectory checks that a socket in a directory of a user, or of all users, is not
+// one of libvirt's.
+func TestForeignDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: chown")
+	}
+	for name, change := range map[string]func(dir string) error{
+		"of a user":    func(dir string) error { return os.Chown(dir, 1000, 1000) },
+		"of all users": func(dir string) error { return os.Chmod(dir, 0o777|os.ModeSticky) },
+		"missing":      os.Remove,
+	} {
+		f := newFake(t)
+		f.run(t, 100, "swtpm", libvirtSocket, 0, classic(libvirtSocket)...)
+		if err := change(f.path("root/run/libvirt/qemu/swtpm")); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.list(t); got.Name != "pid 100" || got.VM != "" || got.Manager != "manual" {
+			t.Errorf("directory %s: %+v", name, got)
+		}
+	}
+}
+
+// TestDistinguish checks that a name that a user can choose takes no name from others.
+func TestDistinguish(t *testing.T) {
+	all := []TPM{
+		{Name: "web", Manager: "manual", PID: 1, UID: 1000},
+		{Name: "pid 1", Manager: "manual", PID: 2, UID: 1000},
+		{Name: "web", Manager: "libvirt", PID: 3, UID: 100},
+		{Name: "web", Manager: "systemd", Unit: "swtpm@web.service", PID: 4},
+	}
+	distinguish(all)
+	want := []string{"pid 1", "pid 2", "pid 3", "web"}
+	for i := range all {
+		if all[i].Name != want[i] {
+			t.Errorf("TPM %d is called %q, want %q", i, all[i].Name, want[i])
+		}
+	}
+}
+
 // TestEscapes checks that no name reaches a terminal as it is.
 func TestEscapes(t *testing.T) {
 	f := newFake(t)
@@ -126,14 +212,16 @@ func TestGuest(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	for socket, want := range map[string]named{
-		libvirtSocket: {"libvirt", "web", "web"},
-		"/run/user/1000/libvirt/qemu/run/swtpm/1-a-b-swtpm.sock": {"libvirt", "a-b", "a-b"},
-		"/var/run/qemu-server/104.swtpm":                         {"proxmox", "104", "104"},
-		"/var/lib/incus/devices/v1/swtpm-vtpm.sock":              {"incus", "v1", "v1"},
-		"/home/u/ubuntu/ubuntu.swtpm-sock":                       {"manual", "ubuntu", ""},
-		"/run/swtpm/vm1/ctrl.sock":                               {"manual", "vm1", ""},
+		libvirtSocket: {manager: "libvirt", name: "web", vm: "web"},
+		"/run/user/1000/libvirt/qemu/run/swtpm/1-a-b-swtpm.sock": {manager: "libvirt", name: "a-b", vm: "a-b"},
+		"/var/run/qemu-server/104.swtpm":                         {manager: "proxmox", name: "104", vm: "104"},
+		"/var/lib/incus/devices/v1/swtpm-vtpm.sock":              {manager: "incus", name: "v1", vm: "v1"},
+		"/home/u/ubuntu/ubuntu.swtpm-sock":                       {manager: "manual", name: "ubuntu"},
+		"/run/swtpm/vm1/ctrl.sock":                               {manager: "manual", name: "vm1"},
 	} {
-		if got, ok := nameOf(socket, "/"); !ok || got != want {
+		got, ok := nameOf(socket, "/")
+		got.dir, got.user = "", false
+		if !ok || got != want {
 			t.Errorf("%s: %+v, want %+v", socket, got, want)
 		}
 	}

@@ -69,6 +69,10 @@ func (f *fake) run(t *testing.T, pid int, program, socket string, connections in
 	f.link(t, at+"exe", f.path("bin/"+program))
 	f.link(t, at+"cwd", f.dir)
 	f.link(t, at+"ns/net", fmt.Sprintf("net:[%d]", pid))
+	f.link(t, at+"root", f.path("root"))
+	if err := os.MkdirAll(f.path("root"+filepath.Dir("/"+socket)), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	f.write(t, at+"comm", program+"\n")
 	f.write(t, at+"cmdline", strings.Join(append([]string{program}, args...), "\x00")+"\x00")
 	f.write(t, at+"status", fmt.Sprintf("Name:\t%s\nUid:\t%d\t0\t0\t0\nSeccomp:\t2\n", program, f.UID))

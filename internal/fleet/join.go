@@ -35,10 +35,10 @@ func (s *snapshot) join(ctx context.Context, units []Unit, processes []*process)
 			return
 		}
 		basic := s.describe(of[i], byPID[of[i].pid])
-		t, err := within(ctx, func(context.Context) (TPM, error) {
+		t, err := ofProcess(ctx, s.Host, of[i].pid, func() TPM {
 			full := basic
 			s.inspect(&full, of[i], byPID[of[i].pid])
-			return full, nil
+			return full
 		})
 		if err != nil {
 			t = basic
@@ -51,7 +51,7 @@ func (s *snapshot) join(ctx context.Context, units []Unit, processes []*process)
 
 // describe returns what is known of a process without its profile.
 func (s *snapshot) describe(p *process, u *Unit) TPM {
-	t := TPM{PID: p.pid, UID: p.uid, State: Running, Manager: "manual", Name: "pid " + strconv.Itoa(p.pid)}
+	t := TPM{PID: p.pid, UID: p.uid, State: Running, Manager: "manual", Name: pidName(p.pid)}
 	if !p.started.IsZero() {
 		t.Started = &p.started
 	}
@@ -116,12 +116,12 @@ func (s *snapshot) name(t *TPM, p *process, instance, socket string) {
 		t.Name = Unit{Name: p.unit}.Instance()
 		return
 	}
-	if n, ok := nameOf(socket, p.dir); ok {
+	if n, ok := nameOf(socket, p.dir); ok && (n.manager == "manual" || s.ownsDirectory(p, n)) {
 		t.Manager, t.Name, t.VM = n.manager, n.name, n.vm
 		return
 	}
-	if instance != "" {
-		t.Name = instance
+	if instance != "" && (t.system() || p.uid == s.UID) {
+		t.Name = instance // another user can claim any
 	}
 }
 

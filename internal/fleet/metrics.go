@@ -62,7 +62,10 @@ func Metrics(tpms []TPM, notes []string, took time.Duration) []byte {
 	for i := range tpms {
 		e.facts(&tpms[i])
 	}
-	for _, t := range tpms {
+	// The first TPM determines the kind of a metric: those come first that no user could start.
+	sorted := slices.Clone(tpms)
+	slices.SortStableFunc(sorted, func(a, b TPM) int { return a.rank() - b.rank() })
+	for _, t := range sorted {
 		e.merge(t.Name, t.text)
 	}
 	var b bytes.Buffer
@@ -137,79 +140,3 @@ func (l *Library) version() string {
 func bit(b bool) float64 { return map[bool]float64{true: 1}[b] }
 
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
-
-// merge adds the metrics that a TPM publishes itself. A file with lines that this program
-// does not write is left out: another process may have written it.
-func (e *exposition) merge(name string, text []byte) {
-	families, ok := parse(text)
-	if !ok {
-		return
-	}
-	for _, from := range families {
-		f := e.add(from.name, from.kind, from.unit, from.help)
-		if f.kind != from.kind {
-			continue
-		}
-		for _, s := range from.samples {
-			metric, value, _ := strings.Cut(s, " ")
-			if i := strings.LastIndex(s, "} "); i >= 0 {
-				metric, value = s[:i], s[i+2:]
-				metric = strings.Replace(metric, "{", `{name="`+escapeLabel(name)+`",`, 1) + "}"
-			} else {
-				metric += `{name="` + escapeLabel(name) + `"}`
-			}
-			f.samples = append(f.samples, metric+" "+value)
-		}
-	}
-}
-
-// kinds are the kinds of metrics that a TPM publishes.
-var kinds = []string{"info", "gauge", "counter", "histogram"}
-
-// parse reads the metrics of one TPM.
-func parse(text []byte) (families []*family, ok bool) {
-	var f *family
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSuffix(line, "\n")
-		words := strings.SplitN(line, " ", 4)
-		switch {
-		case line == "# EOF":
-			return families, true
-		case len(words) == 4 && words[0] == "#" && f != nil && words[2] == f.name && words[1] == "HELP":
-			f.help = words[3]
-		case len(words) == 4 && words[0] == "#" && f != nil && words[2] == f.name && words[1] == "UNIT":
-			f.unit = words[3]
-		case len(words) == 4 && words[0] == "#" && words[1] == "TYPE" && isMetric(words[2]) && slices.Contains(kinds, words[3]):
-			f = &family{name: words[2], kind: words[3]}
-			families = append(families, f)
-		case f != nil && isSample(line, f.name):
-			f.samples = append(f.samples, line)
-		default:
-			return nil, false
-		}
-	}
-	return nil, false // the end is missing
-}
-
-// isMetric reports whether a name is one of a TPM's metrics.
-func isMetric(s string) bool {
-	return strings.HasPrefix(s, "swtpm_") && !strings.HasPrefix(s, "swtpm_host_") && !strings.HasPrefix(s, "swtpm_tpm") &&
-		!strings.ContainsFunc(s, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' })
-}
-
-// isSample reports whether a line is a sample of a family: a name, labels in braces, and
-// one number.
-func isSample(line, name string) bool {
-	rest, ok := strings.CutPrefix(line, name)
-	value := rest
-	if i := strings.LastIndex(rest, "} "); i >= 0 {
-		value = rest[i+2:]
-		open := strings.Index(rest, "{")
-		rest = rest[:max(open, 0)]
-		ok = ok && open >= 0
-	} else {
-		rest, value, _ = strings.Cut(rest, " ")
-	}
-	_, err := strconv.ParseFloat(value, 64)
-	return ok && err == nil && slices.Contains([]string{"", "_total", "_info", "_bucket", "_count", "_sum"}, rest)
-}

@@ -2,7 +2,9 @@ package fleet
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -47,14 +49,57 @@ func TestMetrics(t *testing.T) {
 // TestMetricsHostile checks that a file that no TPM writes adds nothing.
 func TestMetricsHostile(t *testing.T) {
 	clean := string(Metrics([]TPM{{Name: "a"}}, nil, 0))
+	on := func(rest string) string { return "# TYPE swtpm_on gauge\nswtpm_on" + rest + "\n# EOF\n" }
+	valid := `a="} \\\"{,",_b2="é"} -1.5e-07`
+	if got := string(Metrics([]TPM{{Name: "a", text: []byte(on("{" + valid))}}, nil, 0)); !strings.Contains(got, `swtpm_on{name="a",`+valid+"\n") {
+		t.Errorf("a valid sample is missing in\n%s", got)
+	}
 	for _, text := range []string{
 		"", "# EOF", "up 1\n# EOF\n", "# TYPE up gauge\nup 1\n# EOF\n", "# TYPE swtpm_on gauge\nswtpm_on 1\n",
 		"# TYPE swtpm_on gauge\nswtpm_on 1 } x\n# EOF\n", "# TYPE swtpm_host_tpms gauge\nswtpm_host_tpms 9\n# EOF\n",
 		"# TYPE swtpm_on gauge\nswtpm_on_other 1\n# EOF\n", "\x1b[2J\n# EOF\n",
+		on("{} 1"), on(`{a="1" 1`), on(`{a="1"}x 1`), on(`{a="1",} 1`), on(`{1a="1"} 1`), on(`{a=1} 1`), on(`{a="""} 1`), on(`{a="\x"} 1`),
+		on(`{a="1",a="2"} 1`), on(`{name="b"} 1`), on(`{le="1"} 1`), on(" 0x1p4"), on(" 1_0"), on(" NaN"), on(" +Inf"), on(" 1 2"), on("_total 1"),
+		on(" 1\nswtpm_on 1"), on("{a=\"1\",b=\"2\"} 1\nswtpm_on{b=\"2\",a=\"1\"} 1"), on("{a=\"\xff\"} 1"), on("{a=\"\r\"} 1"),
+		"# TYPE swtpm_on gauge\n# UNIT swtpm_on seconds\nswtpm_on 1\n# EOF\n", "# TYPE swtpm_on gauge\n# HELP swtpm_on \\x\nswtpm_on 1\n# EOF\n",
+		"# TYPE swtpm_on gauge\nswtpm_on 1\n# TYPE swtpm_on gauge\n# EOF\n", "# TYPE swtpm_x histogram\nswtpm_x_bucket{le=\"x\"} 1\n# EOF\n",
 	} {
 		if got := string(Metrics([]TPM{{Name: "a", text: []byte(text)}}, nil, 0)); got != clean {
 			t.Errorf("%q adds\n%s", text, got)
 		}
+	}
+}
+
+// TestMetricsKind checks that the file of a user's TPM does not determine the kind of a metric.
+func TestMetricsKind(t *testing.T) {
+	got := string(Metrics([]TPM{
+		{Name: "a", Manager: "manual", UID: 1000, text: []byte("# TYPE swtpm_commands gauge\nswtpm_commands 1\n# EOF\n")},
+		{Name: "b", Manager: "systemd", Unit: "swtpm@b.service", text: published()},
+	}, nil, 0))
+	if !strings.Contains(got, "# TYPE swtpm_commands counter\n") || strings.Contains(got, "swtpm_commands{") {
+		t.Error(got)
+	}
+}
+
+// TestReadOwned checks which metrics files are read.
+func TestReadOwned(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: chown")
+	}
+	path := filepath.Join(t.TempDir(), "m")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for owner, want := range map[int]bool{0: true, 100: true, 1000: false} {
+		if err := os.Chown(path, owner, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readOwned(path, 100); (err == nil) != want {
+			t.Errorf("a file of %d for a process of 100: %v", owner, err)
+		}
+	}
+	if _, err := readOwned("/dev/null", 100); !errors.Is(err, errOwner) {
+		t.Errorf("a device: %v", err)
 	}
 }
 

@@ -1,13 +1,23 @@
 package fleet
 
 import (
+	"errors"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // named is what a path says about a TPM.
-type named struct{ manager, name, vm string }
+type named struct {
+	manager, name, vm string
+
+	dir  string // of the socket
+	user bool   // the directory may belong to any user
+}
 
 // paths are where programs put the control sockets of their TPMs. The first group of a
 // pattern is the name.
@@ -16,15 +26,16 @@ type named struct{ manager, name, vm string }
 // PVE/QemuServer.pm; systemd, src/vmspawn/vmspawn.c.
 var paths = []struct {
 	manager string
+	user    bool // the manager may run as any user
 	pattern *regexp.Regexp
 }{
-	{"libvirt", regexp.MustCompile(`^/(?:var/)?run/libvirt/qemu/swtpm/\d+-(.+)-swtpm\.sock$`)},
-	{"libvirt", regexp.MustCompile(`/libvirt/qemu/run/swtpm/\d+-(.+)-swtpm\.sock$`)},
-	{"proxmox", regexp.MustCompile(`^/(?:var/)?run/qemu-server/(\d+)\.swtpm$`)},
-	{"incus", regexp.MustCompile(`^/var/lib/incus/devices/([^/]+)/swtpm-[^/]+\.sock$`)},
-	{"incus", regexp.MustCompile(`^/var/lib/(?:lxd|snap/lxd/common/lxd)/devices/([^/]+)/swtpm-[^/]+\.sock$`)},
-	{"vmspawn", regexp.MustCompile(`/systemd/vmspawn[./-]([^/]+)/tpm\.sock$`)},
-	{"systemd", regexp.MustCompile(`^/(?:var/)?run/swtpm/([^/]+)/(?:ctrl|data)\.sock$`)},
+	{"libvirt", false, regexp.MustCompile(`^/(?:var/)?run/libvirt/qemu/swtpm/\d+-(.+)-swtpm\.sock$`)},
+	{"libvirt", true, regexp.MustCompile(`/libvirt/qemu/run/swtpm/\d+-(.+)-swtpm\.sock$`)},
+	{"proxmox", false, regexp.MustCompile(`^/(?:var/)?run/qemu-server/(\d+)\.swtpm$`)},
+	{"incus", false, regexp.MustCompile(`^/var/lib/incus/devices/([^/]+)/swtpm-[^/]+\.sock$`)},
+	{"incus", false, regexp.MustCompile(`^/var/lib/(?:lxd|snap/lxd/common/lxd)/devices/([^/]+)/swtpm-[^/]+\.sock$`)},
+	{"vmspawn", true, regexp.MustCompile(`/systemd/vmspawn[./-]([^/]+)/tpm\.sock$`)},
+	{"systemd", false, regexp.MustCompile(`^/(?:var/)?run/swtpm/([^/]+)/(?:ctrl|data)\.sock$`)},
 }
 
 // nameOf returns what the path of a control socket says. Only a path that the kernel
@@ -41,20 +52,84 @@ func nameOf(socket, dir string) (n named, ok bool) {
 		switch {
 		case m == nil:
 		case p.manager == "systemd":
-			return named{"manual", m[1], ""}, true
+			return named{manager: "manual", name: m[1]}, true
 		default:
-			return named{p.manager, m[1], m[1]}, true
+			return named{p.manager, m[1], m[1], filepath.Dir(socket), p.user}, true
 		}
 	}
 	// A script that starts QEMU by hand names the socket or its directory like the machine.
 	base := filepath.Base(socket)
 	for _, suffix := range []string{".swtpm-sock", "-swtpm.sock", ".swtpm", "-tpm.sock"} {
 		if name, ok := strings.CutSuffix(base, suffix); ok && name != "" {
-			return named{"manual", name, ""}, true
+			return named{manager: "manual", name: name}, true
 		}
 	}
 	return n, false
 }
+
+// ownsDirectory reports whether the directory of the socket belongs to root or to a system
+// user, such as the one of the manager's service, and other users cannot create files in
+// it. The directory is the one that p sees: p may have mounts of its own.
+func (s *snapshot) ownsDirectory(p *process, n named) bool {
+	var st unix.Statx_t
+	const mask = unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID
+	err := unix.Statx(unix.AT_FDCWD, s.of(p.pid, "root")+n.dir, unix.AT_STATX_DONT_SYNC, mask, &st)
+	if errors.Is(err, unix.EACCES) && systemUser(p.uid) { // s.UID may not see it
+		err = unix.Statx(unix.AT_FDCWD, n.dir, unix.AT_STATX_DONT_SYNC, mask, &st)
+	}
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o002 != 0 {
+		return false
+	}
+	uid := int(st.Uid)
+	return systemUser(uid) || uid == s.UID || n.user && uid == p.uid
+}
+
+// rank orders TPMs by how hard it is to claim their name: 0 if only root gives it, 1 if a
+// manager that is no user's does, 2 if any user can.
+func (t *TPM) rank() int {
+	switch {
+	case t.Unit != "" && !t.foreign, t.State == Stopped, t.Name == pidName(t.PID):
+		return 0
+	case t.Manager != "manual" && !t.foreign && t.system():
+		return 1
+	}
+	return 2
+}
+
+// system reports whether the process runs as root or as a system user.
+func (t *TPM) system() bool { return systemUser(t.UID) }
+
+// systemUser reports whether a UID belongs to root or to a service, rather than to a person or
+// a container.
+//
+// Source: systemd, Users, Groups, UIDs and GIDs on systemd Systems: 61184 to 65519 are
+// dynamic users of services; Debian has its static ones there, such as libvirt-qemu.
+func systemUser(uid int) bool {
+	return uid >= 0 && uid < firstUser || uid >= 61184 && uid <= 65519
+}
+
+// distinguish makes names unique: of several TPMs with one name, the one that only root can
+// name keeps it, and the others are called by their PIDs.
+func distinguish(tpms []TPM) {
+	all := make([]*TPM, len(tpms))
+	for i := range tpms {
+		all[i] = &tpms[i]
+	}
+	slices.SortStableFunc(all, func(a, b *TPM) int { return a.rank() - b.rank() })
+	seen := map[string]bool{}
+	for _, t := range all {
+		if seen[t.Name] && t.PID != 0 {
+			t.Name = pidName(t.PID)
+		}
+		for seen[t.Name] {
+			t.Name += "_"
+		}
+		seen[t.Name] = true
+	}
+}
+
+// pidName is the name of a TPM that nothing else names.
+func pidName(pid int) string { return "pid " + strconv.Itoa(pid) }
 
 // nameByGuest names the virtual machine of each TPM by the QEMU that is connected to it.
 // The kernel says which process is at the other end of a connection; the name is in QEMU's

@@ -16,6 +16,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
+// firstUser is the first UID that is not a system user's.
+const firstUser = 1000
+
 // maxProcFile limits what is read of one file of proc.
 const maxProcFile = 1 << 20
 
@@ -49,7 +52,7 @@ func (s *snapshot) processes(ctx context.Context) []*process {
 	}
 	found := make([]*process, len(pids))
 	each(len(pids), func(i int) {
-		p, err := within(ctx, func(context.Context) (*process, error) { return s.process(pids[i]), nil })
+		p, err := ofProcess(ctx, s.Host, pids[i], func() *process { return s.process(pids[i]) })
 		if err == nil {
 			found[i] = p
 		}
@@ -81,6 +84,13 @@ func (s *snapshot) process(pid int) *process {
 	}
 	s.status(p)
 	p.confirmed = s.believes(p)
+	if !p.confirmed {
+		// Its memory, and so its command line, may be a file that is never delivered.
+		if p.guest {
+			return nil
+		}
+		return p
+	}
 	p.args = strings.Split(strings.TrimSuffix(string(s.read(pid, "cmdline")), "\x00"), "\x00")
 	if !p.guest && !runsTPM(p.args) {
 		return nil
@@ -117,11 +127,10 @@ func (s *snapshot) believes(p *process) bool {
 		return true
 	}
 	if p.exe == "" {
-		const firstUser = 1000
 		return p.uid >= 0 && p.uid < firstUser
 	}
-	var st unix.Stat_t
-	if unix.Stat(s.of(p.pid, "exe"), &st) != nil {
+	var st unix.Statx_t // without a question to a file system that may not answer
+	if unix.Statx(unix.AT_FDCWD, s.of(p.pid, "exe"), unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID, &st) != nil {
 		return false
 	}
 	return st.Uid == 0 && st.Mode&0o022 == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG

@@ -2,11 +2,15 @@ package fleet
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/nv"
@@ -52,13 +56,30 @@ func readState(t *TPM, cfg *config.Config) {
 	}
 }
 
+// errOwner means that a file belongs to an unexpected user.
+var errOwner = errors.New("the file belongs to another user than the process")
+
+// readOwned reads a regular file that belongs to the user or to root.
+func readOwned(path string, uid int) ([]byte, error) {
+	f, info, err := safefile.OpenInput(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.Mode().IsRegular() || !ok || st.Uid != 0 && int(st.Uid) != uid || info.Size() > maxProcFile {
+		return nil, fmt.Errorf("%s: %w", path, errOwner)
+	}
+	return io.ReadAll(io.LimitReader(f, maxProcFile))
+}
+
 // readMetrics reads the metrics file of a TPM, if it has one, and the number of commands
 // from it.
 func readMetrics(t *TPM, file string) {
 	if file == "" {
 		return
 	}
-	b, err := safefile.ReadInput(file, maxProcFile)
+	b, err := readOwned(file, t.UID)
 	if err != nil {
 		return
 	}

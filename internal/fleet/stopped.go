@@ -23,7 +23,7 @@ var notProfiles = []string{"default", filepath.Base(strings.TrimSuffix(config.Ho
 func (s *snapshot) stopped(ctx context.Context, on []TPM) (off []TPM) {
 	known := map[string]bool{}
 	for _, t := range on {
-		if t.Manager == "systemd" || t.Manager == "manual" {
+		if (t.Manager == "systemd" || t.Manager == "manual") && (t.system() || t.UID == s.UID) { // else the name is only a claim
 			known[t.Name] = true
 		}
 	}
