@@ -12,7 +12,9 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/doctor"
+	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
@@ -81,8 +83,21 @@ func examine(ctx context.Context, name string, cfg *config.Config, err error, s 
 		return doctor.Refused(name, err)
 	}
 	defer log.Close()
-	return doctor.Examine(ctx, name, cfg, doctor.Engine{Engine: libtpms.Engine(), Version: libtpms.Version(), Profile: readProfile}, s)
+	var o emul.Options
+	rollbackOptions(&o, cfg)
+	if o.Marks != nil {
+		o.Marks = readOnlyMarks{o.Marks}
+	}
+	return doctor.Examine(ctx, name, cfg, doctor.Engine{
+		Engine: libtpms.Engine(), Version: libtpms.Version(), Profile: readProfile, Rollback: o.Rollback, Marks: o.Marks,
+	}, s)
 }
+
+// readOnlyMarks are marks that are not written.
+type readOnlyMarks struct{ emul.Marks }
+
+// Write does nothing.
+func (readOnlyMarks) Write(generation.Mark) error { return nil }
 
 // printReports prints a line for each finding and one for each TPM.
 func printReports(w io.Writer, reports []doctor.Report) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -221,7 +222,7 @@ func check(*pflag.FlagSet) action {
 	return func(_ context.Context, args []string) error {
 		bad := false
 		for _, name := range args {
-			if _, err := load(name, ""); err != nil {
+			if err := checkFile(name); err != nil {
 				fmt.Fprintln(os.Stderr, program.Printable(err.Error()))
 				bad = true
 				continue
@@ -235,6 +236,22 @@ func check(*pflag.FlagSet) action {
 		}
 		return nil
 	}
+}
+
+// checkFile returns what is wrong in a profile, or in the settings for all TPMs of a host.
+func checkFile(name string) error {
+	if name == "host" {
+		name = config.HostFile
+	}
+	if filepath.Base(name) == filepath.Base(config.HostFile) {
+		if _, err := os.Stat(name); err != nil {
+			return err
+		}
+		_, err := config.LoadHost(name)
+		return err
+	}
+	_, err := load(name, "")
+	return err
 }
 
 // show prints a profile with all defaults.

@@ -60,13 +60,17 @@ func (a *Anchor) Update(now time.Time) error {
 	counter, err := a.counter()
 	switch {
 	case errors.Is(err, tpm2.TPMRCHandle):
+		if _, err := os.Lstat(a.File); err == nil {
+			return fmt.Errorf("%w: the host's TPM has no counter for %s: it was cleared, or is another TPM", ErrRolledBack, a.File)
+		}
 		if counter, err = a.create(); err != nil {
 			return err
 		}
 	case err != nil:
 		return err
 	default:
-		if err := a.check(counter); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// A missing file is refused, too: else its removal would end an alarm.
+		if err := a.check(counter); err != nil {
 			return err
 		}
 	}
@@ -81,7 +85,7 @@ func (a *Anchor) Update(now time.Time) error {
 }
 
 // Check compares the marks with the anchor file, and the file with the counter. Its error
-// is ErrRolledBack if one of them is too old, fs.ErrNotExist without a file.
+// is ErrRolledBack if one of them is too old or missing, fs.ErrNotExist without a counter.
 func (a *Anchor) Check() error {
 	counter, err := a.counter()
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -95,6 +99,9 @@ func (a *Anchor) Check() error {
 
 func (a *Anchor) check(counter uint64) error {
 	text, err := os.ReadFile(a.File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s is missing, but the host's TPM has its counter", ErrRolledBack, a.File)
+	}
 	if err != nil {
 		return fmt.Errorf("anchor file: %w", err)
 	}

@@ -116,6 +116,13 @@ func TestAnchor(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.want("without marks", ErrRolledBack)
+	if err := os.Remove(f.File); err != nil {
+		t.Fatal(err)
+	}
+	f.want("without the file", ErrRolledBack)
+	if err := f.Update(time.Now()); !errors.Is(err, ErrRolledBack) {
+		t.Errorf("Update without the file: %v", err)
+	}
 	if err := f.Remove(); err != nil {
 		t.Fatal(err)
 	}

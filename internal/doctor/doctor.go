@@ -109,6 +109,10 @@ type Engine struct {
 	// Profile returns the algorithm profile of the configuration. It must do its work on the
 	// thread that calls it.
 	Profile func(*config.Config) (string, error)
+
+	// Rollback and Marks are those of the emulator; Marks is not written.
+	Rollback emul.RollbackPolicy
+	Marks    emul.Marks
 }
 
 // checks are the checks that run as the TPM's user, in the order of the steps of a start.

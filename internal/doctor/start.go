@@ -21,7 +21,7 @@ func (x *examination) start() {
 		}
 		return
 	}
-	var notes []string
+	var notes, warnings []string
 	t, err := emul.New(x.ctx, x.engine, emul.Options{
 		Version:        x.cfg.TPM,
 		Where:          x.cfg.State.Location.String(),
@@ -31,7 +31,11 @@ func (x *examination) start() {
 		Keys:           x.keys,
 		Backup:         x.cfg.State.Backup,
 		NoAutoShutdown: true,
+		Rollback:       x.engine.Rollback,
+		Marks:          x.engine.Marks,
 		Note:           func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
+		Error:          func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) },
+		Event:          func(emul.Event) {}, // INIT returns the error
 		Open: func() (*nv.Store, error) {
 			var b nv.Backend
 			if !x.emptyState {
@@ -53,6 +57,9 @@ func (x *examination) start() {
 			x.add(Error, x.cfg.State.Location.String(), advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 		}
 		return
+	}
+	for _, w := range warnings {
+		x.add(Warning, "", "", "%s", w)
 	}
 	x.startSucceeded(notes)
 	x.startup(t)
@@ -90,7 +97,7 @@ func (x *examination) startup(t *emul.TPM) {
 	switch {
 	case err != nil || !ok:
 		x.add(Error, x.cfg.State.Location.String(), "", "no response to the startup command: %v", err)
-	case h.Code == 0:
+	case h.Code == 0, h.Code == tpm.Code(tpm.RCInitialize) && name != config.StartupState: // it resumed, with its volatile state
 	case name == config.StartupState:
 		x.add(Warning, "startup = \"state\"", `use "clear": a TPM without a saved state cannot resume`, "refused by the TPM: %v", tpm.Result(h.Code))
 	default:

@@ -131,9 +131,14 @@ func decode(b []byte, id generation.Identity) (generation.Mark, error) {
 	return m, nil
 }
 
+// firstUser is the first uid of ordinary users.
+//
+// Source: Debian Policy Manual, section 9.2.2; login.defs(5), UID_MIN.
+const firstUser = 1000
+
 // List returns what the marks in a directory know, by the names of their files. It cannot
-// authenticate them, because it does not know the identities; a file that is no mark is
-// left out.
+// authenticate them, because it does not know the identities: it leaves out files that are no
+// marks, and files of ordinary users, who may create files in the directory.
 func List(path string) (map[string]generation.Vector, error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -142,14 +147,25 @@ func List(path string) (map[string]generation.Vector, error) {
 	all := map[string]generation.Vector{}
 	d := Dir{path}
 	for _, e := range entries {
-		fd, err := d.openName(e.Name(), unix.O_RDONLY)
-		if err != nil {
+		if !e.Type().IsRegular() {
 			continue
 		}
+		fd, err := d.openName(e.Name(), unix.O_RDONLY)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
 		var b [size + 1]byte
 		n, err := unix.Pread(fd, b[:], 0)
+		err = errors.Join(err, unix.Fstat(fd, &st))
 		unix.Close(fd)
-		if err == nil && n == size && bytes.HasPrefix(b[:], []byte(magic)) {
+		if err != nil {
+			return nil, fmt.Errorf("read mark %q: %w", filepath.Join(path, e.Name()), err)
+		}
+		if n == size && bytes.HasPrefix(b[:], []byte(magic)) && (st.Uid < firstUser || int(st.Uid) == os.Getuid()) {
 			all[e.Name()] = decodeVector(b[:])
 		}
 	}
