@@ -26,7 +26,7 @@ type hostVerb struct {
 var hostVerbs = []hostVerb{
 	{"anchor", "Tie the rollback marks of this host to a counter in its own TPM.", []string{"--tpm", "--owner-auth-file", "--file", "--marks"}},
 	{"list", "List all TPMs of this host.", []string{"--json", "--watch", "--no-doctor"}},
-	{"upgrade", "Restart TPMs that run a replaced library, under their guests.", []string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest"}},
+	{"upgrade", "Restart TPMs that run a replaced library, under their guests.", []string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest", "--trigger"}},
 	{"metrics", "Print the metrics of all TPMs of this host.", []string{"--serve"}},
 	{"boots", "Show what boots measured, what changed, and why the guest asks for its recovery key.",
 		[]string{"--tpmstate", "--instance", "--vars", "--firmware", "--images", "--cmdline", "--guest-log", "--pcrlock", "--format", "--json"}},

@@ -356,8 +356,7 @@ truncate = false
 # no [metrics]: nothing is counted
 
 [ledger]
-keep  = "boots"
-boots = 16
+keep = "none"
 
 # no [manufacture]: a new TPM has neither keys nor certificates
 `
@@ -373,7 +372,7 @@ boots = 16
 		`"migration":{"incoming":false,"release-lock-outgoing":true,"encrypted-only":false},` +
 		`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
 		`"service":{"keep-session":"auto"},` +
-		`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"boots","boots":16}}` + "\n"
+		`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"none"}}` + "\n"
 	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {
 		t.Errorf("JSON: -want +got\n%s", diff)
 	}

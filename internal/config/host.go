@@ -65,7 +65,7 @@ type Minimum struct {
 func defaultHost() Host {
 	return Host{
 		Rollback: Rollback{Policy: RollbackWarn, Marks: "/var/lib/swtpm/marks"},
-		Ledger:   HostLedger{Keep: KeepBoots},
+		Ledger:   HostLedger{Keep: KeepNone},
 		Minimum:  Minimum{Seccomp: SeccompNone, Landlock: LandlockOff},
 	}
 }
@@ -169,9 +169,9 @@ func (c *Config) ApplyHost(h Host, name string) (changed []string) {
 		c.Sandbox.Landlock = least
 		set("landlock raised to %q", least)
 	}
-	if h.Ledger.Keep == KeepNone && c.Ledger.Keep != KeepNone {
-		c.Ledger.Keep = KeepNone
-		set("boot ledger disabled")
+	if h.Ledger.Keep == KeepBoots && c.Ledger.Keep != KeepBoots {
+		c.Ledger.Keep = KeepBoots
+		set("boot ledger enabled")
 	}
 	if dir := h.Metrics.Directory; dir != "" && name != "" && c.Metrics.File == "" && c.Metrics.Listen.Kind == None {
 		c.Metrics.File = filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".prom")

@@ -26,14 +26,14 @@ func TestHostTOML(t *testing.T) {
 	h := defaultHost()
 	h.Rollback = Rollback{RollbackRefuse, "/marks"}
 	h.Metrics.Directory = "/m"
-	h.Ledger.Keep = KeepNone
+	h.Ledger.Keep = KeepBoots
 	h.Minimum = Minimum{true, SeccompKill, LandlockRequire}
 	h.Upgrade.Automatic = true
 	again, err := parseHost("f", h.TOML())
 	if err != nil || !cmp.Equal(h, again) {
 		t.Errorf("%v, %s", err, cmp.Diff(h, again))
 	}
-	want := `{"rollback":{"policy":"refuse","marks":"/marks"},"metrics":{"directory":"/m"},"ledger":{"keep":"none"},"minimum":{"durability":"full","seccomp":"kill","landlock":"require"},"upgrade":{"automatic":true}}`
+	want := `{"rollback":{"policy":"refuse","marks":"/marks"},"metrics":{"directory":"/m"},"ledger":{"keep":"boots"},"minimum":{"durability":"full","seccomp":"kill","landlock":"require"},"upgrade":{"automatic":true}}`
 	if got := h.JSON(); got != want {
 		t.Errorf("JSON = %s, want %s", got, want)
 	}
@@ -75,10 +75,10 @@ func TestApplyHost(t *testing.T) {
 	c.State.Relaxed, c.Sandbox.Seccomp, c.Sandbox.Landlock = true, SeccompNone, LandlockOff
 	h := defaultHost()
 	h.Metrics.Directory = "/m"
-	h.Ledger.Keep = KeepNone
+	h.Ledger.Keep = KeepBoots
 	h.Minimum = Minimum{true, SeccompLog, LandlockBestEffort}
 	changed := c.ApplyHost(h, "a/b")
-	if len(changed) != 5 || c.Ledger.Keep != KeepNone || c.State.Relaxed || c.Sandbox.Seccomp != SeccompLog || c.Sandbox.Landlock != LandlockBestEffort || c.Metrics.File != "/m/a-b.prom" {
+	if len(changed) != 5 || c.Ledger.Keep != KeepBoots || c.State.Relaxed || c.Sandbox.Seccomp != SeccompLog || c.Sandbox.Landlock != LandlockBestEffort || c.Metrics.File != "/m/a-b.prom" {
 		t.Errorf("%q, %+v", changed, c)
 	}
 	if changed := c.ApplyHost(h, "a/b"); len(changed) > 0 {

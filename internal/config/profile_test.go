@@ -138,6 +138,8 @@ func TestReferenceUncommented(t *testing.T) {
 			head += "server = \"unix:/d\"\n"
 		case strings.HasSuffix(table, "key]") && (key == "format" || key == "mode" || key == "remove"):
 			head += "file = \"/k\"\n"
+		case table == "[ledger]" && key == "boots":
+			head += "keep = \"boots\"\n"
 		case table == "[profile]" && key == "remove-disabled":
 			head += "name = \"custom\"\n"
 		case strings.HasSuffix(table, "key]") && key == "kdf":

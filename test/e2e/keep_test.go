@@ -62,13 +62,25 @@ func newKeptOff(t testing.TB, v version, key bool) *keptTPM {
 // newKeptIn starts one in dir, whose directory state has its state; more are options.
 func newKeptIn(t testing.TB, v version, key bool, dir string, more ...string) *keptTPM {
 	t.Helper()
+	return newKeptBy(t, v, dir, append(keptArgs(t, v, key, dir), more...)...)
+}
+
+// keptArgs returns the command line of one in dir.
+func keptArgs(t testing.TB, v version, key bool, dir string) []string {
+	t.Helper()
 	args := append([]string{"socket", "--tpmstate", "dir=" + filepath.Join(dir, "state"),
 		"--ctrl", "type=unixio,path=" + filepath.Join(dir, "c"), "--server", "type=unixio,path=" + filepath.Join(dir, "d")}, v.options()...)
 	if key {
 		write(t, filepath.Join(dir, "key"), []byte(keyHex))
 		args = append(args, "--key", "file="+filepath.Join(dir, "key")+",mode=aes-256-cbc,format=hex")
 	}
-	k := &keptTPM{manager: newManager(t, append(args, more...)...), dir: dir, v: v}
+	return args
+}
+
+// newKeptBy starts one in dir with the given arguments.
+func newKeptBy(t testing.TB, v version, dir string, args ...string) *keptTPM {
+	t.Helper()
+	k := &keptTPM{manager: newManager(t, args...), dir: dir, v: v}
 	k.start(t)
 	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {

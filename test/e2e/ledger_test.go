@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func TestLedgerReplay(t *testing.T) {
 		v := both[i%2]
 		t.Run(fmt.Sprintf("%s/%d", v, i), func(t *testing.T) {
 			t.Parallel()
-			m := &measured{keptTPM: newKept(t, v, i%4 >= 2), Rand: rand.New(rand.NewPCG(15, uint64(i)))}
+			m := &measured{keptTPM: newRecorded(t, v, i%4 >= 2), Rand: rand.New(rand.NewPCG(15, uint64(i)))}
 			for range 3 {
 				for range 10 + m.IntN(30) {
 					m.step(t)
@@ -57,6 +58,17 @@ func TestLedgerReplay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newRecorded starts a TPM that records its boots, and powers it on.
+func newRecorded(t *testing.T, v version, key bool) *keptTPM {
+	t.Helper()
+	dir := harness.TempDir(t)
+	mkdir(t, filepath.Join(dir, "state"))
+	profile := mustRun(t, ours("swtpm"), append([]string{"convert", "--"}, keptArgs(t, v, key, dir)...)...)
+	path := filepath.Join(dir, "profile.toml")
+	write(t, path, []byte(strings.Replace(profile, `keep = "none"`, `keep = "boots"`, 1)))
+	return newKeptBy(t, v, dir, "run", path).power(t)
 }
 
 // pcrs returns all values that the TPM reports.

@@ -146,7 +146,7 @@ func TestBoots(t *testing.T) {
 	state := harness.TempDir(t)
 	oneBank(t, state)
 	good := uefiMachine{code: ovmf + "OVMF_CODE_4M.fd", vars: w.keysWithoutEnforcement(t), disks: []string{w.disk(t, w.kernel, "console=ttyS0 quiet")}}
-	e := startEmulator(t, bin, true, state)
+	e := startEmulator(t, recording(t), true, state)
 	v, goodVars := good.boot(t, w, e)
 	g := guestTPM{t, v}
 	parent := g.parent()
@@ -187,7 +187,7 @@ func (c bootCase) run(t *testing.T, w *workshop, original *sealedBoot) (named in
 	state := copyState(t, original.state)
 	m := original.uefiMachine
 	c.change(t, w, &m)
-	e := startEmulator(t, bin, true, state)
+	e := startEmulator(t, recording(t), true, state)
 	v, vars := m.boot(t, w, e)
 	g := guestTPM{t, v}
 	parent := g.parent()
@@ -222,7 +222,7 @@ func (c bootCase) run(t *testing.T, w *workshop, original *sealedBoot) (named in
 // sameAgain boots the same machine again: nothing changed.
 func sameAgain(t *testing.T, w *workshop, state string, m uefiMachine) {
 	t.Helper()
-	e := startEmulator(t, bin, true, state)
+	e := startEmulator(t, recording(t), true, state)
 	v, _ := m.boot(t, w, e)
 	v.quit(t, e)
 	var x explanation
@@ -232,6 +232,28 @@ func sameAgain(t *testing.T, w *workshop, state string, m uefiMachine) {
 	if x.Summary != "nothing changed" || len(x.Failures) != 0 {
 		t.Errorf("the same machine: %+v", x)
 	}
+}
+
+// recording returns a program that runs the emulator on a host whose TPMs all record their
+// boots.
+func recording(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: a namespace with its own host.toml")
+	}
+	dir := harness.TempDir(t)
+	if err := os.WriteFile(filepath.Join(dir, "host.toml"), []byte("[ledger]\nkeep = \"boots\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("/etc/swtpm", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(dir, "swtpm")
+	text := fmt.Sprintf("#!/bin/sh\nexec unshare --mount sh -c 'mount --bind \"$0\" /etc/swtpm && exec \"$@\"' %q %q \"$@\"\n", dir, bin)
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return script
 }
 
 // oneBank makes a TPM with only a SHA-256 bank: the firmware computes fewer digests.
