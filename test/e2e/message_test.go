@@ -49,8 +49,8 @@ func TestUselessStart(t *testing.T) {
 		{args: []string{"--server", "type=unixio,path=" + at("d0")}, want: "no control channel and no not-need-init: no client can power this TPM on"},
 		{args: []string{"--server", "type=unixio,path=" + at("d1"), "--flags", "not-need-init"}},
 		{args: []string{}, want: "no channel: no client can reach this TPM; give --ctrl or --server"},
-		{args: []string{"--ctrl", "type=unixio,path=" + at("c3"), "--tpmstate", "backend-uri=rbd:pool/image"}, want: "write dir://PATH, or file://PATH"},
-		{args: []string{"--ctrl", "type=unixio,path=" + at("c4"), "--tpmstate", "backend-uri=iscsi://host/lun"}, want: "write dir://PATH, or file://PATH"},
+		{args: []string{"--ctrl", "type=unixio,path=" + at("c3"), "--tpmstate", "backend-uri=rbd:pool/image"}, want: "write dir://PATH, file://PATH for a file"},
+		{args: []string{"--ctrl", "type=unixio,path=" + at("c4"), "--tpmstate", "backend-uri=iscsi://host/lun"}, want: "write dir://PATH, file://PATH for a file"},
 		{args: []string{"--ctrl", "type=unixio,path=" + at("c5")}, env: "/" + long, want: `"/` + long + `" is too long for a Unix socket: 121 bytes, the limit is 107`},
 		{args: []string{"--ctrl", "type=unixio,path=" + at("c6")}},
 	} {

@@ -109,7 +109,7 @@ func TestEncryptedOnly(t *testing.T) {
 	if err := e.control(t).SetState(tpm.Permanent, 0, plain); err != nil {
 		t.Errorf("a plain blob: %v", err)
 	}
-	if log := harness.Read(t, e.log); !strings.Contains(log, "not encrypted with the migration key") {
+	if log := harness.Read(t, e.log); !strings.Contains(log, "accepted without encryption by the migration key") {
 		t.Errorf("no line on the plain blob:\n%s", log)
 	}
 	sealed := blob(e)
