@@ -110,7 +110,7 @@ type Engine struct {
 	// thread that calls it.
 	Profile func(*config.Config) (string, error)
 
-	// Rollback and Marks are those of the emulator; Marks is not written.
+	// Rollback and Marks are what the emulator would use; Marks is not written.
 	Rollback emul.RollbackPolicy
 	Marks    emul.Marks
 }

@@ -268,7 +268,7 @@ func (s *Store) Unlock() error {
 }
 
 func (s *Store) unlock() error {
-	s.identity.release() // first: whoever gets the state gets the identity
+	s.identity.release() // first: the process that gets the state gets the identity
 	s.locked.Store(false)
 	if l := s.lease(); l != nil {
 		l.SetHandover(s.sums[Permanent])

@@ -17,7 +17,7 @@ import (
 func TestPolicyFailure(t *testing.T) {
 	harness.Need(t, "tpm2_unseal", "tpm2-tools")
 	t.Parallel()
-	p := startProfiled(t, "file = \"log\"\n[metrics]\nlisten = \"unix:metrics\"\n")
+	p := startProfiled(t, "file = \"log\"\n[metrics]\nlisten = \"unix:metrics\"\n[ledger]\nkeep = \"boots\"\n")
 	if err := os.Symlink(p.ctrl, p.data+".ctrl"); err != nil { // the TCTI expects it there
 		t.Fatal(err)
 	}

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// costLZMA returns the bytes of memory that unpacking in fills: those of the content and of
-// the table of literals, which in also determines.
+// costLZMA returns the bytes of memory that unpacking in fills: the content and the table of
+// literals, whose size in also determines.
 func costLZMA(in []byte) (uint64, error) {
 	const fixed = 13
 	if len(in) < fixed || in[0] >= 9*5*5 {

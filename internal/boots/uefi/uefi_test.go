@@ -236,7 +236,7 @@ func TestOverlappingSections(t *testing.T) {
 }
 
 // TestUnpackingIsBounded checks that the table and the declared size of each stream count, also
-// those of a damaged one.
+// if the stream is damaged.
 func TestUnpackingIsBounded(t *testing.T) {
 	guided := func(stream []byte) []byte {
 		n := 24 + len(stream)
