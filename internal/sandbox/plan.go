@@ -20,6 +20,7 @@ type Policy struct {
 	Files     []File
 	Unremoved []string // files that are not removed at the end, because their directory is shared
 	Rights    uint32   // capabilities that root retains if a file in Files belongs to another user
+	Marks     string   // directory in which files of other users do not count for Rights; "" for none
 	Absent    string   // a directory that does not exist yet, so that a rule names its parent; "" for none
 
 	chrooted bool // the process has changed its root directory
@@ -78,6 +79,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 	p.state(cfg.State.Location)
 	if marks := cfg.Host.Rollback.Marks; marks != "" && unix.Access(marks, unix.W_OK|unix.X_OK) == nil {
 		p.allowFile(marks, unix.LANDLOCK_ACCESS_FS_READ_FILE|unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile, "remembers the newest state of the TPM")
+		p.Marks = marks
 		if !slices.ContainsFunc(p.Calls, func(c Call) bool { return c.Name == lockCall.Name }) {
 			p.Calls = append(p.Calls, lockCall)
 		}

@@ -45,7 +45,7 @@ func boundingSetIsEmpty() bool {
 // such a directory, belongs to another user.
 func (p *Policy) hasForeignFiles() bool {
 	for _, place := range p.Files {
-		if place.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 {
+		if place.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 || place.Path == p.Marks {
 			continue
 		}
 		if !isOwn(place.Path) {
