@@ -41,34 +41,17 @@ See swtpm-store(8) and swtpm-store.toml(5).
 
 // run is the life of the broker: configure, connect, listen, serve.
 func run(ctx context.Context, args []string) error {
-	flags := pflag.NewFlagSet("swtpm-store", pflag.ContinueOnError)
-	flags.Usage = func() {}
-	path := flags.String("config", "/etc/swtpm/store.toml", "")
-	check := flags.Bool("check", false, "")
-	version := flags.Bool("version", false, "")
-	err := flags.Parse(args)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		fmt.Print(usage)
-		return nil
-	case err == nil && flags.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	path, check, err := parse(args)
+	if err != nil || path == "" {
+		return err
 	}
-	if err != nil {
-		return &program.ExitError{Code: 2, Err: err}
-	}
-	if *version {
-		fmt.Println("swtpm-store", program.Version)
-		return nil
-	}
-
-	cfg, err := load(*path)
+	cfg, err := load(path)
 	if err != nil {
 		return err
 	}
 	options, err := cfg.etcd()
 	if err != nil {
-		return fmt.Errorf("%s: %w", *path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	options.Damaged = func(err error) { stderr{}.Errorf("state skipped in lists: %v", err) }
 	d, err := etcd.Open(options)
@@ -76,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer d.Close()
-	if *check {
+	if check {
 		return examine(ctx, d)
 	}
 	l, again, err := listeners(cfg.Socket)
@@ -106,6 +89,32 @@ func run(ctx context.Context, args []string) error {
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	tasks.Wait()
 	return err
+}
+
+// parse returns the path of the configuration, and whether it is only to be checked. The
+// path is "" if the command line asked for help or the version, which were printed.
+func parse(args []string) (path string, check bool, err error) {
+	flags := pflag.NewFlagSet("swtpm-store", pflag.ContinueOnError)
+	flags.Usage = func() {}
+	file := flags.String("config", "/etc/swtpm/store.toml", "")
+	onlyCheck := flags.Bool("check", false, "")
+	version := flags.Bool("version", false, "")
+	err = flags.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Print(usage)
+		return "", false, nil
+	case err == nil && flags.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if err != nil {
+		return "", false, &program.ExitError{Code: 2, Err: err}
+	}
+	if *version {
+		fmt.Println("swtpm-store", program.Version)
+		return "", false, nil
+	}
+	return *file, *onlyCheck, nil
 }
 
 // examine reports whether the store answers.
