@@ -125,7 +125,7 @@ func TestLogSilence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.lines.Error("nobody hears this")
+	l.lines.Error("discarded")
 	l.Dump("Ctrl Cmd:", []byte{1})
 	say(t, l.FD(), "nor this\n")
 	if l.Traffic() || l.LibtpmsLevel() != 0 || l.lines.IsLevelEnabled(logrus.ErrorLevel) {

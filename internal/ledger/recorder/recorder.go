@@ -22,6 +22,9 @@ const (
 
 	// maxSummaries is how often the values are written after that limit.
 	maxSummaries = 32
+	// maxJoins is how often the values of the TPM are written because the records do not give
+	// them: a guest can cause that, and each of these records is large.
+	maxJoins = 32
 )
 
 // Options are the settings of a Recorder.
@@ -52,6 +55,7 @@ type Recorder struct {
 	missing  ledger.Overflow
 	full     bool // missing is not 0
 	sums     int  // summaries so far
+	joins    int  // values of the TPM that were written so far
 	dirty    bool // the values changed since they were last compared
 	begun    bool // this boot has values
 	mismatch bool // a difference was logged
@@ -109,6 +113,7 @@ func (r *Recorder) PowerOn(identity [16]byte) {
 	r.state = ledger.NewState()
 	r.count, r.sums, r.missing = 0, 0, ledger.Overflow{}
 	r.full, r.dirty, r.begun, r.mismatch = false, false, false, false
+	r.joins = 0
 	clock := now()
 	r.boot = boot{clock: clock, header: ledger.Header{
 		TPM: r.opt.TPM, Identity: identity, Time: time.Now(), Clock: clock, Engine: r.opt.Engine, Profile: r.opt.Profile,
@@ -171,6 +176,13 @@ func (r *Recorder) Check(values []ledger.Bank) {
 	if !r.mismatch {
 		r.mismatch = true
 		r.opt.Warn("boot ledger incomplete, it goes on with the values of the TPM: %v", err)
+	}
+	if r.joins++; r.joins > maxJoins {
+		// Only the values at the end are written.
+		r.state.Set(values)
+		r.full = true
+		r.missing.Records++
+		return
 	}
 	r.add(ledger.Record{Kind: ledger.KindValues, Body: ledger.AppendValues(nil, ledger.Joined, values)})
 }

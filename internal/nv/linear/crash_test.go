@@ -210,10 +210,9 @@ func checkImage(image []byte, isDevice bool, allowed []state) error {
 }
 
 // TestFaults makes each call of all steps fail, and kills the process at it. An error must
-// never be acknowledged; the same process and the next must load the state of before or
-// after; and the loaded state must survive a power cut, also
-// if it was a sync that failed, after which the kernel forgets what it has not
-// written.
+// never be acknowledged; the same process and the next one must load the old or the
+// new state. The loaded state must survive a power cut, also after a failed sync, because the
+// kernel then forgets what it has not written.
 func TestFaults(t *testing.T) {
 	for name, d := range disks {
 		t.Run(name, func(t *testing.T) {
