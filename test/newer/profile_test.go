@@ -168,7 +168,7 @@ func TestProfileInTOML(t *testing.T) {
 	if p.Name != "custom:toml" || strings.Contains(p.Algorithms, "camellia") || p.Attributes != "no-sha1-signing,no-sha1-verification,no-unpadded-encryption" {
 		t.Errorf("the TPM has %+v", p)
 	}
-	if o := try(t, dir, nil, words); o.code != 1 || !strings.Contains(o.stderr, "leave out --profile") {
+	if o := try(t, dir, nil, words); o.code != 1 || !strings.Contains(o.stderr, "leave out [profile]") {
 		t.Errorf("the second start: exit %d, %q", o.code, o.stderr)
 	}
 }
@@ -181,7 +181,7 @@ func TestFIPS(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ profile, warning string }{
-		{"name=null", "turning OpenSSL's FIPS mode off for this TPM: it forbids what this TPM has enabled: camellia-128, "},
+		{"name=null", "turning OpenSSL's FIPS mode off for this TPM: it forbids algorithms that this TPM has enabled: camellia-128, "},
 		{"name=custom,remove-disabled=fips-host", ""},
 		{"name=custom,remove-disabled=check", ""},
 	} {
