@@ -13,58 +13,54 @@ const module = "github.com/swtpm-go/swtpm/"
 // arrows lists the packages of this module that a package may import. A package without an
 // entry may import none.
 var arrows = map[string][]string{
-	"internal/anchor":                  {"internal/nv/generation", "internal/nv/mark"},
-	"internal/ledger":                  {"internal/tpm"},
-	"internal/ledger/recorder":         {"internal/ledger", "internal/safefile", "internal/tpm"},
-	"internal/store/broker":            {"internal/store", "internal/store/driver"},
-	"internal/store/driver/drivertest": {"internal/store/driver"},
-	"internal/store/etcd":              {"internal/store/driver"},
+	"cmd/swtpm-admin/anchor":   {"internal/nv/generation", "internal/nv/mark"},
+	"internal/ledger":          {"internal/tpm"},
+	"internal/ledger/recorder": {"internal/ledger", "internal/safefile", "internal/tpm"},
+	"internal/store/broker":    {"internal/store", "internal/store/driver"},
+	"test/harness/drivertest":  {"internal/store/driver"},
+	"cmd/swtpm-store/etcd":     {"internal/store/driver"},
 	"internal/fleet": {"internal/config", "internal/io/ctrl", "internal/nv", "internal/nv/generation", "internal/program", "internal/safefile",
 		"internal/seal", "internal/tpm"},
-	"internal/boots":          {"internal/boots/eventlog", "internal/boots/uefi", "internal/ledger", "internal/safefile", "internal/tpm"},
-	"internal/boots/eventlog": {"internal/boots/uefi", "internal/ledger"},
-	"internal/selftest":       {"internal/emul", "internal/nv", "internal/tpm"},
-	"internal/nv":             {"internal/nv/generation", "internal/seal"},
-	"internal/nv/mark":        {"internal/nv", "internal/nv/generation", "internal/safefile"},
-	"internal/nv/dir":         {"internal/nv", "internal/safefile", "internal/seal"},
-	"internal/nv/linear":      {"internal/nv", "internal/safefile"},
-	"internal/nv/backend":     {"internal/nv", "internal/nv/dir", "internal/nv/linear", "internal/nv/remote"},
-	"internal/nv/remote":      {"internal/nv", "internal/store"},
-	"internal/nv/nvtest":      {"internal/nv"},
-	"internal/offline":        {"internal/emul", "internal/emul/payload", "internal/nv", "internal/nv/generation", "internal/seal", "internal/tpm"},
-	"internal/emul":           {"internal/emul/payload", "internal/handover", "internal/ledger", "internal/ledger/recorder", "internal/nv", "internal/nv/generation", "internal/safefile", "internal/seal", "internal/tpm"},
-	"internal/emul/payload":   {"internal/tpm"},
-	"internal/emul/libtpms":   {"internal/algprofile", "internal/emul", "internal/handover", "internal/tpm"},
-	"internal/io/conn":        {"internal/handover"},
-	"internal/io/data":        {"internal/handover", "internal/io/conn", "internal/tpm"},
-	"internal/io/ctrl":        {"internal/handover", "internal/io/conn", "internal/tpm"},
-	"internal/remedy":         {"internal/config", "internal/emul", "internal/emul/payload", "internal/nv", "internal/safefile", "internal/seal", "internal/store"},
-	"internal/io/listen":      {"internal/config", "internal/tpm"},
-	"internal/ca":             {"internal/ca/cert", "internal/ca/cmdcert", "internal/ca/signer", "internal/keyvalue", "internal/program", "internal/safefile", "internal/cli"},
-	"internal/ca/cmdlocalca":  {"internal/ca", "internal/ca/cert", "internal/safefile", "internal/cli", "internal/program"},
-	"internal/ca/cmdcert":     {"internal/ca/cert", "internal/ca/signer", "internal/program", "internal/safefile", "internal/cli"},
-	"internal/io/cuse":        {"internal/io/conn", "internal/io/ctrl", "internal/tpm"},
-	"internal/daemon":         {"internal/program", "internal/safefile"},
-	"internal/config":         {"internal/cli", "internal/cli/completion", "internal/nv", "internal/program", "internal/safefile", "internal/tpm"},
-	"internal/algprofile":     {"internal/safefile"},
-	"internal/keyvalue":       {"internal/safefile"},
-	"internal/ca/signer":      {"internal/safefile"},
-	"internal/sandbox":        {"internal/config", "internal/nv", "internal/threads"},
-	"internal/early":          {"internal/threads"},
-	"internal/cli":            {"internal/cli/completion", "internal/program"},
-	"test/record":             {"internal/config", "internal/nv", "internal/sandbox"},
-	"internal/capture":        {"internal/safefile"},
-	"internal/capture/redact": {"internal/tpm"},
-	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/keyvalue", "internal/config", "internal/offline",
+	"internal/boots":           {"internal/boots/eventlog", "internal/ledger", "internal/safefile", "internal/tpm"},
+	"internal/boots/eventlog":  {"internal/ledger"},
+	"cmd/swtpm-admin/selftest": {"internal/emul", "internal/nv", "internal/tpm"},
+	"internal/nv":              {"internal/nv/generation", "internal/seal"},
+	"internal/nv/mark":         {"internal/nv", "internal/nv/generation", "internal/safefile"},
+	"internal/nv/dir":          {"internal/nv", "internal/safefile", "internal/seal"},
+	"internal/nv/linear":       {"internal/nv", "internal/safefile"},
+	"internal/nv/backend":      {"internal/nv", "internal/nv/dir", "internal/nv/linear", "internal/nv/remote"},
+	"internal/nv/remote":       {"internal/nv", "internal/store"},
+	"test/harness/nvtest":      {"internal/nv"},
+	"internal/offline":         {"internal/emul", "internal/emul/payload", "internal/nv", "internal/nv/generation", "internal/seal", "internal/tpm"},
+	"internal/emul":            {"internal/emul/payload", "internal/handover", "internal/ledger", "internal/ledger/recorder", "internal/nv", "internal/nv/generation", "internal/safefile", "internal/seal", "internal/tpm"},
+	"internal/emul/payload":    {"internal/tpm"},
+	"internal/emul/libtpms":    {"internal/algprofile", "internal/emul", "internal/handover", "internal/tpm"},
+	"internal/io/conn":         {"internal/handover"},
+	"internal/io/data":         {"internal/handover", "internal/io/conn", "internal/tpm"},
+	"internal/io/ctrl":         {"internal/handover", "internal/io/conn", "internal/tpm"},
+	"internal/io/listen":       {"internal/config", "internal/tpm"},
+	"internal/ca":              {"internal/ca/cert", "internal/ca/cmdcert", "internal/ca/signer", "internal/program", "internal/safefile", "internal/cli"},
+	"internal/ca/cmdcert":      {"internal/ca/cert", "internal/ca/signer", "internal/program", "internal/safefile", "internal/cli"},
+	"internal/io/cuse":         {"internal/io/conn", "internal/io/ctrl", "internal/tpm"},
+	"internal/daemon":          {"internal/program", "internal/safefile"},
+	"internal/config":          {"internal/cli", "internal/cli/completion", "internal/nv", "internal/program", "internal/safefile", "internal/tpm"},
+	"internal/algprofile":      {"internal/safefile"},
+	"internal/ca/signer":       {"internal/safefile"},
+	"internal/sandbox":         {"internal/config", "internal/nv", "internal/threads"},
+	"cmd/swtpm/early":          {"internal/threads"},
+	"internal/cli":             {"internal/cli/completion", "internal/program", "internal/safefile"},
+	"test/record":              {"internal/config", "internal/nv", "internal/sandbox"},
+	"internal/capture":         {"internal/safefile", "internal/tpm"},
+	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/config", "internal/offline",
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl", "internal/nv", "internal/nv/backend", "internal/nv/generation",
 		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/tpm", "internal/program"},
 	"internal/setup/manufacture": {"internal/ca", "internal/ca/cert", "internal/cli", "internal/tpm"},
-	"internal/doctor": {"internal/remedy", "internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
+	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
 		"internal/metrics", "internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/nv/remote", "internal/store", "internal/safefile", "internal/sandbox", "internal/seal", "internal/tpm"},
 }
 
 // callsC are the packages that call C: the fence, and what no Go program can do.
-var callsC = []string{"internal/emul/libtpms", "internal/early", "internal/threads"}
+var callsC = []string{"internal/emul/libtpms", "cmd/swtpm/early", "internal/threads"}
 
 func TestArrows(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
@@ -79,14 +75,23 @@ func TestArrows(t *testing.T) {
 			switch {
 			case imp == "C" && !slices.Contains(callsC, pkg):
 				t.Errorf("%s calls C; only %q may", pkg, callsC)
-			case name == "internal/early" && pkg != "cmd/swtpm":
-				t.Errorf("%s imports %s, which forks: only cmd/swtpm may", pkg, name)
-			case !ours || strings.HasPrefix(pkg, "cmd/") || pkg == "test/bench":
-			case strings.HasPrefix(name, "cmd/"), !slices.Contains(arrows[pkg], name):
+			case !ours || pkg == "test/bench":
+			case strings.HasPrefix(name, "cmd/") && !strings.HasPrefix(name, pkg+"/"):
+				t.Errorf("%s imports %s, which is a part of another program", pkg, name)
+			case strings.HasPrefix(name, "test/") && !strings.HasPrefix(pkg, "test/"):
+				t.Errorf("%s imports %s, which is for tests", pkg, name)
+			case isProgram(pkg):
+			case !slices.Contains(arrows[pkg], name):
 				t.Errorf("%s imports %s; ARCHITECTURE.md has no such arrow", pkg, name)
 			}
 		}
 	}
+}
+
+// isProgram reports whether a package is a program, which may import what it likes, and not
+// a package that only this program uses.
+func isProgram(pkg string) bool {
+	return strings.HasPrefix(pkg, "cmd/") && strings.Count(pkg, "/") == 1
 }
 
 // heavy packages cost every virtual machine memory and start-up time.

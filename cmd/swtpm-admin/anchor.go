@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/anchor"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/anchor"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/program"
 )

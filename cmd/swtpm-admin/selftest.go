@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/selftest"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/selftest"
 )
 
 // workerName is the word that makes this program the process of the checks: a flaw may end

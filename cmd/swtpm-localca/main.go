@@ -7,7 +7,6 @@ import (
 	"context"
 	"os"
 
-	"github.com/swtpm-go/swtpm/internal/ca/cmdlocalca"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
@@ -16,7 +15,7 @@ func main() { program.Main("swtpm_localca", run) }
 // run runs the program and ends early if ctx does: a token that does not answer
 // would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &cmdlocalca.Program{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr)}
+	p := &localCA{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr)}
 	err := program.AwaitError(ctx, func() error { return p.Run(ctx, args) })
 	if err == program.ErrInterrupted {
 		return &program.ExitError{Code: 1, Err: err}

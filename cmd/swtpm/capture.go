@@ -2,7 +2,6 @@ package main
 
 import (
 	"github.com/swtpm-go/swtpm/internal/capture"
-	"github.com/swtpm-go/swtpm/internal/capture/redact"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/emul"
@@ -24,7 +23,7 @@ func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop fun
 		Note:      log.Warnf,
 	}
 	if p.Redact {
-		o.Filter = redact.New(cfg.TPM)
+		o.Filter = capture.NewRedactor(cfg.TPM)
 	}
 	c, err := capture.Open(o)
 	if err != nil {

@@ -7,12 +7,12 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 )
 
 // channels are the sockets and devices through which clients reach the TPM: for each
@@ -36,16 +36,16 @@ func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemo
 	defer s.Close()
 	defer passed.Close(cfg.Descriptors)
 	if c.ctrl, c.ctrlFD, err = openChannel("ctrl", cfg.Control.Listen, passed, s); err != nil {
-		return nil, remedy.Append(fmt.Errorf("control channel: %w", err), remedy.Socket(cfg.Control.Listen, err))
+		return nil, doctor.AppendRemedy(fmt.Errorf("control channel: %w", err), doctor.Socket(cfg.Control.Listen, err))
 	}
 	if c.metrics, err = openMetrics(cfg.Metrics.Listen, passed); err != nil {
-		return nil, remedy.Append(fmt.Errorf("metrics: %w", err), remedy.Socket(cfg.Metrics.Listen, err))
+		return nil, doctor.AppendRemedy(fmt.Errorf("metrics: %w", err), doctor.Socket(cfg.Metrics.Listen, err))
 	}
 	if c.dataFD >= 0 {
 		return s, nil
 	}
 	if c.data, c.dataFD, err = openChannel("data", cfg.Interface.Server, passed, s); err != nil {
-		return nil, remedy.Append(fmt.Errorf("data channel: %w", err), remedy.Socket(cfg.Interface.Server, err))
+		return nil, doctor.AppendRemedy(fmt.Errorf("data channel: %w", err), doctor.Socket(cfg.Interface.Server, err))
 	}
 	return s, nil
 }

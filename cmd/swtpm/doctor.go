@@ -16,7 +16,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
 
@@ -36,11 +35,11 @@ func doctorVerb(f *pflag.FlagSet) action {
 			if _, ok := errors.AsType[*config.HelpRequested](err); ok {
 				return classicError(err)
 			}
-			reports = append(reports, examine(ctx, "command line", cfg, err, remedy.CommandLine))
+			reports = append(reports, examine(ctx, "command line", cfg, err, doctor.CommandLine))
 		} else {
 			for _, name := range args {
 				cfg, err := load(name, *instance)
-				reports = append(reports, examine(ctx, name, cfg, err, remedy.Profile))
+				reports = append(reports, examine(ctx, name, cfg, err, doctor.Profile))
 			}
 		}
 		for i := range reports {
@@ -63,7 +62,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 }
 
 // examine looks at the TPM that cfg describes, unless there is none because of err.
-func examine(ctx context.Context, name string, cfg *config.Config, err error, s remedy.Settings) doctor.Report {
+func examine(ctx context.Context, name string, cfg *config.Config, err error, s doctor.Remedies) doctor.Report {
 	if err == nil {
 		if n := applyHost(cfg, ""); n.err != nil {
 			warnf("host policy ignored, defaults used: %v", n.err)

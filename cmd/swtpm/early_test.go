@@ -5,8 +5,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/early"
 )
 
 // TestEarlyDaemon checks that the constructor in C, which forks, and package config

@@ -6,8 +6,8 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -52,7 +52,7 @@ func readKey(option string, k config.Key) (*seal.Key, error) {
 		Remove:     k.Remove,
 	})
 	if err != nil {
-		return nil, remedy.Append(fmt.Errorf("--%s: %w", option, err), remedy.Key(err))
+		return nil, doctor.AppendRemedy(fmt.Errorf("--%s: %w", option, err), doctor.Key(err))
 	}
 	return key, nil
 }

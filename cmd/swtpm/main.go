@@ -14,9 +14,10 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/early"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/handover"
@@ -24,7 +25,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -71,11 +71,11 @@ type source struct {
 }
 
 // settings returns the form of the settings, for remedies.
-func (s source) settings() remedy.Settings {
+func (s source) settings() doctor.Remedies {
 	if s.path == "" {
-		return remedy.CommandLine
+		return doctor.CommandLine
 	}
-	return remedy.Profile
+	return doctor.Profile
 }
 
 // emulator is one TPM from the start of its process to the end, as far as live has come.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/remedy"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 )
 
 // reloadOnHangup reads the profile again for each SIGHUP until the process ends. Only the
@@ -40,7 +40,7 @@ func (e *emulator) readAgain(now *config.Config) error {
 		return fmt.Errorf("[log] fd: %d: a reload cannot change the descriptor; it was %d at the start", cfg.Log.FD, now.Log.FD)
 	}
 	if err := e.log.Reopen(daemon.LogOptions(cfg.Log)); err != nil {
-		return remedy.Append(err, remedy.Output(err))
+		return doctor.AppendRemedy(err, doctor.Output(err))
 	}
 	e.tpm.Relog(e.log.Traffic(), func() { debugTo(e.log) })
 	now.Log = cfg.Log

@@ -3,12 +3,12 @@ package main
 import (
 	"context"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
-	"github.com/swtpm-go/swtpm/internal/early"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -43,7 +43,7 @@ func enter(s config.Sandbox) error {
 func openLog(c config.Log) (*daemon.Log, error) {
 	log, err := daemon.OpenLog(daemon.LogOptions(c))
 	if err != nil {
-		return nil, remedy.Append(err, remedy.Output(err))
+		return nil, doctor.AppendRemedy(err, doctor.Output(err))
 	}
 	debugTo(log)
 	return log, nil
@@ -68,7 +68,7 @@ func (e *emulator) writePID() error {
 	}
 	remove, err := daemon.WritePID(c.File, c.FD)
 	if err != nil {
-		return remedy.Append(err, remedy.Output(err))
+		return doctor.AppendRemedy(err, doctor.Output(err))
 	}
 	e.removePID = remove
 	return nil

@@ -9,12 +9,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/swtpm-go/swtpm/internal/daemon"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -138,7 +138,7 @@ func verifyState(w *stateTarget) error {
 	defer s.Close()
 	names, err := s.Verify(e)
 	if err != nil {
-		return remedy.Append(err, w.settings().State(err))
+		return doctor.AppendRemedy(err, w.settings().State(err))
 	}
 	err = say("%s: TPM %s: ok (%s)\n", w.where, s.Version(), strings.Join(names, ", "))
 	return err
@@ -179,7 +179,7 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	}
 	names, err := s.Rekey(next, version1)
 	if errors.Is(err, seal.ErrVersion1) {
-		err = remedy.Append(err, w.settings().State(err))
+		err = doctor.AppendRemedy(err, w.settings().State(err))
 	}
 	if err != nil {
 		return err

@@ -10,13 +10,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/doctor"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/offline"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -53,11 +53,11 @@ func targetFlags(f *pflag.FlagSet) *stateTarget {
 }
 
 // settings returns the form of the settings, for remedies.
-func (w *stateTarget) settings() remedy.Settings {
+func (w *stateTarget) settings() doctor.Remedies {
 	if w.profile == "" {
-		return remedy.CommandLine
+		return doctor.CommandLine
 	}
-	return remedy.Profile
+	return doctor.Profile
 }
 
 // action returns the action that finds the TPM and calls act. files is the number of operands
@@ -215,7 +215,7 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 		ReadOnly:  !how.write,
 	})
 	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
-		return nil, remedy.Append(err, w.settings().State(err))
+		return nil, doctor.AppendRemedy(err, w.settings().State(err))
 	}
 	return s, err
 }

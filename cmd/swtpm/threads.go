@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/early"
+	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 )
 
 // createThreads makes the Go runtime create, now, all threads that it may need later, so

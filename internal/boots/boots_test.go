@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
-	"github.com/swtpm-go/swtpm/internal/boots/uefi"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -127,7 +126,7 @@ func replaced(entries []eventlog.Entry, at int, data []byte) []eventlog.Entry {
 // and the boot, without any file.
 func TestExplainSecureBoot(t *testing.T) {
 	log := realLog(t)
-	on := uefi.Variable{Name: "SecureBoot", Vendor: uefi.GlobalVariable, Data: []byte{1}}
+	on := eventlog.Variable{Name: "SecureBoot", Vendor: eventlog.GlobalVariable, Data: []byte{1}}
 	h := history(t,
 		record(1, log).policy(0, 4, 7).end(),
 		record(2, log).policy(0, 4, 7).end(),

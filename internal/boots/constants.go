@@ -2,7 +2,6 @@ package boots
 
 import (
 	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
-	"github.com/swtpm-go/swtpm/internal/boots/uefi"
 )
 
 // Texts that other names are found by.
@@ -63,20 +62,20 @@ func (d *Dictionary) addConstants() {
 		d.addData(pcrs(11), []byte(s), Name{Text: "systemd's boot phase " + s, Source: FromConstant})
 	}
 	for i, text := range []string{"off", "on"} {
-		v := uefi.Variable{Name: "SecureBoot", Vendor: uefi.GlobalVariable, Data: []byte{byte(i)}}
+		v := eventlog.Variable{Name: "SecureBoot", Vendor: eventlog.GlobalVariable, Data: []byte{byte(i)}}
 		constant(pcrs(7), v.Measured(), eventlog.VariableConfig, "Secure Boot "+text)
 	}
 	for _, name := range append([]string{"dbt", "dbr"}, secureBoot[1:]...) {
-		v := uefi.Variable{Name: name, Vendor: vendorOf(name)}
+		v := eventlog.Variable{Name: name, Vendor: vendorOf(name)}
 		constant(pcrs(7), v.Measured(), eventlog.VariableConfig, "Secure Boot variable "+name+": empty")
 	}
 	d.addData(anyPCR, nil, Name{Text: "empty event", Source: FromConstant})
 }
 
 // vendorOf returns the namespace of a Secure Boot variable.
-func vendorOf(name string) uefi.GUID {
+func vendorOf(name string) eventlog.GUID {
 	if name == "PK" || name == "KEK" || name == "SecureBoot" {
-		return uefi.GlobalVariable
+		return eventlog.GlobalVariable
 	}
-	return uefi.SecurityDatabase
+	return eventlog.SecurityDatabase
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
-	"github.com/swtpm-go/swtpm/internal/boots/uefi"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
@@ -114,7 +113,7 @@ func (f *Files) AddVariables(path string) error {
 	if err != nil {
 		return err
 	}
-	all, err := uefi.ParseVariables(b)
+	all, err := eventlog.ParseVariables(b)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -126,7 +125,7 @@ func (f *Files) AddVariables(path string) error {
 		// EDK2 measures only the content of a variable that is about booting.
 		n.data, n.kind = nil, 0
 		f.addData(in&^pcrs(7), v.Data, n)
-		if v.Name == "db" && v.Vendor == uefi.SecurityDatabase {
+		if v.Name == "db" && v.Vendor == eventlog.SecurityDatabase {
 			f.addAuthorities(v, origin)
 		}
 	}
@@ -134,25 +133,25 @@ func (f *Files) AddVariables(path string) error {
 }
 
 // variableText describes a variable, and returns the PCRs that it is measured in.
-func variableText(v uefi.Variable) (string, pcrMask) {
+func variableText(v eventlog.Variable) (string, pcrMask) {
 	switch {
-	case v.Vendor == uefi.SecurityDatabase || v.Vendor == uefi.GlobalVariable && (v.Name == "PK" || v.Name == "KEK"):
+	case v.Vendor == eventlog.SecurityDatabase || v.Vendor == eventlog.GlobalVariable && (v.Name == "PK" || v.Name == "KEK"):
 		return fmt.Sprintf("Secure Boot variable %s: %s", v.Name, signatureText(v.Data)), pcrs(7)
-	case v.Vendor == uefi.GlobalVariable && v.Name == "BootOrder":
+	case v.Vendor == eventlog.GlobalVariable && v.Name == "BootOrder":
 		var order []string
 		for b := v.Data; len(b) >= 2 && len(order) < 32; b = b[2:] {
 			order = append(order, fmt.Sprintf("%04X", binary.LittleEndian.Uint16(b)))
 		}
 		return "boot order " + strings.Join(order, ", "), pcrs(1)
-	case v.Vendor == uefi.GlobalVariable && strings.HasPrefix(v.Name, "Boot") && len(v.Data) > 6:
-		return fmt.Sprintf("boot entry %s %q", v.Name, uefi.DecodeUTF16(v.Data[6:])), pcrs(1)
+	case v.Vendor == eventlog.GlobalVariable && strings.HasPrefix(v.Name, "Boot") && len(v.Data) > 6:
+		return fmt.Sprintf("boot entry %s %q", v.Name, eventlog.DecodeUTF16(v.Data[6:])), pcrs(1)
 	}
 	return fmt.Sprintf("variable %s", v.Name), pcrs(1, 5, 7, 14)
 }
 
 // signatureText lists what is in a signature database.
 func signatureText(b []byte) string {
-	all := uefi.ParseSignatures(b)
+	all := eventlog.ParseSignatures(b)
 	var certificates []string
 	digests := 0
 	for _, s := range all {
@@ -183,9 +182,9 @@ func count(n int, noun string) string {
 
 // addAuthorities names the measurement of each entry of db that firmware makes when it
 // allows an image because of that entry.
-func (f *Files) addAuthorities(db uefi.Variable, origin string) {
-	for _, s := range uefi.ParseSignatures(db.Data) {
-		v := uefi.Variable{Name: db.Name, Vendor: db.Vendor, Data: s.Measured()}
+func (f *Files) addAuthorities(db eventlog.Variable, origin string) {
+	for _, s := range eventlog.ParseSignatures(db.Data) {
+		v := eventlog.Variable{Name: db.Name, Vendor: db.Vendor, Data: s.Measured()}
 		text := "image allowed by a digest in db"
 		if s.Subject != "" {
 			text = "image allowed by the certificate " + s.Subject + " in db"
@@ -200,7 +199,7 @@ func (f *Files) AddFirmware(path string) error {
 	if err != nil {
 		return err
 	}
-	all, err := uefi.ParseFirmware(b)
+	all, err := eventlog.ParseFirmware(b)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -227,8 +226,8 @@ func (f *Files) addImage(path string) error {
 	}
 	origin := filepath.Base(path)
 	f.addData(pcrs(8, 9, 11, 12, 13), b, Name{Text: "content of " + origin, Source: FromFile, Origin: path})
-	m, err := uefi.ParseImage(b)
-	if errors.Is(err, uefi.ErrFormat) {
+	m, err := eventlog.ParseImage(b)
+	if errors.Is(err, eventlog.ErrStructure) {
 		return nil // a configuration, an initrd
 	}
 	if err := f.spend(path, 2*len(b)); err != nil { // with the content above
@@ -243,14 +242,14 @@ func (f *Files) addImage(path string) error {
 	return nil
 }
 
-func (f *Files) addAuthenticode(m *uefi.Image, text, origin string) {
+func (f *Files) addAuthenticode(m *eventlog.Image, text, origin string) {
 	for _, alg := range banks {
 		f.addDigest(pcrs(2, 4), ledger.Digest{Alg: alg, Value: m.Authenticode(eventlog.NewHash(alg))}, Name{Text: text, Source: FromFile, Origin: origin})
 	}
 }
 
 // addSection names what a section of a unified kernel image is measured as.
-func (f *Files) addSection(s uefi.Section, image, origin string) error {
+func (f *Files) addSection(s eventlog.Section, image, origin string) error {
 	if !strings.HasPrefix(s.Name, ".") || len(s.Data) == 0 {
 		return nil
 	}
@@ -266,7 +265,7 @@ func (f *Files) addSection(s uefi.Section, image, origin string) error {
 	case ".initrd":
 		f.addData(pcrs(9), content, Name{Text: "initrd in " + image, Source: FromFile, Origin: origin})
 	case ".linux":
-		if m, err := uefi.ParseImage(content); err == nil {
+		if m, err := eventlog.ParseImage(content); err == nil {
 			f.addAuthenticode(m, "kernel in "+image, origin)
 		}
 	}
@@ -279,7 +278,7 @@ func (f *Files) AddCommandLine(text string) { f.addCommandLine(text, "--cmdline"
 func (f *Files) addCommandLine(text, origin string) {
 	n := Name{Text: fmt.Sprintf("%s %q", commandLineText, text), Source: FromFile, Origin: origin}
 	in := pcrs(8, 9, 11, 12)
-	wide := uefi.EncodeUTF16(text)
+	wide := eventlog.EncodeUTF16(text)
 	for _, data := range [][]byte{append(wide, 0, 0), wide, append([]byte(text), 0), []byte(text), []byte("kernel_cmdline: " + text), append([]byte("kernel_cmdline: "+text), 0)} {
 		f.addData(in, data, n)
 	}

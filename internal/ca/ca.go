@@ -25,7 +25,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/ca/signer"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // Log prints messages, one per call, without newline.
@@ -134,7 +133,7 @@ func (c *CA) prepare(ctx context.Context) error {
 		}
 	}
 	if unix.Access(c.cfg.StateDir, unix.R_OK|unix.W_OK) != nil {
-		return cli.Complain("Need read/write rights on statedir %s for user %s.%s", c.cfg.StateDir, keyvalue.UserName(), keyvalue.OwnFiles())
+		return cli.Complain("Need read/write rights on statedir %s for user %s.%s", c.cfg.StateDir, cli.UserName(), cli.OwnFiles())
 	}
 	if c.cfg.InToken() {
 		return nil
@@ -150,7 +149,7 @@ func (c *CA) makeDir(key, path string) error {
 	}
 	c.log.Infof("Creating swtpm-localca dir '%s'.", path)
 	if err := os.MkdirAll(path, 0o770); err != nil {
-		return cli.Complain("Could not create directory %s for '%s': %s.%s", path, key, cli.Strerror(err), keyvalue.OwnFiles())
+		return cli.Complain("Could not create directory %s for '%s': %s.%s", path, key, cli.Strerror(err), cli.OwnFiles())
 	}
 	return nil
 }
@@ -207,7 +206,7 @@ func (c *CA) issuerCert() (*x509.Certificate, error) {
 	all, err := c.certificates(c.cfg.IssuerCert)
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-		return nil, cli.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, keyvalue.UserName(), keyvalue.OwnFiles())
+		return nil, cli.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, cli.UserName(), cli.OwnFiles())
 	case err != nil:
 		return nil, fmt.Errorf("issuer certificate: %w", err)
 	case len(all) == 0:

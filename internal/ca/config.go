@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // ConfigName is the name of the configuration file in the directories of configuration
@@ -34,17 +33,17 @@ type Config struct {
 // of the system.
 func LoadConfig(path string) (*Config, error) {
 	if path == "" {
-		path = keyvalue.Find(ConfigName)
+		path = cli.FindConfig(ConfigName)
 	}
-	file, err := keyvalue.Read(path)
+	file, err := cli.ReadConfig(path)
 	if err != nil {
-		return nil, cli.Complain("Need read rights on config file %s for user %s.%s", path, keyvalue.UserName(), keyvalue.OwnFiles())
+		return nil, cli.Complain("Need read rights on config file %s for user %s.%s", path, cli.UserName(), cli.OwnFiles())
 	}
 	return parseConfig(path, file)
 }
 
 // parseConfig parses the configuration file; path is used in messages.
-func parseConfig(path string, file keyvalue.File) (*Config, error) {
+func parseConfig(path string, file cli.ConfigFile) (*Config, error) {
 	c := &Config{PIN: defaultPIN}
 	for _, key := range []struct {
 		name string
@@ -81,7 +80,7 @@ func (c *Config) InToken() bool {
 
 // environment returns the lines env:NAME = VALUE as NAME=VALUE. A value ends at the end of
 // its line: "#" and ${} have no meaning in it.
-func environment(file keyvalue.File) (env []string) {
+func environment(file cli.ConfigFile) (env []string) {
 	for line := range strings.Lines(string(file)) {
 		rest, ok := strings.CutPrefix(line, "env:")
 		if !ok {

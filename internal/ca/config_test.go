@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -31,7 +31,7 @@ func TestParseConfig(t *testing.T) {
 		{text: "statedir = /s\nissuercert = /c", err: "Missing 'signingkey' config value in config file F."},
 		{text: "statedir = /s\nsigningkey = /k", err: "Missing 'issuercert' config value in config file F."},
 	} {
-		got, err := parseConfig("F", keyvalue.File(tt.text))
+		got, err := parseConfig("F", cli.ConfigFile(tt.text))
 		switch {
 		case tt.err != "":
 			if err == nil || err.Error() != tt.err {
@@ -45,7 +45,7 @@ func TestParseConfig(t *testing.T) {
 
 func TestLoadConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.conf")
-	want := "Need read rights on config file " + path + " for user " + keyvalue.UserName() + "." + keyvalue.OwnFiles()
+	want := "Need read rights on config file " + path + " for user " + cli.UserName() + "." + cli.OwnFiles()
 	if _, err := LoadConfig(path); err == nil || err.Error() != want {
 		t.Errorf("LoadConfig = %v, want %q", err, want)
 	}
@@ -73,14 +73,14 @@ func FuzzEnvironment(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		all := environment(keyvalue.File(s))
+		all := environment(cli.ConfigFile(s))
 		for _, v := range all {
 			name, value, _ := strings.Cut(v, "=")
 			if !isName(name) || strings.Contains(value, "\n") {
 				t.Errorf("environment(%q) has %q", s, v)
 			}
 		}
-		if more := environment(keyvalue.File(s + "\nenv:X = 1\n")); !slices.Equal(more, append(all, "X=1")) {
+		if more := environment(cli.ConfigFile(s + "\nenv:X = 1\n")); !slices.Equal(more, append(all, "X=1")) {
 			t.Errorf("environment(%q) = %q, with a line more %q", s, all, more)
 		}
 	})

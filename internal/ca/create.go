@@ -11,7 +11,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/ca/signer"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // Names of the root CA's files, next to the signing key.
@@ -56,13 +55,13 @@ func (c *CA) complete() (bool, error) {
 	clear(text)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return false, cli.Complain("Need read rights on signing key %s for user %s.%s", c.cfg.SigningKey, keyvalue.UserName(), keyvalue.OwnFiles())
+		return false, cli.Complain("Need read rights on signing key %s for user %s.%s", c.cfg.SigningKey, cli.UserName(), cli.OwnFiles())
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, fmt.Errorf("signing key: %w", err)
 	}
 	switch err := p.loadCert(); {
 	case errors.Is(err, fs.ErrPermission):
-		return false, cli.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, keyvalue.UserName(), keyvalue.OwnFiles())
+		return false, cli.Complain("Need read rights on issuer certificate %s for user %s.%s", c.cfg.IssuerCert, cli.UserName(), cli.OwnFiles())
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoPEM):
 		return false, nil
 	case err != nil:

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
@@ -35,7 +34,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 		file, err := dir.OpenOrCreate(lockName, 0o775) // Compat: C-271: swtpm's name and mode
 		switch {
 		case errors.Is(err, fs.ErrPermission):
-			return nil, cli.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), keyvalue.UserName(), keyvalue.OwnFiles())
+			return nil, cli.Complain("Need read/write rights on %s for user %s.%s", dir.Path(lockName), cli.UserName(), cli.OwnFiles())
 		case err != nil:
 			return nil, fmt.Errorf("lock: %w", err)
 		}

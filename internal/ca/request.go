@@ -10,7 +10,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/ca/cmdcert"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 // OptionsName is the name of the options file in the directories of configuration
@@ -120,11 +119,11 @@ func (c *CA) Issue(ctx context.Context, r Request) ([]byte, error) {
 // file of the user or of the system.
 func Open(config, options string, log Log) (*CA, error) {
 	if options == "" {
-		options = keyvalue.Find(OptionsName)
+		options = cli.FindConfig(OptionsName)
 	}
-	text, err := keyvalue.Read(options)
+	text, err := cli.ReadConfig(options)
 	if err != nil {
-		return nil, cli.Complain("Need read rights on options file %s for user %s.%s", options, keyvalue.UserName(), keyvalue.OwnFiles())
+		return nil, cli.Complain("Need read rights on options file %s for user %s.%s", options, cli.UserName(), cli.OwnFiles())
 	}
 	cfg, err := LoadConfig(config)
 	if err != nil {

@@ -1,7 +1,7 @@
 // Package capture records the commands and responses of a TPM in a pcapng file for
 // Wireshark and tshark. The traffic appears as a TCP connection to port 2321, by which
-// their dissectors recognise a TPM. A Filter removes secrets; this package does not decode
-// commands.
+// their dissectors recognise a TPM. A Filter changes messages before they are recorded;
+// Redactor is the one that removes secrets.
 //
 // If the file cannot be written, or a reader is slow, records are lost, but no command
 // waits or fails.

@@ -1,6 +1,7 @@
 // Package cli contains the parts that the command lines of all programs share: options
 // as getopt_long of the GNU C library reads them, their help and completion, the target
-// that the client tools connect to, and complaints in the words of the reference.
+// that the client tools connect to, complaints in the
+// words of the reference, and its configuration files.
 package cli
 
 import (

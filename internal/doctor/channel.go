@@ -13,7 +13,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -126,7 +125,7 @@ func (x *examination) channel(e config.Endpoint) {
 	case errors.Is(err, unix.EACCES) && e.Kind == config.TCP:
 		x.add(Error, where, "choose a port above 1023", "user %d may not listen on that port", os.Geteuid())
 	case err != nil && e.Kind == config.Unix:
-		x.add(Error, where, remedy.Path(err), "cannot create a socket: %s", reason(e.Path, err))
+		x.add(Error, where, Path(err), "cannot create a socket: %s", reason(e.Path, err))
 	case err != nil:
 		x.add(Error, where, "", "%v", err)
 	case left:

@@ -7,7 +7,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
@@ -41,7 +40,7 @@ func clusterAdvice(err error) string {
 	case errors.Is(err, store.ErrDenied):
 		return "add the TPM's user to [[allow]] in /etc/swtpm/store.toml"
 	case errors.Is(err, store.ErrQuota):
-		return remedy.StoreQuota
+		return StoreQuota
 	case errors.Is(err, store.ErrUnreachable):
 		return "run: swtpm-store --check"
 	}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
@@ -156,8 +155,8 @@ type examination struct {
 	ctx       context.Context
 	cfg       *config.Config
 	engine    Engine
-	settings  remedy.Settings // for remedies
-	root      string          // prefix for /sys, /proc and /etc; "" except in tests
+	settings  Remedies // for remedies
+	root      string   // prefix for /sys, /proc and /etc; "" except in tests
 	report    Report
 	check     string   // the name of the check that runs
 	later     []func() // work after the checks, as the calling user
@@ -174,7 +173,7 @@ type examination struct {
 
 // Examine checks the TPM of cfg; profile is its name in the report, s the form of its settings. Call sandbox.Harden first,
 // because Examine reads the keys into memory.
-func Examine(ctx context.Context, profile string, cfg *config.Config, e Engine, s remedy.Settings) Report {
+func Examine(ctx context.Context, profile string, cfg *config.Config, e Engine, s Remedies) Report {
 	x := &examination{ctx: ctx, cfg: cfg, engine: e, settings: s, report: newReport(profile)}
 	x.examine()
 	return x.report
@@ -210,7 +209,7 @@ func (x *examination) examine() {
 
 // add adds a finding of the current check, and returns its index.
 func (x *examination) add(s Severity, where, advice, format string, args ...any) int {
-	if x.wrongUser && advice == remedy.MoreRights {
+	if x.wrongUser && advice == MoreRights {
 		s, advice = Note, "run the doctor as root, who can check the rights of the TPM's user"
 	}
 	x.report.add(Finding{Check: x.check, Severity: s, What: fmt.Sprintf(format, args...), Where: where, Advice: advice})

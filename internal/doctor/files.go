@@ -12,7 +12,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/metrics"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -79,10 +78,10 @@ func (x *examination) metrics() {
 func (x *examination) file(path string, err error) {
 	var errno unix.Errno
 	if path != "" && errors.As(err, &errno) {
-		x.add(Error, path, remedy.Path(err), "cannot be written: %s", reason(path, errno))
+		x.add(Error, path, Path(err), "cannot be written: %s", reason(path, errno))
 		return
 	}
-	x.add(Error, path, remedy.Path(err), "%v", err)
+	x.add(Error, path, Path(err), "%v", err)
 }
 
 // fileKey and migrationKey read the keys, except from a pipe, which can be read only once.
@@ -131,7 +130,7 @@ func (x *examination) key(k config.Key) *seal.Key {
 		x.keysKnown = false
 		var errno unix.Errno
 		if errors.As(err, &errno) && k.Path != "" {
-			x.add(Error, where, remedy.Path(err), "the key cannot be read: %s", reason(k.Path, errno))
+			x.add(Error, where, Path(err), "the key cannot be read: %s", reason(k.Path, errno))
 		} else {
 			x.add(Error, where, "correct the key, or its format in the configuration", "%v", err)
 		}

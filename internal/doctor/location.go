@@ -10,7 +10,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 )
 
 // Free space that a store needs in addition to the old state, in bytes, and the limit for a
@@ -49,18 +48,18 @@ func (x *examination) directory(path string) {
 		x.missing(path)
 		return
 	case err != nil:
-		x.add(Error, path, remedy.Path(err), "cannot be read: %s", reason(path, err))
+		x.add(Error, path, Path(err), "cannot be read: %s", reason(path, err))
 		return
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		x.add(Error, path, "correct the path", "not a directory")
 		return
 	}
 	if err := unix.Access(path, unix.R_OK|unix.X_OK); err != nil {
-		x.add(Error, path, remedy.Path(err), "cannot be read: %s", reason(path, err))
+		x.add(Error, path, Path(err), "cannot be read: %s", reason(path, err))
 		return
 	}
 	if err := unix.Access(path, unix.W_OK); err != nil {
-		x.add(Error, path, remedy.Path(err), "not writable, so that the TPM cannot store its state: %s", reason(path, err))
+		x.add(Error, path, Path(err), "not writable, so that the TPM cannot store its state: %s", reason(path, err))
 	}
 	if st.Uid != uint32(x.uid) && st.Uid != 0 {
 		x.add(Warning, describe(path), "change its owner to the TPM's user", "its owner, user %d, can replace the state of a TPM that runs as user %d", st.Uid, x.uid)
@@ -85,7 +84,7 @@ func (x *examination) missing(path string) {
 		parent = filepath.Dir(parent)
 	}
 	if err := canCreateIn(parent); err != nil {
-		x.add(Error, path, remedy.Path(err), "cannot be created: %s", reason(filepath.Join(parent, "x"), err))
+		x.add(Error, path, Path(err), "cannot be created: %s", reason(filepath.Join(parent, "x"), err))
 		return
 	}
 	x.checkRoom(parent, minFree, Error)
@@ -149,7 +148,7 @@ func (x *examination) checkRoom(dir string, need int64, s Severity) {
 func (x *examination) image(path string) {
 	if !exists(path) {
 		if err := canCreateIn(filepath.Dir(path)); err != nil {
-			x.add(Error, path, remedy.Path(err), "cannot be created: %s", reason(path, err))
+			x.add(Error, path, Path(err), "cannot be created: %s", reason(path, err))
 			return
 		}
 		x.checkRoom(filepath.Dir(path), minFree, Error)
@@ -165,7 +164,7 @@ func (x *examination) image(path string) {
 	var errno unix.Errno
 	switch {
 	case errors.As(err, &errno):
-		x.add(Error, path, remedy.Path(errno), "cannot be read and written: %s", reason(path, errno))
+		x.add(Error, path, Path(errno), "cannot be read and written: %s", reason(path, errno))
 	case err != nil:
 		x.add(Error, path, "correct the path, or replace it by a regular file without hard links", "%v", err)
 	default:

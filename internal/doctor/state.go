@@ -12,7 +12,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
-	"github.com/swtpm-go/swtpm/internal/remedy"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -74,7 +73,7 @@ func (x *examination) algorithms() {
 			what = "cannot be read: " + reason(where, errno)
 		}
 	}
-	x.add(Error, where, remedy.Path(err), "%s", what)
+	x.add(Error, where, Path(err), "%s", what)
 }
 
 // lock checks whether another process holds the lock of the state.
@@ -231,7 +230,7 @@ func (x *examination) part(b nv.Backend, blob tpm.Blob) bool {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		what = "cannot be used: " + reasonOf(x.itemName(name), err)
-		advice = remedy.Path(errno)
+		advice = Path(errno)
 	} else if why, how := x.keyProblem(raw, err); why != "" {
 		what, advice = why, how
 	}

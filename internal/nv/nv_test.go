@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
 // disk is what fakes opened on it share.

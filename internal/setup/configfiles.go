@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
@@ -25,9 +24,9 @@ func createConfigFiles(stdout io.Writer, flags, bindir string) error {
 		return cli.Complain("Error: overwrite and skip-if-exist cannot both be used")
 	}
 	if os.Getuid() == 0 && !has["root"] {
-		return cli.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", keyvalue.SystemDir)
+		return cli.Complain("Requiring the 'root' flag since the configuration files will shadow those in %s.", cli.SystemDir)
 	}
-	dir := keyvalue.UserDir()
+	dir := cli.UserDir()
 	if dir == "" {
 		return cli.Complain("This user has no home directory; set XDG_CONFIG_HOME.")
 	}

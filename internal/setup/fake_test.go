@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
+	"github.com/swtpm-go/swtpm/internal/cli"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -35,7 +35,7 @@ func newFixture(t *testing.T) *fixture {
 }
 
 // configured returns a configuration with this text.
-func configured(text string) settings { return settings{keyvalue.File(text)} }
+func configured(text string) settings { return settings{cli.ConfigFile(text)} }
 
 // writeTo writes a file below dir and returns its path.
 func writeTo(t *testing.T, dir, name, text string, mode os.FileMode) string {

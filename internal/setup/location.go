@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -51,7 +50,7 @@ func (l *location) check() error {
 		if err == nil || err == unix.ENOENT && unix.Access(filepath.Dir(l.path), unix.W_OK|unix.X_OK) == nil {
 			return nil
 		}
-		return cli.Complain("User %s cannot access file %s: %s", keyvalue.UserName(), l.path, cli.Strerror(err))
+		return cli.Complain("User %s cannot access file %s: %s", cli.UserName(), l.path, cli.Strerror(err))
 	}
 	if l.missing() {
 		return nil
@@ -61,7 +60,7 @@ func (l *location) check() error {
 	}
 	lock := filepath.Join(l.path, ".lock")
 	if err := unix.Access(lock, unix.R_OK|unix.W_OK); err != nil && err != unix.ENOENT {
-		return cli.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", keyvalue.UserName(), lock)
+		return cli.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", cli.UserName(), lock)
 	}
 	return nil
 }
@@ -70,10 +69,10 @@ func (l *location) check() error {
 func checkDir(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || !st.IsDir() {
-		return cli.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", keyvalue.UserName(), path)
+		return cli.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", cli.UserName(), path)
 	}
 	if unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK) != nil {
-		return cli.Complain("User %s cannot read from or write to directory %s. Run this as its owner, or change that with chown.", keyvalue.UserName(), path)
+		return cli.Complain("User %s cannot read from or write to directory %s. Run this as its owner, or change that with chown.", cli.UserName(), path)
 	}
 	return nil
 }

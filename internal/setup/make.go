@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
@@ -26,7 +25,7 @@ func (p *program) make(ctx context.Context, loc *location, plan *plan) error {
 	case p.o.Clone.From != "":
 		task = "cloning"
 	}
-	p.log.Infof("Starting vTPM %s as %s:%s @ %s", task, keyvalue.UserName(), groupName(), time.Now().Format(timeFormat))
+	p.log.Infof("Starting vTPM %s as %s:%s @ %s", task, cli.UserName(), groupName(), time.Now().Format(timeFormat))
 	defer func() { p.log.Infof("Ending vTPM manufacturing @ %s", time.Now().Format(timeFormat)) }()
 	made, err := true, error(nil)
 	if p.o.Clone.Keep {

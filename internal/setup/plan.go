@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -215,12 +214,12 @@ func (o *options) keySource() (source *seal.Source, message string, err error) {
 	switch {
 	case o.KeyFile != "":
 		if unix.Access(o.KeyFile, unix.R_OK) != nil {
-			return nil, "", cli.Complain("User %s cannot read keyfile %s.", keyvalue.UserName(), o.KeyFile)
+			return nil, "", cli.Complain("User %s cannot read keyfile %s.", cli.UserName(), o.KeyFile)
 		}
 		s.Path, message = o.KeyFile, key
 	case o.PwdFile != "":
 		if unix.Access(o.PwdFile, unix.R_OK) != nil {
-			return nil, "", cli.Complain("User %s cannot read passphrase file %s.", keyvalue.UserName(), o.PwdFile)
+			return nil, "", cli.Complain("User %s cannot read passphrase file %s.", cli.UserName(), o.PwdFile)
 		}
 		s.Path, s.Passphrase, message = o.PwdFile, true, pass
 	case o.KeyFD != "":

@@ -19,7 +19,6 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
@@ -170,7 +169,7 @@ func (p *program) parse(args []string) (done bool, err error) {
 func (p *program) chooseConfig() {
 	p.config = p.o.Config
 	if p.config == "" {
-		p.config = keyvalue.Find(confName)
+		p.config = cli.FindConfig(confName)
 	}
 }
 
@@ -238,9 +237,9 @@ func (p *program) print(ctx context.Context) error {
 }
 
 func (p *program) readConfig() (settings, error) {
-	f, err := keyvalue.Read(p.config)
+	f, err := cli.ReadConfig(p.config)
 	if err != nil {
-		return settings{}, cli.Complain("User %s cannot read config file %s.%s", keyvalue.UserName(), p.config, keyvalue.OwnFiles())
+		return settings{}, cli.Complain("User %s cannot read config file %s.%s", cli.UserName(), p.config, cli.OwnFiles())
 	}
 	return settings{f}, nil
 }

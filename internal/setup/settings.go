@@ -5,21 +5,21 @@ import (
 	"os/user"
 	"strconv"
 
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
+	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
 // confName is the name of the configuration file, sysConfig the path of the
 // system-wide one.
 const (
 	confName  = "swtpm_setup.conf"
-	sysConfig = keyvalue.SystemDir + "/" + confName
+	sysConfig = cli.SystemDir + "/" + confName
 
 	// distroProfiles is the directory of the distribution's algorithm profiles.
 	distroProfiles = "/usr/share/swtpm/profiles"
 )
 
 // settings is the content of the configuration file.
-type settings struct{ keyvalue.File }
+type settings struct{ cli.ConfigFile }
 
 // value returns the value of key, or fallback if the file does not have the key.
 func (s settings) value(key, fallback string) string {

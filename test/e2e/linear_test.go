@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
-	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
 	"github.com/swtpm-go/swtpm/test/harness"
+	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
 // media are what the state in one file may be on. Each returns its path.

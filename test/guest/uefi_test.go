@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/boots/uefi"
+	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
@@ -95,7 +95,7 @@ func (w *workshop) changeDBX(t *testing.T, vars string) string {
 func (w *workshop) changeVariable(t *testing.T, vars, name string, change func(data []byte)) string {
 	t.Helper()
 	b := []byte(harness.Read(t, vars))
-	all, err := uefi.ParseVariables(b)
+	all, err := eventlog.ParseVariables(b)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,10 @@
 // Package eventlog reads and writes logs of measurements: the TCG's log of firmware,
 // systemd's log, dictionaries of systemd-pcrlock, and the TCG's Canonical Event Log. A
 // guest's log is a claim: a caller compares it with the boot ledger.
+//
+// The package also reads the files of a host that a virtual machine measures when it boots:
+// UEFI variable stores, firmware images, and PE images. A file may be malicious: every
+// parser bounds what it reads, keeps and unpacks.
 package eventlog
 
 import (
@@ -10,7 +14,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/swtpm-go/swtpm/internal/boots/uefi"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
@@ -47,7 +50,7 @@ func (e *Entry) Verified() bool {
 	}
 	data := e.Data
 	if e.Type == VariableBoot { // EDK2 measures the content alone
-		if v, err := uefi.ParseMeasured(data); err == nil && e.isHash(v.Data) {
+		if v, err := ParseMeasured(data); err == nil && e.isHash(v.Data) {
 			return true
 		}
 	}
@@ -118,7 +121,7 @@ func (e *Entry) describe() {
 	detail := ""
 	switch e.Type {
 	case VariableConfig, VariableBoot, VariableBoot2, VariableAuthority:
-		if v, err := uefi.ParseMeasured(e.Data); err == nil {
+		if v, err := ParseMeasured(e.Data); err == nil {
 			detail = fmt.Sprintf("%s, %d bytes", v.Name, len(v.Data))
 		}
 	case FirmwareBlob:
@@ -135,7 +138,7 @@ func (e *Entry) describe() {
 		}
 	case BootApplication, BootDriver, RuntimeDriver:
 		if len(e.Data) > 32 {
-			detail = uefi.FilePath(e.Data[32:])
+			detail = FilePath(e.Data[32:])
 		}
 	}
 	if detail = clip(detail); detail != "" {
@@ -146,7 +149,7 @@ func (e *Entry) describe() {
 // plainText returns the text in b, which is UTF-16LE or bytes.
 func plainText(b []byte) string {
 	if len(b) >= 4 && b[1] == 0 && b[3] == 0 {
-		return uefi.DecodeUTF16(b)
+		return DecodeUTF16(b)
 	}
 	s, _, _ := strings.Cut(string(b), "\x00")
 	return s

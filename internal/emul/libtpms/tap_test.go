@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// TestTapHandles compares the numbers of handles with those of package redact, whose test
+// TestTapHandles compares the numbers of handles with those of package capture, whose test
 // compares them with what a TPM reports.
 func TestTapHandles(t *testing.T) {
-	src, err := os.ReadFile("../../capture/redact/table20.go")
+	src, err := os.ReadFile("../../capture/table20.go")
 	if err != nil {
 		t.Fatal(err)
 	}

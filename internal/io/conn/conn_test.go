@@ -10,7 +10,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/conn"
-	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
+	"github.com/swtpm-go/swtpm/test/harness/conntest"
 )
 
 // The first byte of a message decides what the handler does with it; it returns all others.

@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 	"github.com/swtpm-go/swtpm/test/harness"
+	"github.com/swtpm-go/swtpm/test/harness/conntest"
 )
 
 const patience = conntest.Patience

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/handover"
-	"github.com/swtpm-go/swtpm/internal/io/conn/conntest"
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness/conntest"
 )
 
 const patience = conntest.Patience

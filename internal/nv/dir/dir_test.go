@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
 	"github.com/swtpm-go/swtpm/internal/safefile"
+	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
 const (

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
 // loop returns a block device of size bytes, and the file that it is made of.

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
+	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
 const (

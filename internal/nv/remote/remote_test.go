@@ -9,10 +9,10 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
-	"github.com/swtpm-go/swtpm/internal/nv/nvtest"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/store/broker"
 	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
 type discard struct{}

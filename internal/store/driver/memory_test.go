@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/store/driver"
-	"github.com/swtpm-go/swtpm/internal/store/driver/drivertest"
+	"github.com/swtpm-go/swtpm/test/harness/drivertest"
 )
 
 func TestMemory(t *testing.T) {

@@ -1,5 +1,13 @@
-// Package redact blanks the secrets in the commands and responses of a TPM, so that they
-// can be shown to others: passwords and other authorisations, keys, data that is sealed,
+package capture
+
+import (
+	"strings"
+
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Redactor is a Filter that blanks the secrets in the messages of one TPM, so that they can
+// be shown to others: passwords and other authorisations, keys, data that is sealed,
 // encrypted, hashed or stored in NV memory, random numbers.
 //
 // Two tables list the harmless fields of each command; all other fields become zeros. The
@@ -10,17 +18,10 @@
 // Harmless are handles, algorithms, attributes, policies, names, public keys and
 // areas, PCRs and their digests, capabilities and clocks. The sizes of blanked fields are
 // copied, too: a reader can see the length of a password.
-package redact
-
-import (
-	"strings"
-
-	"github.com/swtpm-go/swtpm/internal/tpm"
-)
-
-// Filter redacts the messages of one TPM. The layout of a response depends on the last
-// command, so Filter must get all messages in order. It is not safe for concurrent use.
-type Filter struct {
+//
+// The layout of a response depends on the last command, so a Redactor must get all messages
+// in order. It is not safe for concurrent use.
+type Redactor struct {
 	version tpm.Version
 	last    request
 }
@@ -40,13 +41,13 @@ type layout struct {
 	out     string // parameters of the response
 }
 
-// New returns a Filter for a TPM of version v.
-func New(v tpm.Version) *Filter { return &Filter{version: v} }
+// NewRedactor returns a Redactor for a TPM of version v.
+func NewRedactor(v tpm.Version) *Redactor { return &Redactor{version: v} }
 
 // Command returns a redacted copy of a received command, with or without a prefix.
-func (f *Filter) Command(raw []byte) []byte { return f.command(raw).out }
+func (f *Redactor) Command(raw []byte) []byte { return f.command(raw).out }
 
-func (f *Filter) command(raw []byte) *copier {
+func (f *Redactor) command(raw []byte) *copier {
 	f.last = request{}
 	c := newCopier(raw)
 	if tpm.Prefixed(f.version, raw) {
@@ -64,9 +65,9 @@ func (f *Filter) command(raw []byte) *copier {
 }
 
 // Response returns a redacted copy of a response to the last command.
-func (f *Filter) Response(rsp []byte) []byte { return f.response(rsp).out }
+func (f *Redactor) Response(rsp []byte) []byte { return f.response(rsp).out }
 
-func (f *Filter) response(rsp []byte) *copier {
+func (f *Redactor) response(rsp []byte) *copier {
 	last := f.last
 	f.last = request{}
 	c := newCopier(rsp)

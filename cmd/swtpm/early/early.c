@@ -3,7 +3,7 @@
 
 #define _GNU_SOURCE
 #include "early.h"
-#include "../threads/threads.h"
+#include "../../../internal/threads/threads.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/store/driver"
-	"github.com/swtpm-go/swtpm/internal/store/driver/drivertest"
-	"github.com/swtpm-go/swtpm/internal/store/etcd/etcdtest"
+	"github.com/swtpm-go/swtpm/test/harness/drivertest"
+	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
 )
 
 // A member of Debian's etcd keeps the promises of a driver.

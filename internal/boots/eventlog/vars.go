@@ -1,4 +1,4 @@
-package uefi
+package eventlog
 
 import (
 	"bytes"
@@ -36,7 +36,7 @@ func (v Variable) Measured() []byte {
 // ParseMeasured returns the variable in a UEFI_VARIABLE_DATA.
 func ParseMeasured(b []byte) (Variable, error) {
 	const fixed = 32
-	bad := fmt.Errorf("%w: no UEFI_VARIABLE_DATA", ErrFormat)
+	bad := fmt.Errorf("%w: no UEFI_VARIABLE_DATA", ErrStructure)
 	if len(b) < fixed {
 		return Variable{}, bad
 	}
@@ -68,11 +68,11 @@ const qcow2 = "QFI\xfb"
 // ParseVariables returns the variables in a file such as OVMF_VARS.fd.
 func ParseVariables(file []byte) ([]Variable, error) {
 	if bytes.HasPrefix(file, []byte(qcow2)) {
-		return nil, fmt.Errorf("%w: a qcow2 image; convert a copy with qemu-img convert -O raw", ErrFormat)
+		return nil, fmt.Errorf("%w: a qcow2 image; convert a copy with qemu-img convert -O raw", ErrStructure)
 	}
 	h, ok := parseVolumeHeader(file)
 	if !ok || h.head+storeHead > len(file) || GUID(file[h.head:]) != authenticatedStore {
-		return nil, fmt.Errorf("%w: no variable store of EDK2", ErrFormat)
+		return nil, fmt.Errorf("%w: no variable store of EDK2", ErrStructure)
 	}
 	store := file[h.head:]
 	if size := int64(binary.LittleEndian.Uint32(store[16:])); size >= storeHead && size < int64(len(store)) {

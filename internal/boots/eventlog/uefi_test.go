@@ -1,4 +1,4 @@
-package uefi
+package eventlog
 
 import (
 	"bytes"

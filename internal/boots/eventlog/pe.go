@@ -1,4 +1,4 @@
-package uefi
+package eventlog
 
 import (
 	"encoding/binary"
@@ -51,7 +51,7 @@ type Image struct {
 // memory, u32 address, u32 size in the file, u32 offset, 16 more bytes.
 func ParseImage(file []byte) (*Image, error) {
 	le := binary.LittleEndian
-	bad := func(what string) (*Image, error) { return nil, fmt.Errorf("%w: %s", ErrFormat, what) }
+	bad := func(what string) (*Image, error) { return nil, fmt.Errorf("%w: %s", ErrStructure, what) }
 	if len(file) < 64 || string(file[:2]) != "MZ" {
 		return bad("no PE image")
 	}

@@ -1,7 +1,4 @@
-// Package uefi reads the files of a host that a virtual machine measures when it boots:
-// UEFI variable stores, firmware images, and PE images. A file may be malicious: every
-// parser bounds what it reads, keeps and unpacks.
-package uefi
+package eventlog
 
 import (
 	"encoding/binary"
@@ -10,8 +7,8 @@ import (
 	"unicode/utf16"
 )
 
-// ErrFormat means that a file does not have the expected format.
-var ErrFormat = errors.New("unexpected format")
+// ErrStructure means that a file of the host does not have the expected format.
+var ErrStructure = errors.New("unexpected format")
 
 // GUID is an identifier in the byte order of UEFI.
 type GUID [16]byte

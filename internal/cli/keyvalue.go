@@ -1,6 +1,4 @@
-// Package keyvalue reads the configuration files of swtpm_setup and swtpm_localca:
-// lines of the form KEY = VALUE. It knows no key.
-package keyvalue
+package cli
 
 import (
 	"os"
@@ -17,19 +15,20 @@ import (
 // maxSize is the largest size of a configuration file, which has a few hundred bytes.
 const maxSize = 1 << 20
 
-// File is the text of a configuration file.
-type File string
+// ConfigFile is the text of a configuration file of swtpm_setup or swtpm_localca: lines of the form
+// KEY = VALUE.
+type ConfigFile string
 
-// Read returns the text of the file at path; see safefile.ReadInput.
-func Read(path string) (File, error) {
+// ReadConfig returns the text of the file at path; see safefile.ReadInput.
+func ReadConfig(path string) (ConfigFile, error) {
 	b, err := safefile.ReadInput(path, maxSize)
-	return File(b), err
+	return ConfigFile(b), err
 }
 
 // Value returns the value of the first line with that key, without what follows
 // a "#" and without the blanks around it, and with the environment's values for
 // ${NAME}. The key is at the very beginning of its line.
-func (f File) Value(key string) (value string, ok bool) {
+func (f ConfigFile) Value(key string) (value string, ok bool) {
 	for line := range strings.Lines(string(f)) {
 		rest, found := strings.CutPrefix(line, key)
 		if !found {
@@ -70,9 +69,9 @@ func expand(s string) string {
 // SystemDir is the directory with the configuration of the machine.
 const SystemDir = "/etc"
 
-// Find returns the path of the configuration file with that name: the user's file if it is
+// FindConfig returns the path of the configuration file with that name: the user's file if it is
 // readable, else the machine's, which may be missing.
-func Find(name string) string {
+func FindConfig(name string) string {
 	if dir := UserDir(); dir != "" {
 		if path := filepath.Join(dir, name); unix.Access(path, unix.R_OK) == nil {
 			return path

@@ -1,6 +1,4 @@
-// Package cmdlocalca is the command line of swtpm_localca, which issues a certificate
-// for a key of a TPM or revokes one. The work is done by package ca.
-package cmdlocalca
+package main
 
 import (
 	"context"
@@ -34,7 +32,7 @@ SWTPM_ROOTCA_PASSWORD : the password of the root CA's key when the CA is created
 `
 
 // Program is the environment of a run.
-type Program struct {
+type localCA struct {
 	Name   string // argv[0], for the messages of the option parser
 	Stdout io.Writer
 	Stderr io.Writer
@@ -43,7 +41,7 @@ type Program struct {
 // Run runs the program; args are its arguments without its name. It has already
 // reported the error that it returns, in the log file if there is one. Every error
 // means exit code 1.
-func (p *Program) Run(ctx context.Context, args []string) error {
+func (p *localCA) Run(ctx context.Context, args []string) error {
 	o := &options{dir: ".", revocation: revocation{days: defaultListDays}}
 	table := o.table()
 	if _, err := (cli.Getopt{}).Parse(table, args); err != nil {

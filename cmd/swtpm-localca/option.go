@@ -1,4 +1,4 @@
-package cmdlocalca
+package main
 
 import (
 	"strings"

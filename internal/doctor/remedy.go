@@ -1,7 +1,4 @@
-// Package remedy says what a user can do about an error: one table for each thing that
-// fails, in the words of the settings that the user has. The packages that return the errors
-// know neither options nor profiles.
-package remedy
+package doctor
 
 import (
 	"errors"
@@ -19,12 +16,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// Settings is the form in which the user has configured the TPM.
-type Settings uint8
+// Remedies says what a user can do about an error: one table for each thing that fails. Its
+// value is the form in which the user has configured the TPM.
+type Remedies uint8
 
-// The forms of settings.
+// The forms of settings. The packages that return the errors know neither.
 const (
-	CommandLine Settings = iota // options, such as --key
+	CommandLine Remedies = iota // options, such as --key
 	Profile                     // keys of a profile, such as [key]
 )
 
@@ -35,7 +33,7 @@ type entry struct {
 }
 
 // names returns the replacements for the settings in texts.
-func (s Settings) names() *strings.Replacer {
+func (s Remedies) names() *strings.Replacer {
 	if s == Profile {
 		return strings.NewReplacer("{key}", "[key]", "{profile}", "[profile]", "{mode}", "[tpmstate] mode", "{state}", "[tpmstate]",
 			"{dir}", "[tpmstate] dir", "{file}", "[tpmstate] file",
@@ -47,7 +45,7 @@ func (s Settings) names() *strings.Replacer {
 }
 
 // find returns the remedy of the first entry that fits, "" if none does.
-func (s Settings) find(table []entry, err error) string {
+func (s Remedies) find(table []entry, err error) string {
 	for _, e := range table {
 		if errors.Is(err, e.err) {
 			return s.names().Replace(e.text)
@@ -56,8 +54,8 @@ func (s Settings) find(table []entry, err error) string {
 	return ""
 }
 
-// Append returns err with a remedy, which may be "".
-func Append(err error, text string) error {
+// AppendRemedy returns err with a remedy, which may be "".
+func AppendRemedy(err error, text string) error {
 	if err == nil || text == "" {
 		return err
 	}
@@ -113,7 +111,7 @@ var state = []entry{
 
 // State returns the remedy for an error of a stored state or of its start, "" if none is
 // known.
-func (s Settings) State(err error) string {
+func (s Remedies) State(err error) string {
 	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
 		return "use " + e.Needs
 	}

@@ -1,4 +1,4 @@
-package cmdlocalca
+package main
 
 import (
 	"bytes"
@@ -13,7 +13,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca"
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/keyvalue"
 )
 
 func parse(t *testing.T, args ...string) *options {
@@ -117,7 +116,7 @@ func (s site) args(more ...string) []string {
 // runProgram runs a command line and returns its outputs.
 func runProgram(args ...string) (stdout, stderr string, err error) {
 	var out, errs bytes.Buffer
-	p := &Program{Name: "swtpm_localca", Stdout: &out, Stderr: &errs}
+	p := &localCA{Name: "swtpm_localca", Stdout: &out, Stderr: &errs}
 	err = p.Run(context.Background(), args)
 	return out.String(), errs.String(), err
 }
@@ -130,7 +129,7 @@ func TestRun(t *testing.T) {
 	if err := os.Symlink(log, link); err != nil {
 		t.Fatal(err)
 	}
-	user := keyvalue.UserName()
+	user := cli.UserName()
 	for _, tt := range []struct {
 		args           []string
 		stdout, stderr string // beginning with these
@@ -148,8 +147,8 @@ func TestRun(t *testing.T) {
 		{args: s.args("--type", ""), stderr: "Could not create  certificate locally\n", fails: true},
 		{args: s.args("--tpm-spec-family", ""), stderr: "Could not create EK certificate locally\n--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided.\n", fails: true},
 		{args: s.args("--ek", ""), stderr: "Could not create EK certificate locally\n", fails: true},
-		{args: s.args("--configfile", "/nonexistent"), stderr: "Need read rights on config file /nonexistent for user " + user + "." + keyvalue.OwnFiles() + "\n", fails: true},
-		{args: s.args("--optsfile", "/nonexistent"), stderr: "Need read rights on options file /nonexistent for user " + user + "." + keyvalue.OwnFiles() + "\n", fails: true},
+		{args: s.args("--configfile", "/nonexistent"), stderr: "Need read rights on config file /nonexistent for user " + user + "." + cli.OwnFiles() + "\n", fails: true},
+		{args: s.args("--optsfile", "/nonexistent"), stderr: "Need read rights on options file /nonexistent for user " + user + "." + cli.OwnFiles() + "\n", fails: true},
 		{args: s.args("--configfile", "/dev/null"), stderr: "Missing 'statedir' config value in config file /dev/null.\n", fails: true},
 		{args: s.args("--dir", "/nonexistent"), stderr: "Could not create EK certificate locally\nCould not open /nonexistent/ek.cert for writing the certificate: No such file or directory\n", fails: true},
 		{args: s.args("--logfile", link), stderr: "Cannot write to logfile " + link, fails: true},

@@ -1,4 +1,4 @@
-package remedy
+package doctor
 
 import (
 	"errors"
@@ -19,7 +19,7 @@ func TestSettings(t *testing.T) {
 	tables := [][]entry{state, output, keys, paths, sockets[config.Unix], sockets[config.TCP]}
 	for _, table := range tables {
 		for _, e := range table {
-			for s, foreign := range map[Settings]string{CommandLine: "[tpmstate]", Profile: "--tpmstate"} {
+			for s, foreign := range map[Remedies]string{CommandLine: "[tpmstate]", Profile: "--tpmstate"} {
 				text := s.find(table, e.err)
 				if text == "" || strings.ContainsAny(text, "{}") || strings.Contains(text, foreign) {
 					t.Errorf("the remedy for %v is %q", e.err, text)
@@ -69,13 +69,13 @@ func TestSocket(t *testing.T) {
 
 func TestAppend(t *testing.T) {
 	cause := errors.New("cause")
-	if err := Append(cause, "do this"); err.Error() != "cause; do this" || !errors.Is(err, cause) {
+	if err := AppendRemedy(cause, "do this"); err.Error() != "cause; do this" || !errors.Is(err, cause) {
 		t.Errorf("Append = %v", err)
 	}
-	if err := Append(cause, ""); err != cause {
+	if err := AppendRemedy(cause, ""); err != cause {
 		t.Errorf("Append without a remedy = %v", err)
 	}
-	if err := Append(nil, "do this"); err != nil {
+	if err := AppendRemedy(nil, "do this"); err != nil {
 		t.Errorf("Append to nil = %v", err)
 	}
 }

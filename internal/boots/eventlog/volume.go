@@ -1,4 +1,4 @@
-package uefi
+package eventlog
 
 import (
 	"encoding/binary"
@@ -62,7 +62,7 @@ func ParseFirmware(file []byte) ([]Volume, error) {
 		at = align(at+h.size, 8)
 	}
 	if len(w.found) == 0 {
-		return nil, fmt.Errorf("%w: no firmware volume", ErrFormat)
+		return nil, fmt.Errorf("%w: no firmware volume", ErrStructure)
 	}
 	return w.found, nil
 }

@@ -12,10 +12,10 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/selftest"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/nv/mark"
-	"github.com/swtpm-go/swtpm/internal/selftest"
 )
 
 // fixture is an anchor with an emulator as the host's TPM, and a mark.

@@ -1,4 +1,4 @@
-package keyvalue
+package cli
 
 import (
 	"os"
@@ -30,7 +30,7 @@ func TestValue(t *testing.T) {
 		{"key 1", "none"},
 		{"", "none"},
 	} {
-		got, ok := File(tt.file).Value("key")
+		got, ok := ConfigFile(tt.file).Value("key")
 		if !ok {
 			got = "none"
 		}
@@ -55,14 +55,14 @@ func TestRead(t *testing.T) {
 		"/dev/zero": "not a regular file",
 		dir + "/no": "no such file",
 	} {
-		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ReadConfig(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Read(%s) = %v, want %q", path, err, want)
 		}
 	}
-	if f, err := Read("/dev/null"); f != "" || err != nil {
+	if f, err := ReadConfig("/dev/null"); f != "" || err != nil {
 		t.Errorf("Read(/dev/null) = %q, %v", f, err)
 	}
-	if f, err := Read(file); f != "a = 1\n" || err != nil {
+	if f, err := ReadConfig(file); f != "a = 1\n" || err != nil {
 		t.Errorf("Read = %q, %v", f, err)
 	}
 }
@@ -70,14 +70,14 @@ func TestRead(t *testing.T) {
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", dir)
-	if got := Find("f.conf"); got != "/etc/f.conf" {
+	if got := FindConfig("f.conf"); got != "/etc/f.conf" {
 		t.Errorf("Find without the user's file = %s", got)
 	}
 	path := filepath.Join(dir, "f.conf")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := Find("f.conf"); got != path {
+	if got := FindConfig("f.conf"); got != path {
 		t.Errorf("Find = %s, want %s", got, path)
 	}
 	t.Setenv("XDG_CONFIG_HOME", "")
@@ -97,11 +97,11 @@ func FuzzValue(f *testing.F) {
 		if strings.Contains(s, "${") {
 			return // the environment may hold anything
 		}
-		v, ok := File(s).Value("key")
+		v, ok := ConfigFile(s).Value("key")
 		if strings.ContainsAny(v, "#\n") || strings.Trim(v, blanks) != v {
 			t.Errorf("Value of %q = %q", s, v)
 		}
-		if v2, ok2 := File(s + "\nother = x\n").Value("key"); v != v2 || ok != ok2 {
+		if v2, ok2 := ConfigFile(s + "\nother = x\n").Value("key"); v != v2 || ok != ok2 {
 			t.Errorf("Value of %q = %q, with another line %q", s, v, v2)
 		}
 	})

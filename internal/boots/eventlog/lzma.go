@@ -1,4 +1,4 @@
-package uefi
+package eventlog
 
 import (
 	"encoding/binary"
@@ -10,13 +10,13 @@ import (
 func costLZMA(in []byte) (uint64, error) {
 	const fixed = 13
 	if len(in) < fixed || in[0] >= 9*5*5 {
-		return 0, fmt.Errorf("%w: no LZMA stream", ErrFormat)
+		return 0, fmt.Errorf("%w: no LZMA stream", ErrStructure)
 	}
 	p := int(in[0])
 	table := uint64(0x300<<(p%9+p/9%5)) * 2
 	size := binary.LittleEndian.Uint64(in[5:])
 	if size > maxUnpacked {
-		return 0, fmt.Errorf("%w: %d bytes after unpacking, limit %d", ErrFormat, size, maxUnpacked)
+		return 0, fmt.Errorf("%w: %d bytes after unpacking, limit %d", ErrStructure, size, maxUnpacked)
 	}
 	return table + size, nil
 }
@@ -27,13 +27,13 @@ func costLZMA(in []byte) (uint64, error) {
 // Source: LZMA specification (7-zip), LzmaSpec.
 func unpackLZMA(in []byte, limit int) ([]byte, error) {
 	const fixed = 13
-	bad := fmt.Errorf("%w: no LZMA stream", ErrFormat)
+	bad := fmt.Errorf("%w: no LZMA stream", ErrStructure)
 	if len(in) < fixed+5 || in[0] >= 9*5*5 {
 		return nil, bad
 	}
 	size := binary.LittleEndian.Uint64(in[5:])
 	if size > uint64(max(limit, 0)) {
-		return nil, fmt.Errorf("%w: %d bytes after unpacking, limit %d", ErrFormat, size, limit)
+		return nil, fmt.Errorf("%w: %d bytes after unpacking, limit %d", ErrStructure, size, limit)
 	}
 	p := int(in[0])
 	d := newLZMA(in[fixed:], p%9, p/9%5, p/45)

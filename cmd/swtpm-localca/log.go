@@ -1,4 +1,4 @@
-package cmdlocalca
+package main
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ type log struct {
 }
 
 // openLog opens the log file at path; "" means that there is none.
-func (p *Program) openLog(path string) (*log, error) {
+func (p *localCA) openLog(path string) (*log, error) {
 	if path == "" {
 		return &log{out: p.Stdout, err: p.Stderr}, nil
 	}

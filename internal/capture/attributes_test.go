@@ -1,4 +1,4 @@
-package redact
+package capture
 
 import (
 	"encoding/binary"

@@ -1,4 +1,4 @@
-package redact
+package capture
 
 import (
 	"bufio"
@@ -20,7 +20,7 @@ func TestTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		filter := New(v)
+		filter := NewRedactor(v)
 		codes := map[tpm.Code]bool{}
 		var code tpm.Code
 		lines := bufio.NewScanner(f)

@@ -1,4 +1,4 @@
-package redact
+package capture
 
 import (
 	"bytes"
@@ -219,7 +219,7 @@ func message(t *testing.T, s string) []byte {
 
 func TestExchanges(t *testing.T) {
 	for v, list := range map[tpm.Version][]exchange{tpm.V20: exchanges20, tpm.V12: exchanges12} {
-		f := New(v)
+		f := NewRedactor(v)
 		for _, e := range list {
 			for _, g := range []struct {
 				what     string
@@ -242,7 +242,7 @@ func TestExchanges(t *testing.T) {
 
 // TestStrayResponse has no command before it.
 func TestStrayResponse(t *testing.T) {
-	f := New(tpm.V20)
+	f := NewRedactor(tpm.V20)
 	rsp := message(t, "8001 ???????? 00000000 01 5ec1e75e")
 	want := message(t, "8001 ???????? 00000000 00 00000000")
 	if got := f.Response(rsp); !bytes.Equal(got, want) {
@@ -303,7 +303,7 @@ func FuzzFilter(f *testing.F) {
 		}
 		setSize(v, cmd)
 		setSize(tpm.V12, rsp)
-		one, two := New(v), New(v)
+		one, two := NewRedactor(v), NewRedactor(v)
 		c, r := one.Command(cmd), one.Response(rsp)
 		for _, g := range [][2][]byte{{cmd, c}, {rsp, r}} {
 			in, out := g[0], g[1]
