@@ -6,9 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
@@ -33,12 +38,22 @@ func verbs() map[string]verb {
 	return map[string]verb{
 		"anchor":  {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, false, anchorVerb},
 		"list":    {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, false, listVerb},
-		"upgrade": {"upgrade [--all|PATTERN...] [--dry-run] [--jobs N]", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, false, upgradeVerb},
+		"upgrade": {"upgrade [--dry-run] [--jobs N] --all|PATTERN...", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, false, upgradeVerb},
 		"metrics": {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, false, metricsVerb},
 		"boots": {"boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
 			"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", -1, true, bootsVerb},
 		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, false, selftestVerb},
 	}
+}
+
+// help returns the list of the verbs.
+func help(all map[string]verb) string {
+	var b strings.Builder
+	b.WriteString("The verbs of swtpm about a whole host. swtpm executes this program: use swtpm VERB.\n\n")
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(&b, "Usage: swtpm %s\n           %s\n", all[name].synopsis, all[name].what)
+	}
+	return b.String()
 }
 
 // run runs the verb that args begin with.
@@ -49,16 +64,20 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return &program.ExitError{Code: 2, Err: errors.New("missing verb; swtpm executes this program, see swtpm help")}
 	}
-	name := args[0]
-	v, ok := verbs()[name]
-	if !ok {
-		return &program.ExitError{Code: 2, Err: fmt.Errorf("unknown verb %q", name)}
+	name, all := args[0], verbs()
+	v, ok := all[name]
+	switch {
+	case name == "-h", name == "--help", name == "help":
+		fmt.Print(help(all))
+		return nil
+	case !ok:
+		return &program.ExitError{Code: 2, Err: fmt.Errorf("unknown verb %q%s", name, config.Nearest(name, slices.Sorted(maps.Keys(all))))}
 	}
 	f := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	f.SortFlags = false
 	f.Usage = func() {
 		fmt.Printf("Usage: swtpm %s\n%s\n", v.synopsis, v.what)
-		if s := f.FlagUsages(); s != "" {
+		if s := cli.Help(cli.Flags(f)); s != "" {
 			fmt.Printf("\nOptions:\n%s", s)
 		}
 	}

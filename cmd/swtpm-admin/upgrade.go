@@ -26,7 +26,7 @@ func upgradeVerb(f *pflag.FlagSet) action {
 	f.BoolVar(&o.all, "all", false, "restart all TPMs that need it")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print what would be done, and do nothing")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
-	f.IntVar(&o.jobs, "jobs", 1, "restart this many TPMs at once")
+	f.IntVar(&o.jobs, "jobs", 1, "restart `N` TPMs at once; default: one after the other")
 	f.BoolVar(&o.noSelftest, "no-selftest", false, "do not check the installed libraries first")
 	f.BoolVar(&o.trigger, "trigger", false, "report, and restart only if host.toml has [upgrade] automatic = true; always succeed")
 	return func(ctx context.Context, patterns []string) error {

@@ -69,13 +69,8 @@ func classicCommand(iface string) completion.Command {
 // name; a flag whose argument is called KEY has the suboptions of --key.
 func flagOptions(f *pflag.FlagSet) (out []cli.Option) {
 	var classic []cli.Option
-	f.VisitAll(func(flag *pflag.Flag) {
-		o := cli.Option{Name: flag.Name, Short: flag.Shorthand, Long: true}
-		o.Arg, o.Help = pflag.UnquoteUsage(flag)
-		if flag.NoOptDefVal != "" {
-			o.Arg = ""
-		}
-		of := map[string]string{"SUBOPTIONS": flag.Name, "KEY": "key"}[o.Arg]
+	for _, o := range cli.Flags(f) {
+		of := map[string]string{"SUBOPTIONS": o.Name, "KEY": "key"}[o.Arg]
 		if of != "" && classic == nil {
 			classic = config.Options("socket")
 		}
@@ -85,7 +80,7 @@ func flagOptions(f *pflag.FlagSet) (out []cli.Option) {
 			}
 		}
 		out = append(out, o)
-	})
+	}
 	return out
 }
 

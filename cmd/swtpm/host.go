@@ -18,19 +18,28 @@ const adminProgram = "swtpm-admin"
 // hostVerb is a verb that adminProgram runs; its own help lists its options. The flags
 // here are those that shells complete.
 type hostVerb struct {
-	name, summary string
-	flags         []string
+	name     string
+	synopsis string // follows "Usage: swtpm ", as in adminProgram
+	summary  string
+	operand  string // the kind of its operands; "" without operands
+	flags    []string
 }
 
 // hostVerbs are the verbs of adminProgram.
 var hostVerbs = []hostVerb{
-	{"anchor", "Tie the rollback marks of this host to a counter in its own TPM.", []string{"--tpm", "--owner-auth-file", "--file", "--marks"}},
-	{"list", "List all TPMs of this host.", []string{"--json", "--watch", "--no-doctor"}},
-	{"upgrade", "Restart TPMs that run a replaced library, under their guests.", []string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest", "--trigger"}},
-	{"metrics", "Print the metrics of all TPMs of this host.", []string{"--serve"}},
-	{"boots", "Show what boots measured, what changed, and why the guest asks for its recovery key.",
+	{"anchor", "anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", "update|check|remove",
+		[]string{"--tpm", "--owner-auth-file", "--file", "--marks"}},
+	{"list", "list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", "PATTERN",
+		[]string{"--json", "--watch", "--no-doctor"}},
+	{"upgrade", "upgrade [--dry-run] [--jobs N] --all|PATTERN...", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", "PATTERN",
+		[]string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest", "--trigger"}},
+	{"metrics", "metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", "",
+		[]string{"--serve"}},
+	{"boots", "boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
+		"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", "PROFILE",
 		[]string{"--tpmstate", "--instance", "--vars", "--firmware", "--images", "--cmdline", "--guest-log", "--pcrlock", "--format", "--json"}},
-	{"selftest", "Check the installed libtpms and libcrypto with known answers.", []string{"--json"}},
+	{"selftest", "selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", "",
+		[]string{"--json"}},
 }
 
 // findHostVerb returns the verb with this name, nil if there is none.
@@ -65,6 +74,9 @@ func (v *hostVerb) command() completion.Command {
 	c := completion.Command{Name: v.name, Help: v.summary}
 	for _, f := range v.flags {
 		c.Options = append(c.Options, completion.Option{Names: []string{f}})
+	}
+	if v.operand != "" {
+		c.Operand = completion.ValueOf(v.operand)
 	}
 	return c
 }

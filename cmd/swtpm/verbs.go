@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -139,7 +141,24 @@ func (v *verb) callGroup(path string, args []string) error {
 	if len(args) == 0 {
 		return misused(path, errors.New("missing verb"))
 	}
-	return misused(path, fmt.Errorf("unknown verb %q", args[0]))
+	names := make([]string, len(v.verbs))
+	for i := range v.verbs {
+		names[i] = v.verbs[i].name
+	}
+	return misused(path, fmt.Errorf("unknown verb %q%s", args[0], config.Nearest(args[0], names)))
+}
+
+// verbNames returns the words that a command line may begin with.
+func verbNames() []string {
+	names := slices.Concat(config.Interfaces, slices.Collect(maps.Keys(plainWords())))
+	for _, v := range verbTable() {
+		names = append(names, v.name)
+	}
+	for _, v := range hostVerbs {
+		names = append(names, v.name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // misused returns the error for a wrong command line of a verb.
@@ -165,6 +184,9 @@ func classicError(err error) error {
 	}
 	if u.NoInterface {
 		u.Usage = topHelp()
+		if hint := config.Nearest(u.Word, verbNames()); hint != "" {
+			u.Usage += fmt.Sprintf("\nunknown verb %q%s\n", u.Word, hint)
+		}
 	}
 	if u.Log.Given {
 		if err := enter(u.Sandbox); err != nil {
@@ -307,7 +329,7 @@ func topHelp() string {
 		fmt.Fprintf(&b, "       swtpm %s\n           %s\n", v.synopsis, v.summary)
 	}
 	for _, v := range hostVerbs {
-		fmt.Fprintf(&b, "       swtpm %s [%s]\n           %s\n", v.name, strings.Join(v.flags, "] ["), v.summary)
+		fmt.Fprintf(&b, "       swtpm %s\n           %s\n", v.synopsis, v.summary)
 	}
 	dirs, suffix := config.ProfileDirs()
 	last := len(dirs) - 1

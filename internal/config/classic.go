@@ -28,7 +28,7 @@ func Foresee(iface string, args []string, env func(string) string) (*Config, err
 
 func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
 	if !slices.Contains(Interfaces, iface) {
-		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Code: 1, Raw: true, NoInterface: true}
+		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Code: 1, Raw: true, NoInterface: true, Word: iface}
 	}
 	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
 	l.cfg.choose(InterfaceKind(iface))

@@ -21,8 +21,9 @@ type UsageError struct {
 	Sandbox Sandbox
 	Raw     bool // Text has no log prefix: it comes from the option parser
 
-	// NoInterface means that the command line begins with no interface: the help of the
-	// program follows.
+	// Word is the first word of a command line if it names no interface: the help of the
+	// program follows, and the word that was probably meant.
+	Word        string
 	NoInterface bool
 }
 

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// nearest returns "; did you mean …?" with the word of known that is most like
+// Nearest returns "; did you mean …?" with the word of known that is most like
 // name, or "" if none is like it.
-func nearest(name string, known []string) string {
+func Nearest(name string, known []string) string {
 	best, bestAt := "", len(name)/3+2
 	for _, k := range known {
 		if d := distance(name, k); d < bestAt && d < len(k) {
@@ -27,7 +27,7 @@ func meant(v any, want string) string {
 	if !ok {
 		return ""
 	}
-	return nearest(name, quoted(want))
+	return Nearest(name, quoted(want))
 }
 
 // quoted returns the words that stand in quotes in want, but no numbers.

@@ -199,7 +199,7 @@ func (p *loader) load(tree map[string]any) {
 			}
 			p.table(name, tables[i].keys.known(profile), sub)
 		case isTable:
-			p.fail(p.at[path(name)].key, "["+name+"]", "unknown table%s", nearest(name, tableNames(tables)))
+			p.fail(p.at[path(name)].key, "["+name+"]", "unknown table%s", Nearest(name, tableNames(tables)))
 		}
 	}
 	for name, v := range tree {
@@ -299,7 +299,7 @@ func (p *loader) advice(table, name string, ks keys) string {
 			return "; in a profile, write " + k.hint
 		}
 	}
-	return nearest(name, ks.names())
+	return Nearest(name, ks.names())
 }
 
 func (p *loader) fail(at position, key, format string, args ...any) {

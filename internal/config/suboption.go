@@ -71,7 +71,7 @@ func pathHint(before []string, token string, ks keys) string {
 		return ""
 	}
 	if !strings.Contains(token, "/") {
-		if hint := nearest(token, ks.names()); hint != "" || token == "" {
+		if hint := Nearest(token, ks.names()); hint != "" || token == "" {
 			return hint
 		}
 	}
