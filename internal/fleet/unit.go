@@ -32,7 +32,7 @@ type Units interface {
 	List(ctx context.Context, pattern string) ([]Unit, error)
 	// Stored returns how many descriptors the manager holds for a unit.
 	Stored(ctx context.Context, unit string) (int, error)
-	// Restart restarts a unit and returns when that has ended.
+	// Restart restarts a unit, not its dependencies, and returns when that has ended.
 	Restart(ctx context.Context, unit string) error
 }
 
@@ -109,9 +109,13 @@ func (m manager) Stored(ctx context.Context, unit string) (n int, err error) {
 	return int(stored), nil
 }
 
+// Restart leaves the dependencies out. A running TPM has all of them, except the manufacture,
+// which would run between the two processes while the guest waits: more than half of the wait.
+//
+// Source: org.freedesktop.systemd1(5), StartUnit.
 func (m manager) Restart(ctx context.Context, unit string) error {
 	done := make(chan string, 1)
-	if _, err := m.conn.RestartUnitContext(ctx, unit, "replace", done); err != nil {
+	if _, err := m.conn.RestartUnitContext(ctx, unit, "ignore-dependencies", done); err != nil {
 		return err
 	}
 	select {

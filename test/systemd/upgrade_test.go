@@ -1,9 +1,11 @@
 package systemd_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +15,9 @@ import (
 
 // tpmsVar is the number of TPMs of TestUpgrade.
 const tpmsVar = "SWTPM_SYSTEMD_TPMS"
+
+// jobsVar is --jobs of TestUpgrade.
+const jobsVar = "SWTPM_SYSTEMD_JOBS"
 
 // listed is the part of swtpm list --json that the tests read.
 type listed struct {
@@ -110,15 +115,18 @@ func TestUpgrade(t *testing.T) {
 	for _, g := range guests {
 		stops = append(stops, g.traffic(t, time.Duration(n)*time.Millisecond)) // 1,000 commands a second in all
 	}
-	begin := time.Now()
-	out := must(t, "swtpm", "upgrade", "--jobs", strconv.Itoa(1+n/50), "upgrade*")
+	jobs := []string{"--jobs", cmp.Or(os.Getenv(jobsVar), strconv.Itoa(1+n/50))}
+	begin, used := time.Now(), processorTime(t)
+	out := must(t, slices.Concat([]string{"swtpm", "upgrade"}, jobs, []string{"upgrade*"})...)
 	t.Logf("%d TPMs in %v: %s", n, time.Since(begin).Round(time.Millisecond), out)
-	commands, longest := 0, time.Duration(0)
+	t.Logf("%v of processor time per restart", (processorTime(t)-used)/time.Duration(n))
+	reportPhases(t, "swtpm@upgrade*")
+	commands, waits := 0, []time.Duration(nil)
 	for _, stop := range stops {
 		sent, wait := stop()
-		commands, longest = commands+sent, max(longest, wait)
+		commands, waits = commands+sent, append(waits, wait)
 	}
-	t.Logf("%d commands meanwhile, the longest took %v", commands, longest.Round(time.Millisecond))
+	t.Logf("%d commands meanwhile; the longest wait of each guest: %s", commands, spread(waits))
 	if commands < n {
 		t.Errorf("only %d commands", commands)
 	}
