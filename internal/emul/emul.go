@@ -180,7 +180,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 			}
 		}
 	}
-	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming, limit: newStoreLimit(o.MaxStores)}
+	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming, limit: newStoreLimit(o.MaxStores), lease: lease{now: boottime}}
 	t.waiting.wake, t.waiting.aside = make(chan struct{}, 1), make(chan func())
 	if o.Incoming {
 		t.retries.Store(handOver)

@@ -26,7 +26,8 @@ type engine struct {
 	t    *testing.T
 	host Recoverer
 
-	fresh      []byte // the state of a new TPM
+	version    tpm.Version // of the responses; 2.0 if it is 0
+	fresh      []byte      // the state of a new TPM
 	calls      []string
 	on         bool
 	admitted   bool
@@ -135,6 +136,9 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 				return rsp, nil
 			}
 		}
+	}
+	if e.version == tpm.V12 {
+		return tpm.ErrorResponse(tpm.V12, r), nil
 	}
 	return tpm.ErrorResponse(tpm.V20, r), nil
 }

@@ -18,6 +18,8 @@ type lease struct {
 	next  uint64 // no renewal is tried before this time
 	taken error  // another owner has the state
 	late  bool   // that the deadline passed was logged
+
+	now func() uint64 // the clock; tests replace it
 }
 
 const (
@@ -52,7 +54,7 @@ func (t *TPM) mayRun() (bool, error) {
 		return false, t.lease.taken
 	}
 	soft, end := t.deadline()
-	now := boottime()
+	now := t.lease.now()
 	if now < soft || end == 0 || now < end && now < t.lease.next {
 		return true, nil
 	}
@@ -60,7 +62,7 @@ func (t *TPM) mayRun() (bool, error) {
 	switch {
 	case err == nil || t.lease.taken != nil:
 		return err == nil, err
-	case boottime() < end:
+	case t.lease.now() < end:
 		return true, nil // reads go on
 	}
 	return false, t.overdue(end, err)
@@ -77,7 +79,7 @@ func (t *TPM) renew() error {
 		t.admit()
 		return nil
 	}
-	t.lease.next = boottime() + renewPause
+	t.lease.next = t.lease.now() + renewPause
 	return t.checkTaken(err)
 }
 
@@ -89,7 +91,7 @@ func (t *TPM) overdue(end uint64, cause error) error {
 		t.lease.late = true
 		t.event(StoreFailed, fmt.Sprintf("%s: the lease could not be renewed, so another host may get the state: every command is refused, and after %s this process ends: %v", t.opt.Where, limit, cause))
 	}
-	if boottime() < end+uint64(limit) {
+	if t.lease.now() < end+uint64(limit) {
 		return nil
 	}
 	return fmt.Errorf("%w: the lease of %s could not be renewed for %s after its deadline: %w", ErrStorage, t.opt.Where, limit, cause)
@@ -100,7 +102,7 @@ func (t *TPM) overdue(end uint64, cause error) error {
 func (t *TPM) mayRespond() error {
 	for {
 		_, end := t.deadline()
-		if end == 0 || boottime() < end {
+		if end == 0 || t.lease.now() < end {
 			return t.lease.taken
 		}
 		err := t.renew()

@@ -73,8 +73,11 @@ func (c *Client) ask(frame []byte) (*Body, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	// A broker that refuses a client replies and disconnects before the first request.
-	if _, err := c.conn.Write(c.out); err != nil && (Verb(frame[4]) != Open || !errors.Is(err, syscall.EPIPE)) {
+	if n, err := c.conn.Write(c.out); err != nil && (Verb(frame[4]) != Open || !errors.Is(err, syscall.EPIPE)) {
 		c.broken = true
+		if n == 0 { // the broker has got nothing of the request
+			lost = ErrUnreachable
+		}
 		return nil, fmt.Errorf("%w: %w", lost, err)
 	}
 	first, body, buf, err := ReadFrame(c.conn, c.in)

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/store"
 )
@@ -39,9 +37,12 @@ type Backend struct {
 	next      uint64      // generation of the next change; 0: one more than the last
 	handover  [32]byte
 
-	// seen are the items that were last loaded or stored at this epoch and generation.
-	seen              map[string]bool
+	// seen are the items as they were last loaded or stored at this epoch and generation,
+	// empty if one is missing. The owner reads them from here, also while the store does not
+	// answer.
+	seen              map[string][]byte
 	epoch, generation uint64
+	unsure            bool // a change without a reply was not settled yet
 }
 
 // Open connects to the broker and opens a state, which need not exist.
@@ -50,12 +51,12 @@ func Open(state string, o nv.Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Backend{o: o, link: l, seen: map[string]bool{}}, nil
+	return &Backend{o: o, link: l, seen: map[string][]byte{}}, nil
 }
 
 // Open opens the state of l, which outlives the Backend.
 func (l *Link) Open(o nv.Options) *Backend {
-	return &Backend{o: o, link: l, shared: true, seen: map[string]bool{}}
+	return &Backend{o: o, link: l, shared: true, seen: map[string][]byte{}}
 }
 
 // translate wraps an error of the broker in those of package nv. A temporary one has an
@@ -121,7 +122,7 @@ func (b *Backend) granted(g store.Grant) {
 
 // until notes the deadline. A renewal is due in the middle of the time that is left.
 func (b *Backend) until(end uint64) {
-	now := boottime()
+	now := store.Now()
 	b.soft, b.end = now, end
 	if end > now {
 		b.soft += (end - now) / 2
@@ -140,12 +141,6 @@ func (b *Backend) remember(token, revision uint64) {
 func (b *Backend) lost() {
 	b.owned, b.soft, b.end = false, 0, 0
 	b.remember(0, 0)
-}
-
-func boottime() uint64 {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	return uint64(ts.Nano())
 }
 
 // Lock acquires the state, or resumes the ownership of the previous process.
@@ -252,6 +247,12 @@ func (b *Backend) Close() error {
 // Load implements nv.Backend. The owner's items cannot change; for others the generation
 // shows whether one has.
 func (b *Backend) Load(name string) (blob []byte, err error) {
+	if blob := b.seen[name]; blob != nil && b.owned && store.Now() < b.end {
+		if len(blob) == 0 {
+			return nil, fmt.Errorf("item %s: %w", name, fs.ErrNotExist)
+		}
+		return slices.Clone(blob), nil
+	}
 	delete(b.seen, name)
 	if !b.owned {
 		if err := b.follow(); err != nil {
@@ -262,13 +263,16 @@ func (b *Backend) Load(name string) (blob []byte, err error) {
 		blob, err = c.Get(name)
 		return err
 	})
+	if errors.Is(err, fs.ErrNotExist) && b.owned {
+		b.seen[name] = []byte{}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if len(blob) == 0 || len(blob) > nv.MaxItem {
 		return nil, fmt.Errorf("%w: item %s has %d bytes", nv.ErrDamaged, name, len(blob))
 	}
-	b.seen[name] = true
+	b.seen[name] = slices.Clone(blob)
 	return blob, nil
 }
 
@@ -288,73 +292,12 @@ func (b *Backend) follow() error {
 // Unchanged implements nv.Backend: the token is still valid.
 func (b *Backend) Unchanged(name string) bool {
 	switch {
-	case !b.seen[name]:
+	case len(b.seen[name]) == 0:
 		return false
 	case b.owned:
-		return boottime() < b.end
+		return store.Now() < b.end
 	}
-	return b.follow() == nil && b.seen[name]
-}
-
-// Store implements nv.Backend.
-func (b *Backend) Store(name string, blob []byte) error {
-	return b.Apply([]nv.Change{{Name: name, Blob: blob}})
-}
-
-// Delete implements nv.Backend.
-func (b *Backend) Delete(name string) error {
-	if _, err := b.Stat(name); err != nil {
-		return err
-	}
-	return b.Apply([]nv.Change{{Name: name}})
-}
-
-// Apply implements nv.BatchBackend: one transaction of the store.
-func (b *Backend) Apply(changes []nv.Change) (err error) {
-	next := b.next
-	b.next = 0
-	switch {
-	case b.closed:
-		return errors.New("the state is closed")
-	case b.o.DryRun:
-		return nv.ErrDryRun
-	case b.o.ReadOnly:
-		return nv.ErrReadOnly
-	}
-	if !b.owned { // for this change only
-		if err := b.acquire(); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, b.Unlock()) }()
-	}
-	if next == 0 {
-		next = b.generation + 1
-	}
-	var put []store.Item
-	var remove []string
-	for _, c := range changes {
-		delete(b.seen, c.Name)
-		if c.Blob == nil {
-			remove = append(remove, c.Name)
-		} else {
-			put = append(put, store.Item{Name: c.Name, Blob: c.Blob})
-		}
-	}
-	err = b.ask(func(c *store.Client) error {
-		revision, err := c.Put(next, put, remove)
-		if err == nil {
-			b.grant.Revision, b.generation = revision, next
-			b.remember(b.grant.Token, revision)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, i := range put {
-		b.seen[i.Name] = true
-	}
-	return nil
+	return b.follow() == nil && len(b.seen[name]) > 0
 }
 
 func (b *Backend) stat() (e store.Entry, sizes map[string]uint32, err error) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
+	"github.com/swtpm-go/swtpm/internal/store"
 	"github.com/swtpm-go/swtpm/internal/store/broker"
 	"github.com/swtpm-go/swtpm/internal/store/driver"
 	"github.com/swtpm-go/swtpm/test/harness/nvtest"
@@ -168,5 +170,81 @@ func TestProcessRestart(t *testing.T) {
 	}
 	if got, err := c.Load("tpm2-00.permall"); err != nil || string(got) != "two" {
 		t.Errorf("Load = %q, %v, want two", got, err)
+	}
+}
+
+// cutPut serves one client at a new socket, and passes its requests to the broker of h. The
+// nth Put reaches the broker if made is set, and the client is disconnected without a reply.
+func cutPut(t *testing.T, h *host, nth int, made bool) (socket string) {
+	dir := t.TempDir()
+	socket = filepath.Join(dir, "socket")
+	if err := os.Symlink(remote.ReconnectPath(h.socket), remote.ReconnectPath(socket)); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		client, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer client.Close()
+		up, err := net.Dial("unix", h.socket)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer up.Close()
+		for {
+			verb, body, _, err := store.ReadFrame(client, nil)
+			if err != nil {
+				return
+			}
+			last := false
+			if store.Verb(verb) == store.Put {
+				nth--
+				last = nth == 0
+			}
+			if last && !made {
+				return
+			}
+			_, _ = up.Write(store.End(append(store.Begin(nil, verb), body...)))
+			status, body, _, err := store.ReadFrame(up, nil)
+			if err != nil || last {
+				return
+			}
+			_, _ = client.Write(store.End(append(store.Begin(nil, status), body...)))
+		}
+	}()
+	return socket
+}
+
+// TestLostReply checks that a change whose reply was lost with the broker is made once, whether
+// or not it reached the store.
+func TestLostReply(t *testing.T) {
+	for _, made := range []bool{false, true} {
+		d := driver.NewMemory()
+		h := newHost(t, d, "a")
+		t.Setenv("SWTPM_STORE_SOCKET", cutPut(t, h, 2, made))
+		b, err := remote.Open("vm1", nv.Options{Prefix: "tpm2-00.", Lock: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Lock(); err != nil {
+			t.Fatal(err)
+		}
+		for n, value := range []string{"one", "two", "three"} {
+			if err := b.Store("tpm2-00.permall", []byte(value)); err != nil {
+				t.Errorf("made %v: Store(%q): %v", made, value, err)
+			}
+			s, err := d.Read(t.Context(), "vm1")
+			if err != nil || string(s.Items["tpm2-00.permall"]) != value || s.Head.Generation != uint64(n+1) {
+				t.Errorf("made %v: the store has %q, generation %d, %v", made, s.Items["tpm2-00.permall"], s.Head.Generation, err)
+			}
+		}
+		_ = b.Close()
 	}
 }

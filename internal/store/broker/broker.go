@@ -15,8 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/swtpm-go/swtpm/internal/store"
 	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
@@ -104,16 +103,6 @@ func setDefault(d *time.Duration, value time.Duration) {
 	}
 }
 
-// boottime returns the time in nanoseconds of CLOCK_BOOTTIME, which goes on while the
-// machine is suspended.
-func boottime() uint64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic(err) // Linux has had it since 2.6.39
-	}
-	return uint64(ts.Nano())
-}
-
 // Run renews the lease and gives up states that no TPM resumed, until ctx ends. The lease
 // outlives it, so that the next run goes on.
 func (b *Broker) Run(ctx context.Context) {
@@ -155,7 +144,7 @@ func (b *Broker) renew(ctx context.Context) error {
 	id, nonce := b.lease, b.nonce
 	b.mu.Unlock()
 
-	sent := boottime()
+	sent := store.Now()
 	ttl, err := time.Duration(0), error(driver.ErrLease)
 	if id != 0 {
 		ttl, err = b.o.Driver.Renew(ctx, id)
@@ -164,7 +153,7 @@ func (b *Broker) renew(ctx context.Context) error {
 		if id != 0 {
 			b.o.Log.Errorf("the lease of this host expired: all states are acquired again")
 		}
-		sent = boottime()
+		sent = store.Now()
 		if id, err = b.o.Driver.Grant(ctx, b.o.TTL); err == nil {
 			ttl, nonce = b.o.TTL, rand.Text()
 			b.writeLease(id, nonce)
@@ -190,7 +179,7 @@ type lease struct {
 // current returns the lease. Its deadline is at least the margin away; current renews the
 // lease for that if it must.
 func (b *Broker) current(ctx context.Context) (lease, error) {
-	if l := b.known(); l.id != 0 && l.deadline > boottime()+uint64(b.o.Margin) {
+	if l := b.known(); l.id != 0 && l.deadline > store.Now()+uint64(b.o.Margin) {
 		return l, nil
 	}
 	if err := b.renew(ctx); err != nil {

@@ -121,7 +121,7 @@ func TestUse(t *testing.T) {
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
 	c := a.client()
 	g := acquired(t, c)
-	if g.Epoch != 1 || g.Revision != 0 || g.Deadline <= boottime() {
+	if g.Epoch != 1 || g.Revision != 0 || g.Deadline <= store.Now() {
 		t.Errorf("grant %+v", g)
 	}
 	_, err := c.Get("tpm2-00.permall")
@@ -338,7 +338,7 @@ func TestLeaseLost(t *testing.T) {
 	_, err = c.Renew()
 	wantError(t, "Renew while the store is down", err, store.ErrUnreachable)
 	d.set(nil)
-	if deadline, err := c.Renew(); err != nil || deadline <= boottime() {
+	if deadline, err := c.Renew(); err != nil || deadline <= store.Now() {
 		t.Fatalf("Renew = %d, %v", deadline, err)
 	}
 	put(t, c, 2, "two")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,8 @@ import (
 // byte with the version of the protocol, and one end of a socket pair. A confined TPM, which
 // cannot connect, opened its socket for them before. The kernel names the sender.
 func (b *Broker) ServeReconnects(ctx context.Context, c *net.UnixConn) error {
+	var clients sync.WaitGroup
+	defer clients.Wait()
 	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
 	if err := passCredentials(c); err != nil {
 		return err
@@ -31,7 +34,7 @@ func (b *Broker) ServeReconnects(ctx context.Context, c *net.UnixConn) error {
 			b.o.Log.Errorf("receive a connection: %v", err)
 			time.Sleep(100 * time.Millisecond) // no descriptors are left
 		default:
-			b.start(ctx, conn, cred)
+			b.start(ctx, &clients, conn, cred)
 		}
 	}
 }

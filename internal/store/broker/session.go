@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,8 +45,11 @@ type session struct {
 	out    []byte
 }
 
-// Serve accepts connections until ctx ends or l is closed.
+// Serve accepts connections until ctx ends or l is closed. At the end it waits for the requests
+// that run.
 func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
+	var clients sync.WaitGroup
+	defer clients.Wait()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
 	for {
 		conn, err := l.AcceptUnix()
@@ -63,20 +67,20 @@ func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
 			_ = conn.Close()
 			continue
 		}
-		b.start(ctx, conn, cred)
+		b.start(ctx, &clients, conn, cred)
 	}
 }
 
 // start serves a client with these credentials in the background, if it is admitted.
-func (b *Broker) start(ctx context.Context, conn *net.UnixConn, cred Credentials) {
+func (b *Broker) start(ctx context.Context, clients *sync.WaitGroup, conn *net.UnixConn, cred Credentials) {
 	if err := b.admit(cred); err != nil {
 		refuse(conn, err)
 		return
 	}
-	go func() {
+	clients.Go(func() {
 		defer b.limits.leave(cred)
 		b.serve(ctx, conn, cred)
-	}()
+	})
 }
 
 // refuse replies to the request that a client is about to make, and disconnects it.

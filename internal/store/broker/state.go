@@ -43,7 +43,7 @@ func (s *state) take(now *driver.State) {
 
 // orphan starts the time in which the TPM may come back.
 func (s *state) orphan(ttl time.Duration) {
-	s.session, s.until = nil, boottime()+uint64(ttl)
+	s.session, s.until = nil, store.Now()+uint64(ttl)
 }
 
 // abandon makes sweep release an acquisition that no TPM uses.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/store"
 	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
@@ -90,7 +91,7 @@ func (b *Broker) sweep(ctx context.Context) {
 	b.mu.Unlock()
 	for _, s := range all {
 		s.mu.Lock()
-		if s.session == nil && s.token != 0 && boottime() > s.until {
+		if s.session == nil && s.token != 0 && store.Now() > s.until {
 			if err := b.giveUp(ctx, s); err == nil {
 				b.o.Log.Infof("state %s released: its TPM did not come back", s.name)
 			}
