@@ -195,6 +195,30 @@ func TestOtherCauses(t *testing.T) {
 	}
 }
 
+// A guest that compares the policy itself and gives up is a failure only if the values of the PCRs
+// changed since the last success.
+func TestGivenUp(t *testing.T) {
+	log := realLog(t)
+	gave := func(r *recording, value byte) *recording {
+		p := ledger.Policy{Banks: []ledger.Bank{{Alg: ledger.SHA256, Mask: 1 << 7}}, Digests: []ledger.Digest{{Alg: ledger.SHA256, Value: bytes.Repeat([]byte{value}, 32)}}}
+		r.add(ledger.KindPolicy, p.Append(nil))
+		p.Result = ledger.NotUsed
+		p.Digests[0].Value = bytes.Repeat([]byte{1}, 32)
+		r.add(ledger.KindPolicy, p.Append(nil))
+		return r
+	}
+	for value, failures := range map[byte]int{1: 0, 2: 1} {
+		h := history(t, record(1, log).policy(0, 7).end(), gave(record(2, log), value).end())
+		e := newFiles().Explain(h, nil)
+		if len(e.Failures) != failures {
+			t.Errorf("a digest of %d: %d failures, want %d:\n%s", value, len(e.Failures), failures, e.Text())
+		}
+		if failures == 1 && !strings.Contains(e.Text(), "the guest compared the policy itself and gave up") {
+			t.Error(e.Text())
+		}
+	}
+}
+
 func TestCompare(t *testing.T) {
 	log := realLog(t)
 	for _, r := range []struct {

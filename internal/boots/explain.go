@@ -46,6 +46,9 @@ func pcrFailure(v tpm.Version, p ledger.Policy) bool {
 	if v == tpm.V12 {
 		return p.Result == rcWrongPCR12
 	}
+	if p.Result == ledger.NotUsed {
+		return true
+	}
 	base := p.Result
 	if base&0x80 != 0 {
 		base &= formatOne
@@ -171,7 +174,7 @@ func HostChanges(a, b *Boot, files []HostFile) []string {
 	}
 	for _, f := range files {
 		if f.What != "guest's log" && f.Modified.After(a.Time) && f.Modified.Before(b.Time) {
-			all = append(all, fmt.Sprintf("%s %s: modified at %s, between the two boots", f.What, f.Path, f.Modified.UTC().Format(timeFormat)))
+			all = append(all, fmt.Sprintf("%s %s: modified at %s, between the two boots", f.What, f.Path, stamp(f.Modified)))
 		}
 	}
 	return all

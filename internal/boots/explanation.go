@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Explanation says why the guest could not open a secret.
@@ -21,7 +22,7 @@ type Explanation struct {
 type FailureLine struct {
 	PCRs    string    `json:"pcrs"`
 	Since   uint64    `json:"since_boot"`
-	Time    string    `json:"time"`
+	Time    time.Time `json:"time"`
 	Good    uint64    `json:"last_good_boot,omitempty"`
 	Result  uint32    `json:"result"`
 	Times   int       `json:"times"`
@@ -92,7 +93,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 
 func (f *Files) failureLine(h *History, x Failure) FailureLine {
 	l := FailureLine{
-		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time.Format(timeFormat), Result: x.Outcome.Result, Times: x.Times,
+		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time, Result: x.Outcome.Result, Times: x.Times,
 		Details: []PCRLine{}, Host: []string{}, Advice: x.Advice(),
 	}
 	switch {
@@ -143,7 +144,7 @@ func (e *Explanation) Text() string {
 }
 
 func (l FailureLine) write(t *strings.Builder) {
-	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s), %s, result %#x.\n", l.PCRs, l.Since, l.Time, count(l.Times, "time"), l.Result)
+	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s), %s, %s.\n", l.PCRs, l.Since, stamp(l.Time), count(l.Times, "time"), resultText(l.Result))
 	if l.Good != 0 {
 		fmt.Fprintf(t, "It last succeeded in boot %d.\n", l.Good)
 	} else {

@@ -211,7 +211,32 @@ func Load(dir string, prefixes ...string) (*History, error) {
 	if len(h.Boots) == 0 {
 		return h, ErrNone
 	}
+	h.forgetComparisons()
 	return h, nil
+}
+
+// forgetComparisons removes the policies that no command used and that had the same values of
+// PCRs as when they last succeeded: the guest gave up for another reason, or only asked.
+func (h *History) forgetComparisons() {
+	var good []Outcome
+	for _, b := range h.Boots {
+		b.Outcomes = slices.DeleteFunc(b.Outcomes, func(o Outcome) bool {
+			i := slices.IndexFunc(good, func(g Outcome) bool { return samePolicy(g, o) })
+			switch {
+			case o.Result == 0 && i < 0:
+				good = append(good, o)
+			case o.Result == 0:
+				good[i] = o
+			case o.Result == ledger.NotUsed && i >= 0:
+				return sameDigests(o.Digests, good[i].Digests)
+			}
+			return false
+		})
+	}
+}
+
+func sameDigests(a, b []ledger.Digest) bool {
+	return len(a) > 0 && slices.EqualFunc(a, b, func(x, y ledger.Digest) bool { return x.Alg == y.Alg && bytes.Equal(x.Value, y.Value) })
 }
 
 func isLedger(name string, prefixes []string) bool {

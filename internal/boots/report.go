@@ -1,6 +1,7 @@
 package boots
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -49,7 +50,7 @@ func (h *History) List() List {
 func (l List) Text() string {
 	var s strings.Builder
 	for _, b := range l.Boots {
-		fmt.Fprintf(&s, "%d  %s  %s\n", b.Boot, b.Time.Format(timeFormat),
+		fmt.Fprintf(&s, "%d  %s  %s\n", b.Boot, stamp(b.Time),
 			join("; ", count(b.Measurements, "measurement"), b.Summary, b.Policies, b.Notes))
 	}
 	return s.String()
@@ -117,7 +118,9 @@ func (f *Files) Show(h *History, b *Boot) *Show {
 		for pcr := range ledger.PCRs {
 			if v := bank.Value(pcr); v != nil {
 				values[fmt.Sprint(pcr)] = hex.EncodeToString(v)
-				s.values = append(s.values, fmt.Sprintf("%v PCR %d: %x", bank.Alg, pcr, v))
+				if !unchanged(v) {
+					s.values = append(s.values, fmt.Sprintf("%v PCR %d: %x", bank.Alg, pcr, v))
+				}
 			}
 		}
 		s.Values[bank.Alg.String()] = values
@@ -125,10 +128,15 @@ func (f *Files) Show(h *History, b *Boot) *Show {
 	return s
 }
 
-// Text returns s for people.
+// unchanged reports whether v is the value of a PCR after a reset: each byte is 0, or 0xff.
+func unchanged(v []byte) bool {
+	return len(v) > 0 && (v[0] == 0 || v[0] == 0xff) && bytes.Count(v, v[:1]) == len(v)
+}
+
+// Text returns s for people. It leaves out the values of PCRs that nothing extended.
 func (s *Show) Text() string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "Boot %d of TPM %s %s at %s, %s\n", s.Boot, s.TPM, s.Identity, s.Time.Format(timeFormat), join(", profile ", s.Engine, s.Profile))
+	fmt.Fprintf(&t, "Boot %d of TPM %s %s at %s, %s\n", s.Boot, s.TPM, s.Identity, stamp(s.Time), join(", profile ", s.Engine, s.Profile))
 	if s.Notes != "" {
 		fmt.Fprintf(&t, "%s\n", s.Notes)
 	}
@@ -138,7 +146,7 @@ func (s *Show) Text() string {
 	for _, p := range s.Policies {
 		result := "opened"
 		if p.Result != 0 {
-			result = fmt.Sprintf("failed with %#x", p.Result)
+			result = "failed, " + resultText(p.Result)
 		}
 		fmt.Fprintf(&t, "%4d  policy over %s: %s\n", p.Record, orNone(p.PCRs), result)
 	}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
-const timeFormat = "2006-01-02 15:04:05"
+// stamp returns a time for people, with its zone.
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // indexText returns the name of a PCR or an NV index.
 func indexText(index uint32) string {
@@ -132,6 +134,14 @@ func policyText(b *Boot) string {
 		words = append(words, verb+" over "+r.text)
 	}
 	return strings.Join(words, "; ")
+}
+
+// resultText returns the result of a policy that failed.
+func resultText(result uint32) string {
+	if result == ledger.NotUsed {
+		return "the guest compared the policy itself and gave up"
+	}
+	return fmt.Sprintf("result %#x", result)
 }
 
 // notes returns what limits the record of a boot.

@@ -60,6 +60,7 @@ type bootLedger struct {
 	same     bool        // it was in the previous process
 	resync   bool        // a command was undone
 	shutdown bool        // the guest has shut the TPM down
+	deciding bool        // decideLater waits
 	hashes   []hash.Hash // of the running HASH_START
 }
 
@@ -90,7 +91,7 @@ func (t *TPM) ledgerPowerOn(arrived, same bool) {
 		return
 	}
 	clear(l.tap.TakeTapped())
-	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, join: arrived, same: same}
+	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, join: arrived, same: same, deciding: l.deciding}
 	var id [16]byte
 	if t.store != nil {
 		id = t.store.Mark().Identity
@@ -115,7 +116,9 @@ func (t *TPM) takeTapped() (urgent bool) {
 	if !l.on() || l.tap.Tapped() == 0 {
 		return false
 	}
-	return l.Take(l.tap.TakeTapped())
+	urgent = l.Take(l.tap.TakeTapped())
+	t.decideLater()
+	return urgent
 }
 
 // tendLedger takes what the engine has copied if that is due, or if idle, and has it written
@@ -129,6 +132,26 @@ func (t *TPM) tendLedger(idle bool) {
 	defer t.engine.Unlock()
 	t.takeTapped()
 	l.Flush()
+}
+
+// decideLater calls Decide when sessions that ended unused can be decided.
+func (t *TPM) decideLater() {
+	l := &t.ledger
+	if l.deciding || !l.Undecided() {
+		return
+	}
+	l.deciding = true
+	time.AfterFunc(recorder.UnusedWait+10*time.Millisecond, func() {
+		t.engine.Lock()
+		defer t.engine.Unlock()
+		l.deciding = false
+		t.takeTapped() // possibly a Create
+		if l.on() {
+			l.Decide()
+			l.Flush()
+			t.decideLater()
+		}
+	})
 }
 
 // beforeCommand prepares the ledger for a command.

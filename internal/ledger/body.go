@@ -91,8 +91,8 @@ func AppendValues(b []byte, reason uint8, banks []Bank) []byte {
 // Policy is the body of KindPolicy: what a session with a policy over PCRs was used for.
 //
 //	off len
-//	  0   4 result of the command, 0 for success
-//	  4   4 code of the command that used the session, or of the policy command that failed
+//	  0   4 result of the command, 0 for success, or NotUsed
+//	  4   4 code of the command that used the session, or of the policy command that failed; 0 for NotUsed
 //	  8   8 NameHash of the handle of a persistent object or NV index, zeros for others
 //	 16   2 flags: the other policy commands of the session
 //	 18   1 banks, and for each of them the 16-bit algorithm and the 32-bit mask of PCRs
@@ -106,6 +106,10 @@ type Policy struct {
 	Banks   []Bank // selection of PolicyPCR, without values
 	Digests []Digest
 }
+
+// NotUsed is the result of a policy session that no command used: the guest compared the policy
+// itself, as systemd does, and gave up.
+const NotUsed = 0xffffffff
 
 // PolicyFlags are the policy commands of a session apart from PolicyPCR.
 type PolicyFlags uint16

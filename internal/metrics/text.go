@@ -109,9 +109,9 @@ func (w *writer) policies(p *Policies) {
 	if p == nil {
 		return
 	}
-	w.family("swtpm_policy_failures", "counter", "", "Commands that failed because a policy over PCRs was not fulfilled.")
+	w.family("swtpm_policy_failures", "counter", "", "Policies over PCRs that were not fulfilled: a command failed, or the guest gave up.")
 	w.sample("swtpm_policy_failures_total", nil, count(p.Failures))
-	w.family("swtpm_pcr_policy_failures", "counter", "", "The same commands, for each PCR that the policy contains.")
+	w.family("swtpm_pcr_policy_failures", "counter", "", "The same policies, for each PCR that they contain.")
 	for pcr, n := range p.PCRs {
 		if n > 0 {
 			w.sample("swtpm_pcr_policy_failures_total", labels{"pcr", strconv.Itoa(pcr)}, count(n))

@@ -94,3 +94,62 @@ func checkPolicies(t *testing.T, dir string) {
 		t.Errorf("the results of the policies are %#x, with the digests %x", results, digests)
 	}
 }
+
+// TestGivenUp checks that a failure of systemd, which compares the policy of its secret itself and
+// sends no Unseal, is in the log, the metrics and the answer of swtpm boots, and that a new secret
+// is no failure.
+func TestGivenUp(t *testing.T) {
+	harness.Need(t, "systemd-creds", "systemd")
+	harness.Need(t, "tpm2_pcrextend", "tpm2-tools")
+	t.Parallel()
+	p := startProfiled(t, "file = \"log\"\n[ledger]\nkeep = \"boots\"\n")
+	if err := os.Symlink(p.ctrl, p.data+".ctrl"); err != nil { // the TCTI expects it there
+		t.Fatal(err)
+	}
+	tools := func(stdin string, args ...string) (string, error) {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir, cmd.Stdin = p.dir, strings.NewReader(stdin)
+		cmd.Env = append(os.Environ(), "TPM2TOOLS_TCTI=swtpm:path="+p.data)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	const secret = "the secret of TestGivenUp"
+	device := "--tpm2-device=swtpm:path=" + p.data
+	unseal := []string{"systemd-creds", "decrypt", device, "--name=x", "cred", "-"}
+	extend := []string{"tpm2_pcrextend", "7:sha256=" + strings.Repeat("5a", 32)}
+	for _, step := range [][]string{extend, {"systemd-creds", "encrypt", "--with-key=tpm2", device, "--tpm2-pcrs=7", "--name=x", "-", "cred"}, unseal} {
+		out, err := tools(secret, step...)
+		if err != nil {
+			t.Fatalf("%v: %v: %s", step, err, out)
+		}
+		if step[1] == "decrypt" && !strings.Contains(out, secret) {
+			t.Fatalf("%v: %s", step, out)
+		}
+	}
+	if out, err := tools("", extend...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const said = "unsealing failed: "
+	if text := harness.Read(t, p.log); strings.Contains(text, said) {
+		t.Errorf("before the change: %s", text)
+	}
+	if out, err := tools("", unseal...); err == nil {
+		t.Fatalf("after the change the secret opens: %s", out)
+	}
+	tools("", "tpm2_flushcontext", "-l") // systemd 252 leaves the session to the kernel
+	const line = said + "the guest gave up a session with a policy over sha256:7 and did not use it"
+	if err := harness.Until(func() bool { return strings.Contains(harness.Read(t, p.log), line) }); err != nil {
+		t.Errorf("%q is not in the log:\n%s", line, harness.Read(t, p.log))
+	}
+	if text := harness.Read(t, p.log); strings.Count(text, said) != 1 {
+		t.Errorf("not one failure in the log:\n%s", text)
+	}
+	var out string
+	err := harness.Until(func() bool {
+		out = mustRun(t, ours("swtpm"), "boots", "explain", p.profile)
+		return strings.Contains(out, "Unsealing over PCR 7 (sha256) fails")
+	})
+	if err != nil || !strings.Contains(out, "PCR 7, measurement 2: added") {
+		t.Error(out)
+	}
+}

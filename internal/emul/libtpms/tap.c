@@ -23,6 +23,7 @@ enum {
 	SHUTDOWN = 0x145,
 	POLICY_NV = 0x149,
 	POLICY_SECRET = 0x151,
+	CREATE = 0x153,
 	POLICY_SIGNED = 0x160,
 	FLUSH_CONTEXT = 0x165,
 	POLICY_AUTHORIZE = 0x16a,
@@ -33,6 +34,7 @@ enum {
 	PCR_EXTEND = 0x182,
 	EVENT_SEQUENCE_COMPLETE = 0x185,
 	POLICY_PASSWORD = 0x18c,
+	CREATE_LOADED = 0x191,
 	POLICY_AUTHORIZE_NV = 0x192,
 };
 
@@ -181,8 +183,10 @@ static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint3
 		return 1;
 	if (code == POLICY_RESTART || code == POLICY_PASSWORD || (code >= 0x187 && code <= 0x190 && code != 0x189))
 		return 1;
-	if (!tap->watching || be16(cmd) != TAG_SESSIONS || (area = policy_area(cmd, len, code)) == 0)
+	if (!tap->watching)
 		return 0;
+	if (be16(cmd) != TAG_SESSIONS || (area = policy_area(cmd, len, code)) == 0)
+		return code == CREATE || code == CREATE_LOADED; // a session before it computed the policy
 	*c = area;
 	return 1;
 }

@@ -57,6 +57,7 @@ func (r *Recorder) takePolicy(e *entry) bool {
 		}
 	case flushContext:
 		if e.result == 0 {
+			r.giveUp(r.watch.find(e.handle(0)), e)
 			r.watch.end(e.handle(0))
 		}
 	default:
@@ -143,6 +144,7 @@ func (r *Recorder) takeUse(e *entry) {
 		if area.bad || s == nil || !s.pcrs {
 			continue
 		}
+		s.tried = true
 		if e.result == 0 || concernsPolicy(e.result, n) {
 			r.policy(e, ledger.Policy{
 				Result: e.result, Code: e.code, Object: object(e.handle(0)), Flags: s.flags,
@@ -185,7 +187,9 @@ func object(handle uint32) [8]byte {
 // policy records the result of a policy over PCRs.
 func (r *Recorder) policy(e *entry, p ledger.Policy) {
 	failed := p.Result != 0
-	if failed {
+	if !failed {
+		r.succeeded(p)
+	} else {
 		r.failures.Add(1)
 		pcrs := uint32(0)
 		for _, b := range p.Banks {

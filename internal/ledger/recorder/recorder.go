@@ -51,6 +51,8 @@ type Recorder struct {
 	opt      Options
 	state    *ledger.State
 	watch    watch
+	good     []ledger.Policy // that succeeded, in any boot of this process
+	unused   []unused
 	count    int // records of this boot
 	missing  ledger.Overflow
 	full     bool // missing is not 0
@@ -109,7 +111,7 @@ func (r *Recorder) Failures() (all uint64, pcrs [ledger.PCRs]uint64) {
 
 // PowerOn begins a boot of the TPM with the identity. Its file is made with its first record.
 func (r *Recorder) PowerOn(identity [16]byte) {
-	r.watch = watch{}
+	r.watch, r.unused = watch{}, nil
 	r.state = ledger.NewState()
 	r.count, r.sums, r.missing = 0, 0, ledger.Overflow{}
 	r.full, r.dirty, r.begun, r.mismatch = false, false, false, false
@@ -202,6 +204,7 @@ func (r *Recorder) End(orderly bool) {
 	if !r.begun {
 		return
 	}
+	r.endSessions()
 	r.summarize(true)
 	body := []byte{0}
 	if orderly {
@@ -296,6 +299,9 @@ func Describe(v tpm.Version, p ledger.Policy) string {
 	over := policyText(p.Banks)
 	if over == "" {
 		over = "unknown PCRs"
+	}
+	if p.Result == ledger.NotUsed {
+		return fmt.Sprintf("the guest gave up a session with a policy over %s and did not use it", over)
 	}
 	return fmt.Sprintf("%s with a policy over %s: result %#x", name, over, p.Result)
 }

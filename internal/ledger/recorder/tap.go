@@ -63,6 +63,10 @@ func (r *Recorder) take(e *entry) {
 		r.take12(e)
 		return
 	}
+	r.decideBefore(e)
+	if e.result == 0 && (e.code == create || e.code == createLoaded) {
+		r.created()
+	}
 	switch {
 	case r.takeMeasurement(e):
 	case r.takePolicy(e):

@@ -16,6 +16,7 @@ type session struct {
 	banks   []ledger.Bank
 	digests []ledger.Digest
 	flags   ledger.PolicyFlags
+	tried   bool // a command used it
 	used    uint64
 }
 
