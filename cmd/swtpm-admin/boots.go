@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/boots"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/program"

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/fleet"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/fleet"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/pflag"
 
-	"github.com/swtpm-go/swtpm/internal/fleet"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/fleet"
 	"github.com/swtpm-go/swtpm/internal/metrics"
 )
 

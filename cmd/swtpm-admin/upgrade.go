@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/fleet"
 	"github.com/swtpm-go/swtpm/internal/config"
-	"github.com/swtpm-go/swtpm/internal/fleet"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 

@@ -9,7 +9,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/ca/cmdcert"
+	"github.com/swtpm-go/swtpm/internal/ca"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
@@ -18,7 +18,7 @@ func main() { program.Main("swtpm_cert", run) }
 // run runs the program and ends early if ctx does: a password that is not written
 // or a token that does not answer would not notice.
 func run(ctx context.Context, args []string) error {
-	p := &cmdcert.Program{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr), Now: time.Now, Env: os.LookupEnv}
+	p := &ca.CertProgram{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr), Now: time.Now, Env: os.LookupEnv}
 	err := program.AwaitError(ctx, func() error { return p.Run(args) })
 	if err == program.ErrInterrupted {
 		return &program.ExitError{Code: 1, Err: err}

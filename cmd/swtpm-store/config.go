@@ -16,8 +16,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
-	"github.com/swtpm-go/swtpm/internal/store/broker"
 )
 
 // config is the file of the broker; swtpm-store.toml(5) describes the keys.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/store/broker"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 )
 
 const good = `

@@ -19,9 +19,9 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/store/broker"
 )
 
 func main() { program.Main("swtpm-store", run) }

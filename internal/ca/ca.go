@@ -1,8 +1,9 @@
 // Package ca is a local certificate authority for TPMs: a root key and a key that
 // issues certificates, each with its certificate, in files that swtpm_localca can
 // use, too. It creates them on first use, assigns serial numbers, issues certificates
-// (Issue), revokes them and returns the certificates for verifiers. Package cert builds
-// the certificates, package signer opens the keys.
+// (Issue), revokes them and returns the certificates for verifiers. It also has the command
+// line of swtpm_cert, whose options can be in its options file. Package cert builds the
+// certificates, package signer opens the keys.
 package ca
 
 import (

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
-	"github.com/swtpm-go/swtpm/internal/ca/cmdcert"
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
@@ -65,9 +64,9 @@ func (r *Request) subject() string {
 
 // certificate returns the certificate that r describes, with the defaults of the
 // options file; options are its words.
-func (r *Request) certificate(options []string) (*cmdcert.Request, error) {
+func (r *Request) certificate(options []string) (*CertRequest, error) {
 	args := append([]string{"--subject", r.subject()}, options...)
-	c, err := cmdcert.ParseRequest(append(args, r.Args...))
+	c, err := ParseCertRequest(append(args, r.Args...))
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 // TestGolden checks that our certificates say what those of swtpm_localca say, in
 // its order and encoding, but for keys, numbers and times.
-func TestGolden(t *testing.T) {
+func TestGoldenCA(t *testing.T) {
 	dir := copyCA(t)
 	for _, name := range []string{rootCertName, "issuercert.pem"} {
 		var certs [2]*x509.Certificate

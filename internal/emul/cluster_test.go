@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/broker"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 

@@ -18,7 +18,7 @@ import (
 )
 
 // goldenCerts has issuers and public keys.
-const goldenCerts = "../../internal/ca/cmdcert/testdata"
+const goldenCerts = "../../internal/ca/testdata"
 
 // certFiles copies them into a directory, the keys as keys must be.
 func certFiles(t *testing.T) string {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/fleet"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/fleet"
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 

@@ -12,4 +12,4 @@ fi
 "$promtool" check rules contrib/prometheus/swtpm.rules.yml
 cp contrib/prometheus/*.yml "$1"
 "$promtool" check config "$1/scrape.yml"
-go test -count=1 -run '^TestDashboard$|^TestMetrics' ./internal/fleet
+go test -count=1 -run '^TestDashboard$|^TestMetrics' ./cmd/swtpm-admin/fleet

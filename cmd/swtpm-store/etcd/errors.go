@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
 // classify wraps err in the error of package driver that it means. other is the one of a

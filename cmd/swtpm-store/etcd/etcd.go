@@ -30,7 +30,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
-	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
 // Options says which cluster a Store uses.

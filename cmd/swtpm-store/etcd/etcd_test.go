@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/test/harness/drivertest"
 	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
 )

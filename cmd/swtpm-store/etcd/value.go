@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
 // headSize is the size of a head in bytes.

@@ -1,7 +1,7 @@
 // Package cert builds the certificates of a TPM: of its endorsement key (EK), of
 // the platform that it is part of, of its initial attestation key (IAK) and of
 // its initial device identity (IDevID), field by field as swtpm_cert does. The
-// signing key comes from package signer, the command line is in package cmdcert.
+// signing key comes from package signer, the command line is in package ca.
 //
 // crypto/x509 is not used because it does not support all types of keys, neither of
 // TPMs nor of CAs. Order of extensions and encodings are the reference's, so that a

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
 // TTL is the time to live of the leases of the tests. A lease may live longer, at most

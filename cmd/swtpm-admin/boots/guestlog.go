@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 

@@ -1,4 +1,4 @@
-package cmdcert
+package ca
 
 import (
 	"encoding/pem"

@@ -1,7 +1,7 @@
 package boots
 
 import (
-	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 )
 
 // Texts that other names are found by.

@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
 // Names that a client opens leave nothing after the session.

@@ -3,7 +3,7 @@ package driver_test
 import (
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/test/harness/drivertest"
 )
 

@@ -1,4 +1,4 @@
-package cmdcert
+package ca
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 //
 // Compat: C-270: without --out-cert swtpm_cert writes PEM to stdout, without a header, and does
 // not write DER.
-func (p *Program) write(o *options, der []byte) error {
+func (p *CertProgram) write(o *options, der []byte) error {
 	switch {
 	case o.out == "" && o.PEM:
 		if _, err := p.Stdout.Write(cert.PEM(der)); err != nil {

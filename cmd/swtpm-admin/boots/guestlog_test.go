@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 

@@ -1,6 +1,4 @@
-// Package cmdcert is the command line of swtpm_cert, which creates one certificate of a
-// TPM. Its options can also be in the options file of a CA (ParseRequest).
-package cmdcert
+package ca
 
 import (
 	"errors"
@@ -13,8 +11,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// Program is the environment of a run.
-type Program struct {
+// CertProgram is the environment of a run of swtpm_cert, which creates one certificate of
+// a TPM. Its options can also be in the options file of a CA (ParseCertRequest).
+type CertProgram struct {
 	Name   string // argv[0], for the messages of the option parser
 	Stdout io.Writer
 	Stderr io.Writer
@@ -52,7 +51,7 @@ A password <pwd> may be given as:
 // Run runs the program; args are its arguments without its name. The returned error is the
 // message for the user, in the words of swtpm_cert where it has one. Warnings are printed
 // to Stderr, and the usage after a wrong option to Stdout. Every error means exit code 1.
-func (p *Program) Run(args []string) error {
+func (p *CertProgram) Run(args []string) error {
 	o := newOptions()
 	defer o.clear()
 	table := o.table(p.Env)
@@ -85,7 +84,7 @@ func (p *Program) Run(args []string) error {
 type misuse struct{ error }
 
 // make creates the certificate and writes it.
-func (p *Program) make(o *options) error {
+func (p *CertProgram) make(o *options) error {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -97,7 +96,7 @@ func (p *Program) make(o *options) error {
 }
 
 // issue returns the certificate in DER.
-func (p *Program) issue(o *options) ([]byte, error) {
+func (p *CertProgram) issue(o *options) ([]byte, error) {
 	var err error
 	if o.Key, err = o.key.read(); err != nil {
 		return nil, err

@@ -6,8 +6,8 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
 // adoptAll tries to adopt the states of the previous run until that succeeded once.

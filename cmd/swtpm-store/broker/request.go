@@ -8,8 +8,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
 // Each method runs one request with x.state.mu held, and appends to x.out.

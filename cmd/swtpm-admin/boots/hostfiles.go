@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )

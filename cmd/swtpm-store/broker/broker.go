@@ -15,8 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
 // Options are the settings of a Broker.

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
 // state is a state that a TPM of this host uses or used.

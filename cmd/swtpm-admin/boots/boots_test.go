@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )

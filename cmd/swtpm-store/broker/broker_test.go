@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/internal/store"
-	"github.com/swtpm-go/swtpm/internal/store/driver"
 )
 
 // host is a broker with a socket, on a store that hosts share.

@@ -113,7 +113,7 @@ func TestDashboard(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^(swtpm_\w+)`).FindAllStringSubmatch(all, -1) {
 		names = append(names, m[1])
 	}
-	raw, err := os.ReadFile("../../contrib/grafana/swtpm.json")
+	raw, err := os.ReadFile("../../../contrib/grafana/swtpm.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestDashboard(t *testing.T) {
 		}
 		ids = append(ids, p.ID)
 	}
-	rules, err := os.ReadFile("../../contrib/prometheus/swtpm.rules.yml")
+	rules, err := os.ReadFile("../../../contrib/prometheus/swtpm.rules.yml")
 	if err != nil {
 		t.Fatal(err)
 	}

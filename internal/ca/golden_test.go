@@ -1,4 +1,4 @@
-package cmdcert
+package ca
 
 import (
 	"bytes"
@@ -113,7 +113,7 @@ func (r result) message() string {
 // run runs the program at the time of the golden cases.
 func run(args ...string) result {
 	var stdout, stderr strings.Builder
-	p := &Program{Name: "swtpm_cert", Stdout: &stdout, Stderr: &stderr, Env: os.LookupEnv,
+	p := &CertProgram{Name: "swtpm_cert", Stdout: &stdout, Stderr: &stderr, Env: os.LookupEnv,
 		Now: func() time.Time { return time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC) }}
 	err := p.Run(args)
 	return result{stdout.String(), stderr.String(), err}

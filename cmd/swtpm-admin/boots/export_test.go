@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-eventlog/register"
 	"github.com/google/go-eventlog/tcg"
 
-	"github.com/swtpm-go/swtpm/internal/boots/eventlog"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
