@@ -120,9 +120,10 @@ func (e *emulator) status() string {
 	return line + "; " + e.confined.String()
 }
 
-// endFor ends the process for the reason of a server. Other reasons than a client are logged as errors.
+// endFor ends the process for the reason of a server. Other reasons than a client are logged
+// as errors, the first one only: each waiting client reports that the state was lost.
 func (e *emulator) endFor(reason error) {
-	if reason != ctrl.ErrShutdown && reason != conn.ErrDisconnected {
+	if e.ctx.Err() == nil && reason != ctrl.ErrShutdown && reason != conn.ErrDisconnected {
 		e.log.Errorf("%v; ending", reason)
 	}
 	e.stop(reason)

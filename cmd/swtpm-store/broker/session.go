@@ -106,7 +106,9 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	x := &session{b: b, conn: conn, stream: stream{raw}, cred: cred}
 	defer x.leave()
-	_ = conn.SetReadDeadline(time.Now().Add(b.o.Patience)) // until Open
+	if x.readUntil(ctx, time.Now().Add(b.o.Patience)) != nil { // until Open
+		return
+	}
 	for {
 		err := x.one(ctx)
 		switch {

@@ -111,7 +111,9 @@ func TestAdoptRetries(t *testing.T) {
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
 	acquired(t, a.client())
 	a.stop()
+	d.mu.Lock()
 	d.fails = 2
+	d.mu.Unlock()
 	a.start()
 	other := b.client()
 	for begin := time.Now(); ; time.Sleep(quick / 20) {
