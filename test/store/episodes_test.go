@@ -1,0 +1,163 @@
+package store_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// results are what all episodes found, by the name of the fault.
+type results struct {
+	mu        sync.Mutex
+	runs      map[string]int
+	failovers map[string][]time.Duration
+	counts    counts
+}
+
+func (r *results) add(name string, c counts, failover time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runs[name]++
+	r.counts.answered, r.counts.open = r.counts.answered+c.answered, r.counts.open+c.open
+	if failover > 0 {
+		r.failovers[name] = append(r.failovers[name], failover)
+	}
+}
+
+// report logs a table, and fails the test if the usual failover took longer than it may.
+func (r *results) report(t *testing.T) {
+	t.Helper()
+	var b strings.Builder
+	var all []time.Duration
+	for _, name := range slices.Sorted(maps.Keys(r.runs)) {
+		fmt.Fprintf(&b, "\n%4d %s", r.runs[name], name)
+		if took := r.failovers[name]; len(took) > 0 {
+			fmt.Fprintf(&b, ": failover at most %v", slices.Max(took).Round(10*time.Millisecond))
+			all = append(all, took...)
+		}
+	}
+	t.Logf("%d commands answered, %d increments without a success%s", r.counts.answered, r.counts.open, b.String())
+	if len(all) == 0 {
+		return
+	}
+	slices.Sort(all)
+	late := 0
+	for _, took := range all {
+		if took > ttl+slack {
+			late++
+		}
+	}
+	t.Logf("%d failovers with a TTL of %v: median %v, longest %v, %d took longer than the TTL and %v", len(all), ttl, all[len(all)/2].Round(10*time.Millisecond), all[len(all)-1].Round(10*time.Millisecond), late, slack)
+	if late > len(all)/10 {
+		t.Errorf("%d of %d failovers took longer than %v", late, len(all), ttl+slack)
+	}
+}
+
+// number returns a number from the environment.
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+// TestEpisodes runs SWTPM_STORE_EPISODES faults: of five, four break one of the three hosts
+// of a TPM, for several TPMs at the same time, and one breaks the store for all.
+func TestEpisodes(t *testing.T) {
+	count := number(t, "SWTPM_STORE_EPISODES", 0)
+	if count == 0 {
+		t.Skip("SWTPM_STORE_EPISODES is not set; see make store")
+	}
+	seed := uint64(number(t, "SWTPM_STORE_SEED", int(time.Now().UnixNano()%1e9)))
+	t.Logf("SWTPM_STORE_SEED=%d", seed)
+	c := newCluster(t, 3)
+	var worlds []*world
+	for n := range 8 {
+		worlds = append(worlds, newWorld(t, c, n, seed))
+	}
+	r := &results{runs: map[string]int{}, failovers: map[string][]time.Duration{}}
+	rounds := max(1, count/50) // hosts and members take turns
+	done, order := 0, rand.New(rand.NewPCG(seed, 1000))
+	members := shuffled(order, clusterFaults)
+	for round := range rounds {
+		hosts := count * 4 / 5 / rounds
+		runWorlds(t, worlds, hosts, r)
+		for range count/rounds - hosts {
+			f := members[done%len(members)]
+			done++
+			sum, err := f.episode(c, worlds, order)
+			if err != nil {
+				t.Fatalf("%s: %v", f.name, err)
+			}
+			r.add(f.name, sum, 0)
+			t.Logf("all: %s: %d commands answered, %d increments without a success", f.name, sum.answered, sum.open)
+		}
+		if t.Failed() {
+			t.Fatalf("round %d failed", round)
+		}
+	}
+	r.report(t)
+}
+
+// runWorlds runs count faults of hosts, in all worlds at the same time.
+func runWorlds(t *testing.T, worlds []*world, count int, r *results) {
+	t.Helper()
+	left := make(chan struct{}, count)
+	for range count {
+		left <- struct{}{}
+	}
+	close(left)
+	var all sync.WaitGroup
+	for _, w := range worlds {
+		all.Go(func() {
+			for range left {
+				if !w.episode(r) {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// episode runs the world's next fault and checks the history.
+func (w *world) episode(r *results) bool {
+	if len(w.next) == 0 {
+		w.next = shuffled(w.rand, hostFaults)
+	}
+	f := w.next[0]
+	w.next = w.next[1:]
+	w.work()
+	time.Sleep(300 * time.Millisecond)
+	took, err := f.run(w)
+	if err == nil {
+		time.Sleep(300 * time.Millisecond)
+	}
+	c, checked := w.rest()
+	if err != nil || checked != nil {
+		w.t.Errorf("%s: %s: %v; %v", w.state, f.name, err, checked)
+		return false
+	}
+	r.add(f.name, c, took)
+	w.t.Logf("%s: %s: %d commands answered, %d increments without a success, failover %v", w.state, f.name, c.answered, c.open, took.Round(time.Millisecond))
+	return true
+}
+
+func shuffled[T any](r *rand.Rand, all []T) []T {
+	all = slices.Clone(all)
+	r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}

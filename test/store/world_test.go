@@ -1,0 +1,189 @@
+package store_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// world is one TPM, the three hosts between which it moves, and its clients.
+type world struct {
+	t     *testing.T
+	c     *cluster
+	state string
+	hosts []*host
+	rand  *rand.Rand
+	log   history
+	value uint64 // of the counter before the episode
+	next  []fault
+
+	mu   sync.Mutex
+	live []*instance // that clients use; the last one has the state
+	stop chan struct{}
+	wait sync.WaitGroup
+}
+
+// newWorld starts three hosts, and the TPM on the first one.
+func newWorld(t *testing.T, c *cluster, n int, seed uint64) *world {
+	t.Helper()
+	w := &world{t: t, c: c, state: fmt.Sprintf("vm%d", n), rand: rand.New(rand.NewPCG(seed, uint64(n)))}
+	for i := range 3 {
+		w.hosts = append(w.hosts, c.newHost(t, fmt.Sprintf("h%d-%d", n, i), ""))
+	}
+	w.begin(t)
+	return w
+}
+
+// begin starts the TPM for the first time and makes the counter.
+func (w *world) begin(t *testing.T) {
+	t.Helper()
+	i, err := w.hosts[0].acquire(w.state, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.live = []*instance{i}
+	if _, err := i.on(30*time.Second, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
+		t.Fatal(err)
+	}
+	if w.value, err = i.eventually(30*time.Second, read); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// now is the instance that has the state.
+func (w *world) now() *instance {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.live[len(w.live)-1]
+}
+
+// other returns a host on which the TPM does not run.
+func (w *world) other() *host {
+	at := w.now().host
+	i := slices.Index(w.hosts, at) + 1 + w.rand.IntN(len(w.hosts)-1)
+	return w.hosts[i%len(w.hosts)]
+}
+
+// move starts the TPM on h within limit. The clients use it and the earlier ones.
+func (w *world) move(h *host, limit time.Duration) (took time.Duration, err error) {
+	begin := time.Now()
+	i, err := h.acquire(w.state, limit)
+	if err != nil {
+		return 0, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.live = append(w.live, i)
+	return time.Since(begin), nil
+}
+
+// failover is move after the host of the TPM died.
+func (w *world) failover() (time.Duration, error) { return w.move(w.other(), ttl+slack+busy) }
+
+// work starts the clients.
+func (w *world) work() {
+	w.stop = make(chan struct{})
+	for n := range 3 {
+		seed := w.rand.Uint64()
+		w.wait.Go(func() { w.client(n, rand.New(rand.NewPCG(seed, 0))) })
+	}
+}
+
+// client uses all instances until the end of the episode. It asks each that does not answer
+// at most a few times for an increment, since each may have happened.
+func (w *world) client(n int, r *rand.Rand) {
+	links := map[*instance]*link{}
+	failed := map[*instance]int{}
+	defer func() {
+		for _, l := range links {
+			_ = l.Close()
+		}
+	}()
+	for {
+		select {
+		case <-w.stop:
+			return
+		case <-time.After(time.Duration(20+r.IntN(40)) * time.Millisecond):
+		}
+		w.mu.Lock()
+		i := w.live[r.IntN(len(w.live))]
+		w.mu.Unlock()
+		if l := links[i]; l == nil || l.broken {
+			conn, err := net.Dial("unix", i.socket)
+			if err != nil {
+				continue
+			}
+			links[i] = &link{Conn: conn, patience: 4 * time.Second}
+		}
+		op, f := opRead, read
+		if r.IntN(2) == 0 && failed[i] < 2 {
+			op, f = opIncrement, increment
+		}
+		if err := w.log.run(n, op, i, links[i], f); err == nil {
+			failed[i] = 0
+		} else if op == opIncrement {
+			failed[i]++
+		}
+		if links[i].broken {
+			_ = links[i].Close()
+		}
+	}
+}
+
+// rest ends the clients and the earlier instances, and checks what happened. The TPM must
+// answer.
+func (w *world) rest() (counts, error) {
+	close(w.stop)
+	w.wait.Wait()
+	w.mu.Lock()
+	last := w.live[len(w.live)-1]
+	for _, i := range w.live[:len(w.live)-1] {
+		_ = i.Cmd.Process.Kill()
+		<-i.Done
+	}
+	w.live = []*instance{last}
+	w.mu.Unlock()
+	value, err := last.eventually(20*time.Second, read)
+	if err != nil {
+		return counts{}, err
+	}
+	first := w.value
+	w.value = value
+	return w.log.check(first, value)
+}
+
+// ends waits until an instance that lost its state has ended by itself, and says why.
+func (w *world) ends(i *instance) error {
+	select {
+	case <-i.Done:
+	case <-time.After(20 * time.Second):
+		return fmt.Errorf("the TPM on host %s has lost its state and does not end: %s", i.host.name, i.Out.String())
+	}
+	if out := i.Out.String(); !strings.Contains(out, "is owned by host") {
+		return fmt.Errorf("the TPM on host %s ends with %v, and does not name the owner: %s", i.host.name, i.Cmd.ProcessState, out)
+	}
+	return nil
+}
+
+// goesOn checks that the TPM is still the same process, and stores.
+func (w *world) goesOn(i *instance) error {
+	logged := func(tpm transport.TPM) (uint64, error) { return 0, w.log.run(50, opIncrement, i, tpm, increment) }
+	var err error
+	for range 10 {
+		if _, err = i.eventually(15*time.Second, read); err != nil {
+			return err
+		}
+		if _, err = i.on(10*time.Second, logged); err == nil {
+			return nil
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	return fmt.Errorf("the TPM on host %s does not store: %w", i.host.name, err)
+}
