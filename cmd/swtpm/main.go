@@ -27,6 +27,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 func main() { program.MainSignals("swtpm", early.Signals, run) }
@@ -204,6 +205,7 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	}
 	e.service = &service{systemd: e.systemd, log: e.log}
 	e.service.profileRejected(e.source.previous.problem)
+	libtpms.ShowCommands(tpm.CommandsFile)
 	o := e.options()
 	o.Ledger = e.openLedger(&o)
 	if e.meter, err = newMeter(e.cfg, e.source.instance, &o, e.log); err != nil {

@@ -55,6 +55,10 @@ type Locality uint8
 // MaxLocality is the highest locality.
 const MaxLocality Locality = 4
 
+// CommandsFile is the name of the memory file of an emulator whose offset is the number of
+// commands since its start. swtpm list finds it in /proc.
+const CommandsFile = "swtpm-commands"
+
 // InfoStatus is a flag of GET_INFO of our own: whether the TPM is on, its locality, its
 // number of commands and its PCRs. libtpms has no flag in these bits.
 const InfoStatus uint64 = 1 << 62

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,6 +97,13 @@ func closed(redirection string) func(*testing.T, *exec.Cmd) {
 // toTerminal makes a pseudo-terminal whose other side is read.
 func toTerminal(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
+	tty := openTerminal(t, io.Discard)
+	cmd.Stdout, cmd.Stderr = tty, tty
+}
+
+// openTerminal makes a pseudo-terminal and copies what it is sent to out.
+func openTerminal(t *testing.T, out io.Writer) (tty *os.File) {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Skip("there are no pseudo-terminals here:", err)
@@ -108,17 +116,13 @@ func toTerminal(t *testing.T, cmd *exec.Cmd) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		t.Skip("/dev/pts is not mounted:", err)
 	}
 	t.Cleanup(func() { _ = tty.Close() })
-	cmd.Stdout, cmd.Stderr = tty, tty
-	go func() {
-		for b := make([]byte, 4096); err == nil; {
-			_, err = master.Read(b)
-		}
-	}()
+	go func() { _, _ = io.Copy(out, master) }()
+	return tty
 }
 
 // start starts an emulator in dir whose messages go to s.

@@ -228,8 +228,11 @@ func child(pid int) int {
 }
 
 // in runs a command in the container and returns what it printed.
-func in(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func in(args ...string) (string, error) { return inFor(patience, args...) }
+
+// inFor is in for a command that may take longer.
+func inFor(most time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
 	defer cancel()
 	enter := []string{"--target=" + strconv.Itoa(leader), "--all", "--"}
 	out, err := exec.CommandContext(ctx, "nsenter", append(enter, args...)...).CombinedOutput()

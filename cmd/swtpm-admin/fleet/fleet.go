@@ -47,7 +47,7 @@ type TPM struct {
 	Uptime  float64    `json:"uptimeSeconds,omitempty"`
 
 	Clients  *int    `json:"clients,omitempty"`
-	Commands *uint64 `json:"commands,omitempty"` // as last reported by the TPM
+	Commands *uint64 `json:"commands,omitempty"` // since the start
 
 	Stored     *time.Time `json:"stored,omitempty"` // last change of the permanent state
 	Generation *uint64    `json:"generation,omitempty"`
@@ -94,16 +94,22 @@ type Host struct {
 	// Doctor returns the verdict of swtpm doctor on profiles; nil to leave it out.
 	Doctor func(ctx context.Context, names []string) map[string]string
 
+	managerTime time.Duration // limit for the service manager
+
 	busy sync.Map // PIDs whose files are being read
 }
 
 // limit is how long one source, or one process, may take to deliver its facts.
 const limit = 2 * time.Second
 
+// managerLimit is the limit for the service manager, which 200 TPMs ask some hundred
+// questions. Without its answer, the list is far from complete.
+const managerLimit = 10 * time.Second
+
 // NewHost returns the host that the process runs on.
 func NewHost() *Host {
 	dirs, _ := config.ProfileDirs()
-	return &Host{Proc: "/proc", UID: os.Geteuid(), Profiles: dirs, States: "/var/lib/swtpm", Peers: peers, Doctor: doctor}
+	return &Host{Proc: "/proc", UID: os.Geteuid(), Profiles: dirs, States: "/var/lib/swtpm", Peers: peers, Doctor: doctor, managerTime: managerLimit}
 }
 
 // snapshot is what a collection shares.
@@ -157,7 +163,7 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 	if h.Units != nil {
 		wait.Go(func() {
 			var err error
-			units, err = within(ctx, func(ctx context.Context) ([]Unit, error) { return h.Units.List(ctx, "swtpm@*.service") })
+			units, err = in(ctx, h.managerTime, func(ctx context.Context) ([]Unit, error) { return h.Units.List(ctx, "swtpm@*.service") })
 			if err != nil {
 				notes = append(notes, "systemd does not answer: "+err.Error())
 			}
@@ -179,6 +185,11 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 // within calls f and gives up waiting after limit: f may wait for a file system or a
 // process that never answers.
 func within[T any](ctx context.Context, f func(ctx context.Context) (T, error)) (T, error) {
+	return in(ctx, limit, f)
+}
+
+// in is within for another limit.
+func in[T any](ctx context.Context, limit time.Duration, f func(ctx context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	v, err := program.Await(ctx, func() (T, error) { return f(ctx) })

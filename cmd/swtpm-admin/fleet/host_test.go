@@ -19,7 +19,7 @@ type fake struct {
 func newFake(t *testing.T) *fake {
 	t.Helper()
 	dir := t.TempDir()
-	f := &fake{&Host{Proc: filepath.Join(dir, "proc"), States: filepath.Join(dir, "states"), UID: 0}, dir}
+	f := &fake{&Host{managerTime: limit / 10, Proc: filepath.Join(dir, "proc"), States: filepath.Join(dir, "states"), UID: 0}, dir}
 	f.write(t, "proc/stat", "cpu 1\nbtime 1700000000\n")
 	for _, lib := range []string{"libtpms.so.0.9.2", "libcrypto.so.3"} {
 		f.write(t, "lib/"+lib, lib)
@@ -93,6 +93,8 @@ func (f *fake) run(t *testing.T, pid int, program, socket string, connections in
 		f.link(t, fmt.Sprintf("%sfd/%d", at, 10+i), fmt.Sprintf("socket:[%d]", pid*10+i))
 	}
 	f.write(t, at+"net/unix", net)
+	f.link(t, at+"fd/9", "/memfd:swtpm-commands (deleted)")
+	f.write(t, at+"fdinfo/9", fmt.Sprintf("pos:\t%d\nflags:\t02000002\n", pid*100))
 }
 
 // classic is the command line of a TPM whose control socket has the path.

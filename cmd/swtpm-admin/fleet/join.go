@@ -77,7 +77,7 @@ func (s *snapshot) inspect(t *TPM, p *process, u *Unit) {
 	if t.State == Unproved {
 		return
 	}
-	t.sockets = p.fds
+	t.sockets, t.Commands = p.fds, s.commands(p)
 	s.compareLibraries(t, p)
 	cfg, instance := configOf(p)
 	if u != nil {
@@ -155,7 +155,7 @@ func readStatus(t *TPM, status string) {
 		}
 		t.Clients = &n
 	}
-	if m := statusCommands.FindStringSubmatch(status); m != nil {
+	if m := statusCommands.FindStringSubmatch(status); m != nil && t.Commands == nil {
 		if n, err := strconv.ParseUint(m[1], 10, 64); err == nil {
 			t.Commands = &n
 		}

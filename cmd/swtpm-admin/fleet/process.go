@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // firstUser is the first UID that is not a system user's.
@@ -38,6 +39,7 @@ type process struct {
 	mapped    []mapping
 	mapsErr   error
 	fds       map[uint64]bool // inodes of its sockets; nil if unknown
+	counter   string          // the descriptor whose offset is the number of commands; "" without
 	netns     string
 }
 
@@ -95,7 +97,7 @@ func (s *snapshot) process(pid int) *process {
 	if !p.guest && !runsTPM(p.args) {
 		return nil
 	}
-	p.fds = s.socketsOf(pid)
+	p.fds, p.counter = s.descriptors(pid)
 	if p.guest {
 		return p
 	}
@@ -165,17 +167,21 @@ func (s *snapshot) status(p *process) {
 	}
 }
 
-// socketsOf returns the inodes of the sockets that a process has open, except its standard
-// streams, which may lead to the journal. It returns nil if they cannot be listed.
-func (s *snapshot) socketsOf(pid int) map[uint64]bool {
+// descriptors returns the inodes of the sockets that a process has open, except its standard
+// streams, which may lead to the journal, and the descriptor that counts commands. It
+// returns nil if they cannot be listed.
+func (s *snapshot) descriptors(pid int) (found map[uint64]bool, counter string) {
 	dir := s.of(pid, "fd")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil
+		return nil, ""
 	}
-	found := map[uint64]bool{}
+	found = map[uint64]bool{}
 	for _, e := range entries {
 		link, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if link == "/memfd:"+tpm.CommandsFile+" (deleted)" {
+			counter = e.Name()
+		}
 		rest, ok := strings.CutPrefix(link, "socket:[")
 		if fd, _ := strconv.Atoi(e.Name()); err != nil || !ok || fd <= 2 {
 			continue
@@ -184,7 +190,23 @@ func (s *snapshot) socketsOf(pid int) map[uint64]bool {
 			found[n] = true
 		}
 	}
-	return found
+	return found, counter
+}
+
+// commands returns the number of commands since the start of a TPM, nil if it shows none.
+//
+// Source: proc_pid_fdinfo(5), pos.
+func (s *snapshot) commands(p *process) *uint64 {
+	if p.counter == "" {
+		return nil
+	}
+	first, _, _ := bytes.Cut(s.read(p.pid, "fdinfo/"+p.counter), []byte("\n"))
+	pos, ok := bytes.CutPrefix(first, []byte("pos:"))
+	n, err := strconv.ParseUint(string(bytes.TrimSpace(pos)), 10, 64)
+	if !ok || err != nil {
+		return nil
+	}
+	return &n
 }
 
 // ticks is the unit of times in /proc/PID/stat, per second: USER_HZ.

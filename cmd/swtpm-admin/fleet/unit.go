@@ -42,11 +42,14 @@ type manager struct{ conn *dbus.Conn }
 // Systemd connects to the service manager of the system, or of the user who is not root.
 // The caller calls close.
 func Systemd(ctx context.Context) (u Units, stop func(), err error) {
-	connect := dbus.NewSystemConnectionContext
 	if os.Geteuid() != 0 {
-		connect = dbus.NewUserConnectionContext
+		return systemd(ctx, dbus.NewUserConnectionContext)
 	}
-	return systemd(ctx, connect)
+	// Without the message bus in between: 200 TPMs mean some hundred questions.
+	if u, stop, err = systemd(ctx, dbus.NewSystemdConnectionContext); err != nil {
+		u, stop, err = systemd(ctx, dbus.NewSystemConnectionContext)
+	}
+	return u, stop, err
 }
 
 // SystemBus is Systemd for a system user, who sees the units of the system.

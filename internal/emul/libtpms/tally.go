@@ -2,6 +2,7 @@ package libtpms
 
 /*
 #include "engine.h"
+#include <stdlib.h>
 */
 import "C"
 
@@ -45,6 +46,17 @@ func Count(v tpm.Version, bounds []time.Duration) error {
 	}
 	counted = len(bounds)
 	return nil
+}
+
+// ShowCommands shows the number of commands to other processes that may look at this one: it
+// is the offset of a memory file called name, in /proc/PID/fdinfo. If the kernel refuses such
+// a file, nothing is shown. It is called once, before the first command.
+func ShowCommands(name string) {
+	s := C.CString(name)
+	defer C.free(unsafe.Pointer(s))
+	theEngine.Lock()
+	defer theEngine.Unlock()
+	C.swtpm_show_commands(s)
 }
 
 // counted is the number of bounds; written before the first command.

@@ -1,0 +1,94 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
+)
+
+// TestListCommands checks the number of commands in swtpm list of a TPM without metrics that
+// no unit runs, while its only control client stays.
+func TestListCommands(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root sees the descriptors of a TPM")
+	}
+	for _, v := range both {
+		e := start(t, setup{tpm: v, args: []string{"--flags", "not-need-init", "--terminate"}})
+		control := e.control(t)
+		if _, err := control.Capability(); err != nil {
+			t.Fatal(err)
+		}
+		c := harness.Dial(t, e.Process, e.data)
+		const n = 5
+		for range n {
+			if _, err := c.Write(harness.Unhex(map[version]string{v12: startup12, v20: startup20}[v])); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := listOf(t, e.Cmd.Process.Pid); got.Commands == nil || *got.Commands != n || got.TPM != string(v) {
+			t.Errorf("TPM %s: %+v, want %d commands", v, got, n)
+		}
+		if _, err := control.Capability(); err != nil {
+			t.Errorf("after the list: %v", err)
+		}
+	}
+}
+
+// listedTPM is a part of swtpm list --json.
+type listedTPM struct {
+	PID      int
+	TPM      string
+	Commands *uint64
+}
+
+// listOf returns the TPM of a process as swtpm list has it.
+func listOf(t *testing.T, pid int) listedTPM {
+	t.Helper()
+	pattern := fmt.Sprintf("pid %d", pid)
+	var l struct{ TPMs []listedTPM }
+	if err := json.Unmarshal([]byte(mustRun(t, ours("swtpm"), "list", "--json", pattern)), &l); err != nil {
+		t.Fatal(err)
+	}
+	if len(l.TPMs) != 1 || l.TPMs[0].PID != pid {
+		t.Fatalf("%+v, want the TPM of process %d alone", l.TPMs, pid)
+	}
+	return l.TPMs[0]
+}
+
+// TestListWatch checks that --watch redraws on a terminal, writes no escape sequence to a
+// pipe, and ends with SIGINT.
+func TestListWatch(t *testing.T) {
+	t.Parallel()
+	const home = "\x1b[H\x1b[2J"
+	var piped, shown harness.Buffer
+	for _, out := range []*harness.Buffer{&piped, &shown} {
+		cmd := exec.Command(ours("swtpm"), "list", "--watch", "no TPM has this name")
+		cmd.Stdout = out
+		if out == &shown {
+			cmd.Stdout = openTerminal(t, out)
+		}
+		p := harness.Start(t, cmd)
+		harness.Await(t, "two tables", func() bool { return strings.Count(out.String(), "0 TPMs") >= 2 })
+		_ = p.Cmd.Process.Signal(unix.SIGINT)
+		if code := p.Wait(t); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	if got := shown.String(); strings.Count(got, home) < 2 {
+		t.Errorf("the terminal got %q", got)
+	}
+	if got := piped.String(); strings.Contains(got, "\x1b") {
+		t.Errorf("the pipe got %q", got)
+	}
+}
