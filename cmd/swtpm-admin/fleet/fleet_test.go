@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode"
@@ -305,17 +307,25 @@ func TestOpens(t *testing.T) {
 
 // units is a service manager.
 type units struct {
-	list     func() ([]Unit, error)
-	restart  func(unit string) error
-	stored   int
+	list    func() ([]Unit, error)
+	restart func(unit string) error
+	stored  int
+
+	mu       sync.Mutex // an upgrade with several jobs asks in parallel
 	restarts []string
 }
 
-func (u *units) List(context.Context, string) ([]Unit, error) { return u.list() }
+func (u *units) List(context.Context, string) ([]Unit, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.list()
+}
 
 func (u *units) Stored(context.Context, string) (int, error) { return u.stored, nil }
 
 func (u *units) Restart(_ context.Context, unit string) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.restarts = append(u.restarts, unit)
 	return u.restart(unit)
 }
@@ -350,14 +360,14 @@ func TestStopped(t *testing.T) {
 	f.write(t, "etc/host.toml", "")
 	f.write(t, "etc/default.toml", "")
 	f.write(t, "states/vm2/tpm2-00.permall", "")
-	asked := 0
+	var asked atomic.Int32 // the doctor is asked in parallel
 	f.Doctor = func(_ context.Context, names []string) map[string]string {
-		asked += len(names)
+		asked.Add(int32(len(names)))
 		return map[string]string{"vm1": "would start", "vm2": "would not start: x"}
 	}
 	tpms, _ := f.Collect(context.Background())
-	if len(tpms) != 2 || tpms[0].Verdict != "would start" || tpms[1].Verdict != "would not start: x" || tpms[1].State != Stopped || asked != 2 {
-		t.Errorf("%d, %+v", asked, tpms)
+	if len(tpms) != 2 || tpms[0].Verdict != "would start" || tpms[1].Verdict != "would not start: x" || tpms[1].State != Stopped || asked.Load() != 2 {
+		t.Errorf("%d, %+v", asked.Load(), tpms)
 	}
 }
 
