@@ -25,7 +25,7 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 	places, memory := maxClients(), &collector{}
 	e.data, err = data.New(e.tpm, data.Options{
 		Save:       saveData(e.session),
-		Changed:    e.service.changed,
+		Changed:    e.service.listener(),
 		Disconnect: e.cfg.Interface.Disconnect,
 		MaxClients: places,
 		Terminate:  e.cfg.Interface.Terminate,
@@ -38,7 +38,7 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 	}
 	e.ctrl, err = ctrl.New(e.tpm, ctrl.Options{
 		Save:       saveCtrl(e.session),
-		Changed:    e.service.changed,
+		Changed:    e.service.listener(),
 		MaxClients: places,
 		Wait:       e.tpm.ServeQueries,
 		Engine:     e.data.Post,

@@ -98,6 +98,14 @@ func (s *service) watch(line func() string, ping func()) {
 // changed reports that the summary may have changed.
 func (s *service) changed() { s.updates.Changed() }
 
+// listener returns changed for a server, or nil without systemd, which reads the summary.
+func (s *service) listener() func() {
+	if !s.systemd.Listens() {
+		return nil
+	}
+	return s.changed
+}
+
 // ready reports that commands are answered, and sends updates of the summary until ctx
 // ends.
 func (s *service) ready(ctx context.Context) {

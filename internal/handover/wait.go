@@ -9,7 +9,7 @@ import (
 
 // Set names the descriptors that a loop waits for, in one call of poll(2).
 //
-// The engine reads Polls, Clients, Buf and Fixed from C, so they contain no Go pointers.
+// The engine uses Polls, Clients, Buf, Fixed and Counts in C, so they contain no Go pointers.
 type Set struct {
 	Polls   []unix.PollFd
 	Clients []Entry       // Clients[i] describes the descriptor Polls[i]
@@ -17,6 +17,20 @@ type Set struct {
 	Wait    time.Duration // maximum; negative for no limit
 	Tick    uint64        // rises with each answered command
 	Fixed   []Fixed       // replies of the control channel
+
+	// The engine may accept clients of an Entry that Listens. It appends them to Polls and
+	// Clients, which have space for Room of them. An entry of a client that has disconnected
+	// has a negative descriptor.
+	Room     int
+	MayClose bool    // the engine may also close them, when they disconnect
+	Counts   *Counts // nil if it may not accept clients
+}
+
+// Counts are numbers of clients, which change while others read them with LoadUint64 of
+// sync/atomic. emul/libtpms has the same structure in C, struct counts.
+type Counts struct {
+	Came    uint64 // so far
+	Clients uint64 // now
 }
 
 // Fixed is the constant reply to a request of the control channel that consists of its code
@@ -34,7 +48,16 @@ type Entry struct {
 	Last   uint64  // Tick after the last reply; 0 before the first
 	Plain  uint32  // 1 if the engine may answer plain commands
 	Socket uint32  // 1 if the descriptor is a socket
+
+	Listens uint32 // 1 if it is a listener of which the engine may accept clients
+	Fresh   uint32 // Fresh or FreshUsed of a client that the engine has accepted, else 0
 }
+
+// The values of Entry.Fresh.
+const (
+	Fresh     = 1 // the client has not had a reply
+	FreshUsed = 2
+)
 
 // SetRecord stores the address of r, which must not move while the Set is in use.
 func (c *Entry) SetRecord(r *Record) { c.Record = uintptr(unsafe.Pointer(r)) }
@@ -57,6 +80,7 @@ type Event struct {
 	Kind EventKind
 	At   int
 	N    int
+	FD   int // of EventMessage of the control channel: the descriptor that came with it, or -1
 	Rest []byte
 	Err  error
 	Late bool // the time was up at the last poll

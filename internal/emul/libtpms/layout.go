@@ -12,6 +12,9 @@ enum {
 	offsetof_entry_last = offsetof(struct entry, last),
 	offsetof_entry_plain = offsetof(struct entry, plain),
 	offsetof_entry_socket = offsetof(struct entry, socket),
+	offsetof_entry_listens = offsetof(struct entry, listens),
+	offsetof_entry_fresh = offsetof(struct entry, fresh),
+	offsetof_counts_clients = offsetof(struct counts, clients),
 };
 */
 import "C"
@@ -48,6 +51,13 @@ var (
 	_ = one[unsafe.Offsetof(handover.Entry{}.Last)-C.offsetof_entry_last]
 	_ = one[unsafe.Offsetof(handover.Entry{}.Plain)-C.offsetof_entry_plain]
 	_ = one[unsafe.Offsetof(handover.Entry{}.Socket)-C.offsetof_entry_socket]
+
+	_ = one[unsafe.Offsetof(handover.Entry{}.Listens)-C.offsetof_entry_listens]
+	_ = one[unsafe.Offsetof(handover.Entry{}.Fresh)-C.offsetof_entry_fresh]
+	_ = one[C.FRESH-handover.Fresh]
+	_ = one[C.FRESH_USED-handover.FreshUsed]
+	_ = one[unsafe.Sizeof(handover.Counts{})-C.sizeof_struct_counts]
+	_ = one[unsafe.Offsetof(handover.Counts{}.Clients)-C.offsetof_counts_clients]
 
 	_ = one[C.EVENT_READY-handover.EventReady]
 	_ = one[C.EVENT_MESSAGE-handover.EventMessage]

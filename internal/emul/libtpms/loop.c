@@ -80,6 +80,15 @@ uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, ui
 	return n < 0 ? 0 : (uint32_t)n;
 }
 
+void swtpm_answered(struct set *s, uint32_t i)
+{
+	struct entry *c = &s->clients[i];
+
+	c->last = ++s->tick;
+	if (c->fresh)
+		c->fresh = FRESH_USED;
+}
+
 // answer reads from one client, and answers a plain command. It returns 0 if ev is for Go.
 static int answer(struct set *s, uint32_t i, struct event *ev)
 {
@@ -90,12 +99,16 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 
 	ev->at = i;
 	if (!(s->polls[i].revents & POLLIN)) { // a hang-up or an error alone
+		if (swtpm_close(s, i))
+			return 1;
 		ev->kind = EVENT_CLOSED;
 		ev->code = 0;
 		return 0;
 	}
 	n = swtpm_receive(s->polls[i].fd, c, s->buf, s->cap);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 1;
+	if (n == 0 && swtpm_close(s, i))
 		return 1;
 	if (n <= 0) {
 		ev->kind = EVENT_CLOSED;
@@ -120,7 +133,7 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	}
 	ev->held = is_past(deadline);
 	sent = ev->held ? 0 : swtpm_respond(s->polls[i].fd, c, rsp.b, rsp.n);
-	c->last = ++s->tick;
+	swtpm_answered(s, i);
 	if (sent == rsp.n)
 		return 1;
 	ev->kind = EVENT_REST;
@@ -195,6 +208,8 @@ struct event swtpm_loop(struct set *s)
 			if (!answer(s, i, &ev))
 				return ev;
 		}
+		if (!swtpm_accept(s, answer, &ev))
+			return ev;
 		if (late || swtpm_needs_go(s) || swtpm_tap_due())
 			break;
 	}

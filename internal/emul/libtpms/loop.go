@@ -42,10 +42,21 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 	for _, p := range []any{unsafe.SliceData(s.Buf), unsafe.SliceData(s.Fixed)} {
 		pin.Pin(p)
 	}
+	first, room := len(s.Polls), 0
+	if s.Counts != nil {
+		pin.Pin(s.Counts)
+		room = s.Room
+	}
 	c := C.struct_set{
 		polls:   (*C.struct_pollfd)(unsafe.Pointer(unsafe.SliceData(s.Polls))),
 		clients: (*C.struct_entry)(unsafe.Pointer(unsafe.SliceData(s.Clients))),
-		n:       C.uint32_t(len(s.Polls)),
+		n:       C.uint32_t(first),
+
+		first_place: C.uint32_t(first),
+		last_place:  C.uint32_t(first + room),
+		may_close:   C.int(cbool(s.MayClose)),
+		counts:      (*C.struct_counts)(unsafe.Pointer(s.Counts)),
+
 		wait_ms: -1,
 		buf:     (*C.uchar)(unsafe.SliceData(s.Buf)),
 		cap:     C.uint32_t(len(s.Buf)),
@@ -58,12 +69,15 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 	}
 	ev := loop(&c)
 	s.Tick = uint64(c.tick)
+	s.Polls, s.Clients = s.Polls[:c.n], s.Clients[:c.n]
 	return event(ev)
 }
 
 func event(c C.struct_event) handover.Event {
-	ev := handover.Event{Kind: handover.EventKind(c.kind), At: int(c.at), N: int(c.n), Late: c.late != 0, Held: c.held != 0}
+	ev := handover.Event{Kind: handover.EventKind(c.kind), At: int(c.at), N: int(c.n), FD: -1, Late: c.late != 0, Held: c.held != 0}
 	switch c.kind {
+	case C.EVENT_MESSAGE:
+		ev.FD = int(c.fd)
 	case C.EVENT_REST:
 		ev.Rest = C.GoBytes(unsafe.Pointer(c.rest), C.int(c.n))
 	case C.EVENT_NO_RESPONSE:

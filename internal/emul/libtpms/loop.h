@@ -14,6 +14,17 @@ struct entry {
 	uint64_t last;
 	uint32_t plain;
 	uint32_t socket;
+	uint32_t listens;
+	uint32_t fresh;
+};
+
+// The values of entry.fresh: a client that Go does not know yet, without and with a reply.
+enum { FRESH = 1, FRESH_USED = 2 };
+
+// struct counts is handover.Counts, which other threads read.
+struct counts {
+	uint64_t came;
+	uint64_t clients;
 };
 
 // struct fixed is handover.Fixed.
@@ -28,6 +39,10 @@ struct set {
 	struct pollfd *polls;
 	struct entry *clients;
 	uint32_t n;
+	uint32_t first_place; // index of the first place for clients that the loop accepts: n at first
+	uint32_t last_place;  // the end of the places
+	int may_close;        // the loop may close these clients
+	struct counts *counts;
 	int wait_ms; // negative: without end
 	unsigned char *buf;
 	uint32_t cap;
@@ -39,7 +54,7 @@ struct set {
 // The kinds of events: handover.EventKind.
 enum {
 	EVENT_READY = 0,
-	EVENT_MESSAGE = 1, // n bytes are in buf
+	EVENT_MESSAGE = 1, // n bytes are in buf; fd came with a request of the control channel, or is -1
 	EVENT_REST = 2,    // the n bytes at rest, valid until the next call, could not be sent
 	EVENT_NO_RESPONSE = 3, // code is the result of the library
 	EVENT_CLOSED = 4,  // code is errno, or 0
@@ -52,6 +67,7 @@ struct event {
 	int held; // of EVENT_REST: the deadline has passed, and nothing was sent
 	uint32_t at;
 	uint32_t n;
+	int fd;
 	const unsigned char *rest;
 };
 
@@ -68,8 +84,16 @@ struct event swtpm_queries(struct set *s);
 int64_t swtpm_deadline(const struct set *s);
 int swtpm_poll(struct set *s, int64_t end);
 int swtpm_needs_go(const struct set *s);
+// swtpm_answered records that client i has had a reply.
+void swtpm_answered(struct set *s, uint32_t i);
 ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap);
 uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len);
+
+// swtpm_accept accepts clients and calls answer for each; it returns 0 if answer has returned 0.
+// swtpm_close closes client i, which has closed its end; it returns 0 if that is left to Go.
+typedef int answer_fn(struct set *s, uint32_t i, struct event *ev);
+int swtpm_accept(struct set *s, answer_fn *answer, struct event *ev);
+int swtpm_close(struct set *s, uint32_t i);
 
 // swtpm_record_receive is handover.Record.Receive for the start of a request;
 // swtpm_record_send is Answer, Send and Done.

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 // The codes of io/ctrl.
 enum { GET_TPMESTABLISHED = 0x04, SET_LOCALITY = 0x05 };
@@ -42,35 +43,109 @@ static uint32_t prepare(const struct set *s, const unsigned char *b, ssize_t n, 
 	return 0;
 }
 
-// query answers a request of one client. If Go has to handle the request, it stays in the socket,
-// and the client is not plain any more. query returns 0 if ev is for Go.
-static int query(struct set *s, uint32_t i, struct event *ev)
+// first_fd returns the first descriptor that came with a message, or -1, and closes the others.
+static int first_fd(struct msghdr *h)
 {
-	static unsigned char rep[REPLY_SIZE];
-	struct entry *c = &s->clients[i];
-	int fd = s->polls[i].fd;
-	unsigned char b[PADDED_LOCALITY + 1];
-	ssize_t n = -1;
-	uint32_t len = 0, sent;
+	int first = -1;
 
-	if ((s->polls[i].revents & POLLIN) && swtpm_answers_queries()) {
-		n = recv(fd, b, sizeof b, MSG_PEEK | MSG_DONTWAIT);
-		if (n < 0 && (errno == EINTR || errno == EAGAIN))
-			return 1;
-		len = prepare(s, b, n, rep);
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c != NULL; c = CMSG_NXTHDR(h, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
+			if (first < 0)
+				first = fd;
+			else
+				close(fd);
+		}
 	}
-	if (len == 0 || swtpm_receive(fd, c, b, (uint32_t)n) != n) {
-		c->plain = 0;
-		return 1;
-	}
+	return first;
+}
+
+// receive receives the start of a request into s->buf, and a descriptor that comes with it: *fd, -1
+// for none.
+static ssize_t receive(struct set *s, uint32_t i, int *fd)
+{
+	union {
+		char b[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = { s->buf, s->cap };
+	struct msghdr h = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.b, .msg_controllen = sizeof control.b };
+	ssize_t n = recvmsg(s->polls[i].fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	*fd = n < 0 || h.msg_controllen == 0 ? -1 : first_fd(&h);
+	return n;
+}
+
+static unsigned char rep[REPLY_SIZE];
+
+// reply sends the reply of len bytes to the request at b. It returns 0 if ev is for Go.
+static int reply(struct set *s, uint32_t i, const unsigned char *b, uint32_t len, struct event *ev)
+{
+	uint32_t sent;
+
 	if (be32(b) == SET_LOCALITY)
 		swtpm_set_locality(b[4]);
-	sent = swtpm_respond(fd, c, rep, len);
-	c->last = ++s->tick;
+	sent = swtpm_respond(s->polls[i].fd, &s->clients[i], rep, len);
+	swtpm_answered(s, i);
 	if (sent == len)
 		return 1;
 	*ev = (struct event){ .kind = EVENT_REST, .at = i, .n = len - sent, .rest = rep + sent };
 	return 0;
+}
+
+// query_recorded is query for a client with a record. If Go has to handle the request, it stays in
+// the socket, and the client is not plain any more.
+static int query_recorded(struct set *s, uint32_t i, struct event *ev)
+{
+	unsigned char b[PADDED_LOCALITY + 1];
+	int fd = s->polls[i].fd;
+	ssize_t n = recv(fd, b, sizeof b, MSG_PEEK | MSG_DONTWAIT);
+	uint32_t len;
+
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 1;
+	len = prepare(s, b, n, rep);
+	if (len == 0 || swtpm_receive(fd, &s->clients[i], b, (uint32_t)n) != n) {
+		s->clients[i].plain = 0;
+		return 1;
+	}
+	return reply(s, i, b, len, ev);
+}
+
+// query answers a request of one client. It returns 0 if ev is for Go.
+static int query(struct set *s, uint32_t i, struct event *ev)
+{
+	uint32_t len;
+	ssize_t n;
+	int fd;
+
+	if (!(s->polls[i].revents & POLLIN) || !swtpm_answers_queries()) {
+		s->clients[i].plain = 0;
+		return 1;
+	}
+	if (s->clients[i].record != 0)
+		return query_recorded(s, i, ev);
+	n = receive(s, i, &fd);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 1;
+	if (n == 0 && swtpm_close(s, i))
+		return 1;
+	if (n <= 0) {
+		*ev = (struct event){ .kind = EVENT_CLOSED, .at = i, .code = n == 0 ? 0 : errno };
+		return 0;
+	}
+	len = prepare(s, s->buf, n, rep);
+	if (len == 0) {
+		*ev = (struct event){ .kind = EVENT_MESSAGE, .at = i, .n = (uint32_t)n, .fd = fd };
+		return 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	return reply(s, i, s->buf, len, ev);
 }
 
 struct event swtpm_queries(struct set *s)
@@ -83,6 +158,8 @@ struct event swtpm_queries(struct set *s)
 		for (uint32_t i = 0; i < s->n; i++)
 			if (s->clients[i].plain && s->polls[i].revents && !query(s, i, &ev))
 				return ev;
+		if (!swtpm_accept(s, query, &ev))
+			return ev;
 	} while (!ev.late && !swtpm_needs_go(s));
 	ev.kind = EVENT_READY;
 	return ev;

@@ -2,6 +2,8 @@ package libtpms_test
 
 import (
 	"bytes"
+	"errors"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +18,6 @@ import (
 func querying(t *testing.T, x *emul.TPM, r *handover.Record) *serving {
 	t.Helper()
 	s := newServing(t)
-	s.set.Buf = nil
 	s.set.Clients[1].SetRecord(r)
 	s.set.Fixed = []handover.Fixed{
 		{Code: 1, Size: 8, Reply: [8]byte{6: 0x7f, 7: 0xff}},
@@ -53,7 +54,11 @@ func TestQueries(t *testing.T) {
 			s.gets(t, harness.Unhex("00000005 00 000000"), harness.Unhex("00000000"))
 		}
 		s.send(t, harness.Unhex("00000009")) // CANCEL_TPM_CMD
-		if e := s.returns(t); e.Kind != handover.EventReady || s.set.Tick != 12 || s.set.Clients[1].Last != 12 {
+		want := handover.EventReady          // the request stays in the socket
+		if record == nil {
+			want = handover.EventMessage
+		}
+		if e := s.returns(t); e.Kind != want || s.set.Tick != 12 || s.set.Clients[1].Last != 12 {
 			t.Errorf("ServeQueries() = %+v with tick %d, want 12 answers", e, s.set.Tick)
 		}
 		if record != nil && (!record.Used() || record.Unfinished().Taken != 0 || record.Unfinished().Broken) {
@@ -63,12 +68,15 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// TestQueriesForGo checks that any other request stays in the socket for Go, whole.
+// TestQueriesForGo checks that Go gets any other request, whole.
 func TestQueriesForGo(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	for _, in := range []string{"00", "00000002 00000000", "00000001 00", "00000005", "00000005 04", "00000005 00 00",
 		"00000005 00 000000 00", "00000009", "00000010", "00000013 00000000", "ffffffff"} {
 		s := querying(t, x, nil)
+		s.send(t, harness.Unhex(in))
+		passed(t, s, in)
+		s = querying(t, x, handover.RecordAt(make([]byte, handover.RecordSize)))
 		s.send(t, harness.Unhex(in))
 		left(t, s, in)
 	}
@@ -78,7 +86,7 @@ func TestQueriesForGo(t *testing.T) {
 	s := querying(t, x, nil)
 	s.gets(t, harness.Unhex("0000000f"), harness.Unhex("00000000 00000003"))
 	s.send(t, harness.Unhex("00000004"))
-	left(t, s, "00000004")
+	passed(t, s, "00000004")
 	_ = x.Close()
 
 	x = newTPM(t, newDisk(), emul.Options{Version: tpm.V20, Slow: true})
@@ -86,6 +94,57 @@ func TestQueriesForGo(t *testing.T) {
 	s = querying(t, x, nil)
 	s.send(t, harness.Unhex("00000001"))
 	left(t, s, "00000001")
+}
+
+// TestQueriesDescriptor checks that Go gets the first descriptor of a request, and that all
+// others are closed, also the descriptors of a query.
+func TestQueriesDescriptor(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := querying(t, x, nil)
+	before := descriptors(t)
+	dev, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	rights := unix.UnixRights(int(dev.Fd()), int(dev.Fd()))
+	for _, in := range []string{"00000001", "00000010"} {
+		if err := unix.Sendmsg(int(s.client.Fd()), harness.Unhex(in), rights, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make([]byte, 8)
+	if _, err := unix.Read(int(s.client.Fd()), got); err != nil {
+		t.Fatal(err)
+	}
+	e := s.returns(t)
+	var st, null unix.Stat_t
+	if err := errors.Join(unix.Fstat(e.FD, &st), unix.Stat(os.DevNull, &null)); err != nil || st.Rdev != null.Rdev {
+		t.Fatalf("descriptor %d: %v, want %s", e.FD, err, os.DevNull)
+	}
+	_ = unix.Close(e.FD)
+	if after := descriptors(t); after != before+1 {
+		t.Errorf("%d descriptors, want %d", after, before+1)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// passed checks that ServeQueries returns the request in.
+func passed(t *testing.T, s *serving, in string) {
+	t.Helper()
+	e := s.returns(t)
+	if e.Kind != handover.EventMessage || e.At != 1 || e.FD != -1 || !bytes.Equal(s.set.Buf[:e.N], harness.Unhex(in)) {
+		t.Errorf("request %s: ServeQueries() = %+v, %x; want all of it", in, e, s.set.Buf[:e.N])
+	}
 }
 
 // left checks that ServeQueries returns, and the request in can be received.

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -107,7 +108,7 @@ func (s *Server) leave(last bool) {
 // fill fills the set with the descriptors and the deadline to wait for.
 func (s *Server) fill() {
 	s.set.Polls, s.set.Clients, s.at = s.set.Polls[:0], s.set.Clients[:0], s.at[:0]
-	s.set.Wait = -1
+	s.set.Wait, s.set.Room = -1, 0
 	s.watch(nil, s.wake, unix.POLLIN)
 	s.watchOthers()
 	var now time.Time
@@ -124,6 +125,7 @@ func (s *Server) fill() {
 			earlier(s.pause)
 		case len(s.conns) < s.opt.MaxClients:
 			s.watch(nil, s.listen.Descriptor(), unix.POLLIN)
+			s.letAccept(s.opt.MaxClients - len(s.conns))
 		case s.victim(now) == nil:
 			earlier(s.release())
 		case now.Before(s.idleUntil):
@@ -147,6 +149,33 @@ func (s *Server) fill() {
 	if s.due = next; !next.IsZero() {
 		s.set.Wait = max(0, time.Until(next))
 	}
+	s.set.Polls, s.set.Clients = slices.Grow(s.set.Polls, s.set.Room), slices.Grow(s.set.Clients, s.set.Room)
+}
+
+// letAccept allows the engine to accept room clients of the listener, which is the last
+// descriptor in the set.
+func (s *Server) letAccept(room int) {
+	if s.set.Counts == nil {
+		return
+	}
+	s.set.Clients[len(s.set.Clients)-1].Listens, s.set.Room = 1, room
+}
+
+// adopt adds the clients that the engine has accepted.
+func (s *Server) adopt() {
+	for i := len(s.at); i < len(s.set.Polls); i++ {
+		e := &s.set.Clients[i]
+		if e.Fresh == 0 { // it has disconnected
+			s.at = append(s.at, nil)
+			continue
+		}
+		c := &Conn{
+			FD: int(s.set.Polls[i].Fd), Socket: true, Server: s,
+			used: e.Fresh == handover.FreshUsed, last: e.Last, Events: unix.POLLIN,
+		}
+		s.conns, s.at = append(s.conns, c), append(s.at, c)
+		c.Handler = s.opt.New(c, false)
+	}
 }
 
 func (s *Server) watch(c *Conn, fd int, events int16) {
@@ -168,6 +197,7 @@ func (s *Server) watch(c *Conn, fd int, events int16) {
 
 // dispatch passes events to the handlers.
 func (s *Server) dispatch(e handover.Event) {
+	s.adopt()
 	for i, c := range s.at { // clients that the engine has answered
 		if c != nil && s.set.Clients[i].Last > c.last {
 			c.last, c.used = s.set.Clients[i].Last, true
@@ -281,8 +311,8 @@ func (s *Server) add(fd int, h Handover, attached, resumed bool) {
 		used: h.Record.Used(), last: s.set.Tick, Events: unix.POLLIN,
 	}
 	s.conns = append(s.conns, c)
-	s.clients.Add(1)
-	s.came.Add(1)
+	atomic.AddUint64(&s.counts.Clients, 1)
+	atomic.AddUint64(&s.counts.Came, 1)
 	s.changed()
 	c.Handler = s.opt.New(c, resumed)
 }
@@ -306,7 +336,7 @@ func (s *Server) end(c *Conn, forget bool) {
 		c.Handler.Gone()
 	}
 	s.conns = slices.DeleteFunc(s.conns, func(o *Conn) bool { return o == c })
-	s.clients.Add(-1)
+	atomic.AddUint64(&s.counts.Clients, ^uint64(0))
 	s.mu.Lock()
 	if s.only == c.FD {
 		s.only = -1

@@ -45,8 +45,7 @@ type Server struct {
 	pause  time.Time // no client is accepted before: descriptors are short
 	ended  chan struct{}
 
-	clients atomic.Int32
-	came    atomic.Uint64
+	counts *handover.Counts
 
 	// Only the loop uses these.
 	set    handover.Set
@@ -81,19 +80,22 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{opt: o, wake: wake, ended: make(chan struct{}), only: -1}
+	s := &Server{opt: o, wake: wake, ended: make(chan struct{}), only: -1, counts: &handover.Counts{}}
 	s.set.Buf, s.set.Fixed = make([]byte, o.Buffer), o.Fixed
 	if s.opt.Wait == nil {
 		s.opt.Wait = (*handover.Set).Poll
+	}
+	if o.Save == nil && o.Changed == nil { // else Go has to know of each client at once
+		s.set.Counts, s.set.MayClose = s.counts, o.Lost == nil
 	}
 	return s, nil
 }
 
 // Clients returns the number of clients.
-func (s *Server) Clients() int { return int(s.clients.Load()) }
+func (s *Server) Clients() int { return int(atomic.LoadUint64(&s.counts.Clients)) }
 
 // Came returns the number of clients so far.
-func (s *Server) Came() uint64 { return s.came.Load() }
+func (s *Server) Came() uint64 { return atomic.LoadUint64(&s.counts.Came) }
 
 // Listen makes the server accept the clients of l.
 func (s *Server) Listen(l Listener) {

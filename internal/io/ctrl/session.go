@@ -97,11 +97,21 @@ func (c *session) idle() {
 	c.Become(conn.Idle, unix.POLLIN, 0)
 }
 
-// Serve sends the rest of a reply of the engine.
+// Serve handles a request that the engine has received, or sends the rest of its reply.
 func (c *session) Serve(e handover.Event) {
-	if e.Kind == handover.EventRest {
+	switch e.Kind {
+	case handover.EventMessage:
+		c.begin()
+		c.fd = e.FD
+		c.started(copy(c.buf, c.Buffer()[:e.N]))
+	case handover.EventRest:
 		c.Plain, c.rep, c.out = false, e.Rest, e.Rest
 		c.send()
+	case handover.EventClosed:
+		if e.Err == nil {
+			e.Err = errClosed
+		}
+		c.end(e.Err)
 	}
 }
 
@@ -155,14 +165,18 @@ func (c *session) received(n int, err error) {
 	}
 }
 
-// start receives the start of a request, and handles the request once enough of it has
-// arrived.
-func (c *session) start() {
+// begin reserves memory for a request.
+func (c *session) begin() {
 	c.Plain = false
 	if c.buf == nil {
 		c.buf = c.s.take()
 		c.fd = -1
 	}
+}
+
+// start receives the start of a request.
+func (c *session) start() {
+	c.begin()
 	n, err := c.recv(c.buf[c.n:], false)
 	if err == errAgain {
 		return
@@ -171,6 +185,11 @@ func (c *session) start() {
 		c.end(err)
 		return
 	}
+	c.started(n)
+}
+
+// started handles the request after n more bytes were received, once enough of it has arrived.
+func (c *session) started(n int) {
 	c.n += n
 	if msg := c.buf[:c.n]; len(msg) < need(msg) && len(msg) < len(c.buf) {
 		c.Become(conn.Partial, unix.POLLIN, requestWait)

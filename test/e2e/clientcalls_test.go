@@ -1,0 +1,61 @@
+package e2e_test
+
+import (
+	"maps"
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
+)
+
+// TestClientCalls checks the system calls of the whole process for a client that connects, sends
+// one command or query, reads the reply and disconnects.
+func TestClientCalls(t *testing.T) {
+	needRoot(t, "the emulator lets nobody else trace it")
+	harness.Need(t, "strace", "strace")
+	t.Parallel()
+	const clients = 40
+	// A client whose request comes later than its connection costs one more poll and receive.
+	one := map[string]int{"poll": 3, "accept4": 1, "recvfrom": 3, "sendto": 1, "close": 1}
+	query := map[string]int{"poll": 3, "accept4": 1, "recvmsg": 3, "sendto": 1, "close": 1}
+	e := start(t, setup{tpm: v20})
+	c := e.power(t, v20)
+	c.alive(t)
+	for name, want := range map[string]map[string]int{e.data: one, e.ctrl: query} {
+		s := attachTo(t, e, []string{"-s", "0"})
+		for range clients {
+			x := dial(t, name)
+			request := []byte{0, 0, 0, 1} // GET_CAPABILITY
+			if name == e.data {
+				request = harness.Unhex("8001 0000000c 0000017b 0010") // GetRandom
+			}
+			if _, err := x.Write(request); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := x.Read(make([]byte, 100)); err != nil || n < 4 {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			_ = x.Close()
+		}
+		s.detach(t)
+		b, err := os.ReadFile(s.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls := map[string]int{}
+		for _, m := range beginOfCall.FindAllStringSubmatch(string(b), -1) {
+			if !slices.Contains(runtimeCalls, m[1]) {
+				calls[m[1]]++
+			}
+		}
+		for _, call := range slices.Sorted(maps.Keys(calls)) {
+			if most := want[call]*clients + clients/4; calls[call] > most {
+				t.Errorf("%s: %d clients: %s %d times, want at most %d", name, clients, call, calls[call], most)
+			}
+		}
+		if calls["accept4"] < clients || calls["sendto"] < clients {
+			t.Errorf("%s: %v: is the trace complete?", name, calls)
+		}
+	}
+}
