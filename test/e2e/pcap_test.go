@@ -281,36 +281,40 @@ func TestRedact(t *testing.T) {
 	}
 }
 
+// plainSecret is in the commands of TestRedactPlain.
+const plainSecret = "5ec1e75ec1e75ec1"
+
+// secretCommands use it in all ways.
+var secretCommands = map[version][]string{
+	v20: {
+		"8002 00000023 00000129 40000001 00000009 40000009 0000 00 0000 0008" + plainSecret, // HierarchyChangeAuth
+		"8002 0000002b 00000129 40000001 00000011 40000009 0000 00 0008" + plainSecret + "0008" + plainSecret,
+		"8001 00000014 00000146 0008" + plainSecret,                                    // StirRandom
+		"8001 0000001a 0000017d 0008" + plainSecret + "000b 40000007",                  // Hash
+		"8001 00000014 0000017c 0008" + plainSecret,                                    // GetTestResult, with too much
+		"8001 00000013 20000001 00" + plainSecret,                                      // unknown
+		"8001 000000ff 00000146 0008" + plainSecret,                                    // a wrong size
+		"8002 00000014 00000129 0008" + plainSecret,                                    // HierarchyChangeAuth without a handle
+		plainSecret + plainSecret,                                                      // no command
+		"8002 0000001f 00000126 4000000c 00000011 40000009 0000 00 0008" + plainSecret, // Clear: a wrong password
+		random20,
+	},
+	v12: {
+		define12,
+		"00c1 0000001e 000000cd 00001234 00000000 00000008" + plainSecret,
+		read12,
+		"00c1 00000016 00000047 00000008" + plainSecret, // StirRandom
+		"00c1 00000012 000000e7" + plainSecret,          // ExecuteTransport
+		"00c2 0000003f 000000cd 00001234 00000000" + plainSecret + "00000000" + plainSecret[:16] + plainSecret[:16] + plainSecret[:8] + "00" + plainSecret + plainSecret + plainSecret[:8],
+		plainSecret + plainSecret,
+		"00c1 0000000e 00000046 00000008", // GetRandom
+	},
+}
+
 // TestRedactPlain is the same with commands that hide nothing by themselves, and
 // with random numbers, for both versions.
 func TestRedactPlain(t *testing.T) {
 	t.Parallel()
-	const secret = "5ec1e75ec1e75ec1"
-	commands := map[version][]string{
-		v20: {
-			"8002 00000023 00000129 40000001 00000009 40000009 0000 00 0000 0008" + secret, // HierarchyChangeAuth
-			"8002 0000002b 00000129 40000001 00000011 40000009 0000 00 0008" + secret + "0008" + secret,
-			"8001 00000014 00000146 0008" + secret,                                    // StirRandom
-			"8001 0000001a 0000017d 0008" + secret + "000b 40000007",                  // Hash
-			"8001 00000014 0000017c 0008" + secret,                                    // GetTestResult, with too much
-			"8001 00000013 20000001 00" + secret,                                      // unknown
-			"8001 000000ff 00000146 0008" + secret,                                    // a wrong size
-			"8002 00000014 00000129 0008" + secret,                                    // HierarchyChangeAuth without a handle
-			secret + secret,                                                           // no command
-			"8002 0000001f 00000126 4000000c 00000011 40000009 0000 00 0008" + secret, // Clear: a wrong password
-			random20,
-		},
-		v12: {
-			define12,
-			"00c1 0000001e 000000cd 00001234 00000000 00000008" + secret,
-			read12,
-			"00c1 00000016 00000047 00000008" + secret, // StirRandom
-			"00c1 00000012 000000e7" + secret,          // ExecuteTransport
-			"00c2 0000003f 000000cd 00001234 00000000" + secret + "00000000" + secret[:16] + secret[:16] + secret[:8] + "00" + secret + secret + secret[:8],
-			secret + secret,
-			"00c1 0000000e 00000046 00000008", // GetRandom
-		},
-	}
 	for _, v := range both {
 		for _, redacted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/redact=%v", v, redacted), func(t *testing.T) {
@@ -319,14 +323,14 @@ func TestRedactPlain(t *testing.T) {
 				e := start(t, setup{tpm: v, args: []string{"--flags", "startup-clear", "--pcap", fmt.Sprintf("file=%s,redact=%v", file, redacted)}})
 				c := e.open(t, v)
 				var rsp []byte
-				for _, cmd := range commands[v] {
+				for _, cmd := range secretCommands[v] {
 					var err error
 					if rsp, err = c.transmit(cmd); err != nil {
 						t.Fatalf("%s: %v", cmd, err)
 					}
 				}
 				e.terminate(t)
-				b, _ := fromHex(secret)
+				b, _ := fromHex(plainSecret)
 				random := rsp[len(rsp)-8:]
 				recording := harness.Read(t, file)
 				for _, s := range []string{string(b), string(random)} {
