@@ -4,7 +4,6 @@
 package guest_test
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ const dirVar = "SWTPM_GUEST"
 var (
 	bin, kernel, initrd string
 	initrdSize          int
+	initProgram         []byte
 )
 
 func TestMain(m *testing.M) {
@@ -59,45 +59,14 @@ func buildAndRun(m *testing.M) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	initProgram = b
 	initrd = filepath.Join(dir, "initrd")
-	fs := archive("init", b)
+	fs := archive([]archived{{name: "init", mode: 0o100755, body: b}})
 	initrdSize = len(fs)
 	if err := os.WriteFile(initrd, fs, 0o600); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
-}
-
-// archive returns an initramfs with one program in it, a cpio archive: for each
-// file the magic number 070701 and 13 numbers of 8 hex digits (inode, mode, uid,
-// gid, links, time, size, 4 device numbers, length of the name, checksum), the
-// name, the bytes, each padded to 4 bytes.
-//
-// Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
-func archive(name string, program []byte) []byte {
-	var b bytes.Buffer
-	pad := func() { b.Write(make([]byte, -b.Len()&3)) }
-	for i, f := range []struct {
-		name string
-		mode int
-		body []byte
-	}{
-		{"dev", 0o040755, nil},
-		{"dev/console", 0o020600, nil}, // 5, 1; what init says before it has a terminal
-		{name, 0o100755, program},
-		{"TRAILER!!!", 0, nil},
-	} {
-		major, minor := 0, 0
-		if f.mode == 0o020600 {
-			major, minor = 5, 1
-		}
-		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
-			i+1, f.mode, 0, 0, 1, 0, len(f.body), 0, 0, major, minor, len(f.name)+1, 0, f.name)
-		pad()
-		b.Write(f.body)
-		pad()
-	}
-	return b.Bytes()
 }
 
 // need returns the path of an installed program, or skips the test; nothing may

@@ -21,15 +21,16 @@ const (
 
 // uefiMachine is the part of a machine that a boot measures.
 type uefiMachine struct {
-	code  string // firmware
-	vars  string // variable store; a boot works on a copy
-	disks []string
+	code   string // firmware
+	vars   string // variable store; a boot works on a copy
+	disks  []string
+	volume string // encrypted, shared with the guest as memory
 }
 
 // workshop makes what machines boot from.
 type workshop struct {
-	dir, kernel string
-	made        int
+	dir, kernel, initrd string
+	made                int
 }
 
 func (w *workshop) path(name string) string {
@@ -55,7 +56,7 @@ func (w *workshop) disk(t *testing.T, kernel, cmdline string) string {
 	}
 	args := []string{}
 	for i, s := range []struct{ name, file string }{
-		{".osrel", w.write(t, "osrel", []byte("ID=guest\n"))}, {".cmdline", w.write(t, "cmdline", []byte(cmdline))}, {".linux", kernel}, {".initrd", initrd},
+		{".osrel", w.write(t, "osrel", []byte("ID=guest\n"))}, {".cmdline", w.write(t, "cmdline", []byte(cmdline))}, {".linux", kernel}, {".initrd", w.initrd},
 	} {
 		address := []int{0x20000, 0x30000, 0x2000000, 0x4000000}[i]
 		args = append(args, "--add-section", s.name+"="+s.file, "--change-section-vma", fmt.Sprintf("%s=%#x", s.name, address))
@@ -123,7 +124,7 @@ func (m *uefiMachine) boot(t *testing.T, w *workshop, e *emulator) (v *machine, 
 	for i, d := range m.disks {
 		args = append(args, "-drive", fmt.Sprintf("if=none,id=d%d,format=raw,readonly=on,file=fat:%s", i, d), "-device", fmt.Sprintf("virtio-blk-pci,drive=d%d,bootindex=%d", i, i))
 	}
-	v = runQEMU(t, "tpm-crb", e, args...)
+	v = runQEMU(t, "tpm-crb", e, append(args, shareArgs(m.volume)...)...)
 	v.booted(t)
 	return v, vars
 }

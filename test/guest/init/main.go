@@ -4,6 +4,9 @@
 //	tpm HEX            sends a command to /dev/tpm0; the response in hex
 //	read PATH          the first 4 KiB of a file as text, on one line
 //	bytes N PATH       N bytes of a file or device, in hex
+//	run [VAR=X] ARGS   runs a program; its status, and its output on one line
+//	take PATH          copies the memory that the machine shares with the host to a file
+//	give PATH          copies a file to that memory
 //	exit               ends the guest
 //
 // An answer begins with the number of the question: "N ok …" or "N error …".
@@ -88,6 +91,12 @@ func obey(what string, args []string) (string, error) {
 		}
 		b, err := first(args[1], n)
 		return hex.EncodeToString(b), err
+	case what == "run" && len(args) > 0:
+		return run(args)
+	case what == "take" && len(args) == 1:
+		return "", take(args[0])
+	case what == "give" && len(args) == 1:
+		return "", give(args[0])
 	case what == "exit":
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
