@@ -60,11 +60,15 @@ func TestLedgerReplay(t *testing.T) {
 	}
 }
 
-// newRecorded starts a TPM that records its boots, and powers it on.
-func newRecorded(t *testing.T, v version, key bool) *keptTPM {
+// newRecorded starts a TPM that records its boots, and powers it on. prepare changes the directory
+// of its state before.
+func newRecorded(t *testing.T, v version, key bool, prepare ...func(state string)) *keptTPM {
 	t.Helper()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
+	for _, f := range prepare {
+		f(filepath.Join(dir, "state"))
+	}
 	profile := mustRun(t, ours("swtpm"), append([]string{"convert", "--"}, keptArgs(t, v, key, dir)...)...)
 	path := filepath.Join(dir, "profile.toml")
 	write(t, path, []byte(strings.Replace(profile, `keep = "none"`, `keep = "boots"`, 1)))
