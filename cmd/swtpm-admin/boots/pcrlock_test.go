@@ -68,7 +68,7 @@ func askPcrlock(t *testing.T, firmware, userspace []byte) (all []celRecord) {
 }
 
 // TestPcrlock checks that systemd-pcrlock reads the exported logs: it makes the same Canonical Event
-// Log of a TCG log as the export, and reads the export's records as those of its own log.
+// Log of a TCG log as the export, and reads the export's records like its own log.
 func TestPcrlock(t *testing.T) {
 	if _, err := os.Stat(pcrlock); err != nil {
 		t.Skip(err)
