@@ -237,6 +237,25 @@ static void give_up(void)
 		c++;
 }
 
+// capabilities prints what libvirt asks for, and ends the process, if the command line is one of
+// those that libvirt has: before the Go runtime starts, because that costs more than the rest. Package
+// emul/libtpms has the function; it returns 0 if Go has to print or to report an error.
+__attribute__((weak)) int swtpm_print_capabilities(int version2);
+
+static void capabilities(int argc, char **argv)
+{
+	int version2 = 0, print = 0;
+
+	if (argc > 4 || !(interface(argv[1]) & BOTH) || !swtpm_print_capabilities)
+		return;
+	for (int i = 2; i < argc; i++) {
+		version2 += !strcmp(argv[i], "--tpm2");
+		print += !strcmp(argv[i], "--print-capabilities");
+	}
+	if (print == 1 && version2 + print == argc - 2 && swtpm_print_capabilities(version2))
+		_exit(EXIT_SUCCESS);
+}
+
 // The processors that this process may use, in the format of the kernel: up to 8,192.
 static struct {
 	unsigned long mask[128];
@@ -278,6 +297,7 @@ __attribute__((constructor)) static void early(int argc, char **argv)
 {
 	if (argc < 2 || (!interface(argv[1]) && strcmp(argv[1], "run")))
 		return;
+	capabilities(argc, argv);
 	early_limits();
 	threads_refused = early_refused;
 	if (early_daemon(argc - 1, argv + 1))
