@@ -31,6 +31,7 @@ echo $! >"$dir/etcd.pid"
 cat >"$dir/store.toml" <<X
 endpoints = ["$url"]
 socket    = "$dir/socket"
+mark      = "$dir/mark"
 [[allow]]
 users  = ["$(id -u)"]
 states = ["*"]

@@ -27,6 +27,7 @@ type config struct {
 	Endpoints   []string `toml:"endpoints"`
 	Prefix      string   `toml:"prefix"`
 	Generations int      `toml:"generations"`
+	Mark        string   `toml:"mark"`
 
 	Auth struct {
 		User         string `toml:"user"`
@@ -71,7 +72,7 @@ func (s *seconds) UnmarshalText(text []byte) (err error) {
 
 // load reads and checks the file. Its error names the file, the key and what to do.
 func load(file string) (*config, error) {
-	c := &config{Socket: "/run/swtpm-store/socket", Prefix: "/swtpm", Generations: 8}
+	c := &config{Socket: "/run/swtpm-store/socket", Prefix: "/swtpm", Generations: 8, Mark: "/var/lib/swtpm-store/mark"}
 	c.Lease.TTL.Duration, c.Lease.Margin.Duration = 15*time.Second, 2*time.Second
 	c.Lease.Wait.Duration, c.Lease.GiveUp.Duration = 1500*time.Millisecond, time.Minute
 	meta, err := toml.DecodeFile(file, c)

@@ -12,11 +12,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
@@ -26,32 +24,22 @@ import (
 
 func main() { program.Main("swtpm-store", run) }
 
-const usage = `Usage: swtpm-store [--config FILE] [--check]
-
-Serve the TPMs of this host that keep their state in a cluster store.
-
-Options:
-      --config FILE   read this file instead of /etc/swtpm/store.toml
-      --check         check the file and the connection to the store, then exit
-  -h, --help          print this help
-      --version       print the version
-
-See swtpm-store(8) and swtpm-store.toml(5).
-`
-
 // run is the life of the broker: configure, connect, listen, serve.
 func run(ctx context.Context, args []string) error {
-	path, check, err := parse(args)
-	if err != nil || path == "" {
+	c, err := parse(args)
+	if err != nil || c == nil {
 		return err
 	}
-	cfg, err := load(path)
+	if c.pull != nil {
+		return c.pull.run(ctx, c.config)
+	}
+	cfg, err := load(c.config)
 	if err != nil {
 		return err
 	}
 	options, err := cfg.etcd()
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", c.config, err)
 	}
 	options.Damaged = func(err error) { stderr{}.Errorf("state skipped in lists: %v", err) }
 	d, err := etcd.Open(options)
@@ -59,9 +47,17 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer d.Close()
-	if check {
-		return examine(ctx, d)
+	switch {
+	case c.check:
+		return examine(ctx, d, cfg.Mark)
+	case c.acceptRollback:
+		return acceptRollback(ctx, d, cfg.Mark)
 	}
+	return serve(ctx, cfg, d)
+}
+
+// serve serves TPMs until ctx ends.
+func serve(ctx context.Context, cfg *config, d *etcd.Store) error {
 	l, again, err := listeners(cfg.Socket)
 	if err != nil {
 		return err
@@ -72,7 +68,8 @@ func run(ctx context.Context, args []string) error {
 	}
 	b := broker.New(broker.Options{
 		Driver: d, Host: host, Boot: boot, TTL: cfg.Lease.TTL.Duration, Margin: cfg.Lease.Margin.Duration, Wait: cfg.Lease.Wait.Duration,
-		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), Allow: cfg.allowed, AllowUser: cfg.knows, Log: stderr{},
+		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), MarkFile: cfg.Mark,
+		Allow: cfg.allowed, AllowUser: cfg.knows, Log: stderr{},
 	})
 	var tasks sync.WaitGroup
 	tasks.Go(func() { b.Run(ctx) })
@@ -89,44 +86,6 @@ func run(ctx context.Context, args []string) error {
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	tasks.Wait()
 	return err
-}
-
-// parse returns the path of the configuration, and whether it is only to be checked. The
-// path is "" if the command line asked for help or the version, which were printed.
-func parse(args []string) (path string, check bool, err error) {
-	flags := pflag.NewFlagSet("swtpm-store", pflag.ContinueOnError)
-	flags.Usage = func() {}
-	file := flags.String("config", "/etc/swtpm/store.toml", "")
-	onlyCheck := flags.Bool("check", false, "")
-	version := flags.Bool("version", false, "")
-	err = flags.Parse(args)
-	switch {
-	case errors.Is(err, pflag.ErrHelp):
-		fmt.Print(usage)
-		return "", false, nil
-	case err == nil && flags.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
-	if err != nil {
-		return "", false, &program.ExitError{Code: 2, Err: err}
-	}
-	if *version {
-		fmt.Println("swtpm-store", program.Version)
-		return "", false, nil
-	}
-	return *file, *onlyCheck, nil
-}
-
-// examine reports whether the store answers.
-func examine(ctx context.Context, d *etcd.Store) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	all, err := d.List(ctx)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("The store answers; it has %d states.\n", len(all))
-	return nil
 }
 
 // listeners returns the sockets that systemd passed, or opens the configured ones: one for

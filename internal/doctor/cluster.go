@@ -22,6 +22,7 @@ func (x *examination) cluster(name string) {
 		return
 	}
 	defer l.Close()
+	x.clusterFaults(l, where)
 	e, err := l.Stat()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -31,6 +32,33 @@ func (x *examination) cluster(name string) {
 		x.add(Error, where, clusterAdvice(err), "%v", err)
 	case e.Owner != "":
 		x.add(Warning, where, "stop the TPM there; after a failure of that host wait until its lease expires", "owned by host %q since %s, epoch %d", e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)
+	}
+}
+
+// problems says what to do about each kind of fault that a broker finds in the store.
+var problems = map[string]string{
+	"unreachable": "start etcd on that member, or check the network and the firewall",
+	"certificate": "renew the certificate; the broker reads its own at the next connection",
+	"quorum":      "start the other members: a majority must run",
+	"quota":       StoreQuota,
+	"clock":       "synchronize the clocks (timedatectl): certificates depend on them, leases do not",
+	"denied":      "check [auth] in /etc/swtpm/store.toml, and the role of that user in the store",
+	"damaged":     "replace that member: etcdctl member remove, then member add with an empty data directory",
+	"restored":    "if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback",
+}
+
+// clusterFaults reports what the broker finds wrong with the store.
+func (x *examination) clusterFaults(l *remote.Link, where string) {
+	found, err := l.Examine()
+	if err != nil {
+		return // the next request says it
+	}
+	for _, f := range found {
+		level := Error
+		if f.Warning {
+			level = Warning
+		}
+		x.add(level, where, problems[f.Problem], "cluster store: %s: %s", f.Problem, f.Text)
 	}
 }
 

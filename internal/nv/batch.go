@@ -73,6 +73,8 @@ type HolderBackend interface {
 type Holder struct {
 	Held bool
 	PID  int // 0 if it is unknown
+
+	Owner string // of a state in a cluster store: the host, since when, and the epoch
 }
 
 // Apply makes all the changes or none; see BatchBackend. Another backend makes a single

@@ -90,7 +90,11 @@ func (s *State) inUse(err error) error {
 	}
 	who := "another process"
 	if b, ok := s.b.(nv.HolderBackend); ok {
-		if h, err := b.Holder(); err == nil && h.PID > 0 {
+		h, err := b.Holder()
+		switch {
+		case err == nil && h.Owner != "":
+			return fmt.Errorf("the state in %s is owned by %s; stop the TPM there, or wait until its lease expires: %w", s.where, h.Owner, nv.ErrLocked)
+		case err == nil && h.PID > 0:
 			who = nameProcess(h.PID)
 		}
 	}

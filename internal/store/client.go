@@ -275,3 +275,17 @@ func (c *Client) Stat() (Entry, map[string]uint32, error) {
 	}
 	return e, sizes, body.Done()
 }
+
+// Examine returns what is wrong with the store. Its error is ErrInvalid if the broker is older than
+// this verb.
+func (c *Client) Examine() ([]Finding, error) {
+	body, err := c.ask(c.begin(Examine))
+	if err != nil {
+		return nil, err
+	}
+	var all []Finding
+	for n := body.Uint16(); n > 0 && !body.bad; n-- {
+		all = append(all, Finding{body.Uint8() != 0, body.String(), body.String()})
+	}
+	return all, body.Done()
+}

@@ -45,6 +45,7 @@ const (
 	Generation  Verb = 10 // u64 generation → u16 count {string item, bytes}
 	Remove      Verb = 11 // →
 	Stat        Verb = 12 // → entry, u16 count {string item, u32 size}
+	Examine     Verb = 13 // → u16 count {u8 warning, string problem, string text}
 )
 
 // CompareHandover is the flag of Acquire that makes it fail with StatusHandover unless
@@ -118,6 +119,13 @@ type Entry struct {
 	Since      uint64 // seconds since 1970 of the acquisition
 	Epoch      uint64
 	Generation uint64
+}
+
+// Finding is a fault of the store that the broker found.
+type Finding struct {
+	Warning bool   // TPMs can use the store nevertheless
+	Problem string // its kind: unreachable, certificate, quorum, quota, clock, denied, damaged, restored
+	Text    string
 }
 
 // Item is a named part of a state.

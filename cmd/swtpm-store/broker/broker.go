@@ -37,6 +37,10 @@ type Options struct {
 	// LeaseFile holds the lease between two runs of the broker; "" for none.
 	LeaseFile string
 
+	// MarkFile holds how far this host has seen the store come, so that a restored backup of
+	// the store is refused; "" for none.
+	MarkFile string
+
 	// AllowUser reports whether a client may use any state, so that it may connect; nil
 	// allows all.
 	AllowUser func(c Credentials) bool
@@ -65,6 +69,10 @@ type Broker struct {
 	limits *limits
 
 	renewing sync.Mutex // held while the lease is renewed
+
+	examination examination
+	marking     sync.Mutex // of the mark
+	markFailed  bool       // that was logged
 
 	mu       sync.Mutex
 	lease    driver.LeaseID
@@ -144,6 +152,9 @@ func (b *Broker) renew(ctx context.Context) error {
 	id, nonce := b.lease, b.nonce
 	b.mu.Unlock()
 
+	if err := b.checkPosition(ctx); err != nil {
+		return err
+	}
 	sent := store.Now()
 	ttl, err := time.Duration(0), error(driver.ErrLease)
 	if id != 0 {

@@ -252,6 +252,7 @@ func (x *session) explain(err error) (store.Status, string) {
 	}{
 		{errRequest, store.StatusInvalid}, {store.ErrInvalid, store.StatusInvalid},
 		{errDenied, store.StatusDenied}, {errHandover, store.StatusHandover}, {fs.ErrNotExist, store.StatusNotFound},
+		{driver.ErrRestored, store.StatusUnreachable},
 		{driver.ErrFenced, store.StatusFenced}, {driver.ErrConflict, store.StatusFenced}, {driver.ErrLease, store.StatusUnreachable},
 		{driver.ErrUnreachable, store.StatusUnreachable}, {driver.ErrQuorum, store.StatusUnreachable}, {driver.ErrUnknown, store.StatusUnknown},
 		{driver.ErrQuota, store.StatusQuota}, {driver.ErrDenied, store.StatusDenied}, {driver.ErrDamaged, store.StatusDamaged},
@@ -276,6 +277,11 @@ func (x *session) handle(ctx context.Context, v store.Verb, r *store.Body) error
 		store.Acquire: x.acquire, store.Resume: x.resume, store.Renew: x.renew, store.Get: x.get, store.Put: x.put,
 		store.Release: x.release, store.List: x.list, store.Generations: x.generations, store.Generation: x.generation,
 		store.Remove: x.remove, store.Stat: x.stat,
+	}
+	if v == store.Examine { // no request of a TPM waits for it
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), examineTime)
+		defer cancel()
+		return x.examine(ctx, r)
 	}
 	h := handlers[v]
 	if h == nil {

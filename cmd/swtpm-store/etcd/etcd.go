@@ -21,12 +21,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -49,8 +49,10 @@ type Options struct {
 // Store is a driver.Driver on an etcd cluster.
 type Store struct {
 	client  *clientv3.Client
+	options Options
 	prefix  string
 	damaged func(err error)
+	causes  causes
 
 	mu       sync.Mutex
 	reported map[string]bool // errors that damaged got
@@ -67,10 +69,11 @@ func Open(o Options) (*Store, error) {
 		PermitWithoutStream:  true,
 		Logger:               zap.NewNop(),
 	})
-	if err != nil {
-		return nil, classify(err, driver.ErrUnreachable)
+	s := &Store{client: c, options: o, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}}
+	if err != nil { // a password is checked at once
+		return nil, s.opening(classify(err, driver.ErrUnreachable))
 	}
-	return &Store{client: c, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}}, nil
+	return s, nil
 }
 
 // key returns the key of a part of a state.
@@ -78,18 +81,24 @@ func (s *Store) key(name, part string) string { return s.prefix + name + "/" + p
 
 // Grant implements driver.Driver.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (driver.LeaseID, error) {
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
 	rsp, err := s.client.Grant(leading(ctx), int64((ttl+time.Second-1)/time.Second))
 	if err != nil {
-		return 0, classify(err, driver.ErrUnreachable) // an unknown lease expires by itself
+		return 0, s.failed(err, driver.ErrUnreachable) // an unknown lease expires by itself
 	}
 	return driver.LeaseID(rsp.ID), nil
 }
 
 // Renew implements driver.Driver.
 func (s *Store) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, error) {
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
 	rsp, err := s.client.KeepAliveOnce(leading(ctx), clientv3.LeaseID(id))
 	if err != nil {
-		return 0, classify(err, driver.ErrUnreachable)
+		return 0, s.failed(err, driver.ErrUnreachable)
 	}
 	return time.Duration(rsp.TTL) * time.Second, nil
 }
@@ -97,7 +106,7 @@ func (s *Store) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, er
 // Revoke implements driver.Driver.
 func (s *Store) Revoke(ctx context.Context, id driver.LeaseID) error {
 	_, err := s.client.Revoke(leading(ctx), clientv3.LeaseID(id))
-	if err = classify(err, driver.ErrUnreachable); errors.Is(err, driver.ErrLease) {
+	if err = s.failed(err, driver.ErrUnreachable); errors.Is(err, driver.ErrLease) {
 		return nil
 	}
 	return err
@@ -112,11 +121,14 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 	if err != nil {
 		return 0, err
 	}
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
 	ownerKey, epochKey := s.key(name, "owner"), s.key(name, "epoch")
 	for {
 		now, err := s.client.Get(leading(ctx), epochKey)
 		if err != nil {
-			return 0, classify(err, driver.ErrUnreachable)
+			return 0, s.failed(err, driver.ErrUnreachable)
 		}
 		epoch, revision := uint64(0), int64(0)
 		if len(now.Kvs) > 0 {
@@ -134,7 +146,7 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 			Commit()
 		switch {
 		case err != nil:
-			return s.acquired(ctx, name, o, classify(err, driver.ErrUnknown))
+			return s.acquired(ctx, name, o, s.failed(err, driver.ErrUnknown))
 		case rsp.Succeeded:
 			return driver.Token(rsp.Header.Revision), nil
 		}
@@ -185,6 +197,9 @@ func (s *Store) Release(ctx context.Context, name string, t driver.Token, handov
 // change makes the operations one transaction, if t is the owner's and last is the
 // revision of the head. It returns the revision of the transaction.
 func (s *Store) change(ctx context.Context, name string, t driver.Token, last driver.Revision, then []clientv3.Op) (driver.Revision, error) {
+	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
 	ownerKey := s.key(name, "owner")
 	rsp, err := s.client.Txn(leading(ctx)).
 		If(clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", int64(t)),
@@ -194,7 +209,7 @@ func (s *Store) change(ctx context.Context, name string, t driver.Token, last dr
 		Commit()
 	switch {
 	case err != nil:
-		return 0, classify(err, driver.ErrUnknown)
+		return 0, s.failed(err, driver.ErrUnknown)
 	case rsp.Succeeded:
 		return driver.Revision(rsp.Header.Revision), nil
 	}
@@ -206,31 +221,22 @@ func (s *Store) change(ctx context.Context, name string, t driver.Token, last dr
 
 // Read implements driver.Driver.
 func (s *Store) Read(ctx context.Context, name string) (*driver.State, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	items := s.key(name, "item/")
 	rsp, err := s.client.Txn(leading(ctx)).Then(
 		clientv3.OpGet(s.key(name, "owner")), clientv3.OpGet(s.key(name, "epoch")), clientv3.OpGet(s.key(name, "head")),
 		clientv3.OpGet(items, clientv3.WithPrefix()),
 	).Commit()
 	if err != nil {
-		return nil, classify(err, driver.ErrUnreachable)
+		return nil, s.failed(err, driver.ErrUnreachable)
 	}
 	state, found := &driver.State{Items: driver.Items{}}, false
 	for _, part := range rsp.Responses {
 		for _, kv := range part.GetResponseRange().Kvs {
 			found = true
-			switch key := string(kv.Key); strings.TrimPrefix(key, s.key(name, "")) {
-			case "owner":
-				state.Token = driver.Token(kv.CreateRevision)
-				state.Owner, err = decodeOwner(key, kv.Value)
-			case "epoch":
-				state.Epoch, err = decodeEpoch(key, kv.Value)
-			case "head":
-				state.Revision = driver.Revision(kv.ModRevision)
-				state.Head, err = decodeHead(key, kv.Value)
-			default:
-				state.Items[strings.TrimPrefix(key, items)] = kv.Value
-			}
-			if err != nil {
+			if err := addPart(state, strings.TrimPrefix(string(kv.Key), s.key(name, "")), kv); err != nil {
 				return nil, err
 			}
 		}
@@ -267,11 +273,14 @@ func (s *Store) generationKey(name string, n uint64) string {
 
 // List implements driver.Driver.
 func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	// Items and generations are most of the data, and are not asked for: the names come
 	// from the epochs, which every state has.
 	keys, err := s.client.Get(leading(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
-		return nil, classify(err, driver.ErrUnreachable)
+		return nil, s.failed(err, driver.ErrUnreachable)
 	}
 	var all []driver.Entry
 	for _, kv := range keys.Kvs {
@@ -312,7 +321,7 @@ func (s *Store) entry(ctx context.Context, name string) (driver.Entry, error) {
 		clientv3.OpGet(s.key(name, "owner")), clientv3.OpGet(s.key(name, "epoch")), clientv3.OpGet(s.key(name, "head")),
 	).Commit()
 	if err != nil {
-		return e, classify(err, driver.ErrUnreachable)
+		return e, s.failed(err, driver.ErrUnreachable)
 	}
 	for i, part := range rsp.Responses {
 		for _, kv := range part.GetResponseRange().Kvs {
@@ -330,38 +339,6 @@ func (s *Store) entry(ctx context.Context, name string) (driver.Entry, error) {
 		}
 	}
 	return e, nil
-}
-
-// Generations implements driver.Driver.
-func (s *Store) Generations(ctx context.Context, name string) ([]uint64, error) {
-	prefix := s.key(name, "gen/")
-	rsp, err := s.client.Get(leading(ctx), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
-	if err != nil {
-		return nil, classify(err, driver.ErrUnreachable)
-	}
-	var all []uint64
-	for _, kv := range rsp.Kvs {
-		n, err := strconv.ParseUint(strings.TrimPrefix(string(kv.Key), prefix), 10, 64)
-		if err != nil {
-			return nil, damaged(string(kv.Key), err)
-		}
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	return all, nil
-}
-
-// Generation implements driver.Driver.
-func (s *Store) Generation(ctx context.Context, name string, n uint64) (driver.Items, error) {
-	key := s.generationKey(name, n)
-	rsp, err := s.client.Get(leading(ctx), key)
-	switch {
-	case err != nil:
-		return nil, classify(err, driver.ErrUnreachable)
-	case len(rsp.Kvs) == 0:
-		return nil, fs.ErrNotExist
-	}
-	return decodeItems(key, rsp.Kvs[0].Value)
 }
 
 // Remove implements driver.Driver.
@@ -382,3 +359,21 @@ func (s *Store) Remove(ctx context.Context, name string, t driver.Token) error {
 
 // Close implements driver.Driver.
 func (s *Store) Close() error { return s.client.Close() }
+
+// addPart adds a key to a state; part is its name below the state's.
+func addPart(state *driver.State, part string, kv *mvccpb.KeyValue) (err error) {
+	key := string(kv.Key)
+	switch {
+	case part == "owner":
+		state.Token = driver.Token(kv.CreateRevision)
+		state.Owner, err = decodeOwner(key, kv.Value)
+	case part == "epoch":
+		state.Epoch, err = decodeEpoch(key, kv.Value)
+	case part == "head":
+		state.Revision = driver.Revision(kv.ModRevision)
+		state.Head, err = decodeHead(key, kv.Value)
+	case strings.HasPrefix(part, "item/"):
+		state.Items[strings.TrimPrefix(part, "item/")] = kv.Value
+	}
+	return err
+}

@@ -207,6 +207,19 @@ func poll(fd int, events int16, end time.Time) error {
 	}
 }
 
+// Examine returns what is wrong with the store; nothing if the broker cannot find out.
+func (l *Link) Examine() ([]store.Finding, error) {
+	c, _, err := l.connected()
+	if err != nil {
+		return nil, translate(err)
+	}
+	found, err := c.Examine()
+	if errors.Is(err, store.ErrInvalid) {
+		return nil, nil
+	}
+	return found, translate(err)
+}
+
 // Stat returns what the store knows of the state. Its error is fs.ErrNotExist if it has none.
 func (l *Link) Stat() (store.Entry, error) {
 	c, _, err := l.connected()

@@ -22,6 +22,8 @@ var (
 	_ nv.StatBackend  = (*Backend)(nil)
 	_ nv.BatchBackend = (*Backend)(nil)
 	_ nv.ListBackend  = (*Backend)(nil)
+
+	_ nv.HolderBackend = (*Backend)(nil)
 )
 
 // Backend is a state in a cluster store, an nv.Backend. It is for one goroutine at a time.
@@ -331,4 +333,16 @@ func (b *Backend) List() (all []nv.Entry, err error) {
 		all = append(all, nv.Entry{Name: name, Role: nv.RoleItem, Size: int64(sizes[name])})
 	}
 	return all, err
+}
+
+// Holder implements nv.HolderBackend.
+func (b *Backend) Holder() (nv.Holder, error) {
+	e, _, err := b.stat()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nv.Holder{}, nil
+	}
+	if err != nil || e.Owner == "" {
+		return nv.Holder{}, err
+	}
+	return nv.Holder{Held: true, Owner: fmt.Sprintf("host %q since %s, epoch %d", e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)}, nil
 }

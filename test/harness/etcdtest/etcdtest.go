@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +39,10 @@ func Start(t testing.TB, options ...string) *Member {
 		"--unsafe-no-fsync", "--logger=zap", "--log-level=error",
 	}, options...)...)
 	m.Cmd.Stderr = os.Stderr
+	if slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "--cert-file=") }) {
+		m.URL = strings.Replace(m.URL, "http:", "https:", 1)
+		m.Cmd.Args = append(m.Cmd.Args, "--listen-client-urls="+m.URL, "--advertise-client-urls="+m.URL)
+	}
 	m.Cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.Cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -53,7 +59,14 @@ func Start(t testing.TB, options ...string) *Member {
 func (m *Member) await(t testing.TB) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		rsp, err := http.Get(m.URL + "/health")
+		if address, ok := strings.CutPrefix(m.URL, "https://"); ok {
+			if c, err := net.Dial("tcp", address); err == nil {
+				_ = c.Close()
+				return
+			}
+			continue
+		}
+		rsp, err := (&http.Client{Timeout: time.Second}).Get(m.URL + "/health")
 		if err != nil {
 			continue
 		}
@@ -74,4 +87,51 @@ func freeAddress(t testing.TB) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// StartThree runs a cluster of three members.
+func StartThree(t testing.TB) []*Member {
+	t.Helper()
+	if _, err := exec.LookPath("etcd"); err != nil {
+		t.Skip("etcd is missing")
+	}
+	names := []string{"one", "two", "three"}
+	var peers, cluster []string
+	for _, name := range names {
+		peers = append(peers, "http://"+freeAddress(t))
+		cluster = append(cluster, name+"="+peers[len(peers)-1])
+	}
+	var all []*Member
+	for i, name := range names {
+		m := &Member{URL: "http://" + freeAddress(t), Dir: filepath.Join(t.TempDir(), "etcd")}
+		m.Cmd = exec.Command("etcd", "--name="+name, "--data-dir="+m.Dir, "--listen-client-urls="+m.URL, "--advertise-client-urls="+m.URL,
+			"--listen-peer-urls="+peers[i], "--initial-advertise-peer-urls="+peers[i], "--initial-cluster="+strings.Join(cluster, ","),
+			"--unsafe-no-fsync", "--logger=zap", "--log-level=panic")
+		m.Cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := m.Cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(m.Kill)
+		all = append(all, m)
+	}
+	for _, m := range all {
+		m.await(t)
+	}
+	return all
+}
+
+// Kill kills the member.
+func (m *Member) Kill() {
+	_ = m.Cmd.Process.Kill()
+	_ = m.Cmd.Wait()
+}
+
+// Snapshot saves a snapshot of the member to file.
+func (m *Member) Snapshot(t testing.TB, file string) {
+	t.Helper()
+	cmd := exec.Command("etcdctl", "--endpoints="+m.URL, "snapshot", "save", file)
+	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("etcdctl snapshot save: %v: %s", err, out)
+	}
 }

@@ -1,0 +1,133 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/internal/store"
+)
+
+// examineTime is how long an examination takes at most.
+const examineTime = 3 * time.Second
+
+// examinePause is the time for which the result of an examination is used again: a client must not
+// make the broker ask the members of the store all the time.
+const examinePause = 2 * time.Second
+
+// examination is the last result of Broker.examine.
+type examination struct {
+	mu    sync.Mutex
+	at    time.Time
+	found []driver.Finding
+}
+
+// examine replies what is wrong with the store.
+func (x *session) examine(ctx context.Context, r *store.Body) error {
+	if err := r.Done(); err != nil {
+		return err
+	}
+	all := x.b.examine(ctx)
+	x.out = binary.BigEndian.AppendUint16(x.out, uint16(len(all)))
+	for _, f := range all {
+		warning := byte(0)
+		if f.Warning {
+			warning = 1
+		}
+		text := f.Text
+		if len(text) > 1000 {
+			text = text[:1000]
+		}
+		x.out = store.AppendString(store.AppendString(append(x.out, warning), string(f.Problem)), text)
+	}
+	return nil
+}
+
+func (b *Broker) examine(ctx context.Context) []driver.Finding {
+	e := &b.examination
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.at.IsZero() && time.Since(e.at) < examinePause {
+		return e.found
+	}
+	var found []driver.Finding
+	if d, ok := b.o.Driver.(driver.Examiner); ok {
+		found = d.Examine(ctx)
+	}
+	if err := b.checkPosition(ctx); errors.Is(err, driver.ErrRestored) {
+		found = append(found, driver.Finding{Problem: driver.Restored, Text: err.Error()})
+	}
+	e.at, e.found = time.Now(), found
+	return found
+}
+
+// checkPosition fails if the store is older than this host knows it. It notes how far the store has
+// come.
+func (b *Broker) checkPosition(ctx context.Context) error {
+	d, ok := b.o.Driver.(driver.Positioner)
+	if !ok || b.o.MarkFile == "" {
+		return nil
+	}
+	now, err := d.Position(ctx)
+	if err != nil {
+		return err
+	}
+	b.marking.Lock()
+	defer b.marking.Unlock()
+	before, err := ReadMark(b.o.MarkFile)
+	switch {
+	case err != nil:
+		b.noteMark(err)
+		return nil
+	case now.Revision < before.Revision:
+		return fmt.Errorf("%w: it is at revision %d, and this host has seen %d; old states may lack keys and counters that guests rely on; "+
+			"if this is wanted, run on each host: swtpm-store --accept-rollback", driver.ErrRestored, now.Revision, before.Revision)
+	case now == before:
+		return nil
+	}
+	b.noteMark(WriteMark(b.o.MarkFile, now))
+	return nil
+}
+
+// noteMark logs once that the mark cannot be used.
+func (b *Broker) noteMark(err error) {
+	if err != nil && !b.markFailed {
+		b.o.Log.Errorf("a restored backup of the store would not be noticed: %v", err)
+	}
+	b.markFailed = err != nil
+}
+
+// ReadMark returns how far this host has seen the store come, zero if it never has.
+func ReadMark(file string) (p driver.Position, err error) {
+	text, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return p, nil
+	case err != nil:
+		return p, err
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return p, fmt.Errorf("%s: %w", file, err)
+	}
+	return p, nil
+}
+
+// WriteMark notes how far the store has come. A crash of the host may lose the last changes of the
+// mark: it is then lower, and hides only a backup that is as new.
+func WriteMark(file string, p driver.Position) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	next := file + ".new"
+	if err := os.WriteFile(next, text, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, file)
+}

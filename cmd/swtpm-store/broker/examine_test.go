@@ -1,0 +1,73 @@
+package broker
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+)
+
+// positioned is a store in memory with a revision that a test sets.
+type positioned struct {
+	*driver.Memory
+	at       driver.Position
+	findings []driver.Finding
+}
+
+func (p *positioned) Position(context.Context) (driver.Position, error) { return p.at, nil }
+func (p *positioned) Examine(context.Context) []driver.Finding          { return p.findings }
+
+// TestRestored checks that a store which is older than this host knows it is refused until that is
+// accepted, also after a restart of the broker.
+func TestRestored(t *testing.T) {
+	d := &positioned{Memory: driver.NewMemory(), at: driver.Position{Cluster: 7, Revision: 100}}
+	h := &host{t: t, socket: filepath.Join(t.TempDir(), "s")}
+	h.o = Options{
+		Driver: d, Host: "a", Boot: "boot", Log: testLog{t}, Allow: func(Credentials, string) bool { return true },
+		MarkFile: filepath.Join(t.TempDir(), "mark"), TTL: time.Hour, // nothing is renewed in the background
+	}
+	for _, x := range []struct {
+		revision uint64
+		refused  bool
+	}{{100, false}, {150, false}, {150, false}, {149, true}, {100, true}, {151, false}} {
+		d.at.Revision = x.revision
+		h.start()
+		c := h.client()
+		_, err := c.Acquire(nil)
+		if x.refused != (err != nil) || x.refused && !strings.Contains(err.Error(), "this host has seen 150") {
+			t.Errorf("Acquire at revision %d: %v", x.revision, err)
+		}
+		found, err := c.Examine()
+		if err != nil || x.refused != (len(found) == 1) || x.refused && found[0].Problem != string(driver.Restored) {
+			t.Errorf("Examine at revision %d: %+v, %v", x.revision, found, err)
+		}
+		if err := c.Release([32]byte{}); x.refused != (err != nil) {
+			t.Errorf("Release at revision %d: %v", x.revision, err)
+		}
+		h.stop()
+	}
+	d.at.Revision = 10
+	if err := WriteMark(h.o.MarkFile, d.at); err != nil { // as --accept-rollback does
+		t.Fatal(err)
+	}
+	h.start()
+	defer h.stop()
+	acquired(t, h.client())
+}
+
+// TestExamine checks that the findings of a driver reach the client.
+func TestExamine(t *testing.T) {
+	d := &positioned{Memory: driver.NewMemory(), findings: []driver.Finding{
+		{Problem: driver.Quota, Text: "full"}, {Problem: driver.Clock, Warning: true, Text: strings.Repeat("x", 2000)},
+	}}
+	found, err := newHost(t, d, "a").client().Examine()
+	if err != nil || len(found) != 2 || found[0].Problem != "quota" || found[0].Text != "full" || found[0].Warning || !found[1].Warning || len(found[1].Text) != 1000 {
+		t.Errorf("Examine = %+v, %v", found, err)
+	}
+	if found, err := newHost(t, driver.NewMemory(), "b").client().Examine(); err != nil || len(found) != 0 {
+		t.Errorf("Examine of a store in memory = %+v, %v", found, err)
+	}
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/syslog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
+	"github.com/swtpm-go/swtpm/internal/program"
+)
+
+// examine reports what is wrong with the store, and whether it answers.
+func examine(ctx context.Context, d *etcd.Store, mark string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	found := append(d.Examine(ctx), restored(ctx, d, mark)...)
+	bad := false
+	for _, f := range found {
+		level := "error"
+		if f.Warning {
+			level = "warning"
+		}
+		bad = bad || !f.Warning
+		fmt.Println(program.PrintableLine(fmt.Sprintf("%s: %s: %s", level, f.Problem, f.Text)))
+	}
+	all, err := d.List(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("The store answers; it has %d states.\n", len(all))
+	if bad {
+		return &program.ExitError{Code: 1, Silent: true, Err: errors.New("the store has faults")}
+	}
+	return nil
+}
+
+// restored reports that the store is older than this host knows it.
+func restored(ctx context.Context, d *etcd.Store, mark string) []driver.Finding {
+	before, err := broker.ReadMark(mark)
+	if err != nil {
+		return []driver.Finding{{Problem: driver.Restored, Warning: true, Text: fmt.Sprintf("a restored backup would not be noticed: %v", err)}}
+	}
+	now, err := d.Position(ctx)
+	if err != nil || now.Revision >= before.Revision {
+		return nil
+	}
+	return []driver.Finding{{Problem: driver.Restored, Text: fmt.Sprintf("the store is at revision %d, and this host has seen %d; if a backup was restored on purpose, run: swtpm-store --accept-rollback", now.Revision, before.Revision)}}
+}
+
+// acceptRollback makes the present position of the store the one that this host knows. The log says
+// who did that.
+func acceptRollback(ctx context.Context, d *etcd.Store, mark string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	now, err := d.Position(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := broker.ReadMark(mark)
+	if err != nil {
+		stderr{}.Errorf("the old mark cannot be read: %v", err)
+	}
+	if err := broker.WriteMark(mark, now); err != nil {
+		return err
+	}
+	line := fmt.Sprintf("restored store accepted: revision %d of cluster %x, where this host had seen %d of %x (%s)", now.Revision, now.Cluster, before.Revision, before.Cluster, caller())
+	if w, err := syslog.New(syslog.LOG_NOTICE|syslog.LOG_AUTHPRIV, "swtpm-store"); err == nil {
+		err = w.Notice(line)
+		_ = w.Close()
+		if err != nil {
+			stderr{}.Errorf("not logged: %v", err)
+		}
+	} else {
+		stderr{}.Errorf("not logged: %v", err)
+	}
+	fmt.Println(program.PrintableLine(line))
+	return nil
+}
+
+// caller names the user of this process and the one that logged in.
+func caller() string {
+	who := fmt.Sprintf("uid %d", os.Getuid())
+	const unset = "4294967295"
+	if text, err := os.ReadFile("/proc/self/loginuid"); err == nil {
+		if login := strings.TrimSpace(string(text)); login != unset && login != "" {
+			who += ", login uid " + login
+		}
+	}
+	if user := os.Getenv("SUDO_USER"); user != "" {
+		who += ", sudo of " + user
+	}
+	return who
+}

@@ -1,0 +1,50 @@
+package driver
+
+import (
+	"context"
+	"errors"
+)
+
+// Problem is a kind of fault of a store, for programs.
+type Problem string
+
+// The problems.
+const (
+	Unreachable Problem = "unreachable" // a member does not answer
+	Certificate Problem = "certificate" // a certificate expired, will soon, or is not accepted
+	Quorum      Problem = "quorum"      // the members have no leader
+	Quota       Problem = "quota"       // the store takes no more data
+	Clock       Problem = "clock"       // the time of this host differs from a member's
+	Denied      Problem = "denied"      // the store refuses the credentials
+	Damaged     Problem = "damaged"     // a member found that its data are corrupt
+	Restored    Problem = "restored"    // the store is older than this host knows it
+)
+
+// Finding is one fault that an examination found.
+type Finding struct {
+	Problem Problem
+	Warning bool // TPMs can use the store nevertheless
+	Text    string
+}
+
+// Examiner is a Driver that finds out what is wrong with the store.
+type Examiner interface {
+	Examine(ctx context.Context) []Finding
+}
+
+// Position is how far a store has come. Its revision grows with each change, unless the store is
+// restored from a backup.
+type Position struct {
+	Cluster  uint64 `json:"cluster"`
+	Revision uint64 `json:"revision"`
+}
+
+// Positioner is a Driver that knows its position. It sees every change that was acknowledged
+// before the call.
+type Positioner interface {
+	Position(ctx context.Context) (Position, error)
+}
+
+// ErrRestored means that the store is older than this host knows it: it was restored from a
+// backup, and states in it may be old. Nothing was changed.
+var ErrRestored = errors.New("the store was restored from an older backup")

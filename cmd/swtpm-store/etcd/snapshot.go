@@ -1,0 +1,74 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+)
+
+// ReadSnapshot returns a state as it is in a file that "etcdctl snapshot save" has written, or in
+// the database of a member that does not run, member/snap/db of its data directory. It changes
+// nothing. Changes of the last moments before a member was killed may be missing from its
+// database: they are in its log, which only etcd reads.
+//
+// Source: etcd, server/storage/mvcc: the bucket "key" has an entry for each change, named by its
+// revision of 17 bytes, and by a "t" after it if it removed the key.
+func ReadSnapshot(file, prefix, name string) (*driver.State, error) {
+	if _, err := os.Stat(file); err != nil {
+		return nil, err
+	}
+	db, err := bolt.Open(file, 0o400, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if errors.Is(err, bolt.ErrTimeout) {
+		err = fmt.Errorf("%w: a running etcd uses the file; copy it first", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	defer db.Close()
+	s := &Store{prefix: strings.TrimSuffix(prefix, "/") + "/"}
+	below := s.key(name, "")
+	latest := map[string]*mvccpb.KeyValue{}
+	err = db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("key"))
+		if b == nil {
+			return errors.New("not a database of etcd: bucket \"key\" is missing")
+		}
+		return b.ForEach(func(revision, value []byte) error {
+			kv := &mvccpb.KeyValue{}
+			if err := proto.Unmarshal(value, kv); err != nil {
+				return fmt.Errorf("revision %x: %w", revision, err)
+			}
+			key, ok := strings.CutPrefix(string(kv.Key), below)
+			switch {
+			case !ok:
+			case len(revision) == 18 && revision[17] == 't':
+				delete(latest, key)
+			default:
+				latest[key] = kv
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if len(latest) == 0 {
+		return nil, fmt.Errorf("%s: state %s: %w", file, name, fs.ErrNotExist)
+	}
+	state := &driver.State{Items: driver.Items{}}
+	for part, kv := range latest {
+		if err := addPart(state, part, kv); err != nil {
+			return nil, err
+		}
+	}
+	return state, nil
+}
