@@ -72,80 +72,89 @@ func TestReadDescriptor(t *testing.T) {
 	}
 }
 
+const (
+	removeDisabledLacking = `"Attributes":"no-sha1-signing,no-sha1-verification,no-unpadded-encryption"`
+	removeDisabledList    = `{"Name":"custom","Algorithms":"`
+)
+
+const removeDisabledMessy = removeDisabledList + `rsa-min-size=1024,foo,rsa-min-size=3072,tdes,tdes-min-size=128,foo,ecc-min-size=521,camellia-min-size=256,rsaes,ecc-nist-p192,bar"}`
+
+var removeDisabledAll = func(Operation) bool { return true }
+
+var removeDisabledNone = func(Operation) bool { return false }
+
+var removeDisabledOnly = func(ops ...Operation) func(Operation) bool {
+	return func(op Operation) bool { return slices.Contains(ops, op) }
+}
+
+// removeDisabledCases are the cases of TestRemoveDisabled.
+var removeDisabledCases = []struct {
+	in      string
+	refused func(Operation) bool
+	want    string
+}{
+	{removeDisabledMessy, nil, removeDisabledList + `foo,rsa-min-size=3072,foo,ecc-min-size=521,bar",` + removeDisabledLacking + `}`},
+	{removeDisabledMessy, removeDisabledAll, removeDisabledList + `foo,rsa-min-size=3072,foo,ecc-min-size=521,bar",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `rsa-min-size=1024,foo"}`, nil, removeDisabledList + `rsa-min-size=2048,foo,ecc-min-size=224",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo,rsa-min-size=3072,rsa-min-size=1024"}`, nil, removeDisabledList + `foo,rsa-min-size=2048,ecc-min-size=224",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo,ecc-min-size=512,bar"}`, nil, removeDisabledList + `foo,ecc-min-size=512,bar,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo,ecc-min-size=192,bar,bar,foo"}`, nil, removeDisabledList + `ecc-min-size=224,bar,foo,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo, tdes ,camellia"}`, nil, removeDisabledList + `foo, tdes ,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `,foo,,bar,"}`, nil, removeDisabledList + `foo,bar,,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo,foo=1,foo=2"}`, nil, removeDisabledList + `foo,foo=2,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `a,b,a,c,b"}`, nil, removeDisabledList + `b,a,c,b,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo,tdes-min-size=1,camellia-min-size=1,camellia-min-size,tdesx"}`, nil, removeDisabledList + `foo,camellia-min-size,tdesx,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `"}`, nil, removeDisabledList + `ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo,rsa-min-size=1024"}`, removeDisabledNone, removeDisabledList + `foo,rsa-min-size=1024"}`},
+	{removeDisabledList + `tdes,,rsaes, x,foo,foo"}`, removeDisabledNone, removeDisabledList + `tdes,,rsaes, x,foo"}`},
+	{removeDisabledList + `foo,rsa-min-size=x"}`, removeDisabledNone, removeDisabledList + `foo,rsa-min-size=x"}`},
+
+	// one operation alone
+	{removeDisabledList + `camellia,camellia-min-size=128,tdes,rsaes"}`, removeDisabledOnly(Camellia256), removeDisabledList + `tdes,rsaes"}`},
+	{removeDisabledList + `camellia,tdes,tdes-min-size=128,rsaes"}`, removeDisabledOnly(TripleDES), removeDisabledList + `camellia,rsaes"}`},
+	{removeDisabledList + `camellia,rsaes,ecc-nist-p192"}`, removeDisabledOnly(RSAES), removeDisabledList + `camellia,ecc-nist-p192"}`},
+	{removeDisabledList + `camellia,rsaes,ecc-nist-p192"}`, removeDisabledOnly(NISTP192), removeDisabledList + `camellia,rsaes"}`},
+	{removeDisabledList + `foo"}`, removeDisabledOnly(RSA1024), removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048"}`},
+	{removeDisabledList + `foo"}`, removeDisabledOnly(SHA1Signing), removeDisabledList + `foo","Attributes":"no-sha1-signing"}`},
+	{removeDisabledList + `foo"}`, removeDisabledOnly(SHA1Verification, SHA1HMAC), removeDisabledList + `foo","Attributes":"no-sha1-verification"}`},
+	{removeDisabledList + `foo"}`, removeDisabledOnly(UnpaddedEncrypt), removeDisabledList + `foo","Attributes":"no-unpadded-encryption"}`},
+	{removeDisabledList + `foo"}`, removeDisabledOnly(SHA1HMAC), removeDisabledList + `foo","Attributes":"no-sha1-hmac"}`},
+	{removeDisabledList + `foo","Attributes":"x"}`, removeDisabledOnly(SHA1HMAC), removeDisabledList + `foo","Attributes":"x"}`},
+
+	// attributes that the profile already has
+	{removeDisabledList + `foo","Attributes":"x"}`, removeDisabledAll, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"x,no-sha1-signing,no-sha1-verification,no-unpadded-encryption"}`},
+	{removeDisabledList + `foo","Attributes":""}`, removeDisabledAll, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo","Attributes":"no-sha1-signing"}`, removeDisabledAll, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{removeDisabledList + `foo","Attributes":"no-sha1-verification,x"}`, nil, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"no-sha1-verification,x,no-sha1-signing,no-sha1-verification,no-unpadded-encryption"}`},
+	{removeDisabledList + `foo","Attributes":"no-sha1-verification,no-unpadded-encryption,no-sha1-signing"}`, nil, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"no-sha1-verification,no-unpadded-encryption,no-sha1-signing"}`},
+	{removeDisabledList + `foo","Attributes":"fips-host,no-sha1-signing"}`, nil, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"fips-host,no-sha1-signing"}`},
+	{removeDisabledList + `foo","Attributes":"fips-host"}`, removeDisabledAll, removeDisabledList + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"fips-host"}`},
+
+	// the other members, and names
+	{`{ "Description":"x<&" , "Name" : "custom" , "Foo": [1,2 , {"a":1.5}], "Algorithms":"foo", "n":null }`, removeDisabledNone,
+		`{"Description":"x<&","Name":"custom","Foo":[1,2,{"a":1.5}],"Algorithms":"foo","n":null}`},
+	{`{"Name":"custom"}`, removeDisabledNone, removeDisabledList + `of,custom"}`},
+	{`{"Name":"custom:x","Commands":"1"}`, nil, `{"Name":"custom:x","Commands":"1","Algorithms":"of,custom,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{`{"Name":"custom","Algorithms":"foo","Algorithms":"tdes,bar"}`, nil, removeDisabledList + `bar,ecc-min-size=224,rsa-min-size=2048",` + removeDisabledLacking + `}`},
+	{`{"Name":"custom","Name":"null","Algorithms":"tdes"}`, nil, `{"Name":"custom","Name":"null","Algorithms":"tdes"}`},
+	{`{"Name":"customx"}`, nil, `{"Name":"customx"}`},
+	{`{"Name":"default-v1"}`, nil, `{"Name":"default-v1"}`},
+	{`{"Name":1}`, nil, `{"Name":1}`},
+	{`{"Name":null}`, nil, `{"Name":null}`},
+	{`{"name":"custom"}`, nil, `{"name":"custom"}`},
+	{`{}`, nil, `{}`},
+	{`{bad}`, nil, `{bad}`},
+	{`{"Name":"custom",}`, nil, `{"Name":"custom",}`},
+	{`{"Name":"custom"} x`, nil, `{"Name":"custom"} x`},
+	{`["custom"]`, nil, `["custom"]`},
+	{``, nil, ``},
+}
+
 // The results are the same as with swtpm 0.10.2, as its message "Could not set profile"
 // shows them.
 func TestRemoveDisabled(t *testing.T) {
-	const (
-		lacking = `"Attributes":"no-sha1-signing,no-sha1-verification,no-unpadded-encryption"`
-		list    = `{"Name":"custom","Algorithms":"`
-	)
-	all := func(Operation) bool { return true }
-	none := func(Operation) bool { return false }
-	only := func(ops ...Operation) func(Operation) bool {
-		return func(op Operation) bool { return slices.Contains(ops, op) }
-	}
-	const messy = list + `rsa-min-size=1024,foo,rsa-min-size=3072,tdes,tdes-min-size=128,foo,ecc-min-size=521,camellia-min-size=256,rsaes,ecc-nist-p192,bar"}`
-	for _, c := range []struct {
-		in      string
-		refused func(Operation) bool
-		want    string
-	}{
-		{messy, nil, list + `foo,rsa-min-size=3072,foo,ecc-min-size=521,bar",` + lacking + `}`},
-		{messy, all, list + `foo,rsa-min-size=3072,foo,ecc-min-size=521,bar",` + lacking + `}`},
-		{list + `rsa-min-size=1024,foo"}`, nil, list + `rsa-min-size=2048,foo,ecc-min-size=224",` + lacking + `}`},
-		{list + `foo,rsa-min-size=3072,rsa-min-size=1024"}`, nil, list + `foo,rsa-min-size=2048,ecc-min-size=224",` + lacking + `}`},
-		{list + `foo,ecc-min-size=512,bar"}`, nil, list + `foo,ecc-min-size=512,bar,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo,ecc-min-size=192,bar,bar,foo"}`, nil, list + `ecc-min-size=224,bar,foo,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo, tdes ,camellia"}`, nil, list + `foo, tdes ,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `,foo,,bar,"}`, nil, list + `foo,bar,,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo,foo=1,foo=2"}`, nil, list + `foo,foo=2,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `a,b,a,c,b"}`, nil, list + `b,a,c,b,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo,tdes-min-size=1,camellia-min-size=1,camellia-min-size,tdesx"}`, nil, list + `foo,camellia-min-size,tdesx,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `"}`, nil, list + `ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo,rsa-min-size=1024"}`, none, list + `foo,rsa-min-size=1024"}`},
-		{list + `tdes,,rsaes, x,foo,foo"}`, none, list + `tdes,,rsaes, x,foo"}`},
-		{list + `foo,rsa-min-size=x"}`, none, list + `foo,rsa-min-size=x"}`},
 
-		// one operation alone
-		{list + `camellia,camellia-min-size=128,tdes,rsaes"}`, only(Camellia256), list + `tdes,rsaes"}`},
-		{list + `camellia,tdes,tdes-min-size=128,rsaes"}`, only(TripleDES), list + `camellia,rsaes"}`},
-		{list + `camellia,rsaes,ecc-nist-p192"}`, only(RSAES), list + `camellia,ecc-nist-p192"}`},
-		{list + `camellia,rsaes,ecc-nist-p192"}`, only(NISTP192), list + `camellia,rsaes"}`},
-		{list + `foo"}`, only(RSA1024), list + `foo,ecc-min-size=224,rsa-min-size=2048"}`},
-		{list + `foo"}`, only(SHA1Signing), list + `foo","Attributes":"no-sha1-signing"}`},
-		{list + `foo"}`, only(SHA1Verification, SHA1HMAC), list + `foo","Attributes":"no-sha1-verification"}`},
-		{list + `foo"}`, only(UnpaddedEncrypt), list + `foo","Attributes":"no-unpadded-encryption"}`},
-		{list + `foo"}`, only(SHA1HMAC), list + `foo","Attributes":"no-sha1-hmac"}`},
-		{list + `foo","Attributes":"x"}`, only(SHA1HMAC), list + `foo","Attributes":"x"}`},
-
-		// attributes that the profile already has
-		{list + `foo","Attributes":"x"}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"x,no-sha1-signing,no-sha1-verification,no-unpadded-encryption"}`},
-		{list + `foo","Attributes":""}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo","Attributes":"no-sha1-signing"}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{list + `foo","Attributes":"no-sha1-verification,x"}`, nil, list + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"no-sha1-verification,x,no-sha1-signing,no-sha1-verification,no-unpadded-encryption"}`},
-		{list + `foo","Attributes":"no-sha1-verification,no-unpadded-encryption,no-sha1-signing"}`, nil, list + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"no-sha1-verification,no-unpadded-encryption,no-sha1-signing"}`},
-		{list + `foo","Attributes":"fips-host,no-sha1-signing"}`, nil, list + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"fips-host,no-sha1-signing"}`},
-		{list + `foo","Attributes":"fips-host"}`, all, list + `foo,ecc-min-size=224,rsa-min-size=2048","Attributes":"fips-host"}`},
-
-		// the other members, and names
-		{`{ "Description":"x<&" , "Name" : "custom" , "Foo": [1,2 , {"a":1.5}], "Algorithms":"foo", "n":null }`, none,
-			`{"Description":"x<&","Name":"custom","Foo":[1,2,{"a":1.5}],"Algorithms":"foo","n":null}`},
-		{`{"Name":"custom"}`, none, list + `of,custom"}`},
-		{`{"Name":"custom:x","Commands":"1"}`, nil, `{"Name":"custom:x","Commands":"1","Algorithms":"of,custom,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{`{"Name":"custom","Algorithms":"foo","Algorithms":"tdes,bar"}`, nil, list + `bar,ecc-min-size=224,rsa-min-size=2048",` + lacking + `}`},
-		{`{"Name":"custom","Name":"null","Algorithms":"tdes"}`, nil, `{"Name":"custom","Name":"null","Algorithms":"tdes"}`},
-		{`{"Name":"customx"}`, nil, `{"Name":"customx"}`},
-		{`{"Name":"default-v1"}`, nil, `{"Name":"default-v1"}`},
-		{`{"Name":1}`, nil, `{"Name":1}`},
-		{`{"Name":null}`, nil, `{"Name":null}`},
-		{`{"name":"custom"}`, nil, `{"name":"custom"}`},
-		{`{}`, nil, `{}`},
-		{`{bad}`, nil, `{bad}`},
-		{`{"Name":"custom",}`, nil, `{"Name":"custom",}`},
-		{`{"Name":"custom"} x`, nil, `{"Name":"custom"} x`},
-		{`["custom"]`, nil, `["custom"]`},
-		{``, nil, ``},
-	} {
+	for _, c := range removeDisabledCases {
 		got, err := RemoveDisabled(c.in, "of,custom", c.refused)
 		if err != nil || got != c.want {
 			t.Errorf("RemoveDisabled(%s) = %v\n got %s\nwant %s", c.in, err, got, c.want)

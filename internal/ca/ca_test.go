@@ -175,39 +175,45 @@ func names(t *testing.T, dir string) (all []string) {
 	return all
 }
 
+const (
+	repairKey, repairCert = "signkey.pem", "issuercert.pem"
+	repairPart            = 400 // bytes of a file that was cut short
+)
+
+var repairAll = []string{rootKeyName, rootCertName, repairKey, repairCert}
+
+// repairCases are the cases of TestRepair.
+var repairCases = []struct {
+	name  string
+	gone  []string          // are missing
+	spoil map[string]string // have this content, or PART of their own
+	stay  []string          // are afterwards as they were
+	old   []string          // are kept as .old
+}{
+	{name: "whole", stay: repairAll},
+	{name: "no root", gone: []string{rootKeyName, rootCertName}, stay: []string{repairKey, repairCert}}, // a CA that another CA has certified
+	{name: "nothing", gone: repairAll},
+	{name: "root key only", gone: repairAll[1:], stay: repairAll[:1]},
+	{name: "root only", gone: repairAll[2:], stay: repairAll[:2]},
+	{name: "no issuer", gone: repairAll[3:], stay: repairAll[:3]},
+	{name: "no signing key", gone: repairAll[2:3], stay: repairAll[:2], old: []string{repairCert}},
+	{name: "no root key, no issuer", gone: []string{rootKeyName, repairCert}, stay: []string{repairKey}, old: []string{rootCertName}},
+	{name: "no keys", gone: []string{rootKeyName, repairKey}, old: []string{rootCertName, repairCert}},
+	{name: "empty issuer", spoil: map[string]string{repairCert: ""}, stay: repairAll[:3]},
+	{name: "half an issuer", spoil: map[string]string{repairCert: "PART"}, stay: repairAll[:3], old: []string{repairCert}},
+	{name: "empty key", gone: []string{repairCert}, spoil: map[string]string{repairKey: ""}, stay: repairAll[:2]},
+	{name: "half a key", gone: []string{repairCert}, spoil: map[string]string{repairKey: "PART"}, stay: repairAll[:2], old: []string{repairKey}},
+	{name: "half a root key", gone: repairAll[1:], spoil: map[string]string{rootKeyName: "PART"}, old: []string{rootKeyName}},
+	{name: "half a root", gone: repairAll[2:], spoil: map[string]string{rootCertName: "PART"}, stay: repairAll[:1], old: []string{rootCertName}},
+	{name: "no PEM", gone: []string{repairKey}, spoil: map[string]string{repairCert: "something else"}, stay: repairAll[:2], old: []string{repairCert}},
+	{name: "left over", gone: repairAll[3:], spoil: map[string]string{".new." + repairCert: "half"}, stay: repairAll[:3]},
+}
+
 // TestRepair holds that each half of a CA becomes a whole one, that what is of use
 // stays, and that nothing but emptiness is thrown away.
 func TestRepair(t *testing.T) {
-	const (
-		key, cert = "signkey.pem", "issuercert.pem"
-		part      = 400 // bytes of a file that was cut short
-	)
-	all := []string{rootKeyName, rootCertName, key, cert}
-	for _, tt := range []struct {
-		name  string
-		gone  []string          // are missing
-		spoil map[string]string // have this content, or PART of their own
-		stay  []string          // are afterwards as they were
-		old   []string          // are kept as .old
-	}{
-		{name: "whole", stay: all},
-		{name: "no root", gone: []string{rootKeyName, rootCertName}, stay: []string{key, cert}}, // a CA that another CA has certified
-		{name: "nothing", gone: all},
-		{name: "root key only", gone: all[1:], stay: all[:1]},
-		{name: "root only", gone: all[2:], stay: all[:2]},
-		{name: "no issuer", gone: all[3:], stay: all[:3]},
-		{name: "no signing key", gone: all[2:3], stay: all[:2], old: []string{cert}},
-		{name: "no root key, no issuer", gone: []string{rootKeyName, cert}, stay: []string{key}, old: []string{rootCertName}},
-		{name: "no keys", gone: []string{rootKeyName, key}, old: []string{rootCertName, cert}},
-		{name: "empty issuer", spoil: map[string]string{cert: ""}, stay: all[:3]},
-		{name: "half an issuer", spoil: map[string]string{cert: "PART"}, stay: all[:3], old: []string{cert}},
-		{name: "empty key", gone: []string{cert}, spoil: map[string]string{key: ""}, stay: all[:2]},
-		{name: "half a key", gone: []string{cert}, spoil: map[string]string{key: "PART"}, stay: all[:2], old: []string{key}},
-		{name: "half a root key", gone: all[1:], spoil: map[string]string{rootKeyName: "PART"}, old: []string{rootKeyName}},
-		{name: "half a root", gone: all[2:], spoil: map[string]string{rootCertName: "PART"}, stay: all[:1], old: []string{rootCertName}},
-		{name: "no PEM", gone: []string{key}, spoil: map[string]string{cert: "something else"}, stay: all[:2], old: []string{cert}},
-		{name: "left over", gone: all[3:], spoil: map[string]string{".new." + cert: "half"}, stay: all[:3]},
-	} {
+
+	for _, tt := range repairCases {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := copyCA(t)
 			for _, name := range tt.gone {
@@ -217,7 +223,7 @@ func TestRepair(t *testing.T) {
 			}
 			for name, content := range tt.spoil {
 				if content == "PART" {
-					content = string(read(t, dir, name)[:part])
+					content = string(read(t, dir, name)[:repairPart])
 				}
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 					t.Fatal(err)

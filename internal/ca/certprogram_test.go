@@ -19,6 +19,90 @@ const anEK = "--tpm2 --subject CN=x --tpm-manufacturer id:00001014 --tpm-model s
 // issuedBy are the options of an issuer.
 const issuedBy = "--signkey ca-p256.key.pem --issuercert ca-p256.cert.pem "
 
+var messagesWhole = anEK + issuedBy
+
+var messagesEncrypted = anEK + "--signkey ca-rsa2048-enc.key.pem --issuercert ca-rsa2048.cert.pem "
+
+// messagesCases are the cases of TestMessages.
+var messagesCases = []struct{ args, want string }{
+	{messagesWhole, ""},
+	{messagesWhole + "an operand", ""},
+	{messagesWhole + "--SERIAL", "swtpm_cert: unrecognized option '--SERIAL'"},
+	{messagesWhole + "--serial", "swtpm_cert: option '--serial' requires an argument"},
+	{messagesWhole + "--tpm-spec", "swtpm_cert: option '--tpm-spec' is ambiguous; possibilities: '--tpm-spec-family' '--tpm-spec-level' '--tpm-spec-revision'"},
+	{messagesWhole + "-ser=3 -da 7 --pe", ""},
+	{messagesWhole + "--type EK", ""},
+	{messagesWhole + "--type none", "Unknown certificate type 'none'."},
+
+	{messagesWhole + "--serial +7", ""},
+	{messagesWhole + "--serial -7", ""},
+	{messagesWhole + "--serial " + strings.Repeat("0", 100) + "7", ""},
+	{messagesWhole + "--serial 0x7", "Serial number is invalid."},
+	{messagesWhole + "--serial --7", "Serial number is invalid."},
+	{messagesWhole + "--serial -", "Serial number is invalid."},
+	{messagesWhole + "--serial " + strings.Repeat("9", 1000), "Serial number is too large."},
+	{messagesWhole + "--days 2147483647", ""},
+	{messagesWhole + "--days 2147483648", "Days value of '2147483648' is outside valid range."},
+	{messagesWhole + "--days 1d", "Days value of '1d' is outside valid range."},
+	{messagesWhole + "--tpm-spec-level 010", ""},
+	{messagesWhole + "--tpm-spec-level 08", "--tpm-spec-level must pass a positive number."},
+	{messagesWhole + "--tpm-spec-level 0xffffffff", ""},
+	{messagesWhole + "--tpm-spec-level 0x100000000", "--tpm-spec-level must pass a positive number."},
+	{messagesWhole + "--tpm-spec-revision -1", "--tpm-spec-revision must pass a positive number."},
+	{messagesWhole + "--tpm-spec-revision 0b1", "--tpm-spec-revision must pass a positive number."},
+	{messagesWhole + "--tpm-spec-revision 1_0", "--tpm-spec-revision must pass a positive number."},
+
+	{"--exponent 0", "Exponent is wrong and cannot be 0."},
+	{"--exponent 3x", "Exponent is wrong and cannot be 0."},
+	{"--exponent 0x100000000", "Exponent must fit into 32bits."},
+	{"--exponent -1", "Exponent must fit into 32bits."},
+	{"--exponent 3", "No parameters for a public key were given."},
+	{"--modulus abz1", "Illegal hex character 'z'."},
+	{"--modulus " + strings.Repeat("ab", 5121), "Got 10242 hex digits, 10240 are the most."},
+	{"--modulus= ", "No parameters for a public key were given."},
+	{"--ecc-x ab --ecc-curveid secp256r1", "ECC x and y parameters must both be given."},
+	{messagesWhole + "--modulus ab", "Already found options for 'PEM' key; cannot switch to 'RSA'."},
+	{"--ecc-x ab --public cd", "Already found options for 'EC' key; cannot switch to 'ML-KEM/ML-DSA'."},
+	{"--public ab", "--public and --keyalgo must both be provided."},
+	{"--keyalgo ml-kem-768", "--public and --keyalgo must both be provided."},
+	{"--keyalgo sike", "Unsupported key algorithm: sike"},
+	{"--public ab --keyalgo ml-kem-768 " + issuedBy + strings.Replace(anEK, "--pubkey pub-p256.pem", "", 1),
+		"Could not make the ML-KEM/ML-DSA public key: a public key of 1 bytes, those of ml-kem-768 have 1184."},
+	{"--ecc-x ab --ecc-y cd " + issuedBy + strings.Replace(anEK, "--pubkey pub-p256.pem", "", 1),
+		"Could not make the EC public key: the point is not on secp256r1."},
+
+	{messagesWhole + "--pubkey none", "Could not open file for EK public key: none: No such file or directory"},
+	{messagesWhole + "--pubkey ca-p256.cert.pem", "Could not read EK public key from ca-p256.cert.pem: there is no PEM public key in it."},
+	{messagesWhole + "--issuercert none", "Could not read issuer certificate from none. No such file or directory."},
+	{messagesWhole + "--issuercert pub-p256.pem", "Could not read issuer certificate from pub-p256.pem. No PEM certificate in it."},
+	{messagesWhole + "--signkey none", "Could not read PEM signing key from none. No such file or directory."},
+	{messagesWhole + "--signkey pub-p256.pem", "Could not read PEM signing key from pub-p256.pem. There is no PEM private key in it."},
+	{messagesWhole + "--signkey ca-p384.key.pem", "Could not create the certificate. The signing key is not the one of the issuer's certificate."},
+	{messagesWhole + "--signkey tpmkey:uuid=1", "Could not read TPM signing key from tpmkey:uuid=1. Keys of a TPM 1.2, tpmkey:…, are not supported; swtpm dropped them after 0.10."},
+	{messagesWhole + "--subject C=x", `Could not create the certificate. Ek certificate: subject "C=x": C="x": a country has two letters.`},
+	{messagesWhole + "--out-cert none/out", "Could not open none/out for writing the certificate: No such file or directory"},
+	{messagesWhole + "--out-cert link", "Could not open link for writing the certificate: Too many levels of symbolic links"},
+	{messagesWhole + "--out-cert /dev/full", "Could not write certificate into file /dev/full: No space left on device"},
+
+	{messagesEncrypted, "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password."},
+	{messagesEncrypted + "--signkey-password password", ""},
+	{messagesEncrypted + "--signkey-pwd pass:password", ""},
+	{messagesEncrypted + "--signkey-pwd password", ""},
+	{messagesEncrypted + "--signkey-pwd env:CA_PASSWORD", ""},
+	{messagesEncrypted + "--signkey-pwd env:NO_PASSWORD", "Could not get password from environment variable NO_PASSWORD"},
+	{messagesEncrypted + "--signkey-pwd file:none", "Could not open password file none for reading: No such file or directory"},
+	{messagesEncrypted + "--signkey-pwd file:long.pwd", "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password."},
+	{messagesEncrypted + "--signkey-pwd fd:x", "Bad file descriptor for password."},
+	{messagesEncrypted + "--signkey-pwd fd:-1", "Bad file descriptor for password."},
+	{messagesEncrypted + "--signkey-pwd fd:9999", "Could not read password: Bad file descriptor"},
+	{messagesEncrypted + "--signkey-password file:none", "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password."},
+
+	{"--type platform " + messagesWhole, "--platform-manufacturer and --platform-model and --platform-version must all be provided."},
+	{"--type idevid " + messagesWhole, "--tpm-serial-num must be provided"},
+	{messagesWhole + "--tpm-model=", "--tpm-manufacturer and --tpm-model and --tpm-version must all be provided."},
+	{messagesWhole + "--tpm-spec-family=", "--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided."},
+}
+
 func TestMessages(t *testing.T) {
 	t.Chdir(testFiles(t))
 	if err := os.WriteFile("long.pwd", []byte(strings.Repeat("x", 255)+"password"), 0o600); err != nil {
@@ -28,86 +112,8 @@ func TestMessages(t *testing.T) {
 	if err := os.Symlink("elsewhere", "link"); err != nil {
 		t.Fatal(err)
 	}
-	whole := anEK + issuedBy
-	encrypted := anEK + "--signkey ca-rsa2048-enc.key.pem --issuercert ca-rsa2048.cert.pem "
-	for _, tt := range []struct{ args, want string }{
-		{whole, ""},
-		{whole + "an operand", ""},
-		{whole + "--SERIAL", "swtpm_cert: unrecognized option '--SERIAL'"},
-		{whole + "--serial", "swtpm_cert: option '--serial' requires an argument"},
-		{whole + "--tpm-spec", "swtpm_cert: option '--tpm-spec' is ambiguous; possibilities: '--tpm-spec-family' '--tpm-spec-level' '--tpm-spec-revision'"},
-		{whole + "-ser=3 -da 7 --pe", ""},
-		{whole + "--type EK", ""},
-		{whole + "--type none", "Unknown certificate type 'none'."},
 
-		{whole + "--serial +7", ""},
-		{whole + "--serial -7", ""},
-		{whole + "--serial " + strings.Repeat("0", 100) + "7", ""},
-		{whole + "--serial 0x7", "Serial number is invalid."},
-		{whole + "--serial --7", "Serial number is invalid."},
-		{whole + "--serial -", "Serial number is invalid."},
-		{whole + "--serial " + strings.Repeat("9", 1000), "Serial number is too large."},
-		{whole + "--days 2147483647", ""},
-		{whole + "--days 2147483648", "Days value of '2147483648' is outside valid range."},
-		{whole + "--days 1d", "Days value of '1d' is outside valid range."},
-		{whole + "--tpm-spec-level 010", ""},
-		{whole + "--tpm-spec-level 08", "--tpm-spec-level must pass a positive number."},
-		{whole + "--tpm-spec-level 0xffffffff", ""},
-		{whole + "--tpm-spec-level 0x100000000", "--tpm-spec-level must pass a positive number."},
-		{whole + "--tpm-spec-revision -1", "--tpm-spec-revision must pass a positive number."},
-		{whole + "--tpm-spec-revision 0b1", "--tpm-spec-revision must pass a positive number."},
-		{whole + "--tpm-spec-revision 1_0", "--tpm-spec-revision must pass a positive number."},
-
-		{"--exponent 0", "Exponent is wrong and cannot be 0."},
-		{"--exponent 3x", "Exponent is wrong and cannot be 0."},
-		{"--exponent 0x100000000", "Exponent must fit into 32bits."},
-		{"--exponent -1", "Exponent must fit into 32bits."},
-		{"--exponent 3", "No parameters for a public key were given."},
-		{"--modulus abz1", "Illegal hex character 'z'."},
-		{"--modulus " + strings.Repeat("ab", 5121), "Got 10242 hex digits, 10240 are the most."},
-		{"--modulus= ", "No parameters for a public key were given."},
-		{"--ecc-x ab --ecc-curveid secp256r1", "ECC x and y parameters must both be given."},
-		{whole + "--modulus ab", "Already found options for 'PEM' key; cannot switch to 'RSA'."},
-		{"--ecc-x ab --public cd", "Already found options for 'EC' key; cannot switch to 'ML-KEM/ML-DSA'."},
-		{"--public ab", "--public and --keyalgo must both be provided."},
-		{"--keyalgo ml-kem-768", "--public and --keyalgo must both be provided."},
-		{"--keyalgo sike", "Unsupported key algorithm: sike"},
-		{"--public ab --keyalgo ml-kem-768 " + issuedBy + strings.Replace(anEK, "--pubkey pub-p256.pem", "", 1),
-			"Could not make the ML-KEM/ML-DSA public key: a public key of 1 bytes, those of ml-kem-768 have 1184."},
-		{"--ecc-x ab --ecc-y cd " + issuedBy + strings.Replace(anEK, "--pubkey pub-p256.pem", "", 1),
-			"Could not make the EC public key: the point is not on secp256r1."},
-
-		{whole + "--pubkey none", "Could not open file for EK public key: none: No such file or directory"},
-		{whole + "--pubkey ca-p256.cert.pem", "Could not read EK public key from ca-p256.cert.pem: there is no PEM public key in it."},
-		{whole + "--issuercert none", "Could not read issuer certificate from none. No such file or directory."},
-		{whole + "--issuercert pub-p256.pem", "Could not read issuer certificate from pub-p256.pem. No PEM certificate in it."},
-		{whole + "--signkey none", "Could not read PEM signing key from none. No such file or directory."},
-		{whole + "--signkey pub-p256.pem", "Could not read PEM signing key from pub-p256.pem. There is no PEM private key in it."},
-		{whole + "--signkey ca-p384.key.pem", "Could not create the certificate. The signing key is not the one of the issuer's certificate."},
-		{whole + "--signkey tpmkey:uuid=1", "Could not read TPM signing key from tpmkey:uuid=1. Keys of a TPM 1.2, tpmkey:…, are not supported; swtpm dropped them after 0.10."},
-		{whole + "--subject C=x", `Could not create the certificate. Ek certificate: subject "C=x": C="x": a country has two letters.`},
-		{whole + "--out-cert none/out", "Could not open none/out for writing the certificate: No such file or directory"},
-		{whole + "--out-cert link", "Could not open link for writing the certificate: Too many levels of symbolic links"},
-		{whole + "--out-cert /dev/full", "Could not write certificate into file /dev/full: No space left on device"},
-
-		{encrypted, "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password."},
-		{encrypted + "--signkey-password password", ""},
-		{encrypted + "--signkey-pwd pass:password", ""},
-		{encrypted + "--signkey-pwd password", ""},
-		{encrypted + "--signkey-pwd env:CA_PASSWORD", ""},
-		{encrypted + "--signkey-pwd env:NO_PASSWORD", "Could not get password from environment variable NO_PASSWORD"},
-		{encrypted + "--signkey-pwd file:none", "Could not open password file none for reading: No such file or directory"},
-		{encrypted + "--signkey-pwd file:long.pwd", "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password."},
-		{encrypted + "--signkey-pwd fd:x", "Bad file descriptor for password."},
-		{encrypted + "--signkey-pwd fd:-1", "Bad file descriptor for password."},
-		{encrypted + "--signkey-pwd fd:9999", "Could not read password: Bad file descriptor"},
-		{encrypted + "--signkey-password file:none", "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password."},
-
-		{"--type platform " + whole, "--platform-manufacturer and --platform-model and --platform-version must all be provided."},
-		{"--type idevid " + whole, "--tpm-serial-num must be provided"},
-		{whole + "--tpm-model=", "--tpm-manufacturer and --tpm-model and --tpm-version must all be provided."},
-		{whole + "--tpm-spec-family=", "--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided."},
-	} {
+	for _, tt := range messagesCases {
 		r := run(strings.Fields(tt.args)...)
 		if got := r.message(); got != tt.want || r.stderr != "" {
 			t.Errorf("%s: error %q, stderr %q, want %q", tt.args, got, r.stderr, tt.want)

@@ -19,6 +19,19 @@ var optionOf = map[string]string{
 	"flags": "flags", "locality": "locality", "migration": "migration", "log": "log", "pid": "pid", "pcap": "pcap", "profile": "profile",
 }
 
+// sameFieldsCases are the cases of TestSameFields.
+var sameFieldsCases = map[string][2]string{
+	"interface":     {"type=unixio,path=/p", `server = "unix:/p"`},
+	"control":       {"type=unixio,path=/p", `listen = "unix:/p"`},
+	"tpmstate":      {"dir=/p", `dir = "/p"`},
+	"key":           {"file=/p", `file = "/p"`},
+	"migration-key": {"file=/p", `file = "/p"`},
+	"profile":       {"name=/p", `name = "/p"`},
+	"log":           {"fd=-1", ""},
+	"pid":           {"file=/p", `file = "/p"`},
+	"pcap":          {"file=/p", `file = "/p"`},
+}
+
 // TestSameFields checks that a key of both dialects sets the same fields to the same
 // values in both, and that it changes something.
 func TestSameFields(t *testing.T) {
@@ -29,17 +42,7 @@ func TestSameFields(t *testing.T) {
 	defer reg.Close()
 	fd := strconv.Itoa(int(reg.Fd()))
 	// The text that a key needs before it, as an option and in a profile.
-	base := map[string][2]string{
-		"interface":     {"type=unixio,path=/p", `server = "unix:/p"`},
-		"control":       {"type=unixio,path=/p", `listen = "unix:/p"`},
-		"tpmstate":      {"dir=/p", `dir = "/p"`},
-		"key":           {"file=/p", `file = "/p"`},
-		"migration-key": {"file=/p", `file = "/p"`},
-		"profile":       {"name=/p", `name = "/p"`},
-		"log":           {"fd=-1", ""},
-		"pid":           {"file=/p", `file = "/p"`},
-		"pcap":          {"file=/p", `file = "/p"`},
-	}
+	base := sameFieldsCases
 	tested := 0
 	for i, tb := range defaults().tables() {
 		for j, k := range tb.keys {

@@ -46,121 +46,127 @@ func with(f func(*Config)) *Config {
 	return c
 }
 
+var classicTcp = func(addr string, port int) Endpoint {
+	return Endpoint{Kind: TCP, Addr: addr, Port: port, Mode: 0o770, UID: -1, GID: -1, FD: -1}
+}
+
+var classicUnixAt = func(path string) Endpoint {
+	return Endpoint{Kind: Unix, Path: path, Mode: 0o770, UID: -1, GID: -1, FD: -1}
+}
+
+// classicCases are the cases of TestClassic.
+var classicCases = []struct {
+	args string
+	want func(*Config)
+}{
+	{"", func(*Config) {}},
+	{"--", func(*Config) {}},
+	{"--tpm2 -d", func(c *Config) { c.TPM, c.Daemon = tpm.V20, true }},
+	{"-td", func(c *Config) { c.Interface.Terminate, c.Daemon = true, true }},
+	{"-tp2321", func(c *Config) {
+		c.Interface = Interface{Type: "socket", Server: classicTcp("127.0.0.1", 2321), Disconnect: true, Terminate: true}
+	}},
+	{"-p 0x911", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("127.0.0.1", 2321), true }},
+	{"--port=010", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("127.0.0.1", 8), true }},
+	{"-p 5 --server type=unixio,path=s", func(c *Config) { c.Interface.Server = classicUnixAt("s") }},
+	{"--server type=unixio,path=s -p 5", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("127.0.0.1", 5), true }},
+	{"-p 5 --server type=tcp", func(c *Config) { c.Interface.Server = classicTcp("127.0.0.1", 5) }}, // -p sets TPM_PORT
+	{"--server port=5,bindaddr=::1,disconnect", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("::1", 5), true }},
+	{"--server port=5,bindaddr=fe80::1,ifname=eth0", func(c *Config) {
+		c.Interface.Server = classicTcp("fe80::1", 5)
+		c.Interface.Server.IfName = "eth0"
+	}},
+	{"--server port=5,ifname=eth0,mode=0600,uid=3", func(c *Config) { c.Interface.Server = classicTcp("127.0.0.1", 5) }},
+	{"--server type=unixio,path=s,mode=0600,uid=3,gid=4", func(c *Config) {
+		c.Interface.Server = classicUnixAt("s")
+		c.Interface.Server.Mode, c.Interface.Server.UID, c.Interface.Server.GID = 0o600, 3, 4
+	}},
+	{"--server type=unixio,path", func(c *Config) { c.Interface.Server = classicUnixAt("true") }},
+	{"--server path={a},type=unixio", func(c *Config) { c.Interface.Server = classicUnixAt("{a}") }},
+	{"--ctrl type=unixio,path=c,mode=0600,terminate", func(c *Config) {
+		c.Control = Control{Listen: classicUnixAt("c"), Terminate: true}
+		c.Control.Listen.Mode = 0o600
+	}},
+	{"--ctrl type=tcp,port=0,bindaddr=0.0.0.0", func(c *Config) { c.Control.Listen = classicTcp("0.0.0.0", 0) }},
+	{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = classicUnixAt("b") }},
+	{"--tpmstate dir=st", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "st"} }},
+	{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
+		c.State = State{Location: nv.Location{Kind: nv.Directory, Path: "x"}, Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+	}},
+	{"--tpmstate dir=x,max-stores-per-minute=0", func(c *Config) { c.State.Location, c.State.MaxStores = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
+	{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.Location, c.State.Relaxed = nv.Location{Kind: nv.Directory, Path: "x"}, true }},
+	{"--tpmstate dir=x,on-full=fail", func(c *Config) { c.State.Location, c.State.OnFull = nv.Location{Kind: nv.Directory, Path: "x"}, "fail" }},
+	{"--tpmstate dir=x,wait-limit=none", func(c *Config) { c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
+	{"--tpmstate dir=x,on-full=wait,wait-limit=2m30s", func(c *Config) {
+		c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 150*time.Second
+	}},
+	{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
+		c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+	}},
+	{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
+		c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+	}},
+	{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "y"} }},
+	{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Unsupported, Path: "foo://x"} }},
+	{"--key file=k", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
+	{"--key file=k,kdf=foo", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
+	{"--key pwdfile=p,fd=5,format=binary,mode=aes-256-cbc,remove", func(c *Config) {
+		c.Key = Key{Source: KeyFD, FD: 5, Bits: 256}
+	}},
+	{"--key pwdfile=p,fd=-1,remove=1,kdf=sha512", func(c *Config) {
+		c.Key = Key{Source: PassFile, Path: "p", FD: -1, KDF: "sha512", Bits: 128, Remove: true}
+	}},
+	{"--migration-key pwdfd=7,mode=aes-cbc", func(c *Config) {
+		c.MigrationKey = Key{Source: PassFD, FD: 7, KDF: "pbkdf2", Bits: 128}
+	}},
+	{"--log file=-", func(c *Config) { c.Log = Log{Given: true, File: "-", FD: -1, Level: 1} }},
+	{"--log file=l,level=0,truncate --log fd=5,level=20,prefix=x", func(c *Config) {
+		c.Log = Log{Given: true, File: "", FD: 5, Level: 20, Prefix: "x"}
+	}},
+	{"--log fd=-5", func(c *Config) { c.Log = Log{Given: true, FD: -1, Level: 1} }},
+	{"--pid file=p,fd=77", func(c *Config) { c.PID.File = "p" }},
+	{"--locality reject-locality-4,allow-set-locality=false", func(c *Config) { c.Locality.RejectLocality4 = true }},
+	{"--fla startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+	{"--flags startup-none,startup-state,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+	{"--flags startup-deactivated,startup-state", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "state"} }},
+	{"--flags startup-none", func(c *Config) { c.Flags = Flags{Startup: "none"} }},
+	{"--flags startup-clear=false", func(*Config) {}},
+	{"--flags not-need-init,disable-auto-shutdown", func(c *Config) { c.Flags = Flags{NotNeedInit: true, DisableAutoShutdown: true} }},
+	{"--flags not-need-init=0,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
+	{"--migration release-lock-outgoing,incoming", func(c *Config) { c.Migration.Incoming = true }},
+	{"--migration incoming --migration release-lock-outgoing", func(*Config) {}},
+	{"--migration release-lock-outgoing=false,incoming=no", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
+	{"--migration encrypted-only --migration-key fd=5", func(c *Config) {
+		c.Migration.EncryptedOnly, c.MigrationKey = true, Key{Source: KeyFD, FD: 5, Hex: true, Bits: 128}
+	}},
+	{"--chr a -R /b", func(c *Config) { c.Sandbox.Chroot = "/b" }},
+	{"--server type=unixio,path=s,uid=no-such,gid=4 -R r --ctrl type=unixio,path=c,gid=nobody-there", func(c *Config) {
+		c.Sandbox.Chroot = "r"
+		c.Interface.Server, c.Control.Listen = classicUnixAt("s"), classicUnixAt("c")
+		c.Interface.Server.User, c.Interface.Server.GID, c.Control.Listen.Group = "no-such", 4, "nobody-there"
+	}},
+	{"-R r --server port=5,uid=no-such", func(c *Config) { c.Sandbox.Chroot, c.Interface.Server = "r", classicTcp("127.0.0.1", 5) }},
+	{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
+	{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
+		c.TPM, c.PrintCapabilities, c.Interface.Terminate = tpm.V20, true, true
+		c.Log = Log{Given: true, FD: -1, Level: 3}
+	}},
+	{"--tpm2 --print-states --tpmstate dir=s --ctrl type=tcp,port=5 --key zz", func(c *Config) {
+		c.TPM, c.PrintStates, c.State.Location = tpm.V20, true, nv.Location{Kind: nv.Directory, Path: "s"}
+		c.Control.Listen = classicTcp("127.0.0.1", 5)
+	}},
+	{"--print-profiles --tpmstate zz -p 5", func(c *Config) {
+		c.PrintProfiles, c.Interface.Server, c.Interface.Disconnect = true, classicTcp("127.0.0.1", 5), true
+	}},
+	{"--print-info 0x20 --tpmstate dir=s", func(c *Config) { c.PrintInfo, c.State.Location = 0x20, nv.Location{Kind: nv.Directory, Path: "s"} }},
+	{"--print-info 010 --print-info -1", func(c *Config) { c.PrintInfo = 1<<32 - 1 }},
+	{"--print-info=4294967297", func(c *Config) { c.PrintInfo = 1 }},
+	{"--print-info=", func(*Config) {}},
+}
+
 func TestClassic(t *testing.T) {
-	unixAt := func(path string) Endpoint {
-		return Endpoint{Kind: Unix, Path: path, Mode: 0o770, UID: -1, GID: -1, FD: -1}
-	}
-	tcp := func(addr string, port int) Endpoint {
-		return Endpoint{Kind: TCP, Addr: addr, Port: port, Mode: 0o770, UID: -1, GID: -1, FD: -1}
-	}
-	for _, tt := range []struct {
-		args string
-		want func(*Config)
-	}{
-		{"", func(*Config) {}},
-		{"--", func(*Config) {}},
-		{"--tpm2 -d", func(c *Config) { c.TPM, c.Daemon = tpm.V20, true }},
-		{"-td", func(c *Config) { c.Interface.Terminate, c.Daemon = true, true }},
-		{"-tp2321", func(c *Config) {
-			c.Interface = Interface{Type: "socket", Server: tcp("127.0.0.1", 2321), Disconnect: true, Terminate: true}
-		}},
-		{"-p 0x911", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("127.0.0.1", 2321), true }},
-		{"--port=010", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("127.0.0.1", 8), true }},
-		{"-p 5 --server type=unixio,path=s", func(c *Config) { c.Interface.Server = unixAt("s") }},
-		{"--server type=unixio,path=s -p 5", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("127.0.0.1", 5), true }},
-		{"-p 5 --server type=tcp", func(c *Config) { c.Interface.Server = tcp("127.0.0.1", 5) }}, // -p sets TPM_PORT
-		{"--server port=5,bindaddr=::1,disconnect", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = tcp("::1", 5), true }},
-		{"--server port=5,bindaddr=fe80::1,ifname=eth0", func(c *Config) {
-			c.Interface.Server = tcp("fe80::1", 5)
-			c.Interface.Server.IfName = "eth0"
-		}},
-		{"--server port=5,ifname=eth0,mode=0600,uid=3", func(c *Config) { c.Interface.Server = tcp("127.0.0.1", 5) }},
-		{"--server type=unixio,path=s,mode=0600,uid=3,gid=4", func(c *Config) {
-			c.Interface.Server = unixAt("s")
-			c.Interface.Server.Mode, c.Interface.Server.UID, c.Interface.Server.GID = 0o600, 3, 4
-		}},
-		{"--server type=unixio,path", func(c *Config) { c.Interface.Server = unixAt("true") }},
-		{"--server path={a},type=unixio", func(c *Config) { c.Interface.Server = unixAt("{a}") }},
-		{"--ctrl type=unixio,path=c,mode=0600,terminate", func(c *Config) {
-			c.Control = Control{Listen: unixAt("c"), Terminate: true}
-			c.Control.Listen.Mode = 0o600
-		}},
-		{"--ctrl type=tcp,port=0,bindaddr=0.0.0.0", func(c *Config) { c.Control.Listen = tcp("0.0.0.0", 0) }},
-		{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = unixAt("b") }},
-		{"--tpmstate dir=st", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "st"} }},
-		{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
-			c.State = State{Location: nv.Location{Kind: nv.Directory, Path: "x"}, Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
-		}},
-		{"--tpmstate dir=x,max-stores-per-minute=0", func(c *Config) { c.State.Location, c.State.MaxStores = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
-		{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.Location, c.State.Relaxed = nv.Location{Kind: nv.Directory, Path: "x"}, true }},
-		{"--tpmstate dir=x,on-full=fail", func(c *Config) { c.State.Location, c.State.OnFull = nv.Location{Kind: nv.Directory, Path: "x"}, "fail" }},
-		{"--tpmstate dir=x,wait-limit=none", func(c *Config) { c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
-		{"--tpmstate dir=x,on-full=wait,wait-limit=2m30s", func(c *Config) {
-			c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 150*time.Second
-		}},
-		{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
-			c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
-		}},
-		{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
-			c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
-		}},
-		{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "y"} }},
-		{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Unsupported, Path: "foo://x"} }},
-		{"--key file=k", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
-		{"--key file=k,kdf=foo", func(c *Config) { c.Key = Key{Source: KeyFile, Path: "k", FD: -1, Hex: true, Bits: 128} }},
-		{"--key pwdfile=p,fd=5,format=binary,mode=aes-256-cbc,remove", func(c *Config) {
-			c.Key = Key{Source: KeyFD, FD: 5, Bits: 256}
-		}},
-		{"--key pwdfile=p,fd=-1,remove=1,kdf=sha512", func(c *Config) {
-			c.Key = Key{Source: PassFile, Path: "p", FD: -1, KDF: "sha512", Bits: 128, Remove: true}
-		}},
-		{"--migration-key pwdfd=7,mode=aes-cbc", func(c *Config) {
-			c.MigrationKey = Key{Source: PassFD, FD: 7, KDF: "pbkdf2", Bits: 128}
-		}},
-		{"--log file=-", func(c *Config) { c.Log = Log{Given: true, File: "-", FD: -1, Level: 1} }},
-		{"--log file=l,level=0,truncate --log fd=5,level=20,prefix=x", func(c *Config) {
-			c.Log = Log{Given: true, File: "", FD: 5, Level: 20, Prefix: "x"}
-		}},
-		{"--log fd=-5", func(c *Config) { c.Log = Log{Given: true, FD: -1, Level: 1} }},
-		{"--pid file=p,fd=77", func(c *Config) { c.PID.File = "p" }},
-		{"--locality reject-locality-4,allow-set-locality=false", func(c *Config) { c.Locality.RejectLocality4 = true }},
-		{"--fla startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
-		{"--flags startup-none,startup-state,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
-		{"--flags startup-deactivated,startup-state", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "state"} }},
-		{"--flags startup-none", func(c *Config) { c.Flags = Flags{Startup: "none"} }},
-		{"--flags startup-clear=false", func(*Config) {}},
-		{"--flags not-need-init,disable-auto-shutdown", func(c *Config) { c.Flags = Flags{NotNeedInit: true, DisableAutoShutdown: true} }},
-		{"--flags not-need-init=0,startup-clear", func(c *Config) { c.Flags = Flags{NotNeedInit: true, Startup: "clear"} }},
-		{"--migration release-lock-outgoing,incoming", func(c *Config) { c.Migration.Incoming = true }},
-		{"--migration incoming --migration release-lock-outgoing", func(*Config) {}},
-		{"--migration release-lock-outgoing=false,incoming=no", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
-		{"--migration encrypted-only --migration-key fd=5", func(c *Config) {
-			c.Migration.EncryptedOnly, c.MigrationKey = true, Key{Source: KeyFD, FD: 5, Hex: true, Bits: 128}
-		}},
-		{"--chr a -R /b", func(c *Config) { c.Sandbox.Chroot = "/b" }},
-		{"--server type=unixio,path=s,uid=no-such,gid=4 -R r --ctrl type=unixio,path=c,gid=nobody-there", func(c *Config) {
-			c.Sandbox.Chroot = "r"
-			c.Interface.Server, c.Control.Listen = unixAt("s"), unixAt("c")
-			c.Interface.Server.User, c.Interface.Server.GID, c.Control.Listen.Group = "no-such", 4, "nobody-there"
-		}},
-		{"-R r --server port=5,uid=no-such", func(c *Config) { c.Sandbox.Chroot, c.Interface.Server = "r", tcp("127.0.0.1", 5) }},
-		{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
-		{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
-			c.TPM, c.PrintCapabilities, c.Interface.Terminate = tpm.V20, true, true
-			c.Log = Log{Given: true, FD: -1, Level: 3}
-		}},
-		{"--tpm2 --print-states --tpmstate dir=s --ctrl type=tcp,port=5 --key zz", func(c *Config) {
-			c.TPM, c.PrintStates, c.State.Location = tpm.V20, true, nv.Location{Kind: nv.Directory, Path: "s"}
-			c.Control.Listen = tcp("127.0.0.1", 5)
-		}},
-		{"--print-profiles --tpmstate zz -p 5", func(c *Config) {
-			c.PrintProfiles, c.Interface.Server, c.Interface.Disconnect = true, tcp("127.0.0.1", 5), true
-		}},
-		{"--print-info 0x20 --tpmstate dir=s", func(c *Config) { c.PrintInfo, c.State.Location = 0x20, nv.Location{Kind: nv.Directory, Path: "s"} }},
-		{"--print-info 010 --print-info -1", func(c *Config) { c.PrintInfo = 1<<32 - 1 }},
-		{"--print-info=4294967297", func(c *Config) { c.PrintInfo = 1 }},
-		{"--print-info=", func(*Config) {}},
-	} {
+
+	for _, tt := range classicCases {
 		got, err := Classic("socket", strings.Fields(tt.args), noEnv)
 		if err != nil {
 			t.Errorf("%s: %v", tt.args, err)

@@ -187,61 +187,64 @@ listen = "unix:c"
 dir = "s"
 `
 
+// profileCases are the cases of TestProfile.
+var profileCases = []struct {
+	src  string
+	want func(*Config)
+}{
+	{"", func(*Config) {}},
+	{"mode = \"0600\"", func(c *Config) { c.State.Mode, c.State.ModeExplicit = 0o600, true }},
+	{"backup = true\nlock = false\ncreate = true\ndurability = \"relaxed\"", func(c *Config) {
+		c.State.Backup, c.State.Lock, c.State.Create, c.State.Relaxed = true, false, true, true
+	}},
+	{"fsync = false", func(c *Config) { c.State.Relaxed = true }},
+	{"[interface]\nserver = \"tcp:[fe80::1%eth0]:0\"\ndisconnect = true", func(c *Config) {
+		s := &c.Interface.Server
+		s.Kind, s.Addr, s.IfName, c.Interface.Disconnect = TCP, "fe80::1", "eth0", true
+	}},
+	{"[interface]\nserver = \"tcp:[fe80::1%%i0]:7\"", func(c *Config) {
+		s := &c.Interface.Server
+		s.Kind, s.Addr, s.IfName, s.Port = TCP, "fe80::1", "i0", 7
+	}},
+	{"[interface]\nserver = \"clientfd:5\"\nterminate = true", func(c *Config) {
+		c.Interface.Server.Kind, c.Interface.Server.FD, c.Interface.Terminate = ConnFD, 5, true
+	}},
+	{"[interface]\nserver = \"unix:%i/d\"\nuid = 7\ngid = \"root\"\nmode = \"0600\"", func(c *Config) {
+		s := &c.Interface.Server
+		s.Kind, s.Path, s.UID, s.GID, s.Mode = Unix, "/p/vm1/d", 7, 0, 0o600
+	}},
+	{"[key]\npwdfd = 0\nkdf = \"sha512\"", func(c *Config) { c.Key = Key{Source: PassFD, KDF: "sha512", Bits: 128} }},
+	{"[migration-key]\nfile = \"k\"\nremove = true\nmode = \"aes-cbc\"\nformat = \"binary\"", func(c *Config) {
+		c.MigrationKey = Key{Source: KeyFile, Path: "/p/k", FD: -1, Bits: 128, Remove: true}
+	}},
+	{"[interface]\nserver = \"systemd:data\"", func(c *Config) {
+		c.Interface.Server.Kind, c.Interface.Server.Name = Systemd, "data"
+	}},
+	{"[key]\ncredential = \"%i-key\"\nmode = \"aes-256-cbc\"", func(c *Config) {
+		c.Key = Key{Source: KeyCredential, Name: "vm1-key", FD: -1, Hex: true, Bits: 256}
+	}},
+	{"[migration-key]\ncredential = \"k\"\nformat = \"binary\"", func(c *Config) {
+		c.MigrationKey = Key{Source: KeyCredential, Name: "k", FD: -1, Bits: 128}
+	}},
+	{"[flags]\nstartup = \"state\"\ndisable-auto-shutdown = true", func(c *Config) {
+		c.Flags = Flags{NotNeedInit: true, Startup: "state", DisableAutoShutdown: true}
+	}},
+	{"[log]", func(c *Config) { c.Log.Given = true }},
+	{"[log]\nfile = \"-\"\nlevel = 0", func(c *Config) { c.Log.Given, c.Log.File = true, "-" }},
+	{"[log]\nfile = \"%%%i%\"\nprefix = \"[%i] \"", func(c *Config) {
+		c.Log.Given, c.Log.File, c.Log.Prefix = true, "/p/%vm1%", "[vm1] "
+	}},
+	{"[pid]\nfd = 9", func(c *Config) { c.PID.FD = 9 }},
+	{"[sandbox]\nseccomp = \"log\"", func(c *Config) { c.Sandbox.Seccomp = "log" }},
+	{"[sandbox]\nlandlock = \"require\"", func(c *Config) { c.Sandbox.Landlock = "require" }},
+	{"[sandbox]\nuser = \"tss\"", func(c *Config) { c.Sandbox.User = "tss" }},
+	{"[migration]\nincoming = true", func(c *Config) { c.Migration.Incoming = true }},
+	{"[migration]\nrelease-lock-outgoing = false", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
+	{"[locality]\nreject-locality-4 = true", func(c *Config) { c.Locality.RejectLocality4 = true }},
+}
+
 func TestProfile(t *testing.T) {
-	for _, tt := range []struct {
-		src  string
-		want func(*Config)
-	}{
-		{"", func(*Config) {}},
-		{"mode = \"0600\"", func(c *Config) { c.State.Mode, c.State.ModeExplicit = 0o600, true }},
-		{"backup = true\nlock = false\ncreate = true\ndurability = \"relaxed\"", func(c *Config) {
-			c.State.Backup, c.State.Lock, c.State.Create, c.State.Relaxed = true, false, true, true
-		}},
-		{"fsync = false", func(c *Config) { c.State.Relaxed = true }},
-		{"[interface]\nserver = \"tcp:[fe80::1%eth0]:0\"\ndisconnect = true", func(c *Config) {
-			s := &c.Interface.Server
-			s.Kind, s.Addr, s.IfName, c.Interface.Disconnect = TCP, "fe80::1", "eth0", true
-		}},
-		{"[interface]\nserver = \"tcp:[fe80::1%%i0]:7\"", func(c *Config) {
-			s := &c.Interface.Server
-			s.Kind, s.Addr, s.IfName, s.Port = TCP, "fe80::1", "i0", 7
-		}},
-		{"[interface]\nserver = \"clientfd:5\"\nterminate = true", func(c *Config) {
-			c.Interface.Server.Kind, c.Interface.Server.FD, c.Interface.Terminate = ConnFD, 5, true
-		}},
-		{"[interface]\nserver = \"unix:%i/d\"\nuid = 7\ngid = \"root\"\nmode = \"0600\"", func(c *Config) {
-			s := &c.Interface.Server
-			s.Kind, s.Path, s.UID, s.GID, s.Mode = Unix, "/p/vm1/d", 7, 0, 0o600
-		}},
-		{"[key]\npwdfd = 0\nkdf = \"sha512\"", func(c *Config) { c.Key = Key{Source: PassFD, KDF: "sha512", Bits: 128} }},
-		{"[migration-key]\nfile = \"k\"\nremove = true\nmode = \"aes-cbc\"\nformat = \"binary\"", func(c *Config) {
-			c.MigrationKey = Key{Source: KeyFile, Path: "/p/k", FD: -1, Bits: 128, Remove: true}
-		}},
-		{"[interface]\nserver = \"systemd:data\"", func(c *Config) {
-			c.Interface.Server.Kind, c.Interface.Server.Name = Systemd, "data"
-		}},
-		{"[key]\ncredential = \"%i-key\"\nmode = \"aes-256-cbc\"", func(c *Config) {
-			c.Key = Key{Source: KeyCredential, Name: "vm1-key", FD: -1, Hex: true, Bits: 256}
-		}},
-		{"[migration-key]\ncredential = \"k\"\nformat = \"binary\"", func(c *Config) {
-			c.MigrationKey = Key{Source: KeyCredential, Name: "k", FD: -1, Bits: 128}
-		}},
-		{"[flags]\nstartup = \"state\"\ndisable-auto-shutdown = true", func(c *Config) {
-			c.Flags = Flags{NotNeedInit: true, Startup: "state", DisableAutoShutdown: true}
-		}},
-		{"[log]", func(c *Config) { c.Log.Given = true }},
-		{"[log]\nfile = \"-\"\nlevel = 0", func(c *Config) { c.Log.Given, c.Log.File = true, "-" }},
-		{"[log]\nfile = \"%%%i%\"\nprefix = \"[%i] \"", func(c *Config) {
-			c.Log.Given, c.Log.File, c.Log.Prefix = true, "/p/%vm1%", "[vm1] "
-		}},
-		{"[pid]\nfd = 9", func(c *Config) { c.PID.FD = 9 }},
-		{"[sandbox]\nseccomp = \"log\"", func(c *Config) { c.Sandbox.Seccomp = "log" }},
-		{"[sandbox]\nlandlock = \"require\"", func(c *Config) { c.Sandbox.Landlock = "require" }},
-		{"[sandbox]\nuser = \"tss\"", func(c *Config) { c.Sandbox.User = "tss" }},
-		{"[migration]\nincoming = true", func(c *Config) { c.Migration.Incoming = true }},
-		{"[migration]\nrelease-lock-outgoing = false", func(c *Config) { c.Migration.ReleaseLockOutgoing = false }},
-		{"[locality]\nreject-locality-4 = true", func(c *Config) { c.Locality.RejectLocality4 = true }},
-	} {
+	for _, tt := range profileCases {
 		want := defaults()
 		want.TPM = tpm.V20
 		want.State.Location = nv.Location{Kind: nv.Directory, Path: "/p/s"}

@@ -61,65 +61,70 @@ func TestFirstSuboptionCounts(t *testing.T) {
 	}
 }
 
+var typesHighest = uint32(1<<32 - 2)
+
+// typesCases are the cases of TestTypes.
+var typesCases = []struct {
+	key  string // of the table below
+	in   string
+	want int
+	err  string
+}{
+	{"int", "5", 5, ""},
+	{"int", " 5", 5, ""},
+	{"int", "+5", 5, ""},
+	{"int", "-5", -5, ""},
+	{"int", "010", 10, ""},
+	{"int", "2147483647", 1<<31 - 1, ""},
+	{"int", "2147483648", 0, "number '2147483648' outside valid range"},
+	{"int", "99999999999999999999", 0, "number '99999999999999999999' outside valid range"},
+	{"int", "0x10", 0, "invalid number '0x10'"},
+	{"int", "5 ", 0, "invalid number '5 '"},
+	{"int", "1_0", 0, "invalid number '1_0'"},
+	{"int", "true", 0, "invalid number 'true'"},
+	{"level", "0", 1, ""},
+	{"level", "7", 7, ""},
+	{"level", "+5", 5, ""},
+	{"level", "4294967295", 1<<31 - 1, ""},
+	{"level", "4294967296", 0, "number '4294967296' outside valid range"},
+	{"level", "-1", 0, "required positive number, got '-1'"},
+	{"level", "x", 0, "invalid number 'x'"},
+	{"bool", "true", 1, ""},
+	{"bool", "TrUe", 1, ""},
+	{"bool", "1", 1, ""},
+	{"bool", "yes", 0, ""},
+	{"bool", "0", 0, ""},
+	{"bool", "2", 0, ""},
+	{"mode", "0", 0, ""},
+	{"mode", "777", 0o777, ""},
+	{"mode", "0600", 0o600, ""},
+	{"mode", " 7", 0o7, ""},
+	{"mode", "7 ", 0, "invalid mode type '7 '"},
+	{"mode", "888", 0, "invalid mode type '888'"},
+	{"mode", "true", 0, "invalid mode type 'true'"},
+	{"mode", "1000", 0, "mode 1000 is invalid"},
+	{"mode", "-1", 0, "mode -1 is invalid"},
+	{"mode", "77777777777", 0, "mode 77777777777 is invalid"},
+	{"mode", "99999999999999999999999", 0, "invalid mode type '99999999999999999999999'"},
+	{"uid", "0", 0, ""},
+	{"uid", "00", 0, ""},
+	{"uid", "+7", 7, ""},
+	{"uid", "4294967294", int(typesHighest), ""},
+	{"uid", "4294967295", -1, ""},
+	{"uid", "root", 0, ""},
+	{"uid", "-1", 0, "uid -1 outside valid range"},
+	{"uid", "4294967296", 0, "uid 4294967296 outside valid range"},
+	{"uid", "no-such-user", 0, "User 'no-such-user' does not exist."},
+	{"uid", "0x0", 0, "User '0x0' does not exist."},
+	{"gid", "root", 0, ""},
+	{"gid", "4294967296", 0, "gid 4294967296 outside valid range"},
+	{"gid", "no-such-group", 0, "Group 'no-such-group' does not exist."},
+}
+
 // TestTypes checks the values and the errors of each type of sub-option.
 func TestTypes(t *testing.T) {
-	highest := uint32(1<<32 - 2) // negative where an int has 32 bits
-	for _, tt := range []struct {
-		key  string // of the table below
-		in   string
-		want int
-		err  string
-	}{
-		{"int", "5", 5, ""},
-		{"int", " 5", 5, ""},
-		{"int", "+5", 5, ""},
-		{"int", "-5", -5, ""},
-		{"int", "010", 10, ""},
-		{"int", "2147483647", 1<<31 - 1, ""},
-		{"int", "2147483648", 0, "number '2147483648' outside valid range"},
-		{"int", "99999999999999999999", 0, "number '99999999999999999999' outside valid range"},
-		{"int", "0x10", 0, "invalid number '0x10'"},
-		{"int", "5 ", 0, "invalid number '5 '"},
-		{"int", "1_0", 0, "invalid number '1_0'"},
-		{"int", "true", 0, "invalid number 'true'"},
-		{"level", "0", 1, ""},
-		{"level", "7", 7, ""},
-		{"level", "+5", 5, ""},
-		{"level", "4294967295", 1<<31 - 1, ""},
-		{"level", "4294967296", 0, "number '4294967296' outside valid range"},
-		{"level", "-1", 0, "required positive number, got '-1'"},
-		{"level", "x", 0, "invalid number 'x'"},
-		{"bool", "true", 1, ""},
-		{"bool", "TrUe", 1, ""},
-		{"bool", "1", 1, ""},
-		{"bool", "yes", 0, ""},
-		{"bool", "0", 0, ""},
-		{"bool", "2", 0, ""},
-		{"mode", "0", 0, ""},
-		{"mode", "777", 0o777, ""},
-		{"mode", "0600", 0o600, ""},
-		{"mode", " 7", 0o7, ""},
-		{"mode", "7 ", 0, "invalid mode type '7 '"},
-		{"mode", "888", 0, "invalid mode type '888'"},
-		{"mode", "true", 0, "invalid mode type 'true'"},
-		{"mode", "1000", 0, "mode 1000 is invalid"},
-		{"mode", "-1", 0, "mode -1 is invalid"},
-		{"mode", "77777777777", 0, "mode 77777777777 is invalid"},
-		{"mode", "99999999999999999999999", 0, "invalid mode type '99999999999999999999999'"},
-		{"uid", "0", 0, ""},
-		{"uid", "00", 0, ""},
-		{"uid", "+7", 7, ""},
-		{"uid", "4294967294", int(highest), ""},
-		{"uid", "4294967295", -1, ""},
-		{"uid", "root", 0, ""},
-		{"uid", "-1", 0, "uid -1 outside valid range"},
-		{"uid", "4294967296", 0, "uid 4294967296 outside valid range"},
-		{"uid", "no-such-user", 0, "User 'no-such-user' does not exist."},
-		{"uid", "0x0", 0, "User '0x0' does not exist."},
-		{"gid", "root", 0, ""},
-		{"gid", "4294967296", 0, "gid 4294967296 outside valid range"},
-		{"gid", "no-such-group", 0, "Group 'no-such-group' does not exist."},
-	} {
+	// negative where an int has 32 bits
+	for _, tt := range typesCases {
 		var c Config
 		var on bool
 		got := 0

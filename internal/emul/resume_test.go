@@ -56,29 +56,34 @@ func (f *faulty) Lock() error {
 	return f.disk.Lock()
 }
 
+var resumeErrorsErrno = func(e syscall.Errno) error { return fmt.Errorf("fake: %w", e) }
+
+// resumeErrorsCases are the cases of TestResumeErrors.
+var resumeErrorsCases = []struct {
+	name             string
+	open, load, lock error
+	bad              func(b []byte) []byte
+	system           bool
+}{
+	{name: "open EIO", open: resumeErrorsErrno(syscall.EIO), system: true},
+	{name: "open ENOMEM", open: resumeErrorsErrno(syscall.ENOMEM), system: true},
+	{name: "open EACCES", open: resumeErrorsErrno(syscall.EACCES), system: true},
+	{name: "open ENOENT", open: resumeErrorsErrno(syscall.ENOENT), system: true},
+	{name: "lock ENOLCK", lock: resumeErrorsErrno(syscall.ENOLCK), system: true},
+	{name: "locked", lock: nv.ErrLocked, system: true},
+	{name: "read EIO", load: resumeErrorsErrno(syscall.EIO), system: true},
+	{name: "read ESTALE", load: resumeErrorsErrno(syscall.ESTALE), system: true},
+	{name: "missing", load: fs.ErrNotExist, system: true},
+	{name: "checksum", bad: func(b []byte) []byte { b[len(b)-1] ^= 1; return b }},
+	{name: "short", bad: func(b []byte) []byte { return b[:4] }},
+	{name: "content", load: nv.ErrDamaged},
+}
+
 // A system error on the way to the state leaves the saved state alone, to the byte, and
 // the next try succeeds; bad content ends the resume, and the TPM starts fresh.
 func TestResumeErrors(t *testing.T) {
-	errno := func(e syscall.Errno) error { return fmt.Errorf("fake: %w", e) }
-	for _, g := range []struct {
-		name             string
-		open, load, lock error
-		bad              func(b []byte) []byte
-		system           bool
-	}{
-		{name: "open EIO", open: errno(syscall.EIO), system: true},
-		{name: "open ENOMEM", open: errno(syscall.ENOMEM), system: true},
-		{name: "open EACCES", open: errno(syscall.EACCES), system: true},
-		{name: "open ENOENT", open: errno(syscall.ENOENT), system: true},
-		{name: "lock ENOLCK", lock: errno(syscall.ENOLCK), system: true},
-		{name: "locked", lock: nv.ErrLocked, system: true},
-		{name: "read EIO", load: errno(syscall.EIO), system: true},
-		{name: "read ESTALE", load: errno(syscall.ESTALE), system: true},
-		{name: "missing", load: fs.ErrNotExist, system: true},
-		{name: "checksum", bad: func(b []byte) []byte { b[len(b)-1] ^= 1; return b }},
-		{name: "short", bad: func(b []byte) []byte { return b[:4] }},
-		{name: "content", load: nv.ErrDamaged},
-	} {
+
+	for _, g := range resumeErrorsCases {
 		t.Run(g.name, func(t *testing.T) {
 			c, before := handedOver(t)
 			n := before.next(t, c)

@@ -30,52 +30,57 @@ func keyFile(t *testing.T, content string) string {
 	return path
 }
 
+var readKeyRaw = string(harness.Unhex(hex256))
+
+// readKeyCases are the cases of TestReadKey.
+var readKeyCases = []struct {
+	name, in string
+	src      Source
+	want     string
+}{
+	{"hex", hex128, Source{Hex: true, Bits: 128}, hex128},
+	{"hex 256", hex256, Source{Hex: true, Bits: 256}, hex256},
+	{"upper case", strings.ToUpper(hex256), Source{Hex: true, Bits: 256}, hex256},
+	{"0x and newline", "0x" + hex256 + "\n", Source{Hex: true, Bits: 256}, hex256},
+	{"NUL ends it", hex128 + "\x00junk", Source{Hex: true, Bits: 128}, hex128},
+	{"blank ends it", hex128 + " comment", Source{Hex: true, Bits: 128}, hex128},
+	{"carriage return ends it", hex128 + "\r\n", Source{Hex: true, Bits: 128}, hex128},
+	{"67 bytes are read", "0x" + hex256 + "\n" + strings.Repeat("#", 5000), Source{Hex: true, Bits: 256}, hex256},
+	{"blank at the start", " " + hex128, Source{Hex: true, Bits: 128}, ""},
+	{"odd", hex128[1:], Source{Hex: true, Bits: 128}, ""},
+	{"bad digit", "g" + hex128[1:], Source{Hex: true, Bits: 128}, ""},
+	{"48 digits", hex256[:48], Source{Hex: true, Bits: 256}, ""},
+	{"64 digits for 128 bits", hex256, Source{Hex: true, Bits: 128}, ""},
+	{"32 digits for 256 bits", hex128, Source{Hex: true, Bits: 256}, ""},
+	{"66 digits", hex256 + "00", Source{Hex: true, Bits: 256}, ""},
+	{"no digit", "0x", Source{Hex: true, Bits: 128}, ""},
+	{"empty", "", Source{Hex: true, Bits: 128}, ""},
+	{"raw", readKeyRaw[:16], Source{Bits: 128}, hex128},
+	{"raw 256", readKeyRaw, Source{Bits: 256}, hex256},
+	{"raw 16 bytes for 256 bits", readKeyRaw[:16], Source{Bits: 256}, hex128},
+	{"raw 17 bytes", readKeyRaw[:17], Source{Bits: 128}, ""},
+	{"raw 31 bytes", readKeyRaw[:31], Source{Bits: 256}, ""},
+	{"raw with newline", readKeyRaw + "\n", Source{Bits: 256}, ""},
+	{"raw empty", "", Source{Bits: 128}, ""},
+	{"size", hex128, Source{Hex: true, Bits: 192}, ""},
+	{"kdf", "secret", Source{Passphrase: true, KDF: "md5", Bits: 128}, ""},
+	{"passphrase too long", strings.Repeat("x", maxPassphrase+1), Source{Passphrase: true, KDF: "sha512", Bits: 128}, ""},
+
+	// Known answers of state-format: each opens a file of swtpm 0.7.1.
+	{"pbkdf2", "correct horse battery", Source{Passphrase: true, KDF: "pbkdf2", Bits: 128}, "2607e586d224fc3c0ee1c3bf7ee2999b"},
+	{"sha512", "correct horse battery", Source{Passphrase: true, KDF: "sha512", Bits: 128}, "cef61e4e4eda7ba8a2feaa120617fcf7"},
+	{"newline counts", "correct horse battery\n", Source{Passphrase: true, KDF: "pbkdf2", Bits: 256}, "6dafc30e63265c2491df7101f05dbe74f3f30e5cd8a78ecd08172d86effd0a01"},
+	{"pbkdf2, migration", "migrate-me-please", Source{Passphrase: true, KDF: "pbkdf2", Bits: 128}, "b7334944281a244902c64e0f007f4011"},
+	{"sha512 256", "migrate-me-please", Source{Passphrase: true, KDF: "sha512", Bits: 256}, "2a45049348ad4d782d3777ef9d8c81b28d2d6817f6433b5b9d9ea5007e6eba9e"},
+	{"empty passphrase", "", Source{Passphrase: true, KDF: "sha512", Bits: 128}, "cf83e1357eefb8bdf1542850d66d8007"},
+	// Python's hashlib; longer than a block of SHA-512, which swtpm 0.7.1 opens.
+	{"600 bytes", strings.Repeat("a", 600), Source{Passphrase: true, KDF: "pbkdf2", Bits: 128}, "ace84f569920d7bae4b4a0fcc32b33d6"},
+}
+
 // TestReadKey checks how each form is taken; want "" stands for an error.
 func TestReadKey(t *testing.T) {
-	raw := string(harness.Unhex(hex256))
-	for _, c := range []struct {
-		name, in string
-		src      Source
-		want     string
-	}{
-		{"hex", hex128, Source{Hex: true, Bits: 128}, hex128},
-		{"hex 256", hex256, Source{Hex: true, Bits: 256}, hex256},
-		{"upper case", strings.ToUpper(hex256), Source{Hex: true, Bits: 256}, hex256},
-		{"0x and newline", "0x" + hex256 + "\n", Source{Hex: true, Bits: 256}, hex256},
-		{"NUL ends it", hex128 + "\x00junk", Source{Hex: true, Bits: 128}, hex128},
-		{"blank ends it", hex128 + " comment", Source{Hex: true, Bits: 128}, hex128},
-		{"carriage return ends it", hex128 + "\r\n", Source{Hex: true, Bits: 128}, hex128},
-		{"67 bytes are read", "0x" + hex256 + "\n" + strings.Repeat("#", 5000), Source{Hex: true, Bits: 256}, hex256},
-		{"blank at the start", " " + hex128, Source{Hex: true, Bits: 128}, ""},
-		{"odd", hex128[1:], Source{Hex: true, Bits: 128}, ""},
-		{"bad digit", "g" + hex128[1:], Source{Hex: true, Bits: 128}, ""},
-		{"48 digits", hex256[:48], Source{Hex: true, Bits: 256}, ""},
-		{"64 digits for 128 bits", hex256, Source{Hex: true, Bits: 128}, ""},
-		{"32 digits for 256 bits", hex128, Source{Hex: true, Bits: 256}, ""},
-		{"66 digits", hex256 + "00", Source{Hex: true, Bits: 256}, ""},
-		{"no digit", "0x", Source{Hex: true, Bits: 128}, ""},
-		{"empty", "", Source{Hex: true, Bits: 128}, ""},
-		{"raw", raw[:16], Source{Bits: 128}, hex128},
-		{"raw 256", raw, Source{Bits: 256}, hex256},
-		{"raw 16 bytes for 256 bits", raw[:16], Source{Bits: 256}, hex128},
-		{"raw 17 bytes", raw[:17], Source{Bits: 128}, ""},
-		{"raw 31 bytes", raw[:31], Source{Bits: 256}, ""},
-		{"raw with newline", raw + "\n", Source{Bits: 256}, ""},
-		{"raw empty", "", Source{Bits: 128}, ""},
-		{"size", hex128, Source{Hex: true, Bits: 192}, ""},
-		{"kdf", "secret", Source{Passphrase: true, KDF: "md5", Bits: 128}, ""},
-		{"passphrase too long", strings.Repeat("x", maxPassphrase+1), Source{Passphrase: true, KDF: "sha512", Bits: 128}, ""},
 
-		// Known answers of state-format: each opens a file of swtpm 0.7.1.
-		{"pbkdf2", "correct horse battery", Source{Passphrase: true, KDF: "pbkdf2", Bits: 128}, "2607e586d224fc3c0ee1c3bf7ee2999b"},
-		{"sha512", "correct horse battery", Source{Passphrase: true, KDF: "sha512", Bits: 128}, "cef61e4e4eda7ba8a2feaa120617fcf7"},
-		{"newline counts", "correct horse battery\n", Source{Passphrase: true, KDF: "pbkdf2", Bits: 256}, "6dafc30e63265c2491df7101f05dbe74f3f30e5cd8a78ecd08172d86effd0a01"},
-		{"pbkdf2, migration", "migrate-me-please", Source{Passphrase: true, KDF: "pbkdf2", Bits: 128}, "b7334944281a244902c64e0f007f4011"},
-		{"sha512 256", "migrate-me-please", Source{Passphrase: true, KDF: "sha512", Bits: 256}, "2a45049348ad4d782d3777ef9d8c81b28d2d6817f6433b5b9d9ea5007e6eba9e"},
-		{"empty passphrase", "", Source{Passphrase: true, KDF: "sha512", Bits: 128}, "cf83e1357eefb8bdf1542850d66d8007"},
-		// Python's hashlib; longer than a block of SHA-512, which swtpm 0.7.1 opens.
-		{"600 bytes", strings.Repeat("a", 600), Source{Passphrase: true, KDF: "pbkdf2", Bits: 128}, "ace84f569920d7bae4b4a0fcc32b33d6"},
-	} {
+	for _, c := range readKeyCases {
 		t.Run(c.name, func(t *testing.T) {
 			for _, how := range []string{"file", "pipe"} {
 				src := c.src

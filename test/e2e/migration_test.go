@@ -473,41 +473,46 @@ func TestMigrationSharedWithOtherKey(t *testing.T) {
 	}
 }
 
+var migrationIncomingWaitsAsk = map[version]string{v12: "00c1 0000000a 000000f1", v20: "8001 0000000a 00000181"}
+
+// migrationIncomingWaitsCases are the cases of TestMigrationIncomingWaits.
+var migrationIncomingWaitsCases = map[string]func(t *testing.T, dst *emulator, bags luggage){
+	"a command": func(t *testing.T, dst *emulator, _ luggage) {
+		c := dst.control(t)
+		if err := c.Init(0); err != nil { // it reads, and writes nothing
+			t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, dst.log))
+		}
+		_ = c.Close()
+		conn := connect(t, dst.data)
+		defer func() { _ = conn.Close() }()
+		if rsp, err := (&channel{Conn: conn}).transmit(migrationIncomingWaitsAsk[v20]); err == nil {
+			t.Errorf("a command is answered: %x", rsp)
+		}
+	},
+	"a blob": func(t *testing.T, dst *emulator, bags luggage) {
+		refuses(t, dst, bags, tpm.IOError)
+	},
+	"LOCK_STORAGE": func(t *testing.T, dst *emulator, _ luggage) {
+		c := dst.control(t)
+		if err := c.LockStorage(2); tpm.ResultOf(err) != tpm.Fail {
+			t.Errorf("LOCK_STORAGE: %v, want %v", err, tpm.Fail)
+		}
+		if err := c.Stop(); err != nil { // it goes on
+			t.Error(err)
+		}
+		if err := c.Shutdown(); err != nil {
+			t.Error(err)
+		}
+	},
+}
+
 // The target of a shared directory leaves the state alone while the source has
 // it: QEMU asks for the version, resets the machine, and nothing is locked or
 // made. Requests that need the state then fail, and a command or a blob ends it.
 func TestMigrationIncomingWaits(t *testing.T) {
 	t.Parallel()
-	ask := map[version]string{v12: "00c1 0000000a 000000f1", v20: "8001 0000000a 00000181"}
-	ends := map[string]func(t *testing.T, dst *emulator, bags luggage){
-		"a command": func(t *testing.T, dst *emulator, _ luggage) {
-			c := dst.control(t)
-			if err := c.Init(0); err != nil { // it reads, and writes nothing
-				t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, dst.log))
-			}
-			_ = c.Close()
-			conn := connect(t, dst.data)
-			defer func() { _ = conn.Close() }()
-			if rsp, err := (&channel{Conn: conn}).transmit(ask[v20]); err == nil {
-				t.Errorf("a command is answered: %x", rsp)
-			}
-		},
-		"a blob": func(t *testing.T, dst *emulator, bags luggage) {
-			refuses(t, dst, bags, tpm.IOError)
-		},
-		"LOCK_STORAGE": func(t *testing.T, dst *emulator, _ luggage) {
-			c := dst.control(t)
-			if err := c.LockStorage(2); tpm.ResultOf(err) != tpm.Fail {
-				t.Errorf("LOCK_STORAGE: %v, want %v", err, tpm.Fail)
-			}
-			if err := c.Stop(); err != nil { // it goes on
-				t.Error(err)
-			}
-			if err := c.Shutdown(); err != nil {
-				t.Error(err)
-			}
-		},
-	}
+
+	ends := migrationIncomingWaitsCases
 	for name, end := range ends {
 		for _, v := range both {
 			t.Run(name+", "+string(v), func(t *testing.T) {
@@ -529,7 +534,7 @@ func TestMigrationIncomingWaits(t *testing.T) {
 
 				dst := start(t, setup{tpm: v, state: state, args: arriving})
 				ch := dst.open(t, v)
-				if rsp, err := ch.transmit(ask[v]); err != nil || result(rsp) == 0 {
+				if rsp, err := ch.transmit(migrationIncomingWaitsAsk[v]); err != nil || result(rsp) == 0 {
 					t.Errorf("before INIT: %x, %v; want an error response", rsp, err)
 				}
 				_ = ch.Close()

@@ -420,66 +420,69 @@ func listenAt(t *testing.T, network, addr string) net.Listener {
 	return l
 }
 
+// endSicknessesCases are the cases of endSicknesses.
+var endSicknessesCases = []sickness{
+	{name: "a path that is taken", want: []string{"data: error: listens there"},
+		make: func(t *testing.T, w *ward) { listenAt(t, "unix", w.at("d")) }},
+	{name: "a path of something else", want: []string{"data: error: not a socket"},
+		make: func(t *testing.T, w *ward) { write(t, w.at("d"), nil) }},
+	{name: "a socket left over", fine: true, want: []string{"data: note: a socket of an earlier process"},
+		make: func(t *testing.T, w *ward) {
+			l := listenAt(t, "unix", w.at("d"))
+			l.(*net.UnixListener).SetUnlinkOnClose(false)
+			_ = l.Close()
+		}},
+	{name: "a socket left over that cannot be removed", root: true, want: []string{"data: error: cannot create a socket"},
+		make: func(t *testing.T, w *ward) {
+			mkdir(t, w.at("s"))
+			w.server = "unix:" + w.at("s/d")
+			l := listenAt(t, "unix", w.at("s/d"))
+			l.(*net.UnixListener).SetUnlinkOnClose(false)
+			_ = l.Close()
+		},
+		then: func(t *testing.T, w *ward) {
+			must(t, os.Chown(w.at("s/d"), 0, 0))
+			must(t, os.Chmod(w.at("s/d"), 0o777))
+			must(t, os.Chown(w.at("s"), 0, 0))
+			must(t, os.Chmod(w.at("s"), 0o777|os.ModeSticky))
+		}},
+	{name: "a socket in no directory", want: []string{"data: error: missing directory"},
+		make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at("none/d") }},
+	{name: "a socket in a directory that cannot be written", want: []string{"data: error: cannot create a socket"},
+		make: func(t *testing.T, w *ward) { mkdir(t, w.at("s")); w.server = "unix:" + w.at("s/d") },
+		then: func(t *testing.T, w *ward) { chmod(t, w.at("s"), 0o500) }},
+	{name: "a socket for a stranger", want: []string{"data: error: may not change the owner of the socket to 1:"},
+		make: func(_ *testing.T, w *ward) { w.ends = "uid = 1" }},
+	{name: "a socket in a directory for everybody", fine: true, want: []string{"data: warning: other users can replace the socket"},
+		make: func(t *testing.T, w *ward) { mkdir(t, w.at("s")); w.server = "unix:" + w.at("s/d") },
+		then: func(t *testing.T, w *ward) { chmod(t, w.at("s"), 0o777) }},
+	{name: "a port that is taken", want: []string{"data: error: listens there"},
+		make: func(t *testing.T, w *ward) { w.server = "tcp:" + listenAt(t, "tcp", "127.0.0.1:0").Addr().String() }},
+	{name: "an address of another machine", want: []string{"data: error: does not have that address"},
+		make: func(_ *testing.T, w *ward) { w.server = "tcp:192.0.2.1:7777" }},
+	{name: "a port of the system", any: true, // where ip_unprivileged_port_start keeps it for root
+		make: func(_ *testing.T, w *ward) { w.server = "tcp:127.0.0.1:7" }},
+	{name: "no such interface", want: []string{"data: error: tcp:[fe80::1%none0]:7777"},
+		make: func(_ *testing.T, w *ward) { w.server = "tcp:[fe80::1%none0]:7777" }},
+	{name: "a descriptor that was not passed", want: []string{"data: error: the descriptor was not passed"},
+		make: func(_ *testing.T, w *ward) { w.server = "fd:99" }},
+	{name: "a connection that was not passed", want: []string{"data: error: the descriptor was not passed"},
+		make: func(_ *testing.T, w *ward) { w.server = "clientfd:99" }},
+	{name: "a path that is too long", want: []string{"profile: error: path too long"},
+		make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at(strings.Repeat("x", 108)) }},
+	{name: "a socket of no such user", want: []string{"profile: error: no-such-user-here"},
+		make: func(_ *testing.T, w *ward) { w.ends = `uid = "no-such-user-here"` }},
+	{name: "a control path that is taken", want: []string{"control: error: listens there"},
+		make: func(t *testing.T, w *ward) {
+			listenAt(t, "unix", w.at("c"))
+			w.more = fmt.Sprintf("[control]\nlisten = %q\n", "unix:"+w.at("c"))
+		}},
+	{name: "a control connection that was not passed", want: []string{"control: error: the descriptor was not passed"},
+		make: func(t *testing.T, w *ward) { w.more = "[control]\nlisten = \"clientfd:99\"\n" }},
+}
+
 func endSicknesses() []sickness {
-	return []sickness{
-		{name: "a path that is taken", want: []string{"data: error: listens there"},
-			make: func(t *testing.T, w *ward) { listenAt(t, "unix", w.at("d")) }},
-		{name: "a path of something else", want: []string{"data: error: not a socket"},
-			make: func(t *testing.T, w *ward) { write(t, w.at("d"), nil) }},
-		{name: "a socket left over", fine: true, want: []string{"data: note: a socket of an earlier process"},
-			make: func(t *testing.T, w *ward) {
-				l := listenAt(t, "unix", w.at("d"))
-				l.(*net.UnixListener).SetUnlinkOnClose(false)
-				_ = l.Close()
-			}},
-		{name: "a socket left over that cannot be removed", root: true, want: []string{"data: error: cannot create a socket"},
-			make: func(t *testing.T, w *ward) {
-				mkdir(t, w.at("s"))
-				w.server = "unix:" + w.at("s/d")
-				l := listenAt(t, "unix", w.at("s/d"))
-				l.(*net.UnixListener).SetUnlinkOnClose(false)
-				_ = l.Close()
-			},
-			then: func(t *testing.T, w *ward) {
-				must(t, os.Chown(w.at("s/d"), 0, 0))
-				must(t, os.Chmod(w.at("s/d"), 0o777))
-				must(t, os.Chown(w.at("s"), 0, 0))
-				must(t, os.Chmod(w.at("s"), 0o777|os.ModeSticky))
-			}},
-		{name: "a socket in no directory", want: []string{"data: error: missing directory"},
-			make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at("none/d") }},
-		{name: "a socket in a directory that cannot be written", want: []string{"data: error: cannot create a socket"},
-			make: func(t *testing.T, w *ward) { mkdir(t, w.at("s")); w.server = "unix:" + w.at("s/d") },
-			then: func(t *testing.T, w *ward) { chmod(t, w.at("s"), 0o500) }},
-		{name: "a socket for a stranger", want: []string{"data: error: may not change the owner of the socket to 1:"},
-			make: func(_ *testing.T, w *ward) { w.ends = "uid = 1" }},
-		{name: "a socket in a directory for everybody", fine: true, want: []string{"data: warning: other users can replace the socket"},
-			make: func(t *testing.T, w *ward) { mkdir(t, w.at("s")); w.server = "unix:" + w.at("s/d") },
-			then: func(t *testing.T, w *ward) { chmod(t, w.at("s"), 0o777) }},
-		{name: "a port that is taken", want: []string{"data: error: listens there"},
-			make: func(t *testing.T, w *ward) { w.server = "tcp:" + listenAt(t, "tcp", "127.0.0.1:0").Addr().String() }},
-		{name: "an address of another machine", want: []string{"data: error: does not have that address"},
-			make: func(_ *testing.T, w *ward) { w.server = "tcp:192.0.2.1:7777" }},
-		{name: "a port of the system", any: true, // where ip_unprivileged_port_start keeps it for root
-			make: func(_ *testing.T, w *ward) { w.server = "tcp:127.0.0.1:7" }},
-		{name: "no such interface", want: []string{"data: error: tcp:[fe80::1%none0]:7777"},
-			make: func(_ *testing.T, w *ward) { w.server = "tcp:[fe80::1%none0]:7777" }},
-		{name: "a descriptor that was not passed", want: []string{"data: error: the descriptor was not passed"},
-			make: func(_ *testing.T, w *ward) { w.server = "fd:99" }},
-		{name: "a connection that was not passed", want: []string{"data: error: the descriptor was not passed"},
-			make: func(_ *testing.T, w *ward) { w.server = "clientfd:99" }},
-		{name: "a path that is too long", want: []string{"profile: error: path too long"},
-			make: func(_ *testing.T, w *ward) { w.server = "unix:" + w.at(strings.Repeat("x", 108)) }},
-		{name: "a socket of no such user", want: []string{"profile: error: no-such-user-here"},
-			make: func(_ *testing.T, w *ward) { w.ends = `uid = "no-such-user-here"` }},
-		{name: "a control path that is taken", want: []string{"control: error: listens there"},
-			make: func(t *testing.T, w *ward) {
-				listenAt(t, "unix", w.at("c"))
-				w.more = fmt.Sprintf("[control]\nlisten = %q\n", "unix:"+w.at("c"))
-			}},
-		{name: "a control connection that was not passed", want: []string{"control: error: the descriptor was not passed"},
-			make: func(t *testing.T, w *ward) { w.more = "[control]\nlisten = \"clientfd:99\"\n" }},
-	}
+	return endSicknessesCases
 }
 
 func fileSicknesses() []sickness {

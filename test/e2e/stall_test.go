@@ -13,48 +13,51 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
+// stallsCases are the cases of TestStalls.
+var stallsCases = []struct {
+	name  string
+	stall func(t *testing.T, e *emulator)
+}{
+	{"half a command", func(t *testing.T, e *emulator) {
+		send(t, dial(t, e.data), "8001 0000000c 0000")
+	}},
+	{"a byte of a command", func(t *testing.T, e *emulator) {
+		send(t, dial(t, e.data), "80")
+	}},
+	{"a command that says it is longer", func(t *testing.T, e *emulator) {
+		send(t, dial(t, e.data), "8001 00000fff 0000017b 0008")
+	}},
+	{"half a request", func(t *testing.T, e *emulator) {
+		send(t, dial(t, e.ctrl), "000000")
+	}},
+	{"half a state blob", func(t *testing.T, e *emulator) {
+		send(t, dial(t, e.ctrl), "0000000d 00000000 00000001 00070000 00000000")
+	}},
+	{"half a measurement", func(t *testing.T, e *emulator) {
+		send(t, dial(t, e.ctrl), "00000007 00010000 00")
+	}},
+	{"40 silent data clients", func(t *testing.T, e *emulator) {
+		for range 40 {
+			dial(t, e.data)
+		}
+	}},
+	{"40 silent control clients", func(t *testing.T, e *emulator) {
+		for range 40 {
+			dial(t, e.ctrl)
+		}
+	}},
+	{"a data client that never reads", func(t *testing.T, e *emulator) {
+		neverRead(t, dial(t, e.data), random20)
+	}},
+	{"a control client that never reads", func(t *testing.T, e *emulator) {
+		neverRead(t, dial(t, e.ctrl), "00000001")
+	}},
+}
+
 // No client keeps another from being answered, whatever it does or does not do.
 func TestStalls(t *testing.T) {
 	t.Parallel()
-	tests := []struct {
-		name  string
-		stall func(t *testing.T, e *emulator)
-	}{
-		{"half a command", func(t *testing.T, e *emulator) {
-			send(t, dial(t, e.data), "8001 0000000c 0000")
-		}},
-		{"a byte of a command", func(t *testing.T, e *emulator) {
-			send(t, dial(t, e.data), "80")
-		}},
-		{"a command that says it is longer", func(t *testing.T, e *emulator) {
-			send(t, dial(t, e.data), "8001 00000fff 0000017b 0008")
-		}},
-		{"half a request", func(t *testing.T, e *emulator) {
-			send(t, dial(t, e.ctrl), "000000")
-		}},
-		{"half a state blob", func(t *testing.T, e *emulator) {
-			send(t, dial(t, e.ctrl), "0000000d 00000000 00000001 00070000 00000000")
-		}},
-		{"half a measurement", func(t *testing.T, e *emulator) {
-			send(t, dial(t, e.ctrl), "00000007 00010000 00")
-		}},
-		{"40 silent data clients", func(t *testing.T, e *emulator) {
-			for range 40 {
-				dial(t, e.data)
-			}
-		}},
-		{"40 silent control clients", func(t *testing.T, e *emulator) {
-			for range 40 {
-				dial(t, e.ctrl)
-			}
-		}},
-		{"a data client that never reads", func(t *testing.T, e *emulator) {
-			neverRead(t, dial(t, e.data), random20)
-		}},
-		{"a control client that never reads", func(t *testing.T, e *emulator) {
-			neverRead(t, dial(t, e.ctrl), "00000001")
-		}},
-	}
+	tests := stallsCases
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

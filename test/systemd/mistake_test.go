@@ -6,6 +6,25 @@ import (
 	"testing"
 )
 
+const mistakesTcp = "[control]\nlisten = \"tcp:127.0.0.1:PORT\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n"
+
+// mistakesCases are the cases of TestMistakes.
+var mistakesCases = []struct{ name, profile, dropIn, want string }{
+	{"key", own + "[log]\nlevl = 2\n", "", `.toml:10:1: [log] levl: unknown key; did you mean "level"?`},
+	{"quotes", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "", `.toml:8:11: expected value but found "clear" instead; strings must be quoted`},
+	{"network", strings.Replace(mistakesTcp, "PORT", "2322", 1), "", `address family not supported by protocol; give the unit the network with tcp.conf`},
+	{"port", strings.Replace(mistakesTcp, "PORT", "22", 1), "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET\n", "control channel: tcp:127.0.0.1:22: bind: permission denied; choose a port from 1024 on"},
+	{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "", "no such file or directory: TPM_RESULT 0x9 (TPM_FAIL); create the directory, or correct [tpmstate]"},
+	{"outside", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv"), "", "read-only file system: TPM_RESULT 0x9 (TPM_FAIL); mount it writable, in a unit add ReadWritePaths="},
+	{"log", profile("clear") + "[log]\nfile = \"/var/log/%i.log\"\n", "", "read-only file system; choose a directory that can be written to"},
+	{"user", profile("clear") + "[sandbox]\nuser = \"daemon\"\n", "", "start as root, or omit the user"},
+	{"device", "[interface]\ntype = \"vtpm-proxy\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "could not open /dev/vtpmx"},
+	{"descriptor", "[control]\nlisten = \"fd:9\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "descriptor 9 "},
+	{"pid", profile("clear") + "[pid]\nfile = \"/run/%i.pid\"\n", "", "permission denied; let this user write to it and its directory, or choose another"},
+	{"keyfile", profile("clear") + "[key]\nfile = \"/etc/swtpm/none.key\"\n", "", `key file "/etc/swtpm/none.key"`},
+	{"made", profile("clear") + "[manufacture]\nek-cert = true\nconfig = \"/etc/none.conf\"\n", "", "swtpm-manufacture@.service should have created it, see its status"},
+}
+
 // A profile or a drop-in with a mistake: the start fails with exit code 1 and is not
 // tried again, and systemctl status has one line that says what is wrong, where, and
 // what to do.
@@ -13,22 +32,8 @@ func TestMistakes(t *testing.T) {
 	if os.Getenv(innerVar) == "" {
 		t.Skip("TestSystemd runs this in a container")
 	}
-	const tcp = "[control]\nlisten = \"tcp:127.0.0.1:PORT\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n"
-	for _, c := range []struct{ name, profile, dropIn, want string }{
-		{"key", own + "[log]\nlevl = 2\n", "", `.toml:10:1: [log] levl: unknown key; did you mean "level"?`},
-		{"quotes", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "", `.toml:8:11: expected value but found "clear" instead; strings must be quoted`},
-		{"network", strings.Replace(tcp, "PORT", "2322", 1), "", `address family not supported by protocol; give the unit the network with tcp.conf`},
-		{"port", strings.Replace(tcp, "PORT", "22", 1), "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET\n", "control channel: tcp:127.0.0.1:22: bind: permission denied; choose a port from 1024 on"},
-		{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "", "no such file or directory: TPM_RESULT 0x9 (TPM_FAIL); create the directory, or correct [tpmstate]"},
-		{"outside", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv"), "", "read-only file system: TPM_RESULT 0x9 (TPM_FAIL); mount it writable, in a unit add ReadWritePaths="},
-		{"log", profile("clear") + "[log]\nfile = \"/var/log/%i.log\"\n", "", "read-only file system; choose a directory that can be written to"},
-		{"user", profile("clear") + "[sandbox]\nuser = \"daemon\"\n", "", "start as root, or omit the user"},
-		{"device", "[interface]\ntype = \"vtpm-proxy\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "could not open /dev/vtpmx"},
-		{"descriptor", "[control]\nlisten = \"fd:9\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n", "", "descriptor 9 "},
-		{"pid", profile("clear") + "[pid]\nfile = \"/run/%i.pid\"\n", "", "permission denied; let this user write to it and its directory, or choose another"},
-		{"keyfile", profile("clear") + "[key]\nfile = \"/etc/swtpm/none.key\"\n", "", `key file "/etc/swtpm/none.key"`},
-		{"made", profile("clear") + "[manufacture]\nek-cert = true\nconfig = \"/etc/none.conf\"\n", "", "swtpm-manufacture@.service should have created it, see its status"},
-	} {
+
+	for _, c := range mistakesCases {
 		t.Run(c.name, func(t *testing.T) {
 			name := instance(t, strings.Replace(c.profile, "STARTUP", "clear", 1))
 			unit := service(name)

@@ -6,6 +6,21 @@ import (
 	"testing"
 )
 
+const packageProfileOld, packageProfileChanged = "profile swtpm /usr/bin/swtpm { }\n", "profile swtpm /usr/bin/swtpm { /srv/** rw, }\n"
+
+// packageProfileCases are the cases of TestPackageProfile.
+var packageProfileCases = []struct {
+	what, text   string // the profile before; "" for the one of the package
+	installed    bool   // whether the package swtpm was installed
+	want         string // afterwards; "ours" for ours
+	told, remain bool   // whether postinst names it, and whether it stays when both packages are purged
+}{
+	{"an untouched profile", "", true, "ours", false, false},
+	{"a changed one", packageProfileChanged, true, packageProfileChanged, true, false},
+	{"one of nobody's", packageProfileChanged, false, packageProfileChanged, true, true},
+	{"none", "", false, "", false, false},
+}
+
 // TestPackageProfile checks what becomes of the AppArmor profile of the package swtpm,
 // which stays as a conffile when our package replaces that one: ours takes its place
 // unless it was changed, and none is made where there was none.
@@ -14,14 +29,14 @@ func TestPackageProfile(t *testing.T) {
 		t.Skip("there is no package: run make debtest")
 	}
 	const profile, ours = "/etc/apparmor.d/usr.bin.swtpm", "/usr/share/swtpm-go/usr.bin.swtpm"
-	const old, changed = "profile swtpm /usr/bin/swtpm { }\n", "profile swtpm /usr/bin/swtpm { /srv/** rw, }\n"
+
 	purge := func() { _, _ = in("dpkg", "--purge", "swtpm-go", "swtpm"); _, _ = in("rm", "-f", profile) }
 	purge()
 	t.Cleanup(purge)
 	put(t, "/tmp/old/DEBIAN/control", 0o644, "Package: swtpm\nVersion: 0.7.3-0ubuntu5\nArchitecture: all\n"+
 		"Maintainer: nobody <nobody@example.org>\nDescription: stands for the package swtpm\n")
 	put(t, "/tmp/old/DEBIAN/conffiles", 0o644, profile+"\n")
-	put(t, "/tmp/old"+profile, 0o644, old)
+	put(t, "/tmp/old"+profile, 0o644, packageProfileOld)
 	must(t, "dpkg-deb", "--build", "/tmp/old", "/tmp/old.deb")
 
 	// content returns the text of a file, "" if there is none.
@@ -29,17 +44,7 @@ func TestPackageProfile(t *testing.T) {
 		b, _ := os.ReadFile(inside(path))
 		return string(b)
 	}
-	for _, c := range []struct {
-		what, text   string // the profile before; "" for the one of the package
-		installed    bool   // whether the package swtpm was installed
-		want         string // afterwards; "ours" for ours
-		told, remain bool   // whether postinst names it, and whether it stays when both packages are purged
-	}{
-		{"an untouched profile", "", true, "ours", false, false},
-		{"a changed one", changed, true, changed, true, false},
-		{"one of nobody's", changed, false, changed, true, true},
-		{"none", "", false, "", false, false},
-	} {
+	for _, c := range packageProfileCases {
 		if c.installed {
 			must(t, "dpkg", "--install", "/tmp/old.deb")
 		}

@@ -15,33 +15,45 @@ import (
 
 func newRecord() *handover.Record { return handover.RecordAt(make([]byte, handover.RecordSize)) }
 
+var resumeWhole, resumeNext = command(30), command(12)
+
+var resumeTake = func(t *testing.T, r *handover.Record, fd int) {
+	t.Helper()
+	if _, _, err := r.Receive(fd, make([]byte, tpm.MaxMessage), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// resumeCases are the cases of TestResume.
+var resumeCases = []struct {
+	name   string
+	before func(t *testing.T, r *handover.Record, fd int, c peer) // in the previous process
+	rest   []byte                                                 // sent by the client afterwards
+	lost   []byte                                                 // the command that is answered as lost
+}{
+	{"nothing", func(*testing.T, *handover.Record, int, peer) {}, nil, nil},
+	{"a command that waits", func(t *testing.T, _ *handover.Record, _ int, c peer) { c.Send(t, resumeWhole) }, nil, nil},
+	{"a command", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, resumeWhole); resumeTake(t, r, fd) }, nil, resumeWhole},
+	{"a part of a header", func(t *testing.T, r *handover.Record, fd int, c peer) {
+		c.Send(t, resumeWhole[:7])
+		resumeTake(t, r, fd)
+	}, resumeWhole[7:], resumeWhole},
+	{"more than the head", func(t *testing.T, r *handover.Record, fd int, c peer) {
+		c.Send(t, resumeWhole[:25])
+		resumeTake(t, r, fd)
+	}, resumeWhole[25:], resumeWhole},
+	{"a response that was ready", func(t *testing.T, r *handover.Record, fd int, c peer) {
+		c.Send(t, resumeWhole)
+		resumeTake(t, r, fd)
+		r.Answer(10)
+	}, nil, resumeWhole},
+}
+
 // TestResume checks the response to a client whose command the previous process has
 // received in whole or in part.
 func TestResume(t *testing.T) {
-	whole, next := command(30), command(12)
-	take := func(t *testing.T, r *handover.Record, fd int) {
-		t.Helper()
-		if _, _, err := r.Receive(fd, make([]byte, tpm.MaxMessage), nil, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, g := range []struct {
-		name   string
-		before func(t *testing.T, r *handover.Record, fd int, c peer) // in the previous process
-		rest   []byte                                                 // sent by the client afterwards
-		lost   []byte                                                 // the command that is answered as lost
-	}{
-		{"nothing", func(*testing.T, *handover.Record, int, peer) {}, nil, nil},
-		{"a command that waits", func(t *testing.T, _ *handover.Record, _ int, c peer) { c.Send(t, whole) }, nil, nil},
-		{"a command", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, whole); take(t, r, fd) }, nil, whole},
-		{"a part of a header", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, whole[:7]); take(t, r, fd) }, whole[7:], whole},
-		{"more than the head", func(t *testing.T, r *handover.Record, fd int, c peer) { c.Send(t, whole[:25]); take(t, r, fd) }, whole[25:], whole},
-		{"a response that was ready", func(t *testing.T, r *handover.Record, fd int, c peer) {
-			c.Send(t, whole)
-			take(t, r, fd)
-			r.Answer(10)
-		}, nil, whole},
-	} {
+
+	for _, g := range resumeCases {
 		t.Run(g.name, func(t *testing.T) {
 			b := newBench(t, &fake{}, Options{})
 			fd, c := pair(t, unix.SOCK_STREAM)
@@ -63,12 +75,12 @@ func TestResume(t *testing.T) {
 					t.Fatalf("received %x, %v, want %x", got, err, want)
 				}
 			case g.name == "a command that waits":
-				c.receives(t, whole)
+				c.receives(t, resumeWhole)
 			}
-			c.Send(t, next)
-			c.receives(t, next)
+			c.Send(t, resumeNext)
+			c.receives(t, resumeNext)
 			for _, m := range b.tpm.messages() {
-				if g.lost != nil && len(m) == 2*len(whole) {
+				if g.lost != nil && len(m) == 2*len(resumeWhole) {
 					t.Error("the command was run again")
 				}
 			}

@@ -14,21 +14,24 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
+// referenceLoadsCases are the cases of TestReferenceLoads.
+var referenceLoadsCases = []struct {
+	vector, prefix, key string
+	src                 seal.Source
+}{
+	{"tpm2-plain", "tpm2-00.", "", seal.Source{}},
+	{"tpm2-key128-hex", "tpm2-00.", "keyfile.hex", seal.Source{Hex: true, Bits: 128}},
+	{"tpm2-key256-bin", "tpm2-00.", "keyfile.bin", seal.Source{Bits: 256}},
+	{"tpm12-plain", "tpm-00.", "", seal.Source{}},
+	{"tpm12-key128-hex", "tpm-00.", "keyfile.hex", seal.Source{Hex: true, Bits: 128}},
+}
+
 // TestReferenceLoads checks that the installed swtpm starts with what we have
 // written, plain and encrypted, and TPM 1.2 and 2.0, and that we load what it
 // has made of it.
 func TestReferenceLoads(t *testing.T) {
 	swtpm := reference(t)
-	for _, c := range []struct {
-		vector, prefix, key string
-		src                 seal.Source
-	}{
-		{"tpm2-plain", "tpm2-00.", "", seal.Source{}},
-		{"tpm2-key128-hex", "tpm2-00.", "keyfile.hex", seal.Source{Hex: true, Bits: 128}},
-		{"tpm2-key256-bin", "tpm2-00.", "keyfile.bin", seal.Source{Bits: 256}},
-		{"tpm12-plain", "tpm-00.", "", seal.Source{}},
-		{"tpm12-key128-hex", "tpm-00.", "keyfile.hex", seal.Source{Hex: true, Bits: 128}},
-	} {
+	for _, c := range referenceLoadsCases {
 		t.Run(c.vector, func(t *testing.T) {
 			vector, err := filepath.Abs(filepath.Join("../../seal/testdata/state", c.vector))
 			if err != nil {
