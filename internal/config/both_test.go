@@ -289,12 +289,8 @@ func TestConvertRefuses(t *testing.T) {
 	}
 }
 
-func TestShow(t *testing.T) {
-	c, err := Classic("socket", strings.Split("--tpm2|--tpmstate|dir=/s|--ctrl|type=unixio,path=/c,mode=0600|--log|prefix=\"\x7f,level=2|--key|pwdfd=5", "|"), noEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const wantTOML = `tpm = "2.0"
+// shownTOML and shownJSON are the configuration of TestShow.
+const shownTOML = `tpm = "2.0"
 
 [interface]
 type       = "socket"
@@ -363,20 +359,27 @@ keep = "none"
 
 # no [manufacture]: a new TPM has neither keys nor certificates
 `
-	if diff := cmp.Diff(wantTOML, c.TOML()); diff != "" {
+
+const shownJSON = `{"tpm":"2.0","interface":{"type":"socket","disconnect":false,"terminate":false},` +
+	`"control":{"listen":"unix:/c","mode":"0600","terminate":false},` +
+	`"tpmstate":{"dir":"/s","create":false,"mode":"0640","lock":true,"backup":false,"durability":"full","on-full":"wait","wait-limit":"100s","max-stores-per-minute":300},` +
+	`"key":{"pwdfd":5,"mode":"aes-128-cbc","kdf":"pbkdf2"},` +
+	`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
+	`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
+	`"migration":{"incoming":false,"release-lock-outgoing":true,"encrypted-only":false},` +
+	`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
+	`"service":{"keep-session":"auto"},` +
+	`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"none"}}` + "\n"
+
+func TestShow(t *testing.T) {
+	c, err := Classic("socket", strings.Split("--tpm2|--tpmstate|dir=/s|--ctrl|type=unixio,path=/c,mode=0600|--log|prefix=\"\x7f,level=2|--key|pwdfd=5", "|"), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(shownTOML, c.TOML()); diff != "" {
 		t.Errorf("TOML: -want +got\n%s", diff)
 	}
-	const wantJSON = `{"tpm":"2.0","interface":{"type":"socket","disconnect":false,"terminate":false},` +
-		`"control":{"listen":"unix:/c","mode":"0600","terminate":false},` +
-		`"tpmstate":{"dir":"/s","create":false,"mode":"0640","lock":true,"backup":false,"durability":"full","on-full":"wait","wait-limit":"100s","max-stores-per-minute":300},` +
-		`"key":{"pwdfd":5,"mode":"aes-128-cbc","kdf":"pbkdf2"},` +
-		`"flags":{"not-need-init":false,"startup":"none","disable-auto-shutdown":false},` +
-		`"locality":{"reject-locality-4":false,"allow-set-locality":false},` +
-		`"migration":{"incoming":false,"release-lock-outgoing":true,"encrypted-only":false},` +
-		`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
-		`"service":{"keep-session":"auto"},` +
-		`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"none"}}` + "\n"
-	if diff := cmp.Diff(wantJSON, c.JSON()); diff != "" {
+	if diff := cmp.Diff(shownJSON, c.JSON()); diff != "" {
 		t.Errorf("JSON: -want +got\n%s", diff)
 	}
 }

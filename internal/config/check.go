@@ -33,7 +33,24 @@ func (c *Config) faults() []fault {
 	add := func(table, key, format string, args ...any) {
 		out = append(out, fault{table, key, fmt.Sprintf(format, args...)})
 	}
-	data, ctrl := c.Interface.Server, c.Control.Listen
+	if c.TPM == tpm.V20 && c.Flags.Startup == "deactivated" {
+		add("flags", "startup", `a TPM 2.0 cannot start deactivated; write "clear", "state" or "none"`)
+	}
+	if c.Migration.EncryptedOnly && c.MigrationKey.Source == NoKey {
+		add("migration", "encrypted-only", `valid only with [migration-key]`)
+	}
+	if c.TPM == tpm.V12 && c.Profile.Source != NoProfile {
+		add("profile", "", `valid only with tpm = "2.0"`)
+	}
+	return slices.Concat(c.stateFaults(), out, c.channelFaults(), c.pathFaults(), c.descriptorFaults(), c.manufactureFaults(), c.textFaults())
+}
+
+// stateFaults checks where the state is.
+func (c *Config) stateFaults() []fault {
+	var out []fault
+	add := func(table, key, format string, args ...any) {
+		out = append(out, fault{table, key, fmt.Sprintf(format, args...)})
+	}
 	switch l := c.State.Location; {
 	case l.Kind == nv.None:
 		add("tpmstate", "", `missing; write dir = "PATH", file = "PATH" or store = "NAME"`)
@@ -52,15 +69,16 @@ func (c *Config) faults() []fault {
 	case l.Kind == nv.File && c.State.Backup:
 		add("tpmstate", "backup", "valid only with dir; a file has no backup")
 	}
-	if c.TPM == tpm.V20 && c.Flags.Startup == "deactivated" {
-		add("flags", "startup", `a TPM 2.0 cannot start deactivated; write "clear", "state" or "none"`)
+	return out
+}
+
+// channelFaults checks how clients reach the TPM.
+func (c *Config) channelFaults() []fault {
+	var out []fault
+	add := func(table, key, format string, args ...any) {
+		out = append(out, fault{table, key, fmt.Sprintf(format, args...)})
 	}
-	if c.Migration.EncryptedOnly && c.MigrationKey.Source == NoKey {
-		add("migration", "encrypted-only", `valid only with [migration-key]`)
-	}
-	if c.TPM == tpm.V12 && c.Profile.Source != NoProfile {
-		add("profile", "", `valid only with tpm = "2.0"`)
-	}
+	data, ctrl := c.Interface.Server, c.Control.Listen
 	switch i := c.Interface; {
 	case i.Type == Socket && data.Kind == None && ctrl.Kind == None:
 		add("interface", "server", `missing; no client could reach this TPM: write [interface] server or [control] listen`)
@@ -88,7 +106,7 @@ func (c *Config) faults() []fault {
 	} else if m.Kind != None && (same(m, data) || same(m, ctrl)) {
 		add("metrics", "listen", "%s is already a channel of the TPM; use another address", m)
 	}
-	return slices.Concat(out, c.pathFaults(), c.descriptorFaults(), c.manufactureFaults(), c.textFaults())
+	return out
 }
 
 // pathFaults returns the paths that are too long for a Unix socket.

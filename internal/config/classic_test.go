@@ -258,6 +258,12 @@ func TestDescriptors(t *testing.T) {
 			t.Errorf("%s: %v, want %q", tt.args, err, tt.want)
 		}
 	}
+	testDescriptorFields(t, pair[0])
+}
+
+// testDescriptorFields checks the fields that a connected socket fills.
+func testDescriptorFields(t *testing.T, fd int) {
+	sock := strconv.Itoa(fd)
 	for _, tt := range []struct {
 		args string
 		want Interface
@@ -271,7 +277,7 @@ func TestDescriptors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tt.want.Server = Endpoint{Kind: ConnFD, FD: pair[0], Mode: 0o770, UID: -1, GID: -1}
+		tt.want.Server = Endpoint{Kind: ConnFD, FD: fd, Mode: 0o770, UID: -1, GID: -1}
 		if diff := cmp.Diff(tt.want, c.Interface); diff != "" {
 			t.Errorf("%s: -want +got\n%s", tt.args, diff)
 		}

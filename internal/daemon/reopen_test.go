@@ -61,6 +61,12 @@ func TestReopen(t *testing.T) {
 		t.Error(err)
 	}
 	w.Close()
+	wantReopened(t, r, file)
+}
+
+// wantReopened checks what the files and the pipe of TestReopen got.
+func wantReopened(t *testing.T, r io.Reader, file func(name string) string) {
+	t.Helper()
 	for name, want := range map[string]string{
 		"1.old": "a: one\nlib one\na: two\nlib two\n",
 		"1":     "b: 0\nlib 0\nd: 3\nlib 3\nd:  Ctrl Cmd: length 1\nd:  01 \n",

@@ -97,6 +97,12 @@ func TestWatch(t *testing.T) {
 	if _, ok := <-got; ok {
 		t.Error("read something at the end of the pipe")
 	}
+	wantClosed(t, f)
+}
+
+// wantClosed waits until the watch has closed its file.
+func wantClosed(t *testing.T, f *os.File) {
+	t.Helper()
 	for range 6000 {
 		if f.SetReadDeadline(time.Time{}) != nil {
 			return

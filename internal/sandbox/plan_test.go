@@ -63,63 +63,68 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+type args = [6]uint64
+
+var pid = uint64(unix.Getpid())
+
+// argumentCases are the cases of TestArguments.
+var argumentCases = []struct {
+	name string
+	args args
+	want Class
+}{
+	{"mmap", args{0, 4096, unix.PROT_READ | unix.PROT_WRITE}, Allowed},
+	{"mmap", args{0, 4096, unix.PROT_READ | unix.PROT_EXEC}, Fatal},
+	{"mprotect", args{0, 4096, unix.PROT_EXEC}, Fatal},
+	{"pkey_mprotect", args{0, 4096, unix.PROT_EXEC}, Fatal},
+	{"pkey_mprotect", args{0, 4096, unix.PROT_READ}, Refused},
+	{"shmat", args{1, 0, 0o100000}, Fatal},
+	{"shmat", args{1, 0, 0}, Refused},
+	{"clone", args{0x3d0f00}, Allowed},                    // glibc
+	{"clone", args{0x7d0f00}, Allowed},                    // musl
+	{"clone", args{0x50f00}, Allowed},                     // Go
+	{"clone", args{0x3d0f00 | unix.CLONE_NEWNS}, Refused}, // a thread in another namespace
+	{"clone", args{0x3d0f00 | unix.CLONE_PTRACE}, Refused},
+	{"clone", args{uint64(unix.SIGCHLD)}, Fatal},
+	{"clone", args{unix.CLONE_NEWUSER}, Fatal},
+	{"clone", args{unix.CLONE_VM | unix.CLONE_VFORK}, Fatal},
+	{"tgkill", args{pid, 1, 6}, Allowed},
+	{"tgkill", args{pid + 1, 1, 6}, Fatal},
+	{"kill", args{pid, 6}, Allowed},
+	{"kill", args{0, 9}, Fatal},
+	{"kill", args{all, 9}, Fatal},
+	{"prctl", args{unix.PR_SET_VMA}, Refused},
+	{"prctl", args{unix.PR_SET_DUMPABLE, 1}, Refused},
+	{"ioctl", args{0, unix.TCGETS}, Allowed},
+	{"ioctl", args{0, unix.TIOCSTI}, Refused},
+	{"fcntl", args{3, unix.F_OFD_SETLK}, Allowed},
+	{"fcntl", args{3, unix.F_SETLK}, Allowed}, // the lock of kernels without open-file-description locks
+	{"fcntl", args{3, unix.F_SETLK}, Allowed},
+	{"fcntl", args{3, unix.F_SETFL, unix.O_NONBLOCK}, Allowed},
+	{"fcntl", args{3, unix.F_SETFL, unix.O_ASYNC}, Refused},
+	{"fcntl", args{3, unix.F_SETOWN, 1}, Refused},
+	{"fcntl", args{3, unix.F_SETOWN_EX, 1}, Refused},
+	{"fcntl", args{3, unix.F_SETSIG, 9}, Refused},
+	{"fcntl", args{3, unix.F_SETLEASE, 0}, Refused},
+	{"fcntl", args{3, unix.F_NOTIFY, 0}, Refused},
+	{"fchmod", args{3, 0o640}, Allowed},
+	{"fchmod", args{3, 0o4755}, Refused},
+	{"fchmod", args{3, 0o2755}, Refused},
+	{"fchmod", args{3, 0o1755}, Refused},
+	{"fchmod", args{3, 0o104755}, Refused},
+	{"openat", args{3, 0, unix.O_RDONLY, 0o7777}, Allowed}, // the mode is an undefined register
+	{"openat", args{3, 0, unix.O_RDWR | unix.O_CREAT, 0o640}, Allowed},
+	{"openat", args{3, 0, unix.O_RDWR | unix.O_CREAT, 0o4755}, Refused},
+	{"openat", args{3, 0, unix.O_RDWR | unix.O_TMPFILE, 0o2755}, Refused},
+	{"open", args{0, unix.O_RDWR | unix.O_CREAT, 0o4755}, Refused},
+	{"creat", args{0, 0o4755}, Refused},
+	{"socket", args{unix.AF_UNIX, unix.SOCK_STREAM}, Fatal},
+}
+
 // TestArguments checks the class of calls by their arguments.
 func TestArguments(t *testing.T) {
 	p := Plan(&config.Config{}, "/etc/swtpm/vm1.toml")
-	pid := uint64(unix.Getpid())
-	type args = [6]uint64
-	for _, c := range []struct {
-		name string
-		args args
-		want Class
-	}{
-		{"mmap", args{0, 4096, unix.PROT_READ | unix.PROT_WRITE}, Allowed},
-		{"mmap", args{0, 4096, unix.PROT_READ | unix.PROT_EXEC}, Fatal},
-		{"mprotect", args{0, 4096, unix.PROT_EXEC}, Fatal},
-		{"pkey_mprotect", args{0, 4096, unix.PROT_EXEC}, Fatal},
-		{"pkey_mprotect", args{0, 4096, unix.PROT_READ}, Refused},
-		{"shmat", args{1, 0, 0o100000}, Fatal},
-		{"shmat", args{1, 0, 0}, Refused},
-		{"clone", args{0x3d0f00}, Allowed},                    // glibc
-		{"clone", args{0x7d0f00}, Allowed},                    // musl
-		{"clone", args{0x50f00}, Allowed},                     // Go
-		{"clone", args{0x3d0f00 | unix.CLONE_NEWNS}, Refused}, // a thread in another namespace
-		{"clone", args{0x3d0f00 | unix.CLONE_PTRACE}, Refused},
-		{"clone", args{uint64(unix.SIGCHLD)}, Fatal},
-		{"clone", args{unix.CLONE_NEWUSER}, Fatal},
-		{"clone", args{unix.CLONE_VM | unix.CLONE_VFORK}, Fatal},
-		{"tgkill", args{pid, 1, 6}, Allowed},
-		{"tgkill", args{pid + 1, 1, 6}, Fatal},
-		{"kill", args{pid, 6}, Allowed},
-		{"kill", args{0, 9}, Fatal},
-		{"kill", args{all, 9}, Fatal},
-		{"prctl", args{unix.PR_SET_VMA}, Refused},
-		{"prctl", args{unix.PR_SET_DUMPABLE, 1}, Refused},
-		{"ioctl", args{0, unix.TCGETS}, Allowed},
-		{"ioctl", args{0, unix.TIOCSTI}, Refused},
-		{"fcntl", args{3, unix.F_OFD_SETLK}, Allowed},
-		{"fcntl", args{3, unix.F_SETLK}, Allowed}, // the lock of kernels without open-file-description locks
-		{"fcntl", args{3, unix.F_SETLK}, Allowed},
-		{"fcntl", args{3, unix.F_SETFL, unix.O_NONBLOCK}, Allowed},
-		{"fcntl", args{3, unix.F_SETFL, unix.O_ASYNC}, Refused},
-		{"fcntl", args{3, unix.F_SETOWN, 1}, Refused},
-		{"fcntl", args{3, unix.F_SETOWN_EX, 1}, Refused},
-		{"fcntl", args{3, unix.F_SETSIG, 9}, Refused},
-		{"fcntl", args{3, unix.F_SETLEASE, 0}, Refused},
-		{"fcntl", args{3, unix.F_NOTIFY, 0}, Refused},
-		{"fchmod", args{3, 0o640}, Allowed},
-		{"fchmod", args{3, 0o4755}, Refused},
-		{"fchmod", args{3, 0o2755}, Refused},
-		{"fchmod", args{3, 0o1755}, Refused},
-		{"fchmod", args{3, 0o104755}, Refused},
-		{"openat", args{3, 0, unix.O_RDONLY, 0o7777}, Allowed}, // the mode is an undefined register
-		{"openat", args{3, 0, unix.O_RDWR | unix.O_CREAT, 0o640}, Allowed},
-		{"openat", args{3, 0, unix.O_RDWR | unix.O_CREAT, 0o4755}, Refused},
-		{"openat", args{3, 0, unix.O_RDWR | unix.O_TMPFILE, 0o2755}, Refused},
-		{"open", args{0, unix.O_RDWR | unix.O_CREAT, 0o4755}, Refused},
-		{"creat", args{0, 0o4755}, Refused},
-		{"socket", args{unix.AF_UNIX, unix.SOCK_STREAM}, Fatal},
-	} {
+	for _, c := range argumentCases {
 		if class, _ := p.Class(c.name, c.args); class != c.want {
 			t.Errorf("%s%#x is %v, want %v", c.name, c.args, class, c.want)
 		}

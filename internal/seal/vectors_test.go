@@ -123,64 +123,67 @@ func layout(t *testing.T, body []byte) [][2]int {
 // TestVectors opens what swtpm 0.7.1 has written, and the odd encodings.
 func TestVectors(t *testing.T) {
 	for _, v := range vectors(t) {
-		t.Run(v.Name, func(t *testing.T) {
-			k := v.keys(t)
-			for _, key := range []struct {
-				k    *Key
-				want string
-			}{{k.File, v.Key}, {k.Migration, v.MigrationKey}} {
-				got := ""
-				if key.k != nil {
-					got = hex.EncodeToString(key.k.bytes())
-				}
-				if got != key.want {
-					t.Errorf("key = %s, want %s", got, key.want)
-				}
+		t.Run(v.Name, func(t *testing.T) { testVector(t, v) })
+	}
+}
+
+// testVector opens each file of a vector.
+func testVector(t *testing.T, v vector) {
+	k := v.keys(t)
+	for _, key := range []struct {
+		k    *Key
+		want string
+	}{{k.File, v.Key}, {k.Migration, v.MigrationKey}} {
+		got := ""
+		if key.k != nil {
+			got = hex.EncodeToString(key.k.bytes())
+		}
+		if got != key.want {
+			t.Errorf("key = %s, want %s", got, key.want)
+		}
+	}
+	if len(v.Files) < 2 {
+		t.Fatalf("%d files", len(v.Files))
+	}
+	for name, f := range v.Files {
+		blob := readFile(t, v.path(name))
+		if hexSum(blob) != f.Sum {
+			t.Fatalf("%s: the vector itself is damaged", name)
+		}
+		before := bytes.Clone(blob)
+		var payload []byte
+		var err error
+		switch encrypted := f.StateFlags != nil && *f.StateFlags&2 != 0; {
+		case strings.HasSuffix(name, ".blob") && f.Version == 1 && *f.Flags&3 != 0:
+			if _, err := k.OpenBlob(blob, encrypted); !errors.Is(err, ErrVersion1) {
+				t.Errorf("%s: OpenBlob = %v, want %v", name, err, ErrVersion1)
 			}
-			if len(v.Files) < 2 {
-				t.Fatalf("%d files", len(v.Files))
+			continue
+		case strings.HasSuffix(name, ".blob"):
+			payload, err = k.OpenBlob(blob, encrypted)
+		case f.Version == 1 && k.File != nil:
+			if _, err := Open(blob, k.File); !errors.Is(err, ErrVersion1) {
+				t.Errorf("%s: Open = %v, want %v", name, err, ErrVersion1)
 			}
-			for name, f := range v.Files {
-				blob := readFile(t, v.path(name))
-				if hexSum(blob) != f.Sum {
-					t.Fatalf("%s: the vector itself is damaged", name)
-				}
-				before := bytes.Clone(blob)
-				var payload []byte
-				var err error
-				switch encrypted := f.StateFlags != nil && *f.StateFlags&2 != 0; {
-				case strings.HasSuffix(name, ".blob") && f.Version == 1 && *f.Flags&3 != 0:
-					if _, err := k.OpenBlob(blob, encrypted); !errors.Is(err, ErrVersion1) {
-						t.Errorf("%s: OpenBlob = %v, want %v", name, err, ErrVersion1)
-					}
-					continue
-				case strings.HasSuffix(name, ".blob"):
-					payload, err = k.OpenBlob(blob, encrypted)
-				case f.Version == 1 && k.File != nil:
-					if _, err := Open(blob, k.File); !errors.Is(err, ErrVersion1) {
-						t.Errorf("%s: Open = %v, want %v", name, err, ErrVersion1)
-					}
-					payload, err = OpenVersion1(blob, k.File)
-				default:
-					payload, err = Open(blob, k.File)
-				}
-				if err != nil {
-					t.Errorf("%s: %v", name, err)
-					continue
-				}
-				if !bytes.Equal(blob, before) {
-					t.Errorf("%s: open has changed its argument", name)
-				}
-				if len(payload) != f.PayloadLen || hexSum(payload) != f.PayloadSum {
-					t.Errorf("%s: %d bytes %s, want %d bytes %s", name, len(payload), hexSum(payload), f.PayloadLen, f.PayloadSum)
-				}
-				i, err := Inspect(blob)
-				want := Info{Version: f.Version, MinVersion: f.MinVersion, Flags: *f.Flags, Encrypted: *f.Flags&3 != 0}
-				if i != want || err != nil {
-					t.Errorf("%s: Inspect = %+v, %v, want %+v", name, i, err, want)
-				}
-			}
-		})
+			payload, err = OpenVersion1(blob, k.File)
+		default:
+			payload, err = Open(blob, k.File)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if !bytes.Equal(blob, before) {
+			t.Errorf("%s: open has changed its argument", name)
+		}
+		if len(payload) != f.PayloadLen || hexSum(payload) != f.PayloadSum {
+			t.Errorf("%s: %d bytes %s, want %d bytes %s", name, len(payload), hexSum(payload), f.PayloadLen, f.PayloadSum)
+		}
+		i, err := Inspect(blob)
+		want := Info{Version: f.Version, MinVersion: f.MinVersion, Flags: *f.Flags, Encrypted: *f.Flags&3 != 0}
+		if i != want || err != nil {
+			t.Errorf("%s: Inspect = %+v, %v, want %+v", name, i, err, want)
+		}
 	}
 }
 

@@ -252,6 +252,12 @@ func TestRevocation(t *testing.T) {
 		t.Errorf("list in DER: %v, number %v", err, l)
 	}
 	mustLocalCA(t, program, dir, "c") // the CA still issues
+	refuseRevocations(t, dir, ca)
+}
+
+// refuseRevocations checks the messages of calls that the CA refuses.
+func refuseRevocations(t *testing.T, dir string, ca func(args ...string) (int, string, string)) {
+	t.Helper()
 	for _, tt := range []struct {
 		want string
 		args []string

@@ -286,6 +286,13 @@ func TestCertTPM(t *testing.T) {
 		"--tpm-version c --tpm-spec-family 2.0 --tpm-spec-level 0 --tpm-spec-revision 183 --configfile "+dir+"/ca.conf --optsfile "+dir+"/ca.options")...)
 	mustRun(t, openssl, "verify", "-ignore_critical", "-CAfile", filepath.Join(dir, "root.pem"), "-untrusted", filepath.Join(dir, "handle.pem"),
 		filepath.Join(dir, "ek.cert"))
+	refuseCertTPM(t, dir, options, env)
+	e.terminate(t)
+}
+
+// refuseCertTPM checks the messages about wrong keys.
+func refuseCertTPM(t *testing.T, dir, options string, env []string) {
+	t.Helper()
 	for args, want := range map[string]string{
 		"--issuercert handle.pem --signkey tpm2:handle=0x81000005 --signkey-password wrong": "wrong password: the TPM says TPM_RC_",
 		"--issuercert handle.pem --signkey tpm2:handle=0x81000006":                          "the TPM has no key at 0x81000006: TPM_RC_HANDLE",
@@ -297,7 +304,6 @@ func TestCertTPM(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q, want %q", args, code, stderr, want)
 		}
 	}
-	e.terminate(t)
 }
 
 // TestCertNames checks that the program has both names, and that an option that it

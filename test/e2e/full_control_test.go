@@ -89,61 +89,67 @@ func TestFullDiskEnds(t *testing.T) {
 		"SHUTDOWN": func(w *filled) error { return w.e.control(t).Shutdown() },
 		"SIGTERM":  func(w *filled) error { return w.e.Cmd.Process.Signal(unix.SIGTERM) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newFilled(t, onTmpfs(t), v20, nil)
-			w.d.fill(t)
-			answer := w.send(incr20)
-			w.waits(t, 1)
-			if err := end(w); err != nil {
-				t.Error(err)
-			}
-			if got := <-answer; got != v20.refusal() {
-				t.Errorf("the answer is %v, want %v", got, v20.refusal())
-			}
-			if name == "SHUTDOWN" || name == "SIGTERM" {
-				if code := w.e.Wait(t); code != 0 {
-					t.Errorf("exit code %d, want 0; log:\n%s", code, harness.Read(t, w.e.log))
-				}
-			}
-			w.d.free(t)
-			w.e.Kill(t)
-			if n := start(t, inDir.at(v20, w.d.dir)).power(t, v20).number(t); n != 1 {
-				t.Errorf("the number is %d, want 1", n)
-			}
-		})
+		t.Run(name, func(t *testing.T) { endOnFullDisk(t, name, end) })
 	}
 	for args, said := range map[string]string{
 		"on-full=fail":                "(on-full is fail)",
 		"on-full=wait,wait-limit=1s":  "(waited 1s)",
 		"wait-limit=2s,on-full=wait,": "(waited 2s)",
 	} {
-		t.Run(args, func(t *testing.T) {
-			t.Parallel()
-			d := onTmpfs(t)
-			s := inDir.at(v20, d.dir)
-			s.state += "," + strings.TrimSuffix(args, ",")
-			e := start(t, s)
-			ch := e.power(t, v20)
-			ch.define(t)
-			d.fill(t)
-			for range 2 {
-				if rsp, err := ch.transmit(incr20); err != nil || result(rsp) != uint32(tpm.RCNVUnavailable) {
-					t.Errorf("response %x, %v, want 0x923", rsp, err)
-				}
-			}
-			if log := harness.Read(t, e.log); strings.Count(log, said) != 1 || strings.Contains(log, "failure mode") {
-				t.Errorf("log\n%s\nwant %q once", log, said)
-			}
-			ch.alive(t)
-			d.free(t)
-			if err := ch.bump(2); err != nil {
-				t.Error(err)
-			}
-			if log := harness.Read(t, e.log); !strings.Contains(log, "store resumed: ") {
-				t.Errorf("log\n%s\nwant that the disk takes states again", log)
-			}
-		})
+		t.Run(args, func(t *testing.T) { failOnFullDisk(t, args, said) })
+	}
+}
+
+// failOnFullDisk checks that commands fail with these suboptions of --tpmstate, and go on when the disk is free.
+func failOnFullDisk(t *testing.T, args, said string) {
+	t.Parallel()
+	d := onTmpfs(t)
+	s := inDir.at(v20, d.dir)
+	s.state += "," + strings.TrimSuffix(args, ",")
+	e := start(t, s)
+	ch := e.power(t, v20)
+	ch.define(t)
+	d.fill(t)
+	for range 2 {
+		if rsp, err := ch.transmit(incr20); err != nil || result(rsp) != uint32(tpm.RCNVUnavailable) {
+			t.Errorf("response %x, %v, want 0x923", rsp, err)
+		}
+	}
+	if log := harness.Read(t, e.log); strings.Count(log, said) != 1 || strings.Contains(log, "failure mode") {
+		t.Errorf("log\n%s\nwant %q once", log, said)
+	}
+	ch.alive(t)
+	d.free(t)
+	if err := ch.bump(2); err != nil {
+		t.Error(err)
+	}
+	if log := harness.Read(t, e.log); !strings.Contains(log, "store resumed: ") {
+		t.Errorf("log\n%s\nwant that the disk takes states again", log)
+	}
+}
+
+// endOnFullDisk ends a command that waits for the disk in one way.
+func endOnFullDisk(t *testing.T, name string, end func(w *filled) error) {
+	t.Parallel()
+	w := newFilled(t, onTmpfs(t), v20, nil)
+	w.d.fill(t)
+	answer := w.send(incr20)
+	w.waits(t, 1)
+	if err := end(w); err != nil {
+		t.Error(err)
+	}
+	if got := <-answer; got != v20.refusal() {
+		t.Errorf("the answer is %v, want %v", got, v20.refusal())
+	}
+	if name == "SHUTDOWN" || name == "SIGTERM" {
+		if code := w.e.Wait(t); code != 0 {
+			t.Errorf("exit code %d, want 0; log:\n%s", code, harness.Read(t, w.e.log))
+		}
+	}
+	w.d.free(t)
+	w.e.Kill(t)
+	if n := start(t, inDir.at(v20, w.d.dir)).power(t, v20).number(t); n != 1 {
+		t.Errorf("the number is %d, want 1", n)
 	}
 }
 

@@ -374,74 +374,77 @@ func TestKeepOtherState(t *testing.T) {
 // afterwards.
 func TestKeepUnderLoad(t *testing.T) {
 	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		kills := 30
-		if v == v12 {
-			kills = 8 // each start tests the TPM itself
-		}
-		k := newKept(t, v, key)
-		k.data.define(t)
-		value, n, number, writes := k.data.pcr(t), uint64(0), uint64(1), 1
-		failed := 0
-		done := make(chan struct{})
-		go func() { // while this ends the process, the client goes on
-			defer close(done)
-			for i := range kills {
-				time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
-				if i%5 == 4 {
-					k.restart(t)
-				} else {
-					k.crash(t, unix.SIGKILL)
-				}
-			}
-		}()
-		fail := func(rsp []byte) bool { return len(rsp) == 10 && (result(rsp) == 0x101 || result(rsp) == 9) }
-		for running := true; running; {
-			select {
-			case <-done:
-				running = false
-			default:
-			}
-			n++
-			cmd, after := v.extend(n, value)
-			rsp, err := k.data.transmit(cmd)
-			if err != nil {
-				t.Fatalf("extend %d: %v; it said:\n%s", n, err, k.Out.String())
-			}
-			if fail(rsp) {
-				failed++
-			} else if result(rsp) != 0 {
-				t.Fatalf("extend %d: result %#x", n, result(rsp))
-			}
-			got := pcrUntilAnswered(t, k.data)
-			switch {
-			case bytes.Equal(got, after):
-				value = after
-			case !fail(rsp) || !bytes.Equal(got, value):
-				t.Fatalf("extend %d: answered %x; PCR 10 is %x, was %x, want %x", n, rsp, got, value, after)
-			}
-			if v == v12 && writes >= maxWrites12-4 {
-				continue
-			}
-			writes++
-			if err := k.data.bump(number + 1); err != nil && !strings.Contains(err.Error(), "result 0x101") && !strings.Contains(err.Error(), "result 0x9") {
-				t.Fatalf("bump: %v", err)
-			} else if err == nil {
-				number++
-			} else if now := numberUntilAnswered(t, k.data); now != number && now != number+1 {
-				t.Fatalf("the number is %d, was %d", now, number)
+	everyKept(t, func(t *testing.T, v version, key bool) { keepUnderLoad(t, v, key) })
+}
+
+// keepUnderLoad ends the process again and again while a client sends commands.
+func keepUnderLoad(t *testing.T, v version, key bool) {
+	kills := 30
+	if v == v12 {
+		kills = 8 // each start tests the TPM itself
+	}
+	k := newKept(t, v, key)
+	k.data.define(t)
+	value, n, number, writes := k.data.pcr(t), uint64(0), uint64(1), 1
+	failed := 0
+	done := make(chan struct{})
+	go func() { // while this ends the process, the client goes on
+		defer close(done)
+		for i := range kills {
+			time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
+			if i%5 == 4 {
+				k.restart(t)
 			} else {
-				number = now
+				k.crash(t, unix.SIGKILL)
 			}
 		}
-		if now := numberUntilAnswered(t, k.data); now != number {
-			t.Errorf("the number is %d, want %d", now, number)
+	}()
+	fail := func(rsp []byte) bool { return len(rsp) == 10 && (result(rsp) == 0x101 || result(rsp) == 9) }
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
 		}
-		if bit, err := k.ctrl.Established(); err != nil {
-			t.Errorf("the control client: %t, %v", bit, err)
+		n++
+		cmd, after := v.extend(n, value)
+		rsp, err := k.data.transmit(cmd)
+		if err != nil {
+			t.Fatalf("extend %d: %v; it said:\n%s", n, err, k.Out.String())
 		}
-		t.Logf("%d commands, %d of which were answered that they failed", n, failed)
-	})
+		if fail(rsp) {
+			failed++
+		} else if result(rsp) != 0 {
+			t.Fatalf("extend %d: result %#x", n, result(rsp))
+		}
+		got := pcrUntilAnswered(t, k.data)
+		switch {
+		case bytes.Equal(got, after):
+			value = after
+		case !fail(rsp) || !bytes.Equal(got, value):
+			t.Fatalf("extend %d: answered %x; PCR 10 is %x, was %x, want %x", n, rsp, got, value, after)
+		}
+		if v == v12 && writes >= maxWrites12-4 {
+			continue
+		}
+		writes++
+		if err := k.data.bump(number + 1); err != nil && !strings.Contains(err.Error(), "result 0x101") && !strings.Contains(err.Error(), "result 0x9") {
+			t.Fatalf("bump: %v", err)
+		} else if err == nil {
+			number++
+		} else if now := numberUntilAnswered(t, k.data); now != number && now != number+1 {
+			t.Fatalf("the number is %d, was %d", now, number)
+		} else {
+			number = now
+		}
+	}
+	if now := numberUntilAnswered(t, k.data); now != number {
+		t.Errorf("the number is %d, want %d", now, number)
+	}
+	if bit, err := k.ctrl.Established(); err != nil {
+		t.Errorf("the control client: %t, %v", bit, err)
+	}
+	t.Logf("%d commands, %d of which were answered that they failed", n, failed)
 }
 
 // pcrUntilAnswered asks again if the process was killed meanwhile.

@@ -25,67 +25,70 @@ func TestPowerCut(t *testing.T) {
 	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) {
-			t.Parallel()
-			bumps := 5
-			if os.Getenv(fullVar) != "" {
-				bumps = 50 // a TPM 1.2 without an owner allows few more
-			}
-			seed := makeState(t, v)
-			e, state := withState(t, inDir, v, seed)
-			ch := e.power(t, v)
-			powered := harness.Read(t, filepath.Join(state, v.file())) // as TPM_Startup left it
-			s := attachTo(t, e, []string{"-y", "-xx", "-s", "65536", "-e",
-				"trace=openat,write,pwrite64,writev,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,sendto,sendmsg"})
-			for n := range uint64(bumps) {
-				if err := ch.bump(2 + n); err != nil {
-					t.Fatal(err)
-				}
-			}
-			// strace may be late; ended, it would not see the end of the last answer.
-			err := harness.Until(func() bool {
-				d := newDisk(state, v.file(), powered)
-				for _, ev := range events(t, s.file) {
-					d.apply(ev)
-				}
-				return d.acknowledged >= bumps
-			})
-			if err != nil {
-				t.Error(err)
-			}
-			s.detach(t)
-			e.Kill(t)
+		t.Run(string(v), func(t *testing.T) { cutPower(t, v) })
+	}
+}
 
-			d := newDisk(state, v.file(), powered)
-			cuts := map[string]cut{} // by the content of the state file
-			first, images := decodeItem(t, "permall", powered).Record.Generation, 0
-			for _, ev := range events(t, s.file) {
-				d.apply(ev)
-				for _, content := range d.images() {
-					images++
-					// The mark is written after what was acknowledged is on the disk: with
-					// the newest one possible, no image is older.
-					mark := generation.Mark{Identity: decodeItem(t, "permall", powered).Record.Identity}
-					mark.Known.Raise(generation.Permanent, first+uint64(d.acknowledged))
-					if err := generation.Check([]generation.Found{decodeItem(t, "permall", content)}, &mark); err != nil {
-						t.Errorf("power cut after %s: false alarm: %v", ev.text, err)
-					}
-					c, seen := cuts[content]
-					if !seen || d.acknowledged > c.least {
-						c.least = d.acknowledged
-					}
-					c.after = ev.text
-					cuts[content] = c
-				}
+// cutPower cuts the power of a TPM of version v after each of its system calls.
+func cutPower(t *testing.T, v version) {
+	t.Parallel()
+	bumps := 5
+	if os.Getenv(fullVar) != "" {
+		bumps = 50 // a TPM 1.2 without an owner allows few more
+	}
+	seed := makeState(t, v)
+	e, state := withState(t, inDir, v, seed)
+	ch := e.power(t, v)
+	powered := harness.Read(t, filepath.Join(state, v.file())) // as TPM_Startup left it
+	s := attachTo(t, e, []string{"-y", "-xx", "-s", "65536", "-e",
+		"trace=openat,write,pwrite64,writev,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,sendto,sendmsg"})
+	for n := range uint64(bumps) {
+		if err := ch.bump(2 + n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// strace may be late; ended, it would not see the end of the last answer.
+	err := harness.Until(func() bool {
+		d := newDisk(state, v.file(), powered)
+		for _, ev := range events(t, s.file) {
+			d.apply(ev)
+		}
+		return d.acknowledged >= bumps
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	s.detach(t)
+	e.Kill(t)
+
+	d := newDisk(state, v.file(), powered)
+	cuts := map[string]cut{} // by the content of the state file
+	first, images := decodeItem(t, "permall", powered).Record.Generation, 0
+	for _, ev := range events(t, s.file) {
+		d.apply(ev)
+		for _, content := range d.images() {
+			images++
+			// The mark is written after what was acknowledged is on the disk: with
+			// the newest one possible, no image is older.
+			mark := generation.Mark{Identity: decodeItem(t, "permall", powered).Record.Identity}
+			mark.Known.Raise(generation.Permanent, first+uint64(d.acknowledged))
+			if err := generation.Check([]generation.Found{decodeItem(t, "permall", content)}, &mark); err != nil {
+				t.Errorf("power cut after %s: false alarm: %v", ev.text, err)
 			}
-			if d.acknowledged != bumps || len(cuts) != bumps+1 {
-				t.Errorf("strace has seen %d answers, which left %d different states; want %d and %d", d.acknowledged, len(cuts), bumps, bumps+1)
+			c, seen := cuts[content]
+			if !seen || d.acknowledged > c.least {
+				c.least = d.acknowledged
 			}
-			t.Logf("%d images of a power cut, %d different", images, len(cuts))
-			for content, c := range cuts {
-				checkCut(t, v, content, c)
-			}
-		})
+			c.after = ev.text
+			cuts[content] = c
+		}
+	}
+	if d.acknowledged != bumps || len(cuts) != bumps+1 {
+		t.Errorf("strace has seen %d answers, which left %d different states; want %d and %d", d.acknowledged, len(cuts), bumps, bumps+1)
+	}
+	t.Logf("%d images of a power cut, %d different", images, len(cuts))
+	for content, c := range cuts {
+		checkCut(t, v, content, c)
 	}
 }
 

@@ -36,88 +36,91 @@ func host(t *testing.T, policy string) (settings, marks string) {
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) {
-			t.Parallel()
-			settings, marks := host(t, "warn")
-			wrap := onHost(t, settings)
-			state := harness.TempDir(t)
-			file := filepath.Join(state, v.file())
-			begin := func(wrap []string) (*emulator, error) {
-				e := start(t, setup{tpm: v, state: state, wrap: wrap})
-				c := e.control(t)
-				defer c.Close()
-				return e, c.Init(0)
-			}
-			advance := func(from uint64, bumps int) {
-				t.Helper()
-				e := start(t, setup{tpm: v, state: state, wrap: wrap})
-				ch := e.power(t, v)
-				if from == 0 {
-					ch.define(t)
-				}
-				for range bumps {
-					if err := ch.bump(ch.number(t) + 1); err != nil {
-						t.Fatal(err)
-					}
-				}
-				e.terminate(t)
-				if log := harness.Read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
-					t.Fatalf("false alarm: %s", log)
-				}
-			}
-			advance(0, 1)
-			old := harness.Read(t, file)
-			advance(1, 2)
-			if entries, err := os.ReadDir(marks); err != nil || len(entries) != 1 {
-				t.Fatalf("%d marks, %v; want 1", len(entries), err)
-			}
-
-			write(t, file, []byte(old))
-			e, err := begin(wrap)
-			if log := harness.Read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
-				t.Errorf("old state: %v, %s", err, log)
-			}
-			e.Kill(t)
-
-			write(t, file, []byte(old))
-			refuse := onHost(t, strings.Replace(settings, "warn", "refuse", 1))
-			e, err = begin(refuse)
-			if log := harness.Read(t, e.log); err == nil || !strings.Contains(log, "old state: permall has generation ") {
-				t.Errorf("old state, to be refused: %v, %s", err, log)
-			}
-			e.Kill(t)
-			if harness.Read(t, file) != old {
-				t.Error("a refused state was changed")
-			}
-
-			accept := append(refuse[:len(refuse):len(refuse)], ours("swtpm"), "state", "accept", "--tpmstate", "dir="+state)
-			if out := mustRun(t, accept[0], accept[1:]...); !strings.Contains(out, "accepted as generation ") {
-				t.Errorf("accept: %s", out)
-			}
-			e, err = begin(refuse)
-			if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
-				t.Errorf("accepted state: %v, %s", err, log)
-			}
-			e.terminate(t)
-
-			// A state that a client sends through the control channel is wanted.
-			e = start(t, setup{tpm: v, state: state, wrap: refuse})
-			e.power(t, v)
-			l := e.pack(t, false)
-			e.terminate(t)
-			advance(1, 3)
-			e = start(t, setup{tpm: v, state: state, wrap: refuse})
-			if err := e.unpack(t, l); err != nil {
-				t.Errorf("snapshot: %v, %s", err, harness.Read(t, e.log))
-			}
-			e.terminate(t)
-			e, err = begin(refuse)
-			if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
-				t.Errorf("after the snapshot: %v, %s", err, log)
-			}
-			e.Kill(t)
-		})
+		t.Run(string(v), func(t *testing.T) { rollBack(t, v) })
 	}
+}
+
+// rollBack brings old states to a TPM of version v.
+func rollBack(t *testing.T, v version) {
+	t.Parallel()
+	settings, marks := host(t, "warn")
+	wrap := onHost(t, settings)
+	state := harness.TempDir(t)
+	file := filepath.Join(state, v.file())
+	begin := func(wrap []string) (*emulator, error) {
+		e := start(t, setup{tpm: v, state: state, wrap: wrap})
+		c := e.control(t)
+		defer c.Close()
+		return e, c.Init(0)
+	}
+	advance := func(from uint64, bumps int) {
+		t.Helper()
+		e := start(t, setup{tpm: v, state: state, wrap: wrap})
+		ch := e.power(t, v)
+		if from == 0 {
+			ch.define(t)
+		}
+		for range bumps {
+			if err := ch.bump(ch.number(t) + 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e.terminate(t)
+		if log := harness.Read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
+			t.Fatalf("false alarm: %s", log)
+		}
+	}
+	advance(0, 1)
+	old := harness.Read(t, file)
+	advance(1, 2)
+	if entries, err := os.ReadDir(marks); err != nil || len(entries) != 1 {
+		t.Fatalf("%d marks, %v; want 1", len(entries), err)
+	}
+
+	write(t, file, []byte(old))
+	e, err := begin(wrap)
+	if log := harness.Read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
+		t.Errorf("old state: %v, %s", err, log)
+	}
+	e.Kill(t)
+
+	write(t, file, []byte(old))
+	refuse := onHost(t, strings.Replace(settings, "warn", "refuse", 1))
+	e, err = begin(refuse)
+	if log := harness.Read(t, e.log); err == nil || !strings.Contains(log, "old state: permall has generation ") {
+		t.Errorf("old state, to be refused: %v, %s", err, log)
+	}
+	e.Kill(t)
+	if harness.Read(t, file) != old {
+		t.Error("a refused state was changed")
+	}
+
+	accept := append(refuse[:len(refuse):len(refuse)], ours("swtpm"), "state", "accept", "--tpmstate", "dir="+state)
+	if out := mustRun(t, accept[0], accept[1:]...); !strings.Contains(out, "accepted as generation ") {
+		t.Errorf("accept: %s", out)
+	}
+	e, err = begin(refuse)
+	if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
+		t.Errorf("accepted state: %v, %s", err, log)
+	}
+	e.terminate(t)
+
+	// A state that a client sends through the control channel is wanted.
+	e = start(t, setup{tpm: v, state: state, wrap: refuse})
+	e.power(t, v)
+	l := e.pack(t, false)
+	e.terminate(t)
+	advance(1, 3)
+	e = start(t, setup{tpm: v, state: state, wrap: refuse})
+	if err := e.unpack(t, l); err != nil {
+		t.Errorf("snapshot: %v, %s", err, harness.Read(t, e.log))
+	}
+	e.terminate(t)
+	e, err = begin(refuse)
+	if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
+		t.Errorf("after the snapshot: %v, %s", err, log)
+	}
+	e.Kill(t)
 }
 
 // TestHostPolicy checks that an error in the settings of the host stops no TPM.

@@ -20,66 +20,69 @@ func TestSetupLeftover(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Need(t, "swtpm", "swtpm") + " socket"
 	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) {
-			t.Parallel()
-			dir := harness.TempDir(t)
-			state, tool, asked := filepath.Join(dir, "state"), filepath.Join(dir, "tool"), filepath.Join(dir, "asked")
-			mkdir(t, state)
-			write(t, tool, fmt.Appendf(nil, "#!/bin/sh\ntouch %[1]s\nwhile [ -e %[1]s ]; do sleep 0.2; done\nexit 1\n", asked))
-			if err := os.Chmod(tool, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			conf := filepath.Join(dir, "setup.conf")
-			write(t, conf, []byte("create_certs_tool = "+tool+"\n"))
-			base := append(v.options(), "--tpm-state", state)
-			p := harness.Start(t, exec.Command(ours("swtpm_setup"), append(base, "--config", conf, "--create-ek-cert", "--tpm", theirs)...))
-			if err := harness.Until(func() bool { _, err := os.Stat(asked); return err == nil || p.Ended() }); err != nil || p.Ended() {
-				t.Fatalf("the tool was not asked; %s", p.Out.String())
-			}
-			p.Kill(t)
-			if err := os.Remove(asked); err != nil {
-				t.Fatal(err)
-			}
-			left, _ := filepath.Glob(filepath.Join(state, ".swtpm_setup.*"))
-			if len(left) != 1 || harness.Read(t, filepath.Join(left[0], v.file())) == "" {
-				t.Fatalf("left is %q, want one directory with a state", left)
-			}
-			// Its emulator may be about to end; others belong to other tests, or are at work.
-			if err := harness.Until(func() bool { return !isLocked(t, filepath.Join(left[0], ".lock")) }); err != nil {
-				t.Fatalf("its emulator has not ended: %v", err)
-			}
-			busy, other, file := filepath.Join(state, ".swtpm_setup.1"), filepath.Join(state, ".swtpm_setup.x1"), filepath.Join(state, ".swtpm_setup.2")
-			for _, d := range []string{busy, other} {
-				if err := os.Mkdir(d, 0o700); err != nil {
-					t.Fatal(err)
-				}
-			}
-			write(t, file, nil)
-			lock, err := os.Create(filepath.Join(busy, ".lock"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer lock.Close()
-			if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
-				t.Fatal(err)
-			}
-			code, out, stderr := runCmd(t, exec.Command(ours("swtpm_setup"), append(base, "--config", "/dev/null", "--tpm", theirs)...))
-			if code != 0 || !strings.Contains(out, "Removed "+left[0]+", left by a killed setup.\n") {
-				t.Errorf("exit code %d, want 0 and a line that tells of %s\n%s%s", code, left[0], out, stderr)
-			}
-			for _, path := range []string{busy, file} {
-				if !strings.Contains(stderr, "Not removing "+path+", possibly left by a killed setup: ") {
-					t.Errorf("nothing is said of %s:\n%s", path, stderr)
-				}
-			}
-			now, _ := filepath.Glob(filepath.Join(state, ".swtpm_setup.*"))
-			if want := []string{busy, file, other}; fmt.Sprint(now) != fmt.Sprint(want) {
-				t.Errorf("in the directory are %q, want %q", now, want)
-			}
-			if harness.Read(t, filepath.Join(state, v.file())) == "" {
-				t.Error("no TPM was made")
-			}
-		})
+		t.Run(string(v), func(t *testing.T) { setupLeftover(t, v, theirs) })
+	}
+}
+
+// setupLeftover kills a setup and checks what the next one removes.
+func setupLeftover(t *testing.T, v version, theirs string) {
+	t.Parallel()
+	dir := harness.TempDir(t)
+	state, tool, asked := filepath.Join(dir, "state"), filepath.Join(dir, "tool"), filepath.Join(dir, "asked")
+	mkdir(t, state)
+	write(t, tool, fmt.Appendf(nil, "#!/bin/sh\ntouch %[1]s\nwhile [ -e %[1]s ]; do sleep 0.2; done\nexit 1\n", asked))
+	if err := os.Chmod(tool, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(dir, "setup.conf")
+	write(t, conf, []byte("create_certs_tool = "+tool+"\n"))
+	base := append(v.options(), "--tpm-state", state)
+	p := harness.Start(t, exec.Command(ours("swtpm_setup"), append(base, "--config", conf, "--create-ek-cert", "--tpm", theirs)...))
+	if err := harness.Until(func() bool { _, err := os.Stat(asked); return err == nil || p.Ended() }); err != nil || p.Ended() {
+		t.Fatalf("the tool was not asked; %s", p.Out.String())
+	}
+	p.Kill(t)
+	if err := os.Remove(asked); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(state, ".swtpm_setup.*"))
+	if len(left) != 1 || harness.Read(t, filepath.Join(left[0], v.file())) == "" {
+		t.Fatalf("left is %q, want one directory with a state", left)
+	}
+	// Its emulator may be about to end; others belong to other tests, or are at work.
+	if err := harness.Until(func() bool { return !isLocked(t, filepath.Join(left[0], ".lock")) }); err != nil {
+		t.Fatalf("its emulator has not ended: %v", err)
+	}
+	busy, other, file := filepath.Join(state, ".swtpm_setup.1"), filepath.Join(state, ".swtpm_setup.x1"), filepath.Join(state, ".swtpm_setup.2")
+	for _, d := range []string{busy, other} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, file, nil)
+	lock, err := os.Create(filepath.Join(busy, ".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		t.Fatal(err)
+	}
+	code, out, stderr := runCmd(t, exec.Command(ours("swtpm_setup"), append(base, "--config", "/dev/null", "--tpm", theirs)...))
+	if code != 0 || !strings.Contains(out, "Removed "+left[0]+", left by a killed setup.\n") {
+		t.Errorf("exit code %d, want 0 and a line that tells of %s\n%s%s", code, left[0], out, stderr)
+	}
+	for _, path := range []string{busy, file} {
+		if !strings.Contains(stderr, "Not removing "+path+", possibly left by a killed setup: ") {
+			t.Errorf("nothing is said of %s:\n%s", path, stderr)
+		}
+	}
+	now, _ := filepath.Glob(filepath.Join(state, ".swtpm_setup.*"))
+	if want := []string{busy, file, other}; fmt.Sprint(now) != fmt.Sprint(want) {
+		t.Errorf("in the directory are %q, want %q", now, want)
+	}
+	if harness.Read(t, filepath.Join(state, v.file())) == "" {
+		t.Error("no TPM was made")
 	}
 }
 

@@ -30,58 +30,61 @@ func TestMigration(t *testing.T) {
 	second := secondHost(t, filepath.Join(dir, "second"))
 	first := &host{uri: "qemu:///system", pid: os.Getpid()}
 	for _, g := range []*guest{own, shared} {
-		t.Run(g.name, func(t *testing.T) {
-			g.define(t, dir)
-			// libvirt 9.0 looks at the file system before it makes the directory
-			// of the TPM, so the first start takes no place for shared.
-			virsh(t, "start", g.name)
-			virsh(t, "destroy", g.name)
-			g.gone(t)
-			virsh(t, "start", g.name)
-			g.running(t)
-			t.Cleanup(func() { _ = exec.Command("virsh", "-c", second.uri, "destroy", g.name).Run() })
-			if has := strings.Contains(commandLine(t, g), "--migration"); has != (g == shared) {
-				t.Errorf("the emulator has --migration: %v; %s", has, commandLine(t, g))
-			}
-			here := measured(t, first, g)
-			for i, way := range []struct{ from, to *host }{{first, second}, {second, first}} {
-				sock := filepath.Join(dir, fmt.Sprintf("%s-%d.sock", g.name, i))
-				// Its disk is on both hosts, and nothing is written to it.
-				virshAt(t, way.from, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource",
-					"--domain", g.name, "--desturi", way.to.uri, "--migrateuri", "unix://"+sock)
-				if s := strings.TrimSpace(virshAt(t, way.to, "domstate", g.name)); s != "running" {
-					t.Fatalf("the guest is %s, want running", s)
-				}
-				g.alone(t)
-				if line := commandLine(t, g); strings.Contains(line, ",incoming") != (g == shared) {
-					t.Errorf("the emulator that took the TPM in: %s", line)
-				}
-				if out, err := exec.Command("virsh", "-c", way.from.uri, "domstate", g.name).CombinedOutput(); err == nil {
-					t.Errorf("the host that the guest has left has it still: %s", out)
-				}
-				if there := measured(t, way.to, g); there != here {
-					t.Errorf("the TPM was\n%s\nand is\n%s", here, there)
-				}
-				if _, err := os.Stat(way.from.path(g.permanent())); (err == nil) != (g == shared) {
-					t.Errorf("the TPM on the host that the guest has left: %v", err)
-				}
-				if _, err := os.Stat(way.to.path(g.permanent())); err != nil {
-					t.Errorf("the TPM on the guest's host: %v", err)
-				}
-			}
-			// It is on the disk, too.
-			virsh(t, "destroy", g.name)
-			g.gone(t)
-			virsh(t, "start", g.name)
-			g.running(t)
-			if now := measured(t, first, g); now != here {
-				t.Errorf("after a start the TPM is\n%s\nand was\n%s", now, here)
-			}
-			virsh(t, "destroy", g.name)
-			g.gone(t)
-			virsh(t, "undefine", g.name, "--keep-tpm")
-		})
+		t.Run(g.name, func(t *testing.T) { migrate(t, dir, g, shared, first, second) })
 	}
+}
+
+// migrate migrates a guest to the second host and back.
+func migrate(t *testing.T, dir string, g, shared *guest, first, second *host) {
+	g.define(t, dir)
+	// libvirt 9.0 looks at the file system before it makes the directory
+	// of the TPM, so the first start takes no place for shared.
+	virsh(t, "start", g.name)
+	virsh(t, "destroy", g.name)
+	g.gone(t)
+	virsh(t, "start", g.name)
+	g.running(t)
+	t.Cleanup(func() { _ = exec.Command("virsh", "-c", second.uri, "destroy", g.name).Run() })
+	if has := strings.Contains(commandLine(t, g), "--migration"); has != (g == shared) {
+		t.Errorf("the emulator has --migration: %v; %s", has, commandLine(t, g))
+	}
+	here := measured(t, first, g)
+	for i, way := range []struct{ from, to *host }{{first, second}, {second, first}} {
+		sock := filepath.Join(dir, fmt.Sprintf("%s-%d.sock", g.name, i))
+		// Its disk is on both hosts, and nothing is written to it.
+		virshAt(t, way.from, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource",
+			"--domain", g.name, "--desturi", way.to.uri, "--migrateuri", "unix://"+sock)
+		if s := strings.TrimSpace(virshAt(t, way.to, "domstate", g.name)); s != "running" {
+			t.Fatalf("the guest is %s, want running", s)
+		}
+		g.alone(t)
+		if line := commandLine(t, g); strings.Contains(line, ",incoming") != (g == shared) {
+			t.Errorf("the emulator that took the TPM in: %s", line)
+		}
+		if out, err := exec.Command("virsh", "-c", way.from.uri, "domstate", g.name).CombinedOutput(); err == nil {
+			t.Errorf("the host that the guest has left has it still: %s", out)
+		}
+		if there := measured(t, way.to, g); there != here {
+			t.Errorf("the TPM was\n%s\nand is\n%s", here, there)
+		}
+		if _, err := os.Stat(way.from.path(g.permanent())); (err == nil) != (g == shared) {
+			t.Errorf("the TPM on the host that the guest has left: %v", err)
+		}
+		if _, err := os.Stat(way.to.path(g.permanent())); err != nil {
+			t.Errorf("the TPM on the guest's host: %v", err)
+		}
+	}
+	// It is on the disk, too.
+	virsh(t, "destroy", g.name)
+	g.gone(t)
+	virsh(t, "start", g.name)
+	g.running(t)
+	if now := measured(t, first, g); now != here {
+		t.Errorf("after a start the TPM is\n%s\nand was\n%s", now, here)
+	}
+	virsh(t, "destroy", g.name)
+	g.gone(t)
+	virsh(t, "undefine", g.name, "--keep-tpm")
 }
 
 // mountShared makes a file system that libvirt takes for a cluster's.

@@ -66,6 +66,12 @@ func TestCertPQ(t *testing.T) {
 			}
 		}
 	}
+	issuePQ(t, dir, subjects, issue)
+}
+
+// issuePQ issues certificates for keys of each kind.
+func issuePQ(t *testing.T, dir string, subjects []string, issue func(args string)) {
+	t.Helper()
 	for _, a := range subjects {
 		ways := []string{"--pubkey " + a + ".pub"}
 		if strings.HasPrefix(a, "ML-") {

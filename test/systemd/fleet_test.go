@@ -68,6 +68,12 @@ func TestFleet(t *testing.T) {
 	active(slices.Concat(services, late))
 	t.Logf("all had answered a command after another %v", time.Since(begin).Round(time.Millisecond))
 
+	disableFleet(t, all, services, sockets, late)
+}
+
+// disableFleet disables the fleet and checks that nothing starts any more.
+func disableFleet(t *testing.T, all, services, sockets, late []string) {
+	t.Helper()
 	must(t, append([]string{"systemctl", "disable", "--quiet"}, all...)...)
 	must(t, append([]string{"systemctl", "stop"}, slices.Concat(sockets, services, late)...)...)
 	must(t, "systemctl", "start", "sockets.target", "multi-user.target")

@@ -53,6 +53,12 @@ func TestPackage(t *testing.T) {
 	command(t, c, getRandom)
 	_ = c.Close()
 
+	removePackage(t, name, unit, now)
+}
+
+// removePackage removes the package, purges it and installs it again.
+func removePackage(t *testing.T, name, unit, now string) {
+	t.Helper()
 	must(t, "dpkg", "--remove", "swtpm-go")
 	if _, err := in("test", "-d", "/proc/"+now); err == nil {
 		t.Error("the TPM runs still")
