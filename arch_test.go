@@ -2,6 +2,11 @@
 package swtpm_test
 
 import (
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os/exec"
 	"slices"
 	"strings"
@@ -150,5 +155,46 @@ func TestLogrusHidden(t *testing.T) {
 		if words[0] != module+"internal/daemon" && slices.Contains(words[1:], "github.com/sirupsen/logrus") {
 			t.Errorf("%s imports logrus", words[0])
 		}
+	}
+}
+
+// TestSizes checks that functions fit a screen and files stay short. Generated files are
+// excepted.
+func TestSizes(t *testing.T) {
+	const function, file = 60, 400
+	out, err := exec.Command("git", "ls-files", "*.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for path := range strings.Lines(string(out)) {
+		path = strings.TrimSpace(path)
+		files := token.NewFileSet()
+		f, err := parser.ParseFile(files, path, nil, parser.ParseComments)
+		if errors.Is(err, fs.ErrNotExist) { // removed, but not yet from the index
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ast.IsGenerated(f) {
+			continue
+		}
+		if lines := files.File(f.FileStart).LineCount(); lines > file {
+			t.Errorf("%s has %d lines, want at most %d", path, lines, file)
+		}
+		for _, d := range f.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			n++
+			if lines := files.Position(fn.End()).Line - files.Position(fn.Pos()).Line + 1; lines > function {
+				t.Errorf("%s: %s has %d lines, want at most %d", path, fn.Name.Name, lines, function)
+			}
+		}
+	}
+	if n < 1000 {
+		t.Errorf("found only %d functions", n)
 	}
 }

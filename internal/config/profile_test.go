@@ -106,7 +106,6 @@ func TestReferenceUncommented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const base = "[control]\nlisten = \"unix:/c\"\n[tpmstate]\ndir = \"/s\"\n"
 	table, seen := "", 0
 	for line := range strings.Lines(string(src)) {
 		body := strings.TrimPrefix(line, "# ")
@@ -117,58 +116,7 @@ func TestReferenceUncommented(t *testing.T) {
 			continue
 		}
 		seen++
-		top, head := "", table+"\n"
-		switch key, _, _ := strings.Cut(body, " "); {
-		case table == "[tpmstate]":
-			head = ""
-		case table == "[control]":
-			head = "[tpmstate]\ndir = \"/s\"\n[control]\nlisten = \"unix:/c\"\n"
-		case table == "[interface]" && (key == "name" || key == "major" || key == "minor"):
-			full := "[tpmstate]\ndir = \"/s\"\n[interface]\ntype = \"cuse\"\nname = \"x\"\n" + body
-			if key == "name" {
-				full = "[tpmstate]\ndir = \"/s\"\n[interface]\ntype = \"cuse\"\n" + body
-			}
-			if _, err := parseProfile("reference", full, "/", "vm1"); err != nil {
-				t.Errorf("%v\n%s", err, full)
-			}
-			continue
-		case table == "[interface]" && key == "device":
-			head += "type = \"chardev\"\n"
-		case table == "[interface]" && key != "server":
-			head += "server = \"unix:/d\"\n"
-		case strings.HasSuffix(table, "key]") && (key == "format" || key == "mode" || key == "remove"):
-			head += "file = \"/k\"\n"
-		case table == "[ledger]" && key == "boots":
-			head += "keep = \"boots\"\n"
-		case table == "[profile]" && key == "remove-disabled":
-			head += "name = \"custom\"\n"
-		case strings.HasSuffix(table, "key]") && key == "kdf":
-			head += "pwdfile = \"/k\"\n"
-		case table == "[pcap]" && key != "file" && key != "fd":
-			head += "file = \"/k\"\n"
-		case table == "[metrics]" && key == "interval":
-			head += "file = \"/m\"\n"
-		case table == "[metrics]" && key != "file" && key != "listen":
-			head += "listen = \"unix:/m\"\n"
-		case key == "iak" || key == "idevid" || key == "decryption":
-			head += "ek-cert = true\nallow-signing = true\n"
-		case strings.Contains(line, " # 1.2: "):
-			top = "tpm = \"1.2\"\n"
-			if key != "take-ownership" {
-				head += "take-ownership = true\n"
-			}
-		}
-		full := top + base + head + body
-		switch {
-		case table == "[control]":
-			full = head + body
-		case strings.HasPrefix(body, "allow-plain ") && table == "[tpmstate]":
-			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + "store = \"s\"\n" + strings.Replace(body, "false", "true", 1)
-		case strings.HasPrefix(body, "store ") && table == "[tpmstate]": // instead of dir
-			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body + "\nallow-plain = true\n"
-		case strings.HasPrefix(body, "file ") && table == "[tpmstate]": // instead of dir
-			full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body
-		}
+		full := uncommented(table, line, body)
 		c, err := parseProfile("reference", full, "/", "vm1")
 		if err != nil {
 			t.Errorf("%v\n%s", err, full)
@@ -179,6 +127,61 @@ func TestReferenceUncommented(t *testing.T) {
 	if seen < 25 {
 		t.Errorf("%d lines behind a #, want more", seen)
 	}
+}
+
+// uncommented returns a profile with the setting of a line, and with those that it needs.
+func uncommented(table, line, body string) (full string) {
+	const base = "[control]\nlisten = \"unix:/c\"\n[tpmstate]\ndir = \"/s\"\n"
+	top, head := "", table+"\n"
+	switch key, _, _ := strings.Cut(body, " "); {
+	case table == "[tpmstate]":
+		head = ""
+	case table == "[control]":
+		head = "[tpmstate]\ndir = \"/s\"\n[control]\nlisten = \"unix:/c\"\n"
+	case table == "[interface]" && (key == "name" || key == "major" || key == "minor"):
+		full = "[tpmstate]\ndir = \"/s\"\n[interface]\ntype = \"cuse\"\nname = \"x\"\n" + body
+		if key == "name" {
+			full = "[tpmstate]\ndir = \"/s\"\n[interface]\ntype = \"cuse\"\n" + body
+		}
+		return full
+	case table == "[interface]" && key == "device":
+		head += "type = \"chardev\"\n"
+	case table == "[interface]" && key != "server":
+		head += "server = \"unix:/d\"\n"
+	case strings.HasSuffix(table, "key]") && (key == "format" || key == "mode" || key == "remove"):
+		head += "file = \"/k\"\n"
+	case table == "[ledger]" && key == "boots":
+		head += "keep = \"boots\"\n"
+	case table == "[profile]" && key == "remove-disabled":
+		head += "name = \"custom\"\n"
+	case strings.HasSuffix(table, "key]") && key == "kdf":
+		head += "pwdfile = \"/k\"\n"
+	case table == "[pcap]" && key != "file" && key != "fd":
+		head += "file = \"/k\"\n"
+	case table == "[metrics]" && key == "interval":
+		head += "file = \"/m\"\n"
+	case table == "[metrics]" && key != "file" && key != "listen":
+		head += "listen = \"unix:/m\"\n"
+	case key == "iak" || key == "idevid" || key == "decryption":
+		head += "ek-cert = true\nallow-signing = true\n"
+	case strings.Contains(line, " # 1.2: "):
+		top = "tpm = \"1.2\"\n"
+		if key != "take-ownership" {
+			head += "take-ownership = true\n"
+		}
+	}
+	full = top + base + head + body
+	switch {
+	case table == "[control]":
+		full = head + body
+	case strings.HasPrefix(body, "allow-plain ") && table == "[tpmstate]":
+		full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + "store = \"s\"\n" + strings.Replace(body, "false", "true", 1)
+	case strings.HasPrefix(body, "store ") && table == "[tpmstate]": // instead of dir
+		full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body + "\nallow-plain = true\n"
+	case strings.HasPrefix(body, "file ") && table == "[tpmstate]": // instead of dir
+		full = strings.Replace(base, "dir = \"/s\"\n", "", 1) + body
+	}
+	return full
 }
 
 const small = `[control]

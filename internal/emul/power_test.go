@@ -83,25 +83,8 @@ func TestInitFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed := func(p []byte) []byte {
-		k, err := seal.NewKey(slices.Repeat([]byte{1}, 16))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer k.Close()
-		blob, err := seal.Seal(p, k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return blob
-	}
-	plain := func(p []byte) []byte {
-		blob, err := seal.Seal(p, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return blob
-	}
+	sealed := func(p []byte) []byte { return sealedWith(t, p, slices.Repeat([]byte{1}, 16)) }
+	plain := func(p []byte) []byte { return sealedWith(t, p, nil) }
 	for _, g := range []struct {
 		name     string
 		opt      Options
@@ -148,6 +131,24 @@ func TestInitFails(t *testing.T) {
 			}
 		}
 	}
+}
+
+// sealedWith returns the state file of a payload, encrypted with a key unless that is nil.
+func sealedWith(t *testing.T, payload, key []byte) []byte {
+	t.Helper()
+	var k *seal.Key
+	if key != nil {
+		var err error
+		if k, err = seal.NewKey(key); err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+	}
+	blob, err := seal.Seal(payload, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return blob
 }
 
 // TestNoNew checks that an existing TPM, or one from another host, starts although no new TPM

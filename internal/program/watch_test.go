@@ -37,22 +37,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := os.NewFile(uintptr(p[0]), "pipe")
-	got := make(chan byte, 10)
-	err := Watch(f, func() bool {
-		var b [1]byte
-		n, err := unix.Read(p[0], b[:])
-		switch {
-		case n == 1:
-			got <- b[0]
-		case err == nil:
-			close(got)
-			return false
-		}
-		return true
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := watchBytes(t, f, p[0])
 	send := func(c byte) {
 		t.Helper()
 		if _, err := unix.Write(p[1], []byte{c}); err != nil {
@@ -98,6 +83,28 @@ func TestWatch(t *testing.T) {
 		t.Error("read something at the end of the pipe")
 	}
 	wantClosed(t, f)
+}
+
+// watchBytes watches a pipe and sends what it reads; the channel is closed at the end of the pipe.
+func watchBytes(t *testing.T, f *os.File, fd int) chan byte {
+	t.Helper()
+	got := make(chan byte, 10)
+	err := Watch(f, func() bool {
+		var b [1]byte
+		n, err := unix.Read(fd, b[:])
+		switch {
+		case n == 1:
+			got <- b[0]
+		case err == nil:
+			close(got)
+			return false
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
 }
 
 // wantClosed waits until the watch has closed its file.

@@ -140,23 +140,6 @@ func TestOpenErrors(t *testing.T) {
 	other := testKey(t, 128)
 	other.page.b[0] ^= 1
 
-	set := func(b []byte, i int, v ...byte) []byte {
-		b = bytes.Clone(b)
-		copy(b[i:], v)
-		return b
-	}
-	file := func(flags Flags, blocks ...[]byte) []byte {
-		body := slices.Concat(blocks...)
-		return append(appendHeader(nil, flags, headerSize+len(body)), body...)
-	}
-	block := func(t tag, n int) []byte { return appendBlock(nil, t, make([]byte, n)) }
-	// macced returns a file whose MAC is right whatever its IV's length.
-	macced := func(k *Key, flags Flags, ivLen int) []byte {
-		text, iv, sum := make([]byte, 64), make([]byte, ivLen), make([]byte, 32)
-		k.mac(sum, text, iv)
-		return file(flags, appendBlock(nil, tagEncrypted, text), appendBlock(nil, tagMAC, sum), appendBlock(nil, tagIV, iv))
-	}
-
 	for _, c := range []struct {
 		name string
 		blob []byte
@@ -186,6 +169,56 @@ func TestOpenErrors(t *testing.T) {
 		{"unknown flag", set(enc128, 5, 0x21), k128, ErrContent},
 		{"migration flag", set(plain, 5, 4), nil, ErrContent},
 		{"flags of an encrypted file", set(plain, 5, 1), nil, ErrContent},
+		{"version 1 encrypted without key", append(appendHeader(nil, 1, 12)[:0], 1, 1, 0, 10, 0, 1, 0, 0, 0, 12, 7, 7), nil, ErrVersion1},
+	} {
+		if _, err := Open(c.blob, c.k); !errors.Is(err, c.want) {
+			t.Errorf("%s: Open = %v, want %v", c.name, err, c.want)
+		}
+	}
+	if _, err := Seal(make([]byte, MaxPayload+1), nil); !errors.Is(err, ErrLength) {
+		t.Errorf("Seal(too much) = %v", err)
+	}
+	if _, err := Seal(nil, closed); !errors.Is(err, ErrNoKey) {
+		t.Errorf("Seal with closed key = %v", err)
+	}
+	if _, err := Open(blockFile(0, zeroBlock(tagPlain, MaxPayload+1)), nil); !errors.Is(err, ErrLength) {
+		t.Errorf("Open(too much) = %v", err)
+	}
+}
+
+// set returns a copy of b with the bytes v at offset i.
+func set(b []byte, i int, v ...byte) []byte {
+	b = bytes.Clone(b)
+	copy(b[i:], v)
+	return b
+}
+
+// blockFile returns a file with these flags and blocks.
+func blockFile(flags Flags, blocks ...[]byte) []byte {
+	body := slices.Concat(blocks...)
+	return append(appendHeader(nil, flags, headerSize+len(body)), body...)
+}
+
+// zeroBlock returns a block of n zeros.
+func zeroBlock(t tag, n int) []byte { return appendBlock(nil, t, make([]byte, n)) }
+
+// TestBlockErrors checks files whose blocks are wrong.
+func TestBlockErrors(t *testing.T) {
+	k128, k256 := testKey(t, 128), testKey(t, 256)
+	file, block := blockFile, zeroBlock
+	// macced returns a file whose MAC is right whatever its IV's length.
+	macced := func(k *Key, flags Flags, ivLen int) []byte {
+		text, iv, sum := make([]byte, 64), make([]byte, ivLen), make([]byte, 32)
+		k.mac(sum, text, iv)
+		return file(flags, appendBlock(nil, tagEncrypted, text), appendBlock(nil, tagMAC, sum), appendBlock(nil, tagIV, iv))
+	}
+
+	for _, c := range []struct {
+		name string
+		blob []byte
+		k    *Key
+		want error
+	}{
 		{"no block", file(0), nil, ErrContent},
 		{"no MAC", file(1, block(tagEncrypted, 16), block(tagIV, 16)), k128, ErrContent},
 		{"no ciphertext", file(1, block(tagMAC, 32), block(tagIV, 16)), k128, ErrContent},
@@ -203,20 +236,10 @@ func TestOpenErrors(t *testing.T) {
 		{"IV of 48 bytes", macced(k128, 1, 48), k128, ErrMAC},
 		{"IV of 16 bytes with AES-256", macced(k256, 9, 16), k256, ErrMAC},
 		{"bad padding", macced(k128, 1, 16), k128, ErrMAC},
-		{"version 1 encrypted without key", append(appendHeader(nil, 1, 12)[:0], 1, 1, 0, 10, 0, 1, 0, 0, 0, 12, 7, 7), nil, ErrVersion1},
 	} {
 		if _, err := Open(c.blob, c.k); !errors.Is(err, c.want) {
 			t.Errorf("%s: Open = %v, want %v", c.name, err, c.want)
 		}
-	}
-	if _, err := Seal(make([]byte, MaxPayload+1), nil); !errors.Is(err, ErrLength) {
-		t.Errorf("Seal(too much) = %v", err)
-	}
-	if _, err := Seal(nil, closed); !errors.Is(err, ErrNoKey) {
-		t.Errorf("Seal with closed key = %v", err)
-	}
-	if _, err := Open(file(0, block(tagPlain, MaxPayload+1)), nil); !errors.Is(err, ErrLength) {
-		t.Errorf("Open(too much) = %v", err)
 	}
 }
 

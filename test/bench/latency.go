@@ -47,16 +47,9 @@ func (b *bench) latency() error {
 	if err := precise(); err != nil {
 		return err
 	}
-	ref, ours := b.kinds()
-	relaxed := ours
-	relaxed.state = ",durability=relaxed"
-	var servers []*server
-	for _, k := range []kind{ref, ours, relaxed} {
-		s, err := b.counting(k)
-		if err != nil {
-			return err
-		}
-		servers = append(servers, s)
+	servers, err := b.latencyServers()
+	if err != nil {
+		return err
 	}
 	works := b.works()
 	store := work{request: increment, how: "back to back, one CPU", count: b.stores}
@@ -107,6 +100,21 @@ func (b *bench) latency() error {
 		}
 	}
 	return nil
+}
+
+// latencyServers starts the reference, ours, and ours with durability=relaxed.
+func (b *bench) latencyServers() (servers []*server, err error) {
+	ref, ours := b.kinds()
+	relaxed := ours
+	relaxed.state = ",durability=relaxed"
+	for _, k := range []kind{ref, ours, relaxed} {
+		s, err := b.counting(k)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, s)
+	}
+	return servers, nil
 }
 
 // counting starts a TPM with a counter for NV_Increment.

@@ -163,19 +163,7 @@ func (k *keptTPM) fill(t testing.TB) (check func()) {
 		}
 	}
 	if k.v == v12 {
-		session := binary.BigEndian.Uint32(c.ok(t, oiap)[10:])
-		block := bytes.Repeat([]byte{7}, 64)
-		c.ok(t, sha1Start12)
-		c.ok(t, sha1Add12+hex.EncodeToString(block))
-		return func() {
-			t.Helper()
-			want := sha1.Sum(block)
-			if rsp := c.ok(t, sha1End12); !bytes.Equal(rsp[10:], want[:]) {
-				t.Errorf("the SHA-1 that was under way is %x, want %x", rsp[10:], want)
-			}
-			pcr()
-			c.ok(t, fmt.Sprintf(flushSession, session))
-		}
+		return k.fill12(t, pcr)
 	}
 	session := binary.BigEndian.Uint32(c.ok(t, policySession)[10:])
 	c.ok(t, fmt.Sprintf(policyCommand, session))
@@ -213,6 +201,26 @@ func (k *keptTPM) fill(t testing.TB) (check func()) {
 			t.Errorf("at locality 0: %x, %v; want TPM_RC_LOCALITY", rsp, err)
 		}
 	}
+}
+
+// fill12 begins an OIAP session and a SHA-1 for fill.
+func (k *keptTPM) fill12(t testing.TB, pcr func()) (check func()) {
+	t.Helper()
+	c := k.data
+	session := binary.BigEndian.Uint32(c.ok(t, oiap)[10:])
+	block := bytes.Repeat([]byte{7}, 64)
+	c.ok(t, sha1Start12)
+	c.ok(t, sha1Add12+hex.EncodeToString(block))
+	return func() {
+		t.Helper()
+		want := sha1.Sum(block)
+		if rsp := c.ok(t, sha1End12); !bytes.Equal(rsp[10:], want[:]) {
+			t.Errorf("the SHA-1 that was under way is %x, want %x", rsp[10:], want)
+		}
+		pcr()
+		c.ok(t, fmt.Sprintf(flushSession, session))
+	}
+
 }
 
 func everyKept(t *testing.T, f func(t *testing.T, v version, key bool)) {
@@ -388,17 +396,7 @@ func keepUnderLoad(t *testing.T, v version, key bool) {
 	value, n, number, writes := k.data.pcr(t), uint64(0), uint64(1), 1
 	failed := 0
 	done := make(chan struct{})
-	go func() { // while this ends the process, the client goes on
-		defer close(done)
-		for i := range kills {
-			time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
-			if i%5 == 4 {
-				k.restart(t)
-			} else {
-				k.crash(t, unix.SIGKILL)
-			}
-		}
-	}()
+	go k.endOften(t, kills, done) // meanwhile the client goes on
 	fail := func(rsp []byte) bool { return len(rsp) == 10 && (result(rsp) == 0x101 || result(rsp) == 9) }
 	for running := true; running; {
 		select {
@@ -445,6 +443,19 @@ func keepUnderLoad(t *testing.T, v version, key bool) {
 		t.Errorf("the control client: %t, %v", bit, err)
 	}
 	t.Logf("%d commands, %d of which were answered that they failed", n, failed)
+}
+
+// endOften restarts and kills the process, and closes done.
+func (k *keptTPM) endOften(t testing.TB, kills int, done chan<- struct{}) {
+	defer close(done)
+	for i := range kills {
+		time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
+		if i%5 == 4 {
+			k.restart(t)
+		} else {
+			k.crash(t, unix.SIGKILL)
+		}
+	}
 }
 
 // pcrUntilAnswered asks again if the process was killed meanwhile.

@@ -48,14 +48,7 @@ func cutPower(t *testing.T, v version) {
 		}
 	}
 	// strace may be late; ended, it would not see the end of the last answer.
-	err := harness.Until(func() bool {
-		d := newDisk(state, v.file(), powered)
-		for _, ev := range events(t, s.file) {
-			d.apply(ev)
-		}
-		return d.acknowledged >= bumps
-	})
-	if err != nil {
+	if err := harness.Until(func() bool { return diskAfter(t, s, state, v, powered).acknowledged >= bumps }); err != nil {
 		t.Error(err)
 	}
 	s.detach(t)
@@ -90,6 +83,15 @@ func cutPower(t *testing.T, v version) {
 	for content, c := range cuts {
 		checkCut(t, v, content, c)
 	}
+}
+
+// diskAfter returns the disk after the system calls that strace has written down.
+func diskAfter(t *testing.T, s *tracer, state string, v version, powered string) *disk {
+	d := newDisk(state, v.file(), powered)
+	for _, ev := range events(t, s.file) {
+		d.apply(ev)
+	}
+	return d
 }
 
 // cut is what is known about a state that a power cut may leave.

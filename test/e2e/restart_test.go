@@ -173,28 +173,31 @@ func TestRestartSystemErrors(t *testing.T) {
 		{"stat ESTALE", "stale", inject(strace, "fstat,newfstatat:error=ESTALE")},
 	} {
 		for _, v := range both {
-			t.Run(c.name+" "+string(v), func(t *testing.T) {
-				t.Parallel()
-				dir := harness.TempDir(t)
-				mkdir(t, filepath.Join(dir, "state"))
-				// strace puts call -1 in the place of the one that is to fail.
-				k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
-				k.data.define(t)
-				check := k.fill(t)
-				k.end(t)
-				mend := c.harm(t, k, filepath.Join(k.dir, "state"))
-				k.fails(t, c.said)
-				mend()
-				k.start(t)
-				check()
-				if n := k.data.number(t); n != 1 {
-					t.Errorf("the number is %d, want 1", n)
-				}
-				if strings.Contains(k.Out.String(), "starting fresh") {
-					t.Errorf("it said %s", k.Out.String())
-				}
-			})
+			t.Run(c.name+" "+string(v), func(t *testing.T) { restartWithError(t, v, c.said, c.harm) })
 		}
+	}
+}
+
+// restartWithError restarts a TPM while an error prevents it, and after that.
+func restartWithError(t *testing.T, v version, said string, harm func(t *testing.T, k *keptTPM, state string) (mend func())) {
+	t.Parallel()
+	dir := harness.TempDir(t)
+	mkdir(t, filepath.Join(dir, "state"))
+	// strace puts call -1 in the place of the one that is to fail.
+	k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
+	k.data.define(t)
+	check := k.fill(t)
+	k.end(t)
+	mend := harm(t, k, filepath.Join(k.dir, "state"))
+	k.fails(t, said)
+	mend()
+	k.start(t)
+	check()
+	if n := k.data.number(t); n != 1 {
+		t.Errorf("the number is %d, want 1", n)
+	}
+	if strings.Contains(k.Out.String(), "starting fresh") {
+		t.Errorf("it said %s", k.Out.String())
 	}
 }
 

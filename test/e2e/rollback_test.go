@@ -53,23 +53,7 @@ func rollBack(t *testing.T, v version) {
 		defer c.Close()
 		return e, c.Init(0)
 	}
-	advance := func(from uint64, bumps int) {
-		t.Helper()
-		e := start(t, setup{tpm: v, state: state, wrap: wrap})
-		ch := e.power(t, v)
-		if from == 0 {
-			ch.define(t)
-		}
-		for range bumps {
-			if err := ch.bump(ch.number(t) + 1); err != nil {
-				t.Fatal(err)
-			}
-		}
-		e.terminate(t)
-		if log := harness.Read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
-			t.Fatalf("false alarm: %s", log)
-		}
-	}
+	advance := func(from uint64, bumps int) { t.Helper(); bumpOnHost(t, v, state, wrap, from, bumps) }
 	advance(0, 1)
 	old := harness.Read(t, file)
 	advance(1, 2)
@@ -105,8 +89,33 @@ func rollBack(t *testing.T, v version) {
 	}
 	e.terminate(t)
 
-	// A state that a client sends through the control channel is wanted.
-	e = start(t, setup{tpm: v, state: state, wrap: refuse})
+	acceptSnapshot(t, v, state, refuse, advance, begin)
+}
+
+// bumpOnHost starts a TPM whose number is from, 0 if it has none, and increments the number. No
+// alarm is expected.
+func bumpOnHost(t *testing.T, v version, state string, wrap []string, from uint64, bumps int) {
+	t.Helper()
+	e := start(t, setup{tpm: v, state: state, wrap: wrap})
+	ch := e.power(t, v)
+	if from == 0 {
+		ch.define(t)
+	}
+	for range bumps {
+		if err := ch.bump(ch.number(t) + 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.terminate(t)
+	if log := harness.Read(t, e.log); strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
+		t.Fatalf("false alarm: %s", log)
+	}
+}
+
+// acceptSnapshot checks that a state that a client sends through the control channel is wanted, however old.
+func acceptSnapshot(t *testing.T, v version, state string, refuse []string, advance func(from uint64, bumps int), begin func(wrap []string) (*emulator, error)) {
+	t.Helper()
+	e := start(t, setup{tpm: v, state: state, wrap: refuse})
 	e.power(t, v)
 	l := e.pack(t, false)
 	e.terminate(t)
@@ -116,7 +125,7 @@ func rollBack(t *testing.T, v version) {
 		t.Errorf("snapshot: %v, %s", err, harness.Read(t, e.log))
 	}
 	e.terminate(t)
-	e, err = begin(refuse)
+	e, err := begin(refuse)
 	if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
 		t.Errorf("after the snapshot: %v, %s", err, log)
 	}

@@ -54,14 +54,7 @@ func TestNoSecretOutside(t *testing.T) {
 	}
 	proc := "/proc/" + strconv.Itoa(e.Cmd.Process.Pid)
 
-	secrets := map[string][]byte{
-		"the key": key, "the key in hex": []byte(hex.EncodeToString(key)),
-		"half of the key in hex": []byte(hex.EncodeToString(key)[:32]), "the pass phrase": []byte(phrase),
-	}
-	for _, pad := range []byte{0x36, 0x5c} { // as HMAC has it
-		name := fmt.Sprintf(", xored with %#x", pad)
-		secrets["the key"+name], secrets["the pass phrase"+name] = xored(key, pad), xored([]byte(phrase), pad)
-	}
+	secrets := secretForms(key, phrase)
 	for _, place := range []string{proc + "/cmdline", proc + "/environ", filepath.Join(dir, "loud"), e.log} {
 		b, err := os.ReadFile(place)
 		if err != nil && !os.IsNotExist(err) {
@@ -88,6 +81,19 @@ func TestNoSecretOutside(t *testing.T) {
 	if ws, ok := e.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.CoreDump() || !ws.Signaled() && ws.ExitStatus() == 0 {
 		t.Errorf("after SIGSEGV: %v, core dumped: %v", e.Cmd.ProcessState, ok && ws.CoreDump())
 	}
+}
+
+// secretForms returns the forms in which a key and a pass phrase may be in memory, by name.
+func secretForms(key []byte, phrase string) map[string][]byte {
+	secrets := map[string][]byte{
+		"the key": key, "the key in hex": []byte(hex.EncodeToString(key)),
+		"half of the key in hex": []byte(hex.EncodeToString(key)[:32]), "the pass phrase": []byte(phrase),
+	}
+	for _, pad := range []byte{0x36, 0x5c} { // as HMAC has it
+		name := fmt.Sprintf(", xored with %#x", pad)
+		secrets["the key"+name], secrets["the pass phrase"+name] = xored(key, pad), xored([]byte(phrase), pad)
+	}
+	return secrets
 }
 
 // refuseOthers checks that neither its own user nor another one reads the process.

@@ -23,7 +23,7 @@ import (
 func sicknesses(states map[string][]byte) []sickness {
 	var all []sickness
 	for _, group := range [][]sickness{
-		healthy(), placeSicknesses(), stateSicknesses(states), keySicknesses(states), lockSicknesses(), imageSicknesses(states), endSicknesses(), fileSicknesses(), machineSicknesses(),
+		healthy(), placeSicknesses(), stateSicknesses(states), backupSicknesses(states), keySicknesses(states), lockSicknesses(), imageSicknesses(states), endSicknesses(), fileSicknesses(), machineSicknesses(),
 	} {
 		all = append(all, group...)
 	}
@@ -150,19 +150,6 @@ func content(f func([]byte) []byte) func(*testing.T, *ward) {
 func flip(b []byte) []byte { b[len(b)/2] ^= 1; return b }
 
 func stateSicknesses(states map[string][]byte) []sickness {
-	good := states["2.0"]
-	backup := func(bak []byte) func(*testing.T, *ward) {
-		return func(t *testing.T, w *ward) {
-			content(flip)(t, w)
-			write(t, w.in("tpm2-00.permall.bak"), bak)
-		}
-	}
-	with := func(option string, f func(*testing.T, *ward)) func(*testing.T, *ward) {
-		return func(t *testing.T, w *ward) { f(t, w); w.tpmstate = option }
-	}
-	gone := func(t *testing.T, w *ward) {
-		must(t, os.Rename(w.in(v20.file()), w.in("tpm2-00.permall.bak")))
-	}
 	return []sickness{
 		{name: "a state that cannot be read", want: []string{"state: error: cannot be used"},
 			then: func(t *testing.T, w *ward) { chmod(t, w.in(v20.file()), 0) }},
@@ -192,14 +179,6 @@ func stateSicknesses(states map[string][]byte) []sickness {
 		{name: "rubbish for a state", want: []string{"state: error: "}, make: content(func([]byte) []byte { return []byte("this was a state") })},
 		{name: "the state of another version", want: []string{"state: error: payload"},
 			make: content(func([]byte) []byte { return states["1.2"] })},
-		{name: "a damaged state and a good backup", want: []string{"state: error: set [tpmstate] backup = true"}, make: backup(good)},
-		{name: "a damaged state and a damaged backup", want: []string{"state: error: is invalid, too"}, make: backup([]byte("was a state"))},
-		{name: "a damaged state and a good backup in use", fine: true, want: []string{"state: warning: checksum", "start: note: from the backup"},
-			make: with("backup = true", backup(good))},
-		{name: "a damaged state and a damaged backup in use", want: []string{"state: error: is invalid, too"},
-			make: with("backup = true", backup([]byte("was a state")))},
-		{name: "a backup alone", want: []string{"state: error: its backup"}, make: gone},
-		{name: "a backup alone in use", fine: true, make: with("backup = true", gone)},
 		{name: "a state lost while it was swapped", want: []string{"state: error: rename it back"},
 			make: func(t *testing.T, w *ward) { must(t, os.Rename(w.in(v20.file()), w.in("tpm2-00.permall.tmp"))) }},
 		{name: "an interrupted change that cannot be completed", want: []string{"state: error: interrupted change"},
@@ -223,6 +202,33 @@ func stateSicknesses(states map[string][]byte) []sickness {
 			make: func(t *testing.T, w *ward) {
 				write(t, w.in(v20.file()), seal20(t, "tpm2-head-bare.permall"))
 			}},
+	}
+}
+
+// backupSicknesses are those of a state with a backup, or of the backup alone.
+func backupSicknesses(states map[string][]byte) []sickness {
+	good := states["2.0"]
+	backup := func(bak []byte) func(*testing.T, *ward) {
+		return func(t *testing.T, w *ward) {
+			content(flip)(t, w)
+			write(t, w.in("tpm2-00.permall.bak"), bak)
+		}
+	}
+	with := func(option string, f func(*testing.T, *ward)) func(*testing.T, *ward) {
+		return func(t *testing.T, w *ward) { f(t, w); w.tpmstate = option }
+	}
+	gone := func(t *testing.T, w *ward) {
+		must(t, os.Rename(w.in(v20.file()), w.in("tpm2-00.permall.bak")))
+	}
+	return []sickness{
+		{name: "a damaged state and a good backup", want: []string{"state: error: set [tpmstate] backup = true"}, make: backup(good)},
+		{name: "a damaged state and a damaged backup", want: []string{"state: error: is invalid, too"}, make: backup([]byte("was a state"))},
+		{name: "a damaged state and a good backup in use", fine: true, want: []string{"state: warning: checksum", "start: note: from the backup"},
+			make: with("backup = true", backup(good))},
+		{name: "a damaged state and a damaged backup in use", want: []string{"state: error: is invalid, too"},
+			make: with("backup = true", backup([]byte("was a state")))},
+		{name: "a backup alone", want: []string{"state: error: its backup"}, make: gone},
+		{name: "a backup alone in use", fine: true, make: with("backup = true", gone)},
 	}
 }
 

@@ -73,6 +73,12 @@ func TestPackageReplaces(t *testing.T) {
 		serial = now
 	}
 
+	replaceAndBack(t, theirs, kept, another)
+}
+
+// replaceAndBack installs our package over theirs, purges theirs, and goes back.
+func replaceAndBack(t *testing.T, theirs []string, kept, another func(who string)) {
+	t.Helper()
 	install(t, packageFile)
 	must(t, "swtpm", "show", "--help") // our program
 	kept("ours")

@@ -55,23 +55,29 @@ func TestCheck(t *testing.T) {
 		{"TCP, no such interface", config.Endpoint{Kind: config.TCP, Addr: "fe80::1", IfName: "none0", FD: -1}, false, unix.ENODEV},
 		{"descriptor", config.Endpoint{Kind: config.ListenFD, FD: 1 << 20}, false, unix.EBADF},
 	} {
-		left, err := Check(tt.e)
-		if left != tt.left || !errors.Is(err, tt.err) || (err == nil) != (tt.err == nil) {
-			t.Errorf("%s: Check = %v, %v, want %v, %v", tt.name, left, err, tt.left, tt.err)
-		}
-		if tt.e.Kind == config.Unix {
-			_, before := os.Lstat(tt.e.Path)
-			if exists := before == nil; exists != (tt.left || tt.err == ErrNotSocket || tt.err == ErrInUse) {
-				t.Errorf("%s: after Check the path exists: %v", tt.name, exists)
-			}
-		}
-		l, openErr := Open(tt.e)
-		if (openErr == nil) != (err == nil) {
-			t.Errorf("%s: Check = %v, but Open = %v", tt.name, err, openErr)
-		}
-		if openErr == nil {
-			_ = l.Close()
-		}
+		wantCheck(t, tt.name, tt.e, tt.left, tt.err)
 	}
 	greet(t, busy, "unix", at("busy").Path) // no earlier client has connected
+}
+
+// wantCheck checks what Check says about an endpoint, and that Open agrees.
+func wantCheck(t *testing.T, name string, e config.Endpoint, wantLeft bool, wantErr error) {
+	t.Helper()
+	left, err := Check(e)
+	if left != wantLeft || !errors.Is(err, wantErr) || (err == nil) != (wantErr == nil) {
+		t.Errorf("%s: Check = %v, %v, want %v, %v", name, left, err, wantLeft, wantErr)
+	}
+	if e.Kind == config.Unix {
+		_, before := os.Lstat(e.Path)
+		if exists := before == nil; exists != (wantLeft || wantErr == ErrNotSocket || wantErr == ErrInUse) {
+			t.Errorf("%s: after Check the path exists: %v", name, exists)
+		}
+	}
+	l, openErr := Open(e)
+	if (openErr == nil) != (err == nil) {
+		t.Errorf("%s: Check = %v, but Open = %v", name, err, openErr)
+	}
+	if openErr == nil {
+		_ = l.Close()
+	}
 }

@@ -329,8 +329,7 @@ func missing(f *fixture) {
 // race: of those that acquire, or write, at once one wins.
 func race(f *fixture) {
 	const hosts = 8
-	var mu sync.Mutex
-	inside, total := 0, 0
+	r := &racers{fixture: f}
 	var wg sync.WaitGroup
 	for i := range hosts {
 		d := f.open(f.T)
@@ -338,63 +337,86 @@ func race(f *fixture) {
 		f.keep(d, id)
 		wg.Go(func() {
 			for range 4 {
-				var token driver.Token
-				for {
-					var err error
-					token, err = d.Acquire(f.ctx, f.name, id, owner(fmt.Sprint(i)))
-					var owned *driver.OwnedError
-					if err == nil {
-						break
-					}
-					if !errors.As(err, &owned) {
-						f.Errorf("Acquire: %v", err)
-						return
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
-				mu.Lock()
-				if inside++; inside != 1 {
-					f.Errorf("%d owners at once", inside)
-				}
-				mu.Unlock()
-				s, err := d.Read(f.ctx, f.name)
-				if err != nil {
-					f.Errorf("Read: %v", err)
+				if !r.own(d, id, fmt.Sprint(i)) {
 					return
-				}
-				won := 0
-				var both sync.WaitGroup
-				for range 2 {
-					both.Go(func() {
-						_, err := d.Write(f.ctx, f.name, token, s.Revision, change(1, "x"))
-						mu.Lock()
-						defer mu.Unlock()
-						switch {
-						case err == nil:
-							won++
-						case !errors.Is(err, driver.ErrConflict):
-							f.Errorf("Write: %v", err)
-						}
-					})
-				}
-				both.Wait()
-				mu.Lock()
-				if won != 1 {
-					f.Errorf("%d of two writes with the same condition were made", won)
-				}
-				inside--
-				total++
-				mu.Unlock()
-				if err := d.Release(f.ctx, f.name, token, driver.Sum{}); err != nil {
-					f.Errorf("Release: %v", err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if s := must(f.a.Read(f.ctx, f.name))(f); total != 4*hosts || s.Epoch != 4*hosts {
-		f.Errorf("%d acquisitions, epoch %d, want %d", total, s.Epoch, 4*hosts)
+	if s := must(f.a.Read(f.ctx, f.name))(f); r.total != 4*hosts || s.Epoch != 4*hosts {
+		f.Errorf("%d acquisitions, epoch %d, want %d", r.total, s.Epoch, 4*hosts)
 	}
+}
+
+// racers are hosts that want the same state.
+type racers struct {
+	*fixture
+	mu            sync.Mutex
+	inside, total int // owners now, and acquisitions
+}
+
+// own acquires the state, writes it and releases it. It reports whether that worked.
+func (r *racers) own(d driver.Driver, id driver.LeaseID, host string) bool {
+	token, err := r.acquire(d, id, host)
+	if err != nil {
+		r.Errorf("Acquire: %v", err)
+		return false
+	}
+	r.mu.Lock()
+	if r.inside++; r.inside != 1 {
+		r.Errorf("%d owners at once", r.inside)
+	}
+	r.mu.Unlock()
+	s, err := d.Read(r.ctx, r.name)
+	if err != nil {
+		r.Errorf("Read: %v", err)
+		return false
+	}
+	if won := r.writeTwice(d, token, s.Revision); won != 1 {
+		r.Errorf("%d of two writes with the same condition were made", won)
+	}
+	r.mu.Lock()
+	r.inside--
+	r.total++
+	r.mu.Unlock()
+	if err := d.Release(r.ctx, r.name, token, driver.Sum{}); err != nil {
+		r.Errorf("Release: %v", err)
+	}
+	return true
+}
+
+// acquire acquires the state as soon as no other host owns it.
+func (r *racers) acquire(d driver.Driver, id driver.LeaseID, host string) (driver.Token, error) {
+	for {
+		token, err := d.Acquire(r.ctx, r.name, id, owner(host))
+		var owned *driver.OwnedError
+		if !errors.As(err, &owned) {
+			return token, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// writeTwice writes with the same condition twice at once and returns how many writes were
+// made.
+func (r *racers) writeTwice(d driver.Driver, token driver.Token, last driver.Revision) (won int) {
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			_, err := d.Write(r.ctx, r.name, token, last, change(1, "x"))
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			switch {
+			case err == nil:
+				won++
+			case !errors.Is(err, driver.ErrConflict):
+				r.Errorf("Write: %v", err)
+			}
+		})
+	}
+	both.Wait()
+	return won
 }
 
 // lossy is a Driver that makes a write, or not, and returns no reply. late makes it after

@@ -146,6 +146,18 @@ func (s *stage) act(t *testing.T, step string) string {
 		return out
 	case "ctl": // ARGUMENT…: swtpm_ioctl
 		return s.ctl(args)
+	default:
+		return s.talk(t, step)
+	}
+	return ""
+}
+
+// talk takes a step that concerns the device in use.
+func (s *stage) talk(t *testing.T, step string) string {
+	t.Helper()
+	words := strings.Fields(step)
+	args := words[1:]
+	switch words[0] {
 	case "open":
 		return s.open(t)
 	case "reopen": // while it is open
