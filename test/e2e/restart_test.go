@@ -8,29 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // exitRetry is the exit code that systemd starts the service again after.
 const exitRetry = 75
-
-// smallDisk returns a directory whose directory state is a small file system.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	dir := harness.TempDir(t)
-	state := filepath.Join(dir, "state")
-	mkdir(t, state)
-	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("needs root with the right to mount: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(state, unix.MNT_DETACH) })
-	return dir
-}
 
 // fails wants a start to fail with exitRetry and to leave the memory alone.
 func (k *keptTPM) fails(t *testing.T, said string) {
@@ -50,77 +35,6 @@ func (k *keptTPM) fails(t *testing.T, said string) {
 	}
 	if n := strings.Count(k.Out.String(), "\n"); n > 2 {
 		t.Errorf("it said %d lines: %s", n, k.Out.String())
-	}
-}
-
-// A restart on a full disk takes nothing from the guest: the TPM continues from before
-// the TPM2_Shutdown that could not be stored. So does one after another full disk, and
-// a crash.
-func TestRestartFullDisk(t *testing.T) {
-	needRoot(t, "it mounts a small tmpfs")
-	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		k := newKeptIn(t, v, key, smallDisk(t)).power(t)
-		k.data.define(t)
-		filler := filepath.Join(k.dir, "state", "filler")
-		for i, next := range []func(){
-			func() { k.restart(t) },
-			func() { k.restart(t); k.restart(t) },
-			func() { k.restart(t); k.crash(t, unix.SIGKILL) },
-		} {
-			check := k.fill(t)
-			fill(t, filler)
-			next()
-			check()
-			if n := k.data.number(t); n != uint64(i)+1 {
-				t.Errorf("the number is %d, want %d", n, i+1)
-			}
-			if err := os.Remove(filler); err != nil {
-				t.Fatal(err)
-			}
-			if err := k.data.bump(uint64(i) + 2); err != nil {
-				t.Errorf("with room again: %v", err)
-			}
-		}
-		if strings.Contains(k.Out.String(), "starting fresh") {
-			t.Errorf("it said %s", k.Out.String())
-		}
-	})
-}
-
-// Nothing waits for a full disk at a power-off: a client that asks for one, or for the
-// end of the process, has its reply, and the process ends.
-func TestShutdownFullDisk(t *testing.T) {
-	needRoot(t, "it mounts a small tmpfs")
-	t.Parallel()
-	for _, service := range []bool{false, true} {
-		t.Run(fmt.Sprintf("service=%t", service), func(t *testing.T) {
-			t.Parallel()
-			k := newKeptIn(t, v20, false, smallDisk(t))
-			if !service {
-				k.end(t)
-				k.Clear()
-				k.env = nil
-				k.start(t)
-			}
-			ctrl, err := ctrl.Dial(t.Context(), "unix", filepath.Join(k.dir, "c"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer ctrl.Close()
-			ctrl.Timeout = harness.Patience
-			k.ctrl = ctrl
-			k.power(t).data.define(t)
-			fill(t, filepath.Join(k.dir, "state", "filler"))
-			begun := time.Now()
-			if err := ctrl.Shutdown(); err != nil {
-				t.Errorf("SHUTDOWN: %v", err)
-			}
-			if code := k.Wait(t); code != 0 {
-				t.Errorf("exit code %d; it said %s", code, k.Out.String())
-			}
-			t.Logf("the end took %v", time.Since(begun))
-		})
 	}
 }
 
@@ -303,150 +217,6 @@ func TestRestartDamagedStateAtStart(t *testing.T) {
 	}
 	k.says(t, "starting fresh")
 	k.says(t, "INIT failed")
-}
-
-// newProfiled is a kept TPM of a profile, which is on from its start; more is appended
-// to the profile.
-func newProfiled(t *testing.T, more string) (k *keptTPM, profile, good string) {
-	t.Helper()
-	dir := harness.TempDir(t)
-	mkdir(t, filepath.Join(dir, "state"))
-	profile = filepath.Join(dir, "vm.toml")
-	good = "[tpmstate]\ndir = \"state\"\n[control]\nlisten = \"unix:c\"\n[interface]\nserver = \"unix:d\"\n[flags]\nstartup = \"clear\"\n" + more
-	write(t, profile, []byte(good))
-	k = &keptTPM{manager: newManager(t, "run", profile), dir: dir, v: v20}
-	k.start(t)
-	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Timeout = harness.Patience
-	t.Cleanup(func() { _ = c.Close() })
-	k.ctrl, k.data = c, k.dial(t)
-	return k, profile, good
-}
-
-// A mistake in the profile takes no TPM from a guest: the process runs with the profile
-// of the previous one, and says so until the mistake is corrected.
-func TestRestartBadProfile(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name, said string
-		spoil      func(good string) string // "" removes the profile
-		fails      bool                     // the start, before the next one takes the previous profile
-	}{
-		{"syntax", "vm.toml:2:7: expected value", func(s string) string { return strings.Replace(s, `"state"`, `state`, 1) }, false},
-		{"unknown key", `unknown key; did you mean "listen"?`, func(s string) string { return strings.Replace(s, "listen", "lisen", 1) }, false},
-		{"empty name", "no such file or directory", func(string) string { return "" }, false},
-		{"log", "log: open", func(s string) string { return s + "[log]\nfile = \"none/log\"\n" }, true},
-		{"user", "nobody-of-this-name", func(s string) string { return s + "[sandbox]\nuser = \"nobody-of-this-name\"\n" }, true},
-		{"key file", "key file", func(s string) string { return s + "[key]\nfile = \"none.key\"\n" }, true},
-		{"wrong key", "the container is not encrypted", func(s string) string {
-			return s + "[key]\nfile = \"good.key\"\nformat = \"hex\"\nmode = \"aes-256-cbc\"\n"
-		}, true},
-		{"socket", "control channel: ", func(s string) string { return strings.Replace(s, "unix:c", "unix:none/c", 1) }, true},
-		{"other state", "no such file or directory", func(s string) string { return strings.Replace(s, `"state"`, `"other"`, 1) }, true},
-		{"empty state", "permanent state missing", func(s string) string { return strings.Replace(s, `"state"`, `"empty"`, 1) }, true},
-		{"version", "other version", func(s string) string { return "tpm = \"1.2\"\n" + s }, true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			k, profile, good := newProfiled(t, "")
-			write(t, filepath.Join(k.dir, "good.key"), []byte(keyHex))
-			mkdir(t, filepath.Join(k.dir, "empty"))
-			k.data.define(t)
-			check := k.fill(t)
-			if bad := c.spoil(good); bad != "" {
-				write(t, profile, []byte(bad))
-			} else if err := os.Remove(profile); err != nil {
-				t.Fatal(err)
-			}
-			k.end(t)
-			if c.fails {
-				if k.tryStart(t) {
-					t.Fatalf("it is ready; it said %s", k.Out.String())
-				}
-				if code := k.Wait(t); code != exitRetry || !strings.Contains(k.Out.String(), c.said) {
-					t.Errorf("exit code %d, want %d; it said %q, want %q", code, exitRetry, k.Out.String(), c.said)
-				}
-			}
-			k.start(t)
-			check()
-			k.says(t, c.said)
-			k.says(t, "running with the previous one until the profile is corrected and the service restarted")
-			check = k.fill(t)
-			write(t, profile, []byte(good+"[log]\nlevel = 2\n"))
-			k.restart(t)
-			check()
-			if said := k.Out.String(); strings.Contains(said, "previous one") || strings.Contains(said, "starting fresh") {
-				t.Errorf("after the correction it said %s", said)
-			}
-			if n := k.data.number(t); n != 1 {
-				t.Errorf("the number is %d, want 1", n)
-			}
-		})
-	}
-}
-
-// A profile that has changed is not blamed for a lock: the next start tries it again.
-func TestRestartChangedProfile(t *testing.T) {
-	t.Parallel()
-	k, profile, good := newProfiled(t, "")
-	check := k.fill(t)
-	k.end(t)
-	write(t, profile, []byte(good+"# changed\n"))
-	dir, err := os.Open(filepath.Join(k.dir, "state"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	k.fails(t, "locked by another process")
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_UN); err != nil {
-		t.Fatal(err)
-	}
-	k.start(t)
-	check()
-	if said := k.Out.String(); strings.Contains(said, "previous one") {
-		t.Errorf("it said %s", said)
-	}
-}
-
-// A version of the program that saved no profile has left the TPM: the process ends,
-// and is started again, until the profile is corrected.
-func TestRestartBadProfileAfterUpgrade(t *testing.T) {
-	t.Parallel()
-	k, profile, good := newProfiled(t, "")
-	check := k.fill(t)
-	k.end(t)
-	const area = 20480 // keep/profile.go
-	if _, err := unix.Pwrite(k.FD("swtpm-state"), make([]byte, 1024), area); err != nil {
-		t.Fatal(err)
-	}
-	write(t, profile, []byte(good+"[nothing]\n"))
-	for range 2 {
-		k.fails(t, "[nothing]: unknown table")
-	}
-	write(t, profile, []byte(good))
-	k.start(t)
-	check()
-}
-
-// Without a session there is nothing to lose, and a mistake is final.
-func TestStartBadProfile(t *testing.T) {
-	t.Parallel()
-	dir := harness.TempDir(t)
-	profile := filepath.Join(dir, "vm.toml")
-	write(t, profile, []byte("[tpmstate]\ndir = state\n"))
-	m := newManager(t, "run", profile)
-	if m.tryStart(t) {
-		t.Fatal("it is ready")
-	}
-	if code := m.Wait(t); code != 1 {
-		t.Errorf("exit code %d, want 1", code)
-	}
 }
 
 // A service that finds the lock held at its first start is started again, too.

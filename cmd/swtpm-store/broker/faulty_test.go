@@ -1,0 +1,123 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/internal/store"
+)
+
+// faulty is a Driver whose lease and replies can be lost.
+type faulty struct {
+	driver.Driver
+	mu    sync.Mutex
+	down  error // of all requests
+	lossy int   // writes that are made without a reply
+}
+
+func (f *faulty) fault() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.down
+}
+
+func (f *faulty) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = err
+}
+
+func (f *faulty) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, error) {
+	if err := f.fault(); err != nil {
+		return 0, err
+	}
+	return f.Driver.Renew(ctx, id)
+}
+
+func (f *faulty) Read(ctx context.Context, name string) (*driver.State, error) {
+	if err := f.fault(); err != nil {
+		return nil, err
+	}
+	return f.Driver.Read(ctx, name)
+}
+
+func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
+	if err := f.fault(); err != nil {
+		return 0, err
+	}
+	r, err := f.Driver.Write(ctx, name, t, last, c)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lossy > 0 && len(c.Put) > 0 {
+		f.lossy--
+		return 0, driver.ErrUnknown
+	}
+	return r, err
+}
+
+// The lease is lost and no other host used the state: the TPM notices nothing.
+func TestLeaseLost(t *testing.T) {
+	d := &faulty{Driver: driver.NewMemory()}
+	a := newHost(t, d, "a")
+	c := a.client()
+	g := acquired(t, c)
+	put(t, c, 1, "one")
+	d.set(driver.ErrUnreachable)
+	_, err := c.Put(2, nil, nil)
+	wantError(t, "Put while the store is down", err, store.ErrUnreachable)
+	time.Sleep(3 * quick) // the lease expires
+	_, err = c.Renew()
+	wantError(t, "Renew while the store is down", err, store.ErrUnreachable)
+	d.set(nil)
+	if deadline, err := c.Renew(); err != nil || deadline <= store.Now() {
+		t.Fatalf("Renew = %d, %v", deadline, err)
+	}
+	put(t, c, 2, "two")
+	wantItem(t, c, "two")
+	if e, _, err := c.Stat(); err != nil || e.Epoch != g.Epoch+1 {
+		t.Errorf("Stat = %+v, %v, want epoch %d", e, err, g.Epoch+1)
+	}
+}
+
+// The lease is lost and another host used the state: the TPM is fenced, also if that host
+// has left it.
+func TestFenced(t *testing.T) {
+	memory := driver.NewMemory()
+	d := &faulty{Driver: memory}
+	a, b := newHost(t, d, "a"), newHost(t, memory, "b")
+	c := a.client()
+	acquired(t, c)
+	put(t, c, 1, "one")
+	d.set(driver.ErrUnreachable)
+	time.Sleep(3 * quick)
+	other := b.client()
+	acquired(t, other)
+	put(t, other, 2, "other")
+	d.set(nil)
+	_, err := c.Put(2, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}, nil)
+	wantError(t, "Put while another host owns the state", err, store.ErrOwned)
+	if err := other.Release([32]byte{7}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Put(2, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}, nil)
+	wantError(t, "Put after another host used the state", err, store.ErrFenced)
+	if _, err := other.Acquire(&[32]byte{7}); err != nil {
+		t.Fatalf("the handover is lost: %v", err)
+	}
+	wantItem(t, other, "other")
+}
+
+// A reply is lost: the write is found to be made, and is not made twice.
+func TestLostReply(t *testing.T) {
+	d := &faulty{Driver: driver.NewMemory(), lossy: 1}
+	a := newHost(t, d, "a")
+	c := a.client()
+	acquired(t, c)
+	put(t, c, 1, "one")
+	wantItem(t, c, "one")
+	put(t, c, 2, "two")
+	wantItem(t, c, "two")
+}

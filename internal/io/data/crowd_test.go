@@ -1,0 +1,180 @@
+package data
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness/conntest"
+)
+
+// TestNeverReads checks that a client that sends and never reads is disconnected, and that
+// other clients do not notice.
+func TestNeverReads(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	stuck := q.dial(t)
+	if err := unix.SetsockoptInt(stuck.FD, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan bool)
+	go func() {
+		defer close(closed)
+		for {
+			if _, err := stuck.File.Write(command(4096)); err != nil {
+				return
+			}
+		}
+	}()
+	c := q.dial(t)
+	for range 100 {
+		c.Send(t, command(4096))
+		c.receives(t, command(4096))
+	}
+	b.Await(t, errUnread.Error())
+	<-closed
+}
+
+// TestSquatters connects many clients that are silent or stop in the middle of a header. It
+// checks that the next client is served, and that a client that had a response stays.
+func TestSquatters(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	user := q.dial(t)
+	user.Send(t, command(10))
+	user.receives(t, command(10))
+	for n := range 40 {
+		if c := q.dial(t); n%2 == 0 {
+			_, _ = c.File.Write(command(10)[:5]) // it may be disconnected already
+		}
+	}
+	c := q.dial(t)
+	c.Send(t, command(10))
+	c.receives(t, command(10))
+	user.Send(t, command(10))
+	user.receives(t, command(10))
+}
+
+// TestOneClient checks that a silent client stays connected while no other waits.
+func TestOneClient(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{MaxClients: 1})
+	q := b.listen(t)
+	c := q.dial(t)
+	for end := time.Now().Add(patience); b.Clients() < 1 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	for range 2 {
+		c.Send(t, command(10))
+		c.receives(t, command(10))
+	}
+	_ = c.File.Close()
+	next := q.dial(t)
+	next.Send(t, command(10))
+	next.receives(t, command(10))
+}
+
+// TestQuickConnects connects and disconnects many times.
+func TestQuickConnects(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	before := conntest.Descriptors(t)
+	for n := range 1000 {
+		fd, c := pair(t, unix.SOCK_STREAM)
+		switch n % 4 {
+		case 1:
+			c.Send(t, command(10))
+		case 2:
+			c.Send(t, command(10)[:3])
+		case 3:
+			c.Send(t, command(30)[:20])
+		}
+		_ = c.File.Close()
+		q.Put(t, fd)
+	}
+	conntest.AwaitDescriptors(t, before)
+}
+
+// TestIdleEvicted connects as many clients as fit. It checks that the next one is served,
+// and that the client that has been idle for longest is disconnected.
+func TestIdleEvicted(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	use := func(c peer) {
+		t.Helper()
+		c.Send(t, command(10))
+		c.receives(t, command(10))
+	}
+	var all []peer
+	for range 4 { // as many as MaxClients
+		c := q.dial(t)
+		use(c)
+		all = append(all, c)
+	}
+	use(all[0])
+	for _, idle := range []peer{all[1], all[2], all[3], all[0]} {
+		use(q.dial(t))
+		idle.Closed(t)
+	}
+}
+
+// TestWorkingStays checks that an active client is not disconnected when all others are
+// protected, in the middle of a command, and one more waits.
+func TestWorkingStays(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	q := b.listen(t)
+	working := q.dial(t)
+	working.Send(t, command(10))
+	working.receives(t, command(10))
+	for range 3 {
+		c := q.dial(t)
+		c.Send(t, command(10))
+		c.receives(t, command(10))
+		c.Send(t, command(30)[:20])
+		c.Drained(t)
+	}
+	next := q.dial(t)
+	next.Send(t, command(10))
+	for begun := time.Now(); time.Since(begun) < 2*time.Second; time.Sleep(10 * time.Millisecond) {
+		working.Send(t, command(10))
+		working.receives(t, command(10))
+	}
+}
+
+// TestBusyStays checks that a client is not disconnected in favour of another one while it
+// is in the middle of a command whose size is known.
+func TestBusyStays(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{MaxClients: 1})
+	q := b.listen(t)
+	c := q.dial(t)
+	c.Send(t, command(10))
+	c.receives(t, command(10))
+	c.Send(t, command(30)[:20])
+	c.Drained(t)
+	next := q.dial(t)
+	next.Send(t, command(10))
+	c.Send(t, command(30)[20:])
+	c.receives(t, command(30))
+	next.receives(t, command(10))
+	c.Closed(t)
+}
+
+// TestOutOfBand sends out-of-band bytes, each of which causes a spurious wake-up.
+func TestOutOfBand(t *testing.T) {
+	b := newBench(t, &fake{version: tpm.V20}, Options{})
+	c := b.attach(t)
+	for range 20000 {
+		if err := unix.Sendto(c.FD, []byte{0}, unix.MSG_OOB, nil); err == unix.EAGAIN {
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(c.FD), Events: unix.POLLOUT}}, 1000)
+		} else if err != nil {
+			t.Skipf("no out-of-band bytes: %v", err)
+		}
+	}
+	other, x := pair(t, unix.SOCK_STREAM)
+	b.Server.Resume(other, conn.Handover{}, false)
+	x.Send(t, command(10))
+	x.receives(t, command(10))
+}

@@ -1,0 +1,154 @@
+package compare_test
+
+import ()
+
+// request is sent in every state. A slash separates what is written at once.
+type request struct {
+	name, in string
+	then     after
+}
+
+// after says what has to be done after a request.
+type after uint8
+
+const (
+	again  after = 1 << iota // power on again
+	reconn                   // connect again: one of the two may take bytes for requests
+	mute                     // one of the two may not answer
+)
+
+var requests = []request{
+	{"GET_CAPABILITY", "00000001", 0},
+	{"GET_CAPABILITY with a body", "00000001 00", 0},
+	{"GET_CAPABILITY twice in one write", "00000001 00000001", 0},
+	{"GET_CAPABILITY in two pieces", "0000/0001", 0},
+	{"GET_CAPABILITY, half of it", "0000", 0},
+
+	{"GET_TPMESTABLISHED", "00000004", 0},
+	{"GET_TPMESTABLISHED with a body", "00000004 00", 0},
+
+	{"SET_LOCALITY 0", "00000005 00", 0},
+	{"SET_LOCALITY 4", "00000005 04", 0},
+	{"SET_LOCALITY 5", "00000005 05", 0},
+	{"SET_LOCALITY 255", "00000005 ff", 0},
+	{"SET_LOCALITY 3 padded", "00000005 03000000", 0},
+	{"SET_LOCALITY in two pieces", "00000005/00", 0},
+	{"SET_LOCALITY padded in pieces", "00000005 00/000000", mute},
+	{"SET_LOCALITY without locality", "00000005", 0},
+	{"SET_LOCALITY 0 again", "00000005 00", 0},
+
+	{"CANCEL_TPM_CMD", "00000009", 0},
+	{"CANCEL_TPM_CMD with a body", "00000009 00", 0},
+
+	{"GET_CONFIG", "0000000f", 0},
+	{"GET_CONFIG with a body", "0000000f 00", 0},
+
+	{"SET_DATAFD without a descriptor", "00000010", 0},
+	{"SET_DATAFD with a body", "00000010 00", 0},
+
+	{"SET_BUFFERSIZE 0", "00000011 00000000", 0},
+	{"SET_BUFFERSIZE 1", "00000011 00000001", 0},
+	{"SET_BUFFERSIZE 3500", "00000011 00000dac", 0},
+	{"SET_BUFFERSIZE 0 with surplus", "00000011 00000000 01", 0},
+	{"SET_BUFFERSIZE too big", "00000011 ffffffff", 0},
+	{"SET_BUFFERSIZE with half a size", "00000011 0000", 0},
+	{"SET_BUFFERSIZE without size", "00000011", 0},
+
+	{"GET_INFO 1", "00000012 0000000000000001 00000000 00000000", 0},
+	{"GET_INFO 7", "00000012 0000000000000007 00000000 00000000", 0},
+	{"GET_INFO 4", "00000012 0000000000000004 00000000 00000000", 0},
+	{"GET_INFO 0", "00000012 0000000000000000 00000000 00000000", 0},
+	{"GET_INFO high flags", "00000012 ffffffff00000000 00000000 00000000", 0},
+	{"GET_INFO 1 at 5", "00000012 0000000000000001 00000005 00000000", 0},
+	{"GET_INFO 0 at 1", "00000012 0000000000000000 00000001 00000000", 0},
+	{"GET_INFO 0 at the NUL", "00000012 0000000000000000 00000002 00000000", 0},
+	{"GET_INFO 1 behind the end", "00000012 0000000000000001 ffffffff 00000000", 0},
+	{"GET_INFO with surplus", "00000012 0000000000000000 00000000 00000000 00", 0},
+	{"GET_INFO without padding", "00000012 0000000000000001 00000000", 0},
+	{"GET_INFO without body", "00000012", 0},
+
+	{"LOCK_STORAGE 0", "00000013 00000000", 0},
+	{"LOCK_STORAGE 300", "00000013 0000012c", 0},
+	{"LOCK_STORAGE with surplus", "00000013 00000000 00", 0},
+	{"LOCK_STORAGE with half a number", "00000013 0000", 0},
+	{"LOCK_STORAGE without number", "00000013", 0},
+
+	{"request 0", "00000000", 0},
+	{"request 0x14", "00000014", 0},
+	{"request 0x14 with a body", "00000014 01020304", 0},
+	{"request 0xffffffff", "ffffffff", 0},
+
+	{"HASH_DATA without START", "00000007 00000000", again},
+	{"HASH_START with a body", "00000006 00", 0},
+	{"HASH_END with a body", "00000008 00", 0},
+	{"HASH_DATA with too many bytes", "00000007 00000003 01020304", mute | again},
+	{"HASH_DATA with too few bytes", "00000007 00000004 0102", 0},
+	{"HASH_DATA with half a length", "00000007 0000", 0},
+	{"HASH_DATA without length", "00000007", 0},
+	{"STORE_VOLATILE with a body", "0000000a 00", 0},
+	{"STOP with a body", "0000000e 00", 0},
+	{"SHUTDOWN with a body", "00000003 00", 0},
+	{"INIT with a long body", "00000002 00000000 00", 0},
+	{"INIT with half a body", "00000002 0000", 0},
+	{"INIT without body", "00000002", 0},
+
+	{"RESET_TPMESTABLISHED 0", "0000000b 00", 0},
+	{"RESET_TPMESTABLISHED 3", "0000000b 03", 0},
+	{"RESET_TPMESTABLISHED 4 padded", "0000000b 04000000", 0},
+	{"RESET_TPMESTABLISHED 5", "0000000b 05", 0},
+	{"RESET_TPMESTABLISHED without locality", "0000000b", 0},
+
+	{"GET_STATEBLOB permanent", "0000000c 00000000 00000001 00000000", 0},
+	{"GET_STATEBLOB permanent decrypted", "0000000c 00000001 00000001 00000000", 0},
+	{"GET_STATEBLOB other flags", "0000000c fffffffe 00000001 00000000", 0},
+	{"GET_STATEBLOB at 10", "0000000c 00000000 00000001 0000000a", 0},
+	{"GET_STATEBLOB behind the end", "0000000c 00000000 00000001 7fffffff", 0},
+	{"GET_STATEBLOB far behind the end", "0000000c 00000000 00000001 ffffffff", 0},
+	{"GET_STATEBLOB with surplus", "0000000c 00000000 00000001 00000000 00", 0},
+	{"GET_STATEBLOB in two pieces", "0000000c 00000000/00000001 00000000", 0},
+	{"GET_STATEBLOB type 0", "0000000c 00000000 00000000 00000000", 0},
+	{"GET_STATEBLOB type 4", "0000000c 00000000 00000004 00000000", 0},
+	{"GET_STATEBLOB with a short body", "0000000c 00000000 00000001 000000", 0},
+
+	{"SET_STATEBLOB of type 0", "0000000d 00000000 00000000 00000004 01020304", 0},
+	{"SET_STATEBLOB of type 4", "0000000d 00000000 00000004 00000000", 0},
+	{"SET_STATEBLOB with too many bytes", "0000000d 00000000 00000001 00000002 01020304", 0},
+	{"SET_STATEBLOB with too few bytes", "0000000d 00000000 00000001 00000008 01020304", 0},
+	{"SET_STATEBLOB with a short header", "0000000d 00000000 00000001 0000", 0},
+	{"SET_STATEBLOB of four bytes", "0000000d 00000000 00000001 00000004 01020304", 0},
+	{"SET_STATEBLOB in pieces", "0000000d/00000000 00000001 00000004/01020304", 0},
+	{"SET_STATEBLOB of zeros", "0000000d 00000000 00000001 00000010 00*16", 0},
+	{"SET_STATEBLOB of min_version 3", "0000000d 00000000 00000001 00000010 0203000a 0004 00000010 0004 00000000", 0},
+	{"SET_STATEBLOB of another header size", "0000000d 00000000 00000001 00000010 0201000b 0004 00000010 0004 00000000", 0},
+	{"SET_STATEBLOB without migration block", "0000000d 00000000 00000001 00000016 0201000a 0000 00000016 0001 00000006 010203040506", 0},
+	{"SET_STATEBLOB of garbage in good blocks", "0000000d 00000000 00000001 00000020 0201000a 0004 00000020 0004 00000010 0001 0000000a 01020304050607080910", 0},
+	{"SET_STATEBLOB encrypted, no key", "0000000d 00000002 00000001 00000020 0201000a 0004 00000020 0004 00000010 0001 0000000a 01020304050607080910", 0},
+	{"SET_STATEBLOB marked encrypted, no key", "0000000d 00000000 00000001 00000020 0201000a 0005 00000020 0004 00000010 0002 0000000a 01020304050607080910", 0},
+	{"SET_STATEBLOB for migration, no key", "0000000d 00000000 00000001 00000020 0201000a 0006 00000020 0005 00000010 0002 0000000a 01020304050607080910", 0},
+	{"SET_STATEBLOB of a header alone", "0000000d 00000000 00000002 0000000a 0201000a 0004 0000000a", 0},
+	{"SET_STATEBLOB of a header alone, encrypted", "0000000d 00000002 00000002 0000000a 0201000a 0006 0000000a", 0},
+	{"SET_STATEBLOB of a long one with garbage", "0000000d 00000000 00000001 00002000 00*8192", reconn | mute},
+	{"SET_STATEBLOB of half a savestate", "0000000d 00000000 00000003 00000004 01020304", 0},
+
+	{"HASH_START", "00000006", 0},
+	{"HASH_DATA", "00000007 00000004 01020304", 0},
+	{"HASH_DATA of nothing", "00000007 00000000", 0},
+	{"HASH_DATA in pieces", "00000007/00000004/0102/0304", 0},
+	{"HASH_DATA over a buffer", "00000007 00001800 00*6144", reconn | mute},
+	{"HASH_DATA over many buffers", "00000007 00010000 01*65536", reconn | mute},
+	{"HASH_END", "00000008", 0},
+	{"GET_TPMESTABLISHED after the hash", "00000004", 0},
+	{"RESET_TPMESTABLISHED 4", "0000000b 04", 0},
+	{"GET_TPMESTABLISHED after the reset", "00000004", 0},
+
+	{"STORE_VOLATILE", "0000000a", 0},
+	{"GET_STATEBLOB volatile", "0000000c 00000001 00000002 00000000", 0},
+	{"GET_STATEBLOB savestate", "0000000c 00000001 00000003 00000000", 0},
+	{"LOCK_STORAGE after the savestate", "00000013 00000000", again},
+	{"STOP", "0000000e", 0},
+	{"STOP again", "0000000e", again},
+	{"INIT", "00000002 00000000", 0},
+	{"INIT again, deleting", "00000002 00000001", 0},
+	{"INIT with unknown flags", "00000002 fffffffe", again},
+	{"SHUTDOWN", "00000003", 0}, // the last: it ends the process
+}
