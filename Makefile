@@ -101,6 +101,7 @@ libvirt: build
 	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v -timeout 20m ./test/libvirt
 
 # Virtual machines of QEMU with a kernel from Debian's packages.
+# SWTPM_TEST_MOVES=20 moves a machine more often between two hosts of a cluster store.
 guest: build
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest

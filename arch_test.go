@@ -54,6 +54,7 @@ var arrows = map[string][]string{
 	"cmd/swtpm/early":                {"internal/threads"},
 	"internal/cli":                   {"internal/cli/completion", "internal/program", "internal/safefile"},
 	"test/record":                    {"internal/config", "internal/nv", "internal/sandbox"},
+	"test/store/lab":                 {"test/harness"},
 	"internal/capture":               {"internal/safefile", "internal/tpm"},
 	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/config", "internal/offline",
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl", "internal/nv", "internal/nv/backend", "internal/nv/generation",

@@ -11,8 +11,9 @@ import (
 // emulator is a process with a TPM: ours, or the reference's.
 type emulator struct {
 	*harness.Process
-	ctrl string // path of the control socket
-	log  string
+	ctrl    string // path of the control socket
+	log     string
+	command func(words ...string) *exec.Cmd // runs QEMU where the emulator runs; nil for here
 }
 
 // startEmulator starts one as QEMU's users do: a control socket, no data channel.

@@ -77,7 +77,11 @@ func runQEMU(t *testing.T, device string, e *emulator, args ...string) *machine 
 		"-chardev", "socket,id=ser,path=" + serial.Addr().String(), "-serial", "chardev:ser",
 		"-chardev", "socket,id=tpm,path=" + e.ctrl, "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", device + ",tpmdev=tpm0",
 	}, args...)
-	v.Process = harness.Start(t, exec.Command(qemu, args...))
+	cmd := exec.Command(qemu, args...)
+	if e.command != nil {
+		cmd = e.command(cmd.Args...)
+	}
+	v.Process = harness.Start(t, cmd)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("QEMU: %s\nemulator: %s\nguest: %s", v.Out.String(), harness.Read(t, e.log), strings.Join(v.said, "\n"))

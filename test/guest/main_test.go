@@ -46,7 +46,7 @@ func buildAndRun(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	bin = filepath.Join(dir, "swtpm")
-	if err := harness.Build(dir, nil, "swtpm", "swtpm-admin", "swtpm-setup"); err != nil {
+	if err := harness.Build(dir, nil, "swtpm", "swtpm-admin", "swtpm-setup", "swtpm-store"); err != nil {
 		return 1, err
 	}
 	program := filepath.Join(dir, "init")

@@ -12,8 +12,15 @@ import (
 
 // Listens reports whether a process listens at the Unix socket path, by the kernel's list.
 // It makes no connection, because swtpm 0.7 serves one client after the other.
-func Listens(path string) bool {
-	b, err := os.ReadFile("/proc/net/unix")
+func Listens(path string) bool { return listens("/proc/net/unix", path) }
+
+// Listens is Listens in the network namespace of the process.
+func (p *Process) Listens(path string) bool {
+	return listens(fmt.Sprintf("/proc/%d/net/unix", p.Cmd.Process.Pid), path)
+}
+
+func listens(list, path string) bool {
+	b, err := os.ReadFile(list)
 	if err != nil {
 		return true
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 // link is the connection of a client to a TPM.
@@ -86,8 +88,8 @@ func read(tpm transport.TPM) (uint64, error) {
 }
 
 // on connects to the instance and calls f.
-func (i *instance) on(patience time.Duration, f func(transport.TPM) (uint64, error)) (uint64, error) {
-	conn, err := net.Dial("unix", i.socket)
+func on(i *lab.Instance, patience time.Duration, f func(transport.TPM) (uint64, error)) (uint64, error) {
+	conn, err := net.Dial("unix", i.Socket)
 	if err != nil {
 		return 0, err
 	}
@@ -96,16 +98,16 @@ func (i *instance) on(patience time.Duration, f func(transport.TPM) (uint64, err
 }
 
 // eventually repeats f until it succeeds or limit has passed.
-func (i *instance) eventually(limit time.Duration, f func(transport.TPM) (uint64, error)) (n uint64, err error) {
+func eventually(i *lab.Instance, limit time.Duration, f func(transport.TPM) (uint64, error)) (n uint64, err error) {
 	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		n, err = i.on(limit, f)
+		n, err = on(i, limit, f)
 		switch {
 		case err == nil:
 			return n, nil
 		case i.Ended():
-			return 0, fmt.Errorf("the TPM on host %s has ended: %s", i.host.name, i.Out.String())
+			return 0, fmt.Errorf("the TPM on host %s has ended: %s", i.Host.Name, i.Out.String())
 		case time.Since(begin) > limit:
-			return 0, fmt.Errorf("the TPM on host %s does not answer within %v: %w; %s; broker: %s", i.host.name, limit, err, i.Out.String(), i.host.broker.Out.String())
+			return 0, fmt.Errorf("the TPM on host %s does not answer within %v: %w; %s; broker: %s", i.Host.Name, limit, err, i.Out.String(), i.Host.Broker.Out.String())
 		}
 	}
 }

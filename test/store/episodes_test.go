@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 // results are what all episodes found, by the name of the fault.
@@ -83,7 +85,7 @@ func TestEpisodes(t *testing.T) {
 	}
 	seed := uint64(number(t, "SWTPM_STORE_SEED", int(time.Now().UnixNano()%1e9)))
 	t.Logf("SWTPM_STORE_SEED=%d", seed)
-	c := newCluster(t, 3)
+	c := lab.NewCluster(t, 3)
 	var worlds []*world
 	for n := range 8 {
 		worlds = append(worlds, newWorld(t, c, n, seed))

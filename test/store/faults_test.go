@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"syscall"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 // fault breaks something in a world while its clients work, and repairs it. It returns how
@@ -21,11 +23,11 @@ var hostFaults = []fault{
 	{"host stopped longer than the TTL", hostStops},
 	{"TPM stopped longer than the TTL", tpmStops},
 	{"broker stopped longer than the TTL", brokerStops},
-	{"cable pulled", partition(cable)},
-	{"packets dropped", partition(drop)},
-	{"incoming packets dropped", partition(deaf)},
-	{"outgoing packets dropped", partition(mute)},
-	{"connections reset", partition(reject)},
+	{"cable pulled", partition(lab.Cable)},
+	{"packets dropped", partition(lab.Drop)},
+	{"incoming packets dropped", partition(lab.Deaf)},
+	{"outgoing packets dropped", partition(lab.Mute)},
+	{"connections reset", partition(lab.Reject)},
 	{"short partition", shortPartition},
 	{"partition without a takeover", longPartition},
 	{"orderly move", orderlyMove},
@@ -35,29 +37,29 @@ var hostFaults = []fault{
 // hostDies kills everything on the host. Later the host boots again.
 func hostDies(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.Process, syscall.SIGKILL)
-	signal(i.host.broker, syscall.SIGKILL)
+	lab.Signal(i.Process, syscall.SIGKILL)
+	lab.Signal(i.Host.Broker, syscall.SIGKILL)
 	took, err := w.failover()
-	<-i.host.broker.Done
-	i.host.reboot()
+	<-i.Host.Broker.Done
+	i.Host.Reboot()
 	return took, err
 }
 
 // tpmKilled kills the TPM. It starts again on the same host at once.
 func tpmKilled(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.Process, syscall.SIGKILL)
-	_, err := w.move(i.host, ttl-margin)
+	lab.Signal(i.Process, syscall.SIGKILL)
+	_, err := w.move(i.Host, ttl-margin)
 	return 0, err
 }
 
 // brokerKilled kills the broker and starts it again. The TPM goes on.
 func brokerKilled(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.host.broker, syscall.SIGKILL)
-	<-i.host.broker.Done
+	lab.Signal(i.Host.Broker, syscall.SIGKILL)
+	<-i.Host.Broker.Done
 	time.Sleep(time.Duration(w.rand.IntN(1000)) * time.Millisecond)
-	i.host.startBroker()
+	i.Host.StartBroker()
 	return 0, w.goesOn(i)
 }
 
@@ -65,12 +67,12 @@ func brokerKilled(w *world) (time.Duration, error) {
 // state: not even the first response may leave.
 func hostStops(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.Process, syscall.SIGSTOP)
-	signal(i.host.broker, syscall.SIGSTOP)
+	lab.Signal(i.Process, syscall.SIGSTOP)
+	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
 	took, err := w.failover()
 	time.Sleep(300 * time.Millisecond)
-	signal(i.Process, syscall.SIGCONT)
-	signal(i.host.broker, syscall.SIGCONT)
+	lab.Signal(i.Process, syscall.SIGCONT)
+	lab.Signal(i.Host.Broker, syscall.SIGCONT)
 	if err != nil {
 		return 0, err
 	}
@@ -81,26 +83,26 @@ func hostStops(w *world) (time.Duration, error) {
 // get it.
 func tpmStops(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.Process, syscall.SIGSTOP)
-	defer signal(i.Process, syscall.SIGCONT)
+	lab.Signal(i.Process, syscall.SIGSTOP)
+	defer lab.Signal(i.Process, syscall.SIGCONT)
 	begin := time.Now()
 	for time.Since(begin) < ttl+time.Second {
-		if j := w.other().launch(w.state); j.answers() {
-			return 0, fmt.Errorf("host %s gets the state that host %s owns", j.host.name, i.host.name)
+		if j := w.other().Launch(w.state); j.Answers() {
+			return 0, fmt.Errorf("host %s gets the state that host %s owns", j.Host.Name, i.Host.Name)
 		}
 		time.Sleep(time.Second)
 	}
-	signal(i.Process, syscall.SIGCONT)
+	lab.Signal(i.Process, syscall.SIGCONT)
 	return 0, w.goesOn(i)
 }
 
 // brokerStops stops the broker alone, until another host has the state.
 func brokerStops(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.host.broker, syscall.SIGSTOP)
+	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
 	took, err := w.failover()
 	time.Sleep(300 * time.Millisecond)
-	signal(i.host.broker, syscall.SIGCONT)
+	lab.Signal(i.Host.Broker, syscall.SIGCONT)
 	if err != nil {
 		return 0, err
 	}
@@ -108,13 +110,13 @@ func brokerStops(w *world) (time.Duration, error) {
 }
 
 // partition separates the host until another one has the state.
-func partition(c cut) func(w *world) (time.Duration, error) {
+func partition(c lab.Cut) func(w *world) (time.Duration, error) {
 	return func(w *world) (time.Duration, error) {
 		i := w.now()
-		c.off(i.host.node)
+		c.Off(i.Host.Node)
 		took, err := w.failover()
 		time.Sleep(300 * time.Millisecond)
-		c.heal(i.host.node)
+		c.Heal(i.Host.Node)
 		if err != nil {
 			return 0, err
 		}
@@ -123,14 +125,16 @@ func partition(c cut) func(w *world) (time.Duration, error) {
 }
 
 // anyCut returns a way to separate a host.
-func (w *world) anyCut() cut { return []cut{cable, drop, deaf, mute, reject}[w.rand.IntN(5)] }
+func (w *world) anyCut() lab.Cut {
+	return []lab.Cut{lab.Cable, lab.Drop, lab.Deaf, lab.Mute, lab.Reject}[w.rand.IntN(5)]
+}
 
 // shortPartition separates the host for a time before the deadline.
 func shortPartition(w *world) (time.Duration, error) {
 	i, c := w.now(), w.anyCut()
-	c.off(i.host.node)
+	c.Off(i.Host.Node)
 	time.Sleep(time.Duration(500+w.rand.IntN(1500)) * time.Millisecond)
-	c.heal(i.host.node)
+	c.Heal(i.Host.Node)
 	return 0, w.goesOn(i)
 }
 
@@ -138,16 +142,16 @@ func shortPartition(w *world) (time.Duration, error) {
 // so the same process acquires it again.
 func longPartition(w *world) (time.Duration, error) {
 	i, c := w.now(), w.anyCut()
-	c.off(i.host.node)
+	c.Off(i.Host.Node)
 	time.Sleep(ttl + slack)
-	c.heal(i.host.node)
+	c.Heal(i.Host.Node)
 	return 0, w.goesOn(i)
 }
 
 // orderlyMove ends the TPM, and starts it on another host at once.
 func orderlyMove(w *world) (time.Duration, error) {
 	i := w.now()
-	signal(i.Process, syscall.SIGTERM)
+	lab.Signal(i.Process, syscall.SIGTERM)
 	<-i.Done
 	if code := i.Cmd.ProcessState.ExitCode(); code != 0 {
 		return 0, fmt.Errorf("after SIGTERM: exit code %d: %s", code, i.Out.String())
@@ -160,13 +164,13 @@ func orderlyMove(w *world) (time.Duration, error) {
 // meantime arrived.
 func diesCut(w *world) (time.Duration, error) {
 	i, c := w.now(), w.anyCut()
-	c.off(i.host.node)
+	c.Off(i.Host.Node)
 	time.Sleep(time.Duration(w.rand.IntN(3000)) * time.Millisecond)
-	signal(i.Process, syscall.SIGKILL)
-	signal(i.host.broker, syscall.SIGKILL)
+	lab.Signal(i.Process, syscall.SIGKILL)
+	lab.Signal(i.Host.Broker, syscall.SIGKILL)
 	took, err := w.failover()
-	<-i.host.broker.Done
-	c.heal(i.host.node)
-	i.host.reboot()
+	<-i.Host.Broker.Done
+	c.Heal(i.Host.Node)
+	i.Host.Reboot()
 	return took, err
 }

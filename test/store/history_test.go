@@ -11,6 +11,8 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 const (
@@ -32,7 +34,7 @@ type history struct {
 }
 
 // run calls f for a client, and notes what it did.
-func (h *history) run(client, op int, i *instance, l transport.TPM, f func(transport.TPM) (uint64, error)) error {
+func (h *history) run(client, op int, i *lab.Instance, l transport.TPM, f func(transport.TPM) (uint64, error)) error {
 	begin := time.Now().UnixNano()
 	n, err := f(l)
 	end := time.Now().UnixNano()
@@ -41,7 +43,7 @@ func (h *history) run(client, op int, i *instance, l transport.TPM, f func(trans
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.all = append(h.all, answer{porcupine.Operation{ClientId: client, Input: op, Call: begin, Output: n, Return: end}, i.number, err != nil})
+	h.all = append(h.all, answer{porcupine.Operation{ClientId: client, Input: op, Call: begin, Output: n, Return: end}, i.Number, err != nil})
 	return err
 }
 

@@ -1,9 +1,6 @@
 // Package store_test runs TPMs of several hosts on one cluster store, and breaks hosts,
 // brokers, networks and members of the store meanwhile. The histories of their clients must
 // be linearizable: no acknowledged write is lost, and no two copies of a TPM answer.
-//
-// Each host and each member has network, mount and clock namespaces of its own, so the
-// tests need root. They end with the process of the test.
 package store_test
 
 import (
@@ -13,13 +10,11 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/test/harness"
+	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 const (
-	// ttl is the time to live of a host's lease, the shortest that the broker accepts, and
-	// margin is how much earlier a TPM stops to answer.
-	ttl    = 5 * time.Second
-	margin = time.Second
+	ttl, margin = lab.TTL, lab.Margin
 
 	// slack is what a failover may take longer than the ttl.
 	slack = 2 * time.Second
@@ -31,7 +26,13 @@ const (
 // bin is the directory of the programs.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(brokerVar) != "" {
+		fmt.Fprintln(os.Stderr, runBroker())
+		os.Exit(1)
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "store")
@@ -46,19 +47,4 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
-}
-
-// needCluster skips the test without root or etcd.
-func needCluster(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
-	if os.Geteuid() != 0 {
-		harness.Missing(t, "namespaces need root")
-	}
-	harness.Need(t, "etcd", "etcd-server")
-	harness.Need(t, "nsenter", "util-linux")
-	harness.Need(t, "ip", "iproute2")
-	harness.Need(t, "iptables", "iptables")
 }

@@ -7,35 +7,40 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 // world is one TPM, the three hosts between which it moves, and its clients.
 type world struct {
 	t     *testing.T
-	c     *cluster
+	c     *lab.Cluster
 	state string
-	hosts []*host
+	hosts []*lab.Host
 	rand  *rand.Rand
 	log   history
 	value uint64 // of the counter before the episode
 	next  []fault
 
+	quiet atomic.Pointer[lab.Instance] // clients only read from it
+
 	mu   sync.Mutex
-	live []*instance // that clients use; the last one has the state
+	live []*lab.Instance // that clients use; the last one has the state
 	stop chan struct{}
 	wait sync.WaitGroup
 }
 
 // newWorld starts three hosts, and the TPM on the first one.
-func newWorld(t *testing.T, c *cluster, n int, seed uint64) *world {
+func newWorld(t *testing.T, c *lab.Cluster, n int, seed uint64) *world {
 	t.Helper()
 	w := &world{t: t, c: c, state: fmt.Sprintf("vm%d", n), rand: rand.New(rand.NewPCG(seed, uint64(n)))}
 	for i := range 3 {
-		w.hosts = append(w.hosts, c.newHost(t, fmt.Sprintf("h%d-%d", n, i), ""))
+		w.hosts = append(w.hosts, c.NewHost(t, bin, fmt.Sprintf("h%d-%d", n, i), ""))
 	}
 	w.begin(t)
 	return w
@@ -44,37 +49,37 @@ func newWorld(t *testing.T, c *cluster, n int, seed uint64) *world {
 // begin starts the TPM for the first time and makes the counter.
 func (w *world) begin(t *testing.T) {
 	t.Helper()
-	i, err := w.hosts[0].acquire(w.state, 30*time.Second)
+	i, err := w.hosts[0].Acquire(w.state, 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.live = []*instance{i}
-	if _, err := i.on(30*time.Second, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
+	w.live = []*lab.Instance{i}
+	if _, err := on(i, 30*time.Second, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
 		t.Fatal(err)
 	}
-	if w.value, err = i.eventually(30*time.Second, read); err != nil {
+	if w.value, err = eventually(i, 30*time.Second, read); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // now is the instance that has the state.
-func (w *world) now() *instance {
+func (w *world) now() *lab.Instance {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.live[len(w.live)-1]
 }
 
 // other returns a host on which the TPM does not run.
-func (w *world) other() *host {
-	at := w.now().host
+func (w *world) other() *lab.Host {
+	at := w.now().Host
 	i := slices.Index(w.hosts, at) + 1 + w.rand.IntN(len(w.hosts)-1)
 	return w.hosts[i%len(w.hosts)]
 }
 
 // move starts the TPM on h within limit. The clients use it and the earlier ones.
-func (w *world) move(h *host, limit time.Duration) (took time.Duration, err error) {
+func (w *world) move(h *lab.Host, limit time.Duration) (took time.Duration, err error) {
 	begin := time.Now()
-	i, err := h.acquire(w.state, limit)
+	i, err := h.Acquire(w.state, limit)
 	if err != nil {
 		return 0, err
 	}
@@ -99,8 +104,8 @@ func (w *world) work() {
 // client uses all instances until the end of the episode. It asks each that does not answer
 // at most a few times for an increment, since each may have happened.
 func (w *world) client(n int, r *rand.Rand) {
-	links := map[*instance]*link{}
-	failed := map[*instance]int{}
+	links := map[*lab.Instance]*link{}
+	failed := map[*lab.Instance]int{}
 	defer func() {
 		for _, l := range links {
 			_ = l.Close()
@@ -116,14 +121,14 @@ func (w *world) client(n int, r *rand.Rand) {
 		i := w.live[r.IntN(len(w.live))]
 		w.mu.Unlock()
 		if l := links[i]; l == nil || l.broken {
-			conn, err := net.Dial("unix", i.socket)
+			conn, err := net.Dial("unix", i.Socket)
 			if err != nil {
 				continue
 			}
 			links[i] = &link{Conn: conn, patience: 4 * time.Second}
 		}
 		op, f := opRead, read
-		if r.IntN(2) == 0 && failed[i] < 2 {
+		if r.IntN(2) == 0 && failed[i] < 2 && w.quiet.Load() != i {
 			op, f = opIncrement, increment
 		}
 		if err := w.log.run(n, op, i, links[i], f); err == nil {
@@ -148,9 +153,9 @@ func (w *world) rest() (counts, error) {
 		_ = i.Cmd.Process.Kill()
 		<-i.Done
 	}
-	w.live = []*instance{last}
+	w.live = []*lab.Instance{last}
 	w.mu.Unlock()
-	value, err := last.eventually(20*time.Second, read)
+	value, err := eventually(last, 20*time.Second, read)
 	if err != nil {
 		return counts{}, err
 	}
@@ -160,30 +165,30 @@ func (w *world) rest() (counts, error) {
 }
 
 // ends waits until an instance that lost its state has ended by itself, and says why.
-func (w *world) ends(i *instance) error {
+func (w *world) ends(i *lab.Instance) error {
 	select {
 	case <-i.Done:
 	case <-time.After(20 * time.Second):
-		return fmt.Errorf("the TPM on host %s has lost its state and does not end: %s", i.host.name, i.Out.String())
+		return fmt.Errorf("the TPM on host %s has lost its state and does not end: %s", i.Host.Name, i.Out.String())
 	}
 	if out := i.Out.String(); !strings.Contains(out, "is owned by host") {
-		return fmt.Errorf("the TPM on host %s ends with %v, and does not name the owner: %s", i.host.name, i.Cmd.ProcessState, out)
+		return fmt.Errorf("the TPM on host %s ends with %v, and does not name the owner: %s", i.Host.Name, i.Cmd.ProcessState, out)
 	}
 	return nil
 }
 
 // goesOn checks that the TPM is still the same process, and stores.
-func (w *world) goesOn(i *instance) error {
+func (w *world) goesOn(i *lab.Instance) error {
 	logged := func(tpm transport.TPM) (uint64, error) { return 0, w.log.run(50, opIncrement, i, tpm, increment) }
 	var err error
 	for range 10 {
-		if _, err = i.eventually(15*time.Second, read); err != nil {
+		if _, err = eventually(i, 15*time.Second, read); err != nil {
 			return err
 		}
-		if _, err = i.on(10*time.Second, logged); err == nil {
+		if _, err = on(i, 10*time.Second, logged); err == nil {
 			return nil
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	return fmt.Errorf("the TPM on host %s does not store: %w", i.host.name, err)
+	return fmt.Errorf("the TPM on host %s does not store: %w", i.Host.Name, err)
 }

@@ -1,4 +1,7 @@
-package store_test
+// Package lab makes clusters of etcd and hosts with brokers for tests. Each host and each
+// member has network, mount and clock namespaces of its own, so it needs root. They end with
+// the process of the test.
+package lab
 
 import (
 	"bytes"
@@ -21,8 +24,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// network is a bridge in a namespace of its own, to which nodes are connected.
-type network struct {
+// Network is a bridge in a namespace of its own, to which nodes are connected.
+type Network struct {
 	t  *testing.T
 	sw *space
 	n  atomic.Int32 // nodes
@@ -101,38 +104,38 @@ func (s *space) dial(ctx context.Context, address string) (net.Conn, error) {
 	return conn, err
 }
 
-func newNetwork(t *testing.T) *network {
-	return &network{t: t, sw: newSpace(t, "ip link add br0 type bridge && ip link set br0 up && ip addr add 10.9.0.1/16 dev br0")}
+func newNetwork(t *testing.T) *Network {
+	return &Network{t: t, sw: newSpace(t, "ip link add br0 type bridge && ip link set br0 up && ip addr add 10.9.0.1/16 dev br0")}
 }
 
-// node is a machine: a set of namespaces with a link to the network.
-type node struct {
+// Node is a machine: a set of namespaces with a link to the network.
+type Node struct {
 	*space
 	t     *testing.T
 	sw    *space
-	name  string
+	Name  string
 	port  string // the switch's end of the link
-	ip    string
-	dir   string
+	IP    string
+	Dir   string
 	clock *space // nil for the machine's clock
 }
 
 // add connects a new node. /var/lib is a tmpfs of its own of size bytes.
-func (n *network) add(t *testing.T, name string, size int) *node {
+func (n *Network) add(t *testing.T, name string, size int) *Node {
 	t.Helper()
 	i := int(n.n.Add(1))
-	d := &node{t: t, sw: n.sw, name: name, port: fmt.Sprintf("p%d", i), ip: fmt.Sprintf("10.9.1.%d", i), dir: harness.TempDir(t)}
+	d := &Node{t: t, sw: n.sw, Name: name, port: fmt.Sprintf("p%d", i), IP: fmt.Sprintf("10.9.1.%d", i), Dir: harness.TempDir(t)}
 	d.boot()
 	d.space = newSpace(t, fmt.Sprintf("mount -t tmpfs -o size=%d tmpfs /var/lib && mount --bind %s /proc/sys/kernel/random/boot_id", size, d.bootID()))
 	n.sw.sh(t, fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d; ip link set %s master br0 up", d.port, d.pid, d.port))
-	d.sh(t, fmt.Sprintf("ip addr add %s/16 dev eth0; ip link set eth0 up; ip link set lo up", d.ip))
+	d.Sh(fmt.Sprintf("ip addr add %s/16 dev eth0; ip link set eth0 up; ip link set lo up", d.IP))
 	return d
 }
 
-func (d *node) bootID() string { return filepath.Join(d.dir, "boot_id") }
+func (d *Node) bootID() string { return filepath.Join(d.Dir, "boot_id") }
 
 // boot gives the node another boot ID.
-func (d *node) boot() {
+func (d *Node) boot() {
 	id, err := os.ReadFile("/proc/sys/kernel/random/uuid")
 	if err == nil {
 		err = os.WriteFile(d.bootID(), bytes.TrimSpace(id), 0o644)
@@ -142,8 +145,14 @@ func (d *node) boot() {
 	}
 }
 
-// command returns a command that runs on the node.
-func (d *node) command(words ...string) *exec.Cmd {
+// Sh runs a script on the node.
+func (d *Node) Sh(script string) {
+	d.t.Helper()
+	d.space.sh(d.t, script)
+}
+
+// Command returns a command that runs on the node.
+func (d *Node) Command(words ...string) *exec.Cmd {
 	in := d.enter()
 	if d.clock != nil {
 		in = append([]string{"nsenter", "--target", strconv.Itoa(d.clock.pid), "--time", "--"}, in...)
@@ -154,33 +163,34 @@ func (d *node) command(words ...string) *exec.Cmd {
 	return cmd
 }
 
-// cut is a way to separate a node from the network.
-type cut struct {
-	name      string
-	off, heal func(d *node)
+// Cut is a way to separate a node from the network.
+type Cut struct {
+	Name      string
+	Off, Heal func(d *Node)
 }
 
+// Cable, Drop, Deaf, Mute and Reject are the ways to separate a node.
 var (
-	cable = cut{"cable pulled",
-		func(d *node) { d.sw.sh(d.t, "ip link set "+d.port+" down") },
-		func(d *node) { d.sw.sh(d.t, "ip link set "+d.port+" up") }}
-	drop   = rules("packets dropped", "INPUT -i eth0", "OUTPUT -o eth0")
-	deaf   = rules("incoming packets dropped", "INPUT -i eth0")
-	mute   = rules("outgoing packets dropped", "OUTPUT -o eth0")
-	reject = rules("connections reset", "OUTPUT -o eth0 -p tcp -j REJECT --reject-with tcp-reset")
+	Cable = Cut{"cable pulled",
+		func(d *Node) { d.sw.sh(d.t, "ip link set "+d.port+" down") },
+		func(d *Node) { d.sw.sh(d.t, "ip link set "+d.port+" up") }}
+	Drop   = rules("packets dropped", "INPUT -i eth0", "OUTPUT -o eth0")
+	Deaf   = rules("incoming packets dropped", "INPUT -i eth0")
+	Mute   = rules("outgoing packets dropped", "OUTPUT -o eth0")
+	Reject = rules("connections reset", "OUTPUT -o eth0 -p tcp -j REJECT --reject-with tcp-reset")
 )
 
 // rules is a cut by rules of iptables.
-func rules(name string, all ...string) cut {
-	apply := func(verb string) func(d *node) {
-		return func(d *node) {
+func rules(name string, all ...string) Cut {
+	apply := func(verb string) func(d *Node) {
+		return func(d *Node) {
 			for _, r := range all {
 				if !strings.Contains(r, " -j ") {
 					r += " -j DROP"
 				}
-				d.sh(d.t, "iptables -w "+verb+" "+r)
+				d.Sh("iptables -w " + verb + " " + r)
 			}
 		}
 	}
-	return cut{name, apply("-A"), apply("-D")}
+	return Cut{name, apply("-A"), apply("-D")}
 }

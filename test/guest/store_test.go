@@ -1,0 +1,196 @@
+package guest_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
+	"github.com/swtpm-go/swtpm/test/store/lab"
+)
+
+// moves returns how often a machine moves; make full sets the number.
+func moves(t *testing.T, otherwise int) int {
+	t.Helper()
+	n, err := strconv.Atoi(os.Getenv("SWTPM_TEST_MOVES"))
+	if err != nil {
+		return otherwise
+	}
+	return n
+}
+
+// startOn starts an emulator on a host of a cluster store.
+func startOn(t *testing.T, h *lab.Host, migration string) *emulator {
+	t.Helper()
+	dir := harness.TempDir(t)
+	e := &emulator{ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log"), command: h.Command}
+	cmd := h.Command(bin, "socket", "--tpm2", "--tpmstate", "backend-uri=store://vm", "--key", "file="+h.Path("key"), "--terminate",
+		"--migration", migration, "--ctrl", "type=unixio,path="+e.ctrl, "--log", "file="+e.log)
+	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.Path("socket"))
+	e.Process = harness.Start(t, cmd)
+	harness.Await(t, "the control socket", func() bool { return e.Ended() || e.Listens(e.ctrl) })
+	return e
+}
+
+// pair is two hosts that share a cluster store, and nothing else: each runs its own QEMU
+// process with its own disk.
+type pair struct {
+	t     *testing.T
+	m     model
+	hosts [2]*lab.Host
+	at    int // host with the machine
+	v     *machine
+	e     *emulator
+	g     *guest
+}
+
+func newPair(t *testing.T, m model) *pair {
+	need(t, "qemu-system-x86_64", "qemu-system-x86")
+	lab.Need(t)
+	c := lab.NewCluster(t, 3)
+	p := &pair{t: t, m: m}
+	for i := range p.hosts {
+		p.hosts[i] = c.NewHost(t, filepath.Dir(bin), fmt.Sprintf("host%d", i), "")
+	}
+	return p
+}
+
+// boot starts the machine on host at.
+func (p *pair) boot(at int) {
+	p.t.Helper()
+	p.at = at
+	p.e = startOn(p.t, p.hosts[at], "release-lock-outgoing")
+	p.v = startMachine(p.t, p.m, p.e, newDisk(p.t))
+	p.v.booted(p.t)
+}
+
+// receive starts the processes on the other host that wait for the machine.
+func (p *pair) receive() (w *machine, e *emulator, uri string) {
+	p.t.Helper()
+	other := p.hosts[1-p.at]
+	uri = "tcp:" + other.IP + ":" + strconv.Itoa(4000+rand.IntN(1000))
+	e = startOn(p.t, other, "release-lock-outgoing,incoming")
+	w = startMachine(p.t, p.m, e, newDisk(p.t), "-incoming", uri)
+	harness.Await(p.t, "the incoming machine", func() bool { return w.monitor.status(p.t) == "inmigrate" })
+	return w, e, uri
+}
+
+// alone checks that no second copy of the TPM starts.
+func (p *pair) alone() {
+	p.t.Helper()
+	i := p.hosts[1-p.at].Launch("vm")
+	if i.Answers() {
+		p.t.Error("a second copy of the TPM runs")
+	}
+	_ = i.Cmd.Process.Kill()
+	<-i.Done
+}
+
+// TestStoreMigration checks that a machine moves between two hosts without a shared path,
+// and that its TPM runs on one of them only.
+func TestStoreMigration(t *testing.T) {
+	p := newPair(t, models[1])
+	p.boot(0)
+	p.g = moveIn(t, p.v, p.m)
+	count := moves(t, 4)
+	for range count {
+		w, e, uri := p.receive()
+		if status := p.v.monitor.migrate(t, uri); status != "completed" {
+			t.Fatalf("the migration has %s", status)
+		}
+		harness.Await(t, "the machine", func() bool { return w.monitor.status(t) == "running" })
+		p.v.quit(t, p.e)
+		p.v, p.e, p.at = w, e, 1-p.at
+		p.alone()
+		p.g.isIn(t, p.v)
+		p.g.increase(t, p.v)
+		p.g.extend(t, p.v)
+		p.g.isIn(t, p.v)
+	}
+	t.Logf("%d of %d migrations", count, count)
+}
+
+// now returns the machine's status, also if QEMU ends meanwhile.
+func (m *monitor) now() (string, error) {
+	_ = m.conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := m.conn.Write([]byte(`{"execute":"query-status"}`)); err != nil {
+		return "", err
+	}
+	for {
+		var r reply
+		if err := m.in.Decode(&r); err != nil {
+			return "", err
+		}
+		if r.Event == "" {
+			var info struct {
+				Status string `json:"status"`
+			}
+			return info.Status, errors.Join(json.Unmarshal(r.Return, &info))
+		}
+	}
+}
+
+// arrives waits until the machine runs, or QEMU has ended without it.
+func (v *machine) arrives(t *testing.T) bool {
+	t.Helper()
+	running := false
+	harness.Await(t, "the machine or the end of QEMU", func() bool {
+		status, err := v.monitor.now()
+		running = err == nil && status == "running"
+		return running || err != nil || v.Ended()
+	})
+	return running
+}
+
+// TestStoreMigrationKilled kills QEMU and the TPM of the source during a migration.
+// Afterwards the destination has the machine with its TPM, or neither side runs and the
+// state can be used by a start on either.
+func TestStoreMigrationKilled(t *testing.T) {
+	p := newPair(t, models[1])
+	p.boot(0)
+	p.g = moveIn(t, p.v, p.m)
+	count, arrived := moves(t, 3), 0
+	for n := range count {
+		w, e, uri := p.receive()
+		p.v.monitor.do(t, "migrate", map[string]any{"uri": uri})
+		time.Sleep(time.Duration(rand.IntN(2500)) * time.Millisecond)
+		for _, victim := range []*harness.Process{p.v.Process, p.e.Process} {
+			_ = victim.Cmd.Process.Kill()
+			<-victim.Done
+		}
+		if w.arrives(t) {
+			arrived++
+			p.v, p.e, p.at = w, e, 1-p.at
+			p.alone()
+			p.g.isIn(t, p.v)
+		} else {
+			_ = w.Cmd.Process.Kill()
+			<-w.Done
+			<-e.Done // with its client
+			p.restart(n % 2)
+		}
+		p.g.increase(t, p.v)
+		p.g.isIn(t, p.v)
+	}
+	t.Logf("%d kills: %d machines arrived, %d started again", count, arrived, count-arrived)
+}
+
+// restart boots the machine on host at after a power cut, when the lease has expired.
+func (p *pair) restart(at int) {
+	p.t.Helper()
+	i, err := p.hosts[at].Acquire("vm", lab.TTL+6*time.Second)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	_ = i.Cmd.Process.Signal(os.Interrupt)
+	<-i.Done
+	p.boot(at)
+	p.g.pcr = "0000000000000000000000000000000000000000000000000000000000000000"
+	p.g.isIn(p.t, p.v)
+}
