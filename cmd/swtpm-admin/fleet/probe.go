@@ -32,9 +32,16 @@ type sample struct {
 // generation of a key, comes first.
 const probeTime = 30 * time.Second
 
-// take asks a TPM. Its error means that the TPM does not answer. A channel whose last client
-// ends the TPM is left alone.
-func take(ctx context.Context, t *TPM) (s sample, err error) {
+// take asks a TPM, which has the time most to answer. Its error means that the TPM does not
+// answer. A channel whose last client ends the TPM is left alone.
+func take(ctx context.Context, t *TPM, most time.Duration) (s sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("no answer within %v", most)
+		}
+	}()
 	if t.cfg == nil {
 		return s, nil
 	}
@@ -58,6 +65,7 @@ func (s *sample) ask(ctx context.Context, t *TPM, path string) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })() // also if it answers byte by byte
 	client := ctrl.NewClient(c)
 	client.Timeout = probeTime
 	text, err := client.Info(tpm.InfoStatus)
@@ -82,7 +90,7 @@ func (s *sample) read(ctx context.Context, t *TPM, path string) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(probeTime))
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })() // also if it answers byte by byte
 	s.PCRs, err = tpm.ReadPCRs(t.cfg.TPM, func(cmd []byte) ([]byte, error) { return exchange(c, cmd) })
 	s.pcrs = err == nil
 	return err
@@ -118,8 +126,6 @@ func endpointPath(t *TPM, e config.Endpoint, name string) string {
 // dial connects to a socket of a TPM. The listener must be the TPM's process, or process 1,
 // which creates the sockets of units.
 func dial(ctx context.Context, t *TPM, path string) (*net.UnixConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
-	defer cancel()
 	c, err := ctrl.Connect(ctx, "unix", path, probeTime)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,9 @@ import (
 type Upgrade struct {
 	Host *Host
 	Jobs int // how many at once; at least 1
+
+	// Patience is how long a TPM may take to answer; default: probeTime.
+	Patience time.Duration
 
 	// Progress is called after each TPM, one call at a time.
 	Progress func(done, all int, t *TPM, err error)
@@ -137,7 +141,7 @@ func (u *Upgrade) Run(ctx context.Context, tpms []TPM) (r Result) {
 
 // restart restarts one TPM and compares it with what it was.
 func (u *Upgrade) restart(ctx context.Context, t *TPM) error {
-	before, err := take(ctx, t)
+	before, err := take(ctx, t, cmp.Or(u.Patience, probeTime))
 	if err != nil {
 		return fmt.Errorf("not restarted, because it does not answer: %w", err)
 	}
@@ -151,7 +155,7 @@ func (u *Upgrade) restart(ctx context.Context, t *TPM) error {
 	if err != nil {
 		return err
 	}
-	after, err := take(ctx, now)
+	after, err := take(ctx, now, cmp.Or(u.Patience, probeTime))
 	if err != nil {
 		return fmt.Errorf("it does not answer after the restart: %w", err)
 	}
