@@ -157,7 +157,11 @@ func (o *upgradeOptions) runTrigger(ctx context.Context) error {
 	if n == 0 {
 		return nil
 	}
-	fmt.Printf("swtpm: %d TPMs need a restart to use the new libraries; %d of them can be restarted under their guests.\n", n, len(plan.Restart))
+	needs := fmt.Sprintf("%d TPMs need", n)
+	if n == 1 {
+		needs = "1 TPM needs"
+	}
+	fmt.Printf("swtpm: %s a restart to use the new libraries; %d can be restarted under a running guest.\n", needs, len(plan.Restart))
 	if err := checkLibraries(ctx); err != nil {
 		fmt.Printf("swtpm: %s\n", program.PrintableLine(err.Error()))
 		return nil

@@ -202,7 +202,7 @@ func TestUpgradeCannot(t *testing.T) {
 	if !strings.Contains(out, name+`: cannot be restarted under its guest: its profile has keep-session = "no"`) || property(t, service(name), "MainPID") != pid {
 		t.Errorf("the upgrade printed %s", out)
 	}
-	if out := must(t, "swtpm", "upgrade", "--trigger"); !strings.Contains(out, "TPMs need a restart") {
+	if out := must(t, "swtpm", "upgrade", "--trigger"); !strings.Contains(out, " a restart to use the new libraries") {
 		t.Errorf("the trigger printed %s", out)
 	}
 }
