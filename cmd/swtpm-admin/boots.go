@@ -41,7 +41,7 @@ func bootsVerb(f *pflag.FlagSet) action {
 	f.StringArrayVar(&o.cmdline, "cmdline", nil, "name measurements by the kernel command line `TEXT`; may be repeated")
 	f.StringArrayVar(&o.logs, "guest-log", nil, "check the guest's log `FILE`, the TCG's or systemd's, and name measurements by it; may be repeated")
 	f.StringArrayVar(&o.pcrlock, "pcrlock", nil, "name measurements by the .pcrlock file `PATH`, or by all below a directory; may be repeated")
-	f.StringVar(&o.format, "format", "yaml", "write an export in `FORMAT`: "+strings.Join(boots.Formats, ", "))
+	f.StringVar(&o.format, "format", "", "write an export in `FORMAT`: "+strings.Join(boots.Formats, ", ")+"; default: yaml, with --json cel-json")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	return func(_ context.Context, args []string) error { return o.run(args) }
 }
@@ -78,14 +78,30 @@ func (o *bootsOptions) run(args []string) error {
 	if word == "diff" && len(numbers) == 1 {
 		return bootsMisused(errors.New("diff: missing the number of the second boot"))
 	}
-	if !slices.Contains(boots.Formats, o.format) {
-		return bootsMisused(fmt.Errorf("--format %q: unknown; use one of %s", o.format, strings.Join(boots.Formats, ", ")))
+	if err := o.chooseFormat(); err != nil {
+		return bootsMisused(err)
 	}
 	h, err := o.load(profile)
 	if err != nil {
 		return err
 	}
 	return o.answer(word, h, numbers)
+}
+
+// chooseFormat sets the format of an export.
+func (o *bootsOptions) chooseFormat() error {
+	const canonical = "cel-json"
+	switch {
+	case o.format == "" && o.json:
+		o.format = canonical
+	case o.format == "":
+		o.format = "yaml"
+	case o.json && o.format != canonical:
+		return fmt.Errorf("--format %s: conflicts with --json", o.format)
+	case !slices.Contains(boots.Formats, o.format):
+		return fmt.Errorf("--format %q: unknown; use one of %s", o.format, strings.Join(boots.Formats, ", "))
+	}
+	return nil
 }
 
 func bootsMisused(err error) error {

@@ -66,6 +66,7 @@ var bootCases = []bootCase{
 	}, []expected{
 		{"1", 1, 1, "boot order ", nil},
 		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
+		{"11", 11, 6, "content of section .cmdline of BOOTX64.EFI", nil},
 	}},
 }
 

@@ -92,7 +92,7 @@ func (v *machine) enroll(t *testing.T) {
 func (v *machine) unlocks(t *testing.T, n int) bool {
 	t.Helper()
 	status, out := v.runs(t, "cryptsetup open --test-passphrase --token-only --token-id "+strconv.Itoa(n)+" /volume")
-	t.Logf("token %d: status %d: %s", n, status, out)
+	t.Logf("token %d: status %d %s", n, status, out)
 	return status == 0
 }
 

@@ -219,6 +219,33 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
+// A key of a TPM 1.2 that is bound to PCRs: its commands do not name them.
+func TestUnknownPCRs(t *testing.T) {
+	r := &recording{}
+	r.file = r.w.AppendHeader(nil, ledger.Header{TPM: tpm.V12, Boot: 1})
+	r.add(ledger.KindPolicy, ledger.Policy{Result: 24, Code: 0x3c}.Append(nil))
+	text := newFiles().Explain(history(t, r), nil).Text()
+	for _, want := range []string{"Unsealing over unknown PCRs fails since boot 1", "swtpm boots diff"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in:\n%s", want, text)
+		}
+	}
+}
+
+// A change of a file counts only between the end of one boot and the beginning of the next.
+func TestHostChanges(t *testing.T) {
+	log := realLog(t)
+	h := history(t, record(1, log).end(), record(2, log).end())
+	a, b := h.Boots[0], h.Boots[1]
+	for at, want := range map[time.Time]int{
+		a.Time.Add(time.Millisecond): 0, a.lastSeen().Add(time.Second): 1, b.Time.Add(time.Second): 0,
+	} {
+		if got := HostChanges(a, b, []HostFile{{"VARS.fd", at, "variable store"}}); len(got) != want {
+			t.Errorf("changed at %v: %q, want %d", at, got, want)
+		}
+	}
+}
+
 func TestCompare(t *testing.T) {
 	log := realLog(t)
 	for _, r := range []struct {

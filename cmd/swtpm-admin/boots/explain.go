@@ -69,7 +69,7 @@ func (h *History) Failures() []Failure {
 	var groups [][]use
 	for _, b := range h.Boots {
 		for _, o := range b.Outcomes {
-			if len(o.Banks) == 0 {
+			if len(o.Banks) == 0 && b.TPM != tpm.V12 { // a TPM 1.2 does not name the PCRs of a key
 				continue
 			}
 			i := slices.IndexFunc(groups, func(g []use) bool { return samePolicy(g[len(g)-1].outcome, o) })
@@ -173,8 +173,8 @@ func HostChanges(a, b *Boot, files []HostFile) []string {
 		all = append(all, fmt.Sprintf("locality of the startup: was %d, is %d", a.Locality, b.Locality))
 	}
 	for _, f := range files {
-		if f.What != "guest's log" && f.Modified.After(a.Time) && f.Modified.Before(b.Time) {
-			all = append(all, fmt.Sprintf("%s %s: modified at %s, between the two boots", f.What, f.Path, stamp(f.Modified)))
+		if f.What != "guest's log" && f.Changed.After(a.lastSeen()) && f.Changed.Before(b.Time) {
+			all = append(all, fmt.Sprintf("%s %s: changed at %s, between the two boots", f.What, f.Path, stamp(f.Changed)))
 		}
 	}
 	return all
@@ -192,6 +192,8 @@ func (f *Failure) Advice() []string {
 	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether the change was planned."}
 	changed := f.Changed()
 	switch {
+	case len(f.Banks) == 0:
+		return append(all, "The TPM does not say which PCRs the key or NV area is bound to: compare this boot with an earlier one, swtpm boots diff.")
 	case f.Good == nil:
 		return append(all, "No boot in the ledger opened it; unlock with the recovery key and enrol the TPM in the guest, so that the next boots can be compared.")
 	case len(changed) == 0:

@@ -144,7 +144,11 @@ func (e *Explanation) Text() string {
 }
 
 func (l FailureLine) write(t *strings.Builder) {
-	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s), %s, %s.\n", l.PCRs, l.Since, stamp(l.Time), count(l.Times, "time"), resultText(l.Result))
+	first := ""
+	if l.Times > 1 {
+		first = "first: "
+	}
+	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s), %s, %s%s.\n", l.PCRs, l.Since, stamp(l.Time), count(l.Times, "time"), first, resultText(l.Result))
 	if l.Good != 0 {
 		fmt.Fprintf(t, "It last succeeded in boot %d.\n", l.Good)
 	} else {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/safefile"
@@ -159,6 +160,18 @@ func (b *Boot) ValuesAt(record int) *ledger.State {
 		return b.Final // newBoot has replayed the same records
 	}
 	return s
+}
+
+// lastSeen returns the time of the last record: while a machine runs, its firmware writes the
+// variable store.
+func (b *Boot) lastSeen() time.Time {
+	t := b.Time
+	for _, r := range b.Records {
+		if at := b.Time.Add(time.Duration(r.Time) * time.Millisecond); at.After(t) {
+			t = at
+		}
+	}
+	return t
 }
 
 // Indexes returns the PCRs and NV indexes that the boot extended, in order.

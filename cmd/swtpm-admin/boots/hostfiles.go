@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
@@ -36,9 +37,20 @@ var (
 
 // HostFile is a file of the host that gave names.
 type HostFile struct {
-	Path     string
-	Modified time.Time
-	What     string // such as "variable store"
+	Path    string
+	Changed time.Time // when the content or the attributes changed: a package's files are older
+	What    string    // such as "variable store"
+}
+
+// changed returns the later one of the two times of a file.
+func changed(info fs.FileInfo) time.Time {
+	t := info.ModTime()
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		if c := time.Unix(st.Ctim.Unix()); c.After(t) {
+			return c
+		}
+	}
+	return t
 }
 
 // Files are the files that name measurements.
@@ -50,7 +62,7 @@ type Files struct {
 	work  int64 // bytes that were hashed
 }
 
-// read reads a file and remembers when it was modified.
+// read reads a file and remembers when it changed.
 func (f *Files) read(path, what string, limit int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -63,7 +75,7 @@ func (f *Files) read(path, what string, limit int64) ([]byte, error) {
 	if f.total += int64(len(b)); f.total > maxTotal {
 		return nil, fmt.Errorf("%s: %w", path, errTotal)
 	}
-	f.Host = append(f.Host, HostFile{path, info.ModTime(), what})
+	f.Host = append(f.Host, HostFile{path, changed(info), what})
 	return b, nil
 }
 

@@ -148,7 +148,7 @@ func (s *Show) Text() string {
 		if p.Result != 0 {
 			result = "failed, " + resultText(p.Result)
 		}
-		fmt.Fprintf(&t, "%4d  policy over %s: %s\n", p.Record, orNone(p.PCRs), result)
+		fmt.Fprintf(&t, "%4d  policy over %s: %s\n", p.Record, p.PCRs, result)
 	}
 	for _, v := range s.values {
 		fmt.Fprintf(&t, "%s\n", v)

@@ -41,6 +41,9 @@ func indexList[T int | uint32](all []T) string {
 
 // selectionText returns "PCR 7 (sha256)".
 func selectionText(all []ledger.Bank) string {
+	if len(all) == 0 {
+		return "unknown PCRs"
+	}
 	var words []string
 	for _, b := range all {
 		var list []int

@@ -48,6 +48,7 @@ enum {
 	TPM12_PCR_RESET = 0xc8,
 	TPM12_EXECUTE_TRANSPORT = 0xe6,
 };
+enum { TPM12_WRONGPCRVAL = 24 };
 
 // handles has the number of handles of each command of a TPM 2.0, from 0x11f on.
 //
@@ -191,7 +192,7 @@ static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint3
 	return 1;
 }
 
-static int chosen12(uint32_t code, uint32_t *c, uint32_t *r)
+static int chosen12(uint32_t code, uint32_t result, uint32_t *c, uint32_t *r)
 {
 	*c = 34;
 	*r = HEADER;
@@ -208,7 +209,8 @@ static int chosen12(uint32_t code, uint32_t *c, uint32_t *r)
 		*c = 160;
 		return 1;
 	}
-	return 0;
+	*c = HEADER;
+	return result == TPM12_WRONGPCRVAL; // a key or an NV area is bound to PCRs
 }
 
 static uint64_t now_ms(void)
@@ -234,7 +236,8 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 	if (tap == NULL || len < HEADER || rsp->n < HEADER)
 		return;
 	code = be32(cmd + CODE_AT);
-	if (!(tap->version2 ? chosen20(cmd, len, code, &c, &r) : chosen12(code, &c, &r)))
+	result = be32(rsp->b + CODE_AT);
+	if (!(tap->version2 ? chosen20(cmd, len, code, &c, &r) : chosen12(code, result, &c, &r)))
 		return;
 	c = least(least(c, len), MOST_COMMAND);
 	r = least(least(r, rsp->n), MOST_RESPONSE);
@@ -253,7 +256,6 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 	memcpy(p + ENTRY_HEADER, cmd, c);
 	memcpy(p + ENTRY_HEADER + c, rsp->b, r);
 	tap->used = used += ENTRY_HEADER + c + r;
-	result = be32(rsp->b + CODE_AT);
-	if (used > TAP_SIZE / 2 || (result != 0 && (code == POLICY_PCR || code == TPM12_UNSEAL || be16(cmd) == TAG_SESSIONS)))
+	if (used > TAP_SIZE / 2 || (result != 0 && (tap->version2 ? code == POLICY_PCR || be16(cmd) == TAG_SESSIONS : code == TPM12_UNSEAL || result == TPM12_WRONGPCRVAL)))
 		tap->due = 1;
 }

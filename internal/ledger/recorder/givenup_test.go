@@ -73,3 +73,24 @@ func TestGivenUp(t *testing.T) {
 		})
 	}
 }
+
+// TestBoundKey12 checks that a TPM 1.2's command that fails because of PCRs which it does not name is
+// a failure, and that other results are none.
+func TestBoundKey12(t *testing.T) {
+	const sign = "00c2 00000012 0000003c 00000001 00000000"
+	for result, failures := range map[string]int{"00c4 0000000a 00000018": 1, "00c4 0000000a 00000001": 0, "00c5 0000000a 00000000": 0} {
+		b := newBench(t, 16)
+		b.opt.TPM = tpm.V12
+		b.start()
+		b.Take(tapped(t, sign, result))
+		if len(b.failed) != failures {
+			t.Errorf("%s: %+v, want %d", result, b.failed, failures)
+		}
+		if failures == 0 {
+			continue
+		}
+		if got, want := Describe(tpm.V12, b.failed[0]), "TPM_Sign with a policy over unknown PCRs: result 0x18"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

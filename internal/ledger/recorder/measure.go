@@ -95,6 +95,9 @@ func (r *Recorder) take12(e *entry) {
 		r.takeUnseal12(e)
 		return
 	}
+	if e.result == wrongPCRValue { // a key or an NV area; the command does not name the PCRs
+		r.policy(e, ledger.Policy{Result: e.result, Code: e.code})
+	}
 	if e.result != 0 {
 		return
 	}
