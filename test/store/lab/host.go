@@ -24,10 +24,12 @@ type Host struct {
 	Broker  *harness.Process
 	Program string // of the broker
 	Env     []string
+	Plain   bool // TPMs do not encrypt
 
-	bin    string // directory of the programs
-	files  []*os.File
-	starts int // of TPMs
+	settings string
+	bin      string // directory of the programs
+	files    []*os.File
+	starts   int // of TPMs
 }
 
 // NewHost starts a host with the programs of the directory bin, and with lines of settings in
@@ -36,7 +38,8 @@ func (c *Cluster) NewHost(t *testing.T, bin, name, settings string) *Host {
 	t.Helper()
 	h := &Host{Node: c.net.add(t, name, 16<<20), bin: bin, Program: filepath.Join(bin, "swtpm-store")}
 	h.clock = newClock(t, 24*time.Hour*time.Duration(1+h.pid%20))
-	h.Config("endpoints = " + c.Endpoints() + "\n" + settings)
+	h.settings = "endpoints = " + c.Endpoints() + "\n" + settings
+	h.configure("*", "*")
 	h.Write("key", Key)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.Path("socket"), Net: "unix"})
 	if err != nil {
@@ -57,9 +60,22 @@ func (c *Cluster) NewHost(t *testing.T, bin, name, settings string) *Host {
 	return h
 }
 
-// Config writes the broker's configuration: the times, and the lines of settings.
-func (h *Host) Config(settings string) {
-	h.Write("store.toml", fmt.Sprintf("host = %q\ngenerations = 2\n%s\n[lease]\nttl = %q\nmargin = %q\n[[allow]]\nusers = [\"*\"]\nstates = [\"*\"]\n", h.Name, settings, TTL, Margin))
+// configure writes the broker's configuration, which lets a user use some states.
+func (h *Host) configure(user, states string) {
+	h.Write("store.toml", fmt.Sprintf("host = %q\ngenerations = 2\n%s\n[lease]\nttl = %q\nmargin = %q\n[[allow]]\nusers = [%q]\nstates = [%q]\n", h.Name, h.settings, TTL, Margin, user, states))
+}
+
+// Users restarts the broker, which lets this user use these states from now on.
+func (h *Host) Users(user, states string) {
+	h.configure(user, states)
+	h.RestartBroker()
+}
+
+// RestartBroker kills the broker and starts it again.
+func (h *Host) RestartBroker() {
+	_ = h.Broker.Cmd.Process.Kill()
+	<-h.Broker.Done
+	h.StartBroker()
 }
 
 // Path returns the path of a file of the host.
@@ -107,8 +123,12 @@ var numbers atomic.Int32
 func (h *Host) Launch(state string) *Instance {
 	h.starts++
 	i := &Instance{Host: h, Socket: h.Path(fmt.Sprintf("tpm%d", h.starts)), Number: int(numbers.Add(1))}
-	cmd := h.Command(filepath.Join(h.bin, "swtpm"), "socket", "--tpm2", "--tpmstate", "backend-uri=store://"+state, "--key", "file="+h.Path("key"),
-		"--flags", "not-need-init,startup-clear", "--server", "type=unixio,path="+i.Socket)
+	at := []string{"backend-uri=store://" + state, "--key", "file=" + h.Path("key")}
+	if h.Plain {
+		at = []string{"backend-uri=store://" + state + ",allow-plain"}
+	}
+	cmd := h.Command(append(append([]string{filepath.Join(h.bin, "swtpm"), "socket", "--tpm2", "--tpmstate"}, at...),
+		"--flags", "not-need-init,startup-clear", "--server", "type=unixio,path="+i.Socket)...)
 	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.Path("socket"))
 	i.Process = harness.Start(h.t, cmd)
 	return i
