@@ -22,6 +22,7 @@ var manufactured = []struct {
 }{
 	{"EK and platform certificates, RSA 2048", 0.15, []string{"--create-ek-cert", "--create-platform-cert", "--lock-nvram"}},
 	{"EK and platform certificates, RSA 3072", 0, []string{"--create-ek-cert", "--create-platform-cert", "--rsa-keysize", "3072"}},
+	{"no key and no certificate", 0, nil}, // what is left of the first row without them
 	{"a P-384 key alone", 0, []string{"--create-spk", "--ecc"}},
 }
 
