@@ -1,10 +1,13 @@
 package e2e_test
 
 import (
+	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/test/harness"
 )
@@ -57,5 +60,26 @@ func TestClientCalls(t *testing.T) {
 		if calls["accept4"] < clients || calls["sendto"] < clients {
 			t.Errorf("%s: %v: is the trace complete?", name, calls)
 		}
+	}
+}
+
+// TestDisconnect checks that each of many clients is disconnected after its first response if the
+// option says so.
+func TestDisconnect(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(harness.TempDir(t), "s")
+	e := start(t, setup{tpm: v20, nodata: true, args: []string{"--server", "type=unixio,disconnect,path=" + path, "--flags", "not-need-init,startup-clear"}})
+	e.await(t, path)
+	for range 40 {
+		x := dial(t, path)
+		_ = x.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := x.Write(harness.Unhex("8001 0000000c 0000017b 0010")); err != nil { // GetRandom
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(x)
+		if err != nil || len(got) != 28 {
+			t.Fatalf("%x, %v; want one response and the end", got, err)
+		}
+		_ = x.Close()
 	}
 }

@@ -1,6 +1,7 @@
 package conn_test
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,8 @@ func (a *acceptor) wait(s *handover.Set) handover.Event {
 		}
 		s.Polls[i].Revents = 0
 		s.Tick++
-		s.Counts.Came++
-		s.Counts.Clients++
+		atomic.AddUint64(&s.Counts.Came, 1)
+		atomic.AddUint64(&s.Counts.Clients, 1)
 		s.Polls = append(s.Polls, unix.PollFd{Fd: -1}, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		s.Clients = append(s.Clients, handover.Entry{}, handover.Entry{Last: s.Tick, Plain: 1, Socket: 1, Fresh: handover.Fresh})
 	}
@@ -43,7 +44,7 @@ func TestAdopt(t *testing.T) {
 	a := &acceptor{Queue: conntest.NewQueue(t)}
 	b := &bench{}
 	var err error
-	b.Server, err = conn.New(conn.Options{MaxClients: 2, Buffer: 16, Wait: a.wait, New: func(c *conn.Conn, resumed bool) conn.Handler {
+	b.Server, err = conn.New(conn.Options{MaxClients: 2, Plain: true, Buffer: 16, Wait: a.wait, New: func(c *conn.Conn, resumed bool) conn.Handler {
 		c.Become(conn.Idle, unix.POLLIN, 0)
 		return &echo{c, b}
 	}})
@@ -71,5 +72,34 @@ func TestAdopt(t *testing.T) {
 	}
 	if len(a.rooms) != 6 || a.rooms[0] != 2 || a.rooms[2] != 1 || a.rooms[4] != 1 || a.rooms[1] < 2 || a.rooms[3] < 1 {
 		t.Errorf("rooms %v, want 2, 1 and 1 with enough memory", a.rooms)
+	}
+}
+
+// TestAdoptNot checks when the engine must not accept clients: if they are not plain, or if Go has to
+// know of each at once.
+func TestAdoptNot(t *testing.T) {
+	for name, o := range map[string]conn.Options{
+		"not plain": {},
+		"Save":      {Plain: true, Save: (&bench{}).save},
+		"Changed":   {Plain: true, Changed: func() {}},
+	} {
+		a := &acceptor{Queue: conntest.NewQueue(t)}
+		b := &bench{}
+		o.MaxClients, o.Buffer, o.Wait = 2, 16, a.wait
+		o.New = func(c *conn.Conn, resumed bool) conn.Handler {
+			c.Become(conn.Idle, unix.POLLIN, 0)
+			return &echo{c, b}
+		}
+		var err error
+		if b.Server, err = conn.New(o); err != nil {
+			t.Fatal(err)
+		}
+		b.Listen(a)
+		go b.Run()
+		use(t, a.Dial(t))
+		b.Close(conntest.Patience)
+		if len(a.rooms) != 0 {
+			t.Errorf("%s: the engine has accepted a client", name)
+		}
 	}
 }

@@ -30,6 +30,10 @@ type Options struct {
 	// previous process has served it.
 	New func(c *Conn, resumed bool) Handler
 
+	// Plain says that each new client is Plain, so that the engine may accept clients. It does not with
+	// Save or Changed, because Go has to know of each client at once.
+	Plain bool
+
 	Wait    func(*handover.Set) handover.Event   // waits for descriptors; nil for Set.Poll
 	Save    func(fd int, attached bool) Handover // saves a new client for the next process; nil if clients end with this one
 	Changed func()                               // a client came or left; must not wait; nil if not needed
@@ -85,7 +89,7 @@ func New(o Options) (*Server, error) {
 	if s.opt.Wait == nil {
 		s.opt.Wait = (*handover.Set).Poll
 	}
-	if o.Save == nil && o.Changed == nil { // else Go has to know of each client at once
+	if o.Plain && o.Save == nil && o.Changed == nil {
 		s.set.Counts, s.set.MayClose = s.counts, o.Lost == nil
 	}
 	return s, nil

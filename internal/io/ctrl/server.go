@@ -101,7 +101,7 @@ type Server struct {
 func New(t TPM, o Options) (*Server, error) {
 	s := &Server{tpm: t, opt: o}
 	s.finished = s.leaveEngine
-	co := conn.Options{MaxClients: o.MaxClients, Buffer: firstRead, New: s.newClient, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}
+	co := conn.Options{MaxClients: o.MaxClients, Buffer: firstRead, New: s.newClient, Plain: o.Wait != nil, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}
 	if o.Terminate {
 		co.Lost = func() { o.End(conn.ErrDisconnected) }
 	}

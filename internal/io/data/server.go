@@ -61,6 +61,7 @@ func New(t TPM, o Options) (*Server, error) {
 		MaxClients: o.MaxClients,
 		Buffer:     tpm.PrefixSize + s.largest,
 		New:        s.newClient,
+		Plain:      !o.Disconnect,
 		Wait:       t.Serve,
 		Save:       o.Save,
 		Changed:    o.Changed,
