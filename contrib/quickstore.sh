@@ -36,6 +36,12 @@ mark      = "$dir/mark"
 users  = ["$(id -u)"]
 states = ["*"]
 X
+# running NAME PID ends the script if a program ended, e.g. because its port is in use.
+running() {
+	kill -0 "$2" 2>/dev/null || { echo "$1 ended; see $dir/$1.log:" >&2; tail -n 3 "$dir/$1.log" >&2; stop; exit 1; }
+}
+sleep 0.3
+running etcd "$(cat "$dir/etcd.pid")"
 for _ in $(seq 100); do
 	"$bin/swtpm-store" --config "$dir/store.toml" --check >/dev/null 2>&1 && break
 	sleep 0.1
@@ -49,4 +55,7 @@ export SWTPM_STORE_SOCKET="$dir/socket"
 "$bin/swtpm" socket --tpm2 --tpmstate backend-uri=store://quick --key file="$dir/key" --flags not-need-init,startup-clear \
 	--server type=tcp,port=2331 --ctrl type=tcp,port=2332 >"$dir/tpm.log" 2>&1 </dev/null &
 echo $! >"$dir/tpm.pid"
+sleep 0.3
+running broker "$(cat "$dir/broker.pid")"
+running tpm "$(cat "$dir/tpm.pid")"
 echo "A TPM with its state in etcd answers on port 2331: TPM2TOOLS_TCTI=swtpm:port=2331 tpm2_getrandom --hex 8"

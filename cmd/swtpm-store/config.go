@@ -18,6 +18,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
+	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // config is the file of the broker; swtpm-store.toml(5) describes the keys.
@@ -54,7 +55,8 @@ type config struct {
 // allow lets users use states.
 type allow struct {
 	Users  []string `toml:"users"`  // names or numbers; "*" is every user
-	States []string `toml:"states"` // patterns of path.Match
+	Units  []string `toml:"units"`  // patterns of units of systemd; none: any process
+	States []string `toml:"states"` // patterns of path.Match; %i is the instance of the unit
 
 	uids map[uint32]bool // of Users, nil for every user
 }
@@ -146,6 +148,14 @@ func (a *allow) resolve() error {
 		if _, err := path.Match(p, ""); err != nil {
 			return fmt.Errorf("states: %q is not a pattern: %w", p, err)
 		}
+		if strings.Contains(p, "%i") && len(a.Units) == 0 {
+			return fmt.Errorf(`states: %q needs the key units, e.g. units = ["swtpm@*.service"]`, p)
+		}
+	}
+	for _, p := range a.Units {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Errorf("units: %q is not a pattern: %w", p, err)
+		}
 	}
 	uids := map[uint32]bool{}
 	for _, name := range a.Users {
@@ -177,13 +187,41 @@ func (c *config) allowed(who broker.Credentials, state string) bool {
 		if a.uids != nil && !a.uids[who.UID] {
 			continue
 		}
+		if len(a.Units) > 0 && !matchesAny(a.Units, who.Unit) {
+			continue
+		}
 		for _, p := range a.States {
+			if strings.Contains(p, "%i") {
+				i := instance(who.Unit)
+				if i == "" {
+					continue
+				}
+				p = strings.ReplaceAll(p, "%i", i)
+			}
 			if ok, err := path.Match(p, state); ok && err == nil {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+func matchesAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		ok, err := path.Match(p, name)
+		return ok && err == nil
+	})
+}
+
+// instance returns the name after "@" of a unit such as swtpm@vm1.service, "" if it has none or if
+// it cannot be the name of a state, as one that systemd has escaped cannot.
+func instance(unit string) string {
+	base := strings.TrimSuffix(strings.TrimSuffix(unit, ".service"), ".scope")
+	_, name, _ := strings.Cut(base, "@")
+	if !store.ValidName(name) {
+		return ""
+	}
+	return name
 }
 
 // etcd returns the options of the store. It reads the certificates and the password.

@@ -45,6 +45,29 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
+// A unit of systemd may use its own state only.
+func TestUnits(t *testing.T) {
+	c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"swtpm@*.service\"]\nstates = [\"%i\", \"%i-old\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		unit, state string
+		want        bool
+	}{
+		{"swtpm@vm1.service", "vm1", true}, {"swtpm@vm1.service", "vm1-old", true}, {"swtpm@vm1.service", "vm2", false}, {"swtpm@vm1.service", "", false},
+		{"other@vm1.service", "vm1", false}, {"", "vm1", false}, {"swtpm@.service", "", false}, {"swtpm@*.service", "vm1", false},
+		{"swtpm@a\\x2db.service", "a-b", false}, {"swtpm@vm1.scope", "vm1", false},
+	} {
+		if got := c.allowed(broker.Credentials{Unit: x.unit}, x.state); got != x.want {
+			t.Errorf("unit %q, state %q: allowed = %v", x.unit, x.state, got)
+		}
+	}
+	if c.allowed(broker.Credentials{UID: 1, Unit: "swtpm@vm1.service"}, "vm1") {
+		t.Error("another user may use the state")
+	}
+}
+
 // A user that no [[allow]] names is not known, so that it cannot connect.
 func TestKnows(t *testing.T) {
 	for _, x := range []struct {
@@ -77,6 +100,8 @@ func TestFaults(t *testing.T) {
 		{good + "[[allow]]\nusers = [\"0\"]\nstates = [\"[\"]", "is not a pattern"},
 		{"endpoints = [\"http://a:1\"]", "missing table [[allow]]"},
 		{"endpoints = [\"http://a:1\"\n", ":1:26: "},
+		{good + "[[allow]]\nusers = [\"0\"]\nstates = [\"%i\"]", "needs the key units"},
+		{good + "[[allow]]\nusers = [\"0\"]\nunits = [\"[\"]\nstates = [\"*\"]", "units: \"[\" is not a pattern"},
 		{"generations = -1\n" + good, "generations"},
 		{"prefix = \"/\"\n" + good, "prefix"},
 	} {

@@ -52,21 +52,39 @@ func stateClone(f *pflag.FlagSet) action {
 		} else {
 			how = append([]string{args[1]}, how...)
 		}
-		return execSetup(how)
+		return execProgram("state clone", setupProgram, how)
 	}
 }
 
-// execSetup replaces the process with setupProgram, which is in the directory of this
-// program. It returns only if that fails.
-func execSetup(args []string) error {
+// storeProgram has the client of the cluster store, which the emulator must not link.
+const storeProgram = "swtpm-store"
+
+// statePull translates its command line into one of storeProgram, which it executes.
+func statePull(f *pflag.FlagSet) action {
+	f.String("config", "", "read this `FILE` instead of /etc/swtpm/store.toml")
+	f.String("endpoint", "", "ask only the member at this `URL`")
+	f.String("prefix", "", "use this `PREFIX` of the keys instead of the configuration's")
+	f.String("snapshot", "", "read this `FILE`: a snapshot, or the database of a member that does not run")
+	f.Uint64("generation", 0, "copy the stored generation `N` of the permanent state")
+	f.Bool("force", false, "copy a state that a host owns now")
+	return func(_ context.Context, args []string) error {
+		how := []string{"pull"}
+		f.Visit(func(o *pflag.Flag) { how = append(how, "--"+o.Name+"="+o.Value.String()) })
+		return execProgram("state pull", storeProgram, append(append(how, "--"), args...))
+	}
+}
+
+// execProgram replaces the process with another program of the package, which is in the directory of
+// this one. It returns only if that fails.
+func execProgram(verb, name string, args []string) error {
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find %s: %w", setupProgram, err)
+		return fmt.Errorf("find %s: %w", name, err)
 	}
-	path := filepath.Join(filepath.Dir(self), setupProgram)
-	err = syscall.Exec(path, append([]string{setupProgram}, args...), os.Environ())
+	path := filepath.Join(filepath.Dir(self), name)
+	err = syscall.Exec(path, append([]string{name}, args...), os.Environ())
 	if errors.Is(err, os.ErrNotExist) {
-		return &program.ExitError{Code: 1, Err: fmt.Errorf("state clone: %s is missing; install swtpm-tools", path)}
+		return &program.ExitError{Code: 1, Err: fmt.Errorf("%s: %s is missing; install swtpm-tools", verb, path)}
 	}
-	return fmt.Errorf("state clone: run %s: %w", path, err)
+	return fmt.Errorf("%s: run %s: %w", verb, path, err)
 }

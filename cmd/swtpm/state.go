@@ -34,12 +34,14 @@ var stateVerbs = []verb{
 		summary: "Write the state of a running TPM at one moment to FILE, which must not exist. state import restores it."},
 	{name: "clone", synopsis: "state clone [OPTION]... SRC DST [-- SWTPM_SETUP-OPTION...]", operand: "SRC", least: 2, most: -1, prepare: stateClone,
 		summary: "Copy a TPM that is off. SRC and DST are profiles, dir://PATH or file://PATH. SRC does not change."},
+	{name: "pull", synopsis: "state pull [OPTION]... NAME DIRECTORY", operand: "NAME", least: 2, most: 2, prepare: statePull,
+		summary: "Copy the state NAME of a cluster store to files, without a broker, in an emergency. See swtpm-store(8), PULL."},
 	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,
 		summary: "Declare the state, as it is, as the newest: starts no longer report that it is old or mixed."},
 	{name: "reset-lockout", synopsis: "state reset-lockout PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateResetLockout,
 		summary: "Set the number of failed authorizations of a TPM 2.0 to zero: crashes of the host count as such."},
-	{name: "rollback", synopsis: "state rollback [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
-		summary: "Exchange the permanent state and the previous one. Requires a TPM with backup."},
+	{name: "rollback", synopsis: "state rollback [--generation N] [--list] [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
+		summary: "Exchange the permanent state and the previous one. Requires a TPM with backup, or a cluster store, of which it restores a stored generation."},
 }
 
 // stateUsage returns err as a usage error, with exit code 2.
@@ -249,8 +251,61 @@ func resetLockout(w *stateTarget) error {
 func stateRollback(f *pflag.FlagSet) action {
 	w := targetFlags(f)
 	drop := f.Bool("drop-volatile", false, "remove a volatile or saved state of the newer generation")
-	return w.action(0, func() error { return rollbackState(w, *drop) })
+	n := f.Uint64("generation", 0, "restore the stored generation `N` of a cluster store; default: the second newest")
+	list := f.Bool("list", false, "list the stored generations of a cluster store, and change nothing")
+	return w.action(0, func() error {
+		switch cluster := w.cfg.State.Location.Kind == nv.Cluster; {
+		case !cluster && (*n != 0 || *list):
+			return misused(f.Name(), fmt.Errorf("--generation and --list are for a cluster store; %s has one previous generation at most", w.where))
+		case *list:
+			return listGenerations(w)
+		case cluster:
+			return restoreState(w, *n, *drop)
+		}
+		return rollbackState(w, *drop)
+	})
 }
+
+// listGenerations prints the numbers of the stored generations.
+func listGenerations(w *stateTarget) error {
+	s, err := w.open(access{})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	all, err := s.Generations()
+	if err != nil {
+		return err
+	}
+	for _, n := range all {
+		if err := say("%d\n", n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreState makes a stored generation the newest one. It also writes to the system's log.
+func restoreState(w *stateTarget, n uint64, drop bool) error {
+	log := openAudit()
+	defer log.close()
+	s, e, err := w.openWithEngine(access{write: true})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if n, err = s.Restore(e, n, drop); err != nil {
+		return err
+	}
+	if err := log.say(fmt.Sprintf("%s: TPM %s: stored generation %d is restored", w.where, s.Version(), n)); err != nil {
+		return err
+	}
+	warnf("%s", laterLost)
+	return nil
+}
+
+// laterLost is the warning after a rollback.
+const laterLost = "all later changes of the TPM are lost: new keys and NV data, increased counters; a guest that sealed to them (BitLocker, LUKS) may ask for its recovery key"
 
 func rollbackState(w *stateTarget, drop bool) error {
 	if w.cfg.State.Location.Kind != nv.Directory {
@@ -267,6 +322,6 @@ func rollbackState(w *stateTarget, drop bool) error {
 	if err := say("%s: TPM %s: the previous generation is restored; a second rollback undoes this\n", w.where, s.Version()); err != nil {
 		return err
 	}
-	warnf("all later changes of the TPM are lost: new keys and NV data, increased counters; a guest that sealed to them (BitLocker, LUKS) may ask for its recovery key")
+	warnf("%s", laterLost)
 	return nil
 }

@@ -61,6 +61,17 @@ type ListBackend interface {
 	List() ([]Entry, error)
 }
 
+// HistoryBackend is a Backend that stores earlier generations of the permanent state.
+type HistoryBackend interface {
+	Backend
+
+	// Generations returns their numbers, in order.
+	Generations() ([]uint64, error)
+
+	// Generation returns the items of one by name.
+	Generation(n uint64) (map[string][]byte, error)
+}
+
 // HolderBackend is a Backend that finds the process that holds its lock.
 type HolderBackend interface {
 	Backend

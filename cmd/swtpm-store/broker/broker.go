@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
@@ -61,6 +62,7 @@ type Logger interface {
 type Credentials struct {
 	PID      int
 	UID, GID uint32
+	Unit     string // of systemd, when it connected; "" if it has none
 }
 
 // Broker serves the TPMs of a host.
@@ -71,8 +73,9 @@ type Broker struct {
 	renewing sync.Mutex // held while the lease is renewed
 
 	examination examination
-	marking     sync.Mutex // of the mark
-	markFailed  bool       // that was logged
+	marking     sync.Mutex  // of the mark
+	markFailed  bool        // that was logged
+	restored    atomic.Bool // the last check found that the store was restored
 
 	mu       sync.Mutex
 	lease    driver.LeaseID
@@ -190,7 +193,7 @@ type lease struct {
 // current returns the lease. Its deadline is at least the margin away; current renews the
 // lease for that if it must.
 func (b *Broker) current(ctx context.Context) (lease, error) {
-	if l := b.known(); l.id != 0 && l.deadline > store.Now()+uint64(b.o.Margin) {
+	if l := b.known(); l.id != 0 && l.deadline > store.Now()+uint64(b.o.Margin) && !b.restored.Load() {
 		return l, nil
 	}
 	if err := b.renew(ctx); err != nil {

@@ -81,6 +81,7 @@ func (b *Broker) checkPosition(ctx context.Context) error {
 	b.marking.Lock()
 	defer b.marking.Unlock()
 	before, err := ReadMark(b.o.MarkFile)
+	b.restored.Store(err == nil && now.Revision < before.Revision)
 	switch {
 	case err != nil:
 		b.noteMark(err)

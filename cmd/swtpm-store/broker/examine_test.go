@@ -55,7 +55,22 @@ func TestRestored(t *testing.T) {
 	}
 	h.start()
 	defer h.stop()
-	acquired(t, h.client())
+	c := h.client()
+	acquired(t, c)
+	put(t, c, 1, "one")
+	if err := c.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	d.at.Revision = 9 // while the lease is valid
+	if found, err := c.Examine(); err != nil || len(found) != 1 {
+		time.Sleep(examinePause)
+		if found, err = c.Examine(); err != nil || len(found) != 1 {
+			t.Errorf("Examine = %+v, %v", found, err)
+		}
+	}
+	if _, err := c.Acquire(nil); err == nil {
+		t.Error("a restored store was used with a lease that was still valid")
+	}
 }
 
 // TestExamine checks that the findings of a driver reach the client.

@@ -90,5 +90,5 @@ func receive(c *net.UnixConn) (*net.UnixConn, Credentials, error) {
 		_ = conn.Close()
 		return nil, Credentials{}, errors.Join(errRequest, errors.New("not a Unix stream socket"))
 	}
-	return stream, Credentials{PID: int(sender.Pid), UID: sender.Uid, GID: sender.Gid}, nil
+	return stream, Credentials{PID: int(sender.Pid), UID: sender.Uid, GID: sender.Gid, Unit: unitOf(int(sender.Pid))}, nil
 }

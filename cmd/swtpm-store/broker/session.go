@@ -190,11 +190,16 @@ func credentials(conn *net.UnixConn) (Credentials, error) {
 	}
 	var u *unix.Ucred
 	var failed error
-	err = raw.Control(func(fd uintptr) { u, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	unit := ""
+	err = raw.Control(func(fd uintptr) {
+		if u, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); failed == nil {
+			unit = unitOfPeer(int(fd), int(u.Pid))
+		}
+	})
 	if err = errors.Join(err, failed); err != nil {
 		return Credentials{}, err
 	}
-	return Credentials{PID: int(u.Pid), UID: u.Uid, GID: u.Gid}, nil
+	return Credentials{PID: int(u.Pid), UID: u.Uid, GID: u.Gid, Unit: unit}, nil
 }
 
 // send writes the reply. A client that does not read it is disconnected.

@@ -23,7 +23,8 @@ var (
 	_ nv.BatchBackend = (*Backend)(nil)
 	_ nv.ListBackend  = (*Backend)(nil)
 
-	_ nv.HolderBackend = (*Backend)(nil)
+	_ nv.HolderBackend  = (*Backend)(nil)
+	_ nv.HistoryBackend = (*Backend)(nil)
 )
 
 // Backend is a state in a cluster store, an nv.Backend. It is for one goroutine at a time.
@@ -345,4 +346,26 @@ func (b *Backend) Holder() (nv.Holder, error) {
 		return nv.Holder{}, err
 	}
 	return nv.Holder{Held: true, Owner: fmt.Sprintf("host %q since %s, epoch %d", e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)}, nil
+}
+
+// Generations implements nv.HistoryBackend.
+func (b *Backend) Generations() (all []uint64, err error) {
+	err = b.ask(func(c *store.Client) error {
+		all, err = c.Generations()
+		return err
+	})
+	return all, err
+}
+
+// Generation implements nv.HistoryBackend.
+func (b *Backend) Generation(n uint64) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	err := b.ask(func(c *store.Client) error {
+		items, err := c.Generation(n)
+		for _, i := range items {
+			all[i.Name] = i.Blob
+		}
+		return err
+	})
+	return all, err
 }

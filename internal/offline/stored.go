@@ -1,0 +1,86 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// Generations returns the numbers of the stored generations that a cluster store has of the
+// permanent state, in order. Its error is errors.ErrUnsupported for another storage.
+func (s *State) Generations() ([]uint64, error) {
+	b, ok := s.b.(nv.HistoryBackend)
+	if !ok {
+		return nil, fmt.Errorf("%s has no stored generations; only a cluster store has: %w", s.where, errors.ErrUnsupported)
+	}
+	all, err := b.Generations()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.where, err)
+	}
+	return all, nil
+}
+
+// Restore makes the stored generation n the permanent state, as the newest generation, and returns
+// n; 0 is the second newest. It fails if libtpms does not start with it. A volatile or saved
+// state belongs to the newer generation: if drop is true it is removed in the same step, else Restore
+// fails.
+func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
+	all, err := s.Generations()
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0 && len(all) < 2:
+		return 0, fmt.Errorf("%s: no previous generation is stored", s.where)
+	case n == 0:
+		n = all[len(all)-2]
+	case !slices.Contains(all, n):
+		return 0, fmt.Errorf("%s: generation %d is not stored; stored are %v", s.where, n, all)
+	}
+	old, err := s.stored(n)
+	if err != nil {
+		return 0, err
+	}
+	items := []item{old}
+	defer wipe(items)
+	if err := prove(e, s.version, map[string][]byte{nv.Permanent: old.payload}); err != nil {
+		return 0, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
+	}
+	s.declare(items)
+	changes, err := s.resealAll(items)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.where, err)
+	}
+	for _, blob := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
+		there, err := s.has(blob.Name())
+		switch {
+		case err != nil:
+			return 0, err
+		case there && !drop:
+			return 0, fmt.Errorf("%s: %s belongs to the newer generation; give --drop-volatile to remove it", s.where, blob.Name())
+		case there:
+			changes = append(changes, nv.Change{Name: s.prefix + blob.Name()})
+		}
+	}
+	return n, s.apply(changes)
+}
+
+// stored returns the opened permanent state of a stored generation.
+func (s *State) stored(n uint64) (item, error) {
+	i := item{name: nv.Permanent, blob: tpm.Permanent}
+	items, err := s.b.(nv.HistoryBackend).Generation(n)
+	if err != nil {
+		return i, fmt.Errorf("%s: %w", s.where, err)
+	}
+	if i.sealed = items[s.prefix+nv.Permanent]; i.sealed == nil {
+		return i, fmt.Errorf("%s: generation %d has no %s of a TPM %s: %w", s.where, n, nv.Permanent, s.version, fs.ErrNotExist)
+	}
+	if err := s.open(&i, s.key); err != nil {
+		return i, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
+	}
+	return i, nil
+}
