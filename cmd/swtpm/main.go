@@ -119,7 +119,7 @@ func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	if err := e.openLog(); err != nil {
 		return err
 	}
-	if err := e.openChannels(); err != nil { // clients can connect from here on; serve answers them
+	if err := e.openChannels(); err != nil { // clients of sockets can connect from here on; serve answers them
 		return err
 	}
 	e.logWarnings()
@@ -132,7 +132,7 @@ func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	if err := e.createServers(ctx); err != nil {
 		return err
 	}
-	if serves, err := e.start(ctx); err != nil || !serves { // in the sandbox
+	if serves, err := e.start(ctx); err != nil || !serves { // in the sandbox from here on
 		return unlessEnding(ctx, e.retryable(err))
 	}
 	return e.serve()
@@ -224,9 +224,9 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	return nil
 }
 
-// start confines the process and then starts the TPM, so that no byte of a state, which may
-// have been written by an attacker, reaches libtpms before. It returns false if the TPM is
-// not to be served.
+// start starts the TPM and returns false if it is not to be served. Except for a device of
+// CUSE, it confines the process first, so that no byte of a state, which may have been written
+// by an attacker, reaches libtpms before.
 func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 	if e.channels.cuse != nil {
 		return e.startDevice(ctx)
@@ -237,8 +237,9 @@ func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 	return e.resumeOrPowerOn(ctx)
 }
 
-// startDevice is start for a device of CUSE. The device appears while the TPM is on, and
-// after it the pid file. Both need privileges that confine takes away.
+// startDevice is start for a device of CUSE. The TPM is on before the device appears, and the
+// pid file comes after both. The device and the file need privileges that
+// confine takes away, so libtpms reads the state before the process is confined.
 func (e *emulator) startDevice(ctx context.Context) (bool, error) {
 	if _, err := e.resumeOrPowerOn(ctx); err != nil {
 		return false, withCode(cuseStart, err)

@@ -2,7 +2,6 @@ package offline
 
 import (
 	"fmt"
-	"io/fs"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
@@ -43,11 +42,13 @@ func whileOn(e emul.Library, v tpm.Version, payloads map[string][]byte, f func()
 	if err := e.Choose(v); err != nil {
 		return fmt.Errorf("this libtpms has no TPM %s: %w", v, err)
 	}
-	h := &host{}
+	h := &emul.MemoryHost{}
+	defer h.Clear()
 	for name, p := range payloads {
-		h.put(name, p)
+		if err := h.StoreState(name, p); err != nil {
+			return err
+		}
 	}
-	defer h.clear()
 	if err := e.Register(h); err != nil {
 		return err
 	}
@@ -83,50 +84,4 @@ func proveItems(e emul.Library, v tpm.Version, items []item) error {
 		}
 	}
 	return prove(e, v, payloads)
-}
-
-// host stores in memory.
-type host struct{ items map[string][]byte }
-
-func (h *host) put(name string, p []byte) {
-	if h.items == nil {
-		h.items = map[string][]byte{}
-	}
-	clear(h.items[name])
-	h.items[name] = append([]byte(nil), p...)
-}
-
-func (h *host) clear() {
-	for _, p := range h.items {
-		clear(p)
-	}
-}
-
-// Warnf does nothing: warnings about OpenSSL do not matter here.
-func (h *host) Warnf(string, ...any) {}
-
-// LoadState, StoreState and DeleteState make host an emul.Host.
-func (h *host) LoadState(name string) ([]byte, error) {
-	p, ok := h.items[name]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return p, nil
-}
-
-// StoreState stores payload.
-func (h *host) StoreState(name string, payload []byte) error {
-	h.put(name, payload)
-	return nil
-}
-
-// DeleteState drops a payload.
-func (h *host) DeleteState(name string) error {
-	p, ok := h.items[name]
-	if !ok {
-		return fs.ErrNotExist
-	}
-	clear(p)
-	delete(h.items, name)
-	return nil
 }

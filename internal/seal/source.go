@@ -214,7 +214,7 @@ func decodeHex(key, b []byte) error {
 	case n != 32 && n != 64:
 		return fmt.Errorf("%d hex digits; a key has 32 for aes-128-cbc or 64 for aes-256-cbc", n)
 	case n != 2*len(key):
-		return fmt.Errorf("%d hex digits are not a key for aes-%d-cbc; give mode=aes-%d-cbc or another key", n, 8*len(key), 4*n)
+		return fmt.Errorf("%d hex digits are not a key for aes-%d-cbc; choose the cipher aes-%d-cbc or another key", n, 8*len(key), 4*n)
 	}
 	if _, err := hex.Decode(key, b[:n]); err != nil {
 		return errors.New("invalid hex digit")

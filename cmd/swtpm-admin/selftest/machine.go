@@ -2,7 +2,6 @@ package selftest
 
 import (
 	"fmt"
-	"io/fs"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
@@ -29,8 +28,8 @@ func NewMachine(e emul.Engine) (m Machine, stop func(), err error) {
 
 // machine is the engine and, as its host, the state in memory.
 type machine struct {
+	emul.MemoryHost
 	engine emul.Engine
-	items  map[string][]byte
 }
 
 // Send runs one command.
@@ -39,9 +38,11 @@ func (m *machine) Send(cmd []byte) ([]byte, error) { return m.engine.Process(cmd
 // Restart implements Machine.
 func (m *machine) Restart(payload []byte) error {
 	m.engine.Terminate()
-	m.items = map[string][]byte{}
+	m.Clear()
 	if payload != nil {
-		m.items[nv.Permanent] = payload
+		if err := m.StoreState(nv.Permanent, payload); err != nil {
+			return err
+		}
 	}
 	if err := m.engine.Start(); err != nil {
 		return err
@@ -55,30 +56,3 @@ func (m *machine) Restart(payload []byte) error {
 	}
 	return nil
 }
-
-// LoadState implements emul.Host.
-func (m *machine) LoadState(name string) ([]byte, error) {
-	p, ok := m.items[name]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	return p, nil
-}
-
-// StoreState implements emul.Host.
-func (m *machine) StoreState(name string, payload []byte) error {
-	m.items[name] = append([]byte(nil), payload...)
-	return nil
-}
-
-// DeleteState implements emul.Host.
-func (m *machine) DeleteState(name string) error {
-	if _, ok := m.items[name]; !ok {
-		return fs.ErrNotExist
-	}
-	delete(m.items, name)
-	return nil
-}
-
-// Warnf implements emul.Host; what OpenSSL reads is of no interest here.
-func (m *machine) Warnf(string, ...any) {}
