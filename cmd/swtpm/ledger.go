@@ -22,6 +22,7 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 	if !ok {
 		return nil
 	}
+	e.log.EnableAlarms(map[string]string{"state": e.cfg.State.Location.String()})
 	event, version := o.Event, e.cfg.TPM
 	return recorder.New(recorder.Options{
 		TPM: version, Dir: dir, Prefix: prefix,

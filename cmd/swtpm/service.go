@@ -60,7 +60,9 @@ type service struct {
 func (s *service) event(e emul.Event) {
 	switch {
 	case e.Again:
-	case e.Kind == emul.StoreResumed, e.Kind == emul.PolicyFailed:
+	case e.Kind == emul.PolicyFailed:
+		s.log.Alarm(eventsOfTPM[e.Kind], e.Cause, e.String())
+	case e.Kind == emul.StoreResumed:
 		s.log.Notice(eventsOfTPM[e.Kind], e.Cause, e.String())
 	default:
 		s.log.Event(eventsOfTPM[e.Kind], isBad(e.Kind), e.Cause, e.String())

@@ -41,6 +41,7 @@ type Log struct {
 
 	mu     sync.Mutex
 	fields map[string]string // of every entry of the journal
+	alarms *alarms           // nil if no event goes to the journal next to the log
 	debug  int               // what libtpms writes to; -1 until it is asked for
 	relay  *relay            // of libtpms's lines; nil if it is not needed
 	limit  *limiter          // of similar lines
@@ -219,7 +220,11 @@ func (l *Log) Close() error {
 		l.relay.close(ctx)
 		l.relay = nil
 	}
+	a := l.alarms
 	l.mu.Unlock()
+	if a != nil {
+		a.close(ctx)
+	}
 	return l.to.Load().close(ctx)
 }
 
