@@ -64,7 +64,7 @@ func listVerb(f *pflag.FlagSet) action {
 
 // openHost returns this host, with systemd if it answers.
 func openHost(ctx context.Context) (h *fleet.Host, stop func()) {
-	h = fleet.NewHost()
+	h = fleet.OwnHost()
 	units, stop, err := fleet.Systemd(ctx)
 	if err != nil {
 		return h, stop

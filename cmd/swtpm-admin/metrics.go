@@ -32,12 +32,11 @@ type endpoint struct {
 func metricsVerb(f *pflag.FlagSet) action {
 	serve := f.Bool("serve", false, "serve HTTP on the socket that systemd passes, until the process ends")
 	return func(ctx context.Context, _ []string) error {
-		h := fleet.NewHost()
-		h.Doctor = nil
-		connect := fleet.Systemd
+		h, connect := fleet.OwnHost(), fleet.Systemd
 		if *serve {
-			connect = fleet.SystemBus // the service has a user of its own
+			h, connect = fleet.NewHost(), fleet.SystemBus // the service has a user of its own
 		}
+		h.Doctor = nil
 		units, stop, err := connect(ctx)
 		defer stop()
 		if err == nil {

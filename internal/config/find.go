@@ -19,6 +19,13 @@ var systemDirs = []string{"/etc/swtpm", "/run/swtpm", "/usr/local/lib/swtpm", "/
 // the suffix of their names.
 func ProfileDirs() (dirs []string, ext string) { return systemDirs, suffix }
 
+// OwnProfileDirs returns the directories that are searched for profiles of the calling user
+// alone.
+func OwnProfileDirs() []string {
+	dirs := profileDirs(os.Geteuid(), os.Getenv)
+	return dirs[:len(dirs)-len(systemDirs)]
+}
+
 // exampleDirs are the directories in which make install and the package put examples.
 var exampleDirs = []string{"/usr/local/share/doc/swtpm-go/examples", "/usr/share/doc/swtpm-go/examples"}
 

@@ -81,7 +81,8 @@ const (
 // Host is where the facts come from. NewHost returns the real one.
 type Host struct {
 	Proc  string // the mount point of proc
-	UID   int    // of the caller; root sees all TPMs
+	UID   int    // of the caller
+	Own   bool   // only the TPMs of this user
 	Units Units  // nil without systemd
 
 	// Profiles are the directories of profiles, States the directory of the units' states.
@@ -97,6 +98,15 @@ type Host struct {
 	managerTime time.Duration // limit for the service manager
 
 	busy sync.Map // PIDs whose files are being read
+}
+
+// OwnHost returns the host as a user sees it: root sees all TPMs, another user its own.
+func OwnHost() *Host {
+	h := NewHost()
+	if h.UID != 0 {
+		h.Own, h.Profiles, h.States = true, config.OwnProfileDirs(), ""
+	}
+	return h
 }
 
 // limit is how long one source, or one process, may take to deliver its facts.

@@ -49,6 +49,9 @@ func Summary(tpms []TPM) string {
 		}
 	}
 	parts := []string{fmt.Sprintf("%d TPMs", len(tpms))}
+	if len(tpms) == 1 {
+		parts[0] = "1 TPM"
+	}
 	for _, state := range []string{Running, Starting, Stopped, Failed, Unproved} {
 		if n := states[state]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, state))

@@ -85,6 +85,9 @@ func (s *snapshot) process(pid int) *process {
 		return nil
 	}
 	s.status(p)
+	if s.Own && p.uid != s.UID {
+		return nil
+	}
 	p.confirmed = s.believes(p)
 	if !p.confirmed {
 		// Its memory, and so its command line, may be a file that is never delivered.
