@@ -38,21 +38,36 @@ func (b *Broker) adoptAll(ctx context.Context) {
 func (b *Broker) adopt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.o.TTL)
 	defer cancel()
-	all, err := b.o.Driver.List(ctx)
+	l := b.known()
+	if l.nonce == "" {
+		return nil
+	}
+	names, err := b.owned(ctx, l)
 	if err != nil {
 		return err
 	}
-	nonce := b.known().nonce
 	var failed error
-	for _, e := range all {
-		if nonce == "" || !e.Owner.Is(nonce) {
-			continue
-		}
-		if err := b.adoptOne(ctx, e.Name, nonce); err != nil {
+	for _, name := range names {
+		if err := b.adoptOne(ctx, name, l.nonce); err != nil {
 			failed = errors.Join(failed, err)
 		}
 	}
 	return failed
+}
+
+// owned returns the names of the states that this host owns. The store may have those of hundreds
+// of hosts.
+func (b *Broker) owned(ctx context.Context, l lease) (names []string, err error) {
+	if d, ok := b.o.Driver.(driver.OwnedLister); ok && l.id != 0 {
+		return d.Owned(ctx, l.id)
+	}
+	all, err := b.o.Driver.List(ctx)
+	for _, e := range all {
+		if e.Owner.Is(l.nonce) {
+			names = append(names, e.Name)
+		}
+	}
+	return names, err
 }
 
 // adoptOne adopts a state that nonce owned in a list.

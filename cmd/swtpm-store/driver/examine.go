@@ -20,6 +20,12 @@ const (
 	Restored    Problem = "restored"    // the store is older than this host knows it
 )
 
+// OwnedLister is a Driver that lists the states that were acquired with a lease, without a look at
+// all others. An expired lease has none.
+type OwnedLister interface {
+	Owned(ctx context.Context, id LeaseID) ([]string, error)
+}
+
 // Finding is one fault that an examination found.
 type Finding struct {
 	Problem Problem

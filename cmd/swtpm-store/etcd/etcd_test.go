@@ -2,8 +2,11 @@ package etcd
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/test/harness/drivertest"
@@ -71,4 +74,68 @@ func TestDecodeOwner(t *testing.T) {
 			t.Errorf("decodeOwner of %d bytes: %v", len(x.value), err)
 		}
 	}
+}
+
+// TestOwned checks that the states of a lease are found among those of others, and that a list of
+// more than one transaction is complete.
+func TestOwned(t *testing.T) {
+	s := open(t, Options{Endpoints: []string{etcdtest.Start(t).URL}, Prefix: "/swtpm"})
+	var leases [2]driver.LeaseID
+	for i := range leases {
+		var err error
+		if leases[i], err = s.Grant(t.Context(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const states = 2*listBatch + 3
+	for i := range states {
+		if _, err := s.Acquire(t.Context(), fmt.Sprintf("vm%03d", i), leases[i%2], driver.Owner{Host: "a", Nonce: fmt.Sprint(i % 2)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := s.List(t.Context())
+	if err != nil || len(all) != states || all[states-1].Name != "vm082" || all[0].Owner.Nonce != "0" {
+		t.Errorf("List: %d states, %v, want %d", len(all), err, states)
+	}
+	names, err := s.Owned(t.Context(), leases[1])
+	if err != nil || len(names) != states/2 {
+		t.Errorf("Owned: %d states, %v, want %d", len(names), err, states/2)
+	}
+	if names, err := s.Owned(t.Context(), 12345); err != nil || len(names) != 0 {
+		t.Errorf("Owned of an unknown lease: %v, %v", names, err)
+	}
+}
+
+// BenchmarkWrite measures a fenced write of 6 KiB with its copy as a generation on one member with
+// syncs, from 64 TPMs at once.
+func BenchmarkWrite(b *testing.B) {
+	m := etcdtest.Start(b, "--unsafe-no-fsync=false")
+	s, err := Open(Options{Endpoints: []string{m.URL}, Prefix: "/swtpm"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	lease, err := s.Grant(b.Context(), time.Hour)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var next atomic.Int64
+	b.SetParallelism(32)
+	b.RunParallel(func(p *testing.PB) {
+		name := fmt.Sprintf("vm%d", next.Add(1))
+		token, err := s.Acquire(b.Context(), name, lease, driver.Owner{Host: "a", Nonce: "n"})
+		items, last, n := driver.Items{"tpm2-00.permall": make([]byte, 6<<10)}, driver.Revision(0), uint64(0)
+		for err == nil && p.Next() {
+			n++
+			c := driver.Change{Put: items, Snapshot: items, Head: driver.Head{Generation: n}}
+			if n > 8 {
+				c.Expire = []uint64{n - 8}
+			}
+			last, err = s.Write(b.Context(), name, token, last, c)
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
 }

@@ -1,0 +1,101 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+)
+
+// listBatch is the number of states that List asks for in one transaction, three keys each: etcd
+// takes 128 operations by default.
+const listBatch = 40
+
+// List implements driver.Driver.
+func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
+	// Items and generations are most of the data, and are not asked for: the names come
+	// from the epochs, which every state has.
+	keys, err := s.client.Get(leading(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return nil, s.failed(err, driver.ErrUnreachable)
+	}
+	var names []string
+	for _, kv := range keys.Kvs {
+		name, ok := strings.CutSuffix(strings.TrimPrefix(string(kv.Key), s.prefix), "/epoch")
+		if ok && !strings.Contains(name, "/") {
+			names = append(names, name)
+		}
+	}
+	var all []driver.Entry
+	for batch := range slices.Chunk(names, listBatch) {
+		if all, err = s.appendEntries(ctx, all, batch); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// appendEntries appends what a list says of the states. A damaged one is reported and left out.
+func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []string) ([]driver.Entry, error) {
+	var gets []clientv3.Op
+	for _, name := range names {
+		gets = append(gets, clientv3.OpGet(s.key(name, "owner")), clientv3.OpGet(s.key(name, "epoch")), clientv3.OpGet(s.key(name, "head")))
+	}
+	rsp, err := s.client.Txn(leading(ctx)).Then(gets...).Commit()
+	if err != nil {
+		return nil, s.failed(err, driver.ErrUnreachable)
+	}
+	for i, name := range names {
+		state := &driver.State{}
+		var failed error
+		for part, r := range rsp.Responses[3*i : 3*i+3] {
+			for _, kv := range r.GetResponseRange().Kvs {
+				failed = errors.Join(failed, addPart(state, []string{"owner", "epoch", "head"}[part], kv))
+			}
+		}
+		if failed != nil {
+			s.report(failed)
+			continue
+		}
+		all = append(all, driver.Entry{Name: name, Owner: state.Owner, Epoch: state.Epoch, Head: state.Head})
+	}
+	return all, nil
+}
+
+// Owned implements driver.OwnedLister: etcd knows the keys that depend on a lease.
+func (s *Store) Owned(ctx context.Context, id driver.LeaseID) ([]string, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
+	rsp, err := s.client.TimeToLive(leading(ctx), clientv3.LeaseID(id), clientv3.WithAttachedKeys())
+	if err != nil {
+		return nil, s.failed(err, driver.ErrUnreachable)
+	}
+	var names []string
+	for _, key := range rsp.Keys {
+		if name, ok := strings.CutSuffix(strings.TrimPrefix(string(key), s.prefix), "/owner"); ok && !strings.Contains(name, "/") {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// maxReported is the number of damaged values that are reported.
+const maxReported = 1000
+
+// report reports a damaged value, once.
+func (s *Store) report(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text := err.Error(); s.damaged != nil && !s.reported[text] && len(s.reported) < maxReported {
+		s.reported[text] = true
+		s.damaged(err)
+	}
+}
