@@ -88,11 +88,14 @@ trixie:
 	sh test/trixie/run.sh build/trixie sh -c '$(TRIXIE)'
 
 # Every operation that stores on a full disk, on tmpfs and ext4, and every error of a
-# store; as root. The suite has a part of it.
+# store; many snapshots and clones; pairs of a disk and a TPM; as root. The suite has a part of it.
 full: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut$$|^TestCopies$$' ./test/e2e
 	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestClones$$' ./test/e2e
+	@sh contrib/deps.sh guest
+	sh test/guest/fetch.sh build/guest
+	SWTPM_TEST_PAIRS=10 SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 60m -run '^TestEncryptedDisk$$' ./test/guest
 	SWTPM_TEST_LEDGER_SESSIONS=500 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestLedgerReplay$$' ./test/e2e
 
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Unpacks the kernel of Debian's package linux-image-amd64 into the directory $1:
 # vmlinuz, which UEFI starts; vmlinux, an ELF file, which QEMU starts through its PVH
-# entry; and in modules/ the modules for a TPM behind a file: tpm_vtpm_proxy, fuse and cuse. Nothing is
+# entry; and in modules/ the modules for a TPM behind a file (tpm_vtpm_proxy, fuse and cuse) and for an
+# encrypted disk. modules/order lists the latter in the order in which the kernel takes them. Nothing is
 # installed: the machine's own packages and package lists stay as they are.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
 mkdir -p "$1"
 cd "$1"
-[ ! -e vmlinux ] || [ ! -e modules ] || [ ! -e vmlinuz ] || exit 0
+[ ! -e vmlinux ] || [ ! -e modules/order ] || [ ! -e vmlinuz ] || exit 0
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
@@ -50,9 +51,31 @@ fd377a58) xz -dc payload >vmlinux.new ;;
 esac
 rm -rf modules.new modules
 mkdir modules.new
-find root/lib/modules root/usr/lib/modules -name tpm_vtpm_proxy.ko\* -o -name fuse.ko\* -o -name cuse.ko\* 2>/dev/null |
-	while read -r m; do cp "$m" modules.new; done
-[ "$(find modules.new -type f | wc -l)" -eq 3 ] || { echo "$0: $kernel has not all the modules" >&2; exit 1; }
+
+# add unpacks the module $1, after those that it depends on, and lists it in modules.new/order.
+# A dependency is a word of the text "depends=" in the module.
+add() {
+	name=$(echo "$1" | tr - _)
+	[ ! -e "modules.new/$name.ko" ] || return 0
+	from=$(find root/lib/modules root/usr/lib/modules -name "$(echo "$1" | sed 's/[-_]/[-_]/g').ko*" 2>/dev/null || true)
+	case $from in
+	'') return 0 ;; # built in
+	*.xz) xz -dc "$from" >"modules.new/$name.ko" ;;
+	*) cp "$from" "modules.new/$name.ko" ;;
+	esac
+	for d in $(tr '\0' '\n' <"modules.new/$name.ko" | sed -n 's/^depends=//p' | tr , ' '); do
+		add "$d"
+	done
+	name=$(echo "$1" | tr - _)
+	echo "$name.ko" >>modules.new/order
+}
+add tpm_vtpm_proxy
+add cuse
+[ "$(find modules.new -name '*.ko' | wc -l)" -eq 3 ] || { echo "$0: $kernel has not all the modules" >&2; exit 1; }
+: >modules.new/order
+for m in virtio_pci virtio_blk crc32c_generic ext4 ecb xts dm-crypt algif_skcipher; do
+	add "$m"
+done
 cp "$kernel" vmlinuz.new
 rm -rf root payload lists cache ./*.deb
 mv vmlinuz.new vmlinuz

@@ -53,12 +53,25 @@ const initrdAt = 0x8000000
 // so misses nothing that the guest says. Further words are for QEMU.
 func startMachine(t *testing.T, m model, e *emulator, disk string, args ...string) *machine {
 	t.Helper()
+	return startWith(t, m, e, disk, initramfs{initrd, initrdSize}, 160, args...)
+}
+
+// initramfs is a file with an initial file system.
+type initramfs struct {
+	path string
+	size int
+}
+
+// startWith starts a machine with an initial file system and megabytes of memory.
+func startWith(t *testing.T, m model, e *emulator, disk string, fs initramfs, memory int, args ...string) *machine {
+	t.Helper()
+	reserved := (fs.size>>20 + 16) &^ 15 // MiB
 	return runQEMU(t, m.device, e, append([]string{
-		"-machine", "q35", "-m", "160", "-bios", m.firmware,
+		"-machine", "q35", "-m", fmt.Sprint(memory), "-bios", m.firmware,
 		// Not -initrd: QEMU 7.2 puts that where SeaBIOS has the TPM's log. The
 		// kernel copies it from memory that is not its own.
-		"-kernel", kernel, "-append", fmt.Sprintf("console=ttyS0 quiet memmap=16M$%#x initrdmem=%#x,%d", initrdAt, initrdAt, initrdSize),
-		"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", initrd, initrdAt),
+		"-kernel", kernel, "-append", fmt.Sprintf("console=ttyS0 quiet memmap=%dM$%#x initrdmem=%#x,%d", reserved, initrdAt, initrdAt, fs.size),
+		"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", fs.path, initrdAt),
 		"-drive", "if=none,id=disk,format=qcow2,file=" + disk, "-device", "virtio-blk-pci,drive=disk",
 	}, args...)...)
 }
@@ -281,9 +294,15 @@ func (m *monitor) status(t *testing.T) string {
 func newDisk(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(harness.TempDir(t), "disk")
-	cmd := exec.Command(need(t, "qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", path, "1M")
+	createDisk(t, path, "1M")
+	return path
+}
+
+// createDisk makes an empty disk.
+func createDisk(t *testing.T, path, size string) {
+	t.Helper()
+	cmd := exec.Command(need(t, "qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", path, size)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, out)
 	}
-	return path
 }

@@ -7,6 +7,8 @@
 //	run [VAR=X] ARGS   runs a program; its status, and its output on one line
 //	take PATH          copies the memory that the machine shares with the host to a file
 //	give PATH          copies a file to that memory
+//	module PATH        loads a module of the kernel
+//	start PATH ARGS    starts a program whose lines go to the serial port
 //	exit               ends the guest
 //
 // An answer begins with the number of the question: "N ok …" or "N error …".
@@ -97,6 +99,10 @@ func obey(what string, args []string) (string, error) {
 		return "", take(args[0])
 	case what == "give" && len(args) == 1:
 		return "", give(args[0])
+	case what == "module" && len(args) == 1:
+		return "", module(args[0])
+	case what == "start" && len(args) > 0:
+		return "", start(args)
 	case what == "exit":
 		return "", unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}

@@ -37,6 +37,31 @@ func run(args []string) (string, error) {
 	return fmt.Sprintf("%d %s", cmd.ProcessState.ExitCode(), out), nil
 }
 
+// start starts a program whose output goes to the serial port.
+func start(args []string) error {
+	f, err := os.OpenFile("/dev/ttyS0", os.O_WRONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = f, f
+	return cmd.Start()
+}
+
+// module loads a module of the kernel; one that is loaded already is no error.
+func module(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
 // shared maps the memory of QEMU's device ivshmem-plain: its second BAR, for which no driver is
 // needed.
 func shared() ([]byte, error) {
