@@ -98,6 +98,9 @@ type readOnlyMarks struct{ emul.Marks }
 // Write does nothing.
 func (readOnlyMarks) Write(generation.Mark) error { return nil }
 
+// Move does nothing.
+func (readOnlyMarks) Move(generation.Mark, string) error { return nil }
+
 // printReports prints a line for each finding and one for each TPM.
 func printReports(w io.Writer, reports []doctor.Report) error {
 	for _, r := range reports {

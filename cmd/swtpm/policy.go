@@ -55,6 +55,7 @@ func openMarks(cfg *config.Config) *mark.Dir {
 
 // rollbackOptions sets what happens to an old or mixed state.
 func rollbackOptions(o *emul.Options, cfg *config.Config) {
+	o.KeyArgument = cfg.Key.Argument()
 	switch {
 	case cfg.Host.Rollback.Policy == config.RollbackOff || cfg.State.Relaxed || cfg.PrintInfo != 0:
 		o.Rollback = emul.IgnoreRollback
@@ -63,7 +64,7 @@ func rollbackOptions(o *emul.Options, cfg *config.Config) {
 		o.Rollback = emul.RefuseRollback
 	}
 	if marks := openMarks(cfg); marks != nil {
-		o.Marks = marks
+		o.Marks, o.Location = marks, cfg.State.Absolute()
 	}
 }
 

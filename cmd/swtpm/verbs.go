@@ -57,7 +57,7 @@ func verbTable() []verb {
 		{name: "convert", alias: "import", synopsis: "convert -- socket OPTION...", operand: "command line", least: 1, most: -1, prepare: convert,
 			summary: "Convert a classic command line to a profile, and print it."},
 		{name: "state", synopsis: "state VERB", verbs: stateVerbs,
-			summary: "Work on the state of a TPM that is off; see swtpm-state(8)."},
+			summary: "Work on the stored state of a TPM, or copy a running one; see swtpm-state(8)."},
 		{name: "completion", synopsis: "completion bash|zsh|fish", operand: strings.Join(completion.Shells, "|"), least: 1, most: 1,
 			prepare: printCompletion, summary: "Print a shell completion script."},
 		{name: "version", synopsis: "version [--json]", prepare: printVersion,

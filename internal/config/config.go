@@ -6,6 +6,7 @@
 package config
 
 import (
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"time"
@@ -183,6 +184,25 @@ type Key struct {
 	Remove bool   // unlink the file once it is read
 }
 
+// Argument returns the argument of --key that names k, for a remedy; "" for no key, and KEY if
+// another process cannot read it from there.
+func (k *Key) Argument() string {
+	mode := fmt.Sprintf(",mode=aes-%d-cbc", k.Bits)
+	switch k.Source {
+	case NoKey:
+		return ""
+	case KeyFile:
+		format := ",format=binary"
+		if k.Hex {
+			format = ",format=hex"
+		}
+		return "file=" + k.Path + format + mode
+	case PassFile:
+		return "pwdfile=" + k.Path + ",kdf=" + k.KDF + mode
+	}
+	return "KEY"
+}
+
 // KeySource is the kind of source that Key names.
 type KeySource uint8
 
@@ -329,6 +349,20 @@ func (c *Config) Absolute(dir string) *Config {
 		}
 	}
 	return &a
+}
+
+// Absolute returns the URI of the state with an absolute path, "" if that is unknown.
+func (s *State) Absolute() string {
+	l := s.Location
+	if l.Kind != nv.Directory && l.Kind != nv.File {
+		return l.String()
+	}
+	path, err := filepath.Abs(l.Path)
+	if err != nil {
+		return ""
+	}
+	l.Path = path
+	return l.String()
 }
 
 // beneath returns path, with dir before it if it is relative; "" stays "".

@@ -33,6 +33,8 @@ func (x *examination) start() {
 		NoAutoShutdown: true,
 		Rollback:       x.engine.Rollback,
 		Marks:          x.engine.Marks,
+		Location:       x.cfg.State.Absolute(),
+		KeyArgument:    x.cfg.Key.Argument(),
 		Note:           func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
 		Error:          func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) },
 		Event:          func(emul.Event) {}, // INIT returns the error

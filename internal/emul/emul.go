@@ -69,6 +69,11 @@ type Options struct {
 	Rollback RollbackPolicy
 	Marks    Marks
 
+	// Location is the absolute location of the state, "" if that is unknown: it says that a TPM
+	// is where another one was. KeyArgument is the argument of --key for the state, "" for none.
+	Location    string
+	KeyArgument string
+
 	// Event is called for each event, with the engine's lock held, so it must not wait.
 	// With nil, Error gets the lines of a failed INIT and of a state that cannot be stored.
 	Event func(Event)

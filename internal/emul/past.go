@@ -32,6 +32,13 @@ type Marks interface {
 	Read(id generation.Identity) (generation.Mark, error)
 	Write(m generation.Mark) error
 
+	// Move writes the mark of a TPM that is at location now, and at m.Place before.
+	Move(m generation.Mark, location string) error
+
+	// Exchanged returns an error if the TPM of m was last seen elsewhere, and another TPM at
+	// location.
+	Exchanged(m generation.Mark, location string) error
+
 	// Lock excludes other running copies of a TPM on this host until the result is closed.
 	// Its error wraps nv.ErrRunning if one runs.
 	Lock(id generation.Identity) (io.Closer, error)
@@ -42,9 +49,10 @@ const markDelay = 5 * time.Second
 
 // past is the known history of the state.
 type past struct {
-	incoming map[tpm.Blob]generation.Found // of the blobs that wait in the engine; none for one that hides an item
-	declared bool                          // the state is used though it is old
-	logged   bool                          // the missing record was logged
+	incoming  map[tpm.Blob]generation.Found // of the blobs that wait in the engine; none for one that hides an item
+	declared  bool                          // the state is used though it is old
+	logged    bool                          // the missing record was logged
+	misplaced atomic.Bool                   // the state is where another TPM was, and that is not declared
 
 	armed  atomic.Bool // the mark will be written
 	mu     sync.Mutex  // of mark
@@ -87,12 +95,18 @@ func (t *TPM) checkPast() error {
 		known = nil
 	}
 	floor := mark.Known.Max()
-	if err := generation.Check(found, known); err != nil && t.opt.Rollback != IgnoreRollback {
+	exchanged := t.checkPlace(found, known)
+	t.past.misplaced.Store(exchanged != nil)
+	err = generation.Check(found, known)
+	if err == nil {
+		err = exchanged
+	}
+	if err != nil && t.opt.Rollback != IgnoreRollback {
 		if t.opt.Rollback == RefuseRollback {
 			return fmt.Errorf("%w; %s: %w", err, t.acceptAdvice(), t.loadResult(tpm.Permanent, err))
 		}
 		t.opt.Error("%s: %v; %s", t.opt.Where, err, t.acceptAdvice())
-		if !declared {
+		if !declared && err != exchanged {
 			floor = 0 // the warning stays until the state is accepted
 		}
 	}
@@ -103,9 +117,27 @@ func (t *TPM) checkPast() error {
 	return nil
 }
 
+// checkPlace returns an error if another TPM was where the state is. A state that is newer than
+// its mark was declared, by a verb that stored it; mark is nil for one that is declared otherwise.
+func (t *TPM) checkPlace(found []generation.Found, mark *generation.Mark) error {
+	if t.opt.Marks == nil || t.opt.Location == "" || mark == nil {
+		return nil
+	}
+	for _, f := range found {
+		if f.Record != nil && f.Record.Generation > mark.Known.Max() {
+			return nil
+		}
+	}
+	return t.opt.Marks.Exchanged(*mark, t.opt.Location)
+}
+
 // acceptAdvice returns the remedy for a state that generation.Check objects to.
 func (t *TPM) acceptAdvice() string {
-	return "if this state is wanted, run: swtpm state accept --tpmstate backend-uri=" + t.opt.Where
+	advice := "if this state is wanted, run: swtpm state accept --tpmstate backend-uri=" + t.opt.Where
+	if t.opt.KeyArgument != "" {
+		advice += " --key " + t.opt.KeyArgument
+	}
+	return advice
 }
 
 // findItems returns the items that the engine is about to start with.
@@ -200,10 +232,19 @@ func (t *TPM) writeMark(store *nv.Store) {
 		next = generation.Mark{}
 	}
 	next.Raise(m)
+	write := t.opt.Marks.Write
+	if here := generation.PlaceOf(t.opt.Location); next.Place != here && t.opt.Location != "" && !t.past.misplaced.Load() {
+		from := next.Place
+		next.Place = here
+		write = func(m generation.Mark) error {
+			m.Place = from
+			return t.opt.Marks.Move(m, t.opt.Location)
+		}
+	}
 	if next == t.past.mark {
 		return
 	}
-	if err := t.opt.Marks.Write(next); err != nil {
+	if err := write(next); err != nil {
 		if !t.past.failed {
 			t.past.failed = true
 			t.opt.Note("rollback mark not written: %v", err)

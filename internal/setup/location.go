@@ -186,9 +186,9 @@ func (l *location) close() error {
 	return l.b.Close()
 }
 
-// makeDir creates a missing state directory if the profile asks for it.
+// makeDir creates a missing state directory if the profile asks for it, and for a clone.
 func (l *location) makeDir() error {
-	if !l.create {
+	if !l.create || !l.isDir() {
 		return nil
 	}
 	if err := os.MkdirAll(l.path, 0o700); err != nil {

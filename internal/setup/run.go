@@ -253,7 +253,7 @@ func (p *program) checkLocation() (*location, error) {
 	}
 	loc := parseLocation(o.State, o.version())
 	loc.warn = p.log.Errorf
-	loc.create, loc.options = o.create, o.nv
+	loc.create, loc.options = o.create || o.Clone.From != "", o.nv
 	if err := loc.check(); err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/internal/nv/mark"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/test/harness"
 )
@@ -157,5 +158,41 @@ func TestCopies(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d old, %d mixed, %d exchanged states; %d moments without a false alarm", old, mixed, exchanged, len(own))
+	whole := exchangedDirectories(t, own, other)
+	t.Logf("%d old, %d mixed, %d exchanged states, %d exchanged directories; %d moments without a false alarm", old, mixed, exchanged, whole, len(own))
+}
+
+// exchangedDirectories checks that a whole state in the place of another TPM is found, at each
+// moment of the first TPM, and that it is not in its own place and in a new one.
+func exchangedDirectories(t *testing.T, own, other []moment) (exchanged int) {
+	t.Helper()
+	d, err := mark.Open(harness.TempDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := []string{"dir:///own", "dir:///other"}
+	for i := range own {
+		marks := []generation.Mark{own[i].mark, other[i%len(other)].mark}
+		for n, m := range marks {
+			if err := d.Move(m, places[n]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := range marks {
+			m, err := d.Read(marks[n].Identity)
+			if err != nil {
+				t.Fatal(err)
+			}
+			exchanged++
+			if err := d.Exchanged(m, places[1-n]); !errors.Is(err, generation.ErrExchanged) {
+				t.Fatalf("moment %d: a state in the place of another TPM: %v", i, err)
+			}
+			for _, at := range []string{places[n], "dir:///new"} {
+				if err := d.Exchanged(m, at); err != nil {
+					t.Fatalf("moment %d: false alarm: %v", i, err)
+				}
+			}
+		}
+	}
+	return exchanged
 }

@@ -57,8 +57,8 @@ func rollBack(t *testing.T, v version) {
 	advance(0, 1)
 	old := harness.Read(t, file)
 	advance(1, 2)
-	if entries, err := os.ReadDir(marks); err != nil || len(entries) != 1 {
-		t.Fatalf("%d marks, %v; want 1", len(entries), err)
+	if entries, err := os.ReadDir(marks); err != nil || len(entries) != 2 {
+		t.Fatalf("%d files, %v; want a mark and a place", len(entries), err)
 	}
 
 	write(t, file, []byte(old))

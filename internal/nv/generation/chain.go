@@ -49,7 +49,7 @@ func (c *Chain) Identity() Identity { return c.id }
 
 // Mark returns what the records on disk know. A removal that no record knows of yet
 // is not among it: the next process could not know of it either.
-func (c *Chain) Mark() Mark { return Mark{c.id, c.stored, c.time} }
+func (c *Chain) Mark() Mark { return Mark{Identity: c.id, Known: c.stored, Time: c.time} }
 
 // Loaded takes notice of an item that was read: another process may have stored it.
 func (c *Chain) Loaded(f Found) {

@@ -19,6 +19,19 @@ type Mark struct {
 	Identity Identity
 	Known    Vector
 	Time     time.Time
+	Place    Place // where the TPM was seen last
+}
+
+// Place stands for the location of a state; zero is unknown.
+type Place [24]byte
+
+// PlaceOf returns the place of a location, a URI with an absolute path; none for "".
+func PlaceOf(location string) (p Place) {
+	if location != "" {
+		sum := sha256.Sum256([]byte(location))
+		copy(p[:], sum[:])
+	}
+	return p
 }
 
 // Raise makes m the newest of what m and n know. They are of one TPM, or m is empty.
@@ -40,6 +53,8 @@ var (
 	ErrMixed = errors.New("mixed state")
 	// ErrForeign means that the items of a state belong to two TPMs.
 	ErrForeign = errors.New("items of two TPMs")
+	// ErrExchanged means that a state is where the state of another TPM was.
+	ErrExchanged = errors.New("state of another TPM")
 )
 
 // knowledge is the newest generation of an item that something knows.

@@ -101,7 +101,12 @@ func (d *Dir) openName(name string, flags int) (int, error) {
 }
 
 // name returns the name of the file of a TPM. It does not reveal the identity.
-func name(id generation.Identity) string { return hex.EncodeToString(sum(id, []byte("name"))[:16]) }
+func name(id generation.Identity) string {
+	n := nameOf(id)
+	return hex.EncodeToString(n[:])
+}
+
+func nameOf(id generation.Identity) [16]byte { return [16]byte(sum(id, []byte("name"))) }
 
 // sum authenticates b for a TPM. An emulator that was taken over can write all marks of
 // the host; it knows no identity but its own.
@@ -117,7 +122,7 @@ func encode(m generation.Mark) []byte {
 		b = binary.BigEndian.AppendUint64(b, g)
 	}
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Time.UnixNano()))
-	b = append(b, make([]byte, bodyEnd-len(b))...)
+	b = append(b, m.Place[:]...)
 	return append(b, sum(m.Identity, b)...)
 }
 
@@ -128,6 +133,7 @@ func decode(b []byte, id generation.Identity) (generation.Mark, error) {
 	}
 	m.Known = decodeVector(b)
 	m.Time = time.Unix(0, int64(binary.BigEndian.Uint64(b[32:]))).UTC()
+	m.Place = generation.Place(b[40:])
 	return m, nil
 }
 
