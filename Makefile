@@ -92,7 +92,7 @@ trixie:
 full: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut$$|^TestCopies$$' ./test/e2e
-	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestClones$$' ./test/e2e
+	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestSnapshotPause$$|^TestClones$$' ./test/e2e
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest
 	SWTPM_TEST_PAIRS=10 SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 60m -run '^TestEncryptedDisk$$' ./test/guest
