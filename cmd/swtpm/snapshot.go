@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -29,7 +30,7 @@ type snapshotVerb struct {
 
 func stateSnapshot(f *pflag.FlagSet) action {
 	v := &snapshotVerb{}
-	f.StringVar(&v.ctrl, "ctrl", "", "connect to the control channel at `SOCKET`: unix:PATH, tcp:HOST:PORT or a path with a slash")
+	f.StringVar(&v.ctrl, "ctrl", "", "connect to the control channel at `SOCKET`: unix:PATH, tcp:HOST:PORT or a path with a slash, also of a CUSE device")
 	f.StringVar(&v.instance, "instance", "", "replace %i in the profile by `NAME`; default: the profile's name")
 	f.BoolVar(&v.json, "json", false, "print JSON")
 	v.pass = addPassFlags(f)
@@ -63,6 +64,9 @@ func (v *snapshotVerb) address(profile string) (network, address string, err err
 		cfg, err := load(profile, v.instance)
 		if err != nil {
 			return "", "", err
+		}
+		if cfg.Interface.Type == config.CUSE {
+			return "unix", "/dev/" + cfg.Interface.Name, nil
 		}
 		if e = cfg.Control.Listen; e.Kind == config.Unix && cfg.Sandbox.Chroot != "" {
 			return "", "", fmt.Errorf("%s: its paths are relative to [sandbox] chroot, %s; name the socket with --ctrl", profile, cfg.Sandbox.Chroot)
@@ -107,10 +111,18 @@ func (v *snapshotVerb) run(ctx context.Context, network, address, file string) (
 	return v.report(s, a, file, pass != nil)
 }
 
+// dialControl connects to a control channel: a socket, or the character device of swtpm cuse.
+func dialControl(ctx context.Context, network, address string) (*ctrl.Client, error) {
+	if fi, err := os.Stat(address); network == "unix" && err == nil && fi.Mode()&os.ModeCharDevice != 0 {
+		return ctrl.OpenDevice(address, 0)
+	}
+	return ctrl.Dial(ctx, network, address)
+}
+
 // fetchSnapshot requests a snapshot, without the encryption of the state file if plain is
 // true.
 func fetchSnapshot(ctx context.Context, network, address string, plain bool) (*tpm.Snapshot, error) {
-	c, err := ctrl.Dial(ctx, network, address)
+	c, err := dialControl(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,7 @@ func (d *Device) getState(arg []byte) ([]byte, error) {
 
 // fetch gets a blob from the TPM. The savestate releases the storage lock, as on a socket.
 func (d *Device) fetch(q ctrl.GetStateReq) error {
-	if q.Type.Name() == "" {
+	if q.Type.Name() == "" && q.Type != tpm.SnapshotBlob { // Compat: C-263: all blobs of one moment
 		return tpm.BadParameter
 	}
 	blob, encrypted, err := d.tpm.State(q.Type, q.Flags&ctrl.Decrypted != 0)

@@ -122,6 +122,44 @@ func TestCUSEState(t *testing.T) {
 	}
 }
 
+// TestCUSESnapshot checks that a running TPM is copied through its device, that the copy starts
+// with the state of that moment, and that a device that is in use is refused.
+func TestCUSESnapshot(t *testing.T) {
+	from := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear")
+	run(t, "tpm2_nvdefine", "-T", "device:"+from.path, "0x1500001", "-s", "2048", "-a", "ownerread|ownerwrite")
+	fd := open(t, from.path)
+	const extend = "8002 00000041 00000182 00000010 00000009 40000009 0000 00 0000 00000001 000b" // and a digest
+	succeed(t, fd, extend+strings.Repeat("11", 32))
+	read := "8001 00000014 0000017e 00000001 000b 03 000001"
+	want := succeed(t, fd, read)
+	file := t.TempDir() + "/snapshot"
+	if _, err := try("swtpm", "state", "snapshot", "--ctrl", from.path, file); err == nil || !strings.Contains(err.Error(), "device or resource busy") {
+		t.Errorf("snapshot of a device that is open: %v", err)
+	}
+	_ = unix.Close(fd)
+	if out := run(t, "swtpm", "state", "snapshot", "--json", "--ctrl", from.path, file); !strings.Contains(out, `"items":["permall","volatilestate"]`) {
+		t.Errorf("snapshot: %s", out)
+	}
+	fd = open(t, from.path)
+	succeed(t, fd, extend+strings.Repeat("22", 32)) // the source continues
+	_ = unix.Close(fd)
+	from.ctl(t, "", "-s")
+	from.ended(t)
+
+	state := stateDir(t)
+	run(t, "swtpm", "state", "import", "--tpmstate", "dir="+state, file)
+	to := startCUSE(t, state, "--tpm2")
+	to.ctl(t, "", "-i")
+	fd = open(t, to.path)
+	if got := succeed(t, fd, read); got != want {
+		t.Errorf("PCR 16 is %s, want %s", got, want)
+	}
+	_ = unix.Close(fd)
+	run(t, "tpm2_nvreadpublic", "-T", "device:"+to.path, "0x1500001")
+	to.ctl(t, "", "-s")
+	to.ended(t)
+}
+
 // tpm2-tools on the device, which has no resource manager.
 func TestCUSETools(t *testing.T) {
 	d := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear", "--runas", "nobody")
