@@ -83,9 +83,9 @@ func (g *busyGuest) end(t *testing.T, snapshots []span) (during, others []span) 
 }
 
 // TestSnapshotPause measures how long a snapshot stops a guest that works: the time of its
-// commands that store nothing and meet a snapshot. The bound is 20 ms for 99 of 100.
+// commands that store nothing and meet a snapshot. The bound is 20 ms for 99 of 100.
 // Because other processes may hold the processors, three times what 99 of 100 such commands
-// take without a snapshot is added, and with few samples the bound is that of the median.
+// take without a snapshot is added, and with few samples the median must be in that bound.
 //
 // The request itself may take longer: it waits for the command that runs, with the sync of its
 // store. That is not a pause, because the guest waits for its own command.
