@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/pflag"
@@ -63,10 +64,13 @@ func doctorVerb(f *pflag.FlagSet) action {
 
 // examine looks at the TPM that cfg describes, unless there is none because of err.
 func examine(ctx context.Context, name string, cfg *config.Config, err error, s doctor.Remedies) doctor.Report {
+	var host []doctor.Finding
 	if err == nil {
-		if n := applyHost(cfg, ""); n.err != nil {
+		n := applyHost(cfg, "")
+		if n.err != nil {
 			warnf("host policy ignored, defaults used: %v", n.err)
 		}
+		host = hostFindings(cfg, n)
 	}
 	if err == nil && cfg.Printing() != "" {
 		err = fmt.Errorf("%s describes no TPM; leave it out", cfg.Printing())
@@ -87,9 +91,30 @@ func examine(ctx context.Context, name string, cfg *config.Config, err error, s 
 	if o.Marks != nil {
 		o.Marks = readOnlyMarks{o.Marks}
 	}
-	return doctor.Examine(ctx, name, cfg, doctor.Engine{
+	r := doctor.Examine(ctx, name, cfg, doctor.Engine{
 		Engine: libtpms.Engine(), Version: libtpms.Version(), Profile: readProfile, Rollback: o.Rollback, Marks: o.Marks,
 	}, s)
+	r.Findings = append(r.Findings, host...)
+	return r
+}
+
+// hostFindings returns notes about the settings of the host: what they change, the policy for
+// old states, and missing marks, without which old copies of a whole state are not noticed.
+func hostFindings(cfg *config.Config, n hostNotes) (all []doctor.Finding) {
+	note := func(where, advice, format string, args ...any) {
+		all = append(all, doctor.Finding{Check: "host", Severity: doctor.Note, Where: where, What: fmt.Sprintf(format, args...), Advice: advice})
+	}
+	r := cfg.Host.Rollback
+	if _, err := os.Stat(config.HostFile); err == nil && n.err == nil {
+		note(config.HostFile, "", "[rollback] policy is %q, the marks are in %s", r.Policy, r.Marks)
+		for _, text := range n.changed {
+			note(config.HostFile, "", "%s", text)
+		}
+	}
+	if _, err := os.Stat(r.Marks); errors.Is(err, fs.ErrNotExist) && r.Policy != config.RollbackOff && !cfg.State.Relaxed {
+		note(r.Marks, "install -d -m 1733 "+r.Marks, "directory of the marks missing: an old copy of the whole state is not noticed")
+	}
+	return all
 }
 
 // readOnlyMarks are marks that are not written.

@@ -52,8 +52,11 @@ type TPM struct {
 	Stored     *time.Time `json:"stored,omitempty"` // last change of the permanent state
 	Generation *uint64    `json:"generation,omitempty"`
 	Identity   string     `json:"identity,omitempty"`
-	Encryption string     `json:"encryption,omitempty"` // "none", "aes-128-cbc", "aes-256-cbc"
-	Sandbox    string     `json:"sandbox,omitempty"`
+	// SameIdentity names the other TPMs with this identity: copies, of which one may be used.
+	SameIdentity []string `json:"sameIdentity,omitempty"`
+
+	Encryption string `json:"encryption,omitempty"` // "none", "aes-128-cbc", "aes-256-cbc"
+	Sandbox    string `json:"sandbox,omitempty"`
 
 	Libtpms   *Library `json:"libtpms,omitempty"`
 	Libcrypto *Library `json:"libcrypto,omitempty"`
@@ -188,6 +191,7 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 		tpms[i].finish(s.now)
 	}
 	distinguish(tpms)
+	twins(tpms)
 	slices.SortStableFunc(tpms, func(a, b TPM) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.PID, b.PID)) })
 	return tpms, notes
 }

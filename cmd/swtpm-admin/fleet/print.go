@@ -104,6 +104,9 @@ func (t *TPM) note() string {
 	if t.State == Unproved {
 		notes = []string{fmt.Sprintf("process %d of user %d calls itself swtpm", t.PID, t.UID)}
 	}
+	if len(t.SameIdentity) > 0 {
+		notes = append(notes, "a copy of "+strings.Join(t.SameIdentity, ", "))
+	}
 	if t.Verdict != "" {
 		notes = append(notes, t.Verdict)
 	}
