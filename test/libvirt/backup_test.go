@@ -59,10 +59,16 @@ func TestBackup(t *testing.T) {
 		t.Errorf("the hook ran %d times, want 2", n)
 	}
 
+	g.restore(t, filepath.Join(dir, "backup0", g.name+".tpm"), pass, fmt.Sprint(reports[0]["identity"]))
+}
+
+// restore restores the guest's TPM from a snapshot, and starts the guest with it.
+func (g *guest) restore(t *testing.T, snapshot, pass, identity string) {
+	t.Helper()
 	virsh(t, "destroy", g.name)
 	g.gone(t)
 	restore := exec.Command("swtpm", "state", "import", "--replace", "--no-volatile", "--passphrase-file", pass,
-		"--tpmstate", "dir="+g.state(), filepath.Join(dir, "backup0", g.name+".tpm"))
+		"--tpmstate", "dir="+g.state(), snapshot)
 	if out, err := restore.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", restore, err, out)
 	}
@@ -74,8 +80,8 @@ func TestBackup(t *testing.T) {
 	virsh(t, "destroy", g.name)
 	g.gone(t)
 	out, err := exec.Command("swtpm", "state", "inspect", "--json", "--tpmstate", "dir="+g.state()).Output()
-	if err != nil || !strings.Contains(string(out), fmt.Sprint(reports[0]["identity"])) {
-		t.Errorf("%v: %s, want the identity %v", err, out, reports[0]["identity"])
+	if err != nil || !strings.Contains(string(out), identity) {
+		t.Errorf("%v: %s, want the identity %s", err, out, identity)
 	}
 	g.made(t)
 	virsh(t, "undefine", g.name)
