@@ -234,6 +234,7 @@ store:
 	@sh contrib/deps.sh test
 	SWTPM_TEST_REQUIRE=1 SWTPM_STORE_EPISODES=$(EPISODES) $(GO) test -count=1 -v -timeout 180m ./test/store
 
+# The rows of the cluster store need etcd: BENCHFLAGS="-only store".
 bench: build
 	@sh contrib/deps.sh test
 	$(GO) run ./test/bench -ours bin/swtpm $(BENCHFLAGS)

@@ -29,6 +29,7 @@ type kind struct {
 	args    []string // more options
 	env     []string
 	user    bool // run it as an ordinary user
+	store   bool // keep the state in the cluster store, with the name of the directory
 }
 
 // ordinary is the user and the group of a kind that is not run by root.
@@ -129,8 +130,12 @@ func (b *bench) begin(k kind, dir string) (s *server, start time.Time, err error
 	if k.user {
 		attr.Sys.Credential = &syscall.Credential{Uid: ordinary, Gid: ordinary}
 	}
+	argv := k.argv()
+	if k.store {
+		argv = slices.Replace(argv, 4, 5, "backend-uri=store://bench-"+filepath.Base(dir)+",allow-plain")
+	}
 	start = time.Now()
-	if s.pid, err = syscall.ForkExec(k.program, k.argv(), attr); err != nil {
+	if s.pid, err = syscall.ForkExec(k.program, argv, attr); err != nil {
 		return nil, start, fmt.Errorf("start %q: %w", k.program, err)
 	}
 	b.running = append(b.running, s)
