@@ -76,7 +76,7 @@ test: build
 newer: build
 	sh test/newer/fetch.sh build/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer
-	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v -run '^(TestKeepUpgrade|TestGuardReference)$$' ./test/e2e
+	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v -run '^(TestResumeUpgrade|TestGuardReference)$$' ./test/e2e
 
 # The suite on Debian 13, in a root file system of its own; as root. $TRIXIE is what
 # runs there.

@@ -84,7 +84,7 @@ func (m *meter) publish(ctx context.Context, l *listen.Listener, t *emul.TPM, d 
 		return func() {}
 	}
 	var done sync.WaitGroup
-	done.Go(func() { metrics.Keep(ctx, m.file, m.every, text, m.warn) })
+	done.Go(func() { metrics.Maintain(ctx, m.file, m.every, text, m.warn) })
 	return done.Wait
 }
 

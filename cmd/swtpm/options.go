@@ -35,7 +35,7 @@ func (e *emulator) options() emul.Options {
 		End:              e.endFor,
 		SealedOnly:       cfg.Migration.EncryptedOnly,
 		MaxStores:        cfg.State.MaxStores,
-		KeepStorage:      !cfg.Migration.ReleaseLockOutgoing,
+		RetainLock:       !cfg.Migration.ReleaseLockOutgoing,
 		Slow:             log.Traffic(),
 		Record:           e.recorder,
 		FullWait:         fullWait(cfg.State),

@@ -44,8 +44,8 @@ type Options struct {
 	RejectLocality4  bool // no client may use locality 4
 	AllowSetLocality bool // accept the vendor command SetLocality
 
-	Incoming    bool // INIT does not acquire the storage lock until takeStorage has had it once
-	KeepStorage bool // ReleaseStorage does nothing
+	Incoming   bool // INIT does not acquire the storage lock until takeStorage has had it once
+	RetainLock bool // ReleaseStorage does nothing
 
 	// Slow sends every command through Execute, where it can be traced.
 	Slow bool

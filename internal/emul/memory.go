@@ -2,8 +2,8 @@ package emul
 
 import "io/fs"
 
-// MemoryHost is a Host whose state is in memory: for a library that is tried, or a TPM that
-// leaves nothing behind. The zero value has no state.
+// MemoryHost is a Host whose state is in memory, for a check of a library or of a state. The
+// zero value has no state.
 type MemoryHost struct{ items map[string][]byte }
 
 // LoadState implements Host.

@@ -74,9 +74,9 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// TestKeepStorage checks that the lock is not released without a request.
-func TestKeepStorage(t *testing.T) {
-	b := newBench(t, Options{KeepStorage: true}).on(t)
+// TestRetainLock checks that the lock is not released without a request.
+func TestRetainLock(t *testing.T) {
+	b := newBench(t, Options{RetainLock: true}).on(t)
 	b.ReleaseStorage()
 	if !b.d.mine || !b.e.admitted {
 		t.Errorf("locked = %v, admitted = %v, want both", b.d.mine, b.e.admitted)

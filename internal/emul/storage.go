@@ -18,7 +18,7 @@ import (
 func (t *TPM) ReleaseStorage() {
 	t.engine.Lock()
 	defer t.engine.Unlock()
-	if t.opt.KeepStorage || t.store == nil || !t.store.Locked() {
+	if t.opt.RetainLock || t.store == nil || !t.store.Locked() {
 		return
 	}
 	t.ledgerHandOver()

@@ -234,9 +234,9 @@ func (l listener) Accept() (int, error) {
 	return -1, net.ErrClosed
 }
 
-// TestKeep checks that the file is written, that a failure is reported once, and that the
+// TestMaintain checks that the file is written, that a failure is reported once, and that the
 // file is removed at the end.
-func TestKeep(t *testing.T) {
+func TestMaintain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	path := filepath.Join(dir, "m.prom")
 	if err := Look(path); err == nil {
@@ -245,7 +245,7 @@ func TestKeep(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	said, done := make(chan string, 9), make(chan bool)
 	go func() {
-		Keep(ctx, path, time.Millisecond, func() []byte { return []byte("text\n") }, func(f string, a ...any) { said <- fmt.Sprintf(f, a...) })
+		Maintain(ctx, path, time.Millisecond, func() []byte { return []byte("text\n") }, func(f string, a ...any) { said <- fmt.Sprintf(f, a...) })
 		close(done)
 	}()
 	if got := <-said; !strings.Contains(got, "no such file or directory; trying on") {

@@ -78,10 +78,10 @@ func answer(c net.Conn, text func() []byte) {
 	_, _ = c.Write(body)
 }
 
-// Keep writes the text to path at once and then periodically until ctx ends. Then it removes
+// Maintain writes the text to path at once and then periodically until ctx ends. Then it removes
 // the file, because the numbers are no longer true. It calls warn when a write fails, and
 // when the next one succeeds.
-func Keep(ctx context.Context, path string, every time.Duration, text func() []byte, warn func(format string, args ...any)) {
+func Maintain(ctx context.Context, path string, every time.Duration, text func() []byte, warn func(format string, args ...any)) {
 	t := time.NewTicker(every)
 	defer t.Stop()
 	defer func() { _ = os.Remove(path) }()

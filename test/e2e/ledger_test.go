@@ -24,7 +24,7 @@ const sessionsVar = "SWTPM_TEST_LEDGER_SESSIONS"
 
 // measured is a TPM with a guest that measures at random.
 type measured struct {
-	*keptTPM
+	*resumableTPM
 	*rand.Rand
 	boot   uint64 // the last one that was checked
 	broken bool   // this boot may be joined
@@ -49,7 +49,7 @@ func TestLedgerReplay(t *testing.T) {
 		v := both[i%2]
 		t.Run(fmt.Sprintf("%s/%d", v, i), func(t *testing.T) {
 			t.Parallel()
-			m := &measured{keptTPM: newRecorded(t, v, i%4 >= 2), Rand: rand.New(rand.NewPCG(15, uint64(i)))}
+			m := &measured{resumableTPM: newRecorded(t, v, i%4 >= 2), Rand: rand.New(rand.NewPCG(15, uint64(i)))}
 			for range 3 {
 				for range 10 + m.IntN(30) {
 					m.step(t)
@@ -62,17 +62,17 @@ func TestLedgerReplay(t *testing.T) {
 
 // newRecorded starts a TPM that records its boots, and powers it on. prepare changes the directory
 // of its state before.
-func newRecorded(t *testing.T, v version, key bool, prepare ...func(state string)) *keptTPM {
+func newRecorded(t *testing.T, v version, key bool, prepare ...func(state string)) *resumableTPM {
 	t.Helper()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
 	for _, f := range prepare {
 		f(filepath.Join(dir, "state"))
 	}
-	profile := mustRun(t, ours("swtpm"), append([]string{"convert", "--"}, keptArgs(t, v, key, dir)...)...)
+	profile := mustRun(t, ours("swtpm"), append([]string{"convert", "--"}, resumableArgs(t, v, key, dir)...)...)
 	path := filepath.Join(dir, "profile.toml")
 	write(t, path, []byte(strings.Replace(profile, `keep = "none"`, `keep = "boots"`, 1)))
-	return newKeptBy(t, v, dir, "run", path).power(t)
+	return newResumableBy(t, v, dir, "run", path).power(t)
 }
 
 // pcrs returns all values that the TPM reports.

@@ -106,7 +106,7 @@ func TestReplacedStateOfService(t *testing.T) {
 		for name, f := range map[string]func(*testing.T, string){"replaced": replaceDir, "mounted": mountOver} {
 			t.Run(name+" "+string(v), func(t *testing.T) {
 				t.Parallel()
-				k := newKept(t, v, false)
+				k := newResumable(t, v, false)
 				k.data.define(t)
 				f(t, filepath.Join(k.dir, "state"))
 				first, code := k.Process, 0

@@ -18,7 +18,7 @@ import (
 const exitRetry = 75
 
 // fails wants a start to fail with exitRetry and to leave the memory alone.
-func (k *keptTPM) fails(t *testing.T, said string) {
+func (k *resumableTPM) fails(t *testing.T, said string) {
 	t.Helper()
 	before := k.memory(t)
 	if k.tryStart(t) {
@@ -47,19 +47,19 @@ func TestRestartSystemErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, said string
-		harm       func(t *testing.T, k *keptTPM, state string) (mend func())
+		harm       func(t *testing.T, k *resumableTPM, state string) (mend func())
 	}{
-		{"locked", "locked by another process", func(t *testing.T, k *keptTPM, state string) func() {
+		{"locked", "locked by another process", func(t *testing.T, k *resumableTPM, state string) func() {
 			other := newManager(t, append([]string{"socket", "--tpmstate", "dir=" + state, "--flags", "not-need-init",
 				"--server", "type=unixio,path=" + filepath.Join(k.dir, "other")}, k.v.options()...)...)
 			other.env = nil
 			other.start(t)
 			return func() { _ = other.Cmd.Process.Kill(); other.Wait(t) } // it has changed nothing yet
 		}},
-		{"missing", "no such file or directory", func(t *testing.T, k *keptTPM, state string) func() {
+		{"missing", "no such file or directory", func(t *testing.T, k *resumableTPM, state string) func() {
 			return moved(t, state)
 		}},
-		{"unmounted", "permanent state missing; mount the file system", func(t *testing.T, k *keptTPM, state string) func() {
+		{"unmounted", "permanent state missing; mount the file system", func(t *testing.T, k *resumableTPM, state string) func() {
 			mend := moved(t, state)
 			mkdir(t, state)
 			return func() {
@@ -69,7 +69,7 @@ func TestRestartSystemErrors(t *testing.T) {
 				mend()
 			}
 		}},
-		{"no directory", "not a directory", func(t *testing.T, k *keptTPM, state string) func() {
+		{"no directory", "not a directory", func(t *testing.T, k *resumableTPM, state string) func() {
 			mend := moved(t, state)
 			write(t, state, nil)
 			return func() {
@@ -93,12 +93,12 @@ func TestRestartSystemErrors(t *testing.T) {
 }
 
 // restartWithError restarts a TPM while an error prevents it, and after that.
-func restartWithError(t *testing.T, v version, said string, harm func(t *testing.T, k *keptTPM, state string) (mend func())) {
+func restartWithError(t *testing.T, v version, said string, harm func(t *testing.T, k *resumableTPM, state string) (mend func())) {
 	t.Parallel()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
 	// strace puts call -1 in the place of the one that is to fail.
-	k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
+	k := newResumableIn(t, v, false, dir, "--seccomp", "action=log").power(t)
 	k.data.define(t)
 	check := k.fill(t)
 	k.end(t)
@@ -154,7 +154,7 @@ func TestRestartSystemErrorsInFile(t *testing.T) {
 			dir := harness.TempDir(t)
 			mkdir(t, filepath.Join(dir, "state"))
 			file := filepath.Join(dir, "state", "file")
-			k := newKeptIn(t, v20, false, dir, "--tpmstate", "backend-uri=file://"+file+",lock").power(t)
+			k := newResumableIn(t, v20, false, dir, "--tpmstate", "backend-uri=file://"+file+",lock").power(t)
 			k.data.define(t)
 			check := k.fill(t)
 			k.end(t)
@@ -171,8 +171,8 @@ func TestRestartSystemErrorsInFile(t *testing.T) {
 }
 
 // inject makes the system calls on the state of the next process fail.
-func inject(strace, fault string) func(t *testing.T, k *keptTPM, state string) func() {
-	return func(_ *testing.T, k *keptTPM, state string) func() {
+func inject(strace, fault string) func(t *testing.T, k *resumableTPM, state string) func() {
+	return func(_ *testing.T, k *resumableTPM, state string) func() {
 		k.trace = []string{strace, "-f", "-o", "/dev/null", "-P", state, "-P", filepath.Join(state, k.v.file()), "-e", "inject=" + fault}
 		return func() { k.trace = nil }
 	}
@@ -184,7 +184,7 @@ func TestRestartDamagedState(t *testing.T) {
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			k := newKept(t, v, false)
+			k := newResumable(t, v, false)
 			k.end(t)
 			file := filepath.Join(k.dir, "state", v.file())
 			bad := []byte(harness.Read(t, file))
@@ -240,7 +240,7 @@ func TestStartLocked(t *testing.T) {
 // SIGTERM while the process waits for the state is an orderly end that keeps all.
 func TestTerminateWhileResuming(t *testing.T) {
 	t.Parallel()
-	k := newKept(t, v20, false)
+	k := newResumable(t, v20, false)
 	check := k.fill(t)
 	k.end(t)
 	mend := moved(t, filepath.Join(k.dir, "state"))
@@ -268,7 +268,7 @@ func TestRestartKilledOften(t *testing.T) {
 	needRoot(t, "strace kills it")
 	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
-	k := newKept(t, v20, false)
+	k := newResumable(t, v20, false)
 	check := k.fill(t)
 	k.end(t)
 	for range 7 {
@@ -301,7 +301,7 @@ func TestTerminateDuringErrors(t *testing.T) {
 				t.Parallel()
 				dir := harness.TempDir(t)
 				mkdir(t, filepath.Join(dir, "state"))
-				k := newKeptIn(t, v, false, dir, "--seccomp", "action=log").power(t)
+				k := newResumableIn(t, v, false, dir, "--seccomp", "action=log").power(t)
 				k.data.define(t)
 				check := k.fill(t)
 				state := filepath.Join(dir, "state")

@@ -33,8 +33,8 @@ func smallDisk(t *testing.T) string {
 func TestRestartFullDisk(t *testing.T) {
 	needRoot(t, "it mounts a small tmpfs")
 	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		k := newKeptIn(t, v, key, smallDisk(t)).power(t)
+	everyResumable(t, func(t *testing.T, v version, key bool) {
+		k := newResumableIn(t, v, key, smallDisk(t)).power(t)
 		k.data.define(t)
 		filler := filepath.Join(k.dir, "state", "filler")
 		for i, next := range []func(){
@@ -70,7 +70,7 @@ func TestShutdownFullDisk(t *testing.T) {
 	for _, service := range []bool{false, true} {
 		t.Run(fmt.Sprintf("service=%t", service), func(t *testing.T) {
 			t.Parallel()
-			k := newKeptIn(t, v20, false, smallDisk(t))
+			k := newResumableIn(t, v20, false, smallDisk(t))
 			if !service {
 				k.end(t)
 				k.Clear()

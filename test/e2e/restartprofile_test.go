@@ -14,14 +14,14 @@ import (
 
 // newProfiled is a kept TPM of a profile, which is on from its start; more is appended
 // to the profile.
-func newProfiled(t *testing.T, more string) (k *keptTPM, profile, good string) {
+func newProfiled(t *testing.T, more string) (k *resumableTPM, profile, good string) {
 	t.Helper()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
 	profile = filepath.Join(dir, "vm.toml")
 	good = "[tpmstate]\ndir = \"state\"\n[control]\nlisten = \"unix:c\"\n[interface]\nserver = \"unix:d\"\n[flags]\nstartup = \"clear\"\n" + more
 	write(t, profile, []byte(good))
-	k = &keptTPM{manager: newManager(t, "run", profile), dir: dir, v: v20}
+	k = &resumableTPM{manager: newManager(t, "run", profile), dir: dir, v: v20}
 	k.start(t)
 	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {

@@ -71,7 +71,7 @@ func stateSicknesses(states map[string][]byte) []sickness {
 	}
 }
 
-// backupSicknesses are those of a state with a backup, or of the backup alone.
+// backupSicknesses are the sicknesses of a state with a backup, or of the backup alone.
 func backupSicknesses(states map[string][]byte) []sickness {
 	good := states["2.0"]
 	backup := func(bak []byte) func(*testing.T, *ward) {

@@ -20,7 +20,7 @@ import (
 // migration fail: the incoming state ended with the process, and no other TPM
 // is started or made in its place. The guest is on the other host still, and comes
 // when everything is sent again.
-func TestKeepIncoming(t *testing.T) {
+func TestResumeIncoming(t *testing.T) {
 	t.Parallel()
 	src := start(t, setup{tpm: v20})
 	g := moveIn(t, src, v20)
@@ -28,15 +28,15 @@ func TestKeepIncoming(t *testing.T) {
 	if len(bags) != 2 {
 		t.Fatalf("%d blobs, want 2", len(bags))
 	}
-	ends := map[string]func(*keptTPM){
-		"restart": func(k *keptTPM) { k.restart(t) },
-		"crash":   func(k *keptTPM) { k.crash(t, unix.SIGKILL) },
-		"both":    func(k *keptTPM) { k.crash(t, unix.SIGKILL); k.restart(t) },
+	ends := map[string]func(*resumableTPM){
+		"restart": func(k *resumableTPM) { k.restart(t) },
+		"crash":   func(k *resumableTPM) { k.crash(t, unix.SIGKILL) },
+		"both":    func(k *resumableTPM) { k.crash(t, unix.SIGKILL); k.restart(t) },
 	}
 	for name, end := range ends {
 		for _, had := range []bool{false, true} { // a TPM of its own
 			for after := 1; after <= len(bags); after++ {
-				k := newKeptOff(t, v20, false)
+				k := newResumableOff(t, v20, false)
 				var own []byte
 				if had {
 					own = makeState(t, v20)
@@ -51,7 +51,7 @@ func TestKeepIncoming(t *testing.T) {
 }
 
 // The same with the end in INIT, before and after the state is on disk.
-func TestKeepIncomingInit(t *testing.T) {
+func TestResumeIncomingInit(t *testing.T) {
 	needRoot(t, "strace traces it")
 	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
@@ -59,11 +59,11 @@ func TestKeepIncomingInit(t *testing.T) {
 	g := moveIn(t, src, v20)
 	bags := src.pack(t, true)
 	for _, call := range []string{"write", "renameat"} {
-		k := newKeptOff(t, v20, false)
+		k := newResumableOff(t, v20, false)
 		state := filepath.Join(k.dir, "state")
 		var s *harness.Process
 		back := make(chan bool)
-		err := sendKilled(k, bags, len(bags), func(k *keptTPM) {
+		err := sendKilled(k, bags, len(bags), func(k *resumableTPM) {
 			s = harness.Start(t, exec.Command(strace, "-f", "-o", "/dev/null", "-p", strconv.Itoa(k.Cmd.Process.Pid),
 				"-P", state, "-P", filepath.Join(state, "TMP2-00.permall"), "-e", "inject="+call+":signal=KILL"))
 			if err := harness.Until(func() bool { return s.Ended() || strings.Contains(s.Out.String(), " attached") }); err != nil || s.Ended() {
@@ -81,7 +81,7 @@ func TestKeepIncomingInit(t *testing.T) {
 
 // wantLost wants a migration to have failed with err, no TPM to be on, and the
 // state to be as it was, nil if there was none.
-func (k *keptTPM) wantLost(t *testing.T, what string, err error, was []byte) {
+func (k *resumableTPM) wantLost(t *testing.T, what string, err error, was []byte) {
 	t.Helper()
 	if tpm.ResultOf(err) != tpm.Fail {
 		t.Errorf("%s: %v, want %v", what, err, tpm.Fail)
@@ -99,7 +99,7 @@ func (k *keptTPM) wantLost(t *testing.T, what string, err error, was []byte) {
 }
 
 // comes sends the guest again.
-func (k *keptTPM) comes(t *testing.T, bags luggage, g guest) {
+func (k *resumableTPM) comes(t *testing.T, bags luggage, g guest) {
 	t.Helper()
 	if err := sendKilled(k, bags, 0, nil); err != nil {
 		t.Fatalf("%v; it said:\n%s", err, k.Out.String())
@@ -113,10 +113,10 @@ func (k *keptTPM) comes(t *testing.T, bags luggage, g guest) {
 
 // A state with which the engine has ended the process five times is given up: the TPM
 // starts anew with its permanent state. Four times are no reason to.
-func TestKeepGivenUp(t *testing.T) {
+func TestResumeGivenUp(t *testing.T) {
 	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		k := newKept(t, v, key)
+	everyResumable(t, func(t *testing.T, v version, key bool) {
+		k := newResumable(t, v, key)
 		k.data.define(t)
 		cmd, value := v.extend(1, k.data.pcr(t))
 		k.data.ok(t, cmd)
@@ -162,7 +162,7 @@ func TestKeepGivenUp(t *testing.T) {
 
 // newStarting is a service that powers its TPM on by itself; its flags are the last
 // of its arguments.
-func newStarting(t *testing.T, v version, seed []byte, flags string) *keptTPM {
+func newStarting(t *testing.T, v version, seed []byte, flags string) *resumableTPM {
 	t.Helper()
 	dir := harness.TempDir(t)
 	state := filepath.Join(dir, "state")
@@ -172,11 +172,11 @@ func newStarting(t *testing.T, v version, seed []byte, flags string) *keptTPM {
 	}
 	args := append([]string{"socket", "--tpmstate", "dir=" + state, "--pid", "file=" + filepath.Join(dir, "pid"),
 		"--server", "type=unixio,path=" + filepath.Join(dir, "d")}, v.options()...)
-	return &keptTPM{dir: dir, v: v, manager: newManager(t, append(args, "--flags", flags)...)}
+	return &resumableTPM{dir: dir, v: v, manager: newManager(t, append(args, "--flags", flags)...)}
 }
 
 // answers wants the result of a command, now and after a crash.
-func (k *keptTPM) answers(t *testing.T, want uint32) {
+func (k *resumableTPM) answers(t *testing.T, want uint32) {
 	t.Helper()
 	c := k.dial(t)
 	random := map[version]string{v12: "00c1 0000000e 00000046 00000010", v20: random20}[k.v]
@@ -191,7 +191,7 @@ func (k *keptTPM) answers(t *testing.T, want uint32) {
 
 // A process that is to power its TPM on by itself is killed on the way, at each step
 // that it takes on disk: the guest finds a TPM that had its startup.
-func TestKeepStartup(t *testing.T) {
+func TestResumeStartup(t *testing.T) {
 	needRoot(t, "strace traces it")
 	strace := harness.Need(t, "strace", "strace")
 	t.Parallel()
@@ -243,7 +243,7 @@ func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string,
 
 // The same for a process that was killed between power on and startup, where a TPM
 // 1.2 stores nothing: its memory says that it has served no client.
-func TestKeepBeforeStartup(t *testing.T) {
+func TestResumeBeforeStartup(t *testing.T) {
 	t.Parallel()
 	for _, g := range []struct {
 		v     version
@@ -278,7 +278,7 @@ func TestKeepBeforeStartup(t *testing.T) {
 
 // A newer libtpms goes on with the TPM of an older one, and the older one with what
 // the newer one has left of it. make newer has the newer one.
-func TestKeepUpgrade(t *testing.T) {
+func TestResumeUpgrade(t *testing.T) {
 	t.Parallel()
 	dir := os.Getenv("SWTPM_NEWER_LIBTPMS")
 	if dir == "" {
@@ -288,8 +288,8 @@ func TestKeepUpgrade(t *testing.T) {
 	if len(loaders) != 1 {
 		t.Fatalf("no dynamic loader below %s/root", dir)
 	}
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		k := newKept(t, v, key)
+	everyResumable(t, func(t *testing.T, v version, key bool) {
+		k := newResumable(t, v, key)
 		for _, wrap := range [][]string{{loaders[0], "--library-path", filepath.Dir(loaders[0])}, nil} {
 			check := k.fill(t)
 			k.wrap = wrap

@@ -15,8 +15,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// keptTPM is a TPM of a service with a descriptor store, and its clients.
-type keptTPM struct {
+// resumableTPM is a TPM of a service with a descriptor store, and its clients.
+type resumableTPM struct {
 	*manager
 	dir  string
 	v    version
@@ -26,14 +26,14 @@ type keptTPM struct {
 
 const keyHex = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
-// newKept starts one and powers it on; key encrypts its state.
-func newKept(t testing.TB, v version, key bool) *keptTPM {
+// newResumable starts one and powers it on; key encrypts its state.
+func newResumable(t testing.TB, v version, key bool) *resumableTPM {
 	t.Helper()
-	return newKeptOff(t, v, key).power(t)
+	return newResumableOff(t, v, key).power(t)
 }
 
 // power powers it on.
-func (k *keptTPM) power(t testing.TB) *keptTPM {
+func (k *resumableTPM) power(t testing.TB) *resumableTPM {
 	t.Helper()
 	if err := k.ctrl.Init(0); err != nil {
 		t.Fatal(err)
@@ -43,22 +43,22 @@ func (k *keptTPM) power(t testing.TB) *keptTPM {
 	return k
 }
 
-// newKeptOff starts one.
-func newKeptOff(t testing.TB, v version, key bool) *keptTPM {
+// newResumableOff starts one.
+func newResumableOff(t testing.TB, v version, key bool) *resumableTPM {
 	t.Helper()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
-	return newKeptIn(t, v, key, dir)
+	return newResumableIn(t, v, key, dir)
 }
 
-// newKeptIn starts one in dir, whose directory state has its state; more are options.
-func newKeptIn(t testing.TB, v version, key bool, dir string, more ...string) *keptTPM {
+// newResumableIn starts one in dir, whose directory state has its state; more are options.
+func newResumableIn(t testing.TB, v version, key bool, dir string, more ...string) *resumableTPM {
 	t.Helper()
-	return newKeptBy(t, v, dir, append(keptArgs(t, v, key, dir), more...)...)
+	return newResumableBy(t, v, dir, append(resumableArgs(t, v, key, dir), more...)...)
 }
 
-// keptArgs returns the command line of one in dir.
-func keptArgs(t testing.TB, v version, key bool, dir string) []string {
+// resumableArgs returns the command line of one in dir.
+func resumableArgs(t testing.TB, v version, key bool, dir string) []string {
 	t.Helper()
 	args := append([]string{"socket", "--tpmstate", "dir=" + filepath.Join(dir, "state"),
 		"--ctrl", "type=unixio,path=" + filepath.Join(dir, "c"), "--server", "type=unixio,path=" + filepath.Join(dir, "d")}, v.options()...)
@@ -69,10 +69,10 @@ func keptArgs(t testing.TB, v version, key bool, dir string) []string {
 	return args
 }
 
-// newKeptBy starts one in dir with the given arguments.
-func newKeptBy(t testing.TB, v version, dir string, args ...string) *keptTPM {
+// newResumableBy starts one in dir with the given arguments.
+func newResumableBy(t testing.TB, v version, dir string, args ...string) *resumableTPM {
 	t.Helper()
-	k := &keptTPM{manager: newManager(t, args...), dir: dir, v: v}
+	k := &resumableTPM{manager: newManager(t, args...), dir: dir, v: v}
 	k.start(t)
 	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {
@@ -85,14 +85,14 @@ func newKeptBy(t testing.TB, v version, dir string, args ...string) *keptTPM {
 }
 
 // says wants the process to say so, which reaches us a moment later.
-func (k *keptTPM) says(t testing.TB, want string) {
+func (k *resumableTPM) says(t testing.TB, want string) {
 	t.Helper()
 	if err := harness.Until(func() bool { return strings.Contains(k.Out.String(), want) }); err != nil {
 		t.Errorf("it said %q, want %q", k.Out.String(), want)
 	}
 }
 
-func (k *keptTPM) dial(t testing.TB) *channel {
+func (k *resumableTPM) dial(t testing.TB) *channel {
 	t.Helper()
 	conn := connect(t, filepath.Join(k.dir, "d"))
 	t.Cleanup(func() { _ = conn.Close() })
@@ -143,7 +143,7 @@ const (
 )
 
 // fill gives the TPM a volatile state and returns a check that it still exists.
-func (k *keptTPM) fill(t testing.TB) (check func()) {
+func (k *resumableTPM) fill(t testing.TB) (check func()) {
 	t.Helper()
 	c := k.data
 	cmd, value := k.v.extend(1, c.pcr(t))
@@ -196,7 +196,7 @@ func (k *keptTPM) fill(t testing.TB) (check func()) {
 }
 
 // fill12 begins an OIAP session and a SHA-1 for fill.
-func (k *keptTPM) fill12(t testing.TB, pcr func()) (check func()) {
+func (k *resumableTPM) fill12(t testing.TB, pcr func()) (check func()) {
 	t.Helper()
 	c := k.data
 	session := binary.BigEndian.Uint32(c.ok(t, oiap)[10:])
@@ -215,7 +215,7 @@ func (k *keptTPM) fill12(t testing.TB, pcr func()) (check func()) {
 
 }
 
-func everyKept(t *testing.T, f func(t *testing.T, v version, key bool)) {
+func everyResumable(t *testing.T, f func(t *testing.T, v version, key bool)) {
 	for _, v := range both {
 		for _, key := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s key=%t", v, key), func(t *testing.T) {

@@ -15,10 +15,10 @@ import (
 
 // An orderly restart takes nothing away from connected clients, however often, and
 // neither does a crash.
-func TestKeep(t *testing.T) {
+func TestResume(t *testing.T) {
 	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		k := newKept(t, v, key)
+	everyResumable(t, func(t *testing.T, v version, key bool) {
+		k := newResumable(t, v, key)
 		for _, next := range []func(){
 			func() { k.restart(t) },
 			func() { k.crash(t, unix.SIGKILL) },
@@ -46,9 +46,9 @@ func TestKeep(t *testing.T) {
 }
 
 // After a stop, which drops what is kept, the TPM is one that was shut down well.
-func TestKeepStop(t *testing.T) {
+func TestResumeStop(t *testing.T) {
 	t.Parallel()
-	k := newKept(t, v20, false)
+	k := newResumable(t, v20, false)
 	k.data.ok(t, define20)
 	k.end(t)
 	k.Clear()
@@ -77,12 +77,12 @@ func TestKeepStop(t *testing.T) {
 }
 
 // Random numbers do not come twice.
-func TestKeepRandom(t *testing.T) {
+func TestResumeRandom(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
-			k := newKept(t, v, false)
+			k := newResumable(t, v, false)
 			random := "8001 0000000c 0000017b 0010"
 			if v == v12 {
 				random = "00c1 0000000e 00000046 00000010"
@@ -103,11 +103,11 @@ func TestKeepRandom(t *testing.T) {
 	}
 }
 
-// TestKeepSecrets checks that the memory reveals nothing of an encrypted TPM.
-func TestKeepSecrets(t *testing.T) {
+// TestResumeSecrets checks that the memory reveals nothing of an encrypted TPM.
+func TestResumeSecrets(t *testing.T) {
 	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) {
-		k := newKept(t, v, key)
+	everyResumable(t, func(t *testing.T, v version, key bool) {
+		k := newResumable(t, v, key)
 		cmd, _ := v.extend(1, k.data.pcr(t))
 		k.data.ok(t, cmd)
 		value := k.data.pcr(t)
@@ -129,13 +129,13 @@ func TestKeepSecrets(t *testing.T) {
 
 // A state that replaced the TPM's own does not get the volatile
 // state of the latter.
-func TestKeepOtherState(t *testing.T) {
+func TestResumeOtherState(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
 			other := makeState(t, v)
-			k := newKept(t, v, false)
+			k := newResumable(t, v, false)
 			_ = k.Cmd.Process.Kill()
 			k.Wait(t)
 			write(t, filepath.Join(k.dir, "state", v.file()), other)

@@ -16,18 +16,18 @@ import (
 // A client under load gets an answer to each command, the right one or that it
 // failed, whenever the process is killed or restarted; and each response is true
 // afterwards.
-func TestKeepUnderLoad(t *testing.T) {
+func TestResumeUnderLoad(t *testing.T) {
 	t.Parallel()
-	everyKept(t, func(t *testing.T, v version, key bool) { keepUnderLoad(t, v, key) })
+	everyResumable(t, func(t *testing.T, v version, key bool) { resumeUnderLoad(t, v, key) })
 }
 
-// keepUnderLoad ends the process again and again while a client sends commands.
-func keepUnderLoad(t *testing.T, v version, key bool) {
+// resumeUnderLoad ends the process again and again while a client sends commands.
+func resumeUnderLoad(t *testing.T, v version, key bool) {
 	kills := 30
 	if v == v12 {
 		kills = 8 // each start tests the TPM itself
 	}
-	k := newKept(t, v, key)
+	k := newResumable(t, v, key)
 	k.data.define(t)
 	value, n, number, writes := k.data.pcr(t), uint64(0), uint64(1), 1
 	failed := 0
@@ -82,7 +82,7 @@ func keepUnderLoad(t *testing.T, v version, key bool) {
 }
 
 // endOften restarts and kills the process, and closes done.
-func (k *keptTPM) endOften(t testing.TB, kills int, done chan<- struct{}) {
+func (k *resumableTPM) endOften(t testing.TB, kills int, done chan<- struct{}) {
 	defer close(done)
 	for i := range kills {
 		time.Sleep(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
@@ -141,7 +141,7 @@ func numberUntilAnswered(t testing.TB, c *channel) uint64 {
 
 // sendKilled sends what QEMU sends of a guest that comes, with f after the n-th blob.
 // It goes on as long as QEMU would.
-func sendKilled(k *keptTPM, bags luggage, n int, f func(*keptTPM)) error {
+func sendKilled(k *resumableTPM, bags luggage, n int, f func(*resumableTPM)) error {
 	if err := k.ctrl.Stop(); err != nil {
 		return err
 	}

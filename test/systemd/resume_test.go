@@ -63,7 +63,7 @@ func killed(t *testing.T, unit string) {
 
 // A client that stays connected finds the TPM as it was, after systemctl restart and
 // after a crash: PCRs, sessions and loaded objects. After a stop it no longer exists.
-func TestKeep(t *testing.T) {
+func TestResume(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		t.Run(map[bool]string{false: "plain", true: "sealed"}[sealed], func(t *testing.T) {
 			text := profile("clear")
@@ -114,7 +114,7 @@ func TestKeep(t *testing.T) {
 
 // Under load each command is answered over the same connection, across restarts and
 // kills, and what was answered is true.
-func TestKeepUnderLoad(t *testing.T) {
+func TestResumeUnderLoad(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
 	must(t, "systemctl", "start", unit)
@@ -195,7 +195,7 @@ func TestCrashLoop(t *testing.T) {
 
 // A virtual machine goes on: its firmware uses the TPM before and after a restart and
 // a crash of the service, and each reset powers the TPM off and on.
-func TestKeepQEMU(t *testing.T) {
+func TestResumeQEMU(t *testing.T) {
 	name := instance(t, "[control]\nlisten = \"systemd:ctrl\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n")
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
