@@ -6,15 +6,35 @@ import (
 )
 
 // hmacInto writes the HMAC of the texts under key into sum, which has the size of the hash.
-// crypto/hmac would leave key, xored with a constant, in memory that cannot be wiped;
-// hmacInto leaves nothing.
+func hmacInto(newHash func() hash.Hash, sum, key []byte, texts ...[]byte) {
+	m := newMAC(newHash)
+	defer m.forget()
+	m.into(sum, key, texts...)
+}
+
+// mac computes HMACs. crypto/hmac would leave the key, xored with a constant, in memory that cannot
+// be wiped; mac leaves nothing after forget.
 //
 // Source: RFC 2104, 2.
-func hmacInto(newHash func() hash.Hash, sum, key []byte, texts ...[]byte) {
+type mac struct {
+	h   hash.Hash
+	pad []byte // a whole block: the hash does not copy it
+}
+
+func newMAC(newHash func() hash.Hash) *mac {
 	h := newHash()
-	defer forget(h)
-	pad := make([]byte, h.BlockSize()) // a whole block: the hash does not copy it
-	defer Wipe(pad)
+	return &mac{h, make([]byte, h.BlockSize())}
+}
+
+func (m *mac) forget() {
+	forget(m.h)
+	Wipe(m.pad)
+}
+
+// into is hmacInto. It allocates nothing.
+func (m *mac) into(sum, key []byte, texts ...[]byte) {
+	h, pad := m.h, m.pad
+	h.Reset()
 	xor := func(with byte) []byte {
 		clear(pad)
 		if len(key) > len(pad) {

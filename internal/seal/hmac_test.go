@@ -46,3 +46,12 @@ func TestForget(t *testing.T) {
 		}
 	}
 }
+
+// TestDeriveAllocates checks that the iterations of a passphrase allocate nothing: that would cost a
+// start of a TPM 90 page faults.
+func TestDeriveAllocates(t *testing.T) {
+	var key [32]byte
+	if n := testing.AllocsPerRun(3, func() { derive(key[:], []byte("correct horse"), "pbkdf2") }); n > 20 {
+		t.Errorf("%v allocations, want a few", n)
+	}
+}

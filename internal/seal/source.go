@@ -239,10 +239,12 @@ func derive(key, pass []byte, kdf string) {
 		return
 	}
 	// RFC 8018, 5.2: one block is enough, because no key is longer than a hash.
-	hmacInto(sha512.New, sum[:], pass, []byte(pbkdf2Salt), []byte{0, 0, 0, 1})
+	m := newMAC(sha512.New) // one for all iterations: each allocation would cost a page fault now and then
+	defer m.forget()
+	m.into(sum[:], pass, []byte(pbkdf2Salt), []byte{0, 0, 0, 1})
 	copy(key, sum[:])
 	for range pbkdf2Iterations - 1 {
-		hmacInto(sha512.New, sum[:], pass, sum[:])
+		m.into(sum[:], pass, sum[:])
 		for i := range key {
 			key[i] ^= sum[i]
 		}
