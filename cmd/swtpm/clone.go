@@ -47,7 +47,7 @@ func stateClone(f *pflag.FlagSet) action {
 			how = append(how, "--clone-key", *key)
 		}
 		how = append(how, more...)
-		if kind := nv.ParseLocation(args[1]).Kind; kind == nv.Directory || kind == nv.File {
+		if kind := nv.ParseLocation(args[1]).Kind; kind == nv.Directory || kind == nv.File || kind == nv.Cluster {
 			how = append([]string{"--tpm-state", args[1]}, how...)
 		} else {
 			how = append([]string{args[1]}, how...)

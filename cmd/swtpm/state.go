@@ -33,7 +33,7 @@ var stateVerbs = []verb{
 	{name: "snapshot", synopsis: "state snapshot [OPTION]... PROFILE|--ctrl SOCKET FILE", operand: "FILE", least: 1, most: 2, finishes: true, prepare: stateSnapshot,
 		summary: "Write the state of a running TPM at one moment to FILE, which must not exist. state import restores it."},
 	{name: "clone", synopsis: "state clone [OPTION]... SRC DST [-- SWTPM_SETUP-OPTION...]", operand: "SRC", least: 2, most: -1, prepare: stateClone,
-		summary: "Copy a TPM that is off. SRC and DST are profiles, dir://PATH or file://PATH. SRC does not change."},
+		summary: "Copy a TPM that is off. SRC and DST are profiles, dir://PATH, file://PATH or store://NAME. SRC does not change."},
 	{name: "pull", synopsis: "state pull [OPTION]... NAME DIRECTORY", operand: "NAME", least: 2, most: 2, prepare: statePull,
 		summary: "Copy the state NAME of a cluster store to files, without a broker, in an emergency. See swtpm-store(8), PULL."},
 	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,

@@ -60,8 +60,6 @@ func (c *Config) stateFaults() []fault {
 		add("tpmstate", "store", "invalid name %q; write 1 to 128 letters, digits and ._-@+:", l.Path)
 	case l.Kind == nv.Cluster && c.Key.Source == NoKey && !c.State.Plain:
 		add("tpmstate", "store", "needs a key, because the store could read the state; write [key], or allow-plain = true")
-	case l.Kind == nv.Cluster && c.Manufacture.Given:
-		add("tpmstate", "store", "conflicts with [manufacture]; create the TPM with swtpm_setup --tpmstate %s", l)
 	case l.Kind == nv.Cluster && !c.State.Lock:
 		add("tpmstate", "lock", "conflicts with store, whose states have one owner")
 	case l.Kind == nv.Cluster && c.State.Backup:

@@ -22,7 +22,7 @@ import (
 
 // cloneOptions says what TPM is cloned, and how.
 type cloneOptions struct {
-	From  string // --clone: a profile, dir://PATH or file://PATH; "" for no clone
+	From  string // --clone: a profile, dir://PATH, file://PATH or store://NAME; "" for no clone
 	Key   string // --clone-key
 	New   bool   // --new-identity, the default
 	Keep  bool   // --keep-identity
@@ -32,7 +32,7 @@ type cloneOptions struct {
 // table returns the options of a clone.
 func (c *cloneOptions) table() []cli.Option {
 	return []cli.Option{
-		{Name: "clone", Arg: "<source>", Own: true, Set: text(&c.From), Help: "Create a copy of a TPM that is off: a profile,\ndir://PATH or file://PATH. It does not change."},
+		{Name: "clone", Arg: "<source>", Own: true, Set: text(&c.From), Help: "Create a copy of a TPM that is off: a profile,\ndir://PATH, file://PATH or store://NAME. It does not change."},
 		{Name: "clone-key", Arg: "<suboptions>", Own: true, Set: text(&c.Key), Help: "The key of the source, as --key of swtpm socket has\nit. Default: the profile's."},
 		{Name: "new-identity", Own: true, Set: enable(&c.New), Help: "With --clone: new EKs and certificates, the default.\nOwner hierarchy and NV memory stay."},
 		{Name: "keep-identity", Own: true, Set: enable(&c.Keep), Help: "With --clone: copy everything, to move the TPM."},
@@ -152,7 +152,7 @@ func (p *program) openOriginal() (*original, error) {
 func (p *program) findOriginal() (loc nv.Location, how nv.Options, version tpm.Version, key *seal.Key, err error) {
 	name := p.o.Clone.From
 	var k config.Key
-	if loc = nv.ParseLocation(name); loc.Kind != nv.Directory && loc.Kind != nv.File {
+	if loc = nv.ParseLocation(name); loc.Kind != nv.Directory && loc.Kind != nv.File && loc.Kind != nv.Cluster {
 		cfg, err := loadOne(name)
 		if err != nil {
 			return loc, how, 0, nil, err

@@ -27,8 +27,11 @@ type markFile struct{ dir, name string }
 func (a *markFile) path() string { return filepath.Join(a.dir, a.name) }
 
 // markFile returns the mark of the location, nil if it has none: next to a block device
-// there is no persistent directory.
+// there is no persistent directory, and a cluster store is not of one host.
 func (l *location) markFile() *markFile {
+	if l.Kind == nv.Cluster {
+		return nil
+	}
 	if l.isDir() {
 		return &markFile{l.path, markName}
 	}
