@@ -3,7 +3,6 @@ package doctor
 import (
 	"errors"
 	"io/fs"
-	"time"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
@@ -23,15 +22,13 @@ func (x *examination) cluster(name string) {
 	}
 	defer l.Close()
 	x.clusterFaults(l, where)
-	e, err := l.Stat()
+	_, err = l.Stat()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		x.emptyState = true
 		x.add(Note, where, "if a TPM should exist, run: swtpm_setup --tpmstate "+where, "no state; a new TPM %s will be created", x.cfg.TPM)
 	case err != nil:
 		x.add(Error, where, clusterAdvice(err), "%v", err)
-	case e.Owner != "":
-		x.add(Warning, where, "stop the TPM there; after a failure of that host wait until its lease expires", "owned by host %q since %s, epoch %d", e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)
 	}
 }
 

@@ -102,6 +102,12 @@ func (x *examination) lock() {
 		x.add(Error, path, x.settings.State(err), "%v", err)
 	case err != nil:
 		x.add(Error, file, "remove it, or correct its owner and mode; it is always empty", "cannot be locked: %s", reasonOf(file, err))
+	case h.Owner != "":
+		level := Error
+		if x.cfg.Migration.Incoming {
+			level = Note
+		}
+		x.add(level, x.cfg.State.Location.String(), "stop the TPM there; after a failure of that host wait until its lease expires", "owned by %s", h.Owner)
 	case h.Held:
 		n := x.addInUse(path)
 		x.complete(n, func() string {

@@ -62,7 +62,7 @@ func buildAndRun(m *testing.M) (int, error) {
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
 		flags = append(flags, f)
 	}
-	if err := harness.Build(bin, flags, "swtpm", "swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup", "swtpm-admin"); err != nil {
+	if err := harness.Build(bin, flags, "swtpm", "swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup", "swtpm-admin", "swtpm-store"); err != nil {
 		return 1, err
 	}
 	for _, name := range []string{"swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup"} {

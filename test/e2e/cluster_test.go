@@ -1,0 +1,111 @@
+package e2e_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
+	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
+)
+
+// clusterHost is a broker on a store of one member.
+type clusterHost struct {
+	t      *testing.T
+	dir    string
+	member *etcdtest.Member
+}
+
+func newClusterHost(t *testing.T) *clusterHost {
+	h := &clusterHost{t, harness.TempDir(t), etcdtest.Start(t)}
+	h.write("store.toml", "endpoints = [\""+h.member.URL+"\"]\nhost = \"host-a\"\nsocket = \""+h.path("socket")+"\"\nmark = \""+h.path("mark")+"\"\n[[allow]]\nusers = [\"*\"]\nstates = [\"*\"]\n")
+	p := harness.Start(t, exec.Command(ours("swtpm-store"), "--config", h.path("store.toml")))
+	harness.Await(t, "the broker", func() bool { return p.Listens(h.path("socket")) })
+	h.write("key", strings.Repeat("5a", 16))
+	h.write("vm1.toml", "tpm = \"2.0\"\n[control]\nlisten = \"unix:"+h.path("vm1.sock")+"\"\n[tpmstate]\nstore = \"vm1\"\n[key]\nfile = \""+h.path("key")+"\"\n[manufacture]\n")
+	return h
+}
+
+func (h *clusterHost) path(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *clusterHost) write(name, text string) {
+	if err := os.WriteFile(h.path(name), []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// run runs one of our programs, and checks that it succeeds and that its output contains text, or
+// that it fails with text if text begins with "!".
+func (h *clusterHost) run(text, name string, args ...string) string {
+	h.t.Helper()
+	cmd := exec.Command(ours(name), args...)
+	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.path("socket"))
+	code, stdout, stderr := runCmd(h.t, cmd)
+	want, fails := strings.CutPrefix(text, "!")
+	if (code != 0) != fails || !strings.Contains(stdout+stderr, want) {
+		h.t.Errorf("%s %q: code %d, %s%s, want %q", name, args, code, stdout, stderr, text)
+	}
+	return stdout
+}
+
+// TestClusterVerbs runs the verbs of swtpm state on a TPM in a cluster store, which a profile
+// manufactures.
+func TestClusterVerbs(t *testing.T) {
+	t.Parallel()
+	h := newClusterHost(t)
+	vm1 := h.path("vm1.toml")
+	named := func(name string) []string {
+		return []string{"--tpmstate", "backend-uri=store://" + name, "--key", "file=" + h.path("key")}
+	}
+	h.run("Successfully authored", "swtpm-setup", vm1)
+	h.run("leaving it unchanged", "swtpm-setup", vm1)
+	h.run("key fits", "swtpm", "state", "inspect", vm1)
+	h.run("ok (permall)", "swtpm", "state", "verify", vm1)
+	h.run("accepted as generation", "swtpm", "state", "accept", vm1)
+	h.run("reset to 0", "swtpm", "state", "reset-lockout", vm1)
+	h.run("exported", "swtpm", "state", "export", "--sealed", vm1, h.path("archive"))
+	h.run("imported", "swtpm", append(append([]string{"state", "import"}, named("vm2")...), h.path("archive"))...)
+	h.run("Successfully authored", "swtpm", "state", "clone", "--key", "file="+h.path("key"), "store://vm1", "store://vm3", "--", "--keyfile", h.path("key"))
+	for _, name := range []string{"vm2", "vm3"} {
+		h.run("ok (permall)", "swtpm", append([]string{"state", "verify"}, named(name)...)...)
+	}
+	generations := strings.Fields(h.run("", "swtpm", "state", "rollback", "--list", vm1))
+	if len(generations) < 2 {
+		t.Fatalf("stored generations %q, want several", generations)
+	}
+	h.run("stored generation "+generations[0]+" is restored", "swtpm", "state", "rollback", "--generation", generations[0], vm1)
+	h.run("!is not stored", "swtpm", "state", "rollback", "--generation", "99999", vm1)
+	h.run("copied to", "swtpm", "state", "pull", "--config", h.path("store.toml"), "vm1", h.path("pulled"))
+	h.member.Snapshot(t, h.path("snapshot"))
+	h.run("copied to", "swtpm", "state", "pull", "--snapshot", h.path("snapshot"), "store://vm1", h.path("from-snapshot"))
+	for _, dir := range []string{"pulled", "from-snapshot"} {
+		h.run("ok (permall)", "swtpm", "state", "verify", "--tpmstate", "dir="+h.path(dir), "--key", "file="+h.path("key"))
+	}
+	h.run("!already exists", "swtpm", "state", "pull", "--config", h.path("store.toml"), "vm1", h.path("pulled"))
+	h.run("it has 3 states", "swtpm-store", "--config", h.path("store.toml"), "--check")
+}
+
+// TestClusterOwned checks that the errors of a state in use name its owner, and that a store from an
+// old backup is refused until it is accepted.
+func TestClusterOwned(t *testing.T) {
+	t.Parallel()
+	h := newClusterHost(t)
+	vm1 := h.path("vm1.toml")
+	h.run("Successfully authored", "swtpm-setup", vm1)
+	cmd := exec.Command(ours("swtpm"), "socket", "--tpm2", "--tpmstate", "backend-uri=store://vm1", "--key", "file="+h.path("key"),
+		"--flags", "not-need-init,startup-clear", "--ctrl", "type=unixio,path="+h.path("ctrl"))
+	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.path("socket"))
+	p := harness.Start(t, cmd)
+	harness.Await(t, "the TPM", func() bool { return p.Listens(h.path("ctrl")) })
+	h.run(`!owned by host "host-a" since `, "swtpm", "state", "verify", vm1)
+	h.run("!, epoch 2; stop the TPM there", "swtpm", "doctor", vm1)
+	h.run("!two copies would run", "swtpm", "state", "pull", "--config", h.path("store.toml"), "vm1", h.path("pulled"))
+	h.run("copied to", "swtpm", "state", "pull", "--force", "--endpoint", h.member.URL, "vm1", h.path("pulled"))
+	p.Kill(t)
+	h.write("mark", `{"cluster":1,"revision":1000000}`)
+	h.run("!this host has seen 1000000", "swtpm-store", "--config", h.path("store.toml"), "--check")
+	h.run("restored store accepted", "swtpm-store", "--config", h.path("store.toml"), "--accept-rollback")
+	h.run("The store answers", "swtpm-store", "--config", h.path("store.toml"), "--check")
+}
