@@ -46,7 +46,7 @@ func with(f func(*Config)) *Config {
 	return c
 }
 
-var classicTcp = func(addr string, port int) Endpoint {
+var classicTCP = func(addr string, port int) Endpoint {
 	return Endpoint{Kind: TCP, Addr: addr, Port: port, Mode: 0o770, UID: -1, GID: -1, FD: -1}
 }
 
@@ -64,19 +64,19 @@ var classicCases = []struct {
 	{"--tpm2 -d", func(c *Config) { c.TPM, c.Daemon = tpm.V20, true }},
 	{"-td", func(c *Config) { c.Interface.Terminate, c.Daemon = true, true }},
 	{"-tp2321", func(c *Config) {
-		c.Interface = Interface{Type: "socket", Server: classicTcp("127.0.0.1", 2321), Disconnect: true, Terminate: true}
+		c.Interface = Interface{Type: "socket", Server: classicTCP("127.0.0.1", 2321), Disconnect: true, Terminate: true}
 	}},
-	{"-p 0x911", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("127.0.0.1", 2321), true }},
-	{"--port=010", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("127.0.0.1", 8), true }},
+	{"-p 0x911", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTCP("127.0.0.1", 2321), true }},
+	{"--port=010", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTCP("127.0.0.1", 8), true }},
 	{"-p 5 --server type=unixio,path=s", func(c *Config) { c.Interface.Server = classicUnixAt("s") }},
-	{"--server type=unixio,path=s -p 5", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("127.0.0.1", 5), true }},
-	{"-p 5 --server type=tcp", func(c *Config) { c.Interface.Server = classicTcp("127.0.0.1", 5) }}, // -p sets TPM_PORT
-	{"--server port=5,bindaddr=::1,disconnect", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTcp("::1", 5), true }},
+	{"--server type=unixio,path=s -p 5", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTCP("127.0.0.1", 5), true }},
+	{"-p 5 --server type=tcp", func(c *Config) { c.Interface.Server = classicTCP("127.0.0.1", 5) }}, // -p sets TPM_PORT
+	{"--server port=5,bindaddr=::1,disconnect", func(c *Config) { c.Interface.Server, c.Interface.Disconnect = classicTCP("::1", 5), true }},
 	{"--server port=5,bindaddr=fe80::1,ifname=eth0", func(c *Config) {
-		c.Interface.Server = classicTcp("fe80::1", 5)
+		c.Interface.Server = classicTCP("fe80::1", 5)
 		c.Interface.Server.IfName = "eth0"
 	}},
-	{"--server port=5,ifname=eth0,mode=0600,uid=3", func(c *Config) { c.Interface.Server = classicTcp("127.0.0.1", 5) }},
+	{"--server port=5,ifname=eth0,mode=0600,uid=3", func(c *Config) { c.Interface.Server = classicTCP("127.0.0.1", 5) }},
 	{"--server type=unixio,path=s,mode=0600,uid=3,gid=4", func(c *Config) {
 		c.Interface.Server = classicUnixAt("s")
 		c.Interface.Server.Mode, c.Interface.Server.UID, c.Interface.Server.GID = 0o600, 3, 4
@@ -87,7 +87,7 @@ var classicCases = []struct {
 		c.Control = Control{Listen: classicUnixAt("c"), Terminate: true}
 		c.Control.Listen.Mode = 0o600
 	}},
-	{"--ctrl type=tcp,port=0,bindaddr=0.0.0.0", func(c *Config) { c.Control.Listen = classicTcp("0.0.0.0", 0) }},
+	{"--ctrl type=tcp,port=0,bindaddr=0.0.0.0", func(c *Config) { c.Control.Listen = classicTCP("0.0.0.0", 0) }},
 	{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = classicUnixAt("b") }},
 	{"--tpmstate dir=st", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "st"} }},
 	{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
@@ -145,7 +145,7 @@ var classicCases = []struct {
 		c.Interface.Server, c.Control.Listen = classicUnixAt("s"), classicUnixAt("c")
 		c.Interface.Server.User, c.Interface.Server.GID, c.Control.Listen.Group = "no-such", 4, "nobody-there"
 	}},
-	{"-R r --server port=5,uid=no-such", func(c *Config) { c.Sandbox.Chroot, c.Interface.Server = "r", classicTcp("127.0.0.1", 5) }},
+	{"-R r --server port=5,uid=no-such", func(c *Config) { c.Sandbox.Chroot, c.Interface.Server = "r", classicTCP("127.0.0.1", 5) }},
 	{"-r tss --runas 0", func(c *Config) { c.Sandbox.User = "0" }},
 	{"--tpm2 --print-c --ctrl zz -t --log level=3", func(c *Config) {
 		c.TPM, c.PrintCapabilities, c.Interface.Terminate = tpm.V20, true, true
@@ -153,10 +153,10 @@ var classicCases = []struct {
 	}},
 	{"--tpm2 --print-states --tpmstate dir=s --ctrl type=tcp,port=5 --key zz", func(c *Config) {
 		c.TPM, c.PrintStates, c.State.Location = tpm.V20, true, nv.Location{Kind: nv.Directory, Path: "s"}
-		c.Control.Listen = classicTcp("127.0.0.1", 5)
+		c.Control.Listen = classicTCP("127.0.0.1", 5)
 	}},
 	{"--print-profiles --tpmstate zz -p 5", func(c *Config) {
-		c.PrintProfiles, c.Interface.Server, c.Interface.Disconnect = true, classicTcp("127.0.0.1", 5), true
+		c.PrintProfiles, c.Interface.Server, c.Interface.Disconnect = true, classicTCP("127.0.0.1", 5), true
 	}},
 	{"--print-info 0x20 --tpmstate dir=s", func(c *Config) { c.PrintInfo, c.State.Location = 0x20, nv.Location{Kind: nv.Directory, Path: "s"} }},
 	{"--print-info 010 --print-info -1", func(c *Config) { c.PrintInfo = 1<<32 - 1 }},
