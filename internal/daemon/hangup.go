@@ -71,5 +71,8 @@ func (h *Hangups) hungUp() bool {
 	}
 	p := []unix.PollFd{{Fd: int32(h.terminal)}}
 	n, err := unix.Poll(p, 0)
+	for err == unix.EINTR {
+		n, err = unix.Poll(p, 0)
+	}
 	return err == nil && n == 1 && p[0].Revents&unix.POLLHUP != 0
 }

@@ -47,7 +47,11 @@ func unitOfPeer(fd, pid int) string {
 	}
 	defer unix.Close(p)
 	ended := []unix.PollFd{{Fd: int32(p), Events: unix.POLLIN}}
-	if n, err := unix.Poll(ended, 0); err != nil || n != 0 {
+	n, err := unix.Poll(ended, 0)
+	for err == unix.EINTR {
+		n, err = unix.Poll(ended, 0)
+	}
+	if err != nil || n != 0 {
 		return ""
 	}
 	return unit

@@ -138,7 +138,17 @@ func (c *Conn) evictedBefore(o *Conn) bool {
 
 // hungUp reports whether the peer of fd sends nothing more.
 func hungUp(fd int) bool {
-	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-	n, err := unix.Poll(p, 0)
-	return err == nil && n > 0
+	is, err := PollNow(fd, unix.POLLRDHUP)
+	return err == nil && is != 0
+}
+
+// PollNow returns which events fd has. A signal, such as those by which Go's scheduler interrupts a
+// thread, ends even a poll(2) that does not wait; PollNow repeats it.
+func PollNow(fd int, events int16) (is int16, err error) {
+	p := []unix.PollFd{{Fd: int32(fd), Events: events}}
+	for {
+		if _, err = unix.Poll(p, 0); err != unix.EINTR {
+			return p[0].Revents, err
+		}
+	}
 }

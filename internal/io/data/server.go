@@ -100,8 +100,8 @@ func (s *Server) AttachSocket(fd int) error {
 		return errors.New("the descriptor is not a stream socket; pass a connected stream socket")
 	}
 	listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	p := []unix.PollFd{{Fd: int32(fd)}} // POLLHUP: not connected, or no longer
-	if _, pollErr := unix.Poll(p, 0); err != nil || listens != 0 || pollErr != nil || p[0].Revents&unix.POLLHUP != 0 {
+	is, pollErr := conn.PollNow(fd, 0) // POLLHUP: not connected, or no longer
+	if err != nil || listens != 0 || pollErr != nil || is&unix.POLLHUP != 0 {
 		return errors.New("the socket is not connected; pass a connected stream socket")
 	}
 	if toItself(fd) {
