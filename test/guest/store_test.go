@@ -158,6 +158,8 @@ func TestStoreMigrationKilled(t *testing.T) {
 	count, arrived := moves(t, 3), 0
 	for n := range count {
 		w, e, uri := p.receive()
+		// Slow enough for a moment in the middle.
+		p.v.monitor.do(t, "migrate-set-parameters", map[string]any{"max-bandwidth": 30 << 20})
 		p.v.monitor.do(t, "migrate", map[string]any{"uri": uri})
 		time.Sleep(time.Duration(rand.IntN(2500)) * time.Millisecond)
 		for _, victim := range []*harness.Process{p.v.Process, p.e.Process} {
