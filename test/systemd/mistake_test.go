@@ -6,14 +6,14 @@ import (
 	"testing"
 )
 
-const mistakesTcp = "[control]\nlisten = \"tcp:127.0.0.1:PORT\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n"
+const mistakesTCP = "[control]\nlisten = \"tcp:127.0.0.1:PORT\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n"
 
 // mistakesCases are the cases of TestMistakes.
 var mistakesCases = []struct{ name, profile, dropIn, want string }{
 	{"key", own + "[log]\nlevl = 2\n", "", `.toml:10:1: [log] levl: unknown key; did you mean "level"?`},
 	{"quotes", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "", `.toml:8:11: expected value but found "clear" instead; strings must be quoted`},
-	{"network", strings.Replace(mistakesTcp, "PORT", "2322", 1), "", `address family not supported by protocol; give the unit the network with tcp.conf`},
-	{"port", strings.Replace(mistakesTcp, "PORT", "22", 1), "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET\n", "control channel: tcp:127.0.0.1:22: bind: permission denied; choose a port from 1024 on"},
+	{"network", strings.Replace(mistakesTCP, "PORT", "2322", 1), "", `address family not supported by protocol; give the unit the network with tcp.conf`},
+	{"port", strings.Replace(mistakesTCP, "PORT", "22", 1), "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET\n", "control channel: tcp:127.0.0.1:22: bind: permission denied; choose a port from 1024 on"},
 	{"elsewhere", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv/%i"), "", "no such file or directory: TPM_RESULT 0x9 (TPM_FAIL); create the directory, or correct [tpmstate]"},
 	{"outside", strings.ReplaceAll(profile("clear"), "/var/lib/swtpm/%i", "/srv"), "", "read-only file system: TPM_RESULT 0x9 (TPM_FAIL); mount it writable, in a unit add ReadWritePaths="},
 	{"log", profile("clear") + "[log]\nfile = \"/var/log/%i.log\"\n", "", "read-only file system; choose a directory that can be written to"},
