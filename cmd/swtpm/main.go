@@ -23,6 +23,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 	"github.com/swtpm-go/swtpm/internal/io/data"
+	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
@@ -92,6 +93,7 @@ type emulator struct {
 	keys      seal.Keys
 	profile   string // algorithm profile of a new TPM
 	recorder  emul.Recorder
+	ledger    *recorder.Recorder // the boot ledger; nil for none
 	removePID func()
 	link      *remote.Link // to the broker of a cluster store; nil for another state
 	service   *service
@@ -134,6 +136,9 @@ func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	}
 	if serves, err := e.start(ctx); err != nil || !serves { // in the sandbox from here on
 		return unlessEnding(ctx, e.retryable(err))
+	}
+	if e.ledger != nil { // it writes no file if the start was refused
+		e.ledger.Ready()
 	}
 	return e.serve()
 }
@@ -207,7 +212,8 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	e.service.profileRejected(e.source.previous.problem)
 	libtpms.ShowCommands(tpm.CommandsFile)
 	o := e.options()
-	o.Ledger = e.openLedger(&o)
+	e.ledger = e.openLedger(&o)
+	o.Ledger = e.ledger
 	if e.meter, err = newMeter(e.cfg, e.source.instance, &o, e.log); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (e Event) String() string {
 	case StoreFailed:
 		return "store failed: " + e.Cause
 	case PolicyFailed:
-		return "unsealing failed: " + e.Cause
+		return e.Cause
 	case StoreResumed:
 		return "store resumed: " + e.Cause
 	}

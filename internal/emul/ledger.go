@@ -6,18 +6,19 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 	"hash"
-	"slices"
 	"time"
 
+	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
+	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // Tapper is an Engine that copies measurements for the boot ledger.
 type Tapper interface {
-	// Tap makes the engine copy them from now on.
-	Tap() error
+	// Tap makes the engine copy them to b from now on, which must not be memory of Go.
+	Tap(b []byte) error
 	// Tapped returns the number of bytes that were copied. It needs no lock.
 	Tapped() int
 	// TapDue reports whether they should be taken soon. It needs no lock.
@@ -27,8 +28,9 @@ type Tapper interface {
 	TakeTapped() []byte
 	// LastLocality returns the locality of the last command.
 	LastLocality() tpm.Locality
-	// Peek runs a command that only reads. It is neither counted nor copied.
-	Peek(cmd []byte) (rsp []byte, err error)
+	// Peek runs a command that only reads, and copies its response to rsp. It is neither
+	// counted nor copied.
+	Peek(cmd, rsp []byte) (n int, err error)
 }
 
 // ledgerWait is how long the end of the process waits for the boot ledger.
@@ -62,6 +64,7 @@ type bootLedger struct {
 	shutdown bool        // the guest has shut the TPM down
 	deciding bool        // decideLater waits
 	hashes   []hash.Hash // of the running HASH_START
+	peek     *peek
 }
 
 // openLedger begins to record.
@@ -70,11 +73,11 @@ func (t *TPM) openLedger() {
 	if t.opt.Ledger == nil || !ok {
 		return
 	}
-	if err := tap.Tap(); err != nil {
+	if err := tap.Tap(t.opt.Ledger.Tap()); err != nil {
 		t.opt.Error("%v", err)
 		return
 	}
-	t.ledger = bootLedger{Recorder: t.opt.Ledger, tap: tap}
+	t.ledger = bootLedger{Recorder: t.opt.Ledger, tap: tap, peek: &peek{}}
 }
 
 // on reports whether the ledger records.
@@ -91,7 +94,7 @@ func (t *TPM) ledgerPowerOn(arrived, same bool) {
 		return
 	}
 	clear(l.tap.TakeTapped())
-	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, join: arrived, same: same, deciding: l.deciding}
+	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, join: arrived, same: same, deciding: l.deciding}
 	var id [16]byte
 	if t.store != nil {
 		id = t.store.Mark().Identity
@@ -178,8 +181,8 @@ func (t *TPM) settleLedger() {
 	switch {
 	case l.join:
 		l.join = false
-		if values := t.readPCRs(); values != nil {
-			l.Join(values, l.same)
+		if t.readPCRs() {
+			l.Join(l.same)
 			l.Flush()
 		}
 		t.admit()
@@ -211,8 +214,8 @@ func (t *TPM) afterCommand(cmd, rsp []byte, guest bool) {
 			typ--
 		}
 		t.takeTapped()
-		if values := t.readPCRs(); values != nil {
-			l.Startup(l.tap.LastLocality(), typ, values)
+		if t.readPCRs() {
+			l.Startup(l.tap.LastLocality(), typ)
 			l.Flush()
 		}
 		l.shutdown = false
@@ -228,8 +231,8 @@ func (t *TPM) checkLedger() {
 	if t.released || t.undo != nil {
 		return // a command now would change a state that belongs to others, or fail
 	}
-	if values := t.readPCRs(); values != nil {
-		t.ledger.Check(values)
+	if t.readPCRs() {
+		t.ledger.Check()
 	}
 }
 
@@ -305,87 +308,89 @@ func (l *bootLedger) hashEnd() {
 // ledgerBanks has the algorithms of banks.
 var ledgerBanks = []ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512}
 
-// readPCRs returns the values of all PCRs, nil if the TPM does not report them.
-func (t *TPM) readPCRs() []ledger.Bank {
+// readPCRs gives the values of all PCRs to the recorder. It returns false if the TPM does not
+// report them.
+func (t *TPM) readPCRs() bool {
 	defer t.internal()()
 	if t.opt.Version == tpm.V12 {
 		return t.readPCRs12()
 	}
-	all := make([]ledger.Bank, 0, len(ledgerBanks))
 	for _, alg := range ledgerBanks {
-		b, ok := t.readBank(alg)
-		if !ok {
-			return nil
-		}
-		if b.Mask != 0 {
-			all = append(all, b)
+		if !t.readBank(alg) {
+			return false
 		}
 	}
-	return all
+	return true
 }
 
 const (
 	allPCRs      = 1<<ledger.PCRs - 1
 	pcrRead20    = 0x17e
-	pcrRead12    = 0x15
 	noSessions20 = 0x8001
 )
 
-// readBank returns the values of one bank, which has no PCR if the TPM lacks the bank. The
-// TPM returns at most eight values at a time.
-func (t *TPM) readBank(alg ledger.Alg) (b ledger.Bank, ok bool) {
-	b.Alg = alg
-	buf := make([]byte, 0, 20)
+// peek is the memory for a TPM2_PCR_Read and its response, which has at most eight values.
+type peek struct {
+	cmd [20]byte
+	rsp [tpm.HeaderSize + 4 + 4 + 6 + 4 + 8*(2+64)]byte
+}
+
+// readBank reads the values of one bank, if the TPM has it. The TPM returns at most eight values
+// at a time.
+func (t *TPM) readBank(alg ledger.Alg) bool {
+	l := &t.ledger
 	for left := uint32(allPCRs); left != 0; {
-		cmd := binary.BigEndian.AppendUint16(buf, noSessions20)
-		cmd = binary.BigEndian.AppendUint32(cmd, 20)
+		cmd := binary.BigEndian.AppendUint16(l.peek.cmd[:0], noSessions20)
+		cmd = binary.BigEndian.AppendUint32(cmd, uint32(len(l.peek.cmd)))
 		cmd = binary.BigEndian.AppendUint32(cmd, pcrRead20)
 		cmd = binary.BigEndian.AppendUint32(cmd, 1)
 		cmd = binary.BigEndian.AppendUint16(cmd, uint16(alg))
 		cmd = append(cmd, 3, byte(left), byte(left>>8), byte(left>>16))
-		rsp, err := t.ledger.tap.Peek(cmd)
+		n, err := l.tap.Peek(cmd, l.peek.rsp[:])
+		rsp := l.peek.rsp[:n]
 		h, ok := tpm.ParseHeader(rsp)
 		const selection = tpm.HeaderSize + 4 + 4
 		if err != nil || !ok || h.Code != 0 || len(rsp) < selection+6+4 {
-			return b, false
+			return false
 		}
 		p := rsp[selection:]
 		got := uint32(p[3]) | uint32(p[4])<<8 | uint32(p[5])<<16
 		if got &= left; got == 0 {
-			return b, true
+			return true
 		}
 		p = p[6+4:]
-		b.Values = slices.Grow(b.Values, ledger.PCRs-len(b.Values))
 		for pcr := range ledger.PCRs {
 			if got>>pcr&1 == 0 {
 				continue
 			}
 			if len(p) < 2+alg.Size() || int(binary.BigEndian.Uint16(p)) != alg.Size() {
-				return b, false
+				return false
 			}
-			b.Mask |= 1 << pcr
-			b.Values = append(b.Values, p[2:2+alg.Size()])
+			l.Put(alg, pcr, p[2:2+alg.Size()])
 			p = p[2+alg.Size():]
 		}
 		left &^= got
 	}
-	return b, true
+	return true
 }
 
-func (t *TPM) readPCRs12() []ledger.Bank {
-	b := ledger.Bank{Alg: ledger.SHA1, Values: make([][]byte, 0, ledger.PCRs)}
-	for pcr := range uint32(ledger.PCRs) {
-		cmd := binary.BigEndian.AppendUint16(nil, 0x00c1)
-		cmd = binary.BigEndian.AppendUint32(cmd, 14)
-		cmd = binary.BigEndian.AppendUint32(cmd, pcrRead12)
-		cmd = binary.BigEndian.AppendUint32(cmd, pcr)
-		rsp, err := t.ledger.tap.Peek(cmd)
-		h, ok := tpm.ParseHeader(rsp)
-		if err != nil || !ok || h.Code != 0 || len(rsp) != tpm.HeaderSize+20 {
-			return nil
-		}
-		b.Mask |= 1 << pcr
-		b.Values = append(b.Values, rsp[tpm.HeaderSize:])
+// readPCRs12 reads the values from the volatile state: any command would end the guest's SHA-1
+// thread and an exclusive transport session, and would invalidate what TPM_SaveState has saved.
+//
+// Source: TPM 1.2 Part 3, TPM_SHA1Start, TPM_SaveState, TPM_EstablishTransport.
+func (t *TPM) readPCRs12() bool {
+	volatile, err := t.engine.Volatile()
+	if err != nil {
+		return false
 	}
-	return []ledger.Bank{b}
+	defer seal.Wipe(volatile)
+	values, ok := payload.PCRs12(volatile)
+	if !ok {
+		return false
+	}
+	size := ledger.SHA1.Size()
+	for pcr := range ledger.PCRs {
+		t.ledger.Put(ledger.SHA1, pcr, values[pcr*size:(pcr+1)*size])
+	}
+	return true
 }

@@ -12,7 +12,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -153,8 +152,6 @@ const (
 	crcSize    = 4
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // Writer makes the bytes of a file. Its methods append to a slice and keep nothing of it.
 type Writer struct{ crc uint32 }
 
@@ -187,7 +184,7 @@ func (w *Writer) Append(b []byte, r Record) []byte {
 }
 
 func (w *Writer) sum(b []byte, begin int) []byte {
-	w.crc = crc32.Update(w.crc, castagnoli, b[begin:])
+	w.crc = update(w.crc, b[begin:])
 	return binary.BigEndian.AppendUint32(b, w.crc)
 }
 
@@ -252,7 +249,7 @@ func parseHeader(file []byte) (*Boot, *Writer, error) {
 		*s = string(file[n : n+size])
 		n += size
 	}
-	crc := crc32.Checksum(file[:n], castagnoli)
+	crc := update(0, file[:n])
 	if len(file) < n+crcSize || binary.BigEndian.Uint32(file[n:]) != crc {
 		return damaged("the checksum of the header is wrong")
 	}
@@ -273,7 +270,7 @@ func (w *Writer) next(rest []byte) (Record, int, error) {
 	case len(rest) < end+crcSize:
 		return Record{}, 0, errors.New("cut off")
 	}
-	crc := crc32.Update(w.crc, castagnoli, rest[:end])
+	crc := update(w.crc, rest[:end])
 	if binary.BigEndian.Uint32(rest[end:]) != crc {
 		return Record{}, 0, errors.New("the checksum is wrong")
 	}
@@ -281,10 +278,18 @@ func (w *Writer) next(rest []byte) (Record, int, error) {
 	return Record{Kind(rest[2]), rest[3], binary.BigEndian.Uint32(rest[4:]), rest[recordHead:end]}, end + crcSize, nil
 }
 
-// Continue returns the writer for what follows the intact bytes of file, which Parse read
-// as b: the next process goes on with the file of a boot.
-func Continue(file []byte, b *Boot) *Writer {
-	return &Writer{binary.BigEndian.Uint32(file[b.Size-crcSize:])}
+// Seal completes a record without its checksum: head, body and four bytes for the checksum.
+func (w *Writer) Seal(record []byte) {
+	w.crc = update(w.crc, record[:len(record)-crcSize])
+	binary.BigEndian.PutUint32(record[len(record)-crcSize:], w.crc)
+}
+
+// SealHeader completes a header whose boot number and checksum are not known yet.
+func (w *Writer) SealHeader(header []byte, boot uint64) {
+	const bootAt = len(Magic) + 3 + 16
+	binary.BigEndian.PutUint64(header[bootAt:], boot)
+	w.crc = 0
+	w.Seal(header)
 }
 
 // NameHash returns the digest under which a policy record names an object. Objects can be

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
+	"io"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -80,11 +83,56 @@ func TestRoundTrip(t *testing.T) {
 		t.Error("the shutdown was not in order")
 	}
 
-	// The next process goes on with the file.
-	w := Continue(file, b)
+}
+
+// TestReader checks that a Reader returns the records that Parse returns, with the smallest buffer,
+// and that the next process can continue the file.
+func TestReader(t *testing.T) {
+	file, records := sample()
+	r, err := NewReader(iotest.HalfReader(bytes.NewReader(file)), make([]byte, ReaderSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(header(), r.Header); d != "" {
+		t.Errorf("header: %s", d)
+	}
+	for i := range records {
+		rec, err := r.Next()
+		if err != nil || rec.Kind != records[i].Kind || !bytes.Equal(rec.Body, records[i].Body) {
+			t.Fatalf("record %d: %+v, %v", i, rec, err)
+		}
+	}
+	if _, err := r.Next(); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+	w := r.Writer()
 	longer, err := Parse(w.Append(file, Record{KindRestart, 0, 11, nil}))
 	if err != nil || longer.Damage != nil || len(longer.Records) != len(records)+1 {
 		t.Errorf("the continued file: %v, %v, %d records", err, longer.Damage, len(longer.Records))
+	}
+	file[len(file)-1] ^= 1
+	if r, err = NewReader(bytes.NewReader(file), make([]byte, ReaderSize)); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = r.Next()
+	}
+	if !errors.Is(err, ErrDamaged) || r.Records != len(records)-1 {
+		t.Errorf("a wrong checksum: %d records, %v", r.Records, err)
+	}
+}
+
+// TestChecksum compares update with hash/crc32.
+func TestChecksum(t *testing.T) {
+	b := make([]byte, 1000)
+	for i := range b {
+		b[i] = byte(i * i >> 3)
+	}
+	table := crc32.MakeTable(crc32.Castagnoli)
+	for i := range b {
+		if got, want := update(update(0, b[:i]), b[i:]), crc32.Checksum(b, table); got != want {
+			t.Fatalf("%d: %#x, want %#x", i, got, want)
+		}
 	}
 }
 

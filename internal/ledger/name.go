@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -12,7 +11,8 @@ const nameMark = ".boot-"
 // Name returns the name of the file of a boot. The prefix is "tpm-00" or "tpm2-00" in a directory
 // of state, and the name of the image next to an image.
 func Name(prefix string, boot uint64) string {
-	return fmt.Sprintf("%s%s%04d", prefix, nameMark, boot)
+	digits := strconv.FormatUint(boot, 10)
+	return prefix + nameMark + "0000"[min(len(digits), 4):] + digits
 }
 
 // ParseName returns the number of the boot from a name with the prefix. ok is false for the name of

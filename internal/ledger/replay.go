@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // a PCR bank
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/binary"
 	"fmt"
 	"hash"
 )
@@ -24,32 +25,73 @@ func (a Alg) hash() hash.Hash {
 	return nil
 }
 
-// State is the values of PCRs.
+// algs has the algorithms of banks in the order of their numbers.
+var algs = [...]Alg{SHA1, SHA256, SHA384, SHA512}
+
+// bankSizes is the sum of the sizes of digests of algs, bankStart where each begins in it.
+const bankSizes = 20 + 32 + 48 + 64
+
+var bankStart = [len(algs)]int{0, 20, 20 + 32, 20 + 32 + 48}
+
+// State is the values of PCRs, without pointers: an emulator has it for its whole life.
 type State struct {
-	banks map[Alg]*[PCRs][]byte // nil where a bank does not have a PCR
+	masks  [len(algs)]uint32 // PCRs of each bank
+	values [PCRs * bankSizes]byte
 }
 
-// Value returns the value of a PCR, nil if the bank does not have it.
+// bank returns the index of the algorithm in algs, -1 for an unknown one.
+func (a Alg) bank() int {
+	for i, b := range algs {
+		if a == b {
+			return i
+		}
+	}
+	return -1
+}
+
+// place returns where the value of a PCR is.
+func (s *State) place(bank, pcr int) []byte {
+	size := algs[bank].Size()
+	at := PCRs*bankStart[bank] + pcr*size
+	return s.values[at : at+size : at+size]
+}
+
+// Value returns the value of a PCR, nil if the bank does not have it. Changes of the State
+// change it.
 func (s *State) Value(alg Alg, pcr int) []byte {
-	if b := s.banks[alg]; b != nil && pcr >= 0 && pcr < PCRs {
-		return b[pcr]
+	if b := alg.bank(); b >= 0 && pcr >= 0 && pcr < PCRs && s.masks[b]>>pcr&1 != 0 {
+		return s.place(b, pcr)
 	}
 	return nil
 }
 
-// Banks returns all values in the order of the algorithms' numbers.
+// Put sets the value of one PCR.
+func (s *State) Put(alg Alg, pcr int, value []byte) {
+	if b := alg.bank(); b >= 0 && len(value) == alg.Size() {
+		s.masks[b] |= 1 << pcr
+		copy(s.place(b, pcr), value)
+	}
+}
+
+// Keep removes the PCRs that are not in a mask; the masks are those of SHA-1, SHA-256, SHA-384
+// and SHA-512.
+func (s *State) Keep(masks [4]uint32) {
+	for i := range s.masks {
+		s.masks[i] &= masks[i]
+	}
+}
+
+// Banks returns a copy of all values in the order of the algorithms' numbers.
 func (s *State) Banks() []Bank {
 	var all []Bank
-	for _, alg := range []Alg{SHA1, SHA256, SHA384, SHA512} {
-		values := s.banks[alg]
-		if values == nil {
+	for i, alg := range algs {
+		if s.masks[i] == 0 {
 			continue
 		}
-		b := Bank{Alg: alg}
-		for pcr, v := range values {
-			if v != nil {
-				b.Mask |= 1 << pcr
-				b.Values = append(b.Values, v)
+		b := Bank{Alg: alg, Mask: s.masks[i]}
+		for pcr := range PCRs {
+			if b.Has(pcr) {
+				b.Values = append(b.Values, bytes.Clone(s.place(i, pcr)))
 			}
 		}
 		all = append(all, b)
@@ -57,44 +99,57 @@ func (s *State) Banks() []Bank {
 	return all
 }
 
-// set makes banks the values. A PCR that they do not have is removed.
-func (s *State) set(banks []Bank) {
-	s.banks = map[Alg]*[PCRs][]byte{}
-	for _, b := range banks {
-		var values [PCRs][]byte
-		all := make([]byte, 0, len(b.Values)*b.Alg.Size())
-		for pcr := range values {
-			if v := b.Value(pcr); v != nil {
-				begin := len(all)
-				all = append(all, v...)
-				values[pcr] = all[begin:len(all):len(all)]
+// AppendValues appends the body of KindValues with all values.
+func (s *State) AppendValues(b []byte, reason uint8) []byte {
+	b = append(b, reason, 0)
+	count := len(b) - 1
+	for i, alg := range algs {
+		if s.masks[i] == 0 {
+			continue
+		}
+		b[count]++
+		b = binary.BigEndian.AppendUint16(b, uint16(alg))
+		b = binary.BigEndian.AppendUint32(b, s.masks[i])
+		for pcr := range PCRs {
+			if s.masks[i]>>pcr&1 != 0 {
+				b = append(b, s.place(i, pcr)...)
 			}
 		}
-		s.banks[b.Alg] = &values
 	}
+	return b
 }
 
-// extend extends a PCR in the banks that have it; a TPM ignores the digest of another one.
-func (s *State) extend(pcr int, digests []Digest) {
+// Extend extends a PCR in the banks that have it; a TPM ignores the digest of another one.
+func (s *State) Extend(pcr int, digests []Digest) {
+	var both [2 * sha512.Size]byte
 	for _, d := range digests {
 		old := s.Value(d.Alg, pcr)
 		if old == nil {
 			continue
 		}
-		h := d.Alg.hash()
-		h.Write(old)
-		h.Write(d.Value)
-		s.banks[d.Alg][pcr] = h.Sum(nil)
+		in := append(append(both[:0], old...), d.Value...)
+		switch d.Alg {
+		case SHA1:
+			sum := sha1.Sum(in) //nolint:gosec // a PCR bank
+			copy(old, sum[:])
+		case SHA256:
+			sum := sha256.Sum256(in)
+			copy(old, sum[:])
+		case SHA384:
+			sum := sha512.Sum384(in)
+			copy(old, sum[:])
+		case SHA512:
+			sum := sha512.Sum512(in)
+			copy(old, sum[:])
+		}
 	}
 }
 
-// reset sets PCRs first to last to zero in all banks.
-func (s *State) reset(first, last int) {
-	for alg, b := range s.banks {
+// Reset sets PCRs first to last to zero in all banks.
+func (s *State) Reset(first, last int) {
+	for i := range algs {
 		for pcr := first; pcr <= last; pcr++ {
-			if b[pcr] != nil {
-				b[pcr] = make([]byte, alg.Size())
-			}
+			clear(s.place(i, pcr))
 		}
 	}
 }
@@ -102,8 +157,17 @@ func (s *State) reset(first, last int) {
 // NewState returns a State without values.
 func NewState() *State { return &State{} }
 
-// Set makes banks the values.
-func (s *State) Set(banks []Bank) { s.set(banks) }
+// Set makes banks the values. A PCR that they do not have is removed.
+func (s *State) Set(banks []Bank) {
+	s.masks = [len(algs)]uint32{}
+	for _, b := range banks {
+		for pcr := range PCRs {
+			if v := b.Value(pcr); v != nil {
+				s.Put(b.Alg, pcr, v)
+			}
+		}
+	}
+}
 
 // Apply makes the change that a record describes. It fails with ErrDamaged if the body is
 // malformed.
@@ -115,25 +179,31 @@ func (s *State) Apply(r Record) error {
 			return err
 		}
 		if !e.NV() {
-			s.extend(int(e.Index), e.Digests)
+			s.Extend(int(e.Index), e.Digests)
 		}
 	case KindReset:
 		pcr, err := r.Reset()
 		if err != nil {
 			return err
 		}
-		s.reset(pcr, pcr)
+		s.Reset(pcr, pcr)
 	case KindSequence:
-		s.reset(17, 22)
+		s.Reset(firstLaunch, lastLaunch)
 	case KindValues:
 		_, banks, err := r.Values()
 		if err != nil {
 			return err
 		}
-		s.set(banks)
+		s.Set(banks)
 	}
 	return nil
 }
+
+// HASH_START resets these PCRs.
+const firstLaunch, lastLaunch = 17, 22
+
+// Launch resets the PCRs of a dynamic launch.
+func (s *State) Launch() { s.Reset(firstLaunch, lastLaunch) }
 
 // Replay computes the values of the PCRs from the records. step, if it is not nil, is
 // called after each record with the values then, which it must not keep. The boot is

@@ -153,20 +153,21 @@ func (e *engine) Process(cmd []byte) ([]byte, error) {
 	return C.GoBytes(unsafe.Pointer(rsp.b), C.int(rsp.n)), nil
 }
 
-func (e *engine) Peek(cmd []byte) ([]byte, error) {
-	var rsp C.struct_response
-	rc := C.swtpm_peek(&rsp, (*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd)))
-	defer func() { C.free(unsafe.Pointer(rsp.b)) }()
+func (e *engine) Peek(cmd, rsp []byte) (int, error) {
+	var r C.struct_response
+	rc := C.swtpm_peek(&r, (*C.uchar)(unsafe.SliceData(cmd)), C.uint32_t(len(cmd)))
+	defer func() { C.free(unsafe.Pointer(r.b)) }()
 	if err := e.check("TPMLIB_Process", rc); err != nil {
-		return nil, err
+		return 0, err
 	}
-	return C.GoBytes(unsafe.Pointer(rsp.b), C.int(rsp.n)), nil
+	return copy(rsp, unsafe.Slice((*byte)(r.b), int(r.n))), nil
 }
 
-func (e *engine) Tap() error {
-	if C.swtpm_tap_on(cbool(e.version == tpm.V20)) == 0 {
-		return fmt.Errorf("libtpms: boot ledger: out of memory: %w", tpm.Size)
+func (e *engine) Tap(b []byte) error {
+	if len(b) < C.TAP_SIZE {
+		return fmt.Errorf("libtpms: boot ledger: %d bytes of memory, want %d: %w", len(b), C.TAP_SIZE, tpm.Size)
 	}
+	C.swtpm_tap_on(cbool(e.version == tpm.V20), (*C.uchar)(unsafe.SliceData(b)))
 	return nil
 }
 

@@ -98,11 +98,11 @@ uint64_t swtpm_tally_bucket(uint32_t i);
 uint64_t swtpm_tally_ns(void);
 uint64_t swtpm_tally_other(void);
 
-// The tap of the boot ledger, see tap.c. swtpm_tap_take sets b to all entries and returns their
+// The tap of the boot ledger, see tap.c. It uses the TAP_SIZE bytes at b, which are not Go's. swtpm_tap_take sets b to all entries and returns their
 // size; the caller clears them before the next command. swtpm_peek runs a command of our own that only reads: it is
 // neither counted nor recorded. swtpm_tap_used needs no lock.
-enum { TAP_SIZE = 16000 };
-int swtpm_tap_on(int version2);
+enum { TAP_SIZE = 2048 };
+void swtpm_tap_on(int version2, unsigned char *b);
 uint32_t swtpm_tap_used(void);
 int swtpm_tap_due(void);
 uint32_t swtpm_tap_take(unsigned char **b);

@@ -120,7 +120,8 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	if (!swtpm_is_admitted() || is_past(soft_deadline))
 		return 0;
 	swtpm_lock();
-	if (!swtpm_is_admitted() || !is_plain(s->buf, ev->n)) { // the TPM may have been powered off meanwhile
+	// The TPM may have been powered off meanwhile, or another client has filled the ledger's tap.
+	if (!swtpm_is_admitted() || !is_plain(s->buf, ev->n) || swtpm_tap_due()) {
 		swtpm_unlock();
 		return 0;
 	}

@@ -11,7 +11,7 @@
 
 enum { HEADER = 10, CODE_AT = 6, TAG_SESSIONS = 0x8002 };
 
-enum { MOST_COMMAND = 512, MOST_RESPONSE = 256, ENTRY_HEADER = 16 };
+enum { MOST_COMMAND = 512, MOST_RESPONSE = 256, ENTRY_HEADER = 16, MOST_ENTRY = ENTRY_HEADER + MOST_COMMAND + MOST_RESPONSE };
 
 // The codes of a TPM 2.0.
 enum {
@@ -66,24 +66,24 @@ static const uint8_t handles[] = {
 	1, // 0x19f
 };
 
-// tap is written under the engine's lock; used and due are read without it.
-static struct tap {
+// tap is written under the engine's lock; used and due are read without it. b is NULL while the
+// ledger is off.
+static struct {
+	unsigned char *b; // TAP_SIZE bytes
 	_Atomic uint32_t used;
 	atomic_int due; // Go should take the entries soon
 	int version2;
-	int watching;   // a policy session may have a policy over PCRs
-	unsigned char b[TAP_SIZE];
-} *tap;
+	int watching; // a policy session may have a policy over PCRs
+} tap;
 
-int swtpm_tap_on(int version2)
+void swtpm_tap_on(int version2, unsigned char *b)
 {
-	if (tap == NULL && (tap = calloc(1, sizeof *tap)) != NULL)
-		tap->version2 = version2;
-	return tap != NULL;
+	tap.version2 = version2;
+	tap.b = b;
 }
 
-uint32_t swtpm_tap_used(void) { return tap == NULL ? 0 : tap->used; }
-int swtpm_tap_due(void) { return tap != NULL && tap->due; }
+uint32_t swtpm_tap_used(void) { return tap.used; }
+int swtpm_tap_due(void) { return tap.due; }
 
 uint32_t swtpm_tap_take(unsigned char **b)
 {
@@ -91,9 +91,9 @@ uint32_t swtpm_tap_take(unsigned char **b)
 
 	if (n == 0)
 		return 0;
-	*b = tap->b;
-	tap->used = 0;
-	tap->due = 0;
+	*b = tap.b;
+	tap.used = 0;
+	tap.due = 0;
 	return n;
 }
 
@@ -101,9 +101,9 @@ uint32_t swtpm_tap_take(unsigned char **b)
 // the PCRs before or after it.
 int swtpm_is_for_go(uint32_t code)
 {
-	if (tap == NULL)
+	if (tap.b == NULL)
 		return 0;
-	if (tap->version2)
+	if (tap.version2)
 		return code == STARTUP || code == SHUTDOWN;
 	return code == TPM12_STARTUP || code == TPM12_SAVE_STATE;
 }
@@ -167,11 +167,11 @@ static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint3
 		*r = HEADER + 4;
 		return 1;
 	case POLICY_PCR:
-		tap->watching = 1;
+		tap.watching = 1;
 		*c = MOST_COMMAND;
 		return 1;
 	case FLUSH_CONTEXT:
-		return tap->watching && len >= HEADER + 4 && cmd[HEADER] == 0x03;
+		return tap.watching && len >= HEADER + 4 && cmd[HEADER] == 0x03;
 	case POLICY_NV:
 	case POLICY_SECRET:
 	case POLICY_SIGNED:
@@ -184,7 +184,7 @@ static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint3
 		return 1;
 	if (code == POLICY_RESTART || code == POLICY_PASSWORD || (code >= 0x187 && code <= 0x190 && code != 0x189))
 		return 1;
-	if (!tap->watching)
+	if (!tap.watching)
 		return 0;
 	if (be16(cmd) != TAG_SESSIONS || (area = policy_area(cmd, len, code)) == 0)
 		return code == CREATE || code == CREATE_LOADED; // a session before it computed the policy
@@ -233,29 +233,30 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 	uint64_t ms;
 	unsigned char *p;
 
-	if (tap == NULL || len < HEADER || rsp->n < HEADER)
+	if (tap.b == NULL || len < HEADER || rsp->n < HEADER)
 		return;
 	code = be32(cmd + CODE_AT);
 	result = be32(rsp->b + CODE_AT);
-	if (!(tap->version2 ? chosen20(cmd, len, code, &c, &r) : chosen12(code, result, &c, &r)))
+	if (!(tap.version2 ? chosen20(cmd, len, code, &c, &r) : chosen12(code, result, &c, &r)))
 		return;
 	c = least(least(c, len), MOST_COMMAND);
 	r = least(least(r, rsp->n), MOST_RESPONSE);
-	used = tap->used;
-	if (ENTRY_HEADER + c + r > TAP_SIZE - used) // Go has not taken them in time: it learns it from the values
+	used = tap.used;
+	if (ENTRY_HEADER + c + r > TAP_SIZE - used) // Go did not take them before: it learns it from the values
 		return;
 	size[0] = (uint16_t)c;
 	size[1] = (uint16_t)r;
 	size[2] = (uint16_t)least(len, 0xffff);
 	ms = now_ms();
-	p = tap->b + used;
+	p = tap.b + used;
 	memcpy(p, size, sizeof size);
 	p[6] = (unsigned char)swtpm_running_locality();
 	p[7] = 0;
 	memcpy(p + 8, &ms, sizeof ms);
 	memcpy(p + ENTRY_HEADER, cmd, c);
 	memcpy(p + ENTRY_HEADER + c, rsp->b, r);
-	tap->used = used += ENTRY_HEADER + c + r;
-	if (used > TAP_SIZE / 2 || (result != 0 && (tap->version2 ? code == POLICY_PCR || be16(cmd) == TAG_SESSIONS : code == TPM12_UNSEAL || result == TPM12_WRONGPCRVAL)))
-		tap->due = 1;
+	tap.used = used += ENTRY_HEADER + c + r;
+	if (used > TAP_SIZE - MOST_ENTRY ||
+	    (result != 0 && (tap.version2 ? code == POLICY_PCR || be16(cmd) == TAG_SESSIONS : code == TPM12_UNSEAL || result == TPM12_WRONGPCRVAL)))
+		tap.due = 1;
 }

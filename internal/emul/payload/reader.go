@@ -18,6 +18,7 @@ type reader struct {
 	needs string // what makes it newer, in words
 
 	found *Endorsement12 // receives the endorsement key of a TPM 1.2; nil if not requested
+	pcrs  []byte         // the PCRs of a TPM 1.2
 }
 
 // done reports whether decoding ends here: after a failure, or at a layout newer than the known

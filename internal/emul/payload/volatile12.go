@@ -39,6 +39,14 @@ func volatile12(r *reader) {
 	r.end()
 }
 
+// PCRs12 returns the values of all PCRs in the volatile blob of a TPM 1.2, 20 bytes each, as a part
+// of the blob. ok is false if the blob is damaged or has an unknown layout.
+func PCRs12(volatile []byte) (values []byte, ok bool) {
+	r := &reader{b: volatile}
+	volatile12(r)
+	return r.pcrs, !r.done() && len(r.pcrs) == pcrs12*size12Digest
+}
+
 // savestate12 decodes the blob that TPM_SaveState has written.
 //
 // Source: libtpms, src/tpm12/tpm_startup.c, TPM_SaveState_Load.
@@ -76,7 +84,7 @@ func (r *reader) stclearData12(n int) {
 	r.digest(1, "contextNonceKey")
 	r.skip(2*4, "countID and ownerReference")
 	r.flag(1, "disableResetLock")
-	r.digest(n, "the PCRs")
+	r.pcrs = r.take(n*size12Digest, "the PCRs")
 	r.skip(3*4, "deferredPhysicalPresence and two more")
 	r.sessions12(sessions12, "authorization", (*reader).authSession12)
 	r.sessions12(sessions12, "transport", (*reader).transportSession12)

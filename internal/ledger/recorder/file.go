@@ -1,11 +1,10 @@
 package recorder
 
 import (
-	"cmp"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,20 +13,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-const (
-	// maxFile is the size in bytes of the largest file that is read: ledger.MaxRecords
-	// of the largest ones.
-	maxFile = 4 << 20
-
-	// maxGood is the number of older files that stay because a policy last succeeded in
-	// their boot.
-	maxGood = 16
-)
-
 // file is the file of the present boot. Only one goroutine at a time writes it.
 type file struct {
-	name   string // "" before the first record
-	writer *ledger.Writer
+	boot   uint64 // its number; 0 before the first record
+	writer ledger.Writer
 	since  uint32 // milliseconds from the power-on to the start of this process's part
 	failed bool   // an error was logged: nothing more is written in this boot
 }
@@ -36,7 +25,11 @@ type file struct {
 func (r *Recorder) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.pending) > 0 && !r.writing {
+	r.flush()
+}
+
+func (r *Recorder) flush() {
+	if r.ready && !r.ring.empty() && !r.writing {
 		r.writing = true
 		go r.write()
 	}
@@ -62,90 +55,115 @@ func (r *Recorder) Wait(d time.Duration) {
 
 // write writes the pending records until none are left.
 func (r *Recorder) write() {
-	for {
-		r.mu.Lock()
-		items := r.pending
-		r.pending = nil
-		if len(items) == 0 {
-			r.writing = false
-			r.idle.Broadcast()
-			r.mu.Unlock()
-			return
-		}
+	r.mu.Lock()
+	for !r.ring.empty() {
+		records := r.ring.b[r.ring.begin:r.ring.end]
 		r.mu.Unlock()
-		for len(items) > 0 { // those of one boot at a time
-			n := 1 + slices.IndexFunc(items[1:], func(i item) bool { return i.begin != nil })
-			if n == 0 {
-				n = len(items)
-			}
-			r.writeBoot(items[:n])
-			items = items[n:]
+		for rest := records; len(rest) > 0; { // those of one boot at a time
+			n := ofBoot(rest)
+			r.writeBoot(rest[:n])
+			rest = rest[n:]
 		}
+		r.mu.Lock()
+		r.ring.written(len(records))
 	}
+	r.release()
+	r.writing = false
+	r.idle.Broadcast()
+	r.mu.Unlock()
+}
+
+// ofBoot returns the size of the records of one boot at the beginning of b.
+func ofBoot(b []byte) int {
+	n := recordSize(b)
+	for n < len(b) && b[n+2] != kindBegin {
+		n += recordSize(b[n:])
+	}
+	return n
 }
 
 // writeBoot writes records of one boot.
-func (r *Recorder) writeBoot(items []item) {
+func (r *Recorder) writeBoot(records []byte) {
 	f := &r.file
-	if items[0].begin != nil {
+	if records[2] == kindBegin {
 		*f = file{}
 	}
 	if f.failed {
 		return
 	}
-	if err := r.tryWrite(items); err != nil {
+	if err := r.tryWrite(records); err != nil {
 		f.failed = true
 		r.opt.Warn("boot ledger not written until the next power-on: %v", err)
 	}
 }
 
-func (r *Recorder) tryWrite(items []item) error {
-	d, err := safefile.Open(r.opt.Dir)
+func (r *Recorder) tryWrite(records []byte) error {
+	d, err := safefile.OpenWith(r.opt.Dir, safefile.Options{}) // new files belong to the user of the process, as its state
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	var b []byte
 	flags := unix.O_WRONLY | unix.O_APPEND
-	f := &r.file
-	if begin := items[0].begin; begin != nil {
-		boots, err := r.boots(d)
-		if err != nil {
+	out, rest := records, records // what is written, and the records in it that lack a checksum
+	if records[2] == kindBegin {
+		var created bool
+		if out, rest, created, err = r.open(d, records); err != nil {
 			return err
 		}
-		if b = f.goOn(d, r.opt.Prefix, boots, begin); b == nil {
-			b = f.start(r.opt.Prefix, boots, begin)
+		if created {
 			flags |= unix.O_CREAT | unix.O_EXCL
-			r.prune(d, boots)
 		}
-		items = items[1:]
 	}
-	const recordSize, most = 12, 1 << 16
-	size := 0
-	for _, i := range items {
-		size += recordSize + len(i.record.Body)
+	for len(rest) > 0 {
+		n := recordSize(rest)
+		at := rest[4:8]
+		binary.BigEndian.PutUint32(at, later(binary.BigEndian.Uint32(at), r.file.since))
+		r.file.writer.Seal(rest[:n])
+		rest = rest[n:]
 	}
-	b = slices.Grow(b, min(size, most))
-	for _, i := range items {
-		i.record.Time = later(i.record.Time, f.since)
-		b = f.writer.Append(b, i.record)
+	return r.append(d, flags, out)
+}
+
+// open begins a boot: with a new file, or with the last one if the TPM that arrived is in its
+// boot. records begin with the header of a new file. It returns what is to be written, which
+// uses the memory of records, and the part of it without checksums.
+func (r *Recorder) open(d *safefile.Dir, records []byte) (out, rest []byte, created bool, err error) {
+	boots, err := r.boots(d)
+	if err != nil {
+		return nil, nil, false, err
 	}
-	return r.append(d, flags, b)
+	how := records[3]
+	n := recordSize(records)
+	header, rest := records[recordHead:n], records[n:]
+	if how != beginFresh && len(boots) > 0 {
+		if w, equal, since, ok := r.goOn(d, boots[0], header, rest, how == beginSame); ok {
+			r.file.boot, r.file.writer, r.file.since = boots[0], w, since
+			if equal { // the values in the records say nothing new
+				n += recordSize(rest)
+			}
+			const size = recordHead + crcSize // of the mark, in memory that is not needed any more
+			out = records[n-size:]
+			appendHead(out[:0], ledger.Record{Kind: ledger.KindRestart}, 0)
+			return out, out, false, nil
+		}
+	}
+	r.file.boot = 1
+	if len(boots) > 0 {
+		r.file.boot = boots[0] + 1
+	}
+	r.prune(d, boots)
+	r.file.writer.SealHeader(header, r.file.boot)
+	return records[recordHead:], rest, true, nil
 }
 
 // append appends b to the file of the boot. A file that is not a regular file is an error.
 func (r *Recorder) append(d *safefile.Dir, flags int, b []byte) error {
-	name := r.file.name
+	name := ledger.Name(r.opt.Prefix, r.file.boot)
 	fd, err := d.OpenFD(name, flags, r.opt.Mode)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if flags&unix.O_CREAT != 0 {
-		if err := d.Adopt(fd, name); err != nil {
-			return err
-		}
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: d.Path(name), Err: err}
@@ -168,128 +186,41 @@ func (r *Recorder) append(d *safefile.Dir, flags int, b []byte) error {
 	return nil
 }
 
-// boots returns the numbers of the boots that have files, the newest first.
-func (r *Recorder) boots(d *safefile.Dir) ([]uint64, error) {
-	names, err := d.Names()
+// goOn returns how the last file continues; ok is false if the TPM that arrived is not in the
+// boot of it. It is in that boot if the records give its values, or if the previous process says
+// so. header is the header of a new file, rest begins with the values of the TPM.
+func (r *Recorder) goOn(d *safefile.Dir, boot uint64, header, rest []byte, same bool) (w ledger.Writer, equal bool, since uint32, ok bool) {
+	in, err := r.openBoot(d, boot)
 	if err != nil {
-		return nil, err
+		return w, false, 0, false
 	}
-	var all []uint64
-	for _, name := range names {
-		if n, ok := ledger.ParseName(r.opt.Prefix, name); ok {
-			all = append(all, n)
+	defer in.close()
+	state := &ledger.State{}
+	ended := false
+	for {
+		rec, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
 		}
+		if err != nil || state.Apply(rec) != nil {
+			return w, false, 0, false
+		}
+		ended = rec.Kind == ledger.KindEnd
 	}
-	slices.SortFunc(all, func(a, b uint64) int { return cmp.Compare(b, a) })
-	return all, nil
-}
-
-// start begins a new file and returns its first bytes.
-func (f *file) start(prefix string, boots []uint64, begin *beginning) []byte {
-	h := begin.header
-	h.Boot = 1
-	if len(boots) > 0 {
-		h.Boot = boots[0] + 1
+	const clockAt, identityAt = 44, 12
+	if ended || in.Records == 0 || in.Records >= measurements || in.TPM != r.opt.TPM || in.Identity != [16]byte(header[identityAt:]) {
+		return w, false, 0, false
 	}
-	f.name, f.writer = ledger.Name(prefix, h.Boot), &ledger.Writer{}
-	b := f.writer.AppendHeader(nil, h)
-	if begin.values != nil {
-		b = f.writer.Append(b, joined(begin.values))
-	}
-	return b
-}
-
-func joined(values []ledger.Bank) ledger.Record {
-	return ledger.Record{Kind: ledger.KindValues, Body: ledger.AppendValues(nil, ledger.Joined, values)}
-}
-
-// goOn continues the last file if the TPM that arrived is in the boot of it, and returns
-// the bytes that do so, nil if it is not. It is in that boot if the records give its
-// values, or if the previous process says so.
-func (f *file) goOn(d *safefile.Dir, prefix string, boots []uint64, begin *beginning) []byte {
-	if begin.values == nil || len(boots) == 0 {
-		return nil
-	}
-	name := ledger.Name(prefix, boots[0])
-	content, _, err := d.Read(name, maxFile)
+	_, values, err := ledger.Record{Kind: ledger.KindValues, Body: rest[recordHead : recordSize(rest)-crcSize]}.Values()
 	if err != nil {
-		return nil
+		return w, false, 0, false
 	}
-	last, err := ledger.Parse(content)
-	if err != nil || last.Damage != nil || last.Identity != begin.header.Identity || last.TPM != begin.header.TPM || len(last.Records) >= measurements {
-		return nil
+	equal = state.Check(values) == nil
+	if clock := binary.BigEndian.Uint64(header[clockAt:]); clock > in.Clock {
+		since = uint32(min(clock-in.Clock, 1<<32-1))
 	}
-	if n := len(last.Records); n > 0 && last.Records[n-1].Kind == ledger.KindEnd {
-		return nil
-	}
-	state, _, err := last.Replay(nil)
-	if err != nil {
-		return nil
-	}
-	equal := state.Check(begin.values) == nil
-	if !equal && !begin.same {
-		return nil
-	}
-	f.name, f.writer = name, ledger.Continue(content, last)
-	if c := begin.header.Clock; c > last.Clock {
-		f.since = uint32(min(c-last.Clock, 1<<32-1))
-	}
-	b := f.writer.Append(nil, ledger.Record{Kind: ledger.KindRestart, Time: f.since})
-	if !equal {
-		values := joined(begin.values)
-		values.Time = f.since
-		b = f.writer.Append(b, values)
-	}
-	return b
+	return in.Writer(), equal, since, equal || same
 }
 
 // later returns the sum of two times in milliseconds.
 func later(a, b uint32) uint32 { return uint32(min(uint64(a)+uint64(b), 1<<32-1)) }
-
-// prune removes the files of old boots. The newest ones stay, and those in which a policy
-// over PCRs last succeeded.
-func (r *Recorder) prune(d *safefile.Dir, boots []uint64) {
-	keep := max(r.opt.Boots-1, 0) // besides the new one
-	if len(boots) <= keep {
-		return
-	}
-	var good []ledger.Policy
-	spared := 0
-	for i, n := range boots {
-		name := ledger.Name(r.opt.Prefix, n)
-		content, _, err := d.Read(name, maxFile)
-		var last bool
-		if err == nil {
-			good, last = lastGood(content, good)
-		}
-		switch {
-		case i < keep:
-		case last && spared < maxGood:
-			spared++
-		default:
-			if err := d.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				r.opt.Warn("boot ledger: %v", err)
-			}
-		}
-	}
-}
-
-// lastGood adds to known the policies that succeeded in the boot of a file and in none of
-// the newer ones. It reports whether there are any.
-func lastGood(content []byte, known []ledger.Policy) (all []ledger.Policy, found bool) {
-	b, err := ledger.Parse(content)
-	if err != nil {
-		return known, false
-	}
-	for _, rec := range b.Records {
-		if rec.Kind != ledger.KindPolicy {
-			continue
-		}
-		p, err := rec.Policy()
-		if err != nil || p.Result != 0 || slices.ContainsFunc(known, p.SamePolicy) {
-			continue
-		}
-		known, found = append(known, p), true
-	}
-	return known, found
-}

@@ -1,8 +1,6 @@
 package recorder
 
 import (
-	"bytes"
-	"slices"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ledger"
@@ -31,31 +29,36 @@ const UnusedWait = time.Second
 
 // unused is a session with a policy over PCRs that ended without a command that used it.
 type unused struct {
-	policy ledger.Policy
-	end    entry // without the copies
+	session  session
+	time     uint32 // of its end
+	locality uint8
 }
 
 // giveUp notes that the session s ends with the command e. A trial session has no algorithm here.
 // A policy that succeeded with the same values of the PCRs is no failure.
 func (r *Recorder) giveUp(s *session, e *entry) {
-	if s == nil || s.alg == 0 || !s.pcrs || s.tried || len(s.banks) == 0 {
+	if s == nil || s.alg == 0 || !s.pcrs || s.tried || s.banks == 0 {
 		return
 	}
-	p := ledger.Policy{Result: ledger.NotUsed, Flags: s.flags, Banks: s.banks, Digests: s.digests}
-	if slices.ContainsFunc(r.good, func(q ledger.Policy) bool { return sameValues(p, q) }) {
-		return
+	for i := range r.memory.good[:r.good] {
+		if sameValues(s, &r.memory.good[i]) {
+			return
+		}
 	}
-	if len(r.unused) == maxUnused {
+	if r.unused == maxUnused {
 		r.decide()
 	}
-	r.unused = append(r.unused, unused{p, entry{time: e.time, locality: e.locality}})
+	r.memory.unused[r.unused] = unused{*s, e.time, e.locality}
+	r.unused++
 }
 
 // created notes that the guest made an object.
 func (r *Recorder) created() {
-	r.unused = nil
+	r.unused = 0
 	for i := range r.watch.sessions {
-		r.watch.sessions[i].tried = true
+		if s := &r.watch.sessions[i]; s.handle != 0 {
+			s.tried = true
+		}
 	}
 }
 
@@ -71,28 +74,33 @@ func (r *Recorder) decideBefore(e *entry) {
 
 // decideAt decides if the last session ended long enough before the time.
 func (r *Recorder) decideAt(ms uint32) {
-	if n := len(r.unused); n > 0 && ms >= r.unused[n-1].end.time+uint32(UnusedWait.Milliseconds()) {
+	if n := r.unused; n > 0 && ms >= r.memory.unused[n-1].time+uint32(UnusedWait.Milliseconds()) {
 		r.decide()
 	}
 }
 
 // measures reports whether a command changes PCRs: until then they have the values that the policy saw.
 func measures(e *entry) bool {
-	return slices.Contains([]uint32{pcrExtend, pcrEvent, eventSequenceComplete, pcrReset}, e.code)
+	switch e.code {
+	case pcrExtend, pcrEvent, eventSequenceComplete, pcrReset:
+		return true
+	}
+	return false
 }
 
 // decide records the sessions that ended unused as failures.
 func (r *Recorder) decide() {
-	all := r.unused
-	r.unused = nil
+	all := r.memory.unused[:r.unused]
+	r.unused = 0
 	for i := range all {
-		r.policy(&all[i].end, all[i].policy)
+		u := &all[i]
+		r.policy(&entry{time: u.time, locality: u.locality, result: ledger.NotUsed}, &u.session, [8]byte{}, true)
 	}
 }
 
 // Undecided reports whether sessions ended unused, and the caller must call Decide UnusedWait
 // later.
-func (r *Recorder) Undecided() bool { return r.begun && len(r.unused) > 0 }
+func (r *Recorder) Undecided() bool { return r.begun && r.unused > 0 }
 
 // Decide records the sessions that ended unused as failures if no Create followed in time.
 func (r *Recorder) Decide() {
@@ -108,21 +116,33 @@ func (r *Recorder) endSessions() {
 		r.giveUp(&r.watch.sessions[i], e)
 	}
 	r.decide()
-	r.watch = watch{}
+	r.watch.clear()
 }
 
-// succeeded remembers the values of the PCRs for which a policy succeeded.
-func (r *Recorder) succeeded(p ledger.Policy) {
-	p.Object = [8]byte{}
-	r.good = slices.DeleteFunc(r.good, p.SamePolicy)
-	if len(r.good) == maxSucceeded {
-		r.good = r.good[1:]
+// succeeded remembers the values of the PCRs for which a policy succeeded, the last ones of each
+// selection.
+func (r *Recorder) succeeded(s *session) {
+	good := r.memory.good[:r.good]
+	for i := range good {
+		if samePCRs(s, &good[i]) {
+			good[i] = *s
+			return
+		}
 	}
-	r.good = append(r.good, p)
+	if r.good == maxSucceeded {
+		copy(good, good[1:])
+		r.good--
+	}
+	r.memory.good[r.good] = *s
+	r.good++
 }
 
-// sameValues reports whether p and q ask for the same PCRs with the same values.
-func sameValues(p, q ledger.Policy) bool {
-	return p.SamePolicy(q) && len(p.Digests) > 0 &&
-		slices.EqualFunc(p.Digests, q.Digests, func(a, b ledger.Digest) bool { return a.Alg == b.Alg && bytes.Equal(a.Value, b.Value) })
+// samePCRs reports whether the policies of a and b ask for the same PCRs.
+func samePCRs(a, b *session) bool {
+	return a.banks == b.banks && a.algs == b.algs && a.masks == b.masks
+}
+
+// sameValues reports whether they ask for the same values, too.
+func sameValues(a, b *session) bool {
+	return samePCRs(a, b) && a.digestSize != 0 && a.alg == b.alg && a.digestSize == b.digestSize && a.digest == b.digest
 }

@@ -67,7 +67,7 @@ func TestGivenUp(t *testing.T) {
 			if p := recorded[0]; p.Result != ledger.NotUsed || len(p.Banks) != 1 || p.Banks[0].Mask != 1<<7 || len(p.Digests) != 1 {
 				t.Errorf("%+v", p)
 			}
-			if got, want := Describe(tpm.V20, b.failed[0]), "the guest gave up a session with a policy over sha256:7 and did not use it"; got != want {
+			if got, want := Describe(tpm.V20, b.failed[0]), "unsealing failed: the guest gave up a session with a policy over sha256:7 and did not use it"; got != want {
 				t.Errorf("%q, want %q", got, want)
 			}
 		})
@@ -89,7 +89,7 @@ func TestBoundKey12(t *testing.T) {
 		if failures == 0 {
 			continue
 		}
-		if got, want := Describe(tpm.V12, b.failed[0]), "TPM_Sign with a policy over unknown PCRs: result 0x18"; got != want {
+		if got, want := Describe(tpm.V12, b.failed[0]), "policy not satisfied: TPM_Sign with a policy over unknown PCRs: result 0x18"; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

@@ -15,7 +15,8 @@ func TestJoinsAreBounded(t *testing.T) {
 	for i := range 500 {
 		other[0].Values[7] = append([]byte(nil), other[0].Values[7]...)
 		other[0].Values[7][0], other[0].Values[7][1] = byte(i), byte(i>>8)+1
-		b.Check(other)
+		b.put(other)
+		b.Check()
 	}
 	b.end()
 	boot := b.boot(t, 1)

@@ -30,24 +30,28 @@ func (r *Recorder) takeMeasurement(e *entry) bool {
 		return true
 	}
 	pcr := e.handle(0)
+	var all [maxDigests]ledger.Digest
 	switch e.code {
 	case pcrExtend:
 		f, _ := e.parameters(1)
-		r.extend(e, pcr, f.digests(), f.bad)
+		digests := f.digests(all[:0])
+		r.extend(e, pcr, digests, f.bad)
 	case pcrEvent, eventSequenceComplete:
 		f := e.response()
-		r.extend(e, pcr, f.digests(), f.bad)
+		digests := f.digests(all[:0])
+		r.extend(e, pcr, digests, f.bad)
 	case nvExtend:
 		r.extendNV(e)
 	case pcrReset:
 		if pcr < ledger.PCRs {
-			r.measure(r.record(e, ledger.KindReset, binary.BigEndian.AppendUint32(nil, pcr)))
+			r.reset(e, pcr)
 		}
 	case pcrAllocate:
 		f, _ := e.parameters(1)
-		banks, done := f.selections(), e.response()
-		if !f.bad && done.uint(1) == 1 && !done.bad {
-			r.measure(r.record(e, ledger.KindAllocate, ledger.AppendSelections(nil, banks)))
+		var banks session
+		banks.choose(&f)
+		if done := e.response(); !f.bad && done.uint(1) == 1 && !done.bad {
+			r.measure(r.record(e, ledger.KindAllocate, ledger.AppendSelections(nil, banks.selection())))
 		}
 	}
 	return true
@@ -61,8 +65,23 @@ func (r *Recorder) extend(e *entry, pcr uint32, digests []ledger.Digest, bad boo
 	case bad:
 		r.dirty = true
 	default:
-		r.measure(r.record(e, ledger.KindExtend, ledger.Extend{Index: pcr, Code: e.code, Digests: digests}.Append(nil)))
+		r.addExtend(e, ledger.Extend{Index: pcr, Code: e.code, Digests: digests})
 	}
+}
+
+// addExtend records an extend.
+func (r *Recorder) addExtend(e *entry, x ledger.Extend) {
+	var b [maxExtend]byte
+	r.measureExtend(r.record(e, ledger.KindExtend, nil), x, b[:0])
+}
+
+// reset records that a PCR was reset.
+func (r *Recorder) reset(e *entry, pcr uint32) {
+	r.catchUp()
+	r.state.Reset(int(pcr), int(pcr))
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], pcr)
+	r.measure(r.record(e, ledger.KindReset, b[:]))
 }
 
 // extendNV records the extend of an NV index, with the digest of its data: the data may be
@@ -70,12 +89,15 @@ func (r *Recorder) extend(e *entry, pcr uint32, digests []ledger.Digest, bad boo
 func (r *Recorder) extendNV(e *entry) {
 	f, encrypted := e.parameters(2)
 	x := ledger.Extend{Index: e.handle(1), Code: e.code}
+	var sum [sha256.Size]byte
+	var digests [1]ledger.Digest
 	if data := f.sized(2); !f.bad && !encrypted {
-		sum := sha256.Sum256(data)
-		x.Digests = []ledger.Digest{{Alg: ledger.SHA256, Value: sum[:]}}
+		sum = sha256.Sum256(data)
+		digests[0] = ledger.Digest{Alg: ledger.SHA256, Value: sum[:]}
+		x.Digests = digests[:]
 	}
 	if x.NV() {
-		r.measure(r.record(e, ledger.KindExtend, x.Append(nil)))
+		r.addExtend(e, x)
 	}
 }
 
@@ -96,7 +118,7 @@ func (r *Recorder) take12(e *entry) {
 		return
 	}
 	if e.result == wrongPCRValue { // a key or an NV area; the command does not name the PCRs
-		r.policy(e, ledger.Policy{Result: e.result, Code: e.code})
+		r.policy(e, &session{}, [8]byte{}, true)
 	}
 	if e.result != 0 {
 		return
@@ -113,7 +135,7 @@ func (r *Recorder) take12(e *entry) {
 	case pcrReset12:
 		for pcr, m := uint32(0), mask(f.sized(2)); m != 0; pcr, m = pcr+1, m>>1 {
 			if m&1 != 0 {
-				r.measure(r.record(e, ledger.KindReset, binary.BigEndian.AppendUint32(nil, pcr)))
+				r.reset(e, pcr)
 			}
 		}
 	default: // TPM_ExecuteTransport may have run an extend
@@ -122,7 +144,8 @@ func (r *Recorder) take12(e *entry) {
 }
 
 func (r *Recorder) extend12(e *entry, pcr uint32, digest []byte, bad bool) {
-	r.extend(e, pcr, []ledger.Digest{{Alg: ledger.SHA1, Value: digest}}, bad)
+	digests := [1]ledger.Digest{{Alg: ledger.SHA1, Value: digest}}
+	r.extend(e, pcr, digests[:], bad)
 }
 
 // takeUnseal12 records the result for sealed data that asks for PCRs.
@@ -149,8 +172,7 @@ func (r *Recorder) takeUnseal12(e *entry) {
 	if f.bad || pcrs == 0 || e.result != 0 && e.result != wrongPCRValue {
 		return
 	}
-	r.policy(e, ledger.Policy{
-		Result: e.result, Code: e.code, Banks: []ledger.Bank{{Alg: ledger.SHA1, Mask: pcrs}},
-		Digests: []ledger.Digest{{Alg: ledger.SHA1, Value: digest}},
-	})
+	asked := session{alg: ledger.SHA1, banks: 1, algs: [maxBanks]ledger.Alg{ledger.SHA1}, masks: [maxBanks]uint32{pcrs}}
+	asked.digestSize = copy(asked.digest[:], digest)
+	r.policy(e, &asked, [8]byte{}, e.result != 0)
 }

@@ -11,34 +11,33 @@ import (
 const (
 	flushContext     = 0x165
 	startAuthSession = 0x176
+	unseal           = 0x15e
 	policyPCR        = 0x17f
 	policyRestart    = 0x180
 )
 
-// policyCommands has the handle that is the session, and the flag, of the other policy
-// commands.
-var policyCommands = map[uint32]struct {
-	session int
-	flag    ledger.PolicyFlags
-}{
-	0x149: {2, ledger.ComparedNV},   // PolicyNV
-	0x151: {1, ledger.KnewSecret},   // PolicySecret
-	0x160: {1, ledger.Signed},       // PolicySigned
-	0x16a: {0, ledger.Authorized},   // PolicyAuthorize
-	0x16b: {0, ledger.GavePassword}, // PolicyAuthValue
-	0x16c: {0, ledger.OtherCommands},
-	0x16d: {0, ledger.OtherCommands},
-	0x16e: {0, ledger.OtherCommands},
-	0x16f: {0, ledger.OtherCommands},
-	0x170: {0, ledger.OtherCommands},
-	0x171: {0, ledger.Alternatives}, // PolicyOR
-	0x172: {0, ledger.OtherCommands},
-	0x187: {0, ledger.OtherCommands},
-	0x188: {0, ledger.OtherCommands},
-	0x18c: {0, ledger.GavePassword}, // PolicyPassword
-	0x18f: {0, ledger.OtherCommands},
-	0x190: {0, ledger.OtherCommands},
-	0x192: {2, ledger.AuthorizedNV}, // PolicyAuthorizeNV
+// policyCommand returns the flag of another policy command, and which of its handles is the
+// session. ok is false for other commands. It is no map: that would be made in each process.
+func policyCommand(code uint32) (session int, flag ledger.PolicyFlags, ok bool) {
+	switch code {
+	case 0x149: // PolicyNV
+		return 2, ledger.ComparedNV, true
+	case 0x151: // PolicySecret
+		return 1, ledger.KnewSecret, true
+	case 0x160: // PolicySigned
+		return 1, ledger.Signed, true
+	case 0x16a: // PolicyAuthorize
+		return 0, ledger.Authorized, true
+	case 0x16b, 0x18c: // PolicyAuthValue, PolicyPassword
+		return 0, ledger.GavePassword, true
+	case 0x171: // PolicyOR
+		return 0, ledger.Alternatives, true
+	case 0x192: // PolicyAuthorizeNV
+		return 2, ledger.AuthorizedNV, true
+	case 0x16c, 0x16d, 0x16e, 0x16f, 0x170, 0x172, 0x187, 0x188, 0x18f, 0x190:
+		return 0, ledger.OtherCommands, true
+	}
+	return 0, 0, false
 }
 
 // takePolicy takes notice of a command that changes a policy session. It returns false for
@@ -61,12 +60,12 @@ func (r *Recorder) takePolicy(e *entry) bool {
 			r.watch.end(e.handle(0))
 		}
 	default:
-		c, ok := policyCommands[e.code]
+		session, flag, ok := policyCommand(e.code)
 		if !ok {
 			return false
 		}
-		if s := r.watch.find(e.handle(c.session)); s != nil && e.result == 0 {
-			s.flags |= c.flag
+		if s := r.watch.find(e.handle(session)); s != nil && e.result == 0 {
+			s.flags |= flag
 		}
 	}
 	return true
@@ -101,28 +100,35 @@ func (r *Recorder) startSession(e *entry) {
 	}
 }
 
-// takePolicyPCR takes notice of the PCRs of a policy. A refused one is a failure.
+// takePolicyPCR takes notice of the PCRs of a policy. One that is refused because of their values
+// is a failure.
+//
+// Source: TPM 2.0 Library, Part 3, TPM2_PolicyPCR.
 func (r *Recorder) takePolicyPCR(e *entry) {
+	const wrongDigest = 0x1c4 // TPM_RC_VALUE of parameter 1
 	f, encrypted := e.parameters(1)
 	digest := f.sized(2)
-	banks := f.selections()
+	var asked session
+	asked.choose(&f)
 	if f.bad {
 		return
 	}
 	s := r.watch.get(e.handle(0))
-	var digests []ledger.Digest
 	switch {
 	case s.alg == 0 || encrypted && len(digest) > 0:
 	case len(digest) == s.alg.Size():
-		digests = []ledger.Digest{{Alg: s.alg, Value: append([]byte(nil), digest...)}}
+		asked.digestSize = copy(asked.digest[:], digest)
 	case len(digest) == 0:
-		digests = []ledger.Digest{{Alg: s.alg, Value: r.state.Digest(s.alg, banks)}}
+		asked.digestSize = copy(asked.digest[:], r.state.Digest(s.alg, asked.selection()))
 	}
-	if e.result != 0 {
-		r.policy(e, ledger.Policy{Result: e.result, Code: e.code, Flags: s.flags, Banks: banks, Digests: digests})
-		return
+	asked.alg, asked.flags, asked.tried = s.alg, s.flags, s.tried
+	switch e.result {
+	case 0:
+		asked.handle, asked.used, asked.pcrs = s.handle, s.used, true
+		*s = asked
+	case wrongDigest, pcrChanged:
+		r.policy(e, &asked, [8]byte{}, true)
 	}
-	s.pcrs, s.banks, s.digests = true, banks, digests
 }
 
 // takeUse records that a command used sessions with a policy over PCRs, if its result says
@@ -145,11 +151,8 @@ func (r *Recorder) takeUse(e *entry) {
 			continue
 		}
 		s.tried = true
-		if e.result == 0 || concernsPolicy(e.result, n) {
-			r.policy(e, ledger.Policy{
-				Result: e.result, Code: e.code, Object: object(e.handle(0)), Flags: s.flags,
-				Banks: s.banks, Digests: s.digests,
-			})
+		if failed, asked := concernsPolicy(e.result, n); asked || e.result == 0 {
+			r.policy(e, s, object(e.handle(0)), failed)
 		}
 		if e.result == 0 {
 			if attributes&continueSession == 0 {
@@ -161,17 +164,24 @@ func (r *Recorder) takeUse(e *entry) {
 	}
 }
 
-// concernsPolicy reports whether a result says that the policy of session n failed:
-// TPM_RC_POLICY_FAIL or TPM_RC_AUTH_FAIL of that session, or TPM_RC_PCR_CHANGED.
+// pcrChanged is TPM_RC_PCR_CHANGED.
+const pcrChanged = 0x128
+
+// concernsPolicy reports whether a result says that the policy of session n failed because of
+// its PCRs or another condition: TPM_RC_POLICY_FAIL of that session, or TPM_RC_PCR_CHANGED. asked
+// is also true for TPM_RC_AUTH_FAIL: the policy was satisfied, and the PIN was wrong.
 //
 // Source: TPM 2.0 Library, Part 2, 6.6.
-func concernsPolicy(result uint32, n int) bool {
-	const policyFail, authFail, pcrChanged, session = 0x9d, 0x8e, 0x128, 0x800
+func concernsPolicy(result uint32, n int) (failed, asked bool) {
+	const policyFail, authFail, session = 0x9d, 0x8e, 0x800
 	if result == pcrChanged {
-		return true
+		return true, true
+	}
+	if result&session == 0 || int(result>>8&7) != n+1 {
+		return false, false
 	}
 	base := result & 0xbf
-	return (base == policyFail || base == authFail) && result&session != 0 && int(result>>8&7) == n+1
+	return base == policyFail, base == policyFail || base == authFail
 }
 
 // object returns the name of the object with the handle for a record: zeros for a transient
@@ -184,12 +194,19 @@ func object(handle uint32) [8]byte {
 	return ledger.NameHash(binary.BigEndian.AppendUint32(nil, handle))
 }
 
-// policy records the result of a policy over PCRs.
-func (r *Recorder) policy(e *entry, p ledger.Policy) {
-	failed := p.Result != 0
-	if !failed {
-		r.succeeded(p)
-	} else {
+// policy records the result of a command that used the policy of s. A failure because of the
+// PCRs is reported, too.
+func (r *Recorder) policy(e *entry, s *session, object [8]byte, failed bool) {
+	var digests [1]ledger.Digest
+	p := ledger.Policy{Result: e.result, Code: e.code, Object: object, Flags: s.flags, Banks: s.selection()}
+	if s.digestSize != 0 {
+		digests[0] = ledger.Digest{Alg: s.alg, Value: s.digest[:s.digestSize]}
+		p.Digests = digests[:]
+	}
+	switch {
+	case e.result == 0:
+		r.succeeded(s)
+	case failed:
 		r.failures.Add(1)
 		pcrs := uint32(0)
 		for _, b := range p.Banks {

@@ -1,9 +1,14 @@
 // Package recorder writes the boot ledger of a running TPM: it turns what the engine has
 // copied of commands into records, and writes these to the file of the boot. Errors of the
 // files never concern the TPM; the first one of a boot is logged.
+//
+// A recorder has memory of a fixed size, of which a boot touches about four pages: the values of
+// the PCRs, the policy sessions, and a ring of records. When the ring is full because the disk
+// does not answer, records are only counted.
 package recorder
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -45,14 +50,16 @@ type Options struct {
 	Warn func(format string, args ...any)
 }
 
-// Recorder is the boot ledger of one TPM. The caller serializes all methods except
-// the counters' methods.
+// Recorder is the boot ledger of one TPM. The caller serializes all methods except Failures
+// and Wait.
 type Recorder struct {
 	opt      Options
+	memory   *memory
 	state    *ledger.State
-	watch    watch
-	good     []ledger.Policy // that succeeded, in any boot of this process
-	unused   []unused
+	watch    *watch
+	read     reading
+	good     int // policies in memory.good
+	unused   int // sessions in memory.unused
 	count    int // records of this boot
 	missing  ledger.Overflow
 	full     bool // missing is not 0
@@ -60,44 +67,54 @@ type Recorder struct {
 	joins    int  // values of the TPM that were written so far
 	dirty    bool // the values changed since they were last compared
 	begun    bool // this boot has values
+	lost     bool // the ring had no space for the beginning of this boot
 	mismatch bool // a difference was logged
 	urgent   bool // pending records should be written soon
+	spare    int  // bytes of the ring that stay free; 0 at the end of a boot
 	boot     boot
 
 	failures atomic.Uint64
 	byPCR    [ledger.PCRs]atomic.Uint64
 
 	mu      sync.Mutex // of the fields below, which the writing goroutine uses, too
-	pending []item
+	ready   bool       // files may be written
+	ring    ring
 	writing bool
 	idle    *sync.Cond
+
+	scratch []byte // of the writing goroutine, as file
 	file    file
 }
 
 // boot is the beginning of the present boot.
 type boot struct {
-	header ledger.Header
-	clock  uint64
+	identity [16]byte
+	time     time.Time
+	clock    uint64
 }
 
-// item is a record, or the beginning of a boot if begin is not nil.
-type item struct {
-	begin  *beginning
-	record ledger.Record
-}
-
-// beginning says which file the next records are for.
-type beginning struct {
-	header ledger.Header
-	values []ledger.Bank // of a TPM that arrived with them; nil for a TPM that was started
-	same   bool          // the last boot continues, in a new process
-}
-
-// New returns a Recorder that has recorded nothing.
-func New(o Options) *Recorder {
-	r := &Recorder{opt: o, state: ledger.NewState()}
+// New returns a Recorder that has recorded nothing. It writes no file before Ready. It fails if the
+// system has no memory.
+func New(o Options) (*Recorder, error) {
+	m, err := newMemory()
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorder{opt: o, memory: m, state: &m.state, watch: &m.watch, scratch: m.scratch[:]}
+	r.ring.b = m.ring[:]
 	r.idle = sync.NewCond(&r.mu)
-	return r
+	return r, nil
+}
+
+// Tap returns memory for the engine, from which Take gets its entries.
+func (r *Recorder) Tap() []byte { return r.memory.tap[:] }
+
+// Ready lets the Recorder write files: the start of the TPM was not refused.
+func (r *Recorder) Ready() {
+	r.mu.Lock()
+	r.ready = true
+	r.mu.Unlock()
+	r.Flush()
 }
 
 // Failures returns the number of failures of policies over PCRs since the start of the
@@ -111,15 +128,14 @@ func (r *Recorder) Failures() (all uint64, pcrs [ledger.PCRs]uint64) {
 
 // PowerOn begins a boot of the TPM with the identity. Its file is made with its first record.
 func (r *Recorder) PowerOn(identity [16]byte) {
-	r.watch, r.unused = watch{}, nil
-	r.state = ledger.NewState()
+	r.watch.clear()
+	r.state.Keep([4]uint32{})
+	r.read = reading{}
+	r.unused = 0
 	r.count, r.sums, r.missing = 0, 0, ledger.Overflow{}
-	r.full, r.dirty, r.begun, r.mismatch = false, false, false, false
-	r.joins = 0
-	clock := now()
-	r.boot = boot{clock: clock, header: ledger.Header{
-		TPM: r.opt.TPM, Identity: identity, Time: time.Now(), Clock: clock, Engine: r.opt.Engine, Profile: r.opt.Profile,
-	}}
+	r.full, r.dirty, r.begun, r.lost, r.mismatch = false, false, false, false, false
+	r.joins, r.spare = 0, finalSize
+	r.boot = boot{identity: identity, time: time.Now(), clock: now()}
 }
 
 // now returns CLOCK_BOOTTIME in milliseconds.
@@ -131,31 +147,71 @@ func now() uint64 {
 	return uint64(t.Nano() / int64(time.Millisecond))
 }
 
-// Startup records the startup of type typ, after which the PCRs have these values.
-func (r *Recorder) Startup(l tpm.Locality, typ uint16, values []ledger.Bank) {
+// reading is what Put has seen since the last Startup, Join or Check.
+type reading struct {
+	masks   [4]uint32
+	differs bool   // from the records
+	first   string // the first difference, for the log
+}
+
+// banks are the algorithms in the order of reading.masks.
+var banks = [...]ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512}
+
+// Put takes the value of a PCR that the TPM reports. Startup, Join or Check follow the last one;
+// after an error the caller calls none of them.
+func (r *Recorder) Put(alg ledger.Alg, pcr int, value []byte) {
+	for i, b := range banks {
+		if b == alg {
+			r.read.masks[i] |= 1 << pcr
+		}
+	}
+	old := r.state.Value(alg, pcr)
+	if bytes.Equal(old, value) {
+		return
+	}
+	if r.begun && !r.read.differs && !r.mismatch {
+		r.read.first = fmt.Sprintf("PCR %d of bank %v: the records give %x, the TPM has %x", pcr, alg, old, value)
+	}
+	r.read.differs = true
+	r.state.Put(alg, pcr, value)
+}
+
+// taken ends a reading of values, and reports whether they differ from the records.
+func (r *Recorder) taken() (differs bool, first string) {
+	differs, first = r.read.differs, r.read.first
+	if differs || !r.begun {
+		r.state.Keep(r.read.masks)
+	}
+	r.read = reading{}
+	r.dirty = false
+	return differs, first
+}
+
+// Startup records the startup of type typ, after which the PCRs have the values of Put.
+func (r *Recorder) Startup(l tpm.Locality, typ uint16) {
+	r.taken()
 	if !r.begun {
-		r.begin(&beginning{header: r.boot.header})
+		r.begin(beginFresh)
 	}
 	r.add(ledger.Record{Kind: ledger.KindStartup, Locality: uint8(l), Body: []byte{byte(typ >> 8), byte(typ)}})
-	r.add(ledger.Record{Kind: ledger.KindValues, Body: ledger.AppendValues(nil, ledger.Initial, values)})
+	r.addValues(ledger.Initial)
 	r.dirty = false
 }
 
-// Join records that the TPM arrived with these values. With same it was in the last boot of
+// Join records that the TPM arrived with the values of Put. With same it was in the last boot of
 // the ledger already, in another process.
-func (r *Recorder) Join(values []ledger.Bank, same bool) {
+func (r *Recorder) Join(same bool) {
 	if r.begun {
-		r.Check(values)
+		r.Check()
 		return
 	}
-	r.begin(&beginning{header: r.boot.header, values: values, same: same})
-	r.state.Set(values)
+	r.taken()
+	how := uint8(beginArrived)
+	if same {
+		how = beginSame
+	}
+	r.begin(how)
 	r.urgent = true
-}
-
-func (r *Recorder) begin(b *beginning) {
-	r.begun = true
-	r.enqueue(item{begin: b})
 }
 
 // Begun reports whether the values of this boot are known.
@@ -164,29 +220,25 @@ func (r *Recorder) Begun() bool { return r.begun }
 // Dirty reports whether a measurement was recorded since the values were last compared.
 func (r *Recorder) Dirty() bool { return r.begun && r.dirty }
 
-// Check compares the values that the TPM reports with the records. If they differ, they are
-// recorded, so that the boot is joined from there on.
-func (r *Recorder) Check(values []ledger.Bank) {
+// Check compares the values of Put with the records. If they differ, they are recorded, so that
+// the boot is joined from there on.
+func (r *Recorder) Check() {
 	if !r.begun {
 		return
 	}
-	r.dirty = false
-	err := r.state.Check(values)
-	if err == nil {
+	differs, first := r.taken()
+	if !differs {
 		return
 	}
 	if !r.mismatch {
 		r.mismatch = true
-		r.opt.Warn("boot ledger incomplete, it goes on with the values of the TPM: %v", err)
+		r.opt.Warn("boot ledger incomplete, it goes on with the values of the TPM: %s", first)
 	}
-	if r.joins++; r.joins > maxJoins {
-		// Only the values at the end are written.
-		r.state.Set(values)
-		r.full = true
-		r.missing.Records++
+	if r.joins++; r.joins > maxJoins { // only the values at the end are written
+		r.miss(false)
 		return
 	}
-	r.add(ledger.Record{Kind: ledger.KindValues, Body: ledger.AppendValues(nil, ledger.Joined, values)})
+	r.addValues(ledger.Joined)
 }
 
 // Sequence records a measurement by HASH_START, HASH_DATA and HASH_END, from the digests of
@@ -195,8 +247,11 @@ func (r *Recorder) Sequence(pcr uint32, digests []ledger.Digest) {
 	if !r.begun { // before the startup, whose values have it
 		return
 	}
+	r.catchUp()
+	r.state.Launch()
 	r.add(ledger.Record{Kind: ledger.KindSequence, Locality: uint8(tpm.MaxLocality)})
-	r.measure(ledger.Record{Kind: ledger.KindExtend, Locality: uint8(tpm.MaxLocality), Body: ledger.Extend{Index: pcr, Digests: digests}.Append(nil)})
+	var b [maxExtend]byte
+	r.measureExtend(ledger.Record{Kind: ledger.KindExtend, Locality: uint8(tpm.MaxLocality)}, ledger.Extend{Index: pcr, Digests: digests}, b[:0])
 }
 
 // End ends the boot. orderly means that the guest shut the TPM down.
@@ -205,6 +260,7 @@ func (r *Recorder) End(orderly bool) {
 		return
 	}
 	r.endSessions()
+	r.spare = 0
 	r.summarize(true)
 	body := []byte{0}
 	if orderly {
@@ -212,63 +268,6 @@ func (r *Recorder) End(orderly bool) {
 	}
 	r.add(ledger.Record{Kind: ledger.KindEnd, Body: body})
 	r.begun = false
-}
-
-// measure adds the record of a measurement, or counts it when there are too many.
-func (r *Recorder) measure(rec ledger.Record) {
-	r.dirty = true
-	if r.count < measurements {
-		r.add(rec)
-		return
-	}
-	if err := r.state.Apply(rec); err != nil {
-		return
-	}
-	r.full = true
-	r.missing.Records++
-	if e, err := rec.Extend(); err == nil && rec.Kind == ledger.KindExtend && e.NV() {
-		r.missing.NV++
-	}
-}
-
-// summarize records how many records are missing, and the values after them. last is true at
-// the end of the boot.
-func (r *Recorder) summarize(last bool) {
-	if !r.full || !last && r.sums >= maxSummaries {
-		return
-	}
-	r.sums++
-	missing := r.missing
-	r.full, r.missing = false, ledger.Overflow{}
-	r.add(ledger.Record{Kind: ledger.KindOverflow, Body: missing.Append(nil)})
-	r.add(ledger.Record{Kind: ledger.KindValues, Body: ledger.AppendValues(nil, ledger.Summary, r.state.Banks())})
-}
-
-// add adds a record with the present time.
-func (r *Recorder) add(rec ledger.Record) {
-	if rec.Time == 0 {
-		rec.Time = r.since(now())
-	}
-	if err := r.state.Apply(rec); err != nil {
-		r.opt.Warn("boot ledger: %v", err)
-		return
-	}
-	r.count++
-	r.enqueue(item{record: rec})
-}
-
-// since returns the time from power-on to clock.
-func (r *Recorder) since(clock uint64) uint32 {
-	if clock < r.boot.clock {
-		return 0
-	}
-	return uint32(min(clock-r.boot.clock, 1<<32-1))
-}
-
-func (r *Recorder) enqueue(i item) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pending = append(r.pending, i)
 }
 
 // policyText names the PCRs of a policy for a log line, as "sha256:7+11".
@@ -301,7 +300,11 @@ func Describe(v tpm.Version, p ledger.Policy) string {
 		over = "unknown PCRs"
 	}
 	if p.Result == ledger.NotUsed {
-		return fmt.Sprintf("the guest gave up a session with a policy over %s and did not use it", over)
+		return fmt.Sprintf("unsealing failed: the guest gave up a session with a policy over %s and did not use it", over)
 	}
-	return fmt.Sprintf("%s with a policy over %s: result %#x", name, over, p.Result)
+	failed := "policy not satisfied"
+	if p.Code == unseal || v == tpm.V12 && p.Code == unseal12 {
+		failed = "unsealing failed"
+	}
+	return fmt.Sprintf("%s: %s with a policy over %s: result %#x", failed, name, over, p.Result)
 }

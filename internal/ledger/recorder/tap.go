@@ -140,28 +140,18 @@ func (e *entry) response() field {
 	return f
 }
 
-// digests reads a TPML_DIGEST_VALUES.
-func (f *field) digests() []ledger.Digest {
-	var all []ledger.Digest
-	for n := f.uint(4); n > 0 && n <= 16 && !f.bad; n-- {
+// maxDigests is the number of digests of one measurement that are read. libtpms takes four.
+const maxDigests = 8
+
+// digests reads a TPML_DIGEST_VALUES. The digests are parts of the message.
+func (f *field) digests(all []ledger.Digest) []ledger.Digest {
+	for n := f.uint(4); n > 0 && !f.bad; n-- {
 		alg := ledger.Alg(f.uint(2))
-		if alg.Size() == 0 {
+		if alg.Size() == 0 || len(all) == maxDigests {
 			f.bad = true
 			return nil
 		}
 		all = append(all, ledger.Digest{Alg: alg, Value: f.take(alg.Size())})
-	}
-	return all
-}
-
-// selections reads a TPML_PCR_SELECTION. Banks with unknown algorithms are left out.
-func (f *field) selections() []ledger.Bank {
-	var all []ledger.Bank
-	for n := f.uint(4); n > 0 && n <= 16 && !f.bad; n-- {
-		b := ledger.Bank{Alg: ledger.Alg(f.uint(2)), Mask: mask(f.sized(1))}
-		if b.Alg.Size() != 0 {
-			all = append(all, b)
-		}
 	}
 	return all
 }
