@@ -58,7 +58,7 @@ var arrows = map[string][]string{
 	"internal/capture":               {"internal/safefile", "internal/tpm"},
 	"internal/setup": {"internal/algprofile", "internal/ca", "internal/ca/cert", "internal/config", "internal/offline",
 		"internal/daemon", "internal/emul", "internal/safefile", "internal/io/ctrl", "internal/nv", "internal/nv/backend", "internal/nv/generation",
-		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/tpm", "internal/program"},
+		"internal/sandbox", "internal/seal", "internal/setup/manufacture", "internal/cli", "internal/ledger", "internal/tpm", "internal/program"},
 	"internal/setup/manufacture": {"internal/ca", "internal/ca/cert", "internal/cli", "internal/tpm"},
 	"internal/doctor": {"internal/config", "internal/daemon", "internal/emul", "internal/emul/payload", "internal/io/listen",
 		"internal/metrics", "internal/nv", "internal/nv/backend", "internal/nv/dir", "internal/nv/remote", "internal/store", "internal/safefile", "internal/sandbox", "internal/seal", "internal/tpm"},

@@ -172,7 +172,7 @@ func (o *bootsOptions) none(dir string) error {
 	if o.cfg.Ledger.Keep == config.KeepNone {
 		return fmt.Errorf("boots: %s: boots are not recorded: [ledger] keep = \"none\"; set it to \"boots\" in the profile or in %s", dir, config.HostFile)
 	}
-	return fmt.Errorf("boots: %s: %w; a ledger begins at the next power-on if [ledger] keep is \"boots\" in the profile or in %s", dir, boots.ErrNone, config.HostFile)
+	return fmt.Errorf("boots: %s: %w; a ledger begins at the next power-on, unless [ledger] keep is \"none\" in the profile or in %s", dir, boots.ErrNone, config.HostFile)
 }
 
 // names reads the files that name measurements. A file that cannot be read is an error.

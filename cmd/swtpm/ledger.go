@@ -24,7 +24,7 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 	}
 	e.log.EnableAlarms(map[string]string{"state": e.cfg.State.Location.String()})
 	event, version := o.Event, e.cfg.TPM
-	return recorder.New(recorder.Options{
+	r, err := recorder.New(recorder.Options{
 		TPM: version, Dir: dir, Prefix: prefix,
 		Mode:    uint32(e.cfg.State.Mode.Perm()),
 		Boots:   e.cfg.Ledger.Boots,
@@ -36,6 +36,11 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 			event(emul.Event{Kind: emul.PolicyFailed, Cause: recorder.Describe(version, p)})
 		},
 	})
+	if err != nil {
+		e.log.Warnf("%v; nothing is recorded", err)
+		return nil
+	}
+	return r
 }
 
 // ledgerPlace returns the directory of the files and the prefix of their names; ok is false
@@ -44,16 +49,30 @@ func ledgerPlace(cfg *config.Config) (dir, prefix string, ok bool) {
 	if cfg.Ledger.Keep == config.KeepNone || cfg.PrintInfo != 0 {
 		return "", "", false
 	}
+	if stateWithoutDirectory(cfg.State.Location) != "" {
+		return "", "", false
+	}
 	switch l := cfg.State.Location; l.Kind {
 	case nv.Directory:
 		return l.Path, strings.TrimSuffix(cfg.TPM.FilePrefix(), "."), true
 	case nv.File:
-		var st unix.Stat_t
-		if unix.Stat(l.Path, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-			return "", "", false
-		}
 		dir = filepath.Dir(l.Path)
 		return dir, filepath.Base(l.Path), unix.Access(dir, unix.W_OK|unix.X_OK) == nil
 	}
 	return "", "", false
+}
+
+// stateWithoutDirectory returns, in words, where the state is if that has no directory in which
+// the boot ledger could be, else "".
+func stateWithoutDirectory(l nv.Location) string {
+	switch l.Kind {
+	case nv.Cluster:
+		return "in a cluster store"
+	case nv.File:
+		var st unix.Stat_t
+		if unix.Stat(l.Path, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return "in a device"
+		}
+	}
+	return ""
 }

@@ -244,12 +244,13 @@ func check(*pflag.FlagSet) action {
 	return func(_ context.Context, args []string) error {
 		bad := false
 		for _, name := range args {
-			if err := checkFile(name); err != nil {
+			note, err := checkFile(name)
+			if err != nil {
 				fmt.Fprintln(os.Stderr, program.Printable(err.Error()))
 				bad = true
 				continue
 			}
-			if err := say("%s: ok\n", name); err != nil {
+			if err := say("%s: ok%s\n", name, note); err != nil {
 				return err
 			}
 		}
@@ -260,20 +261,27 @@ func check(*pflag.FlagSet) action {
 	}
 }
 
-// checkFile returns what is wrong in a profile, or in the settings for all TPMs of a host.
-func checkFile(name string) error {
+// checkFile returns what is wrong in a profile, or in the settings for all TPMs of a host, and a
+// note about what has no effect.
+func checkFile(name string) (note string, err error) {
 	if name == "host" {
 		name = config.HostFile
 	}
 	if filepath.Base(name) == filepath.Base(config.HostFile) {
 		if _, err := os.Stat(name); err != nil {
-			return err
+			return "", err
 		}
 		_, err := config.LoadHost(name)
-		return err
+		return "", err
 	}
-	_, err := load(name, "")
-	return err
+	cfg, err := load(name, "")
+	if err != nil {
+		return "", err
+	}
+	if place := stateWithoutDirectory(cfg.State.Location); place != "" && cfg.Ledger.Keep != config.KeepNone {
+		note = "; no boot ledger: the state is " + place
+	}
+	return note, nil
 }
 
 // show prints a profile with all defaults.

@@ -355,7 +355,8 @@ truncate = false
 # no [metrics]: nothing is counted
 
 [ledger]
-keep = "none"
+keep  = "boots"
+boots = 16
 
 # no [manufacture]: a new TPM has neither keys nor certificates
 `
@@ -369,7 +370,7 @@ const shownJSON = `{"tpm":"2.0","interface":{"type":"socket","disconnect":false,
 	`"migration":{"incoming":false,"release-lock-outgoing":true,"encrypted-only":false},` +
 	`"sandbox":{"seccomp":"kill","landlock":"best-effort"},` +
 	`"service":{"keep-session":"auto"},` +
-	`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"none"}}` + "\n"
+	`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"boots","boots":16}}` + "\n"
 
 func TestShow(t *testing.T) {
 	c, err := Classic("socket", strings.Split("--tpm2|--tpmstate|dir=/s|--ctrl|type=unixio,path=/c,mode=0600|--log|prefix=\"\x7f,level=2|--key|pwdfd=5", "|"), noEnv)

@@ -323,7 +323,7 @@ func defaults() *Config {
 		PID:       PID{FD: -1},
 		Pcap:      Pcap{FD: -1, Mode: 0o640},
 		Metrics:   Metrics{Listen: none, Interval: 15},
-		Ledger:    Ledger{Keep: KeepNone, Boots: 16},
+		Ledger:    Ledger{Keep: KeepBoots, Boots: 16},
 		Sandbox:   Sandbox{Seccomp: SeccompKill, Landlock: LandlockBestEffort},
 		Host:      defaultHost(),
 	}

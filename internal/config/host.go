@@ -50,7 +50,7 @@ type Upgrade struct {
 	Automatic bool // restart the TPMs that can be restarted under their guests
 }
 
-// HostLedger says whether TPMs may record the boots of their guests.
+// HostLedger says whether TPMs record the boots of their guests, whatever their profiles say.
 type HostLedger struct {
 	Keep LedgerKeep
 }
@@ -65,7 +65,7 @@ type Minimum struct {
 func defaultHost() Host {
 	return Host{
 		Rollback: Rollback{Policy: RollbackWarn, Marks: "/var/lib/swtpm/marks"},
-		Ledger:   HostLedger{Keep: KeepNone},
+		Ledger:   HostLedger{Keep: KeepAsProfile},
 		Minimum:  Minimum{Seccomp: SeccompNone, Landlock: LandlockOff},
 	}
 }
@@ -78,7 +78,7 @@ func (h *Host) tables() []table {
 			{name: "marks", in: profile, value: directory(&h.Rollback.Marks)},
 		}},
 		{name: "metrics", keys: keys{{name: "directory", in: profile, value: directory(&h.Metrics.Directory)}}},
-		{name: "ledger", keys: keys{{name: "keep", in: profile, value: choice(&h.Ledger.Keep, "", words(KeepBoots, KeepNone))}}},
+		{name: "ledger", keys: keys{{name: "keep", in: profile, value: choice(&h.Ledger.Keep, "", words(KeepAsProfile, KeepBoots, KeepNone))}}},
 		{name: "minimum", keys: keys{
 			{name: "durability", in: profile, value: choice(&h.Minimum.Durability, "", []word[bool]{{"full", true}, {"relaxed", false}})},
 			{name: "seccomp", in: profile, value: choice(&h.Minimum.Seccomp, "", words(seccompOrder...))},
@@ -169,9 +169,9 @@ func (c *Config) ApplyHost(h Host, name string) (changed []string) {
 		c.Sandbox.Landlock = least
 		set("landlock raised to %q", least)
 	}
-	if h.Ledger.Keep == KeepBoots && c.Ledger.Keep != KeepBoots {
-		c.Ledger.Keep = KeepBoots
-		set("boot ledger enabled")
+	if keep := h.Ledger.Keep; keep != KeepAsProfile && c.Ledger.Keep != keep {
+		c.Ledger.Keep = keep
+		set("boot ledger: keep = %q", keep)
 	}
 	if dir := h.Metrics.Directory; dir != "" && name != "" && c.Metrics.File == "" && c.Metrics.Listen.Kind == None {
 		c.Metrics.File = filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".prom")

@@ -48,7 +48,7 @@ func TestHostErrors(t *testing.T) {
 		"[minimum]\nseccomp = 1\n":       `f:2:11: [minimum] seccomp: invalid value 1; must be`,
 		"tpm = \"2.0\"\n":                `f:1:1: tpm: unknown key`,
 		"[rollback\n":                    `f:`,
-		"[ledger]\nkeep = \"all\"\n":     `f:2:8: [ledger] keep: invalid value "all"; must be "boots" or "none"`,
+		"[ledger]\nkeep = \"all\"\n":     `f:2:8: [ledger] keep: invalid value "all"; must be "profile", "boots" or "none"`,
 	} {
 		h, err := parseHost("f", src)
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -75,14 +75,18 @@ func TestApplyHost(t *testing.T) {
 	c.State.Relaxed, c.Sandbox.Seccomp, c.Sandbox.Landlock = true, SeccompNone, LandlockOff
 	h := defaultHost()
 	h.Metrics.Directory = "/m"
-	h.Ledger.Keep = KeepBoots
+	h.Ledger.Keep = KeepNone
 	h.Minimum = Minimum{true, SeccompLog, LandlockBestEffort}
 	changed := c.ApplyHost(h, "a/b")
-	if len(changed) != 5 || c.Ledger.Keep != KeepBoots || c.State.Relaxed || c.Sandbox.Seccomp != SeccompLog || c.Sandbox.Landlock != LandlockBestEffort || c.Metrics.File != "/m/a-b.prom" {
+	if len(changed) != 5 || c.Ledger.Keep != KeepNone || c.State.Relaxed || c.Sandbox.Seccomp != SeccompLog || c.Sandbox.Landlock != LandlockBestEffort || c.Metrics.File != "/m/a-b.prom" {
 		t.Errorf("%q, %+v", changed, c)
 	}
 	if changed := c.ApplyHost(h, "a/b"); len(changed) > 0 {
 		t.Errorf("again: %q", changed)
+	}
+	h.Ledger.Keep = KeepBoots
+	if changed := c.ApplyHost(h, "a/b"); len(changed) != 1 || c.Ledger.Keep != KeepBoots {
+		t.Errorf("ledger: %q, %+v", changed, c.Ledger)
 	}
 }
 

@@ -42,6 +42,9 @@ type LedgerKeep string
 const (
 	KeepBoots LedgerKeep = "boots" // the last boots, and those in which a policy last succeeded
 	KeepNone  LedgerKeep = "none"  // nothing is recorded
+
+	// KeepAsProfile is for a host: each TPM does what its profile says.
+	KeepAsProfile LedgerKeep = "profile"
 )
 
 // KeepSession says whether clients and volatile state outlive the process.

@@ -6,13 +6,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
+	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -134,9 +137,19 @@ func (l *location) open() error {
 	return nil
 }
 
-// commit stores the permanent state in one step: after a crash the disk has either the
-// new or the old one. A new TPM also replaces the other items; a changed one leaves them.
+// commit stores the permanent state. A new TPM also replaces the other items and the boot ledger;
+// a changed one leaves them.
 func (l *location) commit(sealed []byte, isNew bool) error {
+	err := l.store(sealed, isNew)
+	if err == nil && isNew {
+		l.removeLedger()
+	}
+	return err
+}
+
+// store is commit without the boot ledger, in one step: after a crash the disk has either the new
+// or the old state.
+func (l *location) store(sealed []byte, isNew bool) error {
 	name := l.version.FilePrefix() + nv.Permanent
 	changes := []nv.Change{{Name: name, Blob: sealed}}
 	if isNew {
@@ -176,6 +189,33 @@ func (l *location) others() (changes []nv.Change, err error) {
 		}
 	}
 	return changes, nil
+}
+
+// removeLedger removes the boot ledger of the TPM that is replaced. A file that cannot be removed stays,
+// with a line in the log.
+func (l *location) removeLedger() {
+	dir, prefix := l.path, strings.TrimSuffix(l.version.FilePrefix(), ".")
+	switch l.Kind {
+	case nv.Directory:
+	case nv.File:
+		dir, prefix = filepath.Dir(l.path), filepath.Base(l.path)
+	default:
+		return
+	}
+	d, err := safefile.Open(dir)
+	if err != nil {
+		return // the state has no directory
+	}
+	defer d.Close()
+	names, err := d.Names()
+	for _, name := range names {
+		if _, ok := ledger.ParseName(prefix, name); ok {
+			err = errors.Join(err, d.Remove(name))
+		}
+	}
+	if err != nil {
+		l.warn("boot ledger of the previous TPM: %v", err)
+	}
 }
 
 // close closes the location and releases the lock.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -71,7 +70,7 @@ func newRecorded(t *testing.T, v version, key bool, prepare ...func(state string
 	}
 	profile := mustRun(t, ours("swtpm"), append([]string{"convert", "--"}, resumableArgs(t, v, key, dir)...)...)
 	path := filepath.Join(dir, "profile.toml")
-	write(t, path, []byte(strings.Replace(profile, `keep = "none"`, `keep = "boots"`, 1)))
+	write(t, path, []byte(profile))
 	return newResumableBy(t, v, dir, "run", path).power(t)
 }
 
@@ -161,6 +160,15 @@ func lastBoot(dir string, v version) *ledger.Boot {
 		return nil
 	}
 	return b
+}
+
+// awaitBoot waits until the boot ledger in a directory has the beginning of a boot: it is written
+// a moment after the response to the Startup.
+func awaitBoot(t testing.TB, dir string, v version) {
+	t.Helper()
+	if err := harness.Until(func() bool { b := lastBoot(dir, v); return b != nil && len(b.Records) > 0 }); err != nil {
+		t.Fatalf("no boot is recorded in %s: %v", dir, err)
+	}
 }
 
 // step does something that a guest or a host does.

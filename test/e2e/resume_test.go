@@ -33,7 +33,8 @@ func TestResume(t *testing.T) {
 				t.Errorf("it said %s", said)
 			}
 		}
-		k.dial(t).alive(t) // the socket exists, too
+		awaitBoot(t, filepath.Join(k.dir, "state"), v) // the boot ledger is on, and has disturbed nothing
+		k.dial(t).alive(t)                             // the socket exists, too
 		names := strings.Join(k.Names(t), " ")
 		if want := "swtpm-state swtpm-listen-ctrl swtpm-listen-data swtpm-ctrl-0 swtpm-data-1"; !strings.HasPrefix(names, want) {
 			t.Errorf("kept are %s, want %s", names, want)

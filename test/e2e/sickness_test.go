@@ -160,6 +160,9 @@ func hold(program func(testing.TB) string) func(*testing.T, *ward) {
 		t.Helper()
 		e := start(t, setup{program: program(t), tpm: v20, state: w.state})
 		e.power(t, v20)
+		if program(t) == mine(t) {
+			awaitBoot(t, w.state, v20)
+		}
 		giveAway(t, w.state) // what it has made as root
 	}
 }
