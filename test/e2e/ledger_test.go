@@ -171,6 +171,14 @@ func awaitBoot(t testing.TB, dir string, v version) {
 	}
 }
 
+// awaitContent waits until a file has content.
+func awaitContent(t testing.TB, path string) {
+	t.Helper()
+	if err := harness.Until(func() bool { fi, err := os.Stat(path); return err == nil && fi.Size() > 0 }); err != nil {
+		t.Fatalf("%s has no content", path)
+	}
+}
+
 // step does something that a guest or a host does.
 func (m *measured) step(t *testing.T) {
 	t.Helper()

@@ -29,6 +29,9 @@ func TestLedgerSyncs(t *testing.T) {
 		path, trace := filepath.Join(dir, "profile.toml"), filepath.Join(dir, "trace")
 		write(t, path, []byte(text))
 		p := harness.Start(t, exec.Command(strace, "-f", "-o", trace, "-e", "trace=fsync,fdatasync,sync,syncfs,sync_file_range", ours("swtpm"), "run", path))
+		if err := harness.Until(func() bool { return p.Ended() || harness.Listens(filepath.Join(dir, "d")) }); err != nil || p.Ended() {
+			t.Fatal(p.Out.String())
+		}
 		conn := connect(t, filepath.Join(dir, "d"))
 		c := &channel{conn, v20}
 		for range 40 {

@@ -225,7 +225,8 @@ func imageSicknesses(states map[string][]byte) []sickness {
 				p := harness.Start(t, exec.Command(ours("swtpm"), "run", holder.profile(t, "")))
 				e := &emulator{Process: p, data: holder.at("d")}
 				e.await(t, e.data)
-				e.open(t, v20).alive(t) // its start writes no more
+				e.open(t, v20).alive(t) // its start writes no more, except the boot ledger
+				awaitContent(t, w.at("image.boot-0001"))
 			}},
 		{name: "an image that wants a backup", want: []string{"profile: error: valid only with dir"},
 			make: image(good, func(_ *testing.T, w *ward, _ string) { w.tpmstate = "backup = true" })},
