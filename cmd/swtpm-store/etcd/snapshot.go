@@ -9,6 +9,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
@@ -27,7 +28,7 @@ func ReadSnapshot(file, prefix, name string) (*driver.State, error) {
 		return nil, err
 	}
 	db, err := bolt.Open(file, 0o400, &bolt.Options{ReadOnly: true, Timeout: time.Second})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		err = fmt.Errorf("%w: a running etcd uses the file; copy it first", err)
 	}
 	if err != nil {
