@@ -22,7 +22,9 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 	if !ok {
 		return nil
 	}
-	e.log.EnableAlarms(map[string]string{"state": e.cfg.State.Location.String()})
+	if err := e.log.EnableAlarms(map[string]string{"state": e.cfg.State.Location.String()}); err != nil {
+		e.log.Warnf("%v; failures of policies are in the log only", err)
+	}
 	event, version := o.Event, e.cfg.TPM
 	r, err := recorder.New(recorder.Options{
 		TPM: version, Dir: dir, Prefix: prefix,

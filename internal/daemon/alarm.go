@@ -30,14 +30,18 @@ type alarms struct {
 // EnableAlarms makes Alarm send events to the journal even if the log is elsewhere. It opens a
 // socket, so it is called before the sandbox. fields identify the service; their names get the
 // prefix "SWTPM_".
-func (l *Log) EnableAlarms(fields map[string]string) {
-	openJournal()
+func (l *Log) EnableAlarms(fields map[string]string) error {
+	send, err := openDatagrams(journalSocket)
+	if err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.alarms = &alarms{send: journal.Send, fields: map[string]string{}}
+	l.alarms = &alarms{send: send, fields: map[string]string{}}
 	for k, v := range fields {
 		l.alarms.fields[fieldName(k)] = v
 	}
+	return nil
 }
 
 // Alarm writes an event to every log, and to the journal once.

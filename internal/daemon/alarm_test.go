@@ -19,7 +19,9 @@ func TestAlarm(t *testing.T) {
 	}
 	var sent []map[string]string
 	l.Describe(map[string]string{"tpm_version": "2.0"})
-	l.EnableAlarms(map[string]string{"state": "dir:///st"})
+	if err := l.EnableAlarms(map[string]string{"state": "dir:///st"}); err != nil {
+		t.Fatal(err)
+	}
 	l.alarms.send = func(message string, _ journal.Priority, fields map[string]string) error {
 		fields["MESSAGE"] = message
 		sent = append(sent, fields)
