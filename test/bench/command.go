@@ -67,11 +67,13 @@ var (
 	random    = command("GetRandom(16)", noSessions, getRandom, uint16(16))
 	increment = command("NV_Increment", sessions, nvIncrement, uint32(counter), uint32(counter), password)
 
+	extend = command("PCR_Extend", sessions, pcrExtend, uint32(debugPCR), password, uint32(1), uint16(sha256), [32]byte{1})
+
 	// plain commands change nothing on disk.
 	plain = []request{
 		command("GetCapability", noSessions, getCapability, uint32(tpmProperties), uint32(ptFixed), uint32(8)),
 		random,
-		command("PCR_Extend", sessions, pcrExtend, uint32(debugPCR), password, uint32(1), uint16(sha256), [32]byte{1}),
+		extend,
 		command("PCR_Read", noSessions, pcrRead, uint32(1), uint16(sha256), uint8(3), [3]byte{debugPCR / 8: 1 << (debugPCR % 8)}),
 	}
 

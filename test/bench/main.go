@@ -68,7 +68,7 @@ func parse(args []string) (p plan, asJSON bool, err error) {
 	f.StringVar(&p.dir, "dir", os.TempDir(), "directory for states: its file system is what NV_Increment waits for")
 	f.IntVar(&p.together, "n", 200, "number of idle instances that are looked at together")
 	f.IntVar(&p.rounds, "rounds", 31, "rounds of latencies")
-	only := f.String("only", "", "measure only these parts: latency,start,storm,setup,idle,memory,store")
+	only := f.String("only", "", "measure only these parts: latency,start,storm,setup,idle,memory,store,ledger")
 	if err := f.Parse(args); err != nil {
 		return p, false, err
 	}
@@ -153,7 +153,7 @@ func compare(p plan, asJSON bool) (err error) {
 		name string
 		f    func() error
 	}{
-		{"latency", b.latency}, {"start", b.start}, {"storm", b.storm}, {"setup", b.setup}, {"idle", b.idle}, {"memory", b.memory}, {"store", b.store},
+		{"latency", b.latency}, {"start", b.start}, {"storm", b.storm}, {"setup", b.setup}, {"idle", b.idle}, {"memory", b.memory}, {"store", b.store}, {"ledger", b.ledger},
 	} {
 		if !p.wants(part.name) {
 			continue

@@ -28,8 +28,9 @@ type kind struct {
 	state   string   // more suboptions of --tpmstate
 	args    []string // more options
 	env     []string
-	user    bool // run it as an ordinary user
-	store   bool // keep the state in the cluster store, with the name of the directory
+	user    bool   // run it as an ordinary user
+	store   bool   // keep the state in the cluster store, with the name of the directory
+	profile string // run this profile in place of a command line
 }
 
 // ordinary is the user and the group of a kind that is not run by root.
@@ -131,6 +132,12 @@ func (b *bench) begin(k kind, dir string) (s *server, start time.Time, err error
 		attr.Sys.Credential = &syscall.Credential{Uid: ordinary, Gid: ordinary}
 	}
 	argv := k.argv()
+	if k.profile != "" {
+		if err := os.WriteFile(filepath.Join(dir, "vm.toml"), []byte(k.profile), 0o600); err != nil {
+			return nil, start, err
+		}
+		argv = []string{k.program, "run", "vm.toml"}
+	}
 	if k.store {
 		argv = slices.Replace(argv, 4, 5, "backend-uri=store://bench-"+filepath.Base(dir)+",allow-plain")
 	}
