@@ -208,10 +208,11 @@ func TestFull(t *testing.T) {
 	m := etcdtest.Start(t, "--quota-backend-bytes=200000")
 	s := open(t, Options{Endpoints: []string{m.URL}, Prefix: "/swtpm"})
 	var err error
-	for range 20 {
+	for range 500 { // etcd learns its size when it commits, ten times a second
 		if _, err = s.client.Put(t.Context(), "/filler", strings.Repeat("x", 100000)); err != nil {
 			break
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	if !errors.Is(classify(err, driver.ErrUnknown), driver.ErrQuota) {
 		t.Fatalf("Put: %v, want ErrQuota", err)

@@ -14,7 +14,7 @@ import (
 )
 
 // golden is where the certificates are that the reference made.
-const golden = "../cmdcert/testdata"
+const golden = "../testdata"
 
 // TestCreate makes certificates as the issuing code does, without a command line.
 // Package certtool has all of the reference's.

@@ -115,7 +115,7 @@ func TestQueriesDescriptor(t *testing.T) {
 		}
 	}
 	got := make([]byte, 8)
-	if _, err := unix.Read(int(s.client.Fd()), got); err != nil {
+	if _, err := s.client.Read(got); err != nil {
 		t.Fatal(err)
 	}
 	e := s.returns(t)
