@@ -9,7 +9,7 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// TestDatagrams checks the bytes of an entry, and that one is an error if nobody receives it.
+// TestDatagrams checks the bytes of an entry, and that an entry is an error if no journal exists.
 func TestDatagrams(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	send, err := openDatagrams(path)
