@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 const (
@@ -18,6 +19,12 @@ const (
 
 	// maxLogged is the number of users of which the log says that they were refused.
 	maxLogged = 1000
+
+	// maxComplaints is the number of log lines about the requests of one user in complaintTime,
+	// and maxComplained the number of users with any.
+	maxComplaints = 10
+	maxComplained = 100
+	complaintTime = time.Minute
 )
 
 // limits counts the connections.
@@ -28,6 +35,9 @@ type limits struct {
 	users     map[uint32]int
 	processes map[Credentials]int
 	logged    map[uint32]bool // users whose refusal was logged
+
+	complaints map[uint32]int // log lines about each user since the time below
+	since      time.Time
 }
 
 func newLimits() *limits {
@@ -88,6 +98,36 @@ func (l *limits) logOnce(uid uint32) bool {
 	}
 	l.logged[uid] = true
 	return true
+}
+
+// complain logs a fault of a user's request. Any local user can cause these lines, so each user has
+// few of them in a minute.
+func (b *Broker) complain(uid uint32, format string, args ...any) {
+	last, ok := b.limits.complaint(uid, time.Now())
+	if !ok {
+		return
+	}
+	if last {
+		format += "; further lines about user %d are not logged for a minute"
+		args = append(args, uid)
+	}
+	b.o.Log.Errorf(format, args...)
+}
+
+// complaint counts a log line about a user. It reports whether the line may be logged, and whether
+// it is the last one for now.
+func (l *limits) complaint(uid uint32, now time.Time) (last, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.since) >= complaintTime {
+		l.complaints, l.since = map[uint32]int{}, now
+	}
+	n, known := l.complaints[uid]
+	if n >= maxComplaints || !known && len(l.complaints) >= maxComplained {
+		return false, false
+	}
+	l.complaints[uid] = n + 1
+	return n+1 == maxComplaints, true
 }
 
 // large waits until a large request may be received. It returns false if ctx ends before.

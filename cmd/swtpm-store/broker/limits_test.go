@@ -160,3 +160,34 @@ func TestBeforeOpen(t *testing.T) {
 	time.Sleep(3 * a.o.Patience)
 	acquired(t, idle) // an open connection may be idle
 }
+
+// TestComplaints checks that the lines which a user can cause are few, and that one user does not
+// suppress those of another.
+func TestComplaints(t *testing.T) {
+	l, now := newLimits(), time.Now()
+	logged, last := 0, 0
+	for range 1000 {
+		final, ok := l.complaint(1, now)
+		if ok {
+			logged++
+		}
+		if final {
+			last++
+		}
+	}
+	if logged != maxComplaints || last != 1 {
+		t.Errorf("%d lines, %d of them said that they are the last, want %d and 1", logged, last, maxComplaints)
+	}
+	if _, ok := l.complaint(2, now); !ok {
+		t.Error("a line about another user was suppressed")
+	}
+	if _, ok := l.complaint(1, now.Add(complaintTime)); !ok {
+		t.Error("a line was suppressed a minute later")
+	}
+	for uid := range uint32(10000) {
+		_, _ = l.complaint(uid, now.Add(complaintTime))
+	}
+	if len(l.complaints) > maxComplained {
+		t.Errorf("%d users are remembered, want at most %d", len(l.complaints), maxComplained)
+	}
+}

@@ -120,7 +120,7 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 		case errors.Is(err, os.ErrDeadlineExceeded) && x.state == nil:
 			// A client without a state is of no interest to the administrator.
 		case !errors.Is(err, io.EOF) && ctx.Err() == nil:
-			b.o.Log.Errorf("client with process %d: %v", cred.PID, err)
+			b.complain(cred.UID, "client with process %d: %v", cred.PID, err)
 		}
 		return
 	}
@@ -310,7 +310,7 @@ func (x *session) open(r *store.Body) error {
 	case !store.ValidName(name):
 		return fmt.Errorf("%w: invalid name of a state %q, expected 1 to %d of letters, digits and ._-@+: characters", errRequest, name, store.MaxName)
 	case !x.b.o.Allow(x.cred, name):
-		x.b.o.Log.Errorf("state %q denied to user %d, process %d", name, x.cred.UID, x.cred.PID)
+		x.b.complain(x.cred.UID, "state %q denied to user %d, process %d", name, x.cred.UID, x.cred.PID)
 		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q", errDenied, x.cred.UID, name)
 	}
 	x.state = x.b.state(name)
