@@ -129,11 +129,32 @@ func (s *snapshot) guess(p *process, name string) *Library {
 	for _, path := range s.candidates(name) {
 		now := s.lookup(soname(path))
 		if now.path != "" && !p.started.IsZero() {
-			replaced := now.changed.After(p.started)
-			return &Library{Installed: now.path, Replaced: &replaced}
+			return p.byTime(now)
 		}
 	}
 	return nil
+}
+
+// guessProgram is guess for the program, whose path is the first argument.
+func (s *snapshot) guessProgram(p *process) *Library {
+	if len(p.args) == 0 || !filepath.IsAbs(p.args[0]) || p.started.IsZero() {
+		return nil
+	}
+	now := s.lookup(p.args[0])
+	if now.path == "" {
+		return nil
+	}
+	return p.byTime(now)
+}
+
+// byTime compares an installed file with the start of a process. An older file proves nothing
+// for a process of an ordinary user, who can run a program and libraries of its own.
+func (p *process) byTime(now *file) *Library {
+	replaced := now.changed.After(p.started)
+	if !replaced && p.uid >= firstUser {
+		return &Library{Installed: now.path}
+	}
+	return &Library{Installed: now.path, Replaced: &replaced}
 }
 
 // compareLibraries fills in the libraries of a TPM.
@@ -156,26 +177,32 @@ func (s *snapshot) compareLibraries(t *TPM, p *process) {
 	t.Libtpms, t.Libcrypto = byName["libtpms.so"], byName["libcrypto.so"]
 	if p.exe != "" {
 		t.Program = &Library{Loaded: p.exe, Installed: s.lookup(p.exe).path, Replaced: &p.deleted}
+		return
 	}
+	t.Program = s.guessProgram(p)
 }
 
-// judge decides whether a restart is needed.
+// judge decides whether a restart is needed: not needed only if the program and libtpms are
+// known to be the installed ones.
 func (t *TPM) judge() {
 	t.Restart = RestartNotNeeded
+	var unknown []string
 	for _, l := range []struct {
 		name string
 		*Library
 	}{{"libtpms", t.Libtpms}, {"libcrypto", t.Libcrypto}, {"swtpm", t.Program}} {
 		switch {
+		case l.Library == nil && l.name == "libcrypto": // not every libtpms uses it
 		case l.Library == nil || l.Replaced == nil:
-			if l.name != "libcrypto" && t.Restart == RestartNotNeeded && l.name != "swtpm" {
-				t.Restart = RestartUnknown
-				t.Reasons = append(t.Reasons, "no right to see the libraries of the process")
-			}
+			unknown = append(unknown, l.name)
 		case *l.Replaced:
 			t.Restart = RestartNeeded
 			t.Reasons = append(t.Reasons, l.name+" was replaced")
 		}
+	}
+	if t.Restart == RestartNotNeeded && len(unknown) > 0 {
+		t.Restart = RestartUnknown
+		t.Reasons = append(t.Reasons, "no right to see which "+strings.Join(unknown, ", ")+" the process uses")
 	}
 }
 
@@ -187,6 +214,8 @@ func (l *Library) Summary() string {
 	}
 	loaded, installed := versionOf(l.Loaded), versionOf(l.Installed)
 	switch {
+	case l.Replaced == nil && loaded == "":
+		return "?"
 	case l.Replaced == nil:
 		return loaded
 	case !*l.Replaced && l.Loaded == "":

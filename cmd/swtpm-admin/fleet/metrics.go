@@ -111,7 +111,9 @@ func (e *exposition) facts(t *TPM) {
 		"encryption", t.Encryption, "libtpms", t.Libtpms.version(), "sandbox", t.Sandbox, "pid", strconv.Itoa(t.PID))
 	e.add("swtpm_tpm_up", "gauge", "", "Whether the TPM runs.").set("", bit(t.State == Running), name...)
 	e.add("swtpm_tpm_failed", "gauge", "", "Whether the unit of the TPM failed.").set("", bit(t.State == Failed), name...)
-	e.add("swtpm_tpm_restart_needed", "gauge", "", "Whether the TPM runs a library that was replaced.").set("", bit(t.Restart == RestartNeeded), name...)
+	if t.Restart != RestartUnknown {
+		e.add("swtpm_tpm_restart_needed", "gauge", "", "Whether the TPM runs a library or program that was replaced.").set("", bit(t.Restart == RestartNeeded), name...)
+	}
 	if t.Started != nil {
 		e.add("swtpm_tpm_start_timestamp_seconds", "gauge", "seconds", "When the process was started.").set("", seconds(*t.Started), name...)
 	}

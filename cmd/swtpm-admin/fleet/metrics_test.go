@@ -30,16 +30,20 @@ func TestMetrics(t *testing.T) {
 	tpms := []TPM{
 		{Name: "a\"\n", State: Running, Restart: RestartNeeded, Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, text: published()},
 		{Name: "b", State: Failed, Restart: RestartNotNeeded, text: published()},
+		{Name: "c", State: Running, Restart: RestartUnknown},
 	}
 	text := string(Metrics(tpms, nil, time.Second))
 	for _, want := range []string{
-		`swtpm_host_tpms{state="running"} 1`, `swtpm_host_restart_tpms{restart="needed"} 1`,
+		`swtpm_host_tpms{state="running"} 2`, `swtpm_host_restart_tpms{restart="unknown"} 1`, `swtpm_host_restart_tpms{restart="needed"} 1`,
 		`swtpm_tpm_restart_needed{name="a\"\n"} 1`, `swtpm_tpm_failed{name="b"} 1`,
 		`swtpm_commands_total{name="b",command="TPM2_GetRandom",code="0x17b",result="0x0"} 3`, `swtpm_on{name="b"} 0`,
 	} {
 		if strings.Count(text, want+"\n") != 1 {
 			t.Errorf("%q is not once in\n%s", want, text)
 		}
+	}
+	if strings.Contains(text, `swtpm_tpm_restart_needed{name="c"}`) {
+		t.Errorf("it claims to know whether c needs a restart:\n%s", text)
 	}
 	if n := strings.Count(text, "# TYPE swtpm_commands counter\n"); n != 1 || !strings.HasSuffix(text, "# EOF\n") {
 		t.Errorf("%d types of one metric", n)

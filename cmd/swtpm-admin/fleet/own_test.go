@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 // TestOwn checks that a user sees its own TPMs alone, whatever the processes of others are
@@ -22,5 +24,34 @@ func TestOwn(t *testing.T) {
 	}
 	if h := OwnHost(); h.Own != (os.Geteuid() != 0) || h.Own && (h.States != "" || slices.Contains(h.Profiles, "/etc/swtpm")) {
 		t.Errorf("%+v", h)
+	}
+}
+
+// TestOwnHidden checks that without the right to see the program and the libraries of an
+// ordinary user's TPM no restart is claimed to be unnecessary: both may be private files. A TPM
+// of a system user runs the installed files.
+func TestOwnHidden(t *testing.T) {
+	old := time.Now().Add(-time.Hour)
+	s := (&Host{}).snapshot()
+	library, program := "/usr/lib/x/libtpms.so.0", "/usr/bin/swtpm"
+	for _, c := range []struct {
+		uid     int
+		changed time.Time // of the files
+		want    string
+	}{
+		{1000, old, RestartUnknown}, {1000, time.Now(), RestartNeeded}, {107, old, RestartNotNeeded}, {107, time.Now(), RestartNeeded},
+	} {
+		p := &process{uid: c.uid, args: []string{program}, started: old.Add(time.Minute)}
+		s.installed[program] = &file{path: program, changed: c.changed}
+		x := TPM{State: Running, Libtpms: p.byTime(&file{path: library, changed: c.changed}), Program: s.guessProgram(p)}
+		x.judge()
+		if x.Restart != c.want || (c.want == RestartNotNeeded) != (len(x.Reasons) == 0) {
+			t.Errorf("user %d, changed %v: %q, %q, want %q", c.uid, c.changed, x.Restart, x.Reasons, c.want)
+		}
+	}
+	no := false
+	x := TPM{State: Running, Libtpms: &Library{Loaded: library, Replaced: &no}}
+	if x.judge(); x.Restart != RestartUnknown || !strings.Contains(x.note(), "no right to see which swtpm") {
+		t.Errorf("an unknown program: %q, %q", x.Restart, x.note())
 	}
 }

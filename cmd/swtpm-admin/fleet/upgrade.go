@@ -82,8 +82,10 @@ func (u *Upgrade) obstacle(ctx context.Context, t *TPM) (why, help string) {
 			name = "no service manager"
 		}
 		return "started by " + name, starters[t.Manager]
+	case t.Restart == RestartUnknown && u.Host.Own:
+		return "its program and libraries are not visible", "restart it: systemctl --user restart " + t.Unit
 	case t.Restart == RestartUnknown:
-		return "its libraries are not visible", "run swtpm upgrade as root"
+		return "its program and libraries are not visible", "run swtpm upgrade as root"
 	case u.Host.Units == nil:
 		return "systemd does not answer", "see systemctl status"
 	case t.foreign:
