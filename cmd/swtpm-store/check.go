@@ -40,17 +40,20 @@ func examine(ctx context.Context, d *etcd.Store, mark string) error {
 	return nil
 }
 
-// restored reports that the store is older than this host knows it.
+// restored reports that the store is older than this host knows it, or another one.
 func restored(ctx context.Context, d *etcd.Store, mark string) []driver.Finding {
 	before, err := broker.ReadMark(mark)
 	if err != nil {
 		return []driver.Finding{{Problem: driver.Restored, Warning: true, Text: fmt.Sprintf("a restored backup would not be noticed: %v", err)}}
 	}
-	now, err := d.Position(ctx)
-	if err != nil || now.Revision >= before.Revision {
+	now, err := d.Position(ctx) // after the mark was read, which a broker may move
+	if err != nil {
 		return nil
 	}
-	return []driver.Finding{{Problem: driver.Restored, Text: fmt.Sprintf("the store is at revision %d, and this host has seen %d; if a backup was restored on purpose, run: swtpm-store --accept-rollback", now.Revision, before.Revision)}}
+	if err := broker.Restored(now, before); err != nil {
+		return []driver.Finding{{Problem: driver.Restored, Text: err.Error()}}
+	}
+	return nil
 }
 
 // acceptRollback makes the present position of the store the one that this host knows. The log says

@@ -67,7 +67,7 @@ func (b *Broker) examine(ctx context.Context) []driver.Finding {
 	return found
 }
 
-// checkPosition fails if the store is older than this host knows it. It notes how far the store has
+// checkPosition fails if the store is older than this host knows it, or another one. It notes how far the store has
 // come.
 func (b *Broker) checkPosition(ctx context.Context) error {
 	d, ok := b.o.Driver.(driver.Positioner)
@@ -81,18 +81,38 @@ func (b *Broker) checkPosition(ctx context.Context) error {
 	b.marking.Lock()
 	defer b.marking.Unlock()
 	before, err := ReadMark(b.o.MarkFile)
-	b.restored.Store(err == nil && now.Revision < before.Revision)
-	switch {
-	case err != nil:
+	if err == nil && Restored(now, before) != nil {
+		// Another request may have moved the mark since: only a position that is read after
+		// the mark can be compared with it.
+		again, failed := d.Position(ctx)
+		if failed != nil {
+			return failed
+		}
+		now = again
+	}
+	if err != nil {
+		b.restored.Store(false)
 		b.noteMark(err)
 		return nil
-	case now.Revision < before.Revision:
-		return fmt.Errorf("%w: it is at revision %d, and this host has seen %d; old states may lack keys and counters that guests rely on; "+
-			"if this is wanted, run on each host: swtpm-store --accept-rollback", driver.ErrRestored, now.Revision, before.Revision)
-	case now == before:
-		return nil
 	}
-	b.noteMark(WriteMark(b.o.MarkFile, now))
+	restored := Restored(now, before)
+	b.restored.Store(restored != nil)
+	if restored == nil && now != before {
+		b.noteMark(WriteMark(b.o.MarkFile, now))
+	}
+	return restored
+}
+
+// Restored returns an error if a store is older than this host has seen it, or another one: etcd
+// gives a restored backup a new cluster ID.
+func Restored(now, mark driver.Position) error {
+	const advice = "old states may lack keys and counters that guests rely on; if this is wanted, run on each host: swtpm-store --accept-rollback"
+	switch {
+	case mark.Cluster != 0 && now.Cluster != mark.Cluster:
+		return fmt.Errorf("%w: it is cluster %x, and this host has seen cluster %x; %s", driver.ErrRestored, now.Cluster, mark.Cluster, advice)
+	case now.Revision < mark.Revision:
+		return fmt.Errorf("%w: it is at revision %d, and this host has seen %d; %s", driver.ErrRestored, now.Revision, mark.Revision, advice)
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -70,6 +71,64 @@ func TestRestored(t *testing.T) {
 	}
 	if _, err := c.Acquire(nil); err == nil {
 		t.Error("a restored store was used with a lease that was still valid")
+	}
+}
+
+// TestOtherCluster checks that a store with another cluster ID is refused, whatever its revision.
+func TestOtherCluster(t *testing.T) {
+	mark := driver.Position{Cluster: 7, Revision: 100}
+	for _, x := range []struct {
+		now, mark driver.Position
+		restored  bool
+	}{
+		{driver.Position{Cluster: 7, Revision: 100}, mark, false},
+		{driver.Position{Cluster: 8, Revision: 100}, mark, true},
+		{driver.Position{Cluster: 8, Revision: 1000}, mark, true},
+		{driver.Position{Cluster: 8, Revision: 1000}, driver.Position{}, false},             // the first start
+		{driver.Position{Cluster: 8, Revision: 100}, driver.Position{Revision: 100}, false}, // a mark without a cluster
+	} {
+		if err := Restored(x.now, x.mark); x.restored != errors.Is(err, driver.ErrRestored) {
+			t.Errorf("store at %+v, mark %+v: %v", x.now, x.mark, err)
+		}
+	}
+	d := &positioned{Memory: driver.NewMemory(), at: driver.Position{Cluster: 8, Revision: 1000}}
+	file := filepath.Join(t.TempDir(), "mark")
+	if err := WriteMark(file, mark); err != nil {
+		t.Fatal(err)
+	}
+	b := New(Options{Driver: d, Log: testLog{t}, MarkFile: file})
+	if err := b.checkPosition(t.Context()); !errors.Is(err, driver.ErrRestored) || !b.restored.Load() {
+		t.Errorf("another cluster: %v", err)
+	}
+	if now, err := ReadMark(file); err != nil || now != mark {
+		t.Errorf("the mark is %+v, %v: another cluster was noted", now, err)
+	}
+}
+
+// late is a store whose first position is an old one: other requests moved the mark meanwhile.
+type late struct {
+	*driver.Memory
+	asked int
+	file  string
+}
+
+func (l *late) Position(context.Context) (driver.Position, error) {
+	if l.asked++; l.asked == 1 {
+		return driver.Position{Cluster: 7, Revision: 50}, WriteMark(l.file, driver.Position{Cluster: 7, Revision: 60})
+	}
+	return driver.Position{Cluster: 7, Revision: 61}, nil
+}
+
+// TestPositionRace checks that a mark which moves between the look at the store and the look at the
+// mark is no restored store.
+func TestPositionRace(t *testing.T) {
+	d := &late{Memory: driver.NewMemory(), file: filepath.Join(t.TempDir(), "mark")}
+	b := New(Options{Driver: d, Log: testLog{t}, MarkFile: d.file})
+	if err := b.checkPosition(t.Context()); err != nil || b.restored.Load() || d.asked != 2 {
+		t.Errorf("checkPosition: %v after %d looks at the store", err, d.asked)
+	}
+	if now, err := ReadMark(d.file); err != nil || now.Revision != 61 {
+		t.Errorf("the mark is %+v, %v, want revision 61", now, err)
 	}
 }
 

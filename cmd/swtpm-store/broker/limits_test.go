@@ -162,7 +162,7 @@ func TestBeforeOpen(t *testing.T) {
 }
 
 // TestComplaints checks that the lines which a user can cause are few, and that one user does not
-// suppress those of another.
+// suppress another user's lines.
 func TestComplaints(t *testing.T) {
 	l, now := newLimits(), time.Now()
 	logged, last := 0, 0

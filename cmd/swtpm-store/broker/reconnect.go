@@ -109,9 +109,9 @@ func (d *datagram) unit() string {
 }
 
 // receive returns the connection that a datagram passed, and its sender. Every other
-// descriptor is closed. After errRequest the sender has only its user, nobody if it is unknown.
+// descriptor is closed. After errRequest only the sender's user is set, overflowUID if it is unknown.
 func receive(c *net.UnixConn) (*net.UnixConn, Credentials, error) {
-	const nobody = 65534
+	const overflowUID = 65534
 	var b [2]byte
 	oob := make([]byte, maxAncillary)
 	n, oobn, _, _, err := c.ReadMsgUnix(b[:], oob)
@@ -120,13 +120,13 @@ func receive(c *net.UnixConn) (*net.UnixConn, Credentials, error) {
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		return nil, Credentials{UID: nobody}, errors.Join(errRequest, err)
+		return nil, Credentials{UID: overflowUID}, errors.Join(errRequest, err)
 	}
 	var d datagram
 	d.parse(messages)
 	defer d.close() // FileConn duplicates the connection
 	if d.sender == nil {
-		return nil, Credentials{UID: nobody}, errors.Join(errRequest, errors.New("unknown sender"))
+		return nil, Credentials{UID: overflowUID}, errors.Join(errRequest, errors.New("unknown sender"))
 	}
 	cred := Credentials{PID: int(d.sender.Pid), UID: d.sender.Uid, GID: d.sender.Gid}
 	if n != 1 || b[0] != store.Version || len(d.files) != 1 {

@@ -51,6 +51,6 @@ type Positioner interface {
 	Position(ctx context.Context) (Position, error)
 }
 
-// ErrRestored means that the store is older than this host knows it: it was restored from a
-// backup, and states in it may be old. Nothing was changed.
-var ErrRestored = errors.New("the store was restored from an older backup")
+// ErrRestored means that the store is older than this host knows it, or another one: it was
+// restored from a backup, and states in it may be old. Nothing was changed.
+var ErrRestored = errors.New("the store was restored from an older backup, or is another one")
