@@ -105,8 +105,8 @@ func (e *emulator) openLink() error {
 	if l.Kind != nv.Cluster || e.cfg.Printing() != "" && e.cfg.PrintInfo == 0 {
 		return nil
 	}
-	if e.keys.File == nil && !e.cfg.State.Plain {
-		return fmt.Errorf("state %s: a state in a cluster store needs a key, because the store could read it; give --key, or --tpmstate allow-plain", l)
+	if err := l.CheckKey(e.keys.File != nil, e.cfg.State.Plain, nv.GiveKey); err != nil {
+		return err
 	}
 	link, err := remote.Dial(l.Path)
 	if err != nil {

@@ -201,12 +201,20 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		return err
 	}
 	if next != nil && w.key == nil {
-		warnf("the disk may still contain freed blocks of the plain state; copies and snapshots contain it in any case")
+		warnf("%s; copies and snapshots contain it in any case", w.remains())
 	}
 	if w.profile != "" {
 		warnf("change [key] in %s accordingly before the TPM starts", w.profile)
 	}
 	return nil
+}
+
+// remains says where the plain state may still be after it was encrypted.
+func (w *stateTarget) remains() string {
+	if w.cfg.State.Location.Kind == nv.Cluster {
+		return "the stored generations in the cluster store still contain the plain state until later ones replace them"
+	}
+	return "the disk may still contain freed blocks of the plain state"
 }
 
 func stateAccept(f *pflag.FlagSet) action {

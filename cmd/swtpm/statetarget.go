@@ -211,6 +211,8 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 		Version: w.cfg.TPM,
 		Key:     w.key,
 
+		Location:  w.cfg.State.Location,
+		Plain:     w.cfg.State.Plain,
 		Migration: w.migration,
 		ReadOnly:  !how.write,
 	})

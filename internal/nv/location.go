@@ -1,6 +1,9 @@
 package nv
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Location names the storage of a TPM's state. The zero Location names none.
 type Location struct {
@@ -61,4 +64,16 @@ func (l Location) Dir() (path string, ok bool) {
 		return "", false
 	}
 	return l.Path, true
+}
+
+// GiveKey is the remedy of CheckKey on the command line of swtpm.
+const GiveKey = "give --key, or --tpmstate allow-plain"
+
+// CheckKey returns an error, with the remedy, if a state that is not encrypted would be in a
+// cluster store. plain allows that, as --tpmstate allow-plain does.
+func (l Location) CheckKey(encrypted, plain bool, remedy string) error {
+	if l.Kind != Cluster || encrypted || plain {
+		return nil
+	}
+	return fmt.Errorf("state %s: a state in a cluster store needs a key, because the store could read it; %s", l, remedy)
 }

@@ -83,8 +83,11 @@ func reseal(i *item, key *seal.Key) ([]byte, error) {
 	return blob, nil
 }
 
-// apply makes the changes and checks the result.
+// apply makes the changes and checks the result. Every operation stores with it.
 func (s *State) apply(changes []nv.Change) error {
+	if err := s.checkKey(changes); err != nil {
+		return err
+	}
 	err := nv.Apply(s.b, changes)
 	if errors.Is(err, errors.ErrUnsupported) {
 		return fmt.Errorf("%s: %w; start the TPM, shut it down so that only its permanent state remains, and try again", s.where, err)
@@ -102,6 +105,23 @@ func (s *State) apply(changes []nv.Change) error {
 			return fmt.Errorf("%s: read back: %w", s.where, err)
 		case !same:
 			return fmt.Errorf("%s: %s has other content than was written; the disk is faulty", s.where, c.Name)
+		}
+	}
+	return nil
+}
+
+// checkKey returns an error if a change would store an unencrypted item in a cluster store.
+func (s *State) checkKey(changes []nv.Change) error {
+	for _, c := range changes {
+		if c.Blob == nil {
+			continue
+		}
+		info, err := seal.DescribeFile(c.Blob)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.where, err)
+		}
+		if err := s.location.CheckKey(info.Bits > 0, s.plain, nv.GiveKey); err != nil {
+			return err
 		}
 	}
 	return nil

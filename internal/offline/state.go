@@ -41,6 +41,9 @@ type Options struct {
 	Writer generation.Writer
 	Mark   func(generation.Identity) (generation.Mark, error)
 
+	Location nv.Location // Where; of a cluster store, nothing is stored there without a key
+	Plain    bool        // also without a key
+
 	ReadOnly bool        // change nothing
 	Version  tpm.Version // 0: the version of the stored TPM
 	Key      *seal.Key   // of the state; nil if it is plain or unknown. The caller closes it
@@ -59,6 +62,8 @@ type State struct {
 	migration *seal.Key
 	writer    generation.Writer
 	mark      func(generation.Identity) (generation.Mark, error)
+	location  nv.Location
+	plain     bool
 }
 
 // Open opens and locks a state. Its error is ErrNone if Options.Version is 0 and the
@@ -71,7 +76,7 @@ func Open(o Options) (*State, error) {
 			return nil, err
 		}
 	}
-	s := &State{where: o.Where, version: v, prefix: v.FilePrefix(), key: o.Key, migration: o.Migration, writer: o.Writer, mark: o.Mark}
+	s := &State{where: o.Where, version: v, prefix: v.FilePrefix(), key: o.Key, migration: o.Migration, writer: o.Writer, mark: o.Mark, location: o.Location, plain: o.Plain}
 	var err error
 	if s.b, err = o.Open(s.prefix, o.ReadOnly); err != nil {
 		return nil, err
@@ -155,8 +160,8 @@ func (o Options) findVersion() (tpm.Version, error) {
 	return 0, fmt.Errorf("%s contains a TPM 1.2 and a TPM 2.0; choose one with --tpm 1.2 or --tpm 2.0", o.Where)
 }
 
-// probe returns the permanent state or another item, nil if none exists. An item that
-// cannot be read exists, too.
+// probe returns the permanent state or another item, nil if none exists. A damaged item
+// exists, too.
 func (o Options) probe(prefix string) ([]byte, error) {
 	b, err := o.Open(prefix, true) // the caller does not hold the lock
 	if err != nil {
@@ -168,8 +173,10 @@ func (o Options) probe(prefix string) ([]byte, error) {
 		switch {
 		case err == nil:
 			return blob, nil
-		case !errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, nv.ErrDamaged):
 			return []byte(prefix), nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("%s: %w", o.Where, err)
 		}
 	}
 	return nil, nil

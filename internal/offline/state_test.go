@@ -239,6 +239,74 @@ func TestWhich(t *testing.T) {
 	}
 }
 
+// unreadable is a Backend whose items exist and cannot be read.
+type unreadable struct {
+	nv.Backend
+	err error
+}
+
+func (u unreadable) Load(string) ([]byte, error) { return nil, u.err }
+
+// TestWhichUnreadable checks that an error of the storage is returned: it is not a sign of a
+// TPM. A damaged item is one.
+func TestWhichUnreadable(t *testing.T) {
+	p := newFixture(t, genuine(t, "tpm2-fresh"), nil, nil)
+	for _, want := range []error{nv.ErrUnreachable, nv.ErrDamaged} {
+		o := p.options(t, nil)
+		o.Version = 0
+		open := o.Open
+		o.Open = func(prefix string, ro bool) (nv.Backend, error) {
+			b, err := open(prefix, ro)
+			return unreadable{b, want}, err
+		}
+		_, err := o.findVersion()
+		if damaged := want == nv.ErrDamaged; errors.Is(err, want) == damaged || strings.Contains(err.Error(), "choose one") != damaged {
+			t.Errorf("Load returns %v, findVersion %v", want, err)
+		}
+	}
+}
+
+// TestNoKeyInStore checks that no operation stores an unencrypted item in a cluster store
+// unless that is allowed.
+func TestNoKeyInStore(t *testing.T) {
+	a, key := genuine(t, "tpm2-fresh"), newKey(t, 16, 1)
+	open := func(p fixture, key *seal.Key, plain bool) *State {
+		o := p.options(t, key)
+		o.Location, o.Plain = nv.Location{Kind: nv.Cluster, Path: "vm1"}, plain
+		s, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for what, c := range map[string]struct {
+		stored, key *seal.Key
+		do          func(*State) error
+		refused     bool
+	}{
+		"rekey to none":   {key, key, func(s *State) error { _, err := s.Rekey(nil, false); return err }, true},
+		"rekey to a key":  {nil, nil, func(s *State) error { _, err := s.Rekey(key, false); return err }, false},
+		"import plain":    {key, nil, func(s *State) error { return s.Import(a, &engine{}, true) }, true},
+		"import":          {key, key, func(s *State) error { return s.Import(a, &engine{}, true) }, false},
+		"accept of plain": {nil, nil, func(s *State) error { _, err := s.Accept(); return err }, true},
+	} {
+		for _, plain := range []bool{false, true} {
+			p := newFixture(t, a, c.stored, nil)
+			before := p.files(t)
+			s := open(p, c.key, plain)
+			err := c.do(s)
+			_ = s.Close()
+			refused := c.refused && !plain
+			switch {
+			case (err != nil) != refused || refused && !strings.Contains(err.Error(), "state store://vm1: a state in a cluster store needs a key"):
+				t.Errorf("%s, allow-plain %t: %v", what, plain, err)
+			case refused != maps.Equal(before, p.files(t)):
+				t.Errorf("%s, allow-plain %t: the files changed: %t", what, plain, refused)
+			}
+		}
+	}
+}
+
 // A backend that cannot change several items at once changes one item, and fails for more.
 func TestPlainBackend(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")

@@ -271,6 +271,7 @@ func (p *program) move(loc *location, key *seal.Key) (err error) {
 			return backend.Open(loc.Location, o)
 		},
 		Where: loc.Location.String(), Writer: generation.ThisHost(prog.Name), Version: loc.version, Key: key,
+		Location: loc.Location, Plain: p.o.plain,
 	})
 	if err != nil {
 		return err

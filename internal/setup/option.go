@@ -72,6 +72,7 @@ type options struct {
 	create bool         // create a missing state directory
 	nv     nv.Options   // for the backend of the state
 	source *seal.Source // source of the key; nil for KeyFile and so on
+	plain  bool         // a state in a cluster store needs no key
 }
 
 // hooks are the actions of options that are executed during parsing.

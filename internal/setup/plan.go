@@ -189,6 +189,9 @@ func parseFD(s string) (int, error) {
 	return int(n), nil
 }
 
+// hasKey reports whether the options name a key of the state.
+func (o *options) hasKey() bool { return o.source != nil || o.KeyFile+o.PwdFile+o.KeyFD+o.PwdFD != "" }
+
 // keySource returns the source of the key of the state, nil for an unencrypted state,
 // and the message for it.
 func (o *options) keySource() (source *seal.Source, message string, err error) {

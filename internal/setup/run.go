@@ -19,7 +19,6 @@ import (
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/cli"
-	"github.com/swtpm-go/swtpm/internal/nv"
 	prog "github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/sandbox"
 )
@@ -257,8 +256,8 @@ func (p *program) checkLocation() (*location, error) {
 	if err := loc.check(); err != nil {
 		return nil, err
 	}
-	if loc.Kind == nv.Cluster && o.KeyFile+o.PwdFile+o.KeyFD+o.PwdFD == "" && !o.marked {
-		return nil, cli.Complain("A state in a cluster store needs a key, because the store could read it: give --keyfile or --pwdfile.")
+	if err := loc.CheckKey(o.hasKey(), o.plain, "give --keyfile or --pwdfile"); err != nil {
+		return nil, cli.Complain("%v", err)
 	}
 	for _, dir := range []string{o.CertDir, o.KeyDir} {
 		if dir != "" {

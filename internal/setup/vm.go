@@ -150,7 +150,7 @@ func fromProfile(c *config.Config) (*options, error) {
 	s := c.State
 	o := &options{
 		marked: true, fromProfile: true, create: s.Create,
-		nv:    s.Storage(),
+		nv: s.Storage(), plain: s.Plain,
 		State: s.Location.String(), TPM2: c.TPM == tpm.V20, RunAs: c.Sandbox.User, VMID: m.VMID, Config: m.Config, CertDir: m.CertFiles,
 		CreateEK: true, EKCert: m.EKCert, PlatformCert: m.PlatformCert, AllowSigning: m.AllowSigning, Decryption: m.Decryption,
 		IAK: m.IAK, IDevID: m.IDevID, CreateSPK: m.SPK != "", ECC: m.SPK == "ecc", LockNVRAM: m.LockNVRAM,

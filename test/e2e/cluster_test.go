@@ -68,7 +68,8 @@ func TestClusterVerbs(t *testing.T) {
 	h.run("exported", "swtpm", "state", "export", "--sealed", vm1, h.path("archive"))
 	h.run("imported", "swtpm", append(append([]string{"state", "import"}, named("vm2")...), h.path("archive"))...)
 	h.run("Successfully authored", "swtpm", "state", "clone", "--key", "file="+h.path("key"), "store://vm1", "store://vm3", "--", "--keyfile", h.path("key"))
-	for _, name := range []string{"vm2", "vm3"} {
+	h.run("Successfully authored", "swtpm", "state", "clone", "--key", "file="+h.path("key"), "store://vm1", h.profile("vm4", "file = \""+h.path("key")+"\""))
+	for _, name := range []string{"vm2", "vm3", "vm4"} {
 		h.run("ok (permall)", "swtpm", append([]string{"state", "verify"}, named(name)...)...)
 	}
 	generations := strings.Fields(h.run("", "swtpm", "state", "rollback", "--list", vm1))
@@ -83,8 +84,28 @@ func TestClusterVerbs(t *testing.T) {
 	for _, dir := range []string{"pulled", "from-snapshot"} {
 		h.run("ok (permall)", "swtpm", "state", "verify", "--tpmstate", "dir="+h.path(dir), "--key", "file="+h.path("key"))
 	}
+	h.refusePlain(named)
 	h.run("!already exists", "swtpm", "state", "pull", "--config", h.path("store.toml"), "vm1", h.path("pulled"))
-	h.run("it has 3 states", "swtpm-store", "--config", h.path("store.toml"), "--check")
+	h.run("it has 5 states", "swtpm-store", "--config", h.path("store.toml"), "--check")
+}
+
+// profile writes a profile without [manufacture] of the state with that name, and returns its path.
+func (h *clusterHost) profile(name, key string) string {
+	h.write(name+".toml", "tpm = \"2.0\"\n[control]\nlisten = \"unix:"+h.path(name+".sock")+"\"\n[tpmstate]\nstore = \""+name+"\"\n[key]\n"+key+"\n")
+	return h.path(name + ".toml")
+}
+
+// refusePlain checks that no verb stores a plain state in the store, unless that is allowed.
+func (h *clusterHost) refusePlain(named func(name string) []string) {
+	const needs = "a state in a cluster store needs a key, because the store could read it; give --key"
+	h.run("!"+needs+", or --tpmstate allow-plain", "swtpm", "state", "rekey", "--no-key", h.path("vm1.toml"))
+	h.run("key fits", "swtpm", "state", "inspect", h.path("vm1.toml"))
+	h.run("exported", "swtpm", "state", "export", "--plain", h.path("vm1.toml"), h.path("plain"))
+	h.run("!"+needs, "swtpm", "state", "import", "--tpmstate", "backend-uri=store://vm5", h.path("plain"))
+	h.run("!"+needs+"file", "swtpm", "state", "clone", "--key", "file="+h.path("key"), "store://vm1", "store://vm5")
+	h.run("imported", "swtpm", "state", "import", "--tpmstate", "backend-uri=store://vm5,allow-plain", h.path("plain"))
+	h.run("the stored generations in the cluster store", "swtpm", "state", "rekey", "--new-key", "file="+h.path("key"), "--tpmstate", "backend-uri=store://vm5")
+	h.run("ok (permall)", "swtpm", append([]string{"state", "verify"}, named("vm5")...)...)
 }
 
 // TestClusterOwned checks that the errors of a state in use name its owner, and that a store from an
