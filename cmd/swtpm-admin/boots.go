@@ -231,7 +231,12 @@ func (o *bootsOptions) answer(word string, h *boots.History, numbers []uint64) e
 			found = append([]*boots.Boot{h.Previous(found[0])}, found...)
 		}
 		if found[0] == nil {
-			return errors.New("boots: diff: only one boot is recorded")
+			return errors.New("boots: diff: no earlier intact boot is recorded")
+		}
+		for _, b := range found {
+			if b.Damage != nil {
+				return fmt.Errorf("boots: diff: boot %d: its record is damaged, so it is not compared", b.Boot.Boot)
+			}
 		}
 		return o.print(f.Diff(h, found[0], found[1]))
 	case "explain":

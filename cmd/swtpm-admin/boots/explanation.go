@@ -12,6 +12,8 @@ type Explanation struct {
 	Last     uint64        `json:"last_boot"`
 	Summary  string        `json:"summary"` // of the last boot
 	Policies string        `json:"policies,omitempty"`
+	Damaged  []uint64      `json:"damaged,omitempty"` // boots whose record is not complete, or cannot be read
+	Unknown  []uint64      `json:"unknown,omitempty"` // damaged boots after which no policy was used: whether one fails is not known
 	Failures []FailureLine `json:"failures"`
 	Logs     []LogLine     `json:"logs,omitempty"`
 	Changes  []ChangeLine  `json:"changes,omitempty"` // of the last boot, if nothing failed
@@ -77,14 +79,14 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 // Explain explains the failures of a history.
 func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	last := h.Boots[len(h.Boots)-1]
-	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Failures: []FailureLine{}}
+	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Damaged: h.Damaged, Unknown: h.Unknown(), Failures: []FailureLine{}}
 	for _, c := range logs {
 		e.Logs = append(e.Logs, f.logLine(h, c))
 	}
 	for _, x := range h.Failures() {
 		e.Failures = append(e.Failures, f.failureLine(h, x))
 	}
-	if a := h.Previous(last); len(e.Failures) == 0 && a != nil {
+	if a := h.Previous(last); len(e.Failures) == 0 && a != nil && last.Damage == nil {
 		d := f.Diff(h, a, last)
 		e.Changes, e.Host = d.Changes, d.Host
 	}
@@ -122,6 +124,9 @@ func (f *Files) failureLine(h *History, x Failure) FailureLine {
 func (e *Explanation) Text() string {
 	var t strings.Builder
 	var host, advice []string
+	for _, n := range e.Damaged {
+		fmt.Fprintf(&t, "The record of boot %d is damaged: a failure in it may be missing here.\n", n)
+	}
 	for _, l := range e.Failures {
 		l.write(&t)
 		host, advice = append(host, l.Host...), append(advice, l.Advice...)
@@ -129,7 +134,12 @@ func (e *Explanation) Text() string {
 	section(&t, "Other changes on the host:", host)
 	section(&t, "Next steps:", advice)
 	if len(e.Failures) == 0 {
-		fmt.Fprintf(&t, "No policy over PCRs fails. Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
+		if len(e.Unknown) > 0 {
+			t.WriteString("It is not known whether a policy over PCRs fails: no later boot used one. ")
+		} else {
+			t.WriteString("No policy over PCRs fails. ")
+		}
+		fmt.Fprintf(&t, "Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
 		for _, c := range e.Changes {
 			c.write(&t, "  ")
 		}

@@ -186,7 +186,8 @@ func (b *Boot) Indexes() []uint32 {
 
 // History is the ledger of a TPM.
 type History struct {
-	Boots    []*Boot // the oldest first
+	Boots    []*Boot  // the oldest first
+	Damaged  []uint64 // numbers of the boots whose record is not complete, or cannot be read
 	Warnings []string
 }
 
@@ -213,9 +214,12 @@ func Load(dir string, prefixes ...string) (*History, error) {
 		}
 		if err != nil {
 			h.warn("%v", err)
+			h.damaged(e.Name(), prefixes)
 			continue
 		}
-		h.add(filepath.Join(dir, e.Name()), file)
+		if !h.add(filepath.Join(dir, e.Name()), file) {
+			h.damaged(e.Name(), prefixes)
+		}
 	}
 	slices.SortStableFunc(h.Boots, func(a, b *Boot) int { return int(a.Boot.Boot) - int(b.Boot.Boot) })
 	if n := len(h.Boots) - maxBoots; n > 0 {
@@ -259,22 +263,45 @@ func isLedger(name string, prefixes []string) bool {
 	})
 }
 
-// add adds the boot of a file. A damaged file is a warning.
-func (h *History) add(path string, file []byte) {
+// add adds the boot of a file. It reports whether the file is intact; damage is a warning.
+func (h *History) add(path string, file []byte) (intact bool) {
 	b, err := ledger.Parse(file)
 	if err != nil {
 		h.warn("%s: %v", path, err)
-		return
+		return false
 	}
 	boot, err := newBoot(b)
 	if err != nil {
 		h.warn("%s: %v", path, err)
-		return
+		return false
 	}
+	h.Boots = append(h.Boots, boot)
 	if b.Damage != nil {
 		h.warn("%s: the rest is not used: %v", path, b.Damage)
 	}
-	h.Boots = append(h.Boots, boot)
+	return b.Damage == nil
+}
+
+// damaged remembers the boot that the name of a damaged file names.
+func (h *History) damaged(name string, prefixes []string) {
+	for _, p := range prefixes {
+		if n, ok := ledger.ParseName(p, name); ok && !slices.Contains(h.Damaged, n) {
+			h.Damaged = append(h.Damaged, n)
+		}
+	}
+	slices.Sort(h.Damaged)
+}
+
+// Unknown returns the damaged boots after which no intact boot used a policy over PCRs:
+// their failures may be missing.
+func (h *History) Unknown() []uint64 {
+	var last uint64
+	for _, b := range h.Boots {
+		if b.Damage == nil && policyText(b) != "" {
+			last = max(last, b.Boot.Boot)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(h.Damaged), func(n uint64) bool { return n < last })
 }
 
 func (h *History) warn(format string, args ...any) {
@@ -296,10 +323,12 @@ func (h *History) Find(number uint64) (*Boot, error) {
 	return nil, fmt.Errorf("boot %d: not recorded; recorded are %s", number, strings.Join(have, ", "))
 }
 
-// Previous returns the boot before b, nil if there is none.
+// Previous returns the boot before b whose record is not damaged, nil if there is none.
 func (h *History) Previous(b *Boot) *Boot {
-	if i := slices.Index(h.Boots, b); i > 0 {
-		return h.Boots[i-1]
+	for i := slices.Index(h.Boots, b) - 1; i >= 0; i-- {
+		if h.Boots[i].Damage == nil {
+			return h.Boots[i]
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,23 +23,25 @@ type BootLine struct {
 	Summary      string    `json:"summary"`
 	Policies     string    `json:"policies,omitempty"`
 	Notes        string    `json:"notes,omitempty"`
+	Damaged      bool      `json:"damaged,omitempty"`
 }
 
 // List is a list of boots.
 type List struct {
 	Boots    []BootLine `json:"boots"`
+	Damaged  []uint64   `json:"damaged,omitempty"` // boots whose record is not complete, or cannot be read
 	Warnings []string   `json:"warnings,omitempty"`
 }
 
 // List returns one line for each boot.
 func (h *History) List() List {
-	l := List{Boots: []BootLine{}, Warnings: h.Warnings}
+	l := List{Boots: []BootLine{}, Damaged: h.Damaged, Warnings: h.Warnings}
 	for _, b := range h.Boots {
 		line := BootLine{
 			Boot: b.Boot.Boot, Time: b.Time, Engine: b.Engine, Measurements: len(b.Measurements),
-			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b),
+			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b), Damaged: b.Damage != nil,
 		}
-		if a := h.Previous(b); a != nil {
+		if a := h.Previous(b); a != nil && b.Damage == nil {
 			line.Changed = append(line.Changed, ChangedIndexes(Compare(a, b))...)
 		}
 		l.Boots = append(l.Boots, line)
@@ -52,6 +55,11 @@ func (l List) Text() string {
 	for _, b := range l.Boots {
 		fmt.Fprintf(&s, "%d  %s  %s\n", b.Boot, stamp(b.Time),
 			join("; ", count(b.Measurements, "measurement"), b.Summary, b.Policies, b.Notes))
+	}
+	for _, n := range l.Damaged {
+		if !slices.ContainsFunc(l.Boots, func(b BootLine) bool { return b.Boot == n }) {
+			fmt.Fprintf(&s, "%d  record damaged, not readable\n", n)
+		}
 	}
 	return s.String()
 }

@@ -88,6 +88,9 @@ func ChangedIndexes(all []Change) []uint32 {
 // Summary returns what changed in a boot, in a few words.
 func (h *History) Summary(b *Boot) string {
 	a := h.Previous(b)
+	if b.Damage != nil {
+		return "record damaged, not compared"
+	}
 	if a == nil {
 		return "first recorded boot"
 	}
@@ -156,7 +159,10 @@ func notes(b *Boot) string {
 	if b.Missing > 0 {
 		words = append(words, fmt.Sprintf("%d records after the limit are missing", b.Missing))
 	}
-	if !b.Ended {
+	switch {
+	case b.Damage != nil:
+		words = append(words, fmt.Sprintf("damaged: what follows record %d is not known", len(b.Records)))
+	case !b.Ended:
 		words = append(words, "not ended")
 	}
 	return strings.Join(words, "; ")
