@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -27,38 +28,8 @@ func ReadSnapshot(file, prefix, name string) (*driver.State, error) {
 	if _, err := os.Stat(file); err != nil {
 		return nil, err
 	}
-	db, err := bolt.Open(file, 0o400, &bolt.Options{ReadOnly: true, Timeout: time.Second})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		err = fmt.Errorf("%w: a running etcd uses the file; copy it first", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	defer db.Close()
 	s := &Store{prefix: strings.TrimSuffix(prefix, "/") + "/"}
-	below := s.key(name, "")
-	latest := map[string]*mvccpb.KeyValue{}
-	err = db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte("key"))
-		if b == nil {
-			return errors.New("not a database of etcd: bucket \"key\" is missing")
-		}
-		return b.ForEach(func(revision, value []byte) error {
-			kv := &mvccpb.KeyValue{}
-			if err := proto.Unmarshal(value, kv); err != nil {
-				return fmt.Errorf("revision %x: %w", revision, err)
-			}
-			key, ok := strings.CutPrefix(string(kv.Key), below)
-			switch {
-			case !ok:
-			case len(revision) == 18 && revision[17] == 't':
-				delete(latest, key)
-			default:
-				latest[key] = kv
-			}
-			return nil
-		})
-	})
+	latest, err := guarded(func() (map[string]*mvccpb.KeyValue, error) { return readParts(file, s.key(name, "")) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -72,4 +43,54 @@ func ReadSnapshot(file, prefix, name string) (*driver.State, error) {
 		}
 	}
 	return state, nil
+}
+
+// guarded turns a panic of read into an error. bbolt trusts its file, which it maps into memory: a
+// damaged one makes it panic, or read at an invalid address or after the end of the file.
+func guarded[T any](read func() (T, error)) (result T, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if failed := recover(); failed != nil {
+			err = fmt.Errorf("%w: %v; use another member or snapshot", driver.ErrDamaged, failed)
+		}
+	}()
+	return read()
+}
+
+// readParts returns the latest value of each key below a prefix, by the rest of the key.
+func readParts(file, below string) (map[string]*mvccpb.KeyValue, error) {
+	db, err := bolt.Open(file, 0o400, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	var access *fs.PathError
+	switch {
+	case errors.As(err, &access):
+		return nil, err
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("%w: a running etcd uses the file; copy it first", err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w; use another member or snapshot", driver.ErrDamaged, err)
+	}
+	defer db.Close()
+	latest := map[string]*mvccpb.KeyValue{}
+	err = db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte("key"))
+		if b == nil {
+			return errors.New("not a database of etcd: bucket \"key\" is missing")
+		}
+		return b.ForEach(func(revision, value []byte) error {
+			kv := &mvccpb.KeyValue{}
+			if err := proto.Unmarshal(value, kv); err != nil {
+				return fmt.Errorf("%w: revision %x: %w; use another member or snapshot", driver.ErrDamaged, revision, err)
+			}
+			key, ok := strings.CutPrefix(string(kv.Key), below)
+			switch {
+			case !ok:
+			case len(revision) == 18 && revision[17] == 't':
+				delete(latest, key)
+			default:
+				latest[key] = kv
+			}
+			return nil
+		})
+	})
+	return latest, err
 }
