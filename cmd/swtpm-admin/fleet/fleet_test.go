@@ -30,6 +30,18 @@ func TestLibvirt(t *testing.T) {
 	}
 }
 
+// TestTwoCounters checks that no number of commands is shown if a TPM has two descriptors that
+// could be its counter: its parent passed one of them in.
+func TestTwoCounters(t *testing.T) {
+	f := newFake(t)
+	f.run(t, 100, "swtpm", libvirtSocket, 1, classic(libvirtSocket)...)
+	f.link(t, "proc/100/fd/4", "/memfd:swtpm-commands (deleted)")
+	f.write(t, "proc/100/fdinfo/4", "pos:\t1\n")
+	if got := f.list(t); got.Commands != nil {
+		t.Errorf("%d commands, want none", *got.Commands)
+	}
+}
+
 // TestReplaced checks each way in which a library is replaced.
 func TestReplaced(t *testing.T) {
 	for name, c := range map[string]struct {

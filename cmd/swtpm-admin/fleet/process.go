@@ -172,7 +172,8 @@ func (s *snapshot) status(p *process) {
 
 // descriptors returns the inodes of the sockets that a process has open, except its standard
 // streams, which may lead to the journal, and the descriptor that counts commands. It
-// returns nil if they cannot be listed.
+// returns nil if they cannot be listed. Of two descriptors with the counter's name, one was passed
+// in by the process that started the TPM: then counter is "".
 func (s *snapshot) descriptors(pid int) (found map[uint64]bool, counter string) {
 	dir := s.of(pid, "fd")
 	entries, err := os.ReadDir(dir)
@@ -180,10 +181,12 @@ func (s *snapshot) descriptors(pid int) (found map[uint64]bool, counter string) 
 		return nil, ""
 	}
 	found = map[uint64]bool{}
+	counters := 0
 	for _, e := range entries {
 		link, err := os.Readlink(filepath.Join(dir, e.Name()))
 		if link == "/memfd:"+tpm.CommandsFile+" (deleted)" {
 			counter = e.Name()
+			counters++
 		}
 		rest, ok := strings.CutPrefix(link, "socket:[")
 		if fd, _ := strconv.Atoi(e.Name()); err != nil || !ok || fd <= 2 {
@@ -192,6 +195,9 @@ func (s *snapshot) descriptors(pid int) (found map[uint64]bool, counter string) 
 		if n, err := strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64); err == nil {
 			found[n] = true
 		}
+	}
+	if counters > 1 {
+		counter = ""
 	}
 	return found, counter
 }
