@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/offline"
@@ -74,6 +75,10 @@ func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) 
 		return err
 	}
 	defer pass.Close()
+	// Before the file is created: in a directory of others the sandbox does not allow to remove it.
+	if w.cfg.Key.Source != config.NoKey && !sealed && !plain && pass == nil {
+		return fmt.Errorf("%s is encrypted, and the archive would contain it in the clear; give --passphrase-file, or --sealed to leave it encrypted, or --plain", w.where)
+	}
 	out, err := createNew(w.files[0])
 	if err != nil {
 		return err
@@ -90,9 +95,6 @@ func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) 
 	}
 	if encrypted && w.key == nil {
 		sealed = true
-	}
-	if encrypted && !sealed && !plain && pass == nil {
-		return fmt.Errorf("%s is encrypted, and the archive would contain it in the clear; give --passphrase-file, or --sealed to leave it encrypted, or --plain", w.where)
 	}
 	a, err := s.Export(sealed, "swtpm-go "+program.Version)
 	if err != nil {
@@ -225,13 +227,21 @@ type newFile struct {
 	written bool
 }
 
-// createNew creates the file path, which must not exist.
+// createNew creates the file path. A file that exists is refused, unless an interrupted verb left
+// it: see openEmpty.
 func createNew(path string) (n *newFile, err error) {
 	n = &newFile{path: path}
 	if n.dir, err = safefile.OpenWith(filepath.Dir(path), safefile.Options{}); err != nil {
 		return nil, err
 	}
 	n.f, err = n.dir.Create(filepath.Base(path), 0o600)
+	if err == nil {
+		_ = unix.Flock(int(n.f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // see openEmpty; some file systems have no locks
+	} else if errors.Is(err, os.ErrExist) {
+		if f := n.openEmpty(); f != nil {
+			n.f, err = f, nil
+		}
+	}
 	if err == nil {
 		return n, nil
 	}
@@ -240,6 +250,23 @@ func createNew(path string) (n *newFile, err error) {
 		err = fmt.Errorf("%s already exists; remove it or name another file", path)
 	}
 	return nil, err
+}
+
+// openEmpty opens and locks the existing file if a verb could have left it: it is empty, belongs to
+// this user, and only the owner has access. The lock excludes a verb that still runs.
+func (n *newFile) openEmpty() *safefile.File {
+	name := filepath.Base(n.path)
+	f, err := n.dir.Open(name, os.O_RDWR)
+	if err != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || unix.Fstat(int(f.Fd()), &st) != nil || !n.dir.Same(name, f) ||
+		st.Size != 0 || st.Mode&0o777 != 0o600 || st.Nlink != 1 || int(st.Uid) != os.Geteuid() {
+		_ = f.Close()
+		return nil
+	}
+	return f
 }
 
 // write writes b, and waits until the file is on the disk.
@@ -257,13 +284,25 @@ func (n *newFile) write(b []byte) error {
 	return nil
 }
 
-// close closes the file, and removes one that is incomplete.
+// close removes the file if it is incomplete, and closes it. The lock of the file lasts until it
+// is closed.
 func (n *newFile) close() error {
-	err := n.f.Close()
-	if !n.written || err != nil {
-		if rerr := n.dir.Remove(filepath.Base(n.path)); rerr != nil {
-			err = errors.Join(err, fmt.Errorf("%s is incomplete; remove it: %w", n.path, rerr))
+	var err error
+	if !n.written {
+		err = n.remove()
+	}
+	if cerr := n.f.Close(); cerr != nil {
+		err = errors.Join(cerr, err)
+		if n.written {
+			err = errors.Join(err, n.remove())
 		}
 	}
 	return errors.Join(err, n.dir.Close())
+}
+
+func (n *newFile) remove() error {
+	if err := n.dir.Remove(filepath.Base(n.path)); err != nil {
+		return fmt.Errorf("%s is incomplete; remove it: %w", n.path, err)
+	}
+	return nil
 }
