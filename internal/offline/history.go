@@ -35,7 +35,7 @@ func (s *State) Accept() (generation.Record, error) {
 }
 
 // declare gives the items, which are open, records of one generation above all that
-// were seen of their TPM.
+// were seen of their TPM. A cluster store files the next change under that generation.
 func (s *State) declare(items []item) {
 	var found []generation.Found
 	var kinds []generation.Item
@@ -47,6 +47,9 @@ func (s *State) declare(items []item) {
 	chain.Begin(found, s.seen(found), s.writer, false)
 	for n, r := range chain.Batch(kinds, time.Now()) {
 		items[n].record = r.Append(nil)
+		if l, ok := s.b.(nv.LeaseBackend); ok {
+			l.SetGeneration(r.Generation)
+		}
 	}
 }
 

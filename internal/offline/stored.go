@@ -8,6 +8,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -26,7 +27,8 @@ func (s *State) Generations() ([]uint64, error) {
 }
 
 // Restore makes the stored generation n the permanent state, as the newest generation, and returns
-// n; 0 is the second newest. It fails if libtpms does not start with it. A volatile or saved
+// n; 0 is the second newest. It fails if libtpms does not start with it, and if its record says
+// another generation or another TPM: a process that can write to the store can exchange its entries. A volatile or saved
 // state belongs to the newer generation: if drop is true it is removed in the same step, else Restore
 // fails.
 func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
@@ -47,6 +49,9 @@ func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 	}
 	items := []item{old}
 	defer wipe(items)
+	if err := s.belongs(old, n); err != nil {
+		return 0, err
+	}
 	if err := prove(e, s.version, map[string][]byte{nv.Permanent: old.payload}); err != nil {
 		return 0, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
 	}
@@ -83,4 +88,31 @@ func (s *State) stored(n uint64) (item, error) {
 		return i, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
 	}
 	return i, nil
+}
+
+// belongs returns an error unless the record of old, the stored generation n, has that number and
+// the identity of the present permanent state. A present state without a readable record has no
+// identity to compare.
+func (s *State) belongs(old item, n uint64) error {
+	const remedy = "choose another one of swtpm state rollback --list"
+	r, err := generation.Decode(old.record)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: generation %d has no generation record that shows its number; %s: %w", s.where, n, remedy, err)
+	case r.Generation != n:
+		return fmt.Errorf("%s: generation %d contains generation %d of TPM %s; %s", s.where, n, r.Generation, r.Identity, remedy)
+	}
+	now := item{name: nv.Permanent, blob: tpm.Permanent}
+	if now.sealed, err = s.b.Load(s.prefix + nv.Permanent); err != nil {
+		return nil
+	}
+	items := []item{now}
+	defer func() { wipe(items) }()
+	if s.open(&items[0], s.key) != nil {
+		return nil
+	}
+	if present, err := generation.Decode(items[0].record); err == nil && present.Identity != r.Identity {
+		return fmt.Errorf("%s: generation %d belongs to TPM %s, the present state to TPM %s; %s", s.where, n, r.Identity, present.Identity, remedy)
+	}
+	return nil
 }

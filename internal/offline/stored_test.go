@@ -4,10 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/dir"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -52,38 +57,61 @@ func (p fixture) withHistory(t *testing.T, stored map[uint64]map[string][]byte) 
 	return s
 }
 
-// TestRestore checks that a stored generation becomes the permanent state, and that the volatile
-// state of the newer one is removed only on request.
+// recorded seals a permanent state with the record of generation n of a TPM.
+func recorded(t *testing.T, payload []byte, identity byte, n uint64) []byte {
+	t.Helper()
+	r := generation.Record{Identity: generation.Identity{identity}, Item: generation.Permanent, Generation: n, Time: time.Unix(1700000000, 0)}
+	r.Known[0] = n
+	b, err := seal.SealInto(nil, payload, r.Append(nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestRestore checks that a stored generation becomes the permanent state, that the volatile
+// state of the newer one is removed only on request, and that a generation is refused whose record
+// has another number, belongs to another TPM, or is missing.
 func TestRestore(t *testing.T) {
 	older, newer := genuine(t, "tpm2-fresh"), genuine(t, "tpm2-rich")
-	blob := func(payload []byte) map[string][]byte {
-		b, err := seal.Seal(payload, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return map[string][]byte{"tpm2-00.permall": b}
+	blob := func(payload []byte, identity byte, n uint64) map[string][]byte {
+		return map[string][]byte{"tpm2-00.permall": recorded(t, payload, identity, n)}
 	}
-	bad := blob(older.Items[0].Bytes)
+	unrecorded, err := seal.Seal(older.Items[0].Bytes, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := blob(older.Items[0].Bytes, 1, 3)
 	bad["tpm2-00.permall"][40]++
-	stored := map[uint64]map[string][]byte{3: bad, 4: {"other": nil}, 5: blob(older.Items[0].Bytes), 7: blob(newer.Items[0].Bytes)}
+	stored := map[uint64]map[string][]byte{
+		1: blob(older.Items[0].Bytes, 2, 1), 2: {"tpm2-00.permall": unrecorded}, 3: bad, 4: {"other": nil},
+		5: blob(older.Items[0].Bytes, 1, 5), 7: blob(newer.Items[0].Bytes, 1, 7), 8: blob(older.Items[0].Bytes, 1, 5),
+	}
 	newer.Items = append(newer.Items[:1:1], older.Items[1])
 	p := newFixture(t, newer, nil, nil)
+	if err := os.WriteFile(filepath.Join(p.path, "tpm2-00.permall"), stored[7]["tpm2-00.permall"], 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s := p.withHistory(t, stored)
 	before := p.files(t)
-	for what, f := range map[string]func() (uint64, error){
-		"not stored":      func() (uint64, error) { return s.Restore(&engine{}, 6, true) },
-		"damaged":         func() (uint64, error) { return s.Restore(&engine{}, 3, true) },
-		"without item":    func() (uint64, error) { return s.Restore(&engine{}, 4, true) },
-		"volatile exists": func() (uint64, error) { return s.Restore(&engine{}, 5, false) },
-		"engine refuses":  func() (uint64, error) { return s.Restore(&engine{bad: string(older.Items[0].Bytes[:20])}, 5, true) },
+	for want, f := range map[string]func() (uint64, error){
+		"generation 6 is not stored":            func() (uint64, error) { return s.Restore(&engine{}, 6, true) },
+		"generation 3: ":                        func() (uint64, error) { return s.Restore(&engine{}, 3, true) },
+		"generation 4 has no permall":           func() (uint64, error) { return s.Restore(&engine{}, 4, true) },
+		"volatilestate belongs to the newer":    func() (uint64, error) { return s.Restore(&engine{}, 5, false) },
+		"generation 5: ":                        func() (uint64, error) { return s.Restore(&engine{bad: string(older.Items[0].Bytes[:20])}, 5, true) },
+		"generation 1 belongs to TPM 02":        func() (uint64, error) { return s.Restore(&engine{}, 1, true) },
+		"generation 2 has no generation record": func() (uint64, error) { return s.Restore(&engine{}, 2, true) },
+		"generation 8 contains generation 5":    func() (uint64, error) { return s.Restore(&engine{}, 8, true) },
 	} {
-		if _, err := f(); err == nil {
-			t.Errorf("%s: no error", what)
+		if _, err := f(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 		if !maps.Equal(p.files(t), before) {
-			t.Errorf("%s: the files have changed", what)
+			t.Errorf("%s: the files have changed", want)
 		}
 	}
+	delete(stored, 8)
 	if n, err := s.Restore(&engine{}, 0, true); n != 5 || err != nil {
 		t.Errorf("Restore = %d, %v, want 5, the second newest", n, err)
 	}

@@ -15,7 +15,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/safefile"
+	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -152,6 +154,7 @@ func (l *location) commit(sealed []byte, isNew bool) error {
 func (l *location) store(sealed []byte, isNew bool) error {
 	name := l.version.FilePrefix() + nv.Permanent
 	changes := []nv.Change{{Name: name, Blob: sealed}}
+	l.number(sealed)
 	if isNew {
 		old, err := l.others()
 		if err != nil {
@@ -167,6 +170,21 @@ func (l *location) store(sealed []byte, isNew bool) error {
 		}
 	}
 	return nv.Apply(l.b, changes)
+}
+
+// number tells a cluster store to file the state under the generation of its record.
+func (l *location) number(sealed []byte) {
+	b, ok := l.b.(nv.LeaseBackend)
+	if !ok {
+		return
+	}
+	info, err := seal.DescribeFile(sealed)
+	if err != nil {
+		return
+	}
+	if r, err := generation.Decode(info.Record); err == nil {
+		b.SetGeneration(r.Generation)
+	}
 }
 
 // others returns the changes that remove all other items.
