@@ -60,9 +60,8 @@ func guarded[T any](read func() (T, error)) (result T, err error) {
 // readParts returns the latest value of each key below a prefix, by the rest of the key.
 func readParts(file, below string) (map[string]*mvccpb.KeyValue, error) {
 	db, err := bolt.Open(file, 0o400, &bolt.Options{ReadOnly: true, Timeout: time.Second})
-	var access *fs.PathError
 	switch {
-	case errors.As(err, &access):
+	case errors.Is(err, fs.ErrPermission):
 		return nil, err
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w: a running etcd uses the file; copy it first", err)
