@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,10 +135,15 @@ func (o *bootsOptions) load(profile string) (*boots.History, error) {
 			fmt.Fprintln(os.Stderr, program.PrintableLine("swtpm: boots: "+w))
 		}
 	}
-	if errors.Is(err, boots.ErrNone) {
+	switch {
+	case errors.Is(err, boots.ErrNone):
 		return nil, o.none(dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("boots: state directory: %w; correct --tpmstate or the profile, or start the TPM once", err)
+	case err != nil:
+		return nil, fmt.Errorf("boots: %w", err)
 	}
-	return h, err
+	return h, nil
 }
 
 // configure finds the state.
@@ -167,9 +173,9 @@ func (o *bootsOptions) configure(profile string) error {
 	return nil
 }
 
-// none says why there is no ledger.
+// none says why there is no ledger. The setting of [ledger] is known only with a profile.
 func (o *bootsOptions) none(dir string) error {
-	if o.cfg.Ledger.Keep == config.KeepNone {
+	if o.tpmstate == "" && o.cfg.Ledger.Keep == config.KeepNone {
 		return fmt.Errorf("boots: %s: boots are not recorded: [ledger] keep = \"none\"; set it to \"boots\" in the profile or in %s", dir, config.HostFile)
 	}
 	return fmt.Errorf("boots: %s: %w; a ledger begins at the next power-on, unless [ledger] keep is \"none\" in the profile or in %s", dir, boots.ErrNone, config.HostFile)
