@@ -118,7 +118,9 @@ func (t *TPM) checkPast() error {
 }
 
 // checkPlace returns an error if another TPM was where the state is. A state that is newer than
-// its mark was declared, by a verb that stored it; mark is nil for one that is declared otherwise.
+// its mark counts as declared by a verb that stored it. It is also newer if the previous process was
+// killed before it wrote the mark; then an exchange is not found. mark is nil for a state that is
+// declared otherwise.
 func (t *TPM) checkPlace(found []generation.Found, mark *generation.Mark) error {
 	if t.opt.Marks == nil || t.opt.Location == "" || mark == nil {
 		return nil
