@@ -172,7 +172,7 @@ func (l *location) store(sealed []byte, isNew bool) error {
 	return nv.Apply(l.b, changes)
 }
 
-// number tells a cluster store to file the state under the generation of its record.
+// number sets the generation under which a cluster store files the state: the one of its record.
 func (l *location) number(sealed []byte) {
 	b, ok := l.b.(nv.LeaseBackend)
 	if !ok {
