@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -22,6 +23,7 @@ func stateClone(f *pflag.FlagSet) action {
 	renew := f.Bool("new-identity", false, "give the copy new endorsement keys and certificates; owner hierarchy and NV memory stay; the default")
 	keep := f.Bool("keep-identity", false, "copy everything, to move the TPM")
 	reset := f.Bool("reset", false, "create a new TPM with the algorithms, keys and certificates that SRC has")
+	plain := f.Bool("plain", false, "store the copy of an encrypted TPM unencrypted if DST has no key")
 	key := f.String("key", "", "use the key that `SUBOPTIONS` name, as for swtpm socket, for SRC instead of the profile's")
 	return func(_ context.Context, args []string) error {
 		more := []string(nil)
@@ -30,6 +32,11 @@ func stateClone(f *pflag.FlagSet) action {
 		}
 		if len(args) != 2 {
 			return misused(f.Name(), errors.New("missing SRC and DST; options of swtpm_setup follow after --"))
+		}
+		for _, name := range args {
+			if err := checkPlace(name); err != nil {
+				return misused(f.Name(), err)
+			}
 		}
 		how := []string{"--clone", args[0]}
 		for _, o := range []struct {
@@ -43,6 +50,9 @@ func stateClone(f *pflag.FlagSet) action {
 		if len(how) > 3 {
 			return misused(f.Name(), errors.New("give one of --new-identity, --keep-identity and --reset"))
 		}
+		if *plain {
+			how = append(how, "--plain")
+		}
 		if *key != "" {
 			how = append(how, "--clone-key", *key)
 		}
@@ -54,6 +64,19 @@ func stateClone(f *pflag.FlagSet) action {
 		}
 		return execProgram("state clone", setupProgram, how)
 	}
+}
+
+// checkPlace returns an error if name, SRC or DST of a clone, is the path of a directory, an
+// existing one or one to create, instead of a profile or a URI.
+func checkPlace(name string) error {
+	if nv.ParseLocation(name).Kind != nv.Unsupported || !strings.Contains(name, "/") || strings.Contains(name, "://") {
+		return nil
+	}
+	fi, err := os.Stat(name)
+	if err == nil && fi.IsDir() || errors.Is(err, os.ErrNotExist) && filepath.Ext(name) != ".toml" {
+		return fmt.Errorf("%s is not a profile; for a state in that directory write dir://%[1]s", name)
+	}
+	return nil
 }
 
 // storeProgram has the client of the cluster store, which the emulator must not link.

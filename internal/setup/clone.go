@@ -27,6 +27,7 @@ type cloneOptions struct {
 	New   bool   // --new-identity, the default
 	Keep  bool   // --keep-identity
 	Reset bool   // --reset
+	Plain bool   // --plain: the copy of an encrypted TPM may be plain
 }
 
 // table returns the options of a clone.
@@ -36,6 +37,7 @@ func (c *cloneOptions) table() []cli.Option {
 		{Name: "clone-key", Arg: "<suboptions>", Own: true, Set: text(&c.Key), Help: "The key of the source, as --key of swtpm socket has\nit. Default: the profile's."},
 		{Name: "new-identity", Own: true, Set: enable(&c.New), Help: "With --clone: new EKs and certificates, the default.\nOwner hierarchy and NV memory stay."},
 		{Name: "keep-identity", Own: true, Set: enable(&c.Keep), Help: "With --clone: copy everything, to move the TPM."},
+		{Name: "plain", Own: true, Set: enable(&c.Plain), Help: "With --clone: store the copy of an encrypted TPM\nunencrypted if no key is given for it."},
 		{Name: "reset", Own: true, Set: enable(&c.Reset), Help: "With --clone: a new TPM with the algorithms, keys\nand certificates that the source has."},
 	}
 }
@@ -51,8 +53,8 @@ func (c *cloneOptions) check() error {
 	switch {
 	case n > 1:
 		return cli.Complain("Only one of --new-identity, --keep-identity and --reset may be given.")
-	case c.From == "" && (n > 0 || c.Key != ""):
-		return cli.Complain("--new-identity, --keep-identity, --reset and --clone-key require --clone.")
+	case c.From == "" && (n > 0 || c.Key != "" || c.Plain):
+		return cli.Complain("--new-identity, --keep-identity, --reset, --plain and --clone-key require --clone.")
 	}
 	return nil
 }
@@ -63,6 +65,7 @@ func (c *cloneOptions) renews() bool { return c.From != "" && !c.Keep && !c.Rese
 // original is the TPM that is cloned, as it was read.
 type original struct {
 	version  tpm.Version
+	sealed   bool             // it is stored encrypted
 	archive  *offline.Archive // all of it
 	payload  []byte           // its permanent state
 	identity *manufacture.Identity
@@ -104,6 +107,9 @@ func (p *program) readOriginal(ctx context.Context) error {
 	if o.fromProfile && o.version() != p.original.version {
 		return cli.Complain("The source is a TPM %s, but the profile is for a TPM %s.", p.original.version, o.version())
 	}
+	if p.original.sealed && !o.hasKey() && !o.Clone.Plain {
+		return cli.Complain("The source is encrypted, and the copy would be stored in the clear: give a key for the copy, with --keyfile, --pwdfile or [key] of its profile, or --plain.")
+	}
 	o.TPM2 = p.original.version == tpm.V20
 	if o.Clone.Keep {
 		return nil
@@ -137,6 +143,9 @@ func (p *program) openOriginal() (*original, error) {
 	}
 	defer s.Close()
 	src := &original{version: s.Version()}
+	if src.sealed, err = s.Encrypted(); err != nil {
+		return nil, err
+	}
 	if src.archive, err = s.Export(false, "swtpm-go "+prog.Version); err != nil {
 		return nil, err
 	}

@@ -278,7 +278,7 @@ func (p *program) mayManufacture(loc *location) (bool, error) {
 	found, err := loc.existing()
 	switch {
 	case o.Clone.From != "" && err == nil && found != "" && !o.Overwrite:
-		return false, cli.Complain("Found existing TPM state '%s'.", found)
+		return false, cli.Complain("Found existing TPM state '%s' in %s; to replace it, give --overwrite, after -- if this is swtpm state clone.", found, loc.Location)
 	case err == nil && o.marked:
 		return p.decide(loc, found != "")
 	case o.Reconfigure && err == nil && found == "":

@@ -220,6 +220,26 @@ func TestCloneEncrypted(t *testing.T) {
 	}
 	src := filepath.Join(m.dir, "src.toml")
 	write(t, src, fmt.Appendf(nil, "tpm = \"2.0\"\n[tpmstate]\ndir = %q\n[key]\nfile = %q\n[control]\nlisten = \"unix:/run/x\"\n", m.state, key))
+	image := filepath.Join(m.dir, "image")
+	dst := filepath.Join(m.dir, "dst.toml")
+	write(t, dst, fmt.Appendf(nil, "tpm = \"2.0\"\n[tpmstate]\nfile = %q\n[control]\nlisten = \"unix:/run/y\"\n", image))
+	for _, to := range [][]string{{"file://" + image}, {"dir://" + image}, {dst}, {"--keep-identity", dst}, {"--reset", dst}} {
+		args := append(append([]string{"state", "clone", src}, to...), "--", "--config", m.conf)
+		if to[len(to)-1] == dst {
+			args = args[:len(args)-3] // the options of profiles are other ones
+		}
+		code, _, stderr := run(t, args...)
+		if _, err := os.Stat(image); code == 0 || !strings.Contains(stderr, "give a key for the copy") || err == nil {
+			t.Errorf("%q: exit code %d, image %v, %s", to, code, err, stderr)
+		}
+	}
+	mustState(t, "clone", "--plain", "--keep-identity", src, dst)
+	if out := mustState(t, "inspect", dst); !strings.Contains(out, "; plain;") {
+		t.Error(out)
+	}
+	if err := os.Remove(image); err != nil {
+		t.Fatal(err)
+	}
 	mustState(t, "clone", src, "file://"+filepath.Join(m.dir, "image"), "--", "--config", m.conf, "--keyfile", "testdata/key256.hex", "--cipher", "aes-256-cbc")
 	out := mustState(t, "verify", "--tpmstate", "backend-uri=file://"+filepath.Join(m.dir, "image"), "--key", "file=testdata/key256.hex,mode=aes-256-cbc")
 	if !strings.Contains(out, "TPM 2.0: ok") {
@@ -244,7 +264,10 @@ func TestCloneRefused(t *testing.T) {
 		}
 	}
 	refused("TPM 1.2", "TPM 1.2 cannot get a new identity", "dir://"+old, "dir://"+empty)
-	refused("existing TPM", "Found existing TPM state", "dir://"+m.state, "dir://"+used)
+	refused("existing TPM", "Found existing TPM state 'permall' in dir://"+used+"; to replace it, give --overwrite", "dir://"+m.state, "dir://"+used)
+	refused("directory as DST", "write dir://"+empty+";", "dir://"+m.state, empty)
+	refused("directory to create as DST", "write dir://"+empty+"/new;", "dir://"+m.state, empty+"/new")
+	refused("directory as SRC", "write dir://"+m.state+";", m.state, "dir://"+empty)
 	refused("two kinds", "give one of", "--reset", "--keep-identity", "dir://"+m.state, "dir://"+empty)
 	refused("keys of its own", "takes keys and certificates from the source", "dir://"+m.state, "dir://"+empty, "--", "--create-ek-cert")
 	e := start(t, setup{tpm: v20, state: m.state})

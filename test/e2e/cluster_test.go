@@ -104,7 +104,7 @@ func (h *clusterHost) refusePlain(named func(name string) []string) {
 	h.run("key fits", "swtpm", "state", "inspect", h.path("vm1.toml"))
 	h.run("exported", "swtpm", "state", "export", "--plain", h.path("vm1.toml"), h.path("plain"))
 	h.run("!"+needs, "swtpm", "state", "import", "--tpmstate", "backend-uri=store://vm5", h.path("plain"))
-	h.run("!"+needs+"file", "swtpm", "state", "clone", "--key", "file="+h.path("key"), "store://vm1", "store://vm5")
+	h.run("!"+needs+"file", "swtpm", "state", "clone", "--plain", "--key", "file="+h.path("key"), "store://vm1", "store://vm5")
 	h.run("imported", "swtpm", "state", "import", "--tpmstate", "backend-uri=store://vm5,allow-plain", h.path("plain"))
 	h.run("the stored generations in the cluster store", "swtpm", "state", "rekey", "--new-key", "file="+h.path("key"), "--tpmstate", "backend-uri=store://vm5")
 	h.run("ok (permall)", "swtpm", append([]string{"state", "verify"}, named("vm5")...)...)
