@@ -247,7 +247,7 @@ func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 // pid file comes after both. The device and the file need privileges that
 // confine takes away, so libtpms reads the state before the process is confined.
 func (e *emulator) startDevice(ctx context.Context) (bool, error) {
-	if _, err := e.resumeOrPowerOn(ctx); err != nil {
+	if serves, err := e.resumeOrPowerOn(ctx); err != nil || !serves {
 		return false, withCode(cuseStart, err)
 	}
 	if err := e.channels.cuse.Create(uint32(e.cfg.Interface.Major), uint32(e.cfg.Interface.Minor)); err != nil {
