@@ -1,5 +1,6 @@
-// The Go runtime starts for one processor, see package early, and stays with that, so it need
-// not read the limits of its cgroup. It does not name its memory: no prctl is allowed then.
+// Package early (early.c) starts the Go runtime on one processor, and createThreads retains that.
+// Therefore the runtime does not read the limits of its cgroup, neither at the start nor later. It
+// also gives its memory no names, because the sandbox does not allow the prctl for that.
 //
 //go:debug containermaxprocs=0
 //go:debug decoratemappings=0
@@ -33,8 +34,8 @@ import (
 
 func main() { program.MainSignals("swtpm", early.Signals, run) }
 
-// run executes the verb that the first argument names, or the classic command line if it is an
-// interface.
+// run executes what the first argument names: help or the version, a verb, a verb of the whole
+// host, which another program implements, or the interface of a classic command line.
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
 		return usage("Missing TPM interface type.")
@@ -72,7 +73,7 @@ type source struct {
 	previous *previous       // the previous process of the service
 }
 
-// settings returns the form of the settings, for remedies.
+// settings returns whether remedies name options of the command line or keys of the profile.
 func (s source) settings() doctor.Remedies {
 	if s.path == "" {
 		return doctor.CommandLine
@@ -80,7 +81,8 @@ func (s source) settings() doctor.Remedies {
 	return doctor.Profile
 }
 
-// emulator is one TPM from the start of its process to the end, as far as live has come.
+// emulator is one TPM from the start of its process to the end. The steps of live set the fields;
+// the fields of later steps are zero.
 type emulator struct {
 	cfg    *config.Config
 	source source
@@ -89,7 +91,7 @@ type emulator struct {
 	channels  *channels
 	log       *daemon.Log
 	engine    emul.Engine
-	session   *handover.Session // connections and state of the previous process; nil without a service
+	session   *handover.Session // saves connections and state for the next process; nil if nothing is saved, see wantsSession
 	keys      seal.Keys
 	profile   string // algorithm profile of a new TPM
 	recorder  emul.Recorder
@@ -99,7 +101,7 @@ type emulator struct {
 	service   *service
 	meter     *meter
 	tpm       *emul.TPM
-	host      hostNotes
+	host      hostNotes // what the settings of the host have changed
 	confined  sandbox.Active
 
 	data *data.Server
@@ -143,8 +145,9 @@ func live(ctx context.Context, cfg *config.Config, src source) (err error) {
 	return e.serve()
 }
 
-// giveUpPrivileges changes the root directory and the user. It comes before files, which
-// must be inside and belong to that user, but after the devices that only root may open.
+// giveUpPrivileges opens the TPM's device, which only root may open, and then changes the root
+// directory and the user. All files are opened later: they are in the new root directory and
+// belong to the new user.
 func (e *emulator) giveUpPrivileges() (err error) {
 	e.systemd = openNotifier()
 	if e.channels, err = openDevice(e.cfg); err != nil {
@@ -174,9 +177,9 @@ func (e *emulator) openChannels() (err error) {
 	return err
 }
 
-// readInputs reads the keys and the algorithm profile, and opens the recording. The first
-// two may come through pipes, so it ends when ctx does. A key that is read after that
-// stays in locked memory until the process ends.
+// readInputs reads the keys and the algorithm profile, and opens the recording of traffic. Keys and
+// profile may come through pipes whose writers are slow: readInputs returns when ctx ends. A key
+// that arrives later stays in locked memory until the process ends.
 func (e *emulator) readInputs(ctx context.Context) (err error) {
 	if err := sandbox.Harden(); err != nil { // from here on there may be keys in memory
 		return err
@@ -196,14 +199,15 @@ func (e *emulator) readInputs(ctx context.Context) (err error) {
 	return withCode(cuseInput, err)
 }
 
-// createTPM creates the TPM and what observes it.
+// createTPM creates the TPM, the boot ledger and the metrics that observe it, the pid file, the
+// connection to the broker of a cluster store, and a missing state directory.
 func (e *emulator) createTPM(ctx context.Context) (err error) {
 	e.onEnd(func() {
 		if e.removePID != nil {
 			e.removePID()
 		}
 	})
-	if e.channels.cuse == nil { // else see startDevice
+	if e.channels.cuse == nil { // with CUSE, startDevice writes it
 		if err := e.writePID(); err != nil {
 			return err
 		}
@@ -230,9 +234,9 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 	return nil
 }
 
-// start starts the TPM and returns false if it is not to be served. Except for a device of
-// CUSE, it confines the process first, so that no byte of a state, which may have been written
-// by an attacker, reaches libtpms before.
+// start confines the process and then starts the TPM. In this order libtpms reads a state, which an
+// attacker may have written, only inside the sandbox. With a device of CUSE the order is another
+// one; see startDevice. start returns false if the TPM must not be served; see powerOn.
 func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 	if e.channels.cuse != nil {
 		return e.startDevice(ctx)
@@ -243,9 +247,9 @@ func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 	return e.resumeOrPowerOn(ctx)
 }
 
-// startDevice is start for a device of CUSE. The TPM is on before the device appears, and the
-// pid file comes after both. The device and the file need privileges that
-// confine takes away, so libtpms reads the state before the process is confined.
+// startDevice is start for a device of CUSE. It starts the TPM, creates the device, writes the pid
+// file, and then confines the process: device and file need privileges that confine removes. So
+// libtpms reads the state before the process is confined.
 func (e *emulator) startDevice(ctx context.Context) (bool, error) {
 	if serves, err := e.resumeOrPowerOn(ctx); err != nil || !serves {
 		return false, withCode(cuseStart, err)
@@ -259,8 +263,8 @@ func (e *emulator) startDevice(ctx context.Context) (bool, error) {
 	return true, e.confine()
 }
 
-// confine takes from the process what it no longer needs, and logs what the sandbox
-// lacks. A reload can still read the profile.
+// confine enters the sandbox, and logs which parts of it this system does not support. A reload can
+// still read the profile.
 func (e *emulator) confine() error {
 	if err := e.confineQuietly(e.source.path); err != nil {
 		return err
