@@ -258,7 +258,7 @@ func (o *bootsOptions) answer(word string, h *boots.History, numbers []uint64) e
 func (o *bootsOptions) print(r bootsReport) error {
 	text := program.Printable(r.Text())
 	if o.json {
-		b, err := json.Marshal(r)
+		b, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
 		}

@@ -146,7 +146,7 @@ func TestExplainSecureBoot(t *testing.T) {
 		d.First.Old.Name.Text != "Secure Boot off" || d.First.New.Name.Text != "Secure Boot on" || d.First.New.Name.Source != FromConstant {
 		t.Errorf("PCR 7: %s", e.Text())
 	}
-	for _, want := range []string{"since boot 3", "last succeeded in boot 2", "PCR 4: the same value", "PCR 7, measurement 1: changed", "recovery key", "not an attack"} {
+	for _, want := range []string{"since boot 3", "result 0x99d (TPM_RC_POLICY_FAIL)", "last succeeded in boot 2", "PCR 4: the same value", "PCR 7, measurement 1: changed", "recovery key", "not an attack"} {
 		if !strings.Contains(e.Text(), want) {
 			t.Errorf("%q is missing in:\n%s", want, e.Text())
 		}

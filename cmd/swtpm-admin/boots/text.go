@@ -147,7 +147,23 @@ func resultText(result uint32) string {
 	if result == ledger.NotUsed {
 		return "the guest compared the policy itself and gave up"
 	}
+	if name := resultName(result); name != "" {
+		return fmt.Sprintf("result %#x (%s)", result, name)
+	}
 	return fmt.Sprintf("result %#x", result)
+}
+
+// resultName returns the name of a result that a policy has, "" for another one.
+//
+// Source: TPM 2.0 Library Part 2, 6.6.3; TPM Main Part 2, 16.
+func resultName(result uint32) string {
+	if result&0x80 != 0 {
+		result &= formatOne
+	}
+	return map[uint32]string{
+		rcPolicyFail: "TPM_RC_POLICY_FAIL", rcValue: "TPM_RC_VALUE", rcPCRChanged: "TPM_RC_PCR_CHANGED",
+		rcAuthFail: "TPM_RC_AUTH_FAIL", rcBadAuth: "TPM_RC_BAD_AUTH", rcWrongPCR12: "TPM_WRONGPCRVAL",
+	}[result]
 }
 
 // notes returns what limits the record of a boot.
