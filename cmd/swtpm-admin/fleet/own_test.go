@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // TestOwn checks that a user sees its own TPMs alone, whatever the processes of others are
@@ -53,5 +54,14 @@ func TestOwnHidden(t *testing.T) {
 	x := TPM{State: Running, Libtpms: &Library{Loaded: library, Replaced: &no}}
 	if x.judge(); x.Restart != RestartUnknown || !strings.Contains(x.note(), "no right to see which swtpm") {
 		t.Errorf("an unknown program: %q, %q", x.Restart, x.note())
+	}
+}
+
+// TestLongNote checks that a long verdict is short in the table.
+func TestLongNote(t *testing.T) {
+	x := TPM{Name: "vm1", Manager: "manual", State: Stopped, Verdict: "would not start: " + strings.Repeat("é", 300)}
+	row := x.row(time.Now())
+	if note := row[len(row)-1]; utf8.RuneCountInString(note) != maxNote || !strings.HasSuffix(note, "é…") {
+		t.Errorf("%d characters: %q", utf8.RuneCountInString(note), note)
 	}
 }

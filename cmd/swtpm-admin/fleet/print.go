@@ -81,7 +81,20 @@ func (t *TPM) row(now time.Time) []string {
 	for i := range cells {
 		cells[i] = cmp.Or(program.PrintableLine(cells[i]), "-")
 	}
+	last := len(cells) - 1
+	cells[last] = shorten(cells[last], maxNote)
 	return cells
+}
+
+// maxNote is the number of characters of a note in the table: the reasons are in the JSON.
+const maxNote = 80
+
+// shorten returns the first n characters of s; the last one shows that s is longer.
+func shorten(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return strings.TrimRight(string([]rune(s)[:n-1]), " ") + "…"
 }
 
 // library returns the cell of a library: nothing for a TPM that is off.

@@ -52,6 +52,9 @@ func (s *snapshot) stopped(ctx context.Context, on []TPM) (off []TPM) {
 	off = make([]TPM, len(names))
 	each(len(names), func(i int) {
 		off[i] = TPM{Name: names[i], Manager: "systemd", Unit: "swtpm@" + names[i] + ".service", State: Stopped}
+		if s.Units == nil { // no service manager that could start it
+			off[i].Manager, off[i].Unit = "manual", ""
+		}
 		full, err := within(ctx, func(context.Context) (TPM, error) {
 			t := off[i]
 			if t.cfg, _ = profileOf(t.Name, ""); t.cfg != nil {

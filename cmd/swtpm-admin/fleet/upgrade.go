@@ -45,7 +45,8 @@ type Result struct {
 }
 
 // Plan decides about each TPM.
-func (u *Upgrade) Plan(ctx context.Context, tpms []TPM) (p Plan) {
+func (u *Upgrade) Plan(ctx context.Context, tpms []TPM) Plan {
+	p := Plan{Restart: []TPM{}, Cannot: []Refuse{}} // arrays in JSON, also empty ones
 	for _, t := range tpms {
 		switch {
 		case t.Restart == RestartNotNeeded:
@@ -102,7 +103,8 @@ func (u *Upgrade) obstacle(ctx context.Context, t *TPM) (why, help string) {
 
 // Run restarts the TPMs of a plan and stops at the first that does not come back
 // unchanged: restarts that have begun are finished.
-func (u *Upgrade) Run(ctx context.Context, tpms []TPM) (r Result) {
+func (u *Upgrade) Run(ctx context.Context, tpms []TPM) Result {
+	r := Result{Restarted: []string{}}
 	var mu sync.Mutex // held while r, next and stopped are used
 	next, done, stopped := 0, 0, false
 	take := func() *TPM {

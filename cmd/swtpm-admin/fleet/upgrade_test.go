@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -139,5 +140,14 @@ func TestChanged(t *testing.T) {
 	}
 	if got := changed(&TPM{Version: "2.0"}, &TPM{Version: "1.2"}, sample{}, sample{}); got == "" {
 		t.Error("another version is no change")
+	}
+}
+
+// TestUpgradeJSON checks that lists without an element are arrays in JSON.
+func TestUpgradeJSON(t *testing.T) {
+	up := Upgrade{Host: newFake(t).Host}
+	b, err := json.Marshal([]any{up.Plan(context.Background(), nil), up.Run(context.Background(), nil)})
+	if want := `[{"restart":[],"cannot":[],"fine":0},{"restarted":[]}]`; err != nil || string(b) != want {
+		t.Errorf("%s, %v, want %s", b, err, want)
 	}
 }
