@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -39,6 +40,9 @@ func listVerb(f *pflag.FlagSet) action {
 		}
 		for {
 			l := collect(ctx, host, patterns)
+			if len(l.TPMs) == 0 && len(patterns) > 0 && !*watch {
+				return l.nothing(patterns)
+			}
 			text, err := l.text(*asJSON)
 			if err != nil {
 				return err
@@ -84,6 +88,12 @@ func collect(ctx context.Context, h *fleet.Host, patterns []string) listing {
 		l.Notes = append(l.Notes, "systemd does not answer: units are missing from the list")
 	}
 	return l
+}
+
+// nothing returns the error for patterns that no TPM matches, with the sources that did not
+// answer: the TPM may be missing because of them.
+func (l listing) nothing(patterns []string) error {
+	return fmt.Errorf("list: %s", strings.Join(append([]string{"no TPM matches " + strings.Join(patterns, " ")}, l.Notes...), "; "))
 }
 
 // text returns the listing as JSON or as a table.

@@ -72,7 +72,7 @@ func (o *upgradeOptions) run(ctx context.Context, patterns []string) error {
 	if err := o.show(plan, &result); err != nil {
 		return err
 	}
-	if len(result.Failed) > 0 || len(result.Left) > 0 {
+	if len(result.Failed) > 0 || len(result.Left) > 0 || len(patterns) > 0 && len(plan.Cannot) > 0 {
 		return &program.ExitError{Code: 1, Silent: true}
 	}
 	return nil

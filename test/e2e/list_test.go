@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -90,5 +91,48 @@ func TestListWatch(t *testing.T) {
 	}
 	if got := piped.String(); strings.Contains(got, "\x1b") {
 		t.Errorf("the pipe got %q", got)
+	}
+}
+
+// TestNoMatch checks that list and upgrade fail with one line if no TPM matches.
+func TestNoMatch(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"list"}, {"list", "--json"}, {"upgrade"}} {
+		cmd := exec.Command(ours("swtpm"), append(args, "no-such-tpm")...)
+		var out, errs strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		_ = cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != 1 || out.String() != "" || strings.Count(errs.String(), "\n") != 1 || !strings.Contains(errs.String(), "no TPM matches no-such-tpm") {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, out.String(), errs.String())
+		}
+	}
+}
+
+// TestUpgradeNamed checks that a TPM that is named and cannot be restarted is an error, and that
+// --dry-run is none.
+func TestUpgradeNamed(t *testing.T) {
+	needRoot(t, "a replaced library that root sees")
+	t.Parallel()
+	copied := filepath.Join(harness.TempDir(t), "swtpm")
+	write(t, copied, []byte(harness.Read(t, ours("swtpm"))))
+	if err := os.Chmod(copied, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := harness.TempDir(t)
+	p := harness.Start(t, exec.Command(copied, "socket", "--tpm2", "--ctrl", "type=unixio,path="+filepath.Join(dir, "ctrl"), "--tpmstate", "dir="+dir))
+	name := fmt.Sprintf("pid %d", p.Cmd.Process.Pid)
+	harness.Await(t, "the TPM", func() bool { return exec.Command(ours("swtpm"), "list", name).Run() == nil })
+	if err := os.Remove(copied); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		code int
+		args []string
+	}{{0, []string{"--dry-run", name}}, {1, []string{"--no-selftest", name}}} {
+		cmd := exec.Command(ours("swtpm"), append([]string{"upgrade"}, c.args...)...)
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != c.code || !strings.Contains(string(out), name+": cannot be restarted under its guest: started by no service manager") {
+			t.Errorf("%q: exit code %d, %s", c.args, code, out)
+		}
 	}
 }
