@@ -41,6 +41,7 @@ var problems = map[string]string{
 	"clock":       "synchronize the clocks (timedatectl): certificates depend on them, leases do not",
 	"denied":      "check [auth] in /etc/swtpm/store.toml, and the role of that user in the store",
 	"damaged":     "replace that member: etcdctl member remove, then member add with an empty data directory",
+	"split":       "in /etc/swtpm/store.toml, name the members of one etcd cluster in endpoints; etcdctl member list must print all of them",
 	"restored":    "if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback",
 }
 

@@ -257,7 +257,7 @@ func (x *session) explain(err error) (store.Status, string) {
 	}{
 		{errRequest, store.StatusInvalid}, {store.ErrInvalid, store.StatusInvalid},
 		{errDenied, store.StatusDenied}, {errHandover, store.StatusHandover}, {fs.ErrNotExist, store.StatusNotFound},
-		{driver.ErrRestored, store.StatusUnreachable},
+		{driver.ErrRestored, store.StatusUnreachable}, {driver.ErrSplit, store.StatusUnreachable},
 		{driver.ErrFenced, store.StatusFenced}, {driver.ErrConflict, store.StatusFenced}, {driver.ErrLease, store.StatusUnreachable},
 		{driver.ErrUnreachable, store.StatusUnreachable}, {driver.ErrQuorum, store.StatusUnreachable}, {driver.ErrUnknown, store.StatusUnknown},
 		{driver.ErrQuota, store.StatusQuota}, {driver.ErrDenied, store.StatusDenied}, {driver.ErrDamaged, store.StatusDamaged},

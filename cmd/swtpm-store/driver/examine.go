@@ -18,6 +18,7 @@ const (
 	Denied      Problem = "denied"      // the store refuses the credentials
 	Damaged     Problem = "damaged"     // a member found that its data are corrupt
 	Restored    Problem = "restored"    // the store is older than this host knows it
+	Split       Problem = "split"       // the endpoints are not members of one store
 )
 
 // OwnedLister is a Driver that lists the states that were acquired with a lease, without a look at
@@ -54,3 +55,7 @@ type Positioner interface {
 // ErrRestored means that the store is older than this host knows it, or another one: it was
 // restored from a backup, and states in it may be old. Nothing was changed.
 var ErrRestored = errors.New("the store was restored from an older backup, or is another one")
+
+// ErrSplit means that the configured endpoints are not members of one store: two hosts could own a
+// state, each in another store. Nothing was changed.
+var ErrSplit = errors.New("split store")

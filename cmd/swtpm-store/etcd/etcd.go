@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -53,6 +54,7 @@ type Store struct {
 	prefix  string
 	damaged func(err error)
 	causes  causes
+	joined  atomic.Bool // all endpoints were found to be members of one store
 
 	mu       sync.Mutex
 	reported map[string]bool // errors that damaged got
@@ -82,6 +84,9 @@ func (s *Store) key(name, part string) string { return s.prefix + name + "/" + p
 // Grant implements driver.Driver.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (driver.LeaseID, error) {
 	if err := s.ready(ctx); err != nil {
+		return 0, err
+	}
+	if err := s.refuseSplit(ctx); err != nil {
 		return 0, err
 	}
 	rsp, err := s.client.Grant(leading(ctx), int64((ttl+time.Second-1)/time.Second))

@@ -36,10 +36,14 @@ func (s *Store) Examine(ctx context.Context) []driver.Finding {
 	found := s.ownCertificate()
 	members := make([][]driver.Finding, len(s.options.Endpoints))
 	var tasks sync.WaitGroup
+	identities := make([]identity, len(members))
 	for i, url := range s.options.Endpoints {
-		tasks.Go(func() { members[i] = s.examineMember(ctx, url) })
+		tasks.Go(func() { members[i], identities[i] = s.examineMember(ctx, url) })
 	}
 	tasks.Wait()
+	if text, _ := s.split(ctx, identities); text != "" {
+		found = append(found, driver.Finding{Problem: driver.Split, Text: text})
+	}
 	down := 0
 	for _, m := range members {
 		found = append(found, m...)
@@ -92,12 +96,11 @@ func validity(whose string, c *x509.Certificate) []driver.Finding {
 
 // examineMember asks one member for its version, which shows certificates and clocks, and for its
 // status.
-func (s *Store) examineMember(ctx context.Context, url string) []driver.Finding {
+func (s *Store) examineMember(ctx context.Context, url string) (found []driver.Finding, who identity) {
 	date, certs, err := s.probe(ctx, url)
 	if err != nil {
-		return []driver.Finding{{Problem: problemOf(err), Text: url + ": " + err.Error()}}
+		return []driver.Finding{{Problem: problemOf(err), Text: url + ": " + err.Error()}}, who
 	}
-	var found []driver.Finding
 	if len(certs) > 0 {
 		found = validity("certificate of "+url, certs[0])
 	}
@@ -113,9 +116,9 @@ func (s *Store) examineMember(ctx context.Context, url string) []driver.Finding 
 		if errors.Is(meaning(err, driver.ErrUnreachable), driver.ErrDenied) {
 			problem = driver.Denied
 		}
-		return append(found, driver.Finding{Problem: problem, Text: fmt.Sprintf("%s: status: %v", url, err)})
+		return append(found, driver.Finding{Problem: problem, Text: fmt.Sprintf("%s: status: %v", url, err)}), who
 	}
-	return append(found, faults(url, status)...)
+	return append(found, faults(url, status)...), identityOf(url, status)
 }
 
 // faults returns what a member says of itself.
