@@ -12,24 +12,28 @@ const systemLog = "/dev/log"
 
 // audit is a connection to the system's log, opened before the process is confined, for
 // what an administrator does to the state of a guest.
-type audit struct{ fd int }
+type audit struct {
+	fd  int   // -1: not connected
+	err error // why
+}
 
-// openAudit connects to the system's log. Without one, a warning says so.
+// openAudit connects to the system's log. Without one, say warns.
 func openAudit() *audit {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
 		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: systemLog}); err == nil {
-			return &audit{fd}
+			return &audit{fd, nil}
 		}
 		unix.Close(fd)
 	}
-	warnf("not logged: %s: %v", systemLog, err)
-	return &audit{-1}
+	return &audit{-1, err}
 }
 
-// say prints a line and logs it, with the user.
+// say prints a line and logs it, with the user, after the action. What failed is not logged.
 func (a *audit) say(line string) error {
-	if a.fd >= 0 {
+	if a.fd < 0 {
+		warnf("not logged: %s: %v", systemLog, a.err)
+	} else {
 		const noticeOfAuth = 10<<3 | 5 // LOG_AUTHPRIV, LOG_NOTICE
 		b := fmt.Appendf(nil, "<%d>swtpm[%d]: %s (uid %d)", noticeOfAuth, os.Getpid(), line, os.Getuid())
 		if _, err := unix.Write(a.fd, b); err != nil {

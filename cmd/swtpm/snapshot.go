@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -40,7 +41,7 @@ func stateSnapshot(f *pflag.FlagSet) action {
 		case v.ctrl != "" && len(args) == 2:
 			return misused(f.Name(), fmt.Errorf("unexpected argument %q: give a PROFILE or --ctrl, not both", args[0]))
 		case v.ctrl == "" && len(args) == 1:
-			return misused(f.Name(), errors.New("missing PROFILE argument or --ctrl"))
+			return misused(f.Name(), fmt.Errorf("%q is the only argument: give PROFILE and FILE, or --ctrl and FILE", file))
 		}
 		network, address, err := v.address(args[0])
 		if err != nil {
@@ -123,6 +124,9 @@ func dialControl(ctx context.Context, network, address string) (*ctrl.Client, er
 // true.
 func fetchSnapshot(ctx context.Context, network, address string, plain bool) (*tpm.Snapshot, error) {
 	c, err := dialControl(ctx, network, address)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("the TPM is not running; use swtpm state export: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}

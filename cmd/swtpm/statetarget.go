@@ -86,6 +86,8 @@ func (w *stateTarget) parse(args []string, files int) error {
 	switch {
 	case w.tpmstate != "" && len(args) == files+1:
 		err = fmt.Errorf("unexpected argument %q: give a PROFILE or --tpmstate, not both", args[0])
+	case w.tpmstate == "" && files == 1 && len(args) == 1 && os.Getenv("TPM_PATH") == "":
+		err = fmt.Errorf("%q is the only argument: give PROFILE and FILE, or --tpmstate and FILE", args[0])
 	case w.tpmstate == "" && len(args) == files && os.Getenv("TPM_PATH") == "":
 		err = errors.New("missing PROFILE argument or --tpmstate")
 	case len(args) == files+1:

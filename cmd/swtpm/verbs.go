@@ -32,6 +32,7 @@ type verb struct {
 	synopsis string // follows "Usage: swtpm "; with "-- socket" in it, a classic command line may follow
 	summary  string // the first line of its help
 	operand  string // the kind of its operands: PROFILE, FILE, DIR, …; "" without operands
+	second   string // the kind of the second operand if it is another one
 	least    int    // the least number of operands
 	most     int    // the largest number, -1 for any
 	finishes bool   // a signal does not end it at once: it serves, or changes something
@@ -107,7 +108,7 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 	case errors.Is(err, pflag.ErrHelp):
 		return nil
 	case err == nil && f.NArg() < v.least:
-		err = fmt.Errorf("missing %s argument", v.operand)
+		err = fmt.Errorf("missing %s argument", v.missing(f.NArg()))
 	case err == nil && v.most >= 0 && f.NArg() > v.most:
 		err = fmt.Errorf("unexpected argument %q", f.Arg(v.most))
 	}
@@ -118,6 +119,14 @@ func (v *verb) call(ctx context.Context, path string, args []string) error {
 		program.ExitOnSignal(ctx)
 	}
 	return act(ctx, f.Args())
+}
+
+// missing returns the kind of the operand that follows n operands.
+func (v *verb) missing(n int) string {
+	if n == 1 && v.second != "" {
+		return v.second
+	}
+	return v.operand
 }
 
 // verbHelp returns the help of the flags of a verb.

@@ -26,6 +26,7 @@ func TestCall(t *testing.T) {
 	}
 	verbs := []verb{
 		{name: "one", synopsis: "one FILE", operand: "FILE", least: 1, most: 1, prepare: leaf},
+		{name: "two", synopsis: "two SRC DST", operand: "SRC", second: "DST", least: 2, most: 2, prepare: leaf},
 		{name: "all", synopsis: "all VERB", verbs: []verb{{name: "in", synopsis: "all in FILE...", operand: "FILE", least: 1, most: -1, prepare: leaf}}},
 	}
 	for _, tt := range []struct{ args, got, err string }{
@@ -33,6 +34,9 @@ func TestCall(t *testing.T) {
 		{"one --on a", "a on", ""},
 		{"one a --on", "a on", ""},
 		{"one", "", "one: missing FILE argument; see swtpm one --help"},
+		{"two", "", "two: missing SRC argument; see swtpm two --help"},
+		{"two a", "", "two: missing DST argument; see swtpm two --help"},
+		{"two a b", "a b", ""},
 		{"one a b", "", `one: unexpected argument "b"; see swtpm one --help`},
 		{"one --off", "", "one: unknown flag: --off; see swtpm one --help"},
 		{"all", "", "all: missing verb; see swtpm all --help"},
