@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
@@ -61,10 +62,24 @@ func (x *examination) start() {
 		return
 	}
 	for _, w := range warnings {
-		x.add(Warning, "", "", "%s", w)
+		x.warning(w)
 	}
 	x.startSucceeded(notes)
 	x.startup(t)
+}
+
+// warning adds a warning of the start, such as an old state. The state and what to do about it
+// are fields of their own if the text has them.
+func (x *examination) warning(text string) {
+	where, advice := x.cfg.State.Location.String(), ""
+	what, ok := strings.CutPrefix(text, where+": ")
+	if !ok {
+		where = ""
+	}
+	if i := strings.LastIndex(what, "; "); ok && i > 0 {
+		what, advice = what[:i], what[i+2:]
+	}
+	x.add(Warning, where, advice, "%s", what)
 }
 
 // starts turns the errors about parts of the state into warnings.

@@ -62,6 +62,7 @@ func rollBack(t *testing.T, v version) {
 	}
 
 	write(t, file, []byte(old))
+	checkOldState(t, v, state, wrap)
 	e, err := begin(wrap)
 	if log := harness.Read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
 		t.Errorf("old state: %v, %s", err, log)
@@ -90,6 +91,19 @@ func rollBack(t *testing.T, v version) {
 	e.terminate(t)
 
 	acceptSnapshot(t, v, state, refuse, advance, begin)
+}
+
+// checkOldState checks that the doctor warns of an old state that would start.
+func checkOldState(t *testing.T, v version, state string, wrap []string) {
+	t.Helper()
+	args := append(wrap[1:len(wrap):len(wrap)], ours("swtpm"), "doctor", "--", "socket", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+filepath.Join(state, "doctor.sock"))
+	if v == v20 {
+		args = append(args, "--tpm2")
+	}
+	out := mustRun(t, wrap[0], args...)
+	if strings.Count(out, "warning: start: dir://"+state+": old state: permall has generation ") != 1 || !strings.Contains(out, ": would start\n") {
+		t.Errorf("the doctor says of an old state:\n%s", out)
+	}
 }
 
 // bumpOnHost starts a TPM whose number is from, 0 if it has none, and increments the number. No

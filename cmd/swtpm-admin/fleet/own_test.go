@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -63,5 +64,17 @@ func TestLongNote(t *testing.T) {
 	row := x.row(time.Now())
 	if note := row[len(row)-1]; utf8.RuneCountInString(note) != maxNote || !strings.HasSuffix(note, "é…") {
 		t.Errorf("%d characters: %q", utf8.RuneCountInString(note), note)
+	}
+}
+
+// TestVerdicts checks that the verdict on a TPM that would start has the warning of its start.
+func TestVerdicts(t *testing.T) {
+	got := verdictsOf([]byte(`[
+		{"profile":"old","starts":true,"findings":[{"check":"space","severity":"warning","what":"little"},{"check":"start","severity":"warning","what":"old state: x"}]},
+		{"profile":"good","starts":true,"findings":[{"check":"start","severity":"note","what":"n"}]},
+		{"profile":"bad","starts":false,"findings":[{"check":"start","severity":"warning","what":"w"},{"check":"key","severity":"error","what":"e"}]}]`))
+	want := map[string]string{"old": "would start; old state: x", "good": "would start", "bad": "would not start: e"}
+	if !maps.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

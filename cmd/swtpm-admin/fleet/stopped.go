@@ -94,7 +94,6 @@ const doctorTime = 10 * time.Second
 
 // doctor runs swtpm doctor on profiles and returns the verdicts.
 func doctor(ctx context.Context, names []string) map[string]string {
-	verdicts := map[string]string{}
 	ctx, cancel := context.WithTimeout(ctx, doctorTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, daemonPath(), append([]string{"doctor", "--json"}, names...)...)
@@ -102,29 +101,41 @@ func doctor(ctx context.Context, names []string) map[string]string {
 	cmd.Stdout = &out
 	cmd.WaitDelay = time.Second
 	_ = cmd.Run() // 1 if one would not start
+	return verdictsOf(out.Bytes())
+}
+
+// verdictsOf returns the verdicts in the JSON of swtpm doctor, by profile. A warning of the
+// start, such as an old state, is a part of it.
+func verdictsOf(out []byte) map[string]string {
+	verdicts := map[string]string{}
 	var reports []struct {
 		Profile  string `json:"profile"`
 		Starts   bool   `json:"starts"`
 		Findings []struct {
+			Check    string `json:"check"`
 			Severity string `json:"severity"`
 			What     string `json:"what"`
 		} `json:"findings"`
 	}
-	if json.Unmarshal(out.Bytes(), &reports) != nil {
+	if json.Unmarshal(out, &reports) != nil {
 		return verdicts
 	}
 	for _, r := range reports {
+		verdict := "would not start"
 		if r.Starts {
-			verdicts[r.Profile] = "would start"
-			continue
+			verdict = "would start"
 		}
-		verdicts[r.Profile] = "would not start"
 		for _, f := range r.Findings {
-			if f.Severity == "error" {
-				verdicts[r.Profile] += ": " + f.What
+			if r.Starts && f.Severity == "warning" && f.Check == "start" {
+				verdict += "; " + f.What
+				break
+			}
+			if !r.Starts && f.Severity == "error" {
+				verdict += ": " + f.What
 				break
 			}
 		}
+		verdicts[r.Profile] = verdict
 	}
 	return verdicts
 }
