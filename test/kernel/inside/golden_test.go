@@ -137,7 +137,7 @@ func (s *stage) act(t *testing.T, step string) string {
 			return "empty\n"
 		}
 		return fmt.Sprintf("%t: more than 1000 bytes\n", len(b) > 1000)
-	case "state": // lists the files of the state; those of the boot ledger come a moment later
+	case "state": // lists the files of the state; the boot ledger writes its files a moment later
 		files, _ := filepath.Glob(s.states[args[0]] + "/*")
 		out := ""
 		for _, f := range files {
