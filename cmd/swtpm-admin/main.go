@@ -38,7 +38,7 @@ func verbs() map[string]verb {
 	return map[string]verb{
 		"anchor":  {"anchor [--tpm DEVICE] update|check|remove", "Tie the rollback marks of this host to a counter in its own TPM.", 1, false, anchorVerb},
 		"list":    {"list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", -1, false, listVerb},
-		"upgrade": {"upgrade [--dry-run] [--jobs N] --all|PATTERN...", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, false, upgradeVerb},
+		"upgrade": {"upgrade [--dry-run] [--jobs N] --all|PATTERN...|--trigger", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", -1, false, upgradeVerb},
 		"metrics": {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, false, metricsVerb},
 		"boots": {"boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
 			"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", -1, true, bootsVerb},

@@ -33,6 +33,8 @@ func upgradeVerb(f *pflag.FlagSet) action {
 		err := fleet.CheckPatterns(patterns)
 		switch {
 		case err != nil:
+		case o.trigger && (o.all || len(patterns) > 0):
+			err = errors.New("upgrade: --trigger takes neither --all nor names")
 		case o.trigger:
 			return o.runTrigger(ctx)
 		case !o.all && len(patterns) == 0:

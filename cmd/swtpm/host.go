@@ -31,7 +31,7 @@ var hostVerbs = []hostVerb{
 		[]string{"--tpm", "--owner-auth-file", "--file", "--marks"}},
 	{"list", "list [--json] [--watch] [--no-doctor] [PATTERN...]", "List all TPMs of this host, whichever program started them.", "PATTERN",
 		[]string{"--json", "--watch", "--no-doctor"}},
-	{"upgrade", "upgrade [--dry-run] [--jobs N] --all|PATTERN...", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", "PATTERN",
+	{"upgrade", "upgrade [--dry-run] [--jobs N] --all|PATTERN...|--trigger", "Restart TPMs that run a replaced libtpms, libcrypto or swtpm, under their guests.", "PATTERN",
 		[]string{"--all", "--dry-run", "--jobs", "--json", "--no-selftest", "--trigger"}},
 	{"metrics", "metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", "",
 		[]string{"--serve"}},
