@@ -116,6 +116,9 @@ func printEKs(w *stateTarget, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	if len(keys) == 0 {
+		warnf("%s: the TPM has no endorsement key", w.where)
+	}
 	if asJSON {
 		return printJSON(keys)
 	}
