@@ -32,7 +32,7 @@ type snapshotVerb struct {
 func stateSnapshot(f *pflag.FlagSet) action {
 	v := &snapshotVerb{}
 	f.StringVar(&v.ctrl, "ctrl", "", "connect to the control channel at `SOCKET`: unix:PATH, tcp:HOST:PORT or a path with a slash, also of a CUSE device")
-	f.StringVar(&v.instance, "instance", "", "replace %i in the profile by `NAME`; default: the profile's name")
+	f.StringVar(&v.instance, "instance", "", "replace %i in the profile with `NAME`; default: the profile's name")
 	f.BoolVar(&v.json, "json", false, "print JSON")
 	v.pass = addPassFlags(f)
 	return func(ctx context.Context, args []string) error {

@@ -48,7 +48,7 @@ func targetFlags(f *pflag.FlagSet) *stateTarget {
 	f.StringVar(&w.keyArg, "key", "", "use the key that `SUBOPTIONS` name, as for swtpm socket, instead of the profile's")
 	f.StringVar(&w.version, "tpm", "", "select the TPM of `VERSION` 1.2 or 2.0; default: the profile's, or the stored one")
 	f.StringVar(&w.seccomp, "seccomp", "", "handle system calls that only an attacker makes as `SUBOPTIONS` say, as for swtpm socket")
-	f.StringVar(&w.instance, "instance", "", "replace %i in the profile by `NAME`; default: the profile's name")
+	f.StringVar(&w.instance, "instance", "", "replace %i in the profile with `NAME`; default: the profile's name")
 	return w
 }
 
