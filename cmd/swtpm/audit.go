@@ -29,7 +29,7 @@ func openAudit() *audit {
 	return &audit{-1, err}
 }
 
-// say prints a line and logs it, with the user, after the action. What failed is not logged.
+// say prints a line and logs it, with the user, after the action. A failed action is not logged.
 func (a *audit) say(line string) error {
 	if a.fd < 0 {
 		warnf("not logged: %s: %v", systemLog, a.err)
