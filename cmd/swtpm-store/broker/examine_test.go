@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,12 +15,26 @@ import (
 // positioned is a store in memory with a revision that a test sets.
 type positioned struct {
 	*driver.Memory
-	at       driver.Position
 	findings []driver.Finding
+
+	mu sync.Mutex
+	at driver.Position
 }
 
-func (p *positioned) Position(context.Context) (driver.Position, error) { return p.at, nil }
-func (p *positioned) Examine(context.Context) []driver.Finding          { return p.findings }
+func (p *positioned) Position(context.Context) (driver.Position, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at, nil
+}
+
+func (p *positioned) Examine(context.Context) []driver.Finding { return p.findings }
+
+// move sets the revision; a broker may be running.
+func (p *positioned) move(revision uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.at.Revision = revision
+}
 
 // TestRestored checks that a store which is older than this host knows it is refused until that is
 // accepted, also after a restart of the broker.
@@ -34,7 +49,7 @@ func TestRestored(t *testing.T) {
 		revision uint64
 		refused  bool
 	}{{100, false}, {150, false}, {150, false}, {149, true}, {100, true}, {151, false}} {
-		d.at.Revision = x.revision
+		d.move(x.revision)
 		h.start()
 		c := h.client()
 		_, err := c.Acquire(nil)
@@ -50,7 +65,7 @@ func TestRestored(t *testing.T) {
 		}
 		h.stop()
 	}
-	d.at.Revision = 10
+	d.move(10)
 	if err := WriteMark(h.o.MarkFile, d.at); err != nil { // as --accept-rollback does
 		t.Fatal(err)
 	}
@@ -62,7 +77,7 @@ func TestRestored(t *testing.T) {
 	if err := c.Release([32]byte{}); err != nil {
 		t.Fatal(err)
 	}
-	d.at.Revision = 9 // while the lease is valid
+	d.move(9) // while the lease is valid
 	if found, err := c.Examine(); err != nil || len(found) != 1 {
 		time.Sleep(examinePause)
 		if found, err = c.Examine(); err != nil || len(found) != 1 {
