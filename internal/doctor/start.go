@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -55,7 +56,8 @@ func (x *examination) start() {
 	}
 	defer func() { _ = t.Close() }()
 	if err := t.Init(false); err != nil {
-		if len(x.bad) == 0 && !x.failed("state") {
+		inUse := errors.Is(err, nv.ErrRunning) || errors.Is(err, nv.ErrLocked)
+		if len(x.bad) == 0 && !x.failed("state") && !(inUse && x.failed("lock")) {
 			advice := x.settings.State(err)
 			x.add(Error, x.cfg.State.Location.String(), advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 		}

@@ -132,3 +132,26 @@ func TestClusterOwned(t *testing.T) {
 	h.run("restored store accepted", "swtpm-store", "--config", h.path("store.toml"), "--accept-rollback")
 	h.run("The store answers", "swtpm-store", "--config", h.path("store.toml"), "--check")
 }
+
+// TestClusterOwnedOnce checks that the doctor names the owner of a state in use once, and draws
+// no other conclusion from it, also if the identity of the TPM is locked on this host.
+func TestClusterOwnedOnce(t *testing.T) {
+	t.Parallel()
+	h := newClusterHost(t)
+	settings, _ := host(t, "warn")
+	wrap := onHost(t, settings)
+	vm1 := h.path("vm1.toml")
+	h.run("Successfully authored", "swtpm-setup", vm1)
+	wrapped := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(wrap[0], append(wrap[1:len(wrap):len(wrap)], args...)...)
+		cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.path("socket"))
+		return cmd
+	}
+	p := harness.Start(t, wrapped(ours("swtpm"), "run", vm1))
+	harness.Await(t, "the TPM", func() bool { return p.Listens(h.path("vm1.sock")) })
+	mustRun(t, ours("swtpm-ioctl"), "--unix", h.path("vm1.sock"), "-i")
+	code, out, _ := runCmd(t, wrapped(ours("swtpm"), "doctor", vm1))
+	if code != 1 || strings.Count(out, "owned by host") != 1 || strings.Contains(out, "error: start:") || strings.Contains(out, "does not start with libtpms") {
+		t.Errorf("code %d:\n%s", code, out)
+	}
+}
