@@ -44,7 +44,11 @@ type localCA struct {
 func (p *localCA) Run(ctx context.Context, args []string) error {
 	o := &options{dir: ".", revocation: revocation{days: defaultListDays}}
 	table := o.table()
-	if _, err := (cli.Getopt{}).Parse(table, args); err != nil {
+	operands, err := cli.Getopt{}.Parse(table, args)
+	if err == nil && len(operands) > 0 && o.revocation.wanted() {
+		err = fmt.Errorf("unexpected argument %q", operands[0])
+	}
+	if err != nil {
 		fmt.Fprintln(p.Stderr, program.Printable(fmt.Sprintf("%s: %v", p.Name, err)))
 		fmt.Fprint(p.Stdout, usageHead, cli.Usage(table), usageTail)
 		return err

@@ -175,3 +175,25 @@ func TestRun(t *testing.T) {
 		t.Errorf("log file %q, %v", b, err)
 	}
 }
+
+// TestRevocationOperands checks that neither an option nor a further argument is taken as a
+// file by --crl and --revoke, and that nothing is written.
+func TestRevocationOperands(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for args, want := range map[string]string{
+		"--crl --configfile c.conf":      `option '--crl' requires an argument, but "--configfile" is an option`,
+		"--crl=--configfile":             `"--configfile" is an option`,
+		"--revoke --crl list":            `option '--revoke' requires an argument, but "--crl" is an option`,
+		"--crl list c.conf":              `unexpected argument "c.conf"`,
+		"--revoke 1 2 --configfile none": `unexpected argument "2"`,
+	} {
+		var out, errs bytes.Buffer
+		p := &localCA{Name: "swtpm_localca", Stdout: &out, Stderr: &errs}
+		if err := p.Run(t.Context(), strings.Fields(args)); err == nil || !strings.Contains(errs.String(), want) {
+			t.Errorf("%s: %v, %s, want %q", args, err, errs.String(), want)
+		}
+	}
+	if all, err := os.ReadDir("."); err != nil || len(all) > 0 {
+		t.Errorf("%v is left, %v", all, err)
+	}
+}

@@ -27,10 +27,21 @@ const defaultListDays = 30
 
 func (r *revocation) table() []cli.Option {
 	return []cli.Option{
-		{Name: "revoke", Arg: "<cert>", Set: func(arg, _ string) error { r.certs = append(r.certs, arg); return nil },
+		{Name: "revoke", Arg: "<cert>", Set: noOption("revoke", func(arg, _ string) error { r.certs = append(r.certs, arg); return nil }),
 			Help: "revoke a certificate: its serial number, or a file with\nit; may be repeated"},
-		{Name: "crl", Arg: "<file>", Set: text(&r.list), Help: "write the certificate revocation list to this file, as\nPEM if its name ends in .pem, else as DER"},
+		{Name: "crl", Arg: "<file>", Set: noOption("crl", text(&r.list)), Help: "write the certificate revocation list to this file, as\nPEM if its name ends in .pem, else as DER"},
 		{Name: "crl-days", Arg: "<days>", Set: r.setDays, Help: "days that the list is valid; default is 30"},
+	}
+}
+
+// noOption returns set for the option name with an argument that is not an option itself: getopt_long
+// would take the next option as a forgotten argument.
+func noOption(name string, set func(arg, file string) error) func(arg, file string) error {
+	return func(arg, file string) error {
+		if strings.HasPrefix(arg, "--") {
+			return fmt.Errorf("option '--%s' requires an argument, but %q is an option; for a file of that name, write ./%[2]s", name, arg)
+		}
+		return set(arg, file)
 	}
 }
 
