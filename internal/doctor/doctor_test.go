@@ -2,12 +2,14 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -75,5 +77,26 @@ func TestStarts(t *testing.T) {
 	x.startSucceeded(nil)
 	if x.report.Starts {
 		t.Error("starts with another error")
+	}
+}
+
+// TestStartRefused checks the finding for a state that the policy refuses: libtpms is not the
+// cause, and the remedy ends with the command.
+func TestStartRefused(t *testing.T) {
+	x := &examination{cfg: &config.Config{}, engine: Engine{Version: "0.9.2"}, report: newReport("vm1")}
+	x.check = "start"
+	x.cfg.State.Location = nv.Location{Kind: nv.Directory, Path: "/s"}
+	err := &emul.RollbackError{Finding: generation.ErrOld, Advice: "run: swtpm state accept --tpmstate backend-uri=dir:///s", Result: tpm.RCFailure}
+	x.startFailed(fmt.Errorf("INIT: %w", err))
+	x.startFailed(errors.New("bad"))
+	for n, want := range []string{
+		`the rollback policy of this host, "refuse", refuses the state: old state`, "the TPM does not start with libtpms 0.9.2: bad",
+	} {
+		if got := x.report.Findings[n].String(); !strings.Contains(got, want) || n == 0 && (strings.Contains(got, "TPM_RESULT") || !strings.HasSuffix(strings.TrimSpace(got), "backend-uri=dir:///s")) {
+			t.Errorf("finding %d: %q, want %q", n, got, want)
+		}
+	}
+	if text := err.Error(); !strings.HasSuffix(text, err.Advice) || !errors.Is(err, tpm.RCFailure) || !errors.Is(err, generation.ErrOld) {
+		t.Errorf("the error is %q, want the command at its end", text)
 	}
 }

@@ -58,8 +58,7 @@ func (x *examination) start() {
 	if err := t.Init(false); err != nil {
 		inUse := errors.Is(err, nv.ErrRunning) || errors.Is(err, nv.ErrLocked)
 		if len(x.bad) == 0 && !x.failed("state") && !(inUse && x.failed("lock")) {
-			advice := x.settings.State(err)
-			x.add(Error, x.cfg.State.Location.String(), advice, "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
+			x.startFailed(err)
 		}
 		return
 	}
@@ -82,6 +81,16 @@ func (x *examination) warning(text string) {
 		what, advice = what[:i], what[i+2:]
 	}
 	x.add(Warning, where, advice, "%s", what)
+}
+
+// startFailed reports err, why the TPM does not start.
+func (x *examination) startFailed(err error) {
+	where := x.cfg.State.Location.String()
+	if e, ok := errors.AsType[*emul.RollbackError](err); ok {
+		x.add(Error, where, e.Advice, "the rollback policy of this host, \"refuse\", refuses the state: %v", e.Finding)
+		return
+	}
+	x.add(Error, where, x.settings.State(err), "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 }
 
 // starts turns the errors about parts of the state into warnings.

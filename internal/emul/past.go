@@ -103,9 +103,9 @@ func (t *TPM) checkPast() error {
 	}
 	if err != nil && t.opt.Rollback != IgnoreRollback {
 		if t.opt.Rollback == RefuseRollback {
-			return fmt.Errorf("%w; %s: %w", err, t.acceptAdvice(), t.loadResult(tpm.Permanent, err))
+			return &RollbackError{err, t.acceptAdvice(err), t.loadResult(tpm.Permanent, err)}
 		}
-		t.opt.Error("%s: %v; %s", t.opt.Where, err, t.acceptAdvice())
+		t.opt.Error("%s: %v; %s", t.opt.Where, err, t.acceptAdvice(err))
 		if !declared && err != exchanged {
 			floor = 0 // the warning stays until the state is accepted
 		}
@@ -133,9 +133,28 @@ func (t *TPM) checkPlace(found []generation.Found, mark *generation.Mark) error 
 	return t.opt.Marks.Exchanged(*mark, t.opt.Location)
 }
 
-// acceptAdvice returns the remedy for a state that generation.Check objects to.
-func (t *TPM) acceptAdvice() string {
-	advice := "if this state is wanted, run: swtpm state accept --tpmstate backend-uri=" + t.opt.Where
+// RollbackError is the error of Init for a state that RefuseRollback refuses.
+type RollbackError struct {
+	Finding error      // of generation.Check or an exchanged state
+	Advice  string     // the remedy; it ends with a command
+	Result  tpm.Result // for the client
+}
+
+// Error returns the finding and the remedy. The result comes before the command, which can be copied.
+func (e *RollbackError) Error() string {
+	return fmt.Sprintf("%v: %v; %s", e.Finding, e.Result, e.Advice)
+}
+
+// Unwrap returns the finding and the result.
+func (e *RollbackError) Unwrap() []error { return []error{e.Finding, e.Result} }
+
+// acceptAdvice returns the remedy for err, what generation.Check objects to.
+func (t *TPM) acceptAdvice(err error) string {
+	advice := ""
+	if errors.Is(err, generation.ErrExchanged) {
+		advice = "put both states back if they were exchanged by mistake, or, "
+	}
+	advice += "if this state is wanted, run: swtpm state accept --tpmstate backend-uri=" + t.opt.Where
 	if t.opt.KeyArgument != "" {
 		advice += " --key " + t.opt.KeyArgument
 	}

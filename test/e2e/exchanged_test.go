@@ -47,7 +47,11 @@ func (n *neighbours) lives(t *testing.T, name, policy string, args ...string) (s
 	if strings.Contains(log, "old state") || strings.Contains(log, "mixed state") {
 		t.Errorf("%s: %s", name, log)
 	}
-	return starts, strings.Count(log, "state of another TPM: TPM ")
+	alarms = strings.Count(log, "state of another TPM: TPM ")
+	if n := strings.Count(log, "; put both states back if they were exchanged by mistake, or, if this state is wanted, run: swtpm state accept"); n != alarms {
+		t.Errorf("%s: %d alarms with advice, want %d: %s", name, n, alarms, log)
+	}
+	return starts, alarms
 }
 
 // quiet runs the TPM in a directory, which must raise no alarm.
