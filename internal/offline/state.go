@@ -160,8 +160,8 @@ func (o Options) findVersion() (tpm.Version, error) {
 	return 0, fmt.Errorf("%s contains a TPM 1.2 and a TPM 2.0; choose one with --tpm 1.2 or --tpm 2.0", o.Where)
 }
 
-// probe returns the permanent state or another item, nil if none exists. A damaged item
-// exists, too.
+// probe returns the permanent state or another item, nil if none exists. An item that cannot be
+// read exists, too, unless the reason is a cluster store that does not answer as it should.
 func (o Options) probe(prefix string) ([]byte, error) {
 	b, err := o.Open(prefix, true) // the caller does not hold the lock
 	if err != nil {
@@ -173,10 +173,11 @@ func (o Options) probe(prefix string) ([]byte, error) {
 		switch {
 		case err == nil:
 			return blob, nil
-		case errors.Is(err, nv.ErrDamaged):
-			return []byte(prefix), nil
-		case !errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, nv.ErrUnreachable), o.Location.Kind == nv.Cluster && !errors.Is(err, nv.ErrDamaged):
 			return nil, fmt.Errorf("%s: %w", o.Where, err)
+		default:
+			return []byte(prefix), nil
 		}
 	}
 	return nil, nil
