@@ -19,6 +19,7 @@ modules=$(go env GOMODCACHE)
 rm -rf "$root/src"
 mkdir -p "$root/src" "$root/go/root" "$root/go/mod" "$root/go/cache"
 (cd "$tree" && tar -c --exclude=./build --exclude=./bin --exclude=./.git .) | tar -x --no-same-owner -C "$root/src"
+(cd "$root/src" && git init -q && git add -A) # some tests ask git for the list of files
 
 # mounts runs before the change of the root directory.
 mounts='set -eu
