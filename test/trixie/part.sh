@@ -8,4 +8,4 @@ set -eu
 export SWTPM_TEST_REQUIRE=1
 go test -timeout 20m . ./cmd/... ./internal/ca/... ./internal/daemon ./internal/emul ./internal/emul/libtpms \
 	./internal/io/cuse ./internal/sandbox ./internal/setup/... ./test/compare
-go test -parallel 4 -timeout 20m -skip 'Killed|Crash|PowerCut|Damage|Fault|Keep|Completion|Record' ./test/e2e
+go test -parallel 4 -timeout 20m -skip 'Killed|Crash|PowerCut|Damage|Fault|Keep|Resume|Completion|Record' ./test/e2e
