@@ -96,7 +96,7 @@ func TestFAPI(t *testing.T) {
 	refused, rest, _ := strings.Cut(out, "another fingerprint:")
 	other, accepted, _ := strings.Cut(rest, "\nfingerprint:")
 	for _, w := range []struct{ text, want string }{
-		{refused, "ifapi_verify_ek_cert() unable to get local issuer certificate"}, {other, "Fingerprint of EK not equal"}, {accepted, "verified"},
+		{refused, "verify_ek_cert() unable to get local issuer certificate"}, {other, "Fingerprint of EK not equal"}, {accepted, "verified"},
 	} {
 		if !strings.Contains(w.text, w.want) {
 			t.Errorf("FAPI says %s\nwant %q", w.text, w.want)
