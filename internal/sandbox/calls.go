@@ -90,7 +90,7 @@ var descriptorCalls = []Call{
 	{"poll", "C: waits for commands; the log waits for its reader", nil},
 	{"ppoll", "poll with a timeout", nil},
 	{"pread64", "state in a file", nil},
-	{"lseek", "size of a block device; libc, before it writes libtpms's log", nil},
+	{"lseek", "number of commands, for swtpm list; size of a block device; libc, before it writes libtpms's log", nil},
 	{"fstat", "the owner of a file; whether it is the locked file", nil},
 	{"newfstatat", "fstat by name", nil},
 	{"fstatfs", "whether the file system is a network file system, whose owners are of another host", nil},

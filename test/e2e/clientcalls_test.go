@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -43,16 +42,7 @@ func TestClientCalls(t *testing.T) {
 			_ = x.Close()
 		}
 		s.detach(t)
-		b, err := os.ReadFile(s.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		calls := map[string]int{}
-		for _, m := range beginOfCall.FindAllStringSubmatch(string(b), -1) {
-			if !slices.Contains(runtimeCalls, m[1]) {
-				calls[m[1]]++
-			}
-		}
+		calls := s.calls(t)
 		for _, call := range slices.Sorted(maps.Keys(calls)) {
 			if most := want[call]*clients + clients/4; calls[call] > most {
 				t.Errorf("%s: %d clients: %s %d times, want at most %d", name, clients, call, calls[call], most)

@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"fmt"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"testing"
@@ -45,16 +44,7 @@ func TestStoreCalls(t *testing.T) {
 					}
 				}
 				s.detach(t)
-				b, err := os.ReadFile(s.file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				calls := map[string]int{}
-				for _, m := range beginOfCall.FindAllStringSubmatch(string(b), -1) {
-					if !slices.Contains(runtimeCalls, m[1]) {
-						calls[m[1]]++
-					}
-				}
+				calls := s.calls(t)
 				for _, name := range slices.Sorted(maps.Keys(calls)) {
 					// Not each command: a poll that strace interrupts, a log line about a slow disk.
 					if most := want[k][name]*bumps + bumps/4; calls[name] > most {
@@ -67,4 +57,16 @@ func TestStoreCalls(t *testing.T) {
 			})
 		}
 	}
+}
+
+// calls returns how often each call of a detached trace was made, without those of Go's runtime.
+func (s *tracer) calls(t *testing.T) map[string]int {
+	t.Helper()
+	calls := map[string]int{}
+	for _, m := range beginOfCall.FindAllStringSubmatch(harness.Read(t, s.file), -1) {
+		if !slices.Contains(runtimeCalls, m[1]) {
+			calls[m[1]]++
+		}
+	}
+	return calls
 }
