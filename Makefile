@@ -212,15 +212,7 @@ FUZZTIME ?= 10s
 # a seed and fails the runs after it too.
 fuzz:
 	@sh contrib/deps.sh build
-	@pkgs=$$($(GO) list ./internal/... ./cmd/...) || exit 1; \
-	for pkg in $$pkgs; do \
-		tests=$$($(GO) test -list '^Fuzz' $$pkg) || exit 1; \
-		for f in $$(echo "$$tests" | grep '^Fuzz'); do \
-			echo "fuzz $$pkg $$f"; \
-			one="$(GO) test -run ^Fuzz -fuzz ^$$f\$$ -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg"; \
-			$$one || $$one || $$one || exit 1; \
-		done; \
-	done
+	@pkgs=$$($(GO) list ./internal/... ./cmd/...) || exit 1; GO="$(GO)" sh test/fuzz.sh $(FUZZTIME) $$pkgs
 
 # Running emulators, for FUZZTIME with each version: make fuzzlive FUZZTIME=10m.
 fuzzlive:

@@ -69,7 +69,7 @@ func diskFull(c *lab.Cluster, r *rand.Rand) {
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && !m.Ended(); {
 		time.Sleep(100 * time.Millisecond)
 	}
-	m.Sh("rm /var/lib/full /var/lib/rest")
+	m.Sh("rm -f /var/lib/full /var/lib/rest")
 	lab.Signal(m.Process, syscall.SIGKILL)
 	<-m.Done
 	m.Start()
