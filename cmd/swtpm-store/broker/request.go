@@ -63,7 +63,7 @@ func (x *session) resume(ctx context.Context, r *store.Body) error {
 	}
 	// The previous connection of the same TPM may not have been closed yet: the token
 	// proves that it is the same one.
-	if x.state.session != nil && x.state.token != token {
+	if x.state.session != nil && x.state.token != token && x.state.granted != token {
 		if err := x.free(); err != nil {
 			return err
 		}

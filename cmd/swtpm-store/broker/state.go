@@ -23,6 +23,7 @@ type state struct {
 	session  *session   // of the TPM, nil if it is not connected
 	until    uint64     // without a session: when the state is given up, CLOCK_BOOTTIME
 	token    driver.Token
+	granted  driver.Token   // that the TPM knows: token, or an earlier one
 	lease    driver.LeaseID // of the host when it was acquired
 	pid      int
 	epoch    uint64
@@ -54,6 +55,7 @@ func (s *state) abandon(token driver.Token) {
 
 // grant is what Acquire and Resume reply.
 func (s *state) grant(deadline uint64) store.Grant {
+	s.granted = s.token
 	return store.Grant{Token: uint64(s.token), Epoch: s.epoch, Deadline: deadline, Revision: uint64(s.revision), Generation: s.head.Generation}
 }
 
@@ -145,11 +147,11 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		return 0, driver.ErrFenced
 	case err != nil:
 		return 0, err
-	case now.Token != token:
+	case !now.Knows(token):
 		return b.resumeExpired(ctx, s, token, last, pid)
 	case now.Owner.Nonce == l.nonce:
 		lost := s.lost
-		if s.token != token || s.revision != now.Revision {
+		if s.token != now.Token || s.revision != now.Revision {
 			lost = nil // it was made, or belongs to another acquisition
 		}
 		s.take(now)
@@ -161,7 +163,7 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		return l.deadline, err
 	default:
 		// It depends on a lease that is not renewed any more.
-		if err := b.o.Driver.Release(ctx, s.name, token, now.Head.Handover); err != nil {
+		if err := b.o.Driver.Release(ctx, s.name, now.Token, now.Head.Handover); err != nil {
 			return 0, err
 		}
 		if now, err = b.o.Driver.Read(ctx, s.name); err != nil {
@@ -169,21 +171,21 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		}
 		s.take(now)
 	}
-	s.pid = pid
+	s.pid, s.granted = pid, token
 	return b.reacquire(ctx, s)
 }
 
 // resumeExpired goes on for a TPM whose token is not the owner's any more. A failure does
 // not change what is known of the state: the token may never have been valid.
 func (b *Broker) resumeExpired(ctx context.Context, s *state, token driver.Token, last driver.Revision, pid int) (deadline uint64, err error) {
-	oldToken, oldRevision, oldPID, oldLost := s.token, s.revision, s.pid, s.lost
-	if s.token != token {
+	oldToken, oldGranted, oldRevision, oldPID, oldLost := s.token, s.granted, s.revision, s.pid, s.lost
+	if s.token != token && s.granted != token {
 		s.lost = nil
 	}
-	s.token, s.revision, s.pid = token, last, pid
+	s.token, s.granted, s.revision, s.pid = token, token, last, pid
 	deadline, err = b.reacquire(ctx, s)
 	if err != nil && s.token == token {
-		s.token, s.revision, s.pid, s.lost = oldToken, oldRevision, oldPID, oldLost
+		s.token, s.granted, s.revision, s.pid, s.lost = oldToken, oldGranted, oldRevision, oldPID, oldLost
 	}
 	return deadline, err
 }
@@ -218,20 +220,33 @@ func (b *Broker) fence(ctx context.Context, s *state) error {
 }
 
 // reacquire makes the TPM the owner again after its lease expired. That is allowed only if
-// nothing was written in between: the guest then notices nothing.
+// nothing was written in between: the guest then notices nothing. The TPM need not learn the new
+// token: the owner in the store has the one that the TPM knows.
 func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err error) {
 	l, err := b.current(ctx)
 	if err != nil {
 		return 0, err
 	}
-	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, b.owner(l, s.pid))
-	if err != nil {
+	o := b.owner(l, s.pid)
+	o.After = s.granted
+	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, o)
+	owned, ok := errors.AsType[*driver.OwnedError](err)
+	before := ok && o.After != 0 && owned.Owner.Is(l.nonce) && owned.Owner.After == o.After // without a reply that arrived
+	if err != nil && !before {
 		return 0, err
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
-		s.abandon(token)
+		if s.session == nil && !before {
+			s.abandon(token)
+		}
 		return 0, err
+	}
+	if before && !now.Knows(o.After) {
+		return 0, owned
+	}
+	if before {
+		token = now.Token
 	}
 	made := s.lost != nil && now.Head == s.lost.Head
 	if now.Token != token || now.Revision != s.revision && !made {

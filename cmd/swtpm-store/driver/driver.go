@@ -82,10 +82,17 @@ type Owner struct {
 	Nonce string    `json:"nonce"` // of the broker's run that acquired it
 	PID   int       `json:"pid"`   // process that uses the state
 	Since time.Time `json:"since"` // time of the acquisition, from the host's clock
+
+	// After is the token that the process knows if its broker acquired the state anew, after
+	// the lease had expired and no other host had written.
+	After Token `json:"after,omitempty"`
 }
 
 // Is reports whether the lease with this nonce owns the state; o may be nil.
 func (o *Owner) Is(nonce string) bool { return o != nil && o.Nonce == nonce }
+
+// Knows reports whether the process of the owner has this token.
+func (s *State) Knows(t Token) bool { return s.Owner != nil && (s.Token == t || s.Owner.After == t) }
 
 // Sum is a SHA-256.
 type Sum [sha256.Size]byte

@@ -1,0 +1,154 @@
+package broker
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/internal/store"
+)
+
+// expire ends the lease of h, and waits until the TPM has its state again, with a token that it
+// does not learn.
+func expire(t *testing.T, h *host, d driver.Driver, c *store.Client) {
+	t.Helper()
+	e, _, err := c.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Revoke(t.Context(), h.b.known().id); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 100 {
+		if _, err := c.Renew(); err != nil {
+			t.Fatal(err)
+		}
+		if now, _, err := c.Stat(); err == nil && now.Epoch == e.Epoch+1 && now.Owner == h.o.Host {
+			return
+		}
+		if n == 99 {
+			t.Fatal("the state is not acquired again")
+		}
+		time.Sleep(quick / 20)
+	}
+}
+
+// TestResumeAfterExpiry checks that a TPM whose state the broker acquired anew goes on with the
+// token that it knows: after it has connected again, after a restart of the broker, and as the
+// next process of a service.
+func TestResumeAfterExpiry(t *testing.T) {
+	for _, x := range []struct {
+		name    string
+		between func(h *host, c *store.Client)
+	}{
+		{"connected twice", func(*host, *store.Client) {}},
+		{"disconnected", func(_ *host, c *store.Client) { _ = c.Close() }},
+		{"broker restarted", func(h *host, _ *store.Client) { h.stop(); h.start() }},
+		{"expired again", func(h *host, c *store.Client) { expire(h.t, h, h.o.Driver, c) }},
+		{"expired again while the broker is off", func(h *host, _ *store.Client) {
+			h.stop()
+			_ = h.o.Driver.Revoke(context.Background(), h.b.known().id)
+			h.start()
+		}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			d := driver.NewMemory()
+			a, b := newHost(t, d, "a"), newHost(t, d, "b")
+			c := a.client()
+			g := acquired(t, c)
+			put(t, c, 1, "one")
+			expire(t, a, d, c)
+			rev := put(t, c, 2, "two")
+			a.t = t
+			x.between(a, c)
+			c = a.client()
+			again, err := c.Resume(g.Token, rev)
+			if err != nil || again.Token <= g.Token || again.Generation != 2 {
+				t.Fatalf("Resume with token %d = %+v, %v, want a newer token", g.Token, again, err)
+			}
+			rev = put(t, c, 3, "three")
+			wantItem(t, c, "three")
+			_, err = b.client().Acquire(nil)
+			wantError(t, "Acquire by another host", err, store.ErrOwned)
+			if err := c.Release([32]byte{}); err != nil {
+				t.Fatal(err)
+			}
+			other := b.client()
+			acquired(t, other)
+			put(t, other, 4, "other")
+			if err := other.Release([32]byte{}); err != nil {
+				t.Fatal(err)
+			}
+			for _, token := range []uint64{g.Token, again.Token} {
+				_, err = a.client().Resume(token, rev)
+				wantError(t, "Resume after another host used the state", err, store.ErrFenced)
+			}
+		})
+	}
+}
+
+// halfway is a Driver of which every second step of an acquisition fails: it is made, and the read
+// after it gets no reply, or its own reply is lost.
+type halfway struct {
+	driver.Driver
+	lose    atomic.Int32 // replies to Acquire
+	refuse  atomic.Int32 // reads after an acquisition
+	refused atomic.Bool  // the next read is
+}
+
+func (h *halfway) Acquire(ctx context.Context, name string, id driver.LeaseID, o driver.Owner) (driver.Token, error) {
+	token, err := h.Driver.Acquire(ctx, name, id, o)
+	switch {
+	case err != nil:
+	case h.lose.Add(-1) >= 0:
+		return 0, driver.ErrUnknown
+	case h.refuse.Add(-1) >= 0:
+		h.refused.Store(true)
+	}
+	return token, err
+}
+
+func (h *halfway) Read(ctx context.Context, name string) (*driver.State, error) {
+	if h.refused.Swap(false) {
+		return nil, driver.ErrUnreachable
+	}
+	return h.Driver.Read(ctx, name)
+}
+
+// TestAcquiredHalfway checks that a TPM goes on after the store failed in the middle of an
+// acquisition after the lease had expired.
+func TestAcquiredHalfway(t *testing.T) {
+	for _, x := range []struct {
+		name         string
+		lose, refuse int32
+	}{{"no reply", 1, 0}, {"no read", 0, 1}} {
+		t.Run(x.name, func(t *testing.T) {
+			memory := driver.NewMemory()
+			d := &halfway{Driver: memory}
+			a := newHost(t, d, "a")
+			c := a.client()
+			acquired(t, c)
+			put(t, c, 1, "one")
+			a.b.renewing.Lock() // Run must not notice first
+			d.lose.Store(x.lose)
+			d.refuse.Store(x.refuse)
+			if err := memory.Revoke(t.Context(), a.b.known().id); err != nil {
+				t.Fatal(err)
+			}
+			a.b.mu.Lock()
+			a.b.deadline = 0
+			a.b.mu.Unlock()
+			a.b.renewing.Unlock()
+			if _, err := c.Renew(); err == nil {
+				t.Error("Renew succeeds although the store failed")
+			}
+			if _, err := c.Renew(); err != nil {
+				t.Errorf("Renew after the store failed: %v", err)
+			}
+			put(t, c, 2, "two")
+			wantItem(t, c, "two")
+		})
+	}
+}
