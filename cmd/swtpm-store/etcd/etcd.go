@@ -30,6 +30,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
@@ -49,12 +50,13 @@ type Options struct {
 
 // Store is a driver.Driver on an etcd cluster.
 type Store struct {
-	client  *clientv3.Client
-	options Options
-	prefix  string
-	damaged func(err error)
-	causes  causes
-	joined  atomic.Bool // all endpoints were found to be members of one store
+	client   *clientv3.Client
+	options  Options
+	prefix   string
+	damaged  func(err error)
+	causes   causes
+	suspects suspects
+	joined   atomic.Bool // all endpoints were found to be members of one store
 
 	mu       sync.Mutex
 	reported map[string]bool // errors that damaged got
@@ -63,16 +65,20 @@ type Store struct {
 // Open returns the store. It connects in the background: a cluster that cannot be reached
 // is the error of the first request.
 func Open(o Options) (*Store, error) {
+	s := &Store{options: o, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}}
+	s.suspects.end, s.suspects.cancel = context.WithCancel(context.Background())
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: o.Endpoints, TLS: o.TLS, Username: o.User, Password: o.Password,
 		DialTimeout:          2 * time.Second,
-		DialKeepAliveTime:    3 * time.Second, // a member that does not answer is left for another one
-		DialKeepAliveTimeout: time.Second,
+		DialKeepAliveTime:    10 * time.Second, // gRPC takes no shorter time; see suspects
+		DialKeepAliveTimeout: time.Second,      // also for bytes that the member's kernel does not acknowledge
 		PermitWithoutStream:  true,
+		DialOptions:          []grpc.DialOption{grpc.WithChainUnaryInterceptor(s.observe)},
 		Logger:               zap.NewNop(),
 	})
-	s := &Store{client: c, options: o, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}}
+	s.client = c
 	if err != nil { // a password is checked at once
+		s.suspects.cancel()
 		return nil, s.opening(classify(err, driver.ErrUnreachable))
 	}
 	return s, nil
@@ -293,7 +299,13 @@ func (s *Store) Remove(ctx context.Context, name string, t driver.Token) error {
 }
 
 // Close implements driver.Driver.
-func (s *Store) Close() error { return s.client.Close() }
+func (s *Store) Close() error {
+	s.suspects.mu.Lock() // no task is started any more
+	s.suspects.cancel()
+	s.suspects.mu.Unlock()
+	s.suspects.tasks.Wait()
+	return s.client.Close()
+}
 
 // addPart adds a key to a state; part is its name below the state's.
 func addPart(state *driver.State, part string, kv *mvccpb.KeyValue) (err error) {

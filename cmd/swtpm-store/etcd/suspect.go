@@ -1,0 +1,145 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+)
+
+// suspects are the members that did not answer a request in time: the client library gives
+// each of them its turn as long as its connection is open, and the kernel of a stopped member,
+// or of one whose disk does not answer, keeps it open.
+type suspects struct {
+	end    context.Context // of the Store
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	mu  sync.Mutex
+	all []string // endpoints that are not used
+}
+
+const (
+	// readTime is how long a member has to answer a read, which is then sent to another one,
+	// and the shortest time after which a member is suspected.
+	readTime = 500 * time.Millisecond
+
+	// returnPause is the time between two attempts to use a suspected member again.
+	returnPause = 2 * time.Second
+)
+
+// observe is called for each request to a member.
+func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	var p peer.Peer
+	begin, one := time.Now(), ctx
+	if reads(req) {
+		var cancel context.CancelFunc
+		one, cancel = context.WithTimeout(ctx, readTime)
+		defer cancel()
+	}
+	err := invoke(one, method, req, reply, cc, append(opts, grpc.Peer(&p))...)
+	if late := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded; late && p.Addr != nil && time.Since(begin) >= readTime {
+		s.suspect(p.Addr)
+	}
+	return err
+}
+
+// reads reports whether a request changes nothing, so that it may be sent twice.
+func reads(req any) bool {
+	switch r := req.(type) {
+	case *pb.RangeRequest:
+		return true
+	case *pb.TxnRequest:
+		return len(r.Failure) == 0 && !slices.ContainsFunc(r.Success, func(o *pb.RequestOp) bool { return o.GetRequestRange() == nil })
+	}
+	return false
+}
+
+// suspect leaves out the member with this address until it answers again. If a second one of
+// three does not answer, it is not the members' fault: all of them are used.
+func (s *Store) suspect(a net.Addr) {
+	endpoints := s.options.Endpoints
+	if len(endpoints) < 2 {
+		return
+	}
+	u := &s.suspects
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	i := slices.IndexFunc(endpoints, func(endpoint string) bool { return is(endpoint, a) })
+	if u.end.Err() != nil || i < 0 || slices.Contains(u.all, endpoints[i]) {
+		return
+	}
+	if len(u.all) >= max((len(endpoints)-1)/2, 1) {
+		u.all = nil
+	} else {
+		u.all = append(u.all, endpoints[i])
+		u.tasks.Go(func() { s.await(endpoints[i]) })
+	}
+	s.use()
+}
+
+// is reports whether an endpoint has this address.
+func is(endpoint string, a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	u, err := url.Parse(endpoint)
+	if !ok || err != nil {
+		return false
+	}
+	to, err := net.ResolveTCPAddr("tcp", u.Host)
+	return err == nil && to.Port == tcp.Port && to.IP.Equal(tcp.IP)
+}
+
+// use sets the members that the client library uses. The caller holds the lock.
+func (s *Store) use() {
+	s.client.SetEndpoints(slices.DeleteFunc(slices.Clone(s.options.Endpoints), func(e string) bool { return slices.Contains(s.suspects.all, e) })...)
+}
+
+// await uses a suspected member again when it answers.
+func (s *Store) await(endpoint string) {
+	u := &s.suspects
+	for {
+		select {
+		case <-u.end.Done():
+			return
+		case <-time.After(returnPause):
+		}
+		u.mu.Lock()
+		gone := !slices.Contains(u.all, endpoint)
+		u.mu.Unlock()
+		if gone {
+			return
+		}
+		if s.answers(endpoint) {
+			u.mu.Lock()
+			u.all = slices.DeleteFunc(u.all, func(e string) bool { return e == endpoint })
+			s.use()
+			u.mu.Unlock()
+			return
+		}
+	}
+}
+
+// answers reports whether a member answers a read. A refusal is an answer.
+func (s *Store) answers(endpoint string) bool {
+	c, err := s.only(endpoint)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(s.suspects.end, readTime)
+	defer cancel()
+	_, err = c.Get(leading(ctx), s.prefix+"position")
+	err = classify(err, driver.ErrUnreachable)
+	return err == nil || errors.Is(err, driver.ErrDenied)
+}
