@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -19,29 +20,33 @@ import (
 type results struct {
 	mu        sync.Mutex
 	runs      map[string]int
-	failovers map[string][]time.Duration
+	failovers map[string][]taken
 	counts    counts
 }
 
-func (r *results) add(name string, c counts, failover time.Duration) {
+func (r *results) add(name string, c counts, failovers ...taken) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.runs[name]++
 	r.counts.answered, r.counts.open = r.counts.answered+c.answered, r.counts.open+c.open
-	if failover > 0 {
-		r.failovers[name] = append(r.failovers[name], failover)
+	for _, took := range failovers {
+		if took.whole > 0 {
+			r.failovers[name] = append(r.failovers[name], took)
+		}
 	}
 }
 
-// report logs a table, and fails the test if the usual failover took longer than it may.
+// report logs a table. It fails the test if a lease lasted longer than it may after its host
+// died, or if the usual failover took longer than it may.
 func (r *results) report(t *testing.T) {
 	t.Helper()
 	var b strings.Builder
-	var all []time.Duration
+	var all []taken
 	for _, name := range slices.Sorted(maps.Keys(r.runs)) {
 		fmt.Fprintf(&b, "\n%4d %s", r.runs[name], name)
 		if took := r.failovers[name]; len(took) > 0 {
-			fmt.Fprintf(&b, ": failover at most %v", slices.Max(took).Round(10*time.Millisecond))
+			longest := slices.MaxFunc(took, byWhole)
+			fmt.Fprintf(&b, ": failover at most %v, of which the lease %v", round(longest.whole), round(longest.freed))
 			all = append(all, took...)
 		}
 	}
@@ -49,18 +54,31 @@ func (r *results) report(t *testing.T) {
 	if len(all) == 0 {
 		return
 	}
-	slices.Sort(all)
-	late := 0
+	slices.SortFunc(all, byWhole)
+	late, elections := 0, 0
+	var lease time.Duration
 	for _, took := range all {
-		if took > ttl+slack {
+		lease = max(lease, took.freed)
+		if took.whole > ttl+slack {
 			late++
 		}
+		if took.elected {
+			elections++
+		}
 	}
-	t.Logf("%d failovers with a TTL of %v: median %v, longest %v, %d took longer than the TTL and %v", len(all), ttl, all[len(all)/2].Round(10*time.Millisecond), all[len(all)-1].Round(10*time.Millisecond), late, slack)
+	t.Logf("%d failovers with a TTL of %v: median %v, longest %v, %d took longer than the TTL and %v; longest lease %v; %d count from an election",
+		len(all), ttl, round(all[len(all)/2].whole), round(all[len(all)-1].whole), late, slack, round(lease), elections)
 	if late > len(all)/10 {
 		t.Errorf("%d of %d failovers took longer than %v", late, len(all), ttl+slack)
 	}
+	if lease > ttl+slack {
+		t.Errorf("a lease lasted %v after its host died or the members elected a leader, at most %v are allowed", lease, ttl+slack)
+	}
 }
+
+func byWhole(a, b taken) int { return cmp.Compare(a.whole, b.whole) }
+
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
 
 // number returns a number from the environment.
 func number(t *testing.T, name string, otherwise int) int {
@@ -86,11 +104,12 @@ func TestEpisodes(t *testing.T) {
 	seed := uint64(number(t, "SWTPM_STORE_SEED", int(time.Now().UnixNano()%1e9)))
 	t.Logf("SWTPM_STORE_SEED=%d", seed)
 	c := lab.NewCluster(t, 3)
+	o := c.Observe(t, "/swtpm/")
 	var worlds []*world
 	for n := range 8 {
-		worlds = append(worlds, newWorld(t, c, n, seed))
+		worlds = append(worlds, newWorld(t, c, o, n, seed))
 	}
-	r := &results{runs: map[string]int{}, failovers: map[string][]time.Duration{}}
+	r := &results{runs: map[string]int{}, failovers: map[string][]taken{}}
 	rounds := max(1, count/50) // hosts and members take turns
 	done, order := 0, rand.New(rand.NewPCG(seed, 1000))
 	members := shuffled(order, clusterFaults)
@@ -100,11 +119,11 @@ func TestEpisodes(t *testing.T) {
 		for range count/rounds - hosts {
 			f := members[done%len(members)]
 			done++
-			sum, err := f.episode(c, worlds, order)
+			sum, took, err := f.episode(c, worlds, order)
 			if err != nil {
 				t.Fatalf("%s: %v", f.name, err)
 			}
-			r.add(f.name, sum, 0)
+			r.add(f.name, sum, took...)
 			t.Logf("all: %s: %d commands answered, %d increments without a success", f.name, sum.answered, sum.open)
 		}
 		if t.Failed() {
@@ -154,7 +173,7 @@ func (w *world) episode(r *results) bool {
 		return false
 	}
 	r.add(f.name, c, took)
-	w.t.Logf("%s: %s: %d commands answered, %d increments without a success, failover %v", w.state, f.name, c.answered, c.open, took.Round(time.Millisecond))
+	w.t.Logf("%s: %s: %d commands answered, %d increments without a success, failover %v", w.state, f.name, c.answered, c.open, round(took.whole))
 	return true
 }
 

@@ -1,8 +1,10 @@
 package store_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"syscall"
 	"time"
 
@@ -14,23 +16,30 @@ import (
 type clusterFault struct {
 	name string
 	run  func(c *lab.Cluster, r *rand.Rand)
+	die  bool // the hosts of all TPMs die shortly before; other hosts must get the states
 }
 
 // clusterFaults are all faults of members.
 var clusterFaults = []clusterFault{
-	{"a member killed", func(c *lab.Cluster, r *rand.Rand) { kill(2*time.Second, c.Members[r.IntN(3)]) }},
-	{"the leader killed", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); kill(2*time.Second, lead) }},
-	{"the leader stopped", leaderStopped},
-	{"the leader separated", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); separate(4*time.Second, lab.Drop, lead) }},
-	{"the leader does not hear", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); separate(4*time.Second, lab.Deaf, lead) }},
-	{"the leader is not heard", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); separate(4*time.Second, lab.Mute, lead) }},
-	{"no quorum for a moment", func(c *lab.Cluster, _ *rand.Rand) { _, rest := c.Leader(); kill(time.Second, rest...) }},
-	{"no quorum for longer than the TTL", func(c *lab.Cluster, _ *rand.Rand) { _, rest := c.Leader(); kill(ttl+slack, rest...) }},
-	{"all members separated", func(c *lab.Cluster, _ *rand.Rand) { separate(ttl+slack, lab.Cable, c.Members...) }},
-	{"all members killed", func(c *lab.Cluster, _ *rand.Rand) { kill(100*time.Millisecond, c.Members...) }},
-	{"the disk of a member is full", diskFull},
-	{"the quota is exceeded", quotaExceeded},
+	{"a member killed", func(c *lab.Cluster, r *rand.Rand) { kill(2*time.Second, c.Members[r.IntN(3)]) }, false},
+	{"the leader killed", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); kill(2*time.Second, lead) }, false},
+	{"the leader stopped", leaderStopped, false},
+	{"the leader separated", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); separate(4*time.Second, lab.Drop, lead) }, false},
+	{"the leader does not hear", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); separate(4*time.Second, lab.Deaf, lead) }, false},
+	{"the leader is not heard", func(c *lab.Cluster, _ *rand.Rand) { lead, _ := c.Leader(); separate(4*time.Second, lab.Mute, lead) }, false},
+	{"no quorum for a moment", func(c *lab.Cluster, _ *rand.Rand) { _, rest := c.Leader(); kill(time.Second, rest...) }, false},
+	{"no quorum for longer than the TTL", func(c *lab.Cluster, _ *rand.Rand) { _, rest := c.Leader(); kill(ttl+slack, rest...) }, false},
+	{"all members separated", func(c *lab.Cluster, _ *rand.Rand) { separate(ttl+slack, lab.Cable, c.Members...) }, false},
+	{"all members killed", func(c *lab.Cluster, _ *rand.Rand) { kill(100*time.Millisecond, c.Members...) }, false},
+	{"the disk of a member is full", diskFull, false},
+	{"the quota is exceeded", quotaExceeded, false},
+	{"hosts die, and the leader", func(c *lab.Cluster, r *rand.Rand) { lead, _ := c.Leader(); soon(r); kill(2*time.Second, lead) }, true},
+	{"hosts die, and the leader is stopped", func(c *lab.Cluster, r *rand.Rand) { soon(r); leaderStopped(c, r) }, true},
+	{"hosts die, and a member is separated", func(c *lab.Cluster, r *rand.Rand) { soon(r); separate(4*time.Second, lab.Drop, c.Members[r.IntN(3)]) }, true},
 }
+
+// soon waits for a moment in the time to live of a lease.
+func soon(r *rand.Rand) { time.Sleep(time.Duration(r.Int64N(int64(ttl)))) }
 
 // kill kills members and starts them again later.
 func kill(later time.Duration, members ...*lab.Member) {
@@ -65,7 +74,8 @@ func leaderStopped(c *lab.Cluster, _ *rand.Rand) {
 // diskFull fills the disk of a member until it has ended, or for a while.
 func diskFull(c *lab.Cluster, r *rand.Rand) {
 	m := c.Members[r.IntN(3)]
-	m.Sh("fallocate -l $(df --output=avail -B1 /var/lib | tail -n1) /var/lib/full; cat /dev/zero >/var/lib/rest 2>/dev/null || true")
+	// The member writes meanwhile, so fallocate may already find too little.
+	m.Sh("fallocate -l $(df --output=avail -B1 /var/lib | tail -n1) /var/lib/full || true; cat /dev/zero >/var/lib/rest || true")
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end) && !m.Ended(); {
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -83,19 +93,27 @@ func quotaExceeded(c *lab.Cluster, r *rand.Rand) {
 }
 
 // episode runs a fault of members while all worlds work, and checks each world.
-func (f clusterFault) episode(c *lab.Cluster, worlds []*world, r *rand.Rand) (counts, error) {
+func (f clusterFault) episode(c *lab.Cluster, worlds []*world, r *rand.Rand) (counts, []taken, error) {
 	before := make([]*lab.Instance, len(worlds))
 	for n, w := range worlds {
 		before[n] = w.now()
 		w.work()
 	}
 	time.Sleep(300 * time.Millisecond)
-	f.run(c, r)
+	var took []taken
+	var failed error
+	if f.die {
+		took, failed = f.failovers(c, worlds, r)
+	} else {
+		f.run(c, r)
+	}
 	c.Healthy()
 	var sum counts
-	var failed error
 	for n, w := range worlds {
-		err := w.goesOn(before[n])
+		var err error
+		if !f.die {
+			err = w.goesOn(before[n])
+		}
 		part, checked := w.rest()
 		sum.answered, sum.open = sum.answered+part.answered, sum.open+part.open
 		for _, err := range []error{err, checked} {
@@ -104,5 +122,17 @@ func (f clusterFault) episode(c *lab.Cluster, worlds []*world, r *rand.Rand) (co
 			}
 		}
 	}
-	return sum, failed
+	return sum, took, failed
+}
+
+// failovers runs the fault while the hosts of all TPMs die.
+func (f clusterFault) failovers(c *lab.Cluster, worlds []*world, r *rand.Rand) ([]taken, error) {
+	took, failed := make([]taken, len(worlds)), make([]error, len(worlds))
+	var all sync.WaitGroup
+	for n, w := range worlds {
+		all.Go(func() { took[n], failed[n] = hostDies(w) })
+	}
+	f.run(c, r)
+	all.Wait()
+	return took, errors.Join(failed...)
 }

@@ -9,10 +9,10 @@ import (
 )
 
 // fault breaks something in a world while its clients work, and repairs it. It returns how
-// long a failover took, 0 without one.
+// long a failover took, nothing without one.
 type fault struct {
 	name string
-	run  func(w *world) (time.Duration, error)
+	run  func(w *world) (taken, error)
 }
 
 // hostFaults break one host.
@@ -32,10 +32,11 @@ var hostFaults = []fault{
 	{"partition without a takeover", longPartition},
 	{"orderly move", orderlyMove},
 	{"host dies in a partition", diesCut},
+	{"broker killed after the lease was lost", brokerKilledLater},
 }
 
 // hostDies kills everything on the host. Later the host boots again.
-func hostDies(w *world) (time.Duration, error) {
+func hostDies(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Process, syscall.SIGKILL)
 	lab.Signal(i.Host.Broker, syscall.SIGKILL)
@@ -46,26 +47,26 @@ func hostDies(w *world) (time.Duration, error) {
 }
 
 // tpmKilled kills the TPM. It starts again on the same host at once.
-func tpmKilled(w *world) (time.Duration, error) {
+func tpmKilled(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Process, syscall.SIGKILL)
 	_, err := w.move(i.Host, ttl-margin)
-	return 0, err
+	return taken{}, err
 }
 
 // brokerKilled kills the broker and starts it again. The TPM goes on.
-func brokerKilled(w *world) (time.Duration, error) {
+func brokerKilled(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Host.Broker, syscall.SIGKILL)
 	<-i.Host.Broker.Done
 	time.Sleep(time.Duration(w.rand.IntN(1000)) * time.Millisecond)
 	i.Host.StartBroker()
-	return 0, w.goesOn(i)
+	return taken{}, w.goesOn(i)
 }
 
 // hostStops stops all processes of the host, which is continued after another host has the
 // state: not even the first response may leave.
-func hostStops(w *world) (time.Duration, error) {
+func hostStops(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Process, syscall.SIGSTOP)
 	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
@@ -74,51 +75,51 @@ func hostStops(w *world) (time.Duration, error) {
 	lab.Signal(i.Process, syscall.SIGCONT)
 	lab.Signal(i.Host.Broker, syscall.SIGCONT)
 	if err != nil {
-		return 0, err
+		return taken{}, err
 	}
 	return took, w.ends(i)
 }
 
 // tpmStops stops the TPM alone: its broker keeps the state for it, so another host must not
 // get it.
-func tpmStops(w *world) (time.Duration, error) {
+func tpmStops(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Process, syscall.SIGSTOP)
 	defer lab.Signal(i.Process, syscall.SIGCONT)
 	begin := time.Now()
 	for time.Since(begin) < ttl+time.Second {
 		if j := w.other().Launch(w.state); j.Answers() {
-			return 0, fmt.Errorf("host %s gets the state that host %s owns", j.Host.Name, i.Host.Name)
+			return taken{}, fmt.Errorf("host %s gets the state that host %s owns", j.Host.Name, i.Host.Name)
 		}
 		time.Sleep(time.Second)
 	}
 	lab.Signal(i.Process, syscall.SIGCONT)
-	return 0, w.goesOn(i)
+	return taken{}, w.goesOn(i)
 }
 
 // brokerStops stops the broker alone, until another host has the state.
-func brokerStops(w *world) (time.Duration, error) {
+func brokerStops(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
 	took, err := w.failover()
 	time.Sleep(300 * time.Millisecond)
 	lab.Signal(i.Host.Broker, syscall.SIGCONT)
 	if err != nil {
-		return 0, err
+		return taken{}, err
 	}
 	return took, w.ends(i)
 }
 
 // partition separates the host until another one has the state.
-func partition(c lab.Cut) func(w *world) (time.Duration, error) {
-	return func(w *world) (time.Duration, error) {
+func partition(c lab.Cut) func(w *world) (taken, error) {
+	return func(w *world) (taken, error) {
 		i := w.now()
 		c.Off(i.Host.Node)
 		took, err := w.failover()
 		time.Sleep(300 * time.Millisecond)
 		c.Heal(i.Host.Node)
 		if err != nil {
-			return 0, err
+			return taken{}, err
 		}
 		return took, w.ends(i)
 	}
@@ -130,39 +131,48 @@ func (w *world) anyCut() lab.Cut {
 }
 
 // shortPartition separates the host for a time before the deadline.
-func shortPartition(w *world) (time.Duration, error) {
+func shortPartition(w *world) (taken, error) {
 	i, c := w.now(), w.anyCut()
 	c.Off(i.Host.Node)
 	time.Sleep(time.Duration(500+w.rand.IntN(1500)) * time.Millisecond)
 	c.Heal(i.Host.Node)
-	return 0, w.goesOn(i)
+	return taken{}, w.goesOn(i)
 }
 
 // longPartition separates the host until its lease has expired. No other host takes the state,
 // so the same process acquires it again.
-func longPartition(w *world) (time.Duration, error) {
+func longPartition(w *world) (taken, error) {
 	i, c := w.now(), w.anyCut()
 	c.Off(i.Host.Node)
 	time.Sleep(ttl + slack)
 	c.Heal(i.Host.Node)
-	return 0, w.goesOn(i)
+	return taken{}, w.goesOn(i)
+}
+
+// brokerKilledLater kills the broker after it has acquired the state again, with a token that
+// the TPM does not know.
+func brokerKilledLater(w *world) (taken, error) {
+	if took, err := longPartition(w); err != nil {
+		return took, err
+	}
+	return brokerKilled(w)
 }
 
 // orderlyMove ends the TPM, and starts it on another host at once.
-func orderlyMove(w *world) (time.Duration, error) {
+func orderlyMove(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Process, syscall.SIGTERM)
 	<-i.Done
 	if code := i.Cmd.ProcessState.ExitCode(); code != 0 {
-		return 0, fmt.Errorf("after SIGTERM: exit code %d: %s", code, i.Out.String())
+		return taken{}, fmt.Errorf("after SIGTERM: exit code %d: %s", code, i.Out.String())
 	}
 	_, err := w.move(w.other(), ttl-margin)
-	return 0, err
+	return taken{}, err
 }
 
 // diesCut is a host that dies while it is separated, so that nothing that it sent in the
 // meantime arrived.
-func diesCut(w *world) (time.Duration, error) {
+func diesCut(w *world) (taken, error) {
 	i, c := w.now(), w.anyCut()
 	c.Off(i.Host.Node)
 	time.Sleep(time.Duration(w.rand.IntN(3000)) * time.Millisecond)

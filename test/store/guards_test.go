@@ -113,6 +113,7 @@ func replace(c *lab.Cluster, h *lab.Host, off string) {
 // TestGuards checks that the checker finds what happens without a guard, and nothing with it.
 func TestGuards(t *testing.T) {
 	c := lab.NewCluster(t, 1)
+	o := c.Observe(t, "/swtpm/")
 	for n, x := range []struct {
 		name, off string
 		run       func(w *world) error
@@ -124,7 +125,7 @@ func TestGuards(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
-			w := &world{t: t, c: c, state: fmt.Sprintf("vm%d", n), rand: rand.New(rand.NewPCG(1, uint64(n)))}
+			w := &world{t: t, store: o, state: fmt.Sprintf("vm%d", n), rand: rand.New(rand.NewPCG(1, uint64(n)))}
 			for i := range 3 {
 				w.hosts = append(w.hosts, c.NewHost(t, bin, fmt.Sprintf("h%d-%d", n, i), ""))
 			}

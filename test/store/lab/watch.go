@@ -1,0 +1,81 @@
+package lab
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Observer sees when states lose their owners in the store, and when the members elect a
+// leader: etcd then gives all leases their whole time once more.
+type Observer struct {
+	c      *Cluster
+	prefix string
+
+	mu      sync.Mutex
+	freed   map[string]time.Time // by the name of the state
+	term    uint64               // of the members
+	elected time.Time            // when term was seen first
+}
+
+// Observe starts an Observer of the states below prefix.
+func (c *Cluster) Observe(t *testing.T, prefix string) *Observer {
+	o := &Observer{c: c, prefix: prefix, freed: map[string]time.Time{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	var tasks sync.WaitGroup
+	tasks.Go(func() { o.watch(ctx) })
+	tasks.Go(func() { o.terms(ctx) })
+	t.Cleanup(func() { cancel(); tasks.Wait() })
+	return o
+}
+
+// watch notes deleted owners.
+func (o *Observer) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		for rsp := range o.c.Client.Watch(ctx, o.prefix, clientv3.WithPrefix()) {
+			for _, e := range rsp.Events {
+				name, ok := strings.CutSuffix(strings.TrimPrefix(string(e.Kv.Key), o.prefix), "/owner")
+				if ok && e.Type == mvccpb.DELETE {
+					o.mu.Lock()
+					o.freed[name] = time.Now()
+					o.mu.Unlock()
+				}
+			}
+		}
+	}
+}
+
+// terms notes elections.
+func (o *Observer) terms(ctx context.Context) {
+	for ctx.Err() == nil {
+		for _, m := range o.c.Members {
+			one, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			rsp, err := o.c.Client.Status(one, m.URL())
+			cancel()
+			if err != nil || rsp.Leader == 0 {
+				continue
+			}
+			o.mu.Lock()
+			if rsp.RaftTerm > o.term {
+				o.term, o.elected = rsp.RaftTerm, time.Now()
+			}
+			o.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Freed returns when a state last lost its owner, and when the members last elected a leader.
+func (o *Observer) Freed(state string) (freed, elected time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.freed[state], o.elected
+}
