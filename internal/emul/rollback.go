@@ -20,6 +20,7 @@ type undo struct {
 	after  []byte            // the volatile state that belongs to that
 	last   tpm.Code          // of the command before
 
+	kept   bool // the permanent state from after the command is the stored one
 	off    bool // the engine was terminated and has not started again
 	dead   bool // the TPM cannot continue before the next INIT
 	logged bool // the log has that the undo will be tried again
@@ -69,6 +70,7 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	if t.waiting.own == 0 && t.opt.Version == tpm.V20 {
 		t.guesses.undone()
 	}
+	u := t.undo
 	err := t.tryUndo()
 	switch {
 	case err == nil:
@@ -82,6 +84,11 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 		return t.refuse(tpm.Fail, tpm.RCFailure)
 	}
 	t.waiting.refused.Add(1)
+	if err != nil || u.kept {
+		// The command may have taken effect. TPM_RC_RETRY would say that it has not begun, and the
+		// guest's kernel would repeat it.
+		return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
+	}
 	return t.refuseStore()
 }
 
@@ -187,6 +194,7 @@ func (t *TPM) belonging(u *undo) ([]byte, error) {
 	case sum == u.base:
 		return u.before, nil
 	case sum == u.next && len(u.after) > 0:
+		u.kept = true
 		return u.after, nil
 	}
 	return nil, errOtherState
