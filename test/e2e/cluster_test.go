@@ -3,45 +3,18 @@ package e2e_test
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/test/harness"
-	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
 )
-
-// clusterHost is a broker on a store of one member.
-type clusterHost struct {
-	t      *testing.T
-	dir    string
-	member *etcdtest.Member
-}
-
-func newClusterHost(t *testing.T) *clusterHost {
-	h := &clusterHost{t, harness.TempDir(t), etcdtest.Start(t)}
-	h.write("store.toml", "endpoints = [\""+h.member.URL+"\"]\nhost = \"host-a\"\nsocket = \""+h.path("socket")+"\"\nmark = \""+h.path("mark")+"\"\n[[allow]]\nusers = [\"*\"]\nstates = [\"*\"]\n")
-	p := harness.Start(t, exec.Command(ours("swtpm-store"), "--config", h.path("store.toml")))
-	harness.Await(t, "the broker", func() bool { return p.Listens(h.path("socket")) })
-	h.write("key", strings.Repeat("5a", 16))
-	h.write("vm1.toml", "tpm = \"2.0\"\n[control]\nlisten = \"unix:"+h.path("vm1.sock")+"\"\n[tpmstate]\nstore = \"vm1\"\n[key]\nfile = \""+h.path("key")+"\"\n[manufacture]\n")
-	return h
-}
-
-func (h *clusterHost) path(name string) string { return filepath.Join(h.dir, name) }
-
-func (h *clusterHost) write(name, text string) {
-	if err := os.WriteFile(h.path(name), []byte(text), 0o600); err != nil {
-		h.t.Fatal(err)
-	}
-}
 
 // run runs one of our programs, and checks that it succeeds and that its output contains text, or
 // that it fails with text if text begins with "!".
 func (h *clusterHost) run(text, name string, args ...string) string {
 	h.t.Helper()
 	cmd := exec.Command(ours(name), args...)
-	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.path("socket"))
+	cmd.Env = append(os.Environ(), h.env()...)
 	code, stdout, stderr := runCmd(h.t, cmd)
 	want, fails := strings.CutPrefix(text, "!")
 	if (code != 0) != fails || !strings.Contains(stdout+stderr, want) {
@@ -119,7 +92,7 @@ func TestClusterOwned(t *testing.T) {
 	h.run("Successfully authored", "swtpm-setup", vm1)
 	cmd := exec.Command(ours("swtpm"), "socket", "--tpm2", "--tpmstate", "backend-uri=store://vm1", "--key", "file="+h.path("key"),
 		"--flags", "not-need-init,startup-clear", "--ctrl", "type=unixio,path="+h.path("ctrl"))
-	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.path("socket"))
+	cmd.Env = append(os.Environ(), h.env()...)
 	p := harness.Start(t, cmd)
 	harness.Await(t, "the TPM", func() bool { return p.Listens(h.path("ctrl")) })
 	h.run(`!owned by host "host-a" since `, "swtpm", "state", "verify", vm1)
@@ -144,7 +117,7 @@ func TestClusterOwnedOnce(t *testing.T) {
 	h.run("Successfully authored", "swtpm-setup", vm1)
 	wrapped := func(args ...string) *exec.Cmd {
 		cmd := exec.Command(wrap[0], append(wrap[1:len(wrap):len(wrap)], args...)...)
-		cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.path("socket"))
+		cmd.Env = append(os.Environ(), h.env()...)
 		return cmd
 	}
 	p := harness.Start(t, wrapped(ours("swtpm"), "run", vm1))

@@ -16,11 +16,15 @@ import (
 // may exist, because it was on its way.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
-	for _, k := range keepings {
+	for _, k := range everyKeeping(t) {
 		for _, v := range both {
 			t.Run(fmt.Sprint(k, " ", v), func(t *testing.T) {
 				t.Parallel()
-				const tpms, kills = 5, 5
+				const kills = 5
+				tpms := 5
+				if k.host != nil && v == v12 && os.Getenv(fullVar) == "" {
+					tpms = 1 // each start takes a second
+				}
 				for range tpms { // a TPM 1.2 without owner can be written 64 times
 					killLoop(t, k, v, kills)
 				}
@@ -31,7 +35,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 
 func killLoop(t *testing.T, k keeping, v version, kills int) {
 	t.Helper()
-	state := harness.TempDir(t)
+	state := k.place(t)
 	e := start(t, k.at(v, state))
 	ch := e.power(t, v)
 	ch.define(t)

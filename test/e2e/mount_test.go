@@ -201,7 +201,7 @@ func TestForeignMount(t *testing.T) {
 func TestLinkedState(t *testing.T) {
 	t.Parallel()
 	for _, k := range keepings {
-		t.Run(string(k), func(t *testing.T) {
+		t.Run(k.kind, func(t *testing.T) {
 			t.Parallel()
 			state, copies := harness.TempDir(t), harness.TempDir(t)
 			write(t, k.file(v20, state), k.makeState(t, v20))
@@ -228,7 +228,7 @@ func TestForeignState(t *testing.T) {
 	needRoot(t, "to give the state away")
 	t.Parallel()
 	for _, k := range keepings {
-		t.Run(string(k), func(t *testing.T) {
+		t.Run(k.kind, func(t *testing.T) {
 			t.Parallel()
 			state := harness.TempDir(t)
 			write(t, k.file(v20, state), k.makeState(t, v20))

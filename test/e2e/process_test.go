@@ -28,6 +28,8 @@ type setup struct {
 	tpm     version  // default 1.2
 	state   string   // the state directory; default: a new one
 	file    string   // a file or block device for the state instead
+	store   string   // a URI of a state in a cluster store instead, with options
+	socket  string   // of its broker
 	args    []string // further options
 	wrap    []string // a program to start it by, such as strace
 	nodata  bool     // no data channel
@@ -50,12 +52,15 @@ func launch(t testing.TB, s setup) *emulator {
 	t.Helper()
 	dir := harness.TempDir(t)
 	e := &emulator{dir: dir, data: filepath.Join(dir, "d"), ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log")}
-	if s.state == "" && s.file == "" {
+	if s.state == "" && s.file == "" && s.store == "" {
 		s.state = filepath.Join(dir, "state")
 		mkdir(t, s.state)
 	}
 	place := "dir=" + s.state
-	if s.file != "" {
+	switch {
+	case s.store != "":
+		place = "backend-uri=" + s.store
+	case s.file != "":
 		place = "backend-uri=file://" + s.file
 	}
 	if s.program == "" {
@@ -68,7 +73,11 @@ func launch(t testing.TB, s setup) *emulator {
 	}
 	args = append(args, s.tpm.options()...)
 	args = append(args, s.args...)
-	e.Process = harness.Start(t, exec.Command(args[0], args[1:]...))
+	cmd := exec.Command(args[0], args[1:]...)
+	if s.socket != "" {
+		cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+s.socket)
+	}
+	e.Process = harness.Start(t, cmd)
 	return e
 }
 

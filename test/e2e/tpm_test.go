@@ -1,13 +1,11 @@
 package e2e_test
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -203,52 +201,4 @@ func (c *channel) alive(t testing.TB) {
 	} else {
 		c.ok(t, ticks12)
 	}
-}
-
-// keeping is a way to keep the state at rest. A place of it is a directory, which
-// has a file with the permanent state.
-type keeping string
-
-const (
-	inDir  keeping = "dir"  // a file for each item
-	inFile keeping = "file" // one file for all
-)
-
-// keepings is for tests of both.
-var keepings = []keeping{inDir, inFile}
-
-// file is the path of the file with the permanent state in place.
-func (k keeping) file(v version, place string) string {
-	if k == inFile {
-		return filepath.Join(place, "image")
-	}
-	return filepath.Join(place, v.file())
-}
-
-// at is the setup of an emulator with its state in place.
-func (k keeping) at(v version, place string, args ...string) setup {
-	if k == inFile {
-		return setup{tpm: v, file: k.file(v, place), args: args}
-	}
-	return setup{tpm: v, state: place, args: args}
-}
-
-// makeState returns the permanent state of a TPM with a number in its NV index,
-// as our emulator writes it with the options args.
-func makeState(t testing.TB, v version, args ...string) []byte {
-	t.Helper()
-	return inDir.makeState(t, v, args...)
-}
-
-func (k keeping) makeState(t testing.TB, v version, args ...string) []byte {
-	t.Helper()
-	dir := harness.TempDir(t)
-	e := start(t, k.at(v, dir, args...))
-	e.power(t, v).define(t)
-	e.terminate(t)
-	b := []byte(harness.Read(t, k.file(v, dir)))
-	if len(b) == 0 {
-		t.Fatal("no state was written")
-	}
-	return bytes.Clone(b)
 }

@@ -1,0 +1,125 @@
+package e2e_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/test/harness"
+)
+
+// keeping is a way to keep the state at rest. A place of it is a directory, which
+// has a file with the permanent state; with a store it is the name of a state after the
+// directory of the host.
+type keeping struct {
+	kind string
+	host *clusterHost // of a store
+}
+
+var (
+	inDir  = keeping{kind: "dir"}  // a file for each item
+	inFile = keeping{kind: "file"} // one file for all
+)
+
+// keepings is for tests of both kinds of files. These are about files, so there is nothing of
+// a store for them to test: TestUnableMount, TestForeignMount, TestLinkedState,
+// TestForeignState, TestUmask, TestStoreVolatileUnsynced and TestHostileStateFiles. What
+// they test with files is tested with a store by TestHostile and TestNonsense (test/store),
+// TestStoreDamage and TestRestartSystemErrorsInStore.
+var keepings = []keeping{inDir, inFile}
+
+// everyKeeping is keepings and a cluster store of one member, with a broker.
+func everyKeeping(t testing.TB) []keeping {
+	t.Helper()
+	return []keeping{inDir, inFile, newClusterHost(t).keeping()}
+}
+
+// keeping is the keeping in the store of the host.
+func (h *clusterHost) keeping() keeping { return keeping{"store", h} }
+
+// String returns the kind.
+func (k keeping) String() string { return k.kind }
+
+// place returns a new place.
+func (k keeping) place(t testing.TB) string {
+	t.Helper()
+	dir := harness.TempDir(t)
+	if k.host != nil {
+		return k.host.path(filepath.Base(dir))
+	}
+	return dir
+}
+
+// file is the path of the file with the permanent state in place.
+func (k keeping) file(v version, place string) string {
+	if k == inFile {
+		return filepath.Join(place, "image")
+	}
+	return filepath.Join(place, v.file())
+}
+
+// uri names the state in place.
+func (k keeping) uri(v version, place string) string {
+	switch {
+	case k.host != nil:
+		return "store://" + filepath.Base(place)
+	case k == inFile:
+		return "file://" + k.file(v, place)
+	}
+	return "dir://" + place
+}
+
+// at is the setup of an emulator with its state in place.
+func (k keeping) at(v version, place string, args ...string) setup {
+	switch {
+	case k.host != nil:
+		return setup{tpm: v, store: k.uri(v, place) + ",allow-plain", socket: k.host.path("socket"), args: args}
+	case k == inFile:
+		return setup{tpm: v, file: k.file(v, place), args: args}
+	}
+	return setup{tpm: v, state: place, args: args}
+}
+
+// read returns the permanent state in place; with a file, the file.
+func (k keeping) read(t testing.TB, v version, place string) []byte {
+	t.Helper()
+	if k.host == nil {
+		return []byte(harness.Read(t, k.file(v, place)))
+	}
+	c := storeClient(t, k.host.path("socket"), filepath.Base(place))
+	defer c.Close()
+	b, err := c.Get(v.file())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// write makes b, which read returned, the permanent state in place.
+func (k keeping) write(t testing.TB, v version, place string, b []byte) {
+	t.Helper()
+	if k.host == nil {
+		write(t, k.file(v, place), b)
+		return
+	}
+	storeItem(t, k.host.path("socket"), filepath.Base(place), v.file(), b)
+}
+
+// makeState returns the permanent state of a TPM with a number in its NV index,
+// as our emulator writes it with the options args.
+func makeState(t testing.TB, v version, args ...string) []byte {
+	t.Helper()
+	return inDir.makeState(t, v, args...)
+}
+
+func (k keeping) makeState(t testing.TB, v version, args ...string) []byte {
+	t.Helper()
+	place := k.place(t)
+	e := start(t, k.at(v, place, args...))
+	e.power(t, v).define(t)
+	e.terminate(t)
+	b := k.read(t, v, place)
+	if len(b) == 0 {
+		t.Fatal("no state was written")
+	}
+	return b
+}
