@@ -37,13 +37,16 @@ GOEXPERIMENT := $(shell GOEXPERIMENT=nogreenteagc $(GO) version >/dev/null 2>&1 
 endif
 export GOEXPERIMENT
 
+# All targets compile with the same settings, so that they share Go's cache.
+export GOFLAGS := $(filter-out -trimpath,$(shell $(GO) env GOFLAGS)) -trimpath
+
 # A cgo build on the path between guest and key: let the compiler help.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
 # Where the completion scripts are made: two installations can run at the same time.
 COMPLETION = build/completion$(subst /,_,$(DESTDIR))
 
-.PHONY: all build run stop test unit record race pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy monitoring store bench install uninstall clean
+.PHONY: all build run stop test unit record race raceprograms pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy monitoring store bench install uninstall clean
 
 all: build
 
@@ -66,10 +69,10 @@ stop:
 # are processors run at once.
 AT_ONCE ?= 4
 
-# The whole suite, with the reference and the real clients.
+# The whole suite, with the reference and the real clients. The longest package begins first.
 test: build
 	@sh contrib/deps.sh test
-	SWTPM_TEST_REQUIRE=1 $(GO) test -parallel $(AT_ONCE) -timeout 30m ./...
+	SWTPM_TEST_REQUIRE=1 $(GO) test -parallel $(AT_ONCE) -timeout 30m ./test/e2e ./...
 
 # The same binaries with a newer libtpms, from Debian's unstable suite, compared with the
 # reference of that release.
@@ -183,9 +186,15 @@ record:
 	sh test/newer/fetch.sh build/newer
 	SWTPM_TEST_RECORD=1 SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -timeout 20m ./test/newer
 
+# All packages, and the programs with real clients, built with the race detector. Without the
+# option each program waits for a second at its end, for reports of other threads.
 race:
 	@sh contrib/deps.sh test
 	$(GO) test -race -timeout 30m ./internal/... ./cmd/...
+
+raceprograms:
+	@sh contrib/deps.sh test
+	GORACE=atexit_sleep_ms=20 SWTPM_TEST_REQUIRE=1 SWTPM_TEST_BUILDFLAGS=-race $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
 
 # Words of 32 bits and the other byte order show what a compiler can see of them.
 pure:
@@ -206,18 +215,20 @@ lint:
 	@for s in run contrib/*.sh test/*/*.sh test/*/testdata/*.sh; do sh -n $$s || exit 1; done
 	@bash -n .ci/run
 
-FUZZTIME ?= 10s
+FUZZTIME ?= 3s
 
-# A run may fail because Go's fuzzer met its own deadline; what it found is kept as
-# a seed and fails the runs after it too.
+# Each fuzz target for FUZZTIME, which is enough to notice that a change broke a target:
+# make fuzz FUZZTIME=10m searches. An input that fails is kept as a seed, and fails the later
+# runs and the tests.
 fuzz:
 	@sh contrib/deps.sh build
 	@pkgs=$$($(GO) list ./internal/... ./cmd/...) || exit 1; GO="$(GO)" sh test/fuzz.sh $(FUZZTIME) $$pkgs
 
-# Running emulators, for FUZZTIME with each version: make fuzzlive FUZZTIME=10m.
+# Running emulators, for LIVETIME with each version: make fuzzlive LIVETIME=10m.
+LIVETIME ?= 30s
 fuzzlive:
 	@sh contrib/deps.sh build
-	SWTPM_FUZZLIVE=$(FUZZTIME) $(GO) test -count=1 -v -timeout 60m ./test/fuzzlive
+	SWTPM_FUZZLIVE=$(LIVETIME) $(GO) test -count=1 -v -timeout 60m ./test/fuzzlive
 
 # TPMs of three hosts each on one cluster store, with faults, as root: EPISODES=1000 takes
 # about 40 minutes. The log names the seed; SWTPM_STORE_SEED repeats the order of the faults.

@@ -5,7 +5,7 @@
 // end than after a while.
 //
 // It runs for the time in $SWTPM_FUZZLIVE with each version of TPM, and is skipped
-// without: make fuzzlive FUZZTIME=30s. Each failure prints the seed; what the workers
+// without: make fuzzlive. Each failure prints the seed; what the workers
 // send follows from it: SWTPM_FUZZLIVE_SEED=N repeats it, but for what depends on the
 // time.
 package fuzzlive_test
@@ -14,11 +14,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // swtpm is the program under test.
@@ -43,12 +44,12 @@ func buildAndRun(m *testing.M) (int, error) {
 	}
 	defer os.RemoveAll(dir)
 	swtpm = filepath.Join(dir, "swtpm")
-	args := []string{"build", "-o", swtpm, "../../cmd/swtpm"}
+	var flags []string
 	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
-		args = []string{"build", f, "-o", swtpm, "../../cmd/swtpm"}
+		flags = []string{f}
 	}
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("go %q: %w\n%s", args, err, out)
+	if err := harness.Build(dir, flags, "swtpm"); err != nil {
+		return 1, err
 	}
 	return m.Run(), nil
 }
