@@ -7,6 +7,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
 // Accept declares the state, as it is, to be the newest: all items get one generation above all
@@ -24,7 +25,7 @@ func (s *State) Accept() (generation.Record, error) {
 		return generation.Record{}, err
 	}
 	s.declare(items)
-	changes, err := s.resealAll(items)
+	changes, err := s.resealAll(items, s.key)
 	if err != nil {
 		return generation.Record{}, fmt.Errorf("%s: %w", s.where, err)
 	}
@@ -80,10 +81,10 @@ func (s *State) seen(found []generation.Found) uint64 {
 	return newest
 }
 
-// resealAll returns the changes that store the items.
-func (s *State) resealAll(items []item) (changes []nv.Change, err error) {
+// resealAll returns the changes that store the items, encrypted with key.
+func (s *State) resealAll(items []item, key *seal.Key) (changes []nv.Change, err error) {
 	for n := range items {
-		blob, err := reseal(&items[n], s.key)
+		blob, err := reseal(&items[n], key)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", items[n].name, err)
 		}

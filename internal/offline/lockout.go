@@ -35,7 +35,7 @@ func (s *State) ResetLockout(e emul.Engine) (failed, limit uint32, err error) {
 		return 0, 0, fmt.Errorf("%s: %w", s.where, err)
 	}
 	s.declare(items)
-	changes, err := s.resealAll(items)
+	changes, err := s.resealAll(items, s.key)
 	if err != nil {
 		return 0, 0, fmt.Errorf("%s: %w", s.where, err)
 	}

@@ -56,7 +56,7 @@ func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 		return 0, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
 	}
 	s.declare(items)
-	changes, err := s.resealAll(items)
+	changes, err := s.resealAll(items, s.key)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", s.where, err)
 	}

@@ -102,7 +102,7 @@ func (s *State) Import(a *Archive, e emul.Library, replace bool) error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	s.declare(items)
-	changes, err := s.resealAll(items)
+	changes, err := s.resealAll(items, s.key)
 	if err != nil {
 		return fmt.Errorf("archive: %w", err)
 	}

@@ -30,7 +30,7 @@ type state struct {
 	revision driver.Revision
 	head     driver.Head
 	sums     driver.Sums
-	stored   []uint64 // generations, in order
+	stored   []uint64 // generations, in the order in which they were written
 
 	// lost is a write without a reply; nothing else is written before it is settled.
 	lost *driver.Change
@@ -291,8 +291,13 @@ func (s *state) wrote(c driver.Change) {
 		delete(s.sums, name)
 	}
 	if c.Snapshot != nil {
-		s.stored = append(slices.DeleteFunc(s.stored, func(n uint64) bool { return slices.Contains(c.Expire, n) }), c.Head.Generation)
+		s.stored = append(without(s.stored, append(slices.Clone(c.Expire), c.Head.Generation)...), c.Head.Generation)
 	}
+}
+
+// without returns all without some.
+func without(all []uint64, some ...uint64) []uint64 {
+	return slices.DeleteFunc(slices.Clone(all), func(n uint64) bool { return slices.Contains(some, n) })
 }
 
 // put writes items for the owner.
@@ -356,8 +361,9 @@ func (b *Broker) change(s *state, generation uint64, items driver.Items, remove 
 	for name, blob := range items {
 		if b.o.Keep > 0 && strings.HasSuffix(name, "permall") && len(blob) <= maxSnapshot {
 			c.Snapshot = driver.Items{name: blob}
-			if extra := len(s.stored) + 1 - b.o.Keep; extra > 0 {
-				c.Expire = slices.Clone(s.stored[:extra])
+			others := without(s.stored, generation)
+			if extra := len(others) + 1 - b.o.Keep; extra > 0 {
+				c.Expire = others[:extra]
 			}
 		}
 	}

@@ -197,7 +197,8 @@ type Driver interface {
 
 	// List returns all states in the order of their names.
 	List(ctx context.Context) ([]Entry, error)
-	// Generations returns the numbers of the stored generations, in order.
+	// Generations returns the numbers of the stored generations, in the order in which they were
+	// written: the numbers of an imported TPM begin anew.
 	Generations(ctx context.Context, name string) ([]uint64, error)
 	// Generation returns the items of a stored generation. Its error is fs.ErrNotExist if
 	// there is none.

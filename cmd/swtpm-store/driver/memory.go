@@ -30,6 +30,7 @@ type memoryState struct {
 	State
 	lease LeaseID
 	gens  map[uint64]Items
+	order []uint64 // of gens, the newest last
 }
 
 // NewMemory returns an empty store.
@@ -179,11 +180,16 @@ func (m *Memory) Write(_ context.Context, name string, t Token, last Revision, c
 		delete(s.Items, n)
 	}
 	s.Head, s.Revision = c.Head, Revision(m.next())
-	if c.Snapshot != nil {
-		s.gens[c.Head.Generation] = clone(c.Snapshot)
-	}
 	for _, n := range c.Expire {
 		delete(s.gens, n)
+	}
+	if c.Snapshot != nil {
+		delete(s.gens, c.Head.Generation)
+	}
+	s.order = slices.DeleteFunc(s.order, func(n uint64) bool { return s.gens[n] == nil })
+	if c.Snapshot != nil {
+		s.gens[c.Head.Generation] = clone(c.Snapshot)
+		s.order = append(s.order, c.Head.Generation)
 	}
 	return s.Revision, nil
 }
@@ -205,7 +211,7 @@ func (m *Memory) Generations(_ context.Context, name string) ([]uint64, error) {
 	m.lock()
 	defer m.mu.Unlock()
 	if s := m.states[name]; s != nil {
-		return slices.Sorted(maps.Keys(s.gens)), nil
+		return slices.Clone(s.order), nil
 	}
 	return nil, nil
 }

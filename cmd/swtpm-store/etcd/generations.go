@@ -1,12 +1,14 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
@@ -22,6 +24,7 @@ func (s *Store) Generations(ctx context.Context, name string) ([]uint64, error) 
 	if err != nil {
 		return nil, s.failed(err, driver.ErrUnreachable)
 	}
+	slices.SortFunc(rsp.Kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) })
 	var all []uint64
 	for _, kv := range rsp.Kvs {
 		n, err := strconv.ParseUint(strings.TrimPrefix(string(kv.Key), prefix), 10, 64)
@@ -30,7 +33,6 @@ func (s *Store) Generations(ctx context.Context, name string) ([]uint64, error) 
 		}
 		all = append(all, n)
 	}
-	slices.Sort(all)
 	return all, nil
 }
 

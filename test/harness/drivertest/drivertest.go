@@ -253,6 +253,17 @@ func generations(f *fixture) {
 	}
 	_, err := f.b.Generation(f.ctx, f.name, 3)
 	f.wantError("an expired generation", err, fs.ErrNotExist)
+	for _, n := range []uint64{2, 4} { // of another TPM, whose numbers begin anew
+		c := change(n, fmt.Sprint("other ", n))
+		c.Snapshot = c.Put
+		rev = must(f.a.Write(f.ctx, f.name, t1, rev, c))(f)
+	}
+	if all := must(f.b.Generations(f.ctx, f.name))(f); !slices.Equal(all, []uint64{5, 2, 4}) {
+		f.Errorf("Generations = %v, want 5, 2 and 4: the order in which they were written", all)
+	}
+	if g := must(f.b.Generation(f.ctx, f.name, 4))(f); string(g["permall"]) != "other 4" {
+		f.Errorf("generation 4 = %q, want the one that was written last", g)
+	}
 }
 
 // handover: what Release leaves is in the head, and the head has another revision.
