@@ -33,6 +33,8 @@ var clusterFaults = []clusterFault{
 	{"all members killed", func(c *lab.Cluster, _ *rand.Rand) { kill(100*time.Millisecond, c.Members...) }, false},
 	{"the disk of a member is full", diskFull, false},
 	{"the quota is exceeded", quotaExceeded, false},
+	{"the clocks of the members step", memberClocks, false},
+	{"hosts die, the clocks of the members step, and the leader is killed", memberClocksAndElection, true},
 	{"hosts die, and the leader", func(c *lab.Cluster, r *rand.Rand) { lead, _ := c.Leader(); soon(r); kill(2*time.Second, lead) }, true},
 	{"hosts die, and the leader is stopped", func(c *lab.Cluster, r *rand.Rand) { soon(r); leaderStopped(c, r) }, true},
 	{"hosts die, and a member is separated", func(c *lab.Cluster, r *rand.Rand) { soon(r); separate(4*time.Second, lab.Drop, c.Members[r.IntN(3)]) }, true},

@@ -160,14 +160,21 @@ func brokerKilledLater(w *world) (taken, error) {
 
 // orderlyMove ends the TPM, and starts it on another host at once.
 func orderlyMove(w *world) (taken, error) {
-	i := w.now()
-	lab.Signal(i.Process, syscall.SIGTERM)
-	<-i.Done
-	if code := i.Cmd.ProcessState.ExitCode(); code != 0 {
-		return taken{}, fmt.Errorf("after SIGTERM: exit code %d: %s", code, i.Out.String())
+	if err := w.leave(w.now()); err != nil {
+		return taken{}, err
 	}
 	_, err := w.move(w.other(), ttl-margin)
 	return taken{}, err
+}
+
+// leave ends the TPM as a service manager does.
+func (w *world) leave(i *lab.Instance) error {
+	lab.Signal(i.Process, syscall.SIGTERM)
+	<-i.Done
+	if code := i.Cmd.ProcessState.ExitCode(); code != 0 {
+		return fmt.Errorf("after SIGTERM: exit code %d: %s", code, i.Out.String())
+	}
+	return nil
 }
 
 // diesCut is a host that dies while it is separated, so that nothing that it sent in the

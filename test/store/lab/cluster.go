@@ -23,6 +23,10 @@ const (
 	// Margin is how much earlier a TPM stops to answer.
 	TTL    = 5 * time.Second
 	Margin = time.Second
+
+	// Election is how long the members wait before they elect another leader. Leases last so much
+	// longer after an election.
+	Election = time.Second
 )
 
 // Need skips the test without root or a program that it needs.
@@ -67,12 +71,15 @@ func NewCluster(t *testing.T, count int, options ...string) *Cluster {
 		client, peer := "http://"+m.IP+":2379", "http://"+m.IP+":2380"
 		m.args = append([]string{"etcd", "--name=" + m.Name, "--data-dir=/var/lib/etcd", "--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 			"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=" + strings.Join(peers, ","),
-			"--logger=zap", "--log-level=error", "--heartbeat-interval=100", "--election-timeout=1000", "--max-wals=2", "--max-snapshots=2", "--snapshot-count=5000"}, options...)
+			"--logger=zap", "--log-level=error", "--heartbeat-interval=100", fmt.Sprintf("--election-timeout=%d", Election.Milliseconds()), "--max-wals=2", "--max-snapshots=2", "--snapshot-count=5000"}, options...)
 		m.Start()
 	}
 	c.connect()
 	return c
 }
+
+// Errorf fails the test.
+func (c *Cluster) Errorf(format string, args ...any) { c.t.Errorf(format, args...) }
 
 // Start starts the member again.
 func (m *Member) Start() { m.Process = harness.Start(m.t, m.Command(m.args...)) }

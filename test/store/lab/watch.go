@@ -79,3 +79,14 @@ func (o *Observer) Freed(state string) (freed, elected time.Time) {
 	defer o.mu.Unlock()
 	return o.freed[state], o.elected
 }
+
+// Key returns a key of a state in the store.
+func (o *Observer) Key(state, part string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	rsp, err := o.c.Client.Get(ctx, o.prefix+state+"/"+part)
+	if err != nil || len(rsp.Kvs) == 0 {
+		return "", err
+	}
+	return string(rsp.Kvs[0].Value), nil
+}
