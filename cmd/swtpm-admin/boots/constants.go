@@ -69,6 +69,7 @@ func (d *Dictionary) addConstants() {
 		v := eventlog.Variable{Name: name, Vendor: vendorOf(name)}
 		constant(pcrs(7), v.Measured(), eventlog.VariableConfig, "Secure Boot variable "+name+": empty")
 	}
+	constant(pcrs(14), []byte{1}, 0, "a setting of shim that is on, such as MokListTrusted")
 	d.addData(anyPCR, nil, Name{Text: "empty event", Source: FromConstant})
 }
 

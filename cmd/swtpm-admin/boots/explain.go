@@ -14,6 +14,7 @@ type Failure struct {
 	Banks    []ledger.Bank // selection
 	Boot     *Boot         // the first one that failed
 	Outcome  Outcome       // the first failure
+	Last     *Boot         // the last one that failed
 	Good     *Boot         // the last one that succeeded, nil if none is recorded
 	GoodAt   Outcome
 	Times    int // failures since then
@@ -114,7 +115,7 @@ func failure(uses []use) (f Failure, ok bool) {
 		begin--
 	}
 	first := uses[begin]
-	f = Failure{Banks: last.outcome.Banks, Boot: first.boot, Outcome: first.outcome, Times: len(uses) - begin}
+	f = Failure{Banks: last.outcome.Banks, Boot: first.boot, Outcome: first.outcome, Last: last.boot, Times: len(uses) - begin}
 	f.OtherWay = !slices.ContainsFunc(uses[begin:], func(u use) bool { return pcrFailure(u.boot.TPM, u.outcome.Policy) })
 	if begin > 0 {
 		f.Good, f.GoodAt = uses[begin-1].boot, uses[begin-1].outcome
@@ -180,42 +181,39 @@ func HostChanges(a, b *Boot, files []HostFile) []string {
 	return all
 }
 
+// hostChanges returns HostChanges with the firmware, as far as the files name its volumes.
+func (f *Files) hostChanges(a, b *Boot) []string {
+	all := append([]string{}, HostChanges(a, b, f.Host)...)
+	old, now := f.firmwareOf(a), f.firmwareOf(b)
+	if old != now && old != "" && now != "" {
+		all = append(all, fmt.Sprintf("firmware: boot %d measured %s, boot %d measured %s", a.Boot.Boot, old, b.Boot.Boot, now))
+	}
+	return all
+}
+
+// firmwareOf returns the file whose volumes a boot measured, "" if none of the files.
+func (f *Files) firmwareOf(b *Boot) string {
+	for _, m := range b.Sequence(0, 0) {
+		if n, ok := f.Lookup(m); ok && n.Source == FromFile {
+			return n.Origin
+		}
+	}
+	return ""
+}
+
+// lastUse returns the number of the last boot that used a policy over PCRs, 0 if none did.
+func (h *History) lastUse() (number uint64) {
+	for _, b := range h.Boots {
+		if policyText(b) != "" {
+			number = b.Boot.Boot
+		}
+	}
+	return number
+}
+
 func orNone(s string) string {
 	if s == "" {
 		return "none"
 	}
 	return s
-}
-
-// Advice returns the next steps. No step destroys anything.
-func (f *Failure) Advice() []string {
-	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether the change was planned."}
-	changed := f.Changed()
-	switch {
-	case len(f.Banks) == 0:
-		return append(all, "The TPM does not say which PCRs the key or NV area is bound to: compare this boot with an earlier one, swtpm boots diff.")
-	case f.Good == nil:
-		return append(all, "No boot in the ledger opened it; unlock with the recovery key and enrol the TPM in the guest, so that the next boots can be compared.")
-	case len(changed) == 0:
-		return append(all, "The PCRs have the values with which it opened before: look at the other conditions of the policy, such as a PIN, a counter or a signature.")
-	}
-	all = append(all,
-		"To accept the change: boot, unlock with the recovery key, and enrol the TPM again in the guest (LUKS: systemd-cryptenroll --tpm2-device=auto; BitLocker: manage-bde -protectors -disable C: -RebootCount 1, then restart).",
-		"Before the next planned change: suspend the protection in the guest, or enrol with a signed PCR policy.")
-	has := func(set ...int) bool {
-		return slices.ContainsFunc(changed, func(pcr int) bool { return slices.Contains(set, pcr) })
-	}
-	if has(0) {
-		all = append(all, "To undo the change of PCR 0: start the machine with the former firmware file.")
-	}
-	if has(7) {
-		all = append(all, "To undo the change of PCR 7: use a backup of the former variable store while the machine is off, and keep a copy of the present one.")
-	}
-	if has(1) {
-		all = append(all, "To undo the change of PCR 1: restore the order of boot devices and the configuration of the machine.")
-	}
-	if has(4, 5, 8, 9, 11, 12) {
-		all = append(all, "To undo the change of the boot loader or kernel: select the former entry in the boot menu.")
-	}
-	return all
 }

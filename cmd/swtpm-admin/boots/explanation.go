@@ -12,8 +12,9 @@ type Explanation struct {
 	Last     uint64        `json:"last_boot"`
 	Summary  string        `json:"summary"` // of the last boot
 	Policies string        `json:"policies,omitempty"`
-	Damaged  []uint64      `json:"damaged,omitempty"` // boots whose record is not complete, or cannot be read
-	Unknown  []uint64      `json:"unknown,omitempty"` // damaged boots after which no policy was used: whether one fails is not known
+	Damaged  []uint64      `json:"damaged,omitempty"`  // boots whose record is not complete, or cannot be read
+	Unknown  []uint64      `json:"unknown,omitempty"`  // damaged boots after which no policy was used: whether one fails is not known
+	LastUsed uint64        `json:"last_use,omitempty"` // the boot that last used a policy, if it is not the last boot
 	Failures []FailureLine `json:"failures"`
 	Logs     []LogLine     `json:"logs,omitempty"`
 	Changes  []ChangeLine  `json:"changes,omitempty"` // of the last boot, if nothing failed
@@ -22,16 +23,18 @@ type Explanation struct {
 
 // FailureLine is a failure with names.
 type FailureLine struct {
-	PCRs    string    `json:"pcrs"`
-	Since   uint64    `json:"since_boot"`
-	Time    time.Time `json:"time"`
-	Good    uint64    `json:"last_good_boot,omitempty"`
-	Result  uint32    `json:"result"`
-	Times   int       `json:"times"`
-	Reason  string    `json:"reason,omitempty"`
-	Details []PCRLine `json:"details"`
-	Host    []string  `json:"host"`
-	Advice  []string  `json:"advice"`
+	PCRs     string    `json:"pcrs"`
+	Since    uint64    `json:"since_boot"`
+	Time     time.Time `json:"time"`
+	LastUsed uint64    `json:"last_failed_boot"`
+	Good     uint64    `json:"last_good_boot,omitempty"`
+	GoodTime time.Time `json:"last_good_time,omitzero"`
+	Result   uint32    `json:"result"`
+	Times    int       `json:"times"`
+	Reason   string    `json:"reason,omitempty"`
+	Details  []PCRLine `json:"details"`
+	Host     []string  `json:"host"`
+	Advice   []string  `json:"advice"`
 }
 
 // PCRLine is what differs first in a PCR.
@@ -65,7 +68,7 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 		add("%v", c.Damage)
 	}
 	for _, o := range c.Only {
-		add("entry %d for %s is only in the log: %s", o.Number, indexText(o.Index), o.Text)
+		add("entry %d for %s is only in the log: %s", o.Number, indexText(o.Index), oneLine(o.Text))
 	}
 	b, err := h.Find(c.Boot)
 	for _, m := range c.Missing {
@@ -80,6 +83,9 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	last := h.Boots[len(h.Boots)-1]
 	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Damaged: h.Damaged, Unknown: h.Unknown(), Failures: []FailureLine{}}
+	if used := h.lastUse(); used != e.Last {
+		e.LastUsed = used
+	}
 	for _, c := range logs {
 		e.Logs = append(e.Logs, f.logLine(h, c))
 	}
@@ -95,7 +101,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 
 func (f *Files) failureLine(h *History, x Failure) FailureLine {
 	l := FailureLine{
-		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time, Result: x.Outcome.Result, Times: x.Times,
+		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time, LastUsed: x.Last.Boot.Boot, Result: x.Outcome.Result, Times: x.Times,
 		Details: []PCRLine{}, Host: []string{}, Advice: x.Advice(),
 	}
 	switch {
@@ -107,8 +113,8 @@ func (f *Files) failureLine(h *History, x Failure) FailureLine {
 	if x.Good == nil {
 		return l
 	}
-	l.Good = x.Good.Boot.Boot
-	l.Host = append(l.Host, HostChanges(x.Good, x.Boot, f.Host)...)
+	l.Good, l.GoodTime = x.Good.Boot.Boot, x.Good.Time
+	l.Host = append(l.Host, f.hostChanges(x.Good, x.Boot)...)
 	for _, c := range x.PCRs {
 		p := PCRLine{PCR: c.PCR, Same: c.Same}
 		if len(c.Changes) > 0 {
@@ -127,25 +133,15 @@ func (e *Explanation) Text() string {
 	for _, n := range e.Damaged {
 		fmt.Fprintf(&t, "The record of boot %d is damaged: a failure in it may be missing here.\n", n)
 	}
+	written := map[string]string{}
 	for _, l := range e.Failures {
-		l.write(&t)
+		l.write(&t, e.Last, written)
 		host, advice = append(host, l.Host...), append(advice, l.Advice...)
 	}
 	section(&t, "Other changes on the host:", host)
 	section(&t, "Next steps:", advice)
 	if len(e.Failures) == 0 {
-		if len(e.Unknown) > 0 {
-			t.WriteString("It is not known whether a policy over PCRs fails: no later boot used one. ")
-		} else {
-			t.WriteString("No policy over PCRs fails. ")
-		}
-		fmt.Fprintf(&t, "Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
-		for _, c := range e.Changes {
-			c.write(&t, "  ")
-		}
-		for _, s := range e.Host {
-			fmt.Fprintf(&t, "  Host: %s\n", s)
-		}
+		e.writeGood(&t)
 	}
 	for _, l := range e.Logs {
 		l.write(&t)
@@ -153,35 +149,74 @@ func (e *Explanation) Text() string {
 	return t.String()
 }
 
-func (l FailureLine) write(t *strings.Builder) {
-	first := ""
-	if l.Times > 1 {
-		first = "first: "
+// writeGood writes what happened if no policy fails, as far as is known.
+func (e *Explanation) writeGood(t *strings.Builder) {
+	switch {
+	case len(e.Unknown) > 0:
+		t.WriteString("It is not known whether a policy over PCRs fails: no later boot used one.\n")
+	case e.LastUsed != 0:
+		fmt.Fprintf(t, "No failure is recorded, but boot %d tried no secret over PCRs, as boot %d did last: the guest may have stopped before that, for example because its firmware refused to start the boot loader.\n", e.Last, e.LastUsed)
+	case e.Policies == "":
+		t.WriteString("No failure is recorded: no recorded boot tried a secret over PCRs.\n")
+	default:
+		t.WriteString("No policy over PCRs fails.\n")
 	}
-	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s), %s, %s%s.\n", l.PCRs, l.Since, stamp(l.Time), count(l.Times, "time"), first, resultText(l.Result))
+	fmt.Fprintf(t, "Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
+	for _, c := range e.Changes {
+		c.write(t, "  ")
+	}
+	for _, s := range e.Host {
+		fmt.Fprintf(t, "  Host: %s\n", oneLine(s))
+	}
+}
+
+// write writes the failure. The change of a PCR is written once: written has the changes, and the
+// PCRs of the failure that they were first written for.
+func (l FailureLine) write(t *strings.Builder, last uint64, written map[string]string) {
+	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s).\n", l.PCRs, l.Since, stamp(l.Time))
 	if l.Good != 0 {
-		fmt.Fprintf(t, "It last succeeded in boot %d.\n", l.Good)
+		fmt.Fprintf(t, "  It last succeeded in boot %d (%s).\n", l.Good, stamp(l.GoodTime))
 	} else {
-		t.WriteString("No recorded boot succeeded.\n")
+		t.WriteString("  No recorded boot succeeded.\n")
+	}
+	if l.Times == 1 {
+		fmt.Fprintf(t, "  One failure: %s.\n", resultText(l.Result))
+	} else {
+		fmt.Fprintf(t, "  %d failures, the first one: %s.\n", l.Times, resultText(l.Result))
+	}
+	if l.LastUsed != last {
+		fmt.Fprintf(t, "  It was last tried in boot %d; the last boot is %d.\n", l.LastUsed, last)
 	}
 	if l.Reason != "" {
-		fmt.Fprintf(t, "Note: %s.\n", l.Reason)
+		fmt.Fprintf(t, "  Note: %s.\n", l.Reason)
 	}
 	for _, p := range l.Details {
-		switch {
-		case p.Same:
-			fmt.Fprintf(t, "\n  PCR %d: the same value as in boot %d\n", p.PCR, l.Good)
-		case p.First == nil:
-			fmt.Fprintf(t, "\n  PCR %d: another value, and no recorded measurement explains it\n", p.PCR)
-		default:
-			t.WriteString("\n")
-			p.First.write(t, "  ")
-			if p.More > 0 {
-				fmt.Fprintf(t, "    and %s in this PCR\n", count(p.More, "more change"))
-			}
-		}
+		l.writePCR(t, p, written)
 	}
 	t.WriteString("\n")
+}
+
+func (l FailureLine) writePCR(t *strings.Builder, p PCRLine, written map[string]string) {
+	switch {
+	case p.Same:
+		fmt.Fprintf(t, "\n  PCR %d: the same value as in boot %d\n", p.PCR, l.Good)
+		return
+	case p.First == nil:
+		fmt.Fprintf(t, "\n  PCR %d: another value, and no recorded measurement explains it\n", p.PCR)
+		return
+	}
+	var c strings.Builder
+	p.First.write(&c, "  ")
+	if p.More > 0 {
+		fmt.Fprintf(&c, "    and %s in this PCR\n", count(p.More, "more change"))
+	}
+	text := fmt.Sprintf("%d to %d: %s", l.Good, l.Since, c.String())
+	if before := written[text]; before != "" {
+		fmt.Fprintf(t, "\n  PCR %d: changed as above, for %s\n", p.PCR, before)
+		return
+	}
+	written[text] = l.PCRs
+	t.WriteString("\n" + c.String())
 }
 
 // section writes each of the lines once below a title.
@@ -192,18 +227,19 @@ func section(t *strings.Builder, title string, lines []string) {
 	fmt.Fprintln(t, title)
 	for i, s := range lines {
 		if slices.Index(lines, s) == i {
-			fmt.Fprintf(t, "  %s\n", s)
+			fmt.Fprintf(t, "  * %s\n", oneLine(s))
 		}
 	}
 	t.WriteString("\n")
 }
 
 func (l LogLine) write(t *strings.Builder) {
+	path := oneLine(l.Path)
 	if l.Agrees {
-		fmt.Fprintf(t, "Log %s: agrees with boot %d: %s, %d later.\n", l.Path, l.Boot, count(l.Matched, "measurement"), l.After)
+		fmt.Fprintf(t, "Log %s: agrees with boot %d: %s, %d later.\n", path, l.Boot, count(l.Matched, "measurement"), l.After)
 		return
 	}
-	fmt.Fprintf(t, "Log %s: contradicts boot %d, which fits best (%s). The log is not complete, or it lies:\n", l.Path, l.Boot, count(l.Matched, "common measurement"))
+	fmt.Fprintf(t, "Log %s: contradicts boot %d, which fits best (%s). The log is not complete, or it lies:\n", path, l.Boot, count(l.Matched, "common measurement"))
 	for _, s := range l.Notes {
 		fmt.Fprintf(t, "  %s\n", s)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -134,9 +135,10 @@ func (f *Files) AddVariables(path string) error {
 		text, in := variableText(v)
 		n := Name{Text: text, Source: FromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableConfig}
 		f.addData(in, v.Measured(), n)
-		// EDK2 measures only the content of a variable that is about booting.
+		// EDK2 measures only the content of a variable about booting, and shim that of its own.
+		// The content of any other one, often a single byte, would name what it is not.
 		n.data, n.kind = nil, 0
-		f.addData(in&^pcrs(7), v.Data, n)
+		f.addData(in&pcrs(1, 14), v.Data, n)
 		if v.Name == "db" && v.Vendor == eventlog.SecurityDatabase {
 			f.addAuthorities(v, origin)
 		}
@@ -158,7 +160,10 @@ func variableText(v eventlog.Variable) (string, pcrMask) {
 	case v.Vendor == eventlog.GlobalVariable && strings.HasPrefix(v.Name, "Boot") && len(v.Data) > 6:
 		return fmt.Sprintf("boot entry %s %q", v.Name, eventlog.DecodeUTF16(v.Data[6:])), pcrs(1)
 	}
-	return fmt.Sprintf("variable %s", v.Name), pcrs(1, 5, 7, 14)
+	if v.Vendor == eventlog.ShimLock {
+		return "shim's variable " + v.Name, pcrs(7, 14)
+	}
+	return fmt.Sprintf("variable %s", v.Name), pcrs(7)
 }
 
 // signatureText lists what is in a signature database.
@@ -240,12 +245,18 @@ func (f *Files) addImage(path string) error {
 	f.addData(pcrs(8, 9, 11, 12, 13), b, Name{Text: "content of " + origin, Source: FromFile, Origin: path})
 	m, err := eventlog.ParseImage(b)
 	if errors.Is(err, eventlog.ErrStructure) {
+		f.addGRUB(b, path)
 		return nil // a configuration, an initrd
 	}
 	if err := f.spend(path, 2*len(b)); err != nil { // with the content above
 		return err
 	}
 	f.addAuthenticode(m, "image "+origin, path)
+	if s := m.Section(shimSection); s != nil {
+		if err := f.addShim(s.Data, origin, path); err != nil {
+			return err
+		}
+	}
 	for _, s := range m.Sections {
 		if err := f.addSection(s, origin, path); err != nil {
 			return err
@@ -262,7 +273,7 @@ func (f *Files) addAuthenticode(m *eventlog.Image, text, origin string) {
 
 // addSection names what a section of a unified kernel image is measured as.
 func (f *Files) addSection(s eventlog.Section, image, origin string) error {
-	if !strings.HasPrefix(s.Name, ".") || len(s.Data) == 0 {
+	if !slices.Contains(sections, s.Name) || len(s.Data) == 0 {
 		return nil
 	}
 	content := s.Memory()

@@ -45,15 +45,15 @@ type Name struct {
 	kind eventlog.Type // its type
 }
 
-// String returns the name with its source.
+// String returns the name with its source, on one line: a text may be a guest's.
 func (n Name) String() string {
 	switch {
 	case n.Source == Unknown:
-		return n.Text
+		return oneLine(n.Text)
 	case n.Origin != "":
-		return fmt.Sprintf("%s (%v, %s)", n.Text, n.Source, n.Origin)
+		return fmt.Sprintf("%s (%v, %s)", oneLine(n.Text), n.Source, oneLine(n.Origin))
 	}
-	return fmt.Sprintf("%s (%v)", n.Text, n.Source)
+	return fmt.Sprintf("%s (%v)", oneLine(n.Text), n.Source)
 }
 
 // pcrMask is a set of PCRs.
@@ -165,6 +165,8 @@ func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
 		if n, ok := d.Lookup(all[0]); ok && strings.HasPrefix(n.Text, versionText) {
 			return fmt.Sprintf("firmware volume %d of the firmware (as it is in memory)", at)
 		}
+	case m.Index == 10 && at == 0:
+		return "boot_aggregate of Linux's IMA: a digest over other PCRs"
 	case m.Index == 9 && at == 1:
 		if n, ok := d.Lookup(all[0]); ok && strings.HasPrefix(n.Text, commandLineText) {
 			return "initial file system (initrd)"

@@ -144,7 +144,7 @@ func unchanged(v []byte) bool {
 // Text returns s for people. It leaves out the values of PCRs that nothing extended.
 func (s *Show) Text() string {
 	var t strings.Builder
-	fmt.Fprintf(&t, "Boot %d of TPM %s %s at %s, %s\n", s.Boot, s.TPM, s.Identity, stamp(s.Time), join(", profile ", s.Engine, s.Profile))
+	fmt.Fprintf(&t, "Boot %d of TPM %s %s at %s, %s\n", s.Boot, s.TPM, s.Identity, stamp(s.Time), oneLine(join(", profile ", s.Engine, s.Profile)))
 	if s.Notes != "" {
 		fmt.Fprintf(&t, "%s\n", s.Notes)
 	}
@@ -199,7 +199,7 @@ type Diff struct {
 
 // Diff returns the differences of two boots.
 func (f *Files) Diff(h *History, a, b *Boot) *Diff {
-	d := &Diff{a.Boot.Boot, b.Boot.Boot, []ChangeLine{}, append([]string{}, HostChanges(a, b, f.Host)...)}
+	d := &Diff{a.Boot.Boot, b.Boot.Boot, []ChangeLine{}, f.hostChanges(a, b)}
 	for _, c := range Compare(a, b) {
 		d.Changes = append(d.Changes, f.change(h, a, b, c))
 	}
@@ -213,7 +213,7 @@ func (d *Diff) Text() string {
 		c.write(&t, "")
 	}
 	for _, s := range d.Host {
-		fmt.Fprintf(&t, "Host: %s\n", s)
+		fmt.Fprintf(&t, "Host: %s\n", oneLine(s))
 	}
 	if t.Len() == 0 {
 		return fmt.Sprintf("Boots %d and %d: nothing changed.\n", d.Old, d.New)

@@ -13,6 +13,9 @@ import (
 // stamp returns a time for people, with its zone.
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
+// oneLine returns s without ends of lines: a text of a guest must not look like lines of ours.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", `\n`) }
+
 // indexText returns the name of a PCR or an NV index.
 func indexText(index uint32) string {
 	if index < ledger.PCRs {

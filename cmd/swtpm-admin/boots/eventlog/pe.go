@@ -1,10 +1,12 @@
 package eventlog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -84,13 +86,42 @@ func ParseImage(file []byte) (*Image, error) {
 	if m.headers > len(file) || m.headers < opt+optional+40*count {
 		return bad("unexpected size of the headers")
 	}
-	if !m.sections(file[opt+optional:], count) {
+	if !m.sections(file[opt+optional:], count, stringTable(file, at)) {
 		return bad("a section is outside of the file, or sections overlap")
 	}
 	return m, nil
 }
 
-func (m *Image) sections(table []byte, count int) bool {
+// stringTable returns the table of long names, nil if there is none. It follows the symbols: at 8
+// and 12 in the COFF header, which is at an offset of the file, u32 offset and count of the symbols,
+// 18 bytes each.
+func stringTable(file []byte, coff int) []byte {
+	symbols, count := uint64(binary.LittleEndian.Uint32(file[coff+8:])), uint64(binary.LittleEndian.Uint32(file[coff+12:]))
+	if begin := symbols + 18*count; symbols != 0 && begin < uint64(len(file)) {
+		return file[begin:]
+	}
+	return nil
+}
+
+// maxName bounds a long name of a section.
+const maxName = 64
+
+// sectionName returns a name, or the long one that "/" and an offset in the table stand for.
+func sectionName(field, long []byte) string {
+	name := strings.TrimRight(string(field), "\x00")
+	digits, ok := strings.CutPrefix(name, "/")
+	at, err := strconv.ParseUint(digits, 10, 32)
+	if !ok || err != nil || at >= uint64(len(long)) {
+		return name
+	}
+	long = long[at:min(at+maxName, uint64(len(long)))]
+	if end := bytes.IndexByte(long, 0); end > 0 {
+		return string(long[:end])
+	}
+	return name
+}
+
+func (m *Image) sections(table []byte, count int, long []byte) bool {
 	le := binary.LittleEndian
 	room := uint64(len(m.file)) // sections that share their data would multiply the work
 	for i := range count {
@@ -100,7 +131,7 @@ func (m *Image) sections(table []byte, count int) bool {
 			return false
 		}
 		room -= size
-		s := Section{Name: strings.TrimRight(string(h[:8]), "\x00"), Size: int(memory), offset: int(offset)}
+		s := Section{Name: sectionName(h[:8], long), Size: int(memory), offset: int(offset)}
 		if size != 0 {
 			s.Data = m.file[offset : offset+size]
 		}

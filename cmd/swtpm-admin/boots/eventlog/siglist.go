@@ -50,6 +50,16 @@ func ParseSignatures(b []byte) []Signature {
 	return all
 }
 
+// AppendCertificate appends a list with one certificate.
+func AppendCertificate(b []byte, owner GUID, der []byte) []byte {
+	const fixed = 28
+	b = append(b, x509Signature[:]...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(fixed+len(owner)+len(der)))
+	b = binary.LittleEndian.AppendUint32(b, 0)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(owner)+len(der)))
+	return append(append(b, owner[:]...), der...)
+}
+
 // subject returns the common name of a certificate, or its whole subject.
 func subject(der []byte) string {
 	c, err := x509.ParseCertificate(der)
