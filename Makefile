@@ -177,24 +177,26 @@ unit:
 
 PURE = $$($(GO) list ./internal/... | grep -v -e internal/emul/libtpms -e test/bench)
 
-# The system calls of confined processes in the whole suite of the programs, and with the
-# libtpms, libc and OpenSSL of Debian's unstable suite: all that the sandbox allows, none
-# that is fatal; as root.
+# The system calls of confined processes in tests of the programs, and with the libtpms, libc
+# and OpenSSL of Debian's unstable suite: all that the sandbox allows, none that is fatal; as
+# root. test/e2e/chosen_test.go lists the tests; RECORD=. records all.
+RECORD ?=
 record:
 	@sh contrib/deps.sh test
-	SWTPM_TEST_RECORD=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
+	SWTPM_TEST_RECORD=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m -run '$(RECORD)' ./test/e2e
 	sh test/newer/fetch.sh build/newer
 	SWTPM_TEST_RECORD=1 SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -timeout 20m ./test/newer
 
-# All packages, and the programs with real clients, built with the race detector. Without the
-# option each program waits for a second at its end, for reports of other threads.
+# All packages, and the programs in the tests where threads meet (test/e2e/chosen_test.go), built
+# with the race detector. Without the option each program waits for a second at its end, for
+# reports of other threads.
 race:
 	@sh contrib/deps.sh test
 	$(GO) test -race -timeout 30m ./internal/... ./cmd/...
 
 raceprograms:
 	@sh contrib/deps.sh test
-	GORACE=atexit_sleep_ms=20 SWTPM_TEST_REQUIRE=1 SWTPM_TEST_BUILDFLAGS=-race $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
+	GORACE=atexit_sleep_ms=20 SWTPM_TEST_REQUIRE=1 SWTPM_TEST_BUILDFLAGS=-race SWTPM_TEST_LEDGER_SESSIONS=4 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
 
 # Words of 32 bits and the other byte order show what a compiler can see of them.
 pure:

@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 // and runs the tests. $SWTPM_TEST_BUILDFLAGS may hold one flag, such as -race.
 func buildAndRun(m *testing.M) (int, error) {
 	harness.ClearEnvironment()
+	choose()
 	if os.Getenv(binVar) != "" {
 		return m.Run(), nil
 	}
@@ -59,7 +60,7 @@ func buildAndRun(m *testing.M) (int, error) {
 		return 1, err
 	}
 	flags := recorder.BuildFlags()
-	if f := os.Getenv("SWTPM_TEST_BUILDFLAGS"); f != "" {
+	if f := os.Getenv(raced); f != "" {
 		flags = append(flags, f)
 	}
 	if err := harness.Build(bin, flags, "swtpm", "swtpm-ioctl", "swtpm-bios", "swtpm-cert", "swtpm-localca", "swtpm-setup", "swtpm-admin", "swtpm-store"); err != nil {

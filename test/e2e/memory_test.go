@@ -125,7 +125,7 @@ func memoryGroup(t *testing.T, limit int) string {
 // takes memory itself.
 func skipWithRace(t *testing.T) {
 	t.Helper()
-	if os.Getenv("SWTPM_TEST_BUILDFLAGS") == "-race" {
+	if os.Getenv(raced) == "-race" {
 		t.Skip("the race detector takes memory itself")
 	}
 }

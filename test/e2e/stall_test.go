@@ -172,7 +172,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			t.Errorf("%d descriptors are open, were %d", openFDs(t, pid), fds)
 		}
 	}
-	race := os.Getenv("SWTPM_TEST_BUILDFLAGS") == "-race" // which takes memory itself
+	race := os.Getenv(raced) == "-race" // which takes memory itself
 	if grown := residentKiB(t, pid) - rss; grown > growthKiB && !race {
 		t.Errorf("the process has grown by %d KiB, want at most %d", grown, growthKiB)
 	}
