@@ -26,8 +26,9 @@ type suspects struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	mu  sync.Mutex
-	all []string // endpoints that are not used
+	mu      sync.Mutex
+	all     []string // endpoints that are not used
+	looking bool     // for the endpoint with an address
 }
 
 const (
@@ -67,26 +68,41 @@ func reads(req any) bool {
 }
 
 // suspect leaves out the member with this address until it answers again. If a second one of
-// three does not answer, it is not the members' fault: all of them are used.
+// three does not answer, it is not the members' fault: all of them are used. It returns at once: the
+// name of an endpoint may take long to resolve.
 func (s *Store) suspect(a net.Addr) {
-	endpoints := s.options.Endpoints
-	if len(endpoints) < 2 {
-		return
-	}
 	u := &s.suspects
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	i := slices.IndexFunc(endpoints, func(endpoint string) bool { return is(endpoint, a) })
-	if u.end.Err() != nil || i < 0 || slices.Contains(u.all, endpoints[i]) {
+	if len(s.options.Endpoints) < 2 || u.looking || u.end.Err() != nil {
 		return
 	}
-	if len(u.all) >= max((len(endpoints)-1)/2, 1) {
+	u.looking = true
+	u.tasks.Go(func() {
+		i := slices.IndexFunc(s.options.Endpoints, func(endpoint string) bool { return is(endpoint, a) })
+		u.mu.Lock()
+		u.looking = false
+		left := i >= 0 && s.leave(s.options.Endpoints[i])
+		u.mu.Unlock()
+		if left {
+			s.await(s.options.Endpoints[i])
+		}
+	})
+}
+
+// leave leaves out an endpoint, and reports whether it did. The caller holds the lock.
+func (s *Store) leave(endpoint string) bool {
+	u := &s.suspects
+	switch {
+	case slices.Contains(u.all, endpoint):
+		return false
+	case len(u.all) >= max((len(s.options.Endpoints)-1)/2, 1):
 		u.all = nil
-	} else {
-		u.all = append(u.all, endpoints[i])
-		u.tasks.Go(func() { s.await(endpoints[i]) })
+	default:
+		u.all = append(u.all, endpoint)
 	}
 	s.use()
+	return len(u.all) > 0
 }
 
 // is reports whether an endpoint has this address.
