@@ -174,13 +174,18 @@ func TestStoreMigrationKilled(t *testing.T) {
 	p := newPair(t, models[1])
 	p.boot(0)
 	p.g = moveIn(t, p.v, p.m)
+	whole := p.move() // how long it takes
 	count, arrived := moves(t, 3), 0
 	for n := range count {
 		w, e, uri := p.receive()
-		// Slow enough for a moment in the middle.
-		p.v.monitor.do(t, "migrate-set-parameters", map[string]any{"max-bandwidth": 30 << 20})
+		p.slow()
 		p.v.monitor.do(t, "migrate", map[string]any{"uri": uri})
-		time.Sleep(time.Duration(rand.IntN(2500)) * time.Millisecond)
+		// Half of the moments are near the end, when the TPM moves.
+		after := rand.Int64N(int64(whole))
+		if n%2 == 1 {
+			after = int64(whole)*9/10 + rand.Int64N(int64(whole)/5)
+		}
+		time.Sleep(time.Duration(after))
 		for _, victim := range []*harness.Process{p.v.Process, p.e.Process} {
 			_ = victim.Cmd.Process.Kill()
 			<-victim.Done
@@ -199,13 +204,35 @@ func TestStoreMigrationKilled(t *testing.T) {
 		p.g.increase(t, p.v)
 		p.g.isIn(t, p.v)
 	}
-	t.Logf("%d kills: %d machines arrived, %d started again", count, arrived, count-arrived)
+	t.Logf("%d kills in or after migrations of %v: %d machines arrived, %d started again", count, whole.Round(time.Millisecond), arrived, count-arrived)
+}
+
+// slow makes migrations slow enough for a moment in the middle.
+func (p *pair) slow() {
+	p.t.Helper()
+	p.v.monitor.do(p.t, "migrate-set-parameters", map[string]any{"max-bandwidth": 30 << 20})
+}
+
+// move migrates the machine slowly, and returns how long that took.
+func (p *pair) move() time.Duration {
+	p.t.Helper()
+	w, e, uri := p.receive()
+	p.slow()
+	begin := time.Now()
+	if status := p.v.monitor.migrate(p.t, uri); status != "completed" {
+		p.t.Fatalf("the migration has %s", status)
+	}
+	took := time.Since(begin)
+	harness.Await(p.t, "the machine", func() bool { return w.monitor.status(p.t) == "running" })
+	p.v.quit(p.t, p.e)
+	p.v, p.e, p.at = w, e, 1-p.at
+	return took
 }
 
 // restart boots the machine on host at after a power cut, when the lease has expired.
 func (p *pair) restart(at int) {
 	p.t.Helper()
-	i, err := p.hosts[at].Acquire("vm", lab.TTL+6*time.Second)
+	i, err := p.hosts[at].Acquire("vm", harness.Patience) // how long it may take is a matter of test/store
 	if err != nil {
 		p.t.Fatal(err)
 	}
