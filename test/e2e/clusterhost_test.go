@@ -33,12 +33,17 @@ func newClusterHost(t testing.TB, options ...string) *clusterHost {
 func newBrokerOf(t testing.TB, member *etcdtest.Member) *clusterHost {
 	t.Helper()
 	h := &clusterHost{t: t, dir: harness.TempDir(t), member: member}
-	h.write("store.toml", "endpoints = [\""+h.member.URL+"\"]\nhost = \"host-a\"\nsocket = \""+h.path("socket")+"\"\nmark = \""+h.path("mark")+"\"\n[[allow]]\nusers = [\"*\"]\nstates = [\"*\"]\n")
+	h.settings(h.member.URL, "*")
 	h.listen()
 	h.startBroker()
 	h.write("key", strings.Repeat("5a", 16))
 	h.write("vm1.toml", "tpm = \"2.0\"\n[control]\nlisten = \"unix:"+h.path("vm1.sock")+"\"\n[tpmstate]\nstore = \"vm1\"\n[key]\nfile = \""+h.path("key")+"\"\n[manufacture]\n")
 	return h
+}
+
+// settings writes the configuration of the broker.
+func (h *clusterHost) settings(endpoint, states string) {
+	h.write("store.toml", fmt.Sprintf("endpoints = [%q]\nhost = \"host-a\"\nsocket = %q\nmark = %q\n[[allow]]\nusers = [\"*\"]\nstates = [%q]\n", endpoint, h.path("socket"), h.path("mark"), states))
 }
 
 // listen opens the sockets of the broker.

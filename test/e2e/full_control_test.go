@@ -83,13 +83,24 @@ func (w *filled) mayWait(t *testing.T, answer <-chan error) (waits bool) {
 // wait-limit are obeyed.
 func TestFullDiskEnds(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(w *filled) error{
+	ends := map[string]func(w *filled) error{
 		"INIT":     func(w *filled) error { return w.e.control(t).Init(0) },
 		"STOP":     func(w *filled) error { return w.e.control(t).Stop() },
 		"SHUTDOWN": func(w *filled) error { return w.e.control(t).Shutdown() },
 		"SIGTERM":  func(w *filled) error { return w.e.Cmd.Process.Signal(unix.SIGTERM) },
-	} {
-		t.Run(name, func(t *testing.T) { endOnFullDisk(t, name, end) })
+	}
+	t.Run("store", func(t *testing.T) {
+		t.Parallel()
+		k := newClusterHost(t).keeping()
+		for name, end := range ends {
+			t.Run(name, func(t *testing.T) { endOnFullDisk(t, &fullDisk{keeping: k, dir: k.place(t)}, name, end) })
+		}
+	})
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			endOnFullDisk(t, onTmpfs(t), name, end)
+		})
 	}
 	for args, said := range map[string]string{
 		"on-full=fail":                "(on-full is fail)",
@@ -104,7 +115,7 @@ func TestFullDiskEnds(t *testing.T) {
 func failOnFullDisk(t *testing.T, args, said string) {
 	t.Parallel()
 	d := onTmpfs(t)
-	s := inDir.at(v20, d.dir)
+	s := d.at(v20, d.dir)
 	s.state += "," + strings.TrimSuffix(args, ",")
 	e := start(t, s)
 	ch := e.power(t, v20)
@@ -129,9 +140,8 @@ func failOnFullDisk(t *testing.T, args, said string) {
 }
 
 // endOnFullDisk ends a command that waits for the disk in one way.
-func endOnFullDisk(t *testing.T, name string, end func(w *filled) error) {
-	t.Parallel()
-	w := newFilled(t, onTmpfs(t), v20, nil)
+func endOnFullDisk(t *testing.T, d *fullDisk, name string, end func(w *filled) error) {
+	w := newFilled(t, d, v20, nil)
 	w.d.fill(t)
 	answer := w.send(incr20)
 	w.waits(t, 1)
@@ -148,7 +158,7 @@ func endOnFullDisk(t *testing.T, name string, end func(w *filled) error) {
 	}
 	w.d.free(t)
 	w.e.Kill(t)
-	if n := start(t, inDir.at(v20, w.d.dir)).power(t, v20).number(t); n != 1 {
+	if n := start(t, d.at(v20, d.dir)).power(t, v20).number(t); n != 1 {
 		t.Errorf("the number is %d, want 1", n)
 	}
 }

@@ -49,16 +49,28 @@ var operations = []operation{
 	{name: "SaveState", v: v12, cmd: "00c1 0000000a 00000098"},
 }
 
-// disk is a file system that can be full.
+// fullDisk is a file system, or a cluster store, that can be full.
 type fullDisk struct {
-	dir    string
-	filler string
+	keeping
+	dir    string // place of the state
+	filler string // "" with a store
 }
 
-func (d *fullDisk) fill(t *testing.T) { t.Helper(); fill(t, d.filler) }
+func (d *fullDisk) fill(t *testing.T) {
+	t.Helper()
+	if d.host != nil {
+		d.host.member.Alarm(t, true)
+		return
+	}
+	fill(t, d.filler)
+}
 
 func (d *fullDisk) free(t *testing.T) {
 	t.Helper()
+	if d.host != nil {
+		d.host.member.Alarm(t, false)
+		return
+	}
 	if err := os.Remove(d.filler); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +82,7 @@ func onTmpfs(t *testing.T) *fullDisk {
 	needRoot(t, "it mounts a small tmpfs")
 	dir := harness.TempDir(t)
 	mountAt(t, "tmpfs", dir, "tmpfs", "size=192k")
-	return &fullDisk{dir, filepath.Join(dir, "filler")}
+	return &fullDisk{inDir, dir, filepath.Join(dir, "filler")}
 }
 
 func onLoop(t *testing.T) *fullDisk {
@@ -91,7 +103,7 @@ func onLoop(t *testing.T) *fullDisk {
 		t.Skipf("a loop device cannot be mounted: %v: %s", err, out)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return &fullDisk{dir, filepath.Join(dir, "filler")}
+	return &fullDisk{inDir, dir, filepath.Join(dir, "filler")}
 }
 
 func mountAt(t *testing.T, source, dir, kind, options string) {
@@ -112,6 +124,7 @@ func TestFullDisk(t *testing.T) {
 	if all {
 		disks["ext4"] = onLoop
 	}
+	t.Run("store", func(t *testing.T) { fullStore(t, all) })
 	for disk, mount := range disks {
 		for key, args := range keyed {
 			for i, o := range operations {
@@ -165,7 +178,7 @@ func fullDiskDuring(t *testing.T, d *fullDisk, o operation, args []string) {
 	}
 	want := w.ch.number(t)
 	w.e.Kill(t)
-	next := start(t, inDir.at(o.v, d.dir, args...))
+	next := start(t, d.at(o.v, d.dir, args...))
 	if got := next.power(t, o.v).number(t); got != want {
 		t.Errorf("the number is %d after a new start, was %d", got, want)
 	}
@@ -196,7 +209,7 @@ type filled struct {
 
 func newFilled(t *testing.T, d *fullDisk, v version, args []string) *filled {
 	t.Helper()
-	w := &filled{d: d, v: v, e: start(t, inDir.at(v, d.dir, args...))}
+	w := &filled{d: d, v: v, e: start(t, d.at(v, d.dir, args...))}
 	w.ch = w.e.power(t, v)
 	w.ctrl = w.e.control(t)
 	w.ch.define(t)
@@ -268,7 +281,7 @@ func (w *filled) waits(t *testing.T, n int) {
 		t.Fatalf("wait %d: %v; log:\n%s", n, err, harness.Read(t, w.e.log))
 	}
 	line := harness.Read(t, w.e.log)
-	for _, want := range []string{"dir://" + w.d.dir, "no space left on device", "the TPM command waits, at most 1m40s"} {
+	for _, want := range []string{w.d.uri(w.v, w.d.dir), "no space left on device", "the TPM command waits, at most 1m40s"} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in the log\n%s", want, line)
 		}

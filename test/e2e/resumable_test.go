@@ -72,7 +72,24 @@ func resumableArgs(t testing.TB, v version, key bool, dir string) []string {
 // newResumableBy starts one in dir with the given arguments.
 func newResumableBy(t testing.TB, v version, dir string, args ...string) *resumableTPM {
 	t.Helper()
-	k := &resumableTPM{manager: newManager(t, args...), dir: dir, v: v}
+	return (&resumableTPM{manager: newManager(t, args...), dir: dir, v: v}).begin(t)
+}
+
+// newResumableOn starts one with its state in the cluster store of h, and powers it on; key
+// encrypts the state.
+func newResumableOn(t testing.TB, h *clusterHost, v version, key bool, more ...string) *resumableTPM {
+	t.Helper()
+	dir := harness.TempDir(t)
+	args := append(resumableArgs(t, v, key, dir), "--tpmstate", "backend-uri=store://"+filepath.Base(dir)+",allow-plain")
+	k := &resumableTPM{manager: newManager(t, append(args, more...)...), dir: dir, v: v}
+	k.env = append(k.env, h.env()...)
+	return k.begin(t).power(t)
+}
+
+// begin starts the process and connects to its control channel.
+func (k *resumableTPM) begin(t testing.TB) *resumableTPM {
+	t.Helper()
+	dir := k.dir
 	k.start(t)
 	c, err := ctrl.Dial(t.Context(), "unix", filepath.Join(dir, "c"))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -18,16 +19,31 @@ import (
 // afterwards.
 func TestResumeUnderLoad(t *testing.T) {
 	t.Parallel()
-	everyResumable(t, func(t *testing.T, v version, key bool) { resumeUnderLoad(t, v, key) })
+	everyResumable(t, func(t *testing.T, v version, key bool) { resumeUnderLoad(t, newResumable(t, v, key), killsOf(v)) })
+	h := newClusterHost(t)
+	for _, v := range both {
+		t.Run("store "+string(v), func(t *testing.T) {
+			t.Parallel()
+			kills := killsOf(v)
+			if v == v12 && os.Getenv(fullVar) == "" {
+				kills = 2
+			}
+			resumeUnderLoad(t, newResumableOn(t, h, v, v == v20), kills)
+		})
+	}
+}
+
+// killsOf returns how often resumeUnderLoad ends a process.
+func killsOf(v version) int {
+	if v == v12 {
+		return 8 // each start tests the TPM itself
+	}
+	return 30
 }
 
 // resumeUnderLoad ends the process again and again while a client sends commands.
-func resumeUnderLoad(t *testing.T, v version, key bool) {
-	kills := 30
-	if v == v12 {
-		kills = 8 // each start tests the TPM itself
-	}
-	k := newResumable(t, v, key)
+func resumeUnderLoad(t *testing.T, k *resumableTPM, kills int) {
+	v := k.v
 	k.data.define(t)
 	value, n, number, writes := k.data.pcr(t), uint64(0), uint64(1), 1
 	failed := 0

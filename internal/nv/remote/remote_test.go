@@ -11,9 +11,11 @@ import (
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
 	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
@@ -99,6 +101,20 @@ func (h *host) open(o nv.Options) *remote.Backend {
 func TestBackend(t *testing.T) {
 	nvtest.Test(t, func(t *testing.T) func() nv.Backend {
 		h := newHost(t, driver.NewMemory(), "a")
+		return func() nv.Backend { return h.open(nv.Options{}) }
+	})
+}
+
+// TestBackendEtcd is TestBackend with a member of etcd.
+func TestBackendEtcd(t *testing.T) {
+	member := etcdtest.Start(t)
+	nvtest.Test(t, func(t *testing.T) func() nv.Backend {
+		d, err := etcd.Open(etcd.Options{Endpoints: []string{member.URL}, Prefix: "/" + t.Name()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = d.Close() })
+		h := newHost(t, d, "a")
 		return func() nv.Backend { return h.open(nv.Options{}) }
 	})
 }

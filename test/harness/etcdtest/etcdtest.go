@@ -2,6 +2,7 @@
 package etcdtest
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -38,21 +39,59 @@ func Start(t testing.TB, options ...string) *Member {
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=one=" + peer,
 		"--unsafe-no-fsync", "--logger=zap", "--log-level=error",
 	}, options...)...)
-	m.Cmd.Stderr = os.Stderr
 	if slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "--cert-file=") }) {
 		m.URL = strings.Replace(m.URL, "http:", "https:", 1)
 		m.Cmd.Args = append(m.Cmd.Args, "--listen-client-urls="+m.URL, "--advertise-client-urls="+m.URL)
 	}
+	m.run(t, m.Cmd.Args)
+	t.Cleanup(m.Kill)
+	return m
+}
+
+// run starts the member with this command line, and waits until it serves clients.
+func (m *Member) run(t testing.TB, args []string) {
+	t.Helper()
+	m.Cmd = exec.Command(args[0], args[1:]...)
+	m.Cmd.Stderr = os.Stderr
 	m.Cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = m.Cmd.Process.Kill()
-		_ = m.Cmd.Wait()
-	})
 	m.await(t)
-	return m
+}
+
+// Restart ends the member and starts it again. The words tracer run it.
+func (m *Member) Restart(t testing.TB, tracer ...string) {
+	t.Helper()
+	args := m.Cmd.Args[slices.Index(m.Cmd.Args, "etcd"):]
+	m.Kill()
+	m.run(t, append(tracer, args...))
+}
+
+// Post sends a request to the member's gateway, and returns the reply. The test fails unless
+// the member replies with one of the statuses.
+func (m *Member) Post(t testing.TB, path, body string, statuses ...int) string {
+	t.Helper()
+	rsp, err := http.Post(m.URL+"/v3/"+path, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rsp.Body.Close()
+	text, err := io.ReadAll(rsp.Body)
+	if err != nil || !slices.Contains(append(statuses, http.StatusOK), rsp.StatusCode) {
+		t.Fatalf("%s %s: %v %s %s", path, body, err, rsp.Status, text)
+	}
+	return string(text)
+}
+
+// Alarm sets the alarm that a member without space sets, with which it refuses writes, or clears it.
+func (m *Member) Alarm(t testing.TB, set bool) {
+	t.Helper()
+	action := "DEACTIVATE"
+	if set {
+		action = "ACTIVATE"
+	}
+	m.Post(t, "maintenance/alarm", `{"action":"`+action+`","memberID":"1","alarm":"NOSPACE"}`)
 }
 
 // await waits until the member serves clients.
