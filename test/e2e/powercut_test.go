@@ -24,6 +24,7 @@ func TestPowerCut(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	harness.Need(t, "strace", "strace")
 	t.Parallel()
+	t.Run("store", cutPowerOfStore)
 	for _, v := range both {
 		t.Run(string(v), func(t *testing.T) { cutPower(t, v) })
 	}
@@ -134,9 +135,21 @@ var (
 	callLine   = regexp.MustCompile(`^(\d+) +(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$`)
 )
 
-// events reads the output of strace -f -y -xx. A call that others interrupt is
-// taken for done when its second half exists.
+// events reads the output of strace -f -y -xx.
 func events(t *testing.T, file string) (list []event) {
+	t.Helper()
+	for _, c := range succeeded(t, file) {
+		list = append(list, parse(c.name, c.args, c.ret))
+	}
+	return list
+}
+
+// tracedCall is a line of strace.
+type tracedCall struct{ name, args, ret string }
+
+// succeeded reads the output of strace -f -y -xx. A call that others interrupt is
+// taken for done when its second half exists. Calls that failed are left out.
+func succeeded(t *testing.T, file string) (list []tracedCall) {
 	t.Helper()
 	open := map[string]string{} // the first halves, by thread
 	for line := range strings.Lines(harness.Read(t, file)) {
@@ -156,7 +169,7 @@ func events(t *testing.T, file string) (list []event) {
 		if !ok || strings.HasPrefix(strings.TrimSpace(ret), "-1") {
 			continue
 		}
-		list = append(list, parse(name, args, ret))
+		list = append(list, tracedCall{name, args, ret})
 	}
 	return list
 }

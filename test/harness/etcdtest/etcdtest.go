@@ -2,6 +2,7 @@
 package etcdtest
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +22,8 @@ type Member struct {
 	URL string // where clients connect
 	Dir string // its data
 	Cmd *exec.Cmd
+
+	traced bool // Cmd is a tracer, whose only child is the member
 }
 
 // Start runs a single member on the loopback interface until the test ends. Without etcd
@@ -65,6 +69,7 @@ func (m *Member) Restart(t testing.TB, tracer ...string) {
 	t.Helper()
 	args := m.Cmd.Args[slices.Index(m.Cmd.Args, "etcd"):]
 	m.Kill()
+	m.traced = len(tracer) > 0
 	m.run(t, append(tracer, args...))
 }
 
@@ -159,9 +164,20 @@ func StartThree(t testing.TB) []*Member {
 	return all
 }
 
-// Kill kills the member.
+// Kill kills the member. A tracer of it has written what it saw if it traces nothing else any more.
 func (m *Member) Kill() {
-	_ = m.Cmd.Process.Kill()
+	if m.traced {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.Cmd.Process.Pid))
+		for child := range strings.FieldsSeq(string(text)) {
+			if pid, err := strconv.Atoi(child); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		timer := time.AfterFunc(10*time.Second, func() { _ = m.Cmd.Process.Kill() })
+		defer timer.Stop()
+	} else {
+		_ = m.Cmd.Process.Kill()
+	}
 	_ = m.Cmd.Wait()
 }
 
