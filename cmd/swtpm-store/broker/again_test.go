@@ -35,6 +35,19 @@ func expire(t *testing.T, h *host, d driver.Driver, c *store.Client) {
 	}
 }
 
+// revoke ends the lease of h, which learns of it at its next request.
+func (h *host) revoke(d driver.Driver) {
+	h.t.Helper()
+	h.b.renewing.Lock() // Run must not notice first
+	defer h.b.renewing.Unlock()
+	if err := d.Revoke(h.t.Context(), h.b.known().id); err != nil {
+		h.t.Fatal(err)
+	}
+	h.b.mu.Lock()
+	defer h.b.mu.Unlock()
+	h.b.deadline = 0
+}
+
 // TestResumeAfterExpiry checks that a TPM whose state the broker acquired anew goes on with the
 // token that it knows: after it has connected again, after a restart of the broker, and as the
 // next process of a service.
@@ -131,16 +144,9 @@ func TestAcquiredHalfway(t *testing.T) {
 			c := a.client()
 			acquired(t, c)
 			put(t, c, 1, "one")
-			a.b.renewing.Lock() // Run must not notice first
+			a.revoke(memory)
 			d.lose.Store(x.lose)
 			d.refuse.Store(x.refuse)
-			if err := memory.Revoke(t.Context(), a.b.known().id); err != nil {
-				t.Fatal(err)
-			}
-			a.b.mu.Lock()
-			a.b.deadline = 0
-			a.b.mu.Unlock()
-			a.b.renewing.Unlock()
 			if _, err := c.Renew(); err == nil {
 				t.Error("Renew succeeds although the store failed")
 			}

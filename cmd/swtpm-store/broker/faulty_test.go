@@ -16,6 +16,8 @@ type faulty struct {
 	mu    sync.Mutex
 	down  error // of all requests
 	lossy int   // writes that are made without a reply
+	lost  int   // writes that are not made, without a reply
+	half  int   // writes of a head alone that are made without a reply
 }
 
 func (f *faulty) fault() error {
@@ -28,6 +30,13 @@ func (f *faulty) set(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.down = err
+}
+
+// loseBoth makes the next write and the one that settles it get no reply; the first is not made.
+func (f *faulty) loseBoth() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost, f.half = 1, 1
 }
 
 func (f *faulty) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, error) {
@@ -48,9 +57,17 @@ func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last dr
 	if err := f.fault(); err != nil {
 		return 0, err
 	}
-	r, err := f.Driver.Write(ctx, name, t, last, c)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.lost > 0 && len(c.Put) > 0 {
+		f.lost--
+		return 0, driver.ErrUnknown
+	}
+	r, err := f.Driver.Write(ctx, name, t, last, c)
+	if f.half > 0 && len(c.Put) == 0 && err == nil {
+		f.half--
+		return 0, driver.ErrUnknown
+	}
 	if f.lossy > 0 && len(c.Put) > 0 {
 		f.lossy--
 		return 0, driver.ErrUnknown
@@ -120,4 +137,41 @@ func TestLostReply(t *testing.T) {
 	wantItem(t, c, "one")
 	put(t, c, 2, "two")
 	wantItem(t, c, "two")
+}
+
+// TestSettleLost checks that a TPM goes on after a write got no reply, and neither did the write that
+// settles it: while the broker has the lease, and after the lease was lost in between.
+func TestSettleLost(t *testing.T) {
+	for _, expired := range []bool{false, true} {
+		memory := driver.NewMemory()
+		d := &faulty{Driver: memory}
+		a, b := newHost(t, d, "a"), newHost(t, memory, "b")
+		c := a.client()
+		acquired(t, c)
+		put(t, c, 1, "one")
+		d.loseBoth()
+		_, err := c.Put(2, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}, nil)
+		wantError(t, "Put without a reply", err, store.ErrUnknown)
+		if expired {
+			expire(t, a, memory, c)
+		}
+		wantItem(t, c, "one")
+		put(t, c, 2, "two again")
+		wantItem(t, c, "two again")
+
+		// The same, but another host has the state in between, and leaves it as it was.
+		d.loseBoth()
+		_, err = c.Put(3, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("three")}}, nil)
+		wantError(t, "Put without a reply", err, store.ErrUnknown)
+		d.set(driver.ErrUnreachable)
+		a.revoke(memory)
+		other := b.client()
+		acquired(t, other)
+		if err := other.Release([32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+		d.set(nil)
+		_, err = c.Put(3, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("three")}}, nil)
+		wantError(t, "Put after another host had the state", err, store.ErrFenced)
+	}
 }

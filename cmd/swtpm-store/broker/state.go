@@ -248,8 +248,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	if before {
 		token = now.Token
 	}
-	made := s.lost != nil && now.Head == s.lost.Head
-	if now.Token != token || now.Revision != s.revision && !made {
+	if now.Token != token || !s.unused(now) {
 		// Another host used the state in the meantime and left it.
 		s.token = 0
 		if now.Token == token {
@@ -266,12 +265,20 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	return l.deadline, err
 }
 
+// unused reports whether no other host has used the state before it was acquired again: nothing was
+// written, or only by a request of this host that got no reply, a write or what settle writes.
+func (s *state) unused(now *driver.State) bool {
+	made := s.lost != nil && now.Head == s.lost.Head
+	settled := s.lost != nil && now.Head == s.head && s.epoch != 0 && now.Epoch == s.epoch+1
+	return now.Revision == s.revision || made || settled
+}
+
 // settle finds out what became of a write without a reply.
 func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
 	if s.lost == nil {
 		return false, nil
 	}
-	made, rev, err := driver.Settle(ctx, b.o.Driver, s.name, s.token, s.revision, *s.lost)
+	made, rev, err := driver.Settle(ctx, b.o.Driver, s.name, s.token, s.revision, s.head, *s.lost)
 	if err != nil {
 		return false, err
 	}

@@ -210,11 +210,12 @@ type Driver interface {
 	Close() error
 }
 
-// Settle finds out what became of a Write that failed with ErrUnknown: after it returned
-// without an error, the change either has been made, and rev is its revision, or can
-// never be made. For that it writes the head once more, so that the condition of the lost
-// write does not hold any longer.
-func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, c Change) (made bool, rev Revision, err error) {
+// Settle finds out what became of a Write that failed with ErrUnknown; before is the head that it
+// was to replace, with the revision last. After Settle returned without an error, the change either
+// has been made, and rev is its revision, or can never be made. For that it writes the head once more,
+// so that the condition of the lost write does not hold any longer. It may be repeated after an
+// error, also if its own write got no reply.
+func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, before Head, c Change) (made bool, rev Revision, err error) {
 	for range 3 { // the lost write can win once
 		s, err := d.Read(ctx, name)
 		switch {
@@ -224,6 +225,8 @@ func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, 
 			return false, 0, ErrFenced
 		case s.Revision != last && s.Head == c.Head:
 			return true, s.Revision, nil
+		case s.Revision != last && s.Head == before: // an earlier call wrote it
+			return false, s.Revision, nil
 		case s.Revision != last:
 			return false, 0, ErrConflict
 		}

@@ -31,18 +31,22 @@ func TestStoppedMember(t *testing.T) {
 	}
 	defer func() { _ = victim.Cmd.Process.Signal(syscall.SIGCONT) }()
 	const count = 30
-	last, failed := driver.Revision(0), 0
+	last, before, failed := driver.Revision(0), driver.Head{}, 0
 	for n := range uint64(count) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond) // the time that a broker waits
 		c := driver.Change{Put: driver.Items{"a": fmt.Append(nil, n)}, Head: driver.Head{Generation: n}}
 		rev, err := s.Write(ctx, "vm", token, last, c)
 		if err != nil {
 			failed++
-			if _, rev, err = driver.Settle(t.Context(), s, "vm", token, last, c); err != nil {
+			made := false
+			if made, rev, err = driver.Settle(t.Context(), s, "vm", token, last, before, c); err != nil {
 				t.Fatal(err)
 			}
+			if !made {
+				c.Head = before
+			}
 		}
-		last = rev
+		last, before = rev, c.Head
 		if _, err := s.Read(ctx, "vm"); err != nil && ctx.Err() == nil {
 			t.Errorf("Read %d: %v", n, err)
 		}

@@ -104,11 +104,11 @@ func (r *racers) writeTwice(d driver.Driver, token driver.Token, last driver.Rev
 }
 
 // lossy is a Driver that makes a write, or not, and returns no reply. late makes it after
-// the next call.
+// the next call. With again the write that settles it gets no reply, either.
 type lossy struct {
 	driver.Driver
-	made, late bool
-	later      func()
+	made, late, again bool
+	later             func()
 }
 
 func (l *lossy) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
@@ -127,14 +127,18 @@ func (l *lossy) Write(ctx context.Context, name string, t driver.Token, last dri
 func lostReplies(f *fixture) {
 	token, _ := f.acquire(f.a, "a")
 	rev := must(f.a.Write(f.ctx, f.name, token, 0, change(1, "one")))(f)
-	n := uint64(1)
-	for _, l := range []*lossy{{made: true}, {}, {late: true}} {
+	n, before := uint64(1), change(1, "one").Head
+	for _, l := range []*lossy{{made: true}, {}, {late: true}, {again: true}} {
 		n++
 		l.Driver = f.a
 		c := change(n, fmt.Sprint(n))
 		_, err := l.Write(f.ctx, f.name, token, rev, c)
 		f.wantError("lossy Write", err, driver.ErrUnknown)
-		made, r, err := driver.Settle(f.ctx, f.a, f.name, token, rev, c)
+		if l.again {
+			_, _, err = driver.Settle(f.ctx, &lossy{Driver: f.a, made: true}, f.name, token, rev, before, c)
+			f.wantError("Settle without a reply", err, driver.ErrUnknown)
+		}
+		made, r, err := driver.Settle(f.ctx, f.a, f.name, token, rev, before, c)
 		if err != nil || made != l.made {
 			f.Fatalf("Settle = %v, %v, want %v", made, err, l.made)
 		}
@@ -145,6 +149,6 @@ func lostReplies(f *fixture) {
 		if s.Revision != r || (s.Head == c.Head) != l.made {
 			f.Errorf("Read = %+v, want revision %d; the write was made: %v", s, r, l.made)
 		}
-		rev = r
+		rev, before = r, s.Head
 	}
 }
