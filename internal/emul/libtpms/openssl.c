@@ -3,11 +3,13 @@
 
 #include <dlfcn.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-// Padding modes of <openssl/rsa.h>, the number of RSA of <openssl/obj_mac.h>.
-enum { PKCS1 = 1, NONE = 3, PSS = 6, RSA = 6 };
+// Padding modes of <openssl/rsa.h>, the number of RSA of <openssl/obj_mac.h>, an option of
+// <openssl/crypto.h>.
+enum { PKCS1 = 1, NONE = 3, PSS = 6, RSA = 6, NO_LOAD_CRYPTO_STRINGS = 1 };
 
 // The prototypes are those of OpenSSL 3.0; pointers to its types are void.
 static struct {
@@ -37,6 +39,16 @@ static struct {
 	int (*fips_on)(void *lib, int on);
 	void (*clear_errors)(void);
 } ssl;
+
+// no_texts makes OpenSSL not load the texts of its errors, which cost a TPM 85 kB, because neither
+// libtpms nor this program prints them. It has no effect after the first use of OpenSSL.
+static void no_texts(void)
+{
+	int (*init)(uint64_t options, const void *settings) = (int (*)(uint64_t, const void *))dlsym(RTLD_DEFAULT, "OPENSSL_init_crypto");
+
+	if (init != NULL)
+		init(NO_LOAD_CRYPTO_STRINGS, NULL);
+}
 
 // load looks the functions up. Its callers hold the engine's lock, or no other thread uses OpenSSL.
 static int load(void)
@@ -73,6 +85,7 @@ static int load(void)
 	if (ssl.found != 0)
 		return ssl.found;
 	ssl.found = 1;
+	no_texts();
 	for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
 		void *f = dlsym(RTLD_DEFAULT, all[i].name);
 
