@@ -16,6 +16,7 @@ import (
 	"os"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
+	_ "github.com/swtpm-go/swtpm/cmd/swtpm/stack"
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/doctor"
