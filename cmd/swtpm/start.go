@@ -117,12 +117,16 @@ func powerOn(t *emul.TPM, f config.Flags, log *daemon.Log) (bool, error) {
 	if !f.NotNeedInit {
 		return true, nil
 	}
+	start, startup := t.InitForStartup, f.Startup != config.NoStartup && f.Startup != config.StartupNone
+	if !startup {
+		start = func() error { return t.Init(false) }
+	}
 	if !t.On() {
-		if err := t.Init(false); err != nil {
-			return false, silent(err) // Init has logged the cause
+		if err := start(); err != nil {
+			return false, silent(err) // it has logged the cause
 		}
 	}
-	if f.Startup == config.NoStartup || f.Startup == config.StartupNone {
+	if !startup {
 		return true, nil
 	}
 	return true, t.Startup(string(f.Startup))

@@ -18,11 +18,17 @@ import (
 //
 // The state is locked before it is read, and decoded completely before libtpms gets it. A state
 // that exists but cannot be read is never replaced by a new TPM.
-func (t *TPM) Init(deleteVolatile bool) error {
+func (t *TPM) Init(deleteVolatile bool) error { return t.initWith(deleteVolatile, false) }
+
+// InitForStartup is Init for a caller that calls Startup next, before clients are served: Startup
+// stores a new state, as a rule, so the loaded one is not synced before.
+func (t *TPM) InitForStartup() error { return t.initWith(false, true) }
+
+func (t *TPM) initWith(deleteVolatile, startup bool) error {
 	t.lockSoon()
 	defer t.engine.Unlock()
 	defer t.internal()()
-	err := t.init(deleteVolatile)
+	err := t.init(deleteVolatile, startup)
 	switch {
 	case err == nil:
 	case t.leavesInit(err):
@@ -55,7 +61,7 @@ func (t *TPM) TakeInit() bool {
 	return left
 }
 
-func (t *TPM) init(deleteVolatile bool) error {
+func (t *TPM) init(deleteVolatile, startup bool) error {
 	t.powerOff("INIT")
 	if t.handover.blobsLost {
 		return errLost
@@ -71,6 +77,9 @@ func (t *TPM) init(deleteVolatile bool) error {
 		return fmt.Errorf("%w: %w", err, tpm.Fail)
 	}
 	t.restoreState()
+	if startup {
+		t.store.Defer()
+	}
 	backup := t.opt.Backup && !t.pending[tpm.Permanent] // the backup does not help against a bad blob
 	err := t.powerOn()
 	if err != nil && backup && isBadState(err) {
@@ -337,7 +346,10 @@ func (t *TPM) Startup(name string) error {
 	if t.unstored != nil { // and the command was undone
 		return fmt.Errorf("start the TPM with startup %q: %w", name, t.unstored)
 	}
-	return nil
+	if t.store == nil {
+		return nil
+	}
+	return t.store.Settle()
 }
 
 // StartupCommand returns the command that Startup sends; ok is false if this TPM lacks the type.

@@ -76,6 +76,18 @@ type StatBackend interface {
 	Stat(name string) (size int64, err error)
 }
 
+// DeferBackend is a Backend that can leave the sync of a loaded item to a later store of the same
+// item.
+type DeferBackend interface {
+	Backend
+
+	// Defer makes Load not sync the item, until Settle.
+	Defer()
+
+	// Settle syncs the items that were loaded since Defer and that no Store has replaced.
+	Settle() error
+}
+
 // BackupBackend is a Backend that keeps the permanent state before the last.
 type BackupBackend interface {
 	Backend
@@ -304,6 +316,32 @@ func (s *Store) SwapBackup() error {
 	s.forget(Permanent)
 	if err := b.SwapBackup(); err != nil {
 		return fmt.Errorf("nv: swap backup: %w", err)
+	}
+	return nil
+}
+
+// Defer makes Load not sync an item that another process has stored, until Settle, if the backend
+// supports that. The caller stores the state next, as a rule, or calls Settle before anybody acts
+// on it.
+func (s *Store) Defer() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.b.(DeferBackend); ok {
+		b.Defer()
+	}
+}
+
+// Settle makes sure that the loaded items survive a power cut: it syncs those that no Store has
+// replaced since Defer.
+func (s *Store) Settle() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b, ok := s.b.(DeferBackend)
+	if !ok {
+		return nil
+	}
+	if err := b.Settle(); err != nil {
+		return fmt.Errorf("nv: sync the loaded state: %w", err)
 	}
 	return nil
 }

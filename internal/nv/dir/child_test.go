@@ -52,6 +52,9 @@ func childMain(blobs []string) int {
 	if os.Getenv(childEnv+"_MODE") == "loads" {
 		return childLoads(d, blobs[0])
 	}
+	if strings.Contains(os.Getenv(childEnv+"_MODE"), "defer") {
+		return childDefers(d, blobs[0])
+	}
 	for _, blob := range blobs {
 		if err := d.Store(permall, []byte(blob)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -77,6 +80,25 @@ func childLoads(d *Dir, blob string) int {
 		if _, err := d.Load(permall); err != nil {
 			panic(err)
 		}
+	}
+	return 0
+}
+
+// childDefers loads permall after Defer, stores blob unless that is "none", and settles twice.
+func childDefers(d *Dir, blob string) int {
+	d.Defer()
+	_, err := d.Load(permall)
+	if err == nil && blob != "none" {
+		err = d.Store(permall, []byte(blob))
+	}
+	for range 2 {
+		if err == nil {
+			err = d.Settle()
+		}
+	}
+	if err != nil || !d.Unchanged(permall) {
+		fmt.Fprintln(os.Stderr, "unchanged:", d.Unchanged(permall), err)
+		return 1
 	}
 	return 0
 }
@@ -274,6 +296,38 @@ func TestLoadSyncsOnce(t *testing.T) {
 	}
 	if want := []int{1, 1, 4, 4}; !slices.Equal(syncs, want) || reads != 5 {
 		t.Errorf("syncs after these of %d loads: %v, want %v of 5\n%s", reads, syncs, want, stderr)
+	}
+}
+
+// TestDefer checks that a loaded state is synced by Settle, unless a store has replaced it, and
+// that it is synced at once if it becomes the backup.
+func TestDefer(t *testing.T) {
+	const settled = "openat state, fsync state, fsync directory"
+	const stored = "openat state, openat temp, fsync temp, renameat temp, fsync directory"
+	for _, c := range []struct{ blob, mode, want string }{
+		{"none", "defer", "openat state, " + settled},
+		{"new", "defer", stored},
+		{"new", "defer backup", "openat state, fsync state, fsync directory, openat temp, fsync temp, renameat2 temp, renameat temp, fsync directory"},
+	} {
+		_, calls, stderr := child(t, "old", c.blob, c.mode, "")
+		var got []string
+		for _, c := range calls {
+			on := "directory"
+			if c.on(temp) {
+				on = "temp"
+			} else if c.on(permall) {
+				on = "state"
+			}
+			switch c.name {
+			case "openat", "fsync", "renameat", "renameat2":
+				if c.name != "openat" || on != "directory" {
+					got = append(got, c.name+" "+on)
+				}
+			}
+		}
+		if g := strings.Join(got, ", "); g != c.want || stderr != "" {
+			t.Errorf("%s, mode %q: calls %s\nwant %s\n%s", c.blob, c.mode, g, c.want, stderr)
+		}
 	}
 }
 

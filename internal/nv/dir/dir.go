@@ -37,6 +37,7 @@ var (
 	_ nv.BatchBackend   = (*Dir)(nil)
 	_ nv.ListBackend    = (*Dir)(nil)
 	_ nv.HolderBackend  = (*Dir)(nil)
+	_ nv.DeferBackend   = (*Dir)(nil)
 )
 
 // Dir is a directory with the state of a TPM, an nv.Backend. It is for one goroutine
@@ -57,7 +58,9 @@ type Dir struct {
 	// under Options.DryRun and ReadOnly; "" stands for none.
 	foreseen map[string]string
 
-	seen map[string]identity // of the files that were last loaded or stored
+	seen     map[string]identity // of the files that were last loaded or stored
+	deferred bool                // between Defer and Settle
+	unsynced map[string]identity // of the files that were loaded meanwhile
 
 	widened, noFlock, noOFD bool // warnings that were given
 }

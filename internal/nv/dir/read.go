@@ -43,7 +43,7 @@ func (d *Dir) Load(name string) ([]byte, error) {
 }
 
 // load returns the whole file. It syncs the file unless synced is its identity, because a
-// client may request a state again and again.
+// client may request a state again and again, or Settle does that.
 func (d *Dir) load(name string, synced identity) ([]byte, error) {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
@@ -64,6 +64,10 @@ func (d *Dir) load(name string, synced identity) ([]byte, error) {
 		return nil, err
 	}
 	if d.o.DryRun {
+		return b, nil
+	}
+	if !synced.is(&st) && d.deferred {
+		d.unsynced[name] = identify(&st)
 		return b, nil
 	}
 	if !synced.is(&st) {
@@ -108,6 +112,43 @@ func (d *Dir) syncLoaded(fd int, name string) error {
 		return err
 	}
 	return d.files.Sync()
+}
+
+// Defer makes Load not sync the file. With backups Load syncs it, because the next Store makes it the
+// backup.
+func (d *Dir) Defer() {
+	if !d.o.Backup {
+		d.deferred, d.unsynced = true, map[string]identity{}
+	}
+}
+
+// Settle syncs the files that were loaded since Defer, unless a store has replaced or removed them.
+func (d *Dir) Settle() error {
+	for name, loaded := range d.unsynced {
+		if err := d.settle(name, loaded); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		delete(d.unsynced, name)
+	}
+	d.deferred = false
+	return nil
+}
+
+// settle syncs a file if it is still the one that was loaded.
+func (d *Dir) settle(name string, loaded identity) error {
+	fd, st, err := d.files.OpenStat(name)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !loaded.is(&st) {
+		return nil
+	}
+	if err := d.syncLoaded(fd, name); err != nil {
+		return err
+	}
+	d.seen[name] = loaded
+	return nil
 }
 
 // checkState fails unless st is a file that safefile trusts, with a size that a state

@@ -42,6 +42,7 @@ func (d *Dir) Store(name string, blob []byte) error {
 		return safefile.Of(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
 	}
 	d.seen[name] = renamed(&st)
+	delete(d.unsynced, name)
 	return nil
 }
 
