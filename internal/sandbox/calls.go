@@ -1,7 +1,5 @@
 package sandbox
 
-import "slices"
-
 // Call is a system call, conditions for its arguments, and the reason for its class. A
 // policy may have several entries for one call; one of them must match.
 type Call struct {
@@ -36,12 +34,12 @@ func masked(arg uint, mask, want uint64) Check { return Check{Arg: arg, Mask: ma
 // dirCalls are for a state in a directory, fileCalls for a state in a file or device.
 var (
 	dirCalls = []Call{
-		lockCall,
+		lockCalls[0],
 		{"umask", "permissions of new state", nil},
 		{"renameat", "new state replaces the old one", nil},
 		{"renameat2", "new state that must not replace another one", nil},
 	}
-	lockCall  = Call{"flock", "lock of the state", nil}
+	lockCalls = []Call{{"flock", "lock of the state", nil}}
 	fileCalls = []Call{
 		{"pwrite64", "state in a file", nil},
 		{"fdatasync", "state in a file", nil},
@@ -59,11 +57,11 @@ var (
 		{"socketpair", "a new connection to the broker", nil},
 	}
 
-	// replaceCall is for a file with the metrics, if the state is not in a directory.
-	replaceCall = Call{"renameat", "a new file with the metrics replaces the old one", nil}
+	// replaceCalls are for a file with the metrics, if the state is not in a directory.
+	replaceCalls = []Call{{"renameat", "a new file with the metrics replaces the old one", nil}}
 
-	// reloadCall is for a profile that can be reloaded.
-	reloadCall = Call{"pipe2", "a reload that enables libtpms's log creates its pipe", nil}
+	// reloadCalls are for a profile that can be reloaded.
+	reloadCalls = []Call{{"pipe2", "a reload that enables libtpms's log creates its pipe", nil}}
 
 	// metricsCalls are for clients that read the metrics.
 	metricsCalls = []Call{
@@ -77,10 +75,6 @@ var (
 		{"sendmmsg", "sends responses and records their length", nil},
 	}
 )
-
-// emulatorCalls are the calls that every emulator needs. make record compares them with the
-// calls that the whole test suite makes.
-var emulatorCalls = slices.Concat(descriptorCalls, clientCalls, runtimeCalls, portabilityCalls)
 
 // descriptorCalls are for files, and for descriptors of every type.
 var descriptorCalls = []Call{

@@ -38,7 +38,7 @@ func (p *Policy) Class(name string, args [6]uint64) (Class, unix.Errno) {
 			return Refused, r.Errno
 		}
 	}
-	for _, c := range p.Calls {
+	for _, c := range p.Calls() {
 		if c.matches(name, args) {
 			return Allowed, 0
 		}

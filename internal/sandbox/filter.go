@@ -62,7 +62,7 @@ func (p *Policy) action(marker uint32) uint32 {
 	switch {
 	case marker != fatalMarker:
 		name := optional[marker-fatalMarker-1]
-		if slices.ContainsFunc(p.Calls, func(c Call) bool { return c.Name == name }) {
+		if p.allows(name) {
 			return unix.SECCOMP_RET_ALLOW
 		}
 		return unix.SECCOMP_RET_ERRNO | uint32(otherwise)
@@ -74,10 +74,8 @@ func (p *Policy) action(marker uint32) uint32 {
 
 // owner returns the only owner and group that the policy allows for fchown.
 func (p *Policy) owner() (uid, gid uint32) {
-	for _, c := range p.Calls {
-		if c.Name == "fchown" {
-			return uint32(c.Check[0].Want), uint32(c.Check[1].Want)
-		}
+	if c := p.find("fchown"); c != nil {
+		return uint32(c.Check[0].Want), uint32(c.Check[1].Want)
 	}
 	return 0, 0
 }

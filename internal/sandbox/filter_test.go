@@ -132,7 +132,7 @@ func (p *Policy) interesting(name string) [][6]uint64 {
 			values[k.Arg] = append(values[k.Arg], k.Want, k.Want^1, k.Want|1<<33, k.Mask&^k.Want, ^uint64(0), 0o4755, 0o644)
 		}
 	}
-	for _, c := range p.Calls {
+	for _, c := range p.Calls() {
 		note(c)
 	}
 	for _, c := range fatal(uint64(unix.Getpid())) {

@@ -41,7 +41,7 @@ func marker(n int) seccomp.ScmpAction { return seccomp.ActTrace.SetReturnCode(in
 
 // rules returns the rules of a policy.
 func (p *Policy) rules() (rules []rule) {
-	for _, c := range p.Calls {
+	for _, c := range p.Calls() {
 		rules = append(rules, rule{c, seccomp.ActAllow})
 	}
 	for _, c := range fatal(uint64(unix.Getpid())) {
@@ -65,7 +65,7 @@ func commonRules() (rules []rule) {
 // markers where policies differ.
 func markedRules() (rules []rule) {
 	owner := Call{"fchown", "", []Check{masked(1, word, uidMarker), masked(2, word, gidMarker)}}
-	calls := slices.Concat(emulatorCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, metricsCalls, sessionCalls, clusterCalls, []Call{reloadCall, replaceCall, owner})
+	calls := slices.Concat(descriptorCalls, clientCalls, runtimeCalls, portabilityCalls, checked(pidMarker), dirCalls, fileCalls, captureCalls, metricsCalls, sessionCalls, clusterCalls, reloadCalls, replaceCalls, []Call{owner})
 	for i, c := range calls {
 		action := seccomp.ActAllow
 		if n := slices.Index(optional, c.Name); n >= 0 {

@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"slices"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/config"
@@ -17,7 +15,7 @@ import (
 //
 // PlanOffline opens no file, but reads the owner of the state.
 func PlanOffline(cfg *config.Config, write bool, out string) Policy {
-	p := newPolicy(cfg, slices.Concat(descriptorCalls, runtimeCalls, portabilityCalls))
+	p := newPolicy(cfg, descriptorCalls, runtimeCalls, portabilityCalls)
 	p.Rights = readOthers
 	dir, inDirectory := cfg.State.Location.Dir()
 	if write {
@@ -25,15 +23,15 @@ func PlanOffline(cfg *config.Config, write bool, out string) Policy {
 	}
 	switch {
 	case inDirectory && write:
-		p.Calls = slices.Concat(p.Calls, dirCalls, owned(dir))
+		p.Groups = append(p.Groups, dirCalls, owned(dir))
 		p.allowFile(dir, wholeDir, "the state")
 	case inDirectory:
-		p.Calls = append(p.Calls, lockCall)
+		p.Groups = append(p.Groups, lockCalls)
 		p.allowFile(dir, readFile|readDir, "the state")
 	case cfg.State.Location.Kind == nv.Cluster:
-		p.Calls = slices.Concat(p.Calls, clientCalls, clusterCalls)
+		p.Groups = append(p.Groups, clientCalls, clusterCalls)
 	case write: // the file is open already
-		p.Calls = append(p.Calls, fileCalls...)
+		p.Groups = append(p.Groups, fileCalls)
 	}
 	if marks := cfg.Host.Rollback.Marks; write && marks != "" && unix.Access(marks, unix.W_OK|unix.X_OK) == nil {
 		p.allowFile(marks, readFile, "remembers the newest state of the TPM")

@@ -16,7 +16,7 @@ import (
 type Policy struct {
 	Seccomp   config.SeccompAction
 	Landlock  config.LandlockMode
-	Calls     []Call // allowed system calls; refused and fatal return the others
+	Groups    [][]Call // allowed system calls, besides those of checked; refused and fatal return the others
 	Files     []File
 	Unremoved []string // files that are not removed at the end, because their directory is shared
 	Rights    uint32   // capabilities that root retains if a file in Files belongs to another user
@@ -49,29 +49,29 @@ const threadsReason = "checks that all threads are confined"
 // profile is the file that a reload reads; "" if there is no reload. Plan opens no file, but
 // checks which files exist.
 func Plan(cfg *config.Config, profile string) Policy {
-	p := newPolicy(cfg, emulatorCalls)
+	p := newPolicy(cfg, descriptorCalls, clientCalls, runtimeCalls, portabilityCalls)
 	p.Rights = writeOthers
 	switch {
 	case cfg.State.Location.Kind == nv.File:
-		p.Calls = append(p.Calls, fileCalls...)
+		p.Groups = append(p.Groups, fileCalls)
 		if cfg.Metrics.File != "" {
-			p.Calls = append(p.Calls, replaceCall)
+			p.Groups = append(p.Groups, replaceCalls)
 		}
 	case cfg.State.Location.Kind == nv.Cluster:
-		p.Calls = append(p.Calls, clusterCalls...)
+		p.Groups = append(p.Groups, clusterCalls)
 		if cfg.Metrics.File != "" {
-			p.Calls = append(p.Calls, replaceCall)
+			p.Groups = append(p.Groups, replaceCalls)
 		}
 		if cfg.Pcap.File != "" || cfg.Pcap.FD >= 0 {
-			p.Calls = append(p.Calls, captureCalls...)
+			p.Groups = append(p.Groups, captureCalls)
 		}
 	case cfg.Pcap.File != "" || cfg.Pcap.FD >= 0:
-		p.Calls = slices.Concat(p.Calls, dirCalls, captureCalls)
+		p.Groups = append(p.Groups, dirCalls, captureCalls)
 	default:
-		p.Calls = append(p.Calls, dirCalls...)
+		p.Groups = append(p.Groups, dirCalls)
 	}
 	if cfg.Service.KeepSession != config.SessionNo && cfg.Interface.Type == config.Socket && !cfg.Daemon {
-		p.Calls = append(p.Calls, sessionCalls...)
+		p.Groups = append(p.Groups, sessionCalls)
 	}
 	if profile != "" {
 		p.reload(cfg, profile)
@@ -80,8 +80,8 @@ func Plan(cfg *config.Config, profile string) Policy {
 	if marks := cfg.Host.Rollback.Marks; marks != "" && unix.Access(marks, unix.W_OK|unix.X_OK) == nil {
 		p.allowFile(marks, unix.LANDLOCK_ACCESS_FS_READ_FILE|unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile, "remembers the newest state of the TPM")
 		p.Marks = marks
-		if !slices.ContainsFunc(p.Calls, func(c Call) bool { return c.Name == lockCall.Name }) {
-			p.Calls = append(p.Calls, lockCall)
+		if !p.allows(lockCalls[0].Name) {
+			p.Groups = append(p.Groups, lockCalls)
 		}
 	}
 	p.allowFile(taskDir, readFile|readDir, threadsReason)
@@ -96,7 +96,7 @@ func Plan(cfg *config.Config, profile string) Policy {
 		p.allowRemoval(cfg.PID.File, "removes its pid file at the end", own)
 	}
 	if cfg.Metrics.Listen.Kind != config.None {
-		p.Calls = append(p.Calls, metricsCalls...)
+		p.Groups = append(p.Groups, metricsCalls)
 	}
 	if cfg.Metrics.File != "" {
 		p.allowFile(filepath.Dir(cfg.Metrics.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile|remove, "replaces the file with the metrics")
@@ -104,15 +104,35 @@ func Plan(cfg *config.Config, profile string) Policy {
 	return p
 }
 
-// newPolicy returns a policy with calls, and with the calls that every policy has.
-func newPolicy(cfg *config.Config, calls []Call) Policy {
-	pid := uint64(unix.Getpid())
+// newPolicy returns a policy with groups of calls.
+func newPolicy(cfg *config.Config, groups ...[]Call) Policy {
 	return Policy{
 		Seccomp:  cfg.Sandbox.Seccomp,
 		Landlock: cfg.Sandbox.Landlock,
-		Calls:    slices.Concat(calls, checked(pid)),
+		Groups:   groups,
 		chrooted: cfg.Sandbox.Chroot != "",
 	}
+}
+
+// Calls returns all allowed system calls. Only tests need the list; a start needs to know
+// whether it has a group.
+func (p *Policy) Calls() []Call {
+	return append(slices.Concat(p.Groups...), checked(uint64(unix.Getpid()))...)
+}
+
+// allows reports whether a group has the call.
+func (p *Policy) allows(name string) bool { return p.find(name) != nil }
+
+// find returns the call of that name in the groups, nil for none.
+func (p *Policy) find(name string) *Call {
+	for _, g := range p.Groups {
+		for i := range g {
+			if g[i].Name == name {
+				return &g[i]
+			}
+		}
+	}
+	return nil
 }
 
 func (p *Policy) allowFile(path string, access uint64, why string) {
@@ -121,7 +141,7 @@ func (p *Policy) allowFile(path string, access uint64, why string) {
 
 // reload adds the operations of a reload, which may replace the log.
 func (p *Policy) reload(cfg *config.Config, profile string) {
-	p.Calls = append(p.Calls, reloadCall)
+	p.Groups = append(p.Groups, reloadCalls)
 	p.allowFile(filepath.Dir(profile), readFile|readDir, "reads the profile again, or its replacement")
 	p.allowFile("/dev/null", unix.LANDLOCK_ACCESS_FS_WRITE_FILE, "a log that is disabled")
 	for _, file := range []string{"/etc/passwd", "/etc/group"} {

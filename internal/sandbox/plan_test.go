@@ -27,7 +27,7 @@ func plan(t *testing.T, args ...string) Policy {
 func TestCalls(t *testing.T) {
 	p := plan(t, "--tpmstate", "dir="+t.TempDir())
 	checks := map[string][]string{}
-	for _, c := range p.Calls {
+	for _, c := range p.Calls() {
 		if _, twice := checks[c.Name]; twice && len(c.Check) == 0 {
 			t.Errorf("duplicate call %s", c.Name)
 		}
@@ -136,7 +136,8 @@ func TestArguments(t *testing.T) {
 func TestPlanOffline(t *testing.T) {
 	emulator := map[string]bool{"fchown": true}
 	for _, uri := range []string{"dir:///st", "file:///image"} {
-		for _, c := range Plan(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, "").Calls {
+		p := Plan(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, "")
+		for _, c := range p.Calls() {
 			emulator[c.Name] = true
 		}
 	}
@@ -145,7 +146,7 @@ func TestPlanOffline(t *testing.T) {
 		for _, write := range []bool{false, true} {
 			p := PlanOffline(&config.Config{State: config.State{Location: nv.ParseLocation(uri)}}, write, "/out/archive")
 			seen := map[string]bool{}
-			for _, c := range p.Calls {
+			for _, c := range p.Calls() {
 				if c.Why == "" || !emulator[c.Name] {
 					t.Errorf("%s, %v: %+v has no reason, or is not a call of an emulator", uri, write, c)
 				}

@@ -86,15 +86,15 @@ func tables(t *testing.T) (emulator, verb Policy) {
 	cfg.Metrics.Listen.Kind = config.Unix
 	emulator, verb = Plan(cfg, ""), PlanOffline(cfg, true, "")
 	file := &config.Config{State: config.State{Location: nv.Location{Kind: nv.File, Path: "/image"}}}
-	emulator.Calls = append(emulator.Calls, Plan(file, "/profile").Calls...)
-	verb.Calls = append(verb.Calls, PlanOffline(file, true, "").Calls...)
+	emulator.Groups = append(emulator.Groups, Plan(file, "/profile").Groups...)
+	verb.Groups = append(verb.Groups, PlanOffline(file, true, "").Groups...)
 	return emulator, verb
 }
 
 // classes describes the class of a call in the table.
 func (p *Policy) classes(name string) string {
 	any, some := false, false
-	for _, c := range p.Calls {
+	for _, c := range p.Calls() {
 		if c.Name == name {
 			any, some = any || len(c.Check) == 0, some || len(c.Check) > 0
 		}
@@ -174,7 +174,7 @@ var elsewhere = []string{"umount"}
 // number that is not in sharedCalls.
 func checkNames(t *testing.T, numbers map[string][2]int, policies ...Policy) {
 	for _, p := range policies {
-		calls := slices.Concat(p.Calls, fatal(uint64(unix.Getpid())))
+		calls := slices.Concat(p.Calls(), fatal(uint64(unix.Getpid())))
 		for _, r := range refused() {
 			calls = append(calls, r.Call)
 		}

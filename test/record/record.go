@@ -86,10 +86,12 @@ func recordedPolicy() (sandbox.Policy, error) {
 	file.Metrics.Listen.Kind = config.Unix
 	verb := config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: "/"}}}
 	p := sandbox.Plan(cfg, "profile")
-	p.Calls = slices.Concat(p.Calls, sandbox.Plan(&file, "profile").Calls, sandbox.PlanOffline(&verb, true, "").Calls)
-	for i, c := range p.Calls {
-		if c.Name == "fchown" {
-			p.Calls[i].Check = nil // the owner depends on the directory
+	p.Groups = slices.Concat(p.Groups, sandbox.Plan(&file, "profile").Groups, sandbox.PlanOffline(&verb, true, "").Groups)
+	for _, g := range p.Groups {
+		for i := range g {
+			if g[i].Name == "fchown" {
+				g[i].Check = nil // the owner depends on the directory
+			}
 		}
 	}
 	return p, nil
@@ -98,7 +100,7 @@ func recordedPolicy() (sandbox.Policy, error) {
 // isUnconditional reports whether the policy allows a call with any arguments, so that it is
 // recorded only once.
 func (r *Recorder) isUnconditional(name string) bool {
-	return slices.ContainsFunc(r.policy.Calls, func(c sandbox.Call) bool { return c.Name == name && len(c.Check) == 0 })
+	return slices.ContainsFunc(r.policy.Calls(), func(c sandbox.Call) bool { return c.Name == name && len(c.Check) == 0 })
 }
 
 // BuildFlags returns the flags of go build for an emulator that is recorded; none if r is nil.
@@ -323,7 +325,7 @@ func (r *Recorder) Judge(all bool) error {
 		}
 	}
 	made := r.seen[sandbox.Allowed]
-	for _, c := range r.policy.Calls {
+	for _, c := range r.policy.Calls() {
 		if all && made[c.Name] == 0 && neverSeen[c.Name] == "" && !slices.Contains(portabilityCalls, c.Name) {
 			made[c.Name] = 1 // one error for each name
 			errs = append(errs, fmt.Errorf("%s: allowed, but not recorded; remove it from internal/sandbox/calls.go", c.Name))
