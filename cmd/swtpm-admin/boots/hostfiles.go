@@ -135,7 +135,7 @@ func (f *Files) AddVariables(path string) error {
 		text, in := variableText(v)
 		n := Name{Text: text, Source: FromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableConfig}
 		f.addData(in, v.Measured(), n)
-		// EDK2 measures only the content of a variable about booting, and shim that of its own.
+		// EDK2 measures only the content of a variable about booting, and shim the content of its own variables.
 		// The content of any other one, often a single byte, would name what it is not.
 		n.data, n.kind = nil, 0
 		f.addData(in&pcrs(1, 14), v.Data, n)
