@@ -54,6 +54,20 @@ func (f *Failure) Advice() []string {
 	return all
 }
 
+// order is how the steps of several failures are sorted: by their beginnings. Others come last.
+var order = []string{"A change", "If it was planned", "LUKS", "BitLocker", "Before"}
+
+// sortSteps sorts the steps of several failures.
+func sortSteps(all []string) {
+	rank := func(s string) int {
+		if i := slices.IndexFunc(order, func(begin string) bool { return strings.HasPrefix(s, begin) }); i >= 0 {
+			return i
+		}
+		return len(order)
+	}
+	slices.SortStableFunc(all, func(a, b string) int { return rank(a) - rank(b) })
+}
+
 // enrolAgain returns the step for a LUKS volume, which adds a token and removes none.
 func (f *Failure) enrolAgain() string {
 	var words []string

@@ -139,6 +139,7 @@ func (e *Explanation) Text() string {
 		host, advice = append(host, l.Host...), append(advice, l.Advice...)
 	}
 	section(&t, "Other changes on the host:", host)
+	sortSteps(advice)
 	section(&t, "Next steps:", advice)
 	if len(e.Failures) == 0 {
 		e.writeGood(&t)
