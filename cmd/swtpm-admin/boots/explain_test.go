@@ -46,6 +46,11 @@ func TestTriedNothing(t *testing.T) {
 	if strings.Contains(text, "No policy over PCRs fails") || !strings.Contains(text, "boot 2 tried no secret over PCRs, as boot 1 did last") {
 		t.Error(text)
 	}
+	for want, times := range map[string]int{"PCR 4, measurement": 1, "in PCR 4\n": 1} {
+		if n := strings.Count(text, want); n != times {
+			t.Errorf("%q: %d times, want %d, in:\n%s", want, n, times, text)
+		}
+	}
 	h = history(t, record(1, log).end(), record(2, log).end())
 	if text := newFiles().Explain(h, nil).Text(); !strings.Contains(text, "no recorded boot tried a secret") {
 		t.Error(text)

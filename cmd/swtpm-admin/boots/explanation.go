@@ -163,12 +163,28 @@ func (e *Explanation) writeGood(t *strings.Builder) {
 		t.WriteString("No policy over PCRs fails.\n")
 	}
 	fmt.Fprintf(t, "Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
-	for _, c := range e.Changes {
+	for i, c := range e.Changes {
+		if i > 0 && e.Changes[i-1].Index == c.Index {
+			continue
+		}
 		c.write(t, "  ")
+		if more := e.changesOf(c.Index) - 1; more > 0 {
+			fmt.Fprintf(t, "    and %s in %s\n", count(more, "more change"), indexText(c.Index))
+		}
 	}
 	for _, s := range e.Host {
 		fmt.Fprintf(t, "  Host: %s\n", oneLine(s))
 	}
+}
+
+// changesOf returns the number of changes in a PCR or an NV index.
+func (e *Explanation) changesOf(index uint32) (n int) {
+	for _, c := range e.Changes {
+		if c.Index == index {
+			n++
+		}
+	}
+	return n
 }
 
 // write writes the failure. The change of a PCR is written once: written has the changes, and the
