@@ -108,6 +108,7 @@ libvirt: build
 
 # Virtual machines of QEMU with a kernel from Debian's packages.
 # SWTPM_TEST_MOVES=20 moves a machine more often between two hosts of a cluster store.
+# SWTPM_GUEST_BOOTS=all tries all boots after which a secret does not open; SWTPM_GUEST_KEEP=DIR keeps their ledgers.
 guest: build
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest

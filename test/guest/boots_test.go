@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -15,11 +16,54 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
+// keepVar names a directory for the ledgers and variable stores of the cases, from which the
+// documents are made.
+const keepVar = "SWTPM_GUEST_KEEP"
+
+// keep copies the ledger in a state, and the variable stores among the options of swtpm boots.
+func keep(t *testing.T, name, state string, options []string) {
+	t.Helper()
+	if os.Getenv(keepVar) == "" {
+		return
+	}
+	dir := filepath.Join(os.Getenv(keepVar), strings.ReplaceAll(t.Name()+" "+name, " ", "-"))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(state, "tpm2-00.boot-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, o := range options {
+		if o == "--vars" {
+			files = append(files, options[i+1])
+		}
+	}
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(f)), []byte(harness.Read(t, f)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // allBootsVar makes TestBoots try all its boots instead of the first ones.
 const allBootsVar = "SWTPM_GUEST_BOOTS"
 
 // selections are the PCRs that secrets are sealed to.
-var selections = map[string][]uint{"7": {7}, "4+7": {4, 7}, "11": {11}, "0": {0}, "9": {9}, "1": {1}}
+var selections = []string{"7", "4+7", "11", "0", "9", "1"}
+
+// selected returns the PCRs of a selection.
+func selected(t *testing.T, selection string) (all []uint) {
+	t.Helper()
+	for word := range strings.SplitSeq(selection, "+") {
+		pcr, err := strconv.ParseUint(word, 10, 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, uint(pcr))
+	}
+	return all
+}
 
 // expected is the answer of explain for a selection: the PCR whose first change it names.
 type expected struct {
@@ -27,6 +71,7 @@ type expected struct {
 	pcr, place int
 	object     string // in the name of the new measurement
 	unchanged  []int  // other PCRs of the selection
+	also       []int  // a further PCR that changes, and the position
 }
 
 // bootCase is a boot after which some secrets do not open.
@@ -38,35 +83,35 @@ type bootCase struct {
 
 var bootCases = []bootCase{
 	{"an update of dbx", func(t *testing.T, w *workshop, m *uefiMachine) { m.vars = w.changeDBX(t, m.vars) }, []expected{
-		{"7", 7, 5, "Secure Boot variable dbx: ", nil},
-		{"4+7", 7, 5, "Secure Boot variable dbx: ", []int{4}},
+		{"7", 7, 5, "Secure Boot variable dbx: ", nil, nil},
+		{"4+7", 7, 5, "Secure Boot variable dbx: ", []int{4}, nil},
 	}},
 	{"another firmware", func(_ *testing.T, _ *workshop, m *uefiMachine) { m.code = ovmf + "OVMF_CODE_4M.secboot.fd" }, []expected{
-		{"0", 0, 2, "firmware volume 1 of the firmware", nil},
+		{"0", 0, 2, "firmware volume 1 of the firmware", nil, nil},
 	}},
 	{"another command line", func(t *testing.T, w *workshop, m *uefiMachine) {
-		m.disks = []string{w.disk(t, w.kernel, "console=ttyS0 quiet panic=1")}
+		m.disks = []string{w.disk(t, w.kernel, commandLine+" panic=1")}
 	}, []expected{
-		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
-		{"11", 11, 6, "content of section .cmdline of BOOTX64.EFI", nil},
-		{"9", 9, 1, `kernel command line "console=ttyS0 quiet panic=1"`, nil},
+		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}, nil},
+		{"11", 11, 6, "content of section .cmdline of BOOTX64.EFI", nil, nil},
+		{"9", 9, 1, `kernel command line "` + commandLine + ` panic=1"`, nil, nil},
 	}},
 	{"no Secure Boot keys", func(_ *testing.T, _ *workshop, m *uefiMachine) { m.vars = ovmf + "OVMF_VARS_4M.fd" }, []expected{
-		{"7", 7, 2, "Secure Boot variable PK: empty", nil},
-		{"4+7", 7, 2, "Secure Boot variable PK: empty", []int{4}},
+		{"7", 7, 2, "Secure Boot variable PK: empty", nil, nil},
+		{"4+7", 7, 2, "Secure Boot variable PK: empty", []int{4}, nil},
 	}},
 	{"another kernel", func(t *testing.T, w *workshop, m *uefiMachine) {
-		m.disks = []string{w.disk(t, w.otherKernel(t), "console=ttyS0 quiet")}
+		m.disks = []string{w.disk(t, w.otherKernel(t), commandLine)}
 	}, []expected{
-		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
-		{"11", 11, 2, "content of section .linux of BOOTX64.EFI", nil},
+		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}, nil},
+		{"11", 11, 2, "content of section .linux of BOOTX64.EFI", nil, nil},
 	}},
 	{"another boot entry", func(t *testing.T, w *workshop, m *uefiMachine) {
-		m.disks = []string{w.disk(t, w.kernel, "console=ttyS0 quiet rescue"), m.disks[0]}
+		m.disks = []string{w.disk(t, w.kernel, commandLine+" rescue"), m.disks[0]}
 	}, []expected{
-		{"1", 1, 1, "boot order ", nil},
-		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}},
-		{"11", 11, 6, "content of section .cmdline of BOOTX64.EFI", nil},
+		{"1", 1, 1, "boot order ", nil, nil},
+		{"4+7", 4, 3, "image BOOTX64.EFI", []int{7}, nil},
+		{"11", 11, 6, "content of section .cmdline of BOOTX64.EFI", nil, nil},
 	}},
 }
 
@@ -105,20 +150,17 @@ func askBoots(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// check compares an explanation with an expectation.
-func (x expected) check(t *testing.T, e explanation) bool {
+// check compares an explanation with an expectation. systemd has the selections whose policies
+// systemd compares itself.
+func (x expected) check(t *testing.T, e explanation, systemd []string) bool {
 	t.Helper()
-	var words []string
-	for _, pcr := range selections[x.selection] {
-		words = append(words, fmt.Sprint(pcr))
-	}
-	name := "PCR " + strings.Join(words, ", ") + " (sha256)"
+	name := "PCR " + strings.ReplaceAll(x.selection, "+", ", ") + " (sha256)"
 	for _, f := range e.Failures {
 		if f.PCRs != name {
 			continue
 		}
 		good := f.Good != 0 && f.Since == f.Good+1
-		if slices.Contains(enrolled, x.selection) { // systemd was the first to fail
+		if slices.Contains(systemd, x.selection) { // systemd was the first to fail
 			good = good && f.Result == ledger.NotUsed
 		}
 		for _, d := range f.Details {
@@ -127,6 +169,8 @@ func (x expected) check(t *testing.T, e explanation) bool {
 				good = good && d.Same
 			case d.First == nil || d.First.New == nil:
 				good = false
+			case len(x.also) > 0 && d.PCR == x.also[0]:
+				good = good && d.First.Place == x.also[1]
 			default:
 				good = good && d.PCR == x.pcr && d.First.Place == x.place && strings.Contains(d.First.New.Name.Text, x.object)
 				if d.PCR == 0 || d.PCR == 7 { // without help from the guest
@@ -134,7 +178,7 @@ func (x expected) check(t *testing.T, e explanation) bool {
 				}
 			}
 		}
-		if !good || len(f.Details) != len(x.unchanged)+1 {
+		if !good || len(f.Details) != len(x.unchanged)+1+len(x.also)/2 {
 			t.Errorf("secret over %s: want PCR %d, measurement %d, %q", x.selection, x.pcr, x.place, x.object)
 		}
 		return good
@@ -154,14 +198,14 @@ func TestBoots(t *testing.T) {
 	w := newWorkshop(t)
 	state := harness.TempDir(t)
 	oneBank(t, state)
-	good := uefiMachine{code: ovmf + "OVMF_CODE_4M.fd", vars: w.keysWithoutEnforcement(t), disks: []string{w.disk(t, w.kernel, "console=ttyS0 quiet")}, volume: w.volume(t)}
+	good := uefiMachine{code: ovmf + "OVMF_CODE_4M.fd", vars: w.keysWithoutEnforcement(t), disks: []string{w.disk(t, w.kernel, commandLine)}, volume: w.volume(t)}
 	e := startEmulator(t, recording(t), true, state)
 	v, goodVars := good.boot(t, w, e)
 	g := guestTPM{t, v}
 	parent := g.parent()
 	secrets := map[string]sealed{}
-	for name, pcrs := range selections {
-		secrets[name] = g.seal(parent, pcrs)
+	for _, name := range selections {
+		secrets[name] = g.seal(parent, selected(t, name))
 		if !g.opens(parent, secrets[name]) {
 			t.Fatalf("the secret over %s does not open", name)
 		}
@@ -208,6 +252,7 @@ func (c bootCase) run(t *testing.T, w *workshop, original *sealedBoot) (named in
 		args = append(args, "--images", d)
 	}
 	t.Logf("%s:\n%s", c.name, askBoots(t, args...))
+	keep(t, c.name, state, []string{"--vars", original.vars, "--vars", vars})
 	var x explanation
 	if err := json.Unmarshal([]byte(askBoots(t, append(args, "--json")...)), &x); err != nil {
 		t.Fatal(err)
@@ -216,7 +261,7 @@ func (c bootCase) run(t *testing.T, w *workshop, original *sealedBoot) (named in
 		t.Errorf("%s: the guest's log of the first boot", c.name)
 	}
 	for _, want := range c.want {
-		if want.check(t, x) {
+		if want.check(t, x, enrolled) {
 			named++
 		}
 	}

@@ -2,13 +2,15 @@
 # Unpacks the kernel of Debian's package linux-image-amd64 into the directory $1:
 # vmlinuz, which UEFI starts; vmlinux, an ELF file, which QEMU starts through its PVH
 # entry; and in modules/ the modules for a TPM behind a file (tpm_vtpm_proxy, fuse and cuse) and for an
-# encrypted disk. modules/order lists the latter in the order in which the kernel takes them. Nothing is
-# installed: the machine's own packages and package lists stay as they are.
+# encrypted disk. modules/order lists the latter in the order in which the kernel takes them. In signed/
+# is what starts a machine with Secure Boot: Debian's signed shim and GRUB, and the kernel of
+# linux-image-rt-amd64 as another one. Nothing is installed: the machine's own packages and package
+# lists stay as they are.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DIRECTORY" >&2; exit 2; }
 mkdir -p "$1"
 cd "$1"
-[ ! -e vmlinux ] || [ ! -e modules/order ] || [ ! -e vmlinuz ] || exit 0
+[ ! -e vmlinux ] || [ ! -e modules/order ] || [ ! -e vmlinuz ] || [ ! -e signed/vmlinuz-rt ] || exit 0
 
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
@@ -24,10 +26,21 @@ apt="-o Dir::Etc::SourceList=$PWD/sources.list -o Dir::Etc::SourceParts=/dev/nul
 {
 	apt-get $apt -qq update
 	# The package is empty; what it depends on has the version in its name.
-	package=$(apt-cache $apt depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*-amd64\)$/\1/p')
-	[ -n "$package" ] || { echo "$0: linux-image-amd64 names no kernel" >&2; exit 1; }
-	apt-get $apt -qq download "$package"
+	kernel_of() { apt-cache $apt depends "$1" | sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*-amd64\)$/\1/p'; }
+	package=$(kernel_of linux-image-amd64)
+	other=$(kernel_of linux-image-rt-amd64)
+	[ -n "$package" ] && [ -n "$other" ] || { echo "$0: linux-image-amd64 or linux-image-rt-amd64 names no kernel" >&2; exit 1; }
+	apt-get $apt -qq download "$package" "$other" shim-signed grub-efi-amd64-signed
 }
+rm -rf signed signed.new other
+mkdir signed.new
+for p in shim-signed grub-efi-amd64-signed "$other"; do
+	dpkg-deb -x "$p"_*.deb other
+done
+cp other/usr/lib/shim/shimx64.efi.signed signed.new/shimx64.efi
+cp other/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed signed.new/grubx64.efi
+cp other/boot/vmlinuz-* signed.new/vmlinuz-rt
+rm -rf other
 dpkg-deb -x "$package"_*.deb root
 set -- root/boot/vmlinuz-*
 
@@ -79,5 +92,6 @@ done
 cp "$kernel" vmlinuz.new
 rm -rf root payload lists cache ./*.deb
 mv vmlinuz.new vmlinuz
+mv signed.new signed
 mv modules.new modules
 mv vmlinux.new vmlinux

@@ -38,11 +38,12 @@ var models = []model{
 // machine is a virtual machine.
 type machine struct {
 	*harness.Process
-	monitor *monitor
-	serial  net.Conn
-	lines   chan string // of the serial port
-	asked   int
-	said    []string
+	monitor  *monitor
+	serial   net.Conn
+	lines    chan string // of the serial port
+	asked    int
+	said     []string
+	patience time.Duration // for a line, if it is more than the harness's
 }
 
 // initrdAt is the address of the initial file system: after the kernel, and not
@@ -70,7 +71,7 @@ func startWith(t *testing.T, m model, e *emulator, disk string, fs initramfs, me
 		"-machine", "q35", "-m", fmt.Sprint(memory), "-bios", m.firmware,
 		// Not -initrd: QEMU 7.2 puts that where SeaBIOS has the TPM's log. The
 		// kernel copies it from memory that is not its own.
-		"-kernel", kernel, "-append", fmt.Sprintf("console=ttyS0 quiet memmap=%dM$%#x initrdmem=%#x,%d", reserved, initrdAt, initrdAt, fs.size),
+		"-kernel", kernel, "-append", fmt.Sprintf("%s memmap=%dM$%#x initrdmem=%#x,%d", commandLine, reserved, initrdAt, initrdAt, fs.size),
 		"-device", fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", fs.path, initrdAt),
 		"-drive", "if=none,id=disk,format=qcow2,file=" + disk, "-device", "virtio-blk-pci,drive=disk",
 	}, args...)...)
@@ -150,7 +151,7 @@ func (v *machine) booted(t *testing.T) {
 // rest of it.
 func (v *machine) await(t *testing.T, prefix string) string {
 	t.Helper()
-	late := time.After(harness.Patience)
+	late := time.After(max(v.patience, harness.Patience))
 	for {
 		select {
 		case line, ok := <-v.lines:
