@@ -91,10 +91,11 @@ trixie:
 	sh test/trixie/run.sh build/trixie sh -c '$(TRIXIE)'
 
 # Every operation that stores on a full disk, on tmpfs and ext4, and every error of a
-# store; many snapshots and clones; pairs of a disk and a TPM; as root. The suite has a part of it.
+# store; all rows of the matrices with a TPM 1.2; many snapshots and clones; pairs of a disk and
+# a TPM; as root. The suite has a part of it.
 full: build
 	@sh contrib/deps.sh test
-	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 20m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut$$|^TestCopies$$' ./test/e2e
+	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut|^TestCopies$$|^TestKillLoses|Hops$$|^TestSnapshotForms$$|^TestMigration$$|^TestMigrationThatFails$$|^TestBiosOfBoth$$|^TestGuardAfterMigration$$|^TestSetupKilled$$' ./test/e2e
 	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestSnapshotPause$$|^TestClones$$' ./test/e2e
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest
@@ -190,10 +191,12 @@ record:
 
 # All packages, and the programs in the tests where threads meet (test/e2e/chosen_test.go), built
 # with the race detector. Without the option each program waits for a second at its end, for
-# reports of other threads.
+# reports of other threads. The tests of ONE_THREAD repeat a store in one thread, for each of
+# its system calls or bits.
+ONE_THREAD = ^(TestPowerCut|TestBatchPowerCut|TestBatchFaults|TestFaultWithoutLoad|TestEveryFlip)$$
 race:
 	@sh contrib/deps.sh test
-	$(GO) test -race -timeout 30m ./internal/... ./cmd/...
+	$(GO) test -race -timeout 30m -skip '$(ONE_THREAD)' ./internal/... ./cmd/...
 
 raceprograms:
 	@sh contrib/deps.sh test

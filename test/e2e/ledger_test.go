@@ -40,7 +40,7 @@ func (v version) prefix() string {
 // TestLedgerReplay checks that the records of random sessions give the values that the TPM
 // reports, or say that the boot is joined.
 func TestLedgerReplay(t *testing.T) {
-	sessions := 20
+	sessions := 8
 	if n, err := strconv.Atoi(os.Getenv(sessionsVar)); err == nil {
 		sessions = n
 	}

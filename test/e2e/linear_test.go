@@ -42,6 +42,9 @@ func TestFileHops(t *testing.T) {
 		{"new file", "plain"}, {"4 MiB", "aes-128"}, {"device", "sha512"},
 	} {
 		for _, v := range both {
+			if !v.runs(on.medium == "4 MiB") {
+				continue
+			}
 			for _, firstOurs := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s, %s, %s, ours first %t", on.medium, on.encryption, v, firstOurs), func(t *testing.T) {
 					t.Parallel()

@@ -59,6 +59,9 @@ func TestUndo(t *testing.T) {
 			}
 			undone(t, x, d, errno, incrementCounter, tpm.RCNVUnavailable, [][]byte{readCounter, loadedSessions, readPCR20}, random20)
 		})
+		if errno != syscall.ENOSPC && errno != syscall.EIO {
+			continue // a start of a TPM 1.2 takes a second, and what is undone does not depend on the error
+		}
 		t.Run("1.2 "+errno.Error(), func(t *testing.T) {
 			d := newDisk()
 			x := started(t, d, tpm.V12)
