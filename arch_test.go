@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"internal/ledger":          {"internal/tpm"},
 	"internal/ledger/recorder": {"internal/ledger", "internal/safefile", "internal/tpm"},
 	"cmd/swtpm-store/broker":   {"internal/store", "cmd/swtpm-store/driver"},
+	"test/harness/conntest":    {"internal/tpm"},
 	"test/harness/drivertest":  {"cmd/swtpm-store/driver"},
 	"cmd/swtpm-store/etcd":     {"cmd/swtpm-store/driver"},
 	"cmd/swtpm-admin/fleet": {"internal/config", "internal/io/ctrl", "internal/nv", "internal/nv/generation", "internal/program", "internal/safefile",

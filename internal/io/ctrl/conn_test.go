@@ -96,7 +96,7 @@ func TestDataFDOverTCP(t *testing.T) {
 // the first byte, in the middle and with the body.
 func TestStrayFDs(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.on = true
+	b.tpm.Set(true)
 	c := b.connect(t, unix.SOCK_STREAM)
 	before := conntest.Descriptors(t)
 	for range 50 {
@@ -123,7 +123,7 @@ func TestStrayFDs(t *testing.T) {
 // TestHashData checks that every byte of a long body reaches the TPM once.
 func TestHashData(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.on = true
+	b.tpm.Set(true)
 	c := b.connect(t, unix.SOCK_STREAM)
 	want := 0
 	for _, n := range []int{0, 1, 4095, 4096, 4097, 8192, 8193, 1 << 20} {
@@ -148,7 +148,7 @@ func TestCutBodies(t *testing.T) {
 		{"SET_STATEBLOB", "0000000d 00000000 00000001 00004000 00*8192", bp},
 	} {
 		b := newBench(t, tpm.V20)
-		b.tpm.on = g.name == "HASH_DATA"
+		b.tpm.Set(g.name == "HASH_DATA")
 		c := b.connect(t, unix.SOCK_STREAM)
 		c.Send(t, harness.Unhex(g.in))
 		if err := unix.Shutdown(c.FD, unix.SHUT_WR); err != nil {
@@ -170,21 +170,21 @@ func TestStalledBody(t *testing.T) {
 	if got := c.ask(t, "", 8); got != bp+no {
 		t.Errorf("reply = %s, want %s and the end", got, bp+no)
 	}
-	if got := b.tpm.took(); got != "Prepare" {
+	if got := b.tpm.Took(); got != "Prepare" {
 		t.Errorf("the TPM was asked %q, want Prepare alone", got)
 	}
 }
 
 func TestShutdown(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.on = true
+	b.tpm.Set(true)
 	c := b.connect(t, unix.SOCK_STREAM)
 	c.Send(t, harness.Unhex("00000003"))
 	if got := c.ask(t, "", 8); got != ok+no {
 		t.Errorf("reply = %s, want %s and the end", got, ok+no)
 	}
 	b.Await(t, "end: "+ErrShutdown.Error())
-	if got := b.tpm.took(); got != "Stop" {
+	if got := b.tpm.Took(); got != "Stop" {
 		t.Errorf("the TPM was asked %q, want Stop", got)
 	}
 }
@@ -277,7 +277,7 @@ func TestDisconnected(t *testing.T) {
 func TestUnreadReplies(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, tpm.V20)
-	b.tpm.on = true
+	b.tpm.Set(true)
 	b.tpm.blob = make([]byte, 4<<20)
 	stuck := b.connect(t, unix.SOCK_STREAM)
 	stuck.Send(t, harness.Unhex("0000000c 00000001 00000001 00000000"))

@@ -100,7 +100,7 @@ func flood(t *testing.T, b *bench) (done chan bool) {
 // answered while another client's request waits for them.
 func TestOvertaking(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.on = true
+	b.tpm.Set(true)
 	free := b.hold()
 	waiting := b.connect(t, unix.SOCK_STREAM)
 	waiting.Send(t, harness.Unhex("0000000a")) // STORE_VOLATILE
@@ -151,7 +151,7 @@ func TestRunningStays(t *testing.T) {
 // that overtakes a command still finds room, and all that were not evicted are answered.
 func TestWaitingLeavesRoom(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.set(true)
+	b.tpm.Set(true)
 	q := b.listen(t)
 	free := b.hold()
 	var waiting []peer
@@ -179,7 +179,7 @@ func TestWaitingLeavesRoom(t *testing.T) {
 // that its client can leave meanwhile.
 func TestWaitingInTurn(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.set(true)
+	b.tpm.Set(true)
 	free := b.hold()
 	var all []peer
 	for range 6 { // the attached clients have no limit
@@ -199,7 +199,7 @@ func TestWaitingInTurn(t *testing.T) {
 			t.Errorf("request %d: reply = %s, want %s", n, got, ok)
 		}
 	}
-	if got, want := b.tpm.took(), strings.TrimSpace(strings.Repeat("StoreVolatile ", 5)); got != want {
+	if got, want := b.tpm.Took(), strings.TrimSpace(strings.Repeat("StoreVolatile ", 5)); got != want {
 		t.Errorf("calls %q, want %q", got, want)
 	}
 }

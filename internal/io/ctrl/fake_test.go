@@ -2,7 +2,6 @@ package ctrl
 
 import (
 	"encoding/hex"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -19,92 +18,35 @@ const patience = conntest.Patience
 
 // fake is a TPM that records its calls.
 type fake struct {
+	conntest.TPM
 	version tpm.Version
+	blob    []byte // the result of State
+	info    string // the result of Info
 
-	mu    sync.Mutex
-	on    bool
-	calls []string
-	fail  error  // the result of every call
-	blob  []byte // the result of State
-	info  string // the result of Info
-	hash  int    // bytes that HashData got
-}
-
-func (f *fake) call(format string, args ...any) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.calls = append(f.calls, fmt.Sprintf(format, args...))
-	return f.fail
-}
-
-// took returns the calls since the last time.
-func (f *fake) took() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := strings.Join(f.calls, " ")
-	f.calls = nil
-	return s
-}
-
-func (f *fake) set(on bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.on = on
+	mu   sync.Mutex
+	hash int // bytes that HashData got
 }
 
 func (f *fake) Version() tpm.Version { return f.version }
-
-func (f *fake) On() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.on
-}
-
-func (f *fake) Init(del bool) error {
-	err := f.call("Init(%v)", del)
-	f.set(err == nil)
-	return err
-}
-
-func (f *fake) Stop() error {
-	f.set(false)
-	return f.call("Stop")
-}
-
-func (f *fake) SetLocality(l tpm.Locality) error {
-	if l > tpm.MaxLocality {
-		return tpm.BadLocality
-	}
-	return f.call("SetLocality(%d)", l)
-}
 
 func (f *fake) ResetEstablished(l tpm.Locality) error {
 	if l > tpm.MaxLocality {
 		return tpm.BadLocality
 	}
-	return f.call("ResetEstablished(%d)", l)
+	return f.Call("ResetEstablished(%d)", l)
 }
 
-func (f *fake) Established() (bool, error) { return true, f.call("Established") }
-func (f *fake) HashStart() error           { return f.call("HashStart") }
-func (f *fake) HashEnd() error             { return f.call("HashEnd") }
-func (f *fake) EndWait()                   {}
-func (f *fake) Cancel() error              { return f.call("Cancel") }
-func (f *fake) StoreVolatile() error       { return f.call("StoreVolatile") }
-func (f *fake) PrepareSetState() error     { return f.call("Prepare") }
-func (f *fake) ReleaseStorage()            { _ = f.call("ReleaseStorage") }
+func (f *fake) PrepareSetState() error { return f.Call("Prepare") }
 
 func (f *fake) HashData(b []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hash += len(b)
-	return f.fail
+	return f.Result()
 }
 
-func (f *fake) LockStorage(n uint32) error { return f.call("LockStorage(%d)", n) }
-
 func (f *fake) State(b tpm.Blob, plain bool) ([]byte, bool, error) {
-	err := f.call("State(%d,%v)", uint32(b), plain)
+	err := f.Call("State(%d,%v)", uint32(b), plain)
 	switch {
 	case err != nil:
 		return nil, false, err
@@ -118,9 +60,9 @@ func (f *fake) State(b tpm.Blob, plain bool) ([]byte, bool, error) {
 
 func (f *fake) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if len(blob) > 16 {
-		return f.call("SetState(%d,%v,%d bytes)", uint32(b), encrypted, len(blob))
+		return f.Call("SetState(%d,%v,%d bytes)", uint32(b), encrypted, len(blob))
 	}
-	return f.call("SetState(%d,%v,%x)", uint32(b), encrypted, blob)
+	return f.Call("SetState(%d,%v,%x)", uint32(b), encrypted, blob)
 }
 
 func (f *fake) Keys() (file, migration bool) { return false, true }
@@ -129,10 +71,10 @@ func (f *fake) BufferSize(want uint32) (size, low, high uint32, err error) {
 	if want > 0 && f.On() {
 		return 0, 0, 0, tpm.BadOrdinal
 	}
-	return 0xabc, 0xa, 0x1000, f.call("BufferSize(%d)", want)
+	return 0xabc, 0xa, 0x1000, f.Call("BufferSize(%d)", want)
 }
 
-func (f *fake) Info(flags uint64) (string, error) { return f.info, f.call("Info(%x)", flags) }
+func (f *fake) Info(flags uint64) (string, error) { return f.info, f.Call("Info(%x)", flags) }
 
 // bench is a server with a fake TPM.
 type bench struct {

@@ -21,7 +21,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in []byte, on bool) {
 		b := newBench(t, tpm.V20)
-		b.tpm.on = on
+		b.tpm.Set(on)
 		c := b.connect(t, unix.SOCK_STREAM)
 		if len(in) == 0 || len(in) > 1<<16 {
 			return

@@ -135,7 +135,7 @@ var golden = []goldenBytes{
 func TestRestOfARefusedBodyIsNoRequest(t *testing.T) {
 	for _, state := range []string{"off", "on"} {
 		b := newBench(t, tpm.V20)
-		b.tpm.set(state == "on")
+		b.tpm.Set(state == "on")
 		want := map[string]string{"off": "00000009", "on": bo}[state] // too large; not while on
 		c := b.connect(t, unix.SOCK_STREAM)
 		if got := c.ask(t, "0000000d 00000000 00000001 00080001 00*4088", 4); got != want {
@@ -166,13 +166,13 @@ func TestGolden(t *testing.T) {
 func (b *bench) golden(t *testing.T, c peer, state, name, in, off, on, took string) peer {
 	t.Helper()
 	want := off
-	b.tpm.set(state != "off")
+	b.tpm.Set(state != "off")
 	if state == "on" {
 		want = on
 	} else if state == "after STOP" && c.ask(t, "0000000e", 4) != ok {
 		t.Errorf("%s: STOP failed", name)
 	}
-	b.tpm.took()
+	b.tpm.Took()
 
 	if b.tpm.version == tpm.V12 {
 		want = strings.ReplaceAll(want, "0001ffff", "00017fff")
@@ -198,7 +198,7 @@ func (b *bench) golden(t *testing.T, c peer, state, name, in, off, on, took stri
 	if want == bo || want == bp && !strings.HasPrefix(took, "Info") && !strings.HasPrefix(took, "Prepare") {
 		took = ""
 	}
-	if got := b.tpm.took(); got != took {
+	if got := b.tpm.Took(); got != took {
 		t.Errorf("%s: the TPM was asked %q, want %q", name, got, took)
 	}
 	return c
@@ -225,7 +225,8 @@ func TestCommandErrors(t *testing.T) {
 		{"LOCK_STORAGE", "00000013 00000000", "00000101"},
 	} {
 		b := newBench(t, tpm.V20)
-		b.tpm.on, b.tpm.fail = true, tpm.RCFailure
+		b.tpm.Set(true)
+		b.tpm.Fail(tpm.RCFailure)
 		c := b.connect(t, unix.SOCK_STREAM)
 		want := strings.ReplaceAll(g.want, " ", "")
 		if got := c.ask(t, g.in, len(want)/2); got != want {
@@ -237,7 +238,7 @@ func TestCommandErrors(t *testing.T) {
 // TestStorageLost checks SET_STATEBLOB while another process has the state.
 func TestStorageLost(t *testing.T) {
 	b := newBench(t, tpm.V20)
-	b.tpm.fail = tpm.Fail
+	b.tpm.Fail(tpm.Fail)
 	c := b.connect(t, unix.SOCK_STREAM)
 	if got := c.ask(t, "0000000d 00000000 00000001 00000000", 4); got != ioe {
 		t.Errorf("reply = %s, want %s", got, ioe)

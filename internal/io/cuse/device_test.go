@@ -84,13 +84,13 @@ func TestRequests(t *testing.T) {
 		{0xCC105011, off, "0100000000000000 a00f0000", "03000000", ""},
 		{0xC0045012, off, "07000000", "00000000", "LockStorage(7)"},
 	} {
-		k.tpm.set(tt.on)
+		k.tpm.Set(tt.on)
 		got, errno := k.ioctl(tt.number, le(t, tt.in))
 		want := le(t, tt.out)
 		if errno != 0 || string(got[:len(want)]) != string(want) {
 			t.Errorf("ioctl %#x %s = %x, %v; want %x", tt.number, tt.in, got[:min(len(got), 20)], errno, want)
 		}
-		if did := k.tpm.took(); did != tt.did {
+		if did := k.tpm.Took(); did != tt.did {
 			t.Errorf("ioctl %#x %s made the calls %q, want %q", tt.number, tt.in, did, tt.did)
 		}
 	}
@@ -173,7 +173,7 @@ func TestLong(t *testing.T) {
 	if _, errno := k.ask(opRead, encode(readIn{Size: 10, OpenFlags: unix.O_NONBLOCK}, nil)); errno != unix.EAGAIN {
 		t.Errorf("a read that does not wait: %v, want EAGAIN", errno)
 	}
-	if _, errno := k.ioctl(0x80045008, nil); errno != 0 || k.tpm.took() != "Cancel" {
+	if _, errno := k.ioctl(0x80045008, nil); errno != 0 || k.tpm.Took() != "Cancel" {
 		t.Errorf("cancel: %v", errno)
 	}
 	reader := k.send(opRead, encode(readIn{Size: 10}, nil))
@@ -259,7 +259,7 @@ func TestPieces(t *testing.T) {
 			t.Errorf("HASH_DATA of %d bytes: %x, %v", n, result(rep), errno)
 		}
 	}
-	k.tpm.set(false)
+	k.tpm.Set(false)
 	for _, n := range []uint32{ctrl.MaxPiece + 1, 1 << 31, 1<<32 - 1} {
 		rep, errno := k.ioctl(0xCC0C500C, encode(ctrl.SetStateReq{Type: tpm.Permanent, Length: n}, nil))
 		if errno != 0 || result(rep) != tpm.BadParameter {
@@ -302,9 +302,9 @@ func TestBlobTransfer(t *testing.T) {
 		t.Errorf("the command after it: %d, %v", n, errno)
 	}
 
-	k.tpm.set(false)
+	k.tpm.Set(false)
 	set := encode(ctrl.SetStateReq{Type: tpm.Permanent}, nil)
-	k.tpm.took()
+	k.tpm.Took()
 	if rep, _ := k.ioctl(0xCC0C500C, set); binary.NativeEndian.Uint32(rep) != 0 {
 		t.Errorf("an empty piece: %x", rep[:4])
 	}
@@ -316,7 +316,7 @@ func TestBlobTransfer(t *testing.T) {
 			t.Errorf("write: %d, %v", n, errno)
 		}
 	}
-	if rep, _ := k.ioctl(0xCC0C500C, set); binary.NativeEndian.Uint32(rep) != 0 || k.tpm.took() != "SetState(1,false,6000)" {
+	if rep, _ := k.ioctl(0xCC0C500C, set); binary.NativeEndian.Uint32(rep) != 0 || k.tpm.Took() != "SetState(1,false,6000)" {
 		t.Errorf("the last piece: %x", rep[:4])
 	}
 	k.tpm.err = unix.EAGAIN
@@ -355,7 +355,9 @@ func FuzzMessage(f *testing.F) {
 		defer func() { d.Close(patience); _ = unix.Close(d.wake) }()
 		release := make(chan struct{})
 		close(release)
-		d.tpm = &fake{version: tpm.V20, on: on, release: release, blob: make([]byte, 4000)}
+		f := &fake{version: tpm.V20, release: release, blob: make([]byte, 4000)}
+		f.Set(on)
+		d.tpm = f
 		d.opt = Options{Log: &conntest.Log{}, End: func(error) {}}
 		stop := make(chan struct{})
 		close(stop)

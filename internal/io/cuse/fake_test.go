@@ -18,87 +18,40 @@ import (
 // fake is a TPM that records its calls. Commands that have 0x131 as their code
 // wait for release.
 type fake struct {
+	conntest.TPM
 	version tpm.Version
 	release chan struct{}
-
-	mu    sync.Mutex
-	on    bool
-	calls []string
-	blob  []byte // what State returns
-	err   error  // of PrepareSetState
+	blob    []byte // what State returns
+	err     error  // of PrepareSetState
 }
 
-func (f *fake) call(format string, args ...any) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.calls = append(f.calls, fmt.Sprintf(format, args...))
-	return nil
-}
-
-// took returns the calls since the last time.
-func (f *fake) took() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := strings.Join(f.calls, " ")
-	f.calls = nil
-	return s
-}
-
-func (f *fake) set(on bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.on = on
-}
-
-func (f *fake) On() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.on
-}
-
-func (f *fake) Version() tpm.Version { return f.version }
-func (f *fake) Init(del bool) error  { f.set(true); return f.call("Init(%v)", del) }
-func (f *fake) Stop() error          { f.set(false); return f.call("Stop") }
-func (f *fake) SetLocality(l tpm.Locality) error {
-	if l > tpm.MaxLocality {
-		return tpm.BadLocality
-	}
-	return f.call("SetLocality(%d)", l)
-}
-func (f *fake) Established() (bool, error)            { return true, f.call("Established") }
-func (f *fake) ResetEstablished(l tpm.Locality) error { return f.call("ResetEstablished(%d)", l) }
-func (f *fake) HashStart() error                      { return f.call("HashStart") }
-func (f *fake) HashData(b []byte) error               { return f.call("HashData(%d)", len(b)) }
-func (f *fake) HashEnd() error                        { return f.call("HashEnd") }
+func (f *fake) Version() tpm.Version                  { return f.version }
+func (f *fake) ResetEstablished(l tpm.Locality) error { return f.Call("ResetEstablished(%d)", l) }
+func (f *fake) HashData(b []byte) error               { return f.Call("HashData(%d)", len(b)) }
 func (f *fake) MaxCommand() int                       { return tpm.MaxCommand }
-func (f *fake) EndWait()                              {}
-func (f *fake) Cancel() error                         { return f.call("Cancel") }
-func (f *fake) StoreVolatile() error                  { return f.call("StoreVolatile") }
 func (f *fake) PrepareSetState() error                { return f.err }
-func (f *fake) ReleaseStorage()                       { _ = f.call("ReleaseStorage") }
-func (f *fake) LockStorage(n uint32) error            { return f.call("LockStorage(%d)", n) }
 func (f *fake) Keys() (file, migration bool)          { return true, false }
 func (f *fake) Info(uint64) (string, error)           { return strings.Repeat("i", 4000), nil }
 func (f *fake) BufferSize(n uint32) (a, b, c uint32, err error) {
-	return 4096, 3072, n, f.call("BufferSize(%d)", n)
+	return 4096, 3072, n, f.Call("BufferSize(%d)", n)
 }
 
 func (f *fake) State(b tpm.Blob, plain bool) ([]byte, bool, error) {
 	if f.blob == nil {
 		return nil, false, tpm.Retry
 	}
-	return append([]byte(nil), f.blob...), !plain, f.call("State(%d,%v)", b, plain)
+	return append([]byte(nil), f.blob...), !plain, f.Call("State(%d,%v)", b, plain)
 }
 
 func (f *fake) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
-	return f.call("SetState(%d,%v,%d)", b, encrypted, len(blob))
+	return f.Call("SetState(%d,%v,%d)", b, encrypted, len(blob))
 }
 
 func (f *fake) Execute(raw []byte) ([]byte, error) {
 	if h, _ := tpm.ParseHeader(raw); h.Code == 0x131 {
 		<-f.release
 	}
-	return []byte(fmt.Sprintf("response to %d bytes", len(raw))), f.call("Execute(%d)", len(raw))
+	return []byte(fmt.Sprintf("response to %d bytes", len(raw))), f.Call("Execute(%d)", len(raw))
 }
 
 var _ ctrl.TPM = (*fake)(nil)
@@ -136,7 +89,8 @@ func newKernel(t *testing.T) *kernel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kernel{t: t, fd: p[0], dev: d, tpm: &fake{version: tpm.V20, release: make(chan struct{}), on: true}}
+	k := &kernel{t: t, fd: p[0], dev: d, tpm: &fake{version: tpm.V20, release: make(chan struct{})}}
+	k.tpm.Set(true)
 	k.send(opInit, encode(initIn{Major: 7, Minor: 36}, nil))
 	if err := d.Create(10, 200); err != nil {
 		t.Fatal(err)

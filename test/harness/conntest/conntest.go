@@ -1,5 +1,5 @@
-// Package conntest has what the tests of the channels share: clients, a listener, and a log
-// that can be awaited.
+// Package conntest has what the tests of the channels share: clients, a listener, a TPM that
+// records requests, and a log that can be awaited.
 package conntest
 
 import (
