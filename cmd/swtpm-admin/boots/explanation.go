@@ -253,7 +253,7 @@ func section(t *strings.Builder, title string, lines []string) {
 func (l LogLine) write(t *strings.Builder) {
 	path := oneLine(l.Path)
 	if l.Agrees {
-		fmt.Fprintf(t, "Log %s: agrees with boot %d: %s, %d later.\n", path, l.Boot, count(l.Matched, "measurement"), l.After)
+		fmt.Fprintf(t, "Log %s: agrees with boot %d: %s; %d more followed after its end.\n", path, l.Boot, count(l.Matched, "measurement"), l.After)
 		return
 	}
 	fmt.Fprintf(t, "Log %s: contradicts boot %d, which fits best (%s). The log is not complete, or it lies:\n", path, l.Boot, count(l.Matched, "common measurement"))

@@ -126,7 +126,7 @@ func (e *Entry) describe() {
 		}
 	case FirmwareBlob:
 		if len(e.Data) == 16 {
-			detail = fmt.Sprintf("%d bytes at %#x", binary.LittleEndian.Uint64(e.Data[8:]), binary.LittleEndian.Uint64(e.Data))
+			detail = fmt.Sprintf("firmware volume of %d bytes at %#x", binary.LittleEndian.Uint64(e.Data[8:]), binary.LittleEndian.Uint64(e.Data))
 		}
 	case EFIAction, Action:
 		detail = string(e.Data)
