@@ -58,7 +58,7 @@ func cutPowerOfStore(t *testing.T) {
 	cuts := 0
 	for i, c := range calls {
 		d.apply(c)
-		// What is not synced counts most right after an answer. Other moments follow at equal distances.
+		// Unsynced content counts most right after an answer. Other moments follow at equal distances.
 		answered := d.acknowledged != last
 		last = d.acknowledged
 		if d.acknowledged == 0 || !answered && i%max(1, len(calls)/most) != 0 {
