@@ -50,8 +50,7 @@ func hostDies(w *world) (taken, error) {
 func tpmKilled(w *world) (taken, error) {
 	i := w.now()
 	lab.Signal(i.Process, syscall.SIGKILL)
-	_, err := w.move(i.Host, ttl-margin)
-	return taken{}, err
+	return w.moveSoon(i.Host)
 }
 
 // brokerKilled kills the broker and starts it again. The TPM goes on.
@@ -163,8 +162,7 @@ func orderlyMove(w *world) (taken, error) {
 	if err := w.leave(w.now()); err != nil {
 		return taken{}, err
 	}
-	_, err := w.move(w.other(), ttl-margin)
-	return taken{}, err
+	return w.moveSoon(w.other())
 }
 
 // leave ends the TPM as a service manager does.

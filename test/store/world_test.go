@@ -81,6 +81,7 @@ type taken struct {
 	whole   time.Duration // until it answered
 	freed   time.Duration // until the store had ended the ownership of the process before it
 	elected bool          // both count from the election of a leader, not from the fault
+	soon    bool          // the process before it released the state: no lease had to end
 }
 
 // move starts the TPM on h within limit. The clients use it and the earlier ones. If the members
@@ -106,6 +107,13 @@ func (w *world) move(h *lab.Host, limit time.Duration) (took taken, err error) {
 		w.live = append(w.live, i)
 		return took, nil
 	}
+}
+
+// moveSoon is move after the state was released, or on the same host.
+func (w *world) moveSoon(h *lab.Host) (taken, error) {
+	took, err := w.move(h, ttl+slack+busy)
+	took.soon = true
+	return took, err
 }
 
 // failover is move after the host of the TPM died.
