@@ -97,6 +97,7 @@ type emulator struct {
 	profile   string // algorithm profile of a new TPM
 	recorder  emul.Recorder
 	ledger    *recorder.Recorder // the boot ledger; nil for none
+	writer    writer             // of the boot ledger
 	removePID func()
 	link      *remote.Link // to the broker of a cluster store; nil for another state
 	service   *service
@@ -232,6 +233,7 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 		return err
 	}
 	e.onEnd(e.close)
+	e.onEnd(e.writer.end)
 	return nil
 }
 

@@ -77,7 +77,7 @@ func (e *emulator) serve() error {
 	if e.source.hangups != nil {
 		go e.reloadOnHangup()
 	}
-	<-e.ctx.Done()
+	e.writer.serve(e.ctx.Done())
 	e.stopServing()
 	return e.lostStorage(context.Cause(e.ctx))
 }

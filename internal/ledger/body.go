@@ -23,6 +23,15 @@ type Extend struct {
 // NV reports whether the record is about an NV index.
 func (e Extend) NV() bool { return e.Index >= firstNV }
 
+// Size returns the size of the body in bytes.
+func (e Extend) Size() int {
+	n := 4 + 4 + 1
+	for _, d := range e.Digests {
+		n += 2 + len(d.Value)
+	}
+	return n
+}
+
 // Append appends e.
 func (e Extend) Append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, e.Index)

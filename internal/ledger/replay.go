@@ -121,28 +121,50 @@ func (s *State) AppendValues(b []byte, reason uint8) []byte {
 
 // Extend extends a PCR in the banks that have it; a TPM ignores the digest of another one.
 func (s *State) Extend(pcr int, digests []Digest) {
-	var both [2 * sha512.Size]byte
 	for _, d := range digests {
-		old := s.Value(d.Alg, pcr)
-		if old == nil {
-			continue
-		}
-		in := append(append(both[:0], old...), d.Value...)
-		switch d.Alg {
-		case SHA1:
-			sum := sha1.Sum(in) //nolint:gosec // a PCR bank
-			copy(old, sum[:])
-		case SHA256:
-			sum := sha256.Sum256(in)
-			copy(old, sum[:])
-		case SHA384:
-			sum := sha512.Sum384(in)
-			copy(old, sum[:])
-		case SHA512:
-			sum := sha512.Sum512(in)
-			copy(old, sum[:])
+		if old := s.Value(d.Alg, pcr); old != nil {
+			extend(d.Alg, old, d.Value)
 		}
 	}
+}
+
+// extend replaces a value by the digest of it and of more. There is a function for each size: an
+// emulator calls this on a small stack.
+func extend(alg Alg, value, more []byte) {
+	switch alg {
+	case SHA1:
+		extendSHA1(value, more)
+	case SHA256:
+		extendSHA256(value, more)
+	case SHA384:
+		extendSHA384(value, more)
+	case SHA512:
+		extendSHA512(value, more)
+	}
+}
+
+func extendSHA1(value, more []byte) {
+	var in [2 * sha1.Size]byte
+	sum := sha1.Sum(append(append(in[:0], value...), more...)) //nolint:gosec // a PCR bank
+	copy(value, sum[:])
+}
+
+func extendSHA256(value, more []byte) {
+	var in [2 * sha256.Size]byte
+	sum := sha256.Sum256(append(append(in[:0], value...), more...))
+	copy(value, sum[:])
+}
+
+func extendSHA384(value, more []byte) {
+	var in [2 * sha512.Size384]byte
+	sum := sha512.Sum384(append(append(in[:0], value...), more...))
+	copy(value, sum[:])
+}
+
+func extendSHA512(value, more []byte) {
+	var in [2 * sha512.Size]byte
+	sum := sha512.Sum512(append(append(in[:0], value...), more...))
+	copy(value, sum[:])
 }
 
 // Reset sets PCRs first to last to zero in all banks.

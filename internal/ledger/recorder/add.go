@@ -108,19 +108,30 @@ func (r *Recorder) miss(nv bool) {
 	}
 }
 
-// maxExtend is the size of the largest body of a measurement.
-const maxExtend = 4 + 4 + 1 + maxDigests*(2+64)
-
-// measureExtend makes the change of an extend and records it. b is memory for the body.
-func (r *Recorder) measureExtend(rec ledger.Record, x ledger.Extend, b []byte) {
+// measureExtend makes the change of an extend and records it.
+func (r *Recorder) measureExtend(rec ledger.Record, x ledger.Extend) {
 	r.catchUp()
 	if !x.NV() {
 		r.state.Extend(int(x.Index), x.Digests)
 	}
-	if r.mayMeasure(x.NV()) {
-		rec.Body = x.Append(b)
-		r.add(rec)
+	if !r.mayMeasure(x.NV()) || r.lost {
+		return
 	}
+	r.mu.Lock()
+	ok := r.pushExtend(rec, x)
+	r.added(ok)
+}
+
+// pushExtend adds an extend to the ring, which is locked. It returns false if the ring is full. The
+// body is made in the ring, because the engine's goroutine has a small stack.
+func (r *Recorder) pushExtend(rec ledger.Record, x ledger.Extend) bool {
+	size := x.Size()
+	b := r.ring.reserve(size, r.spare, !r.writing)
+	if b == nil {
+		return false
+	}
+	r.ring.commit(x.Append(appendHead(b[:0], rec, size)))
+	return true
 }
 
 // measure records another change of the values, which was made.

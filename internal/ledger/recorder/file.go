@@ -28,10 +28,10 @@ func (r *Recorder) Flush() {
 	r.flush()
 }
 
+// flush begins to write. If no goroutine can do that now, the next flush tries again.
 func (r *Recorder) flush() {
 	if r.ready && !r.ring.empty() && !r.writing {
-		r.writing = true
-		go r.write()
+		r.writing = r.opt.Background(r.job)
 	}
 }
 

@@ -30,15 +30,14 @@ func (r *Recorder) takeMeasurement(e *entry) bool {
 		return true
 	}
 	pcr := e.handle(0)
-	var all [maxDigests]ledger.Digest
 	switch e.code {
 	case pcrExtend:
 		f, _ := e.parameters(1)
-		digests := f.digests(all[:0])
+		digests := f.digests(r.digests[:0])
 		r.extend(e, pcr, digests, f.bad)
 	case pcrEvent, eventSequenceComplete:
 		f := e.response()
-		digests := f.digests(all[:0])
+		digests := f.digests(r.digests[:0])
 		r.extend(e, pcr, digests, f.bad)
 	case nvExtend:
 		r.extendNV(e)
@@ -47,14 +46,19 @@ func (r *Recorder) takeMeasurement(e *entry) bool {
 			r.reset(e, pcr)
 		}
 	case pcrAllocate:
-		f, _ := e.parameters(1)
-		var banks session
-		banks.choose(&f)
-		if done := e.response(); !f.bad && done.uint(1) == 1 && !done.bad {
-			r.measure(r.record(e, ledger.KindAllocate, ledger.AppendSelections(nil, banks.selection())))
-		}
+		r.allocate(e)
 	}
 	return true
+}
+
+// allocate records which banks the next boot has.
+func (r *Recorder) allocate(e *entry) {
+	f, _ := e.parameters(1)
+	var banks session
+	banks.choose(&f)
+	if done := e.response(); !f.bad && done.uint(1) == 1 && !done.bad {
+		r.measure(r.record(e, ledger.KindAllocate, ledger.AppendSelections(nil, banks.selection())))
+	}
 }
 
 // extend records the extend of a PCR. If its digests could not be read, the values of the
@@ -65,14 +69,8 @@ func (r *Recorder) extend(e *entry, pcr uint32, digests []ledger.Digest, bad boo
 	case bad:
 		r.dirty = true
 	default:
-		r.addExtend(e, ledger.Extend{Index: pcr, Code: e.code, Digests: digests})
+		r.measureExtend(r.record(e, ledger.KindExtend, nil), ledger.Extend{Index: pcr, Code: e.code, Digests: digests})
 	}
-}
-
-// addExtend records an extend.
-func (r *Recorder) addExtend(e *entry, x ledger.Extend) {
-	var b [maxExtend]byte
-	r.measureExtend(r.record(e, ledger.KindExtend, nil), x, b[:0])
 }
 
 // reset records that a PCR was reset.
@@ -89,15 +87,12 @@ func (r *Recorder) reset(e *entry, pcr uint32) {
 func (r *Recorder) extendNV(e *entry) {
 	f, encrypted := e.parameters(2)
 	x := ledger.Extend{Index: e.handle(1), Code: e.code}
-	var sum [sha256.Size]byte
-	var digests [1]ledger.Digest
 	if data := f.sized(2); !f.bad && !encrypted {
-		sum = sha256.Sum256(data)
-		digests[0] = ledger.Digest{Alg: ledger.SHA256, Value: sum[:]}
-		x.Digests = digests[:]
+		r.sum = sha256.Sum256(data)
+		x.Digests = append(r.digests[:0], ledger.Digest{Alg: ledger.SHA256, Value: r.sum[:]})
 	}
 	if x.NV() {
-		r.addExtend(e, x)
+		r.measureExtend(r.record(e, ledger.KindExtend, nil), x)
 	}
 }
 
@@ -144,8 +139,7 @@ func (r *Recorder) take12(e *entry) {
 }
 
 func (r *Recorder) extend12(e *entry, pcr uint32, digest []byte, bad bool) {
-	digests := [1]ledger.Digest{{Alg: ledger.SHA1, Value: digest}}
-	r.extend(e, pcr, digests[:], bad)
+	r.extend(e, pcr, append(r.digests[:0], ledger.Digest{Alg: ledger.SHA1, Value: digest}), bad)
 }
 
 // takeUnseal12 records the result for sealed data that asks for PCRs.

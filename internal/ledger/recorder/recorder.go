@@ -9,6 +9,7 @@ package recorder
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,9 @@ type Options struct {
 	Handles func(code uint32) int
 	// Failed is called for each failure of a policy over PCRs. It must not wait.
 	Failed func(ledger.Policy)
+	// Background calls f soon on another goroutine, because the disk may be slow. It returns false if
+	// that is impossible now. It must not wait. nil stands for a new goroutine.
+	Background func(f func()) bool
 	// Warn logs a line.
 	Warn func(format string, args ...any)
 }
@@ -73,6 +77,11 @@ type Recorder struct {
 	spare    int  // bytes of the ring that stay free; 0 at the end of a boot
 	boot     boot
 
+	// Of the present measurement. They are no variables, because the engine's goroutine has a small
+	// stack.
+	digests [maxDigests]ledger.Digest
+	sum     [sha256.Size]byte
+
 	failures atomic.Uint64
 	byPCR    [ledger.PCRs]atomic.Uint64
 
@@ -80,6 +89,7 @@ type Recorder struct {
 	ready   bool       // files may be written
 	ring    ring
 	writing bool
+	job     func() // write
 	idle    *sync.Cond
 
 	scratch []byte // of the writing goroutine, as file
@@ -101,9 +111,18 @@ func New(o Options) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{opt: o, memory: m, state: &m.state, watch: &m.watch, scratch: m.scratch[:]}
+	r.job = r.write
+	if o.Background == nil {
+		r.opt.Background = goroutine
+	}
 	r.ring.b = m.ring[:]
 	r.idle = sync.NewCond(&r.mu)
 	return r, nil
+}
+
+func goroutine(f func()) bool {
+	go f()
+	return true
 }
 
 // Tap returns memory for the engine, from which Take gets its entries.
@@ -250,8 +269,7 @@ func (r *Recorder) Sequence(pcr uint32, digests []ledger.Digest) {
 	r.catchUp()
 	r.state.Launch()
 	r.add(ledger.Record{Kind: ledger.KindSequence, Locality: uint8(tpm.MaxLocality)})
-	var b [maxExtend]byte
-	r.measureExtend(ledger.Record{Kind: ledger.KindExtend, Locality: uint8(tpm.MaxLocality)}, ledger.Extend{Index: pcr, Digests: digests}, b[:0])
+	r.measureExtend(ledger.Record{Kind: ledger.KindExtend, Locality: uint8(tpm.MaxLocality), Time: r.since(now())}, ledger.Extend{Index: pcr, Digests: digests})
 }
 
 // End ends the boot. orderly means that the guest shut the TPM down.
