@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -277,7 +278,7 @@ func stateRollback(f *pflag.FlagSet) action {
 	})
 }
 
-// listGenerations prints the numbers of the stored generations.
+// listGenerations prints the stored generations, one in a line: the number, the time, and who stored it.
 func listGenerations(w *stateTarget) error {
 	s, err := w.open(access{})
 	if err != nil {
@@ -289,7 +290,15 @@ func listGenerations(w *stateTarget) error {
 		return err
 	}
 	for _, n := range all {
-		if err := say("%d\n", n); err != nil {
+		r, err := s.StoredRecord(n)
+		about := fmt.Sprintf("%s  %s  %s", r.Time.UTC().Format(time.RFC3339), r.Writer.Host, r.Writer.Program)
+		switch {
+		case err != nil:
+			about = "unreadable: " + err.Error()
+		case r.Generation != n:
+			about += fmt.Sprintf("  (contains generation %d)", r.Generation)
+		}
+		if err := say("%d  %s\n", n, program.PrintableLine(about)); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
+	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -24,6 +25,24 @@ func (s *State) Generations() ([]uint64, error) {
 		return nil, fmt.Errorf("%s: %w", s.where, err)
 	}
 	return all, nil
+}
+
+// StoredRecord returns the record of the stored generation n, without the key: it is a claim, which
+// Restore checks.
+func (s *State) StoredRecord(n uint64) (generation.Record, error) {
+	b, ok := s.b.(nv.HistoryBackend)
+	if !ok {
+		return generation.Record{}, fmt.Errorf("%s has no stored generations: %w", s.where, errors.ErrUnsupported)
+	}
+	items, err := b.Generation(n)
+	if err != nil {
+		return generation.Record{}, fmt.Errorf("%s: %w", s.where, err)
+	}
+	info, err := seal.DescribeFile(items[s.prefix+nv.Permanent])
+	if err != nil {
+		return generation.Record{}, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
+	}
+	return generation.Decode(info.Record)
 }
 
 // Restore makes the stored generation n the permanent state, as the newest generation, and returns

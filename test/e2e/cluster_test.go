@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/test/harness"
 )
@@ -45,7 +46,16 @@ func TestClusterVerbs(t *testing.T) {
 	for _, name := range []string{"vm2", "vm3", "vm4"} {
 		h.run("ok (permall)", "swtpm", append([]string{"state", "verify"}, named(name)...)...)
 	}
-	generations := strings.Fields(h.run("", "swtpm", "state", "rollback", "--list", vm1))
+	var generations []string
+	host, _ := os.Hostname()
+	for line := range strings.Lines(h.run("", "swtpm", "state", "rollback", "--list", vm1)) {
+		words := strings.Fields(line) // number, time, host, program
+		at, err := time.Parse(time.RFC3339, words[1])
+		if since := time.Since(at); err != nil || since < -time.Second || since > time.Hour || words[2] != host || !strings.HasPrefix(words[3], "swtpm") {
+			t.Errorf("the list has the line %q", line)
+		}
+		generations = append(generations, words[0])
+	}
 	if len(generations) < 2 {
 		t.Fatalf("stored generations %q, want several", generations)
 	}
@@ -95,6 +105,7 @@ func TestClusterOwned(t *testing.T) {
 	cmd.Env = append(os.Environ(), h.env()...)
 	p := harness.Start(t, cmd)
 	harness.Await(t, "the TPM", func() bool { return p.Listens(h.path("ctrl")) })
+	h.run("", "swtpm-ioctl", "--unix", h.path("ctrl"), "-c") // answered when the TPM is on
 	h.run(`!owned by host "host-a" since `, "swtpm", "state", "verify", vm1)
 	h.run("!, epoch 2; stop the TPM there", "swtpm", "doctor", vm1)
 	h.run("!two copies would run", "swtpm", "state", "pull", "--config", h.path("store.toml"), "vm1", h.path("pulled"))
