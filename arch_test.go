@@ -25,7 +25,7 @@ var arrows = map[string][]string{
 	"test/harness/conntest":    {"internal/tpm"},
 	"test/harness/drivertest":  {"cmd/swtpm-store/driver"},
 	"cmd/swtpm-store/etcd":     {"cmd/swtpm-store/driver"},
-	"cmd/swtpm-admin/fleet": {"internal/config", "internal/io/ctrl", "internal/nv", "internal/nv/generation", "internal/program", "internal/safefile",
+	"cmd/swtpm-admin/fleet": {"internal/config", "internal/io/ctrl", "internal/nv", "internal/nv/generation", "internal/nv/remote", "internal/program", "internal/safefile", "internal/store",
 		"internal/seal", "internal/tpm"},
 	"cmd/swtpm-admin/boots":          {"cmd/swtpm-admin/boots/eventlog", "internal/ledger", "internal/safefile", "internal/tpm"},
 	"cmd/swtpm-admin/boots/eventlog": {"internal/ledger"},

@@ -29,6 +29,9 @@ type config struct {
 	Prefix      string   `toml:"prefix"`
 	Generations int      `toml:"generations"`
 	Mark        string   `toml:"mark"`
+	Observers   []string `toml:"observers"` // users that see who owns which state
+
+	observers map[uint32]bool // UIDs of Observers
 
 	Auth struct {
 		User         string `toml:"user"`
@@ -136,7 +139,42 @@ func (c *config) check() error {
 			return fmt.Errorf("[[allow]] no. %d: %w", i+1, err)
 		}
 	}
+	return c.resolveObservers()
+}
+
+// defaultObservers are the users of swtpm list and of the metrics of a host.
+var defaultObservers = []string{"root", "swtpm-metrics"}
+
+// resolveObservers looks the observers up. One of the defaults may be missing on this host.
+func (c *config) resolveObservers() error {
+	c.observers = map[uint32]bool{}
+	names := c.Observers
+	if names == nil {
+		names = defaultObservers
+	}
+	for _, name := range names {
+		uid, err := userID(name)
+		switch {
+		case err == nil:
+			c.observers[uid] = true
+		case c.Observers != nil:
+			return fmt.Errorf("observers: %w", err)
+		}
+	}
 	return nil
+}
+
+// userID returns the UID of a user by name or number.
+func userID(name string) (uint32, error) {
+	id := name
+	if u, err := user.Lookup(name); err == nil {
+		id = u.Uid
+	}
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("unknown user %q", name)
+	}
+	return uint32(n), nil
 }
 
 // resolve looks the users up.
@@ -162,23 +200,22 @@ func (a *allow) resolve() error {
 		if name == "*" {
 			return nil
 		}
-		id := name
-		if u, err := user.Lookup(name); err == nil {
-			id = u.Uid
-		}
-		n, err := strconv.ParseUint(id, 10, 32)
+		uid, err := userID(name)
 		if err != nil {
-			return fmt.Errorf("users: unknown user %q", name)
+			return fmt.Errorf("users: %w", err)
 		}
-		uids[uint32(n)] = true
+		uids[uid] = true
 	}
 	a.uids = uids
 	return nil
 }
 
-// knows reports whether any [[allow]] names the user of a client.
+// observes reports whether a client may see who owns which state.
+func (c *config) observes(who broker.Credentials) bool { return c.observers[who.UID] }
+
+// knows reports whether any [[allow]] names the user of a client, or it is an observer.
 func (c *config) knows(who broker.Credentials) bool {
-	return slices.ContainsFunc(c.Allow, func(a allow) bool { return a.uids == nil || a.uids[who.UID] })
+	return c.observes(who) || slices.ContainsFunc(c.Allow, func(a allow) bool { return a.uids == nil || a.uids[who.UID] })
 }
 
 // allowed reports whether a client may use a state.

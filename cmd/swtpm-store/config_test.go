@@ -130,3 +130,26 @@ func TestExample(t *testing.T) {
 		t.Errorf("etcd: %v", err)
 	}
 }
+
+// TestObservers checks the users that may see the owners of states, and that one of them is no
+// user of a state.
+func TestObservers(t *testing.T) {
+	const rest = "\n[[allow]]\nusers = [\"7\"]\nstates = [\"*\"]\n"
+	for _, x := range []struct {
+		line string
+		uid  uint32
+		want bool
+	}{{"", 0, true}, {"", 7, false}, {"observers = []", 0, false}, {`observers = ["12", "root"]`, 12, true}, {`observers = ["12"]`, 0, false}} {
+		c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n"+x.line+rest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		who := broker.Credentials{UID: x.uid}
+		if got := c.observes(who); got != x.want || c.knows(who) != (x.want || x.uid == 7) || c.allowed(who, "vm1") != (x.uid == 7) {
+			t.Errorf("%q: observes(%d) = %v, knows %v, allowed %v", x.line, x.uid, got, c.knows(who), c.allowed(who, "vm1"))
+		}
+	}
+	if _, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\nobservers = [\"nobody-here\"]"+rest)); err == nil || !strings.Contains(err.Error(), `observers: unknown user "nobody-here"`) {
+		t.Errorf("an unknown observer: %v", err)
+	}
+}

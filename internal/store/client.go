@@ -35,7 +35,8 @@ type Client struct {
 	Patience time.Duration
 }
 
-// NewClient opens a state through conn, which the client owns from now on.
+// NewClient opens a state through conn, which the client owns from now on. With "" it opens none: only List,
+// Describe and Examine are possible then, and the broker disconnects after a few seconds.
 func NewClient(conn Conn, state string) (c *Client, limits Limits, err error) {
 	c = &Client{conn: conn}
 	b := AppendString(binary.BigEndian.AppendUint32(c.begin(Open), Version), state)
@@ -229,11 +230,38 @@ func (c *Client) List() ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	var all []Entry
-	for n := body.Uint32(); n > 0 && !body.bad; n-- {
-		all = append(all, body.Entry())
-	}
+	all := body.entries()
 	return all, body.Done()
+}
+
+func (b *Body) entries() (all []Entry) {
+	for n := b.Uint32(); n > 0 && !b.bad; n-- {
+		all = append(all, b.Entry())
+	}
+	return all
+}
+
+// Describe returns the name of this host, as owners have it, and the states with these names that exist and that this
+// user may see. Its error is ErrInvalid if the broker is older than this verb.
+func (c *Client) Describe(names []string) (host string, all []Entry, err error) {
+	for len(names) > 0 {
+		some := names[:min(len(names), MaxDescribed)]
+		names = names[len(some):]
+		b := binary.BigEndian.AppendUint16(c.begin(Describe), uint16(len(some)))
+		for _, name := range some {
+			b = AppendString(b, name)
+		}
+		body, err := c.ask(b)
+		if err != nil {
+			return "", nil, err
+		}
+		host = body.String()
+		all = append(all, body.entries()...)
+		if err := body.Done(); err != nil {
+			return "", nil, err
+		}
+	}
+	return host, all, nil
 }
 
 // Generations returns the numbers of the stored generations, in order.

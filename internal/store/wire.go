@@ -46,11 +46,15 @@ const (
 	Remove      Verb = 11 // →
 	Stat        Verb = 12 // → entry, u16 count {string item, u32 size}
 	Examine     Verb = 13 // → u16 count {u8 warning, string problem, string text}
+	Describe    Verb = 14 // u16 count {string state} → string host, u32 count {entry}
 )
 
 // CompareHandover is the flag of Acquire that makes it fail with StatusHandover unless
 // the last owner left the sum of the request.
 const CompareHandover = 1
+
+// MaxDescribed is the number of states in the largest Describe request.
+const MaxDescribed = 256
 
 // Status is the first byte of a reply. All but OK have a text for people as their body,
 // a string.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // The values of TPM.State.
@@ -49,7 +50,9 @@ type TPM struct {
 	Clients  *int    `json:"clients,omitempty"`
 	Commands *uint64 `json:"commands,omitempty"` // since the start
 
-	Stored     *time.Time `json:"stored,omitempty"` // last change of the permanent state
+	Location   string     `json:"location,omitempty"` // of the state: dir://PATH, file://PATH or store://NAME
+	Owner      *Owner     `json:"owner,omitempty"`    // of a state in a cluster store; nil for another state, or if it is unknown
+	Stored     *time.Time `json:"stored,omitempty"`   // last change of the permanent state
 	Generation *uint64    `json:"generation,omitempty"`
 	Identity   string     `json:"identity,omitempty"`
 	// SameIdentity names the other TPMs with this identity: copies, of which one may be used.
@@ -95,6 +98,10 @@ type Host struct {
 	// Peers returns the inode of the peer of each connected Unix socket.
 	Peers func() (map[uint64]uint64, error)
 
+	// Describe asks the broker of the cluster store about states: it returns the name of this host there, and the
+	// states that exist. nil leaves them out.
+	Describe func(ctx context.Context, states []string) (host string, all []store.Entry, err error)
+
 	// Doctor returns the verdict of swtpm doctor on profiles; nil to leave it out.
 	Doctor func(ctx context.Context, names []string) map[string]string
 
@@ -122,7 +129,7 @@ const managerLimit = 10 * time.Second
 // NewHost returns the host that the process runs on.
 func NewHost() *Host {
 	dirs, _ := config.ProfileDirs()
-	return &Host{Proc: "/proc", UID: os.Geteuid(), Profiles: dirs, States: "/var/lib/swtpm", Peers: peers, Doctor: doctor, managerTime: managerLimit}
+	return &Host{Proc: "/proc", UID: os.Geteuid(), Profiles: dirs, States: "/var/lib/swtpm", Peers: peers, Describe: describe, Doctor: doctor, managerTime: managerLimit}
 }
 
 // snapshot is what a collection shares.
@@ -187,6 +194,9 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 	tpms = s.join(ctx, units, processes)
 	s.nameByGuest(tpms, processes)
 	tpms = append(tpms, s.stopped(ctx, tpms)...)
+	if err := s.owners(ctx, tpms); err != nil {
+		notes = append(notes, "the broker of the cluster store does not answer: "+err.Error())
+	}
 	for i := range tpms {
 		tpms[i].finish(s.now)
 	}

@@ -129,6 +129,11 @@ func (e *exposition) facts(t *TPM) {
 	if t.Generation != nil {
 		e.add("swtpm_tpm_generation", "gauge", "", "Generation of the stored state.").set("", float64(*t.Generation), name...)
 	}
+	if o := t.Owner; o != nil {
+		e.add("swtpm_tpm_store", "info", "", "TPMs in the cluster store: name of the state, and the host that owns it.").set("_info", 1, "name", t.Name, "location", t.Location, "owner", o.Host)
+		e.add("swtpm_tpm_store_owned", "gauge", "", "Whether this host owns the state in the cluster store.").set("", bit(o.Here), name...)
+		e.add("swtpm_tpm_store_epoch", "gauge", "", "How often the state in the cluster store was acquired, by any host.").set("", float64(o.Epoch), name...)
+	}
 }
 
 // version returns the version of the loaded library, else of the installed one.

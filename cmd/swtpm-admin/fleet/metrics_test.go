@@ -112,7 +112,7 @@ func TestReadOwned(t *testing.T) {
 func TestDashboard(t *testing.T) {
 	one, clients := uint64(1), 2
 	now := time.Now()
-	all := string(Metrics([]TPM{{Name: "a", Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, text: published()}}, nil, 0))
+	all := string(Metrics([]TPM{{Name: "a", Clients: &clients, Commands: &one, Generation: &one, Started: &now, Stored: &now, Owner: &Owner{}, text: published()}}, nil, 0))
 	var names []string
 	for _, m := range regexp.MustCompile(`(?m)^(swtpm_\w+)`).FindAllStringSubmatch(all, -1) {
 		names = append(names, m[1])

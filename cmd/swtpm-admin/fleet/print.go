@@ -13,7 +13,7 @@ import (
 
 // Table returns the TPMs as lines for people, with a heading and a summary.
 func Table(tpms []TPM, now time.Time) string {
-	rows := [][]string{{"NAME", "VM", "TPM", "STATE", "UP", "CLIENTS", "COMMANDS", "STORED", "GEN", "ENCRYPTION", "SANDBOX", "LIBTPMS", "LIBCRYPTO", "NOTE"}}
+	rows := [][]string{{"NAME", "VM", "TPM", "STATE", "UP", "CLIENTS", "COMMANDS", "STORED", "GEN", "OWNER", "ENCRYPTION", "SANDBOX", "LIBTPMS", "LIBCRYPTO", "NOTE"}}
 	for i := range tpms {
 		rows = append(rows, tpms[i].row(now))
 	}
@@ -76,8 +76,11 @@ func (t *TPM) row(now time.Time) []string {
 	if t.Stored != nil {
 		stored = span(now.Sub(*t.Stored)) + " ago"
 	}
+	if _, ok := t.inStore(); ok {
+		stored = strings.TrimSuffix("in the store, "+stored, ", ")
+	}
 	cells := []string{t.Name, t.VM, t.Version, t.State, up, number(t.Clients), number(t.Commands), stored,
-		number(t.Generation), t.Encryption, strings.ReplaceAll(t.Sandbox, ", ", "+"), t.library(t.Libtpms), t.library(t.Libcrypto), t.note()}
+		number(t.Generation), t.ownerCell(), t.Encryption, strings.ReplaceAll(t.Sandbox, ", ", "+"), t.library(t.Libtpms), t.library(t.Libcrypto), t.note()}
 	for i := range cells {
 		cells[i] = cmp.Or(program.PrintableLine(cells[i]), "-")
 	}
@@ -116,6 +119,9 @@ func (t *TPM) note() string {
 	}
 	if t.State == Unproved {
 		notes = []string{fmt.Sprintf("process %d of user %d calls itself swtpm", t.PID, t.UID)}
+	}
+	if note := t.ownerNote(); note != "" {
+		notes = append(notes, note)
 	}
 	if len(t.SameIdentity) > 0 {
 		notes = append(notes, "a copy of "+strings.Join(t.SameIdentity, ", "))

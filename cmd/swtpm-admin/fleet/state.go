@@ -26,6 +26,7 @@ const maxState = 1 << 20
 // and without the lock. A state in one file or block device is left out: it may be written
 // meanwhile.
 func readState(t *TPM, cfg *config.Config) {
+	t.Location = cfg.State.Location.String()
 	dir, ok := cfg.State.Location.Dir()
 	if !ok || cfg.Sandbox.Chroot != "" {
 		return

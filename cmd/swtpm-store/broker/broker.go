@@ -49,6 +49,10 @@ type Options struct {
 	// Allow reports whether a client may use a state.
 	Allow func(c Credentials, state string) bool
 
+	// Observe reports whether a client may see the owners of all states. Other clients see the
+	// owners of the states that they may use.
+	Observe func(c Credentials) bool
+
 	Log Logger
 }
 

@@ -204,12 +204,53 @@ func (x *session) list(ctx context.Context, r *store.Body) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(e driver.Entry) bool { return !store.ValidName(e.Name) || !x.b.o.Allow(x.cred, e.Name) })
+	x.appendEntries(slices.DeleteFunc(all, func(e driver.Entry) bool { return !store.ValidName(e.Name) || !x.sees(e.Name) }))
+	return nil
+}
+
+func (x *session) appendEntries(all []driver.Entry) {
 	x.out = binary.BigEndian.AppendUint32(x.out, uint32(len(all)))
 	for _, e := range all {
 		x.out = entry(e).Append(x.out)
 	}
+}
+
+// sees reports whether the client may see who owns a state.
+func (x *session) sees(name string) bool {
+	return x.b.o.Observe != nil && x.b.o.Observe(x.cred) || x.b.o.Allow(x.cred, name)
+}
+
+// describe replies what the store has of some states.
+func (x *session) describe(ctx context.Context, r *store.Body) error {
+	n := int(r.Uint16())
+	if n > store.MaxDescribed {
+		return fmt.Errorf("%w: %d states, at most %d are allowed", errRequest, n, store.MaxDescribed)
+	}
+	var names []string
+	for range n {
+		if name := r.String(); store.ValidName(name) && x.sees(name) {
+			names = append(names, name)
+		}
+	}
+	if err := r.Done(); err != nil {
+		return err
+	}
+	all, err := x.b.describe(ctx, names)
+	if err != nil {
+		return err
+	}
+	x.out = store.AppendString(x.out, x.b.o.Host)
+	x.appendEntries(all)
 	return nil
+}
+
+// describe returns the states with these names.
+func (b *Broker) describe(ctx context.Context, names []string) ([]driver.Entry, error) {
+	if d, ok := b.o.Driver.(driver.Describer); ok {
+		return d.Describe(ctx, names)
+	}
+	all, err := b.o.Driver.List(ctx)
+	return slices.DeleteFunc(all, func(e driver.Entry) bool { return !slices.Contains(names, e.Name) }), err
 }
 
 func (x *session) generations(ctx context.Context, r *store.Body) error {
@@ -251,6 +292,9 @@ func (x *session) stat(ctx context.Context, r *store.Body) error {
 	now, err := x.b.o.Driver.Read(ctx, x.state.name)
 	if err != nil {
 		return fmt.Errorf("state %s: %w", x.state.name, err)
+	}
+	if x.state.session == nil && now.Owner.Is(x.b.known().nonce) {
+		now.Owner = nil // reserved for a TPM of this host, where any client can acquire it
 	}
 	x.out = entry(driver.Entry{Name: x.state.name, Owner: now.Owner, Epoch: now.Epoch, Head: now.Head}).Append(x.out)
 	x.out = binary.BigEndian.AppendUint16(x.out, uint16(len(now.Items)))

@@ -40,9 +40,11 @@ type session struct {
 	conn   *net.UnixConn
 	stream stream // of conn
 	cred   Credentials
-	state  *state // nil before Open
+	state  *state // nil before Open, and of an observer
 	in     []byte
 	out    []byte
+
+	observer bool // Open named no state
 }
 
 // Serve accepts connections until ctx ends or l is closed. At the end it waits for the requests
@@ -129,7 +131,10 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 // one reads one request, runs it and replies. Its error ends the connection.
 func (x *session) one(ctx context.Context) error {
 	limit := uint32(store.MaxFrame)
-	if x.state == nil {
+	switch {
+	case x.observer:
+		limit = smallFrame
+	case x.state == nil:
 		limit = maxOpen
 	}
 	n, err := store.ReadSize(x.stream, limit)
@@ -275,13 +280,16 @@ func (x *session) handle(ctx context.Context, v store.Verb, r *store.Body) error
 	if v == store.Open {
 		return x.open(r)
 	}
-	if x.state == nil {
+	switch {
+	case x.observer && v != store.List && v != store.Describe && v != store.Examine:
+		return fmt.Errorf("%w: Open named no state", errRequest)
+	case x.state == nil && !x.observer:
 		return fmt.Errorf("%w: the first request must be Open", errRequest)
 	}
 	handlers := map[store.Verb]func(context.Context, *store.Body) error{
 		store.Acquire: x.acquire, store.Resume: x.resume, store.Renew: x.renew, store.Get: x.get, store.Put: x.put,
 		store.Release: x.release, store.List: x.list, store.Generations: x.generations, store.Generation: x.generation,
-		store.Remove: x.remove, store.Stat: x.stat,
+		store.Remove: x.remove, store.Stat: x.stat, store.Describe: x.describe,
 	}
 	if v == store.Examine { // no request of a TPM waits for it
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), examineTime)
@@ -291,6 +299,9 @@ func (x *session) handle(ctx context.Context, v store.Verb, r *store.Body) error
 	h := handlers[v]
 	if h == nil {
 		return fmt.Errorf("%w: unknown verb %d", errRequest, v)
+	}
+	if x.observer {
+		return h(ctx, r)
 	}
 	x.state.mu.Lock()
 	defer x.state.mu.Unlock()
@@ -303,10 +314,13 @@ func (x *session) open(r *store.Body) error {
 		return err
 	}
 	switch {
-	case x.state != nil:
+	case x.state != nil || x.observer:
 		return fmt.Errorf("%w: a second Open", errRequest)
 	case version != store.Version:
 		return fmt.Errorf("%w: protocol version %d, this broker has version %d", errRequest, version, store.Version)
+	case name == "":
+		x.observer = true
+		return x.opened()
 	case !store.ValidName(name):
 		return fmt.Errorf("%w: invalid name of a state %q, expected 1 to %d of letters, digits and ._-@+: characters", errRequest, name, store.MaxName)
 	case !x.b.o.Allow(x.cred, name):
@@ -314,6 +328,11 @@ func (x *session) open(r *store.Body) error {
 		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q", errDenied, x.cred.UID, name)
 	}
 	x.state = x.b.state(name)
+	return x.opened()
+}
+
+// opened replies the limits.
+func (x *session) opened() error {
 	x.out = binary.BigEndian.AppendUint32(x.out, maxItem)
 	x.out = binary.BigEndian.AppendUint32(x.out, uint32(x.b.o.GiveUp/time.Second))
 	return nil

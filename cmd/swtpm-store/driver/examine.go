@@ -59,3 +59,9 @@ var ErrRestored = errors.New("the store was restored from an older backup, or is
 // ErrSplit means that the configured endpoints are not members of one store: two hosts could own a
 // state, each in another store. Nothing was changed.
 var ErrSplit = errors.New("split store")
+
+// Describer is a Driver that describes some states without a look at the others.
+type Describer interface {
+	// Describe returns the states with these names that exist, in this order. A damaged one is left out.
+	Describe(ctx context.Context, names []string) ([]Entry, error)
+}

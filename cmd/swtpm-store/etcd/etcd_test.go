@@ -101,6 +101,10 @@ func TestOwned(t *testing.T) {
 	if err != nil || len(names) != states/2 {
 		t.Errorf("Owned: %d states, %v, want %d", len(names), err, states/2)
 	}
+	some, err := s.Describe(t.Context(), []string{"vm082", "none", "vm001"})
+	if err != nil || len(some) != 2 || some[0].Name != "vm082" || some[1].Name != "vm001" || some[1].Owner.Nonce != "1" {
+		t.Errorf("Describe: %+v, %v", some, err)
+	}
 	if names, err := s.Owned(t.Context(), 12345); err != nil || len(names) != 0 {
 		t.Errorf("Owned of an unknown lease: %v, %v", names, err)
 	}

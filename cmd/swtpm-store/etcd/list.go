@@ -33,7 +33,19 @@ func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
 			names = append(names, name)
 		}
 	}
-	var all []driver.Entry
+	return s.entries(ctx, names)
+}
+
+// Describe implements driver.Describer.
+func (s *Store) Describe(ctx context.Context, names []string) ([]driver.Entry, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
+	return s.entries(ctx, names)
+}
+
+// entries returns what a list says of the states.
+func (s *Store) entries(ctx context.Context, names []string) (all []driver.Entry, err error) {
 	for batch := range slices.Chunk(names, listBatch) {
 		if all, err = s.appendEntries(ctx, all, batch); err != nil {
 			return nil, err
@@ -42,7 +54,7 @@ func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
 	return all, nil
 }
 
-// appendEntries appends what a list says of the states. A damaged one is reported and left out.
+// appendEntries appends what a list says of the states that exist. A damaged one is reported and left out.
 func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []string) ([]driver.Entry, error) {
 	var gets []clientv3.Op
 	for _, name := range names {
@@ -63,6 +75,9 @@ func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []s
 		if failed != nil {
 			s.report(failed)
 			continue
+		}
+		if state.Epoch == 0 {
+			continue // only a state that was acquired exists
 		}
 		all = append(all, driver.Entry{Name: name, Owner: state.Owner, Epoch: state.Epoch, Head: state.Head})
 	}
