@@ -26,7 +26,7 @@ kernel="$build qemu-system-x86 xz-utils zstd mmdebstrap cpio"
 units="$build systemd"
 policy='make apparmor checkpolicy semodule-utils policycoreutils selinux-policy-dev setools'
 deb="$build dpkg-dev"
-systemd="$build systemd-container mmdebstrap qemu-system-x86"
+systemd="$build systemd-container mmdebstrap qemu-system-x86 etcd-server"
 debtest="$systemd $deb lintian"
 trixie="$build mmdebstrap"
 

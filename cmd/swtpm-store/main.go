@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -33,18 +34,9 @@ func run(ctx context.Context, args []string) error {
 	if c.pull != nil {
 		return c.pull.run(ctx, c.config)
 	}
-	cfg, err := load(c.config)
+	cfg, d, err := connect(c.config)
 	if err != nil {
-		return err
-	}
-	options, err := cfg.etcd()
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.config, err)
-	}
-	options.Damaged = func(err error) { stderr{}.Errorf("state skipped in lists: %v", err) }
-	d, err := etcd.Open(options)
-	if err != nil {
-		return err
+		return delayed(err)
 	}
 	defer d.Close()
 	switch {
@@ -54,6 +46,35 @@ func run(ctx context.Context, args []string) error {
 		return acceptRollback(ctx, d, cfg.Mark)
 	}
 	return serve(ctx, cfg, d)
+}
+
+// connect reads the configuration and opens the store.
+func connect(file string) (*config, *etcd.Store, error) {
+	cfg, err := load(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	options, err := cfg.etcd()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
+	}
+	options.Damaged = func(err error) { stderr{}.Errorf("state skipped in lists: %v", err) }
+	d, err := etcd.Open(options)
+	return cfg, d, err
+}
+
+// retryPause is how long a service waits before it ends because of its configuration. TPMs that
+// wait at its socket make systemd start it again at once, and systemd removes the socket after 20
+// starts within two seconds.
+const retryPause = 2 * time.Second
+
+// delayed makes a service wait before it ends with err.
+func delayed(err error) error {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return err
+	}
+	_, _ = daemon.SdNotify(false, "STATUS="+program.PrintableLine(err.Error()))
+	return &program.ExitError{Code: 1, Err: err, Delay: retryPause}
 }
 
 // serve serves TPMs until ctx ends.

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,8 +55,21 @@ func TestManufacture(t *testing.T) {
 
 	record := must(t, "cat", "/var/lib/swtpm/"+name+"/.manufactured")
 	serial := must(t, "cat", "/var/lib/swtpm-ca/certserial")
+	ran := property(t, maker(name), "InvocationID")
 	must(t, "systemctl", "restart", unit)
 	command(t, dial(t, name), getRandom)
+	killed(t, unit)
+	command(t, dial(t, name), getRandom)
+	if property(t, maker(name), "InvocationID") != ran {
+		t.Error("the manufacture ran again at a restart or after a crash")
+	}
+	must(t, "systemctl", "stop", unit)
+	await(t, maker(name), "ActiveState", "inactive")
+	must(t, "systemctl", "start", unit)
+	command(t, dial(t, name), getRandom)
+	if property(t, maker(name), "InvocationID") == ran {
+		t.Error("the manufacture did not run at a new start, where the TPM could be missing")
+	}
 	if now := must(t, "cat", "/var/lib/swtpm/"+name+"/.manufactured"); now != record {
 		t.Errorf("a second start made\n%s\nin place of\n%s", now, record)
 	}
@@ -103,45 +118,67 @@ func TestManufactureFails(t *testing.T) {
 	certified(t, name)
 }
 
-// A manufacture that is killed, whenever that is, is seen and redone; the emulator
-// never runs what is left of it. A TPM that is whole is not made again.
+// TestManufactureKilled checks that a manufacture that is killed, whenever that is, is seen and redone. The emulator
+// starts after it, because an existing TPM must not depend on the other unit, and refuses: it makes no TPM of its own.
 func TestManufactureKilled(t *testing.T) {
-	name := instance(t, profile("clear")+made)
+	name := instance(t, profile("clear"))
 	unit, state := service(name), "/var/lib/swtpm/"+name
-	// Keys that take so long that the kill does not come late.
-	slow := strings.Replace(made, `["secp256r1"]`, `["rsa3072", "rsa4096"]`, 1)
-	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("clear")+slow)
-	killed := 0
-	for _, wait := range []time.Duration{0, 10, 30, 100, 300} {
+	// The tool for the certificates never ends, so that no kill comes late.
+	put(t, "/etc/swtpm/"+name+".sh", 0o755, "#!/bin/sh\nexec sleep infinity\n")
+	put(t, "/etc/swtpm/"+name+".conf", 0o644, "create_certs_tool = /etc/swtpm/"+name+".sh\n")
+	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("clear")+made+"config = \"/etc/swtpm/"+name+".conf\"\n")
+	const before, late = -1, -2 // instead of a time: before the program starts, and in the tool
+	for _, wait := range []time.Duration{before, 0, 10, 30, 100, 300, late} {
 		_, _ = in("systemctl", "reset-failed", unit, maker(name)) // fails if they are not loaded yet
-		must(t, "systemctl", "start", "--no-block", unit)
-		for property(t, maker(name), "ActiveState") != "activating" && property(t, unit, "ActiveState") == "inactive" {
-			time.Sleep(10 * time.Millisecond)
+		if wait == before {
+			dropIn(t, maker(name), "[Service]\nExecStartPre=/bin/sleep infinity\n")
 		}
-		time.Sleep(wait * time.Millisecond)
-		_, _ = in("systemctl", "kill", "--signal=KILL", maker(name))
+		must(t, "systemctl", "start", "--no-block", unit)
+		executing := "swtpm-setup"
+		if wait < 0 {
+			executing = "sleep"
+		}
+		awaitProgram(t, maker(name), executing)
+		time.Sleep(max(wait, 0) * time.Millisecond)
+		must(t, "systemctl", "kill", "--signal=KILL", maker(name))
 		awaitAny(t, maker(name), "ActiveState", "inactive", "failed")
 		awaitAny(t, unit, "ActiveState", "active", "failed")
-		if property(t, maker(name), "Result") != "signal" {
-			break // it was over
+		if got := property(t, maker(name), "Result"); got != "signal" {
+			t.Fatalf("wait %d: the result of the manufacture is %s, want signal\n%s", wait, got, journal(t, maker(name), "short-precise"))
 		}
-		killed++
 		if got := property(t, unit, "ActiveState"); got != "failed" {
 			t.Fatalf("the emulator is %s after a manufacture that was killed", got)
 		}
 		if out, err := in("test", "-e", state+"/tpm2-00.permall"); err == nil {
 			t.Fatalf("a killed manufacture left a TPM: %s", out)
 		}
+		if wait == before {
+			must(t, "rm", "-r", "/etc/systemd/system/"+maker(name)+".d")
+			must(t, "systemctl", "daemon-reload")
+		}
 	}
-	if killed == 0 {
-		t.Fatal("nothing was killed")
-	}
-	t.Logf("killed %d times", killed)
 	put(t, "/etc/swtpm/"+name+".toml", 0o644, profile("clear")+made)
 	_, _ = in("systemctl", "reset-failed", unit, maker(name))
 	must(t, "systemctl", "start", unit)
 	command(t, dial(t, name), getRandom)
 	certified(t, name)
+}
+
+// awaitProgram waits until a process of a unit executes a program.
+func awaitProgram(t *testing.T, unit, program string) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		group := property(t, unit, "ControlGroup")
+		pids, _ := in("cat", "/sys/fs/cgroup"+group+"/cgroup.procs")
+		for pid := range strings.FieldsSeq(pids) {
+			if exe, _ := os.Readlink(inside("/proc/" + pid + "/exe")); group != "" && filepath.Base(exe) == program {
+				return
+			}
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s does not execute %s: %s", unit, program, journal(t, unit, "short-precise"))
+		}
+	}
 }
 
 // awaitAny waits until a property has one of the values.

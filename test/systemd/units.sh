@@ -11,12 +11,13 @@ command -v systemd-analyze >/dev/null || {
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cp "$1"/usr/lib/systemd/system/swtpm* "$dir"
-sed -i "s,^ExecStart=/usr/,ExecStart=$1/usr/," "$dir/swtpm@.service" "$dir/swtpm-manufacture@.service" "$dir/swtpm-metrics.service"
+sed -i "s,^ExecStart=/usr/,ExecStart=$1/usr/," "$dir/swtpm@.service" "$dir/swtpm-manufacture@.service" "$dir/swtpm-metrics.service" "$dir/swtpm-store.service"
 export SYSTEMD_UNIT_PATH="$dir:" SYSTEMD_EMOJI=0
 
 echo "systemd-analyze verify"
 out=$(systemd-analyze --man=no verify "$dir/swtpm@.service" "$dir/swtpm-manufacture@.service" "$dir/swtpm@.socket" "$dir/swtpm-data@.socket" \
-	"$dir/swtpm.target" "$dir/swtpm.slice" "$dir/swtpm-metrics.service" "$dir/swtpm-metrics.socket" 2>&1) || {
+	"$dir/swtpm.target" "$dir/swtpm.slice" "$dir/swtpm-metrics.service" "$dir/swtpm-metrics.socket" \
+	"$dir/swtpm-store.service" "$dir/swtpm-store.socket" 2>&1) || {
 	echo "$out" >&2
 	exit 1
 }
@@ -36,6 +37,8 @@ echo "swtpm-manufacture@:"
 exposed "$dir/swtpm-manufacture@.service" 10
 echo "swtpm-metrics:"
 exposed "$dir/swtpm-metrics.service" 15
+echo "swtpm-store:"
+exposed "$dir/swtpm-store.service" 16
 
 # with DESTDIR CONF MOST: the same with a drop-in that comes along.
 with() {

@@ -24,7 +24,13 @@ type listed struct {
 	TPMs []struct {
 		Name, State, Restart, Verdict string
 		PID                           int
-		Commands                      uint64
+		Commands, Generation          uint64
+		Location                      string
+		Owner                         *struct {
+			Exists, Here bool
+			Host, Since  string
+			Epoch        uint64
+		}
 	}
 	Notes []string
 }
