@@ -11,6 +11,16 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
+// permanentVector returns a directory with the permanent state of a TPM 2.0 only.
+func permanentVector(t *testing.T) string {
+	t.Helper()
+	dir := vector(t, v20)
+	if err := os.Remove(filepath.Join(dir, "tpm2-00.volatilestate")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // TestStartSyncs checks that a start syncs one state: the one that its Startup stores, or the
 // loaded one if there is no Startup, and that it syncs before the first response.
 func TestStartSyncs(t *testing.T) {
@@ -23,10 +33,7 @@ func TestStartSyncs(t *testing.T) {
 		"startup-clear": {"fsync renameat fsync sendto", "8001 00000014"},
 		"startup-none":  {"fsync fsync sendto", "8001 0000000a 00000100"},
 	} {
-		dir, state := harness.TempDir(t), vector(t, v20)
-		if err := os.Remove(filepath.Join(state, "tpm2-00.volatilestate")); err != nil {
-			t.Fatal(err)
-		}
+		dir, state := harness.TempDir(t), permanentVector(t)
 		trace := filepath.Join(dir, "trace")
 		p := harness.Start(t, exec.Command(strace, "-f", "-o", trace, "-e", "trace=fsync,fdatasync,renameat,sendto", ours("swtpm"), "socket", "--tpm2",
 			"--tpmstate", "dir="+state, "--server", "type=unixio,path="+filepath.Join(dir, "d"), "--terminate", "--flags", "disable-auto-shutdown,not-need-init,"+startup))
