@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,8 @@ type measured struct {
 	boot   uint64 // the last one that was checked
 	broken bool   // this boot may be joined
 	nv     bool   // the NV index exists
+	key    bool   // the state is encrypted
+	did    map[string]int
 }
 
 func (v version) prefix() string {
@@ -41,6 +44,8 @@ func (v version) prefix() string {
 // reports, or say that the boot is joined.
 func TestLedgerReplay(t *testing.T) {
 	sessions := 8
+	var steps steps
+	t.Cleanup(func() { steps.check(t) })
 	if n, err := strconv.Atoi(os.Getenv(sessionsVar)); err == nil {
 		sessions = n
 	}
@@ -48,20 +53,56 @@ func TestLedgerReplay(t *testing.T) {
 		v := both[i%2]
 		t.Run(fmt.Sprintf("%s/%d", v, i), func(t *testing.T) {
 			t.Parallel()
-			m := &measured{resumableTPM: newRecorded(t, v, i%4 >= 2), Rand: rand.New(rand.NewPCG(15, uint64(i)))}
+			key := i%4 >= 2
+			m := &measured{resumableTPM: newRecorded(t, v, key), Rand: rand.New(rand.NewPCG(15, uint64(i))), key: key, did: map[string]int{}}
 			for range 3 {
 				for range 10 + m.IntN(30) {
 					m.step(t)
 				}
 				m.endBoot(t)
 			}
+			steps.add(m.did)
 		})
+	}
+}
+
+// steps counts what all sessions did.
+type steps struct {
+	sync.Mutex
+	all map[string]int
+}
+
+func (s *steps) add(did map[string]int) {
+	s.Lock()
+	defer s.Unlock()
+	if s.all == nil {
+		s.all = map[string]int{}
+	}
+	for name, n := range did {
+		s.all[name] += n
+	}
+}
+
+// check checks that nothing was left out.
+func (s *steps) check(t *testing.T) {
+	t.Helper()
+	t.Logf("steps: %v", s.all)
+	for _, name := range []string{"boot", "extend", "event", "event sequence", "reset", "HASH_START", "NV_Extend", "restart", "kill", "snapshot", "migration"} {
+		if s.all[name] == 0 {
+			t.Errorf("no session had the step %q: %v", name, s.all)
+		}
 	}
 }
 
 // newRecorded starts a TPM that records its boots, and powers it on. prepare changes the directory
 // of its state before.
 func newRecorded(t *testing.T, v version, key bool, prepare ...func(state string)) *resumableTPM {
+	t.Helper()
+	return newRecordedOff(t, v, key, prepare...).power(t)
+}
+
+// newRecordedOff is newRecorded without the power.
+func newRecordedOff(t *testing.T, v version, key bool, prepare ...func(state string)) *resumableTPM {
 	t.Helper()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
@@ -71,7 +112,7 @@ func newRecorded(t *testing.T, v version, key bool, prepare ...func(state string
 	profile := mustRun(t, ours("swtpm"), append([]string{"convert", "--"}, resumableArgs(t, v, key, dir)...)...)
 	path := filepath.Join(dir, "profile.toml")
 	write(t, path, []byte(profile))
-	return newResumableBy(t, v, dir, "run", path).power(t)
+	return newResumableBy(t, v, dir, "run", path)
 }
 
 // pcrs returns all values that the TPM reports.
@@ -118,6 +159,7 @@ func (m *measured) endBoot(t *testing.T) {
 	}
 	m.boot = b.Boot
 	m.broken = false
+	m.did["boot"]++
 	if err := m.ctrl.Init(0); err != nil {
 		t.Fatal(err)
 	}
@@ -184,23 +226,34 @@ func (m *measured) step(t *testing.T) {
 	t.Helper()
 	switch m.IntN(20) {
 	case 0, 1:
+		m.did["reset"]++
 		m.data.ok(t, map[version]string{v12: "00c1 0000000f 000000c8 0003 000001", v20: "8002 0000001b 0000013d 00000017 00000009 40000009 0000 00 0000"}[m.v])
 	case 2:
+		m.did["HASH_START"]++
 		m.sequence(t)
 	case 3:
 		m.nvExtend(t)
 	case 4, 5, 6:
 		m.event(t)
 	case 7:
+		m.did["restart"]++
 		m.restart(t)
 	case 8:
 		if m.IntN(3) == 0 {
+			m.did["kill"]++
 			m.crash(t, unix.SIGKILL)
 			m.broken = true
 		}
 	case 9:
-		m.snapshot(t)
+		if m.IntN(2) == 0 {
+			m.did["snapshot"]++
+			m.snapshot(t)
+		} else {
+			m.did["migration"]++
+			m.migrate(t)
+		}
 	default:
+		m.did["extend"]++
 		m.extendAny(t)
 	}
 }
@@ -243,9 +296,11 @@ func (m *measured) event(t *testing.T) {
 		return
 	}
 	if m.IntN(2) == 0 {
+		m.did["event"]++
 		m.data.ok(t, fmt.Sprintf("8002 0000005d 0000013c %08x 00000009 40000009 0000 00 0000 0040", pcr)+data)
 		return
 	}
+	m.did["event sequence"]++
 	object := binary.BigEndian.Uint32(m.data.ok(t, "8001 0000000e 00000186 0000 0010")[10:])
 	m.data.ok(t, fmt.Sprintf("8002 0000005d 0000015c %08x 00000009 40000009 0000 00 0000 0040", object)+data)
 	m.data.ok(t, fmt.Sprintf("8002 0000002a 00000185 %08x %08x 00000012 40000009 0000 00 0000 40000009 0000 00 0000 0000", pcr, object))
@@ -257,6 +312,7 @@ func (m *measured) nvExtend(t *testing.T) {
 	if m.v == v12 {
 		return
 	}
+	m.did["NV_Extend"]++
 	if !m.nv {
 		m.nv = true
 		m.data.ok(t, "8002 0000002d 0000012a 40000001 00000009 40000009 0000 00 0000 0000 000e 01800002 000b 02060044 0000 0020")
@@ -274,22 +330,20 @@ func (m *measured) sequence(t *testing.T) {
 	}
 }
 
-// snapshot saves the guest and continues with the snapshot.
-func (m *measured) snapshot(t *testing.T) {
-	t.Helper()
-	var saved luggage
+// save returns the state of the guest.
+func (m *measured) save() (saved luggage) {
 	for _, kind := range tpm.Blobs {
 		blob, flags, err := m.ctrl.State(kind, true)
 		if err == nil && len(blob) > 0 {
 			saved = append(saved, parcel{kind, flags, blob})
 		}
 	}
-	if m.IntN(2) == 0 {
-		m.extendAny(t)
-	}
-	if err := m.ctrl.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	return saved
+}
+
+// load continues with a saved state, which may be older than the NV index.
+func (m *measured) load(t *testing.T, saved luggage) {
+	t.Helper()
 	for _, p := range saved {
 		if err := m.ctrl.SetState(p.kind, p.flags, p.blob); err != nil {
 			t.Fatal(err)
@@ -304,4 +358,28 @@ func (m *measured) snapshot(t *testing.T) {
 		m.nv = err == nil && result(rsp) == 0
 	}
 	m.broken = true
+}
+
+// snapshot saves the guest and continues with the snapshot.
+func (m *measured) snapshot(t *testing.T) {
+	t.Helper()
+	saved := m.save()
+	if m.IntN(2) == 0 {
+		m.extendAny(t)
+	}
+	if err := m.ctrl.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	m.load(t, saved)
+}
+
+// migrate continues the guest in another process, whose directory has no ledger.
+func (m *measured) migrate(t *testing.T) {
+	t.Helper()
+	saved, source := m.save(), m.resumableTPM
+	m.resumableTPM = newRecordedOff(t, m.v, m.key)
+	m.data = m.dial(t)
+	m.boot = 0
+	m.load(t, saved)
+	source.end(t)
 }
