@@ -90,12 +90,12 @@ trixie:
 	sh test/trixie/root.sh build/trixie
 	sh test/trixie/run.sh build/trixie sh -c '$(TRIXIE)'
 
-# Every operation that stores on a full disk, on tmpfs and ext4, and every error of a
-# store; all rows of the matrices with a TPM 1.2; many snapshots and clones; pairs of a disk and
-# a TPM; as root. The suite has a part of it.
+# Every operation that stores on a full disk, on tmpfs, on ext4 and in a cluster store, and every
+# error, kill and power cut of a store; all rows of the matrices with a TPM 1.2; many snapshots and
+# clones; pairs of a disk and a TPM; as root. The suite has a part of it.
 full: build
 	@sh contrib/deps.sh test
-	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut|^TestCopies$$|^TestKillLoses|Hops$$|^TestSnapshotForms$$|^TestMigration$$|^TestMigrationThatFails$$|^TestBiosOfBoth$$|^TestGuardAfterMigration$$|^TestSetupKilled$$' ./test/e2e
+	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut|^TestCopies$$|^TestKillLoses|^TestResumeUnderLoad$$|^TestResumeInStore$$|^TestBrokerKilled$$|Hops$$|^TestSnapshotForms$$|^TestMigration$$|^TestMigrationThatFails$$|^TestBiosOfBoth$$|^TestGuardAfterMigration$$|^TestSetupKilled$$' ./test/e2e
 	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestSnapshotPause$$|^TestClones$$' ./test/e2e
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest

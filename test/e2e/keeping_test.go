@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -20,11 +22,9 @@ var (
 	inFile = keeping{kind: "file"} // one file for all
 )
 
-// keepings is for tests of both kinds of files. These are about files, so there is nothing of
-// a store for them to test: TestUnableMount, TestForeignMount, TestLinkedState,
-// TestForeignState, TestUmask, TestStoreVolatileUnsynced and TestHostileStateFiles. What
-// they test with files is tested with a store by TestHostile and TestNonsense (test/store),
-// TestStoreDamage and TestRestartSystemErrorsInStore.
+// keepings is for tests of both kinds of files: of owners, modes, links, mounts and traps in a
+// directory, and of bytes that were changed in a file. Through the broker a TPM meets none of
+// these. TestNonsense (test/store) damages what a cluster store holds.
 var keepings = []keeping{inDir, inFile}
 
 // everyKeeping is keepings and a cluster store of one member, with a broker.
@@ -77,6 +77,20 @@ func (k keeping) at(v version, place string, args ...string) setup {
 		return setup{tpm: v, file: k.file(v, place), args: args}
 	}
 	return setup{tpm: v, state: place, args: args}
+}
+
+// mustRun runs a program, which finds the broker of a store and must end well, and returns its output.
+func (k keeping) mustRun(t testing.TB, words ...string) string {
+	t.Helper()
+	cmd := exec.Command(words[0], words[1:]...)
+	if k.host != nil {
+		cmd.Env = append(os.Environ(), k.host.env()...)
+	}
+	code, stdout, stderr := runCmd(t, cmd)
+	if code != 0 {
+		t.Fatalf("%q: exit code %d\n%s%s", words, code, stdout, stderr)
+	}
+	return stdout
 }
 
 // read returns the permanent state in place; with a file, the file.

@@ -35,6 +35,17 @@ type setup struct {
 	nodata  bool     // no data channel
 }
 
+// where returns the URI of the state, with options.
+func (s setup) where() string {
+	switch {
+	case s.store != "":
+		return s.store
+	case s.file != "":
+		return "file://" + s.file
+	}
+	return "dir://" + s.state
+}
+
 // start starts an emulator with a data and a control socket and waits until both
 // take clients.
 func start(t testing.TB, s setup) *emulator {
@@ -57,11 +68,8 @@ func launch(t testing.TB, s setup) *emulator {
 		mkdir(t, s.state)
 	}
 	place := "dir=" + s.state
-	switch {
-	case s.store != "":
-		place = "backend-uri=" + s.store
-	case s.file != "":
-		place = "backend-uri=file://" + s.file
+	if s.store != "" || s.file != "" {
+		place = "backend-uri=" + s.where()
 	}
 	if s.program == "" {
 		s.program = ours("swtpm")

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,52 +37,58 @@ func host(t *testing.T, policy string) (settings, marks string) {
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
-		t.Run(string(v), func(t *testing.T) { rollBack(t, v) })
+		t.Run(string(v), func(t *testing.T) { rollBack(t, inDir, v) })
 	}
+	k := newClusterHost(t).keeping()
+	t.Run("store", func(t *testing.T) { rollBack(t, k, v20) })
 }
 
 // rollBack brings old states to a TPM of version v.
-func rollBack(t *testing.T, v version) {
+func rollBack(t *testing.T, k keeping, v version) {
 	t.Parallel()
 	settings, marks := host(t, "warn")
 	wrap := onHost(t, settings)
-	state := harness.TempDir(t)
-	file := filepath.Join(state, v.file())
+	state := k.place(t)
+	at := func(wrap []string) setup {
+		s := k.at(v, state)
+		s.wrap = wrap
+		return s
+	}
 	begin := func(wrap []string) (*emulator, error) {
-		e := start(t, setup{tpm: v, state: state, wrap: wrap})
+		e := start(t, at(wrap))
 		c := e.control(t)
 		defer c.Close()
 		return e, c.Init(0)
 	}
-	advance := func(from uint64, bumps int) { t.Helper(); bumpOnHost(t, v, state, wrap, from, bumps) }
+	advance := func(from uint64, bumps int) { t.Helper(); bumpOnHost(t, at(wrap), from, bumps) }
 	advance(0, 1)
-	old := harness.Read(t, file)
+	old := k.read(t, v, state)
 	advance(1, 2)
 	if entries, err := os.ReadDir(marks); err != nil || len(entries) != 2 {
 		t.Fatalf("%d files, %v; want a mark and a place", len(entries), err)
 	}
 
-	write(t, file, []byte(old))
-	checkOldState(t, v, state, wrap)
+	k.write(t, v, state, old)
+	checkOldState(t, k, v, state, wrap)
 	e, err := begin(wrap)
-	if log := harness.Read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri=dir://"+state) {
+	if log := harness.Read(t, e.log); err != nil || strings.Count(log, "old state: permall has generation ") != 1 || !strings.Contains(log, "swtpm state accept --tpmstate backend-uri="+k.uri(v, state)) {
 		t.Errorf("old state: %v, %s", err, log)
 	}
 	e.Kill(t)
 
-	write(t, file, []byte(old))
+	k.write(t, v, state, old)
 	refuse := onHost(t, strings.Replace(settings, "warn", "refuse", 1))
 	e, err = begin(refuse)
 	if log := harness.Read(t, e.log); err == nil || !strings.Contains(log, "old state: permall has generation ") {
 		t.Errorf("old state, to be refused: %v, %s", err, log)
 	}
 	e.Kill(t)
-	if harness.Read(t, file) != old {
+	if !bytes.Equal(k.read(t, v, state), old) {
 		t.Error("a refused state was changed")
 	}
 
-	accept := append(refuse[:len(refuse):len(refuse)], ours("swtpm"), "state", "accept", "--tpmstate", "dir="+state)
-	if out := mustRun(t, accept[0], accept[1:]...); !strings.Contains(out, "accepted as generation ") {
+	accept := append(refuse[:len(refuse):len(refuse)], ours("swtpm"), "state", "accept", "--tpmstate", "backend-uri="+at(nil).where())
+	if out := k.mustRun(t, accept...); !strings.Contains(out, "accepted as generation ") {
 		t.Errorf("accept: %s", out)
 	}
 	e, err = begin(refuse)
@@ -90,28 +97,28 @@ func rollBack(t *testing.T, v version) {
 	}
 	e.terminate(t)
 
-	acceptSnapshot(t, v, state, refuse, advance, begin)
+	acceptSnapshot(t, v, at(refuse), advance, begin)
 }
 
 // checkOldState checks that the doctor warns of an old state that would start.
-func checkOldState(t *testing.T, v version, state string, wrap []string) {
+func checkOldState(t *testing.T, k keeping, v version, state string, wrap []string) {
 	t.Helper()
-	args := append(wrap[1:len(wrap):len(wrap)], ours("swtpm"), "doctor", "--", "socket", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+filepath.Join(state, "doctor.sock"))
+	args := append(wrap[:len(wrap):len(wrap)], ours("swtpm"), "doctor", "--", "socket", "--tpmstate", "backend-uri="+k.at(v, state).where(), "--ctrl", "type=unixio,path="+filepath.Join(harness.TempDir(t), "doctor.sock"))
 	if v == v20 {
 		args = append(args, "--tpm2")
 	}
-	out := mustRun(t, wrap[0], args...)
-	if strings.Count(out, "warning: start: dir://"+state+": old state: permall has generation ") != 1 || !strings.Contains(out, ": would start\n") {
+	out := k.mustRun(t, args...)
+	if strings.Count(out, "warning: start: "+k.uri(v, state)+": old state: permall has generation ") != 1 || !strings.Contains(out, ": would start\n") {
 		t.Errorf("the doctor says of an old state:\n%s", out)
 	}
 }
 
 // bumpOnHost starts a TPM whose number is from, 0 if it has none, and increments the number. No
 // alarm is expected.
-func bumpOnHost(t *testing.T, v version, state string, wrap []string, from uint64, bumps int) {
+func bumpOnHost(t *testing.T, s setup, from uint64, bumps int) {
 	t.Helper()
-	e := start(t, setup{tpm: v, state: state, wrap: wrap})
-	ch := e.power(t, v)
+	e := start(t, s)
+	ch := e.power(t, s.tpm)
 	if from == 0 {
 		ch.define(t)
 	}
@@ -127,19 +134,19 @@ func bumpOnHost(t *testing.T, v version, state string, wrap []string, from uint6
 }
 
 // acceptSnapshot checks that a state that a client sends through the control channel is wanted, however old.
-func acceptSnapshot(t *testing.T, v version, state string, refuse []string, advance func(from uint64, bumps int), begin func(wrap []string) (*emulator, error)) {
+func acceptSnapshot(t *testing.T, v version, s setup, advance func(from uint64, bumps int), begin func(wrap []string) (*emulator, error)) {
 	t.Helper()
-	e := start(t, setup{tpm: v, state: state, wrap: refuse})
+	e := start(t, s)
 	e.power(t, v)
 	l := e.pack(t, false)
 	e.terminate(t)
 	advance(1, 3)
-	e = start(t, setup{tpm: v, state: state, wrap: refuse})
+	e = start(t, s)
 	if err := e.unpack(t, l); err != nil {
 		t.Errorf("snapshot: %v, %s", err, harness.Read(t, e.log))
 	}
 	e.terminate(t)
-	e, err := begin(refuse)
+	e, err := begin(s.wrap)
 	if log := harness.Read(t, e.log); err != nil || strings.Contains(log, "old state") {
 		t.Errorf("after the snapshot: %v, %s", err, log)
 	}

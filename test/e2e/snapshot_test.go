@@ -241,11 +241,26 @@ func takeSnapshots(t *testing.T, e *emulator, l *load, n int) (all []taken) {
 // start with it.
 func TestLiveSnapshot(t *testing.T) {
 	t.Parallel()
+	t.Run("store", func(t *testing.T) {
+		t.Parallel()
+		k := newClusterHost(t).keeping()
+		liveSnapshot(t, k.at(v20, k.place(t)), max(snapshotCount(t)/10, 4))
+	})
+	t.Run("dir", func(t *testing.T) {
+		t.Parallel()
+		liveSnapshot(t, setup{tpm: v20}, snapshotCount(t))
+	})
+}
+
+// liveSnapshot takes count snapshots of a TPM that s describes.
+func liveSnapshot(t *testing.T, s setup, count int) {
+	t.Helper()
 	key := []string{"--key", "file=testdata/key256.hex,mode=aes-256-cbc"}
-	e := start(t, setup{tpm: v20, args: key})
+	s.args = key
+	e := start(t, s)
 	ch := e.power(t, v20)
 	l := startLoad(t, ch)
-	all := takeSnapshots(t, e, l, snapshotCount(t))
+	all := takeSnapshots(t, e, l, count)
 	l.end(t)
 	logPauses(t, e)
 	for i, s := range all {

@@ -90,7 +90,12 @@ func (e *emulator) open(t testing.TB, v version) *channel {
 func (e *emulator) power(t testing.TB, v version) *channel {
 	t.Helper()
 	c := e.control(t)
-	if err := c.Init(0); err != nil {
+	err := c.Init(0)
+	// etcd may take longer than the broker waits while the machine is busy.
+	for n := 0; n < 20 && err != nil && strings.Contains(harness.Read(t, e.log), "the cluster store cannot be reached"); n++ {
+		err = c.Init(0)
+	}
+	if err != nil {
 		t.Fatalf("INIT: %v; log:\n%s", err, harness.Read(t, e.log))
 	}
 	_ = c.Close() // swtpm 0.7 has one control client at a time
