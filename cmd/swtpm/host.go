@@ -62,7 +62,10 @@ func (v *hostVerb) exec(args []string) error {
 	for _, dir := range []string{bin, filepath.Join(bin, "../lib/swtpm")} {
 		path := filepath.Join(dir, adminProgram)
 		err = syscall.Exec(path, append([]string{adminProgram, v.name}, args...), os.Environ())
-		if !errors.Is(err, os.ErrNotExist) {
+		switch {
+		case errors.Is(err, os.ErrPermission):
+			return &program.ExitError{Code: 1, Err: fmt.Errorf("%s: run %s: %w; if the AppArmor profile of swtpm forbids it, load the profile of this package, or run \"%s %s\"", v.name, path, err, path, v.name)}
+		case !errors.Is(err, os.ErrNotExist):
 			return fmt.Errorf("%s: run %s: %w", v.name, path, err)
 		}
 	}

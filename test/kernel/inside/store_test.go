@@ -80,5 +80,8 @@ func TestConfinedStore(t *testing.T) {
 	if out := run(t, "swtpm-store", "--check"); !strings.Contains(out, "it has 1 states") {
 		t.Errorf("the store has %s", out)
 	}
+	if out := run(t, "swtpm", "list", name); !strings.Contains(out, name) || !strings.Contains(out, "in the store") {
+		t.Errorf("swtpm list prints %s", out)
+	}
 	service(t, "stop", name)
 }
