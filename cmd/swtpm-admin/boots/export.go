@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
@@ -33,17 +34,11 @@ func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings
 	case "cel-tlv":
 		return eventlog.AppendCELTLV(nil, entries), warnings, nil
 	case "tcg2":
-		var pcrs []eventlog.Entry
-		for _, e := range entries {
-			if e.Index < ledger.PCRs {
-				pcrs = append(pcrs, e)
-			}
-		}
 		var algs []ledger.Alg
 		for _, bank := range b.Final.Banks() {
 			algs = append(algs, bank.Alg)
 		}
-		return eventlog.AppendTCG(nil, algs, b.Locality, pcrs), warnings, nil
+		return eventlog.AppendTCG(nil, algs, b.Locality, pcrEntries(entries, algs)), warnings, nil
 	case "yaml":
 		return f.yaml(h, b), warnings, nil
 	}
@@ -71,6 +66,19 @@ func (f *Files) entries(b *Boot) []eventlog.Entry {
 		all = append(all, e)
 	}
 	return all
+}
+
+// pcrEntries returns the entries that changed a PCR of the banks algs, with the digests of these
+// banks only: firmware also measures for banks that the TPM does not have, and the header of a
+// TCG log must list every algorithm in it.
+func pcrEntries(entries []eventlog.Entry, algs []ledger.Alg) (pcrs []eventlog.Entry) {
+	for _, e := range entries {
+		e.Digests = slices.DeleteFunc(slices.Clone(e.Digests), func(d ledger.Digest) bool { return !slices.Contains(algs, d.Alg) })
+		if e.Index < ledger.PCRs && len(e.Digests) > 0 {
+			pcrs = append(pcrs, e)
+		}
+	}
+	return pcrs
 }
 
 // isContent reports whether all digests of a measurement are those of data.

@@ -182,3 +182,36 @@ func TestGoEventlog(t *testing.T) {
 		t.Errorf("%d records of the canonical log, want %d", n, len(b.Measurements))
 	}
 }
+
+// The log of a TPM with the SHA-256 bank only, whose firmware measured with four algorithms,
+// has the digests of that bank, and go-eventlog replays it.
+func TestExportOneBank(t *testing.T) {
+	h, err := Load("testdata/dbx", "tpm2-00")
+	if err != nil || len(h.Boots) != 2 {
+		t.Fatal(err, h)
+	}
+	for _, b := range h.Boots {
+		if banks := b.Final.Banks(); len(banks) != 1 || banks[0].Alg != ledger.SHA256 || len(b.Measurements[0].Digests) < 2 {
+			t.Fatalf("banks %v, %d digests of a measurement: the boot does not test this", banks, len(b.Measurements[0].Digests))
+		}
+		out, warnings, err := newFiles().Export(h, b, "tcg2")
+		if err != nil || len(warnings) > 0 {
+			t.Fatal(err, warnings)
+		}
+		entries, err := eventlog.ParseTCG(out)
+		if err != nil || len(entries) != len(b.Measurements) {
+			t.Fatalf("%d entries, want %d: %v", len(entries), len(b.Measurements), err)
+		}
+		bank := register.FakeMRBank{Hash: crypto.SHA256}
+		for pcr := range ledger.PCRs {
+			bank.FakeMRs = append(bank.FakeMRs, register.FakeMR{Index: pcr, Digest: b.Final.Value(ledger.SHA256, pcr), DigestAlg: crypto.SHA256})
+		}
+		events, err := tcg.ParseAndReplay(out, bank.MRs(), tcg.ParseOpts{})
+		if err != nil || len(events) != len(b.Measurements) {
+			t.Errorf("%d events, want %d: %v", len(events), len(b.Measurements), err)
+		}
+		if len(b.Measurements[0].Digests) != 4 {
+			t.Errorf("the export changed the boot: %d digests", len(b.Measurements[0].Digests))
+		}
+	}
+}
