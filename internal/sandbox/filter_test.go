@@ -18,6 +18,8 @@ func policies(t *testing.T) map[string]Policy {
 	dir := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Sandbox: config.Sandbox{Seccomp: config.SeccompKill}}
 	file := *dir
 	file.State.Location = nv.Location{Kind: nv.File, Path: "/image"}
+	cluster := *dir
+	cluster.State.Location = nv.Location{Kind: nv.Cluster, Path: "vm1"}
 	logs := *dir
 	logs.Sandbox.Seccomp = config.SeccompLog
 	everything, _ := tables(t)
@@ -28,9 +30,11 @@ func policies(t *testing.T) map[string]Policy {
 		"emulator that logs calls": Plan(&logs, ""),
 		"emulator with a profile":  Plan(dir, "/etc/swtpm/vm1.toml"),
 		"emulator with an image":   Plan(&file, ""),
+		"emulator with a store":    Plan(&cluster, ""),
 		"verb that reads":          PlanOffline(dir, false, ""),
 		"verb that writes":         PlanOffline(dir, true, ""),
 		"verb that writes a file":  PlanOffline(&file, true, "/out/archive"),
+		"verb with a store":        PlanOffline(&cluster, true, ""),
 		"verb that logs its calls": PlanOffline(&logs, true, ""),
 	}
 }

@@ -86,8 +86,11 @@ func tables(t *testing.T) (emulator, verb Policy) {
 	cfg.Metrics.Listen.Kind = config.Unix
 	emulator, verb = Plan(cfg, ""), PlanOffline(cfg, true, "")
 	file := &config.Config{State: config.State{Location: nv.Location{Kind: nv.File, Path: "/image"}}}
-	emulator.Groups = append(emulator.Groups, Plan(file, "/profile").Groups...)
-	verb.Groups = append(verb.Groups, PlanOffline(file, true, "").Groups...)
+	cluster := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Cluster, Path: "vm1"}}, Pcap: config.Pcap{File: "p"}, Metrics: config.Metrics{File: "m"}}
+	for _, cfg := range []*config.Config{file, cluster} {
+		emulator.Groups = append(emulator.Groups, Plan(cfg, "/profile").Groups...)
+		verb.Groups = append(verb.Groups, PlanOffline(cfg, true, "").Groups...)
+	}
 	return emulator, verb
 }
 
