@@ -45,6 +45,20 @@ for p in swtpm-store swtpm_setup swtpm; do
 	[ -x "$bin/$p" ] || { echo "$bin/$p is missing; run make build first" >&2; exit 1; }
 done
 stop
+# unused PORT... ends the script if one of the TCP ports is in use: another etcd must not get the TPM's state.
+unused() {
+	for p in "$@"; do
+		h=$(printf ':%04X$' "$p")
+		if awk '$4 == "0A" { print $2 }' /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q "$h"; then
+			case $p in
+			"$etcd" | $((etcd + 1))) echo "port $p is in use: systemctl stop etcd, or ETCD_PORT=$((etcd + 100)) $0 start" >&2 ;;
+			*) echo "port $p is in use: PORT=$((port + 100)) $0 start" >&2 ;;
+			esac
+			exit 1
+		fi
+	done
+}
+unused "$etcd" $((etcd + 1)) "$port" $((port + 1))
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 chmod 0700 "$dir"
@@ -84,7 +98,7 @@ export SWTPM_STORE_SOCKET="$dir/socket"
 	--server type=tcp,port="$port" --ctrl type=tcp,port=$((port + 1)) >"$dir/tpm.log" 2>&1 </dev/null &
 echo $! >"$dir/tpm.pid"
 sleep 0.5
-running tpm
-running broker
+for p in etcd broker tpm; do running "$p"; done
 trap - EXIT
 echo "A TPM with its state in etcd answers on port $port: TPM2TOOLS_TCTI=swtpm:port=$port tpm2_getrandom --hex 8"
+echo "For swtpm state, swtpm list and swtpm doctor: export SWTPM_STORE_SOCKET=$dir/socket"

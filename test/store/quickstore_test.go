@@ -68,7 +68,17 @@ func TestQuickstore(t *testing.T) {
 		t.Errorf("start without programs: %v\n%s", err, out)
 	}
 	t.Cleanup(func() { _, _ = run(programs, script, "stop") })
-	must(script, "start")
+	foreign, err := net.Listen("tcp", "127.0.0.1:"+etcdPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(programs, script, "start"); err == nil || !strings.Contains(out, "port "+etcdPort+" is in use: systemctl stop etcd, or ETCD_PORT=") {
+		t.Errorf("start while another program has etcd's port: %v\n%s", err, out)
+	}
+	_ = foreign.Close()
+	if out := must(script, "start"); !strings.Contains(out, "export SWTPM_STORE_SOCKET="+dir+"/socket\n") {
+		t.Errorf("start does not print the variable of the broker's socket:\n%s", out)
+	}
 	must("tpm2_nvdefine", "0x1500001", "-C", "o", "-s", "8")
 	wantStopped(t, dir, func() string { return must(script, "stop") })
 	must(script, "start")
