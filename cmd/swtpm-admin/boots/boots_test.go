@@ -58,12 +58,17 @@ func record(number uint64, entries []eventlog.Entry) *recording {
 	r.file = r.w.AppendHeader(nil, ledger.Header{
 		TPM: tpm.V20, Identity: [16]byte{1}, Boot: number, Time: time.Unix(1700000000+int64(number)*1000, 0).UTC(), Engine: "libtpms 0.9.2",
 	})
+	r.measure(entries)
+	return r
+}
+
+// measure records a startup and measurements.
+func (r *recording) measure(entries []eventlog.Entry) {
 	r.add(ledger.KindStartup, []byte{0, 0})
 	r.add(ledger.KindValues, ledger.AppendValues(nil, ledger.Initial, initial()))
 	for _, e := range entries {
 		r.extend(e.Index, e.Digests)
 	}
-	return r
 }
 
 func (r *recording) add(k ledger.Kind, body []byte) {

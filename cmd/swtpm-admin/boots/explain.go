@@ -65,10 +65,15 @@ type use struct {
 }
 
 // Failures returns the policies over PCRs whose last use failed, in the order of their
-// first failure. Only results that PCRs can cause count, unless nothing else failed.
+// first failure, for the TPM of the last boot. Only results that PCRs can cause count, unless nothing
+// else failed.
 func (h *History) Failures() []Failure {
 	var groups [][]use
+	last := h.Boots[len(h.Boots)-1]
 	for _, b := range h.Boots {
+		if !sameTPM(b, last) { // with other keys
+			continue
+		}
 		for _, o := range b.Outcomes {
 			if len(o.Banks) == 0 && b.TPM != tpm.V12 { // a TPM 1.2 does not name the PCRs of a key
 				continue

@@ -9,6 +9,7 @@ import (
 
 // Explanation says why the guest could not open a secret.
 type Explanation struct {
+	OtherTPM *OtherTPM     `json:"other_tpm,omitempty"` // the last boot used another TPM
 	Last     uint64        `json:"last_boot"`
 	Summary  string        `json:"summary"` // of the last boot
 	Policies string        `json:"policies,omitempty"`
@@ -83,6 +84,7 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	last := h.Boots[len(h.Boots)-1]
 	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Damaged: h.Damaged, Unknown: h.Unknown(), Failures: []FailureLine{}}
+	e.OtherTPM = h.otherTPM()
 	if used := h.lastUse(); used != e.Last {
 		e.LastUsed = used
 	}
@@ -90,7 +92,11 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 		e.Logs = append(e.Logs, f.logLine(h, c))
 	}
 	for _, x := range h.Failures() {
-		e.Failures = append(e.Failures, f.failureLine(h, x))
+		l := f.failureLine(h, x)
+		if e.OtherTPM != nil && !e.OtherTPM.Opened {
+			l.Advice = []string{} // no step with the present TPM helps
+		}
+		e.Failures = append(e.Failures, l)
 	}
 	if a := h.Previous(last); len(e.Failures) == 0 && a != nil && last.Damage == nil {
 		d := f.Diff(h, a, last)
@@ -130,6 +136,9 @@ func (f *Files) failureLine(h *History, x Failure) FailureLine {
 func (e *Explanation) Text() string {
 	var t strings.Builder
 	var host, advice []string
+	if e.OtherTPM != nil {
+		t.WriteString(e.OtherTPM.Text())
+	}
 	for _, n := range e.Damaged {
 		fmt.Fprintf(&t, "The record of boot %d is damaged: a failure in it may be missing here.\n", n)
 	}
@@ -153,6 +162,7 @@ func (e *Explanation) Text() string {
 // writeGood writes what happened if no policy fails, as far as is known.
 func (e *Explanation) writeGood(t *strings.Builder) {
 	switch {
+	case e.OtherTPM != nil && !e.OtherTPM.Opened: // the first lines say what fails
 	case len(e.Unknown) > 0:
 		t.WriteString("It is not known whether a policy over PCRs fails: no later boot used one.\n")
 	case e.LastUsed != 0:

@@ -91,15 +91,16 @@ func ChangedIndexes(all []Change) []uint32 {
 // Summary returns what changed in a boot, in a few words.
 func (h *History) Summary(b *Boot) string {
 	a := h.Previous(b)
+	tpm := h.tpmChange(b)
 	if b.Damage != nil {
-		return "record damaged, not compared"
+		return join("; ", tpm, "record damaged, not compared")
 	}
 	if a == nil {
 		return "first recorded boot"
 	}
 	all := Compare(a, b)
 	if len(all) == 0 {
-		return "nothing changed"
+		return join("; ", tpm, "nothing changed")
 	}
 	list := ChangedIndexes(all)
 	var tails []uint32
@@ -109,7 +110,10 @@ func (h *History) Summary(b *Boot) string {
 		}
 	}
 	slices.Sort(tails)
-	var words []string
+	words := []string{}
+	if tpm != "" {
+		words = append(words, tpm)
+	}
 	if len(list) > 0 {
 		words = append(words, "changed: "+indexList(list))
 	}

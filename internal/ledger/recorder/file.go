@@ -151,6 +151,9 @@ func (r *Recorder) open(d *safefile.Dir, records []byte) (out, rest []byte, crea
 	if len(boots) > 0 {
 		r.file.boot = boots[0] + 1
 	}
+	if len(boots) > 0 {
+		r.compareTPM(d, boots[0], [16]byte(header[identityAt:]))
+	}
 	r.prune(d, boots)
 	r.file.writer.SealHeader(header, r.file.boot)
 	return records[recordHead:], rest, true, nil
@@ -190,7 +193,7 @@ func (r *Recorder) append(d *safefile.Dir, flags int, b []byte) error {
 // boot of it. It is in that boot if the records give its values, or if the previous process says
 // so. header is the header of a new file, rest begins with the values of the TPM.
 func (r *Recorder) goOn(d *safefile.Dir, boot uint64, header, rest []byte, same bool) (w ledger.Writer, equal bool, since uint32, ok bool) {
-	in, err := r.openBoot(d, boot)
+	in, err := r.openBoot(d, boot, r.scratch)
 	if err != nil {
 		return w, false, 0, false
 	}
@@ -207,7 +210,7 @@ func (r *Recorder) goOn(d *safefile.Dir, boot uint64, header, rest []byte, same 
 		}
 		ended = rec.Kind == ledger.KindEnd
 	}
-	const clockAt, identityAt = 44, 12
+	const clockAt = 44
 	if ended || in.Records == 0 || in.Records >= measurements || in.TPM != r.opt.TPM || in.Identity != [16]byte(header[identityAt:]) {
 		return w, false, 0, false
 	}
@@ -224,3 +227,22 @@ func (r *Recorder) goOn(d *safefile.Dir, boot uint64, header, rest []byte, same 
 
 // later returns the sum of two times in milliseconds.
 func later(a, b uint32) uint32 { return uint32(min(uint64(a)+uint64(b), 1<<32-1)) }
+
+// identityAt is where a header has the identity of the TPM.
+const identityAt = 12
+
+// headerRead is how much of a file is read for its header: one page, which the list of files has used.
+const headerRead = 4 << 10
+
+// compareTPM warns if the last boot was one of another TPM: what guests have sealed with its keys is lost
+// with them. An identity of zeros is not known.
+func (r *Recorder) compareTPM(d *safefile.Dir, last uint64, identity [16]byte) {
+	in, err := r.openBoot(d, last, r.scratch[:headerRead])
+	if err != nil {
+		return
+	}
+	in.close()
+	if none := [16]byte{}; identity != none && in.Identity != none && in.Identity != identity {
+		r.opt.Warn("this TPM is not the one of boot %d (identity %x, was %x): keys of the guest are missing; see swtpm boots explain", last, identity, in.Identity)
+	}
+}

@@ -33,9 +33,9 @@ type input struct {
 	left int64
 }
 
-// openBoot opens the file of a boot. It is read into the memory of the writing goroutine: one
+// openBoot opens the file of a boot. It is read into buffer, memory of the writing goroutine: one
 // file at a time.
-func (r *Recorder) openBoot(d *safefile.Dir, boot uint64) (*input, error) {
+func (r *Recorder) openBoot(d *safefile.Dir, boot uint64, buffer []byte) (*input, error) {
 	name := ledger.Name(r.opt.Prefix, boot)
 	fd, err := d.OpenFD(name, unix.O_RDONLY, 0)
 	if err != nil {
@@ -55,7 +55,7 @@ func (r *Recorder) openBoot(d *safefile.Dir, boot uint64) (*input, error) {
 		in.close()
 		return nil, ledger.ErrDamaged
 	}
-	if in.Reader, err = ledger.NewReader(in, r.scratch); err != nil {
+	if in.Reader, err = ledger.NewReader(in, buffer); err != nil {
 		in.close()
 		return nil, err
 	}
@@ -153,7 +153,7 @@ func (r *Recorder) prune(d *safefile.Dir, boots []uint64) {
 // lastGood adds to known the policies that succeeded in a boot and in none of the newer ones.
 // It reports whether there are any.
 func (r *Recorder) lastGood(d *safefile.Dir, boot uint64, known []ledger.Policy) (all []ledger.Policy, found bool) {
-	in, err := r.openBoot(d, boot)
+	in, err := r.openBoot(d, boot, r.scratch)
 	if err != nil {
 		return known, false
 	}
