@@ -66,10 +66,10 @@ const (
 	StatusNotFound    Status = 1  // no such state, item or generation
 	StatusOwned       Status = 2  // another owner has the state
 	StatusFenced      Status = 3  // this client lost the state; nothing was written
-	StatusUnreachable Status = 4  // the store does not answer; nothing was written, a later try may succeed
+	StatusUnreachable Status = 4  // the store does not answer or refuses the broker; nothing was written, a later try may succeed
 	StatusUnknown     Status = 5  // no reply: it may have been written
 	StatusQuota       Status = 6  // the store is full; nothing was written
-	StatusDenied      Status = 7  // this user may not use this state, or the store refused the broker
+	StatusDenied      Status = 7  // this user may not use this state
 	StatusInvalid     Status = 8  // the request is malformed, or not possible now
 	StatusDamaged     Status = 9  // the store holds something that is no state
 	StatusTooLarge    Status = 10 // larger than the store takes

@@ -265,7 +265,7 @@ func (x *session) explain(err error) (store.Status, string) {
 		{driver.ErrRestored, store.StatusUnreachable}, {driver.ErrSplit, store.StatusUnreachable},
 		{driver.ErrFenced, store.StatusFenced}, {driver.ErrConflict, store.StatusFenced}, {driver.ErrLease, store.StatusUnreachable},
 		{driver.ErrUnreachable, store.StatusUnreachable}, {driver.ErrQuorum, store.StatusUnreachable}, {driver.ErrUnknown, store.StatusUnknown},
-		{driver.ErrQuota, store.StatusQuota}, {driver.ErrDenied, store.StatusDenied}, {driver.ErrDamaged, store.StatusDamaged},
+		{driver.ErrQuota, store.StatusQuota}, {driver.ErrDenied, store.StatusUnreachable}, {driver.ErrDamaged, store.StatusDamaged},
 		{driver.ErrTooLarge, store.StatusTooLarge},
 	} {
 		if errors.Is(err, c.err) {
@@ -325,7 +325,7 @@ func (x *session) open(r *store.Body) error {
 		return fmt.Errorf("%w: invalid name of a state %q, expected 1 to %d of letters, digits and ._-@+: characters", errRequest, name, store.MaxName)
 	case !x.b.o.Allow(x.cred, name):
 		x.b.complain(x.cred.UID, "state %q denied to user %d, process %d", name, x.cred.UID, x.cred.PID)
-		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q", errDenied, x.cred.UID, name)
+		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q; add this user to [[allow]] in store.toml", errDenied, x.cred.UID, name)
 	}
 	x.state = x.b.state(name)
 	return x.opened()

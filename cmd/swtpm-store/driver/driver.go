@@ -42,7 +42,8 @@ var (
 	// ErrQuota means that the store takes no more data. Nothing was changed.
 	ErrQuota = errors.New("the store is full")
 
-	// ErrDenied means that the store refused the credentials or the certificate.
+	// ErrDenied means that the store refused the credentials, the certificate or the rights of their user.
+	// Nothing was changed, and a later try may succeed.
 	ErrDenied = errors.New("the store denied access")
 
 	// ErrDamaged means that a key of the store holds something else than this program

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -18,10 +19,41 @@ func classify(err, other error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", meaning(err, other), err)
+	m := meaning(err, other)
+	if errors.Is(m, driver.ErrDenied) {
+		return fmt.Errorf("%w: %w; %s", m, err, grant(err))
+	}
+	return fmt.Errorf("%w: %w", m, err)
+}
+
+// refusals are the errors with which etcd refuses a request because of the user or its rights. None
+// of them changes anything.
+var refusals = []error{
+	rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed, rpctypes.ErrUserEmpty, rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthNotEnabled,
+	rpctypes.ErrAuthOldRevision, rpctypes.ErrUserNotFound, rpctypes.ErrRoleNotFound, rpctypes.ErrRoleNotGranted, rpctypes.ErrPermissionNotGranted,
+	rpctypes.ErrInvalidAuthMgmt,
+}
+
+// isOneOf reports whether err is one of all.
+func isOneOf(err error, all []error) bool {
+	return slices.ContainsFunc(all, func(e error) bool { return errors.Is(err, e) })
+}
+
+// grant returns what to do about a refusal.
+func grant(err error) string {
+	switch err = rpctypes.Error(err); {
+	case errors.Is(err, rpctypes.ErrUserEmpty):
+		return "etcd has authentication enabled, and this host names no user: set [auth] in store.toml, or [tls] certificate to one whose name is a user of etcd"
+	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserNotFound):
+		return "correct user and password-file of [auth] in store.toml, or the password in etcd (etcdctl user passwd)"
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return "in etcd, grant the user of [auth] or of the certificate a role with readwrite on the prefix (etcdctl user grant-role, role grant-permission --prefix=true)"
+	}
+	return "check [auth] in store.toml, the certificate of this host, and the user and its role in etcd"
 }
 
 func meaning(err, other error) error {
+	err = rpctypes.Error(err)
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		return driver.ErrLease
@@ -31,8 +63,7 @@ func meaning(err, other error) error {
 		return driver.ErrTooLarge
 	case errors.Is(err, rpctypes.ErrNoLeader):
 		return driver.ErrQuorum // the member refuses before it proposes anything
-	case errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty),
-		errors.Is(err, rpctypes.ErrInvalidAuthToken), errors.Is(err, rpctypes.ErrAuthNotEnabled):
+	case isOneOf(err, refusals):
 		return driver.ErrDenied
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return other

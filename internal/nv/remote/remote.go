@@ -100,6 +100,9 @@ func (b *Backend) ask(f func(c *store.Client) error) error {
 
 func (b *Backend) connected() (*store.Client, error) {
 	c, fresh, err := b.link.connected()
+	if b.owned && errors.Is(err, store.ErrDenied) { // a mistake in [[allow]], which may be corrected before the deadline
+		err = fmt.Errorf("%w: %w", store.ErrUnreachable, err)
+	}
 	if err != nil || !fresh || !b.owned {
 		return c, err
 	}
