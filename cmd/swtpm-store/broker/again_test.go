@@ -158,3 +158,140 @@ func TestAcquiredHalfway(t *testing.T) {
 		})
 	}
 }
+
+// used makes the state the one of host h, which writes and releases it.
+func used(t *testing.T, h *host, generation uint64, value string) {
+	t.Helper()
+	c := h.client()
+	acquired(t, c)
+	put(t, c, generation, value)
+	if err := c.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestResumeAfterOtherHost checks that a TPM does not go on after another host has written, also if the
+// store failed in the middle of an acquisition by the first host and the TPM tries again: what this
+// acquisition has stored must not vouch for the old token.
+func TestResumeAfterOtherHost(t *testing.T) {
+	for _, x := range []struct {
+		name         string
+		lose, refuse int32
+		restart      bool // of the broker, between the two requests
+		resume       bool // the first request is a Resume, else a Renew
+	}{
+		{"no read, broker restarted", 0, 1, true, false},
+		{"no reply, broker restarted", 1, 0, true, false},
+		{"no read, connected again", 0, 1, false, false},
+		{"no read, resumed twice", 0, 1, false, true},
+		{"no reply, resumed twice", 1, 0, false, true},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			memory := driver.NewMemory()
+			d := &halfway{Driver: memory}
+			a, b := newHost(t, d, "a"), newHost(t, memory, "b")
+			a.t = t
+			c := a.client()
+			g := acquired(t, c)
+			rev := put(t, c, 1, "one")
+			a.revoke(memory)
+			used(t, b, 2, "other")
+			d.lose.Store(x.lose)
+			d.refuse.Store(x.refuse)
+			var err error
+			if x.resume {
+				_ = c.Close()
+				_, err = a.client().Resume(g.Token, rev)
+			} else {
+				_, err = c.Renew()
+			}
+			if err == nil {
+				t.Error("the first request succeeds")
+			}
+			if x.restart {
+				a.stop()
+				a.start()
+			}
+			_, err = a.client().Resume(g.Token, rev)
+			wantError(t, "Resume after another host has written", err, store.ErrFenced)
+			c = b.client()
+			acquired(t, c)
+			wantItem(t, c, "other")
+		})
+	}
+}
+
+// after is a Driver that calls f once after a read that found no owner, or after a release.
+type after struct {
+	driver.Driver
+	read, release atomic.Pointer[func()]
+}
+
+func once(f *atomic.Pointer[func()]) {
+	if f := f.Swap(nil); f != nil {
+		(*f)()
+	}
+}
+
+func (d *after) Read(ctx context.Context, name string) (*driver.State, error) {
+	now, err := d.Driver.Read(ctx, name)
+	if err == nil && now.Owner == nil {
+		once(&d.read)
+	}
+	return now, err
+}
+
+func (d *after) Release(ctx context.Context, name string, t driver.Token, h driver.Sum) error {
+	err := d.Driver.Release(ctx, name, t, h)
+	once(&d.release)
+	return err
+}
+
+// TestOtherHostInBetween checks that a TPM is fenced if another host uses its state between two steps
+// of an acquisition after the lease expired, or of a Resume after the file with the lease was lost.
+func TestOtherHostInBetween(t *testing.T) {
+	for _, lostFile := range []bool{false, true} {
+		memory := driver.NewMemory()
+		d := &after{Driver: memory}
+		a, b := newHost(t, d, "a"), newHost(t, memory, "b")
+		c := a.client()
+		g := acquired(t, c)
+		rev := put(t, c, 1, "one")
+		calls := 0
+		f := func() { calls++; used(t, b, 2, "other") }
+		var err error
+		if lostFile {
+			a.stop()
+			a.o.LeaseFile += ".other"
+			a.start()
+			d.release.Store(&f)
+			_, err = a.client().Resume(g.Token, rev)
+		} else {
+			a.revoke(memory)
+			d.read.Store(&f)
+			_, err = c.Renew()
+		}
+		wantError(t, "the request after another host has written", err, store.ErrFenced)
+		if calls != 1 {
+			t.Errorf("the other host used the state %d times, want once", calls)
+		}
+	}
+}
+
+// TestGuessedToken checks that no token that a client of one host makes up ends the ownership of
+// another host.
+func TestGuessedToken(t *testing.T) {
+	d := driver.NewMemory()
+	a, b := newHost(t, d, "a"), newHost(t, d, "b")
+	c := b.client()
+	g := acquired(t, c)
+	put(t, c, 1, "one")
+	for token := uint64(1); token <= g.Token+3; token++ {
+		_, err := a.client().Resume(token, 0)
+		wantError(t, "Resume with a token of another host", err, store.ErrOwned)
+	}
+	put(t, c, 2, "two")
+	if e, _, err := c.Stat(); err != nil || e.Epoch != g.Epoch {
+		t.Errorf("Stat = %+v, %v, want epoch %d", e, err, g.Epoch)
+	}
+}

@@ -18,6 +18,7 @@ type faulty struct {
 	lossy int   // writes that are made without a reply
 	lost  int   // writes that are not made, without a reply
 	half  int   // writes of a head alone that are made without a reply
+	last  bool  // after a write that lossy counts the store is down
 }
 
 func (f *faulty) fault() error {
@@ -70,6 +71,9 @@ func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last dr
 	}
 	if f.lossy > 0 && len(c.Put) > 0 {
 		f.lossy--
+		if f.last {
+			f.down = driver.ErrUnreachable
+		}
 		return 0, driver.ErrUnknown
 	}
 	return r, err
@@ -174,4 +178,30 @@ func TestSettleLost(t *testing.T) {
 		_, err = c.Put(3, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("three")}}, nil)
 		wantError(t, "Put after another host had the state", err, store.ErrFenced)
 	}
+}
+
+// TestMadeAndUsed checks that a TPM is fenced after a write without a reply that was made, if another
+// host has the state in between, and leaves it as it was.
+func TestMadeAndUsed(t *testing.T) {
+	memory := driver.NewMemory()
+	d := &faulty{Driver: memory, last: true}
+	a, b := newHost(t, d, "a"), newHost(t, memory, "b")
+	c := a.client()
+	acquired(t, c)
+	put(t, c, 1, "one")
+	d.mu.Lock()
+	d.lossy = 1
+	d.mu.Unlock()
+	_, err := c.Put(2, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}, nil)
+	wantError(t, "Put without a reply", err, store.ErrUnknown)
+	a.revoke(memory)
+	other := b.client()
+	acquired(t, other)
+	wantItem(t, other, "two")
+	if err := other.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	d.set(nil)
+	_, err = c.Put(3, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("three")}}, nil)
+	wantError(t, "Put after another host had the state", err, store.ErrFenced)
 }

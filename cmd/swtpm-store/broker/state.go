@@ -161,13 +161,19 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		}
 		s.stored, err = b.o.Driver.Generations(ctx, s.name)
 		return l.deadline, err
+	case now.Owner.Boot != b.o.Boot: // a token never leaves its host
+		return 0, &driver.OwnedError{Owner: *now.Owner, Epoch: now.Epoch}
 	default:
 		// It depends on a lease that is not renewed any more.
+		epoch := now.Epoch
 		if err := b.o.Driver.Release(ctx, s.name, now.Token, now.Head.Handover); err != nil {
 			return 0, err
 		}
 		if now, err = b.o.Driver.Read(ctx, s.name); err != nil {
 			return 0, err
+		}
+		if now.Epoch != epoch {
+			return 0, driver.ErrFenced // another host was faster
 		}
 		s.take(now)
 	}
@@ -229,7 +235,14 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	}
 	o := b.owner(l, s.pid)
 	o.After = s.granted
+	if o.Last, err = b.untouched(ctx, s, l.nonce); err != nil {
+		return 0, err
+	}
 	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, o)
+	if errors.Is(err, driver.ErrConflict) { // another host has written since
+		s.token = 0
+		return 0, driver.ErrFenced
+	}
 	owned, ok := errors.AsType[*driver.OwnedError](err)
 	before := ok && o.After != 0 && owned.Owner.Is(l.nonce) && owned.Owner.After == o.After // without a reply that arrived
 	if err != nil && !before {
@@ -248,7 +261,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	if before {
 		token = now.Token
 	}
-	if now.Token != token || !s.unused(now) {
+	if now.Token != token || !s.unused(now, 1) {
 		// Another host used the state in the meantime and left it.
 		s.token = 0
 		if now.Token == token {
@@ -265,11 +278,32 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	return l.deadline, err
 }
 
+// untouched returns the revision that the head must have when the state is acquired again. This makes
+// its check a condition of the acquisition: After in the owner is a promise to every later RESUME, also
+// to another run of the broker, and must not be stored before it is known to be true.
+func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.Revision, error) {
+	now, err := b.o.Driver.Read(ctx, s.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, driver.ErrFenced
+	case err != nil:
+		return 0, err
+	case now.Owner == nil && !s.unused(now, 0):
+		s.token = 0
+		return 0, driver.ErrFenced
+	case now.Owner != nil && !now.Owner.Is(nonce): // what it wrote is not known to be nothing
+		return 0, &driver.OwnedError{Owner: *now.Owner, Epoch: now.Epoch}
+	}
+	return now.Revision, nil
+}
+
 // unused reports whether no other host has used the state before it was acquired again: nothing was
 // written, or only by a request of this host that got no reply, a write or what settle writes.
-func (s *state) unused(now *driver.State) bool {
-	made := s.lost != nil && now.Head == s.lost.Head
-	settled := s.lost != nil && now.Head == s.head && s.epoch != 0 && now.Epoch == s.epoch+1
+// acquired is the number of acquisitions by this host since.
+func (s *state) unused(now *driver.State, acquired uint64) bool {
+	mine := s.lost != nil && s.epoch != 0 && now.Epoch == s.epoch+acquired
+	made := mine && now.Head == s.lost.Head
+	settled := mine && now.Head == s.head
 	return now.Revision == s.revision || made || settled
 }
 

@@ -87,6 +87,10 @@ type Owner struct {
 	// After is the token that the process knows if its broker acquired the state anew, after
 	// the lease had expired and no other host had written.
 	After Token `json:"after,omitempty"`
+
+	// Last is the revision that the head must have if After is not 0: After in the store says
+	// that no other host has written since.
+	Last Revision `json:"-"`
 }
 
 // Is reports whether the lease with this nonce owns the state; o may be nil.
@@ -182,7 +186,8 @@ type Driver interface {
 	Revoke(ctx context.Context, id LeaseID) error
 
 	// Acquire makes o the owner of the state, which need not exist, until the lease
-	// expires. Its error is an *OwnedError if it has an owner.
+	// expires. Its error is an *OwnedError if it has an owner, and ErrConflict if o.After is not 0 and
+	// the head has another revision than o.Last.
 	Acquire(ctx context.Context, name string, id LeaseID, o Owner) (Token, error)
 	// Release ends the ownership. handover goes into the head, if there is one; the zero
 	// Sum leaves nothing for another host to compare. Its error is ErrFenced if the token

@@ -113,6 +113,10 @@ func (m *Memory) Acquire(_ context.Context, name string, id LeaseID, o Owner) (T
 	if s.Owner != nil {
 		return 0, &OwnedError{*s.Owner, s.Epoch}
 	}
+	if o.After != 0 && s.Revision != o.Last {
+		return 0, ErrConflict
+	}
+	o.Last = 0 // a condition is not stored
 	s.Epoch++
 	s.Owner, s.Token, s.lease = &o, Token(m.next()), id
 	return s.Token, nil

@@ -135,7 +135,7 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	ownerKey, epochKey := s.key(name, "owner"), s.key(name, "epoch")
+	ownerKey, epochKey, headKey := s.key(name, "owner"), s.key(name, "epoch"), s.key(name, "head")
 	for {
 		now, err := s.client.Get(leading(ctx), epochKey)
 		if err != nil {
@@ -148,12 +148,18 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 				return 0, damaged(epochKey, err)
 			}
 		}
+		conditions := []clientv3.Cmp{
+			clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", 0),
+			clientv3.Compare(clientv3.ModRevision(epochKey), "=", revision),
+		}
+		if o.After != 0 {
+			conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(headKey), "=", int64(o.Last)))
+		}
 		rsp, err := s.client.Txn(leading(ctx)).
-			If(clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", 0),
-				clientv3.Compare(clientv3.ModRevision(epochKey), "=", revision)).
+			If(conditions...).
 			Then(clientv3.OpPut(ownerKey, string(text), clientv3.WithLease(clientv3.LeaseID(id))),
 				clientv3.OpPut(epochKey, strconv.FormatUint(epoch+1, 10))).
-			Else(clientv3.OpGet(ownerKey)).
+			Else(clientv3.OpGet(ownerKey), clientv3.OpGet(headKey, clientv3.WithKeysOnly())).
 			Commit()
 		switch {
 		case err != nil:
@@ -167,6 +173,13 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 				return 0, err
 			}
 			return 0, &driver.OwnedError{Owner: *owner, Epoch: epoch}
+		}
+		last := driver.Revision(0)
+		if kvs := rsp.Responses[1].GetResponseRange().Kvs; len(kvs) > 0 {
+			last = driver.Revision(kvs[0].ModRevision)
+		}
+		if o.After != 0 && last != o.Last {
+			return 0, driver.ErrConflict
 		}
 		// Another host acquired and released it in between.
 	}

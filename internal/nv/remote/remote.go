@@ -45,7 +45,8 @@ type Backend struct {
 	// answer.
 	seen              map[string][]byte
 	epoch, generation uint64
-	unsure            bool // a change without a reply was not settled yet
+	unsure            bool     // a change without a reply was not settled yet
+	tried             []uint64 // generations of the changes that were sent since
 }
 
 // Open connects to the broker and opens a state, which need not exist.
@@ -111,6 +112,10 @@ func (b *Backend) connected() (*store.Client, error) {
 		b.link.drop() // the next connection tries again
 		return nil, err
 	}
+	if g.Generation != b.generation && !slices.Contains(b.tried, g.Generation) {
+		b.link.drop() // whatever the store says: another process wrote it
+		return nil, fmt.Errorf("%w: the state has generation %d, this process stored %d", store.ErrFenced, g.Generation, b.generation)
+	}
 	b.granted(g)
 	return c, nil
 }
@@ -121,7 +126,7 @@ func (b *Backend) granted(g store.Grant) {
 		clear(b.seen)
 	}
 	b.owned, b.grant = true, g
-	b.epoch, b.generation = g.Epoch, g.Generation
+	b.epoch, b.generation, b.tried = g.Epoch, g.Generation, nil
 	b.until(g.Deadline)
 	b.remember(g.Token, g.Revision)
 }

@@ -264,3 +264,29 @@ func TestLostReply(t *testing.T) {
 		_ = b.Close()
 	}
 }
+
+// TestUnknownGeneration checks that a process does not go on with a state whose generation it has not
+// written, although the store says that it is the owner.
+func TestUnknownGeneration(t *testing.T) {
+	for _, generation := range []uint64{1, 2, 3} {
+		d := driver.NewMemory()
+		h := newHost(t, d, "a")
+		b := h.open(nv.Options{})
+		if err := errors.Join(b.Lock(), b.Store("tpm2-00.permall", []byte("one")), b.Store("tpm2-00.permall", []byte("two"))); err != nil {
+			t.Fatal(err)
+		}
+		h.stop()
+		now, err := d.Read(t.Context(), "vm1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		now.Head.Generation = generation
+		if _, err := d.Write(t.Context(), "vm1", now.Token, now.Revision, driver.Change{Head: now.Head}); err != nil {
+			t.Fatal(err)
+		}
+		h.start()
+		if err := b.Renew(); generation == 2 && err != nil || generation != 2 && !errors.Is(err, nv.ErrTaken) {
+			t.Errorf("Renew with generation %d in the store: %v, want nv.ErrTaken unless it is 2", generation, err)
+		}
+	}
+}

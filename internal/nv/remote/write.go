@@ -75,10 +75,13 @@ func (b *Backend) Apply(changes []nv.Change) (err error) {
 func (b *Backend) put(next uint64, put []store.Item, remove []string) error {
 	last, late := b.generation, false
 	send := func(c *store.Client) error {
+		if !slices.Contains(b.tried, next) { // a new grant has settled the earlier ones
+			b.tried = append(b.tried, next)
+		}
 		revision, err := c.Put(next, put, remove)
 		late = errors.Is(err, syscall.ETIMEDOUT)
 		if err == nil {
-			b.grant.Revision, b.generation, b.unsure = revision, next, false
+			b.grant.Revision, b.generation, b.unsure, b.tried = revision, next, false, nil
 			b.remember(b.grant.Token, revision)
 		}
 		return err

@@ -26,6 +26,7 @@ func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver) {
 		"expiry":       expiry,
 		"revoke":       revoke,
 		"conditions":   conditions,
+		"again":        again,
 		"items":        items,
 		"generations":  generations,
 		"handover":     handover,
@@ -212,6 +213,47 @@ func conditions(f *fixture) {
 	s := must(f.a.Read(f.ctx, f.name))(f)
 	if s.Revision != rev || s.Head != change(1, "one").Head || string(s.Items["permall"]) != "one" {
 		f.Errorf("Read = %+v, want the first write at revision %d", s, rev)
+	}
+}
+
+// again: an acquisition after the lease expired needs the revision of the head, because After says
+// that no other host has written since. Without After it needs none.
+func again(f *fixture) {
+	t1, id := f.acquire(f.a, "a")
+	must(0, f.a.Revoke(f.ctx, id))(f)
+	id = f.lease(f.a)
+	f.keep(f.a, id)
+	acquire := func(after driver.Token, last driver.Revision) (driver.Token, error) {
+		o := owner("a")
+		o.After, o.Last = after, last
+		return f.a.Acquire(f.ctx, f.name, id, o)
+	}
+	_, err := acquire(t1, 7)
+	f.wantError("Acquire of a state without a head, with a revision", err, driver.ErrConflict)
+	t2 := must(acquire(t1, 0))(f)
+	rev := must(f.a.Write(f.ctx, f.name, t2, 0, change(1, "one")))(f)
+	_, err = acquire(t2, 0)
+	if owned, ok := errors.AsType[*driver.OwnedError](err); !ok || owned.Owner.After != t1 {
+		f.Errorf("Acquire of an owned state with a wrong revision: got %v, want its owner, after token %d", err, t1)
+	}
+	must(0, f.a.Revoke(f.ctx, id))(f)
+	t3, _ := f.acquire(f.b, "b")
+	must(f.b.Write(f.ctx, f.name, t3, rev, change(2, "two")))(f)
+	must(0, f.b.Release(f.ctx, f.name, t3, driver.Sum{}))(f)
+	id = f.lease(f.a)
+	f.keep(f.a, id)
+	for _, last := range []driver.Revision{0, rev} {
+		_, err = acquire(t2, last)
+		f.wantError("Acquire after another host has written", err, driver.ErrConflict)
+	}
+	s := must(f.a.Read(f.ctx, f.name))(f)
+	if s.Owner != nil || s.Epoch != 3 {
+		f.Errorf("Read = %+v, want no owner, epoch 3", s)
+	}
+	t4 := must(acquire(t2, s.Revision))(f)
+	s = must(f.b.Read(f.ctx, f.name))(f)
+	if s.Token != t4 || !s.Knows(t2) || s.Epoch != 4 || s.Owner.Last != 0 {
+		f.Errorf("Read = %+v, want token %d after token %d, epoch 4", s, t4, t2)
 	}
 }
 
