@@ -32,8 +32,8 @@ type suspects struct {
 }
 
 const (
-	// readTime is how long a member has to answer a read, which is then sent to another one,
-	// and the shortest time after which a member is suspected.
+	// readTime is how long a member has to answer a read, which is then sent to another one if time
+	// is left, and the shortest time after which a member is suspected.
 	readTime = 500 * time.Millisecond
 
 	// returnPause is the time between two attempts to use a suspected member again.
@@ -44,7 +44,7 @@ const (
 func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	var p peer.Peer
 	begin, one := time.Now(), ctx
-	if reads(req) {
+	if reads(req) && s.another(ctx) {
 		var cancel context.CancelFunc
 		one, cancel = context.WithTimeout(ctx, readTime)
 		defer cancel()
@@ -54,6 +54,14 @@ func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *
 		s.suspect(p.Addr)
 	}
 	return err
+}
+
+// another reports whether a read may be given up and sent to another member: one exists, and it has more
+// time than this one got. The last attempt gets all the time that is left, because a slow store is not
+// an unreachable one.
+func (s *Store) another(ctx context.Context) bool {
+	end, ok := ctx.Deadline()
+	return len(s.client.Endpoints()) > 1 && (!ok || time.Until(end) > 2*readTime)
 }
 
 // reads reports whether a request changes nothing, so that it may be sent twice.

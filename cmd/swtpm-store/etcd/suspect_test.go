@@ -3,7 +3,11 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -119,5 +123,62 @@ func TestAllMembersStopped(t *testing.T) {
 	s.suspects.tasks.Wait()
 	if got := s.client.Endpoints(); len(got) != 3 {
 		t.Errorf("the members %v are used after all answer", got)
+	}
+}
+
+// slowly returns the URL of a member whose replies are late by delay.
+func slowly(t *testing.T, m *etcdtest.Member, delay *atomic.Int64) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			member, err := net.Dial("tcp", strings.TrimPrefix(m.URL, "http://"))
+			if err != nil {
+				_ = client.Close()
+				return
+			}
+			go func() { _, _ = io.Copy(member, client); _ = member.Close() }()
+			go func() {
+				defer client.Close()
+				b := make([]byte, 64<<10)
+				for n := 0; err == nil; {
+					if n, err = member.Read(b); n > 0 {
+						time.Sleep(time.Duration(delay.Load()))
+						_, _ = client.Write(b[:n])
+					}
+				}
+			}()
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
+// TestSlowStore checks that a store with one endpoint that takes longer for a read than a member of
+// several may is a slow one, and not one that cannot be reached.
+func TestSlowStore(t *testing.T) {
+	var delay atomic.Int64
+	s := open(t, Options{Endpoints: []string{slowly(t, etcdtest.Start(t), &delay)}, Prefix: "/swtpm"})
+	lease, err := s.Grant(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Acquire(t.Context(), "vm", lease, driver.Owner{Host: "a", Nonce: "n"}); err != nil {
+		t.Fatal(err)
+	}
+	delay.Store(int64(readTime * 3 / 2))
+	for n := range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 6*readTime)
+		if now, err := s.Read(ctx, "vm"); err != nil || now.Epoch != 1 {
+			t.Errorf("Read %d: %+v, %v, want epoch 1", n, now, err)
+		}
+		cancel()
 	}
 }
