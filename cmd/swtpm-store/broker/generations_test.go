@@ -37,3 +37,33 @@ func TestNumbersBeginAnew(t *testing.T) {
 		}
 	}
 }
+
+// TestKeepLess checks that a configuration that keeps fewer generations than are stored removes a limited
+// number of them with each write: the store takes a limited number of operations in one.
+func TestKeepLess(t *testing.T) {
+	d := driver.NewMemory()
+	a := newHost(t, d, "a")
+	a.stop()
+	const many = maxExpire + 40
+	a.o.Keep = many
+	a.start()
+	c := a.client()
+	acquired(t, c)
+	for n := range uint64(many) {
+		put(t, c, n+1, "x")
+	}
+	if err := c.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	a.o.Keep = 3
+	a.start()
+	c = a.client()
+	acquired(t, c)
+	for n, want := range []int{many + 1 - maxExpire, 3, 3} {
+		put(t, c, uint64(many+1+n), "x")
+		if all, err := c.Generations(); err != nil || len(all) != want || all[len(all)-1] != uint64(many+1+n) {
+			t.Errorf("after write %d the generations %v are stored, %v, want %d", n+1, all, err, want)
+		}
+	}
+}

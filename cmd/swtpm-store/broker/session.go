@@ -26,6 +26,10 @@ const (
 	// a request holds it twice.
 	maxSnapshot = 512 << 10
 
+	// maxExpire is the number of generations that one change removes, after the configuration kept
+	// more: etcd takes 128 operations by default.
+	maxExpire = 64
+
 	// maxOpen is the size in bytes of the largest frame before a state is open.
 	maxOpen = 256
 

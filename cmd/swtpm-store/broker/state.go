@@ -404,7 +404,7 @@ func (b *Broker) change(s *state, generation uint64, items driver.Items, remove 
 			c.Snapshot = driver.Items{name: blob}
 			others := without(s.stored, generation)
 			if extra := len(others) + 1 - b.o.Keep; extra > 0 {
-				c.Expire = others[:extra]
+				c.Expire = others[:min(extra, maxExpire)]
 			}
 		}
 	}
