@@ -279,6 +279,11 @@ func (o *bootsOptions) export(f *boots.Files, h *boots.History, b *boots.Boot) e
 	if o.format == "yaml" || o.format == "cel-json" {
 		out = []byte(program.Printable(string(out)))
 	}
-	_, err = os.Stdout.Write(out)
-	return err
+	if _, err = os.Stdout.Write(out); err != nil {
+		return err
+	}
+	if b.Damage != nil {
+		return fmt.Errorf("boots: boot %d: its record is damaged: the export ends with record %d", b.Boot.Boot, len(b.Records))
+	}
+	return nil
 }

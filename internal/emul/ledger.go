@@ -63,6 +63,7 @@ type bootLedger struct {
 	resync   bool        // a command was undone
 	shutdown bool        // the guest has shut the TPM down
 	deciding bool        // decideLater waits
+	behind   bool        // summarizeLater waits
 	hashes   []hash.Hash // of the running HASH_START
 	peek     *peek
 }
@@ -94,7 +95,7 @@ func (t *TPM) ledgerPowerOn(arrived, same bool) {
 		return
 	}
 	clear(l.tap.TakeTapped())
-	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, join: arrived, same: same, deciding: l.deciding}
+	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, join: arrived, same: same, deciding: l.deciding, behind: l.behind}
 	var id [16]byte
 	if t.store != nil {
 		id = t.store.Mark().Identity
@@ -121,6 +122,7 @@ func (t *TPM) takeTapped() (urgent bool) {
 	}
 	urgent = l.Take(l.tap.TakeTapped())
 	t.decideLater()
+	t.summarizeLater()
 	return urgent
 }
 
@@ -153,6 +155,28 @@ func (t *TPM) decideLater() {
 			l.Decide()
 			l.Flush()
 			t.decideLater()
+		}
+	})
+}
+
+// summarizeLater has the values written some time after measurements are missing in the file, so that
+// readers get the values of a TPM that runs.
+func (t *TPM) summarizeLater() {
+	l := &t.ledger
+	wait := l.SummaryWait()
+	if l.behind || wait == 0 {
+		return
+	}
+	l.behind = true
+	time.AfterFunc(wait, func() {
+		t.engine.Lock()
+		defer t.engine.Unlock()
+		l.behind = false
+		t.takeTapped()
+		if l.on() {
+			l.Summarize()
+			l.Flush()
+			t.summarizeLater()
 		}
 	})
 }

@@ -27,6 +27,10 @@ const FormatVersion = 1
 // after the limit was reached: Overflow, Values and End.
 const MaxRecords = 4096
 
+// MaxMeasured is the number of records after which measurements are only counted. The rest of MaxRecords is
+// for policies.
+const MaxMeasured = MaxRecords - 256
+
 // MaxBody is the size in bytes of the largest body of a record.
 const MaxBody = 4096
 
@@ -118,7 +122,7 @@ const (
 	KindValues   Kind = 4  // u8 reason, u8 banks: {u16 algorithm, u32 mask of PCRs, the values}
 	KindAllocate Kind = 5  // u8 banks: {u16 algorithm, u32 mask of PCRs}; holds from the next boot
 	KindPolicy   Kind = 6  // see Policy
-	KindOverflow Kind = 7  // u64 records that are missing here, u64 extends of NV indices among them; KindValues follows
+	KindOverflow Kind = 7  // u64 records that are missing here, u64 extends of NV indices among them; see Boot.Incomplete
 	KindRestart  Kind = 8  // the process was replaced and goes on
 	KindEnd      Kind = 9  // u8 1 if the guest shut the TPM down in order
 	KindSequence Kind = 10 // HASH_START: after the startup PCR 17 to 22 are reset, before it PCR 0

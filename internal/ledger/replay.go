@@ -245,6 +245,32 @@ func (b *Boot) Replay(step func(n int, r Record, s *State)) (s *State, joined bo
 	return s, joined, nil
 }
 
+// Incomplete reports whether measurements are missing before the record n, counted from 1, whose values no
+// record gives: the replay up to it differs from the TPM. For an n of 0 it is about the whole file.
+//
+// A KindOverflow begins such a part, and KindValues ends it. Former versions wrote no KindOverflow at the
+// limit, so that a full file without one may lack measurements as long as the boot has not ended.
+func (b *Boot) Incomplete(n int) bool {
+	open, marked, ended, count := false, false, false, 0
+	for i, r := range b.Records {
+		if n > 0 && i >= n {
+			break
+		}
+		count++
+		switch r.Kind {
+		case KindOverflow:
+			open, marked = true, true
+		case KindValues:
+			open = false
+		case KindRestart:
+			ended, marked, count = false, false, 0
+		case KindEnd:
+			ended = true
+		}
+	}
+	return open || !marked && !ended && count >= MaxMeasured
+}
+
 // Check compares the replayed values with those that the TPM reports. Its error names the
 // first PCR that differs.
 func (s *State) Check(banks []Bank) error {

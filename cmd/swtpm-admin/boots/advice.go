@@ -30,6 +30,8 @@ func (f *Failure) Advice() []string {
 		return append(all, "The TPM does not say which PCRs the key or NV area is bound to: compare this boot with an earlier one, swtpm boots diff.")
 	case f.Good == nil:
 		return append(all, "No boot in the ledger opened it; unlock with the recovery key and enrol the TPM in the guest, so that the next boots can be compared.")
+	case f.Unknown:
+		return append(all, "Compare this boot with an earlier one that is recorded completely: swtpm boots diff.")
 	case len(changed) == 0:
 		return append(all, "The PCRs have the values with which it opened before: look at the other conditions of the policy, such as a PIN, a counter or a signature.")
 	}

@@ -20,6 +20,7 @@ type Failure struct {
 	Times    int // failures since then
 	PCRs     []PCRChange
 	OtherWay bool // the failure is not the policy's
+	Unknown  bool // the values of the PCRs at one of the two uses are not known
 }
 
 // PCRChange is what differs in a PCR of the selection.
@@ -124,7 +125,10 @@ func failure(uses []use) (f Failure, ok bool) {
 	f.OtherWay = !slices.ContainsFunc(uses[begin:], func(u use) bool { return pcrFailure(u.boot.TPM, u.outcome.Policy) })
 	if begin > 0 {
 		f.Good, f.GoodAt = uses[begin-1].boot, uses[begin-1].outcome
-		f.compare()
+		f.Unknown = f.Good.Incomplete(f.GoodAt.Record) || f.Boot.Incomplete(f.Outcome.Record)
+		if !f.Unknown {
+			f.compare()
+		}
 	}
 	return f, true
 }

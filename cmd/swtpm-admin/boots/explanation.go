@@ -20,6 +20,7 @@ type Explanation struct {
 	Logs     []LogLine     `json:"logs,omitempty"`
 	Changes  []ChangeLine  `json:"changes,omitempty"` // of the last boot, if nothing failed
 	Host     []string      `json:"host,omitempty"`
+	Notes    []string      `json:"notes,omitempty"` // what limits the comparison of the last boot
 }
 
 // FailureLine is a failure with names.
@@ -100,7 +101,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	}
 	if a := h.Previous(last); len(e.Failures) == 0 && a != nil && last.Damage == nil {
 		d := f.Diff(h, a, last)
-		e.Changes, e.Host = d.Changes, d.Host
+		e.Changes, e.Host, e.Notes = d.Changes, d.Host, d.Notes
 	}
 	return e
 }
@@ -111,6 +112,8 @@ func (f *Files) failureLine(h *History, x Failure) FailureLine {
 		Details: []PCRLine{}, Host: []string{}, Advice: x.Advice(),
 	}
 	switch {
+	case x.Unknown:
+		l.Reason = afterLimit + ", so the values of the PCRs are not known: what changed cannot be said"
 	case x.OtherWay:
 		l.Reason = "the result is not one that PCRs cause; the policy has other conditions, too"
 	case x.Good != nil && len(x.Changed()) == 0:
@@ -184,6 +187,9 @@ func (e *Explanation) writeGood(t *strings.Builder) {
 	}
 	for _, s := range e.Host {
 		fmt.Fprintf(t, "  Host: %s\n", oneLine(s))
+	}
+	for _, s := range e.Notes {
+		fmt.Fprintf(t, "  Note: %s\n", s)
 	}
 }
 

@@ -23,7 +23,13 @@ func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings
 		}
 		warnings = append(warnings, "the beginning of the boot is not recorded: a replay gives other values")
 	}
-	if b.Missing > 0 {
+	switch {
+	case b.Incomplete(0):
+		if format == "tcg2" {
+			return nil, nil, fmt.Errorf("boot %d: %s, and no record has the values of the PCRs; export it when the boot has ended, or in another format", b.Boot.Boot, afterLimit)
+		}
+		warnings = append(warnings, afterLimit+", and their number and the values of the PCRs are not known")
+	case b.Missing > 0:
 		warnings = append(warnings, fmt.Sprintf("%d measurements after the limit of records are missing: a replay of their PCRs gives other values", b.Missing))
 	}
 	entries := f.entries(b)
@@ -94,8 +100,8 @@ func isContent(m *Measurement, data []byte) bool {
 // yaml returns a boot in YAML. Texts are quoted as in JSON, which YAML includes.
 func (f *Files) yaml(h *History, b *Boot) []byte {
 	var s strings.Builder
-	fmt.Fprintf(&s, "---\nboot: %d\ntime: %q\ntpm: %q\nidentity: %q\nengine: %s\njoined: %t\nevents:\n",
-		b.Boot.Boot, b.Time.Format("2006-01-02T15:04:05Z"), b.TPM.String(), hex.EncodeToString(b.Identity[:]), quote(b.Engine), b.Joined)
+	fmt.Fprintf(&s, "---\nboot: %d\ntime: %q\ntpm: %q\nidentity: %q\nengine: %s\njoined: %t\nincomplete: %t\ndamaged: %t\nevents:\n",
+		b.Boot.Boot, b.Time.Format("2006-01-02T15:04:05Z"), b.TPM.String(), hex.EncodeToString(b.Identity[:]), quote(b.Engine), b.Joined, b.Incomplete(0), b.Damage != nil)
 	for i := range b.Measurements {
 		m := &b.Measurements[i]
 		n := f.Name(h, b, m)
@@ -109,7 +115,7 @@ func (f *Files) yaml(h *History, b *Boot) []byte {
 		}
 	}
 	s.WriteString("pcrs:\n")
-	for _, bank := range b.Final.Banks() {
+	for _, bank := range b.finalBanks() {
 		fmt.Fprintf(&s, "  %v:\n", bank.Alg)
 		for pcr := range ledger.PCRs {
 			if v := bank.Value(pcr); v != nil {

@@ -119,6 +119,9 @@ func newBoot(b *ledger.Boot) (*Boot, error) {
 	return n, nil
 }
 
+// lacks reports whether measurements of the boot are not recorded.
+func (b *Boot) lacks() bool { return b.Missing > 0 || b.Incomplete(0) }
+
 // resetBy returns the PCRs that a record starts again.
 func resetBy(r ledger.Record) []int {
 	switch r.Kind {

@@ -24,6 +24,7 @@ type BootLine struct {
 	Policies     string    `json:"policies,omitempty"`
 	Notes        string    `json:"notes,omitempty"`
 	Damaged      bool      `json:"damaged,omitempty"`
+	Incomplete   bool      `json:"incomplete,omitempty"` // the values of the PCRs are not known
 }
 
 // List is a list of boots.
@@ -39,7 +40,7 @@ func (h *History) List() List {
 	for _, b := range h.Boots {
 		line := BootLine{
 			Boot: b.Boot.Boot, Time: b.Time, Engine: b.Engine, Measurements: len(b.Measurements),
-			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b), Damaged: b.Damage != nil,
+			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b), Damaged: b.Damage != nil, Incomplete: b.Incomplete(0),
 		}
 		if a := h.Previous(b); a != nil && b.Damage == nil {
 			line.Changed = append(line.Changed, ChangedIndexes(Compare(a, b))...)
@@ -95,6 +96,7 @@ type Show struct {
 	Engine       string         `json:"engine"`
 	Profile      string         `json:"profile,omitempty"`
 	Notes        string         `json:"notes,omitempty"`
+	Incomplete   bool           `json:"incomplete,omitempty"` // pcrs is empty: the values are not known
 	Measurements []*Item        `json:"measurements"`
 	Policies     []PolicyLine   `json:"policies"`
 	Values       map[string]any `json:"pcrs"`
@@ -113,7 +115,7 @@ type PolicyLine struct {
 func (f *Files) Show(h *History, b *Boot) *Show {
 	s := &Show{
 		Boot: b.Boot.Boot, Time: b.Time, Identity: hex.EncodeToString(b.Identity[:]), TPM: b.TPM.String(), Engine: b.Engine, Profile: b.Profile,
-		Notes: notes(b), Values: map[string]any{}, Measurements: []*Item{}, Policies: []PolicyLine{},
+		Notes: notes(b), Incomplete: b.Incomplete(0), Values: map[string]any{}, Measurements: []*Item{}, Policies: []PolicyLine{},
 	}
 	for i := range b.Measurements {
 		s.Measurements = append(s.Measurements, f.item(h, b, &b.Measurements[i]))
@@ -121,7 +123,7 @@ func (f *Files) Show(h *History, b *Boot) *Show {
 	for _, o := range b.Outcomes {
 		s.Policies = append(s.Policies, PolicyLine{o.Record, selectionText(o.Banks), o.Result, o.Code})
 	}
-	for _, bank := range b.Final.Banks() {
+	for _, bank := range b.finalBanks() {
 		values := map[string]string{}
 		for pcr := range ledger.PCRs {
 			if v := bank.Value(pcr); v != nil {
@@ -134,6 +136,14 @@ func (f *Files) Show(h *History, b *Boot) *Show {
 		s.Values[bank.Alg.String()] = values
 	}
 	return s
+}
+
+// finalBanks returns the values at the end, none if they are not known.
+func (b *Boot) finalBanks() []ledger.Bank {
+	if b.Incomplete(0) {
+		return nil
+	}
+	return b.Final.Banks()
 }
 
 // unchanged reports whether v is the value of a PCR after a reset: each byte is 0, or 0xff.
@@ -195,11 +205,17 @@ type Diff struct {
 	New     uint64       `json:"new"`
 	Changes []ChangeLine `json:"changes"`
 	Host    []string     `json:"host"`
+	Notes   []string     `json:"notes,omitempty"` // what limits the comparison
 }
 
 // Diff returns the differences of two boots.
 func (f *Files) Diff(h *History, a, b *Boot) *Diff {
-	d := &Diff{a.Boot.Boot, b.Boot.Boot, []ChangeLine{}, f.hostChanges(a, b)}
+	d := &Diff{Old: a.Boot.Boot, New: b.Boot.Boot, Changes: []ChangeLine{}, Host: f.hostChanges(a, b)}
+	for _, x := range []*Boot{a, b} {
+		if x.lacks() {
+			d.Notes = append(d.Notes, fmt.Sprintf("boot %d: %s: whether they differ is not known", x.Boot.Boot, afterLimit))
+		}
+	}
 	for _, c := range Compare(a, b) {
 		d.Changes = append(d.Changes, f.change(h, a, b, c))
 	}
@@ -214,6 +230,9 @@ func (d *Diff) Text() string {
 	}
 	for _, s := range d.Host {
 		fmt.Fprintf(&t, "Host: %s\n", oneLine(s))
+	}
+	for _, s := range d.Notes {
+		fmt.Fprintf(&t, "Note: %s\n", s)
 	}
 	if t.Len() == 0 {
 		return fmt.Sprintf("Boots %d and %d: nothing changed.\n", d.Old, d.New)

@@ -100,6 +100,9 @@ func (h *History) Summary(b *Boot) string {
 	}
 	all := Compare(a, b)
 	if len(all) == 0 {
+		if a.lacks() || b.lacks() {
+			return join("; ", tpm, "no recorded change")
+		}
 		return join("; ", tpm, "nothing changed")
 	}
 	list := ChangedIndexes(all)
@@ -173,13 +176,19 @@ func resultName(result uint32) string {
 	}[result]
 }
 
+// afterLimit is what the record of a boot lacks.
+const afterLimit = "measurements after the limit are missing"
+
 // notes returns what limits the record of a boot.
 func notes(b *Boot) string {
 	var words []string
 	if b.Joined {
 		words = append(words, "the beginning is not recorded: the TPM arrived with its values")
 	}
-	if b.Missing > 0 {
+	switch {
+	case b.Incomplete(0):
+		words = append(words, afterLimit+": the values of the PCRs are not known")
+	case b.Missing > 0:
 		words = append(words, fmt.Sprintf("%d records after the limit are missing", b.Missing))
 	}
 	switch {

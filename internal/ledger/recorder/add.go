@@ -1,6 +1,8 @@
 package recorder
 
 import (
+	"time"
+
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
@@ -101,11 +103,34 @@ func (r *Recorder) added(ok bool) {
 
 // miss counts a record that is not in the file.
 func (r *Recorder) miss(nv bool) {
-	r.full = true
+	if !r.full {
+		r.full = true
+		r.mark()
+	}
 	r.missing.Records++
 	if nv {
 		r.missing.NV++
 	}
+}
+
+// markSize is the size of a record of mark. finalSize has space for it.
+const markSize = recordHead + 16 + crcSize
+
+// mark records that records are missing from here on, until a summary. It uses the space for the end of
+// the boot, because the ring may be full.
+func (r *Recorder) mark() {
+	if r.lost {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.ring.reserve(markSize-recordHead-crcSize, max(r.spare-markSize, 0), !r.writing)
+	if b == nil {
+		return
+	}
+	var none [16]byte
+	head := appendHead(b[:0], ledger.Record{Kind: ledger.KindOverflow, Time: r.since(now())}, len(none))
+	r.ring.commit(append(head, none[:]...))
 }
 
 // measureExtend makes the change of an extend and records it.
@@ -172,11 +197,28 @@ func (r *Recorder) summarize(last bool) {
 	r.addValues(ledger.Summary)
 }
 
+// SummaryWait returns how long the caller waits before it calls Summarize, because measurements are missing in
+// the file; 0 if it need not. The time doubles: a boot has few summaries.
+func (r *Recorder) SummaryWait() time.Duration {
+	if !r.begun || r.lost || !r.full || r.timed >= maxTimed {
+		return 0
+	}
+	return time.Second << r.timed
+}
+
+// Summarize records the values if measurements are missing in the file.
+func (r *Recorder) Summarize() {
+	if before := r.sums; r.begun && r.timed < maxTimed {
+		r.summarize(false)
+		r.timed += r.sums - before
+	}
+}
+
 // hasSpace reports whether the ring has space for a summary.
 func (r *Recorder) hasSpace() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.ring.reserve(finalSize-recordHead-crcSize, r.spare, !r.writing) != nil
+	return r.ring.reserve(finalSize-markSize-recordHead-crcSize, r.spare, !r.writing) != nil
 }
 
 // since returns the time from power-on to clock.

@@ -24,10 +24,12 @@ import (
 const (
 	// measurements is the number of records of a boot after which measurements are only
 	// counted. The rest of ledger.MaxRecords is for policies.
-	measurements = ledger.MaxRecords - 256
+	measurements = ledger.MaxMeasured
 
-	// maxSummaries is how often the values are written after that limit.
+	// maxSummaries is how often the values are written after that limit, apart from the end of the boot.
 	maxSummaries = 32
+	// maxTimed is how many of these are written because of the time.
+	maxTimed = maxSummaries / 2
 	// maxJoins is how often the values of the TPM are written because the records do not give
 	// them: a guest can cause that, and each of these records is large.
 	maxJoins = 32
@@ -68,6 +70,7 @@ type Recorder struct {
 	missing  ledger.Overflow
 	full     bool // missing is not 0
 	sums     int  // summaries so far
+	timed    int  // of these, because of the time
 	joins    int  // values of the TPM that were written so far
 	dirty    bool // the values changed since they were last compared
 	begun    bool // this boot has values
@@ -151,7 +154,7 @@ func (r *Recorder) PowerOn(identity [16]byte) {
 	r.state.Keep([4]uint32{})
 	r.read = reading{}
 	r.unused = 0
-	r.count, r.sums, r.missing = 0, 0, ledger.Overflow{}
+	r.count, r.sums, r.timed, r.missing = 0, 0, 0, ledger.Overflow{}
 	r.full, r.dirty, r.begun, r.lost, r.mismatch = false, false, false, false, false
 	r.joins, r.spare = 0, finalSize
 	r.boot = boot{identity: identity, time: time.Now(), clock: now()}
@@ -258,6 +261,9 @@ func (r *Recorder) Check() {
 		return
 	}
 	r.addValues(ledger.Joined)
+	if r.full { // the number of missing records is not written yet
+		r.mark()
+	}
 }
 
 // Sequence records a measurement by HASH_START, HASH_DATA and HASH_END, from the digests of
