@@ -40,7 +40,7 @@ func (f *Failure) Advice() []string {
 		all = append(all, f.enrolAgain())
 	}
 	all = append(all,
-		"BitLocker: manage-bde -protectors -disable C: -RebootCount 1, then restart.",
+		"BitLocker: manage-bde -protectors -disable C: -RebootCount 1, then restart; the volume is unprotected until the protection is resumed, after that restart.",
 		"Before the next planned change: suspend the protection in the guest, or enrol with a signed PCR policy.")
 	for _, u := range undo {
 		var which []string
@@ -70,13 +70,39 @@ func sortSteps(all []string) {
 	slices.SortStableFunc(all, func(a, b string) int { return rank(a) - rank(b) })
 }
 
+// late are the PCRs that a running system has extended after its initrd asked for the key: IMA, phases of the
+// boot and identities, and the PCRs of applications.
+//
+// Source: UAPI Group, Linux TPM PCR Registry.
+var late = []int{10, 11, 15, 16, 23}
+
 // enrolAgain returns the step for a LUKS volume, which adds a token and removes none.
 func (f *Failure) enrolAgain() string {
-	var words []string
+	var all, lates []int
 	for pcr := range ledger.PCRs {
-		if slices.ContainsFunc(f.Banks, func(b ledger.Bank) bool { return b.Has(pcr) }) {
-			words = append(words, fmt.Sprint(pcr))
+		if !slices.ContainsFunc(f.Banks, func(b ledger.Bank) bool { return b.Has(pcr) }) {
+			continue
+		}
+		all = append(all, pcr)
+		if slices.Contains(late, pcr) {
+			lates = append(lates, pcr)
 		}
 	}
-	return fmt.Sprintf("LUKS, PCR %s: systemd-cryptenroll --tpm2-device=auto --tpm2-pcrs=%s DEVICE; the former token stays.", strings.Join(words, ", "), strings.Join(words, "+"))
+	head := "LUKS, " + indexList(all) + ": "
+	flags := f.Outcome.Flags
+	if f.Good != nil {
+		flags |= f.GoodAt.Flags
+	}
+	switch {
+	case flags&ledger.AuthorizedNV != 0:
+		return head + "the policy is in an NV index: update it with systemd-pcrlock make-policy in the guest, and do not replace it by the present values."
+	case flags&(ledger.Authorized|ledger.Signed) != 0:
+		return head + "the policy is signed: do not replace it by the present values. Start a kernel image that has a signature for its PCRs, or enrol again with the same --tpm2-public-key and --tpm2-public-key-pcrs."
+	case slices.Contains(lates, 11):
+		return head + indexList(lates) + " cannot be enrolled from the running system, because the initrd has other values. Enrol with a signed policy, which needs a key and a signed kernel image: systemd-cryptenroll --tpm2-device=auto --tpm2-public-key=FILE --tpm2-public-key-pcrs=11 DEVICE; the former token stays."
+	case len(lates) > 0:
+		return head + indexList(lates) + " cannot be enrolled from the running system, because the initrd has other values. Use a policy without it."
+	}
+	words := strings.ReplaceAll(strings.TrimPrefix(indexList(all), "PCR "), ", ", "+")
+	return head + "systemd-cryptenroll --tpm2-device=auto --tpm2-pcrs=" + words + " DEVICE; the former token stays."
 }
