@@ -24,6 +24,10 @@ const (
 	// maxGood is the number of older files that stay because a policy last succeeded in
 	// their boot.
 	maxGood = 16
+
+	// maxKnown is the number of policies that are compared: a guest can make thousands succeed in
+	// each boot, and this runs on the main goroutine.
+	maxKnown = 256
 )
 
 // input is the file of an earlier boot.
@@ -160,7 +164,7 @@ func (r *Recorder) lastGood(d *safefile.Dir, boot uint64, known []ledger.Policy)
 	defer in.close()
 	for {
 		rec, err := in.Next()
-		if err != nil {
+		if err != nil || len(known) >= maxKnown {
 			return known, found
 		}
 		if rec.Kind != ledger.KindPolicy {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/ledger"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -173,6 +174,33 @@ func TestPrune(t *testing.T) {
 	want := "tpm2-00.boot-0002 tpm2-00.boot-0006 tpm2-00.boot-0007 tpm2-00.boot-0008"
 	if strings.Join(got, " ") != want {
 		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+// TestPruneManyPolicies checks that the number of policies that are compared is limited: a guest can make
+// thousands of them succeed in each boot.
+func TestPruneManyPolicies(t *testing.T) {
+	b := newBench(t, 3)
+	var w ledger.Writer
+	out := w.AppendHeader(nil, ledger.Header{TPM: tpm.V20, Boot: 1, Time: time.Unix(1e9, 0)})
+	for i := range uint32(4 * maxKnown) {
+		p := ledger.Policy{Code: 0x15e, Banks: []ledger.Bank{{Alg: ledger.SHA256, Mask: i + 1}}}
+		out = w.Append(out, ledger.Record{Kind: ledger.KindPolicy, Body: p.Append(nil)})
+	}
+	d, err := safefile.OpenWith(b.dir, safefile.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := os.WriteFile(filepath.Join(b.dir, ledger.Name("tpm2-00", 1)), out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	known, found := b.lastGood(d, 1, nil)
+	if len(known) != maxKnown || !found {
+		t.Errorf("%d policies of boot 1, %v, want %d", len(known), found, maxKnown)
+	}
+	if again, found := b.lastGood(d, 1, known); len(again) != maxKnown || found {
+		t.Errorf("%d policies after a second boot, %v, want %d and none of this boot", len(again), found, maxKnown)
 	}
 }
 
