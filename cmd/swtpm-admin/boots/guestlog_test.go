@@ -108,8 +108,76 @@ func TestAddGuestLog(t *testing.T) {
 	for i := range b.Measurements {
 		names[f.Name(h, b, &b.Measurements[i]).Source]++
 	}
-	if names[Unknown] != 0 || names[FromLog] == 0 || names[FromLogData] == 0 {
+	if names[Unknown] != 0 || names[FromLog] == 0 || names[FromConstant] == 0 {
 		t.Errorf("sources of names: %v", names)
+	}
+}
+
+// TestGuestLogNames checks that only the text that was measured is certain in a log of the guest: not the
+// name of a boot variable, of which firmware measures the content, not the path of an image, and not
+// what stands around the content. The text after a zero was measured, and is shown.
+func TestGuestLogNames(t *testing.T) {
+	variable := eventlog.Variable{Name: "Boot0007 (signed)", Vendor: eventlog.GlobalVariable, Data: []byte("junk")}.Measured()
+	hidden := []byte("root=/dev/vda1 lockdown=on\x00 lockdown=none")
+	wide := append(eventlog.EncodeUTF16("ééééé"), 0, 0)
+	wide = append(wide, eventlog.EncodeUTF16("evil")...)
+	sum := func(data []byte) (all []ledger.Digest) {
+		for _, alg := range banks {
+			all = append(all, ledger.Digest{Alg: alg, Value: eventlog.Sum(alg, data)})
+		}
+		return all
+	}
+	visible := func(s string) string { return strings.ReplaceAll(s, "\x00", "") }
+	for name, x := range map[string]struct {
+		e    eventlog.Entry
+		want Source
+		has  string
+	}{
+		"text":           {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum([]byte("text")), Data: []byte("text")}, FromLogData, "text"},
+		"hidden text":    {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum(hidden), Data: hidden}, FromLogData, "lockdown=none"},
+		"hidden UTF-16":  {eventlog.Entry{Index: 8, Type: eventlog.IPL, Digests: sum(wide), Data: wide}, FromLogData, "evil"},
+		"image":          {eventlog.Entry{Index: 4, Type: eventlog.BootApplication, Digests: sum(variable), Data: variable}, FromLog, ""},
+		"content alone":  {eventlog.Entry{Index: 1, Type: eventlog.VariableBoot, Digests: sum([]byte("junk")), Data: variable}, FromLog, "Boot0007"},
+		"whole variable": {eventlog.Entry{Index: 1, Type: eventlog.VariableBoot, Digests: sum(variable), Data: variable}, FromLogData, "Boot0007"},
+	} {
+		log := []eventlog.Entry{x.e}
+		h := history(t, record(1, log).end())
+		path := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(path, eventlog.AppendTCG(nil, banks, 0, log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f := newFiles()
+		if _, err := f.AddGuestLog(h, path); err != nil {
+			t.Fatal(err)
+		}
+		if n := f.Name(h, h.Boots[0], &h.Boots[0].Measurements[0]); n.Source != x.want || !strings.Contains(visible(n.Text), x.has) {
+			t.Errorf("%s: %q, %v, want %q, %v", name, n.Text, n.Source, x.has, x.want)
+		}
+	}
+	around := fmt.Sprintf(`{"pcr":7,"digests":[{"hashAlg":"sha256","digest":"%x"}],"content_type":"Secure Boot is on","content":{"string":"x","eventType":"signed"}}`,
+		eventlog.Sum(ledger.SHA256, []byte("x")))
+	entries, err := eventlog.Parse([]byte(around))
+	if err != nil || len(entries) != 1 || entries[0].Text != "x" || !entries[0].Verified() {
+		t.Errorf("%+v, %v, want the text x", entries, err)
+	}
+}
+
+// TestOtherBank checks that a measurement whose banks have the digests of different contents has no name
+// that is certain.
+func TestOtherBank(t *testing.T) {
+	log := realLog(t)
+	for bank := range banks {
+		mixed := clone(log[3:4])
+		mixed[0].Digests = slices.Clone(mixed[0].Digests)
+		mixed[0].Digests[bank].Value = make([]byte, mixed[0].Digests[bank].Alg.Size())
+		h := history(t, record(1, log[3:4]).end(), record(2, mixed).end())
+		f := newFiles()
+		if n, ok := f.Lookup(&h.Boots[0].Measurements[0]); !ok || n.Source != FromConstant {
+			t.Fatalf("equal contents: %+v", n)
+		}
+		if n, ok := f.Lookup(&h.Boots[1].Measurements[0]); ok {
+			t.Errorf("another content in bank %v: %+v", banks[bank], n)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package boots
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
@@ -116,16 +117,36 @@ func (d *Dictionary) addDigest(in pcrMask, digest ledger.Digest, n Name) {
 func (d *Dictionary) Lookup(m *Measurement) (n Name, ok bool) {
 	n.Source = Unknown
 	for _, digest := range m.Digests {
-		for _, c := range d.names[fmt.Sprintf("%d:%x", digest.Alg, digest.Value)] {
-			if c.pcrs.has(m.Index) && c.name.Source < n.Source {
+		for _, c := range d.at(digest) {
+			if source := d.sourceOf(c, m); c.pcrs.has(m.Index) && source < n.Source {
 				n, ok = c.name, true
+				n.Source = source
 			}
 		}
-		if ok {
-			return n, true
+	}
+	return n, ok
+}
+
+func (d *Dictionary) at(digest ledger.Digest) []candidate {
+	return d.names[fmt.Sprintf("%d:%x", digest.Alg, digest.Value)]
+}
+
+// sourceOf returns how certain a name is for a measurement: a guest extends each bank with any digest.
+// A name that is computed from content has the digests of all banks, so that one of another content
+// refutes it; one from a log or a dictionary may lack banks, and is then no more than a claim.
+func (d *Dictionary) sourceOf(c candidate, m *Measurement) Source {
+	for _, digest := range m.Digests {
+		if slices.ContainsFunc(d.at(digest), func(o candidate) bool { return o.name.Text == c.name.Text && o.name.Origin == c.name.Origin }) {
+			continue
+		}
+		switch c.name.Source {
+		case FromConstant, FromFile:
+			return Unknown
+		case FromLogData:
+			return FromLog
 		}
 	}
-	return n, false
+	return c.name.Source
 }
 
 // Name returns the name of a measurement of boot b: from the dictionary, by its position,

@@ -48,13 +48,11 @@ func (e *Entry) Verified() bool {
 	if len(e.Digests) == 0 {
 		return false
 	}
-	data := e.Data
-	if e.Type == VariableBoot { // EDK2 measures the content alone
-		if v, err := ParseMeasured(data); err == nil && e.isHash(v.Data) {
-			return true
-		}
+	switch e.Type {
+	case BootApplication, BootDriver, RuntimeDriver, FirmwareBlob, FirmwareBlob2:
+		return false // firmware measures the image or the volume, which is not in the log
 	}
-	return e.isHash(data)
+	return e.isHash(e.Data) // of a boot variable EDK2 measures the content alone: the name is a claim
 }
 
 func (e *Entry) isHash(data []byte) bool {
@@ -148,11 +146,20 @@ func (e *Entry) describe() {
 
 // plainText returns the text in b, which is UTF-16LE or bytes.
 func plainText(b []byte) string {
-	if len(b) >= 4 && b[1] == 0 && b[3] == 0 {
+	if len(b) >= 4 && b[1] == 0 && b[3] == 0 && endsUTF16(b) {
 		return DecodeUTF16(b)
 	}
-	s, _, _ := strings.Cut(string(b), "\x00")
-	return s
+	return strings.TrimRight(string(b), "\x00") // what follows a zero was measured, too
+}
+
+// endsUTF16 reports whether only zeros follow the first zero of a text in UTF-16LE.
+func endsUTF16(b []byte) bool {
+	for i := 0; i+1 < len(b); i += 2 {
+		if b[i] == 0 && b[i+1] == 0 {
+			return len(bytes.Trim(b[i:], "\x00")) == 0
+		}
+	}
+	return true
 }
 
 func clip(s string) string {

@@ -50,6 +50,9 @@ func (c record) entry() (e Entry, ok bool) {
 	_ = json.Unmarshal(c.Content, &content) // unknown content has no text
 	e.Text = clip(strings.TrimSpace(c.ContentType + " " + content.Event + " " + content.Text))
 	e.Data = []byte(content.Text)
+	if e.Verified() { // the types are not part of what was measured
+		e.Text = clip(content.Text)
+	}
 	return e, len(e.Digests) > 0
 }
 
