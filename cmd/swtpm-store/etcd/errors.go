@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -80,4 +81,13 @@ func meaning(err, other error) error {
 		return driver.ErrTooLarge
 	}
 	return other
+}
+
+// complete returns an error unless a reply to a transaction has the responses to n operations. A state
+// without its last parts looks like another one.
+func complete(rsp *clientv3.TxnResponse, n int) error {
+	if len(rsp.Responses) != n {
+		return fmt.Errorf("%w: it has answered %d of %d operations", driver.ErrUnreachable, len(rsp.Responses), n)
+	}
+	return nil
 }

@@ -167,6 +167,9 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 		case rsp.Succeeded:
 			return driver.Token(rsp.Header.Revision), nil
 		}
+		if err := complete(rsp, 2); err != nil {
+			return 0, err
+		}
 		if kvs := rsp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 			owner, err := decodeOwner(ownerKey, kvs[0].Value)
 			if err != nil {
@@ -237,6 +240,9 @@ func (s *Store) change(ctx context.Context, name string, t driver.Token, last dr
 	case rsp.Succeeded:
 		return driver.Revision(rsp.Header.Revision), nil
 	}
+	if err := complete(rsp, 1); err != nil {
+		return 0, err
+	}
 	if kvs := rsp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != int64(t) {
 		return 0, driver.ErrFenced
 	}
@@ -255,6 +261,9 @@ func (s *Store) Read(ctx context.Context, name string) (*driver.State, error) {
 	).Commit()
 	if err != nil {
 		return nil, s.failed(err, driver.ErrUnreachable)
+	}
+	if err := complete(rsp, 4); err != nil {
+		return nil, err
 	}
 	state, found := &driver.State{Items: driver.Items{}}, false
 	for _, part := range rsp.Responses {

@@ -64,6 +64,9 @@ func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []s
 	if err != nil {
 		return nil, s.failed(err, driver.ErrUnreachable)
 	}
+	if err := complete(rsp, len(gets)); err != nil {
+		return nil, err
+	}
 	for i, name := range names {
 		state := &driver.State{}
 		var failed error
