@@ -48,6 +48,7 @@ func (c *cluster) advance(d time.Duration) { c.clock.Add(uint64(d)) }
 type uplink struct {
 	*driver.Memory
 	down    atomic.Bool
+	mute    atomic.Bool  // the next write is made without a reply, and then the store is down
 	refused atomic.Int32 // requests while it was down that waited until the broker gave up
 	writes  atomic.Int32
 	during  hook // called after a write was made
@@ -117,6 +118,10 @@ func (f *uplink) Write(ctx context.Context, name string, t driver.Token, last dr
 	if err == nil {
 		f.writes.Add(1)
 		f.during.call()
+	}
+	if err == nil && f.mute.Swap(false) {
+		f.down.Store(true)
+		return 0, driver.ErrUnknown
 	}
 	return rev, err
 }

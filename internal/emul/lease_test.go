@@ -85,6 +85,20 @@ func TestLeaseUnreachable(t *testing.T) {
 	})
 }
 
+// TestLeaseUnknown checks the answer to a command whose state was stored without a reply from the store:
+// a client must not repeat it as one that has not begun.
+func TestLeaseUnknown(t *testing.T) {
+	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
+		n := c.node("a")
+		b := n.tpm(v, Options{}).on(t)
+		b.want(t, "write", write, 0)
+		n.uplink.mute.Store(true)
+		b.want(t, "write without a reply", write, map[tpm.Version]tpm.Result{tpm.V12: tpm.IOError, tpm.V20: tpm.RCNVUnavailable}[v])
+		n.uplink.down.Store(false)
+		b.want(t, "write afterwards", write, 0)
+	})
+}
+
 // The soft deadline passed: the TPM tries to renew, at most once in a second, and reads go on.
 func TestLeaseRenewPause(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {

@@ -85,9 +85,9 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	}
 	t.waiting.refused.Add(1)
 	if err != nil || u.kept {
-		// The command may have taken effect. TPM_RC_RETRY would say that it has not begun, and the
-		// guest's kernel would repeat it.
-		return t.refuse(tpm.Retry, tpm.RCNVUnavailable)
+		// The command may have taken effect. TPM_RC_RETRY and TPM_RETRY would say that it has not
+		// begun, and the guest's kernel would repeat it.
+		return t.refuse(tpm.IOError, tpm.RCNVUnavailable)
 	}
 	return t.refuseStore()
 }
