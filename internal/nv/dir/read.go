@@ -122,7 +122,8 @@ func (d *Dir) Defer() {
 	}
 }
 
-// Settle syncs the files that were loaded since Defer, unless a store has replaced or removed them.
+// Settle syncs the files that were loaded since Defer, unless a store has removed them, or has replaced
+// and synced them.
 func (d *Dir) Settle() error {
 	for name, loaded := range d.unsynced {
 		if err := d.settle(name, loaded); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -134,20 +135,20 @@ func (d *Dir) Settle() error {
 	return nil
 }
 
-// settle syncs a file if it is still the one that was loaded.
+// settle syncs a file. If it is not the one that was loaded, a store has replaced it, and could not sync
+// the directory.
 func (d *Dir) settle(name string, loaded identity) error {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if !loaded.is(&st) {
-		return nil
-	}
 	if err := d.syncLoaded(fd, name); err != nil {
 		return err
 	}
-	d.seen[name] = loaded
+	if loaded.is(&st) {
+		d.seen[name] = loaded
+	}
 	return nil
 }
 
