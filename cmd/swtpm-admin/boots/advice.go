@@ -24,6 +24,9 @@ var undo = []struct {
 // Advice returns the next steps. No step destroys anything.
 func (f *Failure) Advice() []string {
 	all := []string{"A change is not an attack: updates of firmware, Secure Boot keys, boot loaders and kernels change the same PCRs. Find out first whether the change was planned."}
+	if f.Opened {
+		return append(all, "The secret opened in the boot that failed later: no new enrolment is needed for it. Many systems extend PCRs after they have opened the disk, so that later tries fail.")
+	}
 	changed := f.Changed()
 	switch {
 	case len(f.Banks) == 0:

@@ -20,6 +20,7 @@ type Failure struct {
 	Times    int // failures since then
 	PCRs     []PCRChange
 	OtherWay bool // the failure is not the policy's
+	Opened   bool // in the boot that failed, before
 	Unknown  bool // the values of the PCRs at one of the two uses are not known
 }
 
@@ -120,11 +121,16 @@ func failure(uses []use) (f Failure, ok bool) {
 	for begin > 0 && uses[begin-1].outcome.Result != 0 {
 		begin--
 	}
+	good := begin - 1
+	for good >= 0 && last.boot != uses[good].boot && uses[begin].boot == uses[good].boot {
+		begin++ // it had opened in this boot
+	}
 	first := uses[begin]
 	f = Failure{Banks: last.outcome.Banks, Boot: first.boot, Outcome: first.outcome, Last: last.boot, Times: len(uses) - begin}
 	f.OtherWay = !slices.ContainsFunc(uses[begin:], func(u use) bool { return pcrFailure(u.boot.TPM, u.outcome.Policy) })
-	if begin > 0 {
-		f.Good, f.GoodAt = uses[begin-1].boot, uses[begin-1].outcome
+	if good >= 0 {
+		f.Good, f.GoodAt = uses[good].boot, uses[good].outcome
+		f.Opened = f.Good == f.Last
 		f.Unknown = f.Good.Incomplete(f.GoodAt.Record) || f.Boot.Incomplete(f.Outcome.Record)
 		if !f.Unknown {
 			f.compare()

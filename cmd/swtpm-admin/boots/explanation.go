@@ -14,6 +14,8 @@ type Explanation struct {
 	Summary  string        `json:"summary"` // of the last boot
 	Policies string        `json:"policies,omitempty"`
 	Damaged  []uint64      `json:"damaged,omitempty"`  // boots whose record is not complete, or cannot be read
+	Denied   []uint64      `json:"denied,omitempty"`   // boots whose files may not be read
+	Newest   uint64        `json:"newest_boot"`        // may be one that cannot be read
 	Unknown  []uint64      `json:"unknown,omitempty"`  // damaged boots after which no policy was used: whether one fails is not known
 	LastUsed uint64        `json:"last_use,omitempty"` // the boot that last used a policy, if it is not the last boot
 	Failures []FailureLine `json:"failures"`
@@ -33,6 +35,7 @@ type FailureLine struct {
 	GoodTime time.Time `json:"last_good_time,omitzero"`
 	Result   uint32    `json:"result"`
 	Times    int       `json:"times"`
+	Opened   bool      `json:"opened_before,omitempty"` // in the same boot
 	Reason   string    `json:"reason,omitempty"`
 	Details  []PCRLine `json:"details"`
 	Host     []string  `json:"host"`
@@ -84,7 +87,7 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 // Explain explains the failures of a history.
 func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	last := h.Boots[len(h.Boots)-1]
-	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Damaged: h.Damaged, Unknown: h.Unknown(), Failures: []FailureLine{}}
+	e := &Explanation{Last: last.Boot.Boot, Summary: h.Summary(last), Policies: policyText(last), Damaged: h.Damaged, Denied: h.Denied, Newest: h.newest(), Unknown: h.Unknown(), Failures: []FailureLine{}}
 	e.OtherTPM = h.otherTPM()
 	if used := h.lastUse(); used != e.Last {
 		e.LastUsed = used
@@ -108,7 +111,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 
 func (f *Files) failureLine(h *History, x Failure) FailureLine {
 	l := FailureLine{
-		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time, LastUsed: x.Last.Boot.Boot, Result: x.Outcome.Result, Times: x.Times,
+		PCRs: selectionText(x.Banks), Since: x.Boot.Boot.Boot, Time: x.Boot.Time, LastUsed: x.Last.Boot.Boot, Result: x.Outcome.Result, Times: x.Times, Opened: x.Opened,
 		Details: []PCRLine{}, Host: []string{}, Advice: x.Advice(),
 	}
 	switch {
@@ -145,9 +148,12 @@ func (e *Explanation) Text() string {
 	for _, n := range e.Damaged {
 		fmt.Fprintf(&t, "The record of boot %d is damaged: a failure in it may be missing here.\n", n)
 	}
+	for _, n := range e.Denied {
+		fmt.Fprintf(&t, "The record of boot %d may not be read (permission denied): run the command as root, or as the user of the TPM.\n", n)
+	}
 	written := map[string]string{}
 	for _, l := range e.Failures {
-		l.write(&t, e.Last, written)
+		l.write(&t, e.Newest, written)
 		host, advice = append(host, l.Host...), append(advice, l.Advice...)
 	}
 	section(&t, "Other changes on the host:", host)
@@ -175,7 +181,11 @@ func (e *Explanation) writeGood(t *strings.Builder) {
 	default:
 		t.WriteString("No policy over PCRs fails.\n")
 	}
-	fmt.Fprintf(t, "Boot %d, the last one: %s.\n", e.Last, join("; ", e.Summary, e.Policies))
+	which := "the last one"
+	if e.Newest > e.Last {
+		which = "the last one that can be read"
+	}
+	fmt.Fprintf(t, "Boot %d, %s: %s.\n", e.Last, which, join("; ", e.Summary, e.Policies))
 	for i, c := range e.Changes {
 		if i > 0 && e.Changes[i-1].Index == c.Index {
 			continue
@@ -207,7 +217,9 @@ func (e *Explanation) changesOf(index uint32) (n int) {
 // PCRs of the failure that they were first written for.
 func (l FailureLine) write(t *strings.Builder, last uint64, written map[string]string) {
 	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s).\n", l.PCRs, l.Since, stamp(l.Time))
-	if l.Good != 0 {
+	if l.Opened {
+		t.WriteString("  It had opened before in the same boot, so the guest had its secret.\n")
+	} else if l.Good != 0 {
 		fmt.Fprintf(t, "  It last succeeded in boot %d (%s).\n", l.Good, stamp(l.GoodTime))
 	} else {
 		t.WriteString("  No recorded boot succeeded.\n")

@@ -191,6 +191,7 @@ func (b *Boot) Indexes() []uint32 {
 type History struct {
 	Boots    []*Boot  // the oldest first
 	Damaged  []uint64 // numbers of the boots whose record is not complete, or cannot be read
+	Denied   []uint64 // numbers of the boots whose files may not be read
 	Warnings []string
 }
 
@@ -207,6 +208,7 @@ func Load(dir string, prefixes ...string) (*History, error) {
 	}
 	defer func() { _ = d.Close() }()
 	h := &History{}
+	var denied error
 	for _, e := range entries {
 		if !isLedger(e.Name(), prefixes) {
 			continue
@@ -216,6 +218,11 @@ func Load(dir string, prefixes ...string) (*History, error) {
 			continue // a running TPM removed it
 		}
 		if err != nil {
+			if errors.Is(err, fs.ErrPermission) {
+				h.Denied = append(h.Denied, numberOf(e.Name(), prefixes))
+				denied = err
+				continue
+			}
 			h.warn("%v", err)
 			h.damaged(e.Name(), prefixes)
 			continue
@@ -228,7 +235,16 @@ func Load(dir string, prefixes ...string) (*History, error) {
 	if n := len(h.Boots) - maxBoots; n > 0 {
 		h.Boots = h.Boots[n:]
 	}
+	slices.Sort(h.Denied)
+	if denied != nil {
+		denied = fmt.Errorf("%w; run the command as root, or as the user of the TPM", denied)
+		h.warn("%v", denied)
+	}
 	if len(h.Boots) == 0 {
+		if denied != nil {
+			h.Warnings = nil
+			return h, denied
+		}
 		return h, ErrNone
 	}
 	h.forgetComparisons()
@@ -287,15 +303,34 @@ func (h *History) add(path string, file []byte) (intact bool) {
 
 // damaged remembers the boot that the name of a damaged file names.
 func (h *History) damaged(name string, prefixes []string) {
-	for _, p := range prefixes {
-		if n, ok := ledger.ParseName(p, name); ok && !slices.Contains(h.Damaged, n) {
-			h.Damaged = append(h.Damaged, n)
-		}
+	if n := numberOf(name, prefixes); !slices.Contains(h.Damaged, n) {
+		h.Damaged = append(h.Damaged, n)
 	}
 	slices.Sort(h.Damaged)
 }
 
-// Unknown returns the damaged boots after which no intact boot used a policy over PCRs:
+// numberOf returns the number of the boot from the name of its file.
+func numberOf(name string, prefixes []string) uint64 {
+	for _, p := range prefixes {
+		if n, ok := ledger.ParseName(p, name); ok {
+			return n
+		}
+	}
+	return 0
+}
+
+// newest returns the number of the last boot, which may be unreadable.
+func (h *History) newest() (n uint64) {
+	for _, b := range h.Boots {
+		n = max(n, b.Boot.Boot)
+	}
+	for _, other := range slices.Concat(h.Damaged, h.Denied) {
+		n = max(n, other)
+	}
+	return n
+}
+
+// Unknown returns the boots that are damaged or may not be read after which no intact boot used a policy over PCRs:
 // their failures may be missing.
 func (h *History) Unknown() []uint64 {
 	var last uint64
@@ -304,7 +339,7 @@ func (h *History) Unknown() []uint64 {
 			last = max(last, b.Boot.Boot)
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(h.Damaged), func(n uint64) bool { return n < last })
+	return slices.DeleteFunc(slices.Sorted(slices.Values(slices.Concat(h.Damaged, h.Denied))), func(n uint64) bool { return n < last })
 }
 
 func (h *History) warn(format string, args ...any) {

@@ -174,7 +174,7 @@ var secureBoot = []string{"SecureBoot", "PK", "KEK", "db", "dbx"}
 func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
 	all := b.Sequence(m.Index, 0)
 	at := m.Place - 1
-	if at >= len(all) || all[at] != m {
+	if b.Joined || at >= len(all) || all[at] != m { // the position is not known either
 		return ""
 	}
 	switch {

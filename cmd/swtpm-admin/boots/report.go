@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,12 +32,13 @@ type BootLine struct {
 type List struct {
 	Boots    []BootLine `json:"boots"`
 	Damaged  []uint64   `json:"damaged,omitempty"` // boots whose record is not complete, or cannot be read
+	Denied   []uint64   `json:"denied,omitempty"`  // boots whose files may not be read
 	Warnings []string   `json:"warnings,omitempty"`
 }
 
 // List returns one line for each boot.
 func (h *History) List() List {
-	l := List{Boots: []BootLine{}, Damaged: h.Damaged, Warnings: h.Warnings}
+	l := List{Boots: []BootLine{}, Damaged: h.Damaged, Denied: h.Denied, Warnings: h.Warnings}
 	for _, b := range h.Boots {
 		line := BootLine{
 			Boot: b.Boot.Boot, Time: b.Time, Engine: b.Engine, Measurements: len(b.Measurements),
@@ -50,17 +52,22 @@ func (h *History) List() List {
 	return l
 }
 
-// Text returns l for people.
+// Text returns l for people, in the order of the boots.
 func (l List) Text() string {
-	var s strings.Builder
+	lines := map[uint64]string{}
+	for _, n := range l.Damaged {
+		lines[n] = fmt.Sprintf("%d  record damaged, not readable\n", n)
+	}
+	for _, n := range l.Denied {
+		lines[n] = fmt.Sprintf("%d  not readable: permission denied\n", n)
+	}
 	for _, b := range l.Boots {
-		fmt.Fprintf(&s, "%d  %s  %s\n", b.Boot, stamp(b.Time),
+		lines[b.Boot] = fmt.Sprintf("%d  %s  %s\n", b.Boot, stamp(b.Time),
 			join("; ", count(b.Measurements, "measurement"), b.Summary, b.Policies, b.Notes))
 	}
-	for _, n := range l.Damaged {
-		if !slices.ContainsFunc(l.Boots, func(b BootLine) bool { return b.Boot == n }) {
-			fmt.Fprintf(&s, "%d  record damaged, not readable\n", n)
-		}
+	var s strings.Builder
+	for _, n := range slices.Sorted(maps.Keys(lines)) {
+		s.WriteString(lines[n])
 	}
 	return s.String()
 }

@@ -126,28 +126,36 @@ func (h *History) Summary(b *Boot) string {
 	return strings.Join(words, "; ")
 }
 
-// policyText returns the results of the policies of a boot in a few words.
+// policyText returns the results of the policies of a boot in a few words: the last one of each, and
+// whether it opened before.
 func policyText(b *Boot) string {
 	type result struct {
-		text string
-		ok   bool
+		text, verb string
+		opened     bool
 	}
 	var last []result
 	for _, o := range b.Outcomes {
 		if len(o.Banks) == 0 {
 			continue
 		}
-		r := result{selectionText(o.Banks), o.Result == 0}
-		last = slices.DeleteFunc(last, func(x result) bool { return x.text == r.text })
+		r := result{selectionText(o.Banks), "failed", o.Result == 0}
+		switch o.Result {
+		case 0:
+			r.verb = "opened"
+		case ledger.NotUsed:
+			r.verb = "given up"
+		}
+		if i := slices.IndexFunc(last, func(x result) bool { return x.text == r.text }); i >= 0 {
+			if last[i].opened && !r.opened {
+				r.opened, r.verb = true, "opened, then "+r.verb
+			}
+			last = slices.Delete(last, i, i+1)
+		}
 		last = append(last, r)
 	}
 	var words []string
 	for _, r := range last {
-		verb := "failed"
-		if r.ok {
-			verb = "opened"
-		}
-		words = append(words, verb+" over "+r.text)
+		words = append(words, r.verb+" over "+r.text)
 	}
 	return strings.Join(words, "; ")
 }
@@ -155,7 +163,7 @@ func policyText(b *Boot) string {
 // resultText returns the result of a policy that failed.
 func resultText(result uint32) string {
 	if result == ledger.NotUsed {
-		return "the guest compared the policy itself and gave up"
+		return "the guest did not use the session: it may have compared the policy itself"
 	}
 	if name := resultName(result); name != "" {
 		return fmt.Sprintf("result %#x (%s)", result, name)
@@ -183,7 +191,7 @@ const afterLimit = "measurements after the limit are missing"
 func notes(b *Boot) string {
 	var words []string
 	if b.Joined {
-		words = append(words, "the beginning is not recorded: the TPM arrived with its values")
+		words = append(words, "the beginning is not recorded: the TPM arrived with its values, and the ledger of the host that it came from has the beginning")
 	}
 	switch {
 	case b.Incomplete(0):

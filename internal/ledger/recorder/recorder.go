@@ -324,7 +324,7 @@ func Describe(v tpm.Version, p ledger.Policy) string {
 		over = "unknown PCRs"
 	}
 	if p.Result == ledger.NotUsed {
-		return fmt.Sprintf("unsealing failed: the guest gave up a session with a policy over %s and did not use it", over)
+		return fmt.Sprintf("policy not used: the guest did not use a session with a policy over %s: it may have compared the policy itself", over)
 	}
 	failed := "policy not satisfied"
 	if p.Code == unseal || v == tpm.V12 && p.Code == unseal12 {
