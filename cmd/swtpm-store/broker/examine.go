@@ -110,6 +110,8 @@ func Restored(now, mark driver.Position) error {
 	switch {
 	case mark.Cluster != 0 && now.Cluster != mark.Cluster:
 		return fmt.Errorf("%w: it is cluster %x, and this host has seen cluster %x; %s", driver.ErrRestored, now.Cluster, mark.Cluster, advice)
+	case mark.Prefix != "" && now.Prefix != mark.Prefix:
+		return fmt.Errorf("%w: prefix is %q, and this host has used %q; correct prefix in store.toml, or, if all TPMs of this host are to be other ones, run: swtpm-store --accept-rollback", driver.ErrRestored, now.Prefix, mark.Prefix)
 	case now.Revision < mark.Revision:
 		return fmt.Errorf("%w: it is at revision %d, and this host has seen %d; %s", driver.ErrRestored, now.Revision, mark.Revision, advice)
 	}

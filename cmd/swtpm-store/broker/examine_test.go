@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -158,5 +159,28 @@ func TestExamine(t *testing.T) {
 	}
 	if found, err := newHost(t, driver.NewMemory(), "b").client().Examine(); err != nil || len(found) != 0 {
 		t.Errorf("Examine of a store in memory = %+v, %v", found, err)
+	}
+}
+
+// TestOtherPrefix checks that a store with another prefix than this host has used is refused, as
+// another cluster is, and that a mark without a prefix gets one.
+func TestOtherPrefix(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	if err := os.WriteFile(mark, []byte(`{"cluster":7,"revision":90}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := &positioned{Memory: driver.NewMemory(), at: driver.Position{Cluster: 7, Revision: 100, Prefix: "/swtpm"}}
+	b := New(Options{Driver: d, MarkFile: mark, Log: testLog{t}})
+	if err := b.checkPosition(t.Context()); err != nil {
+		t.Fatalf("with an old mark: %v", err)
+	}
+	d.at.Prefix = "/swtmp"
+	const want = `prefix is "/swtmp", and this host has used "/swtpm"; correct prefix in store.toml`
+	if err := b.checkPosition(t.Context()); !errors.Is(err, driver.ErrRestored) || !strings.Contains(err.Error(), want) {
+		t.Errorf("with another prefix: %v, want %q", err, want)
+	}
+	d.at.Prefix = "/swtpm"
+	if err := b.checkPosition(t.Context()); err != nil {
+		t.Errorf("with the prefix of before: %v", err)
 	}
 }

@@ -44,6 +44,10 @@ type Examiner interface {
 type Position struct {
 	Cluster  uint64 `json:"cluster"`
 	Revision uint64 `json:"revision"`
+
+	// Prefix is what the names of the store begin with, "" if that is unknown: below another one
+	// all states seem to be missing.
+	Prefix string `json:"prefix,omitempty"`
 }
 
 // Positioner is a Driver that knows its position. It sees every change that was acknowledged

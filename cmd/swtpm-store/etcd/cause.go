@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,5 +115,5 @@ func (s *Store) Position(ctx context.Context) (driver.Position, error) {
 	if err != nil {
 		return driver.Position{}, s.failed(err, driver.ErrUnreachable)
 	}
-	return driver.Position{Cluster: rsp.Header.ClusterId, Revision: uint64(rsp.Header.Revision)}, nil
+	return driver.Position{Cluster: rsp.Header.ClusterId, Revision: uint64(rsp.Header.Revision), Prefix: cmp.Or(strings.TrimSuffix(s.prefix, "/"), "/")}, nil
 }
