@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// examine reports what is wrong with the store, and whether it answers.
-func examine(ctx context.Context, d *etcd.Store, mark string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	found := append(d.Examine(ctx), restored(ctx, d, mark)...)
-	bad := false
+// verifyTime is how long all states together may take to be read.
+const verifyTime = 2 * time.Minute
+
+// say prints findings, and reports whether TPMs cannot use the store because of one.
+func say(found []driver.Finding) (bad bool) {
 	for _, f := range found {
 		level := "error"
 		if f.Warning {
@@ -29,11 +29,31 @@ func examine(ctx context.Context, d *etcd.Store, mark string) error {
 		bad = bad || !f.Warning
 		fmt.Println(program.PrintableLine(fmt.Sprintf("%s: %s: %s", level, f.Problem, f.Text)))
 	}
+	return bad
+}
+
+// examine reports what is wrong with the store, whether it answers, and which states are damaged.
+func examine(parent context.Context, d *etcd.Store, mark, prefix string) error {
+	ctx, cancel := context.WithTimeout(parent, 5*time.Second)
+	defer cancel()
+	found := append(d.Examine(ctx), restored(ctx, d, mark)...)
+	bad := say(found)
 	all, err := d.List(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("The store answers; it has %d states.\n", len(all))
+	fmt.Printf("The store answers; it has %d states below %s.\n", len(all), cmp.Or(strings.TrimSuffix(prefix, "/"), "/"))
+	ctx, cancel = context.WithTimeout(parent, verifyTime)
+	defer cancel()
+	var names []string
+	for _, e := range all {
+		names = append(names, e.Name)
+	}
+	found, err = driver.Verify(ctx, d, names)
+	bad = say(found) || bad
+	if err != nil {
+		return fmt.Errorf("not all states are verified: %w", err)
+	}
 	if bad {
 		return &program.ExitError{Code: 1, Silent: true, Err: errors.New("the store has faults")}
 	}
@@ -72,7 +92,8 @@ func acceptRollback(ctx context.Context, d *etcd.Store, mark string) error {
 	if err := broker.WriteMark(mark, now); err != nil {
 		return err
 	}
-	line := fmt.Sprintf("restored store accepted: revision %d of cluster %x, where this host had seen %d of %x (%s)", now.Revision, now.Cluster, before.Revision, before.Cluster, caller())
+	line := fmt.Sprintf("restored store accepted: revision %d of cluster %x below %q, where this host had seen %d of %x below %q (%s)",
+		now.Revision, now.Cluster, now.Prefix, before.Revision, before.Cluster, before.Prefix, caller())
 	if w, err := syslog.New(syslog.LOG_NOTICE|syslog.LOG_AUTHPRIV, "swtpm-store"); err == nil {
 		err = w.Notice(line)
 		_ = w.Close()

@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string) error {
 	defer d.Close()
 	switch {
 	case c.check:
-		return examine(ctx, d, cfg.Mark)
+		return examine(ctx, d, cfg.Mark, cfg.Prefix)
 	case c.acceptRollback:
 		return acceptRollback(ctx, d, cfg.Mark)
 	}

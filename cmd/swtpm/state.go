@@ -278,31 +278,46 @@ func stateRollback(f *pflag.FlagSet) action {
 	})
 }
 
-// listGenerations prints the stored generations, one in a line: the number, the time, and who stored it.
+// listGenerations prints the stored generations, one in a line: the number, the time, who stored it,
+// of which TPM it is, and what keeps it from being restored.
 func listGenerations(w *stateTarget) error {
 	s, err := w.open(access{})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	all, err := s.Generations()
+	all, err := s.History()
 	if err != nil {
 		return err
 	}
-	for _, n := range all {
-		r, err := s.StoredRecord(n)
-		about := fmt.Sprintf("%s  %s  %s", r.Time.UTC().Format(time.RFC3339), r.Writer.Host, r.Writer.Program)
-		switch {
-		case err != nil:
-			about = "unreadable: " + err.Error()
-		case r.Generation != n:
-			about += fmt.Sprintf("  (contains generation %d)", r.Generation)
-		}
-		if err := say("%d  %s\n", n, program.PrintableLine(about)); err != nil {
+	for _, g := range all {
+		if err := say("%d  %s\n", g.Number, program.PrintableLine(aboutGeneration(g))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// aboutGeneration describes a stored generation.
+func aboutGeneration(g offline.StoredGeneration) string {
+	r := g.Record
+	if g.Err != nil {
+		return "unreadable: " + g.Err.Error()
+	}
+	about := fmt.Sprintf("%s  %s  %s  TPM %.8s", r.Time.UTC().Format(time.RFC3339), r.Writer.Host, r.Writer.Program, r.Identity.String())
+	if r.Generation != g.Number {
+		about += fmt.Sprintf("  (contains generation %d)", r.Generation)
+	}
+	if g.OtherTPM {
+		about += "  (another TPM)"
+	}
+	switch {
+	case errors.Is(g.Sealed, seal.ErrMAC), errors.Is(g.Sealed, seal.ErrNoKey), errors.Is(g.Sealed, seal.ErrKeySize), errors.Is(g.Sealed, seal.ErrContent):
+		about += "  (needs another key)"
+	case g.Sealed != nil:
+		about += "  (damaged)"
+	}
+	return about
 }
 
 // restoreState makes a stored generation the newest one. It also writes to the system's log.

@@ -86,6 +86,7 @@ var state = []entry{
 	{emul.ErrNotManufactured, "create it with swtpm-setup and the name of the profile, whose [manufacture] asks for that; if swtpm-manufacture@.service should have created it, see its status"},
 	{emul.ErrIncomplete, "restore the missing file from a backup, or remove the other files for a new TPM"},
 	{payload.ErrDamaged, "restore the file from a backup"},
+	{store.ErrDamaged, "see what can be restored with swtpm state rollback --list"},
 	{nv.ErrDamaged, "restore the file from a backup"},
 	{safefile.ErrNoLocks, "the file system has no locks: set {lock=false}, and make sure that no other process uses this state"},
 	{safefile.ErrNoSync, "the file system has no fsync: set {durability=relaxed}; a power cut may then lose what the TPM has acknowledged"},

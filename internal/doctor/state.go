@@ -14,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
 	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/store"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -227,6 +228,12 @@ func (x *examination) part(b nv.Backend, blob tpm.Blob) bool {
 		return true
 	}
 	advice := x.settings.State(err)
+	if errors.Is(err, store.ErrDamaged) { // the whole state, which one line reports
+		if blob == tpm.Permanent {
+			x.bad = append(x.bad, x.add(Error, x.cfg.State.Location.String(), advice, "%v", err))
+		}
+		return blob == tpm.Permanent
+	}
 	if blob != tpm.Permanent {
 		advice = "restore it from a backup, or remove it to start the TPM as after a power failure"
 	} else if better := x.backup(b); better != "" {

@@ -65,8 +65,12 @@ type ListBackend interface {
 type HistoryBackend interface {
 	Backend
 
-	// Generations returns their numbers, in order.
+	// Generations returns their numbers, in the order in which they were stored.
 	Generations() ([]uint64, error)
+
+	// Last returns the highest number of the stored generations and the present state. Each
+	// later change has a higher one, also if another TPM is stored.
+	Last() (uint64, error)
 
 	// Generation returns the items of one by name.
 	Generation(n uint64) (map[string][]byte, error)

@@ -2,6 +2,7 @@ package nv
 
 import (
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/nv/generation"
@@ -10,6 +11,7 @@ import (
 // history is what a Store knows of the history of its state.
 type history struct {
 	writer generation.Writer
+	floor  uint64 // generations of a new TPM are above it
 	chain  generation.Chain
 	found  [len(generation.Items) + 1]*generation.Found // by item, as last loaded or stored; nil if unknown
 }
@@ -88,7 +90,28 @@ func (s *Store) Found() []generation.Found {
 func (s *Store) Continue(found []generation.Found, floor uint64, resumed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.chain.Begin(found, floor, s.writer, resumed)
+	s.chain.Begin(found, max(floor, s.above(found)), s.writer, resumed)
+}
+
+// SetFloor makes the generations of a new TPM begin above n.
+func (s *Store) SetFloor(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.floor = n
+}
+
+// above returns the number above which the generations of a new TPM begin: a cluster store may have
+// generations of a replaced TPM. If it does not answer, storing fails, too.
+func (s *Store) above(found []generation.Found) uint64 {
+	if slices.ContainsFunc(found, func(f generation.Found) bool { return f.Item == generation.Permanent && f.Record != nil }) {
+		return 0
+	}
+	if b, ok := s.b.(HistoryBackend); ok {
+		if n, err := b.Last(); err == nil {
+			return max(s.floor, n)
+		}
+	}
+	return s.floor
 }
 
 // Mark returns what the records of the state know.

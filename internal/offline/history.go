@@ -45,13 +45,24 @@ func (s *State) declare(items []item) {
 		found, kinds = append(found, f), append(kinds, f.Item)
 	}
 	var chain generation.Chain
-	chain.Begin(found, s.seen(found), s.writer, false)
+	chain.Begin(found, max(s.seen(found), s.last()), s.writer, false)
 	for n, r := range chain.Batch(kinds, time.Now()) {
 		items[n].record = r.Append(nil)
 		if l, ok := s.b.(nv.LeaseBackend); ok {
 			l.SetGeneration(r.Generation)
 		}
 	}
+}
+
+// last returns the highest number of a generation that a cluster store has, of whatever TPM and
+// under whatever key, 0 for another storage. If it does not answer, storing fails, too.
+func (s *State) last() uint64 {
+	if b, ok := s.b.(nv.HistoryBackend); ok {
+		if n, err := b.Last(); err == nil {
+			return n
+		}
+	}
+	return 0
 }
 
 // seen returns the highest generation that was seen of a TPM: by the mark, and in the

@@ -176,6 +176,11 @@ func (o Options) probe(prefix string) ([]byte, error) {
 		case errors.Is(err, fs.ErrNotExist):
 		case errors.Is(err, nv.ErrUnreachable), o.Location.Kind == nv.Cluster && !errors.Is(err, nv.ErrDamaged):
 			return nil, fmt.Errorf("%s: %w", o.Where, err)
+		case o.Location.Kind == nv.Cluster:
+			if blob, known := newestStored(b, prefix); known {
+				return blob, nil
+			}
+			return nil, fmt.Errorf("%s: %w", o.Where, err)
 		default:
 			return []byte(prefix), nil
 		}

@@ -27,14 +27,39 @@ func (s *State) Generations() ([]uint64, error) {
 	return all, nil
 }
 
-// StoredRecord returns the record of the stored generation n, without the key: it is a claim, which
-// Restore checks.
-func (s *State) StoredRecord(n uint64) (generation.Record, error) {
-	b, ok := s.b.(nv.HistoryBackend)
-	if !ok {
-		return generation.Record{}, fmt.Errorf("%s has no stored generations: %w", s.where, errors.ErrUnsupported)
+// StoredGeneration describes a stored generation.
+type StoredGeneration struct {
+	Number   uint64
+	Record   generation.Record // a claim, which Restore checks
+	Err      error             // why there is no record
+	OtherTPM bool              // the record names another TPM than the present state
+	Sealed   error             // why the key does not open it
+}
+
+// History describes the stored generations, in the order in which they were stored.
+func (s *State) History() ([]StoredGeneration, error) {
+	numbers, err := s.Generations()
+	if err != nil {
+		return nil, err
 	}
-	items, err := b.Generation(n)
+	present, _ := s.present()
+	var all []StoredGeneration
+	for _, n := range numbers {
+		g := StoredGeneration{Number: n}
+		if g.Record, g.Err = s.storedRecord(n); g.Err == nil {
+			g.OtherTPM = present != (generation.Identity{}) && g.Record.Identity != present
+			i, err := s.stored(n)
+			wipe([]item{i})
+			g.Sealed = err
+		}
+		all = append(all, g)
+	}
+	return all, nil
+}
+
+// storedRecord returns the record of the stored generation n, without the key.
+func (s *State) storedRecord(n uint64) (generation.Record, error) {
+	items, err := s.b.(nv.HistoryBackend).Generation(n)
 	if err != nil {
 		return generation.Record{}, fmt.Errorf("%s: %w", s.where, err)
 	}
@@ -80,7 +105,7 @@ func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 		return 0, fmt.Errorf("%s: %w", s.where, err)
 	}
 	for _, blob := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
-		there, err := s.has(blob.Name())
+		there, err := s.remains(blob.Name())
 		switch {
 		case err != nil:
 			return 0, err
@@ -91,6 +116,16 @@ func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 		}
 	}
 	return n, s.apply(changes)
+}
+
+// remains is has, also for a state in a cluster store that cannot be read because another part of it
+// was lost.
+func (s *State) remains(name string) (bool, error) {
+	if s.location.Kind != nv.Cluster {
+		return s.has(name)
+	}
+	entries, err := s.list()
+	return slices.ContainsFunc(entries, func(e nv.Entry) bool { return e.Name == s.prefix+name }), err
 }
 
 // stored returns the opened permanent state of a stored generation.
@@ -109,9 +144,29 @@ func (s *State) stored(n uint64) (item, error) {
 	return i, nil
 }
 
+// newestStored returns the permanent state of the newest stored generation that has one with this
+// prefix, nil if none has, and whether any generation can be read.
+func newestStored(b nv.Backend, prefix string) (blob []byte, known bool) {
+	h, ok := b.(nv.HistoryBackend)
+	if !ok {
+		return nil, false
+	}
+	all, err := h.Generations()
+	if err != nil {
+		return nil, false
+	}
+	for _, n := range slices.Backward(all) {
+		items, err := h.Generation(n)
+		if blob := items[prefix+nv.Permanent]; err == nil && blob != nil {
+			return blob, true
+		}
+		known = known || err == nil
+	}
+	return nil, known
+}
+
 // belongs returns an error unless the record of old, the stored generation n, has that number and
-// the identity of the present permanent state. A present state without a readable record has no
-// identity to compare.
+// the identity of the present permanent state.
 func (s *State) belongs(old item, n uint64) error {
 	const remedy = "choose another one of swtpm state rollback --list"
 	r, err := generation.Decode(old.record)
@@ -121,17 +176,40 @@ func (s *State) belongs(old item, n uint64) error {
 	case r.Generation != n:
 		return fmt.Errorf("%s: generation %d contains generation %d of TPM %s; %s", s.where, n, r.Generation, r.Identity, remedy)
 	}
-	now := item{name: nv.Permanent, blob: tpm.Permanent}
-	if now.sealed, err = s.b.Load(s.prefix + nv.Permanent); err != nil {
-		return nil
+	present, err := s.present()
+	if err == nil && present != (generation.Identity{}) && present != r.Identity {
+		return fmt.Errorf("%s: generation %d belongs to TPM %s, the present state to TPM %s; %s", s.where, n, r.Identity, present, remedy)
 	}
+	return err
+}
+
+// present returns the identity of the present permanent state, zero if it has no record. If the key
+// does not open it, the record is a claim, which is required: with an old key a caller must not put
+// another TPM in its place. If it is lost, the newest stored generation stands for it.
+func (s *State) present() (generation.Identity, error) {
+	now := item{name: nv.Permanent, blob: tpm.Permanent}
+	var err error
+	now.sealed, err = s.b.Load(s.prefix + nv.Permanent)
 	items := []item{now}
 	defer func() { wipe(items) }()
-	if s.open(&items[0], s.key) != nil {
-		return nil
+	switch lost := errors.Is(err, nv.ErrDamaged) || errors.Is(err, fs.ErrNotExist); {
+	case err != nil && !lost:
+		return generation.Identity{}, fmt.Errorf("%s: %w", s.where, err)
+	case lost:
+		items[0].sealed, _ = newestStored(s.b, s.prefix)
+	case s.open(&items[0], s.key) == nil:
+		r, err := generation.Decode(items[0].record)
+		if err != nil {
+			return generation.Identity{}, nil
+		}
+		return r.Identity, nil
 	}
-	if present, err := generation.Decode(items[0].record); err == nil && present.Identity != r.Identity {
-		return fmt.Errorf("%s: generation %d belongs to TPM %s, the present state to TPM %s; %s", s.where, n, r.Identity, present.Identity, remedy)
+	info, err := seal.DescribeFile(items[0].sealed)
+	if err == nil {
+		var r generation.Record
+		if r, err = generation.Decode(info.Record); err == nil {
+			return r.Identity, nil
+		}
 	}
-	return nil
+	return generation.Identity{}, fmt.Errorf("%s: the key does not open the present state, which has no generation record that shows which TPM it is; give its key: %w", s.where, err)
 }

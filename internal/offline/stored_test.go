@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,11 @@ func (h history) Generations() ([]uint64, error) {
 		}
 	}
 	return all, nil
+}
+
+func (h history) Last() (uint64, error) {
+	all, err := h.Generations()
+	return slices.Max(append(all, 0)), err
 }
 
 func (h history) Generation(n uint64) (map[string][]byte, error) {

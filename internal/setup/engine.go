@@ -42,7 +42,7 @@ func startEngine(ctx context.Context, lib Library, loc *location, from nv.Backen
 	e := &engine{scratch: nv.Scratch(from), prefix: loc.version.FilePrefix()}
 	t, err := emul.New(ctx, lib.Engine, emul.Options{
 		Version: loc.version,
-		Open:    e.openStore(key),
+		Open:    e.openStore(key, loc.last()),
 		Where:   loc.Location.String(),
 		Library: lib.Version,
 		Profile: profile,
@@ -64,11 +64,13 @@ func startEngine(ctx context.Context, lib Library, loc *location, from nv.Backen
 	return e, nil
 }
 
-// openStore returns a function that opens the state in memory, as emul.Options.Open does.
-func (e *engine) openStore(key *seal.Key) func() (*nv.Store, error) {
+// openStore returns a function that opens the state in memory, as emul.Options.Open does. The
+// generations of a new TPM are above last.
+func (e *engine) openStore(key *seal.Key, last uint64) func() (*nv.Store, error) {
 	return func() (*nv.Store, error) {
 		s := nv.New(e.scratch, e.prefix, key)
 		s.SetWriter(generation.ThisHost(prog.Name))
+		s.SetFloor(last)
 		return s, nil
 	}
 }

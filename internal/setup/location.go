@@ -161,15 +161,28 @@ func (l *location) store(sealed []byte, isNew bool) error {
 			return err
 		}
 		changes = append(changes, old...)
-		found, err := l.existing()
-		if err != nil {
-			return err
-		}
-		if found == "" && len(old) == 0 { // two syncs instead of the six of a batch
-			return l.b.Store(name, sealed)
+		if len(old) == 0 {
+			found, err := l.existing()
+			if err != nil {
+				return err
+			}
+			if found == "" { // two syncs instead of the six of a batch
+				return l.b.Store(name, sealed)
+			}
 		}
 	}
 	return nv.Apply(l.b, changes)
+}
+
+// last returns the highest generation of the TPMs that a cluster store had at this place, 0 for
+// another storage.
+func (l *location) last() uint64 {
+	if b, ok := l.b.(nv.HistoryBackend); ok {
+		if n, err := b.Last(); err == nil { // else storing fails, too
+			return n
+		}
+	}
+	return 0
 }
 
 // number sets the generation under which a cluster store files the state: the one of its record.
@@ -200,7 +213,7 @@ func (l *location) others() (changes []nv.Change, err error) {
 	for _, name := range names {
 		_, err := s.Stat(l.version.FilePrefix() + name)
 		switch {
-		case err == nil:
+		case err == nil, l.Kind == nv.Cluster && errors.Is(err, nv.ErrDamaged): // some of the state exists
 			changes = append(changes, nv.Change{Name: l.version.FilePrefix() + name})
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, err

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 
 // TestNumbersBeginAnew checks that the generations of a TPM that was imported over one with
 // higher numbers stay, and that the other TPM's are removed: the last ones that were written stay.
+// A generation that is stored is never replaced: a change with its number is stored without a copy.
 func TestNumbersBeginAnew(t *testing.T) {
 	d := driver.NewMemory()
 	a := newHost(t, d, "a") // of which three generations stay
@@ -20,11 +22,15 @@ func TestNumbersBeginAnew(t *testing.T) {
 	}{
 		{50, []uint64{50}}, {51, []uint64{50, 51}}, {52, []uint64{50, 51, 52}},
 		{1, []uint64{51, 52, 1}}, {2, []uint64{52, 1, 2}},
-		{2, []uint64{52, 1, 2}}, {52, []uint64{1, 2, 52}}, {53, []uint64{2, 52, 53}},
+		{52, []uint64{52, 1, 2}}, {53, []uint64{1, 2, 53}},
 	} {
-		put(t, c, x.number, "x")
+		put(t, c, x.number, fmt.Sprint(len(x.want), " as ", x.number))
 		if all, err := c.Generations(); err != nil || !slices.Equal(all, x.want) {
 			t.Errorf("after generation %d there are %v, %v, want %v", x.number, all, err, x.want)
+		}
+		wantItem(t, c, fmt.Sprint(len(x.want), " as ", x.number))
+		if g, err := c.Generation(52); x.number == 52 && slices.Contains(x.want, 1) && (err != nil || string(g[0].Blob) != "3 as 52") {
+			t.Errorf("generation 52 is %q, %v", g, err)
 		}
 		if x.number == 1 { // another process of the broker reads the order from the store
 			if err := c.Release([32]byte{}); err != nil {

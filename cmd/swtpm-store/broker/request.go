@@ -114,13 +114,14 @@ func (x *session) get(ctx context.Context, r *store.Body) error {
 		return err
 	}
 	blob, ok := now.Items[item]
+	if err := x.b.intact(ctx, x.state.name, now); err != nil {
+		return err
+	}
 	switch {
 	case !ok:
 		return fmt.Errorf("item %q of state %s: %w", item, x.state.name, fs.ErrNotExist)
 	case len(blob) > maxItem:
 		return fmt.Errorf("%w: item %q has %d bytes, at most %d are allowed", driver.ErrDamaged, item, len(blob), maxItem)
-	case now.Items.Sum() != now.Head.Sum:
-		return fmt.Errorf("%w: the items of state %s are not those of generation %d", driver.ErrDamaged, x.state.name, now.Head.Generation)
 	}
 	x.out = store.AppendBytes(x.out, blob)
 	return nil

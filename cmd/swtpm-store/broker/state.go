@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +30,7 @@ type state struct {
 	head     driver.Head
 	sums     driver.Sums
 	stored   []uint64 // generations, in the order in which they were written
+	fault    error    // why the items do not match the head, nil if they do
 
 	// lost is a write without a reply; nothing else is written before it is settled.
 	lost *driver.Change
@@ -39,7 +39,7 @@ type state struct {
 // take makes now the known state.
 func (s *state) take(now *driver.State) {
 	s.token, s.epoch, s.revision, s.head, s.sums = now.Token, now.Epoch, now.Revision, now.Head, now.Items.Sums()
-	s.lost = nil
+	s.fault, s.lost = now.Fault(), nil
 }
 
 // orphan starts the time in which the TPM may come back.
@@ -326,13 +326,13 @@ func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
 
 // wrote notes a change that was made.
 func (s *state) wrote(c driver.Change) {
-	s.head = c.Head
+	s.head, s.fault = c.Head, nil
 	maps.Copy(s.sums, c.Put.Sums())
 	for _, name := range c.Delete {
 		delete(s.sums, name)
 	}
 	if c.Snapshot != nil {
-		s.stored = append(without(s.stored, append(slices.Clone(c.Expire), c.Head.Generation)...), c.Head.Generation)
+		s.stored = append(without(s.stored, c.Expire...), c.Head.Generation)
 	}
 }
 
@@ -345,6 +345,9 @@ func without(all []uint64, some ...uint64) []uint64 {
 func (b *Broker) put(ctx context.Context, s *state, generation uint64, items driver.Items, remove []string) error {
 	if _, err := b.settle(ctx, s); err != nil {
 		return b.afterLoss(ctx, s, err)
+	}
+	if err := s.repairs(items, remove); err != nil {
+		return err
 	}
 	c := b.change(s, generation, items, remove)
 	for again := range 2 {
@@ -388,7 +391,8 @@ func (b *Broker) afterLoss(ctx context.Context, s *state, err error) error {
 }
 
 // change returns the write of items as one generation. The permanent state, which is what
-// a person wants back, is kept as a generation of its own.
+// a person wants back, is kept as a generation of its own. A stored generation is never replaced:
+// a change with its number, of a client that counts anew, is stored without a copy.
 func (b *Broker) change(s *state, generation uint64, items driver.Items, remove []string) driver.Change {
 	sums := maps.Clone(s.sums)
 	if sums == nil {
@@ -400,11 +404,10 @@ func (b *Broker) change(s *state, generation uint64, items driver.Items, remove 
 	}
 	c := driver.Change{Put: items, Delete: remove, Head: driver.Head{Generation: generation, Sum: sums.Sum(), Epoch: s.epoch}}
 	for name, blob := range items {
-		if b.o.Keep > 0 && strings.HasSuffix(name, "permall") && len(blob) <= maxSnapshot {
+		if b.o.Keep > 0 && driver.Permanent(name) && len(blob) <= maxSnapshot && !slices.Contains(s.stored, generation) {
 			c.Snapshot = driver.Items{name: blob}
-			others := without(s.stored, generation)
-			if extra := len(others) + 1 - b.o.Keep; extra > 0 {
-				c.Expire = others[:min(extra, maxExpire)]
+			if extra := len(s.stored) + 1 - b.o.Keep; extra > 0 {
+				c.Expire = slices.Clone(s.stored[:min(extra, maxExpire)])
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,6 +27,9 @@ var (
 
 	// ErrConflict means that the head is not the expected one. Nothing was written.
 	ErrConflict = errors.New("the stored state is not the expected one")
+
+	// ErrStored means that the generation is stored already. Nothing was written.
+	ErrStored = errors.New("the generation is stored already")
 
 	// ErrUnknown means that no reply arrived: the change may have been made, may be made
 	// later, or may never be made. Settle finds out which.
@@ -153,14 +157,31 @@ type State struct {
 	Items    Items
 }
 
+// Fault returns an error unless the items match the head: if not, someone else has removed or
+// changed a part of the state, and it must not be taken for a TPM that does not exist.
+func (s *State) Fault() error {
+	switch {
+	case s.Revision == 0 && len(s.Items) > 0:
+		return fmt.Errorf("%w: there are items, but no head", ErrDamaged)
+	case s.Revision == 0 || s.Items.Sum() == s.Head.Sum:
+		return nil
+	case !slices.ContainsFunc(slices.Collect(maps.Keys(s.Items)), Permanent):
+		return fmt.Errorf("%w: the permanent state of generation %d is missing", ErrDamaged, s.Head.Generation)
+	}
+	return fmt.Errorf("%w: the items are not those of generation %d", ErrDamaged, s.Head.Generation)
+}
+
+// Permanent reports whether an item is the permanent state of a TPM.
+func Permanent(item string) bool { return strings.HasSuffix(item, "permall") }
+
 // Change is one write.
 type Change struct {
 	Put    Items    // items that are replaced or made
 	Delete []string // items that are removed
 	Head   Head     // the new head
 
-	// Snapshot, if it is not nil, is stored as generation Head.Generation, and Expire are
-	// the generations that are removed.
+	// Snapshot, if it is not nil, is stored as generation Head.Generation, which must be new,
+	// and Expire are the generations that are removed.
 	Snapshot Items
 	Expire   []uint64
 }
@@ -198,7 +219,7 @@ type Driver interface {
 	// Its error is fs.ErrNotExist if the store has nothing of that name.
 	Read(ctx context.Context, name string) (*State, error)
 	// Write makes the change if t is the owner's and last is the revision of the head. It
-	// returns the new one. Its errors are ErrFenced and ErrConflict, in this order.
+	// returns the new one. Its errors are ErrFenced, ErrConflict and ErrStored, in this order.
 	Write(ctx context.Context, name string, t Token, last Revision, c Change) (Revision, error)
 
 	// List returns all states in the order of their names.

@@ -178,6 +178,8 @@ func (m *Memory) Write(_ context.Context, name string, t Token, last Revision, c
 		return 0, err
 	case s.Revision != last:
 		return 0, ErrConflict
+	case c.Snapshot != nil && s.gens[c.Head.Generation] != nil:
+		return 0, ErrStored
 	}
 	maps.Copy(s.Items, clone(c.Put))
 	for _, n := range c.Delete {
@@ -186,9 +188,6 @@ func (m *Memory) Write(_ context.Context, name string, t Token, last Revision, c
 	s.Head, s.Revision = c.Head, Revision(m.next())
 	for _, n := range c.Expire {
 		delete(s.gens, n)
-	}
-	if c.Snapshot != nil {
-		delete(s.gens, c.Head.Generation)
 	}
 	s.order = slices.DeleteFunc(s.order, func(n uint64) bool { return s.gens[n] == nil })
 	if c.Snapshot != nil {

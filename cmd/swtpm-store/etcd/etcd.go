@@ -217,22 +217,26 @@ func (s *Store) Release(ctx context.Context, name string, t driver.Token, handov
 		state.Head.Handover = handover
 		then = append(then, clientv3.OpPut(s.key(name, "head"), string(encodeHead(state.Head))))
 	}
-	_, err = s.change(ctx, name, t, state.Revision, then)
+	_, err = s.change(ctx, name, t, state.Revision, "", then)
 	return err
 }
 
-// change makes the operations one transaction, if t is the owner's and last is the
-// revision of the head. It returns the revision of the transaction.
-func (s *Store) change(ctx context.Context, name string, t driver.Token, last driver.Revision, then []clientv3.Op) (driver.Revision, error) {
+// change makes the operations one transaction, if t is the owner's, last is the
+// revision of the head, and the key absent, if it is not "", does not exist. It returns the revision
+// of the transaction.
+func (s *Store) change(ctx context.Context, name string, t driver.Token, last driver.Revision, absent string, then []clientv3.Op) (driver.Revision, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
 	}
-	ownerKey := s.key(name, "owner")
+	ownerKey, headKey := s.key(name, "owner"), s.key(name, "head")
+	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", int64(t)), clientv3.Compare(clientv3.ModRevision(headKey), "=", int64(last))}
+	if absent != "" {
+		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(absent), "=", 0))
+	}
 	rsp, err := s.client.Txn(leading(ctx)).
-		If(clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", int64(t)),
-			clientv3.Compare(clientv3.ModRevision(s.key(name, "head")), "=", int64(last))).
+		If(conditions...).
 		Then(then...).
-		Else(clientv3.OpGet(ownerKey, clientv3.WithKeysOnly())).
+		Else(clientv3.OpGet(ownerKey, clientv3.WithKeysOnly()), clientv3.OpGet(headKey, clientv3.WithKeysOnly())).
 		Commit()
 	switch {
 	case err != nil:
@@ -240,11 +244,18 @@ func (s *Store) change(ctx context.Context, name string, t driver.Token, last dr
 	case rsp.Succeeded:
 		return driver.Revision(rsp.Header.Revision), nil
 	}
-	if err := complete(rsp, 1); err != nil {
+	if err := complete(rsp, 2); err != nil {
 		return 0, err
 	}
 	if kvs := rsp.Responses[0].GetResponseRange().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != int64(t) {
 		return 0, driver.ErrFenced
+	}
+	head := int64(0)
+	if kvs := rsp.Responses[1].GetResponseRange().Kvs; len(kvs) > 0 {
+		head = kvs[0].ModRevision
+	}
+	if absent != "" && head == int64(last) {
+		return 0, driver.ErrStored
 	}
 	return 0, driver.ErrConflict
 }
@@ -282,7 +293,7 @@ func (s *Store) Read(ctx context.Context, name string) (*driver.State, error) {
 
 // Write implements driver.Driver.
 func (s *Store) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
-	then := []clientv3.Op{clientv3.OpPut(s.key(name, "head"), string(encodeHead(c.Head)))}
+	then, absent := []clientv3.Op{clientv3.OpPut(s.key(name, "head"), string(encodeHead(c.Head)))}, ""
 	for item, b := range c.Put {
 		then = append(then, clientv3.OpPut(s.key(name, "item/"+item), string(b)))
 	}
@@ -290,14 +301,15 @@ func (s *Store) Write(ctx context.Context, name string, t driver.Token, last dri
 		then = append(then, clientv3.OpDelete(s.key(name, "item/"+item)))
 	}
 	if c.Snapshot != nil {
-		then = append(then, clientv3.OpPut(s.generationKey(name, c.Head.Generation), string(encodeItems(c.Snapshot))))
+		absent = s.generationKey(name, c.Head.Generation)
+		then = append(then, clientv3.OpPut(absent, string(encodeItems(c.Snapshot))))
 	}
 	for _, n := range c.Expire {
 		if c.Snapshot == nil || n != c.Head.Generation {
 			then = append(then, clientv3.OpDelete(s.generationKey(name, n)))
 		}
 	}
-	return s.change(ctx, name, t, last, then)
+	return s.change(ctx, name, t, last, absent, then)
 }
 
 func (s *Store) generationKey(name string, n uint64) string {
@@ -313,7 +325,7 @@ func (s *Store) Remove(ctx context.Context, name string, t driver.Token) error {
 	case err != nil:
 		return err
 	}
-	_, err = s.change(ctx, name, t, state.Revision, []clientv3.Op{
+	_, err = s.change(ctx, name, t, state.Revision, "", []clientv3.Op{
 		clientv3.OpDelete(s.key(name, "owner")), clientv3.OpDelete(s.key(name, "head")),
 		clientv3.OpDelete(s.key(name, "item/"), clientv3.WithPrefix()), clientv3.OpDelete(s.key(name, "gen/"), clientv3.WithPrefix()),
 	})

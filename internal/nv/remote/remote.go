@@ -63,6 +63,15 @@ func (l *Link) Open(o nv.Options) *Backend {
 	return &Backend{o: o, link: l, shared: true, seen: map[string][]byte{}}
 }
 
+// damaged is an error of the store of the kind nv.ErrDamaged: no new TPM replaces the state.
+type damaged struct{ error }
+
+// Is reports whether target is nv.ErrDamaged.
+func (damaged) Is(target error) bool { return target == nv.ErrDamaged }
+
+// Unwrap returns the error of the store.
+func (d damaged) Unwrap() error { return d.error }
+
 // translate wraps an error of the broker in those of package nv. A temporary one has an
 // errno, as an error of a disk has.
 func translate(err error) error {
@@ -73,6 +82,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w: %w", nv.ErrUnreachable, err, syscall.ETIMEDOUT)
 	case errors.Is(err, store.ErrOwned), errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("%w: %w", nv.ErrTaken, err)
+	case errors.Is(err, store.ErrDamaged):
+		return damaged{err}
 	case errors.Is(err, store.ErrQuota):
 		return fmt.Errorf("%w: %w", err, syscall.ENOSPC)
 	}
@@ -325,11 +336,11 @@ func (b *Backend) Stat(name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	size, ok := sizes[name]
-	if !ok {
-		return 0, fmt.Errorf("item %s: %w", name, fs.ErrNotExist)
+	if size, ok := sizes[name]; ok {
+		return int64(size), nil
 	}
-	return int64(size), nil
+	blob, err := b.Load(name) // whose error says whether it was lost
+	return int64(len(blob)), err
 }
 
 // List implements nv.ListBackend. The store does not know when an item was changed.
@@ -363,6 +374,16 @@ func (b *Backend) Generations() (all []uint64, err error) {
 		return err
 	})
 	return all, err
+}
+
+// Last implements nv.HistoryBackend.
+func (b *Backend) Last() (uint64, error) {
+	e, _, err := b.stat()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	all, err := b.Generations()
+	return slices.Max(append(all, e.Generation)), err
 }
 
 // Generation implements nv.HistoryBackend.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver) {
 		"again":        again,
 		"items":        items,
 		"generations":  generations,
+		"damage":       damage,
 		"handover":     handover,
 		"remove":       remove,
 		"list":         list,
@@ -295,17 +297,50 @@ func generations(f *fixture) {
 	}
 	_, err := f.b.Generation(f.ctx, f.name, 3)
 	f.wantError("an expired generation", err, fs.ErrNotExist)
-	for _, n := range []uint64{2, 4} { // of another TPM, whose numbers begin anew
-		c := change(n, fmt.Sprint("other ", n))
-		c.Snapshot = c.Put
-		rev = must(f.a.Write(f.ctx, f.name, t1, rev, c))(f)
+	c := change(2, "other") // of a client that counts anew
+	c.Snapshot = c.Put
+	rev = must(f.a.Write(f.ctx, f.name, t1, rev, c))(f)
+	if all := must(f.b.Generations(f.ctx, f.name))(f); !slices.Equal(all, []uint64{4, 5, 2}) {
+		f.Errorf("Generations = %v, want 4, 5 and 2: the order in which they were written", all)
 	}
-	if all := must(f.b.Generations(f.ctx, f.name))(f); !slices.Equal(all, []uint64{5, 2, 4}) {
-		f.Errorf("Generations = %v, want 5, 2 and 4: the order in which they were written", all)
+	c = change(4, "other 4")
+	c.Snapshot, c.Expire = c.Put, []uint64{5}
+	_, err = f.a.Write(f.ctx, f.name, t1, rev-1, c)
+	f.wantError("a generation that is stored, after another head", err, driver.ErrConflict)
+	_, err = f.a.Write(f.ctx, f.name, t1, rev, c)
+	f.wantError("a generation that is stored", err, driver.ErrStored)
+	s := must(f.b.Read(f.ctx, f.name))(f)
+	if g := must(f.b.Generation(f.ctx, f.name, 4))(f); string(g["permall"]) != "4" || s.Revision != rev || string(s.Items["permall"]) != "other" {
+		f.Errorf("generation 4 = %q and the state %+v after a refused write", g, s)
 	}
-	if g := must(f.b.Generation(f.ctx, f.name, 4))(f); string(g["permall"]) != "other 4" {
-		f.Errorf("generation 4 = %q, want the one that was written last", g)
+	c.Snapshot = nil
+	must(f.a.Write(f.ctx, f.name, t1, rev, c))(f)
+	if all := must(f.b.Generations(f.ctx, f.name))(f); !slices.Equal(all, []uint64{4, 2}) {
+		f.Errorf("Generations = %v, want 4 and 2", all)
 	}
+}
+
+// damage: a state whose items do not match its head has a fault, which Verify reports.
+func damage(f *fixture) {
+	t1, _ := f.acquire(f.a, "a")
+	verify := func(want string) {
+		f.Helper()
+		found := must(driver.Verify(f.ctx, f.b, []string{f.name + "none", f.name}))(f)
+		if want == "" && len(found) > 0 || want != "" && (len(found) != 1 || found[0].Problem != driver.Damaged || !strings.Contains(found[0].Text, want)) {
+			f.Errorf("Verify = %v, want %q", found, want)
+		}
+	}
+	verify("")
+	c := change(7, "seven")
+	c.Snapshot = c.Put
+	rev := must(f.a.Write(f.ctx, f.name, t1, 0, c))(f)
+	verify("")
+	rev = must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Delete: []string{"permall"}}))(f)
+	verify("state " + f.name + ": the store holds damaged data: the permanent state of generation 7 is missing; if no TPM uses it, restore a stored generation with swtpm state rollback --generation 7,")
+	rev = must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Put: driver.Items{"permall": []byte("six")}, Expire: []uint64{7}}))(f)
+	verify("the items are not those of generation 7; no generation of it is stored: restore it from a backup")
+	must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Put: c.Put}))(f)
+	verify("")
 }
 
 // handover: what Release leaves is in the head, and the head has another revision.

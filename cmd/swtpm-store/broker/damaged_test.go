@@ -1,0 +1,87 @@
+package broker
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/internal/store"
+)
+
+// TestLostItem checks that a state whose permanent item was removed in the store is not taken for
+// one that never was, and that only a change which leaves nothing of the damage repairs it.
+func TestLostItem(t *testing.T) {
+	d := driver.NewMemory()
+	h := newHost(t, d, "a")
+	c := h.client()
+	acquired(t, c)
+	permanent := func(text string) store.Item { return store.Item{Name: "tpm2-00.permall", Blob: []byte(text)} }
+	volatile := store.Item{Name: "tpm2-00.volatilestate", Blob: []byte("v")}
+	if _, err := c.Get("tpm2-00.permall"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of a new state: %v", err)
+	}
+	put(t, c, 4, "four")
+	if _, err := c.Put(5, []store.Item{permanent("five"), volatile}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	tamper(t, d, driver.Change{Delete: []string{"tpm2-00.permall"}})
+	const want = "the permanent state of generation 5 is missing; if no TPM uses it, restore a stored generation with swtpm state rollback --generation 5, or copy it out with swtpm state pull --generation 5"
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", what, err, want)
+		}
+	}
+	for _, owner := range []bool{false, true} {
+		if owner {
+			acquired(t, c)
+		}
+		for _, name := range []string{"tpm2-00.permall", "tpm2-00.volatilestate", "other"} {
+			_, err := c.Get(name)
+			refused(name, err)
+		}
+	}
+	_, err := c.Put(6, []store.Item{volatile}, nil)
+	refused("Put of another item", err)
+	_, err = c.Put(6, []store.Item{permanent("six")}, nil)
+	refused("Put that leaves an item", err)
+	_, err = c.Put(6, nil, []string{"tpm2-00.volatilestate"})
+	refused("Put that removes the rest", err)
+	if _, err = c.Put(6, []store.Item{permanent("six")}, []string{"tpm2-00.volatilestate"}); err != nil {
+		t.Errorf("Put that repairs: %v", err)
+	}
+	wantItem(t, c, "six")
+	if _, err := c.Get("tpm2-00.volatilestate"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Get of a removed item: %v", err)
+	}
+	put(t, c, 7, "seven")
+}
+
+// tamper makes a change without a head of its own, as a person with the credentials of the store may.
+func tamper(t *testing.T, d driver.Driver, c driver.Change) {
+	t.Helper()
+	id, err := d.Grant(t.Context(), quick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := d.Acquire(t.Context(), "vm1", id, driver.Owner{Host: "etcdctl"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := d.Read(t.Context(), "vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Head = now.Head
+	if _, err := d.Write(t.Context(), "vm1", token, now.Revision, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Revoke(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+}
