@@ -75,9 +75,9 @@ func TestJournal(t *testing.T) {
 	must(t, "chown", "swtpm:", "/var/lib/swtpm/"+name+"/tpm2-00.permall")
 	fails(t, "swtpm_ioctl", "--unix", "/run/swtpm/"+name+"/ctrl.sock", "-i")
 
+	awaitJournal(t, unit, "INIT failed")
 	// By our own field: the last words of a process may reach the journal when it
 	// has ended, and then belong to no unit.
-	must(t, "journalctl", "--sync")
 	var got []string
 	for line := range strings.Lines(must(t, "journalctl", "--output=json", "SWTPM_INSTANCE="+name)) {
 		var e map[string]any

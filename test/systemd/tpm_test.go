@@ -105,7 +105,11 @@ func await(t *testing.T, unit, name, want string) {
 func journal(t *testing.T, unit, form string) string {
 	t.Helper()
 	must(t, "journalctl", "--sync")
-	return must(t, "journalctl", "--no-pager", "--output="+form, "--unit", unit)
+	args := []string{"journalctl", "--no-pager", "--output=" + form, "_SYSTEMD_UNIT=" + unit, "+", "UNIT=" + unit}
+	if name, ok := strings.CutPrefix(strings.TrimSuffix(unit, ".service"), "swtpm@"); ok {
+		args = append(args, "+", "SWTPM_INSTANCE="+name) // the last words of a process that has ended belong to no unit
+	}
+	return must(t, args...)
 }
 
 // ioctl runs swtpm_ioctl on the control socket of an instance.
