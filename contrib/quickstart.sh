@@ -65,6 +65,7 @@ Next:
   export TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=$data
   tpm2_pcrread sha256:0,10
   tpm2_createprimary -c primary.ctx
+  tpm2_flushcontext -t             # after error 0x902: frees the memory for objects
   bin/swtpm show $profile        # every key of the profile
   ./run stop                       # the TPM off; its state stays
 EOF

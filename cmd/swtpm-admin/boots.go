@@ -123,8 +123,10 @@ func (o *bootsOptions) load(profile string) (*boots.History, error) {
 		dir = l.Path
 	case nv.File:
 		dir, prefixes = filepath.Dir(l.Path), []string{filepath.Base(l.Path)}
+	case nv.Cluster:
+		return nil, fmt.Errorf("boots: %v: a state in a cluster store has no boot ledger", l)
 	default:
-		return nil, fmt.Errorf("boots: %v: no ledger is kept for such a state", l)
+		return nil, fmt.Errorf("boots: %v: only a state in a directory or a file has a boot ledger", l)
 	}
 	for i := range prefixes {
 		prefixes[i] = strings.TrimSuffix(prefixes[i], ".")

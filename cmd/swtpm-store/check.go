@@ -42,7 +42,11 @@ func examine(parent context.Context, d *etcd.Store, mark, prefix string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("The store answers; it has %d states below %s.\n", len(all), cmp.Or(strings.TrimSuffix(prefix, "/"), "/"))
+	states := "states"
+	if len(all) == 1 {
+		states = "state"
+	}
+	fmt.Printf("The store answers; it has %d %s below %s.\n", len(all), states, cmp.Or(strings.TrimSuffix(prefix, "/"), "/"))
 	ctx, cancel = context.WithTimeout(parent, verifyTime)
 	defer cancel()
 	var names []string

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -84,6 +85,9 @@ func (p *pull) read(ctx context.Context, config string) (*driver.State, error) {
 	o := etcd.Options{Endpoints: []string{p.endpoint}, Prefix: p.prefixOr("/swtpm")}
 	if p.endpoint == "" || p.configured || strings.HasPrefix(p.endpoint, "https:") {
 		cfg, err := load(config)
+		if errors.Is(err, fs.ErrNotExist) && p.endpoint == "" {
+			return nil, fmt.Errorf("%w; give --config FILE, or --endpoint URL", err)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -26,7 +26,7 @@ func (x *examination) cluster(name string) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		x.emptyState = true
-		x.add(Note, where, "if a TPM should exist, run: swtpm_setup --tpmstate "+where, "no state; a new TPM %s will be created", x.cfg.TPM)
+		x.add(Note, where, "if a TPM should exist, run: swtpm_setup --tpm2 --tpmstate "+where+" --keyfile FILE", "no state; a new TPM %s will be created", x.cfg.TPM)
 	case err != nil:
 		x.add(Error, where, clusterAdvice(err), "%v", err)
 	}

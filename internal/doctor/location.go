@@ -32,11 +32,12 @@ func (x *examination) location() {
 	case l.Kind == nv.File:
 		x.image(l.Path)
 	case l.Kind == nv.Cluster:
+		x.check = "store"
 		x.cluster(l.Path)
 	default:
 		x.add(Error, l.String(), "use dir://PATH or file://PATH", "unknown type of location")
 	}
-	x.noState = x.failed("directory")
+	x.noState = x.failed("directory", "store")
 }
 
 // directory checks the state directory.

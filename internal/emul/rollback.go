@@ -20,7 +20,7 @@ type undo struct {
 	after  []byte            // the volatile state that belongs to that
 	last   tpm.Code          // of the command before
 
-	kept   bool // the permanent state from after the command is the stored one
+	kept   bool // the disk has the state from after the command: it took effect
 	off    bool // the engine was terminated and has not started again
 	dead   bool // the TPM cannot continue before the next INIT
 	logged bool // the log has that the undo will be tried again
@@ -76,7 +76,7 @@ func (h host) Recover(before []byte, last tpm.Code) (rsp []byte) {
 	case err == nil:
 		if t.waiting.own == 0 && !t.waiting.logged {
 			t.waiting.logged = true
-			t.opt.Note("command %#x refused; TPM restored to before it", uint32(code))
+			t.opt.Note("command %#x was refused and undone", uint32(code))
 		}
 	case t.undo == nil:
 		return nil // the engine is in failure mode, and its response says so

@@ -146,7 +146,11 @@ func (p *program) openOriginal() (*original, error) {
 	if src.sealed, err = s.Encrypted(); err != nil {
 		return nil, err
 	}
-	if src.archive, err = s.Export(false, "swtpm-go "+prog.Version); err != nil {
+	src.archive, err = s.Export(false, "swtpm-go "+prog.Version)
+	switch {
+	case errors.Is(err, seal.ErrNoKey):
+		return nil, fmt.Errorf("%w; give its key: swtpm state clone --key, swtpm_setup --clone-key", err)
+	case err != nil:
 		return nil, err
 	}
 	if src.payload, err = s.Permanent(); err != nil {

@@ -27,8 +27,8 @@ var recorded = []string{
 // raced is the variable that has -race, the flag of the build with the race detector.
 const raced = "SWTPM_TEST_BUILDFLAGS"
 
-// notRaced are the tests that the build with the race detector leaves out, by the reason: no two
-// threads of a program share more in them than in the tests that remain.
+// notRaced are the tests that the build with the race detector leaves out, by the reason. In
+// them the threads of a program share no data that they do not also share in the tests that remain.
 var notRaced = map[string][]string{
 	"a verb or a tool has one thread": {
 		"TestBackupScriptAborts", "TestCertBesideReference", "TestCertEd448", "TestCertInterrupted", "TestCertNames", "TestCertText",

@@ -142,7 +142,7 @@ func TestUnseal12(t *testing.T) {
 	m.says(t, "unsealing failed: TPM_Unseal with a policy over sha1:4: result 0x18")
 	out := mustRun(t, ours("swtpm"), "boots", "explain", "--tpmstate", "dir="+state)
 	for _, want := range []string{
-		"Unsealing over PCR 4 (sha1) fails since boot 2", "One failure: result 0x18", "It last succeeded in boot 1", "PCR 4, measurement 1: changed",
+		"Unsealing over PCR 4 (sha1) has failed since boot 2", "One failure: result 0x18", "It last succeeded in boot 1", "PCR 4, measurement 1: changed",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in:\n%s", want, out)

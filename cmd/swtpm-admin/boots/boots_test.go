@@ -230,7 +230,7 @@ func TestUnknownPCRs(t *testing.T) {
 	r.file = r.w.AppendHeader(nil, ledger.Header{TPM: tpm.V12, Boot: 1})
 	r.add(ledger.KindPolicy, ledger.Policy{Result: 24, Code: 0x3c}.Append(nil))
 	text := newFiles().Explain(history(t, r), nil).Text()
-	for _, want := range []string{"Unsealing over unknown PCRs fails since boot 1", "swtpm boots diff"} {
+	for _, want := range []string{"Unsealing over unknown PCRs has failed since boot 1", "swtpm boots diff"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in:\n%s", want, text)
 		}

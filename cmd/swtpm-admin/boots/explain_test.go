@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
+	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
 // TestForgedLines checks that a text that a guest or a file chose stays on one line of explain, show
@@ -71,5 +72,14 @@ func TestOldFailure(t *testing.T) {
 		if n := strings.Count(text, want); n != times {
 			t.Errorf("%q: %d times, want %d, in:\n%s", want, n, times, text)
 		}
+	}
+}
+
+// TestListPolicies checks the words for the last use of each policy in a list of boots.
+func TestListPolicies(t *testing.T) {
+	r := record(1, realLog(t)).policy(0, 4).policy(0x99d, 7).policy(ledger.NotUsed, 11)
+	line := history(t, r.end()).List().Boots[0]
+	if want := "secret over PCR 4 (sha256): opened; secret over PCR 7 (sha256): failed; secret over PCR 11 (sha256): given up"; line.Policies != want {
+		t.Errorf("%q, want %q", line.Policies, want)
 	}
 }

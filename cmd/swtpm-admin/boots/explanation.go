@@ -216,7 +216,7 @@ func (e *Explanation) changesOf(index uint32) (n int) {
 // write writes the failure. The change of a PCR is written once: written has the changes, and the
 // PCRs of the failure that they were first written for.
 func (l FailureLine) write(t *strings.Builder, last uint64, written map[string]string) {
-	fmt.Fprintf(t, "Unsealing over %s fails since boot %d (%s).\n", l.PCRs, l.Since, stamp(l.Time))
+	fmt.Fprintf(t, "Unsealing over %s has failed since boot %d (%s).\n", l.PCRs, l.Since, stamp(l.Time))
 	if l.Opened {
 		t.WriteString("  It had opened before in the same boot, so the guest had its secret.\n")
 	} else if l.Good != 0 {

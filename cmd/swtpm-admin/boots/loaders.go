@@ -64,8 +64,8 @@ const (
 	maxLines  = 10000
 )
 
-// addGRUB names the commands of a configuration of GRUB, which GRUB measures in PCR 8 without
-// their prefix in its log, and the command line of a kernel. GRUB measures what it runs: a line
+// addGRUB names the commands of a configuration of GRUB and the command line of a kernel, which
+// GRUB measures in PCR 8. GRUB's log has a prefix before each command, which is not measured. GRUB measures what it runs: a line
 // with variables or quotes is another text then, and has no name.
 //
 // Source: GRUB, grub-core/commands/tpm.c.

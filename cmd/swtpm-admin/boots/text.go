@@ -93,7 +93,7 @@ func (h *History) Summary(b *Boot) string {
 	a := h.Previous(b)
 	tpm := h.tpmChange(b)
 	if b.Damage != nil {
-		return join("; ", tpm, "record damaged, not compared")
+		return join("; ", tpm, "not compared") // notes says that the record is damaged
 	}
 	if a == nil {
 		return "first recorded boot"
@@ -155,7 +155,7 @@ func policyText(b *Boot) string {
 	}
 	var words []string
 	for _, r := range last {
-		words = append(words, r.verb+" over "+r.text)
+		words = append(words, "secret over "+r.text+": "+r.verb)
 	}
 	return strings.Join(words, "; ")
 }

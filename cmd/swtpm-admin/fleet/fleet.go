@@ -195,7 +195,7 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 	s.nameByGuest(tpms, processes)
 	tpms = append(tpms, s.stopped(ctx, tpms)...)
 	if err := s.owners(ctx, tpms); err != nil {
-		notes = append(notes, "the broker of the cluster store does not answer: "+err.Error())
+		notes = append(notes, "the owners of states in the cluster store are unknown: "+err.Error())
 	}
 	for i := range tpms {
 		tpms[i].finish(s.now)

@@ -68,7 +68,7 @@ func TestOwners(t *testing.T) {
 
 	failure = errors.New("connection refused")
 	tpms, notes = f.Collect(t.Context())
-	if len(tpms) != 6 || !slices.Equal(notes, []string{"the broker of the cluster store does not answer: connection refused"}) || tpms[1].Owner != nil {
+	if len(tpms) != 6 || !slices.Equal(notes, []string{"the owners of states in the cluster store are unknown: connection refused"}) || tpms[1].Owner != nil {
 		t.Errorf("%d TPMs, %q", len(tpms), notes)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -273,7 +274,7 @@ func (x *session) explain(err error) (store.Status, string) {
 		{driver.ErrTooLarge, store.StatusTooLarge},
 	} {
 		if errors.Is(err, c.err) {
-			return c.status, text
+			return c.status, strings.TrimPrefix(text, driver.ErrUnreachable.Error()+": ") // the status says that
 		}
 	}
 	return store.StatusUnreachable, text

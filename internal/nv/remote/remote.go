@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -79,7 +80,7 @@ func translate(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, store.ErrUnreachable), errors.Is(err, store.ErrUnknown):
-		return fmt.Errorf("%w: %w: %w", nv.ErrUnreachable, err, syscall.ETIMEDOUT)
+		return &unreachable{err}
 	case errors.Is(err, store.ErrOwned), errors.Is(err, store.ErrFenced):
 		return fmt.Errorf("%w: %w", nv.ErrTaken, err)
 	case errors.Is(err, store.ErrDamaged):
@@ -89,6 +90,16 @@ func translate(err error) error {
 	}
 	return err
 }
+
+// unreachable is an error of the store or the broker. Its text says once that the store cannot be
+// reached.
+type unreachable struct{ err error }
+
+func (u *unreachable) Error() string {
+	return nv.ErrUnreachable.Error() + ": " + strings.TrimPrefix(u.err.Error(), store.ErrUnreachable.Error()+": ")
+}
+
+func (u *unreachable) Unwrap() []error { return []error{nv.ErrUnreachable, u.err, syscall.ETIMEDOUT} }
 
 // ask calls f with a client. If the connection was lost, it connects again, as the owner
 // that this process was, and calls f once more unless f may have changed something.

@@ -92,9 +92,9 @@ func ParseImage(file []byte) (*Image, error) {
 	return m, nil
 }
 
-// stringTable returns the table of long names, nil if there is none. It follows the symbols: at 8
-// and 12 in the COFF header, which is at an offset of the file, u32 offset and count of the symbols,
-// 18 bytes each.
+// stringTable returns the table of long names, nil if there is none. It follows the
+// symbols, which have 18 bytes each. Their offset in the file and their count are u32 at 8 and 12
+// in the COFF header, which is at coff.
 func stringTable(file []byte, coff int) []byte {
 	symbols, count := uint64(binary.LittleEndian.Uint32(file[coff+8:])), uint64(binary.LittleEndian.Uint32(file[coff+12:]))
 	if begin := symbols + 18*count; symbols != 0 && begin < uint64(len(file)) {
