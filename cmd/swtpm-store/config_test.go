@@ -68,7 +68,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// A user that no [[allow]] names is not known, so that it cannot connect.
+// A user that no [[allow]] names is not known, so that it cannot connect, unless it is an observer
+// (TestObservers).
 func TestKnows(t *testing.T) {
 	for _, x := range []struct {
 		users string

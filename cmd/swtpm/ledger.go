@@ -91,7 +91,8 @@ type writer struct {
 	ended bool        // the main goroutine does not wait any more
 }
 
-// run makes the main goroutine call f soon, or another one if the main goroutine ends the process.
+// run makes the main goroutine call f soon, or starts a goroutine for f if the main goroutine ends the
+// process.
 // The recorder has at most one f at a time.
 func (w *writer) run(f func()) bool {
 	w.mu.Lock()

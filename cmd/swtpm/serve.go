@@ -67,7 +67,7 @@ func (e *emulator) serve() error {
 	program.MoveWatches(e.ctrl)
 	createThreads(e.needsHelpers())
 	e.source.previous.ready(e.session)
-	e.service.ready(e.ctx) // before the servers run: then this goroutine needs no thread any more
+	e.service.ready(e.ctx) // before the servers run: then this goroutine only writes the boot ledger (writer.serve)
 	go e.data.Run()
 	go e.ctrl.Run()
 	if e.channels.cuse != nil {

@@ -13,10 +13,11 @@ import (
 // createThreads makes the Go runtime create, now, all threads that it may need later, so
 // that it creates none while clients are served: a limit that is reached later would end
 // the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
-// metrics, a reload, a recording or a device.
+// metrics, a reload, a recording, a device or an incoming migration.
 //
 // A goroutine needs a thread while it is in a system call or in C. Each of the two servers has
-// one; the helpers need one only for a moment and share two. Another thread runs Go code,
+// one; the helpers need one only for a moment and share two. Another thread runs Go code, also the
+// main goroutine when it writes the boot ledger (writer.serve),
 // and one waits for timers: of a command that waits for a full disk, or of the runtime when it
 // returns memory. Signals and libtpms's log need none, because the loop of the control channel
 // waits for them (program.MoveWatches). The runtime has two threads of its own. That makes six, or

@@ -128,8 +128,8 @@ func (s *State) Extend(pcr int, digests []Digest) {
 	}
 }
 
-// extend replaces a value by the digest of it and of more. There is a function for each size: an
-// emulator calls this on a small stack.
+// extend replaces a value by the digest of it and of more. One function for each size: one
+// with buffers for all sizes would need a larger stack.
 func extend(alg Alg, value, more []byte) {
 	switch alg {
 	case SHA1:

@@ -65,7 +65,7 @@ type ListBackend interface {
 type HistoryBackend interface {
 	Backend
 
-	// Generations returns their numbers, in the order in which they were stored.
+	// Generations returns their numbers, in the order in which they were written.
 	Generations() ([]uint64, error)
 
 	// Last returns the highest number of the stored generations and the present state. Each

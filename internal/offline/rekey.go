@@ -54,7 +54,7 @@ func (s *State) Rekey(next *seal.Key, version1 bool) ([]string, error) {
 	if len(changes) == 0 {
 		return nil, s.wipeOld()
 	}
-	if _, ok := s.b.(nv.LeaseBackend); ok { // it files a change under a number, which is in the record, too
+	if _, ok := s.b.(nv.LeaseBackend); ok { // it stores each change as a generation, whose number is also in the record
 		s.declare(items)
 		if changes, err = s.resealAll(items, next); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.where, err)

@@ -14,7 +14,7 @@ import (
 )
 
 // Generations returns the numbers of the stored generations that a cluster store has of the
-// permanent state, in order. Its error is errors.ErrUnsupported for another storage.
+// permanent state, in the order in which they were written. Its error is errors.ErrUnsupported for another storage.
 func (s *State) Generations() ([]uint64, error) {
 	b, ok := s.b.(nv.HistoryBackend)
 	if !ok {

@@ -264,7 +264,8 @@ func (c *Client) Describe(names []string) (host string, all []Entry, err error) 
 	return host, all, nil
 }
 
-// Generations returns the numbers of the stored generations, in order.
+// Generations returns the numbers of the stored generations, in the order in which they were
+// written.
 func (c *Client) Generations() ([]uint64, error) {
 	body, err := c.ask(c.begin(Generations))
 	if err != nil {

@@ -244,7 +244,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 		return 0, driver.ErrFenced
 	}
 	owned, ok := errors.AsType[*driver.OwnedError](err)
-	before := ok && o.After != 0 && owned.Owner.Is(l.nonce) && owned.Owner.After == o.After // without a reply that arrived
+	before := ok && o.After != 0 && owned.Owner.Is(l.nonce) && owned.Owner.After == o.After // an earlier Acquire of this broker succeeded, but its reply was lost
 	if err != nil && !before {
 		return 0, err
 	}
@@ -298,7 +298,7 @@ func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.
 }
 
 // unused reports whether no other host has used the state before it was acquired again: nothing was
-// written, or only by a request of this host that got no reply, a write or what settle writes.
+// written, except by this host: a write whose reply was lost, or the one that settles it.
 // acquired is the number of acquisitions by this host since.
 func (s *state) unused(now *driver.State, acquired uint64) bool {
 	mine := s.lost != nil && s.epoch != 0 && now.Epoch == s.epoch+acquired

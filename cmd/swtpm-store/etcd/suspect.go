@@ -32,8 +32,8 @@ type suspects struct {
 }
 
 const (
-	// readTime is how long a member has to answer a read, which is then sent to another one if time
-	// is left, and the shortest time after which a member is suspected.
+	// readTime is how long a member has to answer a read. Then the read is sent to another
+	// member, if time is left. It is also the shortest time after which a member is suspected.
 	readTime = 500 * time.Millisecond
 
 	// returnPause is the time between two attempts to use a suspected member again.

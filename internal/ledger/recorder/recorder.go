@@ -80,8 +80,8 @@ type Recorder struct {
 	spare    int  // bytes of the ring that stay free; 0 at the end of a boot
 	boot     boot
 
-	// Of the present measurement. They are no variables, because the engine's goroutine has a small
-	// stack.
+	// Of the present measurement. They are fields and not local variables, because the engine's
+	// goroutine has a small stack.
 	digests [maxDigests]ledger.Digest
 	sum     [sha256.Size]byte
 

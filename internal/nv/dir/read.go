@@ -42,8 +42,8 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	return b, err
 }
 
-// load returns the whole file. It syncs the file unless synced is its identity, because a
-// client may request a state again and again, or Settle does that.
+// load returns the whole file. It syncs the file, or leaves that to Settle after
+// Defer. A file whose identity is synced needs no sync: a client may request a state many times.
 func (d *Dir) load(name string, synced identity) ([]byte, error) {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
