@@ -148,7 +148,7 @@ func (p *program) openOriginal() (*original, error) {
 	}
 	src.archive, err = s.Export(false, "swtpm-go "+prog.Version)
 	switch {
-	case errors.Is(err, seal.ErrNoKey):
+	case err != nil && src.sealed && key == nil:
 		return nil, fmt.Errorf("%w; give its key: swtpm state clone --key, swtpm_setup --clone-key", err)
 	case err != nil:
 		return nil, err
