@@ -274,7 +274,7 @@ func (x *session) explain(err error) (store.Status, string) {
 		{driver.ErrTooLarge, store.StatusTooLarge},
 	} {
 		if errors.Is(err, c.err) {
-			return c.status, strings.TrimPrefix(text, driver.ErrUnreachable.Error()+": ") // the status says that
+			return c.status, strings.Replace(text, driver.ErrUnreachable.Error()+": ", "", 1) // the status says that
 		}
 	}
 	return store.StatusUnreachable, text
