@@ -64,7 +64,7 @@ func TestClusterLostItem(t *testing.T) {
 	h.run("Successfully authored", "swtpm-setup", vm1)
 	h.run("accepted as generation", "swtpm", "state", "accept", vm1)
 	h.run("exported", "swtpm", "state", "export", "--sealed", vm1, h.path("archive"))
-	h.run("it has 1 states below /swtpm", "swtpm-store", "--config", config, "--check")
+	h.run("it has 1 state below /swtpm", "swtpm-store", "--config", config, "--check")
 	numbers, _ := h.listed(vm1)
 	before, newest := h.contents("vm1"), numbers[len(numbers)-1]
 	if n := h.etcdctl("del", "/swtpm/vm1/item/tpm2-00.permall"); strings.TrimSpace(n) != "1" {

@@ -77,7 +77,7 @@ func TestConfinedStore(t *testing.T) {
 	d.succeed(t, increment)
 	service(t, "restart", name)
 	d.succeed(t, increment)
-	if out := run(t, "swtpm-store", "--check"); !strings.Contains(out, "it has 1 state.") {
+	if out := run(t, "swtpm-store", "--check"); !strings.Contains(out, "it has 1 state") {
 		t.Errorf("the store has %s", out)
 	}
 	if out := run(t, "swtpm", "list", name); !strings.Contains(out, name) || !strings.Contains(out, "in the store") {
