@@ -10,7 +10,6 @@ import (
 type lsm struct {
 	emulator string                          // what /proc/PID/attr/current has for an emulator that is confined
 	maker    string                          // and for what manufactures TPMs
-	broker   string                          // and for the broker of a cluster store
 	denied   func(line string) bool          // reports whether a record of the kernel's log is about our programs
 	label    func(t *testing.T, path string) // has a program taken for the emulator; nil if the path does
 	virt     func(t *testing.T)              // labels what libvirt labels; nil if there are no labels
@@ -19,7 +18,6 @@ type lsm struct {
 var appArmor = lsm{
 	emulator: "swtpm (enforce)",
 	maker:    "swtpm-manufacture (enforce)",
-	broker:   "swtpm-store (enforce)",
 	denied: func(line string) bool {
 		return strings.Contains(line, `apparmor="DENIED"`) && strings.Contains(line, `profile="swtpm`)
 	},
