@@ -147,7 +147,7 @@ func TestGivenUp(t *testing.T) {
 	var out string
 	err := harness.Until(func() bool {
 		out = mustRun(t, ours("swtpm"), "boots", "explain", p.profile)
-		return strings.Contains(out, "Unsealing over PCR 7 (sha256) fails")
+		return strings.Contains(out, "Unsealing over PCR 7 (sha256) has failed")
 	})
 	if err != nil || !strings.Contains(out, "PCR 7, measurement 2: added") {
 		t.Error(out)
