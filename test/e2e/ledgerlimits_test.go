@@ -230,7 +230,7 @@ func missingDuringBoot(t *testing.T, m *measured) {
 	}
 }
 
-// workingDisk ends both.
+// workingDisk ends what fullDuringBoot or missingDuringBoot did to the disk.
 func workingDisk(t *testing.T, m *measured) {
 	t.Helper()
 	state := filepath.Join(m.dir, "state")
