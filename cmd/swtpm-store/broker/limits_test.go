@@ -126,7 +126,7 @@ func TestConnectionLimits(t *testing.T) {
 // Before Open a client gets no memory, and after the deadline no connection.
 func TestBeforeOpen(t *testing.T) {
 	a := newHost(t, driver.NewMemory(), "a")
-	a.restart(func(o *Options) { o.Patience = 50 * time.Millisecond })
+	a.restart(func(o *Options) { o.Patience = 500 * time.Millisecond }) // the client writes before
 	dial := func(b []byte) net.Conn {
 		conn, err := net.Dial("unix", a.socket)
 		if err != nil {
