@@ -141,7 +141,7 @@ func (o *bootsOptions) load(profile string) (*boots.History, error) {
 	case errors.Is(err, boots.ErrNone):
 		return nil, o.none(dir)
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("boots: state directory: %w; correct --tpmstate or the profile, or start the TPM once", err)
+		return nil, fmt.Errorf("boots: state directory: %w; correct --tpmstate or the profile", err)
 	case err != nil:
 		return nil, fmt.Errorf("boots: %w", err)
 	}

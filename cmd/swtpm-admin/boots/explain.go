@@ -71,6 +71,7 @@ type use struct {
 // else failed.
 func (h *History) Failures() []Failure {
 	var groups [][]use
+	var known policies
 	last := h.Boots[len(h.Boots)-1]
 	for _, b := range h.Boots {
 		if !sameTPM(b, last) { // with other keys
@@ -80,10 +81,9 @@ func (h *History) Failures() []Failure {
 			if len(o.Banks) == 0 && b.TPM != tpm.V12 { // a TPM 1.2 does not name the PCRs of a key
 				continue
 			}
-			i := slices.IndexFunc(groups, func(g []use) bool { return samePolicy(g[len(g)-1].outcome, o) })
-			if i < 0 {
+			i := known.add(o.Policy)
+			if i == len(groups) {
 				groups = append(groups, nil)
-				i = len(groups) - 1
 			}
 			groups[i] = append(groups[i], use{b, o})
 		}
@@ -95,20 +95,6 @@ func (h *History) Failures() []Failure {
 		}
 	}
 	return all
-}
-
-// samePolicy reports whether two outcomes are of one policy. A failure of PolicyPCR itself
-// names no object: the selection has to do then.
-func samePolicy(a, b Outcome) bool {
-	if a.SamePolicy(b.Policy) {
-		return true
-	}
-	var none [8]byte
-	x, y := a.Policy, b.Policy
-	if x.Object == none || y.Object == none {
-		x.Object, y.Object = none, none
-	}
-	return x.SamePolicy(y)
 }
 
 // failure returns the failure that the uses of a policy end with.

@@ -254,16 +254,17 @@ func Load(dir string, prefixes ...string) (*History, error) {
 // forgetComparisons removes the policies that no command used and that had the same values of
 // PCRs as when they last succeeded: the guest gave up for another reason, or only asked.
 func (h *History) forgetComparisons() {
-	var good []Outcome
+	var good []Outcome // by the number of the policy
+	var known policies
 	for _, b := range h.Boots {
 		b.Outcomes = slices.DeleteFunc(b.Outcomes, func(o Outcome) bool {
-			i := slices.IndexFunc(good, func(g Outcome) bool { return samePolicy(g, o) })
-			switch {
-			case o.Result == 0 && i < 0:
-				good = append(good, o)
+			switch i, ok := known.find(o.Policy); {
 			case o.Result == 0:
+				if i = known.add(o.Policy); i == len(good) {
+					good = append(good, o)
+				}
 				good[i] = o
-			case o.Result == ledger.NotUsed && i >= 0:
+			case o.Result == ledger.NotUsed && ok:
 				return sameDigests(o.Digests, good[i].Digests)
 			}
 			return false
