@@ -204,6 +204,9 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	if err := say("%s: TPM %s: the state now %s (%s)\n", w.where, s.Version(), how, strings.Join(names, ", ")); err != nil {
 		return err
 	}
+	if next != nil && w.key != nil && w.cfg.State.Location.Kind == nv.Cluster {
+		warnf("stored generations from before still open with the old key: keep it for swtpm state rollback; each later change of the permanent state removes the oldest one")
+	}
 	if next != nil && w.key == nil {
 		warnf("%s; copies and snapshots contain it in any case", w.remains())
 	}
