@@ -112,7 +112,7 @@ func TestClusterOwned(t *testing.T) {
 	h.run("copied to", "swtpm", "state", "pull", "--force", "--endpoint", h.member.URL, "vm1", h.path("pulled"))
 	p.Kill(t)
 	h.write("mark", `{"cluster":1,"revision":1000000}`)
-	h.run("!and this host has seen cluster 1;", "swtpm-store", "--config", h.path("store.toml"), "--check")
+	h.run("!and this host has seen cluster 1; first check endpoints and prefix", "swtpm-store", "--config", h.path("store.toml"), "--check")
 	h.run("restored store accepted", "swtpm-store", "--config", h.path("store.toml"), "--accept-rollback")
 	h.run("The store answers", "swtpm-store", "--config", h.path("store.toml"), "--check")
 }

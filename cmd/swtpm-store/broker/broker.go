@@ -78,7 +78,7 @@ type Broker struct {
 
 	examination examination
 	marking     sync.Mutex  // of the mark
-	markFailed  bool        // that was logged
+	markFailed  error       // of the last use of the mark; the first one was logged
 	restored    atomic.Bool // the last check found that the store was restored
 
 	mu       sync.Mutex
@@ -260,6 +260,6 @@ func (b *Broker) owner(l lease, pid int) driver.Owner {
 
 // ownedText says who owns a state, and what to do.
 func ownedText(name string, o driver.Owner, epoch uint64) string {
-	return fmt.Sprintf("state %s is owned by host %q, process %d, since %s, epoch %d; stop the TPM there, or wait until its lease expires",
+	return fmt.Sprintf("state %s is owned by host %q, process %d, since %s, epoch %d; stop the TPM there, or wait until its lease expires; if that host runs no such TPM, a backup of the store may have been restored: swtpm-store --check",
 		name, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339), epoch)
 }

@@ -63,6 +63,11 @@ func (b *Broker) examine(ctx context.Context) []driver.Finding {
 	if err := b.checkPosition(ctx); errors.Is(err, driver.ErrRestored) {
 		found = append(found, driver.Finding{Problem: driver.Restored, Text: err.Error()})
 	}
+	b.marking.Lock()
+	if b.markFailed != nil {
+		found = append(found, driver.Finding{Problem: driver.Restored, Warning: true, Text: fmt.Sprintf("a restored backup would not be noticed: %v", b.markFailed)})
+	}
+	b.marking.Unlock()
 	e.at, e.found = time.Now(), found
 	return found
 }
@@ -103,10 +108,21 @@ func (b *Broker) checkPosition(ctx context.Context) error {
 	return restored
 }
 
+// doubt returns err, or the error of a restored store if err names an owner: it may be one from the backup.
+func (b *Broker) doubt(ctx context.Context, err error) error {
+	if _, ok := errors.AsType[*driver.OwnedError](err); ok {
+		if restored := b.checkPosition(ctx); errors.Is(restored, driver.ErrRestored) {
+			return restored
+		}
+	}
+	return err
+}
+
 // Restored returns an error if a store is older than this host has seen it, or another one: etcd
 // gives a restored backup a new cluster ID.
 func Restored(now, mark driver.Position) error {
-	const advice = "old states may lack keys and counters that guests rely on; if this is wanted, run on each host: swtpm-store --accept-rollback"
+	const advice = "first check endpoints and prefix in store.toml; old states may lack keys and counters that guests rely on; " +
+		"only if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback"
 	switch {
 	case mark.Cluster != 0 && now.Cluster != mark.Cluster:
 		return fmt.Errorf("%w: it is cluster %x, and this host has seen cluster %x; %s", driver.ErrRestored, now.Cluster, mark.Cluster, advice)
@@ -120,10 +136,10 @@ func Restored(now, mark driver.Position) error {
 
 // noteMark logs once that the mark cannot be used.
 func (b *Broker) noteMark(err error) {
-	if err != nil && !b.markFailed {
+	if err != nil && b.markFailed == nil {
 		b.o.Log.Errorf("a restored backup of the store would not be noticed: %v", err)
 	}
-	b.markFailed = err != nil
+	b.markFailed = err
 }
 
 // ReadMark returns how far this host has seen the store come, zero if it never has.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
+	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // positioned is a store in memory with a revision that a test sets.
@@ -87,6 +88,41 @@ func TestRestored(t *testing.T) {
 	}
 	if _, err := c.Acquire(nil); err == nil {
 		t.Error("a restored store was used with a lease that was still valid")
+	}
+}
+
+// TestRestoredOwner checks that the owner in a restored backup does not end a TPM that runs: the error
+// says that the store was restored.
+func TestRestoredOwner(t *testing.T) {
+	d := &positioned{Memory: driver.NewMemory(), at: driver.Position{Cluster: 7, Revision: 100}}
+	h := &host{t: t, socket: filepath.Join(t.TempDir(), "s")}
+	h.o = Options{
+		Driver: d, Host: "a", Boot: "boot", Log: testLog{t}, Allow: func(Credentials, string) bool { return true },
+		MarkFile: filepath.Join(t.TempDir(), "mark"), TTL: time.Hour,
+	}
+	h.start()
+	defer h.stop()
+	c := h.client()
+	g := acquired(t, c)
+	put(t, c, 1, "one")
+	lease, err := d.Grant(t.Context(), time.Hour)
+	if err == nil {
+		err = d.Release(t.Context(), "vm1", driver.Token(g.Token), driver.Sum{})
+	}
+	if err == nil {
+		_, err = d.Acquire(t.Context(), "vm1", lease, driver.Owner{Host: "host5", Nonce: "n"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := []store.Item{{Name: "tpm2-00.permall", Blob: []byte("two")}}
+	_, err = c.Put(2, blob, nil)
+	if !errors.Is(err, store.ErrOwned) || !strings.Contains(err.Error(), "a backup of the store may have been restored") {
+		t.Errorf("Put while another host owns the state: %v", err)
+	}
+	d.move(50)
+	if _, err = c.Put(2, blob, nil); !errors.Is(err, store.ErrUnreachable) || !strings.Contains(err.Error(), "restored from an older backup") {
+		t.Errorf("Put to a restored store: %v", err)
 	}
 }
 

@@ -236,7 +236,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	o := b.owner(l, s.pid)
 	o.After = s.granted
 	if o.Last, err = b.untouched(ctx, s, l.nonce); err != nil {
-		return 0, err
+		return 0, b.doubt(ctx, err)
 	}
 	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, o)
 	if errors.Is(err, driver.ErrConflict) { // another host has written since
@@ -246,7 +246,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	owned, ok := errors.AsType[*driver.OwnedError](err)
 	before := ok && o.After != 0 && owned.Owner.Is(l.nonce) && owned.Owner.After == o.After // an earlier Acquire of this broker succeeded, but its reply was lost
 	if err != nil && !before {
-		return 0, err
+		return 0, b.doubt(ctx, err)
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
