@@ -39,10 +39,10 @@ var problems = map[string]string{
 	"quorum":      "start the other members: a majority must run",
 	"quota":       StoreQuota,
 	"clock":       "synchronize the clocks (timedatectl): certificates depend on them, leases do not",
-	"denied":      "check [auth] in /etc/swtpm/store.toml, and the role of that user in the store",
+	"denied":      "check [auth] and the certificate in /etc/swtpm/store.toml, and the role of that user in etcd; [[allow]] has no part in it",
 	"damaged":     "replace that member: etcdctl member remove, then member add with an empty data directory",
 	"split":       "in /etc/swtpm/store.toml, name the members of one etcd cluster in endpoints; etcdctl member list must print all of them",
-	"restored":    "if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback",
+	"restored":    "first check endpoints and prefix in /etc/swtpm/store.toml; only if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback",
 }
 
 // clusterFaults reports what the broker finds wrong with the store.
