@@ -32,8 +32,9 @@ func say(found []driver.Finding) (bad bool) {
 	return bad
 }
 
-// examine reports what is wrong with the store, whether it answers, and which states are damaged.
-func examine(parent context.Context, d *etcd.Store, mark, prefix string) error {
+// examine reports what is wrong with the store, whether it answers, and which states are damaged. A list
+// adds those that it cannot read to unread.
+func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread *[]driver.Finding) error {
 	ctx, cancel := context.WithTimeout(parent, 5*time.Second)
 	defer cancel()
 	found := append(d.Examine(ctx), restored(ctx, d, mark)...)
@@ -54,7 +55,7 @@ func examine(parent context.Context, d *etcd.Store, mark, prefix string) error {
 		names = append(names, e.Name)
 	}
 	found, err = driver.Verify(ctx, d, names)
-	bad = say(found) || bad
+	bad = say(append(*unread, found...)) || bad
 	if err != nil {
 		return fmt.Errorf("not all states are verified: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
+	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
 	"github.com/swtpm-go/swtpm/internal/program"
 )
@@ -34,22 +35,29 @@ func run(ctx context.Context, args []string) error {
 	if c.pull != nil {
 		return c.pull.run(ctx, c.config)
 	}
-	cfg, d, err := connect(c.config)
+	var unread []driver.Finding // states that lists skip
+	cfg, d, err := connect(c.config, func(err error) {
+		if c.check {
+			unread = append(unread, driver.Finding{Problem: driver.Damaged, Text: err.Error()})
+			return
+		}
+		stderr{}.Errorf("state skipped in lists: %v", err)
+	})
 	if err != nil {
 		return delayed(err)
 	}
 	defer d.Close()
 	switch {
 	case c.check:
-		return examine(ctx, d, cfg.Mark, cfg.Prefix)
+		return examine(ctx, d, cfg.Mark, cfg.Prefix, &unread)
 	case c.acceptRollback:
 		return acceptRollback(ctx, d, cfg.Mark)
 	}
 	return serve(ctx, cfg, d)
 }
 
-// connect reads the configuration and opens the store.
-func connect(file string) (*config, *etcd.Store, error) {
+// connect reads the configuration and opens the store. damaged is called for each state that a list skips.
+func connect(file string, damaged func(error)) (*config, *etcd.Store, error) {
 	cfg, err := load(file)
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +66,7 @@ func connect(file string) (*config, *etcd.Store, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
-	options.Damaged = func(err error) { stderr{}.Errorf("state skipped in lists: %v", err) }
+	options.Damaged = damaged
 	d, err := etcd.Open(options)
 	return cfg, d, err
 }

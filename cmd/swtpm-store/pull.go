@@ -66,11 +66,12 @@ func (p *pull) run(ctx context.Context, config string) error {
 	if len(state.Items) == 0 {
 		return fmt.Errorf("state %s has no items", p.name)
 	}
-	if p.generation == 0 && state.Items.Sum() != state.Head.Sum {
-		stderr{}.Errorf("the items of state %s are not those of generation %d: it is damaged, or was read in the middle of a change", p.name, state.Head.Generation)
-	}
 	if err := p.write(state.Items); err != nil {
 		return err
+	}
+	if p.generation == 0 && state.Items.Sum() != state.Head.Sum {
+		return fmt.Errorf("the items of state %s are not those of generation %d: it is damaged, or was read in the middle of a change; the copy in %s is of use for an examination only; "+
+			"copy a stored generation: --generation N", p.name, state.Head.Generation, p.where)
 	}
 	fmt.Printf("state %s, generation %d, epoch %d: copied to %s (%s)\n", p.name, state.Head.Generation, state.Epoch, p.where, strings.Join(slices.Sorted(maps.Keys(state.Items)), ", "))
 	fmt.Printf("The state is still in the store. Before a TPM runs from %s, make sure that none starts with store://%s: two copies would diverge.\n", p.where, p.name)
