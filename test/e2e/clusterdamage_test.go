@@ -1,21 +1,13 @@
 package e2e_test
 
-import (
-	"testing"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-)
+import "testing"
 
 // TestClusterDamage checks that --check fails for a state of which a key is damaged, and that a copy of
 // such a state does not count as a good one.
 func TestClusterDamage(t *testing.T) {
 	t.Parallel()
 	h := newClusterHost(t)
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{h.member.URL}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := h.client()
 	vm1, config := h.path("vm1.toml"), h.path("store.toml")
 	h.run("Successfully authored", "swtpm-setup", vm1)
 	for _, key := range []string{"item/tpm2-00.permall", "head", "epoch"} {

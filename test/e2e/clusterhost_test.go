@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/swtpm-go/swtpm/internal/store"
 	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
@@ -44,6 +46,17 @@ func newBrokerOf(t testing.TB, member *etcdtest.Member) *clusterHost {
 // settings writes the configuration of the broker.
 func (h *clusterHost) settings(endpoint, states string) {
 	h.write("store.toml", fmt.Sprintf("endpoints = [%q]\nhost = \"host-a\"\nsocket = %q\nmark = %q\n[[allow]]\nusers = [\"*\"]\nstates = [%q]\n", endpoint, h.path("socket"), h.path("mark"), states))
+}
+
+// client returns a client of the store, which ends with the test.
+func (h *clusterHost) client() *clientv3.Client {
+	h.t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{h.member.URL}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // listen opens the sockets of the broker.

@@ -43,7 +43,7 @@ func (h *clusterHost) contents(state string) map[string]string {
 	return all
 }
 
-// wantKept checks that the generations of before are stored as they were.
+// wantKept checks that no generation in before was changed or removed.
 func (h *clusterHost) wantKept(after string, before map[string]string) {
 	h.t.Helper()
 	now := h.contents("vm1")

@@ -15,11 +15,7 @@ import (
 func TestClusterRights(t *testing.T) {
 	t.Parallel()
 	h := newClusterHost(t)
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{h.member.URL}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c := h.client()
 	e := start(t, setup{tpm: v20, store: "store://vm1", socket: h.path("socket"), args: []string{"--key", "file=" + h.path("key")}})
 	ch := e.power(t, v20)
 	ch.define(t) // the number is 1

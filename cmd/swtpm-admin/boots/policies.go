@@ -3,9 +3,9 @@ package boots
 import "github.com/swtpm-go/swtpm/internal/ledger"
 
 // policies numbers policies in the order in which they were first seen. Uses that ask for the same
-// PCRs of the same object are of one policy. A failure of PolicyPCR itself names no object: the
-// selection has to do then, and the first policy with it is meant. A guest chooses how many policies
-// there are, so finding one takes the same time with a million as with one.
+// PCRs of the same object are of one policy. A failure of PolicyPCR itself names no object:
+// it belongs to the first policy over the same PCRs. A guest chooses how many policies there are, so
+// find and add take the same time with a million of them as with one.
 type policies struct {
 	selections map[string]*selection
 	n          int

@@ -19,7 +19,7 @@ func TestSilentSockets(t *testing.T) {
 	for name, serve := range map[string]func(c net.Conn, channel string){
 		"accepts nothing": nil,
 		"says nothing": func(c net.Conn, _ string) {
-			_, _ = io.Copy(io.Discard, c) // until the client ends the connection: it is not collected
+			_, _ = io.Copy(io.Discard, c) // the garbage collector would close a connection that nothing uses
 			c.Close()
 		},
 		"byte by byte": func(c net.Conn, channel string) {

@@ -108,7 +108,8 @@ func (b *Broker) checkPosition(ctx context.Context) error {
 	return restored
 }
 
-// doubt returns err, or the error of a restored store if err names an owner: it may be one from the backup.
+// doubt returns err. If err names an owner and the store was restored, it returns the error of the
+// restored store: the owner may come from the backup.
 func (b *Broker) doubt(ctx context.Context, err error) error {
 	if _, ok := errors.AsType[*driver.OwnedError](err); ok {
 		if restored := b.checkPosition(ctx); errors.Is(restored, driver.ErrRestored) {

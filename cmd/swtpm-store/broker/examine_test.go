@@ -217,6 +217,6 @@ func TestOtherPrefix(t *testing.T) {
 	}
 	d.at.Prefix = "/swtpm"
 	if err := b.checkPosition(t.Context()); err != nil {
-		t.Errorf("with the prefix of before: %v", err)
+		t.Errorf("with the earlier prefix: %v", err)
 	}
 }
