@@ -226,22 +226,40 @@ func TestResume(t *testing.T) {
 	wantError(t, "Resume after another host acquired the state", err, store.ErrOwned)
 }
 
-// A TPM that starts anew on the same host gets its state at once.
+// A TPM that starts anew on the same host gets its state at once, also if the broker has not noticed yet
+// that the last one was killed: it answers the request that the last one made.
 func TestStartAgain(t *testing.T) {
-	a := newHost(t, driver.NewMemory(), "a")
-	c := a.client()
-	g := acquired(t, c)
-	_ = c.Close()
-	for range 100 { // until the broker has noticed
-		if again, err := a.client().Acquire(nil); err == nil {
-			if again.Token <= g.Token || again.Epoch != 2 {
-				t.Errorf("grant %+v after %+v", again, g)
-			}
-			return
+	d := &slowWrite{Driver: driver.NewMemory(), entered: make(chan struct{}), goOn: make(chan struct{})}
+	h := newHost(t, d, "a")
+	killed, next := h.client(), h.client()
+	g := acquired(t, killed)
+	_, err := next.Acquire(nil)
+	wantError(t, "Acquire while another TPM runs", err, store.ErrOwned)
+	var clients sync.WaitGroup
+	clients.Go(func() { _, _ = killed.Put(1, nil, nil) })
+	<-d.entered
+	_ = killed.Close()
+	clients.Go(func() {
+		again, err := next.Acquire(nil)
+		if err != nil || again.Token <= g.Token || again.Epoch != 2 {
+			t.Errorf("grant %+v, %v after %+v", again, err, g)
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Error("the state is not given to a TPM that starts again")
+	})
+	time.Sleep(20 * time.Millisecond) // the request waits for the one that runs
+	close(d.goOn)
+	clients.Wait()
+}
+
+// slowWrite is a Driver whose first write waits.
+type slowWrite struct {
+	driver.Driver
+	entered, goOn chan struct{}
+}
+
+func (d *slowWrite) Write(ctx context.Context, name string, t driver.Token, last driver.Revision, c driver.Change) (driver.Revision, error) {
+	close(d.entered)
+	<-d.goOn
+	return d.Driver.Write(ctx, name, t, last, c)
 }
 
 // The broker restarts: the TPM resumes, and a state that no TPM resumes is released.

@@ -22,12 +22,18 @@ func (x *session) owns() error {
 	return nil
 }
 
-// free returns an error if another client of this host uses the state.
+// free returns an error if another client of this host uses the state. A TPM that was killed uses it
+// no more, also if the reply to its last request is still under way.
 func (x *session) free() error {
-	if s := x.state; s.session != nil && s.session != x {
-		return &driver.OwnedError{Owner: x.b.owner(x.b.known(), s.pid), Epoch: s.epoch}
+	s := x.state
+	switch {
+	case s.session == nil || s.session == x:
+		return nil
+	case s.session.stream.gone(): // leave follows
+		s.orphan(x.b.o.TTL)
+		return nil
 	}
-	return nil
+	return &driver.OwnedError{Owner: x.b.owner(x.b.known(), s.pid), Epoch: s.epoch}
 }
 
 func (x *session) acquire(ctx context.Context, r *store.Body) error {

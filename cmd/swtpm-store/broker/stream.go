@@ -58,6 +58,17 @@ func (s stream) Write(b []byte) (written int, err error) {
 	return written, err
 }
 
+// gone reports whether the other end is closed. Requests that were sent before are not looked at.
+func (s stream) gone() bool {
+	hup := false
+	err := s.raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd)}}
+		_, _ = again(func() (int, error) { return unix.Poll(p, 0) })
+		hup = p[0].Revents&unix.POLLHUP != 0
+	})
+	return hup || err != nil // an error says that this end is closed
+}
+
 // again repeats a system call that a signal interrupts.
 func again(call func() (int, error)) (int, error) {
 	for {
