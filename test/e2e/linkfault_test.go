@@ -25,6 +25,9 @@ func linkFaultsOf(t *testing.T, k keeping, v version) {
 	for _, restarted := range []bool{false, true} {
 		// Other tests must not notice that the broker restarts.
 		h := newBrokerOf(t, k.host.member)
+		if !restarted {
+			h.delayReplies(t)
+		}
 		calls := h.linkCalls(t, v, seed, restarted)
 		for _, name := range []string{"sendmsg", "recvfrom"} {
 			if !slices.ContainsFunc(calls, func(c call) bool { return c.name == name }) {
@@ -48,6 +51,13 @@ func linkFaultsOf(t *testing.T, k keeping, v version) {
 	}
 }
 
+// delayReplies makes the replies of the running broker late. The TPM then always finds no reply,
+// waits and reads again: the calls that one bump made are the calls of the next one.
+func (h *clusterHost) delayReplies(t *testing.T) {
+	t.Helper()
+	attachTo(t, &emulator{Process: h.broker}, []string{"-e", "trace=sendmsg", "-e", "inject=sendmsg:delay_enter=10000"})
+}
+
 // linkTrace is what linkCalls looks at.
 const linkTrace = "trace=sendmsg,recvfrom,sendto,ppoll,socketpair"
 
@@ -58,6 +68,7 @@ func (h *clusterHost) linkCalls(t *testing.T, v version, seed []byte, restarted 
 	ch := e.power(t, v)
 	if restarted {
 		h.restartBroker()
+		h.delayReplies(t)
 	}
 	s := attachTo(t, e, []string{"-e", linkTrace})
 	if err := ch.bump(2); err != nil {
@@ -93,6 +104,7 @@ func (h *clusterHost) linkFault(t *testing.T, v version, seed []byte, c call, f 
 		ch := e.power(t, v)
 		if restarted {
 			h.restartBroker()
+			h.delayReplies(t)
 		}
 		s := attachTo(t, e, []string{"-e", linkTrace, "-e", f.inject(c)})
 		err := ch.bump(2)
@@ -104,7 +116,7 @@ func (h *clusterHost) linkFault(t *testing.T, v version, seed []byte, c call, f 
 		}
 		log := harness.Read(t, s.file)
 		if !strings.Contains(log, "INJECTED") && !strings.Contains(log, "killed by SIGKILL") {
-			e.Kill(t) // the reply came at once, so the TPM made fewer calls
+			e.Kill(t) // the TPM got no processor before the reply came, and made fewer calls
 			continue
 		}
 		least, most := uint64(1), uint64(2)
