@@ -42,7 +42,7 @@ func verbs() map[string]verb {
 		"metrics": {"metrics [--serve]", "Print the metrics of all TPMs of this host as OpenMetrics text.", 0, false, metricsVerb},
 		"boots": {"boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
 			"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", -1, true, bootsVerb},
-		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", 0, false, selftestVerb},
+		"selftest": {"selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if an answer is wrong.", 0, false, selftestVerb},
 	}
 }
 

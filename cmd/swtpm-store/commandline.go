@@ -31,7 +31,7 @@ Options of pull:
                           or /swtpm
       --snapshot FILE     read a snapshot, or the database of a dead member
       --generation N      copy this stored generation
-      --force             copy a state that a host owns now
+      --force             copy the state even if a host owns it now
 
 See swtpm-store(8) and swtpm-store.toml(5).
 `

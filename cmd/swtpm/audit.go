@@ -10,14 +10,14 @@ import (
 // systemLog is the datagram socket of the system's log.
 const systemLog = "/dev/log"
 
-// audit is a connection to the system's log, opened before the process is confined, for
-// what an administrator does to the state of a guest.
+// audit logs to the system's log what an administrator does to the state of a guest. Its connection
+// is opened before the process is confined.
 type audit struct {
 	fd  int   // -1: not connected
-	err error // why
+	err error // why it is not connected
 }
 
-// openAudit connects to the system's log. Without one, say warns.
+// openAudit connects to the system's log. If that fails, say prints a warning with the cause.
 func openAudit() *audit {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err == nil {
@@ -29,7 +29,8 @@ func openAudit() *audit {
 	return &audit{-1, err}
 }
 
-// say prints a line and logs it, with the user, after the action. A failed action is not logged.
+// say prints a line and logs it with the user id. It is called after the action: a failed action
+// is not logged.
 func (a *audit) say(line string) error {
 	if a.fd < 0 {
 		warnf("not logged: %s: %v", systemLog, a.err)

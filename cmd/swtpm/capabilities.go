@@ -53,8 +53,8 @@ func printCapabilities(w io.Writer, v tpm.Version, iface config.InterfaceKind) e
 	return err
 }
 
-// profileCapabilities returns the names of the algorithm profiles, and what a
-// custom profile may leave out:
+// profileCapabilities returns members of a JSON object: the names of the algorithm
+// profiles, and the algorithms and commands that a custom profile may leave out:
 //
 //	"names": [ "default-v1", … ], "algorithms": { "canbedisabled": "…", "implemented": "…" }, "commands": { … }
 func profileCapabilities() (string, error) {
@@ -83,8 +83,8 @@ func supported() (features []string) {
 	return features
 }
 
-// rsaKeySizes returns the sizes of RSA keys in bits that the loaded libtpms has
-// for version v. Only a TPM 2.0 reports them:
+// rsaKeySizes returns the sizes in bits of the RSA keys that the loaded libtpms
+// supports for version v. Only a TPM 2.0 reports them:
 // {"TPMFeatures":{"RSAKeySizes":[1024,2048,3072],…}}.
 func rsaKeySizes(v tpm.Version) ([]string, error) {
 	e := libtpms.Engine()

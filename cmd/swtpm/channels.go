@@ -25,8 +25,8 @@ type channels struct {
 }
 
 // open opens all channels except a device, which is already open. Sockets listen from now
-// on, so that waiting clients can connect. With a session that systemd stores, open may return
-// the sockets of the previous process.
+// on, so that waiting clients can connect. If systemd has stored the sockets of the previous
+// process, open uses them. It returns the session, nil if nothing is saved.
 func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemon.Log) (s *handover.Session, err error) {
 	passed, err := listen.TakePassed()
 	if err != nil {
@@ -51,7 +51,7 @@ func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemo
 }
 
 // openChannel opens a channel. It returns a listener, or a connected descriptor, or nil and
-// -1 if e is none.
+// -1 if e.Kind is None.
 func openChannel(channel string, e config.Endpoint, passed *listen.Passed, s *handover.Session) (*listen.Listener, int, error) {
 	switch e.Kind {
 	case config.None:

@@ -15,10 +15,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// setupProgram makes clones: it has the local CA, which the emulator must not link.
+// setupProgram makes clones, because it contains the local CA, which the emulator must not link.
 const setupProgram = "swtpm-setup"
 
-// stateClone translates its command line into one of setupProgram, which it executes.
+// stateClone translates its command line into one of setupProgram and executes that program.
 func stateClone(f *pflag.FlagSet) action {
 	renew := f.Bool("new-identity", false, "give the copy new endorsement keys and certificates; owner hierarchy and NV memory stay; the default")
 	keep := f.Bool("keep-identity", false, "copy everything, to move the TPM")
@@ -31,10 +31,10 @@ func stateClone(f *pflag.FlagSet) action {
 			args, more = args[:n], args[n:]
 		}
 		if len(args) != 2 {
-			return misused(f.Name(), errors.New("missing SRC and DST; options of swtpm_setup follow after --"))
+			return misused(f.Name(), errors.New("give SRC and DST; options of swtpm_setup follow after --"))
 		}
 		for _, name := range args {
-			if err := checkPlace(name); err != nil {
+			if err := checkOperand(name); err != nil {
 				return misused(f.Name(), err)
 			}
 		}
@@ -66,9 +66,9 @@ func stateClone(f *pflag.FlagSet) action {
 	}
 }
 
-// checkPlace returns an error if name, SRC or DST of a clone, is the path of a directory, an
-// existing one or one to create, instead of a profile or a URI.
-func checkPlace(name string) error {
+// checkOperand returns an error if name, which is SRC or DST of a clone, is the path of a directory,
+// or of a missing file that is not a profile. SRC and DST must be a profile or a URI.
+func checkOperand(name string) error {
 	if nv.ParseLocation(name).Kind != nv.Unsupported || !strings.Contains(name, "/") || strings.Contains(name, "://") {
 		return nil
 	}
@@ -79,17 +79,17 @@ func checkPlace(name string) error {
 	return nil
 }
 
-// storeProgram has the client of the cluster store, which the emulator must not link.
+// storeProgram contains the client of the cluster store, which the emulator must not link.
 const storeProgram = "swtpm-store"
 
-// statePull translates its command line into one of storeProgram, which it executes.
+// statePull translates its command line into one of storeProgram and executes that program.
 func statePull(f *pflag.FlagSet) action {
 	f.String("config", "", "read this `FILE` instead of /etc/swtpm/store.toml")
 	f.String("endpoint", "", "ask only the member at this `URL`")
 	f.String("prefix", "", "use this `PREFIX` of the keys instead of the configuration's")
 	f.String("snapshot", "", "read this `FILE`: a snapshot, or the database of a member that does not run")
 	f.Uint64("generation", 0, "copy the stored generation `N` of the permanent state")
-	f.Bool("force", false, "copy a state that a host owns now")
+	f.Bool("force", false, "copy the state even if a host owns it now")
 	return func(_ context.Context, args []string) error {
 		how := []string{"pull"}
 		f.Visit(func(o *pflag.Flag) { how = append(how, "--"+o.Name+"="+o.Value.String()) })

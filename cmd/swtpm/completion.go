@@ -27,7 +27,7 @@ func printCompletion(*pflag.FlagSet) action {
 	}
 }
 
-// commandLine describes our command line, from the tables that read it.
+// commandLine describes our command line. It uses the tables with which the command line is parsed.
 func commandLine() *completion.Program {
 	dirs, suffix := config.ProfileDirs()
 	p := &completion.Program{Names: []string{"swtpm"}, ProfileDirs: dirs, ProfileSuffix: suffix}

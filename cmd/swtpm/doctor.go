@@ -29,7 +29,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 		var reports []doctor.Report
 		var libraries []doctor.Finding
 		if *selftest {
-			libraries = selftestFindings() // before the process gives up rights
+			libraries = selftestFindings() // before the process gives up privileges
 		}
 		if f.ArgsLenAtDash() == 0 {
 			cfg, err := config.Foresee(args[0], args[1:], os.Getenv)
@@ -46,11 +46,11 @@ func doctorVerb(f *pflag.FlagSet) action {
 		for i := range reports {
 			reports[i].Findings = append(reports[i].Findings, libraries...)
 		}
-		tell := printReports
+		write := printReports
 		if *asJSON {
-			tell = printReportsJSON
+			write = printReportsJSON
 		}
-		if err := tell(program.PrintableWriter(os.Stdout), reports); err != nil {
+		if err := write(program.PrintableWriter(os.Stdout), reports); err != nil {
 			return err
 		}
 		for _, r := range reports {
@@ -62,7 +62,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 	}
 }
 
-// examine looks at the TPM that cfg describes, unless there is none because of err.
+// examine checks the TPM that cfg describes. If err is not nil, it reports err and ignores cfg.
 func examine(ctx context.Context, name string, cfg *config.Config, err error, s doctor.Remedies) doctor.Report {
 	var host []doctor.Finding
 	if err == nil {
@@ -81,7 +81,7 @@ func examine(ctx context.Context, name string, cfg *config.Config, err error, s 
 	if err != nil {
 		return doctor.Refused(name, err)
 	}
-	log, err := openLog(config.Log{Given: true, File: "-", FD: -1}) // libtpms has its say in the findings
+	log, err := openLog(config.Log{Given: true, File: "-", FD: -1}) // discards libtpms's messages: the findings contain them
 	if err != nil {
 		return doctor.Refused(name, err)
 	}
@@ -99,7 +99,8 @@ func examine(ctx context.Context, name string, cfg *config.Config, err error, s 
 }
 
 // hostFindings returns notes about the settings of the host: what they change, the policy for
-// old states, and missing marks, without which old copies of a whole state are not noticed.
+// old states, and a missing directory of marks, without which an old copy of the whole state is not
+// detected.
 func hostFindings(cfg *config.Config, n hostNotes) (all []doctor.Finding) {
 	note := func(where, advice, format string, args ...any) {
 		all = append(all, doctor.Finding{Check: "host", Severity: doctor.Note, Where: where, What: fmt.Sprintf(format, args...), Advice: advice})
@@ -112,7 +113,7 @@ func hostFindings(cfg *config.Config, n hostNotes) (all []doctor.Finding) {
 		}
 	}
 	if _, err := os.Stat(r.Marks); errors.Is(err, fs.ErrNotExist) && r.Policy != config.RollbackOff && !cfg.State.Relaxed {
-		note(r.Marks, "install -d -m 1733 "+r.Marks, "directory of the marks missing: an old copy of the whole state is not noticed")
+		note(r.Marks, "install -d -m 1733 "+r.Marks, "missing directory of the marks: an old copy of the whole state is not detected")
 	}
 	return all
 }

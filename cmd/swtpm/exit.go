@@ -59,7 +59,7 @@ func exitCode(iface config.InterfaceKind, err error) error {
 	return err
 }
 
-// silent returns err as one that was printed or logged already.
+// silent returns an error with exit code 1 that wraps err, which was printed or logged already.
 func silent(err error) error { return &program.ExitError{Code: 1, Err: err, Silent: true} }
 
 // isSilent reports whether err was printed or logged already.

@@ -38,7 +38,7 @@ var hostVerbs = []hostVerb{
 	{"boots", "boots [list|show|diff|explain|export] [OPTION]... PROFILE|--tpmstate SUBOPTIONS [BOOT]...",
 		"Show what the boots of a TPM measured, what changed, and why the guest asks for its recovery key.", "PROFILE",
 		[]string{"--tpmstate", "--instance", "--vars", "--firmware", "--images", "--cmdline", "--guest-log", "--pcrlock", "--format", "--json"}},
-	{"selftest", "selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if one is wrong.", "",
+	{"selftest", "selftest [--json]", "Check the installed libtpms and libcrypto with known answers. Exit with 1 if an answer is wrong.", "",
 		[]string{"--json"}},
 }
 
@@ -72,7 +72,7 @@ func (v *hostVerb) exec(args []string) error {
 	return &program.ExitError{Code: 1, Err: fmt.Errorf("%s: %s is missing in %s and in ../lib/swtpm next to it; install the whole package", v.name, adminProgram, bin)}
 }
 
-// command describes the verb for shells.
+// command describes the verb for shell completion.
 func (v *hostVerb) command() completion.Command {
 	c := completion.Command{Name: v.name, Help: v.summary}
 	for _, f := range v.flags {

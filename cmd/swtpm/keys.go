@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// awaitKeys is readKeys until ctx ends, because a key may come through a pipe whose
-// writer is slow.
+// awaitKeys calls readKeys, but returns early when ctx ends, because a key may come through a
+// pipe whose writer is slow.
 func awaitKeys(ctx context.Context, cfg *config.Config) (seal.Keys, error) {
 	if cfg.Key.Source == config.NoKey && cfg.MigrationKey.Source == config.NoKey {
 		return seal.Keys{}, nil

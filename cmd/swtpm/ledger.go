@@ -16,10 +16,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// openLedger returns the boot ledger of the TPM, nil if nothing is recorded: the
-// configuration says so, or files next to the state are impossible.
+// openLedger returns the boot ledger of the TPM. It returns nil if nothing is recorded, because the
+// configuration disables it or no files can be written next to the state.
 func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
-	dir, prefix, ok := ledgerPlace(e.cfg)
+	dir, prefix, ok := ledgerLocation(e.cfg)
 	if !ok {
 		return nil
 	}
@@ -49,9 +49,9 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 	return r
 }
 
-// ledgerPlace returns the directory of the files and the prefix of their names; ok is false
+// ledgerLocation returns the directory of the files and the prefix of their names; ok is false
 // if nothing is to be recorded.
-func ledgerPlace(cfg *config.Config) (dir, prefix string, ok bool) {
+func ledgerLocation(cfg *config.Config) (dir, prefix string, ok bool) {
 	if cfg.Ledger.Keep == config.KeepNone || cfg.PrintInfo != 0 {
 		return "", "", false
 	}
@@ -92,8 +92,8 @@ type writer struct {
 }
 
 // run makes the main goroutine call f soon, or starts a goroutine for f if the main goroutine ends the
-// process.
-// The recorder has at most one f at a time.
+// process. It returns false, and does nothing, if another function waits already; the recorder has at
+// most one at a time.
 func (w *writer) run(f func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

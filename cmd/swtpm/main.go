@@ -238,8 +238,8 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 }
 
 // start confines the process and then starts the TPM. In this order libtpms reads a state, which an
-// attacker may have written, only inside the sandbox. With a device of CUSE the order is another
-// one; see startDevice. start returns false if the TPM must not be served; see powerOn.
+// attacker may have written, only inside the sandbox. With a device of CUSE the order is different;
+// see startDevice. start returns false if the TPM must not be served; see powerOn.
 func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 	if e.channels.cuse != nil {
 		return e.startDevice(ctx)
@@ -250,9 +250,9 @@ func (e *emulator) start(ctx context.Context) (serves bool, err error) {
 	return e.resumeOrPowerOn(ctx)
 }
 
-// startDevice is start for a device of CUSE. It starts the TPM, creates the device, writes the pid
-// file, and then confines the process: device and file need privileges that confine removes. So
-// libtpms reads the state before the process is confined.
+// startDevice starts a TPM with a device of CUSE. It starts the TPM, creates the device, writes the pid
+// file, and then confines the process, because device and file need privileges that confine removes.
+// Therefore libtpms reads the state before the process is confined.
 func (e *emulator) startDevice(ctx context.Context) (bool, error) {
 	if serves, err := e.resumeOrPowerOn(ctx); err != nil || !serves {
 		return false, withCode(cuseStart, err)
@@ -277,12 +277,12 @@ func (e *emulator) confine() error {
 	}
 	e.log.Debugf("sandbox: %v", e.confined)
 	for _, path := range e.confined.Unremoved {
-		e.log.Debugf("sandbox: %q stays at the end: others have files in the same directory; choose a directory of the TPM's own", path)
+		e.log.Debugf("sandbox: %q is not removed at exit: the directory is shared; choose a directory that only this TPM uses", path)
 	}
 	return nil
 }
 
-// confineQuietly is confine without log lines. profile is the file that a reload reads, ""
+// confineQuietly enters the sandbox without log lines. profile is the file that a reload reads, ""
 // for none.
 func (e *emulator) confineQuietly(profile string) (err error) {
 	libtpms.Warm()
@@ -298,7 +298,7 @@ func (e *emulator) close() {
 	}
 }
 
-// onEnd adds f to what end does. end calls the last one first.
+// onEnd makes end call f. end calls the functions in reverse order.
 func (e *emulator) onEnd(f func()) { e.cleanups = append(e.cleanups, f) }
 
 // end undoes the steps in reverse order, logs err and returns it with its exit code.

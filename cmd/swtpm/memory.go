@@ -8,7 +8,7 @@ import (
 // heapGrowth is the GOGC of a TPM that serves: the heap is collected when it has grown by a
 // third, from 1.3 MB on. A start leaves 0.6 MB in use and has allocated about 1 MB; the first
 // collection costs 0.4 MB for the collector itself. Plain commands add nothing; a burst of clients
-// and state blobs costs 1.3 MB instead of 4.
+// and state blobs costs 1.3 MB instead of 4 MB.
 const heapGrowth = 33
 
 // limitHeap limits the growth of the heap.

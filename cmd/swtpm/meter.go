@@ -36,8 +36,8 @@ type stores struct {
 	failures atomic.Uint64
 }
 
-// newMeter starts measuring if the profile asks for it, and registers itself in o for
-// stores.
+// newMeter starts measuring if the profile asks for it; otherwise it returns nil. It sets o.Stored,
+// so that the meter counts stores.
 func newMeter(cfg *config.Config, instance string, o *emul.Options, log *daemon.Log) (*meter, error) {
 	if cfg.Metrics.File == "" && cfg.Metrics.Listen.Kind == config.None {
 		return nil, nil
@@ -72,8 +72,8 @@ func (m *meter) stored(item string, took time.Duration, err error) {
 	}
 }
 
-// publish publishes the numbers until ctx ends. The function that it returns waits until
-// the file with them is removed; a socket is closed by then.
+// publish serves the numbers on l, or writes them to the file if l is nil, until ctx ends. wait
+// returns when the file has been removed. The caller closes l.
 func (m *meter) publish(ctx context.Context, l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server) (wait func()) {
 	if m == nil {
 		return func() {}
@@ -88,7 +88,7 @@ func (m *meter) publish(ctx context.Context, l *listen.Listener, t *emul.TPM, d 
 	return done.Wait
 }
 
-// sample returns the numbers of now. It does not wait.
+// sample returns the current numbers. It does not wait for a running command.
 func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sample {
 	tally, status := libtpms.Counted(), t.Status()
 	s := &metrics.Sample{

@@ -117,11 +117,11 @@ func (e *emulator) openLink() error {
 	return nil
 }
 
-// openState opens the storage of the state. If look is true, that changes nothing.
-func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, look bool) (*nv.Store, error) {
+// openState opens the storage of the state. With dryRun it changes nothing.
+func openState(cfg *config.Config, key *seal.Key, log *daemon.Log, dryRun bool) (*nv.Store, error) {
 	prefix := cfg.TPM.FilePrefix()
 	o := cfg.State.Storage()
-	o.Prefix, o.DryRun, o.Warn = prefix, look, log.Warnf
+	o.Prefix, o.DryRun, o.Warn = prefix, dryRun, log.Warnf
 	b, err := backend.Open(cfg.State.Location, o)
 	if err != nil {
 		return nil, err

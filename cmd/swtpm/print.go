@@ -105,8 +105,8 @@ func printProfiles(w io.Writer, e emul.Engine) error {
 }
 
 // printInfo writes libtpms's description of the TPM, as one line. A TPM with a location
-// for its state is powered on first, because only then it has a profile: that acquires the
-// lock, and creates a TPM if none exists.
+// for its state is powered on first, because only then it has an algorithm profile. That acquires the
+// storage lock, and creates a TPM if none exists.
 func printInfo(w io.Writer, cfg *config.Config, t *emul.TPM) error {
 	if cfg.State.Location.Kind != nv.None || cfg.Flags.NotNeedInit {
 		if err := t.Init(false); err != nil {

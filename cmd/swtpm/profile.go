@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// awaitProfile is readProfile until ctx ends, because an algorithm profile may come through
-// a pipe. It returns "" for a TPM that swtpm-setup creates.
+// awaitProfile calls readProfile, but returns early when ctx ends, because an algorithm profile may
+// come through a pipe. It returns "" for a TPM that swtpm-setup creates.
 func awaitProfile(ctx context.Context, cfg *config.Config) (string, error) {
 	if cfg.Profile.Source == config.NoProfile || cfg.Manufacture.Given {
 		return "", nil
@@ -53,8 +53,8 @@ func readProfile(cfg *config.Config) (string, error) {
 	return text, nil
 }
 
-// removeDisabled removes from a custom profile what OpenSSL refuses on this host,
-// or on a FIPS host.
+// removeDisabled removes from a custom profile the algorithms that OpenSSL refuses on this
+// host, or on any FIPS host if how is "fips-host".
 func removeDisabled(profile, how string) (string, error) {
 	info, err := libraryInfo()
 	if err != nil {
@@ -73,8 +73,8 @@ func removeDisabled(profile, how string) (string, error) {
 	return algprofile.RemoveDisabled(profile, custom, refuses)
 }
 
-// info is the part that is needed here of what libtpms 0.10 and later report about a
-// TPM 2.0.
+// info has the parts that are needed here of libtpms's description of a TPM 2.0, which exists since
+// libtpms 0.10.
 type info struct {
 	AvailableProfiles                  []struct{ Name, Algorithms string }
 	RuntimeAlgorithms, RuntimeCommands struct{ CanBeDisabled, Implemented string }

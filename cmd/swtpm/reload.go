@@ -18,7 +18,7 @@ func (e *emulator) reloadOnHangup() {
 	e.source.hangups.Run(e.ctx, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
 }
 
-// reload applies the log's settings of the profile. After an error nothing has changed.
+// reload applies the [log] settings of the profile. After an error nothing has changed.
 func (e *emulator) reload(now *config.Config) {
 	e.systemd.Reloading()
 	defer e.systemd.Reloaded()
@@ -35,7 +35,7 @@ func (e *emulator) readAgain(now *config.Config) error {
 	if err != nil {
 		return err
 	}
-	cfg.ApplyHost(now.Host, e.source.instance) // the file is out of reach by now
+	cfg.ApplyHost(now.Host, e.source.instance) // the sandbox does not allow to read the file again
 	if cfg.Log.FD != now.Log.FD {
 		return fmt.Errorf("[log] fd: %d: a reload cannot change the descriptor; it was %d at the start", cfg.Log.FD, now.Log.FD)
 	}

@@ -30,7 +30,7 @@ const (
 
 // previous is what a start finds of the previous process of the service.
 type previous struct {
-	remains  bool               // a TPM, or clients
+	remains  bool               // systemd has stored a TPM or clients, which must not be lost
 	profiles *handover.Profiles // nil if no memory can be read
 
 	profile handover.Profile // of this process; zero for a classic command line
@@ -55,8 +55,8 @@ func findPrevious(env func(string) string) *previous {
 	return p
 }
 
-// choose returns the profile called name. If that has an error or the last start with it
-// failed, it returns the profile that the previous process ran with.
+// choose returns the profile called name, and the name of its instance. If the profile has an error or
+// the last start with it failed, choose returns the profile that the previous process ran with.
 func (p *previous) choose(name, instance string) (cfg *config.Config, of string, err error) {
 	path, of, err := find(name, instance)
 	if err == nil {
@@ -95,8 +95,8 @@ func (p *previous) choose(name, instance string) (cfg *config.Config, of string,
 	return old, of, nil
 }
 
-// rescue makes the error of a start one that systemd retries, if a TPM could be lost
-// otherwise.
+// rescue returns the error of a start with the exit code that systemd retries, if a TPM could be
+// lost otherwise.
 func (p *previous) rescue(ctx context.Context, err error) error {
 	if err == nil || p.started || !p.remains {
 		return err

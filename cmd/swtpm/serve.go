@@ -15,8 +15,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// stopWait is how long the end of the process waits for a running command: a
-// key generation may take its time, and its client must get the response.
+// stopWait is how long the end of the process waits for a running command: generating
+// a key may take long, and the client must get the response.
 const stopWait = 60 * time.Second
 
 // createServers creates the servers of both channels. They answer no client before serve.
@@ -54,9 +54,9 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 	return err
 }
 
-// serve answers clients until the process is to end: by signal, by request, because
-// its clients disconnected, or because the state belongs to another process now. All of
-// these are orderly ends, except the loss of the state.
+// serve answers clients until the process is to end: because of a signal or a request, because
+// its clients disconnected, or because the state belongs to another process now. Only the last
+// one is an error.
 func (e *emulator) serve() error {
 	resumeClients(e.session, e.data, e.ctrl)
 	if err := e.channels.attach(e.data, e.ctrl); err != nil {
@@ -120,8 +120,9 @@ func (e *emulator) status() string {
 	return line + "; " + e.confined.String()
 }
 
-// endFor ends the process for the reason of a server. Other reasons than a client are logged
-// as errors, the first one only: each waiting client reports that the state was lost.
+// endFor ends the process because of reason, which a server or the TPM reports. Unless a client
+// caused the end, the first reason is logged as an error; the others are not, because each waiting
+// client reports that the state was lost.
 func (e *emulator) endFor(reason error) {
 	if e.ctx.Err() == nil && reason != ctrl.ErrShutdown && reason != conn.ErrDisconnected {
 		e.log.Errorf("%v; ending", reason)

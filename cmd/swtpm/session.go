@@ -14,7 +14,7 @@ import (
 )
 
 // openSession takes over the descriptors of the previous process that systemd has stored, and
-// asks systemd to store those to come. It returns nil if nothing is saved; the service works
+// lets this process store its own. It returns nil if nothing is saved; the service works
 // without a session.
 func openSession(cfg *config.Config, systemd *daemon.Notifier, passed *listen.Passed, log *daemon.Log) *handover.Session {
 	var fds []handover.FD

@@ -137,13 +137,14 @@ func fetchSnapshot(ctx context.Context, network, address string, plain bool) (*t
 	case refused && r == tpm.BadOrdinal:
 		return nil, fmt.Errorf("%w: the TPM is off; use swtpm state export", err)
 	case refused:
-		return nil, fmt.Errorf("%w: the emulator at %s cannot return all state of one moment: it is swtpm, an older version, or migrates; "+
-			"two requests would mix two moments, so power the TPM off and use swtpm state export", err, address)
+		return nil, fmt.Errorf("%w: the emulator at %s cannot make a snapshot: it is swtpm, an older version, or migrates; "+
+			"power the TPM off and use swtpm state export", err, address)
 	}
 	return s, err
 }
 
-// report prints what the tool that copies the disk has to know.
+// report prints the identity, the generation and the time of the snapshot, which the program that
+// copies the disk needs.
 func (v *snapshotVerb) report(s *tpm.Snapshot, a *offline.Archive, file string, pass bool) error {
 	identity, encrypted := hex.EncodeToString(s.Identity[:]), a.BlobsEncrypted()
 	if v.json {

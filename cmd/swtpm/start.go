@@ -23,9 +23,9 @@ func openNotifier() *daemon.Notifier {
 }
 
 // enter changes the root directory and the user. After that, only the program, its shared
-// libraries, and descriptors from before may come from the old root. OpenSSL reads its
-// configuration when it is first used, inside. The configuration may make it load code, so
-// by then the process is no longer root.
+// libraries and descriptors that are already open come from the old root. OpenSSL reads its
+// configuration when it is first used, from the new root. The configuration may make it load code,
+// so the process is no longer root by then.
 func enter(s config.Sandbox) error {
 	if s.Chroot == "" {
 		return sandbox.Drop(s.User)

@@ -40,9 +40,9 @@ var stateVerbs = []verb{
 	{name: "accept", synopsis: "state accept PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateAccept,
 		summary: "Declare the state, as it is, as the newest: starts no longer report that it is old or mixed."},
 	{name: "reset-lockout", synopsis: "state reset-lockout PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateResetLockout,
-		summary: "Set the number of failed authorizations of a TPM 2.0 to zero: crashes of the host count as such."},
+		summary: "Set the number of failed authorizations of a TPM 2.0 to zero. Crashes of the host count as failed authorizations."},
 	{name: "rollback", synopsis: "state rollback [--generation N] [--list] [--drop-volatile] PROFILE|--tpmstate SUBOPTIONS", operand: "PROFILE", most: 1, finishes: true, prepare: stateRollback,
-		summary: "Exchange the permanent state and the previous one. Requires a TPM with backup, or a cluster store, of which it restores a stored generation."},
+		summary: "Exchange the permanent state and the previous one, which requires a TPM with backup. In a cluster store, restore a stored generation."},
 }
 
 // stateUsage returns err as a usage error, with exit code 2.
@@ -59,7 +59,7 @@ func quietEngine() (emul.Engine, error) {
 	return libtpms.Engine(), nil
 }
 
-// openWithEngine opens the state of w, and libtpms to start with it.
+// openWithEngine opens the state of w, and returns libtpms, which can start with it.
 func (w *stateTarget) openWithEngine(how access) (*offline.State, emul.Engine, error) {
 	e, err := quietEngine()
 	if err != nil {
@@ -192,11 +192,11 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	}
 	how := "is plain"
 	if next != nil {
-		which := "new key"
+		key := "new key"
 		if keepKey {
-			which = "key"
+			key = "key"
 		}
-		how = fmt.Sprintf("is encrypted with the %s, AES-%d", which, next.Bits())
+		how = fmt.Sprintf("is encrypted with the %s, AES-%d", key, next.Bits())
 	}
 	if len(names) == 0 {
 		return say("%s: TPM %s: the state already %s\n", w.where, s.Version(), how)
@@ -205,7 +205,7 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		return err
 	}
 	if next != nil && w.key != nil && w.cfg.State.Location.Kind == nv.Cluster {
-		warnf("stored generations from before still open with the old key: keep it for swtpm state rollback; each later change of the permanent state removes the oldest one")
+		warnf("earlier stored generations still need the old key: keep it for swtpm state rollback; each later change of the permanent state removes the oldest one")
 	}
 	if next != nil && w.key == nil {
 		warnf("%s; copies and snapshots contain it in any case", w.remains())
@@ -216,7 +216,7 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	return nil
 }
 
-// remains says where the plain state may still be after it was encrypted.
+// remains describes where the plain state may still be after it was encrypted.
 func (w *stateTarget) remains() string {
 	if w.cfg.State.Location.Kind == nv.Cluster {
 		return "the stored generations in the cluster store still contain the plain state until later ones replace them"
@@ -247,7 +247,8 @@ func stateResetLockout(f *pflag.FlagSet) action {
 	return w.action(0, func() error { return resetLockout(w) })
 }
 
-// resetLockout also writes to the system's log: another administrator may ask for it.
+// resetLockout sets the number of failed authorizations to zero. It also writes to the system's log,
+// because another administrator may have to know it.
 func resetLockout(w *stateTarget) error {
 	log := openAudit()
 	defer log.close()
@@ -281,8 +282,8 @@ func stateRollback(f *pflag.FlagSet) action {
 	})
 }
 
-// listGenerations prints the stored generations, one in a line: the number, the time, who stored it,
-// of which TPM it is, and what keeps it from being restored.
+// listGenerations prints one line for each stored generation: the number, the time, the host and the
+// program that stored it, its TPM, and what prevents a rollback to it.
 func listGenerations(w *stateTarget) error {
 	s, err := w.open(access{})
 	if err != nil {

@@ -75,7 +75,8 @@ func exportState(w *stateTarget, pf *passFlags, sealed, plain bool) (err error) 
 		return err
 	}
 	defer pass.Close()
-	// Before the file is created: in a directory of others the sandbox does not allow to remove it.
+	// Check this before the file is created, because the sandbox does not allow to remove a file in
+	// a directory that others use.
 	if w.cfg.Key.Source != config.NoKey && !sealed && !plain && pass == nil {
 		return fmt.Errorf("%s is encrypted, and the archive would contain it in the clear; give --passphrase-file, or --sealed to leave it encrypted, or --plain", w.where)
 	}
@@ -148,8 +149,8 @@ type importVerb struct {
 	migrationKey string
 }
 
-// readArchive reads the archive, as far as the options want it, and the migration key if it
-// is a snapshot.
+// readArchive reads the archive, without its volatile state if --no-volatile is given, and the
+// migration key if the archive is a snapshot.
 func (w *importVerb) readArchive() (*offline.Archive, error) {
 	pass, err := w.pass.read()
 	if err != nil {
@@ -208,7 +209,7 @@ func (w *importVerb) run() error {
 	return err
 }
 
-// makeOwnStateDir is makeStateDir, but fails if root would create a directory that the
+// makeOwnStateDir calls makeStateDir, but fails if root would create a directory that the
 // profile's user could not enter.
 func makeOwnStateDir(cfg *config.Config) error {
 	dir, ok := cfg.State.Location.Dir()
@@ -227,8 +228,8 @@ type newFile struct {
 	written bool
 }
 
-// createNew creates the file path. A file that exists is refused, unless an interrupted verb left
-// it: see openEmpty.
+// createNew creates the file path. It fails if the file exists, unless an interrupted verb left it;
+// see openEmpty.
 func createNew(path string) (n *newFile, err error) {
 	n = &newFile{path: path}
 	if n.dir, err = safefile.OpenWith(filepath.Dir(path), safefile.Options{}); err != nil {

@@ -36,7 +36,7 @@ type stateTarget struct {
 	profile string // the file, "" if options name the TPM
 	where   string // for messages
 	cfg     *config.Config
-	key     *seal.Key // set by open; closed by the end of the process
+	key     *seal.Key // set by open; not closed: the process ends with the verb
 
 	migration *seal.Key // of a snapshot that is imported; nil if it needs none
 }
@@ -191,7 +191,7 @@ func (w *stateTarget) confine(how access) error {
 	return nil
 }
 
-// openFree is open without the sandbox.
+// openFree reads the key and opens the state, without confining the process.
 func (w *stateTarget) openFree(how access) (*offline.State, error) {
 	c := w.cfg.Key
 	c.Remove = false // only the emulator removes it; another verb may need the key again

@@ -10,18 +10,18 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 )
 
-// createThreads makes the Go runtime create, now, all threads that it may need later, so
+// createThreads makes the Go runtime create all threads that it may need later, so
 // that it creates none while clients are served: a limit that is reached later would end
 // the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
 // metrics, a reload, a recording, a device or an incoming migration.
 //
 // A goroutine needs a thread while it is in a system call or in C. Each of the two servers has
 // one; the helpers need one only for a moment and share two. Another thread runs Go code, also the
-// main goroutine when it writes the boot ledger (writer.serve),
-// and one waits for timers: of a command that waits for a full disk, or of the runtime when it
-// returns memory. Signals and libtpms's log need none, because the loop of the control channel
-// waits for them (program.MoveWatches). The runtime has two threads of its own. That makes six, or
-// eight with helpers.
+// main goroutine when it writes the boot ledger (writer.serve). One more waits for timers: of a
+// command that waits for space on a full disk, or of the runtime when it returns memory. Signals and
+// libtpms's log need none, because the loop of the control channel waits for them
+// (program.MoveWatches). The runtime has two threads of its own. That makes six, or eight with
+// helpers.
 func createThreads(helpers bool) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)
@@ -55,14 +55,14 @@ func create(n int) {
 	done.Wait()
 }
 
-// endSurplus ends idle threads that only the start needed, until at most most are left. More
-// than that are not an error.
+// endSurplus ends idle threads that only the start needed, until at most most are left. It stops
+// after 100 tries; surplus threads are not an error.
 func endSurplus(most int) {
 	for tries := 0; threads() > most && tries < 100; tries++ {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			runtime.LockOSThread() // a goroutine that ends like this takes its thread with it
+			runtime.LockOSThread() // the runtime ends the thread of a goroutine that ends locked
 			if unix.Gettid() == unix.Getpid() {
 				runtime.UnlockOSThread() // the main thread would stay, and do nothing
 			}

@@ -66,7 +66,7 @@ func verbTable() []verb {
 	}
 }
 
-// plainWords returns the words that print help or the version, with what they do.
+// plainWords returns the words that print help or the version, and the function of each.
 func plainWords() map[string]func() error {
 	return map[string]func() error{
 		"help": help, "-h": help, "--help": help,
@@ -220,7 +220,7 @@ func load(name, instance string) (*config.Config, error) {
 	return config.LoadProfile(path, instance)
 }
 
-// find returns the file of a profile and its instance, by default the profile's own.
+// find returns the path of a profile and its instance: instance, or the profile's own if that is "".
 func find(name, instance string) (path, of string, err error) {
 	path, of, err = config.FindProfile(name)
 	if instance != "" {
@@ -287,8 +287,8 @@ func checkFile(name string) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if place := stateWithoutDirectory(cfg.State.Location); place != "" && cfg.Ledger.Keep != config.KeepNone {
-		note = "; no boot ledger: the state is " + place
+	if where := stateWithoutDirectory(cfg.State.Location); where != "" && cfg.Ledger.Keep != config.KeepNone {
+		note = "; no boot ledger: the state is " + where
 	}
 	return note, nil
 }

@@ -358,7 +358,7 @@ func TestSnapshotRefused(t *testing.T) {
 		want := "the TPM is off"
 		if program != ours("swtpm") {
 			_ = e.power(t, v20).Close()
-			want = "cannot return all state of one moment"
+			want = "cannot make a snapshot"
 		}
 		file := filepath.Join(e.dir, "snapshot")
 		code, _, stderr := run(t, "state", "snapshot", "--ctrl", "unix:"+e.ctrl, file)

@@ -214,7 +214,7 @@ static void detach(const char *program)
 	sigprocmask(SIG_BLOCK, &ending, &mask);
 	child = fork();
 	if (child < 0)
-		fail(program, "start the process in the background", "; is there a limit of processes?");
+		fail(program, "start the process in the background", "; the limit of processes may be reached");
 	if (child > 0) {
 		close(p[1]);
 		launch(p[0], &mask);
@@ -227,7 +227,7 @@ static void detach(const char *program)
 }
 
 // give_up gives up the privileges that only an exec could use; a TPM executes no program.
-// The bounding set stays without CAP_SETPCAP, and under a policy that refuses to change it.
+// The bounding set does not change if the process lacks CAP_SETPCAP or a policy refuses the change.
 static void give_up(void)
 {
 	int c = 0;
@@ -237,9 +237,10 @@ static void give_up(void)
 		c++;
 }
 
-// capabilities prints what libvirt asks for, and ends the process, if the command line is one of
-// those that libvirt has: before the Go runtime starts, because that costs more than the rest. Package
-// emul/libtpms has the function; it returns 0 if Go has to print or to report an error.
+// capabilities prints the capabilities and ends the process, if the command line is one that libvirt
+// uses to ask for them. It does so before the Go runtime starts, because the start of the runtime takes
+// longer than the rest. swtpm_print_capabilities is in package emul/libtpms; it returns 0 if Go has to
+// print the capabilities or to report an error.
 __attribute__((weak)) int swtpm_print_capabilities(int version2);
 
 static void capabilities(int argc, char **argv)

@@ -1,4 +1,4 @@
-// Resource limits that are too low for the Go runtime, which would abort with a stack trace.
+// Reports resource limits that are too low for the Go runtime, which would abort with a stack trace.
 
 #define _GNU_SOURCE
 #include "early.h"

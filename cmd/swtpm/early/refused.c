@@ -1,4 +1,4 @@
-// A thread that cannot be created. The Go runtime would abort with a stack trace.
+// Retries when a thread cannot be created. The Go runtime alone would abort with a stack trace.
 
 #define _GNU_SOURCE
 #include "early.h"
