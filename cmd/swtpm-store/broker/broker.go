@@ -54,6 +54,9 @@ type Options struct {
 	Observe func(c Credentials) bool
 
 	Log Logger
+
+	now   func() uint64 // nanoseconds of CLOCK_BOOTTIME; store.Now if it is nil
+	pause time.Duration // between two renewals of the lease; a third of TTL if it is 0
 }
 
 // Logger is the log of the broker.
@@ -102,6 +105,10 @@ func New(o Options) *Broker {
 	setDefault(&o.Wait, 1500*time.Millisecond)
 	setDefault(&o.GiveUp, time.Minute)
 	setDefault(&o.Patience, 5*time.Second)
+	setDefault(&o.pause, o.TTL/3)
+	if o.now == nil {
+		o.now = store.Now
+	}
 	if o.Clients == 0 {
 		o.Clients = 4096
 	}
@@ -124,7 +131,7 @@ func (b *Broker) Run(ctx context.Context) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { b.adoptAll(ctx) })
 	defer tasks.Wait()
-	every := time.NewTicker(b.o.TTL / 3)
+	every := time.NewTicker(b.o.pause)
 	defer every.Stop()
 	failing := false
 	for {
@@ -162,7 +169,7 @@ func (b *Broker) renew(ctx context.Context) error {
 	if err := b.checkPosition(ctx); err != nil {
 		return err
 	}
-	sent := store.Now()
+	sent := b.o.now()
 	ttl, err := time.Duration(0), error(driver.ErrLease)
 	if id != 0 {
 		ttl, err = b.o.Driver.Renew(ctx, id)
@@ -171,7 +178,7 @@ func (b *Broker) renew(ctx context.Context) error {
 		if id != 0 {
 			b.o.Log.Errorf("the lease of this host expired: all states are acquired again")
 		}
-		sent = store.Now()
+		sent = b.o.now()
 		if id, err = b.o.Driver.Grant(ctx, b.o.TTL); err == nil {
 			ttl, nonce = b.o.TTL, rand.Text()
 			b.writeLease(id, nonce)
@@ -197,7 +204,7 @@ type lease struct {
 // current returns the lease. Its deadline is at least the margin away; current renews the
 // lease for that if it must.
 func (b *Broker) current(ctx context.Context) (lease, error) {
-	if l := b.known(); l.id != 0 && l.deadline > store.Now()+uint64(b.o.Margin) && !b.restored.Load() {
+	if l := b.known(); l.id != 0 && l.deadline > b.o.now()+uint64(b.o.Margin) && !b.restored.Load() {
 		return l, nil
 	}
 	if err := b.renew(ctx); err != nil {

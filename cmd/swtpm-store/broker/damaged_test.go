@@ -65,7 +65,7 @@ func TestLostItem(t *testing.T) {
 // tamper makes a change without a head of its own, as a person with the credentials of the store may.
 func tamper(t *testing.T, d driver.Driver, c driver.Change) {
 	t.Helper()
-	id, err := d.Grant(t.Context(), quick)
+	id, err := d.Grant(t.Context(), ttl)
 	if err != nil {
 		t.Fatal(err)
 	}

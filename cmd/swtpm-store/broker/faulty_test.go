@@ -89,7 +89,7 @@ func TestLeaseLost(t *testing.T) {
 	d.set(driver.ErrUnreachable)
 	_, err := c.Put(2, nil, nil)
 	wantError(t, "Put while the store is down", err, store.ErrUnreachable)
-	time.Sleep(3 * quick) // the lease expires
+	a.revoke(d.Driver)
 	_, err = c.Renew()
 	wantError(t, "Renew while the store is down", err, store.ErrUnreachable)
 	d.set(nil)
@@ -113,7 +113,7 @@ func TestFenced(t *testing.T) {
 	acquired(t, c)
 	put(t, c, 1, "one")
 	d.set(driver.ErrUnreachable)
-	time.Sleep(3 * quick)
+	a.revoke(memory)
 	other := b.client()
 	acquired(t, other)
 	put(t, other, 2, "other")

@@ -30,7 +30,7 @@ func (x *session) free() error {
 	case s.session == nil || s.session == x:
 		return nil
 	case s.session.stream.gone(): // leave follows
-		s.orphan(x.b.o.TTL)
+		x.b.orphan(s, x.b.o.TTL)
 		return nil
 	}
 	return &driver.OwnedError{Owner: x.b.owner(x.b.known(), s.pid), Epoch: s.epoch}

@@ -227,7 +227,7 @@ func (x *session) leave() {
 	x.state.mu.Lock()
 	defer x.state.mu.Unlock()
 	if x.state.session == x {
-		x.state.orphan(x.b.o.TTL)
+		x.b.orphan(x.state, x.b.o.TTL)
 	}
 	x.b.drop(x.state)
 }

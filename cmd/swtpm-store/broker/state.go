@@ -42,15 +42,15 @@ func (s *state) take(now *driver.State) {
 	s.fault, s.lost = now.Fault(), nil
 }
 
-// orphan starts the time in which the TPM may come back.
-func (s *state) orphan(ttl time.Duration) {
-	s.session, s.until = nil, store.Now()+uint64(ttl)
+// orphan starts the time in which the TPM of s may come back.
+func (b *Broker) orphan(s *state, ttl time.Duration) {
+	s.session, s.until = nil, b.o.now()+uint64(ttl)
 }
 
 // abandon makes sweep release an acquisition that no TPM uses.
-func (s *state) abandon(token driver.Token) {
+func (b *Broker) abandon(s *state, token driver.Token) {
 	s.token, s.lost = token, nil
-	s.orphan(0)
+	b.orphan(s, 0)
 }
 
 // grant is what Acquire and Resume reply.
@@ -84,7 +84,7 @@ func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint6
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
-		s.abandon(token)
+		b.abandon(s, token)
 		return 0, err
 	}
 	if now.Token != token {
@@ -251,7 +251,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err != nil {
 		if s.session == nil && !before {
-			s.abandon(token)
+			b.abandon(s, token)
 		}
 		return 0, err
 	}
@@ -266,7 +266,7 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 		s.token = 0
 		if now.Token == token {
 			if err := b.o.Driver.Release(ctx, s.name, token, now.Head.Handover); err != nil && !errors.Is(err, driver.ErrFenced) {
-				s.abandon(token)
+				b.abandon(s, token)
 			}
 		}
 		return 0, driver.ErrFenced

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
-	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // adoptAll tries to adopt the states of the previous run until that succeeded once.
@@ -28,7 +27,7 @@ func (b *Broker) adoptAll(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(b.o.TTL / 3):
+		case <-time.After(b.o.pause):
 		}
 	}
 }
@@ -91,7 +90,7 @@ func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	}
 	if now.Owner.Is(nonce) {
 		s.take(now)
-		s.orphan(b.o.TTL)
+		b.orphan(s, b.o.TTL)
 	}
 	return nil
 }
@@ -106,7 +105,7 @@ func (b *Broker) sweep(ctx context.Context) {
 	b.mu.Unlock()
 	for _, s := range all {
 		s.mu.Lock()
-		if s.session == nil && s.token != 0 && store.Now() > s.until {
+		if s.session == nil && s.token != 0 && b.o.now() > s.until {
 			if err := b.giveUp(ctx, s); err == nil {
 				b.o.Log.Infof("state %s released: its TPM did not come back", s.name)
 			}
