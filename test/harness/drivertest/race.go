@@ -18,7 +18,6 @@ func race(f *fixture) {
 	for i := range hosts {
 		d := f.open(f.T)
 		id := f.lease(d)
-		f.keep(d, id)
 		wg.Go(func() {
 			for range 4 {
 				if !r.own(d, id, fmt.Sprint(i)) {
