@@ -37,6 +37,7 @@ var arrows = map[string][]string{
 	"internal/nv/backend":            {"internal/nv", "internal/nv/dir", "internal/nv/linear", "internal/nv/remote"},
 	"internal/nv/remote":             {"internal/nv", "internal/store"},
 	"test/harness/nvtest":            {"internal/nv"},
+	"test/harness/etcdtest":          {"test/harness"},
 	"internal/offline":               {"internal/emul", "internal/emul/payload", "internal/nv", "internal/nv/generation", "internal/seal", "internal/tpm"},
 	"internal/emul":                  {"internal/emul/payload", "internal/handover", "internal/ledger", "internal/ledger/recorder", "internal/nv", "internal/nv/generation", "internal/safefile", "internal/seal", "internal/tpm"},
 	"internal/emul/payload":          {"internal/tpm"},

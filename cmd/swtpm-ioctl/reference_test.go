@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // runner runs a swtpm_ioctl: the one under test or the one of swtpm.
@@ -61,7 +62,7 @@ func start(t *testing.T, v tpm.Version, tcp bool) *emulator {
 	e := &emulator{dir: dir, version: v, target: []string{"--unix", filepath.Join(dir, "ctrl")}, exited: make(chan error, 1), ended: make(chan struct{})}
 	ctrl := "type=unixio,path=ctrl"
 	if tcp {
-		port := freePort(t)
+		port := harness.FreePort(t)
 		ctrl = fmt.Sprintf("type=tcp,port=%d", port)
 		e.target = []string{"--tcp", fmt.Sprintf("127.0.0.1:%d", port)}
 	}
@@ -105,17 +106,6 @@ func start(t *testing.T, v tpm.Version, tcp bool) *emulator {
 	}
 	t.Fatalf("swtpm %q does not answer: %s", args, &log)
 	return nil
-}
-
-// freePort returns a TCP port on which no process listens.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // command sends a TPM command through the data channel and returns the result.

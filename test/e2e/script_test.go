@@ -226,10 +226,10 @@ func talk(ts *testscript.TestScript, neg bool, args []string, exchange func(net.
 
 func portsCmd(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, release, err := harness.ReservePort(1)
 		ts.Check(err)
-		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-		ts.Check(l.Close())
+		ts.Defer(release)
+		ts.Setenv(name, strconv.Itoa(port))
 	}
 }
 

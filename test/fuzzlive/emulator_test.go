@@ -122,7 +122,8 @@ func launch(t *testing.T, v version, a arrangement) *emulator {
 		args = append(args, "--tpm2")
 	}
 	if a.tcp {
-		e.data, e.ctrl = freePort(t), freePort(t)
+		port := harness.FreePort(t)
+		e.data, e.ctrl = strconv.Itoa(port), strconv.Itoa(port+1)
 	}
 	if !a.noData {
 		args = append(args, "--server", address(e.data))
@@ -196,17 +197,6 @@ func address(a string) string {
 		return "type=tcp,port=" + a
 	}
 	return "type=unixio,path=" + a
-}
-
-// freePort returns a TCP port that was free a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
 }
 
 // dial connects to a channel.

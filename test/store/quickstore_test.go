@@ -8,27 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-)
 
-// freePorts returns the first of two neighbouring TCP ports that were free a moment ago.
-func freePorts(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		next, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port+1))
-		_ = l.Close()
-		if err == nil {
-			_ = next.Close()
-			return strconv.Itoa(port)
-		}
-	}
-	t.Fatal("no two neighbouring ports are free")
-	return ""
-}
+	"github.com/swtpm-go/swtpm/test/harness"
+)
 
 // TestQuickstore checks contrib/quickstore.sh, called in another directory: it starts a TPM that
 // answers, stops everything before it returns, and starts the same TPM again.
@@ -48,7 +30,7 @@ func TestQuickstore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir, port, etcdPort := t.TempDir(), freePorts(t), freePorts(t)
+	dir, port, etcdPort := t.TempDir(), strconv.Itoa(harness.FreePort(t)), strconv.Itoa(harness.FreePort(t))
 	run := func(bin string, args ...string) (string, error) {
 		c := exec.Command(args[0], args[1:]...)
 		c.Dir = t.TempDir()

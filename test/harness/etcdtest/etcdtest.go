@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // Member is a running etcd.
@@ -102,7 +104,7 @@ func (m *Member) Alarm(t testing.TB, set bool) {
 // await waits until the member serves clients.
 func (m *Member) await(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.Patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if address, ok := strings.CutPrefix(m.URL, "https://"); ok {
 			if c, err := net.Dial("tcp", address); err == nil {
 				_ = c.Close()
@@ -122,15 +124,15 @@ func (m *Member) await(t testing.TB) {
 	t.Fatalf("etcd at %s does not become healthy", m.URL)
 }
 
-// freeAddress returns an address of the loopback interface that was free a moment ago.
+// freeAddress returns a free address of the loopback interface for the time of the test.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, release, err := harness.ReservePort(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(release)
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 // StartThree runs a cluster of three members.
