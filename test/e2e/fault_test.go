@@ -101,33 +101,43 @@ func storeCalls(t *testing.T, k keeping, v version, seed []byte) []call {
 	t.Helper()
 	e, state := withState(t, k, v, seed)
 	ch := e.power(t, v)
+	k.awaitBoot(t, v, state)
 	s := attach(t, e, k, state, v)
 	if err := ch.bump(2); err != nil {
 		t.Fatal(err)
 	}
 	s.detach(t)
-	var calls []call
+	return engineCalls(harness.Read(t, s.file))
+}
+
+// engineCalls returns the system calls of the thread that stores, in the output of strace -f. Only
+// its calls are the same in each run, and strace counts the calls of each thread.
+func engineCalls(trace string) []call {
+	calls, engine := map[string][]call{}, ""
 	seen := map[string]int{}
-	for line := range strings.Lines(harness.Read(t, s.file)) {
-		name, ok := callName(line)
+	for line := range strings.Lines(trace) {
+		thread, name, ok := callName(line)
 		if !ok {
 			continue
 		}
-		seen[name]++
-		calls = append(calls, call{name, seen[name]})
+		seen[thread+name]++
+		calls[thread] = append(calls[thread], call{name, seen[thread+name]})
+		if slices.Contains([]string{"fsync", "fdatasync"}, name) {
+			engine = thread
+		}
 	}
-	return calls
+	return calls[engine]
 }
 
-// callName returns the name of the system call that begins in a line of strace:
+// callName returns the thread and the name of the system call that begins in a line of strace:
 // "PID name(…".
-func callName(line string) (string, bool) {
-	_, rest, ok := strings.Cut(line, " ")
+func callName(line string) (thread, name string, ok bool) {
+	thread, rest, ok := strings.Cut(line, " ")
 	if !ok {
-		return "", false
+		return "", "", false
 	}
-	name, _, ok := strings.Cut(strings.TrimSpace(rest), "(")
-	return name, ok && !strings.ContainsAny(name, " <+-")
+	name, _, ok = strings.Cut(strings.TrimSpace(rest), "(")
+	return thread, name, ok && !strings.ContainsAny(name, " <+-")
 }
 
 func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, f fault) {
@@ -137,6 +147,7 @@ func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, f fault
 	}
 	e, state := withState(t, k, v, seed, "--seccomp", "action="+action)
 	ch := e.power(t, v)
+	k.awaitBoot(t, v, state)
 	s := attach(t, e, k, state, v, "-e", f.inject(c))
 	err := ch.bump(2)
 	if f.errno == "" {

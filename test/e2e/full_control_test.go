@@ -231,6 +231,7 @@ func TestFullImage(t *testing.T) {
 			for _, errno := range []string{"ENOSPC", "EDQUOT"} {
 				e, state := withState(t, inFile, v, seed, "--seccomp", "action=log")
 				ch := e.power(t, v)
+				inFile.awaitBoot(t, v, state)
 				s := attach(t, e, inFile, state, v, "-e", "inject=pwrite64:error="+errno)
 				w := &filled{e: e, v: v, ch: ch}
 				answer := w.send(map[version]string{v12: fmt.Sprintf(write12, 2), v20: incr20}[v])

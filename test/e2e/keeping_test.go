@@ -79,6 +79,20 @@ func (k keeping) at(v version, place string, args ...string) setup {
 	return setup{tpm: v, state: place, args: args}
 }
 
+// awaitBoot waits until the boot ledger has the beginning of a boot. Later the ledger writes nothing
+// but measurements and policies, so that the system calls on files are those of stores.
+func (k keeping) awaitBoot(t testing.TB, v version, place string) {
+	t.Helper()
+	prefix := v.prefix()
+	switch {
+	case k.host != nil:
+		return // it has no ledger
+	case k == inFile:
+		prefix = filepath.Base(k.file(v, place))
+	}
+	harness.Await(t, "the boot ledger", func() bool { b := lastBootOf(place, prefix); return b != nil && len(b.Records) > 0 })
+}
+
 // mustRun runs a program, which finds the broker of a store and must end well, and returns its output.
 func (k keeping) mustRun(t testing.TB, words ...string) string {
 	t.Helper()

@@ -188,8 +188,11 @@ func (m *measured) endedBoot(t *testing.T, want []ledger.Bank) (b *ledger.Boot, 
 }
 
 // lastBoot returns the last boot in a directory, nil if it has none that is intact.
-func lastBoot(dir string, v version) *ledger.Boot {
-	names, _ := filepath.Glob(filepath.Join(dir, v.prefix()+".boot-*"))
+func lastBoot(dir string, v version) *ledger.Boot { return lastBootOf(dir, v.prefix()) }
+
+// lastBootOf is lastBoot of files with a prefix.
+func lastBootOf(dir, prefix string) *ledger.Boot {
+	names, _ := filepath.Glob(filepath.Join(dir, prefix+".boot-*"))
 	if len(names) == 0 {
 		return nil
 	}

@@ -34,8 +34,9 @@ func TestStoreCalls(t *testing.T) {
 		for _, v := range both {
 			t.Run(fmt.Sprint(k, " ", v), func(t *testing.T) {
 				t.Parallel()
-				e, _ := withState(t, k, v, k.makeState(t, v))
+				e, place := withState(t, k, v, k.makeState(t, v))
 				ch := e.power(t, v)
+				k.awaitBoot(t, v, place)
 				if err := ch.bump(2); err != nil { // it may set up something
 					t.Fatal(err)
 				}
