@@ -32,9 +32,7 @@ func cutPowerOfStore(t *testing.T) {
 	member := etcdtest.Start(t, etcdQuickly...)
 	k := newBrokerOf(t, member).keeping()
 	place := k.place(t)
-	e := start(t, k.at(v20, place))
-	ch := e.power(t, v20)
-	ch.define(t)
+	e, ch := startDefined(t, k, place)
 	base := decodeItem(t, "permall", string(k.read(t, v20, place))).Record
 	member.Kill()
 	d := newEtcdDisk(t, member.Dir)
@@ -50,6 +48,7 @@ func cutPowerOfStore(t *testing.T) {
 			t.Fatal("the TPM does not find the member again")
 		}
 	}
+	awaitAnswers(t, trace, bumps)
 	e.Kill(t)
 	member.Kill()
 
@@ -82,6 +81,30 @@ func cutPowerOfStore(t *testing.T) {
 		t.Errorf("strace has seen %d answers, and %d disks were checked; want %d and at least as many", d.acknowledged, cuts, bumps)
 	}
 	t.Logf("%d disks of a power cut, %d answers, %d calls", cuts, d.acknowledged, len(calls))
+}
+
+// startDefined starts a TPM 2.0 with a number in its NV index.
+func startDefined(t *testing.T, k keeping, place string) (*emulator, *channel) {
+	t.Helper()
+	e := start(t, k.at(v20, place))
+	ch := e.power(t, v20)
+	ch.define(t)
+	return e, ch
+}
+
+// awaitAnswers waits until strace has seen so many answers of the TPM. It may be late, and of a
+// process that has ended it would not see the end of the last answer.
+func awaitAnswers(t *testing.T, trace string, answers int) {
+	t.Helper()
+	harness.Await(t, "the last answer in the trace", func() bool {
+		var d etcdDisk
+		for _, c := range succeeded(t, trace) {
+			if c.name == "sendto" {
+				d.apply(c)
+			}
+		}
+		return d.acknowledged >= answers
+	})
 }
 
 // checkStoreCut starts etcd with the data in dir and checks the number in the state.
