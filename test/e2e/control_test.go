@@ -2,10 +2,10 @@ package e2e_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,16 +152,30 @@ func TestReadersEndAtOnce(t *testing.T) {
 	}
 }
 
-// sleepsIn reports whether all threads of a process wait, and one of them in a read
-// or poll of descriptor 0 or of something that it made of it.
+// sleepsIn reports whether there was a moment in which all threads of a process waited.
 func sleepsIn(pid int) bool {
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	if err != nil || len(threads) < 3 {
+	before, ok := sleeping(pid)
+	if !ok || len(before) < 3 {
 		return false
 	}
-	return !slices.ContainsFunc(threads, func(path string) bool {
+	after, ok := sleeping(pid)
+	return ok && maps.Equal(before, after)
+}
+
+// sleeping returns how often each thread of a process has begun to wait. It returns false if one
+// does not wait.
+func sleeping(pid int) (waits map[string]string, ok bool) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
+		return nil, false
+	}
+	waits = map[string]string{}
+	for _, path := range threads {
 		b, err := os.ReadFile(path)
-		_, state, ok := strings.Cut(string(b), ") ")
-		return err != nil || !ok || !strings.HasPrefix(state, "S")
-	})
+		if err != nil || !strings.Contains(string(b), "\nState:\tS") {
+			return nil, false
+		}
+		_, waits[path], _ = strings.Cut(string(b), "voluntary_ctxt_switches:")
+	}
+	return waits, true
 }

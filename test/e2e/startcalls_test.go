@@ -51,11 +51,18 @@ func traced(t *testing.T, cmd *exec.Cmd, trace string) map[string]int {
 	calls := map[string]int{}
 	for line := range strings.Lines(string(b)) {
 		_, call, _ := strings.Cut(strings.TrimSpace(line), " ")
-		name, args, isCall := strings.Cut(strings.TrimSpace(call), "(")
+		call = strings.TrimSpace(call)
+		if strings.HasPrefix(call, "--- SIGURG ") { // Go's scheduler, whose calls depend on time
+			calls["rt_sigreturn"]--
+			calls["all"]--
+			continue
+		}
+		name, args, isCall := strings.Cut(call, "(")
 		switch {
 		case !isCall || strings.HasPrefix(name, "<..."):
 			continue
-		case slices.Contains([]string{"nanosleep", "futex", "sched_yield", "epoll_pwait"}, name):
+		case slices.Contains([]string{"nanosleep", "futex", "sched_yield", "epoll_pwait", "restart_syscall", "getpid"}, name),
+			name == "tgkill" && strings.Contains(args, "SIGURG"):
 			continue // their number depends on time
 		case name == "clone" && !strings.Contains(args, "CLONE_THREAD"), strings.HasSuffix(name, "fork"):
 			name = "a process"
@@ -109,16 +116,20 @@ func TestEarlyCapabilities(t *testing.T) {
 		{"socket", "--print-capabilities"}, {"socket", "--tpm2", "--print-capabilities"},
 		{"chardev", "--print-capabilities"}, {"chardev", "--print-capabilities", "--tpm2"},
 	} {
-		early := exec.Command(ours("swtpm"), args...)
-		code, got, stderr := runCmd(t, early)
-		if code != 0 || stderr != "" {
-			t.Fatalf("%q: exit code %d: %s", args, code, stderr)
+		var got string
+		faults := int64(1 << 62)
+		for range 3 {
+			early := exec.Command(ours("swtpm"), args...)
+			code, stdout, stderr := runCmd(t, early)
+			if code != 0 || stderr != "" {
+				t.Fatalf("%q: exit code %d: %s", args, code, stderr)
+			}
+			got, faults = stdout, min(faults, early.ProcessState.SysUsage().(*syscall.Rusage).Minflt)
 		}
 		_, want, _ := runCmd(t, exec.Command(ours("swtpm"), append(args, "--print-capabilities")...))
 		if got != want || !strings.HasSuffix(got, " }\n") {
 			t.Errorf("%q: %q, want what Go prints: %q", args, got, want)
 		}
-		faults := early.ProcessState.SysUsage().(*syscall.Rusage).Minflt
 		if !strings.Contains(got, "cmdarg-print-info") && faults > 320 { // a libtpms with profiles is left to Go
 			t.Errorf("%q: %d page faults, want at most 320", args, faults)
 		}

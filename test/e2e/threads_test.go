@@ -97,12 +97,13 @@ func TestThreadLimit(t *testing.T) {
 		limit int
 		runs  bool
 	}{{3, false}, {startThreads, true}} {
-		const user = "45679"
+		uid := 1<<20 + os.Getpid() // another run of this test has processes of another user
+		user := strconv.Itoa(uid)
 		dir := harness.TempDir(t)
 		state := filepath.Join(dir, "state")
 		mkdir(t, state)
 		for _, p := range []string{dir, state} {
-			if err := os.Chown(p, 45679, 45679); err != nil {
+			if err := os.Chown(p, uid, uid); err != nil {
 				t.Fatal(err)
 			}
 		}
