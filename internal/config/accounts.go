@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// accounts are the users and groups that this process has looked up. It is one variable
-// of the package, as the name service of libc is one of the process.
+// accounts are the users and groups that this process has looked up. It is a variable of the
+// package because the name service of libc belongs to the whole process.
 var accounts struct {
 	sync.Mutex
 	ids      map[account]int
@@ -26,9 +26,9 @@ type account struct {
 	group bool
 }
 
-// lookupOwner returns the id of a user or group. Once the process is confined it knows
-// only those from the start and from /etc/passwd and /etc/group: for others, libc would
-// load modules and connect to servers.
+// lookupOwner returns the id of a user or group. Once the process is confined it finds only those
+// that were looked up before, and those in /etc/passwd and /etc/group: for others, libc would load
+// modules and connect to servers.
 func lookupOwner(name string, group bool) (int, error) {
 	accounts.Lock()
 	defer accounts.Unlock()
@@ -36,11 +36,11 @@ func lookupOwner(name string, group bool) (int, error) {
 	if id, ok := accounts.ids[key]; ok && accounts.confined {
 		return id, nil
 	}
-	look := askNameService
+	find := askNameService
 	if accounts.confined {
-		look = findInFile
+		find = findInFile
 	}
-	id, err := look(key)
+	id, err := find(key)
 	if err != nil {
 		return 0, err
 	}

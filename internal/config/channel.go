@@ -2,7 +2,7 @@ package config
 
 import "github.com/swtpm-go/swtpm/internal/nv"
 
-// ctrl is --ctrl.
+// ctrl sets the control channel from --ctrl.
 func (l *line) ctrl() error {
 	p, c := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Control
 	o, ks, err := l.read("ctrl", "ctrl", func() keys { return c.keys(p) })
@@ -38,7 +38,7 @@ func (l *line) ctrl() error {
 	return err
 }
 
-// server is --server and --port, or --fd.
+// server sets the data channel from --server and --port, or --fd.
 func (l *line) server() error {
 	p, i := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
 	o, ks, err := l.read("server", "server", func() keys { return l.cfg.interfaceKeys(p) })
@@ -54,7 +54,7 @@ func (l *line) server() error {
 			return err
 		}
 	}
-	if l.fd >= 0 { // a connection we have been given wins over one to wait for
+	if l.fd >= 0 { // an inherited connection has precedence over a listening socket
 		i.Server = Endpoint{Kind: ConnFD, FD: l.fd}
 		i.Disconnect = false
 	}
@@ -62,7 +62,7 @@ func (l *line) server() error {
 	return nil
 }
 
-// vtpmProxy is --vtpm-proxy, after --locality and before --flags, which may override it.
+// vtpmProxy applies --vtpm-proxy, after --locality and before --flags, which may override it.
 func (l *line) vtpmProxy() error {
 	if !l.proxy {
 		return nil
@@ -74,7 +74,7 @@ func (l *line) vtpmProxy() error {
 	return nil
 }
 
-// chardev is --chardev or --fd of swtpm chardev.
+// chardev applies --chardev or --fd of swtpm chardev.
 //
 // Compat: C-229: --print-info needs no device.
 func (l *line) chardev() error {
@@ -139,7 +139,7 @@ const (
 	cuseOption  = 253 // -3: an option with suboptions
 )
 
-// exits sets the exit code of the mistakes from here on.
+// exits returns a step that sets the exit code for errors of the steps after it.
 func (l *line) exits(code int) func() error {
 	return func() error {
 		l.code = code
@@ -147,7 +147,8 @@ func (l *line) exits(code int) func() error {
 	}
 }
 
-// device is --name. The device exists as long as the daemon.
+// device checks --name, and applies what swtpm cuse implies: a daemon, which removes the device when
+// it ends.
 func (l *line) device() error {
 	if l.cfg.Interface.Name == "" {
 		l.code = cuseNoName
@@ -158,8 +159,8 @@ func (l *line) device() error {
 	return nil
 }
 
-// place fails if no location of the state is configured.
-func (l *line) place() error {
+// requireState fails if no location of the state is configured.
+func (l *line) requireState() error {
 	if l.cfg.State.Location.Kind == nv.None {
 		return refusal("Error: Missing state directory or file; TPM_PATH is not set")
 	}

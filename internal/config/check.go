@@ -11,13 +11,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// fault is something impossible in a Config.
+// fault is one error in a Config: an impossible value or combination.
 type fault struct {
 	table, key string // key may be ""
 	text       string
 }
 
-// Check returns an error for what is impossible in a profile, although a classic
+// Check returns the first error of a Config that is invalid as a profile, although a classic
 // command line may ask for it. The errors are those of LoadProfile, without file and
 // line.
 func (c *Config) Check() error {
@@ -27,7 +27,7 @@ func (c *Config) Check() error {
 	return nil
 }
 
-// faults returns everything that is impossible in c.
+// faults returns all errors in c.
 func (c *Config) faults() []fault {
 	var out []fault
 	add := func(table, key, format string, args ...any) {
@@ -107,7 +107,7 @@ func (c *Config) channelFaults() []fault {
 	return out
 }
 
-// pathFaults returns the paths that are too long for a Unix socket.
+// pathFaults returns an error for each path that is too long for a Unix socket.
 func (c *Config) pathFaults() []fault {
 	var out []fault
 	for _, e := range []struct {
@@ -122,7 +122,7 @@ func (c *Config) pathFaults() []fault {
 	return out
 }
 
-// textFaults returns the strings that TOML cannot write.
+// textFaults returns an error for each string that TOML cannot express.
 func (c *Config) textFaults() []fault {
 	var out []fault
 	for _, t := range c.tables() {
@@ -180,7 +180,7 @@ func (c *Config) Descriptors() []int {
 	return out
 }
 
-// descriptorFaults returns the inherited descriptors that are used twice.
+// descriptorFaults returns an error for each inherited descriptor that is used twice.
 func (c *Config) descriptorFaults() []fault {
 	var out []fault
 	by := map[int]string{}
@@ -205,8 +205,8 @@ func (ks keys) oneOf() []string {
 	return out
 }
 
-// checkGiven reports keys that do not go together although the Config that they make is
-// possible.
+// checkGiven reports keys of the profile that conflict or have no effect, although the resulting
+// Config is valid.
 func (p *loader) checkGiven() {
 	for _, t := range p.cfg.tables() {
 		names := t.keys.oneOf()

@@ -20,17 +20,17 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 	return classic(iface, args, env, false)
 }
 
-// Foresee is Classic for a command line that another process will run: the descriptors
-// that it names are not checked, because they were not passed to this one.
+// Foresee parses a command line as Classic does, but for another process that will run it: the
+// descriptors that it names are not checked, because they were not passed to this process.
 func Foresee(iface string, args []string, env func(string) string) (*Config, error) {
 	return classic(iface, args, env, true)
 }
 
-func classic(iface string, args []string, env func(string) string, onPaper bool) (*Config, error) {
+func classic(iface string, args []string, env func(string) string, foreign bool) (*Config, error) {
 	if !slices.Contains(Interfaces, iface) {
 		return nil, &UsageError{Text: fmt.Sprintf("Unsupported TPM interface type '%s'.", iface), Code: 1, Raw: true, NoInterface: true, Word: iface}
 	}
-	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, onPaper: onPaper}
+	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, foreign: foreign}
 	l.cfg.choose(InterfaceKind(iface))
 	operands, err := cli.Getopt{Posix: env("POSIXLY_CORRECT") != "", Wrong: l.wrong}.Parse(l.options(iface), args)
 	if err == nil {
@@ -47,7 +47,8 @@ func classic(iface string, args []string, env func(string) string, onPaper bool)
 	return nil, err
 }
 
-// wrong handles a message of getopt. swtpm cuse prints it and continues.
+// wrong handles an error message of getopt. It returns nil for swtpm cuse, which prints the message
+// and continues.
 func (l *line) wrong(message error) error {
 	text := fmt.Sprintf("%s: %v", l.word(), message)
 	if l.cfg.Interface.Type == CUSE {
@@ -65,12 +66,12 @@ type line struct {
 	proxy   bool              // --vtpm-proxy
 	code    int               // exit code of what is wrong; 0 for 1
 	port    string            // TPM_PORT; --port sets it
-	onPaper bool              // another process will run it: descriptors are not checked
+	foreign bool              // another process will run it: descriptors are not checked
 	env     func(string) string
 	done    bool // the remaining options are not read
 }
 
-// setChroot is --chroot.
+// setChroot applies --chroot.
 func (l *line) setChroot(arg, _ string) error {
 	if arg == "" {
 		return refusal("chroot failed: No such file or directory")
@@ -79,7 +80,7 @@ func (l *line) setChroot(arg, _ string) error {
 	return nil
 }
 
-// setPort is --port: like --server type=tcp,disconnect with TPM_PORT set.
+// setPort applies --port, which is the same as --server type=tcp,disconnect with TPM_PORT set.
 func (l *line) setPort(arg, _ string) error {
 	port, ok := parsePort(arg)
 	if !ok {
@@ -93,7 +94,7 @@ func (l *line) setPort(arg, _ string) error {
 	return nil
 }
 
-// setInfo is --print-info.
+// setInfo applies --print-info.
 func (l *line) setInfo(arg, _ string) error {
 	flags, ok := parseInfo(arg)
 	if !ok {
@@ -111,15 +112,15 @@ func (l *line) word() string {
 	return string(l.cfg.Interface.Type)
 }
 
-// setMajor is --maj.
+// setMajor applies --maj.
 func (l *line) setMajor(arg, _ string) error { return l.setNumber(&l.cfg.Interface.Major, arg) }
 
-// setMinor is --min.
+// setMinor applies --min.
 func (l *line) setMinor(arg, _ string) error { return l.setNumber(&l.cfg.Interface.Minor, arg) }
 
-// setNumber is --maj and --min.
+// setNumber stores the argument of --maj or --min in *p.
 //
-// Compat: C-232: only the digits at the start count, and both are called Major.
+// Compat: C-232: only the digits at the start count, and errors call both Major.
 func (l *line) setNumber(p *int, arg string) error {
 	n, ok := leadingInt(arg)
 	if ok && (n < 0 || n > maxDeviceNumber) {
@@ -130,7 +131,7 @@ func (l *line) setNumber(p *int, arg string) error {
 	return nil
 }
 
-// setDevice is --chardev.
+// setDevice applies --chardev.
 //
 // Compat: C-233: of several devices and descriptors the first counts.
 func (l *line) setDevice(path, _ string) error {
@@ -140,7 +141,7 @@ func (l *line) setDevice(path, _ string) error {
 	return nil
 }
 
-// setFD is --fd: an open channel of nearly any kind. It checks the descriptor at once, as
+// setFD applies --fd, an open channel of nearly any kind. It checks the descriptor at once, as
 // the reference does.
 func (l *line) setFD(arg, _ string) error {
 	if l.cfg.Interface.Type != Socket && (l.cfg.Interface.Device != "" || l.fd >= 0) {
@@ -153,7 +154,7 @@ func (l *line) setFD(arg, _ string) error {
 	}
 	kind, err := fdType(fd)
 	switch {
-	case l.onPaper:
+	case l.foreign:
 		kind = unix.S_IFSOCK
 	case err != nil:
 		return refuse("Cannot stat file descriptor: %s", cli.Strerror(err))

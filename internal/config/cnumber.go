@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// trimC drops what strtol skips before the digits.
+// trimC removes the white space that strtol skips before the digits.
 func trimC(s string) string {
 	return strings.TrimLeft(s, " \t\n\v\f\r")
 }
 
 func isRange(err error) bool { return errors.Is(err, strconv.ErrRange) }
 
-// parseInt reads the decimal number of a sub-option, C int range.
+// parseInt reads the decimal number of a sub-option, in the range of a C int.
 func parseInt(s string) (int, error) {
 	n, err := strconv.ParseInt(trimC(s), 10, 32)
 	if err != nil {
@@ -45,8 +45,8 @@ func parseInfo(s string) (uint32, bool) {
 	return uint32(n), ok
 }
 
-// strtoul reads a number as C's function does with base 0: a sign, 0x and 0
-// prefixes, nothing left over, "" is 0. neg says that there was a minus before n.
+// strtoul reads a number as strtoul(3) does with base 0: with an optional sign and the prefixes 0x
+// and 0; "" is 0. ok is false if anything follows the number. neg is true if a minus precedes n.
 func strtoul(s string, bits int) (n uint64, neg, ok bool) {
 	s = trimC(s)
 	if s == "" {
@@ -68,7 +68,7 @@ func hasGoPrefix(s string) bool {
 	return len(s) > 1 && s[0] == '0' && strings.ContainsRune("bBoO", rune(s[1]))
 }
 
-// parseFD reads the argument of --fd: decimal, nothing left over, "" is 0.
+// parseFD reads the argument of --fd, a decimal number; "" is 0. It returns false for anything else.
 func parseFD(s string) (int, bool) {
 	s = trimC(s)
 	if s == "" {

@@ -1,8 +1,8 @@
 // Package config turns a profile (a TOML file) or a classic command line into
 // one Config. A key of the file and an option of the command line that mean the
 // same fill the same field, through the tables of keys.go. It opens nothing but
-// the profile itself; whether an inherited descriptor is what the command line
-// says is looked up with fstat.
+// the profile itself. It checks with fstat that an inherited descriptor has the
+// kind that the command line requires.
 package config
 
 import (
@@ -37,7 +37,7 @@ type Config struct {
 	Service      Service
 	Manufacture  Manufacture
 	Daemon       bool   // --daemon, and swtpm cuse; never in a profile, because systemd needs a foreground process
-	Ignored      string // complaints of the option parser that do not stop swtpm cuse, a line each; for stderr
+	Ignored      string // errors of the option parser that do not stop swtpm cuse, a line each; for stderr
 	Host         Host   // of all TPMs of this host; never in a profile
 
 	// These print something on stdout instead of running a TPM; the first one counts. Never in a profile. For PrintCapabilities only TPM, Log and
@@ -86,8 +86,8 @@ type Endpoint struct {
 	UID  int         // Unix: owner of the socket; -1 leaves it
 	GID  int         // Unix: group of the socket; -1 leaves it
 
-	// Unix: names to be looked up in the new root, which may know other users;
-	// "" if UID and GID say it. See Owner.
+	// Unix: names to be looked up in the new root, which may have other users;
+	// "" if UID and GID are set instead. See Owner.
 	User, Group string
 
 	Addr   string // TCP: literal IPv4 or IPv6 address
@@ -109,7 +109,7 @@ type Interface struct {
 	Major      int      // of cuse: the number of the device, up to 65535; with Major 0 the kernel chooses
 	Minor      int
 	Disconnect bool // close the connection after each response
-	Terminate  bool // --terminate: end when the data connection is lost; always of a device
+	Terminate  bool // --terminate: end when the data connection is lost; always true for a device
 }
 
 // choose sets the kind of the data channel, and the fields that depend on it.
@@ -135,7 +135,7 @@ type Control struct {
 type State struct {
 	Location     nv.Location
 	Mode         fs.FileMode // permission bits of state files; 0640
-	ModeExplicit bool        // Mode was asked for: exact, whatever the umask
+	ModeExplicit bool        // Mode was configured: it is exact, independent of the umask
 	Lock         bool        // exclude a second instance; default true, but false for a file
 	Backup       bool        // keep the previous permanent state as .bak; not with a file
 	Relaxed      bool        // durability = "relaxed": no fsync, as the reference does it
@@ -153,22 +153,22 @@ func (s *State) Storage() nv.Options {
 	return nv.Options{Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: s.Lock, Backup: s.Backup, Relaxed: s.Relaxed}
 }
 
-// DefaultWaitLimit is how long a TPM command waits for space on a full disk. Linux
-// gives up a command that may write after 120 s and cancels it; a little earlier, it
-// learns from the response why, and QEMU, which waits for the command when the guest
-// is reset, saved or migrated, is not held up for longer.
+// DefaultWaitLimit is how long a TPM command waits for space on a full disk. It is a little
+// less than the 120 s after which Linux cancels a command that may write, so that Linux gets
+// a response with the cause. QEMU, which waits for the command when the guest is reset, saved
+// or migrated, is not delayed longer.
 const DefaultWaitLimit = 100 * time.Second
 
-// DefaultMaxStores is how often a minute the state may be stored in the long run. A
-// TPM whose NV memory is full then writes 65 GB a day at most, which a disk bears for
-// years; a guest that is installed or started stores a hundred times in all.
+// DefaultMaxStores is how often per minute the state may be stored in the long run. A
+// TPM whose NV memory is full then writes at most 65 GB a day, which a disk endures for
+// years. Installing or starting a guest takes about a hundred stores.
 const DefaultMaxStores = 300
 
 // Service is how the TPM lives under systemd: [service].
 type Service struct {
 	// KeepSession says whether clients and volatile state outlive the process,
-	// in systemd's descriptor store: "yes", "no" or "auto", if systemd says
-	// that it keeps descriptors; "" is "auto".
+	// in systemd's descriptor store: "yes", "no", or "auto", which means yes
+	// if the unit has a descriptor store; "" is "auto".
 	KeepSession KeepSession
 }
 
@@ -184,8 +184,8 @@ type Key struct {
 	Remove bool   // unlink the file once it is read
 }
 
-// Argument returns the argument of --key that names k, for a remedy; "" for no key, and KEY if
-// another process cannot read it from there.
+// Argument returns the argument of --key that names k, for a remedy. It returns "" for no key, and
+// the placeholder KEY if another process cannot read the key from its source.
 func (k *Key) Argument() string {
 	mode := fmt.Sprintf(",mode=aes-%d-cbc", k.Bits)
 	switch k.Source {
@@ -233,18 +233,17 @@ type Locality struct {
 // share it: --migration, [migration].
 type Migration struct {
 	Incoming            bool // the state belongs to another process until the first blob, LOCK_STORAGE or command
-	ReleaseLockOutgoing bool // it is released when the savestate blob is fetched; default true
+	ReleaseLockOutgoing bool // the storage lock is released when the savestate blob is fetched; default true
 	EncryptedOnly       bool // blobs that are not encrypted with the migration key are refused
 }
 
-// AlgorithmProfile says which commands and algorithms of libtpms a new TPM 2.0
-// gets, and where that is written down: --profile, [profile]. Without one,
-// libtpms decides.
+// AlgorithmProfile names the source of the algorithm profile, which selects the commands
+// and algorithms of a new TPM 2.0: --profile, [profile]. Without one, libtpms chooses.
 type AlgorithmProfile struct {
 	Source         ProfileSource
 	Text           string // ProfileText: JSON; ProfileName: a name; ProfileFile: a path
 	FD             int    // ProfileFD; -1 otherwise
-	RemoveDisabled string // "", or what to take out of it: "check" or "fips-host"
+	RemoveDisabled string // removes what OpenSSL refuses: "check" here, "fips-host" on a FIPS host; "" removes nothing
 }
 
 // ProfileSource is the kind of source that AlgorithmProfile names.
@@ -262,8 +261,8 @@ const (
 // Log is where messages go: --log, [log].
 type Log struct {
 	Given    bool   // --log or [log] was given; then Prefix replaces DefaultPrefix, even if empty
-	File     string // "-" for silence
-	FD       int    // -1 if none; wins over File
+	File     string // "-" discards messages
+	FD       int    // -1 if none; has precedence over File
 	Level    int    // 1 or more
 	Prefix   string
 	Truncate bool
@@ -285,20 +284,20 @@ type Pcap struct {
 	Mode      fs.FileMode // permission bits of the file, exact; 0640
 	Truncate  bool
 	Checksums bool // fill the checksums of the simulated IP and TCP headers
-	Redact    bool // blank secrets
+	Redact    bool // replace secrets by zero bytes
 }
 
-// Metrics is where numbers of the TPM are published: [metrics]. It has no option.
+// Metrics is where metrics of the TPM are published: [metrics]. It has no option.
 type Metrics struct {
 	Listen   Endpoint // Unix or Systemd; or None
 	File     string   // "" for none
 	Interval int      // seconds between two writes of File; 15
 }
 
-// Ledger says what is recorded about the boots of the guest: [ledger]. It has no option.
+// Ledger configures the boot ledger, which records the boots of the guest: [ledger]. It has no option.
 type Ledger struct {
 	Keep  LedgerKeep
-	Boots int // number of boots; 16
+	Boots int // number of boots that are kept; 16
 }
 
 // Sandbox is how the process limits itself: --runas, --chroot, --seccomp, [sandbox].
@@ -306,7 +305,7 @@ type Sandbox struct {
 	User     string        // name or number; "" keeps the current one
 	Chroot   string        // new root directory, in which all other paths and names are looked up; "" keeps the current one
 	Seccomp  SeccompAction // what happens at a system call that a running TPM does not need
-	Landlock LandlockMode  // whether files that it does not need are out of reach
+	Landlock LandlockMode  // whether Landlock denies access to files that it does not need
 }
 
 // defaults returns the Config of an empty command line.
@@ -329,8 +328,8 @@ func defaults() *Config {
 	}
 }
 
-// Absolute returns a copy of c whose relative paths begin in dir. Paths that are used
-// inside a new root directory begin at its top, where the process will be.
+// Absolute returns a copy of c in which relative paths are joined to dir. Paths that are used
+// inside a new root directory are joined to "/", which is the working directory of the process there.
 func (c *Config) Absolute(dir string) *Config {
 	a := *c
 	inside := dir
@@ -365,7 +364,7 @@ func (s *State) Absolute() string {
 	return l.String()
 }
 
-// beneath returns path, with dir before it if it is relative; "" stays "".
+// beneath returns path, joined to dir if it is relative; "" stays "".
 func beneath(dir, path string) string {
 	if path == "" || filepath.IsAbs(path) {
 		return path

@@ -12,7 +12,7 @@ import (
 // struct sockaddr_un without the NUL.
 const maxPath = 107
 
-// address is the endpoint as a profile spells it:
+// address returns the value for an endpoint in the syntax of a profile:
 //
 //	unix:PATH            a Unix socket to listen on
 //	tcp:HOST:PORT        a TCP socket to listen on; HOST is a literal address,
@@ -113,7 +113,7 @@ func (e *Endpoint) setTCP(s string) error {
 	return nil
 }
 
-// String returns e as a profile spells it, "" for none.
+// String returns e in the syntax of a profile, "" for none.
 func (e Endpoint) String() string {
 	switch e.Kind {
 	case Unix:
@@ -137,7 +137,7 @@ func (e Endpoint) String() string {
 	return ""
 }
 
-// endpointOptions is an endpoint as the sub-options of --server and --ctrl spell it.
+// endpointOptions are the sub-options of --server and --ctrl that describe an endpoint.
 type endpointOptions struct {
 	kind         string
 	path         string
@@ -147,8 +147,8 @@ type endpointOptions struct {
 	root         *string // the new root directory; see Endpoint.keys
 }
 
-// channelType is the kind of socket of a channel. Each option complains about an
-// unknown one in its own words.
+// channelType returns the value for the kind of socket of a channel. It accepts any text, because
+// --server and --ctrl have different messages for an unknown kind.
 func (p *endpointOptions) channelType() value {
 	v := text(&p.kind)
 	v.want, v.arg = `"unixio" or "tcp"`, "unixio|tcp"
@@ -188,7 +188,7 @@ func (p *endpointOptions) keys(hint string) keys {
 	}
 }
 
-// tcp makes e the TCP socket of p. out is the complaint about a port that is too large.
+// tcp makes e the TCP socket of p. out is the error text for a port that is too large.
 func (p *endpointOptions) tcp(e *Endpoint, out string) error {
 	if p.port > 65535 {
 		return refusal(out)
@@ -219,10 +219,10 @@ func (p *endpointOptions) unix(e *Endpoint) error {
 }
 
 // inherit makes e the descriptor fd, which must be a socket unless another process runs
-// the line; whose is its use in the complaint.
-func (l *line) inherit(e *Endpoint, kind EndpointKind, fd int, whose string) error {
-	if !l.onPaper && !isSocket(fd) {
-		return refuse("Bad filedescriptor %d for %s", fd, whose)
+// the command line. use describes the descriptor in the error message.
+func (l *line) inherit(e *Endpoint, kind EndpointKind, fd int, use string) error {
+	if !l.foreign && !isSocket(fd) {
+		return refuse("Bad filedescriptor %d for %s", fd, use)
 	}
 	e.Kind, e.FD = kind, fd
 	return nil

@@ -9,10 +9,9 @@ import (
 
 // UsageError is a command line that swtpm refuses.
 //
-// The caller prints Error() and a newline, then Usage, and exits with Code. They
-// go to stderr, unless Log.Given: then --log was taken before the error was
-// found, and the line goes where Log says, by the user and inside the root
-// directory that Sandbox names.
+// The caller prints Error() and a newline, then Usage, to stderr, and exits with Code.
+// If Log.Given is true, --log was read before the error was found: the caller writes the
+// line to that log instead, as the user and inside the root directory that Sandbox names.
 type UsageError struct {
 	Text    string // one line, without prefix and newline
 	Usage   string // what follows on stderr; ends in a newline, or ""
@@ -49,7 +48,7 @@ func (h *HelpRequested) Error() string { return "help requested" }
 // ProfileError is one mistake in a profile.
 type ProfileError struct {
 	File string
-	Line int    // from 1; 0 if the whole file is meant
+	Line int    // from 1; 0 if the error is about the whole file
 	Col  int    // in bytes, from 1
 	Key  string // "tpm", "[tpmstate]", "[tpmstate] mode"; "" if TOML itself is wrong
 	Text string // what is wrong, and what to write instead
@@ -80,8 +79,8 @@ func (e *ProfileError) text() string {
 	return b.String() + ": " + e.Text
 }
 
-// refusal is an error in the words of the reference that stands alone, without
-// "Error parsing … options: " before it.
+// refusal is an error in the words of the reference that is printed without the usual prefix
+// "Error parsing … options: ".
 type refusal string
 
 func (r refusal) Error() string { return string(r) }

@@ -4,7 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fdType returns the type of what fd is open on, one of unix.S_IF….
+// fdType returns the type of the file that fd refers to, one of unix.S_IF….
 func fdType(fd int) (uint32, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -8,13 +8,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// The values of this file set fields that two keys share, or that a key spells in its
-// own way.
+// The values of this file set fields that several keys share, or whose key has a syntax of its own.
 
-// maxDeviceNumber is the largest number of a device that the reference takes.
+// maxDeviceNumber is the largest device number that the reference accepts.
 const maxDeviceNumber = 65535
 
-// deviceNumber is the major or minor number of a device, of 16 bits.
+// deviceNumber returns the value for the major or minor number of a device, of 16 bits.
 func deviceNumber(p *int) value {
 	v := number(p, 0)
 	v.fromTOML = tomlInteger(0, maxDeviceNumber)
@@ -30,7 +29,7 @@ func (s *State) setLocation(l nv.Location) {
 	s.Lock = l.Kind != nv.File
 }
 
-// location is the path of a state location of one kind.
+// location returns the value for a state location of one kind.
 func (s *State) location(kind nv.LocationKind) value {
 	v := value{
 		parse:    anyForm(func(path string) error { s.setLocation(nv.Location{Kind: kind, Path: path}); return nil }),
@@ -57,7 +56,7 @@ func (s *State) location(kind nv.LocationKind) value {
 	return v
 }
 
-// backendURI is the state location as the command line gives it.
+// backendURI returns the value for the state location as a URI, for the command line.
 //
 // Compat: C-227: any scheme is accepted, and INIT fails.
 func (s *State) backendURI() value {
@@ -69,7 +68,7 @@ func (s *State) backendURI() value {
 	}
 }
 
-// choose makes k a key from s, with the defaults of that source.
+// choose sets the source of k, and the defaults of that source.
 func (k *Key) choose(s KeySource, path string, fd int) {
 	*k = Key{Source: s, Path: path, FD: fd, Bits: 128}
 	if s == KeyFile || s == KeyFD || s == KeyCredential {
@@ -79,7 +78,7 @@ func (k *Key) choose(s KeySource, path string, fd int) {
 	}
 }
 
-// path is a file with a key or a passphrase.
+// path returns the value for a file that contains a key or a passphrase.
 func (k *Key) path(source KeySource) value {
 	v := text(&k.Path)
 	v.parse = anyForm(func(s string) error { k.choose(source, s, -1); return nil })
@@ -92,7 +91,8 @@ func (k *Key) path(source KeySource) value {
 	return v.only(func() bool { return k.Source == source })
 }
 
-// fd is a descriptor with a key or a passphrase; a negative one is none.
+// fd returns the value for a descriptor from which a key or a passphrase is read; a negative one is
+// none.
 func (k *Key) fd(source KeySource) value {
 	v := descriptor(&k.FD)
 	v.parse = parsed(parseInt, func(fd int) {
@@ -103,8 +103,8 @@ func (k *Key) fd(source KeySource) value {
 	return v.only(func() bool { return k.Source == source })
 }
 
-// only returns v that shows nothing, and names no descriptor, unless its source is the
-// one that counts.
+// only returns v restricted to its source: unless chosen returns true, it has nothing to show and
+// names no descriptor.
 func (v value) only(chosen func() bool) value {
 	show, fd := v.toTOML, v.descriptor
 	v.toTOML = func() (any, bool) {
@@ -122,8 +122,8 @@ func (v value) only(chosen func() bool) value {
 	return v
 }
 
-// credential is a credential of systemd that contains a key. Its name is what systemd
-// accepts, the name of a file.
+// credential returns the value for a credential of systemd that contains a key. Its name must be a
+// file name, as systemd requires.
 func (k *Key) credential() value {
 	v := text(&k.Name)
 	v.parse = anyForm(func(s string) error {
@@ -138,7 +138,7 @@ func (k *Key) credential() value {
 	return v.only(func() bool { return k.Source == KeyCredential })
 }
 
-// text is an algorithm profile by its name, its JSON or its file.
+// text returns the value for an algorithm profile, named by its name, its JSON or its file.
 func (a *AlgorithmProfile) text(source ProfileSource, want string) value {
 	v := text(&a.Text)
 	v.parse = anyForm(func(s string) error {
@@ -163,7 +163,8 @@ func (a *AlgorithmProfile) text(source ProfileSource, want string) value {
 	return v.only(func() bool { return a.Source == source })
 }
 
-// fd is a descriptor with an algorithm profile; a negative one is none.
+// fd returns the value for a descriptor from which an algorithm profile is read; a negative one is
+// none.
 func (a *AlgorithmProfile) fd() value {
 	v := descriptor(&a.FD)
 	v.parse = parsed(parseInt, func(fd int) {
@@ -182,7 +183,7 @@ func (f *Flags) start(s Startup) {
 	}
 }
 
-// startupFlag is one of the flags startup-….
+// startupFlag returns the value for one of the flags startup-….
 func (f *Flags) startupFlag(s Startup) value {
 	var on bool
 	v := truth(&on).then(func() {
@@ -194,7 +195,7 @@ func (f *Flags) startupFlag(s Startup) value {
 	return v
 }
 
-// startup is the same in a profile.
+// startup returns the value for the key startup of a profile.
 func (f *Flags) startup() value {
 	v := choice(&f.Startup, "", words(StartupClear, StartupState, StartupDeactivated, StartupNone))
 	return v.then(func() { f.start(f.Startup) }).unset(string(StartupNone))

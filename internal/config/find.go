@@ -29,7 +29,7 @@ func OwnProfileDirs() []string {
 // exampleDirs are the directories in which make install and the package put examples.
 var exampleDirs = []string{"/usr/local/share/doc/swtpm-go/examples", "/usr/share/doc/swtpm-go/examples"}
 
-// FindProfile returns the file that PROFILE on a command line means, and the
+// FindProfile returns the path of the file that PROFILE on a command line means, and the
 // instance. A name with a slash, or that ends in .toml, is a path; its instance
 // is the name of the file without .toml. Any other name is the name of a
 // profile in one of the directories below, or, if it is in none, an instance of
@@ -83,7 +83,7 @@ func findProfile(name string, dirs []string) (file, instance string, err error) 
 		example("vm1"+suffix, exampleDirs), filepath.Join(dirs[0], name+suffix))
 }
 
-// example returns the path of the example name, or words for it if none is installed.
+// example returns the path of the example called name, or a description if none is installed.
 func example(name string, dirs []string) string {
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)

@@ -40,7 +40,7 @@ const (
 	RollbackOff    RollbackPolicy = "off"
 )
 
-// HostMetrics says where TPMs that name no place for their metrics write them.
+// HostMetrics says where TPMs whose profiles have no [metrics] write their metrics.
 type HostMetrics struct {
 	Directory string // of files NAME.prom; "" for none
 }
@@ -55,7 +55,7 @@ type HostLedger struct {
 	Keep LedgerKeep
 }
 
-// Minimum is what no TPM may go below.
+// Minimum has the weakest settings that a TPM of the host may use; weaker ones are raised.
 type Minimum struct {
 	Durability bool // "full": no TPM is relaxed
 	Seccomp    SeccompAction
@@ -94,8 +94,8 @@ var (
 	landlockOrder = []LandlockMode{LandlockOff, LandlockBestEffort, LandlockRequire}
 )
 
-// LoadHost reads the settings of a host. If the file is missing they are the defaults,
-// which change nothing. With an error they are the defaults, too.
+// LoadHost reads the settings of a host. If the file is missing, or with an error, it returns the
+// defaults, which change no TPM.
 func LoadHost(file string) (Host, error) {
 	src, err := safefile.ReadInput(file, maxProfile)
 	switch {
@@ -152,8 +152,8 @@ func (h Host) JSON() string {
 	return "{" + strings.Join(objects, ",") + "}"
 }
 
-// ApplyHost makes h the settings of the host, and returns what it has changed in c, a
-// line each. name is what a file with the metrics is called, without a suffix.
+// ApplyHost stores h as the settings of the host, applies them to c, and returns one line for each
+// changed setting. name is the name of the metrics file without its suffix; a slash in it becomes "-".
 func (c *Config) ApplyHost(h Host, name string) (changed []string) {
 	c.Host = h
 	set := func(format string, args ...any) { changed = append(changed, fmt.Sprintf(format, args...)) }

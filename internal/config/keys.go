@@ -14,10 +14,10 @@ type key struct {
 	value value
 	in    dialect
 	help  string      // in the help of the option
-	hint  string      // for option: what to write in a profile instead
-	when  func() bool // whether the key has an effect, once all keys are set; nil: always
-	only  string      // with when, to be read after "valid only "
-	one   bool        // a profile has at most one of these keys of a table
+	hint  string      // if in is option: what to write in a profile instead
+	when  func() bool // reports, once all keys are set, whether the key has an effect; nil: always
+	only  string      // with when: text that follows "valid only "
+	one   bool        // a table may have at most one of its keys with this flag
 }
 
 // dialect says where a key is valid.
@@ -84,7 +84,7 @@ type table struct {
 	keys  keys
 	given *bool  // set if the profile has the table, even an empty one; may be nil
 	none  string // why the table is not shown; "" if it is
-	needs bool   // the table has no effect without one of its keys with one
+	needs bool   // the table has no effect without a key whose flag one is set
 }
 
 // top returns the keys before the first table.
@@ -185,7 +185,7 @@ func (s *State) keys() keys {
 	waits := func() bool { return s.OnFull == FullWait }
 	isDir := func() bool { return s.Location.Kind == nv.Directory }
 	isStore := func() bool { return s.Location.Kind == nv.Cluster }
-	return keys{ // dir wins over backend-uri, and lock over the default of either
+	return keys{ // dir has precedence over backend-uri, and lock over the default of either
 		{name: "backend-uri", in: option, help: "dir://DIR, file://FILE, one image file or block device for all of it, or store://NAME, a state in a cluster store", value: s.backendURI(), hint: `dir = "PATH", file = "PATH" or store = "NAME"`},
 		{name: "store", in: profile, value: s.location(nv.Cluster), one: true},
 		{name: "file", in: profile, value: s.location(nv.File), one: true},
@@ -196,9 +196,9 @@ func (s *State) keys() keys {
 		{name: "lock", help: "exclude other instances (on; with file:// off)", value: truth(&s.Lock)},
 		{name: "backup", help: "keep the previous permanent state as .bak; not with file://", value: truth(&s.Backup)},
 		{name: "fsync", help: "the same as durability=full", value: falsity(&s.Relaxed)},
-		{name: "durability", help: "full, the default: every change is on disk before it is answered; relaxed leaves that to the kernel", value: choice(&s.Relaxed, "Unknown durability '%s'.", []word[bool]{{"full", false}, {"relaxed", true}})},
+		{name: "durability", help: "full, the default: every change is on disk before the response; relaxed: the kernel writes it later", value: choice(&s.Relaxed, "Unknown durability '%s'.", []word[bool]{{"full", false}, {"relaxed", true}})},
 		{name: "on-full", help: "when the disk is full, a command waits for space, the default, or fails at once", value: choice(&s.OnFull, "Unknown on-full '%s'.", words(FullWait, FullFail))},
-		{name: "wait-limit", help: "how long it waits at most, or none (100s)", value: duration(&s.WaitLimit), when: waits, only: `with on-full = "wait"`},
+		{name: "wait-limit", help: "how long a command waits at most, or none (100s)", value: duration(&s.WaitLimit), when: waits, only: `with on-full = "wait"`},
 		{name: "max-stores-per-minute", help: "refuse commands that write NV memory when a guest stores more often for long (300; 0 for no limit)", value: number(&s.MaxStores, 0)},
 	}
 }
@@ -207,7 +207,7 @@ func (k *Key) keys() keys {
 	raw := func() bool { return k.Source == KeyFile || k.Source == KeyFD || k.Source == KeyCredential }
 	pass := func() bool { return k.Source == PassFile || k.Source == PassFD }
 	fromFile := func() bool { return k.Source == KeyFile || k.Source == PassFile }
-	return keys{ // the first of file, fd, pwdfile, pwdfd wins
+	return keys{ // the first of file, fd, pwdfile, pwdfd has precedence
 		{name: "pwdfd", help: "the passphrase comes from this descriptor", value: k.fd(PassFD), one: true},
 		{name: "pwdfile", help: "the passphrase is in this file", value: k.path(PassFile), one: true},
 		{name: "fd", help: "the key comes from this descriptor", value: k.fd(KeyFD), one: true},
@@ -225,12 +225,12 @@ func (f *Flags) keys() keys {
 	const hint = `startup = "clear", "state", "deactivated" or "none"`
 	return keys{
 		{name: "not-need-init", help: "power the TPM on at once", value: truth(&f.NotNeedInit)},
-		{name: "startup-none", in: option, help: "send it no Startup", value: f.startupFlag(StartupNone), hint: hint},
-		{name: "startup-deactivated", in: option, help: "power a TPM 1.2 on at once, and send it Startup(deactivated)", value: f.startupFlag(StartupDeactivated), hint: hint},
-		{name: "startup-state", in: option, help: "power the TPM on at once, and send it Startup(state)", value: f.startupFlag(StartupState), hint: hint},
-		{name: "startup-clear", in: option, help: "power the TPM on at once, and send it Startup(clear)", value: f.startupFlag(StartupClear), hint: hint},
+		{name: "startup-none", in: option, help: "send no Startup", value: f.startupFlag(StartupNone), hint: hint},
+		{name: "startup-deactivated", in: option, help: "power a TPM 1.2 on at once, and send Startup(deactivated)", value: f.startupFlag(StartupDeactivated), hint: hint},
+		{name: "startup-state", in: option, help: "power the TPM on at once, and send Startup(state)", value: f.startupFlag(StartupState), hint: hint},
+		{name: "startup-clear", in: option, help: "power the TPM on at once, and send Startup(clear)", value: f.startupFlag(StartupClear), hint: hint},
 		{name: "startup", in: profile, value: f.startup()},
-		{name: "disable-auto-shutdown", help: "never send it a TPM2_Shutdown", value: truth(&f.DisableAutoShutdown)},
+		{name: "disable-auto-shutdown", help: "never send TPM2_Shutdown", value: truth(&f.DisableAutoShutdown)},
 	}
 }
 
@@ -247,13 +247,13 @@ func (l *Locality) keys() keys {
 func (m *Migration) keys() keys {
 	return keys{
 		{name: "incoming", help: "the state belongs to another process until its blobs arrive", value: truth(&m.Incoming)},
-		{name: "release-lock-outgoing", help: "release the state when the last blob leaves (on)", value: truth(&m.ReleaseLockOutgoing)},
+		{name: "release-lock-outgoing", help: "release the storage lock when the last blob is sent (on)", value: truth(&m.ReleaseLockOutgoing)},
 		{name: "encrypted-only", help: "refuse blobs that are not encrypted with the migration key", value: truth(&m.EncryptedOnly)},
 	}
 }
 
 func (a *AlgorithmProfile) keys() keys {
-	return keys{ // the first of profile, name, file, fd wins
+	return keys{ // the first of profile, name, file, fd has precedence
 		{name: "fd", help: "the JSON comes from this descriptor", value: a.fd(), one: true},
 		{name: "file", help: "the JSON is in this file", value: a.text(ProfileFile, "the path of a file"), one: true},
 		{name: "name", help: "the name of the profile", value: a.text(ProfileName, "the name of an algorithm profile"), one: true},
@@ -289,7 +289,7 @@ func (l *Ledger) keys() keys {
 
 // seccompKeys returns the keys of --seccomp.
 func (s *Sandbox) seccompKeys() keys {
-	return keys{{name: "action", in: option, help: "end the process (kill, the default), log the call in the kernel log, or nothing", value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
+	return keys{{name: "action", in: option, help: "kill, the default, ends the process; log writes to the kernel log; none installs no filter", value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
 }
 
 func (s *Sandbox) action() value {
@@ -304,10 +304,10 @@ func (l *Log) keys() keys {
 		}
 	}
 	return keys{
-		{name: "file", help: "the file; - for nowhere", value: logFile, one: true},
+		{name: "file", help: "the file; - discards messages", value: logFile, one: true},
 		{name: "fd", help: "a descriptor", value: descriptor(&l.FD), one: true},
-		{name: "level", help: "how much; from 5 on the log of libtpms, too (1)", value: level(&l.Level)},
-		{name: "prefix", help: "before every line", value: prefix(&l.Prefix)},
+		{name: "level", help: "how much is logged; from 5 on also messages of libtpms (1)", value: level(&l.Level)},
+		{name: "prefix", help: "text before every line", value: prefix(&l.Prefix)},
 		{name: "truncate", help: "empty the file first", value: truth(&l.Truncate)},
 	}
 }
@@ -326,7 +326,7 @@ func (p *Pcap) keys() keys {
 		{name: "mode", help: "permissions of the file (0640)", value: octal(&p.Mode, nil)},
 		{name: "truncate", help: "empty the file first", value: truth(&p.Truncate)},
 		{name: "checksums", help: "fill the checksums of IP and TCP", value: truth(&p.Checksums)},
-		{name: "redact", help: "leave out passwords, keys and the like", value: truth(&p.Redact)},
+		{name: "redact", help: "replace passwords, keys and other secrets", value: truth(&p.Redact)},
 	}
 }
 

@@ -50,9 +50,9 @@ const (
 // KeepSession says whether clients and volatile state outlive the process.
 type KeepSession string
 
-// The answers. The zero KeepSession is SessionAuto.
+// The values of KeepSession. "" means SessionAuto.
 const (
-	SessionAuto KeepSession = "auto" // if systemd stores descriptors
+	SessionAuto KeepSession = "auto" // yes if the unit has a descriptor store
 	SessionYes  KeepSession = "yes"
 	SessionNo   KeepSession = "no"
 )
@@ -67,12 +67,12 @@ const (
 	SeccompNone SeccompAction = "none" // there is no filter
 )
 
-// LandlockMode says whether files that a running TPM does not need are out of reach.
+// LandlockMode says whether Landlock denies access to files that a running TPM does not need.
 type LandlockMode string
 
 // The modes of Landlock.
 const (
-	LandlockBestEffort LandlockMode = "best-effort" // as far as the kernel can
-	LandlockRequire    LandlockMode = "require"     // or the TPM does not start
+	LandlockBestEffort LandlockMode = "best-effort" // as far as the kernel supports it
+	LandlockRequire    LandlockMode = "require"     // the TPM does not start without it
 	LandlockOff        LandlockMode = "off"
 )

@@ -17,20 +17,20 @@ type Manufacture struct {
 	EKCert       bool
 	PlatformCert bool
 	AllowSigning bool   // 2.0: the EK may sign
-	Decryption   bool   // and decrypt, which it else may not then
+	Decryption   bool   // the EK may decrypt also with AllowSigning
 	IAK, IDevID  string // 2.0: algorithms; "" for none
 	SPK          string // 2.0: "rsa" or "ecc"; "" for none
-	PCRBanks     string // 2.0: the active banks, with commas between; "-": as libtpms has them, "": from the configuration file
+	PCRBanks     string // 2.0: the active banks, with commas between; "-": the defaults of libtpms, "": from the configuration file
 
 	TakeOwnership  bool   // 1.2
-	OwnerPass      string // 1.2: "" for the reference's
+	OwnerPass      string // 1.2: "" for the default of the reference
 	OwnerWellKnown bool
-	SRKPass        string // 1.2: "" for the reference's
+	SRKPass        string // 1.2: "" for the default of the reference
 	SRKWellKnown   bool
 
 	LockNVRAM bool
 	VMID      string // the subject of the certificates
-	Config    string // swtpm_setup.conf; "" looks for it
+	Config    string // path of swtpm_setup.conf; "" for the first one in the usual directories
 	CertFiles string // directory that gets certificates as files too; "" for none
 }
 
@@ -78,7 +78,7 @@ func (c *Config) manufactureKeys() keys {
 	}
 }
 
-// manufactureFaults returns what is impossible in [manufacture].
+// manufactureFaults returns the errors in [manufacture].
 func (c *Config) manufactureFaults() []fault {
 	m, out := c.Manufacture, []fault(nil)
 	if !m.Given {
@@ -102,7 +102,7 @@ func (c *Config) manufactureFaults() []fault {
 	}
 	for _, k := range []struct{ name, algorithm string }{{"iak", m.IAK}, {"idevid", m.IDevID}} {
 		if k.algorithm != "" && !m.EKCert {
-			add(k.name, "valid only with ek-cert = true, whose certificate its own refers to")
+			add(k.name, "valid only with ek-cert = true, because its certificate refers to the EK certificate")
 		}
 	}
 	for _, k := range []struct {

@@ -42,7 +42,7 @@ var mistakesCases = []struct{ src, want string }{
 	{"[manufacture]\nek = [\"rsa2048\", \"rsa2048\"]", `f:6:1: [manufacture] ek: duplicate "rsa2048"; write two algorithms`},
 	{"[manufacture]\nek = [\"rsa2048\", \"rsa3072\", \"rsa4096\"]", `f:6:1: [manufacture] ek: 3 endorsement keys; write one or two`},
 	{"[manufacture]\npcr-banks = [\"sha256,sha1\"]", `f:6:13: [manufacture] pcr-banks: unexpected array; must be an array of "sha1", "sha256", "sha384", "sha512", "sm3-256", "sha3-256", "sha3-384", "sha3-512"`},
-	{"[manufacture]\niak = \"secp384r1\"", `f:6:1: [manufacture] iak: valid only with ek-cert = true, whose certificate its own refers to`},
+	{"[manufacture]\niak = \"secp384r1\"", `f:6:1: [manufacture] iak: valid only with ek-cert = true, because its certificate refers to the EK certificate`},
 	{"[manufacture]\ndecryption = true", `f:6:1: [manufacture] decryption: valid only with allow-signing = true`},
 	{"[manufacture]\ntake-ownership = true", `f:6:1: [manufacture] take-ownership: valid only with tpm = "1.2"`},
 	{"[sandbox]\nchroot = \"/\"\n[manufacture]", `f:6:1: [sandbox] chroot: conflicts with [manufacture], because swtpm-setup creates a TPM outside of it`},

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Nearest returns "; did you mean …?" with the word of known that is most like
-// name, or "" if none is like it.
+// Nearest returns "; did you mean …?" with the word of known that is most similar to
+// name, or "" if none is similar.
 func Nearest(name string, known []string) string {
 	best, bestAt := "", len(name)/3+2
 	for _, k := range known {
@@ -20,8 +20,8 @@ func Nearest(name string, known []string) string {
 	return "; did you mean " + strconv.Quote(best) + "?"
 }
 
-// meant returns "; did you mean …?" with the word in quotes in want that is most
-// like v, or "" if v is no string or none is like it.
+// meant returns "; did you mean …?" with the quoted word in want that is most
+// similar to v, or "" if v is not a string or no word is similar.
 func meant(v any, want string) string {
 	name, ok := v.(string)
 	if !ok {
@@ -30,7 +30,7 @@ func meant(v any, want string) string {
 	return Nearest(name, quoted(want))
 }
 
-// quoted returns the words that stand in quotes in want, but no numbers.
+// quoted returns the quoted words in want, without those that begin with a digit.
 func quoted(want string) (known []string) {
 	for n, part := range strings.Split(want, `"`) {
 		if n%2 == 1 && strings.IndexAny(part, "0123456789") != 0 {
@@ -40,7 +40,8 @@ func quoted(want string) (known []string) {
 	return known
 }
 
-// distance counts the letters to insert, drop or change to make b of a.
+// distance returns the number of letters to insert, remove or change to turn a into b. It returns
+// len(a) if a is longer than 64 bytes.
 func distance(a, b string) int {
 	if len(a) > 64 {
 		return len(a)

@@ -2,15 +2,15 @@ package config
 
 import "strings"
 
-// maxNesting is how deep arrays, tables and dotted keys of a profile may be; one
-// needs two. The decoder's time grows with the cube of it, its memory with a
-// hundred times the size of the file.
+// maxNesting is how deep arrays, tables and dotted keys of a profile may be nested; valid profiles
+// need two levels. The time of the decoder grows with the cube of the depth, and its memory to
+// a hundred times the size of the file.
 const maxNesting = 16
 
 // tooDeep returns the position in src at which something is nested deeper than maxNesting;
 // ok is false if nothing is. src need not be TOML: the decoder reports that later.
 //
-// Source: TOML 1.0, of which it knows strings and comments, because they may contain
+// Source: TOML 1.0. tooDeep recognizes only strings and comments, which may contain
 // brackets and dots.
 func tooDeep(src string) (at position, ok bool) {
 	s := nesting{src: src}
@@ -42,14 +42,14 @@ func tooDeep(src string) (at position, ok bool) {
 	return position{}, false
 }
 
-// nesting is how deep a profile is at pos.
+// nesting is a position in a profile, and how deep the text is nested there.
 type nesting struct {
 	src         string
 	pos         int
 	depth, dots int
 }
 
-// line goes to the end of the line.
+// line moves to the end of the line.
 func (s *nesting) line() {
 	if n := strings.IndexByte(s.src[s.pos:], '\n'); n >= 0 {
 		s.pos += n
@@ -58,9 +58,9 @@ func (s *nesting) line() {
 	s.pos = len(s.src)
 }
 
-// text goes to the end of the string that begins at pos with quote. One of several lines
-// may end in up to two quotes of its own. One that has no end, for which the decoder
-// stops, ends with its line.
+// text moves to the end of the string that begins at pos with quote. A multi-line string may have
+// up to two quotes before the three that end it. A single-line string without an end, which the
+// decoder rejects later, ends with its line.
 func (s *nesting) text(quote byte) {
 	three := strings.Repeat(string(quote), 3)
 	multiline := strings.HasPrefix(s.src[s.pos:], three)

@@ -37,8 +37,8 @@ func Options(iface string) []cli.Option {
 	return l.options(iface)
 }
 
-// options returns the options of an interface. Their order is that in which an ambiguous
-// abbreviation names them.
+// options returns the options of an interface, in the order in which the error about an ambiguous
+// abbreviation lists them.
 func (l *line) options(iface string) []cli.Option {
 	letter := map[string]string{"socket": "s", "chardev": "h", "cuse": "u"}[iface]
 	groups := [...][]interfaceOption{l.ownOptions(), l.commonOptions(), l.printOptions()}
@@ -64,7 +64,7 @@ func (l *line) ownOptions() []interfaceOption {
 	c, i := l.cfg, &l.cfg.Interface
 	return []interfaceOption{
 		{"sh", cli.Option{Name: "daemon", Short: "d", Section: aboutProcess, Set: flag(&c.Daemon), Help: "run in the background"}},
-		{"shu", cli.Option{Name: "help", Short: "h", Section: aboutPrinting, Help: "this text", Set: func(string, string) error {
+		{"shu", cli.Option{Name: "help", Short: "h", Section: aboutPrinting, Help: "print this text", Set: func(string, string) error {
 			return &HelpRequested{Text: Usage(l.word())}
 		}}},
 		{"u", cli.Option{Name: "maj", Short: "M", Arg: "N", Section: aboutDevice, Set: l.setMajor, Help: "its major number; 0, the default, for any"}},
@@ -94,40 +94,40 @@ func (l *line) ownOptions() []interfaceOption {
 func (l *line) commonOptions() []interfaceOption {
 	c := l.cfg
 	return []interfaceOption{
-		{"shu", cli.Option{Name: "locality", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "limit what clients may do with localities", Sub: subs(c.Locality.keys)}},
-		{"shu", cli.Option{Name: "log", Arg: "SUBOPTIONS", Section: aboutProcess, Help: "where messages go", Sub: subs(c.Log.keys)}},
+		{"shu", cli.Option{Name: "locality", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "restrict how clients use localities", Sub: subs(c.Locality.keys)}},
+		{"shu", cli.Option{Name: "log", Arg: "SUBOPTIONS", Section: aboutProcess, Help: "write messages to a file or a descriptor", Sub: subs(c.Log.keys)}},
 		{"shu", cli.Option{Name: "key", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "encrypt the state on disk", Sub: subs(c.Key.keys)}},
 		{"shu", cli.Option{Name: "migration-key", Arg: "SUBOPTIONS", Section: aboutTPM, Sub: subs(c.MigrationKey.keys),
-			Help: "encrypt the state that leaves through the control channel; the same as for --key"}},
+			Help: "encrypt the state that leaves through the control channel; the suboptions of --key"}},
 		{"shu", cli.Option{Name: "pid", Arg: "SUBOPTIONS", Section: aboutProcess, Help: "write the process id", Sub: subs(c.PID.keys)}},
 		{"shu", cli.Option{Name: "tpmstate", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "where the state is stored; without it, in $TPM_PATH", Sub: subs(c.State.keys)}},
 		{"sh", cli.Option{Name: "ctrl", Arg: "SUBOPTIONS", Section: aboutChannels, Help: "the control channel",
 			Sub: subs(func() keys { return c.Control.keys(newEndpointOptions(nil)) })}},
-		{"shu", cli.Option{Name: "flags", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "what happens at the start and the end", Sub: subs(c.Flags.keys)}},
+		{"shu", cli.Option{Name: "flags", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "set what happens when the TPM starts and ends", Sub: subs(c.Flags.keys)}},
 		{"shu", cli.Option{Name: "tpm2", Section: aboutTPM, Help: "a TPM 2.0; without it, a TPM 1.2", Set: func(string, string) error {
 			c.TPM = tpm.V20
 			return nil
 		}}},
 		{"shu", cli.Option{Name: "seccomp", Arg: "SUBOPTIONS", Section: aboutProcess, Sub: subs(c.Sandbox.seccompKeys),
-			Help: "what happens at a system call that a running TPM does not need"}},
+			Help: "set what happens at a system call that a running TPM does not need"}},
 		{"shu", cli.Option{Name: "migration", Arg: "SUBOPTIONS", Section: aboutTPM, Sub: subs(c.Migration.keys),
-			Help: "of a guest that moves between hosts with one state directory"}},
+			Help: "prepare for a migration between hosts that share the state"}},
 		{"shu", cli.Option{Name: "profile", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "the algorithm profile of a new TPM 2.0; needs libtpms 0.10", Sub: subs(c.Profile.keys)}},
 		{"shu", cli.Option{Name: "pcap", Arg: "SUBOPTIONS", Section: aboutProcess, Sub: subs(c.Pcap.keys),
 			Help: "record the traffic of the data channel for Wireshark and tshark"}},
 	}
 }
 
-// printOptions returns the options that print something and end.
+// printOptions returns the options that print something instead of running a TPM.
 func (l *line) printOptions() []interfaceOption {
 	c := l.cfg
 	return []interfaceOption{
-		{"shu", cli.Option{Name: "print-capabilities", Section: aboutPrinting, Set: flag(&c.PrintCapabilities), Help: "what this program can do, as JSON"}},
-		{"shu", cli.Option{Name: "print-states", Section: aboutPrinting, Set: flag(&c.PrintStates), Help: "the stored states and their sizes, as JSON"}},
-		{"shu", cli.Option{Name: "print-profiles", Section: aboutPrinting, Set: flag(&c.PrintProfiles), Help: "the algorithm profiles of this libtpms, as JSON"}},
+		{"shu", cli.Option{Name: "print-capabilities", Section: aboutPrinting, Set: flag(&c.PrintCapabilities), Help: "print the capabilities of this program as JSON"}},
+		{"shu", cli.Option{Name: "print-states", Section: aboutPrinting, Set: flag(&c.PrintStates), Help: "print the stored states and their sizes as JSON"}},
+		{"shu", cli.Option{Name: "print-profiles", Section: aboutPrinting, Set: flag(&c.PrintProfiles), Help: "print the algorithm profiles of this libtpms as JSON"}},
 		{"shu", cli.Option{Name: "print-info", Arg: "FLAGS", Section: aboutPrinting, Set: l.setInfo,
-			Help: "about the TPM, as JSON; FLAGS are the flags of libtpms, added up: 1 specification, 2 attributes, 4 features, 8 algorithms, 0x10 commands, 0x20 its profile, 0x40 all profiles, 0x80 more attributes. With --tpmstate the TPM is powered on for it"}},
-		{"u", cli.Option{Name: "version", Short: "v", Section: aboutPrinting, Help: "the version", Set: func(string, string) error {
+			Help: "print a description of the TPM as JSON; FLAGS are the flags of libtpms, added up: 1 specification, 2 attributes, 4 features, 8 algorithms, 0x10 commands, 0x20 its profile, 0x40 all profiles, 0x80 more attributes. With --tpmstate the TPM is powered on first"}},
+		{"u", cli.Option{Name: "version", Short: "v", Section: aboutPrinting, Help: "print the version", Set: func(string, string) error {
 			return &HelpRequested{Text: cuseVersion}
 		}}},
 	}

@@ -16,7 +16,7 @@ func path(words ...string) string { return strings.Join(words, "\x00") }
 // locate finds the keys of src, which is TOML that the decoder has accepted.
 // The TOML package reports the position of a syntax error, but not of a key.
 //
-// Source: TOML 1.0; it reads only what ends a key, a string or a value.
+// Source: TOML 1.0. locate recognizes only the characters that end a key, a string or a value.
 func locate(src string) map[string]where {
 	s := scanner{src: strings.TrimPrefix(src, "\ufeff"), found: map[string]where{}}
 	var table []string
@@ -33,14 +33,14 @@ func locate(src string) map[string]where {
 			s.pair(table)
 			s.line()
 		}
-		if s.pos == start { // never on TOML; a scanner must end whatever it is given
+		if s.pos == start { // impossible for valid TOML; the loop must end in any case
 			s.pos++
 		}
 	}
 	return s.found
 }
 
-// scanner walks over a profile.
+// scanner reads a profile from the begin to the end.
 type scanner struct {
 	src   string
 	pos   int
@@ -49,7 +49,7 @@ type scanner struct {
 	lines, seen, begin int // line count up to seen; begin of that line
 }
 
-// skip goes over the bytes of set, and over comments if set has line ends.
+// skip moves past bytes in set, and past comments if set contains a line end.
 func (s *scanner) skip(set string) {
 	for s.pos < len(s.src) {
 		switch {
@@ -63,7 +63,7 @@ func (s *scanner) skip(set string) {
 	}
 }
 
-// line goes to the end of the line.
+// line moves to the end of the line.
 func (s *scanner) line() {
 	if n := strings.IndexByte(s.src[s.pos:], '\n'); n >= 0 {
 		s.pos += n
@@ -72,7 +72,7 @@ func (s *scanner) line() {
 	s.pos = len(s.src)
 }
 
-// here is the position of the next byte.
+// here returns the position of the next byte.
 func (s *scanner) here() position {
 	for ; s.seen < s.pos; s.seen++ {
 		if s.src[s.seen] == '\n' {
@@ -83,7 +83,7 @@ func (s *scanner) here() position {
 	return position{s.lines + 1, s.pos - s.begin + 1}
 }
 
-// note records the first position of a key and of the tables that it makes.
+// note records the first position of a key and of the tables that it implies.
 func (s *scanner) note(words []string, key, value position) {
 	for n := 1; n <= len(words); n++ {
 		p := path(words[:n]...)
@@ -107,8 +107,8 @@ func (s *scanner) words() []string {
 	}
 }
 
-// word reads one word of a key. An escape in a quoted word is kept as it is: no
-// key of ours needs one.
+// word reads one word of a key. An escape sequence in a quoted word is not decoded, because no
+// key of a profile needs one.
 func (s *scanner) word() string {
 	start := s.pos
 	if start < len(s.src) && (s.src[start] == '"' || s.src[start] == '\'') {
@@ -121,7 +121,7 @@ func (s *scanner) word() string {
 	return s.src[start:s.pos]
 }
 
-// quoted goes over a string of any of the four kinds.
+// quoted moves past a string of any of the four kinds.
 func (s *scanner) quoted() {
 	quote := s.src[s.pos : s.pos+1]
 	triple := strings.Repeat(quote, 3)
@@ -139,7 +139,7 @@ func (s *scanner) quoted() {
 		}
 		s.pos += len(end)
 		for n := 0; n < 2 && end == triple && strings.HasPrefix(s.src[s.pos:], quote); n++ {
-			s.pos++ // up to two quotes may stand before the three that end it
+			s.pos++ // up to two quotes may precede the three that end it
 		}
 		return
 	}
@@ -155,7 +155,7 @@ func (s *scanner) pair(table []string) {
 	s.value(words)
 }
 
-// value goes over a value; words is its key.
+// value moves past a value; words is its key.
 func (s *scanner) value(words []string) {
 	if s.pos >= len(s.src) {
 		return
@@ -174,7 +174,7 @@ func (s *scanner) value(words []string) {
 	}
 }
 
-// list goes over an array or an inline table.
+// list moves past an array or an inline table.
 func (s *scanner) list(element func()) {
 	for s.pos++; ; {
 		s.skip(" \t\r\n,")

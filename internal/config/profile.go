@@ -17,18 +17,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// maxProfile is more than any profile needs, in bytes.
+// maxProfile is the largest size of a profile in bytes, more than any needs.
 const maxProfile = 64 << 10
 
 // maxFaults is the largest number of mistakes that are reported.
 const maxFaults = 50
 
-// LoadProfile reads one profile. Instance replaces %i; if it is empty,
-// the name of the file without .toml does. Relative paths begin in the directory of the
-// file. Nothing else is opened, nothing is created.
+// LoadProfile reads one profile. It replaces %i with instance or, if that is empty, with the name
+// of the file without .toml. Relative paths are relative to the directory of the file. It opens no
+// other file and creates none.
 //
-// The error has a *ProfileError for each mistake, one line each, in the order of
-// the file, and one for the mistakes beyond maxFaults.
+// The error joins a *ProfileError for each mistake, in the order of the file, and one
+// that counts the mistakes beyond maxFaults. Each is one line.
 func LoadProfile(file, instance string) (*Config, error) {
 	src, err := ReadProfile(file)
 	if err != nil {
@@ -37,7 +37,7 @@ func LoadProfile(file, instance string) (*Config, error) {
 	return ParseProfile(file, src, instance)
 }
 
-// ParseProfile is LoadProfile for a file that was already read.
+// ParseProfile does the same as LoadProfile for a file that was already read.
 func ParseProfile(file, text, instance string) (*Config, error) {
 	if instance == "" {
 		instance = strings.TrimSuffix(filepath.Base(file), suffix)
@@ -52,8 +52,8 @@ func ParseProfile(file, text, instance string) (*Config, error) {
 	return parseProfile(file, text, filepath.Dir(abs), instance)
 }
 
-// ReloadProfile is LoadProfile in a confined process, which can no longer ask the name
-// service for users.
+// ReloadProfile does the same as LoadProfile in a confined process, which can no longer ask the name
+// service for users. All later lookups of this process are restricted, too.
 func ReloadProfile(file, instance string) (*Config, error) {
 	accounts.Lock()
 	accounts.confined = true
@@ -96,7 +96,7 @@ type loader struct {
 	errs     []*ProfileError
 }
 
-// parseProfile makes a Config of src, the text of file.
+// parseProfile returns the Config of src, the text of file.
 func parseProfile(file, src, dir, instance string) (*Config, error) {
 	tree, err := parseTOML(file, src)
 	if err != nil {
@@ -210,8 +210,8 @@ func (p *loader) load(tree map[string]any) {
 	}
 }
 
-// inOrder returns the keys of tree, [sandbox] before the tables whose paths are inside the
-// new root, and [interface] before those whose defaults it changes.
+// inOrder returns the keys of tree: [sandbox] before the tables whose paths are inside the
+// new root, and [interface] before the tables whose defaults it changes.
 func inOrder(tree map[string]any) []string {
 	names := slices.Sorted(maps.Keys(tree))
 	for _, first := range []string{"interface", "sandbox"} {
@@ -272,7 +272,7 @@ func (p *loader) key(table, name string, ks keys, v any) {
 	}
 }
 
-// setTOML sets the field to v. The error does not say what v must be.
+// setTOML sets the field to x. The error does not contain v.want.
 func (v *value) setTOML(x any) error {
 	wrong := errors.New(describe(x))
 	text, ok := v.fromTOML(x)
@@ -312,7 +312,7 @@ func expand(s, instance string) string {
 	return strings.NewReplacer("%%", "%", "%i", instance).Replace(s)
 }
 
-// unexpand returns the text from which expand makes s.
+// unexpand returns the text that expand turns into s.
 func unexpand(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -324,8 +324,8 @@ func unexpand(s string) string {
 	return b.String()
 }
 
-// describe returns the error about a value: the value, or its type if it is no
-// scalar.
+// describe returns the error text for a value: with the value, or with its type if it is not a
+// string, an integer or a boolean.
 func describe(v any) string {
 	switch v := v.(type) {
 	case string:

@@ -7,9 +7,10 @@ import (
 )
 
 // TOML returns c as a profile with every default filled in. A key that was not
-// asked for is a comment. The profile loads back to a Config equal to c,
-// but for what no profile can say: Daemon, what is printed, strings that are
-// not UTF-8, and relative paths, which begin in the directory of the profile. Of a c that Check refuses, the profile is refused too.
+// configured is a comment. Loading the profile returns a Config equal to c,
+// except for what no profile can express: Daemon, what is printed, and strings that are
+// not UTF-8. Relative paths become relative to the directory of the profile. If Check
+// returns an error for c, the profile is invalid, too.
 func (c *Config) TOML() string {
 	var b strings.Builder
 	writeKeys(&b, c.top())
@@ -51,7 +52,7 @@ func (ks keys) shown() keys {
 	var out keys
 	for _, k := range ks.known(profile) {
 		if v, _ := k.value.toTOML(); v == nil || k.when != nil && !k.when() || k.name == "fsync" {
-			continue // fsync: durability says it
+			continue // fsync: durability is shown instead
 		}
 		out = append(out, k)
 	}
@@ -84,9 +85,9 @@ func quoteTOML(s string) string {
 	return b.String() + `"`
 }
 
-// JSON returns c for machines: an object with the tables and keys of a profile,
-// defaults included, on one line with a newline. A table or key without an effect
-// is left out. A byte that is not UTF-8 becomes U+FFFD.
+// JSON returns c as a JSON object with the tables and keys of a profile,
+// including defaults, on one line with a newline. It omits tables and keys without
+// an effect. A byte that is not UTF-8 becomes U+FFFD.
 func (c *Config) JSON() string {
 	var b strings.Builder
 	b.WriteByte('{')
@@ -119,7 +120,7 @@ func writeJSON(b *strings.Builder, ks keys, sep string) string {
 }
 
 // Convert returns the profile for a classic command line. Relative paths are relative to
-// dir. It fails as Classic does, and for options that no profile can express.
+// dir. It returns the errors of Classic, and an error for options that no profile can express.
 func Convert(iface string, args []string, env func(string) string, dir string) (string, error) {
 	c, err := Foresee(iface, args, env)
 	if err != nil {

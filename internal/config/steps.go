@@ -26,7 +26,7 @@ func (l *line) steps() []func() error {
 		return []func() error{
 			l.log, l.capabilities, l.states, l.profiles, l.device, l.exits(cuseOption),
 			l.key, l.migrationKey, l.pid, l.locality, l.state, l.seccomp, l.flags, l.migration, l.profile, l.pcap,
-			l.exits(cuseRefused), l.place, l.exits(0),
+			l.exits(cuseRefused), l.requireState, l.exits(0),
 		}
 	}
 	if l.word() == "chardev" {
@@ -53,7 +53,7 @@ func (l *line) capabilities() error {
 	return nil
 }
 
-// states is --print-states.
+// states applies --print-states.
 //
 // Compat: C-235: TPM_PATH does not count for it.
 func (l *line) states() error {
@@ -103,7 +103,7 @@ func wrap(label string, err error) error {
 }
 
 func (l *line) log() error {
-	next := l.cfg.Log // a complaint goes to the log as it was
+	next := l.cfg.Log // an error is reported in the log as it was before
 	o, ks, err := l.read("log", "logging", next.keys)
 	if err != nil || o == nil {
 		return err
@@ -120,7 +120,7 @@ func (l *line) log() error {
 func (l *line) key() error          { return l.readKey("key", &l.cfg.Key) }
 func (l *line) migrationKey() error { return l.readKey("migration-key", &l.cfg.MigrationKey) }
 
-// readKey is --key and --migration-key. Both are called key in complaints.
+// readKey sets k from --key or --migration-key. Error messages call both of them key.
 func (l *line) readKey(name string, k *Key) error {
 	var found Key
 	o, ks, err := l.read(name, "key", found.keys)
@@ -156,7 +156,7 @@ func (l *line) pid() error {
 		p.FD = -1
 	case p.FD < 0:
 		return refusal("The file or fd parameter is required for the pid option.")
-	case !l.onPaper && !isRegular(p.FD):
+	case !l.foreign && !isRegular(p.FD):
 		return refuse("Bad filedescriptor %d for pid file", p.FD)
 	}
 	return nil
@@ -170,7 +170,7 @@ func (l *line) locality() error {
 	return fill(o, "locality", ks)
 }
 
-// state is --tpmstate, or TPM_PATH without it.
+// state sets the state location from --tpmstate, or from TPM_PATH without it.
 func (l *line) state() error {
 	s := &l.cfg.State
 	o, ks, err := l.read("tpmstate", "tpmstate", s.keys)
@@ -224,7 +224,7 @@ func (l *line) migration() error {
 	return nil
 }
 
-// pcap is --pcap.
+// pcap sets the recording from --pcap.
 func (l *line) pcap() error {
 	next := l.cfg.Pcap
 	o, ks, err := l.read("pcap", "pcap", next.keys)
@@ -244,7 +244,7 @@ func (l *line) pcap() error {
 	return nil
 }
 
-// profile is --profile. With a TPM 1.2 it is checked and has no effect.
+// profile sets the algorithm profile from --profile. For a TPM 1.2 it is checked and has no effect.
 func (l *line) profile() error {
 	found := AlgorithmProfile{FD: -1}
 	o, ks, err := l.read("profile", "profile", found.keys)

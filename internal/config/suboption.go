@@ -9,15 +9,15 @@ import (
 // suboptions are the sub-options of one option by their names.
 type suboptions map[string]suboption
 
-// suboption is the text of a sub-option, and what sets its field.
+// suboption is the text of a sub-option, and the function that sets its field.
 type suboption struct {
 	text string
 	fill func() error
 }
 
 // parseSuboptions reads name, name=value, name={…}, with commas between them.
-// A bare name means "true"; of two with one name the first counts. Every token
-// is checked, also one that does not count.
+// A name alone means "true". Of two with the same name the first counts, but the
+// second is checked, too.
 func parseSuboptions(s string, ks keys) (suboptions, error) {
 	tokens, err := splitSuboptions(s)
 	if err != nil {
@@ -45,8 +45,8 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 	return out, nil
 }
 
-// form returns what follows a complaint in the words of the reference that does not
-// name the form of k.
+// form returns a hint about the syntax of k, to be appended to an error in the words of the
+// reference, which does not describe it. It returns "" if no hint is needed.
 func (k *key) form() string {
 	if k.value.form == "" {
 		return ""
@@ -54,11 +54,11 @@ func (k *key) form() string {
 	return "; " + k.name + " takes " + k.value.form
 }
 
-// pathNames are the sub-options whose value is a path, the usual one of an option first.
+// pathNames are the sub-options whose value is a path, the most common ones first.
 var pathNames = []string{"dir", "path", "file", "backend-uri", "pwdfile"}
 
-// pathHint returns what may be wrong with a token that is no sub-option: it is misspelt,
-// or a path without its name, or the rest of a path with a comma. before are the tokens
+// pathHint returns a hint about a token that is not a sub-option: it may be misspelt, a path
+// without the name of its sub-option, or the rest of a path with a comma. before are the tokens
 // before it.
 func pathHint(before []string, token string, ks keys) string {
 	if n := len(before); n > 0 {
@@ -86,8 +86,8 @@ func pathHint(before []string, token string, ks keys) string {
 	return ""
 }
 
-// splitSuboptions cuts s at its commas. A value that begins with { reaches to
-// the brace that closes it, unless no comma follows: then it is the rest of s.
+// splitSuboptions splits s at its commas. A value that begins with { extends to
+// the matching brace, and may contain commas; without a comma it is not checked.
 func splitSuboptions(s string) ([]string, error) {
 	var out []string
 	for {
@@ -112,8 +112,8 @@ func splitSuboptions(s string) ([]string, error) {
 	}
 }
 
-// closing returns the length of what the brace at the begin of s opens, up to
-// and with the brace that closes it; -1 if none does. It knows no quotes.
+// closing returns the length of the text from the brace at the beginning of s to the matching
+// brace, including both; -1 if there is none. It does not recognize quotes.
 func closing(s string) int {
 	depth := 0
 	for i := range len(s) {

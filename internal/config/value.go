@@ -15,22 +15,22 @@ import (
 // value describes one field to the parsers of options and profiles, and to all that is
 // generated from the tables: profiles, help, completion and checks.
 type value struct {
-	// parse reads text once. Its error is about the form of text, in the words of the
-	// reference. fill sets the field; its error is about the meaning. The reference
-	// checks the form of all sub-options before it uses the first.
+	// parse reads text. Its error is about the syntax of text, in the words of the
+	// reference. fill sets the field; its error is about the meaning. There are two steps
+	// because the reference checks the syntax of all sub-options before it uses the first.
 	parse func(text string) (fill func() error, err error)
 
 	// fromTOML returns the text of a value in a profile, false if its type is wrong.
-	// It is nil for a key that no profile has.
+	// It is nil for a sub-option that is not valid in a profile.
 	fromTOML func(v any) (string, bool)
 
-	// toTOML returns a string, strings, an int or a bool that sets the field to its
-	// value, and whether that was asked for; nil if there is nothing to write.
+	// toTOML returns the value of the field as a string, a []string, an int or a bool, and
+	// whether it was configured; v is nil if there is nothing to write.
 	toTOML func() (v any, asked bool)
 
-	want     string // the values, to be read after "must be "
-	form     string // to be read after "takes ", where the words of the reference do not say it
-	mayEmpty bool   // "" is a value
+	want     string // description of the valid values; follows "must be "
+	form     string // the syntax, if the reference's message does not describe it; follows "takes "
+	mayEmpty bool   // "" is a valid value
 	exact    bool   // the error of fill names the part of the text that is wrong
 
 	arg        string                   // the value in the help; "" for a switch
@@ -40,14 +40,14 @@ type value struct {
 	descriptor func() (fd int, ok bool) // the inherited descriptor that the field names; nil if it names none
 }
 
-// anyForm returns the parse of a value whose text has no form to check.
+// anyForm returns the parse function of a value whose syntax is not checked.
 func anyForm(fill func(text string) error) func(string) (func() error, error) {
 	return func(text string) (func() error, error) {
 		return func() error { return fill(text) }, nil
 	}
 }
 
-// parsed returns the parse of a value that read turns into a T and use puts in place.
+// parsed returns the parse function of a value: read converts the text, and use stores the result.
 func parsed[T any](read func(text string) (T, error), use func(T)) func(string) (func() error, error) {
 	return func(text string) (func() error, error) {
 		v, err := read(text)
@@ -55,7 +55,7 @@ func parsed[T any](read func(text string) (T, error), use func(T)) func(string) 
 	}
 }
 
-// then returns v with a function that runs after the field was set.
+// then returns v, which now calls f after the field was set.
 func (v value) then(f func()) value {
 	parse := v.parse
 	v.parse = func(text string) (func() error, error) {
@@ -71,7 +71,7 @@ func (v value) then(f func()) value {
 	return v
 }
 
-// unset returns v that is shown as word while its field is empty.
+// unset returns v, which is shown as word while its field is empty.
 func (v value) unset(word string) value {
 	show := v.toTOML
 	v.toTOML = func() (any, bool) {
@@ -83,7 +83,7 @@ func (v value) unset(word string) value {
 	return v
 }
 
-// called returns v with another word for it in the help.
+// called returns v with arg as the word for the value in the help.
 func (v value) called(arg string) value {
 	v.arg = arg
 	return v
@@ -91,7 +91,7 @@ func (v value) called(arg string) value {
 
 func tomlString(v any) (string, bool) { s, ok := v.(string); return s, ok }
 
-// tomlInteger returns a fromTOML for the whole numbers from least to most.
+// tomlInteger returns a fromTOML function for the whole numbers from least to most.
 func tomlInteger(least, most int64) func(v any) (string, bool) {
 	return func(v any) (string, bool) {
 		n, ok := v.(int64)
@@ -99,7 +99,7 @@ func tomlInteger(least, most int64) func(v any) (string, bool) {
 	}
 }
 
-// text is any string that is not empty.
+// text returns the value for any nonempty string.
 func text(p *string) value {
 	return value{
 		parse:    anyForm(func(s string) error { *p = s; return nil }),
@@ -117,7 +117,7 @@ func textOrNil(s string) any {
 	return s
 }
 
-// prefix is text that may be empty.
+// prefix returns the value for a string that may be empty.
 func prefix(p *string) value {
 	v := text(p)
 	v.mayEmpty = true
@@ -125,7 +125,7 @@ func prefix(p *string) value {
 	return v
 }
 
-// file is the path of a file.
+// file returns the value for the path of a file.
 func file(p *string) value {
 	v := text(p)
 	v.want, v.arg, v.path = "the path of a file", "FILE", completion.File
@@ -133,14 +133,14 @@ func file(p *string) value {
 	return v
 }
 
-// directory is the path of a directory.
+// directory returns the value for the path of a directory.
 func directory(p *string) value {
 	v := file(p)
 	v.want, v.arg, v.path = "the path of a directory", "DIR", completion.Directory
 	return v
 }
 
-// truth is a bool.
+// truth returns the value for a bool.
 //
 // Compat: C-225: every text but "true" and "1" means false, and none is an error.
 func truth(p *bool) value {
@@ -158,7 +158,7 @@ func truth(p *bool) value {
 	}
 }
 
-// falsity is a bool that is true if its option or key says false.
+// falsity returns the value for an inverted bool: *p is true if the option or key is false.
 func falsity(p *bool) value {
 	var on bool
 	v := truth(&on).then(func() { *p = !on })
@@ -169,8 +169,8 @@ func falsity(p *bool) value {
 // maxInt is the largest int of the reference, which has 32 bits.
 const maxInt = 1<<31 - 1
 
-// number is an int of 32 bits. least is the smallest number in a profile, and the
-// smallest that is shown.
+// number returns the value for an int of 32 bits. least is the smallest number that a profile may
+// have, and the smallest that is shown.
 func number(p *int, least int) value {
 	return value{
 		parse:    parsed(parseInt, func(n int) { *p = n }),
@@ -187,14 +187,14 @@ func number(p *int, least int) value {
 	}
 }
 
-// descriptor is the number of an inherited descriptor; a negative one is none.
+// descriptor returns the value for the number of an inherited descriptor; a negative one is none.
 func descriptor(p *int) value {
 	v := number(p, 0)
 	v.descriptor = func() (int, bool) { return *p, *p >= 0 }
 	return v
 }
 
-// duration is a time span such as "90s" or "2m30s"; "none" is 0, no limit.
+// duration returns the value for a time span such as "90s" or "2m30s"; "none" is 0, no limit.
 func duration(p *time.Duration) value {
 	return value{
 		parse:    parsed(parseDuration, func(d time.Duration) { *p = d }),
@@ -221,7 +221,7 @@ func parseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// level is the log level: decimal, not negative; 0 counts as 1.
+// level returns the value for the log level, a decimal number; 0 counts as 1.
 func level(p *int) value {
 	v := number(p, 0)
 	v.parse = parsed(parseLevel, func(n int) { *p = n })
@@ -243,8 +243,8 @@ func parseLevel(s string) (int, error) {
 	return int(min(max(n, 1), maxInt)), nil
 }
 
-// octal is the permission bits of a file. asked is set with them; it is nil if they
-// always count as asked for.
+// octal returns the value for the permission bits of a file. Setting them also sets *asked; asked is
+// nil if they always count as configured.
 func octal(p *fs.FileMode, asked *bool) value {
 	return value{
 		parse: parsed(parseMode, func(m fs.FileMode) {
@@ -275,13 +275,13 @@ func parseMode(s string) (fs.FileMode, error) {
 	return fs.FileMode(n), nil
 }
 
-// word is a value of a field, and the text for it.
+// word is a value of a field and its text.
 type word[T any] struct {
 	text  string
 	value T
 }
 
-// words returns each of values with its usual text.
+// words returns each of values with the text that fmt.Sprint returns for it.
 func words[T any](values ...T) []word[T] {
 	var out []word[T]
 	for _, v := range values {
@@ -290,9 +290,8 @@ func words[T any](values ...T) []word[T] {
 	return out
 }
 
-// choice is one of a few values. unknown is the format of the reference's complaint
-// about another text; "" if no option has the value. The zero T is shown as nothing if
-// it is not one of them.
+// choice returns the value for one of a few words. unknown is the format of the reference's error
+// for another text; "" if no option has the value. A *p that is not in of is not shown.
 func choice[T comparable](p *T, unknown string, of []word[T]) value {
 	texts := make([]string, len(of))
 	for i, w := range of {
