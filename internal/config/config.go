@@ -168,7 +168,7 @@ const DefaultMaxStores = 300
 type Service struct {
 	// KeepSession says whether clients and volatile state outlive the process,
 	// in systemd's descriptor store: "yes", "no", or "auto", which means yes
-	// if the unit has a descriptor store; "" is "auto".
+	// if systemd stores descriptors for the unit; "" is "auto".
 	KeepSession KeepSession
 }
 

@@ -52,7 +52,7 @@ type KeepSession string
 
 // The values of KeepSession. "" means SessionAuto.
 const (
-	SessionAuto KeepSession = "auto" // yes if the unit has a descriptor store
+	SessionAuto KeepSession = "auto" // yes if systemd stores descriptors for the unit
 	SessionYes  KeepSession = "yes"
 	SessionNo   KeepSession = "no"
 )

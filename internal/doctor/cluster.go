@@ -32,7 +32,7 @@ func (x *examination) cluster(name string) {
 	}
 }
 
-// problems says what to do about each kind of fault that a broker finds in the store.
+// problems contains the advice for each kind of fault that a broker finds in the store.
 var problems = map[string]string{
 	"unreachable": "start etcd on that member, or check the network and the firewall",
 	"certificate": "renew the certificate; the broker reads its own at the next connection",
@@ -49,7 +49,7 @@ var problems = map[string]string{
 func (x *examination) clusterFaults(l *remote.Link, where string) {
 	found, err := l.Examine()
 	if err != nil {
-		return // the next request says it
+		return // the next request returns the same error
 	}
 	for _, f := range found {
 		level := Error

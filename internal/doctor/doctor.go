@@ -166,13 +166,13 @@ type examination struct {
 	keys       seal.Keys
 	keysKnown  bool   // keys contains all keys of a start
 	profile    string // the algorithm profile; "" if there is none
-	noState    bool   // the state cannot be read
+	noState    bool   // the state cannot be read, or libtpms does not support the TPM's version
 	emptyState bool   // no TPM exists yet
 	bad        []int  // indexes of findings about parts of the state
 }
 
-// Examine checks the TPM of cfg; profile is its name in the report, s the form of its settings. Call sandbox.Harden first,
-// because Examine reads the keys into memory.
+// Examine checks the TPM of cfg. profile is its name in the report, and s the form of the settings in
+// remedies. The caller must call sandbox.Harden first, because Examine reads the keys into memory.
 func Examine(ctx context.Context, profile string, cfg *config.Config, e Engine, s Remedies) Report {
 	x := &examination{ctx: ctx, cfg: cfg, engine: e, settings: s, report: newReport(profile)}
 	x.examine()
@@ -210,7 +210,7 @@ func (x *examination) examine() {
 // add adds a finding of the current check, and returns its index.
 func (x *examination) add(s Severity, where, advice, format string, args ...any) int {
 	if x.wrongUser && advice == MoreRights {
-		s, advice = Note, "run the doctor as root, who can check the rights of the TPM's user"
+		s, advice = Note, "run the doctor as root, which can check the rights of the TPM's user"
 	}
 	x.report.add(Finding{Check: x.check, Severity: s, What: fmt.Sprintf(format, args...), Where: where, Advice: advice})
 	return len(x.report.Findings) - 1

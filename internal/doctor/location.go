@@ -193,7 +193,7 @@ func (x *examination) names() (names []string) {
 	return names
 }
 
-// at names an item for people: the file, or the item in an image.
+// itemName returns the name of an item for messages: the path of its file, or its name in an image.
 func (x *examination) itemName(name string) string {
 	l := x.cfg.State.Location
 	if l.Kind == nv.Directory {

@@ -180,7 +180,8 @@ func braces(pattern string, depth int) []string {
 // maxSteps limits the time for a pattern with many stars.
 const maxSteps = 100_000
 
-// matchPlain is matchGlob for patterns without braces.
+// matchPlain reports whether s matches a pattern without braces. It returns false when *steps, which
+// it decrements, becomes negative.
 func matchPlain(pattern, s string, steps *int) bool {
 	for pattern != "" {
 		if *steps--; *steps < 0 {

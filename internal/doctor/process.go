@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// named describes a process, such as "process 12 (swtpm)".
+// processName describes a process, such as "process 12 (swtpm)". A pid of 0 or less is unknown.
 func (x *examination) processName(pid int) string {
 	switch {
 	case pid <= 0 && os.Geteuid() != 0:

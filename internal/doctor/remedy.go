@@ -16,11 +16,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// Remedies says what a user can do about an error: one table for each thing that fails. Its
-// value is the form in which the user has configured the TPM.
+// Remedies returns remedies: what a user can do about an error. The value of the type is the form in
+// which the user has configured the TPM, and remedies name settings in this form.
 type Remedies uint8
 
-// The forms of settings. The packages that return the errors know neither.
+// The forms of settings. The packages that return the errors do not depend on the form.
 const (
 	CommandLine Remedies = iota // options, such as --key
 	Profile                     // keys of a profile, such as [key]
@@ -77,7 +77,7 @@ var state = []entry{
 	{seal.ErrVersion1, "if the file is known to belong to this TPM, convert it once with swtpm state rekey --accept-version-1"},
 	{seal.ErrVersion, "use a newer version of this program"},
 	{seal.ErrChecksum, "restore the file from a backup"},
-	{seal.ErrContent, "if a key is missing or one too many, correct {key}, otherwise restore the file from a backup"},
+	{seal.ErrContent, "if {key} is missing or not needed, correct it; otherwise restore the file from a backup"},
 	{seal.ErrLength, "restore the file from a backup"},
 	{seal.ErrHeader, "restore the file from a backup"},
 	{emul.ErrProfile, "see swtpm socket --tpm2 --print-profiles"},
@@ -158,7 +158,7 @@ var keys = []entry{
 // Key returns the remedy for a key file that cannot be opened, "" if none is known.
 func Key(err error) string { return CommandLine.find(keys, err) }
 
-// MoreRights is the remedy for a missing right.
+// MoreRights is the remedy for a missing permission.
 const MoreRights = "grant that user access (chown, chmod, setfacl), or choose another location"
 
 // paths has the remedies for any file or directory.

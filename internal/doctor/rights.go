@@ -24,7 +24,7 @@ func (x *examination) user(err error) {
 	x.add(Note, "", "", "the other checks ran as user %d, not as %q", os.Geteuid(), name)
 }
 
-// blockedBy names the first parent directory of path that this user may not enter, or that is
+// blockedBy describes the first parent directory of path that this user may not enter, or that is
 // not a directory; "" for none.
 func blockedBy(path string) string {
 	abs, err := filepath.Abs(path)

@@ -69,8 +69,8 @@ func (x *examination) start() {
 	x.startup(t)
 }
 
-// warning adds a warning of the start, such as an old state. The state and what to do about it
-// are fields of their own if the text has them.
+// warning adds a warning of the start, such as an old state. If text has the form "STATE: WARNING;
+// ADVICE", it is split into the fields of the finding.
 func (x *examination) warning(text string) {
 	where, advice := x.cfg.State.Location.String(), ""
 	what, ok := strings.CutPrefix(text, where+": ")
@@ -83,7 +83,7 @@ func (x *examination) warning(text string) {
 	x.add(Warning, where, advice, "%s", what)
 }
 
-// startFailed reports err, why the TPM does not start.
+// startFailed reports that the TPM does not start because of err.
 func (x *examination) startFailed(err error) {
 	where := x.cfg.State.Location.String()
 	if e, ok := errors.AsType[*emul.RollbackError](err); ok {
@@ -93,7 +93,8 @@ func (x *examination) startFailed(err error) {
 	x.add(Error, where, x.settings.State(err), "the TPM does not start with libtpms %s: %v", x.engine.Version, err)
 }
 
-// starts turns the errors about parts of the state into warnings.
+// startSucceeded turns the errors about parts of the state into warnings, because the TPM starts in
+// spite of them, and adds the notes of the start.
 func (x *examination) startSucceeded(notes []string) {
 	if x.emptyState {
 		return // state has reported it

@@ -129,7 +129,8 @@ func (x *examination) addInUse(path string) int {
 	return x.add(Error, path, "stop it, or wait until it ends", "the state is in use by ")
 }
 
-// reasonOf is reason for errors that may have a more detailed text.
+// reasonOf explains err as reason does, but only EACCES and EROFS: the text of other errors is more
+// detailed than the errno.
 func reasonOf(path string, err error) string {
 	var errno unix.Errno
 	if errors.As(err, &errno) && (errno == unix.EACCES || errno == unix.EROFS) {
@@ -265,7 +266,7 @@ func (x *examination) content(blob tpm.Blob, raw []byte) error {
 	return payload.Check(x.cfg.TPM, blob, p)
 }
 
-// keyProblem returns a text and advice if the key is the cause of err, else "".
+// keyProblem returns a description and advice if the key is the cause of err, otherwise "".
 func (x *examination) keyProblem(raw []byte, err error) (what, advice string) {
 	i, bad := seal.Inspect(raw)
 	if bad != nil || !x.keysKnown {

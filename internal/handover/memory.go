@@ -79,8 +79,8 @@ func newMemory() (*memory, error) {
 	return m, err
 }
 
-// oldMemory maps the memory of a previous process. It fails if the layout is unknown. It takes
-// over fd.
+// oldMemory maps the memory of a previous process. It fails if the layout is unknown. It owns fd,
+// and closes it if it fails.
 func oldMemory(fd int) (*memory, error) {
 	if err := checkMemory(fd); err != nil {
 		_ = unix.Close(fd)
@@ -97,7 +97,7 @@ func oldMemory(fd int) (*memory, error) {
 // errVersion means that a memory has another layout.
 var errVersion = errors.New("its layout is unknown to this version")
 
-// checkMemory fails unless fd has the size of a memory, and cannot lose it.
+// checkMemory fails unless fd has the size of a memory and a seal that prevents it from shrinking.
 func checkMemory(fd int) error {
 	var st unix.Stat_t
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)

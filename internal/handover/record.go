@@ -8,19 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HeadSize is the number of bytes at the start of a request that are recorded. They have the
-// size of the rest, also of a TPM 2.0 command with a prefix, or the header of a state blob,
-// and no secret.
+// HeadSize is the number of bytes at the start of a request that are recorded. They contain the
+// length of the request, also of a TPM 2.0 command with a prefix, or the header of a state blob,
+// but no secret.
 const HeadSize = 20
 
 // RecordSize is the size in bytes of a Record, whose address is a multiple of 8.
 const RecordSize = int(unsafe.Sizeof(Record{}))
 
 // Record is the record of one client: what was received of its request, and what was sent of
-// the reply. After a crash the next process reads there what the previous one has done.
+// the reply. After a crash the next process reads it to find out what the previous one has done.
 //
-// A process may be killed between any two instructions, so also between a system call and the
-// line that would record its result. Therefore the kernel records it: recvmmsg(2) and
+// A process may be killed between any two instructions, also between a system call and the
+// instruction that would record its result. Therefore the kernel records it: recvmmsg(2) and
 // sendmmsg(2) write the number of bytes into the record before they return.
 //
 // Only one goroutine uses a Record at a time. All methods of a nil Record work, and record
@@ -36,8 +36,9 @@ type Record struct {
 	_     [4]byte
 }
 
-// count is the argument of recvmmsg or sendmmsg, into which the kernel writes the number of
-// bytes, followed by the number of bytes of the earlier calls. Both can be stored in one step.
+// count counts the bytes of a request or a reply. It begins with the argument of recvmmsg or
+// sendmmsg, in which the kernel stores the number of bytes of the call as now. base is the number of
+// bytes of the earlier calls. set stores both in one step.
 type count struct {
 	hdr  unix.Msghdr
 	now  uint32 // struct mmsghdr, msg_len
@@ -75,8 +76,9 @@ func (r *Record) Reset() {
 	}
 }
 
-// Receive calls recvmsg(2) with MSG_DONTWAIT. The bytes of all calls before Answer belong to
-// the same request.
+// Receive receives a message as recvmsg(2) does with flags and MSG_DONTWAIT, and records the number of
+// bytes. oob gets control messages; oobn is their length in bytes. The bytes of all calls before
+// Answer belong to the same request.
 func (r *Record) Receive(fd int, b, oob []byte, flags int) (n, oobn int, err error) {
 	flags |= unix.MSG_DONTWAIT
 	if r == nil {
@@ -140,7 +142,8 @@ func (r *Record) Answer(size int) {
 	atomic.StoreUint32(&r.phase, PhaseAnswering)
 }
 
-// Send sends as much of b, the rest of the reply, as is possible without waiting.
+// Send sends as much of b, the rest of the reply, as is possible without waiting, records the number
+// of bytes, and returns it.
 func (r *Record) Send(fd int, b []byte) (int, error) {
 	const flags = unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	if r == nil || len(b) == 0 {

@@ -58,12 +58,13 @@ type Client struct {
 	FD     int
 	Kind   string
 	Record *Record
-	Forget func() // disconnects the client for good; the caller closes FD
+	Forget func() // disconnects the client and removes it from the store; the caller closes FD
 }
 
-// Open takes over fds, the descriptors that the store has passed, and saves those to come.
-// unusable is the reason why a saved state cannot be used. After an error nothing is saved
-// any more, and the clients of the previous process are disconnected.
+// Open returns a session that saves its descriptors in store. It owns fds, the descriptors that
+// the store has passed to this process. unusable is the reason why a saved state cannot be used.
+// After an error, s is nil, nothing is saved any more, and the clients of the previous process are
+// disconnected.
 func Open(store FDStore, fds []FD) (s *Session, unusable error, err error) {
 	s = &Session{store: store, listens: map[string]int{}}
 	for _, f := range fds {
@@ -78,7 +79,7 @@ func Open(store FDStore, fds []FD) (s *Session, unusable error, err error) {
 	}
 	if s.mem == nil {
 		if unusable != nil {
-			store.RemoveFD(MemoryName) // else the next process gets both
+			store.RemoveFD(MemoryName) // otherwise the next process gets both
 		}
 		if s.mem, err = newMemory(); err == nil {
 			if err = store.StoreFD(s.mem.fd, MemoryName); err != nil {
@@ -110,8 +111,8 @@ func (s *Session) disconnect(f FD) {
 	_ = unix.Close(f.FD)
 }
 
-// takeOver takes over a connection or listener. A connection without its record is useless,
-// because it is unknown which reply the client waits for.
+// takeOver adds a connection or listener of the previous process to s. A connection without its
+// record is useless, because it is unknown which reply the client waits for.
 func (s *Session) takeOver(f FD) {
 	if channel, ok := strings.CutPrefix(f.Name, listenName); ok {
 		s.listens[channel] = f.FD
@@ -134,8 +135,8 @@ func parseName(s string) (kind string, i int, ok bool) {
 	return kind, i, ok && err == nil && i >= 0 && i < records
 }
 
-// SaveClient saves the connection of a new client. kind, a word, is saved with it. The Client
-// has neither a Record nor a Forget if the connection cannot be saved.
+// SaveClient saves the connection of a new client. kind, a word without a dash, is saved with it. If
+// the connection cannot be saved, Record and Forget of the Client are nil.
 func (s *Session) SaveClient(kind string, fd int) Client {
 	unsaved := Client{FD: fd, Kind: kind}
 	if s == nil {
@@ -238,7 +239,7 @@ func (s *Session) Cells() *Cells { return s.mem.cells() }
 func (s *Session) Slots() [2][]byte { return s.mem.slots() }
 
 // Save saves the concatenation of parts as the state of the TPM. It overwrites the older of
-// two slots: the state before it stays until the next call.
+// two slots, so that the previous state stays until the next call.
 func (s *Session) Save(parts ...[]byte) error { return save(s.mem.slots(), parts) }
 
 // Saved returns the states in the slots, the newest first.

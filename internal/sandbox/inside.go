@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DropInside is Drop after Chroot. It finds names in /etc/passwd and /etc/group of the new root
-// directory only, and ignores /etc/nsswitch.conf, whose modules would be loaded as code: the
-// process is still root, and the new root directory may belong to another user. For the same
-// reason, only the name root may have the user id 0.
+// DropInside changes the user as Drop does, but after Chroot. It finds names in /etc/passwd and
+// /etc/group of the new root directory only, and ignores /etc/nsswitch.conf, whose modules would be
+// loaded as code: the process is still root, and the new root directory may belong to another user.
+// For the same reason, only the name root may have the user id 0.
 func DropInside(name string) error { return drop(name, lookupInside) }
 
 func lookupInside(name string) (identity, error) {

@@ -56,23 +56,23 @@ func (p *Policy) ruleset() (fd, abi int, err error) {
 	if errno != 0 {
 		return -1, 0, fmt.Errorf("no Landlock: create a ruleset: %w", errno)
 	}
-	for _, place := range p.Files {
-		if err := addFileRule(int(r), place, attr.Handled_access_fs); err != nil {
+	for _, file := range p.Files {
+		if err := addFileRule(int(r), file, attr.Handled_access_fs); err != nil {
 			unix.Close(int(r))
-			return -1, 0, fmt.Errorf("no Landlock: rule for %q: %w", place.Path, err)
+			return -1, 0, fmt.Errorf("no Landlock: rule for %q: %w", file.Path, err)
 		}
 	}
 	return int(r), int(n), nil
 }
 
-// addFileRule adds a rule for place, unless it does not exist.
-func addFileRule(ruleset int, place File, handled uint64) error {
-	access := place.Access & handled
+// addFileRule adds a rule for file, unless it does not exist.
+func addFileRule(ruleset int, file File, handled uint64) error {
+	access := file.Access & handled
 	if access == 0 {
 		return nil
 	}
-	fd, err := unix.Open(place.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) && strings.HasPrefix(place.Path, "/proc/") {
+	fd, err := unix.Open(file.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) && strings.HasPrefix(file.Path, "/proc/") {
 		return nil // without a rule, it cannot be read
 	}
 	if err != nil {

@@ -44,19 +44,19 @@ func boundingSetIsEmpty() bool {
 // hasForeignFiles reports whether a file or directory that p.Rights applies to, or a file in
 // such a directory, belongs to another user.
 func (p *Policy) hasForeignFiles() bool {
-	for _, place := range p.Files {
-		if place.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 || place.Path == p.Marks {
+	for _, file := range p.Files {
+		if file.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 || file.Path == p.Marks {
 			continue
 		}
-		if !isOwn(place.Path) {
+		if !isOwn(file.Path) {
 			return true
 		}
-		if place.Access&(makeFile|readDir) == 0 {
+		if file.Access&(makeFile|readDir) == 0 {
 			continue
 		}
-		entries, _ := os.ReadDir(place.Path)
+		entries, _ := os.ReadDir(file.Path)
 		for _, e := range entries {
-			if !isOwn(place.Path + "/" + e.Name()) {
+			if !isOwn(file.Path + "/" + e.Name()) {
 				return true
 			}
 		}
