@@ -21,12 +21,12 @@ func (t *TPM) whileOn(f func() error) error {
 	return f()
 }
 
-// whileOurs is whileOn for a change of the state. It does not call f if another process owns the
-// state, because an engine that cannot store its changes enters failure mode.
-func (t *TPM) whileOurs(f func() error) error {
+// whileOwned does the same as whileOn for a change of the state. It does not call f if another process
+// owns the state, because an engine that cannot store its changes enters failure mode.
+func (t *TPM) whileOwned(f func() error) error {
 	return t.whileOn(func() error {
-		giveBack, err := t.borrowStorage()
-		defer giveBack()
+		release, err := t.borrowStorage()
+		defer release()
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, tpm.Fail)
 		}
@@ -52,18 +52,18 @@ func (t *TPM) Established() (bool, error) {
 }
 
 // ResetEstablished clears the tpmEstablished bit, for localities 3 and 4 only. A TPM 1.2 stores
-// that.
+// the bit.
 func (t *TPM) ResetEstablished(l tpm.Locality) error {
 	if l > tpm.MaxLocality {
 		return t.whileOn(func() error { return tpm.BadLocality })
 	}
-	return t.whileOurs(func() error { return t.engine.ResetEstablished(l) })
+	return t.whileOwned(func() error { return t.engine.ResetEstablished(l) })
 }
 
 // HashStart begins a measurement into the locality 4 PCR, and sets the
 // tpmEstablished bit, which a TPM 1.2 stores.
 func (t *TPM) HashStart() error {
-	return t.whileOurs(func() error {
+	return t.whileOwned(func() error {
 		t.settleLedger()
 		err := t.engine.HashStart()
 		if err == nil {
@@ -75,7 +75,7 @@ func (t *TPM) HashStart() error {
 
 // HashData adds bytes to the measurement.
 func (t *TPM) HashData(b []byte) error {
-	return t.whileOurs(func() error {
+	return t.whileOwned(func() error {
 		err := t.engine.HashData(b)
 		if err == nil {
 			t.hashed(func(l *bootLedger) { l.hashData(b) })
@@ -86,7 +86,7 @@ func (t *TPM) HashData(b []byte) error {
 
 // HashEnd ends the measurement.
 func (t *TPM) HashEnd() error {
-	return t.whileOurs(func() error {
+	return t.whileOwned(func() error {
 		err := t.engine.HashEnd()
 		if err == nil {
 			t.hashed((*bootLedger).hashEnd)
@@ -122,8 +122,8 @@ func (t *TPM) Keys() (file, migration bool) {
 	return t.opt.Keys.File != nil, t.opt.Keys.Migration != nil
 }
 
-// BufferSize sets the size of the largest command and response in bytes, while the TPM is off; 0
-// only returns it.
+// BufferSize sets the size of the largest command and response in bytes, which requires that the TPM is
+// off; 0 changes nothing. It returns the size in force and the limits for it.
 func (t *TPM) BufferSize(want uint32) (size, low, high uint32, err error) {
 	if want > 0 {
 		if err := t.changeBufferSize(want); err != nil {

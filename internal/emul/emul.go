@@ -44,7 +44,7 @@ type Options struct {
 	RejectLocality4  bool // no client may use locality 4
 	AllowSetLocality bool // accept the vendor command SetLocality
 
-	Incoming   bool // INIT does not acquire the storage lock until takeStorage has had it once
+	Incoming   bool // INIT does not acquire the storage lock until takeStorage has acquired it once
 	RetainLock bool // ReleaseStorage does nothing
 
 	// Slow sends every command through Execute, where it can be traced.
@@ -69,13 +69,14 @@ type Options struct {
 	Rollback RollbackPolicy
 	Marks    Marks
 
-	// Location is the absolute location of the state, "" if that is unknown: it says that a TPM
-	// is where another one was. KeyArgument is the argument of --key for the state, "" for none.
+	// Location is the absolute location of the state, "" if that is unknown. With it, Marks finds
+	// a TPM at the location of another one. KeyArgument is the argument of --key for the state, ""
+	// for none.
 	Location    string
 	KeyArgument string
 
 	// Event is called for each event, with the engine's lock held, so it must not wait.
-	// With nil, Error gets the lines of a failed INIT and of a state that cannot be stored.
+	// If it is nil, Error gets the lines of a failed INIT and of a state that cannot be stored.
 	Event func(Event)
 
 	// End ends the process, because another owner has the state. It may be nil.
@@ -84,8 +85,8 @@ type Options struct {
 	// Locks is true if the storage lock excludes other processes.
 	Locks bool
 
-	// Stored gets the time for which the engine waited until an item, as tpm.Blob names it,
-	// was stored, or could not be; nil for no measurement.
+	// Stored is called after each store of an item, which has the name of tpm.Blob.Name, with
+	// the time that the store took and its error. It may be nil.
 	Stored func(item string, took time.Duration, err error)
 
 	// Remedy returns what a user can do about an error, "" if that is not known. It may
@@ -125,14 +126,14 @@ type TPM struct {
 
 	// Under the engine's lock.
 	store     *nv.Store           // nil until first needed
-	incoming  bool                // the storage lock was never had, and INIT is not to take it
+	incoming  bool                // the storage lock was never acquired, and INIT must not acquire it
 	released  bool                // another process may hold the storage lock: it was released, or was not acquired yet
-	atRelease *[sha256.Size]byte  // of the state when the lock was released, or INIT read it without; nil while the lock is held
+	atRelease *[sha256.Size]byte  // digest of the state when the lock was released, or when INIT read the state without the lock; nil while the lock is held
 	pending   map[tpm.Blob]bool   // blobs that wait in the engine for the next INIT
 	loaded    map[string]loadedAs // items that INIT has checked and the engine will load
 	profile   string              // of the TPM that the next INIT makes; "" once one was used
 	arrived   bool                // the engine was started with a volatile state
-	origin    string              // which state the engine was started with, in words
+	origin    string              // describes the state that the engine was started with
 	past      past                // the known history of the state
 	handover  handoverState       // state that is saved for the next process
 	limit     *storeLimit         // of stores
@@ -140,7 +141,7 @@ type TPM struct {
 	guard     guard               // of the permanent state, after a migration
 	unstored  error               // why the engine could not store something
 	lease     lease               // of a state in a cluster store
-	moved     bool                // the path of the state led to another place when INIT last checked it
+	moved     bool                // the path of the state led to another directory or file when INIT last checked it
 
 	base       [sha256.Size]byte // of the permanent state that the engine's belongs to
 	ledger     bootLedger        // what the guest measures

@@ -47,8 +47,8 @@ type Engine interface {
 	// makes; Terminate clears it. Its error is errors.ErrUnsupported if the library has
 	// no profiles.
 	SetProfile(profile string) error
-	// Manufactured reports whether the last Start made a new TPM. Only a library that has
-	// profiles knows it.
+	// Manufactured reports whether the last Start created a new TPM. It is valid only for a
+	// library that has profiles.
 	Manufactured() bool
 	// Volatile returns the serialized volatile state.
 	Volatile() ([]byte, error)
@@ -106,8 +106,8 @@ type Loop interface {
 	// Serve waits until a descriptor of s needs the caller, or the time is up. Meanwhile
 	// it answers whole, plain commands. It needs no lock. Only one goroutine calls it.
 	Serve(s *handover.Set) handover.Event
-	// ServeQueries is Serve for the control channel: it answers the requests that have a
-	// reply in s.Fixed, GET_TPMESTABLISHED of a TPM that is on, and SET_LOCALITY below 4.
+	// ServeQueries does the same as Serve for the control channel: it answers the requests that
+	// have a reply in s.Fixed, GET_TPMESTABLISHED of a TPM that is on, and SET_LOCALITY below 4.
 	ServeQueries(s *handover.Set) handover.Event
 }
 

@@ -61,8 +61,8 @@ func (t *TPM) hasVolatile() bool {
 	return t.handover.resuming != nil || ok && l.err == nil
 }
 
-// whence describes the state that the engine will start with, as prove has found it.
-func (t *TPM) whence() string {
+// describeStart describes the state that the engine will start with, as verify has found it.
+func (t *TPM) describeStart() string {
 	switch {
 	case t.pending[tpm.Permanent] || t.pending[tpm.Volatile]:
 		return "with the state from the control channel"

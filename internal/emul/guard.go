@@ -15,9 +15,9 @@ import (
 // Source: swtpm 0.11, TPM2_Shutdown at SHUTDOWN and SIGTERM after the lock was released.
 type guard struct {
 	due     bool   // the guest arrived: the watch begins when the TPM is on
-	payload []byte // the permanent state to be found; nil while it is not watched
+	payload []byte // the permanent state that the disk must have; nil while it is not watched
 	timers  []*time.Timer
-	round   int // number of the timers: one that was stopped too late has a smaller one
+	round   int // number of the present timers; a timer that was stopped too late has a smaller number
 }
 
 // guardTimes has the times of the checks, measured from the arrival of the guest while the TPM

@@ -64,8 +64,8 @@ func (t *TPM) mayAuthorize(cmd []byte) bool {
 
 // probeStore stores the permanent state once more, as it is.
 func (t *TPM) probeStore() error {
-	giveBack, err := t.borrowStorage()
-	defer giveBack()
+	release, err := t.borrowStorage()
+	defer release()
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ const (
 // The flags of a savedHeader.
 const (
 	savedOn        uint32 = 1 << iota // the TPM has power, and a volatile state follows
-	savedOrderly                      // nothing has run since
+	savedOrderly                      // the process has ended as it should: no command ran after this was saved
 	savedSealed                       // the volatile state is sealed with the file key
 	savedIncoming                     // TPM.incoming
 	savedReleased                     // TPM.released
@@ -182,10 +182,10 @@ func (t *TPM) encodeHeader() []byte {
 	return t.handover.header
 }
 
-// announce saves the volatile state that belongs to a new permanent state before the disk has
-// the new one, and the old one stays saved until the next change: whichever of the two is on disk
-// after a crash finds its volatile state. withdraw ends that if the permanent state could not be
-// stored; both stay until the TPM is as it was before.
+// announce saves the volatile state that belongs to a new permanent state, before the permanent
+// state is stored. The other slot still has the volatile state that belongs to the old permanent
+// state. So after a crash, the next process finds the matching volatile state in any case. If the
+// permanent state could not be stored, the caller must call withdraw with the error.
 func (t *TPM) announce(name string, p []byte) (withdraw func(error)) {
 	if t.opt.Handover == nil || name != tpm.Permanent.Name() {
 		return func(error) {}

@@ -15,9 +15,9 @@ import (
 // command and before each response: after it another host may own the state. No timer
 // renews it, because a TPM without commands answers nothing.
 type lease struct {
-	next  uint64 // no renewal is tried before this time
-	taken error  // another owner has the state
-	late  bool   // that the deadline passed was logged
+	next  uint64 // no renewal is tried before this time, in nanoseconds of CLOCK_BOOTTIME
+	taken error  // another owner has the state; nil if none has
+	late  bool   // the log has that the deadline has passed
 
 	now func() uint64 // the clock; tests replace it
 }
@@ -39,7 +39,8 @@ func boottime() uint64 {
 	return uint64(ts.Nano())
 }
 
-// deadline returns the times of nv.LeaseBackend.Deadline, zeros without a lease.
+// deadline returns the times of nv.LeaseBackend.Deadline, in nanoseconds of CLOCK_BOOTTIME; zeros
+// without a lease.
 func (t *TPM) deadline() (soft, end uint64) {
 	if t.store == nil {
 		return 0, 0
@@ -63,7 +64,7 @@ func (t *TPM) mayRun() (bool, error) {
 	case err == nil || t.lease.taken != nil:
 		return err == nil, err
 	case t.lease.now() < end:
-		return true, nil // reads go on
+		return true, nil // commands that do not change the state still work
 	}
 	return false, t.overdue(end, err)
 }
@@ -151,8 +152,8 @@ func (t *TPM) refuseStore() []byte {
 }
 
 // checkArrived fails unless the permanent state that came from another host is the one in
-// the cluster store: otherwise this host has got an older one, or another host has used it
-// since.
+// the cluster store: otherwise the blob is older than the stored state, or another host has changed
+// the state since.
 func (t *TPM) checkArrived() error {
 	if !t.opt.Incoming || !t.pending[tpm.Permanent] || !t.store.Leased() || t.absent(tpm.Permanent) {
 		return nil

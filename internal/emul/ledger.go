@@ -59,7 +59,7 @@ type bootLedger struct {
 	*recorder.Recorder
 	tap      Tapper
 	join     bool        // the TPM arrived with values, which were not read yet
-	same     bool        // it was in the previous process
+	same     bool        // the TPM arrived from the previous process of this service
 	resync   bool        // a command was undone
 	shutdown bool        // the guest has shut the TPM down
 	deciding bool        // decideLater waits
@@ -126,8 +126,8 @@ func (t *TPM) takeTapped() (urgent bool) {
 	return urgent
 }
 
-// tendLedger takes what the engine has copied if that is due, or if idle, and has it written
-// by another goroutine.
+// tendLedger turns what the engine has copied into records, if that is due or the TPM is idle, and
+// starts to write them on another goroutine.
 func (t *TPM) tendLedger(idle bool) {
 	l := &t.ledger
 	if l.Recorder == nil || l.tap.Tapped() == 0 || !idle && !l.tap.TapDue() {
@@ -139,7 +139,7 @@ func (t *TPM) tendLedger(idle bool) {
 	l.Flush()
 }
 
-// decideLater calls Decide when sessions that ended unused can be decided.
+// decideLater calls Recorder.Decide when it is certain which sessions ended unused.
 func (t *TPM) decideLater() {
 	l := &t.ledger
 	if l.deciding || !l.Undecided() {
@@ -159,8 +159,8 @@ func (t *TPM) decideLater() {
 	})
 }
 
-// summarizeLater has the values written some time after measurements are missing in the file, so that
-// readers get the values of a TPM that runs.
+// summarizeLater makes the recorder write the values some time after measurements that are not in
+// the file yet, so that readers of the file get the values of a running TPM.
 func (t *TPM) summarizeLater() {
 	l := &t.ledger
 	wait := l.SummaryWait()
@@ -267,13 +267,13 @@ func (t *TPM) ledgerPowerOff() {
 		return
 	}
 	t.compareLedger()
-	if !t.released && !t.handover.closed { // else another process may continue with the file
+	if !t.released && !t.handover.closed { // otherwise another process may continue with the file
 		l.End(l.shutdown)
 	}
 	l.Flush()
 }
 
-// compareLedger is checkLedger if something was measured since the last check.
+// compareLedger calls checkLedger if something was measured since the last check.
 func (t *TPM) compareLedger() {
 	t.takeTapped()
 	if t.ledger.on() && t.on.Load() && t.ledger.Dirty() {
@@ -289,7 +289,7 @@ func (t *TPM) ledgerHandOver() {
 	}
 }
 
-// closeLedger waits a moment until the records are written.
+// closeLedger waits until the records are written, at most ledgerWait.
 func (t *TPM) closeLedger() {
 	if t.ledger.on() {
 		t.ledger.Wait(ledgerWait)

@@ -32,7 +32,7 @@ type Marks interface {
 	Read(id generation.Identity) (generation.Mark, error)
 	Write(m generation.Mark) error
 
-	// Move writes the mark of a TPM that is at location now, and at m.Place before.
+	// Move writes the mark of a TPM that is at location now, and was at m.Place before.
 	Move(m generation.Mark, location string) error
 
 	// Exchanged returns an error if the TPM of m was last seen elsewhere, and another TPM at
@@ -50,7 +50,7 @@ const markDelay = 5 * time.Second
 // past is the known history of the state.
 type past struct {
 	incoming  map[tpm.Blob]generation.Found // of the blobs that wait in the engine; none for one that hides an item
-	declared  bool                          // the state is used though it is old
+	declared  bool                          // the state is used on purpose, even if it is old
 	logged    bool                          // the missing record was logged
 	misplaced atomic.Bool                   // the state is where another TPM was, and that is not declared
 
@@ -72,9 +72,10 @@ func (p *past) came(b tpm.Blob, payload, record []byte) {
 }
 
 // checkPast compares the history of the state that the engine is about to start with
-// to the mark of its TPM, and continues it. A state that came through the control channel is
-// declared by that: its generations go on above those that were seen, and the process that it comes
-// from may run for a moment yet. Any other state is refused while another copy of the TPM runs.
+// to the mark of its TPM, and continues the history. A state that came through the control channel
+// is used on purpose, even if it is old: its next generations are larger than all that were seen, and
+// the process that sent it may still run for a moment. Any other state is refused while another copy
+// of the TPM runs.
 func (t *TPM) checkPast() error {
 	if t.restarting {
 		return nil
@@ -112,15 +113,15 @@ func (t *TPM) checkPast() error {
 	}
 	same := before.Identity != generation.Identity{} && before.Identity == mark.Identity
 	t.store.Continue(found, floor, same || t.handover.resuming != nil)
-	t.sayUnrecorded(found)
+	t.logUnrecorded(found)
 	t.markSoon()
 	return nil
 }
 
-// checkPlace returns an error if another TPM was where the state is. A state that is newer than
-// its mark counts as declared by a verb that stored it. It is also newer if the previous process was
-// killed before it wrote the mark; then an exchange is not found. mark is nil for a state that is
-// declared otherwise.
+// checkPlace returns an error if the location of the state had another TPM before. A state that is
+// newer than its mark is accepted, because a verb of swtpm state has stored it. It is also newer if
+// the previous process was killed before it wrote the mark; then an exchange is not detected. mark
+// is nil for a state that is used on purpose.
 func (t *TPM) checkPlace(found []generation.Found, mark *generation.Mark) error {
 	if t.opt.Marks == nil || t.opt.Location == "" || mark == nil {
 		return nil
@@ -217,8 +218,8 @@ func (t *TPM) readMark(found []generation.Found, before generation.Mark) generat
 	return mark
 }
 
-// sayUnrecorded logs once that a state has no record.
-func (t *TPM) sayUnrecorded(found []generation.Found) {
+// logUnrecorded logs once that a state has no record.
+func (t *TPM) logUnrecorded(found []generation.Found) {
 	for _, f := range found {
 		if f.Item == generation.Permanent && f.Record == nil && !t.past.logged {
 			t.past.logged = true
@@ -227,8 +228,7 @@ func (t *TPM) sayUnrecorded(found []generation.Found) {
 	}
 }
 
-// markSoon makes the mark follow the state within markDelay, off the path of the
-// command.
+// markSoon writes the mark after markDelay on another goroutine, so that no command waits for it.
 func (t *TPM) markSoon() {
 	if t.opt.Marks == nil || t.past.armed.Swap(true) {
 		return

@@ -20,8 +20,8 @@ import (
 // that exists but cannot be read is never replaced by a new TPM.
 func (t *TPM) Init(deleteVolatile bool) error { return t.initWith(deleteVolatile, false) }
 
-// InitForStartup is Init for a caller that calls Startup next, before clients are served: Startup
-// stores a new state, as a rule, so the loaded one is not synced before.
+// InitForStartup does the same as Init for a caller that calls Startup next, before clients are
+// served. Startup usually stores a new state, so InitForStartup does not sync the loaded one.
 func (t *TPM) InitForStartup() error { return t.initWith(false, true) }
 
 func (t *TPM) initWith(deleteVolatile, startup bool) error {
@@ -49,8 +49,8 @@ func (t *TPM) leavesInit(err error) bool {
 	return true
 }
 
-// TakeInit reports, once, whether the previous process left an INIT, which had no effect there, to
-// this one.
+// TakeInit reports, once, whether this process has to repeat an INIT that the previous process
+// could not execute.
 func (t *TPM) TakeInit() bool {
 	if t.opt.Handover == nil {
 		return false
@@ -110,7 +110,7 @@ func (t *TPM) poweredOn() {
 }
 
 // lockForInit acquires the storage lock, unless another process owns the state until the guest
-// arrives: then changes by INIT are written only if the lock is free at that moment.
+// arrives. In that case, INIT writes its changes only if the lock is free at that moment.
 func (t *TPM) lockForInit() error {
 	if t.incoming {
 		if t.released {
@@ -134,8 +134,8 @@ func (t *TPM) deleteVolatile() error {
 			return nil
 		}
 	}
-	giveBack, err := t.borrowStorage()
-	defer giveBack()
+	release, err := t.borrowStorage()
+	defer release()
 	if err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func (t *TPM) followPath() {
 // powerOn loads and checks the state and starts the engine with it.
 func (t *TPM) powerOn() error {
 	defer t.forget()
-	if err := t.prove(); err != nil {
+	if err := t.verify(); err != nil {
 		return err
 	}
 	if err := t.checkPast(); err != nil {
@@ -192,8 +192,8 @@ func (t *TPM) powerOn() error {
 	if t.profile != "" && !made {
 		return fmt.Errorf("%w: %w", ErrNotNew, tpm.Fail)
 	}
-	defer clear(t.pending) // the engine uses up the blobs that wait in it
-	t.unstored, t.origin, t.arrived = nil, t.whence(), t.hasVolatile()
+	defer clear(t.pending) // the engine has used the blobs that waited in it
+	t.unstored, t.origin, t.arrived = nil, t.describeStart(), t.hasVolatile()
 	if err := t.startEngine(); err != nil {
 		return fmt.Errorf("%w: %w", ErrStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
 	}
@@ -265,7 +265,7 @@ func (t *TPM) powerOnBackup(first error) error {
 	return first
 }
 
-// Stop powers the TPM off, and holds the storage lock.
+// Stop powers the TPM off. It does not release the storage lock.
 func (t *TPM) Stop() error {
 	t.lockSoon()
 	defer t.engine.Unlock()
@@ -299,8 +299,8 @@ func (t *TPM) autoShutdown() {
 	if t.completeUndo() != nil {
 		return // the error was logged
 	}
-	giveBack, err := t.borrowStorage()
-	defer giveBack()
+	release, err := t.borrowStorage()
+	defer release()
 	if err != nil {
 		t.opt.Note("no TPM2_Shutdown before power-off, as it would change the state: %v", err)
 		return

@@ -58,9 +58,9 @@ var (
 // Resume continues the TPM of the previous process. It returns false, and logs the reason, if
 // nothing was saved that it can continue with.
 //
-// An error means that the state cannot be read now, but perhaps in a moment. The saved state is
-// unchanged then, and stays so; Resume may be called again, or the process must end. With strict
-// every failure is such an error, because the settings of this process may be wrong.
+// An error means that the state cannot be read at present, but a later try may succeed. The saved
+// state is then unchanged: the caller must call Resume again or end the process. With strict, Resume
+// returns every failure as such an error, because the settings of this process may be wrong.
 func (t *TPM) Resume(strict bool) (bool, error) {
 	t.engine.Lock()
 	defer t.engine.Unlock()
@@ -103,8 +103,8 @@ func isNotNow(err error) bool {
 	return isSystem(err) || errors.Is(err, ErrStorage) || errors.Is(err, nv.ErrLocked) || errors.Is(err, ErrMissing)
 }
 
-// transient has the errors of a system that is short of a resource, or of a disk that may be
-// available again. Other errors are more often a mistake in the settings.
+// transient contains the errors of a system that lacks a resource, or of a disk that may become
+// available again. Other errors are usually caused by wrong settings.
 var transient = []syscall.Errno{
 	syscall.EIO, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.EINTR, syscall.ESTALE,
 	syscall.ETIMEDOUT, syscall.ENOLCK, syscall.ENOSPC, syscall.EDQUOT, syscall.ENODEV, syscall.ENXIO,
@@ -173,8 +173,8 @@ func (t *TPM) resume() error {
 	return t.resumeOn(all, s)
 }
 
-// resumeOn starts the engine with the saved state of all that belongs to the permanent state on
-// disk; newest is the first of all.
+// resumeOn starts the engine with the one of the saved states in all that belongs to the permanent
+// state on disk. newest is all[0], parsed.
 func (t *TPM) resumeOn(all [][]byte, newest *savedState) error {
 	if err := t.openStore(); err != nil {
 		return err

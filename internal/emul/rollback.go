@@ -23,7 +23,7 @@ type undo struct {
 	kept   bool // the disk has the state from after the command: it took effect
 	off    bool // the engine was terminated and has not started again
 	dead   bool // the TPM cannot continue before the next INIT
-	logged bool // the log has that the undo will be tried again
+	logged bool // it was logged that the undo will be tried again
 }
 
 // errDead means that the TPM is in failure mode until the next INIT.
@@ -182,7 +182,7 @@ func (t *TPM) refresh() error {
 	return nil
 }
 
-// belonging returns the volatile state that belongs to the permanent one on disk.
+// belonging returns the volatile state that belongs to the permanent state on disk, and sets u.kept.
 func (t *TPM) belonging(u *undo) ([]byte, error) {
 	p, err := t.load(tpm.Permanent)
 	if err != nil {

@@ -105,8 +105,8 @@ func (t *TPM) change(name string, next []byte, f func() error) error {
 		return errors.New("the state is not open")
 	}
 	t.drop(name)
-	giveBack, err := t.borrowStorage()
-	defer giveBack()
+	release, err := t.borrowStorage()
+	defer release()
 	if err != nil {
 		t.opt.Error("could not change %s: %v", name, err)
 	} else {
@@ -129,8 +129,8 @@ func (t *TPM) StoreVolatile() error {
 			return err
 		}
 		defer clear(p)
-		giveBack, err := t.borrowStorage()
-		defer giveBack()
+		release, err := t.borrowStorage()
+		defer release()
 		if err != nil {
 			return err
 		}

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Status describes a TPM as far as that needs no lock.
+// Status is the part of the state of a TPM that can be read without the engine's lock.
 type Status struct {
 	On       bool
 	Commands uint64    // number since the process began, including those of this program
@@ -27,9 +27,9 @@ func (t *TPM) Status() Status {
 	return s
 }
 
-// Ping returns when the engine could run a command, after the running one: it calls a function of
-// the library that changes nothing. It does not wait for a command that waits between two tries to
-// store, but for a try that does not return.
+// Ping returns when the engine is able to run another command: it calls a function of the library that
+// changes nothing. So it waits for the running command, but not for one that pauses between two
+// tries to store.
 func (t *TPM) Ping() {
 	t.aside(context.Background(), func() { t.engine.BufferSize(0) })
 }

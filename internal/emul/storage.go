@@ -49,9 +49,9 @@ func (t *TPM) LockStorage(retries uint32) error {
 	return t.takeStorage(retries)
 }
 
-// regainStorage acquires the storage lock after it was released with the last state blob, or if
-// INIT must not acquire it. It does nothing before the state was first opened: QEMU asks for the
-// version while the host from which the guest comes still uses the state.
+// regainStorage acquires the storage lock before a command, if the lock was released with the last
+// state blob, or if INIT did not acquire it. It does nothing before the state was first opened, because
+// QEMU asks for the version while the host from which the guest comes still uses the state.
 func (t *TPM) regainStorage() error {
 	if !t.released || t.store == nil {
 		return nil
@@ -71,9 +71,9 @@ const (
 	maxRetries = 6000
 )
 
-// takeStorage acquires the storage lock permanently. It tries again retries times. While it waits
-// it releases the engine's lock, which the caller holds, so that other requests are served and the
-// process can end.
+// takeStorage acquires the storage lock permanently. It tries again up to retries times, every 10 ms.
+// While it waits it releases the engine's lock, which the caller holds, so that other requests are
+// served and the process can end. The error wraps ErrStorage or ErrChanged.
 func (t *TPM) takeStorage(retries uint32) error {
 	for n := min(retries, maxRetries); ; n-- {
 		err := t.store.Lock()
@@ -110,8 +110,8 @@ func (t *TPM) takeStorage(retries uint32) error {
 
 // borrowStorage acquires the storage lock for one change, if it was released. It fails if another
 // process holds the lock, or has changed the state since, because this process must not overwrite
-// that. giveBack, which releases the lock, is never nil.
-func (t *TPM) borrowStorage() (giveBack func(), err error) {
+// the change. release releases the lock if borrowStorage has acquired it; it is never nil.
+func (t *TPM) borrowStorage() (release func(), err error) {
 	if !t.released || t.store == nil {
 		return func() {}, nil
 	}
@@ -124,8 +124,8 @@ func (t *TPM) borrowStorage() (giveBack func(), err error) {
 	return t.borrowed(), nil
 }
 
-// borrowed records that this process holds the lock for a while; giveBack releases it.
-func (t *TPM) borrowed() (giveBack func()) {
+// borrowed records that this process holds the lock for a while; release releases it.
+func (t *TPM) borrowed() (release func()) {
 	t.released = false
 	return func() {
 		t.rememberState() // with the change of this process
@@ -145,8 +145,8 @@ func (t *TPM) rememberState() {
 	t.atRelease = &sum
 }
 
-// checkUnchanged fails if the state differs from that when the lock was released, or when INIT
-// read it without the lock: then the guest has continued on another host.
+// checkUnchanged returns ErrChanged if the state differs from the state at the time when the lock was
+// released, or when INIT read it without the lock: then the guest has continued on another host.
 func (t *TPM) checkUnchanged() error {
 	if t.atRelease == nil {
 		return nil

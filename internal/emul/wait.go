@@ -42,8 +42,8 @@ type waiting struct {
 
 	// Under the engine's lock.
 	own    int    // depth of calls that are not a client's command, and never wait
-	logged bool   // a refused command was logged, since the last successful store
-	waited bool   // so was a waiting one
+	logged bool   // a refused command was logged since the last successful store
+	waited bool   // a waiting command was logged since then
 	fault  string // the error that was logged last; "" after a successful store
 }
 

@@ -11,29 +11,29 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// prove loads the items that the engine loads when it starts, and checks them, libtpms's own
+// verify loads the items that the engine loads when it starts, and checks them, libtpms's own
 // structures included. The results are in t.loaded. The savestate is not needed before
 // TPM_Startup.
-func (t *TPM) prove() error {
+func (t *TPM) verify() error {
 	t.loaded = map[string]loadedAs{}
-	if err := t.provePermanent(); err != nil {
+	if err := t.verifyPermanent(); err != nil {
 		return err
 	}
 	if t.handover.resuming != nil {
 		t.loaded[tpm.Volatile.Name()] = loadedAs{payload: t.handover.resuming}
-	} else if !t.pending[tpm.Volatile] { // else a blob in the engine replaces or hides it
-		if err := t.proveOne(tpm.Volatile); err != nil {
+	} else if !t.pending[tpm.Volatile] { // otherwise a blob in the engine replaces or hides it
+		if err := t.verifyOne(tpm.Volatile); err != nil {
 			return err
 		}
 	}
 	if t.absent(tpm.Permanent) && !t.pending[tpm.Permanent] {
-		return t.proveNew()
+		return t.verifyNew()
 	}
 	return nil
 }
 
-// proveOne loads and checks one item, which may be missing.
-func (t *TPM) proveOne(b tpm.Blob) error {
+// verifyOne loads and checks one item. A missing item is not an error.
+func (t *TPM) verifyOne(b tpm.Blob) error {
 	p, err := t.load(b)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -46,12 +46,12 @@ func (t *TPM) proveOne(b tpm.Blob) error {
 	return nil
 }
 
-// provePermanent is proveOne for the permanent state. Invalid content is no error if a blob in the
-// engine, which was checked before, will replace it. But in a directory that both hosts of a
-// migration share, the state must be valid here too: with another key it would be lost for the
-// first host, which may have to resume the guest.
-func (t *TPM) provePermanent() error {
-	err := t.proveOne(tpm.Permanent)
+// verifyPermanent calls verifyOne for the permanent state. Invalid content is not an error if a blob in
+// the engine, which was checked before, will replace it. But if both hosts of a migration share the
+// state, it must be valid here, too: if this host had another key, the first host, which may have to
+// resume the guest, could not read the state any more.
+func (t *TPM) verifyPermanent() error {
+	err := t.verifyOne(tpm.Permanent)
 	if err == nil {
 		err = t.checkArrived()
 	}
@@ -63,9 +63,9 @@ func (t *TPM) provePermanent() error {
 	return nil
 }
 
-// proveNew checks that a new TPM may be created: no other part of a state exists without its
+// verifyNew checks that a new TPM may be created: no other part of a state exists without its
 // permanent state.
-func (t *TPM) proveNew() error {
+func (t *TPM) verifyNew() error {
 	for _, b := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
 		if t.pending[b] {
 			continue
@@ -92,7 +92,7 @@ var ErrNotManufactured = errors.New("the TPM has not been manufactured")
 // ErrIncomplete means that a part of the state is missing.
 var ErrIncomplete = errors.New("the state is incomplete")
 
-// absent reports whether prove has found that b is missing.
+// absent reports whether verify has found that b is missing.
 func (t *TPM) absent(b tpm.Blob) bool {
 	l, ok := t.loaded[b.Name()]
 	return ok && errors.Is(l.err, fs.ErrNotExist)
@@ -158,7 +158,7 @@ func (t *TPM) drop(name string) {
 	delete(t.loaded, name)
 }
 
-// forget clears what prove has loaded, because the payloads have the TPM's secrets.
+// forget clears what verify has loaded, because the payloads contain the TPM's secrets.
 func (t *TPM) forget() {
 	for _, l := range t.loaded {
 		clear(l.payload)
