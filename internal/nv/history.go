@@ -26,8 +26,9 @@ func itemOf(name string) generation.Item {
 	return 0
 }
 
-// NewFound returns an item as it was read, with its record, nil if it has none. A
-// record that cannot be decoded is from another format: the item counts as one without.
+// NewFound returns a description of an item that was read. record is its encoded record, nil if
+// it has none; sum is the SHA-256 of its payload. A record that cannot be decoded has another
+// format, and is ignored.
 func NewFound(item string, record []byte, sum [sha256.Size]byte) generation.Found {
 	f := generation.Found{Item: itemOf(item), Sum: sum}
 	if r, err := generation.Decode(record); err == nil && r.Item == f.Item {
@@ -86,7 +87,7 @@ func (s *Store) Found() []generation.Found {
 }
 
 // Continue makes the next stores continue the history of the items found, with
-// generations above floor. resumed says that this process goes on for a previous one.
+// generations above floor. resumed is true if this process continues a previous one.
 func (s *Store) Continue(found []generation.Found, floor uint64, resumed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,15 +115,15 @@ func (s *Store) above(found []generation.Found) uint64 {
 	return s.floor
 }
 
-// Mark returns what the records of the state know.
+// Mark returns the newest generations that the records of the stored state contain.
 func (s *Store) Mark() generation.Mark {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.chain.Mark()
 }
 
-// Record returns the record for an item that leaves for another host: its own one if it
-// is stored, else a new one.
+// Record returns the encoded record for an item that is sent to another host: the record of the
+// stored item if stored is true, otherwise a new one.
 func (s *Store) Record(item string, stored bool) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -70,7 +70,7 @@ func (s *Store) lockIdentity() error {
 // release releases the lock if it is held.
 func (l *identityLock) release() {
 	if l.held != nil {
-		l.held.Close() // the lock ends, whatever the error
+		l.held.Close() // this ends the lock even if it returns an error
 		l.held = nil
 	}
 }

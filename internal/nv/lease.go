@@ -15,7 +15,7 @@ type LeaseBackend interface {
 	// Renew asks for a later deadline. Its error wraps ErrUnreachable or ErrTaken.
 	Renew() error
 
-	// GiveUp returns how long after the deadline a process may go on trying.
+	// GiveUp returns how long after the deadline a process may try again before it must end.
 	GiveUp() time.Duration
 
 	// SetGeneration sets the generation of the next Store or Delete.

@@ -1,6 +1,6 @@
-// Package nv keeps the state of a TPM: sealed by package seal, in a Backend. It
-// decides when something is written and what is handed out; how bytes reach a
-// disk and survive a power cut is the backend's.
+// Package nv stores the state of a TPM, sealed by package seal, in a Backend. It
+// decides when an item must be written, and returns only items that it has checked.
+// The backend writes the bytes so that they survive a power cut.
 package nv
 
 import (
@@ -22,27 +22,30 @@ var (
 	// item, however much space the file system has.
 	ErrTooSmall = errors.New("the file or device is too small")
 
-	// ErrDamaged means that an item cannot be one, whatever is in it.
+	// ErrDamaged means that an item has an impossible size, or that the structure
+	// around it is damaged.
 	ErrDamaged = errors.New("no state has this size")
 )
 
 // MaxItem is the size in bytes of the largest item a backend reads.
 const MaxItem = seal.MaxBlob
 
-// Backend keeps items, which are few, small and have names. It does not look
-// into them.
+// Backend stores items, which are few and small and have names. It does not
+// interpret their content.
 type Backend interface {
-	// Load returns the whole item. Its error is fs.ErrNotExist only if the item
-	// does not exist. An item that cannot be read, or is missing because a store
-	// was interrupted, is another error, so that no new TPM replaces it. The caller owns the bytes.
+	// Load returns the whole item; the caller owns the bytes. Its error is
+	// fs.ErrNotExist only if the item does not exist. An item that cannot be read,
+	// or is missing because a store was interrupted, is another error, so that no
+	// new TPM replaces it.
 	Load(name string) ([]byte, error)
 
-	// Store replaces or creates the item. When it returns nil the new one
-	// survives a power cut; on error the old one remains. It copies from blob.
+	// Store replaces or creates the item, and does not retain blob. When it returns
+	// nil the new item survives a power cut. After an error the old item remains;
+	// after ErrUnsynced the new one is in place, but may not survive a power cut.
 	Store(name string, blob []byte) error
 
-	// Delete removes the item for good. Its error is fs.ErrNotExist if there
-	// is none.
+	// Delete removes the item, so that the removal survives a power cut. Its error is
+	// fs.ErrNotExist if the item does not exist.
 	Delete(name string) error
 
 	// Unchanged reports whether the item is still the one that this Backend last
@@ -71,8 +74,8 @@ type MovableBackend interface {
 type StatBackend interface {
 	Backend
 
-	// Stat returns the size of the item in bytes. Its error is
-	// fs.ErrNotExist where Load's is. It reads, locks and changes nothing.
+	// Stat returns the size of the item in bytes. Its error is fs.ErrNotExist
+	// under the same conditions as for Load. It reads, locks and changes nothing.
 	Stat(name string) (size int64, err error)
 }
 
@@ -88,12 +91,12 @@ type DeferBackend interface {
 	Settle() error
 }
 
-// BackupBackend is a Backend that keeps the permanent state before the last.
+// BackupBackend is a Backend that also stores the previous permanent state.
 type BackupBackend interface {
 	Backend
 
 	// SwapBackup exchanges the permanent state and its backup. Its error is
-	// fs.ErrNotExist if there is no backup.
+	// fs.ErrNotExist if no backup exists.
 	SwapBackup() error
 }
 
@@ -106,17 +109,15 @@ const (
 	Savestate = "savestate" // TPM 1.2 only
 )
 
-// Backup is the name under which a BackupBackend keeps the permanent state
-// before the last.
+// Backup is the name under which a BackupBackend stores the previous permanent state.
 const Backup = "permall.bak"
 
-// Store keeps the state of one TPM. Its methods may be called from several
-// goroutines; they take turns.
+// Store stores the state of one TPM in a Backend. It is safe for concurrent use.
 type Store struct {
 	prefix string
 	key    *seal.Key // nil: plain state
 
-	locked  atomic.Bool // apart from mu: who asks must not wait for a sync
+	locked  atomic.Bool // not guarded by mu, because a caller of Locked must not wait for a sync
 	written atomic.Uint64
 
 	mu sync.Mutex // held while the backend works
@@ -127,17 +128,18 @@ type Store struct {
 	blob     []byte                       // memory of the last sealed blob, wiped; see Store
 }
 
-// New returns a Store on b, which it owns from now on. The name of an item is
-// prefix ("tpm2-00." or "tpm-00.") and the item's. key, which stays the
-// caller's, encrypts the state; nil leaves it plain.
+// New returns a Store on b, which it owns from now on. The backend's name of an item
+// is prefix ("tpm2-00." or "tpm-00.") followed by the name of the item. key encrypts
+// the state; nil leaves it plain. The caller still owns key, and must not close it
+// before the Store.
 func New(b Backend, prefix string, key *seal.Key) *Store {
 	return &Store{prefix: prefix, key: key, b: b, sums: map[string][sha256.Size]byte{}}
 }
 
-// Load returns the state in item, checked and decoded to its last byte before
-// anybody else sees one. Its error is fs.ErrNotExist if there is none, one of
-// package seal's if it is damaged or the key is not its. The caller owns the
-// payload and should seal.Wipe it.
+// Load returns the payload of item, after all of it was checked and decoded. Its
+// error is fs.ErrNotExist if the item does not exist, and an error of package seal
+// if it is damaged or has another key. The caller owns the payload and should call
+// seal.Wipe on it.
 func (s *Store) Load(item string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +148,7 @@ func (s *Store) Load(item string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nv: load %s: %w", item, err)
 	}
-	defer seal.Wipe(blob) // a plain one holds the secrets of the TPM
+	defer seal.Wipe(blob) // a plain one contains the secrets of the TPM
 	payload, record, err := seal.OpenWithRecord(blob, s.key)
 	if err != nil {
 		return nil, fmt.Errorf("nv: load %s: %w; the file is left as it is", item, err)
@@ -157,9 +159,9 @@ func (s *Store) Load(item string) ([]byte, error) {
 	return payload, nil
 }
 
-// Store seals payload and stores it as item. It writes nothing if the item
-// has that payload already: libtpms stores all of its state at each change of a part, and
-// often without a change. It copies from payload.
+// Store seals payload and stores it as item. It does not retain payload. It writes nothing if the
+// item has that payload already, because libtpms stores all of its state when a part of it changes,
+// and often without a change.
 func (s *Store) Store(item string, payload []byte) error {
 	if itemOf(item) == 0 {
 		return fmt.Errorf("nv: store %s: unknown item", item)
@@ -171,9 +173,9 @@ func (s *Store) Store(item string, payload []byte) error {
 		return nil
 	}
 	s.forget(item) // after an error below its content is unknown
-	// A guest may store thousands of times. The memory is kept, or each time
-	// would leave garbage as large as the state until a collection, which
-	// costs an idle TPM more than the state does.
+	// A guest may store thousands of times. The memory is used again, because otherwise
+	// each store would leave garbage as large as the state until a collection, which
+	// costs an idle TPM more memory than the state.
 	r := s.next(item)
 	blob, err := seal.SealInto(s.blob, payload, r.Append(nil), s.key)
 	if err != nil {
@@ -193,13 +195,13 @@ func (s *Store) Store(item string, payload []byte) error {
 	return nil
 }
 
-// forget forgets what was read or stored of item.
+// forget removes the results of the last Load or Store of item.
 func (s *Store) forget(item string) {
 	delete(s.sums, item)
 	s.found[itemOf(item)] = nil
 }
 
-// Rewrite is Store for a payload that is stored already: it shows whether the backend can
+// Rewrite stores payload even if the item has it already, to find out whether the backend can
 // store a state of this size now.
 func (s *Store) Rewrite(item string, payload []byte) error {
 	s.mu.Lock()
@@ -211,8 +213,8 @@ func (s *Store) Rewrite(item string, payload []byte) error {
 // Written returns how many times Store has written something.
 func (s *Store) Written() uint64 { return s.written.Load() }
 
-// Holds reports whether item is still payload. It reads the item if another process
-// may have changed it; one that cannot be read is not payload.
+// Holds reports whether item still has this payload. It reads the item if another process
+// may have changed it. It returns false for an item that cannot be read.
 func (s *Store) Holds(item string, payload []byte) bool {
 	s.mu.Lock()
 	same := s.sums[item] == sha256.Sum256(payload) && s.b.Unchanged(s.prefix+item)
@@ -225,7 +227,7 @@ func (s *Store) Holds(item string, payload []byte) bool {
 	return err == nil && bytes.Equal(p, payload)
 }
 
-// Delete removes item. Its error is fs.ErrNotExist if there is none.
+// Delete removes item. Its error is fs.ErrNotExist if the item does not exist.
 func (s *Store) Delete(item string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,8 +240,8 @@ func (s *Store) Delete(item string) error {
 }
 
 // Stat returns the size of item as it is stored, in bytes. Its error is
-// fs.ErrNotExist if there is none. The item is neither checked nor changed, and
-// the lock plays no part.
+// fs.ErrNotExist if the item does not exist. It neither checks nor changes the
+// item, and needs no lock.
 func (s *Store) Stat(item string) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -254,8 +256,9 @@ func (s *Store) Stat(item string) (int64, error) {
 	return size, nil
 }
 
-// Lock excludes other processes until Unlock or Close. It tries once; its error is
-// ErrLocked if another one holds the lock, or ErrRunning. Holding it, Lock does nothing.
+// Lock excludes other processes until Unlock or Close. It tries once. Its error is ErrLocked
+// if another process holds the lock, and ErrRunning if another copy of the TPM runs. If this
+// Store holds the lock already, Lock does nothing.
 func (s *Store) Lock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,7 +275,7 @@ func (s *Store) Lock() error {
 	return nil
 }
 
-// Unlock releases the lock. Store notices changes by other processes.
+// Unlock releases the lock. The Store can still be used: it detects changes by other processes.
 func (s *Store) Unlock() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -295,7 +298,7 @@ func (s *Store) unlock() error {
 // running store.
 func (s *Store) Locked() bool { return s.locked.Load() }
 
-// Moved says whether the place of the state has been taken by another.
+// Moved reports whether the path of the state leads to another directory or file now.
 func (s *Store) Moved() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,8 +307,8 @@ func (s *Store) Moved() bool {
 }
 
 // SwapBackup exchanges the permanent state and its backup. Its error is
-// errors.ErrUnsupported if the backend keeps none, fs.ErrNotExist if there is
-// none yet.
+// errors.ErrUnsupported if the backend has no backups, and fs.ErrNotExist if no
+// backup exists yet.
 func (s *Store) SwapBackup() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -321,8 +324,8 @@ func (s *Store) SwapBackup() error {
 }
 
 // Defer makes Load not sync an item that another process has stored, until Settle, if the backend
-// supports that. The caller stores the state next, as a rule, or calls Settle before anybody acts
-// on it.
+// supports that. The caller must call Settle before anything depends on the loaded state, unless it
+// has stored a new one.
 func (s *Store) Defer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 // support.
 type Options struct {
 	Mode         fs.FileMode // permission bits of state files; 0 is the default, 0640
-	ModeExplicit bool        // Mode was configured: it is exact, whatever the umask
+	ModeExplicit bool        // Mode was configured: it is exact, independent of the umask
 	Lock         bool        // exclude a second instance
 	Backup       bool        // keep the previous permanent state, too
 	Relaxed      bool        // no fsync: fast, but a power cut loses acknowledged changes
@@ -29,7 +29,7 @@ type Options struct {
 	// restart of the process; nil for a right that ends with the process.
 	Token, Revision *uint64
 
-	// Warn logs one line. nil drops it.
+	// Warn logs one line; nil discards warnings.
 	Warn func(format string, args ...any)
 }
 

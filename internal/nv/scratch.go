@@ -6,9 +6,9 @@ import (
 	"io/fs"
 )
 
-// Scratch returns a Backend that has the items of b and keeps all changes in memory, so
-// that a TPM can run on it and leave no trace. It locks as b does, which should be
-// opened for a dry run, and owns b. A nil b has no items.
+// Scratch returns a Backend that has the items of b and makes all changes in memory only, so
+// that a TPM can use it and leave no trace. It owns b, and its lock is the lock of b, which should
+// be opened for a dry run. A nil b has no items.
 func Scratch(b Backend) Backend {
 	if b == nil {
 		b = nothing{}

@@ -42,8 +42,8 @@ func (d *Dir) replaceWithBackup(temp, name string) error {
 	return nil
 }
 
-// replaceInTwo is replaceWithBackup on a file system that cannot exchange two names. If
-// the process is killed between its steps, the next start finds only the backup.
+// replaceInTwo does the same as replaceWithBackup, in two steps, on a file system that cannot
+// exchange two names. If the process is killed between them, the next start finds only the backup.
 func (d *Dir) replaceInTwo(temp, name string) error {
 	err := d.files.RenameAt(name, backupName(name), 0)
 	had := err == nil
@@ -61,7 +61,7 @@ func (d *Dir) replaceInTwo(temp, name string) error {
 
 // backupFor returns the name of the backup of a state that does not exist. A backup
 // without a state means that a store was interrupted, and that the TPM is not new.
-// Without a backup the error is missing.
+// If no backup exists, it returns the error missing.
 func (d *Dir) backupFor(name string, missing error) (string, error) {
 	bak := backupName(name)
 	_, err := d.files.Stat(bak)
@@ -79,7 +79,8 @@ func (d *Dir) backupFor(name string, missing error) (string, error) {
 	return bak, nil
 }
 
-// loadBackup is Load for a state that does not exist, with the error missing.
+// loadBackup replaces a state that does not exist by its backup, and returns the content. If no
+// backup exists, it returns the error missing.
 func (d *Dir) loadBackup(name string, missing error) ([]byte, error) {
 	bak, err := d.backupFor(name, missing)
 	if err != nil {
@@ -136,7 +137,8 @@ func (d *Dir) SwapBackup() error {
 	return d.syncDir(name)
 }
 
-// swapInThree is SwapBackup on a file system that cannot exchange two names.
+// swapInThree exchanges the state and its backup, in three steps, on a file system that cannot
+// exchange two names.
 func (d *Dir) swapInThree(name, bak string) error {
 	if _, err := d.files.Stat(bak); err != nil {
 		return err

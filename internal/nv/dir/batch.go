@@ -159,8 +159,8 @@ func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 }
 
 // recover completes the change of several files that a journal describes. Without a
-// journal the items are unchanged, and staged files are removed. A directory that is open
-// for reading is not changed, but its items are read as if it were.
+// journal the items are unchanged, and staged files are removed. A directory that is open for
+// reading is not changed, but its items are read as if the change were complete.
 func (d *Dir) recover() error {
 	if d.o.ReadOnly {
 		return d.foresee()
@@ -190,7 +190,7 @@ func (d *Dir) dropStaged() error {
 	return d.removeAll(names)
 }
 
-// foresee records what recover would do.
+// foresee records in d.foreseen what recover would do.
 func (d *Dir) foresee() error {
 	d.foreseen = nil
 	j, err := d.loadJournal()

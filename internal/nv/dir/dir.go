@@ -1,5 +1,5 @@
-// Package dir keeps the items of a TPM as files in a directory, the way swtpm
-// does, so that each program runs on the other's directory:
+// Package dir stores the items of a TPM as files in a directory, in the same way as
+// swtpm, so that each program can use the directory of the other:
 //
 //	tpm2-00.permall, tpm2-00.volatilestate       TPM 2.0
 //	tpm-00.permall, .volatilestate, .savestate   TPM 1.2
@@ -40,8 +40,8 @@ var (
 	_ nv.DeferBackend   = (*Dir)(nil)
 )
 
-// Dir is a directory with the state of a TPM, an nv.Backend. It is for one goroutine
-// at a time: nv.Store sees to that.
+// Dir is a directory with the state of a TPM, an nv.Backend. It is not safe for concurrent
+// use; nv.Store serializes the calls.
 type Dir struct {
 	o         nv.Options
 	files     *safefile.Dir
@@ -52,10 +52,10 @@ type Dir struct {
 	lock    int // .lock while we hold it; or -1
 	closed  bool
 	locked  bool
-	swapped bool // Options.DryRun: the backup stands for the state
+	swapped bool // Options.DryRun: the backup is loaded instead of the state, and vice versa
 
-	// foreseen are the files that recover would put in the place of others,
-	// under Options.DryRun and ReadOnly; "" stands for none.
+	// foreseen are the files by which recover would replace others, under
+	// Options.DryRun and ReadOnly; "" if it would remove the file.
 	foreseen map[string]string
 
 	seen     map[string]identity // of the files that were last loaded or stored
@@ -95,8 +95,8 @@ func Open(path string, o nv.Options) (*Dir, error) {
 		d.mode = d.mode&^umask() | 0o600 // the owner must be able to read it again
 	}
 	if o.DryRun || o.ReadOnly {
-		// A reader without the lock sees the items as they will be, too. Lock
-		// reports what is wrong with a journal.
+		// A reader without the lock also gets the items as recover would leave
+		// them. Lock reports errors of the journal.
 		_ = d.foresee()
 	}
 	return d, nil
@@ -156,7 +156,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// checkWrite is checkName before a change.
+// checkWrite fails if name must not be changed: because of its form, or under Options.DryRun and
+// ReadOnly.
 func (d *Dir) checkWrite(name string) error {
 	switch {
 	case d.o.DryRun:

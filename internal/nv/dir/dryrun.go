@@ -30,7 +30,7 @@ func (d *Dir) fileOf(name string) (string, error) {
 	return name, nil
 }
 
-// swapDryRun is SwapBackup under Options.DryRun.
+// swapDryRun makes fileOf exchange the state and its backup, instead of SwapBackup.
 func (d *Dir) swapDryRun(name, bak string) error {
 	for _, n := range []string{name, bak} {
 		if _, err := d.files.Stat(n); err != nil {

@@ -115,8 +115,8 @@ func (d *Dir) lockFile() (fd int, err error) {
 	return fd, nil
 }
 
-// createLockFile creates a missing .lock for the owner of the directory, who could not
-// open root's, if Options.Adopt says so.
+// createLockFile creates a missing .lock that belongs to the owner of the directory, if
+// Options.Adopt is set, because that user could not open a file of root.
 func (d *Dir) createLockFile() error {
 	if !d.o.Adopt || d.o.ReadOnly {
 		return nil
@@ -129,8 +129,8 @@ func (d *Dir) createLockFile() error {
 	return d.files.Adopt(fd, lockName)
 }
 
-// lockDir locks the directory. On a file system that cannot lock it (NFS), the lock file
-// alone is used, and the log says so once.
+// lockDir locks the directory. On a file system that cannot lock it (NFS), only the lock file
+// is used, which is logged once.
 func (d *Dir) lockDir() error {
 	how := unix.LOCK_EX
 	if d.o.ReadOnly {
@@ -149,7 +149,7 @@ func (d *Dir) lockDir() error {
 	return fmt.Errorf("lock directory: %w", err)
 }
 
-// flock calls flock(2) until a signal does not interrupt it.
+// flock calls flock(2), and repeats the call if a signal interrupts it.
 func flock(fd, how int) error {
 	for {
 		if err := unix.Flock(fd, how); err != unix.EINTR {

@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// tempName is the name under which an item is written.
+// tempName returns the name under which a file is written before it is renamed to name.
 func tempName(name string) string { return "TMP" + strings.TrimPrefix(name, "tpm") }
 
 // Store writes blob under another name, syncs it, renames it to name, and syncs the
@@ -46,7 +46,7 @@ func (d *Dir) Store(name string, blob []byte) error {
 	return nil
 }
 
-// newFile returns how a file with exactly this mode is written.
+// newFile returns the settings for writing and syncing a file with exactly this mode.
 func (d *Dir) newFile(mode uint32) safefile.NewFile {
 	return safefile.NewFile{Mode: fs.FileMode(mode), Exact: true, Sync: true}
 }

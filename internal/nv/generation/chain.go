@@ -20,8 +20,8 @@ type Chain struct {
 }
 
 // Begin continues the history of the items found, with generations above floor, or
-// begins a new one if the permanent state has none. A process that resumes for another
-// one keeps its epoch.
+// begins a new one if the permanent state has none. A process that has resumed from a
+// previous one continues its epoch.
 func (c *Chain) Begin(found []Found, floor uint64, w Writer, resumed bool) {
 	*c = Chain{writer: w, head: floor}
 	permanent := recordOf(found, Permanent)
@@ -47,11 +47,11 @@ func (c *Chain) Begun() bool { return c.id != Identity{} }
 // Identity returns the TPM's identity.
 func (c *Chain) Identity() Identity { return c.id }
 
-// Mark returns what the records on disk know. A removal that no record knows of yet
-// is not among it: the next process could not know of it either.
+// Mark returns the newest generations that the records on disk contain. It does not include a
+// removal that no record contains yet, because the next process could not know of it either.
 func (c *Chain) Mark() Mark { return Mark{Identity: c.id, Known: c.stored, Time: c.time} }
 
-// Loaded takes notice of an item that was read: another process may have stored it.
+// Loaded records that an item was read: another process may have stored it.
 func (c *Chain) Loaded(f Found) {
 	r := f.Record
 	if r == nil || r.Identity != c.id {
@@ -94,8 +94,8 @@ func (c *Chain) Batch(items []Item, now time.Time) []Record {
 	return records
 }
 
-// Departing returns the record of an item that leaves for another host and is not
-// stored here. It takes a generation, which the other host continues from.
+// Departing returns the record of an item that is sent to another host and is not
+// stored here. It takes a generation, from which the other host continues.
 func (c *Chain) Departing(item Item, now time.Time) Record {
 	digest := c.digest
 	r := c.Next(item, now)
@@ -103,13 +103,13 @@ func (c *Chain) Departing(item Item, now time.Time) Record {
 	return r
 }
 
-// Stored takes notice that the item of a record from Next, with that digest of its
+// Stored records that an item, with the record r from Next and the SHA-256 sum of its
 // payload, is on disk.
 func (c *Chain) Stored(r Record, sum [sha256.Size]byte) {
 	c.known, c.stored, c.digest, c.time = r.Known, r.Known, sum, r.Time
 }
 
-// Removed takes notice that an item was removed from the disk.
+// Removed records that an item was removed from the disk.
 func (c *Chain) Removed(item Item) {
 	c.head++
 	c.known.Raise(item, c.head)

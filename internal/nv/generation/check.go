@@ -34,7 +34,8 @@ func PlaceOf(location string) (p Place) {
 	return p
 }
 
-// Raise makes m the newest of what m and n know. They are of one TPM, or m is empty.
+// Raise sets each generation of m to the newer one of m and n. Both belong to the same TPM, or m is
+// empty.
 func (m *Mark) Raise(n Mark) {
 	if n.Known.Max() >= m.Known.Max() {
 		m.Time = n.Time
@@ -65,14 +66,13 @@ type knowledge struct {
 	kind       error
 }
 
-// Check returns what is wrong with the history of a state, nil if nothing is or
-// nothing is known of it. mark is nil if there is none for the identity.
+// Check returns the first error in the history of a state: ErrOld, ErrMixed or ErrForeign with
+// details. It returns nil if the history is valid or unknown. mark is nil if the TPM has none.
 //
-// There is one rule: no item may be older than the other items and the mark know. It
-// holds after any crash and power cut, because an item is stored only after what it
-// knows of is on disk, and the mark is written after both. An item without a record,
-// as another program leaves it, is not judged; a permanent state without one leaves
-// nothing to judge.
+// There is one rule: no item may be older than its generation in the records of the other items
+// and in the mark. The rule holds after any crash and power cut, because an item is stored only
+// after the items that its record names, and the mark is written after both. An item without a
+// record, as another program leaves it, is not checked; if the permanent state has none, nothing is.
 func Check(found []Found, mark *Mark) error {
 	permanent := recordOf(found, Permanent)
 	if permanent == nil {
@@ -101,7 +101,7 @@ func Check(found []Found, mark *Mark) error {
 	return checkSuccession(found)
 }
 
-// newestKnown returns what the records know of an item.
+// newestKnown returns the newest generation of an item in the records.
 func newestKnown(found []Found, item Item) (k knowledge) {
 	for _, f := range found {
 		if f.Record != nil && f.Record.Known.Of(item) > k.generation {

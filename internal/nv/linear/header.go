@@ -18,7 +18,7 @@ const (
 	entries    = 15
 )
 
-// header is the begin of the file. It is little-endian and fits into one sector, so that a
+// header is the first part of the file. It is little-endian and fits into one sector, so that a
 // power cut leaves the old one or the new one.
 //
 //	off len field

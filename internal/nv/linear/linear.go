@@ -1,5 +1,5 @@
-// Package linear keeps the items of a TPM in one regular file or block device,
-// the way swtpm does, so that each program runs on the other's:
+// Package linear stores the items of a TPM in one regular file or block device, in the
+// format of swtpm, so that each program can use the file of the other:
 //
 //	0    192 header: where the items are, see type header
 //	192  ... items, each with space to grow
@@ -64,15 +64,15 @@ var (
 	_ nv.WipeBackend    = (*File)(nil)
 )
 
-// File is a file or block device with the state of a TPM, an nv.Backend. It is for one
-// goroutine at a time: nv.Store sees to that.
+// File is a file or block device with the state of a TPM, an nv.Backend. It is not safe for
+// concurrent use; nv.Store serializes the calls.
 type File struct {
 	o    nv.Options
 	path string // for messages
 	s    storage
 
-	safe   header // the header that is certainly on the disk; zero: unknown
-	doubt  bool   // a sync has failed: the kernel's memory may differ from the disk
+	safe   header // the header that is known to be on the disk; zero if unknown
+	doubt  bool   // a sync has failed, so that the page cache may differ from the disk
 	seen   map[int]known
 	closed bool
 	wide   bool // the warning about the mode was given

@@ -7,8 +7,8 @@ import (
 	"io/fs"
 )
 
-// header reads and checks the header. blank reports that the file is empty or zero, so
-// that a TPM may be made in it.
+// header reads and checks the header. blank is true if the file is empty or contains only zeros, so
+// that a new TPM may be created in it.
 func (f *File) header() (h header, size int64, blank bool, err error) {
 	size, err = f.size()
 	if err != nil {

@@ -101,8 +101,8 @@ func (h *header) close() {
 // section returns the space that swtpm reserves for n bytes: the next power of two.
 func section(n int64) int64 { return 1 << bits.Len64(uint64(n-1)) }
 
-// gather returns the move of one item that makes the largest free piece up to limit larger
-// than any other move does.
+// gather finds the move of one item after which the largest free piece up to limit is as large as
+// possible. It returns the item and the header after the move; ok is false if no move helps.
 func (h *header) gather(limit int64) (i int, next header, ok bool) {
 	_, best := free(h.Entries[:], limit)
 	for _, n := range h.sorted() {

@@ -1,5 +1,5 @@
-// Package mark remembers the newest state of each TPM that was seen on this host, in
-// files next to no state: an old copy of a state brings no old mark with it.
+// Package mark records the newest state of each TPM that was seen on this host. The files
+// are not next to the states, so that an old copy of a state does not include an old mark.
 //
 // docs/generation.md specifies the files.
 package mark
@@ -32,8 +32,8 @@ const (
 // Dir is a directory with marks.
 type Dir struct{ path string }
 
-// Open returns the marks in a directory. Its error is of the system if this process may
-// not use it.
+// Open returns the marks in a directory. Its error wraps an errno if this process may not use
+// the directory.
 func Open(path string) (*Dir, error) {
 	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
 		return nil, fmt.Errorf("marks in %q: %w", path, err)
@@ -44,8 +44,8 @@ func Open(path string) (*Dir, error) {
 // Path returns the directory.
 func (d *Dir) Path() string { return d.path }
 
-// Read returns the mark of a TPM. Its error is fs.ErrNotExist if there is none, or a
-// damaged one.
+// Read returns the mark of a TPM. Its error is fs.ErrNotExist if the mark is missing or
+// damaged.
 func (d *Dir) Read(id generation.Identity) (generation.Mark, error) {
 	fd, err := d.open(id, unix.O_RDONLY)
 	if err != nil {
@@ -142,8 +142,8 @@ func decode(b []byte, id generation.Identity) (generation.Mark, error) {
 // Source: Debian Policy Manual, section 9.2.2; login.defs(5), UID_MIN.
 const firstUser = 1000
 
-// List returns what the marks in a directory know, by the names of their files. It cannot
-// authenticate them, because it does not know the identities: it leaves out files that are no
+// List returns the generations in the marks of a directory, by the names of the files. It cannot
+// authenticate the marks, because it does not know the identities. It omits files that are not
 // marks, and files of ordinary users, who may create files in the directory.
 func List(path string) (map[string]generation.Vector, error) {
 	entries, err := os.ReadDir(path)

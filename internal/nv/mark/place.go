@@ -91,8 +91,8 @@ func (d *Dir) Move(m generation.Mark, location string) error {
 }
 
 // Exchanged returns an error that wraps generation.ErrExchanged if the TPM of m was last seen at
-// another place than location, and another TPM at location. The first is certain, because the
-// TPM's identity authenticates m; so a false place file alone raises no alarm.
+// another place than location, and another TPM was last seen at location. The TPM's identity
+// authenticates m, so a forged place file alone causes no error.
 func (d *Dir) Exchanged(m generation.Mark, location string) error {
 	here := generation.PlaceOf(location)
 	if m.Place == (generation.Place{}) || m.Place == here {

@@ -21,9 +21,9 @@ const DefaultSocket = "/run/swtpm-store/socket"
 // store, twice if a reply was lost.
 const patience = 3500 * time.Millisecond
 
-// Link is the way to the broker for one state. A confined process cannot connect, so Dial
-// also opens a datagram socket to the broker: through that, connect passes one end of a new
-// socket pair. systemd holds the other end while the broker is restarted.
+// Link is the connection to the broker for one state. A confined process cannot call connect(2), so
+// Dial also opens a datagram socket to the broker, through which a Link passes one end of a new socket
+// pair after the connection was lost. systemd listens on that socket while the broker restarts.
 type Link struct {
 	state  string
 	socket string
@@ -70,7 +70,7 @@ func (l *Link) Close() error {
 	return nil
 }
 
-// drop closes a connection that is of no use any more.
+// drop closes a connection that can no longer be used.
 func (l *Link) drop() {
 	if l.client != nil {
 		_ = l.client.Close()
@@ -78,8 +78,7 @@ func (l *Link) drop() {
 	}
 }
 
-// connected returns the client. It connects again after a connection was lost; fresh says
-// that it has.
+// connected returns the client. It connects again if the connection was lost; then fresh is true.
 func (l *Link) connected() (c *store.Client, fresh bool, err error) {
 	if l.client != nil && !l.client.Broken() {
 		return l.client, false, nil
@@ -207,7 +206,8 @@ func poll(fd int, events int16, end time.Time) error {
 	}
 }
 
-// Examine returns what is wrong with the store; nothing if the broker cannot find out.
+// Examine returns the problems that the broker finds in the store; none if the broker is too old to
+// check it.
 func (l *Link) Examine() ([]store.Finding, error) {
 	c, _, err := l.connected()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package remote keeps the items of a TPM in a cluster store, through the broker of this
+// Package remote stores the items of a TPM in a cluster store, through the broker of this
 // host (package store). The lock is the ownership of the state: a fencing token and a
-// deadline, which the broker's lease moves.
+// deadline, which each renewal of the broker's lease extends.
 package remote
 
 import (
@@ -28,7 +28,7 @@ var (
 	_ nv.HistoryBackend = (*Backend)(nil)
 )
 
-// Backend is a state in a cluster store, an nv.Backend. It is for one goroutine at a time.
+// Backend is a state in a cluster store, an nv.Backend. It is not safe for concurrent use.
 type Backend struct {
 	o      nv.Options
 	link   *Link
@@ -37,7 +37,7 @@ type Backend struct {
 
 	owned     bool
 	grant     store.Grant // while owned
-	soft, end uint64      // CLOCK_BOOTTIME, while owned
+	soft, end uint64      // nanoseconds of CLOCK_BOOTTIME, while owned
 	next      uint64      // generation of the next change; 0: one more than the last
 	handover  [32]byte
 
@@ -73,8 +73,8 @@ func (damaged) Is(target error) bool { return target == nv.ErrDamaged }
 // Unwrap returns the error of the store.
 func (d damaged) Unwrap() error { return d.error }
 
-// translate wraps an error of the broker in those of package nv. A temporary one has an
-// errno, as an error of a disk has.
+// translate wraps an error of the broker in the errors of package nv. A temporary error also wraps
+// an errno, as an error of a disk does.
 func translate(err error) error {
 	switch {
 	case err == nil:
@@ -142,7 +142,7 @@ func (b *Backend) connected() (*store.Client, error) {
 	return c, nil
 }
 
-// granted notes the ownership.
+// granted records the ownership.
 func (b *Backend) granted(g store.Grant) {
 	if !b.owned && (g.Epoch != b.epoch+1 || g.Generation != b.generation) {
 		clear(b.seen)
@@ -153,7 +153,7 @@ func (b *Backend) granted(g store.Grant) {
 	b.remember(g.Token, g.Revision)
 }
 
-// until notes the deadline. A renewal is due in the middle of the time that is left.
+// until records the deadline end. A renewal is due after half of the remaining time.
 func (b *Backend) until(end uint64) {
 	now := store.Now()
 	b.soft, b.end = now, end
@@ -170,7 +170,7 @@ func (b *Backend) remember(token, revision uint64) {
 	}
 }
 
-// lost notes that the ownership ended.
+// lost records that the ownership has ended.
 func (b *Backend) lost() {
 	b.owned, b.soft, b.end = false, 0, 0
 	b.remember(0, 0)
@@ -260,8 +260,8 @@ func (b *Backend) Renew() error {
 	})
 }
 
-// Close ends the connection. The broker reserves the state of a service for the next
-// process of it; any other one is released.
+// Close ends the connection. The state of a service, which has Options.Token, stays reserved for the
+// next process of the service; any other state is released.
 func (b *Backend) Close() error {
 	if b.closed {
 		return nil
@@ -350,7 +350,7 @@ func (b *Backend) Stat(name string) (int64, error) {
 	if size, ok := sizes[name]; ok {
 		return int64(size), nil
 	}
-	blob, err := b.Load(name) // whose error says whether it was lost
+	blob, err := b.Load(name) // its error says whether the item was lost
 	return int64(len(blob)), err
 }
 

@@ -70,8 +70,8 @@ func (b *Backend) Apply(changes []nv.Change) (err error) {
 	return err
 }
 
-// put makes a change. If the broker ended before it replied, put asks the next one what became
-// of the change.
+// put makes a change. If the broker ended before it replied, put asks the next broker whether the
+// change was made, and otherwise makes it again.
 func (b *Backend) put(next uint64, put []store.Item, remove []string) error {
 	last, late := b.generation, false
 	send := func(c *store.Client) error {
