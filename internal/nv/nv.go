@@ -53,20 +53,22 @@ type Backend interface {
 	Unchanged(name string) bool
 
 	// Lock excludes other processes until Unlock. It tries once, and fails
-	// with ErrLocked if there is one. Holding it, Lock does nothing.
+	// with ErrLocked if another process holds the lock. If this Backend holds
+	// the lock already, Lock does nothing.
 	Lock() error
 	Unlock() error
 
-	// Close unlocks and gives back what Open took.
+	// Close releases the lock and all descriptors.
 	Close() error
 }
 
-// MovableBackend is a Backend whose place may be taken by another while it is
-// open: a directory that was renamed.
+// MovableBackend is a Backend whose path may lead to another directory or file
+// while it is open, for example after a rename.
 type MovableBackend interface {
 	Backend
 
-	// Moved says whether Open would open something else now.
+	// Moved reports whether the path leads to another directory or file now, or to
+	// none.
 	Moved() bool
 }
 
