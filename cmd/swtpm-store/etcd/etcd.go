@@ -57,15 +57,25 @@ type Store struct {
 	causes   causes
 	suspects suspects
 	joined   atomic.Bool // all endpoints were found to be members of one store
+	times    times
 
 	mu       sync.Mutex
 	reported map[string]bool // errors that damaged got
 }
 
+// times are how long a member has to answer.
+type times struct {
+	read  time.Duration // a read; then it is sent to another member, if time is left. A member that takes less is never suspected
+	probe time.Duration // a probe
+	split time.Duration // who it is, before a lease is granted: a member that is down must not use up the time of the request
+}
+
+var usual = times{read: 500 * time.Millisecond, probe: 2 * time.Second, split: 400 * time.Millisecond}
+
 // Open returns the store. It connects in the background: a cluster that cannot be reached
 // is the error of the first request.
 func Open(o Options) (*Store, error) {
-	s := &Store{options: o, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}}
+	s := &Store{options: o, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}, times: usual}
 	s.suspects.end, s.suspects.cancel = context.WithCancel(context.Background())
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: o.Endpoints, TLS: o.TLS, Username: o.User, Password: o.Password,

@@ -25,9 +25,6 @@ const (
 	// clockTolerance is the difference of two clocks from which on it is reported. It plays no
 	// part in leases, only in the validity of certificates.
 	clockTolerance = 30 * time.Second
-
-	// probeTime is how long a member has to answer a probe.
-	probeTime = 2 * time.Second
 )
 
 // Examine implements driver.Examiner: it asks each member, and reads the dates of all
@@ -108,7 +105,7 @@ func (s *Store) examineMember(ctx context.Context, url string) (found []driver.F
 		found = append(found, driver.Finding{Problem: driver.Clock, Warning: true,
 			Text: fmt.Sprintf("the time of %s is %s, that of this host %s", url, date.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))})
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	ctx, cancel := context.WithTimeout(ctx, s.times.probe)
 	defer cancel()
 	status, err := s.client.Status(ctx, url)
 	if err != nil {
@@ -155,7 +152,7 @@ func (s *Store) probe(ctx context.Context, url string) (date time.Time, certs []
 	if strings.HasPrefix(url, "unix:") {
 		return time.Time{}, nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	ctx, cancel := context.WithTimeout(ctx, s.times.probe)
 	defer cancel()
 	transport := &http.Transport{TLSClientConfig: s.options.TLS.Clone(), DisableKeepAlives: true}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/version", nil)

@@ -22,17 +22,13 @@ func identityOf(url string, status *clientv3.StatusResponse) identity {
 	return identity{url, status.Header.GetClusterId(), status.Header.GetMemberId()}
 }
 
-// splitTime is how long the members have to say who they are before a lease is granted: one that
-// is down must not use up the time of the request.
-const splitTime = 400 * time.Millisecond
-
 // refuseSplit fails if the endpoints are not members of one store. It is done until all of them
 // have answered once: one that is down may be wrong, too.
 func (s *Store) refuseSplit(ctx context.Context) error {
 	if len(s.options.Endpoints) < 2 || s.joined.Load() {
 		return nil
 	}
-	short, cancel := context.WithTimeout(ctx, splitTime)
+	short, cancel := context.WithTimeout(ctx, s.times.split)
 	defer cancel()
 	all := make([]identity, len(s.options.Endpoints))
 	var tasks sync.WaitGroup

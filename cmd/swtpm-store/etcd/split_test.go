@@ -36,6 +36,10 @@ func TestSplit(t *testing.T) {
 				t.Errorf("found %+v", found)
 			}
 			_, err := s.Grant(t.Context(), time.Minute)
+			for x.split && err == nil && s.times.split < time.Minute { // on a busy machine the members are late, too
+				s.times.split *= 2
+				_, err = s.Grant(t.Context(), time.Minute)
+			}
 			if x.split != errors.Is(err, driver.ErrSplit) || !x.split && err != nil {
 				t.Errorf("Grant: %v", err)
 			}

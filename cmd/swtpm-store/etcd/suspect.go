@@ -31,14 +31,8 @@ type suspects struct {
 	looking bool     // for the endpoint with an address
 }
 
-const (
-	// readTime is how long a member has to answer a read. Then the read is sent to another
-	// member, if time is left. It is also the shortest time after which a member is suspected.
-	readTime = 500 * time.Millisecond
-
-	// returnPause is the time between two attempts to use a suspected member again.
-	returnPause = 2 * time.Second
-)
+// returnPause is the time between two attempts to use a suspected member again.
+const returnPause = 2 * time.Second
 
 // observe is called for each request to a member.
 func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -46,11 +40,11 @@ func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *
 	begin, one := time.Now(), ctx
 	if reads(req) && s.another(ctx) {
 		var cancel context.CancelFunc
-		one, cancel = context.WithTimeout(ctx, readTime)
+		one, cancel = context.WithTimeout(ctx, s.times.read)
 		defer cancel()
 	}
 	err := invoke(one, method, req, reply, cc, append(opts, grpc.Peer(&p))...)
-	if late := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded; late && p.Addr != nil && time.Since(begin) >= readTime {
+	if late := errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded; late && p.Addr != nil && time.Since(begin) >= s.times.read {
 		s.suspect(p.Addr)
 	}
 	return err
@@ -61,7 +55,7 @@ func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *
 // an unreachable one.
 func (s *Store) another(ctx context.Context) bool {
 	end, ok := ctx.Deadline()
-	return len(s.client.Endpoints()) > 1 && (!ok || time.Until(end) > 2*readTime)
+	return len(s.client.Endpoints()) > 1 && (!ok || time.Until(end) > 2*s.times.read)
 }
 
 // reads reports whether a request changes nothing, so that it may be sent twice.
@@ -161,7 +155,7 @@ func (s *Store) answers(endpoint string) bool {
 		return false
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(s.suspects.end, readTime)
+	ctx, cancel := context.WithTimeout(s.suspects.end, s.times.read)
 	defer cancel()
 	_, err = c.Get(leading(ctx), s.prefix+"position")
 	err = classify(err, driver.ErrUnreachable)
