@@ -30,6 +30,8 @@ type Link struct {
 	again  int           // the datagram socket; -1 if the broker has none
 	client *store.Client // nil if the connection was lost
 	limits store.Limits
+
+	patience time.Duration // the constant, unless a test waits longer
 }
 
 // SocketPath returns the path of the broker's socket.
@@ -46,7 +48,7 @@ func ReconnectPath(socket string) string { return filepath.Join(filepath.Dir(soc
 
 // Dial connects to the broker and names the state.
 func Dial(state string) (*Link, error) {
-	l := &Link{state: state, socket: SocketPath(), again: -1}
+	l := &Link{state: state, socket: SocketPath(), again: -1, patience: patience}
 	fd, err := connect(l.socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the broker, %s: %w; start swtpm-store on this host, or name its socket in SWTPM_STORE_SOCKET", l.socket, err)
@@ -101,7 +103,7 @@ func (l *Link) open(fd int) (err error) {
 		l.client = nil
 		return err
 	}
-	l.client.Patience = patience
+	l.client.Patience = l.patience
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
@@ -15,6 +16,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
 	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
@@ -57,7 +59,7 @@ func newHost(t *testing.T, d driver.Driver, name string) *host {
 func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := broker.New(broker.Options{
-		Driver: h.d, Host: h.name, Keep: 3, LeaseFile: filepath.Join(filepath.Dir(h.socket), "lease"),
+		Driver: h.d, Host: h.name, Keep: 3, TTL: time.Hour, Wait: harness.Patience, Patience: harness.Patience, LeaseFile: filepath.Join(filepath.Dir(h.socket), "lease"),
 		Allow: func(broker.Credentials, string) bool { return true }, Log: discard{},
 	})
 	var tasks sync.WaitGroup
@@ -95,6 +97,7 @@ func (h *host) open(o nv.Options) *remote.Backend {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() { _ = b.Close() })
+	b.SetPatience(2 * harness.Patience)
 	return b
 }
 
