@@ -38,10 +38,13 @@ func TestWatch(t *testing.T) {
 		t.Errorf("read %d bytes at the end", read)
 	}
 	order := make(chan string, 3)
-	s.After(30*time.Millisecond, func() { order <- "later" })
+	s.After(time.Hour, func() { order <- "never" })
 	s.After(0, func() {
 		order <- "soon"
-		s.After(0, func() { order <- "from a timer" })
+		s.After(0, func() {
+			order <- "from a timer"
+			s.After(30*time.Millisecond, func() { order <- "later" })
+		})
 	})
 	for _, want := range []string{"soon", "from a timer", "later"} {
 		if f := <-order; f != want {

@@ -33,7 +33,7 @@ func (c *session) hash(piece []byte) {
 			c.finish(nil, err)
 			return
 		}
-		c.receive(hashing, c.buf[:min(c.body.left, len(c.buf))], bodyWait)
+		c.receive(hashing, c.buf[:min(c.body.left, len(c.buf))], c.s.opt.waits.body)
 	})
 }
 
@@ -81,7 +81,7 @@ func (c *session) prepared() {
 func (c *session) collect() {
 	b := &c.body
 	if n := len(b.blob); n < int(b.set.Length) {
-		c.receive(collecting, b.blob[n:b.set.Length], bodyWait)
+		c.receive(collecting, b.blob[n:b.set.Length], c.s.opt.waits.body)
 		return
 	}
 	c.req.unread = 0

@@ -95,13 +95,27 @@ func (b *bench) hold() (free func()) {
 	return func() { close(held) }
 }
 
+// newBench returns a server that waits for a client of a busy test.
 func newBench(t *testing.T, v tpm.Version) *bench {
+	t.Helper()
+	return newBenchThatWaits(t, v, waits{patience, patience, patience})
+}
+
+// newStrictBench returns a server that waits as long as usual, for tests in which the rest of a request does not
+// come.
+func newStrictBench(t *testing.T, v tpm.Version) *bench {
+	t.Helper()
+	return newBenchThatWaits(t, v, usual)
+}
+
+func newBenchThatWaits(t *testing.T, v tpm.Version, w waits) *bench {
 	t.Helper()
 	b := &bench{Log: &conntest.Log{}, tpm: &fake{version: v, blob: harness.Unhex("b10b b10b b10b"), info: "{}"}, engine: make(chan func(), 100)}
 	var err error
 	b.Server, err = New(b.tpm, Options{
 		MaxClients: 4,
 		Terminate:  true,
+		waits:      w,
 		Engine:     func(f func()) bool { b.engine <- f; return true },
 		DataBusy:   func() bool { return b.busy },
 		DataFD: func(fd int) error {

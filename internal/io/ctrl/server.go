@@ -80,6 +80,8 @@ type Options struct {
 	// previous process did so. nil if clients end with this process.
 	Postpone func(err error) bool
 	Again    func() bool
+
+	waits waits // usual if they are 0
 }
 
 // Server serves any number of clients on one thread, that of Run, which waits for them
@@ -99,6 +101,9 @@ type Server struct {
 
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
+	if o.waits == (waits{}) {
+		o.waits = usual
+	}
 	s := &Server{tpm: t, opt: o}
 	s.finished = s.leaveEngine
 	co := conn.Options{MaxClients: o.MaxClients, Buffer: firstRead, New: s.newClient, Plain: o.Wait != nil, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}

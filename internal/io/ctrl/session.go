@@ -12,24 +12,19 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/conn"
 )
 
-const (
-	// firstRead is how much of a request is received before it is handled, in bytes: the
-	// code and at most 4100 bytes of body. The handlers of requests with a longer body
-	// receive the rest.
-	firstRead = 4 + 4100
+// firstRead is how much of a request is received before it is handled, in bytes: the
+// code and at most 4100 bytes of body. The handlers of requests with a longer body
+// receive the rest.
+const firstRead = 4 + 4100
 
-	// requestWait is how long a client may stop in the middle of a request, up to
-	// firstRead.
-	requestWait = 500 * time.Millisecond
+// waits are how long a server waits for a client.
+type waits struct {
+	request time.Duration // a client may stop in the middle of a request, up to firstRead
+	body    time.Duration // a client may stop in the middle of a longer body, or leave a reply unread
+	quiet   time.Duration // a client must be silent before the rest of a refused request counts as dropped
+}
 
-	// bodyWait is how long a client may stop in the middle of a longer body, and
-	// how long it may leave a reply unread.
-	bodyWait = 5 * time.Second
-
-	// quietWait is how long the client must be silent before the rest of a refused
-	// request counts as dropped.
-	quietWait = 100 * time.Millisecond
-)
+var usual = waits{request: 500 * time.Millisecond, body: 5 * time.Second, quiet: 100 * time.Millisecond}
 
 var (
 	errClosed = errors.New("the client closed the connection")
@@ -192,7 +187,7 @@ func (c *session) start() {
 func (c *session) started(n int) {
 	c.n += n
 	if msg := c.buf[:c.n]; len(msg) < need(msg) && len(msg) < len(c.buf) {
-		c.Become(conn.Partial, unix.POLLIN, requestWait)
+		c.Become(conn.Partial, unix.POLLIN, c.s.opt.waits.request)
 		return
 	}
 	c.handle()
@@ -246,7 +241,7 @@ func (c *session) finish(reply []byte, err error) {
 	c.rep = reply
 	c.row.Report(c.s.opt.Log, err)
 	if c.req.unread > 0 {
-		c.body.end = time.Now().Add(bodyWait)
+		c.body.end = time.Now().Add(c.s.opt.waits.body)
 		c.drain()
 		return
 	}
@@ -255,7 +250,7 @@ func (c *session) finish(reply []byte, err error) {
 
 // drain waits for bytes that the client may still send of a refused request.
 func (c *session) drain() {
-	c.receive(draining, c.buf[:min(c.req.unread, len(c.buf))], quietWait)
+	c.receive(draining, c.buf[:min(c.req.unread, len(c.buf))], c.s.opt.waits.quiet)
 }
 
 // drained drops bytes until the client is quiet for a moment, and replies.
@@ -291,7 +286,7 @@ func (c *session) send() {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
 			if c.State() != conn.Replying || len(c.out) < before {
-				c.Become(conn.Replying, unix.POLLOUT, bodyWait)
+				c.Become(conn.Replying, unix.POLLOUT, c.s.opt.waits.body)
 			}
 			return
 		default:

@@ -26,7 +26,7 @@ func (c *session) settle() {
 // settleRest waits for the missing part of the request, or replies.
 func (c *session) settleRest() {
 	if left := need(c.body.head) - c.body.n; left > 0 {
-		c.receive(settling, c.buf[:min(len(c.buf), left)], bodyWait)
+		c.receive(settling, c.buf[:min(len(c.buf), left)], c.s.opt.waits.body)
 		return
 	}
 	code := codeOf(c.body.head)

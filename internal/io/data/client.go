@@ -127,7 +127,7 @@ func (c *client) received(b []byte, eof bool) {
 		if c.n < tpm.HeaderSize { // no deadline: the client delays no other
 			c.Become(conn.Idle, unix.POLLIN, 0)
 		} else {
-			c.Become(conn.Partial, unix.POLLIN, fragmentWait)
+			c.Become(conn.Partial, unix.POLLIN, c.s.opt.fragment)
 		}
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +15,9 @@ import (
 )
 
 const patience = conntest.Patience
+
+// soon is the time for the rest of a command in tests in which it does not come.
+const soon = 20 * time.Millisecond
 
 // fake is a TPM that answers each message with "=" and the message, except a message that
 // starts with the byte mute. While held is locked it does not answer.
@@ -131,6 +135,9 @@ func newBench(t *testing.T, f *fake, o Options) *bench {
 	o.Log, o.End, o.Terminate = b.Log, b.End, true
 	if o.MaxClients == 0 {
 		o.MaxClients = 4
+	}
+	if o.fragment == 0 { // a busy test sends the rest of a command late
+		o.fragment = patience
 	}
 	s, err := New(f, o)
 	if err != nil {

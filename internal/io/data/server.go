@@ -1,7 +1,9 @@
 package data
 
 import (
+	"cmp"
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -43,6 +45,8 @@ type Options struct {
 	// End ends the process, later. The reason is conn.ErrDisconnected, or why the
 	// process cannot go on.
 	End func(reason error)
+
+	fragment time.Duration // fragmentWait if it is 0
 }
 
 // Server serves any number of clients on one thread, that of Run, which also runs
@@ -56,6 +60,7 @@ type Server struct {
 
 // New returns a server without clients.
 func New(t TPM, o Options) (*Server, error) {
+	o.fragment = cmp.Or(o.fragment, fragmentWait)
 	s := &Server{tpm: t, opt: o, largest: t.MaxCommand()}
 	co := conn.Options{
 		MaxClients: o.MaxClients,

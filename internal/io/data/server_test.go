@@ -48,7 +48,7 @@ func TestHalfClose(t *testing.T) {
 // other.
 func TestHalfCommand(t *testing.T) {
 	for _, n := range []int{1, 9, 10, 29} {
-		b := newBench(t, &fake{version: tpm.V20}, Options{})
+		b := newBench(t, &fake{version: tpm.V20}, Options{fragment: soon})
 		q := b.listen(t)
 		half, c := q.dial(t), q.dial(t)
 		half.Send(t, command(30)[:n])
