@@ -114,7 +114,7 @@ func TestReopenFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if after := open(); after != before {
+	if after := open(); after > before { // fewer if the garbage collector has closed some of another test
 		t.Errorf("%d descriptors are open, want %d", after, before)
 	}
 	var st unix.Stat_t

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -136,7 +137,9 @@ func TestWaitEndsWithContext(t *testing.T) {
 
 // TestWaitLimit checks that the limit ends a wait, and that a second refusal in the
 // same outage is not logged again.
-func TestWaitLimit(t *testing.T) {
+func TestWaitLimit(t *testing.T) { synctest.Test(t, waitLimit) } // so that no try takes time
+
+func waitLimit(t *testing.T) {
 	b, events := newWaiting(t, 300*time.Millisecond)
 	change := b.full(syscall.ENOSPC)
 	for range 2 {

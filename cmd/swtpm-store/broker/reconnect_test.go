@@ -120,7 +120,7 @@ func TestDatagramDescriptors(t *testing.T) {
 		t.Fatalf("one socket: %+v, %v", cred, err)
 	}
 	_ = c.Close()
-	if after := descriptors(t); after != before {
+	if after := descriptors(t); after > before { // fewer if the garbage collector has closed some of another test
 		t.Errorf("%d descriptors, there were %d", after, before)
 	}
 }

@@ -124,7 +124,7 @@ func TestQueriesDescriptor(t *testing.T) {
 		t.Fatalf("descriptor %d: %v, want %s", e.FD, err, os.DevNull)
 	}
 	_ = unix.Close(e.FD)
-	if after := descriptors(t); after != before+1 {
+	if after := descriptors(t); after > before+1 { // fewer if the garbage collector has closed some of another test
 		t.Errorf("%d descriptors, want %d", after, before+1)
 	}
 }

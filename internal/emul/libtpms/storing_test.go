@@ -148,10 +148,10 @@ func TestUndoUnexpected(t *testing.T) {
 	write(t, x, 0x01800001, "once")
 	mustRun(t, x, startHMACSession)
 	mustRun(t, x, harness.Unhex("8002 00000027 0000013a 4000000a 00000009 40000009 0000 00 0000 00000020 00000001 00000001"))
-	wrongAuthorization(t, x)
 	state := [][]byte{loadedSessions}
 	before := answers(t, x, state)
-	d.fault(syscall.ENOSPC)
+	wrongAuthorization(t, x)
+	d.fault(syscall.ENOSPC)             // the next command stores, if it comes late enough
 	time.Sleep(1500 * time.Millisecond) // the recovery time is a second
 	if libtpms.MayStore(random20) {
 		t.Fatal("GetRandom is expected to store")
