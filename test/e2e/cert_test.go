@@ -252,9 +252,7 @@ func TestCertTPM(t *testing.T) {
 	e := launch(t, setup{tpm: v20, nodata: true, args: []string{
 		"--flags", "startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port), "--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1),
 	}})
-	if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
-		t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
-	}
+	e.awaitTCP(t, port)
 	tcti := fmt.Sprintf("swtpm:host=127.0.0.1,port=%d", port)
 	env := []string{"TPM2TOOLS_TCTI=" + tcti, "TPM2OPENSSL_TCTI=" + tcti}
 	cmd := exec.Command("sh", "-c", tpmAuthority)

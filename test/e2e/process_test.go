@@ -104,6 +104,18 @@ func (e *emulator) await(t testing.TB, path string) {
 	}
 }
 
+// awaitTCP waits until something listens on a port, for the data channel, and on the next one, for the
+// control channel.
+func (e *emulator) awaitTCP(t testing.TB, port int) {
+	t.Helper()
+	err := harness.Until(func() bool {
+		return e.Ended() || harness.ListensTCP(port) && harness.ListensTCP(port+1)
+	})
+	if err != nil || e.Ended() {
+		t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
+	}
+}
+
 // control connects to the control channel.
 func (e *emulator) control(t testing.TB) *ctrl.Client {
 	t.Helper()

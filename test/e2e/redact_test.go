@@ -53,9 +53,7 @@ func TestRedact(t *testing.T) {
 				"--flags", "startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port),
 				"--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1), "--pcap", fmt.Sprintf("file=%s,redact=%v", file, redacted),
 			}})
-			if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
-				t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
-			}
+			e.awaitTCP(t, port)
 			cmd := exec.Command("sh", "-c", toolsSession)
 			cmd.Dir = dir
 			cmd.Env = []string{"PATH=" + tools + ":/usr/bin:/bin", fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port),

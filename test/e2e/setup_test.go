@@ -39,9 +39,7 @@ func withTools(t *testing.T, program, state, dir, script string) string {
 		"--flags", "not-need-init,startup-clear", "--server", fmt.Sprintf("type=tcp,port=%d", port),
 		"--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1),
 	}})
-	if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
-		t.Fatalf("%v does not listen; it said:\n%s%s", e.Cmd, e.Out.String(), harness.Read(t, e.log))
-	}
+	e.awaitTCP(t, port)
 	cmd := exec.Command("sh", "-euc", script)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + tools + ":/usr/bin:/bin", fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port)}
@@ -288,9 +286,7 @@ func TestSetupKeys(t *testing.T) {
 				"--flags", "not-need-init,startup-clear", "--key", "pwdfile=" + pass + ",mode=aes-256-cbc",
 				"--server", fmt.Sprintf("type=tcp,port=%d", port), "--ctrl", fmt.Sprintf("type=tcp,port=%d", port+1),
 			}})
-			if err := harness.Until(func() bool { return e.Ended() || listensTCP(fmt.Sprintf("127.0.0.1:%d", port)) }); err != nil || e.Ended() {
-				t.Fatalf("it said:\n%s%s", e.Out.String(), harness.Read(t, e.log))
-			}
+			e.awaitTCP(t, port)
 			cmd := exec.Command(filepath.Join(tools, "tpm2_getcap"), "pcrs")
 			cmd.Env = append(os.Environ(), fmt.Sprintf("TPM2TOOLS_TCTI=swtpm:host=127.0.0.1,port=%d", port))
 			code, out, errout := runCmd(t, cmd)
