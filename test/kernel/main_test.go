@@ -23,7 +23,7 @@ const (
 
 	// patience is the longest that the machine may live: it boots in ten seconds,
 	// and in minutes where everything is busy.
-	patience = 25 * time.Minute
+	patience = 40 * time.Minute
 )
 
 // unit is what the machine boots to. The second serial port has the output of the
@@ -45,7 +45,7 @@ systemd-sysusers && systemd-tmpfiles --create
 echo 0 >/proc/sys/kernel/printk_ratelimit # all that is denied is told
 cp /usr/share/doc/swtpm-go/apparmor/* /etc/apparmor.d
 apparmor_parser -r /etc/apparmor.d/usr.bin.swtpm /etc/apparmor.d/swtpm-manufacture || echo "no profile of AppArmor"
-cd /tests && timeout 1380 ./inside -test.v -test.timeout 22m -test.run "$(cat which)"
+cd /tests && timeout 2280 ./inside -test.v -test.timeout 37m -test.run "$(cat which)"
 echo "exit code $?"
 poweroff -ff
 `

@@ -60,20 +60,36 @@ func powerless(t *testing.T, pid string) {
 	}
 }
 
+// unitDevice waits until the kernel has the device of an instance, and returns its names. A device that
+// the kernel gives up, because its deadlines pass where everything is busy, is made again.
+func unitDevice(t *testing.T, instance string) (device, manager string) {
+	t.Helper()
+	made := regexp.MustCompile(`New TPM device: (/dev/tpm(\d+)) `)
+	until(t, "the device in the journal", func() bool {
+		if state, _ := try("systemctl", "show", "-P", "ActiveState", "swtpm@"+instance); strings.TrimSpace(state) == "failed" {
+			service(t, "reset-failed", instance)
+			service(t, "start", instance)
+		}
+		log := run(t, "journalctl", "--no-pager", "-o", "cat", "-u", "swtpm@"+instance)
+		all := made.FindAllStringSubmatch(log, -1)
+		if len(all) == 0 {
+			return false
+		}
+		last := all[len(all)-1]
+		device, manager = last[1], "/dev/tpmrm"+last[2]
+		return exists(manager)
+	})
+	return device, manager
+}
+
 // The unit with the drop-in for containers makes a device when it starts and takes it
 // away when it stops.
 func TestUnitContainer(t *testing.T) {
 	unit(t, "ct1", "container.toml", "container.conf")
 	service(t, "start", "ct1")
-	log := run(t, "journalctl", "--no-pager", "-o", "cat", "-u", "swtpm@ct1")
-	m := regexp.MustCompile(`New TPM device: (/dev/tpm(\d+)) `).FindStringSubmatch(log)
-	if m == nil {
-		t.Fatalf("the journal does not tell of the device:\n%s", log)
-	}
-	manager := "/dev/tpmrm" + m[2]
-	until(t, manager, func() bool { return exists(manager) })
+	device, manager := unitDevice(t, "ct1")
 	run(t, "udevadm", "settle")
-	run(t, "tpm2_getrandom", "-T", "device:"+manager, "--hex", "8")
+	tools(t, manager, "tpm2_getrandom --hex 8")
 	if got := run(t, "stat", "-c", "%a %G", manager); got != "660 tss\n" {
 		t.Errorf("%s is %q, want 660 tss", manager, got)
 	}
@@ -82,7 +98,7 @@ func TestUnitContainer(t *testing.T) {
 		t.Errorf("/dev/vtpmx is %q, want 660 swtpm-devices", got)
 	}
 	service(t, "stop", "ct1")
-	until(t, "the end of the device", func() bool { return !exists(m[1]) && !exists(manager) })
+	until(t, "the end of the device", func() bool { return !exists(device) && !exists(manager) })
 	service(t, "start", "ct1")
 	service(t, "stop", "ct1")
 }
