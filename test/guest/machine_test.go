@@ -38,13 +38,16 @@ var models = []model{
 // machine is a virtual machine.
 type machine struct {
 	*harness.Process
-	monitor  *monitor
-	serial   net.Conn
-	lines    chan string // of the serial port
-	asked    int
-	said     []string
-	patience time.Duration // for a line, if it is more than the harness's
+	monitor *monitor
+	serial  net.Conn
+	lines   chan string // of the serial port
+	asked   int
+	said    []string
 }
+
+// patience is the time that a test waits for a line of the guest: without KVM, a boot takes minutes on
+// a busy machine, and boot loaders load and measure without a word.
+const patience = 4 * harness.Patience
 
 // initrdAt is the address of the initial file system: after the kernel, and not
 // at the end of the memory, which the firmware uses.
@@ -151,7 +154,7 @@ func (v *machine) booted(t *testing.T) {
 // rest of it.
 func (v *machine) await(t *testing.T, prefix string) string {
 	t.Helper()
-	late := time.After(max(v.patience, harness.Patience))
+	late := time.After(patience)
 	for {
 		select {
 		case line, ok := <-v.lines:
@@ -172,6 +175,16 @@ func (v *machine) await(t *testing.T, prefix string) string {
 // ask has the program in the guest do something and returns its answer.
 func (v *machine) ask(t *testing.T, what string) string {
 	t.Helper()
+	text, ok := v.answer(t, what)
+	if !ok {
+		t.Fatalf("the guest is told to %s: %s", what, text)
+	}
+	return text
+}
+
+// answer is ask; ok is false for an error.
+func (v *machine) answer(t *testing.T, what string) (text string, ok bool) {
+	t.Helper()
 	v.asked++
 	number := fmt.Sprintf("%d-%d", time.Now().UnixNano(), v.asked)
 	if _, err := fmt.Fprintf(v.serial, "%s %s\n", number, what); err != nil {
@@ -179,13 +192,9 @@ func (v *machine) ask(t *testing.T, what string) string {
 	}
 	answer := v.await(t, "> "+number+" ")
 	if answer == "ok" {
-		return ""
+		return "", true
 	}
-	text, ok := strings.CutPrefix(answer, "ok ")
-	if !ok {
-		t.Fatalf("the guest is told to %s: %s", what, answer)
-	}
-	return text
+	return strings.CutPrefix(answer, "ok ")
 }
 
 // quit ends QEMU, and with it the emulator.

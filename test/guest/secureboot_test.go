@@ -144,7 +144,7 @@ func (v *machine) unseals(t *testing.T, i int, selection string) bool {
 // awaitText waits for a line of the serial port that contains text.
 func (v *machine) awaitText(t *testing.T, text string) {
 	t.Helper()
-	for late := time.After(v.patience); ; {
+	for late := time.After(patience); ; {
 		select {
 		case line, ok := <-v.lines:
 			if v.said = append(v.said, line); strings.Contains(line, text) {

@@ -137,7 +137,7 @@ func TestStoreMigration(t *testing.T) {
 
 // now returns the machine's status, also if QEMU ends meanwhile.
 func (m *monitor) now() (string, error) {
-	_ = m.conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = m.conn.SetDeadline(time.Now().Add(harness.Patience))
 	if _, err := m.conn.Write([]byte(`{"execute":"query-status"}`)); err != nil {
 		return "", err
 	}
