@@ -52,7 +52,7 @@ func StartWith(t testing.TB, cmd *exec.Cmd, prepare func(pid int) error) *Proces
 	if cmd.Stderr == nil {
 		cmd.Stderr = &p.Out
 	}
-	cmd.WaitDelay = time.Second // a child of the program may keep the pipes open
+	cmd.WaitDelay = 10 * time.Second // a child of the program may keep the pipes open
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
