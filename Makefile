@@ -106,7 +106,7 @@ full: build
 # Virtual machines of libvirt, which finds our swtpm in its PATH; as root.
 libvirt: build
 	@sh contrib/deps.sh libvirt
-	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v -timeout 20m ./test/libvirt
+	SWTPM_LIBVIRT=1 $(GO) test -count=1 -v -timeout 35m ./test/libvirt
 
 # Virtual machines of QEMU with a kernel from Debian's packages.
 # SWTPM_TEST_MOVES=20 moves a machine more often between two hosts of a cluster store.
@@ -114,7 +114,7 @@ libvirt: build
 guest: build
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest
-	SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 30m ./test/guest
+	SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 45m ./test/guest
 
 # A kernel with its drivers for a TPM behind a file, and what uses them.
 kernel:
@@ -149,10 +149,10 @@ systemd:
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/systemd/install
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/systemd/install PREFIX=/usr
-	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 25m ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 35m ./test/systemd
 	@rm -rf build/systemd-libvirt/install && mkdir -p build/systemd-libvirt && ln -s ../systemd/install build/systemd-libvirt/install
 	sh test/systemd/image.sh build/systemd-libvirt/image libvirt-daemon-system,libvirt-clients,qemu-system-x86
-	SWTPM_SYSTEMD=$(CURDIR)/build/systemd-libvirt SWTPM_SYSTEMD_RUN=TestLibvirt $(GO) test -count=1 -v -timeout 10m -run TestSystemd ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/systemd-libvirt SWTPM_SYSTEMD_RUN=TestLibvirt $(GO) test -count=1 -v -timeout 35m -run TestSystemd ./test/systemd
 
 # A Debian package of this machine's release and architecture.
 DEB = build/swtpm-go.deb
@@ -172,7 +172,7 @@ debtest: deb
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/debtier && mkdir -p build/debtier/install build/debtier/image && ln -s ../../systemd/image/root build/debtier/image/root
 	@cp $(DEB) build/debtier/install
-	SWTPM_SYSTEMD=$(CURDIR)/build/debtier SWTPM_SYSTEMD_RUN=TestPackage $(GO) test -count=1 -v -timeout 25m -run TestSystemd ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/debtier SWTPM_SYSTEMD_RUN=TestPackage $(GO) test -count=1 -v -timeout 35m -run TestSystemd ./test/systemd
 
 # The tests that need neither libtpms nor a client.
 unit:

@@ -31,7 +31,7 @@ func TestFleet(t *testing.T) {
 	must(t, "systemctl", "start", "--no-block", "sockets.target", "multi-user.target")
 	active := func(units []string) {
 		t.Helper()
-		for end := time.Now().Add(2 * patience); ; time.Sleep(200 * time.Millisecond) {
+		for end := time.Now().Add(4 * patience); ; time.Sleep(200 * time.Millisecond) {
 			// It succeeds if one of them is active.
 			out, _ := in(append([]string{"systemctl", "is-active"}, units...)...)
 			n := strings.Count("\n"+out, "\nactive")

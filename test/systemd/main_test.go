@@ -67,11 +67,11 @@ func TestSystemd(t *testing.T) {
 	if out, err := exec.Command("unshare", "--mount", "--pid", "--net", "--fork", "mount", "-t", "cgroup2", "none", cgroups).CombinedOutput(); err != nil {
 		t.Skipf("no container can run here, this machine lets us make no namespaces with cgroups: %v: %s", err, out)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 32*time.Minute)
 	defer cancel()
 	// The shell is process 1: it reaps, and with it everything ends.
 	inner := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--fork", "--mount-proc", "--kill-child",
-		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=18m", "-test.run="+os.Getenv(runVar))
+		"sh", "-c", `"$@" & wait $!`, "sh", os.Args[0], "-test.v", "-test.timeout=30m", "-test.run="+os.Getenv(runVar))
 	inner.Env = append(os.Environ(), innerVar+"="+t.TempDir())
 	out, err := inner.CombinedOutput()
 	t.Logf("%s", out)

@@ -40,25 +40,7 @@ func TestMistakes(t *testing.T) {
 			if c.dropIn != "" {
 				dropIn(t, unit, c.dropIn)
 			}
-			var status string
-			var lines []string
-			// A line of the journal's own protocol from a process that has ended before
-			// journald asks for its unit belongs to no unit: seen once in many runs.
-			for try := 0; len(lines) == 0 && try < 5; try++ {
-				_, _ = in("systemctl", "reset-failed", unit)
-				fails(t, "systemctl", "start", unit)
-				await(t, unit, "ActiveState", "failed")
-				if code, again := property(t, unit, "ExecMainStatus"), property(t, unit, "NRestarts"); code != "1" || again != "0" {
-					t.Errorf("exit code %s, %s restarts", code, again)
-				}
-				must(t, "journalctl", "--sync")
-				status, _ = in("systemctl", "status", "--no-pager", "--full", unit)
-				for line := range strings.Lines(status) {
-					if strings.Contains(line, " swtpm[") {
-						lines = append(lines, line)
-					}
-				}
-			}
+			status, lines := failedStart(t, unit)
 			t.Log(strings.Join(lines, ""))
 			if len(lines) == 0 || !strings.Contains(lines[len(lines)-1], c.want) {
 				t.Errorf("no %q in the last line of\n%s", c.want, status)
@@ -69,10 +51,32 @@ func TestMistakes(t *testing.T) {
 	// A unit of no profile's name, where the installed profile was removed.
 	must(t, "mv", "/usr/lib/swtpm/default.toml", "/usr/lib/swtpm/other.toml")
 	defer must(t, "mv", "/usr/lib/swtpm/other.toml", "/usr/lib/swtpm/default.toml")
-	fails(t, "systemctl", "start", service("no-such-profile"))
-	must(t, "journalctl", "--sync")
-	if out, _ := in("systemctl", "status", "--no-pager", "--full", service("no-such-profile")); !strings.Contains(out, `profile "no-such-profile": neither no-such-profile.toml nor default.toml in /etc/swtpm`) ||
+	if out, _ := failedStart(t, service("no-such-profile")); !strings.Contains(out, `profile "no-such-profile": neither no-such-profile.toml nor default.toml in /etc/swtpm`) ||
 		!strings.Contains(out, "; copy /usr/share/doc/swtpm-go/examples/vm1.toml to /etc/swtpm/no-such-profile.toml") {
 		t.Error(out)
 	}
+}
+
+// failedStart starts a unit, which must fail with exit code 1 and not be tried again. It returns
+// the status of the unit, and those lines of it that the process has logged.
+func failedStart(t *testing.T, unit string) (status string, lines []string) {
+	t.Helper()
+	// A line of the journal's own protocol from a process that has ended before
+	// journald asks for its unit belongs to no unit: seen once in many runs.
+	for try := 0; len(lines) == 0 && try < 20; try++ {
+		_, _ = in("systemctl", "reset-failed", unit)
+		fails(t, "systemctl", "start", unit)
+		await(t, unit, "ActiveState", "failed")
+		if code, again := property(t, unit, "ExecMainStatus"), property(t, unit, "NRestarts"); code != "1" || again != "0" {
+			t.Errorf("exit code %s, %s restarts", code, again)
+		}
+		must(t, "journalctl", "--sync")
+		status, _ = in("systemctl", "status", "--no-pager", "--full", unit)
+		for line := range strings.Lines(status) {
+			if strings.Contains(line, " swtpm[") {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return status, lines
 }

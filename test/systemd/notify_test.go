@@ -52,7 +52,7 @@ func TestWatchdog(t *testing.T) {
 		}
 	}
 	must(t, "systemctl", "kill", "--signal=STOP", unit)
-	await(t, unit, "NRestarts", "1")
+	awaitAny(t, unit, "NRestarts", "1", "2", "3") // on a busy machine a ping may be late, too
 	await(t, unit, "ActiveState", "active")
 	command(t, dial(t, name), getRandom)
 	if out := journal(t, unit, "cat"); !strings.Contains(out, "Watchdog timeout") {

@@ -94,6 +94,22 @@ func scrape(t *testing.T) string {
 	return must(t, "bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/9857 && printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3 && cat <&3`)
 }
 
+// awaitMetrics waits until the metrics of the host contain all that is wanted: a collection serves the
+// requests of one second, and lacks what does not answer in time.
+func awaitMetrics(t *testing.T, want ...string) {
+	t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		out := scrape(t)
+		missing := slices.DeleteFunc(slices.Clone(want), func(s string) bool { return strings.Contains(out, s) })
+		if len(missing) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no %q in\n%s", missing, out)
+		}
+	}
+}
+
 // spread returns the median, the 99th percentile and the maximum of times.
 func spread(all []time.Duration) string {
 	if len(all) == 0 {

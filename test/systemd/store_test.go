@@ -27,7 +27,7 @@ func stored() string {
 const storeConfig = `endpoints = ["http://127.0.0.1:2379"]
 host = "here"
 [lease]
-ttl = "5s"
+ttl = "15s"
 margin = "1s"
 [[allow]]
 users  = ["swtpm"]
@@ -93,8 +93,8 @@ func startEtcd(t *testing.T) {
 // owned reports whether swtpm list says that this host owns the state of a TPM.
 func owned(t *testing.T, name string) bool {
 	t.Helper()
-	l := list(t, name)
-	if len(l.TPMs) != 1 || l.TPMs[0].Owner == nil || l.TPMs[0].Location != "store://"+name {
+	l := listOwned(t, name)
+	if l.TPMs[0].Location != "store://"+name {
 		t.Fatalf("the list has %+v", l.TPMs)
 	}
 	o := l.TPMs[0].Owner
@@ -102,6 +102,12 @@ func owned(t *testing.T, name string) bool {
 		t.Errorf("the owner is %+v", o)
 	}
 	return o.Here
+}
+
+// listOwned returns the list of one TPM with the owner of its state.
+func listOwned(t *testing.T, name string) listed {
+	t.Helper()
+	return listWith(t, name, func(l listed) bool { return len(l.TPMs) == 1 && l.TPMs[0].Owner != nil })
 }
 
 // A TPM in a cluster store needs no command but the start of its unit: the socket starts the
@@ -145,7 +151,7 @@ func TestStoreRestarts(t *testing.T) {
 	g := newGuest(t, name)
 	stop := g.traffic(t, 5*time.Millisecond)
 	pid := property(t, g.unit, "MainPID")
-	if got := list(t, name).TPMs[0]; got.Generation == 0 || got.Owner.Since == "" || got.Owner.Epoch == 0 {
+	if got := listOwned(t, name).TPMs[0]; got.Generation == 0 || got.Owner.Since == "" || got.Owner.Epoch == 0 {
 		t.Errorf("the list has %+v, %+v", got, got.Owner)
 	}
 	for range 3 {
@@ -200,6 +206,7 @@ func monotonic(t *testing.T, unit, what string) int {
 // broker: nothing is lost, no owner is left, and nothing starts again.
 func TestStoreStops(t *testing.T) {
 	name := storeInstance(t)
+	put(t, "/etc/swtpm/store.toml", 0o644, strings.Replace(storeConfig, `"15s"`, `"5s"`, 1))
 	g := newGuest(t, name)
 	g.stores(t)
 	end := name + "-end.target"
@@ -243,7 +250,7 @@ func restarts(t *testing.T, unit string) int {
 // because the sockets stay however often systemd starts the broker meanwhile.
 func TestStoreMistake(t *testing.T) {
 	name := storeInstance(t)
-	config := strings.Replace(storeConfig, `"5s"`, `"1m"`, 1)
+	config := strings.Replace(storeConfig, `"15s"`, `"1m"`, 1)
 	put(t, "/etc/swtpm/store.toml", 0o644, config)
 	g := newGuest(t, name)
 	dropIn(t, broker, "[Service]\nRestartSec=20ms\n") // many starts
