@@ -90,15 +90,20 @@ func (p *pair) check(t *testing.T, state, name, theirs, ours string) {
 	if theirs == ours {
 		return
 	}
-	n := slices.IndexFunc(differences, func(d difference) bool {
-		return (d.version == "" || d.version == p.version) && (d.state == "" || d.state == state) &&
-			d.name == name && (d.theirs == "*" || d.theirs == theirs) && d.ours == ours && (p.old || !d.old)
-	})
+	n := p.listed(state, name, theirs, ours)
 	if n < 0 {
 		t.Errorf("TPM %s, %s: %s: ours = %.200s, reference %.200s%s", p.version, state, name, ours, theirs, p.one[1].ending())
 		return
 	}
 	seen.Store(n, true)
+}
+
+// listed returns the index of a difference in the list, -1 if it is missing.
+func (p *pair) listed(state, name, theirs, ours string) int {
+	return slices.IndexFunc(differences, func(d difference) bool {
+		return (d.version == "" || d.version == p.version) && (d.state == "" || d.state == state) &&
+			d.name == name && (d.theirs == "*" || d.theirs == theirs) && d.ours == ours && (p.old || !d.old)
+	})
 }
 
 // allSeen reports listed differences that no longer exist. It needs a

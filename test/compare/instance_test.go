@@ -200,9 +200,15 @@ func (p *peer) request(capability []byte, d time.Duration, pieces ...[]byte) str
 	}
 }
 
-// command sends a command and returns in hex what comes until there are want
-// bytes, or until it is quiet.
-func (p *peer) command(want int, pieces ...[]byte) string {
+// busy is how many times longer than silence and quiet a busy machine may need.
+const busy = 16
+
+// command sends a command and returns in hex what comes until there are want bytes.
+func (p *peer) command(want int, pieces ...[]byte) string { return p.commandFor(busy, want, pieces...) }
+
+// commandFor is command; without want it returns what comes until it is quiet for a number of times the
+// usual time.
+func (p *peer) commandFor(times time.Duration, want int, pieces ...[]byte) string {
 	if err := p.send(pieces); err != nil {
 		return "closed"
 	}
@@ -213,7 +219,7 @@ func (p *peer) command(want int, pieces ...[]byte) string {
 		if len(rsp) > 0 {
 			d = quiet
 		}
-		_ = p.SetReadDeadline(time.Now().Add(d))
+		_ = p.SetReadDeadline(time.Now().Add(times * d))
 		n, err := p.Read(buf)
 		rsp = append(rsp, buf[:n]...)
 		if err == io.EOF || errors.Is(err, syscall.ECONNRESET) {
