@@ -65,8 +65,8 @@ func errLinks(st *unix.Stat_t) error {
 	return Of(ErrLinks, fmt.Errorf("the file has %d hard links, expected 1; replace it with a copy", st.Nlink))
 }
 
-// Check is CheckType, and also fails if the file belongs to a user who is neither this
-// process's, nor root, nor the owner of the directory.
+// Check does the same as CheckType, and also fails unless the file belongs to the user of this
+// process, to root or to the owner of the directory.
 func (d *Dir) Check(name string, st *unix.Stat_t) error {
 	if err := d.CheckType(name, st); err != nil {
 		return err

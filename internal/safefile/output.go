@@ -20,8 +20,8 @@ func OpenOutput(path string, flags int, mode fs.FileMode) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// OpenOutputFD is OpenOutput for callers that need the descriptor. With regular the
-// file must be a regular one. st is its status before it was emptied.
+// OpenOutputFD does the same as OpenOutput, but returns a descriptor, which the caller owns. With
+// regular the file must be a regular one. st is its status before it was emptied.
 func OpenOutputFD(path string, flags int, mode fs.FileMode, regular bool) (fd int, st unix.Stat_t, err error) {
 	const safe = unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
 	err = retry(func() (err error) {

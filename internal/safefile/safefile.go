@@ -6,7 +6,7 @@
 // checked after it was opened. A file that a command line or a configuration names is
 // opened with OpenInput or OpenOutput.
 //
-// The package knows nothing of the content of the files.
+// The package does not interpret the content of the files.
 package safefile
 
 import (
@@ -35,11 +35,11 @@ type Options struct {
 
 	TempPrefix string // of the names of temporary files
 
-	// Warn takes a line for the log. nil drops it.
+	// Warn logs one line; nil discards warnings.
 	Warn func(format string, args ...any)
 }
 
-// Dir is an open directory. It is for one goroutine at a time.
+// Dir is an open directory. It is not safe for concurrent use.
 type Dir struct {
 	o            Options
 	fd           int
@@ -200,8 +200,8 @@ func (d *Dir) Names() ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// Again calls f until its error is not ErrReplaced, at most four times: a file that
-// another process puts in the place of one is as good.
+// Again calls f until its error is not ErrReplaced, at most four times, because the file that
+// replaced another one may be used as well.
 func Again[T any](f func() (T, error)) (T, error) {
 	v, err := f()
 	for range 3 {

@@ -1,8 +1,8 @@
 // Package seal turns the plain state of a TPM into the bytes that are stored in a
-// state file or sent in a migration blob, and back. It owns the container
-// (header and blocks), the keys, their derivation, the encryption and the
-// checks of integrity. Package nv opens the
-// state files. Only libtpms interprets a payload.
+// state file or sent in a migration blob, and back. It contains the format of the
+// container (header and blocks), the keys, their derivation, the encryption and the
+// checks of integrity. Package nv opens the state files. Only libtpms interprets a
+// payload.
 //
 // All integers of the container are big-endian. It is the format of swtpm; each
 // program reads what the other wrote.
@@ -17,8 +17,8 @@ import (
 // The limits that hold for every container, whatever its own lengths claim.
 const (
 	// MaxPayload is the size in bytes of the largest state that is sealed or
-	// opened. libtpms's largest is below 128 KiB. The limit answers the
-	// sparse file of many gigabytes that a hostile directory may hold.
+	// opened. libtpms's largest is below 128 KiB. The limit excludes a
+	// sparse file of many gigabytes, which a hostile directory may contain.
 	MaxPayload = 1 << 20
 
 	// MaxBlob is the size in bytes of the largest container: MaxPayload,
@@ -26,8 +26,8 @@ const (
 	MaxBlob = MaxPayload + 512
 )
 
-// The errors of Open, OpenBlob and their kin. They are wrapped with what was
-// found; the comment names the TPM_RESULT that the control channel gives.
+// The errors of this package, which are wrapped with details. The comment of each
+// names the TPM_RESULT that the control channel returns for it.
 var (
 	ErrLength  = errors.New("wrong length")                    // 0x03 TPM_BAD_PARAMETER
 	ErrVersion = errors.New("unsupported minimum version")     // 0x2E TPM_BAD_VERSION
@@ -153,7 +153,8 @@ func appendBlock(b []byte, t tag, content []byte) []byte {
 	return append(appendBlockHeader(b, t, len(content)), content...)
 }
 
-// nextBlock splits body after its first block; ok is false if that one is truncated. The length is compared in 64 bits, so that no sum can wrap around.
+// nextBlock splits body after its first block; ok is false if that block is truncated.
+// The length is compared in 64 bits, so that no sum can wrap around.
 func nextBlock(body []byte) (t tag, content, rest []byte, ok bool) {
 	if len(body) < blockSize {
 		return 0, nil, nil, false

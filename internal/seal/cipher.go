@@ -58,7 +58,8 @@ func (l layer) size(k *Key, n int) int {
 // other memory.
 //
 // The cipher is AES-CBC with a fresh random IV. The plaintext is padded to a multiple of the
-// key's size, and the IV block is as long as the key; 16 bytes of it are used. The MAC is HMAC-SHA256 with the AES key over ciphertext and IV block.
+// key's size, and the IV block is as long as the key; 16 bytes of it are used. The MAC is
+// HMAC-SHA256 with the AES key over ciphertext and IV block.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c and src/utils/swtpm_aes.c; releases
 // up to 0.10 refuse an IV block of another length.
@@ -210,8 +211,8 @@ func (k *Key) unpad(plain []byte) (rest []byte, good int) {
 	return plain[:len(plain)-subtle.ConstantTimeSelect(good, n, 0)], good
 }
 
-// Wipe overwrites b with zeros. Opened state contains the secrets of a TPM in the clear: the
-// caller that owns it wipes it after use.
+// Wipe overwrites b with zeros. An opened state contains the secrets of a TPM in the clear, so
+// the caller, which owns it, must wipe it after use.
 func Wipe(b []byte) {
 	clear(b)
 }

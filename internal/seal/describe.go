@@ -26,10 +26,10 @@ type FileInfo struct {
 	Record     []byte // nil if there is none; not authenticated
 }
 
-// DescribeFile decodes a state file as far as that goes without a key: header,
-// blocks, sizes and checksum. It fails as Open does. An error in an
-// encrypted payload is found only with the key. An encrypted file of version 1 does not
-// contain the size of its key; DescribeFile returns 128 bits. It copies from blob.
+// DescribeFile decodes the parts of a state file that need no key: header, blocks,
+// sizes and checksum. It returns the same errors as Open, but finds no error in an
+// encrypted payload. An encrypted file of version 1 does not contain the size of its
+// key; DescribeFile returns 128 bits. It does not retain blob.
 //
 // On error it returns the fields that were decoded before.
 func DescribeFile(blob []byte) (FileInfo, error) {
@@ -53,7 +53,7 @@ func DescribeFile(blob []byte) (FileInfo, error) {
 		}
 		if sum, ok := find(body, tagChecksum); ok {
 			i.Checksum = WrongChecksum
-			// It is the last block, of everything before it.
+			// The checksum is the last block, and covers everything before it.
 			want := sha256.Sum256(blob[:max(0, len(blob)-blockSize-sha256.Size)])
 			if bytes.Equal(sum, want[:]) {
 				i.Checksum = RightChecksum

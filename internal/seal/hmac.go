@@ -31,7 +31,7 @@ func (m *mac) forget() {
 	Wipe(m.pad)
 }
 
-// into is hmacInto. It allocates nothing.
+// into writes the HMAC of the texts under key into sum, as hmacInto does. It allocates nothing.
 func (m *mac) into(sum, key []byte, texts ...[]byte) {
 	h, pad := m.h, m.pad
 	h.Reset()

@@ -8,10 +8,10 @@ type Keys struct {
 	File, Migration *Key
 }
 
-// SealBlob returns the migration blob for payload. The inner layer is encrypted
-// with the file key unless decrypted asks for it in the clear, the outer layer
-// with the migration key; a layer without key is plain. encrypted reports whether
-// the inner layer is encrypted. It copies from payload.
+// SealBlob returns the migration blob for payload, which it does not retain. The inner
+// layer is encrypted with the file key unless decrypted is true, and the outer layer
+// with the migration key; a layer without a key is plain. encrypted reports whether
+// the inner layer is encrypted.
 //
 //	header, tagMigration { blocks of the inner layer, tagRecord }  or
 //	header, tagMigrationEncrypted { same }, tagMAC, tagMigrationIV
@@ -23,7 +23,7 @@ func (k Keys) SealBlob(payload []byte, decrypted bool) (blob []byte, encrypted b
 	return k.SealBlobWithRecord(payload, nil, decrypted)
 }
 
-// SealBlobWithRecord is SealBlob. The blob has record unless that is empty.
+// SealBlobWithRecord does the same as SealBlob, and adds record to the blob unless it is empty.
 func (k Keys) SealBlobWithRecord(payload, record []byte, decrypted bool) (blob []byte, encrypted bool, err error) {
 	if err := checkSizes(payload, record); err != nil {
 		return nil, false, fmt.Errorf("seal: %w", err)
@@ -52,17 +52,17 @@ func (k Keys) SealBlobWithRecord(payload, record []byte, decrypted bool) (blob [
 	return b, file != nil, nil
 }
 
-// OpenBlob returns the payload of a migration blob. encrypted is the sender's
-// word that the inner layer is encrypted; the blob's own header may say so too.
-// blob is not used afterwards; the caller owns the payload and should Wipe it.
+// OpenBlob returns the payload of a migration blob. encrypted is true if the sender
+// says that the inner layer is encrypted; the header of the blob may say so, too.
+// OpenBlob does not retain blob; the caller owns the payload and should Wipe it.
 //
 // It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with
 // ErrVersion1 if the blob is encrypted and of version 1, with ErrNoKey or ErrKeySize
-// if a layer is encrypted and its key is not configured or of another size, with
-// ErrContent if a plain blob has not the blocks of one. Everything else that is
-// wrong with a layer that is encrypted, or with what is in it, is ErrMAC, with the
-// same text and after the same work. A key that is configured but not needed is no
-// error: that is how an encrypted TPM is made of a plain one.
+// if a layer is encrypted and its key is not configured or has another size, with
+// ErrContent if a plain blob lacks a block. Every other error in an encrypted layer,
+// or inside it, is ErrMAC, with the same text and after the same work. A key that is
+// configured but not needed is not an error, because a plain TPM may become an
+// encrypted one.
 //
 // Source: swtpm, src/swtpm/swtpm_nvstore.c, SWTPM_NVRAM_SetStateBlob.
 func (k Keys) OpenBlob(blob []byte, encrypted bool) ([]byte, error) {
@@ -70,8 +70,8 @@ func (k Keys) OpenBlob(blob []byte, encrypted bool) ([]byte, error) {
 	return payload, err
 }
 
-// OpenBlobWithRecord is OpenBlob, and also returns the record of the blob, nil if it
-// has none.
+// OpenBlobWithRecord does the same as OpenBlob, and also returns the record of the blob, nil if
+// it has none.
 func (k Keys) OpenBlobWithRecord(blob []byte, encrypted bool) (payload, record []byte, err error) {
 	payload, record, err = k.openBlob(blob, encrypted)
 	if err == nil && len(payload) > MaxPayload {
@@ -133,7 +133,7 @@ func (k Keys) openBlob(blob []byte, encrypted bool) (payload, record []byte, err
 	return nil, nil, fmt.Errorf("%w: there is no plain state in it; is it a migration blob?", ErrContent)
 }
 
-// ready checks that there is a key of the right size if the layer is encrypted.
+// ready checks that k has the right size if the layer is encrypted.
 func (l layer) ready(k *Key, h header, encrypted bool) error {
 	switch {
 	case !encrypted:
@@ -144,8 +144,8 @@ func (l layer) ready(k *Key, h header, encrypted bool) error {
 	return l.fits(k, h.flags)
 }
 
-// unwrap returns a copy of what is in the layer, as open does. If there is no plain
-// block it is a copy of body, so that it takes as long.
+// unwrap returns a copy of the content of the layer, with the results of open. If a plain layer
+// lacks its block, unwrap copies body instead, so that it takes as long.
 func (l layer) unwrap(body []byte, k *Key, encrypted bool) (plain []byte, good int, err error) {
 	if encrypted {
 		return l.open(body, k)

@@ -10,8 +10,9 @@ import (
 // MaxRecord is the size in bytes of the largest record.
 const MaxRecord = 160
 
-// recordLabel derives the key for the MAC of records from a file key. A file key itself
-// authenticates ciphertext and IV, a multiple of 16 bytes long; the label is not, so that neither can pass for the other.
+// recordLabel derives the key for the MAC of records from a file key. The file key itself
+// authenticates ciphertext and IV, whose length is a multiple of 16 bytes. The length of the label
+// is not, so that neither MAC can be used as the other.
 const recordLabel = "swtpm-go generation record"
 
 // checkSizes checks the limits of what is sealed.
@@ -54,8 +55,8 @@ func appendRecord(b []byte, start int, record []byte, k *Key) []byte {
 	return append(b, sum[:]...)
 }
 
-// openRecord returns a copy of the record in body, nil if it has none; good is 0 if
-// its MAC is wrong. Without a key it has none.
+// openRecord returns a copy of the record in body, nil if it has none; good is 0 if its MAC is
+// wrong. Without a key the record has no MAC.
 func openRecord(body []byte, k *Key) (record []byte, good int) {
 	content, ok := find(body, tagRecord)
 	if !ok {

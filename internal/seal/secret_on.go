@@ -4,6 +4,6 @@ package seal
 
 import "runtime/secret"
 
-// erase runs f; its registers and stack are erased when it is done, and what it
-// allocated when the garbage collector gets there.
+// erase runs f. It erases the registers and the stack of f when f returns; the garbage collector
+// erases what f has allocated.
 func erase(f func()) { secret.Do(f) }

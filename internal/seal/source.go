@@ -11,7 +11,7 @@ import (
 
 // Source is the source and the format of a key.
 type Source struct {
-	Path       string // file; wins over FD
+	Path       string // file; has precedence over FD
 	FD         int    // descriptor, used if Path is ""; closed after reading
 	Passphrase bool   // a passphrase, from which KDF derives the key; else the key itself
 	Hex        bool   // the key in hex digits; else its raw bytes
@@ -45,9 +45,9 @@ const (
 // memory, which it overwrites before it returns. It reads a descriptor to its end, however
 // slow the writer of a pipe is, and closes it. Key.Warnings has warnings for the user.
 //
-// A file must be a regular one: the reference waits for ever on a FIFO; a pipe is passed
-// with FD. A link to a file is followed: the user who names the key file owns the
-// configuration, and secret stores make links.
+// A file must be a regular one, because opening a FIFO may block for ever, as it does in the
+// reference; a pipe is passed with FD. A link to a file is followed, because the user who names
+// the key file owns the configuration, and secret stores create links.
 //
 // The bytes are interpreted as by the reference:
 //

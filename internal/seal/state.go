@@ -20,13 +20,13 @@ const (
 //	plain      header, tagPlain, tagRecord, tagChecksum
 //	encrypted  header, tagEncrypted, tagMAC, tagIV, tagRecord
 //
-// The checksum answers bit rot and half-copied files, which the reference's
-// plain files let pass. It does not protect against an attacker who
-// changes the file: that needs a key.
+// The checksum detects bit rot and incomplete copies, which swtpm does not detect
+// in a plain file. It does not protect against an attacker who changes the file:
+// that needs a key.
 func Seal(payload []byte, k *Key) ([]byte, error) { return SealInto(nil, payload, nil, k) }
 
-// SealInto is Seal into the memory of buf, whose content is lost, if it is large
-// enough. The file has record, at most MaxRecord bytes, unless that is empty.
+// SealInto does the same as Seal, and uses the memory of buf, whose content is lost, if it is
+// large enough. It adds record, at most MaxRecord bytes, to the file unless it is empty.
 func SealInto(buf, payload, record []byte, k *Key) ([]byte, error) {
 	if err := checkSizes(payload, record); err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -59,7 +59,7 @@ func SealInto(buf, payload, record []byte, k *Key) ([]byte, error) {
 // the payload and should Wipe it.
 //
 // It fails with ErrLength, ErrVersion or ErrHeader if the header is wrong, with
-// ErrKeySize if k has not the size the file was encrypted with, with ErrContent
+// ErrKeySize if the file was encrypted with a key of another size, with ErrContent
 // if the blocks or the checksum are wrong or k is missing or not needed, with
 // ErrVersion1 if the file is of version 1 and not plain, with ErrMAC, whose text is
 // always the same, if the key is wrong or the ciphertext was changed.
@@ -70,7 +70,7 @@ func Open(blob []byte, k *Key) ([]byte, error) {
 	return payload, err
 }
 
-// OpenWithRecord is Open, and also returns the record of the file, nil if it has none.
+// OpenWithRecord does the same as Open, and also returns the record of the file, nil if it has none.
 func OpenWithRecord(blob []byte, k *Key) (payload, record []byte, err error) {
 	payload, record, err = open(blob, k)
 	if err == nil && len(payload) > MaxPayload {
@@ -125,8 +125,8 @@ func open(blob []byte, k *Key) (payload, record []byte, err error) {
 }
 
 // openFileV1 opens a plain state file of version 1, whose body is the payload
-// itself. With a key, which says that the state must be encrypted, or encrypted
-// it is refused: see OpenVersion1.
+// itself. It refuses an encrypted file, and every file if a key is configured,
+// because the state must be encrypted then; see OpenVersion1.
 func openFileV1(h header, body []byte, k *Key) ([]byte, error) {
 	if k != nil || h.flags&FlagEncrypted != 0 {
 		return nil, ErrVersion1
@@ -142,8 +142,8 @@ func openFileV1(h header, body []byte, k *Key) ([]byte, error) {
 //   - The flags are one of three values, and say which blocks there are.
 //   - Blocks have known tags, occur once, and fill the file to its last byte:
 //     a flipped tag or length cannot hide a block or make room for another.
-//   - The MAC is exactly as long as it is, and the IV has a length that some
-//     release writes, which leaves no room to trade bytes with the ciphertext.
+//   - The MAC has exactly its size, and the IV has a length that some release
+//     writes, so that no bytes can be moved between IV and ciphertext.
 //   - A checksum block is the last one and right. A plain file with a record has one;
 //     in an encrypted file the record has a MAC, and a size that we write.
 func checkFile(blob []byte, h header) error {

@@ -8,17 +8,17 @@ import (
 	"fmt"
 )
 
-// ErrVersion1 means that a container is an encrypted one of version 1, or any of version 1
-// where only encrypted ones are accepted. It has no MAC: a client that can repeat the opening
-// and sees the errors can decrypt anything that the key has ever encrypted (a padding oracle,
-// Vaudenay 2002).
+// ErrVersion1 means that a container is encrypted and has version 1, or that it has version 1
+// although only encrypted containers are accepted. Version 1 has no MAC: a client that can repeat
+// the opening and sees the errors can decrypt everything that the key has ever encrypted (a padding
+// oracle, Vaudenay 2002).
 var ErrVersion1 = errors.New("an encrypted container of version 1, which has no MAC, is not accepted")
 
 // OpenVersion1 returns the payload of an encrypted state file of version 1, as
 // versions of swtpm before its first release wrote it. It is for a tool with which a person
-// converts such a file once: no service, and nothing that another user can call, may open
-// one. It fails with ErrVersion if blob is of another version, else as Open does. It copies
-// from blob; the caller owns the payload and should Wipe it.
+// converts such a file once; no service, and nothing that another user can call, may use
+// it. It fails with ErrVersion if blob has another version, otherwise with the errors of Open.
+// It does not retain blob; the caller owns the payload and should Wipe it.
 //
 // The container is AES-CBC with zero IV, and in it the SHA-256 of the payload and
 // the payload. Its flags do not contain the size of the key.

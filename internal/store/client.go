@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Patience is how long a client waits for a reply: longer than the broker waits for the
+// ReplyTimeout is how long a client waits for a reply: longer than the broker waits for the
 // store.
-const Patience = 10 * time.Second
+const ReplyTimeout = 10 * time.Second
 
 // Conn is the connection to the broker: a Unix socket.
 type Conn interface {
@@ -20,23 +20,22 @@ type Conn interface {
 	SetDeadline(time.Time) error
 }
 
-// Client is one TPM's side of a connection. Its methods must not be called at the same
-// time.
+// Client is one TPM's side of a connection. It is not safe for concurrent use.
 //
-// Their errors wrap one of this package, or fs.ErrNotExist. After an error of the
-// connection itself, which wraps ErrUnreachable or, for Put and Release, ErrUnknown, the
-// client must be closed and the state resumed through a new one.
+// The errors of its methods wrap an error of this package, or fs.ErrNotExist. After an error of
+// the connection itself, which wraps ErrUnreachable or, for Put, Release and Remove, ErrUnknown,
+// the client must be closed and the state resumed through a new one.
 type Client struct {
 	conn    Conn
 	in, out []byte
 	broken  bool
 
-	// Patience is how long a request waits for its reply; the constant if it is 0.
-	Patience time.Duration
+	// Timeout is how long a request waits for its reply; the constant if it is 0.
+	Timeout time.Duration
 }
 
-// NewClient opens a state through conn, which the client owns from now on. With "" it opens none: only List,
-// Describe and Examine are possible then, and the broker disconnects after a few seconds.
+// NewClient opens a state through conn, which the client owns from now on. With "" it opens none:
+// then only List, Describe and Examine are possible, and the broker disconnects after a few seconds.
 func NewClient(conn Conn, state string) (c *Client, limits Limits, err error) {
 	c = &Client{conn: conn}
 	b := AppendString(binary.BigEndian.AppendUint32(c.begin(Open), Version), state)
@@ -49,10 +48,10 @@ func NewClient(conn Conn, state string) (c *Client, limits Limits, err error) {
 	return c, limits, body.Done()
 }
 
-// Broken reports whether the connection failed, so that the client is of no use any more.
+// Broken reports whether the connection failed, so that the client can no longer be used.
 func (c *Client) Broken() bool { return c.broken }
 
-// Close ends the connection. The broker keeps the state for this host for a while, so
+// Close ends the connection. The broker reserves the state for this host for some time, so
 // that it can be resumed.
 func (c *Client) Close() error { return c.conn.Close() }
 
@@ -65,11 +64,11 @@ func (c *Client) ask(frame []byte) (*Body, error) {
 	if v := Verb(frame[4]); v == Put || v == Release || v == Remove {
 		lost = ErrUnknown
 	}
-	patience := c.Patience
-	if patience == 0 {
-		patience = Patience
+	timeout := c.Timeout
+	if timeout == 0 {
+		timeout = ReplyTimeout
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		c.broken = true
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
@@ -146,8 +145,8 @@ func (c *Client) Acquire(handover *[32]byte) (Grant, error) {
 	return c.grant(append(append(c.begin(Acquire), flags), sum[:]...))
 }
 
-// Resume goes on as the owner of the state with the token and the revision of the last
-// write. The grant has another token if the broker had to acquire the state anew.
+// Resume continues the ownership of the state with the token and the revision of the last
+// write. The grant has another token if the broker had to acquire the state again.
 func (c *Client) Resume(token, revision uint64) (Grant, error) {
 	return c.grant(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(c.begin(Resume), token), revision))
 }
@@ -181,8 +180,8 @@ func (c *Client) Get(item string) ([]byte, error) {
 	return blob, body.Done()
 }
 
-// Put replaces or makes the items in put and removes those in remove, all in one step, as
-// this generation, and returns the revision. When it returns, the change is durable. With
+// Put replaces or creates the items in put and removes those in remove, all in one step, as
+// this generation, and returns the revision. When it returns nil, the change is durable. After
 // ErrUnknown it may have been made.
 func (c *Client) Put(generation uint64, put []Item, remove []string) (revision uint64, err error) {
 	b := binary.BigEndian.AppendUint64(c.begin(Put), generation)
@@ -241,8 +240,9 @@ func (b *Body) entries() (all []Entry) {
 	return all
 }
 
-// Describe returns the name of this host, as owners have it, and the states with these names that exist and that this
-// user may see. Its error is ErrInvalid if the broker is older than this verb.
+// Describe returns the name of this host, as Entry.Owner contains it, and the states with these
+// names that exist and that this user may see. Its error is ErrInvalid if the broker is older than
+// this verb.
 func (c *Client) Describe(names []string) (host string, all []Entry, err error) {
 	for len(names) > 0 {
 		some := names[:min(len(names), MaxDescribed)]
@@ -291,7 +291,7 @@ func (c *Client) Generation(n uint64) ([]Item, error) {
 	return items, body.Done()
 }
 
-// Stat returns what is known of the state and the sizes of its items, without the items.
+// Stat returns the description of the state and the sizes of its items in bytes, without the items.
 func (c *Client) Stat() (Entry, map[string]uint32, error) {
 	body, err := c.ask(c.begin(Stat))
 	if err != nil {
@@ -305,7 +305,7 @@ func (c *Client) Stat() (Entry, map[string]uint32, error) {
 	return e, sizes, body.Done()
 }
 
-// Examine returns what is wrong with the store. Its error is ErrInvalid if the broker is older than
+// Examine returns the problems of the store. Its error is ErrInvalid if the broker is older than
 // this verb.
 func (c *Client) Examine() ([]Finding, error) {
 	body, err := c.ask(c.begin(Examine))

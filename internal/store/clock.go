@@ -2,8 +2,8 @@ package store
 
 import "golang.org/x/sys/unix"
 
-// Now returns the time in nanoseconds of CLOCK_BOOTTIME, which goes on while the machine is
-// suspended. Tests replace it.
+// Now returns the time in nanoseconds of CLOCK_BOOTTIME, which includes the time in which the
+// machine is suspended. Tests replace it.
 var Now = boottime
 
 func boottime() uint64 {

@@ -71,8 +71,8 @@ const (
 	StatusQuota       Status = 6  // the store is full; nothing was written
 	StatusDenied      Status = 7  // this user may not use this state
 	StatusInvalid     Status = 8  // the request is malformed, or not possible now
-	StatusDamaged     Status = 9  // the store holds something that is no state
-	StatusTooLarge    Status = 10 // larger than the store takes
+	StatusDamaged     Status = 9  // the stored data is not a valid state
+	StatusTooLarge    Status = 10 // larger than the store accepts
 	StatusHandover    Status = 11 // the last owner left another sum
 )
 
@@ -90,7 +90,7 @@ var (
 	ErrHandover    = errors.New("the stored state is not the one that was migrated")
 )
 
-// Limits are what Open returns.
+// Limits are the limits of the store, which Open returns.
 //
 //	off len
 //	  0   4 size in bytes of the largest item
@@ -100,7 +100,7 @@ type Limits struct {
 	GiveUp  uint32
 }
 
-// Grant is what Acquire and Resume give.
+// Grant is the ownership that Acquire and Resume return.
 //
 //	off len
 //	  0   8 token
@@ -212,14 +212,14 @@ func (e Entry) Append(b []byte) []byte {
 	return b
 }
 
-// Body takes the fields out of a body. After a field that is cut off every further one is
-// zero, and Done returns an error.
+// Body decodes the fields of a body in order. After a field that is truncated, all further fields
+// are zero, and Done returns an error.
 type Body struct {
 	left []byte
 	bad  bool
 }
 
-// NewBody returns the fields of b, which it does not copy.
+// NewBody returns a Body for b, which it does not copy.
 func NewBody(b []byte) *Body { return &Body{left: b} }
 
 func (b *Body) take(n int) []byte {
@@ -276,7 +276,7 @@ func (b *Body) String() string { return string(b.take(int(b.Uint16()))) }
 // Bytes takes a bytes field, which belongs to the frame.
 func (b *Body) Bytes() []byte { return b.take(int(b.Uint32())) }
 
-// Items takes a 16-bit count and so many items, whose bytes belong to the frame.
+// Items takes a 16-bit count and that many items, whose bytes belong to the frame.
 func (b *Body) Items() []Item {
 	var all []Item
 	for n := b.Uint16(); n > 0 && !b.bad; n-- {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Result is a TPM_RESULT: 0 for success, else the reason of a failure. A non-zero Result
+// Result is a TPM_RESULT: 0 for success, otherwise the reason for a failure. A nonzero Result
 // is an error.
 //
 // Source: libtpms/tpm_error.h.

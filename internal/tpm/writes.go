@@ -2,8 +2,9 @@ package tpm
 
 import "slices"
 
-// WritesNV reports whether a command is one that writes NV memory whenever it
-// succeeds, and that a guest may repeat. Startup is not one of them: without it the TPM does not work.
+// WritesNV reports whether a command is one that writes NV memory whenever it succeeds,
+// and that a guest may repeat. It returns false for Startup, without which the TPM does
+// not work.
 func WritesNV(v Version, c Code) bool {
 	if v == V12 {
 		return slices.Contains(writing12, c)

@@ -115,7 +115,7 @@ func (h *host) open(name string) (*store.Client, error) {
 	}
 	c, _, err := store.NewClient(conn.(*net.UnixConn), name)
 	if err == nil {
-		c.Patience = patience
+		c.Timeout = patience
 		h.t.Cleanup(func() { _ = c.Close() })
 	}
 	return c, err

@@ -25,8 +25,8 @@ const (
 	Replying              // a part of the reply waits for the client to read
 )
 
-// protected is how long a request or reply that makes no end protects its client from
-// eviction when another client waits.
+// protected is how long an incomplete request or reply protects its client from eviction when
+// another client waits.
 const protected = 5 * time.Second
 
 // idleTime is how long a client that had a reply must have been idle to be evicted.
@@ -58,7 +58,7 @@ type Handler interface {
 	Expired()
 	// Serve is called with an event of the engine, of a client that is Plain.
 	Serve(e handover.Event)
-	// Gone is called when the connection is closed.
+	// Gone is called, once, before the descriptor of the connection is closed.
 	Gone()
 }
 
@@ -76,7 +76,7 @@ type Conn struct {
 	deadline time.Time // zero if there is none
 	state    State
 	since    time.Time // begin of the state, unless it is Idle
-	attached bool      // came by Attach: it is never evicted
+	attached bool      // was added by Attach as the only client: it is never evicted
 	used     bool      // has had a reply
 	last     uint64    // Set.Tick of the last reply or, without one, of the arrival
 	gone     bool

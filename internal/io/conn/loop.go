@@ -278,10 +278,10 @@ func (s *Server) victim(now time.Time) (v *Conn) {
 	return v
 }
 
-// idle reports whether c has had no reply for idleTime. Without it, clients that do not
-// read, which are protected, would make every new client evict one that works. Replies
-// are counted, not timed, so idle compares the count with the one from idleTime ago; it
-// notes the count, and the time of the next comparison, if it is too early to decide.
+// idle reports whether c has had no reply for idleTime. Without this check, each new client would
+// evict one that works while clients that do not read are protected. Replies are counted, not
+// timed, so idle compares the count with the count from idleTime ago. If that is too early to
+// decide, it stores the count and the time of the next comparison.
 func (s *Server) idle(c *Conn, now time.Time) bool {
 	if c.last > s.idleTick || s.idleUntil.IsZero() {
 		s.idleTick, s.idleUntil = s.set.Tick, now.Add(idleTime)
@@ -289,7 +289,7 @@ func (s *Server) idle(c *Conn, now time.Time) bool {
 	return !now.Before(s.idleUntil)
 }
 
-// release returns the time at which the first client that is busy now may be evicted.
+// release returns the earliest time at which a client that is busy now may be evicted.
 func (s *Server) release() (t time.Time) {
 	for _, c := range s.conns {
 		if c.attached || c.state == Running {

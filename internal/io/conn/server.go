@@ -30,15 +30,16 @@ type Options struct {
 	// previous process has served it.
 	New func(c *Conn, resumed bool) Handler
 
-	// Plain says that each new client is Plain, so that the engine may accept clients. It does not with
-	// Save or Changed, because Go has to know of each client at once.
+	// Plain is true if each new client is Plain, so that the engine may accept clients itself. The
+	// engine accepts none if Save or Changed is set, because Go must call them for each client at
+	// once.
 	Plain bool
 
 	Wait    func(*handover.Set) handover.Event   // waits for descriptors; nil for Set.Poll
 	Save    func(fd int, attached bool) Handover // saves a new client for the next process; nil if clients end with this one
-	Changed func()                               // a client came or left; must not wait; nil if not needed
-	Lost    func()                               // the last client that had a reply, or the last one, has left; nil if not needed
-	Quiet   func()                               // called when nothing has happened for a while after much has; nil if not needed
+	Changed func()                               // called when a client connects or disconnects; must not wait; nil if not needed
+	Lost    func()                               // called when the last client that had a reply, or the last client, disconnects; nil if not needed
+	Quiet   func()                               // called quietWait after at least burst events; nil if not needed
 }
 
 // Server serves the clients of one channel on one thread, that of Run.
@@ -46,7 +47,7 @@ type Server struct {
 	opt    Options
 	wake   int // eventfd that ends a wait
 	listen Listener
-	pause  time.Time // no client is accepted before: descriptors are short
+	pause  time.Time // no client is accepted before this time, because descriptors or memory ran out
 	ended  chan struct{}
 
 	counts *handover.Counts
@@ -54,7 +55,7 @@ type Server struct {
 	// Only the loop uses these.
 	set    handover.Set
 	at     []*Conn   // the client of each descriptor of set, nil for others
-	conns  []*Conn   // in the order they came
+	conns  []*Conn   // in the order in which they connected
 	due    time.Time // the first deadline; zero if there is none
 	events int       // that Go has handled since Quiet was called
 	quiet  time.Time // when Quiet is due
@@ -98,7 +99,7 @@ func New(o Options) (*Server, error) {
 // Clients returns the number of clients.
 func (s *Server) Clients() int { return int(atomic.LoadUint64(&s.counts.Clients)) }
 
-// Came returns the number of clients so far.
+// Came returns the number of clients since the start, including those that have disconnected.
 func (s *Server) Came() uint64 { return atomic.LoadUint64(&s.counts.Came) }
 
 // Listen makes the server accept the clients of l.

@@ -30,7 +30,7 @@ func Wait(fd, wake int, events int16, d time.Duration) (ready bool, err error) {
 			return false, err
 		case n == 0:
 			return false, nil
-		case p[0].Revents&events&unix.POLLOUT != 0: // what can go out goes first
+		case p[0].Revents&events&unix.POLLOUT != 0: // a write has precedence over wake
 			return true, nil
 		case p[1].Revents != 0:
 			return false, ErrWoken

@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watch is a descriptor that Watch was called with.
+// watch is a descriptor that the caller of Watch wants to read.
 type watch struct {
 	fd    int
 	ready func() bool
 }
 
-// timer is a deadline that After was called with.
+// timer is a deadline that After has set.
 type timer struct {
 	at time.Time
 	f  func()

@@ -12,9 +12,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// clientPatience is how long a request waits for its reply, and Dial for space in the
+// requestTimeout is how long a request waits for its reply, and Dial for space in the
 // queue of a Unix socket.
-const clientPatience = 20 * time.Second
+const requestTimeout = 20 * time.Second
 
 // Limits of the lengths that a client accepts from a server, in bytes. The text of
 // GET_INFO has some kilobytes; a state blob has at most MaxBlob if the server accepts it
@@ -29,10 +29,10 @@ const (
 var ErrReply = errors.New("unexpected reply")
 
 // Client sends requests to an emulator, this one or swtpm, over a socket or to its device.
-// A Client is not for use by several goroutines, but any may call Close.
+// It is not safe for concurrent use, but any goroutine may call Close.
 //
-// A method whose request was refused returns an error with the tpm.Result in its chain; one
-// that got no reply in time an error with ETIMEDOUT.
+// If a request is refused, the error wraps the tpm.Result. If no reply arrives in time, it wraps
+// ETIMEDOUT.
 type Client struct {
 	// Timeout is how long each request on a socket waits; NewClient sets it to 20 seconds.
 	Timeout time.Duration
@@ -61,7 +61,7 @@ type call struct {
 	data   []byte // follows it
 	rights []byte // control message with descriptors; nil if there are none
 	rep    any    // points to the struct that the reply starts with
-	limit  int    // the most bytes that may follow the struct
+	limit  int    // the largest number of bytes that may follow the struct
 }
 
 // call returns the call of a request.
@@ -175,8 +175,8 @@ func (c *Client) Snapshot(decrypted bool) (*tpm.Snapshot, StateFlags, error) {
 }
 
 // SetState passes a state blob to a TPM that is off; flags may say that it is encrypted
-// with the file key, which the blob's header contains, too. After an error the connection cannot
-// be used any more if the blob was not read.
+// with the file key, which the blob's header contains, too. If the server refuses the request before
+// it has read the blob, the connection cannot be used any more.
 func (c *Client) SetState(b tpm.Blob, flags StateFlags, blob []byte) error {
 	x := c.call(SetStateBlob, SetStateReq{Flags: flags, Type: b}, nil, &ResultRep{})
 	return x.wrap(c.carrier.setState(x, blob))

@@ -130,7 +130,7 @@ func (d *device) setState(x *call, blob []byte) error {
 	}
 }
 
-// setPiece is one SET_STATEBLOB.
+// setPiece sends one SET_STATEBLOB.
 func (d *device) setPiece(x *call, piece []byte) error {
 	q := x.body.(SetStateReq)
 	q.Length = uint32(len(piece))

@@ -44,8 +44,8 @@ func (s *Server) start(call engineCall) {
 	}
 }
 
-// leaveEngine is Server.finished: it starts a request that waits, and continues with the one
-// that was executed.
+// leaveEngine starts a request that waits for the engine, and continues with the one that was
+// executed. Server.finished refers to it.
 func (s *Server) leaveEngine(call engineCall, reply []byte, err error) {
 	s.running--
 	if len(s.waiting) > 0 {

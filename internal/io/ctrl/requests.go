@@ -9,8 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Requests is the control protocol, in the order of the codes. Server and device, and the
-// client of both, take names, lengths and states from here.
+// Requests is the control protocol, in the order of the codes. The server, the device and the
+// client of both use its names, lengths and states.
 var Requests = []*Request{
 	row(GetCapability, "GET_CAPABILITY", always, here, joined, returns(capabilities)),
 	row(Init, "INIT", always, inEngine, exact, takes(initialize)),
@@ -43,7 +43,7 @@ type Request struct {
 	body   bodyKind
 
 	reqSize, repSize int // of the structs that the body and the reply start with, in bytes
-	reqData, repData int // the most that follows the structs in one ioctl, in bytes
+	reqData, repData int // the largest size in bytes of the data that follows the structs in one ioctl
 	align            int // of the structs, in bytes
 	whole            bool
 
@@ -235,7 +235,8 @@ func (r *Request) String() string {
 	return r.Name
 }
 
-// Report logs why a request failed. INIT has logged it already, with advice.
+// Report logs why a request failed. It logs nothing for a bare tpm.Result, for tpm.Retry and for
+// INIT, which has logged its error with advice.
 func (r *Request) Report(log conn.Logger, err error) {
 	if _, bare := err.(tpm.Result); err == nil || bare || r.Code == Init || errors.Is(err, tpm.Retry) {
 		return

@@ -23,7 +23,7 @@ type stream struct{ net.Conn }
 // abstract name, or "tcp" with HOST:PORT. While the queue of the server is full, a Unix
 // socket is tried again for up to 20 seconds. ctx limits the connecting alone.
 func Dial(ctx context.Context, network, address string) (*Client, error) {
-	c, err := Connect(ctx, network, address, clientPatience)
+	c, err := Connect(ctx, network, address, requestTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("control channel: %w", err)
 	}
@@ -31,7 +31,7 @@ func Dial(ctx context.Context, network, address string) (*Client, error) {
 }
 
 // NewClient returns a Client that uses c and closes it in the end.
-func NewClient(c net.Conn) *Client { return &Client{Timeout: clientPatience, carrier: stream{c}} }
+func NewClient(c net.Conn) *Client { return &Client{Timeout: requestTimeout, carrier: stream{c}} }
 
 // FromFD returns a Client for a connected socket, stream or datagram. It uses a duplicate;
 // fd stays with the caller.

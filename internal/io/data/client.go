@@ -89,7 +89,7 @@ func (c *client) Ready(ok bool) {
 	}
 }
 
-// took handles a message of which b has arrived, after a read that gave err.
+// took handles a message of which b has arrived, after a read that returned err.
 func (c *client) took(b []byte, err error) {
 	switch {
 	case err == nil:
@@ -215,7 +215,7 @@ func (c *client) write(b []byte) (int, error) {
 	return unix.Write(c.FD, b)
 }
 
-// answered goes on after a response.
+// answered continues after a response: it waits for the next command, or disconnects.
 func (c *client) answered() {
 	if c.last {
 		c.End()
@@ -251,5 +251,5 @@ func (c *client) end(err error) {
 	c.End()
 }
 
-// Gone has nothing to release.
+// Gone does nothing, because a client has nothing to release.
 func (c *client) Gone() {}

@@ -31,7 +31,7 @@ type TPM interface {
 	Lost(head []byte) []byte
 }
 
-// Options is what New needs besides the TPM.
+// Options are the settings of a Server.
 type Options struct {
 	Disconnect bool // close a connection after its first response
 	Terminate  bool // end the process when the clients have disconnected
@@ -42,8 +42,8 @@ type Options struct {
 	Quiet   func()                                    // nothing has happened for a while; see conn.Options
 	Log     conn.Logger
 
-	// End ends the process, later. The reason is conn.ErrDisconnected, or why the
-	// process cannot go on.
+	// End ends the process, later. The reason is conn.ErrDisconnected, or the error that
+	// prevents the process from continuing.
 	End func(reason error)
 
 	fragment time.Duration // fragmentWait if it is 0
@@ -94,8 +94,8 @@ func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 // fails with conn.ErrBusy, and leaves fd open, if the server listens or has a client.
 func (s *Server) Attach(fd int) error { return s.Server.Attach(fd, true) }
 
-// AttachSocket is Attach for a descriptor that a client has sent: fd must be a connected
-// stream socket. A device or a file might always be ready, or block.
+// AttachSocket does the same as Attach for a descriptor that a client has sent. fd must be a
+// connected stream socket, because a device or a file might always be ready, or block.
 func (s *Server) AttachSocket(fd int) error {
 	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	switch {

@@ -2,7 +2,7 @@ package remote
 
 import "time"
 
-// SetPatience makes each request of b wait so long for the broker.
-func (b *Backend) SetPatience(d time.Duration) {
-	b.link.patience, b.link.client.Patience = d, d
+// SetTimeout sets how long each request of b waits for the broker.
+func (b *Backend) SetTimeout(d time.Duration) {
+	b.link.timeout, b.link.client.Timeout = d, d
 }

@@ -17,9 +17,9 @@ import (
 // another path.
 const DefaultSocket = "/run/swtpm-store/socket"
 
-// patience is how long a request waits for the broker, which itself waits 1.5 s for the
+// replyTimeout is how long a request waits for the broker, which itself waits 1.5 s for the
 // store, twice if a reply was lost.
-const patience = 3500 * time.Millisecond
+const replyTimeout = 3500 * time.Millisecond
 
 // Link is the connection to the broker for one state. A confined process cannot call connect(2), so
 // Dial also opens a datagram socket to the broker, through which a Link passes one end of a new socket
@@ -31,7 +31,7 @@ type Link struct {
 	client *store.Client // nil if the connection was lost
 	limits store.Limits
 
-	patience time.Duration // the constant, unless a test waits longer
+	timeout time.Duration // replyTimeout, unless a test waits longer
 }
 
 // SocketPath returns the path of the broker's socket.
@@ -48,7 +48,7 @@ func ReconnectPath(socket string) string { return filepath.Join(filepath.Dir(soc
 
 // Dial connects to the broker and names the state.
 func Dial(state string) (*Link, error) {
-	l := &Link{state: state, socket: SocketPath(), again: -1, patience: patience}
+	l := &Link{state: state, socket: SocketPath(), again: -1, timeout: replyTimeout}
 	fd, err := connect(l.socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the broker, %s: %w; start swtpm-store on this host, or name its socket in SWTPM_STORE_SOCKET", l.socket, err)
@@ -103,7 +103,7 @@ func (l *Link) open(fd int) (err error) {
 		l.client = nil
 		return err
 	}
-	l.client.Patience = l.patience
+	l.client.Timeout = l.timeout
 	return nil
 }
 

@@ -97,7 +97,7 @@ func (h *host) open(o nv.Options) *remote.Backend {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() { _ = b.Close() })
-	b.SetPatience(2 * harness.Patience)
+	b.SetTimeout(2 * harness.Patience)
 	return b
 }
 
