@@ -15,8 +15,8 @@ import (
 
 func main() { program.Main("swtpm_cert", run) }
 
-// run runs the program and ends early if ctx does: a password that is not written
-// or a token that does not answer would not notice.
+// run runs the program, and returns early if ctx ends: the program may wait for a password or
+// for a token that does not answer.
 func run(ctx context.Context, args []string) error {
 	p := &ca.CertProgram{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr), Now: time.Now, Env: os.LookupEnv}
 	err := program.AwaitError(ctx, func() error { return p.Run(args) })

@@ -17,7 +17,7 @@ func main() { program.Main("swtpm_setup", run) }
 
 func run(ctx context.Context, args []string) error {
 	if fd, err := daemon.Nowhere(); err == nil {
-		libtpms.Debug(fd, 0, "") // its own lines say what our errors say
+		libtpms.Debug(fd, 0, "") // discards libtpms's messages, because our errors contain the same information
 	}
 	err := setup.Run(ctx, args, setup.Environment{
 		Name:     os.Args[0],

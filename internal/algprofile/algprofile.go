@@ -23,10 +23,10 @@ type Source struct {
 }
 
 const (
-	// maxFile is more than any profile has, in bytes.
+	// maxFile is the largest size of a file in bytes, more than any profile needs.
 	maxFile = 1 << 20
 
-	// maxFD is what is taken from a descriptor, in bytes.
+	// maxFD is the largest number of bytes that are read from a descriptor.
 	maxFD = 10<<10 - 1
 )
 

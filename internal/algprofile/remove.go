@@ -10,7 +10,7 @@ import (
 // Operation is something that a host's OpenSSL may refuse.
 type Operation string
 
-// The operations that RemoveDisabled and Missing ask about.
+// The operations that RemoveDisabled asks about, and those that Needed returns.
 const (
 	Camellia128      Operation = "camellia-128"
 	Camellia256      Operation = "camellia-256"
@@ -21,7 +21,7 @@ const (
 	SHA1Signing      Operation = "sha1-signing"   // by RSA-PSS with 2048 bits
 	SHA1Verification Operation = "sha1-verifying" // the same
 	UnpaddedEncrypt  Operation = "unpadded-rsa"   // RSA encryption without padding
-	SHA1HMAC         Operation = "sha1-hmac"      //
+	SHA1HMAC         Operation = "sha1-hmac"      // HMAC with SHA-1
 	RSA1024SignPSS   Operation = "RSA-1024-sign(SHA1, pkcs1-pss)"
 	RSA1024SignPKCS1 Operation = "RSA-1024-sign(SHA1, pkcs1)"
 	RSA2048SignPSS   Operation = "RSA-2048-sign(SHA1, pkcs1-pss)"

@@ -81,7 +81,7 @@ func (c *copier) within(n int, f func(*copier)) {
 	}
 }
 
-// rest is within for all remaining bytes.
+// rest calls within for all remaining bytes.
 func (c *copier) rest(f func(*copier)) { c.within(c.end-c.pos, f) }
 
 // list copies a count and calls f for each element.

@@ -103,8 +103,8 @@ func (c *connection) sum(frame []byte) {
 	be.PutUint16(tcp[16:], checksum(pseudo, tcp))
 }
 
-// checksum is the Internet checksum of the parts, each but the last of an even
-// length: the complement of the sum of all 16-bit words in one's complement.
+// checksum returns the Internet checksum of the parts: the complement of the sum of all
+// 16-bit words in one's complement. All parts but the last must have an even length.
 //
 // Source: RFC 1071.
 func checksum(parts ...[]byte) uint16 {

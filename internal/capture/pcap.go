@@ -17,12 +17,12 @@ import (
 // Options say where and how to record.
 type Options struct {
 	File      string      // appended to; "" for FD
-	FD        int         // open for writing; Capture closes it
+	FD        int         // used if File is ""; open for writing; Capture closes it
 	Mode      fs.FileMode // permission bits of the file, exact
 	Truncate  bool        // empty the file first
 	Checksums bool        // compute the checksums of the IP and TCP headers; else zero
 
-	Filter Filter                           // is applied to all messages; nil: none
+	Filter Filter                           // changes all messages before they are recorded; nil for none
 	Note   func(format string, args ...any) // logs a loss of records
 }
 
@@ -51,7 +51,7 @@ func Open(o Options) (*Capture, error) {
 	return open(o, time.Now, rand.Uint32)
 }
 
-// open is Open with a clock and a source of random numbers.
+// open does the same as Open with the given clock and source of random numbers.
 func open(o Options, now func() time.Time, random func() uint32) (*Capture, error) {
 	fd, name, err := openOutput(o)
 	if err != nil {

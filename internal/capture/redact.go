@@ -12,7 +12,7 @@ import (
 //
 // Two tables list the harmless fields of each command; all other fields become zeros. The
 // length of a message never changes, and its header, its handles and its sizes are copied,
-// so that programs can still decode it. Of a message with another layout than in its table
+// so that programs can still decode it. If a message does not have the layout in its table,
 // only the header is copied.
 //
 // Harmless are handles, algorithms, attributes, policies, names, public keys and
@@ -26,7 +26,7 @@ type Redactor struct {
 	last    request
 }
 
-// request is the information about a response in its command.
+// request describes the last command, as far as the layout of its response depends on it.
 type request struct {
 	known     bool // layout is the command's
 	layout    layout

@@ -6,7 +6,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// commands12 are the layouts of the commands of a TPM 1.2, as commands20.
+// commands12 are the layouts of the commands of a TPM 1.2, in the same form as commands20.
 //
 // Source: TPM Main, Part 3, revision 116; Part 2, 17 for the ordinals.
 var commands12 = sync.OnceValue(func() map[tpm.Code]layout {

@@ -13,13 +13,13 @@ const (
 	// largest block has about 4200 bytes.
 	maxQueue = 256
 
-	// patience is how long put waits for its block to be written, so that the
+	// writeWait is how long put waits for its block to be written, so that the
 	// file contains a command that crashes the process.
-	patience = 100 * time.Millisecond
+	writeWait = 100 * time.Millisecond
 
-	// respite is how long put does not wait after a wait in vain, so that a slow
-	// disk or reader costs a TPM one percent of its time.
-	respite = 10 * time.Second
+	// noWait is how long put does not wait at all after writeWait was not sufficient, so
+	// that a slow disk or reader costs a TPM one percent of its time.
+	noWait = 10 * time.Second
 
 	// fileWait and streamWait are how long the start and the end of a recording
 	// wait for their blocks.
@@ -55,7 +55,7 @@ type writer struct {
 	stop   chan struct{} // closed when the time for the last blocks is over
 	broken bool          // the reader has closed the pipe or socket
 
-	lost sync.Once // the log line
+	lost sync.Once // logs the first loss
 	note func(format string, args ...any)
 	name string
 }
@@ -79,13 +79,13 @@ func (w *writer) wait() time.Duration {
 	return streamWait
 }
 
-// put queues a block and waits a little until it is written. If the queue is full the block
+// put queues a block and waits up to writeWait until it is written. If the queue is full the block
 // is lost. The caller holds a lock and must not change b afterwards.
 func (w *writer) put(b []byte) {
 	if time.Now().Before(w.until) {
 		w.send(b, 0)
-	} else if !w.send(b, patience) {
-		w.until = time.Now().Add(respite)
+	} else if !w.send(b, writeWait) {
+		w.until = time.Now().Add(noWait)
 	}
 }
 

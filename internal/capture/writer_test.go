@@ -61,7 +61,7 @@ func TestUnreadPipe(t *testing.T) {
 	for range records {
 		c.Command(make([]byte, 4000))
 	}
-	if d := time.Since(start); d > 60*time.Second { // without the respite it is 500 s
+	if d := time.Since(start); d > 60*time.Second { // without the noWait it is 500 s
 		t.Errorf("%d records took %v", records, d)
 	}
 	if got := n.String(); strings.Count(got, "\n") != 0 || !strings.Contains(got, "no process reads") {

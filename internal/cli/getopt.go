@@ -61,7 +61,7 @@ func (g Getopt) Parse(all []Option, args []string) (operands []string, err error
 	return operands, nil
 }
 
-// takeLong takes one long option, and returns the rest of args.
+// takeLong handles one long option, and returns the rest of args.
 func takeLong(all []Option, word string, args []string) ([]string, error) {
 	dashes := "--"
 	text, two := strings.CutPrefix(word, dashes)
@@ -105,7 +105,7 @@ func (o *Option) take(arg string, args []string) ([]string, error) {
 	return args[1:], o.Set(arg, args[0])
 }
 
-// takeShort takes the options of one word, without its dash, and returns the rest of
+// takeShort handles the options of one word, given without its dash, and returns the rest of
 // args.
 func takeShort(all []Option, word string, args []string) ([]string, error) {
 	for word != "" {
@@ -141,7 +141,7 @@ func byLetter(all []Option, letter string) *Option {
 	return nil
 }
 
-// candidates returns the option with that name, or else those whose names begin so.
+// candidates returns the option with that name, or else those whose names begin with it.
 func candidates(all []Option, name string) (found []*Option) {
 	var own []*Option
 	for i := range all {

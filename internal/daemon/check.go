@@ -12,13 +12,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// LookLog returns the error that OpenLog(o) would return. It changes nothing.
-func LookLog(o LogOptions) error {
+// CheckLog returns the error that OpenLog(o) would return. It changes nothing.
+func CheckLog(o LogOptions) error {
 	if !o.Given {
 		return nil
 	}
 	if o.File != "" && o.File != "-" {
-		if err := lookFile(o.File, false); err != nil {
+		if err := checkOutput(o.File, false); err != nil {
 			return fmt.Errorf("log: %w", err)
 		}
 	}
@@ -28,11 +28,11 @@ func LookLog(o LogOptions) error {
 	return nil
 }
 
-// LookPID returns the error that WritePID(file, fd) would return, except for a full disk.
+// CheckPID returns the error that WritePID(file, fd) would return, except for a full disk.
 // It changes nothing.
-func LookPID(file string, fd int) error {
+func CheckPID(file string, fd int) error {
 	if file != "" {
-		if err := lookFile(file, true); err != nil {
+		if err := checkOutput(file, true); err != nil {
 			return fmt.Errorf("pid file: %w", err)
 		}
 		return nil
@@ -51,14 +51,14 @@ func LookPID(file string, fd int) error {
 	return nil
 }
 
-// LookFile returns the error with which this program would fail to open the regular file at
+// CheckFile returns the error with which this program would fail to open the regular file at
 // path for writing, or to create it: links and files with several names are refused. It
 // changes nothing.
-func LookFile(path string) error { return lookFile(path, true) }
+func CheckFile(path string) error { return checkOutput(path, true) }
 
-// lookFile checks a file that would be opened for writing, or created if it is missing. An
+// checkOutput checks a file that would be opened for writing, or created if it is missing. An
 // existing file is never opened, because the reader of a FIFO would notice.
-func lookFile(path string, regular bool) error {
+func checkOutput(path string, regular bool) error {
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
 	if err == unix.ENOENT {

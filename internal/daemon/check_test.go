@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLook checks that LookLog and LookPID agree with OpenLog and WritePID about every kind
+// TestLook checks that CheckLog and CheckPID agree with OpenLog and WritePID about every kind
 // of file, and change nothing.
 func TestLook(t *testing.T) {
 	dir := t.TempDir()
@@ -34,21 +34,21 @@ func TestLook(t *testing.T) {
 	for _, name := range []string{"new", "file", "twice", "link", "closed", "closed/new", "readonly", "socket", "missing/new", "file/new"} {
 		path := in(name)
 		before := describe(dir)
-		look := LookLog(LogOptions{Given: true, File: path, FD: -1})
-		lookPID := LookPID(path, -1)
+		look := CheckLog(LogOptions{Given: true, File: path, FD: -1})
+		lookPID := CheckPID(path, -1)
 		if after := describe(dir); after != before {
 			t.Errorf("%s: the look has changed %s to %s", name, before, after)
 		}
 		log, err := OpenLog(LogOptions{Given: true, File: path, FD: -1})
 		if (err == nil) != (look == nil) {
-			t.Errorf("%s: LookLog = %v, but OpenLog = %v", name, look, err)
+			t.Errorf("%s: CheckLog = %v, but OpenLog = %v", name, look, err)
 		}
 		if err == nil {
 			must(log.Close())
 		}
 		remove, err := WritePID(path, -1)
 		if (err == nil) != (lookPID == nil) {
-			t.Errorf("%s: LookPID = %v, but WritePID = %v", name, lookPID, err)
+			t.Errorf("%s: CheckPID = %v, but WritePID = %v", name, lookPID, err)
 		}
 		if err == nil {
 			remove()
@@ -60,15 +60,15 @@ func TestLook(t *testing.T) {
 	defer func() { _ = f.Close() }()
 	for _, fd := range []int{int(f.Fd()), 1 << 20} {
 		_, err := OpenLog(LogOptions{Given: true, FD: fd})
-		if look := LookLog(LogOptions{Given: true, FD: fd}); look == nil || err == nil {
-			t.Errorf("fd %d: LookLog = %v, OpenLog = %v", fd, look, err)
+		if look := CheckLog(LogOptions{Given: true, FD: fd}); look == nil || err == nil {
+			t.Errorf("fd %d: CheckLog = %v, OpenLog = %v", fd, look, err)
 		}
 		_, err = WritePID("", fd)
-		if look := LookPID("", fd); look == nil || err == nil {
-			t.Errorf("fd %d: LookPID = %v, WritePID = %v", fd, look, err)
+		if look := CheckPID("", fd); look == nil || err == nil {
+			t.Errorf("fd %d: CheckPID = %v, WritePID = %v", fd, look, err)
 		}
 	}
-	if err := LookLog(LogOptions{FD: -1, File: in("missing/new")}); err != nil {
+	if err := CheckLog(LogOptions{FD: -1, File: in("missing/new")}); err != nil {
 		t.Errorf("a log that nobody asked for: %v", err)
 	}
 }

@@ -8,8 +8,8 @@ type launcher struct {
 	null int // /dev/null, which may not be reachable later
 }
 
-// Launched notes that this process is a daemon whose launcher waits for a byte from pipe.
-// null is a descriptor of /dev/null. Ready closes both.
+// Launched records that this process is a daemon whose launcher waits for a byte from pipe.
+// null is a descriptor of /dev/null. The Notifier owns both; Ready closes them.
 func (n *Notifier) Launched(pipe, null int) { n.launcher = &launcher{pipe, null} }
 
 // release ends the launcher and redirects the daemon's stdout and stderr to /dev/null, so

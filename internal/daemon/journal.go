@@ -74,10 +74,10 @@ func (q *journalQueue) put(e journalEntry) {
 	}
 }
 
-// putSoon is put, but first waits a little for a place, unless entries were lost
-// just now.
+// putSoon does the same as put, but first waits up to program.WriteWait for space in the queue, unless
+// entries were lost just now.
 func (q *journalQueue) putSoon(e journalEntry) {
-	for range program.Patience {
+	for range program.WriteWait {
 		q.mu.Lock()
 		wait := !q.closed && q.lost == 0 && len(q.entries) == cap(q.entries)
 		q.mu.Unlock()
@@ -96,7 +96,7 @@ func (q *journalQueue) drain() {
 		q.reportLost(e.lost)
 		q.deliver(e)
 	}
-	q.mu.Lock() // closed: nothing changes lost any more
+	q.mu.Lock() // the queue is closed, so lost does not change any more
 	defer q.mu.Unlock()
 	q.reportLost(q.lost)
 }

@@ -21,9 +21,9 @@ const (
 	limitQuote = 200              // bytes of a suppressed line that are quoted
 )
 
-// limiter limits how many lines of one kind are logged. Lines are of one kind if they
-// differ only in numbers and in quoted text. It takes memory with the first
-// line, at most limitKinds of them, and has a timer while something is suppressed.
+// limiter limits how many lines of one kind are logged. Lines are of one kind if they differ only
+// in numbers and in quoted text. It allocates memory with the first line, for at most limitKinds
+// kinds, and has a timer while lines are suppressed.
 type limiter struct {
 	now  func() time.Time
 	wake func(time.Duration, func()) // calls a function once, later

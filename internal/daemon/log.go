@@ -26,8 +26,8 @@ const maxControlDump = 1024
 // LogOptions configure where messages go and how many.
 type LogOptions struct {
 	Given    bool   // the user asked for a log; otherwise the other fields are ignored
-	File     string // "-" for silence, "" for none
-	FD       int    // open for writing; wins over File; -1 for none
+	File     string // "-" discards messages, "" for none
+	FD       int    // open for writing; has precedence over File; -1 for none
 	Level    int    // 1 and below: messages; 2: traffic; 5 and above: libtpms, too
 	Prefix   string // precedes every line
 	Truncate bool   // empty File first
@@ -49,7 +49,7 @@ type Log struct {
 
 // target is the destination of the lines of a Log.
 type target struct {
-	out    *output // nil for silence
+	out    *output // nil: messages are discarded
 	file   *os.File
 	level  int
 	prefix string
@@ -58,9 +58,9 @@ type target struct {
 
 // OpenLog opens the log that o describes; without o.Given it is stderr with the
 // prefix "swtpm: ". With File and FD, File is created as well, but stays empty.
-// The file is created with mode 0600 under the umask and appended to; a
-// symbolic link in its place is an error, and so is a file with other names, and
-// an FD that is not open for writing.
+// The file is created with mode 0600 under the umask and appended to. OpenLog fails
+// for a symbolic link, for a file with several names, and for an FD that is not open
+// for writing.
 func OpenLog(o LogOptions) (*Log, error) {
 	t, err := openTarget(o)
 	if err != nil {
@@ -132,7 +132,7 @@ func openLogFile(path string, truncate bool) (*os.File, error) {
 	return f, nil
 }
 
-// open is open(2), again if a signal interrupts it.
+// open calls open(2), and repeats the call if a signal interrupts it.
 func open(path string, flags int, mode uint32) (int, error) {
 	for {
 		fd, err := unix.Open(path, flags, mode)
@@ -209,8 +209,8 @@ func identifier(prefix string) string {
 	return filepath.Base(os.Args[0])
 }
 
-// Close waits a moment for the readers of the log and closes the file that OpenLog opened.
-// Messages after it are lost, or become lines on stderr if they were for the journal.
+// Close waits up to flushTime for the readers of the log and closes the file that OpenLog opened.
+// Later messages are lost, or become lines on stderr if they were for the journal.
 func (l *Log) Close() error {
 	l.limit.flush()
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)

@@ -29,7 +29,7 @@ func (o *output) Write(b []byte) (int, error) {
 	if o.gone || len(b) == 0 {
 		return len(b), nil
 	}
-	wait := program.Patience
+	wait := program.WriteWait
 	if o.lost > 0 {
 		note := o.prefix + lostNote(o.lost) + "\n"
 		if o.torn {

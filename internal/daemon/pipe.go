@@ -180,8 +180,8 @@ func (l *Log) redirect(ctx context.Context, t *target) error {
 	return unix.Close(fd)
 }
 
-// relayLine forwards a line of libtpms. It may wait a little, because only the relay's
-// goroutine waits.
+// relayLine forwards a line of libtpms. It may wait up to program.WriteWait, because only the relay
+// waits.
 func (l *Log) relayLine(line []byte) {
 	t := l.to.Load()
 	if t.queue != nil {

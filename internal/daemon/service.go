@@ -166,7 +166,7 @@ func (s *Service) Run(ctx context.Context) {
 		defer t.Stop()
 		tick, pause = t.C, min(pause, s.every/4)
 	}
-	told := ""
+	sent := ""
 	for {
 		var news []string
 		select {
@@ -182,8 +182,8 @@ func (s *Service) Run(ctx context.Context) {
 			s.ping()
 			news = append(news, daemon.SdNotifyWatchdog)
 		}
-		if line := statusLine(s.status()); line != told {
-			told = line
+		if line := statusLine(s.status()); line != sent {
+			sent = line
 			news = append(news, line)
 		}
 		if len(news) > 0 && ctx.Err() == nil {

@@ -21,7 +21,7 @@ func (x *examination) log() {
 	if c.FD >= 0 && !x.descriptor(c.FD) {
 		return
 	}
-	if err := daemon.LookLog(daemon.LogOptions(c)); err != nil {
+	if err := daemon.CheckLog(daemon.LogOptions(c)); err != nil {
 		x.file(c.File, err)
 		return
 	}
@@ -36,7 +36,7 @@ func (x *examination) pid() {
 	if c.File == "" && (c.FD < 0 || !x.descriptor(c.FD)) {
 		return
 	}
-	if err := daemon.LookPID(c.File, c.FD); err != nil {
+	if err := daemon.CheckPID(c.File, c.FD); err != nil {
 		x.file(c.File, err)
 	}
 }
@@ -52,7 +52,7 @@ func (x *examination) pcap() {
 		}
 		return
 	}
-	if err := daemon.LookFile(c.File); err != nil {
+	if err := daemon.CheckFile(c.File); err != nil {
 		x.file(c.File, err)
 		return
 	}
@@ -69,7 +69,7 @@ func (x *examination) metrics() {
 		x.channel(c.Listen)
 		return
 	}
-	if err := metrics.Look(c.File); err != nil {
+	if err := metrics.Check(c.File); err != nil {
 		x.file(c.File, err)
 	}
 }

@@ -1,6 +1,5 @@
-// Package metrics publishes numbers of a TPM as OpenMetrics text, on a Unix socket or in a
-// file. It only counts durations itself; the caller provides all other values, the listener
-// and the path.
+// Package metrics publishes the metrics of a TPM as OpenMetrics text, on a Unix socket or in a
+// file. It counts only durations; the caller provides all other values, the listener and the path.
 package metrics
 
 import (

@@ -239,8 +239,8 @@ func (l listener) Accept() (int, error) {
 func TestMaintain(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	path := filepath.Join(dir, "m.prom")
-	if err := Look(path); err == nil {
-		t.Error("Look finds nothing wrong with a directory that is not there")
+	if err := Check(path); err == nil {
+		t.Error("Check finds nothing wrong with a directory that is not there")
 	}
 	ctx, end := context.WithCancel(t.Context())
 	said, done := make(chan string, 9), make(chan bool)
@@ -248,7 +248,7 @@ func TestMaintain(t *testing.T) {
 		Maintain(ctx, path, time.Millisecond, func() []byte { return []byte("text\n") }, func(f string, a ...any) { said <- fmt.Sprintf(f, a...) })
 		close(done)
 	}()
-	if got := <-said; !strings.Contains(got, "no such file or directory; trying on") {
+	if got := <-said; !strings.Contains(got, "no such file or directory; trying again") {
 		t.Errorf("Keep said %q", got)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -19,8 +19,8 @@ const (
 	// takeTime is how long a client may take to read the text.
 	takeTime = 5 * time.Second
 
-	// places is how many clients are served at once. The next client waits until one is
-	// disconnected; a slow one is disconnected after askTime and takeTime.
+	// places is the number of clients that are served at once. The next client waits until one
+	// is disconnected; a slow one is disconnected after askTime and takeTime.
 	places = 8
 
 	// maxRequest is the number of bytes of a request that are read.
@@ -90,7 +90,7 @@ func Maintain(ctx context.Context, path string, every time.Duration, text func()
 		switch err := Write(path, text()); {
 		case err != nil && !failed:
 			failed = true
-			warn("metrics: %v; trying on", err)
+			warn("metrics: %v; trying again", err)
 		case err == nil && failed:
 			failed = false
 			warn("metrics: %q is written again", path)
@@ -113,7 +113,7 @@ func Write(path string, text []byte) error {
 		return err
 	}
 	_, err = f.Write(text)
-	_ = f.Chmod(0o644) // whatever the umask; a file system may keep no modes
+	_ = f.Chmod(0o644) // independent of the umask; some file systems store no modes
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
@@ -126,9 +126,9 @@ func Write(path string, text []byte) error {
 	return err
 }
 
-// Look returns the error that Write(path) would return, except for a full disk. It changes
+// Check returns the error that Write(path) would return, except for a full disk. It changes
 // nothing.
-func Look(path string) error {
+func Check(path string) error {
 	dir := filepath.Dir(path)
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return fmt.Errorf("directory %q: %w", dir, err)

@@ -29,7 +29,7 @@ func Await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// AwaitError is Await for a function without a result.
+// AwaitError does the same as Await for a function that returns only an error.
 func AwaitError(ctx context.Context, f func() error) error {
 	_, err := Await(ctx, func() (struct{}, error) { return struct{}{}, f() })
 	return err

@@ -17,7 +17,7 @@ func PrintableLine(s string) string {
 	return Printable(strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "; "))
 }
 
-// Printable is PrintableLine for several lines: newlines stay.
+// Printable does the same as PrintableLine for several lines: newlines stay.
 func Printable(s string) string {
 	if !strings.ContainsFunc(s, unprinted) {
 		return s

@@ -46,12 +46,11 @@ func (e *ExitError) Error() string {
 // Unwrap returns Err.
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// Main runs a program called name and exits; nothing else does. The context
-// that run gets ends on SIGTERM and SIGINT. SIGPIPE and SIGXFSZ are ignored, so
-// that a write without a reader, or beyond the limit of a file's size, fails and
-// does not kill the process. args are the arguments without the program's name. A umask
-// must not take the owner's rights to files that the program creates and opens again: these
-// bits are cleared.
+// Main runs a program called name and exits. No other function exits, except ExitOnSignal. The
+// context that run gets ends on SIGTERM and SIGINT. args are the arguments without the program's
+// name. SIGPIPE and SIGXFSZ are ignored, so that a write without a reader, or beyond the limit of a
+// file's size, fails and does not kill the process. Main clears the bits of the umask for the owner,
+// so that the program can open again the files that it creates.
 //
 // An error is printed on stderr in one line, "name: error"; the exit code is the
 // code of an ExitError in its chain, else 1. Without an error it is 0.
@@ -59,7 +58,7 @@ func Main(name string, run func(ctx context.Context, args []string) error) {
 	os.Exit(status(name, nil, run))
 }
 
-// MainSignals is Main for a program that receives signals through s.
+// MainSignals does the same as Main for a program that receives signals through s.
 func MainSignals(name string, s Signals, run func(ctx context.Context, args []string) error) {
 	os.Exit(status(name, s, run))
 }
@@ -80,7 +79,7 @@ func status(name string, s Signals, run func(ctx context.Context, args []string)
 		code, silent, delay = e.Code, e.Silent, e.Delay
 	}
 	if !silent {
-		_, _ = WriteSoon(unix.Stderr, []byte(name+": "+PrintableLine(err.Error())+"\n"), Patience)
+		_, _ = WriteSoon(unix.Stderr, []byte(name+": "+PrintableLine(err.Error())+"\n"), WriteWait)
 	}
 	if delay > 0 {
 		select {

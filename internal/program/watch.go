@@ -16,8 +16,9 @@ type Loop interface {
 	After(d time.Duration, f func()) bool
 }
 
-// watches has what Watch was called for. While no goroutine waits in Go's poller and no timer
-// runs, the Go runtime needs one thread less; so the loop waits for them where one runs.
+// watches contains the files of all calls of Watch. While no goroutine waits in Go's poller and no
+// timer runs, the Go runtime needs one thread less. Therefore a Loop waits for the files, if the
+// program has one.
 var watches struct {
 	sync.Mutex
 	loop Loop // nil if goroutines wait
@@ -111,7 +112,7 @@ func (w *watch) close() bool {
 	return false
 }
 
-// call calls ready for l, and reports whether l is to go on waiting.
+// call calls ready for l, and reports whether l must continue to wait.
 func (w *watch) call(l Loop) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

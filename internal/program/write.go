@@ -2,8 +2,8 @@ package program
 
 import "golang.org/x/sys/unix"
 
-// Patience is how long a message waits for a slow reader, in milliseconds.
-const Patience = 100
+// WriteWait is how long a message waits for a slow reader, in milliseconds.
+const WriteWait = 100
 
 // pipeSize is the number of bytes that a pipe which polls as writable takes without
 // blocking: PIPE_BUF of Linux.

@@ -1,6 +1,5 @@
 // Package completion writes the completion scripts of a program for bash, zsh and
-// fish from a description of its command line. It knows no program: the caller describes
-// one from its tables.
+// fish. The caller describes the command line of its program.
 package completion
 
 import (
@@ -14,7 +13,7 @@ type Program struct {
 	Names []string
 	Command
 
-	// OneDash says that each long name may be written with one dash as well.
+	// OneDash is true if each long name may be written with one dash as well.
 	OneDash bool
 
 	// ProfileDirs are the directories whose files *ProfileSuffix are profiles.

@@ -174,7 +174,7 @@ func (d *Device) lost(err error) {
 	}
 }
 
-// take answers one message, now or later. It keeps no reference to msg.
+// take answers one message, now or later. It does not retain msg.
 //
 // Operations that may have to wait for the engine or the disk run on the thread of the
 // engine, one after the other. A read that waits for the command that runs is a goroutine,

@@ -20,14 +20,14 @@ var (
 	ErrNotSocket = errors.New("the file exists and is not a socket")
 )
 
-// Check fails as Open would and leaves no trace: it removes and creates no socket, and
-// connects to none. left reports whether Open would remove a socket on which no process
+// Check returns the error that Open would return, and leaves no trace: it removes and creates no
+// socket, and connects to none. left reports whether Open would remove a socket on which no process
 // listens.
 //
 // It tries a TCP port with a bind that is undone at once and never listens: another process
 // that binds the port at the same time does not notice.
 //
-// Check cannot foresee that a change of the owner fails.
+// Check does not find out whether the change of the owner would fail.
 func Check(e config.Endpoint) (left bool, err error) {
 	switch e.Kind {
 	case config.Unix:

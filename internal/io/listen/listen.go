@@ -24,7 +24,7 @@ const backlog = 16
 // Listener is a socket that clients connect to.
 type Listener struct {
 	path string      // of a Unix socket that this process created, else ""
-	made os.FileInfo // the file at path then
+	made os.FileInfo // the file that this process created at path
 	name string
 
 	mu     sync.Mutex
@@ -84,9 +84,9 @@ func (l *Listener) TryAccept() (int, error) {
 }
 
 // Accept waits for a client and returns its descriptor, which blocks and is closed on exec.
-// It fails only when the listener is closed: it tries again while descriptors are short, or
-// if a client has disconnected. It waits in Go's poller, so that a goroutine that waits
-// occupies no thread.
+// It fails only when the listener is closed: it tries again while the process has no free
+// descriptor, or if a client has disconnected. It waits in Go's poller, so that a goroutine that
+// waits occupies no thread.
 func (l *Listener) Accept() (int, error) {
 	raw, err := l.poller()
 	if err != nil {
