@@ -11,10 +11,10 @@
 #   contrib/deps.sh policy        compilers of AppArmor and SELinux
 #   contrib/deps.sh deb           a Debian package
 #   contrib/deps.sh systemd       a container with systemd
-#   contrib/deps.sh debtest       the same for the Debian package, and what judges it
-#   contrib/deps.sh trixie        what makes a root file system of Debian 13
+#   contrib/deps.sh debtest       the same for the Debian package, and lintian
+#   contrib/deps.sh trixie        mmdebstrap, for a root file system of Debian 13
 #
-# With --list before the job the names of all its packages are printed instead.
+# With --list before the job, the names of all its packages are printed, and none is installed.
 set -eu
 
 build='gcc libc6-dev make pkg-config libtpms-dev'

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Brings up the TPM of examples/quickstart.toml in the background, unless it runs
-# already, lets it answer once, and says what runs where.
+# Starts the TPM of examples/quickstart.toml in the background, unless it runs already,
+# sends it one command, and prints its addresses and files.
 #
 #   contrib/quickstart.sh [start|stop]
 set -eu
@@ -13,7 +13,8 @@ log=bin/quickstart.log
 data=2321
 ctrl=2322
 
-# alive is false for a process that has ended, even if its parent has not waited for it.
+# alive succeeds while the process runs, not after it has ended, even if its parent has not
+# waited for it.
 alive() { [ -s "$pidfile" ] && grep -q '^State:[^Z]*$' "/proc/$(cat "$pidfile")/status" 2>/dev/null; }
 
 stop() {
@@ -23,7 +24,7 @@ stop() {
 	fi
 	bin/swtpm-ioctl --tcp 127.0.0.1:$ctrl -s
 	tries=0
-	while alive; do # it waits a minute for a command that runs
+	while alive; do # the process waits up to a minute for a running command
 		tries=$((tries + 1))
 		if [ $tries -ge 700 ]; then
 			echo "The quickstart TPM, process $(cat "$pidfile"), does not end." >&2
@@ -67,7 +68,7 @@ Next:
   tpm2_createprimary -c primary.ctx
   tpm2_flushcontext -t             # after error 0x902: frees the memory for objects
   bin/swtpm show $profile        # every key of the profile
-  ./run stop                       # the TPM off; its state stays
+  ./run stop                       # stop the TPM; its state stays
 EOF
 }
 

@@ -4,8 +4,9 @@
 #   contrib/quickstore.sh start    data channel on tcp port 2331, control channel on 2332
 #   contrib/quickstore.sh stop
 #
-# QUICKSTORE is the directory of the data, BIN the one of the programs, PORT another data channel,
-# ETCD_PORT another port of etcd for clients; the next port is for its peers.
+# Variables: QUICKSTORE, the directory of the data; BIN, the directory of the programs; PORT, the
+# port of the data channel, whose next port is the control channel; ETCD_PORT, etcd's port for
+# clients, whose next port is for its peers.
 set -eu
 cd "$(dirname "$0")/.."
 dir=${QUICKSTORE:-build/quickstore}
@@ -76,7 +77,7 @@ mark      = "$dir/mark"
 users  = ["$(id -u)"]
 states = ["*"]
 Y
-# running NAME ends the script if a program ended, e.g. because its port is in use.
+# running NAME ends the script if a program has ended, for example because its port is in use.
 running() {
 	kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null || { echo "$1 ended; see $dir/$1.log:" >&2; tail -n 3 "$dir/$1.log" >&2; exit 1; }
 }

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes the Debian package $2 of what `make install PREFIX=/usr` has put into the
-# directory $1. The version is $3. Of the same files it makes the same bytes.
+# Creates the Debian package $2 of version $3 from the files that `make install PREFIX=/usr` has
+# written to the directory $1. Equal files give equal packages.
 #
-# $DEBFULLNAME and $DEBEMAIL say who maintains the package, $SOURCE_DATE_EPOCH how old
-# it is, in seconds since 1970; else it is as old as the manual page.
+# $DEBFULLNAME and $DEBEMAIL name the maintainer. $SOURCE_DATE_EPOCH is the date of the package,
+# in seconds since 1970; without it, the date of the manual page counts.
 set -eu
 [ $# -eq 3 ] || { echo "usage: $0 DIRECTORY PACKAGE VERSION" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,13 +22,13 @@ gzip -9nc "$here/../../CHANGELOG.md" >"$doc/changelog.gz"
 gzip -9nc >"$doc/changelog.Debian.gz" <<END
 swtpm-go ($version) unstable; urgency=medium
 
-  * Made by make deb; changelog.gz has what changed.
+  * Built by make deb; changelog.gz lists the changes.
 
  -- $maintainer  $(date -R -d "@$SOURCE_DATE_EPOCH")
 END
 chmod 0644 "$doc/changelog.gz" "$doc/changelog.Debian.gz"
-# postinst may need this file, so it is not among the documents, which an administrator may
-# exclude.
+# postinst may need this file. It is not among the documents, because an administrator may
+# exclude these from the installation.
 install -D -m 0644 "$here/../apparmor/usr.bin.swtpm" "$root/usr/share/swtpm-go/usr.bin.swtpm"
 install -d "$root/usr/share/lintian/overrides"
 install -m 0644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/swtpm-go"
@@ -41,17 +41,18 @@ find "$root/usr/share/man" -type l | while read -r link; do
 done
 install -m 0644 "$here/triggers" "$root/DEBIAN"
 install -m 0755 "$here/postinst" "$here/prerm" "$here/postrm" "$root/DEBIAN"
-# An upgrade must not undo what an administrator has written.
+# An upgrade must not undo the changes of an administrator.
 (cd "$root" && find etc -type f | sort | sed 's,^,/,') >"$root/DEBIAN/conffiles"
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 
-# dpkg-shlibdeps wants to be in the tree of a source package.
+# dpkg-shlibdeps needs the tree of a source package.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/debian"
 printf 'Source: swtpm-go\n\nPackage: swtpm-go\nArchitecture: any\n' >"$work/debian/control"
 needs=$(cd "$work" && dpkg-shlibdeps -O "$root"/usr/bin/* | sed -n 's/^shlibs:Depends=//p')
-# In KiB, a file with several names once: blocks would depend on the builder's file system.
+# The size in KiB counts a file with several names once. It is computed from bytes, because the
+# number of blocks depends on the file system.
 size=$(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%i %s\n' -o -printf '%i 1\n' | sort -u |
 	awk '{ n += int(($2 + 1023) / 1024) } END { print n }')
 cat >"$root/DEBIAN/control" <<END
@@ -67,12 +68,11 @@ Provides: swtpm (= 0.11.0), swtpm-dev (= 0.11.0), swtpm-tools (= 0.11.0)
 Conflicts: swtpm, swtpm-dev, swtpm-tools
 Replaces: swtpm, swtpm-dev, swtpm-tools
 Description: TPM emulator with profiles, units and durable state
- swtpm-go emulates a TPM 1.2 or 2.0 for a virtual machine. It takes the command
- lines of swtpm and its tools, reads and writes their state, and is started by
- libvirt and QEMU in their place.
+ swtpm-go emulates a TPM 1.2 or 2.0 for a virtual machine. It accepts the command
+ lines of swtpm and its tools, reads and writes their state files, and replaces
+ them for libvirt and QEMU scripts.
  .
- A TPM of its own kind is described by a profile in /etc/swtpm and started by
- systemctl start swtpm@NAME.
+ A profile in /etc/swtpm describes a TPM that systemctl start swtpm@NAME starts.
 END
 find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 mkdir -p "$(dirname "$2")"
