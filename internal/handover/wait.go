@@ -24,6 +24,8 @@ type Set struct {
 	Room     int
 	MayClose bool    // the engine may also close them, when they disconnect
 	Counts   *Counts // nil if it may not accept clients
+
+	Engine any // belongs to the engine: memory that it keeps between its calls
 }
 
 // Counts are numbers of clients, which change while others read them with LoadUint64 of

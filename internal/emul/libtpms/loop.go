@@ -47,7 +47,12 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 		pin.Pin(s.Counts)
 		room = s.Room
 	}
-	c := C.struct_set{
+	c, kept := s.Engine.(*C.struct_set) // C may store pointers in it, so it cannot be on the stack
+	if !kept {
+		c = new(C.struct_set)
+		s.Engine = c
+	}
+	*c = C.struct_set{
 		polls:   (*C.struct_pollfd)(unsafe.Pointer(unsafe.SliceData(s.Polls))),
 		clients: (*C.struct_entry)(unsafe.Pointer(unsafe.SliceData(s.Clients))),
 		n:       C.uint32_t(first),
@@ -67,7 +72,7 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 	if s.Wait >= 0 {
 		c.wait_ms = C.int((s.Wait + time.Millisecond - 1) / time.Millisecond)
 	}
-	ev := loop(&c)
+	ev := loop(c)
 	s.Tick = uint64(c.tick)
 	s.Polls, s.Clients = s.Polls[:c.n], s.Clients[:c.n]
 	return event(ev)

@@ -298,3 +298,14 @@ func TestServeWhileOthersWork(t *testing.T) {
 		}
 	}
 }
+
+// TestServeAllocates checks that a return of the loop to Go allocates nothing.
+func TestServeAllocates(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	s.set.Wait = 0
+	if n := testing.AllocsPerRun(100, func() { x.Serve(s.set) }); n != 0 {
+		t.Errorf("%v allocations, want none", n)
+	}
+}
