@@ -16,7 +16,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// verifyTime is how long all states together may take to be read.
+// verifyTime limits the time for reading all states.
 const verifyTime = 2 * time.Minute
 
 // say prints findings, and reports whether TPMs cannot use the store because of one.
@@ -32,8 +32,8 @@ func say(found []driver.Finding) (bad bool) {
 	return bad
 }
 
-// examine reports what is wrong with the store, whether it answers, and which states are damaged. A list
-// adds those that it cannot read to unread.
+// examine prints whether the store answers, what is wrong with it, and which states are damaged.
+// unread contains the states that a list could not read: d adds to it while examine runs.
 func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread *[]driver.Finding) error {
 	ctx, cancel := context.WithTimeout(parent, 5*time.Second)
 	defer cancel()
@@ -65,7 +65,7 @@ func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread 
 	return nil
 }
 
-// restored reports that the store is older than this host knows it, or another one.
+// restored returns a finding if the store is older than this host has seen it, or is another store.
 func restored(ctx context.Context, d *etcd.Store, mark string) []driver.Finding {
 	before, err := broker.ReadMark(mark)
 	if err != nil {
@@ -81,8 +81,8 @@ func restored(ctx context.Context, d *etcd.Store, mark string) []driver.Finding 
 	return nil
 }
 
-// acceptRollback makes the present position of the store the one that this host knows. The log says
-// who did that.
+// acceptRollback stores the present position of the store in the mark of this host, and logs the
+// user who did that.
 func acceptRollback(ctx context.Context, d *etcd.Store, mark string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

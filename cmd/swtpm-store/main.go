@@ -1,6 +1,6 @@
-// Swtpm-store is the broker between the TPMs of this host and a cluster store: it owns
-// their states there, one running copy at a time, and writes what they store. It gets
-// ciphertext only.
+// Swtpm-store is the broker between the TPMs of this host and a cluster store, such as etcd. It
+// owns their states there, so that each of them runs only once at a time, and writes what the TPMs
+// store. It receives only ciphertext.
 package main
 
 import (
@@ -56,7 +56,8 @@ func run(ctx context.Context, args []string) error {
 	return serve(ctx, cfg, d)
 }
 
-// connect reads the configuration and opens the store. damaged is called for each state that a list skips.
+// connect reads the configuration and opens the store. damaged is called for each state that a list
+// skips because it is damaged.
 func connect(file string, damaged func(error)) (*config, *etcd.Store, error) {
 	cfg, err := load(file)
 	if err != nil {
@@ -196,8 +197,8 @@ func identity(configured string) (host, boot string, err error) {
 	return host, strings.TrimSpace(string(text)), err
 }
 
-// leaseFile is where the lease survives a restart of the broker: in the unit's runtime
-// directory, which a reboot empties.
+// leaseFile returns the path of the file with the lease, which survives a restart of the broker:
+// it is in the unit's runtime directory, which a reboot empties. Without a unit it is "".
 func leaseFile() string {
 	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" {
 		return dir + "/lease"

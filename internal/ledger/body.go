@@ -213,7 +213,7 @@ func (r *reader) banks(values bool) []Bank {
 	return all
 }
 
-// done returns v, or an error if a field was cut off or bytes are left.
+// done returns v, or an error if a field is incomplete or bytes are left over.
 func done[V any](r *reader, k Kind, v V) (V, error) {
 	if r.bad || len(r.left) > 0 {
 		var none V

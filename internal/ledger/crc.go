@@ -1,7 +1,8 @@
 package ledger
 
-// castagnoli has the remainders of four bits for CRC-32C. The table of hash/crc32 is computed
-// in memory of the process, 10 kB for each emulator; this one stays in the file of the program.
+// castagnoli is the table of CRC-32C for steps of four bits. Package hash/crc32 computes its
+// tables at run time, in 10 kB of memory of each emulator. This table is read-only data of the
+// program file, which all emulators share.
 var castagnoli = [16]uint32{
 	0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1,
 	0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,

@@ -2,9 +2,9 @@
 // policies over PCRs decided. It holds the format of the files, which the emulator writes
 // and tools read, and the replay that checks them.
 //
-// There is one file for each boot. It starts with a Header and goes on with records, each
-// of them with a checksum that covers everything before it: what follows damaged bytes is
-// not used. All numbers are big-endian.
+// There is one file for each boot. It starts with a Header, which is followed by records. The
+// checksum of each record covers everything before it: what follows damaged bytes is not used.
+// All numbers are big-endian.
 package ledger
 
 import (
@@ -17,18 +17,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Magic is how a file starts.
+// Magic is the first field of every file.
 const Magic = "swtpmBoot"
 
 // FormatVersion is the version of the format, the byte after Magic.
 const FormatVersion = 1
 
-// MaxRecords is how many records a file has at most, without those that complete it
-// after the limit was reached: Overflow, Values and End.
+// MaxRecords is the largest number of records of a file, apart from those that complete it
+// after the limit was reached: KindOverflow, KindValues and KindEnd.
 const MaxRecords = 4096
 
-// MaxMeasured is the number of records after which measurements are only counted. The rest of MaxRecords is
-// for policies.
+// MaxMeasured is the number of records after which measurements are only counted. The rest of
+// MaxRecords is for policies.
 const MaxMeasured = MaxRecords - 256
 
 // MaxBody is the size in bytes of the largest body of a record.
@@ -123,8 +123,8 @@ const (
 	KindAllocate Kind = 5  // u8 banks: {u16 algorithm, u32 mask of PCRs}; holds from the next boot
 	KindPolicy   Kind = 6  // see Policy
 	KindOverflow Kind = 7  // u64 records that are missing here, u64 extends of NV indices among them; see Boot.Incomplete
-	KindRestart  Kind = 8  // the process was replaced and goes on
-	KindEnd      Kind = 9  // u8 1 if the guest shut the TPM down in order
+	KindRestart  Kind = 8  // a new process continues to run the TPM
+	KindEnd      Kind = 9  // u8 1 if the guest shut the TPM down in order, otherwise 0
 	KindSequence Kind = 10 // HASH_START: after the startup PCR 17 to 22 are reset, before it PCR 0
 )
 
@@ -156,7 +156,7 @@ const (
 	crcSize    = 4
 )
 
-// Writer makes the bytes of a file. Its methods append to a slice and keep nothing of it.
+// Writer makes the bytes of a file. Its methods append to a slice and do not retain it.
 type Writer struct{ crc uint32 }
 
 // AppendHeader appends h, the first bytes of a file.
@@ -197,7 +197,7 @@ type Boot struct {
 	Header
 	Records []Record
 	Size    int   // bytes of the file that are intact
-	Damage  error // why what follows them is not used, nil if nothing follows
+	Damage  error // why the bytes after Size are not used; nil if there are none
 }
 
 // Parse returns the content of a file. It fails with ErrDamaged if the header is not

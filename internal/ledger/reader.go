@@ -10,7 +10,8 @@ import (
 // ReaderSize is the size in bytes of the smallest buffer of a Reader, and of the largest record.
 const ReaderSize = recordHead + MaxBody + crcSize
 
-// Reader reads a file record by record with a fixed buffer. Parse needs memory for the whole file.
+// Reader reads a file record by record with a fixed buffer, while Parse needs memory for the
+// whole file.
 type Reader struct {
 	Header
 	Records int // that Next has returned
@@ -21,8 +22,8 @@ type Reader struct {
 	w          Writer
 }
 
-// NewReader reads the header of a file. It fails with ErrDamaged if that is not intact. b has at
-// least ReaderSize bytes.
+// NewReader reads the header of a file. It fails with ErrDamaged if that is not intact. b is the
+// buffer of the Reader, at least ReaderSize bytes; the caller must not use it meanwhile.
 func NewReader(file io.Reader, b []byte) (*Reader, error) {
 	r := &Reader{file: file, b: b}
 	if err := r.fill(); err != nil {

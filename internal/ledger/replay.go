@@ -33,7 +33,8 @@ const bankSizes = 20 + 32 + 48 + 64
 
 var bankStart = [len(algs)]int{0, 20, 20 + 32, 20 + 32 + 48}
 
-// State is the values of PCRs, without pointers: an emulator has it for its whole life.
+// State contains the values of the PCRs. It has no pointers, because package recorder puts it into
+// memory that Go does not manage.
 type State struct {
 	masks  [len(algs)]uint32 // PCRs of each bank
 	values [PCRs * bankSizes]byte
@@ -49,18 +50,18 @@ func (a Alg) bank() int {
 	return -1
 }
 
-// place returns where the value of a PCR is.
-func (s *State) place(bank, pcr int) []byte {
+// slot returns the bytes of s in which the value of a PCR is.
+func (s *State) slot(bank, pcr int) []byte {
 	size := algs[bank].Size()
 	at := PCRs*bankStart[bank] + pcr*size
 	return s.values[at : at+size : at+size]
 }
 
-// Value returns the value of a PCR, nil if the bank does not have it. Changes of the State
-// change it.
+// Value returns the value of a PCR, nil if the bank does not have it. The bytes belong to the
+// State, whose changes change them.
 func (s *State) Value(alg Alg, pcr int) []byte {
 	if b := alg.bank(); b >= 0 && pcr >= 0 && pcr < PCRs && s.masks[b]>>pcr&1 != 0 {
-		return s.place(b, pcr)
+		return s.slot(b, pcr)
 	}
 	return nil
 }
@@ -69,13 +70,13 @@ func (s *State) Value(alg Alg, pcr int) []byte {
 func (s *State) Put(alg Alg, pcr int, value []byte) {
 	if b := alg.bank(); b >= 0 && len(value) == alg.Size() {
 		s.masks[b] |= 1 << pcr
-		copy(s.place(b, pcr), value)
+		copy(s.slot(b, pcr), value)
 	}
 }
 
-// Keep removes the PCRs that are not in a mask; the masks are those of SHA-1, SHA-256, SHA-384
-// and SHA-512.
-func (s *State) Keep(masks [4]uint32) {
+// Retain removes the PCRs that are not in the masks: one mask for each of the banks SHA-1,
+// SHA-256, SHA-384 and SHA-512, in this order.
+func (s *State) Retain(masks [4]uint32) {
 	for i := range s.masks {
 		s.masks[i] &= masks[i]
 	}
@@ -91,7 +92,7 @@ func (s *State) Banks() []Bank {
 		b := Bank{Alg: alg, Mask: s.masks[i]}
 		for pcr := range PCRs {
 			if b.Has(pcr) {
-				b.Values = append(b.Values, bytes.Clone(s.place(i, pcr)))
+				b.Values = append(b.Values, bytes.Clone(s.slot(i, pcr)))
 			}
 		}
 		all = append(all, b)
@@ -112,7 +113,7 @@ func (s *State) AppendValues(b []byte, reason uint8) []byte {
 		b = binary.BigEndian.AppendUint32(b, s.masks[i])
 		for pcr := range PCRs {
 			if s.masks[i]>>pcr&1 != 0 {
-				b = append(b, s.place(i, pcr)...)
+				b = append(b, s.slot(i, pcr)...)
 			}
 		}
 	}
@@ -128,8 +129,8 @@ func (s *State) Extend(pcr int, digests []Digest) {
 	}
 }
 
-// extend replaces a value by the digest of it and of more. One function for each size: one
-// with buffers for all sizes would need a larger stack.
+// extend replaces a value by the digest of value and more. There is a function for each size,
+// because one with buffers for all sizes would need a larger stack.
 func extend(alg Alg, value, more []byte) {
 	switch alg {
 	case SHA1:
@@ -171,7 +172,7 @@ func extendSHA512(value, more []byte) {
 func (s *State) Reset(first, last int) {
 	for i := range algs {
 		for pcr := first; pcr <= last; pcr++ {
-			clear(s.place(i, pcr))
+			clear(s.slot(i, pcr))
 		}
 	}
 }
@@ -179,7 +180,7 @@ func (s *State) Reset(first, last int) {
 // NewState returns a State without values.
 func NewState() *State { return &State{} }
 
-// Set makes banks the values. A PCR that they do not have is removed.
+// Set replaces all values by those of banks. A PCR that they do not have is removed.
 func (s *State) Set(banks []Bank) {
 	s.masks = [len(algs)]uint32{}
 	for _, b := range banks {
@@ -228,9 +229,9 @@ const firstLaunch, lastLaunch = 17, 22
 func (s *State) Launch() { s.Reset(firstLaunch, lastLaunch) }
 
 // Replay computes the values of the PCRs from the records. step, if it is not nil, is
-// called after each record with the values then, which it must not keep. The boot is
-// joined if values of its beginning are not known from records. It fails with ErrDamaged
-// if a body is malformed.
+// called after each record with the values at that time, which it must not retain. joined
+// reports that at some record the values were taken from the TPM (reason Joined), because the
+// records before it do not give them. Replay fails with ErrDamaged if a body is malformed.
 func (b *Boot) Replay(step func(n int, r Record, s *State)) (s *State, joined bool, err error) {
 	s = &State{}
 	for n, r := range b.Records {
@@ -245,11 +246,13 @@ func (b *Boot) Replay(step func(n int, r Record, s *State)) (s *State, joined bo
 	return s, joined, nil
 }
 
-// Incomplete reports whether measurements are missing before the record n, counted from 1, whose values no
-// record gives: the replay up to it differs from the TPM. For an n of 0 it is about the whole file.
+// Incomplete reports whether measurements before the record n, counted from 1, are missing and
+// no KindValues makes up for them, so that the replay up to n differs from the TPM. An n of 0
+// stands for the whole file.
 //
-// A KindOverflow begins such a part, and KindValues ends it. Former versions wrote no KindOverflow at the
-// limit, so that a full file without one may lack measurements as long as the boot has not ended.
+// A KindOverflow begins such a part, and KindValues ends it. Former versions wrote no
+// KindOverflow at the limit, so that a full file without one may lack measurements as long as the
+// boot has not ended.
 func (b *Boot) Incomplete(n int) bool {
 	open, marked, ended, count := false, false, false, 0
 	for i, r := range b.Records {

@@ -170,8 +170,8 @@ func unixOrZero(t time.Time) int64 {
 }
 
 // Decode decodes an archive, with pass if it has a passphrase. It verifies the checksum, or
-// the tag, before it decodes anything else. It copies from b. It does not check the content
-// of the items.
+// the tag, before it decodes anything else. The archive does not refer to b. Decode does not check
+// the content of the items. The caller should Wipe the archive.
 func Decode(b, pass []byte) (*Archive, error) {
 	content, err := unprotect(b, pass)
 	if err == nil {

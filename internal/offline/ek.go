@@ -36,8 +36,8 @@ var ekHandles = []struct{ handle, cert uint32 }{
 	{0x81010018, 0x01C00018}, // P-521
 }
 
-// EKs reads the endorsement keys and their certificates, and writes nothing. The source
-// is the engine, started in memory, for a TPM 2.0, and the state itself for a TPM 1.2, which
+// EKs reads the endorsement keys and their certificates, and writes nothing. For a TPM 2.0 it
+// starts the engine in memory and asks it. For a TPM 1.2 it decodes the state, because a TPM 1.2
 // returns its key only to its owner.
 func (s *State) EKs(e emul.Library) ([]EK, error) {
 	items, err := s.items()
@@ -126,8 +126,9 @@ func execute(e emul.Library, cmd []byte) (body []byte, code uint32, err error) {
 	return rsp[tpm.HeaderSize:], uint32(h.Code), nil
 }
 
-// readIndex returns the content of an NV index, nil if it does not exist. The platform may
-// read the index of a manufacturer, and its password is empty after a start.
+// readIndex returns the content of an NV index, nil if it does not exist. It uses the
+// authorization of the platform, which may read the indices of the manufacturer and whose password
+// is empty after a start.
 //
 //	TPM2_NV_ReadPublic: TPM2B_NV_PUBLIC: u32 index u16 hash u32 attributes TPM2B policy u16 size
 //	TPM2_NV_Read: platform, index, authorization, u16 size u16 offset; u32, TPM2B
@@ -304,7 +305,7 @@ func integer(b []byte) []byte {
 }
 
 // rsaInfo and eccInfo return the SubjectPublicKeyInfo of a key. An exponent of 0
-// is the usual one.
+// stands for 65537.
 //
 // Source: RFC 8017, A.1; RFC 5480, 2.
 func rsaInfo(modulus, exponent []byte) []byte {

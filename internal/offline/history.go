@@ -10,8 +10,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
-// Accept declares the state, as it is, to be the newest: all items get one generation above all
-// that were seen, and the identity of the permanent state, or a new one if that has none. It returns the record of the permanent state.
+// Accept declares the present state to be the newest one: all items get the same generation, which
+// is above all that were seen, and the identity of the permanent state, or a new identity if that
+// has none. It returns the record of the permanent state.
 func (s *State) Accept() (generation.Record, error) {
 	items, err := s.items()
 	if err != nil {
@@ -54,8 +55,9 @@ func (s *State) declare(items []item) {
 	}
 }
 
-// last returns the highest number of a generation that a cluster store has, of whatever TPM and
-// under whatever key, 0 for another storage. If it does not answer, storing fails, too.
+// last returns the highest number of all generations of this state in a cluster store, whatever
+// their TPM and key; 0 for another storage. It ignores the error of a store that does not answer,
+// because the caller then fails when it stores.
 func (s *State) last() uint64 {
 	if b, ok := s.b.(nv.HistoryBackend); ok {
 		if n, err := b.Last(); err == nil {

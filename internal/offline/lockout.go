@@ -11,8 +11,8 @@ import (
 )
 
 // ResetLockout sets the number of failed authorizations of a TPM 2.0 to zero, and returns
-// the old number and the number that locks the TPM. Nothing else changes. The changed state is started in
-// the engine before it is stored.
+// the old number and the number that locks the TPM. Nothing else changes. It checks that the
+// engine starts with the changed state before it stores that.
 func (s *State) ResetLockout(e emul.Engine) (failed, limit uint32, err error) {
 	if s.version != tpm.V20 {
 		return 0, 0, fmt.Errorf("%s: a TPM 1.2 does not count an interrupted session as a failed authorization: %w", s.where, errors.ErrUnsupported)
@@ -31,7 +31,7 @@ func (s *State) ResetLockout(e emul.Engine) (failed, limit uint32, err error) {
 	if failed, limit, err = payload.ResetLockout(items[0].payload); err != nil || failed == 0 {
 		return failed, limit, err
 	}
-	if err := proveItems(e, s.version, items); err != nil {
+	if err := tryItems(e, s.version, items); err != nil {
 		return 0, 0, fmt.Errorf("%s: %w", s.where, err)
 	}
 	s.declare(items)

@@ -18,7 +18,7 @@ const (
 	scryptR = 8
 	scryptP = 1
 
-	// Limits for archives of others: 1 GiB, and about 16 times the work.
+	// Limits for the parameters in an archive that is read: 1 GiB, and about 16 times the work.
 	maxScryptN      = 20
 	maxScryptR      = 32
 	maxScryptP      = 4

@@ -11,13 +11,13 @@ import (
 )
 
 // Rekey encrypts every item with next instead of the key of the state; nil is
-// plain. It returns the names of the changed items. They change all at once: in any case
-// the TPM starts with the old key or with the new one, and the next lock of the state
-// completes or drops an interrupted call.
+// plain. It returns the names of the changed items. They change all at once: at any time the TPM
+// starts either with the old key or with the new one, and the next lock of the state completes or
+// drops an interrupted call.
 //
-// Before the first item is written, all are decoded and the new ones opened again. Items
-// that have the new key already are not changed: so a call may be repeated, and then
-// removes the remains of the first one.
+// Before it writes the first item, Rekey decodes all items and opens the new ones again. It does
+// not change items that have the new key already. A repeated call therefore only removes what an
+// interrupted one has left.
 //
 // Encrypted files of version 1 are accepted if version1 is true: see
 // seal.OpenVersion1. The new ones are of version 2.
@@ -89,7 +89,7 @@ func reseal(i *item, key *seal.Key) ([]byte, error) {
 	return blob, nil
 }
 
-// apply makes the changes and checks the result. Every operation stores with it.
+// apply makes the changes and checks the result. All operations store their changes through it.
 func (s *State) apply(changes []nv.Change) error {
 	if err := s.checkKey(changes); err != nil {
 		return err

@@ -11,10 +11,10 @@ import (
 
 // Rollback exchanges the permanent state and the previous one. It fails if libtpms does not
 // start with the previous one. A volatile or saved state belongs to the newer generation:
-// if drop is true it is removed, else Rollback fails.
+// Rollback removes it if drop is true, and fails otherwise.
 //
-// Removing comes first: if the process is killed after that, the TPM is as after a power
-// cut.
+// It removes that state first: if the process is killed after that, the TPM is as after a power
+// failure.
 func (s *State) Rollback(e emul.Library, drop bool) error {
 	b, ok := s.b.(nv.BackupBackend)
 	if !ok {
@@ -25,7 +25,7 @@ func (s *State) Rollback(e emul.Library, drop bool) error {
 		return err
 	}
 	defer wipe([]item{older})
-	if err := prove(e, s.version, map[string][]byte{nv.Permanent: older.payload}); err != nil {
+	if err := tryStart(e, s.version, map[string][]byte{nv.Permanent: older.payload}); err != nil {
 		return fmt.Errorf("%s: %w", s.where, inBackup(err))
 	}
 	for _, blob := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {

@@ -29,7 +29,7 @@ func (a *Archive) BlobsEncrypted() bool {
 }
 
 // DropVolatile removes all items but the permanent one: the TPM is then as after a power
-// cut.
+// failure.
 func (a *Archive) DropVolatile() {
 	for _, i := range a.Items[1:] {
 		seal.Wipe(i.Bytes)

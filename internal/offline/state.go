@@ -1,4 +1,4 @@
-// Package offline works on the state of a TPM that is off: it describes the state, proves
+// Package offline works on the state of a TPM that is off: it describes the state, checks
 // that libtpms starts with it, changes its key, exports it to an archive, imports one, and
 // restores the previous generation.
 //
@@ -31,13 +31,12 @@ var versions = []tpm.Version{tpm.V20, tpm.V12}
 
 // Options identifies a state.
 type Options struct {
-	// Open opens the storage for the items with that prefix. Where names it in
-	// messages.
+	// Open opens the storage for the items with that prefix. Where is its name in messages.
 	Open  func(prefix string, readOnly bool) (nv.Backend, error)
 	Where string
 
-	// Writer is the program that stores. Mark returns the newest state of a TPM that
-	// was seen on this host; nil if nothing remembers it.
+	// Writer is the program that stores. Mark returns the newest state of a TPM that was seen
+	// on this host; it is nil if this host keeps no marks.
 	Writer generation.Writer
 	Mark   func(generation.Identity) (generation.Mark, error)
 

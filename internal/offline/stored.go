@@ -13,8 +13,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Generations returns the numbers of the stored generations that a cluster store has of the
-// permanent state, in the order in which they were written. Its error is errors.ErrUnsupported for another storage.
+// Generations returns the numbers of the generations of the permanent state that a cluster store
+// contains, in the order in which they were written. It fails with errors.ErrUnsupported for
+// another storage.
 func (s *State) Generations() ([]uint64, error) {
 	b, ok := s.b.(nv.HistoryBackend)
 	if !ok {
@@ -71,10 +72,10 @@ func (s *State) storedRecord(n uint64) (generation.Record, error) {
 }
 
 // Restore makes the stored generation n the permanent state, as the newest generation, and returns
-// n; 0 is the second newest. It fails if libtpms does not start with it, and if its record says
-// another generation or another TPM: a process that can write to the store can exchange its entries. A volatile or saved
-// state belongs to the newer generation: if drop is true it is removed in the same step, else Restore
-// fails.
+// n. If n is 0, it chooses the second newest one. It fails if libtpms does not start with that
+// generation, and if the record in it names another generation or another TPM: a process that can
+// write to the store can exchange its entries. A volatile or saved state belongs to the newer
+// generation: Restore removes it in the same step if drop is true, and fails otherwise.
 func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 	all, err := s.Generations()
 	switch {
@@ -96,7 +97,7 @@ func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 	if err := s.belongs(old, n); err != nil {
 		return 0, err
 	}
-	if err := prove(e, s.version, map[string][]byte{nv.Permanent: old.payload}); err != nil {
+	if err := tryStart(e, s.version, map[string][]byte{nv.Permanent: old.payload}); err != nil {
 		return 0, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
 	}
 	s.declare(items)
@@ -118,8 +119,8 @@ func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
 	return n, s.apply(changes)
 }
 
-// remains is has, also for a state in a cluster store that cannot be read because another part of it
-// was lost.
+// remains reports the same as has, and also works for a state in a cluster store that cannot be
+// read because another part of it was lost.
 func (s *State) remains(name string) (bool, error) {
 	if s.location.Kind != nv.Cluster {
 		return s.has(name)
@@ -165,7 +166,7 @@ func newestStored(b nv.Backend, prefix string) (blob []byte, known bool) {
 	return nil, known
 }
 
-// belongs returns an error unless the record of old, the stored generation n, has that number and
+// belongs returns an error unless the record of old, the stored generation n, has the number n and
 // the identity of the present permanent state.
 func (s *State) belongs(old item, n uint64) error {
 	const remedy = "choose another one of swtpm state rollback --list"
@@ -184,8 +185,9 @@ func (s *State) belongs(old item, n uint64) error {
 }
 
 // present returns the identity of the present permanent state, zero if it has no record. If the key
-// does not open it, the record is a claim, which is required: with an old key a caller must not put
-// another TPM in its place. If it is lost, the newest stored generation stands for it.
+// does not open the state, present takes the identity from the record without authentication, and
+// fails if there is none: a caller with an old key must not replace it by another TPM. If the state
+// is lost, present takes the identity of the newest stored generation.
 func (s *State) present() (generation.Identity, error) {
 	now := item{name: nv.Permanent, blob: tpm.Permanent}
 	var err error

@@ -12,10 +12,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// Export returns the state as an archive that names writer as its program. With sealed the
-// items stay encrypted, and are opened with the key of the state, if any, only to prove
-// them. Else the archive has the payloads. The backup is left out. The caller should Wipe
-// the archive.
+// Export returns the state as an archive that names writer as its program. If sealed is true, the
+// items stay encrypted, and Export opens them with the key of the state, if any, only to check
+// them. Otherwise the archive contains the payloads. It does not contain the backup. The caller
+// should Wipe the archive.
 func (s *State) Export(sealed bool, writer string) (*Archive, error) {
 	items, err := s.items()
 	if err != nil {
@@ -83,9 +83,9 @@ func (s *State) Encrypted() (bool, error) {
 	return info.Bits > 0, nil
 }
 
-// Import replaces the state by the archive's, encrypted with the key of the state,
-// all of it at once. Unless replace is true it fails if the storage contains any item of a
-// TPM of that version. With replace those items are lost, and their backup, too.
+// Import replaces the whole state at once by the archive's, encrypted with the key of the
+// state. If the storage contains an item of a TPM of that version, Import fails unless replace is
+// true; with replace these items and their backup are lost.
 //
 // It decodes the archive to its last byte and starts its TPM in the engine before it
 // changes anything.
@@ -98,7 +98,7 @@ func (s *State) Import(a *Archive, e emul.Library, replace bool) error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	defer wipe(items)
-	if err := proveItems(e, s.version, items); err != nil {
+	if err := tryItems(e, s.version, items); err != nil {
 		return fmt.Errorf("archive: %w", err)
 	}
 	s.declare(items)

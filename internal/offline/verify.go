@@ -8,8 +8,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// Verify proves that a TPM starts with this state: it decodes every item to its last byte
-// and loads it into the engine. A backup is proved separately. It returns the names of the
+// Verify checks that a TPM starts with this state: it decodes every item to its last byte
+// and loads it into the engine. It checks a backup separately. It returns the names of the
 // items, or all errors. It writes nothing.
 //
 // It reads an interrupted change of several items as if it were complete.
@@ -27,10 +27,10 @@ func (s *State) Verify(e emul.Library) ([]string, error) {
 	for _, i := range items {
 		names = append(names, i.name)
 		if i.name == nv.Backup {
-			errs = append(errs, inBackup(prove(e, s.version, map[string][]byte{nv.Permanent: i.payload})))
+			errs = append(errs, inBackup(tryStart(e, s.version, map[string][]byte{nv.Permanent: i.payload})))
 		}
 	}
-	errs = append(errs, proveItems(e, s.version, items))
+	errs = append(errs, tryItems(e, s.version, items))
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.where, err)
 	}

@@ -11,8 +11,8 @@ import (
 type Summary struct {
 	Version uint16 // of the layout
 
-	// The algorithm profile of a TPM 2.0. One that was made without has the
-	// profile "null", level 1, as every TPM 2.0 before libtpms 0.10.
+	// The algorithm profile of a TPM 2.0. A TPM that was created without a profile has the
+	// profile "null" and level 1, as does every TPM 2.0 of a libtpms before 0.10.
 	Profile string // its name
 	Level   int    // StateFormatLevel: the newest libtpms features that the state may use
 }
@@ -35,7 +35,7 @@ func Describe(v tpm.Version, payload []byte) (Summary, error) {
 	}
 	n := r.u16("the length of the algorithm profile")
 	text := r.take(int(n), "the algorithm profile")
-	if len(text) > 0 && text[len(text)-1] == 0 { // C's end of a text
+	if len(text) > 0 && text[len(text)-1] == 0 { // the end of a C string
 		text = text[:len(text)-1]
 	}
 	if len(text) == 0 {
@@ -52,8 +52,8 @@ func Describe(v tpm.Version, payload []byte) (Summary, error) {
 	return s, nil
 }
 
-// VersionOf returns the version of the TPM whose permanent blob payload is, 0 if
-// it is neither's.
+// VersionOf returns the version of the TPM whose permanent blob payload is, and 0 if
+// payload is the permanent blob of neither version.
 func VersionOf(payload []byte) tpm.Version {
 	for _, v := range []tpm.Version{tpm.V20, tpm.V12} {
 		if Check(v, tpm.Permanent, payload) == nil {

@@ -22,8 +22,9 @@ type Endorsement12 struct {
 }
 
 // EndorsementOf12 returns the endorsement key in payload, the permanent blob of a TPM 1.2. The
-// TPM itself returns the key only to its owner, and the certificate, too, once NV memory is
-// locked. EndorsementOf12 fails as Check does, and if a part of the blob has an unknown layout.
+// TPM itself returns the key only to its owner. Once the NV memory is locked, it also returns the
+// certificate only to its owner. EndorsementOf12 fails as Check does, and if a part of the blob
+// has an unknown layout.
 // The result is a copy.
 func EndorsementOf12(payload []byte) (Endorsement12, error) {
 	e := Endorsement12{}
@@ -38,7 +39,8 @@ func EndorsementOf12(payload []byte) (Endorsement12, error) {
 	return Endorsement12{bytes.Clone(e.Modulus), bytes.Clone(e.Exponent), bytes.Clone(e.Stored)}, nil
 }
 
-// findKey notes the endorsement key if it is looked for; no exponent means 65537.
+// findKey records the endorsement key if EndorsementOf12 asks for it. An empty exponent means
+// 65537.
 func (r *reader) findKey(modulus, exponent []byte) {
 	if r.found == nil || r.done() {
 		return
@@ -49,7 +51,7 @@ func (r *reader) findKey(modulus, exponent []byte) {
 	r.found.Modulus, r.found.Exponent = modulus, exponent
 }
 
-// findStored notes the contents of an NV index if it is the one of the certificate.
+// findStored records the contents of an NV index if it is the index of the certificate.
 func (r *reader) findStored(index uint32, contents []byte) {
 	if r.found != nil && index == certIndex12 && !r.done() {
 		r.found.Stored = contents

@@ -1,6 +1,6 @@
 package payload
 
-// The values in a TPM 1.2 key that libtpms takes.
+// The values in a TPM 1.2 key that libtpms accepts.
 const (
 	algNone12      = 0
 	algRSA12       = 1
@@ -24,8 +24,8 @@ func (r *reader) buffer12(what string) []byte {
 	return r.take(int(n), what)
 }
 
-// inside decodes the bytes of a buffer that ends at r.off with f. Bytes that f
-// leaves over are ignored, as libtpms does.
+// inside decodes with f the bytes b of a buffer that ends at r.off. Bytes that f does not read
+// are ignored, as in libtpms.
 func (r *reader) inside(b []byte, f func(*reader)) {
 	if r.done() {
 		return

@@ -8,18 +8,18 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// levels are the versions of libtpms that know the levels of algorithm profiles, up to
-// the level that is named.
+// levels lists versions of libtpms, and for each of them the highest level of an algorithm
+// profile that it knows.
 //
 // Source: libtpms, src/tpm2/RuntimeProfile.c; 0.11 is its development head.
 var levels = []struct {
 	level   int
 	library string
-}{{7, "0.10"}, {8, "0.11"}} // level 1 is that of all before
+}{{7, "0.10"}, {8, "0.11"}} // earlier versions know level 1 only
 
-// Needs returns which libtpms is needed for a permanent blob of a TPM of version v, and
-// why, if the version library is too old for it; else "". An empty library is an unknown
-// one. Needs does not use payload afterwards.
+// Needs returns which version of libtpms the permanent blob payload of a TPM of version v needs,
+// and why, if library, the version that is in use, is too old for it; otherwise "". library is ""
+// if the version is not known. Needs does not use payload afterwards.
 func Needs(v tpm.Version, payload []byte, library string) string {
 	if v != tpm.V20 {
 		return "" // libtpms has not changed the layout of a TPM 1.2 since 0.6
@@ -53,7 +53,8 @@ func Needs(v tpm.Version, payload []byte, library string) string {
 	return ""
 }
 
-// older reports whether version a, "0.9.2", comes before b. An unknown one does.
+// older reports whether version a, for example "0.9.2", comes before b. An unknown version a
+// comes before every other.
 func older(a, b string) bool {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range y {

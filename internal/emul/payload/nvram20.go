@@ -22,8 +22,8 @@ func (p *permanent) orderlyRAM() {
 	p.tail(version)
 }
 
-// nvram decodes the NV memory: a list of NV indices and persistent objects, the
-// size 0 ends it.
+// nvram decodes the NV memory: a list of NV indices and persistent objects, which the size 0
+// ends.
 //
 // Source: libtpms, src/tpm2/NVMarshal.c, USER_NVRAM_Unmarshal.
 func (p *permanent) nvram() {
@@ -43,8 +43,8 @@ func (p *permanent) nvram() {
 	p.tail(version)
 }
 
-// nvIndex decodes an NV index. libtpms looks for the contents of an orderly one
-// in RAM and follows a null pointer if there are none.
+// nvIndex decodes an NV index. libtpms looks for the contents of an orderly index in RAM, and
+// dereferences a null pointer if they are missing there.
 //
 // Source: libtpms, src/tpm2/NVMarshal.c, NV_INDEX_Unmarshal; NVDynamic.c.
 func (p *permanent) nvIndex(entry uint32) {

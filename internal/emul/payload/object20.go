@@ -123,7 +123,7 @@ func (p *permanent) sensitive() {
 	}
 }
 
-// privateExponent decodes the numbers that libtpms keeps of an RSA key.
+// privateExponent decodes the numbers that libtpms stores for an RSA key.
 //
 // Source: libtpms, src/tpm2/NVMarshal.c, in ANY_OBJECT_Unmarshal; and
 // bn_prime_t_Unmarshal.

@@ -16,8 +16,8 @@ const (
 // maxHeader is the size of the largest header of a file.
 const maxHeader = 52 + 2*(2+255) + crcSize
 
-// begin adds the beginning of a boot: the header of its file, and for a TPM that arrived the
-// values. If the ring is full, nothing of this boot is recorded.
+// begin adds the first records of a boot: the header of its file, and the values if the TPM
+// arrived with them. If the ring is full, nothing of this boot is recorded.
 func (r *Recorder) begin(how uint8) {
 	r.begun = true
 	var w ledger.Writer
@@ -87,8 +87,8 @@ func (r *Recorder) addValues(reason uint8) {
 	r.added(ok)
 }
 
-// added follows an attempt to add a record, and unlocks the ring. Half a ring of records is
-// written at once.
+// added is called after an attempt to add a record, and unlocks the ring. If the ring is half
+// full, it begins to write the records immediately.
 func (r *Recorder) added(ok bool) {
 	if r.ring.end-r.ring.begin > ringSize/2 {
 		r.flush()
@@ -116,8 +116,8 @@ func (r *Recorder) miss(nv bool) {
 // markSize is the size of a record of mark. finalSize has space for it.
 const markSize = recordHead + 16 + crcSize
 
-// mark records that records are missing from here on, until a summary. It uses the space for the end of
-// the boot, because the ring may be full.
+// mark records that records are missing from here until the next summary. It uses the space for
+// the end of the boot, because the ring may be full.
 func (r *Recorder) mark() {
 	if r.lost {
 		return
@@ -133,7 +133,7 @@ func (r *Recorder) mark() {
 	r.ring.commit(append(head, none[:]...))
 }
 
-// measureExtend makes the change of an extend and records it.
+// measureExtend applies an extend to the values and records it.
 func (r *Recorder) measureExtend(rec ledger.Record, x ledger.Extend) {
 	r.catchUp()
 	if !x.NV() {
@@ -159,7 +159,7 @@ func (r *Recorder) pushExtend(rec ledger.Record, x ledger.Extend) bool {
 	return true
 }
 
-// measure records another change of the values, which was made.
+// measure records a change of the values other than an extend. The caller has applied it to them.
 func (r *Recorder) measure(rec ledger.Record) {
 	if r.mayMeasure(false) {
 		r.add(rec)
@@ -197,8 +197,9 @@ func (r *Recorder) summarize(last bool) {
 	r.addValues(ledger.Summary)
 }
 
-// SummaryWait returns how long the caller waits before it calls Summarize, because measurements are missing in
-// the file; 0 if it need not. The time doubles: a boot has few summaries.
+// SummaryWait returns how long the caller waits before it calls Summarize, because measurements
+// are missing in the file; 0 if none are missing. The time doubles with each summary, so that a
+// boot has few of them.
 func (r *Recorder) SummaryWait() time.Duration {
 	if !r.begun || r.lost || !r.full || r.timed >= maxTimed {
 		return 0

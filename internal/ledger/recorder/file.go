@@ -136,9 +136,9 @@ func (r *Recorder) open(d *safefile.Dir, records []byte) (out, rest []byte, crea
 	n := recordSize(records)
 	header, rest := records[recordHead:n], records[n:]
 	if how != beginFresh && len(boots) > 0 {
-		if w, equal, since, ok := r.goOn(d, boots[0], header, rest, how == beginSame); ok {
+		if w, equal, since, ok := r.continueLast(d, boots[0], header, rest, how == beginSame); ok {
 			r.file.boot, r.file.writer, r.file.since = boots[0], w, since
-			if equal { // the values in the records say nothing new
+			if equal { // the file gives these values already
 				n += recordSize(rest)
 			}
 			const size = recordHead + crcSize // of the mark, in memory that is not needed any more
@@ -189,10 +189,11 @@ func (r *Recorder) append(d *safefile.Dir, flags int, b []byte) error {
 	return nil
 }
 
-// goOn returns how the last file continues; ok is false if the TPM that arrived is not in the
-// boot of it. It is in that boot if the records give its values, or if the previous process says
-// so. header is the header of a new file, rest begins with the values of the TPM.
-func (r *Recorder) goOn(d *safefile.Dir, boot uint64, header, rest []byte, same bool) (w ledger.Writer, equal bool, since uint32, ok bool) {
+// continueLast returns how to continue the last file, that of boot. ok is false if the TPM that
+// arrived is not in that boot. It is in that boot if the records of the file give its values, or
+// if the previous process says so (same). header is the header of a new file; rest begins with the
+// values of the TPM. equal reports whether the records give the values in rest.
+func (r *Recorder) continueLast(d *safefile.Dir, boot uint64, header, rest []byte, same bool) (w ledger.Writer, equal bool, since uint32, ok bool) {
 	in, err := r.openBoot(d, boot, r.scratch)
 	if err != nil {
 		return w, false, 0, false
@@ -225,7 +226,7 @@ func (r *Recorder) goOn(d *safefile.Dir, boot uint64, header, rest []byte, same 
 	return in.Writer(), equal, since, equal || same
 }
 
-// later returns the sum of two times in milliseconds.
+// later returns the sum of two times in milliseconds, at most the largest uint32.
 func later(a, b uint32) uint32 { return uint32(min(uint64(a)+uint64(b), 1<<32-1)) }
 
 // identityAt is where a header has the identity of the TPM.
@@ -234,8 +235,8 @@ const identityAt = 12
 // headerRead is how much of a file is read for its header: one page, which the list of files has used.
 const headerRead = 4 << 10
 
-// compareTPM warns if the last boot was one of another TPM: what guests have sealed with its keys is lost
-// with them. An identity of zeros is not known.
+// compareTPM warns if another TPM did the last boot: what guests have sealed with its keys is lost
+// with them. An identity of zeros means that it is not known.
 func (r *Recorder) compareTPM(d *safefile.Dir, last uint64, identity [16]byte) {
 	in, err := r.openBoot(d, last, r.scratch[:headerRead])
 	if err != nil {

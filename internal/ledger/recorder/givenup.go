@@ -34,8 +34,9 @@ type unused struct {
 	locality uint8
 }
 
-// giveUp notes that the session s ends with the command e. A trial session has no algorithm here.
-// A policy that succeeded with the same values of the PCRs is no failure.
+// giveUp remembers the session s, which ends unused with the command e, until decide. It ignores
+// trial sessions, which have no algorithm here, and policies that have succeeded with the same
+// values of the PCRs.
 func (r *Recorder) giveUp(s *session, e *entry) {
 	if s == nil || s.alg == 0 || !s.pcrs || s.tried || s.banks == 0 {
 		return
@@ -52,7 +53,8 @@ func (r *Recorder) giveUp(s *session, e *entry) {
 	r.unused++
 }
 
-// created notes that the guest made an object.
+// created handles a command that created an object. The guest may have used the policy sessions
+// so far only to compute the policy of that object: none of them counts as unused any more.
 func (r *Recorder) created() {
 	r.unused = 0
 	for i := range r.watch.sessions {
@@ -72,7 +74,8 @@ func (r *Recorder) decideBefore(e *entry) {
 	}
 }
 
-// decideAt decides if the last session ended long enough before the time.
+// decideAt calls decide if the last session ended long enough before the time ms, in milliseconds
+// since power-on.
 func (r *Recorder) decideAt(ms uint32) {
 	if n := r.unused; n > 0 && ms >= r.memory.unused[n-1].time+uint32(UnusedWait.Milliseconds()) {
 		r.decide()

@@ -17,7 +17,8 @@ const (
 )
 
 // policyCommand returns the flag of another policy command, and which of its handles is the
-// session. ok is false for other commands. It is no map: that would be made in each process.
+// session. ok is false for other commands. It is not a map, which each process would have to
+// build.
 func policyCommand(code uint32) (session int, flag ledger.PolicyFlags, ok bool) {
 	switch code {
 	case 0x149: // PolicyNV
@@ -40,8 +41,8 @@ func policyCommand(code uint32) (session int, flag ledger.PolicyFlags, ok bool) 
 	return 0, 0, false
 }
 
-// takePolicy takes notice of a command that changes a policy session. It returns false for
-// other commands.
+// takePolicy handles a command that changes a policy session. It returns false for other
+// commands.
 func (r *Recorder) takePolicy(e *entry) bool {
 	switch e.code {
 	case startAuthSession:
@@ -71,7 +72,7 @@ func (r *Recorder) takePolicy(e *entry) bool {
 	return true
 }
 
-// startSession takes notice of a new policy session.
+// startSession remembers a new policy session.
 //
 // Source: TPM 2.0 Library, Part 3, TPM2_StartAuthSession.
 func (r *Recorder) startSession(e *entry) {
@@ -100,8 +101,8 @@ func (r *Recorder) startSession(e *entry) {
 	}
 }
 
-// takePolicyPCR takes notice of the PCRs of a policy. One that is refused because of their values
-// is a failure.
+// takePolicyPCR remembers the PCRs of a policy. A PolicyPCR that the TPM rejects because of their
+// values is recorded as a failure of the policy.
 //
 // Source: TPM 2.0 Library, Part 3, TPM2_PolicyPCR.
 func (r *Recorder) takePolicyPCR(e *entry) {
@@ -167,9 +168,10 @@ func (r *Recorder) takeUse(e *entry) {
 // pcrChanged is TPM_RC_PCR_CHANGED.
 const pcrChanged = 0x128
 
-// concernsPolicy reports whether a result says that the policy of session n failed because of
-// its PCRs or another condition: TPM_RC_POLICY_FAIL of that session, or TPM_RC_PCR_CHANGED. asked
-// is also true for TPM_RC_AUTH_FAIL: the policy was satisfied, and the PIN was wrong.
+// concernsPolicy interprets the result of a command that used the policy of session n. failed
+// reports that the policy failed because of its PCRs or another condition: TPM_RC_POLICY_FAIL of
+// that session, or TPM_RC_PCR_CHANGED. asked reports that the TPM evaluated the policy; it is also
+// true for TPM_RC_AUTH_FAIL: the policy was satisfied, and the PIN was wrong.
 //
 // Source: TPM 2.0 Library, Part 2, 6.6.
 func concernsPolicy(result uint32, n int) (failed, asked bool) {

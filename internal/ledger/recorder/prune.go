@@ -66,7 +66,7 @@ func (r *Recorder) openBoot(d *safefile.Dir, boot uint64, buffer []byte) (*input
 	return in, nil
 }
 
-// Read reads what the file had when it was opened.
+// Read reads the bytes that the file had when it was opened.
 func (in *input) Read(b []byte) (int, error) {
 	b = b[:min(int64(len(b)), in.left)]
 	if len(b) == 0 {

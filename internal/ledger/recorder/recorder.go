@@ -1,10 +1,10 @@
-// Package recorder writes the boot ledger of a running TPM: it turns what the engine has
-// copied of commands into records, and writes these to the file of the boot. Errors of the
-// files never concern the TPM; the first one of a boot is logged.
+// Package recorder writes the boot ledger of a running TPM: it makes records from the copies of
+// commands that the engine has put into its tap, and writes them to the file of the boot. Errors
+// of the files never affect the TPM; the first one of a boot is logged.
 //
-// A recorder has memory of a fixed size, of which a boot touches about four pages: the values of
-// the PCRs, the policy sessions, and a ring of records. When the ring is full because the disk
-// does not answer, records are only counted.
+// A recorder has memory of a fixed size for the values of the PCRs, the policy sessions, and a
+// ring of records; a boot uses about four pages of it. When the ring is full because the disk does
+// not answer, records are only counted.
 package recorder
 
 import (
@@ -26,7 +26,8 @@ const (
 	// counted. The rest of ledger.MaxRecords is for policies.
 	measurements = ledger.MaxMeasured
 
-	// maxSummaries is how often the values are written after that limit, apart from the end of the boot.
+	// maxSummaries is how often the values are written after that limit, apart from the end of
+	// the boot.
 	maxSummaries = 32
 	// maxTimed is how many of these are written because of the time.
 	maxTimed = maxSummaries / 2
@@ -49,8 +50,9 @@ type Options struct {
 	Handles func(code uint32) int
 	// Failed is called for each failure of a policy over PCRs. It must not wait.
 	Failed func(ledger.Policy)
-	// Background calls f soon on another goroutine, because the disk may be slow. It returns false if
-	// that is impossible now. It must not wait. nil stands for a new goroutine.
+	// Background calls f soon on another goroutine, because the disk may be slow. It returns
+	// false if that is impossible now. It must not wait. If it is nil, the Recorder starts a
+	// goroutine.
 	Background func(f func()) bool
 	// Warn logs a line.
 	Warn func(format string, args ...any)
@@ -80,8 +82,8 @@ type Recorder struct {
 	spare    int  // bytes of the ring that stay free; 0 at the end of a boot
 	boot     boot
 
-	// Of the present measurement. They are fields and not local variables, because the engine's
-	// goroutine has a small stack.
+	// Buffers for the present measurement. They are fields and not local variables, because the
+	// engine's goroutine has a small stack.
 	digests [maxDigests]ledger.Digest
 	sum     [sha256.Size]byte
 
@@ -106,7 +108,7 @@ type boot struct {
 	clock    uint64
 }
 
-// New returns a Recorder that has recorded nothing. It writes no file before Ready. It fails if the
+// New returns an empty Recorder, which writes no file before Ready is called. It fails if the
 // system has no memory.
 func New(o Options) (*Recorder, error) {
 	m, err := newMemory()
@@ -128,10 +130,12 @@ func goroutine(f func()) bool {
 	return true
 }
 
-// Tap returns memory for the engine, from which Take gets its entries.
+// Tap returns the memory in which the engine writes the entries that Take reads. It belongs to the
+// Recorder.
 func (r *Recorder) Tap() []byte { return r.memory.tap[:] }
 
-// Ready lets the Recorder write files: the start of the TPM was not refused.
+// Ready lets the Recorder write files. The caller calls it when the start of the TPM can no longer
+// be refused.
 func (r *Recorder) Ready() {
 	r.mu.Lock()
 	r.ready = true
@@ -140,7 +144,7 @@ func (r *Recorder) Ready() {
 }
 
 // Failures returns the number of failures of policies over PCRs since the start of the
-// process, and for each PCR the number of those whose policy has it.
+// process, and for each PCR the number of failures whose policy includes it.
 func (r *Recorder) Failures() (all uint64, pcrs [ledger.PCRs]uint64) {
 	for i := range pcrs {
 		pcrs[i] = r.byPCR[i].Load()
@@ -151,7 +155,7 @@ func (r *Recorder) Failures() (all uint64, pcrs [ledger.PCRs]uint64) {
 // PowerOn begins a boot of the TPM with the identity. Its file is made with its first record.
 func (r *Recorder) PowerOn(identity [16]byte) {
 	r.watch.clear()
-	r.state.Keep([4]uint32{})
+	r.state.Retain([4]uint32{})
 	r.read = reading{}
 	r.unused = 0
 	r.count, r.sums, r.timed, r.missing = 0, 0, 0, ledger.Overflow{}
@@ -179,8 +183,8 @@ type reading struct {
 // banks are the algorithms in the order of reading.masks.
 var banks = [...]ledger.Alg{ledger.SHA1, ledger.SHA256, ledger.SHA384, ledger.SHA512}
 
-// Put takes the value of a PCR that the TPM reports. Startup, Join or Check follow the last one;
-// after an error the caller calls none of them.
+// Put takes the value of one PCR as the TPM reports it. After the last one the caller calls
+// Startup, Join or Check; if it could not read all values, it calls none of them.
 func (r *Recorder) Put(alg ledger.Alg, pcr int, value []byte) {
 	for i, b := range banks {
 		if b == alg {
@@ -202,7 +206,7 @@ func (r *Recorder) Put(alg ledger.Alg, pcr int, value []byte) {
 func (r *Recorder) taken() (differs bool, first string) {
 	differs, first = r.read.differs, r.read.first
 	if differs || !r.begun {
-		r.state.Keep(r.read.masks)
+		r.state.Retain(r.read.masks)
 	}
 	r.read = reading{}
 	r.dirty = false
@@ -220,8 +224,8 @@ func (r *Recorder) Startup(l tpm.Locality, typ uint16) {
 	r.dirty = false
 }
 
-// Join records that the TPM arrived with the values of Put. With same it was in the last boot of
-// the ledger already, in another process.
+// Join records that the TPM arrived with the values of Put. same means that it is still in the last
+// boot of the ledger, which another process recorded.
 func (r *Recorder) Join(same bool) {
 	if r.begun {
 		r.Check()
@@ -242,8 +246,8 @@ func (r *Recorder) Begun() bool { return r.begun }
 // Dirty reports whether a measurement was recorded since the values were last compared.
 func (r *Recorder) Dirty() bool { return r.begun && r.dirty }
 
-// Check compares the values of Put with the records. If they differ, they are recorded, so that
-// the boot is joined from there on.
+// Check compares the values of Put with the records. If they differ, it records the values with
+// the reason ledger.Joined.
 func (r *Recorder) Check() {
 	if !r.begun {
 		return
@@ -254,7 +258,7 @@ func (r *Recorder) Check() {
 	}
 	if !r.mismatch {
 		r.mismatch = true
-		r.opt.Warn("boot ledger incomplete, it goes on with the values of the TPM: %s", first)
+		r.opt.Warn("boot ledger incomplete, it continues with the values of the TPM: %s", first)
 	}
 	if r.joins++; r.joins > maxJoins { // only the values at the end are written
 		r.miss(false)

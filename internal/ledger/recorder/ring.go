@@ -33,20 +33,21 @@ const (
 	recordHead = 8
 	crcSize    = 4
 
-	// kindBegin is a record of the ring alone: the header of a new file follows.
+	// kindBegin is a kind of records that only the ring has: the header of a new file follows.
 	kindBegin = 0
 )
 
-// ring has the records that are not written yet, each in the form of the file, without its
-// checksum. One goroutine at a time writes what is between begin and end; meanwhile records may
-// be appended.
+// ring contains the records that are not written yet, each in the format of the file, but without
+// its checksum. One goroutine at a time writes the bytes from begin to end; meanwhile records
+// may be appended.
 type ring struct {
 	b          []byte
 	begin, end int
 	used       bool // more than the first page
 }
 
-// memory has what is large. Its pages exist when they are first written, and it has no pointers.
+// memory contains the large parts of a Recorder. The system allocates each page when it is first
+// written. It has no pointers, because Go does not manage it.
 type memory struct {
 	tap     [tapSize]byte
 	ring    [ringSize - tapSize]byte
@@ -57,7 +58,7 @@ type memory struct {
 	unused  [maxUnused]unused
 }
 
-// newMemory returns memory that is not Go's.
+// newMemory returns memory from mmap(2), which Go does not manage.
 func newMemory() (*memory, error) {
 	p, err := unix.MmapPtr(-1, 0, nil, unsafe.Sizeof(memory{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -66,8 +67,8 @@ func newMemory() (*memory, error) {
 	return (*memory)(p), nil
 }
 
-// release returns the pages of the memory that the last write has used to the system, except the
-// first one: in it is enough space for the records of most writes. The ring is empty and locked.
+// release returns to the system the pages that the last write has used, except the first one,
+// which has enough space for the records of most writes. The ring is empty and locked.
 func (r *Recorder) release() {
 	if !r.ring.used {
 		return
@@ -91,7 +92,7 @@ func (r *ring) reserve(n, spare int, moves bool) []byte {
 	return r.b[r.end : r.end+n : r.end+n]
 }
 
-// commit adds the record that was written into memory of reserve, without the checksum.
+// commit adds record, which the caller has written into memory from reserve, without the checksum.
 func (r *ring) commit(record []byte) {
 	r.end += len(record) + crcSize
 	r.used = r.used || r.end > firstPage

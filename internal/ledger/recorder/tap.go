@@ -20,14 +20,14 @@ type entry struct {
 	result   uint32
 }
 
-// Take records the entries of the engine's tap, and clears them. It reports whether the
+// Take records the entries of raw, the engine's tap, and clears them. It reports whether the
 // records should be written soon.
 //
-// The entries are in the order of this processor:
+// The integers of an entry are in the byte order of this processor:
 //
 //	off len
-//	  0   2 bytes of the command here
-//	  2   2 bytes of the response here
+//	  0   2 number of bytes of the command in this entry
+//	  2   2 number of bytes of the response in this entry
 //	  4   2 size of the whole command
 //	  6   1 locality
 //	  7   1 0
@@ -124,7 +124,8 @@ const (
 	decrypt         = 1 << 5
 )
 
-// handle returns a handle of the command, 0 if it is not here.
+// handle returns the handle n of the command, counted from 0, or 0 if the entry does not contain
+// it.
 func (e *entry) handle(n int) uint32 {
 	f := field{b: e.cmd[tpm.HeaderSize:]}
 	f.take(4 * n)

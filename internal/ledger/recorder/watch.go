@@ -20,7 +20,7 @@ type session struct {
 	algs       [maxBanks]ledger.Alg
 	masks      [maxBanks]uint32
 	digestSize int
-	digest     [64]byte // that PolicyPCR asked for
+	digest     [64]byte // over the PCRs, which PolicyPCR asked for
 	flags      ledger.PolicyFlags
 	tried      bool // a command used it
 	used       uint64
@@ -71,8 +71,8 @@ func (w *watch) find(handle uint32) *session {
 	return nil
 }
 
-// get returns the session, a new one if it is not known. That replaces the one that was not
-// used for longest.
+// get returns the session, a new one if it is not known. A new one replaces the session that has
+// not been used for the longest time.
 func (w *watch) get(handle uint32) *session {
 	if s := w.find(handle); s != nil {
 		return s

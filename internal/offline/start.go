@@ -9,21 +9,21 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// prove loads the payloads, by the names of their items, into the engine of a TPM of
-// version v, as a start of the emulator does. It writes nothing: changes by the engine stay
-// in memory and are dropped.
-func prove(e emul.Library, v tpm.Version, payloads map[string][]byte) error {
+// tryStart checks that the engine of a TPM of version v starts with the payloads, which have the
+// names of their items as keys. It writes nothing: changes by the engine stay in memory and are
+// dropped.
+func tryStart(e emul.Library, v tpm.Version, payloads map[string][]byte) error {
 	return whileOn(e, v, payloads, func() error {
 		if _, ok := payloads[nv.Savestate]; !ok || payloads[nv.Volatile] != nil {
 			return nil
 		}
-		return proveSavestate(e, v)
+		return trySavestate(e, v)
 	})
 }
 
-// proveSavestate runs TPM_Startup, which reads the state that TPM_SaveState has saved. A
+// trySavestate runs TPM_Startup, which reads the state that TPM_SaveState has saved. A
 // TPM with a volatile state has read it already.
-func proveSavestate(e emul.Library, v tpm.Version) error {
+func trySavestate(e emul.Library, v tpm.Version) error {
 	rsp, err := e.Process(tpm.Startup(v, startupState))
 	if err != nil {
 		return fmt.Errorf("libtpms does not start with this %s: %w", nv.Savestate, err)
@@ -74,14 +74,14 @@ func tooOld(v tpm.Version, permanent []byte) string {
 // Source: TPM 1.2 Part 2, TPM_STARTUP_TYPE.
 const startupState = 2
 
-// proveItems is prove for opened items without the backup, which an emulator does not
-// load.
-func proveItems(e emul.Library, v tpm.Version, items []item) error {
+// tryItems does the same as tryStart for opened items. It ignores the backup, which an emulator
+// does not load.
+func tryItems(e emul.Library, v tpm.Version, items []item) error {
 	payloads := map[string][]byte{}
 	for _, i := range items {
 		if i.name != nv.Backup {
 			payloads[i.name] = i.payload
 		}
 	}
-	return prove(e, v, payloads)
+	return tryStart(e, v, payloads)
 }
