@@ -68,9 +68,9 @@ Provides: swtpm (= 0.11.0), swtpm-dev (= 0.11.0), swtpm-tools (= 0.11.0)
 Conflicts: swtpm, swtpm-dev, swtpm-tools
 Replaces: swtpm, swtpm-dev, swtpm-tools
 Description: TPM emulator with profiles, units and durable state
- swtpm-go emulates a TPM 1.2 or 2.0 for a virtual machine. It accepts the command
- lines of swtpm and its tools, reads and writes their state files, and replaces
- them for libvirt and QEMU scripts.
+ swtpm-go emulates a TPM 1.2 or 2.0 for a virtual machine. It accepts the
+ command lines of swtpm and its tools, reads and writes their state files, and
+ replaces them for libvirt and QEMU scripts.
  .
  A profile in /etc/swtpm describes a TPM that systemctl start swtpm@NAME starts.
 END
