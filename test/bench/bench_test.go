@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestCommands checks the bytes of the commands and requests that are measured.
 func TestCommands(t *testing.T) {
 	for _, tt := range []struct {
 		q    request
@@ -31,6 +32,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestStatistics checks percentile, median and ratio.
 func TestStatistics(t *testing.T) {
 	list := []int{5, 1, 4, 2, 3, 6, 7, 8, 9, 10}
 	for p, want := range map[int]int{50: 5, 90: 9, 99: 10, 100: 10, 1: 1} {
@@ -56,6 +58,7 @@ func TestStatistics(t *testing.T) {
 	}
 }
 
+// TestReport checks the lines of the table and the JSON.
 func TestReport(t *testing.T) {
 	var r report
 	p := pairs{ref: []float64{10, 20, 30}, ours: []float64{21, 40, 63}}
@@ -124,6 +127,8 @@ func pair(t *testing.T, answer []byte) (near int) {
 	return ends[0]
 }
 
+// TestMeasure checks that measure sends a request as often as asked, and that a refused or short
+// answer is an error.
 func TestMeasure(t *testing.T) {
 	good := []byte{0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0}
 	took, err := measure(pair(t, good), random, 5, time.Millisecond)
@@ -147,6 +152,7 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
+// TestProc checks that the numbers of this process can be read from /proc.
 func TestProc(t *testing.T) {
 	pid := os.Getpid()
 	for name, f := range map[string]func(int) (int, error){
@@ -168,6 +174,7 @@ func TestProc(t *testing.T) {
 	}
 }
 
+// TestParse checks the options of the command line.
 func TestParse(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -22,8 +22,8 @@ const (
 func measure(fd int, q request, count int, pause time.Duration) ([]time.Duration, error) {
 	took := make([]time.Duration, count)
 	var answer [maxAnswer]byte
-	// The scheduler would like to stop a thread that it has not heard of for
-	// 10 ms; no other thread waits for that.
+	// The scheduler would stop a thread that has run for 10 ms without a call into it; no other
+	// thread waits for that.
 	var old unix.Sigset_t
 	urgent := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGURG - 1)}}
 	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &urgent, &old); err != nil {
@@ -40,10 +40,10 @@ func measure(fd int, q request, count int, pause time.Duration) ([]time.Duration
 	return nil, fmt.Errorf("%s: %w", q.name, errno)
 }
 
-// exchange is the loop of measure. It does not leave its thread: it makes raw
-// system calls and calls nothing else, so the scheduler neither hears of it when
-// it waits nor finds a place to stop it. The clock is read by system call too,
-// which adds the same fraction of a microsecond to every server's time.
+// exchange is the loop of measure. It stays on its thread: it makes raw system calls and calls
+// nothing else, so the scheduler does not notice when it waits and cannot stop it. It reads the
+// clock by a system call, too, which adds the same fraction of a microsecond to the time of every
+// server.
 //
 // n is the size of the last answer.
 //
@@ -83,7 +83,7 @@ func now(t *unix.Timespec) int64 {
 	return int64(t.Sec)*1e9 + int64(t.Nsec)
 }
 
-// sleepUntil is as precise as the timer slack of the thread lets it; see precise.
+// sleepUntil is as precise as the timer slack of the thread allows; see precise.
 //
 //go:nosplit
 func sleepUntil(t *unix.Timespec, ns int64) {

@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gap is what a guest leaves between two commands when it is busy with its TPM.
+// gap is the time between two commands of a guest that is busy with its TPM.
 const gap = 400 * time.Microsecond
 
-// work is one sort of latency: a request, how it is sent, and who answers it.
+// work is one kind of latency: a request, how it is sent, and the server that answers it.
 type work struct {
 	request
 	how    string // for people
@@ -20,8 +20,8 @@ type work struct {
 	target float64
 }
 
-// works lists what is measured. increments come last: they are few, as each may
-// wait for the disk.
+// works lists the measurements. increments come last: they are few, because each may wait for the
+// disk.
 func (b *bench) works() (list []work) {
 	add := func(q request, count int, target float64) {
 		list = append(list, work{q, "back to back, one CPU", b.backToBack, 0, false, target})
@@ -41,8 +41,7 @@ func (b *bench) works() (list []work) {
 	return list
 }
 
-// latency measures how long commands and requests take, and what the processor
-// does for each.
+// latency measures the time and the processor time of commands and requests.
 func (b *bench) latency() error {
 	if err := precise(); err != nil {
 		return err

@@ -30,8 +30,8 @@ func onTasks(pid int, f func(dir string) error) error {
 	return nil
 }
 
-// cpu is the time that all threads of a process have run, in the precision of
-// the scheduler: stat has clock ticks only.
+// cpu is the processor time of all threads of a process, with the precision of the scheduler:
+// stat has clock ticks only.
 func cpu(pid int) (total time.Duration, err error) {
 	err = onTasks(pid, func(dir string) error {
 		n, err := number(filepath.Join(dir, "schedstat"), 0)
@@ -41,8 +41,8 @@ func cpu(pid int) (total time.Duration, err error) {
 	return total, err
 }
 
-// waits is how often a thread of the process gave up the processor to wait: as
-// often it was woken.
+// waits is how often a thread of the process gave up the processor to wait, and so how often it
+// was woken.
 func waits(pid int) (total int, err error) {
 	err = onTasks(pid, func(dir string) error {
 		n, err := field(filepath.Join(dir, "status"), "voluntary_ctxt_switches:")
@@ -56,7 +56,7 @@ func threads(pid int) (int, error) {
 	return field(fmt.Sprintf("/proc/%d/status", pid), "Threads:")
 }
 
-// faults is how many page faults the process has had, of both sorts.
+// faults is the number of page faults of the process, of both kinds.
 func faults(pid int) (int, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

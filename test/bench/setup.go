@@ -123,7 +123,7 @@ func (b *bench) manufacture(program, conf string, args []string) (wall, cpu floa
 		return 0, 0, fmt.Errorf("%s: %w\n%s", program, err, out.String())
 	}
 	wall = millis(time.Since(start))
-	// The emulator of the reference outlives it and becomes our child.
+	// The emulator of the reference continues after its parent has ended, and becomes our child.
 	for {
 		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
 			break

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// storm starts many TPMs at once, as a host does when it boots, and then as many idle ones as
-// fit into half of the free memory.
+// storm starts many TPMs at once, as a host does when it boots, and then as many idle TPMs as fit
+// into half of the free memory.
 func (b *bench) storm() error {
 	ref, ours := b.kinds()
 	n := b.together

@@ -12,7 +12,7 @@ import (
 // settle is how long a TPM is left alone before it counts as idle.
 const settle = time.Second
 
-// idle measures what a TPM without requests does and needs.
+// idle measures the wake-ups and the memory of a TPM without requests.
 func (b *bench) idle() error {
 	ref, ours := b.kinds()
 	var servers []*server
@@ -60,8 +60,8 @@ func (b *bench) idle() error {
 	return nil
 }
 
-// settled waits until no thread has run for a while, but not for ever: on a busy
-// machine the end of the start may come late.
+// settled waits until no thread has run for a while, with a limit: on a busy machine the end of
+// the start may come late.
 func settled(servers []*server) error {
 	for last, end := -1, time.Now().Add(10*settle); time.Now().Before(end); {
 		sum, err := allWaits(servers)

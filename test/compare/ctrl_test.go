@@ -106,7 +106,7 @@ func (p *pair) enter(t *testing.T, state, startup string) {
 	p.check(t, state, "TPM Startup", theirs, ours)
 }
 
-// TestRequests sends every request in every state.
+// TestRequests checks that both answer every request alike in every state.
 func TestRequests(t *testing.T) {
 	referenceVersion(t)
 	for _, v := range versions {
@@ -165,8 +165,8 @@ func head(s string, n int) string {
 	return fmt.Sprintf("%s+%d", s[:n], (len(s)-n)/2)
 }
 
-// blobReply leaves of a reply with a state blob its result, its flags and the payload
-// of a plain blob: ours has a record that the reference skips, and IVs are random.
+// blobReply returns of a reply with a state blob only the result, the flags and the payload of a
+// plain blob: ours has a record that the reference skips, and IVs are random.
 func blobReply(name, reply string) string {
 	if !strings.HasPrefix(name, "GET_STATEBLOB") || len(reply) <= 32 {
 		return reply
@@ -188,7 +188,7 @@ func setState(t *testing.T, typ int, file string) string {
 	return fmt.Sprintf("0000000d 00000000 %08x %08x/%s", typ, len(b), hex.EncodeToString(b))
 }
 
-// TestMigration hands real blobs over, in good and in bad orders.
+// TestMigration checks the replies to SET_STATEBLOB with real blobs, in good and in bad orders.
 func TestMigration(t *testing.T) {
 	referenceVersion(t)
 	const initReq, stop = "00000002 00000000", "0000000e"
@@ -226,7 +226,7 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// TestMigrationKeys hands encrypted blobs to emulators with and without keys.
+// TestMigrationKeys checks the replies to encrypted blobs of emulators with and without keys.
 func TestMigrationKeys(t *testing.T) {
 	referenceVersion(t)
 	for _, v := range versions {
@@ -281,7 +281,7 @@ func TestMigrationKeys(t *testing.T) {
 	}
 }
 
-// TestKeys powers on with keys that fit the state, and with those that do not.
+// TestKeys checks that both power on with keys that fit the state, and fail alike with others.
 func TestKeys(t *testing.T) {
 	referenceVersion(t)
 	for _, v := range versions {
@@ -329,7 +329,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestDamage powers on with state files that are damaged.
+// TestDamage checks that both answer INIT alike if a state file is damaged.
 func TestDamage(t *testing.T) {
 	referenceVersion(t)
 	for _, v := range versions {

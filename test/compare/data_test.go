@@ -12,9 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// exchange is what a client sends on a new data connection, in pieces that a
-// slash separates, and how many bytes of response it waits for; 0 waits until it
-// is quiet.
+// exchange is the bytes that a client sends on a new data connection, in pieces that a slash
+// separates, and the number of bytes of response that it waits for; 0 waits until no more arrive.
 type exchange struct {
 	name, in12, in20 string
 	want             int
@@ -56,7 +55,8 @@ var exchanges = []exchange{
 	{"a command after all that", ticks12, getCap20, 10},
 }
 
-// TestCommands sends commands and what is none, in every state.
+// TestCommands checks that both answer commands, and bytes that are no command, alike in every
+// state.
 func TestCommands(t *testing.T) {
 	referenceVersion(t)
 	for _, v := range versions {
@@ -105,7 +105,7 @@ func (p *pair) commands(times time.Duration, want int, in string) (theirs, ours 
 	return p.both(func(i *instance, _ []byte) string { return i.data.commandFor(times, want, pieces...) })
 }
 
-// TestEnds looks at when connections and processes end.
+// TestEnds checks that connections and processes of both end at the same events.
 func TestEnds(t *testing.T) {
 	referenceVersion(t)
 	for _, c := range []struct {
@@ -140,7 +140,8 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestDataFD passes descriptors over the control channel.
+// TestDataFD checks the replies to SET_DATAFD with good and bad descriptors, and that the new
+// data channel works.
 func TestDataFD(t *testing.T) {
 	referenceVersion(t)
 	p := startPair(t, "2.0", "-nodata")

@@ -84,7 +84,7 @@ var differences = []difference{
 // seen are the differences that were seen.
 var seen sync.Map
 
-// check fails the test if the replies differ and that is not as it is to be.
+// check fails the test if the replies differ and the list of differences does not have that.
 func (p *pair) check(t *testing.T, state, name, theirs, ours string) {
 	t.Helper()
 	if theirs == ours {

@@ -27,8 +27,8 @@ import (
 
 const reference = "/usr/bin/swtpm"
 
-// silence is how long nothing must come where nothing is to come. Half requests
-// are given up after 500 ms, half commands after a second.
+// silence is the time without data after which a reply counts as missing. The emulators drop half
+// a request after 500 ms, and half a command after a second.
 const silence = 2 * time.Second
 
 // quiet is the time without data that ends a response.
@@ -105,8 +105,8 @@ func start(t *testing.T, path, version string, args ...string) *instance {
 	return i
 }
 
-// seed gives the instance a state, the same to all: to make one takes a TPM 1.2
-// seconds, and no two are the same.
+// seed gives each instance the same state: a new one takes seconds with a TPM 1.2, and no two new
+// ones are equal.
 func seed(t *testing.T, dir, version string) {
 	t.Helper()
 	name := stateFiles[version] + "permall"
@@ -128,7 +128,7 @@ var (
 	stateFiles  = map[string]string{"1.2": "tpm-00.", "2.0": "tpm2-00."}
 )
 
-// ending describes how the process has ended and its output; "" if it runs.
+// ending describes the end of the process and its output; "" while it runs.
 func (i *instance) ending() string {
 	select {
 	case <-i.Done:

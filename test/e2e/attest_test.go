@@ -26,9 +26,9 @@ import (
 // verifiers accept.
 const verifierOptions = "--non-critical-san\n--ca-issuers-url http://ca.example/issuer.cer\n--crl-url http://ca.example/issuer.crl\n"
 
-// TestAttestation is a verifier that is written with Go's standard library alone: it
-// verifies the certificate of an EK, sees that an attestation key is in the same TPM,
-// and verifies a quote. A certificate as swtpm makes it fails at the first step.
+// TestAttestation checks that a verifier that uses Go's standard library only accepts our
+// certificate of an EK, finds that an attestation key is in the same TPM, and accepts a quote. It
+// rejects a certificate in swtpm's form.
 func TestAttestation(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)
@@ -208,7 +208,7 @@ func quote(t *testing.T, tpm transport.TPM, ak *tpm2.CreatePrimaryResponse) {
 }
 
 // TestRevocation checks with OpenSSL that a certificate verifies until it is revoked,
-// and that others go on to verify, also after the issuer's certificate was renewed.
+// and that other certificates still verify, also after the issuer's certificate was renewed.
 func TestRevocation(t *testing.T) {
 	t.Parallel()
 	openssl := harness.Need(t, "openssl", "openssl")

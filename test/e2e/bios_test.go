@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// outcome is what a program leaves when it ends.
+// outcome is the exit code and the output of a program.
 type outcome struct {
 	Exit           int
 	Stdout, Stderr string
@@ -36,9 +36,8 @@ func withTCPData(t *testing.T, program string, v version) (e *emulator, host str
 	return e, "127.0.0.1", port
 }
 
-// The sessions that were recorded with swtpm_bios and swtpm 0.11, played with
-// ours: the same exit codes and the same words, step by step. HELP stands for
-// the usage.
+// TestBiosSessions checks that sessions recorded with swtpm_bios and swtpm 0.11 have the same
+// exit codes and output with ours, step by step. HELP stands for the usage.
 func TestBiosSessions(t *testing.T) {
 	t.Parallel()
 	var records []struct {
@@ -86,9 +85,8 @@ func TestBiosSessions(t *testing.T) {
 	}
 }
 
-// Our swtpm_bios and the reference's, each with an emulator of its own, ours and
-// the reference's, over a Unix socket and TCP: what one does and says the other
-// does and says.
+// TestBiosOfBoth checks that our swtpm_bios and the reference's have the same exit codes and
+// output, each with our emulator and the reference's, over a Unix socket and TCP.
 func TestBiosOfBoth(t *testing.T) {
 	t.Parallel()
 	theirs, emulators := harness.Need(t, "swtpm_bios", "swtpm-tools"), []string{ours("swtpm"), harness.Reference(t)}

@@ -10,8 +10,8 @@ import (
 )
 
 // TestBrokerKilled ends the broker at each of its system calls between a request and its reply, and
-// starts it again, as systemd does. The TPM goes on, and the number is what
-// was acknowledged.
+// starts it again, as systemd does. It checks that the TPM continues, and that the number is the
+// acknowledged one.
 func TestBrokerKilled(t *testing.T) {
 	needRoot(t, "strace kills the broker")
 	harness.Need(t, "strace", "strace")

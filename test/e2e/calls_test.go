@@ -46,7 +46,7 @@ func tooNew(t testing.TB, state []byte) []byte {
 	return nil
 }
 
-// A sink is where an emulator's messages go: options, and how its process is started.
+// A sink is a destination of an emulator's messages: options, and how its process is started.
 type sink struct {
 	name   string
 	args   []string
@@ -226,8 +226,8 @@ func logSink(t *testing.T, v version, s sink) {
 	}
 }
 
-// TestVerbsOnRefusedState checks that a verb says what libtpms thinks of a state, with
-// exit code 1, wherever its messages go.
+// TestVerbsOnRefusedState checks that a verb prints why libtpms refuses a state, with exit code
+// 1, wherever its messages go.
 func TestVerbsOnRefusedState(t *testing.T) {
 	t.Parallel()
 	dir, empty := vector(t, v20), harness.TempDir(t)

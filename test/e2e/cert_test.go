@@ -51,11 +51,10 @@ func makeCert(t *testing.T, program, dir string, env []string, args string) []by
 	return []byte(harness.Read(t, out))
 }
 
-// TestCertBesideReference has Debian's swtpm_cert and ours make the same
-// certificates and compares them field by field. In what 0.7.1 differs from the
-// reference's head, and so from ours, is taken out: it puts the extended key usage
-// first, writes other types of strings into a subject, and takes SHA-256 for each
-// RSA issuer.
+// TestCertBesideReference checks that Debian's swtpm_cert and ours make the same certificates,
+// field by field. The differences of 0.7.1 from the reference's head, and so from ours, are
+// excluded: it puts the extended key usage first, writes other types of strings into a subject,
+// and uses SHA-256 for each RSA issuer.
 func TestCertBesideReference(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Need(t, "swtpm_cert", "swtpm-tools")
@@ -126,7 +125,7 @@ func sameCert(t *testing.T, what string, gotDER, wantDER []byte) {
 	}
 }
 
-// TestCertText reads a certificate as OpenSSL shows it.
+// TestCertText checks a certificate in the form that OpenSSL prints.
 func TestCertText(t *testing.T) {
 	t.Parallel()
 	openssl := harness.Need(t, "openssl", "openssl")
@@ -152,8 +151,8 @@ func TestCertText(t *testing.T) {
 	}
 }
 
-// TestCertEd448 has OpenSSL verify what an issuer signs that Go's library does not
-// know.
+// TestCertEd448 checks that OpenSSL verifies the signature of an Ed448 issuer, which Go's library
+// does not support.
 func TestCertEd448(t *testing.T) {
 	t.Parallel()
 	openssl := harness.Need(t, "openssl", "openssl")
@@ -164,8 +163,8 @@ func TestCertEd448(t *testing.T) {
 	mustRun(t, openssl, "verify", "-CAfile", ca, filepath.Join(dir, "swtpm-cert.out"))
 }
 
-// TestCertToken signs with keys of RSA, curves and Ed25519 in a token of SoftHSM,
-// as the machine's modules have it and as the URI names it.
+// TestCertToken checks signatures with RSA, EC and Ed25519 keys in a token of SoftHSM, with the
+// machine's configured modules and with a module that the URI names.
 func TestCertToken(t *testing.T) {
 	t.Parallel()
 	softhsm := harness.Need(t, "softhsm2-util", "softhsm2")
@@ -237,7 +236,7 @@ for k in handle file; do
 done
 `
 
-// TestCertTPM signs with keys in a TPM 2.0, which is our emulator.
+// TestCertTPM checks signatures with keys in a TPM 2.0, which is our emulator.
 func TestCertTPM(t *testing.T) {
 	t.Parallel()
 	harness.Need(t, "tpm2_create", "tpm2-tools")
@@ -288,7 +287,7 @@ func TestCertTPM(t *testing.T) {
 	e.terminate(t)
 }
 
-// refuseCertTPM checks the messages about wrong keys.
+// refuseCertTPM checks the messages about unsuitable keys.
 func refuseCertTPM(t *testing.T, dir, options string, env []string) {
 	t.Helper()
 	for args, want := range map[string]string{
@@ -304,8 +303,8 @@ func refuseCertTPM(t *testing.T, dir, options string, env []string) {
 	}
 }
 
-// TestCertNames checks that the program has both names, and that an option that it
-// does not understand costs the exit code 1 under either.
+// TestCertNames checks that the program has both names, and that an unknown option gives exit
+// code 1 with either.
 func TestCertNames(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"swtpm_cert", "swtpm-cert"} {
@@ -319,7 +318,7 @@ func TestCertNames(t *testing.T) {
 	}
 }
 
-// TestCertInterrupted ends a run that waits for a password.
+// TestCertInterrupted checks that a signal ends a run that waits for a password.
 func TestCertInterrupted(t *testing.T) {
 	t.Parallel()
 	dir := certFiles(t)

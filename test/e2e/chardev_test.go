@@ -43,8 +43,8 @@ func terminal(t *testing.T) (here, there *os.File, path string) {
 	return here, there, path
 }
 
-// A character device is served as the reference serves it, and its hang-up is the
-// end of the process.
+// TestCharacterDevice checks that a character device is served as by the reference, and that its hang-up
+// ends the process.
 func TestCharacterDevice(t *testing.T) {
 	t.Parallel()
 	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": harness.Need(t, "swtpm", "swtpm")} {
@@ -64,8 +64,8 @@ func TestCharacterDevice(t *testing.T) {
 	}
 }
 
-// A descriptor that is passed is the device; the control channel works next to it,
-// and has no data channel to give away.
+// TestCharacterDescriptor checks that a passed descriptor is served as the device, that the control
+// channel works, and that SET_DATAFD is refused.
 func TestCharacterDescriptor(t *testing.T) {
 	t.Parallel()
 	here, there := pair(t, unix.SOCK_STREAM)

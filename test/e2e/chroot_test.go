@@ -14,8 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestNotifyFromChroot: systemd, whose socket is outside of the new root
-// directory, learns that the TPM is ready.
+// TestNotifyFromChroot checks that systemd, whose socket is outside of the new root directory, is
+// notified that the TPM is ready.
 func TestNotifyFromChroot(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it changes the root directory")

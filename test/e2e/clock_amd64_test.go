@@ -19,8 +19,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// A clock is a clock source that the vDSO cannot read, so that the time of day takes a
-// system call.
+// A clock is a clock source that the vDSO cannot read, so that reading the time takes a system
+// call.
 type clock string
 
 const (
@@ -91,7 +91,7 @@ func (c clock) change(pid int) error {
 	return err
 }
 
-// patchVDSO makes each function of the vDSO at base nothing but a system call.
+// patchVDSO replaces each function of the vDSO at base by a system call.
 func patchVDSO(pid int, base uintptr) error {
 	symbols, err := vdsoSymbols()
 	if err != nil {
@@ -116,7 +116,7 @@ func patchVDSO(pid int, base uintptr) error {
 	return nil
 }
 
-// vdsoSymbols reads the vDSO of this process, which is that of every process.
+// vdsoSymbols reads the vDSO of this process; all processes have the same vDSO.
 func vdsoSymbols() ([]elf.Symbol, error) {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
@@ -148,8 +148,8 @@ func vdsoSymbols() ([]elf.Symbol, error) {
 	return nil, fmt.Errorf("this kernel has no vDSO")
 }
 
-// TestClocks checks that a TPM and the verbs work on a host whose clock takes a system
-// call.
+// TestClocks checks that a TPM and the verbs work on a host where reading the clock takes a
+// system call.
 func TestClocks(t *testing.T) {
 	t.Parallel()
 	if _, err := vdsoSymbols(); err != nil {

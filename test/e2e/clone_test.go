@@ -95,10 +95,10 @@ func (m *template) clone(t *testing.T, name, how string, more ...string) (state 
 	return state
 }
 
-// found is what a clone can do that its template could.
+// found is the result of probe: the abilities of the template that its clone has.
 type found struct{ unseals, activates, counts bool }
 
-// probe starts a clone and tries what its template could.
+// probe starts a clone and tries the abilities of its template.
 func (m *template) probe(t *testing.T, state string) (f found) {
 	t.Helper()
 	e := start(t, setup{tpm: v20, state: state})
@@ -209,7 +209,8 @@ func TestCloneKinds(t *testing.T) {
 	}
 }
 
-// TestCloneEncrypted clones an encrypted state to a file with another key, by profiles.
+// TestCloneEncrypted checks that an encrypted state is cloned to a file with another key, by
+// profiles.
 func TestCloneEncrypted(t *testing.T) {
 	t.Parallel()
 	m := makeTemplate(t)
@@ -247,7 +248,7 @@ func TestCloneEncrypted(t *testing.T) {
 	}
 }
 
-// TestCloneRefused checks the errors. The destination stays as it was.
+// TestCloneRefused checks the errors, and that the destination does not change.
 func TestCloneRefused(t *testing.T) {
 	t.Parallel()
 	m := makeTemplate(t)
@@ -304,8 +305,8 @@ func treeSum(t *testing.T, dir string) [sha256.Size]byte {
 	return sha256.Sum256(all.Bytes())
 }
 
-// TestCloneOwner clones a TPM whose owner has a password: keys cannot be made persistent
-// without it.
+// TestCloneOwner checks that a TPM whose owner has a password can be cloned only with it, because
+// keys cannot be made persistent without it.
 func TestCloneOwner(t *testing.T) {
 	t.Parallel()
 	m := makeTemplate(t)

@@ -54,8 +54,9 @@ func (h *clusterHost) wantKept(after string, before map[string]string) {
 	}
 }
 
-// TestClusterLostItem checks that a state whose permanent item is missing in the store is refused by
-// all that would take it for no TPM, that each names the remedy, and that the remedy works.
+// TestClusterLostItem checks that a state whose permanent item is missing in the store is refused
+// by each program that could take it for a missing TPM, that each error names the remedy, and
+// that the remedy works.
 func TestClusterLostItem(t *testing.T) {
 	t.Parallel()
 	h := newClusterHost(t)
@@ -100,8 +101,9 @@ func TestClusterLostItem(t *testing.T) {
 }
 
 // TestClusterNumbersGrow checks that no verb replaces a stored generation: after a rekey with a
-// rollback under the old key, a new TPM, and an import of another TPM with lower numbers, all that
-// was stored remains, and the list says what belongs to another TPM or needs another key.
+// rollback under the old key, a new TPM, and an import of another TPM with lower numbers, all
+// stored generations remain, and the list marks those that belong to another TPM or need another
+// key.
 func TestClusterNumbersGrow(t *testing.T) {
 	t.Parallel()
 	h := newClusterHost(t)
@@ -137,11 +139,11 @@ func TestClusterNumbersGrow(t *testing.T) {
 	h.run("imported", "swtpm", append(append([]string{"state", "import", "--replace"}, under("key")...), h.path("archive"))...)
 	h.wantKept("an import of another TPM", before)
 	if all, _ := h.listed(under("key")...); len(all) != len(before)+1 {
-		t.Errorf("%v are stored, before the import it were %d", all, len(before))
+		t.Errorf("%v are stored, want the %d generations from before the import and more", all, len(before))
 	}
 }
 
-// TestClusterPrefix checks that a broker whose prefix was changed starts no TPM.
+// TestClusterPrefix checks that no TPM starts with a broker whose prefix was changed.
 func TestClusterPrefix(t *testing.T) {
 	t.Parallel()
 	h := newClusterHost(t)

@@ -9,9 +9,9 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestClusterRights checks that a TPM goes on after a mistake in the rights of its broker: a change is
-// refused for a later try while etcd refuses the broker, or while no [[allow]] gives the broker's
-// client its state, and no refused change is stored.
+// TestClusterRights checks that a TPM continues after a mistake in the rights of its broker.
+// While etcd refuses the broker, or no [[allow]] gives the client its state, a change is refused
+// so that the guest tries it later, and no refused change is stored.
 func TestClusterRights(t *testing.T) {
 	t.Parallel()
 	h := newClusterHost(t)

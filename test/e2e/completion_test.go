@@ -68,8 +68,8 @@ func complete(t *testing.T, shell, driver string, lines []string) string {
 	return string(out)
 }
 
-// query is a line and some of the words that it may become; without words it may
-// become none. A candidate is the text after the last blank.
+// query is a command line and some of its candidates; without candidates it must have none. A
+// candidate is the text after the last blank.
 type query struct {
 	line string
 	want string
@@ -158,8 +158,8 @@ func everyWord(t *testing.T) (out []query) {
 	return out
 }
 
-// checkCompletion compares the answers of a shell, groups of lines, with the queries. cut
-// says that a candidate of bash lacks what is before its last = or colon.
+// checkCompletion compares the answers of a shell, groups of lines, with the queries. With cut,
+// the candidates are bash's, without the text up to the last = or colon.
 func checkCompletion(t *testing.T, out string, queries []query, cut bool) {
 	t.Helper()
 	answers := 0
@@ -202,6 +202,7 @@ func lines(queries []query) (out []string) {
 	return out
 }
 
+// TestCompletionBash checks the completion of bash.
 func TestCompletionBash(t *testing.T) {
 	t.Parallel()
 	all := append(everyWord(t), queries...)
@@ -209,13 +210,14 @@ func TestCompletionBash(t *testing.T) {
 	checkCompletion(t, complete(t, "bash", "bash.sh", lines(all)), all, true)
 }
 
+// TestCompletionFish checks the completion of fish.
 func TestCompletionFish(t *testing.T) {
 	t.Parallel()
 	all := append(everyWord(t), queries...)
 	checkCompletion(t, complete(t, "fish", "fish.fish", lines(all)), all, false)
 }
 
-// TestCompletionZsh presses Tab in an interactive zsh.
+// TestCompletionZsh checks the completion of an interactive zsh after Tab.
 func TestCompletionZsh(t *testing.T) {
 	t.Parallel()
 	queries := []query{
@@ -255,7 +257,7 @@ func TestCompletionZsh(t *testing.T) {
 			t.Errorf("%q becomes %q, want %q", q.line, got[min(i, len(got)-1)], q.want)
 		}
 	}
-	// Each option and each name is in the script.
+	// The script must contain each option and each name.
 	script := mustRun(t, ours("swtpm"), "completion", "zsh")
 	for _, q := range everyWord(t) {
 		word := strings.TrimSuffix(q.want, "=")

@@ -16,8 +16,8 @@ import (
 // comes into force.
 var opening = regexp.MustCompile(`(openat\(.*tpm2-00\.[a-z]+.* = \d|seccomp\(SECCOMP_SET_MODE_FILTER)`)
 
-// TestVerbsAreConfined checks that a verb is confined before it reads a byte of the
-// state, which may have been made to do harm to who looks at it.
+// TestVerbsAreConfined checks that a verb is confined before it reads a byte of the state,
+// because an attacker may have written the state.
 func TestVerbsAreConfined(t *testing.T) {
 	t.Parallel()
 	strace := harness.Need(t, "strace", "strace")
@@ -73,8 +73,8 @@ func TestPrintInfoIsConfined(t *testing.T) {
 	}
 }
 
-// TestNoFilter checks that nothing goes on without the filter, and the exit codes, of
-// which swtpm cuse has one of its own.
+// TestNoFilter checks that a process which cannot install the filter ends, and its exit code;
+// swtpm cuse has an exit code of its own.
 func TestNoFilter(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(record.Var) != "" {

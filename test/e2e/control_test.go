@@ -16,11 +16,10 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// hostileText turns a terminal's colours, title and direction, and rings its bell.
+// hostileText changes a terminal's colours, title and direction, and rings its bell.
 const hostileText = "\x1b[31m\x1b]0;owned\a\u009b2J\u202etxt\r\b\x7f\xff"
 
-// cleanText checks that out has no control character but newlines, and nothing that
-// is no UTF-8.
+// cleanText checks that out is UTF-8 and has no control character except newlines.
 func cleanText(t *testing.T, what, out string) {
 	t.Helper()
 	bad := strings.IndexFunc(out, func(r rune) bool {
@@ -31,8 +30,8 @@ func cleanText(t *testing.T, what, out string) {
 	}
 }
 
-// TestNoControlCharacters runs every program with hostile words in every place that
-// takes words from outside, and looks at all that it prints.
+// TestNoControlCharacters checks that no program prints control characters, with hostile text in
+// every input.
 func TestNoControlCharacters(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)
@@ -85,7 +84,8 @@ func TestNoControlCharacters(t *testing.T) {
 	}
 }
 
-// TestInputFiles gives every program traps for files, of which none may keep it.
+// TestInputFiles checks that every program refuses FIFOs, endless devices and the like as input
+// files, and ends.
 func TestInputFiles(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)
@@ -119,8 +119,8 @@ func TestInputFiles(t *testing.T) {
 	}
 }
 
-// TestReadersEndAtOnce checks that SIGINT and SIGTERM end a verb which only reads,
-// though it waits for input that no process writes.
+// TestReadersEndAtOnce checks that SIGINT and SIGTERM end a verb which only reads, also while it
+// waits for input that no process writes.
 func TestReadersEndAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)
@@ -152,7 +152,7 @@ func TestReadersEndAtOnce(t *testing.T) {
 	}
 }
 
-// sleepsIn reports whether there was a moment in which all threads of a process waited.
+// sleepsIn reports whether all threads of a process waited at one moment.
 func sleepsIn(pid int) bool {
 	before, ok := sleeping(pid)
 	if !ok || len(before) < 3 {

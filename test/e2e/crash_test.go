@@ -12,8 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestKillLosesNothingAcknowledged checks that kill -9 loses no acknowledged number; one more bump
-// may exist, because it was on its way.
+// TestKillLosesNothingAcknowledged checks that kill -9 loses no acknowledged number. The number
+// may be one higher, because a command without a response may have taken effect.
 func TestKillLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	for _, k := range everyKeeping(t) {
@@ -67,7 +67,7 @@ func killLoop(t *testing.T, k keeping, v version, kills int) {
 		ch = e.power(t, v)
 		got := ch.number(t)
 		if got != acknowledged && got != sent {
-			t.Fatalf("after kill %d: the number is %d; %d was acknowledged, %d was sent", kill, got, acknowledged, sent)
+			t.Fatalf("after kill %d: the number is %d, want at least %d, which was acknowledged, and at most %d, which was sent", kill, got, acknowledged, sent)
 		}
 		acknowledged = got
 	}
@@ -89,8 +89,8 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// SIGTERM while a key is generated: the client has its response, the process
-// ends well and takes its socket and pid file with it, and the state starts.
+// TestTerminateDuringKeyGeneration checks SIGTERM while a key is generated: the client gets its response, the
+// process exits with 0 and removes its socket and pid file, and the state starts.
 func TestTerminateDuringKeyGeneration(t *testing.T) {
 	t.Parallel()
 	state := harness.TempDir(t)
@@ -127,7 +127,7 @@ func TestTerminateDuringKeyGeneration(t *testing.T) {
 	}
 	for _, path := range []string{pid, e.data, e.ctrl} {
 		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("%s is still there", path)
+			t.Errorf("%s exists, want it removed", path)
 		}
 	}
 	e = start(t, setup{tpm: v20, state: state})
@@ -140,6 +140,6 @@ func TestTerminateDuringKeyGeneration(t *testing.T) {
 func busy(t *testing.T, e *emulator, before int) {
 	t.Helper()
 	if err := harness.Until(func() bool { return cpuTicks(t, e.Cmd.Process.Pid) > before }); err != nil {
-		t.Fatal("the emulator does nothing")
+		t.Fatal("the emulator uses no processor time")
 	}
 }

@@ -26,8 +26,8 @@ var keyed = map[string][]string{
 
 // TestDamageIsRefused checks that INIT refuses a damaged state file that we wrote, with one
 // log line that gives the reason, that the file is unchanged and that the process goes on.
-// In the end the undamaged state starts. TestEveryFlip of package seal has each bit and each
-// length; here are enough of them to reach the limit of the log.
+// In the end the undamaged state starts. TestEveryFlip of package seal tries each bit and each
+// length; this test tries enough of them to reach the limit of the log.
 func TestDamageIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -85,7 +85,7 @@ func TestDamageOfReferenceStateDoesNotCrash(t *testing.T) {
 				}
 			}
 			if refused == 0 {
-				t.Error("no damage at all was noticed")
+				t.Error("no INIT has failed, want some of the flipped bits to be noticed")
 			}
 			write(t, d.file, good)
 			if err := d.ctrl.Init(0); err != nil {
@@ -118,7 +118,7 @@ func newDamage(t *testing.T, k keeping, v version, args []string) *damage {
 	return &damage{emulator: e, v: v, ctrl: e.control(t), file: k.file(v, state), tail: tail}
 }
 
-// refused checks that INIT refuses the state file b and does not change it.
+// refused checks that INIT refuses the state file b, and that the file does not change.
 func (d *damage) refused(t *testing.T, what string, b []byte) {
 	t.Helper()
 	write(t, d.file, b)
@@ -163,7 +163,7 @@ func (d *damage) logged(t *testing.T, what, log string, names ...string) {
 	}
 }
 
-// suppressedLines is the line on similar ones that are not in the log.
+// suppressedLines matches the line with the number of suppressed lines.
 var suppressedLines = regexp.MustCompile(`(?m)(\d+) similar lines suppressed: INIT failed: `)
 
 // finish ends the emulator and checks that its log has accounted for each refusal.

@@ -284,8 +284,8 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 	return result(rsp) != failure20 && result(rsp) != fail12, p.Out.String()
 }
 
-// A user who may not become the TPM's user cannot find out what that user may do, and the
-// doctor does not say that it may not.
+// TestDoctorBlind checks that the doctor does not report missing rights of the TPM's user if the
+// caller may not change to that user, because it cannot find them out.
 func TestDoctorBlind(t *testing.T) {
 	t.Parallel()
 	w := newWard(t, v20, nil)

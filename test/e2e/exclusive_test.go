@@ -9,8 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// Two processes never have the same state, whichever of them is the reference,
-// by whatever name they reach it, and even if the lock file is removed.
+// TestSecondInstanceIsRefused checks that two processes, ours or the reference's, never have the
+// same state, whichever path they use, also if the lock file is removed.
 func TestSecondInstanceIsRefused(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -81,7 +81,7 @@ func removeLock(t *testing.T, state string) string {
 	return state
 }
 
-// lock=false is for storage that cannot be locked.
+// TestLockFalse checks that lock=false, for storage without locks, excludes no second instance.
 func TestLockFalse(t *testing.T) {
 	t.Parallel()
 	state := harness.TempDir(t)

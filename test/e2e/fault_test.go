@@ -41,10 +41,10 @@ func (f fault) inject(c call) string {
 	return fmt.Sprintf("inject=%s:error=%s:when=%s", c.name, f.errno, when)
 }
 
-// Each system call of a store is made to fail and to die. A store that fails for good
-// is never acknowledged, and afterwards the old or the new state starts: the new one
-// if it was acknowledged. An error costs the guest at most the command: the TPM goes
-// on, with the number that is on disk.
+// TestStoreFaults makes each system call of a store fail, and ends the process at each. It checks
+// that a store that fails for good is never acknowledged, and that the old or the new state starts
+// afterwards: the new one if it was acknowledged. After an error the TPM continues with the number
+// that is on disk; only the command fails.
 func TestStoreFaults(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	harness.Need(t, "strace", "strace")

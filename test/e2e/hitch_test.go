@@ -128,8 +128,8 @@ func sendHalf(t *testing.T, e *emulator, p parcel) {
 	_, _ = conn.Read(make([]byte, 4))
 }
 
-// After a migration that went wrong the guest goes on where it was, with what it
-// had; it can still move, and what it changes since is kept.
+// TestMigrationThatFails checks that a guest continues on its old host with its state after a
+// failed migration, that it can still move, and that its later changes are stored.
 func TestMigrationThatFails(t *testing.T) {
 	t.Parallel()
 	key := []string{"--migration-key", "file=testdata/migration.hex"}
@@ -189,8 +189,8 @@ func TestMigrationThatFails(t *testing.T) {
 	}
 }
 
-// A host that dies while its guest is on the way out has lost nothing: it is in
-// its directory, and where the luggage has come to.
+// TestMigrationSourceKilled checks that a source that is killed during a migration loses nothing:
+// the guest's state is in the source's directory, and on the destination as far as it was sent.
 func TestMigrationSourceKilled(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {

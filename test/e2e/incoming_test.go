@@ -46,9 +46,9 @@ var migrationIncomingWaitsCases = map[string]func(t *testing.T, dst *emulator, b
 	},
 }
 
-// The target of a shared directory leaves the state alone while the source has
-// it: QEMU asks for the version, resets the machine, and nothing is locked or
-// made. Requests that need the state then fail, and a command or a blob ends it.
+// TestMigrationIncomingWaits checks that the destination of a shared directory does not lock or
+// write the state while the source has it, although QEMU asks for the version and resets the
+// machine. Requests that need the state fail, and a command or a blob ends the process.
 func TestMigrationIncomingWaits(t *testing.T) {
 	t.Parallel()
 
@@ -115,8 +115,8 @@ func listing(t testing.TB, dir string) string {
 	return b.String()
 }
 
-// A source that has lost its state to another process ends when it is asked to go
-// on: no answer, exit code 0, a line in the log.
+// TestMigrationLostForGood checks that a source whose state another process has acquired ends when
+// a client wants to use it again: no response, exit code 0, one log line.
 func TestMigrationLostForGood(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -148,9 +148,9 @@ func TestMigrationLostForGood(t *testing.T) {
 	}
 }
 
-// Requests of a host to the TPM while its guest is elsewhere, and when the other
-// host has ended and no process holds the lock, do not replace what the guest has stored
-// there: RESET_TPMESTABLISHED and HASH_START store the state of a TPM 1.2, all of it.
+// TestMigrationOvertaken checks that requests to a host whose guest is elsewhere do not replace
+// the state that the guest has stored there, also if the other host has ended and no process holds
+// the lock. RESET_TPMESTABLISHED and HASH_START store the whole state of a TPM 1.2.
 func TestMigrationOvertaken(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {

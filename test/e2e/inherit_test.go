@@ -75,8 +75,8 @@ func exchange(t *testing.T, f *os.File, cmd string) {
 	}
 }
 
-// A data connection that is passed is served, and its end is the end of the
-// process, by --fd and by --server with type=tcp.
+// TestPassedDataConnection checks that an inherited data connection is served and that its end
+// ends the process, with --fd and with --server type=tcp.
 func TestPassedDataConnection(t *testing.T) {
 	t.Parallel()
 	for _, option := range [][]string{
@@ -98,8 +98,8 @@ func TestPassedDataConnection(t *testing.T) {
 	}
 }
 
-// A listening data socket that is passed is accepted on, one client after the
-// other, and not removed.
+// TestPassedDataListener checks that clients of an inherited data socket are served one after the
+// other, and that the socket is not removed.
 func TestPassedDataListener(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(harness.TempDir(t), "d")
@@ -125,8 +125,8 @@ func ended(t *testing.T, p *harness.Process, path string) {
 	}
 }
 
-// The same for the control channel: a listening socket, and a connection, of
-// messages too, whose end with terminate is the end.
+// TestPassedControl checks the same for the control channel: a listening socket, and a connection,
+// also of messages, whose end ends the process with terminate.
 func TestPassedControl(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(harness.TempDir(t), "c")
@@ -173,7 +173,7 @@ func TestPassedControl(t *testing.T) {
 	}
 }
 
-// A descriptor of another kind than the option names is refused.
+// TestPassedWrong checks that a descriptor of another kind than the option requires is refused.
 func TestPassedWrong(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{

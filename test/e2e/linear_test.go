@@ -33,9 +33,8 @@ func volume(t *testing.T, size int64) string {
 	return path
 }
 
-// One file goes from ours to the reference and back, and the other way round,
-// with the volatile state in it or without: each finds what the other has left,
-// in whatever layout.
+// TestFileHops checks that ours and the reference continue with the state of the other in one
+// file, in both directions, with and without volatile state, in each layout.
 func TestFileHops(t *testing.T) {
 	t.Parallel()
 	for _, on := range []struct{ medium, encryption string }{
@@ -100,9 +99,8 @@ func fileHops(t *testing.T, image string, args []string, v version, isOurs bool)
 	}
 }
 
-// Proxmox VE's own command line, on what it keeps state in: a volume of 4 MiB
-// that is a plain file, a link to a block device, or a file that cannot be
-// removed.
+// TestProxmox checks Proxmox VE's command line with the storage that it uses: a volume of 4 MiB
+// that is a plain file, a link to a block device, or a file that cannot be removed.
 func TestProxmox(t *testing.T) {
 	t.Parallel()
 	for name, make := range map[string]func(t *testing.T) string{
@@ -196,7 +194,8 @@ func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
 	}
 }
 
-// Once a file has both places for an item, a full disk is no obstacle any more.
+// TestFullDiskWithFile checks that commands succeed on a full disk as soon as the file has both
+// places for an item.
 func TestFullDiskWithFile(t *testing.T) {
 	needRoot(t, "it mounts a small tmpfs")
 	t.Parallel()

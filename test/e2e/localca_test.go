@@ -81,14 +81,15 @@ func verifyCerts(t *testing.T, dir string, outs ...string) (serials []string) {
 	return serials
 }
 
-// Fifty processes at once make one CA and give fifty serial numbers.
+// TestLocalCAAtOnce checks that fifty processes at once create one CA and issue fifty serial
+// numbers.
 func TestLocalCAAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := newLocalCA(t)
 	atOnce(t, dir, 50, func(int) string { return ours("swtpm_localca") })
 }
 
-// Ours and the reference's, at once at one CA.
+// TestLocalCABesideReference checks that our processes and the reference's use one CA at once.
 func TestLocalCABesideReference(t *testing.T) {
 	reference := harness.Need(t, "/usr/bin/swtpm_localca", "swtpm-tools")
 	t.Parallel()
@@ -136,8 +137,8 @@ func atOnce(t *testing.T, dir string, n int, program func(int) string) {
 	}
 }
 
-// Ours goes on with a CA of the reference, and the reference with ours, with
-// passwords and without.
+// TestLocalCAHandover checks that ours continues with a CA of the reference, and the reference
+// with ours, with and without passwords.
 func TestLocalCAHandover(t *testing.T) {
 	reference := harness.Need(t, "/usr/bin/swtpm_localca", "swtpm-tools")
 	t.Parallel()
@@ -159,8 +160,8 @@ func TestLocalCAHandover(t *testing.T) {
 	}
 }
 
-// With any kind of file in place of the certificate, of the log or of the configuration,
-// nothing outside is touched and nothing waits.
+// TestLocalCAHostile checks that no file outside is changed and no process waits, whichever kind
+// of file is in the place of the certificate, the log or the configuration.
 func TestLocalCAHostile(t *testing.T) {
 	t.Parallel()
 	dir := newLocalCA(t)
@@ -213,7 +214,8 @@ func TestLocalCAHostile(t *testing.T) {
 	}
 }
 
-// An ordinary user's CA is that user's, and root's is closed to others.
+// TestLocalCAUser checks that the files of an ordinary user's CA belong to the user, and that
+// other users cannot use root's CA.
 func TestLocalCAUser(t *testing.T) {
 	needRoot(t, "to become somebody else")
 	t.Parallel()
@@ -251,7 +253,7 @@ func TestLocalCAUser(t *testing.T) {
 	}
 }
 
-// A signing key in a token, whose module is configured by a line env:.
+// TestLocalCAToken checks a signing key in a token whose module a line env: configures.
 func TestLocalCAToken(t *testing.T) {
 	util := harness.Need(t, "softhsm2-util", "softhsm2")
 	t.Parallel()

@@ -81,7 +81,8 @@ func TestIdleMemory(t *testing.T) {
 	}
 }
 
-// A burst of clients and state blobs does not raise the memory of a TPM for good.
+// TestMemoryAfterBurst checks that a burst of clients and state blobs does not raise the memory of
+// a TPM permanently.
 func TestMemoryAfterBurst(t *testing.T) {
 	skipWithRace(t)
 	t.Parallel()
@@ -101,7 +102,8 @@ func TestMemoryAfterBurst(t *testing.T) {
 	}
 }
 
-// A limit of memory as small as swtpm(8) allows is enough for a burst of clients.
+// TestMemoryLimit checks that the smallest memory limit of swtpm@.service(8) is enough for a burst
+// of clients.
 func TestMemoryLimit(t *testing.T) {
 	needRoot(t, "a control group")
 	skipWithRace(t)

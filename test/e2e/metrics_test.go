@@ -70,7 +70,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// Errors in [metrics] name the line.
+// TestMetricsMistakes checks that errors in [metrics] name the line.
 func TestMetricsMistakes(t *testing.T) {
 	dir := harness.TempDir(t)
 	file := filepath.Join(dir, "p.toml")

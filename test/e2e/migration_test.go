@@ -131,8 +131,8 @@ var secrets = []struct {
 		src: encryptions["aes-256"], dst: encryptions["sha512"], plain: true},
 }
 
-// A guest moves: ours and the reference's, in both directions, to a directory of
-// its own and in one that both hosts share; and moves back.
+// TestMigration checks that a guest moves between ours and the reference in both directions, to
+// another directory and in a shared one, and moves back.
 func TestMigration(t *testing.T) {
 	t.Parallel()
 	routes := []struct {
@@ -203,7 +203,8 @@ func withMigration(s setup, shared bool, options []string) setup {
 	return s
 }
 
-// The savestate of a TPM 1.2 travels too: the guest had suspended it.
+// TestMigrationOfSavestate checks that the savestate of a suspended guest with a TPM 1.2 is
+// migrated, too.
 func TestMigrationOfSavestate(t *testing.T) {
 	t.Parallel()
 	src := start(t, setup{args: leaving})
@@ -223,8 +224,9 @@ func TestMigrationOfSavestate(t *testing.T) {
 	g.goesOn(t, dst, v12)
 }
 
-// With a key of its own the target of a shared directory would write what the
-// source cannot read any more: INIT fails, and the source goes on.
+// TestMigrationSharedWithOtherKey checks that INIT fails at a destination with another key of a
+// shared directory, because the source could no longer read its state, and that the source
+// continues.
 func TestMigrationSharedWithOtherKey(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -250,9 +252,9 @@ func TestMigrationSharedWithOtherKey(t *testing.T) {
 	}
 }
 
-// A snapshot: the blobs are fetched and the guest goes on, with QEMU's
-// LOCK_STORAGE or, before QEMU 8, without. Meanwhile another process may have the
-// state, unless release-lock-outgoing=false.
+// TestSnapshot checks that a guest continues after its blobs were fetched, with QEMU's
+// LOCK_STORAGE or, before QEMU 8, without it. Meanwhile another process can lock the state, unless
+// release-lock-outgoing=false.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	for _, keep := range []bool{false, true} {

@@ -14,12 +14,12 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// A power cut at any moment of several bumps leaves a state that starts, with
-// the last number that was acknowledged or its successor.
+// TestPowerCut checks that a power cut at any moment of several increments leaves a state that
+// starts, with the last acknowledged number or its successor.
 //
-// strace records what is written, synced, renamed and answered. disk replays it
-// with the freedom that a kernel has: bytes that were not synced may be present,
-// not, or in part, and names that were not synced may be the old or the new ones.
+// strace records writes, syncs, renames and responses. disk replays them with the freedom that a
+// kernel has: bytes that were not synced may be present, absent or present in part, and names
+// that were not synced may be old or new.
 func TestPowerCut(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	harness.Need(t, "strace", "strace")

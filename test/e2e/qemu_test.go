@@ -28,8 +28,8 @@ type transcript struct {
 	} `json:"log"`
 }
 
-// QEMU's requests at boot, reset, save, restore and exit have the same results
-// and replies of the same length as from the reference.
+// TestQEMUTranscripts checks that QEMU's requests at boot, reset, save, restore and exit have the
+// same results, and replies of the same length, as with the reference.
 func TestQEMUTranscripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/qemu/*.json")

@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// The main job: examples/quickstart.toml run by an ordinary user, used with
-// tpm2-tools, restarted, and everything still exists.
+// TestQuickstart checks examples/quickstart.toml with tpm2-tools as an ordinary user: keys and NV
+// indices survive a restart.
 func TestQuickstart(t *testing.T) {
 	tools := filepath.Dir(harness.Need(t, "tpm2_getrandom", "tpm2-tools"))
 	t.Parallel()

@@ -21,8 +21,8 @@ var encryptions = map[string][]string{
 	"aes, mig": {"--key", "file=testdata/key128.hex", "--migration-key", "file=testdata/migration.hex"},
 }
 
-// The state goes from ours to the reference and back, and the other way round:
-// each finds what the other has written last.
+// TestStateHops checks that ours and the reference continue with the state that the other has
+// written last, in both directions.
 func TestStateHops(t *testing.T) {
 	t.Parallel()
 	for name, args := range encryptions {
@@ -60,8 +60,8 @@ func TestStateHops(t *testing.T) {
 	}
 }
 
-// State blobs travel between ours and the reference through the swtpm_ioctl of
-// either, plain and sealed with the migration key: permanent and volatile.
+// TestStateBlobHops checks that permanent and volatile blobs move between ours and the reference
+// with either swtpm_ioctl, plain and encrypted with the migration key.
 func TestStateBlobHops(t *testing.T) {
 	t.Parallel()
 	migration := map[string][]string{
@@ -126,8 +126,8 @@ var (
 // pcrValue is the digest at the end of a response to readPCR.
 func pcrValue(rsp []byte) string { return fmt.Sprintf("%x", rsp[max(0, len(rsp)-20):]) }
 
-// The reference's swtpm_ioctl gets from ours what it gets from the reference,
-// and so does ours from both.
+// TestIoctlOfBoth checks that the reference's swtpm_ioctl prints the same with ours as with the
+// reference, and that our swtpm_ioctl does so with both.
 func TestIoctlOfBoth(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Need(t, "swtpm_ioctl", "swtpm-tools")

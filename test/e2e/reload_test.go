@@ -53,8 +53,8 @@ func startProfiled(t *testing.T, log string) *profiled {
 	return p
 }
 
-// SIGHUP has the log's settings read again: level and prefix, also for a client that
-// exists already, and a file that was moved away is made anew.
+// TestReload checks that SIGHUP reads the log's settings again: level and prefix, also for a
+// connected client, and that a renamed log file is created again.
 func TestReload(t *testing.T) {
 	p := startProfiled(t, "file = \"log\"\nprefix = \"a: \"\n")
 	c := p.open(t, v20)
@@ -105,7 +105,9 @@ func TestReload(t *testing.T) {
 	p.terminate(t)
 }
 
-// Compat: C-136: SIGHUP ends a TPM of a classic command line at once.
+// TestHangupClassic checks that SIGHUP ends a TPM of a classic command line at once.
+//
+// Compat: C-136: swtpm does so, too.
 func TestHangupClassic(t *testing.T) {
 	e := start(t, setup{})
 	if err := e.Cmd.Process.Signal(unix.SIGHUP); err != nil {
@@ -117,8 +119,8 @@ func TestHangupClassic(t *testing.T) {
 	}
 }
 
-// A terminal that goes ends the TPM of a profile, in order: its state is on disk and
-// its sockets no longer exist.
+// TestHangupTerminal checks that the end of its terminal ends the TPM of a profile in order: the
+// state is on disk and the sockets are removed.
 func TestHangupTerminal(t *testing.T) {
 	p := startProfiled(t, "file = \"log\"\n")
 	p.terminate(t)

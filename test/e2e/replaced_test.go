@@ -43,8 +43,8 @@ func mountOver(t *testing.T, dir string) {
 	}
 }
 
-// libvirt has the state of each guest in a directory of its own, in which another one
-// may take the place of the state's: INIT opens it, as with swtpm.
+// TestReplacedState checks that INIT opens another directory in the place of the state directory
+// if it is libvirt's, where each guest has a parent directory of its own.
 func TestReplacedState(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]func(*testing.T, string){"replaced": replaceDir, "mounted": mountOver} {
@@ -71,8 +71,8 @@ func TestReplacedState(t *testing.T) {
 	}
 }
 
-// Elsewhere the directory above may have the states of other guests: INIT fails and
-// says what to do.
+// TestReplacedStateElsewhere checks that INIT fails and names the remedy elsewhere, because the
+// parent directory may have the states of other guests.
 func TestReplacedStateElsewhere(t *testing.T) {
 	t.Parallel()
 	state := filepath.Join(harness.TempDir(t), "state")
@@ -98,8 +98,8 @@ func TestReplacedStateElsewhere(t *testing.T) {
 	e.Kill(t)
 }
 
-// A service ends for a new process that can reach the directory, which also answers
-// the INIT: the guest that resets notices nothing.
+// TestReplacedStateOfService checks that a service ends, and that its next process opens the new
+// directory and answers the INIT, so that a guest that resets notices nothing.
 func TestReplacedStateOfService(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {

@@ -38,9 +38,9 @@ func (k *resumableTPM) fails(t *testing.T, said string) {
 	}
 }
 
-// A start that cannot read or lock the state for now leaves what the previous process
-// has kept alone, byte by byte, and ends with the exit code after which systemd starts
-// it again; once the state exists, the guest continues.
+// TestRestartSystemErrors checks that a start that cannot read or lock the state does not change
+// the memory of the previous process and exits with the code after which systemd starts it again.
+// When the state exists, the guest continues.
 func TestRestartSystemErrors(t *testing.T) {
 	needRoot(t, "strace injects errors")
 	strace := harness.Need(t, "strace", "strace")
@@ -128,7 +128,7 @@ func moved(t *testing.T, dir string) (mend func()) {
 	return func() { t.Helper(); rename(dir+".away", dir) }
 }
 
-// The same with the state in one file.
+// TestRestartSystemErrorsInFile checks the same with the state in one file.
 func TestRestartSystemErrorsInFile(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -178,7 +178,8 @@ func inject(strace, fault string) func(t *testing.T, k *resumableTPM, state stri
 	}
 }
 
-// A state that is damaged is none of these: it is reported as ever.
+// TestRestartDamagedState checks that a damaged state is not such an error: it is reported as
+// without a previous process.
 func TestRestartDamagedState(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -199,8 +200,8 @@ func TestRestartDamagedState(t *testing.T) {
 	}
 }
 
-// A damaged state of a TPM that is powered on at the start ends the start for good: the
-// clients learn that their TPM no longer exists.
+// TestRestartDamagedStateAtStart checks that a damaged state of a TPM that is powered on at the
+// start ends the service: its clients are disconnected.
 func TestRestartDamagedStateAtStart(t *testing.T) {
 	t.Parallel()
 	k, _, _ := newProfiled(t, "")
@@ -219,7 +220,8 @@ func TestRestartDamagedStateAtStart(t *testing.T) {
 	k.says(t, "INIT failed")
 }
 
-// A service that finds the lock held at its first start is started again, too.
+// TestStartLocked checks that a service that finds the lock held at its first start is started
+// again, too.
 func TestStartLocked(t *testing.T) {
 	t.Parallel()
 	k, profile, good := newProfiled(t, "")
@@ -237,7 +239,8 @@ func TestStartLocked(t *testing.T) {
 	m.start(t)
 }
 
-// SIGTERM while the process waits for the state is an orderly end that keeps all.
+// TestTerminateWhileResuming checks that SIGTERM while the process waits for the state is an
+// orderly end, after which the saved memory is unchanged.
 func TestTerminateWhileResuming(t *testing.T) {
 	t.Parallel()
 	k := newResumable(t, v20, false)
@@ -262,8 +265,8 @@ func TestTerminateWhileResuming(t *testing.T) {
 	check()
 }
 
-// Processes that are killed while they resume do not count against the state, unless
-// they were killed as the engine started.
+// TestRestartKilledOften checks that processes that are killed while they resume do not count
+// against the state, unless they were killed while the engine started.
 func TestRestartKilledOften(t *testing.T) {
 	needRoot(t, "strace kills it")
 	strace := harness.Need(t, "strace", "strace")
@@ -285,8 +288,8 @@ func TestRestartKilledOften(t *testing.T) {
 	}
 }
 
-// SIGTERM while the disk fails is an orderly end: exit code 0, so that a unit's
-// RestartPreventExitStatus= does not apply, and the next process continues.
+// TestTerminateDuringErrors checks that SIGTERM while the disk fails is an orderly end: exit code
+// 0, so that RestartPreventExitStatus= of a unit does not apply, and the next process continues.
 func TestTerminateDuringErrors(t *testing.T) {
 	needRoot(t, "strace injects errors")
 	harness.Need(t, "strace", "strace")

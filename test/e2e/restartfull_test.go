@@ -27,9 +27,9 @@ func smallDisk(t *testing.T) string {
 	return dir
 }
 
-// A restart on a full disk takes nothing from the guest: the TPM continues from before
-// the TPM2_Shutdown that could not be stored. So does one after another full disk, and
-// a crash.
+// TestRestartFullDisk checks that a restart on a full disk costs the guest nothing: the TPM
+// continues from before the TPM2_Shutdown that could not be stored, also after another full disk
+// and a crash.
 func TestRestartFullDisk(t *testing.T) {
 	needRoot(t, "it mounts a small tmpfs")
 	t.Parallel()
@@ -62,8 +62,8 @@ func TestRestartFullDisk(t *testing.T) {
 	})
 }
 
-// Nothing waits for a full disk at a power-off: a client that asks for one, or for the
-// end of the process, has its reply, and the process ends.
+// TestShutdownFullDisk checks that STOP and SHUTDOWN do not wait for a full disk: the client gets
+// its reply, and the process ends.
 func TestShutdownFullDisk(t *testing.T) {
 	needRoot(t, "it mounts a small tmpfs")
 	t.Parallel()

@@ -33,8 +33,8 @@ func newProfiled(t *testing.T, more string) (k *resumableTPM, profile, good stri
 	return k, profile, good
 }
 
-// A mistake in the profile takes no TPM from a guest: the process runs with the profile
-// of the previous one, and says so until the mistake is corrected.
+// TestRestartBadProfile checks that a mistake in the profile costs no guest its TPM: the process
+// uses the profile of the previous process, and reports that until the mistake is corrected.
 func TestRestartBadProfile(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -95,7 +95,8 @@ func TestRestartBadProfile(t *testing.T) {
 	}
 }
 
-// A profile that has changed is not blamed for a lock: the next start tries it again.
+// TestRestartChangedProfile checks that a changed profile is not rejected because of a held lock:
+// the next start tries it again.
 func TestRestartChangedProfile(t *testing.T) {
 	t.Parallel()
 	k, profile, good := newProfiled(t, "")
@@ -121,8 +122,8 @@ func TestRestartChangedProfile(t *testing.T) {
 	}
 }
 
-// A version of the program that saved no profile has left the TPM: the process ends,
-// and is started again, until the profile is corrected.
+// TestRestartBadProfileAfterUpgrade checks that a process ends, and is started again until the
+// profile is corrected, if the previous version of the program has saved no profile.
 func TestRestartBadProfileAfterUpgrade(t *testing.T) {
 	t.Parallel()
 	k, profile, good := newProfiled(t, "")
@@ -141,7 +142,8 @@ func TestRestartBadProfileAfterUpgrade(t *testing.T) {
 	check()
 }
 
-// Without a session there is nothing to lose, and a mistake is final.
+// TestStartBadProfile checks that a mistake ends the service for good if there is no saved
+// session.
 func TestStartBadProfile(t *testing.T) {
 	t.Parallel()
 	dir := harness.TempDir(t)

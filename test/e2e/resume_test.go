@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// An orderly restart takes nothing away from connected clients, however often, and
-// neither does a crash.
+// TestResume checks that connected clients lose nothing by orderly restarts and by crashes,
+// however many.
 func TestResume(t *testing.T) {
 	t.Parallel()
 	everyResumable(t, func(t *testing.T, v version, key bool) {
@@ -46,7 +46,8 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// After a stop, which drops what is kept, the TPM is one that was shut down well.
+// TestResumeStop checks that after a stop, which drops the saved session, the TPM was shut down in
+// order.
 func TestResumeStop(t *testing.T) {
 	t.Parallel()
 	k := newResumable(t, v20, false)
@@ -77,7 +78,8 @@ func TestResumeStop(t *testing.T) {
 	}
 }
 
-// Random numbers do not come twice.
+// TestResumeRandom checks that a TPM that resumes after a crash does not return the same random
+// numbers again.
 func TestResumeRandom(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -128,8 +130,8 @@ func TestResumeSecrets(t *testing.T) {
 	})
 }
 
-// A state that replaced the TPM's own does not get the volatile
-// state of the latter.
+// TestResumeOtherState checks that a state that has replaced the TPM's state is not combined with
+// the saved volatile state.
 func TestResumeOtherState(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {

@@ -14,8 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
-// A client under load gets an answer to each command, the right one or that it
-// failed, whenever the process is killed or restarted; and each response is true
+// TestResumeUnderLoad checks that a client under load gets a response to each command, success or
+// failure, whenever the process is killed or restarted, and that each response is still true
 // afterwards.
 func TestResumeUnderLoad(t *testing.T) {
 	t.Parallel()

@@ -16,10 +16,9 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// A service that is restarted or killed while a migration brings its state has the
-// migration fail: the incoming state ended with the process, and no other TPM
-// is started or made in its place. The guest is on the other host still, and comes
-// when everything is sent again.
+// TestResumeIncoming checks that a migration fails if the service at the destination is restarted
+// or killed while blobs arrive: the incoming state is lost, and no other TPM is started or
+// created. The guest is still on the source, and arrives when everything is sent again.
 func TestResumeIncoming(t *testing.T) {
 	t.Parallel()
 	src := start(t, setup{tpm: v20})
@@ -50,7 +49,8 @@ func TestResumeIncoming(t *testing.T) {
 	}
 }
 
-// The same with the end in INIT, before and after the state is on disk.
+// TestResumeIncomingInit checks the same for an end during INIT, before and after the state is on
+// disk.
 func TestResumeIncomingInit(t *testing.T) {
 	needRoot(t, "strace traces it")
 	strace := harness.Need(t, "strace", "strace")
@@ -111,8 +111,8 @@ func (k *resumableTPM) comes(t *testing.T, bags luggage, g guest) {
 	k.end(t)
 }
 
-// A state with which the engine has ended the process five times is given up: the TPM
-// starts anew with its permanent state. Four times are no reason to.
+// TestResumeGivenUp checks that a state with which the engine has ended the process five times is
+// given up: the TPM starts fresh with its permanent state. After four times it is not.
 func TestResumeGivenUp(t *testing.T) {
 	t.Parallel()
 	everyResumable(t, func(t *testing.T, v version, key bool) {
@@ -189,8 +189,8 @@ func (k *resumableTPM) answers(t *testing.T, want uint32) {
 	k.end(t)
 }
 
-// A process that is to power its TPM on by itself is killed on the way, at each step
-// that it takes on disk: the guest finds a TPM that had its startup.
+// TestResumeStartup kills a process that powers its TPM on by itself at each of its steps on disk,
+// and checks that the guest finds a TPM that had its Startup.
 func TestResumeStartup(t *testing.T) {
 	needRoot(t, "strace traces it")
 	strace := harness.Need(t, "strace", "strace")
@@ -241,8 +241,8 @@ func killedAtStartup(t *testing.T, strace, typ string, seed []byte, call string,
 	return true
 }
 
-// The same for a process that was killed between power on and startup, where a TPM
-// 1.2 stores nothing: its memory says that it has served no client.
+// TestResumeBeforeStartup checks the same for a process that was killed between power-on and
+// Startup, where a TPM 1.2 stores nothing: the memory records that no client was served.
 func TestResumeBeforeStartup(t *testing.T) {
 	t.Parallel()
 	for _, g := range []struct {
@@ -276,8 +276,8 @@ func TestResumeBeforeStartup(t *testing.T) {
 	}
 }
 
-// A newer libtpms goes on with the TPM of an older one, and the older one with what
-// the newer one has left of it. make newer has the newer one.
+// TestResumeUpgrade checks that a newer libtpms continues with the TPM of an older one, and the
+// older one with what the newer one has saved. make newer has the newer library.
 func TestResumeUpgrade(t *testing.T) {
 	t.Parallel()
 	dir := os.Getenv("SWTPM_NEWER_LIBTPMS")

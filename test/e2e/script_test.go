@@ -105,7 +105,8 @@ func setupScript(e *testscript.Env) error {
 	return os.Chmod(e.WorkDir, 0o777) // for processes that give up root
 }
 
-// Each option that the help names is used by a script or a test.
+// TestEveryOptionIsTested checks that a script or a test uses each long option that the help of
+// the classic interfaces names.
 func TestEveryOptionIsTested(t *testing.T) {
 	t.Parallel()
 	_, help, _ := run(t, "socket", "--help")

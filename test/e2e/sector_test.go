@@ -8,9 +8,9 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// A power cut at any moment of several bumps leaves a file that starts, with the
-// last number that was acknowledged or its successor. strace records what is
-// written, synced and answered; what was not synced is left out sector by sector.
+// TestPowerCutWithFile checks that a power cut at any moment of several increments leaves a file
+// that starts, with the last acknowledged number or its successor. strace records writes, syncs
+// and responses; sectors that were not synced are left out one by one.
 func TestPowerCutWithFile(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	harness.Need(t, "strace", "strace")

@@ -54,7 +54,7 @@ var stallsCases = []struct {
 	}},
 }
 
-// No client keeps another from being answered, whatever it does or does not do.
+// TestStalls checks that no client can keep another client from being answered.
 func TestStalls(t *testing.T) {
 	t.Parallel()
 	tests := stallsCases
@@ -141,8 +141,8 @@ func neverRead(t *testing.T, conn net.Conn, hex string) {
 	t.Error("the client could send for ever")
 }
 
-// Descriptors that come with requests that want none are closed, and thousands
-// of connections leave nothing.
+// TestNothingIsLeftBehind checks that unsolicited descriptors are closed, and that thousands of
+// connections leave no descriptor and no memory.
 func TestNothingIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	const growthKiB = 8 << 10

@@ -45,8 +45,8 @@ func TestStateRekey(t *testing.T) {
 	}
 }
 
-// The same for a state in one file; an archive of it goes into a directory and
-// back into a file.
+// TestStateLinear checks rekey, verify, inspect, rollback, export and import with a state in one
+// file; the archive goes into a directory and back into a file.
 func TestStateLinear(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Reference(t)
@@ -93,8 +93,8 @@ func TestStateLinear(t *testing.T) {
 	}
 }
 
-// The reference reads the state that import makes of an archive: under another key
-// than it was exported from, and sealed as it was.
+// TestStateTransfer checks that the reference reads the state that import creates from an archive:
+// under another key, and with its key as exported.
 func TestStateTransfer(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Reference(t)
@@ -129,8 +129,8 @@ func TestStateTransfer(t *testing.T) {
 	}
 }
 
-// inspect and verify open files for reading only, and leave no trace, whatever
-// they find.
+// TestStateVerifyTouchesNothing checks that inspect and verify open files for reading only, and
+// change nothing, also with damaged files.
 func TestStateVerifyTouchesNothing(t *testing.T) {
 	needRoot(t, "a process with keys lets nobody else trace it")
 	strace := harness.Need(t, "strace", "strace")
@@ -195,9 +195,9 @@ func TestStateVerifyTouchesNothing(t *testing.T) {
 // changes are system calls that change a file or a directory.
 var changes = regexp.MustCompile(`O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|^\d+ +(write|pwrite|ftruncate|fchmod|fchown|rename|unlink|link|mkdir|utime|fsync|fallocate|setxattr)`)
 
-// rekey is killed at each system call that changes something. Afterwards the TPM
-// starts with the old key or with the new one, its volatile state and backup
-// too, and a second call makes it the new one.
+// TestStateRekeyKilled kills rekey at each system call that changes something, and checks that the
+// TPM, its volatile state and its backup have the old key or the new one, and that a second call
+// gives them the new key.
 func TestStateRekeyKilled(t *testing.T) {
 	needRoot(t, "a process with keys lets nobody else trace it")
 	strace := harness.Need(t, "strace", "strace")
@@ -277,7 +277,8 @@ func checkRekeyed(t *testing.T, dir, want string) error {
 	return fmt.Errorf("the TPM starts with neither key; files %q", globAll(t, dir))
 }
 
-// A state that an emulator runs on is left alone, and the line says who has it.
+// TestStateInUse checks that the verbs do not change the state of a running emulator, and that the
+// error names the process.
 func TestStateInUse(t *testing.T) {
 	t.Parallel()
 	for name, program := range map[string]string{"ours": ours("swtpm"), "reference": harness.Reference(t)} {
@@ -299,7 +300,8 @@ func TestStateInUse(t *testing.T) {
 	}
 }
 
-// Files that root makes in the directory of another user belong to that user.
+// TestStateAsRoot checks that files that root creates in the directory of another user belong to
+// that user.
 func TestStateAsRoot(t *testing.T) {
 	needRoot(t, "files of another user")
 	t.Parallel()

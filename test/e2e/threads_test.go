@@ -138,7 +138,7 @@ func TestThreadLimit(t *testing.T) {
 	}
 }
 
-// A resource limit that is too small gives one line that says which.
+// TestSmallLimits checks that one line names a resource limit that is too small.
 func TestSmallLimits(t *testing.T) {
 	t.Parallel()
 	for option, want := range map[string]string{

@@ -207,8 +207,8 @@ func (v *machine) findsTPM(t *testing.T, m model) {
 	}
 }
 
-// The life of a machine: it boots, works, is reset, goes back to a snapshot with a
-// running kernel, and ends.
+// TestLife checks a machine that boots, works, is reset, returns to a snapshot with a running
+// kernel, and ends.
 func TestLife(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.String(), func(t *testing.T) {
@@ -243,7 +243,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// The driver finds in our TPM what it finds in the reference's.
+// TestReference checks that the kernel's driver finds the same in our TPM as in the reference's.
 func TestReference(t *testing.T) {
 	m := models[0]
 	e := startEmulator(t, need(t, "swtpm", "swtpm"), m.tpm2, harness.TempDir(t))
@@ -255,9 +255,9 @@ func TestReference(t *testing.T) {
 	v.quit(t, e)
 }
 
-// A machine is saved to a file and goes on in other processes: ours on the same
-// directory, as with shared storage; the reference's and ours again, each with a
-// directory of its own. PCRs and NV memory move with it.
+// TestMove checks that a machine that was saved to a file continues with other processes: ours on
+// the same directory, as with shared storage, and the reference's and ours, each with a directory
+// of its own. PCRs and NV memory move with it.
 func TestMove(t *testing.T) {
 	leaving := []string{"--migration", "release-lock-outgoing"}
 	arriving := []string{"--migration", "release-lock-outgoing,incoming"}
@@ -324,8 +324,8 @@ func save(t *testing.T, v *machine) (path string) {
 	return path
 }
 
-// A live migration to a host with another key fails there, and the machine goes
-// on where it was; then it moves to one with the right key.
+// TestMoveFails checks that a live migration to a host with another key fails, that the machine
+// continues on its host, and that it then moves to a host with the right key.
 func TestMoveFails(t *testing.T) {
 	good := []string{"--migration-key", "file=testdata/migration.hex"}
 	bad := []string{"--migration-key", "file=testdata/other.hex"}

@@ -82,9 +82,9 @@ func (m model) extended(t *testing.T, before string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// A service that is killed or restarted under a running kernel takes nothing away
-// from it: its driver's next command is right, PCRs, keys and sessions are as they
-// were, and its random numbers still come from the TPM.
+// TestRestart checks that a service that is killed or restarted under a running kernel costs it
+// nothing: the driver's next command succeeds, PCRs, keys and sessions exist, and random numbers
+// still come from the TPM.
 func TestRestart(t *testing.T) {
 	for _, m := range []model{models[0], models[2]} {
 		t.Run(m.String(), func(t *testing.T) {

@@ -53,7 +53,8 @@ poweroff -ff
 // runVar may have the tests in the machine that are to run, as go test -run takes it.
 const runVar = "SWTPM_KERNEL_RUN"
 
-// With AppArmor on and our profiles loaded, for everything.
+// TestInside runs the tests of package inside in the machine, with AppArmor on and our profiles
+// loaded.
 func TestInside(t *testing.T) {
 	boot(t, "apparmor=1 security=apparmor", cmp.Or(os.Getenv(runVar), "."))
 }

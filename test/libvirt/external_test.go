@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// A TPM of <backend type='external'>: systemd opens its control socket, as
-// swtpm@.socket makes it, and QEMU's connection starts swtpm run. libvirt starts no
-// emulator, and the TPM ends with its guest: with the connection, for a QEMU that is
-// ended while it starts sends no CMD_SHUTDOWN.
+// TestExternal checks a TPM of <backend type='external'>: systemd opens its control socket, as
+// swtpm@.socket does, and QEMU's connection starts swtpm run. libvirt starts no emulator. The TPM
+// ends when the connection ends, because a QEMU that is ended while it starts sends no
+// CMD_SHUTDOWN.
 func TestExternal(t *testing.T) {
 	dir := inside(t)
 	sock, state, profile := filepath.Join(dir, "ctrl.sock"), filepath.Join(dir, "external"), filepath.Join(dir, "vm1.toml")

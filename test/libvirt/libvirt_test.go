@@ -165,7 +165,8 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// libvirt finds in our capabilities an emulator of both versions.
+// TestDomainCapabilities checks that libvirt finds an emulator of both versions by our
+// capabilities.
 func TestDomainCapabilities(t *testing.T) {
 	inside(t)
 	out := virsh(t, "domcapabilities", "--virttype", "qemu", "--machine", "q35")
@@ -177,8 +178,9 @@ func TestDomainCapabilities(t *testing.T) {
 	}
 }
 
-// The life of a guest: define, start, reset, save, restore, off and on again;
-// the same TPM all along. Undefining it takes the TPM away, or not.
+// TestLife checks that a guest has the same TPM when it is defined, started, reset, saved,
+// restored, switched off and on again, and that undefining it removes the TPM only if that is
+// requested.
 func TestLife(t *testing.T) {
 	dir := inside(t)
 	for _, g := range []*guest{
@@ -230,8 +232,8 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// With a secret of libvirt's the state is encrypted, on disk and in a snapshot;
-// the guest goes back to the snapshot and on from there.
+// TestEncrypted checks that the state is encrypted with a secret of libvirt, on disk and in a
+// snapshot, and that the guest returns to the snapshot and continues.
 func TestEncrypted(t *testing.T) {
 	dir := inside(t)
 	const secret = "8c0a5a3e-0000-4000-8000-00000000000a"

@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// A running guest with a TPM 2.0 goes to a second libvirtd, which libvirt takes for
-// another host, and comes back: the TPM's NV memory and its PCRs are
-// the same each time, and the host that the guest has left keeps no TPM of it, but
-// where both share the state, as on a cluster's file system.
+// TestMigration checks that a running guest with a TPM 2.0 migrates to a second libvirtd, which
+// libvirt regards as another host, and back: the TPM's NV memory and PCRs are the same each time,
+// and no TPM stays on the host that the guest has left, unless both share the state, as on a
+// cluster's file system.
 //
-// libvirt takes a place for shared by the type of its file system, so a directory
-// is mounted as one of GlusterFS. There the emulators have --migration.
+// libvirt regards a directory as shared by the type of its file system, so one is mounted as
+// GlusterFS. There the emulators have --migration.
 func TestMigration(t *testing.T) {
 	dir := inside(t)
 	own := &guest{name: "mig20", uuid: "8c0a5a3e-0000-4000-8000-000000000005", version: "2.0", model: "tpm-crb"}

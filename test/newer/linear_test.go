@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// One file goes from ours to the reference of today and back. --print-info starts
-// the TPM that is in it; --print-states of both says the same of what that left.
+// TestStateFile checks that one file moves between ours and today's reference: --print-info starts
+// the TPM in it, and --print-states of both print the same about it.
 func TestStateFile(t *testing.T) {
 	for _, firstOurs := range []bool{true, false} {
 		dir, isOurs := t.TempDir(), firstOurs
@@ -37,8 +37,8 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
-// A process that holds the lock of a file keeps the other out, and both say so in the same
-// words.
+// TestStateFileLock checks that a process that holds the lock of a file excludes the other
+// program, and that both report this in the same words.
 func TestStateFileLock(t *testing.T) {
 	for _, words := range [][2][]string{{ours(t), reference(t)}, {reference(t), ours(t)}} {
 		dir := t.TempDir()

@@ -109,6 +109,7 @@ func live(t *testing.T, words []string, f func(net.Conn)) {
 	}
 }
 
+// TestFindsNewerFunctions checks that the binary uses functions that only the newer library has.
 func TestFindsNewerFunctions(t *testing.T) {
 	words := append(ours(t), "version", "--json")
 	out, err := exec.Command(words[0], words[1:]...).Output()
@@ -137,6 +138,8 @@ const (
 	capVersion = "00c1 00000012 00000065 00000006 00000000" // TPM_GetCapability, TPM_CAP_VERSION
 )
 
+// TestStateGoesBothWays checks that the older library reads the state that the newer one has
+// written, and the reverse.
 func TestStateGoesBothWays(t *testing.T) {
 	ld := newer(t)
 	for _, v := range []struct {

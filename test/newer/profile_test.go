@@ -86,7 +86,7 @@ func TestProfile(t *testing.T) {
 	same(t, nil, "socket --tpmstate dir=st --print-info 0xff --profile file=none")
 }
 
-// Two messages that scripts of the reference look for.
+// TestProfileMessages checks two messages that scripts of the reference search for.
 func TestProfileMessages(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct{ profile, want string }{
@@ -137,8 +137,8 @@ func TestProfileByDescriptor(t *testing.T) {
 	}
 }
 
-// A TPM from a profile of ours gets its algorithm profile; a second start of it
-// learns why it cannot.
+// TestProfileInTOML checks that a TPM of our profile gets its algorithm profile, and that a second
+// start with it fails with the reason.
 func TestProfileInTOML(t *testing.T) {
 	dir := t.TempDir()
 	const src = "flags.not-need-init = true\ninterface.server = \"unix:d\"\ntpmstate.dir = \".\"\n" +
@@ -173,8 +173,8 @@ func TestProfileInTOML(t *testing.T) {
 	}
 }
 
-// A TPM that has what FIPS mode forbids gets it off, for its process alone, and
-// that is said; one that has not is left as it is.
+// TestFIPS checks that FIPS mode is switched off, for this process alone and with a warning, for a
+// TPM that needs forbidden algorithms, and stays on for another TPM.
 func TestFIPS(t *testing.T) {
 	conf := filepath.Join(t.TempDir(), "openssl.cnf")
 	if err := os.WriteFile(conf, []byte(strings.Replace(refusing, "nobody=has-this", "fips=yes", 1)), 0o600); err != nil {

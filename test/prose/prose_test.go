@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Each rule finds its bad wording, and leaves the good one alone.
+// TestRules checks that each rule finds its bad wording, and does not find the good one.
 func TestRules(t *testing.T) {
 	covered := map[string]bool{}
 	for _, c := range []struct{ rule, bad, good string }{
@@ -46,7 +46,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// The line of a finding is that of the file, in each kind of file.
+// TestExtract checks that a finding has the right line number, in each kind of file.
 func TestExtract(t *testing.T) {
 	for name, src := range map[string]string{
 		"a.go":       "package a\n\n// It is good,\n// nobody waits.\n",
@@ -84,7 +84,8 @@ func TestExtract(t *testing.T) {
 	}
 }
 
-// A text that is marked as a quotation is left out, and the tree is walked.
+// TestTree checks that the tree is walked, and that a text that is marked as a quotation is left
+// out.
 func TestTree(t *testing.T) {
 	dir := t.TempDir()
 	for name, src := range map[string]string{

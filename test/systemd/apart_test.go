@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// A TPM sees neither the state nor the sockets of another, which has the same user.
+// TestApart checks that a TPM sees neither the state nor the sockets of another TPM, which has the
+// same user.
 func TestApart(t *testing.T) {
 	one, other := instance(t, profile("clear")), "testapart2"
 	put(t, "/etc/swtpm/"+other+".toml", 0o644, profile("clear"))

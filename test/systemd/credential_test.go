@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A key comes as a credential; it is in no argument, variable or line of the
-// journal, and the state is encrypted with it.
+// TestCredential checks that a key that is a credential is in no argument, variable or journal
+// entry, and that the state is encrypted with it.
 func TestCredential(t *testing.T) {
 	const key = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 	name := instance(t, profile("clear")+"[key]\ncredential = \"state-key\"\nmode = \"aes-256-cbc\"\n[migration-key]\ncredential = \"migration-key\"\nmode = \"aes-256-cbc\"\n")
@@ -42,7 +42,7 @@ func TestCredential(t *testing.T) {
 	command(t, dial(t, name), getRandom)
 }
 
-// A credential that the unit does not pass.
+// TestCredentialMissing checks the message about a credential that the unit does not pass.
 func TestCredentialMissing(t *testing.T) {
 	name := instance(t, profile("clear")+"[key]\ncredential = \"state-key\"\n")
 	fails(t, "systemctl", "start", service(name))

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Two hundred TPMs exist after a boot: half of them at once, with the state that
-// the end of the boot before has left, the other half with their first client. Then
-// they are disabled, and nothing comes up.
+// TestFleet checks that two hundred TPMs exist after a boot: half of them start at once, with the
+// state from before the reboot, the other half with their first client. After they are disabled,
+// none starts.
 func TestFleet(t *testing.T) {
 	const half = 100
 	instance(t, "") // skips outside

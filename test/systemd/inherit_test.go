@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A socket of systemd's by its number, without a profile, as systemd-vmspawn and
-// others start an emulator: --ctrl type=unixio,fd=3.
+// TestInherited checks a socket of systemd that is named by its number, without a profile, as
+// systemd-vmspawn and others start an emulator: --ctrl type=unixio,fd=3.
 func TestInherited(t *testing.T) {
 	name := instance(t, "")
 	unit, sock, state := name+"-vmspawn", "/run/"+name+".sock", "/var/lib/"+name

@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// A guest of libvirt's with <backend type='external'> finds its TPM at the socket
-// unit, both under the same systemd: its connection starts the service, a restart and
-// a crash of the service leave the guest running, its end ends the TPM, and it comes
-// again. libvirt has Debian's configuration, and QEMU the user that this gives it.
+// TestLibvirt checks that a guest of libvirt with <backend type='external'> uses the socket unit
+// under the same systemd: its connection starts the service, a restart and a crash of the service
+// leave the guest running, its end ends the TPM, and it can start again. libvirt and QEMU's user
+// are configured as on Debian.
 func TestLibvirt(t *testing.T) {
 	name := instance(t, "[control]\nlisten = \"systemd:ctrl\"\nterminate = true\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n")
 	if _, err := os.Stat(inside("/usr/sbin/libvirtd")); err != nil {

@@ -24,9 +24,9 @@ const caKey = "/var/lib/swtpm-ca/signkey.pem"
 
 func maker(name string) string { return "swtpm-manufacture@" + name + ".service" }
 
-// The first start manufactures: the TPM has a certificate of the CA for its key.
-// Later starts leave the TPM as it is. The manufacture reads the key of the CA, and
-// the emulator does not, neither in the unit's sandbox nor without it.
+// TestManufacture checks that the first start manufactures the TPM, whose key has a certificate of
+// the CA, and that later starts do not change it. The manufacture reads the key of the CA; the
+// emulator cannot, neither in the unit's sandbox nor without it.
 func TestManufacture(t *testing.T) {
 	name := instance(t, profile("clear")+made)
 	unit := service(name)
@@ -81,7 +81,8 @@ func TestManufacture(t *testing.T) {
 	}
 }
 
-// A socket-activated start manufactures, too, and the first client waits for it.
+// TestManufactureSocket checks that a socket-activated start manufactures, too, and that the first
+// client waits for it.
 func TestManufactureSocket(t *testing.T) {
 	name := instance(t, passed+made)
 	must(t, "systemctl", "start", socket(name), dataSocket(name))
@@ -90,9 +91,9 @@ func TestManufactureSocket(t *testing.T) {
 	certified(t, name)
 }
 
-// A manufacture that fails leaves no TPM. The emulator makes none in its place, and
-// both units say in one line what is wrong. When the fault is repaired, the next start
-// manufactures.
+// TestManufactureFails checks that a failed manufacture leaves no TPM, that the emulator creates
+// none instead, that each unit reports the problem in one line, and that the next start
+// manufactures after the fault is repaired.
 func TestManufactureFails(t *testing.T) {
 	name := instance(t, profile("clear")+made+"config = \"/etc/swtpm/no-such.conf\"\n")
 	unit := service(name)

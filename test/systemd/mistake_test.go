@@ -25,9 +25,8 @@ var mistakesCases = []struct{ name, profile, dropIn, want string }{
 	{"made", profile("clear") + "[manufacture]\nek-cert = true\nconfig = \"/etc/none.conf\"\n", "", "swtpm-manufacture@.service should have created it, see its status"},
 }
 
-// A profile or a drop-in with a mistake: the start fails with exit code 1 and is not
-// tried again, and systemctl status has one line that says what is wrong, where, and
-// what to do.
+// TestMistakes checks a profile or a drop-in with a mistake: the start fails with exit code 1 and
+// is not repeated, and systemctl status has one line with the problem, its place and the remedy.
 func TestMistakes(t *testing.T) {
 	if os.Getenv(innerVar) == "" {
 		t.Skip("TestSystemd runs this in a container")

@@ -22,7 +22,7 @@ func awaitStatus(t *testing.T, unit, want string) {
 	}
 }
 
-// The status says what is served, to whom, and that there were commands.
+// TestStatus checks that the status has the channels, their clients and the number of commands.
 func TestStatus(t *testing.T) {
 	name := instance(t, strings.Replace(profile("clear"), "[flags]\nstartup = \"clear\"\n", "", 1))
 	unit := service(name)
@@ -39,7 +39,8 @@ func TestStatus(t *testing.T) {
 	awaitStatus(t, unit, "TPM 2.0 is off; .*")
 }
 
-// A process that hangs is killed and started again; one that works is not.
+// TestWatchdog checks that a process that hangs is killed and started again, and that one that
+// works is not.
 func TestWatchdog(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
@@ -60,7 +61,7 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
-// Each event of a life is one entry, with its fields.
+// TestJournal checks that each event is one entry with its fields.
 func TestJournal(t *testing.T) {
 	name := instance(t, strings.Replace(profile("clear"), "[flags]\nstartup = \"clear\"\n", "", 1))
 	unit := service(name)

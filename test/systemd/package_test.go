@@ -9,10 +9,10 @@ import (
 // packageFile is where make debtest puts the package.
 const packageFile = "/swtpm-go.deb"
 
-// The Debian package installs, serves a TPM, keeps its clients through an upgrade, and
-// their TPM where systemd keeps nothing, as of a container that has it as a device,
-// stops in order when it is removed, and leaves nothing when it is purged but
-// states and what belongs to them.
+// TestPackage checks the Debian package: a TPM works, an upgrade keeps the clients of TPMs whose
+// descriptors systemd stores, and does not restart the others, such as the device of a container;
+// a removal stops the TPMs in order, and a purge leaves only states and the files that belong to
+// them.
 func TestPackage(t *testing.T) {
 	name := instance(t, profile("clear"))
 	if _, err := os.Stat(inside(packageFile)); err != nil {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// QEMU connects to the socket unit as to any swtpm, powers the TPM on and brings its
-// own data channel; the TPM comes and goes with the virtual machine.
+// TestQEMU checks that QEMU connects to the socket unit as to any swtpm, powers the TPM on and
+// passes its own data channel, and that the TPM starts and ends with the virtual machine.
 func TestQEMU(t *testing.T) {
 	name := instance(t, "[control]\nlisten = \"systemd:ctrl\"\nterminate = true\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n")
 	qemu, err := exec.LookPath("qemu-system-x86_64")

@@ -20,8 +20,8 @@ func awaitJournal(t *testing.T, unit, want string) string {
 	}
 }
 
-// systemctl reload takes the log's settings of the profile, and opens the file anew
-// that logrotate has moved. The TPM and its client do not notice.
+// TestReload checks that systemctl reload reads the log's settings of the profile again and opens
+// a log file that logrotate has renamed, and that the TPM and its client do not notice.
 func TestReload(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit, log := service(name), "/var/lib/swtpm/"+name+"/log"

@@ -11,10 +11,10 @@ import (
 // The packages of Debian's swtpm are in the image, as files.
 const theirPackages = "/swtpm"
 
-// A machine with Debian's swtpm, a local CA and a guest's TPM, as libvirt has them,
-// gets our package, and later Debian's again. The guest has its TPM, the CA its keys
-// and who has written to the configuration what is written, all along; and what is
-// left of the packages that went may be purged.
+// TestPackageReplaces checks a machine with Debian's swtpm, a local CA and a guest's TPM, as
+// libvirt has them, that gets our package and later Debian's again. The guest keeps its TPM, the
+// CA its keys, and the configuration its changes, and the remains of removed packages can be
+// purged.
 func TestPackageReplaces(t *testing.T) {
 	guest := instance(t, "")
 	if _, err := os.Stat(inside(packageFile)); err != nil {

@@ -104,8 +104,8 @@ func smallDisk(t *testing.T, name string) (dir string) {
 	return dir
 }
 
-// A full file system at a restart, as at an upgrade of the package, costs no guest its
-// TPM.
+// TestRestartFullDisk checks that a full file system at a restart, as at an upgrade of the
+// package, costs no guest its TPM.
 func TestRestartFullDisk(t *testing.T) {
 	name := instance(t, profile("clear"))
 	dir := smallDisk(t, name)
@@ -121,8 +121,8 @@ func TestRestartFullDisk(t *testing.T) {
 	g.continues(t)
 }
 
-// A mistake in the profile at a restart: the guest keeps its TPM, and systemctl status
-// and the journal have the mistake until it is corrected.
+// TestRestartBadProfile checks that the guest keeps its TPM if the profile has a mistake at a
+// restart, and that systemctl status and the journal report the mistake until it is corrected.
 func TestRestartBadProfile(t *testing.T) {
 	for _, c := range []struct{ name, bad, want string }{
 		{"syntax", strings.Replace(profile("clear"), `"clear"`, "clear", 1), "strings must be quoted"},
@@ -155,8 +155,8 @@ func TestRestartBadProfile(t *testing.T) {
 	}
 }
 
-// Another process holds the lock of the state for longer than a start waits: the guest
-// waits, and continues.
+// TestRestartLocked checks that the guest waits and continues if another process holds the lock of
+// the state for longer than a start waits.
 func TestRestartLocked(t *testing.T) {
 	name := instance(t, profile("clear"))
 	g := newGuest(t, name)
@@ -172,7 +172,8 @@ func TestRestartLocked(t *testing.T) {
 	g.stores(t)
 }
 
-// The file system of the state is mounted after the service is started again.
+// TestRestartMountedLate checks that the guest continues if the file system of the state is
+// mounted after the service is started again.
 func TestRestartMountedLate(t *testing.T) {
 	name := instance(t, profile("clear"))
 	dir := smallDisk(t, name)
@@ -196,8 +197,8 @@ func TestRestartMountedLate(t *testing.T) {
 	}
 }
 
-// The state's directory is replaced while the service runs: INIT, as at a reset of the
-// guest, finds the new one. The service's own mount of it still shows the removed one.
+// TestReplacedState checks that INIT finds the new state directory if it is replaced while the
+// service runs, as at a reset of the guest. The service's own mount still shows the removed one.
 func TestReplacedState(t *testing.T) {
 	name := instance(t, profile("clear"))
 	g := newGuest(t, name)

@@ -61,8 +61,8 @@ func killed(t *testing.T, unit string) {
 	}
 }
 
-// A client that stays connected finds the TPM as it was, after systemctl restart and
-// after a crash: PCRs, sessions and loaded objects. After a stop it no longer exists.
+// TestResume checks that a connected client finds the TPM unchanged after systemctl restart and
+// after a crash: PCRs, sessions and loaded objects. After a stop they no longer exist.
 func TestResume(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		t.Run(map[bool]string{false: "plain", true: "sealed"}[sealed], func(t *testing.T) {
@@ -112,8 +112,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// Under load each command is answered over the same connection, across restarts and
-// kills, and what was answered is true.
+// TestResumeUnderLoad checks that each command under load is answered over the same connection,
+// across restarts and kills, and that the answers are still true afterwards.
 func TestResumeUnderLoad(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
@@ -170,7 +170,8 @@ func TestResumeUnderLoad(t *testing.T) {
 	t.Logf("%d commands, %d of which were answered that they failed", 2*n, failed)
 }
 
-// A service that crashes again and again has failed, and its clients get an error.
+// TestCrashLoop checks that a service that crashes repeatedly has failed, and that its clients get
+// an error.
 func TestCrashLoop(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
@@ -193,8 +194,8 @@ func TestCrashLoop(t *testing.T) {
 	must(t, "systemctl", "reset-failed", unit)
 }
 
-// A virtual machine goes on: its firmware uses the TPM before and after a restart and
-// a crash of the service, and each reset powers the TPM off and on.
+// TestResumeQEMU checks that a virtual machine continues: its firmware uses the TPM before and
+// after a restart and a crash of the service, and each reset powers the TPM off and on.
 func TestResumeQEMU(t *testing.T) {
 	name := instance(t, "[control]\nlisten = \"systemd:ctrl\"\n[tpmstate]\ndir = \"/var/lib/swtpm/%i\"\n")
 	qemu, err := exec.LookPath("qemu-system-x86_64")

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A key that is encrypted on disk for this host comes as a credential too. It is in
-// no argument, variable or field of the journal, at any level of the log.
+// TestCredentialEncrypted checks that a key that is encrypted on disk for this host can be a
+// credential, too, and is in no argument, variable or field of the journal, at any log level.
 func TestCredentialEncrypted(t *testing.T) {
 	const key = "8899aabbccddeeff00112233445566778899aabbccddeeff0011223344556677"
 	name := instance(t, profile("clear")+"[key]\ncredential = \"state-key\"\nmode = \"aes-256-cbc\"\n[log]\nlevel = 20\n")

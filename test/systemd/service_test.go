@@ -21,9 +21,9 @@ startup = "STARTUP"
 // profile is own with a startup.
 func profile(startup string) string { return strings.ReplaceAll(own, "STARTUP", startup) }
 
-// When start returns, commands are answered; what the process may do is what the
-// unit says. After stop the state is on disk, and the TPM was shut down, else
-// TPM2_Startup(STATE) would fail at the next start.
+// TestStartStop checks that commands are answered when start returns, and that the process has
+// only the rights of the unit. After stop the state is on disk, and the TPM was shut down:
+// otherwise TPM2_Startup(STATE) would fail at the next start.
 func TestStartStop(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
@@ -57,9 +57,8 @@ func TestStartStop(t *testing.T) {
 	command(t, dial(t, name), getRandom)
 }
 
-// A stop under load goes by systemd's book: SIGTERM is enough, the command that runs
-// gets its response, the TPM is shut down and its state is on disk, and that in this
-// order.
+// TestStop checks a stop under load: SIGTERM is enough, the running command gets its response, the
+// TPM is shut down and its state is on disk, in this order.
 func TestStop(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
@@ -92,7 +91,7 @@ func TestStop(t *testing.T) {
 	must(t, "systemctl", "start", unit)
 }
 
-// default.toml serves every instance that has no profile of its own.
+// TestDefaultProfile checks that default.toml serves every instance without a profile of its own.
 func TestDefaultProfile(t *testing.T) {
 	name := instance(t, "")
 	must(t, "rm", "/etc/swtpm/"+name+".toml")
@@ -102,8 +101,8 @@ func TestDefaultProfile(t *testing.T) {
 	command(t, dial(t, name), getRandom)
 }
 
-// An instance without any profile starts with the one that is installed: a TPM that
-// answers at once. With its socket unit, which makes a socket at the same path, it
+// TestInstalledProfile checks that an instance without any profile starts with the installed one,
+// as a TPM that answers at once. With its socket unit, which creates a socket at the same path, it
 // starts when a client connects.
 func TestInstalledProfile(t *testing.T) {
 	name := instance(t, "")
@@ -125,7 +124,8 @@ func TestInstalledProfile(t *testing.T) {
 	ioctl(t, name, "-g")
 }
 
-// A start that fails is not tried again, and says why in one line.
+// TestFailedStart checks that a start that fails is not repeated, and that one line has the
+// reason.
 func TestFailedStart(t *testing.T) {
 	name := instance(t, strings.Replace(profile("clear"), "dir =", "dirr =", 1))
 	unit := service(name)
@@ -136,7 +136,7 @@ func TestFailedStart(t *testing.T) {
 	}
 }
 
-// A crash is followed by a new start, with the state of before.
+// TestCrash checks that a crash is followed by a new start with the same state.
 func TestCrash(t *testing.T) {
 	name := instance(t, profile("clear"))
 	unit := service(name)
@@ -148,7 +148,7 @@ func TestCrash(t *testing.T) {
 	command(t, dial(t, name), getRandom)
 }
 
-// Another user as the drop-in of systemd makes it, without an account.
+// TestDynamicUser checks a drop-in with DynamicUser=, a user without an account.
 func TestDynamicUser(t *testing.T) {
 	name := instance(t, profile("clear"))
 	must(t, "systemctl", "mask", "swtpm-manufacture@"+name) // it has a user of its own

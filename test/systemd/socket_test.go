@@ -17,8 +17,8 @@ dir = "/var/lib/swtpm/%i"
 startup = "clear"
 `
 
-// The first connection starts the service, on either socket; the sockets outlive
-// it, and so do their owner and mode.
+// TestSocketActivation checks that the first connection starts the service, on either socket, and
+// that the sockets with their owner and mode outlive it.
 func TestSocketActivation(t *testing.T) {
 	name := instance(t, passed)
 	unit := service(name)
@@ -44,7 +44,8 @@ func TestSocketActivation(t *testing.T) {
 	await(t, unit, "ActiveState", "inactive")
 }
 
-// Another group for the sockets stays, whatever the service does.
+// TestSocketGroup checks that another group of the sockets stays when the service starts and
+// stops.
 func TestSocketGroup(t *testing.T) {
 	name := instance(t, passed)
 	dropIn(t, socket(name), "[Socket]\nSocketGroup=games\n")
@@ -57,8 +58,8 @@ func TestSocketGroup(t *testing.T) {
 	}
 }
 
-// The drop-in for one user: who is in the instance's group reaches that TPM alone, and
-// who is in none reaches no TPM. The devices have a group that is not in the way.
+// TestSocketOneUser checks the drop-in for one user: members of the instance's group reach this
+// TPM only, and other users reach no TPM. The group of the devices does not change this.
 func TestSocketOneUser(t *testing.T) {
 	profile := strings.Replace(passed, "[interface]\nserver = \"systemd:data\"\n", "", 1)
 	name := instance(t, profile)
@@ -86,7 +87,7 @@ func TestSocketOneUser(t *testing.T) {
 	}
 }
 
-// A TCP port of a socket unit needs no network in the service.
+// TestSocketTCP checks that a TCP port of a socket unit needs no network in the service.
 func TestSocketTCP(t *testing.T) {
 	name := instance(t, strings.Replace(passed, "[interface]\nserver = \"systemd:data\"\n", "", 1))
 	dropIn(t, socket(name), "[Socket]\nListenStream=\nListenStream=127.0.0.1:2322\n")
@@ -94,7 +95,7 @@ func TestSocketTCP(t *testing.T) {
 	must(t, "swtpm_ioctl", "--tcp", "127.0.0.1:2322", "-g")
 }
 
-// Without its socket unit the service says which one is missing.
+// TestSocketMissing checks that a service without its socket unit names the missing unit.
 func TestSocketMissing(t *testing.T) {
 	name := instance(t, passed)
 	fails(t, "systemctl", "start", service(name))

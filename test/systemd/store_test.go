@@ -110,8 +110,9 @@ func listOwned(t *testing.T, name string) listed {
 	return listWith(t, name, func(l listed) bool { return len(l.TPMs) == 1 && l.TPMs[0].Owner != nil })
 }
 
-// A TPM in a cluster store needs no command but the start of its unit: the socket starts the
-// broker, the manufacture stores into etcd, and no file of a state is on this host.
+// TestStore checks that a TPM in a cluster store needs no other command than the start of its
+// unit: the socket starts the broker, the manufacture stores into etcd, and no file of a state is
+// on this host.
 func TestStore(t *testing.T) {
 	name := storeInstance(t)
 	g := newGuest(t, name)
@@ -144,8 +145,8 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// The broker is restarted, stopped, and killed under a TPM with a guest: each command of the guest is
-// answered, and nothing that was acknowledged is lost. The same holds when the TPM is restarted.
+// TestStoreRestarts checks that each command of a guest is answered, and that nothing acknowledged
+// is lost, while the broker is restarted, stopped and killed, and when the TPM is restarted.
 func TestStoreRestarts(t *testing.T) {
 	name := storeInstance(t)
 	g := newGuest(t, name)
@@ -246,8 +247,9 @@ func restarts(t *testing.T, unit string) int {
 	return n
 }
 
-// A mistake in store.toml is one line with the key. The TPMs that wait go on when it is corrected,
-// because the sockets stay however often systemd starts the broker meanwhile.
+// TestStoreMistake checks that a mistake in store.toml is one line with the key. The TPMs that
+// wait continue when it is corrected, because the sockets stay however often systemd starts the
+// broker meanwhile.
 func TestStoreMistake(t *testing.T) {
 	name := storeInstance(t)
 	config := strings.Replace(storeConfig, `"15s"`, `"1m"`, 1)

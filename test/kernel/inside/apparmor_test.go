@@ -28,8 +28,9 @@ func confinement() lsm {
 	return appArmor
 }
 
-// Where its profile has another place than the policy, the emulator does not start, says so,
-// and the doctor knows the line that allows it; with that line it starts.
+// TestAppArmorLocal checks that the emulator does not start if its profile names a place that the
+// policy denies, that it reports this, that the doctor prints the line that allows the place, and
+// that it starts with this line.
 func TestAppArmorLocal(t *testing.T) {
 	const name, state, local = "srv", "/srv/tpm", "/etc/apparmor.d/local/usr.bin.swtpm"
 	expected = append(expected, `name="/srv/tpm`)

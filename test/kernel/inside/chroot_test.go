@@ -39,7 +39,8 @@ func inJail(t *testing.T, pid int, dir string) {
 	}
 }
 
-// The device is made from outside, all else is in the new root directory.
+// TestCUSEChroot checks that the device is created from outside, and that everything else is in
+// the new root directory.
 func TestCUSEChroot(t *testing.T) {
 	dir := jail(t)
 	run(t, "swtpm", "cuse", "-n", "vtpmjail", "--tpm2", "--chroot", dir, "--runas", fmt.Sprint(nobody), "--tpmstate", "dir=/state",
@@ -66,6 +67,8 @@ func TestCUSEChroot(t *testing.T) {
 	}
 }
 
+// TestProxyChroot checks that a device of the vTPM proxy is created from outside of the new root
+// directory.
 func TestProxyChroot(t *testing.T) {
 	dir := jail(t)
 	p := startProxy(t, "/state", "--tpm2", "--chroot", dir, "--log", "file=/state/log")

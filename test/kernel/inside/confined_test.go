@@ -111,8 +111,9 @@ func (d dataSocket) succeed(t *testing.T, cmd string) {
 	}
 }
 
-// The unit with sockets of its own and a key from systemd: it starts, answers, is
-// reloaded, goes on after a crash with what systemd has kept, stores, and stops.
+// TestConfinedUnit checks the unit with sockets of its own and a key from systemd: it starts,
+// answers, is reloaded, continues after a crash with the descriptors that systemd stores, stores
+// its state, and stops.
 func TestConfinedUnit(t *testing.T) {
 	const name = "own"
 	write(t, "/etc/swtpm/"+name+".toml", own)
@@ -146,8 +147,8 @@ func TestConfinedUnit(t *testing.T) {
 	}
 }
 
-// The unit with sockets of systemd's, and a TPM that is made before its first start:
-// keys, certificates and CA.
+// TestConfinedManufacture checks the unit with sockets of systemd, and the manufacture of its TPM
+// before the first start: keys, certificates and CA.
 func TestConfinedManufacture(t *testing.T) {
 	const name = "made"
 	write(t, "/etc/swtpm/"+name+".toml", passed)
@@ -234,8 +235,8 @@ func tss(t *testing.T) *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 }
 
-// As libvirt does it: a daemon of the user tss with places of libvirt's, a key in a
-// pipe, and QEMU, which brings its data channel along.
+// TestConfinedLibvirt checks an emulator as libvirt starts it: a daemon of the user tss with
+// libvirt's paths, a key in a pipe, and QEMU, which passes its data channel.
 func TestConfinedLibvirt(t *testing.T) {
 	as := tss(t)
 	for _, dir := range []string{virtState + "/tpm2", virtRun, virtLog} {
@@ -310,8 +311,8 @@ func drive(t *testing.T, pid string, conn net.Conn) {
 	isConfined(t, pid)
 }
 
-// Sockets, a log and a pid file that come as descriptors from a parent that is not
-// confined, and the state of libvirt; an end by SIGTERM.
+// TestConfinedDescriptors checks sockets, a log and a pid file that a parent outside of the policy
+// passes as descriptors, the state of libvirt, and an end by SIGTERM.
 func TestConfinedDescriptors(t *testing.T) {
 	state := virtState + "/two"
 	for _, dir := range []string{state, virtLog} {
@@ -350,8 +351,9 @@ func TestConfinedDescriptors(t *testing.T) {
 	}
 }
 
-// The policy denies and logs everything that it does not name: to a program in the emulator's
-// place, which tries, and succeeds where it is not confined; and to the emulator.
+// TestConfinedDenied checks that the policy denies and logs everything that it does not allow, to
+// the emulator and to a program in its place; the same attempts succeed where that program is not
+// confined.
 func TestConfinedDenied(t *testing.T) {
 	write(t, "/etc/swtpm/free.toml", "")
 	write(t, "/var/lib/swtpm-ca/key", "secret")

@@ -79,7 +79,8 @@ func (d *cuseDevice) fails(t *testing.T, want string, args ...string) {
 	}
 }
 
-// The state moves from one device to another, by ioctl and by read and write.
+// TestCUSEState checks that the state moves from one device to another, by ioctl and by read and
+// write.
 func TestCUSEState(t *testing.T) {
 	for _, size := range []string{"", "1000", "4096"} {
 		t.Run("pieces "+size, func(t *testing.T) {
@@ -160,7 +161,7 @@ func TestCUSESnapshot(t *testing.T) {
 	to.ended(t)
 }
 
-// tpm2-tools on the device, which has no resource manager.
+// TestCUSETools checks tpm2-tools on the device, which has no resource manager.
 func TestCUSETools(t *testing.T) {
 	d := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear", "--runas", "nobody")
 	run(t, "tpm2_getrandom", "-T", "device:"+d.path, "--hex", "8")
@@ -178,9 +179,9 @@ func powerlessUser(t *testing.T, pid int) {
 	}
 }
 
-// One opener at a time; the next gets its turn when the first has closed. A response
-// may be read in pieces; an unread one is removed by the next command, and delays
-// neither that nor the end of the process.
+// TestCUSEOpeners checks that one process at a time opens the device, and the next one after the
+// first has closed it. A response can be read in pieces; the next command removes an unread one,
+// which delays neither that command nor the end of the process.
 func TestCUSEOpeners(t *testing.T) {
 	d := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear")
 	first := open(t, d.path)
@@ -221,9 +222,9 @@ func TestCUSEOpeners(t *testing.T) {
 	d.ended(t)
 }
 
-// A command that takes its time: write returns at once, poll and a read that does not
-// wait report that it runs, another write is refused, it can be cancelled, a reader can
-// be interrupted, and SIGTERM waits for it.
+// TestCUSELong checks a command that takes long: write returns at once, poll and a non-blocking
+// read report that it runs, another write is refused, it can be cancelled, a reader can be
+// interrupted, and SIGTERM waits for it.
 func TestCUSELong(t *testing.T) {
 	d := startCUSE(t, stateDir(t), "--tpm2", "--flags", "startup-clear")
 	fd := open(t, d.path)
@@ -279,7 +280,8 @@ func TestCUSELong(t *testing.T) {
 	t.Logf("ended after %v", time.Since(begun))
 }
 
-// kill -9 while a command runs: the waiting process gets an error, the device is removed.
+// TestCUSEKilled checks that a process that waits for a response gets an error, and that the
+// device is removed, if the emulator is killed while a command runs.
 func TestCUSEKilled(t *testing.T) {
 	state := stateDir(t)
 	d := startCUSE(t, state, "--tpm2", "--flags", "startup-clear")
@@ -305,7 +307,7 @@ func TestCUSEKilled(t *testing.T) {
 	succeed(t, open(t, d.path), random20)
 }
 
-// The exit codes, each with the complaint that goes with it.
+// TestCUSEExitCodes checks each exit code and the message that belongs to it.
 func TestCUSEExitCodes(t *testing.T) {
 	// The image backend opens the directory of a file first, to sync the name of the file.
 	expected = append(expected, `name="/proc/"`, `name="/proc/version"`)
@@ -346,8 +348,8 @@ func TestCUSEExitCodes(t *testing.T) {
 	}
 }
 
-// The unit with the drop-in for CUSE: the device has the group that udev gives it, and
-// is served by a process without rights.
+// TestUnitCUSE checks the unit with the drop-in for CUSE: the device has the group that udev sets,
+// and the process that serves it has no rights.
 func TestUnitCUSE(t *testing.T) {
 	unit(t, "vtpm0", "cuse.toml", "cuse.conf")
 	service(t, "start", "vtpm0")

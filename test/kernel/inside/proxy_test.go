@@ -92,7 +92,7 @@ func tools(t *testing.T, device, line string) string {
 	}
 }
 
-// A TPM 2.0 under tpm2-tools, by way of the resource manager, whose state survives
+// TestProxyTools checks a TPM 2.0 with tpm2-tools through the resource manager: its state survives
 // the end of the process and of the device.
 func TestProxyTools(t *testing.T) {
 	state := stateDir(t)
@@ -132,7 +132,7 @@ func TestProxyTools(t *testing.T) {
 	p.end(t, unix.SIGTERM, 0)
 }
 
-// A TPM 1.2: the kernel knows what it is and reads its PCRs.
+// TestProxyTPM12 checks that the kernel recognizes a TPM 1.2 and reads its PCRs.
 func TestProxyTPM12(t *testing.T) {
 	p := startProxy(t, stateDir(t))
 	succeed(t, open(t, p.path()), random12)
@@ -149,7 +149,7 @@ func TestProxyTPM12(t *testing.T) {
 	p.end(t, unix.SIGTERM, 0)
 }
 
-// Two TPMs have a device each.
+// TestProxyTwo checks that two TPMs have two devices.
 func TestProxyTwo(t *testing.T) {
 	a, b := startProxy(t, stateDir(t), "--tpm2"), startProxy(t, stateDir(t))
 	if a.number == b.number {
@@ -163,9 +163,9 @@ func TestProxyTwo(t *testing.T) {
 	b.end(t, unix.SIGINT, 0)
 }
 
-// The driver asks for its locality with a command of its own, once, before the
-// first; the control channel may choose another one later. PCR 20 may be reset at
-// localities 2 and 4, PCR 16 at any.
+// TestProxyLocality checks that the driver sets its locality with a command of its own, once,
+// before the first command, and that the control channel can set another one later. PCR 20 may be
+// reset at localities 2 and 4, PCR 16 at any.
 func TestProxyLocality(t *testing.T) {
 	log, ctrl := stateDir(t)+"/log", stateDir(t)+"/c"
 	p := startProxy(t, stateDir(t), "--tpm2", "--log", "level=2,file="+log, "--ctrl", "type=unixio,path="+ctrl)
@@ -195,8 +195,8 @@ func TestProxyLocality(t *testing.T) {
 	p.end(t, unix.SIGTERM, 0)
 }
 
-// The control channel next to the device: the end that a client asks for, and a TPM
-// that is powered off under the kernel.
+// TestProxyControl checks the control channel next to the device: a client ends the process, and
+// the kernel gets an error from a TPM that is powered off.
 func TestProxyControl(t *testing.T) {
 	ctrl := stateDir(t) + "/c"
 	p := startProxy(t, stateDir(t), "--tpm2", "--ctrl", "type=unixio,path="+ctrl)
@@ -213,8 +213,8 @@ func TestProxyControl(t *testing.T) {
 	until(t, "the end of the device", func() bool { return !exists(p.path()) })
 }
 
-// The machine goes to sleep and wakes up: the drivers are suspended, the emulator
-// is frozen, and both go on.
+// TestProxySuspend checks that the drivers and the emulator continue after the machine was
+// suspended.
 func TestProxySuspend(t *testing.T) {
 	const test, state = "/sys/power/pm_test", "/sys/power/state"
 	if !exists(test) {
@@ -240,8 +240,8 @@ func TestProxySuspend(t *testing.T) {
 	p.end(t, unix.SIGTERM, 0)
 }
 
-// The emulator is killed while a command runs: a process that waits for the response gets
-// an error, the device goes, and the TPM is whole afterwards.
+// TestProxyKilled checks that a process that waits for a response gets an error, that the device
+// is removed, and that the state starts, if the emulator is killed while a command runs.
 func TestProxyKilled(t *testing.T) {
 	state := stateDir(t)
 	p := startProxy(t, state, "--tpm2")

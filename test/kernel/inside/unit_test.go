@@ -82,8 +82,8 @@ func unitDevice(t *testing.T, instance string) (device, manager string) {
 	return device, manager
 }
 
-// The unit with the drop-in for containers makes a device when it starts and takes it
-// away when it stops.
+// TestUnitContainer checks that the unit with the drop-in for containers creates a device when it
+// starts and removes it when it stops.
 func TestUnitContainer(t *testing.T) {
 	unit(t, "ct1", "container.toml", "container.conf")
 	service(t, "start", "ct1")
