@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
@@ -50,7 +52,7 @@ func define(tpm transport.TPM) error {
 		PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{NVIndex: index, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
 			Attributes: tpm2.TPMANV{OwnerWrite: true, OwnerRead: true, AuthRead: true, AuthWrite: true, NoDA: true, NT: tpm2.TPMNTCounter}}),
 	}.Execute(tpm)
-	if err == nil {
+	if err == nil || errors.Is(err, tpm2.TPMRCNVDefined) { // by an earlier try without an answer
 		_, err = increment(tpm)
 	}
 	return err
@@ -95,6 +97,11 @@ func on(i *lab.Instance, patience time.Duration, f func(transport.TPM) (uint64, 
 	}
 	defer conn.Close()
 	return f(&link{Conn: conn, patience: patience})
+}
+
+// persist repeats f until it succeeds: a busy store is a reason to try again for a TPM's client.
+func persist(i *lab.Instance, f func(transport.TPM) (uint64, error)) (uint64, error) {
+	return eventually(i, harness.Patience, f)
 }
 
 // eventually repeats f until it succeeds or limit has passed.

@@ -54,7 +54,7 @@ func (r *results) report(t *testing.T) {
 		fmt.Fprintf(&b, ": at most %v, of which the lease %v", round(slowest.whole), round(max(slowest.freed, 0)))
 		for _, one := range took {
 			moves++
-			if one.whole > one.allowed() {
+			if one.whole > one.allowed()+one.start {
 				late++
 			}
 			if one.soon {
@@ -90,9 +90,9 @@ func (r *results) report(t *testing.T) {
 
 // allowed is how long it may take.
 func (t taken) allowed() time.Duration {
-	limit := ttl + slack
+	limit := ttl + slack + t.busy
 	if t.soon {
-		limit = ttl - margin
+		limit = ttl - margin + t.busy
 	}
 	if t.elected {
 		limit += lab.Election

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/store/lab"
@@ -52,7 +51,7 @@ func TestNumbers(t *testing.T) {
 	for _, name := range []string{"small", "large"} {
 		i, _ := newTPM(t, h, name)
 		for n := 0; name == "large" && n < 10; n++ {
-			if _, err := on(i, 10*time.Second, increment); err != nil {
+			if _, err := persist(i, increment); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -75,7 +74,7 @@ func TestNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // of two generations that the store keeps, both are the new TPM's
-		if _, err := on(i, 10*time.Second, increment); err != nil {
+		if _, err := persist(i, increment); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -79,13 +79,16 @@ func (h *held) Write(ctx context.Context, name string, t driver.Token, last driv
 		if _, err := os.Stat(os.Getenv(holdVar)); errors.Is(err, os.ErrNotExist) {
 			break
 		}
+		if !waited {
+			stderr{}.Infof("a write waits")
+		}
 		waited = true
 		time.Sleep(10 * time.Millisecond)
 	}
 	if !waited {
 		return h.Driver.Write(ctx, name, t, last, c)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), harness.Patience)
 	defer cancel()
 	if os.Getenv(offVar) == noCompare {
 		now, err := h.Read(ctx, name)
@@ -116,7 +119,7 @@ func TestGuards(t *testing.T) {
 	o := c.Observe(t, "/swtpm/")
 	for n, x := range []struct {
 		name, off string
-		run       func(w *world) error
+		run       func(w *world, unguarded bool) error
 	}{
 		{"partition", "", separated},
 		{"partition without a deadline", noDeadline, separated},
@@ -133,7 +136,7 @@ func TestGuards(t *testing.T) {
 			w.begin(t)
 			w.work()
 			time.Sleep(300 * time.Millisecond)
-			if err := x.run(w); err != nil {
+			if err := x.run(w, x.off != ""); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(300 * time.Millisecond)
@@ -153,23 +156,28 @@ func TestGuards(t *testing.T) {
 }
 
 // separated starts the TPM on a second host while the first one is separated.
-func separated(w *world) error {
+func separated(w *world, unguarded bool) error {
 	i := w.now()
 	w.quiet.Store(i) // a TPM whose write failed answers nothing
 	time.Sleep(time.Second)
 	lab.Drop.Off(i.Host.Node)
 	defer lab.Drop.Heal(i.Host.Node)
-	_, err := w.move(w.hosts[1], ttl+slack+busy)
-	time.Sleep(2 * time.Second)
-	return err
+	if _, err := w.move(w.hosts[1], ttl+slack+busy); err != nil {
+		return err
+	}
+	if !unguarded {
+		time.Sleep(2 * time.Second)
+		return nil
+	}
+	return harness.Until(func() bool { return w.log.twoCopies() != nil })
 }
 
 // lateWrite stops a broker in the middle of a write until another host has used the state, and
 // lets it go on. Then a third host takes the state.
-func lateWrite(w *world) error {
+func lateWrite(w *world, _ bool) error {
 	i := w.now()
 	i.Host.Write("hold", "")
-	time.Sleep(time.Second)
+	harness.Await(w.t, "a write", func() bool { return strings.Contains(i.Host.Broker.Out.String(), "a write waits") })
 	lab.Signal(i.Host.Broker, syscall.SIGSTOP)
 	if _, err := w.move(w.hosts[1], ttl+slack+busy); err != nil {
 		return err

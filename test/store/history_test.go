@@ -113,6 +113,13 @@ func (h *history) check(first, last uint64) (counts, error) {
 	return c, twice(all)
 }
 
+// twoCopies returns an error if two copies have answered until now.
+func (h *history) twoCopies() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return twice(h.all)
+}
+
 // twice returns an error if an instance answered a command that was sent after a later
 // instance had answered one: both have had the state.
 func twice(all []answer) error {

@@ -12,20 +12,21 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
 // newTPM starts a TPM with a counter on a new host, and returns the counter.
 func newTPM(t *testing.T, h *lab.Host, state string) (*lab.Instance, uint64) {
 	t.Helper()
-	i, err := h.Acquire(state, 30*time.Second)
+	i, err := h.Acquire(state, harness.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := on(i, 10*time.Second, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
+	if _, err := persist(i, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
 		t.Fatal(err)
 	}
-	n, err := on(i, 10*time.Second, read)
+	n, err := persist(i, read)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,18 +42,23 @@ func stop(t *testing.T, i *lab.Instance) {
 	}
 }
 
-// refused starts a TPM, which must not answer, and returns what it says.
-func refused(t *testing.T, h *lab.Host, state string) string {
+// refused starts a TPM, which must not answer, and returns what it says. It tries again if the store of a
+// busy machine has not answered in time.
+func refused(t *testing.T, h *lab.Host, state string) (said string) {
 	t.Helper()
-	i := h.Launch(state)
-	if i.Answers() {
-		t.Error("the TPM starts")
-		_ = i.Cmd.Process.Kill()
-	}
-	if i.Wait(t) == 0 {
-		t.Errorf("exit code 0 of a TPM that does not start: %s", i.Out.String())
-	}
-	return i.Out.String()
+	_ = harness.Until(func() bool {
+		i := h.Launch(state)
+		if i.Answers() {
+			t.Error("the TPM starts")
+			_ = i.Cmd.Process.Kill()
+		}
+		if i.Wait(t) == 0 {
+			t.Errorf("exit code 0 of a TPM that does not start: %s", i.Out.String())
+		}
+		said = i.Out.String()
+		return t.Failed() || !strings.Contains(said, "cannot be reached") || strings.Contains(said, "denied")
+	})
+	return said
 }
 
 // TestDump checks that the database and the log of a member have no plaintext of a state, and
@@ -66,7 +72,7 @@ func TestDump(t *testing.T) {
 		}
 		i, _ := newTPM(t, h, fmt.Sprintf("vm-%t", plain))
 		for range 5 {
-			if _, err := on(i, 10*time.Second, increment); err != nil {
+			if _, err := persist(i, increment); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -111,15 +117,15 @@ func TestNonsense(t *testing.T) {
 		{"one more item", "item/tpm2-00.other", "x"},
 	} {
 		t.Run(x.name, func(t *testing.T) { nonsense(t, c, h, "/swtpm/vm1/"+x.key, x.value) })
-		if _, err := on(other, 10*time.Second, increment); err != nil {
+		if _, err := persist(other, increment); err != nil {
 			t.Fatalf("%s: another state: %v", x.name, err)
 		}
 	}
-	i, err := h.Acquire("vm1", 30*time.Second)
+	i, err := h.Acquire("vm1", harness.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := on(i, 10*time.Second, read); err != nil || got != n {
+	if got, err := persist(i, read); err != nil || got != n {
 		t.Errorf("the counter is %d, %v, want %d", got, err, n)
 	}
 }
@@ -195,11 +201,11 @@ func TestRoles(t *testing.T) {
 		t.Errorf("a state that [[allow]] does not name: %.400s", said)
 	}
 	a.Users("0", "vm1")
-	i, err := a.Acquire("vm1", 30*time.Second)
+	i, err := a.Acquire("vm1", harness.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := on(i, 10*time.Second, read); err != nil || got != n {
+	if got, err := persist(i, read); err != nil || got != n {
 		t.Errorf("the counter is %d, %v, want %d", got, err, n)
 	}
 }

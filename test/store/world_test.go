@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
@@ -49,15 +50,15 @@ func newWorld(t *testing.T, c *lab.Cluster, o *lab.Observer, n int, seed uint64)
 // begin starts the TPM for the first time and makes the counter.
 func (w *world) begin(t *testing.T) {
 	t.Helper()
-	i, err := w.hosts[0].Acquire(w.state, 30*time.Second)
+	i, err := w.hosts[0].Acquire(w.state, harness.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.live = []*lab.Instance{i}
-	if _, err := on(i, 30*time.Second, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
+	if _, err := persist(i, func(tpm transport.TPM) (uint64, error) { return 0, define(tpm) }); err != nil {
 		t.Fatal(err)
 	}
-	if w.value, err = eventually(i, 30*time.Second, read); err != nil {
+	if w.value, err = persist(i, read); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -80,6 +81,8 @@ func (w *world) other() *lab.Host {
 type taken struct {
 	whole   time.Duration // until it answered
 	freed   time.Duration // until the store had ended the ownership of the process before it
+	busy    time.Duration // what the machine added to the end of the lease, by leases of the test
+	start   time.Duration // what it may have added to the start, by a TPM without a store
 	elected bool          // both count from the election of a leader, not from the fault
 	soon    bool          // the process before it released the state: no lease had to end
 }
@@ -102,6 +105,9 @@ func (w *world) move(h *lab.Host, limit time.Duration) (took taken, err error) {
 			return took, err
 		}
 		took.whole, took.freed = time.Since(begin), freed.Sub(begin)
+		if took.busy = w.store.Late(begin); took.whole > took.allowed() {
+			took.start = h.Pace()
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.live = append(w.live, i)
@@ -182,7 +188,7 @@ func (w *world) rest() (counts, error) {
 	}
 	w.live = []*lab.Instance{last}
 	w.mu.Unlock()
-	value, err := eventually(last, 20*time.Second, read)
+	value, err := persist(last, read)
 	if err != nil {
 		return counts{}, err
 	}
@@ -195,7 +201,7 @@ func (w *world) rest() (counts, error) {
 func (w *world) ends(i *lab.Instance) error {
 	select {
 	case <-i.Done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(harness.Patience):
 		return fmt.Errorf("the TPM on host %s has lost its state and does not end: %s", i.Host.Name, i.Out.String())
 	}
 	if out := i.Out.String(); !strings.Contains(out, "is owned by host") {
@@ -209,10 +215,10 @@ func (w *world) goesOn(i *lab.Instance) error {
 	logged := func(tpm transport.TPM) (uint64, error) { return 0, w.log.run(50, opIncrement, i, tpm, increment) }
 	var err error
 	for range 10 {
-		if _, err = eventually(i, 15*time.Second, read); err != nil {
+		if _, err = persist(i, read); err != nil {
 			return err
 		}
-		if _, err = on(i, 10*time.Second, logged); err == nil {
+		if _, err = on(i, harness.Patience, logged); err == nil {
 			return nil
 		}
 		time.Sleep(500 * time.Millisecond)

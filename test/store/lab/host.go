@@ -121,12 +121,27 @@ var numbers atomic.Int32
 
 // Launch starts a TPM process with this state.
 func (h *Host) Launch(state string) *Instance {
-	h.starts++
-	i := &Instance{Host: h, Socket: h.Path(fmt.Sprintf("tpm%d", h.starts)), Number: int(numbers.Add(1))}
 	at := []string{"backend-uri=store://" + state, "--key", "file=" + h.Path("key")}
 	if h.Plain {
 		at = []string{"backend-uri=store://" + state + ",allow-plain"}
 	}
+	return h.launch(at...)
+}
+
+// Pace returns how long the start of a TPM takes that uses no store, as a control.
+func (h *Host) Pace() time.Duration {
+	begin := time.Now()
+	i := h.launch("dir=" + harness.TempDir(h.t))
+	i.Answers()
+	took := time.Since(begin)
+	_ = i.Cmd.Process.Kill()
+	<-i.Done
+	return took
+}
+
+func (h *Host) launch(at ...string) *Instance {
+	h.starts++
+	i := &Instance{Host: h, Socket: h.Path(fmt.Sprintf("tpm%d", h.starts)), Number: int(numbers.Add(1))}
 	cmd := h.Command(append(append([]string{filepath.Join(h.bin, "swtpm"), "socket", "--tpm2", "--tpmstate"}, at...),
 		"--flags", "not-need-init,startup-clear", "--server", "type=unixio,path="+i.Socket)...)
 	cmd.Env = append(os.Environ(), "SWTPM_STORE_SOCKET="+h.Path("socket"))

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -21,15 +22,25 @@ type Observer struct {
 	freed   map[string]time.Time // by the name of the state
 	term    uint64               // of the members
 	elected time.Time            // when term was seen first
+	due     map[string]time.Time // when a control should end, by its key
+	late    []sample             // of the controls that have ended
+}
+
+// sample is how late a control has ended.
+type sample struct {
+	at   time.Time
+	late time.Duration
 }
 
 // Observe starts an Observer of the states below prefix.
 func (c *Cluster) Observe(t *testing.T, prefix string) *Observer {
-	o := &Observer{c: c, prefix: prefix, freed: map[string]time.Time{}}
+	o := &Observer{c: c, prefix: prefix, freed: map[string]time.Time{}, due: map[string]time.Time{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
 	tasks.Go(func() { o.watch(ctx) })
 	tasks.Go(func() { o.terms(ctx) })
+	tasks.Go(func() { o.grantControls(ctx) })
+	tasks.Go(func() { o.watchControls(ctx) })
 	t.Cleanup(func() { cancel(); tasks.Wait() })
 	return o
 }
@@ -71,6 +82,72 @@ func (o *Observer) terms(ctx context.Context) {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+const (
+	// controlPrefix has the keys of the controls: leases that no host renews. The time by which the store ends them too
+	// late is what a busy machine adds to the end of any lease.
+	controlPrefix = "/control/"
+
+	// usualLate is how late the store ends a lease on an idle machine, at most.
+	usualLate = time.Second
+)
+
+// grantControls grants a control each second.
+func (o *Observer) grantControls(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; n++ {
+		one, cancel := context.WithTimeout(ctx, time.Second)
+		key := fmt.Sprint(controlPrefix, n)
+		lease, err := o.c.Client.Grant(one, int64(TTL/time.Second))
+		due := time.Now().Add(TTL)
+		if err == nil {
+			_, err = o.c.Client.Put(one, key, "", clientv3.WithLease(lease.ID))
+		}
+		cancel()
+		if err == nil {
+			o.mu.Lock()
+			o.due[key] = due
+			o.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// watchControls notes how late the controls end. An election gives them their whole time once more, which is not
+// late.
+func (o *Observer) watchControls(ctx context.Context) {
+	for ctx.Err() == nil {
+		for rsp := range o.c.Client.Watch(ctx, controlPrefix, clientv3.WithPrefix()) {
+			now := time.Now()
+			o.mu.Lock()
+			for _, e := range rsp.Events {
+				due, ok := o.due[string(e.Kv.Key)]
+				if !ok || e.Type != mvccpb.DELETE {
+					continue
+				}
+				delete(o.due, string(e.Kv.Key))
+				if o.elected.Before(due.Add(-TTL)) {
+					o.late = append(o.late, sample{now, now.Sub(due)})
+				}
+			}
+			o.mu.Unlock()
+		}
+	}
+}
+
+// Late returns how much later than usual the store has ended a control since begin.
+func (o *Observer) Late(begin time.Time) (late time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.late {
+		if s.at.After(begin) {
+			late = max(late, s.late-usualLate)
+		}
+	}
+	return late
 }
 
 // Freed returns when a state last lost its owner, and when the members last elected a leader.
