@@ -212,7 +212,8 @@ func (s *Server) dispatch(e handover.Event) {
 	s.watched()
 	for i, c := range s.at {
 		r := s.set.Polls[i].Revents
-		if r != 0 {
+		// A plain client's command that the engine has answered is none of Go's events.
+		if r != 0 && (s.set.Clients[i].Plain == 0 || e.Kind != handover.EventReady && i == e.At) {
 			s.events++
 			s.quiet = time.Time{}
 		}

@@ -3,6 +3,10 @@ package conn
 import (
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/handover"
 )
 
 // TestEvictable checks how long each state protects a client.
@@ -62,3 +66,28 @@ func TestQuiet(t *testing.T) {
 		t.Errorf("%d calls of Quiet, %d events left, want 1 and 0", calls, s.events)
 	}
 }
+
+// TestQuietAfterPlainCommands checks that commands that the engine has answered are no events of Go: they would give each later
+// wait a deadline.
+func TestQuietAfterPlainCommands(t *testing.T) {
+	s, err := New(Options{Quiet: func() {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.conns = []*Conn{{Plain: true, Events: unix.POLLIN, Handler: ignore{}}}
+	for kind, want := range map[handover.EventKind]int{handover.EventReady: 0, handover.EventMessage: 1} {
+		s.events = 0
+		s.fill()
+		client := len(s.at) - 1
+		s.set.Polls[client].Revents = unix.POLLIN
+		s.dispatch(handover.Event{Kind: kind, At: client})
+		if s.events != want {
+			t.Errorf("kind %v: %d events, want %d", kind, s.events, want)
+		}
+	}
+}
+
+// ignore is a Handler that does nothing.
+type ignore struct{ Handler }
+
+func (ignore) Serve(handover.Event) {}
