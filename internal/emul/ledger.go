@@ -17,7 +17,7 @@ import (
 
 // Tapper is an Engine that copies measurements for the boot ledger.
 type Tapper interface {
-	// Tap makes the engine copy them to b from now on, which must not be memory of Go.
+	// Tap makes the engine copy them to b from now on, which must not be memory of Go. With nil it ends that.
 	Tap(b []byte) error
 	// Tapped returns the number of bytes that were copied. It needs no lock.
 	Tapped() int

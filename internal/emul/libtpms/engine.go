@@ -164,7 +164,7 @@ func (e *engine) Peek(cmd, rsp []byte) (int, error) {
 }
 
 func (e *engine) Tap(b []byte) error {
-	if len(b) < C.TAP_SIZE {
+	if b != nil && len(b) < C.TAP_SIZE {
 		return fmt.Errorf("libtpms: boot ledger: %d bytes of memory, want %d: %w", len(b), C.TAP_SIZE, tpm.Size)
 	}
 	C.swtpm_tap_on(cbool(e.version == tpm.V20), (*C.uchar)(unsafe.SliceData(b)))

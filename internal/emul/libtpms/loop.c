@@ -145,16 +145,17 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 
 int64_t swtpm_deadline(const struct set *s) { return s->wait_ms < 0 ? -1 : now_ms() + s->wait_ms; }
 
-int swtpm_poll(struct set *s, int64_t end)
+int swtpm_poll(struct set *s, int64_t end, int most_ms)
 {
 	for (;;) {
-		int ms = -1;
+		int ms = most_ms;
 		int n;
 
 		if (end >= 0) {
 			int64_t left = end - now_ms();
 
-			ms = left > 0 ? (int)left : 0;
+			left = left > 0 ? left : 0;
+			ms = ms >= 0 && ms < left ? ms : (int)left;
 		}
 		n = poll(s->polls, s->n, ms);
 		if (n >= 0)
@@ -177,30 +178,17 @@ int swtpm_needs_go(const struct set *s)
 	return 0;
 }
 
-// tap_deadline returns the end of a wait for clients: after TAP_WAIT_MS without commands Go takes
-// the entries of the ledger's tap.
-static int64_t tap_deadline(int64_t end)
-{
-	enum { TAP_WAIT_MS = 1000 };
-	int64_t idle;
-
-	if (swtpm_tap_used() == 0)
-		return end;
-	idle = now_ms() + TAP_WAIT_MS;
-	return end >= 0 && end < idle ? end : idle;
-}
-
 struct event swtpm_loop(struct set *s)
 {
+	enum { TAP_WAIT_MS = 1000 }; // without commands: then Go takes the entries of the ledger's tap
 	struct event ev = { 0 };
 	int64_t end = swtpm_deadline(s);
 
 	for (;;) {
 		uint32_t i, k, start = s->n > 0 ? first % s->n : 0;
-		int64_t until = tap_deadline(end);
-		int late = swtpm_poll(s, until);
+		int late = swtpm_poll(s, end, swtpm_tap_used() == 0 ? -1 : TAP_WAIT_MS);
 
-		ev.late = late && (until == end || s->wait_ms == 0);
+		ev.late = late && end >= 0 && now_ms() >= end;
 		for (k = 0; k < s->n; k++) {
 			i = (start + k) % s->n;
 			if (!s->clients[i].plain || !s->polls[i].revents)

@@ -154,7 +154,7 @@ struct event swtpm_queries(struct set *s)
 	int64_t end = swtpm_deadline(s);
 
 	do {
-		ev.late = swtpm_poll(s, end);
+		ev.late = swtpm_poll(s, end, -1);
 		for (uint32_t i = 0; i < s->n; i++)
 			if (s->clients[i].plain && s->polls[i].revents && !query(s, i, &ev))
 				return ev;
