@@ -19,6 +19,7 @@ type Explanation struct {
 	Unknown  []uint64      `json:"unknown,omitempty"`  // damaged boots after which no policy was used: whether one fails is not known
 	LastUsed uint64        `json:"last_use,omitempty"` // the boot that last used a policy, if it is not the last boot
 	Failures []FailureLine `json:"failures"`
+	More     int           `json:"more_failures,omitempty"` // policies that fail and are not in Failures
 	Logs     []LogLine     `json:"logs,omitempty"`
 	Changes  []ChangeLine  `json:"changes,omitempty"` // of the last boot, if nothing failed
 	Host     []string      `json:"host,omitempty"`
@@ -95,7 +96,9 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	for _, c := range logs {
 		e.Logs = append(e.Logs, f.logLine(h, c))
 	}
-	for _, x := range h.Failures() {
+	failures, more := foremost(h.Failures())
+	e.More = more
+	for _, x := range failures {
 		l := f.failureLine(h, x)
 		if e.OtherTPM != nil && !e.OtherTPM.Opened {
 			l.Advice = []string{} // no step with the present TPM helps
@@ -107,6 +110,27 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 		e.Changes, e.Host, e.Notes = d.Changes, d.Host, d.Notes
 	}
 	return e
+}
+
+// mostPolicies is how many policies an answer describes. A guest can use a new one with each command.
+const mostPolicies = 32
+
+// foremost returns at most mostPolicies failures in their order, and the number of the others. Those that succeeded
+// before are preferred: only they say what changed.
+func foremost(all []Failure) (some []Failure, more int) {
+	var chosen []int
+	for _, good := range []bool{true, false} {
+		for i := range all {
+			if (all[i].Good != nil) == good && len(chosen) < mostPolicies {
+				chosen = append(chosen, i)
+			}
+		}
+	}
+	slices.Sort(chosen)
+	for _, i := range chosen {
+		some = append(some, all[i])
+	}
+	return some, len(all) - len(some)
 }
 
 func (f *Files) failureLine(h *History, x Failure) FailureLine {
@@ -155,6 +179,9 @@ func (e *Explanation) Text() string {
 	for _, l := range e.Failures {
 		l.write(&t, e.Newest, written)
 		host, advice = append(host, l.Host...), append(advice, l.Advice...)
+	}
+	if e.More > 0 {
+		fmt.Fprintf(&t, "And %s: swtpm boots show prints all uses of policies in a boot.\n\n", count(e.More, "more failure"))
 	}
 	section(&t, "Other changes on the host:", host)
 	sortSteps(advice)

@@ -53,3 +53,38 @@ func TestIncomplete(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// TestFailuresAreBounded checks that the answers about a guest that uses thousands of policies stay short, and that
+// the policy that succeeded before is in them.
+func TestFailuresAreBounded(t *testing.T) {
+	const hostile = 3000
+	log := realLog(t)
+	// others uses policies over PCR 8 to 23, none of which succeeds.
+	others := func(r *recording, from, n int) {
+		for i := from; i < from+n; i++ {
+			var all []int
+			for pcr := range 12 {
+				if (i+1)>>pcr&1 != 0 {
+					all = append(all, 8+pcr)
+				}
+			}
+			r.policy(0x99d, all...)
+		}
+	}
+	first, second := record(1, log).policy(0, 7).end(), record(2, replaced(log, 3, []byte{1}))
+	others(second, 0, hostile)
+	second.policy(0x99d, 7)
+	others(second, hostile, 10)
+	h := history(t, first, second.end())
+	e := newFiles().Explain(h, nil)
+	text := e.Text()
+	if len(e.Failures) != mostPolicies || e.More != hostile+10+1-mostPolicies || !strings.Contains(text, "And 2979 more failures: swtpm boots show") {
+		t.Errorf("%d failures, %d more", len(e.Failures), e.More)
+	}
+	if n := strings.Count(text, "Unsealing over"); n != mostPolicies || !strings.Contains(text, "Unsealing over PCR 7 (sha256) has failed since boot 2") {
+		t.Errorf("%d failures in:\n%.3000s", n, text)
+	}
+	if list := h.List().Text(); len(list) > 8<<10 || !strings.Contains(list, "2979 more secrets; ") || !strings.Contains(list, "secret over PCR 7 (sha256): failed") {
+		t.Errorf("%d bytes: %.3000s", len(list), list)
+	}
+}

@@ -154,6 +154,10 @@ func policyText(b *Boot) string {
 		last = append(last, r)
 	}
 	var words []string
+	if more := len(last) - mostPolicies; more > 0 { // the last ones count
+		words = append(words, fmt.Sprintf("%d more secrets", more))
+		last = last[more:]
+	}
 	for _, r := range last {
 		words = append(words, "secret over "+r.text+": "+r.verb)
 	}
