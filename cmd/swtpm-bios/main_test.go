@@ -276,6 +276,7 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// TestHelpVersionMisuse checks the output and the exit codes of -h, -v and unknown options.
 func TestHelpVersionMisuse(t *testing.T) {
 	help := tool.Version + tool.Head + cli.Usage(new(options).table())
 	for _, tt := range []struct {

@@ -172,6 +172,8 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
+// TestHelpAndVersion checks that --help and --version print their text and ignore the other
+// options.
 func TestHelpAndVersion(t *testing.T) {
 	if got, want := ours([]string{"--version", "-c", "-c"}, ""), (outcome{0, tool.Version, ""}); got != want {
 		t.Errorf("--version = %v, want %v", got, want)
@@ -184,6 +186,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
+// TestLongPath checks the messages about a path of 107 bytes, the limit, and one of 108.
 func TestLongPath(t *testing.T) {
 	for n, want := range map[int]string{
 		107: "Connect failed: No such file or directory\n",

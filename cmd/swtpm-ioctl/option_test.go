@@ -8,6 +8,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
+// TestParse checks the target and the command that command lines give.
 func TestParse(t *testing.T) {
 	for _, tt := range []struct {
 		args string

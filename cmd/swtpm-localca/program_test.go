@@ -51,6 +51,7 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestKeyArgs checks the options of swtpm_cert for each form of --ek.
 func TestKeyArgs(t *testing.T) {
 	for in, want := range map[string]string{
 		"x=aB,y=01":                "--ecc-x aB --ecc-y 01",
@@ -121,6 +122,7 @@ func runProgram(args ...string) (stdout, stderr string, err error) {
 	return out.String(), errs.String(), err
 }
 
+// TestRun checks the messages of the program, on both streams and in its log file.
 func TestRun(t *testing.T) {
 	s := newSite(t)
 	ca := filepath.Join(s.dir, "ca")

@@ -28,7 +28,7 @@ func write(t *testing.T, text string) string {
 	return path
 }
 
-// The users and the states of [[allow]].
+// TestAllowed checks the users and the states of [[allow]].
 func TestAllowed(t *testing.T) {
 	c, err := load(write(t, good))
 	if err != nil {
@@ -45,7 +45,7 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
-// A unit of systemd may use its own state only.
+// TestUnits checks that a unit of systemd may use its own state only.
 func TestUnits(t *testing.T) {
 	c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"swtpm@*.service\"]\nstates = [\"%i\", \"%i-old\"]\n"))
 	if err != nil {
@@ -68,8 +68,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// A user that no [[allow]] names is not known, so that it cannot connect, unless it is an observer
-// (TestObservers).
+// TestKnows checks that a user that no [[allow]] names is unknown, so that it cannot connect,
+// unless it is an observer (TestObservers).
 func TestKnows(t *testing.T) {
 	for _, x := range []struct {
 		users string
@@ -86,7 +86,7 @@ func TestKnows(t *testing.T) {
 	}
 }
 
-// Every fault of a file is one line that names the file, the key and what is wrong.
+// TestFaults checks that every fault of a file is one line with the file, the key and the problem.
 func TestFaults(t *testing.T) {
 	for _, x := range []struct{ text, want string }{
 		{"", "missing key endpoints"},
@@ -117,7 +117,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// The example has no fault, but for its certificates and users, which do not exist here.
+// TestExample checks that the example has no fault except its certificates and users, which do not
+// exist here.
 func TestExample(t *testing.T) {
 	text, err := os.ReadFile("../../examples/store.toml")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
+// TestStatus checks the line that systemctl status shows.
 func TestStatus(t *testing.T) {
 	unix := config.Endpoint{Kind: config.Unix, Path: "/c"}
 	for _, tt := range []struct {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestRead checks each source of a profile, and the errors.
 func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "profile")
@@ -150,8 +151,8 @@ var removeDisabledCases = []struct {
 	{``, nil, ``},
 }
 
-// The results are the same as with swtpm 0.10.2, as its message "Could not set profile"
-// shows them.
+// TestRemoveDisabled checks that the results are the same as with swtpm 0.10.2, which its message
+// "Could not set profile" contains.
 func TestRemoveDisabled(t *testing.T) {
 
 	for _, c := range removeDisabledCases {
@@ -162,6 +163,7 @@ func TestRemoveDisabled(t *testing.T) {
 	}
 }
 
+// TestRemoveDisabledErrors checks the messages about profiles with invalid values.
 func TestRemoveDisabledErrors(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"Name":"custom","Algorithms":1}`:                  "'Algorithms' in JSON map is not a string: 1",
@@ -176,6 +178,7 @@ func TestRemoveDisabledErrors(t *testing.T) {
 	}
 }
 
+// TestNeeded checks which operations of OpenSSL a profile needs.
 func TestNeeded(t *testing.T) {
 	sha1 := SHA1Signatures
 	for _, c := range []struct {

@@ -103,6 +103,8 @@ func copyCA(t *testing.T) string {
 	return dir
 }
 
+// TestNew checks that the first certificate creates a CA, with messages, and that the next one has
+// the next serial number.
 func TestNew(t *testing.T) {
 	top := t.TempDir()
 	dir := filepath.Join(top, "a", "b")
@@ -274,6 +276,8 @@ func TestOwner(t *testing.T) {
 	}
 }
 
+// TestBundle checks that the bundle is the root's certificate and the issuer's, and that a missing
+// CA is an error.
 func TestBundle(t *testing.T) {
 	c, _ := newCA(t, t.TempDir())
 	if _, err := c.Bundle(); !errors.Is(err, fs.ErrNotExist) {
@@ -333,6 +337,7 @@ func TestSecretPIN(t *testing.T) {
 	}
 }
 
+// TestInterrupted checks that an interrupted call is an error and creates no certificate.
 func TestInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := newCA(t, dir)

@@ -103,6 +103,7 @@ var messagesCases = []struct{ args, want string }{
 	{messagesWhole + "--tpm-spec-family=", "--tpm-spec-family and --tpm-spec-level and --tpm-spec-revision must all be provided."},
 }
 
+// TestMessages checks the messages and exit codes of swtpm_cert.
 func TestMessages(t *testing.T) {
 	t.Chdir(testFiles(t))
 	if err := os.WriteFile("long.pwd", []byte(strings.Repeat("x", 255)+"password"), 0o600); err != nil {
@@ -224,6 +225,8 @@ func TestLooseKey(t *testing.T) {
 	}
 }
 
+// TestImmediateOptions checks the options that print something and ignore the rest of the command
+// line.
 func TestImmediateOptions(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--print-capabilities --bogus", `{ "type": "swtpm_cert", "features": [ "cmdarg-signkey-pwd", "cmdarg-tpm-serial-num", "supports-iak-idevid", "cmdarg-public", "cmdarg-keyalgo" ], "version": "0.11.0" }` + "\n"},

@@ -11,6 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
+// TestParseConfig checks the values of configuration files, and the errors.
 func TestParseConfig(t *testing.T) {
 	t.Setenv("CADIR", "/ca")
 	for _, tt := range []struct {
@@ -43,6 +44,7 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
+// TestLoadConfig checks that a file is read, and the message about a missing one.
 func TestLoadConfig(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.conf")
 	want := "Need read rights on config file " + path + " for user " + cli.UserName() + "." + cli.OwnFiles()

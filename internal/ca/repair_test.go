@@ -177,6 +177,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestPasswords checks that new keys are encrypted with their passwords, and that another password
+// is an error.
 func TestPasswords(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv(rootPasswordVar, "root's")

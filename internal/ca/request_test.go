@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 )
 
+// TestSubject checks the subject that --vmid gives.
 func TestSubject(t *testing.T) {
 	for vmid, want := range map[string]string{
 		"": "CN=unknown", "vm:1": "CN=vm:1", `a,b+c\+d`: `CN=a_b_c\+d`, "+": "CN=_", `\+`: `CN=\+`, "ä,": "CN=ä_",
@@ -28,6 +29,7 @@ func TestSubject(t *testing.T) {
 	}
 }
 
+// TestWords checks how an options file is split.
 func TestWords(t *testing.T) {
 	got := words("--platform-manufacturer \"Fedora XYZ\"\n\n  --a\t b \r\n# c")
 	if want := []string{"--platform-manufacturer", `"Fedora`, `XYZ"`, "--a", "b", "#", "c"}; !slices.Equal(got, want) {

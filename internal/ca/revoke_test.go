@@ -46,6 +46,8 @@ func serials(l *x509.RevocationList) string {
 	return strings.Join(all, " ")
 }
 
+// TestRevoke checks that a revocation list has the revoked certificates and the next number, and
+// that the first list replaces the issuer's certificate once.
 func TestRevoke(t *testing.T) {
 	ctx := context.Background()
 	c, log := newCA(t, t.TempDir())
@@ -129,6 +131,7 @@ func TestRevokeAtOnce(t *testing.T) {
 	}
 }
 
+// TestRevokeFails checks the errors of a revocation, and that they change no file.
 func TestRevokeFails(t *testing.T) {
 	for _, tt := range []struct {
 		name, file, text, want string
@@ -161,6 +164,7 @@ func TestRevokeFails(t *testing.T) {
 	}
 }
 
+// TestIssuedSerial checks the serial numbers that --revoke accepts.
 func TestIssuedSerial(t *testing.T) {
 	c, _ := newCA(t, t.TempDir())
 	if _, _, err := issue(c); err != nil {

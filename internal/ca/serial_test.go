@@ -37,6 +37,8 @@ func TestAfter(t *testing.T) {
 	}
 }
 
+// TestFirstSerial checks the form of 500 new serial numbers, and that a failing source of random
+// bytes is an error.
 func TestFirstSerial(t *testing.T) {
 	seen := make(map[string]bool)
 	for range 500 {

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestGolden checks that our certificates say what those of swtpm_localca say, in
-// its order and encoding, but for keys, numbers and times.
+// TestGoldenCA checks that our certificates have the content of swtpm_localca's, in its order and
+// encoding, except keys, numbers and times.
 func TestGoldenCA(t *testing.T) {
 	dir := copyCA(t)
 	for _, name := range []string{rootCertName, "issuercert.pem"} {

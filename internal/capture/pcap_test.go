@@ -178,6 +178,8 @@ func TestSum(t *testing.T) {
 	}
 }
 
+// TestAppendAndTruncate checks that a second recording is appended or replaces the first one, and
+// the mode of the file.
 func TestAppendAndTruncate(t *testing.T) {
 	path := t.TempDir() + "/f"
 	session := func(o Options) {
@@ -294,6 +296,7 @@ type upper struct{}
 func (upper) Command(b []byte) []byte  { return append([]byte("C:"), bytes.ToUpper(b)...) }
 func (upper) Response(b []byte) []byte { return append([]byte("R:"), bytes.ToUpper(b)...) }
 
+// TestFilter checks that the filter changes commands and responses before they are written.
 func TestFilter(t *testing.T) {
 	path := t.TempDir() + "/f"
 	c, err := Open(Options{File: path, Mode: 0o600, Filter: upper{}, Note: t.Errorf})

@@ -217,6 +217,8 @@ func message(t *testing.T, s string) []byte {
 	return b
 }
 
+// TestExchanges checks the redacted form of commands and responses, and that the originals do not
+// change.
 func TestExchanges(t *testing.T) {
 	for v, list := range map[tpm.Version][]exchange{tpm.V20: exchanges20, tpm.V12: exchanges12} {
 		f := NewRedactor(v)

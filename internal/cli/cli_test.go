@@ -106,6 +106,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// TestUsage checks how a table of options is printed.
 func TestUsage(t *testing.T) {
 	want := "" +
 		"--tpm-device <device> : a device\n" +
@@ -119,6 +120,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// TestTarget checks the addresses that a target's options give.
 func TestTarget(t *testing.T) {
 	for _, tt := range []struct{ arg, want, err string }{
 		{"h:1", "h:1", ""},
@@ -145,6 +147,7 @@ func TestTarget(t *testing.T) {
 	}
 }
 
+// TestResolveError checks that an unknown host has the words of getaddrinfo(3).
 func TestResolveError(t *testing.T) {
 	unknown := &net.OpError{Err: &net.DNSError{Err: "no such host", Name: "h", IsNotFound: true}}
 	if err := ResolveError("h", unknown); err == nil || err.Error() != "getaddrinfo failed on host 'h': Name or service not known" {
@@ -155,6 +158,7 @@ func TestResolveError(t *testing.T) {
 	}
 }
 
+// TestStrerror checks the texts of errors.
 func TestStrerror(t *testing.T) {
 	for err, want := range map[error]string{
 		fmt.Errorf("x: %w", unix.ETIMEDOUT): "Connection timed out",

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestValue checks the value of a key in a configuration file.
 func TestValue(t *testing.T) {
 	t.Setenv("CONF_DIR", "/d")
 	os.Unsetenv("CONF_UNSET")
@@ -40,6 +41,7 @@ func TestValue(t *testing.T) {
 	}
 }
 
+// TestRead checks that a configuration file must be regular.
 func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	fifo, file := filepath.Join(dir, "fifo"), filepath.Join(dir, "file")
@@ -67,6 +69,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestFind checks that the user's configuration file is preferred.
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", dir)

@@ -269,6 +269,7 @@ func TestImportDescriptors(t *testing.T) {
 	}
 }
 
+// TestConvertRefuses checks the errors about command lines that no profile can express.
 func TestConvertRefuses(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"--print-c", "convert: --print-capabilities describes no TPM; leave it out"},
@@ -372,6 +373,7 @@ const shownJSON = `{"tpm":"2.0","interface":{"type":"socket","disconnect":false,
 	`"service":{"keep-session":"auto"},` +
 	`"log":{"level":2,"prefix":"\"\u007F","truncate":false},"ledger":{"keep":"boots","boots":16}}` + "\n"
 
+// TestShow checks the output of swtpm show, as TOML and as JSON.
 func TestShow(t *testing.T) {
 	c, err := Classic("socket", strings.Split("--tpm2|--tpmstate|dir=/s|--ctrl|type=unixio,path=/c,mode=0600|--log|prefix=\"\x7f,level=2|--key|pwdfd=5", "|"), noEnv)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
+// TestHelp checks that a request for help is found in each position.
 func TestHelp(t *testing.T) {
 	for _, args := range []string{"-h", "--help", "--he", "-th", "--help -x", "foo --help", "--tpmstate zz -h"} {
 		_, err := Classic("socket", strings.Fields(args), noEnv)
@@ -28,6 +29,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestOtherInterfaces checks the error about an unknown interface.
 func TestOtherInterfaces(t *testing.T) {
 	for _, iface := range []string{"foo", "-x", ""} {
 		_, err := Classic(iface, []string{"--help"}, noEnv)
@@ -164,6 +166,7 @@ var classicCases = []struct {
 	{"--print-info=", func(*Config) {}},
 }
 
+// TestClassic checks the Config that command lines give.
 func TestClassic(t *testing.T) {
 
 	for _, tt := range classicCases {
@@ -178,6 +181,7 @@ func TestClassic(t *testing.T) {
 	}
 }
 
+// TestEnvironment checks TPM_PORT, TPM_PATH and POSIXLY_CORRECT.
 func TestEnvironment(t *testing.T) {
 	for _, tt := range []struct {
 		port, args string

@@ -39,6 +39,7 @@ func TestHostTOML(t *testing.T) {
 	}
 }
 
+// TestHostErrors checks the messages about mistakes in host.toml.
 func TestHostErrors(t *testing.T) {
 	for src, want := range map[string]string{
 		"[rolback]\n":                    `f:1:2: [rolback]: unknown table; did you mean "rollback"?`,
@@ -67,6 +68,7 @@ func TestHostErrors(t *testing.T) {
 	}
 }
 
+// TestApplyHost checks which settings of a TPM the policy of the host changes.
 func TestApplyHost(t *testing.T) {
 	c := defaults()
 	if changed := c.ApplyHost(defaultHost(), "vm1"); len(changed) > 0 || !cmp.Equal(c, defaults()) {
@@ -90,6 +92,7 @@ func TestApplyHost(t *testing.T) {
 	}
 }
 
+// FuzzHost checks that a policy that is printed and parsed again is the same.
 func FuzzHost(f *testing.F) {
 	src, err := os.ReadFile("../../examples/host.toml")
 	if err != nil {

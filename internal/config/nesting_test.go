@@ -8,6 +8,7 @@ import (
 	"unicode"
 )
 
+// TestTooDeep checks the position at which the nesting of a profile exceeds the limit.
 func TestTooDeep(t *testing.T) {
 	r := strings.Repeat
 	for _, c := range []struct {

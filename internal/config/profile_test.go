@@ -17,6 +17,8 @@ import (
 
 const examples = "../../examples"
 
+// TestExamplesLoad checks that each example is a valid profile, and that it can be printed and
+// parsed again.
 func TestExamplesLoad(t *testing.T) {
 	files, err := filepath.Glob(examples + "/*.toml")
 	if err != nil || len(files) < 5 {
@@ -111,6 +113,7 @@ var profileCases = []struct {
 	{"[locality]\nreject-locality-4 = true", func(c *Config) { c.Locality.RejectLocality4 = true }},
 }
 
+// TestProfile checks the Config that profiles give.
 func TestProfile(t *testing.T) {
 	for _, tt := range profileCases {
 		want := defaults()
@@ -142,6 +145,7 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
+// TestLocate checks the positions of keys and values in TOML.
 func TestLocate(t *testing.T) {
 	src := "# [no]\na.b = [ { x = 1 }, { \"y z\" = '''\n[no]\n''' } ] # c\r\n" +
 		"[ t . 'u' ]\nv = \"\\\"#\" # w = 1\nw = {p.q = 1, r = [\n[2], # ]\n3]}\n[[s]]\nk=2026-01-01 10:00:00\n[s.z]\n"
@@ -171,6 +175,8 @@ func TestLocate(t *testing.T) {
 	}
 }
 
+// TestLoadProfile checks that %i is replaced by the name of the file or the instance, and that
+// nothing is created.
 func TestLoadProfile(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "vm7.toml")
@@ -204,6 +210,7 @@ func TestLoadProfile(t *testing.T) {
 	}
 }
 
+// TestFindProfile checks the search path of profiles.
 func TestFindProfile(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
 	for _, f := range []string{a + "/default.toml", b + "/vm1.toml", b + "/default.toml", a + "/vm2.toml", b + "/vm2.toml"} {

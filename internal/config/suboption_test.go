@@ -8,6 +8,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
+// TestSplitSuboptions checks how the argument of an option is split.
 func TestSplitSuboptions(t *testing.T) {
 	for _, tt := range []struct {
 		in   string
@@ -46,6 +47,7 @@ func errText(err error) string {
 	return err.Error()
 }
 
+// TestFirstSuboptionCounts checks that the first of several equal suboptions counts.
 func TestFirstSuboptionCounts(t *testing.T) {
 	var s State
 	o, err := parseSuboptions("mode=0600,mode=0644,lock=1,lock=no,backup,dir=/x", s.keys())
@@ -159,6 +161,7 @@ func TestTypes(t *testing.T) {
 	}
 }
 
+// TestUnknownSuboption checks that an unknown or empty suboption is an error.
 func TestUnknownSuboption(t *testing.T) {
 	var s State
 	for _, in := range []string{"", "dir=x,", ",dir=x", "dir=", "=x", "DIR=x", "dirx", "create", "dir=x,,lock"} {

@@ -73,7 +73,8 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// The kernel of a test machine may protect nothing, so this test checks the rule alone.
+// TestProtects checks the rule of protected_regular alone, because the kernel of a test machine
+// may protect nothing.
 func TestProtects(t *testing.T) {
 	for _, tt := range []struct {
 		level int

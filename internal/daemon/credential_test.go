@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// TestCredential checks the path of a credential, and the errors.
 func TestCredential(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
 	if _, err := Credential("k"); err == nil || !strings.Contains(err.Error(), "systemd passed no credentials: give the unit LoadCredential=k:PATH") {

@@ -83,6 +83,8 @@ func TestStderrUnread(t *testing.T) {
 	}
 }
 
+// TestReady checks that systemd is notified, that NOTIFY_SOCKET stays set, and that a missing
+// listener is no error.
 func TestReady(t *testing.T) {
 	name := t.TempDir() + "/notify"
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestIsJournal checks that JOURNAL_STREAM is compared with device and inode of stderr.
 func TestIsJournal(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
 	if err != nil {
@@ -116,6 +117,7 @@ func TestEvent(t *testing.T) {
 	}
 }
 
+// TestPriority checks the journal's priority of each level.
 func TestPriority(t *testing.T) {
 	for l, want := range map[logrus.Level]journal.Priority{
 		logrus.FatalLevel: journal.PriCrit, logrus.ErrorLevel: journal.PriErr, logrus.WarnLevel: journal.PriWarning,

@@ -41,6 +41,8 @@ func (l *limitTest) say(n int, format string, args ...any) (admitted int) {
 	return admitted
 }
 
+// TestLimitOfOneKind checks that lines of one kind are limited after the burst, that other kinds
+// are not, and that the burst is available again after an hour.
 func TestLimitOfOneKind(t *testing.T) {
 	l := newLimitTest()
 	for i := range 1000 {

@@ -30,6 +30,7 @@ func fileLog(t *testing.T, o LogOptions) (*Log, func() string) {
 	}
 }
 
+// TestLines checks how messages and dumps are written at each level.
 func TestLines(t *testing.T) {
 	cause := errors.New("no such file\nor so\n")
 	for _, tt := range []struct {
@@ -74,6 +75,7 @@ func TestDump(t *testing.T) {
 	}
 }
 
+// TestDumpLimits checks the limits of the size of a dump.
 func TestDumpLimits(t *testing.T) {
 	l, read := fileLog(t, LogOptions{Level: 2})
 	l.Dump(" Ctrl Rsp Continued:", make([]byte, 3000))
@@ -92,6 +94,7 @@ func TestDumpLimits(t *testing.T) {
 	}
 }
 
+// TestLevels checks what each level logs.
 func TestLevels(t *testing.T) {
 	for level, want := range map[int]string{0: "false 0", 1: "false 0", 2: "true 0", 4: "true 0", 5: "true 1", 20: "true 16"} {
 		l, _ := fileLog(t, LogOptions{Level: level, Prefix: "p"})
@@ -104,6 +107,7 @@ func TestLevels(t *testing.T) {
 	}
 }
 
+// TestLogDefault checks that the log goes to stderr without --log and without a file.
 func TestLogDefault(t *testing.T) {
 	l, err := OpenLog(LogOptions{Level: 20, Prefix: "not asked for", File: "-"})
 	if err != nil || l.to.Load().out.fd != unix.Stderr || l.Traffic() || l.to.Load().prefix != "swtpm: " {
@@ -115,6 +119,7 @@ func TestLogDefault(t *testing.T) {
 	}
 }
 
+// TestLogSilence checks that the file "-" discards everything.
 func TestLogSilence(t *testing.T) {
 	l, err := OpenLog(LogOptions{Given: true, File: "-", FD: -1, Level: 20})
 	if err != nil {
@@ -131,6 +136,7 @@ func TestLogSilence(t *testing.T) {
 	}
 }
 
+// TestLogFile checks that a log file is appended to or truncated, its mode, and the errors.
 func TestLogFile(t *testing.T) {
 	old := unix.Umask(0o022)
 	defer unix.Umask(old)
@@ -168,6 +174,7 @@ func TestLogFile(t *testing.T) {
 	}
 }
 
+// TestLogFD checks that a descriptor is preferred to a file, and that a closed one is an error.
 func TestLogFD(t *testing.T) {
 	dir := t.TempDir()
 	f, err := os.Create(filepath.Join(dir, "fd"))
@@ -237,6 +244,7 @@ func TestOutputRecovers(t *testing.T) {
 	}
 }
 
+// TestOutputBroken checks that writing to a pipe without a reader is no error.
 func TestOutputBroken(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

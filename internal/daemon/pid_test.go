@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestWritePID checks the content and the mode of a pid file, and that it is removed once.
 func TestWritePID(t *testing.T) {
 	old := unix.Umask(0o022)
 	defer unix.Umask(old)
@@ -55,6 +56,7 @@ func TestRemoveKeepsOthers(t *testing.T) {
 	}
 }
 
+// TestWritePIDFD checks a pid file that is an inherited descriptor.
 func TestWritePIDFD(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "pid")
 	f, err := os.Create(name)
@@ -79,6 +81,8 @@ func TestWritePIDFD(t *testing.T) {
 	}
 }
 
+// TestWritePIDErrors checks that links, FIFOs and descriptors that cannot be written are refused
+// and unchanged.
 func TestWritePIDErrors(t *testing.T) {
 	dir := t.TempDir()
 	file, link, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")

@@ -115,7 +115,7 @@ func TestWatchdog(t *testing.T) {
 	}
 }
 
-// A process that systemd did not start has a Service that does nothing.
+// TestNoService checks that a process that systemd did not start has a Service that does nothing.
 func TestNoService(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	s := OpenNotifier().Service(nil, nil)
@@ -127,7 +127,7 @@ func TestNoService(t *testing.T) {
 	s.Stopping("now")
 }
 
-// A watchdog of another process is none of ours.
+// TestWatchdogOfAnother checks that a watchdog of another process is ignored.
 func TestWatchdogOfAnother(t *testing.T) {
 	notified(t)
 	t.Setenv("WATCHDOG_USEC", "20000")

@@ -41,6 +41,8 @@ profile swtpm /usr/bin/swtpm flags=(attach_disconnected) {
 }
 `
 
+// TestAppArmor checks the findings about an AppArmor profile, and that its recommended rule
+// removes them.
 func TestAppArmor(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -121,6 +123,7 @@ func testOtherAppArmor(t *testing.T, root string, findings func(root string) str
 	}
 }
 
+// TestPolicy checks the accesses that the text of a profile allows.
 func TestPolicy(t *testing.T) {
 	files := map[string]string{
 		"/etc/apparmor.d/p":               profileText,
@@ -151,6 +154,7 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+// TestMatchGlob checks AppArmor's patterns.
 func TestMatchGlob(t *testing.T) {
 	for _, tt := range []struct {
 		pattern, s string
@@ -182,6 +186,7 @@ func FuzzMatchGlob(f *testing.F) {
 	})
 }
 
+// TestSELinux checks the type in a label, and that files without a label give no finding.
 func TestSELinux(t *testing.T) {
 	for label, want := range map[string]string{
 		"system_u:object_r:virt_var_lib_t:s0": "virt_var_lib_t", "u:r:t": "t", "": "", "none": "",
@@ -232,6 +237,7 @@ type=AVC msg=audit(1.2:3): avc:  denied  { write } for  pid=1 comm="swtpm" name=
 6,1,2,-;usb 1-1: new device
 `
 
+// TestKernelLog checks the findings about denials in the kernel's log and the audit log.
 func TestKernelLog(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "/dev/kmsg", denials)

@@ -24,6 +24,7 @@ const netTCP = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->wh
    3: 00000000000000000000000001000000:0913 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 204 1 0 100 0 0 10 0
 `
 
+// TestInodes checks which inode a listening socket has in the kernel's lists.
 func TestInodes(t *testing.T) {
 	for path, want := range map[string]uint64{"/run/x.sock": 101, "/run/y.sock": 0, "/run/with blank": 103, "/run": 0, "": 0} {
 		if got := unixInode(netUnix, path); got != want {

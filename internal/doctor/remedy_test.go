@@ -50,6 +50,7 @@ func TestState(t *testing.T) {
 	}
 }
 
+// TestSocket checks the remedy for each error of a socket.
 func TestSocket(t *testing.T) {
 	for _, tt := range []struct {
 		kind config.EndpointKind
@@ -67,6 +68,7 @@ func TestSocket(t *testing.T) {
 	}
 }
 
+// TestAppend checks that a remedy is appended to an error, and that nil stays nil.
 func TestAppend(t *testing.T) {
 	cause := errors.New("cause")
 	if err := AppendRemedy(cause, "do this"); err.Error() != "cause; do this" || !errors.Is(err, cause) {

@@ -59,8 +59,9 @@ func each(t *testing.T, f func(t *testing.T, c *cluster, v tpm.Version)) {
 	}
 }
 
-// Store unreachable, before the deadline: reads go on; a command that stores waits for the broker,
-// and gets a retry. The same command succeeds once the store answers.
+// TestLeaseUnreachable checks the time before the deadline while the store is unreachable: reads
+// succeed, a command that stores waits for the broker and gets a retry, and succeeds when the
+// store answers.
 func TestLeaseUnreachable(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -99,7 +100,8 @@ func TestLeaseUnknown(t *testing.T) {
 	})
 }
 
-// The soft deadline passed: the TPM tries to renew, at most once in a second, and reads go on.
+// TestLeaseRenewPause checks that after the soft deadline the TPM tries to renew the lease, at
+// most once in a second, and that reads succeed.
 func TestLeaseRenewPause(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -120,8 +122,8 @@ func TestLeaseRenewPause(t *testing.T) {
 	})
 }
 
-// Deadline passed: every command gets a retry. After give-up the TPM ends with the reason, and
-// nothing was written.
+// TestLeaseOverdue checks that every command gets a retry after the deadline, and that after
+// give-up the TPM ends with the reason and has written nothing.
 func TestLeaseOverdue(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -148,7 +150,7 @@ func TestLeaseOverdue(t *testing.T) {
 	})
 }
 
-// The store answers again before give-up: the guest goes on.
+// TestLeaseResumed checks that the guest continues if the store answers again before give-up.
 func TestLeaseResumed(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -165,7 +167,8 @@ func TestLeaseResumed(t *testing.T) {
 	})
 }
 
-// Lease lost, no other host took the state: it is acquired anew, and the guest notices nothing.
+// TestLeaseLost checks that a lost lease is acquired again, unnoticed by the guest, if no other
+// host has acquired the state.
 func TestLeaseLost(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -182,7 +185,8 @@ func TestLeaseLost(t *testing.T) {
 	})
 }
 
-// Another host has the state: the process ends at once, with its name, and writes nothing.
+// TestLeaseTaken checks that the process ends at once, names the other host, and writes nothing,
+// if another host has the state.
 func TestLeaseTaken(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		a, other := c.node("a"), c.node("b")
@@ -212,8 +216,8 @@ func TestLeaseTaken(t *testing.T) {
 	})
 }
 
-// SIGSTOP for longer than the TTL in the middle of a command, and another host takes the state:
-// the response does not leave.
+// TestLeaseStopped checks that the response of a command is not sent if the process was stopped in
+// the middle for longer than the TTL and another host has acquired the state.
 func TestLeaseStopped(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		a, other := c.node("a"), c.node("b")
@@ -233,8 +237,8 @@ func TestLeaseStopped(t *testing.T) {
 	})
 }
 
-// The same, but the store is unreachable afterwards: the response waits until give-up, and does
-// not leave.
+// TestLeaseStoppedUnreachable checks the same if the store is unreachable afterwards: the response
+// waits until give-up, and is not sent.
 func TestLeaseStoppedUnreachable(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -251,7 +255,8 @@ func TestLeaseStoppedUnreachable(t *testing.T) {
 	})
 }
 
-// The broker dies or is upgraded: the TPM reconnects within the deadline, and the epoch stays.
+// TestLeaseBrokerRestart checks that the TPM connects again within the deadline after the broker
+// was killed or upgraded, and that the epoch stays.
 func TestLeaseBrokerRestart(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		n := c.node("a")
@@ -269,7 +274,8 @@ func TestLeaseBrokerRestart(t *testing.T) {
 	})
 }
 
-// The host dies: another host gets the state after the TTL, and not before.
+// TestLeaseHostDies checks that another host gets the state of a host that died after the TTL, and
+// not before.
 func TestLeaseHostDies(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		a, other := c.node("a"), c.node("b")
@@ -296,8 +302,8 @@ func migrate(source, to *bench, blob []byte, encrypted bool) error {
 	return errors.Join(to.PrepareSetState(), to.SetState(tpm.Permanent, encrypted, blob), to.Init(false))
 }
 
-// Live migration: the destination acquires the state that came, and the source ends if its guest
-// is used again.
+// TestLeaseMigration checks that the destination of a live migration acquires the state that
+// arrived, and that the source ends if its guest is used again.
 func TestLeaseMigration(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		source := c.node("a").tpm(v, Options{}).on(t)
@@ -318,8 +324,8 @@ func TestLeaseMigration(t *testing.T) {
 	})
 }
 
-// Live migration with another state than the one in the store: the destination refuses it. When it
-// has ended, the source goes on.
+// TestLeaseMigrationRefused checks that the destination refuses a live migration with another
+// state than the stored one, and that the source continues when the destination has ended.
 func TestLeaseMigrationRefused(t *testing.T) {
 	each(t, func(t *testing.T, c *cluster, v tpm.Version) {
 		source := c.node("a").tpm(v, Options{}).on(t)

@@ -212,6 +212,7 @@ func TestInitAgain(t *testing.T) {
 	}
 }
 
+// TestDeleteVolatile checks that INIT removes the volatile state only if the request has the flag.
 func TestDeleteVolatile(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	vol, err := seal.Seal(readPayload(t, tpm.V20, tpm.Volatile), nil)
@@ -277,6 +278,7 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestStartup checks the command that each type of Startup sends.
 func TestStartup(t *testing.T) {
 	for _, g := range []struct {
 		v    tpm.Version

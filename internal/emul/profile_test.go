@@ -67,7 +67,8 @@ func TestAlgorithmProfile(t *testing.T) {
 	}
 }
 
-// Only the first TPM gets the profile: a guest that is reset still has its TPM.
+// TestAlgorithmProfileOnce checks that only the first TPM gets the profile: a guest that is reset
+// still has its TPM.
 func TestAlgorithmProfileOnce(t *testing.T) {
 	b := newBench(t, Options{Profile: "{p}", NoAutoShutdown: true}).on(t)
 	if err := b.Init(false); err != nil {

@@ -79,8 +79,9 @@ var resumeErrorsCases = []struct {
 	{name: "content", load: nv.ErrDamaged},
 }
 
-// A system error on the way to the state leaves the saved state alone, to the byte, and
-// the next try succeeds; bad content ends the resume, and the TPM starts fresh.
+// TestResumeErrors checks that a system error on the way to the state does not change a byte of
+// the saved state, and that the next try succeeds. Bad content ends the resume, and the TPM starts
+// fresh.
 func TestResumeErrors(t *testing.T) {
 
 	for _, g := range resumeErrorsCases {
@@ -146,7 +147,8 @@ func ended() context.Context {
 	return ctx
 }
 
-// A process that may have the wrong settings changes nothing whatever the error is.
+// TestResumeStrict checks that a process whose settings may be wrong changes nothing, whatever the
+// error is.
 func TestResumeStrict(t *testing.T) {
 	c, before := handedOver(t)
 	was := fmt.Sprintf("%x %+v", c.all, c.cells)
@@ -166,8 +168,8 @@ func TestResumeStrict(t *testing.T) {
 	}
 }
 
-// A TPM2_Shutdown that cannot be stored when the process ends does not reach the next
-// one: it is undone, and the newer slot is for the state from before it.
+// TestLeaveOnFullDisk checks that a TPM2_Shutdown that cannot be stored at the end of the process
+// is undone, and that the newer slot has the state from before it.
 func TestLeaveOnFullDisk(t *testing.T) {
 	c := &savedStates{}
 	b := newBench(t, Options{Handover: c})
@@ -197,8 +199,8 @@ func TestLeaveOnFullDisk(t *testing.T) {
 	}
 }
 
-// A start of the engine that does not return is counted, up to a limit; a process that
-// ends before or after it is not.
+// TestResumeCrashes checks that a start of the engine that does not return is counted, up to a
+// limit, and that a process that ends before or after it is not counted.
 func TestResumeCrashes(t *testing.T) {
 	c, before := handedOver(t)
 	for range maxResumes {

@@ -123,6 +123,8 @@ func TestBlobs(t *testing.T) {
 	}
 }
 
+// TestStateResults checks the result of State for each kind of blob, and that fetching the
+// volatile state removes the stored one.
 func TestStateResults(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	for typ, want := range map[tpm.Blob]tpm.Result{tpm.Permanent: 0, tpm.Volatile: 0, tpm.Savestate: tpm.Retry, 0: tpm.Fail, 4: tpm.Fail} {

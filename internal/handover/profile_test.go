@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The profile that a process runs with reaches the next one, with the reason why
-// another one failed; a process that is up forgets that reason.
+// TestProfiles checks that the next process gets the profile of its predecessor, and the reason
+// why another profile failed, until it is ready.
 func TestProfiles(t *testing.T) {
 	s := &fdStore{}
 	x := open(t, s, nil)
@@ -58,7 +58,7 @@ func TestProfiles(t *testing.T) {
 	(*Profiles)(nil).Close()
 }
 
-// Another file is no memory with profiles, and neither is one of another version.
+// TestProfilesElsewhere checks that another file, or a memory of another version, has no profiles.
 func TestProfilesElsewhere(t *testing.T) {
 	other, err := unix.MemfdCreate("other", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -79,8 +79,8 @@ func TestProfilesElsewhere(t *testing.T) {
 	}
 }
 
-// A memory that the first version of this program has made is read, byte by byte as
-// it wrote it: an upgrade must not lose a TPM. It had no profile area.
+// TestFirstVersion checks that a memory of the first version of this program, which had no profile
+// area, can be read: an upgrade must not lose a TPM.
 func TestFirstVersion(t *testing.T) {
 	const size = 65536 + 2*(512<<10)
 	fd, err := unix.MemfdCreate("swtpm-state", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)

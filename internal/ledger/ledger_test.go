@@ -56,7 +56,7 @@ func sample() (file []byte, records []Record) {
 	return file, records
 }
 
-// A parsed file has the records that were written.
+// TestRoundTrip checks that a parsed file has the records that were written.
 func TestRoundTrip(t *testing.T) {
 	file, records := sample()
 	b, err := Parse(file)
@@ -136,7 +136,7 @@ func TestChecksum(t *testing.T) {
 	}
 }
 
-// A flipped bit or a cut ends the file there, and nowhere else.
+// TestDamage checks that a flipped bit or a cut ends the file at that record.
 func TestDamage(t *testing.T) {
 	file, records := sample()
 	whole, err := Parse(file)
@@ -174,7 +174,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// The replay of the sample gives the values that sha256sum gives.
+// TestReplay checks that the replay of the sample gives the values that sha256sum gives.
 func TestReplay(t *testing.T) {
 	file, _ := sample()
 	b, err := Parse(file)
@@ -206,6 +206,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// FuzzParse checks that any bytes are parsed without a panic, and that no record extends beyond
+// the end.
 func FuzzParse(f *testing.F) {
 	file, _ := sample()
 	f.Add(file)

@@ -2,6 +2,7 @@ package ledger
 
 import "testing"
 
+// TestName checks that the name of a file is read back, and that other names are refused.
 func TestName(t *testing.T) {
 	for _, n := range []uint64{1, 41, 9999, 10000, 1 << 63} {
 		if got, ok := ParseName("tpm2-00", Name("tpm2-00", n)); !ok || got != n {

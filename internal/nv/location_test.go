@@ -2,6 +2,7 @@ package nv
 
 import "testing"
 
+// TestLocation checks the location that each URI gives, and that it is printed as this URI.
 func TestLocation(t *testing.T) {
 	for uri, want := range map[string]Location{
 		"":                {},

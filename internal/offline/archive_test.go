@@ -32,6 +32,7 @@ const golden = `
 	01 0000000000000001 00000003 616263
 	03 0000000000000000 00000001 ff`
 
+// TestArchiveGolden checks the bytes of an archive without a passphrase.
 func TestArchiveGolden(t *testing.T) {
 	want := harness.Unhex(golden)
 	sum := sha256.Sum256(want)
@@ -46,6 +47,8 @@ func TestArchiveGolden(t *testing.T) {
 	}
 }
 
+// TestArchivePassphrase checks that an archive with a passphrase reveals nothing, opens with it,
+// and does not open otherwise.
 func TestArchivePassphrase(t *testing.T) {
 	pass := []byte("correct horse")
 	b, err := small.Encode(pass)
@@ -114,7 +117,7 @@ func sum(b []byte) []byte {
 	return append(bytes.Clone(b), s[:]...)
 }
 
-// Every flipped bit, and every length, is noticed.
+// TestArchiveDamage checks that every flipped bit and every other length is noticed.
 func TestArchiveDamage(t *testing.T) {
 	b, err := small.Encode(nil)
 	if err != nil {
@@ -134,7 +137,8 @@ func TestArchiveDamage(t *testing.T) {
 	}
 }
 
-// An archive that no writer creates is refused even if its checksum is right.
+// TestArchiveContent checks that an archive that no writer creates is refused even if its checksum
+// is right.
 func TestArchiveContent(t *testing.T) {
 	head := "535754504d41520a 01 00 "
 	item := "01 0000000000000001 00000003 616263 "

@@ -5,6 +5,7 @@ import (
 	"testing"
 )
 
+// TestStoredCert12 checks the certificate in the NV index of a TPM 1.2, and the errors.
 func TestStoredCert12(t *testing.T) {
 	for _, tt := range []struct{ stored, want, err string }{
 		{"\x10\x01\x00\x00\x05\x10\x02abc", "abc", ""},

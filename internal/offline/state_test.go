@@ -63,7 +63,7 @@ func TestRekey(t *testing.T) {
 	}
 }
 
-// A key that does not fit, or a bad item, changes nothing.
+// TestRekeyRefuses checks that a wrong key or a bad item changes nothing.
 func TestRekeyRefuses(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")
 	right, wrong, next := newKey(t, 16, 1), newKey(t, 16, 2), newKey(t, 32, 3)
@@ -110,7 +110,8 @@ func spoil(t testing.TB, path string) {
 	}
 }
 
-// An item that already has the new key does not change, and the others get the key.
+// TestRekeyMixed checks that an item that already has the new key does not change, and that the
+// others get the key.
 func TestRekeyMixed(t *testing.T) {
 	a := genuine(t, "tpm12-fresh")
 	old, next := newKey(t, 16, 1), newKey(t, 32, 2)
@@ -131,6 +132,8 @@ func TestRekeyMixed(t *testing.T) {
 	}
 }
 
+// TestVerify checks that real states are verified, that damaged ones are not, and that no file
+// changes.
 func TestVerify(t *testing.T) {
 	for _, name := range names {
 		a := genuine(t, name)
@@ -206,6 +209,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestWhich checks which TPM is found in a location with one, two or none.
 func TestWhich(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")
 	p := newFixture(t, a, nil, nil)
@@ -307,7 +311,8 @@ func TestNoKeyInStore(t *testing.T) {
 	}
 }
 
-// A backend that cannot change several items at once changes one item, and fails for more.
+// TestPlainBackend checks that a backend that cannot change several items at once changes one
+// item, and fails for more.
 func TestPlainBackend(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")
 	key := newKey(t, 16, 1)
@@ -338,6 +343,7 @@ func TestPlainBackend(t *testing.T) {
 	}
 }
 
+// TestInUse checks the error about a locked state.
 func TestInUse(t *testing.T) {
 	p := newFixture(t, genuine(t, "tpm2-fresh"), nil, nil)
 	p.open(t, nil)
@@ -346,6 +352,7 @@ func TestInUse(t *testing.T) {
 	}
 }
 
+// TestInspect checks the description of states with and without key, and of an empty directory.
 func TestInspect(t *testing.T) {
 	key := newKey(t, 16, 1)
 	head := &Archive{Version: tpm.V20, Items: genuine(t, "tpm2-head-bare").Items}

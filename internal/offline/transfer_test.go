@@ -15,7 +15,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// An archive of every kind restores its TPM, under the key of the new state.
+// TestTransfer checks that an archive of every kind restores its TPM, under the key of the new
+// state.
 func TestTransfer(t *testing.T) {
 	key, other := newKey(t, 16, 1), newKey(t, 32, 2)
 	for _, name := range names {
@@ -138,6 +139,8 @@ func TestImportRefuses(t *testing.T) {
 	}
 }
 
+// TestRollback checks that a rollback exchanges the states, and that a second one undoes the
+// first.
 func TestRollback(t *testing.T) {
 	key := newKey(t, 16, 1)
 	older, newer := genuine(t, "tpm2-fresh"), genuine(t, "tpm2-rich")
@@ -159,6 +162,7 @@ func TestRollback(t *testing.T) {
 	}
 }
 
+// TestRollbackRefuses checks the states that are not rolled back.
 func TestRollbackRefuses(t *testing.T) {
 	a := genuine(t, "tpm2-fresh")
 	perm := a.Items[0].Bytes

@@ -6,6 +6,7 @@ import (
 	"unicode"
 )
 
+// TestPrintableLine checks the escapes of control characters.
 func TestPrintableLine(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"", ""},
@@ -32,6 +33,8 @@ func TestPrintableLine(t *testing.T) {
 	}
 }
 
+// FuzzPrintableLine checks that the result has no control character and does not change if it is
+// escaped again.
 func FuzzPrintableLine(f *testing.F) {
 	f.Add("\x1b]0;title\a\n\xff\u202e")
 	f.Fuzz(func(t *testing.T, s string) {

@@ -55,6 +55,7 @@ func child(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// TestMainExit checks the exit code and the output of each kind of error.
 func TestMainExit(t *testing.T) {
 	for _, tt := range []struct {
 		what   string
@@ -76,6 +77,7 @@ func TestMainExit(t *testing.T) {
 	}
 }
 
+// TestMainSignals checks that signals end the context of a program.
 func TestMainSignals(t *testing.T) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGXFSZ} {
 		cmd := child(t, "wait")
@@ -100,6 +102,7 @@ func TestMainSignals(t *testing.T) {
 	}
 }
 
+// TestExitError checks the text and the cause of an ExitError.
 func TestExitError(t *testing.T) {
 	cause := errors.New("cause")
 	if e := (&ExitError{Code: 2, Err: cause}); e.Error() != "cause" || !errors.Is(e, cause) {
@@ -110,6 +113,7 @@ func TestExitError(t *testing.T) {
 	}
 }
 
+// TestAwait checks that Await returns the result, or ErrInterrupted when the context ends.
 func TestAwait(t *testing.T) {
 	if n, err := Await(t.Context(), func() (int, error) { return 7, nil }); n != 7 || err != nil {
 		t.Errorf("Await = %d, %v, want 7", n, err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestReadInput checks that regular files up to a limit are read, and that others are refused.
 func TestReadInput(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }

@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// TestOpenOutput checks that a file is appended to or truncated, and the files that are refused.
 func TestOpenOutput(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }

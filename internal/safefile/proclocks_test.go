@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestParseLocks checks the locks in the text of /proc/locks.
 func TestParseLocks(t *testing.T) {
 	got := parseLocks("1: FLOCK  ADVISORY  WRITE 25726 fe:00:9977860 0 EOF\n" +
 		"1: -> FLOCK  ADVISORY  WRITE 25727 fe:00:9977860 0 EOF\n" +

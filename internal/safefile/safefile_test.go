@@ -28,6 +28,7 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+// TestWriteRead checks that a file is replaced, that it is read, and that no temporary file stays.
 func TestWriteRead(t *testing.T) {
 	dir := t.TempDir()
 	f := open(t, dir)
@@ -52,6 +53,7 @@ func TestWriteRead(t *testing.T) {
 	}
 }
 
+// TestRename checks that Rename does not replace a file.
 func TestRename(t *testing.T) {
 	dir := t.TempDir()
 	f := open(t, dir)
@@ -65,6 +67,7 @@ func TestRename(t *testing.T) {
 	}
 }
 
+// TestSame checks that Same recognizes a file that was replaced.
 func TestSame(t *testing.T) {
 	dir := t.TempDir()
 	f := open(t, dir)

@@ -236,6 +236,7 @@ func TestWithout(t *testing.T) {
 	}
 }
 
+// TestConfinedRuntime checks that the Go runtime works in the sandbox.
 func TestConfinedRuntime(t *testing.T) {
 	if out, err := child(t, "runtime:"+t.TempDir(), nil); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -58,6 +58,7 @@ func hasThreadOf65534(t *testing.T) bool {
 	return false
 }
 
+// TestAsErrors checks that As does not call its function if it cannot change to the user.
 func TestAsErrors(t *testing.T) {
 	ran := false
 	if err := As("", func() { ran = true }); err != nil || !ran {

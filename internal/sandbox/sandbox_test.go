@@ -138,6 +138,7 @@ func wantThreads(t *testing.T, out, line string) {
 	}
 }
 
+// TestDropToName checks that all threads get the user, its group and its supplementary groups.
 func TestDropToName(t *testing.T) {
 	needRoot(t)
 	u, err := user.Lookup("nobody")
@@ -156,6 +157,7 @@ func TestDropToName(t *testing.T) {
 		u.Uid, u.Gid, strings.Join(groups, " ")))
 }
 
+// TestDropToNumber checks that a number changes user and group, and not the supplementary groups.
 func TestDropToNumber(t *testing.T) {
 	needRoot(t)
 	// The supplementary groups do not change.
@@ -166,6 +168,7 @@ func TestDropToNumber(t *testing.T) {
 	wantThreads(t, out, "Uid: 4711 4711 4711 4711 Gid: 4711 4711 4711 4711 Groups: 7 9")
 }
 
+// TestDropWithoutRoot checks that only a change to the current user succeeds without root.
 func TestDropWithoutRoot(t *testing.T) {
 	uid, gid := os.Geteuid(), os.Getegid()
 	var cred *syscall.Credential
@@ -186,6 +189,7 @@ func TestDropWithoutRoot(t *testing.T) {
 	}
 }
 
+// TestDropErrors checks the messages about users that do not exist.
 func TestDropErrors(t *testing.T) {
 	for name, want := range map[string]string{
 		"no-such-user-here":      `run as "no-such-user-here": no such user; create it, or use a number: `,
@@ -212,6 +216,7 @@ func TestNoReturn(t *testing.T) {
 	}
 }
 
+// TestHarden checks that the process is not dumpable and has no core dumps.
 func TestHarden(t *testing.T) {
 	out, err := child(t, "harden", nil)
 	if err != nil || !strings.Contains(out, "dumpable 0 core 0 0\n") {

@@ -18,6 +18,7 @@ func vectorFile(t testing.TB, name string) []byte {
 	return b
 }
 
+// TestDescribeFile checks the description of intact and damaged state files.
 func TestDescribeFile(t *testing.T) {
 	ours, err := Seal([]byte("payload"), nil)
 	if err != nil {
@@ -62,6 +63,8 @@ func FuzzDescribeFile(f *testing.F) {
 	})
 }
 
+// TestReadPassphrase checks that one newline at the end is ignored, and the passphrases that are
+// refused.
 func TestReadPassphrase(t *testing.T) {
 	for in, want := range map[string]string{
 		"correct horse": "correct horse", "correct horse\n": "correct horse", "two\nlines\n": "two\nlines",

@@ -24,6 +24,8 @@ func sealRecord(t testing.TB, payload []byte, k *Key) []byte {
 	return b
 }
 
+// TestRecordRoundTrip checks that files and blobs return the payload and the record that were
+// sealed.
 func TestRecordRoundTrip(t *testing.T) {
 	payload := testPayload(1000)
 	for i, k := range allKeys(t) {
@@ -81,6 +83,7 @@ func TestRecordOfAnother(t *testing.T) {
 	}
 }
 
+// TestRecordRefused checks that a record that is too long, or without a checksum, is refused.
 func TestRecordRefused(t *testing.T) {
 	if _, err := SealInto(nil, nil, make([]byte, MaxRecord+1), nil); !errors.Is(err, ErrLength) {
 		t.Errorf("record that is too long: %v", err)

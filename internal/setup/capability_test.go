@@ -30,6 +30,7 @@ func TestPrintCapabilities(t *testing.T) {
 	}
 }
 
+// TestProgramCapabilities checks the capabilities that the output of an emulator gives.
 func TestProgramCapabilities(t *testing.T) {
 	for _, tt := range []struct {
 		script string
@@ -55,6 +56,7 @@ func TestProgramCapabilities(t *testing.T) {
 	wantError(t, "interrupted", err, "Interrupted; nothing was done.")
 }
 
+// TestProgramProfiles checks the profiles that the output of an emulator gives.
 func TestProgramProfiles(t *testing.T) {
 	for text, want := range map[string]string{
 		`echo '{"AvailableProfiles":[{"Name":"null"}]}'`: `[{"Name":"null"}]`,
@@ -68,6 +70,7 @@ func TestProgramProfiles(t *testing.T) {
 	}
 }
 
+// TestCheckProgram checks the errors about an emulator that cannot be run.
 func TestCheckProgram(t *testing.T) {
 	wantError(t, "none", checkProgram(nil), "Default TPM 'swtpm' could not be found")
 	wantError(t, "missing", checkProgram([]string{"/nonexistent/swtpm"}), "swtpm at /nonexistent/swtpm is not an executable.")

@@ -133,6 +133,8 @@ func TestCertifierToken(t *testing.T) {
 	}
 }
 
+// TestNewCertifier checks that the program for certificates is found, and the errors about a TPM
+// that describes itself incompletely.
 func TestNewCertifier(t *testing.T) {
 	_, err := newCertifier(configured("create_certs_tool = no-such-program-here"), false)
 	wantError(t, "missing program", err, "Could not find no-such-program-here in PATH.")
@@ -147,6 +149,7 @@ func TestNewCertifier(t *testing.T) {
 	wantError(t, "no description", err, "gone")
 }
 
+// TestPrepareCerts checks when a program for certificates is needed.
 func TestPrepareCerts(t *testing.T) {
 	f := newFixture(t)
 	f.config = "/the.conf"
@@ -168,6 +171,7 @@ func TestPrepareCerts(t *testing.T) {
 	}
 }
 
+// TestReadConfig checks the message about a missing configuration.
 func TestReadConfig(t *testing.T) {
 	f := newFixture(t)
 	f.o.Config = filepath.Join(t.TempDir(), "missing")

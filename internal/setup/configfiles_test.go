@@ -59,6 +59,7 @@ func TestConfigFiles(t *testing.T) {
 	}
 }
 
+// TestConfigFilesUnwritable checks the message about a directory that cannot be created.
 func TestConfigFilesUnwritable(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", writeTo(t, dir, "file", "", 0o600))

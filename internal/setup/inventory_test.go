@@ -21,6 +21,7 @@ import (
 
 const uuid = "0c9a3b2e-1111-2222-3333-444455556666"
 
+// TestSplitVMID checks the name and the UUID that --vmid gives.
 func TestSplitVMID(t *testing.T) {
 	for in, want := range map[string][2]string{
 		"vm:" + uuid:     {"vm", uuid},
@@ -51,6 +52,8 @@ func FuzzSplitVMID(f *testing.F) {
 	})
 }
 
+// TestDescribe checks the fingerprint, issuer and serial number in the inventory, and that bad
+// certificates are errors.
 func TestDescribe(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -126,6 +129,7 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// TestTrap checks that the inventory is not written through a link.
 func TestTrap(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "outside")

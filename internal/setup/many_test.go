@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
+// TestLines checks that output is split into lines with a prefix.
 func TestLines(t *testing.T) {
 	var got []string
 	w := &lines{prefix: "vm: ", print: func(format string, args ...any) { got = append(got, fmt.Sprintf(format, args...)) }}
@@ -28,6 +29,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// TestLimit checks the number of TPMs that --jobs gives, and the errors.
 func TestLimit(t *testing.T) {
 	for jobs, want := range map[string]int{"1": 1, "65535": 65535} {
 		if n, err := (&vmOptions{jobs: jobs}).limit(); n != want || err != nil {
@@ -53,6 +55,7 @@ func loadText(t *testing.T, text string) *config.Config {
 	return c
 }
 
+// TestFromProfile checks the options that [manufacture] of a profile gives.
 func TestFromProfile(t *testing.T) {
 	c := loadText(t, `
 tpm = "2.0"
@@ -144,6 +147,7 @@ func TestMayOwn(t *testing.T) {
 	wantError(t, "with a user", mayOwn(c), "")
 }
 
+// TestTerminal checks that progress is shown on terminals only, and cleared.
 func TestTerminal(t *testing.T) {
 	(&terminal{}).Begin("key")()
 	var out bytes.Buffer
@@ -161,6 +165,7 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// TestLogFile checks that messages are escaped in the log file, and that links are refused.
 func TestLogFile(t *testing.T) {
 	f := newFixture(t)
 	path := t.TempDir() + "/log"

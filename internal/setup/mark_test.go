@@ -70,6 +70,7 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestMark checks that the record of a manufacture is written and read, and the errors.
 func TestMark(t *testing.T) {
 	loc := newLocation(t, false)
 	at := loc.markFile()
@@ -103,6 +104,7 @@ func TestMark(t *testing.T) {
 	}
 }
 
+// TestMarkFile checks the place of the record for each kind of storage.
 func TestMarkFile(t *testing.T) {
 	dir := t.TempDir()
 	image := writeTo(t, dir, "image", "", 0o600)
@@ -120,6 +122,7 @@ func TestMarkFile(t *testing.T) {
 	}
 }
 
+// TestMayManufacture checks in which cases a TPM may be created or replaced.
 func TestMayManufacture(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -186,6 +189,8 @@ func TestCommit(t *testing.T) {
 	}
 }
 
+// TestCheckLocation checks the errors about locations, and that only a profile creates a
+// directory.
 func TestCheckLocation(t *testing.T) {
 	dir := t.TempDir()
 	file := writeTo(t, dir, "file", "", 0o600)

@@ -24,6 +24,7 @@ func parsed(t *testing.T, line string) (*options, error) {
 	return o, err
 }
 
+// TestOptions checks the options that command lines give.
 func TestOptions(t *testing.T) {
 	for _, tt := range []struct {
 		line string
@@ -56,6 +57,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestConflicts checks the messages about options that exclude or require each other.
 func TestConflicts(t *testing.T) {
 	for line, want := range map[string]string{
 		"--take-ownership --tpm2":                       "Taking ownership is not supported for TPM 2.",
@@ -93,6 +95,7 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+// TestPlan20 checks what is manufactured in a TPM 2.0, by options and configuration.
 func TestPlan20(t *testing.T) {
 	rsa2048, p384 := manufacture.RSA2048, manufacture.P384
 	for _, tt := range []struct {
@@ -134,6 +137,7 @@ func TestPlan20(t *testing.T) {
 	}
 }
 
+// TestPlan12 checks what is manufactured in a TPM 1.2, by options.
 func TestPlan12(t *testing.T) {
 	for line, want := range map[string]manufacture.Options12{
 		"":           {OwnerAuth: manufacture.Password("ooo"), SRKAuth: manufacture.Password("sss")},
@@ -154,6 +158,7 @@ func TestPlan12(t *testing.T) {
 	}
 }
 
+// TestKeySource checks the source of the state's key, by options.
 func TestKeySource(t *testing.T) {
 	dir := t.TempDir()
 	key := writeTo(t, dir, "key", "00", 0o600)
@@ -192,6 +197,7 @@ func TestKeySource(t *testing.T) {
 	}
 }
 
+// TestWordsOfTPM checks how the argument of --tpm is split.
 func TestWordsOfTPM(t *testing.T) {
 	if got := words("/usr/bin/swtpm  socket --x\t "); !reflect.DeepEqual(got, []string{"/usr/bin/swtpm", "socket", "--x"}) {
 		t.Errorf("%q", got)

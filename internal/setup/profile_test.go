@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+// TestProfileText checks the algorithm profile that options and configuration select.
 func TestProfileText(t *testing.T) {
 	dir := t.TempDir()
 	local := writeTo(t, dir, "mine.json", `{"Name":"custom:mine"}`, 0o600)
@@ -69,6 +70,7 @@ func TestNoProfiles(t *testing.T) {
 	}
 }
 
+// TestProfileFromDescriptor checks an algorithm profile from an inherited descriptor.
 func TestProfileFromDescriptor(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -86,6 +88,8 @@ func TestProfileFromDescriptor(t *testing.T) {
 	}
 }
 
+// TestPrintProfiles checks that local profiles are printed with the names of their files, and that
+// broken ones are left out.
 func TestPrintProfiles(t *testing.T) {
 	f := newFixture(t)
 	dir := t.TempDir()

@@ -18,6 +18,7 @@ func TestPCRCommands(t *testing.T) {
 	}
 }
 
+// TestReadPCRs checks the digest of the PCRs and the counter of both versions, and the errors.
 func TestReadPCRs(t *testing.T) {
 	header := []byte{0, 0xc4, 0, 0, 0, 30, 0, 0, 0, 0}
 	answers := func(value byte) func([]byte) ([]byte, error) {
@@ -44,6 +45,7 @@ func TestReadPCRs(t *testing.T) {
 	}
 }
 
+// TestPCRsLost checks which differences mean that PCRs were reset.
 func TestPCRsLost(t *testing.T) {
 	for _, c := range []struct {
 		name        string

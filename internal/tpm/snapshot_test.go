@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+// TestSnapshot checks that a snapshot is decoded as it was encoded, and that no other length is
+// accepted.
 func TestSnapshot(t *testing.T) {
 	s := &Snapshot{Version: V20, Identity: [16]byte{1, 15: 2}, Generation: 7, Time: time.Unix(1, 2),
 		Blobs: []SnapshotItem{{Permanent, []byte("permanent")}, {Volatile, []byte("volatile")}}}
@@ -25,6 +27,7 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// FuzzDecodeSnapshot checks that a decoded snapshot is encoded to the same bytes.
 func FuzzDecodeSnapshot(f *testing.F) {
 	f.Add((&Snapshot{Version: V12, Blobs: []SnapshotItem{{Permanent, []byte{1}}, {Savestate, nil}}}).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {

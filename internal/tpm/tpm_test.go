@@ -7,6 +7,7 @@ import (
 	"testing"
 )
 
+// TestCommands checks the bytes of each command.
 func TestCommands(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -27,6 +28,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestParseHeader checks the header of a command, and that nine bytes have none.
 func TestParseHeader(t *testing.T) {
 	b, _ := hex.DecodeString("80010000000c0000014400")
 	h, ok := ParseHeader(b)
@@ -38,6 +40,7 @@ func TestParseHeader(t *testing.T) {
 	}
 }
 
+// TestResultOf checks the result that an error contains.
 func TestResultOf(t *testing.T) {
 	for _, c := range []struct {
 		err  error
@@ -64,6 +67,7 @@ func TestResultOf(t *testing.T) {
 	}
 }
 
+// TestNames checks the names of blobs and versions.
 func TestNames(t *testing.T) {
 	for b, want := range map[Blob]string{Permanent: "permall", Volatile: "volatilestate", Savestate: "savestate", 0: "", 4: ""} {
 		if got := b.Name(); got != want {

@@ -127,8 +127,8 @@ func replaced(entries []eventlog.Entry, at int, data []byte) []eventlog.Entry {
 	return all
 }
 
-// The firmware turns Secure Boot on: explain names PCR 7, its first measurement, both values
-// and the boot, without any file.
+// TestExplainSecureBoot checks that explain names PCR 7, its first measurement, both values and
+// the boot after the firmware has switched Secure Boot on, without any file.
 func TestExplainSecureBoot(t *testing.T) {
 	log := realLog(t)
 	on := eventlog.Variable{Name: "SecureBoot", Vendor: eventlog.GlobalVariable, Data: []byte{1}}
@@ -166,7 +166,8 @@ func TestExplainSecureBoot(t *testing.T) {
 	}
 }
 
-// Two equal boots: nothing changed. A later success ends a failure.
+// TestNothingChanged checks that two equal boots have no difference, and that a later success ends
+// a failure.
 func TestNothingChanged(t *testing.T) {
 	log := realLog(t)
 	h := history(t, record(1, log).policy(0, 7).end(), record(2, replaced(log, 3, []byte{1})).policy(0x99d, 7).end(), record(3, log).policy(0, 7).end(), record(4, log).policy(0, 7).end())
@@ -182,7 +183,7 @@ func TestNothingChanged(t *testing.T) {
 	}
 }
 
-// Failures that PCRs do not explain.
+// TestOtherCauses checks the explanations of failures that do not come from PCRs.
 func TestOtherCauses(t *testing.T) {
 	log := realLog(t)
 	for _, r := range []struct {
@@ -200,8 +201,8 @@ func TestOtherCauses(t *testing.T) {
 	}
 }
 
-// A guest that compares the policy itself and gives up is a failure only if the values of the PCRs
-// changed since the last success.
+// TestGivenUp checks that a session that ends unused counts as a failure only if the values of the
+// PCRs have changed since the last success.
 func TestGivenUp(t *testing.T) {
 	log := realLog(t)
 	gave := func(r *recording, value byte) *recording {
@@ -224,7 +225,8 @@ func TestGivenUp(t *testing.T) {
 	}
 }
 
-// A key of a TPM 1.2 that is bound to PCRs: its commands do not name them.
+// TestUnknownPCRs checks the explanation for a key of a TPM 1.2 that is bound to PCRs, whose
+// commands do not name them.
 func TestUnknownPCRs(t *testing.T) {
 	r := &recording{}
 	r.file = r.w.AppendHeader(nil, ledger.Header{TPM: tpm.V12, Boot: 1})
@@ -237,7 +239,8 @@ func TestUnknownPCRs(t *testing.T) {
 	}
 }
 
-// A change of a file counts only between the end of one boot and the beginning of the next.
+// TestHostChanges checks that the change of a file counts only if it is between the end of one
+// boot and the beginning of the next.
 func TestHostChanges(t *testing.T) {
 	log := realLog(t)
 	h := history(t, record(1, log).end(), record(2, log).end())
@@ -251,6 +254,8 @@ func TestHostChanges(t *testing.T) {
 	}
 }
 
+// TestCompare checks the kinds and the places of the differences between a boot and changed copies
+// of it.
 func TestCompare(t *testing.T) {
 	log := realLog(t)
 	for _, r := range []struct {
@@ -274,7 +279,7 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// A reset of PCR 16 starts its sequence again.
+// TestReset checks that a reset of PCR 16 starts its sequence again.
 func TestReset(t *testing.T) {
 	r := record(1, nil)
 	d := []ledger.Digest{{Alg: ledger.SHA256, Value: make([]byte, 32)}}
@@ -293,7 +298,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// A damaged file is a warning, a directory without one is ErrNone.
+// TestDamaged checks that a damaged file gives a warning, and a directory without a ledger
+// ErrNone.
 func TestDamaged(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Load(dir, "tpm2-00"); err != ErrNone {

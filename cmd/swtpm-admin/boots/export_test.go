@@ -20,7 +20,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// tpm2_eventlog reads the exported log and computes the values of the ledger.
+// TestExportTCG2 checks that tpm2_eventlog reads the exported log and computes the values of the
+// ledger.
 func TestExportTCG2(t *testing.T) {
 	program, err := exec.LookPath("tpm2_eventlog")
 	if err != nil {
@@ -68,7 +69,8 @@ func hexString(b []byte) string {
 	return s.String()
 }
 
-// An exported log replays to the values of the ledger. Unknown content is not invented.
+// TestExportReplay checks that an exported log replays to the values of the ledger, and that no
+// unknown content is invented.
 func TestExportReplay(t *testing.T) {
 	h := history(t, record(1, realLog(t)).end())
 	b := h.Boots[0]
@@ -93,6 +95,7 @@ func TestExportReplay(t *testing.T) {
 	}
 }
 
+// TestExportCEL checks the entries of an export as CEL and as YAML.
 func TestExportCEL(t *testing.T) {
 	r := record(1, realLog(t))
 	r.extend(0x01d10000, []ledger.Digest{{Alg: ledger.SHA256, Value: make([]byte, 32)}})
@@ -126,7 +129,8 @@ func TestExportCEL(t *testing.T) {
 	}
 }
 
-// A boot whose beginning is not recorded is no TCG log.
+// TestExportJoined checks that a boot whose beginning is not recorded cannot be exported as a TCG
+// log.
 func TestExportJoined(t *testing.T) {
 	r := &recording{}
 	r.file = r.w.AppendHeader(nil, ledger.Header{TPM: tpm.V20, Boot: 1})
@@ -148,7 +152,7 @@ func TestExportJoined(t *testing.T) {
 	}
 }
 
-// go-eventlog replays the exported log.
+// TestGoEventlog checks that go-eventlog replays the exported log.
 func TestGoEventlog(t *testing.T) {
 	h := history(t, record(1, realLog(t)).end())
 	b := h.Boots[0]
@@ -183,8 +187,8 @@ func TestGoEventlog(t *testing.T) {
 	}
 }
 
-// The log of a TPM with the SHA-256 bank only, whose firmware measured with four algorithms,
-// has the digests of that bank, and go-eventlog replays it.
+// TestExportOneBank checks that the log of a TPM with the SHA-256 bank only, whose firmware
+// measured with four algorithms, has the digests of that bank, and that go-eventlog replays it.
 func TestExportOneBank(t *testing.T) {
 	h, err := Load("testdata/dbx", "tpm2-00")
 	if err != nil || len(h.Boots) != 2 {

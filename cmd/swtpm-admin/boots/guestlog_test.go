@@ -56,6 +56,8 @@ func later(log []eventlog.Entry) []eventlog.Entry {
 	return all
 }
 
+// TestLyingLogs checks that a true log agrees with the ledger, and that each of many false logs
+// does not.
 func TestLyingLogs(t *testing.T) {
 	log := realLog(t)
 	b := history(t, record(1, later(log)).end()).Boots[0]
@@ -82,8 +84,8 @@ func TestLyingLogs(t *testing.T) {
 	t.Logf("%d of %d lying logs detected", detected, len(all))
 }
 
-// A log names measurements only where it agrees, its texts cannot control a terminal after
-// escaping, and the best boot is found.
+// TestAddGuestLog checks that a log names measurements only where it agrees, that its texts are
+// escaped, and that the boot that it fits best is found.
 func TestAddGuestLog(t *testing.T) {
 	log := realLog(t)
 	h := history(t, record(1, log).end(), record(2, replaced(log, 21, []byte("other image"))).end())
@@ -181,7 +183,7 @@ func TestOtherBank(t *testing.T) {
 	}
 }
 
-// systemd's log has only what systemd measured.
+// TestMeasureLog checks that systemd's log names only what systemd measured.
 func TestMeasureLog(t *testing.T) {
 	log := realLog(t)
 	b := history(t, record(1, later(log)).end()).Boots[0]

@@ -17,6 +17,7 @@ import (
 
 const libvirtSocket = "/run/libvirt/qemu/swtpm/3-web-swtpm.sock"
 
+// TestLibvirt checks the facts about a TPM that libvirt has started.
 func TestLibvirt(t *testing.T) {
 	f := newFake(t)
 	f.run(t, 100, "swtpm", libvirtSocket, 1, classic(libvirtSocket)...)
@@ -224,6 +225,7 @@ func TestGuest(t *testing.T) {
 	}
 }
 
+// TestNames checks the name and the manager that the path of a socket gives.
 func TestNames(t *testing.T) {
 	for socket, want := range map[string]named{
 		libvirtSocket: {manager: "libvirt", name: "web", vm: "web"},
@@ -342,6 +344,7 @@ func (u *units) Restart(_ context.Context, unit string) error {
 	return u.restart(unit)
 }
 
+// TestUnits checks the facts about TPMs that systemd's units run.
 func TestUnits(t *testing.T) {
 	f := newFake(t)
 	socket := "/run/swtpm/vm1/ctrl.sock"
@@ -383,6 +386,7 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// TestMatch checks which TPMs a pattern selects, and that an invalid pattern is an error.
 func TestMatch(t *testing.T) {
 	x := TPM{Name: "vm1", VM: "web", Unit: "swtpm@vm1.service"}
 	for pattern, want := range map[string]bool{"vm*": true, "web": true, "swtpm@vm1": true, "db": false, "": false} {

@@ -24,6 +24,8 @@ func published() []byte {
 	return s.Text()
 }
 
+// TestMetrics checks that the metrics of several TPMs are joined into valid text, with one TYPE
+// line for each metric.
 func TestMetrics(t *testing.T) {
 	one, clients := uint64(1), 2
 	now := time.Now()

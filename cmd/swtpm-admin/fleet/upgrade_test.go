@@ -59,6 +59,8 @@ func needed(t *testing.T, f *fake) []TPM {
 	return tpms
 }
 
+// TestUpgrade checks that all TPMs of a plan are restarted, each once, and that progress is
+// reported.
 func TestUpgrade(t *testing.T) {
 	f, u := newUnits(t, 4, "")
 	calls := 0
@@ -99,6 +101,7 @@ func TestUpgradeStillOld(t *testing.T) {
 	}
 }
 
+// TestObstacles checks the reasons why a TPM cannot be restarted under its guest.
 func TestObstacles(t *testing.T) {
 	f, u := newUnits(t, 0, "")
 	up := Upgrade{Host: f.Host}
@@ -121,6 +124,7 @@ func TestObstacles(t *testing.T) {
 	}
 }
 
+// TestChanged checks which differences between before and after a restart count.
 func TestChanged(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// A libcrypto with a restored flaw fails the check for that flaw.
+// TestFlaws checks that a libcrypto with a restored flaw fails the check for that flaw.
 func TestFlaws(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
 		t.Skip("no gcc")

@@ -8,7 +8,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 )
 
-// The installed library gives all known answers.
+// TestInstalled checks that the installed libraries give all known answers.
 func TestInstalled(t *testing.T) {
 	m, stop, err := NewMachine(libtpms.Engine())
 	if err != nil {

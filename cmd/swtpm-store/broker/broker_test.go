@@ -162,7 +162,8 @@ func wantError(t *testing.T, what string, err, want error) {
 	}
 }
 
-// A TPM stores, and its state comes back; a second TPM is refused meanwhile.
+// TestUse checks that a TPM gets back the state that it stored, and that a second TPM is refused
+// meanwhile.
 func TestUse(t *testing.T) {
 	d := driver.NewMemory()
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
@@ -213,7 +214,8 @@ func TestUse(t *testing.T) {
 	}
 }
 
-// Live migration: the destination gets the state only with the sum that the source left.
+// TestHandover checks that the destination of a live migration gets the state only with the sum
+// that the source left.
 func TestHandover(t *testing.T) {
 	d := driver.NewMemory()
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
@@ -237,8 +239,8 @@ func TestHandover(t *testing.T) {
 	wantItem(t, target, "one")
 }
 
-// The service restarts: its next process goes on with the token. Without it another host
-// gets the state after the time to live.
+// TestResume checks that the next process of a service continues with the token. Without it,
+// another host gets the state after the time to live.
 func TestResume(t *testing.T) {
 	d := driver.NewMemory()
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
@@ -265,8 +267,8 @@ func TestResume(t *testing.T) {
 	wantError(t, "Resume after another host acquired the state", err, store.ErrOwned)
 }
 
-// A TPM that starts anew on the same host gets its state at once, also if the broker has not noticed yet
-// that the last one was killed: it answers the request that the last one made.
+// TestStartAgain checks that a TPM that starts again on the same host gets its state at once, also
+// if the broker has not noticed yet that the last process was killed and answers its request.
 func TestStartAgain(t *testing.T) {
 	d := &slowWrite{Driver: driver.NewMemory(), entered: make(chan struct{}), goOn: make(chan struct{})}
 	h := newHost(t, d, "a")
@@ -301,7 +303,8 @@ func (d *slowWrite) Write(ctx context.Context, name string, t driver.Token, last
 	return d.Driver.Write(ctx, name, t, last, c)
 }
 
-// The broker restarts: the TPM resumes, and a state that no TPM resumes is released.
+// TestBrokerRestart checks that TPMs resume after a restart of the broker, and that a state that
+// no TPM resumes is released.
 func TestBrokerRestart(t *testing.T) {
 	d := driver.NewMemory()
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
@@ -330,7 +333,8 @@ func TestBrokerRestart(t *testing.T) {
 	wantItem(t, c, "two")
 }
 
-// A client gets only the states that it may use, and malformed requests change nothing.
+// TestRefused checks that a client gets only the states that it may use, and that malformed
+// requests change nothing.
 func TestRefused(t *testing.T) {
 	a := newHost(t, driver.NewMemory(), "a")
 	_, err := a.open("secret")
@@ -361,7 +365,7 @@ func TestRefused(t *testing.T) {
 	wantItem(t, c, "one")
 }
 
-// Bytes of any kind do not end the broker.
+// FuzzRequests checks that no bytes end the broker.
 func FuzzRequests(f *testing.F) {
 	open := store.End(append(store.Begin(nil, byte(store.Open)), 0, 0, 0, 1, 0, 3, 'v', 'm', '1'))
 	f.Add(open)

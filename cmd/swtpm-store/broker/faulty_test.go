@@ -79,7 +79,8 @@ func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last dr
 	return r, err
 }
 
-// The lease is lost and no other host used the state: the TPM notices nothing.
+// TestLeaseLost checks that a TPM continues if the lease was lost and no other host used the
+// state.
 func TestLeaseLost(t *testing.T) {
 	d := &faulty{Driver: driver.NewMemory()}
 	a := newHost(t, d, "a")
@@ -103,8 +104,8 @@ func TestLeaseLost(t *testing.T) {
 	}
 }
 
-// The lease is lost and another host used the state: the TPM is fenced, also if that host
-// has left it.
+// TestFenced checks that a TPM is fenced if the lease was lost and another host used the state,
+// also if that host has released it.
 func TestFenced(t *testing.T) {
 	memory := driver.NewMemory()
 	d := &faulty{Driver: memory}
@@ -131,7 +132,7 @@ func TestFenced(t *testing.T) {
 	wantItem(t, other, "other")
 }
 
-// A reply is lost: the write is found to be made, and is not made twice.
+// TestLostReply checks that a write whose reply was lost is found, and is not made twice.
 func TestLostReply(t *testing.T) {
 	d := &faulty{Driver: driver.NewMemory(), lossy: 1}
 	a := newHost(t, d, "a")

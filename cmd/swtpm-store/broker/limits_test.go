@@ -45,7 +45,8 @@ func (h *host) restart(change func(o *Options)) {
 	h.start()
 }
 
-// A client that shares the flags of its socket and clears O_NONBLOCK blocks no thread.
+// TestBlockingDescriptor checks that a client that shares the flags of its socket and clears
+// O_NONBLOCK blocks no thread.
 func TestBlockingDescriptor(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -86,7 +87,8 @@ func TestBlockingDescriptor(t *testing.T) {
 	}
 }
 
-// A user that no [[allow]] names is refused at accept, and logged once.
+// TestUnknownUser checks that a user that no [[allow]] names is refused at accept, and logged
+// once.
 func TestUnknownUser(t *testing.T) {
 	a, log := newHost(t, driver.NewMemory(), "a"), &errorLog{}
 	a.restart(func(o *Options) { o.AllowUser, o.Log = func(Credentials) bool { return false }, log })
@@ -99,7 +101,8 @@ func TestUnknownUser(t *testing.T) {
 	}
 }
 
-// The connections of a user and of a process are limited, and are counted until they end.
+// TestConnectionLimits checks that the connections of a user and of a process are limited, and
+// counted until they end.
 func TestConnectionLimits(t *testing.T) {
 	l, c := newLimits(), Credentials{PID: 1, UID: 7}
 	for range maxProcess {
@@ -123,8 +126,8 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
-// Before Open a client gets no memory, and after the deadline no connection. A busy machine may be late
-// itself: then the client tries again.
+// TestBeforeOpen checks that a client gets no memory before Open, and is disconnected after the
+// deadline. A busy machine may be late itself: then the client tries again.
 func TestBeforeOpen(t *testing.T) {
 	a := newHost(t, driver.NewMemory(), "a")
 	a.restart(func(o *Options) { o.Patience = 200 * time.Millisecond })

@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// Names that a client opens leave nothing after the session.
+// TestForgetNames checks that the names that a client opens use no memory after its session.
 func TestForgetNames(t *testing.T) {
 	b := New(Options{Driver: driver.NewMemory(), Host: "a", Allow: func(Credentials, string) bool { return true }, Log: discard{}})
 	first, second := &session{b: b, state: b.state("vm1")}, &session{b: b, state: b.state("vm1")}
@@ -23,8 +23,8 @@ func TestForgetNames(t *testing.T) {
 	}
 }
 
-// A Resume with a wrong token changes nothing: the state is still given up in time, and
-// another TPM of this host gets it at once.
+// TestResumeWrongToken checks that a Resume with a wrong token changes nothing: the state is still
+// released in time, and another TPM of this host gets it at once.
 func TestResumeWrongToken(t *testing.T) {
 	d := driver.NewMemory()
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")
@@ -54,7 +54,8 @@ func TestResumeWrongToken(t *testing.T) {
 	acquired(t, a.client())
 }
 
-// An acquisition whose token is not known, because a reply was lost, is released.
+// TestReclaim checks that an acquisition whose token is unknown, because a reply was lost, is
+// released.
 func TestReclaim(t *testing.T) {
 	d := driver.NewMemory()
 	b := New(Options{Driver: d, Host: "a", Log: discard{}})
@@ -97,7 +98,8 @@ func (u *unlisted) List(ctx context.Context) ([]driver.Entry, error) {
 	return u.Driver.List(ctx)
 }
 
-// The states of the previous run are adopted also if the store does not answer at first.
+// TestAdoptRetries checks that the states of the previous run are adopted also if the store does
+// not answer at first.
 func TestAdoptRetries(t *testing.T) {
 	d := &unlisted{Driver: driver.NewMemory()}
 	a, b := newHost(t, d, "a"), newHost(t, d, "b")

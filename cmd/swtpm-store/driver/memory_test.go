@@ -7,6 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness/drivertest"
 )
 
+// TestMemory checks that the driver in memory passes the tests of a driver.
 func TestMemory(t *testing.T) {
 	m := driver.NewMemory()
 	drivertest.Test(t, "", func(*testing.T) driver.Driver { return m })

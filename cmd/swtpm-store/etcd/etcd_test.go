@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
 )
 
-// A member of Debian's etcd keeps the promises of a driver.
+// TestConformance checks that Debian's etcd passes the tests of a driver.
 func TestConformance(t *testing.T) {
 	m := etcdtest.Start(t)
 	drivertest.Test(t, "t-", func(t *testing.T) driver.Driver {
@@ -26,7 +26,8 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// A damaged value is skipped and reported once; the other states are listed.
+// TestListDamaged checks that a damaged value is skipped and reported once, and that the other
+// states are listed.
 func TestListDamaged(t *testing.T) {
 	m := etcdtest.Start(t)
 	var reported []error
@@ -57,7 +58,7 @@ func TestListDamaged(t *testing.T) {
 	}
 }
 
-// The strings of an owner are bounded.
+// TestDecodeOwner checks that the strings of an owner are bounded.
 func TestDecodeOwner(t *testing.T) {
 	for _, x := range []struct {
 		value string

@@ -110,6 +110,7 @@ func extensionIDs(t *testing.T, r *Request, ca *x509.Certificate, key crypto.Sig
 	return ids
 }
 
+// TestParseURL checks which URLs are accepted, and the errors about others.
 func TestParseURL(t *testing.T) {
 	for _, good := range []string{"http://ca.example/ca.crl", "https://[::1]:8080/x?y=1", "file:///srv/ca.crl", "ldap:///cn=a"} {
 		if got, err := ParseURL(good); got != good || err != nil {

@@ -56,6 +56,7 @@ func anEK(t testing.TB) *Request {
 		TPM:       Attributes{"id:00001014", "swtpm", "id:20240125"}, Spec: Spec{"2.0", 0, 183}}
 }
 
+// TestCreateRefuses checks the errors about requests that give no valid certificate.
 func TestCreateRefuses(t *testing.T) {
 	key := ecKey(t)
 	ca := authority(t, key.Public())
@@ -174,6 +175,8 @@ func TestDays(t *testing.T) {
 	}
 }
 
+// TestAddHeader checks the header of a certificate in the NVRAM of a TPM 1.2, and the limit of the
+// length.
 func TestAddHeader(t *testing.T) {
 	b, err := AddHeader(make([]byte, 997))
 	if want := dehex(t, "1001 00 03e7 1002"); err != nil || !bytes.Equal(b[:7], want) || len(b) != 1004 {

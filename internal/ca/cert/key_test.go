@@ -79,6 +79,7 @@ func TestECPads(t *testing.T) {
 	}
 }
 
+// TestRSA checks the encoding of an RSA key, and that invalid numbers are errors.
 func TestRSA(t *testing.T) {
 	key, err := RSA(dehex(t, "0000 8001"), 3)
 	want := dehex(t, "301c 300d 0609 2a864886f70d010101 0500 030b00 3008 0203008001 020103")

@@ -8,6 +8,7 @@ import (
 	"testing"
 )
 
+// TestParseSubject checks the encoding of subjects.
 func TestParseSubject(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"", "3000"},

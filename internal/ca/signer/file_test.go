@@ -71,6 +71,7 @@ func TestHostileKeyFiles(t *testing.T) {
 	}
 }
 
+// TestOpenRefuses checks the errors about keys that cannot be opened.
 func TestOpenRefuses(t *testing.T) {
 	for key, want := range map[string]string{
 		"tpmkey:uuid=8":                  "keys of a TPM 1.2, tpmkey:…, are not supported",
@@ -88,6 +89,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestPlace checks that the printed form of a key has no PIN.
 func TestPlace(t *testing.T) {
 	for key, want := range map[string]string{
 		"/etc/key.pem?pin-value=1": "/etc/key.pem?pin-value=1",

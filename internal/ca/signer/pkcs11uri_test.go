@@ -10,6 +10,7 @@ import (
 	"testing"
 )
 
+// TestParsePKCS11 checks the parts of a PKCS #11 URI, and the errors.
 func TestParsePKCS11(t *testing.T) {
 	for _, tt := range []struct{ uri, want, err string }{
 		{"pkcs11:token=my%20ca;object=key;type=private", `token "my ca" object "key" id "" module "" ""`, ""},

@@ -32,6 +32,7 @@ func TestDigestInfo(t *testing.T) {
 	}
 }
 
+// TestEncodeECDSA checks the encoding of a token's ECDSA signature.
 func TestEncodeECDSA(t *testing.T) {
 	for in, want := range map[string]string{
 		"01 02":       "30 06 02 01 01 02 01 02",
@@ -49,6 +50,7 @@ func TestEncodeECDSA(t *testing.T) {
 // The generator of P-256.
 const generator = "04 6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296 4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
 
+// TestParseECPoint checks the forms in which tokens have public keys.
 func TestParseECPoint(t *testing.T) {
 	const p256, ed, edNamed = "06 08 2a8648ce3d030107", "06 03 2b6570", "13 0c 656477617264733235353139"
 	key := strings.Repeat("5a", 32)

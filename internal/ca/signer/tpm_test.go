@@ -16,6 +16,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
+// TestParseTCTI checks the addresses that a TCTI gives.
 func TestParseTCTI(t *testing.T) {
 	for tcti, want := range map[string]string{
 		"/dev/tpm0":                   " /dev/tpm0",

@@ -118,6 +118,7 @@ func TestBash(t *testing.T) {
 	}
 }
 
+// TestValueOf checks how the argument of an option is completed.
 func TestValueOf(t *testing.T) {
 	for name, want := range map[string]Value{
 		"PROFILE":       {Kind: Profile},

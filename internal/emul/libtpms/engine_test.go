@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
+// TestStartup checks the results of commands while the TPM is off, before and after a Startup.
 func TestStartup(t *testing.T) {
 	for v := range versions {
 		x := newTPM(t, newDisk(), emul.Options{Version: v})
@@ -40,6 +41,8 @@ func TestStartup(t *testing.T) {
 	}
 }
 
+// TestVersionAndInfo checks the version of libtpms, the information about a TPM and the size of
+// its buffers.
 func TestVersionAndInfo(t *testing.T) {
 	if v := libtpms.Version(); strings.Count(v, ".") != 2 {
 		t.Errorf("Version() = %q, want three numbers", v)

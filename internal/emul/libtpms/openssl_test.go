@@ -8,8 +8,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/algprofile"
 )
 
-// On a host without its own policy OpenSSL refuses nothing that a TPM may need. test/newer checks
-// refusals.
+// TestRefusesNothing checks that OpenSSL refuses nothing that a TPM may need, on a host without a
+// policy of its own. test/newer checks refusals.
 func TestRefusesNothing(t *testing.T) {
 	for op := range refuses {
 		if Refuses(op) {
@@ -32,6 +32,8 @@ func TestRefusesNothing(t *testing.T) {
 	}
 }
 
+// TestProfileNeedsNewerLibrary checks that SetProfile fails with ErrUnsupported if the library has
+// no profiles.
 func TestProfileNeedsNewerLibrary(t *testing.T) {
 	e := Engine()
 	e.Lock()

@@ -64,6 +64,7 @@ func reseal(b []byte) []byte {
 	return append(b[:n:n], sum[:]...)
 }
 
+// TestGenuine checks that states of real TPMs are accepted.
 func TestGenuine(t *testing.T) {
 	for _, name := range genuine(t) {
 		v, b := blobOf(name)
@@ -249,6 +250,7 @@ func TestNewer(t *testing.T) {
 	}
 }
 
+// TestUnknownKind checks that kinds of state that do not exist are refused.
 func TestUnknownKind(t *testing.T) {
 	if payload.Check(tpm.V20, tpm.Savestate, nil) == nil {
 		t.Error("a savestate of a TPM 2.0 is accepted")

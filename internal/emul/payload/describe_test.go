@@ -12,7 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// The README of testdata lists the origin of each.
+// TestDescribe checks the descriptions of the states in testdata; the README there lists their
+// origin.
 func TestDescribe(t *testing.T) {
 	for name, want := range map[string]payload.Summary{
 		"tpm12-owned":                  {Version: 1},

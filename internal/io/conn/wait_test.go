@@ -19,6 +19,7 @@ func pipe(t *testing.T) (r, w int) {
 	return p[0], p[1]
 }
 
+// TestWait checks the results of Wait: a timeout, data, a wake-up, an end.
 func TestWait(t *testing.T) {
 	r, w := pipe(t)
 	wake, waker := pipe(t)

@@ -149,6 +149,7 @@ var calls = []clientGolden{
 		[]turn{{"00000013 00000003", []string{"00000000"}}}, ""},
 }
 
+// TestClientRequests checks the bytes of each request, and the result of its reply.
 func TestClientRequests(t *testing.T) {
 	for _, tt := range calls {
 		t.Run(tt.name, func(t *testing.T) {
@@ -235,6 +236,7 @@ func pair(t *testing.T) (near, far net.Conn) {
 	return c[0], c[1]
 }
 
+// TestOddReplies checks the errors about short and inconsistent replies.
 func TestOddReplies(t *testing.T) {
 	state := func(c *Client) (string, error) {
 		_, _, err := c.State(tpm.Permanent, true)
@@ -333,6 +335,7 @@ func takeFD(conn *net.UnixConn, greeting []byte) error {
 	return err
 }
 
+// TestSetDataFDNeedsUnix checks that SetDataFD fails on another connection than a Unix socket.
 func TestSetDataFDNeedsUnix(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()

@@ -34,6 +34,8 @@ func (p peer) sendFDs(t *testing.T, in string, n int) {
 	}
 }
 
+// TestDataFD checks the replies to SET_DATAFD with and without descriptors, and that no descriptor
+// leaks.
 func TestDataFD(t *testing.T) {
 	for _, g := range []struct {
 		name, in string
@@ -175,6 +177,7 @@ func TestStalledBody(t *testing.T) {
 	}
 }
 
+// TestShutdown checks that SHUTDOWN is answered, ends the connection and ends the process.
 func TestShutdown(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.Set(true)

@@ -108,6 +108,7 @@ func (f *fakeDevice) Write(b []byte) (int, error) {
 
 func (f *fakeDevice) Close() error { return nil }
 
+// TestDeviceState checks that blobs of each size are read and written in pieces of each size.
 func TestDeviceState(t *testing.T) {
 	for _, size := range []int{1, 3071, 3072, 3073, 6144, 10000} {
 		for _, piece := range []int{0, 1, 4096, 20000} {
@@ -141,6 +142,7 @@ func TestDeviceShort(t *testing.T) {
 	}
 }
 
+// TestDeviceRequests checks the requests of a device, and its errors.
 func TestDeviceRequests(t *testing.T) {
 	f := &fakeDevice{info: string(bytes.Repeat([]byte("i"), 7000))}
 	d := &Client{carrier: &device{ReadWriteCloser: f, ioctl: f.ioctl}}

@@ -130,8 +130,9 @@ var golden = []goldenBytes{
 	{"0xffffffff", "ffffffff", bo, bo, ""},
 }
 
-// A client whose blob is refused before it has sent the blob may still send it. If the connection
-// stayed open, the blob could be read as SHUTDOWN.
+// TestRestOfARefusedBodyIsNoRequest checks that the connection ends if a blob is refused before
+// the client has sent all of it: the client may still send the rest, which could otherwise be read
+// as SHUTDOWN.
 func TestRestOfARefusedBodyIsNoRequest(t *testing.T) {
 	for _, state := range []string{"off", "on"} {
 		b := newStrictBench(t, tpm.V20)
@@ -147,6 +148,8 @@ func TestRestOfARefusedBodyIsNoRequest(t *testing.T) {
 	}
 }
 
+// TestGolden checks the reply to each request, byte by byte, while the TPM is off, on, and after
+// STOP.
 func TestGolden(t *testing.T) {
 	for _, v := range []tpm.Version{tpm.V12, tpm.V20} {
 		for _, state := range []string{"off", "on", "after STOP"} {

@@ -47,8 +47,8 @@ func resume(t *testing.T, b *bench, r *handover.Record, in string, forget func()
 	return c
 }
 
-// A received request without a reply has failed. The reply has the length of a reply of success,
-// and the next request is understood.
+// TestResume checks that a received request without a reply is answered with an error, in a reply
+// with the length of success, and that the next request is understood.
 func TestResume(t *testing.T) {
 	for _, g := range []struct {
 		name, in, rest, want string
@@ -93,8 +93,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// A server that closes leaves a client to the next process. A client that disconnects is
-// forgotten, and so is one that has received a part of its reply.
+// TestLeave checks that a server that closes leaves its clients to the next process, except those
+// that have disconnected or received a part of a reply.
 func TestLeave(t *testing.T) {
 	var forgotten atomic.Int32
 	forget := func() { forgotten.Add(1) }

@@ -85,6 +85,7 @@ func TestMute(t *testing.T) {
 	}
 }
 
+// TestDisconnect checks that the connection ends after each response if the option requests it.
 func TestDisconnect(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{Disconnect: true})
 	q := b.listen(t)
@@ -125,6 +126,7 @@ func TestFail(t *testing.T) {
 	b.Await(t, "end: state lost")
 }
 
+// TestAttach checks that an attached connection is the only client.
 func TestAttach(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	if b.Busy() {

@@ -43,6 +43,7 @@ func greet(t *testing.T, l *Listener, network, address string) {
 	}
 }
 
+// TestUnix checks the mode of a Unix socket, that it accepts clients, and that it is removed.
 func TestUnix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Open(unixEndpoint(path))
@@ -62,6 +63,7 @@ func TestUnix(t *testing.T) {
 	}
 }
 
+// TestStaleSocketIsReplaced checks that a socket that no process has open is replaced.
 func TestStaleSocketIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	old, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
@@ -78,6 +80,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	greet(t, l, "unix", path)
 }
 
+// TestExistingFileStays checks that another file, and a socket in use, are refused and unchanged.
 func TestExistingFileStays(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -142,6 +145,8 @@ func TestOtherSockets(t *testing.T) {
 	}
 }
 
+// TestExactMode checks that a socket gets exactly each mode, also in a directory with a default
+// ACL.
 func TestExactMode(t *testing.T) {
 	dir := t.TempDir()
 	for _, acl := range []bool{false, true} {
@@ -173,6 +178,7 @@ var defaultACL = []byte("\x02\x00\x00\x00" +
 	"\x04\x00\x04\x00\xff\xff\xff\xff" +
 	"\x20\x00\x00\x00\xff\xff\xff\xff")
 
+// TestOwner checks the owner and the group of a socket.
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to change an owner")
@@ -225,6 +231,8 @@ func TestReplacedSocket(t *testing.T) {
 	}
 }
 
+// TestCloseKeepsSuccessor checks that Close does not remove a socket that another process has
+// created at the path.
 func TestCloseKeepsSuccessor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := Open(unixEndpoint(path))
@@ -262,6 +270,7 @@ func port(t *testing.T, l *Listener) int {
 	return 0
 }
 
+// TestTCP checks TCP sockets of both families, and that a port in use is an error.
 func TestTCP(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1", "::1"} {
 		l, err := Open(config.Endpoint{Kind: config.TCP, Addr: addr})
@@ -290,6 +299,7 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// TestInherited checks inherited listening sockets, and that other descriptors are refused.
 func TestInherited(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	given, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})

@@ -52,6 +52,7 @@ func TestPassedChild(t *testing.T) {
 	}
 }
 
+// TestPassed checks which sockets of systemd are opened by name, and the errors.
 func TestPassed(t *testing.T) {
 	for _, tt := range []struct {
 		names string

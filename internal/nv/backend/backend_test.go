@@ -9,6 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
+// TestOpen checks that each location opens its backend, and the errors.
 func TestOpen(t *testing.T) {
 	path := t.TempDir()
 	b, err := Open(nv.Location{Kind: nv.Directory, Path: path}, nv.Options{Prefix: "tpm2-00.", Lock: true, Warn: t.Logf})

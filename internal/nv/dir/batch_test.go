@@ -82,6 +82,8 @@ func fill(t *testing.T, files map[string]string) (path string) {
 	return path
 }
 
+// TestApply checks that a batch changes all files, retains their modes, and removes what
+// interrupted processes left.
 func TestApply(t *testing.T) {
 	files := maps.Clone(oldFiles)
 	// Left by stores and batches that were cut short.
@@ -104,6 +106,7 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestApplyRefuses checks the batches that are refused.
 func TestApplyRefuses(t *testing.T) {
 	for what, changes := range map[string][]nv.Change{
 		"nothing":                    {},
@@ -236,8 +239,8 @@ func batchLosses(t *testing.T, calls []call) (lost []string, images int) {
 	return lost, images
 }
 
-// A batch that was cut short is not finished over what another program has
-// stored since.
+// TestBatchOvertaken checks that an interrupted batch is not completed over files that another
+// program has stored since.
 func TestBatchOvertaken(t *testing.T) {
 	for _, first := range []bool{true, false} {
 		path := fill(t, oldFiles)
@@ -272,6 +275,7 @@ func TestBatchOvertaken(t *testing.T) {
 	}
 }
 
+// TestJournalDamage checks that a damaged journal is refused and no file changes.
 func TestJournalDamage(t *testing.T) {
 	j := journal{{permall, noDigest, strings.Repeat("ab", 32)}, {volstate, strings.Repeat("01", 32), noDigest}}
 	good := string(j.encode())
@@ -318,6 +322,7 @@ func TestLongJournal(t *testing.T) {
 	}
 }
 
+// FuzzJournal checks that a decoded journal is encoded to the same bytes and has valid names only.
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte(journalHead + "end \n"))
 	f.Add(journal{{permall, noDigest, strings.Repeat("ab", 32)}, {volstate, strings.Repeat("01", 32), noDigest}}.encode())

@@ -79,6 +79,7 @@ func names(t testing.TB, path string) string {
 	return strings.Join(all, " ")
 }
 
+// TestConformance checks that the backend passes nvtest with each option.
 func TestConformance(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -180,6 +181,7 @@ func TestWideMode(t *testing.T) {
 	}
 }
 
+// TestOpenErrors checks the paths and names that are refused.
 func TestOpenErrors(t *testing.T) {
 	path := t.TempDir()
 	file := filepath.Join(path, "file")

@@ -154,6 +154,7 @@ func TestHolder(t *testing.T) {
 	}
 }
 
+// TestMountDevice checks which device a line of mountinfo gives.
 func TestMountDevice(t *testing.T) {
 	const info = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n" +
 		"31 22 0:27 /sub /srv rw,noatime - btrfs /dev/vdb rw,subvol=/sub\nrubbish\n"

@@ -63,6 +63,7 @@ func TestReadOnly(t *testing.T) {
 	wantFile(t, filepath.Join(path, permall+".bak"), oldFiles[permall+".bak"])
 }
 
+// TestList checks which files of a directory are listed, and as what.
 func TestList(t *testing.T) {
 	path := fill(t, map[string]string{
 		permall: "1", permall + ".bak": "12", permall + ".tmp": "123", volstate: "1234", temp: "1", journalFile: "1",

@@ -31,6 +31,7 @@ func sample() generation.Record {
 	return r
 }
 
+// TestRecord checks that a record is decoded as it was encoded.
 func TestRecord(t *testing.T) {
 	want := sample()
 	b := want.Append(nil)
@@ -54,6 +55,7 @@ func TestText(t *testing.T) {
 	}
 }
 
+// TestDecodeRefuses checks that every other encoding is refused.
 func TestDecodeRefuses(t *testing.T) {
 	for what, edit := range map[string]func(b []byte) []byte{
 		"shorter":              func(b []byte) []byte { return b[:len(b)-1] },

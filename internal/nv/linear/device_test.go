@@ -17,6 +17,7 @@ func loop(t *testing.T, size int64) (device, file string) {
 	return nvtest.Loop(t, file), file
 }
 
+// TestDevice checks that the backend passes nvtest on a block device.
 func TestDevice(t *testing.T) {
 	nvtest.Test(t, func(t *testing.T) func() nv.Backend {
 		device, _ := loop(t, 4<<20)

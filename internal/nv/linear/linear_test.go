@@ -30,6 +30,8 @@ func open(t testing.TB, path string, o nv.Options) *File {
 	return f
 }
 
+// TestConformance checks that the backend passes nvtest with files of several sizes and each
+// option.
 func TestConformance(t *testing.T) {
 	for _, c := range []struct {
 		name string

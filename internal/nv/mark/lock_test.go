@@ -12,6 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
+// TestLock checks that a second lock of a mark fails, and that locks do not change the mark.
 func TestLock(t *testing.T) {
 	d, m := newDir(t), sample()
 	held, err := d.Lock(m.Identity)

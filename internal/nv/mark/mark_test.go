@@ -34,6 +34,7 @@ func newDir(t *testing.T) *Dir {
 	return d
 }
 
+// TestMark checks that a mark is read as it was written, and not for another TPM.
 func TestMark(t *testing.T) {
 	d, m := newDir(t), sample()
 	if _, err := d.Read(m.Identity); !errors.Is(err, fs.ErrNotExist) {
@@ -116,6 +117,7 @@ func TestVector(t *testing.T) {
 	}
 }
 
+// FuzzDecode checks that a decoded mark is encoded to the same bytes.
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(sample()))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -101,6 +101,7 @@ func (h *host) open(o nv.Options) *remote.Backend {
 	return b
 }
 
+// TestBackend checks that the backend passes nvtest.
 func TestBackend(t *testing.T) {
 	nvtest.Test(t, func(t *testing.T) func() nv.Backend {
 		h := newHost(t, driver.NewMemory(), "a")

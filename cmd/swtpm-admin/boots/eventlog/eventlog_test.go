@@ -17,6 +17,7 @@ func sample(t testing.TB) []byte {
 	return b
 }
 
+// TestParseTCG checks the digests and the texts of a real log of firmware.
 func TestParseTCG(t *testing.T) {
 	all, err := ParseTCG(sample(t))
 	if err != nil || len(all) != 35 {
@@ -42,7 +43,8 @@ func TestParseTCG(t *testing.T) {
 	}
 }
 
-// A log that is written is read again; a log that is cut off gives its first entries.
+// TestAppendTCG checks that a written log is read again, and that a log that is cut off gives its
+// first entries.
 func TestAppendTCG(t *testing.T) {
 	all, err := ParseTCG(sample(t))
 	if err != nil {
@@ -65,6 +67,8 @@ func TestAppendTCG(t *testing.T) {
 	}
 }
 
+// TestParsePcrlock checks that the known digests of a dictionary are read, and that invalid JSON
+// is an error.
 func TestParsePcrlock(t *testing.T) {
 	all, err := ParsePcrlock([]byte(`{"records":[{"pcr":4,"digests":[{"hashAlg":"sha256","digest":"` + hex64 + `"},{"hashAlg":"sm3","digest":"00"}]},{"pcr":24,"digests":[]}]}`))
 	if err != nil || len(all) != 1 || all[0].Index != 4 || len(all[0].Digests) != 1 {
@@ -77,6 +81,8 @@ func TestParsePcrlock(t *testing.T) {
 
 const hex64 = "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7"
 
+// FuzzParse checks that any bytes are parsed without a panic, and that the entries can be written
+// in each format.
 func FuzzParse(f *testing.F) {
 	f.Add(sample(f))
 	f.Add([]byte("\x1e{\"pcr\":11,\"digests\":[{\"hashAlg\":\"sha256\",\"digest\":\"" + hex64 + "\"}],\"content_type\":\"systemd\",\"content\":{\"string\":\"x\"}}\n"))

@@ -46,6 +46,8 @@ func store(variables ...[]byte) []byte {
 	return volume(append(le(nil, authenticatedStore, uint32(storeHead+len(all)), byte(0x5a), byte(0xfe), uint16(0), uint32(0)), all...))
 }
 
+// TestParseVariables checks that the present variables of a store are found, and that damaged
+// stores are errors.
 func TestParseVariables(t *testing.T) {
 	file := store(
 		stored(variableAdded, "SecureBoot", GlobalVariable, []byte{1}),
@@ -81,6 +83,8 @@ func TestParseVariables(t *testing.T) {
 	}
 }
 
+// TestParseSignatures checks that the signatures of a list are found, also if a certificate cannot
+// be read or the list is cut off.
 func TestParseSignatures(t *testing.T) {
 	list := le(nil, newGUID(0xc1c41626, 0x504c, 0x4092, [8]byte{}), uint32(28+2*48), uint32(0), uint32(48), make([]byte, 2*48))
 	bad := le(nil, x509Signature, uint32(28+20), uint32(0), uint32(20), make([]byte, 20))
@@ -102,6 +106,8 @@ func ffs(kind byte, content []byte) []byte {
 	return append(b, bytes.Repeat([]byte{0xff}, align(len(b), 8)-len(b))...)
 }
 
+// TestParseFirmware checks that nested volumes are found, up to a limit of nesting, and that zeros
+// are an error.
 func TestParseFirmware(t *testing.T) {
 	inner := volume([]byte("the inner volume"))
 	outer := append(make([]byte, 16), volume(ffs(0x17, inner))...)
@@ -121,6 +127,7 @@ func TestParseFirmware(t *testing.T) {
 	}
 }
 
+// TestUnpackLZMA checks that the output of xz is unpacked, and that half of a stream is an error.
 func TestUnpackLZMA(t *testing.T) {
 	xz, err := exec.LookPath("xz")
 	if err != nil {
@@ -190,6 +197,8 @@ func image(signed bool) []byte {
 	return b
 }
 
+// TestParseImage checks that the Authenticode digest depends on the content, and not on signature
+// and checksum, and that a cut image is an error.
 func TestParseImage(t *testing.T) {
 	plain, err := ParseImage(image(false))
 	if err != nil {
@@ -263,6 +272,7 @@ func TestUnpackingIsBounded(t *testing.T) {
 	}
 }
 
+// FuzzParseVariables checks that any bytes are parsed without a panic.
 func FuzzParseVariables(f *testing.F) {
 	f.Add(store(stored(variableAdded, "db", SecurityDatabase, []byte{4, 5})))
 	f.Fuzz(func(_ *testing.T, b []byte) {
@@ -277,6 +287,8 @@ func FuzzParseVariables(f *testing.F) {
 	})
 }
 
+// FuzzParseFirmware checks that any bytes are parsed without a panic, and that the number of
+// volumes is limited.
 func FuzzParseFirmware(f *testing.F) {
 	f.Add(volume(ffs(0x17, volume([]byte("x")))))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -290,6 +302,8 @@ func FuzzParseFirmware(f *testing.F) {
 	})
 }
 
+// FuzzUnpackLZMA checks that any bytes are unpacked without a panic, and that the limit of the
+// size is obeyed.
 func FuzzUnpackLZMA(f *testing.F) {
 	f.Add([]byte{0x5d, 0, 0, 0x80, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0x30, 0xb1, 0x20, 0x10, 0x12, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -299,6 +313,7 @@ func FuzzUnpackLZMA(f *testing.F) {
 	})
 }
 
+// FuzzParseImage checks that any bytes are parsed and digested without a panic.
 func FuzzParseImage(f *testing.F) {
 	f.Add(image(true))
 	f.Fuzz(func(_ *testing.T, b []byte) {
