@@ -19,7 +19,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// ward is a profile with all that it names, in a directory of its own.
+// ward is a profile and the files that it names, in a directory of its own.
 type ward struct {
 	dir, state string // state is the directory of the state
 
@@ -88,14 +88,14 @@ func snapshot(t *testing.T, dir string) string {
 	return b.String()
 }
 
-// diagnosis is what swtpm doctor --json says.
+// diagnosis is the output of swtpm doctor --json.
 type diagnosis struct {
 	Profile  string
 	Starts   bool
 	Findings []struct{ Check, Severity, What, Where, Advice string }
 }
 
-// sickness is a way in which a TPM is kept from starting, or seems to be.
+// sickness is a condition that keeps a TPM from starting, or only looks so.
 type sickness struct {
 	name string
 	root bool                    // only root can make it
@@ -107,10 +107,10 @@ type sickness struct {
 	any  bool                    // whether it starts is up to this machine
 }
 
-// TestDoctorAgrees checks for each way in which a TPM can be kept from starting
-// that the doctor says so, that swtpm run fails, that the doctor sees no such
-// thing in what starts, and that it touches nothing: as an ordinary user, and as
-// root for the user of the profile.
+// TestDoctorAgrees checks for each condition that keeps a TPM from starting that the doctor
+// reports it and that swtpm run fails, that the doctor reports no error for a TPM that starts,
+// and that the doctor changes nothing: as an ordinary user, and as root for the user of the
+// profile.
 func TestDoctorAgrees(t *testing.T) {
 	t.Parallel()
 	states := map[string][]byte{
@@ -187,8 +187,8 @@ func (d diagnosis) lines() (lines []string) {
 	return lines
 }
 
-// has reports whether a line begins with the first two words of want and has the
-// rest of it.
+// has reports whether a line begins with the first two words of want and contains the rest of
+// want.
 func has(lines []string, want string) bool {
 	check, rest, _ := strings.Cut(want, ": ")
 	severity, what, _ := strings.Cut(rest, ": ")
@@ -200,7 +200,7 @@ func has(lines []string, want string) bool {
 	return false
 }
 
-// giveAway makes all beneath dir the TPM's user's.
+// giveAway changes the owner of everything below dir to the TPM's user.
 func giveAway(t *testing.T, dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -227,8 +227,8 @@ func (w *ward) command(asRoot bool, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// try runs the profile and reports whether the TPM comes up and is not in failure
-// mode, and what the emulator says.
+// try runs the profile. It reports whether the TPM starts and is not in failure mode, and returns
+// the emulator's output.
 func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, said string) {
 	t.Helper()
 	ready := filepath.Join(harness.TempDir(t), "n")

@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// neighbours are TPMs of one host, each in a directory.
+// neighbours are the TPMs of one host, each in a directory of its own.
 type neighbours struct {
 	root  string
 	wraps map[string][]string // by policy
@@ -54,7 +54,7 @@ func (n *neighbours) lives(t *testing.T, name, policy string, args ...string) (s
 	return starts, alarms
 }
 
-// quiet runs the TPM in a directory, which must raise no alarm.
+// quiet runs the TPM in a directory, and checks that it raises no alarm.
 func (n *neighbours) quiet(t *testing.T, name string, args ...string) {
 	t.Helper()
 	if starts, alarms := n.lives(t, name, "refuse", args...); !starts || alarms != 0 {

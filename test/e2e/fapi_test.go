@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// fapiScript provisions a TPM with FAPI of tpm2-tss. It prints what FAPI says without and with
-// the fingerprint of the EK, and uses the TPM.
+// fapiScript provisions a TPM with FAPI of tpm2-tss. It prints the messages of FAPI without and
+// with the fingerprint of the EK, and uses the TPM.
 //
 // Source: tpm2-tss, src/tss2-fapi/api/Fapi_Provision.c: a fingerprint replaces the check of the
 // certificate.
@@ -58,10 +58,10 @@ func (s *caServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(s.files[r.URL.Path])
 }
 
-// TestFAPI provisions a TPM with FAPI of tpm2-tss. FAPI reads the certificate, its issuer and
-// the revocation list, and then refuses every private CA, because it knows the compiled-in
-// roots of vendors alone. With the fingerprint of the EK from our certificate it accepts the TPM,
-// and with another one it does not.
+// TestFAPI provisions a TPM with FAPI of tpm2-tss. FAPI reads the certificate, its issuer and the
+// revocation list, and then refuses every private CA, because it knows only the compiled-in roots
+// of vendors. With the fingerprint of the EK from our certificate it accepts the TPM, and with
+// another one it does not.
 func TestFAPI(t *testing.T) {
 	t.Parallel()
 	harness.Need(t, "tss2_provision", "tpm2-tools")

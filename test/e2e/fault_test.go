@@ -14,13 +14,13 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// mustCount are the system calls of a store whose failure the guest must hear
-// of. After others, such as a stat, the new state is as safe as without.
+// mustCount are the system calls of a store whose failure must be reported to the guest. If
+// another call fails, such as a stat, the new state is on disk all the same.
 var mustCount = []string{"openat", "write", "fsync", "close", "renameat", "renameat2", "pread64", "pwrite64", "fdatasync", "lseek"}
 
-// faults are what happens to a system call of a store: it fails once, it and all
-// after it fail, or it is the last one of the process. The errors are of a disk, of
-// NFS, and of a file system that was mounted read-only.
+// faults are the faults of a system call of a store: it fails once, it and all later ones fail,
+// or the process is killed in it. The errors are of a disk, of NFS, and of a file system that was
+// mounted read-only.
 var faults = []fault{{"EIO", false}, {"EIO", true}, {"ESTALE", true}, {"EROFS", true}, {"EACCES", true}, {"", false}}
 
 // fault is one of them; no error stands for SIGKILL.
@@ -172,7 +172,7 @@ func storeFault(t *testing.T, k keeping, v version, seed []byte, c call, f fault
 	next.Kill(t)
 }
 
-// storeWentOn checks a TPM whose store had the answer err after the fault f.
+// storeWentOn checks a TPM after the fault f; err is the result of the command that stored.
 func storeWentOn(t *testing.T, e *emulator, ch *channel, c call, f fault, err error) {
 	t.Helper()
 	must := slices.Contains(mustCount, c.name)
@@ -183,7 +183,7 @@ func storeWentOn(t *testing.T, e *emulator, ch *channel, c call, f fault, err er
 		t.Errorf("one fault, and the next try could succeed: %v", err)
 	}
 	if (err != nil || must) && harness.Read(t, e.log) == "" {
-		t.Error("the log says nothing")
+		t.Error("the log has no line about the fault")
 	}
 	ch.alive(t)
 	want := uint64(2)
@@ -230,7 +230,7 @@ func attachTo(t *testing.T, e *emulator, args []string) *tracer {
 	return s
 }
 
-// detach ends strace; what it traced goes on.
+// detach ends strace; the traced process continues.
 func (s *tracer) detach(t *testing.T) {
 	t.Helper()
 	_ = s.Cmd.Process.Signal(unix.SIGINT)

@@ -12,8 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestLogFlood checks that a client which has everything refused cannot fill the
-// disk: its lines are counted, and lines of other kinds still appear.
+// TestLogFlood checks that a client whose requests are all refused cannot fill the disk: its
+// lines are counted, and lines of other kinds are still written.
 func TestLogFlood(t *testing.T) {
 	t.Parallel()
 	state := harness.TempDir(t)
@@ -67,6 +67,6 @@ func TestLogFlood(t *testing.T) {
 		t.Errorf("the flood has suppressed the line on the damaged state:\n%s", log)
 	}
 	if !strings.Contains(log, "similar lines suppressed: ") {
-		t.Errorf("nothing says that lines were suppressed:\n%s", log)
+		t.Errorf("the log has no line with the number of suppressed lines:\n%s", log)
 	}
 }

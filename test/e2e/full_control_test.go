@@ -59,7 +59,7 @@ func (w *filled) pcr(t *testing.T) string {
 	return fmt.Sprintf("%x", rsp[len(rsp)-20:])
 }
 
-// mayWait waits until the command that answer is for waits, or has succeeded.
+// mayWait waits until the command whose result answer returns waits, or has succeeded.
 func (w *filled) mayWait(t *testing.T, answer <-chan error) (waits bool) {
 	t.Helper()
 	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -163,9 +163,8 @@ func endOnFullDisk(t *testing.T, d *fullDisk, name string, end func(w *filled) e
 	}
 }
 
-// TestFullDiskRequests checks what a control client gets on a full disk: a new TPM
-// cannot be made, volatile state cannot be stored; it can leave. None of it costs the
-// TPM.
+// TestFullDiskRequests checks the replies to a control client on a full disk: INIT of a new TPM,
+// STORE_VOLATILE and HASH_START fail, and state blobs can be fetched. The TPM continues.
 func TestFullDiskRequests(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -201,7 +200,7 @@ func TestFullDiskRequests(t *testing.T) {
 			}
 			w.ch.alive(t)
 
-			// One that comes while a command waits gets the state after the command.
+			// A request that arrives while a command waits gets the state after the command.
 			answer := w.send(map[version]string{v12: fmt.Sprintf(write12, 7), v20: incr20}[v])
 			w.waits(t, 1)
 			blob := make(chan error, 1)
@@ -218,8 +217,8 @@ func TestFullDiskRequests(t *testing.T) {
 	}
 }
 
-// TestFullImage is a wait with the state in one file: its last store has left no hole
-// for the next one, so strace stands for the full disk.
+// TestFullImage checks that a command waits with the state in one file. Such a file has room for
+// the next store, so strace simulates the full disk.
 func TestFullImage(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	harness.Need(t, "strace", "strace")

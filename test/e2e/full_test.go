@@ -184,7 +184,7 @@ func fullDiskDuring(t *testing.T, d *fullDisk, o operation, args []string) {
 	}
 }
 
-// refusal is what an error of result 0x923, or 0x800, reads.
+// refusal is the text of an error with the result 0x923, or 0x800.
 func (v version) refusal() refused {
 	if v == v12 {
 		return refused(tpm.Retry)
@@ -197,8 +197,8 @@ type refused uint32
 
 func (r refused) Error() string { return fmt.Sprintf("result %#x", uint32(r)) }
 
-// filled is an emulator on a disk that may be full, with a number, a session, an
-// object and a PCR that is not zero.
+// filled is an emulator on a disk that may be full; its TPM has a number, a session, an object
+// and a PCR that is not zero.
 type filled struct {
 	e    *emulator
 	d    *fullDisk
@@ -251,7 +251,7 @@ var soundness = map[version][]string{
 	},
 }
 
-// sound returns what must be the same after a refused command.
+// sound returns the data that a refused command must not change.
 func (w *filled) sound(t *testing.T) (all []byte) {
 	t.Helper()
 	for _, c := range soundness[w.v] {

@@ -90,8 +90,9 @@ func (w *filled) makeRoom(t *testing.T, member *etcdtest.Member) {
 	member.Post(t, "maintenance/alarm", `{"action":"DEACTIVATE","memberID":"`+alarms.Alarms[0].MemberID+`","alarm":"NOSPACE"}`)
 }
 
-// TestFullMember fills the disk of the only member, which ends for that. No acknowledged number is
-// lost, the TPM answers commands that store nothing, and goes on when the member is back.
+// TestFullMember fills the disk of the only member, which ends because of that. It checks that no
+// acknowledged number is lost, that the TPM answers commands that store nothing, and that it
+// continues when the member runs again.
 func TestFullMember(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it mounts a small tmpfs")

@@ -12,8 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// overwrites are the ways of a source that does not look at the lock to put its old
-// state over the one of the host that the guest has come to.
+// overwrites are the ways in which a source that ignores the lock replaces the state of the
+// destination by its old state.
 var overwrites = map[string]func(t *testing.T, path string, old []byte){
 	"rename": func(t *testing.T, path string, old []byte) {
 		write(t, path+".source", old)
@@ -32,8 +32,8 @@ var overwrites = map[string]func(t *testing.T, path string, old []byte){
 
 const storedAgain = "permanent state overwritten by another process without the storage lock; stored again"
 
-// TestGuardAfterMigration checks that what this host has acknowledged after a guest has
-// come to it survives a source that stores its old state without the lock.
+// TestGuardAfterMigration checks that changes that the destination has acknowledged survive a
+// source that stores its old state without the lock.
 func TestGuardAfterMigration(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -54,7 +54,7 @@ func TestGuardAfterMigration(t *testing.T) {
 					src.Kill(t)
 					arrives(t, dst, bags)
 					if n := strings.Count(harness.Read(t, dst.log), storedAgain); n != 0 {
-						t.Errorf("overwritten %d times before anybody did", n)
+						t.Errorf("the log reports %d overwritten states, want none before the first", n)
 					}
 					for n := 1; n <= 2; n++ {
 						g.goesOn(t, dst, v)
@@ -100,8 +100,8 @@ func TestGuardAtEnd(t *testing.T) {
 	}
 }
 
-// TestGuardLeavesOwnerAlone checks that a process which has the lock legitimately is not
-// fought: what it stores after this host has released the lock stays.
+// TestGuardLeavesOwnerAlone checks that the state of another process that has the lock is not
+// replaced: this host has released the lock before.
 func TestGuardLeavesOwnerAlone(t *testing.T) {
 	t.Parallel()
 	state := harness.TempDir(t)
@@ -129,8 +129,8 @@ func TestGuardLeavesOwnerAlone(t *testing.T) {
 	}
 }
 
-// TestGuardReference checks that what was acknowledged here survives the end of the
-// reference's newer release as the source, which stores its state without the lock.
+// TestGuardReference checks that acknowledged changes survive the end of the reference's newer
+// release as the source, which stores its state without the lock.
 func TestGuardReference(t *testing.T) {
 	t.Parallel()
 	dir := os.Getenv("SWTPM_NEWER_LIBTPMS")

@@ -10,8 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// controlled is what testdata/control.c prints. The requests whose results differ
-// between the versions stand in both.
+// controlled is the expected output of testdata/control.c, which differs between the versions.
 var controlled = map[version]string{
 	v12: `GET_CAPABILITY 0x0 0x17fff
 GET_CONFIG 0x0 0x0

@@ -18,7 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// moment is the state of a TPM as it was on the disk once, and the newest mark that its
+// moment is the state of a TPM that was on the disk at some time, and the newest mark that its
 // host can have had then.
 type moment struct {
 	found []generation.Found
@@ -114,8 +114,8 @@ func swap(m moment, f generation.Found) []generation.Found {
 	return append(all, f)
 }
 
-// TestCopies checks that real old, mixed and exchanged states are found, and that no
-// state of a TPM's own life is.
+// TestCopies checks that real old, mixed and exchanged states are reported, and that no moment of
+// a TPM's own history is.
 func TestCopies(t *testing.T) {
 	t.Parallel()
 	changes, copies := 40, 200

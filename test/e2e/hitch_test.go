@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// hitch is a way for a migration to go wrong. do has the luggage and both hosts;
-// dst has ended when it returns.
+// hitch is a way in which a migration fails. do has the luggage and both hosts; dst has ended
+// when it returns.
 type hitch struct {
 	name     string
 	dstArgs  []string // keys; default: those of src
@@ -93,7 +93,7 @@ var hitches = []hitch{
 	}},
 }
 
-// refuses wants the target to refuse the luggage with that result.
+// refuses checks that the target refuses the luggage with that result.
 func refuses(t *testing.T, dst *emulator, bags luggage, want tpm.Result) {
 	t.Helper()
 	if err := dst.unpack(t, bags); tpm.ResultOf(err) != want {
@@ -101,7 +101,7 @@ func refuses(t *testing.T, dst *emulator, bags luggage, want tpm.Result) {
 	}
 }
 
-// arrives wants the target to take the luggage.
+// arrives checks that the target accepts the luggage.
 func arrives(t *testing.T, dst *emulator, bags luggage) {
 	t.Helper()
 	if err := dst.unpack(t, bags); err != nil {

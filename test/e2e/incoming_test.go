@@ -99,7 +99,7 @@ func TestMigrationIncomingWaits(t *testing.T) {
 	}
 }
 
-// listing is what is in a directory, but for the lock file.
+// listing returns the content of a directory except the lock file.
 func listing(t testing.TB, dir string) string {
 	t.Helper()
 	files, err := os.ReadDir(dir)

@@ -58,7 +58,7 @@ func inherit(t *testing.T, files []*os.File, args ...string) *harness.Process {
 	return p
 }
 
-// exchange sends a command on one end of a pair and wants success.
+// exchange sends a command on one end of a pair, and checks that it succeeds.
 func exchange(t *testing.T, f *os.File, cmd string) {
 	t.Helper()
 	b, err := fromHex(cmd)
@@ -112,8 +112,8 @@ func TestPassedDataListener(t *testing.T) {
 	ended(t, p, path)
 }
 
-// ended wants p to end well on SIGTERM and to leave the socket alone, which
-// another process has made.
+// ended checks that p exits with 0 on SIGTERM and does not remove the socket, which another
+// process has created.
 func ended(t *testing.T, p *harness.Process, path string) {
 	t.Helper()
 	_ = p.Cmd.Process.Signal(unix.SIGTERM)

@@ -9,9 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// keeping is a way to keep the state at rest. A place of it is a directory, which
-// has a file with the permanent state; with a store it is the name of a state after the
-// directory of the host.
+// keeping is a kind of storage of the state. Its place is a directory that has a file with the
+// permanent state; with a store it is the directory of the host and the name of a state.
 type keeping struct {
 	kind string
 	host *clusterHost // of a store

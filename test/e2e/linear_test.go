@@ -18,14 +18,14 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness/nvtest"
 )
 
-// media are what the state in one file may be on. Each returns its path.
+// media create the kinds of files that can have the state. Each returns the path.
 var media = map[string]func(t *testing.T) string{
 	"new file": func(t *testing.T) string { return filepath.Join(harness.TempDir(t), "image") },
 	"4 MiB":    func(t *testing.T) string { return volume(t, 4<<20) },
 	"device":   func(t *testing.T) string { return nvtest.Loop(t, volume(t, 4<<20)) },
 }
 
-// volume returns the path of a file with so many zeros.
+// volume returns the path of a file with size zeros.
 func volume(t *testing.T, size int64) string {
 	t.Helper()
 	path := filepath.Join(harness.TempDir(t), "volume")
@@ -265,7 +265,7 @@ func TestDamageOfFile(t *testing.T) {
 	}
 }
 
-// refusedOrFine checks that INIT refuses b, as refused does, or starts the TPM.
+// refusedOrFine checks that INIT refuses b, as refused does, or starts the TPM with its number.
 func (d *damage) refusedOrFine(t *testing.T, what string, b []byte) (fine bool) {
 	t.Helper()
 	write(t, d.file, b)

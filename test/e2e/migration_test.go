@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// luggage is the state of a guest that moves, as QEMU takes it along.
+// luggage is the state blobs of a guest that migrates, as QEMU transfers them.
 type luggage []parcel
 
 type parcel struct {
@@ -62,7 +62,7 @@ func (e *emulator) unpack(t testing.TB, l luggage) error {
 	return c.Init(ctrl.InitDeleteVolatile)
 }
 
-// guest is a TPM with something in it: a number in its NV index and PCR 10.
+// guest is the content of a TPM: a number in its NV index, and PCR 10.
 type guest struct {
 	number uint64
 	pcr    string
@@ -78,8 +78,8 @@ func moveIn(t testing.TB, e *emulator, v version) guest {
 	return guest{1, pcrValue(ch.ok(t, readPCR[v]))}
 }
 
-// goesOn wants the guest as it was, running, and has it change something that
-// lasts. The TPM had no TPM_Startup since.
+// goesOn checks that the guest continues with its content, and changes its permanent state. The
+// TPM had no TPM_Startup since.
 func (g *guest) goesOn(t testing.TB, e *emulator, v version) {
 	t.Helper()
 	ch := e.open(t, v)

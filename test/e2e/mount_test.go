@@ -49,7 +49,7 @@ func unables() []unable {
 		unable{"no fsync, durability=relaxed", keepings, []string{"fsync:error=EINVAL", "fdatasync:error=EINVAL"}, ",durability=relaxed", true, ""})
 }
 
-// TestUnableMount checks what happens on mounts that lack something.
+// TestUnableMount checks TPMs on file systems that lack a feature.
 func TestUnableMount(t *testing.T) {
 	needRoot(t, "the emulator lets nobody else trace it")
 	harness.Need(t, "strace", "strace")

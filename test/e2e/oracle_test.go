@@ -37,8 +37,8 @@ func results(t *testing.T, c *ctrl.Client, blobs [][]byte) map[tpm.Result]int {
 	return seen
 }
 
-// TestBlobsAreNoOracle checks that a control client without the migration key learns
-// nothing from SET_STATEBLOB: whatever it makes of a blob, there is one answer.
+// TestBlobsAreNoOracle checks that a control client without the migration key learns nothing from
+// SET_STATEBLOB: every change of a blob gets the same result.
 func TestBlobsAreNoOracle(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -125,8 +125,8 @@ func TestEncryptedOnly(t *testing.T) {
 	}
 }
 
-// TestVersion1File checks that a start refuses an encrypted file without a MAC, names
-// the verb that converts it, and takes what that has made of it.
+// TestVersion1File checks that a start refuses an encrypted file without a MAC, names the verb
+// that converts it, and accepts the converted file.
 func TestVersion1File(t *testing.T) {
 	t.Parallel()
 	from := "../../internal/seal/testdata/state/synth-tpm2-v1-key128/"

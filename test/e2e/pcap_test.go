@@ -63,8 +63,8 @@ func frames(t *testing.T, path string, args ...string) []frame {
 	return list
 }
 
-// traffic is what a client sent and got, in hex, and what the emulator said to
-// its TPM by itself.
+// traffic is the commands and responses of a client, in hex, and the commands that the emulator
+// sent to its TPM by itself.
 type traffic []string
 
 // exchange sends a command and notes what it sent and got.
@@ -104,8 +104,8 @@ func (r *traffic) prefixed(t *testing.T, c *channel, cmd string) {
 	*r = append(*r, hex.EncodeToString(b), hex.EncodeToString(rsp))
 }
 
-// TestRecordingMatches compares byte for byte what clients sent and got with what
-// tshark finds in the recording, over two runs in one file.
+// TestRecordingMatches checks that tshark finds in the recording exactly the commands and
+// responses of the clients, over two runs in one file.
 func TestRecordingMatches(t *testing.T) {
 	t.Parallel()
 	harness.Need(t, "tshark", "tshark")
@@ -228,8 +228,8 @@ var secretCommands = map[version][]string{
 	},
 }
 
-// TestRecordingUnread records into a pipe that no process reads: every command is
-// answered, the loss is logged once, and the process ends when it is asked to.
+// TestRecordingUnread records into a pipe that no process reads, and checks that every command is
+// answered, that the loss is logged once, and that the process ends on request.
 func TestRecordingUnread(t *testing.T) {
 	t.Parallel()
 	fifo := filepath.Join(harness.TempDir(t), "fifo")

@@ -66,8 +66,8 @@ tpm2_load -Q -C primary -u pub -r priv -c object
 	}
 }
 
-// checkPolicies waits until the ledger has a success, an extend of PCR 23, and a failure, in
-// this order.
+// checkPolicies waits until the ledger has a success, an extend of PCR 23 and a failure, in this
+// order.
 func checkPolicies(t *testing.T, dir string) {
 	t.Helper()
 	var results []uint32
@@ -95,9 +95,9 @@ func checkPolicies(t *testing.T, dir string) {
 	}
 }
 
-// TestGivenUp checks that a failure of systemd, which compares the policy of its secret itself and
-// sends no Unseal, is in the log, the metrics and the answer of swtpm boots, and that a new secret
-// is no failure.
+// TestGivenUp checks that a failure of systemd, which compares the policy of its secret itself
+// and sends no Unseal, is in the log, the metrics and the output of swtpm boots, and that a new
+// secret does not count as a failure.
 func TestGivenUp(t *testing.T) {
 	harness.Need(t, "systemd-creds", "systemd")
 	harness.Need(t, "tpm2_pcrextend", "tpm2-tools")

@@ -95,7 +95,7 @@ func diskAfter(t *testing.T, s *tracer, state string, v version, powered string)
 	return d
 }
 
-// cut is what is known about a state that a power cut may leave.
+// cut describes a state that a power cut may leave.
 type cut struct {
 	least int    // bumps that were acknowledged when it could still come about
 	after string // the system call before the cut
@@ -147,8 +147,8 @@ func events(t *testing.T, file string) (list []event) {
 // tracedCall is a line of strace.
 type tracedCall struct{ name, args, ret string }
 
-// succeeded reads the output of strace -f -y -xx. A call that others interrupt is
-// taken for done when its second half exists. Calls that failed are left out.
+// succeeded reads the output of strace -f -y -xx. A call whose line other lines interrupt counts
+// when its second half is written. Failed calls are left out.
 func succeeded(t *testing.T, file string) (list []tracedCall) {
 	t.Helper()
 	open := map[string]string{} // the first halves, by thread
@@ -231,7 +231,7 @@ func plain(s string) string {
 	})
 }
 
-// inode is a file: what is on the disk for certain, and what was written.
+// inode is a file: its content that is certainly on the disk, and the writes since.
 type inode struct{ synced, written string }
 
 // disk is a directory with names whose changes may not be on the disk yet.

@@ -128,7 +128,7 @@ func checkStoreCut(t *testing.T, dir, state, what string, least, most int, mark 
 	e.Kill(t)
 }
 
-// cutMode says which of the bytes that were not synced are on the disk after a power cut.
+// cutMode selects the bytes that were not synced and are on the disk after a power cut.
 type cutMode string
 
 const (

@@ -128,8 +128,8 @@ func (e *emulator) control(t testing.TB) *ctrl.Client {
 	return c
 }
 
-// besides returns a log without what it says of a slow disk, which may be at any
-// time and is no fault of the emulator.
+// besides returns a log without lines about a slow disk, which may be in it at any time and are
+// no fault of the emulator.
 func besides(log string) string {
 	var out strings.Builder
 	for line := range strings.Lines(log) {
@@ -140,7 +140,7 @@ func besides(log string) string {
 	return out.String()
 }
 
-// terminate ends the emulator by SIGTERM and wants it to end well.
+// terminate ends the emulator by SIGTERM, and checks that it exits with 0.
 func (e *emulator) terminate(t testing.TB) {
 	t.Helper()
 	_ = e.Cmd.Process.Signal(unix.SIGTERM)
@@ -149,7 +149,7 @@ func (e *emulator) terminate(t testing.TB) {
 	}
 }
 
-// run runs our swtpm to its end and returns its exit code and what it said.
+// run runs our swtpm to its end and returns its exit code and output.
 func run(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	return runCmd(t, exec.Command(ours("swtpm"), args...))
@@ -164,7 +164,7 @@ func runCmd(t testing.TB, cmd *exec.Cmd) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
-// mustRun runs a program that must end well and returns its output.
+// mustRun runs a program, which must exit with 0, and returns its output.
 func mustRun(t testing.TB, program string, args ...string) string {
 	t.Helper()
 	code, stdout, stderr := runCmd(t, exec.Command(program, args...))

@@ -16,8 +16,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// transcript is what QEMU and the reference said on the control channel, as a
-// proxy between them recorded it. Long messages are cut: Hex ends in "...".
+// transcript is the traffic between QEMU and the reference on the control channel, as a proxy
+// recorded it. Long messages are cut: Hex ends in "...".
 type transcript struct {
 	TPM2 bool `json:"tpm2"`
 	Log  []struct {
@@ -133,8 +133,8 @@ func (q *qemu) blob(t *testing.T, hex string) []byte {
 	return []byte(harness.Read(t, filepath.Join("testdata", "reference", name)))
 }
 
-// reply wants what the reference answered: the same result, the same length. Of
-// a state blob the length depends on libtpms, but the header must have it.
+// reply checks that a reply has the result and the length of the reference's. The length of a
+// state blob depends on libtpms, but must be the one in the header.
 func (q *qemu) reply(t *testing.T, what, hex string, size int) {
 	t.Helper()
 	_ = q.conn.SetDeadline(time.Now().Add(harness.Patience))
@@ -162,8 +162,8 @@ func (q *qemu) reply(t *testing.T, what, hex string, size int) {
 	}
 }
 
-// probe does what QEMU does right after SET_DATAFD: it learns the version from
-// the tag of the answer of a TPM that is still off, which must come whole.
+// probe does what QEMU does right after SET_DATAFD: it reads the version from the tag of the
+// response of a TPM that is still off. The response must be complete.
 func (q *qemu) probe(t *testing.T) {
 	t.Helper()
 	b := make([]byte, 4096)

@@ -44,8 +44,8 @@ func TestQuickstart(t *testing.T) {
 		if code := p.Wait(t); code != 0 {
 			t.Errorf("after SIGTERM: exit code %d, want 0\n%s", code, p.Out.String())
 		}
-		// The first time a TPM is made, and an NV index refuses to be read after PCR 16
-		// changed; else a TPM that works well says nothing.
+		// At the first start a TPM is created, and an NV index cannot be read after PCR 16 has
+		// changed. Otherwise the log of a TPM without problems is empty.
 		want := map[string]string{"first": "swtpm: made a new TPM 2.0 in dir://" + dir + "/quickstart-state\n" +
 			"swtpm: policy not satisfied: TPM2_NV_Read with a policy over sha256:16: result 0x99d\n"}[part]
 		if said := besides(p.Out.String()); said != want {

@@ -10,8 +10,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// The secrets of TestRedact. None has a byte that is zero, so that each leaves a
-// trace where it is not blanked.
+// The secrets of TestRedact. None has a zero byte, so that each can be found where it is not
+// blanked.
 const (
 	ownerPassword = "0wner-passw0rd"
 	keyPassword   = "k3y-passw0rd"
@@ -37,8 +37,8 @@ tpm2_pcrextend 10:sha256=1111111111111111111111111111111111111111111111111111111
 tpm2_pcrread sha256:10 >/dev/null
 `
 
-// TestRedact finds no secret in a redacted recording, and all of them in one that
-// is not: those that tpm2-tools have sent, and those of plain commands.
+// TestRedact checks that no secret that tpm2-tools have sent is in a redacted recording, and that
+// all are in another one.
 func TestRedact(t *testing.T) {
 	t.Parallel()
 	harness.Need(t, "tshark", "tshark")
@@ -69,7 +69,7 @@ func TestRedact(t *testing.T) {
 					t.Errorf("%q in the recording: %v", secret, !redacted)
 				}
 			}
-			// Harmless fields are present either way, and the dissector finds its way.
+			// Harmless fields are present either way, and the dissector can decode the recording.
 			for _, public := range []string{strings.Repeat("\x11", 32), "\x01\x50\x00\x16\x00\x0b"} {
 				if !strings.Contains(recording, public) {
 					t.Errorf("%x is not in the recording", public)
@@ -91,8 +91,8 @@ func TestRedact(t *testing.T) {
 	}
 }
 
-// TestRedactPlain is the same with commands that hide nothing by themselves, and
-// with random numbers, for both versions.
+// TestRedactPlain checks the same with commands that do not encrypt their parameters, and with
+// random numbers, for both versions.
 func TestRedactPlain(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {

@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// encryptions are ways to keep the state on which both implementations agree.
+// encryptions are the encryptions of the state that both implementations have.
 var encryptions = map[string][]string{
 	"plain":    nil,
 	"aes-128":  {"--key", "file=testdata/key128.hex,mode=aes-128-cbc"},
@@ -136,7 +136,7 @@ func TestIoctlOfBoth(t *testing.T) {
 			t.Run(string(v)+" "+filepath.Dir(emu), func(t *testing.T) {
 				t.Parallel()
 				e := start(t, setup{program: emu, tpm: v, args: encryptions["aes-128"]})
-				// The two tools in turn, for each must find the same.
+				// The two tools take turns, because each must find the same.
 				for _, tool := range []string{theirs, ours("swtpm_ioctl")} {
 					ioctlTour(t, tool, e, v)
 				}
@@ -149,7 +149,7 @@ func TestIoctlOfBoth(t *testing.T) {
 	}
 }
 
-// ioctlTour sends most requests and looks at what the tool prints.
+// ioctlTour sends most requests and checks the output of the tool.
 func ioctlTour(t *testing.T, tool string, e *emulator, v version) {
 	t.Helper()
 	call := func(want string, args ...string) {

@@ -89,7 +89,7 @@ func TestReload(t *testing.T) {
 	p.reload(t)
 	said(p.log, fmt.Sprintf("b: reload: log: open %s: no such file or directory; create its directory, or correct the path; nothing has changed\n", filepath.Join(p.dir, "no/log")))
 
-	// Less again; a line in the new log names the settings that cannot change.
+	// The level is lowered again; a line in the new log names the settings that cannot change.
 	p.write(t, "file = \"other\"\nprefix = \"c: \"\n[pid]\nfile = \"pid\"\n")
 	p.reload(t)
 	other := filepath.Join(p.dir, "other")

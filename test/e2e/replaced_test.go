@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// replaceDir puts another directory in the place of one, with what is in it.
+// replaceDir replaces a directory by another one with the same content.
 func replaceDir(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.Rename(dir, dir+".old"); err != nil {
@@ -26,7 +26,7 @@ func replaceDir(t *testing.T, dir string) {
 	}
 }
 
-// mountOver is replaceDir by a file system of its own.
+// mountOver does the same by mounting a file system.
 func mountOver(t *testing.T, dir string) {
 	t.Helper()
 	needRoot(t, "it mounts a file system")

@@ -17,7 +17,7 @@ import (
 // exitRetry is the exit code that systemd starts the service again after.
 const exitRetry = 75
 
-// fails wants a start to fail with exitRetry and to leave the memory alone.
+// fails checks that a start fails with exitRetry and does not change the memory.
 func (k *resumableTPM) fails(t *testing.T, said string) {
 	t.Helper()
 	before := k.memory(t)
@@ -97,7 +97,7 @@ func restartWithError(t *testing.T, v version, said string, harm func(t *testing
 	t.Parallel()
 	dir := harness.TempDir(t)
 	mkdir(t, filepath.Join(dir, "state"))
-	// strace puts call -1 in the place of the one that is to fail.
+	// strace replaces the call that must fail by call -1.
 	k := newResumableIn(t, v, false, dir, "--seccomp", "action=log").power(t)
 	k.data.define(t)
 	check := k.fill(t)

@@ -101,7 +101,7 @@ func (k *resumableTPM) begin(t testing.TB) *resumableTPM {
 	return k
 }
 
-// says wants the process to say so, which reaches us a moment later.
+// says waits until the process has written this text, which arrives a moment later.
 func (k *resumableTPM) says(t testing.TB, want string) {
 	t.Helper()
 	if err := harness.Until(func() bool { return strings.Contains(k.Out.String(), want) }); err != nil {
@@ -141,7 +141,7 @@ func (c *channel) pcr(t testing.TB) []byte {
 	return rsp[len(rsp)-32:]
 }
 
-// The parts of a volatile state that a guest can see.
+// The parts of a volatile state that are visible to a guest.
 const (
 	policySession = "8001 0000002b 00000176 40000007 40000007 0010 000102030405060708090a0b0c0d0e0f 0000 01 0010 000b"
 	policyCommand = "8001 00000012 0000016c %08x 0000015e" // TPM2_PolicyCommandCode
@@ -159,7 +159,7 @@ const (
 	sha1End12    = "00c1 0000000e 000000a2 00000000"
 )
 
-// fill gives the TPM a volatile state and returns a check that it still exists.
+// fill creates a volatile state, and returns a function that checks that it still exists.
 func (k *resumableTPM) fill(t testing.TB) (check func()) {
 	t.Helper()
 	c := k.data

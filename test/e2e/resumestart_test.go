@@ -79,8 +79,8 @@ func TestResumeIncomingInit(t *testing.T) {
 	}
 }
 
-// wantLost wants a migration to have failed with err, no TPM to be on, and the
-// state to be as it was, nil if there was none.
+// wantLost checks that a migration has failed with err, that no TPM is on, and that the state has
+// not changed; nil means no state.
 func (k *resumableTPM) wantLost(t *testing.T, what string, err error, was []byte) {
 	t.Helper()
 	if tpm.ResultOf(err) != tpm.Fail {
@@ -175,7 +175,7 @@ func newStarting(t *testing.T, v version, seed []byte, flags string) *resumableT
 	return &resumableTPM{dir: dir, v: v, manager: newManager(t, append(args, "--flags", flags)...)}
 }
 
-// answers wants the result of a command, now and after a crash.
+// answers checks the result of a command, now and after a crash.
 func (k *resumableTPM) answers(t *testing.T, want uint32) {
 	t.Helper()
 	c := k.dial(t)

@@ -33,7 +33,8 @@ func host(t *testing.T, policy string) (settings, marks string) {
 	return "[rollback]\npolicy = \"" + policy + "\"\nmarks = \"" + marks + "\"\n", marks
 }
 
-// TestRollback restores an old copy of a state without a declaration.
+// TestRollback checks the reports about an old copy of a state that is restored without a
+// declaration.
 func TestRollback(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -43,7 +44,7 @@ func TestRollback(t *testing.T) {
 	t.Run("store", func(t *testing.T) { rollBack(t, k, v20) })
 }
 
-// rollBack brings old states to a TPM of version v.
+// rollBack gives a TPM of version v old states.
 func rollBack(t *testing.T, k keeping, v version) {
 	t.Parallel()
 	settings, marks := host(t, "warn")
@@ -133,7 +134,8 @@ func bumpOnHost(t *testing.T, s setup, from uint64, bumps int) {
 	}
 }
 
-// acceptSnapshot checks that a state that a client sends through the control channel is wanted, however old.
+// acceptSnapshot checks that a state that a client sends through the control channel is accepted,
+// however old it is.
 func acceptSnapshot(t *testing.T, v version, s setup, advance func(from uint64, bumps int), begin func(wrap []string) (*emulator, error)) {
 	t.Helper()
 	e := start(t, s)
@@ -153,7 +155,7 @@ func acceptSnapshot(t *testing.T, v version, s setup, advance func(from uint64, 
 	e.Kill(t)
 }
 
-// TestHostPolicy checks that an error in the settings of the host stops no TPM.
+// TestHostPolicy checks that TPMs start although the settings of the host have an error.
 func TestHostPolicy(t *testing.T) {
 	t.Parallel()
 	e := start(t, setup{tpm: v20, wrap: onHost(t, "[rolback]\n")})

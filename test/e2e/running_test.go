@@ -11,7 +11,7 @@ import (
 // running is the log line about a copy of a TPM that runs already.
 var running = regexp.MustCompile(`identity [0-9a-f]{32} is in use by process [0-9]+: another copy of this TPM runs on this host[^\n]*; stop the other one, or make this one a TPM of its own: swtpm state clone --new-identity`)
 
-// powerOn powers the TPM of a new process on, and wants that to be refused, or not.
+// powerOn powers on the TPM of a new process, and checks whether this is refused.
 func powerOn(t *testing.T, s setup, refused bool) *emulator {
 	t.Helper()
 	e := start(t, s)
@@ -33,7 +33,8 @@ func copyState(t *testing.T, from string, v version) (dir string) {
 	return dir
 }
 
-// TestRunningCopy starts a copy of a TPM that runs.
+// TestRunningCopy checks that a copy of a running TPM is refused, and starts after the other one
+// has ended.
 func TestRunningCopy(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -79,8 +80,8 @@ func TestRunningCopy(t *testing.T) {
 	}
 }
 
-// TestRunningCopyMigration moves a guest between two processes of a host with marks: in one
-// directory, and into another one while the source holds its lock.
+// TestRunningCopyMigration checks that a guest can move between two processes of a host with
+// marks: in one directory, and to another one while the source holds its lock.
 func TestRunningCopyMigration(t *testing.T) {
 	t.Parallel()
 	for _, v := range both {
@@ -113,8 +114,8 @@ func TestRunningCopyMigration(t *testing.T) {
 	}
 }
 
-// TestRunningCopyFile starts a copy of a state in a file, whose sandbox needs flock for the
-// mark alone.
+// TestRunningCopyFile checks the same for a state in a file, where the sandbox needs flock only
+// for the mark.
 func TestRunningCopyFile(t *testing.T) {
 	t.Parallel()
 	settings, _ := host(t, "warn")

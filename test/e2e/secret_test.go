@@ -18,10 +18,10 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestNoSecretOutside looks where a key, a pass phrase and what is derived from it
-// might be found by others: the command line, the environment, the log at its
-// loudest, the memory as another user and as the same one reads it, a core. Root reads
-// the memory and finds the key where no core dump would take it from, only.
+// TestNoSecretOutside checks that a key, a passphrase and the derived keys are in no place that
+// other processes can read: the command line, the environment, the log at its highest level, the
+// memory as another user or the same user reads it, a core dump. Root finds the key only in
+// memory that core dumps leave out.
 func TestNoSecretOutside(t *testing.T) {
 	needRoot(t, "runs as one user, looks as another, and reads the memory itself")
 	key := make([]byte, 32)
@@ -43,7 +43,7 @@ func TestNoSecretOutside(t *testing.T) {
 		"--migration-key", "pwdfile=" + phraseFile + ",mode=aes-256-cbc,kdf=pbkdf2,remove=true",
 		"--log", "level=20,file=" + filepath.Join(dir, "loud"),
 		"--runas", strconv.Itoa(nobody)},
-		// The directory of the sockets is to belong to that user.
+		// The directory of the sockets must belong to that user.
 		wrap: []string{"sh", "-c", `for a; do case $a in *path=*/c) d=${a#*path=}; chown ` + strconv.Itoa(nobody) + ` "${d%/c}" "$0";; esac; done; exec "$@"`, dir}})
 	c := e.power(t, v20)
 	c.define(t)
@@ -74,8 +74,8 @@ func TestNoSecretOutside(t *testing.T) {
 
 	scan(t, proc, secrets)
 
-	// A crash leaves no core, whatever the limit of who has started it: the kernel
-	// notifies the parent.
+	// A crash leaves no core, whatever the limit of the parent: the kernel reports to the parent
+	// whether there was one.
 	_ = e.Cmd.Process.Signal(unix.SIGSEGV)
 	e.Wait(t)
 	if ws, ok := e.Cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.CoreDump() || !ws.Signaled() && ws.ExitStatus() == 0 {
@@ -83,7 +83,7 @@ func TestNoSecretOutside(t *testing.T) {
 	}
 }
 
-// secretForms returns the forms in which a key and a pass phrase may be in memory, by name.
+// secretForms returns the forms in which a key and a passphrase may be in memory, by name.
 func secretForms(key []byte, phrase string) map[string][]byte {
 	secrets := map[string][]byte{
 		"the key": key, "the key in hex": []byte(hex.EncodeToString(key)),
@@ -96,7 +96,7 @@ func secretForms(key []byte, phrase string) map[string][]byte {
 	return secrets
 }
 
-// refuseOthers checks that neither its own user nor another one reads the process.
+// refuseOthers checks that neither the process's own user nor another one can read its memory.
 func refuseOthers(t *testing.T, proc string) {
 	t.Helper()
 	for _, uid := range []uint32{nobody, nobody - 1} { // its own user, and another

@@ -154,8 +154,8 @@ func pcrChain(n int) map[string]int {
 	return all
 }
 
-// observe returns what has taken effect in a TPM that was restored. The authorization is
-// one of those after the commands from first to last.
+// observe returns the commands that have taken effect in a restored TPM. The authorization must
+// be one of those after the commands from first to last.
 func (l *load) observe(t *testing.T, ch *channel, first, last int) (got loadResult) {
 	t.Helper()
 	got[loadCounter] = int(ch.number(t) - l.base(t))
@@ -192,7 +192,7 @@ func (l *load) base(t *testing.T) uint64 {
 	return l.ch.number(t) - uint64(n)
 }
 
-// taken is a snapshot, and what was sent and answered around it.
+// taken is a snapshot, and the numbers of commands that were sent and answered around it.
 type taken struct {
 	file        string
 	first, last int // acknowledged before the call, sent after it
@@ -236,9 +236,8 @@ func takeSnapshots(t *testing.T, e *emulator, l *load, n int) (all []taken) {
 	return all
 }
 
-// TestLiveSnapshot checks that each snapshot of a TPM that works is its state at one
-// moment, which has all that was acknowledged before the call, and that ours and swtpm
-// start with it.
+// TestLiveSnapshot checks that each snapshot of a busy TPM is its state at one moment, with all
+// changes that were acknowledged before the call, and that ours and swtpm start with it.
 func TestLiveSnapshot(t *testing.T) {
 	t.Parallel()
 	t.Run("store", func(t *testing.T) {
@@ -315,7 +314,8 @@ func logPauses(t *testing.T, e *emulator) {
 	_ = c.Close()
 }
 
-// TestSnapshotForms checks how a snapshot is protected, and the errors.
+// TestSnapshotForms checks the protection of a snapshot with each combination of keys, and the
+// errors.
 func TestSnapshotForms(t *testing.T) {
 	t.Parallel()
 	for name, args := range encryptions {
@@ -349,8 +349,8 @@ func TestSnapshotForms(t *testing.T) {
 	}
 }
 
-// TestSnapshotRefused checks that an emulator which cannot return all of one moment, or
-// is off, is named, and that no file is left.
+// TestSnapshotRefused checks that the error names an emulator that cannot return all blobs of one
+// moment, or is off, and that no file is left.
 func TestSnapshotRefused(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{ours("swtpm"), harness.Reference(t)} {

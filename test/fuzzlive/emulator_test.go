@@ -21,20 +21,20 @@ import (
 )
 
 const (
-	// patience is how long an answer may take; the machine may be busy.
+	// patience is the longest time for an answer; the machine may be busy.
 	patience = 3 * time.Minute
 
-	// leaving is how long it may take until clients that have left are forgotten.
+	// leaving is the longest time until disconnected clients are forgotten.
 	leaving = 30 * time.Second
 
 	// lateFDs are descriptors that an emulator may open after its start.
 	lateFDs = 2
 
-	// maxGrowthKiB is what the memory may differ between two moments of the same load.
+	// maxGrowthKiB is the largest difference of the memory between two moments of the same load.
 	maxGrowthKiB = 8 << 10
 
-	// maxThreads is how many threads more there may be after a load than before it:
-	// those of Go's runtime, which come late, and none for clients.
+	// maxThreads is the largest number of additional threads after a load: threads of Go's
+	// runtime, which are created late, and none for clients.
 	maxThreads = 2
 
 	// maxIdleTicks is the processor time that a TPM without clients takes in a second,
@@ -50,7 +50,7 @@ const (
 	v20 version = "2.0"
 )
 
-// logTarget says where standard error of the emulator leads.
+// logTarget is the destination of the emulator's standard error.
 type logTarget int
 
 const (
@@ -244,8 +244,8 @@ func askOn(conn net.Conn, b []byte, n int) ([]byte, error) {
 	return rep[:have], err
 }
 
-// alive checks that clients of both channels are answered while others misbehave:
-// what the TPM says to it depends on what they have done to it.
+// alive checks that clients of both channels are answered while others misbehave. The result of a
+// command depends on what the others have sent.
 func (e *emulator) alive() error {
 	rep, err := e.ask(e.ctrl, harness.Unhex("00000001"), 8)
 	if err != nil || len(rep) != 8 || binary.BigEndian.Uint32(rep) != 0 {
@@ -269,8 +269,8 @@ func (e *emulator) question() []byte {
 	return harness.Unhex("8001 00000016 0000017a 00000006 00000105 00000001") // TPM2_GetCapability, manufacturer
 }
 
-// proper checks that a client which does everything right gets a TPM that works:
-// powered off and on, started, asked.
+// proper checks that a correct client gets a working TPM: it powers the TPM off and on, starts
+// it, and sends a command.
 func (e *emulator) proper(t *testing.T) {
 	t.Helper()
 	conn, err := e.dial(e.ctrl)
@@ -313,7 +313,7 @@ func (e *emulator) terminate(t *testing.T) {
 	}
 }
 
-// usage is what a process has.
+// usage is the resources of a process.
 type usage struct{ fds, threads, residentKiB int }
 
 func (u usage) String() string {

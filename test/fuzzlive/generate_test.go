@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// generator makes what a worker sends.
+// generator makes the bytes that a worker sends.
 type generator struct {
 	*rand.Rand
 	v     version
@@ -39,8 +39,8 @@ func (g *generator) number() uint32 {
 	return pick(g, 0, 1, 2, 9, 10, 11, 100, 3072, 4095, 4096, 4097, 4105, 65535, 512<<10, 512<<10+1, 1<<31-1, 1<<31, ^uint32(0), g.Uint32())
 }
 
-// mutate changes a few bytes, or cuts, or extends. Only the length shows
-// whether the channel can still find the end of it.
+// mutate changes a few bytes, cuts b or extends it. Only the length shows whether the channel can
+// still find its end.
 func (g *generator) mutate(b []byte) []byte {
 	b = slices.Clone(b)
 	for range 1 + g.IntN(4) {
@@ -99,8 +99,7 @@ var good = map[version][]string{
 	},
 }
 
-// command makes a command of the data channel. whole says that the channel finds its
-// end.
+// command makes a command of the data channel. whole reports whether the channel finds its end.
 func (g *generator) command() (b []byte, whole bool) {
 	switch {
 	case g.chance(3):

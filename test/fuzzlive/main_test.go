@@ -67,7 +67,8 @@ var arrangements = []arrangement{
 	{name: "backup and encryption", args: []string{"--key", "file=key,format=binary,mode=aes-256-cbc", "--log", "file=-,level=2"}, log: logPipe},
 }
 
-// TestLive fuzzes a TPM of each version.
+// TestLive checks that a TPM of each version survives the workers, answers proper clients, and
+// does not grow.
 func TestLive(t *testing.T) {
 	text := os.Getenv("SWTPM_FUZZLIVE")
 	if text == "" {
@@ -93,8 +94,8 @@ func TestLive(t *testing.T) {
 	}
 }
 
-// fuzz runs the workers: a third of the time until the process has what it needs,
-// and the rest, in which it must not grow.
+// fuzz runs the workers: a third of the time until the process has reached its size, and the
+// rest, in which it must not grow.
 func fuzz(t *testing.T, v version, a arrangement, seed uint64, total time.Duration) {
 	e := launch(t, v, a)
 	e.proper(t)

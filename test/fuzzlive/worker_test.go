@@ -119,8 +119,8 @@ func (f *fleet) run(t *testing.T, d time.Duration) {
 	}
 }
 
-// answered checks that proper clients are answered. In a flood one may be sent away
-// before its first answer, and comes again.
+// answered checks that proper clients are answered. In a flood, a client may be evicted before
+// its first answer; then it connects again.
 func (f *fleet) answered() error {
 	var err error
 	for end := time.Now().Add(patience); time.Now().Before(end) && !f.e.ended(); {
@@ -173,9 +173,8 @@ func (w *worker) session() {
 	w.end(conn)
 }
 
-// scrub takes the byte of SHUTDOWN out of what is sent in pieces, with wrong lengths or
-// after other requests, so that no part of it is taken for that request, which ends the
-// emulator.
+// scrub removes the byte of SHUTDOWN from data that is sent in pieces, with wrong lengths or
+// after other requests, so that no part of it is read as that request, which ends the emulator.
 func scrub(b []byte) {
 	for i := range b {
 		if b[i] == cmdShutdown {
@@ -191,8 +190,8 @@ func (w *worker) next() (b []byte, whole bool) {
 	return w.command()
 }
 
-// deliver sends b in one way or another, in one piece if it is alone on its connection,
-// and mostly reads the answer. It returns false if the connection is of no more use.
+// deliver sends b in one of several ways, in one piece if it is alone on its connection, and
+// usually reads the answer. It returns false if the connection cannot be used any more.
 func (w *worker) deliver(conn net.Conn, b []byte, alone bool) bool {
 	if w.last = append(w.last, b); len(w.last) > remembered {
 		w.last = w.last[1:]

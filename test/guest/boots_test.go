@@ -115,7 +115,7 @@ var bootCases = []bootCase{
 	}},
 }
 
-// explanation is the answer of swtpm boots explain that the test looks at.
+// explanation is the part of the output of swtpm boots explain that the test checks.
 type explanation struct {
 	Summary  string
 	Failures []struct {

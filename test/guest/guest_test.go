@@ -89,14 +89,14 @@ func (v *machine) tpmOnce(t *testing.T, cmd string) (rsp []byte, late bool) {
 	return rsp, false
 }
 
-// guest is what the TPM of a machine must have in it.
+// guest is the content that the TPM of a machine must have.
 type guest struct {
 	model
 	number uint64
 	pcr    string // PCR 12 in hex
 }
 
-// moveIn gives the TPM something to keep.
+// moveIn gives the TPM its content.
 func moveIn(t *testing.T, v *machine, m model) *guest {
 	t.Helper()
 	g := &guest{model: m}
@@ -148,7 +148,7 @@ func (v *machine) pcr(t *testing.T, m model) string {
 	return hex.EncodeToString(rsp[max(0, len(rsp)-c.digest):])
 }
 
-// isIn wants the TPM to have in it what g says.
+// isIn checks that the TPM has the content g.
 func (g *guest) isIn(t *testing.T, v *machine) {
 	t.Helper()
 	if pcr := v.pcr(t, g.model); pcr != g.pcr {
@@ -159,8 +159,8 @@ func (g *guest) isIn(t *testing.T, v *machine) {
 	}
 }
 
-// reset presses the reset button and waits for the guest to be up again, with its
-// PCRs at their start.
+// reset presses the reset button and waits until the guest has booted again, with the initial
+// values of its PCRs.
 func (g *guest) reset(t *testing.T, v *machine) {
 	t.Helper()
 	v.monitor.do(t, "system_reset", nil)
@@ -168,8 +168,8 @@ func (g *guest) reset(t *testing.T, v *machine) {
 	g.pcr = strings.Repeat("00", g.commands().digest)
 }
 
-// findsTPM wants the kernel's driver to have found the TPM and to use it: for its
-// random numbers, its PCRs, and the firmware's log.
+// findsTPM checks that the kernel's driver has found the TPM and uses it: for random numbers,
+// PCRs, and the firmware's log.
 func (v *machine) findsTPM(t *testing.T, m model) {
 	t.Helper()
 	const sys = "/sys/class/tpm/tpm0/"

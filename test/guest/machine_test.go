@@ -53,8 +53,8 @@ const patience = 4 * harness.Patience
 // at the end of the memory, which the firmware uses.
 const initrdAt = 0x8000000
 
-// startMachine starts a machine with the TPM of e. It connects to the test, which
-// so misses nothing that the guest says. Further words are for QEMU.
+// startMachine starts a machine with the TPM of e. The machine connects to the test, so that the
+// test gets all output of the guest. Further words are for QEMU.
 func startMachine(t *testing.T, m model, e *emulator, disk string, args ...string) *machine {
 	t.Helper()
 	return startWith(t, m, e, disk, initramfs{initrd, initrdSize}, 160, args...)
@@ -172,7 +172,7 @@ func (v *machine) await(t *testing.T, prefix string) string {
 	}
 }
 
-// ask has the program in the guest do something and returns its answer.
+// ask sends a line to the program in the guest and returns its answer.
 func (v *machine) ask(t *testing.T, what string) string {
 	t.Helper()
 	text, ok := v.answer(t, what)
@@ -219,7 +219,7 @@ func newMonitor(t *testing.T, conn net.Conn) *monitor {
 	return m
 }
 
-// reply is one of the things that QEMU says.
+// reply is one message of QEMU.
 type reply struct {
 	Return json.RawMessage `json:"return"`
 	Error  struct {
@@ -258,8 +258,7 @@ func (m *monitor) do(t *testing.T, name string, args map[string]any) json.RawMes
 	}
 }
 
-// human runs a command of the monitor for people, which says nothing if it
-// succeeds.
+// human runs a command of the human monitor, which prints nothing if it succeeds.
 func (m *monitor) human(t *testing.T, line string) {
 	t.Helper()
 	var said string
@@ -271,8 +270,8 @@ func (m *monitor) human(t *testing.T, line string) {
 	}
 }
 
-// migrate sends the machine to uri and waits for the end of that, which it
-// returns: "completed" or "failed".
+// migrate sends the machine to uri, waits for the end of the migration, and returns its status:
+// "completed" or "failed".
 func (m *monitor) migrate(t *testing.T, uri string) string {
 	t.Helper()
 	m.do(t, "migrate", map[string]any{"uri": uri})
@@ -288,7 +287,7 @@ func (m *monitor) migrate(t *testing.T, uri string) string {
 	return info.Status
 }
 
-// status is what the machine does: "running", "inmigrate" and so on.
+// status returns the machine's status: "running", "inmigrate" and so on.
 func (m *monitor) status(t *testing.T) string {
 	t.Helper()
 	var info struct {
@@ -300,7 +299,7 @@ func (m *monitor) status(t *testing.T) string {
 	return info.Status
 }
 
-// newDisk makes a disk that holds nothing but snapshots.
+// newDisk creates a disk for snapshots only.
 func newDisk(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(harness.TempDir(t), "disk")

@@ -21,8 +21,8 @@ const (
 	dirVar   = "SWTPM_KERNEL" // names the directory with root.cpio and install/
 	guestVar = "SWTPM_GUEST"  // names that with vmlinux and modules/
 
-	// patience is the longest that the machine may live: it boots in ten seconds,
-	// and in minutes where everything is busy.
+	// patience is the longest life of the machine: it boots in ten seconds, and in minutes on a
+	// busy host.
 	patience = 40 * time.Minute
 )
 

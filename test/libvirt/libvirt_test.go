@@ -91,7 +91,7 @@ func (g *guest) define(t *testing.T, dir string) {
 // log is the path of swtpm's log in libvirt.
 func (g *guest) log() string { return "/var/log/swtpm/libvirt/qemu/" + g.name + "-swtpm.log" }
 
-// running wants the guest to run with our emulator.
+// running checks that the guest runs with our emulator.
 func (g *guest) running(t *testing.T) {
 	t.Helper()
 	if s := strings.TrimSpace(virsh(t, "domstate", g.name)); s != "running" {
@@ -133,8 +133,8 @@ func emulators(t *testing.T, g *guest) (exe []string) {
 	return exe
 }
 
-// made wants the log to report exactly one new TPM, ever, which swtpm_setup has
-// made; the emulator makes none.
+// made checks that the log reports exactly one new TPM, which swtpm_setup has created; the
+// emulator creates none.
 func (g *guest) made(t *testing.T) {
 	t.Helper()
 	log := read(t, g.log())
@@ -263,7 +263,7 @@ func TestEncrypted(t *testing.T) {
 	virsh(t, "snapshot-delete", g.name, "one")
 	g.made(t)
 
-	// Another passphrase does not start it, and harms nothing.
+	// Another passphrase does not start it, and changes nothing.
 	before := read(t, g.permanent())
 	write(t, value, "another passphrase")
 	virsh(t, "secret-set-value", secret, "--file", value, "--plain")

@@ -26,7 +26,7 @@ const (
 	runVar   = "SWTPM_LIBVIRT_RUN"   // a pattern: only these tests, as -run has it
 )
 
-// patience is how long a test waits for what has to come; no test measures time.
+// patience is how long a test waits for an expected event; no test measures time.
 const patience = 4 * time.Minute
 
 func TestMain(m *testing.M) {

@@ -15,9 +15,9 @@ import (
 // secondVar is set for the process that becomes the second libvirtd: its directory.
 const secondVar = "SWTPM_LIBVIRT_SECOND"
 
-// host is a second libvirtd on this machine, which takes itself for another host:
-// it has a name, a UUID, and directories for state, sockets and configuration of its
-// own. Disks and what is below its directory it shares with the first one.
+// host is a second libvirtd on this machine, which regards itself as another host: it has its own
+// name, UUID, and directories for state, sockets and configuration. It shares disks and its
+// directory with the first one.
 type host struct {
 	dir string
 	uri string // for virsh

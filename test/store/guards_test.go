@@ -113,7 +113,7 @@ func replace(c *lab.Cluster, h *lab.Host, off string) {
 	h.StartBroker()
 }
 
-// TestGuards checks that the checker finds what happens without a guard, and nothing with it.
+// TestGuards checks that the checker reports a violation without each guard, and none with it.
 func TestGuards(t *testing.T) {
 	c := lab.NewCluster(t, 1)
 	o := c.Observe(t, "/swtpm/")

@@ -7,7 +7,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// TestCheck checks that the checker accepts what may happen, and nothing else, in a short time
+// TestCheck checks that the checker accepts the possible histories and no other, in a short time
 // also with many increments without a response.
 func TestCheck(t *testing.T) {
 	inc, get, lost := porcupine.Operation{Input: opIncrement}, porcupine.Operation{Input: opRead}, true

@@ -17,7 +17,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/store/lab"
 )
 
-// world is one TPM, the three hosts between which it moves, and its clients.
+// world is one TPM, its clients, and the three hosts between which it moves.
 type world struct {
 	t     *testing.T
 	store *lab.Observer
@@ -77,7 +77,7 @@ func (w *world) other() *lab.Host {
 	return w.hosts[i%len(w.hosts)]
 }
 
-// taken is how long it took until another process had the state.
+// taken is the time until another process had the state.
 type taken struct {
 	whole   time.Duration // until it answered
 	freed   time.Duration // until the store had ended the ownership of the process before it

@@ -27,7 +27,7 @@ const (
 	runVar   = "SWTPM_SYSTEMD_RUN"   // the one test to run, in a container without our files; else all others
 )
 
-// patience is how long a test waits for what has to come; no test measures time.
+// patience is how long a test waits for an expected event; no test measures time.
 const patience = 2 * time.Minute
 
 // cgroups is where the container's view of cgroups is made.

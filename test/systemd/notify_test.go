@@ -77,8 +77,8 @@ func TestJournal(t *testing.T) {
 	fails(t, "swtpm_ioctl", "--unix", "/run/swtpm/"+name+"/ctrl.sock", "-i")
 
 	awaitJournal(t, unit, "INIT failed")
-	// By our own field: the last words of a process may reach the journal when it
-	// has ended, and then belong to no unit.
+	// Select by our own field: the last lines of a process may reach the journal after its end,
+	// and then belong to no unit.
 	var got []string
 	for line := range strings.Lines(must(t, "journalctl", "--output=json", "SWTPM_INSTANCE="+name)) {
 		var e map[string]any
@@ -98,7 +98,7 @@ func TestJournal(t *testing.T) {
 		cause, _, _ := strings.Cut(e["SWTPM_CAUSE"].(string), ":")
 		got = append(got, event+" "+cause)
 	}
-	// The very last words may come too late for the journal.
+	// The very last lines may be too late for the journal.
 	got = without(got, "power-off the process ends")
 	want := []string{
 		"ready ", "power-on a new TPM", "power-off requested by a client", "power-on with its stored state",

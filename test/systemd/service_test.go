@@ -82,7 +82,7 @@ func TestStop(t *testing.T) {
 	if out := journal(t, unit, "cat"); !strings.Contains(out, "Deactivated successfully") {
 		t.Errorf("it was not enough to ask for the end:\n%s", out)
 	}
-	// The very last words may come too late for the journal.
+	// The very last lines may be too late for the journal.
 	out := must(t, "journalctl", "--no-pager", "--output=cat", "SWTPM_INSTANCE="+name)
 	if end, off := strings.Index(out, "ending: terminated"), strings.Index(out, "power off: the process ends"); end < 0 || off >= 0 && off < end {
 		t.Errorf("not in order:\n%s", out)

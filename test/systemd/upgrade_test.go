@@ -241,8 +241,8 @@ func TestHostMetrics(t *testing.T) {
 	awaitMetrics(t, `swtpm_tpm_restart_needed{name="`+name+`"} 1`)
 }
 
-// TestPretender checks that a process that is called swtpm, with escape sequences in its
-// arguments, is neither believed nor printed as it is.
+// TestPretender checks that the claims of a process that is called swtpm, with escape sequences
+// in its arguments, are not believed, and that the sequences are escaped.
 func TestPretender(t *testing.T) {
 	name := instance(t, profile("clear"))
 	liar := name + "-liar.service"

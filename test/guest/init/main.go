@@ -1,5 +1,5 @@
-// Command init is all that runs in the guest of package guest_test: it obeys the
-// lines that come over the serial port, and answers each with one line.
+// Command init is the only program in the guest of package guest_test: it executes the lines that
+// arrive over the serial port, and answers each with one line.
 //
 //	tpm HEX            sends a command to /dev/tpm0; the response in hex
 //	read PATH          the first 4 KiB of a file as text, on one line
@@ -74,7 +74,7 @@ func prepare() (*os.File, error) {
 	return f, unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, t)
 }
 
-// answer writes one line. The mark tells it from what the kernel says.
+// answer writes one line. The mark distinguishes it from the kernel's messages.
 func answer(w io.Writer, s string) {
 	_, _ = fmt.Fprintf(w, "\n> %s\n", strings.Join(strings.Fields(s), " "))
 }
@@ -129,7 +129,7 @@ func tpm(cmd string) (string, error) {
 	return hex.EncodeToString(rsp[:max(n, 0)]), err
 }
 
-// first reads up to n bytes, as few reads as that takes.
+// first reads up to n bytes, with as few reads as possible.
 func first(path string, n int) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

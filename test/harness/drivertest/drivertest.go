@@ -1,4 +1,4 @@
-// Package drivertest checks that a driver.Driver keeps its promises.
+// Package drivertest checks that a driver.Driver does what its documentation promises.
 package drivertest
 
 import (
@@ -124,7 +124,7 @@ func change(n uint64, value string) driver.Change {
 	return driver.Change{Put: items, Head: driver.Head{Generation: n, Sum: items.Sum(), Epoch: 1}}
 }
 
-// fencing: a former owner changes nothing.
+// fencing: a former owner cannot change the state.
 func fencing(f *fixture) {
 	t1, _ := f.acquire(f.a, "a")
 	rev := must(f.a.Write(f.ctx, f.name, t1, 0, change(1, "one")))(f)
@@ -306,7 +306,7 @@ func handover(f *fixture) {
 	f.wantError("a second Release", f.a.Release(f.ctx, f.name, t1, driver.Sum{}), driver.ErrFenced)
 }
 
-// remove: everything goes but the epoch.
+// remove: everything is removed except the epoch.
 func remove(f *fixture) {
 	t1, _ := f.acquire(f.a, "a")
 	c := change(1, "one")

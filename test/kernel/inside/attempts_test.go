@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attemptsVar has this program try attempts, in place of the tests.
+// attemptsVar is the variable that makes this program try attempts instead of running the tests.
 const attemptsVar = "SWTPM_ATTEMPTS"
 
-// attemptsName is what the kernel's log calls the program that does.
+// attemptsName is the name of that program in the kernel's log.
 const attemptsName = "attempts"
 
 // attempts are what an attacker might try who has broken into an emulator before it is
@@ -98,7 +98,7 @@ func denials() (list []string) {
 	}
 }
 
-// unexpected are those that no test has asked for.
+// unexpected returns the denials that no test expects.
 func unexpected() (list []string) {
 	for _, d := range denials() {
 		ours := strings.Contains(d, `comm="`+attemptsName+`"`)

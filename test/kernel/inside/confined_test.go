@@ -19,11 +19,11 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/ctrl"
 )
 
-// What follows runs under the policies of contrib/apparmor and contrib/selinux, one at
-// a time, which are enforced: our programs as they are started in earnest, and what a
-// process in their place must not do. TestMain has the last word: nothing else was denied.
+// The tests below run under the policies of contrib/apparmor and contrib/selinux, one at a time,
+// which are enforced: our programs as they are started in production, and actions that a process
+// in their place must not do. At the end TestMain checks that nothing else was denied.
 
-// place is one of those that the profiles of units and the options of libvirt name.
+// place is a path that the profiles of units or the options of libvirt name.
 const (
 	virtState = "/var/lib/libvirt/swtpm/5f1d7c5e-0000-4000-8000-000000000001"
 	virtRun   = "/run/libvirt/qemu/swtpm"
@@ -73,7 +73,7 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// isConfined wants a process to be in the domain of the emulators, and that to be
+// isConfined checks that a process is in the domain of the emulators, and that the policy is
 // enforced.
 func isConfined(t *testing.T, pid string) {
 	t.Helper()
@@ -289,8 +289,8 @@ func TestConfinedLibvirt(t *testing.T) {
 	}
 }
 
-// drive does what QEMU does with the control channel, and wants the process that serves
-// it to be confined while its TPM is on.
+// drive uses the control channel as QEMU does, and checks that the process that serves it is
+// confined while its TPM is on.
 func drive(t *testing.T, pid string, conn net.Conn) {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -361,7 +361,7 @@ func TestConfinedDenied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A path that the policy takes for the emulator's, and another.
+	// A path that the policy regards as the emulator's, and another one.
 	for _, c := range []struct {
 		path     string
 		confined bool

@@ -61,7 +61,7 @@ func (d *cuseDevice) ended(t *testing.T) {
 	until(t, "the end of the device", func() bool { return !exists(d.path) })
 }
 
-// ctl runs swtpm_ioctl on the device and wants this on its standard output.
+// ctl runs swtpm_ioctl on the device, and checks its standard output.
 func (d *cuseDevice) ctl(t *testing.T, want string, args ...string) {
 	t.Helper()
 	out := run(t, "swtpm_ioctl", append(args, d.path)...)
@@ -70,7 +70,7 @@ func (d *cuseDevice) ctl(t *testing.T, want string, args ...string) {
 	}
 }
 
-// fails wants swtpm_ioctl to fail with a result.
+// fails checks that swtpm_ioctl fails with a result.
 func (d *cuseDevice) fails(t *testing.T, want string, args ...string) {
 	t.Helper()
 	_, err := try("swtpm_ioctl", append(args, d.path)...)
@@ -299,7 +299,7 @@ func TestCUSEKilled(t *testing.T) {
 	select {
 	case <-done:
 	case <-after():
-		t.Fatal("who waits for a dead emulator waits for ever")
+		t.Fatal("a process still waits for the response of a dead emulator")
 	}
 	_ = unix.Close(fd)
 	d.ended(t)

@@ -1,5 +1,5 @@
-// Package inside_test runs in the virtual machine of package kernel_test, as root:
-// our programs with the drivers of a real kernel, and what uses them.
+// Package inside_test runs in the virtual machine of package kernel_test, as root: it tests our
+// programs with the drivers of a real kernel, and the clients of these drivers.
 package inside_test
 
 import (
@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a test waits for what has to come.
+// patience is how long a test waits for an expected event.
 const patience = 2 * time.Minute
 
 // marker exists in the virtual machine only.
@@ -59,7 +59,7 @@ type process struct {
 	exited chan struct{}
 }
 
-// text keeps what a program says.
+// text collects the output of a program.
 type text struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -103,7 +103,7 @@ func (p *process) begin(t *testing.T) {
 	})
 }
 
-// end sends a signal and wants an exit code, -1 for an end by that signal.
+// end sends a signal and checks the exit code, -1 for an end by that signal.
 func (p *process) end(t *testing.T, sig os.Signal, want int) {
 	t.Helper()
 	if err := p.cmd.Process.Signal(sig); err != nil {
@@ -138,7 +138,7 @@ func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !cond(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("it did not happen in time: %s", what)
 		}
 	}
 }
@@ -148,8 +148,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// run runs a program to its end, which must be a good one, and returns what it says
-// on stdout.
+// run runs a program, which must exit with 0, and returns its output on stdout.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := try(name, args...)

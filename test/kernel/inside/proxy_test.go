@@ -265,7 +265,7 @@ func TestProxyKilled(t *testing.T) {
 			t.Errorf("the command of a dead emulator was answered")
 		}
 	case <-after():
-		t.Fatal("who waits for a dead emulator waits for ever")
+		t.Fatal("a process still waits for the response of a dead emulator")
 	}
 	until(t, "the end of the device", func() bool { return !exists(p.path()) })
 	p = startProxy(t, state, "--tpm2")

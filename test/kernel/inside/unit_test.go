@@ -47,7 +47,7 @@ func mainPID(t *testing.T, instance string) string {
 	return strings.TrimSpace(run(t, "systemctl", "show", "-P", "MainPID", "swtpm@"+instance))
 }
 
-// powerless wants a process of the user swtpm that can have no capability but one.
+// powerless checks that a process has the user swtpm and can have no capability except one.
 func powerless(t *testing.T, pid string) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/" + pid + "/status")
