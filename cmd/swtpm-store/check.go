@@ -32,6 +32,9 @@ func say(found []driver.Finding) (bad bool) {
 	return bad
 }
 
+// errFaulty is the error of a store whose faults were printed.
+var errFaulty = &program.ExitError{Code: 1, Silent: true, Err: errors.New("the store has faults")}
+
 // examine prints whether the store answers, what is wrong with it, and which states are damaged.
 // unread contains the states that a list could not read: d adds to it while examine runs.
 func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread *[]driver.Finding) error {
@@ -40,6 +43,9 @@ func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread 
 	found := append(d.Examine(ctx), restored(ctx, d, mark)...)
 	bad := say(found)
 	all, err := d.List(ctx)
+	if bad && errors.Is(err, driver.ErrDenied) { // a line says that
+		return errFaulty
+	}
 	if err != nil {
 		return err
 	}
@@ -60,7 +66,7 @@ func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread 
 		return fmt.Errorf("not all states are verified: %w", err)
 	}
 	if bad {
-		return &program.ExitError{Code: 1, Silent: true, Err: errors.New("the store has faults")}
+		return errFaulty
 	}
 	return nil
 }

@@ -43,6 +43,10 @@ func run(ctx context.Context, args []string) error {
 		}
 		stderr{}.Errorf("state skipped in lists: %v", err)
 	})
+	if c.check && errors.Is(err, driver.ErrDenied) { // a password is checked at once
+		say([]driver.Finding{{Problem: driver.Denied, Text: err.Error()}})
+		return errFaulty
+	}
 	if err != nil {
 		return delayed(err)
 	}

@@ -45,6 +45,12 @@ func TestClusterRights(t *testing.T) {
 				t.Fatalf("%s: an increment: %v, want TPM_RC_RETRY, %s", x.name, err, harness.Read(t, e.log))
 			}
 		}
+		if n == 0 { // no user, then a wrong password
+			h.run("!error: denied: ", "swtpm-store", "--config", h.path("store.toml"), "--check")
+			h.write("password", "wrong")
+			h.write("wrong.toml", harness.Read(t, h.path("store.toml"))+"[auth]\nuser = \"root\"\npassword-file = \""+h.path("password")+"\"\n")
+			h.run("!error: denied: ", "swtpm-store", "--config", h.path("wrong.toml"), "--check")
+		}
 		if n := ch.number(t); n != before {
 			t.Errorf("%s: the number is %d after refused increments, want %d", x.name, n, before)
 		}

@@ -53,11 +53,28 @@ func (s *Store) Examine(ctx context.Context) []driver.Finding {
 	if n := len(members); n > 0 && 2*down >= n+n%2 {
 		found = append(found, driver.Finding{Problem: driver.Quorum, Text: fmt.Sprintf("%d of %d members do not answer: there is no majority that could store", down, n)})
 	} else {
+		if err := s.mayWrite(ctx); errors.Is(err, driver.ErrDenied) {
+			found = append(found, driver.Finding{Problem: driver.Denied, Text: err.Error()})
+		}
 		for i := range found { // TPMs use the other members
 			found[i].Warning = found[i].Warning || found[i].Problem == driver.Unreachable
 		}
 	}
 	return found
+}
+
+// mayWrite asks for the right to read and write below the prefix, with a transaction whose condition
+// never holds: etcd checks the rights of both branches first. It changes nothing.
+func (s *Store) mayWrite(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.times.probe)
+	defer cancel()
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	key := s.prefix + "position"
+	_, err := s.client.Txn(leading(ctx)).If(clientv3.Compare(clientv3.CreateRevision(key), "<", 0)).
+		Then(clientv3.OpPut(key, "")).Else(clientv3.OpGet(key, clientv3.WithKeysOnly())).Commit()
+	return classify(err, driver.ErrUnreachable)
 }
 
 // ownCertificate reports a client certificate that expired or will soon.

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 	"github.com/swtpm-go/swtpm/test/harness"
 	"github.com/swtpm-go/swtpm/test/harness/etcdtest"
@@ -267,5 +269,47 @@ func TestSnapshot(t *testing.T) {
 	}
 	if _, err := ReadSnapshot("/etc/passwd", "/swtpm", "vm1"); err == nil {
 		t.Error("a file that is no database was read")
+	}
+}
+
+// TestMayWrite checks that a user without the right to write is found before a TPM needs it, and that
+// the look changes nothing.
+func TestMayWrite(t *testing.T) {
+	m := etcdtest.Start(t)
+	admin := open(t, Options{Endpoints: []string{m.URL}, Prefix: "/swtpm"})
+	ctx, c := t.Context(), admin.client
+	before, err := admin.Position(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := admin.Examine(ctx); len(found) != 0 {
+		t.Errorf("without users: %+v", found)
+	}
+	if after, err := admin.Position(ctx); err != nil || after != before {
+		t.Errorf("the store is at %+v, %v, and was at %+v", after, err, before)
+	}
+	for user, kind := range map[string]clientv3.PermissionType{"root": clientv3.PermissionType(clientv3.PermReadWrite), "reads": clientv3.PermissionType(clientv3.PermRead), "writes": clientv3.PermissionType(clientv3.PermReadWrite)} {
+		_, err1 := c.UserAdd(ctx, user, "secret")
+		_, err2 := c.RoleAdd(ctx, user)
+		_, err3 := c.RoleGrantPermission(ctx, user, "/swtpm/", clientv3.GetPrefixRangeEnd("/swtpm/"), kind)
+		_, err4 := c.UserGrantRole(ctx, user, user)
+		if err := errors.Join(err1, err2, err3, err4); err != nil && user != "root" {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.AuthEnable(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]string{"reads": "grant the user", "writes": "", "": "names no user"} {
+		o := Options{Endpoints: []string{m.URL}, Prefix: "/swtpm", User: user}
+		if user != "" {
+			o.Password = "secret"
+		}
+		s := open(t, o)
+		s.times.probe = harness.Patience // on a busy machine
+		found := s.Examine(ctx)
+		if want == "" && len(found) != 0 || want != "" && !has(found, driver.Denied, want) {
+			t.Errorf("user %q: %+v, want %q", user, found, want)
+		}
 	}
 }
