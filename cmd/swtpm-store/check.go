@@ -36,8 +36,7 @@ func say(found []driver.Finding) (bad bool) {
 var errFaulty = &program.ExitError{Code: 1, Silent: true, Err: errors.New("the store has faults")}
 
 // examine prints whether the store answers, what is wrong with it, and which states are damaged.
-// unread contains the states that a list could not read: d adds to it while examine runs.
-func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread *[]driver.Finding) error {
+func examine(parent context.Context, d *etcd.Store, mark, prefix string) error {
 	ctx, cancel := context.WithTimeout(parent, 5*time.Second)
 	defer cancel()
 	found := append(d.Examine(ctx), restored(ctx, d, mark)...)
@@ -61,7 +60,7 @@ func examine(parent context.Context, d *etcd.Store, mark, prefix string, unread 
 		names = append(names, e.Name)
 	}
 	found, err = driver.Verify(ctx, d, names)
-	bad = say(append(*unread, found...)) || bad
+	bad = say(found) || bad
 	if err != nil {
 		return fmt.Errorf("not all states are verified: %w", err)
 	}

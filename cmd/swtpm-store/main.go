@@ -35,14 +35,11 @@ func run(ctx context.Context, args []string) error {
 	if c.pull != nil {
 		return c.pull.run(ctx, c.config)
 	}
-	var unread []driver.Finding // states that lists skip
-	cfg, d, err := connect(c.config, func(err error) {
-		if c.check {
-			unread = append(unread, driver.Finding{Problem: driver.Damaged, Text: err.Error()})
-			return
-		}
-		stderr{}.Errorf("state skipped in lists: %v", err)
-	})
+	damaged := func(err error) { stderr{}.Errorf("run swtpm-store --check: %v", err) }
+	if c.check { // which verifies all states
+		damaged = nil
+	}
+	cfg, d, err := connect(c.config, damaged)
 	if c.check && errors.Is(err, driver.ErrDenied) { // a password is checked at once
 		say([]driver.Finding{{Problem: driver.Denied, Text: err.Error()}})
 		return errFaulty
@@ -53,15 +50,15 @@ func run(ctx context.Context, args []string) error {
 	defer d.Close()
 	switch {
 	case c.check:
-		return examine(ctx, d, cfg.Mark, cfg.Prefix, &unread)
+		return examine(ctx, d, cfg.Mark, cfg.Prefix)
 	case c.acceptRollback:
 		return acceptRollback(ctx, d, cfg.Mark)
 	}
 	return serve(ctx, cfg, d)
 }
 
-// connect reads the configuration and opens the store. damaged is called for each state that a list
-// skips because it is damaged.
+// connect reads the configuration and opens the store. damaged is called for each damaged value that a
+// list finds.
 func connect(file string, damaged func(error)) (*config, *etcd.Store, error) {
 	cfg, err := load(file)
 	if err != nil {

@@ -59,6 +59,9 @@ func (p *pull) run(ctx context.Context, config string) error {
 	if err != nil {
 		return err
 	}
+	if err := state.Owner.Unreadable(); err != nil && p.snapshot == "" && !p.force {
+		return fmt.Errorf("state %s: %w; --force copies it nevertheless", p.name, err)
+	}
 	if o := state.Owner; o != nil && p.snapshot == "" && !p.force {
 		return fmt.Errorf("state %s is owned by host %q, process %d, since %s, epoch %d: two copies would run; stop the TPM there, or wait until its lease expires; "+
 			"--force copies it nevertheless", p.name, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339), state.Epoch)
@@ -68,6 +71,10 @@ func (p *pull) run(ctx context.Context, config string) error {
 	}
 	if err := p.write(state.Items); err != nil {
 		return err
+	}
+	if p.generation == 0 && state.Damage != nil {
+		return fmt.Errorf("state %s: %w: nothing shows whether its items belong together; use the copy in %s only if swtpm state verify with the key succeeds there, "+
+			"or copy a stored generation: --generation N", p.name, state.Damage, p.where)
 	}
 	if p.generation == 0 && state.Items.Sum() != state.Head.Sum {
 		return fmt.Errorf("the items of state %s are not those of generation %d: it is damaged, or was read in the middle of a change; the copy in %s is of use for an examination only; "+

@@ -65,6 +65,8 @@ func clusterAdvice(err error) string {
 	switch {
 	case errors.Is(err, store.ErrDenied):
 		return "add the TPM's user to [[allow]] in /etc/swtpm/store.toml"
+	case errors.Is(err, store.ErrDamaged):
+		return "run: swtpm-store --check"
 	case errors.Is(err, store.ErrQuota):
 		return StoreQuota
 	case errors.Is(err, store.ErrUnreachable):

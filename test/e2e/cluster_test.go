@@ -14,14 +14,20 @@ import (
 // that it fails with text if text begins with "!".
 func (h *clusterHost) run(text, name string, args ...string) string {
 	h.t.Helper()
-	cmd := exec.Command(ours(name), args...)
-	cmd.Env = append(os.Environ(), h.env()...)
-	code, stdout, stderr := runCmd(h.t, cmd)
+	code, stdout, stderr := h.try(name, args...)
 	want, fails := strings.CutPrefix(text, "!")
 	if (code != 0) != fails || !strings.Contains(stdout+stderr, want) {
 		h.t.Errorf("%s %q: code %d, %s%s, want %q", name, args, code, stdout, stderr, text)
 	}
 	return stdout
+}
+
+// try runs one of our programs.
+func (h *clusterHost) try(name string, args ...string) (code int, stdout, stderr string) {
+	h.t.Helper()
+	cmd := exec.Command(ours(name), args...)
+	cmd.Env = append(os.Environ(), h.env()...)
+	return runCmd(h.t, cmd)
 }
 
 // TestClusterVerbs runs the verbs of swtpm state on a TPM in a cluster store, which a profile

@@ -30,5 +30,14 @@ func (s *state) repairs(put driver.Items, remove []string) error {
 	if len(left) == 0 && slices.ContainsFunc(slices.Collect(maps.Keys(put)), driver.Permanent) {
 		return nil
 	}
+	return s.refuse()
+}
+
+// refuse returns the error of a state that was damaged when it was acquired, with the remedy; nil if it
+// was not.
+func (s *state) refuse() error {
+	if s.fault == nil {
+		return nil
+	}
 	return fmt.Errorf("state %s: %w; %s", s.name, s.fault, driver.Remedy(s.stored))
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -48,11 +49,11 @@ func (x *session) acquire(ctx context.Context, r *store.Body) error {
 	if err != nil {
 		return err
 	}
-	if compare && x.state.head.Handover != handover {
+	if fault := x.state.refuse(); compare && (fault != nil || x.state.head.Handover != handover) {
 		if err := x.b.giveUp(ctx, x.state); err != nil {
 			return err
 		}
-		return errHandover
+		return cmp.Or(fault, errHandover)
 	}
 	x.state.session = x
 	x.out = x.state.grant(deadline).Append(x.out)
@@ -116,6 +117,9 @@ func (x *session) get(ctx context.Context, r *store.Body) error {
 		}
 	}
 	now, err := x.b.o.Driver.Read(ctx, x.state.name)
+	if err == nil && x.owns() == nil && x.state.fault == nil && now.Token == x.state.token {
+		now, err = x.b.mended(ctx, x.state, now)
+	}
 	if err != nil {
 		return err
 	}
@@ -298,6 +302,9 @@ func (x *session) stat(ctx context.Context, r *store.Body) error {
 	}
 	now, err := x.b.o.Driver.Read(ctx, x.state.name)
 	if err != nil {
+		return fmt.Errorf("state %s: %w", x.state.name, err)
+	}
+	if err := now.Owner.Unreadable(); err != nil && x.owns() != nil {
 		return fmt.Errorf("state %s: %w", x.state.name, err)
 	}
 	if x.state.session == nil && now.Owner.Is(x.b.known().nonce) {

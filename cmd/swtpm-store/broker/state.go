@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -123,12 +124,20 @@ func (b *Broker) reclaim(ctx context.Context, s *state) error {
 	return nil
 }
 
-// release ends the ownership.
+// release ends the ownership. It mends a head that was damaged while this host owned the state.
 func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) error {
-	if _, err := b.settle(ctx, s); err != nil && !errors.Is(err, driver.ErrFenced) {
+	_, err := b.settle(ctx, s)
+	if now, failed := b.o.Driver.Read(ctx, s.name); err == nil && failed == nil && now.Token == s.token && now.Damage != nil && s.fault == nil {
+		_, err = b.mend(ctx, s)
+	}
+	switch {
+	case err == nil, errors.Is(err, driver.ErrFenced):
+	case errors.Is(err, driver.ErrConflict): // someone else has changed the state, and it stays so
+		b.o.Log.Errorf("state %s is released as it is: %v", s.name, err)
+	default:
 		return err
 	}
-	err := b.o.Driver.Release(ctx, s.name, s.token, handover)
+	err = b.o.Driver.Release(ctx, s.name, s.token, handover)
 	if err == nil || errors.Is(err, driver.ErrFenced) {
 		s.token = 0
 	}
@@ -142,6 +151,9 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		return 0, err
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
+	if err == nil && now.Knows(token) {
+		now, err = b.mended(ctx, s, now)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return 0, driver.ErrFenced
@@ -149,7 +161,9 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		return 0, err
 	case !now.Knows(token):
 		return b.resumeExpired(ctx, s, token, last, pid)
-	case now.Owner.Nonce == l.nonce:
+	case now.Owner.Damage != nil && (now.Token != s.token || s.lease != l.id): // only this run of the broker knows that it acquired the state
+		return 0, now.Owner.Damage
+	case now.Owner.Damage != nil, now.Owner.Nonce == l.nonce:
 		lost := s.lost
 		if s.token != now.Token || s.revision != now.Revision {
 			lost = nil // it was made, or belongs to another acquisition
@@ -217,6 +231,10 @@ func (b *Broker) fence(ctx context.Context, s *state) error {
 		}
 		if now.Token != s.token {
 			return driver.ErrFenced
+		}
+		if now.Damage != nil {
+			_, err := b.mend(ctx, s)
+			return err
 		}
 		lease := s.lease
 		s.take(now)
@@ -288,8 +306,13 @@ func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.
 		return 0, driver.ErrFenced
 	case err != nil:
 		return 0, err
+	case now.Owner.Unreadable() != nil:
+		return 0, now.Owner.Damage
 	case now.Owner == nil && !s.unused(now, 0):
 		s.token = 0
+		if now.Damage != nil {
+			return 0, fmt.Errorf("%w: %w", driver.ErrConflict, b.intact(ctx, s.name, now))
+		}
 		return 0, driver.ErrFenced
 	case now.Owner != nil && !now.Owner.Is(nonce): // what it wrote is not known to be nothing
 		return 0, &driver.OwnedError{Owner: *now.Owner, Epoch: now.Epoch}
@@ -301,39 +324,10 @@ func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.
 // written, except by this host: a write whose reply was lost, or the one that settles it.
 // acquired is the number of acquisitions by this host since.
 func (s *state) unused(now *driver.State, acquired uint64) bool {
-	mine := s.lost != nil && s.epoch != 0 && now.Epoch == s.epoch+acquired
+	mine := s.lost != nil && now.Damage == nil && s.epoch != 0 && now.Epoch == s.epoch+acquired
 	made := mine && now.Head == s.lost.Head
 	settled := mine && now.Head == s.head
 	return now.Revision == s.revision || made || settled
-}
-
-// settle finds out what became of a write without a reply.
-func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
-	if s.lost == nil {
-		return false, nil
-	}
-	made, rev, err := driver.Settle(ctx, b.o.Driver, s.name, s.token, s.revision, s.head, *s.lost)
-	if err != nil {
-		return false, err
-	}
-	s.revision = rev
-	if made {
-		s.wrote(*s.lost)
-	}
-	s.lost = nil
-	return made, nil
-}
-
-// wrote notes a change that was made.
-func (s *state) wrote(c driver.Change) {
-	s.head, s.fault = c.Head, nil
-	maps.Copy(s.sums, c.Put.Sums())
-	for _, name := range c.Delete {
-		delete(s.sums, name)
-	}
-	if c.Snapshot != nil {
-		s.stored = append(without(s.stored, c.Expire...), c.Head.Generation)
-	}
 }
 
 // without returns all without some.
@@ -374,6 +368,10 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 				return err
 			}
 			c.Head.Epoch = s.epoch
+		case errors.Is(err, driver.ErrConflict) && again == 0:
+			if _, err := b.mend(ctx, s); err != nil { // unless the head is damaged
+				return err
+			}
 		default:
 			return err
 		}

@@ -33,7 +33,7 @@ func (b *Broker) adoptAll(ctx context.Context) {
 }
 
 // adopt finds the states that the previous run of this broker acquired, so that they are
-// given up if no TPM resumes them. A damaged state is skipped.
+// given up if no TPM resumes them.
 func (b *Broker) adopt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.o.TTL)
 	defer cancel()
@@ -81,9 +81,6 @@ func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	now, err := b.o.Driver.Read(ctx, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, driver.ErrDamaged):
-		b.o.Log.Errorf("state %s of the previous run is skipped: %v", name, err)
 		return nil
 	case err != nil:
 		return err

@@ -95,10 +95,27 @@ type Owner struct {
 	// Last is the revision that the head must have if After is not 0: After in the store says
 	// that no other host has written since.
 	Last Revision `json:"-"`
+
+	// Damage is an ErrDamaged if the store has an owner that cannot be read. Host is UnknownHost then:
+	// only the token says who it is.
+	Damage error `json:"-"`
 }
 
+// UnknownHost is the host of an owner that cannot be read.
+const UnknownHost = "unknown"
+
 // Is reports whether the lease with this nonce owns the state; o may be nil.
-func (o *Owner) Is(nonce string) bool { return o != nil && o.Nonce == nonce }
+func (o *Owner) Is(nonce string) bool {
+	return o != nil && o.Damage == nil && o.Nonce == nonce && nonce != ""
+}
+
+// Unreadable returns the Damage of o, which may be nil.
+func (o *Owner) Unreadable() error {
+	if o == nil {
+		return nil
+	}
+	return o.Damage
+}
 
 // Knows reports whether the process of the owner has this token.
 func (s *State) Knows(t Token) bool { return s.Owner != nil && (s.Token == t || s.Owner.After == t) }
@@ -155,12 +172,22 @@ type State struct {
 	Head     Head
 	Revision Revision // of the head, 0 if nothing was written yet
 	Items    Items
+
+	// Damage is an ErrDamaged if the store has a head that cannot be read. Head is zero then, and fits
+	// no items, but Revision is known: a Write can replace the head.
+	Damage error
+
+	// EpochDamage is an ErrDamaged if the epoch cannot be read. Epoch is then above all earlier ones,
+	// and the next Acquire stores it anew.
+	EpochDamage error
 }
 
 // Fault returns an error unless the items match the head: if not, someone else has removed or
 // changed a part of the state, and it must not be taken for a TPM that does not exist.
 func (s *State) Fault() error {
 	switch {
+	case s.Damage != nil:
+		return s.Damage
 	case s.Revision == 0 && len(s.Items) > 0:
 		return fmt.Errorf("%w: there are items, but no head", ErrDamaged)
 	case s.Revision == 0 || s.Items.Sum() == s.Head.Sum:
@@ -207,22 +234,23 @@ type Driver interface {
 	Revoke(ctx context.Context, id LeaseID) error
 
 	// Acquire makes o the owner of the state, which need not exist, until the lease
-	// expires. Its error is an *OwnedError if it has an owner, and ErrConflict if o.After is not 0 and
-	// the head has another revision than o.Last.
+	// expires. Its error is an *OwnedError if it has an owner, ErrDamaged if it has one that cannot be
+	// read, and ErrConflict if o.After is not 0 and the head has another revision than o.Last.
 	Acquire(ctx context.Context, name string, id LeaseID, o Owner) (Token, error)
 	// Release ends the ownership. handover goes into the head, if there is one; the zero
-	// Sum leaves nothing for another host to compare. Its error is ErrFenced if the token
-	// is not the owner's.
+	// Sum leaves nothing for another host to compare. A damaged head stays as it is. Its error is
+	// ErrFenced if the token is not the owner's.
 	Release(ctx context.Context, name string, t Token, handover Sum) error
 
 	// Read returns the state. It sees every write that was acknowledged before the call.
-	// Its error is fs.ErrNotExist if the store has nothing of that name.
+	// Its error is fs.ErrNotExist if the store has nothing of that name. Damaged keys are no error,
+	// see State and Owner.
 	Read(ctx context.Context, name string) (*State, error)
 	// Write makes the change if t is the owner's and last is the revision of the head. It
 	// returns the new one. Its errors are ErrFenced, ErrConflict and ErrStored, in this order.
 	Write(ctx context.Context, name string, t Token, last Revision, c Change) (Revision, error)
 
-	// List returns all states in the order of their names.
+	// List returns all states in the order of their names. A damaged head is zero in it.
 	List(ctx context.Context) ([]Entry, error)
 	// Generations returns the numbers of the stored generations, in the order in which they were
 	// written: the numbers of an imported TPM begin anew.
@@ -240,8 +268,9 @@ type Driver interface {
 // Settle finds out what became of a Write that failed with ErrUnknown; before is the head that it
 // was to replace, with the revision last. After Settle returned without an error, the change either
 // has been made, and rev is its revision, or can never be made. For that it writes the head once more,
-// so that the condition of the lost write does not hold any longer. It may be repeated after an
-// error, also if its own write got no reply.
+// so that the condition of the lost write does not hold any longer; if the change was to replace a damaged
+// head, it makes the change. It may be repeated after an error, also if its own write got no reply. Its
+// error is ErrDamaged if the head has been damaged since.
 func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, before Head, c Change) (made bool, rev Revision, err error) {
 	for range 3 { // the lost write can win once
 		s, err := d.Read(ctx, name)
@@ -250,6 +279,8 @@ func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, 
 			return false, 0, err
 		case s.Token != t:
 			return false, 0, ErrFenced
+		case s.Revision != last && s.Damage != nil:
+			return false, 0, s.Damage
 		case s.Revision != last && s.Head == c.Head:
 			return true, s.Revision, nil
 		case s.Revision != last && s.Head == before: // an earlier call wrote it
@@ -257,10 +288,14 @@ func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, 
 		case s.Revision != last:
 			return false, 0, ErrConflict
 		}
-		rev, err := d.Write(ctx, name, t, last, Change{Head: s.Head})
+		again, made := Change{Head: s.Head}, s.Damage != nil
+		if made { // no head can be written once more
+			again = c
+		}
+		rev, err := d.Write(ctx, name, t, last, again)
 		switch {
 		case err == nil:
-			return false, rev, nil
+			return made, rev, nil
 		case !errors.Is(err, ErrConflict):
 			return false, 0, err
 		}

@@ -16,7 +16,7 @@ const (
 	Quota       Problem = "quota"       // the store takes no more data
 	Clock       Problem = "clock"       // the time of this host differs from a member's
 	Denied      Problem = "denied"      // the store refuses the credentials
-	Damaged     Problem = "damaged"     // a member found that its data are corrupt
+	Damaged     Problem = "damaged"     // a member found that its data are corrupt, or a state is damaged
 	Restored    Problem = "restored"    // the store is older than this host knows it
 	Split       Problem = "split"       // the endpoints are not members of one store
 )
@@ -66,6 +66,6 @@ var ErrSplit = errors.New("split store")
 
 // Describer is a Driver that describes some states without a look at the others.
 type Describer interface {
-	// Describe returns the states with these names that exist, in this order. A damaged one is left out.
+	// Describe returns the states with these names that exist, in this order.
 	Describe(ctx context.Context, names []string) ([]Entry, error)
 }

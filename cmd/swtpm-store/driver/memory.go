@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -110,14 +111,17 @@ func (m *Memory) Acquire(_ context.Context, name string, id LeaseID, o Owner) (T
 		s = &memoryState{State: State{Items: Items{}}, gens: map[uint64]Items{}}
 		m.states[name] = s
 	}
-	if s.Owner != nil {
+	switch {
+	case s.Owner.Unreadable() != nil:
+		return 0, s.Owner.Damage
+	case s.Owner != nil:
 		return 0, &OwnedError{*s.Owner, s.Epoch}
 	}
 	if o.After != 0 && s.Revision != o.Last {
 		return 0, ErrConflict
 	}
 	o.Last = 0 // a condition is not stored
-	s.Epoch++
+	s.Epoch, s.EpochDamage = s.Epoch+1, nil
 	s.Owner, s.Token, s.lease = &o, Token(m.next()), id
 	return s.Token, nil
 }
@@ -131,7 +135,7 @@ func (m *Memory) Release(_ context.Context, name string, t Token, handover Sum) 
 		return err
 	}
 	s.Owner, s.Token, s.lease = nil, 0, 0
-	if s.Revision != 0 {
+	if s.Revision != 0 && s.Damage == nil {
 		s.Head.Handover = handover
 		s.Revision = Revision(m.next())
 	}
@@ -185,7 +189,7 @@ func (m *Memory) Write(_ context.Context, name string, t Token, last Revision, c
 	for _, n := range c.Delete {
 		delete(s.Items, n)
 	}
-	s.Head, s.Revision = c.Head, Revision(m.next())
+	s.Head, s.Revision, s.Damage = c.Head, Revision(m.next()), nil
 	for _, n := range c.Expire {
 		delete(s.gens, n)
 	}
@@ -239,6 +243,22 @@ func (m *Memory) Remove(_ context.Context, name string, t Token) error {
 	}
 	m.states[name] = &memoryState{State: State{Epoch: s.Epoch, Items: Items{}}, gens: map[uint64]Items{}}
 	return nil
+}
+
+// Damage makes the head, the owner or the epoch of a state unreadable, as a person with the credentials
+// of a store may. An owner does not depend on its lease any more.
+func (m *Memory) Damage(name, part string) {
+	m.lock()
+	defer m.mu.Unlock()
+	s, err := m.states[name], fmt.Errorf("%w: %s", ErrDamaged, part)
+	switch part {
+	case "head":
+		s.Head, s.Revision, s.Damage = Head{}, Revision(m.next()), err
+	case "owner":
+		s.Owner, s.lease = &Owner{Host: UnknownHost, Damage: err}, 0
+	case "epoch":
+		s.Epoch, s.EpochDamage = uint64(m.next()), err
+	}
 }
 
 // Close implements Driver.

@@ -5,16 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 )
 
 // Remedy says what to do about a damaged state with these generations.
 func Remedy(stored []uint64) string {
+	const backup = "swtpm state import --replace"
 	if len(stored) == 0 {
-		return "no generation of it is stored: restore it from a backup"
+		return "no generation of it is stored: restore it from a backup with " + backup
 	}
 	n := stored[len(stored)-1]
-	return fmt.Sprintf("if no TPM uses it, restore a stored generation with swtpm state rollback --generation %d, or copy it out with swtpm state pull --generation %d", n, n)
+	return fmt.Sprintf("if no TPM uses it, restore a stored generation with swtpm state rollback --generation %d, or copy it out with swtpm state pull --generation %d, or restore a backup with %s", n, n, backup)
 }
 
 // verifiers is the number of states that Verify reads at a time.
@@ -23,23 +25,19 @@ const verifiers = 8
 // Verify reads all items of the states with these names, and returns a finding for each one that is
 // damaged, in the order of the names.
 func Verify(ctx context.Context, d Driver, names []string) (found []Finding, err error) {
-	faults, errs := make([]error, len(names)), make([]error, len(names))
+	findings, errs := make([][]Finding, len(names)), make([]error, len(names))
 	var tasks sync.WaitGroup
 	for first := range verifiers {
 		tasks.Go(func() {
 			for i := first; i < len(names); i += verifiers {
-				if faults[i], errs[i] = verify(ctx, d, names[i]); errs[i] != nil {
+				if findings[i], errs[i] = verify(ctx, d, names[i]); errs[i] != nil {
 					return
 				}
 			}
 		})
 	}
 	tasks.Wait()
-	for i, fault := range faults {
-		if fault != nil {
-			found = append(found, Finding{Problem: Damaged, Text: fmt.Sprintf("state %s: %v", names[i], fault)})
-		}
-	}
+	found = slices.Concat(findings...)
 	for _, err := range errs {
 		if err != nil {
 			return found, err
@@ -49,17 +47,30 @@ func Verify(ctx context.Context, d Driver, names []string) (found []Finding, err
 }
 
 // verify returns what is wrong with a state.
-func verify(ctx context.Context, d Driver, name string) (fault, err error) {
+func verify(ctx context.Context, d Driver, name string) (found []Finding, err error) {
 	now, err := d.Read(ctx, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	case errors.Is(err, ErrDamaged):
-		return err, nil
 	case err != nil:
 		return nil, err
 	}
-	return Fault(ctx, d, name, now)
+	fault, err := Fault(ctx, d, name, now)
+	for _, f := range []Finding{{Text: text(fault)}, {Text: text(now.Owner.Unreadable())}, {Text: text(now.EpochDamage), Warning: true}} {
+		if f.Text != "" {
+			f.Problem, f.Text = Damaged, "state "+name+": "+f.Text
+			found = append(found, f)
+		}
+	}
+	return found, err
+}
+
+// text returns the text of an error, "" for nil.
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // Fault returns what is wrong with a state that was read, with the remedy: a part was lost or

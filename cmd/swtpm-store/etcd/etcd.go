@@ -4,7 +4,8 @@
 //
 //	owner    JSON of driver.Owner, bound to the lease of the host that acquired it; its
 //	         create revision is the token
-//	epoch    number of acquisitions, decimal; never deleted
+//	epoch    number of acquisitions, decimal; never deleted. One that cannot be read counts as the
+//	         revision at which it was written, which is above all earlier epochs
 //	head     see encodeHead; its modification revision is the state's Revision
 //	item/X   item X
 //	gen/N    the items of generation N, 20 decimal digits, see encodeItems
@@ -43,8 +44,7 @@ type Options struct {
 	Password  string
 	Prefix    string // of all keys, without a slash at its end
 
-	// Damaged is called once for each key that List skips because its value is damaged; nil
-	// for none.
+	// Damaged is called once for each value that List and Acquire find damaged; nil for none.
 	Damaged func(err error)
 }
 
@@ -154,8 +154,8 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 		epoch, revision := uint64(0), int64(0)
 		if len(now.Kvs) > 0 {
 			revision = now.Kvs[0].ModRevision
-			if epoch, err = strconv.ParseUint(string(now.Kvs[0].Value), 10, 64); err != nil {
-				return 0, damaged(epochKey, err)
+			if epoch, err = decodeEpoch(now.Kvs[0]); err != nil {
+				s.report(err)
 			}
 		}
 		conditions := []clientv3.Cmp{
@@ -223,7 +223,7 @@ func (s *Store) Release(ctx context.Context, name string, t driver.Token, handov
 		return err
 	}
 	then := []clientv3.Op{clientv3.OpDelete(s.key(name, "owner"))}
-	if state.Revision != 0 {
+	if state.Revision != 0 && state.Damage == nil {
 		state.Head.Handover = handover
 		then = append(then, clientv3.OpPut(s.key(name, "head"), string(encodeHead(state.Head))))
 	}
@@ -290,9 +290,7 @@ func (s *Store) Read(ctx context.Context, name string) (*driver.State, error) {
 	for _, part := range rsp.Responses {
 		for _, kv := range part.GetResponseRange().Kvs {
 			found = true
-			if err := addPart(state, strings.TrimPrefix(string(kv.Key), s.key(name, "")), kv); err != nil {
-				return nil, err
-			}
+			addPart(state, strings.TrimPrefix(string(kv.Key), s.key(name, "")), kv)
 		}
 	}
 	if !found {
@@ -351,20 +349,22 @@ func (s *Store) Close() error {
 	return s.client.Close()
 }
 
-// addPart adds a key to a state; part is its name below the state's.
-func addPart(state *driver.State, part string, kv *mvccpb.KeyValue) (err error) {
+// addPart adds a key to a state; part is its name below the state's. The state says what cannot be read.
+func addPart(state *driver.State, part string, kv *mvccpb.KeyValue) {
 	key := string(kv.Key)
 	switch {
 	case part == "owner":
 		state.Token = driver.Token(kv.CreateRevision)
-		state.Owner, err = decodeOwner(key, kv.Value)
+		var err error
+		if state.Owner, err = decodeOwner(key, kv.Value); err != nil {
+			state.Owner = &driver.Owner{Host: driver.UnknownHost, Damage: err}
+		}
 	case part == "epoch":
-		state.Epoch, err = decodeEpoch(key, kv.Value)
+		state.Epoch, state.EpochDamage = decodeEpoch(kv)
 	case part == "head":
 		state.Revision = driver.Revision(kv.ModRevision)
-		state.Head, err = decodeHead(key, kv.Value)
+		state.Head, state.Damage = decodeHead(key, kv.Value)
 	case strings.HasPrefix(part, "item/"):
 		state.Items[strings.TrimPrefix(part, "item/")] = kv.Value
 	}
-	return err
 }

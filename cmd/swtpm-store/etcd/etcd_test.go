@@ -23,11 +23,14 @@ func TestConformance(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = s.Close() })
 		return s
+	}, func(t *testing.T, name, part string) {
+		if _, err := open(t, Options{Endpoints: []string{m.URL}}).client.Put(t.Context(), "/swtpm/"+name+"/"+part, "nonsense"); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 
-// TestListDamaged checks that a damaged value is skipped and reported once, and that the other
-// states are listed.
+// TestListDamaged checks that a damaged value is reported once, and that its state is listed.
 func TestListDamaged(t *testing.T) {
 	m := etcdtest.Start(t)
 	var reported []error
@@ -44,8 +47,9 @@ func TestListDamaged(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if all, err := s.List(t.Context()); err != nil || len(all) != 1 || all[0].Name != "good" || all[0].Epoch != 3 {
-			t.Errorf("List = %+v, %v, want the state good only", all, err)
+		all, err := s.List(t.Context())
+		if err != nil || len(all) != 4 || all[1].Name != "good" || all[1].Epoch != 3 || all[3].Owner.Unreadable() == nil || all[1].Owner != nil {
+			t.Errorf("List = %+v, %v, want four states, and an unknown owner of the last one", all, err)
 		}
 	}
 	if len(reported) != 3 {

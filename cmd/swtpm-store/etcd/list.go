@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 
@@ -54,7 +53,7 @@ func (s *Store) entries(ctx context.Context, names []string) (all []driver.Entry
 	return all, nil
 }
 
-// appendEntries appends what a list says of the states that exist. A damaged one is reported and left out.
+// appendEntries appends what a list says of the states that exist, and reports damaged keys.
 func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []string) ([]driver.Entry, error) {
 	var gets []clientv3.Op
 	for _, name := range names {
@@ -69,15 +68,13 @@ func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []s
 	}
 	for i, name := range names {
 		state := &driver.State{}
-		var failed error
 		for part, r := range rsp.Responses[3*i : 3*i+3] {
 			for _, kv := range r.GetResponseRange().Kvs {
-				failed = errors.Join(failed, addPart(state, []string{"owner", "epoch", "head"}[part], kv))
+				addPart(state, []string{"owner", "epoch", "head"}[part], kv)
 			}
 		}
-		if failed != nil {
-			s.report(failed)
-			continue
+		for _, err := range []error{state.Owner.Unreadable(), state.EpochDamage, state.Damage} {
+			s.report(err)
 		}
 		if state.Epoch == 0 {
 			continue // only a state that was acquired exists
@@ -108,8 +105,11 @@ func (s *Store) Owned(ctx context.Context, id driver.LeaseID) ([]string, error) 
 // maxReported is the number of damaged values that are reported.
 const maxReported = 1000
 
-// report reports a damaged value, once.
+// report reports a damaged value, once; err may be nil.
 func (s *Store) report(err error) {
+	if err == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if text := err.Error(); s.damaged != nil && !s.reported[text] && len(s.reported) < maxReported {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
@@ -78,24 +80,31 @@ const (
 	maxOwnerString = 255
 )
 
+// decodeOwner returns an owner. Its error has the remedy: the store does not know which host it was, so
+// that a person must find out whether a TPM runs.
 func decodeOwner(key string, b []byte) (*driver.Owner, error) {
-	if len(b) > maxOwner {
-		return nil, damaged(key, fmt.Errorf("%d bytes, at most %d are allowed", len(b), maxOwner))
-	}
 	var o driver.Owner
-	if err := json.Unmarshal(b, &o); err != nil {
-		return nil, damaged(key, err)
+	err := json.Unmarshal(b, &o)
+	n := max(len(o.Host), len(o.Boot), len(o.Nonce))
+	switch {
+	case len(b) > maxOwner:
+		err = fmt.Errorf("%d bytes, at most %d are allowed", len(b), maxOwner)
+	case err == nil && n > maxOwnerString:
+		err = fmt.Errorf("a string of %d bytes, at most %d are allowed", n, maxOwnerString)
 	}
-	if n := max(len(o.Host), len(o.Boot), len(o.Nonce)); n > maxOwnerString {
-		return nil, damaged(key, fmt.Errorf("a string of %d bytes, at most %d are allowed", n, maxOwnerString))
+	if err != nil {
+		return nil, fmt.Errorf("%w; stop the TPM on its host, which removes the key; if no host runs it, remove the key: etcdctl del %s", damaged(key, err), key)
 	}
 	return &o, nil
 }
 
-func decodeEpoch(key string, b []byte) (uint64, error) {
-	n, err := strconv.ParseUint(string(b), 10, 64)
+// decodeEpoch returns an epoch. One that cannot be read counts as the revision at which it was written:
+// each acquisition had a revision of its own, so that this is above all earlier epochs.
+func decodeEpoch(kv *mvccpb.KeyValue) (uint64, error) {
+	n, err := strconv.ParseUint(string(kv.Value), 10, 64)
 	if err != nil {
-		return 0, damaged(key, err)
+		err = fmt.Errorf("%d bytes, expected a decimal number", len(kv.Value))
+		return uint64(kv.ModRevision), fmt.Errorf("%w; the next start of the TPM replaces it", damaged(string(kv.Key), err))
 	}
 	return n, nil
 }

@@ -343,14 +343,14 @@ func (b *Backend) stat() (e store.Entry, sizes map[string]uint32, err error) {
 
 // Stat implements nv.StatBackend.
 func (b *Backend) Stat(name string) (int64, error) {
-	_, sizes, err := b.stat()
+	e, sizes, err := b.stat()
 	if err != nil {
 		return 0, err
 	}
-	if size, ok := sizes[name]; ok {
+	if size, ok := sizes[name]; ok && e.Generation != 0 {
 		return int64(size), nil
 	}
-	blob, err := b.Load(name) // its error says whether the item was lost
+	blob, err := b.Load(name) // its error says whether the item was lost, or the head damaged
 	return int64(len(blob)), err
 }
 

@@ -64,7 +64,7 @@ func (b *Backend) Apply(changes []nv.Change) (err error) {
 		for _, name := range remove {
 			b.seen[name] = []byte{}
 		}
-	case errors.Is(err, store.ErrUnreachable) && b.owned: // nothing was written
+	case (errors.Is(err, store.ErrUnreachable) || errors.Is(err, store.ErrDamaged)) && b.owned: // nothing was written
 		b.seen = before
 	}
 	return err

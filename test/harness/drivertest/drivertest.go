@@ -27,8 +27,9 @@ const (
 )
 
 // Test runs all checks. open returns a connection to the store under test, an own one for
-// each call; the tests use names that start with prefix, which must be new to the store.
-func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver) {
+// each call; the tests use names that start with prefix, which must be new to the store. harm makes
+// a part of a state, which exists, unreadable: its head, owner or epoch.
+func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver, harm func(t *testing.T, name, part string)) {
 	for name, test := range map[string]func(*fixture){
 		"ownership":    ownership,
 		"fencing":      fencing,
@@ -39,6 +40,9 @@ func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver) {
 		"items":        items,
 		"generations":  generations,
 		"damage":       damage,
+		"bad head":     badHead,
+		"bad owner":    badOwner,
+		"bad epoch":    badEpoch,
 		"handover":     handover,
 		"remove":       remove,
 		"list":         list,
@@ -50,7 +54,8 @@ func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			test(&fixture{T: t, ctx: ctx, name: prefix + name[:4], open: open, a: open(t), b: open(t)})
+			test(&fixture{T: t, ctx: ctx, name: prefix + strings.ReplaceAll(name, " ", "-"), open: open, a: open(t), b: open(t),
+				harm: func(name, part string) { harm(t, name, part) }})
 		})
 	}
 }
@@ -62,6 +67,7 @@ type fixture struct {
 	name string
 	open func(*testing.T) driver.Driver
 	a, b driver.Driver
+	harm func(name, part string)
 }
 
 func must[V any](v V, err error) func(*fixture) V {
@@ -269,29 +275,6 @@ func generations(f *fixture) {
 	if all := must(f.b.Generations(f.ctx, f.name))(f); !slices.Equal(all, []uint64{4, 2}) {
 		f.Errorf("Generations = %v, want 4 and 2", all)
 	}
-}
-
-// damage: a state whose items do not match its head has a fault, which Verify reports.
-func damage(f *fixture) {
-	t1, _ := f.acquire(f.a, "a")
-	verify := func(want string) {
-		f.Helper()
-		found := must(driver.Verify(f.ctx, f.b, []string{f.name + "none", f.name}))(f)
-		if want == "" && len(found) > 0 || want != "" && (len(found) != 1 || found[0].Problem != driver.Damaged || !strings.Contains(found[0].Text, want)) {
-			f.Errorf("Verify = %v, want %q", found, want)
-		}
-	}
-	verify("")
-	c := change(7, "seven")
-	c.Snapshot = c.Put
-	rev := must(f.a.Write(f.ctx, f.name, t1, 0, c))(f)
-	verify("")
-	rev = must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Delete: []string{"permall"}}))(f)
-	verify("state " + f.name + ": the store holds damaged data: the permanent state of generation 7 is missing; if no TPM uses it, restore a stored generation with swtpm state rollback --generation 7,")
-	rev = must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Put: driver.Items{"permall": []byte("six")}, Expire: []uint64{7}}))(f)
-	verify("the items are not those of generation 7; no generation of it is stored: restore it from a backup")
-	must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Put: c.Put}))(f)
-	verify("")
 }
 
 // handover: what Release leaves is in the head, and the head has another revision.
