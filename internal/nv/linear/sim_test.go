@@ -104,14 +104,13 @@ func (s *sim) Sync() error {
 		}
 		return err
 	}
-	s.disk = s.image(s.pending)
+	s.disk = apply(s.disk, s.pending)
 	s.pending = nil
 	return nil
 }
 
-// image is the disk with some of what is pending.
-func (s *sim) image(pieces []piece) []byte {
-	b := bytes.Clone(s.disk)
+// apply changes b by the pieces and returns it.
+func apply(b []byte, pieces []piece) []byte {
 	for _, p := range pieces {
 		if p.b == nil {
 			b = b[:min(p.size, int64(len(b)))]
@@ -127,7 +126,7 @@ func (s *sim) image(pieces []piece) []byte {
 
 // images are what a power cut at this moment may leave: nothing of what is
 // pending, all, up to each, only each, all but each, and some sets by chance. A
-// file has its old size, or that of what was written.
+// file has its old size, or that of what was written. Equal images are one.
 func (s *sim) images(rnd *rand.Rand) [][]byte {
 	n := len(s.pending)
 	sets := [][]piece{nil, s.pending}
@@ -139,11 +138,16 @@ func (s *sim) images(rnd *rand.Rand) [][]byte {
 		sets = append(sets, set)
 	}
 	var all [][]byte
+	add := func(b []byte) {
+		if !slices.ContainsFunc(all, func(other []byte) bool { return bytes.Equal(b, other) }) {
+			all = append(all, b)
+		}
+	}
 	for _, set := range sets {
-		b := s.image(set)
-		all = append(all, b)
+		b := apply(bytes.Clone(s.disk), set)
+		add(b)
 		if len(b) < len(s.memory) { // the size is written before the content
-			all = append(all, append(bytes.Clone(b), make([]byte, len(s.memory)-len(b))...))
+			add(append(bytes.Clone(b), make([]byte, len(s.memory)-len(b))...))
 		}
 	}
 	return all
