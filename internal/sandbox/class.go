@@ -28,22 +28,30 @@ func (c Class) String() string {
 // calls, which every policy shares; a Policy does not contain them, because each start would
 // build them.
 func (p *Policy) Class(name string, args [6]uint64) (Class, unix.Errno) {
-	for _, c := range fatal(uint64(unix.Getpid())) {
-		if c.matches(name, args) {
-			return Fatal, 0
+	return p.classifier()(name, args)
+}
+
+// classifier returns Class for many calls.
+func (p *Policy) classifier() func(name string, args [6]uint64) (Class, unix.Errno) {
+	fatal, refused, allowed := fatal(uint64(unix.Getpid())), refused(), p.Calls()
+	return func(name string, args [6]uint64) (Class, unix.Errno) {
+		for _, c := range fatal {
+			if c.matches(name, args) {
+				return Fatal, 0
+			}
 		}
-	}
-	for _, r := range refused() {
-		if r.matches(name, args) {
-			return Refused, r.Errno
+		for _, r := range refused {
+			if r.matches(name, args) {
+				return Refused, r.Errno
+			}
 		}
-	}
-	for _, c := range p.Calls() {
-		if c.matches(name, args) {
-			return Allowed, 0
+		for _, c := range allowed {
+			if c.matches(name, args) {
+				return Allowed, 0
+			}
 		}
+		return Refused, unix.ENOSYS
 	}
-	return Refused, unix.ENOSYS
 }
 
 func (c Call) matches(name string, args [6]uint64) bool {

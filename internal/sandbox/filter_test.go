@@ -64,6 +64,7 @@ func TestFilter(t *testing.T) {
 
 func compareFilters(t *testing.T, arch string, p *Policy, prog, direct program) {
 	t.Helper()
+	classOf := p.classifier()
 	for _, call := range systemCalls(t, arch) {
 		for _, args := range p.interesting(call.name) {
 			got := prog.run(t, arch, call.number, args)
@@ -73,7 +74,7 @@ func compareFilters(t *testing.T, arch string, p *Policy, prog, direct program) 
 			if slices.ContainsFunc(silent, func(c Call) bool { return c.matches(call.name, args) }) {
 				continue // another filter; TestSilent has it
 			}
-			class, errno := p.Class(call.name, args)
+			class, errno := classOf(call.name, args)
 			if want := p.answer(class, errno); got != want {
 				t.Fatalf("%s%#x = %#x, want %#x (%v %v)", call.name, args, got, want, class, errno)
 			}
