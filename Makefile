@@ -95,7 +95,8 @@ trixie:
 # clones; pairs of a disk and a TPM; as root. The suite has a part of it.
 full: build
 	@sh contrib/deps.sh test
-	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut|^TestCopies$$|^TestKillLoses|^TestResumeUnderLoad$$|^TestResumeInStore$$|^TestBrokerKilled$$|Hops$$|^TestSnapshotForms$$|^TestMigration$$|^TestMigrationThatFails$$|^TestBiosOfBoth$$|^TestGuardAfterMigration$$|^TestSetupKilled$$' ./test/e2e
+	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut|^TestCopies$$|^TestKillLoses|^TestResumeUnderLoad$$|^TestResumeInStore$$|^TestBrokerKilled$$|Hops$$|^TestSnapshotForms$$|^TestMigration$$|^TestMigrationThatFails$$|^TestBiosOfBoth$$|^TestGuardAfterMigration$$|^TestSetupKilled$$|^TestTerminateDuringErrors$$|^TestRestartSystemErrors$$|^TestStateRekey$$|^TestStateTransfer$$' ./test/e2e
+	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -timeout 30m ./test/compare
 	SWTPM_TEST_SNAPSHOTS=1000 SWTPM_TEST_CLONES=200 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 30m -run '^TestLiveSnapshot$$|^TestSnapshotPause$$|^TestClones$$' ./test/e2e
 	@sh contrib/deps.sh guest
 	sh test/guest/fetch.sh build/guest

@@ -22,6 +22,13 @@ var versions = []struct {
 
 var states = []string{"off", "on", "started", "stopped"}
 
+// runs reports whether a row runs with this version. The code that opens blobs and finds keys does
+// not look into the TPM, so that each row runs with a TPM 2.0, and the chosen rows with a TPM 1.2,
+// which generates an RSA key at each INIT. SWTPM_TEST_FULL=1 runs all rows.
+func runs(version string, chosen bool) bool {
+	return version == "2.0" || chosen || os.Getenv("SWTPM_TEST_FULL") != ""
+}
+
 // pair is the reference and ours.
 type pair struct {
 	version string
@@ -111,6 +118,9 @@ func TestRequests(t *testing.T) {
 	referenceVersion(t)
 	for _, v := range versions {
 		for _, state := range states {
+			if !runs(v.name, state != "stopped") { // like off
+				continue
+			}
 			t.Run(v.name+"/"+state, func(t *testing.T) {
 				t.Parallel()
 				p := startPair(t, v.name)
@@ -214,6 +224,9 @@ func TestMigration(t *testing.T) {
 			{"empty permanent", []string{empty(1)}},
 			{"a state file", []string{setState(t, 1, dir+"-plain/"+stateFiles[v.name]+"permall")}},
 		} {
+			if once := len(c.steps) == 1 || strings.Contains(c.name, " as "); !runs(v.name, once || c.name == "with an empty savestate") {
+				continue
+			}
 			t.Run(v.name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
 				p := startPair(t, v.name)
@@ -247,6 +260,9 @@ func TestMigrationKeys(t *testing.T) {
 			{"wrong file key", file("-mig128pwd-key128"), "", "-key128-hex/permanent.blob"},
 			{"file key of another size", "file=" + dir + "-key256-bin/keyfile.bin,format=binary,mode=aes-256-cbc", "", "-key128-hex/permanent.blob"},
 		} {
+			if !runs(v.name, c.name == "both keys") {
+				continue
+			}
 			t.Run(v.name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
 				var args []string
@@ -296,6 +312,9 @@ func TestKeys(t *testing.T) {
 			{"plain with key", "-plain", "file=" + vectors + dir + "-key128-hex/keyfile.hex"},
 			{"plain with key 256", "-plain", "file=" + vectors + dir + "-key256-bin/keyfile.bin,format=binary,mode=aes-256-cbc"},
 		} {
+			if !runs(v.name, c.name == "right key") {
+				continue
+			}
 			t.Run(v.name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
 				var args []string
