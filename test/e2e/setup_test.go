@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,11 +19,57 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// makeCA writes the configuration of a local CA that tool, a program, signs for,
-// and returns the path of its swtpm_setup.conf.
+// sharedCA has the files of a CA that our swtpm_localca made, by name. Its two RSA keys take longer
+// than most of what the tests do with it.
+var sharedCA = sync.OnceValues(func() (map[string][]byte, error) {
+	dir, err := os.MkdirTemp("", "ca")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	conf, ca := filepath.Join(dir, "localca.conf"), filepath.Join(dir, "ca")
+	if err := os.WriteFile(conf, localCAConfig(ca), 0o600); err != nil {
+		return nil, err
+	}
+	out, err := exec.Command(ours("swtpm_localca"), "--type", "ek", "--ek", strings.Repeat("c5", 256), "--dir", dir, "--vmid", "first", "--tpm2",
+		"--tpm-spec-family", "2.0", "--tpm-spec-level", "0", "--tpm-spec-revision", "164", "--tpm-manufacturer", "id:00001014",
+		"--tpm-model", "swtpm", "--tpm-version", "id:20191023", "--configfile", conf, "--optsfile", os.DevNull).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("swtpm_localca: %w\n%s", err, out)
+	}
+	files := map[string][]byte{}
+	names, err := filepath.Glob(filepath.Join(ca, "*"))
+	for _, name := range names {
+		b, readErr := os.ReadFile(name)
+		files[filepath.Base(name)], err = b, errors.Join(err, readErr)
+	}
+	return files, err
+})
+
+func localCAConfig(ca string) []byte {
+	return fmt.Appendf(nil, "statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", ca)
+}
+
+// putCA makes a directory with the files of sharedCA.
+func putCA(t testing.TB, dir string) {
+	t.Helper()
+	files, err := sharedCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mkdir(t, dir)
+	for name, b := range files {
+		write(t, filepath.Join(dir, name), b)
+	}
+}
+
+// makeCA writes a local CA and its configuration, with tool as the program that signs for it, and
+// returns the path of its swtpm_setup.conf.
 func makeCA(t testing.TB, dir, tool string) string {
 	t.Helper()
-	write(t, filepath.Join(dir, "localca.conf"), fmt.Appendf(nil, "statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\ncertserial = %[1]s/certserial\n", filepath.Join(dir, "ca")))
+	ca := filepath.Join(dir, "ca")
+	putCA(t, ca)
+	write(t, filepath.Join(dir, "localca.conf"), localCAConfig(ca))
 	write(t, filepath.Join(dir, "localca.options"), []byte("--platform-manufacturer Debian\n--platform-version 2.1\n--platform-model QEMU\n"))
 	path := filepath.Join(dir, "setup.conf")
 	write(t, path, fmt.Appendf(nil, "create_certs_tool = %s\ncreate_certs_tool_config = %s\ncreate_certs_tool_options = %s\n",

@@ -38,7 +38,7 @@ func TestSetupOrdinaryUser(t *testing.T) {
 		mkdir(t, state)
 		must(t, os.Chown(state, nobody, nobody))
 		ca := filepath.Join(dir, "ca")
-		mkdir(t, ca)
+		putCA(t, ca)
 		write(t, filepath.Join(dir, "options"), nil)
 		write(t, filepath.Join(dir, "ca.conf"), fmt.Appendf(nil, "statedir = %[1]s\nsigningkey = %[1]s/signkey.pem\nissuercert = %[1]s/issuercert.pem\n", ca))
 		write(t, filepath.Join(dir, "setup.conf"), fmt.Appendf(nil, "create_certs_tool = %s\ncreate_certs_tool_config = %s/ca.conf\ncreate_certs_tool_options = %s/options\n", ours("swtpm_localca"), dir, dir))
