@@ -96,7 +96,7 @@ func TestBiosOfBoth(t *testing.T) {
 	for _, v := range both {
 		for _, program := range emulators {
 			for _, tcp := range []bool{false, true} {
-				if tcp && !v.runs(program == emulators[0]) {
+				if !v.runs(program == emulators[0] && !tcp) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s %s TCP %v", v, program, tcp), func(t *testing.T) {

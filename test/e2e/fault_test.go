@@ -80,6 +80,9 @@ func storeFaults(t *testing.T, k keeping, v version) {
 	}
 	for _, c := range calls {
 		for i, f := range faults {
+			if !v.runs(f == fault{"EIO", true}) { // what the TPM does then is up to its version
+				continue
+			}
 			if i > 1 && f.lasts && os.Getenv(fullVar) == "" && (c.n > 1 || c.name != "openat" && c.name != "pwrite64") {
 				continue // one errno is enough for most calls
 			}

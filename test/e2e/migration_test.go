@@ -150,7 +150,7 @@ func TestMigration(t *testing.T) {
 	for _, r := range routes {
 		for _, k := range secrets {
 			for _, v := range both {
-				if !v.runs(k.name == "both keys") {
+				if !v.runs(k.name == "both keys" && !r.shared) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s, %s, %s", r.name, k.name, v), func(t *testing.T) {

@@ -87,6 +87,9 @@ func TestRestartSystemErrors(t *testing.T) {
 		{"stat ESTALE", "stale", inject(strace, "fstat,newfstatat:error=ESTALE")},
 	} {
 		for _, v := range both {
+			if !v.runs(c.name == "unmounted" || c.name == "open EACCES") {
+				continue
+			}
 			t.Run(c.name+" "+string(v), func(t *testing.T) { restartWithError(t, v, c.said, c.harm) })
 		}
 	}
@@ -295,11 +298,15 @@ func TestTerminateDuringErrors(t *testing.T) {
 	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	for _, v := range both {
-		for _, fault := range []string{
+		for i, fault := range []string{
+			"openat,write,fsync,renameat,close,read,unlinkat:error=EIO",
 			"openat:error=EIO", "write:error=EIO", "fsync:error=EIO", "renameat:error=EIO", "close:error=EIO",
 			"flock:error=EIO", "fcntl:error=EIO", "read:error=EIO", "unlinkat:error=EIO", "fstat:error=EIO", "newfstatat:error=EIO",
-			"openat,write,fsync,renameat,close,read,unlinkat:error=EIO", "openat,write:error=ESTALE", "fsync:error=EDQUOT",
+			"openat,write:error=ESTALE", "fsync:error=EDQUOT",
 		} {
+			if !v.runs(i == 0) {
+				continue
+			}
 			t.Run(string(v)+" "+fault, func(t *testing.T) {
 				t.Parallel()
 				dir := harness.TempDir(t)

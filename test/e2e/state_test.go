@@ -27,8 +27,11 @@ func TestStateRekey(t *testing.T) {
 			if err != nil || strings.Trim(want, "0") == "" {
 				t.Fatalf("PCR 10 is %s, %v", want, err)
 			}
-			last := "plain"
-			for _, next := range []string{"aes-128", "aes-256", "plain", "aes-256"} {
+			last, keys := "plain", []string{"aes-128", "aes-256", "plain", "aes-256"}
+			if !v.runs(false) {
+				keys = []string{"aes-256"}
+			}
+			for _, next := range keys {
 				stateVerb(t, "rekey", dir, append(keyArgs(last), newKeyArgs(next)...)...)
 				stateVerb(t, "verify", dir, keyArgs(next)...)
 				for _, program := range []string{theirs, ours("swtpm")} {
@@ -109,6 +112,9 @@ func TestStateTransfer(t *testing.T) {
 			{from: "aes-256", to: "aes-256", export: []string{"--sealed"}},
 			{from: "aes-128", to: "aes-256", export: []string{"--plain"}},
 		} {
+			if !v.runs(c.from == "aes-128" && c.to == "plain") {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s, %s to %s", v, c.from, c.to), func(t *testing.T) {
 				t.Parallel()
 				dir := vector(t, v)
