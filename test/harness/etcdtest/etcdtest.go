@@ -112,7 +112,7 @@ func (m *Member) await(t testing.TB) {
 			}
 			continue
 		}
-		rsp, err := (&http.Client{Timeout: time.Second}).Get(m.URL + "/health")
+		rsp, err := (&http.Client{Timeout: 10 * time.Second}).Get(m.URL + "/health")
 		if err != nil {
 			continue
 		}
