@@ -38,6 +38,8 @@ type Recorder struct {
 
 	policy sandbox.Policy
 
+	following sync.WaitGroup // one for each process, and one for all
+
 	mu   sync.Mutex
 	seen map[sandbox.Class]map[string]int // how many notifications, by class and name
 	errs []error
@@ -57,21 +59,21 @@ func Start() (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() {
+	r.following.Go(func() {
 		for {
 			conn, err := r.ln.AcceptUnix()
 			if err != nil {
 				return
 			}
-			go func() {
+			r.following.Go(func() {
 				if err := r.follow(conn); err != nil {
 					r.mu.Lock()
 					r.errs = append(r.errs, err)
 					r.mu.Unlock()
 				}
-			}()
+			})
 		}
-	}()
+	})
 	return r, nil
 }
 
@@ -311,8 +313,13 @@ func (r *Recorder) Judge(all bool) error {
 	if r == nil {
 		return nil
 	}
-	time.Sleep(100 * time.Millisecond) // for notifications of processes that have just ended
 	r.ln.Close()
+	ended := make(chan struct{})
+	go func() { r.following.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(time.Minute): // a process that a test has left behind
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	errs := r.errs
