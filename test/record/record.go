@@ -318,7 +318,7 @@ func (r *Recorder) Judge(all bool) error {
 	go func() { r.following.Wait(); close(ended) }()
 	select {
 	case <-ended:
-	case <-time.After(time.Minute): // a process that a test has left behind
+	case <-time.After(time.Minute): // a test has not ended its process
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
