@@ -117,13 +117,21 @@ func newKernel(t *testing.T) *kernel {
 	return k
 }
 
+// again calls f until no signal interrupts it: Go's runtime sends some to its threads, and the kernel does not
+// restart a call on a socket with a timeout.
+func again(f func() (int, error)) (n int, err error) {
+	for n, err = f(); err == unix.EINTR; n, err = f() {
+	}
+	return n, err
+}
+
 // send sends a request and returns its name.
 func (k *kernel) send(op uint32, body []byte) uint64 {
 	k.t.Helper()
 	k.last++
 	h := inHeader{Op: op, Unique: k.last}
 	h.Len = uint32(binary.Size(h) + len(body))
-	if _, err := unix.Write(k.fd, encode(h, body)); err != nil {
+	if _, err := again(func() (int, error) { return unix.Write(k.fd, encode(h, body)) }); err != nil {
 		k.t.Fatal(err)
 	}
 	return k.last
@@ -133,7 +141,7 @@ func (k *kernel) send(op uint32, body []byte) uint64 {
 func (k *kernel) receive() ([]byte, unix.Errno) {
 	k.t.Helper()
 	b := make([]byte, 1<<17)
-	n, err := unix.Read(k.fd, b)
+	n, err := again(func() (int, error) { return unix.Read(k.fd, b) })
 	if err != nil {
 		k.t.Fatal(err)
 	}
