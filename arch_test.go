@@ -69,6 +69,7 @@ var arrows = map[string][]string{
 // callsC are the packages that call C: the fence, and what no Go program can do.
 var callsC = []string{"internal/emul/libtpms", "cmd/swtpm/early", "internal/threads"}
 
+// TestArrows checks that packages import only what arrows allows.
 func TestArrows(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...").Output()
 	if err != nil {
@@ -119,6 +120,7 @@ func program(pkg string) string {
 // heavy packages cost every virtual machine memory and start-up time.
 var heavy = []string{"net/http", "crypto/tls", "crypto/x509", "text/template", "html/template", "regexp", "os/exec"}
 
+// TestDaemonStaysLight checks that the daemon links none of the heavy packages.
 func TestDaemonStaysLight(t *testing.T) {
 	linksNone(t, "cmd/swtpm", heavy)
 }
@@ -127,6 +129,7 @@ func TestDaemonStaysLight(t *testing.T) {
 var services = []string{"github.com/BurntSushi/toml", "github.com/sirupsen/logrus", "github.com/coreos/go-systemd/v22/journal",
 	module + "internal/config", module + "internal/daemon"}
 
+// TestToolsStayLight checks that the small tools link none of the packages for services.
 func TestToolsStayLight(t *testing.T) {
 	for _, p := range []string{"cmd/swtpm-bios", "cmd/swtpm-cert", "cmd/swtpm-ioctl", "cmd/swtpm-localca"} {
 		linksNone(t, p, services)

@@ -24,7 +24,8 @@ var (
 	citingComment  = regexp.MustCompile(`\bCompat: C-\d{3}\b`)
 )
 
-// Each number of a row in COMPAT.md exists once, and each number that is cited exists.
+// TestCompatNumbers checks that each number of a row in COMPAT.md exists once, and that each cited
+// number exists.
 func TestCompatNumbers(t *testing.T) {
 	file, err := os.Open("COMPAT.md")
 	if err != nil {

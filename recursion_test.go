@@ -31,7 +31,8 @@ func TestNoRecursion(t *testing.T) {
 	}
 }
 
-// The search finds direct and mutual recursion, through methods, closures and interfaces.
+// TestRecursionIsFound checks that the search finds direct and mutual recursion, through methods,
+// closures and interfaces.
 func TestRecursionIsFound(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) {

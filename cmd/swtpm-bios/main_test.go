@@ -162,7 +162,7 @@ func TestOddResponses(t *testing.T) {
 	}
 }
 
-// TestPieces sends a response byte by byte, as TCP may do.
+// TestPieces checks that a response that arrives byte by byte, as over TCP, is read completely.
 func TestPieces(t *testing.T) {
 	near, far := net.Pipe()
 	defer near.Close()
@@ -299,9 +299,9 @@ func TestHelpVersionMisuse(t *testing.T) {
 	}
 }
 
-// TestDevice uses a terminal as the device: both accept a command in one write and return
-// the response to a read. The test does not cover the rest of a TPM's driver, such as that a
-// second process cannot open it.
+// TestDevice checks commands to a device, for which a terminal stands: both accept a command in
+// one write and return the response to a read. The test does not cover the rest of a TPM's driver,
+// such as that a second process cannot open it.
 func TestDevice(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {

@@ -35,9 +35,9 @@ func reference(t *testing.T, args []string, env ...string) outcome {
 var older = strings.NewReplacer("TPM2_ImcrementalSelfTest", "TPM2_IncrementalSelfTest",
 	"00000142000000010004", "0000014200000001000b") // SHA-1 became SHA-256
 
-// TestEveryCommandLine runs both programs with each sequence of up to two of the
-// options and some longer ones, on TPMs that accept every command, refuse every command, or
-// are deactivated. It compares commands, output and exit codes.
+// TestEveryCommandLine compares commands, output and exit codes of both programs with each
+// sequence of up to two of the options and some longer ones, on TPMs that accept every command,
+// refuse every command, or are deactivated.
 func TestEveryCommandLine(t *testing.T) {
 	lines := [][]string{{"-ea", "-cs", "-u"}, {"-o", "-d", "-n"}, {"-n", "-d", "-c"}, {"-d", "-o", "-s", "-cs"}, {"--cs", "--u", "op"}}
 	options := []string{"-c", "-s", "-d", "-n", "-o", "-cs", "-ea", "-u"}
@@ -71,8 +71,8 @@ func TestEveryCommandLine(t *testing.T) {
 	}
 }
 
-// TestMisuseLikeReference runs both programs with invalid command lines and environments. The
-// text of the usage differs.
+// TestMisuseLikeReference checks that both programs fail alike with invalid command lines and
+// environments. Only the text of the usage differs.
 func TestMisuseLikeReference(t *testing.T) {
 	none := t.TempDir() + "/none"
 	for _, tt := range []struct {

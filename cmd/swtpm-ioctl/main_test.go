@@ -69,8 +69,8 @@ func fake(t *testing.T, rep []byte) (path string) {
 	return path
 }
 
-// TestRefused repeats calls that swtpm_ioctl refused. The file has the output of swtpm_ioctl
-// 0.11.0 and 0.7.1.
+// TestRefused checks that calls that swtpm_ioctl refused are refused with the same output. The
+// file has the output of swtpm_ioctl 0.11.0 and 0.7.1.
 func TestRefused(t *testing.T) {
 	b, err := os.ReadFile("testdata/refused.json")
 	if err != nil {

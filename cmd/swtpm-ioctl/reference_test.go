@@ -177,8 +177,8 @@ var session = []string{
 	"--load savestate WORK/nofile", "-i", "-c -e", "", "--bogus", "--stop=1", "-s", "-s",
 }
 
-// TestSession runs the session with both programs, each on its own emulator. It compares
-// output and exit code of each command.
+// TestSession compares output and exit code of each command of a session with both programs, each
+// with its own emulator.
 func TestSession(t *testing.T) {
 	theirs := reference(t)
 	for _, tt := range []struct {
@@ -260,8 +260,8 @@ func describe(dir, name string) string {
 	return fmt.Sprintf("%v, empty %v", st.Mode(), st.Size() == 0)
 }
 
-// TestMove moves a running TPM from one emulator to another: one program saves the state and
-// the other loads it. It checks that PCR 17 has its value afterwards.
+// TestMove checks that a running TPM moves from one emulator to another if one program saves the
+// state and the other loads it: PCR 17 has its value afterwards.
 func TestMove(t *testing.T) {
 	theirs := reference(t)
 	for _, tt := range []struct {

@@ -197,8 +197,8 @@ var traps = []struct {
 	{"device", func(path, _ string) error { return unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 5))) }},
 }
 
-// TestTraps holds that whatever is at a name, with the rest of the CA there or
-// missing, nothing outside is touched and nothing waits.
+// TestTraps checks that no file outside is changed and that no call waits, whatever is in the
+// place of a file, with the other files of the CA and without.
 func TestTraps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make devices and other users' links")
@@ -237,7 +237,7 @@ func TestTraps(t *testing.T) {
 	}
 }
 
-// TestLink holds that a link of one's own leads to a key.
+// TestLink checks that a link of the caller may lead to a key.
 func TestLink(t *testing.T) {
 	dir, elsewhere := copyCA(t), t.TempDir()
 	for _, name := range []string{"signkey.pem", "issuercert.pem"} {
@@ -252,7 +252,7 @@ func TestLink(t *testing.T) {
 	}
 }
 
-// TestOwner holds that root's new files are of use to the owner of the directory.
+// TestOwner checks that the owner of the directory can use the files that root creates.
 func TestOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to give files away")
@@ -294,8 +294,8 @@ func TestBundle(t *testing.T) {
 	}
 }
 
-// TestModes holds that others may write no certificate, whatever the umask, nor
-// read a key.
+// TestModes checks that other users can write no certificate and read no key, whatever the umask
+// is.
 func TestModes(t *testing.T) {
 	files, err := made()
 	if err != nil {
@@ -323,7 +323,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// TestSecretPIN holds that the PIN in the URI of a key is in no message.
+// TestSecretPIN checks that the PIN in the URI of a key is in no message.
 func TestSecretPIN(t *testing.T) {
 	dir := copyCA(t)
 	c, log := newCA(t, dir)

@@ -129,7 +129,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// TestPasswordDescriptor reads a password from a pipe.
+// TestPasswordDescriptor checks that a password is read from a pipe.
 func TestPasswordDescriptor(t *testing.T) {
 	t.Chdir(testFiles(t))
 	r, w, err := os.Pipe()
@@ -250,7 +250,7 @@ func TestImmediateOptions(t *testing.T) {
 	}
 }
 
-// TestOpenSSLVerifies has OpenSSL verify a certificate of each type by each issuer.
+// TestOpenSSLVerifies checks that OpenSSL verifies a certificate of each type by each issuer.
 func TestOpenSSLVerifies(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
@@ -284,7 +284,7 @@ func TestOpenSSLVerifies(t *testing.T) {
 	}
 }
 
-// FuzzHex holds that hex that is read is what was written, in any case.
+// FuzzHex checks that decoded hex is the original, in upper and lower case.
 func FuzzHex(f *testing.F) {
 	f.Add("00ff")
 	f.Add("AbC")

@@ -33,8 +33,8 @@ var otherWords = map[string]string{
 	"fail-wrong-password": "Could not read PEM signing key from ca-rsa2048-enc.key.pem. Wrong password.",
 }
 
-// TestGolden makes what the reference made: byte for byte where the signature is
-// the same each time, else up to the signature.
+// TestGolden checks that our certificates equal the reference's: byte for byte if the signature is
+// the same each time, otherwise up to the signature.
 func TestGolden(t *testing.T) {
 	dir := testFiles(t)
 	b, err := os.ReadFile("testdata/cases.json")

@@ -44,8 +44,8 @@ var repairCases = []struct {
 	{name: "left over", gone: repairAll[3:], spoil: map[string]string{".new." + repairCert: "half"}, stay: repairAll[:3]},
 }
 
-// TestRepair holds that each half of a CA becomes a whole one, that what is of use
-// stays, and that nothing but emptiness is thrown away.
+// TestRepair checks that an incomplete CA is completed, that useful files stay, and that only
+// empty files are removed.
 func TestRepair(t *testing.T) {
 
 	for _, tt := range repairCases {

@@ -91,8 +91,8 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// TestRevokeAtOnce revokes from many goroutines: no entry is lost and no list has the
-// number of another.
+// TestRevokeAtOnce checks that concurrent revocations lose no entry, and that no two lists have
+// the same number.
 func TestRevokeAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := newCA(t, dir)

@@ -17,7 +17,8 @@ import (
 
 const largest = "1461501637330902918203684832716283019655932542975" // of 20 bytes
 
-// TestAfter has what swtpm 0.11 makes of a file; "" for a new start.
+// TestAfter checks that a file gives the same serial number as with swtpm 0.11; "" stands for a
+// new start.
 func TestAfter(t *testing.T) {
 	for in, want := range map[string]string{
 		"41": "42", "41\n": "42", "41 x": "42", "0": "1", "007": "8", "99": "100",

@@ -80,8 +80,8 @@ const start = `
 // block0 is an Enhanced Packet Block up to the frame, which has no payload.
 const block0 = `06000000 58000000 00000000 57560500 5b5a5958 36000000 36000000`
 
-// TestGolden is a whole file. A command with a response of three bytes shows the
-// padding, the ends show how the numbers go on.
+// TestGolden checks all bytes of a recording. A command with a response of three bytes shows the
+// padding; the last frames show how the sequence numbers continue.
 func TestGolden(t *testing.T) {
 	path := t.TempDir() + "/f"
 	c, err := open(Options{File: path, FD: -1, Mode: 0o640, Note: t.Errorf}, fixedTime, fixedRandom(7, 0x11111111, 0xffffffff))

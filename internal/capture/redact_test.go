@@ -242,7 +242,7 @@ func TestExchanges(t *testing.T) {
 	}
 }
 
-// TestStrayResponse has no command before it.
+// TestStrayResponse checks a response without a command before it.
 func TestStrayResponse(t *testing.T) {
 	f := NewRedactor(tpm.V20)
 	rsp := message(t, "8001 ???????? 00000000 01 5ec1e75e")
@@ -257,7 +257,7 @@ func TestStrayResponse(t *testing.T) {
 	}
 }
 
-// TestLayouts has only letters that fields knows, and "*" and "~" only at the end.
+// TestLayouts checks that layouts contain only letters of fields, and "*" and "~" only at the end.
 func TestLayouts(t *testing.T) {
 	for v, table := range map[tpm.Version]map[tpm.Code]layout{tpm.V12: commands12(), tpm.V20: commands20()} {
 		for code, l := range table {

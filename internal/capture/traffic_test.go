@@ -9,10 +9,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestTraffic goes over commands that libtpms 0.9.2 has answered with success,
-// one or two of each code and tag: what tpm2-tools 5.4, swtpm_setup 0.7.1 and
-// some raw commands sent, as --pcap recorded it. In all of them everything is
-// where the tables say.
+// TestTraffic checks that the fields of real commands are where the tables say: commands that
+// libtpms 0.9.2 has answered with success, one or two of each code and tag, which tpm2-tools 5.4,
+// swtpm_setup 0.7.1 and some raw commands sent, as --pcap recorded them.
 func TestTraffic(t *testing.T) {
 	for v, file := range map[tpm.Version]string{tpm.V12: "traffic12.txt", tpm.V20: "traffic20.txt"} {
 		f, err := os.Open("testdata/" + file)

@@ -47,8 +47,8 @@ func pipe(t *testing.T) (r *os.File, w int) {
 	return r, p[1]
 }
 
-// TestUnreadPipe records far more than fits into a pipe without a reader, and checks that no
-// call waits for long, that the loss is logged once, and that all written blocks are whole.
+// TestUnreadPipe checks that no call waits for long if far more is recorded than fits into a pipe
+// without a reader, that the loss is logged once, and that all written blocks are complete.
 func TestUnreadPipe(t *testing.T) {
 	r, w := pipe(t)
 	var n notes
@@ -104,7 +104,8 @@ func TestCloseUnread(t *testing.T) {
 	_ = r.Close()
 }
 
-// TestReaderGone loses what comes after the reader went.
+// TestReaderGone checks that one line reports the reason when the reader has closed the pipe, and
+// that no call fails.
 func TestReaderGone(t *testing.T) {
 	signal.Ignore(unix.SIGPIPE) // as program.Main does
 	defer signal.Reset(unix.SIGPIPE)

@@ -226,7 +226,7 @@ func TestJournalQueue(t *testing.T) {
 	}
 }
 
-// TestJournalSocket reads what the program sends to the journal.
+// TestJournalSocket checks the entries that the program sends to the journal.
 func TestJournalSocket(t *testing.T) {
 	cmd, fd, stderr := journalProgram(t)
 	if err := cmd.Run(); err != nil {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReopen redirects a log to all kinds of files. Every message and every line of libtpms,
-// written to one and the same descriptor, is where the log was at that time.
+// TestReopen checks that every message, and every line that libtpms writes to the same descriptor,
+// is in the file that was the log at that time, while the log is redirected to all kinds of files.
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	r, w, err := os.Pipe()

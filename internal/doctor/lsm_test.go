@@ -208,7 +208,8 @@ func TestSELinux(t *testing.T) {
 	}
 }
 
-// TestSELinuxLabel needs permission to set a label, which root usually has.
+// TestSELinuxLabel checks the findings about files with a label. It needs permission to set one,
+// which root usually has.
 func TestSELinuxLabel(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "/sys/fs/selinux/enforce", "1")
@@ -271,8 +272,8 @@ func FuzzParseDenial(f *testing.F) {
 	})
 }
 
-// TestShippedProfile reads the profile that the project ships: the places of libvirt,
-// Proxmox and the units are allowed, others are not.
+// TestShippedProfile checks that the AppArmor profile of this project allows the paths of libvirt,
+// Proxmox and the units, and no others.
 func TestShippedProfile(t *testing.T) {
 	text, err := os.ReadFile("../../contrib/apparmor/usr.bin.swtpm")
 	if err != nil {

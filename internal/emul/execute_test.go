@@ -10,7 +10,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestExecute is every message that the front end answers or changes.
+// TestExecute checks every message that the front end answers or changes.
 func TestExecute(t *testing.T) {
 	all := Options{}
 	for _, g := range []struct {
@@ -173,7 +173,7 @@ func TestOff(t *testing.T) {
 	}
 }
 
-// FuzzExecute runs any message, and checks that it gets a response in the form of the request.
+// FuzzExecute checks that any message gets a response in the form of the request.
 func FuzzExecute(f *testing.F) {
 	f.Add(header(tpm.TagNoSessions, 0x17a), true)
 	f.Add(append([]byte{0, 0, 0, 8, 1, 0, 0, 0, 10}, header(tpm.TagNoSessions, 0x17a)...), true)

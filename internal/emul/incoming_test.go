@@ -11,8 +11,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestIncoming powers on while the source host has the state, and acquires the lock when the
-// guest has arrived.
+// TestIncoming checks that a TPM powers on while the source host has the state, and acquires the
+// lock when the guest has arrived.
 func TestIncoming(t *testing.T) {
 	take := map[string]func(b *bench) error{
 		"a command":    func(b *bench) error { _, err := b.Execute(writing); return err },

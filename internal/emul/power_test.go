@@ -63,8 +63,8 @@ func TestAutoShutdown(t *testing.T) {
 	}
 }
 
-// TestAutoShutdownOnce powers off and on again without a command between: the
-// TPM was shut down already.
+// TestAutoShutdownOnce checks that a TPM that is powered off, on and off again without a command
+// gets one TPM2_Shutdown: it was shut down already.
 func TestAutoShutdownOnce(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	for n, want := range []string{shutdownState + " Terminate Start", "Terminate Start", "Terminate Start"} {

@@ -42,7 +42,7 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
-// TestRelease releases the storage lock and acquires it again.
+// TestRelease checks that the storage lock is released and acquired again.
 func TestRelease(t *testing.T) {
 	b := newBench(t, Options{}).on(t)
 	if !b.d.mine || !b.e.admitted {
@@ -83,7 +83,7 @@ func TestRetainLock(t *testing.T) {
 	}
 }
 
-// TestBlobs copies the blobs of one TPM to another.
+// TestBlobs checks that a TPM starts with the blobs of another one.
 func TestBlobs(t *testing.T) {
 	key := func(n byte, size int) *seal.Key {
 		k, err := seal.NewKey(slices.Repeat([]byte{n}, size))

@@ -122,7 +122,7 @@ func TestWaitEnds(t *testing.T) {
 	}
 }
 
-// TestWaitEndsWithContext does the same with the end of the process' context.
+// TestWaitEndsWithContext checks that a wait also ends with the context of the process.
 func TestWaitEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	b, _ := newWaiting(t, Forever)

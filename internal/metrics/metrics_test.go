@@ -71,7 +71,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// TestParser reads the text with the parser of Prometheus' client library, which is strict.
+// TestParser checks that the parser of Prometheus' client library, which is strict, reads the
+// text.
 func TestParser(t *testing.T) {
 	const python = "/usr/bin/python3" // Debian's packages are for this one; PATH may name another one first
 	if out, err := exec.Command(python, "-c", "import prometheus_client").CombinedOutput(); err != nil {
@@ -154,8 +155,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestServeSeveral occupies all places but one with clients whose text is not ready. Other
-// clients are served at the last place, and no more clients than places at once.
+// TestServeSeveral checks that other clients are served at the last place while clients whose text
+// is not ready have all other places, and that no more clients are served than there are places.
 func TestServeSeveral(t *testing.T) {
 	l := listener{make(chan int)}
 	defer close(l.fds)

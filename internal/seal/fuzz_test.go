@@ -25,8 +25,9 @@ func seed(f *testing.F, blobs bool, add func(blob []byte, keys uint8)) []Keys {
 	return all
 }
 
-// FuzzOpen holds: no panic; what is opened can be sealed and opened again; it
-// is never more than the file; what is opened, Inspect knows.
+// FuzzOpen checks that any bytes are opened without a panic and without a change, that an opened
+// payload can be sealed and opened again and is not longer than the file, and that Inspect
+// describes the file.
 func FuzzOpen(f *testing.F) {
 	keys := seed(f, false, func(blob []byte, i uint8) { f.Add(blob, i) })
 	for i, k := range keys {
@@ -69,7 +70,7 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// FuzzOpenBlob is FuzzOpen for migration blobs.
+// FuzzOpenBlob checks the same as FuzzOpen for migration blobs.
 func FuzzOpenBlob(f *testing.F) {
 	keys := seed(f, true, func(blob []byte, i uint8) {
 		f.Add(blob, i, false)
@@ -102,8 +103,8 @@ func FuzzOpenBlob(f *testing.F) {
 	})
 }
 
-// FuzzHexKey holds: a key that is read is the one that its digits say, in both
-// cases and with 0x and newline; no error shows the input.
+// FuzzHexKey checks that a key that is read is the one in the digits, in upper and lower case,
+// with 0x and with a newline, and that no error contains the input.
 func FuzzHexKey(f *testing.F) {
 	for _, s := range []string{"", "0x", hex128, hex256, "0x" + hex256 + "\n", hex128 + " #", "0X" + hex128, hex128 + "\x00", "\xff\xfe"} {
 		f.Add([]byte(s), true)

@@ -96,8 +96,8 @@ func TestOneErrorBehindAKey(t *testing.T) {
 	}
 }
 
-// TestRandomCiphertext passes OpenBlob and Open containers that an attacker without the key
-// can make from a sealed state, and checks that all of them fail in one way.
+// TestRandomCiphertext checks that OpenBlob and Open fail in one way for all containers that an
+// attacker without the key can make from a sealed state.
 func TestRandomCiphertext(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, k := range allKeys(t) {

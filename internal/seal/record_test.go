@@ -50,7 +50,7 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
-// TestRecordFlips flips each bit of files with a record.
+// TestRecordFlips checks that each flipped bit of files with a record is noticed.
 func TestRecordFlips(t *testing.T) {
 	for i, k := range allKeys(t) {
 		file := sealRecord(t, testPayload(50), k.File)
@@ -66,7 +66,8 @@ func TestRecordFlips(t *testing.T) {
 	}
 }
 
-// TestRecordOfAnother gives a file the record of another one under the same key.
+// TestRecordOfAnother checks that a file with the record of another file under the same key is
+// refused.
 func TestRecordOfAnother(t *testing.T) {
 	k := testKey(t, 256)
 	a, b := sealRecord(t, testPayload(100), k), sealRecord(t, testPayload(100), k)

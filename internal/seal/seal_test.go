@@ -35,7 +35,8 @@ func testPayload(n int) []byte {
 	return b
 }
 
-// TestRoundTrip goes over the sizes around the padding.
+// TestRoundTrip checks that payloads of all sizes around the padding are opened as they were
+// sealed.
 func TestRoundTrip(t *testing.T) {
 	for _, bits := range []int{0, 128, 256} {
 		k := testKey(t, bits)
@@ -252,8 +253,7 @@ func TestUncheckedFile(t *testing.T) {
 	}
 }
 
-// TestOpenBlobErrors is the table of SET_STATEBLOB results, as far as the blob
-// decides.
+// TestOpenBlobErrors checks the results of SET_STATEBLOB, as far as they depend on the blob.
 func TestOpenBlobErrors(t *testing.T) {
 	k128, k256 := testKey(t, 128), testKey(t, 256)
 	other := testKey(t, 128)

@@ -120,7 +120,8 @@ func layout(t *testing.T, body []byte) [][2]int {
 	return l
 }
 
-// TestVectors opens what swtpm 0.7.1 has written, and the odd encodings.
+// TestVectors checks that files and blobs that swtpm 0.7.1 has written are opened, with unusual
+// encodings among them.
 func TestVectors(t *testing.T) {
 	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) { testVector(t, v) })
@@ -187,8 +188,8 @@ func testVector(t *testing.T, v vector) {
 	}
 }
 
-// TestLayout seals the payload of each vector again and compares sizes, flags
-// and blocks with what the reference made of it.
+// TestLayout compares sizes, flags and blocks of the payload of each vector, sealed again, with
+// the reference's.
 func TestLayout(t *testing.T) {
 	for _, v := range vectors(t) {
 		if strings.HasPrefix(v.Name, "synth-") {
@@ -271,7 +272,7 @@ func equal(a, b [][2]int) bool {
 	return true
 }
 
-// TestGolden is what the reference writes but for the checksum block.
+// TestGolden checks that our bytes equal the reference's, except the checksum block.
 func TestGolden(t *testing.T) {
 	got, err := Seal([]byte("state"), nil)
 	if err != nil {

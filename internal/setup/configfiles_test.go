@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestConfigFiles runs the recorded calls of --create-config-files and compares messages,
-// exit codes and files with the reference's.
+// TestConfigFiles compares messages, exit codes and files of recorded calls of
+// --create-config-files with the reference's.
 func TestConfigFiles(t *testing.T) {
 	b, err := os.ReadFile("testdata/create-config-files.json")
 	if err != nil {

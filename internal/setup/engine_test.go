@@ -29,8 +29,8 @@ func run(ctx context.Context, args ...string) (stdout, stderr string, err error)
 	return out.String(), errs.String(), err
 }
 
-// TestProfileRun manufactures a TPM from a profile and checks its files, its mark and its
-// inventory, that a second run leaves it alone, and that a lost TPM is not replaced.
+// TestProfileRun checks the files, the mark and the inventory of a TPM that was manufactured from
+// a profile, that a second run changes nothing, and that a lost TPM is not replaced.
 func TestProfileRun(t *testing.T) {
 	dir := t.TempDir()
 	st := filepath.Join(dir, "st")
@@ -174,7 +174,7 @@ func TestEngineCancel(t *testing.T) {
 	}
 }
 
-// TestOtherEmulator manufactures and changes TPMs with swtpm as a child process.
+// TestOtherEmulator checks that TPMs are manufactured and changed with swtpm as a child process.
 func TestOtherEmulator(t *testing.T) {
 	bin := t.TempDir()
 	swtpm := filepath.Join(bin, "swtpm")

@@ -131,9 +131,9 @@ func flush(t *testing.T, dev transport.TPM, h tpm2.TPMHandle) {
 	}
 }
 
-// TestClones makes many clones of one template: each has EKs and an identity of its own,
-// is in the inventory, has certificates that verify, and opens the sealed secret. A credential
-// for the template fails.
+// TestClones checks many clones of one template: each has EKs and an identity of its own, is in
+// the inventory, has certificates that verify, and opens the sealed secret. A credential for the
+// template fails.
 func TestClones(t *testing.T) {
 	t.Parallel()
 	n := 20

@@ -30,7 +30,7 @@ func (h *clusterHost) try(name string, args ...string) (code int, stdout, stderr
 	return runCmd(h.t, cmd)
 }
 
-// TestClusterVerbs runs the verbs of swtpm state on a TPM in a cluster store, which a profile
+// TestClusterVerbs checks the verbs of swtpm state with a TPM in a cluster store, which a profile
 // manufactures.
 func TestClusterVerbs(t *testing.T) {
 	t.Parallel()

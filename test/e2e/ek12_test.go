@@ -11,10 +11,9 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestInspectEK12 reads the endorsement key and its certificate from the state of
-// a TPM 1.2 that is off: one that would print it to any client, one with an owner and locked
-// NV memory, which refuses, and an encrypted one, made by us and by the
-// reference.
+// TestInspectEK12 checks the endorsement key and its certificate that are read from the state of a
+// TPM 1.2 that is off: one that would print them to any client, one with an owner and locked NV
+// memory, which refuses, and an encrypted one, made by us and by the reference.
 func TestInspectEK12(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{

@@ -67,7 +67,8 @@ func TestLedgerSecrets(t *testing.T) {
 	}
 }
 
-// TestLedgerToolsSecrets is the same for tpm2-tools, with passwords, sealed data and NV indexes.
+// TestLedgerToolsSecrets checks the same for tpm2-tools, with passwords, sealed data and NV
+// indexes.
 func TestLedgerToolsSecrets(t *testing.T) {
 	harness.Need(t, "tpm2_unseal", "tpm2-tools")
 	t.Parallel()

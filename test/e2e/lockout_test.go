@@ -10,8 +10,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestResetLockout locks a TPM 2.0 by crashes of its emulator, as a crash of the host
-// does, and unlocks it while it is off.
+// TestResetLockout checks that a TPM 2.0 that crashes of its emulator have locked, as crashes of a
+// host do, can be unlocked while it is off.
 func TestResetLockout(t *testing.T) {
 	harness.Need(t, "tpm2_nvread", "tpm2-tools")
 	t.Parallel()

@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestResumeInStore is TestResume with the state in a cluster store: the next process goes on as the
-// owner that the previous one was, also if the broker was restarted at the same time.
+// TestResumeInStore checks the same as TestResume with the state in a cluster store: the next
+// process continues as the same owner, also if the broker was restarted at the same time.
 func TestResumeInStore(t *testing.T) {
 	t.Parallel()
 	member := newClusterHost(t).member
@@ -68,7 +68,8 @@ func (h *clusterHost) owner(t *testing.T, k *resumableTPM) (owner string, epoch 
 	return e.Owner, e.Epoch
 }
 
-// TestRestartSystemErrorsInStore is TestRestartSystemErrors with the state in a cluster store.
+// TestRestartSystemErrorsInStore checks the same as TestRestartSystemErrors with the state in a
+// cluster store.
 func TestRestartSystemErrorsInStore(t *testing.T) {
 	t.Parallel()
 	member := newClusterHost(t).member

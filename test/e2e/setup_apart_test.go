@@ -101,9 +101,9 @@ func isLocked(t *testing.T, path string) bool {
 	return how.Type != unix.F_UNLCK
 }
 
-// TestSetupHops12 has TPMs 1.2 that we have made, in our engine and with the
-// reference's emulator, and one that the reference has made, run in both emulators
-// by turns: each finds the certificate, the owner, and what the others have stored.
+// TestSetupHops12 checks that TPMs 1.2 that we have made, in our engine and with the reference's
+// emulator, and one that the reference has made, run in both emulators by turns: each finds the
+// certificate, the owner, and the data that the others have stored.
 func TestSetupHops12(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Need(t, "swtpm", "swtpm")

@@ -22,8 +22,8 @@ func script(t *testing.T, path, text string) string {
 	return path
 }
 
-// TestSetupHostileProgram manufactures with emulators that leave something else
-// than a state, or end badly: the existing TPM stays as it was.
+// TestSetupHostileProgram checks that the existing TPM stays if the emulator leaves something else
+// than a state, or fails.
 func TestSetupHostileProgram(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{

@@ -47,8 +47,8 @@ func TestSetupInterruptedLate(t *testing.T) {
 	}
 }
 
-// TestSetupOvertaken has a TPM made by another process while the first one waits
-// for its key: it stays, and --not-overwrite finds that fine.
+// TestSetupOvertaken checks that a TPM that another process has created while the first one waits
+// for its key stays, and that --not-overwrite accepts it.
 func TestSetupOvertaken(t *testing.T) {
 	t.Parallel()
 	for _, options := range []string{"--not-overwrite", "--overwrite --not-overwrite"} {

@@ -40,9 +40,9 @@ func setUpAtOnce(t *testing.T, n int, profile string) (made int) {
 	return made
 }
 
-// TestSetupAtOnce starts several setups of one profile at once: one of them makes
-// the TPM, all others wait for it and find it there. The same with a TPM whose
-// maker was killed before he could say that it is done.
+// TestSetupAtOnce checks that one of several concurrent setups of one profile creates the TPM, and
+// that all others wait and find it, also if a previous setup was killed before it could record the
+// manufacture.
 func TestSetupAtOnce(t *testing.T) {
 	t.Parallel()
 	const rounds, starts = 3, 6

@@ -181,8 +181,8 @@ if tpm2_nvwrite -Q 0x1c00002 -C p -i secret 2>refusal; then echo "an index could
 grep -qi 'locked' refusal
 `
 
-// TestSetupVerified has a verifier's steps succeed with a TPM that ours has made,
-// in our emulator and in the reference's.
+// TestSetupVerified checks that the steps of a verifier succeed with a TPM that ours has made, in
+// our emulator and in the reference's.
 func TestSetupVerified(t *testing.T) {
 	t.Parallel()
 	harness.Need(t, "openssl", "openssl")
@@ -309,8 +309,8 @@ func TestSetupInterrupted(t *testing.T) {
 	}
 }
 
-// TestSetupKeys has a TPM made, changed and run under a key, from a file and
-// from descriptors, by our engine and by the reference's emulator.
+// TestSetupKeys checks that a TPM is created, changed and run with a key, from a file and from
+// descriptors, by our engine and by the reference's emulator.
 func TestSetupKeys(t *testing.T) {
 	t.Parallel()
 	theirs := harness.Need(t, "swtpm", "swtpm") + " socket"

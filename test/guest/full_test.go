@@ -13,9 +13,9 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestFullDisk fills the host's disk with the TPM's state under a guest that runs. Its
-// command waits until space is freed; one that waits too long is refused, and the
-// kernel goes on with the same TPM. The guest is not reset.
+// TestFullDisk checks that a guest on a host whose disk with the TPM's state is full continues:
+// its command waits until space is freed; one that waits too long is refused, and the kernel
+// continues with the same TPM, without a reset.
 func TestFullDisk(t *testing.T) {
 	for _, m := range models {
 		t.Run(m.String(), func(t *testing.T) {

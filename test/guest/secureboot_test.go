@@ -279,8 +279,8 @@ func (w *workshop) ownDisk(t *testing.T, cmdline string) string {
 	return dir
 }
 
-// TestSignedImage is TestSecureBoot for a unified kernel image that the owner of the machine has
-// signed: systemd-stub measures it in PCR 11.
+// TestSignedImage checks the same as TestSecureBoot for a unified kernel image that the owner of
+// the machine has signed: systemd-stub measures it in PCR 11.
 func TestSignedImage(t *testing.T) {
 	need(t, "qemu-system-x86_64", "qemu-system-x86")
 	w := signedWorkshop(t)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestBackup backs up a running guest with examples/snapshot-virsh, and restores its TPM as
-// docs/snapshots.md says.
+// TestBackup checks that examples/snapshot-virsh backs up a running guest, and that its TPM can be
+// restored as in docs/snapshots.md.
 func TestBackup(t *testing.T) {
 	dir := inside(t)
 	g := &guest{name: "backup20", uuid: "8c0a5a3e-0000-4000-8000-000000000014", version: "2.0", model: "tpm-crb"}

@@ -13,9 +13,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 )
 
-// TestHostPolicy sets the boot ledger and the directory of the metrics for all TPMs of a host,
-// as an administrator does whose TPMs are started by libvirt and have no profile. The guest is
-// the firmware: it measures into PCRs 0 to 7 and looks for a disk.
+// TestHostPolicy checks that the boot ledger and the directory of the metrics can be set for all
+// TPMs of a host, also for those that libvirt starts without a profile. The guest is the firmware:
+// it measures into PCRs 0 to 7 and looks for a disk.
 func TestHostPolicy(t *testing.T) {
 	dir := inside(t)
 	metrics := filepath.Join(dir, "metrics")

@@ -24,8 +24,8 @@ func openssl(t *testing.T, dir, args string) string {
 	return string(out)
 }
 
-// TestCertPQ has OpenSSL verify what ML-DSA keys of its own make sign here, in each
-// form that it writes them, and find its own ML-KEM and ML-DSA keys in certificates.
+// TestCertPQ checks that OpenSSL verifies our signatures with its own ML-DSA keys, in each form in
+// which it writes them, and finds its own ML-KEM and ML-DSA keys in certificates.
 func TestCertPQ(t *testing.T) {
 	newer(t)
 	dir := t.TempDir()

@@ -12,8 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestGetInfo reads a text that is longer than one reply of GET_INFO in pieces, as
-// clients do, and checks that it is what --print-info prints.
+// TestGetInfo checks that a text that is longer than one reply of GET_INFO is read in pieces, as
+// by clients, and equals the output of --print-info.
 func TestGetInfo(t *testing.T) {
 	dir := t.TempDir()
 	want := try(t, dir, nil, ours(t), "socket", "--tpm2", "--print-info", "0xdf").stdout

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestRecords has a state with records go to swtpm, which skips them and drops them when
+// TestRecords checks that a state with records goes to swtpm, which skips them and drops them when
 // it stores, and back.
 func TestRecords(t *testing.T) {
 	keyFile := filepath.Join(t.TempDir(), "key")

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestSetup has swtpm_setup, with the newer library, do what needs one: algorithm
-// profiles. The messages are the reference's.
+// TestSetup checks algorithm profiles of swtpm_setup with the newer library. The messages are the
+// reference's.
 func TestSetup(t *testing.T) {
 	ld := newer(t)
 	dir := t.TempDir()
@@ -68,9 +68,10 @@ func TestSetup(t *testing.T) {
 	}
 }
 
-// TestRSA4096 makes an EK of 4096 bits with its certificate where the library can,
-// as --print-capabilities says, and is refused before anything is made where it
-// cannot, in words that say why. libtpms 0.10 cannot: its successor is the first.
+// TestRSA4096 checks that an EK of 4096 bits with its certificate is created if
+// --print-capabilities says that the library supports it, and is refused otherwise, with the
+// reason, before anything is created. libtpms 0.10 does not support it; its successor is the
+// first.
 func TestRSA4096(t *testing.T) {
 	ld := newer(t)
 	dir := t.TempDir()

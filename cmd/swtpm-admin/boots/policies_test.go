@@ -59,8 +59,8 @@ func samePolicy(x, y ledger.Policy) bool {
 	return x.SamePolicy(y)
 }
 
-// TestManyPolicies has a guest that uses a new object in each of a million policies: a search
-// through all of them for each one does not end within the limit of go test.
+// TestManyPolicies checks that a guest may use a new object in each of a million policies. A
+// search through all of them for each one would not end within the limit of go test.
 func TestManyPolicies(t *testing.T) {
 	const n = 1_000_000
 	var k policies

@@ -95,8 +95,8 @@ func (f forger) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte
 	return f.Signer.Sign(r, append([]byte{digest[0] ^ 1}, digest[1:]...), opts)
 }
 
-// TestModernIssuers has those that Go's library does not know: their certificates
-// are verified by the module that signs, and for Ed448 by OpenSSL in test/e2e.
+// TestModernIssuers checks issuers that Go's library does not support: the module that signs
+// verifies their certificates, and OpenSSL in test/e2e for Ed448.
 func TestModernIssuers(t *testing.T) {
 	for _, scheme := range []sign.Scheme{ed448.Scheme(), mldsa44.Scheme(), mldsa65.Scheme(), mldsa87.Scheme()} {
 		public, private, err := scheme.GenerateKey()
@@ -136,7 +136,7 @@ func TestModernIssuers(t *testing.T) {
 	}
 }
 
-// TestDays has the end of certificates around the years where something changes.
+// TestDays checks the end of certificates around the years in which its encoding changes.
 func TestDays(t *testing.T) {
 	key := ecKey(t)
 	ca := authority(t, key.Public())

@@ -61,7 +61,7 @@ func TestEC(t *testing.T) {
 	}
 }
 
-// TestECPads has a coordinate that lost the zero bytes in front of it.
+// TestECPads checks that a coordinate without its leading zero bytes gives the same key.
 func TestECPads(t *testing.T) {
 	p521, err := CurveByName("secp521r1")
 	if err != nil {
@@ -94,7 +94,7 @@ func TestRSA(t *testing.T) {
 	}
 }
 
-// TestNewKey takes the keys of Go's library that a TPM may have.
+// TestNewKey checks that the keys of Go's library that a TPM may have are accepted.
 func TestNewKey(t *testing.T) {
 	for _, name := range []string{"pub-rsa2048.pem", "pub-p256.pem", "pub-p384.pem", "pub-p521.pem"} {
 		block, _ := pem.Decode(goldenFile(t, name))
@@ -120,7 +120,7 @@ func TestNewKey(t *testing.T) {
 	}
 }
 
-// TestPQ takes real keys and refuses what cannot be one.
+// TestPQ checks that real keys are accepted, and that impossible ones are refused.
 func TestPQ(t *testing.T) {
 	kem, err := mlkem.GenerateKey768()
 	if err != nil {

@@ -44,7 +44,7 @@ func TestParsePKCS11(t *testing.T) {
 	}
 }
 
-// TestReadPIN says who has the last word on the PIN.
+// TestReadPIN checks which source of the PIN is preferred.
 func TestReadPIN(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pin")
 	if err := os.WriteFile(path, []byte("from file\n"), 0o600); err != nil {

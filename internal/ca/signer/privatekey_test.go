@@ -28,7 +28,7 @@ func readFile(t testing.TB, name string) []byte {
 	return b
 }
 
-// TestParsePEM reads one key in all its clothes.
+// TestParsePEM checks that one key is read in each of its formats.
 func TestParsePEM(t *testing.T) {
 	block, _ := pem.Decode(readFile(t, "ec.pub"))
 	public, err := x509.ParsePKIXPublicKey(block.Bytes)
@@ -68,7 +68,7 @@ func orNil(s string) string {
 	return s
 }
 
-// TestParseEd448 signs with OpenSSL's key and looks for OpenSSL's public key.
+// TestParseEd448 checks that OpenSSL's Ed448 key signs, and has OpenSSL's public key.
 func TestParseEd448(t *testing.T) {
 	key, err := ParsePEM(readFile(t, "ed448.pem"), nil)
 	if err != nil {
@@ -81,7 +81,7 @@ func TestParseEd448(t *testing.T) {
 	}
 }
 
-// TestParseMLDSA reads the three forms that RFC 9881 gives a private key.
+// TestParseMLDSA checks that the three forms of a private key in RFC 9881 are read.
 func TestParseMLDSA(t *testing.T) {
 	for id, scheme := range mldsas {
 		seed := make([]byte, scheme.SeedSize())
@@ -149,7 +149,7 @@ func privateKeyInfo(t *testing.T, id string, key func(b *cryptobyte.Builder)) []
 	return b.BytesOrPanic()
 }
 
-// TestEncrypt opens what was encrypted, and not with another password.
+// TestEncrypt checks that an encrypted key opens with its password, and not with another one.
 func TestEncrypt(t *testing.T) {
 	block, _ := pem.Decode(readFile(t, "ed448.pem"))
 	der, err := Encrypt(block.Bytes, []byte("secret"))
@@ -165,7 +165,7 @@ func TestEncrypt(t *testing.T) {
 	}
 }
 
-// TestDecryptLimits holds that a file cannot have us work for ever.
+// TestDecryptLimits checks that no file makes the decryption run without end.
 func TestDecryptLimits(t *testing.T) {
 	for _, tt := range []struct{ file, from, to, err string }{
 		// The INTEGER of PBKDF2's rounds, of scrypt's memory.
@@ -184,7 +184,7 @@ func TestDecryptLimits(t *testing.T) {
 	}
 }
 
-// FuzzParsePEM holds that a key that is read signs.
+// FuzzParsePEM checks that every key that is read can sign.
 func FuzzParsePEM(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.pem")
 	if err != nil || len(files) == 0 {
@@ -216,7 +216,7 @@ func FuzzParsePEM(f *testing.F) {
 	})
 }
 
-// FuzzDecrypt holds that what is opened is one whole SEQUENCE.
+// FuzzDecrypt checks that a decrypted key is one complete SEQUENCE.
 func FuzzDecrypt(f *testing.F) {
 	for _, name := range []string{"ec-3des-sha1.pem", "ec-aes128-sha512.pem", "ec-pkcs12.pem"} {
 		block, _ := pem.Decode(readFile(f, name))

@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestDigestInfo has the prefixes of RFC 8017, 9.2, note 1.
+// TestDigestInfo checks the prefixes of RFC 8017, 9.2, note 1.
 func TestDigestInfo(t *testing.T) {
 	for h, prefix := range map[crypto.Hash]string{
 		crypto.SHA1:   "30 21 30 09 06 05 2b 0e 03 02 1a 05 00 04 14",

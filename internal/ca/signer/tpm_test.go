@@ -40,7 +40,7 @@ func TestParseTCTI(t *testing.T) {
 	}
 }
 
-// TestSend has responses come in pieces, and wrong.
+// TestSend checks responses that arrive in pieces, and wrong ones.
 func TestSend(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -74,7 +74,7 @@ func TestSend(t *testing.T) {
 	}
 }
 
-// TestParseTSS reads a key file that OpenSSL made with a TPM.
+// TestParseTSS checks that a key file that OpenSSL made with a TPM is read.
 func TestParseTSS(t *testing.T) {
 	key, err := parseTSS(tssBlock(readFile(t, "tpm2-p256.pem")))
 	if err != nil {
@@ -98,7 +98,7 @@ func TestParseTSS(t *testing.T) {
 	}
 }
 
-// TestGoKeyRefuses has the keys that cannot sign certificates.
+// TestGoKeyRefuses checks that keys that cannot sign certificates are refused.
 func TestGoKeyRefuses(t *testing.T) {
 	key, err := parseTSS(tssBlock(readFile(t, "tpm2-p256.pem")))
 	if err != nil {

@@ -63,7 +63,7 @@ func TestSyntax(t *testing.T) {
 	}
 }
 
-// TestBash runs the bash script on words that are odd.
+// TestBash checks the bash script with unusual words.
 func TestBash(t *testing.T) {
 	path, err := exec.LookPath("bash")
 	if err != nil {

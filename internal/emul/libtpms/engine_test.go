@@ -209,7 +209,7 @@ func TestBlockedStore(t *testing.T) {
 	_ = x.Close()
 }
 
-// TestCancel stops a key generation.
+// TestCancel checks that a key generation can be cancelled.
 func TestCancel(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	for range 100 { // it may come too early, or too late
@@ -242,8 +242,8 @@ func TestCancel(t *testing.T) {
 	_ = x.Close()
 }
 
-// TestDictionaryAttackCounter uses an authorization that counts, in many power
-// cycles without a TPM2_Shutdown of the guest.
+// TestDictionaryAttackCounter checks the lockout counter after many power cycles without a
+// TPM2_Shutdown of the guest, each with an authorization that counts.
 func TestDictionaryAttackCounter(t *testing.T) {
 	for _, off := range []bool{false, true} {
 		x := newTPM(t, newDisk(), emul.Options{Version: tpm.V20, NoAutoShutdown: off})

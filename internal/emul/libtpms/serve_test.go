@@ -256,7 +256,8 @@ func TestServeOff(t *testing.T) {
 	}
 }
 
-// TestServeWhileOthersWork serves two clients in one set while other threads use the TPM.
+// TestServeWhileOthersWork checks that two clients in one set are served while other threads use
+// the TPM.
 func TestServeWhileOthersWork(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	defer x.Close()

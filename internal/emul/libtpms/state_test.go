@@ -145,9 +145,9 @@ func (v vector) pcr10(t *testing.T, x *emul.TPM, when string) {
 	}
 }
 
-// TestVectors starts the states of the reference, from its files in a directory and from its
-// blobs. Package seal opens every file; a TPM 1.2 generates an RSA key at each start, so that only
-// a plain one and one with all keys start here.
+// TestVectors checks that the TPM starts with the states of the reference, from its files in a
+// directory and from its blobs. Package seal opens every file; a TPM 1.2 generates an RSA key at
+// each start, so that only a plain one and one with all keys start here.
 func TestVectors(t *testing.T) {
 	for _, v := range vectors(t) {
 		if v.version() == tpm.V12 && v.Name != "tpm12-plain" && v.Name != "tpm12-mig128pwd-key128" {

@@ -69,8 +69,8 @@ func TestMayStore(t *testing.T) {
 	}
 }
 
-// TestSerialized counts how often commands in the C loop serialize the volatile state:
-// never if they are not expected to store.
+// TestSerialized checks how often commands in the C loop serialize the volatile state: never if
+// they are not expected to store.
 func TestSerialized(t *testing.T) {
 	for _, g := range []struct {
 		version tpm.Version

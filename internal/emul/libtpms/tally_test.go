@@ -9,9 +9,9 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// TestTally counts by code and result on both paths, Execute and Serve, folds what
-// a guest could make many of, and allocates nothing for it. A process has one
-// tally, so this is one test.
+// TestTally checks that commands are counted by code and result on both paths, Execute and Serve,
+// that values of which a guest could make many are counted together, and that nothing is allocated
+// for it. A process has one tally, so this is one test.
 func TestTally(t *testing.T) {
 	x := started(t, newDisk(), tpm.V20)
 	getRandom := harness.Unhex("8001 0000000c 0000017b 0008")

@@ -74,7 +74,7 @@ func TestGenuine(t *testing.T) {
 	}
 }
 
-// TestOtherKind gives each state to the decoders of the other kinds.
+// TestOtherKind checks that the decoders of the other kinds refuse each state.
 func TestOtherKind(t *testing.T) {
 	for _, name := range genuine(t) {
 		is, isBlob := blobOf(name)
@@ -92,7 +92,7 @@ func TestOtherKind(t *testing.T) {
 	}
 }
 
-// TestTruncated cuts every state everywhere, and makes it longer.
+// TestTruncated checks that every state is refused if it is cut anywhere, or extended.
 func TestTruncated(t *testing.T) {
 	for _, name := range genuine(t) {
 		v, b := blobOf(name)
@@ -111,8 +111,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestTruncatedSealed cuts the TPM 1.2 states before their SHA-1 and makes a
-// new one.
+// TestTruncatedSealed checks the same for states of a TPM 1.2 that are cut before their SHA-1 and
+// have a new one.
 func TestTruncatedSealed(t *testing.T) {
 	for _, name := range genuine(t) {
 		v, b := blobOf(name)
@@ -129,7 +129,7 @@ func TestTruncatedSealed(t *testing.T) {
 	}
 }
 
-// TestBitFlips flips every bit of the states that end with a SHA-1.
+// TestBitFlips checks that every flipped bit of the states that end with a SHA-1 is noticed.
 func TestBitFlips(t *testing.T) {
 	for _, name := range []string{"tpm12-fresh.permall", "tpm12-fresh.volatilestate", "tpm12-fresh.savestate", "tpm2-fresh.volatilestate"} {
 		v, b := blobOf(name)

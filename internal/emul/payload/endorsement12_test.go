@@ -9,8 +9,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestEndorsement12 finds the endorsement key in each state of a TPM 1.2 that has one, and none
-// in a truncated state. The tests of manufacture check that it is the right key.
+// TestEndorsement12 checks that the endorsement key is found in each state of a TPM 1.2 that has
+// one, and none in a truncated state. The tests of manufacture check that it is the right key.
 func TestEndorsement12(t *testing.T) {
 	for name, hasKey := range map[string]bool{
 		"tpm12-fresh.permall": false, "tpm12-unowned.permall": true, "tpm12-owned.permall": true,

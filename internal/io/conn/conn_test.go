@@ -125,7 +125,7 @@ func use(t *testing.T, p *conntest.Peer) {
 	}
 }
 
-// TestEviction fills the server and checks which client makes room for the next.
+// TestEviction checks which client of a full server is evicted for the next one.
 func TestEviction(t *testing.T) {
 	type client struct {
 		used  bool

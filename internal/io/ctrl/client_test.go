@@ -289,7 +289,7 @@ func TestRefusedUnread(t *testing.T) {
 	}
 }
 
-// TestSetDataFD sends one end of a socket pair and uses it at the other side.
+// TestSetDataFD checks that the server can use the end of a socket pair that SetDataFD has sent.
 func TestSetDataFD(t *testing.T) {
 	near, far := pair(t)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

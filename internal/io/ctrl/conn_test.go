@@ -94,8 +94,8 @@ func TestDataFDOverTCP(t *testing.T) {
 	b.Await(t, "SET_DATAFD: missing descriptor: a control channel over TCP cannot carry one")
 }
 
-// TestStrayFDs sends unsolicited descriptors with every request, with
-// the first byte, in the middle and with the body.
+// TestStrayFDs checks that unsolicited descriptors are closed, with every request, and with its
+// first byte, in the middle and with the body.
 func TestStrayFDs(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.Set(true)
@@ -162,8 +162,8 @@ func TestCutBodies(t *testing.T) {
 	}
 }
 
-// TestStalledBody stops in the middle of a body without closing the connection: later bytes are
-// not a request.
+// TestStalledBody checks that bytes that arrive late, after a pause in the middle of a body, are
+// not read as a request.
 func TestStalledBody(t *testing.T) {
 	t.Parallel()
 	b := newStrictBench(t, tpm.V20)
@@ -208,7 +208,7 @@ func TestShutdownAnsweredFirst(t *testing.T) {
 	}
 }
 
-// TestDatagrams uses a socket where one message is one request.
+// TestDatagrams checks a socket on which one message is one request.
 func TestDatagrams(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	c := b.connect(t, unix.SOCK_DGRAM)

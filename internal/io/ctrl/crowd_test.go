@@ -13,8 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness/conntest"
 )
 
-// TestSquatters fills all places with silent clients, and with clients that stop in the middle
-// of a request: the next client is served nevertheless.
+// TestSquatters checks that the next client is served although silent clients, and clients that
+// stop in the middle of a request, have all places.
 func TestSquatters(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
@@ -54,7 +54,7 @@ func TestSilentClientStays(t *testing.T) {
 	}
 }
 
-// TestQuickConnects connects and disconnects repeatedly.
+// TestQuickConnects checks the server while clients connect and disconnect repeatedly.
 func TestQuickConnects(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
@@ -127,8 +127,8 @@ func TestOvertaking(t *testing.T) {
 	}
 }
 
-// TestRunningStays fills all places: a client that got a reply is evicted for a new one, but a
-// client whose request runs is not.
+// TestRunningStays checks that a client that got a reply is evicted for a new one if all places
+// are taken, and a client whose request runs is not.
 func TestRunningStays(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	q := b.listen(t)
@@ -147,8 +147,9 @@ func TestRunningStays(t *testing.T) {
 	}
 }
 
-// TestWaitingLeavesRoom fills the server with requests that wait for the engine: a request
-// that overtakes a command still finds room, and all that were not evicted are answered.
+// TestWaitingLeavesRoom checks that a request that overtakes a command is served although the
+// server is full of requests that wait for the engine, and that all of these that were not evicted
+// are answered.
 func TestWaitingLeavesRoom(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.Set(true)

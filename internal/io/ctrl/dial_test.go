@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestConnectWaits fills the queue of a listener, which makes connect fail with
-// EAGAIN, and empties it while Connect waits.
+// TestConnectWaits checks that Connect waits while the queue of a listener is full, which makes
+// connect fail with EAGAIN, and succeeds when it is emptied.
 func TestConnectWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

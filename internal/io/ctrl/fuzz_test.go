@@ -10,8 +10,8 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// FuzzRequest sends one message to a server. It checks that any message gets a reply that begins
-// with a result, or the end of the connection, and that the next client is served.
+// FuzzRequest checks that any message gets a reply that begins with a result, or the end of the
+// connection, and that the next client is served.
 func FuzzRequest(f *testing.F) {
 	for _, g := range golden {
 		if b := harness.Unhex(strings.ReplaceAll(g.in, "/", " ")); len(b) < 5000 {

@@ -255,7 +255,7 @@ func TestStorageLost(t *testing.T) {
 	b.Await(t, "end: "+tpm.Fail.Error())
 }
 
-// TestInfoParts reads a long text in parts.
+// TestInfoParts checks that a long text is read in parts.
 func TestInfoParts(t *testing.T) {
 	b := newBench(t, tpm.V20)
 	b.tpm.info = strings.Repeat("x", 2*MaxInfo)

@@ -40,8 +40,8 @@ func TestNeverReads(t *testing.T) {
 	<-closed
 }
 
-// TestSquatters connects many clients that are silent or stop in the middle of a header. It
-// checks that the next client is served, and that a client that had a response stays.
+// TestSquatters checks that the next client is served although many clients are silent or stop in
+// the middle of a header, and that a client that had a response stays.
 func TestSquatters(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
@@ -78,7 +78,7 @@ func TestOneClient(t *testing.T) {
 	next.receives(t, command(10))
 }
 
-// TestQuickConnects connects and disconnects many times.
+// TestQuickConnects checks the server while clients connect and disconnect many times.
 func TestQuickConnects(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
@@ -99,8 +99,8 @@ func TestQuickConnects(t *testing.T) {
 	conntest.AwaitDescriptors(t, before)
 }
 
-// TestIdleEvicted connects as many clients as fit. It checks that the next one is served,
-// and that the client that has been idle for longest is disconnected.
+// TestIdleEvicted checks that the next client is served if all places are taken, and that the
+// client that has been idle for longest is disconnected.
 func TestIdleEvicted(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	q := b.listen(t)
@@ -192,7 +192,8 @@ func TestBusyStays(t *testing.T) {
 	c.Closed(t)
 }
 
-// TestOutOfBand sends out-of-band bytes, each of which causes a spurious wake-up.
+// TestOutOfBand checks that out-of-band bytes, each of which causes a spurious wake-up, change
+// nothing.
 func TestOutOfBand(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	c := b.attach(t)

@@ -75,8 +75,8 @@ func FuzzMissing(f *testing.F) {
 	})
 }
 
-// TestFraming sends bytes in pieces, each of which is read before the next is sent, and
-// compares the messages that the TPM gets.
+// TestFraming compares the messages that the TPM gets with those that were sent in pieces, each of
+// which is read before the next is sent.
 func TestFraming(t *testing.T) {
 	whole := command(30)
 	prefix := []byte{0, 0, 0, 8, 2, 0, 0, 0, 30}
@@ -141,7 +141,8 @@ func split(b []byte) (pieces [][]byte) {
 	return pieces
 }
 
-// TestLargeCommand uses a library that accepts larger commands.
+// TestLargeCommand checks that a command of 8 KiB is assembled with a library that accepts such
+// commands.
 func TestLargeCommand(t *testing.T) {
 	f := &fake{version: tpm.V20, largest: 8192}
 	b := newBench(t, f, Options{})

@@ -13,7 +13,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// TestHalfClose closes the sending half of the connection.
+// TestHalfClose checks that a client that has closed the sending half of its connection gets its
+// response.
 func TestHalfClose(t *testing.T) {
 	whole := command(30)
 	for _, g := range []struct {
@@ -214,7 +215,8 @@ func TestAttachSocket(t *testing.T) {
 	c.receives(t, command(10))
 }
 
-// TestAttachWhileBusy attaches a client after the first has hung up during a command.
+// TestAttachWhileBusy checks that a client can be attached after the first has hung up during a
+// command.
 func TestAttachWhileBusy(t *testing.T) {
 	f := &fake{version: tpm.V20}
 	b := newBench(t, f, Options{})
@@ -234,7 +236,7 @@ func TestAttachWhileBusy(t *testing.T) {
 	next.receives(t, command(10))
 }
 
-// TestDatagrams uses a socket on which one message is one command.
+// TestDatagrams checks a socket on which one message is one command.
 func TestDatagrams(t *testing.T) {
 	b := newBench(t, &fake{version: tpm.V20}, Options{})
 	fd, c := pair(t, unix.SOCK_DGRAM)
@@ -256,8 +258,8 @@ func (c peer) receivesDatagram(t *testing.T, msg []byte) {
 	}
 }
 
-// TestTerminal uses a pseudo terminal, which is no socket, and hangs it up. The reference
-// loops without end then.
+// TestTerminal checks the end of a pseudo terminal, which is no socket, when it is hung up. The
+// reference loops without end then.
 func TestTerminal(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {

@@ -82,7 +82,7 @@ func TestStat(t *testing.T) {
 	}
 }
 
-// TestBackupInSteps is the way without RENAME_EXCHANGE.
+// TestBackupInSteps checks the backup on file systems without RENAME_EXCHANGE.
 func TestBackupInSteps(t *testing.T) {
 	path := t.TempDir()
 	file := filepath.Join(path, permall)

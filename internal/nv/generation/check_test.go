@@ -141,7 +141,7 @@ func TestNoFalseAlarm(t *testing.T) {
 	t.Logf("%d starts", n)
 }
 
-// TestDetects has old, mixed and foreign states.
+// TestDetects checks that old, mixed and foreign states are reported.
 func TestDetects(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	var old, mixed, foreign int

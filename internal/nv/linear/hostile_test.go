@@ -119,8 +119,8 @@ func TestForeign(t *testing.T) {
 	}
 }
 
-// TestDamage flips each bit of the header, and truncates the file everywhere: the file must be
-// refused and not changed, or load as before.
+// TestDamage checks that a file with a flipped bit in its header, or cut anywhere, is refused and
+// not changed, or loads as before.
 func TestDamage(t *testing.T) {
 	good := vector(t, "plain.bin")
 	path := filepath.Join(t.TempDir(), "image")
@@ -203,8 +203,7 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// TestFull is a file system without room: the old item stays, and so does the
-// size of the file.
+// TestFull checks that on a full file system the old item and the size of the file stay.
 func TestFull(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a small file system")

@@ -72,9 +72,9 @@ func volatileStep(n int) step {
 	return step{volstate, n}
 }
 
-// TestSmallDevice stores on devices of all sizes: an item that does not fit must be refused
-// with the number of bytes that it needs, and change nothing; an item that fits next to the
-// old one, in any pieces, must be stored.
+// TestSmallDevice checks devices of all sizes: an item that does not fit is refused with the
+// number of bytes that it needs, and changes nothing; an item that fits next to the old one, in
+// any pieces, is stored.
 func TestSmallDevice(t *testing.T) {
 	const a, b = 1315, 2000
 	for size := headerSize; size < 9000; size += 97 {
@@ -106,7 +106,8 @@ func TestSmallDevice(t *testing.T) {
 	}
 }
 
-// TestGather puts items together that are in the way.
+// TestGather checks that an item is moved if no free piece is large enough for a new one, and that
+// a store that would still not fit fails.
 func TestGather(t *testing.T) {
 	const size = headerSize + 4000 + 1000 + 5000
 	h := newHeader()
@@ -158,7 +159,7 @@ func TestApplyWipes(t *testing.T) {
 	}
 }
 
-// TestForeignLayout stores and deletes in whatever layout there may be.
+// TestForeignLayout checks stores and deletions with every possible layout of a file.
 func TestForeignLayout(t *testing.T) {
 	for _, h := range []header{
 		{Entries: [entries]entry{{192, 1315, 1315}, {1507, 8986, 8986}}},

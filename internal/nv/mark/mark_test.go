@@ -77,7 +77,7 @@ func TestDamagedMark(t *testing.T) {
 	}
 }
 
-// TestHostileMark has something else where the file of a mark should be.
+// TestHostileMark checks that anything else in the place of a mark is neither read nor written.
 func TestHostileMark(t *testing.T) {
 	m := sample()
 	for what, put := range map[string]func(path string) error{

@@ -109,7 +109,7 @@ func TestBackend(t *testing.T) {
 	})
 }
 
-// TestBackendEtcd is TestBackend with a member of etcd.
+// TestBackendEtcd checks the same as TestBackend with a member of etcd.
 func TestBackendEtcd(t *testing.T) {
 	member := etcdtest.Start(t)
 	nvtest.Test(t, func(t *testing.T) func() nv.Backend {

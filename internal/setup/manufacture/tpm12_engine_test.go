@@ -52,9 +52,8 @@ func newReal(t *testing.T) (real, func()) {
 	return real{x}, on
 }
 
-// TestEngine manufactures TPMs of libtpms with the reference's certificates. They
-// answer what the reference's do, but for what only the reference's library says
-// of itself.
+// TestEngine checks that TPMs of libtpms that were manufactured with the reference's certificates
+// have the responses of the reference's, except those about the reference's library.
 func TestEngine(t *testing.T) {
 	for _, g := range []struct {
 		file string
@@ -226,7 +225,7 @@ func (a asker) unowned(certs *issuer, key crypto.PublicKey) {
 	}
 }
 
-// TestEngineWellKnown takes ownership with the well-known secrets.
+// TestEngineWellKnown checks that ownership is taken with the well-known secrets.
 func TestEngineWellKnown(t *testing.T) {
 	x, _ := newReal(t)
 	j, _, _ := newJob12(t, x)
@@ -238,7 +237,7 @@ func TestEngineWellKnown(t *testing.T) {
 	}
 }
 
-// TestEngineTwice holds that a TPM that has a key does not get another.
+// TestEngineTwice checks that a TPM that has a key does not get another one.
 func TestEngineTwice(t *testing.T) {
 	x, _ := newReal(t)
 	for i, want := range []string{"", "TPM_CreateEndorsementKeyPair: TPM_RESULT 0x8"} {

@@ -79,7 +79,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestAuthorization computes what the reference computed for TPM_TakeOwnership.
+// TestAuthorization checks that the authorization of TPM_TakeOwnership equals the reference's.
 func TestAuthorization(t *testing.T) {
 	all := golden(t)
 	oiap, cmd := all[5].rsp[10:], all[6].cmd
@@ -91,7 +91,7 @@ func TestAuthorization(t *testing.T) {
 	}
 }
 
-// TestPassword holds that the well-known secret is hashed as a password is.
+// TestPassword checks that the well-known secret is hashed like a password.
 func TestPassword(t *testing.T) {
 	for _, g := range []struct {
 		name string
@@ -184,7 +184,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestIssuer has certificates be refused, before anything of them is stored.
+// TestIssuer checks that a missing or empty certificate is an error before any certificate is
+// stored.
 func TestIssuer(t *testing.T) {
 	all := golden(t)
 	broken := errors.New("no CA")
@@ -229,7 +230,7 @@ func TestShortCertificate(t *testing.T) {
 	}
 }
 
-// TestLongCertificate is written in parts that a TPM takes.
+// TestLongCertificate checks that a long certificate is written in parts that a TPM accepts.
 func TestLongCertificate(t *testing.T) {
 	long := bytes.Repeat([]byte("0123456789"), 601)
 	ok := tpm.ErrorResponse(tpm.V12, 0)

@@ -167,7 +167,8 @@ func TestRefused20(t *testing.T) {
 	}
 }
 
-// FuzzResponses20 replaces one response by an arbitrary one.
+// FuzzResponses20 checks that no response of a TPM, in the place of a right one, makes the
+// manufacture panic.
 func FuzzResponses20(f *testing.F) {
 	f.Add(uint8(0), []byte{})
 	f.Add(uint8(0), []byte("\x80\x00\x00\x00\x00\x00\x00\x00\x00\x10\x00\x01"))

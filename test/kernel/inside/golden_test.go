@@ -30,8 +30,8 @@ import (
 //go:embed testdata/*.txt
 var dialogues embed.FS
 
-// TestCUSEGolden has our devices answer as the reference did. With
-// SWTPM_GOLDEN_RECORD it prints the answers of whatever swtpm is in PATH.
+// TestCUSEGolden checks that our devices answer as the reference did. With SWTPM_GOLDEN_RECORD it
+// prints the answers of the swtpm in PATH.
 func TestCUSEGolden(t *testing.T) {
 	for _, name := range []string{"cuse20", "cuse12", "cuselock", "cusepieces"} {
 		t.Run(name, func(t *testing.T) {
