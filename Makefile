@@ -1,4 +1,4 @@
-# Targets a person needs: run, stop, build, test, bench, install, uninstall. CI: .ci/run.
+# Targets for users: run, stop, build, test, bench, install, uninstall. CI: .ci/run.
 
 prefix  ?= /usr/local
 PREFIX  ?= $(prefix)
@@ -26,7 +26,7 @@ ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
 # $(ALIAS) FILE NAME gives a program its second name.
 ALIAS = alias() { ln -f "$$1" "$$2" 2>/dev/null || { rm -f "$$2" && cp -p "$$1" "$$2"; }; }; alias
 
-# The same sources make the same programs, in a clone and without git.
+# The same sources give the same programs, in a clone and without git.
 GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w'
 
 # Go 1.26's new garbage collector costs each TPM 30 page faults at the start and 70 kB. A
@@ -40,10 +40,11 @@ export GOEXPERIMENT
 # All targets compile with the same settings, so that they share Go's cache.
 export GOFLAGS := $(filter-out -trimpath,$(shell $(GO) env GOFLAGS)) -trimpath
 
-# A cgo build on the path between guest and key: let the compiler help.
+# The C code processes input of the guest and has keys: use the compiler's hardening.
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 
-# Where the completion scripts are made: two installations can run at the same time.
+# The directory for completion scripts depends on DESTDIR, so that two installations can run at
+# the same time.
 COMPLETION = build/completion$(subst /,_,$(DESTDIR))
 
 .PHONY: all build run stop test unit record race raceprograms pure lint fuzz fuzzlive newer full trixie libvirt guest kernel units systemd deb debtest policy monitoring store bench install uninstall clean
@@ -65,8 +66,8 @@ run: build
 stop:
 	@sh contrib/quickstart.sh stop
 
-# The tests of the programs mostly wait, for clients and disks: more of them than there
-# are processors run at once.
+# The tests of the programs mostly wait, for clients and disks, so more of them than there are
+# processors run at once.
 AT_ONCE ?= 4
 
 # The whole suite, with the reference and the real clients. The longest package begins first.
@@ -81,7 +82,7 @@ newer: build
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v ./test/newer
 	SWTPM_NEWER_LIBTPMS=$(CURDIR)/build/newer $(GO) test -count=1 -v -run '^(TestResumeUpgrade|TestGuardReference)$$' ./test/e2e
 
-# The suite on Debian 13, in a root file system of its own; as root. $TRIXIE is what
+# The suite on Debian 13, in a root file system of its own; as root. $TRIXIE is the command that
 # runs there.
 TRIXIE ?= ./run && ./run stop && ./run test
 
@@ -92,7 +93,7 @@ trixie:
 
 # Every operation that stores on a full disk, on tmpfs, on ext4 and in a cluster store, and every
 # error, kill and power cut of a store; all rows of the matrices with a TPM 1.2; many snapshots and
-# clones; pairs of a disk and a TPM; as root. The suite has a part of it.
+# clones; pairs of a disk and a TPM; as root. The suite runs a part of it.
 full: build
 	@sh contrib/deps.sh test
 	SWTPM_TEST_FULL=1 SWTPM_TEST_REQUIRE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestFull|^TestStoreFaults$$|^TestPowerCut|^TestCopies$$|^TestKillLoses|^TestResumeUnderLoad$$|^TestResumeInStore$$|^TestBrokerKilled$$|Hops$$|^TestSnapshotForms$$|^TestMigration$$|^TestMigrationThatFails$$|^TestBiosOfBoth$$|^TestGuardAfterMigration$$|^TestSetupKilled$$|^TestTerminateDuringErrors$$|^TestRestartSystemErrors$$|^TestStateRekey$$|^TestStateTransfer$$' ./test/e2e
@@ -117,7 +118,7 @@ guest: build
 	sh test/guest/fetch.sh build/guest
 	SWTPM_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -v -timeout 45m ./test/guest
 
-# A kernel with its drivers for a TPM behind a file, and what uses them.
+# A kernel with its drivers for the vTPM proxy and CUSE, and the clients of these drivers.
 kernel:
 	@sh contrib/deps.sh kernel
 	sh test/guest/fetch.sh build/guest
@@ -135,7 +136,7 @@ units:
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/units PREFIX=/usr
 	@sh test/systemd/units.sh $(CURDIR)/build/units
 
-# The policies for AppArmor and SELinux, compiled and looked at; nothing is loaded.
+# The policies for AppArmor and SELinux, compiled and checked; nothing is loaded.
 policy:
 	@sh contrib/deps.sh policy
 	sh test/policy/check.sh build/policy
@@ -204,7 +205,7 @@ raceprograms:
 	@sh contrib/deps.sh test
 	GORACE=atexit_sleep_ms=20 SWTPM_TEST_REQUIRE=1 SWTPM_TEST_BUILDFLAGS=-race SWTPM_TEST_LEDGER_SESSIONS=4 $(GO) test -count=1 -parallel $(AT_ONCE) -timeout 30m ./test/e2e
 
-# Words of 32 bits and the other byte order show what a compiler can see of them.
+# Vet also for architectures with 32-bit words and with the other byte order.
 pure:
 	CGO_ENABLED=0 $(GO) vet $(PURE)
 	@for arch in 386 arm64 s390x; do \

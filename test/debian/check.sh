@@ -1,7 +1,6 @@
 #!/bin/sh
-# Looks at the package $1: lintian finds nothing in it, and it is made once more with
-# the same bytes. What `make install` puts somewhere, `make uninstall` takes away, but
-# for a file that was changed.
+# Checks the package $1: lintian reports nothing, a second build has the same bytes, and
+# `make uninstall` removes the files of `make install` except a changed one.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 PACKAGE" >&2; exit 2; }
 cd "$(dirname "$0")/../.."
@@ -11,7 +10,7 @@ fail() { echo "$0: $*" >&2; exit 1; }
 
 echo "lintian"
 lintian --fail-on error,warning,override "$1" 2>"$work/log" >"$work/out" || fail "$(cat "$work/out" "$work/log")"
-if lintian --info --show-overrides "$1" 2>/dev/null | grep unused-override >&2; then fail "an override is for nothing"; fi
+if lintian --info --show-overrides "$1" 2>/dev/null | grep unused-override >&2; then fail "an override is unused"; fi
 
 echo "programs with two names are in the package once"
 dpkg-deb --fsys-tarfile "$1" | tar -tv >"$work/names"
@@ -34,10 +33,10 @@ sameFile() {
 	done
 }
 
-# everything DIRECTORY: all that is in it but directories.
+# everything DIRECTORY: all files in it.
 everything() { (cd "$1" && find . ! -type d | LC_ALL=C sort); }
 
-# /dev/shm is another file system than the tree's.
+# /dev/shm is on another file system than this tree.
 shm=$(mktemp -d -p /dev/shm)
 trap 'rm -rf "$work" "$shm"' EXIT
 make --no-print-directory -s install DESTDIR="$shm" prefix=/usr >/dev/null

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compiles the policies for AppArmor and SELinux, and looks at what the latter allows
-# when Debian's own policy is around it. Neither needs to be active in this kernel,
+# Compiles the policies for AppArmor and SELinux, and checks which accesses the SELinux
+# policy allows together with Debian's own policy. Neither needs to be active in this kernel,
 # and nothing is loaded. $1 is a directory for the work.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 BUILDDIR" >&2; exit 2; }
@@ -15,7 +15,7 @@ apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/
 
 # A unit is up once it has notified systemd. The rules as they are loaded have it.
 apparmor_parser --skip-kernel-load --skip-cache --features-file=/etc/apparmor.d/abi/3.0 --debug --debug "$here/contrib/apparmor/usr.bin.swtpm" 2>&1 | grep -q '/run})*/systemd/notify)' || {
-	echo "apparmor: swtpm may not tell systemd that it is ready" >&2
+	echo "apparmor: swtpm may not notify systemd that it is ready" >&2
 	exit 1
 }
 
@@ -26,7 +26,7 @@ out=$(make -s -C "$build/module" -f /usr/share/selinux/devel/Makefile NAME=defau
 	echo "$out" >&2
 	exit 1
 }
-# Warnings about Debian's own headers come along.
+# The output also has warnings about Debian's own headers.
 if echo "$out" | grep -E '^(swtpm\.|ERROR|.*swtpm\.(te|if|fc))' >&2; then exit 1; fi
 
 echo "linked with Debian's policy"

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Looks at the units as `make install` leaves them in the directory $1: systemd must
-# find no mistake in them, and they must expose as little as we say. No systemd
-# needs to run.
+# Checks the units that `make install` has written to the directory $1: systemd must find
+# no mistake in them, and their exposure must be within the limits below. systemd need not
+# run.
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DESTDIR" >&2; exit 2; }
 command -v systemd-analyze >/dev/null || {
@@ -40,7 +40,7 @@ exposed "$dir/swtpm-metrics.service" 15
 echo "swtpm-store:"
 exposed "$dir/swtpm-store.service" 16
 
-# with DESTDIR CONF MOST: the same with a drop-in that comes along.
+# with DESTDIR CONF MOST: the same with an installed drop-in.
 with() {
 	rm -rf "$dir/swtpm@.service.d"
 	mkdir "$dir/swtpm@.service.d"

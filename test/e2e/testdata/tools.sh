@@ -1,12 +1,12 @@
-# What a person does with a TPM, by tpm2-tools. The first argument says which
-# part: "first" with a new TPM, "again" after it was restarted.
-# $TPM2TOOLS_TCTI leads to the TPM; files are made in the current directory.
+# Uses a TPM with tpm2-tools as a user does. The first argument selects the part: "first"
+# with a new TPM, "again" after it was restarted.
+# $TPM2TOOLS_TCTI names the TPM; files are created in the current directory.
 set -eu
 
-# refused wants a command to fail; "!" alone would not end the script.
+# refused checks that a command fails; "!" alone would not end the script.
 refused() { if "$@" 2>/dev/null; then echo "should have failed: $*"; exit 1; fi; }
 
-# The swtpm TCTI has no resource manager: what is loaded has to go by hand.
+# The swtpm TCTI has no resource manager: loaded objects must be flushed by hand.
 flush() { tpm2_flushcontext -t; tpm2_flushcontext -s; }
 
 first() {
