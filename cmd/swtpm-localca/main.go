@@ -12,8 +12,8 @@ import (
 
 func main() { program.Main("swtpm_localca", run) }
 
-// run runs the program and ends early if ctx does: a token that does not answer
-// would not notice.
+// run runs the program. If ctx ends, it returns without waiting for the program, which may wait
+// for a token that does not answer.
 func run(ctx context.Context, args []string) error {
 	p := &localCA{Name: os.Args[0], Stdout: program.PrintableWriter(os.Stdout), Stderr: program.PrintableWriter(os.Stderr)}
 	err := program.AwaitError(ctx, func() error { return p.Run(ctx, args) })

@@ -19,7 +19,7 @@ type options struct {
 	log  string // --logfile; "" for stdout and stderr
 
 	spec    []string // --tpm-spec-* with their arguments, in the order given
-	product []string // --tpm-manufacturer, -model, -version, the same
+	product []string // --tpm-manufacturer, -model, -version, likewise
 	serial  string   // --tpm-serial-num
 
 	tpm2, signing, decryption bool
@@ -43,14 +43,14 @@ func (o *options) table() []cli.Option {
 		{Name: "optsfile", Arg: "<file>", Set: text(&o.opts), Help: "file with more options of swtpm_cert"},
 		{Name: "configfile", Arg: "<file>", Set: text(&o.conf), Help: "configuration file of the CA"},
 		{Name: "logfile", Arg: "<file>", Set: text(&o.log), Help: "file for messages"},
-		{Name: "tpm-spec-family", Arg: "<family>", Set: pass(&o.spec, "--tpm-spec-family"), Help: "family of the TPM's specification, as 2.0"},
-		{Name: "tpm-spec-revision", Arg: "<rev>", Set: pass(&o.spec, "--tpm-spec-revision"), Help: "its revision, as 183"},
-		{Name: "tpm-spec-level", Arg: "<level>", Set: pass(&o.spec, "--tpm-spec-level"), Help: "its level, as 0"},
-		{Name: "tpm-manufacturer", Arg: "<name>", Set: pass(&o.product, "--tpm-manufacturer"), Help: "the TPM's manufacturer, as id:00001014"},
-		{Name: "tpm-model", Arg: "<model>", Set: pass(&o.product, "--tpm-model"), Help: "the TPM's model, as swtpm"},
-		{Name: "tpm-version", Arg: "<version>", Set: pass(&o.product, "--tpm-version"), Help: "the TPM's firmware version, as id:20240125"},
-		{Name: "tpm-serial-num", Arg: "<number>", Set: text(&o.serial), Help: "the TPM's serial number; for iak and idevid"},
-		{Name: "tpm2", Set: flag(&o.tpm2), Help: "the TPM is a TPM 2.0"},
+		{Name: "tpm-spec-family", Arg: "<family>", Set: pass(&o.spec, "--tpm-spec-family"), Help: "family of the TPM's specification, such as 2.0"},
+		{Name: "tpm-spec-revision", Arg: "<rev>", Set: pass(&o.spec, "--tpm-spec-revision"), Help: "revision of that specification, such as 183"},
+		{Name: "tpm-spec-level", Arg: "<level>", Set: pass(&o.spec, "--tpm-spec-level"), Help: "level of that specification, such as 0"},
+		{Name: "tpm-manufacturer", Arg: "<name>", Set: pass(&o.product, "--tpm-manufacturer"), Help: "manufacturer of the TPM, such as id:00001014"},
+		{Name: "tpm-model", Arg: "<model>", Set: pass(&o.product, "--tpm-model"), Help: "model of the TPM, such as swtpm"},
+		{Name: "tpm-version", Arg: "<version>", Set: pass(&o.product, "--tpm-version"), Help: "firmware version of the TPM, such as id:20240125"},
+		{Name: "tpm-serial-num", Arg: "<number>", Set: text(&o.serial), Help: "serial number of the TPM; for iak and idevid"},
+		{Name: "tpm2", Set: flag(&o.tpm2), Help: "create a certificate of a TPM 2.0"},
 		{Name: "allow-signing", Set: flag(&o.signing), Help: "the EK may sign"},
 		{Name: "decryption", Set: flag(&o.decryption), Help: "an EK that signs also decrypts"},
 	}

@@ -31,7 +31,7 @@ The following environment variable is used:
 SWTPM_ROOTCA_PASSWORD : the password of the root CA's key when the CA is created
 `
 
-// Program is the environment of a run.
+// localCA is the environment of a run.
 type localCA struct {
 	Name   string // argv[0], for the messages of the option parser
 	Stdout io.Writer

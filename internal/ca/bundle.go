@@ -13,8 +13,8 @@ import (
 )
 
 // Bundle returns the certificates that a verifier needs, in PEM: the certificate of the
-// root CA, if its file exists, and the one of the signing key. It creates nothing. The
-// error is fs.ErrNotExist if there is no CA.
+// root CA, if its file exists, and the certificate of the signing key. It creates nothing. It fails
+// with fs.ErrNotExist if there is no CA.
 func (c *CA) Bundle() ([]byte, error) {
 	chain, err := c.certificates(c.cfg.IssuerCert)
 	switch {

@@ -1,9 +1,9 @@
-// Package ca is a local certificate authority for TPMs: a root key and a key that
-// issues certificates, each with its certificate, in files that swtpm_localca can
-// use, too. It creates them on first use, assigns serial numbers, issues certificates
-// (Issue), revokes them and returns the certificates for verifiers. It also has the command
-// line of swtpm_cert, whose options can be in its options file. Package cert builds the
-// certificates, package signer opens the keys.
+// Package ca is a local certificate authority for TPMs. It has a root key and a key that
+// issues certificates, each with its certificate, in files that swtpm_localca can use, too. It
+// creates them on first use, assigns serial numbers, issues certificates (Issue), revokes them
+// and returns the certificates for verifiers. It also contains the command line of swtpm_cert,
+// because the options file of a CA has the same options. Package cert builds the certificates,
+// package signer opens the keys.
 package ca
 
 import (
@@ -34,8 +34,8 @@ type Log interface {
 	Errorf(format string, args ...any)
 }
 
-// CA is a local CA. Several CAs and processes may use the same files at once, but a CA is
-// for one goroutine.
+// CA is a local CA. Several CAs and processes may use the same files at the same time, but only
+// one goroutine at a time may use a CA.
 type CA struct {
 	cfg     *Config
 	log     Log
@@ -61,10 +61,10 @@ type session struct {
 	serials []*big.Int
 }
 
-// Expect announces that n certificates will be issued. The first one opens the signing key
-// for all of them and reserves their serial numbers, which saves two syncs of the file
-// with the serial number for three certificates. Numbers that are not used are skipped.
-// Close closes the key.
+// Expect announces that n certificates will be issued. The first Issue opens the signing key
+// for all of them and reserves their serial numbers, so that the file with the serial number is
+// synced once instead of n times. Reserved numbers that are not used are lost. Close closes the
+// key.
 func (c *CA) Expect(n int) { c.expected = n }
 
 // Close closes the signing key that Expect has kept open.
@@ -146,7 +146,7 @@ func (c *CA) prepare(ctx context.Context) error {
 func (c *CA) makeDir(key, path string) error {
 	_, err := os.Stat(path)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil // other errors are reported when it is used
+		return nil // other errors are reported when the directory is used
 	}
 	c.log.Infof("Creating swtpm-localca dir '%s'.", path)
 	if err := os.MkdirAll(path, 0o770); err != nil {

@@ -23,7 +23,7 @@ type keyOptions struct {
 	parsed *cert.PublicKey // set by SetKey; nil for the options above
 }
 
-// defaultCurve is the curve without --ecc-curveid.
+// defaultCurve is the curve of a key without --ecc-curveid.
 const defaultCurve = "secp256r1"
 
 // Forms of a key, as in messages.
@@ -41,9 +41,9 @@ func (k *keyOptions) table() []cli.Option {
 		{Name: "modulus", Arg: "<hex string>", Help: "modulus of an RSA key", Set: k.option(kindRSA, hexInto(&k.modulus))},
 		{Name: "exponent", Arg: "<exponent>", Help: "exponent of an RSA key; default is 0x10001",
 			Set: k.option(kindRSA, func(arg string) (err error) { k.exponent, err = exponent(arg); return err })},
-		{Name: "ecc-x", Arg: "<hex string>", Help: "x of a key of elliptic curves", Set: k.option(kindEC, hexInto(&k.x))},
-		{Name: "ecc-y", Arg: "<hex string>", Help: "y of a key of elliptic curves", Set: k.option(kindEC, hexInto(&k.y))},
-		{Name: "ecc-curveid", Arg: "<id>", Words: cert.CurveNames(), Help: "its curve: secp256r1, secp384r1 or secp521r1;\ndefault is secp256r1",
+		{Name: "ecc-x", Arg: "<hex string>", Help: "x coordinate of an ECC key", Set: k.option(kindEC, hexInto(&k.x))},
+		{Name: "ecc-y", Arg: "<hex string>", Help: "y coordinate of an ECC key", Set: k.option(kindEC, hexInto(&k.y))},
+		{Name: "ecc-curveid", Arg: "<id>", Words: cert.CurveNames(), Help: "curve of an ECC key: secp256r1, secp384r1 or\nsecp521r1; default is secp256r1",
 			Set: k.option(kindEC, func(arg string) error {
 				if _, err := cert.CurveByName(arg); err != nil {
 					return cli.Complain("Unsupported ECC curve id: %s", arg)
@@ -51,8 +51,8 @@ func (k *keyOptions) table() []cli.Option {
 				k.curve = arg
 				return nil
 			})},
-		{Name: "public", Arg: "<hex string>", Help: "a key of another algorithm", Set: k.option(kindPublic, hexInto(&k.public))},
-		{Name: "keyalgo", Arg: "<algorithm>", Words: cert.PQNames(), Help: "its algorithm: ml-kem-512, ml-kem-768, ml-kem-1024,\nml-dsa-44, ml-dsa-65 or ml-dsa-87",
+		{Name: "public", Arg: "<hex string>", Help: "public key of an algorithm of --keyalgo", Set: k.option(kindPublic, hexInto(&k.public))},
+		{Name: "keyalgo", Arg: "<algorithm>", Words: cert.PQNames(), Help: "algorithm of the key of --public: ml-kem-512,\nml-kem-768, ml-kem-1024, ml-dsa-44, ml-dsa-65 or\nml-dsa-87",
 			Set: k.option(kindPublic, func(arg string) error {
 				if !slices.Contains(cert.PQNames(), arg) {
 					return cli.Complain("Unsupported key algorithm: %s", arg)

@@ -43,12 +43,12 @@ func (o *options) table(env func(string) (string, bool)) []cli.Option {
 	all := o.key.table()
 	all = append(all, []cli.Option{
 		{Name: "signkey", Arg: "<file>", Set: text(&o.signKey),
-			Help: "the CA's private key: a PEM file, a pkcs11: or a\ntpm2: URI"},
-		{Name: "signkey-password", Arg: "<password>", Set: literal(&o.password), Help: "the password of the CA's key"},
-		{Name: "signkey-pwd", Arg: "<pwd>", Set: password(&o.password, env), Help: "the same, in one of the ways below"},
+			Help: "private key of the CA: a PEM file, a pkcs11: or a\ntpm2: URI"},
+		{Name: "signkey-password", Arg: "<password>", Set: literal(&o.password), Help: "password of the CA's key"},
+		{Name: "signkey-pwd", Arg: "<pwd>", Set: password(&o.password, env), Help: "the same, in one of the formats below"},
 		{Name: "parentkey-password", Arg: "<p>", Set: literal(&o.parentPassword),
-			Help: "the password of the key above the CA's, in a TPM 2.0"},
-		{Name: "parentkey-pwd", Arg: "<pwd>", Set: password(&o.parentPassword, env), Help: "the same, in one of the ways below"},
+			Help: "password of the parent of the CA's key in a TPM 2.0"},
+		{Name: "parentkey-pwd", Arg: "<pwd>", Set: password(&o.parentPassword, env), Help: "the same, in one of the formats below"},
 		{Name: "issuercert", Arg: "<file>", Set: text(&o.issuerCert), Help: "PEM file with the CA's certificate"},
 		{Name: "out-cert", Arg: "<file>", Set: text(&o.out), Help: "file for the certificate"},
 		{Name: "serial", Arg: "<number>", Set: serial(&r.Serial), Help: "serial number of the certificate; default is 1"},
@@ -60,12 +60,12 @@ func (o *options) table(env func(string) (string, bool)) []cli.Option {
 	all = append(all, attributes("platform", "platform", &r.Platform)...)
 	return append(all, []cli.Option{
 		{Name: "tpm-spec-family", Arg: "<family>", Set: text(&r.Spec.Family), Help: "family of the TPM's specification, a string"},
-		{Name: "tpm-spec-level", Arg: "<level>", Set: number("tpm-spec-level", &r.Spec.Level, &r.level), Help: "its level, a number"},
-		{Name: "tpm-spec-revision", Arg: "<rev>", Set: number("tpm-spec-revision", &r.Spec.Revision, &r.revision), Help: "its revision, a number"},
+		{Name: "tpm-spec-level", Arg: "<level>", Set: number("tpm-spec-level", &r.Spec.Level, &r.level), Help: "level of that specification, a number"},
+		{Name: "tpm-spec-revision", Arg: "<rev>", Set: number("tpm-spec-revision", &r.Spec.Revision, &r.revision), Help: "revision of that specification, a number"},
 		{Name: "tpm-serial-num", Arg: "<number>", Set: text(&r.TPMSerial), Help: "serial number of the TPM; for iak and idevid"},
 		{Name: "subject", Arg: "<subject>", Set: text(&r.Subject), Help: "subject, such as C=US,ST=NY,L=NewYork;\nnot used for a TPM 1.2"},
 		{Name: "add-header", Set: flag(&r.Header), Help: "write the header for the NVRAM of a TPM 1.2 before the\ncertificate"},
-		{Name: "tpm2", Set: flag(&r.TPM2), Help: "a certificate of a TPM 2.0"},
+		{Name: "tpm2", Set: flag(&r.TPM2), Help: "create a certificate of a TPM 2.0"},
 		{Name: "allow-signing", Set: flag(&r.Signing), Help: "the EK may sign; requires --tpm2"},
 		{Name: "decryption", Set: flag(&r.Decryption), Help: "an EK that signs also decrypts; requires --tpm2"},
 		{Name: "non-critical-san", Set: flag(&r.NonCriticalSAN), Help: "mark the subject alternative name as non-critical, for\nverifiers that reject a critical one; not used without a\nsubject"},

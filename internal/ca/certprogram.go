@@ -49,8 +49,8 @@ A password <pwd> may be given as:
 `
 
 // Run runs the program; args are its arguments without its name. The returned error is the
-// message for the user, in the words of swtpm_cert where it has one. Warnings are printed
-// to Stderr, and the usage after a wrong option to Stdout. Every error means exit code 1.
+// message for the user, which is the same as in swtpm_cert where that has one. Run prints warnings
+// to Stderr, and after a wrong option the usage to Stdout. The exit code of every error is 1.
 func (p *CertProgram) Run(args []string) error {
 	o := newOptions()
 	defer o.clear()

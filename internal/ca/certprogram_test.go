@@ -72,12 +72,12 @@ var messagesCases = []struct{ args, want string }{
 		"Could not make the EC public key: the point is not on secp256r1."},
 
 	{messagesWhole + "--pubkey none", "Could not open file for EK public key: none: No such file or directory"},
-	{messagesWhole + "--pubkey ca-p256.cert.pem", "Could not read EK public key from ca-p256.cert.pem: there is no PEM public key in it."},
+	{messagesWhole + "--pubkey ca-p256.cert.pem", "Could not read EK public key from ca-p256.cert.pem: no public key in PEM format."},
 	{messagesWhole + "--issuercert none", "Could not read issuer certificate from none. No such file or directory."},
-	{messagesWhole + "--issuercert pub-p256.pem", "Could not read issuer certificate from pub-p256.pem. No PEM certificate in it."},
+	{messagesWhole + "--issuercert pub-p256.pem", "Could not read issuer certificate from pub-p256.pem. No certificate in PEM format."},
 	{messagesWhole + "--signkey none", "Could not read PEM signing key from none. No such file or directory."},
-	{messagesWhole + "--signkey pub-p256.pem", "Could not read PEM signing key from pub-p256.pem. There is no PEM private key in it."},
-	{messagesWhole + "--signkey ca-p384.key.pem", "Could not create the certificate. The signing key is not the one of the issuer's certificate."},
+	{messagesWhole + "--signkey pub-p256.pem", "Could not read PEM signing key from pub-p256.pem. No private key in PEM format."},
+	{messagesWhole + "--signkey ca-p384.key.pem", "Could not create the certificate. The signing key does not belong to the issuer's certificate."},
 	{messagesWhole + "--signkey tpmkey:uuid=1", "Could not read TPM signing key from tpmkey:uuid=1. Keys of a TPM 1.2, tpmkey:…, are not supported; swtpm dropped them after 0.10."},
 	{messagesWhole + "--subject C=x", `Could not create the certificate. Ek certificate: subject "C=x": C="x": a country has two letters.`},
 	{messagesWhole + "--out-cert none/out", "Could not open none/out for writing the certificate: No such file or directory"},
@@ -211,7 +211,7 @@ func TestLooseKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := run(strings.Fields(anEK + issuedBy)...)
-	want := "The signing key ca-p256.key.pem may be read by its group, its mode is 0640; chmod 0600 would keep it to its owner.\n"
+	want := "The mode of the signing key ca-p256.key.pem is 0640, so its group can read the key; chmod 0600 prevents that.\n"
 	if r.err != nil || r.stderr != want {
 		t.Errorf("error %v, stderr %q, want %q", r.err, r.stderr, want)
 	}
@@ -219,7 +219,7 @@ func TestLooseKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = run(strings.Fields(anEK + issuedBy)...)
-	if want := "Could not read PEM signing key from ca-p256.key.pem. Its mode is 0604, so others than its owner may use or change the key: " +
+	if want := "Could not read PEM signing key from ca-p256.key.pem. Its mode is 0604, so users other than the owner can use or change the key: " +
 		"chmod 0600 ca-p256.key.pem."; r.message() != want {
 		t.Errorf("error %q, want %q", r.message(), want)
 	}

@@ -94,8 +94,8 @@ func incomplete(a cert.Attributes) bool {
 	return a.Manufacturer == "" || a.Model == "" || a.Version == ""
 }
 
-// Create returns the certificate, signed by key, in the form for a file. Serial and
-// NotBefore must be set.
+// Create returns the certificate, signed by key, in the format that --pem and --add-header ask
+// for. Serial and NotBefore must be set.
 func (r *CertRequest) Create(issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
 	var err error
 	if r.Key, err = r.key.read(); err != nil {
@@ -120,7 +120,7 @@ func (r *CertRequest) sign(issuer *x509.Certificate, key crypto.Signer) ([]byte,
 	return der, nil
 }
 
-// encode returns der in the form for a file. --pem and --add-header may be combined.
+// encode returns der in the format that --pem and --add-header ask for. They may be combined.
 func (r *CertRequest) encode(der []byte) ([]byte, error) {
 	b := der
 	if r.PEM {

@@ -21,7 +21,7 @@ func text(s *string) setter { return func(arg, _ string) error { *s = arg; retur
 
 func flag(b *bool) setter { return func(_, _ string) error { *b = true; return nil } }
 
-// last is the flag of an option that ends the parsing.
+// last is the same as flag, for an option that ends the parsing.
 func last(b *bool) setter { return func(_, _ string) error { *b = true; return cli.ErrStop } }
 
 func literal(b *[]byte) setter { return func(arg, _ string) error { *b = []byte(arg); return nil } }
@@ -35,7 +35,7 @@ func certType(t *cert.Type) setter {
 	}
 }
 
-// parseNumber parses a number of 32 bits in the syntax of C: 010 is 8.
+// parseNumber parses a number of 32 bits in the syntax of C, where 010 is octal.
 func parseNumber(s string) (uint32, error) {
 	n, err := strconv.ParseUint(strings.TrimPrefix(s, "+"), 0, 32)
 	if strings.ContainsAny(s, "_oObB") && !strings.HasPrefix(strings.ToLower(s), "0x") {

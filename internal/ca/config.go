@@ -24,8 +24,8 @@ type Config struct {
 	Password string // signingkey_password: password of the PEM file, or a PIN; "" for none
 	PIN      string // SWTPM_PKCS11_PIN: PIN of a token if there is no Password
 
-	// Env has the lines env:NAME = VALUE as NAME=VALUE, the environment of a PKCS #11
-	// module.
+	// Env is the environment of a PKCS #11 module, as NAME=VALUE: the lines
+	// env:NAME = VALUE.
 	Env []string
 }
 

@@ -33,7 +33,7 @@ func (c *CA) ensure(ctx context.Context) error {
 	}
 	defer unlock()
 	if complete, err := c.complete(); err != nil || complete {
-		return err // another process was faster
+		return err // another process created it in the meantime
 	}
 	c.log.Infof("Creating root CA and a local CA's signing key and issuer cert.")
 	if err := c.create(ctx); err != nil {
@@ -71,9 +71,9 @@ func (c *CA) complete() (bool, error) {
 }
 
 // create creates the root CA's key and certificate, the signing key and the issuer's
-// certificate, except for those that exist. So no key is lost after an interruption of
-// this program or of swtpm_localca, and a root that verifiers trust stays. Each file is
-// synced before the next one is created.
+// certificate, except for those that exist. After an interruption of this program or of
+// swtpm_localca, it therefore keeps all keys, and the root CA that verifiers trust. It syncs each
+// file before it creates the next one.
 func (c *CA) create(ctx context.Context) error {
 	dir := filepath.Dir(c.cfg.SigningKey)
 	root, err := openPair(filepath.Join(dir, rootKeyName), filepath.Join(dir, rootCertName))

@@ -22,9 +22,9 @@ const crlNumberName = "crlnumber"
 // RevocationList returns a signed list of the revoked certificates in DER, which expires
 // after the given number of days.
 //
-// The certificate of the signing key must allow it to sign lists. A new CA has no such
-// certificate, so RevocationList issues one for the same key. All certificates of TPMs
-// stay valid.
+// The certificate of the signing key must allow it to sign lists. The certificate of a new CA
+// does not, so RevocationList replaces it by one for the same key that does. All certificates of
+// TPMs remain valid.
 //
 // Source: RFC 5280, 5.
 func (c *CA) RevocationList(ctx context.Context, days int) ([]byte, error) {
@@ -105,8 +105,8 @@ func (c *CA) renewForLists(key *signer.Key) (*x509.Certificate, error) {
 	return local.cert, nil
 }
 
-// nextListNumber returns the number of a new list after it has stored it. The caller holds
-// the lock.
+// nextListNumber returns the number of a new list, which it has stored. The caller holds the
+// lock.
 func (c *CA) nextListNumber() (*big.Int, error) {
 	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {

@@ -22,8 +22,8 @@ const (
 	lockLimit = 2 * time.Minute // the creation of a CA takes seconds
 )
 
-// lock excludes other calls and processes, also of swtpm, until unlock is called. It
-// waits for the lock.
+// lock waits for the lock, which excludes other calls and processes, including those of
+// swtpm_localca, until the caller calls unlock.
 func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 	dir, err := safefile.Open(c.cfg.StateDir)
 	if err != nil {
@@ -45,7 +45,7 @@ func (c *CA) lock(ctx context.Context) (unlock func(), err error) {
 		if dir.Same(lockName, file) {
 			return func() { file.Close() }, nil
 		}
-		file.Close() // it was removed in the meantime
+		file.Close() // another process has removed it in the meantime
 	}
 }
 

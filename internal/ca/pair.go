@@ -91,9 +91,8 @@ func (p *pair) loadCert() error {
 	return nil
 }
 
-// load loads the existing files of the pair. It renames a file without a key or
-// certificate, and a certificate without its key, because they are useless here but may
-// have a value elsewhere.
+// load loads the existing files of the pair. It renames a file without a key or certificate, and
+// a certificate of another key, instead of removing them, because someone may need them.
 func (p *pair) load(password string, log Log) error {
 	err := p.loadKey(password, log)
 	if errors.Is(err, errNoPEM) {

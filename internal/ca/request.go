@@ -21,7 +21,7 @@ type Request struct {
 	Key       crypto.PublicKey // *rsa.PublicKey or *ecdsa.PublicKey
 	TPMSerial string           // serial number of the TPM, for IAK and IDevID; "" for none
 
-	// Signing says that an EK may sign, Decryption that such a key also decrypts.
+	// Signing means that an EK may sign, Decryption that such a key also decrypts.
 	Signing, Decryption bool
 
 	TPM2    bool            // the TPM is a TPM 2.0
@@ -29,8 +29,8 @@ type Request struct {
 	Spec    cert.Spec       // specification of the TPM
 	Product cert.Attributes // manufacturer, model and version of the TPM
 
-	// Args are options of swtpm_cert in place of Key, Spec and Product, which are
-	// then not used. They override the options file.
+	// Args, unless it is nil, contains options of swtpm_cert that replace Key, Spec
+	// and Product. They override the options file.
 	Args []string
 }
 
@@ -44,8 +44,8 @@ func (r *Request) Label() string {
 
 // subject returns the subject of the certificate.
 //
-// Compat: C-272: characters that end a value become "_". A plus sign after a backslash
-// stays, and so does the backslash.
+// Compat: C-272: characters that end a value become "_". A plus sign after a backslash and the
+// backslash are not changed.
 func (r *Request) subject() string {
 	id := []byte(r.VMID)
 	for i, c := range id {

@@ -24,14 +24,14 @@ import (
 //	147183716251939017728 2026-11-29T14:30:00Z
 const revokedName = "revoked"
 
-// maxRevoked is the size limit of that file in bytes: room for 300,000 certificates.
+// maxRevoked is the size limit of that file in bytes: space for 300,000 certificates.
 const maxRevoked = 16 << 20
 
 // tpm12Header is the size of the header of a certificate in the NVRAM of a TPM 1.2.
 const tpm12Header = 7
 
-// IssuedSerial returns the serial number that name means: a decimal number, or the name of
-// a file with a certificate that this CA has issued, DER or PEM.
+// IssuedSerial returns a serial number. name is that number in decimal digits, or the path of a
+// file with the certificate, which this CA must have issued, in DER or PEM.
 func (c *CA) IssuedSerial(name string) (*big.Int, error) {
 	if n, ok := parseSerial(name); ok {
 		return n, nil
@@ -74,8 +74,8 @@ func parseSerial(s string) (*big.Int, bool) {
 	return n, ok && n.Cmp(cert.MaxSerial) <= 0
 }
 
-// Revoke adds serial to the revoked certificates and returns the time of its revocation,
-// which is earlier if it had been revoked before.
+// Revoke adds serial to the revoked certificates and returns the time of its revocation. If it
+// is revoked already, that is the time of the first call.
 func (c *CA) Revoke(ctx context.Context, serial *big.Int) (time.Time, error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {

@@ -22,7 +22,7 @@ const (
 )
 
 // nextSerials returns n serial numbers that neither this program nor swtpm_localca has
-// returned before, also after a crash.
+// used before, even if one of them was interrupted by a crash.
 //
 // The file has the last number in decimal digits; text after them is ignored. The new
 // last number overwrites the old one in a write of less than a sector, which is atomic.
@@ -60,8 +60,8 @@ func (c *CA) nextSerials(ctx context.Context, n int) ([]*big.Int, error) {
 	return serials, err
 }
 
-// advance returns the count numbers after the one in the file, of which it writes the last
-// one into the file and syncs it.
+// advance returns the next count numbers after the number in the file, and stores the last of them
+// in the file, which it syncs.
 func advance(file *safefile.File, random io.Reader, count int) (serials []*big.Int, err error) {
 	text := make([]byte, serialDigits+1)
 	n, err := file.ReadAt(text, 0)
@@ -91,8 +91,8 @@ func advance(file *safefile.File, random io.Reader, count int) (serials []*big.I
 	return serials, file.Sync()
 }
 
-// after returns the number after the one at the beginning of text; false if there is none
-// or if it is too large for a certificate.
+// after returns the next number after the one at the beginning of text. It returns false if text
+// does not begin with a number, or if the next one is too large for a certificate.
 func after(text string) (*big.Int, bool) {
 	if len(text) > serialDigits {
 		return nil, false
@@ -123,7 +123,7 @@ func firstSerial(random io.Reader) (*big.Int, error) {
 		if len(digits) == 1 {
 			limit = 8
 		}
-		if b[0] < 255/limit*limit { // each digit as likely as the others
+		if b[0] < 255/limit*limit { // so that all digits have the same probability
 			digits = append(digits, '0'+b[0]%limit)
 		}
 	}

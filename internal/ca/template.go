@@ -61,7 +61,7 @@ func caCertificate(random io.Reader, now time.Time, key crypto.PublicKey, root *
 }
 
 // template returns the common parts of both certificates, with the extensions in the
-// reference's order. authority is the identifier of the signing key, nil for a
+// order of the reference. authority is the identifier of the signing key, nil for a
 // self-signed certificate.
 func template(random io.Reader, now time.Time, name string, key crypto.PublicKey, authority []byte, usage keyUsage) (*x509.Certificate, error) {
 	serial := make([]byte, 20)

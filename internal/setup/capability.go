@@ -90,11 +90,11 @@ func (l Library) capabilities() (capabilities, error) {
 	return c, nil
 }
 
-// orphanWait is the time to wait for the output of an interrupted program, whose child
-// processes may hold it open.
+// orphanWait is how long output waits for the end of the output of an interrupted program, because
+// child processes of that program may keep its standard output open.
 const orphanWait = time.Second
 
-// output runs another emulator with more arguments and returns its standard output.
+// output runs another emulator, argv followed by args, and returns its standard output.
 func output(ctx context.Context, argv []string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, argv[0], slices.Concat(argv[1:], args)...)
 	cmd.WaitDelay = orphanWait
@@ -163,7 +163,7 @@ func checkProgram(argv []string) error {
 }
 
 // printCapabilities prints the line that libvirt and others parse. Words, order and
-// blanks are the reference's. It has only features that are available here.
+// blanks are those that the reference prints. It lists only features that are available here.
 //
 // Source: swtpm 0.11, swtpm_setup --print-capabilities.
 func (p *program) printCapabilities() error {

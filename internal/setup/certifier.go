@@ -24,8 +24,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/setup/manufacture"
 )
 
-// certifier is a manufacture.Certifier. If the configuration names our swtpm-localca it
-// asks package ca for certificates, else it runs the program as swtpm_setup does.
+// certifier is a manufacture.Certifier. If the configuration names the swtpm-localca of this
+// project, it asks package ca for certificates. Otherwise it runs the program as swtpm_setup does.
 type certifier struct {
 	path            string // of the program; "" if none is configured
 	inProcess       bool   // the program is our swtpm-localca
@@ -41,8 +41,8 @@ type certifier struct {
 	log             manufacture.Log
 }
 
-// newCertifier finds the program that c names. With prefix, its messages begin with its
-// name.
+// newCertifier finds the program that c names. If prefix is true, its messages begin with the name
+// of the program.
 func newCertifier(c settings, prefix bool) (*certifier, error) {
 	t := &certifier{config: c.value("create_certs_tool_config", ""), options: c.value("create_certs_tool_options", "")}
 	name := c.value("create_certs_tool", "")
@@ -60,8 +60,8 @@ func newCertifier(c settings, prefix bool) (*certifier, error) {
 	return t, nil
 }
 
-// isOurs reports whether the program at path is swtpm-localca of the same version as
-// this program.
+// isOurs reports whether the program at path is the swtpm-localca of this project, in the same
+// version as this program.
 func isOurs(path string) bool {
 	info, err := buildinfo.ReadFile(path)
 	return err == nil && info.Path == "github.com/swtpm-go/swtpm/cmd/swtpm-localca" && info.Main.Version == ourVersion()
@@ -79,10 +79,10 @@ func ourVersion() string {
 // close closes the CA and removes the temporary directory.
 func (t *certifier) close() {
 	if t.authority != nil {
-		_ = t.authority.Close() // only a token can fail, which has a process of its own
+		_ = t.authority.Close() // fails only for a key in a token, which the program uses, not this process
 	}
 	if t.dir != "" {
-		_ = os.RemoveAll(t.dir) // a leftover in TMPDIR does no harm
+		_ = os.RemoveAll(t.dir) // files that remain in TMPDIR do no harm
 	}
 }
 
@@ -104,8 +104,8 @@ func (t *certifier) Issue(ctx context.Context, r ca.Request) ([]byte, error) {
 	return t.issueByProgram(ctx, r)
 }
 
-// open opens the CA for the first certificate. A CA whose key is in a token is left to
-// the program, because a PKCS #11 module needs environment variables of its own.
+// open opens the CA for the first certificate. If the key of the CA is in a token, open only
+// chooses the program, because a PKCS #11 module needs environment variables of its own.
 func (t *certifier) open(r ca.Request) (err error) {
 	if t.authority != nil {
 		return nil

@@ -22,8 +22,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// child is a TPM in another emulator, which runs as a child process on a temporary
-// directory. The state that it leaves there is stored by this process.
+// child is a TPM in another emulator, which runs as a child process and stores its state in a
+// temporary directory. This process then stores that state in the location of the TPM.
 type child struct {
 	cmd    *exec.Cmd
 	data   net.Conn
@@ -36,7 +36,7 @@ type child struct {
 
 const (
 	// startWait is the time limit for the start of an emulator, until it has written
-	// its process ID, and stopWait for its end.
+	// its process ID. stopWait is the time limit for its end.
 	startWait = 5 * time.Second
 	stopWait  = 5 * time.Second
 
@@ -67,10 +67,10 @@ func (p *program) startProgram(ctx context.Context, loc *location, plan *plan) (
 	return c, nil
 }
 
-// stagingDir creates a private directory for the emulator. It is in the state directory if
-// possible, because the emulator may be confined to that, and so that secrets do not
-// leave it. The emulator opens it by its path, so it must not be in a directory where
-// another user could replace it by a symbolic link and redirect the writes of root.
+// stagingDir creates a private directory for the emulator. If possible, it is in the state
+// directory, because the emulator may be confined to that, and because no secret should be stored
+// elsewhere. The emulator opens it by its path, so it must not be in a directory where another
+// user could replace it by a symbolic link and redirect the writes of root.
 func stagingDir(loc *location) (string, error) {
 	if loc.isDir() && !othersMayChange(loc.path) {
 		return os.MkdirTemp(loc.path, stagingName)
@@ -139,8 +139,8 @@ func keyArg(s *seal.Source, cipher string) string {
 
 func (c *child) pidFile() string { return filepath.Join(c.dir, ".pid") }
 
-// start starts the emulator and connects it with two pairs of sockets. A descriptor with
-// the key has the same number in the emulator.
+// start starts the emulator and connects to it with two pairs of sockets. A descriptor from which
+// the emulator reads the key has the same number there as here.
 func (c *child) start(p *program, plan *plan) error {
 	data, theirData, err := pair()
 	if err != nil {
@@ -155,7 +155,7 @@ func (c *child) start(p *program, plan *plan) error {
 	defer theirCtrl.Close()
 	c.ctrl = ctrl.NewClient(control)
 
-	// ExtraFiles become the descriptors 3, 4 and so on, and nil leaves one closed.
+	// ExtraFiles become the descriptors 3, 4 and so on; nil stands for a closed descriptor.
 	extra := []*os.File{theirData, theirCtrl}
 	dataFD, ctrlFD := 3, 4
 	if plan.source != nil && plan.source.Path == "" {
@@ -190,7 +190,7 @@ func (c *child) start(p *program, plan *plan) error {
 	return nil
 }
 
-// pair returns a pair of connected stream sockets: ours, and the emulator's.
+// pair returns two connected stream sockets: one for this process, and one for the emulator.
 func pair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -317,7 +317,7 @@ func (c *child) stop() error {
 	return err
 }
 
-// kill kills the emulator and its child processes, in case it is a script.
+// kill kills the emulator and its child processes: the emulator may be started by a script.
 func (c *child) kill() {
 	select {
 	case <-c.done: // another process may have its process ID by now

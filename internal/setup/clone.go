@@ -33,12 +33,12 @@ type cloneOptions struct {
 // table returns the options of a clone.
 func (c *cloneOptions) table() []cli.Option {
 	return []cli.Option{
-		{Name: "clone", Arg: "<source>", Own: true, Set: text(&c.From), Help: "Create a copy of a TPM that is off: a profile,\ndir://PATH, file://PATH or store://NAME. It does not change."},
-		{Name: "clone-key", Arg: "<suboptions>", Own: true, Set: text(&c.Key), Help: "The key of the source, as --key of swtpm socket has\nit. Default: the profile's."},
+		{Name: "clone", Arg: "<source>", Own: true, Set: text(&c.From), Help: "Create a copy of this TPM, which must be off:\na profile, dir://PATH, file://PATH or store://NAME.\nIt does not change."},
+		{Name: "clone-key", Arg: "<suboptions>", Own: true, Set: text(&c.Key), Help: "The key of the source, in the format of --key of\nswtpm socket. Default: the profile's."},
 		{Name: "new-identity", Own: true, Set: enable(&c.New), Help: "With --clone: new EKs and certificates, the default.\nOwner hierarchy and NV memory stay."},
 		{Name: "keep-identity", Own: true, Set: enable(&c.Keep), Help: "With --clone: copy everything, to move the TPM."},
 		{Name: "plain", Own: true, Set: enable(&c.Plain), Help: "With --clone: store the copy of an encrypted TPM\nunencrypted if no key is given for it."},
-		{Name: "reset", Own: true, Set: enable(&c.Reset), Help: "With --clone: a new TPM with the algorithms, keys\nand certificates that the source has."},
+		{Name: "reset", Own: true, Set: enable(&c.Reset), Help: "With --clone: create a new TPM with the algorithms,\nkey types and certificate types of the source."},
 	}
 }
 
@@ -120,8 +120,8 @@ func (p *program) readOriginal(ctx context.Context) error {
 	return p.readIdentity(ctx)
 }
 
-// openOriginal locks, opens and reads the source. A running TPM has the lock, so it is
-// refused.
+// openOriginal locks, opens and reads the source. It fails if the TPM is running, because then
+// its emulator holds the lock.
 func (p *program) openOriginal() (*original, error) {
 	loc, how, version, key, err := p.findOriginal()
 	if err != nil {
@@ -232,8 +232,8 @@ func (p *program) readIdentity(ctx context.Context) (err error) {
 	return p.copyProfile(ctx, m)
 }
 
-// copyProfile sets the algorithm profile of the source. One with a name of its own is
-// copied whole; of the others, the name says everything.
+// copyProfile sets the algorithm profile of the source. It copies the whole text of a custom
+// profile. Of the others it copies only the name, which determines the rest.
 func (p *program) copyProfile(ctx context.Context, m emulator) error {
 	p.o.Profile, p.o.ProfileName, p.o.ProfileFile, p.o.ProfileFD, p.o.profileOptions = "", "", "", "", nil
 	if !p.lib.HasProfiles {

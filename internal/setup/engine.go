@@ -31,13 +31,13 @@ type engine struct {
 	prefix  string
 }
 
-// unclosed is a Backend that its user does not close.
+// unclosed is a Backend whose Close does nothing, because its owner closes it.
 type unclosed struct{ nv.Backend }
 
 func (unclosed) Close() error { return nil }
 
-// startEngine powers on a new TPM for the location, or the TPM that from contains, to change
-// it. It changes nothing in from, which it owns.
+// startEngine powers on a new TPM for the location or, if from is not nil, the TPM that from
+// contains, to change it. It does not change the contents of from, which it takes over and closes.
 func startEngine(ctx context.Context, lib Library, loc *location, from nv.Backend, key *seal.Key, profile string, log *messages) (*engine, error) {
 	e := &engine{scratch: nv.Scratch(from), prefix: loc.version.FilePrefix()}
 	t, err := emul.New(ctx, lib.Engine, emul.Options{
@@ -64,7 +64,7 @@ func startEngine(ctx context.Context, lib Library, loc *location, from nv.Backen
 	return e, nil
 }
 
-// openStore returns a function that opens the state in memory, as emul.Options.Open does. The
+// openStore returns a function for emul.Options.Open, which opens the state in memory. The
 // generations of a new TPM are above last.
 func (e *engine) openStore(key *seal.Key, last uint64) func() (*nv.Store, error) {
 	return func() (*nv.Store, error) {
@@ -75,8 +75,8 @@ func (e *engine) openStore(key *seal.Key, last uint64) func() (*nv.Store, error)
 	}
 }
 
-// Execute implements manufacture.TPM. If ctx ends, the running command is cancelled; a
-// TPM 1.2 does not stop then, and Close waits for it.
+// Execute implements manufacture.TPM. If ctx ends, it cancels the running command. A TPM 1.2
+// ignores that, and close waits for it.
 func (e *engine) Execute(ctx context.Context, cmd []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -108,8 +108,8 @@ func (e *engine) finish() ([]byte, error) {
 
 func (e *engine) close() error { return e.t.Close() }
 
-// engineRemedy returns the remedy for a state that needs a newer libtpms, "" for any other
-// error: most other remedies name options of swtpm.
+// engineRemedy returns the remedy for a state that needs a newer libtpms. For other errors it
+// returns "", because their remedies name options of swtpm.
 func engineRemedy(err error) string {
 	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
 		return "use " + e.Needs

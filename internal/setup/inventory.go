@@ -99,8 +99,8 @@ func (e *inventoryEntry) line() ([]byte, error) {
 }
 
 // appendInventory appends all or none of the entries to the file at path and syncs it. It
-// creates a missing file with mode 0640 and the umask. It completes a line that a power
-// cut or a full disk has left unfinished, so that no other line is damaged.
+// creates a missing file with mode 0640 and the umask. If a power failure or a full disk has left
+// an incomplete last line, it ends that line first, so that no other line is damaged.
 func appendInventory(path string, entries ...inventoryEntry) error {
 	var lines bytes.Buffer
 	for _, e := range entries {
@@ -126,8 +126,8 @@ func appendInventory(path string, entries ...inventoryEntry) error {
 	return dir.Sync()
 }
 
-// lockInventory locks the file. Other processes hold the lock only for one write, so it
-// gives up after a minute.
+// lockInventory locks the file. It fails after a minute, because other processes hold the lock
+// only for one write.
 func lockInventory(file *os.File) error {
 	limit := time.Now().Add(time.Minute)
 	for {

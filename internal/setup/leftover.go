@@ -19,9 +19,9 @@ const stagingName = ".swtpm_setup."
 var stagingNames = regexp.MustCompile(`^\.swtpm_setup\.[0-9]+$`)
 
 // sweep removes the directories that killed setups with --tpm have left in the state
-// directory, because they have keys of unfinished TPMs. Such a setup has ended, because it
-// held the lock of the state directory, which the caller holds now. An emulator that
-// still runs holds a lock of its own.
+// directory, because they contain keys of unfinished TPMs. Such a setup no longer runs: it held
+// the lock of the state directory, which the caller holds now. Its emulator may still run, and
+// then holds a lock of its own.
 func (p *program) sweep(loc *location) {
 	if !loc.isDir() {
 		return

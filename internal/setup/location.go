@@ -139,8 +139,8 @@ func (l *location) open() error {
 	return nil
 }
 
-// commit stores the permanent state. A new TPM also replaces the other items and the boot ledger;
-// a changed one leaves them.
+// commit stores the permanent state. If isNew is true, it also removes the other items and the
+// boot ledger, which belong to the previous TPM.
 func (l *location) commit(sealed []byte, isNew bool) error {
 	err := l.store(sealed, isNew)
 	if err == nil && isNew {
@@ -149,8 +149,8 @@ func (l *location) commit(sealed []byte, isNew bool) error {
 	return err
 }
 
-// store is commit without the boot ledger, in one step: after a crash the disk has either the new
-// or the old state.
+// store does the same as commit, but leaves the boot ledger. It stores in one step: after a crash
+// the disk has either the new or the old state.
 func (l *location) store(sealed []byte, isNew bool) error {
 	name := l.version.FilePrefix() + nv.Permanent
 	changes := []nv.Change{{Name: name, Blob: sealed}}
@@ -174,18 +174,19 @@ func (l *location) store(sealed []byte, isNew bool) error {
 	return nv.Apply(l.b, changes)
 }
 
-// last returns the highest generation of the TPMs that a cluster store had at this place, 0 for
-// another storage.
+// last returns the highest generation of all TPMs that a cluster store has had under this name; 0
+// for another storage.
 func (l *location) last() uint64 {
 	if b, ok := l.b.(nv.HistoryBackend); ok {
-		if n, err := b.Last(); err == nil { // else storing fails, too
+		if n, err := b.Last(); err == nil { // after an error, storing fails, too
 			return n
 		}
 	}
 	return 0
 }
 
-// number sets the generation under which a cluster store files the state: the one of its record.
+// number sets the generation under which a cluster store stores the state: the number in the
+// record of sealed.
 func (l *location) number(sealed []byte) {
 	b, ok := l.b.(nv.LeaseBackend)
 	if !ok {
@@ -222,8 +223,8 @@ func (l *location) others() (changes []nv.Change, err error) {
 	return changes, nil
 }
 
-// removeLedger removes the boot ledger of the TPM that is replaced. A file that cannot be removed stays,
-// with a line in the log.
+// removeLedger removes the boot ledger of the TPM that is replaced. It logs a line if it cannot
+// remove a file.
 func (l *location) removeLedger() {
 	dir, prefix := l.path, strings.TrimSuffix(l.version.FilePrefix(), ".")
 	switch l.Kind {

@@ -21,7 +21,7 @@ const self = "/proc/self/exe"
 // be cancelled.
 const killWait = time.Minute
 
-// limit returns the number of processes that run at once.
+// limit returns how many processes may run at the same time.
 func (v *vmOptions) limit() (int, error) {
 	if v.jobs == "" {
 		return runtime.GOMAXPROCS(0), nil

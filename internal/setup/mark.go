@@ -16,9 +16,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/safefile"
 )
 
-// markName is the name of the mark in a state directory. A mark records the manufacture
-// of a TPM from its profile. libvirt treats a directory with only hidden files as empty.
-// Next to a state in one file, the name begins with the name of that file.
+// markName is the name of the mark in a state directory. A mark records the manufacture of a TPM
+// from its profile. The name begins with a dot, because libvirt treats a directory with only
+// hidden files as empty. Next to a state in one file, the name of that file precedes it.
 const markName = ".manufactured"
 
 // markFile is the directory and the name of a mark.
@@ -26,8 +26,8 @@ type markFile struct{ dir, name string }
 
 func (a *markFile) path() string { return filepath.Join(a.dir, a.name) }
 
-// markFile returns the mark of the location, nil if it has none: next to a block device
-// there is no persistent directory, and a cluster store is not of one host.
+// markFile returns the mark of the location, nil if it has none: a block device is in a directory
+// that does not outlive a reboot, and a cluster store belongs to several hosts.
 func (l *location) markFile() *markFile {
 	if l.Kind == nv.Cluster {
 		return nil
@@ -175,8 +175,8 @@ func (l *location) mark() (*mark, error) {
 	return m, err
 }
 
-// cannotMark reports whether err means that a mark is not possible: a user with access to
-// the file of a state may have no access to its directory.
+// cannotMark reports whether err means that this user cannot write a mark: a user with access to
+// the file of a state may have no access to the directory of that file.
 func (l *location) cannotMark(err error) bool {
 	return !l.isDir() && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS))
 }

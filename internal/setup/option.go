@@ -129,7 +129,7 @@ func (o *options) mainOptions(h hooks) []cli.Option {
 		{Name: "srkpass", Arg: "<password>", Set: given(&o.SRKPass), Help: "The SRK's password. Default: sss."},
 		{Name: "srk-well-known", Set: enable(&o.SRKKnown), Help: "Use 20 zero bytes as the SRK's password."},
 		{Name: "lock-nvram", Set: enable(&o.LockNVRAM), Help: "Lock the NV indices that were written."},
-		{Name: "pcr-banks", Arg: "<banks>", Set: o.addBanks, Help: "The PCR banks of a TPM 2.0 to activate, as\nsha1,sha256; - leaves all of them as they are.\nDefault: sha256."},
+		{Name: "pcr-banks", Arg: "<banks>", Set: o.addBanks, Help: "The PCR banks of a TPM 2.0 to activate, such as\nsha1,sha256; - leaves all of them as they are.\nDefault: sha256."},
 		{Name: "vmid", Arg: "<id>", Set: text(&o.VMID), Help: "Name of the virtual machine, for the certificates."},
 		{Name: "config", Arg: "<file>", Set: text(&o.Config), Help: "The configuration file.\nDefault: " + sysConfig},
 		{Name: "logfile", Arg: "<file>", Set: text(&o.LogFile), Help: "Write messages to this file instead of stdout and\nstderr."},

@@ -40,8 +40,8 @@ func (o *object) set(name string, value any) {
 	(*o)[i].value = value
 }
 
-// parseObject reads a text that is one JSON object. If a name occurs twice its last
-// value counts, at its first position.
+// parseObject parses a text that is one JSON object. If a name occurs twice, the object has it
+// once, with the last value at the first position.
 func parseObject(text []byte) (object, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("invalid UTF-8")
@@ -99,7 +99,7 @@ func parseValue(d *json.Decoder) (any, error) {
 	return list, nil
 }
 
-// appendJSON appends v without white space. Numbers are as they were read.
+// appendJSON appends v without white space. It does not change the digits of numbers.
 func appendJSON(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case object:
@@ -129,7 +129,7 @@ func appendJSON(b []byte, v any) []byte {
 	return fmt.Append(b, v) // a json.Number or a bool
 }
 
-// shortEscapes are the control characters that JSON has a letter for.
+// shortEscapes are the control characters for which JSON has an escape of one letter.
 var shortEscapes = map[byte]byte{'\b': 'b', '\f': 'f', '\n': 'n', '\r': 'r', '\t': 't'}
 
 // appendJSONString appends s with only those escapes that are needed, and \u007f.

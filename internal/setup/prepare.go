@@ -26,8 +26,8 @@ func (pl *plan) close() {
 	pl.certs.close()
 }
 
-// prepare reads the configuration and the key, and checks the remaining options. No
-// option can be invalid after that.
+// prepare reads the configuration and the key, and checks the options that are not checked yet.
+// After it, all options are valid.
 func (p *program) prepare() (out *plan, err error) {
 	o := p.o
 	c, err := p.readConfig()

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A step that takes longer than patience is shown on a terminal and updated every
+// A step that takes longer than showAfter is shown on a terminal and updated every
 // interval.
 const (
-	patience = 300 * time.Millisecond
-	interval = 500 * time.Millisecond
+	showAfter = 300 * time.Millisecond
+	interval  = 500 * time.Millisecond
 )
 
 // terminal is a manufacture.Progress that overwrites one line. The log calls clear
@@ -34,7 +34,7 @@ func (t *terminal) Begin(step string) (done func()) {
 	start, end := time.Now(), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		timer := time.NewTimer(patience)
+		timer := time.NewTimer(showAfter)
 		defer timer.Stop()
 		for {
 			select {
@@ -76,7 +76,7 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
-// Terminal returns f if it is a terminal, else nil.
+// Terminal returns f if it is a terminal, and nil otherwise.
 func Terminal(f *os.File) io.Writer {
 	if isTerminal(f) {
 		return f

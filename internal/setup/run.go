@@ -4,10 +4,10 @@
 //
 // The TPM is created in memory (engine.go), or by another emulator in a temporary
 // directory (child.go). Its state is stored in one step at the end, so a setup that
-// fails or is interrupted changes nothing.
+// fails or is interrupted does not change the state.
 //
-// The steps are in two functions: execute in this file reads and checks what the user
-// wants, manufacture in make.go locks the location, creates the TPM and stores it.
+// The steps are in two functions: execute in this file reads and checks the options, and
+// manufacture in make.go locks the location, creates the TPM and stores it.
 package setup
 
 import (
@@ -53,7 +53,7 @@ type program struct {
 var errReported = errors.New("already reported")
 
 // Run runs swtpm_setup. It has already reported the error that it returns. The exit
-// code is 0 without an error, else 1.
+// code should be 0 without an error, and 1 otherwise.
 func Run(ctx context.Context, args []string, s Environment) error {
 	p := &program{
 		Environment: s, o: &options{}, out: s.Stdout, lib: s.Library,
@@ -87,8 +87,8 @@ func (p *program) run(ctx context.Context, args []string) error {
 	return p.execute(ctx)
 }
 
-// execute does what the options ask for. The order of its steps is visible in the
-// messages and exit codes.
+// execute does what the options ask for. The order of its steps determines which error is
+// reported first.
 func (p *program) execute(ctx context.Context) error {
 	o := p.o
 	p.reserveStdout(o.Register)

@@ -156,7 +156,7 @@ func fromProfile(c *config.Config) (*options, error) {
 		IAK: m.IAK, IDevID: m.IDevID, CreateSPK: m.SPK != "", ECC: m.SPK == "ecc", LockNVRAM: m.LockNVRAM,
 		TakeOwnership: m.TakeOwnership, OwnerKnown: m.OwnerWellKnown, SRKKnown: m.SRKWellKnown,
 	}
-	if m.EK != "" && o.TPM2 { // else the configuration file counts
+	if m.EK != "" && o.TPM2 { // otherwise the configuration file applies
 		eks := c.EKs()
 		o.EK1, o.EK2 = eks[0], eks[len(eks)-1]
 	}
@@ -189,8 +189,8 @@ func (o *options) takeAlgorithms(a config.AlgorithmProfile) {
 	o.RemoveDisable = a.RemoveDisabled
 }
 
-// takeKey sets the options that correspond to [key]. It does not remove the file, which
-// the emulator reads later.
+// takeKey sets the options that correspond to [key]. It ignores the setting that removes the file,
+// which the emulator reads later.
 func (o *options) takeKey(k config.Key) error {
 	if k.Source == config.NoKey {
 		return nil

@@ -201,10 +201,10 @@ func TestCertToken(t *testing.T) {
 	for _, tt := range []struct{ uri, pin, want string }{
 		{"pkcs11:token=my%20ca;object=p256?module-name=softhsm2&pin-value=9999", "1234", "&pin-value=…. PKCS#11 module"},
 		{"pkcs11:token=my%20ca;object=p256?module-name=softhsm2&pin-value=9999", "1234", "the PIN is wrong"},
-		{"pkcs11:token=my%20ca;object=p256?module-name=softhsm2", "", "at least none to be seen without a PIN"},
+		{"pkcs11:token=my%20ca;object=p256?module-name=softhsm2", "", "or it is visible only with a PIN"},
 		{"pkcs11:token=my%20ca;object=p255?module-name=softhsm2", "1234", "there is no such private key"},
 		{"pkcs11:token=other;object=p256?module-name=softhsm2", "1234", `the URI's token was not found among the tokens "my ca"`},
-		{"pkcs11:token=my%20ca;object=p384?module-name=softhsm2", "1234", "is not the one of the issuer's certificate"},
+		{"pkcs11:token=my%20ca;object=p384?module-name=softhsm2", "1234", "does not belong to the issuer's certificate"},
 		{"pkcs11:token=my%20ca;object=p256?module-path=/none.so", "1234", "no PKCS#11 module can be loaded, looked for /none.so"},
 	} {
 		cmd := exec.Command(ours("swtpm_cert"), append(strings.Fields(certOptions+"--tpm2 --pubkey pub-p384.pem --issuercert ca-p256.cert.pem"), "--signkey", tt.uri)...)
@@ -293,7 +293,7 @@ func refuseCertTPM(t *testing.T, dir, options string, env []string) {
 	for args, want := range map[string]string{
 		"--issuercert handle.pem --signkey tpm2:handle=0x81000005 --signkey-password wrong": "wrong password: the TPM says TPM_RC_",
 		"--issuercert handle.pem --signkey tpm2:handle=0x81000006":                          "the TPM has no key at 0x81000006: TPM_RC_HANDLE",
-		"--issuercert file.pem --signkey tpm2:handle=0x81000005 --signkey-password secret":  "is not the one of the issuer's certificate",
+		"--issuercert file.pem --signkey tpm2:handle=0x81000005 --signkey-password secret":  "does not belong to the issuer's certificate",
 	} {
 		cmd := exec.Command(ours("swtpm_cert"), strings.Fields(options+args)...)
 		cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)

@@ -1,8 +1,8 @@
 // Package broker serves the TPMs of one host: it holds the lease of the host, acquires
-// states for TPMs and writes what they store. It sees ciphertext only.
+// states for TPMs and writes what they store. It receives only ciphertext.
 //
-// A TPM owns a state while its connection lasts, and for the time to live of the lease
-// after that, so that a service or this broker can be restarted.
+// A TPM owns a state while it is connected. After that the broker keeps the state for the time to
+// live of the lease, so that the TPM or the broker can be restarted.
 package broker
 
 import (
@@ -27,23 +27,23 @@ type Options struct {
 	Boot   string // its boot ID
 
 	TTL    time.Duration // time to live of the host's lease; 15 s if it is 0
-	Margin time.Duration // a deadline is so much earlier than the end of the lease; 2 s if it is 0
+	Margin time.Duration // from the deadline of a TPM to the end of the lease; 2 s if it is 0
 	Wait   time.Duration // how long a request waits for the store; 1.5 s if it is 0
-	GiveUp time.Duration // a TPM ends so long after its deadline; 60 s if it is 0
-	Keep   int           // generations that are stored of each state; none if it is 0
+	GiveUp time.Duration // from the deadline of a TPM to its end; 60 s if it is 0
+	Keep   int           // number of generations that are stored of each state; none if it is 0
 
 	Patience time.Duration // how long a client has for Open, and for the rest of a request; 5 s if it is 0
-	Clients  int           // connections of one user; 4096 if it is 0
+	Clients  int           // limit of the connections of one user; 4096 if it is 0
 
 	// LeaseFile holds the lease between two runs of the broker; "" for none.
 	LeaseFile string
 
-	// MarkFile holds how far this host has seen the store come, so that a restored backup of
-	// the store is refused; "" for none.
+	// MarkFile holds the last position of the store that this host has seen, so that the broker
+	// refuses a store that was restored from a backup; "" for none.
 	MarkFile string
 
-	// AllowUser reports whether a client may use any state, so that it may connect; nil
-	// allows all.
+	// AllowUser reports whether a client may connect, because it may use at least one state;
+	// nil allows all.
 	AllowUser func(c Credentials) bool
 
 	// Allow reports whether a client may use a state.
@@ -81,7 +81,7 @@ type Broker struct {
 
 	examination examination
 	marking     sync.Mutex  // of the mark
-	markFailed  error       // of the last use of the mark; the first one was logged
+	markFailed  error       // of the last use of the mark; only the first one is logged
 	restored    atomic.Bool // the last check found that the store was restored
 
 	mu       sync.Mutex
@@ -98,7 +98,8 @@ type leaseFile struct {
 	Lease driver.LeaseID `json:"lease"`
 }
 
-// New returns a broker. Run does its work.
+// New returns a broker. The caller calls Run, Serve and ServeReconnects, each on its own
+// goroutine.
 func New(o Options) *Broker {
 	setDefault(&o.TTL, 15*time.Second)
 	setDefault(&o.Margin, 2*time.Second)
@@ -125,8 +126,8 @@ func setDefault(d *time.Duration, value time.Duration) {
 	}
 }
 
-// Run renews the lease and gives up states that no TPM resumed, until ctx ends. The lease
-// outlives it, so that the next run goes on.
+// Run renews the lease, and releases states that no TPM has resumed, until ctx ends. It does not
+// end the lease, so that the next run can continue with it.
 func (b *Broker) Run(ctx context.Context) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { b.adoptAll(ctx) })
@@ -154,8 +155,8 @@ func (b *Broker) Run(ctx context.Context) {
 	}
 }
 
-// renew extends the lease, or makes a new one if there is none any more, and moves the
-// deadline. The deadline counts from before the request: the store may have renewed the
+// renew extends the lease, or makes a new one if it has expired, and sets the deadline. It
+// computes the deadline from the time before the request, because the store may have renewed the
 // lease at any time after that.
 func (b *Broker) renew(ctx context.Context) error {
 	b.renewing.Lock()
@@ -201,8 +202,8 @@ type lease struct {
 	deadline uint64 // nanoseconds of CLOCK_BOOTTIME
 }
 
-// current returns the lease. Its deadline is at least the margin away; current renews the
-// lease for that if it must.
+// current returns the lease. If its deadline is nearer than the margin, current renews the lease
+// first.
 func (b *Broker) current(ctx context.Context) (lease, error) {
 	if l := b.known(); l.id != 0 && l.deadline > b.o.now()+uint64(b.o.Margin) && !b.restored.Load() {
 		return l, nil
@@ -242,8 +243,8 @@ func (b *Broker) readLease() *leaseFile {
 	return &l
 }
 
-// writeLease keeps a new lease for the next run. Without it the next run waits until the
-// lease expires.
+// writeLease stores a new lease in the lease file for the next run. Without that file, the next
+// run waits until the lease expires.
 func (b *Broker) writeLease(id driver.LeaseID, nonce string) {
 	if b.o.LeaseFile == "" {
 		return
@@ -256,7 +257,7 @@ func (b *Broker) writeLease(id driver.LeaseID, nonce string) {
 		}
 	}
 	if err != nil {
-		b.o.Log.Errorf("the lease is not kept for the next run: %v", err)
+		b.o.Log.Errorf("the lease is not stored for the next run: %v", err)
 	}
 }
 
@@ -265,7 +266,7 @@ func (b *Broker) owner(l lease, pid int) driver.Owner {
 	return driver.Owner{Host: b.o.Host, Boot: b.o.Boot, Nonce: l.nonce, PID: pid, Since: time.Now().UTC().Truncate(time.Second)}
 }
 
-// ownedText says who owns a state, and what to do.
+// ownedText returns a text that names the owner of a state and the remedy.
 func ownedText(name string, o driver.Owner, epoch uint64) string {
 	return fmt.Sprintf("state %s is owned by host %q, process %d, since %s, epoch %d; stop the TPM there, or wait until its lease expires; if that host runs no such TPM, a backup of the store may have been restored: swtpm-store --check",
 		name, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339), epoch)

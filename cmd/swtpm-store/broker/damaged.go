@@ -18,7 +18,7 @@ func (b *Broker) intact(ctx context.Context, name string, now *driver.State) err
 	return err
 }
 
-// repairs returns an error if the state is damaged and a change would hide that: it must store a
+// repairs returns an error if the state is damaged, unless the change repairs it: it must store a
 // permanent state, and replace or remove every stored item.
 func (s *state) repairs(put driver.Items, remove []string) error {
 	if s.fault == nil {

@@ -17,8 +17,8 @@ import (
 // examineTime is how long an examination takes at most.
 const examineTime = 3 * time.Second
 
-// examinePause is the time for which the result of an examination is used again: a client must not
-// make the broker ask the members of the store all the time.
+// examinePause is how long the result of an examination is used again, so that clients cannot make
+// the broker ask the members of the store all the time.
 const examinePause = 2 * time.Second
 
 // examination is the last result of Broker.examine.
@@ -28,7 +28,7 @@ type examination struct {
 	found []driver.Finding
 }
 
-// examine replies what is wrong with the store.
+// examine replies with the faults of the store.
 func (x *session) examine(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
@@ -72,8 +72,8 @@ func (b *Broker) examine(ctx context.Context) []driver.Finding {
 	return found
 }
 
-// checkPosition fails if the store is older than this host knows it, or another one. It notes how far the store has
-// come.
+// checkPosition fails if the store is older than this host has seen it, or is another store.
+// Otherwise it stores the position of the store in the mark.
 func (b *Broker) checkPosition(ctx context.Context) error {
 	d, ok := b.o.Driver.(driver.Positioner)
 	if !ok || b.o.MarkFile == "" {
@@ -87,8 +87,8 @@ func (b *Broker) checkPosition(ctx context.Context) error {
 	defer b.marking.Unlock()
 	before, err := ReadMark(b.o.MarkFile)
 	if err == nil && Restored(now, before) != nil {
-		// Another request may have moved the mark since: only a position that is read after
-		// the mark can be compared with it.
+		// Another request may have moved the mark in the meantime, and only a position that
+		// is read after the mark can be compared with it.
 		again, failed := d.Position(ctx)
 		if failed != nil {
 			return failed
@@ -108,8 +108,8 @@ func (b *Broker) checkPosition(ctx context.Context) error {
 	return restored
 }
 
-// doubt returns err. If err names an owner and the store was restored, it returns the error of the
-// restored store: the owner may come from the backup.
+// doubt returns err, unless err names an owner and the store was restored: that owner may come from
+// the backup, so doubt returns the error about the restored store instead.
 func (b *Broker) doubt(ctx context.Context, err error) error {
 	if _, ok := errors.AsType[*driver.OwnedError](err); ok {
 		if restored := b.checkPosition(ctx); errors.Is(restored, driver.ErrRestored) {
@@ -119,8 +119,9 @@ func (b *Broker) doubt(ctx context.Context, err error) error {
 	return err
 }
 
-// Restored returns an error if a store is older than this host has seen it, or another one: etcd
-// gives a restored backup a new cluster ID.
+// Restored returns an error if the store at the position now is older than mark, the last position
+// that this host has seen, or if it is another store. etcd gives a restored backup a new cluster
+// ID.
 func Restored(now, mark driver.Position) error {
 	const advice = "first check endpoints and prefix in store.toml; old states may lack keys and counters that guests rely on; " +
 		"only if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback"
@@ -143,7 +144,7 @@ func (b *Broker) noteMark(err error) {
 	b.markFailed = err
 }
 
-// ReadMark returns how far this host has seen the store come, zero if it never has.
+// ReadMark returns the last position of the store that this host has seen, zero if there is none.
 func ReadMark(file string) (p driver.Position, err error) {
 	text, err := os.ReadFile(file)
 	switch {
@@ -158,8 +159,8 @@ func ReadMark(file string) (p driver.Position, err error) {
 	return p, nil
 }
 
-// WriteMark notes how far the store has come. A crash of the host may lose the last changes of the
-// mark: it is then lower, and hides only a backup that is as new.
+// WriteMark stores the position of the store. A crash of the host may lose the last changes of the
+// mark. A lower mark has no other effect than that a backup between both positions is accepted.
 func WriteMark(file string, p driver.Position) error {
 	text, err := json.Marshal(p)
 	if err != nil {

@@ -14,14 +14,14 @@ const (
 	maxProcess = 16
 
 	// maxLarge is the number of large requests, of all clients, that are received or run at
-	// the same time. One process cannot use all of them.
+	// the same time. It is larger than maxProcess, so that one process cannot use all of them.
 	maxLarge = 128
 
-	// maxLogged is the number of users of which the log says that they were refused.
+	// maxLogged is the number of users whose refusal is logged.
 	maxLogged = 1000
 
-	// maxComplaints is the number of log lines about the requests of one user in complaintTime,
-	// and maxComplained the number of users with any.
+	// maxComplaints is the number of log lines about the requests of one user in complaintTime.
+	// maxComplained is the number of users with such lines in that time.
 	maxComplaints = 10
 	maxComplained = 100
 	complaintTime = time.Minute
@@ -77,7 +77,7 @@ func (l *limits) enter(c Credentials, clients int, allowed bool) error {
 	return nil
 }
 
-// leave ends the count of a connection.
+// leave removes a connection from the count.
 func (l *limits) leave(c Credentials) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,8 +100,8 @@ func (l *limits) logOnce(uid uint32) bool {
 	return true
 }
 
-// complain logs a fault of a user's request. Any local user can cause these lines, so each user has
-// few of them in a minute.
+// complain logs a fault of a user's request. Any local user can cause these lines, so their number
+// per user and minute is limited.
 func (b *Broker) complain(uid uint32, format string, args ...any) {
 	last, ok := b.limits.complaint(uid, time.Now())
 	if !ok {

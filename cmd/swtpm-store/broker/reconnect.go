@@ -14,9 +14,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// ServeReconnects accepts connections through datagrams until ctx ends or c is closed: one
-// byte with the version of the protocol, and one end of a socket pair. A confined TPM, which
-// cannot connect, opened its socket for them before. The kernel names the sender.
+// ServeReconnects accepts connections through datagrams until ctx ends or c is closed. A datagram
+// has one byte with the version of the protocol, and passes one end of a socket pair. A confined
+// TPM sends it: it can no longer call connect(2), and has opened its datagram socket before. The
+// kernel identifies the sender.
 func (b *Broker) ServeReconnects(ctx context.Context, c *net.UnixConn) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -67,7 +68,7 @@ type datagram struct {
 // the kernel's limit, the sender, and the descriptor of its process.
 const maxAncillary = 2048
 
-// parse takes the descriptors of the messages.
+// parse sets d from the control messages, and takes over their descriptors.
 func (d *datagram) parse(messages []unix.SocketControlMessage) {
 	for i := range messages {
 		m := &messages[i]
@@ -108,8 +109,9 @@ func (d *datagram) unit() string {
 	return whileAlive(int(d.pidfds[0].Fd()), func() string { return unitOf(int(d.sender.Pid)) })
 }
 
-// receive returns the connection that a datagram passed, and its sender. Every other
-// descriptor is closed. After errRequest only the sender's user is set, overflowUID if it is unknown.
+// receive returns the connection that a datagram passed, and its sender. It closes all other
+// descriptors. With errRequest it returns only the user of the sender, overflowUID if that is
+// unknown.
 func receive(c *net.UnixConn) (*net.UnixConn, Credentials, error) {
 	const overflowUID = 65534
 	var b [2]byte

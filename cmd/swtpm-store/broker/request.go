@@ -13,7 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// Each method runs one request with x.state.mu held, and appends to x.out.
+// Each method below runs one request with x.state.mu held, and appends the reply to x.out.
 
 // owns returns an error unless this client owns the state.
 func (x *session) owns() error {
@@ -23,8 +23,8 @@ func (x *session) owns() error {
 	return nil
 }
 
-// free returns an error if another client of this host uses the state. A TPM that was killed uses it
-// no more, also if the reply to its last request is still under way.
+// free returns an error if another client of this host uses the state. A TPM that was killed does
+// not, even if the broker has not replied to its last request yet.
 func (x *session) free() error {
 	s := x.state
 	switch {
@@ -231,7 +231,7 @@ func (x *session) sees(name string) bool {
 	return x.b.o.Observe != nil && x.b.o.Observe(x.cred) || x.b.o.Allow(x.cred, name)
 }
 
-// describe replies what the store has of some states.
+// describe replies with the entries of some states.
 func (x *session) describe(ctx context.Context, r *store.Body) error {
 	n := int(r.Uint16())
 	if n > store.MaxDescribed {

@@ -23,19 +23,20 @@ const (
 	// maxItem is the size in bytes of the largest item: etcd takes 1.5 MiB in one request.
 	maxItem = 1<<20 + 4<<10
 
-	// maxSnapshot is the size in bytes of the largest item of which generations are stored:
-	// a request holds it twice.
+	// maxSnapshot is the size in bytes of the largest item of which generations are stored,
+	// because a request to the store then contains the item twice.
 	maxSnapshot = 512 << 10
 
-	// maxExpire is the number of generations that one change removes, after the configuration kept
-	// more: etcd takes 128 operations by default.
+	// maxExpire is the number of generations that one change removes at most. There may be more
+	// to remove if the configuration was changed, but etcd accepts only 128 operations in a
+	// transaction by default.
 	maxExpire = 64
 
 	// maxOpen is the size in bytes of the largest frame before a state is open.
 	maxOpen = 256
 
-	// smallFrame is the size in bytes of the largest frame whose number is not limited, and
-	// of the largest buffer that is kept between two requests.
+	// smallFrame is the size in bytes of the largest frame that is not a large request (see
+	// maxLarge), and of the largest buffer that is kept between two requests.
 	smallFrame = 64 << 10
 )
 
@@ -45,15 +46,15 @@ type session struct {
 	conn   *net.UnixConn
 	stream stream // of conn
 	cred   Credentials
-	state  *state // nil before Open, and of an observer
+	state  *state // nil before Open, and for an observer
 	in     []byte
 	out    []byte
 
 	observer bool // Open named no state
 }
 
-// Serve accepts connections until ctx ends or l is closed. At the end it waits for the requests
-// that run.
+// Serve accepts connections until ctx ends or l is closed. Before it returns, it waits for the
+// running requests.
 func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -78,7 +79,7 @@ func (b *Broker) Serve(ctx context.Context, l *net.UnixListener) error {
 	}
 }
 
-// start serves a client with these credentials in the background, if it is admitted.
+// start admits or refuses a client with these credentials, and serves it in the background.
 func (b *Broker) start(ctx context.Context, clients *sync.WaitGroup, conn *net.UnixConn, cred Credentials) {
 	if err := b.admit(cred); err != nil {
 		refuse(conn, err)
@@ -125,7 +126,7 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 			x.fail(err)
 			_ = x.send()
 		case errors.Is(err, os.ErrDeadlineExceeded) && x.state == nil:
-			// A client without a state is of no interest to the administrator.
+			// The administrator need not know about a client without a state.
 		case !errors.Is(err, io.EOF) && ctx.Err() == nil:
 			b.complain(cred.UID, "client with process %d: %v", cred.PID, err)
 		}
@@ -219,7 +220,7 @@ func (x *session) send() error {
 	return err
 }
 
-// leave ends the session: the TPM may come back within the time to live of the lease.
+// leave ends the session. The TPM may connect again within the time to live of the lease.
 func (x *session) leave() {
 	if x.state == nil {
 		return
@@ -241,13 +242,14 @@ func (x *session) fail(err error) {
 	x.out = store.AppendString(store.Begin(x.out, byte(status)), text)
 }
 
-// errRequest is a request that is malformed or not possible now.
+// errRequest means that a request is malformed or not possible now.
 var errRequest = errors.New("invalid request")
 
-// errDenied is a state that the client may not use.
+// errDenied means that the client may not use the state.
 var errDenied = errors.New("access denied")
 
-// errHandover is a state that the last owner left with another sum.
+// errHandover means that the last owner released the state with another handover sum than the TPM
+// expects.
 var errHandover = errors.New("the last owner released another state")
 
 // explain returns the status and the text for err.
@@ -336,7 +338,7 @@ func (x *session) open(r *store.Body) error {
 	return x.opened()
 }
 
-// opened replies the limits.
+// opened replies with the limits.
 func (x *session) opened() error {
 	x.out = binary.BigEndian.AppendUint32(x.out, maxItem)
 	x.out = binary.BigEndian.AppendUint32(x.out, uint32(x.b.o.GiveUp/time.Second))

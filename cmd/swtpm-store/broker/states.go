@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// adoptAll tries to adopt the states of the previous run until that succeeded once.
+// adoptAll tries to adopt the states of the previous run until it succeeds.
 func (b *Broker) adoptAll(ctx context.Context) {
 	for failing := false; ; failing = true {
 		err := b.adopt(ctx)
@@ -22,7 +22,7 @@ func (b *Broker) adoptAll(ctx context.Context) {
 		case err == nil:
 			return
 		case !failing:
-			b.o.Log.Errorf("the states of the previous run are not known yet: %v", err)
+			b.o.Log.Errorf("the states of the previous run cannot be listed yet: %v", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -32,8 +32,8 @@ func (b *Broker) adoptAll(ctx context.Context) {
 	}
 }
 
-// adopt finds the states that the previous run of this broker acquired, so that they are
-// given up if no TPM resumes them.
+// adopt finds the states that the previous run of this broker acquired, so that sweep releases them
+// if no TPM resumes them.
 func (b *Broker) adopt(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, b.o.TTL)
 	defer cancel()
@@ -54,8 +54,8 @@ func (b *Broker) adopt(ctx context.Context) error {
 	return failed
 }
 
-// owned returns the names of the states that this host owns. The store may have those of hundreds
-// of hosts.
+// owned returns the names of the states that this host owns. If the driver can do that, it does not
+// read all states, because the store may have the states of hundreds of hosts.
 func (b *Broker) owned(ctx context.Context, l lease) (names []string, err error) {
 	if d, ok := b.o.Driver.(driver.OwnedLister); ok && l.id != 0 {
 		return d.Owned(ctx, l.id)
@@ -69,7 +69,7 @@ func (b *Broker) owned(ctx context.Context, l lease) (names []string, err error)
 	return names, err
 }
 
-// adoptOne adopts a state that nonce owned in a list.
+// adoptOne adopts the state name if the lease with this nonce still owns it.
 func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	s := b.state(name)
 	s.mu.Lock()
@@ -92,7 +92,7 @@ func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	return nil
 }
 
-// sweep gives up the states whose TPMs did not come back.
+// sweep releases the states whose TPMs have not connected again in time.
 func (b *Broker) sweep(ctx context.Context) {
 	b.mu.Lock()
 	var all []*state
@@ -104,7 +104,7 @@ func (b *Broker) sweep(ctx context.Context) {
 		s.mu.Lock()
 		if s.session == nil && s.token != 0 && b.o.now() > s.until {
 			if err := b.giveUp(ctx, s); err == nil {
-				b.o.Log.Infof("state %s released: its TPM did not come back", s.name)
+				b.o.Log.Infof("state %s released: its TPM did not connect again", s.name)
 			}
 		}
 		b.forget(s)
@@ -112,7 +112,7 @@ func (b *Broker) sweep(ctx context.Context) {
 	}
 }
 
-// state returns the entry of a state. Each call needs one of drop.
+// state returns the entry of a state. For each call of state the caller calls drop once.
 func (b *Broker) state(name string) *state {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -125,7 +125,7 @@ func (b *Broker) state(name string) *state {
 	return s
 }
 
-// drop ends the use of an entry that state returned. The caller holds s.mu.
+// drop ends the use of an entry that state has returned. The caller holds s.mu.
 func (b *Broker) drop(s *state) {
 	b.mu.Lock()
 	s.users--
@@ -133,7 +133,7 @@ func (b *Broker) drop(s *state) {
 	b.forget(s)
 }
 
-// forget removes the entry of a state that this host does not own and no client has open:
+// forget removes the entry of a state that this host does not own and no client has open, because
 // a client may open any number of names. The caller holds s.mu.
 func (b *Broker) forget(s *state) {
 	b.mu.Lock()

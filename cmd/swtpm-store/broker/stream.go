@@ -58,7 +58,8 @@ func (s stream) Write(b []byte) (written int, err error) {
 	return written, err
 }
 
-// gone reports whether the other end is closed. Requests that were sent before are not looked at.
+// gone reports whether the other end is closed, even if requests that were sent before are still
+// unread.
 func (s stream) gone() bool {
 	hup := false
 	err := s.raw.Control(func(fd uintptr) {
@@ -69,7 +70,7 @@ func (s stream) gone() bool {
 	return hup || err != nil // an error says that this end is closed
 }
 
-// again repeats a system call that a signal interrupts.
+// again calls call until no signal interrupts it.
 func again(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()

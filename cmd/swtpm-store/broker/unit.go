@@ -17,10 +17,10 @@ func unitOf(pid int) string {
 	return parseCgroup(string(text))
 }
 
-// parseCgroup returns the outermost service or scope of the unified hierarchy, or of systemd's own
-// one. A service may make cgroups below its own, with any names, but none above it. Above a unit of
-// the host's systemd are slices only: below any other cgroup, such as one of a container, another
-// systemd may use the same names.
+// parseCgroup returns the outermost service or scope in text, the contents of a /proc/PID/cgroup.
+// It uses the unified hierarchy, or the hierarchy name=systemd. A service may create cgroups with
+// any names below its own, but not above it. Only slices may be above the unit: below any other
+// cgroup, such as a container's, another systemd may use the same names.
 func parseCgroup(text string) string {
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
@@ -49,15 +49,16 @@ func parseCgroup(text string) string {
 func unitOfPeer(fd, pid int) string {
 	const soPeerPidfd = 77 // SO_PEERPIDFD
 	p, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, soPeerPidfd)
-	if err != nil { // the process was reaped, or the kernel has no such option
+	if err != nil { // the process no longer exists, or the kernel does not have this option
 		return ""
 	}
 	defer unix.Close(p)
 	return whileAlive(p, func() string { return unitOf(pid) })
 }
 
-// whileAlive returns the unit of a process that read finds by the process's number, "" if the
-// process, which pidfd refers to, ended: another one may have got its number before.
+// whileAlive returns the result of read, which finds the unit of a process by its number. It
+// returns "" if the process that pidfd refers to has ended, because another process may have got
+// its number.
 func whileAlive(pidfd int, read func() string) string {
 	unit := read()
 	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}

@@ -21,9 +21,10 @@ const (
 	Split       Problem = "split"       // the endpoints are not members of one store
 )
 
-// OwnedLister is a Driver that lists the states that were acquired with a lease, without a look at
-// all others. An expired lease has none.
+// OwnedLister is a Driver that can list the states that were acquired with a lease without reading
+// all others.
 type OwnedLister interface {
+	// Owned returns the names of the states. There are none if the lease has expired.
 	Owned(ctx context.Context, id LeaseID) ([]string, error)
 }
 
@@ -34,37 +35,38 @@ type Finding struct {
 	Text    string
 }
 
-// Examiner is a Driver that finds out what is wrong with the store.
+// Examiner is a Driver that can find faults of the store.
 type Examiner interface {
+	// Examine returns all faults that it finds, none if the store works.
 	Examine(ctx context.Context) []Finding
 }
 
-// Position is how far a store has come. Its revision grows with each change, unless the store is
-// restored from a backup.
+// Position identifies a store and the number of changes in it. Revision grows with each change,
+// unless the store is restored from a backup.
 type Position struct {
 	Cluster  uint64 `json:"cluster"`
 	Revision uint64 `json:"revision"`
 
-	// Prefix is what the names of the store begin with, "" if that is unknown: below another one
-	// all states seem to be missing.
+	// Prefix is the common prefix of all keys, "" if it is unknown. With another prefix, all
+	// states seem to be missing.
 	Prefix string `json:"prefix,omitempty"`
 }
 
-// Positioner is a Driver that knows its position. It sees every change that was acknowledged
-// before the call.
+// Positioner is a Driver that knows its position.
 type Positioner interface {
+	// Position returns the position after all changes that were acknowledged before the call.
 	Position(ctx context.Context) (Position, error)
 }
 
-// ErrRestored means that the store is older than this host knows it, or another one: it was
-// restored from a backup, and states in it may be old. Nothing was changed.
+// ErrRestored means that the store is older than this host has seen it, or is another store. A
+// backup was probably restored, so states in it may be old. Nothing was changed.
 var ErrRestored = errors.New("the store was restored from an older backup, or is another one")
 
 // ErrSplit means that the configured endpoints are not members of one store: two hosts could own a
 // state, each in another store. Nothing was changed.
 var ErrSplit = errors.New("split store")
 
-// Describer is a Driver that describes some states without a look at the others.
+// Describer is a Driver that can describe some states without reading the others.
 type Describer interface {
 	// Describe returns the states with these names that exist, in this order.
 	Describe(ctx context.Context, names []string) ([]Entry, error)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Memory is a Driver that keeps everything in memory: for tests, and as the shortest
-// statement of what the methods do. Several hosts may share it.
+// Memory is a Driver that keeps everything in memory. It is for tests, and the shortest
+// description of what the methods do. Several hosts may share it.
 type Memory struct {
 	// Now is the clock; time.Now if it is nil.
 	Now func() time.Time
@@ -39,7 +39,7 @@ func NewMemory() *Memory {
 	return &Memory{leases: map[LeaseID]*memoryLease{}, states: map[string]*memoryState{}}
 }
 
-// lock locks m, ends what has expired and returns the time. The caller unlocks m.
+// lock locks m, ends the leases that have expired and returns the time. The caller unlocks m.
 func (m *Memory) lock() time.Time {
 	m.mu.Lock()
 	now := time.Now()

@@ -9,7 +9,8 @@ import (
 	"sync"
 )
 
-// Remedy says what to do about a damaged state with these generations.
+// Remedy returns the remedy for a damaged state of which these generations are stored, for
+// messages.
 func Remedy(stored []uint64) string {
 	const backup = "swtpm state import --replace"
 	if len(stored) == 0 {
@@ -73,8 +74,9 @@ func text(err error) string {
 	return err.Error()
 }
 
-// Fault returns what is wrong with a state that was read, with the remedy: a part was lost or
-// exchanged in the store. A state of which only generations are left is not one that never was.
+// Fault returns fault, an error with a remedy, if a part of a state that was read was lost or
+// exchanged in the store; otherwise nil. It also distinguishes a state of which only generations
+// are left from one that never existed. Its second result is an error of the store.
 func Fault(ctx context.Context, d Driver, name string, now *State) (fault, err error) {
 	if fault = now.Fault(); fault == nil && now.Revision != 0 {
 		return nil, nil

@@ -14,8 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// causes finds out in the background why no member can be reached: the client library says
-// "deadline exceeded" only.
+// causes finds out in the background why no member can be reached, because the client library only
+// reports "deadline exceeded".
 type causes struct {
 	mu      sync.Mutex
 	running bool
@@ -25,10 +25,11 @@ type causes struct {
 
 const (
 	probePause = 2 * time.Second  // between two probes
-	probeValid = 10 * time.Second // the result is used for so long
+	probeValid = 10 * time.Second // how long a result is used
 )
 
-// startProbe probes the members, unless that was done just now.
+// startProbe begins to probe the members, unless a probe is running or the last one ended less than
+// probePause ago.
 func (s *Store) startProbe() {
 	c := &s.causes
 	c.mu.Lock()
@@ -50,7 +51,7 @@ func (s *Store) startProbe() {
 	}()
 }
 
-// opening adds to the error of Open why no member can be reached.
+// opening adds the reason why no member can be reached to err, an error of Open.
 func (s *Store) opening(err error) error {
 	if !errors.Is(err, driver.ErrUnreachable) {
 		return err
@@ -93,8 +94,8 @@ func (s *Store) ready(ctx context.Context) error {
 	}
 }
 
-// failed classifies the error of a request that was sent. other is the one of a request without a
-// reply: ErrUnknown if it may have changed something.
+// failed classifies the error of a request that was sent. If the request got no reply, the result
+// is other: ErrUnknown if the request may have changed something.
 func (s *Store) failed(err, other error) error {
 	err = classify(err, other)
 	if errors.Is(err, driver.ErrUnreachable) || errors.Is(err, driver.ErrUnknown) {

@@ -14,8 +14,8 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// classify wraps err in the error of package driver that it means. other is the one of a
-// request without a reply: ErrUnknown if it may have changed something.
+// classify wraps err in the error of package driver that corresponds to it. If the request got no
+// reply, that is other: ErrUnknown if the request may have changed something.
 func classify(err, other error) error {
 	if err == nil {
 		return nil
@@ -40,7 +40,7 @@ func isOneOf(err error, all []error) bool {
 	return slices.ContainsFunc(all, func(e error) bool { return errors.Is(err, e) })
 }
 
-// grant returns what to do about a refusal.
+// grant returns the remedy for a refusal.
 func grant(err error) string {
 	switch err = rpctypes.Error(err); {
 	case errors.Is(err, rpctypes.ErrUserEmpty):
@@ -63,7 +63,7 @@ func meaning(err, other error) error {
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		return driver.ErrTooLarge
 	case errors.Is(err, rpctypes.ErrNoLeader):
-		return driver.ErrQuorum // the member refuses before it proposes anything
+		return driver.ErrQuorum // the member refuses before it proposes a change to the others
 	case isOneOf(err, refusals):
 		return driver.ErrDenied
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
@@ -83,8 +83,9 @@ func meaning(err, other error) error {
 	return other
 }
 
-// complete returns an error unless a reply to a transaction has the responses to n operations. A state
-// without its last parts looks like another one.
+// complete returns an error unless a reply to a transaction has the responses to n operations.
+// Without this check, a state whose last parts are missing in the reply would look like another
+// state.
 func complete(rsp *clientv3.TxnResponse, n int) error {
 	if len(rsp.Responses) != n {
 		return fmt.Errorf("%w: it has answered %d of %d operations", driver.ErrUnreachable, len(rsp.Responses), n)

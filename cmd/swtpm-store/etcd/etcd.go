@@ -1,18 +1,18 @@
-// Package etcd keeps the states of TPMs in etcd, version 3.4 or later.
+// Package etcd stores the states of TPMs in etcd, version 3.4 or later.
 //
 // Below the prefix and the name of a state are these keys:
 //
-//	owner    JSON of driver.Owner, bound to the lease of the host that acquired it; its
-//	         create revision is the token
+//	owner    JSON of driver.Owner; depends on the lease of the host that acquired the state;
+//	         its create revision is the token
 //	epoch    number of acquisitions, decimal; never deleted. One that cannot be read counts as the
 //	         revision at which it was written, which is above all earlier epochs
-//	head     see encodeHead; its modification revision is the state's Revision
+//	head     see encodeHead; its modification revision is the driver.Revision of the state
 //	item/X   item X
 //	gen/N    the items of generation N, 20 decimal digits, see encodeItems
 //
-// Each change is one transaction, which compares the token and the head's revision and
-// writes in the same step. etcd's locks are not used: the holder of a lock may not know
-// that its lease expired.
+// Each change is one transaction, which compares the token and the revision of the head and
+// writes in the same step. The package does not use etcd's locks, because the holder of a lock may
+// not know that its lease expired.
 package etcd
 
 import (
@@ -56,31 +56,35 @@ type Store struct {
 	damaged  func(err error)
 	causes   causes
 	suspects suspects
-	joined   atomic.Bool // all endpoints were found to be members of one store
+	joined   atomic.Bool // all endpoints have turned out to be members of one store
 	times    times
 
 	mu       sync.Mutex
-	reported map[string]bool // errors that damaged got
+	reported map[string]bool // texts of the errors with which damaged was called
 }
 
 // times are how long a member has to answer.
 type times struct {
-	read  time.Duration // a read; then it is sent to another member, if time is left. A member that takes less is never suspected
-	probe time.Duration // a probe
-	split time.Duration // who it is, before a lease is granted: a member that is down must not use up the time of the request
+	// read limits a read. After it the read is sent to another member, if time is left. A
+	// member that answers sooner is never suspected.
+	read  time.Duration
+	probe time.Duration // limits a probe
+	// split limits the question which member it is, before a lease is granted: a member that is
+	// down must not use up the time of the request.
+	split time.Duration
 }
 
 var usual = times{read: 500 * time.Millisecond, probe: 2 * time.Second, split: 400 * time.Millisecond}
 
-// Open returns the store. It connects in the background: a cluster that cannot be reached
-// is the error of the first request.
+// Open returns the store. It connects in the background: if the cluster cannot be reached, only
+// the first request fails.
 func Open(o Options) (*Store, error) {
 	s := &Store{options: o, prefix: strings.TrimSuffix(o.Prefix, "/") + "/", damaged: o.Damaged, reported: map[string]bool{}, times: usual}
 	s.suspects.end, s.suspects.cancel = context.WithCancel(context.Background())
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: o.Endpoints, TLS: o.TLS, Username: o.User, Password: o.Password,
 		DialTimeout:          2 * time.Second,
-		DialKeepAliveTime:    10 * time.Second, // gRPC takes no shorter time; see suspects
+		DialKeepAliveTime:    10 * time.Second, // the shortest time that gRPC accepts; see suspects
 		DialKeepAliveTimeout: time.Second,      // also for bytes that the member's kernel does not acknowledge
 		PermitWithoutStream:  true,
 		DialOptions:          []grpc.DialOption{grpc.WithChainUnaryInterceptor(s.observe)},
@@ -198,8 +202,8 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 	}
 }
 
-// acquired finds out whether an acquisition without a reply was made: the nonce of the
-// owner tells it from every other one.
+// acquired finds out whether an acquisition without a reply was made, by the nonce of the owner,
+// which no other acquisition has.
 func (s *Store) acquired(ctx context.Context, name string, o driver.Owner, failed error) (driver.Token, error) {
 	if !errors.Is(failed, driver.ErrUnknown) {
 		return 0, failed
@@ -231,9 +235,9 @@ func (s *Store) Release(ctx context.Context, name string, t driver.Token, handov
 	return err
 }
 
-// change makes the operations one transaction, if t is the owner's, last is the
-// revision of the head, and the key absent, if it is not "", does not exist. It returns the revision
-// of the transaction.
+// change executes the operations then as one transaction. Its conditions are: t is the token of
+// the owner, last is the revision of the head, and the key absent, unless it is "", does not exist.
+// It returns the revision of the transaction.
 func (s *Store) change(ctx context.Context, name string, t driver.Token, last driver.Revision, absent string, then []clientv3.Op) (driver.Revision, error) {
 	if err := s.ready(ctx); err != nil {
 		return 0, err
@@ -342,7 +346,7 @@ func (s *Store) Remove(ctx context.Context, name string, t driver.Token) error {
 
 // Close implements driver.Driver.
 func (s *Store) Close() error {
-	s.suspects.mu.Lock() // no task is started any more
+	s.suspects.mu.Lock() // from now on no task starts
 	s.suspects.cancel()
 	s.suspects.mu.Unlock()
 	s.suspects.tasks.Wait()

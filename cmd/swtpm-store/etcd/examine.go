@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// expirySoon is the time before the end of a certificate from which on it is reported.
+	// expirySoon is how long before the end of its validity a certificate is reported.
 	expirySoon = 14 * 24 * time.Hour
 
-	// clockTolerance is the difference of two clocks from which on it is reported. It plays no
-	// part in leases, only in the validity of certificates.
+	// clockTolerance is the smallest difference of two clocks that is reported. It does not
+	// matter for leases, only for the validity of certificates.
 	clockTolerance = 30 * time.Second
 )
 
@@ -135,7 +135,7 @@ func (s *Store) examineMember(ctx context.Context, url string) (found []driver.F
 	return append(found, faults(url, status)...), identityOf(url, status)
 }
 
-// faults returns what a member says of itself.
+// faults returns the faults that a member reports in its status.
 func faults(url string, status *clientv3.StatusResponse) (found []driver.Finding) {
 	if status.Leader == 0 {
 		found = append(found, driver.Finding{Problem: driver.Quorum, Text: url + ": this member has no leader: it reaches no majority of the members"})
@@ -164,7 +164,8 @@ func problemOf(err error) driver.Problem {
 }
 
 // probe asks a member for its version by HTTP. Unlike an error of the client library, its error
-// says what failed in TLS. A member that refuses our certificate says so in reply to the request.
+// names the reason for a failure of TLS. A member that refuses the certificate of this host says
+// so only in reply to the request.
 func (s *Store) probe(ctx context.Context, url string) (date time.Time, certs []*x509.Certificate, err error) {
 	if strings.HasPrefix(url, "unix:") {
 		return time.Time{}, nil, nil
@@ -189,7 +190,7 @@ func (s *Store) probe(ctx context.Context, url string) (date time.Time, certs []
 	return date, certs, nil
 }
 
-// explainTLS adds to an error of TLS what an administrator needs to find the cause.
+// explainTLS adds the likely cause to an error of TLS.
 func explainTLS(err error) error {
 	var invalid x509.CertificateInvalidError
 	var alert tls.AlertError

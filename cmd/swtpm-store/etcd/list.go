@@ -19,8 +19,8 @@ func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
 	if err := s.ready(ctx); err != nil {
 		return nil, err
 	}
-	// Items and generations are most of the data, and are not asked for: the names come
-	// from the epochs, which every state has.
+	// The names come from the epochs, which every state has. Items and generations are not
+	// read, because they are most of the data.
 	keys, err := s.client.Get(leading(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		return nil, s.failed(err, driver.ErrUnreachable)
@@ -43,7 +43,7 @@ func (s *Store) Describe(ctx context.Context, names []string) ([]driver.Entry, e
 	return s.entries(ctx, names)
 }
 
-// entries returns what a list says of the states.
+// entries returns the entries of the states with these names that exist.
 func (s *Store) entries(ctx context.Context, names []string) (all []driver.Entry, err error) {
 	for batch := range slices.Chunk(names, listBatch) {
 		if all, err = s.appendEntries(ctx, all, batch); err != nil {
@@ -53,7 +53,8 @@ func (s *Store) entries(ctx context.Context, names []string) (all []driver.Entry
 	return all, nil
 }
 
-// appendEntries appends what a list says of the states that exist, and reports damaged keys.
+// appendEntries appends the entries of the states with these names that exist to all, and reports
+// damaged keys.
 func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []string) ([]driver.Entry, error) {
 	var gets []clientv3.Op
 	for _, name := range names {
@@ -77,7 +78,7 @@ func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []s
 			s.report(err)
 		}
 		if state.Epoch == 0 {
-			continue // only a state that was acquired exists
+			continue // the state was never acquired, so it does not exist
 		}
 		all = append(all, driver.Entry{Name: name, Owner: state.Owner, Epoch: state.Epoch, Head: state.Head})
 	}
@@ -105,7 +106,7 @@ func (s *Store) Owned(ctx context.Context, id driver.LeaseID) ([]string, error) 
 // maxReported is the number of damaged values that are reported.
 const maxReported = 1000
 
-// report reports a damaged value, once; err may be nil.
+// report calls Options.Damaged for a damaged value, once for each. err may be nil.
 func (s *Store) report(err error) {
 	if err == nil {
 		return

@@ -17,13 +17,13 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// ReadSnapshot returns a state as it is in a file that "etcdctl snapshot save" has written, or in
-// the database of a member that does not run, member/snap/db of its data directory. It changes
-// nothing. Changes of the last moments before a member was killed may be missing from its
-// database: they are in its log, which only etcd reads.
+// ReadSnapshot returns a state from a file that "etcdctl snapshot save" has written, or from the
+// database of a member that does not run, member/snap/db in its data directory. It changes
+// nothing. If the member was killed, its last changes may be missing in the database: they are in
+// its log, which only etcd can read.
 //
-// Source: etcd, server/storage/mvcc: the bucket "key" has an entry for each change, named by its
-// revision of 17 bytes, and by a "t" after it if it removed the key.
+// Source: etcd, server/storage/mvcc: the bucket "key" has an entry for each change. The name of an
+// entry is the revision of the change, 17 bytes, followed by a "t" if the change removed the key.
 func ReadSnapshot(file, prefix, name string) (*driver.State, error) {
 	if _, err := os.Stat(file); err != nil {
 		return nil, err
@@ -43,8 +43,8 @@ func ReadSnapshot(file, prefix, name string) (*driver.State, error) {
 	return state, nil
 }
 
-// guarded turns a panic of read into an error. bbolt trusts its file, which it maps into memory: a
-// damaged one makes it panic, or read at an invalid address or after the end of the file.
+// guarded turns a panic of read into an error. bbolt maps the file into memory and does not check
+// it: a damaged file makes it panic, or read at an invalid address or after the end of the file.
 func guarded[T any](read func() (T, error)) (result T, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -55,7 +55,8 @@ func guarded[T any](read func() (T, error)) (result T, err error) {
 	return read()
 }
 
-// readParts returns the latest value of each key below a prefix, by the rest of the key.
+// readParts returns the latest value of each key that begins with below. The keys of the map are
+// the rest of those keys.
 func readParts(file, below string) (map[string]*mvccpb.KeyValue, error) {
 	db, err := bolt.Open(file, 0o400, &bolt.Options{ReadOnly: true, Timeout: time.Second})
 	switch {

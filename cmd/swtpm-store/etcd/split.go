@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// identity says who answers at a URL.
+// identity says which member answers at a URL.
 type identity struct {
 	url             string
 	cluster, member uint64 // 0 if nothing answers
@@ -22,8 +22,8 @@ func identityOf(url string, status *clientv3.StatusResponse) identity {
 	return identity{url, status.Header.GetClusterId(), status.Header.GetMemberId()}
 }
 
-// refuseSplit fails if the endpoints are not members of one store. It is done until all of them
-// have answered once: one that is down may be wrong, too.
+// refuseSplit fails if the endpoints are not members of one store. It asks again at each call until
+// all of them have answered: also an endpoint that is down may belong to another store.
 func (s *Store) refuseSplit(ctx context.Context) error {
 	if len(s.options.Endpoints) < 2 || s.joined.Load() {
 		return nil
@@ -48,8 +48,8 @@ func (s *Store) refuseSplit(ctx context.Context) error {
 	return nil
 }
 
-// split returns which endpoints are not members of one store, "" for none, and whether that is
-// known of all.
+// split returns a text about endpoints that are not members of one store, "" if there are none.
+// complete reports whether all endpoints have answered.
 func (s *Store) split(ctx context.Context, all []identity) (text string, complete bool) {
 	var known []identity
 	for _, next := range all {
@@ -71,9 +71,9 @@ func (s *Store) split(ctx context.Context, all []identity) (text string, complet
 	return "", len(known) == len(all)
 }
 
-// distinct reports whether two endpoints that have the same member ID are two stores: etcd computes
-// its IDs from the configuration, so two servers that were started alike have the same. They are one
-// member if a lease of the first one is known to the second one.
+// distinct reports whether two endpoints with the same member ID are two stores: etcd computes its
+// IDs from the configuration, so two servers with the same configuration have the same IDs. The
+// endpoints are one member if the second one knows a lease of the first one.
 func (s *Store) distinct(ctx context.Context, first, second string) bool {
 	a, err := s.only(first)
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *Store) distinct(ctx context.Context, first, second string) bool {
 	return err == nil && rsp.TTL < 0
 }
 
-// only returns a client of one member.
+// only returns a client that uses only the member at url.
 func (s *Store) only(url string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
 		Endpoints: []string{url}, TLS: s.options.TLS, Username: s.options.User, Password: s.options.Password, DialTimeout: time.Second, Logger: zap.NewNop(),

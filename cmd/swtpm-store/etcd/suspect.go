@@ -18,9 +18,9 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// suspects are the members that did not answer a request in time: the client library gives
-// each of them its turn as long as its connection is open, and the kernel of a stopped member,
-// or of one whose disk does not answer, keeps it open.
+// suspects are the members that did not answer a request in time. The client library sends
+// requests to all members in turn as long as their connections are open. The kernel keeps a
+// connection open even if the member is stopped or its disk does not answer.
 type suspects struct {
 	end    context.Context // of the Store
 	cancel context.CancelFunc
@@ -28,13 +28,14 @@ type suspects struct {
 
 	mu      sync.Mutex
 	all     []string // endpoints that are not used
-	looking bool     // for the endpoint with an address
+	looking bool     // a task looks for the endpoint of an address
 }
 
 // returnPause is the time between two attempts to use a suspected member again.
 const returnPause = 2 * time.Second
 
-// observe is called for each request to a member.
+// observe is a grpc.UnaryClientInterceptor: it runs each request to a member, and suspects the
+// member if that does not answer in time.
 func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	var p peer.Peer
 	begin, one := time.Now(), ctx
@@ -50,9 +51,9 @@ func (s *Store) observe(ctx context.Context, method string, req, reply any, cc *
 	return err
 }
 
-// another reports whether a read may be given up and sent to another member: one exists, and it has more
-// time than this one got. The last attempt gets all the time that is left, because a slow store is not
-// an unreachable one.
+// another reports whether a read may be cancelled after times.read and sent to another member:
+// there is another member, and then more time is left for it than this one has got. Otherwise the
+// read gets all the time that is left, because a store may be slow without being unreachable.
 func (s *Store) another(ctx context.Context) bool {
 	end, ok := ctx.Deadline()
 	return len(s.client.Endpoints()) > 1 && (!ok || time.Until(end) > 2*s.times.read)
@@ -69,9 +70,9 @@ func reads(req any) bool {
 	return false
 }
 
-// suspect leaves out the member with this address until it answers again. If a second one of
-// three does not answer, it is not the members' fault: all of them are used. It returns at once: the
-// name of an endpoint may take long to resolve.
+// suspect leaves out the member with this address until it answers again. If most members do not
+// answer, for example two of three, suspect leaves out none of them, because the cause is probably
+// elsewhere. It works in the background, because resolving the name of an endpoint may take long.
 func (s *Store) suspect(a net.Addr) {
 	u := &s.suspects
 	u.mu.Lock()
@@ -107,7 +108,7 @@ func (s *Store) leave(endpoint string) bool {
 	return len(u.all) > 0
 }
 
-// is reports whether an endpoint has this address.
+// is reports whether the name of the endpoint resolves to this address.
 func is(endpoint string, a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	u, err := url.Parse(endpoint)
@@ -123,7 +124,7 @@ func (s *Store) use() {
 	s.client.SetEndpoints(slices.DeleteFunc(slices.Clone(s.options.Endpoints), func(e string) bool { return slices.Contains(s.suspects.all, e) })...)
 }
 
-// await uses a suspected member again when it answers.
+// await waits until a suspected member answers, and then uses it again.
 func (s *Store) await(endpoint string) {
 	u := &s.suspects
 	for {

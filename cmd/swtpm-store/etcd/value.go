@@ -19,14 +19,14 @@ const headSize = 1 + 8 + 8 + 32 + 32
 // headVersion is the first byte of a head.
 const headVersion = 1
 
-// encodeHead returns the value of the key head, numbers big-endian:
+// encodeHead returns the value of the key head, with big-endian numbers:
 //
 //	off len
 //	  0   1 version, 1
 //	  1   8 generation
 //	  9   8 epoch of the writer
 //	 17  32 SHA-256 of the items
-//	 49  32 what Release left, or zeros
+//	 49  32 handover of the last Release, or zeros
 func encodeHead(h driver.Head) []byte {
 	b := append(make([]byte, 0, headSize), headVersion)
 	b = binary.BigEndian.AppendUint64(b, h.Generation)
@@ -44,8 +44,9 @@ func decodeHead(key string, b []byte) (driver.Head, error) {
 	}, nil
 }
 
-// encodeItems returns the value of a generation: for each item in the order of the names
-// the sizes of name and bytes as 32-bit big-endian numbers, the name, the bytes.
+// encodeItems returns the value of a generation. It contains for each item, in the order of the
+// names: the size of the name and the size of the content in bytes, as 32-bit big-endian numbers,
+// the name, and the content.
 func encodeItems(items driver.Items) []byte {
 	var b []byte
 	for _, name := range slices.Sorted(maps.Keys(items)) {

@@ -27,14 +27,13 @@ var (
 	idCAIssuers             = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 48, 2}
 )
 
-// maxURL is the size limit of a URL in bytes, because the certificate must fit into the
-// NVRAM of a TPM.
+// maxURL is the size limit of a URL in bytes. The certificate must fit into the NVRAM of a TPM.
 const maxURL = 255
 
 // ParseURL returns s if it is an absolute URL of printable ASCII characters.
 func ParseURL(s string) (string, error) {
 	if len(s) > maxURL {
-		return "", fmt.Errorf("a URL of %d bytes, %d is the limit", len(s), maxURL)
+		return "", fmt.Errorf("the URL has %d bytes, at most %d are allowed", len(s), maxURL)
 	}
 	for _, c := range []byte(s) {
 		if c <= ' ' || c > '~' {

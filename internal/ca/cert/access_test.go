@@ -124,7 +124,7 @@ func TestParseURL(t *testing.T) {
 		"http://a/b c":                         `character ' ' must be written as %20`,
 		"http://ä/":                            "must be written as",
 		"http://a/\x1b[1m":                     "must be written as %1B",
-		"http://a/" + strings.Repeat("x", 256): "a URL of 265 bytes, 255 is the limit",
+		"http://a/" + strings.Repeat("x", 256): "the URL has 265 bytes, at most 255 are allowed",
 	} {
 		if got, err := ParseURL(bad); got != "" || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseURL(%q) = %q, %v, want an error with %q", bad, got, err, want)

@@ -1,11 +1,11 @@
-// Package cert builds the certificates of a TPM: of its endorsement key (EK), of
-// the platform that it is part of, of its initial attestation key (IAK) and of
-// its initial device identity (IDevID), field by field as swtpm_cert does. The
-// signing key comes from package signer, the command line is in package ca.
+// Package cert builds the certificates of a TPM: for its endorsement key (EK), for the
+// platform that it is part of, for its initial attestation key (IAK) and for its initial device
+// identity (IDevID). They have the same fields as the certificates of swtpm_cert. The signing key
+// comes from package signer, the command line is in package ca.
 //
-// crypto/x509 is not used because it does not support all types of keys, neither of
-// TPMs nor of CAs. Order of extensions and encodings are the reference's, so that a
-// deterministic signature algorithm results in the same file.
+// It does not use crypto/x509, which does not support all types of keys of TPMs and CAs. The
+// encodings and the order of the extensions are the same as in swtpm_cert, so that both programs
+// create the same file if the signature algorithm is deterministic.
 //
 // Source: swtpm, src/swtpm_cert/ek-cert.c; TCG EK Credential Profile, TCG
 // Credential Profiles V1.2, TCG TPM 2.0 Keys for Device Identity and Attestation.
@@ -73,11 +73,11 @@ type Spec struct {
 // fields are used.
 type Request struct {
 	Type      Type
-	TPM2      bool // for a TPM 2.0, else for a TPM 1.2
+	TPM2      bool // for a TPM 2.0; otherwise for a TPM 1.2
 	Key       PublicKey
 	Subject   string    // NAME=VALUE,…; see ParseSubject. TPM 2.0 only
 	Serial    *big.Int  // 0 to MaxSerial
-	NotBefore time.Time // seconds count
+	NotBefore time.Time // fractions of a second are ignored
 	Days      int       // after NotBefore, or Forever
 
 	TPM       Attributes // EK and Platform
@@ -107,7 +107,7 @@ func Create(r *Request, issuer *x509.Certificate, key crypto.Signer) ([]byte, er
 		return nil, fmt.Errorf("serial number %v, want 0 to %v", r.Serial, MaxSerial)
 	}
 	if !Belongs(key.Public(), issuer) {
-		return nil, errors.New("the signing key is not the one of the issuer's certificate")
+		return nil, errors.New("the signing key does not belong to the issuer's certificate")
 	}
 	alg, err := algorithmFor(key.Public(), r.TPM2)
 	if err != nil {
@@ -196,7 +196,7 @@ func addTime(b *cryptobyte.Builder, t time.Time) {
 	}
 }
 
-// utf8String adds s as UTF8String, as it is.
+// utf8String adds s as UTF8String. It does not check s.
 func utf8String(b *cryptobyte.Builder, s string) {
 	b.AddASN1(cbasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) })
 }

@@ -69,8 +69,8 @@ func TestCreateRefuses(t *testing.T) {
 		change     func(r *Request, ca *x509.Certificate, key *crypto.Signer)
 	}{
 		{"no identifier", "no subject key identifier", func(_ *Request, ca *x509.Certificate, _ *crypto.Signer) { ca.SubjectKeyId = nil }},
-		{"another key", "is not the one of the issuer's certificate", func(_ *Request, _ *x509.Certificate, key *crypto.Signer) { *key = ecKey(t) }},
-		{"another kind of key", "is not the one of the issuer's certificate", func(_ *Request, _ *x509.Certificate, key *crypto.Signer) { *key = edwards }},
+		{"another key", "does not belong to the issuer's certificate", func(_ *Request, _ *x509.Certificate, key *crypto.Signer) { *key = ecKey(t) }},
+		{"another kind of key", "does not belong to the issuer's certificate", func(_ *Request, _ *x509.Certificate, key *crypto.Signer) { *key = edwards }},
 		{"no public key", "ek certificate: no public key", func(r *Request, _ *x509.Certificate, _ *crypto.Signer) { r.Key = PublicKey{} }},
 		{"negative", "serial number -1", func(r *Request, _ *x509.Certificate, _ *crypto.Signer) { r.Serial = big.NewInt(-1) }},
 		{"21 bytes", "serial number 1461501637330902918203684832716283019655932542976", func(r *Request, _ *x509.Certificate, _ *crypto.Signer) {

@@ -55,7 +55,7 @@ var (
 	platformAttributesTPM12 = attributeIDs{{2, 23, 133, 2, 4}, {2, 23, 133, 2, 5}, {2, 23, 133, 2, 6}}
 )
 
-// attributeIDs are those of manufacturer, model and version.
+// attributeIDs are the object identifiers of manufacturer, model and version.
 type attributeIDs [3]asn1.ObjectIdentifier
 
 // Bits of KeyUsage as they are in its first byte.
@@ -67,13 +67,13 @@ const (
 	keyAgreement     = 0x08
 )
 
-// extensions returns the extensions of the certificate, in the reference's order; ski is
+// extensions returns the extensions of the certificate, in the order of the reference. ski is
 // the identifier of the issuer's key.
 func (r *Request) extensions(ski []byte) []extension {
 	all := []extension{
 		{idSubjectAltName, r.criticalSAN(), r.subjectAltName},
 		{idBasicConstraints, true, func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(*cryptobyte.Builder) {}) // no CA
+			b.AddASN1(cbasn1.SEQUENCE, func(*cryptobyte.Builder) {}) // cA is FALSE by default
 		}},
 	}
 	if r.Type == EK {

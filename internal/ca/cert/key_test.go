@@ -143,7 +143,7 @@ func TestPQ(t *testing.T) {
 		{"ml-kem-768", good, "0609 608648016503040402", ""},
 		{"ml-kem-768", largest, "0609 608648016503040402", ""},
 		{"ml-dsa-65", dsa.Bytes(), "0609 608648016503040312", ""},
-		{"ml-kem-768", unreduced, "", "this is no public key of ml-kem-768"},
+		{"ml-kem-768", unreduced, "", "not a public key of ml-kem-768"},
 		{"ml-kem-512", good, "", "a public key of 1184 bytes, those of ml-kem-512 have 800"},
 		{"ml-kem-768", nil, "", "a public key of 0 bytes"},
 		{"ml-kem", good, "", `unsupported key algorithm "ml-kem"`},

@@ -20,7 +20,7 @@ func ParsePEM(text []byte) (PublicKey, error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
-			return PublicKey{}, errors.New("there is no PEM public key in it")
+			return PublicKey{}, errors.New("no public key in PEM format")
 		}
 		if block.Type == "PUBLIC KEY" {
 			return parseSPKI(block.Bytes)

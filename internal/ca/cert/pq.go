@@ -49,7 +49,7 @@ func (a pqAlgorithm) key(b []byte) (PublicKey, error) {
 	case len(b) != a.size:
 		return PublicKey{}, fmt.Errorf("a public key of %d bytes, those of %s have %d", len(b), a.name, a.size)
 	case !reduced(b[:384*a.kem]):
-		return PublicKey{}, fmt.Errorf("this is no public key of %s", a.name)
+		return PublicKey{}, fmt.Errorf("not a public key of %s", a.name)
 	}
 	return PublicKey{spki: subjectPublicKeyInfo(a.id, nil, b)}, nil
 }

@@ -20,15 +20,15 @@ import (
 	"golang.org/x/crypto/scrypt"
 )
 
-// Limits of the computation that a file may demand.
+// Limits for the parameters of the key derivation in a file.
 const (
 	maxIterations = 5_000_000 // of PBKDF2
 	maxScrypt     = 1 << 28   // memory of scrypt, in bytes; and passes over it
 )
 
 // iterations is the number of PBKDF2 iterations in the output of Encrypt. It is lower than
-// for a password of a person, because the password is in a configuration file and every
-// certificate needs the iterations again.
+// for a password that a person remembers, because the password is in a configuration file, and
+// because every certificate needs the key derivation again.
 const iterations = 100_000
 
 // Source: RFC 8018, A.2 to B.2; RFC 7914, 7; NIST Computer Security Objects
@@ -84,7 +84,7 @@ func Decrypt(der, password []byte) ([]byte, error) {
 		return nil, errEncrypted
 	}
 	if !id.Equal(idPBES2) {
-		return nil, fmt.Errorf("encryption %v of a private key is not supported, openssl pkcs8 -topk8 makes one that is", id)
+		return nil, fmt.Errorf("encryption %v of a private key is not supported; convert the key with openssl pkcs8 -topk8", id)
 	}
 	var parameters cryptobyte.String
 	if !alg.ReadASN1(&parameters, cbasn1.SEQUENCE) || !alg.Empty() ||
@@ -183,7 +183,7 @@ func deriveScrypt(p cryptobyte.String, salt, password []byte, size int) ([]byte,
 	}
 	if block == 0 || parallel == 0 || cost > maxScrypt/128 || block > maxScrypt/128 || parallel > maxScrypt/128 ||
 		uint64(cost)*uint64(block) > maxScrypt/128/uint64(parallel) {
-		return nil, fmt.Errorf("scrypt with N %d, r %d, p %d takes more than this program gives it", cost, block, parallel)
+		return nil, fmt.Errorf("scrypt with N %d, r %d, p %d exceeds the limits", cost, block, parallel)
 	}
 	return scrypt.Key(password, salt, int(cost), int(block), int(parallel), size)
 }

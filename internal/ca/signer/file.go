@@ -27,8 +27,8 @@ func openFile(s Source) (*Key, error) {
 	return &Key{Signer: key}, nil
 }
 
-// readKeyFile reads the file at path. It must be regular, and only its owner and group may
-// read it. It warns if the group may, as in the files that swtpm_localca creates.
+// readKeyFile reads the file at path. It must be a regular file that only its owner and group may
+// read. If the group may read it, as the files that swtpm_localca creates, readKeyFile warns.
 func readKeyFile(path string, warn func(string)) ([]byte, error) {
 	f, info, err := safefile.OpenInput(path)
 	if err != nil {
@@ -39,13 +39,13 @@ func readKeyFile(path string, warn func(string)) ([]byte, error) {
 	case !info.Mode().IsRegular():
 		return nil, safefile.ErrType
 	case info.Size() > maxFile:
-		return nil, fmt.Errorf("it has %d bytes, a key has less", info.Size())
+		return nil, fmt.Errorf("%d bytes are too many for a key", info.Size())
 	}
 	switch mode := info.Mode().Perm(); {
 	case mode&0o027 != 0:
-		return nil, fmt.Errorf("its mode is %#o, so others than its owner may use or change the key: chmod 0600 %s", mode, path)
+		return nil, fmt.Errorf("its mode is %#o, so users other than the owner can use or change the key: chmod 0600 %s", mode, path)
 	case mode&0o040 != 0 && warn != nil:
-		warn(fmt.Sprintf("The signing key %s may be read by its group, its mode is %#o; chmod 0600 would keep it to its owner.", path, mode))
+		warn(fmt.Sprintf("The mode of the signing key %s is %#o, so its group can read the key; chmod 0600 prevents that.", path, mode))
 	}
 	return io.ReadAll(io.LimitReader(f, maxFile))
 }

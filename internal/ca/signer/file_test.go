@@ -21,8 +21,8 @@ func TestKeyFileMode(t *testing.T) {
 	}{
 		{0o400, "", ""},
 		{0o600, "", ""},
-		{0o640, "", "may be read by its group, its mode is 0640; chmod 0600"},
-		{0o644, "its mode is 0644, so others than its owner may use or change the key: chmod 0600 " + path, ""},
+		{0o640, "", "is 0640, so its group can read the key; chmod 0600"},
+		{0o644, "its mode is 0644, so users other than the owner can use or change the key: chmod 0600 " + path, ""},
 		{0o620, "its mode is 0620", ""},
 		{0o601, "its mode is 0601", ""},
 		{0o666, "its mode is 0666", ""},
@@ -62,7 +62,7 @@ func TestHostileKeyFiles(t *testing.T) {
 	for path, want := range map[string]string{
 		fifo:                       "not a regular file",
 		dir:                        "is a directory",
-		huge:                       "it has 1099511627776 bytes, a key has less",
+		huge:                       "1099511627776 bytes are too many for a key",
 		filepath.Join(dir, "none"): "no such file or directory",
 	} {
 		if _, err := Open(Source{Key: path}); err == nil || !strings.Contains(err.Error(), want) {
@@ -75,7 +75,7 @@ func TestHostileKeyFiles(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	for key, want := range map[string]string{
 		"tpmkey:uuid=8":                  "keys of a TPM 1.2, tpmkey:…, are not supported",
-		"tpm2:handle=1":                  `handle "1" in the URI is not one of a persistent object`,
+		"tpm2:handle=1":                  `handle "1" in the URI is not the handle of a persistent object`,
 		"tpm2:tcti=device:":              "the URI must have one of handle= and file=",
 		"tpm2:handle=0x81000001;":        `"" in the URI is not handle=…, file=… or tcti=…`,
 		"tpm2:file=%":                    "is not percent-encoded",

@@ -14,7 +14,7 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Numbers that the module does not have.
+// Numbers that the Go module pkcs11 does not define.
 //
 // Source: PKCS #11 Specification Version 3.1, A.
 const (
@@ -109,7 +109,7 @@ func (t *token) find(u *pkcs11URI) (*tokenKey, error) {
 	handle, err := t.object(pkcs11.CKO_PRIVATE_KEY, u.object, u.id)
 	switch {
 	case err == errNoObject && t.pin == "":
-		return nil, errors.New("there is no such private key, at least none to be seen without a PIN; SWTPM_PKCS11_PIN or pin-value= give one")
+		return nil, errors.New("there is no such private key, or it is visible only with a PIN; give one with SWTPM_PKCS11_PIN or pin-value=")
 	case err == errNoObject:
 		return nil, errors.New("there is no such private key")
 	case err != nil:
@@ -148,8 +148,8 @@ func (t *token) slot(u *pkcs11URI) (uint, error) {
 	return found[0], nil
 }
 
-// matches reports whether an attribute of a token, padded with blanks, equals the one of a
-// URI.
+// matches reports whether the attribute have of a token, which is padded with blanks, equals the
+// attribute want of a URI.
 func matches(want, have string) bool { return want == "" || want == strings.TrimRight(have, " \x00") }
 
 // errNoObject means that a token has no such object.
@@ -178,7 +178,7 @@ func (t *token) object(class uint, label string, id []byte) (pkcs11.ObjectHandle
 	case 1:
 		return handles[0], nil
 	}
-	return 0, errors.New("several keys are called so; id= says which")
+	return 0, errors.New("several keys have this label; choose one with id=")
 }
 
 // attribute returns one attribute of an object.

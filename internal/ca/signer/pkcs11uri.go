@@ -65,7 +65,7 @@ func (u *pkcs11URI) fill(s, sep string) error {
 			return fmt.Errorf("the value of %s in the URI is not percent-encoded: %w", name, err)
 		}
 		if seen[name] {
-			return fmt.Errorf("%s is twice in the URI", name)
+			return fmt.Errorf("the URI has %s twice", name)
 		}
 		seen[name] = true
 		if err := u.set(name, value); err != nil {
@@ -118,7 +118,8 @@ func (u *pkcs11URI) set(name, value string) error {
 // maxPIN is the size limit of a file with a PIN in bytes.
 const maxPIN = 4096
 
-// readPIN returns the PIN of the URI, else password, else pin; "" for none.
+// readPIN returns the PIN in the URI. If the URI has none, it returns password, and if that is
+// empty, it returns pin, which may be "".
 func (u *pkcs11URI) readPIN(password []byte, pin string) (string, error) {
 	switch {
 	case u.pin != nil:

@@ -21,7 +21,7 @@ func TestParsePKCS11(t *testing.T) {
 		{"pkcs11:token=t", "", "the URI names no key"},
 		{"pkcs11:object", "", `"object" in the URI has no value`},
 		{"pkcs11:object=%zz", "", "the value of object in the URI is not percent-encoded"},
-		{"pkcs11:object=a;object=b", "", "object is twice in the URI"},
+		{"pkcs11:object=a;object=b", "", "the URI has object twice"},
 		{"pkcs11:object=a;type=cert", "", `type "cert" in the URI is not a private key`},
 		{"pkcs11:object=a;slot-id=x", "", `slot-id "x" in the URI is not a number`},
 		{"pkcs11:object=a?module-name=../x", "", `module-name "../x" in the URI is a path`},

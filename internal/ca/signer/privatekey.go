@@ -24,7 +24,7 @@ func ParsePEM(text, password []byte) (crypto.Signer, error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
-			return nil, errors.New("there is no PEM private key in it")
+			return nil, errors.New("no private key in PEM format")
 		}
 		key, err := parseBlock(block, password)
 		if err != nil || key != nil {
@@ -81,7 +81,7 @@ func signer(key any, err error) (crypto.Signer, error) {
 	}
 	s, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("a key of type %T does not sign", key)
+		return nil, fmt.Errorf("a key of type %T cannot sign", key)
 	}
 	return s, nil
 }

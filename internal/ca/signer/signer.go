@@ -64,7 +64,7 @@ func Kind(key string) string {
 	return "PEM"
 }
 
-// Place returns a Source.Key for messages, without a PIN.
+// Place returns key, a Source.Key, for messages: it removes the PIN.
 func Place(key string) string {
 	rest, ok := strings.CutPrefix(key, "pkcs11:")
 	if !ok {
@@ -121,7 +121,7 @@ func parseCertificate(text []byte) (*x509.Certificate, error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
-			return nil, errors.New("no PEM certificate in it")
+			return nil, errors.New("no certificate in PEM format")
 		}
 		switch block.Type {
 		case "CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE":

@@ -21,7 +21,7 @@ const DefaultTCTI = "device:/dev/tpmrm0"
 //	swtpm:path=PATH                the data channel of an emulator, Unix
 //	swtpm:host=HOST,port=PORT      the same, TCP; by default 127.0.0.1 and 2321
 //
-// "" means DefaultTCTI, and a path without a prefix a device.
+// "" means DefaultTCTI, and a path without a prefix means a device.
 func dialTPM(tcti string) (transport.TPMCloser, error) {
 	if tcti == "" {
 		tcti = DefaultTCTI
@@ -44,7 +44,8 @@ func dialTPM(tcti string) (transport.TPMCloser, error) {
 	return &tpmConn{c}, nil
 }
 
-// parseTCTI returns network and address of a TPM; network "" means a device.
+// parseTCTI returns the network and the address of a TPM for net.Dial. If network is "", the
+// address is the path of a device.
 func parseTCTI(tcti string) (network, address string, err error) {
 	if strings.HasPrefix(tcti, "/") {
 		return "", tcti, nil

@@ -17,7 +17,7 @@ import (
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// signatureForm is the form of the input and output of a signature in a token or TPM.
+// signatureForm is the format of the input and output of a signature by a token or TPM.
 type signatureForm int
 
 const (
@@ -42,7 +42,7 @@ func tokenInput(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) 
 	switch public.(type) {
 	case *rsa.PublicKey:
 		if _, pss := opts.(*rsa.PSSOptions); pss {
-			return nil, 0, errors.New("a token makes no RSA-PSS signatures here")
+			return nil, 0, errors.New("RSA-PSS signatures of a token are not supported")
 		}
 		input, err := digestInfo(opts.HashFunc(), digest)
 		return input, rsaForm, err
@@ -134,7 +134,7 @@ func parseECPoint(params, point []byte) (crypto.PublicKey, error) {
 	case p.ReadASN1(&name, cbasn1.PrintableString) && p.Empty() && string(name) == "edwards25519":
 		id = idEd25519
 	default:
-		return nil, errors.New("the curve of the token's key is not one with a name")
+		return nil, errors.New("the token's key is on a curve without a name")
 	}
 	if id.Equal(idEd25519) {
 		if len(raw) != ed25519.PublicKeySize {
@@ -163,7 +163,7 @@ func ulong(b []byte) uint {
 	return ^uint(0)
 }
 
-// modules returns the libraries that u may mean, the best first.
+// modules returns the paths at which the module of u may be, in the order in which to try them.
 func (u *pkcs11URI) modules() []string {
 	switch {
 	case u.modulePath != "":
@@ -171,7 +171,7 @@ func (u *pkcs11URI) modules() []string {
 	case u.moduleName != "":
 		n := u.moduleName
 		names := []string{n + ".so", "lib" + n + ".so", n}
-		dirs, _ := filepath.Glob("/usr/lib/*-linux-gnu*/pkcs11") // Debian's; the pattern is right
+		dirs, _ := filepath.Glob("/usr/lib/*-linux-gnu*/pkcs11") // of Debian; Glob fails only for an invalid pattern
 		for _, dir := range append(dirs, "/usr/lib64/pkcs11", "/usr/lib/pkcs11", "/usr/lib/softhsm") {
 			names = append(names, filepath.Join(dir, n+".so"), filepath.Join(dir, "lib"+n+".so"))
 		}

@@ -64,7 +64,7 @@ func parseTPM(s string) (*tpmURI, error) {
 		case "handle":
 			n, err := strconv.ParseUint(value, 0, 32)
 			if err != nil || n>>24 != 0x81 {
-				return nil, fmt.Errorf("handle %q in the URI is not one of a persistent object, such as 0x81000001", value)
+				return nil, fmt.Errorf("handle %q in the URI is not the handle of a persistent object, such as 0x81000001", value)
 			}
 			u.handle = tpm2.TPMHandle(n)
 		case "file":
@@ -110,9 +110,9 @@ func (k *tpmKey) describe() error {
 func goKey(public *tpm2.TPMTPublic) (crypto.PublicKey, error) {
 	switch a := public.ObjectAttributes; {
 	case !a.SignEncrypt:
-		return nil, errors.New("the TPM's key is not one that signs")
+		return nil, errors.New("the TPM's key is not a signing key")
 	case a.Restricted:
-		return nil, errors.New("the TPM's key is restricted: it signs only what the TPM has hashed, and no certificates")
+		return nil, errors.New("the TPM's key is restricted: it cannot sign certificates, only data that the TPM has hashed")
 	}
 	return tpm2.Pub(*public)
 }
@@ -130,7 +130,7 @@ var tpmHashes = map[crypto.Hash]tpm2.TPMAlgID{
 func (k *tpmKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	hash, ok := tpmHashes[opts.HashFunc()]
 	if !ok {
-		return nil, fmt.Errorf("hash %v is not one of a TPM", opts.HashFunc())
+		return nil, fmt.Errorf("a TPM does not support hash %v", opts.HashFunc())
 	}
 	alg := tpm2.TPMAlgRSASSA
 	if _, rsaKey := k.public.(*rsa.PublicKey); !rsaKey {

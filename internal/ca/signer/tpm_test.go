@@ -109,13 +109,13 @@ func TestGoKeyRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string]func(a *tpm2.TPMAObject){
-		"not one that signs": func(a *tpm2.TPMAObject) { a.SignEncrypt = false },
-		"restricted":         func(a *tpm2.TPMAObject) { a.Restricted = true },
+		"not a signing key": func(a *tpm2.TPMAObject) { a.SignEncrypt = false },
+		"restricted":        func(a *tpm2.TPMAObject) { a.Restricted = true },
 	} {
 		p := *public
 		change(&p.ObjectAttributes)
 		if _, err := goKey(&p); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("goKey of a key that is %s: %v", want, err)
+			t.Errorf("%s: %v", want, err)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func tssBlock(text []byte) []byte {
 // foxboron/go-tpm-keyfiles, because that module needs a development version of go-tpm and
 // links go-tpm/legacy.
 type tssKey struct {
-	rsaParent bool // a parent to be created is an RSA key, else a P-256 key
+	rsaParent bool // a parent to be created is an RSA key; otherwise a P-256 key
 	parent    tpm2.TPMHandle
 	public    *tpm2.TPM2BPublic
 	private   *tpm2.TPM2BPrivate
@@ -75,9 +75,9 @@ func parseTSS(der []byte) (*tssKey, error) {
 		switch {
 		case !there:
 		case tag == 1, tag == 3:
-			return nil, errors.New("the TPM's key wants a policy, which is not supported")
+			return nil, errors.New("the TPM's key requires a policy, which is not supported")
 		case tag == 2:
-			return nil, errors.New("the TPM's key has yet to be imported, which is not supported")
+			return nil, errors.New("the TPM's key must be imported first, which is not supported")
 		case tag == 5 && !value.ReadASN1Boolean(&key.rsaParent):
 			return nil, errDamaged
 		}
@@ -98,7 +98,7 @@ func parseTSS(der []byte) (*tssKey, error) {
 	return key, nil
 }
 
-// unmarshal is tpm2.Unmarshal, but rejects trailing bytes.
+// unmarshal does the same as tpm2.Unmarshal, and rejects trailing bytes.
 func unmarshal[T tpm2.Marshallable, P interface {
 	*T
 	tpm2.Unmarshallable
@@ -108,7 +108,7 @@ func unmarshal[T tpm2.Marshallable, P interface {
 		return nil, err
 	}
 	if n := len(tpm2.Marshal(*v)); n != len(b) {
-		return nil, fmt.Errorf("%d bytes, of which %d count", len(b), n)
+		return nil, fmt.Errorf("%d bytes, expected %d", len(b), n)
 	}
 	return v, nil
 }
@@ -151,7 +151,7 @@ func (f *tssKey) load(k *tpmKey, password []byte) error {
 		err = errors.Join(err, flush(k.tpm, parent.Handle))
 	}
 	if err != nil {
-		return fmt.Errorf("the TPM does not load the key; it may be another TPM's: %w", err)
+		return fmt.Errorf("the TPM cannot load the key, which may belong to another TPM: %w", err)
 	}
 	k.handle, k.name = rsp.ObjectHandle, rsp.Name
 	return nil
@@ -181,7 +181,7 @@ func (f *tssKey) openParent(t transport.TPM, password []byte) (parent tpm2.AuthH
 		InPublic:      tpm2.New2B(template),
 	}.Execute(t)
 	if err != nil {
-		return parent, false, fmt.Errorf("the TPM does not make the key's parent in hierarchy %#x: %w", uint32(f.parent), err)
+		return parent, false, fmt.Errorf("the TPM cannot create the key's parent in hierarchy %#x: %w", uint32(f.parent), err)
 	}
 	return tpm2.AuthHandle{Handle: rsp.ObjectHandle, Name: rsp.Name, Auth: tpm2.PasswordAuth(nil)}, true, nil
 }

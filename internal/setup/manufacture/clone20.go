@@ -12,8 +12,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ca/cert"
 )
 
-// Identity is what makes a TPM 2.0 this one TPM: its endorsement keys, the keys IAK and
-// IDevID, and their certificates; and the PCR banks that are active.
+// Identity describes what distinguishes a TPM 2.0 from others: its endorsement keys, the keys IAK
+// and IDevID, and their certificates. It also contains the active PCR banks.
 type Identity struct {
 	EKs          []ExistingEK
 	PlatformCert bool
@@ -67,7 +67,7 @@ func (i *Identity) Options() Options20 {
 // ekOrder is the order in which the EKs of a clone are made.
 var ekOrder = []Algorithm{RSA2048, RSA3072, RSA4096, P256, P384, P521}
 
-// ReadIdentity finds out what identity a TPM 2.0 has. It changes nothing.
+// ReadIdentity reads the identity of a TPM 2.0. It changes nothing.
 func ReadIdentity(ctx context.Context, t TPM) (*Identity, error) {
 	m := &maker20{ctx: ctx, job: &Job{TPM: t}}
 	keys, err := m.handles(0x81010000)
@@ -112,7 +112,7 @@ func ReadIdentity(ctx context.Context, t TPM) (*Identity, error) {
 	return i, err
 }
 
-// take adds the indices that exist.
+// take adds those of indices that are among the existing ones.
 func (i *Identity) take(existing []tpm2.TPMHandle, indices ...tpm2.TPMHandle) {
 	for _, n := range indices {
 		if slices.Contains(existing, n) {
@@ -122,8 +122,8 @@ func (i *Identity) take(existing []tpm2.TPMHandle, indices ...tpm2.TPMHandle) {
 }
 
 // Renew20 replaces the endorsement seed of a TPM 2.0, and all keys and certificates of its
-// identity, and shuts it down. The owner hierarchy and all other NV indices
-// stay. The certificates are removed first, so that no old one is left next to a new key.
+// identity i, and shuts the TPM down. The owner hierarchy and all other NV indices stay. Renew20
+// removes the certificates first, so that the TPM never has an old one with a new key.
 func Renew20(ctx context.Context, job *Job, i *Identity, ownerPassword []byte) error {
 	m := &maker20{ctx: ctx, job: job, o: Options20{Lock: i.locked}, owner: ownerPassword}
 	for _, n := range i.indices {
@@ -170,7 +170,7 @@ func (m *maker20) explainOwner(err error) error {
 	return err
 }
 
-// handles returns the handles of the kind of first, from first on.
+// handles returns the existing handles from first on that have the same type.
 func (m *maker20) handles(first tpm2.TPMHandle) (all []tpm2.TPMHandle, err error) {
 	for from := first; ; {
 		data, err := m.capability(tpm2.TPMCapHandles, uint32(from), 64)
@@ -277,7 +277,7 @@ func (m *maker20) byOwner() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(m.owner)}
 }
 
-// flushTransient removes all transient keys: a TPM has room for three.
+// flushTransient removes all transient keys, because a TPM has space for three only.
 func (m *maker20) flushTransient() error {
 	data, err := m.capability(tpm2.TPMCapHandles, 0x80000000, 64)
 	if err != nil {

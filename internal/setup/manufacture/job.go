@@ -1,11 +1,11 @@
-// Package manufacture sends a new TPM the commands that make it what options ask
-// for: keys, certificates in NV memory, an owner, PCR banks. Make20 does so for a
+// Package manufacture sends the commands to a new TPM that set it up: they create keys, store
+// certificates in NV memory, take ownership, and choose the PCR banks. Make20 does so for a
 // TPM 2.0, Make12 for a TPM 1.2. Package setup decides where the TPM runs, how its
-// state reaches the disk and which CA signs.
+// state is stored and which CA signs.
 //
-// The state of the TPM is stored only after everything has succeeded. So both
-// functions return the first error and undo nothing, and an interrupted
-// manufacture has no effect.
+// Package setup stores the state of the TPM only after all commands have succeeded. Make20 and
+// Make12 therefore return the first error and undo nothing, and an interrupted manufacture has
+// no effect.
 package manufacture
 
 import (
@@ -33,8 +33,8 @@ type TPM interface {
 // Certifier issues the certificates of a TPM.
 type Certifier interface {
 	// Issue returns a certificate in the form that the TPM stores: DER, for a
-	// TPM 1.2 after a header of seven bytes. The fields of r that describe the
-	// TPM and the virtual machine are the Certifier's to fill in.
+	// TPM 1.2 after a header of seven bytes. The Certifier sets the fields of r that
+	// describe the TPM and the virtual machine.
 	Issue(ctx context.Context, r ca.Request) ([]byte, error)
 }
 
@@ -46,8 +46,8 @@ type Log interface {
 
 // Progress shows the user that a step takes time.
 type Progress interface {
-	// Begin shows the name of a step, such as "RSA 2048 EK", until done is
-	// called. Steps do not overlap.
+	// Begin shows the name of a step, such as "RSA 2048 EK", until the caller
+	// calls done. Steps do not overlap.
 	Begin(step string) (done func())
 }
 

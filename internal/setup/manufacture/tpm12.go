@@ -11,13 +11,13 @@ import (
 )
 
 // Options12 says what a TPM 1.2 receives. Without EK it receives neither an owner nor
-// certificates.
+// certificates, whatever the other fields say.
 type Options12 struct {
 	EK           bool // create the endorsement key
 	Owner        bool // take ownership
 	EKCert       bool // store the certificate of the EK
 	PlatformCert bool // store a platform certificate; needs EKCert, as with swtpm_setup
-	LockNV       bool // enforce the authorization of NV indices from then on
+	LockNV       bool // at the end, make the TPM enforce the authorization of NV indices
 
 	OwnerAuth, SRKAuth Auth // used with Owner
 }
@@ -119,7 +119,7 @@ func (c client12) makeEK(job *Job, o Options12) error {
 // TCG_PCCLIENT_STORED_CERT and TCG_FULL_CERT.
 const certHeader = 7
 
-// storedCert is a certificate in the form that NV memory has.
+// storedCert is a certificate in the format of NV memory.
 type storedCert struct {
 	name  string // in messages
 	typ   cert.Type
@@ -138,8 +138,8 @@ func (c storedCert) forFile() []byte {
 	return c.bytes
 }
 
-// issueCerts requests the certificates. It returns an error unless it has all of
-// them, so that none is stored then.
+// issueCerts requests the certificates. It returns either all of them or an error, so that the TPM
+// never stores only one.
 func issueCerts(ctx context.Context, c Certifier, ek *rsa.PublicKey, platform bool) ([]storedCert, error) {
 	certs := []storedCert{{name: "EK", typ: cert.EK}}
 	if platform {

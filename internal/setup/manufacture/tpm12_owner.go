@@ -88,14 +88,14 @@ func (c client12) oiap() (oiapSession, error) {
 	return s, nil
 }
 
-// nonceOdd is our nonce. It is constant because each session is used once and has a
-// nonce from the TPM.
+// nonceOdd is the nonce of this program in each session. It can be constant because each session
+// is used once and has a nonce from the TPM.
 //
 // Compat: C-279: swtpm_setup has the same value, so the traffic is the same.
 var nonceOdd = [sha1.Size]byte{1, 2, 3, 4, 5, 6}
 
-// runAuth sends a command that the authorization value a authorizes, as its last one
-// in session s. It rejects a response unless the TPM has authorized it with a, too.
+// runAuth sends the last command of session s, authorized with a. It rejects a response
+// that the TPM has not authorized with a, too.
 func (c client12) runAuth(s oiapSession, a Auth, o ordinal, params []byte) error {
 	rsp, err := c.send(tagRquAuth1, tagRspAuth1, o, authorize(s, a, o, params))
 	if err != nil {

@@ -52,7 +52,7 @@ func (o Options20) Certificates() (n int) {
 // Make20 manufactures the TPM 2.0 of job and shuts it down. It sends the commands
 // that swtpm_setup sends, in the same order.
 //
-// It sets no password or policy of a hierarchy: the owner of the guest does that.
+// It sets no password or policy of a hierarchy: the guest can do that.
 func Make20(ctx context.Context, job *Job, o Options20) error {
 	m := &maker20{ctx: ctx, job: job, o: o}
 	if o.SPK {

@@ -48,7 +48,7 @@ func (s sender) Send(cmd []byte) ([]byte, error) {
 	return rsp, nil
 }
 
-// explain adds the name of the command to an error that does not have it.
+// explain adds the name of the command to err, unless err contains it already.
 func (s sender) explain(err error) error {
 	if _, ok := errors.AsType[*resultError](err); ok || err == nil {
 		return err

@@ -37,8 +37,8 @@ func bankName(alg tpm2.TPMAlgID) string {
 var errNoBank = cli.Complain("No PCR banks could be allocated. None of the selected algorithms are supported.")
 
 // allocatePCRs makes the named banks the only active ones from the next start of
-// the TPM on. It returns the names of the banks that the TPM has, in the given order,
-// and the names of all its banks. It ignores other names.
+// the TPM on. It ignores the names of banks that the TPM does not have. It returns the other
+// names in the given order, and the names of all banks of the TPM.
 func (m *maker20) allocatePCRs(names []string) (active, all []string, err error) {
 	data, err := m.capability(tpm2.TPMCapPCRs, 0, 64)
 	if err != nil {
