@@ -74,7 +74,7 @@ func runAnchor(a *anchor.Anchor, what string) error {
 	return &program.ExitError{Code: 2, Err: fmt.Errorf("anchor: unknown word %q: update, check or remove", what)}
 }
 
-// explainAnchor adds what to do.
+// explainAnchor adds the remedy to err.
 func explainAnchor(err error) error {
 	if errors.Is(err, anchor.ErrRolledBack) {
 		return fmt.Errorf("anchor: %w; states of TPMs may be old, too: compare them with a backup, then run swtpm anchor remove and swtpm anchor update", err)
@@ -82,7 +82,7 @@ func explainAnchor(err error) error {
 	return fmt.Errorf("anchor: %w", err)
 }
 
-// openTPM opens a TPM device, or a socket that takes plain commands.
+// openTPM opens a TPM device, or connects to a socket that accepts TPM commands.
 func openTPM(name string) (transport.TPMCloser, error) {
 	path, ok := strings.CutPrefix(name, "unix:")
 	if !ok {

@@ -47,7 +47,7 @@ func bootsVerb(f *pflag.FlagSet) action {
 	return func(_ context.Context, args []string) error { return o.run(args) }
 }
 
-// bootsWords are the subcommands and how many boots each of them names at most.
+// bootsWords are the subcommands, each with the largest number of boots that it accepts.
 var bootsWords = map[string]int{"list": 0, "show": 1, "diff": 2, "explain": 0, "export": 1}
 
 // run parses the operands: a subcommand, a profile unless --tpmstate is given, boots.
@@ -148,7 +148,7 @@ func (o *bootsOptions) load(profile string) (*boots.History, error) {
 	return h, nil
 }
 
-// configure finds the state.
+// configure sets o.cfg, which says where the state is, from the profile or --tpmstate.
 func (o *bootsOptions) configure(profile string) error {
 	if o.tpmstate != "" {
 		cfg, err := config.Storage(o.tpmstate, "", os.Getenv)
@@ -175,7 +175,8 @@ func (o *bootsOptions) configure(profile string) error {
 	return nil
 }
 
-// none says why there is no ledger. The setting of [ledger] is known only with a profile.
+// none returns an error that says why there is no ledger in dir. The setting of [ledger] is known
+// only with a profile.
 func (o *bootsOptions) none(dir string) error {
 	if o.tpmstate == "" && o.cfg.Ledger.Keep == config.KeepNone {
 		return fmt.Errorf("boots: %s: boots are not recorded: [ledger] keep = \"none\"; set it to \"boots\" in the profile or in %s", dir, config.HostFile)
@@ -213,7 +214,7 @@ func (o *bootsOptions) names(h *boots.History) (*boots.Files, []*boots.LogCheck,
 // bootsReport is what a subcommand prints.
 type bootsReport interface{ Text() string }
 
-// answer runs a subcommand.
+// answer runs the subcommand word.
 func (o *bootsOptions) answer(word string, h *boots.History, numbers []uint64) error {
 	f, logs, err := o.names(h)
 	if err != nil {
@@ -255,8 +256,8 @@ func (o *bootsOptions) answer(word string, h *boots.History, numbers []uint64) e
 	return o.print(h.List())
 }
 
-// print writes a report. Names in it are what others claim: they are printed in printable
-// form.
+// print writes a report. It replaces unprintable characters, because names in the report may come
+// from a guest.
 func (o *bootsOptions) print(r bootsReport) error {
 	text := program.Printable(r.Text())
 	if o.json {

@@ -28,7 +28,7 @@ type listing struct {
 func listVerb(f *pflag.FlagSet) action {
 	asJSON := f.Bool("json", false, "print JSON")
 	watch := f.Bool("watch", false, "list again every two seconds; on a terminal, redraw")
-	quick := f.Bool("no-doctor", false, "do not run swtpm doctor on TPMs that are off")
+	quick := f.Bool("no-doctor", false, "do not run swtpm doctor for TPMs that are off")
 	return func(ctx context.Context, patterns []string) error {
 		if err := fleet.CheckPatterns(patterns); err != nil {
 			return &program.ExitError{Code: 2, Err: err}
@@ -90,8 +90,8 @@ func collect(ctx context.Context, h *fleet.Host, patterns []string) listing {
 	return l
 }
 
-// nothing returns the error for patterns that no TPM matches, with the sources that did not
-// answer: the TPM may be missing because of them.
+// nothing returns the error for patterns that no TPM matches. It names the sources that did not
+// answer, because a TPM may be missing because of them.
 func (l listing) nothing(patterns []string) error {
 	return fmt.Errorf("list: %s", strings.Join(append([]string{"no TPM matches " + strings.Join(patterns, " ")}, l.Notes...), "; "))
 }

@@ -1,5 +1,5 @@
-// Swtpm-admin runs the verbs of swtpm that are about a whole host rather than one TPM:
-// swtpm executes it. It is not started by hand.
+// Swtpm-admin runs the verbs of swtpm that concern a whole host rather than one TPM. swtpm executes
+// it; users do not start it themselves.
 package main
 
 import (
@@ -23,8 +23,8 @@ func main() { program.Main("swtpm", run) }
 type verb struct {
 	synopsis string // after "Usage: swtpm "
 	what     string // first line of the help
-	most     int    // operands at most, -1 for any number
-	reads    bool   // it changes nothing: a signal ends it at once
+	most     int    // largest number of operands, -1 for any number
+	reads    bool   // it changes nothing, so a signal may end it at any time
 
 	// prepare declares the flags and returns what runs with them.
 	prepare func(f *pflag.FlagSet) action

@@ -16,7 +16,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/metrics"
 )
 
-// fresh is how long a collection serves further requests.
+// fresh is how long the result of a collection is used for further requests.
 const fresh = time.Second
 
 // endpoint answers with the metrics of the host.

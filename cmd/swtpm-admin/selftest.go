@@ -17,8 +17,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// workerName is the word that makes this program the process of the checks: a flaw may end
-// it, and the verb then names the check.
+// workerName is the argument with which this program runs the checks. The verb starts it as a
+// separate process, because a flaw may end that; the verb then names the check.
 const workerName = "selftest-worker"
 
 // worker runs the checks and prints a JSON value for each step: the name of a check that
@@ -63,7 +63,7 @@ func selftestVerb(f *pflag.FlagSet) action {
 	}
 }
 
-// runSelftest runs the checks in a process of their own.
+// runSelftest runs the checks in a separate process.
 func runSelftest(ctx context.Context) (*report, error) {
 	self, err := os.Executable()
 	if err != nil {

@@ -26,9 +26,9 @@ func upgradeVerb(f *pflag.FlagSet) action {
 	f.BoolVar(&o.all, "all", false, "restart all TPMs that need it")
 	f.BoolVar(&o.dryRun, "dry-run", false, "print what would be done, and do nothing")
 	f.BoolVar(&o.asJSON, "json", false, "print JSON")
-	f.IntVar(&o.jobs, "jobs", 1, "restart `N` TPMs at once; default: one after the other")
+	f.IntVar(&o.jobs, "jobs", 1, "restart `N` TPMs at the same time; default: one after the other")
 	f.BoolVar(&o.noSelftest, "no-selftest", false, "do not check the installed libraries first")
-	f.BoolVar(&o.trigger, "trigger", false, "report, and restart only if host.toml has [upgrade] automatic = true; always succeed")
+	f.BoolVar(&o.trigger, "trigger", false, "print how many TPMs need a restart, restart them only if host.toml has [upgrade] automatic = true, and always exit with code 0")
 	return func(ctx context.Context, patterns []string) error {
 		err := fleet.CheckPatterns(patterns)
 		switch {
@@ -82,8 +82,8 @@ func (o *upgradeOptions) run(ctx context.Context, patterns []string) error {
 
 func first[T, U any](v T, _ U) T { return v }
 
-// checkLibraries runs the self-test of the installed libraries: TPMs with a flawed one are
-// worse than TPMs with the old one.
+// checkLibraries runs the self-test of the installed libraries, because a TPM with a flawed new
+// library is worse than a TPM with the old one.
 func checkLibraries(ctx context.Context) error {
 	r, err := runSelftest(ctx)
 	if err != nil {
@@ -96,7 +96,7 @@ func checkLibraries(ctx context.Context) error {
 	return nil
 }
 
-// progress returns what prints the progress: a line on a terminal that is rewritten.
+// progress returns a function that prints the progress: on a terminal it rewrites one line.
 func (o *upgradeOptions) progress() func(done, all int, t *fleet.TPM, err error) {
 	if o.asJSON || !terminal(os.Stderr) {
 		return nil
@@ -143,8 +143,8 @@ func (o *upgradeOptions) show(p fleet.Plan, r *fleet.Result) error {
 	return nil
 }
 
-// runTrigger is what the package manager calls after it replaced a library. Its errors are
-// messages: they must not fail the installation of another package.
+// runTrigger implements --trigger, which the package manager runs after it has replaced a library.
+// It only prints its errors, because they must not make the installation of another package fail.
 func (o *upgradeOptions) runTrigger(ctx context.Context) error {
 	policy, err := config.LoadHost(config.HostFile)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// conn is a connection to a TPM. A read returns an error with os.ErrDeadlineExceeded in its
-// chain if no response arrives until the deadline.
+// conn is a connection to a TPM. If no response arrives before the deadline, Read returns an error
+// that wraps os.ErrDeadlineExceeded.
 type conn interface {
 	io.ReadWriteCloser
 	SetDeadline(time.Time) error
@@ -55,24 +55,24 @@ func openUnix(ctx context.Context, path string) (conn, error) {
 	if err := cli.CheckPath(path); err != nil {
 		return nil, err
 	}
-	c, err := ctrl.Connect(ctx, "unix", path, patience)
+	c, err := ctrl.Connect(ctx, "unix", path, timeout)
 	if err != nil {
 		return nil, cli.Complain("Could not connect using UnixIO socket.")
 	}
 	return c, nil
 }
 
-// exchange sends cmd over a new connection and returns the response, which has the size in its
-// header.
+// exchange sends cmd over a new connection and returns the response, for which it waits at most
+// timeout. It has checked the size in the header of the response.
 //
 // Compat: C-253: each command has its own connection.
-func exchange(ctx context.Context, t cli.Target, cmd []byte, patience time.Duration) ([]byte, error) {
+func exchange(ctx context.Context, t cli.Target, cmd []byte, timeout time.Duration) ([]byte, error) {
 	c, err := open(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, err
 	}
 	_, err = c.Write(cmd)
@@ -84,7 +84,7 @@ func exchange(ctx context.Context, t cli.Target, cmd []byte, patience time.Durat
 		rsp, err = readResponse(c)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, cli.Complain("TPM did not respond after %d seconds.", patience/time.Second)
+		return nil, cli.Complain("TPM did not respond after %d seconds.", timeout/time.Second)
 	}
 	return rsp, err
 }
@@ -119,8 +119,8 @@ func readResponse(r io.Reader) ([]byte, error) {
 	return b, nil
 }
 
-// device is the character device of a TPM, such as /dev/tpm0. It is used without O_NONBLOCK:
-// with it, a read before the response would return end of file.
+// device is the character device of a TPM, such as /dev/tpm0. It is opened without O_NONBLOCK,
+// because otherwise a read before the response would return end of file.
 type device struct {
 	fd       int
 	deadline time.Time
@@ -137,7 +137,7 @@ func openDevice(path string) (conn, error) {
 func (d *device) Close() error                  { return unix.Close(d.fd) }
 func (d *device) SetDeadline(t time.Time) error { d.deadline = t; return nil }
 
-// Write writes a command, which must be one call.
+// Write writes a command in one call of write(2), as the kernel requires.
 func (d *device) Write(b []byte) (int, error) {
 	n, err := retry(func() (int, error) { return unix.Write(d.fd, b) })
 	if err == nil && n < len(b) {
@@ -168,7 +168,7 @@ func (d *device) Read(b []byte) (int, error) {
 	}
 }
 
-// retry repeats f while a signal interrupts it.
+// retry calls f until no signal interrupts it.
 func retry(f func() (int, error)) (int, error) {
 	for {
 		n, err := f()

@@ -1,6 +1,6 @@
-// Swtpm-bios sends a TPM the first commands that a firmware would send, over the data channel
-// of an emulator, this one or swtpm, or to a device. It has the command line, the messages and
-// the exit codes of swtpm_bios.
+// Swtpm-bios sends the first commands of a firmware to a TPM: over the data channel of an
+// emulator, this one or swtpm, or to a device. It has the command line, the messages and the exit
+// codes of swtpm_bios.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 // The exit codes.
 const (
 	exitUsage     = 1
-	exitTPMError  = 128 // a command was refused
+	exitTPMError  = 128 // the TPM has rejected a command
 	exitReset     = 129 // with -ea: the TPM must be reset and the program run again
 	exitTransport = 255
 )
@@ -47,7 +47,7 @@ func run(ctx context.Context, s *cli.Streams, args []string) error {
 	return execute(ctx, s, args, os.LookupEnv)
 }
 
-// execute is run with the environment.
+// execute does the same as run, and looks up environment variables with env.
 func execute(ctx context.Context, s *cli.Streams, args []string, env func(string) (string, bool)) error {
 	o, err := parse(args, env)
 	if wrong, ok := errors.AsType[misuse](err); ok {
@@ -67,8 +67,8 @@ func execute(ctx context.Context, s *cli.Streams, args []string, env func(string
 	return nil
 }
 
-// send sends the sequence. It continues after a command that the TPM refuses, and ends if a
-// response is missing.
+// send sends the commands of the sequence. It continues after a command that the TPM rejects, and
+// ends if a response is missing.
 //
 // Compat: C-254: the errors of a TPM 2.0 are printed on stdout.
 func (o *options) send(ctx context.Context, s *cli.Streams) error {
@@ -109,7 +109,7 @@ func (s step) do(ctx context.Context, t cli.Target) ([]byte, error) {
 	if s.cmd == nil {
 		return nil, nil
 	}
-	rsp, err := exchange(ctx, t, s.cmd, s.patience)
+	rsp, err := exchange(ctx, t, s.cmd, s.timeout)
 	if err != nil {
 		return nil, err
 	}

@@ -12,8 +12,8 @@ import (
 
 // How long to wait for a response. The self test of a TPM 1.2 may generate keys.
 const (
-	patience         = 20 * time.Second
-	selfTestPatience = 600 * time.Second
+	timeout         = 20 * time.Second
+	selfTestTimeout = 600 * time.Second
 )
 
 // Ordinals of a TPM 1.2.
@@ -50,13 +50,13 @@ const (
 // authSize is the size in bytes of the platform's random password.
 const authSize = 20
 
-// step is a command and a check of its response. Without a command it checks the results of
-// earlier steps.
+// step is a command and a check of its response. A step without a command only checks the results
+// of earlier steps.
 type step struct {
-	name     string // in the message about its failure
-	cmd      []byte
-	patience time.Duration
-	check    func(rsp []byte) error // of a successful response; may be nil
+	name    string // in the message about its failure
+	cmd     []byte
+	timeout time.Duration
+	check   func(rsp []byte) error // of a successful response; may be nil
 }
 
 // sequence returns the steps that the options select, in order.
@@ -72,7 +72,7 @@ func (o *options) sequence() []step {
 func (o *options) sequence12() []step {
 	var steps []step
 	add := func(name string, ordinal uint32, params ...byte) *step {
-		steps = append(steps, step{name: name, cmd: command(tpm.TagRqu12, ordinal, params...), patience: patience})
+		steps = append(steps, step{name: name, cmd: command(tpm.TagRqu12, ordinal, params...), timeout: timeout})
 		return &steps[len(steps)-1]
 	}
 	presence := func(name string, bits uint16) {
@@ -81,7 +81,7 @@ func (o *options) sequence12() []step {
 	if o.startup != startupNone {
 		steps = append(steps, step{
 			name: fmt.Sprintf("TPM_Startup(0x%02x)", uint16(o.startup)),
-			cmd:  tpm.Startup(tpm.V12, uint16(o.startup)), patience: patience,
+			cmd:  tpm.Startup(tpm.V12, uint16(o.startup)), timeout: timeout,
 		})
 	}
 	if o.setup {
@@ -105,7 +105,7 @@ func (o *options) sequence12() []step {
 		}
 	}
 	if o.selfTest {
-		add("TPM_ContinueSelfTest", ordContinueSelfTest).patience = selfTestPatience
+		add("TPM_ContinueSelfTest", ordContinueSelfTest).timeout = selfTestTimeout
 	}
 	if o.giveUp {
 		presence("CMD_ENABLE", presenceCmdEnable)
@@ -118,7 +118,7 @@ func (o *options) sequence12() []step {
 func (o *options) sequence20() []step {
 	var steps []step
 	add := func(name string, cmd []byte) {
-		steps = append(steps, step{name: name, cmd: cmd, patience: patience})
+		steps = append(steps, step{name: name, cmd: cmd, timeout: timeout})
 	}
 	switch o.startup {
 	case startupClear:

@@ -61,7 +61,7 @@ var commandTable = []command{
 		help: "get TPM implementation specific information;\nflags must be an integer value"},
 	{name: "lock-storage", arg: "<n>", set: setRetries,
 		run:  plain(step{name: "LOCK_STORAGE"}, func(c *ctrl.Client, o *options) error { return c.LockStorage(uint32(o.number)) }),
-		help: "lock the storage, trying n times more, 10 ms apart"},
+		help: "lock the storage; try again up to n times, every 10 ms"},
 }
 
 // step is a request with its names in the messages of swtpm_ioctl.
@@ -141,10 +141,11 @@ func info(s *cli.Streams, c *ctrl.Client, o *options) error {
 	return err
 }
 
-// hash measures the argument, or stdin if the argument is "-", piece by piece.
+// hash sends the argument, or stdin if the argument is "-", to the TPM to measure it, piece by
+// piece.
 //
-// Compat: C-257: stdin ends with a piece that is not full, which may be empty; an empty
-// argument has no piece.
+// Compat: C-257: the last piece of stdin is not full, and may be empty; for an empty argument no
+// piece is sent.
 func hash(s *cli.Streams, c *ctrl.Client, o *options) error {
 	step := func(name string) step { return step{name: name, call: "ioctl PTM_" + name} }
 	if err := c.HashStart(); err != nil {
@@ -223,7 +224,7 @@ func save(s *cli.Streams, c *ctrl.Client, o *options) (err error) {
 // maxBlob is larger than any state blob, in bytes.
 const maxBlob = 8 << 20
 
-// load passes the blob in a file to the TPM.
+// load sends the state blob in a file to the TPM.
 func load(s *cli.Streams, c *ctrl.Client, o *options) error {
 	blob, ok := blobType(o.arg)
 	if !ok {
@@ -238,7 +239,7 @@ func load(s *cli.Streams, c *ctrl.Client, o *options) error {
 
 // unknownType prints a message about an unknown type.
 //
-// Compat: C-258: this line alone has no newline.
+// Compat: C-258: this is the only message without a newline.
 func unknownType(s *cli.Streams, name string) error {
 	fmt.Fprint(s.Err, program.PrintableLine(fmt.Sprintf("Unknown TPM state type '%s'", name)))
 	return cli.Complain("")

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bufferSizeVar is the environment variable that moves state blobs by read and write, in
-// pieces of this many bytes, instead of by ioctl.
+// bufferSizeVar is the environment variable with a number of bytes. If it is set, state blobs are
+// transferred with read and write, in pieces of that size, instead of with ioctl.
 //
 // Compat: C-261: swtpm_ioctl has it for its tests.
 const bufferSizeVar = "SWTPM_IOCTL_BUFFERSIZE"
@@ -42,7 +42,7 @@ func run(ctx context.Context, s *cli.Streams, args []string) error {
 	return nil
 }
 
-// execute is run without the message of the error.
+// execute does the same as run, but does not print its error.
 func execute(ctx context.Context, s *cli.Streams, args []string) error {
 	o, err := parse(s, args)
 	if err != nil {

@@ -101,7 +101,7 @@ func setRetries(o *options, s string) error {
 }
 
 // setInfoFlags parses a number as strtoull does: 31, 0x1f or 037, with blanks or a sign
-// before it; an empty word is 0.
+// before it; an empty argument is 0.
 //
 // Compat: C-260: -1 requests everything.
 func setInfoFlags(o *options, s string) error {
@@ -129,8 +129,8 @@ func setArg(o *options, s string) error {
 	return nil
 }
 
-// scanUint parses a number as sscanf's %u does: it ignores blanks before and any text after
-// it, and a number that is too large becomes the largest.
+// scanUint parses a number as sscanf's %u does: it ignores blanks before the number and any text
+// after it. For a number that is too large it returns the largest one.
 func scanUint(s string) (n uint32, ok bool) {
 	s = strings.TrimLeft(s, " \t\n\v\f\r")
 	digits := strings.TrimPrefix(strings.TrimPrefix(s, "+"), "-")

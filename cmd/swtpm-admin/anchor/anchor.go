@@ -1,10 +1,10 @@
-// Package anchor ties the marks of a host, which detect old TPM states, to the host's own
-// TPM: a counter there cannot go back. Without it, a copy of the whole disk brings old
-// marks together with old states, and nothing differs.
+// Package anchor ties the marks of a host, which detect old TPM states, to a counter in the host's
+// own TPM, which never decreases. Without it, a TPM would start if the whole disk was replaced by an
+// old copy, with old marks and old states.
 //
-// The anchor file holds the value of the counter and what each mark knew at that time. It
-// is older than the counter if it was restored from a copy; a mark is older than the file
-// if the mark was restored or overwritten.
+// The anchor file holds the value of the counter, and the generation of each mark at that time. If
+// the file was restored from a copy, its value is lower than the counter. If a mark was restored or
+// overwritten, it is older than the file says.
 package anchor
 
 import (
@@ -31,8 +31,8 @@ import (
 // Source: TCG Registry of Reserved TPM 2.0 Handles and Localities, section 2.2.2.
 const Index tpm2.TPMHandle = 0x0180_5447
 
-// ErrRolledBack means that the marks or the anchor file are older than the host's TPM
-// knows.
+// ErrRolledBack means that the marks or the anchor file are older than the counter in the host's
+// TPM shows.
 var ErrRolledBack = errors.New("the marks of this host were rolled back")
 
 // Anchor is the anchor file of a host.
@@ -50,12 +50,11 @@ type content struct {
 	Marks   map[string]generation.Vector `json:"marks"` // by the names of their files
 }
 
-// Update makes the present marks the anchored ones and advances the counter, which it
-// creates if it is missing. It fails with ErrRolledBack, and changes nothing, if Check
-// does.
+// Update stores the present marks in the anchor file and increments the counter, which it creates
+// if it is missing. If Check fails with ErrRolledBack, Update does so, too, and changes nothing.
 //
-// The file is written before the counter is advanced. After a crash in between it is one
-// ahead, which Check accepts.
+// It writes the file before it increments the counter. After a crash in between, the value in the
+// file is higher by one, which Check accepts.
 func (a *Anchor) Update(now time.Time) error {
 	counter, err := a.counter()
 	switch {
@@ -69,7 +68,7 @@ func (a *Anchor) Update(now time.Time) error {
 	case err != nil:
 		return err
 	default:
-		// A missing file is refused, too: else its removal would end an alarm.
+		// A missing file is an error, too: otherwise its removal would hide an error.
 		if err := a.check(counter); err != nil {
 			return err
 		}
@@ -84,8 +83,9 @@ func (a *Anchor) Update(now time.Time) error {
 	return a.increment()
 }
 
-// Check compares the marks with the anchor file, and the file with the counter. Its error
-// is ErrRolledBack if one of them is too old or missing, fs.ErrNotExist without a counter.
+// Check compares the marks with the anchor file, and the file with the counter. It fails with
+// ErrRolledBack if a mark or the file is too old or missing, and with fs.ErrNotExist if there is no
+// counter.
 func (a *Anchor) Check() error {
 	counter, err := a.counter()
 	if errors.Is(err, tpm2.TPMRCHandle) {
@@ -122,7 +122,7 @@ func (a *Anchor) check(counter uint64) error {
 			return fmt.Errorf("%w: mark %s is missing", ErrRolledBack, filepath.Join(a.Marks, name))
 		}
 		if now.Max() < c.Marks[name].Max() {
-			return fmt.Errorf("%w: mark %s knows generation %d, the anchor file of %s knows %d",
+			return fmt.Errorf("%w: mark %s has generation %d, the anchor file of %s has %d",
 				ErrRolledBack, filepath.Join(a.Marks, name), now.Max(), c.Time.Format(time.RFC3339), c.Marks[name].Max())
 		}
 	}
@@ -144,7 +144,7 @@ func (a *Anchor) Remove() error {
 	return nil
 }
 
-// write replaces the anchor file durably.
+// write replaces the anchor file and syncs it.
 func (a *Anchor) write(c content) error {
 	text, err := json.MarshalIndent(c, "", "\t")
 	if err != nil {
@@ -203,8 +203,8 @@ func (a *Anchor) counter() (uint64, error) {
 	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
 }
 
-// create defines the counter and returns its first value. Every program on the host may
-// advance it: that causes a warning, and a higher value hides no old state.
+// create defines the counter and returns its first value. Every program on the host may increment
+// it. That causes an error of Check, but does not hide an old state.
 func (a *Anchor) create() (uint64, error) {
 	_, err := tpm2.NVDefineSpace{AuthHandle: a.owner(), PublicInfo: tpm2.New2B(tpm2.TPMSNVPublic{
 		NVIndex: Index, NameAlg: tpm2.TPMAlgSHA256, DataSize: 8,
@@ -213,7 +213,7 @@ func (a *Anchor) create() (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("create counter %#x in the host's TPM: %w", Index, err)
 	}
-	if err := a.increment(); err != nil { // a counter cannot be read before
+	if err := a.increment(); err != nil { // before that, a counter cannot be read
 		return 0, err
 	}
 	return a.counter()

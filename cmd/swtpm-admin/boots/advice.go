@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// undo are the ways back for PCRs whose values changed.
+// undo are the steps that restore the former values of PCRs.
 var undo = []struct {
 	pcrs []int
 	text string
@@ -59,7 +59,8 @@ func (f *Failure) Advice() []string {
 	return all
 }
 
-// order is how the steps of several failures are sorted: by their beginnings. Others come last.
+// order contains the beginnings of steps, in the order in which the steps of several failures are
+// sorted. Other steps come last.
 var order = []string{"A change", "If it was planned", "LUKS", "BitLocker", "Before"}
 
 // sortSteps sorts the steps of several failures.
@@ -73,8 +74,8 @@ func sortSteps(all []string) {
 	slices.SortStableFunc(all, func(a, b string) int { return rank(a) - rank(b) })
 }
 
-// late are the PCRs that a running system has extended after its initrd asked for the key: IMA, phases of the
-// boot and identities, and the PCRs of applications.
+// late are the PCRs that a system extends after its initrd has asked for the key: those of IMA, of
+// the phases of the boot, of identities, and of applications.
 //
 // Source: UAPI Group, Linux TPM PCR Registry.
 var late = []int{10, 11, 15, 16, 23}

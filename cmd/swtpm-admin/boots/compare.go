@@ -19,7 +19,7 @@ type Change struct {
 	Place int          // in the newer boot, or in the older one if it was removed; from 1
 	Old   *Measurement // nil if it was added
 	New   *Measurement // nil if it was removed
-	Tail  bool         // the measurement is after the end of the other boot's
+	Tail  bool         // the other boot has no measurements after this position
 }
 
 // Compare returns the differences of two boots in all PCRs and NV indexes.
@@ -59,8 +59,9 @@ func compareSequences(a, b []*Measurement) []Change {
 // step is an old and a new measurement; a nil one has no counterpart.
 type step struct{ old, new *Measurement }
 
-// align returns the steps from a to b by their longest common subsequence, without those
-// that are the same. Sequences that are too long have nothing in common.
+// align returns the steps from a to b by their longest common subsequence, without the
+// measurements that are the same. It treats sequences that are too long as if they had no common
+// measurement.
 func align(a, b []*Measurement) []step {
 	var steps []step
 	long := len(a)*len(b) > maxTable

@@ -4,14 +4,14 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-admin/boots/eventlog"
 )
 
-// Texts that other names are found by.
+// Beginnings of names, by which other names are found.
 const (
 	versionText     = "version of the firmware"
 	sectionText     = "name of section "
 	commandLineText = "kernel command line"
 )
 
-// actions are the texts that are measured as they are.
+// actions are texts that firmware measures without any header.
 //
 // Source: TCG PC Client Platform Firmware Profile 1.06, 10.4.4; SeaBIOS, src/tcgbios.c;
 // EDK2, SecurityPkg.
@@ -42,7 +42,7 @@ var sections = []string{
 // Source: systemd-pcrphase.service(8).
 var phases = []string{"enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final"}
 
-// addConstants adds what has the same digest on every machine.
+// addConstants adds the measurements that have the same digest on every machine.
 func (d *Dictionary) addConstants() {
 	constant := func(in pcrMask, data []byte, kind eventlog.Type, text string) {
 		d.addData(in, data, Name{Text: text, Source: FromConstant, data: data, kind: kind})

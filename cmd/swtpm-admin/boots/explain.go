@@ -19,7 +19,7 @@ type Failure struct {
 	GoodAt   Outcome
 	Times    int // failures since then
 	PCRs     []PCRChange
-	OtherWay bool // the failure is not the policy's
+	OtherWay bool // the result is not one that PCRs cause
 	Opened   bool // in the boot that failed, before
 	Unknown  bool // the values of the PCRs at one of the two uses are not known
 }
@@ -66,9 +66,9 @@ type use struct {
 	outcome Outcome
 }
 
-// Failures returns the policies over PCRs whose last use failed, in the order of their
-// first failure, for the TPM of the last boot. Only results that PCRs can cause count, unless nothing
-// else failed.
+// Failures returns the policies over PCRs whose last use failed, in the order of their first
+// failure, for the TPM of the last boot. It ignores results that PCRs cannot cause, unless there
+// are no others.
 func (h *History) Failures() []Failure {
 	var groups [][]use
 	var known policies
@@ -97,7 +97,8 @@ func (h *History) Failures() []Failure {
 	return all
 }
 
-// failure returns the failure that the uses of a policy end with.
+// failure returns the failure with which the uses of a policy end; ok is false if the last use
+// succeeded.
 func failure(uses []use) (f Failure, ok bool) {
 	last := uses[len(uses)-1]
 	if last.outcome.Result == 0 {
@@ -158,8 +159,8 @@ func (f *Failure) Changed() []int {
 	return all
 }
 
-// HostChanges returns what else changed on the host between two boots, as far as headers
-// and the files that were given show it.
+// HostChanges describes what else changed on the host between two boots, as far as the headers of
+// the boots and the given files show it.
 func HostChanges(a, b *Boot, files []HostFile) []string {
 	var all []string
 	differ := func(what, old, new string) {
@@ -182,7 +183,8 @@ func HostChanges(a, b *Boot, files []HostFile) []string {
 	return all
 }
 
-// hostChanges returns HostChanges with the firmware, as far as the files name its volumes.
+// hostChanges returns the same as HostChanges, and changes of the firmware, as far as the files
+// name its volumes.
 func (f *Files) hostChanges(a, b *Boot) []string {
 	all := append([]string{}, HostChanges(a, b, f.Host)...)
 	old, now := f.firmwareOf(a), f.firmwareOf(b)

@@ -61,7 +61,7 @@ type LogLine struct {
 	Notes   []string `json:"contradictions,omitempty"`
 }
 
-// Line returns c with names; at most some contradictions are listed.
+// logLine returns c with names. It lists only the first contradictions.
 func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 	const most = 20
 	l := LogLine{Path: c.Path, Boot: c.Boot, Agrees: c.Agrees(), Matched: c.Matched, After: c.After}
@@ -240,8 +240,8 @@ func (e *Explanation) changesOf(index uint32) (n int) {
 	return n
 }
 
-// write writes the failure. The change of a PCR is written once: written has the changes, and the
-// PCRs of the failure that they were first written for.
+// write writes the failure. It writes each change of a PCR only once: written maps the changes that
+// were written to the PCRs of the failure for which they were written first.
 func (l FailureLine) write(t *strings.Builder, last uint64, written map[string]string) {
 	fmt.Fprintf(t, "Unsealing over %s has failed since boot %d (%s).\n", l.PCRs, l.Since, stamp(l.Time))
 	if l.Opened {
@@ -311,7 +311,7 @@ func (l LogLine) write(t *strings.Builder) {
 		fmt.Fprintf(t, "Log %s: agrees with boot %d: %s; %d more followed after its end.\n", path, l.Boot, count(l.Matched, "measurement"), l.After)
 		return
 	}
-	fmt.Fprintf(t, "Log %s: contradicts boot %d, which fits best (%s). The log is not complete, or it lies:\n", path, l.Boot, count(l.Matched, "common measurement"))
+	fmt.Fprintf(t, "Log %s: contradicts boot %d, which fits best (%s). The log is not complete, or has false entries:\n", path, l.Boot, count(l.Matched, "common measurement"))
 	for _, s := range l.Notes {
 		fmt.Fprintf(t, "  %s\n", s)
 	}

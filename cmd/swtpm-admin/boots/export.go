@@ -14,8 +14,9 @@ import (
 // Formats are the formats of an export.
 var Formats = []string{"cel-json", "cel-tlv", "tcg2", "yaml"}
 
-// Export returns the measurements of a boot as a log. Warnings say what keeps a reader from
-// computing the values of the TPM. Only content whose digest was measured is in it.
+// Export returns the measurements of a boot as a log. The warnings are reasons for which a reader
+// of the log computes other values than the TPM has. The log contains content only if the content
+// has the digest that was measured.
 func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings []string, err error) {
 	if b.Joined {
 		if format == "tcg2" {
@@ -51,7 +52,7 @@ func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings
 	return nil, nil, fmt.Errorf("unknown format %q; use one of %s", format, strings.Join(Formats, ", "))
 }
 
-// entries returns the measurements of a boot that count, since the last reset of their PCR.
+// entries returns the measurements of a boot since the last reset of their PCR.
 func (f *Files) entries(b *Boot) []eventlog.Entry {
 	begin := map[uint32]int{}
 	for i := range b.Measurements {

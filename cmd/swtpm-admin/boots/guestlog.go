@@ -27,7 +27,7 @@ type LogEntry struct {
 	eventlog.Entry
 }
 
-// Agrees reports whether the log and the boot contradict each other nowhere.
+// Agrees reports whether the log and the boot do not contradict each other.
 func (c *LogCheck) Agrees() bool {
 	return len(c.Only) == 0 && len(c.Missing) == 0 && c.Damage == nil && c.Matched > 0
 }
@@ -58,7 +58,7 @@ func (f *Files) AddGuestLog(h *History, path string) (*LogCheck, error) {
 	return best, nil
 }
 
-// nameEntries names what the log and the ledger agree on.
+// nameEntries adds names of the entries that both the log and the ledger have.
 func (f *Files) nameEntries(entries []eventlog.Entry, c *LogCheck, origin string) {
 	wrong := map[int]bool{}
 	for _, o := range c.Only {
@@ -83,7 +83,7 @@ func (f *Files) nameEntries(entries []eventlog.Entry, c *LogCheck, origin string
 func CheckLog(b *Boot, entries []eventlog.Entry) *LogCheck {
 	c := &LogCheck{Boot: b.Boot.Boot, complete: true}
 	if len(entries) > 0 && entries[0].Type == 0 {
-		c.complete = false // systemd's log has what systemd measured
+		c.complete = false // systemd's log has only what systemd has measured
 	}
 	logged := map[uint32][]*Measurement{}
 	for i := range entries {

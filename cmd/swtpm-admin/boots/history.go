@@ -1,7 +1,7 @@
-// Package boots answers questions about the boots of a TPM from its boot ledger: what
-// each boot measured, what differs between two boots, and why the guest could not unseal a
-// secret. Names of measurements come from constants, from files of the host, from the
-// guest's own log, which is checked, and from dictionaries.
+// Package boots reads the boot ledger of a TPM. It shows what each boot measured, what differs
+// between two boots, and why the guest could not unseal a secret. The names of measurements come
+// from constants, from files of the host, from the guest's own log, which is checked, and from
+// dictionaries.
 package boots
 
 import (
@@ -75,7 +75,7 @@ type Boot struct {
 	Locality     uint8 // of the startup
 }
 
-// newBoot digests the records of b.
+// newBoot computes the fields of a Boot from the records of b.
 func newBoot(b *ledger.Boot) (*Boot, error) {
 	n := &Boot{Boot: b}
 	var err error
@@ -122,7 +122,7 @@ func newBoot(b *ledger.Boot) (*Boot, error) {
 // lacks reports whether measurements of the boot are not recorded.
 func (b *Boot) lacks() bool { return b.Missing > 0 || b.Incomplete(0) }
 
-// resetBy returns the PCRs that a record starts again.
+// resetBy returns the PCRs that a record resets.
 func resetBy(r ledger.Record) []int {
 	switch r.Kind {
 	case ledger.KindReset:
@@ -195,8 +195,8 @@ type History struct {
 	Warnings []string
 }
 
-// Load reads the ledger files in a directory with one of the prefixes. It needs no lock:
-// a TPM may run. It fails with ErrNone if there is no file.
+// Load reads the ledger files in dir whose names begin with one of the prefixes. It needs no lock,
+// so that the TPM may run. It fails with ErrNone if there is no file.
 func Load(dir string, prefixes ...string) (*History, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -215,7 +215,7 @@ func Load(dir string, prefixes ...string) (*History, error) {
 		}
 		file, _, err := d.Read(e.Name(), maxFile)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // a running TPM removed it
+			continue // a running TPM has removed it in the meantime
 		}
 		if err != nil {
 			if errors.Is(err, fs.ErrPermission) {
@@ -251,8 +251,8 @@ func Load(dir string, prefixes ...string) (*History, error) {
 	return h, nil
 }
 
-// forgetComparisons removes the policies that no command used and that had the same values of
-// PCRs as when they last succeeded: the guest gave up for another reason, or only asked.
+// forgetComparisons removes uses of policies without a command, if the PCRs had the same values as
+// when the policy last succeeded: the guest stopped for another reason, or only compared values.
 func (h *History) forgetComparisons() {
 	var good []Outcome // by the number of the policy
 	var known policies
@@ -302,7 +302,7 @@ func (h *History) add(path string, file []byte) (intact bool) {
 	return b.Damage == nil
 }
 
-// damaged remembers the boot that the name of a damaged file names.
+// damaged adds the boot of a damaged file, whose number is in the name, to h.Damaged.
 func (h *History) damaged(name string, prefixes []string) {
 	if n := numberOf(name, prefixes); !slices.Contains(h.Damaged, n) {
 		h.Damaged = append(h.Damaged, n)
@@ -331,8 +331,8 @@ func (h *History) newest() (n uint64) {
 	return n
 }
 
-// Unknown returns the boots that are damaged or may not be read after which no intact boot used a policy over PCRs:
-// their failures may be missing.
+// Unknown returns the boots that are damaged or may not be read, if no intact boot after them used
+// a policy over PCRs: their failures may be missing.
 func (h *History) Unknown() []uint64 {
 	var last uint64
 	for _, b := range h.Boots {

@@ -26,7 +26,7 @@ const (
 	maxImages   = 1024 // files in a directory of images
 
 	maxTotal    = 4 << 30   // bytes of all files
-	minWork     = 256 << 20 // bytes that may be hashed, whichever size the files have
+	minWork     = 256 << 20 // bytes that may be hashed, whatever the size of the files
 	workPerByte = 8         // bytes that may be hashed for each byte of a file
 )
 
@@ -39,7 +39,7 @@ var (
 // HostFile is a file of the host that gave names.
 type HostFile struct {
 	Path    string
-	Changed time.Time // when the content or the attributes changed: a package's files are older
+	Changed time.Time // when the content or the attributes changed: the content of an installed file is older
 	What    string    // such as "variable store"
 }
 
@@ -135,8 +135,9 @@ func (f *Files) AddVariables(path string) error {
 		text, in := variableText(v)
 		n := Name{Text: text, Source: FromFile, Origin: origin, data: v.Measured(), kind: eventlog.VariableConfig}
 		f.addData(in, v.Measured(), n)
-		// EDK2 measures only the content of a variable about booting, and shim the content of its own variables.
-		// The content of any other one, often a single byte, would name what it is not.
+		// EDK2 measures a variable about booting by its content alone, as does shim for its own
+		// variables. The content of other variables, often a single byte, is not added,
+		// because it would give a wrong name to other measurements.
 		n.data, n.kind = nil, 0
 		f.addData(in&pcrs(1, 14), v.Data, n)
 		if v.Name == "db" && v.Vendor == eventlog.SecurityDatabase {
@@ -248,7 +249,7 @@ func (f *Files) addImage(path string) error {
 		f.addGRUB(b, path)
 		return nil // a configuration, an initrd
 	}
-	if err := f.spend(path, 2*len(b)); err != nil { // with the content above
+	if err := f.spend(path, 2*len(b)); err != nil { // the content above, and Authenticode
 		return err
 	}
 	f.addAuthenticode(m, "image "+origin, path)

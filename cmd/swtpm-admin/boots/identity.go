@@ -2,13 +2,13 @@ package boots
 
 import "fmt"
 
-// OtherTPM says that the last boot used another TPM than the boots before it: a lost state was replaced by
-// a new TPM, for example.
+// OtherTPM says that the last boot used another TPM than earlier boots, for example because a lost
+// state was replaced by a new TPM.
 type OtherTPM struct {
 	Boot   uint64 `json:"boot"`             // the first one with the new identity
 	Before uint64 `json:"former_tpm_boot"`  // the last one with another identity
-	Former string `json:"former_identity"`  // of that one
-	Opened bool   `json:"opened,omitempty"` // a secret opened since: it was enrolled again
+	Former string `json:"former_identity"`  // identity of the TPM of boot Before
+	Opened bool   `json:"opened,omitempty"` // a secret has opened since then, so it was enrolled again
 }
 
 // sameTPM reports whether two boots may be of the same TPM. An identity of zeros is not known.
@@ -51,7 +51,8 @@ func opened(b *Boot) bool {
 	return false
 }
 
-// tpmChange returns what a list says of the TPM of a boot, "" if it is the one of the boot before.
+// tpmChange returns a text for a list about the TPM of a boot, "" if the boot before has the same
+// TPM.
 func (h *History) tpmChange(b *Boot) string {
 	var last *Boot
 	var same *Boot

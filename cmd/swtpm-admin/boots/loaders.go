@@ -11,8 +11,8 @@ import (
 // shimSection is the section of shim with its built-in keys.
 const shimSection = ".vendor_cert"
 
-// addShim names what shim measures of its built-in keys: the lists of allowed and denied keys in
-// PCR 14, and in PCR 7 the key that allowed the next boot loader.
+// addShim names the measurements of the keys that are built into shim: in PCR 14 the lists of
+// allowed and denied keys, and in PCR 7 the key that allowed the next boot loader.
 //
 // Source: shim, cert.S (the section: u32 size of the allowed keys, u32 size of the denied ones, u32
 // offset of each in the section), mok.c, shim.c.
@@ -65,8 +65,8 @@ const (
 )
 
 // addGRUB names the commands of a configuration of GRUB and the command line of a kernel, which
-// GRUB measures in PCR 8. GRUB's log has a prefix before each command, which is not measured. GRUB measures what it runs: a line
-// with variables or quotes is another text then, and has no name.
+// GRUB measures in PCR 8. GRUB's log has a prefix before each command, which is not measured. GRUB
+// measures a line after it has replaced variables and quotes, so a line with them gets no name.
 //
 // Source: GRUB, grub-core/commands/tpm.c.
 func (f *Files) addGRUB(b []byte, path string) {

@@ -36,7 +36,7 @@ func (s Source) MarshalText() ([]byte, error) {
 	return []byte([...]string{"constant", "file", "log-content", "log-claim", "pcrlock", "position", "unknown"}[s]), nil
 }
 
-// Name is what a measurement is.
+// Name describes a measurement.
 type Name struct {
 	Text   string `json:"text"`
 	Source Source `json:"source"`
@@ -46,7 +46,7 @@ type Name struct {
 	kind eventlog.Type // its type
 }
 
-// String returns the name with its source, on one line: a text may be a guest's.
+// String returns the name with its source, on one line: a text may come from a guest.
 func (n Name) String() string {
 	switch {
 	case n.Source == Unknown:
@@ -131,9 +131,9 @@ func (d *Dictionary) at(digest ledger.Digest) []candidate {
 	return d.names[fmt.Sprintf("%d:%x", digest.Alg, digest.Value)]
 }
 
-// sourceOf returns how certain a name is for a measurement: a guest extends each bank with any digest.
-// A name that is computed from content has the digests of all banks, so that one of another content
-// refutes it; one from a log or a dictionary may lack banks, and is then no more than a claim.
+// sourceOf returns how certain the name c is for m. A guest can extend each bank with any digest. A
+// name that was computed from content has the digests of all banks, so that a different digest in
+// one bank refutes it. A name from a log or a dictionary may lack banks, and is then only a claim.
 func (d *Dictionary) sourceOf(c candidate, m *Measurement) Source {
 	for _, digest := range m.Digests {
 		if slices.ContainsFunc(d.at(digest), func(o candidate) bool { return o.name.Text == c.name.Text && o.name.Origin == c.name.Origin }) {

@@ -2,10 +2,10 @@ package boots
 
 import "github.com/swtpm-go/swtpm/internal/ledger"
 
-// policies numbers policies in the order in which they were first seen. Uses that ask for the same
-// PCRs of the same object are of one policy. A failure of PolicyPCR itself names no object:
-// it belongs to the first policy over the same PCRs. A guest chooses how many policies there are, so
-// find and add take the same time with a million of them as with one.
+// policies numbers policies in the order in which they were first seen. Uses with the same PCRs and
+// the same object belong to one policy. A failure of PolicyPCR itself names no object: it belongs to
+// the first policy over the same PCRs. A guest determines how many policies there are, so the time
+// of find and add does not depend on their number.
 type policies struct {
 	selections map[string]*selection
 	n          int

@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
-// The reports have the same content as text and as JSON.
+// Each report has the same content as text and as JSON.
 
 // BootLine is a boot in a list.
 type BootLine struct {
@@ -94,7 +94,7 @@ func (f *Files) item(h *History, b *Boot, m *Measurement) *Item {
 	return i
 }
 
-// Show is a boot with all that is known.
+// Show contains everything that is known about a boot.
 type Show struct {
 	Boot         uint64         `json:"boot"`
 	Time         time.Time      `json:"time"`
@@ -118,7 +118,7 @@ type PolicyLine struct {
 	Command uint32 `json:"command"`
 }
 
-// Show returns all of a boot.
+// Show returns everything that is known about a boot.
 func (f *Files) Show(h *History, b *Boot) *Show {
 	s := &Show{
 		Boot: b.Boot.Boot, Time: b.Time, Identity: hex.EncodeToString(b.Identity[:]), TPM: b.TPM.String(), Engine: b.Engine, Profile: b.Profile,

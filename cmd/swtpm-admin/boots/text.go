@@ -13,7 +13,8 @@ import (
 // stamp returns a time for people, with its zone.
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
-// oneLine returns s without ends of lines: a text of a guest must not look like lines of ours.
+// oneLine returns s without newlines, so that a text of a guest cannot look like lines of this
+// program.
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", `\n`) }
 
 // indexText returns the name of a PCR or an NV index.
@@ -88,7 +89,7 @@ func ChangedIndexes(all []Change) []uint32 {
 	return slices.Compact(list)
 }
 
-// Summary returns what changed in a boot, in a few words.
+// Summary describes briefly what changed in a boot.
 func (h *History) Summary(b *Boot) string {
 	a := h.Previous(b)
 	tpm := h.tpmChange(b)
@@ -126,8 +127,8 @@ func (h *History) Summary(b *Boot) string {
 	return strings.Join(words, "; ")
 }
 
-// policyText returns the results of the policies of a boot in a few words: the last one of each, and
-// whether it opened before.
+// policyText returns briefly the last result of each policy of a boot, and whether the policy
+// succeeded before.
 func policyText(b *Boot) string {
 	type result struct {
 		text, verb string
@@ -188,7 +189,7 @@ func resultName(result uint32) string {
 	}[result]
 }
 
-// afterLimit is what the record of a boot lacks.
+// afterLimit says that the record of a boot is not complete.
 const afterLimit = "measurements after the limit are missing"
 
 // notes returns what limits the record of a boot.

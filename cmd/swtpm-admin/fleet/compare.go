@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// changed returns what a TPM has lost between two samples, "" for nothing. Its guest runs
-// meanwhile: it may extend PCRs.
+// changed returns a text about the state that a TPM has lost between two samples, "" if it has lost
+// nothing. PCRs may have changed, because the guest runs in the meantime.
 func changed(before, after *TPM, a, b sample) string {
 	var lost []string
 	say := func(format string, args ...any) { lost = append(lost, fmt.Sprintf(format, args...)) }

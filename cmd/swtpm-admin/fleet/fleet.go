@@ -1,9 +1,9 @@
-// Package fleet knows all TPMs of a host, whichever program started them: it lists them,
-// restarts those that run replaced libraries, and publishes their metrics.
+// Package fleet lists all TPMs of a host, whichever program started them. It also restarts the TPMs
+// that run replaced libraries, and publishes the metrics of all TPMs.
 //
-// It reads /proc, systemd's view of the units, profiles and state files. Listing connects
-// to no TPM: a connection would occupy a client's place, and could end a TPM that ends
-// with its last client. A claim of another process, such as its command line, counts
+// It reads /proc, systemd's view of the units, profiles and state files. For a list it does not
+// connect to any TPM: a connection would use up one of the TPM's connections, and could end a TPM
+// that ends with its last client. It uses the claim of another process, such as its command line,
 // only if the kernel confirms it.
 package fleet
 
@@ -98,8 +98,8 @@ type Host struct {
 	// Peers returns the inode of the peer of each connected Unix socket.
 	Peers func() (map[uint64]uint64, error)
 
-	// Describe asks the broker of the cluster store about states: it returns the name of this host there, and the
-	// states that exist. nil leaves them out.
+	// Describe asks the broker of the cluster store about states. It returns the name of this
+	// host in the store, and the states that exist. If it is nil, owners are unknown.
 	Describe func(ctx context.Context, states []string) (host string, all []store.Entry, err error)
 
 	// Doctor returns the verdict of swtpm doctor on profiles; nil to leave it out.
@@ -110,7 +110,7 @@ type Host struct {
 	busy sync.Map // PIDs whose files are being read
 }
 
-// OwnHost returns the host as a user sees it: root sees all TPMs, another user its own.
+// OwnHost returns the host as the caller sees it: root sees all TPMs, another user only its own.
 func OwnHost() *Host {
 	h := NewHost()
 	if h.UID != 0 {
@@ -119,11 +119,11 @@ func OwnHost() *Host {
 	return h
 }
 
-// limit is how long one source, or one process, may take to deliver its facts.
+// limit is how long the collection waits for one source, or for the files of one process.
 const limit = 2 * time.Second
 
-// managerLimit is the limit for the service manager, which 200 TPMs ask some hundred
-// questions. Without its answer, the list is far from complete.
+// managerLimit is the limit for the service manager, which gets some hundred requests for 200 TPMs.
+// Without its replies the list is far from complete.
 const managerLimit = 10 * time.Second
 
 // NewHost returns the host that the process runs on.
@@ -132,7 +132,7 @@ func NewHost() *Host {
 	return &Host{Proc: "/proc", UID: os.Geteuid(), Profiles: dirs, States: "/var/lib/swtpm", Peers: peers, Describe: describe, Doctor: doctor, managerTime: managerLimit}
 }
 
-// snapshot is what a collection shares.
+// snapshot contains the data that all parts of one collection use.
 type snapshot struct {
 	*Host
 	now       time.Time
@@ -175,7 +175,7 @@ func (h *Host) one(ctx context.Context, unit string) (*TPM, error) {
 	return &tpms[0], nil
 }
 
-// Collect returns the TPMs, sorted by name, and notes about sources that did not deliver.
+// Collect returns the TPMs, sorted by name, and notes about sources that did not answer.
 func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 	s := h.snapshot()
 	var units []Unit
@@ -206,13 +206,13 @@ func (h *Host) Collect(ctx context.Context) (tpms []TPM, notes []string) {
 	return tpms, notes
 }
 
-// within calls f and gives up waiting after limit: f may wait for a file system or a
-// process that never answers.
+// within calls f and returns its result, but waits for it only until limit, because f may wait for
+// a file system or a process that never answers.
 func within[T any](ctx context.Context, f func(ctx context.Context) (T, error)) (T, error) {
 	return in(ctx, limit, f)
 }
 
-// in is within for another limit.
+// in does the same as within, with another limit.
 func in[T any](ctx context.Context, limit time.Duration, f func(ctx context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -226,8 +226,8 @@ func in[T any](ctx context.Context, limit time.Duration, f func(ctx context.Cont
 // errBusy means that an earlier call of ofProcess for the process has not returned.
 var errBusy = errors.New("an earlier reading of the process has not ended")
 
-// ofProcess calls f, which reads files of a process, within the limit. A process whose files
-// are never delivered occupies one goroutine, whatever the number of calls.
+// ofProcess calls f, which reads files of a process, within the limit. If reading the files of a
+// process never ends, it occupies only one goroutine, whatever the number of calls.
 func ofProcess[T any](ctx context.Context, h *Host, pid int, f func() T) (T, error) {
 	if _, busy := h.busy.LoadOrStore(pid, true); busy {
 		var none T
@@ -254,7 +254,7 @@ func each(n int, f func(i int)) {
 	wait.Wait()
 }
 
-// finish derives fields from others.
+// finish sets the fields that follow from others.
 func (t *TPM) finish(now time.Time) {
 	if t.Started != nil {
 		t.Uptime = now.Sub(*t.Started).Seconds()

@@ -1,7 +1,8 @@
 package fleet
 
-// twins notes for each TPM the names of the TPMs with the same identity in another location: a
-// copy of the state, of which only one may be used. It relies on what the state files say.
+// twins sets SameIdentity of each TPM: the names of the TPMs with the same identity in another
+// location. They are copies of one state, of which only one may be used. The identities in the
+// state files are not authenticated.
 func twins(tpms []TPM) {
 	same := map[string][]int{}
 	for i, t := range tpms {

@@ -49,7 +49,7 @@ func (s *snapshot) join(ctx context.Context, units []Unit, processes []*process)
 	return tpms
 }
 
-// describe returns what is known of a process without its profile.
+// describe returns a TPM with the facts about its process that need no profile.
 func (s *snapshot) describe(p *process, u *Unit) TPM {
 	t := TPM{PID: p.pid, UID: p.uid, State: Running, Manager: "manual", Name: pidName(p.pid)}
 	if !p.started.IsZero() {
@@ -72,7 +72,8 @@ func (s *snapshot) describe(p *process, u *Unit) TPM {
 	return t
 }
 
-// inspect fills in the facts of a process. The claims of an unconfirmed one do not count.
+// inspect sets the fields of t from its process. It ignores the claims of a process that is not
+// confirmed.
 func (s *snapshot) inspect(t *TPM, p *process, u *Unit) {
 	if t.State == Unproved {
 		return
@@ -108,7 +109,7 @@ func (s *snapshot) inspect(t *TPM, p *process, u *Unit) {
 	readState(t, cfg)
 }
 
-// name names a TPM that no unit names.
+// name sets the name of a TPM that does not belong to a unit.
 func (s *snapshot) name(t *TPM, p *process, instance, socket string) {
 	if p.unit != "" {
 		// A unit of another manager, such as the one of a user.

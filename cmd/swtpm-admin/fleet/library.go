@@ -26,7 +26,7 @@ type mapping struct {
 	deleted bool
 }
 
-// libraries are those that are compared.
+// libraries are the libraries that are compared.
 var libraries = []string{"libtpms.so", "libcrypto.so"}
 
 // mappings returns the libraries that a process has mapped, each once.
@@ -69,11 +69,11 @@ type files map[string]*file
 type file struct {
 	path    string // with symbolic links resolved; "" if it is missing
 	inode   uint64
-	changed time.Time // when it was put there
+	changed time.Time // when it was installed
 }
 
-// lookup returns the file that a path leads to now. A path is looked up once per
-// collection: 200 TPMs use the same library.
+// lookup returns the file that is at the path now. It looks up each path once per collection,
+// because many TPMs use the same library.
 func (s *snapshot) lookup(path string) *file {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,8 +123,8 @@ func (s *snapshot) candidates(name string) []string {
 	return append(found, more...)
 }
 
-// guess compares by time what the kernel does not show: a library that was put there after
-// the process began was not loaded by it.
+// guess compares the time of installation with the start of the process, for a process whose
+// libraries the kernel does not show: it cannot have loaded a library that was installed later.
 func (s *snapshot) guess(p *process, name string) *Library {
 	for _, path := range s.candidates(name) {
 		now := s.lookup(soname(path))
@@ -135,7 +135,7 @@ func (s *snapshot) guess(p *process, name string) *Library {
 	return nil
 }
 
-// guessProgram is guess for the program, whose path is the first argument.
+// guessProgram does the same as guess for the program, whose path is the first argument.
 func (s *snapshot) guessProgram(p *process) *Library {
 	if len(p.args) == 0 || !filepath.IsAbs(p.args[0]) || p.started.IsZero() {
 		return nil
@@ -147,8 +147,8 @@ func (s *snapshot) guessProgram(p *process) *Library {
 	return p.byTime(now)
 }
 
-// byTime compares an installed file with the start of a process. An older file proves nothing
-// for a process of an ordinary user, who can run a program and libraries of its own.
+// byTime compares the time of an installed file with the start of a process. For a process of an
+// ordinary user, who can run other programs and libraries, an older file means nothing.
 func (p *process) byTime(now *file) *Library {
 	replaced := now.changed.After(p.started)
 	if !replaced && p.uid >= firstUser {
@@ -157,7 +157,7 @@ func (p *process) byTime(now *file) *Library {
 	return &Library{Installed: now.path, Replaced: &replaced}
 }
 
-// compareLibraries fills in the libraries of a TPM.
+// compareLibraries sets Libtpms, Libcrypto and Program of a TPM.
 func (s *snapshot) compareLibraries(t *TPM, p *process) {
 	byName := map[string]*Library{}
 	for _, m := range p.mapped {
@@ -182,8 +182,8 @@ func (s *snapshot) compareLibraries(t *TPM, p *process) {
 	t.Program = s.guessProgram(p)
 }
 
-// judge decides whether a restart is needed: not needed only if the program and libtpms are
-// known to be the installed ones.
+// judge decides whether a restart is needed. It is not needed only if the process is known to use
+// the installed program and the installed libtpms.
 func (t *TPM) judge() {
 	t.Restart = RestartNotNeeded
 	var unknown []string
@@ -206,8 +206,8 @@ func (t *TPM) judge() {
 	}
 }
 
-// Summary returns the version of a library as its file name has it, with the installed one
-// if that is another.
+// Summary returns the version of the loaded library from its file name, and the installed version
+// if that differs.
 func (l *Library) Summary() string {
 	if l == nil {
 		return "?"

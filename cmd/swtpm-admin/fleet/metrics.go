@@ -32,7 +32,7 @@ func (e *exposition) add(name, kind, unit, help string) *family {
 	return f
 }
 
-// set adds a sample; labels are names, each with its value after it.
+// set adds a sample. labels are pairs of a name and a value.
 func (f *family) set(suffix string, value float64, labels ...string) {
 	var b strings.Builder
 	b.WriteString(f.name + suffix)
@@ -46,7 +46,8 @@ func (f *family) set(suffix string, value float64, labels ...string) {
 	f.samples = append(f.samples, b.String()+" "+strconv.FormatFloat(value, 'g', -1, 64))
 }
 
-// escapeLabel returns the value of a label: valid UTF-8 without quotes and newlines.
+// escapeLabel returns s for the value of a label: valid UTF-8 with escaped quotes, backslashes and
+// newlines.
 func escapeLabel(s string) string {
 	s = strings.ToValidUTF8(s, "\ufffd")
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s)
@@ -62,7 +63,8 @@ func Metrics(tpms []TPM, notes []string, took time.Duration) []byte {
 	for i := range tpms {
 		e.facts(&tpms[i])
 	}
-	// The first TPM determines the kind of a metric: those come first that no user could start.
+	// The first TPM determines the kind of a metric, so TPMs that no ordinary user could start
+	// come first.
 	sorted := slices.Clone(tpms)
 	slices.SortStableFunc(sorted, func(a, b TPM) int { return a.rank() - b.rank() })
 	for _, t := range sorted {
@@ -104,7 +106,7 @@ func (e *exposition) totals(tpms []TPM, notes []string, took time.Duration) {
 	e.add("swtpm_host_collection_seconds", "gauge", "seconds", "Time that the collection took.").set("", took.Seconds())
 }
 
-// facts adds what the list has of a TPM.
+// facts adds the facts of the list about a TPM.
 func (e *exposition) facts(t *TPM) {
 	name := []string{"name", t.Name}
 	e.add("swtpm_tpm", "info", "", "The TPMs of this host.").set("_info", 1, "name", t.Name, "vm", t.VM, "manager", t.Manager, "tpm", t.Version,
@@ -136,7 +138,8 @@ func (e *exposition) facts(t *TPM) {
 	}
 }
 
-// version returns the version of the loaded library, else of the installed one.
+// version returns the version of the loaded library, or of the installed one if the loaded one is
+// unknown.
 func (l *Library) version() string {
 	if l == nil {
 		return ""

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// named is what a path says about a TPM.
+// named contains the facts about a TPM that follow from a path.
 type named struct {
 	manager, name, vm string
 
@@ -38,8 +38,8 @@ var paths = []struct {
 	{"systemd", false, regexp.MustCompile(`^/(?:var/)?run/swtpm/([^/]+)/(?:ctrl|data)\.sock$`)},
 }
 
-// nameOf returns what the path of a control socket says. Only a path that the kernel
-// confirms is to be passed.
+// nameOf returns the facts that follow from the path of a control socket. The caller passes only
+// paths that the kernel confirms.
 func nameOf(socket, dir string) (n named, ok bool) {
 	if socket == "" {
 		return n, false
@@ -67,9 +67,9 @@ func nameOf(socket, dir string) (n named, ok bool) {
 	return n, false
 }
 
-// ownsDirectory reports whether the directory of the socket belongs to root or to a system
-// user, such as the one of the manager's service, and other users cannot create files in
-// it. The directory is the one that p sees: p may have mounts of its own.
+// ownsDirectory reports whether the directory of the socket belongs to root or to a system user,
+// such as the user of a manager's service, and other users cannot create files in it. It looks up
+// the directory in the mount namespace of p.
 func (s *snapshot) ownsDirectory(p *process, n named) bool {
 	var st unix.Statx_t
 	const mask = unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID
@@ -84,8 +84,8 @@ func (s *snapshot) ownsDirectory(p *process, n named) bool {
 	return systemUser(uid) || uid == s.UID || n.user && uid == p.uid
 }
 
-// rank orders TPMs by how hard it is to claim their name: 0 if only root gives it, 1 if a
-// manager that is no user's does, 2 if any user can.
+// rank returns who can choose the name of a TPM: 0 if only root can, 1 if a manager that runs as a
+// system user can, 2 if any user can.
 func (t *TPM) rank() int {
 	switch {
 	case t.Unit != "" && !t.foreign, t.State == Stopped, t.Name == pidName(t.PID):
@@ -108,8 +108,8 @@ func systemUser(uid int) bool {
 	return uid >= 0 && uid < firstUser || uid >= 61184 && uid <= 65519
 }
 
-// distinguish makes names unique: of several TPMs with one name, the one that only root can
-// name keeps it, and the others are called by their PIDs.
+// distinguish makes names unique: of several TPMs with one name, the one of the lowest rank keeps
+// it, and the others are named by their PIDs.
 func distinguish(tpms []TPM) {
 	all := make([]*TPM, len(tpms))
 	for i := range tpms {
@@ -131,9 +131,8 @@ func distinguish(tpms []TPM) {
 // pidName is the name of a TPM that nothing else names.
 func pidName(pid int) string { return "pid " + strconv.Itoa(pid) }
 
-// nameByGuest names the virtual machine of each TPM by the QEMU that is connected to it.
-// The kernel says which process is at the other end of a connection; the name is in QEMU's
-// command line.
+// nameByGuest sets the virtual machine of each TPM from the QEMU that is connected to it. The kernel
+// shows which process is at the other end of a connection, and the name is in QEMU's command line.
 func (s *snapshot) nameByGuest(tpms []TPM, processes []*process) {
 	byInode := map[uint64]*process{}
 	for _, p := range processes {

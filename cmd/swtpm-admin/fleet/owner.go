@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// Owner is what a cluster store says of a state.
+// Owner is the information of a cluster store about a state.
 type Owner struct {
 	Exists bool       `json:"exists"`          // the store has the state
 	Host   string     `json:"host,omitempty"`  // "" if no host owns it
@@ -23,7 +23,7 @@ type Owner struct {
 	Epoch  uint64     `json:"epoch,omitempty"` // number of acquisitions
 }
 
-// owners asks the cluster store about all TPMs whose states it has, in one connection.
+// owners asks the cluster store over one connection about all TPMs whose states it has.
 func (s *snapshot) owners(ctx context.Context, tpms []TPM) error {
 	var names []string
 	for i := range tpms {
@@ -69,7 +69,7 @@ func (t *TPM) inStore() (name string, ok bool) {
 	return t.cfg.State.Location.Path, true
 }
 
-// own notes what the store, through the broker of this host, says of the state.
+// own sets the owner of a TPM from e, the reply of the broker of this host.
 func (t *TPM) own(e store.Entry, exists bool, host string) {
 	t.Owner = &Owner{Exists: exists, Host: e.Owner, Here: exists && e.Owner == host, Epoch: e.Epoch}
 	if !exists {

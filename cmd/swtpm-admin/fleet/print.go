@@ -66,7 +66,8 @@ func Summary(tpms []TPM) string {
 	return strings.Join(parts, ", ")
 }
 
-// row returns the cells of a TPM. Names are chosen by others: they become printable.
+// row returns the cells of a TPM. It replaces unprintable characters, because others choose the
+// names.
 func (t *TPM) row(now time.Time) []string {
 	up := ""
 	if t.Started != nil {
@@ -89,7 +90,7 @@ func (t *TPM) row(now time.Time) []string {
 	return cells
 }
 
-// maxNote is the number of characters of a note in the table: the reasons are in the JSON.
+// maxNote is the largest number of characters of a note in the table. The JSON has the whole text.
 const maxNote = 80
 
 // shorten returns the first n characters of s; the last one shows that s is longer.

@@ -18,7 +18,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// sample is what a TPM answers before and after a restart.
+// sample contains the replies of a TPM before or after a restart.
 type sample struct {
 	On       bool     `json:"on"`
 	Locality int      `json:"locality"`
@@ -28,12 +28,12 @@ type sample struct {
 	pcrs   bool // the PCRs were read
 }
 
-// probeTime is how long a TPM may take to answer. A command of another client, such as the
-// generation of a key, comes first.
+// probeTime is how long a TPM may take to answer. It may execute a command of another client
+// first, such as the generation of a key.
 const probeTime = 30 * time.Second
 
-// take asks a TPM, which has the time most to answer. Its error means that the TPM does not
-// answer. A channel whose last client ends the TPM is left alone.
+// take asks a TPM, which must answer within the time most. An error means that the TPM does not
+// answer. take does not connect to a channel if the TPM ends with its last client.
 func take(ctx context.Context, t *TPM, most time.Duration) (s sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
@@ -96,7 +96,7 @@ func (s *sample) read(ctx context.Context, t *TPM, path string) error {
 	return err
 }
 
-// controlPath returns the path of the control channel, "" if connecting is not harmless.
+// controlPath returns the path of the control channel, "" if a connection could disturb the TPM.
 func controlPath(t *TPM) string {
 	if t.cfg.Control.Terminate {
 		return ""
@@ -104,7 +104,7 @@ func controlPath(t *TPM) string {
 	return endpointPath(t, t.cfg.Control.Listen, "ctrl")
 }
 
-// dataPath returns the path of the data channel, "" if connecting is not harmless.
+// dataPath returns the path of the data channel, "" if a connection could disturb the TPM.
 func dataPath(t *TPM) string {
 	if i := t.cfg.Interface; i.Type != config.Socket || i.Terminate || i.Disconnect {
 		return ""
@@ -123,8 +123,8 @@ func endpointPath(t *TPM, e config.Endpoint, name string) string {
 	return ""
 }
 
-// dial connects to a socket of a TPM. The listener must be the TPM's process, or process 1,
-// which creates the sockets of units.
+// dial connects to a socket of a TPM. The process that listens must be the TPM, or process 1, which
+// creates the sockets of units.
 func dial(ctx context.Context, t *TPM, path string) (*net.UnixConn, error) {
 	c, err := ctrl.Connect(ctx, "unix", path, probeTime)
 	if err != nil {
@@ -147,8 +147,8 @@ func dial(ctx context.Context, t *TPM, path string) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// owns reports whether a listener of the process pid can be the TPM's. After a restart the
-// listener is the one that the unit's first process created: systemd stored it.
+// owns reports whether a listening socket of the process pid can belong to the TPM. After a restart
+// the TPM has the socket that the first process of the unit created, which systemd has stored.
 func (t *TPM) owns(pid int) bool {
 	if pid == t.PID || pid == 1 || pid == 0 {
 		return true

@@ -43,7 +43,7 @@ type process struct {
 	netns     string
 }
 
-// processes returns the TPMs and QEMUs among the processes.
+// processes returns the processes that are a TPM or a QEMU.
 func (s *snapshot) processes(ctx context.Context) []*process {
 	entries, _ := os.ReadDir(s.Proc)
 	var pids []int
@@ -68,7 +68,7 @@ func (s *snapshot) processes(ctx context.Context) []*process {
 	return all
 }
 
-// process returns a process if it is a TPM or a QEMU, else nil.
+// process returns the process pid if it is a TPM or a QEMU, otherwise nil.
 func (s *snapshot) process(pid int) *process {
 	p := &process{pid: pid, uid: -1}
 	exe, err := os.Readlink(s.of(pid, "exe"))
@@ -76,7 +76,7 @@ func (s *snapshot) process(pid int) *process {
 	name := filepath.Base(p.exe)
 	if err != nil {
 		if !errors.Is(err, fs.ErrPermission) {
-			return nil // a thread of the kernel, or it ended
+			return nil // a thread of the kernel, or the process has ended
 		}
 		name = strings.TrimSpace(string(s.read(pid, "comm")))
 	}
@@ -90,7 +90,8 @@ func (s *snapshot) process(pid int) *process {
 	}
 	p.confirmed = s.believes(p)
 	if !p.confirmed {
-		// Its memory, and so its command line, may be a file that is never delivered.
+		// Reading its command line may never end, because its memory may be a file of a
+		// file system that does not answer.
 		if p.guest {
 			return nil
 		}
@@ -112,7 +113,7 @@ func (s *snapshot) process(pid int) *process {
 	return p
 }
 
-// of returns the path of a file of a process.
+// of returns the path of a file in the directory of a process in proc.
 func (s *snapshot) of(pid int, name string) string {
 	return filepath.Join(s.Proc, strconv.Itoa(pid), name)
 }
@@ -123,10 +124,10 @@ func (s *snapshot) read(pid int, name string) []byte {
 	return b
 }
 
-// believes reports whether the kernel confirms that a process runs an installed program:
-// its file belongs to root, and no other user may write to it. Without the right to see the
-// program only system users count, since no other user can start a process as one, and the
-// caller's own processes.
+// believes reports whether the kernel confirms that a process runs an installed program: its file
+// belongs to root, and no other user may write to it. If the caller may not see the program,
+// believes returns true only for the caller's own processes, and for processes of system users,
+// which no other user can start.
 func (s *snapshot) believes(p *process) bool {
 	if p.uid == s.UID && s.UID != 0 {
 		return true
@@ -134,14 +135,14 @@ func (s *snapshot) believes(p *process) bool {
 	if p.exe == "" {
 		return p.uid >= 0 && p.uid < firstUser
 	}
-	var st unix.Statx_t // without a question to a file system that may not answer
+	var st unix.Statx_t // without a request to a file system that may not answer
 	if unix.Statx(unix.AT_FDCWD, s.of(p.pid, "exe"), unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID, &st) != nil {
 		return false
 	}
 	return st.Uid == 0 && st.Mode&0o022 == 0 && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
-// runsTPM reports whether the arguments of swtpm start a TPM, rather than a verb.
+// runsTPM reports whether the arguments of swtpm start a TPM rather than run another verb.
 func runsTPM(args []string) bool {
 	if len(args) < 2 {
 		return false
@@ -153,7 +154,7 @@ func runsTPM(args []string) bool {
 	return false
 }
 
-// status fills in what /proc/PID/status contains.
+// status sets the fields of p that are in /proc/PID/status.
 func (s *snapshot) status(p *process) {
 	for line := range bytes.Lines(s.read(p.pid, "status")) {
 		key, value, _ := strings.Cut(string(line), ":")
@@ -170,10 +171,10 @@ func (s *snapshot) status(p *process) {
 	}
 }
 
-// descriptors returns the inodes of the sockets that a process has open, except its standard
-// streams, which may lead to the journal, and the descriptor that counts commands. It
-// returns nil if they cannot be listed. Of two descriptors with the counter's name, one was passed
-// in by the process that started the TPM: then counter is "".
+// descriptors returns the inodes of the sockets that a process has open, nil if they cannot be
+// listed. It leaves out the standard streams, which may be connected to the journal. counter is the
+// descriptor whose offset counts the commands. It is "" if two descriptors have its name, because
+// the process that started the TPM has then passed one of them.
 func (s *snapshot) descriptors(pid int) (found map[uint64]bool, counter string) {
 	dir := s.of(pid, "fd")
 	entries, err := os.ReadDir(dir)
@@ -202,7 +203,7 @@ func (s *snapshot) descriptors(pid int) (found map[uint64]bool, counter string) 
 	return found, counter
 }
 
-// commands returns the number of commands since the start of a TPM, nil if it shows none.
+// commands returns the number of commands since the start of a TPM, nil if it is unknown.
 //
 // Source: proc_pid_fdinfo(5), pos.
 func (s *snapshot) commands(p *process) *uint64 {
@@ -239,8 +240,8 @@ func (s *snapshot) startTime(pid int) time.Time {
 	return s.boot.Add(time.Duration(n) * (time.Second / ticks))
 }
 
-// bootTime returns when the host was booted, zero if proc does not say it. The uptime is
-// more precise than the time of the boot, which is in seconds.
+// bootTime returns when the host was booted, zero if proc does not show it. It prefers the uptime,
+// because the time of the boot in proc has a precision of only a second.
 func bootTime(proc string) time.Time {
 	uptime, _ := readLimited(filepath.Join(proc, "uptime"))
 	if words := strings.Fields(string(uptime)); len(words) > 0 {
@@ -270,8 +271,8 @@ func unitOf(cgroup string) string {
 	return ""
 }
 
-// configOf returns what the command line of a TPM describes, and the instance of a
-// profile. Nothing but the profile is opened.
+// configOf returns the configuration from the command line of a TPM, and the instance of a
+// profile. It opens no file except the profile.
 func configOf(p *process) (cfg *config.Config, instance string) {
 	if p.args[1] != "run" {
 		cfg, err := config.Foresee(p.args[1], p.args[2:], func(string) string { return "" })

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// merge adds the metrics that a TPM publishes itself. A file with lines that this program
-// does not write is left out: another process may have written it.
+// merge adds the metrics that a TPM publishes itself. It ignores a file with lines that swtpm does
+// not write, because another process may have written it.
 func (e *exposition) merge(name string, text []byte) {
 	families, ok := parse(text)
 	if !ok {
@@ -97,8 +97,8 @@ func cutSample(line string) (metric, value string, ok bool) {
 	return line[:i], line[i+1:], true
 }
 
-// identify reports whether a line is a sample of f: a name, labels, and one number. The
-// same id means the same sample, whichever order its labels have.
+// identify reports whether a line is a sample of f: a name, labels, and one number. id identifies
+// the sample; it does not depend on the order of the labels.
 func identify(line string, f *family) (id string, ok bool) {
 	metric, value, ok := cutSample(line)
 	if !ok || f == nil || !numberPattern.MatchString(value) {
@@ -122,8 +122,8 @@ func identify(line string, f *family) (id string, ok bool) {
 	return metric + "{" + strings.Join(all, ","), true
 }
 
-// parseLabels returns the labels of a sample, which end with a brace, and their names. No
-// name occurs twice, and none is name, which the list adds.
+// parseLabels returns the labels of a sample, which end with a brace, and their names. ok is false
+// if a name occurs twice, or if a label has the name "name", which merge adds.
 func parseLabels(s string) (all, names []string, ok bool) {
 	for {
 		m := labelPattern.FindStringSubmatch(s)

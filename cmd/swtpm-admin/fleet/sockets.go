@@ -47,8 +47,8 @@ func readTable(text string) *table {
 	return t
 }
 
-// tables returns the sockets of the namespace of a process, and those of our own, in which
-// systemd creates sockets.
+// tables returns the sockets of two network namespaces: the namespace of a process, and the
+// namespace of this program, in which systemd creates sockets.
 func (s *snapshot) tables(p *process) []*table {
 	own := s.table("self", "self")
 	if p.netns == "" {
@@ -57,7 +57,7 @@ func (s *snapshot) tables(p *process) []*table {
 	return []*table{own, s.table(p.netns, strconv.Itoa(p.pid))}
 }
 
-// table reads the sockets of a namespace once.
+// table returns the sockets of a namespace. It reads them once per collection.
 func (s *snapshot) table(namespace, pid string) *table {
 	s.mu.Lock()
 	t, ok := s.sockets[namespace]
@@ -150,7 +150,8 @@ func socketPaths(cfg *config.Config, instance string, listening []string) (paths
 	return paths
 }
 
-// peers asks the kernel for the peer of each connected Unix socket of our namespace.
+// peers asks the kernel for the peer of each connected Unix socket in the network namespace of this
+// process.
 //
 // Source: sock_diag(7), UNIX sockets.
 func peers() (map[uint64]uint64, error) {

@@ -22,9 +22,9 @@ import (
 // maxState limits the size of a state file, in bytes.
 const maxState = 1 << 20
 
-// readState reads the history and the encryption of the permanent state, without its key
-// and without the lock. A state in one file or block device is left out: it may be written
-// meanwhile.
+// readState reads the record and the encryption of the permanent state, without its key and
+// without the lock. It ignores a state in one file or block device, because that may be written at
+// the same time.
 func readState(t *TPM, cfg *config.Config) {
 	t.Location = cfg.State.Location.String()
 	dir, ok := cfg.State.Location.Dir()

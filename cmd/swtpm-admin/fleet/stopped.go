@@ -18,12 +18,12 @@ import (
 // notProfiles are files in the directories of profiles that describe no TPM.
 var notProfiles = []string{"default", filepath.Base(strings.TrimSuffix(config.HostFile, ".toml")), "store"}
 
-// stopped returns the TPMs that are off: those with a profile, or with a state where the
-// units have it.
+// stopped returns the TPMs that are off: those with a profile, or with a state in the directory of
+// the units' states.
 func (s *snapshot) stopped(ctx context.Context, on []TPM) (off []TPM) {
 	known := map[string]bool{}
 	for _, t := range on {
-		if (t.Manager == "systemd" || t.Manager == "manual") && (t.system() || t.UID == s.UID) { // else the name is only a claim
+		if (t.Manager == "systemd" || t.Manager == "manual") && (t.system() || t.UID == s.UID) { // otherwise the name is only a claim
 			known[t.Name] = true
 		}
 	}
@@ -52,7 +52,7 @@ func (s *snapshot) stopped(ctx context.Context, on []TPM) (off []TPM) {
 	off = make([]TPM, len(names))
 	each(len(names), func(i int) {
 		off[i] = TPM{Name: names[i], Manager: "systemd", Unit: "swtpm@" + names[i] + ".service", State: Stopped}
-		if s.Units == nil { // no service manager that could start it
+		if s.Units == nil { // there is no service manager that could start it
 			off[i].Manager, off[i].Unit = "manual", ""
 		}
 		full, err := within(ctx, func(context.Context) (TPM, error) {
@@ -104,8 +104,8 @@ func doctor(ctx context.Context, names []string) map[string]string {
 	return verdictsOf(out.Bytes())
 }
 
-// verdictsOf returns the verdicts in the JSON of swtpm doctor, by profile. A warning of the
-// start, such as an old state, is a part of it.
+// verdictsOf returns the verdicts in the JSON of swtpm doctor, by profile. They include the warnings
+// about the start, such as an old state.
 func verdictsOf(out []byte) map[string]string {
 	verdicts := map[string]string{}
 	var reports []struct {

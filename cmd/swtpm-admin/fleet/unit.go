@@ -39,20 +39,22 @@ type Units interface {
 // manager is systemd.
 type manager struct{ conn *dbus.Conn }
 
-// Systemd connects to the service manager of the system, or of the user who is not root.
-// The caller calls close.
+// Systemd connects to the service manager of the system, or of the calling user unless that is
+// root. The caller calls stop at the end.
 func Systemd(ctx context.Context) (u Units, stop func(), err error) {
 	if os.Geteuid() != 0 {
 		return systemd(ctx, dbus.NewUserConnectionContext)
 	}
-	// Without the message bus in between: 200 TPMs mean some hundred questions.
+	// If possible, it connects without the message bus, because 200 TPMs need some hundred
+	// requests.
 	if u, stop, err = systemd(ctx, dbus.NewSystemdConnectionContext); err != nil {
 		u, stop, err = systemd(ctx, dbus.NewSystemConnectionContext)
 	}
 	return u, stop, err
 }
 
-// SystemBus is Systemd for a system user, who sees the units of the system.
+// SystemBus connects to the service manager of the system for any user, over the message bus. The
+// caller calls stop at the end.
 func SystemBus(ctx context.Context) (u Units, stop func(), err error) {
 	return systemd(ctx, dbus.NewSystemConnectionContext)
 }
@@ -96,7 +98,7 @@ func (m manager) find(ctx context.Context, pattern string) ([]dbus.UnitStatus, e
 	return m.conn.ListUnitsByNamesContext(ctx, []string{pattern})
 }
 
-// get passes a property of a service to use.
+// get reads a property of a service and calls use with it.
 func (m manager) get(ctx context.Context, unit, name string, use func(any)) {
 	if p, err := m.conn.GetUnitTypePropertyContext(ctx, unit, "Service", name); err == nil {
 		use(p.Value.Value())
@@ -112,8 +114,9 @@ func (m manager) Stored(ctx context.Context, unit string) (n int, err error) {
 	return int(stored), nil
 }
 
-// Restart leaves the dependencies out. A running TPM has all of them, except the manufacture,
-// which would run between the two processes while the guest waits: more than half of the wait.
+// Restart does not start the dependencies. A running TPM has all of them, except the manufacture,
+// which would run between the two processes and more than double the time for which the guest
+// waits.
 //
 // Source: org.freedesktop.systemd1(5), StartUnit.
 func (m manager) Restart(ctx context.Context, unit string) error {
@@ -132,7 +135,7 @@ func (m manager) Restart(ctx context.Context, unit string) error {
 	}
 }
 
-// unescape returns the instance of a unit's name: systemd writes \x2d for some characters.
+// unescape replaces the escapes of systemd, such as \x2d, in the instance of a unit's name.
 func unescape(s string) string {
 	var b strings.Builder
 	for len(s) > 0 {

@@ -14,7 +14,7 @@ import (
 // Upgrade restarts TPMs under their guests.
 type Upgrade struct {
 	Host *Host
-	Jobs int // how many at once; at least 1
+	Jobs int // how many TPMs are restarted at the same time; at least 1
 
 	// Patience is how long a TPM may take to answer; default: probeTime.
 	Patience time.Duration
@@ -46,7 +46,7 @@ type Result struct {
 
 // Plan decides about each TPM.
 func (u *Upgrade) Plan(ctx context.Context, tpms []TPM) Plan {
-	p := Plan{Restart: []TPM{}, Cannot: []Refuse{}} // arrays in JSON, also empty ones
+	p := Plan{Restart: []TPM{}, Cannot: []Refuse{}} // so that empty ones are arrays in JSON
 	for _, t := range tpms {
 		switch {
 		case t.Restart == RestartNotNeeded:
@@ -63,7 +63,7 @@ func (u *Upgrade) Plan(ctx context.Context, tpms []TPM) Plan {
 	return p
 }
 
-// starters are the programs that start TPMs as their own processes, with what to do.
+// starters are the programs that start TPMs as their own processes, each with the remedy.
 var starters = map[string]string{
 	"libvirt": "migrate or restart the virtual machine, or use managedsave and start; a TPM of swtpm@.service with <backend type='external'> can be restarted",
 	"incus":   "restart or migrate the instance",
@@ -101,8 +101,8 @@ func (u *Upgrade) obstacle(ctx context.Context, t *TPM) (why, help string) {
 	return "", ""
 }
 
-// Run restarts the TPMs of a plan and stops at the first that does not come back
-// unchanged: restarts that have begun are finished.
+// Run restarts the TPMs of a plan. If a TPM does not run unchanged after its restart, Run begins no
+// further restarts, and finishes those that have begun.
 func (u *Upgrade) Run(ctx context.Context, tpms []TPM) Result {
 	r := Result{Restarted: []string{}}
 	var mu sync.Mutex // held while r, next and stopped are used
@@ -143,7 +143,7 @@ func (u *Upgrade) Run(ctx context.Context, tpms []TPM) Result {
 	return r
 }
 
-// restart restarts one TPM and compares it with what it was.
+// restart restarts one TPM and compares it with its state before.
 func (u *Upgrade) restart(ctx context.Context, t *TPM) error {
 	before, err := take(ctx, t, cmp.Or(u.Patience, probeTime))
 	if err != nil {
@@ -214,8 +214,9 @@ func (u *Upgrade) connections(t *TPM) map[uint64]uint64 {
 	return found
 }
 
-// disconnected returns how many clients have lost their connection: the TPM no longer has
-// it, and the client still does. A client that disconnects by itself is given a second.
+// disconnected returns how many clients have lost their connection: the TPM no longer has it, and
+// the client still does. It checks again for a second, because a client may be disconnecting by
+// itself.
 func (u *Upgrade) disconnected(ctx context.Context, t *TPM, before map[uint64]uint64) (n int) {
 	for range 10 {
 		if u.Host.Peers == nil {

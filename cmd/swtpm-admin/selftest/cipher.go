@@ -39,7 +39,7 @@ var (
 	}
 )
 
-// ivFlaws are the reports about a libtpms that returned another IV than the next block needs.
+// ivFlaws are the reports about a libtpms that returned a wrong IV for the next block.
 const ivFlaws = "CVE-2021-3446, CVE-2026-21444"
 
 // unhex decodes a constant of this package.

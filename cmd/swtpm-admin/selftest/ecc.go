@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// curves are those that every build of libtpms has.
+// curves are the curves that every build of libtpms has.
 var curves = []struct {
 	name string
 	id   tpm2.TPMECCCurve
@@ -63,7 +63,7 @@ func (b *bench) withECC(curve tpm2.TPMECCCurve, pem []byte, f func(b *bench, k *
 	return f(b, k, key)
 }
 
-// ecdsaSign checks that Go verifies the TPM's signatures and that no nonce is used twice.
+// ecdsaSign checks that Go accepts the TPM's signatures, and that the TPM uses no nonce twice.
 func ecdsaSign(b *bench, k *ecdsa.PrivateKey, key tpm2.AuthHandle) error {
 	seen := map[string]bool{}
 	for range 4 {
@@ -165,8 +165,8 @@ func ecdhKnown(b *bench, k *ecdsa.PrivateKey, key tpm2.AuthHandle) error {
 	return differ("shared secret", new(big.Int).SetBytes(got).FillBytes(make([]byte, len(want))), want)
 }
 
-// ecdhInvalid checks that a point that is not on the curve is refused: the answer would
-// reveal the private key.
+// ecdhInvalid checks that the TPM rejects a point that is not on the curve, because the response
+// would reveal the private key.
 func ecdhInvalid(b *bench, k *ecdsa.PrivateKey, key tpm2.AuthHandle) error {
 	size := (k.Params().BitSize + 7) / 8
 	x := k.X.FillBytes(make([]byte, size))

@@ -88,9 +88,8 @@ func randomRestart(b *bench) error {
 	return nil
 }
 
-// primaryKey checks that a primary key depends on the seed and the template only: a TPM
-// makes its storage key anew from its seed, and another key loses what the first one
-// sealed.
+// primaryKey checks that a primary key depends on the seed and the template only. A TPM creates its
+// storage key again from the seed, and cannot unseal what it has sealed if the key differs.
 func primaryKey(b *bench) error {
 	template := freshRSA()
 	var first []byte

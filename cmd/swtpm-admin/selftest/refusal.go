@@ -36,8 +36,8 @@ func (b *bench) alive() error {
 	return err
 }
 
-// signScheme checks that a key for HMAC signs with no other scheme: its digest has another
-// size than such a signature.
+// signScheme checks that a key for HMAC does not sign with another scheme, whose signature would
+// have another size than its digest.
 func signScheme(scheme tpm2.TPMAlgID) func(*bench) error {
 	return func(b *bench) error {
 		key, unload, err := b.loadHMAC(tpm2.TPMAlgSHA256, make([]byte, 32))
@@ -53,8 +53,8 @@ func signScheme(scheme tpm2.TPMAlgID) func(*bench) error {
 	}
 }
 
-// parameterSize checks a command whose first parameter should be decrypted and is params:
-// its size field is missing, cut off or too large.
+// parameterSize checks that the TPM rejects a command whose first parameter, which the TPM would
+// have to decrypt, is params: its size field is missing, incomplete or too large.
 func parameterSize(params []byte) func(*bench) error {
 	return func(b *bench) error {
 		aes := tpm2.TPMTSymDef{
@@ -100,8 +100,8 @@ func (b *bench) mustFail(what string, cmd []byte) error {
 	return nil
 }
 
-// commandSizes checks commands whose size field is not their size, and one that ends in
-// the middle of each of its fields.
+// commandSizes checks that the TPM rejects commands whose size field is wrong, and commands that
+// end within one of their fields.
 func commandSizes(b *bench) error {
 	hash := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMSTNoSessions))
 	hash = binary.BigEndian.AppendUint32(hash, 0)

@@ -63,7 +63,7 @@ func (b *bench) sign(key tpm2.AuthHandle, scheme tpm2.TPMAlgID) (*tpm2.TPMTSigna
 	return &rsp.Signature, nil
 }
 
-// rsaSign compares a signature that has one correct value with Go's.
+// rsaSign compares a signature with Go's. The scheme has only one correct signature.
 func rsaSign(b *bench, k *rsa.PrivateKey, key tpm2.AuthHandle) error {
 	want, err := rsa.SignPKCS1v15(nil, k, crypto.SHA256, signed[:])
 	if err != nil {
@@ -95,7 +95,7 @@ func rsaPSS(b *bench, k *rsa.PrivateKey, key tpm2.AuthHandle) error {
 	return nil
 }
 
-// rsaVerify checks that the TPM takes Go's signature, and none with a changed bit.
+// rsaVerify checks that the TPM accepts Go's signature, and rejects it after a bit was changed.
 func rsaVerify(b *bench, k *rsa.PrivateKey, key tpm2.AuthHandle) error {
 	sig, err := rsa.SignPKCS1v15(nil, k, crypto.SHA256, signed[:])
 	if err != nil {
@@ -133,7 +133,7 @@ func rsaOAEP(b *bench, k *rsa.PrivateKey, key tpm2.AuthHandle) error {
 	return differ("RSAES_OAEP", rsp.Message.Buffer, secret)
 }
 
-// rsaRaw checks the public operation without padding, which has one correct value.
+// rsaRaw checks the public operation without padding, which has only one correct result.
 func rsaRaw(b *bench, k *rsa.PrivateKey, key tpm2.AuthHandle) error {
 	m := new(big.Int).SetBytes(append([]byte{1}, signed[:]...))
 	want := new(big.Int).Exp(m, big.NewInt(int64(k.E)), k.N).FillBytes(make([]byte, 256))
@@ -175,8 +175,8 @@ func rsaCreate(b *bench) error {
 	return nil
 }
 
-// goodModulus returns an error for an RSA modulus of another size than 2048 bits, or one
-// that a person could factor.
+// goodModulus returns an error for an RSA modulus that does not have 2048 bits, or that is easy to
+// factor.
 func goodModulus(n *big.Int) error {
 	if n.BitLen() != 2048 {
 		return fmt.Errorf("a modulus has %d bits, expected 2048", n.BitLen())
@@ -189,7 +189,7 @@ func goodModulus(n *big.Int) error {
 	if n.ProbablyPrime(0) {
 		return errors.New("a modulus is prime")
 	}
-	// Two primes that are close to each other are found by Fermat's method at once.
+	// Fermat's method finds two primes that are close to each other in a few steps.
 	root := new(big.Int).Sqrt(n)
 	for range 1000 {
 		root.Add(root, big.NewInt(1))

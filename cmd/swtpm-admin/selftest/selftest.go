@@ -1,10 +1,10 @@
-// Package selftest checks the installed libtpms and libcrypto with known answers: what a
-// TPM 2.0 computes with its hashes, ciphers, keys and random numbers is compared with
-// published vectors and with Go's own cryptography, and commands that past versions
-// handled wrongly must be refused.
+// Package selftest checks the installed libtpms and libcrypto with known answers. It compares the
+// results of the hashes, ciphers, keys and random numbers of a TPM 2.0 with published vectors and
+// with Go's own cryptography. It also checks that the TPM rejects commands that past versions
+// handled wrongly.
 //
-// It needs a TPM that nothing else uses. A flaw may end the process, so the caller runs
-// the checks in a process of their own.
+// It needs a TPM that nothing else uses. A flaw may end the process, so the caller should run the
+// checks in a separate process.
 package selftest
 
 import (
@@ -22,7 +22,7 @@ type Machine interface {
 	Restart(payload []byte) error
 }
 
-// Result is what one check found. The JSON of it is an interface.
+// Result is the result of one check. Programs may depend on its JSON.
 type Result struct {
 	Check string `json:"check"`           // "aes-256-cbc"
 	Flaw  string `json:"flaw,omitempty"`  // the advisory that the check detects
@@ -37,7 +37,7 @@ type check struct {
 	run  func(*bench) error
 }
 
-// bench is the TPM under test and what the checks share.
+// bench is the TPM under test.
 type bench struct {
 	Machine
 }
@@ -81,8 +81,8 @@ func Run(m Machine, begin func(name string), end func(Result)) error {
 	return nil
 }
 
-// load loads an external key and returns what names it in a command with an empty
-// password. unload removes it from the TPM.
+// load loads an external key and returns its handle for a command, with an empty password. unload
+// removes the key from the TPM.
 func (b *bench) load(public tpm2.TPMTPublic, sensitive *tpm2.TPMTSensitive) (key tpm2.AuthHandle, unload func(), err error) {
 	cmd := tpm2.LoadExternal{InPublic: tpm2.New2B(public), Hierarchy: tpm2.TPMRHNull}
 	if sensitive != nil {

@@ -12,8 +12,8 @@ import (
 // firstNV is the first handle of an NV index.
 const firstNV = 0x01000000
 
-// known reports whether the content of the entry is known: its type and data are then part
-// of what is written. An entry without content has the type CompactHash and no data.
+// known reports whether the content of the entry is known, so that its type and data are written.
+// An entry with unknown content has the type CompactHash and no data.
 func (e *Entry) known() bool { return e.Type != CompactHash || len(e.Data) > 0 }
 
 // CELJSON returns the entries as a Canonical Event Log in JSON. Unknown content is left

@@ -29,7 +29,7 @@ type Entry struct {
 	Type    Type
 	Digests []ledger.Digest
 	Data    []byte // what the log says about the measurement
-	Text    string // the same for people; not escaped
+	Text    string // a description of Data for people; may contain unprintable characters
 }
 
 // Digest returns the digest of a bank, nil if the entry has none.
@@ -42,8 +42,8 @@ func (e *Entry) Digest(alg ledger.Alg) []byte {
 	return nil
 }
 
-// Verified reports whether a digest is one of the entry's own data: its text is then not
-// only a claim.
+// Verified reports whether a digest is the digest of the entry's data, so that Text is more than a
+// claim.
 func (e *Entry) Verified() bool {
 	if len(e.Digests) == 0 {
 		return false
@@ -67,7 +67,7 @@ func (e *Entry) isHash(data []byte) bool {
 // Type is the type of an event.
 type Type uint32
 
-// The types that are of use here.
+// The types that this program uses.
 //
 // Source: TCG PC Client Platform Firmware Profile 1.06, 10.4.1.
 const (

@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
-// record is a record of the Canonical Event Log in JSON, as systemd has it, too.
+// record is a record of the Canonical Event Log in JSON. systemd's log has the same format.
 type record struct {
 	Number      *uint64         `json:"recnum,omitempty"`
 	PCR         *uint32         `json:"pcr,omitempty"`
@@ -30,7 +30,7 @@ type jsonDigest struct {
 // algs are the algorithms by the names in these files.
 var algs = map[string]ledger.Alg{"sha1": ledger.SHA1, "sha256": ledger.SHA256, "sha384": ledger.SHA384, "sha512": ledger.SHA512}
 
-// entry returns the measurement of a record. ok is false if it is none.
+// entry returns the measurement of a record. ok is false if the record contains none.
 func (c record) entry() (e Entry, ok bool) {
 	if c.PCR == nil || *c.PCR >= ledger.PCRs {
 		return e, false
@@ -82,7 +82,7 @@ func ParsePcrlock(b []byte) ([]Entry, error) {
 		Records []record `json:"records"`
 	}
 	if err := json.Unmarshal(b, &file); err != nil || len(file.Records) > MaxEntries {
-		return nil, fmt.Errorf("%w: no .pcrlock file", ErrFormat)
+		return nil, fmt.Errorf("%w: not a .pcrlock file", ErrFormat)
 	}
 	var all []Entry
 	for _, c := range file.Records {

@@ -5,12 +5,12 @@ import (
 	"fmt"
 )
 
-// costLZMA returns the bytes of memory that unpacking in fills: the content and the table of
-// literals, whose size in also determines.
+// costLZMA returns the number of bytes of memory that unpacking of in needs: for the content, and
+// for the table of literals. in determines both sizes.
 func costLZMA(in []byte) (uint64, error) {
 	const fixed = 13
 	if len(in) < fixed || in[0] >= 9*5*5 {
-		return 0, fmt.Errorf("%w: no LZMA stream", ErrStructure)
+		return 0, fmt.Errorf("%w: not an LZMA stream", ErrStructure)
 	}
 	p := int(in[0])
 	table := uint64(0x300<<(p%9+p/9%5)) * 2
@@ -27,7 +27,7 @@ func costLZMA(in []byte) (uint64, error) {
 // Source: LZMA specification (7-zip), LzmaSpec.
 func unpackLZMA(in []byte, limit int) ([]byte, error) {
 	const fixed = 13
-	bad := fmt.Errorf("%w: no LZMA stream", ErrStructure)
+	bad := fmt.Errorf("%w: not an LZMA stream", ErrStructure)
 	if len(in) < fixed+5 || in[0] >= 9*5*5 {
 		return nil, bad
 	}
@@ -176,7 +176,7 @@ func (d *lzma) tree(t tree, bits int) int {
 	return m - 1<<bits
 }
 
-// reverse decodes a number of which the lowest bit comes first.
+// reverse decodes a number whose lowest bit comes first.
 func (d *lzma) reverse(t tree, bits int) int {
 	m, v := 1, 0
 	for i := range bits {
@@ -187,7 +187,7 @@ func (d *lzma) reverse(t tree, bits int) int {
 	return v
 }
 
-// literal decodes a byte. After a match, the byte at the last distance helps.
+// literal decodes a byte. After a match, its probabilities depend on the byte at the last distance.
 func (d *lzma) literal(state, distance int) {
 	pos, before := len(d.out), 0
 	if pos > 0 {

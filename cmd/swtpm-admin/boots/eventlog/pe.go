@@ -55,17 +55,17 @@ func ParseImage(file []byte) (*Image, error) {
 	le := binary.LittleEndian
 	bad := func(what string) (*Image, error) { return nil, fmt.Errorf("%w: %s", ErrStructure, what) }
 	if len(file) < 64 || string(file[:2]) != "MZ" {
-		return bad("no PE image")
+		return bad("not a PE image")
 	}
 	coff := uint64(le.Uint32(file[60:]))
 	if coff+24 > uint64(len(file)) || string(file[coff:coff+4]) != "PE\x00\x00" {
-		return bad("no PE image")
+		return bad("not a PE image")
 	}
 	at := int(coff) + 4
 	count, optional := int(le.Uint16(file[at+2:])), int(le.Uint16(file[at+16:]))
 	opt := at + 20
 	if count > maxSections || opt+optional > len(file) || optional < 112 {
-		return bad("the headers are cut off")
+		return bad("the headers are incomplete")
 	}
 	m := &Image{file: file, checksum: opt + 64, headers: int(le.Uint32(file[opt+60:]))}
 	directories := opt + 92
@@ -106,7 +106,8 @@ func stringTable(file []byte, coff int) []byte {
 // maxName bounds a long name of a section.
 const maxName = 64
 
-// sectionName returns a name, or the long one that "/" and an offset in the table stand for.
+// sectionName returns the name in field. If field is "/" and an offset, the name is in the table
+// long.
 func sectionName(field, long []byte) string {
 	name := strings.TrimRight(string(field), "\x00")
 	digits, ok := strings.CutPrefix(name, "/")
@@ -149,8 +150,8 @@ func (m *Image) Section(name string) *Section {
 	return &m.Sections[i]
 }
 
-// Authenticode writes to h what the digest of the image covers: all of it without its
-// checksum and signature, sections in the order of their offsets.
+// Authenticode returns the digest of the image with h. It covers the image without its checksum and
+// signature, with the sections in the order of their offsets.
 //
 // Source: Windows Authenticode Portable Executable Signature Format, "Calculating the PE
 // Image Hash".

@@ -12,7 +12,7 @@ const maxSignatures = 16384
 type Signature struct {
 	Owner   GUID
 	Data    []byte
-	Subject string // of a certificate, else ""
+	Subject string // of a certificate; "" for a digest
 }
 
 // Measured returns the EFI_SIGNATURE_DATA of s, which firmware measures as the authority

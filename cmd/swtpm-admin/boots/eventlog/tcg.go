@@ -37,8 +37,9 @@ func (r *tcgReader) uint(n int) (v uint64) {
 	return v
 }
 
-// ParseTCG returns the measurements in a log of firmware, crypto-agile or of a TPM 1.2.
-// Events that measure nothing are left out. With an error it returns those before it.
+// ParseTCG returns the measurements in a log of firmware, either crypto-agile or of a TPM 1.2. It
+// leaves out events that measure nothing. With an error it returns the measurements before the
+// malformed event.
 //
 // Source: TCG PC Client Platform Firmware Profile 1.06, 10.2: u32 PCR, u32 type, the
 // digests, u32 size, data. The first event has only a SHA-1 digest. In a crypto-agile log
@@ -47,7 +48,7 @@ func ParseTCG(b []byte) ([]Entry, error) {
 	r := &tcgReader{left: b}
 	first, ok := r.event(nil)
 	if !ok {
-		return nil, fmt.Errorf("%w: no TCG log", ErrFormat)
+		return nil, fmt.Errorf("%w: not a TCG log", ErrFormat)
 	}
 	var sizes map[ledger.Alg]uint64
 	var all []Entry
@@ -73,7 +74,7 @@ func ParseTCG(b []byte) ([]Entry, error) {
 	return all, nil
 }
 
-// padding reports whether b is what an area for a log has after its end.
+// padding reports whether b, the rest of the memory for a log, is empty.
 func padding(b []byte) bool {
 	return len(bytes.Trim(b, "\xff")) == 0 || len(bytes.Trim(b, "\x00")) == 0
 }
@@ -130,8 +131,8 @@ func parseSpecID(data []byte) map[ledger.Alg]uint64 {
 	return sizes
 }
 
-// AppendTCG appends a crypto-agile log of the entries, whose PCRs were 0 before. algs are
-// the banks. locality is the startup's: PCR 0 began with it.
+// AppendTCG appends a crypto-agile log of the entries, whose PCRs were 0 before. algs are the
+// banks. locality is the locality of the startup, with which PCR 0 begins.
 func AppendTCG(b []byte, algs []ledger.Alg, locality uint8, entries []Entry) []byte {
 	le := binary.LittleEndian
 	id := append([]byte(specID), 0, 0, 0, 0, 0, 2, 0, 2)

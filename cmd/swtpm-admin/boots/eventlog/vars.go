@@ -36,7 +36,7 @@ func (v Variable) Measured() []byte {
 // ParseMeasured returns the variable in a UEFI_VARIABLE_DATA.
 func ParseMeasured(b []byte) (Variable, error) {
 	const fixed = 32
-	bad := fmt.Errorf("%w: no UEFI_VARIABLE_DATA", ErrStructure)
+	bad := fmt.Errorf("%w: not a UEFI_VARIABLE_DATA", ErrStructure)
 	if len(b) < fixed {
 		return Variable{}, bad
 	}
@@ -62,7 +62,7 @@ const (
 	inTransition  = 0x3e // valid unless another one replaced it
 )
 
-// qcow2 is how an image starts that QEMU keeps in its own format.
+// qcow2 is the magic number of an image in QEMU's own format.
 const qcow2 = "QFI\xfb"
 
 // ParseVariables returns the variables in a file such as OVMF_VARS.fd.

@@ -19,7 +19,7 @@ type Volume struct {
 	Data []byte
 }
 
-// volumeHeader are the fields of a firmware volume's header that are of use.
+// volumeHeader contains the fields of a firmware volume's header that this program uses.
 type volumeHeader struct {
 	size int // of the volume
 	head int // where its content begins
@@ -48,8 +48,8 @@ func parseVolumeHeader(b []byte) (h volumeHeader, ok bool) {
 	return h, true
 }
 
-// ParseFirmware returns all firmware volumes in an image such as OVMF_CODE.fd, also those
-// within compressed sections.
+// ParseFirmware returns all firmware volumes in an image such as OVMF_CODE.fd, including those
+// in compressed sections.
 func ParseFirmware(file []byte) ([]Volume, error) {
 	w := &walker{room: maxUnpacked}
 	for at := 0; at+56 <= len(file); {
@@ -167,7 +167,7 @@ func (w *walker) guided(path string, section, content []byte, depth int) {
 		if err != nil || cost > uint64(w.room) {
 			return
 		}
-		w.room -= int(cost) // also if the stream is damaged: it was unpacked up to there
+		w.room -= int(cost) // even if the stream is damaged, because a part of it was unpacked
 		if data, err = unpackLZMA(data, maxUnpacked); err != nil {
 			return
 		}
