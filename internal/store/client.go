@@ -95,40 +95,30 @@ func (c *Client) ask(frame []byte) (*Body, error) {
 
 // err returns the error for a status with the text of the reply.
 func (s Status) err(text string) error {
-	switch s {
-	case StatusNotFound:
+	if s == StatusNotFound {
 		return fmt.Errorf("%s: %w", text, fs.ErrNotExist)
-	case StatusOwned:
-		return fmt.Errorf("%w: %s", ErrOwned, text)
-	case StatusFenced:
-		return fmt.Errorf("%w: %s", ErrFenced, text)
-	case StatusUnreachable:
-		return fmt.Errorf("%w: %s", ErrUnreachable, text)
-	case StatusUnknown:
-		return fmt.Errorf("%w: %s", ErrUnknown, text)
-	case StatusQuota:
-		return fmt.Errorf("%w: %s", ErrQuota, text)
-	case StatusDenied:
-		return fmt.Errorf("%w: %s", ErrDenied, text)
-	case StatusDamaged:
-		return fmt.Errorf("%w: %s", ErrDamaged, text)
-	case StatusTooLarge:
-		return fmt.Errorf("%w: %s", ErrTooLarge, text)
-	case StatusHandover:
-		return fmt.Errorf("%w: %s", ErrHandover, text)
 	}
-	return fmt.Errorf("%w: %s", ErrInvalid, text)
+	return fmt.Errorf("%w: %s", s.kind(), text)
+}
+
+// kind returns the error that a status stands for, ErrInvalid for an unknown one.
+func (s Status) kind() error {
+	kinds := [...]error{
+		StatusNotFound: fs.ErrNotExist, StatusOwned: ErrOwned, StatusFenced: ErrFenced, StatusUnreachable: ErrUnreachable,
+		StatusUnknown: ErrUnknown, StatusQuota: ErrQuota, StatusDenied: ErrDenied, StatusDamaged: ErrDamaged,
+		StatusTooLarge: ErrTooLarge, StatusHandover: ErrHandover,
+	}
+	if int(s) >= len(kinds) || kinds[s] == nil {
+		return ErrInvalid
+	}
+	return kinds[s]
 }
 
 // StatusOf returns the status that an error of this package stands for, StatusInvalid for
 // any other.
 func StatusOf(err error) Status {
-	for s, e := range map[Status]error{
-		StatusNotFound: fs.ErrNotExist, StatusOwned: ErrOwned, StatusFenced: ErrFenced, StatusUnreachable: ErrUnreachable,
-		StatusUnknown: ErrUnknown, StatusQuota: ErrQuota, StatusDenied: ErrDenied, StatusDamaged: ErrDamaged,
-		StatusTooLarge: ErrTooLarge, StatusHandover: ErrHandover,
-	} {
-		if errors.Is(err, e) {
+	for s := StatusNotFound; s <= StatusHandover; s++ {
+		if errors.Is(err, s.kind()) {
 			return s
 		}
 	}
