@@ -103,16 +103,22 @@ func (c *channel) unseal12(t *testing.T, sealed []byte) (string, uint32) {
 	return string(rsp[14 : 14+binary.BigEndian.Uint32(rsp[10:])]), 0
 }
 
-// TestUnseal12 checks that a TPM 1.2 records when sealed data opens, and that swtpm boots explains
-// why it does not open any more.
-func TestUnseal12(t *testing.T) {
-	t.Parallel()
-	m := newRecorded(t, v12, false, func(state string) {
+// takeOwnership12 returns a function that makes a TPM 1.2 with a storage root key.
+func takeOwnership12(t *testing.T) func(state string) {
+	return func(state string) {
+		t.Helper()
 		setup := exec.Command(ours("swtpm-setup"), "--tpmstate", state, "--take-ownership", "--owner-well-known", "--srk-well-known", "--tpm", ours("swtpm")+" socket")
 		if code, out, errout := runCmd(t, setup); code != 0 {
 			t.Fatalf("%v: %d\n%s%s", setup, code, out, errout)
 		}
-	})
+	}
+}
+
+// TestUnseal12 checks that a TPM 1.2 records when sealed data opens, and that swtpm boots explains
+// why it does not open any more.
+func TestUnseal12(t *testing.T) {
+	t.Parallel()
+	m := newRecorded(t, v12, false, takeOwnership12(t))
 	const secret = "a secret that is sealed"
 	measure := func(what string) { m.data.ok(t, "00c1 00000022 00000014 00000004"+strings.Repeat(what, 20)) }
 	next := func() {

@@ -19,10 +19,14 @@ var Formats = []string{"cel-json", "cel-tlv", "tcg2", "yaml"}
 // has the digest that was measured.
 func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings []string, err error) {
 	if b.Joined {
-		if format == "tcg2" {
-			return nil, nil, fmt.Errorf("boot %d: its beginning is not recorded; a TCG log cannot start with other values than zero", b.Boot.Boot)
+		lacks := "its beginning is not recorded; a TCG log cannot start with other values than zero"
+		if at := b.joinedAt(); at > 1 {
+			lacks = fmt.Sprintf("measurements before record %d are missing; a TCG log needs all", at)
 		}
-		warnings = append(warnings, "the beginning of the boot is not recorded: a replay gives other values")
+		if format == "tcg2" {
+			return nil, nil, fmt.Errorf("boot %d: %s", b.Boot.Boot, lacks)
+		}
+		warnings = append(warnings, "measurements of the boot are not recorded: a replay gives other values")
 	}
 	switch {
 	case b.Incomplete(0):

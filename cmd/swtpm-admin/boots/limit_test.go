@@ -88,3 +88,17 @@ func TestFailuresAreBounded(t *testing.T) {
 		t.Errorf("%d bytes: %.3000s", len(list), list)
 	}
 }
+
+// TestJoinedLater checks what is said about a boot whose beginning is recorded, and that lacks a later
+// measurement, such as one in a transport session of a TPM 1.2.
+func TestJoinedLater(t *testing.T) {
+	r := record(1, realLog(t))
+	r.add(ledger.KindValues, ledger.AppendValues(nil, ledger.Joined, initial()))
+	h := history(t, r.end())
+	if text := h.List().Text(); !strings.Contains(text, "measurements before record 38 are missing") || strings.Contains(text, "the beginning") {
+		t.Error(text)
+	}
+	if _, _, err := newFiles().Export(h, h.Boots[0], "tcg2"); err == nil || !strings.Contains(err.Error(), "measurements before record 38 are missing") {
+		t.Error(err)
+	}
+}

@@ -195,7 +195,10 @@ const afterLimit = "measurements after the limit are missing"
 // notes returns what limits the record of a boot.
 func notes(b *Boot) string {
 	var words []string
-	if b.Joined {
+	switch at := b.joinedAt(); {
+	case at > 1:
+		words = append(words, fmt.Sprintf("measurements before record %d are missing: that record has the values of the TPM", at))
+	case b.Joined:
 		words = append(words, "the beginning is not recorded: the TPM arrived with its values, and the ledger of the host that it came from has the beginning")
 	}
 	switch {
@@ -211,6 +214,14 @@ func notes(b *Boot) string {
 		words = append(words, "not ended")
 	}
 	return strings.Join(words, "; ")
+}
+
+// joinedAt returns the number of the first record with values of the TPM that the records before it do not
+// give, 0 if there is none.
+func (b *Boot) joinedAt() int {
+	return 1 + slices.IndexFunc(b.Records, func(r ledger.Record) bool {
+		return r.Kind == ledger.KindValues && len(r.Body) > 0 && r.Body[0] == ledger.Joined
+	})
 }
 
 // join joins the texts that are not empty.

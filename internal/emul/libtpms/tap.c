@@ -57,7 +57,7 @@ enum {
 	TPM12_STARTUP = 0x99,
 	TPM12_SHA1_COMPLETE_EXTEND = 0xa3,
 	TPM12_PCR_RESET = 0xc8,
-	TPM12_EXECUTE_TRANSPORT = 0xe6,
+	TPM12_EXECUTE_TRANSPORT = 0xe7,
 };
 enum { TPM12_WRONGPCRVAL = 24 };
 
@@ -291,7 +291,7 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 	memcpy(p + ENTRY_HEADER + c, rsp->b, r);
 	used += ENTRY_HEADER + c + r;
 	atomic_store_explicit(&tap.used, used, memory_order_release);
-	if (used > TAP_SIZE - MOST_ENTRY ||
+	if (used > TAP_SIZE - MOST_ENTRY || (!tap.version2 && code == TPM12_EXECUTE_TRANSPORT) ||
 	    (result != 0 && (tap.version2 ? code == POLICY_PCR || be16(cmd) == TAG_SESSIONS : code == TPM12_UNSEAL || result == TPM12_WRONGPCRVAL)))
 		tap.due = 1;
 }

@@ -102,6 +102,7 @@ const (
 	unseal12             = 0x18
 	sha1CompleteExtend12 = 0xa3
 	pcrReset12           = 0xc8
+	executeTransport12   = 0xe7
 )
 
 // wrongPCRValue is TPM_WRONGPCRVAL.
@@ -133,8 +134,8 @@ func (r *Recorder) take12(e *entry) {
 				r.reset(e, pcr)
 			}
 		}
-	default: // TPM_ExecuteTransport may have run an extend
-		r.dirty = true
+	case executeTransport12: // possibly an extend, which may be encrypted
+		r.dirty, r.unsure = true, true
 	}
 }
 

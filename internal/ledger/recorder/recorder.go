@@ -75,6 +75,7 @@ type Recorder struct {
 	timed    int  // of these, because of the time
 	joins    int  // values of the TPM that were written so far
 	dirty    bool // the values changed since they were last compared
+	unsure   bool // they may have changed in a way that no record has
 	begun    bool // this boot has values
 	lost     bool // the ring had no space for the beginning of this boot
 	mismatch bool // a difference was logged
@@ -159,7 +160,7 @@ func (r *Recorder) PowerOn(identity [16]byte) {
 	r.read = reading{}
 	r.unused = 0
 	r.count, r.sums, r.timed, r.missing = 0, 0, 0, ledger.Overflow{}
-	r.full, r.dirty, r.begun, r.lost, r.mismatch = false, false, false, false, false
+	r.full, r.dirty, r.unsure, r.begun, r.lost, r.mismatch = false, false, false, false, false, false
 	r.joins, r.spare = 0, finalSize
 	r.boot = boot{identity: identity, time: time.Now(), clock: now()}
 }
@@ -209,7 +210,7 @@ func (r *Recorder) taken() (differs bool, first string) {
 		r.state.Retain(r.read.masks)
 	}
 	r.read = reading{}
-	r.dirty = false
+	r.dirty, r.unsure = false, false
 	return differs, first
 }
 
@@ -245,6 +246,10 @@ func (r *Recorder) Begun() bool { return r.begun }
 
 // Dirty reports whether a measurement was recorded since the values were last compared.
 func (r *Recorder) Dirty() bool { return r.begun && r.dirty }
+
+// Unsure reports whether the values may have changed in a way that the records do not have, so that the caller should
+// call Check before the next measurement.
+func (r *Recorder) Unsure() bool { return r.begun && r.unsure }
 
 // Check compares the values of Put with the records. If they differ, it records the values with
 // the reason ledger.Joined.
