@@ -3,27 +3,31 @@ package e2e_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-// cpuTicks returns the processor time that a process has used, in clock ticks.
+// cpuTime returns the processor time that the threads of a process have used, with the precision
+// of the scheduler: a short command uses less than a clock tick.
 //
-// Source: proc(5), /proc/PID/stat, fields 14 and 15.
-func cpuTicks(t testing.TB, pid int) int {
+// Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat.
+func cpuTime(t testing.TB, pid int) (total time.Duration) {
 	t.Helper()
-	stat := harness.Read(t, fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, _ := strings.Cut(stat, ") ") // field 3 follows
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		t.Fatal(err)
 	}
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return user + system
+	for _, file := range files {
+		ns, _, _ := strings.Cut(harness.Read(t, file), " ")
+		n, _ := strconv.ParseInt(ns, 10, 64)
+		total += time.Duration(n)
+	}
+	return total
 }
 
 // openFDs counts the open descriptors of a process.
