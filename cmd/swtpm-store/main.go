@@ -57,8 +57,8 @@ func run(ctx context.Context, args []string) error {
 	return serve(ctx, cfg, d)
 }
 
-// connect reads the configuration and opens the store. damaged is called for each damaged value that a
-// list finds.
+// connect reads the configuration and opens the store. damaged is called for each damaged value that
+// the store finds in a list or at an acquisition.
 func connect(file string, damaged func(error)) (*config, *etcd.Store, error) {
 	cfg, err := load(file)
 	if err != nil {

@@ -33,8 +33,8 @@ func (s *state) repairs(put driver.Items, remove []string) error {
 	return s.refuse()
 }
 
-// refuse returns the error of a state that was damaged when it was acquired, with the remedy; nil if it
-// was not.
+// refuse returns an error with the remedy if the state was damaged when it was acquired, otherwise
+// nil.
 func (s *state) refuse() error {
 	if s.fault == nil {
 		return nil

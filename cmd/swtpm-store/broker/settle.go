@@ -9,7 +9,7 @@ import (
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
 
-// settle finds out what became of a write without a reply.
+// settle finds out the result of a write without a reply.
 func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
 	if s.lost == nil {
 		return false, nil
@@ -29,7 +29,7 @@ func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
 	return made, nil
 }
 
-// wrote notes a change that was made.
+// wrote updates the fields after a change was made.
 func (s *state) wrote(c driver.Change) {
 	s.head, s.fault = c.Head, nil
 	maps.Copy(s.sums, c.Put.Sums())
@@ -41,10 +41,10 @@ func (s *state) wrote(c driver.Change) {
 	}
 }
 
-// mend writes the head again if someone else has damaged it in the store while this host owns the state:
-// the broker knows what it has written last, and the items show that nothing else was changed. The head
-// shows no more what became of a lost write, but the items do. A state that is not what this host has
-// written is an ErrConflict.
+// mend writes the head again if another program has damaged it in the store while this host owned the
+// state. The broker knows its last write, and the items show that nothing else was changed. They also
+// show whether a write without a reply was made. If the items are not those that this host has
+// written, the error is ErrConflict.
 func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 	now, err := b.o.Driver.Read(ctx, s.name)
 	switch {
@@ -63,10 +63,10 @@ func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 	if made {
 		s.wrote(*s.lost)
 	}
-	s.revision, s.lost = now.Revision, nil // what was lost and not made never will be
+	s.revision, s.lost = now.Revision, nil // a lost write that was not made can no longer be made
 	rev, err := b.o.Driver.Write(ctx, s.name, s.token, s.revision, driver.Change{Head: s.head})
 	switch {
-	case errors.Is(err, driver.ErrUnknown): // of the head alone
+	case errors.Is(err, driver.ErrUnknown): // of a write of the head only
 		s.lost = &driver.Change{Head: s.head}
 		return made, errors.Join(driver.ErrUnreachable, err)
 	case err != nil:
@@ -77,8 +77,8 @@ func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 	return made, nil
 }
 
-// mended mends a damaged head if this run of the broker knows what the owner wrote last. Otherwise it
-// returns the error of a damaged state.
+// mended repairs a damaged head if this run of the broker knows the last write of the owner. Otherwise
+// it returns the error about a damaged state.
 func (b *Broker) mended(ctx context.Context, s *state, now *driver.State) (*driver.State, error) {
 	if now.Damage == nil {
 		return now, nil

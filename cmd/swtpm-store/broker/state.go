@@ -14,14 +14,14 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// state is a state that a TPM of this host uses or used.
+// state is a state that a TPM of this host uses or has used.
 type state struct {
 	name  string
-	users int // calls of Broker.state without one of drop; Broker.mu guards it
+	users int // number of calls of Broker.state without a call of drop yet; Broker.mu guards it
 
 	mu       sync.Mutex // held while a request works on the state
 	session  *session   // of the TPM, nil if it is not connected
-	until    uint64     // without a session: when the state is given up, CLOCK_BOOTTIME
+	until    uint64     // without a session: when the broker releases the state, ns of CLOCK_BOOTTIME
 	token    driver.Token
 	granted  driver.Token   // that the TPM knows: token, or an earlier one
 	lease    driver.LeaseID // of the host when it was acquired
@@ -37,13 +37,13 @@ type state struct {
 	lost *driver.Change
 }
 
-// take makes now the known state.
+// take sets the fields from now, a state that was read.
 func (s *state) take(now *driver.State) {
 	s.token, s.epoch, s.revision, s.head, s.sums = now.Token, now.Epoch, now.Revision, now.Head, now.Items.Sums()
 	s.fault, s.lost = now.Fault(), nil
 }
 
-// orphan starts the time in which the TPM of s may come back.
+// orphan starts the time ttl in which the TPM of s may connect again.
 func (b *Broker) orphan(s *state, ttl time.Duration) {
 	s.session, s.until = nil, b.o.now()+uint64(ttl)
 }
@@ -54,7 +54,7 @@ func (b *Broker) abandon(s *state, token driver.Token) {
 	b.orphan(s, 0)
 }
 
-// grant is what Acquire and Resume reply.
+// grant returns the reply to ACQUIRE and RESUME.
 func (s *state) grant(deadline uint64) store.Grant {
 	s.granted = s.token
 	return store.Grant{Token: uint64(s.token), Epoch: s.epoch, Deadline: deadline, Revision: uint64(s.revision), Generation: s.head.Generation}
@@ -74,7 +74,8 @@ func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint6
 	}
 	token, err := b.o.Driver.Acquire(ctx, s.name, l.id, b.owner(l, pid))
 	if owned, ok := errors.AsType[*driver.OwnedError](err); ok && owned.Owner.Is(l.nonce) {
-		// No TPM uses it: the reply to an earlier acquisition or release was lost.
+		// No TPM uses it, but this host owns it: the reply to an earlier acquisition or release
+		// was lost.
 		if err := b.reclaim(ctx, s); err != nil {
 			return 0, err
 		}
@@ -97,7 +98,7 @@ func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint6
 	return l.deadline, err
 }
 
-// giveUp releases the state for a TPM that cannot do it. It leaves no handover.
+// giveUp releases the state for a TPM that cannot do it. It stores no handover.
 func (b *Broker) giveUp(ctx context.Context, s *state) error {
 	err := b.release(ctx, s, driver.Sum{})
 	if errors.Is(err, driver.ErrFenced) {
@@ -124,7 +125,7 @@ func (b *Broker) reclaim(ctx context.Context, s *state) error {
 	return nil
 }
 
-// release ends the ownership. It mends a head that was damaged while this host owned the state.
+// release ends the ownership. It repairs a head that was damaged while this host owned the state.
 func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) error {
 	_, err := b.settle(ctx, s)
 	if now, failed := b.o.Driver.Read(ctx, s.name); err == nil && failed == nil && now.Token == s.token && now.Damage != nil && s.fault == nil {
@@ -144,7 +145,8 @@ func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) err
 	return err
 }
 
-// resume goes on for a TPM that knows its token and the revision of its last write.
+// resume makes a TPM that has connected again the owner of its state. The TPM names its token and
+// the revision of its last write.
 func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last driver.Revision, pid int) (deadline uint64, err error) {
 	l, err := b.current(ctx)
 	if err != nil {
@@ -195,8 +197,8 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 	return b.reacquire(ctx, s)
 }
 
-// resumeExpired goes on for a TPM whose token is not the owner's any more. A failure does
-// not change what is known of the state: the token may never have been valid.
+// resumeExpired does the same as resume for a TPM whose token is not the owner's any more. A failure
+// does not change the fields of s, because the token may never have been valid.
 func (b *Broker) resumeExpired(ctx context.Context, s *state, token driver.Token, last driver.Revision, pid int) (deadline uint64, err error) {
 	oldToken, oldGranted, oldRevision, oldPID, oldLost := s.token, s.granted, s.revision, s.pid, s.lost
 	if s.token != token && s.granted != token {
@@ -210,13 +212,13 @@ func (b *Broker) resumeExpired(ctx context.Context, s *state, token driver.Token
 	return deadline, err
 }
 
-// fence makes sure that no write of a previous run of the broker, which may still be on its
-// way, is made from now on: it writes the head once more.
+// fence makes sure that the store does not execute a delayed write of a previous run of the broker
+// from now on. For that it writes the head again, which changes its revision.
 func (b *Broker) fence(ctx context.Context, s *state) error {
 	if s.lost != nil || s.revision == 0 {
-		return nil // settle does that, or there is no head
+		return nil // settle does that, or there is no head to write
 	}
-	for range 3 { // the lost write can win once
+	for range 3 { // the delayed write may be made in between, but only once
 		rev, err := b.o.Driver.Write(ctx, s.name, s.token, s.revision, driver.Change{Head: s.head})
 		switch {
 		case err == nil:
@@ -243,9 +245,9 @@ func (b *Broker) fence(ctx context.Context, s *state) error {
 	return driver.ErrUnknown
 }
 
-// reacquire makes the TPM the owner again after its lease expired. That is allowed only if
-// nothing was written in between: the guest then notices nothing. The TPM need not learn the new
-// token: the owner in the store has the one that the TPM knows.
+// reacquire makes the TPM the owner again after its lease has expired. It fails if anything was
+// written in the meantime, because the TPM would then continue with an old state. The TPM need not
+// know the new token, because the owner in the store contains the token that the TPM knows.
 func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err error) {
 	l, err := b.current(ctx)
 	if err != nil {
@@ -296,9 +298,10 @@ func (b *Broker) reacquire(ctx context.Context, s *state) (deadline uint64, err 
 	return l.deadline, err
 }
 
-// untouched returns the revision that the head must have when the state is acquired again. This makes
-// its check a condition of the acquisition: After in the owner is a promise to every later RESUME, also
-// to another run of the broker, and must not be stored before it is known to be true.
+// untouched returns the revision that the head must have when the state is acquired again. The
+// revision is a condition of the acquisition, because After in the owner promises that no other host
+// has written. Every later RESUME relies on that, even with another run of the broker, so a wrong
+// After must never be stored.
 func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.Revision, error) {
 	now, err := b.o.Driver.Read(ctx, s.name)
 	switch {
@@ -320,9 +323,9 @@ func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.
 	return now.Revision, nil
 }
 
-// unused reports whether no other host has used the state before it was acquired again: nothing was
-// written, except by this host: a write whose reply was lost, or the one that settles it.
-// acquired is the number of acquisitions by this host since.
+// unused reports whether no other host has used the state before it was acquired again: only this
+// host has written, namely a write whose reply was lost, or the write with which Settle decides
+// about it. acquired is the number of acquisitions by this host since then.
 func (s *state) unused(now *driver.State, acquired uint64) bool {
 	mine := s.lost != nil && now.Damage == nil && s.epoch != 0 && now.Epoch == s.epoch+acquired
 	made := mine && now.Head == s.lost.Head
@@ -330,7 +333,7 @@ func (s *state) unused(now *driver.State, acquired uint64) bool {
 	return now.Revision == s.revision || made || settled
 }
 
-// without returns all without some.
+// without returns all numbers except those in some.
 func without(all []uint64, some ...uint64) []uint64 {
 	return slices.DeleteFunc(slices.Clone(all), func(n uint64) bool { return slices.Contains(some, n) })
 }
@@ -360,7 +363,7 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 				return nil
 			}
 			if settled == nil {
-				return errors.Join(driver.ErrUnreachable, err) // it is certain that it was not made
+				return errors.Join(driver.ErrUnreachable, err) // the change was certainly not made
 			}
 			return err
 		case errors.Is(err, driver.ErrFenced) && again == 0:
@@ -379,7 +382,8 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 	return driver.ErrFenced
 }
 
-// afterLoss acquires the state again if err says that the token is not valid any more.
+// afterLoss acquires the state again if err says that the token is no longer valid. Otherwise it
+// returns err.
 func (b *Broker) afterLoss(ctx context.Context, s *state, err error) error {
 	if !errors.Is(err, driver.ErrFenced) {
 		return err
@@ -388,9 +392,10 @@ func (b *Broker) afterLoss(ctx context.Context, s *state, err error) error {
 	return err
 }
 
-// change returns the write of items as one generation. The permanent state, which is what
-// a person wants back, is kept as a generation of its own. A stored generation is never replaced:
-// a change with its number, of a client that counts anew, is stored without a copy.
+// change returns the driver.Change that writes the items as one generation. If they include the
+// permanent state, it is also stored as a generation, so that it can be restored. A stored generation
+// is never replaced: if generation is stored already, because the client has begun to count again,
+// the change stores no copy.
 func (b *Broker) change(s *state, generation uint64, items driver.Items, remove []string) driver.Change {
 	sums := maps.Clone(s.sums)
 	if sums == nil {

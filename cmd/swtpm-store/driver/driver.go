@@ -72,11 +72,11 @@ func (e *OwnedError) Error() string {
 // LeaseID names a lease in the store. 0 is none.
 type LeaseID int64
 
-// Token is the right to write: the store's number of the acquisition, larger than that of
-// every earlier one. 0 is none.
+// Token is the right to write: the number that the store gave the acquisition, larger than all
+// earlier ones. 0 is none.
 type Token int64
 
-// Revision is the store's number of the last change of a head. 0 means that there is no
+// Revision is the number that the store gave the last change of a head. 0 means that there is no
 // head yet.
 type Revision int64
 
@@ -88,16 +88,16 @@ type Owner struct {
 	PID   int       `json:"pid"`   // process that uses the state
 	Since time.Time `json:"since"` // time of the acquisition, from the host's clock
 
-	// After is the token that the process knows if its broker acquired the state anew, after
-	// the lease had expired and no other host had written.
+	// After is the earlier token that the process knows, if its broker has acquired the state
+	// again after the lease had expired, and no other host had written in the meantime.
 	After Token `json:"after,omitempty"`
 
-	// Last is the revision that the head must have if After is not 0: After in the store says
-	// that no other host has written since.
+	// Last is the revision that the head must have at the acquisition if After is not 0. It
+	// makes sure that no other host has written, which After promises.
 	Last Revision `json:"-"`
 
-	// Damage is an ErrDamaged if the store has an owner that cannot be read. Host is UnknownHost then:
-	// only the token says who it is.
+	// Damage is an ErrDamaged if the store has an owner that cannot be read. Host is then
+	// UnknownHost, and only the token identifies the owner.
 	Damage error `json:"-"`
 }
 
@@ -149,8 +149,8 @@ func (i Items) Sum() Sum { return i.Sums().Sum() }
 // Sums are the SHA-256 of items by name.
 type Sums map[string]Sum
 
-// Sum returns one SHA-256 for all: of the names in their order, each with its length as a
-// 32-bit big-endian number before it and the item's sum after it.
+// Sum returns one SHA-256 over all items. For each item, in the order of the names, it covers the
+// length of the name as a 32-bit big-endian number, the name, and the sum of the item.
 func (s Sums) Sum() Sum {
 	h := sha256.New()
 	for _, name := range slices.Sorted(maps.Keys(s)) {
@@ -173,17 +173,17 @@ type State struct {
 	Revision Revision // of the head, 0 if nothing was written yet
 	Items    Items
 
-	// Damage is an ErrDamaged if the store has a head that cannot be read. Head is zero then, and fits
-	// no items, but Revision is known: a Write can replace the head.
+	// Damage is an ErrDamaged if the store has a head that cannot be read. Head is then zero, and
+	// matches no items, but Revision is known, so that a Write can replace the head.
 	Damage error
 
-	// EpochDamage is an ErrDamaged if the epoch cannot be read. Epoch is then above all earlier ones,
-	// and the next Acquire stores it anew.
+	// EpochDamage is an ErrDamaged if the epoch cannot be read. Epoch is then above all earlier
+	// ones, and the next Acquire stores it again.
 	EpochDamage error
 }
 
-// Fault returns an error unless the items match the head: if not, someone else has removed or
-// changed a part of the state, and it must not be taken for a TPM that does not exist.
+// Fault returns an error unless the items match the head. If they do not, another program has removed
+// or changed a part of the state, which a caller must not treat like a TPM that does not exist.
 func (s *State) Fault() error {
 	switch {
 	case s.Damage != nil:
@@ -203,7 +203,7 @@ func Permanent(item string) bool { return strings.HasSuffix(item, "permall") }
 
 // Change is one write.
 type Change struct {
-	Put    Items    // items that are replaced or made
+	Put    Items    // items that are replaced or created
 	Delete []string // items that are removed
 	Head   Head     // the new head
 
@@ -222,8 +222,8 @@ type Entry struct {
 }
 
 // Driver is the connection of one host to the store. Its methods may be called from
-// several goroutines. A method that changes something has changed all of it or nothing;
-// with ErrUnknown it may be either.
+// several goroutines. A method that changes something changes either all of it or, if it returns an
+// error, nothing. After ErrUnknown both are possible.
 type Driver interface {
 	// Grant makes a lease that expires ttl after its last renewal.
 	Grant(ctx context.Context, ttl time.Duration) (LeaseID, error)
@@ -234,26 +234,28 @@ type Driver interface {
 	Revoke(ctx context.Context, id LeaseID) error
 
 	// Acquire makes o the owner of the state, which need not exist, until the lease
-	// expires. Its error is an *OwnedError if it has an owner, ErrDamaged if it has one that cannot be
-	// read, and ErrConflict if o.After is not 0 and the head has another revision than o.Last.
+	// expires. Its error is an *OwnedError if the state has an owner, ErrDamaged if it has an
+	// owner that cannot be read, and ErrConflict if o.After is not 0 and the head has another
+	// revision than o.Last.
 	Acquire(ctx context.Context, name string, id LeaseID, o Owner) (Token, error)
-	// Release ends the ownership. handover goes into the head, if there is one; the zero
-	// Sum leaves nothing for another host to compare. A damaged head stays as it is. Its error is
+	// Release ends the ownership. It stores handover in the head, if there is one; with the zero
+	// Sum the next owner has nothing to compare. It does not change a damaged head. Its error is
 	// ErrFenced if the token is not the owner's.
 	Release(ctx context.Context, name string, t Token, handover Sum) error
 
 	// Read returns the state. It sees every write that was acknowledged before the call.
-	// Its error is fs.ErrNotExist if the store has nothing of that name. Damaged keys are no error,
-	// see State and Owner.
+	// Its error is fs.ErrNotExist if the store has nothing of that name. Damaged keys are not an
+	// error of Read: State and Owner have fields for them.
 	Read(ctx context.Context, name string) (*State, error)
 	// Write makes the change if t is the owner's and last is the revision of the head. It
 	// returns the new one. Its errors are ErrFenced, ErrConflict and ErrStored, in this order.
 	Write(ctx context.Context, name string, t Token, last Revision, c Change) (Revision, error)
 
-	// List returns all states in the order of their names. A damaged head is zero in it.
+	// List returns all states in the order of their names. The entry of a state with a damaged
+	// head has a zero Head.
 	List(ctx context.Context) ([]Entry, error)
 	// Generations returns the numbers of the stored generations, in the order in which they were
-	// written: the numbers of an imported TPM begin anew.
+	// written, which may differ from the order of the numbers after a TPM was imported.
 	Generations(ctx context.Context, name string) ([]uint64, error)
 	// Generation returns the items of a stored generation. Its error is fs.ErrNotExist if
 	// there is none.
@@ -261,18 +263,19 @@ type Driver interface {
 	// Remove deletes everything of the state but its epoch, if t is the owner's.
 	Remove(ctx context.Context, name string, t Token) error
 
-	// Close ends the connection; leases go on until they expire.
+	// Close ends the connection. It does not end leases, which expire later.
 	Close() error
 }
 
-// Settle finds out what became of a Write that failed with ErrUnknown; before is the head that it
-// was to replace, with the revision last. After Settle returned without an error, the change either
-// has been made, and rev is its revision, or can never be made. For that it writes the head once more,
-// so that the condition of the lost write does not hold any longer; if the change was to replace a damaged
-// head, it makes the change. It may be repeated after an error, also if its own write got no reply. Its
-// error is ErrDamaged if the head has been damaged since.
+// Settle finds out the result of a Write of c that failed with ErrUnknown. before is the head that
+// the Write should replace, with the revision last. If Settle succeeds, either made is true and the
+// change was made, or it can never be made any more. rev is then the revision of the head. To make
+// sure of that, Settle writes the head again, so that the condition of the lost Write is no longer
+// met; if the change should replace a damaged head, Settle makes the change itself. The caller may
+// repeat it after an error, even if its own Write got no reply. Its error is ErrDamaged if the head
+// was damaged in the meantime.
 func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, before Head, c Change) (made bool, rev Revision, err error) {
-	for range 3 { // the lost write can win once
+	for range 3 { // the lost write may be made in between, but only once
 		s, err := d.Read(ctx, name)
 		switch {
 		case err != nil:
@@ -289,7 +292,7 @@ func Settle(ctx context.Context, d Driver, name string, t Token, last Revision, 
 			return false, 0, ErrConflict
 		}
 		again, made := Change{Head: s.Head}, s.Damage != nil
-		if made { // no head can be written once more
+		if made { // a damaged head cannot be written again
 			again = c
 		}
 		rev, err := d.Write(ctx, name, t, last, again)

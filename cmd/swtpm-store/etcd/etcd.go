@@ -353,7 +353,8 @@ func (s *Store) Close() error {
 	return s.client.Close()
 }
 
-// addPart adds a key to a state; part is its name below the state's. The state says what cannot be read.
+// addPart adds a key to a state; part is its name below the name of the state. It records in the state
+// that a key cannot be read.
 func addPart(state *driver.State, part string, kv *mvccpb.KeyValue) {
 	key := string(kv.Key)
 	switch {

@@ -81,8 +81,8 @@ const (
 	maxOwnerString = 255
 )
 
-// decodeOwner returns an owner. Its error has the remedy: the store does not know which host it was, so
-// that a person must find out whether a TPM runs.
+// decodeOwner returns an owner. Its error contains the remedy: the store does not show which host owns
+// the state, so that a person must find out whether a TPM runs.
 func decodeOwner(key string, b []byte) (*driver.Owner, error) {
 	var o driver.Owner
 	err := json.Unmarshal(b, &o)
