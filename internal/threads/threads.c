@@ -32,7 +32,7 @@
 #define SYS_landlock_restrict_self 446
 #endif
 
-enum { SIGNAL = 34, UNBORN = -1, PATIENCE = 60 /* seconds */ };
+enum { SIGNAL = 34, UNBORN = -1, ASK_LIMIT = 60 /* seconds */ };
 
 // An entry of the list of threads. Entries are reused, and never freed.
 struct thread {
@@ -69,8 +69,8 @@ static struct {
 
 static pthread_mutex_t asking = PTHREAD_MUTEX_INITIALIZER;
 
-// leave removes a thread that ends from the list. A signal that arrives now has no effect
-// that matters, because the thread runs none of our code any more.
+// leave removes a thread that ends from the list. A signal that arrives after that has no relevant
+// effect, because the thread runs no more code of this program.
 static void leave(void *p)
 {
 	struct thread *t = p;
@@ -191,8 +191,8 @@ static int missing(struct thread *me, unsigned round)
 
 // ask makes every thread call now.act once, the calling thread last.
 //
-// It returns when all threads on the list have answered and no thread was created
-// meanwhile: a later thread inherits from one that has answered.
+// It returns when all threads on the list have answered and no thread was created in the meantime. A
+// thread that is created later inherits the privileges of one that has answered.
 static int ask(void)
 {
 	struct sigaction act = { .sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
@@ -217,7 +217,7 @@ static int ask(void)
 		if (waiting == 0 && atomic_load(&births) == born)
 			break;
 		clock_gettime(CLOCK_MONOTONIC, &t);
-		if (t.tv_sec - end.tv_sec > PATIENCE)
+		if (t.tv_sec - end.tv_sec > ASK_LIMIT)
 			return ETIMEDOUT;
 		futex(&now.answers, FUTEX_WAIT, seen, &pause);
 	}
@@ -274,8 +274,8 @@ static void lose(void)
 		note(&r->capabilities, drop_capabilities(now.loss.keep));
 }
 
-// Our filter refuses this call. Without our filter it returns 0, or 2 with the filter of a
-// service or container.
+// The filter of the emulator refuses this call. Without that filter the call returns 0, or 2 with the
+// filter of a service or container.
 static void filtered(void)
 {
 	note(&now.filtered, prctl(PR_GET_SECCOMP, 0, 0, 0, 0) >= 0);

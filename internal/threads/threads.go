@@ -28,7 +28,7 @@ type Result struct {
 	NoNewPrivs, Bounding, Landlock, Capabilities Step
 }
 
-// ErrMixed reports a step that succeeded on some threads only. The process must end then.
+// ErrMixed means that a step succeeded on some threads only. The process must end then.
 var ErrMixed = errors.New("succeeded on some threads only")
 
 // All returns nil if the step succeeded on every thread or was not requested.

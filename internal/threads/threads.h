@@ -20,11 +20,11 @@ struct threads_result {
 };
 
 // threads_lose drops the privileges l on every thread. It returns 0 if every thread has
-// answered, else an errno.
+// answered, and an errno otherwise.
 int threads_lose(const struct threads_loss *l, struct threads_result *r);
 
 // threads_filtered counts the threads with a filter that refuses prctl(PR_GET_SECCOMP) in
-// r->done, and the other threads in r->failed. It returns a value like threads_lose.
+// r->done, and the other threads in r->failed. It returns 0 or an errno, as threads_lose does.
 int threads_filtered(struct threads_step *r);
 
 // threads_first is called before the first thread is created, unless it is NULL.

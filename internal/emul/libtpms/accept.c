@@ -15,8 +15,8 @@ static uint32_t free_place(const struct set *s)
 	return i;
 }
 
-// accept_one accepts a client of the listener i. It returns the index of the client, or -1 if that
-// is left to Go.
+// accept_one accepts a client of the listener i. It returns the index of the client, or -1 if Go has
+// to accept it.
 static int accept_one(struct set *s, uint32_t i)
 {
 	uint32_t at = free_place(s);
@@ -25,7 +25,7 @@ static int accept_one(struct set *s, uint32_t i)
 	if (at >= s->last_place)
 		return -1;
 	fd = accept4(s->polls[i].fd, NULL, NULL, SOCK_CLOEXEC);
-	if (fd < 0) // also if the client has disconnected: Go tries again
+	if (fd < 0) // even if the client has only disconnected; Go tries again
 		return -1;
 	s->polls[at] = (struct pollfd){ .fd = fd, .events = POLLIN };
 	s->clients[at] = (struct entry){ .last = ++s->tick, .plain = 1, .socket = 1, .fresh = FRESH };
@@ -46,7 +46,7 @@ int swtpm_accept(struct set *s, answer_fn *answer, struct event *ev)
 		if (at < 0)
 			continue;
 		s->polls[i].revents = 0;
-		s->polls[at].revents = POLLIN; // its request has often arrived, else the read returns EAGAIN
+		s->polls[at].revents = POLLIN; // its request has often arrived; otherwise the read returns EAGAIN
 		if (!answer(s, (uint32_t)at, ev))
 			return 0;
 	}

@@ -15,7 +15,8 @@ import (
 )
 
 // The callbacks run on the thread that called libtpms, with the lock held; goSave and goRecover
-// are called between two calls of libtpms. libtpms passes no pointer of ours, hence theEngine.
+// are called between two calls of libtpms. They use theEngine, because libtpms passes no pointer of
+// the caller to its callbacks.
 
 // goLoad passes a stored payload to libtpms, in memory that libtpms frees. It never succeeds
 // without data, because a TPM 2.0 would then start from a file of libtpms's own.
@@ -71,7 +72,7 @@ func goSave(data *C.uchar, n C.uint32_t) {
 
 // goRecover lets the host undo a command for which a callback has failed. b is the volatile state
 // from before the command. It returns the size of the response that it has written to rsp, which
-// has room for an error; 0 if the library's response is right.
+// has space for an error; 0 if the library's response is correct.
 //
 //export goRecover
 func goRecover(b *C.uchar, n C.uint32_t, last C.uint32_t, rsp *C.uchar) C.uint32_t {

@@ -1,5 +1,5 @@
-// The callbacks of libtpms. It frees the memory that load returns, and does not need the memory
-// that it passes to store afterwards.
+// The callbacks of libtpms. libtpms frees the memory that on_load returns. on_store must copy the
+// memory that it gets.
 #include "parts.h"
 
 #include "_cgo_export.h"

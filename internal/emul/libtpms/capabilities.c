@@ -1,5 +1,6 @@
-// The output of --print-capabilities without a start of the Go runtime, which costs more than
-// the rest: libvirt asks often. printCapabilities of cmd/swtpm prints the same; a test compares them.
+// The output of --print-capabilities without the start of the Go runtime, which takes most of the
+// time of that option: libvirt calls it often. printCapabilities of cmd/swtpm prints the same; a test
+// compares them.
 #include "engine.h"
 
 #include <stdio.h>
@@ -32,7 +33,7 @@ static int rsa_sizes(FILE *out, TPMLIB_TPMVersion version)
 	return 1;
 }
 
-// describe writes the line to out. It returns 0 if Go has to do it.
+// describe writes the output to out. It returns 0 if Go has to do it.
 static int describe(FILE *out, TPMLIB_TPMVersion version)
 {
 	int v12 = TPMLIB_ChooseTPMVersion(TPMLIB_TPM_VERSION_1_2) == TPM_SUCCESS;
@@ -50,8 +51,8 @@ static int describe(FILE *out, TPMLIB_TPMVersion version)
 	return 1;
 }
 
-// swtpm_print_capabilities prints the line, and returns 1. It prints nothing and returns 0 if Go
-// has to do it: with a library that has profiles, and to report an error.
+// swtpm_print_capabilities prints the output, and returns 1. It prints nothing and returns 0 if Go
+// has to do it: for a library with algorithm profiles, and for an error.
 int swtpm_print_capabilities(int version2)
 {
 	char line[4096];

@@ -16,13 +16,13 @@
 
 enum { HEADER = 10, CODE_AT = 6 };
 
-static _Atomic uint64_t commands;  // that ran
+static _Atomic uint64_t commands;  // number of commands that have run
 static uint32_t running_locality;  // of the running command; under the lock
 static int shown = -1;             // a descriptor whose offset is the number of commands
 
 uint64_t swtpm_commands(void) { return commands; }
 
-// Without a page of memory: the kernel shows the offset in /proc/PID/fdinfo.
+// The kernel shows the offset in /proc/PID/fdinfo. This costs no page of memory.
 void swtpm_show_commands(const char *name)
 {
 	shown = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -94,7 +94,8 @@ TPM_RESULT swtpm_peek(struct response *r, unsigned char *cmd, uint32_t len)
 	return rc;
 }
 
-// end_request follows a request. The result of one that was undone is an error.
+// end_request is called after a request. It returns the result of the request, which is an error if
+// the request was undone.
 static TPM_RESULT end_request(TPM_RESULT rc)
 {
 	unsigned char error[ERROR_SIZE];

@@ -14,19 +14,19 @@ static sem_t lock;
 
 static atomic_int admitted;         // swtpm_loop may run commands
 static atomic_int answers_queries;  // swtpm_queries may answer requests
-static atomic_int powered;          // the library has a TPM; written under the lock
+static atomic_int powered;          // the TPM is on; written under the lock
 static _Atomic uint8_t established; // tpmEstablished before the running command
 static int version2;                // the TPM is a 2.0; under the lock
 static int log_fd = -1;             // for the library's own messages
 
 static struct cells own_cells;
-static struct cells *cells = &own_cells; // or in memory that outlives the process
+static struct cells *cells = &own_cells; // or cells in memory that a new process takes over
 
 void swtpm_prepare(void) { sem_init(&lock, 0, 1); }
 
-// One malloc arena is enough, because one thread at a time uses the library, and a second
-// arena would cost every instance memory. The limit must be set before the Go runtime creates
-// its first threads.
+// One malloc arena is enough, because only one thread at a time uses the library, and a second
+// arena would cost memory in each process. The limit must be set before the Go runtime creates its
+// first threads.
 __attribute__((constructor)) static void limit_arenas(void) { mallopt(M_ARENA_MAX, 1); }
 
 void swtpm_lock(void)
@@ -68,8 +68,8 @@ int swtpm_is_version2(void) { return version2; }
 void swtpm_answer_queries(int ok) { answers_queries = ok; }
 int swtpm_answers_queries(void) { return answers_queries; }
 
-// swtpm_power records whether the library has a TPM: libtpms would dereference a null pointer
-// if it were asked about a TPM 1.2 that is off.
+// swtpm_power records whether the TPM is on, because libtpms dereferences a null pointer if it is
+// asked about a TPM 1.2 that is off.
 void swtpm_power(int on)
 {
 	powered = on;
@@ -92,7 +92,7 @@ void swtpm_read_established(void)
 		established = bit;
 }
 
-// swtpm_established asks the library if no command runs, else it returns the bit from before
+// swtpm_established asks the library if no command runs. Otherwise it returns the bit from before
 // the running command.
 void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc)
 {

@@ -1,5 +1,5 @@
-// Package libtpms wraps the C library: it alone calls libtpms. It exports no C type. Its errors have
-// the causes of failed callbacks, which libtpms's result codes do not have.
+// Package libtpms wraps the C library libtpms, which no other package calls. It exports no C type.
+// Its errors contain the causes of failed callbacks, which the result codes of libtpms do not show.
 package libtpms
 
 /*
@@ -38,20 +38,20 @@ var theEngine = &engine{}
 
 var prepare = sync.OnceFunc(func() { C.swtpm_prepare() })
 
-// Engine returns the one engine of this process.
+// Engine returns the only engine of this process.
 func Engine() emul.Engine {
 	prepare()
 	return theEngine
 }
 
-// Version returns the version of the libtpms that is loaded, as "0.9.2".
+// Version returns the version of the loaded libtpms, such as "0.9.2".
 func Version() string {
 	v := uint32(C.TPMLIB_GetVersion())
 	return fmt.Sprintf("%d.%d.%d", v>>16, v>>8&0xff, v&0xff)
 }
 
-// HasProfiles reports whether the loaded libtpms has algorithm profiles, as since version 0.10. It
-// may be newer than the version that this program was built with.
+// HasProfiles reports whether the loaded libtpms has algorithm profiles, which were added in version
+// 0.10. The loaded libtpms may be newer than the one that this program was built with.
 func HasProfiles() bool { return C.swtpm_has_profiles() != 0 }
 
 // Debug sends libtpms's messages below level to the descriptor fd, each line with prefix. Errors
@@ -61,7 +61,7 @@ func Debug(fd int, level uint, prefix string) {
 	defer C.free(unsafe.Pointer(p))
 	C.swtpm_log_to(C.int(fd))
 	C.TPMLIB_SetDebugLevel(C.uint(level))
-	C.TPMLIB_SetDebugPrefix(p) // fails only without memory, and is cosmetic
+	C.TPMLIB_SetDebugPrefix(p) // fails only without memory; the messages then have no prefix
 }
 
 // check returns the error of a call, with its name and with the cause from a failed callback.
@@ -123,7 +123,7 @@ func (e *engine) Manufactured() bool { return C.swtpm_was_manufactured() != 0 }
 func (e *engine) Start() error {
 	rc := C.TPMLIB_MainInit()
 	if err := e.check("TPMLIB_MainInit", rc); err != nil {
-		C.TPMLIB_Terminate() // else the version stays locked
+		C.TPMLIB_Terminate() // otherwise the version could not be chosen again
 		return err
 	}
 	if err := e.fitOpenSSL(); err != nil {
@@ -202,7 +202,7 @@ func (e *engine) Volatile() ([]byte, error) {
 	return C.GoBytes(unsafe.Pointer(b), C.int(n)), nil
 }
 
-// stateTypes has libtpms's numbers of the blobs, which are bits.
+// stateTypes are the numbers of the blobs in libtpms, each of which is one bit.
 var stateTypes = map[tpm.Blob]uint32{
 	tpm.Permanent: C.TPMLIB_STATE_PERMANENT,
 	tpm.Volatile:  C.TPMLIB_STATE_VOLATILE,

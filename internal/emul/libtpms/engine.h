@@ -36,7 +36,7 @@ struct record {
 	uint32_t unused2;
 };
 
-// struct cells is the part of handover.Cells that the engine writes, without the lock.
+// struct cells is the part of handover.Cells that the engine writes. It needs no lock.
 struct cells {
 	uint32_t locality; // of the next command
 	uint32_t last;     // code of the last command
@@ -49,7 +49,7 @@ int swtpm_trylock(void);
 void swtpm_unlock(void);
 
 TPM_RESULT swtpm_register(void);
-// struct response is memory of malloc that libtpms extends. swtpm_run executes one command.
+// struct response is memory from malloc, which libtpms enlarges. swtpm_run executes one command.
 struct response {
 	unsigned char *b;
 	uint32_t n;
@@ -98,9 +98,10 @@ uint64_t swtpm_tally_bucket(uint32_t i);
 uint64_t swtpm_tally_ns(void);
 uint64_t swtpm_tally_other(void);
 
-// The tap of the boot ledger, see tap.c. It uses the TAP_SIZE bytes at b, which are not Go's. swtpm_tap_take sets b to all entries and returns their
-// size; the caller clears them before the next command. swtpm_peek runs a command of our own that only reads: it is
-// neither counted nor recorded. swtpm_tap_used needs no lock.
+// The tap of the boot ledger, see tap.c. It uses the TAP_SIZE bytes at b, which are not in Go's heap.
+// swtpm_tap_take sets b to all entries and returns their size; the caller clears them before the next
+// command. swtpm_peek runs a command of the emulator itself that only reads; the command is neither
+// counted nor recorded. swtpm_tap_used needs no lock.
 enum { TAP_SIZE = 2048 };
 void swtpm_tap_on(int version2, unsigned char *b);
 uint32_t swtpm_tap_used(void);

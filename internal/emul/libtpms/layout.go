@@ -27,8 +27,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/handover"
 )
 
-// The structures and constants that C and Go share are compared here. A pair that differs does
-// not compile: a constant that is not 0 is no index of an array with one element.
+// The structures and constants that C and Go share are compared here. If the values of a pair
+// differ, the program does not compile, because only 0 is a valid index of an array with one
+// element.
 var (
 	one [1]struct{}
 
@@ -67,7 +68,7 @@ var (
 )
 
 // writeSlot lets C write a state that consists of header and body into the older of two slots. It
-// returns false if C leaves that to Go.
+// returns false if C has not written it because Go has to do it.
 func writeSlot(slots [2][]byte, header, body []byte) bool {
 	C.swtpm_use_slots((*C.uchar)(unsafe.SliceData(slots[0])), (*C.uchar)(unsafe.SliceData(slots[1])), C.uint64_t(len(slots[0])))
 	C.swtpm_set_slot_header((*C.uchar)(unsafe.SliceData(header)), C.uint32_t(len(header)))

@@ -65,8 +65,8 @@ ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_
 }
 
 // swtpm_respond sends as much of the response as is possible without waiting, and returns the
-// number of bytes. Go sends the rest, and everything to a descriptor that is not a socket, because
-// Go has the deadlines.
+// number of bytes. It sends nothing to a descriptor that is not a socket. Go sends the rest, because
+// Go manages the deadlines of clients.
 uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len)
 {
 	ssize_t n;
@@ -98,7 +98,7 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	ssize_t n;
 
 	ev->at = i;
-	if (!(s->polls[i].revents & POLLIN)) { // a hang-up or an error alone
+	if (!(s->polls[i].revents & POLLIN)) { // only a hang-up or an error
 		if (swtpm_close(s, i))
 			return 1;
 		ev->kind = EVENT_CLOSED;
@@ -120,7 +120,8 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	if (!swtpm_is_admitted() || is_past(soft_deadline))
 		return 0;
 	swtpm_lock();
-	// The TPM may have been powered off meanwhile, or another client has filled the ledger's tap.
+	// In the meantime the TPM may have been powered off, or another client may have filled the
+	// ledger's tap.
 	if (!swtpm_is_admitted() || !is_plain(s->buf, ev->n) || swtpm_tap_due()) {
 		swtpm_unlock();
 		return 0;

@@ -71,8 +71,8 @@ struct event {
 	const unsigned char *rest;
 };
 
-// swtpm_set_deadline sets two times in ns of CLOCK_BOOTTIME, 0 for none: from soft on, commands
-// are for Go, and from end on, responses.
+// swtpm_set_deadline sets two times in ns of CLOCK_BOOTTIME, 0 for none: from soft on, the loop
+// leaves commands to Go, and from end on also the sending of responses.
 void swtpm_set_deadline(uint64_t soft, uint64_t end);
 
 struct event swtpm_loop(struct set *s);
@@ -90,13 +90,13 @@ ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_
 uint32_t swtpm_respond(int fd, const struct entry *c, const unsigned char *b, uint32_t len);
 
 // swtpm_accept accepts clients and calls answer for each; it returns 0 if answer has returned 0.
-// swtpm_close closes client i, which has closed its end; it returns 0 if that is left to Go.
+// swtpm_close closes client i, which has closed its end; it returns 0 if Go has to do that.
 typedef int answer_fn(struct set *s, uint32_t i, struct event *ev);
 int swtpm_accept(struct set *s, answer_fn *answer, struct event *ev);
 int swtpm_close(struct set *s, uint32_t i);
 
-// swtpm_record_receive is handover.Record.Receive for the start of a request;
-// swtpm_record_send is Answer, Send and Done.
+// swtpm_record_receive does the same as handover.Record.Receive for the start of a request.
+// swtpm_record_send does the same as its Answer, Send and Done together.
 ssize_t swtpm_record_receive(struct record *x, int fd, unsigned char *buf, uint32_t cap);
 ssize_t swtpm_record_send(struct record *x, int fd, const unsigned char *rsp, uint32_t len);
 

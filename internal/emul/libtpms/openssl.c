@@ -13,7 +13,7 @@ enum { PKCS1 = 1, NONE = 3, PSS = 6, RSA = 6, NO_LOAD_CRYPTO_STRINGS = 1 };
 
 // The prototypes are those of OpenSSL 3.0; pointers to its types are void.
 static struct {
-	int found; // 1 if all exist, else -1; 0 before load
+	int found; // 1 if all exist, -1 if not; 0 before load
 	const void *(*get_cipher)(const char *name);
 	const void *(*get_digest)(const char *name);
 	void *(*cipher_new)(void);
@@ -40,8 +40,9 @@ static struct {
 	void (*clear_errors)(void);
 } ssl;
 
-// no_texts makes OpenSSL not load the texts of its errors, which cost a TPM 85 kB, because neither
-// libtpms nor this program prints them. It has no effect after the first use of OpenSSL.
+// no_texts prevents OpenSSL from loading the texts of its errors, which would cost each process
+// 85 kB, because neither libtpms nor this program prints them. It has no effect after the first use
+// of OpenSSL.
 static void no_texts(void)
 {
 	int (*init)(uint64_t options, const void *settings) = (int (*)(uint64_t, const void *))dlsym(RTLD_DEFAULT, "OPENSSL_init_crypto");
@@ -50,7 +51,7 @@ static void no_texts(void)
 		init(NO_LOAD_CRYPTO_STRINGS, NULL);
 }
 
-// load looks the functions up. Its callers hold the engine's lock, or no other thread uses OpenSSL.
+// load looks up the functions. The caller holds the engine's lock, or no other thread uses OpenSSL.
 static int load(void)
 {
 	const struct {
@@ -96,7 +97,8 @@ static int load(void)
 	return ssl.found;
 }
 
-// refused returns the opposite of worked, and clears OpenSSL's errors, which libtpms must not see.
+// refused returns the opposite of worked. It clears OpenSSL's errors, so that libtpms does not take
+// them for errors of its own calls.
 static int refused(int worked)
 {
 	ssl.clear_errors();
@@ -163,7 +165,7 @@ int swtpm_refuses_rsa_sign(int bits, const char *digest, int pss)
 	return refused(ok);
 }
 
-// No signature is verified: OpenSSL refuses the digest before that.
+// This function verifies no signature, because OpenSSL rejects the digest before that.
 int swtpm_refuses_rsa_verify(int bits, const char *digest)
 {
 	const void *md;

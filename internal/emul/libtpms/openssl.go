@@ -88,9 +88,9 @@ func random(b []byte) bool {
 	return C.swtpm_random((*C.uchar)(&b[0]), C.int(len(b))) == 1
 }
 
-// fitOpenSSL makes OpenSSL permit the algorithms of the TPM that was just started, or fails: a TPM
-// must not lose an algorithm that its keys need because the host's policy has changed. libtpms
-// lists the algorithms of a TPM 2.0 since version 0.10.
+// fitOpenSSL makes OpenSSL permit the algorithms of the TPM that has just started. It fails if that
+// is impossible: a TPM must not lose an algorithm that its keys need because the host's policy has
+// changed. libtpms lists the algorithms of a TPM 2.0 since version 0.10.
 //
 // Source: swtpm 0.10, after TPMLIB_MainInit.
 func (e *engine) fitOpenSSL() error {
@@ -122,7 +122,7 @@ func (e *engine) fitOpenSSL() error {
 	return nil
 }
 
-// errRefused means that the host's OpenSSL cannot do what the TPM has enabled.
+// errRefused means that the host's OpenSSL rejects an algorithm that the TPM has enabled.
 //
 // Compat: C-224: the words in the middle are the same as in swtpm 0.10.
 var errRefused = errors.New("need to start with modified OpenSSL config file to enable all needed algorithms; refused are")

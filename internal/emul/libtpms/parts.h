@@ -1,4 +1,4 @@
-// The functions that the parts of the engine call of each other, and Go does not call.
+// The functions that the C files of the engine call in one another, and that Go does not call.
 #ifndef SWTPM_PARTS_H
 #define SWTPM_PARTS_H
 

@@ -1,6 +1,6 @@
 // The loop of the control thread. It waits for all descriptors in one poll(2), and answers the
-// frequent requests that need nothing of Go: Go's scheduler takes its one processor from a thread
-// that waits longer than 20 us, and wakes up another thread to give it back.
+// frequent requests that do not need Go. Waiting in Go would cost more: Go's scheduler takes its only
+// processor from a thread that waits longer than 20 us, and wakes up another thread to return it.
 #define _GNU_SOURCE
 #include "bytes.h"
 #include "loop.h"
@@ -97,8 +97,8 @@ static int reply(struct set *s, uint32_t i, const unsigned char *b, uint32_t len
 	return 0;
 }
 
-// query_recorded is query for a client with a record. If Go has to handle the request, it stays in
-// the socket, and the client is not plain any more.
+// query_recorded does the same as query for a client with a record. If Go has to handle the request,
+// query_recorded leaves it in the socket and marks the client as no longer plain.
 static int query_recorded(struct set *s, uint32_t i, struct event *ev)
 {
 	unsigned char b[PADDED_LOCALITY + 1];

@@ -1,4 +1,4 @@
-// The records of package handover, as the loop writes them.
+// The records of package handover, which the loop reads and writes.
 #define _GNU_SOURCE
 #include "loop.h"
 

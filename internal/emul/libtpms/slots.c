@@ -17,9 +17,9 @@ void swtpm_use_slots(unsigned char *slot0, unsigned char *slot1, uint64_t size)
 	slot_size = size;
 }
 
-// swtpm_set_slot_header makes swtpm_write_slot write the volatile state after the len bytes at
-// b, until the next call; len 0 leaves it to Go. Go calls it again before the header would
-// change.
+// swtpm_set_slot_header sets the header, the len bytes at b, which swtpm_write_slot writes before
+// the volatile state until the next call. With len 0, Go writes the slots. Go calls it again before
+// the header changes.
 void swtpm_set_slot_header(const unsigned char *b, uint32_t len)
 {
 	if (len > sizeof header)

@@ -1,8 +1,9 @@
 // The volatile state of the TPM, serialized: for the next process, and to undo a command.
 //
-// libtpms does not report whether a command has changed it. So with a session the state is
-// serialized after each command, and saved if it differs. Without one it is serialized only
-// before a command that is likely to store, since that takes longer than most commands do.
+// libtpms does not report whether a command has changed the state. With a session, the engine
+// therefore serializes the state after each command, and saves it if it differs. Without a session
+// it serializes the state only before a command that is likely to store something, because
+// serializing takes longer than most commands do.
 #define _GNU_SOURCE
 #include "parts.h"
 
@@ -21,7 +22,7 @@ struct blob {
 // All of these are used under the lock.
 static int saving;             // a session is in use: the state is saved after each change
 static struct blob latest;     // the state that was serialized last
-static struct blob before;     // the state before the running command, if latest is newer
+static struct blob before;     // the state from before the running command, if latest is newer
 static int outdated;           // latest is older than the library's state; only without saving
 static int running;            // a command or a request is in the library
 static int failed;             // a callback has failed
@@ -32,7 +33,7 @@ static uint64_t serialized;    // number of times that the state was serialized
 static void clear(struct blob *s)
 {
 	if (s->b != NULL)
-		explicit_bzero(s->b, s->n); // it has the TPM's secrets
+		explicit_bzero(s->b, s->n); // it contains secrets of the TPM
 	free(s->b);
 	*s = (struct blob){ 0 };
 }
@@ -56,7 +57,7 @@ void swtpm_use_session(struct cells *c, unsigned char *slot0, unsigned char *slo
 
 void swtpm_state_outdated(void) { outdated = 1; }
 
-// swtpm_forget_state clears latest. While a command runs, the state from before it stays.
+// swtpm_forget_state clears latest. While a command runs, it keeps the state from before that.
 void swtpm_forget_state(void)
 {
 	if (running && before.b == NULL) {
@@ -67,8 +68,8 @@ void swtpm_forget_state(void)
 	clear(&latest);
 }
 
-// swtpm_save_state saves the volatile state if it has changed, or in any case if always is
-// set. Go saves it if always is set, or if the slot needs something of Go.
+// swtpm_save_state saves the volatile state if it has changed or if always is set. Go does that if
+// always is set, or if swtpm_write_slot cannot.
 void swtpm_save_state(int always)
 {
 	struct blob s;
@@ -97,8 +98,8 @@ static void remember(void)
 	outdated = 0;
 }
 
-// swtpm_begin precedes a command or a request that may change the state. may_store means that
-// it is likely to store something.
+// swtpm_begin is called before a command or a request that may change the state. may_store means
+// that it is likely to store something.
 void swtpm_begin(int may_store)
 {
 	if (may_store || after_shutdown)
@@ -108,9 +109,9 @@ void swtpm_begin(int may_store)
 	running = 1;
 }
 
-// swtpm_end follows it. If a callback has failed, the library is in failure mode, and Go may
-// restart it. swtpm_end returns the size of the response that replaces the library's, 0 if none
-// does.
+// swtpm_end is called after it. If a callback has failed, the library is in failure mode, and Go may
+// restart it. swtpm_end returns the size of the response in rsp that replaces the library's, 0 if
+// there is none.
 uint32_t swtpm_end(unsigned char rsp[ERROR_SIZE])
 {
 	struct blob b = before;
@@ -131,14 +132,14 @@ uint32_t swtpm_end(unsigned char rsp[ERROR_SIZE])
 }
 
 // swtpm_callback_failed records that a callback has failed with rc, and returns rc. The library
-// then writes messages to the log, the command among them. They would fill the log on a full
-// disk, and are wrong if the command is undone; so they go to a descriptor that cannot exist.
+// then logs messages, including one about the command. They would fill the log while the disk is
+// full, and would be wrong if the command is undone. Therefore it redirects them to a descriptor that
+// cannot exist.
 //
-// A command that is not likely to store, but had to now, for the clock or a timer, was not
-// remembered before it began. It is undone to the volatile state of this moment, before the
-// library learns of the failure. That state may have some effects of the command, although its
-// response is an error: a PCR may be extended, a session begun. The TPM goes on, and nothing
-// permanent changes.
+// A command that is not likely to store may have to store the clock or a timer. No state was
+// serialized before it. Go then restores the volatile state of this moment, before the library gets
+// the result rc. That state may contain effects of the command, although its response is an error: a
+// PCR may be extended, or a session begun. The TPM continues to work, and nothing permanent changes.
 TPM_RESULT swtpm_callback_failed(TPM_RESULT rc)
 {
 	failed = 1;

@@ -1,5 +1,5 @@
 // Which commands are likely to store something. To be able to undo a command, the engine
-// serialises the volatile state before it, which takes longer than most commands do.
+// serializes the volatile state before it, which takes longer than most commands do.
 #include "bytes.h"
 #include "parts.h"
 
@@ -79,7 +79,7 @@ static int password(const unsigned char *cmd, uint32_t len)
 
 // swtpm_may_store reports whether a command is likely to store something. For a TPM 2.0 that is
 // every command with an authorization, because a failed one is counted. Any other command may
-// store now and then, for example the clock: see swtpm_callback_failed.
+// store occasionally, for example the clock: see swtpm_callback_failed.
 int swtpm_may_store(const unsigned char *cmd, uint32_t len)
 {
 	uint32_t code;

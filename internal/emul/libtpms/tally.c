@@ -21,7 +21,7 @@ static struct {
 	uint64_t bounds[TALLY_BOUNDS];
 	_Atomic uint64_t buckets[TALLY_BOUNDS + 1];
 	_Atomic uint64_t ns;
-	_Atomic uint64_t other; // commands that found no free pair
+	_Atomic uint64_t other; // number of commands for which no pair was free
 	struct pair pairs[PAIRS];
 } *tally;
 
@@ -48,8 +48,8 @@ int swtpm_tally(const uint64_t *bounds, uint32_t n, int version2)
 
 uint64_t swtpm_tally_begin(void) { return tally == NULL ? 0 : now(); }
 
-// base removes the number of the handle, session or parameter from a result, of which a guest could
-// cause many.
+// base removes the number of the handle, session or parameter from a result, because a guest could
+// cause many different numbers.
 //
 // Source: TPM 2.0 Library, Part 1, 39, Response Code Details: in format one, bit 7 is
 // set, bits 8 to 11 are the number, bit 6 says of what.

@@ -1,6 +1,7 @@
-// The tap of the boot ledger: it copies what Go needs of measurements and of policies over PCRs
-// into a fixed buffer, after the response is known. A command costs one comparison while the
-// ledger is off. The copies may contain secrets: Go clears them as soon as it has read them.
+// The tap of the boot ledger: it copies the parts of commands and responses about measurements and
+// policies over PCRs that Go needs into a fixed buffer. While the ledger is off, it costs each
+// command one comparison. The copies may contain secrets: Go clears them as soon as it has read
+// them.
 #include "bytes.h"
 #include "parts.h"
 
@@ -154,8 +155,9 @@ static uint32_t policy_area(const unsigned char *cmd, uint32_t len, uint32_t cod
 	return 0;
 }
 
-// parts has how many bytes of a command and of its response the ledger needs: of measurements, and of
-// commands that change a policy session. Most commands have zeros and cost this look-up alone.
+// parts lists how many bytes of a command and of its response the ledger needs, for measurements and
+// for commands that change a policy session. Most commands have zeros, and need no more than this
+// look-up.
 static const struct {
 	uint16_t command, response;
 } parts[sizeof handles] = {
@@ -209,7 +211,7 @@ static int chosen20(const unsigned char *cmd, uint32_t len, uint32_t code, uint3
 	if (code == FLUSH_CONTEXT)
 		return len >= HEADER + 4 && cmd[HEADER] == 0x03;
 	if (be16(cmd) != TAG_SESSIONS || (at = policy_area(cmd, len, code)) == 0)
-		return code == CREATE || code == CREATE_LOADED; // a session before it computed the policy
+		return code == CREATE || code == CREATE_LOADED; // an earlier session may have computed its policy
 	*c = at;
 	return 1;
 }
@@ -232,7 +234,7 @@ static int chosen12(uint32_t code, uint32_t result, uint32_t *c, uint32_t *r)
 		return 1;
 	}
 	*c = HEADER;
-	return result == TPM12_WRONGPCRVAL; // a key or an NV area is bound to PCRs
+	return result == TPM12_WRONGPCRVAL; // of a key or an NV area that is bound to PCRs
 }
 
 static uint64_t now_ms(void)
@@ -243,8 +245,8 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-// skip counts a command without an entry. While the tap has entries, each wait for a command has an
-// end, which costs 4 % of a short command: after many of them Go takes the entries.
+// skip counts a command without an entry. While the tap has entries, each wait for a command has a
+// time limit, which costs 4 % of a short command. After many such commands, Go takes the entries.
 static void skip(void)
 {
 	enum { MANY = 256 };
@@ -255,9 +257,9 @@ static void skip(void)
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// An entry, in the order of this processor: the sizes of both copies and of the command (16 bits
-// each), the locality (8 bits), 8 unused bits, the time in ms of CLOCK_BOOTTIME (64 bits), and the
-// copies.
+// An entry, in the byte order of this processor: the sizes of both copies and of the command (16
+// bits each), the locality (8 bits), 8 unused bits, the time in ms of CLOCK_BOOTTIME (64 bits), and
+// the copies.
 void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rsp)
 {
 	uint32_t code, c, r, used, result;
@@ -276,7 +278,7 @@ void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rs
 	c = least(least(c, len), MOST_COMMAND);
 	r = least(least(r, rsp->n), MOST_RESPONSE);
 	used = tap.used;
-	if (ENTRY_HEADER + c + r > TAP_SIZE - used) // Go did not take them before: it learns it from the values
+	if (ENTRY_HEADER + c + r > TAP_SIZE - used) // Go has not taken the entries in time; the values of the PCRs will show that
 		return;
 	size[0] = (uint16_t)c;
 	size[1] = (uint16_t)r;
