@@ -140,6 +140,9 @@ func (h *Host) Pace() time.Duration {
 }
 
 func (h *Host) launch(at ...string) *Instance {
+	if h.Broker.Ended() && h.Broker.Cmd.ProcessState.ExitCode() > 0 { // the store of a busy machine did not answer in time; systemd does the same
+		h.StartBroker()
+	}
 	h.starts++
 	i := &Instance{Host: h, Socket: h.Path(fmt.Sprintf("tpm%d", h.starts)), Number: int(numbers.Add(1))}
 	cmd := h.Command(append(append([]string{filepath.Join(h.bin, "swtpm"), "socket", "--tpm2", "--tpmstate"}, at...),
