@@ -69,7 +69,7 @@ func ledgerLocation(cfg *config.Config) (dir, prefix string, ok bool) {
 }
 
 // stateWithoutDirectory returns, in words, where the state is if that has no directory in which
-// the boot ledger could be, else "".
+// the boot ledger could be, and "" otherwise.
 func stateWithoutDirectory(l nv.Location) string {
 	switch l.Kind {
 	case nv.Cluster:

@@ -20,7 +20,7 @@ type Options struct {
 	FD        int         // used if File is ""; open for writing; Capture closes it
 	Mode      fs.FileMode // permission bits of the file, exact
 	Truncate  bool        // empty the file first
-	Checksums bool        // compute the checksums of the IP and TCP headers; else zero
+	Checksums bool        // compute the checksums of the IP and TCP headers; otherwise zero
 
 	Filter Filter                           // changes all messages before they are recorded; nil for none
 	Note   func(format string, args ...any) // logs a loss of records

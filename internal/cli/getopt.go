@@ -141,7 +141,7 @@ func byLetter(all []Option, letter string) *Option {
 	return nil
 }
 
-// candidates returns the option with that name, or else those whose names begin with it.
+// candidates returns the option with that name or, if there is none, those whose names begin with it.
 func candidates(all []Option, name string) (found []*Option) {
 	var own []*Option
 	for i := range all {

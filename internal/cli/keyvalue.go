@@ -70,7 +70,7 @@ func expand(s string) string {
 const SystemDir = "/etc"
 
 // FindConfig returns the path of the configuration file with that name: the user's file if it is
-// readable, else the machine's, which may be missing.
+// readable, otherwise the machine's, which may be missing.
 func FindConfig(name string) string {
 	if dir := UserDir(); dir != "" {
 		if path := filepath.Join(dir, name); unix.Access(path, unix.R_OK) == nil {

@@ -26,7 +26,7 @@ func (c *Config) Warnings() []string {
 	return out
 }
 
-// unknownScheme returns a line about a state location of an unsupported kind, else "".
+// unknownScheme returns a line about a state location of an unsupported kind, "" for another one.
 func unknownScheme(l nv.Location) string {
 	if l.Kind != nv.Unsupported {
 		return ""

@@ -13,7 +13,7 @@ import (
 
 // WritePID writes the process id, decimal and without a newline, to file, or to
 // fd if file is "". A file is created with mode 0644 under the umask or
-// emptied; a symbolic link or anything else that is not a regular file is
+// emptied; a symbolic link or another file that is not regular is
 // refused, and so is a file with several names, which may belong to another user. fd must be
 // a regular file that is open for writing; it is emptied and stays open, because closing it
 // would release a lock that the process may hold on it.

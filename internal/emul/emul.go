@@ -113,8 +113,8 @@ type Recorder interface {
 // for the running command.
 type TPM struct {
 	engine Engine
-	saver  Saver // the engine, if it is one and Options has a Handover; else nil
-	loop   Loop  // the engine, if it is one; else nil
+	saver  Saver // the engine, if it is one and Options has a Handover; otherwise nil
+	loop   Loop  // the engine, if it is one; otherwise nil
 	opt    Options
 	ctx    context.Context // ends with the process, and ends waits for the storage lock
 

@@ -52,7 +52,7 @@ type Entry struct {
 	Socket uint32  // 1 if the descriptor is a socket
 
 	Listens uint32 // 1 if it is a listener of which the engine may accept clients
-	Fresh   uint32 // Fresh or FreshUsed of a client that the engine has accepted, else 0
+	Fresh   uint32 // Fresh or FreshUsed of a client that the engine has accepted, otherwise 0
 }
 
 // The values of Entry.Fresh.

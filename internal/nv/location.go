@@ -58,7 +58,7 @@ func ValidState(name string) bool {
 // String returns the URI of l, "" for None.
 func (l Location) String() string { return schemes[l.Kind] + l.Path }
 
-// Dir returns the path of l and true if l is a Directory, else "" and false.
+// Dir returns the path of l and true if l is a Directory, otherwise "" and false.
 func (l Location) Dir() (path string, ok bool) {
 	if l.Kind != Directory {
 		return "", false

@@ -53,7 +53,7 @@ func (e *ExitError) Unwrap() error { return e.Err }
 // so that the program can open again the files that it creates.
 //
 // An error is printed on stderr in one line, "name: error"; the exit code is the
-// code of an ExitError in its chain, else 1. Without an error it is 0.
+// code of an ExitError in its chain, or 1 if there is none. Without an error it is 0.
 func Main(name string, run func(ctx context.Context, args []string) error) {
 	os.Exit(status(name, nil, run))
 }

@@ -88,7 +88,7 @@ func (d *Dir) openNew(name string, mode uint32) (fd int, err error) {
 
 // fill writes b to the new file fd. The status is taken last, when a file system of
 // another machine has set the times. The mode is set before the sync if it is known
-// that a new file does not have it; else a second sync follows, once.
+// that a new file does not have it; otherwise a second sync follows, once.
 func (d *Dir) fill(fd int, name string, b []byte, n NewFile, st *unix.Stat_t) error {
 	if err := d.Adopt(fd, name); err != nil {
 		return err

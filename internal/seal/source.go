@@ -13,7 +13,7 @@ import (
 type Source struct {
 	Path       string // file; has precedence over FD
 	FD         int    // descriptor, used if Path is ""; closed after reading
-	Passphrase bool   // a passphrase, from which KDF derives the key; else the key itself
+	Passphrase bool   // a passphrase, from which KDF derives the key; otherwise the key itself
 	Hex        bool   // the key in hex digits; else its raw bytes
 	KDF        string // "pbkdf2" or "sha512"
 	Bits       int    // 128 or 256

@@ -87,7 +87,7 @@ func (r Result) Err() error {
 }
 
 // ResultOf returns the Result that a client gets for err: Success for nil, the Result in
-// the chain of err if it has one, else Fail.
+// the chain of err if it has one, otherwise Fail.
 func ResultOf(err error) Result {
 	if err == nil {
 		return Success

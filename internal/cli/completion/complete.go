@@ -44,7 +44,7 @@ type Value struct {
 	List  []Item   // of List
 }
 
-// Item is a name of a list: NAME if it is a switch, else NAME=VALUE.
+// Item is a name of a list: NAME if it is a switch, otherwise NAME=VALUE.
 type Item struct {
 	Name   string
 	Switch bool

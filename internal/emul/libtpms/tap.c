@@ -134,7 +134,7 @@ static uint32_t handles_of(uint32_t code)
 uint32_t swtpm_handles(uint32_t code) { return handles_of(code); }
 
 // policy_area returns the size of a command up to the end of its authorization area if a policy
-// session is in it, else 0.
+// session is in it, otherwise 0.
 static uint32_t policy_area(const unsigned char *cmd, uint32_t len, uint32_t code)
 {
 	uint32_t at = HEADER + 4 * handles_of(code), end;

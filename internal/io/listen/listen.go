@@ -23,7 +23,7 @@ const backlog = 16
 
 // Listener is a socket that clients connect to.
 type Listener struct {
-	path string      // of a Unix socket that this process created, else ""
+	path string      // of a Unix socket that this process created, otherwise ""
 	made os.FileInfo // the file that this process created at path
 	name string
 
