@@ -20,6 +20,7 @@ type Change struct {
 	Old   *Measurement // nil if it was added
 	New   *Measurement // nil if it was removed
 	Tail  bool         // the other boot has no measurements after this position
+	More  int          // changes in the same index that firstChanges left out
 }
 
 // Compare returns the differences of two boots in all PCRs and NV indexes.
@@ -31,6 +32,21 @@ func Compare(a, b *Boot) []Change {
 		all = append(all, compareSequences(a.Sequence(index, 0), b.Sequence(index, 0))...)
 	}
 	return all
+}
+
+// firstChanges returns the first change of each index, for at most mostIndexes, and the number of the other indexes.
+// The changes are in the order of their indexes, so that PCRs come before NV indexes.
+func firstChanges(all []Change) (some []Change, more int) {
+	for i, c := range all {
+		switch {
+		case i == 0 || all[i-1].Index != c.Index:
+			some = append(some, c)
+		default:
+			some[len(some)-1].More++
+		}
+	}
+	most := min(len(some), mostIndexes)
+	return some[:most], len(some) - most
 }
 
 // maxTable bounds the work of a comparison: the product of the lengths.

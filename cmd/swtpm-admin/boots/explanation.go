@@ -21,7 +21,8 @@ type Explanation struct {
 	Failures []FailureLine `json:"failures"`
 	More     int           `json:"more_failures,omitempty"` // policies that fail and are not in Failures
 	Logs     []LogLine     `json:"logs,omitempty"`
-	Changes  []ChangeLine  `json:"changes,omitempty"` // of the last boot, if nothing failed
+	Changes  []ChangeLine  `json:"changes,omitempty"`      // of the last boot, if nothing failed: the first in each PCR and NV index
+	Indexes  int           `json:"more_indexes,omitempty"` // NV indexes that changed and are not in Changes
 	Host     []string      `json:"host,omitempty"`
 	Notes    []string      `json:"notes,omitempty"` // what limits the comparison of the last boot
 }
@@ -106,7 +107,9 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 		e.Failures = append(e.Failures, l)
 	}
 	if a := h.Previous(last); len(e.Failures) == 0 && a != nil && last.Damage == nil {
-		d := f.Diff(h, a, last)
+		first, more := firstChanges(Compare(a, last))
+		d := f.diff(h, a, last, first)
+		e.Indexes = more
 		e.Changes, e.Host, e.Notes = d.Changes, d.Host, d.Notes
 	}
 	return e
@@ -114,6 +117,10 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 
 // mostPolicies is how many policies an answer describes. A guest can use a new one with each command.
 const mostPolicies = 32
+
+// mostIndexes is how many PCRs and NV indexes an answer describes: all PCRs, which are first, and a few NV indexes. A
+// guest can extend another NV index with each command.
+const mostIndexes = 32
 
 // foremost returns at most mostPolicies failures in their order, and the number of the others. Those that succeeded
 // before are preferred: only they say what changed.
@@ -213,14 +220,14 @@ func (e *Explanation) writeGood(t *strings.Builder) {
 		which = "the last one that can be read"
 	}
 	fmt.Fprintf(t, "Boot %d, %s: %s.\n", e.Last, which, join("; ", e.Summary, e.Policies))
-	for i, c := range e.Changes {
-		if i > 0 && e.Changes[i-1].Index == c.Index {
-			continue
-		}
+	for _, c := range e.Changes {
 		c.write(t, "  ")
-		if more := e.changesOf(c.Index) - 1; more > 0 {
-			fmt.Fprintf(t, "    and %s in %s\n", count(more, "more change"), indexText(c.Index))
+		if c.More > 0 {
+			fmt.Fprintf(t, "    and %s in %s\n", count(c.More, "more change"), indexText(c.Index))
 		}
+	}
+	if e.Indexes > 0 {
+		fmt.Fprintf(t, "  And changes in %d more of the NV indexes: swtpm boots diff prints all changes.\n", e.Indexes)
 	}
 	for _, s := range e.Host {
 		fmt.Fprintf(t, "  Host: %s\n", oneLine(s))
@@ -228,16 +235,6 @@ func (e *Explanation) writeGood(t *strings.Builder) {
 	for _, s := range e.Notes {
 		fmt.Fprintf(t, "  Note: %s\n", s)
 	}
-}
-
-// changesOf returns the number of changes in a PCR or an NV index.
-func (e *Explanation) changesOf(index uint32) (n int) {
-	for _, c := range e.Changes {
-		if c.Index == index {
-			n++
-		}
-	}
-	return n
 }
 
 // write writes the failure. It writes each change of a PCR only once: written maps the changes that

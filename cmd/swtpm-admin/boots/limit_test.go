@@ -1,6 +1,9 @@
 package boots
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -86,6 +89,46 @@ func TestFailuresAreBounded(t *testing.T) {
 	}
 	if list := h.List().Text(); len(list) > 8<<10 || !strings.Contains(list, "2979 more secrets; ") || !strings.Contains(list, "secret over PCR 7 (sha256): failed") {
 		t.Errorf("%d bytes: %.3000s", len(list), list)
+	}
+}
+
+// TestIndexesAreBounded checks that the answers about a guest that extends thousands of NV indexes stay short, as text
+// and as JSON, and that the PCR that changed is in them.
+func TestIndexesAreBounded(t *testing.T) {
+	const hostile = 3000
+	log := realLog(t)
+	extend := func(r *recording, from uint32, value byte) {
+		for i := range uint32(hostile) {
+			r.extend(from+i, []ledger.Digest{{Alg: ledger.SHA256, Value: bytes.Repeat([]byte{value}, 32)}})
+		}
+	}
+	first, second := record(1, log), record(2, replaced(log, 3, []byte{1}))
+	extend(first, 0x1000000, 1)
+	extend(second, 0x1000000, 2) // changed
+	extend(second, 0x1000000, 2) // a second change in each
+	extend(second, 0x1800000, 1) // added
+	h := history(t, first.end(), second.end())
+	list, e := h.List(), newFiles().Explain(h, nil)
+	pcr := log[3].Index
+	if b := list.Boots[1]; len(b.Changed) != mostIndexes || b.Changed[0] != pcr || b.More != hostile+1-mostIndexes {
+		t.Errorf("changed %v and %d more", b.Changed, b.More)
+	}
+	if len(e.Changes) != mostIndexes || e.Changes[0].Index != pcr || e.Changes[1].More != 1 || e.Indexes != 2*hostile+1-mostIndexes {
+		t.Errorf("%d changes and %d more", len(e.Changes), e.Indexes)
+	}
+	for name, answer := range map[string]interface{ Text() string }{"list": list, "explain": e} {
+		text := answer.Text()
+		for _, part := range []string{fmt.Sprintf("changed: PCR %d, NV 0x1000000, ", pcr), "NV 0x100001e and 2969 more; ", "NV 0x180001f and 2968 more"} {
+			if len(text) > 16<<10 || !strings.Contains(text, part) {
+				t.Errorf("%s: %d bytes, looked for %q: %.3000s", name, len(text), part, text)
+			}
+		}
+		if j, err := json.Marshal(answer); err != nil || len(j) > 32<<10 {
+			t.Errorf("%s: %d bytes of JSON, %v", name, len(j), err)
+		}
+	}
+	if text := e.Text(); !strings.Contains(text, "And changes in 5969 more of the NV indexes: swtpm boots diff") || strings.Count(text, "1 more change in NV index") != mostIndexes-1 {
+		t.Error(text)
 	}
 }
 

@@ -21,6 +21,7 @@ type BootLine struct {
 	Engine       string    `json:"engine"`
 	Measurements int       `json:"measurements"`
 	Changed      []uint32  `json:"changed"`
+	More         int       `json:"more_changed,omitempty"` // PCRs and NV indexes that changed and are not in Changed
 	Summary      string    `json:"summary"`
 	Policies     string    `json:"policies,omitempty"`
 	Notes        string    `json:"notes,omitempty"`
@@ -45,7 +46,9 @@ func (h *History) List() List {
 			Changed: []uint32{}, Summary: h.Summary(b), Policies: policyText(b), Notes: notes(b), Damaged: b.Damage != nil, Incomplete: b.Incomplete(0),
 		}
 		if a := h.Previous(b); a != nil && b.Damage == nil {
-			line.Changed = append(line.Changed, ChangedIndexes(Compare(a, b))...)
+			all := ChangedIndexes(Compare(a, b))
+			line.Changed = append(line.Changed, all[:min(len(all), mostIndexes)]...)
+			line.More = len(all) - len(line.Changed)
 		}
 		l.Boots = append(l.Boots, line)
 	}
@@ -188,10 +191,11 @@ type ChangeLine struct {
 	Place int    `json:"position"`
 	Old   *Item  `json:"old,omitempty"`
 	New   *Item  `json:"new,omitempty"`
+	More  int    `json:"more_changes,omitempty"` // in the same PCR or NV index, if only the first change is given
 }
 
 func (f *Files) change(h *History, a, b *Boot, c Change) ChangeLine {
-	return ChangeLine{c.Kind, c.Index, c.Place, f.item(h, a, c.Old), f.item(h, b, c.New)}
+	return ChangeLine{c.Kind, c.Index, c.Place, f.item(h, a, c.Old), f.item(h, b, c.New), c.More}
 }
 
 // write writes the change; the first line begins with head.
@@ -216,14 +220,16 @@ type Diff struct {
 }
 
 // Diff returns the differences of two boots.
-func (f *Files) Diff(h *History, a, b *Boot) *Diff {
+func (f *Files) Diff(h *History, a, b *Boot) *Diff { return f.diff(h, a, b, Compare(a, b)) }
+
+func (f *Files) diff(h *History, a, b *Boot, changes []Change) *Diff {
 	d := &Diff{Old: a.Boot.Boot, New: b.Boot.Boot, Changes: []ChangeLine{}, Host: f.hostChanges(a, b)}
 	for _, x := range []*Boot{a, b} {
 		if x.lacks() {
 			d.Notes = append(d.Notes, fmt.Sprintf("boot %d: %s: whether they differ is not known", x.Boot.Boot, afterLimit))
 		}
 	}
-	for _, c := range Compare(a, b) {
+	for _, c := range changes {
 		d.Changes = append(d.Changes, f.change(h, a, b, c))
 	}
 	return d

@@ -25,11 +25,11 @@ func indexText(index uint32) string {
 	return fmt.Sprintf("NV index %#x", index)
 }
 
-// indexList returns "PCR 0, 7".
+// indexList returns "PCR 0, 7". It names at most mostIndexes and returns the number of the others.
 func indexList[T int | uint32](all []T) string {
 	var words []string
 	nv := false
-	for _, i := range all {
+	for _, i := range all[:min(len(all), mostIndexes)] {
 		if uint64(i) >= ledger.PCRs {
 			nv = true
 			words = append(words, fmt.Sprintf("NV %#x", i))
@@ -40,7 +40,11 @@ func indexList[T int | uint32](all []T) string {
 	if len(all) == 1 && nv {
 		return words[0]
 	}
-	return "PCR " + strings.Join(words, ", ")
+	list := "PCR " + strings.Join(words, ", ")
+	if more := len(all) - len(words); more > 0 {
+		list += fmt.Sprintf(" and %d more", more)
+	}
+	return list
 }
 
 // selectionText returns "PCR 7 (sha256)".
