@@ -68,8 +68,8 @@ type use struct {
 
 // Failures returns the policies over PCRs whose last use failed, in the order of their first
 // failure, for the TPM of the last boot. It ignores results that PCRs cannot cause, unless there
-// are no others.
-func (h *History) Failures() []Failure {
+// are no others. It compares the PCRs of the foremost failures only, and returns the number of the others.
+func (h *History) Failures() (some []Failure, more int) {
 	var groups [][]use
 	var known policies
 	last := h.Boots[len(h.Boots)-1]
@@ -94,7 +94,11 @@ func (h *History) Failures() []Failure {
 			all = append(all, f)
 		}
 	}
-	return all
+	some, more = foremost(all)
+	for i := range some {
+		some[i].compare()
+	}
+	return some, more
 }
 
 // failure returns the failure with which the uses of a policy end; ok is false if the last use
@@ -119,15 +123,15 @@ func failure(uses []use) (f Failure, ok bool) {
 		f.Good, f.GoodAt = uses[good].boot, uses[good].outcome
 		f.Opened = f.Good == f.Last
 		f.Unknown = f.Good.Incomplete(f.GoodAt.Record) || f.Boot.Incomplete(f.Outcome.Record)
-		if !f.Unknown {
-			f.compare()
-		}
 	}
 	return f, true
 }
 
-// compare finds what differs in the PCRs of the selection.
+// compare finds what differs in the PCRs of the selection since the last success, if that can be known.
 func (f *Failure) compare() {
+	if f.Good == nil || f.Unknown {
+		return
+	}
 	then, now := f.Good.ValuesAt(f.GoodAt.Record), f.Boot.ValuesAt(f.Outcome.Record)
 	for pcr := range ledger.PCRs {
 		c := PCRChange{PCR: pcr, Same: true}

@@ -97,7 +97,7 @@ func (f *Files) Explain(h *History, logs []*LogCheck) *Explanation {
 	for _, c := range logs {
 		e.Logs = append(e.Logs, f.logLine(h, c))
 	}
-	failures, more := foremost(h.Failures())
+	failures, more := h.Failures()
 	e.More = more
 	for _, x := range failures {
 		l := f.failureLine(h, x)
