@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -23,14 +24,19 @@ func (x *session) owns() error {
 	return nil
 }
 
-// free returns an error if another client of this host uses the state. A TPM that was killed does
-// not, even if the broker has not replied to its last request yet.
+// free returns an error if another process of this host uses the state. A TPM that was killed does
+// not, even if the broker has not replied to its last request yet. A TPM that runs and has lost its
+// connection keeps its state for the time to live of the lease.
 func (x *session) free() error {
 	s := x.state
-	switch {
-	case s.session == nil || s.session == x:
+	if s.session == x || s.session == nil && s.token == 0 {
 		return nil
-	case s.session.stream.gone(): // leave follows
+	}
+	ended := s.pid == x.cred.PID || s.pid == 0 || hasEnded(s.pid)
+	switch {
+	case s.session == nil && (ended || x.b.o.now() > s.until):
+		return nil
+	case s.session != nil && ended && s.session.stream.gone(): // leave follows
 		x.b.orphan(s, x.b.o.TTL)
 		return nil
 	}
@@ -77,11 +83,20 @@ func (x *session) resume(ctx context.Context, r *store.Body) error {
 	}
 	deadline, err := x.b.resume(ctx, x.state, token, last, x.cred.PID)
 	if err != nil {
+		x.comesBack(err)
 		return err
 	}
 	x.state.session = x
 	x.out = x.state.grant(deadline).Append(x.out)
 	return nil
+}
+
+// comesBack keeps a state whose TPM could not resume for now, and tries again.
+func (x *session) comesBack(err error) {
+	_, owned := errors.AsType[*driver.OwnedError](err)
+	if s := x.state; s.session == nil && s.token != 0 && !owned && !errors.Is(err, driver.ErrFenced) {
+		x.b.orphan(s, x.b.o.TTL)
+	}
 }
 
 func (x *session) renew(ctx context.Context, r *store.Body) error {

@@ -87,6 +87,7 @@ func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	}
 	if now.Owner.Is(nonce) {
 		s.take(now)
+		s.pid = now.Owner.PID
 		b.orphan(s, b.o.TTL)
 	}
 	return nil
@@ -103,7 +104,10 @@ func (b *Broker) sweep(ctx context.Context) {
 	for _, s := range all {
 		s.mu.Lock()
 		if s.session == nil && s.token != 0 && b.o.now() > s.until {
-			if err := b.giveUp(ctx, s); err == nil {
+			wait, cancel := context.WithTimeout(ctx, b.o.Wait)
+			err := b.giveUp(wait, s)
+			cancel()
+			if err == nil {
 				b.o.Log.Infof("state %s released: its TPM did not connect again", s.name)
 			}
 		}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -61,13 +62,27 @@ func unitOfPeer(fd, pid int) string {
 // its number.
 func whileAlive(pidfd int, read func() string) string {
 	unit := read()
-	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(ended, 0)
-	for err == unix.EINTR {
-		n, err = unix.Poll(ended, 0)
-	}
-	if err != nil || n != 0 {
+	if alive, err := runs(pidfd); err != nil || !alive {
 		return ""
 	}
 	return unit
+}
+
+// runs reports whether the process that pidfd refers to has not ended.
+func runs(pidfd int) (bool, error) {
+	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := again(func() (int, error) { return unix.Poll(ended, 0) })
+	return n == 0, err
+}
+
+// hasEnded reports whether there is no process pid, or only one whose parent has not asked for its
+// exit status yet. It returns false if that cannot be found out.
+func hasEnded(pid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errors.Is(err, unix.ESRCH)
+	}
+	defer unix.Close(fd)
+	alive, err := runs(fd)
+	return err == nil && !alive
 }
