@@ -170,6 +170,8 @@ func TestClusterDamagedHead(t *testing.T) {
 	} {
 		h.wantWayBack(x, target)
 	}
+	h.damage("gen/x")
+	h.run("warning: damaged: state vm1: the store holds damaged data: key \"/swtpm/vm1/gen/x\"", "swtpm-store", "--config", config, "--check")
 	h.damage("head")
 	h.run("Successfully authored", "swtpm-setup", "--tpm2", "--tpmstate", "store://vm1", "--keyfile", h.path("key"), "--overwrite")
 	h.run("ok (permall)", "swtpm", "state", "verify", vm1)

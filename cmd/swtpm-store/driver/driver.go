@@ -267,6 +267,13 @@ type Driver interface {
 	Close() error
 }
 
+// StrayLister is a Driver whose store may have keys between the generations that another program
+// stored.
+type StrayLister interface {
+	// StrayGenerations returns an ErrDamaged with a remedy for each such key of the state.
+	StrayGenerations(ctx context.Context, name string) ([]error, error)
+}
+
 // Settle finds out the result of a Write of c that failed with ErrUnknown. before is the head that
 // the Write should replace, with the revision last. If Settle succeeds, either made is true and the
 // change was made, or it can never be made any more. rev is then the revision of the head. To make

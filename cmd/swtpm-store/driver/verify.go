@@ -63,6 +63,13 @@ func verify(ctx context.Context, d Driver, name string) (found []Finding, err er
 			found = append(found, f)
 		}
 	}
+	if d, ok := d.(StrayLister); ok && err == nil {
+		var strays []error
+		strays, err = d.StrayGenerations(ctx, name)
+		for _, stray := range strays {
+			found = append(found, Finding{Problem: Damaged, Warning: true, Text: "state " + name + ": " + stray.Error()})
+		}
+	}
 	return found, err
 }
 

@@ -3,6 +3,7 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,6 +29,46 @@ func TestConformance(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestStrayGenerations checks that a key that does not name a generation hides no generation, and
+// that Verify warns of it although the state is good.
+func TestStrayGenerations(t *testing.T) {
+	s := open(t, Options{Endpoints: []string{etcdtest.Start(t).URL}, Prefix: "/swtpm"})
+	id, err := s.Grant(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := s.Acquire(t.Context(), "vm1", id, driver.Owner{Host: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := driver.Items{"permall": []byte("7")}
+	if _, err := s.Write(t.Context(), "vm1", token, 0, driver.Change{Put: items, Snapshot: items, Head: driver.Head{Generation: 7, Sum: items.Sum()}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"x", "8", "a b"} {
+		if _, err := s.client.Put(t.Context(), "/swtpm/vm1/gen/"+key, "9"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := s.Generations(t.Context(), "vm1"); err != nil || !slices.Equal(all, []uint64{7}) {
+		t.Errorf("Generations = %v, %v, want only 7", all, err)
+	}
+	var texts []string
+	found, err := driver.Verify(t.Context(), s, []string{"vm1"})
+	for _, f := range found {
+		if f.Problem != driver.Damaged || !f.Warning {
+			t.Errorf("found %+v, want a warning", f)
+		}
+		texts = append(texts, f.Text)
+	}
+	text := strings.Join(texts, "\n")
+	for _, want := range []string{"etcdctl del /swtpm/vm1/gen/x", "etcdctl del /swtpm/vm1/gen/8", "etcdctl del '/swtpm/vm1/gen/a b'"} {
+		if err != nil || len(found) != 3 || !strings.Contains(text, want) {
+			t.Errorf("Verify = %v, %v, want 3 warnings with %q", found, err, want)
+		}
+	}
 }
 
 // TestListDamaged checks that a damaged value is reported once, and that its state is listed.
