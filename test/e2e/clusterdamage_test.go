@@ -172,6 +172,20 @@ func TestClusterDamagedHead(t *testing.T) {
 	}
 	h.damage("gen/x")
 	h.run("warning: damaged: state vm1: the store holds damaged data: key \"/swtpm/vm1/gen/x\"", "swtpm-store", "--config", config, "--check")
+	for _, words := range [][]string{
+		append([]string{"swtpm", "state", "import", "--replace"}, append(slices.Clone(target), h.path("one.tpm"))...),
+		append([]string{"swtpm", "state", "rollback", "--drop-volatile"}, target...),
+	} {
+		h.damage("item/x")
+		h.run("!error: damaged: state vm1: ", "swtpm-store", "--config", config, "--check")
+		if words[3] != "--replace" {
+			numbers, _ := h.listed(target...)
+			words = append(words, "--generation", numbers[len(numbers)-1])
+		}
+		h.run("", words[0], words[1:]...)
+		h.run("ok (permall)", "swtpm", "state", "verify", vm1)
+	}
+	h.damage("item/x")
 	h.damage("head")
 	h.run("Successfully authored", "swtpm-setup", "--tpm2", "--tpmstate", "store://vm1", "--keyfile", h.path("key"), "--overwrite")
 	h.run("ok (permall)", "swtpm", "state", "verify", vm1)

@@ -3,8 +3,8 @@ package broker
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
 )
@@ -18,19 +18,45 @@ func (b *Broker) intact(ctx context.Context, name string, now *driver.State) err
 	return err
 }
 
+// repair returns the driver.Change that writes the items as one generation, and an error if the state
+// is damaged and the change does not repair it.
+func (b *Broker) repair(s *state, generation uint64, items driver.Items, remove []string) (driver.Change, error) {
+	strays, err := s.repairs(items, remove)
+	for _, name := range strays {
+		b.o.Log.Errorf("state %s: item %q does not belong to the restored TPM, and is removed", s.name, name)
+	}
+	return b.change(s, generation, items, append(remove, strays...)), err
+}
+
 // repairs returns an error if the state is damaged, unless the change repairs it: it must store a
-// permanent state, and replace or remove every stored item.
-func (s *state) repairs(put driver.Items, remove []string) error {
+// permanent state, and replace or remove every other stored part of that TPM. strays are the other
+// stored items, which the change must also remove: no client knows the names that another program
+// has stored.
+func (s *state) repairs(put driver.Items, remove []string) (strays []string, err error) {
 	if s.fault == nil {
-		return nil
+		return nil, nil
 	}
-	left := slices.DeleteFunc(slices.Collect(maps.Keys(s.sums)), func(name string) bool {
-		return put[name] != nil || slices.Contains(remove, name)
-	})
-	if len(left) == 0 && slices.ContainsFunc(slices.Collect(maps.Keys(put)), driver.Permanent) {
-		return nil
+	own, repaired := map[string]bool{}, false
+	for name := range put {
+		if driver.Permanent(name) {
+			prefix := strings.TrimSuffix(name, "permall")
+			own[prefix+"volatilestate"], own[prefix+"savestate"], repaired = true, true, true
+		}
 	}
-	return s.refuse()
+	for name := range s.sums {
+		switch {
+		case put[name] != nil || slices.Contains(remove, name):
+		case own[name] || !repaired:
+			return nil, s.refuse()
+		default:
+			strays = append(strays, name)
+		}
+	}
+	if !repaired {
+		return nil, s.refuse()
+	}
+	slices.Sort(strays)
+	return strays, nil
 }
 
 // refuse returns an error with the remedy if the state was damaged when it was acquired, otherwise

@@ -62,6 +62,46 @@ func TestLostItem(t *testing.T) {
 	put(t, c, 7, "seven")
 }
 
+// TestStrayItems checks that a state is repaired by a change that stores the permanent state of a TPM
+// and names its other items, whatever else another program has stored next to them.
+func TestStrayItems(t *testing.T) {
+	d := driver.NewMemory()
+	_, log, c, _ := damagedHost(t, d)
+	permanent := []store.Item{{Name: "tpm2-00.permall", Blob: []byte("five")}}
+	others := []string{"tpm2-00.volatilestate", "tpm2-00.savestate"}
+	if err := c.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	strays := driver.Items{"x": []byte("1"), "not a name": []byte("2"), "tpm-00.permall": []byte("3"), "tpm2-00.volatilestate": []byte("4")}
+	tamper(t, d, driver.Change{Put: strays})
+	acquired(t, c)
+	for what, put := range map[string]func() error{
+		"Put of a stray item":             func() error { _, err := c.Put(5, []store.Item{{Name: "x", Blob: []byte("5")}}, others); return err },
+		"Put without the permanent state": func() error { _, err := c.Put(5, nil, append(others, "x", "tpm-00.permall")); return err },
+		"Put that leaves the volatile state": func() error {
+			_, err := c.Put(5, permanent, others[1:])
+			return err
+		},
+	} {
+		wantError(t, what, put(), store.ErrDamaged)
+	}
+	if now, err := d.Read(t.Context(), "vm1"); err != nil || len(now.Items) != 5 {
+		t.Errorf("the store has %v, %v after refused changes", now, err)
+	}
+	if _, err := c.Put(5, permanent, others); err != nil {
+		t.Errorf("Put that repairs: %v", err)
+	}
+	wantHead(t, d, 5, "five")
+	if now, err := d.Read(t.Context(), "vm1"); err != nil || len(now.Items) != 1 {
+		t.Errorf("the store has %v, %v, want only the permanent state", now, err)
+	}
+	put(t, c, 6, "six")
+	wantHead(t, d, 6, "six")
+	if n := log.count("does not belong to the restored TPM"); n != 3 {
+		t.Errorf("%d lines in the log, want one for each removed item", n)
+	}
+}
+
 // tamper makes a change without a head of its own, as a person with the credentials of the store may.
 func tamper(t *testing.T, d driver.Driver, c driver.Change) {
 	t.Helper()

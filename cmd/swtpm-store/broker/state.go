@@ -343,10 +343,10 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 	if _, err := b.settle(ctx, s); err != nil {
 		return b.afterLoss(ctx, s, err)
 	}
-	if err := s.repairs(items, remove); err != nil {
+	c, err := b.repair(s, generation, items, remove)
+	if err != nil {
 		return err
 	}
-	c := b.change(s, generation, items, remove)
 	for again := range 2 {
 		rev, err := b.o.Driver.Write(ctx, s.name, s.token, s.revision, c)
 		switch {
