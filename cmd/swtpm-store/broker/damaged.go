@@ -31,7 +31,7 @@ func (b *Broker) repair(s *state, generation uint64, items driver.Items, remove 
 // repairs returns an error if the state is damaged, unless the change repairs it: it must store a
 // permanent state, and replace or remove every other stored part of that TPM. strays are the other
 // stored items, which the change must also remove: no client knows the names that another program
-// has stored.
+// has stored. The permanent state of another TPM is no such item: nothing else may hold its keys.
 func (s *state) repairs(put driver.Items, remove []string) (strays []string, err error) {
 	if s.fault == nil {
 		return nil, nil
@@ -48,6 +48,8 @@ func (s *state) repairs(put driver.Items, remove []string) (strays []string, err
 		case put[name] != nil || slices.Contains(remove, name):
 		case own[name] || !repaired:
 			return nil, s.refuse()
+		case driver.Permanent(name):
+			return nil, fmt.Errorf("%w; item %q is the permanent state of another TPM, which is not removed: copy it with etcdctl get, and remove its key with etcdctl del", s.refuse(), name)
 		default:
 			strays = append(strays, name)
 		}

@@ -72,12 +72,12 @@ func TestStrayItems(t *testing.T) {
 	if err := c.Release([32]byte{}); err != nil {
 		t.Fatal(err)
 	}
-	strays := driver.Items{"x": []byte("1"), "not a name": []byte("2"), "tpm-00.permall": []byte("3"), "tpm2-00.volatilestate": []byte("4")}
+	strays := driver.Items{"x": []byte("1"), "not a name": []byte("2"), "tpm-00.savestate": []byte("3"), "tpm2-00.volatilestate": []byte("4")}
 	tamper(t, d, driver.Change{Put: strays})
 	acquired(t, c)
 	for what, put := range map[string]func() error{
 		"Put of a stray item":             func() error { _, err := c.Put(5, []store.Item{{Name: "x", Blob: []byte("5")}}, others); return err },
-		"Put without the permanent state": func() error { _, err := c.Put(5, nil, append(others, "x", "tpm-00.permall")); return err },
+		"Put without the permanent state": func() error { _, err := c.Put(5, nil, append(others, "x", "tpm-00.savestate")); return err },
 		"Put that leaves the volatile state": func() error {
 			_, err := c.Put(5, permanent, others[1:])
 			return err
@@ -99,6 +99,30 @@ func TestStrayItems(t *testing.T) {
 	wantHead(t, d, 6, "six")
 	if n := log.count("does not belong to the restored TPM"); n != 3 {
 		t.Errorf("%d lines in the log, want one for each removed item", n)
+	}
+}
+
+// TestOtherTPM checks that the repair of a state does not remove the permanent state of another TPM.
+func TestOtherTPM(t *testing.T) {
+	d := driver.NewMemory()
+	_, _, c, _ := damagedHost(t, d)
+	if err := c.Release([32]byte{}); err != nil {
+		t.Fatal(err)
+	}
+	tamper(t, d, driver.Change{Put: driver.Items{"tpm-00.permall": []byte("other")}})
+	acquired(t, c)
+	permanent := []store.Item{{Name: "tpm2-00.permall", Blob: []byte("five")}}
+	others := []string{"tpm2-00.volatilestate", "tpm2-00.savestate"}
+	_, err := c.Put(5, permanent, others)
+	wantError(t, "Put next to another TPM", err, store.ErrDamaged)
+	if err == nil || !strings.Contains(err.Error(), `"tpm-00.permall" is the permanent state of another TPM`) {
+		t.Errorf("the error does not name the item: %v", err)
+	}
+	if now, err := d.Read(t.Context(), "vm1"); err != nil || string(now.Items["tpm-00.permall"]) != "other" {
+		t.Errorf("the store has %v, %v", now, err)
+	}
+	if _, err := c.Put(5, permanent, append(others, "tpm-00.permall")); err != nil {
+		t.Errorf("Put that names the other TPM's state: %v", err)
 	}
 }
 
