@@ -14,8 +14,12 @@ import (
 // beginOfCall is the begin of a system call in the output of strace -f.
 var beginOfCall = regexp.MustCompile(`(?m)^\d+ +(\w+)\(`)
 
-// runtimeCalls are calls of the Go runtime and of malloc, whose number depends on time.
-var runtimeCalls = []string{"brk", "clock_gettime", "epoll_pwait", "futex", "getpid", "madvise", "mmap", "munmap", "nanosleep", "restart_syscall", "rt_sigreturn", "sched_yield", "tgkill"}
+// runtimeCalls are calls of the Go runtime and of malloc, whose number depends on time: a thread of C
+// that calls Go, for example, makes some of them.
+var runtimeCalls = []string{
+	"brk", "clock_gettime", "epoll_pwait", "futex", "getpid", "gettid", "madvise", "mmap", "munmap", "nanosleep", "restart_syscall",
+	"rt_sigprocmask", "rt_sigreturn", "sched_yield", "sigaltstack", "tgkill",
+}
 
 // TestStoreCalls checks the system calls of the whole process for a command that is
 // durable when it is answered, an NV_Increment or an NV_WriteValue. One lseek publishes the
