@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"os"
 	"os/user"
-	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/broker"
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/etcd"
-	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 // config is the file of the broker; swtpm-store.toml(5) describes the keys.
@@ -53,15 +50,6 @@ type config struct {
 	} `toml:"lease"`
 
 	Allow []allow `toml:"allow"`
-}
-
-// allow lets users use states.
-type allow struct {
-	Users  []string `toml:"users"`  // names or numbers; "*" is every user
-	Units  []string `toml:"units"`  // patterns of units of systemd; none: any process
-	States []string `toml:"states"` // patterns of path.Match; %i is the instance of the unit
-
-	uids map[uint32]bool // of Users, nil for every user
 }
 
 // seconds is a duration in the file, such as "15s".
@@ -177,89 +165,8 @@ func userID(name string) (uint32, error) {
 	return uint32(n), nil
 }
 
-// resolve looks the users up.
-func (a *allow) resolve() error {
-	if len(a.Users) == 0 || len(a.States) == 0 {
-		return errors.New("users and states are both needed")
-	}
-	for _, p := range a.States {
-		if _, err := path.Match(p, ""); err != nil {
-			return fmt.Errorf("states: %q is not a pattern: %w", p, err)
-		}
-		if strings.Contains(p, "%i") && len(a.Units) == 0 {
-			return fmt.Errorf(`states: %q needs the key units, e.g. units = ["swtpm@*.service"]`, p)
-		}
-	}
-	for _, p := range a.Units {
-		if _, err := path.Match(p, ""); err != nil {
-			return fmt.Errorf("units: %q is not a pattern: %w", p, err)
-		}
-	}
-	uids := map[uint32]bool{}
-	for _, name := range a.Users {
-		if name == "*" {
-			return nil
-		}
-		uid, err := userID(name)
-		if err != nil {
-			return fmt.Errorf("users: %w", err)
-		}
-		uids[uid] = true
-	}
-	a.uids = uids
-	return nil
-}
-
 // observes reports whether a client may see who owns which state.
 func (c *config) observes(who broker.Credentials) bool { return c.observers[who.UID] }
-
-// knows reports whether any [[allow]] names the user of a client, or it is an observer.
-func (c *config) knows(who broker.Credentials) bool {
-	return c.observes(who) || slices.ContainsFunc(c.Allow, func(a allow) bool { return a.uids == nil || a.uids[who.UID] })
-}
-
-// allowed reports whether a client may use a state.
-func (c *config) allowed(who broker.Credentials, state string) bool {
-	for _, a := range c.Allow {
-		if a.uids != nil && !a.uids[who.UID] {
-			continue
-		}
-		if len(a.Units) > 0 && !matchesAny(a.Units, who.Unit) {
-			continue
-		}
-		for _, p := range a.States {
-			if strings.Contains(p, "%i") {
-				i := instance(who.Unit)
-				if i == "" {
-					continue
-				}
-				p = strings.ReplaceAll(p, "%i", i)
-			}
-			if ok, err := path.Match(p, state); ok && err == nil {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func matchesAny(patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool {
-		ok, err := path.Match(p, name)
-		return ok && err == nil
-	})
-}
-
-// instance returns the name after "@" of a unit such as swtpm@vm1.service, "" if it has none or if
-// it cannot be the name of a state, as one that systemd has escaped cannot.
-func instance(unit string) string {
-	base := strings.TrimSuffix(strings.TrimSuffix(unit, ".service"), ".scope")
-	_, name, _ := strings.Cut(base, "@")
-	if !store.ValidName(name) {
-		return ""
-	}
-	return name
-}
 
 // etcd returns the options of the store. It reads the certificates and the password.
 func (c *config) etcd() (etcd.Options, error) {

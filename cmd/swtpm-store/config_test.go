@@ -68,6 +68,17 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// TestNoUnit checks that a table with units does not apply to a process whose unit is unknown.
+func TestNoUnit(t *testing.T) {
+	c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"*\"]\nstates = [\"*\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.allowed(broker.Credentials{}, "vm1") || !c.allowed(broker.Credentials{Unit: "a.service"}, "vm1") {
+		t.Error("units = [\"*\"] applies to a process without a unit, or not to one in a unit")
+	}
+}
+
 // TestKnows checks that a user that no [[allow]] names is unknown, so that it cannot connect,
 // unless it is an observer (TestObservers).
 func TestKnows(t *testing.T) {
@@ -103,6 +114,8 @@ func TestFaults(t *testing.T) {
 		{"endpoints = [\"http://a:1\"\n", ":1:26: "},
 		{good + "[[allow]]\nusers = [\"0\"]\nstates = [\"%i\"]", "needs the key units"},
 		{good + "[[allow]]\nusers = [\"0\"]\nunits = [\"[\"]\nstates = [\"*\"]", "units: \"[\" is not a pattern"},
+		{good + "[[allow]]\nusers = [\"0\"]\nunits = []\nstates = [\"*\"]", "units: empty; name a pattern, or remove the key"},
+		{good + "[[allow]]\nusers = [\"0\"]\nunits = [\"\"]\nstates = [\"*\"]", `units: "" is no unit`},
 		{"generations = -1\n" + good, "generations"},
 		{"prefix = \"/\"\n" + good, "prefix"},
 	} {
