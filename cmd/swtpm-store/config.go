@@ -68,7 +68,17 @@ func load(file string) (*config, error) {
 	c := &config{Socket: "/run/swtpm-store/socket", Prefix: "/swtpm", Generations: 8, Mark: "/var/lib/swtpm-store/mark"}
 	c.Lease.TTL.Duration, c.Lease.Margin.Duration = 15*time.Second, 2*time.Second
 	c.Lease.Wait.Duration, c.Lease.GiveUp.Duration = 1500*time.Millisecond, time.Minute
-	meta, err := toml.DecodeFile(file, c)
+	src, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	var tree map[string]any
+	if _, err = toml.Decode(string(src), &tree); err == nil {
+		if err := misshapen(file, string(src), tree); err != nil {
+			return nil, err
+		}
+		_, err = toml.Decode(string(src), c)
+	}
 	var syntax toml.ParseError
 	switch {
 	case errors.As(err, &syntax):
@@ -77,9 +87,7 @@ func load(file string) (*config, error) {
 		}
 		return nil, fmt.Errorf("%s:%d:%d: %s", file, syntax.Position.Line, syntax.Position.Col, syntax.Message)
 	case err != nil:
-		return nil, fmt.Errorf("configuration: %w", err)
-	case len(meta.Undecoded()) > 0:
-		return nil, fmt.Errorf("%s: unknown key %q; swtpm-store.toml(5) lists the keys", file, meta.Undecoded()[0])
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)

@@ -103,9 +103,21 @@ func TestFaults(t *testing.T) {
 		{"", "missing key endpoints"},
 		{"endpoints = [\"etcd1:2379\"]", "is not a URL"},
 		{"endpoints = [\"https://etcd1:2379\"]", "needs the key ca"},
-		{"endpoint = [\"http://a:1\"]" + good, `unknown key "endpoint"`},
+		{"endpoint = [\"http://a:1\"]" + good, `:1: endpoint: unknown key; did you mean "endpoints"?`},
 		{good + "[lease]\nttl = \"1s\"", "[lease] ttl: 1s is not between"},
-		{good + "[lease]\nttl = 15", `lease.ttl: invalid duration "15"`},
+		{good + "[lease]\nttl = 15", `:10: [lease] ttl: write a duration, e.g. ttl = "15s"`},
+		{good + "[lease]\nttl = \"15\"", `:10:8: lease.ttl: invalid duration "15"`},
+		{good + "[lease]\nt-t-l = 15\n[lease2]", `:10: [lease] t-t-l: unknown key; did you mean "ttl"?`},
+		{good + "[[allow]]\nuser = [\"0\"]\nstates = [\"*\"]", `:10: [[allow]] user: unknown key; did you mean "users"?`},
+		{good + "[[allow]]\nxyzzyxyzzy = 1", ":10: [[allow]] xyzzyxyzzy: unknown key; swtpm-store.toml(5) lists the keys"},
+		{"endpoints = [\"http://a:1\"]\n[allow]\nusers = [\"0\"]", ":2: allow: write the name of the table in two brackets, [[allow]]"},
+		{good + "[[tls]]\nca = \"x\"", ":9: tls: write a table, [tls]"},
+		{good + "[[allow]]\nusers = \"root\"\nstates = 1", `:10: [[allow]] users: write a list of strings, e.g. users = ["root"]`},
+		{good + "[[allow]]\nusers = [0]", `:10: [[allow]] users: write a list of strings, e.g. users = ["root"]`},
+		{good + "[[allow]]\nusers = [\"0\"]\n\"states\" = \"x\"", `:11: [[allow]] states: write a list of strings, e.g. states = ["vm-*"]`},
+		{"host = 3\n" + good, `:1: host: write a string in quotes, host = "..."`},
+		{"lease = {ttl = 3}\n" + good, `store.toml: [lease] ttl: write a duration`},
+		{"generations = \"8\"\n" + good, ":1: generations: write a whole number without quotes, e.g. generations = 8"},
 		{good + "[lease]\nmargin = \"14s\"", "[lease] margin"},
 		{good + "[tls]\ncertificate = \"x\"", "belong together"},
 		{good + "[[allow]]\nusers = [\"no such user\"]\nstates = [\"*\"]", `[[allow]] no. 3: users: unknown user "no such user"`},
@@ -124,6 +136,9 @@ func TestFaults(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), x.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("load of %q: %v, want %q", x.text, err, x.want)
 		}
+	}
+	if _, err := load(write(t, `endpoints = ["http://a:1"]`+"\n"+`allow = [{users = ["0"], states = ["*"]}, {users = ["0"], states = ["*"]}]`)); err != nil {
+		t.Errorf("inline tables: %v", err)
 	}
 	if _, err := load("/nonexistent"); err == nil || !strings.Contains(err.Error(), "/nonexistent") {
 		t.Errorf("load of a missing file: %v", err)

@@ -262,7 +262,7 @@ func TestStoreMistake(t *testing.T) {
 	})
 	put(t, "/etc/swtpm/store.toml", 0o644, strings.Replace(config, "endpoints", "endpoint", 1))
 	fails(t, "systemctl", "restart", broker)
-	want := `swtpm-store: /etc/swtpm/store.toml: unknown key "endpoint"; swtpm-store.toml(5) lists the keys`
+	want := `swtpm-store: /etc/swtpm/store.toml:1: endpoint: unknown key; did you mean "endpoints"?`
 	if out := journal(t, broker, "cat"); !slices.Contains(strings.Split(out, "\n"), want) {
 		t.Errorf("no line %q in\n%s", want, out)
 	}
