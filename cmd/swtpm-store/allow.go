@@ -23,14 +23,19 @@ type allow struct {
 // resolve checks the patterns and looks the users up.
 func (a *allow) resolve() error {
 	switch {
-	case len(a.Users) == 0 || len(a.States) == 0:
-		return errors.New("users and states are both needed")
+	case len(a.Users) == 0:
+		return errors.New(`missing key users: names or numbers of users, e.g. users = ["root"]`)
+	case len(a.States) == 0:
+		return errors.New(`missing key states: patterns of names of states, e.g. states = ["vm-*"]`)
 	case a.Units != nil && len(a.Units) == 0: // it must not mean any process
 		return errors.New("units: empty; name a pattern, or remove the key")
 	}
 	for _, p := range a.States {
 		if _, err := path.Match(p, ""); err != nil {
 			return fmt.Errorf("states: %q is not a pattern: %w", p, err)
+		}
+		if !matchable(p) {
+			return fmt.Errorf("states: %q matches no state: a name has letters, digits and ._-@+: characters, %%i is the instance of a unit, and an initial dot or store:// is no part of it", p)
 		}
 		if strings.Contains(p, "%i") && a.Units == nil {
 			return fmt.Errorf(`states: %q needs the key units, e.g. units = ["swtpm@*.service"]`, p)
@@ -57,6 +62,22 @@ func (a *allow) resolve() error {
 	}
 	a.uids = uids
 	return nil
+}
+
+// matchable reports whether a pattern can match the name of a state. It checks only the characters
+// outside of the pattern's own.
+func matchable(pattern string) bool {
+	const meta = `*?[]^\`
+	literal := strings.ReplaceAll(pattern, "%i", "i")
+	for _, c := range literal {
+		if !strings.ContainsRune(meta, c) && !store.ValidName("a"+string(c)) {
+			return false
+		}
+	}
+	if strings.ContainsAny(literal, meta) {
+		return literal[0] != '.'
+	}
+	return store.ValidName(literal)
 }
 
 // hasUser reports whether the table names the user of a client.

@@ -68,6 +68,22 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// TestMatchable checks that a pattern that matches no name of a state is refused.
+func TestMatchable(t *testing.T) {
+	for _, x := range []struct {
+		states string
+		want   bool
+	}{
+		{"vm1", true}, {"*", true}, {"vm-[0-9]?", true}, {"[^a]*", true}, {"%i", true}, {"%i-old", true}, {"a@b:c+d.e_f", true}, {`v\\m`, true}, {"?" + strings.Repeat("a", 127), true},
+		{"%n", false}, {"", false}, {"a/b", false}, {"store://vm1", false}, {"vm 1", false}, {".x*", false}, {".", false}, {"ä", false}, {strings.Repeat("a", 129), false}, {"[!a]", false},
+	} {
+		_, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"a@*.service\"]\nstates = [\""+x.states+"\"]\n"))
+		if got := err == nil; got != x.want || err != nil && !strings.Contains(err.Error(), "matches no state") {
+			t.Errorf("states = %q: %v", x.states, err)
+		}
+	}
+}
+
 // TestNoUnit checks that a table with units does not apply to a process whose unit is unknown.
 func TestNoUnit(t *testing.T) {
 	c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"*\"]\nstates = [\"*\"]\n"))
@@ -126,6 +142,8 @@ func TestFaults(t *testing.T) {
 		{"endpoints = [\"http://a:1\"\n", ":1:26: "},
 		{good + "[[allow]]\nusers = [\"0\"]\nstates = [\"%i\"]", "needs the key units"},
 		{good + "[[allow]]\nusers = [\"0\"]\nunits = [\"[\"]\nstates = [\"*\"]", "units: \"[\" is not a pattern"},
+		{good + "[[allow]]\nstates = [\"*\"]", "[[allow]] no. 3: missing key users"},
+		{good + "[[allow]]\nusers = [\"0\"]", "[[allow]] no. 3: missing key states"},
 		{good + "[[allow]]\nusers = [\"0\"]\nunits = []\nstates = [\"*\"]", "units: empty; name a pattern, or remove the key"},
 		{good + "[[allow]]\nusers = [\"0\"]\nunits = [\"\"]\nstates = [\"*\"]", `units: "" is no unit`},
 		{"generations = -1\n" + good, "generations"},
