@@ -34,7 +34,7 @@ func wantHead(t *testing.T, d driver.Driver, generation uint64, item string) {
 	}
 }
 
-// TestMend checks that a head which someone else damages under a running TPM is written again at the
+// TestMend checks that a head which another program damages under a running TPM is written again at the
 // next request that uses it, that nothing is lost, and that the log says so.
 func TestMend(t *testing.T) {
 	for _, x := range []struct {
@@ -58,27 +58,30 @@ func TestMend(t *testing.T) {
 			return err
 		}, 4, "four"},
 	} {
-		t.Run(x.name, func(t *testing.T) {
-			d := driver.NewMemory()
-			h, log, c, g := damagedHost(t, d)
-			d.Damage("vm1", "head")
-			if err := x.request(t, h, c, g); err != nil {
-				t.Fatal(err)
-			}
-			wantHead(t, d, x.generation, x.item)
-			if n := log.count("its head was changed by someone else, and is written again"); n != 1 {
-				t.Errorf("the log has %q, want one line about the head", log.lines)
-			}
-			if x.name == "Release" {
-				if _, err := newHost(t, d, "b").client().Acquire(&[32]byte{7}); err != nil {
-					t.Errorf("the handover is lost: %v", err)
+		for _, epoch := range []string{"", "epoch", "no epoch"} {
+			t.Run(x.name+epoch, func(t *testing.T) {
+				d := driver.NewMemory()
+				h, log, c, g := damagedHost(t, d)
+				d.Damage("vm1", epoch) // the token says who owns the state
+				d.Damage("vm1", "head")
+				if err := x.request(t, h, c, g); err != nil {
+					t.Fatal(err)
 				}
-			}
-		})
+				wantHead(t, d, x.generation, x.item)
+				if n := log.count("its head was changed by another program, and is written again"); n != 1 {
+					t.Errorf("the log has %q, want one line about the head", log.lines)
+				}
+				if x.name == "Release" {
+					if _, err := newHost(t, d, "b").client().Acquire(&[32]byte{7}); err != nil {
+						t.Errorf("the handover is lost: %v", err)
+					}
+				}
+			})
+		}
 	}
 }
 
-// TestMendLost checks that a write without a reply is settled by the items, after someone else has
+// TestMendLost checks that a write without a reply is settled by the items, after another program has
 // damaged the head, and that it is not made twice.
 func TestMendLost(t *testing.T) {
 	for _, made := range []bool{false, true} {

@@ -57,7 +57,8 @@ func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 	}
 	sum := now.Items.Sum()
 	made = s.lost != nil && sum == s.lost.Head.Sum
-	if now.Epoch != s.epoch || !made && (s.fault != nil || s.revision == 0 || sum != s.head.Sum) {
+	acquired := now.Epoch != 0 && now.EpochDamage == nil && now.Epoch != s.epoch // since then; the token shows it without an epoch, too
+	if acquired || !made && (s.fault != nil || s.revision == 0 || sum != s.head.Sum) {
 		return false, fmt.Errorf("%w: %w", driver.ErrConflict, b.intact(ctx, s.name, now))
 	}
 	if made {
@@ -73,7 +74,7 @@ func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 		return made, err
 	}
 	s.revision = rev
-	b.o.Log.Errorf("state %s: its head was changed by someone else, and is written again as generation %d, which this host stored: %v", s.name, s.head.Generation, now.Damage)
+	b.o.Log.Errorf("state %s: its head was changed by another program, and is written again as generation %d, which this host stored: %v", s.name, s.head.Generation, now.Damage)
 	return made, nil
 }
 

@@ -133,7 +133,7 @@ func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) err
 	}
 	switch {
 	case err == nil, errors.Is(err, driver.ErrFenced):
-	case errors.Is(err, driver.ErrConflict): // someone else has changed the state, and it stays so
+	case errors.Is(err, driver.ErrConflict): // another program has changed the state, and it stays so
 		b.o.Log.Errorf("state %s is released as it is: %v", s.name, err)
 	default:
 		return err

@@ -245,7 +245,7 @@ func (m *Memory) Remove(_ context.Context, name string, t Token) error {
 	return nil
 }
 
-// Damage makes the head, the owner or the epoch of a state unreadable, as a person with the credentials
+// Damage makes the head, the owner or the epoch of a state unreadable, or removes the epoch, as a person with the credentials
 // of a store may. An owner does not depend on its lease any more.
 func (m *Memory) Damage(name, part string) {
 	m.lock()
@@ -258,6 +258,8 @@ func (m *Memory) Damage(name, part string) {
 		s.Owner, s.lease = &Owner{Host: UnknownHost, Damage: err}, 0
 	case "epoch":
 		s.Epoch, s.EpochDamage = uint64(m.next()), err
+	case "no epoch":
+		s.Epoch, s.EpochDamage = 0, err
 	}
 }
 

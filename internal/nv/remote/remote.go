@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -63,43 +62,6 @@ func Open(state string, o nv.Options) (*Backend, error) {
 func (l *Link) Open(o nv.Options) *Backend {
 	return &Backend{o: o, link: l, shared: true, seen: map[string][]byte{}}
 }
-
-// damaged is an error of the store of the kind nv.ErrDamaged: no new TPM replaces the state.
-type damaged struct{ error }
-
-// Is reports whether target is nv.ErrDamaged.
-func (damaged) Is(target error) bool { return target == nv.ErrDamaged }
-
-// Unwrap returns the error of the store.
-func (d damaged) Unwrap() error { return d.error }
-
-// translate wraps an error of the broker in the errors of package nv. A temporary error also wraps
-// an errno, as an error of a disk does.
-func translate(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, store.ErrUnreachable), errors.Is(err, store.ErrUnknown):
-		return &unreachable{err}
-	case errors.Is(err, store.ErrOwned), errors.Is(err, store.ErrFenced):
-		return fmt.Errorf("%w: %w", nv.ErrTaken, err)
-	case errors.Is(err, store.ErrDamaged):
-		return damaged{err}
-	case errors.Is(err, store.ErrQuota):
-		return fmt.Errorf("%w: %w", err, syscall.ENOSPC)
-	}
-	return err
-}
-
-// unreachable is an error of the store or the broker. Its text says once that the store cannot be
-// reached.
-type unreachable struct{ err error }
-
-func (u *unreachable) Error() string {
-	return nv.ErrUnreachable.Error() + ": " + strings.TrimPrefix(u.err.Error(), store.ErrUnreachable.Error()+": ")
-}
-
-func (u *unreachable) Unwrap() []error { return []error{nv.ErrUnreachable, u.err, syscall.ETIMEDOUT} }
 
 // ask calls f with a client. If the connection was lost, it connects again, as the owner
 // that this process was, and calls f once more unless f may have changed something.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -289,8 +290,12 @@ func TestUnknownGeneration(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.start()
-		if err := b.Renew(); generation == 2 && err != nil || generation != 2 && !errors.Is(err, nv.ErrTaken) {
+		err = b.Renew()
+		if generation == 2 && err != nil || generation != 2 && !errors.Is(err, nv.ErrTaken) {
 			t.Errorf("Renew with generation %d in the store: %v, want nv.ErrTaken unless it is 2", generation, err)
+		}
+		if err != nil && strings.Contains(err.Error(), nv.ErrTaken.Error()) {
+			t.Errorf("Renew: %v, want the cause: no other owner has the state", err)
 		}
 	}
 }
