@@ -187,6 +187,9 @@ func TestClusterDamagedHead(t *testing.T) {
 	}
 	h.damage("item/x")
 	h.damage("head")
+	h.etcdctl("del", "/swtpm/vm1/epoch")
+	h.run("!error: damaged: state vm1: the store holds damaged data: key \"/swtpm/vm1/head\"", "swtpm-store", "--config", config, "--check")
+	h.run("!warning: damaged: state vm1: the store holds damaged data: key \"/swtpm/vm1/epoch\": missing; the next start", "swtpm-store", "--config", config, "--check")
 	h.run("Successfully authored", "swtpm-setup", "--tpm2", "--tpmstate", "store://vm1", "--keyfile", h.path("key"), "--overwrite")
 	h.run("ok (permall)", "swtpm", "state", "verify", vm1)
 }

@@ -57,7 +57,7 @@ func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 	}
 	sum := now.Items.Sum()
 	made = s.lost != nil && sum == s.lost.Head.Sum
-	acquired := now.Epoch != 0 && now.EpochDamage == nil && now.Epoch != s.epoch // since then; the token shows it without an epoch, too
+	acquired := now.EpochDamage == nil && now.Epoch != s.epoch // since then; the token shows it without an epoch, too
 	if acquired || !made && (s.fault != nil || s.revision == 0 || sum != s.head.Sum) {
 		return false, fmt.Errorf("%w: %w", driver.ErrConflict, b.intact(ctx, s.name, now))
 	}

@@ -177,8 +177,8 @@ type State struct {
 	// matches no items, but Revision is known, so that a Write can replace the head.
 	Damage error
 
-	// EpochDamage is an ErrDamaged if the epoch cannot be read. Epoch is then above all earlier
-	// ones, and the next Acquire stores it again.
+	// EpochDamage is an ErrDamaged if the epoch cannot be read or is missing. Epoch is then above all
+	// earlier ones, or 0 if it is missing, and the next Acquire stores one above all earlier ones.
 	EpochDamage error
 }
 

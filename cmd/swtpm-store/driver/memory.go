@@ -120,7 +120,10 @@ func (m *Memory) Acquire(_ context.Context, name string, id LeaseID, o Owner) (T
 	if o.After != 0 && s.Revision != o.Last {
 		return 0, ErrConflict
 	}
-	o.Last = 0 // a condition is not stored
+	o.Last = 0                                // a condition is not stored
+	if s.Epoch == 0 && s.EpochDamage != nil { // it is missing
+		s.Epoch = uint64(m.next())
+	}
 	s.Epoch, s.EpochDamage = s.Epoch+1, nil
 	s.Owner, s.Token, s.lease = &o, Token(m.next()), id
 	return s.Token, nil

@@ -52,7 +52,7 @@ func verify(ctx context.Context, d Driver, name string) (found []Finding, err er
 	now, err := d.Read(ctx, name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil
+		now = &State{} // it may have generations
 	case err != nil:
 		return nil, err
 	}

@@ -151,16 +151,9 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 	}
 	ownerKey, epochKey, headKey := s.key(name, "owner"), s.key(name, "epoch"), s.key(name, "head")
 	for {
-		now, err := s.client.Get(leading(ctx), epochKey)
+		epoch, revision, err := s.epoch(ctx, name)
 		if err != nil {
-			return 0, s.failed(err, driver.ErrUnreachable)
-		}
-		epoch, revision := uint64(0), int64(0)
-		if len(now.Kvs) > 0 {
-			revision = now.Kvs[0].ModRevision
-			if epoch, err = decodeEpoch(now.Kvs[0]); err != nil {
-				s.report(err)
-			}
+			return 0, err
 		}
 		conditions := []clientv3.Cmp{
 			clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", 0),
@@ -300,6 +293,7 @@ func (s *Store) Read(ctx context.Context, name string) (*driver.State, error) {
 	if !found {
 		return nil, fs.ErrNotExist
 	}
+	s.requireEpoch(state, name)
 	return state, nil
 }
 

@@ -25,7 +25,13 @@ func TestConformance(t *testing.T) {
 		t.Cleanup(func() { _ = s.Close() })
 		return s
 	}, func(t *testing.T, name, part string) {
-		if _, err := open(t, Options{Endpoints: []string{m.URL}}).client.Put(t.Context(), "/swtpm/"+name+"/"+part, "nonsense"); err != nil {
+		c, err := open(t, Options{Endpoints: []string{m.URL}}).client, error(nil)
+		if missing, ok := strings.CutPrefix(part, "no "); ok {
+			_, err = c.Delete(t.Context(), "/swtpm/"+name+"/"+missing)
+		} else {
+			_, err = c.Put(t.Context(), "/swtpm/"+name+"/"+part, "nonsense")
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -71,7 +77,8 @@ func TestStrayGenerations(t *testing.T) {
 	}
 }
 
-// TestListDamaged checks that a damaged value is reported once, and that its state is listed.
+// TestListDamaged checks that a damaged value and a missing epoch are reported once, and that their
+// states are listed. The next epoch of a state without one is above all earlier ones.
 func TestListDamaged(t *testing.T) {
 	m := etcdtest.Start(t)
 	var reported []error
@@ -81,6 +88,7 @@ func TestListDamaged(t *testing.T) {
 	}
 	defer s.Close()
 	for key, value := range map[string]string{
+		"items/item/x": "x", "gens/gen/00000000000000000007": "", "other/x": "", "other": "", "/epoch": "1",
 		"good/epoch": "3", "bad/epoch": "x", "head/epoch": "1", "head/head": "short", "owner/epoch": "1", "owner/owner": "{",
 	} {
 		if _, err := s.client.Put(t.Context(), "/swtpm/"+key, value); err != nil {
@@ -89,12 +97,16 @@ func TestListDamaged(t *testing.T) {
 	}
 	for range 2 {
 		all, err := s.List(t.Context())
-		if err != nil || len(all) != 4 || all[1].Name != "good" || all[1].Epoch != 3 || all[3].Owner.Unreadable() == nil || all[1].Owner != nil {
-			t.Errorf("List = %+v, %v, want four states, and an unknown owner of the last one", all, err)
+		if err != nil || len(all) != 6 || all[1].Name != "gens" || all[2].Name != "good" || all[2].Epoch != 3 || all[5].Owner.Unreadable() == nil || all[2].Owner != nil {
+			t.Errorf("List = %+v, %v, want six states, and an unknown owner of the last one", all, err)
 		}
 	}
-	if len(reported) != 3 {
-		t.Errorf("reported %v, want 3 damaged values", reported)
+	if len(reported) != 5 {
+		t.Errorf("reported %v, want 3 damaged values and 2 missing epochs", reported)
+	}
+	found, err := driver.Verify(t.Context(), s, []string{"gens", "items"})
+	if err != nil || len(found) != 3 || found[0].Warning || !strings.Contains(found[0].Text, "state gens: ") || !found[2].Warning || !strings.Contains(found[2].Text, `key "/swtpm/items/epoch": missing; the next start`) {
+		t.Errorf("Verify = %+v, %v, want two faults, and a warning of the epoch", found, err)
 	}
 	for _, err := range reported {
 		if !errors.Is(err, driver.ErrDamaged) {

@@ -19,20 +19,26 @@ func (s *Store) List(ctx context.Context) ([]driver.Entry, error) {
 	if err := s.ready(ctx); err != nil {
 		return nil, err
 	}
-	// The names come from the epochs, which every state has. Items and generations are not
-	// read, because they are most of the data.
+	// The names come from all keys, because any of them may be missing. Items and generations are
+	// not read, because they are most of the data.
 	keys, err := s.client.Get(leading(ctx), s.prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
 		return nil, s.failed(err, driver.ErrUnreachable)
 	}
 	var names []string
 	for _, kv := range keys.Kvs {
-		name, ok := strings.CutSuffix(strings.TrimPrefix(string(kv.Key), s.prefix), "/epoch")
-		if ok && !strings.Contains(name, "/") {
-			names = append(names, name)
+		if name, ok := named(strings.TrimPrefix(string(kv.Key), s.prefix)); ok && (len(names) == 0 || names[len(names)-1] != name) {
+			names = append(names, name) // the keys of a state are next to each other
 		}
 	}
-	return s.entries(ctx, names)
+	return s.entries(ctx, names, true)
+}
+
+// named returns the name of the state to which a key below the prefix belongs. ok is false for a key
+// of another program.
+func named(key string) (name string, ok bool) {
+	name, part, _ := strings.Cut(key, "/")
+	return name, name != "" && (part == "owner" || part == "epoch" || part == "head" || strings.HasPrefix(part, "item/") || strings.HasPrefix(part, "gen/"))
 }
 
 // Describe implements driver.Describer.
@@ -40,22 +46,23 @@ func (s *Store) Describe(ctx context.Context, names []string) ([]driver.Entry, e
 	if err := s.ready(ctx); err != nil {
 		return nil, err
 	}
-	return s.entries(ctx, names)
+	return s.entries(ctx, names, false)
 }
 
-// entries returns the entries of the states with these names that exist.
-func (s *Store) entries(ctx context.Context, names []string) (all []driver.Entry, err error) {
+// entries returns the entries of the states with these names, without those of which neither owner nor
+// epoch nor head exists unless other keys exist.
+func (s *Store) entries(ctx context.Context, names []string, exist bool) (all []driver.Entry, err error) {
 	for batch := range slices.Chunk(names, listBatch) {
-		if all, err = s.appendEntries(ctx, all, batch); err != nil {
+		if all, err = s.appendEntries(ctx, all, batch, exist); err != nil {
 			return nil, err
 		}
 	}
 	return all, nil
 }
 
-// appendEntries appends the entries of the states with these names that exist to all, and reports
-// damaged keys.
-func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []string) ([]driver.Entry, error) {
+// appendEntries does the same for one transaction, appends the entries to all, and reports damaged
+// keys.
+func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []string, exist bool) ([]driver.Entry, error) {
 	var gets []clientv3.Op
 	for _, name := range names {
 		gets = append(gets, clientv3.OpGet(s.key(name, "owner")), clientv3.OpGet(s.key(name, "epoch")), clientv3.OpGet(s.key(name, "head")))
@@ -74,11 +81,12 @@ func (s *Store) appendEntries(ctx context.Context, all []driver.Entry, names []s
 				addPart(state, []string{"owner", "epoch", "head"}[part], kv)
 			}
 		}
+		if state.Token == 0 && state.Epoch == 0 && state.Revision == 0 && !exist {
+			continue
+		}
+		s.requireEpoch(state, name)
 		for _, err := range []error{state.Owner.Unreadable(), state.EpochDamage, state.Damage} {
 			s.report(err)
-		}
-		if state.Epoch == 0 {
-			continue // the state was never acquired, so it does not exist
 		}
 		all = append(all, driver.Entry{Name: name, Owner: state.Owner, Epoch: state.Epoch, Head: state.Head})
 	}

@@ -111,22 +111,28 @@ func badOwner(f *fixture) {
 }
 
 // badEpoch: an epoch that cannot be read hinders nothing, and the next one is above all before it.
-func badEpoch(f *fixture) {
+func badEpoch(f *fixture) { f.badEpoch("epoch") }
+
+// noEpoch: the same for an epoch that is missing.
+func noEpoch(f *fixture) { f.badEpoch("no epoch") }
+
+func (f *fixture) badEpoch(part string) {
+	f.Helper()
 	t1, _ := f.acquire(f.a, "a")
 	must(0, f.a.Release(f.ctx, f.name, t1, driver.Sum{}))(f)
 	t1, _ = f.acquire(f.a, "a")
-	f.harm(f.name, "epoch")
+	f.harm(f.name, part)
 	f.verify("epoch", true)
 	rev := must(f.a.Write(f.ctx, f.name, t1, 0, change(1, "one")))(f)
 	s := must(f.b.Read(f.ctx, f.name))(f)
 	f.wantError("Damage of the epoch", s.EpochDamage, driver.ErrDamaged)
-	if s.Epoch <= 2 || s.Revision != rev || s.Fault() != nil || f.listed().Epoch != s.Epoch {
-		f.Errorf("Read = %+v, want an epoch above 2 and no fault", s)
+	if (s.Epoch == 0) != (part == "no epoch") || s.Epoch == 1 || s.Epoch == 2 || s.Revision != rev || s.Fault() != nil || f.listed().Epoch != s.Epoch {
+		f.Errorf("Read = %+v, want an epoch above 2, or 0 if it is missing, and no fault", s)
 	}
 	must(0, f.a.Release(f.ctx, f.name, t1, driver.Sum{}))(f)
 	f.acquire(f.b, "b")
-	if now := must(f.b.Read(f.ctx, f.name))(f); now.Epoch != s.Epoch+1 || now.EpochDamage != nil {
-		f.Errorf("Read = %+v, want epoch %d", now, s.Epoch+1)
+	if now := must(f.b.Read(f.ctx, f.name))(f); now.Epoch <= 2 || s.Epoch != 0 && now.Epoch != s.Epoch+1 || now.EpochDamage != nil {
+		f.Errorf("Read = %+v, want an epoch above 2 and %d", now, s.Epoch)
 	}
 	f.verify("", false)
 }

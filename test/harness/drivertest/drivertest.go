@@ -28,7 +28,8 @@ const (
 
 // Test runs all checks. open returns a connection to the store under test, an own one for
 // each call; the tests use names that start with prefix, which must be new to the store. harm makes
-// a part of a state, which exists, unreadable: its head, owner or epoch.
+// a part of a state, which exists, unreadable: its head, owner or epoch. The part "no epoch" removes its
+// epoch.
 func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver, harm func(t *testing.T, name, part string)) {
 	for name, test := range map[string]func(*fixture){
 		"ownership":    ownership,
@@ -43,6 +44,7 @@ func Test(t *testing.T, prefix string, open func(t *testing.T) driver.Driver, ha
 		"bad head":     badHead,
 		"bad owner":    badOwner,
 		"bad epoch":    badEpoch,
+		"no epoch":     noEpoch,
 		"handover":     handover,
 		"remove":       remove,
 		"list":         list,
