@@ -16,8 +16,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/program"
 )
 
-// verifyTime limits the time for reading all states.
-const verifyTime = 2 * time.Minute
+// verifyTime limits the time for reading all states and their generations.
+const verifyTime = 5 * time.Minute
 
 // say prints findings, and reports whether TPMs cannot use the store because of one.
 func say(found []driver.Finding) (bad bool) {

@@ -172,6 +172,9 @@ func TestClusterDamagedHead(t *testing.T) {
 	}
 	h.damage("gen/x")
 	h.run("warning: damaged: state vm1: the store holds damaged data: key \"/swtpm/vm1/gen/x\"", "swtpm-store", "--config", config, "--check")
+	numbers, _ := h.listed(target...) // the oldest one does not become the newest
+	h.damage("gen/" + strings.Repeat("0", 20-len(numbers[0])) + numbers[0])
+	h.run("; generation "+numbers[0]+" cannot be restored", "swtpm-store", "--config", config, "--check")
 	for _, words := range [][]string{
 		append([]string{"swtpm", "state", "import", "--replace"}, append(slices.Clone(target), h.path("one.tpm"))...),
 		append([]string{"swtpm", "state", "rollback", "--drop-volatile"}, target...),

@@ -20,8 +20,8 @@ func (b *Broker) intact(ctx context.Context, name string, now *driver.State) err
 
 // repair returns the driver.Change that writes the items as one generation, and an error if the state
 // is damaged and the change does not repair it.
-func (b *Broker) repair(s *state, generation uint64, items driver.Items, remove []string) (driver.Change, error) {
-	strays, err := s.repairs(items, remove)
+func (b *Broker) repair(ctx context.Context, s *state, generation uint64, items driver.Items, remove []string) (driver.Change, error) {
+	strays, err := b.repairs(ctx, s, items, remove)
 	for _, name := range strays {
 		b.o.Log.Errorf("state %s: item %q does not belong to the restored TPM, and is removed", s.name, name)
 	}
@@ -32,7 +32,7 @@ func (b *Broker) repair(s *state, generation uint64, items driver.Items, remove 
 // permanent state, and replace or remove every other stored part of that TPM. strays are the other
 // stored items, which the change must also remove: no client knows the names that another program
 // has stored. The permanent state of another TPM is no such item: nothing else may hold its keys.
-func (s *state) repairs(put driver.Items, remove []string) (strays []string, err error) {
+func (b *Broker) repairs(ctx context.Context, s *state, put driver.Items, remove []string) (strays []string, err error) {
 	if s.fault == nil {
 		return nil, nil
 	}
@@ -47,15 +47,15 @@ func (s *state) repairs(put driver.Items, remove []string) (strays []string, err
 		switch {
 		case put[name] != nil || slices.Contains(remove, name):
 		case own[name] || !repaired:
-			return nil, s.refuse()
+			return nil, b.refuse(ctx, s)
 		case driver.Permanent(name):
-			return nil, fmt.Errorf("%w; item %q is the permanent state of another TPM, which is not removed: copy it with etcdctl get, and remove its key with etcdctl del", s.refuse(), name)
+			return nil, fmt.Errorf("%w; item %q is the permanent state of another TPM, which is not removed: copy it with etcdctl get, and remove its key with etcdctl del", b.refuse(ctx, s), name)
 		default:
 			strays = append(strays, name)
 		}
 	}
 	if !repaired {
-		return nil, s.refuse()
+		return nil, b.refuse(ctx, s)
 	}
 	slices.Sort(strays)
 	return strays, nil
@@ -63,9 +63,9 @@ func (s *state) repairs(put driver.Items, remove []string) (strays []string, err
 
 // refuse returns an error with the remedy if the state was damaged when it was acquired, otherwise
 // nil.
-func (s *state) refuse() error {
+func (b *Broker) refuse(ctx context.Context, s *state) error {
 	if s.fault == nil {
 		return nil
 	}
-	return fmt.Errorf("state %s: %w; %s", s.name, s.fault, driver.Remedy(s.stored))
+	return fmt.Errorf("state %s: %w; %s", s.name, s.fault, driver.Remedy(ctx, b.o.Driver, s.name, s.stored))
 }

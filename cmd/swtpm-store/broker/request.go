@@ -55,7 +55,7 @@ func (x *session) acquire(ctx context.Context, r *store.Body) error {
 	if err != nil {
 		return err
 	}
-	if fault := x.state.refuse(); compare && (fault != nil || x.state.head.Handover != handover) {
+	if fault := x.b.refuse(ctx, x.state); compare && (fault != nil || x.state.head.Handover != handover) {
 		if err := x.b.giveUp(ctx, x.state); err != nil {
 			return err
 		}

@@ -343,7 +343,7 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 	if _, err := b.settle(ctx, s); err != nil {
 		return b.afterLoss(ctx, s, err)
 	}
-	c, err := b.repair(s, generation, items, remove)
+	c, err := b.repair(ctx, s, generation, items, remove)
 	if err != nil {
 		return err
 	}

@@ -268,9 +268,9 @@ type Driver interface {
 }
 
 // StrayLister is a Driver whose store may have keys between the generations that another program
-// stored.
+// stored or changed.
 type StrayLister interface {
-	// StrayGenerations returns an ErrDamaged with a remedy for each such key of the state.
+	// StrayGenerations returns an ErrDamaged for each such key of the state. It reads all generations.
 	StrayGenerations(ctx context.Context, name string) ([]error, error)
 }
 

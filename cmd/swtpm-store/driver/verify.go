@@ -10,13 +10,22 @@ import (
 )
 
 // Remedy returns the remedy for a damaged state of which these generations are stored, for
-// messages.
-func Remedy(stored []uint64) string {
+// messages. It names the newest one that can be read.
+func Remedy(ctx context.Context, d Driver, name string, stored []uint64) string {
 	const backup = "swtpm state import --replace"
-	if len(stored) == 0 {
-		return "no generation of it is stored: restore it from a backup with " + backup
+	i := len(stored) - 1
+	for ; i >= 0; i-- {
+		if _, err := d.Generation(ctx, name, stored[i]); !errors.Is(err, ErrDamaged) {
+			break
+		}
 	}
-	n := stored[len(stored)-1]
+	switch {
+	case len(stored) == 0:
+		return "no generation of it is stored: restore it from a backup with " + backup
+	case i < 0:
+		return "no stored generation of it can be read: restore it from a backup with " + backup
+	}
+	n := stored[i]
 	return fmt.Sprintf("if no TPM uses it, restore a stored generation with swtpm state rollback --generation %d, or copy it out with swtpm state pull --generation %d, or restore a backup with %s", n, n, backup)
 }
 
@@ -97,5 +106,5 @@ func Fault(ctx context.Context, d Driver, name string, now *State) (fault, err e
 	case fault == nil:
 		fault = fmt.Errorf("%w: there are generations, but no head", ErrDamaged)
 	}
-	return fmt.Errorf("%w; %s", fault, Remedy(stored)), nil
+	return fmt.Errorf("%w; %s", fault, Remedy(ctx, d, name, stored)), nil
 }

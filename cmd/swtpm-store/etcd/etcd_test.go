@@ -37,8 +37,9 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestStrayGenerations checks that a key that does not name a generation hides no generation, and
-// that Verify warns of it although the state is good.
+// TestStrayGenerations checks that a key that does not name a generation hides no generation, that a
+// generation that another program changed does not count as the newest, and that Verify warns of both
+// although the state is good.
 func TestStrayGenerations(t *testing.T) {
 	s := open(t, Options{Endpoints: []string{etcdtest.Start(t).URL}, Prefix: "/swtpm"})
 	id, err := s.Grant(t.Context(), time.Minute)
@@ -53,13 +54,25 @@ func TestStrayGenerations(t *testing.T) {
 	if _, err := s.Write(t.Context(), "vm1", token, 0, driver.Change{Put: items, Snapshot: items, Head: driver.Head{Generation: 7, Sum: items.Sum()}}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.client.Put(t.Context(), "/swtpm/vm1/gen/00000000000000000003", ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := driver.Remedy(t.Context(), s, "vm1", []uint64{7, 3}); !strings.Contains(got, "--generation 7") {
+		t.Errorf("Remedy = %q, want the newest generation that can be read", got)
+	}
+	if got := driver.Remedy(t.Context(), s, "vm1", []uint64{3}); !strings.Contains(got, "no stored generation of it can be read") {
+		t.Errorf("Remedy = %q, want no generation", got)
+	}
+	if _, err := s.client.Put(t.Context(), "/swtpm/vm1/gen/00000000000000000007", "nonsense"); err != nil {
+		t.Fatal(err)
+	}
 	for _, key := range []string{"x", "8", "a b"} {
 		if _, err := s.client.Put(t.Context(), "/swtpm/vm1/gen/"+key, "9"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if all, err := s.Generations(t.Context(), "vm1"); err != nil || !slices.Equal(all, []uint64{7}) {
-		t.Errorf("Generations = %v, %v, want only 7", all, err)
+	if all, err := s.Generations(t.Context(), "vm1"); err != nil || !slices.Equal(all, []uint64{7, 3}) {
+		t.Errorf("Generations = %v, %v, want 7 and then 3, which was stored later", all, err)
 	}
 	var texts []string
 	found, err := driver.Verify(t.Context(), s, []string{"vm1"})
@@ -70,9 +83,9 @@ func TestStrayGenerations(t *testing.T) {
 		texts = append(texts, f.Text)
 	}
 	text := strings.Join(texts, "\n")
-	for _, want := range []string{"etcdctl del /swtpm/vm1/gen/x", "etcdctl del /swtpm/vm1/gen/8", "etcdctl del '/swtpm/vm1/gen/a b'"} {
-		if err != nil || len(found) != 3 || !strings.Contains(text, want) {
-			t.Errorf("Verify = %v, %v, want 3 warnings with %q", found, err, want)
+	for _, want := range []string{"etcdctl del /swtpm/vm1/gen/x", "etcdctl del /swtpm/vm1/gen/8", "etcdctl del '/swtpm/vm1/gen/a b'", "gen/00000000000000000007\": an item of", "gen/00000000000000000003\": no item; generation 3 cannot be restored"} {
+		if err != nil || len(found) != 5 || !strings.Contains(text, want) {
+			t.Errorf("Verify = %v, %v, want 5 warnings with %q", found, err, want)
 		}
 	}
 }
@@ -105,8 +118,8 @@ func TestListDamaged(t *testing.T) {
 		t.Errorf("reported %v, want 3 damaged values and 2 missing epochs", reported)
 	}
 	found, err := driver.Verify(t.Context(), s, []string{"gens", "items"})
-	if err != nil || len(found) != 3 || found[0].Warning || !strings.Contains(found[0].Text, "state gens: ") || !found[2].Warning || !strings.Contains(found[2].Text, `key "/swtpm/items/epoch": missing; the next start`) {
-		t.Errorf("Verify = %+v, %v, want two faults, and a warning of the epoch", found, err)
+	if err != nil || len(found) != 4 || found[0].Warning || !strings.Contains(found[0].Text, "state gens: ") || !found[3].Warning || !strings.Contains(found[3].Text, `key "/swtpm/items/epoch": missing; the next start`) {
+		t.Errorf("Verify = %+v, %v, want two faults, and warnings of the generation and the epoch", found, err)
 	}
 	for _, err := range reported {
 		if !errors.Is(err, driver.ErrDamaged) {

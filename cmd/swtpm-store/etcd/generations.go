@@ -26,7 +26,14 @@ func (s *Store) Generations(ctx context.Context, name string) ([]uint64, error) 
 
 // StrayGenerations implements driver.StrayLister.
 func (s *Store) StrayGenerations(ctx context.Context, name string) (found []error, err error) {
-	_, strays, err := s.generations(ctx, name)
+	all, strays, err := s.generations(ctx, name)
+	for _, n := range all {
+		if _, err := s.Generation(ctx, name, n); errors.Is(err, driver.ErrDamaged) {
+			found = append(found, fmt.Errorf("%w; generation %d cannot be restored", err, n))
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return found, err
+		}
+	}
 	for _, key := range strays {
 		found = append(found, fmt.Errorf("%w; no TPM uses it, remove the key: etcdctl del %s", damaged(key, errors.New("not the key of a generation")), quoted(key)))
 	}
@@ -44,7 +51,8 @@ func (s *Store) generations(ctx context.Context, name string) (all []uint64, str
 	if err != nil {
 		return nil, nil, s.failed(err, driver.ErrUnreachable)
 	}
-	slices.SortFunc(rsp.Kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) })
+	// A generation is never replaced, so that a later change is another program's.
+	slices.SortFunc(rsp.Kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
 	for _, kv := range rsp.Kvs {
 		key := string(kv.Key)
 		n, err := strconv.ParseUint(strings.TrimPrefix(key, prefix), 10, 64)

@@ -3,6 +3,7 @@ package etcd
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -59,6 +60,9 @@ func encodeItems(items driver.Items) []byte {
 
 func decodeItems(key string, b []byte) (driver.Items, error) {
 	items := driver.Items{}
+	if len(b) == 0 {
+		return nil, damaged(key, errors.New("no item"))
+	}
 	for len(b) > 0 {
 		if len(b) < 8 {
 			return nil, damaged(key, fmt.Errorf("%d bytes after the last item", len(b)))
