@@ -35,11 +35,11 @@ type entry struct {
 // names returns the replacements for the settings in texts.
 func (s Remedies) names() *strings.Replacer {
 	if s == Profile {
-		return strings.NewReplacer("{key}", "[key]", "{profile}", "[profile]", "{mode}", "[tpmstate] mode", "{state}", "[tpmstate]",
+		return strings.NewReplacer("{key}", "[key]", "{profile}", "[profile]", "{mode}", "[tpmstate] mode", "{state}", "[tpmstate]", "{target}", "PROFILE",
 			"{dir}", "[tpmstate] dir", "{file}", "[tpmstate] file",
 			"{lock=false}", "[tpmstate] lock = false", "{durability=relaxed}", `[tpmstate] durability = "relaxed"`)
 	}
-	return strings.NewReplacer("{key}", "--key", "{profile}", "--profile", "{mode}", "mode= of --tpmstate", "{state}", "--tpmstate",
+	return strings.NewReplacer("{key}", "--key", "{profile}", "--profile", "{mode}", "mode= of --tpmstate", "{state}", "--tpmstate", "{target}", "--tpmstate backend-uri=store://NAME --key file=KEY",
 		"{dir}", "--tpmstate dir=", "{file}", "--tpmstate backend-uri=file://",
 		"{lock=false}", "--tpmstate lock=false", "{durability=relaxed}", "--tpmstate durability=relaxed")
 }
@@ -86,7 +86,7 @@ var state = []entry{
 	{emul.ErrNotManufactured, "create it with swtpm-setup and the name of the profile, whose [manufacture] asks for that; if swtpm-manufacture@.service should have created it, see its status"},
 	{emul.ErrIncomplete, "restore the missing file from a backup, or remove the other files for a new TPM"},
 	{payload.ErrDamaged, "restore the file from a backup"},
-	{store.ErrDamaged, "see what can be restored with swtpm state rollback --list"},
+	{store.ErrDamaged, "see what can be restored: swtpm state rollback --list {target}"},
 	{nv.ErrDamaged, "restore the file from a backup"},
 	{safefile.ErrNoLocks, "the file system has no locks: set {lock=false}, and make sure that no other process uses this state"},
 	{safefile.ErrNoSync, "the file system has no fsync: set {durability=relaxed}; a power cut may then lose what the TPM has acknowledged"},

@@ -83,7 +83,8 @@ func increment(t testing.TB, ch *channel) {
 func (h *clusterHost) wantRefused(newest string, target []string) {
 	h.t.Helper()
 	vm1, config := h.path("vm1.toml"), h.path("store.toml")
-	remedy := "swtpm state rollback --generation " + newest + ", or copy it out with swtpm state pull --generation " + newest + ", or restore a backup with swtpm state import --replace"
+	remedy := "swtpm state rollback --generation " + newest + " --tpmstate backend-uri=store://vm1 --key file=KEY; or copy it out: swtpm state pull --generation " + newest +
+		" vm1 DIRECTORY; or restore a backup: swtpm state import --replace --tpmstate backend-uri=store://vm1 --key file=KEY FILE"
 	h.run("!error: damaged: state vm1: the store holds damaged data: key \"/swtpm/vm1/head\"", "swtpm-store", "--config", config, "--check")
 	h.run("!"+remedy, "swtpm-store", "--config", config, "--check")
 	h.run("!"+remedy, "swtpm", "doctor", vm1)

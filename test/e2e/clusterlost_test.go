@@ -71,7 +71,7 @@ func TestClusterLostItem(t *testing.T) {
 	if n := h.etcdctl("del", "/swtpm/vm1/item/tpm2-00.permall"); strings.TrimSpace(n) != "1" {
 		t.Fatalf("removed %q keys", n)
 	}
-	remedy := "swtpm state rollback --generation " + newest + ", or copy it out with swtpm state pull --generation " + newest
+	remedy := "swtpm state rollback --generation " + newest + " --tpmstate backend-uri=store://vm1 --key file=KEY; or copy it out: swtpm state pull --generation " + newest + " vm1 DIRECTORY"
 	h.run("!"+remedy, "swtpm-store", "--config", config, "--check")
 	h.run("!"+remedy, "swtpm", "doctor", vm1)
 	h.run("!"+remedy, "swtpm-setup", vm1)

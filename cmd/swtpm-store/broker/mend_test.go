@@ -148,7 +148,7 @@ func TestMendChanged(t *testing.T) {
 // know what was in it: the TPM does not start or go on, no change hides the damage, and a change that
 // replaces everything repairs it, with the generations as they were.
 func TestDamagedHead(t *testing.T) {
-	const want = "restore a stored generation with swtpm state rollback --generation 4, or copy it out with swtpm state pull --generation 4, or restore a backup with swtpm state import --replace"
+	const want = "restore a stored generation: swtpm state rollback --generation 4 --tpmstate backend-uri=store://vm1 --key file=KEY; or copy it out: swtpm state pull --generation 4 vm1 DIRECTORY; or restore a backup: swtpm state import --replace --tpmstate backend-uri=store://vm1 --key file=KEY FILE"
 	d := driver.NewMemory()
 	h, _, c, g := damagedHost(t, d)
 	refused := func(what string, err error) {

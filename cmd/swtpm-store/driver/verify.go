@@ -12,7 +12,8 @@ import (
 // Remedy returns the remedy for a damaged state of which these generations are stored, for
 // messages. It names the newest one that can be read.
 func Remedy(ctx context.Context, d Driver, name string, stored []uint64) string {
-	const backup = "swtpm state import --replace"
+	target := "--tpmstate backend-uri=store://" + name + " --key file=KEY"
+	backup := "swtpm state import --replace " + target + " FILE"
 	i := len(stored) - 1
 	for ; i >= 0; i-- {
 		if _, err := d.Generation(ctx, name, stored[i]); !errors.Is(err, ErrDamaged) {
@@ -21,12 +22,13 @@ func Remedy(ctx context.Context, d Driver, name string, stored []uint64) string 
 	}
 	switch {
 	case len(stored) == 0:
-		return "no generation of it is stored: restore it from a backup with " + backup
+		return "no generation of it is stored: restore it from a backup: " + backup
 	case i < 0:
-		return "no stored generation of it can be read: restore it from a backup with " + backup
+		return "no stored generation of it can be read: restore it from a backup: " + backup
 	}
 	n := stored[i]
-	return fmt.Sprintf("if no TPM uses it, restore a stored generation with swtpm state rollback --generation %d, or copy it out with swtpm state pull --generation %d, or restore a backup with %s", n, n, backup)
+	return fmt.Sprintf("if no TPM uses it, restore a stored generation: swtpm state rollback --generation %d %s; or copy it out: swtpm state pull --generation %d %s DIRECTORY; or restore a backup: %s",
+		n, target, n, name, backup)
 }
 
 // verifiers is the number of states that Verify reads at a time.

@@ -37,9 +37,9 @@ func damage(f *fixture) {
 	rev := must(f.a.Write(f.ctx, f.name, t1, 0, c))(f)
 	verify("")
 	rev = must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Delete: []string{"permall"}}))(f)
-	verify("state " + f.name + ": the store holds damaged data: the permanent state of generation 7 is missing; if no TPM uses it, restore a stored generation with swtpm state rollback --generation 7,")
+	verify("state " + f.name + ": the store holds damaged data: the permanent state of generation 7 is missing; if no TPM uses it, restore a stored generation: swtpm state rollback --generation 7 --tpmstate backend-uri=store://" + f.name + " --key file=KEY;")
 	rev = must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Put: driver.Items{"permall": []byte("six")}, Expire: []uint64{7}}))(f)
-	verify("the items are not those of generation 7; no generation of it is stored: restore it from a backup")
+	verify("the items are not those of generation 7; no generation of it is stored: restore it from a backup: swtpm state import --replace ")
 	must(f.a.Write(f.ctx, f.name, t1, rev, driver.Change{Head: c.Head, Put: c.Put}))(f)
 	verify("")
 }
@@ -52,7 +52,7 @@ func badHead(f *fixture) {
 	c.Snapshot = c.Put
 	rev := must(f.a.Write(f.ctx, f.name, t1, 0, c))(f)
 	f.harm(f.name, "head")
-	f.verify("with swtpm state rollback --generation 7, or copy it out with swtpm state pull --generation 7, or restore a backup with swtpm state import --replace", false)
+	f.verify("; or copy it out: swtpm state pull --generation 7 "+f.name+" DIRECTORY; or restore a backup: swtpm state import --replace --tpmstate backend-uri=store://"+f.name+" --key file=KEY FILE", false)
 	bad := must(f.b.Read(f.ctx, f.name))(f)
 	f.wantError("Damage", bad.Damage, driver.ErrDamaged)
 	f.wantError("Fault", bad.Fault(), driver.ErrDamaged)
