@@ -8,10 +8,12 @@ import (
 	"github.com/swtpm-go/swtpm/internal/store"
 )
 
-// TestExplainUnreachable checks that the text of a reply leaves out what its status says.
-func TestExplainUnreachable(t *testing.T) {
-	err := fmt.Errorf("state vm1: %w: no member is connected", driver.ErrUnreachable)
-	if s, text := (&session{}).explain(err); s != store.StatusUnreachable || text != "state vm1: no member is connected" {
-		t.Errorf("%v, %q", s, text)
+// TestExplain checks that the text of a reply leaves out what its status says.
+func TestExplain(t *testing.T) {
+	for kind, want := range map[error]store.Status{driver.ErrUnreachable: store.StatusUnreachable, driver.ErrDamaged: store.StatusDamaged, errDenied: store.StatusDenied} {
+		err := fmt.Errorf("state vm1: %w: the cause", kind)
+		if s, text := (&session{}).explain(err); s != want || text != "state vm1: the cause" {
+			t.Errorf("%v, %q, want %v without %q", s, text, want, kind)
+		}
 	}
 }

@@ -276,10 +276,19 @@ func (x *session) explain(err error) (store.Status, string) {
 		{driver.ErrTooLarge, store.StatusTooLarge},
 	} {
 		if errors.Is(err, c.err) {
-			return c.status, strings.Replace(text, driver.ErrUnreachable.Error()+": ", "", 1) // the status says that
+			return c.status, withoutStatus(text, c.err)
 		}
 	}
 	return store.StatusUnreachable, text
+}
+
+// withoutStatus returns the text of an error without the words that the client adds for its status.
+func withoutStatus(text string, kind error) string {
+	text = strings.Replace(text, driver.ErrUnreachable.Error()+": ", "", 1)
+	if kind == driver.ErrDamaged || kind == errDenied {
+		text = strings.Replace(text, kind.Error()+": ", "", 1)
+	}
+	return text
 }
 
 // handle runs one request and appends the body of the reply to x.out.
