@@ -394,8 +394,8 @@ func (b *Broker) afterLoss(ctx context.Context, s *state, err error) error {
 
 // change returns the driver.Change that writes the items as one generation. If they include the
 // permanent state, it is also stored as a generation, so that it can be restored. A stored generation
-// is never replaced: if generation is stored already, because the client has begun to count again,
-// the change stores no copy.
+// is never replaced: if generation is stored already, because a client other than swtpm has
+// begun to count again, the change stores no copy.
 func (b *Broker) change(s *state, generation uint64, items driver.Items, remove []string) driver.Change {
 	sums := maps.Clone(s.sums)
 	if sums == nil {

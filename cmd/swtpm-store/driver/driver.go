@@ -255,7 +255,8 @@ type Driver interface {
 	// head has a zero Head.
 	List(ctx context.Context) ([]Entry, error)
 	// Generations returns the numbers of the stored generations, in the order in which they were
-	// written, which may differ from the order of the numbers after a TPM was imported.
+	// written. It differs from the order of the numbers if a client began to count again: swtpm does
+	// not, other clients may.
 	Generations(ctx context.Context, name string) ([]uint64, error)
 	// Generation returns the items of a stored generation. Its error is fs.ErrNotExist if
 	// there is none.

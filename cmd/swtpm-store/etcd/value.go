@@ -37,7 +37,7 @@ func encodeHead(h driver.Head) []byte {
 
 func decodeHead(key string, b []byte) (driver.Head, error) {
 	if len(b) != headSize || b[0] != headVersion {
-		return driver.Head{}, damaged(key, fmt.Errorf("%d bytes, expected %d and version %d", len(b), headSize, headVersion))
+		return driver.Head{}, damaged(key, fmt.Errorf("%d bytes, expected %d bytes of version %d", len(b), headSize, headVersion))
 	}
 	return driver.Head{
 		Generation: binary.BigEndian.Uint64(b[1:]), Epoch: binary.BigEndian.Uint64(b[9:]),
