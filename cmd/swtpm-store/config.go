@@ -128,7 +128,7 @@ func (c *config) check() error {
 	case (c.TLS.Certificate == "") != (c.TLS.Key == ""):
 		return errors.New("[tls]: certificate and key belong together")
 	case len(c.Allow) == 0:
-		return errors.New(`missing table [[allow]]: no TPM could use a state; e.g. users = ["swtpm"], states = ["*"]`)
+		return errors.New(`missing table [[allow]]: no TPM could use a state; e.g. users = ["swtpm"], units = ["swtpm@*.service"], states = ["%i"]`)
 	}
 	for i := range c.Allow {
 		if err := c.Allow[i].resolve(); err != nil {
