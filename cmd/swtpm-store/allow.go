@@ -118,6 +118,27 @@ func (c *config) allowed(who broker.Credentials, state string) bool {
 	})
 }
 
+// refusal returns why allowed refuses a client a state: which of user, unit and state no table has.
+func (c *config) refusal(who broker.Credentials, state string) string {
+	const then = " in store.toml, then systemctl restart swtpm-store"
+	user, unit := false, false
+	for _, a := range c.Allow {
+		user = user || a.hasUser(who)
+		unit = unit || a.hasUser(who) && a.hasUnit(who)
+	}
+	switch {
+	case !user:
+		return fmt.Sprintf("no [[allow]] names user %d; add it to the users of a table%s", who.UID, then)
+	case !unit && who.Unit == "":
+		return fmt.Sprintf("each [[allow]] of user %d has units, and the process is in no unit of systemd that the kernel names (Linux 6.5); add a table without units%s", who.UID, then)
+	case !unit:
+		return fmt.Sprintf("no [[allow]] of user %d has the unit %q of the process; add the unit to its table%s", who.UID, who.Unit, then)
+	case who.Unit == "":
+		return fmt.Sprintf("no [[allow]] of user %d has it; add the state to its table%s", who.UID, then)
+	}
+	return fmt.Sprintf("no [[allow]] of user %d and unit %q has it; add the state to its table%s", who.UID, who.Unit, then)
+}
+
 func matchesAny(patterns []string, name string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
 		ok, err := path.Match(p, name)

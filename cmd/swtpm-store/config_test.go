@@ -84,6 +84,28 @@ func TestMatchable(t *testing.T) {
 	}
 }
 
+// TestRefusal checks that a refusal names what did not match, and what to do.
+func TestRefusal(t *testing.T) {
+	c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"swtpm@*.service\"]\nstates = [\"%i\"]\n[[allow]]\nusers = [\"5\"]\nstates = [\"a\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		who  broker.Credentials
+		want string
+	}{
+		{broker.Credentials{UID: 1}, "no [[allow]] names user 1; add it to the users of a table"},
+		{broker.Credentials{}, "each [[allow]] of user 0 has units, and the process is in no unit"},
+		{broker.Credentials{Unit: "libvirtd.service"}, `no [[allow]] of user 0 has the unit "libvirtd.service" of the process; add the unit`},
+		{broker.Credentials{Unit: "swtpm@vm2.service"}, `no [[allow]] of user 0 and unit "swtpm@vm2.service" has it; add the state`},
+		{broker.Credentials{UID: 5}, "no [[allow]] of user 5 has it; add the state"},
+	} {
+		if got := c.refusal(x.who, "vm1"); !strings.HasPrefix(got, x.want) || !strings.HasSuffix(got, " in store.toml, then systemctl restart swtpm-store") || c.allowed(x.who, "vm1") {
+			t.Errorf("refusal of %+v: %s", x.who, got)
+		}
+	}
+}
+
 // TestNoUnit checks that a table with units does not apply to a process whose unit is unknown.
 func TestNoUnit(t *testing.T) {
 	c, err := load(write(t, "endpoints = [\"http://127.0.0.1:2379\"]\n[[allow]]\nusers = [\"0\"]\nunits = [\"*\"]\nstates = [\"*\"]\n"))

@@ -100,7 +100,7 @@ func serve(ctx context.Context, cfg *config, d *etcd.Store) error {
 	b := broker.New(broker.Options{
 		Driver: d, Host: host, Boot: boot, TTL: cfg.Lease.TTL.Duration, Margin: cfg.Lease.Margin.Duration, Wait: cfg.Lease.Wait.Duration,
 		GiveUp: cfg.Lease.GiveUp.Duration, Keep: cfg.Generations, LeaseFile: leaseFile(), MarkFile: cfg.Mark,
-		Allow: cfg.allowed, AllowUser: cfg.knows, Observe: cfg.observes, Log: stderr{},
+		Allow: cfg.allowed, Refusal: cfg.refusal, AllowUser: cfg.knows, Observe: cfg.observes, Log: stderr{},
 	})
 	var tasks sync.WaitGroup
 	tasks.Go(func() { b.Run(ctx) })

@@ -33,7 +33,7 @@ func TestClusterRights(t *testing.T) {
 			_, err = root.AuthDisable(ctx)
 			return err
 		}},
-		{"another [[allow]]", "add this user to [[allow]]", func() error { h.configure(h.member.URL, "other"); return nil },
+		{"another [[allow]]", "add the state to its table in store.toml, then systemctl restart swtpm-store", func() error { h.configure(h.member.URL, "other"); return nil },
 			func() error { h.configure(h.member.URL, "*"); return nil }},
 	} {
 		before := uint64(n + 1)

@@ -49,6 +49,9 @@ type Options struct {
 	// Allow reports whether a client may use a state.
 	Allow func(c Credentials, state string) bool
 
+	// Refusal returns why Allow refuses a client a state, with the remedy. It may be nil.
+	Refusal func(c Credentials, state string) string
+
 	// Observe reports whether a client may see the owners of all states. Other clients see the
 	// owners of the states that they may use.
 	Observe func(c Credentials) bool

@@ -66,7 +66,7 @@ func (l *limits) enter(c Credentials, clients int, allowed bool) error {
 	defer l.mu.Unlock()
 	switch {
 	case !allowed:
-		return fmt.Errorf("%w: no [[allow]] of the broker's configuration names user %d", errDenied, c.UID)
+		return fmt.Errorf("%w: no [[allow]] names user %d; add it to the users of a table in store.toml, then systemctl restart swtpm-store", errDenied, c.UID)
 	case l.users[c.UID] >= clients:
 		return fmt.Errorf("%w of user %d, at most %d are allowed", errBusy, c.UID, clients)
 	case l.processes[c] >= maxProcess:

@@ -3,6 +3,7 @@ package broker
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -25,10 +26,10 @@ type errorLog struct {
 }
 
 func (l *errorLog) Infof(string, ...any) {}
-func (l *errorLog) Errorf(format string, _ ...any) {
+func (l *errorLog) Errorf(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lines = append(l.lines, format)
+	l.lines = append(l.lines, fmt.Sprintf(format, args...))
 }
 
 // count returns the number of lines that contain text.
@@ -96,8 +97,21 @@ func TestUnknownUser(t *testing.T) {
 		_, err := a.open("vm1")
 		wantError(t, "Open", err, store.ErrDenied)
 	}
-	if n := log.count("refused"); n != 1 {
+	if n := log.count("then systemctl restart swtpm-store"); n != 1 {
 		t.Errorf("%d lines in the log, want 1", n)
+	}
+}
+
+// TestDeniedReason checks that the client and the log get the reason for which a state is denied.
+func TestDeniedReason(t *testing.T) {
+	a, log := newHost(t, driver.NewMemory(), "a"), &errorLog{}
+	a.restart(func(o *Options) {
+		o.Refusal, o.Log = func(_ Credentials, state string) string { return "no table has " + state }, log
+	})
+	_, err := a.open("secret")
+	wantError(t, "Open", err, store.ErrDenied)
+	if err == nil || !strings.HasSuffix(err.Error(), `access denied: state "secret": no table has secret`) || strings.Count(err.Error(), "denied") != 1 || log.count("no table has secret") != 1 {
+		t.Errorf("Open: %v; the reason is %d times in the log", err, log.count("no table has secret"))
 	}
 }
 

@@ -340,11 +340,20 @@ func (x *session) open(r *store.Body) error {
 	case !store.ValidName(name):
 		return fmt.Errorf("%w: invalid name of a state %q, expected 1 to %d of letters, digits and ._-@+: characters", errRequest, name, store.MaxName)
 	case !x.b.o.Allow(x.cred, name):
-		x.b.complain(x.cred.UID, "state %q denied to user %d, process %d", name, x.cred.UID, x.cred.PID)
-		return fmt.Errorf("%w: no [[allow]] of the broker's configuration lets user %d use state %q; add this user to [[allow]] in store.toml", errDenied, x.cred.UID, name)
+		return x.refuse(name)
 	}
 	x.state = x.b.state(name)
 	return x.opened()
+}
+
+// refuse logs and returns why the client may not use a state.
+func (x *session) refuse(name string) error {
+	why := "the broker's configuration does not allow it"
+	if x.b.o.Refusal != nil {
+		why = x.b.o.Refusal(x.cred, name)
+	}
+	x.b.complain(x.cred.UID, "state %q denied to user %d, process %d: %s", name, x.cred.UID, x.cred.PID, why)
+	return fmt.Errorf("%w: state %q: %s", errDenied, name, why)
 }
 
 // opened replies with the limits.
