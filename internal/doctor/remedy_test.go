@@ -29,6 +29,31 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// fileKey returns a key of this number of bytes, nil for 0.
+func fileKey(t *testing.T, size int) *seal.Key {
+	t.Helper()
+	if size == 0 {
+		return nil
+	}
+	k, err := seal.NewKey(make([]byte, size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// openError returns the error for a state that is sealed with a key and opened with another one,
+// of this number of bytes.
+func openError(t *testing.T, with *seal.Key, size int) error {
+	t.Helper()
+	blob, err := seal.Seal([]byte("state"), with)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = seal.Open(blob, fileKey(t, size))
+	return err
+}
+
 // TestState checks what a user of a profile and of a command line are advised.
 func TestState(t *testing.T) {
 	for _, tt := range []struct {
@@ -36,6 +61,10 @@ func TestState(t *testing.T) {
 		line, profile string
 	}{
 		{seal.ErrNoKey, "name the key that the state was written with, --key", "name the key that the state was written with, [key]"},
+		{openError(t, nil, 32), "leave out --key, or encrypt the state with swtpm state rekey", "leave out [key], or encrypt the state with swtpm state rekey"},
+		{openError(t, nil, 16), "leave out --key, or encrypt the state with swtpm state rekey", "leave out [key], or encrypt the state with swtpm state rekey"},
+		{openError(t, fileKey(t, 16), 0), "give the key that the state was written with, --key", "give the key that the state was written with, [key]"},
+		{openError(t, fileKey(t, 16), 32), "correct the mode of --key", "correct the mode of [key]"},
 		{fmt.Errorf("open: %w", syscall.ENOENT), "create the directory, or correct --tpmstate", "create the directory, or correct [tpmstate]"},
 		{&emul.TooNewError{Err: errors.New("e"), Needs: "libtpms 0.10"}, "use libtpms 0.10", "use libtpms 0.10"},
 		{fmt.Errorf("%w: %w", store.ErrQuota, syscall.ENOSPC), StoreQuota, StoreQuota},

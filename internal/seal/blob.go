@@ -39,7 +39,19 @@ var (
 
 	// ErrChecksum is in the chain together with ErrContent.
 	ErrChecksum = errors.New("the checksum does not match: the file is damaged")
+
+	// ErrNotEncrypted and ErrEncrypted are about a file key that is not needed, or missing.
+	// ErrContent or ErrKeySize is in the chain, too.
+	ErrNotEncrypted = errors.New("a file key is configured, but the state is not encrypted")
+	ErrEncrypted    = errors.New("the state is encrypted and no key is configured")
 )
+
+// keyFault is a key fault with the error that decides about the TPM_RESULT, which has no part in
+// the text.
+type keyFault struct{ fault, result error }
+
+func (e keyFault) Error() string   { return e.fault.Error() }
+func (e keyFault) Unwrap() []error { return []error{e.fault, e.result} }
 
 // Flags is the flag field of a header.
 type Flags uint16

@@ -113,6 +113,8 @@ func (l layer) fits(k *Key, f Flags) error {
 	switch {
 	case k.Bits() == want:
 		return nil
+	case f&l.flag == 0 && l.flag == FlagEncrypted:
+		return keyFault{ErrNotEncrypted, ErrKeySize}
 	case f&l.flag == 0:
 		return fmt.Errorf("%w: a %s key of %d bits is configured, but the container is not encrypted", ErrKeySize, l.name, k.Bits())
 	}

@@ -106,7 +106,7 @@ func open(blob []byte, k *Key) (payload, record []byte, err error) {
 		return nil, nil, err
 	}
 	if k != nil && h.flags == flagsPlain {
-		return nil, nil, fmt.Errorf("%w: a file key is configured, but the state is not encrypted", ErrContent)
+		return nil, nil, keyFault{ErrNotEncrypted, ErrContent}
 	}
 	record, recorded := openRecord(body, k)
 	if k != nil {
@@ -119,7 +119,7 @@ func open(blob []byte, k *Key) (payload, record []byte, err error) {
 	}
 	payload, ok := find(body, tagPlain)
 	if !ok {
-		return nil, nil, fmt.Errorf("%w: the state is encrypted and no key is configured", ErrContent)
+		return nil, nil, keyFault{ErrEncrypted, ErrContent}
 	}
 	return append(make([]byte, 0, len(payload)), payload...), record, nil
 }

@@ -48,7 +48,7 @@ func TestRestartBadProfile(t *testing.T) {
 		{"log", "log: open", func(s string) string { return s + "[log]\nfile = \"none/log\"\n" }, true},
 		{"user", "nobody-of-this-name", func(s string) string { return s + "[sandbox]\nuser = \"nobody-of-this-name\"\n" }, true},
 		{"key file", "key file", func(s string) string { return s + "[key]\nfile = \"none.key\"\n" }, true},
-		{"wrong key", "the container is not encrypted", func(s string) string {
+		{"wrong key", "; leave out [key], or encrypt the state", func(s string) string {
 			return s + "[key]\nfile = \"good.key\"\nformat = \"hex\"\nmode = \"aes-256-cbc\"\n"
 		}, true},
 		{"socket", "control channel: ", func(s string) string { return strings.Replace(s, "unix:c", "unix:none/c", 1) }, true},
