@@ -45,8 +45,8 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 	return out, nil
 }
 
-// form returns a hint about the syntax of k, to be appended to an error in the words of the
-// reference, which does not describe it. It returns "" if no hint is needed.
+// form returns a hint about the syntax of k, "" if none is needed. The caller appends it to an error in
+// the words of the reference, which do not describe the syntax.
 func (k *key) form() string {
 	if k.value.form == "" {
 		return ""

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLook checks that CheckLog and CheckPID agree with OpenLog and WritePID about every kind
+// TestChecksAgree checks that CheckLog and CheckPID agree with OpenLog and WritePID about every kind
 // of file, and change nothing.
-func TestLook(t *testing.T) {
+func TestChecksAgree(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	must := func(err error) {
@@ -34,21 +34,21 @@ func TestLook(t *testing.T) {
 	for _, name := range []string{"new", "file", "twice", "link", "closed", "closed/new", "readonly", "socket", "missing/new", "file/new"} {
 		path := in(name)
 		before := describe(dir)
-		look := CheckLog(LogOptions{Given: true, File: path, FD: -1})
-		lookPID := CheckPID(path, -1)
+		checked := CheckLog(LogOptions{Given: true, File: path, FD: -1})
+		checkedPID := CheckPID(path, -1)
 		if after := describe(dir); after != before {
-			t.Errorf("%s: the look has changed %s to %s", name, before, after)
+			t.Errorf("%s: the check has changed %s to %s", name, before, after)
 		}
 		log, err := OpenLog(LogOptions{Given: true, File: path, FD: -1})
-		if (err == nil) != (look == nil) {
-			t.Errorf("%s: CheckLog = %v, but OpenLog = %v", name, look, err)
+		if (err == nil) != (checked == nil) {
+			t.Errorf("%s: CheckLog = %v, but OpenLog = %v", name, checked, err)
 		}
 		if err == nil {
 			must(log.Close())
 		}
 		remove, err := WritePID(path, -1)
-		if (err == nil) != (lookPID == nil) {
-			t.Errorf("%s: CheckPID = %v, but WritePID = %v", name, lookPID, err)
+		if (err == nil) != (checkedPID == nil) {
+			t.Errorf("%s: CheckPID = %v, but WritePID = %v", name, checkedPID, err)
 		}
 		if err == nil {
 			remove()
@@ -60,12 +60,12 @@ func TestLook(t *testing.T) {
 	defer func() { _ = f.Close() }()
 	for _, fd := range []int{int(f.Fd()), 1 << 20} {
 		_, err := OpenLog(LogOptions{Given: true, FD: fd})
-		if look := CheckLog(LogOptions{Given: true, FD: fd}); look == nil || err == nil {
-			t.Errorf("fd %d: CheckLog = %v, OpenLog = %v", fd, look, err)
+		if checked := CheckLog(LogOptions{Given: true, FD: fd}); checked == nil || err == nil {
+			t.Errorf("fd %d: CheckLog = %v, OpenLog = %v", fd, checked, err)
 		}
 		_, err = WritePID("", fd)
-		if look := CheckPID("", fd); look == nil || err == nil {
-			t.Errorf("fd %d: CheckPID = %v, WritePID = %v", fd, look, err)
+		if checked := CheckPID("", fd); checked == nil || err == nil {
+			t.Errorf("fd %d: CheckPID = %v, WritePID = %v", fd, checked, err)
 		}
 	}
 	if err := CheckLog(LogOptions{FD: -1, File: in("missing/new")}); err != nil {

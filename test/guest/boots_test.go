@@ -137,7 +137,7 @@ type explanation struct {
 	Logs []struct{ Agrees bool }
 }
 
-// ask runs swtpm boots.
+// askBoots runs swtpm boots.
 func askBoots(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(bin, append([]string{"boots"}, args...)...)

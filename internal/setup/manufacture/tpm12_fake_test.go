@@ -96,7 +96,7 @@ func goldenCerts(t testing.TB) *issuer {
 	}}
 }
 
-// newJob is a manufacture in which nothing is missing.
+// newJob12 returns a manufacture in which nothing is missing.
 func newJob12(t testing.TB, to TPM) (*Job, *surroundings, *issuer) {
 	s, certs := &surroundings{}, goldenCerts(t)
 	return &Job{TPM: to, Certs: certs, Log: s, Progress: s}, s, certs

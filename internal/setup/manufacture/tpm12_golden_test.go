@@ -34,7 +34,7 @@ func blank(cmd []byte) []byte {
 	return cmd
 }
 
-// TestGolden12 has the reference's TPM manufactured by us, with the same commands.
+// TestGolden checks that Make12 sends the commands that the reference sends.
 func TestGolden(t *testing.T) {
 	all := golden(t)
 	p := &player{rsps: responses(all)}
@@ -107,7 +107,7 @@ func TestPassword(t *testing.T) {
 	}
 }
 
-// TestOptions12 looks at which commands the options lead to.
+// TestOptions checks which commands the options lead to.
 func TestOptions(t *testing.T) {
 	all := golden(t)
 	enable, ek, own, certEK, certPlatform, lock := []int{0, 1, 2, 3}, []int{4}, []int{5, 6}, []int{7, 8}, []int{9, 10}, []int{11}
@@ -143,7 +143,8 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestRefused12 has each command fail, and its response be of another length and changed.
+// TestRefused checks that Make12 fails if a command fails, or if its response has another length or was
+// changed.
 func TestRefused(t *testing.T) {
 	all := golden(t)
 	for i := range all {
@@ -250,7 +251,7 @@ func TestLongCertificate(t *testing.T) {
 	}
 }
 
-// FuzzResponses12 gives a manufacture any responses. It checks that only
+// FuzzResponses gives a manufacture any responses. It checks that only
 // a key is accepted as a key, and that the owner's authorization covers each byte.
 func FuzzResponses(f *testing.F) {
 	all := golden(f)
