@@ -108,10 +108,10 @@ func acceptRollback(ctx context.Context, d *etcd.Store, mark string) error {
 		err = w.Notice(line)
 		_ = w.Close()
 		if err != nil {
-			stderr{}.Errorf("not logged: %v", err)
+			stderr{}.Errorf("acceptance not in the system log: %v", err)
 		}
 	} else {
-		stderr{}.Errorf("not logged: %v", err)
+		stderr{}.Errorf("acceptance not in the system log: %v", err)
 	}
 	fmt.Println(program.PrintableLine(line))
 	return nil

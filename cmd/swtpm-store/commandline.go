@@ -76,7 +76,7 @@ func parse(args []string) (*commandLine, error) {
 		err = errors.New("give either --check or --accept-rollback")
 	}
 	if err != nil {
-		return nil, &program.ExitError{Code: 2, Err: err}
+		return nil, &program.ExitError{Code: 2, Err: fmt.Errorf("%w; see swtpm-store --help", err)}
 	}
 	return c, nil
 }

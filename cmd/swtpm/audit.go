@@ -33,12 +33,12 @@ func openAudit() *audit {
 // is not logged.
 func (a *audit) say(line string) error {
 	if a.fd < 0 {
-		warnf("not logged: %s: %v", systemLog, a.err)
+		warnf("%q not in the system log: %s: %v", line, systemLog, a.err)
 	} else {
 		const noticeOfAuth = 10<<3 | 5 // LOG_AUTHPRIV, LOG_NOTICE
 		b := fmt.Appendf(nil, "<%d>swtpm[%d]: %s (uid %d)", noticeOfAuth, os.Getpid(), line, os.Getuid())
 		if _, err := unix.Write(a.fd, b); err != nil {
-			warnf("not logged: %s: %v", systemLog, err)
+			warnf("%q not in the system log: %s: %v", line, systemLog, err)
 		}
 	}
 	return say("%s\n", line)

@@ -38,7 +38,7 @@ func (i *ItemReport) text() string {
 		return words[0]
 	}
 	if i.Payload > 0 {
-		words[0] += fmt.Sprintf(", %d of them libtpms's", i.Payload)
+		words[0] += fmt.Sprintf(", payload %d bytes", i.Payload)
 	}
 	switch {
 	case i.Encryption == "none" && i.Key == keyTooMany:

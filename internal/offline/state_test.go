@@ -366,7 +366,7 @@ func TestInspect(t *testing.T) {
 		want  string
 	}{
 		{"plain", fresh, nil, nil, false, `TPM 1.2
-  permall: 1223 bytes, 1169 of them libtpms's; plain; checksum right; container version 2, written by swtpm-go`},
+  permall: 1223 bytes, payload 1169 bytes; plain; checksum right; container version 2, written by swtpm-go`},
 		{"profile", head, nil, nil, false, `TPM 2.0, profile "default-v1", state format level 7`},
 		{"no key", head, key, nil, false, "TPM 2.0\n  permall: 2060 bytes; encrypted with aes-128-cbc, key not given; container version 2, written by swtpm or swtpm-go"},
 		{"key", head, key, key, false, "encrypted with aes-128-cbc, key fits"},
