@@ -12,7 +12,7 @@ import (
 // options is a command line of swtpm_setup, or a profile in the same form, before it is
 // checked.
 type options struct {
-	State    string // --tpm-state: dir://PATH, file://PATH or the PATH of a directory
+	State    string // --tpm-state: dir://PATH, file://PATH, store://NAME or the PATH of a directory
 	Program  string // --tpm: command line of another emulator; "" for this process
 	TPM2     bool
 	RunAs    string
@@ -107,7 +107,7 @@ func (o *options) table(h hooks) []cli.Option {
 func (o *options) mainOptions(h hooks) []cli.Option {
 	return []cli.Option{
 		{Name: "runas", Arg: "<user>", Set: text(&o.RunAs), Help: "Run this program under the given user's account."},
-		{Name: "tpm-state", Arg: "<dir>", Set: text(&o.State), Help: "Location of the state of the TPM; required. dir://PATH\nor PATH for a directory, file://PATH for a file or\nblock device."},
+		{Name: "tpm-state", Arg: "<dir>", Set: text(&o.State), Help: "Location of the state of the TPM; required. dir://PATH\nor PATH for a directory, file://PATH for a file or\nblock device, store://NAME for a cluster store."},
 		{Name: "tpmstate", Arg: "<dir>", Set: text(&o.State), Help: "The same as --tpm-state."},
 		{Name: "tpm", Arg: "<executable>", Set: text(&o.Program), Help: "Create the TPM with another emulator, for example\n'/usr/bin/swtpm socket', instead of in this process."},
 		{Name: "tpm2", Set: enable(&o.TPM2), Help: "Create a TPM 2.0. Default: a TPM 1.2."},
