@@ -14,11 +14,12 @@ bin=${BIN:-bin}
 port=${PORT:-2331}
 etcd=${ETCD_PORT:-2379}
 
-# stop_one NAME stops a program and waits until it has ended; after ten seconds it is killed.
+# stop_one NAME PROGRAM stops a program and waits until it has ended; after ten seconds it is killed.
+# After a restart of the machine another program may have the number of the process.
 stop_one() {
 	[ -e "$dir/$1.pid" ] || return 0
 	pid=$(cat "$dir/$1.pid")
-	if kill "$pid" 2>/dev/null; then
+	if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ] && kill "$pid" 2>/dev/null; then
 		for _ in $(seq 100); do
 			grep -q . "/proc/$pid/cmdline" 2>/dev/null || break # empty: ended, but its parent has not waited yet
 			sleep 0.1
@@ -30,9 +31,9 @@ stop_one() {
 
 # stop stops the TPM before the broker that it stores with, and the broker before etcd.
 stop() {
-	stop_one tpm
-	stop_one broker
-	stop_one etcd
+	stop_one tpm swtpm
+	stop_one broker swtpm-store
+	stop_one etcd etcd
 }
 
 case ${1:-start} in
