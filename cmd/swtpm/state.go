@@ -316,7 +316,8 @@ func aboutGeneration(g offline.StoredGeneration) string {
 		about += "  (another TPM)"
 	}
 	switch {
-	case errors.Is(g.Sealed, seal.ErrMAC), errors.Is(g.Sealed, seal.ErrNoKey), errors.Is(g.Sealed, seal.ErrKeySize), errors.Is(g.Sealed, seal.ErrContent):
+	case errors.Is(g.Sealed, seal.ErrMAC), errors.Is(g.Sealed, seal.ErrNoKey), errors.Is(g.Sealed, seal.ErrKeySize),
+		errors.Is(g.Sealed, seal.ErrEncrypted), errors.Is(g.Sealed, seal.ErrNotEncrypted):
 		about += "  (needs another key)"
 	case g.Sealed != nil:
 		about += "  (damaged)"
