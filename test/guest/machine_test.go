@@ -177,7 +177,7 @@ func (v *machine) ask(t *testing.T, what string) string {
 	t.Helper()
 	text, ok := v.answer(t, what)
 	if !ok {
-		t.Fatalf("the guest is told to %s: %s", what, text)
+		t.Fatalf("the guest answers %q with an error: %s", what, text)
 	}
 	return text
 }

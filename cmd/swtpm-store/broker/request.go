@@ -36,7 +36,7 @@ func (x *session) free() error {
 	switch {
 	case s.session == nil && (ended || x.b.o.now() > s.until):
 		return nil
-	case s.session != nil && ended && s.session.stream.gone(): // leave follows
+	case s.session != nil && ended && s.session.stream.gone(): // the other session has not called leave yet
 		x.b.orphan(s, x.b.o.TTL)
 		return nil
 	}
@@ -91,7 +91,8 @@ func (x *session) resume(ctx context.Context, r *store.Body) error {
 	return nil
 }
 
-// comesBack keeps a state whose TPM could not resume for now, and tries again.
+// comesBack keeps the state after a RESUME that failed with err for now: the TPM is expected to send
+// another one.
 func (x *session) comesBack(err error) {
 	_, owned := errors.AsType[*driver.OwnedError](err)
 	if s := x.state; s.session == nil && s.token != 0 && !owned && !errors.Is(err, driver.ErrFenced) {
