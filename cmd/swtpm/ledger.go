@@ -3,7 +3,6 @@ package main
 import (
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // openLedger returns the boot ledger of the TPM. It returns nil if nothing is recorded, because the
@@ -26,7 +26,6 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 	if err := e.log.EnableAlarms(map[string]string{"state": e.cfg.State.Location.String()}); err != nil {
 		e.log.Warnf("%v; failures of policies are in the log only", err)
 	}
-	e.writer.jobs = make(chan func(), 1)
 	event, version := o.Event, e.cfg.TPM
 	r, err := recorder.New(recorder.Options{
 		TPM: version, Dir: dir, Prefix: prefix,
@@ -37,7 +36,7 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 		Handles: libtpms.Handles,
 		Warn:    e.log.Warnf,
 
-		Background: e.writer.run,
+		Background: threads.Go,
 		Failed: func(p ledger.Policy) {
 			event(emul.Event{Kind: emul.PolicyFailed, Cause: recorder.Describe(version, p)})
 		},
@@ -81,55 +80,4 @@ func stateWithoutDirectory(l nv.Location) string {
 		}
 	}
 	return ""
-}
-
-// writer runs the writes of the boot ledger on the main goroutine, which otherwise only waits for the
-// end of the process: a goroutine of their own would cost each TPM 7 kB.
-type writer struct {
-	mu    sync.Mutex
-	jobs  chan func() // nil without a boot ledger
-	ended bool        // the main goroutine does not wait any more
-}
-
-// run makes the main goroutine call f soon, or starts a goroutine for f if the main goroutine ends the
-// process. It returns false, and does nothing, if another function waits already; the recorder has at
-// most one at a time.
-func (w *writer) run(f func()) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ended {
-		go f()
-		return true
-	}
-	select {
-	case w.jobs <- f:
-		return true
-	default:
-		return false
-	}
-}
-
-// serve calls the functions of run until done is closed.
-func (w *writer) serve(done <-chan struct{}) {
-	defer w.end()
-	for {
-		select {
-		case <-done:
-			return
-		case f := <-w.jobs:
-			f()
-		}
-	}
-}
-
-// end makes other goroutines call the functions of run from now on.
-func (w *writer) end() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ended = true
-	select {
-	case f := <-w.jobs:
-		go f()
-	default:
-	}
 }

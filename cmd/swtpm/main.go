@@ -97,7 +97,6 @@ type emulator struct {
 	profile   string // algorithm profile of a new TPM
 	recorder  emul.Recorder
 	ledger    *recorder.Recorder // the boot ledger; nil for none
-	writer    writer             // of the boot ledger
 	removePID func()
 	link      *remote.Link // to the broker of a cluster store; nil for another state
 	service   *service
@@ -106,10 +105,11 @@ type emulator struct {
 	host      hostNotes // what the settings of the host have changed
 	confined  sandbox.Active
 
-	data *data.Server
-	ctrl *ctrl.Server
-	ctx  context.Context // ends when the process must end
-	stop context.CancelCauseFunc
+	data   *data.Server
+	ctrl   *ctrl.Server
+	memory collector
+	ctx    context.Context // ends when the process must end
+	stop   context.CancelCauseFunc
 
 	cleanups []func() // of the steps so far
 }
@@ -233,7 +233,6 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 		return err
 	}
 	e.onEnd(e.close)
-	e.onEnd(e.writer.end)
 	return nil
 }
 

@@ -14,8 +14,11 @@ const heapGrowth = 33
 // limitHeap limits the growth of the heap.
 func limitHeap() { debug.SetGCPercent(heapGrowth) }
 
-// collector returns memory to the system after a burst of clients or requests.
+// collector returns memory to the system after a burst of clients or requests, and ends threads
+// that the burst has caused.
 type collector struct {
+	trim func() // see createThreads
+
 	mu    sync.Mutex
 	stats debug.GCStats
 	seen  int64 // collections so far
@@ -26,6 +29,7 @@ type collector struct {
 func (c *collector) tidy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.trim()
 	debug.ReadGCStats(&c.stats)
 	if c.stats.NumGC == c.seen {
 		return

@@ -15,6 +15,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
+	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // options returns the options of the TPM.
@@ -45,6 +46,8 @@ func (e *emulator) options() emul.Options {
 		Event:            e.service.event,
 		Note:             log.Infof,
 		Error:            log.Errorf,
+		After:            e.after,
+		Background:       threads.Go,
 	}
 	rollbackOptions(&o, cfg)
 	if cfg.PrintInfo != 0 {
@@ -61,6 +64,13 @@ func (e *emulator) options() emul.Options {
 		}
 	}
 	return o
+}
+
+// after calls f on the engine's thread once d has passed, also if the engine serves only later.
+func (e *emulator) after(d time.Duration, f func()) {
+	if e.data == nil || !e.data.After(d, f) {
+		time.AfterFunc(d, f)
+	}
 }
 
 // fullWait returns how long a command waits for space on a full disk.

@@ -19,10 +19,13 @@ import (
 // a key may take long, and the client must get the response.
 const stopWait = 60 * time.Second
 
+// settleTime is the time from READY until threads that only the start needed have ended.
+const settleTime = time.Second
+
 // createServers creates the servers of both channels. They answer no client before serve.
 func (e *emulator) createServers(ctx context.Context) (err error) {
 	e.ctx, e.stop = context.WithCancelCause(ctx)
-	places, memory := maxClients(), &collector{}
+	places, memory := maxClients(), &e.memory
 	e.data, err = data.New(e.tpm, data.Options{
 		Save:       saveData(e.session),
 		Changed:    e.service.listener(),
@@ -65,9 +68,10 @@ func (e *emulator) serve() error {
 	e.service.watch(e.status, e.tpm.Ping)
 	limitHeap()
 	program.MoveWatches(e.ctrl)
-	createThreads(e.needsHelpers())
+	e.memory.trim = createThreads(e.needsHelpers())
+	e.ctrl.After(settleTime, e.memory.trim)
 	e.source.previous.ready(e.session)
-	e.service.ready(e.ctx) // before the servers run: then this goroutine only writes the boot ledger (writer.serve)
+	e.service.ready(e.ctx) // before the servers run: then this goroutine needs no thread any more
 	go e.data.Run()
 	go e.ctrl.Run()
 	if e.channels.cuse != nil {
@@ -77,7 +81,7 @@ func (e *emulator) serve() error {
 	if e.source.hangups != nil {
 		go e.reloadOnHangup()
 	}
-	e.writer.serve(e.ctx.Done())
+	<-e.ctx.Done()
 	e.stopServing()
 	return e.lostStorage(context.Cause(e.ctx))
 }
@@ -109,7 +113,6 @@ func (e *emulator) serveDevice() {
 // createThreads.
 func (e *emulator) needsHelpers() bool {
 	return e.source.hangups != nil || e.meter != nil || e.service.updates != nil || e.channels.cuse != nil ||
-		e.cfg.Migration.Incoming || // the timers of emul.guard
 		e.cfg.Pcap.File != "" || e.cfg.Pcap.FD >= 0
 }
 

@@ -8,32 +8,44 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
+	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // createThreads makes the Go runtime create all threads that it may need later, so
 // that it creates none while clients are served: a limit that is reached later would end
 // the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
-// metrics, a reload, a recording, a device or an incoming migration.
+// metrics, a reload, a recording or a device.
 //
-// A goroutine needs a thread while it is in a system call or in C. Each of the two servers has
-// one; the helpers need one only for a moment and share two. Another thread runs Go code, also the
-// main goroutine when it writes the boot ledger (writer.serve). One more waits for timers: of a
-// command that waits for space on a full disk, or of the runtime when it returns memory. Signals and
-// libtpms's log need none, because the loop of the control channel waits for them
-// (program.MoveWatches). The runtime has two threads of its own. That makes six, or eight with
-// helpers.
-func createThreads(helpers bool) {
+// A goroutine needs a thread while it is in a system call or in C. These are the five threads:
+//
+//  1. the engine's server, in C while it waits
+//  2. the control channel's server, likewise
+//  3. a thread of the runtime that watches the others (sysmon)
+//  4. a thread of the runtime that creates threads for those that came from C (template thread)
+//  5. an idle thread: the runtime gives it the processor that a server leaves when it enters C
+//
+// The fifth is idle only as long as no goroutine besides the servers makes a system call that
+// takes time, and no timer of Go runs: either occupies it, and the runtime creates another one.
+// So the servers' loops wait for signals, libtpms's log and deadlines (program.MoveWatches,
+// emul.Options.After), and a thread that ends some seconds later writes the files that no client
+// waits for (threads.Go). Helpers share two more threads.
+//
+// trim ends a thread that the runtime creates all the same, because the idle one is on its way
+// to sleep. One of the servers may call it at any time.
+func createThreads(helpers bool) (trim func()) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)
 	}
 	time.Sleep(time.Microsecond) // wakes up the thread in Go's poller, which has nothing to wait for any more
-	n := 3
+	n := 2
 	if helpers {
 		n += 2
 	}
 	create(n)
-	endSurplus(n + 3)
+	most := n + 3
+	endSurplus(most)
 	early.Serve()
+	return func() { endSurplus(most) }
 }
 
 // create makes the runtime create n threads in addition to the caller's thread, and leaves them
@@ -58,7 +70,7 @@ func create(n int) {
 // endSurplus ends idle threads that only the start needed, until at most most are left. It stops
 // after 100 tries; surplus threads are not an error.
 func endSurplus(most int) {
-	for tries := 0; threads() > most && tries < 100; tries++ {
+	for tries := 0; threads.Count() > most && tries < 100; tries++ {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -68,12 +80,7 @@ func endSurplus(most int) {
 			}
 		}()
 		<-done
-		time.Sleep(50 * time.Microsecond)
+		pause := unix.NsecToTimespec(50_000) // until the thread has ended; a timer of Go would occupy another one
+		_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &pause, nil)
 	}
-}
-
-// threads returns the number of threads that the Go runtime has.
-func threads() int {
-	n, _ := runtime.ThreadCreateProfile(nil)
-	return n - 1 // one is ready for a thread that C creates
 }

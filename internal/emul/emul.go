@@ -93,6 +93,12 @@ type Options struct {
 	// be nil.
 	Remedy func(err error) string
 
+	// After calls f on the engine's thread, without the engine's lock, once d has passed. Background
+	// calls f soon on another thread, which may wait for the disk; it returns false if there is none
+	// now. With nil, timers and goroutines of Go do both.
+	After      func(d time.Duration, f func())
+	Background func(f func()) bool
+
 	// Ledger gets the measurements of a Tapper; nil for none.
 	Ledger *recorder.Recorder
 
@@ -186,8 +192,16 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 			}
 		}
 	}
+	if o.After == nil {
+		o.After = func(d time.Duration, f func()) { time.AfterFunc(d, f) }
+	}
+	if o.Background == nil {
+		o.Background = func(f func()) bool { go f(); return true }
+	}
 	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming, limit: newStoreLimit(o.MaxStores), lease: lease{now: boottime}}
-	t.waiting.wake, t.waiting.aside = make(chan struct{}, 1), make(chan func())
+	if err := t.openWaiting(); err != nil {
+		return nil, err
+	}
 	if o.Incoming {
 		t.retries.Store(handOver)
 	}

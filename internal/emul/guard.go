@@ -16,8 +16,7 @@ import (
 type guard struct {
 	due     bool   // the guest arrived: the watch begins when the TPM is on
 	payload []byte // the permanent state that the disk must have; nil while it is not watched
-	timers  []*time.Timer
-	round   int // number of the present timers; a timer that was stopped too late has a smaller number
+	round   int    // number of the present timers; a timer that was stopped has a smaller number
 }
 
 // guardTimes has the times of the checks, measured from the arrival of the guest while the TPM
@@ -43,24 +42,14 @@ func (t *TPM) watchState() {
 	t.startTimers()
 }
 
-// startTimers starts the timers of the watch, from the beginning.
+// startTimers starts the timers of the watch, from the beginning. Earlier ones have no effect any more.
 func (t *TPM) startTimers() {
-	t.stopTimers()
-	g := &t.guard
-	round := g.round
+	t.guard.round++
+	round := t.guard.round
 	for i, d := range guardTimes {
 		last := i == len(guardTimes)-1
-		g.timers = append(g.timers, time.AfterFunc(d, func() { t.checkState(round, last) }))
+		t.opt.After(d, func() { t.checkState(round, last) })
 	}
-}
-
-func (t *TPM) stopTimers() {
-	g := &t.guard
-	for _, timer := range g.timers {
-		timer.Stop()
-	}
-	g.timers = nil
-	g.round++
 }
 
 // checkState is called by a timer of the watch.
@@ -77,7 +66,7 @@ func (t *TPM) checkState(round int, last bool) {
 
 // unwatchState ends the watch.
 func (t *TPM) unwatchState() {
-	t.stopTimers()
+	t.guard.round++
 	clear(t.guard.payload)
 	t.guard.payload, t.guard.due = nil, false
 }

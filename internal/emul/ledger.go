@@ -152,7 +152,7 @@ func (t *TPM) decideLater() {
 		return
 	}
 	l.deciding = true
-	time.AfterFunc(recorder.UnusedWait+10*time.Millisecond, func() {
+	t.opt.After(recorder.UnusedWait+10*time.Millisecond, func() {
 		t.engine.Lock()
 		defer t.engine.Unlock()
 		l.deciding = false
@@ -174,7 +174,7 @@ func (t *TPM) summarizeLater() {
 		return
 	}
 	l.behind = true
-	time.AfterFunc(wait, func() {
+	t.opt.After(wait, func() {
 		t.engine.Lock()
 		defer t.engine.Unlock()
 		l.behind = false

@@ -233,8 +233,16 @@ func (t *TPM) markSoon() {
 	if t.opt.Marks == nil || t.past.armed.Swap(true) {
 		return
 	}
-	store := t.store
-	time.AfterFunc(markDelay, func() { t.writeMark(store) })
+	t.markAfter(t.store)
+}
+
+// markAfter writes the mark after markDelay, in the background because the disk may be slow.
+func (t *TPM) markAfter(store *nv.Store) {
+	t.opt.After(markDelay, func() {
+		if !t.opt.Background(func() { t.writeMark(store) }) {
+			t.markAfter(store)
+		}
+	})
 }
 
 // writeMark writes the generations of the records on disk, unless the mark has them. It needs no

@@ -84,7 +84,7 @@ func (t *TPM) takeStorage(retries uint32) error {
 			return fmt.Errorf("%w: %w", ErrStorage, err)
 		}
 		t.engine.Unlock()
-		time.Sleep(lockInterval)
+		sleep(lockInterval)
 		t.engine.Lock()
 		if t.store == nil {
 			return fmt.Errorf("%w: %w", ErrStorage, err) // Close was called meanwhile

@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
@@ -37,8 +42,13 @@ type waiting struct {
 	hurried atomic.Int32           // callers that wait for the engine and end every wait
 	cancel  atomic.Uint64          // Engine.Commands of the command that CANCEL_TPM_CMD ends
 	ending  atomic.Bool            // the process ends
-	wake    chan struct{}          // hurried, cancel or ending has changed
-	aside   chan func()            // functions that the waiting thread calls for others
+	wake    int                    // eventfd: hurried, cancel, ending or asides has changed
+
+	// poll waits for wake as unix.Poll does; tests have their own clock.
+	poll func(p []unix.PollFd, milliseconds int) (int, error)
+
+	mu     sync.Mutex
+	asides []*aside // functions that the waiting thread calls for others
 
 	// Under the engine's lock.
 	own    int    // depth of calls that are not a client's command, and never wait
@@ -121,32 +131,62 @@ func (t *TPM) giveUp(err error, n int, waited time.Duration) string {
 	return ""
 }
 
+// openWaiting prepares waits.
+func (t *TPM) openWaiting() error {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("create an eventfd: %w", err)
+	}
+	t.waiting.wake, t.waiting.poll = fd, unix.Poll
+	runtime.AddCleanup(t, func(fd int) { _ = unix.Close(fd) }, fd)
+	context.AfterFunc(t.ctx, t.wakeUp)
+	return nil
+}
+
 // pause waits, and calls the functions of aside meanwhile. It ends early if a reason to give up
-// may have arisen.
+// may have arisen. It waits in a system call, because a timer of Go would need a thread, and the
+// engine's thread has nothing else to do.
 func (t *TPM) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		select {
-		case f := <-t.waiting.aside:
-			f()
-		case <-t.waiting.wake:
+	for end := time.Now().Add(d); ; {
+		p := []unix.PollFd{{Fd: int32(t.waiting.wake), Events: unix.POLLIN}}
+		n, err := t.waiting.poll(p, milliseconds(time.Until(end)))
+		if n == 0 && err == nil {
 			return
-		case <-t.ctx.Done():
-			return
-		case <-timer.C:
+		}
+		if n > 0 {
+			var b [8]byte
+			_, _ = unix.Read(t.waiting.wake, b[:])
+			t.callAsides()
+			if t.interrupted() {
+				return
+			}
+		}
+	}
+}
+
+// interrupted reports whether a client or the process ends the wait.
+func (t *TPM) interrupted() bool {
+	w := &t.waiting
+	return t.ctx.Err() != nil || w.ending.Load() || w.hurried.Load() > 0 || w.cancel.Load() == t.engine.Commands()
+}
+
+// milliseconds returns d for poll(2), rounded up; 0 if it is negative.
+func milliseconds(d time.Duration) int {
+	return int((max(d, 0) + time.Millisecond - 1) / time.Millisecond)
+}
+
+// sleep waits in a system call: the thread of the caller, which has nothing else to do, needs no
+// timer of Go.
+func sleep(d time.Duration) {
+	for end := time.Now().Add(d); ; {
+		if _, err := unix.Poll(nil, milliseconds(time.Until(end))); err == nil {
 			return
 		}
 	}
 }
 
 // wakeUp ends a pause early.
-func (t *TPM) wakeUp() {
-	select {
-	case t.waiting.wake <- struct{}{}:
-	default:
-	}
-}
+func (t *TPM) wakeUp() { _, _ = unix.Write(t.waiting.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // lockSoon acquires the engine's lock, and ends the wait of the command that holds it, because the
 // caller powers the TPM off.
@@ -163,27 +203,67 @@ func (t *TPM) Ending() {
 	t.wakeUp()
 }
 
+// aside is a function that a thread calls for another one.
+type aside struct {
+	f    func()
+	done atomic.Bool
+}
+
 // aside calls f, which neither runs commands nor changes the TPM, with the engine's lock, or on
 // the thread that holds it while a command waits for the disk. It returns false if ctx ends
 // first.
 func (t *TPM) aside(ctx context.Context, f func()) bool {
-	done := make(chan struct{})
-	job := func() { defer close(done); f() }
-	timer := time.NewTicker(askInterval)
-	defer timer.Stop()
-	for !t.engine.TryLock() {
-		select {
-		case t.waiting.aside <- job:
-			<-done
-			return true
-		case <-ctx.Done():
-			return false
-		case <-timer.C:
+	if t.engine.TryLock() {
+		defer t.engine.Unlock()
+		f()
+		return true
+	}
+	a := &aside{f: f}
+	t.waiting.mu.Lock()
+	t.waiting.asides = append(t.waiting.asides, a)
+	t.waiting.mu.Unlock()
+	t.wakeUp()
+	for !a.done.Load() {
+		locked := t.engine.TryLock()
+		if !locked && ctx.Err() == nil {
+			sleep(askInterval)
+			continue
+		}
+		mine := t.removeAside(a) // else the waiting thread has called f, or is about to
+		if mine && locked {
+			f()
+		}
+		if locked {
+			t.engine.Unlock()
+		}
+		if mine {
+			return locked
 		}
 	}
-	defer t.engine.Unlock()
-	f()
 	return true
+}
+
+// removeAside removes a from the list, and reports whether it was on the list.
+func (t *TPM) removeAside(a *aside) bool {
+	t.waiting.mu.Lock()
+	defer t.waiting.mu.Unlock()
+	i := slices.Index(t.waiting.asides, a)
+	if i >= 0 {
+		t.waiting.asides = slices.Delete(t.waiting.asides, i, i+1)
+	}
+	return i >= 0
+}
+
+// callAsides calls the functions on the list.
+func (t *TPM) callAsides() {
+	t.waiting.mu.Lock()
+	list := t.waiting.asides
+	t.waiting.asides = nil
+	t.waiting.mu.Unlock()
+	for _, a := range list {
+		a.f()
+		a.done.Store(true)
+	}
 }
 
 // internal marks the calls before done as not part of a client's command: they never wait for a full

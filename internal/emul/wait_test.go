@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -141,6 +143,10 @@ func TestWaitLimit(t *testing.T) { synctest.Test(t, waitLimit) } // so that no t
 
 func waitLimit(t *testing.T) {
 	b, events := newWaiting(t, 300*time.Millisecond)
+	b.waiting.poll = func(_ []unix.PollFd, milliseconds int) (int, error) {
+		time.Sleep(time.Duration(milliseconds) * time.Millisecond)
+		return 0, nil
+	}
 	change := b.full(syscall.ENOSPC)
 	for range 2 {
 		if r := result(b.run(t, writing)); r != tpm.RCNVUnavailable {

@@ -53,3 +53,12 @@ func flag(b bool) C.int {
 	}
 	return 0
 }
+
+// Count returns the number of threads of the Go runtime, without the thread of the function Go.
+func Count() int { return int(C.threads_count()) }
+
+// wake makes the other thread call work.
+func wake() bool { return C.threads_wake() == 0 }
+
+//export threads_work
+func threads_work() { work() } //nolint:revive // the name is C's

@@ -4,6 +4,7 @@ package threads
 
 import (
 	"errors"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -53,4 +54,16 @@ func emptyBoundingSet() Step {
 			return s
 		}
 	}
+}
+
+// Count returns the number of threads that the Go runtime has.
+func Count() int {
+	n, _ := runtime.ThreadCreateProfile(nil)
+	return n
+}
+
+// wake calls work on a goroutine.
+func wake() bool {
+	go work()
+	return true
 }

@@ -3,6 +3,8 @@ package recorder
 import (
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
@@ -15,6 +17,33 @@ const (
 
 // maxHeader is the size of the largest header of a file.
 const maxHeader = 52 + 2*(2+255) + crcSize
+
+// makeRoom waits while records of the last boot are written, until the beginning of a boot has space in
+// the ring, but no longer than a second. No command waits while a TPM is powered on.
+func (r *Recorder) makeRoom() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for range pauses {
+		if !r.ready || r.ring.reserve(maxHeader+recordHead+ledger.MaxBody, finalSize, !r.writing) != nil {
+			return
+		}
+		r.flush(r.opt.Background)
+		if !r.writing { // there is no thread now
+			return
+		}
+		r.mu.Unlock()
+		r.pause()
+		r.mu.Lock()
+	}
+}
+
+// pauses is the number of pauses in a second.
+const pauses = 200
+
+func pause() {
+	t := unix.NsecToTimespec(int64(time.Second / pauses))
+	_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &t, nil)
+}
 
 // begin adds the first records of a boot: the header of its file, and the values if the TPM
 // arrived with them. If the ring is full, nothing of this boot is recorded.
@@ -91,7 +120,7 @@ func (r *Recorder) addValues(reason uint8) {
 // full, it begins to write the records immediately.
 func (r *Recorder) added(ok bool) {
 	if r.ring.end-r.ring.begin > ringSize/2 {
-		r.flush()
+		r.flush(r.opt.Background)
 	}
 	r.mu.Unlock()
 	if ok {

@@ -25,19 +25,21 @@ type file struct {
 func (r *Recorder) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.flush()
+	r.flush(r.opt.Background)
 }
 
-// flush begins to write. If no goroutine can do that now, the next flush tries again.
-func (r *Recorder) flush() {
+// flush begins to write. If no thread can do that now, the next flush tries again.
+func (r *Recorder) flush(background func(f func()) bool) {
 	if r.ready && !r.ring.empty() && !r.writing {
-		r.writing = r.opt.Background(r.job)
+		r.writing = background(r.job)
 	}
 }
 
 // Wait waits until the pending records are written, at most for d.
 func (r *Recorder) Wait(d time.Duration) {
-	r.Flush()
+	r.mu.Lock()
+	r.flush(goroutine) // the servers have ended, and their threads are free
+	r.mu.Unlock()
 	late := false
 	timer := time.AfterFunc(d, func() {
 		r.mu.Lock()

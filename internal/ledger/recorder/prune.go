@@ -26,7 +26,7 @@ const (
 	maxGood = 16
 
 	// maxKnown is the number of policies that are compared: a guest can make thousands succeed in
-	// each boot, and this runs on the main goroutine.
+	// each boot.
 	maxKnown = 256
 )
 

@@ -50,7 +50,7 @@ type Options struct {
 	Handles func(code uint32) int
 	// Failed is called for each failure of a policy over PCRs. It must not wait.
 	Failed func(ledger.Policy)
-	// Background calls f soon on another goroutine, because the disk may be slow. It returns
+	// Background calls f soon on another thread, because the disk may be slow. It returns
 	// false if that is impossible now. It must not wait. If it is nil, the Recorder starts a
 	// goroutine.
 	Background func(f func()) bool
@@ -96,6 +96,7 @@ type Recorder struct {
 	ring    ring
 	writing bool
 	job     func() // write
+	pause   func() // of makeRoom
 	idle    *sync.Cond
 
 	scratch []byte // of the writing goroutine, as file
@@ -117,7 +118,7 @@ func New(o Options) (*Recorder, error) {
 		return nil, err
 	}
 	r := &Recorder{opt: o, memory: m, state: &m.state, watch: &m.watch, scratch: m.scratch[:]}
-	r.job = r.write
+	r.job, r.pause = r.write, pause
 	if o.Background == nil {
 		r.opt.Background = goroutine
 	}
@@ -163,6 +164,7 @@ func (r *Recorder) PowerOn(identity [16]byte) {
 	r.full, r.dirty, r.unsure, r.begun, r.lost, r.mismatch = false, false, false, false, false, false
 	r.joins, r.spare = 0, finalSize
 	r.boot = boot{identity: identity, time: time.Now(), clock: now()}
+	r.makeRoom()
 }
 
 // now returns CLOCK_BOOTTIME in milliseconds.

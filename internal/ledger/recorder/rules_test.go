@@ -86,6 +86,35 @@ func TestSlowDisk(t *testing.T) {
 	}
 }
 
+// TestMakeRoom checks that a power-on waits for a late writer if the ring is full, but not for a disk
+// that never answers.
+func TestMakeRoom(t *testing.T) {
+	for name, after := range map[string]int{"late": 3, "never": pauses + 1} {
+		b := newBench(t, 16)
+		var job func()
+		b.opt.Background = func(f func()) bool { job = f; return true }
+		n := 0
+		b.pause = func() {
+			if n++; n == after {
+				job()
+			}
+		}
+		b.start()
+		b.PowerOn([16]byte{1}) // there is still space: it does not wait
+		if n != 0 {
+			t.Fatalf("%s: %d pauses before the ring is full, want 0", name, n)
+		}
+		b.start()
+		for range 1000 {
+			b.Take(tapped(t, extended, fine))
+		}
+		b.start()
+		if lost := after > pauses; b.lost != lost || n != min(after, pauses) {
+			t.Errorf("%s: lost = %v after %d pauses, want %v after %d", name, b.lost, n, lost, min(after, pauses))
+		}
+	}
+}
+
 // TestPlaces checks that what is in the place of a file costs one line of each boot, and nothing
 // else.
 func TestPlaces(t *testing.T) {
