@@ -27,7 +27,11 @@ ALIASES  := swtpm_ioctl swtpm_bios swtpm_cert swtpm_localca swtpm_setup
 ALIAS = alias() { ln -f "$$1" "$$2" 2>/dev/null || { rm -f "$$2" && cp -p "$$1" "$$2"; }; }; alias
 
 # The same sources give the same programs, in a clone and without git.
-GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w'
+# swtpm has no profiler, so the runtime needs no memory for the stacks of profiles: profstackdepth=0.
+# The go command knows no //go:debug for that. The other settings repeat those of cmd/swtpm/main.go.
+DEBUG_SWTPM := containermaxprocs=0,decoratemappings=0,updatemaxprocs=0,profstackdepth=0
+GOFLAGS_BUILD := -trimpath -buildvcs=false -ldflags='-s -w' \
+	-ldflags='github.com/swtpm-go/swtpm/cmd/swtpm=-s -w -X=runtime.godebugDefault=$(DEBUG_SWTPM)'
 
 # Go 1.26's new garbage collector costs each TPM 30 page faults at the start and 70 kB. A
 # later Go may not know the old one. ARCHITECTURE.md, "A start has few page faults", lists the

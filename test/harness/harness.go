@@ -128,7 +128,8 @@ func ClearEnvironment() {
 }
 
 // released are the flags of `make build`.
-var released = []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
+var released = []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w",
+	"-ldflags=github.com/swtpm-go/swtpm/cmd/swtpm=-s -w -X=runtime.godebugDefault=containermaxprocs=0,decoratemappings=0,updatemaxprocs=0,profstackdepth=0"}
 
 // Build clears the environment and builds commands of this module, such as "swtpm", into
 // dir. The working directory must be two levels below the module's root. Without flags the
