@@ -24,7 +24,7 @@ var (
 
 	eventProfileRejected = daemon.EventKind{ID: "dbbb26eb12e84bf2bc3162d7707fd9c2", Name: "profile-rejected"}
 
-	eventsOfTPM = map[emul.EventKind]daemon.EventKind{
+	eventsOfTPM = [...]daemon.EventKind{
 		emul.PowerOn:         {ID: "b66b655fb6f6438eba5eb973d335c4f4", Name: "power-on"},
 		emul.PowerOff:        {ID: "ef61290ee78042d18b481dc6636f3e58", Name: "power-off"},
 		emul.InitFailed:      {ID: "d8d645a84d7a42729e04bf1d237c7d6f", Name: "init-failed"},

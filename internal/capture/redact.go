@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/swtpm-go/swtpm/internal/tpm"
@@ -87,7 +88,7 @@ func (f *Redactor) response(rsp []byte) *copier {
 // message: then the layout of the rest is unknown.
 func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 	h, ok := tpm.ParseHeader(c.in[c.pos:])
-	if !ok || !tags[h.Tag] {
+	if !ok || !slices.Contains(tags, h.Tag) {
 		return 0, 0, false
 	}
 	size := len(c.in) - c.pos
@@ -97,10 +98,10 @@ func (c *copier) header() (tag uint16, code tpm.Code, ok bool) {
 
 // tags are those of commands and responses of both versions. A TPM 2.0 responds to an
 // unknown tag with a tag of TPM 1.2.
-var tags = map[uint16]bool{
-	tpm.TagRqu12: true, tagRquAuth1: true, tagRquAuth2: true,
-	tpm.TagRsp12: true, tagRspAuth1: true, tagRspAuth2: true,
-	tpm.TagNoSessions: true, tpm.TagSessions: true,
+var tags = []uint16{
+	tpm.TagRqu12, tagRquAuth1, tagRquAuth2,
+	tpm.TagRsp12, tagRspAuth1, tagRspAuth2,
+	tpm.TagNoSessions, tpm.TagSessions,
 }
 
 // command20 copies a TPM 2.0 command after its header: handles, then, with the tag for it,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -317,7 +318,7 @@ func FuzzFilter(f *testing.F) {
 					t.Fatalf("byte %d is neither what it was nor zero: %x, %x", i, in, out)
 				}
 			}
-			if h, ok := tpm.ParseHeader(in); ok && tags[h.Tag] && !bytes.Equal(in[:tpm.HeaderSize], out[:tpm.HeaderSize]) {
+			if h, ok := tpm.ParseHeader(in); ok && slices.Contains(tags, h.Tag) && !bytes.Equal(in[:tpm.HeaderSize], out[:tpm.HeaderSize]) {
 				t.Fatalf("the header of %x is gone: %x", in, out)
 			}
 		}

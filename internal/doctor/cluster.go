@@ -32,17 +32,29 @@ func (x *examination) cluster(name string) {
 	}
 }
 
-// problems contains the advice for each kind of fault that a broker finds in the store.
-var problems = map[string]string{
-	"unreachable": "start etcd on that member, or check the network and the firewall",
-	"certificate": "renew the certificate; the broker reads its own at the next connection",
-	"quorum":      "start the other members: a majority must run",
-	"quota":       StoreQuota,
-	"clock":       "synchronize the clocks (timedatectl): certificates depend on them, leases do not",
-	"denied":      "check [auth] and the certificate in /etc/swtpm/store.toml, and the role of that user in etcd; [[allow]] has no part in it",
-	"damaged":     "replace that member: etcdctl member remove, then member add with an empty data directory",
-	"split":       "in /etc/swtpm/store.toml, name the members of one etcd cluster in endpoints; etcdctl member list must print all of them",
-	"restored":    "first check endpoints and prefix in /etc/swtpm/store.toml; only if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback",
+// problem returns the advice for a kind of fault that a broker finds in the store.
+func problem(kind string) string {
+	switch kind {
+	case "unreachable":
+		return "start etcd on that member, or check the network and the firewall"
+	case "certificate":
+		return "renew the certificate; the broker reads its own at the next connection"
+	case "quorum":
+		return "start the other members: a majority must run"
+	case "quota":
+		return StoreQuota
+	case "clock":
+		return "synchronize the clocks (timedatectl): certificates depend on them, leases do not"
+	case "denied":
+		return "check [auth] and the certificate in /etc/swtpm/store.toml, and the role of that user in etcd; [[allow]] has no part in it"
+	case "damaged":
+		return "replace that member: etcdctl member remove, then member add with an empty data directory"
+	case "split":
+		return "in /etc/swtpm/store.toml, name the members of one etcd cluster in endpoints; etcdctl member list must print all of them"
+	case "restored":
+		return "first check endpoints and prefix in /etc/swtpm/store.toml; only if a backup was restored on purpose, run on each host: swtpm-store --accept-rollback"
+	}
+	return ""
 }
 
 // clusterFaults reports what the broker finds wrong with the store.
@@ -56,7 +68,7 @@ func (x *examination) clusterFaults(l *remote.Link, where string) {
 		if f.Warning {
 			level = Warning
 		}
-		x.add(level, where, problems[f.Problem], "cluster store: %s: %s", f.Problem, f.Text)
+		x.add(level, where, problem(f.Problem), "cluster store: %s: %s", f.Problem, f.Text)
 	}
 }
 

@@ -132,24 +132,33 @@ var output = []entry{
 // known.
 func Output(err error) string { return CommandLine.find(output, err) }
 
-// sockets has the remedies for an address that cannot be used, for each kind of endpoint.
-var sockets = map[config.EndpointKind][]entry{
-	config.Unix: {
+// The remedies for an address that cannot be used.
+var (
+	unixSockets = []entry{
 		{syscall.ENOENT, "create the directory of the socket, or correct the path"},
 		{syscall.EACCES, "let this user write to the directory of the socket, or choose another"},
 		{syscall.EROFS, "choose a directory that can be written to, or add it to the unit with ReadWritePaths="},
 		{syscall.EADDRINUSE, "remove the socket that a previous process left, or choose another path"},
-	},
-	config.TCP: {
+	}
+	tcpSockets = []entry{
 		{syscall.EACCES, "choose a port from 1024 on"},
 		{syscall.EADDRINUSE, "stop the process that listens there, or choose another port"},
 		{syscall.EAFNOSUPPORT, "give the unit the network with tcp.conf, or take the port from a .socket unit, \"systemd:ctrl\""},
 		{syscall.EADDRNOTAVAIL, "correct the address, which this machine does not have"},
-	},
-}
+	}
+)
 
 // Socket returns the remedy for a socket that cannot be opened, "" if none is known.
-func Socket(e config.Endpoint, err error) string { return CommandLine.find(sockets[e.Kind], err) }
+func Socket(e config.Endpoint, err error) string {
+	switch e.Kind {
+	case config.Unix:
+		return CommandLine.find(unixSockets, err)
+	case config.TCP:
+		return CommandLine.find(tcpSockets, err)
+	default:
+		return ""
+	}
+}
 
 // keys has the remedies for a key file that cannot be opened.
 var keys = []entry{

@@ -40,8 +40,10 @@ type handoverState struct {
 	blobsLost bool   // blobs that waited for INIT ended with the previous process
 }
 
-// errLost means that a migration must send its state again.
-var errLost = fmt.Errorf("the state from the control channel was lost in a restart of the service: send it again, the permanent state first: %w", tpm.Fail)
+// lostState returns the error that makes a migration send its state again.
+func lostState() error {
+	return fmt.Errorf("the state from the control channel was lost in a restart of the service: send it again, the permanent state first: %w", tpm.Fail)
+}
 
 // savedHeader precedes a saved volatile state, big-endian:
 //

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
@@ -64,7 +65,7 @@ func (t *TPM) TakeInit() bool {
 func (t *TPM) init(deleteVolatile, startup bool) error {
 	t.powerOff("INIT")
 	if t.handover.blobsLost {
-		return errLost
+		return lostState()
 	}
 	t.followPath()
 	if err := t.setProfile(); err != nil {
@@ -354,14 +355,18 @@ func (t *TPM) Startup(name string) error {
 
 // StartupCommand returns the command that Startup sends; ok is false if this TPM lacks the type.
 func (t *TPM) StartupCommand(name string) (cmd []byte, ok bool) {
-	typ, ok := startups[t.opt.Version][name]
+	typ, ok := startupType(t.opt.Version, name)
 	return tpm.Startup(t.opt.Version, typ), ok
 }
 
-// startups has the startup types by their names.
+// startupType returns the startup type of a name.
 //
 // Source: TPM 1.2 Part 2, TPM_STARTUP_TYPE; TPM 2.0 Part 2, TPM_SU.
-var startups = map[tpm.Version]map[string]uint16{
-	tpm.V12: {"clear": 1, "state": 2, "deactivated": 3},
-	tpm.V20: {"clear": 0, "state": 1},
+func startupType(v tpm.Version, name string) (typ uint16, ok bool) {
+	first, names := uint16(0), []string{"clear", "state"}
+	if v == tpm.V12 {
+		first, names = 1, []string{"clear", "state", "deactivated"}
+	}
+	i := slices.Index(names, name)
+	return first + uint16(max(i, 0)), i >= 0
 }

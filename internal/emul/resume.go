@@ -50,10 +50,7 @@ const maxResumes = 5
 // ErrMissing means that the permanent state of the previous process is missing.
 var ErrMissing = errors.New("permanent state missing")
 
-var (
-	errNothingSaved = errors.New("no state was saved")
-	errCrashes      = fmt.Errorf("the engine ended the process %d times when it started with the saved state", maxResumes)
-)
+var errNothingSaved = errors.New("no state was saved")
 
 // Resume continues the TPM of the previous process. It returns false, and logs the reason, if
 // nothing was saved that it can continue with.
@@ -168,7 +165,7 @@ func (t *TPM) resume() error {
 		return nil
 	}
 	if t.opt.Handover.Cells().Resumes >= maxResumes {
-		return errCrashes
+		return fmt.Errorf("the engine ended the process %d times when it started with the saved state", maxResumes)
 	}
 	return t.resumeOn(all, s)
 }

@@ -216,7 +216,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return fmt.Errorf("unknown state blob: %w", tpm.BadParameter)
 	}
 	if t.handover.blobsLost && b != tpm.Permanent {
-		return errLost
+		return lostState()
 	}
 	p, record, err := t.openBlob(encrypted, blob)
 	if err != nil {

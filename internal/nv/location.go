@@ -24,7 +24,7 @@ const (
 )
 
 // schemes are the prefixes of the URIs of each kind.
-var schemes = map[LocationKind]string{Directory: "dir://", File: "file://", Cluster: "store://", Unsupported: ""}
+var schemes = [...]string{Directory: "dir://", File: "file://", Cluster: "store://", Unsupported: ""}
 
 // ParseLocation returns the Location that uri names: dir://PATH, file://PATH or store://NAME.
 // "" is None, every other text Unsupported.

@@ -2,7 +2,6 @@ package nv
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 )
 
@@ -36,6 +35,15 @@ type Options struct {
 // ErrDryRun and ErrReadOnly are the errors of a change under Options.DryRun and
 // Options.ReadOnly.
 var (
-	ErrDryRun   = fmt.Errorf("the state was opened for a dry run, which changes nothing: %w", errors.ErrUnsupported)
+	ErrDryRun   = error(dryRunError{})
 	ErrReadOnly = errors.New("the state is open for reading only")
 )
+
+// dryRunError is the type of ErrDryRun.
+type dryRunError struct{}
+
+func (dryRunError) Error() string {
+	return "the state was opened for a dry run, which changes nothing: " + errors.ErrUnsupported.Error()
+}
+
+func (dryRunError) Unwrap() error { return errors.ErrUnsupported }

@@ -223,10 +223,10 @@ func parseEK(b []byte) (EK, error) {
 			spki = rsaInfo(modulus, exponent)
 		}
 	case algECC:
-		curve, ok := curves[size]
-		if !ok {
+		if size < 3 || int(size) >= 3+len(curves) {
 			return EK{}, fmt.Errorf("unexpected curve 0x%04x of an EK", size)
 		}
+		curve := curves[size-3]
 		c.u16()
 		name = curve.name
 		x, y := c.sized(), c.sized()
@@ -248,16 +248,16 @@ func newEK(algorithm string, spki []byte) EK {
 	return EK{Algorithm: algorithm, Fingerprint: hex.EncodeToString(sum[:]), PublicKey: pemText("PUBLIC KEY", spki)}
 }
 
-// curves are those of EKs, by TPM_ECC_CURVE: the contents of their object
+// curves are those of EKs, from TPM_ECC_CURVE 3: the contents of their object
 // identifiers, and the size of a coordinate in bytes.
-var curves = map[uint16]struct {
+var curves = [...]struct {
 	name string
 	size int
 	oid  string
 }{
-	3: {"secp256r1", 32, "\x2a\x86\x48\xce\x3d\x03\x01\x07"},
-	4: {"secp384r1", 48, "\x2b\x81\x04\x00\x22"},
-	5: {"secp521r1", 66, "\x2b\x81\x04\x00\x23"},
+	{"secp256r1", 32, "\x2a\x86\x48\xce\x3d\x03\x01\x07"},
+	{"secp384r1", 48, "\x2b\x81\x04\x00\x22"},
+	{"secp521r1", 66, "\x2b\x81\x04\x00\x23"},
 }
 
 // padded returns b with zeros before it.

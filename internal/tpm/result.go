@@ -44,36 +44,41 @@ const (
 	RCNVRate        Result = 0x920 // too many writes of NV memory; the same command may succeed later
 )
 
-var resultNames = map[Result]string{
-	BadParameter:    "TPM_BAD_PARAMETER",
-	Fail:            "TPM_FAIL",
-	BadOrdinal:      "TPM_BAD_ORDINAL",
-	KeyNotFound:     "TPM_KEYNOTFOUND",
-	Size:            "TPM_SIZE",
-	BadParamSize:    "TPM_BAD_PARAM_SIZE",
-	IOError:         "TPM_IOERROR",
-	EncryptError:    "TPM_ENCRYPT_ERROR",
-	DecryptError:    "TPM_DECRYPT_ERROR",
-	InvalidPostInit: "TPM_INVALID_POSTINIT",
-	BadKeyProperty:  "TPM_BAD_KEY_PROPERTY",
-	BadDataSize:     "TPM_BAD_DATASIZE",
-	BadVersion:      "TPM_BAD_VERSION",
-	BadType:         "TPM_BAD_TYPE",
-	BadLocality:     "TPM_BAD_LOCALITY",
-	Retry:           "TPM_RETRY",
-	RCInsufficient:  "TPM_RC_INSUFFICIENT",
-	RCInitialize:    "TPM_RC_INITIALIZE",
-	RCFailure:       "TPM_RC_FAILURE",
-	RCLocality:      "TPM_RC_LOCALITY",
-	RCNVUnavailable: "TPM_RC_NV_UNAVAILABLE",
-	RCNVRate:        "TPM_RC_NV_RATE",
-	RCRetry:         "TPM_RC_RETRY",
+var resultNames = [...]struct {
+	result Result
+	name   string
+}{
+	{BadParameter, "TPM_BAD_PARAMETER"},
+	{Fail, "TPM_FAIL"},
+	{BadOrdinal, "TPM_BAD_ORDINAL"},
+	{KeyNotFound, "TPM_KEYNOTFOUND"},
+	{Size, "TPM_SIZE"},
+	{BadParamSize, "TPM_BAD_PARAM_SIZE"},
+	{IOError, "TPM_IOERROR"},
+	{EncryptError, "TPM_ENCRYPT_ERROR"},
+	{DecryptError, "TPM_DECRYPT_ERROR"},
+	{InvalidPostInit, "TPM_INVALID_POSTINIT"},
+	{BadKeyProperty, "TPM_BAD_KEY_PROPERTY"},
+	{BadDataSize, "TPM_BAD_DATASIZE"},
+	{BadVersion, "TPM_BAD_VERSION"},
+	{BadType, "TPM_BAD_TYPE"},
+	{BadLocality, "TPM_BAD_LOCALITY"},
+	{Retry, "TPM_RETRY"},
+	{RCInsufficient, "TPM_RC_INSUFFICIENT"},
+	{RCInitialize, "TPM_RC_INITIALIZE"},
+	{RCFailure, "TPM_RC_FAILURE"},
+	{RCLocality, "TPM_RC_LOCALITY"},
+	{RCNVUnavailable, "TPM_RC_NV_UNAVAILABLE"},
+	{RCNVRate, "TPM_RC_NV_RATE"},
+	{RCRetry, "TPM_RC_RETRY"},
 }
 
 // Error returns the name of the result: "TPM_RESULT 0x9 (TPM_FAIL)".
 func (r Result) Error() string {
-	if s, ok := resultNames[r]; ok {
-		return fmt.Sprintf("TPM_RESULT 0x%x (%s)", uint32(r), s)
+	for _, n := range resultNames {
+		if n.result == r {
+			return fmt.Sprintf("TPM_RESULT 0x%x (%s)", uint32(r), n.name)
+		}
 	}
 	return fmt.Sprintf("TPM_RESULT 0x%x", uint32(r))
 }

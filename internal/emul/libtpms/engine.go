@@ -203,22 +203,21 @@ func (e *engine) Volatile() ([]byte, error) {
 }
 
 // stateTypes are the numbers of the blobs in libtpms, each of which is one bit.
-var stateTypes = map[tpm.Blob]uint32{
+var stateTypes = [...]uint32{
 	tpm.Permanent: C.TPMLIB_STATE_PERMANENT,
 	tpm.Volatile:  C.TPMLIB_STATE_VOLATILE,
 	tpm.Savestate: C.TPMLIB_STATE_SAVE_STATE,
 }
 
 func (e *engine) SetState(b tpm.Blob, payload []byte) error {
-	st, ok := stateTypes[b]
-	if !ok {
+	if b == 0 || int(b) >= len(stateTypes) {
 		return fmt.Errorf("libtpms: SetState: unknown state %d: %w", b, tpm.BadParameter)
 	}
 	var p *C.uchar
 	if len(payload) > 0 {
 		p = (*C.uchar)(unsafe.SliceData(payload))
 	}
-	return e.check("TPMLIB_SetState", C.TPMLIB_SetState(uint32(st), p, C.uint32_t(len(payload))))
+	return e.check("TPMLIB_SetState", C.TPMLIB_SetState(stateTypes[b], p, C.uint32_t(len(payload))))
 }
 
 func (e *engine) HashStart() error {

@@ -18,24 +18,38 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// refuses has a function for each operation that checks whether OpenSSL refuses it.
-var refuses = map[algprofile.Operation]func() C.int{
-	algprofile.Camellia128: func() C.int { return cipher("CAMELLIA-128-CBC") },
-	algprofile.Camellia256: func() C.int { return cipher("CAMELLIA-256-CBC") },
-	algprofile.TripleDES:   func() C.int { return max(cipher("DES-EDE-CBC"), cipher("DES-EDE3-CBC")) },
-	algprofile.RSAES:       func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 1) },
-	algprofile.NISTP192:    func() C.int { return named("P-192", func(s *C.char) C.int { return C.swtpm_refuses_curve(s) }) },
-	algprofile.RSA1024:     func() C.int { return sign(1024, "SHA256", 1) },
-	algprofile.SHA1Signing: func() C.int { return sign(2048, "SHA1", 1) },
-	algprofile.SHA1Verification: func() C.int {
+// refuses returns 1 if OpenSSL refuses an operation, 0 if it does not, and -1 for an unknown operation.
+func refuses(op algprofile.Operation) C.int {
+	switch op {
+	case algprofile.Camellia128:
+		return cipher("CAMELLIA-128-CBC")
+	case algprofile.Camellia256:
+		return cipher("CAMELLIA-256-CBC")
+	case algprofile.TripleDES:
+		return max(cipher("DES-EDE-CBC"), cipher("DES-EDE3-CBC"))
+	case algprofile.RSAES:
+		return C.swtpm_refuses_rsa_encrypt(2048, 1)
+	case algprofile.NISTP192:
+		return named("P-192", func(s *C.char) C.int { return C.swtpm_refuses_curve(s) })
+	case algprofile.RSA1024:
+		return sign(1024, "SHA256", 1)
+	case algprofile.SHA1Signing, algprofile.RSA2048SignPSS:
+		return sign(2048, "SHA1", 1)
+	case algprofile.SHA1Verification:
 		return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_rsa_verify(2048, s) })
-	},
-	algprofile.UnpaddedEncrypt:  func() C.int { return C.swtpm_refuses_rsa_encrypt(2048, 0) },
-	algprofile.SHA1HMAC:         func() C.int { return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_hmac(s) }) },
-	algprofile.RSA1024SignPSS:   func() C.int { return sign(1024, "SHA1", 1) },
-	algprofile.RSA1024SignPKCS1: func() C.int { return sign(1024, "SHA1", 0) },
-	algprofile.RSA2048SignPSS:   func() C.int { return sign(2048, "SHA1", 1) },
-	algprofile.RSA2048SignPKCS1: func() C.int { return sign(2048, "SHA1", 0) },
+	case algprofile.UnpaddedEncrypt:
+		return C.swtpm_refuses_rsa_encrypt(2048, 0)
+	case algprofile.SHA1HMAC:
+		return named("SHA1", func(s *C.char) C.int { return C.swtpm_refuses_hmac(s) })
+	case algprofile.RSA1024SignPSS:
+		return sign(1024, "SHA1", 1)
+	case algprofile.RSA1024SignPKCS1:
+		return sign(1024, "SHA1", 0)
+	case algprofile.RSA2048SignPKCS1:
+		return sign(2048, "SHA1", 0)
+	default:
+		return -1
+	}
 }
 
 func named(name string, f func(*C.char) C.int) C.int {
@@ -55,10 +69,7 @@ func sign(bits C.int, digest string, pss C.int) C.int {
 // Refuses reports whether this host's OpenSSL refuses an operation, because of its configuration or
 // in FIPS mode. A libtpms without OpenSSL 3 refuses nothing. The engine's lock must be held if
 // another goroutine may use the engine.
-func Refuses(op algprofile.Operation) bool {
-	f, ok := refuses[op]
-	return ok && f() > 0
-}
+func Refuses(op algprofile.Operation) bool { return refuses(op) > 0 }
 
 // Entropy fails if OpenSSL has no source of random numbers, as it may in a
 // chroot without devices.

@@ -43,8 +43,8 @@ var ErrDamaged = errors.New("damaged, or not a blob of this kind")
 // and its offset in bytes. Its time is proportional to len(payload). It makes no copy of payload
 // and does not use it afterwards.
 func Check(v tpm.Version, b tpm.Blob, payload []byte) error {
-	check, ok := checks[kind{v, b}]
-	if !ok {
+	check := decoder(kind{v, b})
+	if check == nil {
 		return fmt.Errorf("payload: a TPM %v has no %v blob", v, b)
 	}
 	r := &reader{b: payload}
@@ -61,12 +61,20 @@ type kind struct {
 	blob    tpm.Blob
 }
 
-// checks has the decoder of each blob that libtpms writes. A TPM 2.0 has no
+// decoder returns the decoder of a blob that libtpms writes, nil if there is none. A TPM 2.0 has no
 // savestate: its TPM2_Shutdown writes into the permanent blob.
-var checks = map[kind]func(*reader){
-	{tpm.V12, tpm.Permanent}: permanent12,
-	{tpm.V12, tpm.Volatile}:  volatile12,
-	{tpm.V12, tpm.Savestate}: savestate12,
-	{tpm.V20, tpm.Permanent}: permanent20,
-	{tpm.V20, tpm.Volatile}:  volatile20,
+func decoder(k kind) func(*reader) {
+	switch k {
+	case kind{tpm.V12, tpm.Permanent}:
+		return permanent12
+	case kind{tpm.V12, tpm.Volatile}:
+		return volatile12
+	case kind{tpm.V12, tpm.Savestate}:
+		return savestate12
+	case kind{tpm.V20, tpm.Permanent}:
+		return permanent20
+	case kind{tpm.V20, tpm.Volatile}:
+		return volatile20
+	}
+	return nil
 }

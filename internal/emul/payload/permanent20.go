@@ -49,11 +49,11 @@ type permanent struct {
 	inRAM        map[uint32]uint32 // handle → bytes of an orderly NV index
 }
 
-// The compile-time constants that show which hashes the writer supported, by their index in the
-// list.
+// hashConstants are the compile-time constants that show which hashes the writer supported, by their
+// index in the list.
 //
 // Source: libtpms, src/tpm2/NVMarshal.c; the names are in its messages.
-var hashConstants = map[int]uint16{
+var hashConstants = [...]uint16{
 	1: 0x0004, 8: 0x000b, 9: 0x000c, 10: 0x000d, 11: 0x0012, // SHA-1, SHA-256, -384, -512, SM3
 	95: 0x0027, 96: 0x0028, 97: 0x0029, // SHA3-256, -384, -512
 }
@@ -68,10 +68,8 @@ func (p *permanent) constants() {
 	version := p.header(constantsHeader)
 	p.hashes = map[uint16]bool{algNull20: true}
 	for i := range p.count(p.u32("the number of constants"), 4, "constants") {
-		if v := p.u32("a constant"); v != 0 {
-			if alg, ok := hashConstants[i]; ok {
-				p.hashes[alg] = true
-			}
+		if v := p.u32("a constant"); v != 0 && i < len(hashConstants) && hashConstants[i] != 0 {
+			p.hashes[hashConstants[i]] = true
 		}
 	}
 	p.tail(version)

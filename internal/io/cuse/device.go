@@ -236,7 +236,7 @@ func (d *Device) takeWrite(unique uint64, body []byte) {
 		return
 	}
 	h, _ := tpm.ParseHeader(cmd)
-	if asynchronous[d.tpm.Version()][h.Code] && d.tpm.On() {
+	if isAsynchronous(d.tpm.Version(), h.Code) && d.tpm.On() {
 		d.finish(unique, rep, nil, nil)
 		d.engine(func() { _ = d.run(cmd) })
 		return

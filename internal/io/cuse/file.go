@@ -43,14 +43,16 @@ func (d *Device) release() {
 	d.file.in.end()
 }
 
-// asynchronous are the commands that may take long: write returns before they have run, so
-// that the user can cancel them.
+// isAsynchronous reports whether a command may take long: write returns before it has run, so
+// that the user can cancel it.
 //
 // Source: swtpm, cuse_tpm.c: TPM2_CreatePrimary, TPM2_Create; TPM_TakeOwnership,
 // TPM_CreateWrapKey.
-var asynchronous = map[tpm.Version]map[tpm.Code]bool{
-	tpm.V20: {0x131: true, 0x153: true},
-	tpm.V12: {0x0d: true, 0x1f: true},
+func isAsynchronous(v tpm.Version, c tpm.Code) bool {
+	if v == tpm.V12 {
+		return c == 0x0d || c == 0x1f
+	}
+	return c == 0x131 || c == 0x153
 }
 
 // begin accepts the bytes of a write: a command, which the caller then runs, or, while a

@@ -13,7 +13,7 @@ import (
 )
 
 // backends are the functions that open each kind of storage.
-var backends = map[nv.LocationKind]func(path string, o nv.Options) (nv.Backend, error){
+var backends = [...]func(path string, o nv.Options) (nv.Backend, error){
 	nv.Directory: openDir,
 	nv.File:      openFile,
 	nv.Cluster:   openRemote,
@@ -24,11 +24,10 @@ func Open(l nv.Location, o nv.Options) (nv.Backend, error) {
 	if l.Kind == nv.None {
 		return nil, errors.New("nv: no state location configured; give --tpmstate dir=PATH")
 	}
-	open := backends[l.Kind]
-	if open == nil {
+	if int(l.Kind) >= len(backends) {
 		return nil, fmt.Errorf("nv: unsupported backend %q; want dir://PATH, file://PATH or store://NAME", l)
 	}
-	b, err := open(l.Path, o)
+	b, err := backends[l.Kind](l.Path, o)
 	if err != nil {
 		return nil, fmt.Errorf("nv: open %q: %w", l, err)
 	}
