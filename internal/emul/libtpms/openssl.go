@@ -145,14 +145,38 @@ func (e *engine) needed() ([]algprofile.Operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	var info struct{ RuntimeAlgorithms, RuntimeAttributes struct{ Enabled string } }
-	if err := json.Unmarshal([]byte(text), &info); err != nil {
+	algorithms, attributes, err := enabledLists(text)
+	if err != nil {
 		return nil, fmt.Errorf("libtpms: TPMLIB_GetInfo: %w: %w", err, tpm.Fail)
 	}
-	if info.RuntimeAlgorithms.Enabled == "" {
+	if algorithms == "" {
 		return nil, nil // libtpms before 0.10
 	}
-	return algprofile.Needed(info.RuntimeAlgorithms.Enabled, info.RuntimeAttributes.Enabled), nil
+	return algprofile.Needed(algorithms, attributes), nil
+}
+
+// enabledLists returns the algorithms and the attributes that the TPM has enabled; info is the
+// information that libtpms returned. Package json is used only if the text is not written as libtpms 0.10
+// writes it, because a decoder costs each TPM memory.
+func enabledLists(info string) (algorithms, attributes string, err error) {
+	algorithms, found := enabledList(info, `"RuntimeAlgorithms":{`)
+	attributes, foundToo := enabledList(info, `"RuntimeAttributes":{`)
+	if info == "{}" || found && foundToo {
+		return algorithms, attributes, nil
+	}
+	var v struct{ RuntimeAlgorithms, RuntimeAttributes struct{ Enabled string } }
+	err = json.Unmarshal([]byte(info), &v)
+	return v.RuntimeAlgorithms.Enabled, v.RuntimeAttributes.Enabled, err
+}
+
+// enabledList returns the member Enabled of the object in info that begins with start. It finds a list only
+// in a text without blanks before it and without escapes.
+func enabledList(info, start string) (list string, found bool) {
+	_, rest, _ := strings.Cut(info, start)
+	object, _, _ := strings.Cut(rest, "}")
+	_, rest, _ = strings.Cut(object, `"Enabled":"`)
+	list, _, found = strings.Cut(rest, `"`)
+	return list, found && !strings.Contains(info, `\`)
 }
 
 // fipsOff turns OpenSSL's FIPS mode off for this process, and logs that.

@@ -1,8 +1,10 @@
 package libtpms
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/internal/algprofile"
@@ -71,5 +73,37 @@ func TestKernelRandom(t *testing.T) {
 	}
 	if err := Entropy(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestEnabledLists checks that the lists are those that package json finds, in texts as libtpms 0.10 writes them
+// and in others.
+func TestEnabledLists(t *testing.T) {
+	const written = `{"RuntimeAlgorithms":{"Implemented":"rsa,tdes,sha1","CanBeDisabled":"tdes","Enabled":"rsa,sha1","Disabled":"tdes"},` +
+		`"RuntimeAttributes":{"Implemented":"no-sha1-hmac,pct","CanBeDisabled":"pct","Enabled":"pct","Disabled":"no-sha1-hmac"}}`
+	for _, c := range []struct{ info, algorithms, attributes string }{
+		{`{}`, "", ""}, // libtpms 0.9
+		{written, "rsa,sha1", "pct"},
+		{strings.Replace(written, `"pct","Disabled"`, `"","Disabled"`, 1), "rsa,sha1", ""},
+		{strings.ReplaceAll(strings.ReplaceAll(written, ":", " : "), "{", "{\n"), "rsa,sha1", "pct"},
+		{strings.ReplaceAll(written, "rsa,sha1", `rsa\u002csha1`), "rsa,sha1", "pct"},
+		{strings.ReplaceAll(written, "CanBeDisabled\":\"", `CanBeDisabled":"}`), "rsa,sha1", "pct"},
+		{strings.ReplaceAll(written, `"RuntimeAttributes"`, `"Attributes"`), "rsa,sha1", ""},
+	} {
+		if algorithms, attributes, err := enabledLists(c.info); algorithms != c.algorithms || attributes != c.attributes || err != nil {
+			t.Errorf("%s: %q, %q, %v, want %q, %q", c.info, algorithms, attributes, err, c.algorithms, c.attributes)
+		}
+		var v map[string]struct{ Enabled string }
+		if err := json.Unmarshal([]byte(c.info), &v); err != nil || v["RuntimeAlgorithms"].Enabled != c.algorithms {
+			t.Errorf("%s: %v: is not what the case expects: %v", c.info, v, err)
+		}
+	}
+	for _, info := range []string{"", `{"RuntimeAlgorithms":{"Enabled":"rsa`, written[:len(written)/2]} {
+		if a, b, err := enabledLists(info); err == nil {
+			t.Errorf("%s: %q, %q, want an error", info, a, b)
+		}
+	}
+	if n := testing.AllocsPerRun(10, func() { _, _, _ = enabledLists(written) }); n > 0 {
+		t.Errorf("%v allocations for the text of libtpms 0.10, want none", n)
 	}
 }
