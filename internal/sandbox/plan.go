@@ -110,6 +110,7 @@ func newPolicy(cfg *config.Config, groups ...[]Call) Policy {
 		Seccomp:  cfg.Sandbox.Seccomp,
 		Landlock: cfg.Sandbox.Landlock,
 		Groups:   groups,
+		Files:    make([]File, 0, 12), // a slice that grows leaves garbage in a size class of its own
 		chrooted: cfg.Sandbox.Chroot != "",
 	}
 }

@@ -80,15 +80,41 @@ func belongsToSystem(dir string) bool {
 // hasOthers reports whether dir has a pid file or a log of another process. It returns false
 // for a directory that cannot be listed, for example because of an AppArmor profile.
 func hasOthers(dir string, own []string) bool {
-	entries, err := os.ReadDir(dir)
+	names, err := listDir(dir)
 	if err != nil {
 		return false
 	}
-	for _, e := range entries {
-		kind := slices.Contains([]string{".pid", ".log"}, filepath.Ext(e.Name()))
-		if kind && !slices.ContainsFunc(own, func(path string) bool { return filepath.Base(path) == e.Name() }) {
+	for _, name := range names {
+		kind := slices.Contains([]string{".pid", ".log"}, filepath.Ext(name))
+		if kind && !slices.ContainsFunc(own, func(path string) bool { return filepath.Base(path) == name }) {
 			return true
 		}
 	}
 	return false
+}
+
+// listDir returns the names in a directory, in any order. os.ReadDir would leave a buffer of 8 kB on the
+// heap of each TPM.
+func listDir(dir string) (names []string, err error) {
+	fd := -1
+	for err = unix.EINTR; err == unix.EINTR; {
+		fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var b [1024]byte
+	for {
+		n, err := unix.ReadDirent(fd, b[:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return names, err
+		case n == 0:
+			return names, nil
+		default:
+			_, _, names = unix.ParseDirent(b[:n], -1, names)
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -54,9 +53,9 @@ func (p *Policy) hasForeignFiles() bool {
 		if file.Access&(makeFile|readDir) == 0 {
 			continue
 		}
-		entries, _ := os.ReadDir(file.Path)
-		for _, e := range entries {
-			if !isOwn(file.Path + "/" + e.Name()) {
+		names, _ := listDir(file.Path)
+		for _, name := range names {
+			if !isOwn(file.Path + "/" + name) {
 				return true
 			}
 		}
@@ -72,13 +71,13 @@ func isOwn(path string) bool {
 // checkThreads returns an error if a thread does not have the restrictions in a. Threads that
 // end meanwhile are ignored, and new threads inherit the restrictions.
 func (p *Policy) checkThreads(a Active) error {
-	entries, err := os.ReadDir(taskDir)
+	names, err := listDir(taskDir)
 	if err != nil {
 		return fmt.Errorf("check the threads: %w", err)
 	}
 	status := make([]byte, 0, 4096) // one buffer for all threads
-	for _, e := range entries {
-		status, err = readFileInto(status[:0], taskDir+"/"+e.Name()+"/status")
+	for _, name := range names {
+		status, err = readFileInto(status[:0], taskDir+"/"+name+"/status")
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
@@ -86,7 +85,7 @@ func (p *Policy) checkThreads(a Active) error {
 			return fmt.Errorf("check the threads: %w", err)
 		}
 		if err := a.checkThread(status); err != nil {
-			return fmt.Errorf("thread %s: %w", e.Name(), err)
+			return fmt.Errorf("thread %s: %w", name, err)
 		}
 	}
 	return nil

@@ -2,9 +2,15 @@ package sandbox
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestReadFileInto checks that a small buffer grows, and that the result contains no earlier
@@ -24,5 +30,32 @@ func TestReadFileInto(t *testing.T) {
 	}
 	if _, err := readFileInto(nil, path+"x"); !os.IsNotExist(err) {
 		t.Errorf("readFileInto = %v, want a missing file", err)
+	}
+}
+
+// TestListDir checks the names in an empty directory, in one with more names than the buffer has space for, and
+// the errors.
+func TestListDir(t *testing.T) {
+	dir := t.TempDir()
+	if names, err := listDir(dir); len(names) != 0 || err != nil {
+		t.Errorf("an empty directory: %q, %v", names, err)
+	}
+	var want []string
+	for i := range 50 {
+		name := fmt.Sprintf("%02d%s", i, strings.Repeat("n", 5*i))
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, name)
+	}
+	names, err := listDir(dir)
+	if slices.Sort(names); !slices.Equal(names, want) || err != nil {
+		t.Errorf("%d names, %v, want the %d files", len(names), err, len(want))
+	}
+	if names, err := listDir(filepath.Join(dir, want[0])); len(names) != 0 || !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("a file: %q, %v", names, err)
+	}
+	if names, err := listDir(filepath.Join(dir, "missing")); len(names) != 0 || !errors.Is(err, unix.ENOENT) {
+		t.Errorf("a missing directory: %q, %v", names, err)
 	}
 }
