@@ -50,6 +50,11 @@ func (b *bench) latency() error {
 	if err != nil {
 		return err
 	}
+	end, err := b.takeTurns(servers)
+	if err != nil {
+		return err
+	}
+	defer end()
 	works := b.works()
 	store := work{request: increment, how: "back to back, one CPU", count: b.stores}
 	times, costs := make([]pairs, len(works)), make([]pairs, len(works))

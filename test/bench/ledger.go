@@ -1,13 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -50,14 +46,11 @@ func (b *bench) ledgerTimes(off, on kind) error {
 		}
 		defer b.stop(servers[i])
 	}
-	for _, pid := range []int{servers[0].pid, servers[1].pid, 0} {
-		if err := inTurn(pid); errors.Is(err, fs.ErrPermission) {
-			b.report.note("rows of the boot ledger: their ratios are random within 20 %%, because only root may set the scheduling policy")
-		} else if err != nil {
-			return err
-		}
+	end, err := b.takeTurns(servers[:])
+	if err != nil {
+		return err
 	}
-	defer unix.SchedSetAttr(0, &unix.SchedAttr{}, 0)
+	defer end()
 	works := make([]work, 0, len(plain))
 	for _, q := range plain {
 		works = append(works, work{q, "back to back, one CPU", b.backToBack, 0, false, ledgerTarget})

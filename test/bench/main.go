@@ -19,7 +19,7 @@
 //     counts what the server does, not where the kernel puts it. "Two CPUs" binds
 //     them to two. A server always starts unbound, so that it sees the machine
 //     as it is. Starts and memory are measured unbound.
-//   - In rows of the boot ledger, client and servers have the policy SCHED_FIFO: no thread
+//   - For the times of commands and requests, client and servers have the policy SCHED_FIFO: no thread
 //     interrupts another one that runs. Otherwise two equal TPMs may differ by 20 %; see inTurn.
 //
 // The times depend on the machine; the counts (faults, threads, wake-ups, kB)

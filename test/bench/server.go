@@ -265,6 +265,24 @@ func inTurn(pid int) error {
 	})
 }
 
+// takeTurns calls inTurn for the client's thread and all servers. end undoes it for the client. An ordinary user
+// may not do that: then the report says that the ratios are random.
+func (b *bench) takeTurns(servers []*server) (end func(), err error) {
+	pids := []int{0}
+	for _, s := range servers {
+		pids = append(pids, s.pid)
+	}
+	for _, pid := range pids {
+		if err := inTurn(pid); errors.Is(err, fs.ErrPermission) {
+			b.report.note("the ratios of rows with \"one CPU\" are random within 20 %%, because only root may set the scheduling policy")
+			break
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return func() { _ = unix.SchedSetAttr(0, &unix.SchedAttr{}, 0) }, nil
+}
+
 // processors returns those that we may run on.
 func processors() (list []int, all unix.CPUSet, err error) {
 	if err := unix.SchedGetaffinity(0, &all); err != nil {
