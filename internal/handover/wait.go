@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Set names the descriptors that a loop waits for, in one call of poll(2).
+// Set names the descriptors that a loop waits for at once.
 //
 // The engine uses Polls, Clients, Buf, Fixed and Counts in C, so they contain no Go pointers.
 type Set struct {
@@ -24,6 +24,11 @@ type Set struct {
 	Room     int
 	MayClose bool    // the engine may also close them, when they disconnect
 	Counts   *Counts // nil if it may not accept clients
+
+	// The engine waits in Epoll, if it is not 0, and otherwise in poll(2). It closes Epoll and sets it to 0 if a
+	// descriptor is of a kind for which only poll(2) waits. Call rises with each wait.
+	Epoll int
+	Call  uint16
 
 	Engine any // belongs to the engine: memory that it keeps between its calls
 }
@@ -87,6 +92,22 @@ type Event struct {
 	Err  error
 	Late bool // the time was up at the last poll
 	Held bool // of EventRest: nothing was sent yet, because the deadline of a lease has passed
+}
+
+// Forget must be called before a descriptor of the set is closed, because the peer may have the same open
+// file: the kernel would report its events for ever.
+func (s *Set) Forget(fd int) {
+	if s.Epoll > 0 {
+		_ = unix.EpollCtl(s.Epoll, unix.EPOLL_CTL_DEL, fd, nil) // an error: it was not watched
+	}
+}
+
+// Close closes Epoll.
+func (s *Set) Close() {
+	if s.Epoll > 0 {
+		_ = unix.Close(s.Epoll)
+		s.Epoll = 0
+	}
 }
 
 // Poll waits for the descriptors of s and answers nothing itself.

@@ -81,7 +81,7 @@ var descriptorCalls = []Call{
 	{"close", "disconnected clients, state", nil},
 	{"read", "commands, wake-ups, state", nil},
 	{"write", "responses, log, state, wake-ups", nil},
-	{"poll", "C: waits for commands; the log waits for its reader", nil},
+	{"poll", "a response, a full disk, the log: waits for one descriptor", nil},
 	{"ppoll", "poll with a timeout", nil},
 	{"pread64", "state in a file", nil},
 	{"lseek", "number of commands, for swtpm list; size of a block device; libc, before it writes libtpms's log", nil},
@@ -109,8 +109,8 @@ var clientCalls = []Call{
 
 // runtimeCalls are for the Go runtime and libc.
 var runtimeCalls = []Call{
-	{"epoll_ctl", "Go runtime: waits for clients", nil},
-	{"epoll_pwait", "Go runtime: waits for clients", nil},
+	{"epoll_ctl", "C, Go runtime: the descriptors to wait for", nil},
+	{"epoll_pwait", "C, Go runtime: waits for clients", nil},
 	{"futex", "Go runtime, libc: locks", nil},
 	{"nanosleep", "Go runtime: pauses", nil},
 	{"restart_syscall", "the kernel itself: continues after a stop", nil},

@@ -98,12 +98,17 @@ func (b *bench) latency() error {
 	b.report.add(row{Name: "NV_Increment, ours durable", Unit: "µs"}, durable, durableTail)
 	b.report.add(row{Name: "NV_Increment, ours durability=relaxed", Unit: "µs"}, loose, looseTail)
 	b.report.note("NV_Increment: the reference never syncs; a response of ours leaves when the change is on disk, unless durability=relaxed")
+	b.costs(works, costs)
+	return nil
+}
+
+// costs adds the rows of the processor time of commands with gaps.
+func (b *bench) costs(works []work, costs []pairs) {
 	for i, w := range works {
 		if w.pause > 0 && !w.control {
 			b.report.add(row{Name: "server CPU: " + w.name + ", " + w.how, Unit: "µs", Target: 1.2}, costs[i], pairs{})
 		}
 	}
-	return nil
 }
 
 // latencyServers starts the reference, ours, and ours with durability=relaxed.

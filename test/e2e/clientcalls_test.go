@@ -18,10 +18,10 @@ func TestClientCalls(t *testing.T) {
 	harness.Need(t, "strace", "strace")
 	t.Parallel()
 	const clients = 40
-	// A client whose request arrives later than its connection costs one more poll and receive.
+	// A client whose request arrives later than its connection costs one more wait and receive.
 	// lseek counts the command, for "swtpm list".
-	one := map[string]int{"poll": 3, "accept4": 1, "recvfrom": 3, "sendto": 1, "close": 1, "lseek": 1}
-	query := map[string]int{"poll": 3, "accept4": 1, "recvmsg": 3, "sendto": 1, "close": 1}
+	one := map[string]int{"epoll_ctl": 1, "epoll_pwait": 3, "accept4": 1, "recvfrom": 3, "sendto": 1, "close": 1, "lseek": 1}
+	query := map[string]int{"epoll_ctl": 1, "epoll_pwait": 3, "accept4": 1, "recvmsg": 3, "sendto": 1, "close": 1}
 	e := start(t, setup{tpm: v20})
 	c := e.power(t, v20)
 	c.alive(t)

@@ -31,6 +31,7 @@ static int accept_one(struct set *s, uint32_t i)
 	s->clients[at] = (struct entry){ .last = ++s->tick, .plain = 1, .socket = 1, .fresh = FRESH };
 	if (at == s->n)
 		s->n++;
+	swtpm_watch_new(s, at);
 	__atomic_fetch_add(&s->counts->came, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&s->counts->clients, 1, __ATOMIC_RELAXED);
 	return (int)at;
@@ -57,7 +58,7 @@ int swtpm_close(struct set *s, uint32_t i)
 {
 	if (!s->clients[i].fresh || !s->may_close)
 		return 0;
-	close(s->polls[i].fd);
+	close(s->polls[i].fd); // also ends the watch: this process accepted the connection, so no other one has it open
 	s->polls[i] = (struct pollfd){ .fd = -1 };
 	s->clients[i] = (struct entry){ 0 };
 	__atomic_fetch_sub(&s->counts->clients, 1, __ATOMIC_RELAXED);

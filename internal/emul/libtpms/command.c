@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
@@ -28,6 +29,41 @@ void swtpm_show_commands(const char *name)
 	shown = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
 	if (shown < 0) // before Linux 6.3
 		shown = memfd_create(name, MFD_CLOEXEC);
+}
+
+// show shows the number; under the lock.
+static void show(void)
+{
+	static uint64_t last;
+
+	if (shown < 0 || last == commands)
+		return;
+	last = commands;
+	lseek(shown, (off_t)last, SEEK_SET);
+}
+
+void swtpm_show(void)
+{
+	swtpm_lock();
+	show();
+	swtpm_unlock();
+}
+
+// show_often shows the number unless that was done SHOW_MS ago or less: the system call is a twentieth of the
+// time of a short command.
+static void show_often(void)
+{
+	enum { SHOW_MS = 10 };
+	static int64_t last;
+	struct timespec t;
+	int64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+	if (now - last <= SHOW_MS)
+		return;
+	last = now;
+	show();
 }
 
 uint32_t swtpm_running_locality(void) { return running_locality; }
@@ -58,8 +94,7 @@ TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
 	swtpm_begin(swtpm_may_store(cmd, len));
 	running_locality = swtpm_locality();
 	commands++;
-	if (shown >= 0)
-		lseek(shown, (off_t)commands, SEEK_SET);
+	show_often();
 	if (len >= HEADER)
 		swtpm_set_last(code);
 	r->n = 0;

@@ -80,6 +80,7 @@ void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
 uint64_t swtpm_commands(void);
 void swtpm_show_commands(const char *name); // called once, before the first command
+void swtpm_show(void); // the number of commands
 uint32_t swtpm_running_locality(void); // of the running or the last command
 void swtpm_admit(int ok, int version2);
 void swtpm_answer_queries(int ok);

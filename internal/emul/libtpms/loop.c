@@ -1,4 +1,4 @@
-// The loop of the engine's thread. It waits for all descriptors in one poll(2), and answers plain
+// The loop of the engine's thread. It waits for all descriptors at once, and answers plain
 // commands itself, because a return to Go costs more than most commands do (see ARCHITECTURE.md).
 #define _GNU_SOURCE
 #include "bytes.h"
@@ -158,7 +158,7 @@ int swtpm_poll(struct set *s, int64_t end, int most_ms)
 			left = left > 0 ? left : 0;
 			ms = ms >= 0 && ms < left ? ms : (int)left;
 		}
-		n = poll(s->polls, s->n, ms);
+		n = swtpm_ready(s, ms);
 		if (n >= 0)
 			return n == 0 || ms == 0;
 		if (errno == EINTR || errno == EAGAIN || errno == ENOMEM)
@@ -185,6 +185,8 @@ struct event swtpm_loop(struct set *s)
 	struct event ev = { 0 };
 	int64_t end = swtpm_deadline(s);
 
+	swtpm_show();
+	swtpm_watch(s);
 	for (;;) {
 		uint32_t i, k, start = s->n > 0 ? first % s->n : 0;
 		int late = swtpm_poll(s, end, swtpm_tap_used() == 0 ? -1 : TAP_WAIT_MS);

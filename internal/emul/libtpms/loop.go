@@ -62,6 +62,9 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 		may_close:   C.int(cbool(s.MayClose)),
 		counts:      (*C.struct_counts)(unsafe.Pointer(s.Counts)),
 
+		epoll: C.int(s.Epoll),
+		call:  C.uint16_t(s.Call),
+
 		wait_ms: -1,
 		buf:     (*C.uchar)(unsafe.SliceData(s.Buf)),
 		cap:     C.uint32_t(len(s.Buf)),
@@ -73,7 +76,8 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 		c.wait_ms = C.int((s.Wait + time.Millisecond - 1) / time.Millisecond)
 	}
 	ev := loop(c)
-	s.Tick = uint64(c.tick)
+	s.Call++
+	s.Tick, s.Epoll = uint64(c.tick), int(c.epoll)
 	s.Polls, s.Clients = s.Polls[:c.n], s.Clients[:c.n]
 	return event(ev)
 }

@@ -43,7 +43,9 @@ struct set {
 	uint32_t last_place;  // the end of the places
 	int may_close;        // the loop may close these clients
 	struct counts *counts;
-	int wait_ms; // negative: without end
+	int epoll;     // descriptor of epoll(7); 0 to wait in poll(2)
+	uint16_t call; // rises with each call of a loop
+	int wait_ms;   // negative: without end
 	unsigned char *buf;
 	uint32_t cap;
 	uint64_t tick;
@@ -84,6 +86,11 @@ struct event swtpm_queries(struct set *s);
 int64_t swtpm_deadline(const struct set *s);
 int swtpm_poll(struct set *s, int64_t end, int most_ms);
 int swtpm_needs_go(const struct set *s);
+// swtpm_watch enters the descriptors of the set into epoll, swtpm_watch_new one that the loop has accepted.
+// swtpm_ready waits for them.
+void swtpm_watch(struct set *s);
+void swtpm_watch_new(struct set *s, uint32_t i);
+int swtpm_ready(struct set *s, int ms);
 // swtpm_answered records that client i has had a reply.
 void swtpm_answered(struct set *s, uint32_t i);
 ssize_t swtpm_receive(int fd, const struct entry *c, unsigned char *buf, uint32_t cap);

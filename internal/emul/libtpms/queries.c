@@ -1,4 +1,4 @@
-// The loop of the control thread. It waits for all descriptors in one poll(2), and answers the
+// The loop of the control thread. It waits for all descriptors at once, and answers the
 // frequent requests that do not need Go. Waiting in Go would cost more: Go's scheduler takes its only
 // processor from a thread that waits longer than 20 us, and wakes up another thread to return it.
 #define _GNU_SOURCE
@@ -153,6 +153,7 @@ struct event swtpm_queries(struct set *s)
 	struct event ev = { 0 };
 	int64_t end = swtpm_deadline(s);
 
+	swtpm_watch(s);
 	do {
 		ev.late = swtpm_poll(s, end, -1);
 		for (uint32_t i = 0; i < s->n; i++)

@@ -36,7 +36,12 @@ func newServing(t *testing.T) *serving {
 	if err := unix.SetNonblock(p[1], true); err != nil {
 		t.Fatal(err)
 	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
 	set := &handover.Set{
+		Epoll:   epoll,
 		Polls:   []unix.PollFd{{Fd: int32(wake), Events: unix.POLLIN}, {Fd: int32(p[0]), Events: unix.POLLIN}},
 		Clients: []handover.Entry{{}, {Plain: 1, Socket: 1}},
 		Buf:     make([]byte, 4105),
@@ -45,6 +50,7 @@ func newServing(t *testing.T) *serving {
 	s := &serving{os.NewFile(uintptr(p[1]), "client"), set, make(chan handover.Event, 1), wake}
 	_ = s.client.SetDeadline(time.Now().Add(patience))
 	t.Cleanup(func() {
+		set.Close()
 		_ = s.client.Close()
 		_ = unix.Close(p[0])
 		_ = unix.Close(wake)

@@ -1,5 +1,5 @@
 // Package conn is the part that the servers of both channels share: a loop on one
-// thread, which waits for all clients in one poll(2), accepts them, limits their
+// thread, which waits for all clients at once, accepts them, limits their
 // number, watches their deadlines and closes them. The Handler of the
 // channel reads and answers the requests of its clients.
 package conn

@@ -51,6 +51,7 @@ func (s *Server) finish() bool {
 		return false
 	}
 	s.done = true
+	s.set.Close()
 	_ = unix.Close(s.wake)
 	close(s.ended)
 	return true
@@ -338,6 +339,7 @@ func (s *Server) end(c *Conn, forget bool) {
 	}
 	s.conns = slices.DeleteFunc(s.conns, func(o *Conn) bool { return o == c })
 	atomic.AddUint64(&s.counts.Clients, ^uint64(0))
+	s.set.Forget(c.FD)
 	s.mu.Lock()
 	if s.only == c.FD {
 		s.only = -1

@@ -89,6 +89,8 @@ func New(o Options) (*Server, error) {
 	s.set.Buf, s.set.Fixed = make([]byte, o.Buffer), o.Fixed
 	if s.opt.Wait == nil {
 		s.opt.Wait = (*handover.Set).Poll
+	} else if s.set.Epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, err
 	}
 	if o.Plain && o.Save == nil && o.Changed == nil {
 		s.set.Counts, s.set.MayClose = s.counts, o.Lost == nil

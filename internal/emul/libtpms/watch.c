@@ -1,0 +1,89 @@
+// The descriptors of a loop in epoll(7). A wait in poll(2) enters each descriptor into a list of waiters and
+// removes it again, which costs more than a short command; epoll keeps them entered.
+//
+// Go fills the set anew for each call, so a descriptor may have another place, other events or be
+// missing. swtpm_watch therefore enters all of them again. The kernel names a descriptor by the number in
+// data: the call, the place in the set and the descriptor.
+#define _GNU_SOURCE
+#include "loop.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum { AT_ONCE = 32, FD_BITS = 32, PLACE_BITS = 16 };
+
+static uint64_t number(const struct set *s, uint32_t i)
+{
+	return (uint64_t)s->call << (FD_BITS + PLACE_BITS) | (uint64_t)i << FD_BITS | (uint32_t)s->polls[i].fd;
+}
+
+// use_poll makes the set use poll(2) from now on: a file that epoll refuses, for example.
+static void use_poll(struct set *s)
+{
+	close(s->epoll);
+	s->epoll = 0;
+}
+
+// enter enters descriptor i, or changes its events and number. It returns 0, or an errno.
+static int enter(const struct set *s, uint32_t i, int op)
+{
+	struct epoll_event e = { .events = (uint16_t)s->polls[i].events, .data.u64 = number(s, i) };
+
+	return s->polls[i].fd < 0 || epoll_ctl(s->epoll, op, s->polls[i].fd, &e) == 0 ? 0 : errno;
+}
+
+void swtpm_watch_new(struct set *s, uint32_t i)
+{
+	if (s->epoll > 0 && enter(s, i, EPOLL_CTL_ADD) != 0)
+		use_poll(s);
+}
+
+void swtpm_watch(struct set *s)
+{
+	for (uint32_t i = 0; i < s->n && s->epoll > 0; i++) {
+		int err = enter(s, i, EPOLL_CTL_MOD);
+
+		if (err == ENOENT)
+			swtpm_watch_new(s, i);
+		else if (err != 0)
+			use_poll(s);
+	}
+}
+
+// unwatch removes a descriptor that has an event, but is not in the set: Go ignores it for now. It returns 0
+// if it has been closed while another process has the same open file, so that it cannot be removed.
+static int unwatch(struct set *s, const struct epoll_event *e)
+{
+	return epoll_ctl(s->epoll, EPOLL_CTL_DEL, (int)(uint32_t)e->data.u64, NULL) == 0;
+}
+
+// swtpm_ready waits, at most ms, and sets revents. It returns as poll(2) does.
+int swtpm_ready(struct set *s, int ms)
+{
+	struct epoll_event list[AT_ONCE];
+	int n, ready = 0;
+
+	if (s->epoll <= 0)
+		return poll(s->polls, s->n, ms);
+	n = epoll_pwait(s->epoll, list, AT_ONCE, ms, NULL);
+	if (n < 0)
+		return n;
+	for (uint32_t i = 0; i < s->n; i++)
+		s->polls[i].revents = 0;
+	for (int k = 0; k < n; k++) {
+		uint32_t i = (list[k].data.u64 >> FD_BITS) & ((1u << PLACE_BITS) - 1);
+
+		if (i < s->n && s->polls[i].fd >= 0 && number(s, i) == list[k].data.u64) {
+			s->polls[i].revents = (short)list[k].events;
+			ready++;
+		} else if (!unwatch(s, &list[k])) {
+			use_poll(s);
+			return poll(s->polls, s->n, ms);
+		}
+	}
+	if (n == 0 || ready > 0)
+		return ready;
+	errno = EINTR;
+	return -1;
+}

@@ -1,0 +1,159 @@
+package libtpms_test
+
+import (
+	"bytes"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/handover"
+	"github.com/swtpm-go/swtpm/internal/tpm"
+)
+
+// rounds lets Serve wait n times, and checks that no descriptor has events.
+func (s *serving) rounds(t *testing.T, x *emul.TPM, n int) {
+	t.Helper()
+	for range n {
+		s.set.Wait = time.Millisecond
+		if e := x.Serve(s.set); e.Kind != handover.EventReady || !e.Late || s.set.Polls[1].Revents != 0 {
+			t.Fatalf("Serve() = %+v, %+v; want the end of the time", e, s.set.Polls)
+		}
+	}
+	s.set.Wait = -1
+}
+
+// answers checks that the client gets a response, and that the set waits in epoll or, if that is wanted, in poll.
+func (s *serving) answers(t *testing.T, x *emul.TPM, poll bool) {
+	t.Helper()
+	s.start(x)
+	s.send(t, getCap)
+	if got := s.receive(t); !bytes.Equal(got, getCapRsp) {
+		t.Errorf("response = %x, want %x", got, getCapRsp)
+	}
+	s.wake(t)
+	if e := s.returns(t); e.Kind != handover.EventReady || s.set.Polls[0].Revents == 0 {
+		t.Errorf("Serve() once woken = %+v, %+v", e, s.set.Polls)
+	}
+	var b [8]byte
+	_, _ = unix.Read(s.event, b[:])
+	if (s.set.Epoll == 0) != poll {
+		t.Errorf("epoll is descriptor %d, want poll: %v", s.set.Epoll, poll)
+	}
+}
+
+// extra adds a client to the set, without a word to Serve, and returns the other end.
+func (s *serving) extra(t *testing.T) (fd, peer int) {
+	t.Helper()
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(p[1]) })
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(p[0]), Events: unix.POLLIN})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: 1})
+	return p[0], p[1]
+}
+
+// drop removes the last descriptor from the set.
+func (s *serving) drop() {
+	n := len(s.set.Polls) - 1
+	s.set.Polls, s.set.Clients = s.set.Polls[:n], s.set.Clients[:n]
+}
+
+// TestWatchDropped checks that a descriptor which is not in the set any more has no events, and has them
+// again when it is back.
+func TestWatchDropped(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	fd, peer := s.extra(t)
+	defer unix.Close(fd)
+	s.answers(t, x, false)
+	s.drop()
+	if _, err := unix.Write(peer, getCap); err != nil {
+		t.Fatal(err)
+	}
+	s.rounds(t, x, 3)
+	s.answers(t, x, false)
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: 1})
+	s.answers(t, x, false)
+	b := make([]byte, 100)
+	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
+		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
+	}
+}
+
+// TestWatchClosed checks descriptors that are closed while the client has the same open file, with data
+// that is never read: Forget removes them; without it the set waits in poll(2) from then on.
+func TestWatchClosed(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	for name, forget := range map[string]bool{"forgotten": true, "only closed": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newServing(t)
+			fd, peer := s.extra(t)
+			s.answers(t, x, false)
+			same, err := unix.Dup(fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(same)
+			if forget {
+				s.set.Forget(fd)
+			}
+			_ = unix.Close(fd)
+			s.drop()
+			if _, err := unix.Write(peer, getCap); err != nil {
+				t.Fatal(err)
+			}
+			s.rounds(t, x, 3)
+			s.answers(t, x, !forget)
+		})
+	}
+}
+
+// TestWatchReused checks that a new client is answered whose descriptor has the number of one that has left.
+func TestWatchReused(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	s := newServing(t)
+	fd, _ := s.extra(t)
+	s.answers(t, x, false)
+	s.drop()
+	next, peer := s.extra(t)
+	s.drop()
+	if err := unix.Dup3(next, fd, unix.O_CLOEXEC); err != nil { // closes the old one
+		t.Fatal(err)
+	}
+	_ = unix.Close(next)
+	defer unix.Close(fd)
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1, Socket: 1})
+	if _, err := unix.Write(peer, getCap); err != nil {
+		t.Fatal(err)
+	}
+	s.answers(t, x, false)
+	b := make([]byte, 100)
+	if n, _, err := unix.Recvfrom(peer, b, unix.MSG_DONTWAIT); err != nil || !bytes.Equal(b[:n], getCapRsp) {
+		t.Errorf("response = %x, %v, want %x", b[:max(n, 0)], err, getCapRsp)
+	}
+}
+
+// TestWatchFile checks that a file, which epoll refuses, does not disturb the other clients.
+func TestWatchFile(t *testing.T) {
+	x := started(t, newDisk(), tpm.V20)
+	defer x.Close()
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s := newServing(t)
+	s.set.Polls = append(s.set.Polls, unix.PollFd{Fd: int32(f.Fd())}) // without events
+	s.set.Clients = append(s.set.Clients, handover.Entry{Plain: 1})
+	s.answers(t, x, true)
+}
