@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/swtpm-go/swtpm/internal/nv/generation"
 	"github.com/swtpm-go/swtpm/internal/seal"
 )
 
@@ -127,7 +128,7 @@ type Store struct {
 	history
 	identity identityLock
 	sums     map[string][sha256.Size]byte // of the payloads last loaded or stored
-	blob     []byte                       // memory of the last sealed blob, wiped; see Store
+	blob     []byte                       // memory of the largest sealed blob, wiped; see Store
 }
 
 // New returns a Store on b, which it owns from now on. The backend's name of an item
@@ -148,18 +149,29 @@ func (s *Store) Load(item string) ([]byte, error) {
 	s.forget(item)
 	blob, err := s.b.Load(s.prefix + item)
 	if err != nil {
-		return nil, fmt.Errorf("nv: load %s: %w", item, err)
+		return nil, &loadError{item, err}
 	}
 	defer seal.Wipe(blob) // a plain one contains the secrets of the TPM
 	payload, record, err := seal.OpenWithRecord(blob, s.key)
 	if err != nil {
 		return nil, fmt.Errorf("nv: load %s: %w; the file is left as it is", item, err)
 	}
+	s.retain(blob)
 	sum := sha256.Sum256(payload)
 	s.sums[item] = sum
 	s.loaded(NewFound(item, record, sum))
 	return payload, nil
 }
+
+// loadError is the error of Load if the backend has no blob. Its text is composed when it is printed, which a
+// missing item usually is not.
+type loadError struct {
+	item  string
+	cause error
+}
+
+func (e *loadError) Error() string { return "nv: load " + e.item + ": " + e.cause.Error() }
+func (e *loadError) Unwrap() error { return e.cause }
 
 // Store seals payload and stores it as item. It does not retain payload. It writes nothing if the
 // item has that payload already, because libtpms stores all of its state when a part of it changes,
@@ -179,11 +191,11 @@ func (s *Store) Store(item string, payload []byte) error {
 	// each store would leave garbage as large as the state until a collection, which
 	// costs an idle TPM more memory than the state.
 	r := s.next(item)
-	blob, err := seal.SealInto(s.blob, payload, r.Append(nil), s.key)
+	blob, err := seal.SealInto(s.blob, payload, r.Append(make([]byte, 0, generation.Size)), s.key)
 	if err != nil {
 		return fmt.Errorf("nv: store %s: %w", item, err)
 	}
-	s.blob = blob
+	s.retain(blob)
 	defer seal.Wipe(blob)
 	if l := s.lease(); l != nil {
 		l.SetGeneration(r.Generation)
@@ -195,6 +207,13 @@ func (s *Store) Store(item string, payload []byte) error {
 	s.stored(r, sum)
 	s.written.Add(1)
 	return nil
+}
+
+// retain keeps the memory of a sealed blob, which the caller wipes, for the next Store.
+func (s *Store) retain(blob []byte) {
+	if cap(blob) > cap(s.blob) {
+		s.blob = blob
+	}
 }
 
 // forget removes the results of the last Load or Store of item.

@@ -141,7 +141,7 @@ func TestSkip(t *testing.T) {
 				t.Errorf("%s: %d stores, want %d", when, b.stores, want)
 			}
 		}
-		if _, err := s.Load(nv.Permanent); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.Load(nv.Permanent); !errors.Is(err, fs.ErrNotExist) || err.Error() != "nv: load permall: file does not exist" {
 			t.Errorf("Load of nothing = %v", err)
 		}
 		mustStore(t, s, "one")
@@ -273,5 +273,56 @@ func TestNoBackup(t *testing.T) {
 	s := nv.New(open(newDisk()), "tpm2-00.", nil)
 	if err := s.SwapBackup(); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("SwapBackup = %v", err)
+	}
+}
+
+// lender is a Backend that notes the memory of the blobs that it returns and gets.
+type lender struct {
+	*fake
+	loaded, stored []byte
+}
+
+func (l *lender) Load(name string) (blob []byte, err error) {
+	blob, err = l.fake.Load(name)
+	l.loaded = blob
+	return blob, err
+}
+
+func (l *lender) Store(name string, blob []byte) error {
+	l.stored = blob
+	return l.fake.Store(name, blob)
+}
+
+// TestStoreMemory checks that Store uses the memory of a blob that was loaded, that the memory is
+// wiped, and that a larger blob gets other memory.
+func TestStoreMemory(t *testing.T) {
+	d := newDisk()
+	mustStore(t, nv.New(open(d), "tpm2-00.", nil), "a permanent state")
+	b := &lender{fake: open(d)}
+	s := nv.New(b, "tpm2-00.", nil)
+	wantLoad(t, s, "a permanent state")
+	loaded := b.loaded
+	wiped := func(when string, blob []byte) {
+		t.Helper()
+		if len(blob) == 0 || bytes.Count(blob, []byte{0}) != len(blob) {
+			t.Errorf("%s: the memory contains %x", when, blob)
+		}
+	}
+	wiped("after Load", loaded)
+	for _, item := range []struct {
+		payload string
+		same    bool
+	}{{"smaller", true}, {string(bytes.Repeat([]byte("larger"), 1000)), false}, {"smaller again", false}} {
+		if err := s.Store(nv.Volatile, []byte(item.payload)); err != nil {
+			t.Fatal(err)
+		}
+		if same := &b.stored[0] == &loaded[0]; same != item.same {
+			t.Errorf("%.10q is stored from the memory of Load: %t, want %t", item.payload, same, item.same)
+		}
+		wiped("after Store", b.stored)
+		got, err := s.Load(nv.Volatile)
+		if string(got) != item.payload || err != nil {
+			t.Errorf("Load = %.10q, %v, want %.10q", got, err, item.payload)
+		}
 	}
 }
