@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
@@ -130,10 +131,12 @@ func priority(l logrus.Level) journal.Priority {
 //
 // Source: systemd.exec(5), $JOURNAL_STREAM: device and inode in decimal.
 func isJournal(fd int) bool {
-	var dev, ino uint64
-	var st unix.Stat_t
-	if _, err := fmt.Sscanf(os.Getenv("JOURNAL_STREAM"), "%d:%d", &dev, &ino); err != nil {
+	dev, ino, _ := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
+	d, err := strconv.ParseUint(dev, 10, 64)
+	if err != nil {
 		return false
 	}
-	return unix.Fstat(fd, &st) == nil && st.Dev == dev && st.Ino == ino
+	i, err := strconv.ParseUint(ino, 10, 64)
+	var st unix.Stat_t
+	return err == nil && unix.Fstat(fd, &st) == nil && st.Dev == d && st.Ino == i
 }

@@ -33,6 +33,8 @@ func TestIsJournal(t *testing.T) {
 		fmt.Sprintf("%d:%d", st.Dev+1, st.Ino): false,
 		"":                                     false,
 		"x:y":                                  false,
+		fmt.Sprintf("%d:", st.Dev):             false,
+		fmt.Sprintf("%d:%d:", st.Dev, st.Ino):  false,
 	} {
 		t.Setenv("JOURNAL_STREAM", stream)
 		if got := isJournal(int(f.Fd())); got != want {

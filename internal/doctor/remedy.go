@@ -65,51 +65,54 @@ func AppendRemedy(err error, text string) error {
 // StoreQuota is the remedy for a cluster store that is full.
 const StoreQuota = "compact and defragment the cluster store, or raise its quota, then clear the alarm (etcdctl alarm list, etcdctl alarm disarm)"
 
-// state has the remedies for errors of a stored state and of its start.
-var state = []entry{
-	{emul.ErrReplaced, "start this process again: its sandbox lets it use only what existed at the start"},
-	{emul.ErrMissing, "mount the file system of the state, or, for a new TPM, stop the service and start it"},
-	{nv.ErrRunning, "stop the other one, or make this one a TPM of its own: swtpm state clone --new-identity"},
-	{nv.ErrLocked, "stop the other process that uses this state"},
-	{seal.ErrMAC, "check that {key} names the key that the state was written with; if it does, restore the file from a backup"},
-	{seal.ErrNotEncrypted, "leave out {key}, or encrypt the state with swtpm state rekey"},
-	{seal.ErrEncrypted, "give the key that the state was written with, {key}"},
-	{seal.ErrKeySize, "correct the mode of {key}"},
-	{seal.ErrNoKey, "name the key that the state was written with, {key}"},
-	{seal.ErrVersion1, "if the file is known to belong to this TPM, convert it once with swtpm state rekey --accept-version-1"},
-	{seal.ErrVersion, "use a newer version of this program"},
-	{seal.ErrChecksum, "restore the file from a backup"},
-	{seal.ErrContent, "restore the file from a backup"},
-	{seal.ErrLength, "restore the file from a backup"},
-	{seal.ErrHeader, "restore the file from a backup"},
-	{emul.ErrProfile, "see swtpm socket --tpm2 --print-profiles"},
-	{emul.ErrNotCreated, "see swtpm socket --tpm2 --print-profiles"},
-	{emul.ErrNotNew, "leave out {profile}, or remove the state for a new TPM"},
-	{emul.ErrNotManufactured, "create it with swtpm-setup and the name of the profile, whose [manufacture] asks for that; if swtpm-manufacture@.service should have created it, see its status"},
-	{emul.ErrIncomplete, "restore the missing file from a backup, or remove the other files for a new TPM"},
-	{payload.ErrDamaged, "restore the file from a backup"},
-	{store.ErrDamaged, "see what can be restored: swtpm state rollback --list {target}"},
-	{nv.ErrDamaged, "restore the file from a backup"},
-	{safefile.ErrNoLocks, "the file system has no locks: set {lock=false}, and make sure that no other process uses this state"},
-	{safefile.ErrNoSync, "the file system has no fsync: set {durability=relaxed}; a power cut may then lose what the TPM has acknowledged"},
-	{safefile.ErrLinks, "replace the file with a copy of its own: cp -p FILE FILE.new && mv FILE.new FILE"},
-	{safefile.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
-	{safefile.ErrMode, "the file system stores no modes: leave out {mode}"},
-	{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
-	{fs.ErrNotExist, "create the directory, or correct {state}"},
-	{syscall.ENOTDIR, "name the directory with {dir}; a state in one file is {file}"},
-	{store.ErrQuota, StoreQuota},
-	{syscall.ENOSPC, "free space on that file system"},
-	{syscall.EDQUOT, "give the user more space on that file system"},
-	{syscall.EROFS, "mount it writable, in a unit add ReadWritePaths=, or correct {state}"},
-	{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
-	{syscall.ESTALE, "the file server has replaced the directory: mount it again"},
-	{syscall.EMFILE, "let the process open more files, in a unit with LimitNOFILE="},
-	{syscall.ENFILE, "let this machine open more files, with sysctl fs.file-max"},
-	{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
-	{syscall.ENAMETOOLONG, "choose a shorter path for the state"},
-	{syscall.ELOOP, "name the file or directory itself, not a link to it"},
-	{emul.ErrStart, "restore the state from a backup, or use the libtpms that wrote it"},
+// ofState returns the remedies for errors of a stored state and of its start. A variable with errors of other
+// packages would be filled at each start.
+func ofState() []entry {
+	return []entry{
+		{emul.ErrReplaced, "start this process again: its sandbox lets it use only what existed at the start"},
+		{emul.ErrMissing, "mount the file system of the state, or, for a new TPM, stop the service and start it"},
+		{nv.ErrRunning, "stop the other one, or make this one a TPM of its own: swtpm state clone --new-identity"},
+		{nv.ErrLocked, "stop the other process that uses this state"},
+		{seal.ErrMAC, "check that {key} names the key that the state was written with; if it does, restore the file from a backup"},
+		{seal.ErrNotEncrypted, "leave out {key}, or encrypt the state with swtpm state rekey"},
+		{seal.ErrEncrypted, "give the key that the state was written with, {key}"},
+		{seal.ErrKeySize, "correct the mode of {key}"},
+		{seal.ErrNoKey, "name the key that the state was written with, {key}"},
+		{seal.ErrVersion1, "if the file is known to belong to this TPM, convert it once with swtpm state rekey --accept-version-1"},
+		{seal.ErrVersion, "use a newer version of this program"},
+		{seal.ErrChecksum, "restore the file from a backup"},
+		{seal.ErrContent, "restore the file from a backup"},
+		{seal.ErrLength, "restore the file from a backup"},
+		{seal.ErrHeader, "restore the file from a backup"},
+		{emul.ErrProfile, "see swtpm socket --tpm2 --print-profiles"},
+		{emul.ErrNotCreated, "see swtpm socket --tpm2 --print-profiles"},
+		{emul.ErrNotNew, "leave out {profile}, or remove the state for a new TPM"},
+		{emul.ErrNotManufactured, "create it with swtpm-setup and the name of the profile, whose [manufacture] asks for that; if swtpm-manufacture@.service should have created it, see its status"},
+		{emul.ErrIncomplete, "restore the missing file from a backup, or remove the other files for a new TPM"},
+		{payload.ErrDamaged, "restore the file from a backup"},
+		{store.ErrDamaged, "see what can be restored: swtpm state rollback --list {target}"},
+		{nv.ErrDamaged, "restore the file from a backup"},
+		{safefile.ErrNoLocks, "the file system has no locks: set {lock=false}, and make sure that no other process uses this state"},
+		{safefile.ErrNoSync, "the file system has no fsync: set {durability=relaxed}; a power cut may then lose what the TPM has acknowledged"},
+		{safefile.ErrLinks, "replace the file with a copy of its own: cp -p FILE FILE.new && mv FILE.new FILE"},
+		{safefile.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
+		{safefile.ErrMode, "the file system stores no modes: leave out {mode}"},
+		{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
+		{fs.ErrNotExist, "create the directory, or correct {state}"},
+		{syscall.ENOTDIR, "name the directory with {dir}; a state in one file is {file}"},
+		{store.ErrQuota, StoreQuota},
+		{syscall.ENOSPC, "free space on that file system"},
+		{syscall.EDQUOT, "give the user more space on that file system"},
+		{syscall.EROFS, "mount it writable, in a unit add ReadWritePaths=, or correct {state}"},
+		{syscall.EIO, "check the disk or the file server; the kernel's log says more (dmesg)"},
+		{syscall.ESTALE, "the file server has replaced the directory: mount it again"},
+		{syscall.EMFILE, "let the process open more files, in a unit with LimitNOFILE="},
+		{syscall.ENFILE, "let this machine open more files, with sysctl fs.file-max"},
+		{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
+		{syscall.ENAMETOOLONG, "choose a shorter path for the state"},
+		{syscall.ELOOP, "name the file or directory itself, not a link to it"},
+		{emul.ErrStart, "restore the state from a backup, or use the libtpms that wrote it"},
+	}
 }
 
 // State returns the remedy for an error of a stored state or of its start, "" if none is
@@ -118,7 +121,7 @@ func (s Remedies) State(err error) string {
 	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
 		return "use " + e.Needs
 	}
-	return s.find(state, err)
+	return s.find(ofState(), err)
 }
 
 // output has the remedies for a log or pid file that cannot be opened.
@@ -160,27 +163,31 @@ func Socket(e config.Endpoint, err error) string {
 	}
 }
 
-// keys has the remedies for a key file that cannot be opened.
-var keys = []entry{
-	{fs.ErrNotExist, "correct the path, or restore the file"},
-	{fs.ErrPermission, "let this user read the file, or, in a unit, pass it with LoadCredential= and [key] credential"},
+// ofKeys returns the remedies for a key file that cannot be opened.
+func ofKeys() []entry {
+	return []entry{
+		{fs.ErrNotExist, "correct the path, or restore the file"},
+		{fs.ErrPermission, "let this user read the file, or, in a unit, pass it with LoadCredential= and [key] credential"},
+	}
 }
 
 // Key returns the remedy for a key file that cannot be opened, "" if none is known.
-func Key(err error) string { return CommandLine.find(keys, err) }
+func Key(err error) string { return CommandLine.find(ofKeys(), err) }
 
 // MoreRights is the remedy for a missing permission.
 const MoreRights = "grant that user access (chown, chmod, setfacl), or choose another location"
 
-// paths has the remedies for any file or directory.
-var paths = []entry{
-	{syscall.EROFS, "mount it writable, or choose another location"},
-	{syscall.EACCES, MoreRights},
-	{syscall.EPERM, MoreRights},
-	{fs.ErrNotExist, "create it, or correct the path"},
-	{syscall.ENOTDIR, "correct the path"},
-	{syscall.EISDIR, "correct the path"},
+// ofPaths returns the remedies for any file or directory.
+func ofPaths() []entry {
+	return []entry{
+		{syscall.EROFS, "mount it writable, or choose another location"},
+		{syscall.EACCES, MoreRights},
+		{syscall.EPERM, MoreRights},
+		{fs.ErrNotExist, "create it, or correct the path"},
+		{syscall.ENOTDIR, "correct the path"},
+		{syscall.EISDIR, "correct the path"},
+	}
 }
 
 // Path returns the remedy for any file or directory, "" if none is known.
-func Path(err error) string { return CommandLine.find(paths, err) }
+func Path(err error) string { return CommandLine.find(ofPaths(), err) }

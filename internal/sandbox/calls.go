@@ -31,15 +31,17 @@ func differs(arg uint, from uint64) Check { return Check{Arg: arg, Mask: all, Wa
 
 func masked(arg uint, mask, want uint64) Check { return Check{Arg: arg, Mask: mask, Want: want} }
 
+const lockReason = "lock of the state"
+
 // dirCalls are for a state in a directory, fileCalls for a state in a file or device.
 var (
 	dirCalls = []Call{
-		lockCalls[0],
+		{"flock", lockReason, nil},
 		{"umask", "permissions of new state", nil},
 		{"renameat", "new state replaces the old one", nil},
 		{"renameat2", "new state that must not replace another one", nil},
 	}
-	lockCalls = []Call{{"flock", "lock of the state", nil}}
+	lockCalls = []Call{{"flock", lockReason, nil}}
 	fileCalls = []Call{
 		{"pwrite64", "state in a file", nil},
 		{"fdatasync", "state in a file", nil},

@@ -69,17 +69,17 @@ var (
 	process = calls{syscall.Setgroups, syscall.Setresgid, syscall.Setresuid}
 
 	// thread changes only the calling thread.
-	thread = calls{unix.Setgroups, raw(unix.SYS_SETRESGID), raw(unix.SYS_SETRESUID)}
+	thread = calls{unix.Setgroups,
+		func(r, e, s int) error { return raw(unix.SYS_SETRESGID, r, e, s) },
+		func(r, e, s int) error { return raw(unix.SYS_SETRESUID, r, e, s) }}
 )
 
-// raw returns a system call with three ids that changes only the calling thread.
-func raw(number uintptr) func(r, e, s int) error {
-	return func(r, e, s int) error {
-		if _, _, errno := unix.RawSyscall(number, uintptr(r), uintptr(e), uintptr(s)); errno != 0 {
-			return errno
-		}
-		return nil
+// raw makes a system call with three ids that changes only the calling thread.
+func raw(number uintptr, r, e, s int) error {
+	if _, _, errno := unix.RawSyscall(number, uintptr(r), uintptr(e), uintptr(s)); errno != 0 {
+		return errno
 	}
+	return nil
 }
 
 // lookup returns the identity of a user name or a number.
