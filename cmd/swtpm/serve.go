@@ -13,6 +13,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/cuse"
 	"github.com/swtpm-go/swtpm/internal/io/data"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // stopWait is how long the end of the process waits for a running command: generating
@@ -72,8 +73,8 @@ func (e *emulator) serve() error {
 	e.ctrl.After(settleTime, e.memory.trim)
 	e.source.previous.ready(e.session)
 	e.service.ready(e.ctx) // before the servers run: then this goroutine needs no thread any more
-	go e.data.Run()
-	go e.ctrl.Run()
+	go serveLoop(e.data.Run)
+	go serveLoop(e.ctrl.Run)
 	if e.channels.cuse != nil {
 		go e.serveDevice()
 	}
@@ -158,4 +159,10 @@ func maxClients() int {
 		return most
 	}
 	return max(1, min(most, (int(r.Cur)-others)/2))
+}
+
+// serveLoop runs the loop of a server on a thread that was used for the start.
+func serveLoop(loop func()) {
+	threads.GiveBack()
+	loop()
 }

@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -210,6 +211,24 @@ int threads_count(void)
 	return n;
 }
 
+// threads_give_back returns the memory of this thread's signal stack to the kernel, as far as it is not in use. Go's
+// runtime writes into its lowest page when it allocates the stack, and the signal of ask uses the highest.
+void threads_give_back(void)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low, high;
+	stack_t s;
+
+	if (sigaltstack(NULL, &s) < 0 || s.ss_flags & SS_DISABLE)
+		return;
+	low = ((uintptr_t)s.ss_sp + page - 1) & -page;
+	high = (uintptr_t)s.ss_sp + s.ss_size;
+	if (s.ss_flags & SS_ONSTACK)
+		high = (uintptr_t)__builtin_frame_address(0) - page;
+	high &= -page;
+	if (low < high)
+		madvise((void *)low, high - low, MADV_DONTNEED);
+}
+
 // answer handles the signal on each thread except the requesting one.
 static void answer(int sig, siginfo_t *info, void *context)
 {
@@ -221,6 +240,9 @@ static void answer(int sig, siginfo_t *info, void *context)
 	(void)context;
 	if (info->si_code == SI_TKILL && info->si_pid == now.process && atomic_load(&t->answered) != round) {
 		now.act();
+#ifdef __x86_64__ // elsewhere Go's runtime keeps a pointer in the lowest word during a call into the vDSO
+		threads_give_back();
+#endif
 		atomic_store(&t->answered, round);
 		atomic_fetch_add(&now.answers, 1);
 		futex(&now.answers, FUTEX_WAKE, 1, NULL);

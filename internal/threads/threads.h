@@ -41,5 +41,7 @@ extern int (*threads_refused)(int tries);
 int threads_wake(void);
 void threads_work(void);
 
+void threads_give_back(void);
+
 // threads_count returns the number of threads of the Go runtime, and one for the main thread.
 int threads_count(void);

@@ -57,6 +57,10 @@ func flag(b bool) C.int {
 // Count returns the number of threads of the Go runtime, without the thread of the function Go.
 func Count() int { return int(C.threads_count()) }
 
+// GiveBack returns the memory of this thread's signal stack to the kernel. It has been used at the start, and is used again
+// when a signal arrives.
+func GiveBack() { C.threads_give_back() }
+
 // wake makes the other thread call work.
 func wake() bool { return C.threads_wake() == 0 }
 

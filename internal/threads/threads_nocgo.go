@@ -62,6 +62,9 @@ func Count() int {
 	return n
 }
 
+// GiveBack does nothing.
+func GiveBack() {}
+
 // wake calls work on a goroutine.
 func wake() bool {
 	go work()
