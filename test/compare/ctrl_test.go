@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/test/harness"
@@ -29,90 +28,6 @@ func runs(version string, chosen bool) bool {
 	return version == "2.0" || chosen || os.Getenv("SWTPM_TEST_FULL") != ""
 }
 
-// pair is the reference and ours.
-type pair struct {
-	version string
-	old     bool // the reference is 0.7
-	one     [2]*instance
-}
-
-func startPair(t *testing.T, version string, args ...string) *pair {
-	t.Helper()
-	p := &pair{version: version, old: strings.HasPrefix(referenceVersion(t), "0.7.")}
-	path, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.one[0] = start(t, reference, version, args...)
-	if p.old { // it sends no TPM2_Shutdown by itself, which changes the state
-		args = append(args, "--flags", "disable-auto-shutdown")
-	}
-	p.one[1] = start(t, path, version, args...)
-	return p
-}
-
-// both runs f on the reference and on ours at the same time.
-func (p *pair) both(f func(i *instance, capability []byte) string) (theirs, ours string) {
-	done := make(chan struct{})
-	go func() {
-		theirs = f(p.one[0], p.capability(true))
-		close(done)
-	}()
-	ours = f(p.one[1], p.capability(false))
-	<-done
-	return theirs, ours
-}
-
-// capability is the reply to the sentinel.
-func (p *pair) capability(theirs bool) []byte {
-	b := harness.Unhex("00000000 00017fff")
-	if p.version == "2.0" {
-		b = harness.Unhex("00000000 0001ffff")
-	}
-	if theirs && p.old {
-		b[5] = 0 // no LOCK_STORAGE
-	}
-	return b
-}
-
-// request sends a request to both.
-func (p *pair) request(in string) (theirs, ours string) { return p.requestFor(harness.Patience, in) }
-
-// requestFor gives up after d.
-func (p *pair) requestFor(d time.Duration, in string) (theirs, ours string) {
-	var pieces [][]byte
-	for piece := range strings.SplitSeq(in, "/") {
-		pieces = append(pieces, harness.Unhex(piece))
-	}
-	return p.both(func(i *instance, capability []byte) string { return i.ctrl.request(capability, d, pieces...) })
-}
-
-// enter brings both into a state.
-func (p *pair) enter(t *testing.T, state, startup string) {
-	t.Helper()
-	for _, in := range map[string][]string{
-		"off":     nil,
-		"on":      {"00000002 00000000"},
-		"started": {"00000002 00000000", "00000005 00"}, // locality 4 may not start it
-		"stopped": {"00000002 00000000", "0000000e"},
-	}[state] {
-		if theirs, ours := p.request(in); theirs != "00000000" || ours != "00000000" {
-			t.Fatalf("to state %s: request %s = %s and %s, want success", state, in, theirs, ours)
-		}
-	}
-	if state != "started" {
-		return
-	}
-	for _, i := range p.one {
-		i.data.connect(t, i)
-	}
-	theirs, ours := p.both(func(i *instance, _ []byte) string { return i.data.command(10, harness.Unhex(startup)) })
-	for _, i := range p.one {
-		i.data.close()
-	}
-	p.check(t, state, "TPM Startup", theirs, ours)
-}
-
 // TestRequests checks that both answer every request alike in every state.
 func TestRequests(t *testing.T) {
 	referenceVersion(t)
@@ -123,20 +38,27 @@ func TestRequests(t *testing.T) {
 			}
 			t.Run(v.name+"/"+state, func(t *testing.T) {
 				t.Parallel()
-				p := startPair(t, v.name)
-				p.enter(t, state, v.startup)
-				for _, r := range requests {
-					p.try(t, state, r)
-					if r.then&again != 0 {
-						p.enter(t, state, v.startup)
-					}
-				}
-				for _, i := range p.one {
-					if code := i.Wait(t); code != 0 {
-						t.Errorf("%s: exit code %d after SHUTDOWN, want 0", i.Cmd.Path, code)
-					}
-				}
+				compare(t, v.name, nil, func(p *pair) { p.requests(t, state, v.startup) })
 			})
+		}
+	}
+}
+
+// requests sends all requests in a state, the last of which ends both.
+func (p *pair) requests(t *testing.T, state, startup string) {
+	t.Helper()
+	if !p.enter(t, state, startup) {
+		return
+	}
+	for _, r := range requests {
+		p.try(t, state, r)
+		if p.left || r.then&again != 0 && !p.enter(t, state, startup) {
+			return
+		}
+	}
+	for _, i := range p.one {
+		if code := i.Wait(t); code != 0 {
+			t.Errorf("%s: exit code %d after SHUTDOWN, want 0", i.Cmd.Path, code)
 		}
 	}
 }
@@ -153,11 +75,11 @@ func (p *pair) try(t *testing.T, state string, r request) {
 	if r.name == "GET_STATEBLOB volatile" || state == "started" { // it holds clocks and nonces
 		theirs, ours = head(theirs, 32), head(ours, 32)
 	}
-	p.check(t, state, r.name, theirs, ours)
+	p.check(state, r.name, theirs, ours)
 	if r.then&mute == 0 && strings.HasSuffix(theirs+ours, "silence") {
-		t.Errorf("TPM %s, %s: %s: no answer", p.version, state, r.name)
+		p.fail(theirs, ours, "TPM %s, %s: %s: no answer", p.version, state, r.name)
 	}
-	if r.name == "SHUTDOWN" {
+	if r.name == "SHUTDOWN" || p.left {
 		return
 	}
 	for n, reply := range []string{theirs, ours} {
@@ -229,11 +151,12 @@ func TestMigration(t *testing.T) {
 			}
 			t.Run(v.name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
-				p := startPair(t, v.name)
-				for n, in := range c.steps {
-					theirs, ours := p.request(in)
-					p.check(t, "migration", fmt.Sprintf("%s: step %d", c.name, n+1), theirs, ours)
-				}
+				compare(t, v.name, nil, func(p *pair) {
+					for n, in := range c.steps {
+						theirs, ours := p.request(in)
+						p.check("migration", fmt.Sprintf("%s: step %d", c.name, n+1), theirs, ours)
+					}
+				})
 			})
 		}
 	}
@@ -272,12 +195,6 @@ func TestMigrationKeys(t *testing.T) {
 				if c.migration != "" {
 					args = append(args, "--migration-key", c.migration)
 				}
-				p := startPair(t, v.name, args...)
-				for _, i := range p.one { // it is plain, and the emulator may have a key
-					if err := os.Remove(i.dir + "/" + stateFiles[v.name] + "permall"); err != nil {
-						t.Fatal(err)
-					}
-				}
 				steps := []request{
 					{"SET_STATEBLOB", setState(t, 1, vectorNames[v.name]+c.blob), 0},
 					{"GET_CONFIG", "0000000f", 0},
@@ -285,15 +202,27 @@ func TestMigrationKeys(t *testing.T) {
 					{"GET_STATEBLOB", "0000000c 00000000 00000001 00000000", 0},
 					{"GET_STATEBLOB decrypted", "0000000c 00000001 00000001 00000000", 0},
 				}
-				for _, r := range steps {
-					theirs, ours := p.request(r.in)
-					if strings.HasPrefix(r.name, "GET_STATEBLOB") { // keys of a new TPM are random
-						theirs, ours = head(blobReply(r.name, theirs), 16), head(blobReply(r.name, ours), 16)
+				compare(t, v.name, args, func(p *pair) {
+					for _, i := range p.one { // it is plain, and the emulator may have a key
+						if err := os.Remove(i.dir + "/" + stateFiles[v.name] + "permall"); err != nil {
+							t.Fatal(err)
+						}
 					}
-					p.check(t, "migration keys", c.name+": "+r.name, theirs, ours)
-				}
+					p.steps("migration keys", c.name, steps)
+				})
 			})
 		}
+	}
+}
+
+// steps sends requests to TPMs whose keys are random.
+func (p *pair) steps(state, name string, all []request) {
+	for _, r := range all {
+		theirs, ours := p.request(r.in)
+		if strings.HasPrefix(r.name, "GET_STATEBLOB") {
+			theirs, ours = head(blobReply(r.name, theirs), 16), head(blobReply(r.name, ours), 16)
+		}
+		p.check(state, name+": "+r.name, theirs, ours)
 	}
 }
 
@@ -321,28 +250,23 @@ func TestKeys(t *testing.T) {
 				if c.key != "" {
 					args = []string{"--key", c.key}
 				}
-				p := startPair(t, v.name, args...)
 				b, err := os.ReadFile(vectors + dir + c.state + "/" + prefix + "permall")
 				if err != nil {
 					t.Fatal(err)
 				}
-				for _, i := range p.one {
-					if err := os.WriteFile(i.dir+"/"+prefix+"permall", b, 0o640); err != nil {
-						t.Fatal(err)
+				compare(t, v.name, args, func(p *pair) {
+					for _, i := range p.one {
+						if err := os.WriteFile(i.dir+"/"+prefix+"permall", b, 0o640); err != nil {
+							t.Fatal(err)
+						}
 					}
-				}
-				for _, r := range []struct{ name, in string }{
-					{"INIT", "00000002 00000000"},
-					{"GET_CONFIG", "0000000f"},
-					{"GET_STATEBLOB permanent", "0000000c 00000000 00000001 00000000"},
-					{"GET_STATEBLOB permanent decrypted", "0000000c 00000001 00000001 00000000"},
-				} {
-					theirs, ours := p.request(r.in)
-					if strings.HasPrefix(r.name, "GET_STATEBLOB") { // keys of a new TPM are random
-						theirs, ours = head(blobReply(r.name, theirs), 16), head(blobReply(r.name, ours), 16)
-					}
-					p.check(t, "keys", c.name+": "+r.name, theirs, ours)
-				}
+					p.steps("keys", c.name, []request{
+						{"INIT", "00000002 00000000", 0},
+						{"GET_CONFIG", "0000000f", 0},
+						{"GET_STATEBLOB permanent", "0000000c 00000000 00000001 00000000", 0},
+						{"GET_STATEBLOB permanent decrypted", "0000000c 00000001 00000001 00000000", 0},
+					})
+				})
 			})
 		}
 	}
@@ -365,19 +289,20 @@ func TestDamage(t *testing.T) {
 		} {
 			t.Run(v.name+"/"+c.name, func(t *testing.T) {
 				t.Parallel()
-				p := startPair(t, v.name)
-				for _, i := range p.one {
-					name := i.dir + "/" + stateFiles[v.name]
-					b, err := os.ReadFile(name + "permall")
-					if err == nil {
-						err = os.WriteFile(name+c.file, c.damage(b), 0o640)
+				compare(t, v.name, nil, func(p *pair) {
+					for _, i := range p.one {
+						name := i.dir + "/" + stateFiles[v.name]
+						b, err := os.ReadFile(name + "permall")
+						if err == nil {
+							err = os.WriteFile(name+c.file, c.damage(b), 0o640)
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
 					}
-					if err != nil {
-						t.Fatal(err)
-					}
-				}
-				theirs, ours := p.request("00000002 00000000")
-				p.check(t, "damage", c.name, theirs, ours)
+					theirs, ours := p.request("00000002 00000000")
+					p.check("damage", c.name, theirs, ours)
+				})
 			})
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"testing"
 )
 
 // difference is an answer of ours that differs from the reference. An empty
@@ -84,18 +83,18 @@ var differences = []difference{
 // seen are the differences that were seen.
 var seen sync.Map
 
-// check fails the test if the replies differ and the list of differences does not have that.
-func (p *pair) check(t *testing.T, state, name, theirs, ours string) {
-	t.Helper()
+// check records a failure, and returns false, if the replies differ and the list of differences does not have that.
+func (p *pair) check(state, name, theirs, ours string) bool {
 	if theirs == ours {
-		return
+		return true
 	}
 	n := p.listed(state, name, theirs, ours)
 	if n < 0 {
-		t.Errorf("TPM %s, %s: %s: ours = %.200s, reference %.200s%s", p.version, state, name, ours, theirs, p.one[1].ending())
-		return
+		p.fail(theirs, ours, "TPM %s, %s: %s: ours = %.200s, reference %.200s%s", p.version, state, name, ours, theirs, p.one[1].ending())
+		return false
 	}
 	seen.Store(n, true)
+	return true
 }
 
 // listed returns the index of a difference in the list, -1 if it is missing.
