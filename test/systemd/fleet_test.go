@@ -24,14 +24,14 @@ func TestFleet(t *testing.T) {
 	}
 	all := slices.Concat(services, sockets)
 	t.Cleanup(func() {
-		_, _ = in(append([]string{"systemctl", "disable", "--quiet"}, all...)...)
-		_, _ = in(append([]string{"systemctl", "stop"}, slices.Concat(sockets, services, late)...)...)
+		_, _ = inFor(long, append([]string{"systemctl", "disable", "--quiet"}, all...)...)
+		_, _ = inFor(long, append([]string{"systemctl", "stop"}, slices.Concat(sockets, services, late)...)...)
 	})
-	must(t, append([]string{"systemctl", "enable", "--quiet"}, all...)...)
+	mustLong(t, append([]string{"systemctl", "enable", "--quiet"}, all...)...)
 	must(t, "systemctl", "start", "--no-block", "sockets.target", "multi-user.target")
 	active := func(units []string) {
 		t.Helper()
-		for end := time.Now().Add(4 * patience); ; time.Sleep(200 * time.Millisecond) {
+		for end := time.Now().Add(long); ; time.Sleep(200 * time.Millisecond) {
 			// It succeeds if one of them is active.
 			out, _ := in(append([]string{"systemctl", "is-active"}, units...)...)
 			n := strings.Count("\n"+out, "\nactive")
@@ -74,9 +74,9 @@ func TestFleet(t *testing.T) {
 // disableFleet disables the fleet and checks that nothing starts any more.
 func disableFleet(t *testing.T, all, services, sockets, late []string) {
 	t.Helper()
-	must(t, append([]string{"systemctl", "disable", "--quiet"}, all...)...)
-	must(t, append([]string{"systemctl", "stop"}, slices.Concat(sockets, services, late)...)...)
-	must(t, "systemctl", "start", "sockets.target", "multi-user.target")
+	mustLong(t, append([]string{"systemctl", "disable", "--quiet"}, all...)...)
+	mustLong(t, append([]string{"systemctl", "stop"}, slices.Concat(sockets, services, late)...)...)
+	mustLong(t, "systemctl", "start", "sockets.target", "multi-user.target")
 	for _, unit := range []string{services[0], late[0], sockets[0]} {
 		if got := property(t, unit, "ActiveState"); got != "inactive" {
 			t.Errorf("%s is %s though it was disabled", unit, got)

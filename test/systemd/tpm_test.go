@@ -15,7 +15,19 @@ import (
 // must runs a command in the container that has to succeed.
 func must(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := in(args...)
+	return mustIn(t, patience, args...)
+}
+
+// mustLong is must for a command about hundreds of TPMs.
+func mustLong(t *testing.T, args ...string) {
+	t.Helper()
+	mustIn(t, long, args...)
+}
+
+// mustIn is must for a command that may take a time.
+func mustIn(t *testing.T, most time.Duration, args ...string) string {
+	t.Helper()
+	out, err := inFor(most, args...)
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 	}
