@@ -81,6 +81,8 @@ func clusterAdvice(err error) string {
 		return "run: swtpm-store --check"
 	case errors.Is(err, store.ErrQuota):
 		return StoreQuota
+	case isBusy(err):
+		return storeBusy
 	case errors.Is(err, store.ErrUnreachable):
 		return "run: swtpm-store --check"
 	}

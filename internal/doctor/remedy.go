@@ -62,6 +62,14 @@ func AppendRemedy(err error, text string) error {
 	return fmt.Errorf("%w; %s", err, text)
 }
 
+// storeBusy is the remedy for a broker that refuses a connection. A TPM needs one connection.
+const storeBusy = "stop programs of this user that are connected to the broker: swtpm list shows the TPMs, ss -xp all connections"
+
+// isBusy reports whether the broker refuses a connection because there are too many.
+func isBusy(err error) bool {
+	return errors.Is(err, store.ErrUnreachable) && strings.Contains(err.Error(), store.TooManyConnections)
+}
+
 // StoreQuota is the remedy for a cluster store that is full.
 const StoreQuota = "compact and defragment the cluster store, or raise its quota, then clear the alarm (etcdctl alarm list, etcdctl alarm disarm)"
 
@@ -120,6 +128,9 @@ func ofState() []entry {
 func (s Remedies) State(err error) string {
 	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
 		return "use " + e.Needs
+	}
+	if isBusy(err) {
+		return storeBusy
 	}
 	return s.find(ofState(), err)
 }

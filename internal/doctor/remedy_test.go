@@ -68,6 +68,7 @@ func TestState(t *testing.T) {
 		{fmt.Errorf("open: %w", syscall.ENOENT), "create the directory, or correct --tpmstate", "create the directory, or correct [tpmstate]"},
 		{&emul.TooNewError{Err: errors.New("e"), Needs: "libtpms 0.10"}, "use libtpms 0.10", "use libtpms 0.10"},
 		{fmt.Errorf("%w: %w", store.ErrQuota, syscall.ENOSPC), StoreQuota, StoreQuota},
+		{fmt.Errorf("%w: too many connections of user 107, at most 4096 are allowed", store.ErrUnreachable), storeBusy, storeBusy},
 		{errors.New("unknown"), "", ""},
 	} {
 		if got := CommandLine.State(tt.err); got != tt.line {
@@ -75,6 +76,18 @@ func TestState(t *testing.T) {
 		}
 		if got := Profile.State(tt.err); got != tt.profile {
 			t.Errorf("Profile.State(%v) = %q, want %q", tt.err, got, tt.profile)
+		}
+	}
+}
+
+// TestClusterAdvice checks what the doctor advises about a broker that does not serve a client.
+func TestClusterAdvice(t *testing.T) {
+	for text, want := range map[string]string{
+		"too many connections of process 5, at most 16 are allowed": storeBusy,
+		"no member is connected":                                    "run: swtpm-store --check",
+	} {
+		if got := clusterAdvice(fmt.Errorf("%w: %s", store.ErrUnreachable, text)); got != want {
+			t.Errorf("clusterAdvice of %q = %q, want %q", text, got, want)
 		}
 	}
 }

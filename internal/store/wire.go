@@ -76,6 +76,10 @@ const (
 	StatusHandover    Status = 11 // the last owner left another sum
 )
 
+// TooManyConnections begins the text of the reply, with StatusUnreachable, to a client that has too many
+// connections.
+const TooManyConnections = "too many connections"
+
 // The errors of the client, one for each status; the text of the reply is in the message.
 var (
 	ErrOwned       = errors.New("the state is in use elsewhere")

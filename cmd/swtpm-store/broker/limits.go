@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/swtpm-go/swtpm/internal/store"
 )
 
 const (
@@ -58,7 +60,7 @@ func (b *Broker) admit(c Credentials) error {
 }
 
 // errBusy is a client that has too many connections.
-var errBusy = errors.New("too many connections")
+var errBusy = errors.New(store.TooManyConnections)
 
 // enter counts a connection, or returns the reason to refuse it.
 func (l *limits) enter(c Credentials, clients int, allowed bool) error {
