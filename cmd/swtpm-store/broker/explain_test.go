@@ -2,6 +2,8 @@ package broker
 
 import (
 	"fmt"
+	"math"
+	"strings"
 	"testing"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm-store/driver"
@@ -16,4 +18,19 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%v, %q, want %v without %q", s, text, want, kind)
 		}
 	}
+}
+
+// TestTooHigh checks that a generation that counting cannot reach is refused.
+func TestTooHigh(t *testing.T) {
+	d := driver.NewMemory()
+	_, _, c, _ := damagedHost(t, d)
+	for _, n := range []uint64{driver.MaxNumber + 1, math.MaxUint64} {
+		_, err := c.Put(n, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("five")}}, nil)
+		wantError(t, "Put", err, store.ErrInvalid)
+		if want := fmt.Sprintf("generation %d, at most 4611686018427387904 is possible: the state of this client is damaged", n); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Put: %v, want %q", err, want)
+		}
+	}
+	wantHead(t, d, 4, "four")
+	put(t, c, driver.MaxNumber, "highest")
 }

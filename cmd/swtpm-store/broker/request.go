@@ -175,6 +175,9 @@ func (x *session) put(ctx context.Context, r *store.Body) error {
 	if err := r.Done(); err != nil {
 		return err
 	}
+	if generation > driver.MaxNumber {
+		return fmt.Errorf("%w: generation %d, at most %d is possible: the state of this client is damaged", errRequest, generation, driver.MaxNumber)
+	}
 	if err := x.owns(); err != nil {
 		return err
 	}

@@ -123,6 +123,10 @@ func (s *State) Knows(t Token) bool { return s.Owner != nil && (s.Token == t || 
 // Sum is a SHA-256.
 type Sum [sha256.Size]byte
 
+// MaxNumber is the highest generation and the highest epoch. Counting reaches neither; above it, a number
+// in the store is damaged, so that no sum of numbers overflows.
+const MaxNumber uint64 = 1 << 62
+
 // Head describes the last write of a state.
 type Head struct {
 	Generation uint64 // from the writer

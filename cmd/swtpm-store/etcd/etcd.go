@@ -4,8 +4,9 @@
 //
 //	owner    JSON of driver.Owner; depends on the lease of the host that acquired the state;
 //	         its create revision is the token
-//	epoch    number of acquisitions, decimal; never deleted. One that cannot be read counts as the
-//	         revision at which it was written, which is above all earlier epochs
+//	epoch    number of acquisitions, decimal; never deleted. One that cannot be read, or is above
+//	         driver.MaxNumber, counts as the revision at which it was written, which is above all
+//	         earlier epochs
 //	head     see encodeHead; its modification revision is the driver.Revision of the state
 //	item/X   item X
 //	gen/N    the items of generation N, 20 decimal digits, see encodeItems

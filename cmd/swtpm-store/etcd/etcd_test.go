@@ -3,6 +3,7 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -87,6 +88,44 @@ func TestStrayGenerations(t *testing.T) {
 		if err != nil || len(found) != 5 || !strings.Contains(text, want) {
 			t.Errorf("Verify = %v, %v, want 5 warnings with %q", found, err, want)
 		}
+	}
+}
+
+// TestHighNumbers checks that a generation or an epoch that counting cannot reach is damaged, and that
+// the next acquisition stores an epoch that has not wrapped.
+func TestHighNumbers(t *testing.T) {
+	for _, h := range []driver.Head{{Generation: driver.MaxNumber + 1}, {Epoch: math.MaxUint64}} {
+		_, err := decodeHead("k", encodeHead(h))
+		if !errors.Is(err, driver.ErrDamaged) || !strings.Contains(err.Error(), "at most 4611686018427387904 is possible") {
+			t.Errorf("decodeHead(%+v) = %v", h, err)
+		}
+	}
+	highest := driver.Head{Generation: driver.MaxNumber, Epoch: driver.MaxNumber}
+	if got, err := decodeHead("k", encodeHead(highest)); err != nil || got != highest {
+		t.Errorf("decodeHead of the highest numbers = %+v, %v", got, err)
+	}
+
+	s := open(t, Options{Endpoints: []string{etcdtest.Start(t).URL}, Prefix: "/swtpm"})
+	for key, value := range map[string]string{"epoch": "18446744073709551615", "gen/18446744073709551615": ""} {
+		if _, err := s.client.Put(t.Context(), "/swtpm/vm1/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, err := driver.Verify(t.Context(), s, []string{"vm1"})
+	text := fmt.Sprint(found)
+	if err != nil || len(found) != 2 || !strings.Contains(text, "number 18446744073709551615, at most 4611686018427387904 is possible; the next start of the TPM replaces it") || !strings.Contains(text, "not the key of a generation") {
+		t.Errorf("Verify = %+v, %v", found, err)
+	}
+	id, err := s.Grant(t.Context(), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Acquire(t.Context(), "vm1", id, driver.Owner{Host: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	now, err := s.Read(t.Context(), "vm1")
+	if err != nil || now.Epoch < 2 || now.Epoch > 10 || now.EpochDamage != nil {
+		t.Errorf("Read = %+v, %v, want the revision of the damaged epoch and 1", now, err)
 	}
 }
 

@@ -56,7 +56,7 @@ func (s *Store) generations(ctx context.Context, name string) (all []uint64, str
 	for _, kv := range rsp.Kvs {
 		key := string(kv.Key)
 		n, err := strconv.ParseUint(strings.TrimPrefix(key, prefix), 10, 64)
-		if err != nil || key != s.generationKey(name, n) {
+		if err != nil || n > driver.MaxNumber || key != s.generationKey(name, n) {
 			strays = append(strays, key)
 			continue
 		}

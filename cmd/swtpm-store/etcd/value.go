@@ -39,10 +39,19 @@ func decodeHead(key string, b []byte) (driver.Head, error) {
 	if len(b) != headSize || b[0] != headVersion {
 		return driver.Head{}, damaged(key, fmt.Errorf("%d bytes, expected %d bytes of version %d", len(b), headSize, headVersion))
 	}
-	return driver.Head{
+	h := driver.Head{
 		Generation: binary.BigEndian.Uint64(b[1:]), Epoch: binary.BigEndian.Uint64(b[9:]),
 		Sum: driver.Sum(b[17:49]), Handover: driver.Sum(b[49:]),
-	}, nil
+	}
+	if n := max(h.Generation, h.Epoch); n > driver.MaxNumber {
+		return driver.Head{}, damaged(key, tooHigh(n))
+	}
+	return h, nil
+}
+
+// tooHigh returns the error about a generation or an epoch above driver.MaxNumber.
+func tooHigh(n uint64) error {
+	return fmt.Errorf("number %d, at most %d is possible", n, driver.MaxNumber)
 }
 
 // encodeItems returns the value of a generation. It contains for each item, in the order of the
@@ -103,12 +112,16 @@ func decodeOwner(key string, b []byte) (*driver.Owner, error) {
 	return &o, nil
 }
 
-// decodeEpoch returns an epoch. One that cannot be read counts as the revision at which it was written:
+// decodeEpoch returns an epoch. One that cannot be read or is too high counts as the revision at which it was written:
 // each acquisition had a revision of its own, so that this is above all earlier epochs.
 func decodeEpoch(kv *mvccpb.KeyValue) (uint64, error) {
 	n, err := strconv.ParseUint(string(kv.Value), 10, 64)
 	if err != nil {
 		err = fmt.Errorf("%d bytes, expected a decimal number", len(kv.Value))
+	} else if n > driver.MaxNumber {
+		err = tooHigh(n)
+	}
+	if err != nil {
 		return uint64(kv.ModRevision), fmt.Errorf("%w; the next start of the TPM replaces it", damaged(string(kv.Key), err))
 	}
 	return n, nil
