@@ -270,7 +270,7 @@ func (b *Broker) owner(l lease, pid int) driver.Owner {
 }
 
 // ownedText returns a text that names the owner of a state and the remedy.
-func ownedText(name string, o driver.Owner, epoch uint64) string {
-	return fmt.Sprintf("state %s is owned by host %q, process %d, since %s, epoch %d; stop the TPM there, or wait until its lease expires; if that host runs no such TPM, a backup of the store may have been restored: swtpm-store --check",
-		name, o.Host, o.PID, o.Since.UTC().Format(time.RFC3339), epoch)
+func ownedText(name string, e *driver.OwnedError) string {
+	return fmt.Sprintf("state %s is owned by host %q, process %d, since %s%s; stop the TPM there, or wait until its lease expires; if that host runs no such TPM, a backup of the store may have been restored: swtpm-store --check",
+		name, e.Owner.Host, e.Owner.PID, e.Owner.Since.UTC().Format(time.RFC3339), e.EpochText())
 }

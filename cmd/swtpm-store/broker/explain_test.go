@@ -34,3 +34,20 @@ func TestTooHigh(t *testing.T) {
 	wantHead(t, d, 4, "four")
 	put(t, c, driver.MaxNumber, "highest")
 }
+
+// TestUnknownEpoch checks that the error about an owner names no epoch that is unknown.
+func TestUnknownEpoch(t *testing.T) {
+	d := driver.NewMemory()
+	_, _, _, g := damagedHost(t, d)
+	other := newHost(t, d, "b").client()
+	for _, damage := range []string{"", "epoch", "no epoch"} {
+		if damage != "" {
+			d.Damage("vm1", damage)
+		}
+		_, err := other.Acquire(nil)
+		wantError(t, "Acquire", err, store.ErrOwned)
+		if want := fmt.Sprintf(", epoch %d; stop the TPM there", g.Epoch); strings.Contains(err.Error(), ", epoch") != (damage == "") || damage == "" && !strings.Contains(err.Error(), want) {
+			t.Errorf("damage %q: %v", damage, err)
+		}
+	}
+}

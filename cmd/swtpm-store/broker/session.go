@@ -261,7 +261,7 @@ func (x *session) explain(err error) (store.Status, string) {
 	var owned *driver.OwnedError
 	text := err.Error()
 	if errors.As(err, &owned) {
-		return store.StatusOwned, ownedText(name, owned.Owner, owned.Epoch)
+		return store.StatusOwned, ownedText(name, owned)
 	}
 	for _, c := range []struct {
 		err    error

@@ -178,7 +178,7 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 		s.stored, err = b.o.Driver.Generations(ctx, s.name)
 		return l.deadline, err
 	case now.Owner.Boot != b.o.Boot: // a token never leaves its host
-		return 0, &driver.OwnedError{Owner: *now.Owner, Epoch: now.Epoch}
+		return 0, driver.OwnedBy(now)
 	default:
 		// It depends on a lease that is not renewed any more.
 		epoch := now.Epoch
@@ -318,7 +318,7 @@ func (b *Broker) untouched(ctx context.Context, s *state, nonce string) (driver.
 		}
 		return 0, driver.ErrFenced
 	case now.Owner != nil && !now.Owner.Is(nonce): // what it wrote is not known to be nothing
-		return 0, &driver.OwnedError{Owner: *now.Owner, Epoch: now.Epoch}
+		return 0, driver.OwnedBy(now)
 	}
 	return now.Revision, nil
 }

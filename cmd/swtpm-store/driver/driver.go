@@ -61,12 +61,29 @@ var (
 // OwnedError means that the state has another owner.
 type OwnedError struct {
 	Owner Owner
-	Epoch uint64
+	Epoch uint64 // 0 if it is unknown
+}
+
+// OwnedBy returns an OwnedError about the owner of a state that was read.
+func OwnedBy(now *State) *OwnedError {
+	e := &OwnedError{Owner: *now.Owner, Epoch: now.Epoch}
+	if now.EpochDamage != nil {
+		e.Epoch = 0
+	}
+	return e
 }
 
 // Error names the owner.
 func (e *OwnedError) Error() string {
-	return fmt.Sprintf("owned by host %s since %s, epoch %d", e.Owner.Host, e.Owner.Since.UTC().Format(time.RFC3339), e.Epoch)
+	return fmt.Sprintf("owned by host %s since %s%s", e.Owner.Host, e.Owner.Since.UTC().Format(time.RFC3339), e.EpochText())
+}
+
+// EpochText returns ", epoch N", or "" if the epoch is unknown.
+func (e *OwnedError) EpochText() string {
+	if e.Epoch == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", epoch %d", e.Epoch)
 }
 
 // LeaseID names a lease in the store. 0 is none.

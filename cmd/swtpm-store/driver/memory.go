@@ -115,7 +115,7 @@ func (m *Memory) Acquire(_ context.Context, name string, id LeaseID, o Owner) (T
 	case s.Owner.Unreadable() != nil:
 		return 0, s.Owner.Damage
 	case s.Owner != nil:
-		return 0, &OwnedError{*s.Owner, s.Epoch}
+		return 0, OwnedBy(&s.State)
 	}
 	if o.After != 0 && s.Revision != o.Last {
 		return 0, ErrConflict

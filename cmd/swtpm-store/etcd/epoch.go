@@ -11,26 +11,27 @@ import (
 )
 
 // epoch returns the epoch of a state and the revision of its key, both 0 for a new state. The epoch of
-// a state whose epoch is missing is the revision of the store, which is above all earlier ones.
-func (s *Store) epoch(ctx context.Context, name string) (epoch uint64, revision int64, err error) {
+// a state whose epoch is missing is the revision of the store, which is above all earlier ones. known is
+// false if the epoch is missing or cannot be read.
+func (s *Store) epoch(ctx context.Context, name string) (epoch uint64, known bool, revision int64, err error) {
 	now, err := s.client.Get(leading(ctx), s.key(name, "epoch"))
 	if err != nil {
-		return 0, 0, s.failed(err, driver.ErrUnreachable)
+		return 0, false, 0, s.failed(err, driver.ErrUnreachable)
 	}
 	if len(now.Kvs) > 0 {
 		epoch, err = decodeEpoch(now.Kvs[0])
 		s.report(err)
-		return epoch, now.Kvs[0].ModRevision, nil
+		return epoch, err == nil, now.Kvs[0].ModRevision, nil
 	}
 	rest, err := s.client.Get(leading(ctx), s.key(name, ""), clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(1))
 	if err != nil {
-		return 0, 0, s.failed(err, driver.ErrUnreachable)
+		return 0, false, 0, s.failed(err, driver.ErrUnreachable)
 	}
 	if len(rest.Kvs) > 0 {
 		s.report(s.missingEpoch(name))
 		epoch = uint64(rest.Header.Revision)
 	}
-	return epoch, 0, nil
+	return epoch, false, 0, nil
 }
 
 // requireEpoch records in a state that exists that its epoch is missing.

@@ -152,7 +152,7 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 	}
 	ownerKey, epochKey, headKey := s.key(name, "owner"), s.key(name, "epoch"), s.key(name, "head")
 	for {
-		epoch, revision, err := s.epoch(ctx, name)
+		epoch, known, revision, err := s.epoch(ctx, name)
 		if err != nil {
 			return 0, err
 		}
@@ -182,6 +182,9 @@ func (s *Store) Acquire(ctx context.Context, name string, id driver.LeaseID, o d
 			owner, err := decodeOwner(ownerKey, kvs[0].Value)
 			if err != nil {
 				return 0, err
+			}
+			if !known {
+				epoch = 0
 			}
 			return 0, &driver.OwnedError{Owner: *owner, Epoch: epoch}
 		}

@@ -127,6 +127,13 @@ func TestHighNumbers(t *testing.T) {
 	if err != nil || now.Epoch < 2 || now.Epoch > 10 || now.EpochDamage != nil {
 		t.Errorf("Read = %+v, %v, want the revision of the damaged epoch and 1", now, err)
 	}
+	if _, err := s.client.Delete(t.Context(), "/swtpm/vm1/epoch"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Acquire(t.Context(), "vm1", id, driver.Owner{Host: "b"})
+	if owned, ok := errors.AsType[*driver.OwnedError](err); !ok || owned.Epoch != 0 || strings.Contains(err.Error(), "epoch") {
+		t.Errorf("Acquire of an owned state without an epoch: %v", err)
+	}
 }
 
 // TestListDamaged checks that a damaged value and a missing epoch are reported once, and that their

@@ -146,7 +146,11 @@ func (b *Backend) Lock() error {
 	case b.o.DryRun || b.o.ReadOnly:
 		e, _, err := b.stat()
 		if err == nil && e.Owner != "" {
-			return fmt.Errorf("%w: owned by host %q since %s, epoch %d", nv.ErrLocked, e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)
+			epoch := ""
+			if e.Epoch != 0 { // it is known
+				epoch = fmt.Sprintf(", epoch %d", e.Epoch)
+			}
+			return fmt.Errorf("%w: owned by host %q since %s%s", nv.ErrLocked, e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), epoch)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
