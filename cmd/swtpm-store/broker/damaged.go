@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -67,5 +68,5 @@ func (b *Broker) refuse(ctx context.Context, s *state) error {
 	if s.fault == nil {
 		return nil
 	}
-	return fmt.Errorf("state %s: %w; %s", s.name, s.fault, driver.Remedy(ctx, b.o.Driver, s.name, s.stored))
+	return fmt.Errorf("state %s: %w; %s", s.name, s.fault, driver.Remedy(ctx, b.o.Driver, s.name, s.stored, maps.Keys(s.sums)))
 }

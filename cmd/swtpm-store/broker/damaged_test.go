@@ -30,7 +30,7 @@ func TestLostItem(t *testing.T) {
 		t.Fatal(err)
 	}
 	tamper(t, d, driver.Change{Delete: []string{"tpm2-00.permall"}})
-	const want = "the permanent state of generation 5 is missing; if no TPM uses it, restore a stored generation: swtpm state rollback --generation 5 --tpmstate backend-uri=store://vm1 --key file=KEY; or copy it out: swtpm state pull --generation 5 vm1 DIRECTORY"
+	const want = "the permanent state of generation 5 is missing; if no TPM uses it, restore a stored generation: swtpm state rollback --generation 5 --drop-volatile --tpmstate backend-uri=store://vm1 --key file=KEY; or copy it out: swtpm state pull --generation 5 vm1 DIRECTORY"
 	refused := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, store.ErrDamaged) || !strings.Contains(err.Error(), want) {

@@ -222,6 +222,12 @@ func (s *State) Fault() error {
 // Permanent reports whether an item is the permanent state of a TPM.
 func Permanent(item string) bool { return strings.HasSuffix(item, "permall") }
 
+// Temporary reports whether an item is a volatile or saved state of a TPM, which belongs to one
+// permanent state.
+func Temporary(item string) bool {
+	return strings.HasSuffix(item, "volatilestate") || strings.HasSuffix(item, "savestate")
+}
+
 // Change is one write.
 type Change struct {
 	Put    Items    // items that are replaced or created

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
+	"maps"
 	"slices"
 	"sync"
 )
 
-// Remedy returns the remedy for a damaged state of which these generations are stored, for
-// messages. It names the newest one that can be read.
-func Remedy(ctx context.Context, d Driver, name string, stored []uint64) string {
+// Remedy returns the remedy for a damaged state of which these generations and items are stored, for
+// messages. It names the newest generation that can be read.
+func Remedy(ctx context.Context, d Driver, name string, stored []uint64, items iter.Seq[string]) string {
 	target := "--tpmstate backend-uri=store://" + name + " --key file=KEY"
 	backup := "swtpm state import --replace " + target + " FILE"
 	i := len(stored) - 1
@@ -26,9 +28,14 @@ func Remedy(ctx context.Context, d Driver, name string, stored []uint64) string 
 	case i < 0:
 		return "no stored generation of it can be read: restore it from a backup: " + backup
 	}
-	n := stored[i]
-	return fmt.Sprintf("if no TPM uses it, restore a stored generation: swtpm state rollback --generation %d %s; or copy it out: swtpm state pull --generation %d %s DIRECTORY; or restore a backup: %s",
-		n, target, n, name, backup)
+	n, drop := stored[i], ""
+	for item := range items {
+		if Temporary(item) {
+			drop = "--drop-volatile "
+		}
+	}
+	return fmt.Sprintf("if no TPM uses it, restore a stored generation: swtpm state rollback --generation %d %s%s; or copy it out: swtpm state pull --generation %d %s DIRECTORY; or restore a backup: %s",
+		n, drop, target, n, name, backup)
 }
 
 // verifiers is the number of states that Verify reads at a time.
@@ -108,5 +115,5 @@ func Fault(ctx context.Context, d Driver, name string, now *State) (fault, err e
 	case fault == nil:
 		fault = fmt.Errorf("%w: there are generations, but no head", ErrDamaged)
 	}
-	return fmt.Errorf("%w; %s", fault, Remedy(ctx, d, name, stored)), nil
+	return fmt.Errorf("%w; %s", fault, Remedy(ctx, d, name, stored, maps.Keys(now.Items))), nil
 }

@@ -58,10 +58,10 @@ func TestStrayGenerations(t *testing.T) {
 	if _, err := s.client.Put(t.Context(), "/swtpm/vm1/gen/00000000000000000003", ""); err != nil {
 		t.Fatal(err)
 	}
-	if got := driver.Remedy(t.Context(), s, "vm1", []uint64{7, 3}); !strings.Contains(got, "--generation 7") {
+	if got := driver.Remedy(t.Context(), s, "vm1", []uint64{7, 3}, noItems); !strings.Contains(got, "--generation 7") {
 		t.Errorf("Remedy = %q, want the newest generation that can be read", got)
 	}
-	if got := driver.Remedy(t.Context(), s, "vm1", []uint64{3}); !strings.Contains(got, "no stored generation of it can be read") {
+	if got := driver.Remedy(t.Context(), s, "vm1", []uint64{3}, noItems); !strings.Contains(got, "no stored generation of it can be read") {
 		t.Errorf("Remedy = %q, want no generation", got)
 	}
 	if _, err := s.client.Put(t.Context(), "/swtpm/vm1/gen/00000000000000000007", "nonsense"); err != nil {
@@ -90,6 +90,9 @@ func TestStrayGenerations(t *testing.T) {
 		}
 	}
 }
+
+// noItems are the items of a state without any.
+var noItems = slices.Values([]string(nil))
 
 // TestHighNumbers checks that a generation or an epoch that counting cannot reach is damaged, and that
 // the next acquisition stores an epoch that has not wrapped.
