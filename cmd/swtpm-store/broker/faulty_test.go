@@ -19,6 +19,7 @@ type faulty struct {
 	lost  int   // writes that are not made, without a reply
 	half  int   // writes of a head alone that are made without a reply
 	last  bool  // after a write that lossy counts the store is down
+	reads int   // reads that fail
 }
 
 func (f *faulty) fault() error {
@@ -50,6 +51,12 @@ func (f *faulty) Renew(ctx context.Context, id driver.LeaseID) (time.Duration, e
 func (f *faulty) Read(ctx context.Context, name string) (*driver.State, error) {
 	if err := f.fault(); err != nil {
 		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.reads > 0 {
+		f.reads--
+		return nil, driver.ErrUnreachable
 	}
 	return f.Driver.Read(ctx, name)
 }

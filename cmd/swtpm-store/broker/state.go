@@ -125,16 +125,19 @@ func (b *Broker) reclaim(ctx context.Context, s *state) error {
 	return nil
 }
 
-// release ends the ownership. It repairs a head that was damaged while this host owned the state.
+// release ends the ownership. It repairs a head that was damaged while this host owned the state. If
+// another program has changed the state, it stores no handover, because handover describes the state that
+// this host wrote.
 func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) error {
 	_, err := b.settle(ctx, s)
-	if now, failed := b.o.Driver.Read(ctx, s.name); err == nil && failed == nil && now.Token == s.token && now.Damage != nil && s.fault == nil {
-		_, err = b.mend(ctx, s)
+	if err == nil && s.fault == nil {
+		err = b.unchanged(ctx, s, handover)
 	}
 	switch {
 	case err == nil, errors.Is(err, driver.ErrFenced):
-	case errors.Is(err, driver.ErrConflict): // another program has changed the state, and it stays so
+	case errors.Is(err, driver.ErrConflict): // it stays so
 		b.o.Log.Errorf("state %s is released as it is: %v", s.name, err)
+		handover = driver.Sum{}
 	default:
 		return err
 	}
@@ -143,6 +146,27 @@ func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) err
 		s.token = 0
 	}
 	return err
+}
+
+// unchanged writes a damaged head again, and returns ErrConflict if handover is not zero and another
+// program has written another head. If the state cannot be read, the caller must not release it: a later
+// call can repair the head.
+func (b *Broker) unchanged(ctx context.Context, s *state, handover driver.Sum) error {
+	now, err := b.o.Driver.Read(ctx, s.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return driver.ErrFenced
+	case err != nil:
+		return err
+	case now.Token != s.token:
+		return driver.ErrFenced
+	case now.Damage != nil:
+		_, err = b.mend(ctx, s)
+		return err
+	case now.Revision != s.revision && handover != (driver.Sum{}):
+		return driver.ErrConflict
+	}
+	return nil
 }
 
 // resume makes a TPM that has connected again the owner of its state. The TPM names its token and
