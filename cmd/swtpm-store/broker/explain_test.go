@@ -20,6 +20,32 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestStoredByAnother checks that a change whose generation another program has stored is made without a
+// copy, and that an error about that is not one about a store that does not answer.
+func TestStoredByAnother(t *testing.T) {
+	memory := driver.NewMemory()
+	d := &faulty{Driver: memory}
+	_, log, c, _ := damagedHost(t, d)
+	store5 := func(times int) error {
+		d.mu.Lock()
+		d.stored = times
+		d.mu.Unlock()
+		_, err := c.Put(5, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("five")}}, nil)
+		return err
+	}
+	if err := store5(1); err != nil {
+		t.Fatal(err)
+	}
+	wantHead(t, memory, 5, "five")
+	if n := log.count("another program has stored generation 5, so this host stores no copy"); n != 1 {
+		t.Errorf("the log has %q", log.lines)
+	}
+	s, text := (&session{}).explain(driver.ErrStored)
+	if s != store.StatusDamaged || text != "the generation is stored already" {
+		t.Errorf("explain = %v, %q", s, text)
+	}
+}
+
 // TestTooHigh checks that a generation that counting cannot reach is refused.
 func TestTooHigh(t *testing.T) {
 	d := driver.NewMemory()

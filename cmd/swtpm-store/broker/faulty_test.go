@@ -20,6 +20,8 @@ type faulty struct {
 	half  int   // writes of a head alone that are made without a reply
 	last  bool  // after a write that lossy counts the store is down
 	reads int   // reads that fail
+
+	stored int // writes with a copy that fail, because the generation is stored already
 }
 
 func (f *faulty) fault() error {
@@ -67,6 +69,10 @@ func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last dr
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stored > 0 && c.Snapshot != nil {
+		f.stored--
+		return 0, driver.ErrStored
+	}
 	if f.lost > 0 && len(c.Put) > 0 {
 		f.lost--
 		return 0, driver.ErrUnknown

@@ -273,7 +273,7 @@ func (x *session) explain(err error) (store.Status, string) {
 		{driver.ErrFenced, store.StatusFenced}, {driver.ErrConflict, store.StatusFenced}, {driver.ErrLease, store.StatusUnreachable},
 		{driver.ErrUnreachable, store.StatusUnreachable}, {driver.ErrQuorum, store.StatusUnreachable}, {driver.ErrUnknown, store.StatusUnknown},
 		{driver.ErrQuota, store.StatusQuota}, {driver.ErrDenied, store.StatusUnreachable}, {driver.ErrDamaged, store.StatusDamaged},
-		{driver.ErrTooLarge, store.StatusTooLarge},
+		{driver.ErrTooLarge, store.StatusTooLarge}, {driver.ErrStored, store.StatusDamaged},
 	} {
 		if errors.Is(err, c.err) {
 			return c.status, withoutStatus(text, c.err)
