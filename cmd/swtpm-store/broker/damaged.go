@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,10 +24,55 @@ func (b *Broker) intact(ctx context.Context, name string, now *driver.State) err
 // is damaged and the change does not repair it.
 func (b *Broker) repair(ctx context.Context, s *state, generation uint64, items driver.Items, remove []string) (driver.Change, error) {
 	strays, err := b.repairs(ctx, s, items, remove)
-	for _, name := range strays {
+	if err != nil {
+		return driver.Change{}, err
+	}
+	for _, name := range strays[:min(len(strays), loggedStrays)] {
 		b.o.Log.Errorf("state %s: item %q does not belong to the restored TPM, and is removed", s.name, name)
 	}
-	return b.change(s, generation, items, append(remove, strays...)), err
+	if n := len(strays) - loggedStrays; n > 0 {
+		b.o.Log.Errorf("state %s: %d other items do not belong to the restored TPM either, and are removed", s.name, n)
+	}
+	if len(strays) > fewStrays { // after this change
+		s.strays, strays = strays, nil
+	}
+	return b.change(s, generation, items, append(remove, strays...)), nil
+}
+
+const (
+	// loggedStrays is the number of stray items that the log names.
+	loggedStrays = 10
+
+	// fewStrays is the number of stray items that the repair itself removes: etcd takes 128
+	// operations in one transaction by default, of which maxExpire remove generations.
+	fewStrays = 32
+
+	// strayBatch is the number of stray items that a later change removes.
+	strayBatch = 100
+)
+
+// removeStrays removes the stray items that were too many for the repair. Each change leaves a head that
+// matches the remaining items, so that the state is whole if the next one is not made. Then the next PUT
+// or RELEASE continues. Its error is the one of settle.
+func (b *Broker) removeStrays(ctx context.Context, s *state) error {
+	for len(s.strays) > 0 && s.fault == nil && s.lost == nil {
+		batch := s.strays[:min(len(s.strays), strayBatch)]
+		c := b.change(s, s.head.Generation, nil, batch)
+		rev, err := b.o.Driver.Write(ctx, s.name, s.token, s.revision, c)
+		switch {
+		case errors.Is(err, driver.ErrUnknown):
+			s.lost = &c
+			_, err := b.settle(ctx, s)
+			return err
+		case err != nil:
+			b.o.Log.Errorf("state %s: %d items that belong to no TPM remain: %v", s.name, len(s.strays), err)
+			return nil
+		}
+		s.revision = rev
+		s.wrote(c)
+		s.strays = s.strays[len(batch):]
+	}
+	return nil
 }
 
 // repairs returns an error if the state is damaged, unless the change repairs it: it must store a

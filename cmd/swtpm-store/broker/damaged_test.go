@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -99,6 +100,49 @@ func TestStrayItems(t *testing.T) {
 	wantHead(t, d, 6, "six")
 	if n := log.count("does not belong to the restored TPM"); n != 3 {
 		t.Errorf("%d lines in the log, want one for each removed item", n)
+	}
+}
+
+// TestManyStrayItems checks that a repair with more stray items than fit into one transaction removes all
+// of them, after the state is repaired, and continues later if one change fails.
+func TestManyStrayItems(t *testing.T) {
+	const strays = 350
+	for _, fails := range []bool{false, true} {
+		memory := driver.NewMemory()
+		d := &faulty{Driver: memory}
+		_, log, c, _ := damagedHost(t, d)
+		if err := c.Release([32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+		items := driver.Items{}
+		for n := range strays {
+			items[fmt.Sprint("stray", n)] = []byte{1}
+		}
+		tamper(t, memory, driver.Change{Put: items})
+		acquired(t, c)
+		left := 0
+		if fails { // the second of the four changes that remove items is made without a reply, and so is the next one
+			d.mu.Lock()
+			d.after, left = 2, strays-200
+			d.mu.Unlock()
+		}
+		if _, err := c.Put(5, []store.Item{{Name: "tpm2-00.permall", Blob: []byte("five")}}, []string{"tpm2-00.volatilestate", "tpm2-00.savestate"}); err != nil {
+			t.Fatalf("Put that repairs: %v", err)
+		}
+		wantHead(t, memory, 5, "five")
+		if now, err := memory.Read(t.Context(), "vm1"); err != nil || len(now.Items) != 1+left {
+			t.Errorf("fails %t: the store has %d items, %v, want %d", fails, len(now.Items), err, 1+left)
+		}
+		if err := c.Release([32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+		wantHead(t, memory, 5, "five")
+		if now, err := memory.Read(t.Context(), "vm1"); err != nil || len(now.Items) != 1 {
+			t.Errorf("fails %t: the store has %d items, %v, want only the permanent state", fails, len(now.Items), err)
+		}
+		if n := log.count("belong to the restored TPM"); n != loggedStrays+1 {
+			t.Errorf("%d lines in the log, want %d", n, loggedStrays+1)
+		}
 	}
 }
 

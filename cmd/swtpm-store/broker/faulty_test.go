@@ -21,6 +21,7 @@ type faulty struct {
 	last  bool  // after a write that lossy counts the store is down
 	reads int   // reads that fail
 
+	after  int // successful writes that only remove items, after which one is made without a reply; 0 for none
 	stored int // writes with a copy that fail, because the generation is stored already
 }
 
@@ -69,6 +70,9 @@ func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last dr
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if n := 1 + len(c.Put) + len(c.Delete) + len(c.Snapshot) + len(c.Expire); n > 128 { // as etcd does
+		return 0, driver.ErrTooLarge
+	}
 	if f.stored > 0 && c.Snapshot != nil {
 		f.stored--
 		return 0, driver.ErrStored
@@ -81,6 +85,11 @@ func (f *faulty) Write(ctx context.Context, name string, t driver.Token, last dr
 	if f.half > 0 && len(c.Put) == 0 && err == nil {
 		f.half--
 		return 0, driver.ErrUnknown
+	}
+	if f.after > 0 && len(c.Put) == 0 && len(c.Delete) > 0 && err == nil {
+		if f.after--; f.after == 0 {
+			return 0, driver.ErrUnknown
+		}
 	}
 	if f.lossy > 0 && len(c.Put) > 0 {
 		f.lossy--

@@ -29,6 +29,7 @@ type state struct {
 	head     driver.Head
 	sums     driver.Sums
 	stored   []uint64 // generations, in the order in which they were written
+	strays   []string // items that belong to no TPM, and that removeStrays has to remove
 	fault    error    // why the items do not match the head, nil if they do
 
 	// lost is a write without a reply; nothing else is written before it is settled.
@@ -91,7 +92,7 @@ func (b *Broker) acquire(ctx context.Context, s *state, pid int) (deadline uint6
 		return 0, driver.ErrFenced
 	}
 	s.take(now)
-	s.lease, s.pid = l.id, pid
+	s.lease, s.pid, s.strays = l.id, pid, nil
 	s.stored, err = b.o.Driver.Generations(ctx, s.name)
 	return l.deadline, err
 }
@@ -129,6 +130,9 @@ func (b *Broker) reclaim(ctx context.Context, s *state) error {
 func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) error {
 	_, err := b.settle(ctx, s)
 	if err == nil && s.fault == nil {
+		err = b.removeStrays(ctx, s)
+	}
+	if err == nil && s.fault == nil {
 		err = b.unchanged(ctx, s, handover)
 	}
 	switch {
@@ -141,7 +145,7 @@ func (b *Broker) release(ctx context.Context, s *state, handover driver.Sum) err
 	}
 	err = b.o.Driver.Release(ctx, s.name, s.token, handover)
 	if err == nil || errors.Is(err, driver.ErrFenced) {
-		s.token = 0
+		s.token, s.strays = 0, nil
 	}
 	return err
 }

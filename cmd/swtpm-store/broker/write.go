@@ -30,6 +30,7 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 		case err == nil:
 			s.revision = rev
 			s.wrote(c)
+			_ = b.removeStrays(ctx, s) // this change was made; the next request continues
 			return nil
 		case errors.Is(err, driver.ErrUnknown):
 			s.lost = &c
