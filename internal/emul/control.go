@@ -15,7 +15,7 @@ func (t *TPM) whileOn(f func() error) error {
 		return tpm.BadOrdinal
 	}
 	if err := t.completeUndo(); err != nil {
-		return fmt.Errorf("%w: %w", err, tpm.Fail)
+		return withResult(err, tpm.Fail)
 	}
 	defer t.internal()()
 	return f()
@@ -28,7 +28,7 @@ func (t *TPM) whileOwned(f func() error) error {
 		release, err := t.borrowStorage()
 		defer release()
 		if err != nil {
-			return fmt.Errorf("%w: %w", err, tpm.Fail)
+			return withResult(err, tpm.Fail)
 		}
 		return f()
 	})

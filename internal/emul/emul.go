@@ -267,14 +267,14 @@ func (t *TPM) openStore() error {
 		return nil
 	}
 	if t.opt.Open == nil {
-		return fmt.Errorf("state location missing: add --tpmstate dir=PATH or set TPM_PATH: %w", tpm.Fail)
+		return withResult(errors.New("state location missing; add --tpmstate dir=PATH or set TPM_PATH"), tpm.Fail)
 	}
 	s, err := t.opt.Open()
 	switch {
 	case err != nil && t.moved && errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %w: %w", ErrReplaced, err, tpm.Fail)
+		return withResult(fmt.Errorf("%w: %w", ErrReplaced, err), tpm.Fail)
 	case err != nil:
-		return fmt.Errorf("%w: %w", err, tpm.Fail)
+		return withResult(err, tpm.Fail)
 	case t.moved && s.Moved(): // a directory that was removed, and is mounted here
 		return errors.Join(fmt.Errorf("%w: %w", ErrReplaced, tpm.Fail), s.Close())
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"github.com/swtpm-go/swtpm/internal/handover"
 	"github.com/swtpm-go/swtpm/internal/seal"
@@ -42,7 +41,7 @@ type handoverState struct {
 
 // lostState returns the error that makes a migration send its state again.
 func lostState() error {
-	return fmt.Errorf("the state from the control channel was lost in a restart of the service: send it again, the permanent state first: %w", tpm.Fail)
+	return withResult(errors.New("the state from the control channel was lost in a restart of the service; send it again, the permanent state first"), tpm.Fail)
 }
 
 // savedHeader precedes a saved volatile state, big-endian:

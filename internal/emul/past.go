@@ -89,7 +89,7 @@ func (t *TPM) checkPast() error {
 	declared := t.past.declared || t.pending[tpm.Permanent]
 	// Compat: C-284: swtpm runs two copies.
 	if err := t.store.LockIdentity(mark.Identity, !t.pending[tpm.Permanent]); err != nil {
-		return fmt.Errorf("%w: %w", err, tpm.Fail)
+		return withResult(err, tpm.Fail)
 	}
 	known := &mark
 	if declared {
@@ -175,7 +175,7 @@ func (t *TPM) findItems() ([]generation.Found, error) {
 		p, err := t.store.Load(b.Name())
 		seal.Wipe(p)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && isSystem(err) {
-			return nil, fmt.Errorf("%w: %w", err, t.loadResult(b, err))
+			return nil, withResult(err, t.loadResult(b, err))
 		}
 	}
 	var found []generation.Found

@@ -75,7 +75,7 @@ func (t *TPM) init(deleteVolatile, startup bool) error {
 		return err
 	}
 	if err := t.lockForInit(); err != nil {
-		return fmt.Errorf("%w: %w", err, tpm.Fail)
+		return withResult(err, tpm.Fail)
 	}
 	t.restoreState()
 	if startup {
@@ -93,7 +93,7 @@ func (t *TPM) init(deleteVolatile, startup bool) error {
 	if deleteVolatile {
 		if err := t.deleteVolatile(); err != nil {
 			t.powerOff("INIT failed")
-			return fmt.Errorf("%w: %w", err, tpm.Fail)
+			return withResult(err, tpm.Fail)
 		}
 	}
 	t.poweredOn()
@@ -162,7 +162,7 @@ func (t *TPM) setProfile() error {
 		return nil
 	}
 	if err := t.engine.SetProfile(t.profile); err != nil {
-		return fmt.Errorf("%w: '%s': %w: %w", ErrProfile, t.profile, err, tpm.Fail)
+		return withResult(fmt.Errorf("%w: '%s': %w", ErrProfile, t.profile, err), tpm.Fail)
 	}
 	return nil
 }
@@ -204,7 +204,7 @@ func (t *TPM) powerOn() error {
 	}
 	if t.unstored != nil { // a TPM 2.0 starts nevertheless, with a state that is not stored
 		t.engine.Terminate()
-		return fmt.Errorf("%w: %w", t.unstored, tpm.Fail)
+		return withResult(t.unstored, tpm.Fail)
 	}
 	if made {
 		t.opt.Note("made a new TPM %s in %s", t.opt.Version, t.opt.Where)

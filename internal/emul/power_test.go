@@ -107,7 +107,7 @@ func TestInitFails(t *testing.T) {
 		{"bad payload", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p[:50])) }, tpm.Fail, tpm.RCFailure, "permall"},
 		{"no key", Options{}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.Fail, tpm.RCFailure, "no key is configured"},
 		{"needless key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", plain(p)) }, tpm.Fail, tpm.RCFailure, "key"},
-		{"wrong key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.DecryptError, tpm.RCFailure, "wrong key or damaged ciphertext; "},
+		{"wrong key", Options{Keys: seal.Keys{File: wrong}}, func(b *bench, p []byte) { b.put("permall", sealed(p)) }, tpm.DecryptError, tpm.RCFailure, "wrong key or damaged ciphertext: TPM_RESULT"},
 		{"not manufactured", Options{NoNew: true}, func(*bench, []byte) {}, tpm.Fail, tpm.RCFailure, "; see the manual"},
 		{"volatile", Options{}, func(b *bench, p []byte) { b.put("permall", plain(p)); b.put("volatilestate", []byte("xx")) }, tpm.Fail, tpm.RCFailure, "volatilestate"},
 	} {

@@ -220,7 +220,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	}
 	p, record, err := t.openBlob(encrypted, blob)
 	if err != nil {
-		return fmt.Errorf("%w: %w", err, sealResult(err))
+		return withResult(err, sealResult(err))
 	}
 	defer clear(p)
 	switch i, err := seal.Inspect(blob); {
@@ -236,7 +236,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	}
 	if len(p) > 0 && !(b == tpm.Savestate && t.opt.Version == tpm.V20) {
 		if err := payload.Check(t.opt.Version, b, p); err != nil {
-			return fmt.Errorf("%w: %w", err, t.badPayload())
+			return withResult(err, t.badPayload())
 		}
 	}
 	if err := t.engine.SetState(b, p); err != nil {

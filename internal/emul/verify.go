@@ -111,7 +111,7 @@ func (t *TPM) load(b tpm.Blob) ([]byte, error) {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
-	return nil, fmt.Errorf("%w: %w", err, t.loadResult(b, err))
+	return nil, withResult(err, t.loadResult(b, err))
 }
 
 // loadResult returns the result of an INIT for which a stored item cannot be loaded.

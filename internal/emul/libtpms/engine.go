@@ -111,7 +111,7 @@ func (e *engine) Register(h emul.Host) error {
 
 func (e *engine) SetProfile(profile string) error {
 	if !HasProfiles() {
-		return fmt.Errorf("libtpms %s has no algorithm profiles; 0.10 or newer is needed: %w", Version(), errors.ErrUnsupported)
+		return fmt.Errorf("libtpms %s has no algorithm profiles: %w; 0.10 or newer is needed", Version(), errors.ErrUnsupported)
 	}
 	p := C.CString(profile)
 	defer C.free(unsafe.Pointer(p))
