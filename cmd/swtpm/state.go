@@ -334,13 +334,16 @@ func restoreState(w *stateTarget, n uint64, drop bool) error {
 		return err
 	}
 	defer s.Close()
-	if n, err = s.Restore(e, n, drop); err != nil {
+	n, lost, err := s.Restore(e, n, drop)
+	if err != nil {
 		return err
 	}
 	if err := log.say(fmt.Sprintf("%s: TPM %s: stored generation %d is restored", w.where, s.Version(), n)); err != nil {
 		return err
 	}
-	warnf("%s", laterLost)
+	if lost {
+		warnf("%s", laterLost)
+	}
 	return nil
 }
 

@@ -50,6 +50,8 @@ type ItemReport struct {
 	Payload    int    `json:"payload,omitempty"` // bytes of libtpms's part
 	Problem    string `json:"problem,omitempty"`
 
+	unread string // why a reader cannot describe the item, in a word or two; "" if it could be loaded
+
 	// History is nil if the item has no record. It is authenticated if Key is "fits".
 	History *HistoryReport `json:"history"`
 }
@@ -88,9 +90,9 @@ func (s *State) Inspect() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	changed := map[string]time.Time{}
+	there := map[string]nv.Entry{}
 	for _, e := range entries {
-		changed[e.Name] = e.Changed
+		there[e.Name] = e
 		switch e.Role {
 		case nv.RoleTemporary:
 			r.Others = append(r.Others, e.Name)
@@ -103,8 +105,15 @@ func (s *State) Inspect() (*Report, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		i.sealed, i.changed = blob, changed[s.prefix+i.name]
-		r.add(s, i, err)
+		entry, exists := there[s.prefix+i.name]
+		i.sealed, i.changed = blob, entry.Changed
+		switch lost := errors.Is(err, nv.ErrDamaged) && !exists; {
+		case err == nil:
+			r.add(s, i)
+		case lost && i.name != nv.Permanent && s.location.Kind == nv.Cluster: // a damaged state is an error for any item
+		default:
+			r.addUnread(i, entry.Size, lost, err)
+		}
 		wipe([]item{i})
 	}
 	if len(r.Items) == 0 && len(r.Others) == 0 && !r.Interrupted {
@@ -113,17 +122,31 @@ func (s *State) Inspect() (*Report, error) {
 	return r, nil
 }
 
-// add adds i to the report; err is the error of loading it.
-func (r *Report) add(s *State, i item, err error) {
-	out := ItemReport{Name: i.name, Bytes: len(i.sealed)}
+// addUnread adds an item that could not be loaded because of err.
+func (r *Report) addUnread(i item, size int64, lost bool, err error) {
+	out := i.report(int(size))
+	out.Problem, out.unread = err.Error(), "not readable"
+	switch {
+	case lost:
+		out.unread = "missing"
+	case errors.Is(err, nv.ErrDamaged):
+		out.unread = "damaged"
+	}
+	r.Items = append(r.Items, out)
+}
+
+// report returns the beginning of the report about i.
+func (i *item) report(size int) ItemReport {
+	out := ItemReport{Name: i.name, Bytes: size}
 	if !i.changed.IsZero() {
 		out.Changed = i.changed.UTC().Format(time.RFC3339)
 	}
-	if err != nil {
-		out.Problem = err.Error()
-		r.Items = append(r.Items, out)
-		return
-	}
+	return out
+}
+
+// add adds i, which was loaded, to the report.
+func (r *Report) add(s *State, i item) {
+	out := i.report(len(i.sealed))
 	info, err := seal.DescribeFile(i.sealed)
 	out.describe(info, s.key)
 	if err == nil && out.Key != keyNotGiven && out.Key != keyTooMany {

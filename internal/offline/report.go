@@ -34,7 +34,12 @@ func (r *Report) Text() string {
 // text returns the description of one item.
 func (i *ItemReport) text() string {
 	words := []string{fmt.Sprintf("%d bytes", i.Bytes)}
-	if i.Container == 0 { // it could not be read
+	switch {
+	case i.unread != "" && i.Bytes == 0:
+		return i.unread
+	case i.unread != "":
+		return words[0] + ", " + i.unread
+	case i.Container == 0: // it is no container
 		return words[0]
 	}
 	if i.Payload > 0 {

@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -75,48 +76,77 @@ func (s *State) storedRecord(n uint64) (generation.Record, error) {
 // n. If n is 0, it chooses the second newest one. It fails if libtpms does not start with that
 // generation, and if the record in it names another generation or another TPM: a process that can
 // write to the store can exchange its entries. A volatile or saved state belongs to the newer
-// generation: Restore removes it in the same step if drop is true, and fails otherwise.
-func (s *State) Restore(e emul.Library, n uint64, drop bool) (uint64, error) {
-	all, err := s.Generations()
-	switch {
-	case err != nil:
-		return 0, err
-	case n == 0 && len(all) < 2:
-		return 0, fmt.Errorf("%s: no previous generation is stored", s.where)
-	case n == 0:
-		n = all[len(all)-2]
-	case !slices.Contains(all, n):
-		return 0, fmt.Errorf("%s: generation %d is not stored; stored are %v", s.where, n, all)
+// generation: Restore removes it in the same step if drop is true, and fails otherwise. lost reports
+// whether changes of the permanent state are lost.
+func (s *State) Restore(e emul.Library, n uint64, drop bool) (restored uint64, lost bool, err error) {
+	n, newest, err := s.choose(n)
+	if err != nil {
+		return 0, false, err
 	}
 	old, err := s.stored(n)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	items := []item{old}
 	defer wipe(items)
-	if err := s.belongs(old, n); err != nil {
-		return 0, err
+	lost = s.differs(old, newest)
+	return n, lost, s.restore(e, items, n, drop)
+}
+
+// differs reports whether the present permanent state has another payload than old, a stored generation.
+// If the present one is lost or damaged in the store, the newest generation is as good.
+func (s *State) differs(old item, newest bool) bool {
+	now := item{name: nv.Permanent, blob: tpm.Permanent}
+	var err error
+	if now.sealed, err = s.b.Load(s.prefix + nv.Permanent); err != nil {
+		return !newest
 	}
-	if err := tryStart(e, s.version, map[string][]byte{nv.Permanent: old.payload}); err != nil {
-		return 0, fmt.Errorf("%s: generation %d: %w", s.where, n, err)
+	items := []item{now}
+	defer func() { wipe(items) }()
+	return s.open(&items[0], s.key) != nil || !bytes.Equal(items[0].payload, old.payload)
+}
+
+// choose returns the stored generation n, the second newest one for 0, and whether it is the newest one.
+func (s *State) choose(n uint64) (chosen uint64, newest bool, err error) {
+	all, err := s.Generations()
+	switch {
+	case err != nil:
+		return 0, false, err
+	case n == 0 && len(all) < 2:
+		return 0, false, fmt.Errorf("%s: no previous generation is stored", s.where)
+	case n == 0:
+		n = all[len(all)-2]
+	case !slices.Contains(all, n):
+		return 0, false, fmt.Errorf("%s: generation %d is not stored; stored are %v", s.where, n, all)
+	}
+	return n, n == all[len(all)-1], nil
+}
+
+// restore makes items, the opened permanent state of the stored generation n, the permanent state.
+func (s *State) restore(e emul.Library, items []item, n uint64, drop bool) error {
+	if err := s.belongs(items[0], n); err != nil {
+		return err
+	}
+	if err := tryStart(e, s.version, map[string][]byte{nv.Permanent: items[0].payload}); err != nil {
+		return fmt.Errorf("%s: generation %d: %w", s.where, n, err)
 	}
 	s.declare(items)
 	changes, err := s.resealAll(items, s.key)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", s.where, err)
+		return fmt.Errorf("%s: %w", s.where, err)
 	}
 	for _, blob := range []tpm.Blob{tpm.Volatile, tpm.Savestate} {
 		there, err := s.remains(blob.Name())
 		switch {
 		case err != nil:
-			return 0, err
+			return err
 		case there && !drop:
-			return 0, fmt.Errorf("%s: %s belongs to the newer generation; give --drop-volatile to remove it", s.where, blob.Name())
+			return fmt.Errorf("%s: %s belongs to the newer generation; give --drop-volatile to remove it", s.where, blob.Name())
 		case there:
 			changes = append(changes, nv.Change{Name: s.prefix + blob.Name()})
 		}
 	}
-	return n, s.apply(changes)
+	return s.apply(changes)
 }
 
 // remains reports the same as has, and also works for a state in a cluster store that cannot be
@@ -173,7 +203,7 @@ func (s *State) belongs(old item, n uint64) error {
 	r, err := generation.Decode(old.record)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%s: generation %d has no generation record that shows its number; %s: %w", s.where, n, remedy, err)
+		return fmt.Errorf("%s: generation %d has no generation record that shows its number: %w; %s", s.where, n, err, remedy)
 	case r.Generation != n:
 		return fmt.Errorf("%s: generation %d contains generation %d of TPM %s; %s", s.where, n, r.Generation, r.Identity, remedy)
 	}
@@ -213,5 +243,5 @@ func (s *State) present() (generation.Identity, error) {
 			return r.Identity, nil
 		}
 	}
-	return generation.Identity{}, fmt.Errorf("%s: the key does not open the present state, which has no generation record that shows which TPM it is; give its key: %w", s.where, err)
+	return generation.Identity{}, fmt.Errorf("%s: the key does not open the present state, which has no generation record that shows which TPM it is: %w; give its key", s.where, err)
 }
