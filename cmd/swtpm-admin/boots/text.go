@@ -25,22 +25,24 @@ func indexText(index uint32) string {
 	return fmt.Sprintf("NV index %#x", index)
 }
 
-// indexList returns "PCR 0, 7". It names at most mostIndexes and returns the number of the others.
+// indexList returns "PCR 0, 7, NV 0x1500000". It names at most mostIndexes and returns the number of the
+// others.
 func indexList[T int | uint32](all []T) string {
+	if len(all) == 0 {
+		return "no PCR"
+	}
 	var words []string
-	nv := false
 	for _, i := range all[:min(len(all), mostIndexes)] {
-		if uint64(i) >= ledger.PCRs {
-			nv = true
+		switch nv := uint64(i) >= ledger.PCRs; {
+		case nv:
 			words = append(words, fmt.Sprintf("NV %#x", i))
-		} else {
+		case len(words) == 0:
+			words = append(words, fmt.Sprint("PCR ", i))
+		default:
 			words = append(words, fmt.Sprint(i))
 		}
 	}
-	if len(all) == 1 && nv {
-		return words[0]
-	}
-	list := "PCR " + strings.Join(words, ", ")
+	list := strings.Join(words, ", ")
 	if more := len(all) - len(words); more > 0 {
 		list += fmt.Sprintf(" and %d more", more)
 	}
