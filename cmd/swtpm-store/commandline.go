@@ -17,10 +17,14 @@ Or copy the state NAME to DIRECTORY, without a broker, for an emergency.
 
 Options:
       --config FILE       read this file instead of /etc/swtpm/store.toml
-      --check             check the file, the certificates, the members of the
-                          store and the clock, then exit
+      --check             check the file and the store, read all states, then
+                          exit. Faults: unreachable (a member), certificate,
+                          quorum, quota, clock, denied (login or rights),
+                          damaged (a member or a state), restored (an older
+                          backup), split (endpoints of different stores)
       --accept-rollback   accept that the store was restored from an older
-                          backup; log that and exit
+                          backup, is another one, or has another prefix; log
+                          that and exit
   -h, --help              print this help
       --version           print the version
 
