@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // childVar makes the test binary act as a program that Main runs. The first
@@ -47,18 +47,6 @@ func act(_ context.Context, args []string) error {
 	return fmt.Errorf("unknown action %q", args[0])
 }
 
-// child returns the command that runs act with args.
-func child(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), childVar+"=1")
-	return cmd
-}
-
 // TestStderrUnread checks that a stderr that is full, or broken, neither stops
 // nor kills the process.
 func TestStderrUnread(t *testing.T) {
@@ -68,7 +56,7 @@ func TestStderrUnread(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		cmd := child(t, "log")
+		cmd := harness.Child(t, childVar, "log")
 		cmd.Stderr = w
 		var stdout bytes.Buffer
 		cmd.Stdout = &stdout
@@ -95,7 +83,7 @@ func TestReady(t *testing.T) {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := child(t, "ready")
+	cmd := harness.Child(t, childVar, "ready")
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name)
 	out, err := cmd.Output()
 	if err != nil || string(out) != name+"\n" {
@@ -107,7 +95,7 @@ func TestReady(t *testing.T) {
 		t.Errorf("systemd was told %q, %v, want READY=1 and the status", b[:n], err)
 	}
 
-	cmd = child(t, "ready") // without a listener
+	cmd = harness.Child(t, childVar, "ready") // without a listener
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name+".gone")
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != name+".gone\n" {
 		t.Errorf("Ready without a listener: %q, %v", out, err)

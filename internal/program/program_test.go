@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // childVar makes the test binary act as a program that Main runs. The first
@@ -43,18 +44,6 @@ func act(ctx context.Context, args []string) error {
 	return fmt.Errorf("unknown action %q", args[0])
 }
 
-// child returns the command that runs act with args.
-func child(t *testing.T, args ...string) *exec.Cmd {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), childVar+"=1")
-	return cmd
-}
-
 // TestMainExit checks the exit code and the output of each kind of error.
 func TestMainExit(t *testing.T) {
 	for _, tt := range []struct {
@@ -67,7 +56,7 @@ func TestMainExit(t *testing.T) {
 		{"exit", 77, "prog: outer: inner\n"},
 		{"silent", 3, ""},
 	} {
-		cmd := child(t, tt.what)
+		cmd := harness.Child(t, childVar, tt.what)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		cmd.Run()
@@ -80,7 +69,7 @@ func TestMainExit(t *testing.T) {
 // TestMainSignals checks that signals end the context of a program.
 func TestMainSignals(t *testing.T) {
 	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGPIPE, unix.SIGXFSZ} {
-		cmd := child(t, "wait")
+		cmd := harness.Child(t, childVar, "wait")
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"regexp"
@@ -14,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/test/harness"
 )
 
 // childVar makes the test binary the process that is confined. Its value is the action:
@@ -77,17 +78,11 @@ func printThreads() {
 // child runs the test binary as the process that is confined.
 func child(t *testing.T, action string, cred *syscall.Credential) (out string, err error) {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cred != nil { // the user may have no access to the build directory
-		exe = copyFile(t, exe)
-	}
-	cmd := exec.Command(exe)
+	cmd := harness.Child(t, childVar)
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), childVar+"="+action)
+	cmd.Env = append(cmd.Env, childVar+"="+action)
 	if cred != nil {
+		cmd.Path = copyFile(t, cmd.Path) // the user may have no access to the build directory
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	}
 	b, err := cmd.CombinedOutput()
