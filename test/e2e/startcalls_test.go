@@ -159,8 +159,8 @@ func TestStartFaults(t *testing.T) {
 		most int64
 		args []string
 	}{
-		{530, []string{"version"}},
-		{640, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--flags", "startup-clear", "--print-info", "1"}},
+		{500, []string{"version"}},
+		{610, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--flags", "startup-clear", "--print-info", "1"}},
 	} {
 		least := int64(1 << 62)
 		for range 3 {
