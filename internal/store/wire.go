@@ -121,6 +121,14 @@ type Grant struct {
 }
 
 // Entry describes a stored state.
+// EpochText returns ", epoch N" for a message about an owner, or "" for 0, an unknown epoch.
+func EpochText(epoch uint64) string {
+	if epoch == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", epoch %d", epoch)
+}
+
 type Entry struct {
 	Name       string
 	Owner      string // host; "" if it has none

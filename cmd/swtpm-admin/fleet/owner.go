@@ -100,9 +100,9 @@ func (t *TPM) ownerNote() string {
 	switch o := t.Owner; {
 	case o == nil || t.State == Unproved:
 	case o.Host != "" && !o.Here && t.State == Running:
-		return fmt.Sprintf("host %s has taken the state over, epoch %d", o.Host, o.Epoch)
+		return fmt.Sprintf("host %s has taken the state over%s", o.Host, store.EpochText(o.Epoch))
 	case o.Host != "" && !o.Here && !strings.Contains(t.Verdict, o.Host):
-		return fmt.Sprintf("owned by host %s since %s, epoch %d", o.Host, o.Since.Format(time.RFC3339), o.Epoch)
+		return fmt.Sprintf("owned by host %s since %s%s", o.Host, o.Since.Format(time.RFC3339), store.EpochText(o.Epoch))
 	case !o.Exists && t.State == Running:
 		return "the cluster store does not have the state"
 	}

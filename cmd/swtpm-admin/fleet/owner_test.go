@@ -82,6 +82,11 @@ func TestOwnedElsewhere(t *testing.T) {
 	if want := "owned by host b since 2023-11-14T22:13:20Z, epoch 7"; x.note() != want {
 		t.Errorf("the note is %q, want %q", x.note(), want)
 	}
+	unknown := x
+	unknown.own(store.Entry{Owner: "b", Since: 1700000000}, true, "a")
+	if want := "owned by host b since 2023-11-14T22:13:20Z"; unknown.note() != want {
+		t.Errorf("the note without an epoch is %q, want %q", unknown.note(), want)
+	}
 	text := string(Metrics([]TPM{x}, nil, 0))
 	for _, want := range []string{
 		`swtpm_tpm_store_info{name="vm1",location="store://vm1",owner="b"} 1`, `swtpm_tpm_store_owned{name="vm1"} 0`, `swtpm_tpm_store_epoch{name="vm1"} 7`,

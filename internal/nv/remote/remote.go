@@ -146,11 +146,7 @@ func (b *Backend) Lock() error {
 	case b.o.DryRun || b.o.ReadOnly:
 		e, _, err := b.stat()
 		if err == nil && e.Owner != "" {
-			epoch := ""
-			if e.Epoch != 0 { // it is known
-				epoch = fmt.Sprintf(", epoch %d", e.Epoch)
-			}
-			return fmt.Errorf("%w: owned by host %q since %s%s", nv.ErrLocked, e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), epoch)
+			return fmt.Errorf("%w: owned by %s", nv.ErrLocked, about(e))
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -341,7 +337,12 @@ func (b *Backend) Holder() (nv.Holder, error) {
 	if err != nil || e.Owner == "" {
 		return nv.Holder{}, err
 	}
-	return nv.Holder{Held: true, Owner: fmt.Sprintf("host %q since %s, epoch %d", e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), e.Epoch)}, nil
+	return nv.Holder{Held: true, Owner: about(e)}, nil
+}
+
+// about describes the owner of a state.
+func about(e store.Entry) string {
+	return fmt.Sprintf("host %q since %s%s", e.Owner, time.Unix(int64(e.Since), 0).UTC().Format(time.RFC3339), store.EpochText(e.Epoch))
 }
 
 // Generations implements nv.HistoryBackend.
