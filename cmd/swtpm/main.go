@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/swtpm-go/swtpm/cmd/swtpm/early"
 	_ "github.com/swtpm-go/swtpm/cmd/swtpm/stack"
@@ -38,8 +39,11 @@ func main() { program.MainSignals("swtpm", early.Signals, run) }
 // run executes what the first argument names: help or the version, a verb, a verb of the whole
 // host, which another program implements, or the interface of a classic command line.
 func run(ctx context.Context, args []string) error {
-	if len(args) == 0 {
+	switch {
+	case len(args) == 0:
 		return usage("Missing TPM interface type.")
+	case slices.Contains(config.Interfaces, args[0]): // first, because the tables of verbs would cost a TPM memory
+		return runClassic(ctx, args)
 	}
 	if answer, ok := plainWords()[args[0]]; ok {
 		return answer()
@@ -50,6 +54,11 @@ func run(ctx context.Context, args []string) error {
 	if v := findHostVerb(args[0]); v != nil {
 		return v.exec(args[1:])
 	}
+	return runClassic(ctx, args)
+}
+
+// runClassic runs the TPM of a classic command line, or does what it requests instead.
+func runClassic(ctx context.Context, args []string) error {
 	cfg, err := config.Classic(args[0], args[1:], os.Getenv)
 	if err != nil {
 		return classicError(err)

@@ -161,16 +161,20 @@ func subs(table func() keys) func() []cli.Suboption {
 	}
 }
 
-// summaries are the first lines of the help of each interface.
-var summaries = map[string]string{
-	"socket":  "Run one TPM with a socket as its data channel.",
-	"chardev": "Run one TPM with a character device as its data channel.",
-	"cuse":    "Run one TPM as a character device of its own, in the background.",
+// summary returns the first line of the help of an interface.
+func summary(iface string) string {
+	switch iface {
+	case "chardev":
+		return "Run one TPM with a character device as its data channel."
+	case "cuse":
+		return "Run one TPM as a character device of its own, in the background."
+	}
+	return "Run one TPM with a socket as its data channel."
 }
 
 // Usage returns the help text of one interface: swtpm socket --help.
 func Usage(iface string) string {
-	return fmt.Sprintf("Usage: swtpm %s [OPTION]...\n%s\n\n", iface, summaries[iface]) +
+	return fmt.Sprintf("Usage: swtpm %s [OPTION]...\n%s\n\n", iface, summary(iface)) +
 		"SUBOPTIONS are NAME or NAME=VALUE, with commas between them.\n\n" + cli.Help(bySection(Options(iface)))
 }
 
