@@ -16,6 +16,13 @@ type Getopt struct {
 	// Posix is POSIXLY_CORRECT: the first operand ends the options.
 	Posix bool
 
+	// Mode is the letter of the mode of the program: only options that have it in their Modes, or no
+	// Modes, are valid.
+	Mode string
+
+	// Set takes the argument of each option that has no Set of its own.
+	Set func(o *Option, arg string) error
+
 	// Wrong gets the message about a wrong option, a GetoptError. If it returns nil,
 	// the option is skipped. A nil Wrong returns the message.
 	Wrong func(error) error
@@ -40,9 +47,9 @@ func (g Getopt) Parse(all []Option, args []string) (operands []string, err error
 		case word == "--":
 			return append(operands, args...), nil
 		case strings.HasPrefix(word, "--") || g.OneDash && len(word) > 1 && word[0] == '-':
-			args, err = takeLong(all, word, args)
+			args, err = g.takeLong(all, word, args)
 		case len(word) > 1 && word[0] == '-':
-			args, err = takeShort(all, word[1:], args)
+			args, err = g.takeShort(all, word[1:], args)
 		case g.Posix:
 			return append(append(operands, word), args...), nil
 		default:
@@ -62,14 +69,14 @@ func (g Getopt) Parse(all []Option, args []string) (operands []string, err error
 }
 
 // takeLong handles one long option, and returns the rest of args.
-func takeLong(all []Option, word string, args []string) ([]string, error) {
+func (g Getopt) takeLong(all []Option, word string, args []string) ([]string, error) {
 	dashes := "--"
 	text, two := strings.CutPrefix(word, dashes)
 	if !two {
 		dashes, text = "-", word[1:]
 	}
 	name, arg, joined := strings.Cut(text, "=")
-	found := candidates(all, name)
+	found := g.candidates(all, name)
 	switch {
 	case len(found) == 0:
 		return args, complain("unrecognized option '%s%s'", dashes, text)
@@ -91,13 +98,13 @@ func takeLong(all []Option, word string, args []string) ([]string, error) {
 	default:
 		arg, args = args[0], args[1:]
 	}
-	return o.take(arg, args)
+	return g.take(o, arg, args)
 }
 
 // take calls Set, with the file name from args if there is one.
-func (o *Option) take(arg string, args []string) ([]string, error) {
+func (g Getopt) take(o *Option, arg string, args []string) ([]string, error) {
 	if o.File == "" {
-		return args, o.Set(arg, "")
+		return args, g.set(o, arg)
 	}
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		return args, Complain("Missing filename argument for --%s option", o.Name)
@@ -105,13 +112,24 @@ func (o *Option) take(arg string, args []string) ([]string, error) {
 	return args[1:], o.Set(arg, args[0])
 }
 
+// set calls the Set for an option without a file name.
+func (g Getopt) set(o *Option, arg string) error {
+	if o.Set == nil {
+		return g.Set(o, arg)
+	}
+	return o.Set(arg, "")
+}
+
+// has reports whether the option is valid in this mode.
+func (g Getopt) has(o *Option) bool { return o.Modes == "" || strings.Contains(o.Modes, g.Mode) }
+
 // takeShort handles the options of one word, given without its dash, and returns the rest of
 // args.
-func takeShort(all []Option, word string, args []string) ([]string, error) {
+func (g Getopt) takeShort(all []Option, word string, args []string) ([]string, error) {
 	for word != "" {
 		letter := word[:1]
 		word = word[1:]
-		o := byLetter(all, letter)
+		o := g.byLetter(all, letter)
 		if o == nil {
 			return args, complain("invalid option -- '%s'", letter)
 		}
@@ -125,16 +143,16 @@ func takeShort(all []Option, word string, args []string) ([]string, error) {
 		default:
 			arg, args = args[0], args[1:]
 		}
-		if err := o.Set(arg, ""); err != nil {
+		if err := g.set(o, arg); err != nil {
 			return args, err
 		}
 	}
 	return args, nil
 }
 
-func byLetter(all []Option, letter string) *Option {
+func (g Getopt) byLetter(all []Option, letter string) *Option {
 	for i := range all {
-		if strings.Contains(all[i].Short, letter) {
+		if strings.Contains(all[i].Short, letter) && g.has(&all[i]) {
 			return &all[i]
 		}
 	}
@@ -142,11 +160,12 @@ func byLetter(all []Option, letter string) *Option {
 }
 
 // candidates returns the option with that name or, if there is none, those whose names begin with it.
-func candidates(all []Option, name string) (found []*Option) {
+func (g Getopt) candidates(all []Option, name string) (found []*Option) {
 	var own []*Option
 	for i := range all {
 		o := &all[i]
 		switch {
+		case !g.has(o):
 		case o.Name == name:
 			return []*Option{o}
 		case !strings.HasPrefix(o.Name, name):

@@ -20,6 +20,9 @@ type Option struct {
 	Help  string
 	Long  bool // two dashes in the help, however short the name is
 
+	// Modes are letters of the modes of the program that have the option; "" for all. See Getopt.Mode.
+	Modes string
+
 	// Section is the heading in Help that the option is listed under.
 	Section string
 
@@ -38,7 +41,7 @@ type Option struct {
 	Hidden, Own bool
 
 	// Set takes the argument and the file name, "" for none. If it returns ErrStop,
-	// the rest of the command line is not parsed.
+	// the rest of the command line is not parsed. Without it, Getopt.Set takes the argument.
 	Set func(arg, file string) error
 }
 

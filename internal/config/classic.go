@@ -32,7 +32,7 @@ func classic(iface string, args []string, env func(string) string, foreign bool)
 	}
 	l := line{cfg: defaults(), given: map[string]string{}, fd: -1, port: env("TPM_PORT"), env: env, foreign: foreign}
 	l.cfg.choose(InterfaceKind(iface))
-	operands, err := cli.Getopt{Posix: env("POSIXLY_CORRECT") != "", Wrong: l.wrong}.Parse(l.options(iface), args)
+	operands, err := cli.Getopt{Posix: env("POSIXLY_CORRECT") != "", Mode: letter(iface), Set: l.set, Wrong: l.wrong}.Parse(optionTable, args)
 	if err == nil {
 		err = l.finish(operands)
 	}
@@ -72,7 +72,7 @@ type line struct {
 }
 
 // setChroot applies --chroot.
-func (l *line) setChroot(arg, _ string) error {
+func (l *line) setChroot(arg string) error {
 	if arg == "" {
 		return refusal("chroot failed: No such file or directory")
 	}
@@ -81,7 +81,7 @@ func (l *line) setChroot(arg, _ string) error {
 }
 
 // setPort applies --port, which is the same as --server type=tcp,disconnect with TPM_PORT set.
-func (l *line) setPort(arg, _ string) error {
+func (l *line) setPort(arg string) error {
 	port, ok := parsePort(arg)
 	if !ok {
 		return refuse("Cannot parse socket port number '%s'.", arg)
@@ -95,7 +95,7 @@ func (l *line) setPort(arg, _ string) error {
 }
 
 // setInfo applies --print-info.
-func (l *line) setInfo(arg, _ string) error {
+func (l *line) setInfo(arg string) error {
 	flags, ok := parseInfo(arg)
 	if !ok {
 		return refuse("Cannot parse info value '%s'.", arg)
@@ -111,12 +111,6 @@ func (l *line) word() string {
 	}
 	return string(l.cfg.Interface.Type)
 }
-
-// setMajor applies --maj.
-func (l *line) setMajor(arg, _ string) error { return l.setNumber(&l.cfg.Interface.Major, arg) }
-
-// setMinor applies --min.
-func (l *line) setMinor(arg, _ string) error { return l.setNumber(&l.cfg.Interface.Minor, arg) }
 
 // setNumber stores the argument of --maj or --min in *p.
 //
@@ -134,16 +128,15 @@ func (l *line) setNumber(p *int, arg string) error {
 // setDevice applies --chardev.
 //
 // Compat: C-233: of several devices and descriptors the first counts.
-func (l *line) setDevice(path, _ string) error {
+func (l *line) setDevice(path string) {
 	if i := &l.cfg.Interface; i.Device == "" && l.fd < 0 {
 		i.Device = path
 	}
-	return nil
 }
 
 // setFD applies --fd, an open channel of nearly any kind. It checks the descriptor at once, as
 // the reference does.
-func (l *line) setFD(arg, _ string) error {
+func (l *line) setFD(arg string) error {
 	if l.cfg.Interface.Type != Socket && (l.cfg.Interface.Device != "" || l.fd >= 0) {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,142 +24,178 @@ const (
 	aboutPrinting = "Print something instead of running a TPM"
 )
 
-// interfaceOption is an option of some of the interfaces.
-type interfaceOption struct {
-	of string // the interfaces, by their first letters: "s", "h" for chardev, "u" for cuse
-	cli.Option
+// suboptionList is the argument of an option with sub-options.
+const suboptionList = "SUBOPTIONS"
+
+// optionTable has the options of all interfaces, in the order in which the error about an ambiguous
+// abbreviation lists them. Modes are the first letters of the interfaces that have the option: "s", "h"
+// for chardev, "u" for cuse. line.set applies an option. The table is data without functions, because
+// building it would cost each start memory.
+var optionTable = []cli.Option{
+	// the options before the common ones
+	{Modes: "sh", Name: "daemon", Short: "d", Section: aboutProcess, Help: "run in the background"},
+	{Modes: "shu", Name: "help", Short: "h", Section: aboutPrinting, Help: "print this text"},
+	{Modes: "u", Name: "maj", Short: "M", Arg: "N", Section: aboutDevice, Help: "its major number; 0, the default, for any"},
+	{Modes: "u", Name: "min", Short: "m", Arg: "N", Section: aboutDevice, Help: "its minor number"},
+	{Modes: "u", Name: "name", Short: "n", Arg: "NAME", Section: aboutDevice, Help: "the device is /dev/NAME"},
+	{Modes: "s", Name: "port", Short: "p", Arg: "PORT", Section: aboutChannels, Help: "same as --server type=tcp,port=PORT,disconnect"},
+	{Modes: "h", Name: "chardev", Short: "c", Arg: "DEVICE", Section: aboutChannels,
+		Help: "the data channel is this device; opened before --runas and --chroot"},
+	{Modes: "sh", Name: "fd", Short: "f", Arg: "N", Section: aboutChannels, Help: "the data channel is the open descriptor N"},
+	{Modes: "h", Name: "vtpm-proxy", Section: aboutChannels,
+		Help: "create a kernel device /dev/tpmN that is connected to the TPM, and print its name; as root. The TPM is powered on and gets a Startup (clear) unless --flags says otherwise"},
+	{Modes: "s", Name: "server", Arg: suboptionList, Section: aboutChannels, Help: "the data channel"},
+	{Modes: "shu", Name: "runas", Short: "r", Arg: "USER", Section: aboutProcess, Help: "change to this user"},
+	{Modes: "shu", Name: "chroot", Short: "R", Arg: "DIR", Section: aboutProcess,
+		Help: "make DIR the root directory first; all other paths and names are looked up in it"},
+	{Modes: "s", Name: "terminate", Short: "t", Section: aboutChannels, Help: "end when the data connection is lost"},
+
+	// the options that all interfaces have
+	{Modes: "shu", Name: "locality", Arg: suboptionList, Section: aboutTPM, Help: "restrict how clients use localities"},
+	{Modes: "shu", Name: "log", Arg: suboptionList, Section: aboutProcess, Help: "write messages to a file or a descriptor"},
+	{Modes: "shu", Name: "key", Arg: suboptionList, Section: aboutTPM, Help: "encrypt the state on disk"},
+	{Modes: "shu", Name: "migration-key", Arg: suboptionList, Section: aboutTPM,
+		Help: "encrypt the state that leaves through the control channel; the suboptions of --key"},
+	{Modes: "shu", Name: "pid", Arg: suboptionList, Section: aboutProcess, Help: "write the process id"},
+	{Modes: "shu", Name: "tpmstate", Arg: suboptionList, Section: aboutTPM, Help: "where the state is stored; without it, in $TPM_PATH"},
+	{Modes: "sh", Name: "ctrl", Arg: suboptionList, Section: aboutChannels, Help: "the control channel"},
+	{Modes: "shu", Name: "flags", Arg: suboptionList, Section: aboutTPM, Help: "set what happens when the TPM starts and ends"},
+	{Modes: "shu", Name: "tpm2", Section: aboutTPM, Help: "a TPM 2.0; without it, a TPM 1.2"},
+	{Modes: "shu", Name: "seccomp", Arg: suboptionList, Section: aboutProcess,
+		Help: "set what happens at a system call that a running TPM does not need"},
+	{Modes: "shu", Name: "migration", Arg: suboptionList, Section: aboutTPM,
+		Help: "prepare for a migration between hosts that share the state"},
+	{Modes: "shu", Name: "profile", Arg: suboptionList, Section: aboutTPM, Help: "the algorithm profile of a new TPM 2.0; needs libtpms 0.10"},
+	{Modes: "shu", Name: "pcap", Arg: suboptionList, Section: aboutProcess,
+		Help: "record the traffic of the data channel for Wireshark and tshark"},
+
+	// the options that print something instead of running a TPM
+	{Modes: "shu", Name: "print-capabilities", Section: aboutPrinting, Help: "print the capabilities of this program as JSON"},
+	{Modes: "shu", Name: "print-states", Section: aboutPrinting, Help: "print the stored states and their sizes as JSON"},
+	{Modes: "shu", Name: "print-profiles", Section: aboutPrinting, Help: "print the algorithm profiles of this libtpms as JSON"},
+	{Modes: "shu", Name: "print-info", Arg: "FLAGS", Section: aboutPrinting,
+		Help: "print a description of the TPM as JSON; FLAGS are the flags of libtpms, added up: 1 specification, 2 attributes, 4 features, 8 algorithms, 0x10 commands, 0x20 its profile, 0x40 all profiles, 0x80 more attributes. With --tpmstate the TPM is powered on first"},
+	{Modes: "u", Name: "version", Short: "v", Section: aboutPrinting, Help: "print the version"},
 }
 
-// Options returns the options of an interface, as they are parsed, completed and listed
-// in the help.
-func Options(iface string) []cli.Option {
-	l := &line{cfg: defaults(), given: map[string]string{}}
-	l.cfg.choose(InterfaceKind(iface))
-	return l.options(iface)
+// letter returns the letter of an interface in the Modes of its options.
+func letter(iface string) string {
+	switch iface {
+	case "chardev":
+		return "h"
+	case "cuse":
+		return "u"
+	}
+	return "s"
 }
 
-// options returns the options of an interface, in the order in which the error about an ambiguous
-// abbreviation lists them.
-func (l *line) options(iface string) []cli.Option {
-	letter := map[string]string{"socket": "s", "chardev": "h", "cuse": "u"}[iface]
-	groups := [...][]interfaceOption{l.ownOptions(), l.commonOptions(), l.printOptions()}
-	out := make([]cli.Option, 0, len(groups[0])+len(groups[1])+len(groups[2]))
-	for _, group := range groups {
-		for _, o := range group {
-			if !strings.Contains(o.of, letter) {
-				continue
-			}
-			o.Long = true
-			if o.Set == nil { // an option with sub-options: the last one counts, and it is parsed later
-				name := o.Name
-				o.Set = func(arg, _ string) error { l.given[name] = arg; return nil }
-			}
-			out = append(out, o.Option)
+// set applies an option.
+func (l *line) set(o *cli.Option, arg string) error {
+	c := l.cfg
+	switch o.Name {
+	case "daemon":
+		c.Daemon = true
+	case "help":
+		return &HelpRequested{Text: Usage(l.word())}
+	case "maj":
+		return l.setNumber(&c.Interface.Major, arg)
+	case "min":
+		return l.setNumber(&c.Interface.Minor, arg)
+	case "name":
+		c.Interface.Name = cmp.Or(c.Interface.Name, arg) // Compat: C-233
+	case "port":
+		return l.setPort(arg)
+	case "chardev":
+		l.setDevice(arg)
+	case "fd":
+		return l.setFD(arg)
+	case "vtpm-proxy":
+		l.proxy = true
+	case "runas":
+		c.Sandbox.User = arg
+	case "chroot":
+		return l.setChroot(arg)
+	case "terminate":
+		c.Interface.Terminate = true
+	case "tpm2":
+		c.TPM = tpm.V20
+	case "print-capabilities":
+		c.PrintCapabilities = true
+	case "print-states":
+		c.PrintStates = true
+	case "print-profiles":
+		c.PrintProfiles = true
+	case "print-info":
+		return l.setInfo(arg)
+	case "version":
+		return &HelpRequested{Text: cuseVersion}
+	default: // an option with sub-options: the last one counts, and it is parsed later
+		l.given[o.Name] = arg
+	}
+	return nil
+}
+
+// Options returns the options of an interface, as they are completed and listed in the help.
+func Options(iface string) (out []cli.Option) {
+	for _, o := range optionTable {
+		if !strings.Contains(o.Modes, letter(iface)) {
+			continue
 		}
+		o.Long = true
+		if o.Arg == suboptionList {
+			o.Sub = func() []cli.Suboption { return subs(suboptionsOf(o.Name)) }
+		}
+		out = append(out, o)
 	}
 	return out
 }
 
-// ownOptions returns the options that come before the common ones.
-func (l *line) ownOptions() []interfaceOption {
-	c, i := l.cfg, &l.cfg.Interface
-	return []interfaceOption{
-		{"sh", cli.Option{Name: "daemon", Short: "d", Section: aboutProcess, Set: flag(&c.Daemon), Help: "run in the background"}},
-		{"shu", cli.Option{Name: "help", Short: "h", Section: aboutPrinting, Help: "print this text", Set: func(string, string) error {
-			return &HelpRequested{Text: Usage(l.word())}
-		}}},
-		{"u", cli.Option{Name: "maj", Short: "M", Arg: "N", Section: aboutDevice, Set: l.setMajor, Help: "its major number; 0, the default, for any"}},
-		{"u", cli.Option{Name: "min", Short: "m", Arg: "N", Section: aboutDevice, Set: l.setMinor, Help: "its minor number"}},
-		{"u", cli.Option{Name: "name", Short: "n", Arg: "NAME", Section: aboutDevice, Help: "the device is /dev/NAME", Set: func(arg, _ string) error {
-			if i.Name == "" { // Compat: C-233
-				i.Name = arg
-			}
-			return nil
-		}}},
-		{"s", cli.Option{Name: "port", Short: "p", Arg: "PORT", Section: aboutChannels, Set: l.setPort, Help: "same as --server type=tcp,port=PORT,disconnect"}},
-		{"h", cli.Option{Name: "chardev", Short: "c", Arg: "DEVICE", Section: aboutChannels, Set: l.setDevice,
-			Help: "the data channel is this device; opened before --runas and --chroot"}},
-		{"sh", cli.Option{Name: "fd", Short: "f", Arg: "N", Section: aboutChannels, Set: l.setFD, Help: "the data channel is the open descriptor N"}},
-		{"h", cli.Option{Name: "vtpm-proxy", Section: aboutChannels, Set: flag(&l.proxy),
-			Help: "create a kernel device /dev/tpmN that is connected to the TPM, and print its name; as root. The TPM is powered on and gets a Startup (clear) unless --flags says otherwise"}},
-		{"s", cli.Option{Name: "server", Arg: "SUBOPTIONS", Section: aboutChannels, Help: "the data channel",
-			Sub: subs(func() keys { return c.interfaceKeys(newEndpointOptions(nil)) })}},
-		{"shu", cli.Option{Name: "runas", Short: "r", Arg: "USER", Section: aboutProcess, Set: set(&c.Sandbox.User), Help: "change to this user"}},
-		{"shu", cli.Option{Name: "chroot", Short: "R", Arg: "DIR", Section: aboutProcess, Set: l.setChroot,
-			Help: "make DIR the root directory first; all other paths and names are looked up in it"}},
-		{"s", cli.Option{Name: "terminate", Short: "t", Section: aboutChannels, Set: flag(&i.Terminate), Help: "end when the data connection is lost"}},
+// suboptionsOf returns the keys of an option with sub-options.
+func suboptionsOf(name string) keys {
+	c := defaults()
+	switch name {
+	case "server":
+		return c.interfaceKeys(newEndpointOptions(nil))
+	case "ctrl":
+		return c.Control.keys(newEndpointOptions(nil))
+	case "key", "migration-key":
+		return c.Key.keys()
+	case "locality":
+		return c.Locality.keys()
+	case "log":
+		return c.Log.keys()
+	case "pid":
+		return c.PID.keys()
+	case "tpmstate":
+		return c.State.keys()
+	case "flags":
+		return c.Flags.keys()
+	case "seccomp":
+		return c.Sandbox.seccompKeys()
+	case "migration":
+		return c.Migration.keys()
+	case "profile":
+		return c.Profile.keys()
+	case "pcap":
+		return c.Pcap.keys()
 	}
+	return nil
 }
 
-// commonOptions returns the options that all interfaces have.
-func (l *line) commonOptions() []interfaceOption {
-	c := l.cfg
-	return []interfaceOption{
-		{"shu", cli.Option{Name: "locality", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "restrict how clients use localities", Sub: subs(c.Locality.keys)}},
-		{"shu", cli.Option{Name: "log", Arg: "SUBOPTIONS", Section: aboutProcess, Help: "write messages to a file or a descriptor", Sub: subs(c.Log.keys)}},
-		{"shu", cli.Option{Name: "key", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "encrypt the state on disk", Sub: subs(c.Key.keys)}},
-		{"shu", cli.Option{Name: "migration-key", Arg: "SUBOPTIONS", Section: aboutTPM, Sub: subs(c.MigrationKey.keys),
-			Help: "encrypt the state that leaves through the control channel; the suboptions of --key"}},
-		{"shu", cli.Option{Name: "pid", Arg: "SUBOPTIONS", Section: aboutProcess, Help: "write the process id", Sub: subs(c.PID.keys)}},
-		{"shu", cli.Option{Name: "tpmstate", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "where the state is stored; without it, in $TPM_PATH", Sub: subs(c.State.keys)}},
-		{"sh", cli.Option{Name: "ctrl", Arg: "SUBOPTIONS", Section: aboutChannels, Help: "the control channel",
-			Sub: subs(func() keys { return c.Control.keys(newEndpointOptions(nil)) })}},
-		{"shu", cli.Option{Name: "flags", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "set what happens when the TPM starts and ends", Sub: subs(c.Flags.keys)}},
-		{"shu", cli.Option{Name: "tpm2", Section: aboutTPM, Help: "a TPM 2.0; without it, a TPM 1.2", Set: func(string, string) error {
-			c.TPM = tpm.V20
-			return nil
-		}}},
-		{"shu", cli.Option{Name: "seccomp", Arg: "SUBOPTIONS", Section: aboutProcess, Sub: subs(c.Sandbox.seccompKeys),
-			Help: "set what happens at a system call that a running TPM does not need"}},
-		{"shu", cli.Option{Name: "migration", Arg: "SUBOPTIONS", Section: aboutTPM, Sub: subs(c.Migration.keys),
-			Help: "prepare for a migration between hosts that share the state"}},
-		{"shu", cli.Option{Name: "profile", Arg: "SUBOPTIONS", Section: aboutTPM, Help: "the algorithm profile of a new TPM 2.0; needs libtpms 0.10", Sub: subs(c.Profile.keys)}},
-		{"shu", cli.Option{Name: "pcap", Arg: "SUBOPTIONS", Section: aboutProcess, Sub: subs(c.Pcap.keys),
-			Help: "record the traffic of the data channel for Wireshark and tshark"}},
-	}
-}
-
-// printOptions returns the options that print something instead of running a TPM.
-func (l *line) printOptions() []interfaceOption {
-	c := l.cfg
-	return []interfaceOption{
-		{"shu", cli.Option{Name: "print-capabilities", Section: aboutPrinting, Set: flag(&c.PrintCapabilities), Help: "print the capabilities of this program as JSON"}},
-		{"shu", cli.Option{Name: "print-states", Section: aboutPrinting, Set: flag(&c.PrintStates), Help: "print the stored states and their sizes as JSON"}},
-		{"shu", cli.Option{Name: "print-profiles", Section: aboutPrinting, Set: flag(&c.PrintProfiles), Help: "print the algorithm profiles of this libtpms as JSON"}},
-		{"shu", cli.Option{Name: "print-info", Arg: "FLAGS", Section: aboutPrinting, Set: l.setInfo,
-			Help: "print a description of the TPM as JSON; FLAGS are the flags of libtpms, added up: 1 specification, 2 attributes, 4 features, 8 algorithms, 0x10 commands, 0x20 its profile, 0x40 all profiles, 0x80 more attributes. With --tpmstate the TPM is powered on first"}},
-		{"u", cli.Option{Name: "version", Short: "v", Section: aboutPrinting, Help: "print the version", Set: func(string, string) error {
-			return &HelpRequested{Text: cuseVersion}
-		}}},
-	}
-}
-
-// flag returns a Set that sets *p.
-func flag(p *bool) func(string, string) error {
-	return func(string, string) error { *p = true; return nil }
-}
-
-// set returns a Set that stores the argument in *p.
-func set(p *string) func(string, string) error {
-	return func(arg, _ string) error { *p = arg; return nil }
-}
-
-// subs returns the Sub of an option with these keys.
-func subs(table func() keys) func() []cli.Suboption {
-	return func() (out []cli.Suboption) {
-		for _, k := range table().known(option) {
-			s := cli.Suboption{Name: k.name, Arg: k.value.arg, Help: k.help}
-			switch words := quoted(k.value.want); {
-			case k.value.arg == "":
-			case k.value.path != completion.Text:
-				s.Value.Kind = k.value.path
-			case words != nil:
-				s.Value = completion.Value{Kind: completion.Words, Words: words}
-			}
-			out = append(out, s)
+// subs returns the sub-options among ks for help and completion.
+func subs(ks keys) (out []cli.Suboption) {
+	for _, k := range ks.known(option) {
+		s := cli.Suboption{Name: k.name, Arg: k.value.arg, Help: k.help}
+		switch words := quoted(k.value.want); {
+		case k.value.arg == "":
+		case k.value.path != completion.Text:
+			s.Value.Kind = k.value.path
+		case words != nil:
+			s.Value = completion.Value{Kind: completion.Words, Words: words}
 		}
-		return out
+		out = append(out, s)
 	}
+	return out
 }
 
 // summary returns the first line of the help of an interface.

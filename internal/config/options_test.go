@@ -30,11 +30,19 @@ func TestOptionTables(t *testing.T) {
 			if !strings.Contains(manual, name) {
 				t.Errorf("swtpm(8) without %s", name)
 			}
+			l := line{cfg: defaults(), given: map[string]string{}, fd: -1}
+			l.set(&o, "1")
+			if _, list := l.given[o.Name]; list != (o.Sub != nil) {
+				t.Errorf("swtpm %s %s: applied as an option with sub-options: %t, want %t", iface, name, list, !list)
+			}
 			if o.Sub == nil {
 				continue
 			}
 			if _, err := Classic(iface, append(needed, name, "no-such-name=x"), noEnv); !isUnknown(err) {
 				t.Errorf("swtpm %s %s no-such-name=x: %v, want an unknown option", iface, name, err)
+			}
+			if len(o.Sub()) == 0 {
+				t.Errorf("swtpm %s %s has no sub-options", iface, name)
 			}
 			for _, s := range o.Sub() {
 				checkSuboption(t, iface, append(needed, name), s)
