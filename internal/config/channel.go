@@ -5,7 +5,7 @@ import "github.com/swtpm-go/swtpm/internal/nv"
 // ctrl sets the control channel from --ctrl.
 func (l *line) ctrl() error {
 	p, c := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Control
-	o, ks, err := l.read("ctrl", "ctrl", func() keys { return c.keys(p) })
+	o, ks, err := l.read("ctrl", "ctrl", func(ks keys) keys { return c.keys(ks, p) })
 	if err != nil || o == nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (l *line) ctrl() error {
 // server sets the data channel from --server and --port, or --fd.
 func (l *line) server() error {
 	p, i := newEndpointOptions(&l.cfg.Sandbox.Chroot), &l.cfg.Interface
-	o, ks, err := l.read("server", "server", func() keys { return l.cfg.interfaceKeys(p) })
+	o, ks, err := l.read("server", "server", func(ks keys) keys { return l.cfg.interfaceKeys(ks, p) })
 	if err != nil {
 		return err
 	}

@@ -69,6 +69,7 @@ type line struct {
 	foreign bool              // another process will run it: descriptors are not checked
 	env     func(string) string
 	done    bool // the remaining options are not read
+	room    keys // the memory of the table of the option that is read; each size of a table would cost a page of memory
 }
 
 // setChroot applies --chroot.

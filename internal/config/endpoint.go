@@ -177,15 +177,15 @@ func (e Endpoint) Owner() (uid, gid int, err error) {
 	return uid, gid, nil
 }
 
-func (p *endpointOptions) keys(hint string) keys {
-	return keys{
+func (p *endpointOptions) keys(ks keys, hint string) keys {
+	return append(ks, keys{
 		{name: "type", in: option, help: "the kind of socket; of --server tcp without it", value: p.channelType(), hint: hint},
 		{name: "fd", in: option, help: "an inherited socket that listens; with tcp of --server a connection", value: number(&p.fd, 0), hint: `"fd:N" as the address`},
 		{name: "path", in: option, help: "unixio: the path of the socket", value: file(&p.path), hint: hint},
 		{name: "port", in: option, help: "tcp: the port; of --server $TPM_PORT without it", value: number(&p.port, 0).called("PORT"), hint: hint},
 		{name: "bindaddr", in: option, help: "tcp: the address (127.0.0.1)", value: text(&p.addr).called("ADDR"), hint: hint},
 		{name: "ifname", in: option, help: "tcp: the interface of an IPv6 link-local address", value: text(&p.ifName).called("IF"), hint: hint},
-	}
+	}...)
 }
 
 // tcp makes e the TCP socket of p. out is the error text for a port that is too large.

@@ -31,7 +31,8 @@ const (
 
 // keys is the table of one option or of one table of a profile. The order is
 // that in which the fields are set: where two keys set one field, the later one in
-// the table counts.
+// the table counts. The functions that make the table of an option append it to a slice, because
+// all options of a command line use the same memory; see line.room.
 type keys []key
 
 // known returns the keys of d.
@@ -95,26 +96,26 @@ func (c *Config) top() keys {
 // tables returns the tables of a profile, bound to the fields of c.
 func (c *Config) tables() []table {
 	return []table{
-		{name: "interface", keys: c.interfaceKeys(&endpointOptions{root: &c.Sandbox.Chroot})},
-		{name: "control", keys: c.Control.keys(&endpointOptions{root: &c.Sandbox.Chroot}),
+		{name: "interface", keys: c.interfaceKeys(nil, &endpointOptions{root: &c.Sandbox.Chroot})},
+		{name: "control", keys: c.Control.keys(nil, &endpointOptions{root: &c.Sandbox.Chroot}),
 			none: noneIf(c.Control.Listen.Kind == None, "no control channel")},
-		{name: "tpmstate", keys: c.State.keys()},
-		{name: "key", keys: c.Key.keys(), needs: true,
+		{name: "tpmstate", keys: c.State.keys(nil)},
+		{name: "key", keys: c.Key.keys(nil), needs: true,
 			none: noneIf(c.Key.Source == NoKey, "the state is stored as it is")},
-		{name: "migration-key", keys: c.MigrationKey.keys(), needs: true,
+		{name: "migration-key", keys: c.MigrationKey.keys(nil), needs: true,
 			none: noneIf(c.MigrationKey.Source == NoKey, "state leaves through the control channel as it is")},
-		{name: "flags", keys: c.Flags.keys()},
-		{name: "locality", keys: c.Locality.keys()},
-		{name: "migration", keys: c.Migration.keys()},
-		{name: "profile", keys: c.Profile.keys(), needs: true,
+		{name: "flags", keys: c.Flags.keys(nil)},
+		{name: "locality", keys: c.Locality.keys(nil)},
+		{name: "migration", keys: c.Migration.keys(nil)},
+		{name: "profile", keys: c.Profile.keys(nil), needs: true,
 			none: noneIf(c.Profile.Source == NoProfile, "a new TPM 2.0 gets the algorithms that libtpms gives it")},
 		{name: "sandbox", keys: c.Sandbox.keys()},
 		{name: "service", keys: c.Service.keys()},
-		{name: "log", keys: c.Log.keys(), given: &c.Log.Given,
+		{name: "log", keys: c.Log.keys(nil), given: &c.Log.Given,
 			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
-		{name: "pid", keys: c.PID.keys(), needs: true,
+		{name: "pid", keys: c.PID.keys(nil), needs: true,
 			none: noneIf(c.PID.File == "" && c.PID.FD < 0, "no file with the process id")},
-		{name: "pcap", keys: c.Pcap.keys(), needs: true,
+		{name: "pcap", keys: c.Pcap.keys(nil), needs: true,
 			none: noneIf(c.Pcap.File == "" && c.Pcap.FD < 0, "the traffic is not recorded")},
 		{name: "metrics", keys: c.Metrics.keys(&c.Sandbox.Chroot), needs: true,
 			none: noneIf(c.Metrics.File == "" && c.Metrics.Listen.Kind == None, "nothing is counted")},
@@ -131,19 +132,19 @@ func noneIf(cond bool, why string) string {
 	return ""
 }
 
-// interfaceKeys returns the keys of [interface] and of --server.
-func (c *Config) interfaceKeys(p *endpointOptions) keys {
+// interfaceKeys appends the keys of [interface] and of --server to ks.
+func (c *Config) interfaceKeys(ks keys, p *endpointOptions) keys {
 	i := &c.Interface
 	is := func(types ...InterfaceKind) func() bool {
 		return func() bool { return slices.Contains(types, i.Type) }
 	}
 	device := file(&i.Device)
 	device.outside = true // opened before the new root is entered
-	ks := keys{
+	ks = append(ks, keys{
 		{name: "type", in: profile, value: choice(&i.Type, "", words(Socket, Chardev, VTPMProxy, CUSE)).then(func() { c.choose(i.Type) })},
 		{name: "device", in: profile, value: device, when: is(Chardev), only: `with type = "chardev"`}, // --chardev
 		{name: "server", in: profile, value: i.Server.address(), when: is(Socket, Chardev), only: `with type = "socket" or "chardev"`},
-	}
+	}...)
 	for _, k := range []key{
 		{name: "name", value: text(&i.Name)}, // --name
 		{name: "major", value: deviceNumber(&i.Major)},
@@ -153,39 +154,39 @@ func (c *Config) interfaceKeys(p *endpointOptions) keys {
 		ks = append(ks, k)
 	}
 	const only = `with type = "socket"`
-	return slices.Concat(ks, p.keys(`server = "tcp:HOST:PORT" or "unix:PATH"`), i.Server.keys(p.root), keys{
+	ks = p.keys(ks, `server = "tcp:HOST:PORT" or "unix:PATH"`)
+	ks = i.Server.keys(ks, p.root)
+	return append(ks, keys{
 		{name: "disconnect", help: "close the connection after each response", value: truth(&i.Disconnect), when: is(Socket), only: only},
 		{name: "terminate", in: profile, value: truth(&i.Terminate), when: is(Socket), only: only}, // --terminate
-	})
+	}...)
 }
 
-func (c *Control) keys(p *endpointOptions) keys {
-	return slices.Concat(
-		keys{{name: "listen", in: profile, value: c.Listen.address()}},
-		p.keys(`listen = "unix:PATH" or "tcp:HOST:PORT"`),
-		keys{{name: "clientfd", in: option, help: "unixio: an inherited connection", value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`}},
-		c.Listen.keys(p.root),
-		keys{{name: "terminate", help: "end when its connection is lost", value: truth(&c.Terminate)}},
-	)
+func (c *Control) keys(ks keys, p *endpointOptions) keys {
+	ks = append(ks, key{name: "listen", in: profile, value: c.Listen.address()})
+	ks = p.keys(ks, `listen = "unix:PATH" or "tcp:HOST:PORT"`)
+	ks = append(ks, key{name: "clientfd", in: option, help: "unixio: an inherited connection", value: number(&p.clientFD, 0), hint: `listen = "clientfd:N"`})
+	ks = c.Listen.keys(ks, p.root)
+	return append(ks, key{name: "terminate", help: "end when its connection is lost", value: truth(&c.Terminate)})
 }
 
-// keys returns the keys that say which processes may connect to a Unix socket. root is
+// keys appends the keys that say which processes may connect to a Unix socket to ks. root is
 // the new root directory, which may be set later.
-func (e *Endpoint) keys(root *string) keys {
+func (e *Endpoint) keys(ks keys, root *string) keys {
 	unix := func() bool { return e.Kind == Unix }
 	const only = `for a socket "unix:PATH"`
-	return keys{
+	return append(ks, keys{
 		{name: "mode", help: "unixio: permissions of the socket (0770)", value: octal(&e.Mode, nil), when: unix, only: only},
 		{name: "uid", help: "unixio: owner of the socket", value: owner{id: &e.UID, name: &e.User, root: root}.value(), when: unix, only: only},
 		{name: "gid", help: "unixio: group of the socket", value: owner{id: &e.GID, group: true, name: &e.Group, root: root}.value(), when: unix, only: only},
-	}
+	}...)
 }
 
-func (s *State) keys() keys {
+func (s *State) keys(ks keys) keys {
 	waits := func() bool { return s.OnFull == FullWait }
 	isDir := func() bool { return s.Location.Kind == nv.Directory }
 	isStore := func() bool { return s.Location.Kind == nv.Cluster }
-	return keys{ // dir has precedence over backend-uri, and lock over the default of either
+	return append(ks, keys{ // dir has precedence over backend-uri, and lock over the default of either
 		{name: "backend-uri", in: option, help: "dir://DIR, file://FILE, one image file or block device for all of it, or store://NAME, a state in a cluster store", value: s.backendURI(), hint: `dir = "PATH", file = "PATH" or store = "NAME"`},
 		{name: "store", in: profile, value: s.location(nv.Cluster), one: true},
 		{name: "file", in: profile, value: s.location(nv.File), one: true},
@@ -200,14 +201,14 @@ func (s *State) keys() keys {
 		{name: "on-full", help: "when the disk is full, a command waits for space, the default, or fails at once", value: choice(&s.OnFull, "Unknown on-full '%s'.", words(FullWait, FullFail))},
 		{name: "wait-limit", help: "how long a command waits at most, or none (100s)", value: duration(&s.WaitLimit), when: waits, only: `with on-full = "wait"`},
 		{name: "max-stores-per-minute", help: "refuse commands that write NV memory when a guest stores more often for long (300; 0 for no limit)", value: number(&s.MaxStores, 0)},
-	}
+	}...)
 }
 
-func (k *Key) keys() keys {
+func (k *Key) keys(ks keys) keys {
 	raw := func() bool { return k.Source == KeyFile || k.Source == KeyFD || k.Source == KeyCredential }
 	pass := func() bool { return k.Source == PassFile || k.Source == PassFD }
 	fromFile := func() bool { return k.Source == KeyFile || k.Source == PassFile }
-	return keys{ // the first of file, fd, pwdfile, pwdfd has precedence
+	return append(ks, keys{ // the first of file, fd, pwdfile, pwdfd has precedence
 		{name: "pwdfd", help: "the passphrase comes from this descriptor", value: k.fd(PassFD), one: true},
 		{name: "pwdfile", help: "the passphrase is in this file", value: k.path(PassFile), one: true},
 		{name: "fd", help: "the key comes from this descriptor", value: k.fd(KeyFD), one: true},
@@ -218,12 +219,12 @@ func (k *Key) keys() keys {
 		{name: "kdf", help: "derives the key from a passphrase (pbkdf2)", value: choice(&k.KDF, "Unknown kdf '%s'.", words("pbkdf2", "sha512")),
 			when: pass, only: "with pwdfile or pwdfd"},
 		{name: "remove", help: "delete the file once it is read", value: truth(&k.Remove), when: fromFile, only: "with file or pwdfile"},
-	}
+	}...)
 }
 
-func (f *Flags) keys() keys {
+func (f *Flags) keys(ks keys) keys {
 	const hint = `startup = "clear", "state", "deactivated" or "none"`
-	return keys{
+	return append(ks, keys{
 		{name: "not-need-init", help: "power the TPM on at once", value: truth(&f.NotNeedInit)},
 		{name: "startup-none", in: option, help: "send no Startup", value: f.startupFlag(StartupNone), hint: hint},
 		{name: "startup-deactivated", in: option, help: "power a TPM 1.2 on at once, and send Startup(deactivated)", value: f.startupFlag(StartupDeactivated), hint: hint},
@@ -231,35 +232,35 @@ func (f *Flags) keys() keys {
 		{name: "startup-clear", in: option, help: "power the TPM on at once, and send Startup(clear)", value: f.startupFlag(StartupClear), hint: hint},
 		{name: "startup", in: profile, value: f.startup()},
 		{name: "disable-auto-shutdown", help: "never send TPM2_Shutdown", value: truth(&f.DisableAutoShutdown)},
-	}
+	}...)
 }
 
-func (l *Locality) keys() keys {
-	return keys{
+func (l *Locality) keys(ks keys) keys {
+	return append(ks, keys{
 		{name: "reject-locality-4", help: "reject commands of locality 4", value: truth(&l.RejectLocality4)},
 		{name: "allow-set-locality", help: "accept the vendor command that sets the locality", value: truth(&l.AllowSetLocality)},
-	}
+	}...)
 }
 
-// keys returns the keys of [migration].
+// keys appends the keys of [migration] to ks.
 //
 // Compat: C-015: the lock is released without release-lock-outgoing, too.
-func (m *Migration) keys() keys {
-	return keys{
+func (m *Migration) keys(ks keys) keys {
+	return append(ks, keys{
 		{name: "incoming", help: "the state belongs to another process until its blobs arrive", value: truth(&m.Incoming)},
 		{name: "release-lock-outgoing", help: "release the storage lock when the last blob is sent (on)", value: truth(&m.ReleaseLockOutgoing)},
 		{name: "encrypted-only", help: "refuse blobs that are not encrypted with the migration key", value: truth(&m.EncryptedOnly)},
-	}
+	}...)
 }
 
-func (a *AlgorithmProfile) keys() keys {
-	return keys{ // the first of profile, name, file, fd has precedence
+func (a *AlgorithmProfile) keys(ks keys) keys {
+	return append(ks, keys{ // the first of profile, name, file, fd has precedence
 		{name: "fd", help: "the JSON comes from this descriptor", value: a.fd(), one: true},
 		{name: "file", help: "the JSON is in this file", value: a.text(ProfileFile, "the path of a file"), one: true},
 		{name: "name", help: "the name of the profile", value: a.text(ProfileName, "the name of an algorithm profile"), one: true},
 		{name: "profile", help: "the JSON that describes it", value: a.text(ProfileText, "an algorithm profile as JSON"), one: true},
 		{name: "remove-disabled", help: "remove from a custom profile what OpenSSL refuses here, or on a FIPS host", value: choice(&a.RemoveDisabled, "Invalid option parameter '%s' for 'remove-disabled'", words("check", "fips-host"))},
-	}
+	}...)
 }
 
 func (s *Sandbox) keys() keys {
@@ -287,52 +288,52 @@ func (l *Ledger) keys() keys {
 	}
 }
 
-// seccompKeys returns the keys of --seccomp.
-func (s *Sandbox) seccompKeys() keys {
-	return keys{{name: "action", in: option, help: "kill, the default, ends the process; log writes to the kernel log; none installs no filter", value: s.action(), hint: `seccomp = "kill", "log" or "none"`}}
+// seccompKeys appends the key of --seccomp to ks.
+func (s *Sandbox) seccompKeys(ks keys) keys {
+	return append(ks, key{name: "action", in: option, help: "kill, the default, ends the process; log writes to the kernel log; none installs no filter", value: s.action(), hint: `seccomp = "kill", "log" or "none"`})
 }
 
 func (s *Sandbox) action() value {
 	return choice(&s.Seccomp, "Unsupported seccomp log action %s", words(SeccompKill, SeccompLog, SeccompNone))
 }
 
-func (l *Log) keys() keys {
+func (l *Log) keys(ks keys) keys {
 	logFile := file(&l.File)
 	logFile.rebase = func(dir string) {
 		if l.File != "-" {
 			l.File = beneath(dir, l.File)
 		}
 	}
-	return keys{
+	return append(ks, keys{
 		{name: "file", help: "the file; - discards messages", value: logFile, one: true},
 		{name: "fd", help: "a descriptor", value: descriptor(&l.FD), one: true},
 		{name: "level", help: "how much is logged; from 5 on also messages of libtpms (1)", value: level(&l.Level)},
 		{name: "prefix", help: "text before every line", value: prefix(&l.Prefix)},
 		{name: "truncate", help: "empty the file first", value: truth(&l.Truncate)},
-	}
+	}...)
 }
 
-func (p *PID) keys() keys {
-	return keys{
+func (p *PID) keys(ks keys) keys {
+	return append(ks, keys{
 		{name: "file", help: "the file", value: file(&p.File), one: true},
 		{name: "fd", help: "a descriptor", value: descriptor(&p.FD), one: true},
-	}
+	}...)
 }
 
-func (p *Pcap) keys() keys {
-	return keys{
+func (p *Pcap) keys(ks keys) keys {
+	return append(ks, keys{
 		{name: "file", help: "the file", value: file(&p.File), one: true},
 		{name: "fd", help: "a descriptor", value: descriptor(&p.FD), one: true},
 		{name: "mode", help: "permissions of the file (0640)", value: octal(&p.Mode, nil)},
 		{name: "truncate", help: "empty the file first", value: truth(&p.Truncate)},
 		{name: "checksums", help: "fill the checksums of IP and TCP", value: truth(&p.Checksums)},
 		{name: "redact", help: "replace passwords, keys and other secrets", value: truth(&p.Redact)},
-	}
+	}...)
 }
 
 func (m *Metrics) keys(root *string) keys {
 	ks := keys{{name: "listen", in: profile, value: m.Listen.address(), one: true}}
-	for _, k := range m.Listen.keys(root) {
+	for _, k := range m.Listen.keys(nil, root) {
 		k.in = profile
 		ks = append(ks, k)
 	}

@@ -155,29 +155,29 @@ func suboptionsOf(name string) keys {
 	c := defaults()
 	switch name {
 	case "server":
-		return c.interfaceKeys(newEndpointOptions(nil))
+		return c.interfaceKeys(nil, newEndpointOptions(nil))
 	case "ctrl":
-		return c.Control.keys(newEndpointOptions(nil))
+		return c.Control.keys(nil, newEndpointOptions(nil))
 	case "key", "migration-key":
-		return c.Key.keys()
+		return c.Key.keys(nil)
 	case "locality":
-		return c.Locality.keys()
+		return c.Locality.keys(nil)
 	case "log":
-		return c.Log.keys()
+		return c.Log.keys(nil)
 	case "pid":
-		return c.PID.keys()
+		return c.PID.keys(nil)
 	case "tpmstate":
-		return c.State.keys()
+		return c.State.keys(nil)
 	case "flags":
-		return c.Flags.keys()
+		return c.Flags.keys(nil)
 	case "seccomp":
-		return c.Sandbox.seccompKeys()
+		return c.Sandbox.seccompKeys(nil)
 	case "migration":
-		return c.Migration.keys()
+		return c.Migration.keys(nil)
 	case "profile":
-		return c.Profile.keys()
+		return c.Profile.keys(nil)
 	case "pcap":
-		return c.Pcap.keys()
+		return c.Pcap.keys(nil)
 	}
 	return nil
 }

@@ -72,15 +72,21 @@ func (l *line) profiles() error {
 	return nil
 }
 
+// mostKeys is the number of keys of the largest table of an option, --server.
+const mostKeys = 17
+
 // read parses the sub-options of an option and returns them with the option's keys. It
 // returns nil if the option was not given; then it does not build the keys, which would cost
 // each start page faults. label is the option's name in errors.
-func (l *line) read(name, label string, table func() keys) (suboptions, keys, error) {
+func (l *line) read(name, label string, table func(keys) keys) (suboptions, keys, error) {
 	arg, ok := l.given[name]
 	if !ok {
 		return nil, nil, nil
 	}
-	ks := table()
+	if l.room == nil {
+		l.room = make(keys, 0, mostKeys)
+	}
+	ks := table(l.room)
 	o, err := parseSuboptions(arg, ks)
 	return o, ks, wrap(label, err)
 }
@@ -127,8 +133,8 @@ func (l *line) readKey(name string, k *Key) error {
 	if err != nil || o == nil {
 		return err
 	}
-	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o["fd"].text), "-") {
-		delete(o, "kdf") // read for a passphrase only
+	if o.has("file") || o.has("fd") && !strings.HasPrefix(trimC(o.find("fd").text), "-") {
+		o = o.without("kdf") // read for a passphrase only
 	}
 	if err := fill(o, "key", ks); err != nil && found.Source != NoKey {
 		return err
@@ -257,7 +263,7 @@ func (l *line) profile() error {
 			given++
 		}
 	}
-	if o.has("fd") && !strings.HasPrefix(trimC(o["fd"].text), "-") {
+	if o.has("fd") && !strings.HasPrefix(trimC(o.find("fd").text), "-") {
 		most = 2 // Compat: C-236: one more is accepted, and counts
 	}
 	if given > most {

@@ -6,11 +6,12 @@ import (
 	"strings"
 )
 
-// suboptions are the sub-options of one option by their names.
-type suboptions map[string]suboption
+// suboptions are the sub-options of one option, each name once.
+type suboptions []suboption
 
-// suboption is the text of a sub-option, and the function that sets its field.
+// suboption is a sub-option, and the function that sets its field.
 type suboption struct {
+	name string
 	text string
 	fill func() error
 }
@@ -23,7 +24,7 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := suboptions{}
+	out := make(suboptions, 0, len(tokens))
 	for i, token := range tokens {
 		name, text, ok := strings.Cut(token, "=")
 		if !ok {
@@ -38,8 +39,8 @@ func parseSuboptions(s string, ks keys) (suboptions, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w%s", err, k.form())
 		}
-		if _, given := out[name]; !given {
-			out[name] = suboption{text, fill}
+		if !out.has(name) {
+			out = append(out, suboption{name, text, fill})
 		}
 	}
 	return out, nil
@@ -129,20 +130,30 @@ func closing(s string) int {
 	return -1
 }
 
-// has reports whether one of the names was given.
-func (o suboptions) has(names ...string) bool {
-	for _, name := range names {
-		if _, ok := o[name]; ok {
-			return true
+// find returns the sub-option of that name, nil if it was not given.
+func (o suboptions) find(name string) *suboption {
+	for i := range o {
+		if o[i].name == name {
+			return &o[i]
 		}
 	}
-	return false
+	return nil
+}
+
+// has reports whether one of the names was given.
+func (o suboptions) has(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return o.find(name) != nil })
+}
+
+// without returns o without the sub-option of that name.
+func (o suboptions) without(name string) suboptions {
+	return slices.DeleteFunc(o, func(s suboption) bool { return s.name == name })
 }
 
 // fill sets the fields of ks, in the order of the table.
 func (o suboptions) fill(ks keys) error {
 	for i := range ks {
-		if sub, ok := o[ks[i].name]; ok && ks[i].in.covers(option) {
+		if sub := o.find(ks[i].name); sub != nil && ks[i].in.covers(option) {
 			if err := sub.fill(); err != nil {
 				return err
 			}

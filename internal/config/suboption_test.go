@@ -50,11 +50,11 @@ func errText(err error) string {
 // TestFirstSuboptionCounts checks that the first of several equal suboptions counts.
 func TestFirstSuboptionCounts(t *testing.T) {
 	var s State
-	o, err := parseSuboptions("mode=0600,mode=0644,lock=1,lock=no,backup,dir=/x", s.keys())
+	o, err := parseSuboptions("mode=0600,mode=0644,lock=1,lock=no,backup,dir=/x", s.keys(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := o.fill(s.keys()); err != nil {
+	if err := o.fill(s.keys(nil)); err != nil {
 		t.Fatal(err)
 	}
 	want := State{Location: nv.Location{Kind: nv.Directory, Path: "/x"}, Mode: 0o600, ModeExplicit: true, Lock: true, Backup: true}
@@ -165,7 +165,7 @@ func TestTypes(t *testing.T) {
 func TestUnknownSuboption(t *testing.T) {
 	var s State
 	for _, in := range []string{"", "dir=x,", ",dir=x", "dir=", "=x", "DIR=x", "dirx", "create", "dir=x,,lock"} {
-		_, err := parseSuboptions(in, s.keys())
+		_, err := parseSuboptions(in, s.keys(nil))
 		if err == nil || !strings.HasPrefix(err.Error(), "Unknown option '") {
 			t.Errorf("parseSuboptions(%q) = %v, want Unknown option", in, err)
 		}
