@@ -108,7 +108,7 @@ type emulator struct {
 	ledger    *recorder.Recorder // the boot ledger; nil for none
 	removePID func()
 	link      *remote.Link // to the broker of a cluster store; nil for another state
-	service   *service
+	service   service
 	meter     *meter
 	tpm       *emul.TPM
 	host      hostNotes // what the settings of the host have changed
@@ -223,7 +223,7 @@ func (e *emulator) createTPM(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	e.service = &service{systemd: e.systemd, log: e.log}
+	e.service = service{systemd: e.systemd, log: e.log}
 	e.service.profileRejected(e.source.previous.problem)
 	libtpms.ShowCommands(tpm.CommandsFile)
 	o := e.options()

@@ -92,7 +92,7 @@ func (e *emulator) resumeOrPowerOn(ctx context.Context) (bool, error) {
 	resumed := false
 	if e.session.Resumed() {
 		var err error
-		if resumed, err = e.source.previous.resume(ctx, e.tpm, e.service); err != nil {
+		if resumed, err = e.source.previous.resume(ctx, e.tpm, &e.service); err != nil {
 			return false, err
 		}
 	}
