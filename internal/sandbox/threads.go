@@ -75,7 +75,7 @@ func (p *Policy) checkThreads(a Active) error {
 	if err != nil {
 		return fmt.Errorf("check the threads: %w", err)
 	}
-	status := make([]byte, 0, 4096) // one buffer for all threads
+	status := make([]byte, 0, 2048) // one buffer for all threads, on the stack
 	for _, name := range names {
 		status, err = readFileInto(status[:0], taskDir+"/"+name+"/status")
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
@@ -142,7 +142,7 @@ func (a Active) checkThread(status []byte) error {
 			return fmt.Errorf("missing %s in the status of a thread", want.name)
 		}
 		if string(value) != want.value {
-			return fmt.Errorf("%s is %s, not %s", want.name, value, want.value)
+			return fmt.Errorf("%s is %s, not %s", want.name, string(value), want.value)
 		}
 	}
 	return nil
@@ -150,7 +150,9 @@ func (a Active) checkThread(status []byte) error {
 
 // statusLine returns the value of the line name.
 func statusLine(status []byte, name string) (value []byte, ok bool) {
-	for line := range bytes.Lines(status) {
+	for len(status) > 0 {
+		var line []byte
+		line, status, _ = bytes.Cut(status, []byte("\n")) // bytes.Lines would move status to the heap
 		if is, value, _ := bytes.Cut(line, []byte(":")); string(is) == name {
 			return bytes.TrimSpace(value), true
 		}
