@@ -73,7 +73,7 @@ func TestIdleMemory(t *testing.T) {
 	t.Parallel()
 	e := start(t, setup{tpm: v20, state: permanentVector(t)})
 	e.power(t, v20).alive(t)
-	const most = 1770
+	const most = 1735
 	n := anonymousKiB(t, e.Cmd.Process.Pid)
 	t.Logf("%d kB", n)
 	if n > most || n < 500 {

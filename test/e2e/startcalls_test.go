@@ -160,7 +160,7 @@ func TestStartFaults(t *testing.T) {
 		args []string
 	}{
 		{500, []string{"version"}},
-		{610, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--flags", "startup-clear", "--print-info", "1"}},
+		{600, []string{"socket", "--tpm2", "--tpmstate", "dir=" + dir, "--flags", "startup-clear", "--print-info", "1"}},
 	} {
 		least := int64(1 << 62)
 		for range 3 {
