@@ -120,7 +120,6 @@ type Grant struct {
 	Generation uint64
 }
 
-// Entry describes a stored state.
 // EpochText returns ", epoch N" for a message about an owner, or "" for 0, an unknown epoch.
 func EpochText(epoch uint64) string {
 	if epoch == 0 {
@@ -129,6 +128,7 @@ func EpochText(epoch uint64) string {
 	return fmt.Sprintf(", epoch %d", epoch)
 }
 
+// Entry describes a stored state.
 type Entry struct {
 	Name       string
 	Owner      string // host; "" if it has none
