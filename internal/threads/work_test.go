@@ -1,6 +1,7 @@
 package threads
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 // TestGo checks that functions run one after the other on a thread of their own, also those that
 // come while one runs, and that a thread is created again after the last one has ended.
 func TestGo(t *testing.T) {
+	runtime.LockOSThread() // without cgo the function runs on a goroutine, on any other thread
+	defer runtime.UnlockOSThread()
 	for range 3 {
 		var ran []int
 		begun, release, done := make(chan int), make(chan struct{}), make(chan struct{})
