@@ -92,7 +92,7 @@ func silentRules() (rules []rule) {
 // byTree makes the filter look up the number of a call in a binary tree, not in a list.
 const byTree = 2
 
-// For a hasForeignFiles architecture, libseccomp accepts only the calls that it knows. standIn is
+// For a foreign architecture, libseccomp accepts only the calls that it knows. standIn is
 // one that it knows and that has no rule. In the program, its number is replaceCall by the
 // number of a call that is newer than libseccomp. Both are higher than all other numbers.
 const (

@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,12 +79,12 @@ func belongsToSystem(dir string) bool {
 	return strings.HasPrefix(dir, "/var/log/") || dir == "/run/lock" || dir == "/dev/shm" || err == nil && dir == filepath.Clean(home)
 }
 
-// hasOthers reports whether dir has a pid file or a log of another process. It returns false
-// for a directory that cannot be listed, for example because of an AppArmor profile.
+// hasOthers reports whether dir has, or may have, a pid file or a log of another process. It returns
+// false for a directory that this process may not list, for example because of an AppArmor profile.
 func hasOthers(dir string, own []string) bool {
 	names, err := listDir(dir)
 	if err != nil {
-		return false
+		return !errors.Is(err, fs.ErrPermission)
 	}
 	for _, name := range names {
 		kind := slices.Contains([]string{".pid", ".log"}, filepath.Ext(name))
@@ -93,8 +95,8 @@ func hasOthers(dir string, own []string) bool {
 	return false
 }
 
-// listDir returns the names in a directory, in any order. os.ReadDir would leave a buffer of 8 kB on the
-// heap of each TPM.
+// listDir returns the names in a directory, in any order. With an error it returns the names before it.
+// os.ReadDir would leave a buffer of 8 kB on the heap of each TPM.
 func listDir(dir string) (names []string, err error) {
 	fd := -1
 	for err = unix.EINTR; err == unix.EINTR; {
@@ -105,8 +107,26 @@ func listDir(dir string) (names []string, err error) {
 	}
 	defer unix.Close(fd)
 	var b [1024]byte
+	if names, err = readNames(fd, b[:], nil); err == unix.EINVAL {
+		names, err = readLongNames(fd, names)
+	}
+	return names, err
+}
+
+// readLongNames continues after readNames has failed with EINVAL, because the next entry is larger than the
+// buffer: FUSE has names of up to 4,095 bytes. It is not inlined, so that only such names cost a larger
+// stack.
+//
+//go:noinline
+func readLongNames(fd int, names []string) ([]string, error) {
+	var b [4400]byte
+	return readNames(fd, b[:], names)
+}
+
+// readNames appends the names that are left in the directory fd to names.
+func readNames(fd int, b []byte, names []string) ([]string, error) {
 	for {
-		n, err := unix.ReadDirent(fd, b[:])
+		n, err := unix.ReadDirent(fd, b)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:

@@ -41,7 +41,8 @@ func boundingSetIsEmpty() bool {
 }
 
 // hasForeignFiles reports whether a file or directory that p.Rights applies to, or a file in
-// such a directory, belongs to another user.
+// such a directory, belongs to another user. It returns true if such a directory cannot be listed, because
+// the TPM could not work without the rights.
 func (p *Policy) hasForeignFiles() bool {
 	for _, file := range p.Files {
 		if file.Access&^(readFile|readDir) == 0 && p.Rights&readOthers == 0 || file.Path == p.Marks {
@@ -53,7 +54,10 @@ func (p *Policy) hasForeignFiles() bool {
 		if file.Access&(makeFile|readDir) == 0 {
 			continue
 		}
-		names, _ := listDir(file.Path)
+		names, err := listDir(file.Path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return true
+		}
 		for _, name := range names {
 			if !isOwn(file.Path + "/" + name) {
 				return true

@@ -59,3 +59,58 @@ func TestListDir(t *testing.T) {
 		t.Errorf("a missing directory: %q, %v", names, err)
 	}
 }
+
+// TestLongNames checks that a name that is too long for the buffer is read with a larger one, and that no name
+// is missing or read twice.
+func TestLongNames(t *testing.T) {
+	dir := t.TempDir()
+	var want []string
+	for i := range 20 {
+		name := fmt.Sprintf("%02d%s", i, strings.Repeat("n", 10*i))
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, name)
+	}
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	names, err := readNames(fd, make([]byte, 64), nil)
+	if err != unix.EINVAL || len(names) == len(want) {
+		t.Fatalf("%d names, %v with a small buffer, want EINVAL", len(names), err)
+	}
+	names, err = readLongNames(fd, names)
+	if slices.Sort(names); !slices.Equal(names, want) || err != nil {
+		t.Errorf("%d names, %v, want the %d files", len(names), err, len(want))
+	}
+}
+
+// TestNotListed checks the answers for a directory that cannot be listed: with an error it may have files of
+// others, unless it is missing or this user may not list it.
+func TestNotListed(t *testing.T) {
+	dir := t.TempDir()
+	p := Policy{Files: []File{{Path: dir, Access: wholeDir}}, Rights: giveOthers}
+	if p.hasForeignFiles() || hasOthers(dir, nil) {
+		t.Fatal("an empty directory has files of others")
+	}
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	foreign, others := p.hasForeignFiles(), hasOthers(dir, nil)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if !foreign || !others {
+		t.Errorf("without descriptors: foreign files %t, others %t, want both", foreign, others)
+	}
+	p.Files[0].Path += "/missing"
+	if p.hasForeignFiles() {
+		t.Error("a missing directory has files of others")
+	}
+}
