@@ -159,9 +159,7 @@ func (e *engine) needed() ([]algprofile.Operation, error) {
 // information that libtpms returned. Package json is used only if the text is not written as libtpms 0.10
 // writes it, because a decoder costs each TPM memory.
 func enabledLists(info string) (algorithms, attributes string, err error) {
-	algorithms, found := enabledList(info, `"RuntimeAlgorithms":{`)
-	attributes, foundToo := enabledList(info, `"RuntimeAttributes":{`)
-	if info == "{}" || found && foundToo {
+	if algorithms, attributes, ok := writtenLists(info); ok || info == "{}" {
 		return algorithms, attributes, nil
 	}
 	var v struct{ RuntimeAlgorithms, RuntimeAttributes struct{ Enabled string } }
@@ -169,14 +167,47 @@ func enabledLists(info string) (algorithms, attributes string, err error) {
 	return v.RuntimeAlgorithms.Enabled, v.RuntimeAttributes.Enabled, err
 }
 
-// enabledList returns the member Enabled of the object in info that begins with start. It finds a list only
-// in a text without blanks before it and without escapes.
-func enabledList(info, start string) (list string, found bool) {
-	_, rest, _ := strings.Cut(info, start)
-	object, _, _ := strings.Cut(rest, "}")
-	_, rest, _ = strings.Cut(object, `"Enabled":"`)
-	list, _, found = strings.Cut(rest, `"`)
-	return list, found && !strings.Contains(info, `\`)
+// writtenLists returns the lists of a text that libtpms 0.10 wrote: two objects whose members are strings, without
+// blanks between them and without escapes. ok is false for all other texts.
+//
+// Source: libtpms 0.10, src/tpm2/RuntimeAlgorithm.c and RuntimeAttributes.c.
+func writtenLists(info string) (algorithms, attributes string, ok bool) {
+	object, begins := strings.CutPrefix(info, `{"RuntimeAlgorithms":{"`)
+	object, ends := strings.CutSuffix(object, `"}}`)
+	first, second, both := strings.Cut(object, `"},"RuntimeAttributes":{"`)
+	if !begins || !ends || !both || strings.ContainsFunc(object, isEscape) {
+		return "", "", false
+	}
+	algorithms, found := enabledList(first)
+	attributes, foundToo := enabledList(second)
+	if !found || !foundToo {
+		return "", "", false
+	}
+	return algorithms, attributes, true
+}
+
+// isEscape reports whether the decoder may replace or refuse c in a string.
+func isEscape(c rune) bool { return c < ' ' || c > '~' || c == '\\' }
+
+// enabledList returns the member Enabled of object, which is the text between the first and the last quote of
+// an object. found is false if a member is no string, and if Enabled is missing or exists twice.
+func enabledList(object string) (list string, found bool) {
+	for more := true; more; {
+		var member string
+		member, object, more = strings.Cut(object, `","`)
+		name, value, isString := strings.Cut(member, `":"`)
+		if !isString || strings.Contains(name, `"`) || strings.Contains(value, `"`) {
+			return "", false
+		}
+		if !strings.EqualFold(name, "Enabled") { // the decoder ignores case
+			continue
+		}
+		if found {
+			return "", false
+		}
+		list, found = value, true
+	}
+	return list, found
 }
 
 // fipsOff turns OpenSSL's FIPS mode off for this process, and logs that.

@@ -76,34 +76,64 @@ func TestKernelRandom(t *testing.T) {
 	}
 }
 
-// TestEnabledLists checks that the lists are those that package json finds, in texts as libtpms 0.10 writes them
-// and in others.
+// writtenInfo is a text as libtpms 0.10 writes it.
+const writtenInfo = `{"RuntimeAlgorithms":{"Implemented":"rsa,tdes,sha1","CanBeDisabled":"tdes","Enabled":"rsa,sha1","Disabled":"tdes"},` +
+	`"RuntimeAttributes":{"Implemented":"no-sha1-hmac,pct","CanBeDisabled":"pct","Enabled":"pct","Disabled":"no-sha1-hmac"}}`
+
+// TestEnabledLists checks the lists in texts as libtpms 0.10 writes them and in others, and that package json finds
+// the same.
 func TestEnabledLists(t *testing.T) {
-	const written = `{"RuntimeAlgorithms":{"Implemented":"rsa,tdes,sha1","CanBeDisabled":"tdes","Enabled":"rsa,sha1","Disabled":"tdes"},` +
-		`"RuntimeAttributes":{"Implemented":"no-sha1-hmac,pct","CanBeDisabled":"pct","Enabled":"pct","Disabled":"no-sha1-hmac"}}`
+	with := func(old, now string) string { return strings.ReplaceAll(writtenInfo, old, now) }
 	for _, c := range []struct{ info, algorithms, attributes string }{
 		{`{}`, "", ""}, // libtpms 0.9
-		{written, "rsa,sha1", "pct"},
-		{strings.Replace(written, `"pct","Disabled"`, `"","Disabled"`, 1), "rsa,sha1", ""},
-		{strings.ReplaceAll(strings.ReplaceAll(written, ":", " : "), "{", "{\n"), "rsa,sha1", "pct"},
-		{strings.ReplaceAll(written, "rsa,sha1", `rsa\u002csha1`), "rsa,sha1", "pct"},
-		{strings.ReplaceAll(written, "CanBeDisabled\":\"", `CanBeDisabled":"}`), "rsa,sha1", "pct"},
-		{strings.ReplaceAll(written, `"RuntimeAttributes"`, `"Attributes"`), "rsa,sha1", ""},
+		{writtenInfo, "rsa,sha1", "pct"},
+		{with(`"pct","Disabled"`, `"","Disabled"`), "rsa,sha1", ""},
+		{strings.ReplaceAll(with(":", " : "), "{", "{\n"), "rsa,sha1", "pct"},
+		{with("rsa,sha1", `rsa\u002csha1`), "rsa,sha1", "pct"},
+		{with("rsa,sha1", "rsa,\xff"), "rsa,\ufffd", "pct"},
+		{with(`CanBeDisabled":"`, `CanBeDisabled":"}`), "rsa,sha1", "pct"},
+		{with(`"RuntimeAttributes"`, `"Attributes"`), "rsa,sha1", ""},
+		{with(`"CanBeDisabled":"tdes"`, `"CanBeDisabled":{"Enabled":"x"}`), "rsa,sha1", "pct"},
+		{with(`"CanBeDisabled":"tdes"`, `"RuntimeAlgorithms":{"Enabled":"x"}`), "rsa,sha1", "pct"},
+		{with(`"Disabled":"tdes"`, `"Enabled":"x"`), "x", "pct"},
+		{with(`"Disabled":"tdes"`, `"ENABLED":"x"`), "x", "pct"},
+		{with(`"Enabled":"rsa,sha1"`, `"enabled":"rsa,sha1"`), "rsa,sha1", "pct"},
+		{with(`"Enabled":"rsa,sha1",`, ""), "", "pct"},
+		{with(`"Implemented":"rsa,tdes,sha1"`, `"Implemented":2`), "rsa,sha1", "pct"},
+		{with(`{"RuntimeAlgorithms"`, `{"RuntimeAlgorithms":{"Enabled":"x"},"RuntimeAlgorithms"`), "rsa,sha1", "pct"},
+		{with(`}}`, `},"RuntimeAlgorithms":{"Enabled":"x"}}`), "x", "pct"},
+		{with(`}}`, `},"RuntimeAttributes":{"Enabled":"x"}}`), "rsa,sha1", "x"},
 	} {
 		if algorithms, attributes, err := enabledLists(c.info); algorithms != c.algorithms || attributes != c.attributes || err != nil {
 			t.Errorf("%s: %q, %q, %v, want %q, %q", c.info, algorithms, attributes, err, c.algorithms, c.attributes)
 		}
-		var v map[string]struct{ Enabled string }
-		if err := json.Unmarshal([]byte(c.info), &v); err != nil || v["RuntimeAlgorithms"].Enabled != c.algorithms {
-			t.Errorf("%s: %v: is not what the case expects: %v", c.info, v, err)
-		}
 	}
-	for _, info := range []string{"", `{"RuntimeAlgorithms":{"Enabled":"rsa`, written[:len(written)/2]} {
-		if a, b, err := enabledLists(info); err == nil {
-			t.Errorf("%s: %q, %q, want an error", info, a, b)
-		}
-	}
-	if n := testing.AllocsPerRun(10, func() { _, _, _ = enabledLists(written) }); n > 0 {
+	if n := testing.AllocsPerRun(10, func() { _, _, _ = enabledLists(writtenInfo) }); n > 0 {
 		t.Errorf("%v allocations for the text of libtpms 0.10, want none", n)
 	}
+}
+
+// TestEnabledListsDamaged checks that a text with one byte missing, changed or added, or with a missing end, has
+// the same result as with package json.
+func TestEnabledListsDamaged(t *testing.T) {
+	check := func(info string) {
+		t.Helper()
+		var v struct{ RuntimeAlgorithms, RuntimeAttributes struct{ Enabled string } }
+		want := json.Unmarshal([]byte(info), &v)
+		a, b, err := enabledLists(info)
+		if (err == nil) != (want == nil) || err == nil && (a != v.RuntimeAlgorithms.Enabled || b != v.RuntimeAttributes.Enabled) {
+			t.Errorf("%s: %q, %q, %v, want %+v, %v", info, a, b, err, v, want)
+		}
+	}
+	for i := range writtenInfo {
+		before, after := writtenInfo[:i], writtenInfo[i+1:]
+		check(before)
+		check(before + after)
+		for _, c := range "{}\":,\\ \nE\x00" {
+			check(before + string(c) + after)
+			check(before + string(c) + writtenInfo[i:])
+		}
+	}
+	check(writtenInfo + "}")
+	check(writtenInfo + writtenInfo)
 }
