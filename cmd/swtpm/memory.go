@@ -15,7 +15,7 @@ const heapGrowth = 33
 func limitHeap() { debug.SetGCPercent(heapGrowth) }
 
 // collector returns memory to the system after a burst of clients or requests, and ends threads
-// that the burst has caused.
+// that the burst or a collection has caused.
 type collector struct {
 	trim func() // see createThreads
 
@@ -24,12 +24,19 @@ type collector struct {
 	seen  int64 // collections so far
 }
 
+// endThreads ends threads that the runtime has created in addition.
+func (c *collector) endThreads() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trim()
+}
+
 // tidy returns unused memory of the heap to the system. Without a collection since the
 // last call nothing can be returned, and the call itself would cost memory.
 func (c *collector) tidy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.trim()
+	defer c.trim()
 	debug.ReadGCStats(&c.stats)
 	if c.stats.NumGC == c.seen {
 		return

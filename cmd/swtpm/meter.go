@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/metrics"
 	"github.com/swtpm-go/swtpm/internal/program"
+	"github.com/swtpm-go/swtpm/internal/threads"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -72,20 +71,24 @@ func (m *meter) stored(item string, took time.Duration, err error) {
 	}
 }
 
-// publish serves the numbers on l, or writes them to the file if l is nil, until ctx ends. wait
-// returns when the file has been removed. The caller closes l.
-func (m *meter) publish(ctx context.Context, l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server) (wait func()) {
+// publish makes c's loop serve the numbers on l. If l is nil, another thread writes them to the file,
+// and stop removes it. The caller closes l. endThreads is called before each write, because the heap is
+// collected after some, which may cause a thread.
+func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server, endThreads func()) (stop func()) {
 	if m == nil {
 		return func() {}
 	}
 	text := func() []byte { return m.sample(t, d, c).Text() }
 	if l != nil {
-		go metrics.Serve(l, text)
+		metrics.Serve(c, l, text)
 		return func() {}
 	}
-	var done sync.WaitGroup
-	done.Go(func() { metrics.Maintain(ctx, m.file, m.every, text, m.warn) })
-	return done.Wait
+	file := &metrics.File{Path: m.file, Every: m.every, Text: text, Warn: m.warn, Background: func(f func()) bool {
+		endThreads()
+		return threads.Go(f)
+	}}
+	file.Start(c)
+	return file.Stop
 }
 
 // sample returns the current numbers. It does not wait for a running command.

@@ -66,21 +66,21 @@ func (e *emulator) serve() error {
 	if err := e.channels.attach(e.data, e.ctrl); err != nil {
 		return err
 	}
-	e.service.watch(e.status, e.tpm.Ping)
+	e.service.watch(e.status, e.alive)
 	limitHeap()
 	program.MoveWatches(e.ctrl)
 	e.memory.trim = createThreads(e.needsHelpers())
-	e.ctrl.After(settleTime, e.memory.trim)
+	e.ctrl.After(settleTime, e.memory.endThreads)
 	e.source.previous.ready(e.session)
-	e.service.ready(e.ctx) // before the servers run: then this goroutine needs no thread any more
+	e.service.ready(e.ctrl) // before the servers run: then this goroutine needs no thread any more
+	defer e.meter.publish(e.channels.metrics, e.tpm, e.data, e.ctrl, e.memory.endThreads)()
+	if e.source.hangups != nil {
+		e.reloadOnHangup()
+	}
 	go serveLoop(e.data.Run)
 	go serveLoop(e.ctrl.Run)
 	if e.channels.cuse != nil {
 		go e.serveDevice()
-	}
-	defer e.meter.publish(e.ctx, e.channels.metrics, e.tpm, e.data, e.ctrl)()
-	if e.source.hangups != nil {
-		go e.reloadOnHangup()
 	}
 	<-e.ctx.Done()
 	e.stopServing()
@@ -113,8 +113,7 @@ func (e *emulator) serveDevice() {
 // needsHelpers reports whether goroutines besides the servers need threads; see
 // createThreads.
 func (e *emulator) needsHelpers() bool {
-	return e.source.hangups != nil || e.meter != nil || e.service.updates != nil || e.channels.cuse != nil ||
-		e.cfg.Pcap.File != "" || e.cfg.Pcap.FD >= 0
+	return e.channels.cuse != nil || e.cfg.Pcap.File != "" || e.cfg.Pcap.FD >= 0
 }
 
 // status returns a one-line summary.
@@ -122,6 +121,13 @@ func (e *emulator) status() string {
 	line := status(e.tpm.Version(), e.tpm.Status(),
 		dataChannel(e.cfg.Interface, e.data.Clients()), channelStatus("control", e.cfg.Control.Listen, e.ctrl.Clients()))
 	return line + "; " + e.confined.String()
+}
+
+// alive reports whether the TPM works, for the watchdog. It also ends threads that the runtime has
+// created in addition since the last check.
+func (e *emulator) alive() bool {
+	e.memory.endThreads()
+	return e.tpm.Alive()
 }
 
 // endFor ends the process because of reason, which a server or the TPM reports. Unless a client

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -86,15 +85,15 @@ func isBad(k emul.EventKind) bool {
 	return k == emul.InitFailed || k == emul.StoreWaiting || k == emul.StoreFailed
 }
 
-// watch is called before the TPM has clients. It makes line and ping available to systemd.
-func (s *service) watch(line func() string, ping func()) {
+// watch is called before the TPM has clients. It makes line and alive available to systemd.
+func (s *service) watch(line func() string, alive func() bool) {
 	s.line = func() string {
 		if s.problem != nil {
 			return fmt.Sprintf("the profile has an error: %v; running with the previous one; %s", s.problem, line())
 		}
 		return line()
 	}
-	s.updates = s.systemd.Service(s.line, ping)
+	s.updates = s.systemd.Service(s.line, alive)
 }
 
 // changed reports that the summary may have changed.
@@ -108,15 +107,12 @@ func (s *service) listener() func() {
 	return s.changed
 }
 
-// ready reports that commands are answered, and sends updates of the summary until ctx
-// ends.
-func (s *service) ready(ctx context.Context) {
+// ready reports that commands are answered. l then sends updates of the summary.
+func (s *service) ready(l program.Loop) {
 	line := s.line()
 	s.systemd.Ready(line)
 	s.log.Event(eventReady, false, "", "ready: "+line)
-	if s.updates != nil {
-		go s.updates.Run(ctx)
-	}
+	s.updates.Start(l)
 }
 
 // stopping reports that the process ends, and the cause.

@@ -13,8 +13,8 @@ import (
 
 // createThreads makes the Go runtime create all threads that it may need later, so
 // that it creates none while clients are served: a limit that is reached later would end
-// the TPM of a guest. helpers is true if goroutines besides the servers serve systemd, the
-// metrics, a reload, a recording or a device.
+// the TPM of a guest. helpers is true if goroutines besides the servers serve a recording or a
+// device.
 //
 // A goroutine needs a thread while it is in a system call or in C. These are the five threads:
 //
@@ -27,8 +27,8 @@ import (
 // The fifth is idle only as long as no goroutine besides the servers makes a system call that
 // takes time, and no timer of Go runs: either occupies it, and the runtime creates another one.
 // So the servers' loops wait for signals, libtpms's log and deadlines (program.MoveWatches,
-// emul.Options.After), and a thread that ends some seconds later writes the files that no client
-// waits for (threads.Go). Helpers share two more threads.
+// emul.Options.After), notify systemd and serve the metrics. A thread that ends some seconds later
+// reads and writes the files that no client waits for (threads.Go). Helpers share two more threads.
 //
 // trim ends a thread that the runtime creates all the same, because the idle one is on its way
 // to sleep. One of the servers may call it at any time.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,9 +16,13 @@ import (
 // terminal that closes sends the same signal; then the process ends, in order.
 type Hangups struct {
 	signals  chan os.Signal
-	file     *os.File // delivers the signals; nil if the channel does
-	terminal int      // -1 if there is none
+	file     *os.File    // delivers the signals; nil if the channel does
+	terminal int         // -1 if there is none
+	pending  atomic.Bool // a signal waits for its reload
 }
+
+// retryTime is the time until a reload is tried again that found no thread.
+const retryTime = time.Second
 
 // CatchHangups catches SIGHUP, so that it does not end the process; s may be nil. A process
 // that was started with the signal ignored, as by nohup(1), still ignores its terminal.
@@ -36,32 +42,37 @@ func CatchHangups(s program.Signals) *Hangups {
 	return h
 }
 
-// Run calls reload for each signal until ctx ends, and calls gone once if the terminal
-// sent the signal. A signal from before the call counts.
-func (h *Hangups) Run(ctx context.Context, reload, gone func()) {
-	if h.file != nil {
-		program.OnSignal(h.file, h.arrived)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-h.signals:
-			if h.hungUp() {
-				gone()
-				return
-			}
+// Watch calls reload for each signal until ctx ends, or gone if the terminal sent the signal. Watch
+// does not wait, and l must not: background calls a function on another thread. If it returns
+// false, it cannot do so now, and l calls it again a second later. A signal from before the call
+// counts. Several signals that arrive before reload is called count as one.
+func (h *Hangups) Watch(ctx context.Context, l program.Loop, background func(f func()) bool, reload, gone func()) {
+	var arrived func()
+	handle := func() {
+		h.pending.Store(false)
+		switch {
+		case ctx.Err() != nil:
+		case h.hungUp():
+			gone()
+		default:
 			reload()
 		}
 	}
-}
-
-// arrived forwards a signal of the file, unless one waits already.
-func (h *Hangups) arrived() {
-	select {
-	case h.signals <- unix.SIGHUP:
-	default:
+	arrived = func() {
+		if !h.pending.Swap(true) && !background(handle) {
+			h.pending.Store(false)
+			l.After(retryTime, arrived)
+		}
 	}
+	if h.file != nil {
+		program.OnSignal(h.file, arrived)
+		return
+	}
+	go func() {
+		for range h.signals {
+			arrived()
+		}
+	}()
 }
 
 // hungUp reports whether the terminal was closed.

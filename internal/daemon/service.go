@@ -4,10 +4,8 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -15,34 +13,49 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
-
-	"github.com/swtpm-go/swtpm/internal/program"
 )
 
 // Notifier notifies systemd about this process, if $NOTIFY_SOCKET is set.
 //
 // Compat: C-277: $NOTIFY_SOCKET stays set, as swtpm leaves it.
 type Notifier struct {
-	conn     *net.UnixConn // nil without a service manager
-	launcher *launcher     // nil in the foreground
-	err      error         // why systemd cannot be notified; nil without $NOTIFY_SOCKET
+	fd       int       // connected to systemd; -1 without a service manager
+	launcher *launcher // nil in the foreground
+	err      error     // why systemd cannot be notified; nil without $NOTIFY_SOCKET
 }
 
 // maxNotify is the length in bytes of the longest path of a socket.
 const maxNotify = 107
 
+// notifyWait is how long a message waits for systemd, which does not read while it loads its
+// units again. Status lines and notifications of the watchdog do not wait: they are sent later.
+const notifyWait = 30 * time.Second
+
+// errNoNotify is the error of a message without a service manager.
+var errNoNotify = errors.New("NOTIFY_SOCKET is not set or not reachable")
+
 // Unreachable returns why systemd cannot be notified although it asks for it.
 func (n *Notifier) Unreachable() error { return n.err }
 
 // OpenNotifier connects to systemd. Call it before the root directory is changed, because
-// systemd's socket is in the old one.
+// systemd's socket is in the old one. The socket is not one of package net, whose poller costs
+// memory.
 func OpenNotifier() *Notifier {
-	n := &Notifier{}
-	if path := os.Getenv("NOTIFY_SOCKET"); len(path) > maxNotify {
+	n := &Notifier{fd: -1}
+	path := os.Getenv("NOTIFY_SOCKET")
+	switch {
+	case len(path) > maxNotify:
 		n.err = fmt.Errorf("NOTIFY_SOCKET: %q is too long for a Unix socket: %d bytes, the limit is %d", path, len(path), maxNotify)
-	}
-	if path := os.Getenv("NOTIFY_SOCKET"); strings.HasPrefix(path, "/") || strings.HasPrefix(path, "@") {
-		n.conn, _ = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	case strings.HasPrefix(path, "/") || strings.HasPrefix(path, "@"):
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return n
+		}
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			_ = unix.Close(fd)
+			return n
+		}
+		n.fd = fd
 	}
 	return n
 }
@@ -62,7 +75,7 @@ func (n *Notifier) Ready(status string) {
 func (n *Notifier) Status(status string) { n.notify(statusLine(status)) }
 
 // Listens reports whether a service manager can be notified.
-func (n *Notifier) Listens() bool { return n.conn != nil }
+func (n *Notifier) Listens() bool { return n.fd >= 0 }
 
 // Reloading notifies systemd that the service is about to read its settings again;
 // Reloaded notifies it that this is done, with or without an error.
@@ -79,9 +92,31 @@ func (n *Notifier) Reloaded() { n.notify(daemon.SdNotifyReady) }
 
 // notify sends one message to systemd. It ignores errors, because they are no reason to
 // stop a working service.
-func (n *Notifier) notify(lines ...string) {
-	if n.conn != nil {
-		_, _ = n.conn.Write([]byte(strings.Join(lines, "\n")))
+func (n *Notifier) notify(lines ...string) { _ = n.send(strings.Join(lines, "\n"), nil, notifyWait) }
+
+// try sends one message without waiting. It returns false if systemd does not read.
+func (n *Notifier) try(lines ...string) bool {
+	return n.send(strings.Join(lines, "\n"), nil, 0) != unix.EAGAIN
+}
+
+// send sends one message with descriptors to systemd. It waits up to d while systemd does not
+// read; then the error is unix.EAGAIN. It waits in a system call, because Go's poller or a timer of
+// Go would need a thread.
+func (n *Notifier) send(message string, rights []byte, d time.Duration) error {
+	if n.fd < 0 {
+		return errNoNotify
+	}
+	for end := time.Now().Add(d); ; {
+		err := unix.Sendmsg(n.fd, []byte(message), rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		left := time.Until(end)
+		switch {
+		case err == unix.EINTR:
+		case err != unix.EAGAIN || left <= 0:
+			return err
+		default:
+			p := []unix.PollFd{{Fd: int32(n.fd), Events: unix.POLLOUT}}
+			_, _ = unix.Poll(p, int(left.Milliseconds())+1)
+		}
 	}
 }
 
@@ -89,18 +124,7 @@ func (n *Notifier) notify(lines ...string) {
 // occur once; see FileDescriptorStoreMax=. The caller may close fd afterwards. systemd removes
 // a connection whose other end is closed.
 func (n *Notifier) StoreFD(fd int, name string) error {
-	if n.conn == nil {
-		return errors.New("NOTIFY_SOCKET is not set or not reachable")
-	}
-	raw, err := n.conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	waited := raw.Write(func(s uintptr) bool {
-		err = unix.Sendmsg(int(s), []byte("FDSTORE=1\nFDNAME="+name), unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
-		return err != unix.EAGAIN && err != unix.EINTR
-	})
-	return errors.Join(err, waited)
+	return n.send("FDSTORE=1\nFDNAME="+name, unix.UnixRights(fd), notifyWait)
 }
 
 // RemoveFD asks systemd to close the descriptors that it stores under a name.
@@ -110,94 +134,5 @@ func (n *Notifier) RemoveFD(name string) { n.notify("FDSTOREREMOVE=1", "FDNAME="
 // systemd sets since release 254, and our unit for older ones.
 func (n *Notifier) HasFDStore() bool {
 	v, err := strconv.Atoi(os.Getenv("FDSTORE"))
-	return n.conn != nil && err == nil && v > 0
+	return n.Listens() && err == nil && v > 0
 }
-
-// settle is the minimum time between two status lines, because thousands of clients may
-// connect and disconnect.
-const settle = time.Second
-
-// Service keeps the status of a service in systemd up to date, from Ready to Stopping. A
-// nil Service does nothing; it is for a process that systemd did not start.
-type Service struct {
-	systemd *Notifier
-	status  func() string
-	ping    func()
-	every   time.Duration // between two pings; 0 if systemd does not watch
-	wake    chan struct{}
-}
-
-// Service returns the Service of this process, nil if systemd did not ask for
-// notifications. status returns a one-line summary and may be called at any time. ping
-// returns once the service has proved that it works; it is called only if WatchdogSec= is
-// set. Nothing else wakes up the process.
-func (n *Notifier) Service(status func() string, ping func()) *Service {
-	if n.conn == nil {
-		return nil
-	}
-	s := &Service{systemd: n, status: status, ping: ping, wake: make(chan struct{}, 1)}
-	if d, err := daemon.SdWatchdogEnabled(false); err == nil {
-		s.every = d / 2
-	}
-	return s
-}
-
-// Changed reports that status may return another line. It does not wait.
-func (s *Service) Changed() {
-	if s == nil {
-		return
-	}
-	select {
-	case s.wake <- struct{}{}:
-	default: // a notification is pending
-	}
-}
-
-// Run sends new status lines and watchdog notifications to systemd until ctx ends. Call it
-// after Ready.
-func (s *Service) Run(ctx context.Context) {
-	if s == nil {
-		return
-	}
-	var tick <-chan time.Time
-	pause := settle
-	if s.every > 0 {
-		t := time.NewTicker(s.every)
-		defer t.Stop()
-		tick, pause = t.C, min(pause, s.every/4)
-	}
-	sent := ""
-	for {
-		var news []string
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.wake:
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-		case <-tick:
-			s.ping()
-			news = append(news, daemon.SdNotifyWatchdog)
-		}
-		if line := statusLine(s.status()); line != sent {
-			sent = line
-			news = append(news, line)
-		}
-		if len(news) > 0 && ctx.Err() == nil {
-			s.systemd.notify(news...)
-		}
-	}
-}
-
-// Stopping notifies systemd that the service is about to end, and why.
-func (s *Service) Stopping(why string) {
-	if s != nil {
-		s.systemd.notify(daemon.SdNotifyStopping, statusLine("ending: "+why))
-	}
-}
-
-// statusLine returns the message that sets the status in `systemctl status`.
-func statusLine(s string) string { return "STATUS=" + program.PrintableLine(s) }

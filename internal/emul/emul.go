@@ -129,6 +129,7 @@ type TPM struct {
 	stored  atomic.Int64  // when the engine last stored something, in ns of Unix time; 0 for never
 	retries atomic.Uint32 // tries for the storage lock, 10 ms apart
 	waiting waiting
+	probe   *probe // that Alive has begun; nil for none
 
 	// Under the engine's lock.
 	store     *nv.Store           // nil until first needed

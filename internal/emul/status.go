@@ -1,9 +1,6 @@
 package emul
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // Status is the part of the state of a TPM that can be read without the engine's lock.
 type Status struct {
@@ -27,9 +24,31 @@ func (t *TPM) Status() Status {
 	return s
 }
 
-// Ping returns when the engine is able to run another command: it calls a function of the library that
-// changes nothing. So it waits for the running command, but not for one that pauses between two
-// tries to store.
-func (t *TPM) Ping() {
-	t.aside(context.Background(), func() { t.engine.BufferSize(0) })
+// Alive reports whether the engine is able to run a command, without waiting for the running one. It
+// is if its lock is free and a function of the library returns, if it has begun another command since
+// a call that returned false, or if the command pauses between two tries to store. It is not while a
+// try does not return. Only one goroutine may call Alive.
+func (t *TPM) Alive() bool {
+	p := t.probe
+	switch {
+	case t.engine.TryLock():
+		t.engine.BufferSize(0)
+		t.engine.Unlock()
+	case p == nil:
+		t.probe = &probe{aside{f: func() { t.engine.BufferSize(0) }}, t.engine.Commands()}
+		t.addAside(&t.probe.aside)
+		return false
+	case !p.done.Load() && p.commands == t.engine.Commands():
+		return false
+	}
+	if t.probe = nil; p != nil {
+		t.removeAside(&p.aside)
+	}
+	return true
+}
+
+// probe is a question of Alive that was not answered at once.
+type probe struct {
+	aside           // called while a command pauses
+	commands uint64 // Engine.Commands at the time of the question
 }

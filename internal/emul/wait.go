@@ -219,10 +219,7 @@ func (t *TPM) aside(ctx context.Context, f func()) bool {
 		return true
 	}
 	a := &aside{f: f}
-	t.waiting.mu.Lock()
-	t.waiting.asides = append(t.waiting.asides, a)
-	t.waiting.mu.Unlock()
-	t.wakeUp()
+	t.addAside(a)
 	for !a.done.Load() {
 		locked := t.engine.TryLock()
 		if !locked && ctx.Err() == nil {
@@ -241,6 +238,14 @@ func (t *TPM) aside(ctx context.Context, f func()) bool {
 		}
 	}
 	return true
+}
+
+// addAside adds a to the list of the thread that waits.
+func (t *TPM) addAside(a *aside) {
+	t.waiting.mu.Lock()
+	t.waiting.asides = append(t.waiting.asides, a)
+	t.waiting.mu.Unlock()
+	t.wakeUp()
 }
 
 // removeAside removes a from the list, and reports whether it was on the list.

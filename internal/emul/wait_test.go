@@ -75,7 +75,7 @@ func TestWait(t *testing.T) {
 	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT} {
 		change := b.full(err)
 		done := b.inBackground(t)
-		b.Ping()
+		b.awaitAlive(t)
 		if _, err := b.Info(1); err != nil {
 			t.Errorf("Info() while a command waits: %v", err)
 		}
@@ -230,6 +230,42 @@ func TestTries(t *testing.T) {
 		}
 		if r := result(b.run(t, writing)); r != tt.want || tries != tt.tries {
 			t.Errorf("%v %d times: result %v after %d tries, want %v after %d", tt.err, tt.fails, r, tries, tt.want, tt.tries)
+		}
+	}
+}
+
+// TestAlive checks that Alive is false while a command does not return, and true once it has returned,
+// or once another one has begun, so that a guest that always has a command running is no fault.
+func TestAlive(t *testing.T) {
+	b := newBench(t, Options{}).on(t)
+	check := func(when string, want bool) {
+		t.Helper()
+		if got := b.Alive(); got != want {
+			t.Errorf("Alive() %s = %v, want %v", when, got, want)
+		}
+	}
+	check("of an idle TPM", true)
+	b.e.Lock()
+	b.e.commands.Add(1)
+	check("while a command runs", false)
+	check("while the same command runs", false)
+	b.e.commands.Add(1)
+	check("after the next command has begun", true)
+	check("while that runs", false)
+	check("while that still runs", false)
+	b.e.Unlock()
+	check("after the last command", true)
+	if n := len(b.waiting.asides); n != 0 || b.probe != nil {
+		t.Errorf("%d functions are left", n)
+	}
+}
+
+// awaitAlive waits until the TPM is alive.
+func (b *bench) awaitAlive(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(patience); !b.Alive(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("Alive() stays false")
 		}
 	}
 }

@@ -1,7 +1,8 @@
 package metrics
 
 import (
-	"context"
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,12 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swtpm-go/swtpm/internal/config"
+	"github.com/swtpm-go/swtpm/internal/io/conn"
+	"github.com/swtpm-go/swtpm/internal/io/listen"
 )
 
 // sample sets every field and uses labels that need escaping.
@@ -125,9 +128,7 @@ func TestHistogramAllocates(t *testing.T) {
 // TestServe checks clients that use HTTP, clients that close their side without a request,
 // and clients that send nothing at all.
 func TestServe(t *testing.T) {
-	l := listener{make(chan int)}
-	go Serve(l, func() []byte { return []byte("text\n") })
-	defer close(l.fds)
+	path := serve(t, []byte("text\n"))
 	for _, tt := range []struct {
 		name, ask string
 		end       bool
@@ -140,14 +141,13 @@ func TestServe(t *testing.T) {
 		{"odd", strings.Repeat("x", maxRequest), false, "text\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := l.connect(t)
+			c := connect(t, path)
 			if _, err := io.WriteString(c, tt.ask); err != nil {
 				t.Fatal(err)
 			}
 			if tt.end {
-				_ = c.(*net.UnixConn).CloseWrite()
+				_ = c.CloseWrite()
 			}
-			_ = c.SetDeadline(time.Now().Add(time.Minute))
 			if got, err := io.ReadAll(c); string(got) != tt.want {
 				t.Errorf("the client got %q, %v, want %q", got, err, tt.want)
 			}
@@ -155,108 +155,179 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestServeSeveral checks that other clients are served at the last place while clients whose text
-// is not ready have all other places, and that no more clients are served than there are places.
+// TestServeSeveral checks that other clients are served at the last place while clients that do not
+// read have all other places, that no more clients are served than there are places, and that a client
+// that does not read is disconnected.
 func TestServeSeveral(t *testing.T) {
-	l := listener{make(chan int)}
-	defer close(l.fds)
-	begun, release := make(chan bool), make(chan bool)
-	var calls, now, most atomic.Int64
-	go Serve(l, func() []byte {
-		n := now.Add(1)
-		defer now.Add(-1)
-		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
-		}
-		if calls.Add(1) < places {
-			begun <- true
-			<-release
-		}
-		return []byte("text\n")
-	})
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // more than a socket takes at once
+	path := serve(t, text)
+	ask := func() *net.UnixConn {
+		c := connect(t, path)
+		_ = c.CloseWrite()
+		return c
+	}
 	get := func(c net.Conn) {
 		t.Helper()
-		_ = c.SetDeadline(time.Now().Add(time.Minute))
-		_ = c.(*net.UnixConn).CloseWrite()
-		if got, err := io.ReadAll(c); string(got) != "text\n" || err != nil {
-			t.Errorf("a client got %q, %v", got, err)
+		if got, err := io.ReadAll(c); !bytes.Equal(got, text) || err != nil {
+			t.Errorf("a client got %d bytes, %v, want %d", len(got), err, len(text))
 		}
 	}
-	var slow []net.Conn
-	for range places - 1 {
-		c := l.connect(t)
-		_ = c.(*net.UnixConn).CloseWrite()
-		slow = append(slow, c)
-		select {
-		case <-begun:
-		case <-time.After(time.Minute):
-			t.Fatal("a client waits for another one")
+	first := []byte{0}
+	begin := func(c net.Conn) {
+		t.Helper()
+		if _, err := c.Read(first); err != nil || first[0] != text[0] {
+			t.Fatalf("a client got %q, %v", first, err)
 		}
+	}
+	begun := time.Now()
+	slow := ask()
+	begin(slow)
+	var others []net.Conn
+	for range places - 2 {
+		c := ask()
+		begin(c)
+		others = append(others, c)
 	}
 	for range 3 {
-		get(l.connect(t))
+		get(ask())
 	}
-	close(release)
-	for _, c := range slow {
-		get(c)
+	last, waits := ask(), ask()
+	begin(last)
+	_ = waits.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if n, err := waits.Read(first); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a client without a place got %d bytes, %v", n, err)
 	}
-	var done sync.WaitGroup
-	for range 3 * places {
-		done.Go(func() { get(l.connect(t)) })
+	if took := time.Since(begun); took > takeTime {
+		t.Skipf("the machine is busy: the clients took %v", took)
 	}
-	done.Wait()
-	if n := most.Load(); n != places {
-		t.Errorf("%d clients were served at once, want %d", n, places)
+	for _, c := range append(others, last) {
+		if got, err := io.ReadAll(c); !bytes.Equal(got, text[1:]) || err != nil {
+			t.Errorf("a client got %d bytes, %v, want %d", len(got), err, len(text)-1)
+		}
+	}
+	_ = waits.SetReadDeadline(time.Now().Add(time.Minute))
+	get(waits)
+	time.Sleep(time.Until(begun.Add(takeTime + time.Second)))
+	if got, _ := io.ReadAll(slow); len(got) == 0 || len(got) >= len(text)-1 {
+		t.Errorf("a client that did not read for %v got %d bytes, want a part", takeTime, len(got))
 	}
 }
 
-type listener struct{ fds chan int }
-
-// connect returns the client's end of a connection that l returns.
-func (l listener) connect(t *testing.T) net.Conn {
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// TestServeWithoutDescriptors checks that clients are served once the process has a free descriptor
+// again, and that the loop does not spin before.
+func TestServeWithoutDescriptors(t *testing.T) {
+	r, w, err := os.Pipe()
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
-	f := os.NewFile(uintptr(p[0]), "client")
-	c, err := net.FileConn(f)
-	_ = f.Close()
+	defer func() { _ = r.Close(); _ = w.Close() }()
+	f := &fakeLoop{}
+	l := &fullListener{fd: int(r.Fd())}
+	Serve(f, l, func() []byte { return []byte("text\n") })
+	if len(f.watches) != 1 || f.watches[0]() {
+		t.Fatal("the loop waits for a listener whose clients cannot be accepted")
+	}
+	if len(f.timers) != 1 {
+		t.Fatalf("%d timers, want one", len(f.timers))
+	}
+	f.timers[0]()
+	if len(f.watches) != 2 {
+		t.Fatalf("%d calls of Watch, want 2", len(f.watches))
+	}
+	l.closed = true
+	if f.watches[1]() {
+		t.Error("the loop waits for a listener that is closed")
+	}
+}
+
+// fakeLoop collects what it would call.
+type fakeLoop struct {
+	watches []func() bool
+	timers  []func()
+}
+
+func (l *fakeLoop) Watch(_ int, ready func() bool) bool {
+	l.watches = append(l.watches, ready)
+	return true
+}
+func (l *fakeLoop) After(_ time.Duration, f func()) bool { l.timers = append(l.timers, f); return true }
+
+// fullListener belongs to a process without free descriptors.
+type fullListener struct {
+	fd     int
+	closed bool
+}
+
+func (l *fullListener) Descriptor() int { return l.fd }
+
+func (l *fullListener) TryAccept() (int, error) {
+	if l.closed {
+		return -1, unix.EBADF
+	}
+	return -1, unix.EMFILE
+}
+
+// serve serves text at the path that it returns.
+func serve(t *testing.T, text []byte) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "s")
+	l, err := listen.Open(config.Endpoint{Kind: config.Unix, Path: path, Mode: 0o600, UID: -1, GID: -1})
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	loop, err := conn.New(conn.Options{Buffer: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	Serve(loop, l, func() []byte { return text })
+	go loop.Run()
+	t.Cleanup(func() {
+		_ = l.Close()
+		loop.Close(time.Minute)
+	})
+	return path
+}
+
+// connect returns a connection that ends after a minute.
+func connect(t *testing.T, path string) *net.UnixConn {
+	t.Helper()
+	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	l.fds <- p[1]
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	return c
 }
 
-func (l listener) Accept() (int, error) {
-	if fd, ok := <-l.fds; ok {
-		return fd, nil
-	}
-	return -1, net.ErrClosed
-}
+// realLoop calls functions on goroutines.
+type realLoop struct{ fakeLoop }
 
-// TestMaintain checks that the file is written, that a failure is reported once, and that the
+func (*realLoop) After(d time.Duration, f func()) bool { time.AfterFunc(d, f); return true }
+
+// TestFile checks that the file is written, that a failure is reported once, and that the
 // file is removed at the end.
-func TestMaintain(t *testing.T) {
+func TestFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	path := filepath.Join(dir, "m.prom")
 	if err := Check(path); err == nil {
 		t.Error("Check finds nothing wrong with a directory that is not there")
 	}
-	ctx, end := context.WithCancel(t.Context())
-	said, done := make(chan string, 9), make(chan bool)
-	go func() {
-		Maintain(ctx, path, time.Millisecond, func() []byte { return []byte("text\n") }, func(f string, a ...any) { said <- fmt.Sprintf(f, a...) })
-		close(done)
-	}()
+	said := make(chan string, 9)
+	f := &File{
+		Path: path, Every: time.Millisecond, Text: func() []byte { return []byte("text\n") },
+		Warn:       func(f string, a ...any) { said <- fmt.Sprintf(f, a...) },
+		Background: func(f func()) bool { go f(); return true },
+	}
+	f.Start(&realLoop{})
 	if got := <-said; !strings.Contains(got, "no such file or directory; trying again") {
-		t.Errorf("Keep said %q", got)
+		t.Errorf("File said %q", got)
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := <-said, fmt.Sprintf("metrics: %q is written again", path); got != want {
-		t.Errorf("Keep said %q, want %q", got, want)
+		t.Errorf("File said %q, want %q", got, want)
 	}
 	if got, err := os.ReadFile(path); string(got) != "text\n" {
 		t.Errorf("the file has %q, %v", got, err)
@@ -264,9 +335,47 @@ func TestMaintain(t *testing.T) {
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o644 {
 		t.Errorf("the file: %v, %v", st, err)
 	}
-	end()
-	<-done
+	f.Stop()
+	f.write() // one that was late
 	if names, _ := os.ReadDir(dir); len(names) != 0 || len(said) != 0 {
 		t.Errorf("what is left: %v, %d messages", names, len(said))
+	}
+}
+
+// TestFileBackground checks that the loop begins no second write while the first one waits for the disk,
+// and that a missing thread is reported once.
+func TestFileBackground(t *testing.T) {
+	var said []string
+	var jobs []func()
+	refuse := true
+	loop := &fakeLoop{}
+	f := &File{
+		Path: filepath.Join(t.TempDir(), "m.prom"), Every: time.Minute, Text: func() []byte { return nil },
+		Warn: func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) },
+		Background: func(f func()) bool {
+			if !refuse {
+				jobs = append(jobs, f)
+			}
+			return !refuse
+		},
+	}
+	f.Start(loop)
+	f.next()
+	if want := fmt.Sprintf("metrics: %q is not written: the system refuses a thread; trying again", f.Path); len(said) != 1 || said[0] != want {
+		t.Errorf("File said %q, want once %q", said, want)
+	}
+	refuse = false
+	f.next()
+	f.next()
+	if len(jobs) != 1 {
+		t.Fatalf("%d writes at once, want one", len(jobs))
+	}
+	jobs[0]()
+	if want := fmt.Sprintf("metrics: %q is written again", f.Path); len(said) != 2 || said[1] != want {
+		t.Errorf("File said %q, want last %q", said, want)
+	}
+	f.next()
+	if len(jobs) != 2 || len(loop.timers) != 5 {
+		t.Errorf("%d writes after %d timers, want 2 after 5", len(jobs), len(loop.timers))
 	}
 }

@@ -38,14 +38,21 @@ func (p *profiled) reload(t *testing.T) {
 	}
 }
 
-// startProfiled starts an emulator of a profile whose [log] is log.
-func startProfiled(t *testing.T, log string) *profiled {
+// unstarted returns an emulator of a profile whose [log] is log.
+func unstarted(t *testing.T, log string) *profiled {
 	t.Helper()
 	dir := harness.TempDir(t)
 	p := &profiled{profile: filepath.Join(dir, "vm1.toml"), emulator: &emulator{
 		dir: dir, data: filepath.Join(dir, "d"), ctrl: filepath.Join(dir, "c"), log: filepath.Join(dir, "log")}}
 	mkdir(t, filepath.Join(dir, "state"))
 	p.write(t, log)
+	return p
+}
+
+// startProfiled starts an emulator of a profile whose [log] is log.
+func startProfiled(t *testing.T, log string) *profiled {
+	t.Helper()
+	p := unstarted(t, log)
 	cmd := exec.Command(ours("swtpm"), "run", p.profile)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // without the test's terminal
 	p.Process = harness.Start(t, cmd)

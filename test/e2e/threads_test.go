@@ -2,13 +2,16 @@ package e2e_test
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,6 +69,102 @@ func TestThreads(t *testing.T) {
 	}
 }
 
+// newService returns a service that is not started, of a profile that also has the table, with a watchdog.
+func newService(t *testing.T, table string) (*manager, *profiled) {
+	t.Helper()
+	p := unstarted(t, "file = \"log\"\n"+table)
+	m := newManager(t, "run", p.profile)
+	m.wrap = []string{"setsid"} // without the test's terminal
+	m.env = append(m.env, "WATCHDOG_USEC=400000")
+	return m, p
+}
+
+// TestThreadsService checks that a service has few threads, too, and that its descriptor store, its watchdog,
+// its status, a reload and a client that reads the metrics create none, except the one that reads and
+// writes files: with metrics in a file that is written each second, this one stays. A collection of the
+// heap, after a burst of clients or some writes of this file, may create one; it ends.
+func TestThreadsService(t *testing.T) {
+	t.Parallel()
+	for table, most := range map[string]int{
+		"": mostThreads, "[metrics]\nlisten = \"unix:m\"\n": mostThreads, "[metrics]\nfile = \"m\"\ninterval = 1\n": mostThreads + 1,
+	} {
+		m, p := newService(t, table)
+		m.start(t)
+		p.Process = m.Process
+		pid := p.Cmd.Process.Pid
+		c := p.open(t, v20)
+		c.alive(t)
+		before := fewThreads(t, pid, most, nil)
+		p.open(t, v20).alive(t)
+		p.reload(t)
+		m.awaitMore(t, "RELOADING=1", 1)
+		m.awaitMore(t, "READY=1", 2)
+		m.awaitMore(t, "WATCHDOG=1", m.Count("WATCHDOG=1")+5)
+		m.awaitMore(t, "STATUS=TPM 2.0 is on; data unix:"+p.data+", ", 2)
+		if strings.Contains(table, "listen") {
+			scrape(t, filepath.Join(p.dir, "m"))
+		}
+		if strings.Contains(table, "file") {
+			before = nil
+		}
+		fewThreads(t, pid, most, before)
+		burst(t, p.emulator, c)
+		fewThreads(t, pid, most, nil)
+		m.end(t)
+	}
+}
+
+// awaitMore waits until text occurs n times in the messages to systemd.
+func (m *manager) awaitMore(t *testing.T, text string, n int) {
+	t.Helper()
+	harness.Await(t, fmt.Sprintf("%d times %q from the service", n, text), func() bool { return m.Count(text) >= n })
+}
+
+// scrape reads the metrics while other clients say nothing.
+func scrape(t *testing.T, path string) {
+	t.Helper()
+	for range 5 {
+		dial(t, path)
+	}
+	conn := connect(t, path)
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(conn); err != nil || !strings.HasSuffix(string(text), "# EOF\n") {
+		t.Errorf("metrics: %q, %v", text, err)
+	}
+}
+
+// TestNotifyFull checks that a service works while systemd does not read its messages, and that systemd
+// gets the status, the reload and the notifications of the watchdog afterwards.
+func TestNotifyFull(t *testing.T) {
+	t.Parallel()
+	m, p := newService(t, "")
+	m.env = []string{"WATCHDOG_USEC=40000"} // and no descriptor store, which would have to wait
+	m.start(t)
+	p.Process = m.Process
+	pid := p.Cmd.Process.Pid
+	p.open(t, v20).alive(t)
+	fed := m.Count("WATCHDOG=1")
+	resume := sync.OnceFunc(m.Pause())
+	defer resume()
+	for begun := time.Now(); time.Since(begun) < 3*time.Second; {
+		p.open(t, v20).alive(t)
+		if _, err := p.control(t).Capability(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.reload(t)
+	burst(t, p.emulator, p.open(t, v20))
+	resume()
+	m.awaitMore(t, "RELOADING=1", 1)
+	m.awaitMore(t, "READY=1", 2)
+	m.awaitMore(t, "WATCHDOG=1", fed+20)
+	fewThreads(t, pid, mostThreads, nil)
+	m.end(t)
+}
+
 // burst has clients of both channels, commands, stores and state blobs.
 func burst(t *testing.T, e *emulator, c *channel) {
 	t.Helper()
@@ -106,21 +205,15 @@ func TestThreadLimit(t *testing.T) {
 		limit int
 		runs  bool
 	}{{3, false}, {startThreads, true}} {
-		uid := 1<<20 + os.Getpid() // another run of this test has processes of another user
-		user := strconv.Itoa(uid)
 		dir := harness.TempDir(t)
 		state := filepath.Join(dir, "state")
 		mkdir(t, state)
-		for _, p := range []string{dir, state} {
-			if err := os.Chown(p, uid, uid); err != nil {
-				t.Fatal(err)
-			}
-		}
+		user := ownUser(t, dir, state)
 		ctrl := filepath.Join(dir, "c")
-		p := harness.Start(t, exec.Command("prlimit", fmt.Sprintf("--nproc=%d", g.limit),
-			"setpriv", "--reuid", user, "--regid", user, "--clear-groups",
+		line := append(limited(user, g.limit),
 			ours("swtpm"), "socket", "--tpm2", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+ctrl,
-			"--server", "type=unixio,path="+filepath.Join(dir, "d"), "--flags", "startup-clear"))
+			"--server", "type=unixio,path="+filepath.Join(dir, "d"), "--flags", "startup-clear")
+		p := harness.Start(t, exec.Command(line[0], line[1:]...))
 		if !g.runs {
 			if code := p.Wait(t); code != 1 || strings.Count(p.Out.String(), "\n") != 1 || !strings.Contains(p.Out.String(), "create a thread: ") {
 				t.Errorf("limit %d: exit code %d, %q; want 1 and one line", g.limit, code, p.Out.String())
@@ -131,9 +224,7 @@ func TestThreadLimit(t *testing.T) {
 		e.await(t, e.data)
 		c := e.open(t, v20)
 		c.alive(t)
-		for range startThreads - 1 - len(fewThreads(t, p.Cmd.Process.Pid, mostThreads, nil)) { // processes of the same user
-			harness.Start(t, exec.Command("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "sleep", "600"))
-		}
+		reachLimit(t, user, p.Cmd.Process.Pid, 1)
 		burst(t, e, c)
 		if e.Ended() {
 			t.Errorf("limit %d: the TPM has ended: %s", g.limit, p.Out.String())
@@ -145,6 +236,64 @@ func TestThreadLimit(t *testing.T) {
 			t.Errorf("limit %d: exit code %d: %s", g.limit, code, p.Out.String())
 		}
 	}
+}
+
+// ownUser returns a user that no other run of this test has, to which the paths belong from now on.
+func ownUser(t *testing.T, paths ...string) (user string) {
+	t.Helper()
+	uid := 1<<20 + os.Getpid()
+	for _, p := range paths {
+		if err := os.Chown(p, uid, uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return strconv.Itoa(uid)
+}
+
+// limited returns the words that start a program as a user that has at most limit threads.
+func limited(user string, limit int) []string {
+	return []string{"prlimit", fmt.Sprintf("--nproc=%d", limit), "setpriv", "--reuid", user, "--regid", user, "--clear-groups"}
+}
+
+// reachLimit starts processes of the user, so that the TPM pid can have only spare further threads.
+func reachLimit(t *testing.T, user string, pid, spare int) (others []*harness.Process) {
+	t.Helper()
+	for range startThreads - spare - len(fewThreads(t, pid, mostThreads, nil)) {
+		o := harness.Start(t, exec.Command("setpriv", "--reuid", user, "--regid", user, "--clear-groups", "sleep", "600"))
+		harness.Await(t, "a process of the user", func() bool {
+			return strings.TrimSpace(harness.Read(t, fmt.Sprintf("/proc/%d/comm", o.Cmd.Process.Pid))) == "sleep"
+		})
+		others = append(others, o)
+	}
+	return others
+}
+
+// TestThreadLimitService checks that a service whose user can have no further thread continues to notify
+// systemd and to serve its metrics, and that it is reloaded once a thread is possible again.
+func TestThreadLimitService(t *testing.T) {
+	needRoot(t, "a user of its own, whose threads are counted")
+	m, p := newService(t, "[metrics]\nlisten = \"unix:m\"\n")
+	user := ownUser(t, p.dir, filepath.Join(p.dir, "state"))
+	m.Share(t)
+	m.wrap = append(m.wrap, limited(user, startThreads)...)
+	m.start(t)
+	p.Process = m.Process
+	c := p.open(t, v20)
+	c.alive(t)
+	others := reachLimit(t, user, p.Cmd.Process.Pid, 0)
+	p.reload(t)
+	scrape(t, filepath.Join(p.dir, "m"))
+	m.awaitMore(t, "WATCHDOG=1", m.Count("WATCHDOG=1")+5)
+	if n := m.Count("RELOADING=1"); n != 0 {
+		t.Errorf("%d reloads without a thread, want none", n)
+	}
+	for _, o := range others {
+		o.Kill(t)
+	}
+	m.awaitMore(t, "RELOADING=1", 1)
+	m.awaitMore(t, "READY=1", 2)
+	c.alive(t)
+	m.end(t)
 }
 
 // TestSmallLimits checks that one line names a resource limit that is too small.

@@ -48,6 +48,22 @@ func NewStore(t testing.TB) *Store {
 	return s
 }
 
+// Share allows services of other users to send messages.
+func (s *Store) Share(t testing.TB) {
+	t.Helper()
+	for _, path := range []string{filepath.Dir(s.path), s.path} {
+		if err := os.Chmod(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Pause makes the store read no messages until resume is called.
+func (s *Store) Pause() (resume func()) {
+	s.mu.Lock()
+	return s.mu.Unlock
+}
+
 func (s *Store) listen() {
 	b, oob := make([]byte, 4096), make([]byte, 4096)
 	for {

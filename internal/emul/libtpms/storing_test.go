@@ -94,7 +94,7 @@ func TestSerialized(t *testing.T) {
 			if r := code(s.receive(t)); r != 0 {
 				t.Fatalf("command %.40x = %v, want success", cmd, r)
 			}
-			x.Ping() // the command has left the engine
+			awaitAlive(t, x) // the command has left the engine
 			return libtpms.Serialized() - before
 		}
 		for range 2 {

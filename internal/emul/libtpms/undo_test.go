@@ -125,7 +125,7 @@ func TestServeWaits(t *testing.T) {
 	d.fault(syscall.ENOSPC)
 	s.send(t, incrementCounter)
 	awaitWait(t, x)
-	x.Ping()
+	awaitAlive(t, x)
 	if _, err := x.Info(1); err != nil {
 		t.Errorf("GET_INFO while a command waits: %v", err)
 	}
@@ -169,6 +169,16 @@ func awaitWait(t *testing.T, x *emul.TPM) {
 	for end := time.Now().Add(patience); x.Status().Waiting == ""; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no command waits")
+		}
+	}
+}
+
+// awaitAlive waits until the engine is alive.
+func awaitAlive(t *testing.T, x *emul.TPM) {
+	t.Helper()
+	for end := time.Now().Add(patience); !x.Alive(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("Alive() stays false")
 		}
 	}
 }

@@ -214,7 +214,8 @@ func (s *Server) dispatch(e handover.Event) {
 	for i, c := range s.at {
 		r := s.set.Polls[i].Revents
 		// A plain client's command that the engine has answered is none of Go's events.
-		if r != 0 && (s.set.Clients[i].Plain == 0 || e.Kind != handover.EventReady && i == e.At) {
+		// A wake-up is none either: a deadline of others may cause one each second.
+		if r != 0 && i > 0 && (s.set.Clients[i].Plain == 0 || e.Kind != handover.EventReady && i == e.At) {
 			s.events++
 			s.quiet = time.Time{}
 		}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +29,6 @@ type Listener struct {
 	mu     sync.Mutex
 	fd     int
 	closed bool
-	file   *os.File // fd in Go's poller; nil unless Accept was called
 }
 
 // Open returns the listener that e describes; e must be of kind Unix, TCP or
@@ -83,47 +81,6 @@ func (l *Listener) TryAccept() (int, error) {
 	return fd, err
 }
 
-// Accept waits for a client and returns its descriptor, which blocks and is closed on exec.
-// It fails only when the listener is closed: it tries again while the process has no free
-// descriptor, or if a client has disconnected. It waits in Go's poller, so that a goroutine that
-// waits occupies no thread.
-func (l *Listener) Accept() (int, error) {
-	raw, err := l.poller()
-	if err != nil {
-		return -1, err
-	}
-	for {
-		fd, err := -1, error(nil)
-		waitErr := raw.Read(func(s uintptr) bool {
-			fd, _, err = unix.Accept4(int(s), unix.SOCK_CLOEXEC)
-			return err != unix.EAGAIN
-		})
-		switch {
-		case waitErr != nil:
-			return -1, waitErr
-		case err == nil:
-			return fd, nil
-		case err == unix.EMFILE || err == unix.ENFILE || err == unix.ENOBUFS || err == unix.ENOMEM:
-			time.Sleep(50 * time.Millisecond) // the client waits in the backlog
-		case err == unix.EINVAL || err == unix.EBADF:
-			return -1, fmt.Errorf("%s: accept: %w", l.name, err)
-		}
-	}
-}
-
-// poller puts the listener into Go's poller.
-func (l *Listener) poller() (syscall.RawConn, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil, os.ErrClosed
-	}
-	if l.file == nil {
-		l.file = os.NewFile(uintptr(l.fd), l.name)
-	}
-	return l.file.SyscallConn()
-}
-
 // Close closes the listener and removes the path that it created, unless another file has
 // replaced it.
 func (l *Listener) Close() error {
@@ -136,9 +93,6 @@ func (l *Listener) Close() error {
 		return os.ErrClosed
 	}
 	l.closed = true
-	if l.file != nil {
-		return l.file.Close()
-	}
 	return unix.Close(l.fd)
 }
 

@@ -25,7 +25,7 @@ func greet(t *testing.T, l *Listener, network, address string) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	fd, err := l.Accept()
+	fd, err := l.TryAccept()
 	if err != nil {
 		t.Fatal(err)
 	}
