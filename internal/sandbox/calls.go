@@ -65,11 +65,6 @@ var (
 	// reloadCalls are for a profile that can be reloaded.
 	reloadCalls = []Call{{"pipe2", "a reload that enables libtpms's log creates its pipe", nil}}
 
-	// metricsCalls are for clients that read the metrics.
-	metricsCalls = []Call{
-		{"setsockopt", "Go: TCP_NODELAY, if systemd passes a TCP socket", nil},
-	}
-
 	// sessionCalls are for clients that stay connected after a restart of the service: the
 	// kernel records the progress of a message in shared memory.
 	sessionCalls = []Call{
@@ -105,7 +100,7 @@ var clientCalls = []Call{
 	{"recvmsg", "SET_DATAFD: a descriptor from a client", nil},
 	{"sendmsg", "messages to the journal and to systemd", nil},
 	{"getsockopt", "the type of a descriptor", nil},
-	{"getsockname", "SET_DATAFD: whether a connection leads to this process; Go: address of a net.Conn", nil},
+	{"getsockname", "SET_DATAFD: whether a connection leads to this process", nil},
 	{"getpeername", "like getsockname", nil},
 }
 

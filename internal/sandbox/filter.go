@@ -33,7 +33,7 @@ const (
 var optional = []string{
 	"accept4", "shutdown", "recvfrom", "sendto", "recvmsg", "sendmsg", "getsockopt", "getsockname", "getpeername",
 	"flock", "umask", "renameat", "renameat2", "pwrite64", "fdatasync", "ftruncate",
-	"setsockopt", "recvmmsg", "sendmmsg", "pipe2", "fchown", "socketpair",
+	"recvmmsg", "sendmmsg", "pipe2", "fchown", "socketpair",
 }
 
 // program returns generated as the filter of the policy.

@@ -95,9 +95,6 @@ func Plan(cfg *config.Config, profile string) Policy {
 	if cfg.PID.File != "" && cfg.PID.FD < 0 {
 		p.allowRemoval(cfg.PID.File, "removes its pid file at the end", own)
 	}
-	if cfg.Metrics.Listen.Kind != config.None {
-		p.Groups = append(p.Groups, metricsCalls)
-	}
 	if cfg.Metrics.File != "" {
 		p.allowFile(filepath.Dir(cfg.Metrics.File), unix.LANDLOCK_ACCESS_FS_WRITE_FILE|makeFile|remove, "replaces the file with the metrics")
 	}

@@ -83,7 +83,6 @@ func highest(t *testing.T, arch string) int {
 // all calls of any verb.
 func tables(t *testing.T) (emulator, verb Policy) {
 	cfg := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Directory, Path: t.TempDir()}}, Interface: config.Interface{Type: config.Socket}, Pcap: config.Pcap{File: "p"}}
-	cfg.Metrics.Listen.Kind = config.Unix
 	emulator, verb = Plan(cfg, ""), PlanOffline(cfg, true, "")
 	file := &config.Config{State: config.State{Location: nv.Location{Kind: nv.File, Path: "/image"}}}
 	cluster := &config.Config{State: config.State{Location: nv.Location{Kind: nv.Cluster, Path: "vm1"}}, Pcap: config.Pcap{File: "p"}, Metrics: config.Metrics{File: "m"}}

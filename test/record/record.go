@@ -290,7 +290,6 @@ var neverSeen = map[string]string{
 	"exit":              "Go runtime: ends threads after a while",
 	"rt_sigaction":      "after a crash",
 	"sched_getaffinity": "Go runtime: now and then, without updatemaxprocs=0",
-	"setsockopt":        "metrics on a TCP socket that systemd passes",
 	"fstatfs":           "INIT: if the owner or the link count of the state is unusual",
 	"pipe2":             "a reload that enables libtpms's log",
 	"ftruncate":         "after a partial write",
