@@ -13,7 +13,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger/recorder"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // openLedger returns the boot ledger of the TPM. It returns nil if nothing is recorded, because the
@@ -36,7 +35,7 @@ func (e *emulator) openLedger(o *emul.Options) *recorder.Recorder {
 		Handles: libtpms.Handles,
 		Warn:    e.log.Warnf,
 
-		Background: threads.Go,
+		Background: e.background.run,
 		Failed: func(p ledger.Policy) {
 			event(emul.Event{Kind: emul.PolicyFailed, Cause: recorder.Describe(version, p)})
 		},

@@ -114,11 +114,12 @@ type emulator struct {
 	host      hostNotes // what the settings of the host have changed
 	confined  sandbox.Active
 
-	data   *data.Server
-	ctrl   *ctrl.Server
-	memory collector
-	ctx    context.Context // ends when the process must end
-	stop   context.CancelCauseFunc
+	data       *data.Server
+	ctrl       *ctrl.Server
+	memory     collector
+	background background
+	ctx        context.Context // ends when the process must end
+	stop       context.CancelCauseFunc
 
 	cleanups []func() // of the steps so far
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/io/listen"
 	"github.com/swtpm-go/swtpm/internal/metrics"
 	"github.com/swtpm-go/swtpm/internal/program"
-	"github.com/swtpm-go/swtpm/internal/threads"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
@@ -71,10 +70,10 @@ func (m *meter) stored(item string, took time.Duration, err error) {
 	}
 }
 
-// publish makes c's loop serve the numbers on l. If l is nil, another thread writes them to the file,
+// publish makes c's loop serve the numbers on l. If l is nil, they are written to the file in the background,
 // and stop removes it. The caller closes l. endThreads is called before each write, because the heap is
 // collected after some, which may cause a thread.
-func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server, endThreads func()) (stop func()) {
+func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server, endThreads func(), background func(func()) bool) (stop func()) {
 	if m == nil {
 		return func() {}
 	}
@@ -85,7 +84,7 @@ func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl
 	}
 	file := &metrics.File{Path: m.file, Every: m.every, Text: text, Warn: m.warn, Background: func(f func()) bool {
 		endThreads()
-		return threads.Go(f)
+		return background(f)
 	}}
 	file.Start(c)
 	return file.Stop

@@ -15,7 +15,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv/remote"
 	"github.com/swtpm-go/swtpm/internal/program"
 	"github.com/swtpm-go/swtpm/internal/seal"
-	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // options returns the options of the TPM.
@@ -47,7 +46,7 @@ func (e *emulator) options() emul.Options {
 		Note:             log.Infof,
 		Error:            log.Errorf,
 		After:            e.after,
-		Background:       threads.Go,
+		Background:       e.background.run,
 	}
 	rollbackOptions(&o, cfg)
 	if cfg.PrintInfo != 0 {

@@ -7,7 +7,6 @@ import (
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/daemon"
 	"github.com/swtpm-go/swtpm/internal/doctor"
-	"github.com/swtpm-go/swtpm/internal/threads"
 )
 
 // reloadOnHangup makes another thread read the profile again for each SIGHUP until the process ends.
@@ -16,7 +15,7 @@ import (
 // Compat: C-136: SIGHUP ends a TPM of a classic command line, as in swtpm.
 func (e *emulator) reloadOnHangup() {
 	now := *e.cfg // the settings in use
-	e.source.hangups.Watch(e.ctx, e.ctrl, threads.Go, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
+	e.source.hangups.Watch(e.ctx, e.ctrl, e.background.run, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
 }
 
 // reload applies the [log] settings of the profile. After an error nothing has changed.

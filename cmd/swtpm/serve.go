@@ -73,7 +73,7 @@ func (e *emulator) serve() error {
 	e.ctrl.After(settleTime, e.memory.endThreads)
 	e.source.previous.ready(e.session)
 	e.service.ready(e.ctrl) // before the servers run: then this goroutine needs no thread any more
-	defer e.meter.publish(e.channels.metrics, e.tpm, e.data, e.ctrl, e.memory.endThreads)()
+	defer e.meter.publish(e.channels.metrics, e.tpm, e.data, e.ctrl, e.memory.endThreads, e.background.run)()
 	if e.source.hangups != nil {
 		e.reloadOnHangup()
 	}

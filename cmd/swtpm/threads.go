@@ -16,28 +16,30 @@ import (
 // the TPM of a guest. helpers is true if goroutines besides the servers serve a recording or a
 // device.
 //
-// A goroutine needs a thread while it is in a system call or in C. These are the five threads:
+// A goroutine needs a thread while it is in a system call or in C. These are the six threads:
 //
 //  1. the engine's server, in C while it waits
 //  2. the control channel's server, likewise
 //  3. a thread of the runtime that watches the others (sysmon)
 //  4. a thread of the runtime that creates threads for those that came from C (template thread)
 //  5. an idle thread: the runtime gives it the processor that a server leaves when it enters C
+//  6. another one, because the fifth may be on its way to sleep at that moment, or read or write a
+//     file in the background. With five threads, a limit of threads stopped 3 of 30 TPMs until it
+//     was lifted.
 //
-// The fifth is idle only as long as no goroutine besides the servers makes a system call that
-// takes time, and no timer of Go runs: either occupies it, and the runtime creates another one.
-// So the servers' loops wait for signals, libtpms's log and deadlines (program.MoveWatches,
-// emul.Options.After), notify systemd and serve the metrics. A thread that ends some seconds later
-// reads and writes the files that no client waits for (threads.Go). Helpers share two more threads.
+// More are not necessary as long as no other goroutine makes a system call that takes time, and no
+// timer of Go runs: either occupies an idle thread. So the servers' loops wait for signals, libtpms's
+// log and deadlines (program.MoveWatches, emul.Options.After), notify systemd and serve the metrics,
+// and files that no client waits for are read and written one after the other (background). Helpers
+// share two more threads.
 //
-// trim ends a thread that the runtime creates all the same, because the idle one is on its way
-// to sleep. One of the servers may call it at any time.
+// trim ends a thread that the runtime creates all the same. One of the servers may call it at any time.
 func createThreads(helpers bool) (trim func()) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)
 	}
 	time.Sleep(time.Microsecond) // wakes up the thread in Go's poller, which has nothing to wait for any more
-	n := 2
+	n := 3
 	if helpers {
 		n += 2
 	}

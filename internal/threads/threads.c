@@ -21,7 +21,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -123,10 +122,9 @@ static void *begin(void *p)
 	return t->run(t->arg);
 }
 
-// new_thread calls libc's pthread_create, and adds the thread to the list. It creates the entry,
-// increments births, and then creates the thread: see ask. If the kernel refuses the thread,
-// refused decides whether to try again.
-static int new_thread(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg, int (*refused)(int))
+// pthread_create calls libc's, and adds the thread to the list. It creates the entry,
+// increments births, and then creates the thread: see ask.
+int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
 {
 	struct thread *t;
 	int err, tries = 0;
@@ -139,15 +137,10 @@ static int new_thread(pthread_t *id, const pthread_attr_t *attr, void *(*run)(vo
 	atomic_fetch_add(&births, 1);
 	do
 		err = create(id, attr, begin, t);
-	while (err == EAGAIN && refused && refused(tries++));
+	while (err == EAGAIN && threads_refused && threads_refused(tries++));
 	if (err)
 		atomic_store(&t->tid, 0);
 	return err;
-}
-
-int pthread_create(pthread_t *id, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
-{
-	return new_thread(id, attr, run, arg, threads_refused);
 }
 
 static void futex(atomic_uint *word, int op, unsigned value, const struct timespec *limit)
@@ -155,59 +148,12 @@ static void futex(atomic_uint *word, int op, unsigned value, const struct timesp
 	syscall(SYS_futex, word, op | FUTEX_PRIVATE_FLAG, value, limit, NULL, 0);
 }
 
-// The thread of threads_wake. On a busy machine a thread that waits runs sooner than a new one, so it
-// stays for a moment.
-static struct {
-	pthread_mutex_t mutex;
-	bool exists;
-	atomic_uint asked;
-} worker = { .mutex = PTHREAD_MUTEX_INITIALIZER };
-
-static void *work(void *unused)
-{
-	const struct timespec linger = { .tv_sec = 5 };
-
-	(void)unused;
-	for (;;) {
-		pthread_mutex_lock(&worker.mutex);
-		if (!atomic_exchange(&worker.asked, 0)) {
-			worker.exists = false;
-			pthread_mutex_unlock(&worker.mutex);
-			return NULL;
-		}
-		pthread_mutex_unlock(&worker.mutex);
-		threads_work();
-		futex(&worker.asked, FUTEX_WAIT, 0, &linger);
-	}
-}
-
-// The stack has the default size, because libc has one left of a thread that only the start needed.
-int threads_wake(void)
-{
-	pthread_attr_t attr;
-	pthread_t id;
-	int err = 0;
-
-	pthread_mutex_lock(&worker.mutex);
-	atomic_store(&worker.asked, 1);
-	if (worker.exists) {
-		futex(&worker.asked, FUTEX_WAKE, 1, NULL);
-	} else if (!(err = pthread_attr_init(&attr))) {
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		err = new_thread(&id, &attr, work, NULL, NULL);
-		pthread_attr_destroy(&attr);
-		worker.exists = !err;
-	}
-	pthread_mutex_unlock(&worker.mutex);
-	return err;
-}
-
 int threads_count(void)
 {
 	int n = 1; // the main thread
 
 	for (struct thread *t = atomic_load(&list); t; t = t->next)
-		n += t != &first && atomic_load(&t->tid) > 0 && t->run != work;
+		n += t != &first && atomic_load(&t->tid) > 0;
 	return n;
 }
 

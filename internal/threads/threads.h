@@ -35,12 +35,6 @@ extern void (*threads_first)(void);
 // pthread_create fails.
 extern int (*threads_refused)(int tries);
 
-// threads_wake makes a thread call threads_work, which Go defines. The thread is created if it does
-// not exist, and ends some seconds after the last call. threads_wake returns an errno if the kernel
-// refuses the thread, without another try.
-int threads_wake(void);
-void threads_work(void);
-
 void threads_give_back(void);
 
 // threads_count returns the number of threads of the Go runtime, and one for the main thread.

@@ -54,15 +54,9 @@ func flag(b bool) C.int {
 	return 0
 }
 
-// Count returns the number of threads of the Go runtime, without the thread of the function Go.
+// Count returns the number of threads of the Go runtime.
 func Count() int { return int(C.threads_count()) }
 
 // GiveBack returns the memory of this thread's signal stack to the kernel. It has been used at the start, and is used again
 // when a signal arrives.
 func GiveBack() { C.threads_give_back() }
-
-// wake makes the other thread call work.
-func wake() bool { return C.threads_wake() == 0 }
-
-//export threads_work
-func threads_work() { work() } //nolint:revive // the name is C's

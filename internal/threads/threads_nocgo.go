@@ -64,9 +64,3 @@ func Count() int {
 
 // GiveBack does nothing.
 func GiveBack() {}
-
-// wake calls work on a goroutine.
-func wake() bool {
-	go work()
-	return true
-}

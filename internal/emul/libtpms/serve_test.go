@@ -304,6 +304,8 @@ func TestServeWhileOthersWork(t *testing.T) {
 			}
 		}
 	}
+	a.wake(t)
+	a.returns(t)
 }
 
 // TestServeAllocates checks that a return of the loop to Go allocates nothing.
