@@ -88,7 +88,10 @@ func now(t *unix.Timespec) int64 {
 //go:nosplit
 func sleepUntil(t *unix.Timespec, ns int64) {
 	*t = unix.Timespec{Sec: ns / 1e9, Nsec: ns % 1e9}
-	unix.RawSyscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, uintptr(unsafe.Pointer(t)), 0, 0, 0)
+	// The signals by which Go's scheduler interrupts a thread end the call.
+	for err := unix.EINTR; err == unix.EINTR; {
+		_, _, err = unix.RawSyscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, uintptr(unsafe.Pointer(t)), 0, 0, 0)
+	}
 }
 
 // sleep pauses the thread for d.
