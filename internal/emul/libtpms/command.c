@@ -49,9 +49,9 @@ void swtpm_show(void)
 	swtpm_unlock();
 }
 
-// show_often shows the number unless that was done SHOW_MS ago or less: the system call is a twentieth of the
+// show_sometimes shows the number unless that was done SHOW_MS ago or less: the system call is a twentieth of the
 // time of a short command.
-static void show_often(void)
+static void show_sometimes(void)
 {
 	enum { SHOW_MS = 10 };
 	static int64_t last;
@@ -94,7 +94,7 @@ TPM_RESULT swtpm_run(struct response *r, unsigned char *cmd, uint32_t len)
 	swtpm_begin(swtpm_may_store(cmd, len));
 	running_locality = swtpm_locality();
 	commands++;
-	show_often();
+	show_sometimes();
 	if (len >= HEADER)
 		swtpm_set_last(code);
 	r->n = 0;

@@ -89,6 +89,16 @@ void swtpm_answered(struct set *s, uint32_t i)
 		c->fresh = FRESH_USED;
 }
 
+// leave closes client i, and shows the commands of a tool that has run some and leaves. It returns 0 if Go has to do
+// that.
+static int leave(struct set *s, uint32_t i)
+{
+	if (!swtpm_close(s, i))
+		return 0;
+	swtpm_show();
+	return 1;
+}
+
 // answer reads from one client, and answers a plain command. It returns 0 if ev is for Go.
 static int answer(struct set *s, uint32_t i, struct event *ev)
 {
@@ -99,7 +109,7 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 
 	ev->at = i;
 	if (!(s->polls[i].revents & POLLIN)) { // only a hang-up or an error
-		if (swtpm_close(s, i))
+		if (leave(s, i))
 			return 1;
 		ev->kind = EVENT_CLOSED;
 		ev->code = 0;
@@ -108,7 +118,7 @@ static int answer(struct set *s, uint32_t i, struct event *ev)
 	n = swtpm_receive(s->polls[i].fd, c, s->buf, s->cap);
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 1;
-	if (n == 0 && swtpm_close(s, i))
+	if (n == 0 && leave(s, i))
 		return 1;
 	if (n <= 0) {
 		ev->kind = EVENT_CLOSED;
