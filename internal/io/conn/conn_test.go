@@ -386,3 +386,26 @@ func TestAcceptFails(t *testing.T) {
 	b.Close(conntest.Patience)
 	await(t, "TryAccept", &f.calls, 5)
 }
+
+// TestNewFails checks that a server for which epoll cannot be created leaves no descriptor open.
+func TestNewFails(t *testing.T) {
+	free, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(free)
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free) + 1, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.New(conn.Options{Buffer: 16, Wait: (*handover.Set).Poll})
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if _, left := unix.FcntlInt(uintptr(free), unix.F_GETFD, 0); err != unix.EMFILE || left != unix.EBADF {
+		t.Errorf("New() = %v, and descriptor %d: %v; want EMFILE and EBADF", err, free, left)
+	}
+}

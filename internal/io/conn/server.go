@@ -90,6 +90,7 @@ func New(o Options) (*Server, error) {
 	if s.opt.Wait == nil {
 		s.opt.Wait = (*handover.Set).Poll
 	} else if s.set.Epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		_ = unix.Close(wake)
 		return nil, err
 	}
 	if o.Plain && o.Save == nil && o.Changed == nil {
