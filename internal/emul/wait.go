@@ -150,7 +150,11 @@ func (t *TPM) pause(d time.Duration) {
 	for end := time.Now().Add(d); ; {
 		p := []unix.PollFd{{Fd: int32(t.waiting.wake), Events: unix.POLLIN}}
 		n, err := t.waiting.poll(p, milliseconds(time.Until(end)))
-		if n == 0 && err == nil {
+		switch {
+		case n == 0 && err == nil:
+			return
+		case err != nil && err != unix.EINTR: // poll is refused: the caller must not try again at once
+			sleep(time.Until(end))
 			return
 		}
 		if n > 0 {
@@ -178,10 +182,8 @@ func milliseconds(d time.Duration) int {
 // sleep waits in a system call: the thread of the caller, which has nothing else to do, needs no
 // timer of Go.
 func sleep(d time.Duration) {
-	for end := time.Now().Add(d); ; {
-		if _, err := unix.Poll(nil, milliseconds(time.Until(end))); err == nil {
-			return
-		}
+	t := unix.NsecToTimespec(int64(max(d, 0)))
+	for unix.Nanosleep(&t, &t) == unix.EINTR {
 	}
 }
 

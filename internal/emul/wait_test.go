@@ -172,6 +172,28 @@ func waitLimit(t *testing.T) {
 	}
 }
 
+// TestPauseWithoutPoll checks that a pause takes its time, and ends, if poll(2) fails.
+func TestPauseWithoutPoll(t *testing.T) {
+	b, _ := newWaiting(t, Forever)
+	for _, c := range []struct {
+		err   error
+		times int
+	}{{syscall.EPERM, 1}, {syscall.EINTR, 3}} {
+		calls := 0
+		b.waiting.poll = func([]unix.PollFd, int) (int, error) {
+			if calls++; calls == 3 {
+				return 0, nil
+			}
+			return -1, c.err
+		}
+		begun := time.Now()
+		b.pause(20 * time.Millisecond)
+		if d := time.Since(begun); calls != c.times || c.err == syscall.EPERM && d < 20*time.Millisecond {
+			t.Errorf("%v: %d calls in %v, want %d", c.err, calls, d, c.times)
+		}
+	}
+}
+
 // TestNoWait checks the calls that never wait: a cancel from before, a command of our own, a
 // request, and everything with on-full = "fail".
 func TestNoWait(t *testing.T) {
