@@ -26,7 +26,8 @@ type Set struct {
 	Counts   *Counts // nil if it may not accept clients
 
 	// The engine waits in Epoll, if it is not 0, and otherwise in poll(2). It closes Epoll and sets it to 0 if a
-	// descriptor is of a kind for which only poll(2) waits. Call rises with each wait.
+	// descriptor is of a kind for which only poll(2) waits, or if a closed descriptor cannot be removed. Call
+	// rises with each wait.
 	Epoll int
 	Call  uint16
 
@@ -49,7 +50,7 @@ type Fixed struct {
 }
 
 // Entry is one descriptor of a Set. emul/libtpms has the same structure in C,
-// struct client.
+// struct entry.
 type Entry struct {
 	Record uintptr // address of the client's Record; 0 for none
 	Last   uint64  // Tick after the last reply; 0 before the first
@@ -90,12 +91,12 @@ type Event struct {
 	FD   int // of EventMessage of the control channel: the descriptor that came with it, or -1
 	Rest []byte
 	Err  error
-	Late bool // the time was up at the last poll
+	Late bool // the time was up at the last wait
 	Held bool // of EventRest: nothing was sent yet, because the deadline of a lease has passed
 }
 
-// Forget must be called before a descriptor of the set is closed, because the peer may have the same open
-// file: the kernel would report its events for ever.
+// Forget must be called before a descriptor of the set is closed, because another process may have the same
+// open file: the kernel would report its events for ever.
 func (s *Set) Forget(fd int) {
 	if s.Epoll > 0 {
 		_ = unix.EpollCtl(s.Epoll, unix.EPOLL_CTL_DEL, fd, nil) // an error: it was not watched

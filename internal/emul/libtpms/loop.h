@@ -65,7 +65,7 @@ enum {
 struct event {
 	int kind;
 	int code;
-	int late; // the time was up at the last poll
+	int late; // the time was up at the last wait
 	int held; // of EVENT_REST: the deadline has passed, and nothing was sent
 	uint32_t at;
 	uint32_t n;
@@ -81,8 +81,9 @@ struct event swtpm_loop(struct set *s);
 struct event swtpm_queries(struct set *s);
 
 // Parts of both loops. swtpm_deadline returns the end of a wait that begins now, in ms; -1 for
-// none. swtpm_poll polls until a descriptor is ready or the time is up: end, or most_ms from now on
-// (negative: without end). It reports whether the time was up before the last poll. swtpm_needs_go reports whether a descriptor is ready that Go handles.
+// none. swtpm_poll waits until a descriptor is ready or the time is up: end, or most_ms from now on
+// (negative: without end). It reports whether the time was up at the last wait. swtpm_needs_go reports
+// whether a descriptor is ready that Go handles.
 int64_t swtpm_deadline(const struct set *s);
 int swtpm_poll(struct set *s, int64_t end, int most_ms);
 int swtpm_needs_go(const struct set *s);

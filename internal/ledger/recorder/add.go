@@ -19,7 +19,7 @@ const (
 const maxHeader = 52 + 2*(2+255) + crcSize
 
 // makeRoom waits while records of the last boot are written, until the beginning of a boot has space in
-// the ring, but no longer than a second. No command waits while a TPM is powered on.
+// the ring, but no longer than a second. No command waits for this: the TPM is just being powered on.
 func (r *Recorder) makeRoom() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
