@@ -291,7 +291,7 @@ func TestSmallLimits(t *testing.T) {
 	for option, want := range map[string]string{
 		"-v 600000": "RLIMIT_AS is 614400000 bytes, at least",
 		"-d 60000":  "RLIMIT_DATA is 61440000 bytes, at least",
-		"-n 10":     "RLIMIT_NOFILE is 10 descriptors, at least",
+		"-n 31":     "RLIMIT_NOFILE is 31 descriptors, at least 32 are",
 	} {
 		dir := harness.TempDir(t)
 		for _, word := range []string{"socket", "socket -d", "chardev", "run"} {
@@ -302,5 +302,23 @@ func TestSmallLimits(t *testing.T) {
 				t.Errorf("%s %s: exit code %d, %q; want 1 and one line with %q", word, option, code, stderr, want)
 			}
 		}
+	}
+}
+
+// TestFewDescriptors checks that a TPM with a helper for each purpose starts with the smallest number of descriptors
+// that is accepted, and serves a client on each channel.
+func TestFewDescriptors(t *testing.T) {
+	t.Parallel()
+	p := unstarted(t, "file = \"log\"\n[metrics]\nlisten = \"unix:metrics\"\n[pcap]\nfile = \"pcap\"\n[ledger]\nkeep = \"boots\"\n")
+	p.Process = harness.Start(t, exec.Command("sh", "-c", `ulimit -n 32; exec "$0" "$@"`, ours("swtpm"), "run", p.profile))
+	p.await(t, p.data)
+	c := p.open(t, v20)
+	c.ok(t, random20)
+	c.ok(t, define20)
+	if code, out, stderr := runCmd(t, exec.Command(ours("swtpm-ioctl"), "--unix", p.ctrl, "-c")); code != 0 {
+		t.Errorf("a control client: exit code %d: %s%s", code, out, stderr)
+	}
+	if said := harness.Read(t, p.log); strings.Contains(said, "too many open files") {
+		t.Errorf("the log has\n%s", said)
 	}
 }

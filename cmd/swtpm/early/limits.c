@@ -18,7 +18,7 @@ static const struct {
 	// 8 MiB for its stack, and uses only the pages that it writes to.
 	{ RLIMIT_AS, 1536ul << 20, "RLIMIT_AS", "bytes", "ulimit -v or LimitAS=; MemoryMax= limits memory that is used" },
 	{ RLIMIT_DATA, 192ul << 20, "RLIMIT_DATA", "bytes", "ulimit -d or LimitDATA=; MemoryMax= limits memory that is used" },
-	{ RLIMIT_NOFILE, 26, "RLIMIT_NOFILE", "descriptors", "ulimit -n or LimitNOFILE=" },
+	{ RLIMIT_NOFILE, 32, "RLIMIT_NOFILE", "descriptors", "ulimit -n or LimitNOFILE=" },
 };
 
 // early_limits exits with a message if a limit is too low.
