@@ -149,6 +149,9 @@ func (r *Report) add(s *State, i item) {
 	out := i.report(len(i.sealed))
 	info, err := seal.DescribeFile(i.sealed)
 	out.describe(info, s.key)
+	if err == nil || info.Checksum != seal.NoChecksum {
+		out.describeWriter(info)
+	}
 	if err == nil && out.Key != keyNotGiven && out.Key != keyTooMany {
 		err = r.open(s, i, &out)
 	}
@@ -164,7 +167,6 @@ func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
 	if r, err := generation.Decode(info.Record); err == nil {
 		i.History = &HistoryReport{r.Identity.String(), r.Generation, r.Time.Format(time.RFC3339), r.Writer.Host, r.Writer.Program, r.Writer.Epoch}
 	}
-	i.Checksum = string(info.Checksum)
 	i.Encryption = "none"
 	if info.Bits > 0 {
 		i.Encryption = fmt.Sprintf("aes-%d-cbc", info.Bits)
@@ -177,6 +179,12 @@ func (i *ItemReport) describe(info seal.FileInfo, key *seal.Key) {
 	case key == nil:
 		i.Key = keyNotGiven
 	}
+}
+
+// describeWriter sets Checksum and Writer. They are unknown if the end of the item may be missing, because
+// the checksum is the last block.
+func (i *ItemReport) describeWriter(info seal.FileInfo) {
+	i.Checksum = string(info.Checksum)
 	switch {
 	case info.Version == 1:
 		i.Writer = writerOld

@@ -50,13 +50,19 @@ func (i *ItemReport) text() string {
 		words = append(words, "plain, though a key is given")
 	case i.Encryption == "none":
 		words = append(words, "plain")
+	case i.Key == "": // unknown
+		words = append(words, "encrypted with "+i.Encryption)
 	default:
 		words = append(words, fmt.Sprintf("encrypted with %s, key %s", i.Encryption, i.Key))
 	}
-	if i.Encryption == "none" {
+	if i.Encryption == "none" && i.Checksum != "" {
 		words = append(words, "checksum "+i.Checksum)
 	}
-	words = append(words, fmt.Sprintf("container version %d, written by %s", i.Container, i.Writer))
+	container := fmt.Sprintf("container version %d", i.Container)
+	if i.Writer != "" {
+		container += ", written by " + i.Writer
+	}
+	words = append(words, container)
 	if i.Changed != "" {
 		words = append(words, "changed "+i.Changed)
 	}
