@@ -10,8 +10,8 @@ type background struct {
 	running bool
 }
 
-// run calls f soon, on another goroutine, after earlier functions. It returns true: f is always called.
-func (b *background) run(f func()) bool {
+// run calls f soon, on another goroutine, after earlier functions.
+func (b *background) run(f func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting = append(b.waiting, f)
@@ -19,7 +19,6 @@ func (b *background) run(f func()) bool {
 		b.running = true
 		go b.work()
 	}
-	return true
 }
 
 // work calls the functions until none is left.

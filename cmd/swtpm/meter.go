@@ -73,7 +73,7 @@ func (m *meter) stored(item string, took time.Duration, err error) {
 // publish makes c's loop serve the numbers on l. If l is nil, they are written to the file in the background,
 // and stop removes it. The caller closes l. endThreads is called before each write, because the heap is
 // collected after some, which may cause a thread.
-func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server, endThreads func(), background func(func()) bool) (stop func()) {
+func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl.Server, endThreads func(), background func(func())) (stop func()) {
 	if m == nil {
 		return func() {}
 	}
@@ -82,9 +82,9 @@ func (m *meter) publish(l *listen.Listener, t *emul.TPM, d *data.Server, c *ctrl
 		metrics.Serve(c, l, text)
 		return func() {}
 	}
-	file := &metrics.File{Path: m.file, Every: m.every, Text: text, Warn: m.warn, Background: func(f func()) bool {
+	file := &metrics.File{Path: m.file, Every: m.every, Text: text, Warn: m.warn, Background: func(f func()) {
 		endThreads()
-		return background(f)
+		background(f)
 	}}
 	file.Start(c)
 	return file.Stop

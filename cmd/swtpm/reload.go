@@ -9,13 +9,13 @@ import (
 	"github.com/swtpm-go/swtpm/internal/doctor"
 )
 
-// reloadOnHangup makes another thread read the profile again for each SIGHUP until the process ends.
+// reloadOnHangup reads the profile again in the background for each SIGHUP until the process ends.
 // Only the destination and the level of the log can change while the TPM runs.
 //
 // Compat: C-136: SIGHUP ends a TPM of a classic command line, as in swtpm.
 func (e *emulator) reloadOnHangup() {
 	now := *e.cfg // the settings in use
-	e.source.hangups.Watch(e.ctx, e.ctrl, e.background.run, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
+	e.source.hangups.Watch(e.ctx, e.background.run, func() { e.reload(&now) }, func() { e.stop(errors.New("the terminal was closed")) })
 }
 
 // reload applies the [log] settings of the profile. After an error nothing has changed.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/signal"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,9 +19,6 @@ type Hangups struct {
 	terminal int         // -1 if there is none
 	pending  atomic.Bool // a signal waits for its reload
 }
-
-// retryTime is the time until a reload is tried again that found no thread.
-const retryTime = time.Second
 
 // CatchHangups catches SIGHUP, so that it does not end the process; s may be nil. A process
 // that was started with the signal ignored, as by nohup(1), still ignores its terminal.
@@ -43,11 +39,9 @@ func CatchHangups(s program.Signals) *Hangups {
 }
 
 // Watch calls reload for each signal until ctx ends, or gone if the terminal sent the signal. Watch
-// does not wait, and l must not: background calls a function on another thread. If it returns
-// false, it cannot do so now, and l calls it again a second later. A signal from before the call
+// does not wait: background calls a function on another goroutine. A signal from before the call
 // counts. Several signals that arrive before reload is called count as one.
-func (h *Hangups) Watch(ctx context.Context, l program.Loop, background func(f func()) bool, reload, gone func()) {
-	var arrived func()
+func (h *Hangups) Watch(ctx context.Context, background func(f func()), reload, gone func()) {
 	handle := func() {
 		h.pending.Store(false)
 		switch {
@@ -58,10 +52,9 @@ func (h *Hangups) Watch(ctx context.Context, l program.Loop, background func(f f
 			reload()
 		}
 	}
-	arrived = func() {
-		if !h.pending.Swap(true) && !background(handle) {
-			h.pending.Store(false)
-			l.After(retryTime, arrived)
+	arrived := func() {
+		if !h.pending.Swap(true) {
+			background(handle)
 		}
 	}
 	if h.file != nil {

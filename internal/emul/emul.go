@@ -94,10 +94,10 @@ type Options struct {
 	Remedy func(err error) string
 
 	// After calls f on the engine's thread, without the engine's lock, once d has passed. Background
-	// calls f soon on another thread, which may wait for the disk; it returns false if there is none
-	// now. With nil, timers and goroutines of Go do both.
+	// calls f soon on another goroutine, which may wait for the disk. With nil, timers and goroutines
+	// of Go do both.
 	After      func(d time.Duration, f func())
-	Background func(f func()) bool
+	Background func(f func())
 
 	// Ledger gets the measurements of a Tapper; nil for none.
 	Ledger *recorder.Recorder
@@ -197,7 +197,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		o.After = func(d time.Duration, f func()) { time.AfterFunc(d, f) }
 	}
 	if o.Background == nil {
-		o.Background = func(f func()) bool { go f(); return true }
+		o.Background = goroutine
 	}
 	t := &TPM{engine: e, opt: o, ctx: ctx, pending: map[tpm.Blob]bool{}, incoming: o.Incoming, released: o.Incoming, limit: newStoreLimit(o.MaxStores), lease: lease{now: boottime}}
 	if err := t.openWaiting(); err != nil {
@@ -296,3 +296,5 @@ func (t *TPM) admit() {
 	t.loop.SetDeadline(t.deadline())
 	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
 }
+
+func goroutine(f func()) { go f() }

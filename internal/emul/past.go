@@ -228,21 +228,13 @@ func (t *TPM) logUnrecorded(found []generation.Found) {
 	}
 }
 
-// markSoon writes the mark after markDelay on another goroutine, so that no command waits for it.
+// markSoon writes the mark after markDelay in the background, so that no command waits for the disk.
 func (t *TPM) markSoon() {
 	if t.opt.Marks == nil || t.past.armed.Swap(true) {
 		return
 	}
-	t.markAfter(t.store)
-}
-
-// markAfter writes the mark after markDelay, in the background because the disk may be slow.
-func (t *TPM) markAfter(store *nv.Store) {
-	t.opt.After(markDelay, func() {
-		if !t.opt.Background(func() { t.writeMark(store) }) {
-			t.markAfter(store)
-		}
-	})
+	store := t.store
+	t.opt.After(markDelay, func() { t.opt.Background(func() { t.writeMark(store) }) })
 }
 
 // writeMark writes the generations of the records on disk, unless the mark has them. It needs no

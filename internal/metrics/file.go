@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,9 +18,8 @@ type File struct {
 	Text  func() []byte
 	Warn  func(format string, args ...any) // is called when a write fails, and when the next one succeeds
 
-	// Background calls f soon on another thread, because the disk may be slow. It returns false if it
-	// cannot now.
-	Background func(f func()) bool
+	// Background calls f soon on another goroutine, because the disk may be slow.
+	Background func(f func())
 
 	loop   Loop
 	queued atomic.Bool // a write is in the background
@@ -29,9 +27,6 @@ type File struct {
 	mu     sync.Mutex  // held while the file is written or removed
 	ended  bool        // under mu
 }
-
-// errNoThread is reported if a write is not possible in the background.
-var errNoThread = errors.New("the system refuses a thread")
 
 // Start writes the file soon, and then each time l has waited for f.Every.
 func (f *File) Start(l Loop) {
@@ -41,9 +36,8 @@ func (f *File) Start(l Loop) {
 
 // next begins a write unless the last one still waits for the disk. It does not wait.
 func (f *File) next() {
-	if !f.queued.Swap(true) && !f.Background(f.write) {
-		f.report(fmt.Errorf("%q is not written: %w", f.Path, errNoThread))
-		f.queued.Store(false)
+	if !f.queued.Swap(true) {
+		f.Background(f.write)
 	}
 	f.loop.After(f.Every, f.next)
 }

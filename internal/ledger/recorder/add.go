@@ -28,9 +28,6 @@ func (r *Recorder) makeRoom() {
 			return
 		}
 		r.flush(r.opt.Background)
-		if !r.writing { // there is no thread now
-			return
-		}
 		r.mu.Unlock()
 		r.pause()
 		r.mu.Lock()

@@ -28,17 +28,18 @@ func (r *Recorder) Flush() {
 	r.flush(r.opt.Background)
 }
 
-// flush begins to write. If no thread can do that now, the next flush tries again.
-func (r *Recorder) flush(background func(f func()) bool) {
+// flush begins to write.
+func (r *Recorder) flush(background func(f func())) {
 	if r.ready && !r.ring.empty() && !r.writing {
-		r.writing = background(r.job)
+		r.writing = true
+		background(r.job)
 	}
 }
 
 // Wait waits until the pending records are written, at most for d.
 func (r *Recorder) Wait(d time.Duration) {
 	r.mu.Lock()
-	r.flush(goroutine) // the servers have ended, and their threads are free
+	r.flush(goroutine) // Background may wait for the disk, and the threads of the servers are free
 	r.mu.Unlock()
 	late := false
 	timer := time.AfterFunc(d, func() {

@@ -50,10 +50,9 @@ type Options struct {
 	Handles func(code uint32) int
 	// Failed is called for each failure of a policy over PCRs. It must not wait.
 	Failed func(ledger.Policy)
-	// Background calls f soon on another thread, because the disk may be slow. It returns
-	// false if that is impossible now. It must not wait. If it is nil, the Recorder starts a
-	// goroutine.
-	Background func(f func()) bool
+	// Background calls f soon on another goroutine, because the disk may be slow. If it is nil, the
+	// Recorder starts one.
+	Background func(f func())
 	// Warn logs a line.
 	Warn func(format string, args ...any)
 }
@@ -127,10 +126,7 @@ func New(o Options) (*Recorder, error) {
 	return r, nil
 }
 
-func goroutine(f func()) bool {
-	go f()
-	return true
-}
+func goroutine(f func()) { go f() }
 
 // Tap returns the memory in which the engine writes the entries that Take reads. It belongs to the
 // Recorder.

@@ -92,7 +92,7 @@ func TestMakeRoom(t *testing.T) {
 	for name, after := range map[string]int{"late": 3, "never": pauses + 1} {
 		b := newBench(t, 16)
 		var job func()
-		b.opt.Background = func(f func()) bool { job = f; return true }
+		b.opt.Background = func(f func()) { job = f }
 		n := 0
 		b.pause = func() {
 			if n++; n == after {
