@@ -151,6 +151,7 @@ func compare(p plan, asJSON bool) (err error) {
 	}
 	defer b.stopAll()
 	b.report.note("file system of the states: %s", fileSystem(p.dir))
+	b.report.note("a ratio is the median of the ratios within the rounds, so it may differ from the ratio of the two columns")
 	for _, part := range []struct {
 		name string
 		f    func() error
