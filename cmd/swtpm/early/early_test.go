@@ -218,7 +218,7 @@ func TestTerminate(t *testing.T) {
 // TestFewDescriptors checks a daemon with a low limit of descriptors, and one that was
 // started with closed standard streams.
 func TestFewDescriptors(t *testing.T) {
-	for _, how := range []string{"ulimit -n 30; exec \"$@\"", "exec \"$@\" <&- 2>&-"} {
+	for _, how := range []string{"ulimit -n 32; exec \"$@\"", "exec \"$@\" <&- 2>&-"} {
 		cmd, report := program(t, "-c", how, "sh", os.Args[0], "socket", "-d", "serve")
 		cmd.Path, cmd.Err = "/bin/sh", nil
 		if stdout, stderr := run(t, cmd); !cmd.ProcessState.Success() || stdout != "before ready true\n" {
