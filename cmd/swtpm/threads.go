@@ -13,8 +13,7 @@ import (
 
 // createThreads makes the Go runtime create all threads that it may need later, so
 // that it creates none while clients are served: a limit that is reached later would end
-// the TPM of a guest. helpers is true if goroutines besides the servers serve a recording or a
-// device.
+// the TPM of a guest. helpers is true if other goroutines serve a recording or a device.
 //
 // A goroutine needs a thread while it is in a system call or in C. These are the six threads:
 //

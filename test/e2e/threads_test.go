@@ -39,8 +39,8 @@ func threads(t testing.TB, pid int) (ids []int) {
 // mostThreads is the number of threads that a TPM may have, whatever its clients do.
 const mostThreads = 6
 
-// fewThreads checks that a TPM has at most most threads, and only those of before, if that is not nil: others
-// end by themselves. It returns them.
+// fewThreads waits until a TPM has no more threads than most, and none that is missing in before, unless that is
+// nil. A thread that the runtime created in addition ends by itself. fewThreads returns the threads.
 func fewThreads(t testing.TB, pid, most int, before []int) (now []int) {
 	t.Helper()
 	few := func() bool {

@@ -49,8 +49,8 @@ void swtpm_show(void)
 	swtpm_unlock();
 }
 
-// show_sometimes shows the number unless that was done SHOW_MS ago or less: the system call is a twentieth of the
-// time of a short command.
+// show_sometimes shows the number if it was not shown in the last SHOW_MS. The system call takes a twentieth of
+// the time of a short command.
 static void show_sometimes(void)
 {
 	enum { SHOW_MS = 10 };

@@ -18,7 +18,7 @@ static uint64_t number(const struct set *s, uint32_t i)
 	return (uint64_t)s->call << (FD_BITS + PLACE_BITS) | (uint64_t)i << FD_BITS | (uint32_t)s->polls[i].fd;
 }
 
-// use_poll makes the set use poll(2) from now on: a file that epoll refuses, for example.
+// use_poll makes the set use poll(2) from now on. It is called when epoll refuses a file, for example.
 static void use_poll(struct set *s)
 {
 	close(s->epoll);
@@ -51,8 +51,8 @@ void swtpm_watch(struct set *s)
 	}
 }
 
-// unwatch removes a descriptor that has an event, but is not in the set: Go ignores it for now. It returns 0
-// if it has been closed while another process has the same open file, so that it cannot be removed.
+// unwatch removes a descriptor that has an event, but is not in the set, because Go ignores it for now. It
+// returns 0 if the descriptor cannot be removed: it was closed while another process has the same open file.
 static int unwatch(struct set *s, const struct epoll_event *e)
 {
 	return epoll_ctl(s->epoll, EPOLL_CTL_DEL, (int)(uint32_t)e->data.u64, NULL) == 0;
