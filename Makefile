@@ -155,7 +155,7 @@ systemd:
 	sh test/systemd/image.sh build/systemd/image
 	@rm -rf build/systemd/install
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/systemd/install PREFIX=/usr
-	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 35m ./test/systemd
+	SWTPM_SYSTEMD=$(CURDIR)/build/systemd $(GO) test -count=1 -v -timeout 35m -run TestSystemd ./test/systemd
 	@rm -rf build/systemd-libvirt/install && mkdir -p build/systemd-libvirt && ln -s ../systemd/install build/systemd-libvirt/install
 	sh test/systemd/image.sh build/systemd-libvirt/image libvirt-daemon-system,libvirt-clients,qemu-system-x86
 	SWTPM_SYSTEMD=$(CURDIR)/build/systemd-libvirt SWTPM_SYSTEMD_RUN=TestLibvirt $(GO) test -count=1 -v -timeout 35m -run TestSystemd ./test/systemd

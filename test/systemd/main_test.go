@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,11 +81,30 @@ func TestSystemd(t *testing.T) {
 	out, err := inner.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
-		t.Error(err)
+		t.Errorf("%v\n%s", err, failed(string(out)))
 	}
 	if n := strings.Count(string(out), "\n--- PASS: "); err == nil && n < 5 && os.Getenv(runVar) == "" || n == 0 {
 		t.Errorf("only %d tests ran", n)
 	}
+}
+
+var failing = regexp.MustCompile(`--- FAIL: (\S+)`)
+
+// failed is what the failing tests of a verbose run have printed. It is repeated at the end, where a
+// reader of a long log looks.
+func failed(out string) string {
+	names := map[string]bool{}
+	for _, found := range failing.FindAllStringSubmatch(out, -1) {
+		names[found[1]] = true
+	}
+	var said strings.Builder
+	for block := range strings.SplitSeq(out, "=== RUN   ") {
+		name, _, _ := strings.Cut(block, "\n")
+		if names[name] || failing.MatchString(block) || strings.Contains(block, "panic: ") {
+			said.WriteString("=== RUN   " + block)
+		}
+	}
+	return said.String()
 }
 
 // boot starts the container and returns when it is up; stop ends it.
