@@ -213,11 +213,6 @@ func ended(pid int) bool {
 // stop ends a server and waits for it.
 func (b *bench) stop(s *server) {
 	b.running = slices.DeleteFunc(b.running, func(r *server) bool { return r == s })
-	for _, fd := range []int{s.data, s.ctrl} {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
 	unix.Kill(s.pid, unix.SIGTERM)
 	for end := time.Now().Add(stopWait); !ended(s.pid) && time.Now().Before(end); {
 		sleep(time.Millisecond)
@@ -225,6 +220,11 @@ func (b *bench) stop(s *server) {
 	unix.Kill(s.pid, unix.SIGKILL)
 	var ws unix.WaitStatus
 	unix.Wait4(s.pid, &ws, 0, nil)
+	for _, fd := range []int{s.data, s.ctrl} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 func (b *bench) stopAll() {
