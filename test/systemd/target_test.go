@@ -58,9 +58,12 @@ func TestTargetStops(t *testing.T) {
 		g.stores(t)
 	}
 	pin(t, name, service(name), service(plain), service(activated), socket(activated), dataSocket(activated), maker(name), maker(plain), maker(activated))
-	pid := property(t, broker, "MainPID")
+	pid, start := property(t, broker, "MainPID"), property(t, service(activated), "InvocationID")
 	closed, stop := knock(t, activated)
 	must(t, "systemctl", "stop", "swtpm.target")
+	for _, unit := range []string{service(activated), socket(activated), dataSocket(activated)} {
+		wantStopped(t, unit) // until then the TPM answers
+	}
 	closed()
 	for _, g := range guests {
 		after := []string{maker(g.name)}
@@ -74,6 +77,9 @@ func TestTargetStops(t *testing.T) {
 	}
 	for _, g := range guests {
 		wantStopped(t, g.unit)
+	}
+	if got := property(t, service(activated), "InvocationID"); got != start {
+		t.Errorf("a client has started %s again", service(activated))
 	}
 	if got := property(t, broker, "MainPID"); got != pid {
 		t.Errorf("the broker has process %s after the stop, and had %s", got, pid)
@@ -101,7 +107,6 @@ func (g *guest) stoppedBetween(t *testing.T, first string, after []string) {
 		t.Errorf("%s began to stop %d us before %s had ended", g.unit, firstEnd-begin, first)
 	}
 	for _, unit := range after {
-		await(t, unit, "ActiveState", "inactive")
 		wantStopped(t, unit)
 		if then := monotonic(t, unit, "InactiveEnter"); then < end {
 			t.Errorf("%s ended %d us before %s", unit, end-then, g.unit)
@@ -119,9 +124,11 @@ func pin(t *testing.T, name string, units ...string) {
 	t.Cleanup(func() { _, _ = in("systemctl", "stop", target) })
 }
 
-// wantStopped checks that a unit was stopped in order.
+// wantStopped waits until a unit has stopped, and checks that it did so in order. systemctl stop of a target,
+// or of a unit that conflicts with others, waits for that unit alone.
 func wantStopped(t *testing.T, unit string) {
 	t.Helper()
+	awaitAny(t, unit, "ActiveState", "inactive", "failed")
 	if state, result := property(t, unit, "ActiveState"), property(t, unit, "Result"); state != "inactive" || result != "success" {
 		t.Errorf("%s is %s with the result %s", unit, state, result)
 	}
