@@ -321,7 +321,11 @@ func (e *emulator) end(err error) error {
 	err = exitCode(e.cfg.Interface.Type, err)
 	if e.log != nil {
 		logError(e.cfg.Log, e.log, err)
-		e.log.Close()
+		if err != nil {
+			e.log.CloseFailed()
+		} else {
+			e.log.Close()
+		}
 	}
 	return err
 }

@@ -20,6 +20,9 @@ const maxQueue = 256
 // flushTime is how long Close waits for the readers of the log.
 const flushTime = 200 * time.Millisecond
 
+// reasonTime is how long CloseFailed waits for them.
+const reasonTime = 5 * time.Second
+
 // journalEntry is one entry on its way to the journal.
 type journalEntry struct {
 	text     string // lines without the prefix, joined by newlines
@@ -38,6 +41,7 @@ type journalQueue struct {
 	prefix string  // of the lines
 	lines  *output // where they go
 
+	receipt *receipt                          // nil for none
 	common  atomic.Pointer[map[string]string] // fields of every entry; nil for none
 	entries chan journalEntry
 	done    chan struct{} // closed when the last entry was sent

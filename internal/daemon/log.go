@@ -156,14 +156,17 @@ func checkWritable(fd int) error {
 
 // openJournal opens the journal's socket, once, because the sandbox ends a process that
 // opens a socket. journal.Enabled keeps one open, and opens another one at each call.
-var openJournal = sync.OnceFunc(func() { _ = journal.Enabled() })
+var openJournal = sync.OnceFunc(func() {
+	_ = journal.Enabled()
+	_ = journalReceipt()
+})
 
 // newTarget returns a target that writes to out, which may be nil.
 func newTarget(out *output, file *os.File, level int, prefix string) *target {
 	t := &target{out: out, file: file, level: level, prefix: prefix}
 	if out != nil && isJournal(out.fd) {
 		openJournal()
-		t.queue = (&journalQueue{send: journal.Send, id: identifier(prefix), prefix: prefix, lines: out}).start()
+		t.queue = (&journalQueue{send: journal.Send, receipt: journalReceipt(), id: identifier(prefix), prefix: prefix, lines: out}).start()
 	}
 	return t
 }
@@ -212,9 +215,28 @@ func identifier(prefix string) string {
 // Close waits up to flushTime for the readers of the log and closes the file that OpenLog opened.
 // Later messages are lost, or become lines on stderr if they were for the journal.
 func (l *Log) Close() error {
-	l.limit.flush()
 	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 	defer cancel()
+	return l.close(ctx)
+}
+
+// CloseFailed does the same as Close for a process that ends because of an error. It waits up to
+// reasonTime until the journal has processed the last entry, because the journal finds the unit of a
+// process only while that exists: systemctl status would not show the reason.
+func (l *Log) CloseFailed() error {
+	queue := l.to.Load().queue
+	if queue == nil {
+		return l.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reasonTime)
+	defer cancel()
+	err := l.close(ctx)
+	queue.receipt.wait(ctx)
+	return err
+}
+
+func (l *Log) close(ctx context.Context) error {
+	l.limit.flush()
 	l.mu.Lock()
 	if l.relay != nil {
 		l.relay.close(ctx)
