@@ -6,11 +6,23 @@ import (
 	"time"
 )
 
-// awaitJournal waits until the journal of a unit has a line.
+// awaitJournal waits until the journal of a unit has a line. The line may be later than what it reports.
 func awaitJournal(t *testing.T, unit, want string) string {
 	t.Helper()
+	return awaitEntry(t, unit, "cat", want)
+}
+
+// awaitEvent waits until the journal of a unit has an event.
+func awaitEvent(t *testing.T, unit, event string) {
+	t.Helper()
+	awaitEntry(t, unit, "verbose", "SWTPM_EVENT="+event+"\n")
+}
+
+// awaitEntry waits until the journal of a unit, in a form of journalctl, contains a text.
+func awaitEntry(t *testing.T, unit, form, want string) string {
+	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		out := journal(t, unit, "cat")
+		out := journal(t, unit, form)
 		if strings.Contains(out, want) {
 			return out
 		}

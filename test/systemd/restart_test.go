@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -84,9 +85,7 @@ func (g *guest) retries(t *testing.T) {
 			t.Fatal("systemd does not try again")
 		}
 	}
-	if out := journal(t, g.unit, "cat"); !strings.Contains(out, "status=75/TEMPFAIL") {
-		t.Errorf("the exit code is not 75:\n%s", out)
-	}
+	awaitJournal(t, g.unit, "status=75/TEMPFAIL")
 	await(t, g.unit, "ActiveState", "activating")
 }
 
@@ -138,9 +137,7 @@ func TestRestartBadProfile(t *testing.T) {
 			await(t, g.unit, "ActiveState", "active")
 			g.continues(t)
 			awaitStatus(t, g.unit, "(?s)the profile has an error: .*"+c.want+".*running with the previous one; TPM 2.0 is on.*")
-			if out := journal(t, g.unit, "verbose"); !strings.Contains(out, "SWTPM_EVENT=profile-rejected") {
-				t.Error("the journal has no event")
-			}
+			awaitEvent(t, g.unit, "profile-rejected")
 			killed(t, g.unit) // crashes, too
 			await(t, g.unit, "ActiveState", "active")
 			g.continues(t)
@@ -164,12 +161,28 @@ func TestRestartLocked(t *testing.T) {
 	// It waits for the lock, and has it when the process of the TPM ends.
 	must(t, "systemd-run", "--unit="+holder, "flock", "/var/lib/swtpm/"+name, "sleep", "infinity")
 	t.Cleanup(func() { _, _ = in("systemctl", "stop", holder) })
+	awaitLockWaiter(t, holder)
 	_, _ = in("systemctl", "restart", g.unit)
 	g.retries(t)
 	must(t, "systemctl", "stop", holder)
 	await(t, g.unit, "ActiveState", "active")
 	g.continues(t)
 	g.stores(t)
+}
+
+// awaitLockWaiter waits until the process of a unit waits for a lock.
+func awaitLockWaiter(t *testing.T, unit string) {
+	t.Helper()
+	waits := regexp.MustCompile(` -> FLOCK +\S+ +\S+ +` + property(t, unit, "MainPID") + " ")
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		locks := must(t, "cat", "/proc/locks")
+		if waits.MatchString(locks) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s does not wait for a lock:\n%s", unit, locks)
+		}
+	}
 }
 
 // TestRestartMountedLate checks that the guest continues if the file system of the state is

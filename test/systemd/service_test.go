@@ -64,21 +64,22 @@ func TestStop(t *testing.T) {
 	unit := service(name)
 	must(t, "systemctl", "start", unit)
 	c := dial(t, name)
-	answered := make(chan int)
+	begun, answered := make(chan error, 1), make(chan int, 1)
 	go func() {
-		n := 0
+		n := 1
+		begun <- try(c, getRandom)
 		for try(c, getRandom) == nil {
 			n++
 		}
 		answered <- n
 	}()
 	command(t, dial(t, name), getRandom)
+	if err := <-begun; err != nil {
+		t.Fatal("there is no load: ", err)
+	}
 	begin := time.Now()
 	must(t, "systemctl", "stop", unit)
-	t.Logf("systemctl stop took %v", time.Since(begin).Round(time.Millisecond))
-	if n := <-answered; n == 0 {
-		t.Error("there was no load")
-	}
+	t.Logf("systemctl stop took %v, after %d commands", time.Since(begin).Round(time.Millisecond), <-answered)
 	if out := journal(t, unit, "cat"); !strings.Contains(out, "Deactivated successfully") {
 		t.Errorf("it was not enough to ask for the end:\n%s", out)
 	}

@@ -27,9 +27,7 @@ func TestSocketActivation(t *testing.T) {
 		t.Fatalf("the service is %s before anybody came", got)
 	}
 	ioctl(t, name, "-g")
-	if got := property(t, unit, "ActiveState"); got != "active" {
-		t.Errorf("the service is %s", got)
-	}
+	await(t, unit, "ActiveState", "active")
 	command(t, dial(t, name), getRandom)
 	must(t, "systemctl", "stop", unit)
 	command(t, dial(t, name), getRandom) // starts it again
@@ -100,7 +98,5 @@ func TestSocketMissing(t *testing.T) {
 	name := instance(t, passed)
 	fails(t, "systemctl", "start", service(name))
 	want := "swtpm: control channel: systemd:ctrl: systemd passed no socket with this name; start the .socket unit with FileDescriptorName=ctrl before the service"
-	if out := journal(t, service(name), "cat"); !strings.Contains(out, want) {
-		t.Errorf("no %q in\n%s", want, out)
-	}
+	awaitJournal(t, service(name), want)
 }

@@ -116,9 +116,7 @@ func listOwned(t *testing.T, name string) listed {
 func TestStore(t *testing.T) {
 	name := storeInstance(t)
 	g := newGuest(t, name)
-	if got := property(t, broker, "ActiveState"); got != "active" {
-		t.Errorf("the broker is %s", got)
-	}
+	await(t, broker, "ActiveState", "active")
 	if out := must(t, "find", "/var/lib/swtpm/"+name, "-type", "f"); out != "" {
 		t.Errorf("files of the state on this host: %s", out)
 	}
@@ -263,7 +261,7 @@ func TestStoreMistake(t *testing.T) {
 	put(t, "/etc/swtpm/store.toml", 0o644, strings.Replace(config, "endpoints", "endpoint", 1))
 	fails(t, "systemctl", "restart", broker)
 	want := `swtpm-store: /etc/swtpm/store.toml:1: endpoint: unknown key; did you mean "endpoints"?`
-	if out := journal(t, broker, "cat"); !slices.Contains(strings.Split(out, "\n"), want) {
+	if out := awaitJournal(t, broker, want); !slices.Contains(strings.Split(out, "\n"), want) {
 		t.Errorf("no line %q in\n%s", want, out)
 	}
 	status := property(t, broker, "StatusText")
