@@ -5,26 +5,33 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
+	"time"
 )
 
-// listed checks that swtpm list has the TPM of a running virtual machine, with the name of
-// the machine and the program that started the TPM.
+// listed waits until swtpm list has the TPM of a running virtual machine, with the name of the
+// machine and the program that started the TPM: what does not answer within seconds, as on a busy
+// machine, is missing in a list.
 func listed(t *testing.T, vm, manager string) {
 	t.Helper()
-	out, err := exec.Command("swtpm", "list", "--json", "--no-doctor").Output()
-	if err != nil {
-		t.Fatalf("swtpm list: %v", err)
-	}
 	type listing struct {
 		VM, Manager, State, Restart string
 		Clients                     int
 	}
-	var l struct{ TPMs []listing }
-	if err := json.Unmarshal(out, &l); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	want := listing{vm, manager, "running", "not needed", 1}
-	if !slices.Contains(l.TPMs, want) {
-		t.Errorf("no %+v in %s", want, out)
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		out, err := exec.Command("swtpm", "list", "--json", "--no-doctor").Output()
+		if err != nil {
+			t.Fatalf("swtpm list: %v", err)
+		}
+		var l struct{ TPMs []listing }
+		if err := json.Unmarshal(out, &l); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if slices.Contains(l.TPMs, want) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no %+v in %s", want, out)
+		}
 	}
 }
