@@ -1,6 +1,7 @@
 package inside_test
 
 import (
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -58,7 +59,13 @@ func TestAppArmorLocal(t *testing.T) {
 	}()
 	run(t, "apparmor_parser", "-r", "/etc/apparmor.d/usr.bin.swtpm")
 	p = start(t, "swtpm", "run", name)
-	until(t, "its socket", func() bool { return exists("/run/swtpm/data") || p.gone() })
+	until(t, "its socket", func() bool {
+		c, err := net.Dial("unix", "/run/swtpm/data")
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil || p.gone()
+	})
 	dial(t, "unix", "/run/swtpm/data").succeed(t, random20)
 	p.end(t, os.Interrupt, 0)
 }

@@ -5,7 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
+	"testing"
 	"time"
 	"unsafe"
 
@@ -96,6 +98,15 @@ func denials() (list []string) {
 			list = append(list, strings.TrimSpace(line))
 		}
 	}
+}
+
+// awaitDenial waits until the kernel's log has a denial with this text: a thread of the kernel writes
+// the log later.
+func awaitDenial(t *testing.T, text string) {
+	t.Helper()
+	until(t, "a denial of "+text, func() bool {
+		return slices.ContainsFunc(denials(), func(d string) bool { return strings.Contains(d, text) })
+	})
 }
 
 // unexpected returns the denials that no test expects.
