@@ -201,11 +201,16 @@ func upgradeStops(t *testing.T, guests []*guest) {
 	}
 }
 
-// stopTarget checks that swtpm.target stops all TPMs, and none of them by force.
+// stopTarget checks that swtpm.target stops all TPMs, and none of them by force, and that a stop of the
+// services waits for their end, as docs/store.md says.
 func stopTarget(t *testing.T, guests []*guest) {
 	t.Helper()
 	must(t, "systemctl", "stop", "swtpm.target")
+	must(t, "systemctl", "stop", "swtpm@upgrade*.service")
 	for _, g := range guests {
+		if state := property(t, g.unit, "ActiveState"); state != "inactive" {
+			t.Errorf("%s is %s after the stop", g.unit, state)
+		}
 		wantStopped(t, g.unit)
 	}
 	if l := list(t, "upgrade*"); len(l.TPMs) != len(guests) || l.TPMs[0].State != "stopped" || l.TPMs[0].Verdict != "would start" {
