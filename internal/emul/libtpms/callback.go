@@ -14,9 +14,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// The callbacks run on the thread that called libtpms, with the lock held; goSave and goRecover
-// are called between two calls of libtpms. They use theEngine, because libtpms passes no pointer of
-// the caller to its callbacks.
+// The callbacks run on the thread that called libtpms, with the lock held. goSave and goRecover are
+// not callbacks of libtpms: C calls goRecover after a command, and goSave after a command or while
+// the host handles a callback. All of them use theEngine, because libtpms passes no pointer of the
+// caller to its callbacks.
 
 // goLoad passes a stored payload to libtpms, in memory that libtpms frees. It never succeeds
 // without data, because a TPM 2.0 would then start from a file of libtpms's own.

@@ -1,6 +1,6 @@
-// The functions that Go calls. All need the lock, except swtpm_loop, swtpm_queries,
-// swtpm_set_locality, swtpm_locality, swtpm_commands, swtpm_established and the functions that
-// read the tally.
+// Functions that Go calls; loop.h and parts.h have others. All need the lock, except swtpm_prepare,
+// swtpm_lock, swtpm_trylock, swtpm_set_locality, swtpm_locality, swtpm_commands, swtpm_established,
+// swtpm_tap_used, swtpm_tap_due and the functions that read the tally.
 #ifndef SWTPM_ENGINE_H
 #define SWTPM_ENGINE_H
 
@@ -80,7 +80,6 @@ void swtpm_set_last(uint32_t code);
 uint32_t swtpm_last(void);
 uint64_t swtpm_commands(void);
 void swtpm_show_commands(const char *name); // called once, before the first command
-void swtpm_show(void); // the number of commands
 uint32_t swtpm_running_locality(void); // of the running or the last command
 void swtpm_admit(int ok, int version2);
 void swtpm_answer_queries(int ok);
@@ -92,8 +91,6 @@ void swtpm_established(TPM_BOOL *bit, TPM_RESULT *rc);
 enum { TALLY_BOUNDS = 32 };
 #define TALLY_NO_CODE 0xffffffffu
 int swtpm_tally(const uint64_t *bounds, uint32_t n, int version2);
-uint64_t swtpm_tally_begin(void);
-void swtpm_tally_end(uint64_t begun, uint32_t code, uint32_t result);
 int swtpm_tally_pair(uint32_t *at, uint32_t *code, uint32_t *result, uint64_t *n);
 uint64_t swtpm_tally_bucket(uint32_t i);
 uint64_t swtpm_tally_ns(void);
@@ -102,7 +99,7 @@ uint64_t swtpm_tally_other(void);
 // The tap of the boot ledger, see tap.c. It uses the TAP_SIZE bytes at b, which are not in Go's heap.
 // swtpm_tap_take sets b to all entries and returns their size; the caller clears them before the next
 // command. swtpm_peek runs a command of the emulator itself that only reads; the command is neither
-// counted nor recorded. swtpm_tap_used needs no lock.
+// counted nor recorded.
 enum { TAP_SIZE = 2048 };
 void swtpm_tap_on(int version2, unsigned char *b);
 uint32_t swtpm_tap_used(void);

@@ -77,6 +77,7 @@ struct event {
 // leaves commands to Go, and from end on also the sending of responses.
 void swtpm_set_deadline(uint64_t soft, uint64_t end);
 
+// swtpm_loop and swtpm_queries acquire the lock when they need it.
 struct event swtpm_loop(struct set *s);
 struct event swtpm_queries(struct set *s);
 

@@ -1,4 +1,4 @@
-// The functions that the C files of the engine call in one another, and that Go does not call.
+// The functions that the C files of the engine call in one another.
 #ifndef SWTPM_PARTS_H
 #define SWTPM_PARTS_H
 
@@ -9,10 +9,16 @@ int swtpm_is_admitted(void);
 int swtpm_is_version2(void);
 int swtpm_is_powered(void);
 int swtpm_answers_queries(void);
-uint32_t swtpm_locality(void);
 void swtpm_use_cells(struct cells *c);
 void swtpm_read_established(void);
 void swtpm_log_on(void); // after a failed callback has switched the library's messages off
+
+// command.c: shows the number of commands to other processes. It acquires the lock.
+void swtpm_show(void);
+
+// tally.c: swtpm_tally_begin returns the time, 0 if nothing is counted.
+uint64_t swtpm_tally_begin(void);
+void swtpm_tally_end(uint64_t begun, uint32_t code, uint32_t result);
 
 // tap.c
 void swtpm_tap(const unsigned char *cmd, uint32_t len, const struct response *rsp);

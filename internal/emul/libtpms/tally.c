@@ -1,4 +1,4 @@
-#include "engine.h"
+#include "parts.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
