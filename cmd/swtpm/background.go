@@ -3,7 +3,7 @@ package main
 import "sync"
 
 // background calls functions that no client waits for, and that may wait for the disk, one after the other.
-// They never occupy more than one thread, which createThreads reckons with.
+// They never occupy more than one thread, which is one of those that createThreads creates.
 type background struct {
 	mu      sync.Mutex
 	waiting []func()

@@ -15,7 +15,7 @@ type Set struct {
 	Clients []Entry       // Clients[i] describes the descriptor Polls[i]
 	Buf     []byte        // receives messages
 	Wait    time.Duration // maximum; negative for no limit
-	Tick    uint64        // rises with each answered command
+	Tick    uint64        // rises with each reply and each new client
 	Fixed   []Fixed       // replies of the control channel
 
 	// The engine may accept clients of an Entry that Listens. It appends them to Polls and
@@ -53,7 +53,7 @@ type Fixed struct {
 // struct entry.
 type Entry struct {
 	Record uintptr // address of the client's Record; 0 for none
-	Last   uint64  // Tick after the last reply; 0 before the first
+	Last   uint64  // Tick of the last reply or, without one, of the arrival; 0 without a client
 	Plain  uint32  // 1 if the engine may answer plain commands
 	Socket uint32  // 1 if the descriptor is a socket
 
@@ -76,7 +76,7 @@ type EventKind uint8
 // The kinds of events. All but Ready concern the client with the index At.
 const (
 	EventReady      EventKind = iota // descriptors are ready, see Polls, or the time is up
-	EventMessage                     // Buf[:N] was received and is not a plain command
+	EventMessage                     // Buf[:N] was received, and Go has to handle it
 	EventRest                        // Rest is the part of a response that could not be sent
 	EventNoResponse                  // a command got no response; Err is the cause
 	EventClosed                      // the client has closed the connection; Err is nil or the cause

@@ -37,5 +37,6 @@ extern int (*threads_refused)(int tries);
 
 void threads_give_back(void);
 
-// threads_count returns the number of threads of the Go runtime, and one for the main thread.
+// threads_count returns the number of threads of the process: the main thread, and those that
+// pthread_create has created.
 int threads_count(void);

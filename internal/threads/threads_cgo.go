@@ -54,7 +54,7 @@ func flag(b bool) C.int {
 	return 0
 }
 
-// Count returns the number of threads of the Go runtime.
+// Count returns the number of threads of the process.
 func Count() int { return int(C.threads_count()) }
 
 // GiveBack returns the memory of this thread's signal stack to the kernel. It has been used at the start, and is used again

@@ -129,7 +129,7 @@ func TestRestartBadProfileAfterUpgrade(t *testing.T) {
 	k, profile, good := newProfiled(t, "")
 	check := k.fill(t)
 	k.end(t)
-	const area = 20480 // keep/profile.go
+	const area = 20480 // handover/profile.go
 	if _, err := unix.Pwrite(k.FD("swtpm-state"), make([]byte, 1024), area); err != nil {
 		t.Fatal(err)
 	}

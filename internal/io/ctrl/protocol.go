@@ -120,7 +120,7 @@ type HashReq struct {
 //
 //	off len field
 //	  0   4 Flags   Decrypted
-//	  4   4 Type    tpm.Permanent, Volatile or Savestate
+//	  4   4 Type    tpm.Permanent, Volatile, Savestate or SnapshotBlob
 //	  8   4 Offset  bytes to skip
 //
 // Source: swtpm, include/swtpm/tpm_ioctl.h, struct ptm_getstate, u.req.

@@ -198,8 +198,8 @@ func remove(path string, made os.FileInfo) {
 	}
 }
 
-// removeStale removes the socket at path on which no process listens. swtpm removes any file
-// (COMPAT.md).
+// removeStale removes the socket at path on which no process listens. swtpm removes any file: C-080
+// in COMPAT.md.
 func removeStale(path string) error {
 	left, err := stale(path)
 	if left != nil {
