@@ -66,7 +66,7 @@ func (p *pair) requests(t *testing.T, state, startup string) {
 // try sends one request and compares.
 func (p *pair) try(t *testing.T, state string, r request) {
 	t.Helper()
-	d := harness.Patience
+	d := harness.EventTimeout
 	if r.then&mute != 0 {
 		d = 3 * silence // the other one may answer late on a busy machine
 	}

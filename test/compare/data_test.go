@@ -208,7 +208,7 @@ func (p *pair) sendFDs(t *testing.T, i *instance, theirs bool, b []byte, fds int
 	for _, fd := range rights {
 		_ = unix.Close(fd)
 	}
-	got := i.ctrl.request(p.capability(theirs), harness.Patience)
+	got := i.ctrl.request(p.capability(theirs), harness.EventTimeout)
 	if mine == nil || got != "00000000" {
 		return got
 	}

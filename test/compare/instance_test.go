@@ -142,7 +142,7 @@ func (i *instance) ending() string {
 func (p *peer) connect(t *testing.T, i *instance) {
 	t.Helper()
 	p.close()
-	for end := time.Now().Add(harness.Patience); ; {
+	for end := time.Now().Add(harness.EventTimeout); ; {
 		c, err := net.Dial("unix", p.path)
 		if err == nil {
 			p.Conn = c

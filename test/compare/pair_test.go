@@ -89,7 +89,9 @@ func (p *pair) capability(theirs bool) []byte {
 }
 
 // request sends a request to both.
-func (p *pair) request(in string) (theirs, ours string) { return p.requestFor(harness.Patience, in) }
+func (p *pair) request(in string) (theirs, ours string) {
+	return p.requestFor(harness.EventTimeout, in)
+}
 
 // requestFor gives up after d.
 func (p *pair) requestFor(d time.Duration, in string) (theirs, ours string) {

@@ -193,7 +193,7 @@ func logSink(t *testing.T, v version, s sink) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.Timeout = harness.Patience
+	c.Timeout = harness.EventTimeout
 	fails := func(what string, err error) {
 		t.Helper()
 		var result tpm.Result

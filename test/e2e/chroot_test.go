@@ -31,7 +31,7 @@ func TestNotifyFromChroot(t *testing.T) {
 	cmd := exec.Command(ours("swtpm"), "socket", "--tpm2", "-R", jail, "-r", "4711", "--tpmstate", "dir=/", "--ctrl", "type=unixio,path=/c")
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+ready)
 	p := harness.Start(t, cmd)
-	must(t, notify.SetReadDeadline(time.Now().Add(harness.Patience)))
+	must(t, notify.SetReadDeadline(time.Now().Add(harness.EventTimeout)))
 	b := make([]byte, 64)
 	n, err := notify.Read(b)
 	if err != nil || !strings.HasPrefix(string(b[:n]), "READY=1\n") {

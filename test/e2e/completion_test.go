@@ -53,7 +53,7 @@ func complete(t *testing.T, shell, driver string, lines []string) string {
 	write(t, filepath.Join(work, "fo.txt"), nil)
 	write(t, filepath.Join(dir, "config/swtpm/mine.toml"), nil)
 	flags := map[string][]string{"bash": {"--norc"}, "zsh": {"-f"}, "fish": {"--no-config"}}[shell]
-	ctx, cancel := context.WithTimeout(t.Context(), 3*harness.Patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*harness.EventTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, harness.Need(t, shell, shell), append(append(flags, driver), scripts...)...)
 	cmd.Dir = work

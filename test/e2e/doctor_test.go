@@ -247,7 +247,7 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 		_ = p.Cmd.Process.Signal(unix.SIGTERM)
 		p.Wait(t)
 	}()
-	for up, end := false, time.Now().Add(harness.Patience); !up; {
+	for up, end := false, time.Now().Add(harness.EventTimeout); !up; {
 		_ = notify.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		b := make([]byte, 64)
 		n, err := notify.Read(b)
@@ -263,7 +263,7 @@ func (w *ward) try(t *testing.T, asRoot bool, profile string) (started bool, sai
 		c, err := ctrl.Dial(t.Context(), "unix", w.at("c"))
 		must(t, err)
 		defer func() { _ = c.Close() }()
-		c.Timeout = harness.Patience
+		c.Timeout = harness.EventTimeout
 		return c.Init(0) == nil, p.Out.String()
 	}
 	network, addr, _ := strings.Cut(w.server, ":")

@@ -27,7 +27,7 @@ func TestLogFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	_ = raw.SetDeadline(time.Now().Add(harness.Patience))
+	_ = raw.SetDeadline(time.Now().Add(harness.EventTimeout))
 	ask := func(request string) {
 		t.Helper()
 		if _, err := raw.Write([]byte(request)); err != nil {

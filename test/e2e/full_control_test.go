@@ -62,7 +62,7 @@ func (w *filled) pcr(t *testing.T) string {
 // mayWait waits until the command whose result answer returns waits, or has succeeded.
 func (w *filled) mayWait(t *testing.T, answer <-chan error) (waits bool) {
 	t.Helper()
-	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(harness.EventTimeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		select {
 		case err := <-answer:
 			if err != nil {

@@ -152,7 +152,7 @@ func TestPassedControl(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.Timeout = harness.Patience
+			c.Timeout = harness.EventTimeout
 			if err := c.Init(0); err != nil {
 				t.Error(err)
 			}

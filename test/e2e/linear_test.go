@@ -160,7 +160,7 @@ func proxmoxGuest(t *testing.T, sock, log string, want uint64) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	c.Timeout = harness.Patience
+	c.Timeout = harness.EventTimeout
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)

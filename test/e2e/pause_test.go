@@ -120,7 +120,7 @@ func snapshotPause(t *testing.T) (said string, ok bool) {
 	g := startBusyGuest(t, ch)
 	r := rand.New(rand.NewPCG(9, 10))
 	var snapshots, pauses []span
-	end := time.Now().Add(harness.Patience)
+	end := time.Now().Add(harness.EventTimeout)
 	for n := 0; n < snapshotCount(t) || g.count.Load() < fewReads && time.Now().Before(end); n++ {
 		time.Sleep(time.Duration(r.IntN(3000)) * time.Microsecond)
 		begin := time.Now()

@@ -123,7 +123,7 @@ func (e *emulator) control(t testing.TB) *ctrl.Client {
 	if err != nil {
 		t.Fatalf("%v\n%s%s", err, e.Out.String(), harness.Read(t, e.log))
 	}
-	c.Timeout = harness.Patience
+	c.Timeout = harness.EventTimeout
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

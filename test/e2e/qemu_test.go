@@ -88,7 +88,7 @@ func newQEMU(t *testing.T, v version) *qemu {
 // vectors' take its place, header and blob in two writes as QEMU does it.
 func (q *qemu) send(t *testing.T, hex string, size, fds int) {
 	t.Helper()
-	_ = q.conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = q.conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	var body []byte
 	if strings.HasSuffix(hex, "...") {
 		hex, body = hex[:32], q.blob(t, hex)
@@ -137,7 +137,7 @@ func (q *qemu) blob(t *testing.T, hex string) []byte {
 // state blob depends on libtpms, but must be the one in the header.
 func (q *qemu) reply(t *testing.T, what, hex string, size int) {
 	t.Helper()
-	_ = q.conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = q.conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	b := make([]byte, 64<<10)
 	n := 0
 	for least := min(size, 16); n < least; {

@@ -82,7 +82,7 @@ func TestShutdownFullDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ctrl.Close()
-			ctrl.Timeout = harness.Patience
+			ctrl.Timeout = harness.EventTimeout
 			k.ctrl = ctrl
 			k.power(t).data.define(t)
 			fill(t, filepath.Join(k.dir, "state", "filler"))

@@ -27,7 +27,7 @@ func newProfiled(t *testing.T, more string) (k *resumableTPM, profile, good stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Timeout = harness.Patience
+	c.Timeout = harness.EventTimeout
 	t.Cleanup(func() { _ = c.Close() })
 	k.ctrl, k.data = c, k.dial(t)
 	return k, profile, good

@@ -95,7 +95,7 @@ func (k *resumableTPM) begin(t testing.TB) *resumableTPM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Timeout = harness.Patience
+	c.Timeout = harness.EventTimeout
 	t.Cleanup(func() { _ = c.Close() })
 	k.ctrl = c
 	return k

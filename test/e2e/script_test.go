@@ -197,7 +197,7 @@ func talk(ts *testscript.TestScript, neg bool, args []string, exchange func(net.
 	} else {
 		addr = ts.MkAbs(addr)
 	}
-	conn, err := net.DialTimeout(network, addr, harness.Patience)
+	conn, err := net.DialTimeout(network, addr, harness.EventTimeout)
 	if neg {
 		if err == nil {
 			_ = conn.Close()
@@ -207,7 +207,7 @@ func talk(ts *testscript.TestScript, neg bool, args []string, exchange func(net.
 	}
 	ts.Check(err)
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	for _, message := range args[1:] {
 		b, err := fromHex(message)
 		ts.Check(err)

@@ -187,7 +187,7 @@ func passed(t *testing.T, e *emulator, frames int) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	reply := make([]byte, 64)
 	for i := range frames {
 		if _, _, err := conn.WriteMsgUnix([]byte{0, 0, 0, 1}, unix.UnixRights(0, 1, 2, 0), nil); err != nil {

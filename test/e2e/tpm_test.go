@@ -122,7 +122,7 @@ func (c *channel) transmit(cmd string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(harness.Patience))
+	_ = c.SetDeadline(time.Now().Add(harness.EventTimeout))
 	if _, err := c.Write(b); err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func TestFullDisk(t *testing.T) {
 			filler := fillDisk(t, state)
 			freed := make(chan error, 1)
 			go func() { // the guest's command does not return before
-				for end := time.Now().Add(harness.Patience); !logged(e, "store waiting: "); time.Sleep(10 * time.Millisecond) {
+				for end := time.Now().Add(harness.EventTimeout); !logged(e, "store waiting: "); time.Sleep(10 * time.Millisecond) {
 					if time.Now().After(end) {
 						freed <- fmt.Errorf("no command waits")
 						return

@@ -47,7 +47,7 @@ type machine struct {
 
 // patience is the time that a test waits for a line of the guest: without KVM, a boot takes minutes on
 // a busy machine, and boot loaders load and measure without a word.
-const patience = 4 * harness.Patience
+const patience = 4 * harness.EventTimeout
 
 // initrdAt is the address of the initial file system: after the kernel, and not
 // at the end of the memory, which the firmware uses.
@@ -128,7 +128,7 @@ func listen(t *testing.T, path string) *net.UnixListener {
 // accept waits for QEMU's connection.
 func (v *machine) accept(t *testing.T, l *net.UnixListener) net.Conn {
 	t.Helper()
-	for end := time.Now().Add(harness.Patience); ; {
+	for end := time.Now().Add(harness.EventTimeout); ; {
 		_ = l.SetDeadline(time.Now().Add(100 * time.Millisecond))
 		conn, err := l.Accept()
 		if err == nil {
@@ -230,7 +230,7 @@ type reply struct {
 
 func (m *monitor) next(t *testing.T) (r reply) {
 	t.Helper()
-	_ = m.conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = m.conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	if err := m.in.Decode(&r); err != nil {
 		t.Fatalf("monitor: %v", err)
 	}
@@ -244,7 +244,7 @@ func (m *monitor) do(t *testing.T, name string, args map[string]any) json.RawMes
 	if args != nil {
 		cmd["arguments"] = args
 	}
-	_ = m.conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = m.conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	if err := json.NewEncoder(m.conn).Encode(cmd); err != nil {
 		t.Fatalf("monitor: %v", err)
 	}

@@ -137,7 +137,7 @@ func TestStoreMigration(t *testing.T) {
 
 // now returns the machine's status, also if QEMU ends meanwhile.
 func (m *monitor) now() (string, error) {
-	_ = m.conn.SetDeadline(time.Now().Add(harness.Patience))
+	_ = m.conn.SetDeadline(time.Now().Add(harness.EventTimeout))
 	if _, err := m.conn.Write([]byte(`{"execute":"query-status"}`)); err != nil {
 		return "", err
 	}
@@ -232,7 +232,7 @@ func (p *pair) move() time.Duration {
 // restart boots the machine on host at after a power cut, when the lease has expired.
 func (p *pair) restart(at int) {
 	p.t.Helper()
-	i, err := p.hosts[at].Acquire("vm", harness.Patience) // how long it may take is a matter of test/store
+	i, err := p.hosts[at].Acquire("vm", harness.EventTimeout) // how long it may take is a matter of test/store
 	if err != nil {
 		p.t.Fatal(err)
 	}

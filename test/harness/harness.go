@@ -18,9 +18,9 @@ import (
 	"time"
 )
 
-// Patience is the time that a test waits for an expected event before it fails. Tests
+// EventTimeout is the time that a test waits for an expected event before it fails. Tests
 // assert no times.
-const Patience = 2 * time.Minute
+const EventTimeout = 2 * time.Minute
 
 // pause is the time between two checks of a condition.
 const pause = 5 * time.Millisecond
@@ -31,7 +31,7 @@ const RequireVar = "SWTPM_TEST_REQUIRE"
 
 // Until waits until cond returns true.
 func Until(cond func() bool) error {
-	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(pause) {
+	for end := time.Now().Add(EventTimeout); time.Now().Before(end); time.Sleep(pause) {
 		if cond() {
 			return nil
 		}

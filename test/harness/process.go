@@ -73,7 +73,7 @@ func (p *Process) Wait(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-p.Done:
-	case <-time.After(Patience):
+	case <-time.After(EventTimeout):
 		t.Fatalf("%v does not end; output:\n%s", p.Cmd, p.Out.String())
 	}
 	return p.Cmd.ProcessState.ExitCode()

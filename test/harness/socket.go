@@ -49,7 +49,7 @@ func ListensTCP(port int) bool {
 }
 
 // Dial connects to the Unix socket at path once it accepts clients. The test fails if
-// p has ended; p may be nil. Reads and writes fail after Patience.
+// p has ended; p may be nil. Reads and writes fail after EventTimeout.
 func Dial(t testing.TB, p *Process, path string) net.Conn {
 	t.Helper()
 	var conn net.Conn
@@ -65,6 +65,6 @@ func Dial(t testing.TB, p *Process, path string) net.Conn {
 		t.Fatal(dialErr)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(Patience))
+	_ = conn.SetDeadline(time.Now().Add(EventTimeout))
 	return conn
 }

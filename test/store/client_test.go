@@ -101,7 +101,7 @@ func on(i *lab.Instance, patience time.Duration, f func(transport.TPM) (uint64, 
 
 // persist repeats f until it succeeds: a busy store is a reason to try again for a TPM's client.
 func persist(i *lab.Instance, f func(transport.TPM) (uint64, error)) (uint64, error) {
-	return eventually(i, harness.Patience, f)
+	return eventually(i, harness.EventTimeout, f)
 }
 
 // eventually repeats f until it succeeds or limit has passed.

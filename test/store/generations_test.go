@@ -69,7 +69,7 @@ func TestNumbers(t *testing.T) {
 	verb(t, h, "swtpm", "state", "export", "--tpmstate", state("small"), "--key", key, "--sealed", h.Path("archive"))
 	verb(t, h, "swtpm", "state", "import", "--replace", "--tpmstate", state("large"), "--key", key, h.Path("archive"))
 	first := agree("large", key)
-	i, err := h.Acquire("large", harness.Patience)
+	i, err := h.Acquire("large", harness.EventTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

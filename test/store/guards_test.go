@@ -88,7 +88,7 @@ func (h *held) Write(ctx context.Context, name string, t driver.Token, last driv
 	if !waited {
 		return h.Driver.Write(ctx, name, t, last, c)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), harness.Patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), harness.EventTimeout)
 	defer cancel()
 	if os.Getenv(offVar) == noCompare {
 		now, err := h.Read(ctx, name)

@@ -19,7 +19,7 @@ import (
 // newTPM starts a TPM with a counter on a new host, and returns the counter.
 func newTPM(t *testing.T, h *lab.Host, state string) (*lab.Instance, uint64) {
 	t.Helper()
-	i, err := h.Acquire(state, harness.Patience)
+	i, err := h.Acquire(state, harness.EventTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestNonsense(t *testing.T) {
 		if _, err := c.Client.Put(t.Context(), "/swtpm/vm1/epoch", epoch); err != nil {
 			t.Fatal(err)
 		}
-		i, err := h.Acquire("vm1", harness.Patience)
+		i, err := h.Acquire("vm1", harness.EventTimeout)
 		if err != nil {
 			t.Fatalf("epoch of %d bytes: %v", len(epoch), err)
 		}
@@ -131,7 +131,7 @@ func TestNonsense(t *testing.T) {
 			t.Errorf("the epoch has %d bytes, %v", len(now.Kvs[0].Value), err)
 		}
 	}
-	i, err := h.Acquire("vm1", harness.Patience)
+	i, err := h.Acquire("vm1", harness.EventTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestRoles(t *testing.T) {
 		t.Errorf("a state that [[allow]] does not name: %.400s", said)
 	}
 	a.Users("0", "vm1")
-	i, err := a.Acquire("vm1", harness.Patience)
+	i, err := a.Acquire("vm1", harness.EventTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ const (
 
 	// busy is added to slack in what must happen, because the machine that runs the test has other work.
 	// The times that a failover may take are in report.
-	busy = harness.Patience
+	busy = harness.EventTimeout
 )
 
 // bin is the directory of the programs.

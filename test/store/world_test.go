@@ -50,7 +50,7 @@ func newWorld(t *testing.T, c *lab.Cluster, o *lab.Observer, n int, seed uint64)
 // begin starts the TPM for the first time and makes the counter.
 func (w *world) begin(t *testing.T) {
 	t.Helper()
-	i, err := w.hosts[0].Acquire(w.state, harness.Patience)
+	i, err := w.hosts[0].Acquire(w.state, harness.EventTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func (w *world) rest() (counts, error) {
 func (w *world) ends(i *lab.Instance) error {
 	select {
 	case <-i.Done:
-	case <-time.After(harness.Patience):
+	case <-time.After(harness.EventTimeout):
 		return fmt.Errorf("the TPM on host %s has lost its state and does not end: %s", i.Host.Name, i.Out.String())
 	}
 	if out := i.Out.String(); !strings.Contains(out, "is owned by host") {
@@ -218,7 +218,7 @@ func (w *world) goesOn(i *lab.Instance) error {
 		if _, err = persist(i, read); err != nil {
 			return err
 		}
-		if _, err = on(i, harness.Patience, logged); err == nil {
+		if _, err = on(i, harness.EventTimeout, logged); err == nil {
 			return nil
 		}
 		time.Sleep(500 * time.Millisecond)

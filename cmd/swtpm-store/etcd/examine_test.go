@@ -162,7 +162,7 @@ func open(t *testing.T, o Options) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	s.times.probe = harness.Patience // on a busy machine
+	s.times.probe = harness.EventTimeout // on a busy machine
 	return s
 }
 
@@ -306,7 +306,7 @@ func TestMayWrite(t *testing.T) {
 			o.Password = "secret"
 		}
 		s := open(t, o)
-		s.times.probe = harness.Patience // on a busy machine
+		s.times.probe = harness.EventTimeout // on a busy machine
 		found := s.Examine(ctx)
 		if want == "" && len(found) != 0 || want != "" && !has(found, driver.Denied, want) {
 			t.Errorf("user %q: %+v, want %q", user, found, want)

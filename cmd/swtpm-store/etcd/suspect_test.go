@@ -199,7 +199,7 @@ func TestSlowStore(t *testing.T) {
 	s.times.read = 100 * time.Millisecond
 	delay.Store(int64(5 * s.times.read))
 	for n := range 3 {
-		ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+		ctx, cancel := context.WithTimeout(t.Context(), harness.EventTimeout)
 		if now, err := s.Read(ctx, "vm"); err != nil || now.Epoch != 1 {
 			t.Errorf("Read %d: %+v, %v, want epoch 1", n, now, err)
 		}

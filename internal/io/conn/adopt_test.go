@@ -53,7 +53,7 @@ func TestAdopt(t *testing.T) {
 	}
 	b.Listen(a)
 	go b.Run()
-	defer b.Close(conntest.Patience)
+	defer b.Close(conntest.EventTimeout)
 	silent, user := a.Dial(t), a.Dial(t)
 	use(t, user)
 	if b.Clients() != 2 || b.Came() != 2 {
@@ -66,7 +66,7 @@ func TestAdopt(t *testing.T) {
 	_ = user.File.Close()
 	await(t, "Gone", &b.gone, 2)
 	use(t, a.Dial(t))
-	b.Close(conntest.Patience)
+	b.Close(conntest.EventTimeout)
 	if b.Clients() != 0 || b.Came() != 4 {
 		t.Errorf("%d clients of %d, want 0 of 4", b.Clients(), b.Came())
 	}
@@ -97,7 +97,7 @@ func TestAdoptNot(t *testing.T) {
 		b.Listen(a)
 		go b.Run()
 		use(t, a.Dial(t))
-		b.Close(conntest.Patience)
+		b.Close(conntest.EventTimeout)
 		if len(a.rooms) != 0 {
 			t.Errorf("%s: the engine has accepted a client", name)
 		}

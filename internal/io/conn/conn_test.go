@@ -87,7 +87,7 @@ func newBench(t *testing.T, o conn.Options) *bench {
 		t.Fatal(err)
 	}
 	go b.Run()
-	t.Cleanup(func() { b.Close(conntest.Patience) })
+	t.Cleanup(func() { b.Close(conntest.EventTimeout) })
 	return b
 }
 
@@ -104,7 +104,7 @@ func (b *bench) listen(t *testing.T) *conntest.Queue {
 	t.Helper()
 	q := conntest.NewQueue(t)
 	b.Listen(q)
-	t.Cleanup(func() { b.Close(conntest.Patience) })
+	t.Cleanup(func() { b.Close(conntest.EventTimeout) })
 	return q
 }
 
@@ -260,7 +260,7 @@ func TestPost(t *testing.T) {
 	if len(got) != 100 {
 		t.Errorf("%d calls, want 100", len(got))
 	}
-	b.Close(conntest.Patience)
+	b.Close(conntest.EventTimeout)
 	if b.Post(func() { t.Error("called after the end") }) {
 		t.Error("Post = true after the end of the loop")
 	}
@@ -310,7 +310,7 @@ func TestClose(t *testing.T) {
 		t.Errorf("received %q, closed %v", got, closed)
 	}
 	runs.Closed(t)
-	b.Close(conntest.Patience)
+	b.Close(conntest.EventTimeout)
 	before := conntest.Descriptors(t)
 	fd, late := conntest.Pair(t, unix.SOCK_STREAM)
 	if err := b.Attach(fd, false); err != nil {
@@ -332,7 +332,7 @@ func TestHandover(t *testing.T) {
 	use(t, stays)
 	_ = ends.File.Close()
 	await(t, "Forget", &b.forgotten, 1)
-	b.Close(conntest.Patience)
+	b.Close(conntest.EventTimeout)
 	stays.Closed(t)
 	await(t, "Save", &b.saved, 2)
 	await(t, "Forget", &b.forgotten, 1)
@@ -383,7 +383,7 @@ func TestAcceptFails(t *testing.T) {
 	done := make(chan bool)
 	b.Post(func() { close(done) })
 	<-done
-	b.Close(conntest.Patience)
+	b.Close(conntest.EventTimeout)
 	await(t, "TryAccept", &f.calls, 5)
 }
 

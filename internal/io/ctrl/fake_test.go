@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness/conntest"
 )
 
-const patience = conntest.Patience
+const patience = conntest.EventTimeout
 
 // fake is a TPM that records its calls.
 type fake struct {

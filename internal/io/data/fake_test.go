@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness/conntest"
 )
 
-const patience = conntest.Patience
+const patience = conntest.EventTimeout
 
 // soon is the time for the rest of a command in tests in which it does not come.
 const soon = 20 * time.Millisecond

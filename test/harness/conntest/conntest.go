@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Patience is how long a test waits for an event that must happen.
-const Patience = time.Minute
+// EventTimeout is how long a test waits for an event that must happen.
+const EventTimeout = time.Minute
 
 // Log is a conn.Logger that records the lines, and events of the test.
 type Log struct {
@@ -61,7 +61,7 @@ func (l *Log) Await(t testing.TB, want string) {
 
 // Eventually waits until cond is true. It returns false if that takes too long.
 func Eventually(cond func() bool) bool {
-	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(EventTimeout); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if cond() {
 			return true
 		}
@@ -94,7 +94,7 @@ func NewPeer(t testing.TB, fd int) *Peer {
 	}
 	p := &Peer{fd, os.NewFile(uintptr(fd), "client")}
 	t.Cleanup(func() { _ = p.File.Close() })
-	_ = p.File.SetDeadline(time.Now().Add(Patience))
+	_ = p.File.SetDeadline(time.Now().Add(EventTimeout))
 	return p
 }
 
@@ -112,7 +112,7 @@ func TCPPair(t testing.TB) (server int, client net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(Patience))
+	_ = c.SetDeadline(time.Now().Add(EventTimeout))
 	accepted, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -104,7 +104,7 @@ func (m *Member) Alarm(t testing.TB, set bool) {
 // await waits until the member serves clients.
 func (m *Member) await(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(harness.Patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(harness.EventTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if address, ok := strings.CutPrefix(m.URL, "https://"); ok {
 			if c, err := net.Dial("tcp", address); err == nil {
 				_ = c.Close()

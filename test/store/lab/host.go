@@ -154,7 +154,7 @@ func (h *Host) launch(at ...string) *Instance {
 
 // Answers waits until the TPM answers, and returns false if the process ends before.
 func (i *Instance) Answers() bool {
-	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(harness.EventTimeout); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if i.Ended() {
 			return false
 		}
