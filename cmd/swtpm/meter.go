@@ -108,8 +108,8 @@ func (m *meter) sample(t *emul.TPM, d *data.Server, c *ctrl.Server) *metrics.Sam
 		Commands: commandsOf(tally, t.Version()),
 		Latency:  metrics.Durations{Buckets: tally.Buckets, Sum: tally.Took},
 		Channels: []metrics.Channel{
-			{Name: "data", Clients: d.Clients(), Came: d.Came()},
-			{Name: "control", Clients: c.Clients(), Came: c.Came()},
+			{Name: "data", Clients: d.Clients(), Connections: d.Connections()},
+			{Name: "control", Clients: c.Clients(), Connections: c.Connections()},
 		},
 	}
 	if all, pcrs, ok := t.PolicyFailures(); ok {

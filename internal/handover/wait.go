@@ -37,8 +37,8 @@ type Set struct {
 // Counts are numbers of clients, which change while others read them with LoadUint64 of
 // sync/atomic. emul/libtpms has the same structure in C, struct counts.
 type Counts struct {
-	Came    uint64 // so far
-	Clients uint64 // now
+	Connections uint64 // so far
+	Clients     uint64 // now
 }
 
 // Fixed is the constant reply to a request of the control channel that consists of its code

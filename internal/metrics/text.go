@@ -53,9 +53,9 @@ type Stores struct {
 
 // Channel describes the clients of one channel.
 type Channel struct {
-	Name    string
-	Clients int
-	Came    uint64 // since the start, connected clients included
+	Name        string
+	Clients     int
+	Connections uint64 // since the start, connected clients included
 }
 
 // ContentType is the HTTP content type of the text.
@@ -97,7 +97,7 @@ func (s *Sample) Text() []byte {
 	}
 	w.family("swtpm_connections", "counter", "", "Clients that have connected.")
 	for _, c := range s.Channels {
-		w.sample("swtpm_connections_total", labels{"channel", c.Name}, count(c.Came))
+		w.sample("swtpm_connections_total", labels{"channel", c.Name}, count(c.Connections))
 	}
 	w.policies(s.Policies)
 	w.WriteString("# EOF\n")

@@ -20,7 +20,7 @@ func published() []byte {
 		Commands: []metrics.Command{{Name: "TPM2_GetRandom", Code: "0x17b", Count: 3}},
 		Latency:  metrics.NewHistogram().Durations(),
 		Stores:   []metrics.Stores{{Item: "permall", Took: metrics.NewHistogram().Durations()}},
-		Channels: []metrics.Channel{{Name: "data", Clients: 1, Came: 2}}}
+		Channels: []metrics.Channel{{Name: "data", Clients: 1, Connections: 2}}}
 	return s.Text()
 }
 

@@ -32,7 +32,7 @@ static int accept_one(struct set *s, uint32_t i)
 	if (at == s->n)
 		s->n++;
 	swtpm_watch_new(s, at);
-	__atomic_fetch_add(&s->counts->came, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&s->counts->connections, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&s->counts->clients, 1, __ATOMIC_RELAXED);
 	return (int)at;
 }

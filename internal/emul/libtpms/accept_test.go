@@ -85,7 +85,7 @@ func TestAccept(t *testing.T) {
 			c := dial()
 			exchange(t, c, loop.in, loop.out)
 			s.wake(t)
-			if e := s.returns(t); e.Kind != handover.EventReady || *s.set.Counts != (handover.Counts{Came: 51, Clients: 1}) {
+			if e := s.returns(t); e.Kind != handover.EventReady || *s.set.Counts != (handover.Counts{Connections: 51, Clients: 1}) {
 				t.Errorf("%+v, counts %+v", e, *s.set.Counts)
 			}
 			if len(s.set.Polls) != 4 || len(s.set.Clients) != 4 || s.set.Clients[3].Fresh != handover.FreshUsed || s.set.Polls[3].Fd < 0 {

@@ -23,7 +23,7 @@ enum { FRESH = 1, FRESH_USED = 2 };
 
 // struct counts is handover.Counts, which other threads read.
 struct counts {
-	uint64_t came;
+	uint64_t connections;
 	uint64_t clients;
 };
 

@@ -30,7 +30,7 @@ func (a *acceptor) wait(s *handover.Set) handover.Event {
 		}
 		s.Polls[i].Revents = 0
 		s.Tick++
-		atomic.AddUint64(&s.Counts.Came, 1)
+		atomic.AddUint64(&s.Counts.Connections, 1)
 		atomic.AddUint64(&s.Counts.Clients, 1)
 		s.Polls = append(s.Polls, unix.PollFd{Fd: -1}, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		s.Clients = append(s.Clients, handover.Entry{}, handover.Entry{Last: s.Tick, Plain: 1, Socket: 1, Fresh: handover.Fresh})
@@ -56,8 +56,8 @@ func TestAdopt(t *testing.T) {
 	defer b.Close(conntest.EventTimeout)
 	silent, user := a.Dial(t), a.Dial(t)
 	use(t, user)
-	if b.Clients() != 2 || b.Came() != 2 {
-		t.Errorf("%d clients of %d, want 2 of 2", b.Clients(), b.Came())
+	if b.Clients() != 2 || b.Connections() != 2 {
+		t.Errorf("%d clients of %d, want 2 of 2", b.Clients(), b.Connections())
 	}
 	third := a.Dial(t) // evicts the silent one: Go accepts it
 	use(t, third)
@@ -67,8 +67,8 @@ func TestAdopt(t *testing.T) {
 	await(t, "Gone", &b.gone, 2)
 	use(t, a.Dial(t))
 	b.Close(conntest.EventTimeout)
-	if b.Clients() != 0 || b.Came() != 4 {
-		t.Errorf("%d clients of %d, want 0 of 4", b.Clients(), b.Came())
+	if b.Clients() != 0 || b.Connections() != 4 {
+		t.Errorf("%d clients of %d, want 0 of 4", b.Clients(), b.Connections())
 	}
 	if len(a.rooms) != 6 || a.rooms[0] != 2 || a.rooms[2] != 1 || a.rooms[4] != 1 || a.rooms[1] < 2 || a.rooms[3] < 1 {
 		t.Errorf("rooms %v, want 2, 1 and 1 with enough memory", a.rooms)

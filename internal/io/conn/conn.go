@@ -58,8 +58,8 @@ type Handler interface {
 	Expired()
 	// Serve is called with an event of the engine, of a client that is Plain.
 	Serve(e handover.Event)
-	// Gone is called, once, before the descriptor of the connection is closed.
-	Gone()
+	// Release is called, once, before the descriptor of the connection is closed.
+	Release()
 }
 
 // Conn is one client. Only the loop uses it.
@@ -79,7 +79,7 @@ type Conn struct {
 	attached bool      // was added by Attach as the only client: it is never evicted
 	used     bool      // has had a reply
 	last     uint64    // Set.Tick of the last reply or, without one, of the arrival
-	gone     bool
+	ended    bool
 }
 
 // Become changes the state. The deadline is d from now; 0 means none.
@@ -107,9 +107,6 @@ func (c *Conn) Answered() {
 	c.last = c.Server.set.Tick
 }
 
-// Leaving reports whether the server closes.
-func (c *Conn) Leaving() bool { return c.Server.closing }
-
 // Buffer is memory for one read, shared by all clients of the server.
 func (c *Conn) Buffer() []byte { return c.Server.set.Buf }
 
@@ -119,7 +116,7 @@ func (c *Conn) End() { c.Server.end(c, true) }
 // evictable reports whether the client may be closed in favour of one that waits.
 func (c *Conn) evictable(now time.Time) bool {
 	switch {
-	case c.attached || c.gone || c.state == Running:
+	case c.attached || c.ended || c.state == Running:
 		return false
 	case c.state == Idle || !c.used && c.state == Partial:
 		return true

@@ -59,7 +59,7 @@ func (e *echo) Expired() {
 
 func (e *echo) Serve(handover.Event) {}
 
-func (e *echo) Gone() { e.b.gone.Add(1) }
+func (e *echo) Release() { e.b.gone.Add(1) }
 
 // bench is a server of echo clients that has counters for the calls of its options.
 type bench struct {
@@ -162,8 +162,8 @@ func TestEviction(t *testing.T) {
 			}
 			use(t, q.Dial(t))
 			peers[g.evict].Closed(t)
-			if b.Clients() != 2 || b.Came() != 3 {
-				t.Errorf("%d clients of %d, want 2 of 3", b.Clients(), b.Came())
+			if b.Clients() != 2 || b.Connections() != 3 {
+				t.Errorf("%d clients of %d, want 2 of 3", b.Clients(), b.Connections())
 			}
 			select {
 			case answer := <-b.held:

@@ -79,7 +79,7 @@ func (s *Server) runPosted() {
 // expire reports the deadline to the clients that have sent nothing until then.
 func (s *Server) expire() {
 	for i, c := range s.at {
-		if c == nil || c.gone || s.set.Polls[i].Revents != 0 || c.deadline.IsZero() || c.deadline.After(s.due) {
+		if c == nil || c.ended || s.set.Polls[i].Revents != 0 || c.deadline.IsZero() || c.deadline.After(s.due) {
 			continue
 		}
 		c.deadline = time.Time{}
@@ -222,7 +222,7 @@ func (s *Server) dispatch(e handover.Event) {
 		switch {
 		case r == 0:
 		case c != nil:
-			if !c.gone && s.set.Clients[i].Plain == 0 {
+			if !c.ended && s.set.Clients[i].Plain == 0 {
 				c.Handler.Ready(r&s.set.Polls[i].Events != 0)
 			}
 		case i == 0:
@@ -315,7 +315,7 @@ func (s *Server) add(fd int, h Handover, attached, resumed bool) {
 	}
 	s.conns = append(s.conns, c)
 	atomic.AddUint64(&s.counts.Clients, 1)
-	atomic.AddUint64(&s.counts.Came, 1)
+	atomic.AddUint64(&s.counts.Connections, 1)
 	s.changed()
 	c.Handler = s.opt.New(c, resumed)
 }
@@ -328,15 +328,15 @@ func (s *Server) changed() {
 
 // end closes a connection. The next process serves a saved one that is not forgotten.
 func (s *Server) end(c *Conn, forget bool) {
-	if c.gone {
+	if c.ended {
 		return
 	}
-	c.gone = true
+	c.ended = true
 	if forget && c.Handover.Forget != nil {
 		c.Handover.Forget()
 	}
 	if c.Handler != nil {
-		c.Handler.Gone()
+		c.Handler.Release()
 	}
 	s.conns = slices.DeleteFunc(s.conns, func(o *Conn) bool { return o == c })
 	atomic.AddUint64(&s.counts.Clients, ^uint64(0))

@@ -21,7 +21,7 @@ func TestEvictable(t *testing.T) {
 		{"idle", Conn{state: Idle}, true},
 		{"idle, used", Conn{state: Idle, used: true}, true},
 		{"attached", Conn{state: Idle, attached: true}, false},
-		{"gone", Conn{state: Idle, gone: true}, false},
+		{"gone", Conn{state: Idle, ended: true}, false},
 		{"partial, never used", Conn{state: Partial, since: just}, true},
 		{"partial", Conn{state: Partial, used: true, since: just}, false},
 		{"partial for long", Conn{state: Partial, used: true, since: long}, true},

@@ -102,8 +102,8 @@ func New(o Options) (*Server, error) {
 // Clients returns the number of clients.
 func (s *Server) Clients() int { return int(atomic.LoadUint64(&s.counts.Clients)) }
 
-// Came returns the number of clients since the start, including those that have disconnected.
-func (s *Server) Came() uint64 { return atomic.LoadUint64(&s.counts.Came) }
+// Connections returns the number of clients since the start, including those that have disconnected.
+func (s *Server) Connections() uint64 { return atomic.LoadUint64(&s.counts.Connections) }
 
 // Listen makes the server accept the clients of l.
 func (s *Server) Listen(l Listener) {

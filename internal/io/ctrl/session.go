@@ -331,8 +331,8 @@ func (c *session) end(err error) {
 	c.End()
 }
 
-// Gone releases the memory and the descriptor of the client.
-func (c *session) Gone() {
+// Release releases the memory and the descriptor of the client.
+func (c *session) Release() {
 	c.s.dropWaiting(c)
 	if c.buf != nil {
 		c.closeFD()

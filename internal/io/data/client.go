@@ -251,5 +251,5 @@ func (c *client) end(err error) {
 	c.End()
 }
 
-// Gone does nothing, because a client has nothing to release.
-func (c *client) Gone() {}
+// Release does nothing, because a client has nothing to release.
+func (c *client) Release() {}
