@@ -53,7 +53,7 @@ func (e *emulator) createServers(ctx context.Context) (err error) {
 		Log:        e.log,
 		End:        e.endFor,
 		Postpone:   e.postpone(),
-		Again:      e.tpm.TakeInit,
+		Postponed:  e.tpm.TakeInit,
 	})
 	return err
 }

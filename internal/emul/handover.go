@@ -227,10 +227,10 @@ func (t *TPM) saveForNext() {
 	t.handover.closed = true
 }
 
-// Lost returns the response to a command that the previous process received and did not answer;
+// Interrupted returns the response to a command that the previous process received and did not answer;
 // head is its start. The command may have run. It must not run again, because it may have ended
 // the process.
-func (t *TPM) Lost(head []byte) []byte {
+func (t *TPM) Interrupted(head []byte) []byte {
 	_, prefixed := t.strip(head)
 	rsp := t.refuse(tpm.Fail, tpm.RCFailure)
 	if prefixed {

@@ -12,25 +12,25 @@ import (
 // Requests is the control protocol, in the order of the codes. The server, the device and the
 // client of both use its names, lengths and states.
 var Requests = []*Request{
-	row(GetCapability, "GET_CAPABILITY", always, here, joined, returns(capabilities)),
+	row(GetCapability, "GET_CAPABILITY", always, atOnce, sameRead, returns(capabilities)),
 	row(Init, "INIT", always, inEngine, exact, takes(initialize)),
 	row(Shutdown, "SHUTDOWN", always, inEngine, exact, simple(TPM.Stop)),
-	row(GetTPMEstablished, "GET_TPMESTABLISHED", whenOn, here, exact, returns(established)).wholeOnError(),
-	row(SetLocality, "SET_LOCALITY", always, here, padded, takes(setLocality)),
+	row(GetTPMEstablished, "GET_TPMESTABLISHED", whenOn, atOnce, exact, returns(established)).wholeOnError(),
+	row(SetLocality, "SET_LOCALITY", always, atOnce, padded, takes(setLocality)),
 	row(HashStart, "HASH_START", whenOn, inEngine, exact, simple(TPM.HashStart)),
 	row(HashData, "HASH_DATA", whenOn, inEngine, blob, carried[HashReq, ResultRep]).pieces(MaxHash, 0),
 	row(HashEnd, "HASH_END", whenOn, inEngine, exact, simple(TPM.HashEnd)),
-	row(CancelTPMCmd, "CANCEL_TPM_CMD", whenOn, here, exact, simple(TPM.Cancel)),
+	row(CancelTPMCmd, "CANCEL_TPM_CMD", whenOn, atOnce, exact, simple(TPM.Cancel)),
 	row(StoreVolatile, "STORE_VOLATILE", whenOn, inEngine, exact, simple(TPM.StoreVolatile)),
 	row(ResetTPMEstablished, "RESET_TPMESTABLISHED", whenOn, inEngine, padded, takes(resetEstablished)),
 	row(GetStateBlob, "GET_STATEBLOB", whenOn, inEngine, padded, getState).pieces(0, MaxPiece).wholeOnError(),
 	row(SetStateBlob, "SET_STATEBLOB", whenOff, inEngine, blob, carried[SetStateReq, ResultRep]).pieces(MaxPiece, 0),
 	row(Stop, "STOP", always, inEngine, exact, simple(TPM.Stop)),
-	row(GetConfig, "GET_CONFIG", always, here, exact, returns(config)),
-	row(SetDataFD, "SET_DATAFD", always, here, joined, carried[none, ResultRep]),
-	row(SetBufferSize, "SET_BUFFERSIZE", always, inEngineUnlessZero, joined, bufferSize),
-	row(GetInfo, "GET_INFO", always, inEngine, joined, info).pieces(0, MaxInfo),
-	row(LockStorage, "LOCK_STORAGE", always, inEngine, joined, takes(lockStorage)),
+	row(GetConfig, "GET_CONFIG", always, atOnce, exact, returns(config)),
+	row(SetDataFD, "SET_DATAFD", always, atOnce, sameRead, carried[none, ResultRep]),
+	row(SetBufferSize, "SET_BUFFERSIZE", always, inEngineUnlessZero, sameRead, bufferSize),
+	row(GetInfo, "GET_INFO", always, inEngine, sameRead, info).pieces(0, MaxInfo),
+	row(LockStorage, "LOCK_STORAGE", always, inEngine, sameRead, takes(lockStorage)),
 }
 
 // Request is one row of the protocol.
@@ -64,7 +64,7 @@ const (
 type engineUse uint8
 
 const (
-	here engineUse = iota
+	atOnce engineUse = iota
 	inEngine
 	inEngineUnlessZero // a body of zeros is a query, which does not wait
 )
@@ -75,10 +75,10 @@ const (
 type bodyKind uint8
 
 const (
-	exact  bodyKind = iota // the struct and nothing else
-	padded                 // the struct; surplus is ignored: QEMU pads a locality with three bytes
-	joined                 // like padded, but in the same read as the code
-	blob                   // the struct, then as many bytes as its last field says
+	exact    bodyKind = iota // the struct and nothing else
+	padded                   // the struct; surplus is ignored: QEMU pads a locality with three bytes
+	sameRead                 // like padded, but in the same read as the code
+	blob                     // the struct, then as many bytes as its last field says
 )
 
 // none is the struct of a request without a body.
@@ -271,7 +271,7 @@ func need(b []byte) int {
 		return codeSize
 	}
 	r := Find(codeOf(b))
-	if r == nil || r.body == joined {
+	if r == nil || r.body == sameRead {
 		return codeSize
 	}
 	n := codeSize + r.reqSize

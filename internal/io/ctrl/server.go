@@ -76,10 +76,10 @@ type Options struct {
 	End func(reason error)
 
 	// Postpone reports whether the process ends because of the error of an INIT, and
-	// the next process is to handle the request. Again reports, once, whether the
+	// the next process is to handle the request. Postponed reports, once, whether the
 	// previous process did so. nil if clients end with this process.
-	Postpone func(err error) bool
-	Again    func() bool
+	Postpone  func(err error) bool
+	Postponed func() bool
 
 	waits waits // usual if they are 0
 }
@@ -135,7 +135,7 @@ func (s *Server) fixed() (list []handover.Fixed) {
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 	x := &session{Conn: c, s: s, fd: -1}
 	if resumed {
-		x.settle()
+		x.resume()
 	} else {
 		x.idle()
 	}

@@ -38,11 +38,11 @@ var (
 type phase uint8
 
 const (
-	starting   phase = iota // the start of a request
-	hashing                 // the body of HASH_DATA
-	collecting              // the body of SET_STATEBLOB
-	draining                // the rest of a refused request
-	settling                // the rest of a request that a restart has interrupted
+	starting    phase = iota // the start of a request
+	hashing                  // the body of HASH_DATA
+	collecting               // the body of SET_STATEBLOB
+	draining                 // the rest of a refused request
+	interrupted              // the rest of a request that a restart has interrupted
 )
 
 // session is the connection of one client of the control channel.
@@ -77,7 +77,7 @@ type body struct {
 	set  SetStateReq // SET_STATEBLOB
 	blob []byte      // what has been received of its blob
 	end  time.Time   // of draining
-	head []byte      // of the request that is settled
+	head []byte      // of the request that a restart has interrupted
 	n    int         // bytes of it that were received
 }
 
@@ -155,8 +155,8 @@ func (c *session) received(n int, err error) {
 		c.collectMore(n, err)
 	case draining:
 		c.drained(n, err)
-	case settling:
-		c.settleMore(n, err)
+	case interrupted:
+		c.dropInterrupted(n, err)
 	}
 }
 

@@ -39,11 +39,11 @@ type client struct {
 	*conn.Conn
 	s *Server
 
-	buf  []byte // the start of a message that is not whole; nil if there is none
-	n    int    // bytes in buf
-	lost bool   // the message is answered as lost, and not run
-	last bool   // the connection ends after the response
-	out  []byte // the part of a response that is not sent yet
+	buf         []byte // the start of a message that is not whole; nil if there is none
+	n           int    // bytes in buf
+	interrupted bool   // by a restart: the message is answered with an error, and not run
+	last        bool   // the connection ends after the response
+	out         []byte // the part of a response that is not sent yet
 }
 
 // idle waits for the next message.
@@ -146,10 +146,10 @@ func (c *client) Expired() {
 
 // run runs a message and answers it.
 func (c *client) run(b []byte) {
-	if c.lost {
-		c.lost = false
+	if c.interrupted {
+		c.interrupted = false
 		c.s.opt.Log.Infof("data client: command interrupted by a restart; answered with TPM_FAIL")
-		c.respond(c.s.tpm.Lost(b))
+		c.respond(c.s.tpm.Interrupted(b))
 		return
 	}
 	c.s.opt.Log.Dump(" SWTPM_IO_Read:", b)
@@ -224,10 +224,10 @@ func (c *client) answered() {
 	c.idle()
 }
 
-// settle answers the command that the previous process received and did not answer, if
+// resume answers the command that the previous process received and did not answer, if
 // there is one. It is unknown whether the command was executed. The part of the command
 // that has yet to arrive is dropped.
-func (c *client) settle() {
+func (c *client) resume() {
 	st := c.Handover.Record.Unfinished()
 	switch {
 	case st.Broken:
@@ -238,7 +238,7 @@ func (c *client) settle() {
 		c.buf = make([]byte, len(c.Buffer()))
 		copy(c.buf, st.Head)
 		c.n = min(st.Taken, len(c.buf))
-		c.lost = true
+		c.interrupted = true
 		c.received(c.buf[:c.n], false)
 	}
 }

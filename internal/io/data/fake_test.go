@@ -50,7 +50,7 @@ func (f *fake) Execute(raw []byte) ([]byte, error) {
 	return append([]byte("="), raw...), nil
 }
 
-func (f *fake) Lost(head []byte) []byte { return append([]byte("lost "), head...) }
+func (f *fake) Interrupted(head []byte) []byte { return append([]byte("lost "), head...) }
 
 // Serve answers messages that consist of one plain command, as the engine does.
 func (f *fake) Serve(s *handover.Set) handover.Event {

@@ -26,10 +26,10 @@ var resumeTake = func(t *testing.T, r *handover.Record, fd int) {
 
 // resumeCases are the cases of TestResume.
 var resumeCases = []struct {
-	name   string
-	before func(t *testing.T, r *handover.Record, fd int, c peer) // in the previous process
-	rest   []byte                                                 // sent by the client afterwards
-	lost   []byte                                                 // the command that is answered as lost
+	name        string
+	before      func(t *testing.T, r *handover.Record, fd int, c peer) // in the previous process
+	rest        []byte                                                 // sent by the client afterwards
+	interrupted []byte                                                 // the command that is answered as lost
 }{
 	{"nothing", func(*testing.T, *handover.Record, int, peer) {}, nil, nil},
 	{"a command that waits", func(t *testing.T, _ *handover.Record, _ int, c peer) { c.Send(t, resumeWhole) }, nil, nil},
@@ -64,11 +64,11 @@ func TestResume(t *testing.T) {
 				c.Send(t, g.rest)
 			}
 			switch {
-			case g.lost != nil:
-				want := append([]byte("lost "), g.lost...)
-				copy(want[5+handover.HeadSize:], make([]byte, len(g.lost))) // the record has only the head
+			case g.interrupted != nil:
+				want := append([]byte("lost "), g.interrupted...)
+				copy(want[5+handover.HeadSize:], make([]byte, len(g.interrupted))) // the record has only the head
 				if len(g.rest) > 0 {
-					copy(want[5+len(g.lost)-len(g.rest):], g.rest)
+					copy(want[5+len(g.interrupted)-len(g.rest):], g.rest)
 				}
 				got := make([]byte, len(want))
 				if _, err := io.ReadFull(c.File, got); err != nil || !bytes.Equal(got, want) {
@@ -80,7 +80,7 @@ func TestResume(t *testing.T) {
 			c.Send(t, resumeNext)
 			c.receives(t, resumeNext)
 			for _, m := range b.tpm.messages() {
-				if g.lost != nil && len(m) == 2*len(resumeWhole) {
+				if g.interrupted != nil && len(m) == 2*len(resumeWhole) {
 					t.Error("the command was run again")
 				}
 			}

@@ -26,9 +26,9 @@ type TPM interface {
 	// Meanwhile it may answer plain commands by itself.
 	Serve(s *handover.Set) handover.Event
 
-	// Lost returns the response to a command that the previous process has received;
+	// Interrupted returns the response to a command that the previous process has received;
 	// head is the start of the command.
-	Lost(head []byte) []byte
+	Interrupted(head []byte) []byte
 }
 
 // Options are the settings of a Server.
@@ -83,7 +83,7 @@ func New(t TPM, o Options) (*Server, error) {
 func (s *Server) newClient(c *conn.Conn, resumed bool) conn.Handler {
 	x := &client{Conn: c, s: s}
 	if resumed {
-		x.settle()
+		x.resume()
 	} else {
 		x.idle()
 	}

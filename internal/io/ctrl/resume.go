@@ -6,10 +6,10 @@ import (
 	"github.com/swtpm-go/swtpm/internal/handover"
 )
 
-// settle replies to the request that the previous process has received and not replied
+// resume replies to the request that the previous process has received and not replied
 // to, if any. It is not known whether it was executed. The part of it that is
 // still to arrive is dropped.
-func (c *session) settle() {
+func (c *session) resume() {
 	st := c.Handover.Record.Unfinished()
 	switch {
 	case st.Broken:
@@ -19,18 +19,18 @@ func (c *session) settle() {
 	default:
 		c.buf, c.fd = c.s.take(), -1
 		c.body.head, c.body.n = st.Head, st.Taken
-		c.settleRest()
+		c.awaitInterrupted()
 	}
 }
 
-// settleRest waits for the missing part of the request, or replies.
-func (c *session) settleRest() {
+// awaitInterrupted waits for the missing part of the request, or replies.
+func (c *session) awaitInterrupted() {
 	if left := need(c.body.head) - c.body.n; left > 0 {
-		c.receive(settling, c.buf[:min(len(c.buf), left)], c.s.opt.waits.body)
+		c.receive(interrupted, c.buf[:min(len(c.buf), left)], c.s.opt.waits.body)
 		return
 	}
 	code := codeOf(c.body.head)
-	if code == Init && c.s.opt.Again != nil && c.s.opt.Again() {
+	if code == Init && c.s.opt.Postponed != nil && c.s.opt.Postponed() {
 		c.n = copy(c.buf, c.body.head[:need(c.body.head)])
 		c.body = body{}
 		c.handle()
@@ -41,8 +41,8 @@ func (c *session) settleRest() {
 	c.reply(row.Failure(binary.BigEndian))
 }
 
-// settleMore drops bytes of the request.
-func (c *session) settleMore(n int, err error) {
+// dropInterrupted drops bytes of the request.
+func (c *session) dropInterrupted(n int, err error) {
 	if err != nil {
 		c.end(err)
 		return
@@ -50,5 +50,5 @@ func (c *session) settleMore(n int, err error) {
 	b := &c.body
 	b.head = append(b.head, c.buf[:min(n, handover.HeadSize-len(b.head))]...)
 	b.n += n
-	c.settleRest()
+	c.awaitInterrupted()
 }
