@@ -262,7 +262,7 @@ func (t *TPM) writeMark(store *nv.Store) {
 			return t.opt.Marks.Move(m, t.opt.Location)
 		}
 	}
-	if next == t.past.mark || store.Settle() != nil { // the mark must not be newer than the state after a power cut
+	if next == t.past.mark || store.SyncDeferred() != nil { // the mark must not be newer than the state after a power cut
 		return
 	}
 	if err := write(next); err != nil {

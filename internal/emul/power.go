@@ -350,7 +350,7 @@ func (t *TPM) Startup(name string) error {
 	if t.store == nil {
 		return nil
 	}
-	return t.store.Settle()
+	return t.store.SyncDeferred()
 }
 
 // StartupCommand returns the command that Startup sends; ok is false if this TPM lacks the type.

@@ -87,11 +87,11 @@ type StatBackend interface {
 type DeferBackend interface {
 	Backend
 
-	// Defer makes Load not sync the item, until Settle.
+	// Defer makes Load not sync the item, until SyncDeferred.
 	Defer()
 
-	// Settle syncs the items that were loaded since Defer and that no Store has replaced.
-	Settle() error
+	// SyncDeferred syncs the items that were loaded since Defer and that no Store has replaced.
+	SyncDeferred() error
 }
 
 // BackupBackend is a Backend that also stores the previous permanent state.
@@ -344,8 +344,8 @@ func (s *Store) SwapBackup() error {
 	return nil
 }
 
-// Defer makes Load not sync an item that another process has stored, until Settle, if the backend
-// supports that. The caller must call Settle before anything depends on the loaded state, unless it
+// Defer makes Load not sync an item that another process has stored, until SyncDeferred, if the
+// backend supports that. The caller must call SyncDeferred before anything depends on the loaded state, unless it
 // has stored a new one.
 func (s *Store) Defer() {
 	s.mu.Lock()
@@ -355,16 +355,16 @@ func (s *Store) Defer() {
 	}
 }
 
-// Settle makes sure that the loaded items survive a power cut: it syncs those that no Store has
+// SyncDeferred makes sure that the loaded items survive a power cut: it syncs those that no Store has
 // replaced since Defer.
-func (s *Store) Settle() error {
+func (s *Store) SyncDeferred() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, ok := s.b.(DeferBackend)
 	if !ok {
 		return nil
 	}
-	if err := b.Settle(); err != nil {
+	if err := b.SyncDeferred(); err != nil {
 		return fmt.Errorf("nv: sync the loaded state: %w", err)
 	}
 	return nil

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kinds of errors of this package. Of adds a kind to an error, so that a caller
+// The kinds of errors of this package. WithKind adds a kind to an error, so that a caller
 // knows which advice to give.
 var (
 	// ErrType means that the file is not regular.
@@ -42,8 +42,8 @@ type kindError struct {
 // Unwrap returns the error and its kind.
 func (e kindError) Unwrap() []error { return []error{e.error, e.kind} }
 
-// Of returns err with the given kind. The text stays the same.
-func Of(kind, err error) error { return kindError{err, kind} }
+// WithKind returns err with the given kind. The text stays the same.
+func WithKind(kind, err error) error { return kindError{err, kind} }
 
 // CheckType fails unless st, of the file name, is a regular file with one name: another
 // name may lead to a file outside. Some file systems do not count links: there a file
@@ -62,7 +62,7 @@ func (d *Dir) CheckType(name string, st *unix.Stat_t) error {
 
 // errLinks is the error for a file with several names.
 func errLinks(st *unix.Stat_t) error {
-	return Of(ErrLinks, fmt.Errorf("the file has %d hard links, expected 1; replace it with a copy", st.Nlink))
+	return WithKind(ErrLinks, fmt.Errorf("the file has %d hard links, expected 1; replace it with a copy", st.Nlink))
 }
 
 // Check does the same as CheckType, and also fails unless the file belongs to the user of this
@@ -73,7 +73,7 @@ func (d *Dir) Check(name string, st *unix.Stat_t) error {
 	}
 	euid := uint32(os.Geteuid())
 	if st.Uid != 0 && st.Uid != euid && st.Uid != d.owner && !d.givesOwner(st.Uid) {
-		return d.fail("check", name, Of(ErrOwner,
+		return d.fail("check", name, WithKind(ErrOwner,
 			fmt.Errorf("the file belongs to user %d, expected user %d of this process, root or the owner of the directory", st.Uid, euid)))
 	}
 	return nil

@@ -10,20 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newFile is what a new file of this process looks like in a directory: NFS with
+// newFileStatus is what a new file of this process looks like in a directory: NFS with
 // root_squash gives root's files to another user, and some file systems do not count
 // links.
-type newFile struct {
+type newFileStatus struct {
 	owner uint32
 	links uint64
 	err   error
 }
 
-// newFile creates a file in the directory, once, removes it, and returns its owner and
+// newFileStatus creates a file in the directory, once, removes it, and returns its owner and
 // its number of links.
-func (d *Dir) newFile() *newFile {
+func (d *Dir) newFileStatus() *newFileStatus {
 	if d.probe == nil {
-		d.probe = &newFile{}
+		d.probe = &newFileStatus{}
 		d.probe.owner, d.probe.links, d.probe.err = d.tryNewFile()
 	}
 	return d.probe
@@ -48,7 +48,7 @@ func (d *Dir) givesOwner(uid uint32) bool {
 	if d.o.ReadOnly {
 		return os.Geteuid() == 0 && d.remote
 	}
-	f := d.newFile()
+	f := d.newFileStatus()
 	return f.err == nil && f.owner == uid && f.owner != uint32(os.Geteuid())
 }
 
@@ -57,7 +57,7 @@ func (d *Dir) givesLinks(n uint64) bool {
 	if d.o.ReadOnly {
 		return d.remote
 	}
-	f := d.newFile()
+	f := d.newFileStatus()
 	return f.err == nil && f.links == n && f.links != 1
 }
 
@@ -96,7 +96,7 @@ func (d *Dir) Chmod(fd int, name string, mode uint32, created bool) error {
 	case serr != nil || !created && st.Uid != uint32(os.Geteuid()) && !d.givesOwner(st.Uid): // only the owner may set it
 		return fail()
 	case d.o.ModeRequired:
-		return Of(ErrMode, fail())
+		return WithKind(ErrMode, fail())
 	}
 	if !d.noChmod {
 		d.noChmod = true
@@ -137,7 +137,7 @@ func SyncFD(fd int, path string, sync func(int) error, warn func(format string, 
 	if err := retry(func() error { return sync(fd) }); err != nil {
 		err = fmt.Errorf("sync %q: %w", path, err)
 		if slices.ContainsFunc([]unix.Errno{unix.EINVAL, unix.EOPNOTSUPP, unix.ENOSYS}, func(e unix.Errno) bool { return errors.Is(err, e) }) {
-			err = Of(ErrNoSync, err)
+			err = WithKind(ErrNoSync, err)
 		}
 		return err
 	}

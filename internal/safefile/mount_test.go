@@ -17,13 +17,13 @@ func TestGivenOwner(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name  string
-		probe *newFile
+		probe *newFileStatus
 		ok    bool
 	}{
 		{"a file system that keeps owners", nil, false},
-		{"another owner", &newFile{owner: 4712, links: 1}, false},
-		{"the same owner", &newFile{owner: 4711, links: 1}, true},
-		{"no new file", &newFile{owner: 4711, links: 1, err: unix.EROFS}, false},
+		{"another owner", &newFileStatus{owner: 4712, links: 1}, false},
+		{"the same owner", &newFileStatus{owner: 4711, links: 1}, true},
+		{"no new file", &newFileStatus{owner: 4711, links: 1, err: unix.EROFS}, false},
 	} {
 		dir := t.TempDir()
 		d := open(t, dir)
@@ -56,7 +56,7 @@ func TestGivenLinks(t *testing.T) {
 		if err := os.Link(filepath.Join(dir, "x"), filepath.Join(t.TempDir(), "other")); err != nil {
 			t.Fatal(err)
 		}
-		d.probe = &newFile{links: c.links}
+		d.probe = &newFileStatus{links: c.links}
 		_, _, err := d.Read("x", 100)
 		if (err == nil) != c.ok || err != nil && !errors.Is(err, ErrLinks) {
 			t.Errorf("new files have %d links, this one 2: Read = %v", c.links, err)
@@ -69,11 +69,11 @@ func TestGivenLinks(t *testing.T) {
 func TestNewFile(t *testing.T) {
 	dir := t.TempDir()
 	d := open(t, dir)
-	f := d.newFile()
+	f := d.newFileStatus()
 	if f.err != nil || f.owner != uint32(os.Geteuid()) || f.links != 1 {
 		t.Errorf("newFile = %+v", f)
 	}
-	if again := d.newFile(); again != f {
+	if again := d.newFileStatus(); again != f {
 		t.Error("a second file was created")
 	}
 	reader, err := OpenWith(dir, Options{ReadOnly: true})

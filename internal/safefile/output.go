@@ -30,7 +30,7 @@ func OpenOutputFD(path string, flags int, mode fs.FileMode, regular bool) (fd in
 	})
 	switch {
 	case err == unix.ELOOP:
-		err = Of(err, errors.New("symbolic link; name the file itself"))
+		err = WithKind(err, errors.New("symbolic link; name the file itself"))
 	case err == unix.ENXIO && regular: // a FIFO without a reader
 		err = ErrType
 	case err == nil:

@@ -44,7 +44,7 @@ func (d *Dir) checked(fd int, name string) (*File, error) {
 // It follows a symbolic link that belongs to root or to the user of this process: a key
 // may be mounted elsewhere, but no other user may choose the file that is read.
 func (d *Dir) Read(name string, limit int64) ([]byte, fs.FileMode, error) {
-	file, err := Again(func() (*File, error) { return d.Open(name, os.O_RDONLY) })
+	file, err := RetryReplaced(func() (*File, error) { return d.Open(name, os.O_RDONLY) })
 	if errors.Is(err, unix.ELOOP) {
 		file, err = d.follow(name)
 	}

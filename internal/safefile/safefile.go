@@ -48,8 +48,8 @@ type Dir struct {
 	owner, group uint32
 	canSync      bool
 
-	probe  *newFile // what a new file looks like here; nil until it is needed
-	remote bool     // a remote file system, of a directory in which nothing is created
+	probe  *newFileStatus // what a new file looks like here; nil until it is needed
+	remote bool           // a remote file system, of a directory in which nothing is created
 
 	chmodFirst bool // the umask or an ACL changes the mode of new files
 	noChmod    bool // the file system refuses modes
@@ -157,7 +157,7 @@ func (d *Dir) OpenFD(name string, flags int, mode uint32) (int, error) {
 		case err == nil:
 			return fd, nil
 		case err == unix.ELOOP:
-			return -1, d.fail("open", name, Of(err, errors.New("symbolic link, which is never followed")))
+			return -1, d.fail("open", name, WithKind(err, errors.New("symbolic link, which is never followed")))
 		case err == unix.EACCES || err == unix.EPERM:
 			return -1, d.fail("open", name, fmt.Errorf("%w%s", err, d.rights(name)))
 		default:
@@ -200,9 +200,9 @@ func (d *Dir) Names() ([]string, error) {
 	return f.Readdirnames(-1)
 }
 
-// Again calls f until its error is not ErrReplaced, at most four times, because the file that
+// RetryReplaced calls f until its error is not ErrReplaced, at most four times, because the file that
 // replaced another one may be used as well.
-func Again[T any](f func() (T, error)) (T, error) {
+func RetryReplaced[T any](f func() (T, error)) (T, error) {
 	v, err := f()
 	for range 3 {
 		if !errors.Is(err, ErrReplaced) {

@@ -163,7 +163,7 @@ func (d *Dir) digest(name string) (sum string, mode uint32, err error) {
 // reading is not changed, but its items are read as if the change were complete.
 func (d *Dir) recover() error {
 	if d.o.ReadOnly {
-		return d.foresee()
+		return d.planRecovery()
 	}
 	j, err := d.loadJournal()
 	if err != nil {
@@ -190,9 +190,9 @@ func (d *Dir) dropStaged() error {
 	return d.removeAll(names)
 }
 
-// foresee records in d.foreseen what recover would do.
-func (d *Dir) foresee() error {
-	d.foreseen = nil
+// planRecovery records in d.recovery what recover would do.
+func (d *Dir) planRecovery() error {
+	d.recovery = nil
 	j, err := d.loadJournal()
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (d *Dir) foresee() error {
 			foreseen[e.name] = ""
 		}
 	}
-	d.foreseen = foreseen
+	d.recovery = foreseen
 	return nil
 }
 

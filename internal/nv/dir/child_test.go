@@ -98,7 +98,7 @@ func childDefers(d *Dir, blob string) int {
 	}
 	for range 2 {
 		if err == nil {
-			err = d.Settle()
+			err = d.SyncDeferred()
 		}
 	}
 	if err != nil || !unsynced && !d.Unchanged(permall) {
@@ -304,7 +304,7 @@ func TestLoadSyncsOnce(t *testing.T) {
 	}
 }
 
-// TestDefer checks that a loaded state is synced by Settle, unless a store has replaced it, and
+// TestDefer checks that a loaded state is synced by SyncDeferred, unless a store has replaced it, and
 // that it is synced at once if it becomes the backup.
 func TestDefer(t *testing.T) {
 	const settled = "openat state, fsync state, fsync directory"

@@ -54,12 +54,12 @@ type Dir struct {
 	locked  bool
 	swapped bool // Options.DryRun: the backup is loaded instead of the state, and vice versa
 
-	// foreseen are the files by which recover would replace others, under
+	// recovery are the files by which recover would replace others, under
 	// Options.DryRun and ReadOnly; "" if it would remove the file.
-	foreseen map[string]string
+	recovery map[string]string
 
 	seen     map[string]identity // of the files that were last loaded or stored
-	deferred bool                // between Defer and Settle
+	deferred bool                // between Defer and SyncDeferred
 	unsynced map[string]identity // of the files that were loaded meanwhile
 
 	widened, noFlock, noOFD bool // warnings that were given
@@ -97,7 +97,7 @@ func Open(path string, o nv.Options) (*Dir, error) {
 	if o.DryRun || o.ReadOnly {
 		// A reader without the lock also gets the items as recover would leave
 		// them. Lock reports errors of the journal.
-		_ = d.foresee()
+		_ = d.planRecovery()
 	}
 	return d, nil
 }

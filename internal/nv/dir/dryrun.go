@@ -20,7 +20,7 @@ func (d *Dir) fileOf(name string) (string, error) {
 	if d.swapped && name == d.permanent {
 		name = backupName(name)
 	}
-	file, ok := d.foreseen[name]
+	file, ok := d.recovery[name]
 	switch {
 	case ok && file == "":
 		return "", fmt.Errorf("%q, which an interrupted change removes: %w", name, fs.ErrNotExist)
@@ -112,7 +112,7 @@ func (d *Dir) fileHolder() (held bool, pid int, err error) {
 	defer unix.Close(fd)
 	whole := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
 	if _, err := safefile.Lock(fd, unix.F_OFD_GETLK, &whole); err != nil && safefile.CannotLock(err) {
-		return false, 0, safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
+		return false, 0, safefile.WithKind(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
 	} else if err != nil {
 		return false, 0, fmt.Errorf("lock %q: %w", lockName, err)
 	}

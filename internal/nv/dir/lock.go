@@ -32,9 +32,9 @@ func (d *Dir) Lock() error {
 		if err := d.queryLocks(); err != nil {
 			return err
 		}
-		return d.foresee()
+		return d.planRecovery()
 	case d.o.DryRun:
-		return d.foresee()
+		return d.planRecovery()
 	case d.o.Lock:
 		if err := d.acquireLocks(); err != nil {
 			return err
@@ -53,7 +53,7 @@ func (d *Dir) acquireLocks() error {
 	if err := d.createLockFile(); err != nil {
 		return err
 	}
-	fd, err := safefile.Again(d.lockFile)
+	fd, err := safefile.RetryReplaced(d.lockFile)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (d *Dir) lockFile() (fd int, err error) {
 	case err == unix.EAGAIN || err == unix.EACCES:
 		return -1, d.errLocked()
 	case err != nil && safefile.CannotLock(err):
-		return -1, safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
+		return -1, safefile.WithKind(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", lockName, err))
 	case err != nil:
 		return -1, fmt.Errorf("lock %q: %w", lockName, err)
 	case process:

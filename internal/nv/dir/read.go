@@ -35,15 +35,15 @@ func (d *Dir) Load(name string) ([]byte, error) {
 	synced := d.seen[name]
 	delete(d.seen, name)
 	defer d.files.ReserveFD()
-	b, err := safefile.Again(func() ([]byte, error) { return d.load(name, synced) })
+	b, err := safefile.RetryReplaced(func() ([]byte, error) { return d.load(name, synced) })
 	if name == d.permanent && errors.Is(err, fs.ErrNotExist) {
 		return d.loadBackup(name, err)
 	}
 	return b, err
 }
 
-// load returns the whole file. It syncs the file, or leaves that to Settle after
-// Defer. A file whose identity is synced needs no sync: a client may request a state many times.
+// load returns the whole file. It syncs the file, or leaves that to
+// SyncDeferred after Defer. A file whose identity is synced needs no sync: a client may request a state many times.
 func (d *Dir) load(name string, synced identity) ([]byte, error) {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
@@ -122,11 +122,11 @@ func (d *Dir) Defer() {
 	}
 }
 
-// Settle syncs the files that were loaded since Defer, unless a store has removed them, or has replaced
+// SyncDeferred syncs the files that were loaded since Defer, unless a store has removed them, or has replaced
 // and synced them.
-func (d *Dir) Settle() error {
+func (d *Dir) SyncDeferred() error {
 	for name, loaded := range d.unsynced {
-		if err := d.settle(name, loaded); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.syncDeferred(name, loaded); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		delete(d.unsynced, name)
@@ -135,9 +135,9 @@ func (d *Dir) Settle() error {
 	return nil
 }
 
-// settle syncs a file. If it is not the one that was loaded, a store has replaced it, and could not sync
+// syncDeferred syncs a file. If it is not the one that was loaded, a store has replaced it, and could not sync
 // the directory.
-func (d *Dir) settle(name string, loaded identity) error {
+func (d *Dir) syncDeferred(name string, loaded identity) error {
 	fd, st, err := d.files.OpenStat(name)
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ func (d *Dir) Store(name string, blob []byte) error {
 		return err
 	}
 	if err := d.syncDir(name); err != nil {
-		return safefile.Of(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
+		return safefile.WithKind(nv.ErrUnsynced, fmt.Errorf("%q is written, but may not survive a power cut: %w", name, err))
 	}
 	d.seen[name] = renamed(&st)
 	delete(d.unsynced, name)
@@ -84,7 +84,7 @@ func (d *Dir) Delete(name string) error {
 		return err
 	}
 	if err := d.syncDir(name); err != nil {
-		return safefile.Of(nv.ErrUnsynced, err)
+		return safefile.WithKind(nv.ErrUnsynced, err)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (n *node) Lock() error {
 		// Compat: C-242: the text of swtpm's log, 0.10.
 		return fmt.Errorf("SWTPM_NVRAM_LinearFile_Lock: Could not lock backend-uri file://%s: Resource temporarily unavailable: %w", n.path, nv.ErrLocked)
 	case err != nil && safefile.CannotLock(err):
-		return safefile.Of(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
+		return safefile.WithKind(safefile.ErrNoLocks, fmt.Errorf("lock %q: %w", n.path, err))
 	case err != nil:
 		return fmt.Errorf("lock %q: %w", n.path, err)
 	case process && !n.query && !n.noOFD:

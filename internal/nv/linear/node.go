@@ -41,7 +41,7 @@ func openNode(path string, perm uint32, o safefile.Options) (n *node, created bo
 	if err != nil {
 		return nil, false, err
 	}
-	n, err = safefile.Again(func() (n *node, err error) {
+	n, err = safefile.RetryReplaced(func() (n *node, err error) {
 		n, created, err = openFile(dir, filepath.Base(path), perm, o.ReadOnly)
 		return n, err
 	})
@@ -236,7 +236,7 @@ func (n *node) SetMode(mode uint32) error {
 	refused := safefile.CannotChmod(err)
 	err = fmt.Errorf("set mode %#o of %q: %w", mode, n.path, err)
 	if refused {
-		err = safefile.Of(safefile.ErrMode, err)
+		err = safefile.WithKind(safefile.ErrMode, err)
 	}
 	return err
 }

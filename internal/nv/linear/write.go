@@ -242,7 +242,7 @@ func (f *File) replace(old *header, next header) error {
 		return err
 	}
 	if err := f.sync(); err != nil {
-		err = safefile.Of(nv.ErrUnsynced, fmt.Errorf("the item is written, but may not survive a power cut: %w", err))
+		err = safefile.WithKind(nv.ErrUnsynced, fmt.Errorf("the item is written, but may not survive a power cut: %w", err))
 		f.o.Warn("%v", err)
 		return err
 	}
