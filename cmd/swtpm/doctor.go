@@ -32,7 +32,7 @@ func doctorVerb(f *pflag.FlagSet) action {
 			libraries = selftestFindings() // before the process gives up privileges
 		}
 		if f.ArgsLenAtDash() == 0 {
-			cfg, err := config.Foresee(args[0], args[1:], os.Getenv)
+			cfg, err := config.ClassicElsewhere(args[0], args[1:], os.Getenv)
 			if _, ok := errors.AsType[*config.HelpRequested](err); ok {
 				return classicError(err)
 			}

@@ -37,7 +37,7 @@ func TestEarlyDaemon(t *testing.T) {
 		} else {
 			os.Unsetenv("POSIXLY_CORRECT")
 		}
-		cfg, err := config.Foresee(iface, args, os.Getenv)
+		cfg, err := config.ClassicElsewhere(iface, args, os.Getenv)
 		if err != nil || cfg.PrintInfo != 0 {
 			continue // it ends before it is ready, forked or not
 		}

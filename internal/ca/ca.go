@@ -163,11 +163,11 @@ func (c *CA) openKey() (*signer.Key, *x509.Certificate, error) {
 	}
 	key, err := c.signingKey()
 	if err != nil {
-		return nil, nil, fmt.Errorf("signing key %q: %w", signer.Place(c.cfg.SigningKey), err)
+		return nil, nil, fmt.Errorf("signing key %q: %w", signer.WithoutPIN(c.cfg.SigningKey), err)
 	}
 	if !belongs(cert, key.Public()) {
 		key.Close()
-		return nil, nil, fmt.Errorf("the certificate in %q does not belong to the signing key %q", c.cfg.IssuerCert, signer.Place(c.cfg.SigningKey))
+		return nil, nil, fmt.Errorf("the certificate in %q does not belong to the signing key %q", c.cfg.IssuerCert, signer.WithoutPIN(c.cfg.SigningKey))
 	}
 	return key, cert, nil
 }

@@ -112,7 +112,7 @@ func (p *CertProgram) issue(o *options) ([]byte, error) {
 		Warn: func(s string) { fmt.Fprintln(p.Stderr, s) },
 	})
 	if err != nil {
-		return nil, cli.Complain("Could not read %s signing key from %s. %s", signer.Kind(o.signKey), signer.Place(o.signKey), reason(err))
+		return nil, cli.Complain("Could not read %s signing key from %s. %s", signer.Kind(o.signKey), signer.WithoutPIN(o.signKey), reason(err))
 	}
 	defer key.Close()
 	o.NotBefore = p.Now()

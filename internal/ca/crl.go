@@ -56,7 +56,7 @@ func (c *CA) RevocationList(ctx context.Context, days int) ([]byte, error) {
 		Number: number, ThisUpdate: now, NextUpdate: now.AddDate(0, 0, days), RevokedCertificateEntries: all,
 	}, crt, key)
 	if err != nil {
-		return nil, fmt.Errorf("sign the revocation list with %q: %w", signer.Place(c.cfg.SigningKey), err)
+		return nil, fmt.Errorf("sign the revocation list with %q: %w", signer.WithoutPIN(c.cfg.SigningKey), err)
 	}
 	return der, nil
 }

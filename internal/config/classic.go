@@ -20,9 +20,9 @@ func Classic(iface string, args []string, env func(string) string) (*Config, err
 	return classic(iface, args, env, false)
 }
 
-// Foresee parses a command line as Classic does, but for another process that will run it: the
+// ClassicElsewhere parses a command line as Classic does, but for another process that will run it: the
 // descriptors that it names are not checked, because they were not passed to this process.
-func Foresee(iface string, args []string, env func(string) string) (*Config, error) {
+func ClassicElsewhere(iface string, args []string, env func(string) string) (*Config, error) {
 	return classic(iface, args, env, true)
 }
 

@@ -122,7 +122,7 @@ func writeJSON(b *strings.Builder, ks keys, sep string) string {
 // Convert returns the profile for a classic command line. Relative paths are relative to
 // dir. It returns the errors of Classic, and an error for options that no profile can express.
 func Convert(iface string, args []string, env func(string) string, dir string) (string, error) {
-	c, err := Foresee(iface, args, env)
+	c, err := ClassicElsewhere(iface, args, env)
 	if err != nil {
 		return "", err
 	}

@@ -30,7 +30,7 @@ func TestWarnings(t *testing.T) {
 		{"socket", "--tpmstate backend-uri=/var/lib/x --port 1", []string{power, scheme}},
 		{"socket", "--tpmstate backend-uri=file:///x --ctrl type=unixio,path=c", nil},
 	} {
-		c, err := Foresee(tt.iface, strings.Fields(tt.args), noEnv)
+		c, err := ClassicElsewhere(tt.iface, strings.Fields(tt.args), noEnv)
 		if err != nil {
 			t.Errorf("%s: %v", tt.args, err)
 			continue

@@ -147,7 +147,7 @@ func TestExplainSecureBoot(t *testing.T) {
 		t.Errorf("failure: %+v", f)
 	}
 	d := f.Details[1]
-	if d.PCR != 7 || d.Same || d.More != 0 || d.First == nil || d.First.Place != 1 || d.First.Kind != Changed ||
+	if d.PCR != 7 || d.Same || d.More != 0 || d.First == nil || d.First.Position != 1 || d.First.Kind != Changed ||
 		d.First.Old.Name.Text != "Secure Boot off" || d.First.New.Name.Text != "Secure Boot on" || d.First.New.Name.Source != FromConstant {
 		t.Errorf("PCR 7: %s", e.Text())
 	}
@@ -273,7 +273,7 @@ func TestCompare(t *testing.T) {
 		}
 		h := history(t, record(1, log), record(2, r.log))
 		all := Compare(h.Boots[0], h.Boots[1])
-		if len(all) != 1 || all[0].Kind != r.kind || all[0].Index != 7 || all[0].Place != r.place {
+		if len(all) != 1 || all[0].Kind != r.kind || all[0].Index != 7 || all[0].Position != r.place {
 			t.Errorf("%s: %+v", r.name, all)
 		}
 	}
@@ -287,7 +287,7 @@ func TestReset(t *testing.T) {
 	r.add(ledger.KindReset, []byte{0, 0, 0, 16})
 	r.extend(16, d)
 	b := history(t, r).Boots[0]
-	if s := b.Sequence(16, 0); len(s) != 1 || s[0].Place != 1 || s[0].Record != 5 {
+	if s := b.Sequence(16, 0); len(s) != 1 || s[0].Position != 1 || s[0].Record != 5 {
 		t.Errorf("%+v", s)
 	}
 	if s := b.Sequence(16, 3); len(s) != 1 || s[0].Record != 3 {

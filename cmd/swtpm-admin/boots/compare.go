@@ -14,13 +14,13 @@ const (
 
 // Change is a difference between the measurements of two boots in one PCR.
 type Change struct {
-	Kind  Kind
-	Index uint32
-	Place int          // in the newer boot, or in the older one if it was removed; from 1
-	Old   *Measurement // nil if it was added
-	New   *Measurement // nil if it was removed
-	Tail  bool         // the other boot has no measurements after this position
-	More  int          // changes in the same index that firstChanges left out
+	Kind     Kind
+	Index    uint32
+	Position int          // in the newer boot, or in the older one if it was removed; from 1
+	Old      *Measurement // nil if it was added
+	New      *Measurement // nil if it was removed
+	Tail     bool         // the other boot has no measurements after this position
+	More     int          // changes in the same index that firstChanges left out
 }
 
 // Compare returns the differences of two boots in all PCRs and NV indexes.
@@ -135,14 +135,14 @@ func pair(steps []step) []Change {
 		for len(olds) > 0 || len(news) > 0 {
 			var c Change
 			if len(news) > 0 {
-				c.Kind, c.New, c.Index, c.Place = Added, news[0], news[0].Index, news[0].Place
+				c.Kind, c.New, c.Index, c.Position = Added, news[0], news[0].Index, news[0].Position
 				news = news[1:]
 			}
 			if len(olds) > 0 {
 				if c.Old = olds[0]; c.New != nil {
 					c.Kind = Changed
 				} else {
-					c.Kind, c.Index, c.Place = Removed, c.Old.Index, c.Old.Place
+					c.Kind, c.Index, c.Position = Removed, c.Old.Index, c.Old.Position
 				}
 				olds = olds[1:]
 			}

@@ -80,7 +80,7 @@ func (f *Files) logLine(h *History, c *LogCheck) LogLine {
 	b, err := h.Find(c.Boot)
 	for _, m := range c.Missing {
 		if err == nil {
-			add("%s, measurement %d, is not in the log: %v", indexText(m.Index), m.Place, f.Name(h, b, m))
+			add("%s, measurement %d, is not in the log: %v", indexText(m.Index), m.Position, f.Name(h, b, m))
 		}
 	}
 	return l

@@ -60,7 +60,7 @@ func (f *Files) Export(h *History, b *Boot, format string) (out []byte, warnings
 func (f *Files) entries(b *Boot) []eventlog.Entry {
 	begin := map[uint32]int{}
 	for i := range b.Measurements {
-		if m := &b.Measurements[i]; m.Place == 1 {
+		if m := &b.Measurements[i]; m.Position == 1 {
 			begin[m.Index] = m.Record
 		}
 	}
@@ -114,7 +114,7 @@ func (f *Files) yaml(h *History, b *Boot) []byte {
 		if m.NV() {
 			index = "nv_index"
 		}
-		fmt.Fprintf(&s, "- record: %d\n  %s: %d\n  position: %d\n  name: %s\n  certainty: %s\n  digests:\n", m.Record, index, m.Index, m.Place, quote(n.Text), quote(n.Source.String()))
+		fmt.Fprintf(&s, "- record: %d\n  %s: %d\n  position: %d\n  name: %s\n  certainty: %s\n  digests:\n", m.Record, index, m.Index, m.Position, quote(n.Text), quote(n.Source.String()))
 		for _, d := range m.Digests {
 			fmt.Fprintf(&s, "    %v: \"%x\"\n", d.Alg, d.Value)
 		}

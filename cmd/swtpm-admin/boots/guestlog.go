@@ -88,7 +88,7 @@ func CheckLog(b *Boot, entries []eventlog.Entry) *LogCheck {
 	logged := map[uint32][]*Measurement{}
 	for i := range entries {
 		e := &entries[i]
-		logged[e.Index] = append(logged[e.Index], &Measurement{Record: i + 1, Index: e.Index, Place: len(logged[e.Index]) + 1, Digests: e.Digests})
+		logged[e.Index] = append(logged[e.Index], &Measurement{Record: i + 1, Index: e.Index, Position: len(logged[e.Index]) + 1, Digests: e.Digests})
 	}
 	first, last := len(b.Records)+1, 0
 	var missing []*Measurement

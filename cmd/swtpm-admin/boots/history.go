@@ -30,10 +30,10 @@ var ErrNone = errors.New("no boot recorded")
 
 // Measurement is a value that a boot extended into a PCR or an NV index.
 type Measurement struct {
-	Record  int // number of the record in the boot, from 1
-	Index   uint32
-	Place   int // in the PCR since its last reset, from 1
-	Digests []ledger.Digest
+	Record   int // number of the record in the boot, from 1
+	Index    uint32
+	Position int // in the PCR since its last reset, from 1
+	Digests  []ledger.Digest
 }
 
 // NV reports whether the measurement is of an NV index.
@@ -144,7 +144,7 @@ func (b *Boot) Sequence(index uint32, record int) []*Measurement {
 		if m.Index != index || record != 0 && m.Record > record {
 			continue
 		}
-		if m.Place == 1 {
+		if m.Position == 1 {
 			all = all[:0]
 		}
 		all = append(all, m)

@@ -173,7 +173,7 @@ var secureBoot = []string{"SecureBoot", "PK", "KEK", "db", "dbx"}
 // byPosition returns the name that a measurement has by its position, or "".
 func (d *Dictionary) byPosition(b *Boot, m *Measurement) string {
 	all := b.Sequence(m.Index, 0)
-	at := m.Place - 1
+	at := m.Position - 1
 	if b.Joined || at >= len(all) || all[at] != m { // the position is not known either
 		return ""
 	}

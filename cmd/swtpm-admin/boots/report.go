@@ -77,11 +77,11 @@ func (l List) Text() string {
 
 // Item is a measurement with its name.
 type Item struct {
-	Record  int               `json:"record"`
-	Index   uint32            `json:"index"`
-	Place   int               `json:"position"`
-	Digests map[string]string `json:"digests"`
-	Name    Name              `json:"name"`
+	Record   int               `json:"record"`
+	Index    uint32            `json:"index"`
+	Position int               `json:"position"`
+	Digests  map[string]string `json:"digests"`
+	Name     Name              `json:"name"`
 
 	short string
 }
@@ -90,7 +90,7 @@ func (f *Files) item(h *History, b *Boot, m *Measurement) *Item {
 	if m == nil {
 		return nil
 	}
-	i := &Item{m.Record, m.Index, m.Place, map[string]string{}, f.Name(h, b, m), shortDigest(m)}
+	i := &Item{m.Record, m.Index, m.Position, map[string]string{}, f.Name(h, b, m), shortDigest(m)}
 	for _, d := range m.Digests {
 		i.Digests[d.Alg.String()] = hex.EncodeToString(d.Value)
 	}
@@ -169,7 +169,7 @@ func (s *Show) Text() string {
 		fmt.Fprintf(&t, "%s\n", s.Notes)
 	}
 	for _, m := range s.Measurements {
-		fmt.Fprintf(&t, "%4d  %s, measurement %d: %v\n      %s\n", m.Record, indexText(m.Index), m.Place, m.Name, m.short)
+		fmt.Fprintf(&t, "%4d  %s, measurement %d: %v\n      %s\n", m.Record, indexText(m.Index), m.Position, m.Name, m.short)
 	}
 	for _, p := range s.Policies {
 		result := "opened"
@@ -186,21 +186,21 @@ func (s *Show) Text() string {
 
 // ChangeLine is a change with the names of its measurements.
 type ChangeLine struct {
-	Kind  Kind   `json:"kind"`
-	Index uint32 `json:"index"`
-	Place int    `json:"position"`
-	Old   *Item  `json:"old,omitempty"`
-	New   *Item  `json:"new,omitempty"`
-	More  int    `json:"more_changes,omitempty"` // in the same PCR or NV index, if only the first change is given
+	Kind     Kind   `json:"kind"`
+	Index    uint32 `json:"index"`
+	Position int    `json:"position"`
+	Old      *Item  `json:"old,omitempty"`
+	New      *Item  `json:"new,omitempty"`
+	More     int    `json:"more_changes,omitempty"` // in the same PCR or NV index, if only the first change is given
 }
 
 func (f *Files) change(h *History, a, b *Boot, c Change) ChangeLine {
-	return ChangeLine{c.Kind, c.Index, c.Place, f.item(h, a, c.Old), f.item(h, b, c.New), c.More}
+	return ChangeLine{c.Kind, c.Index, c.Position, f.item(h, a, c.Old), f.item(h, b, c.New), c.More}
 }
 
 // write writes the change; the first line begins with head.
 func (c ChangeLine) write(t *strings.Builder, head string) {
-	fmt.Fprintf(t, "%s%s, measurement %d: %s\n", head, indexText(c.Index), c.Place, c.Kind)
+	fmt.Fprintf(t, "%s%s, measurement %d: %s\n", head, indexText(c.Index), c.Position, c.Kind)
 	indent := strings.Repeat(" ", len(head)+2)
 	if c.Old != nil {
 		fmt.Fprintf(t, "%sbefore: %v, %s\n", indent, c.Old.Name, c.Old.short)

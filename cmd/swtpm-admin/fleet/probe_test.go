@@ -69,7 +69,7 @@ func silentUpgrade(t *testing.T, channel, path string) {
 		cfg.Interface.Type, cfg.Interface.Server = config.Socket, at
 	}
 	tpms[0].cfg, tpms[0].PID = cfg, os.Getpid()
-	up := Upgrade{Host: f.Host, Patience: 200 * time.Millisecond}
+	up := Upgrade{Host: f.Host, AnswerTimeout: 200 * time.Millisecond}
 	r := up.Run(context.Background(), tpms)
 	if len(r.Failed) != 1 || !strings.HasPrefix(r.Failed[0], "vm0: not restarted, because it does not answer: no answer within ") || len(r.Left) != 1 || len(u.restarts) != 0 {
 		t.Errorf("%+v, restarts %q", r, u.restarts)

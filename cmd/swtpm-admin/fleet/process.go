@@ -275,7 +275,7 @@ func unitOf(cgroup string) string {
 // profile. It opens no file except the profile.
 func configOf(p *process) (cfg *config.Config, instance string) {
 	if p.args[1] != "run" {
-		cfg, err := config.Foresee(p.args[1], p.args[2:], func(string) string { return "" })
+		cfg, err := config.ClassicElsewhere(p.args[1], p.args[2:], func(string) string { return "" })
 		if err != nil {
 			return nil, ""
 		}

@@ -16,8 +16,8 @@ type Upgrade struct {
 	Host *Host
 	Jobs int // how many TPMs are restarted at the same time; at least 1
 
-	// Patience is how long a TPM may take to answer; default: probeTime.
-	Patience time.Duration
+	// AnswerTimeout is how long a TPM may take to answer; default: probeTime.
+	AnswerTimeout time.Duration
 
 	// Progress is called after each TPM, one call at a time.
 	Progress func(done, all int, t *TPM, err error)
@@ -145,7 +145,7 @@ func (u *Upgrade) Run(ctx context.Context, tpms []TPM) Result {
 
 // restart restarts one TPM and compares it with its state before.
 func (u *Upgrade) restart(ctx context.Context, t *TPM) error {
-	before, err := take(ctx, t, cmp.Or(u.Patience, probeTime))
+	before, err := take(ctx, t, cmp.Or(u.AnswerTimeout, probeTime))
 	if err != nil {
 		return fmt.Errorf("not restarted, because it does not answer: %w", err)
 	}
@@ -159,7 +159,7 @@ func (u *Upgrade) restart(ctx context.Context, t *TPM) error {
 	if err != nil {
 		return err
 	}
-	after, err := take(ctx, now, cmp.Or(u.Patience, probeTime))
+	after, err := take(ctx, now, cmp.Or(u.AnswerTimeout, probeTime))
 	if err != nil {
 		return fmt.Errorf("it does not answer after the restart: %w", err)
 	}

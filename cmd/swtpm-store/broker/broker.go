@@ -32,8 +32,8 @@ type Options struct {
 	GiveUp time.Duration // from the deadline of a TPM to its end; 60 s if it is 0
 	Keep   int           // number of generations that are stored of each state; none if it is 0
 
-	Patience time.Duration // how long a client has for Open, and for the rest of a request; 5 s if it is 0
-	Clients  int           // limit of the connections of one user; 4096 if it is 0
+	RequestTimeout time.Duration // how long a client has for Open, and for the rest of a request; 5 s if it is 0
+	Clients        int           // limit of the connections of one user; 4096 if it is 0
 
 	// LeaseFile holds the lease between two runs of the broker; "" for none.
 	LeaseFile string
@@ -108,7 +108,7 @@ func New(o Options) *Broker {
 	setDefault(&o.Margin, 2*time.Second)
 	setDefault(&o.Wait, 1500*time.Millisecond)
 	setDefault(&o.GiveUp, time.Minute)
-	setDefault(&o.Patience, 5*time.Second)
+	setDefault(&o.RequestTimeout, 5*time.Second)
 	setDefault(&o.pause, o.TTL/3)
 	if o.now == nil {
 		o.now = store.Now

@@ -43,7 +43,7 @@ const pause = 10 * time.Millisecond
 func newHost(t *testing.T, d driver.Driver, name string) *host {
 	dir := t.TempDir()
 	h := &host{t: t, socket: filepath.Join(dir, "s"), o: Options{
-		Driver: d, Host: name, Boot: name + "-boot", TTL: ttl, Margin: ttl / 8, Wait: patience, Patience: patience, Keep: 3,
+		Driver: d, Host: name, Boot: name + "-boot", TTL: ttl, Margin: ttl / 8, Wait: patience, RequestTimeout: patience, Keep: 3,
 		LeaseFile: filepath.Join(dir, "lease"), Log: testLog{t},
 		Allow: func(_ Credentials, state string) bool { return state != "secret" },
 	}}

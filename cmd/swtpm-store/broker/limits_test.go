@@ -144,7 +144,7 @@ func TestConnectionLimits(t *testing.T) {
 // deadline. A busy machine may be late itself: then the client tries again.
 func TestBeforeOpen(t *testing.T) {
 	a := newHost(t, driver.NewMemory(), "a")
-	a.restart(func(o *Options) { o.Patience = 200 * time.Millisecond })
+	a.restart(func(o *Options) { o.RequestTimeout = 200 * time.Millisecond })
 	for _, b := range [][]byte{nil, {0, 0}, {0, 0, 0, 9, 1}} {
 		if _, err := io.ReadFull(a.send(b), make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) { // some bytes were not read
 			t.Errorf("after %d bytes: %v, want the end of the connection", len(b), err)
@@ -162,7 +162,7 @@ func TestBeforeOpen(t *testing.T) {
 	status, err := store.Status(0), error(nil)
 	for range 20 {
 		idle, _ := a.reply(open)
-		time.Sleep(3 * a.o.Patience) // an open connection may be idle
+		time.Sleep(3 * a.o.RequestTimeout) // an open connection may be idle
 		_, _ = idle.Write(acquire)
 		var first byte
 		if first, _, _, err = store.ReadFrame(idle, nil); err == nil {

@@ -37,7 +37,7 @@ func (x *session) free() error {
 	case s.session == nil && (ended || x.b.o.now() > s.until):
 		return nil
 	case s.session != nil && ended && s.session.stream.gone(): // the other session has not called leave yet
-		x.b.orphan(s, x.b.o.TTL)
+		x.b.awaitReconnect(s, x.b.o.TTL)
 		return nil
 	}
 	return &driver.OwnedError{Owner: x.b.owner(x.b.known(), s.pid), Epoch: s.epoch}
@@ -96,7 +96,7 @@ func (x *session) resume(ctx context.Context, r *store.Body) error {
 func (x *session) comesBack(err error) {
 	_, owned := errors.AsType[*driver.OwnedError](err)
 	if s := x.state; s.session == nil && s.token != 0 && !owned && !errors.Is(err, driver.ErrFenced) {
-		x.b.orphan(s, x.b.o.TTL)
+		x.b.awaitReconnect(s, x.b.o.TTL)
 	}
 }
 
@@ -134,7 +134,7 @@ func (x *session) get(ctx context.Context, r *store.Body) error {
 	}
 	now, err := x.b.o.Driver.Read(ctx, x.state.name)
 	if err == nil && x.owns() == nil && x.state.fault == nil && now.Token == x.state.token {
-		now, err = x.b.mended(ctx, x.state, now)
+		now, err = x.b.repairHead(ctx, x.state, now)
 	}
 	if err != nil {
 		return err

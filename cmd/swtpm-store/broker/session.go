@@ -114,7 +114,7 @@ func (b *Broker) serve(ctx context.Context, conn *net.UnixConn, cred Credentials
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	x := &session{b: b, conn: conn, stream: stream{raw}, cred: cred}
 	defer x.leave()
-	if x.readUntil(ctx, time.Now().Add(b.o.Patience)) != nil { // until Open
+	if x.readUntil(ctx, time.Now().Add(b.o.RequestTimeout)) != nil { // until Open
 		return
 	}
 	for {
@@ -156,7 +156,7 @@ func (x *session) one(ctx context.Context) error {
 	}
 	if x.state != nil {
 		// A client must not occupy memory without sending a request.
-		if err := x.readUntil(ctx, time.Now().Add(x.b.o.Patience)); err != nil {
+		if err := x.readUntil(ctx, time.Now().Add(x.b.o.RequestTimeout)); err != nil {
 			return err
 		}
 	}
@@ -228,7 +228,7 @@ func (x *session) leave() {
 	x.state.mu.Lock()
 	defer x.state.mu.Unlock()
 	if x.state.session == x {
-		x.b.orphan(x.state, x.b.o.TTL)
+		x.b.awaitReconnect(x.state, x.b.o.TTL)
 	}
 	x.b.drop(x.state)
 }

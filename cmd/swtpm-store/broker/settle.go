@@ -16,7 +16,7 @@ func (b *Broker) settle(ctx context.Context, s *state) (made bool, err error) {
 	}
 	made, rev, err := driver.Settle(ctx, b.o.Driver, s.name, s.token, s.revision, s.head, *s.lost)
 	if errors.Is(err, driver.ErrDamaged) {
-		return b.mend(ctx, s)
+		return b.rewriteHead(ctx, s)
 	}
 	if err != nil {
 		return false, err
@@ -41,11 +41,11 @@ func (s *state) wrote(c driver.Change) {
 	}
 }
 
-// mend writes the head again if another program has damaged it in the store while this host owned the
+// rewriteHead writes the head again if another program has damaged it in the store while this host owned the
 // state. The broker knows its last write, and the items show that nothing else was changed. They also
 // show whether a write without a reply was made. If the items are not those that this host has
 // written, the error is ErrConflict.
-func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
+func (b *Broker) rewriteHead(ctx context.Context, s *state) (made bool, err error) {
 	now, err := b.o.Driver.Read(ctx, s.name)
 	switch {
 	case err != nil:
@@ -78,16 +78,16 @@ func (b *Broker) mend(ctx context.Context, s *state) (made bool, err error) {
 	return made, nil
 }
 
-// mended repairs a damaged head if this run of the broker knows the last write of the owner. Otherwise
+// repairHead writes a damaged head again if this run of the broker knows the last write of the owner. Otherwise
 // it returns the error about a damaged state.
-func (b *Broker) mended(ctx context.Context, s *state, now *driver.State) (*driver.State, error) {
+func (b *Broker) repairHead(ctx context.Context, s *state, now *driver.State) (*driver.State, error) {
 	if now.Damage == nil {
 		return now, nil
 	}
 	if now.Token == 0 || s.token != now.Token || s.fault != nil {
 		return nil, b.intact(ctx, s.name, now)
 	}
-	if _, err := b.mend(ctx, s); err != nil {
+	if _, err := b.rewriteHead(ctx, s); err != nil {
 		return nil, err
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)

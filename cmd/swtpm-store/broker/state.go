@@ -42,15 +42,15 @@ func (s *state) take(now *driver.State) {
 	s.fault, s.lost = now.Fault(), nil
 }
 
-// orphan starts the time ttl in which the TPM of s may connect again.
-func (b *Broker) orphan(s *state, ttl time.Duration) {
+// awaitReconnect starts the time ttl in which the TPM of s may connect again.
+func (b *Broker) awaitReconnect(s *state, ttl time.Duration) {
 	s.session, s.until = nil, b.o.now()+uint64(ttl)
 }
 
 // abandon makes sweep release an acquisition that no TPM uses.
 func (b *Broker) abandon(s *state, token driver.Token) {
 	s.token, s.lost = token, nil
-	b.orphan(s, 0)
+	b.awaitReconnect(s, 0)
 }
 
 // grant returns the reply to ACQUIRE and RESUME.
@@ -163,7 +163,7 @@ func (b *Broker) unchanged(ctx context.Context, s *state, handover driver.Sum) e
 	case now.Token != s.token:
 		return driver.ErrFenced
 	case now.Damage != nil:
-		_, err = b.mend(ctx, s)
+		_, err = b.rewriteHead(ctx, s)
 		return err
 	case now.Revision != s.revision && handover != (driver.Sum{}):
 		return driver.ErrConflict
@@ -180,7 +180,7 @@ func (b *Broker) resume(ctx context.Context, s *state, token driver.Token, last 
 	}
 	now, err := b.o.Driver.Read(ctx, s.name)
 	if err == nil && now.Knows(token) {
-		now, err = b.mended(ctx, s, now)
+		now, err = b.repairHead(ctx, s, now)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -261,7 +261,7 @@ func (b *Broker) fence(ctx context.Context, s *state) error {
 			return driver.ErrFenced
 		}
 		if now.Damage != nil {
-			_, err := b.mend(ctx, s)
+			_, err := b.rewriteHead(ctx, s)
 			return err
 		}
 		lease := s.lease

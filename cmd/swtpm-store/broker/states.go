@@ -88,7 +88,7 @@ func (b *Broker) adoptOne(ctx context.Context, name, nonce string) error {
 	if now.Owner.Is(nonce) {
 		s.take(now)
 		s.pid = now.Owner.PID
-		b.orphan(s, b.o.TTL)
+		b.awaitReconnect(s, b.o.TTL)
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func (b *Broker) put(ctx context.Context, s *state, generation uint64, items dri
 			c.Snapshot, c.Expire = nil, nil
 			b.o.Log.Errorf("state %s: another program has stored generation %d, so this host stores no copy of it", s.name, c.Head.Generation)
 		case errors.Is(err, driver.ErrConflict) && again == 0:
-			if _, err := b.mend(ctx, s); err != nil { // unless the head is damaged
+			if _, err := b.rewriteHead(ctx, s); err != nil { // unless the head is damaged
 				return err
 			}
 		case errors.Is(err, driver.ErrStored):

@@ -65,7 +65,7 @@ func Kind(key string) string {
 }
 
 // Place returns key, a Source.Key, for messages: it removes the PIN.
-func Place(key string) string {
+func WithoutPIN(key string) string {
 	rest, ok := strings.CutPrefix(key, "pkcs11:")
 	if !ok {
 		return key

@@ -60,7 +60,7 @@ func newHost(t *testing.T, d driver.Driver, name string) *host {
 func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := broker.New(broker.Options{
-		Driver: h.d, Host: h.name, Keep: 3, TTL: time.Hour, Wait: harness.EventTimeout, Patience: harness.EventTimeout, LeaseFile: filepath.Join(filepath.Dir(h.socket), "lease"),
+		Driver: h.d, Host: h.name, Keep: 3, TTL: time.Hour, Wait: harness.EventTimeout, RequestTimeout: harness.EventTimeout, LeaseFile: filepath.Join(filepath.Dir(h.socket), "lease"),
 		Allow: func(broker.Credentials, string) bool { return true }, Log: discard{},
 	})
 	var tasks sync.WaitGroup
