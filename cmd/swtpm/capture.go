@@ -9,7 +9,7 @@ import (
 
 // openCapture opens the recording that --pcap names. Without the option the recorder is
 // nil. stop is never nil.
-func openCapture(cfg *config.Config, log *daemon.Log) (r emul.Recorder, stop func(), err error) {
+func openCapture(cfg *config.Config, log *daemon.Log) (r emul.TrafficRecorder, stop func(), err error) {
 	p := cfg.Pcap
 	if p.File == "" && p.FD < 0 {
 		return nil, func() {}, nil

@@ -83,8 +83,8 @@ type source struct {
 	previous *previous       // the previous process of the service
 }
 
-// settings returns whether remedies name options of the command line or keys of the profile.
-func (s source) settings() doctor.Remedies {
+// remedies returns whether remedies name options of the command line or keys of the profile.
+func (s source) remedies() doctor.Remedies {
 	if s.path == "" {
 		return doctor.CommandLine
 	}
@@ -103,9 +103,9 @@ type emulator struct {
 	engine    emul.Engine
 	session   *handover.Session // saves connections and state for the next process; nil if nothing is saved, see wantsSession
 	keys      seal.Keys
-	profile   string // algorithm profile of a new TPM
-	recorder  emul.Recorder
-	ledger    *recorder.Recorder // the boot ledger; nil for none
+	profile   string               // algorithm profile of a new TPM
+	traffic   emul.TrafficRecorder // records commands and responses; nil for none
+	ledger    *recorder.Recorder   // the boot ledger; nil for none
 	removePID func()
 	link      *remote.Link // to the broker of a cluster store; nil for another state
 	service   service
@@ -205,8 +205,8 @@ func (e *emulator) readInputs(ctx context.Context) (err error) {
 	if e.profile, err = awaitProfile(ctx, e.cfg); err != nil {
 		return withCode(cuseInput, err)
 	}
-	recorder, stop, err := openCapture(e.cfg, e.log)
-	e.recorder = recorder
+	var stop func()
+	e.traffic, stop, err = openCapture(e.cfg, e.log)
 	e.onEnd(stop)
 	return withCode(cuseInput, err)
 }

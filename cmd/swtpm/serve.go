@@ -20,8 +20,8 @@ import (
 // a key may take long, and the client must get the response.
 const stopWait = 60 * time.Second
 
-// settleTime is the time from READY until threads that only the start needed have ended.
-const settleTime = time.Second
+// endThreadsDelay is the time from READY until threads that only the start needed have ended.
+const endThreadsDelay = time.Second
 
 // createServers creates the servers of both channels. They answer no client before serve.
 func (e *emulator) createServers(ctx context.Context) (err error) {
@@ -70,7 +70,7 @@ func (e *emulator) serve() error {
 	limitHeap()
 	program.MoveWatches(e.ctrl)
 	e.memory.trim = createThreads(e.needsHelpers())
-	e.ctrl.After(settleTime, e.memory.endThreads)
+	e.ctrl.After(endThreadsDelay, e.memory.endThreads)
 	e.source.previous.ready(e.session)
 	e.service.ready(e.ctrl) // before the servers run: then this goroutine needs no thread any more
 	defer e.meter.publish(e.channels.metrics, e.tpm, e.data, e.ctrl, e.memory.endThreads, e.background.run)()

@@ -58,7 +58,7 @@ type service struct {
 // event reports an event of the TPM.
 func (s *service) event(e emul.Event) {
 	switch {
-	case e.Again:
+	case e.Repeated:
 	case e.Kind == emul.PolicyFailed:
 		s.log.Alarm(eventsOfTPM[e.Kind], e.Cause, e.String())
 	case e.Kind == emul.StoreResumed:

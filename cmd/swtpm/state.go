@@ -144,7 +144,7 @@ func verifyState(w *stateTarget) error {
 	defer s.Close()
 	names, err := s.Verify(e)
 	if err != nil {
-		return doctor.AppendRemedy(err, w.settings().State(err))
+		return doctor.AppendRemedy(err, w.remedies().State(err))
 	}
 	err = say("%s: TPM %s: ok (%s)\n", w.where, s.Version(), strings.Join(names, ", "))
 	return err
@@ -185,7 +185,7 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 	}
 	names, err := s.Rekey(next, version1)
 	if errors.Is(err, seal.ErrVersion1) {
-		err = doctor.AppendRemedy(err, w.settings().State(err))
+		err = doctor.AppendRemedy(err, w.remedies().State(err))
 	}
 	if err != nil {
 		return err

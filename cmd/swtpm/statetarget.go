@@ -52,8 +52,8 @@ func targetFlags(f *pflag.FlagSet) *stateTarget {
 	return w
 }
 
-// settings returns the form of the settings, for remedies.
-func (w *stateTarget) settings() doctor.Remedies {
+// remedies returns whether remedies name options of the command line or keys of the profile.
+func (w *stateTarget) remedies() doctor.Remedies {
 	if w.profile == "" {
 		return doctor.CommandLine
 	}
@@ -164,7 +164,7 @@ type access struct {
 // open reads the key, opens the state, and confines the process: the state may be
 // malicious, and the user is often root. All other files of the verb must be open before.
 func (w *stateTarget) open(how access) (*offline.State, error) {
-	s, err := w.openFree(how)
+	s, err := w.openUnconfined(how)
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +191,8 @@ func (w *stateTarget) confine(how access) error {
 	return nil
 }
 
-// openFree reads the key and opens the state, without confining the process.
-func (w *stateTarget) openFree(how access) (*offline.State, error) {
+// openUnconfined reads the key and opens the state, without confining the process.
+func (w *stateTarget) openUnconfined(how access) (*offline.State, error) {
 	c := w.cfg.Key
 	c.Remove = false // only the emulator removes it; another verb may need the key again
 	var err error
@@ -219,7 +219,7 @@ func (w *stateTarget) openFree(how access) (*offline.State, error) {
 		ReadOnly:  !how.write,
 	})
 	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
-		return nil, doctor.AppendRemedy(err, w.settings().State(err))
+		return nil, doctor.AppendRemedy(err, w.remedies().State(err))
 	}
 	return s, err
 }

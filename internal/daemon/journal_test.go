@@ -69,7 +69,7 @@ func TestJournalFields(t *testing.T) {
 			},
 		}).start()
 		l.to.Load().queue = q
-		l.turn(l.to.Load())
+		l.setTarget(l.to.Load())
 		l.lines.WithError(errors.New("disk full")).WithField("state-uri", "dir://x").Error("cannot store")
 		l.lines.Info("   too deep")
 		l.lines.Info(" indented")
@@ -107,7 +107,7 @@ func TestEvent(t *testing.T) {
 		sent = append(sent, fmt.Sprintf("%d %s %v", p, m, f))
 		return nil
 	}, id: "swtpm", lines: l.to.Load().out}).start()
-	l.turn(l.to.Load())
+	l.setTarget(l.to.Load())
 	logEvents()
 	l.to.Load().queue.close(t.Context())
 	want := []string{

@@ -71,7 +71,7 @@ func OpenLog(o LogOptions) (*Log, error) {
 	}
 	l := &Log{lines: logrus.New(), debug: -1}
 	l.limit = newLimiter(func(text string) { l.to.Load().warn(text) })
-	l.turn(t)
+	l.setTarget(t)
 	return l, nil
 }
 
@@ -171,8 +171,8 @@ func newTarget(out *output, file *os.File, level int, prefix string) *target {
 	return t
 }
 
-// turn redirects the lines to t.
-func (l *Log) turn(t *target) {
+// setTarget redirects the lines to t.
+func (l *Log) setTarget(t *target) {
 	l.to.Store(t)
 	lines := &lineFormatter{prefix: t.prefix, level: t.level}
 	if t.level < 2 { // traffic is never limited

@@ -26,6 +26,6 @@ func (l *Log) Reopen(o LogOptions) error {
 		next.queue.common.Store(&l.fields)
 	}
 	last := l.to.Load()
-	l.turn(next)
+	l.setTarget(next)
 	return last.close(ctx)
 }

@@ -85,8 +85,8 @@ func TestService(t *testing.T) {
 	for clients = range 2 {
 		s.Changed()
 		s.Changed()
-		if got := l.run(); len(got) != 1 || got[0] != settle {
-			t.Errorf("waits of %v, want one of %v", got, settle)
+		if got := l.run(); len(got) != 1 || got[0] != statusPause {
+			t.Errorf("waits of %v, want one of %v", got, statusPause)
 		}
 		if got, want := next(), fmt.Sprintf("STATUS=%d; clients", clients); got != want {
 			t.Errorf("systemd was told %q, want %q", got, want)

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// settle is the minimum time between two status lines, because thousands of clients may
+	// statusPause is the minimum time between two status lines, because thousands of clients may
 	// connect and disconnect.
-	settle = time.Second
+	statusPause = time.Second
 
 	// recheck is the time until a service that is not alive, or whose notification systemd does not
 	// read, is checked again. With a short WatchdogSec= it is a part of that.
@@ -44,10 +44,10 @@ func (n *Notifier) Service(status func() string, alive func() bool) *Service {
 	if !n.Listens() {
 		return nil
 	}
-	s := &Service{systemd: n, status: status, alive: alive, pause: settle}
+	s := &Service{systemd: n, status: status, alive: alive, pause: statusPause}
 	if d, err := daemon.SdWatchdogEnabled(false); err == nil && d > 0 {
 		s.every = d / 2
-		s.pause = min(settle, s.every/4)
+		s.pause = min(statusPause, s.every/4)
 		s.again = min(recheck, s.every/16)
 	}
 	return s

@@ -64,7 +64,7 @@ func (t *TPM) ResetEstablished(l tpm.Locality) error {
 // tpmEstablished bit, which a TPM 1.2 stores.
 func (t *TPM) HashStart() error {
 	return t.whileOwned(func() error {
-		t.settleLedger()
+		t.catchUpLedger()
 		err := t.engine.HashStart()
 		if err == nil {
 			t.hashed((*bootLedger).hashStart)

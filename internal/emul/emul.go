@@ -50,9 +50,9 @@ type Options struct {
 	// Slow sends every command through Execute, where it can be traced.
 	Slow bool
 
-	// Record gets every command and response, including the commands of this package; nil
-	// for no record. It implies Slow.
-	Record Recorder
+	// Traffic gets every command and response, including the commands of this package; nil
+	// for no recording. It implies Slow.
+	Traffic TrafficRecorder
 
 	// FullWait is how long a client's command waits for space on a full disk; 0 for an
 	// immediate error.
@@ -106,9 +106,9 @@ type Options struct {
 	Note, Error func(format string, args ...any)
 }
 
-// Recorder records commands and responses. It is called with the engine's lock held, so it must
+// TrafficRecorder records commands and responses. It is called with the engine's lock held, so it must
 // not take long, and a response follows its command immediately.
-type Recorder interface {
+type TrafficRecorder interface {
 	// Command gets a command as it was received, with its prefix.
 	Command(raw []byte)
 	// Response gets the response without the frame of a prefixed command.
@@ -187,7 +187,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		o.Event = func(e Event) {
 			switch e.Kind {
 			case InitFailed, StoreWaiting, StoreFailed, StoreResumed:
-				if !e.Again {
+				if !e.Repeated {
 					o.Error("%s", e)
 				}
 			}
@@ -294,7 +294,7 @@ func (t *TPM) admit() {
 	}
 	queries := !t.opt.Slow
 	t.loop.SetDeadline(t.deadline())
-	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Record == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
+	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Traffic == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
 }
 
 func goroutine(f func()) { go f() }

@@ -4,9 +4,9 @@ import "github.com/swtpm-go/swtpm/internal/tpm"
 
 // Event is a change of a TPM that an administrator may look for in the log.
 type Event struct {
-	Kind  EventKind
-	Cause string // text for the log line
-	Again bool   // the same event was reported shortly before, and need not be logged
+	Kind     EventKind
+	Cause    string // text for the log line
+	Repeated bool   // the same event was reported shortly before, and need not be logged
 }
 
 // EventKind is the kind of an Event.

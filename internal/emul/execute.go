@@ -21,8 +21,8 @@ func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.opt.Record != nil {
-		t.opt.Record.Command(raw)
+	if t.opt.Traffic != nil {
+		t.opt.Traffic.Command(raw)
 	}
 	cmd, prefixed := t.strip(raw)
 	if !may {
@@ -37,8 +37,8 @@ func (t *TPM) Execute(raw []byte) (rsp []byte, err error) {
 			return nil, err
 		}
 	}
-	if t.opt.Record != nil && rsp != nil {
-		t.opt.Record.Response(rsp)
+	if t.opt.Traffic != nil && rsp != nil {
+		t.opt.Traffic.Response(rsp)
 	}
 	if prefixed {
 		rsp = frame(rsp)
@@ -59,16 +59,16 @@ func (t *TPM) executePrefixed(l tpm.Locality, cmd []byte) []byte {
 // process runs a command that no client has sent.
 func (t *TPM) process(cmd []byte) ([]byte, error) {
 	defer t.internal()()
-	if t.opt.Record != nil {
-		t.opt.Record.Command(cmd)
+	if t.opt.Traffic != nil {
+		t.opt.Traffic.Command(cmd)
 	}
 	if h, ok := tpm.ParseHeader(cmd); ok {
 		t.beforeCommand(h.Code)
 	}
 	rsp, err := t.engine.Process(cmd)
 	t.afterCommand(cmd, rsp, false)
-	if t.opt.Record != nil && err == nil {
-		t.opt.Record.Response(rsp)
+	if t.opt.Traffic != nil && err == nil {
+		t.opt.Traffic.Response(rsp)
 	}
 	return rsp, err
 }

@@ -55,15 +55,15 @@ func shutdownCode(v tpm.Version) tpm.Code {
 // its methods do nothing.
 type bootLedger struct {
 	*recorder.Recorder
-	tap      Tapper
-	join     bool        // the TPM arrived with values, which were not read yet
-	same     bool        // the TPM arrived from the previous process of this service
-	resync   bool        // a command was undone
-	shutdown bool        // the guest has shut the TPM down
-	deciding bool        // decideLater waits
-	behind   bool        // summarizeLater waits
-	hashes   []hash.Hash // of the running HASH_START
-	peek     *peek
+	tap            Tapper
+	join           bool        // the TPM arrived with values, which were not read yet
+	same           bool        // the TPM arrived from the previous process of this service
+	resync         bool        // a command was undone
+	shutdown       bool        // the guest has shut the TPM down
+	decidePending  bool        // decideLater waits
+	summaryPending bool        // summarizeLater waits
+	hashes         []hash.Hash // of the running HASH_START
+	peek           *peek
 }
 
 // openLedger begins to record.
@@ -93,7 +93,7 @@ func (t *TPM) ledgerPowerOn(arrived, same bool) {
 		return
 	}
 	clear(l.tap.TakeTapped())
-	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, join: arrived, same: same, deciding: l.deciding, behind: l.behind}
+	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, join: arrived, same: same, decidePending: l.decidePending, summaryPending: l.summaryPending}
 	var id [16]byte
 	if t.store != nil {
 		id = t.store.Mark().Identity
@@ -148,14 +148,14 @@ func (t *TPM) checkUnsure() {
 // decideLater calls Recorder.Decide when it is certain which sessions ended unused.
 func (t *TPM) decideLater() {
 	l := &t.ledger
-	if l.deciding || !l.Undecided() {
+	if l.decidePending || !l.Undecided() {
 		return
 	}
-	l.deciding = true
+	l.decidePending = true
 	t.opt.After(recorder.UnusedWait+10*time.Millisecond, func() {
 		t.engine.Lock()
 		defer t.engine.Unlock()
-		l.deciding = false
+		l.decidePending = false
 		t.takeTapped() // possibly a Create
 		if l.on() {
 			l.Decide()
@@ -170,14 +170,14 @@ func (t *TPM) decideLater() {
 func (t *TPM) summarizeLater() {
 	l := &t.ledger
 	wait := l.SummaryWait()
-	if l.behind || wait == 0 {
+	if l.summaryPending || wait == 0 {
 		return
 	}
-	l.behind = true
+	l.summaryPending = true
 	t.opt.After(wait, func() {
 		t.engine.Lock()
 		defer t.engine.Unlock()
-		l.behind = false
+		l.summaryPending = false
 		t.takeTapped()
 		if l.on() {
 			l.Summarize()
@@ -199,15 +199,15 @@ func (t *TPM) beforeCommand(code tpm.Code) {
 		l.Flush()
 	}
 	if l.due() {
-		t.settleLedger()
+		t.catchUpLedger()
 	} else if code == shutdownCode(t.opt.Version) {
 		t.compareLedger()
 	}
 }
 
-// settleLedger reads the values of a TPM that arrived with them, or whose last command was
+// catchUpLedger reads the values of a TPM that arrived with them, or whose last command was
 // undone, before the next measurement changes them.
-func (t *TPM) settleLedger() {
+func (t *TPM) catchUpLedger() {
 	l := &t.ledger
 	switch {
 	case l.join:

@@ -60,8 +60,8 @@ type past struct {
 	failed bool // writing the mark failed, and that was logged
 }
 
-// came records a blob that waits in the engine.
-func (p *past) came(b tpm.Blob, payload, record []byte) {
+// received records a blob that waits in the engine.
+func (p *past) received(b tpm.Blob, payload, record []byte) {
 	if p.incoming == nil {
 		p.incoming = map[tpm.Blob]generation.Found{}
 	}

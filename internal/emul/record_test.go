@@ -27,7 +27,7 @@ func (r *tape) took() string {
 // the response to a prefix, and the commands of this package.
 func TestRecord(t *testing.T) {
 	r := &tape{}
-	b := newBench(t, Options{Version: tpm.V20, Record: r, AllowSetLocality: true})
+	b := newBench(t, Options{Version: tpm.V20, Traffic: r, AllowSetLocality: true})
 	exchange := func(name, in, want string) {
 		t.Helper()
 		b.run(t, harness.Unhex(in))

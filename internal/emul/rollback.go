@@ -140,7 +140,7 @@ func (t *TPM) restart(u *undo) error {
 	defer t.internal()()
 	t.restarting = true
 	defer func() { t.restarting = false }()
-	volatile, err := t.belonging(u)
+	volatile, err := t.matchingVolatile(u)
 	if err != nil {
 		return err
 	}
@@ -172,9 +172,9 @@ func (t *TPM) restart(u *undo) error {
 // refresh adds entropy to a TPM 2.0: the state of its random number generator is part of its
 // volatile state, so it would repeat numbers that a client has got since.
 func (t *TPM) refresh() error {
-	record := t.opt.Record
-	t.opt.Record = nil // the response to the previous command is not recorded yet
-	defer func() { t.opt.Record = record }()
+	record := t.opt.Traffic
+	t.opt.Traffic = nil // the response to the previous command is not recorded yet
+	defer func() { t.opt.Traffic = record }()
 	t.stir()
 	if t.undo != nil {
 		return fmt.Errorf("TPM2_StirRandom: %w", t.unstored)
@@ -182,8 +182,8 @@ func (t *TPM) refresh() error {
 	return nil
 }
 
-// belonging returns the volatile state that belongs to the permanent state on disk, and sets u.kept.
-func (t *TPM) belonging(u *undo) ([]byte, error) {
+// matchingVolatile returns the volatile state that belongs to the permanent state on disk, and sets u.kept.
+func (t *TPM) matchingVolatile(u *undo) ([]byte, error) {
 	p, err := t.load(tpm.Permanent)
 	if err != nil {
 		return nil, err

@@ -250,7 +250,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 		return err
 	}
 	t.pending[b] = true
-	t.past.came(b, p, record)
+	t.past.received(b, p, record)
 	t.handover.blobsLost = false
 	t.save()
 	return nil

@@ -33,7 +33,7 @@ func newWaiting(t *testing.T, limit time.Duration) (b *bench, events func() stri
 	o := Options{FullWait: limit, Event: func(e Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		if !e.Again && e.Kind >= StoreWaiting {
+		if !e.Repeated && e.Kind >= StoreWaiting {
 			all = append(all, e.String())
 		}
 	}}
