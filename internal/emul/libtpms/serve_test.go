@@ -226,6 +226,7 @@ func TestServeOthers(t *testing.T) {
 			t.Errorf("%s: Serve() = %+v, want Ready", name, e)
 		}
 		close(stop)
+		_ = s.client.SetWriteDeadline(time.Now()) // nothing is read any more: a full socket would never accept the command
 		<-stopped
 	}
 }
