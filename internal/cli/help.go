@@ -32,7 +32,7 @@ const (
 )
 
 // Help returns the options under the headings of their sections, in the order in which
-// the sections first occur, with letters, sub-options and wrapped texts.
+// the sections first occur, with letters, suboptions and wrapped texts.
 func Help(all []Option) string {
 	var sections []string
 	by := map[string]*strings.Builder{}

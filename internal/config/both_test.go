@@ -142,7 +142,7 @@ func TestStartup(t *testing.T) {
 	}
 }
 
-// TestAddresses checks that an address of a profile and its sub-options are the same
+// TestAddresses checks that an address of a profile and its suboptions are the same
 // endpoint, and that String returns the address.
 func TestAddresses(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -14,7 +14,7 @@ import (
 // which is one of Interfaces; env returns the value of a variable, "" if it is not set.
 // The error is a *UsageError, or a *HelpRequested for -h and --help.
 //
-// The sub-options are read in the order of the reference, so that of two mistakes the
+// The suboptions are read in the order of the reference, so that of two mistakes the
 // same one is reported. Nothing is opened.
 func Classic(iface string, args []string, env func(string) string) (*Config, error) {
 	return classic(iface, args, env, false)
@@ -61,7 +61,7 @@ func (l *line) wrong(message error) error {
 // line is a command line while it is read.
 type line struct {
 	cfg     *Config
-	given   map[string]string // the arguments of options that have sub-options
+	given   map[string]string // the arguments of options that have suboptions
 	fd      int               // of --fd, -1 if none
 	proxy   bool              // --vtpm-proxy
 	code    int               // exit code of what is wrong; 0 for 1

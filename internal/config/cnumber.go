@@ -14,7 +14,7 @@ func trimC(s string) string {
 
 func isRange(err error) bool { return errors.Is(err, strconv.ErrRange) }
 
-// parseInt reads the decimal number of a sub-option, in the range of a C int.
+// parseInt reads the decimal number of a suboption, in the range of a C int.
 func parseInt(s string) (int, error) {
 	n, err := strconv.ParseInt(trimC(s), 10, 32)
 	if err != nil {

@@ -137,7 +137,7 @@ func (e Endpoint) String() string {
 	return ""
 }
 
-// endpointOptions are the sub-options of --server and --ctrl that describe an endpoint.
+// endpointOptions are the suboptions of --server and --ctrl that describe an endpoint.
 type endpointOptions struct {
 	kind         string
 	path         string

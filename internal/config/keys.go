@@ -7,7 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// key is one key of a profile and one sub-option of the command line: the same
+// key is one key of a profile and one suboption of the command line: the same
 // name, the same field.
 type key struct {
 	name  string
@@ -68,8 +68,8 @@ func (ks keys) find(name string) *key {
 	return nil
 }
 
-// suboption returns the sub-option of that name, nil if there is none. It copies no keys,
-// because each start calls it for every sub-option.
+// suboption returns the suboption of that name, nil if there is none. It copies no keys,
+// because each start calls it for every suboption.
 func (ks keys) suboption(name string) *key {
 	for i := range ks {
 		if ks[i].name == name && ks[i].in.covers(option) {

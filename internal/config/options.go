@@ -24,7 +24,7 @@ const (
 	aboutPrinting = "Print something instead of running a TPM"
 )
 
-// suboptionList is the argument of an option with sub-options.
+// suboptionList is the argument of an option with suboptions.
 const suboptionList = "SUBOPTIONS"
 
 // optionTable has the options of all interfaces, in the order in which the error about an ambiguous
@@ -129,7 +129,7 @@ func (l *line) set(o *cli.Option, arg string) error {
 		return l.setInfo(arg)
 	case "version":
 		return &HelpRequested{Text: cuseVersion}
-	default: // an option with sub-options: the last one counts, and it is parsed later
+	default: // an option with suboptions: the last one counts, and it is parsed later
 		l.given[o.Name] = arg
 	}
 	return nil
@@ -150,7 +150,7 @@ func Options(iface string) (out []cli.Option) {
 	return out
 }
 
-// suboptionsOf returns the keys of an option with sub-options.
+// suboptionsOf returns the keys of an option with suboptions.
 func suboptionsOf(name string) keys {
 	c := defaults()
 	switch name {
@@ -182,7 +182,7 @@ func suboptionsOf(name string) keys {
 	return nil
 }
 
-// subs returns the sub-options among ks for help and completion.
+// subs returns the suboptions among ks for help and completion.
 func subs(ks keys) (out []cli.Suboption) {
 	for _, k := range ks.known(option) {
 		s := cli.Suboption{Name: k.name, Arg: k.value.arg, Help: k.help}

@@ -11,7 +11,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli/completion"
 )
 
-// TestOptionTables checks all options and sub-options of the tables: they are parsed,
+// TestOptionTables checks all options and suboptions of the tables: they are parsed,
 // described in the help and in swtpm(8). A new one needs no other table; without its help
 // or its line in the manual page this test fails.
 func TestOptionTables(t *testing.T) {
@@ -33,7 +33,7 @@ func TestOptionTables(t *testing.T) {
 			l := line{cfg: defaults(), given: map[string]string{}, fd: -1}
 			l.set(&o, "1")
 			if _, list := l.given[o.Name]; list != (o.Sub != nil) {
-				t.Errorf("swtpm %s %s: applied as an option with sub-options: %t, want %t", iface, name, list, !list)
+				t.Errorf("swtpm %s %s: applied as an option with suboptions: %t, want %t", iface, name, list, !list)
 			}
 			if o.Sub == nil {
 				continue
@@ -42,7 +42,7 @@ func TestOptionTables(t *testing.T) {
 				t.Errorf("swtpm %s %s no-such-name=x: %v, want an unknown option", iface, name, err)
 			}
 			if n := len(suboptionsOf(o.Name)); n == 0 || n > mostKeys {
-				t.Errorf("swtpm %s %s has %d sub-options, want 1 to %d", iface, name, n, mostKeys)
+				t.Errorf("swtpm %s %s has %d suboptions, want 1 to %d", iface, name, n, mostKeys)
 			}
 			for _, s := range o.Sub() {
 				checkSuboption(t, iface, append(needed, name), s)

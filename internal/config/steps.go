@@ -7,7 +7,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/nv"
 )
 
-// finish sets the Config from the options with sub-options.
+// finish sets the Config from the options with suboptions.
 func (l *line) finish(operands []string) error {
 	if len(operands) > 0 {
 		return refuse("Unknown parameter '%s'", operands[0])
@@ -75,7 +75,7 @@ func (l *line) profiles() error {
 // mostKeys is the number of keys of the largest table of an option, --server.
 const mostKeys = 17
 
-// read parses the sub-options of an option and returns them with the option's keys. It
+// read parses the suboptions of an option and returns them with the option's keys. It
 // returns nil if the option was not given; then it does not build the keys, which would cost
 // each start page faults. label is the option's name in errors.
 func (l *line) read(name, label string, table func(keys) keys) (suboptions, keys, error) {

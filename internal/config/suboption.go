@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// suboptions are the sub-options of one option, each name once.
+// suboptions are the suboptions of one option, each name once.
 type suboptions []suboption
 
-// suboption is a sub-option, and the function that sets its field.
+// suboption is a suboption, and the function that sets its field.
 type suboption struct {
 	name string
 	text string
@@ -55,11 +55,11 @@ func (k *key) form() string {
 	return "; " + k.name + " takes " + k.value.form
 }
 
-// pathNames are the sub-options whose value is a path, the most common ones first.
+// pathNames are the suboptions whose value is a path, the most common ones first.
 var pathNames = []string{"dir", "path", "file", "backend-uri", "pwdfile"}
 
-// pathHint returns a hint about a token that is not a sub-option: it may be misspelt, a path
-// without the name of its sub-option, or the rest of a path with a comma. before are the tokens
+// pathHint returns a hint about a token that is not a suboption: it may be misspelt, a path
+// without the name of its suboption, or the rest of a path with a comma. before are the tokens
 // before it.
 func pathHint(before []string, token string, ks keys) string {
 	if n := len(before); n > 0 {
@@ -130,7 +130,7 @@ func closing(s string) int {
 	return -1
 }
 
-// find returns the sub-option of that name, nil if it was not given.
+// find returns the suboption of that name, nil if it was not given.
 func (o suboptions) find(name string) *suboption {
 	for i := range o {
 		if o[i].name == name {
@@ -145,7 +145,7 @@ func (o suboptions) has(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return o.find(name) != nil })
 }
 
-// without returns o without the sub-option of that name.
+// without returns o without the suboption of that name.
 func (o suboptions) without(name string) suboptions {
 	return slices.DeleteFunc(o, func(s suboption) bool { return s.name == name })
 }

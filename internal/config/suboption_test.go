@@ -123,7 +123,7 @@ var typesCases = []struct {
 	{"gid", "no-such-group", 0, "Group 'no-such-group' does not exist."},
 }
 
-// TestTypes checks the values and the errors of each type of sub-option.
+// TestTypes checks the values and the errors of each type of suboption.
 func TestTypes(t *testing.T) {
 	// negative where an int has 32 bits
 	for _, tt := range typesCases {

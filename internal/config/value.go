@@ -17,11 +17,11 @@ import (
 type value struct {
 	// parse reads text. Its error is about the syntax of text, in the words of the
 	// reference. fill sets the field; its error is about the meaning. There are two steps
-	// because the reference checks the syntax of all sub-options before it uses the first.
+	// because the reference checks the syntax of all suboptions before it uses the first.
 	parse func(text string) (fill func() error, err error)
 
 	// fromTOML returns the text of a value in a profile, false if its type is wrong.
-	// It is nil for a sub-option that is not valid in a profile.
+	// It is nil for a suboption that is not valid in a profile.
 	fromTOML func(v any) (string, bool)
 
 	// toTOML returns the value of the field as a string, a []string, an int or a bool, and
