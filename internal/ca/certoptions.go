@@ -9,7 +9,7 @@ import (
 
 // options is a parsed command line.
 type options struct {
-	CertRequest
+	certRequest
 
 	signKey        string
 	password       []byte // password of signKey; nil for none
@@ -39,7 +39,7 @@ func (o *options) clear() {
 // table returns all options in the order of the usage. Parsing them fills o. env looks up
 // environment variables, like os.LookupEnv.
 func (o *options) table(env func(string) (string, bool)) []cli.Option {
-	r := &o.CertRequest
+	r := &o.certRequest
 	all := o.key.table()
 	all = append(all, []cli.Option{
 		{Name: "signkey", Arg: "<file>", Set: text(&o.signKey),

@@ -12,7 +12,7 @@ import (
 )
 
 // CertProgram is the environment of a run of swtpm_cert, which creates one certificate of
-// a TPM. Its options can also be in the options file of a CA (ParseCertRequest).
+// a TPM. Its options can also be in the options file of a CA (parseCertRequest).
 type CertProgram struct {
 	Name   string // argv[0], for the messages of the option parser
 	Stdout io.Writer

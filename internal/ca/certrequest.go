@@ -12,9 +12,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
-// CertRequest is a certificate as options of swtpm_cert describe it, without its signing
+// certRequest is a certificate as options of swtpm_cert describe it, without its signing
 // key, issuer and file.
-type CertRequest struct {
+type certRequest struct {
 	cert.Request // except for Key
 
 	Header bool // --add-header
@@ -24,9 +24,9 @@ type CertRequest struct {
 	level, revision bool // --tpm-spec-level, --tpm-spec-revision were given
 }
 
-// ParseCertRequest returns the CertRequest that args describe. It ignores options for the
+// parseCertRequest returns the certRequest that args describe. It ignores options for the
 // signing key, the issuer and the output file.
-func ParseCertRequest(args []string) (*CertRequest, error) {
+func parseCertRequest(args []string) (*certRequest, error) {
 	o := newOptions()
 	defer o.clear()
 	if _, err := (cli.Getopt{OneDash: true}).Parse(o.table(os.LookupEnv), args); err != nil {
@@ -35,14 +35,14 @@ func ParseCertRequest(args []string) (*CertRequest, error) {
 	if o.help || o.version || o.capabilities || o.shell != "" {
 		return nil, errors.New("an option of swtpm_cert that makes no certificate")
 	}
-	return &o.CertRequest, nil
+	return &o.certRequest, nil
 }
 
 // SetSpec sets the specification of the TPM.
-func (r *CertRequest) SetSpec(s cert.Spec) { r.Spec, r.level, r.revision = s, true, true }
+func (r *certRequest) SetSpec(s cert.Spec) { r.Spec, r.level, r.revision = s, true, true }
 
 // SetKey sets the key to certify, an *rsa.PublicKey or *ecdsa.PublicKey.
-func (r *CertRequest) SetKey(key crypto.PublicKey) error {
+func (r *certRequest) SetKey(key crypto.PublicKey) error {
 	kind := ""
 	switch key.(type) {
 	case *rsa.PublicKey:
@@ -58,7 +58,7 @@ func (r *CertRequest) SetKey(key crypto.PublicKey) error {
 }
 
 // Check returns an error if a part of the request is missing.
-func (r *CertRequest) Check() error {
+func (r *certRequest) Check() error {
 	if err := r.key.check(); err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (r *CertRequest) Check() error {
 // checkFields returns an error if a field is missing.
 //
 // Compat: C-268: the words and the required fields equal swtpm_cert.
-func (r *CertRequest) checkFields() error {
+func (r *certRequest) checkFields() error {
 	switch r.Type {
 	case cert.IAK, cert.IDevID:
 		if r.TPMSerial == "" {
@@ -96,7 +96,7 @@ func incomplete(a cert.Attributes) bool {
 
 // Create returns the certificate, signed by key, in the format that --pem and --add-header ask
 // for. Serial and NotBefore must be set.
-func (r *CertRequest) Create(issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
+func (r *certRequest) Create(issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
 	var err error
 	if r.Key, err = r.key.read(); err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func (r *CertRequest) Create(issuer *x509.Certificate, key crypto.Signer) ([]byt
 }
 
 // sign returns the certificate in DER, signed by key.
-func (r *CertRequest) sign(issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
+func (r *certRequest) sign(issuer *x509.Certificate, key crypto.Signer) ([]byte, error) {
 	der, err := cert.Create(&r.Request, issuer, key)
 	switch {
 	case errors.Is(err, cert.ErrHashless):
@@ -121,7 +121,7 @@ func (r *CertRequest) sign(issuer *x509.Certificate, key crypto.Signer) ([]byte,
 }
 
 // encode returns der in the format that --pem and --add-header ask for. They may be combined.
-func (r *CertRequest) encode(der []byte) ([]byte, error) {
+func (r *certRequest) encode(der []byte) ([]byte, error) {
 	b := der
 	if r.PEM {
 		b = cert.PEM(der)

@@ -7,9 +7,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
-// ConfigName is the name of the configuration file in the directories of configuration
+// configName is the name of the configuration file in the directories of configuration
 // files.
-const ConfigName = "swtpm-localca.conf"
+const configName = "swtpm-localca.conf"
 
 // defaultPIN is the PIN of tokens that swtpm-create-tpmca creates.
 const defaultPIN = "swtpm-tpmca"
@@ -33,7 +33,7 @@ type Config struct {
 // of the system.
 func LoadConfig(path string) (*Config, error) {
 	if path == "" {
-		path = cli.FindConfig(ConfigName)
+		path = cli.FindConfig(configName)
 	}
 	file, err := cli.ReadConfig(path)
 	if err != nil {

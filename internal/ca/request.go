@@ -11,9 +11,9 @@ import (
 	"github.com/swtpm-go/swtpm/internal/cli"
 )
 
-// OptionsName is the name of the options file in the directories of configuration
+// optionsName is the name of the options file in the directories of configuration
 // files.
-const OptionsName = "swtpm-localca.options"
+const optionsName = "swtpm-localca.options"
 
 // Request describes a certificate for a key of a TPM.
 type Request struct {
@@ -64,9 +64,9 @@ func (r *Request) subject() string {
 
 // certificate returns the certificate that r describes, with the defaults of the
 // options file; options are its words.
-func (r *Request) certificate(options []string) (*CertRequest, error) {
+func (r *Request) certificate(options []string) (*certRequest, error) {
 	args := append([]string{"--subject", r.subject()}, options...)
-	c, err := ParseCertRequest(append(args, r.Args...))
+	c, err := parseCertRequest(append(args, r.Args...))
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (c *CA) Issue(ctx context.Context, r Request) ([]byte, error) {
 // file of the user or of the system.
 func Open(config, options string, log Log) (*CA, error) {
 	if options == "" {
-		options = cli.FindConfig(OptionsName)
+		options = cli.FindConfig(optionsName)
 	}
 	text, err := cli.ReadConfig(options)
 	if err != nil {

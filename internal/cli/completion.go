@@ -48,7 +48,7 @@ func describe(options []Option, names []string) *completion.Program {
 // semicolon.
 func (o Option) Describe() completion.Option {
 	help, _, _ := strings.Cut(o.Help, ";")
-	c := completion.Option{Names: []string{o.Spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
+	c := completion.Option{Names: []string{o.spelling()}, Help: strings.ReplaceAll(help, "\n", " ")}
 	for _, letter := range o.Short {
 		if letter != '?' { // a pattern in a shell
 			c.Names = append(c.Names, "-"+string(letter))

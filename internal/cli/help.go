@@ -14,7 +14,7 @@ func Usage(all []Option) string {
 		if o.Hidden {
 			continue
 		}
-		left := o.Spelling()
+		left := o.spelling()
 		for _, arg := range []string{o.Arg, o.File} {
 			if arg != "" {
 				left += " " + arg

@@ -56,9 +56,9 @@ type Suboption struct {
 // ErrStop ends the parsing of a command line without being an error.
 var ErrStop = errors.New("the rest is not parsed")
 
-// Spelling returns the usual form of the option: names of one or two letters have one
+// spelling returns the usual form of the option: names of one or two letters have one
 // dash, unless it is Long.
-func (o Option) Spelling() string {
+func (o Option) spelling() string {
 	if len(o.Name) <= 2 && !o.Long {
 		return "-" + o.Name
 	}

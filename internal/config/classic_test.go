@@ -93,7 +93,7 @@ var classicCases = []struct {
 	{"--ctrl type=unixio,path=a --ctrl type=unixio,path=b", func(c *Config) { c.Control.Listen = classicUnixAt("b") }},
 	{"--tpmstate dir=st", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "st"} }},
 	{"--tpmstate backend-uri=dir://st,dir=x,mode=0600,lock=false,backup,fsync", func(c *Config) {
-		c.State = State{Location: nv.Location{Kind: nv.Directory, Path: "x"}, Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+		c.State = State{Location: nv.Location{Kind: nv.Directory, Path: "x"}, Mode: 0o600, ModeExplicit: true, Backup: true, OnFull: "wait", WaitLimit: defaultWaitLimit, MaxStores: defaultMaxStores}
 	}},
 	{"--tpmstate dir=x,max-stores-per-minute=0", func(c *Config) { c.State.Location, c.State.MaxStores = nv.Location{Kind: nv.Directory, Path: "x"}, 0 }},
 	{"--tpmstate dir=x,durability=relaxed", func(c *Config) { c.State.Location, c.State.Relaxed = nv.Location{Kind: nv.Directory, Path: "x"}, true }},
@@ -103,10 +103,10 @@ var classicCases = []struct {
 		c.State.Location, c.State.WaitLimit = nv.Location{Kind: nv.Directory, Path: "x"}, 150*time.Second
 	}},
 	{"--tpmstate backend-uri=file://x,mode=0600", func(c *Config) {
-		c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+		c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o600, ModeExplicit: true, OnFull: "wait", WaitLimit: defaultWaitLimit, MaxStores: defaultMaxStores}
 	}},
 	{"--tpmstate lock,backend-uri=file://x,backup,fsync", func(c *Config) {
-		c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}
+		c.State = State{Location: nv.Location{Kind: nv.File, Path: "x"}, Mode: 0o640, Lock: true, Backup: true, OnFull: "wait", WaitLimit: defaultWaitLimit, MaxStores: defaultMaxStores}
 	}},
 	{"--tpmstate backend-uri=file://x,dir=y", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Directory, Path: "y"} }},
 	{"--tpmstate backend-uri=foo://x", func(c *Config) { c.State.Location = nv.Location{Kind: nv.Unsupported, Path: "foo://x"} }},
@@ -210,7 +210,7 @@ func TestEnvironment(t *testing.T) {
 	}
 	env := func(name string) string { return map[string]string{"TPM_PATH": "/st", "POSIXLY_CORRECT": "1"}[name] }
 	c, err := Classic("socket", nil, env)
-	if err != nil || c.State != (State{Location: nv.Location{Kind: nv.Directory, Path: "/st"}, Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores}) {
+	if err != nil || c.State != (State{Location: nv.Location{Kind: nv.Directory, Path: "/st"}, Mode: 0o640, Lock: true, OnFull: "wait", WaitLimit: defaultWaitLimit, MaxStores: defaultMaxStores}) {
 		t.Errorf("TPM_PATH: %+v, %v", c, err)
 	}
 	c, err = Classic("socket", []string{"--tpmstate", "dir=x"}, env)

@@ -153,16 +153,16 @@ func (s *State) Storage() nv.Options {
 	return nv.Options{Mode: s.Mode, ModeExplicit: s.ModeExplicit, Lock: s.Lock, Backup: s.Backup, Relaxed: s.Relaxed}
 }
 
-// DefaultWaitLimit is how long a TPM command waits for space on a full disk. It is a little
+// defaultWaitLimit is how long a TPM command waits for space on a full disk. It is a little
 // less than the 120 s after which Linux cancels a command that may write, so that Linux gets
 // a response with the cause. QEMU, which waits for the command when the guest is reset, saved
 // or migrated, is not delayed longer.
-const DefaultWaitLimit = 100 * time.Second
+const defaultWaitLimit = 100 * time.Second
 
-// DefaultMaxStores is how often per minute the state may be stored in the long run. A
+// defaultMaxStores is how often per minute the state may be stored in the long run. A
 // TPM whose NV memory is full then writes at most 65 GB a day, which a disk endures for
 // years. Installing or starting a guest takes about a hundred stores.
-const DefaultMaxStores = 300
+const defaultMaxStores = 300
 
 // Service is how the TPM lives under systemd: [service].
 type Service struct {
@@ -260,7 +260,7 @@ const (
 
 // Log is where messages go: --log, [log].
 type Log struct {
-	Given    bool   // --log or [log] was given; then Prefix replaces DefaultPrefix, even if empty
+	Given    bool   // --log or [log] was given; then Prefix replaces defaultPrefix, even if empty
 	File     string // "-" discards messages
 	FD       int    // -1 if none; has precedence over File
 	Level    int    // 1 or more
@@ -268,8 +268,8 @@ type Log struct {
 	Truncate bool
 }
 
-// DefaultPrefix begins every log line unless --log or [log] is given.
-const DefaultPrefix = "swtpm: "
+// defaultPrefix begins every log line unless --log or [log] is given.
+const defaultPrefix = "swtpm: "
 
 // PID is where the process id is written: --pid, [pid].
 type PID struct {
@@ -315,7 +315,7 @@ func defaults() *Config {
 		TPM:       tpm.V12,
 		Interface: Interface{Type: Socket, Server: none},
 		Control:   Control{Listen: none},
-		State:     State{Mode: 0o640, Lock: true, OnFull: FullWait, WaitLimit: DefaultWaitLimit, MaxStores: DefaultMaxStores},
+		State:     State{Mode: 0o640, Lock: true, OnFull: FullWait, WaitLimit: defaultWaitLimit, MaxStores: defaultMaxStores},
 		Migration: Migration{ReleaseLockOutgoing: true},
 		Profile:   AlgorithmProfile{FD: -1},
 		Log:       Log{FD: -1, Level: 1},

@@ -34,7 +34,7 @@ func (e *UsageError) Error() string {
 	case e.Log.Given:
 		return e.Log.Prefix + e.Text
 	}
-	return DefaultPrefix + e.Text
+	return defaultPrefix + e.Text
 }
 
 // HelpRequested is the error for -h and --help: Text goes to stdout, exit code 0.

@@ -112,7 +112,7 @@ func (c *Config) tables() []table {
 		{name: "sandbox", keys: c.Sandbox.keys()},
 		{name: "service", keys: c.Service.keys()},
 		{name: "log", keys: c.Log.keys(nil), given: &c.Log.Given,
-			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+DefaultPrefix+`"`)},
+			none: noneIf(!c.Log.Given, `to standard error, level 1, prefix "`+defaultPrefix+`"`)},
 		{name: "pid", keys: c.PID.keys(nil), needs: true,
 			none: noneIf(c.PID.File == "" && c.PID.FD < 0, "no file with the process id")},
 		{name: "pcap", keys: c.Pcap.keys(nil), needs: true,

@@ -42,7 +42,7 @@ func problem(kind string) string {
 	case "quorum":
 		return "start the other members: a majority must run"
 	case "quota":
-		return StoreQuota
+		return storeQuota
 	case "clock":
 		return "synchronize the clocks (timedatectl): certificates depend on them, leases do not"
 	case "denied":
@@ -80,7 +80,7 @@ func clusterAdvice(err error) string {
 	case errors.Is(err, store.ErrDamaged):
 		return "run: swtpm-store --check"
 	case errors.Is(err, store.ErrQuota):
-		return StoreQuota
+		return storeQuota
 	case isBusy(err):
 		return storeBusy
 	case errors.Is(err, store.ErrUnreachable):

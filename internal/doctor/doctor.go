@@ -209,7 +209,7 @@ func (x *examination) examine() {
 
 // add adds a finding of the current check, and returns its index.
 func (x *examination) add(s Severity, where, advice, format string, args ...any) int {
-	if x.wrongUser && advice == MoreRights {
+	if x.wrongUser && advice == moreRights {
 		s, advice = Note, "run the doctor as root, which can check the rights of the TPM's user"
 	}
 	x.report.add(Finding{Check: x.check, Severity: s, What: fmt.Sprintf(format, args...), Where: where, Advice: advice})

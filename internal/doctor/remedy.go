@@ -70,8 +70,8 @@ func isBusy(err error) bool {
 	return errors.Is(err, store.ErrUnreachable) && strings.Contains(err.Error(), store.TooManyConnections)
 }
 
-// StoreQuota is the remedy for a cluster store that is full.
-const StoreQuota = "compact and defragment the cluster store, or raise its quota, then clear the alarm (etcdctl alarm list, etcdctl alarm disarm)"
+// storeQuota is the remedy for a cluster store that is full.
+const storeQuota = "compact and defragment the cluster store, or raise its quota, then clear the alarm (etcdctl alarm list, etcdctl alarm disarm)"
 
 // ofState returns the remedies for errors of a stored state and of its start. A variable with errors of other
 // packages would be filled at each start.
@@ -108,7 +108,7 @@ func ofState() []entry {
 		{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
 		{fs.ErrNotExist, "create the directory, or correct {state}"},
 		{syscall.ENOTDIR, "name the directory with {dir}; a state in one file is {file}"},
-		{store.ErrQuota, StoreQuota},
+		{store.ErrQuota, storeQuota},
 		{syscall.ENOSPC, "free space on that file system"},
 		{syscall.EDQUOT, "give the user more space on that file system"},
 		{syscall.EROFS, "mount it writable, in a unit add ReadWritePaths=, or correct {state}"},
@@ -185,15 +185,15 @@ func ofKeys() []entry {
 // Key returns the remedy for a key file that cannot be opened, "" if none is known.
 func Key(err error) string { return CommandLine.find(ofKeys(), err) }
 
-// MoreRights is the remedy for a missing permission.
-const MoreRights = "grant that user access (chown, chmod, setfacl), or choose another location"
+// moreRights is the remedy for a missing permission.
+const moreRights = "grant that user access (chown, chmod, setfacl), or choose another location"
 
 // ofPaths returns the remedies for any file or directory.
 func ofPaths() []entry {
 	return []entry{
 		{syscall.EROFS, "mount it writable, or choose another location"},
-		{syscall.EACCES, MoreRights},
-		{syscall.EPERM, MoreRights},
+		{syscall.EACCES, moreRights},
+		{syscall.EPERM, moreRights},
 		{fs.ErrNotExist, "create it, or correct the path"},
 		{syscall.ENOTDIR, "correct the path"},
 		{syscall.EISDIR, "correct the path"},

@@ -67,7 +67,7 @@ func TestState(t *testing.T) {
 		{openError(t, fileKey(t, 16), 32), "correct the mode of --key", "correct the mode of [key]"},
 		{fmt.Errorf("open: %w", syscall.ENOENT), "create the directory, or correct --tpmstate", "create the directory, or correct [tpmstate]"},
 		{&emul.TooNewError{Err: errors.New("e"), Needs: "libtpms 0.10"}, "use libtpms 0.10", "use libtpms 0.10"},
-		{fmt.Errorf("%w: %w", store.ErrQuota, syscall.ENOSPC), StoreQuota, StoreQuota},
+		{fmt.Errorf("%w: %w", store.ErrQuota, syscall.ENOSPC), storeQuota, storeQuota},
 		{fmt.Errorf("%w: too many connections of user 107, at most 4096 are allowed", store.ErrUnreachable), storeBusy, storeBusy},
 		{errors.New("unknown"), "", ""},
 	} {

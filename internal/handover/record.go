@@ -66,11 +66,8 @@ func RecordAt(mem []byte) *Record {
 	return (*Record)(unsafe.Pointer(unsafe.SliceData(mem)))
 }
 
-// Pointer returns the address of the record, for C.
-func (r *Record) Pointer() unsafe.Pointer { return unsafe.Pointer(r) }
-
-// Reset clears the record for a new client.
-func (r *Record) Reset() {
+// reset clears the record for a new client.
+func (r *Record) reset() {
 	if r != nil {
 		*r = Record{}
 	}

@@ -80,7 +80,7 @@ func TestUnfinished(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	want("the next request", 5, false)
-	r.Reset()
+	r.reset()
 	want("another client", 0, false)
 }
 

@@ -151,7 +151,7 @@ func (s *Session) SaveClient(kind string, fd int) Client {
 	if i < 0 {
 		return unsaved
 	}
-	s.mem.record(i).Reset()
+	s.mem.record(i).reset()
 	if s.store.StoreFD(fd, name(kind, i)) != nil {
 		return unsaved
 	}

@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// MaxRecord is the size in bytes of the largest record.
-const MaxRecord = 160
+// maxRecord is the size in bytes of the largest record.
+const maxRecord = 160
 
 // recordLabel derives the key for the MAC of records from a file key. The file key itself
 // authenticates ciphertext and IV, whose length is a multiple of 16 bytes. The length of the label
@@ -20,8 +20,8 @@ func checkSizes(payload, record []byte) error {
 	if len(payload) > MaxPayload {
 		return fmt.Errorf("%w: a state of %d bytes, at most %d are allowed", ErrLength, len(payload), MaxPayload)
 	}
-	if len(record) > MaxRecord {
-		return fmt.Errorf("%w: a record of %d bytes, at most %d are allowed", ErrLength, len(record), MaxRecord)
+	if len(record) > maxRecord {
+		return fmt.Errorf("%w: a record of %d bytes, at most %d are allowed", ErrLength, len(record), maxRecord)
 	}
 	return nil
 }

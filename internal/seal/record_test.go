@@ -12,7 +12,7 @@ import (
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
-var testRecord = bytes.Repeat([]byte{0xa5}, MaxRecord)
+var testRecord = bytes.Repeat([]byte{0xa5}, maxRecord)
 
 // sealRecord returns a state file with testRecord.
 func sealRecord(t testing.TB, payload []byte, k *Key) []byte {
@@ -86,7 +86,7 @@ func TestRecordOfAnother(t *testing.T) {
 
 // TestRecordRefused checks that a record that is too long, or without a checksum, is refused.
 func TestRecordRefused(t *testing.T) {
-	if _, err := SealInto(nil, nil, make([]byte, MaxRecord+1), nil); !errors.Is(err, ErrLength) {
+	if _, err := SealInto(nil, nil, make([]byte, maxRecord+1), nil); !errors.Is(err, ErrLength) {
 		t.Errorf("record that is too long: %v", err)
 	}
 	file := sealRecord(t, testPayload(100), nil)

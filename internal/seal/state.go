@@ -26,7 +26,7 @@ const (
 func Seal(payload []byte, k *Key) ([]byte, error) { return SealInto(nil, payload, nil, k) }
 
 // SealInto does the same as Seal, and uses the memory of buf, whose content is lost, if it is
-// large enough. It adds record, at most MaxRecord bytes, to the file unless it is empty.
+// large enough. It adds record, at most maxRecord bytes, to the file unless it is empty.
 func SealInto(buf, payload, record []byte, k *Key) ([]byte, error) {
 	if err := checkSizes(payload, record); err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
@@ -160,7 +160,7 @@ func checkFile(blob []byte, h header) error {
 		if blocks[tagPlain] == nil || blocks[tagEncrypted] != nil || blocks[tagMAC] != nil || blocks[tagIV] != nil {
 			return fmt.Errorf("%w: flags %#x of a plain state, but other blocks", ErrContent, uint16(h.flags))
 		}
-		if record != nil && (blocks[tagChecksum] == nil || len(record) > MaxRecord) {
+		if record != nil && (blocks[tagChecksum] == nil || len(record) > maxRecord) {
 			return fmt.Errorf("%w: a record without checksum, or of %d bytes", ErrContent, len(record))
 		}
 		return nil
@@ -178,7 +178,7 @@ func checkFile(blob []byte, h header) error {
 	if h.flags == flags256 {
 		bits = 256
 	}
-	if n := len(record) - macSize; record != nil && (n < 1 || n > MaxRecord) {
+	if n := len(record) - macSize; record != nil && (n < 1 || n > maxRecord) {
 		return fmt.Errorf("%w: record of %d bytes", ErrMAC, n)
 	}
 	iv, ok := blocks[tagIV]

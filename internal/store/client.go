@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// ReplyTimeout is how long a client waits for a reply: longer than the broker waits for the
+// replyTimeout is how long a client waits for a reply: longer than the broker waits for the
 // store.
-const ReplyTimeout = 10 * time.Second
+const replyTimeout = 10 * time.Second
 
 // Conn is the connection to the broker: a Unix socket.
 type Conn interface {
@@ -66,7 +66,7 @@ func (c *Client) ask(frame []byte) (*Body, error) {
 	}
 	timeout := c.Timeout
 	if timeout == 0 {
-		timeout = ReplyTimeout
+		timeout = replyTimeout
 	}
 	if err := c.conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		c.broken = true
@@ -112,17 +112,6 @@ func (s Status) kind() error {
 		return ErrInvalid
 	}
 	return kinds[s]
-}
-
-// StatusOf returns the status that an error of this package stands for, StatusInvalid for
-// any other.
-func StatusOf(err error) Status {
-	for s := StatusNotFound; s <= StatusHandover; s++ {
-		if errors.Is(err, s.kind()) {
-			return s
-		}
-	}
-	return StatusInvalid
 }
 
 // Acquire makes this TPM the owner of the state, which need not exist. With handover it

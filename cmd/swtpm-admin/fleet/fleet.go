@@ -266,9 +266,9 @@ func (t *TPM) finish(now time.Time) {
 	t.judge()
 }
 
-// Match reports whether the TPM has one of the names, which are patterns of path.Match for
+// match reports whether the TPM has one of the names, which are patterns of path.Match for
 // the name, the virtual machine or the unit. No name matches all.
-func (t *TPM) Match(patterns []string) bool {
+func (t *TPM) match(patterns []string) bool {
 	for _, p := range patterns {
 		for _, name := range []string{t.Name, t.VM, t.Unit, strings.TrimSuffix(t.Unit, ".service")} {
 			if ok, _ := path.Match(p, name); ok && name != "" {
@@ -292,7 +292,7 @@ func CheckPatterns(patterns []string) error {
 // Select returns the TPMs that match the patterns.
 func Select(all []TPM, patterns []string) (chosen []TPM) {
 	for _, t := range all {
-		if t.Match(patterns) {
+		if t.match(patterns) {
 			chosen = append(chosen, t)
 		}
 	}

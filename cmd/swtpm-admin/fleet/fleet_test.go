@@ -26,8 +26,8 @@ func TestLibvirt(t *testing.T) {
 		got.Sandbox != "seccomp" || got.Restart != RestartNotNeeded || !got.Started.Equal(time.Unix(1700000012, 340e6)) {
 		t.Errorf("%+v", got)
 	}
-	if got.Libtpms.Summary() != "0.9.2" || got.Libcrypto.Summary() != "3" {
-		t.Errorf("libraries %s, %s", got.Libtpms.Summary(), got.Libcrypto.Summary())
+	if got.Libtpms.summary() != "0.9.2" || got.Libcrypto.summary() != "3" {
+		t.Errorf("libraries %s, %s", got.Libtpms.summary(), got.Libcrypto.summary())
 	}
 }
 
@@ -68,8 +68,8 @@ func TestReplaced(t *testing.T) {
 			f.run(t, 100, "swtpm", libvirtSocket, 0, classic(libvirtSocket)...)
 			c.change(f)
 			got := f.list(t)
-			if got.Restart != RestartNeeded || got.Libtpms.Summary() != c.summary || *got.Libcrypto.Replaced {
-				t.Errorf("%s, %s, %+v", got.Restart, got.Libtpms.Summary(), got.Reasons)
+			if got.Restart != RestartNeeded || got.Libtpms.summary() != c.summary || *got.Libcrypto.Replaced {
+				t.Errorf("%s, %s, %+v", got.Restart, got.Libtpms.summary(), got.Reasons)
 			}
 		})
 	}
@@ -390,11 +390,11 @@ func TestStopped(t *testing.T) {
 func TestMatch(t *testing.T) {
 	x := TPM{Name: "vm1", VM: "web", Unit: "swtpm@vm1.service"}
 	for pattern, want := range map[string]bool{"vm*": true, "web": true, "swtpm@vm1": true, "db": false, "": false} {
-		if x.Match([]string{pattern}) != want {
+		if x.match([]string{pattern}) != want {
 			t.Errorf("%q: want %t", pattern, want)
 		}
 	}
-	if !x.Match(nil) || CheckPatterns([]string{"[a"}) == nil {
+	if !x.match(nil) || CheckPatterns([]string{"[a"}) == nil {
 		t.Error("no pattern matches all, and a bad one is an error")
 	}
 	if err := CheckPatterns([]string{"a*"}); err != nil {

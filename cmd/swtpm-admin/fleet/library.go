@@ -206,9 +206,9 @@ func (t *TPM) judge() {
 	}
 }
 
-// Summary returns the version of the loaded library from its file name, and the installed version
+// summary returns the version of the loaded library from its file name, and the installed version
 // if that differs.
-func (l *Library) Summary() string {
+func (l *Library) summary() string {
 	if l == nil {
 		return "?"
 	}

@@ -32,11 +32,11 @@ func Table(tpms []TPM, now time.Time) string {
 		}
 		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
-	return b.String() + Summary(tpms) + "\n"
+	return b.String() + summary(tpms) + "\n"
 }
 
-// Summary counts the TPMs in a line.
-func Summary(tpms []TPM) string {
+// summary counts the TPMs in a line.
+func summary(tpms []TPM) string {
 	states := map[string]int{}
 	needed, unknown := 0, 0
 	for _, t := range tpms {
@@ -106,7 +106,7 @@ func (t *TPM) library(l *Library) string {
 	if t.State != Running {
 		return ""
 	}
-	return l.Summary()
+	return l.summary()
 }
 
 // note returns what needs attention.

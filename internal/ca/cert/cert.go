@@ -75,7 +75,7 @@ type Request struct {
 	Type      Type
 	TPM2      bool // for a TPM 2.0; otherwise for a TPM 1.2
 	Key       PublicKey
-	Subject   string    // NAME=VALUE,…; see ParseSubject. TPM 2.0 only
+	Subject   string    // NAME=VALUE,…; see parseSubject. TPM 2.0 only
 	Serial    *big.Int  // 0 to MaxSerial
 	NotBefore time.Time // fractions of a second are ignored
 	Days      int       // after NotBefore, or Forever

@@ -28,7 +28,7 @@ import (
 // authority is a CA of a test.
 func authority(t testing.TB, public crypto.PublicKey) *x509.Certificate {
 	t.Helper()
-	name, err := ParseSubject("CN=test CA")
+	name, err := parseSubject("CN=test CA")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,13 +54,13 @@ func (r *Request) subject() ([]byte, error) {
 	if !r.TPM2 {
 		return []byte(emptyName), nil
 	}
-	return ParseSubject(r.Subject)
+	return parseSubject(r.Subject)
 }
 
-// ParseSubject returns s, NAME=VALUE,NAME=VALUE…, as a Name in DER. Each attribute becomes
+// parseSubject returns s, NAME=VALUE,NAME=VALUE…, as a Name in DER. Each attribute becomes
 // an RDN, in the given order. Commas cannot be escaped. White space around names and
 // values is ignored, and so are parts without "=".
-func ParseSubject(s string) ([]byte, error) {
+func parseSubject(s string) ([]byte, error) {
 	var b cryptobyte.Builder
 	var err error
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

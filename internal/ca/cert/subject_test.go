@@ -31,7 +31,7 @@ func TestParseSubject(t *testing.T) {
 		{"DC=ä", "must be ASCII"},
 		{"CN=\xff", "is not UTF-8"},
 	} {
-		got, err := ParseSubject(tt.in)
+		got, err := parseSubject(tt.in)
 		if err != nil {
 			if !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("ParseSubject(%q): %v, want %s", tt.in, err, tt.want)
@@ -51,7 +51,7 @@ func FuzzParseSubject(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		der, err := ParseSubject(s)
+		der, err := parseSubject(s)
 		if err != nil {
 			return
 		}

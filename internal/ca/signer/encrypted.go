@@ -66,7 +66,7 @@ type blockCipher struct {
 // errEncrypted means that an encrypted key has an invalid structure.
 var errEncrypted = errors.New("the encrypted private key is damaged")
 
-// Decrypt decrypts a PKCS #8 key with password:
+// decrypt decrypts a PKCS #8 key with password:
 //
 //	EncryptedPrivateKeyInfo ::= SEQUENCE {
 //	  SEQUENCE { PBES2, SEQUENCE { key derivation, encryption } }, OCTET STRING }
@@ -74,7 +74,7 @@ var errEncrypted = errors.New("the encrypted private key is damaged")
 // The error is ErrPassword if the password is wrong.
 //
 // Source: RFC 5958, 3; RFC 8018, 6.2 and A.4.
-func Decrypt(der, password []byte) ([]byte, error) {
+func decrypt(der, password []byte) ([]byte, error) {
 	s := cryptobyte.String(der)
 	var info, alg, derivation, encryption, content cryptobyte.String
 	var id asn1.ObjectIdentifier
@@ -188,7 +188,7 @@ func deriveScrypt(p cryptobyte.String, salt, password []byte, size int) ([]byte,
 	return scrypt.Key(password, salt, int(cost), int(block), int(parallel), size)
 }
 
-// Encrypt encrypts the PKCS #8 key der with password for Decrypt: AES-256 in CBC mode,
+// Encrypt encrypts the PKCS #8 key der with password for decrypt: AES-256 in CBC mode,
 // PBKDF2 with HMAC-SHA-256.
 func Encrypt(der, password []byte) ([]byte, error) {
 	salt, iv := make([]byte, 16), make([]byte, aes.BlockSize)

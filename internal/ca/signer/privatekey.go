@@ -46,7 +46,7 @@ func parseBlock(block *pem.Block, password []byte) (key crypto.Signer, err error
 	case "PRIVATE KEY":
 		return parsePKCS8(der)
 	case "ENCRYPTED PRIVATE KEY":
-		plain, err := Decrypt(der, password)
+		plain, err := decrypt(der, password)
 		if err != nil {
 			return nil, err
 		}

@@ -156,11 +156,11 @@ func TestEncrypt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Decrypt(der, []byte("secret"))
+	got, err := decrypt(der, []byte("secret"))
 	if err != nil || string(got) != string(block.Bytes) {
 		t.Errorf("Decrypt = %x, %v, want %x", got, err, block.Bytes)
 	}
-	if _, err := Decrypt(der, []byte("Secret")); !errors.Is(err, ErrPassword) {
+	if _, err := decrypt(der, []byte("Secret")); !errors.Is(err, ErrPassword) {
 		t.Errorf("Decrypt with a wrong password: %v", err)
 	}
 }
@@ -178,7 +178,7 @@ func TestDecryptLimits(t *testing.T) {
 			t.Fatalf("%s does not have %x", tt.file, tt.from)
 		}
 		der := strings.Replace(string(block.Bytes), tt.from, tt.to, 1)
-		if _, err := Decrypt([]byte(der), []byte("pw")); err == nil || !strings.Contains(err.Error(), tt.err) {
+		if _, err := decrypt([]byte(der), []byte("pw")); err == nil || !strings.Contains(err.Error(), tt.err) {
 			t.Errorf("%s with %x: %v, want %s", tt.file, tt.to, err, tt.err)
 		}
 	}
@@ -226,7 +226,7 @@ func FuzzDecrypt(f *testing.F) {
 		if len(der) > 1000 || strings.Contains(string(der), "\x02\x03") || strings.Contains(string(der), "\x02\x04") {
 			return // long, or perhaps a number of rounds that takes long
 		}
-		plain, err := Decrypt(der, password)
+		plain, err := decrypt(der, password)
 		if err != nil {
 			return
 		}

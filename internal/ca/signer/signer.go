@@ -29,7 +29,7 @@ type Source struct {
 	PIN string
 
 	// TCTI is the location of the TPM in the format of tpm2-tools if the URI has none;
-	// "" for DefaultTCTI.
+	// "" for defaultTCTI.
 	TCTI string
 
 	// Warn, unless it is nil, prints a warning about a key that can be used.

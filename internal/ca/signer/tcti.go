@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultTCTI is the TPM of the host, with the resource manager of the kernel.
-const DefaultTCTI = "device:/dev/tpmrm0"
+// defaultTCTI is the TPM of the host, with the resource manager of the kernel.
+const defaultTCTI = "device:/dev/tpmrm0"
 
 // dialTPM connects to a TPM 2.0:
 //
@@ -21,10 +21,10 @@ const DefaultTCTI = "device:/dev/tpmrm0"
 //	swtpm:path=PATH                the data channel of an emulator, Unix
 //	swtpm:host=HOST,port=PORT      the same, TCP; by default 127.0.0.1 and 2321
 //
-// "" means DefaultTCTI, and a path without a prefix means a device.
+// "" means defaultTCTI, and a path without a prefix means a device.
 func dialTPM(tcti string) (transport.TPMCloser, error) {
 	if tcti == "" {
-		tcti = DefaultTCTI
+		tcti = defaultTCTI
 	}
 	network, address, err := parseTCTI(tcti)
 	if err != nil {

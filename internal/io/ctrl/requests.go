@@ -247,10 +247,10 @@ func (r *Request) Report(log conn.Logger, err error) {
 // resultSize is the size in bytes of the result that each reply starts with.
 const resultSize = 4
 
-// Failure returns the reply of the result TPM_FAIL in the length of a reply of success: a
+// failure returns the reply of the result TPM_FAIL in the length of a reply of success: a
 // client that reads that much whatever the result is, as QEMU before 9 does, must not
 // wait forever. The Request may be nil, for a code that no row has.
-func (r *Request) Failure(order binary.ByteOrder) []byte {
+func (r *Request) failure(order binary.ByteOrder) []byte {
 	size := resultSize
 	if r != nil {
 		size = r.repSize

@@ -68,7 +68,7 @@ func TestCarriers(t *testing.T) {
 		if short, err := r.Do(f, binary.BigEndian, make([]byte, max(0, r.reqSize-1))); r.reqSize > 0 && (err != tpm.BadParameter || !bytes.Equal(short, []byte{0, 0, 0, 3})) {
 			t.Errorf("%s with a short body: reply %x, %v, want %v", r, short, err, tpm.BadParameter)
 		}
-		if failure := r.Failure(binary.BigEndian); len(failure) > len(big) && r.Code != GetTPMEstablished && err == nil {
+		if failure := r.failure(binary.BigEndian); len(failure) > len(big) && r.Code != GetTPMEstablished && err == nil {
 			t.Errorf("%s: the reply of a failure has %d bytes, that of success %d", r, len(failure), len(big))
 		}
 	}

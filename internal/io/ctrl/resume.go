@@ -38,7 +38,7 @@ func (c *session) awaitInterrupted() {
 	}
 	row := Find(code)
 	c.s.opt.Log.Infof("control client: %s interrupted by a restart; answered with TPM_FAIL", row)
-	c.reply(row.Failure(binary.BigEndian))
+	c.reply(row.failure(binary.BigEndian))
 }
 
 // dropInterrupted drops bytes of the request.

@@ -239,9 +239,6 @@ func (r *Recorder) Join(same bool) {
 	r.urgent = true
 }
 
-// Begun reports whether the values of this boot are known.
-func (r *Recorder) Begun() bool { return r.begun }
-
 // Dirty reports whether a measurement was recorded since the values were last compared.
 func (r *Recorder) Dirty() bool { return r.begun && r.dirty }
 

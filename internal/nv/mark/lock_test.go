@@ -56,7 +56,7 @@ func TestLock(t *testing.T) {
 // TestCannotLock checks that an error other than a held lock is not taken for one.
 func TestCannotLock(t *testing.T) {
 	d, m := newDir(t), sample()
-	if err := os.Mkdir(filepath.Join(d.Path(), name(m.Identity)), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(d.path, name(m.Identity)), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.Lock(m.Identity); err == nil || errors.Is(err, nv.ErrLocked) {

@@ -41,9 +41,6 @@ func Open(path string) (*Dir, error) {
 	return &Dir{path}, nil
 }
 
-// Path returns the directory.
-func (d *Dir) Path() string { return d.path }
-
 // Read returns the mark of a TPM. Its error is fs.ErrNotExist if the mark is missing or
 // damaged.
 func (d *Dir) Read(id generation.Identity) (generation.Mark, error) {

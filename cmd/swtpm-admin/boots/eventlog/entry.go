@@ -17,8 +17,8 @@ import (
 	"github.com/swtpm-go/swtpm/internal/ledger"
 )
 
-// MaxEntries bounds the entries of a log.
-const MaxEntries = 65536
+// maxEntries bounds the entries of a log.
+const maxEntries = 65536
 
 // ErrFormat means that a log is malformed.
 var ErrFormat = errors.New("malformed log")
@@ -30,16 +30,6 @@ type Entry struct {
 	Digests []ledger.Digest
 	Data    []byte // what the log says about the measurement
 	Text    string // a description of Data for people; may contain unprintable characters
-}
-
-// Digest returns the digest of a bank, nil if the entry has none.
-func (e *Entry) Digest(alg ledger.Alg) []byte {
-	for _, d := range e.Digests {
-		if d.Alg == alg {
-			return d.Value
-		}
-	}
-	return nil
 }
 
 // Verified reports whether a digest is the digest of the entry's data, so that Text is more than a
@@ -119,7 +109,7 @@ func (e *Entry) describe() {
 	detail := ""
 	switch e.Type {
 	case VariableConfig, VariableBoot, VariableBoot2, VariableAuthority:
-		if v, err := ParseMeasured(e.Data); err == nil {
+		if v, err := parseMeasured(e.Data); err == nil {
 			detail = fmt.Sprintf("%s, %d bytes", v.Name, len(v.Data))
 		}
 	case FirmwareBlob:
@@ -136,7 +126,7 @@ func (e *Entry) describe() {
 		}
 	case BootApplication, BootDriver, RuntimeDriver:
 		if len(e.Data) > 32 {
-			detail = FilePath(e.Data[32:])
+			detail = filePath(e.Data[32:])
 		}
 	}
 	if detail = clip(detail); detail != "" {

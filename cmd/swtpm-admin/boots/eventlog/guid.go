@@ -63,11 +63,11 @@ func DecodeUTF16(b []byte) string {
 // align returns n rounded up to a multiple of to, a power of two.
 func align(n, to int) int { return (n + to - 1) &^ (to - 1) }
 
-// FilePath returns the path of a file in a device path, or "" if it names none: nodes of
+// filePath returns the path of a file in a device path, or "" if it names none: nodes of
 // u8 type, u8 subtype, u16 size with these four bytes, data.
 //
 // Source: UEFI Specification 2.10, 10.3.1 and 10.3.5.4.
-func FilePath(b []byte) string {
+func filePath(b []byte) string {
 	const media, file = 4, 4
 	for len(b) >= 4 {
 		size := int(binary.LittleEndian.Uint16(b[2:]))

@@ -56,9 +56,9 @@ func (c record) entry() (e Entry, ok bool) {
 	return e, len(e.Digests) > 0
 }
 
-// ParseMeasureLog returns the measurements of PCRs in systemd's tpm2-measure.log: JSON
+// parseMeasureLog returns the measurements of PCRs in systemd's tpm2-measure.log: JSON
 // objects, each of which may begin with a record separator.
-func ParseMeasureLog(b []byte) ([]Entry, error) {
+func parseMeasureLog(b []byte) ([]Entry, error) {
 	var all []Entry
 	d := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(b, []byte{0x1e}, []byte{' '})))
 	for n := 0; ; n++ {
@@ -67,7 +67,7 @@ func ParseMeasureLog(b []byte) ([]Entry, error) {
 		if errors.Is(err, io.EOF) {
 			return all, nil
 		}
-		if err != nil || n >= MaxEntries {
+		if err != nil || n >= maxEntries {
 			return all, fmt.Errorf("%w: record %d", ErrFormat, n+1)
 		}
 		if e, ok := c.entry(); ok {
@@ -81,7 +81,7 @@ func ParsePcrlock(b []byte) ([]Entry, error) {
 	var file struct {
 		Records []record `json:"records"`
 	}
-	if err := json.Unmarshal(b, &file); err != nil || len(file.Records) > MaxEntries {
+	if err := json.Unmarshal(b, &file); err != nil || len(file.Records) > maxEntries {
 		return nil, fmt.Errorf("%w: not a .pcrlock file", ErrFormat)
 	}
 	var all []Entry
@@ -96,7 +96,7 @@ func ParsePcrlock(b []byte) ([]Entry, error) {
 // Parse returns the measurements in a log of firmware or of systemd.
 func Parse(b []byte) ([]Entry, error) {
 	if start := bytes.TrimLeft(b, " \r\n\t\x1e"); len(start) > 0 && start[0] == '{' {
-		return ParseMeasureLog(b)
+		return parseMeasureLog(b)
 	}
 	return ParseTCG(b)
 }

@@ -65,7 +65,7 @@ func ParseTCG(b []byte) ([]Entry, error) {
 		switch {
 		case !ok && padding(r.left):
 			return all, nil
-		case !ok || n >= MaxEntries:
+		case !ok || n >= maxEntries:
 			return all, fmt.Errorf("%w: event %d", ErrFormat, n)
 		case e.Type != NoAction:
 			all = append(all, e)

@@ -60,10 +60,10 @@ func TestParseVariables(t *testing.T) {
 	if err != nil || len(all) != 3 {
 		t.Fatal(err, all)
 	}
-	if v := FindVariable(all, "db", SecurityDatabase); v == nil || !bytes.Equal(v.Data, []byte{4, 5}) {
+	if v := findVariable(all, "db", SecurityDatabase); v == nil || !bytes.Equal(v.Data, []byte{4, 5}) {
 		t.Errorf("db = %+v", v)
 	}
-	if v := FindVariable(all, "dbx", SecurityDatabase); v == nil || !bytes.Equal(v.Data, []byte{6}) {
+	if v := findVariable(all, "dbx", SecurityDatabase); v == nil || !bytes.Equal(v.Data, []byte{6}) {
 		t.Errorf("dbx = %+v", v)
 	}
 	v := all[0]
@@ -73,7 +73,7 @@ func TestParseVariables(t *testing.T) {
 	if sum := sha256.Sum256(v.Measured()); hex.EncodeToString(sum[:]) != want {
 		t.Errorf("digest %x, want %s", sum, want)
 	}
-	if again, err := ParseMeasured(v.Measured()); err != nil || again.Name != v.Name || again.Vendor != v.Vendor {
+	if again, err := parseMeasured(v.Measured()); err != nil || again.Name != v.Name || again.Vendor != v.Vendor {
 		t.Errorf("ParseMeasured = %+v, %v", again, err)
 	}
 	for name, bad := range map[string][]byte{"empty": nil, "qcow2": []byte("QFI\xfb rest"), "firmware": volume(make([]byte, 64)), "short": file[:100]} {
@@ -281,8 +281,8 @@ func FuzzParseVariables(f *testing.F) {
 			_ = ParseSignatures(v.Data)
 			_ = v.Measured()
 		}
-		_, _ = ParseMeasured(b)
-		_ = FilePath(b)
+		_, _ = parseMeasured(b)
+		_ = filePath(b)
 		_ = ParseSignatures(b)
 	})
 }

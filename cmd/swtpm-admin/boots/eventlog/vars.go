@@ -33,8 +33,8 @@ func (v Variable) Measured() []byte {
 	return append(append(b, name...), v.Data...)
 }
 
-// ParseMeasured returns the variable in a UEFI_VARIABLE_DATA.
-func ParseMeasured(b []byte) (Variable, error) {
+// parseMeasured returns the variable in a UEFI_VARIABLE_DATA.
+func parseMeasured(b []byte) (Variable, error) {
 	const fixed = 32
 	bad := fmt.Errorf("%w: not a UEFI_VARIABLE_DATA", ErrStructure)
 	if len(b) < fixed {
@@ -95,7 +95,7 @@ func ParseVariables(file []byte) ([]Variable, error) {
 		}
 	}
 	for _, v := range spare {
-		if FindVariable(all, v.Name, v.Vendor) == nil {
+		if findVariable(all, v.Name, v.Vendor) == nil {
 			all = append(all, v)
 		}
 	}
@@ -128,8 +128,8 @@ func parseVariable(b []byte) (v Variable, state byte, size int, ok bool) {
 	return v, b[2], end + int(data), true
 }
 
-// FindVariable returns the variable with this name, nil if there is none.
-func FindVariable(all []Variable, name string, vendor GUID) *Variable {
+// findVariable returns the variable with this name, nil if there is none.
+func findVariable(all []Variable, name string, vendor GUID) *Variable {
 	for i := range all {
 		if all[i].Name == name && all[i].Vendor == vendor {
 			return &all[i]
