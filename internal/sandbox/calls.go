@@ -1,5 +1,7 @@
 package sandbox
 
+import "golang.org/x/sys/unix"
+
 // Call is a system call, conditions for its arguments, and the reason for its class. A
 // policy may have several entries for one call; one of them must match.
 type Call struct {
@@ -69,7 +71,7 @@ var (
 	// kernel records the progress of a message in shared memory.
 	sessionCalls = []Call{
 		{"recvmmsg", "receives commands and records their length", nil},
-		{"sendmmsg", "sends responses and records their length", nil},
+		{"sendmmsg", "sends responses and records their length", []Check{masked(3, unix.MSG_FASTOPEN, 0)}},
 	}
 )
 
@@ -96,9 +98,9 @@ var clientCalls = []Call{
 	{"accept4", "accepts clients", nil},
 	{"shutdown", "disconnects clients", nil},
 	{"recvfrom", "commands", nil},
-	{"sendto", "responses, log", nil},
+	{"sendto", "responses, log; to the other end of a connection", []Check{masked(3, unix.MSG_FASTOPEN, 0), equals(4, 0)}},
 	{"recvmsg", "SET_DATAFD: a descriptor from a client", nil},
-	{"sendmsg", "messages to the journal and to systemd", nil},
+	{"sendmsg", "messages to the journal and to systemd", []Check{masked(2, unix.MSG_FASTOPEN, 0)}},
 	{"getsockopt", "the type of a descriptor", nil},
 	{"getsockname", "SET_DATAFD: whether a connection leads to this process", nil},
 	{"getpeername", "like getsockname", nil},

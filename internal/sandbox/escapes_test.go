@@ -46,6 +46,10 @@ var escapesByCall = []escapeTest{
 	{"a socket of the network", dies, 0, numbered(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM)},
 	{"a pair of sockets", fails, unix.ENOSYS, numbered(unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_STREAM)},
 	{"a connection", dies, 0, numbered(unix.SYS_CONNECT)},
+	{"a connection by sendto", dies, 0, numbered(unix.SYS_SENDTO, 0, 0, 0, unix.MSG_FASTOPEN)},
+	{"a connection by sendmsg", dies, 0, numbered(unix.SYS_SENDMSG, 0, 0, unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL)},
+	{"a connection by sendmmsg", dies, 0, numbered(unix.SYS_SENDMMSG, 0, 0, 1, unix.MSG_FASTOPEN)},
+	{"an address by sendto", fails, unix.ENOSYS, numbered(unix.SYS_SENDTO, 0, 0, 0, 0, parent)},
 	{"an address", dies, 0, numbered(unix.SYS_BIND)},
 	{"a listener", dies, 0, numbered(unix.SYS_LISTEN)},
 	{"ptrace", dies, 0, func(string, string) error {

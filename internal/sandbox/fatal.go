@@ -33,6 +33,10 @@ func fatal(pid uint64) []Call {
 		{"clone", "creates a process", []Check{masked(0, unix.CLONE_THREAD, 0)}},
 		{"kill", "sends a signal to another process", []Check{differs(0, pid)}},
 		{"tgkill", "sends a signal to another process", []Check{differs(0, pid)}},
+		// TCP Fast Open: a listening socket becomes a client after shutdown(2), and Linux asks Landlock only in connect(2).
+		{"sendto", "connects to another host", []Check{masked(3, unix.MSG_FASTOPEN, unix.MSG_FASTOPEN)}},
+		{"sendmsg", "connects to another host", []Check{masked(2, unix.MSG_FASTOPEN, unix.MSG_FASTOPEN)}},
+		{"sendmmsg", "connects to another host", []Check{masked(3, unix.MSG_FASTOPEN, unix.MSG_FASTOPEN)}},
 		{"mmap", "makes memory executable", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
 		{"mprotect", "makes memory executable", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},
 		{"pkey_mprotect", "makes memory executable", []Check{masked(2, unix.PROT_EXEC, unix.PROT_EXEC)}},

@@ -119,6 +119,12 @@ var argumentCases = []struct {
 	{"open", args{0, unix.O_RDWR | unix.O_CREAT, 0o4755}, Refused},
 	{"creat", args{0, 0o4755}, Refused},
 	{"socket", args{unix.AF_UNIX, unix.SOCK_STREAM}, Fatal},
+	{"sendto", args{3, 0, 10, unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL}, Allowed},
+	{"sendto", args{3, 0, 10, unix.MSG_DONTWAIT | unix.MSG_FASTOPEN}, Fatal},
+	{"sendto", args{3, 0, 10, unix.MSG_DONTWAIT, 1, 16}, Refused},
+	{"sendmsg", args{3, 0, unix.MSG_DONTWAIT}, Allowed},
+	{"sendmsg", args{3, 0, unix.MSG_FASTOPEN}, Fatal},
+	{"sendmmsg", args{3, 0, 1, unix.MSG_FASTOPEN}, Fatal},
 }
 
 // TestArguments checks the class of calls by their arguments.
