@@ -41,13 +41,26 @@ func (c *channels) open(cfg *config.Config, systemd *daemon.Notifier, log *daemo
 	if c.metrics, err = openMetrics(cfg.Metrics.Listen, passed); err != nil {
 		return nil, doctor.AppendRemedy(fmt.Errorf("metrics: %w", err), doctor.Socket(cfg.Metrics.Listen, err))
 	}
-	if c.dataFD >= 0 {
-		return s, nil
+	if c.dataFD < 0 {
+		if c.data, c.dataFD, err = openChannel("data", cfg.Interface.Server, passed, s); err != nil {
+			return nil, doctor.AppendRemedy(fmt.Errorf("data channel: %w", err), doctor.Socket(cfg.Interface.Server, err))
+		}
 	}
-	if c.data, c.dataFD, err = openChannel("data", cfg.Interface.Server, passed, s); err != nil {
-		return nil, doctor.AppendRemedy(fmt.Errorf("data channel: %w", err), doctor.Socket(cfg.Interface.Server, err))
-	}
+	c.refuseDescriptors()
 	return s, nil
+}
+
+// refuseDescriptors makes the kernel refuse descriptors for all channels except the control channel,
+// which has SET_DATAFD.
+func (c *channels) refuseDescriptors() {
+	if c.dataFD >= 0 {
+		listen.RefuseDescriptors(c.dataFD)
+	}
+	for _, l := range []*listen.Listener{c.data, c.metrics} {
+		if l != nil {
+			listen.RefuseDescriptors(l.Descriptor())
+		}
+	}
 }
 
 // openChannel opens a channel. It returns a listener, or a connected descriptor, or nil and

@@ -199,3 +199,75 @@ func passed(t *testing.T, e *emulator, frames int) {
 		}
 	}
 }
+
+// TestLingeringDescriptor checks that a client of the data channel cannot stop the TPM with a descriptor
+// whose last close waits.
+func TestLingeringDescriptor(t *testing.T) {
+	t.Parallel()
+	probe, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(probe)
+	if err := unix.SetsockoptInt(probe, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0); err != nil {
+		t.Skipf("this kernel cannot refuse descriptors: %v", err)
+	}
+	e := start(t, setup{tpm: v20})
+	others := e.power(t, v20)
+	for _, message := range []string{random20, "8001"} {
+		client := dial(t, e.data)
+		fd := lingering(t)
+		_, _, err := client.(*net.UnixConn).WriteMsgUnix(harness.Unhex(message), unix.UnixRights(fd), nil)
+		if err != nil { // this process has the last descriptor
+			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+		}
+		_ = unix.Close(fd)
+		if !errors.Is(err, unix.EPERM) {
+			t.Errorf("a descriptor with %q: %v, want EPERM", message, err)
+		}
+		others.alive(t)
+		e.open(t, v20).alive(t)
+	}
+}
+
+// lingering returns a TCP connection whose last close waits for an hour, because its peer does not read.
+func lingering(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	c := dialTCP(t, l.Addr())
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = peer.Close() })
+	if err := c.SetLinger(3600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := c.File()
+	_ = c.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = unix.SendmsgN(fd, make([]byte, 1<<16), nil, nil, unix.MSG_DONTWAIT)
+	}
+	return fd
+}
+
+func dialTCP(t *testing.T, to net.Addr) *net.TCPConn {
+	t.Helper()
+	c, err := net.Dial("tcp", to.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.(*net.TCPConn)
+}

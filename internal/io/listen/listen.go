@@ -68,6 +68,16 @@ func adopt(fd int) (*Listener, error) {
 // Descriptor returns the descriptor for poll(2).
 func (l *Listener) Descriptor() int { return l.fd }
 
+// RefuseDescriptors makes the kernel refuse messages with descriptors for the socket fd, and for the
+// connections that it will accept, from Linux 6.16 on: sendmsg(2) fails with EPERM. Otherwise the last
+// close of a descriptor happens in the process that receives or drops it, and may wait without end, for
+// example for a connection with SO_LINGER whose peer does not read.
+//
+// Source: socket(7), SO_LINGER; Linux, net/unix/af_unix.c, SO_PASSRIGHTS.
+func RefuseDescriptors(fd int) {
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSRIGHTS, 0)
+}
+
 // TryAccept returns the descriptor of a client, which blocks and is closed on exec. It
 // does not wait: if no client waits, its error is unix.EAGAIN. After Close it is
 // unix.EBADF.
