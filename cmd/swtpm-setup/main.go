@@ -16,7 +16,7 @@ import (
 func main() { program.Main("swtpm_setup", run) }
 
 func run(ctx context.Context, args []string) error {
-	if fd, err := daemon.Nowhere(); err == nil {
+	if fd, err := daemon.OpenDiscard(); err == nil {
 		libtpms.Debug(fd, 0, "") // discards libtpms's messages, because our errors contain the same information
 	}
 	err := setup.Run(ctx, args, setup.Environment{

@@ -294,7 +294,7 @@ func (e *emulator) confine() error {
 // confineQuietly enters the sandbox without log lines. profile is the file that a reload reads, ""
 // for none.
 func (e *emulator) confineQuietly(profile string) (err error) {
-	libtpms.Warm()
+	libtpms.LoadOpenSSL()
 	e.confined, err = sandbox.Enter(sandbox.Plan(e.cfg, profile))
 	return withCode(cuseSandbox, err)
 }

@@ -36,7 +36,7 @@ func (e *emulator) options() emul.Options {
 		SealedOnly:       cfg.Migration.EncryptedOnly,
 		MaxStores:        cfg.State.MaxStores,
 		RetainLock:       !cfg.Migration.ReleaseLockOutgoing,
-		Slow:             log.Traffic(),
+		GoPath:           log.Traffic(),
 		Traffic:          e.traffic,
 		FullWait:         fullWait(cfg.State),
 		Handover:         handoverTo(e.session),

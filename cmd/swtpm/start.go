@@ -36,7 +36,7 @@ func enter(s config.Sandbox) error {
 	if err := sandbox.DropInside(s.User); err != nil {
 		return err
 	}
-	return libtpms.Entropy()
+	return libtpms.CheckEntropy()
 }
 
 // openLog opens the log and sends libtpms's own messages to it.

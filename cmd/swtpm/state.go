@@ -51,7 +51,7 @@ func stateUsage(err error) error { return &program.ExitError{Code: 2, Err: err} 
 // quietEngine returns libtpms without its own messages: the errors of this program contain
 // the same information.
 func quietEngine() (emul.Engine, error) {
-	fd, err := daemon.Nowhere() // stays open until the process ends
+	fd, err := daemon.OpenDiscard() // stays open until the process ends
 	if err != nil {
 		return nil, err
 	}

@@ -180,7 +180,7 @@ func (w *stateTarget) confine(how access) error {
 	if how.out != nil {
 		out = how.out.path
 	}
-	libtpms.Warm()
+	libtpms.LoadOpenSSL()
 	a, err := sandbox.Enter(sandbox.PlanOffline(w.cfg, how.write, out))
 	if err != nil {
 		return err

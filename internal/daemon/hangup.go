@@ -38,16 +38,16 @@ func CatchHangups(s program.Signals) *Hangups {
 	return h
 }
 
-// Watch calls reload for each signal until ctx ends, or gone if the terminal sent the signal. Watch
+// Watch calls reload for each signal until ctx ends, or terminalClosed if the terminal sent the signal. Watch
 // does not wait: background calls a function on another goroutine. A signal from before the call
 // counts. Several signals that arrive before reload is called count as one.
-func (h *Hangups) Watch(ctx context.Context, background func(f func()), reload, gone func()) {
+func (h *Hangups) Watch(ctx context.Context, background func(f func()), reload, terminalClosed func()) {
 	handle := func() {
 		h.pending.Store(false)
 		switch {
 		case ctx.Err() != nil:
 		case h.hungUp():
-			gone()
+			terminalClosed()
 		default:
 			reload()
 		}

@@ -258,7 +258,7 @@ func TestOutputBroken(t *testing.T) {
 			t.Errorf("Write to a broken pipe = %d, %v, want 1, nil", n, err)
 		}
 	}
-	if !o.gone {
+	if !o.closed {
 		t.Error("a broken pipe is tried again")
 	}
 }

@@ -16,17 +16,17 @@ type output struct {
 	fd     int
 	prefix string // of the line that reports the number of lost messages
 
-	mu   sync.Mutex
-	lost int  // messages since the last one that was written
-	torn bool // the last message broke off within a line
-	gone bool // the reader closed the pipe
+	mu     sync.Mutex
+	lost   int  // messages since the last one that was written
+	torn   bool // the last message broke off within a line
+	closed bool // the reader closed the pipe
 }
 
 // Write writes one message. It always reports success.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.gone || len(b) == 0 {
+	if o.closed || len(b) == 0 {
 		return len(b), nil
 	}
 	wait := program.WriteWait
@@ -52,13 +52,13 @@ func (o *output) Write(b []byte) (int, error) {
 // how many bytes it wrote.
 func (o *output) put(b []byte, wait int) int {
 	n, err := program.WriteSoon(o.fd, b, wait)
-	o.gone = err == unix.EPIPE || err == unix.EBADF
+	o.closed = err == unix.EPIPE || err == unix.EBADF
 	return n
 }
 
 // end discards everything that is written after it.
 func (o *output) end() {
 	o.mu.Lock()
-	o.gone = true
+	o.closed = true
 	o.mu.Unlock()
 }

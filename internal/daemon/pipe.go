@@ -35,7 +35,7 @@ func newRelay(put func(line []byte)) (*relay, error) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
 	}
-	null, err := Nowhere() // now, because at the end the process may not open anything
+	null, err := OpenDiscard() // now, because at the end the process may not open anything
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(p[0]), unix.Close(p[1]))
 	}
@@ -105,10 +105,10 @@ func (r *relay) close(ctx context.Context) {
 	}
 }
 
-// Nowhere returns a descriptor that discards what is written and never blocks: of
+// OpenDiscard returns a descriptor that discards what is written and never blocks: of
 // /dev/null, or, in a root directory without /dev/null, of a pipe without a reader. SIGPIPE
 // must be ignored. The caller closes it.
-func Nowhere() (int, error) {
+func OpenDiscard() (int, error) {
 	fd, err := open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		return fd, nil
@@ -130,7 +130,7 @@ func (l *Log) FD() int {
 	if l.debug < 0 {
 		var err error
 		if l.debug, l.relay, err = l.forLibtpms(l.to.Load()); err != nil {
-			l.debug, _ = Nowhere() // losing the log of libtpms is better than a TPM that blocks
+			l.debug, _ = OpenDiscard() // losing the log of libtpms is better than a TPM that blocks
 		}
 	}
 	return l.debug
@@ -140,7 +140,7 @@ func (l *Log) FD() int {
 func (l *Log) forLibtpms(t *target) (int, *relay, error) {
 	switch {
 	case t.out == nil:
-		fd, err := Nowhere() // its errors would go to stderr
+		fd, err := OpenDiscard() // its errors would go to stderr
 		return fd, nil, err
 	case t.queue == nil && neverWaits(t.out.fd):
 		fd, err := unix.FcntlInt(uintptr(t.out.fd), unix.F_DUPFD_CLOEXEC, 3)

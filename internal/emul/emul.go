@@ -47,11 +47,11 @@ type Options struct {
 	Incoming   bool // INIT does not acquire the storage lock until takeStorage has acquired it once
 	RetainLock bool // ReleaseStorage does nothing
 
-	// Slow sends every command through Execute, where it can be traced.
-	Slow bool
+	// GoPath sends every command through Execute, where it can be traced, and none along the C path.
+	GoPath bool
 
 	// Traffic gets every command and response, including the commands of this package; nil
-	// for no recording. It implies Slow.
+	// for no recording. It implies GoPath.
 	Traffic TrafficRecorder
 
 	// FullWait is how long a client's command waits for space on a full disk; 0 for an
@@ -204,7 +204,7 @@ func New(ctx context.Context, e Engine, o Options) (*TPM, error) {
 		return nil, err
 	}
 	if o.Incoming {
-		t.retries.Store(handOver)
+		t.retries.Store(migrationTries)
 	}
 	if o.Version == tpm.V20 { // Compat: C-219: a TPM 1.2 has no profile
 		t.profile = o.Profile
@@ -236,7 +236,7 @@ func (t *TPM) Version() tpm.Version { return t.opt.Version }
 // Close powers the TPM off, after TPM2_Shutdown if that is due, and closes the state. The TPM
 // cannot be used afterwards; what Resume needs is saved.
 func (t *TPM) Close() error {
-	t.lockSoon()
+	t.lockForPowerOff()
 	defer t.engine.Unlock()
 	t.compareLedger()
 	t.saveForNext()
@@ -253,11 +253,11 @@ func (t *TPM) Close() error {
 	return err
 }
 
-// Relog changes the log: slow is as in Options, and apply is called between two commands.
-func (t *TPM) Relog(slow bool, apply func()) {
+// Relog changes the log: goPath is as in Options, and apply is called between two commands.
+func (t *TPM) Relog(goPath bool, apply func()) {
 	t.aside(context.Background(), func() {
 		apply()
-		t.opt.Slow = slow
+		t.opt.GoPath = goPath
 		t.admit()
 	})
 }
@@ -292,9 +292,9 @@ func (t *TPM) admit() {
 	if t.loop == nil {
 		return
 	}
-	queries := !t.opt.Slow
+	queries := !t.opt.GoPath
 	t.loop.SetDeadline(t.deadline())
-	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.Slow && t.opt.Traffic == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
+	t.loop.Admit(t.on.Load() && t.lease.taken == nil && !t.released && t.undo == nil && !t.opt.GoPath && t.opt.Traffic == nil && !t.limit.empty && t.guesses.since.IsZero() && !t.ledger.due(), queries)
 }
 
 func goroutine(f func()) { go f() }

@@ -67,7 +67,7 @@ func TestHandOver(t *testing.T) {
 		"back":            {released, func(b *bench) error { _, err := b.Execute(writing); return err }},
 		"for the first":   {newBench(t, Options{Incoming: true}), func(b *bench) error { return b.PrepareSetState() }},
 		"after an INIT":   {newBench(t, Options{Incoming: true}).on(t), func(b *bench) error { _, err := b.Execute(writing); return err }},
-		"by LOCK_STORAGE": {newBench(t, Options{Incoming: true}), func(b *bench) error { return b.LockStorage(handOver) }},
+		"by LOCK_STORAGE": {newBench(t, Options{Incoming: true}), func(b *bench) error { return b.LockStorage(migrationTries) }},
 	} {
 		b := test.b
 		b.e.Lock()

@@ -56,8 +56,8 @@ func shutdownCode(v tpm.Version) tpm.Code {
 type bootLedger struct {
 	*recorder.Recorder
 	tap            Tapper
-	join           bool        // the TPM arrived with values, which were not read yet
-	same           bool        // the TPM arrived from the previous process of this service
+	valuesUnread   bool        // the TPM arrived with values, which were not read yet
+	fromPrevious   bool        // the TPM arrived from the previous process of this service
 	resync         bool        // a command was undone
 	shutdown       bool        // the guest has shut the TPM down
 	decidePending  bool        // decideLater waits
@@ -84,7 +84,7 @@ func (l *bootLedger) on() bool { return l.Recorder != nil }
 
 // due reports whether the next command needs this package, because the values of the PCRs
 // must be read before it.
-func (l *bootLedger) due() bool { return l.join || l.resync }
+func (l *bootLedger) due() bool { return l.valuesUnread || l.resync }
 
 // ledgerPowerOn begins a boot. A TPM with a volatile state has had its startup elsewhere.
 func (t *TPM) ledgerPowerOn(arrived, same bool) {
@@ -93,7 +93,7 @@ func (t *TPM) ledgerPowerOn(arrived, same bool) {
 		return
 	}
 	clear(l.tap.TakeTapped())
-	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, join: arrived, same: same, decidePending: l.decidePending, summaryPending: l.summaryPending}
+	*l = bootLedger{Recorder: l.Recorder, tap: l.tap, peek: l.peek, valuesUnread: arrived, fromPrevious: same, decidePending: l.decidePending, summaryPending: l.summaryPending}
 	var id [16]byte
 	if t.store != nil {
 		id = t.store.Mark().Identity
@@ -210,10 +210,10 @@ func (t *TPM) beforeCommand(code tpm.Code) {
 func (t *TPM) catchUpLedger() {
 	l := &t.ledger
 	switch {
-	case l.join:
-		l.join = false
+	case l.valuesUnread:
+		l.valuesUnread = false
 		if t.readPCRs() {
-			l.Join(l.same)
+			l.Join(l.fromPrevious)
 			l.Flush()
 		}
 		t.admit()
@@ -288,8 +288,8 @@ func (t *TPM) compareLedger() {
 	}
 }
 
-// ledgerHandOver writes what is recorded before another process gets the state.
-func (t *TPM) ledgerHandOver() {
+// flushLedger writes what is recorded before another process gets the state.
+func (t *TPM) flushLedger() {
 	if t.ledger.on() {
 		t.compareLedger()
 		t.ledger.Flush()

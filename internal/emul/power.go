@@ -26,7 +26,7 @@ func (t *TPM) Init(deleteVolatile bool) error { return t.initWith(deleteVolatile
 func (t *TPM) InitForStartup() error { return t.initWith(false, true) }
 
 func (t *TPM) initWith(deleteVolatile, startup bool) error {
-	t.lockSoon()
+	t.lockForPowerOff()
 	defer t.engine.Unlock()
 	defer t.internal()()
 	err := t.init(deleteVolatile, startup)
@@ -268,7 +268,7 @@ func (t *TPM) powerOnBackup(first error) error {
 
 // Stop powers the TPM off. It does not release the storage lock.
 func (t *TPM) Stop() error {
-	t.lockSoon()
+	t.lockForPowerOff()
 	defer t.engine.Unlock()
 	t.handover.blobsLost = false
 	t.powerOff("requested by a client")

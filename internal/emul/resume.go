@@ -177,7 +177,7 @@ func (t *TPM) resumeOn(all [][]byte, newest *savedState) error {
 		return err
 	}
 	if !t.released && !t.incoming { // a program that inspects a state locks it only for a moment
-		if err := t.takeStorage(handOver); err != nil {
+		if err := t.takeStorage(migrationTries); err != nil {
 			return err
 		}
 	}

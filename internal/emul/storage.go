@@ -21,7 +21,7 @@ func (t *TPM) ReleaseStorage() {
 	if t.opt.RetainLock || t.store == nil || !t.store.Locked() {
 		return
 	}
-	t.ledgerHandOver()
+	t.flushLedger()
 	t.restoreState()
 	t.unwatchState()
 	t.rememberState()
@@ -29,7 +29,7 @@ func (t *TPM) ReleaseStorage() {
 		t.opt.Error("could not release the storage lock: %v", err)
 	}
 	t.released = true
-	t.retries.Store(handOver)
+	t.retries.Store(migrationTries)
 	t.admit()
 	t.save()
 	t.event(StorageReleased, "state migrated")
@@ -63,9 +63,9 @@ const (
 	// lockInterval is the time between two tries for the storage lock.
 	lockInterval = 10 * time.Millisecond
 
-	// handOver is the number of tries for a lock that the other side of a migration
+	// migrationTries is the number of tries for a lock that the other side of a migration
 	// is about to release.
-	handOver = 300
+	migrationTries = 300
 
 	// maxRetries is the largest number of tries that a client may request: one minute.
 	maxRetries = 6000

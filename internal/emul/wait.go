@@ -190,9 +190,9 @@ func sleep(d time.Duration) {
 // wakeUp ends a pause early.
 func (t *TPM) wakeUp() { _, _ = unix.Write(t.waiting.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
-// lockSoon acquires the engine's lock, and ends the wait of the command that holds it, because the
+// lockForPowerOff acquires the engine's lock, and ends the wait of the command that holds it, because the
 // caller powers the TPM off.
-func (t *TPM) lockSoon() {
+func (t *TPM) lockForPowerOff() {
 	t.waiting.hurried.Add(1)
 	defer t.waiting.hurried.Add(-1)
 	t.wakeUp()

@@ -71,20 +71,20 @@ func sign(bits C.int, digest string, pss C.int) C.int {
 // another goroutine may use the engine.
 func Refuses(op algprofile.Operation) bool { return refuses(op) > 0 }
 
-// Entropy fails if OpenSSL has no source of random numbers, as it may in a
+// CheckEntropy fails if OpenSSL has no source of random numbers, as it may in a
 // chroot without devices.
-func Entropy() error {
+func CheckEntropy() error {
 	if C.swtpm_entropy() == 0 {
 		return errors.New("OpenSSL has no source of entropy: the kernel lacks getrandom, and /dev/urandom is missing")
 	}
 	return nil
 }
 
-// Warm makes OpenSSL read its configuration, and load the providers and modules that are named
+// LoadOpenSSL makes OpenSSL read its configuration, and load the providers and modules that are named
 // there, because the sandbox will not permit to open these files.
 //
 // Random numbers come from the kernel, except in FIPS mode.
-func Warm() {
+func LoadOpenSSL() {
 	if !kernelRandom() {
 		C.swtpm_entropy()
 	}

@@ -33,7 +33,7 @@ func TestRefusesNothing(t *testing.T) {
 			t.Error("an unknown operation is not refused")
 		}
 	}
-	if err := Entropy(); err != nil {
+	if err := CheckEntropy(); err != nil {
 		t.Error(err)
 	}
 }
@@ -71,7 +71,7 @@ func TestKernelRandom(t *testing.T) {
 			t.Errorf("of %d random bytes the one at %d is always 0; the byte after them is %d", n, i, b[n])
 		}
 	}
-	if err := Entropy(); err != nil {
+	if err := CheckEntropy(); err != nil {
 		t.Error(err)
 	}
 }

@@ -89,7 +89,7 @@ func TestQueriesForGo(t *testing.T) {
 	passed(t, s, "00000004")
 	_ = x.Close()
 
-	x = newTPM(t, newDisk(), emul.Options{Version: tpm.V20, Slow: true})
+	x = newTPM(t, newDisk(), emul.Options{Version: tpm.V20, GoPath: true})
 	powerOn(t, x)
 	s = querying(t, x, nil)
 	s.send(t, harness.Unhex("00000001"))

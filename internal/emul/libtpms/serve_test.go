@@ -233,16 +233,16 @@ func TestServeOthers(t *testing.T) {
 
 // TestServeOff checks that Serve returns for everything while the TPM is off or traced.
 func TestServeOff(t *testing.T) {
-	for _, o := range []emul.Options{{Version: tpm.V20}, {Version: tpm.V20, Slow: true}} {
+	for _, o := range []emul.Options{{Version: tpm.V20}, {Version: tpm.V20, GoPath: true}} {
 		x := newTPM(t, newDisk(), o)
-		if o.Slow {
+		if o.GoPath {
 			powerOn(t, x)
 		}
 		s := newServing(t)
 		s.start(x)
 		s.send(t, getCap)
 		if e := s.returns(t); e.Kind != handover.EventMessage || e.N != len(getCap) {
-			t.Errorf("slow %v: Serve() = %+v, want the command", o.Slow, e)
+			t.Errorf("slow %v: Serve() = %+v, want the command", o.GoPath, e)
 		}
 		_ = x.Close()
 	}

@@ -56,7 +56,7 @@ type Handler interface {
 	Ready(ok bool)
 	// Expired is called when the deadline of the client has passed.
 	Expired()
-	// Serve is called with an event of the engine, of a client that is Plain.
+	// Serve is called when the engine has returned because of this client, which is Plain.
 	Serve(e handover.Event)
 	// Release is called, once, before the descriptor of the connection is closed.
 	Release()

@@ -81,7 +81,7 @@ func newBench(t *testing.T, o conn.Options) *bench {
 		return &echo{c, b}
 	}
 	o.Changed = func() { b.changed.Add(1) }
-	o.Lost = func() { b.lost.Add(1) }
+	o.LastLeft = func() { b.lost.Add(1) }
 	var err error
 	if b.Server, err = conn.New(o); err != nil {
 		t.Fatal(err)
@@ -266,7 +266,7 @@ func TestPost(t *testing.T) {
 	}
 }
 
-// TestLost checks that Lost is called for the last client that had a reply, or the last one.
+// TestLost checks that LastLeft is called for the last client that had a reply, or the last one.
 func TestLost(t *testing.T) {
 	b := newBench(t, conn.Options{MaxClients: 3})
 	q := b.listen(t)

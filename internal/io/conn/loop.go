@@ -348,14 +348,14 @@ func (s *Server) end(c *Conn, forget bool) {
 	_ = unix.Close(c.FD)
 	s.mu.Unlock()
 	s.changed()
-	if s.lost(c) && s.opt.Lost != nil {
-		s.opt.Lost()
+	if s.isLast(c) && s.opt.LastLeft != nil {
+		s.opt.LastLeft()
 	}
 }
 
-// lost reports whether the channel has lost its clients with c: the last one, or the
-// last one that had a reply.
-func (s *Server) lost(c *Conn) bool {
+// isLast reports whether c, which disconnects, was the last client, or the last one that had
+// a reply.
+func (s *Server) isLast(c *Conn) bool {
 	if s.closing {
 		return false
 	}

@@ -35,11 +35,11 @@ type Options struct {
 	// once.
 	Plain bool
 
-	Wait    func(*handover.Set) handover.Event   // waits for descriptors; nil for Set.Poll
-	Save    func(fd int, attached bool) Handover // saves a new client for the next process; nil if clients end with this one
-	Changed func()                               // called when a client connects or disconnects; must not wait; nil if not needed
-	Lost    func()                               // called when the last client that had a reply, or the last client, disconnects; nil if not needed
-	Quiet   func()                               // called quietWait after at least burst events; nil if not needed
+	Wait     func(*handover.Set) handover.Event   // waits for descriptors; nil for Set.Poll
+	Save     func(fd int, attached bool) Handover // saves a new client for the next process; nil if clients end with this one
+	Changed  func()                               // called when a client connects or disconnects; must not wait; nil if not needed
+	LastLeft func()                               // called when the last client that had a reply, or the last client, disconnects; nil if not needed
+	Quiet    func()                               // called quietWait after at least burst events; nil if not needed
 }
 
 // Server serves the clients of one channel on one thread, that of Run.
@@ -94,7 +94,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	if o.Plain && o.Save == nil && o.Changed == nil {
-		s.set.Counts, s.set.MayClose = s.counts, o.Lost == nil
+		s.set.Counts, s.set.MayClose = s.counts, o.LastLeft == nil
 	}
 	return s, nil
 }

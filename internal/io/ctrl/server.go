@@ -108,7 +108,7 @@ func New(t TPM, o Options) (*Server, error) {
 	s.finished = s.leaveEngine
 	co := conn.Options{MaxClients: o.MaxClients, Buffer: firstRead, New: s.newClient, Plain: o.Wait != nil, Wait: o.Wait, Fixed: s.fixed(), Changed: o.Changed, Quiet: o.Quiet}
 	if o.Terminate {
-		co.Lost = func() { o.End(conn.ErrDisconnected) }
+		co.LastLeft = func() { o.End(conn.ErrDisconnected) }
 	}
 	if o.Save != nil {
 		co.Save = func(fd int, _ bool) conn.Handover { return o.Save(fd) }

@@ -73,7 +73,7 @@ func New(t TPM, o Options) (*Server, error) {
 		Quiet:      o.Quiet,
 	}
 	if o.Terminate {
-		co.Lost = func() { o.End(conn.ErrDisconnected) }
+		co.LastLeft = func() { o.End(conn.ErrDisconnected) }
 	}
 	var err error
 	s.Server, err = conn.New(co)
