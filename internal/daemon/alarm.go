@@ -9,14 +9,14 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// Bounds of the alarms that go to the journal next to a log elsewhere: a guest can cause them.
+// Limits of the number of alarms, because a guest can cause them.
 const (
 	maxAlarms   = 10
 	alarmPeriod = time.Minute
 )
 
-// alarms sends events to the journal although the lines of the log go elsewhere: libvirt names a file.
-// It is bounded.
+// alarms sends events to the journal although the lines of the log go elsewhere, such as to the file
+// that libvirt names. It sends at most maxAlarms in an alarmPeriod.
 type alarms struct {
 	send   func(message string, p journal.Priority, fields map[string]string) error
 	fields map[string]string

@@ -74,8 +74,8 @@ type Engine interface {
 	HashStart() error
 	HashData(b []byte) error
 	HashEnd() error
-	// Established returns the tpmEstablished bit. It needs no lock, and does not wait for
-	// a running command: it then returns the bit from before that command.
+	// Established returns the tpmEstablished bit. It needs no lock, and does not wait for a
+	// running command. While a command runs, it returns the bit from before that command.
 	Established() (bool, error)
 	// ResetEstablished clears the bit as locality l.
 	ResetEstablished(l tpm.Locality) error

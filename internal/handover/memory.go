@@ -38,7 +38,7 @@ type Cells struct {
 	LastCode uint32 // of the last command
 	Resumes  uint32 // starts with the state of a previous process that have begun and not ended
 	Ready    uint32 // 1 once clients could have been served
-	Init     uint32 // 1 if the next process is to try the INIT that this one could not
+	Init     uint32 // 1 if the next process has to execute the INIT that this one could not execute
 	_        uint32
 
 	// Token and Revision are the right to write to a state in a cluster store; 0 for none.

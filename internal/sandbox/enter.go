@@ -54,8 +54,8 @@ func (a Active) String() string {
 }
 
 // Enter restricts all threads of the process to p, irrevocably: files, privileges and system
-// calls. Libraries must have loaded and read their files before; Enter initializes the Go
-// runtime.
+// calls. Libraries must have loaded and read their files before; Enter makes the Go runtime open
+// the descriptors of its poller.
 //
 // Enter fails if a thread is not restricted; the process must end then. If the kernel, a policy
 // of the host or a filter of the service refuses a restriction, Active.Missing names it, and

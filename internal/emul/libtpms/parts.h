@@ -31,10 +31,10 @@ void swtpm_begin(int may_store);
 uint32_t swtpm_end(unsigned char rsp[ERROR_SIZE]);
 TPM_RESULT swtpm_callback_failed(TPM_RESULT rc);
 void swtpm_store_changed(void); // by a callback
-void swtpm_shutdown_sent(void); // the next change invalidates, and stores, what the command has stored
+void swtpm_shutdown_sent(void); // the next change of any kind is stored, because it invalidates what the shutdown has stored
 
-// storing.c: whether a command is one of which the state in the store is invalid as soon as a
-// later command changes something.
+// storing.c: whether a command is a shutdown: the state that it stores is invalid as soon as a later
+// command changes something.
 int swtpm_is_shutdown(const unsigned char *cmd, uint32_t len);
 
 // slots.c
