@@ -3,6 +3,7 @@ package linear
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -232,5 +233,42 @@ func TestFull(t *testing.T) {
 	}
 	if err := f.Store(permall, []byte("small enough")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRemoved checks that no store succeeds in a file that has lost its name, because the next process
+// would not find the item.
+func TestRemoved(t *testing.T) {
+	for name, remove := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"replaced": func(path string) error {
+			b, err := os.ReadFile(path)
+			return errors.Join(err, os.WriteFile(path+".new", b, 0o600), os.Rename(path+".new", path))
+		},
+	} {
+		for _, relaxed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/relaxed %t", name, relaxed), func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "image")
+				o := options(t)
+				o.Relaxed = relaxed
+				f, err := Open(path, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				if err := f.Store(permall, []byte("old")); err != nil {
+					t.Fatal(err)
+				}
+				if err := remove(path); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Store(permall, []byte("new")); err == nil || !strings.Contains(err.Error(), "was removed or replaced") {
+					t.Errorf("a store = %v, want an error", err)
+				}
+				if err := f.Delete(permall); err == nil {
+					t.Error("a removal succeeded")
+				}
+			})
+		}
 	}
 }
