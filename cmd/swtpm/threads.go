@@ -28,9 +28,9 @@ import (
 //
 // More are not necessary as long as no other goroutine makes a system call that takes time, and no
 // timer of Go runs: either occupies an idle thread. So the servers' loops wait for signals, libtpms's
-// log and deadlines (program.MoveWatches, emul.Options.After), notify systemd and serve the metrics,
-// and files that no client waits for are read and written one after the other (background). Helpers
-// share two more threads.
+// log and deadlines (program.MoveWatches, emul.Options.After), notify systemd and serve the metrics.
+// Files that no client waits for are read and written one after the other (background). Helpers share
+// two more threads.
 //
 // trim ends a thread that the runtime creates all the same. One of the servers may call it at any time.
 func createThreads(helpers bool) (trim func()) {

@@ -24,10 +24,10 @@ func (t *TPM) Status() Status {
 	return s
 }
 
-// Alive reports whether the engine is able to run a command, without waiting for the running one. It
-// is if its lock is free and a function of the library returns, if it has begun another command since
-// a call that returned false, or if the command pauses between two tries to store. It is not while a
-// try does not return. Only one goroutine may call Alive.
+// Alive reports whether the engine is able to run a command, without waiting for the running one. One
+// of these must be true: its lock is free and a function of the library returns; it has begun another
+// command since a call that returned false; the command pauses between two tries to store. While a try
+// does not return, the engine is not alive. Only one goroutine may call Alive.
 func (t *TPM) Alive() bool {
 	p := t.probe
 	switch {

@@ -40,9 +40,9 @@ func ownFiles(cfg *config.Config) (paths []string) {
 }
 
 // isShared reports whether dir may contain files of other programs or users, which an attacker who
-// controls the process must not be able to remove. dir is shared if it is a directory of the system
-// or a home directory, if it has the sticky bit, if a group may write to it, if it belongs to another
-// user, or if it contains pid files or logs of other processes. If chrooted is true, directories such
+// controls the process must not be able to remove: a directory of the system or of another user, a
+// home directory, one with the sticky bit, one that a group may write to, or one with pid files or
+// logs of other processes. If chrooted is true, directories such
 // as /run belong to the TPM. own are the files of this TPM.
 func isShared(dir string, own []string, chrooted bool) bool {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {

@@ -47,8 +47,8 @@ func wait(s *handover.Set, loop func(*C.struct_set) C.struct_event) handover.Eve
 		pin.Pin(s.Counts)
 		room = s.Room
 	}
-	c, kept := s.Engine.(*C.struct_set) // C may store pointers in it, so it cannot be on the stack
-	if !kept {
+	c, reused := s.Engine.(*C.struct_set) // C may store pointers in it, so it cannot be on the stack
+	if !reused {
 		c = new(C.struct_set)
 		s.Engine = c
 	}
