@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,34 +59,20 @@ func findPrevious(env func(string) string) *previous {
 // choose returns the profile called name, and the name of its instance. If the profile has an error or
 // the last start with it failed, choose returns the profile that the previous process ran with.
 func (p *previous) choose(name, instance string) (cfg *config.Config, of string, err error) {
-	path, of, err := find(name, instance)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	text := ""
-	if err == nil {
-		text, err = config.ReadProfile(path)
-	}
-	if err == nil {
-		cfg, err = config.ParseProfile(path, text, of)
-	}
+	cfg, of, err = p.read(name, instance)
 	last, ok := handover.Profile{}, false
 	if p.profiles != nil {
 		last, ok = p.profiles.Last()
 	}
-	p.profile = handover.Profile{Path: path, Text: text}
 	p.changed = ok && p.profile != last
 	if err == nil && p.changed {
-		err = p.profiles.Rejected(text)
+		err = p.profiles.Rejected(p.profile.Text)
 	}
 	if err == nil || !ok {
 		return cfg, of, err
 	}
 	if of == "" { // the file was not found
-		of = instance
-		if of == "" {
-			of = strings.TrimSuffix(filepath.Base(name), ".toml")
-		}
+		of = cmp.Or(instance, strings.TrimSuffix(filepath.Base(name), ".toml"))
 	}
 	old, oldErr := config.ParseProfile(last.Path, last.Text, of)
 	if oldErr != nil { // an older version of this program wrote it
@@ -93,6 +80,22 @@ func (p *previous) choose(name, instance string) (cfg *config.Config, of string,
 	}
 	p.profile, p.changed, p.problem = last, false, err
 	return old, of, nil
+}
+
+// read reads the profile called name, as far as that is possible, into p.profile, and parses it.
+func (p *previous) read(name, instance string) (cfg *config.Config, of string, err error) {
+	path, of, err := find(name, instance)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	p.profile.Path = path
+	if err == nil {
+		p.profile.Text, err = config.ReadProfile(path)
+	}
+	if err == nil {
+		cfg, err = config.ParseProfile(path, p.profile.Text, of)
+	}
+	return cfg, of, err
 }
 
 // rescue returns the error of a start with the exit code that systemd retries, if a TPM could be
