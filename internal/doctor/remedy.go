@@ -102,7 +102,8 @@ func ofState() []entry {
 		{nv.ErrDamaged, "restore the file from a backup"},
 		{safefile.ErrNoLocks, "the file system has no locks: set {lock=false}, and make sure that no other process uses this state"},
 		{safefile.ErrNoSync, "the file system has no fsync: set {durability=relaxed}; a power cut may then lose what the TPM has acknowledged"},
-		{safefile.ErrLinks, "replace the file with a copy of its own: cp -p FILE FILE.new && mv FILE.new FILE"},
+		{safefile.ErrLinks, "make the copy with: cp -p FILE FILE.new && mv FILE.new FILE"},
+		{safefile.ErrType, "restore the regular file from a backup, or correct {state}"},
 		{safefile.ErrOwner, "correct the owner of the file with chown, or run the TPM as the owner of the file; NFS with root_squash changes the owner of root's files, there make that user the owner of the directory"},
 		{safefile.ErrMode, "the file system stores no modes: leave out {mode}"},
 		{fs.ErrPermission, "check the owner and the mode of the directory and the files in it"},
@@ -119,9 +120,11 @@ func ofState() []entry {
 		{syscall.EFBIG, "let the process write larger files (ulimit -f, in a unit LimitFSIZE=)"},
 		{syscall.ENAMETOOLONG, "choose a shorter path for the state"},
 		{syscall.ELOOP, "name the file or directory itself, not a link to it"},
-		{emul.ErrStart, "restore the state from a backup, or use the libtpms that wrote it"},
 	}
 }
+
+// badState is the remedy for a state that the engine has read and rejected.
+const badState = "restore the state from a backup, or use the libtpms that wrote it"
 
 // State returns the remedy for an error of a stored state or of its start, "" if none is
 // known.
@@ -132,7 +135,13 @@ func (s Remedies) State(err error) string {
 	if isBusy(err) {
 		return storeBusy
 	}
-	return s.find(ofState(), err)
+	if text := s.find(ofState(), err); text != "" {
+		return text
+	}
+	if _, ok := errors.AsType[syscall.Errno](err); !ok && errors.Is(err, emul.ErrStart) { // a TPM 1.2 stores its state while it starts
+		return badState
+	}
+	return ""
 }
 
 // output has the remedies for a log or pid file that cannot be opened.

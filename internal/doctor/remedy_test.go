@@ -9,8 +9,10 @@ import (
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/emul"
+	"github.com/swtpm-go/swtpm/internal/safefile"
 	"github.com/swtpm-go/swtpm/internal/seal"
 	"github.com/swtpm-go/swtpm/internal/store"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // TestSettings checks that no remedy for a profile names an option of the command line, nor
@@ -69,6 +71,10 @@ func TestState(t *testing.T) {
 		{&emul.TooNewError{Err: errors.New("e"), Needs: "libtpms 0.10"}, "use libtpms 0.10", "use libtpms 0.10"},
 		{fmt.Errorf("%w: %w", store.ErrQuota, syscall.ENOSPC), storeQuota, storeQuota},
 		{fmt.Errorf("%w: too many connections of user 107, at most 4096 are allowed", store.ErrUnreachable), storeBusy, storeBusy},
+		{fmt.Errorf("%w: %w", emul.ErrStart, tpm.Fail), badState, badState},
+		{fmt.Errorf("%w: %w: rename: %w", emul.ErrStart, tpm.Fail, syscall.EXDEV), "", ""},
+		{fmt.Errorf("%w: %w: rename: %w", emul.ErrStart, tpm.Fail, syscall.ENOSPC), "free space on that file system", "free space on that file system"},
+		{fmt.Errorf("check: %w", safefile.ErrType), "restore the regular file from a backup, or correct --tpmstate", "restore the regular file from a backup, or correct [tpmstate]"},
 		{errors.New("unknown"), "", ""},
 	} {
 		if got := CommandLine.State(tt.err); got != tt.line {

@@ -167,7 +167,8 @@ func (d *Dir) OpenFD(name string, flags int, mode uint32) (int, error) {
 }
 
 // rights describes, in brackets, the owner and mode of a file that cannot be opened, or
-// of the directory if the file does not exist, and the user of this process.
+// of the directory if the file does not exist, and the user of this process. It has no semicolon:
+// a remedy follows that.
 func (d *Dir) rights(name string) string {
 	st, err := d.Stat(name)
 	object := ""
@@ -177,7 +178,7 @@ func (d *Dir) rights(name string) string {
 			return ""
 		}
 	}
-	return fmt.Sprintf(" (%sowner %d:%d, mode %#o; this process is user %d)", object, st.Uid, st.Gid, st.Mode&0o7777, os.Geteuid())
+	return fmt.Sprintf(" (%sowner %d:%d, mode %#o, but this process is user %d)", object, st.Uid, st.Gid, st.Mode&0o7777, os.Geteuid())
 }
 
 // Stat returns the status of the file name, without following a link.
