@@ -115,7 +115,7 @@ func printEKs(w *stateTarget, asJSON bool) error {
 	defer s.Close()
 	keys, err := s.EKs(e)
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	if len(keys) == 0 {
 		warnf("%s: the TPM has no endorsement key", w.where)
@@ -188,7 +188,7 @@ func rekeyState(w *stateTarget, arg string, keepKey, version1 bool) error {
 		err = doctor.AppendRemedy(err, w.remedies().State(err))
 	}
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	how := "is plain"
 	if next != nil {
@@ -259,7 +259,7 @@ func resetLockout(w *stateTarget) error {
 	defer s.Close()
 	failed, limit, err := s.ResetLockout(e)
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	return log.say(fmt.Sprintf("%s: TPM %s: %d failed authorizations of %d reset to 0", w.where, s.Version(), failed, limit))
 }
@@ -336,7 +336,7 @@ func restoreState(w *stateTarget, n uint64, drop bool) error {
 	defer s.Close()
 	n, lost, err := s.Restore(e, n, drop)
 	if err != nil {
-		return err
+		return w.explain(err)
 	}
 	if err := log.say(fmt.Sprintf("%s: TPM %s: stored generation %d is restored", w.where, s.Version(), n)); err != nil {
 		return err
@@ -360,7 +360,7 @@ func rollbackState(w *stateTarget, drop bool) error {
 	}
 	defer s.Close()
 	if err := s.Rollback(e, drop); err != nil {
-		return err
+		return w.explain(err)
 	}
 	if err := say("%s: TPM %s: the previous generation is restored; a second rollback undoes this\n", w.where, s.Version()); err != nil {
 		return err

@@ -199,7 +199,7 @@ func (w *importVerb) run() error {
 	}
 	defer s.Close()
 	if err := s.Import(a, e, w.replace); err != nil {
-		return fmt.Errorf("%s: %w", w.files[0], err)
+		return w.explain(fmt.Errorf("%s: %w", w.files[0], err))
 	}
 	how := "plain"
 	if w.key != nil {

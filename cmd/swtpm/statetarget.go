@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
 	"github.com/swtpm-go/swtpm/internal/config"
 	"github.com/swtpm-go/swtpm/internal/doctor"
+	"github.com/swtpm-go/swtpm/internal/emul"
 	"github.com/swtpm-go/swtpm/internal/emul/libtpms"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/nv/backend"
@@ -218,10 +219,19 @@ func (w *stateTarget) openUnconfined(how access) (*offline.State, error) {
 		Migration: w.migration,
 		ReadOnly:  !how.write,
 	})
-	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
-		return nil, doctor.AppendRemedy(err, w.remedies().State(err))
+	return s, w.explain(err)
+}
+
+// explain returns err, which concerns the stored state, with a remedy if libtpms is too old for the state, or
+// if the operating system refused an access. The other errors of the verbs name what to do themselves.
+func (w *stateTarget) explain(err error) error {
+	_, old := errors.AsType[*emul.TooNewError](err)
+	errno, refused := errors.AsType[syscall.Errno](err)
+	missing := errno == syscall.ENOENT && w.cfg.State.Location.Kind != nv.Directory
+	if old || refused && !missing && !errors.Is(err, nv.ErrLocked) {
+		return doctor.AppendRemedy(err, w.remedies().State(err))
 	}
-	return s, err
+	return err
 }
 
 // readKeyArg reads the key that the argument of an option names, nil for "".

@@ -23,6 +23,8 @@ type Library interface {
 
 	// Choose selects the TPM version. It fails if the library lacks that version.
 	Choose(v tpm.Version) error
+	// LibraryVersion returns the version of the library, such as "0.9.2", "" if it is not known.
+	LibraryVersion() string
 	// Register sets the host of all later calls.
 	Register(h Host) error
 	// Start powers the TPM on.

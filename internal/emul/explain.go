@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/swtpm-go/swtpm/internal/emul/payload"
+	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
 // explain returns one line with what failed, where, the cause and the remedy.
@@ -38,13 +39,13 @@ func (e *TooNewError) Error() string { return e.Err.Error() }
 // Unwrap returns the error of libtpms.
 func (e *TooNewError) Unwrap() error { return e.Err }
 
-// blame returns err, which libtpms gave for the permanent state p, as a *TooNewError if
-// libtpms is too old for p.
-func (t *TPM) blame(err error, p []byte) error {
+// Blame returns err, which a libtpms gave for the permanent state p of a TPM of version v, as a
+// *TooNewError if that libtpms, of the version library, is too old for p.
+func Blame(err error, v tpm.Version, p []byte, library string) error {
 	if err == nil || len(p) == 0 {
 		return err
 	}
-	if needs := payload.Needs(t.opt.Version, p, t.opt.Library); needs != "" {
+	if needs := payload.Needs(v, p, library); needs != "" {
 		return &TooNewError{err, needs}
 	}
 	return err

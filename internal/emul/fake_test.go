@@ -69,6 +69,7 @@ func (e *engine) locked(what string) {
 }
 
 func (e *engine) Choose(v tpm.Version) error { e.locked("Choose"); return nil }
+func (e *engine) LibraryVersion() string     { return "0.9.2" }
 func (e *engine) Register(h Host) error      { e.locked("Register"); e.host = h.(Recoverer); return nil }
 
 func (e *engine) SetProfile(profile string) error {

@@ -196,7 +196,7 @@ func (t *TPM) powerOn() error {
 	defer clear(t.pending) // the engine has used the blobs that waited in it
 	t.unstored, t.origin, t.arrived = nil, t.describeStart(), t.hasVolatile()
 	if err := t.startEngine(); err != nil {
-		return fmt.Errorf("%w: %w", ErrStart, t.blame(err, t.loaded[tpm.Permanent.Name()].payload))
+		return fmt.Errorf("%w: %w", ErrStart, Blame(err, t.opt.Version, t.loaded[tpm.Permanent.Name()].payload, t.opt.Library))
 	}
 	if t.profile != "" && !t.engine.Manufactured() { // libtpms starts nevertheless, in failure mode
 		t.engine.Terminate()
@@ -345,7 +345,7 @@ func (t *TPM) Startup(name string) error {
 		return err
 	}
 	if t.unstored != nil { // and the command was undone
-		return fmt.Errorf("start the TPM with startup %q: %w", name, t.unstored)
+		return fmt.Errorf("start the TPM with startup %q: %w%s", name, t.unstored, t.remedy(t.unstored))
 	}
 	if t.store == nil {
 		return nil

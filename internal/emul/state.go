@@ -242,7 +242,7 @@ func (t *TPM) SetState(b tpm.Blob, encrypted bool, blob []byte) error {
 	if err := t.engine.SetState(b, p); err != nil {
 		clear(t.pending) // libtpms has cleared all of them
 		if b == tpm.Permanent {
-			err = t.blame(err, p)
+			err = Blame(err, t.opt.Version, p, t.opt.Library)
 		}
 		if _, ok := errors.AsType[*TooNewError](err); ok {
 			err = fmt.Errorf("%w%s", err, t.remedy(err))

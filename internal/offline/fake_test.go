@@ -49,6 +49,7 @@ type engine struct {
 }
 
 func (e *engine) Choose(tpm.Version) error { return nil }
+func (e *engine) LibraryVersion() string   { return "0.9.2" }
 
 func (e *engine) Register(h emul.Host) error { e.host = h; return nil }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/swtpm-go/swtpm/internal/emul"
-	"github.com/swtpm-go/swtpm/internal/emul/payload"
 	"github.com/swtpm-go/swtpm/internal/nv"
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
@@ -35,7 +34,8 @@ func trySavestate(e emul.Library, v tpm.Version) error {
 	return nil
 }
 
-// whileOn starts the engine with payloads in memory, calls f, and stops it.
+// whileOn starts the engine with payloads in memory, calls f, and stops it. The error is an
+// *emul.TooNewError if the engine is too old for the payloads.
 func whileOn(e emul.Library, v tpm.Version, payloads map[string][]byte, f func() error) error {
 	e.Lock()
 	defer e.Unlock()
@@ -54,19 +54,9 @@ func whileOn(e emul.Library, v tpm.Version, payloads map[string][]byte, f func()
 	}
 	defer e.Terminate()
 	if err := e.Start(); err != nil {
-		return fmt.Errorf("libtpms does not start with this state: %w%s", err, tooOld(v, payloads[nv.Permanent]))
+		return emul.Blame(fmt.Errorf("libtpms does not start with this state: %w", err), v, payloads[nv.Permanent], e.LibraryVersion())
 	}
 	return f()
-}
-
-// tooOld returns a hint about a state that libtpms does not start with: an older libtpms
-// rejects unknown levels.
-func tooOld(v tpm.Version, permanent []byte) string {
-	s, err := payload.Describe(v, permanent)
-	if err != nil || s.Level <= 1 {
-		return ""
-	}
-	return fmt.Sprintf("; it has the algorithm profile %q, state format level %d, which needs libtpms 0.10 or later; swtpm version names the one that is loaded", s.Profile, s.Level)
 }
 
 // startupState is the startup type ST_STATE of a TPM 1.2.

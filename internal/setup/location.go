@@ -65,7 +65,7 @@ func (l *location) check() error {
 	}
 	lock := filepath.Join(l.path, ".lock")
 	if err := unix.Access(lock, unix.R_OK|unix.W_OK); err != nil && err != unix.ENOENT {
-		return cli.Complain("User %s cannot read/write lockfile %s. Run this as its owner, or change that with chown.", cli.UserName(), lock)
+		return cli.Complain("User %s cannot read/write lockfile %s: %s. %s", cli.UserName(), lock, cli.Strerror(err), accessRemedy(err))
 	}
 	return nil
 }
@@ -76,10 +76,18 @@ func checkDir(path string) error {
 	if err != nil || !st.IsDir() {
 		return cli.Complain("User %s cannot access directory %s. Make sure it exists and is a directory.", cli.UserName(), path)
 	}
-	if unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK) != nil {
-		return cli.Complain("User %s cannot read from or write to directory %s. Run this as its owner, or change that with chown.", cli.UserName(), path)
+	if err := unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+		return cli.Complain("User %s cannot read from or write to directory %s: %s. %s", cli.UserName(), path, cli.Strerror(err), accessRemedy(err))
 	}
 	return nil
+}
+
+// accessRemedy returns what to do if access(2) fails.
+func accessRemedy(err error) string {
+	if err == unix.EROFS {
+		return "Mount the file system writable, or choose another directory."
+	}
+	return "Run this as its owner, or change that with chown."
 }
 
 // items are the items of a stored TPM, the most important one first.

@@ -245,7 +245,7 @@ func TestVerbsOnRefusedState(t *testing.T) {
 			for _, stdout := range []string{"", ">/dev/null"} {
 				sh := exec.Command("sh", "-c", `exec "$@" `+stdout, "sh", ours("swtpm"))
 				sh.Args = append(sh.Args, args...)
-				if code, _, stderr := runCmd(t, sh); code != 1 || !strings.Contains(stderr, "libtpms does not start with this state") {
+				if code, _, stderr := runCmd(t, sh); code != 1 || !strings.Contains(stderr, "libtpms does not start with this state") || !strings.Contains(stderr, "; use a libtpms newer than ") {
 					t.Errorf("%s %s: exit code %d, want 1\n%s", args, stdout, code, stderr)
 				}
 			}

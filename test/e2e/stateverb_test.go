@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swtpm-go/swtpm/test/harness"
 )
 
@@ -92,4 +94,49 @@ func pcr10At(t *testing.T, program string, v version, args ...string) (string, e
 	ch := e.open(t, v)
 	defer ch.Close()
 	return pcrValue(ch.ok(t, readPCR[v])), nil
+}
+
+// TestStateAdvice checks that swtpm state and swtpm_setup say what to do about a disk that is full or read-only.
+func TestStateAdvice(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "it mounts a small tmpfs")
+	dir := harness.TempDir(t)
+	mountAt(t, "tmpfs", dir, "tmpfs", "size=64k,mode=700")
+	write(t, inDir.file(v20, dir), inDir.makeState(t, v20))
+	fill(t, filepath.Join(dir, "fill"))
+	advise(t, "; free space on that file system\n", "swtpm", "state", "rekey", "--tpmstate", "dir="+dir, "--new-key", stateKeys["aes-128"])
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	advise(t, "; mount it writable, ", "swtpm", "state", "rekey", "--tpmstate", "dir="+dir, "--new-key", stateKeys["aes-128"])
+	advise(t, "Read-only file system. Mount the file system writable, ", "swtpm_setup", "--tpm2", "--tpmstate", dir, "--overwrite")
+	stateVerb(t, "verify", dir)
+}
+
+// advise checks that a program fails with the text want.
+func advise(t *testing.T, want, name string, args ...string) {
+	t.Helper()
+	if code, out, stderr := runCmd(t, exec.Command(ours(name), args...)); code != 1 || !strings.Contains(out+stderr, want) {
+		t.Errorf("%s %q: exit code %d, %s%s; want 1 and %q", name, args, code, out, stderr, want)
+	}
+}
+
+// TestForeignOwner checks that the error of a file that this user may not open has the owner, the result and the
+// advice in this order.
+func TestForeignOwner(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "a state that belongs to another user")
+	dir := harness.TempDir(t)
+	state := filepath.Join(dir, "state")
+	mkdir(t, state)
+	must(t, os.Chmod(state, 0o755))
+	write(t, filepath.Join(state, ".lock"), nil)
+	must(t, os.Chmod(filepath.Join(state, ".lock"), 0o600))
+	user := ownUser(t)
+	cmd := exec.Command("setpriv", "--reuid", user, "--regid", user, "--clear-groups", ours("swtpm"), "socket", "--tpm2",
+		"--tpmstate", "dir="+state, "--server", "type=tcp,port=0", "--flags", "startup-clear")
+	want := ", but this process is user " + user + "): TPM_RESULT 0x9 (TPM_FAIL); check the owner"
+	if code, _, stderr := runCmd(t, cmd); code != 1 || !strings.Contains(stderr, want) {
+		t.Errorf("exit code %d, %s; want 1 and %q", code, stderr, want)
+	}
 }

@@ -50,6 +50,9 @@ func Version() string {
 	return fmt.Sprintf("%d.%d.%d", v>>16, v>>8&0xff, v&0xff)
 }
 
+// LibraryVersion implements emul.Library.
+func (e *engine) LibraryVersion() string { return Version() }
+
 // HasProfiles reports whether the loaded libtpms has algorithm profiles, which were added in version
 // 0.10. The loaded libtpms may be newer than the one that this program was built with.
 func HasProfiles() bool { return C.swtpm_has_profiles() != 0 }
