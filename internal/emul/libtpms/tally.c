@@ -58,6 +58,21 @@ static uint32_t base(uint32_t result)
 	return tally->version2 && result & 0x80 ? result & 0xbf : result;
 }
 
+// may_be_command reports whether a TPM may have a command with this code. The others are not told apart,
+// because a guest can send any code, for example with a tag or a size for which the TPM does not look
+// at the code.
+//
+// Source: TPM 2.0 Library, Part 2, 6.5.2, TPM_CC; TPM Main, Part 2, 17, Ordinals; TSC_ORD_ of the TCG's
+// PC client specification.
+static int may_be_command(uint32_t code)
+{
+	enum { FIRST20 = 0x11f, LAST20 = 0x1ff, VENDOR20 = 0x20000000, LAST12 = 0xff, TSC12 = 0x40000000, LAST_TSC12 = 0x4000000f };
+
+	if (tally->version2)
+		return (code >= FIRST20 && code <= LAST20) || code == VENDOR20;
+	return code <= LAST12 || (code >= TSC12 && code <= LAST_TSC12);
+}
+
 static void count(uint64_t key)
 {
 	uint32_t at = (uint32_t)(key * 0x9e3779b97f4a7c15u >> 40);
@@ -83,8 +98,7 @@ void swtpm_tally_end(uint64_t begun, uint32_t code, uint32_t result)
 
 	if (tally == NULL)
 		return;
-	// An unknown command may have any code: TPM_RC_COMMAND_CODE, TPM_BAD_ORDINAL.
-	if (result == (tally->version2 ? 0x143 : 0x0a))
+	if (!may_be_command(code) || result == (tally->version2 ? 0x143 : 0x0a)) // TPM_RC_COMMAND_CODE, TPM_BAD_ORDINAL
 		code = TALLY_NO_CODE;
 	count(((uint64_t)code << 32 | base(result)) + 1);
 	took = now() - begun;

@@ -14,7 +14,7 @@ import (
 	"github.com/swtpm-go/swtpm/internal/tpm"
 )
 
-// NoCode is the code of all commands that the TPM lacks.
+// NoCode is the code of all commands that the TPM lacks or cannot have.
 const NoCode tpm.Code = C.TALLY_NO_CODE
 
 // Tally has the numbers of commands since Count.

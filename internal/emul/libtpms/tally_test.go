@@ -40,6 +40,10 @@ func TestTally(t *testing.T) {
 	for i := range byte(200) { // no commands
 		run(t, x, append(harness.Unhex("8001 0000000a 0000f0"), i))
 	}
+	for i := range byte(200) { // no commands, with a tag that does not exist, and with a size that is wrong
+		run(t, x, append(harness.Unhex("00c1 0000000a 7fff01"), i))
+		run(t, x, append(harness.Unhex("8001 0000000a 7fff02"), i, 0))
+	}
 	_ = s.client.Close()
 	s.returns(t)
 
@@ -49,6 +53,8 @@ func TestTally(t *testing.T) {
 		{Code: 0x17b, Result: 0x095, Count: 1}:            true, // TPM_RC_SIZE
 		{Code: 0x173, Result: 0x084, Count: 1}:            true, // TPM_RC_VALUE; the TPM says 0x184, handle 1
 		{Code: libtpms.NoCode, Result: 0x143, Count: 200}: true, // TPM_RC_COMMAND_CODE
+		{Code: libtpms.NoCode, Result: 0x084, Count: 200}: true, // TPM_RC_VALUE of the tag
+		{Code: libtpms.NoCode, Result: 0x142, Count: 200}: true, // TPM_RC_COMMAND_SIZE
 	}
 	for _, c := range got.Commands {
 		if !want[c] {
@@ -59,7 +65,7 @@ func TestTally(t *testing.T) {
 	for c := range want {
 		t.Errorf("not counted: %+v", c)
 	}
-	if got.Other != 0 || len(got.Buckets) != 3 || got.Buckets[0] != 0 || got.Buckets[1] != 204 || got.Buckets[2] != 0 || got.Took <= 0 {
+	if got.Other != 0 || len(got.Buckets) != 3 || got.Buckets[0] != 0 || got.Buckets[1] != 604 || got.Buckets[2] != 0 || got.Took <= 0 {
 		t.Errorf("durations: %+v", got)
 	}
 	if after := allocates(); after != before {
