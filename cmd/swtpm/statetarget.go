@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -219,16 +220,19 @@ func (w *stateTarget) openUnconfined(how access) (*offline.State, error) {
 		Migration: w.migration,
 		ReadOnly:  !how.write,
 	})
+	if errors.Is(err, fs.ErrNotExist) && w.cfg.State.Location.Kind == nv.Directory {
+		return nil, doctor.AppendRemedy(err, w.remedies().State(err))
+	}
 	return s, w.explain(err)
 }
 
 // explain returns err, which concerns the stored state, with a remedy if libtpms is too old for the state, or
-// if the operating system refused an access. The other errors of the verbs name what to do themselves.
+// if the operating system refused an access to something that exists. The other errors of the verbs name what to
+// do themselves.
 func (w *stateTarget) explain(err error) error {
 	_, old := errors.AsType[*emul.TooNewError](err)
-	errno, refused := errors.AsType[syscall.Errno](err)
-	missing := errno == syscall.ENOENT && w.cfg.State.Location.Kind != nv.Directory
-	if old || refused && !missing && !errors.Is(err, nv.ErrLocked) {
+	_, refused := errors.AsType[syscall.Errno](err)
+	if old || refused && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, nv.ErrLocked) {
 		return doctor.AppendRemedy(err, w.remedies().State(err))
 	}
 	return err

@@ -103,6 +103,7 @@ func TestStateAdvice(t *testing.T) {
 	dir := harness.TempDir(t)
 	mountAt(t, "tmpfs", dir, "tmpfs", "size=64k,mode=700")
 	write(t, inDir.file(v20, dir), inDir.makeState(t, v20))
+	advise(t, ".permall.bak: no such file or directory\n", "swtpm", "state", "rollback", "--tpmstate", "dir="+dir)
 	fill(t, filepath.Join(dir, "fill"))
 	advise(t, "; free space on that file system\n", "swtpm", "state", "rekey", "--tpmstate", "dir="+dir, "--new-key", stateKeys["aes-128"])
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "size=64k"); err != nil {
@@ -111,6 +112,16 @@ func TestStateAdvice(t *testing.T) {
 	advise(t, "; mount it writable, ", "swtpm", "state", "rekey", "--tpmstate", "dir="+dir, "--new-key", stateKeys["aes-128"])
 	advise(t, "Read-only file system. Mount the file system writable, ", "swtpm_setup", "--tpm2", "--tpmstate", dir, "--overwrite")
 	stateVerb(t, "verify", dir)
+}
+
+// TestSetupAdvice checks that swtpm_setup says what to do about a state that exists, and about an encrypted one.
+func TestSetupAdvice(t *testing.T) {
+	t.Parallel()
+	dir := harness.TempDir(t)
+	write(t, inDir.file(v20, dir), inDir.makeState(t, v20))
+	advise(t, "'permall' in dir://"+dir+"; to replace it, give --overwrite.\n", "swtpm_setup", "--tpm2", "--tpmstate", dir)
+	stateVerb(t, "rekey", dir, newKeyArgs("aes-128")...)
+	advise(t, "; give the key that the state was written with, --keyfile or --pwdfile\n", "swtpm_setup", "--tpm2", "--tpmstate", dir, "--reconfigure", "--pcr-banks", "sha256")
 }
 
 // advise checks that a program fails with the text want.
