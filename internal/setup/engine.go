@@ -108,11 +108,14 @@ func (e *engine) finish() ([]byte, error) {
 
 func (e *engine) close() error { return e.t.Close() }
 
-// engineRemedy returns the remedy for a state that needs a newer libtpms. For other errors it
+// engineRemedy returns the remedy for a state that needs a newer libtpms or a key. For other errors it
 // returns "", because their remedies name options of swtpm.
 func engineRemedy(err error) string {
 	if e, ok := errors.AsType[*emul.TooNewError](err); ok {
 		return "use " + e.Needs
+	}
+	if errors.Is(err, seal.ErrEncrypted) {
+		return "give the key that the state was written with, --keyfile or --pwdfile"
 	}
 	return ""
 }
